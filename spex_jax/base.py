@@ -1,0 +1,138 @@
+"""The types that join the two halves of `spex_jax`, and its one convention.
+
+  mask       bool[n], True = the player is kept; a batch is `Masks`, bool[B, n]
+  character  chi_S(m) = (-1)^(sum_{i in S} m_i)
+  Fourier    f(m) = sum_S F(S) chi_S(m),   F(S) = E_m[f(m) chi_S(m)]
+  Moebius    f(m) = sum_{S subset of kept} M(S)
+
+Left of `ValueFn` nothing knows a Fourier coefficient; right of it nothing
+knows a model.
+
+Shapes: n players, B masks in a batch, T targets.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+
+Array: TypeAlias = jax.Array | np.ndarray
+Masks: TypeAlias = Array  # bool[B, n], True = kept.
+Values: TypeAlias = Array  # float[B], or float[B, T] for T targets.
+ValueFn: TypeAlias = Callable[[Masks], Values]
+Key: TypeAlias = jax.Array  # A typed key of `jax.random.key`, consumed once.
+
+
+def check_masks(masks: Masks, n: int | None = None) -> np.ndarray:
+  """Returns masks as a host `bool[B, n]`, or says what is wrong with them.
+
+  Args:
+    masks: `[B, n]` boolean, or integers and floats that are all 0 or 1.
+    n: the number of players expected, or None for any.
+
+  Raises:
+    ValueError: not two-dimensional, another number of players, or an entry
+      that is neither 0 nor 1.
+  """
+  array = np.asarray(masks)
+  if array.ndim != 2:
+    raise ValueError(
+        f"Masks must be [B, n], one row per mask; got shape {array.shape}."
+        + (" Use masks[None] for a single mask." if array.ndim == 1 else "")
+    )
+  if n is not None and array.shape[1] != n:
+    raise ValueError(f"Masks have {array.shape[1]} players; expected n={n}.")
+  if array.dtype != np.bool_:
+    kept = array == 1
+    if not np.all(kept | (array == 0)):
+      raise ValueError(
+          f"Masks must hold booleans, or only 0 and 1 (1 = kept); dtype "
+          f"{array.dtype} holds other values."
+      )
+    array = kept
+  return array
+
+
+def check_values(values: Values, num_masks: int) -> np.ndarray:
+  """Returns values as a host float64 `[B]` or `[B, T]`, all finite.
+
+  Integers and booleans are accepted and cast.
+
+  Args:
+    values: what a value function answered for `num_masks` masks.
+    num_masks: B.
+
+  Raises:
+    TypeError: values that are not real numbers (complex, strings, objects).
+    ValueError: another shape than `[B]` or `[B, T]`, or NaN or infinities;
+      the message counts them and names the first mask that has one.
+  """
+  array = np.asarray(values)
+  if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
+    raise TypeError(
+        f"The value function must return real numbers; got {array.dtype}."
+    )
+  if array.ndim not in (1, 2) or len(array) != num_masks or 0 in array.shape[1:]:
+    raise ValueError(
+        f"The value function must return one value per mask, shape "
+        f"({num_masks},), or ({num_masks}, T) for T targets; got {array.shape}."
+    )
+  array = array.astype(np.float64)
+  finite = np.isfinite(array).reshape(num_masks, -1).all(axis=1)
+  if not finite.all():
+    bad = np.flatnonzero(~finite)
+    raise ValueError(
+        f"The value function returned NaN or infinity for {len(bad)} of "
+        f"{num_masks} masks (first at row {bad[0]}). Nothing can be decoded "
+        "from them; mend the value function."
+    )
+  return array
+
+
+def write_json(path: str | os.PathLike, body: dict[str, Any]) -> None:
+  """Writes `body` and the SHA-256 of its contents; whole or not at all.
+
+  Raises:
+    OSError: no room, no permission: the old file, if any, is left as it was.
+    ValueError: NaN or infinity in `body`.
+  """
+  path = pathlib.Path(path)
+  text = json.dumps(body | {"sha256": _digest(body)}, allow_nan=False)
+  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  try:
+    with temporary.open("w") as file:
+      file.write(text + "\n")
+      file.flush()
+      os.fsync(file.fileno())
+    temporary.replace(path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+  """Reads an object that `write_json` wrote, without its checksum.
+
+  Raises:
+    ValueError: not a JSON object, or contents that the checksum contradicts.
+      A file without a checksum is accepted.
+  """
+  try:
+    body = json.loads(pathlib.Path(path).read_text())
+  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    raise ValueError(f"{path} is not JSON: {error}.") from error
+  if not isinstance(body, dict):
+    raise ValueError(f"{path} must hold a JSON object.")
+  stored = body.pop("sha256", None)
+  if stored is not None and stored != _digest(body):
+    raise ValueError(f"{path} is damaged: its contents contradict its sha256.")
+  return body
+
+
+def _digest(body: dict[str, Any]) -> str:
+  text = json.dumps(body, sort_keys=True, allow_nan=False)
+  return hashlib.sha256(text.encode()).hexdigest()

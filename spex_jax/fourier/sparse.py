@@ -1,0 +1,324 @@
+"""Sparse functions on masks: a few Fourier coefficients and their supports.
+
+Shapes: n players, K terms, D the largest order, B masks, T targets.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spex_jax import base
+
+_CHUNK = 128  # Terms evaluated at once: [128, B] parities stay near the cache.
+
+Term = tuple[Sequence[int], float]
+
+
+@flax.struct.dataclass
+class SparseFourier:
+  """f(m) = sum_k coefs[k] (-1)^(sum_{i in players[k]} m_i); a pytree.
+
+  Build one with `from_terms` or `from_supports`, which check and merge. With
+  T targets every array has a leading T.
+
+  Attributes:
+    players: int32 `[K, D]` the players of each set, ascending, padded with n.
+      The empty set is a row of n only.
+    coefs: `[K]` coefficients, in the units of the value function; 0 in unused
+      rows. float64 NumPy from the decoders, any float array elsewhere.
+    count: int32 `[]` rows in use; rows from there on are padding.
+    n: number of players; static.
+  """
+
+  players: base.Array
+  coefs: base.Array
+  count: base.Array
+  n: int = flax.struct.field(pytree_node=False)
+
+  @classmethod
+  def from_terms(
+      cls, n: int, terms: Iterable[Term] | Mapping[Sequence[int], float]
+  ) -> "SparseFourier":
+    """Builds from `(players, coef)` pairs, or a dict; equal sets are added.
+
+    Raises:
+      ValueError: a player out of range or repeated in one set, or a
+        coefficient that is not finite.
+    """
+    pairs = terms.items() if isinstance(terms, Mapping) else terms
+    sets, coefs = [], []
+    for players, coef in pairs:
+      sets.append(tuple(players))
+      coefs.append(float(coef))
+    width = max((len(s) for s in sets), default=0)
+    rows = np.full((len(sets), width), n, np.int64)
+    for row, members in zip(rows, sets):
+      row[: len(members)] = members
+      if len(set(members)) != len(members) or any(
+          not 0 <= i < n for i in members
+      ):
+        raise ValueError(
+            f"The set {members} must hold distinct players from 0 to {n - 1}."
+        )
+    return cls.from_players(n, rows, np.asarray(coefs, np.float64))
+
+  @classmethod
+  def from_supports(
+      cls, supports: base.Array, coefs: base.Array
+  ) -> "SparseFourier":
+    """Builds from `supports` bool `[K, n]` and `coefs` `[K]`."""
+    supports = base.check_masks(supports)
+    n = supports.shape[1]
+    width = int(supports.sum(axis=1).max(initial=0))
+    order = np.argsort(~supports, axis=1, kind="stable")[:, :width]
+    members = np.take_along_axis(supports, order, axis=1)
+    return cls.from_players(n, np.where(members, order, n), coefs)
+
+  @classmethod
+  def from_players(
+      cls, n: int, players: base.Array, coefs: base.Array
+  ) -> "SparseFourier":
+    """Builds from padded rows: sorts, merges equal sets, strongest first.
+
+    Args:
+      n: number of players.
+      players: int `[K, D]`, padded with n, in any order within a row.
+      coefs: `[K]`, finite.
+
+    Raises:
+      ValueError: shapes that disagree, players outside 0..n, or a coefficient
+        that is not finite.
+    """
+    rows = np.sort(np.asarray(players, np.int64), axis=1)
+    values = np.asarray(coefs, np.float64)
+    if rows.ndim != 2 or values.shape != rows.shape[:1]:
+      raise ValueError(
+          f"Need players [K, D] and coefs [K]; got {rows.shape} and "
+          f"{values.shape}."
+      )
+    if rows.size and (rows.min() < 0 or rows.max() > n):
+      raise ValueError(f"Players must lie in 0..{n - 1} (padding is {n}).")
+    if not np.isfinite(values).all():
+      raise ValueError("Fourier coefficients must be finite.")
+    if rows.size and np.any((rows[:, 1:] == rows[:, :-1]) & (rows[:, 1:] < n)):
+      raise ValueError("A set names a player twice.")
+    if rows.shape[1]:
+      rows, inverse = np.unique(rows, axis=0, return_inverse=True)
+      values = np.bincount(inverse.ravel(), values, len(rows))
+    elif len(rows):
+      rows, values = rows[:1], values.sum(keepdims=True)
+    is_empty = (rows == n).all(axis=1)
+    order = np.lexsort((-np.abs(values), ~is_empty))  # Empty set, then size.
+    rows, values = rows[order], values[order]
+    width = int((rows < n).sum(axis=1).max(initial=0))
+    return cls(
+        players=rows[:, :width].astype(np.int32),
+        coefs=values,
+        count=np.asarray(len(values), np.int32),
+        n=n,
+    )
+
+  @classmethod
+  def stack(cls, functions: "Sequence[SparseFourier]") -> "SparseFourier":
+    """Joins T functions of the same players into one with a leading T."""
+    if not functions:
+      raise ValueError("Need at least one function to stack.")
+    n = functions[0].n
+    if any(f.n != n or f.num_targets is not None for f in functions):
+      raise ValueError("Stacked functions must be single and share their n.")
+    num_terms = max(f.players.shape[0] for f in functions)
+    width = max(f.players.shape[1] for f in functions)
+    players = np.full((len(functions), num_terms, width), n, np.int32)
+    coefs = np.zeros((len(functions), num_terms))
+    for t, f in enumerate(functions):
+      rows, cols = f.players.shape
+      players[t, :rows, :cols] = f.players
+      coefs[t, :rows] = f.coefs
+    count = np.asarray([int(f.count) for f in functions], np.int32)
+    return cls(players=players, coefs=coefs, count=count, n=n)
+
+  @property
+  def num_targets(self) -> int | None:
+    """T, or None for a single function."""
+    return None if self.coefs.ndim == 1 else self.coefs.shape[0]
+
+  @property
+  def supports(self) -> np.ndarray:
+    """bool `[K, n]` (or `[T, K, n]`): a derived view, built on each call."""
+    players = np.asarray(self.players)
+    out = np.zeros((*players.shape[:-1], self.n + 1), bool)
+    np.put_along_axis(out, players, True, axis=-1)
+    return out[..., : self.n]
+
+  @property
+  def orders(self) -> np.ndarray:
+    """int `[K]` (or `[T, K]`): the size of each set."""
+    return (np.asarray(self.players) < self.n).sum(axis=-1)
+
+  def target(self, t: int) -> "SparseFourier":
+    """The function of one target, its padding rows dropped."""
+    if self.num_targets is None:
+      raise ValueError("This function has a single target already.")
+    rows = int(self.count[t])
+    return type(self).from_players(
+        self.n, self.players[t, :rows], self.coefs[t, :rows]
+    )
+
+  def terms(self) -> list[tuple[tuple[int, ...], float]]:
+    """Host list of `(players, coef)`, the empty set first, then by |coef|."""
+    self._need_single("terms")
+    count = int(self.count)
+    coefs = np.asarray(self.coefs)[:count].tolist()
+    rows = np.asarray(self.players)[:count].tolist()
+    return [
+        (tuple(i for i in row if i < self.n), coef)
+        for row, coef in zip(rows, coefs)
+    ]
+
+  def __call__(self, masks: base.Masks) -> base.Array:
+    """Values at `masks` `[B, n]`: `[B]`, or `[B, T]`.
+
+    On the host the sum runs in the dtype of `coefs` and returns NumPy; on
+    traced values it is `evaluate`.
+    """
+    leaves = [masks, self.coefs, self.players]
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+      return evaluate(self, masks)
+    masks = base.check_masks(masks, self.n)
+    coefs = np.asarray(self.coefs)
+    with jax.enable_x64(coefs.dtype == np.float64):
+      return np.asarray(_evaluate_jit(self.replace(coefs=coefs), masks))
+
+  def truncate(
+      self, num_terms: int | None = None, *, energy: float | None = None
+  ) -> "SparseFourier":
+    """Keeps the empty set and the strongest sets.
+
+    Args:
+      num_terms: how many sets besides the empty one.
+      energy: the least share in (0, 1] of the energy (sum of squares without
+        the empty set) that the kept sets must hold. Give one of the two.
+    """
+    self._need_single("truncate")
+    if (num_terms is None) == (energy is None):
+      raise ValueError("Give either num_terms or energy.")
+    count = int(self.count)
+    players = np.asarray(self.players)[:count]
+    coefs = np.asarray(self.coefs)[:count]
+    is_empty = (players == self.n).all(axis=1)
+    ranked = np.argsort(np.where(is_empty, np.inf, np.abs(coefs)))[::-1]
+    num_empty = int(is_empty.sum())
+    if num_terms is None:
+      if not 0 < energy <= 1:
+        raise ValueError(f"energy must lie in (0, 1]; got {energy}.")
+      power = np.cumsum(coefs[ranked[num_empty:]] ** 2)
+      total = power[-1] if len(power) else 0.0
+      # A rounding step below the total still counts as all of it.
+      num_terms = int(np.searchsorted(power, energy * total * (1 - 1e-12))) + 1
+    elif num_terms < 0:
+      raise ValueError(f"num_terms must be at least 0; got {num_terms}.")
+    kept = ranked[: num_empty + num_terms]
+    return type(self).from_players(self.n, players[kept], coefs[kept])
+
+  def energy_by_order(self) -> np.ndarray:
+    """`[D + 1]` (or `[T, D + 1]`) sums of squared coefficients by order."""
+    power = np.asarray(self.coefs, np.float64) ** 2
+    orders = self.orders
+    width = self.players.shape[-1] + 1
+    return (power[..., None] * (orders[..., None] == np.arange(width))).sum(-2)
+
+  def __add__(self, other: "SparseFourier") -> "SparseFourier":
+    """The sum of two single functions of the same players."""
+    self._need_single("+")
+    other._need_single("+")
+    if self.n != other.n:
+      raise ValueError(f"Cannot add n={self.n} and n={other.n} players.")
+    pairs = self.terms() + other.terms()
+    return type(self).from_terms(self.n, pairs)
+
+  def save(self, path: str | os.PathLike) -> None:
+    """Writes `{"n", "terms": [[[i, ...], coef], ...], "sha256"}` as JSON.
+
+    T targets are written as `"targets"`, a list of such term lists. The file
+    appears whole or not at all; the checksum covers the terms.
+    """
+    if self.num_targets is None:
+      body = {"n": self.n, "terms": [[list(s), c] for s, c in self.terms()]}
+    else:
+      body = {
+          "n": self.n,
+          "targets": [
+              [[list(s), c] for s, c in self.target(t).terms()]
+              for t in range(self.num_targets)
+          ],
+      }
+    base.write_json(path, body)
+
+  @classmethod
+  def load(cls, path: str | os.PathLike) -> "SparseFourier":
+    """Reads what `save` wrote; a file without a checksum is accepted.
+
+    Raises:
+      ValueError: not such a file, or contents that the checksum contradicts.
+    """
+    body = base.read_json(path)
+    try:
+      n = int(body["n"])
+      if "targets" in body:
+        return cls.stack([cls.from_terms(n, t) for t in body["targets"]])
+      return cls.from_terms(n, body["terms"])
+    except (KeyError, TypeError, IndexError) as error:
+      raise ValueError(
+          f"{path} is no saved expansion: need keys 'n' and 'terms'."
+      ) from error
+
+  def _need_single(self, what: str) -> None:
+    if self.num_targets is not None:
+      raise ValueError(f"`{what}` needs one target; choose by .target(t).")
+
+
+def evaluate(fourier: SparseFourier, masks: base.Masks) -> jax.Array:
+  """Values of an expansion. Batched over masks: parities are row gathers.
+
+  The sum runs in the dtype of `fourier.coefs`. Cost: K * D * B byte
+  operations and K * B multiply-adds; memory 128 * B beside the masks.
+
+  Args:
+    fourier: with K terms of order <= D; optionally T targets.
+    masks: bool `[B, n]`.
+
+  Returns:
+    `[B]`, or `[B, T]`.
+  """
+  # Row n stands for the padding: no player, parity 0.
+  bits = jnp.pad(jnp.asarray(masks).T.astype(jnp.uint8), ((0, 1), (0, 0)))
+
+  def one_target(players, coefs):
+    num_terms, width = players.shape
+    pad = -num_terms % _CHUNK
+    players = jnp.pad(players, ((0, pad), (0, 0)), constant_values=fourier.n)
+    coefs = jnp.pad(coefs, (0, pad))
+
+    def add_chunk(total, chunk):
+      rows, weights = chunk
+      parity = jnp.zeros((_CHUNK, bits.shape[1]), jnp.uint8)
+      for column in range(width):
+        parity ^= bits[rows[:, column]]
+      signs = 1 - 2 * parity.astype(weights.dtype)
+      return total + weights @ signs, None
+
+    start = jnp.zeros(bits.shape[1], coefs.dtype)
+    chunks = (players.reshape(-1, _CHUNK, width), coefs.reshape(-1, _CHUNK))
+    return jax.lax.scan(add_chunk, start, chunks)[0]
+
+  players, coefs = jnp.asarray(fourier.players), jnp.asarray(fourier.coefs)
+  if fourier.num_targets is None:
+    return one_target(players, coefs)
+  return jax.lax.map(lambda pair: one_target(*pair), (players, coefs)).T
+
+
+_evaluate_jit = jax.jit(evaluate)
