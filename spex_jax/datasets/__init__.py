@@ -1,0 +1,1 @@
+"""Data to train on and to explain, and functions with known spectra."""

@@ -1,0 +1,121 @@
+"""Features as players: which entries of an input each player owns.
+
+Shapes: n players; an input has any shape `[...]`.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spex_jax import base
+
+
+@dataclasses.dataclass(frozen=True)
+class Players:
+  """A partition of (part of) an input among named players.
+
+  Attributes:
+    names: n distinct names.
+    owner: int32 `[...]`, of the shape of the input: the player that owns each
+      entry, or n for an entry that nobody owns and that is always kept.
+  """
+
+  names: tuple[str, ...]
+  owner: np.ndarray
+
+  def __post_init__(self):
+    n = len(self.names)
+    if len(set(self.names)) != n:
+      raise ValueError("Player names must be distinct.")
+    present = set(np.unique(self.owner).tolist())
+    if present - set(range(n + 1)):
+      raise ValueError(f"Owners must lie in 0..{n}; got {sorted(present)}.")
+    idle = [self.names[i] for i in range(n) if i not in present]
+    if idle:
+      raise ValueError(f"These players own nothing: {', '.join(idle)}.")
+
+  @property
+  def n(self) -> int:
+    return len(self.names)
+
+  def apply(
+    self, mask: base.Array, x: base.Array, baseline: base.Array
+  ) -> jax.Array:
+    """The input with absent players replaced. Unbatched over masks.
+
+    Args:
+      mask: bool `[n]`.
+      x: `[...]`, of the shape of `owner`.
+      baseline: `[...]`, or `[R, ...]` for R stand-ins at once.
+
+    Returns:
+      `x` where kept and `baseline` elsewhere, of the shape of `baseline`.
+    """
+    if np.shape(x) != self.owner.shape:
+      raise ValueError(
+        f"The input has shape {np.shape(x)}; these players own an input of "
+        f"shape {self.owner.shape}."
+      )
+    if np.shape(baseline)[-np.ndim(x) or None :] != np.shape(x):
+      raise ValueError(
+        f"A baseline must be {np.shape(x)}, or a stack of such; got "
+        f"{np.shape(baseline)}."
+      )
+    kept = jnp.append(jnp.asarray(mask), True)[self.owner]
+    extra = (1,) * (np.ndim(baseline) - np.ndim(x))
+    return jnp.where(
+      kept.reshape(extra + kept.shape),
+      jnp.asarray(x).reshape(extra + np.shape(x)),
+      jnp.asarray(baseline),
+    )
+
+
+def columns(
+  names: Sequence[str], groups: Mapping[str, Sequence[str]] | None = None
+) -> Players:
+  """The columns of a table, each a player, or named groups of them.
+
+  Args:
+    names: of the columns, in order.
+    groups: player to its columns; columns in no group are always kept.
+
+  Raises:
+    ValueError: a group that names an unknown column, or one that another
+      group has already.
+  """
+  if groups is None:
+    return Players(tuple(names), np.arange(len(names), dtype=np.int32))
+  owner = np.full(len(names), len(groups), np.int32)
+  index = {name: i for i, name in enumerate(names)}
+  for player, (group, members) in enumerate(groups.items()):
+    for member in members:
+      if member not in index:
+        raise ValueError(f"Group {group!r} names no column {member!r}.")
+      if owner[index[member]] != len(groups):
+        raise ValueError(f"Column {member!r} is in two groups.")
+      owner[index[member]] = player
+  return Players(tuple(groups), owner)
+
+
+def patches(shape: tuple[int, int, int], size: int) -> Players:
+  """A grid of square patches over an image, all channels together.
+
+  Players are named `r0c0`, `r0c1`, ...: row and column of the patch.
+
+  Args:
+    shape: `(C, H, W)`.
+    size: side of a patch in pixels; patches at the right and lower edge are
+      smaller where it does not divide.
+  """
+  _, height, width = shape
+  if not 1 <= size <= max(height, width):
+    raise ValueError(
+      f"A patch side must lie in 1..{max(height, width)}; got {size}."
+    )
+  rows, cols = -(-height // size), -(-width // size)
+  names = tuple(f"r{r}c{c}" for r in range(rows) for c in range(cols))
+  grid = (np.arange(height) // size)[:, None] * cols + np.arange(width) // size
+  return Players(names, np.broadcast_to(grid, shape).astype(np.int32))

@@ -1,0 +1,237 @@
+"""Training as one pure scan over steps, weighted per example.
+
+`train` is unbatched: `vmap` over `weights` (or keys) trains many networks at
+once, `jit` at the caller. All randomness comes from two keys: the initial
+parameters from one, order and augmentation from the other, so that a bank of
+retrainings can share either (common random numbers) or neither.
+
+Shapes: N examples, b examples a batch, S steps.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from spex_jax import base
+
+Params = Any
+Data = Any  # A pytree of arrays with a leading axis of N (or b) examples.
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """How to train; hashable, so it can be static under jit.
+
+  Attributes:
+    num_epochs: passes over the data, each in a fresh order. The last N mod b
+      examples of an order sit that pass out.
+    batch_size: b.
+    learning_rate: the peak.
+    optimizer: adam, adamw, or sgd (with momentum .9, Nesterov).
+    schedule: constant, cosine (to 0), or triangle (up for a fifth of the
+      steps, then down to 0).
+    weight_decay: decoupled for adamw; added to the gradient for sgd; must be
+      0 for adam.
+    denominator: what divides a batch's sum of weighted losses: `batch`, its
+      size b, so that a dropped example only takes its own gradient away; or
+      `weight`, the batch's sum of weights (1 if that is 0), the mean over
+      the examples that are there.
+  """
+
+  num_epochs: int
+  batch_size: int
+  learning_rate: float
+  optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+  schedule: Literal["constant", "cosine", "triangle"] = "constant"
+  weight_decay: float = 0.0
+  denominator: Literal["batch", "weight"] = "batch"
+
+  def __post_init__(self):
+    choices = {
+      "optimizer": ("adam", "adamw", "sgd"),
+      "schedule": ("constant", "cosine", "triangle"),
+      "denominator": ("batch", "weight"),
+    }
+    for name, known in choices.items():
+      if getattr(self, name) not in known:
+        raise ValueError(
+          f"{name}={getattr(self, name)!r}: choose from {', '.join(known)}."
+        )
+    if self.num_epochs < 1 or self.batch_size < 1:
+      raise ValueError("num_epochs and batch_size must be at least 1.")
+    if not self.learning_rate > 0 or self.weight_decay < 0:
+      raise ValueError("Need learning_rate > 0 and weight_decay >= 0.")
+    if self.weight_decay and self.optimizer == "adam":
+      raise ValueError("weight_decay needs optimizer='adamw' or 'sgd'.")
+
+  def num_steps(self, num_examples: int) -> int:
+    """S. Raises ValueError when a batch holds more than all examples."""
+    if self.batch_size > num_examples:
+      raise ValueError(
+        f"batch_size={self.batch_size} exceeds the {num_examples} examples."
+      )
+    return self.num_epochs * (num_examples // self.batch_size)
+
+
+@flax.struct.dataclass
+class Trained:
+  """How a training ended.
+
+  Attributes:
+    params: the trained parameters.
+    losses: `[S]` the weighted loss of each step's batch, before the step. A
+      training whose `losses` are not all finite has diverged; it is a value
+      here, for the caller to count and leave out.
+  """
+
+  params: Params
+  losses: jax.Array
+
+
+def optimizer(recipe: Recipe, num_steps: int) -> optax.GradientTransformation:
+  """The optax optimiser of a recipe, its schedule over `num_steps`."""
+  rate: Any = recipe.learning_rate
+  if recipe.schedule == "cosine":
+    rate = optax.cosine_decay_schedule(rate, num_steps)
+  elif recipe.schedule == "triangle":
+    peak = max(1, num_steps // 5)
+    rate = optax.join_schedules(
+      [
+        optax.linear_schedule(0.0, rate, peak),
+        optax.linear_schedule(rate, 0.0, max(1, num_steps - peak)),
+      ],
+      [peak],
+    )
+  if recipe.optimizer == "adam":
+    return optax.adam(rate)
+  if recipe.optimizer == "adamw":
+    return optax.adamw(rate, weight_decay=recipe.weight_decay)
+  return optax.chain(
+    optax.add_decayed_weights(recipe.weight_decay),
+    optax.sgd(rate, momentum=0.9, nesterov=True),
+  )
+
+
+def train(
+  init_key: base.Key,
+  order_key: base.Key,
+  data: Data,
+  weights: base.Array,
+  *,
+  init: Callable[[base.Key], Params],
+  losses: Callable[[Params, Data], jax.Array],
+  recipe: Recipe,
+  augment: Callable[[base.Key, Data], Data] | None = None,
+) -> Trained:
+  """Trains once. Pure; unbatched over trainings.
+
+  An example of weight 0 cannot change the result, whatever its (finite)
+  content; see `check`.
+
+  Args:
+    init_key: consumed by `init`.
+    order_key: consumed; the order of epoch e and the augmentation of example
+      i at step s are folded in from (`order`, e) and (`augment`, s, i).
+    data: pytree of arrays with a leading axis N.
+    weights: float `[N]`, not negative.
+    init: key to parameters.
+    losses: parameters and a batch to the loss of each example, `[b]`.
+    recipe: static.
+    augment: key and one example to one example of the same shapes.
+
+  Returns:
+    Parameters after all steps, and the loss of every step.
+
+  Raises:
+    ValueError: a leading axis of `data` that is not that of `weights`, or a
+      batch larger than the data (when traced, not at run time).
+  """
+  weights = jnp.asarray(weights, jnp.float32)
+  num_examples = _check_shapes(data, weights)
+  num_steps = recipe.num_steps(num_examples)
+  per_epoch = num_steps // recipe.num_epochs
+  rule = optimizer(recipe, num_steps)
+  augment_key = jax.random.fold_in(order_key, _cause("augment"))
+  order_key = jax.random.fold_in(order_key, _cause("order"))
+
+  def batch_loss(params, batch, batch_weights):
+    total = (batch_weights * losses(params, batch)).sum()
+    if recipe.denominator == "batch":
+      return total / recipe.batch_size
+    kept = batch_weights.sum()
+    return total / jnp.where(kept > 0, kept, 1.0)
+
+  def step(state, inputs):
+    params, rule_state = state
+    number, rows = inputs
+    batch = jax.tree.map(lambda leaf: leaf[rows], data)
+    if augment is not None:
+      at_step = jax.random.fold_in(augment_key, number)
+      keys = jax.vmap(lambda row: jax.random.fold_in(at_step, row))(rows)
+      batch = jax.vmap(augment)(keys, batch)
+    loss, grads = jax.value_and_grad(batch_loss)(params, batch, weights[rows])
+    updates, rule_state = rule.update(grads, rule_state, params)
+    return (optax.apply_updates(params, updates), rule_state), loss
+
+  def epoch(state, number):
+    key = jax.random.fold_in(order_key, number)
+    order = jax.random.permutation(key, num_examples)
+    rows = order[: per_epoch * recipe.batch_size].reshape(per_epoch, -1)
+    numbers = number * per_epoch + jnp.arange(per_epoch)
+    return jax.lax.scan(step, state, (numbers, rows))
+
+  data = jax.tree.map(jnp.asarray, data)
+  params = init(init_key)
+  (params, _), step_losses = jax.lax.scan(
+    epoch, (params, rule.init(params)), jnp.arange(recipe.num_epochs)
+  )
+  return Trained(params=params, losses=step_losses.reshape(-1))
+
+
+def check(data: Data, weights: base.Array) -> None:
+  """Refuses what `train` cannot refuse under jit; call it once, on the host.
+
+  Raises:
+    ValueError: NaN or infinity in the data (0 times NaN is NaN, so even a
+      dropped example must be finite), weights that are negative or not
+      finite, or shapes that disagree.
+  """
+  _check_shapes(data, np.asarray(weights))
+  for path, leaf in jax.tree_util.tree_leaves_with_path(data):
+    array = np.asarray(leaf)
+    if array.dtype.kind == "f":
+      finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+      if not finite.all():
+        raise ValueError(
+          f"Training data{jax.tree_util.keystr(path)}: {(~finite).sum()} "
+          "examples hold NaN or infinity (first: "
+          f"{np.flatnonzero(~finite)[0]}). Drop them from the arrays; a "
+          "weight of 0 is not enough."
+        )
+  array = np.asarray(weights, np.float64)
+  if not (np.isfinite(array).all() and (array >= 0).all()):
+    raise ValueError("Weights must be finite and not negative.")
+
+
+def _check_shapes(data: Data, weights: base.Array) -> int:
+  if weights.ndim != 1:
+    raise ValueError(f"Weights must be [N]; got shape {weights.shape}.")
+  for path, leaf in jax.tree_util.tree_leaves_with_path(data):
+    if np.shape(leaf)[:1] != weights.shape:
+      raise ValueError(
+        f"Training data{jax.tree_util.keystr(path)} has shape "
+        f"{np.shape(leaf)}; its first axis must be the {len(weights)} "
+        "weighted examples."
+      )
+  return len(weights)
+
+
+def _cause(name: str) -> int:
+  return zlib.crc32(name.encode())
