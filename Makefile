@@ -1,0 +1,98 @@
+# make demo     the main job, in an environment of its own where none is active
+# make test     lint, types and all tests, on Python 3.11 and, if found, 3.12
+# make parity   our index values beside shapiq's
+# make bench    the benchmarks, beside the peers (slow; builds their environment)
+# make test-peers   the tests that run peer packages (slow; the same)
+# make lock     pins every dependency anew (needs uv)
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# A shim may exist for a version that is not installed, so each is tried.
+find = $(shell for python in python$(1) \
+    "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$(1)*/bin/python python3 python; do \
+  "$$python" -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "$(1)")' \
+    2>/dev/null && { command -v "$$python"; break; }; done)
+
+active := $(VIRTUAL_ENV)
+active_version := $(if $(active),$(shell "$(active)/bin/python" -c \
+  'import sys; print("%d.%d" % sys.version_info[:2])'))
+python311 := $(call find,3.11)
+python312 := $(call find,3.12)
+env311 := $(if $(filter 3.11,$(active_version)),$(active),.venv)
+env312 := $(if $(filter 3.12,$(active_version)),$(active),.venv312)
+# What the main job runs in: the active environment, or one of ours.
+env := $(or $(active),$(if $(python311),$(env311),$(env312)))
+
+setup := setup.cfg pyproject.toml
+sources := spex_jax tests experiments third_party
+install = "$(1)/bin/python" -m pip install --quiet --require-hashes -r $(2) \
+  && "$(1)/bin/python" -m pip install --quiet --no-deps \
+    --no-build-isolation -e .
+
+.PHONY: help demo test test-3.11 test-3.12 check test-peers bench parity lock peers
+
+help:
+	@sed -n 's/^# //;/^make/p' Makefile
+
+demo: $(env)/.spex-core
+	"$(env)/bin/spex" explain
+
+test: check test-3.11 $(if $(python312)$(filter $(active),$(env312)),test-3.12)
+
+check: $(env311)/.spex-all
+	"$(env311)/bin/ruff" check $(sources)
+	"$(env311)/bin/ruff" format --check $(sources)
+	"$(env311)/bin/pyrefly" check \
+	  --python-interpreter-path "$(env311)/bin/python"
+
+test-3.11: $(env311)/.spex-all
+	"$(env311)/bin/python" -m pytest
+
+test-3.12: $(env312)/.spex-all
+	"$(env312)/bin/python" -m pytest
+
+test-peers: $(env311)/.spex-all peers
+	"$(env311)/bin/python" -m pytest -m peers
+
+parity: $(env311)/.spex-all
+	"$(env311)/bin/python" -m experiments.parity_shapiq
+
+bench: $(env311)/.spex-all peers
+	"$(env311)/bin/python" -m experiments.bench_transform
+	"$(env311)/bin/python" -m experiments.bench_indices
+	"$(env311)/bin/python" -m experiments.bench_spex
+
+peers: third_party/.venv/.installed
+
+.venv/bin/python:
+	$(if $(python311),,$(error Needs Python 3.11; `make test-3.12` runs on 3.12))
+	"$(python311)" -m venv .venv
+
+.venv312/bin/python:
+	$(if $(python312),,$(error Needs Python 3.11 or 3.12))
+	"$(python312)" -m venv .venv312
+
+%/.spex-core: requirements-core.lock $(setup) | %/bin/python
+	$(call install,$*,requirements-core.lock)
+	touch "$@"
+
+%/.spex-all: requirements.lock $(setup) | %/bin/python
+	$(call install,$*,requirements.lock)
+	touch "$@" "$*/.spex-core"
+
+third_party/.venv/.installed: third_party/requirements.lock
+	$(if $(python311),,$(error The peers need Python 3.11))
+	"$(python311)" -m venv third_party/.venv
+	third_party/.venv/bin/python -m pip install --quiet --require-hashes -r $<
+	touch "$@"
+
+compile = uv pip compile --quiet --universal --python-version 3.11 \
+  --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
+  --no-annotate
+lock:
+	$(compile) setup.cfg --all-extras -o requirements.lock
+	$(compile) setup.cfg --extra build -c requirements.lock \
+	  -o requirements-core.lock
+	$(compile) third_party/requirements.txt -o third_party/requirements.lock

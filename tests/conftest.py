@@ -1,0 +1,15 @@
+"""Strict switches for every test; the library itself sets none of them."""
+
+import hypothesis
+import jax
+
+# Broadcasting of ranks must be written out.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+# Eight devices on one CPU, so that sharding is tested everywhere.
+jax.config.update("jax_num_cpu_devices", 8)
+
+# Examples depend on the test alone, so that a failure repeats.
+hypothesis.settings.register_profile(
+  "spex", deadline=None, max_examples=30, derandomize=True, database=None
+)
+hypothesis.settings.load_profile("spex")
