@@ -11,7 +11,7 @@ import collections
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -148,26 +148,34 @@ def host(
   return Evaluator(n, run, Stats(), progress)
 
 
+class _Program(NamedTuple):
+  """A compiled batch: how to run it, its rows, and where masks go."""
+
+  run: Callable[[jax.Array], jax.Array]
+  rows: int
+  by_mask: jax.NamedSharding
+
+
 class _Lifted:
   """The compiled program of one evaluator, and its batches."""
 
   def __init__(self, f, n, batch_size, shared, devices):
     self._f, self._n, self._batch_size = f, n, batch_size
     self._shared, self._devices = shared, devices
-    self._program: Callable[..., jax.Array] | None = None
+    self._program: _Program | None = None
 
   def run(self, masks: np.ndarray, stats: Stats, report: Progress):
     if self._program is None:
       begin = time.perf_counter()
-      self._compile(stats)
+      self._program = self._compile(stats)
       stats.compile_seconds += time.perf_counter() - begin
     begin = time.perf_counter()
     try:
-      return self._stream(masks, stats, report)
+      return _stream(self._program, masks, stats, report)
     finally:
       stats.run_seconds += time.perf_counter() - begin
 
-  def _compile(self, stats: Stats) -> None:
+  def _compile(self, stats: Stats) -> _Program:
     devices = list(jax.devices() if self._devices is None else self._devices)
     rows = -(-self._batch_size // len(devices)) * len(devices)
     mesh = jax.make_mesh(
@@ -176,52 +184,52 @@ class _Lifted:
       axis_types=(jax.sharding.AxisType.Auto,),
       devices=devices,
     )
-    self._by_mask = jax.NamedSharding(mesh, jax.P(_AXIS))
+    by_mask = jax.NamedSharding(mesh, jax.P(_AXIS))
     everywhere = jax.NamedSharding(mesh, jax.P())
     has_shared = self._shared is not None
     extra = (jax.device_put(self._shared, everywhere),) if has_shared else ()
     one = jax.ShapeDtypeStruct((self._n,), jnp.bool_)
     _check_output(jax.eval_shape(self._f, one, *extra))
     batched = jax.vmap(self._f, in_axes=(0, *[None] * len(extra)))
-    batch = jax.ShapeDtypeStruct(
-      (rows, self._n), jnp.bool_, sharding=self._by_mask
-    )
-    program = jax.jit(batched, out_shardings=self._by_mask)
+    batch = jax.ShapeDtypeStruct((rows, self._n), jnp.bool_, sharding=by_mask)
+    program = jax.jit(batched, out_shardings=by_mask)
     program = program.lower(batch, *extra).compile()
-    self._program = lambda masks: program(masks, *extra)
-    self._rows = rows
     stats.batch_shape = (rows, self._n)
     stats.device = f"{len(devices)} x {devices[0].device_kind}"
+    return _Program(lambda masks: program(masks, *extra), rows, by_mask)
 
-  def _stream(self, masks, stats, report):
-    """Keeps a few batches in flight, and fails at the first bad value."""
-    waiting: collections.deque = collections.deque()
-    parts: list[np.ndarray] = []
-    done = 0
 
-    def fetch():
-      nonlocal done
-      output, count = waiting.popleft()
-      _append(parts, np.asarray(output)[:count], count)
-      done += count
-      stats.evaluations += count
-      report(done, len(masks))
+def _stream(
+  program: _Program, masks: np.ndarray, stats: Stats, report: Progress
+) -> np.ndarray:
+  """Keeps a few batches in flight, and fails at the first bad value."""
+  waiting: collections.deque[tuple[jax.Array, int]] = collections.deque()
+  parts: list[np.ndarray] = []
+  done = 0
 
-    for start in range(0, len(masks), self._rows):
-      rows = masks[start : start + self._rows]
-      # The padding keeps every player: a mask like any other.
-      batch = np.ones((self._rows, self._n), bool)
-      batch[: len(rows)] = rows
-      output = self._program(jax.device_put(batch, self._by_mask))
-      output.copy_to_host_async()
-      waiting.append((output, len(rows)))
-      stats.batches += 1
-      stats.padded += self._rows - len(rows)
-      if len(waiting) >= _IN_FLIGHT:
-        fetch()
-    while waiting:
+  def fetch():
+    nonlocal done
+    output, count = waiting.popleft()
+    _append(parts, np.asarray(output)[:count], count)
+    done += count
+    stats.evaluations += count
+    report(done, len(masks))
+
+  for start in range(0, len(masks), program.rows):
+    rows = masks[start : start + program.rows]
+    # The padding keeps every player: a mask like any other.
+    batch = np.ones((program.rows, masks.shape[1]), bool)
+    batch[: len(rows)] = rows
+    output = program.run(jax.device_put(batch, program.by_mask))
+    output.copy_to_host_async()
+    waiting.append((output, len(rows)))
+    stats.batches += 1
+    stats.padded += program.rows - len(rows)
+    if len(waiting) >= _IN_FLIGHT:
       fetch()
-    return np.concatenate(parts)
+  while waiting:
+    fetch()
+  return np.concatenate(parts)
 
 
 def _append(parts: list[np.ndarray], values: np.ndarray, count: int) -> None:

@@ -5,6 +5,7 @@ Shapes: N images of H by W pixels in C channels.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -88,6 +89,6 @@ def digits() -> Images:
   """scikit-learn's 1,797 handwritten digits, 8 x 8 grey, scaled to [0, 1]."""
   from sklearn import datasets  # Slow to import.
 
-  bunch = datasets.load_digits()
+  bunch: Any = datasets.load_digits()
   # Grey levels run from 0 to 16.
   return from_arrays(bunch.images[:, None] / 16.0, bunch.target)
