@@ -17,7 +17,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from spex_jax import base
 
@@ -95,8 +94,10 @@ class Trained:
   losses: jax.Array
 
 
-def optimizer(recipe: Recipe, num_steps: int) -> optax.GradientTransformation:
-  """The optax optimiser of a recipe, its schedule over `num_steps`."""
+def optimizer(recipe: Recipe, num_steps: int) -> Any:
+  """The `optax.GradientTransformation` of a recipe, over `num_steps`."""
+  import optax  # Slow to import.
+
   rate: Any = recipe.learning_rate
   if recipe.schedule == "cosine":
     rate = optax.cosine_decay_schedule(rate, num_steps)
@@ -153,6 +154,8 @@ def train(
     ValueError: a leading axis of `data` that is not that of `weights`, or a
       batch larger than the data (when traced, not at run time).
   """
+  import optax  # Slow to import.
+
   weights = jnp.asarray(weights, jnp.float32)
   num_examples = _check_shapes(data, weights)
   num_steps = recipe.num_steps(num_examples)
