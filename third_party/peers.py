@@ -10,6 +10,7 @@ both sides see the same function, noise included.
 Shapes: n players, B masks, C groups, P delays, K terms.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -112,7 +113,11 @@ class SpectralExplain:
         text=True,
         env=environment,
       )
-    self.versions: dict[str, str] = self._ask("versions")
+    try:
+      self.versions: dict[str, str] = self._ask("versions")
+    except BaseException:
+      self.close()
+      raise
 
   def plan(self, n: int, b: int, t: int = 5, *, seed: int) -> PeerPlan:
     """Draws the peer's plan: 3 groups, 2^b points, codes for order <= t."""
@@ -244,7 +249,8 @@ class SpectralExplain:
     self._process.wait()
     for pipe in (self._process.stdin, self._process.stdout):
       if pipe is not None:
-        pipe.close()
+        with contextlib.suppress(BrokenPipeError):  # Unsent to a dead peer.
+          pipe.close()
     self._folder.cleanup()
 
   def __enter__(self) -> "SpectralExplain":
