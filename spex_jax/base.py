@@ -42,8 +42,8 @@ def check_masks(masks: Masks, n: int | None = None) -> np.ndarray:
   array = np.asarray(masks)
   if array.ndim != 2:
     raise ValueError(
-        f"Masks must be [B, n], one row per mask; got shape {array.shape}."
-        + (" Use masks[None] for a single mask." if array.ndim == 1 else "")
+      f"Masks must be [B, n], one row per mask; got shape {array.shape}."
+      + (" Use masks[None] for a single mask." if array.ndim == 1 else "")
     )
   if n is not None and array.shape[1] != n:
     raise ValueError(f"Masks have {array.shape[1]} players; expected n={n}.")
@@ -51,8 +51,8 @@ def check_masks(masks: Masks, n: int | None = None) -> np.ndarray:
     kept = array == 1
     if not np.all(kept | (array == 0)):
       raise ValueError(
-          f"Masks must hold booleans, or only 0 and 1 (1 = kept); dtype "
-          f"{array.dtype} holds other values."
+        f"Masks must hold booleans, or only 0 and 1 (1 = kept); dtype "
+        f"{array.dtype} holds other values."
       )
     array = kept
   return array
@@ -75,21 +75,23 @@ def check_values(values: Values, num_masks: int) -> np.ndarray:
   array = np.asarray(values)
   if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
     raise TypeError(
-        f"The value function must return real numbers; got {array.dtype}."
+      f"The value function must return real numbers; got {array.dtype}."
     )
-  if array.ndim not in (1, 2) or len(array) != num_masks or 0 in array.shape[1:]:
+  if (
+    array.ndim not in (1, 2) or len(array) != num_masks or 0 in array.shape[1:]
+  ):
     raise ValueError(
-        f"The value function must return one value per mask, shape "
-        f"({num_masks},), or ({num_masks}, T) for T targets; got {array.shape}."
+      f"The value function must return one value per mask, shape "
+      f"({num_masks},), or ({num_masks}, T) for T targets; got {array.shape}."
     )
   array = array.astype(np.float64)
   finite = np.isfinite(array).reshape(num_masks, -1).all(axis=1)
   if not finite.all():
     bad = np.flatnonzero(~finite)
     raise ValueError(
-        f"The value function returned NaN or infinity for {len(bad)} of "
-        f"{num_masks} masks (first at row {bad[0]}). Nothing can be decoded "
-        "from them; mend the value function."
+      f"The value function returned NaN or infinity for {len(bad)} of "
+      f"{num_masks} masks (first at row {bad[0]}). Nothing can be decoded "
+      "from them; mend the value function."
     )
   return array
 

@@ -3,6 +3,7 @@
 Shapes: n players, K terms, D the largest order, B masks, T targets.
 """
 
+import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -41,7 +42,7 @@ class SparseFourier:
 
   @classmethod
   def from_terms(
-      cls, n: int, terms: Iterable[Term] | Mapping[Sequence[int], float]
+    cls, n: int, terms: Iterable[Term] | Mapping[Sequence[int], float]
   ) -> "SparseFourier":
     """Builds from `(players, coef)` pairs, or a dict; equal sets are added.
 
@@ -59,16 +60,16 @@ class SparseFourier:
     for row, members in zip(rows, sets):
       row[: len(members)] = members
       if len(set(members)) != len(members) or any(
-          not 0 <= i < n for i in members
+        not 0 <= i < n for i in members
       ):
         raise ValueError(
-            f"The set {members} must hold distinct players from 0 to {n - 1}."
+          f"The set {members} must hold distinct players from 0 to {n - 1}."
         )
     return cls.from_players(n, rows, np.asarray(coefs, np.float64))
 
   @classmethod
   def from_supports(
-      cls, supports: base.Array, coefs: base.Array
+    cls, supports: base.Array, coefs: base.Array
   ) -> "SparseFourier":
     """Builds from `supports` bool `[K, n]` and `coefs` `[K]`."""
     supports = base.check_masks(supports)
@@ -80,7 +81,7 @@ class SparseFourier:
 
   @classmethod
   def from_players(
-      cls, n: int, players: base.Array, coefs: base.Array
+    cls, n: int, players: base.Array, coefs: base.Array
   ) -> "SparseFourier":
     """Builds from padded rows: sorts, merges equal sets, strongest first.
 
@@ -97,8 +98,8 @@ class SparseFourier:
     values = np.asarray(coefs, np.float64)
     if rows.ndim != 2 or values.shape != rows.shape[:1]:
       raise ValueError(
-          f"Need players [K, D] and coefs [K]; got {rows.shape} and "
-          f"{values.shape}."
+        f"Need players [K, D] and coefs [K]; got {rows.shape} and "
+        f"{values.shape}."
       )
     if rows.size and (rows.min() < 0 or rows.max() > n):
       raise ValueError(f"Players must lie in 0..{n - 1} (padding is {n}).")
@@ -116,10 +117,10 @@ class SparseFourier:
     rows, values = rows[order], values[order]
     width = int((rows < n).sum(axis=1).max(initial=0))
     return cls(
-        players=rows[:, :width].astype(np.int32),
-        coefs=values,
-        count=np.asarray(len(values), np.int32),
-        n=n,
+      players=rows[:, :width].astype(np.int32),
+      coefs=values,
+      count=np.asarray(len(values), np.int32),
+      n=n,
     )
 
   @classmethod
@@ -165,7 +166,7 @@ class SparseFourier:
       raise ValueError("This function has a single target already.")
     rows = int(self.count[t])
     return type(self).from_players(
-        self.n, self.players[t, :rows], self.coefs[t, :rows]
+      self.n, self.players[t, :rows], self.coefs[t, :rows]
     )
 
   def terms(self) -> list[tuple[tuple[int, ...], float]]:
@@ -175,8 +176,8 @@ class SparseFourier:
     coefs = np.asarray(self.coefs)[:count].tolist()
     rows = np.asarray(self.players)[:count].tolist()
     return [
-        (tuple(i for i in row if i < self.n), coef)
-        for row, coef in zip(rows, coefs)
+      (tuple(i for i in row if i < self.n), coef)
+      for row, coef in zip(rows, coefs)
     ]
 
   def __call__(self, masks: base.Masks) -> base.Array:
@@ -191,10 +192,12 @@ class SparseFourier:
     masks = base.check_masks(masks, self.n)
     coefs = np.asarray(self.coefs)
     with jax.enable_x64(coefs.dtype == np.float64):
-      return np.asarray(_evaluate_jit(self.replace(coefs=coefs), masks))
+      return np.asarray(
+        _evaluate_jit(dataclasses.replace(self, coefs=coefs), masks)
+      )
 
   def truncate(
-      self, num_terms: int | None = None, *, energy: float | None = None
+    self, num_terms: int | None = None, *, energy: float | None = None
   ) -> "SparseFourier":
     """Keeps the empty set and the strongest sets.
 
@@ -204,7 +207,7 @@ class SparseFourier:
         the empty set) that the kept sets must hold. Give one of the two.
     """
     self._need_single("truncate")
-    if (num_terms is None) == (energy is None):
+    if num_terms is not None and energy is not None:
       raise ValueError("Give either num_terms or energy.")
     count = int(self.count)
     players = np.asarray(self.players)[:count]
@@ -213,6 +216,8 @@ class SparseFourier:
     ranked = np.argsort(np.where(is_empty, np.inf, np.abs(coefs)))[::-1]
     num_empty = int(is_empty.sum())
     if num_terms is None:
+      if energy is None:
+        raise ValueError("Give either num_terms or energy.")
       if not 0 < energy <= 1:
         raise ValueError(f"energy must lie in (0, 1]; got {energy}.")
       power = np.cumsum(coefs[ranked[num_empty:]] ** 2)
@@ -250,11 +255,11 @@ class SparseFourier:
       body = {"n": self.n, "terms": [[list(s), c] for s, c in self.terms()]}
     else:
       body = {
-          "n": self.n,
-          "targets": [
-              [[list(s), c] for s, c in self.target(t).terms()]
-              for t in range(self.num_targets)
-          ],
+        "n": self.n,
+        "targets": [
+          [[list(s), c] for s, c in self.target(t).terms()]
+          for t in range(self.num_targets)
+        ],
       }
     base.write_json(path, body)
 
@@ -273,7 +278,7 @@ class SparseFourier:
       return cls.from_terms(n, body["terms"])
     except (KeyError, TypeError, IndexError) as error:
       raise ValueError(
-          f"{path} is no saved expansion: need keys 'n' and 'terms'."
+        f"{path} is no saved expansion: need keys 'n' and 'terms'."
       ) from error
 
   def _need_single(self, what: str) -> None:
