@@ -25,7 +25,7 @@ _SMALL = 1 << 12  # Up to here a row stays in cache, and a batch stays in front.
 
 
 def walsh_hadamard(x: base.Array, axis: int = -1) -> jax.Array:
-  """Returns `y[k] = sum_i (-1)^<k, i> x[i]` along one axis. Batched over others.
+  """Returns `y[k] = sum_i (-1)^<k, i> x[i]` along one axis (batched).
 
   Unnormalised: applied twice it multiplies by N. Linear and symmetric, so
   that forward and reverse derivatives cost one transform each.
