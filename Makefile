@@ -9,10 +9,12 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-# A shim may exist for a version that is not installed, so each is tried.
+# A shim may exist for a version that is not installed, and a system's Python
+# may lack venv, so each is tried.
 find = $(shell for python in python$(1) \
     "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$(1)*/bin/python python3 python; do \
-  "$$python" -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "$(1)")' \
+  "$$python" -c 'import ensurepip, sys; \
+    sys.exit("%d.%d" % sys.version_info[:2] != "$(1)")' \
     2>/dev/null && { command -v "$$python"; break; }; done)
 
 active := $(VIRTUAL_ENV)
@@ -68,11 +70,11 @@ peers: third_party/.venv/.installed
 
 .venv/bin/python:
 	$(if $(python311),,$(error Needs Python 3.11; `make test-3.12` runs on 3.12))
-	"$(python311)" -m venv .venv
+	"$(python311)" -m venv .venv || { rm -rf .venv; exit 1; }
 
 .venv312/bin/python:
 	$(if $(python312),,$(error Needs Python 3.11 or 3.12))
-	"$(python312)" -m venv .venv312
+	"$(python312)" -m venv .venv312 || { rm -rf .venv312; exit 1; }
 
 %/.spex-core: requirements-core.lock $(setup) | %/bin/python
 	$(call install,$*,requirements-core.lock)

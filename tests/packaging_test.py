@@ -1,0 +1,73 @@
+"""What is installed: every lock pinned, hashed, whole and free of addresses."""
+
+import configparser
+import pathlib
+import re
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+_LOCKS = (
+  "requirements.lock",
+  "requirements-core.lock",
+  "third_party/requirements.lock",
+)
+
+
+def _pins(name):
+  """`{(package, version, marker): number of hashes}` of a lock."""
+  pins, entry = {}, None
+  for line in (_ROOT / name).read_text().splitlines():
+    line = line.removesuffix("\\").strip()
+    if line.startswith("--hash=sha256:"):
+      pins[entry] += 1
+    elif line:
+      requirement, _, marker = line.partition(";")
+      package, _, version = requirement.strip().partition("==")
+      entry = package, version, marker.strip()
+      assert version, f"{name}: {line} is not pinned"
+      assert entry not in pins, f"{name}: {line} appears twice"
+      pins[entry] = 0
+  return pins
+
+
+def _required(section, option):
+  """Names of the packages that setup.cfg asks for."""
+  config = configparser.ConfigParser()
+  config.read(_ROOT / "setup.cfg")
+  lines = config[section][option].split("\n")
+  names = [re.match(r"[\w.-]+", line) for line in lines if line]
+  return {name[0].lower().replace("_", "-") for name in names if name}
+
+
+@pytest.mark.parametrize("name", _LOCKS)
+def test_every_pin_has_its_hashes(name):
+  pins = _pins(name)
+  assert pins
+  assert not [pin for pin, hashes in pins.items() if hashes == 0]
+
+
+@pytest.mark.parametrize("name", _LOCKS)
+def test_locks_name_no_address_and_no_other_framework(name):
+  text = (_ROOT / name).read_text().lower()
+  for word in ("://", "index-url", "find-links", "@", "torch", "tensorflow"):
+    assert word not in text
+
+
+def test_the_core_lock_is_part_of_the_whole():
+  assert _pins("requirements-core.lock").items() <= (
+    _pins("requirements.lock").items()
+  )
+
+
+def test_locks_hold_what_the_package_requires():
+  core = {package for package, _, _ in _pins("requirements-core.lock")}
+  whole = {package for package, _, _ in _pins("requirements.lock")}
+  assert _required("options", "install_requires") <= core
+  assert _required("options.extras_require", "dev") <= whole
+
+
+def test_nothing_but_the_required_is_in_the_core():
+  # Tools of development would make the first run of the main job slower.
+  core = {package for package, _, _ in _pins("requirements-core.lock")}
+  assert not core & _required("options.extras_require", "dev")
