@@ -1,0 +1,305 @@
+"""`Interactions`: values on sets of named players, sorted, printed, saved.
+
+Shapes: n players, K sets, D the largest of them.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from spex_jax import base
+
+_SHOWN = 20  # Rows that `str` prints.
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Interactions:
+  """An index of one function: a value for every set of players listed.
+
+  Sorted by |value|, largest first, ties by players. Sets that are not listed
+  have value 0. The empty set is not among them: its value is `baseline`.
+
+  Attributes:
+    n: number of players.
+    players: int32 `[K, D]`, ascending in each row, padded with n; read-only.
+    values: float64 `[K]`, in `units`; read-only.
+    index: name of the index, see `indices.table`.
+    order: the largest set that the index speaks of.
+    baseline: the value of the empty set, as `indices.table` says for the index:
+      f(none) for efficient ones, so that `baseline + values.sum()` is f(all).
+    names: n names of players, or None for their numbers. Any text.
+    units: the units of `values`, or None.
+  """
+
+  n: int
+  players: np.ndarray
+  values: np.ndarray
+  index: str
+  order: int
+  baseline: float = 0.0
+  names: tuple[str, ...] | None = None
+  units: str | None = None
+
+  def __post_init__(self):
+    values = np.asarray(self.values, np.float64)
+    players = np.sort(np.asarray(self.players, np.int32), axis=-1)
+    if players.ndim != 2 or values.shape != players.shape[:1]:
+      raise ValueError(
+          f"Need players [K, D] and values [K]; got {players.shape} and "
+          f"{values.shape}."
+      )
+    if not (np.isfinite(values).all() and np.isfinite(self.baseline)):
+      raise ValueError("Interactions must be finite.")
+    if players.size and not 0 <= players.min() <= players.max() <= self.n:
+      raise ValueError(f"Players must lie in 0..{self.n - 1}.")
+    if len(players) and not (players < self.n).any(axis=1).all():
+      raise ValueError("The empty set's value is `baseline`, not a row.")
+    if self.names is not None:
+      names = tuple(self.names)
+      if len(names) != self.n:
+        raise ValueError(f"Need {self.n} names of players; got {len(names)}.")
+      if odd := [name for name in names if not isinstance(name, str)]:
+        raise TypeError(f"Names of players must be text; got {odd[0]!r}.")
+      object.__setattr__(self, "names", names)
+    rank = np.lexsort((*players.T[::-1], -np.abs(values)))
+    width = int((players < self.n).sum(axis=1).max(initial=0))
+    players, values = players[rank][:, :width], values[rank]
+    players.flags.writeable = values.flags.writeable = False
+    object.__setattr__(self, "players", players)
+    object.__setattr__(self, "values", values)
+    object.__setattr__(self, "baseline", float(self.baseline))
+
+  def __len__(self) -> int:
+    return len(self.values)
+
+  def __iter__(self) -> Iterator[tuple[tuple[int, ...], float]]:
+    """Pairs of players and value, largest |value| first."""
+    for row, value in zip(self.players.tolist(), self.values.tolist()):
+      yield tuple(i for i in row if i < self.n), value
+
+  def __getitem__(self, players: Iterable[int | str] | int | str) -> float:
+    """The value of one set, by numbers or names; 0 if it is not listed.
+
+    `()` gives the baseline.
+
+    Raises:
+      KeyError: no such player, a name that several have, a player twice, or
+        more players than `order`.
+    """
+    if isinstance(players, int | np.integer | str):
+      players = (players,)
+    members = sorted(self._number(player) for player in players)
+    if len(set(members)) != len(members):
+      raise KeyError(f"The set {members} names a player twice.")
+    if len(members) > self.order:
+      raise KeyError(
+          f"{members} has {len(members)} players; {self.index} was taken up "
+          f"to order {self.order}."
+      )
+    if not members:
+      return self.baseline
+    if len(members) > self.players.shape[1]:
+      return 0.0
+    row = np.full(self.players.shape[1], self.n)
+    row[: len(members)] = members
+    return float(self.values[(self.players == row[None]).all(axis=1)].sum())
+
+  def top(self, k: int = 10) -> "Interactions":
+    """The k sets of largest |value|, or all if there are fewer.
+
+    Raises:
+      ValueError: k below 0.
+    """
+    if k < 0:
+      raise ValueError(f"k must be at least 0; got {k}.")
+    return self._rows(slice(k))
+
+  def by_order(self, order: int) -> "Interactions":
+    """The sets of exactly `order` players."""
+    return self._rows((self.players < self.n).sum(axis=1) == order)
+
+  def labels(self) -> list[str]:
+    """One printable label per player, all different.
+
+    Control characters and line ends are escaped; players that share a name
+    are told apart by number.
+    """
+    if self.names is None:
+      return [str(i) for i in range(self.n)]
+    names = [_printable(name) for name in self.names]
+    count: dict[str, int] = {}
+    for name in names:
+      count[name] = count.get(name, 0) + 1
+    return [
+        name if count[name] == 1 else f"{name}#{i}"
+        for i, name in enumerate(names)
+    ]
+
+  def __str__(self) -> str:
+    """A plain table of the strongest sets."""
+    labels = self.labels()
+    shown = list(self.top(_SHOWN))
+    units = "" if self.units is None else f" {_printable(self.units)}"
+    lines = [
+        f"{self.index} up to order {self.order}: {len(self)} sets of "
+        f"{self.n} players, baseline {self.baseline:+.4g}{units}"
+    ]
+    lines += [
+        f"  {value:+11.4g}{units}  {{{', '.join(labels[i] for i in players)}}}"
+        for players, value in shown
+    ]
+    if len(self) > len(shown):
+      lines.append(f"  ... and {len(self) - len(shown)} more")
+    return "\n".join(lines)
+
+  def __repr__(self) -> str:
+    return (
+        f"Interactions(index={self.index!r}, order={self.order}, n={self.n}, "
+        f"sets={len(self)})"
+    )
+
+  def save(self, path: str | os.PathLike) -> None:
+    """Writes JSON with a checksum, whole or not at all."""
+    base.write_json(
+        path,
+        {
+            "index": self.index,
+            "order": self.order,
+            "n": self.n,
+            "units": self.units,
+            "names": None if self.names is None else list(self.names),
+            "baseline": self.baseline,
+            "sets": [[list(players), value] for players, value in self],
+        },
+    )
+
+  @classmethod
+  def load(cls, path: str | os.PathLike) -> "Interactions":
+    """Reads what `save` wrote.
+
+    Raises:
+      ValueError: another kind of file, or a damaged one.
+    """
+    body = base.read_json(path)
+    try:
+      return cls.from_sets(
+          int(body["n"]),
+          [(tuple(players), value) for players, value in body["sets"]],
+          index=body["index"],
+          order=int(body["order"]),
+          baseline=body["baseline"],
+          names=body["names"],
+          units=body["units"],
+      )
+    except (KeyError, TypeError) as error:
+      raise ValueError(
+          f"{path} holds no saved interactions: need keys 'n', 'sets', 'index', "
+          "'order', 'baseline', 'names' and 'units'."
+      ) from error
+
+  @classmethod
+  def from_sets(
+      cls,
+      n: int,
+      sets: Iterable[tuple[tuple[int, ...], float]],
+      **fields: Any,
+  ) -> "Interactions":
+    """Builds from pairs of players and value; `fields` are the other ones."""
+    pairs = list(sets)
+    width = max((len(players) for players, _ in pairs), default=0)
+    rows = np.full((len(pairs), width), n, np.int32)
+    for row, (players, _) in zip(rows, pairs):
+      row[: len(players)] = players
+    values = np.asarray([value for _, value in pairs], np.float64)
+    return cls(n=n, players=rows, values=values, **fields)
+
+  def to_shapiq(self) -> Any:
+    """The same as a `shapiq.InteractionValues`, with the empty set listed.
+
+    `shapiq` renames order 1 of an index to SV or BV, and has no place for
+    names and units.
+
+    Raises:
+      ImportError: no shapiq here.
+      ValueError: Fourier coefficients, which it has no index for.
+    """
+    if self.index == "Fourier":
+      raise ValueError(
+          "shapiq has no Fourier coefficients; take index 'Moebius' or 'BII'."
+      )
+    return _shapiq().InteractionValues(
+        values={(): self.baseline} | dict(self),
+        index=self.index,
+        max_order=self.order,
+        min_order=0,
+        n_players=self.n,
+        estimated=False,
+        baseline_value=self.baseline,
+    )
+
+  @classmethod
+  def from_shapiq(
+      cls,
+      values: Any,
+      *,
+      names: tuple[str, ...] | None = None,
+      units: str | None = None,
+  ) -> "Interactions":
+    """Reads a `shapiq.InteractionValues`; sets of value 0 are dropped.
+
+    Raises:
+      TypeError: another type.
+      ImportError: no shapiq here.
+    """
+    if not isinstance(values, _shapiq().InteractionValues):
+      raise TypeError(
+          f"Need a shapiq.InteractionValues; got {type(values).__name__}."
+      )
+    found = dict(values.interactions)
+    baseline = found.pop((), values.baseline_value)
+    return cls.from_sets(
+        int(values.n_players),
+        [(players, value) for players, value in found.items() if value],
+        index=values.index,
+        order=int(values.max_order),
+        baseline=float(baseline),
+        names=names,
+        units=units,
+    )
+
+  def _rows(self, rows: slice | np.ndarray) -> "Interactions":
+    return dataclasses.replace(
+        self, players=self.players[rows], values=self.values[rows]
+    )
+
+  def _number(self, player: int | str) -> int:
+    if isinstance(player, str):
+      where = [i for i, name in enumerate(self.names or ()) if name == player]
+      if len(where) != 1:
+        many = "several players are" if where else "no player is"
+        raise KeyError(f"{many} named {player!r}; use numbers.")
+      return where[0]
+    if not 0 <= player < self.n:
+      raise KeyError(f"No player {player}; they are 0..{self.n - 1}.")
+    return int(player)
+
+
+def _printable(text: str) -> str:
+  """Escapes what could break a line or steer a terminal."""
+  return "".join(
+      c if c.isprintable() else c.encode("unicode_escape").decode()
+      for c in text
+  )
+
+
+def _shapiq() -> Any:
+  try:
+    import shapiq  # noqa: PLC0415  (an optional peer, slow to import)
+  except ImportError as error:
+    raise ImportError(
+        "Converting to or from shapiq needs it: pip install shapiq."
+    ) from error
+  return shapiq

@@ -1,0 +1,146 @@
+"""Name to index: the one list that the CLI, the README and the tests read."""
+
+import difflib
+import operator
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+from spex_jax.fourier import sparse
+from spex_jax.indices import cardinal, faithful, mobius
+from spex_jax.indices import interactions as interactions_lib
+
+
+class Index(NamedTuple):
+  """One index.
+
+  Attributes:
+    title: its name in words.
+    weight: `(s, t, order) -> w`, see `cardinal`.
+    baseline: what the empty set gets, in words.
+    fixed_order: the only order it has, or None.
+    efficient: whether its values sum to f(all) - f(none).
+  """
+
+  title: str
+  weight: Callable[[int, int, int], Fraction | int]
+  baseline: str
+  fixed_order: int | None = None
+  efficient: bool = False
+
+
+INDICES: dict[str, Index] = {
+    "Fourier": Index("Fourier coefficients", cardinal.fourier, "mean of f"),
+    "Moebius": Index("Moebius coefficients", cardinal.mobius, "f(none)"),
+    "BII": Index("Banzhaf interaction index", cardinal.bii, "mean of f"),
+    "BV": Index("Banzhaf value", cardinal.bv, "f(none)", 1),
+    "SII": Index(
+        "Shapley interaction index", cardinal.sii, "mean of f over sizes"
+    ),
+    "SV": Index("Shapley value", cardinal.sv, "f(none)", 1, True),
+    "k-SII": Index(
+        "k-Shapley interaction index", cardinal.k_sii, "f(none)", None, True
+    ),
+    "STII": Index(
+        "Shapley-Taylor interaction index", cardinal.stii, "f(none)", None, True
+    ),
+    "FSII": Index(
+        "faithful Shapley interaction index",
+        faithful.fsii,
+        "f(none)",
+        None,
+        True,
+    ),
+    "FBII": Index(
+        "faithful Banzhaf interaction index",
+        faithful.fbii,
+        "the fit at the empty mask",
+    ),
+}
+ALIASES: dict[str, str] = {"Möbius": "Moebius", "Mobius": "Moebius"}
+
+
+def find(name: str) -> str:
+  """Returns the name under which `INDICES` has an index.
+
+  Raises:
+    ValueError: an unknown name; the message lists those that come close.
+  """
+  known = {key.casefold(): key for key in INDICES}
+  known |= {alias.casefold(): key for alias, key in ALIASES.items()}
+  if not isinstance(name, str):
+    raise TypeError(f"An index is named by a string; got {name!r}.")
+  key = name.casefold()
+  if key not in known:
+    close = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+    guess = " or ".join(dict.fromkeys(known[match] for match in close))
+    raise ValueError(
+        f"Unknown index {name!r}."
+        + (f" Did you mean {guess}?" if guess else "")
+        + f" Known: {', '.join(INDICES)}."
+    )
+  return known[key]
+
+
+def interactions(
+    fourier: sparse.SparseFourier,
+    index: str = "FBII",
+    order: int | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    units: str | None = None,
+) -> interactions_lib.Interactions:
+  """Returns an index of an expansion, by name, computed in float64 on the host.
+
+  Args:
+    fourier: one target, n players.
+    index: a name of `INDICES`; case does not matter.
+    order: the largest set of the result. None stands for the largest set of
+      the expansion (nothing is cut or projected). Above n it is n: no set is
+      larger, and every index of order n is final. SV and BV have order 1.
+    names: n names of players, for printing; kept as text.
+    units: the units of f, for printing.
+
+  Raises:
+    ValueError: unknown index, an order below 1 or other than an index's only
+      one, several targets, too many subsets (see `mobius.superset_sums`), or
+      names that are not n.
+  """
+  name = find(index)
+  entry = INDICES[name]
+  players, coefs = mobius.terms_of(fourier)
+  n = fourier.n
+  limit = _resolve(name, order, n, players.shape[1])
+  result = mobius.superset_sums(
+      n, players, coefs, lambda s, t: entry.weight(s, t, limit), limit
+  )
+  baseline, sets, values = result.split_empty()
+  return interactions_lib.Interactions(
+      n=n,
+      players=sets,
+      values=values,
+      index=name,
+      order=limit,
+      baseline=baseline,
+      names=None if names is None else tuple(names),
+      units=units,
+  )
+
+
+def _resolve(name: str, order: int | None, n: int, largest: int) -> int:
+  fixed = INDICES[name].fixed_order
+  if order is None:
+    return fixed or max(largest, 1)
+  try:
+    order = operator.index(order)
+  except TypeError as error:
+    raise TypeError(f"order must be an integer; got {order!r}.") from error
+  if order < 1:
+    raise ValueError(f"order must be at least 1; got {order}.")
+  if fixed is not None and order != fixed:
+    instead = "BII or FBII" if name == "BV" else "SII, k-SII, STII or FSII"
+    raise ValueError(
+        f"{name} has order {fixed} only; got order={order}. For larger sets "
+        f"use {instead}."
+    )
+  return min(order, max(n, 1))
