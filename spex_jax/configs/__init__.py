@@ -1,0 +1,1 @@
+"""Named settings of `spex`: one file each, with `get_config(size)`."""

@@ -1,0 +1,48 @@
+"""Which measurements of a tumour does a classifier use together?
+
+Any table of `datasets.tabular`, any scikit-learn model by its import path, or
+a Flax network (`--config.model.kind=mlp`).
+"""
+
+import ml_collections
+
+
+def get_config(size: str = "full") -> ml_collections.ConfigDict:
+  """`full`: some seconds; `quick`: one or two."""
+  if size not in ("full", "quick"):
+    raise ValueError(f"size must be 'full' or 'quick'; got {size!r}.")
+  quick = size == "quick"
+  config = ml_collections.ConfigDict()
+  config.subject = "table"
+  config.seed = 0
+
+  config.table = "breast_cancer"  # Or diabetes, iris, wine.
+  config.row = 0  # Of the test set.
+  config.baseline = "mean"  # zero, mean, constant or resample.
+  config.baseline_value = 0.0  # For constant.
+  config.baseline_draws = 16  # For resample.
+
+  config.budget = 200 if quick else 2000  # Distinct masks, held-out included.
+  config.method = "auto"
+  config.batch_size = 1024
+  config.index = "FBII"
+  config.order = 2
+  config.top = 10
+
+  config.model = ml_collections.ConfigDict()
+  # `mlp`, or `module:Class` with `fit` and `predict`.
+  config.model.kind = "sklearn.ensemble:HistGradientBoostingClassifier"
+  config.model.arguments = ml_collections.ConfigDict()  # Of that class.
+  config.model.arguments.max_iter = 10 if quick else 100
+  config.model.arguments.random_state = 0
+  config.model.widths = (32,)  # Of the MLP, as all below.
+  config.model.activation = "relu"
+  config.training = ml_collections.ConfigDict()
+  config.training.num_epochs = 5 if quick else 60
+  config.training.batch_size = 32
+  config.training.learning_rate = 3e-3
+  config.training.optimizer = "adamw"
+  config.training.schedule = "cosine"
+  config.training.weight_decay = 1e-2
+  config.test_fraction = 0.25
+  return config

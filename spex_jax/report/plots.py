@@ -1,0 +1,240 @@
+"""Figures of interactions, drawn without a display.
+
+Every function returns a `matplotlib.figure.Figure` of its own, outside of
+pyplot: nothing is shown, and no global state is touched. `save` writes one.
+Positive values are red, negative ones blue, in every figure.
+
+Shapes: H by W pixels.
+"""
+
+import os
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spex_jax import base
+from spex_jax.indices import interactions as interactions_lib
+
+if TYPE_CHECKING:
+  import matplotlib.figure
+
+Interactions = interactions_lib.Interactions
+Set = tuple[tuple[int, ...], float]
+
+_MAP = "RdBu_r"
+_POSITIVE, _NEGATIVE = "#b2182b", "#2166ac"
+_LINKS = ("#1b9e77", "#d95f02", "#7570b3", "#e7298a", "#66a61e", "#e6ab02")
+
+
+def image(
+  pixels: base.Array,
+  owner: base.Array,
+  interactions: Interactions,
+  *,
+  title: str = "",
+  top: int = 6,
+) -> "matplotlib.figure.Figure":
+  """An image, its first-order values as a heatmap, and its strongest sets.
+
+  Args:
+    pixels: `[H, W]` grey, or `[H, W, 3]` in [0, 1].
+    owner: int `[H, W]`: the player of each pixel.
+    interactions: of these players.
+    title: over the figure.
+    top: how many sets of two or more players to link.
+  """
+  from matplotlib import lines  # Slow to import.
+
+  pixels, owner = np.asarray(pixels), np.asarray(owner)
+  singles, larger = _split(interactions)
+  figure = _figure(11, 4.2)
+  left, middle, right = figure.subplots(1, 3)
+  for axes in (left, middle, right):
+    axes.set_xticks([])
+    axes.set_yticks([])
+  left.imshow(pixels, cmap="gray")
+  left.set_title("input")
+
+  values = np.zeros(interactions.n + 1)  # The last: pixels that nobody owns.
+  for (player,), value in singles:
+    values[player] = value
+  limit = max(np.abs(values).max(), np.finfo(np.float32).tiny)
+  heat = middle.imshow(values[owner], cmap=_MAP, vmin=-limit, vmax=limit)
+  middle.set_title(f"first order, {_index(interactions)}")
+  bar = figure.colorbar(heat, ax=middle, shrink=0.8)
+  bar.set_label(_escape(interactions.units or ""))
+
+  right.imshow(pixels, cmap="gray", alpha=0.35)
+  right.set_title("strongest sets" if larger else "no sets of 2 or more")
+  handles = []
+  for number, (players, value) in enumerate(larger[:top]):
+    color = _LINKS[number % len(_LINKS)]
+    # Outlines of players in several sets lie inside each other.
+    inset = 0.06 + 0.07 * (number % 5)
+    centres = np.asarray(
+      [_outline(right, owner, p, color, inset) for p in players]
+    )
+    middle_point = centres.mean(axis=0)
+    for centre in centres:
+      right.plot(*zip(centre, middle_point), color=color, lw=2)
+    label = f"{value:+.3g}  {_label(interactions, players)}"
+    handles.append(lines.Line2D([], [], color=color, lw=2, label=label))
+  if handles:
+    right.legend(
+      handles=handles,
+      loc="upper center",
+      bbox_to_anchor=(0.5, -0.02),
+      fontsize=8,
+      frameon=False,
+    )
+  figure.suptitle(_escape(title))
+  return figure
+
+
+def bars(
+  interactions: Interactions, *, title: str = "", top: int = 15
+) -> "matplotlib.figure.Figure":
+  """The strongest sets of any order, as signed bars.
+
+  Args:
+    interactions: the values.
+    title: over the figure.
+    top: how many sets.
+  """
+  sets = list(interactions.top(top))
+  figure = _figure(8, 1.4 + 0.32 * max(len(sets), 1))
+  axes = figure.subplots()
+  values = [value for _, value in sets]
+  colors = [_POSITIVE if value > 0 else _NEGATIVE for value in values]
+  axes.barh(range(len(sets)), values, color=colors)
+  labels = [_label(interactions, players, " &\n") for players, _ in sets]
+  axes.set_yticks(range(len(sets)), labels, fontsize=8)
+  axes.invert_yaxis()
+  axes.axvline(0, color="black", lw=0.8)
+  axes.set_xlabel(
+    f"{_index(interactions)} ({_escape(interactions.units or 'value')})"
+  )
+  axes.spines[["top", "right"]].set_visible(False)
+  axes.set_title(_escape(title))
+  return figure
+
+
+def network(
+  interactions: Interactions, *, title: str = "", top: int = 20
+) -> "matplotlib.figure.Figure":
+  """Players on a circle; pairs are links, larger sets are tinted polygons.
+
+  A node's area is its first-order value, a link's width its interaction.
+
+  Args:
+    interactions: the values.
+    title: over the figure.
+    top: how many sets of two or more players; only their players, and as
+      many of the strongest alone, are drawn.
+  """
+  from matplotlib import patches  # Slow to import.
+
+  singles, larger = _split(interactions)
+  larger = larger[:top]
+  shown = sorted(
+    {p for players, _ in larger for p in players}
+    | {players[0] for players, _ in singles[:top]}
+  )
+  figure = _figure(7, 7)
+  axes = figure.subplots()
+  axes.set_aspect("equal")
+  axes.axis("off")
+  angles = np.pi / 2 - 2 * np.pi * np.arange(len(shown)) / max(len(shown), 1)
+  places = dict(zip(shown, np.stack([np.cos(angles), np.sin(angles)], axis=1)))
+  biggest = max((abs(value) for _, value in larger), default=1.0) or 1.0
+  for players, value in larger[::-1]:  # The strongest on top.
+    color = _POSITIVE if value > 0 else _NEGATIVE
+    strength = abs(value) / biggest
+    corners = np.asarray([places[p] for p in players])
+    if len(players) == 2:
+      axes.plot(*corners.T, color=color, lw=0.5 + 5 * strength, alpha=0.7)
+    else:
+      axes.add_patch(
+        patches.Polygon(corners, color=color, alpha=0.08 + 0.25 * strength)
+      )
+  first = {players[0]: value for players, value in singles}
+  most = max((abs(value) for value in first.values()), default=1.0) or 1.0
+  for player, place in places.items():
+    value = first.get(player, 0.0)
+    color = "#777777" if value == 0 else _POSITIVE if value > 0 else _NEGATIVE
+    axes.scatter(*place, s=20 + 500 * abs(value) / most, color=color, zorder=3)
+    angle = np.degrees(np.arctan2(place[1], place[0]))
+    turned = abs(angle) > 90  # Text on the left half reads towards the node.
+    axes.text(
+      *(1.12 * place),
+      _label(interactions, (player,)),
+      rotation=angle + 180 if turned else angle,
+      rotation_mode="anchor",
+      ha="right" if turned else "left",
+      va="center",
+      fontsize=9,
+    )
+  axes.set_xlim(-1.5, 1.5)
+  axes.set_ylim(-1.5, 1.5)
+  axes.set_title(_escape(title) or _index(interactions))
+  return figure
+
+
+def save(
+  figure: "matplotlib.figure.Figure", path: str | os.PathLike, dpi: int = 150
+) -> None:
+  """Writes a figure, whole or not at all; the suffix gives the format."""
+  path = pathlib.Path(path)
+  temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+  try:
+    figure.savefig(temporary, dpi=dpi, bbox_inches="tight")
+    temporary.replace(path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def _figure(width: float, height: float) -> "matplotlib.figure.Figure":
+  from matplotlib import figure  # Slow to import.
+
+  return figure.Figure(figsize=(width, height), layout="constrained")
+
+
+def _outline(
+  axes: Any, owner: np.ndarray, player: int, color: str, inset: float
+) -> np.ndarray:
+  """Frames a player's bounding box; returns its centre as (x, y)."""
+  from matplotlib import patches  # Slow to import.
+
+  rows, cols = np.nonzero(owner == player)
+  low = np.array([cols.min(), rows.min()]) - 0.5 + inset
+  high = np.array([cols.max(), rows.max()]) + 0.5 - inset
+  axes.add_patch(
+    patches.Rectangle(low, *(high - low), fill=False, edgecolor=color, lw=2)
+  )
+  return (low + high) / 2
+
+
+def _split(interactions: Interactions) -> tuple[list[Set], list[Set]]:
+  """Single players and larger sets, each with the strongest first."""
+  sets = list(interactions)
+  return (
+    [item for item in sets if len(item[0]) == 1],
+    [item for item in sets if len(item[0]) > 1],
+  )
+
+
+def _index(interactions: Interactions) -> str:
+  return _escape(interactions.index)
+
+
+def _label(
+  interactions: Interactions, players: tuple[int, ...], joint: str = ", "
+) -> str:
+  labels = interactions.labels()
+  return _escape(joint.join(labels[p] for p in players))
+
+
+def _escape(text: str) -> str:
+  """Text as it is: a dollar sign would start a formula."""
+  return text.replace("$", r"\$")

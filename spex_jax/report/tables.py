@@ -1,0 +1,62 @@
+"""What was asked, what it cost, and what came out, as text.
+
+On a terminal rich lays it out; elsewhere it is plain lines.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from spex_jax.indices import interactions as interactions_lib
+
+_WIDTH = 14  # Of the names of facts.
+
+
+def printer() -> Callable[[Any], None]:
+  """A function that prints text or a rich renderable to stdout."""
+  from rich import console  # Slow to import.
+
+  if sys.stdout.isatty():
+    terminal = console.Console(highlight=False)
+  else:
+    # As wide as its longest line: nothing is wrapped or cut in a file.
+    terminal = console.Console(highlight=False, no_color=True, width=200)
+  return lambda item: terminal.print(item, markup=False, soft_wrap=True)
+
+
+def fact(name: str, value: str) -> str:
+  """One named fact on a line."""
+  return f"{name:<{_WIDTH}}{value}"
+
+
+def cost(stats: Any, total_seconds: float) -> str:
+  """What an evaluator's `stats` say, and the rest of `total_seconds`."""
+  text = f"{stats.evaluations:,} evaluations in {stats.batches} batches"
+  if stats.batch_shape is not None:
+    text += f" of {stats.batch_shape[0]} ({stats.padded} rows of padding)"
+  rest = total_seconds - stats.compile_seconds - stats.run_seconds
+  return (
+    f"{text} on {stats.device}; compile {stats.compile_seconds:.2f} s, run "
+    f"{stats.run_seconds:.2f} s, decode {max(rest, 0.0):.2f} s"
+  )
+
+
+def interactions(found: interactions_lib.Interactions, top: int = 10) -> Any:
+  """A rich table of the `top` strongest sets of named players."""
+  from rich import box, table, text  # Slow to import.
+
+  title = f"{found.index}, order up to {found.order}"
+  rows = table.Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+  rows.add_column("value", justify="right")
+  rows.add_column("units")
+  rows.add_column("set")
+  labels = found.labels()
+  for players, value in found.top(top):
+    style = "red" if value > 0 else "blue"
+    members = ", ".join(labels[player] for player in players)
+    rows.add_row(
+      text.Text(f"{value:+.4g}", style=style),
+      text.Text(found.units or ""),
+      text.Text(f"{{{members}}}"),  # Text: labels are never markup.
+    )
+  return rows

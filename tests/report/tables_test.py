@@ -1,0 +1,87 @@
+"""Tables and progress, as they appear where no terminal is."""
+
+import io
+import re
+import sys
+
+from rich import console
+
+from spex_jax.ablate import evaluate
+from spex_jax.indices import interactions as interactions_lib
+from spex_jax.report import progress, tables
+
+
+def _text(renderable):
+  out = io.StringIO()
+  console.Console(file=out, width=200).print(renderable)
+  return out.getvalue()
+
+
+def test_interactions_are_named_sets_with_values_and_units():
+  found = interactions_lib.Interactions.from_sets(
+    3,
+    [((0,), 0.5), ((1, 2), -2.0), ((0, 1), 0.125)],
+    index="STII",
+    order=2,
+    names=("[bold]age", "sex", "x\ny"),
+    units="nat",
+  )
+  lines = _text(tables.interactions(found, top=2)).splitlines()
+  assert "STII, order up to 2" in lines[0]
+  rows = [line.split() for line in lines if re.search(r"[+-]\d", line)]
+  assert rows == [
+    ["-2", "nat", "{sex,", "x\\ny}"],
+    ["+0.5", "nat", "{[bold]age}"],
+  ]
+
+
+def test_cost_says_what_was_spent():
+  stats = evaluate.Stats(
+    evaluations=3000,
+    padded=72,
+    batches=12,
+    compile_seconds=0.5,
+    run_seconds=1.25,
+    batch_shape=(256, 64),
+    device="2 x cpu",
+  )
+  assert tables.cost(stats, 4.0) == (
+    "3,000 evaluations in 12 batches of 256 (72 rows of padding) on 2 x cpu; "
+    "compile 0.50 s, run 1.25 s, decode 2.25 s"
+  )
+  host = evaluate.Stats(evaluations=5, batches=1, run_seconds=1.0)
+  assert tables.cost(host, 0.5) == (
+    "5 evaluations in 1 batches on host; compile 0.00 s, run 1.00 s, decode "
+    "0.00 s"
+  )
+
+
+def test_long_lines_are_not_wrapped_in_a_file(capsys):
+  tables.printer()(tables.fact("asked", "why [red] " + "x" * 300))
+  out = capsys.readouterr().out
+  assert out == f"{'asked':<14}why [red] {'x' * 300}\n"
+
+
+def test_progress_prints_plain_lines_now_and_then(capsys, monkeypatch):
+  clock = iter([0.0, 1.0, 6.0, 6.0, 7.0])
+  monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+  with progress.evaluations(100) as report:
+    report(10)
+    report(50)
+    report(60)
+  assert capsys.readouterr().err == "evaluating: 50 of 100 masks\n"
+
+
+def test_progress_draws_a_bar_on_a_terminal(monkeypatch):
+
+  class Terminal(io.StringIO):
+    def isatty(self):
+      return True
+
+  terminal = Terminal()
+  monkeypatch.setattr(sys, "stderr", terminal)
+  monkeypatch.setenv("TERM", "xterm-256color")
+  with progress.evaluations(100) as report:
+    report(50)
+    report(170)  # Repeated anchors are evaluated beyond the budget.
+  assert "100/100" in terminal.getvalue()
