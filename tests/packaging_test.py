@@ -1,8 +1,10 @@
 """What is installed: every lock pinned, hashed, whole and free of addresses."""
 
+import ast
 import configparser
 import pathlib
 import re
+import sys
 
 import pytest
 
@@ -12,6 +14,15 @@ _LOCKS = (
   "requirements-core.lock",
   "third_party/requirements.lock",
 )
+
+# Modules whose package has another name.
+_PACKAGE_OF = {
+  "absl": "absl-py",
+  "orbax": "orbax-checkpoint",
+  "sklearn": "scikit-learn",
+}
+# Imported only where the user has it: conversions to and from its types.
+_OPTIONAL = {"shapiq"}
 
 
 def _pins(name):
@@ -71,3 +82,16 @@ def test_nothing_but_the_required_is_in_the_core():
   # Tools of development would make the first run of the main job slower.
   core = {package for package, _, _ in _pins("requirements-core.lock")}
   assert not core & _required("options.extras_require", "dev")
+
+
+def test_every_import_is_required():
+  imported = set()
+  for path in (_ROOT / "spex_jax").rglob("*.py"):
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.Import):
+        imported |= {alias.name.split(".")[0] for alias in node.names}
+      elif isinstance(node, ast.ImportFrom) and not node.level:
+        imported.add(str(node.module).split(".")[0])
+  others = imported - sys.stdlib_module_names - {"spex_jax"} - _OPTIONAL
+  packages = {_PACKAGE_OF.get(name, name).replace("_", "-") for name in others}
+  assert packages <= _required("options", "install_requires")
