@@ -171,28 +171,31 @@ def distinct_masks(masks: base.Masks) -> Distinct:
   return distinct(pack(masks))
 
 
-def distinct_streamed(
-  chunk: Callable[[int, int], base.Masks], num_masks: int, size: int = _CHUNK
-) -> Distinct:
-  """`distinct` for masks made by chunks, by their 128-bit hashes.
+def hash_streamed(
+  packed: Callable[[int, int], np.ndarray], num_masks: int, n: int
+) -> np.ndarray:
+  """128-bit hashes of packed masks that are made by range, never all at once.
 
   Args:
-    chunk: `chunk(start, stop)` returns bool `[stop - start, n]`.
+    packed: `packed(start, stop)` returns uint8 `[stop - start, W]`.
     num_masks: B.
-    size: masks made at once.
+    n: number of players.
 
   Returns:
-    As `distinct`. Memory: about 64 bytes a mask, whatever n, and one chunk.
+    uint64 `[B, 2]`. Memory: 16 bytes a mask, and 32 MiB of masks.
   """
-  if num_masks == 0:
-    return Distinct(np.zeros(0, np.int64), np.zeros(0, np.int64))
-  hashes = np.concatenate(
-    [
-      hash_masks(chunk(start, min(start + size, num_masks)), bits=128)
-      for start in range(0, num_masks, size)
-    ]
-  )
-  return _first_seen(hashes.view(np.dtype((np.void, 16))).ravel())
+  size = max(1, (1 << 25) // max(1, num_bytes(n)))
+  parts = [np.zeros((0, 2), np.uint64)]
+  for start in range(0, num_masks, size):
+    rows = packed(start, min(start + size, num_masks))
+    parts.append(hash_packed(rows, n, bits=128))
+  return np.concatenate(parts)
+
+
+def distinct_hashes(hashes: np.ndarray) -> Distinct:
+  """`distinct` of masks known by their 128-bit hashes, uint64 `[B, 2]`."""
+  rows = np.ascontiguousarray(hashes).view(np.uint8)
+  return distinct(rows.reshape(len(hashes), 16))
 
 
 def _first_seen(rows: np.ndarray) -> Distinct:

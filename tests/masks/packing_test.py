@@ -46,9 +46,11 @@ def test_distinct_keeps_first_occurrences(masks):
       seen[row] = len(first)
       first.append(i)
     inverse.append(seen[row])
-  streamed = packing.distinct_streamed(
-    lambda a, b: masks[a:b], len(masks), size=3
+  packed = packing.pack(masks)
+  hashes = packing.hash_streamed(
+    lambda a, b: packed[a:b], len(masks), masks.shape[1]
   )
+  streamed = packing.distinct_hashes(hashes)
   for actual in (packing.distinct_masks(masks), streamed):
     np.testing.assert_array_equal(actual.first, first)
     np.testing.assert_array_equal(actual.inverse, inverse)
@@ -149,3 +151,16 @@ def test_hash_depends_on_n_not_on_chunks():
 def test_bad_input(call, message):
   with pytest.raises(ValueError, match=message):
     call()
+
+
+def test_streams_bound_their_chunks():
+  """At n = 2^25 players a chunk holds 8 masks, as the header's 32 MiB say."""
+  n, sizes = 1 << 25, []
+
+  def packed(start, stop):
+    sizes.append(stop - start)
+    return np.zeros((stop - start, n // 8), np.uint8)[:, :0]
+
+  with pytest.raises(ValueError, match="33554432 players pack to 4194304"):
+    packing.hash_streamed(packed, 20, n)
+  assert sizes == [8]
