@@ -1,0 +1,274 @@
+"""How good an expansion is, and how alike two of them are.
+
+Shapes: n players, B masks, T targets, M things ranked.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from spex_jax import base
+from spex_jax.fourier import sparse
+from spex_jax.indices import interactions as interactions_lib
+from spex_jax.indices import optimum
+
+SPARSITIES = (10, 30, 100, 300, 1000, 3000, 10000)
+_ROUNDING = 1e-9  # Relative to the largest |value|: a perfect match, or none.
+
+Sets = sparse.SparseFourier | interactions_lib.Interactions
+
+
+def r2(truth: base.Values, guess: base.Values) -> float | np.ndarray:
+  """Coefficient of determination, `1 - |truth - guess|^2 / |truth - mean|^2`.
+
+  A constant truth has no variance to explain: the answer is 1 if the guess
+  matches it (to 1e-9 of its size) and 0 if not, as in scikit-learn's
+  `r2_score`. It is never NaN or infinite.
+
+  Args:
+    truth: `[B]`, or `[B, T]`.
+    guess: the same shape.
+
+  Returns:
+    A float, or float64 `[T]`: per target.
+
+  Raises:
+    ValueError: shapes that differ, no values, NaN or infinities.
+  """
+  truth, guess = np.asarray(truth), np.asarray(guess)
+  if truth.shape != guess.shape or not truth.size:
+    raise ValueError(
+        f"Need values and guesses of one shape, at least one of each; got "
+        f"{truth.shape} and {guess.shape}."
+    )
+  truth = base.check_values(truth, len(truth))
+  if not np.isfinite(guess.astype(np.float64)).all():
+    raise ValueError("The guesses hold NaN or infinity.")
+  guess = guess.astype(np.float64)
+  size = _ROUNDING * np.abs(truth).max(axis=0)
+  error = ((truth - guess) ** 2).sum(axis=0)
+  total = ((truth - truth.mean(axis=0, keepdims=True)) ** 2).sum(axis=0)
+  constant = np.ptp(truth, axis=0) <= size
+  matched = np.abs(truth - guess).max(axis=0) <= size
+  score = 1 - error / np.where(constant, 1.0, total)
+  score = np.where(constant, matched.astype(np.float64), score)
+  return float(score) if score.ndim == 0 else score
+
+
+def faithfulness(
+    fn: base.ValueFn, masks: base.Masks, values: base.Values
+) -> float | np.ndarray:
+  """R² of `fn` (an expansion, say) on masks that it was not fitted to.
+
+  Args:
+    fn: masks `[B, n]` to guesses, `[B]` or `[B, T]`.
+    masks: bool `[B, n]`, held out.
+    values: the value function's answers.
+  """
+  return r2(values, np.asarray(fn(masks)))
+
+
+def r2_by_sparsity(
+    fourier: sparse.SparseFourier,
+    masks: base.Masks,
+    values: base.Values,
+    sizes: Sequence[int] = SPARSITIES,
+) -> dict[int, float | np.ndarray]:
+  """R² of the largest 10, 30, 100, ... terms; the empty set is free.
+
+  Coefficients are taken as they are, not fitted anew.
+
+  Args:
+    fourier: one target, or T.
+    masks: bool `[B, n]`, held out.
+    values: `[B]`, or `[B, T]`.
+    sizes: numbers of terms; those above what there is are answered once, by
+      all terms (of the target that has most).
+
+  Returns:
+    Number of terms to R² (per target), ascending.
+
+  Raises:
+    ValueError: a size below 0, and as in `r2`.
+  """
+  targets = fourier.num_targets
+  parts = (
+      [fourier]
+      if targets is None
+      else [fourier.target(t) for t in range(targets)]
+  )
+  most = max(_sets(part).shape[0] for part in parts)
+  out = {}
+  for size in sorted({min(int(size), most) for size in sizes}):
+    guess = [part.truncate(size)(masks) for part in parts]
+    out[size] = r2(
+        values, guess[0] if targets is None else np.stack(guess, axis=1)
+    )
+  return out
+
+
+class Removal(NamedTuple):
+  """What removing k players does, for several k.
+
+  Attributes:
+    counts: int `[C]`, k.
+    masks: bool `[C, n]`, True = kept.
+    predicted: float64 `[C]`, the expansion's f(all) - f(mask).
+    actual: float64 `[C]`, the value function's.
+    full: its f(all).
+    status: `[C]`, whether each set is proved the most influential
+      ("optimal"), or the best found in time ("time_limit").
+  """
+
+  counts: np.ndarray
+  masks: np.ndarray
+  predicted: np.ndarray
+  actual: np.ndarray
+  full: float
+  status: tuple[str, ...]
+
+
+def removal_curve(
+    fourier: sparse.SparseFourier,
+    value_fn: base.ValueFn,
+    counts: Sequence[int],
+    *,
+    time_limit: float = 10.0,
+) -> Removal:
+  """Removes the k players that matter most, and asks the model.
+
+  They are the set whose removal changes the expansion most, up or down (SPEX,
+  arXiv 2502.13870, section on feature identification). The paper divides by
+  |f(all)|; here changes keep their units and `full` is beside them.
+
+  Args:
+    fourier: one target.
+    value_fn: answers `[B]`.
+    counts: numbers of players to remove, 0..n.
+    time_limit: seconds for each of two searches per count.
+
+  Raises:
+    ValueError: a count outside 0..n, or values that are not `[B]` and finite.
+  """
+  n = fourier.n
+  counts = np.asarray(counts, np.int64)
+  if counts.ndim != 1 or np.any((counts < 0) | (counts > n)):
+    raise ValueError(f"counts must lie in 0..{n}; got {counts.tolist()}.")
+  everyone = np.ones((1, n), bool)
+  full_guess = float(np.asarray(fourier(everyone))[0])
+  chosen, status = [], []
+  for k in counts.tolist():
+    found = [
+        optimum.best_mask(
+            fourier, maximise=up, exactly=n - k, time_limit=time_limit
+        )
+        for up in (False, True)
+    ]
+    best = max(found, key=lambda one: abs(one.value - full_guess))
+    chosen.append(best)
+    proved = all(one.status == "optimal" for one in found)
+    status.append("optimal" if proved else "time_limit")
+  masks = np.concatenate([everyone, *(one.mask[None] for one in chosen)])
+  values = base.check_values(value_fn(masks), len(masks))
+  if values.ndim != 1:
+    raise ValueError(
+        f"A removal curve needs one target; values have shape {values.shape}."
+    )
+  return Removal(
+      counts=counts,
+      masks=masks[1:],
+      predicted=full_guess - np.asarray([one.value for one in chosen]),
+      actual=values[0] - values[1:],
+      full=float(values[0]),
+      status=tuple(status),
+  )
+
+
+class SupportScores(NamedTuple):
+  """Shares of sets, in [0, 1]."""
+
+  recall: float
+  precision: float
+
+
+def support_scores(truth: Sets, guess: Sets) -> SupportScores:
+  """Which sets were found; the empty set and zero values do not count.
+
+  Recall is 1 if there was nothing to find, precision 1 if nothing was named.
+
+  Raises:
+    ValueError: different numbers of players, or several targets.
+  """
+  if truth.n != guess.n:
+    raise ValueError(f"Cannot compare n={truth.n} and n={guess.n} players.")
+  real, named = (set(map(tuple, _sets(x).tolist())) for x in (truth, guess))
+  real, named = (
+      {tuple(i for i in row if i < truth.n) for row in rows}
+      for rows in (real, named)
+  )
+  both = len(real & named)
+  return SupportScores(
+      recall=both / len(real) if real else 1.0,
+      precision=both / len(named) if named else 1.0,
+  )
+
+
+def spearman(a: base.Array, b: base.Array) -> float:
+  """Rank correlation of two scores `[M]` of the same things, ties averaged.
+
+  Raises:
+    ValueError: shapes that differ, fewer than two things, NaN or infinities,
+      or scores that are all equal (no ranking, so no correlation).
+  """
+  import scipy.stats  # noqa: PLC0415  (slow to import)
+
+  a, b = _scores(a, b)
+  for name, scores in (("first", a), ("second", b)):
+    if len(scores) < 2 or np.ptp(scores) == 0:
+      raise ValueError(
+          f"The {name} scores rank nothing: {len(scores)} of them, all equal."
+      )
+  ranks = [scipy.stats.rankdata(scores) for scores in (a, b)]
+  return float(np.corrcoef(*ranks)[0, 1])
+
+
+def top_k_agreement(a: base.Array, b: base.Array, k: int) -> float:
+  """Share of the k largest |scores| of `a` that are among those of `b`.
+
+  Ties at the border go to the earlier thing.
+
+  Raises:
+    ValueError: shapes that differ, k outside 1..M, NaN or infinities.
+  """
+  a, b = _scores(a, b)
+  if not 1 <= k <= len(a):
+    raise ValueError(f"k must lie in 1..{len(a)}; got {k}.")
+  tops = [
+      set(np.argsort(-np.abs(scores), kind="stable")[:k].tolist())
+      for scores in (a, b)
+  ]
+  return len(tops[0] & tops[1]) / k
+
+
+def _scores(a: base.Array, b: base.Array) -> tuple[np.ndarray, np.ndarray]:
+  a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+  if a.ndim != 1 or a.shape != b.shape:
+    raise ValueError(
+        f"Need two score vectors of one length; got {a.shape} and {b.shape}."
+    )
+  if not (np.isfinite(a).all() and np.isfinite(b).all()):
+    raise ValueError("Scores must be finite.")
+  return a, b
+
+
+def _sets(sets: Sets) -> np.ndarray:
+  """int `[K, D]` rows of the sets that are not empty and have a value."""
+  if isinstance(sets, interactions_lib.Interactions):
+    return sets.players[sets.values != 0]
+  if sets.num_targets is not None:
+    raise ValueError("Compare one target at a time; choose by .target(t).")
+  count = int(sets.count)
+  players = np.asarray(sets.players)[:count]
+  keep = (players < sets.n).any(axis=1) & (np.asarray(sets.coefs)[:count] != 0)
+  return players[keep]
