@@ -12,12 +12,12 @@ def get_config(size: str = "full") -> ml_collections.ConfigDict:
   config.subject = "digits"
   config.seed = 0  # Of the split, the network, the masks: of everything.
 
-  config.image = 0  # Row of the test set.
+  config.image = 5  # Row of the test set.
   config.patch = 4 if quick else 1  # Side of a player, in pixels.
   config.baseline = "mean"  # zero, mean, constant or resample.
   config.baseline_value = 0.0  # For constant.
   config.baseline_draws = 16  # For resample.
-  config.target = "margin"  # margin (over the runner-up) or logit.
+  config.target = "log_odds"  # Or margin (over the runner-up), or logit.
 
   config.budget = 200 if quick else 3000  # Distinct masks, held-out included.
   config.method = "auto"

@@ -61,9 +61,9 @@ def image(
     values[player] = value
   limit = max(np.abs(values).max(), np.finfo(np.float32).tiny)
   heat = middle.imshow(values[owner], cmap=_MAP, vmin=-limit, vmax=limit)
-  middle.set_title(f"first order, {_index(interactions)}")
+  middle.set_title("first order")
   bar = figure.colorbar(heat, ax=middle, shrink=0.8)
-  bar.set_label(_escape(interactions.units or ""))
+  bar.set_label(_values_in(interactions))
 
   right.imshow(pixels, cmap="gray", alpha=0.35)
   right.set_title("strongest sets" if larger else "no sets of 2 or more")
@@ -83,6 +83,8 @@ def image(
   if handles:
     right.legend(
       handles=handles,
+      title=_values_in(interactions),
+      title_fontsize=8,
       loc="upper center",
       bbox_to_anchor=(0.5, -0.02),
       fontsize=8,
@@ -112,9 +114,7 @@ def bars(
   axes.set_yticks(range(len(sets)), labels, fontsize=8)
   axes.invert_yaxis()
   axes.axvline(0, color="black", lw=0.8)
-  axes.set_xlabel(
-    f"{_index(interactions)} ({_escape(interactions.units or 'value')})"
-  )
+  axes.set_xlabel(_values_in(interactions))
   axes.spines[["top", "right"]].set_visible(False)
   axes.set_title(_escape(title))
   return figure
@@ -177,7 +177,7 @@ def network(
     )
   axes.set_xlim(-1.5, 1.5)
   axes.set_ylim(-1.5, 1.5)
-  axes.set_title(_escape(title) or _index(interactions))
+  axes.set_title(_escape(title) or _values_in(interactions))
   return figure
 
 
@@ -224,8 +224,9 @@ def _split(interactions: Interactions) -> tuple[list[Set], list[Set]]:
   )
 
 
-def _index(interactions: Interactions) -> str:
-  return _escape(interactions.index)
+def _values_in(interactions: Interactions) -> str:
+  """The index and its units."""
+  return _escape(f"{interactions.index} ({interactions.units or 'value'})")
 
 
 def _label(

@@ -29,15 +29,14 @@ def fact(name: str, value: str) -> str:
   return f"{name:<{_WIDTH}}{value}"
 
 
-def cost(stats: Any, total_seconds: float) -> str:
-  """What an evaluator's `stats` say, and the rest of `total_seconds`."""
-  text = f"{stats.evaluations:,} evaluations in {stats.batches} batches"
+def cost(stats: Any, decode_seconds: float) -> str:
+  """What an evaluator's `stats` say, beside the seconds of decoding."""
+  text = f"{stats.batches} batches"
   if stats.batch_shape is not None:
     text += f" of {stats.batch_shape[0]} ({stats.padded} rows of padding)"
-  rest = total_seconds - stats.compile_seconds - stats.run_seconds
   return (
     f"{text} on {stats.device}; compile {stats.compile_seconds:.2f} s, run "
-    f"{stats.run_seconds:.2f} s, decode {max(rest, 0.0):.2f} s"
+    f"{stats.run_seconds:.2f} s, decode {decode_seconds:.2f} s"
   )
 
 

@@ -1,0 +1,218 @@
+"""The `spex` command: reads a configuration, and runs a job on it.
+
+Bad input ends in one line on stderr and exit code 1.
+"""
+
+import difflib
+import importlib.util
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+
+import ml_collections
+from absl import flags
+from ml_collections.config_flags import config_flags
+
+_CONFIGS = pathlib.Path(__file__).parent / "configs"
+_RUNS = pathlib.Path("runs")
+
+_USAGE = """\
+usage: spex COMMAND [--config=NAME_OR_FILE[:SIZE]] [--config.KEY=VALUE ...]
+                    [--workdir=DIR]
+
+Which sets of things matter together in a model's decision?
+
+commands:
+  explain   masks subsets of a model's input, and recovers from its outputs
+            which sets of features interact
+
+`spex explain` alone trains a small network on handwritten digits and explains
+one image. `spex explain --help` lists its configurations and settings.
+"""
+
+_USAGE_EXPLAIN = """\
+usage: spex explain [--config=NAME_OR_FILE[:SIZE]] [--config.KEY=VALUE ...]
+                    [--workdir=DIR] [--debug]
+
+  --config    one of the names below, or a Python file with a function
+              `get_config(size)` that returns an ml_collections.ConfigDict;
+              `:quick` after it asks for a small run (default: digits)
+  --config.KEY=VALUE
+              changes one setting, as in --config.budget=1000
+  --workdir   where explanation.json, fourier.json, figure.png and a trained
+              network go (default: runs/NAME)
+  --debug     shows the traceback of an error
+
+examples:
+  spex explain
+  spex explain --config=cancer --config.row=3 --config.method=lasso
+  spex explain --config=callable --config.function=my_module:value --config.n=20
+"""
+
+
+def run() -> None:
+  """Console entry."""
+  sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: Sequence[str]) -> int:
+  """Runs one command; returns the exit code.
+
+  Args:
+    arguments: of the command line, without the program's name.
+  """
+  if not arguments or arguments[0] in ("-h", "--help", "-help", "help"):
+    print(_USAGE, end="")
+    return 0
+  command, *rest = arguments
+  debug = "--debug" in rest
+  rest = [argument for argument in rest if argument != "--debug"]
+  try:
+    if command not in _COMMANDS:
+      raise ValueError(
+        f"unknown command {command!r}; known are {', '.join(_COMMANDS)}."
+      )
+    _COMMANDS[command](rest)
+  except KeyboardInterrupt:
+    print("spex: interrupted", file=sys.stderr)
+    return 130
+  except Exception as error:  # One line, whatever went wrong.
+    if debug:
+      raise
+    print(f"spex: error: {_one_line(error)}", file=sys.stderr)
+    return 1
+  return 0
+
+
+def load_config(name: str) -> ml_collections.ConfigDict:
+  """The configuration `NAME_OR_FILE[:SIZE]`.
+
+  Raises:
+    ValueError: no such name or file, a file that does not run, or one without
+      a `get_config` that returns a ConfigDict.
+  """
+  path, colon, size = name.partition(":")
+  file = pathlib.Path(path)
+  if path in config_names():
+    file = _CONFIGS / f"{path}.py"
+  elif not file.is_file():
+    raise ValueError(
+      f"no configuration {path!r}: neither a file nor one of "
+      f"{', '.join(config_names())}."
+    )
+  spec = importlib.util.spec_from_file_location(f"_config_{file.stem}", file)
+  if spec is None or spec.loader is None:
+    raise ValueError(f"{file} is no Python file; its name must end in .py.")
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    config = module.get_config(*([size] if colon else []))
+  except Exception as error:  # Whatever the file does.
+    raise ValueError(f"configuration {name!r}: {_one_line(error)}") from error
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise ValueError(
+      f"configuration {name!r}: get_config must return a ConfigDict; it "
+      f"returns {type(config).__name__}."
+    )
+  return config
+
+
+def config_names() -> list[str]:
+  """The named configurations."""
+  return sorted(p.stem for p in _CONFIGS.glob("*.py") if p.stem != "__init__")
+
+
+def _parse(
+  arguments: Sequence[str], default: str
+) -> tuple[str, ml_collections.ConfigDict, pathlib.Path]:
+  """The name, the configuration with its overrides, and the workdir."""
+  name, rest = _take_config(arguments, default)
+  config = load_config(name)
+  for argument in rest:
+    if argument.startswith("--config."):
+      _check_key(argument.removeprefix("--config.").split("=")[0], config, name)
+  values = flags.FlagValues()
+  flags.DEFINE_string("workdir", None, "Where files go.", flag_values=values)
+  argv = ["spex", *rest]
+  config_flags.DEFINE_config_dict(
+    "config", config, lock_config=True, flag_values=values, sys_argv=argv
+  )
+  extra = values(argv)[1:]
+  if extra:
+    raise ValueError(f"unexpected argument {extra[0]!r}; see --help.")
+  stem = pathlib.Path(name.partition(":")[0]).stem
+  size = name.partition(":")[2]
+  workdir = values["workdir"].value
+  if workdir == "":
+    raise ValueError("--workdir is empty; give a directory.")
+  default_dir = _RUNS / (f"{stem}-{size}" if size else stem)
+  return name, values["config"].value, pathlib.Path(workdir or default_dir)
+
+
+def _take_config(
+  arguments: Sequence[str], default: str
+) -> tuple[str, list[str]]:
+  """The value of `--config`, and all other arguments in `--key=value` form."""
+  name, rest = default, []
+  waiting = iter(arguments)
+  for argument in waiting:
+    if argument.startswith("-") and not argument.startswith("--"):
+      argument = "-" + argument  # absl takes a single dash, too.
+    if argument == "--config":
+      argument = f"--config={next(waiting, '')}"
+    if argument.startswith("--config="):
+      name = argument.removeprefix("--config=")
+      if not name:
+        raise ValueError("--config needs a name or a file.")
+    else:
+      rest.append(argument)
+  return name, rest
+
+
+def _check_key(key: str, config: ml_collections.ConfigDict, name: str) -> None:
+  """Refuses a setting that the configuration does not have."""
+  node = config
+  for depth, part in enumerate(key.split(".")):
+    if isinstance(node, ml_collections.ConfigDict) and part in node:
+      node = node[part]
+      continue
+    prefix = ".".join(key.split(".")[:depth] + [""]) if depth else ""
+    known = list(node) if isinstance(node, ml_collections.ConfigDict) else []
+    close = difflib.get_close_matches(part, known, n=1)
+    hint = f" Did you mean {prefix}{close[0]}?" if close else ""
+    raise ValueError(
+      f"configuration {name!r} has no setting {key!r}.{hint} It has: "
+      f"{', '.join(prefix + k for k in known) or 'nothing there'}."
+    )
+
+
+def _explain(arguments: list[str]) -> None:
+  if {"-h", "--help", "-help"} & {*arguments}:
+    print(_USAGE_EXPLAIN)
+    print("configurations:")
+    for name in config_names():
+      spec = load_config(name)
+      print(f"  {name}: {', '.join(f'{k}={v!r}' for k, v in _flat(spec))}")
+    return
+  _, config, workdir = _parse(arguments, default="digits")
+  from spex_jax.jobs import explain  # Slow to import; help needs none of it.
+
+  explain.run(config, workdir)
+
+
+def _flat(config: ml_collections.ConfigDict, prefix: str = ""):
+  for key, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      yield from _flat(value, f"{prefix}{key}.")
+    else:
+      yield f"{prefix}{key}", value
+
+
+def _one_line(error: BaseException) -> str:
+  text = " ".join(str(error).split())
+  if isinstance(error, ValueError | TypeError | RuntimeError | flags.Error):
+    return text or type(error).__name__
+  return f"{type(error).__name__}: {text}"
+
+
+_COMMANDS: dict[str, Callable[[list[str]], None]] = {"explain": _explain}

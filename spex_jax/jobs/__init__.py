@@ -1,0 +1,1 @@
+"""What the commands of `spex` do: configuration in, files and text out."""

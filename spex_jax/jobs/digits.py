@@ -1,0 +1,111 @@
+"""The subject `digits`: pixels of one image, as a small network sees them."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from spex_jax.ablate import evaluate, features
+from spex_jax.datasets import images
+from spex_jax.jobs import subjects
+from spex_jax.models import mlp
+from spex_jax.report import plots
+
+_TARGETS = ("log_odds", "margin", "logit")
+
+
+def subject(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> subjects.Subject:
+  """Trains or restores the network, and masks one test image.
+
+  Raises:
+    ValueError: a setting out of range, named.
+  """
+  import optax  # Slow to import.
+
+  data = images.digits()
+  train, test = data.split(
+    subjects.key_of(config, "split"), config.test_fraction
+  )
+  row = subjects.pick("image", config.image, test.num_examples)
+  image = test.pixels[row]
+  players = features.patches(image.shape, config.patch)
+  baseline, absent = subjects.baseline_of(config, image, train.pixels)
+  net = mlp.network(
+    mlp.Config(
+      num_features=image.size,
+      num_outputs=len(data.classes),
+      widths=tuple(config.model.widths),
+      activation=config.model.activation,
+    )
+  )
+
+  def logits(params, pixels):
+    flat = pixels.reshape(-1, image.size)
+    return net.apply(params, features=flat).logits
+
+  def losses(params, batch):
+    return optax.softmax_cross_entropy_with_integer_labels(
+      logits(params, batch["features"]), batch["targets"]
+    )
+
+  params, origin = subjects.trained(
+    net, train.pixels, train.labels, losses, config, workdir
+  )
+  right = (logits(params, test.pixels).argmax(axis=1) == test.labels).mean()
+  ranking = np.asarray(logits(params, image)[0]).argsort()[::-1]
+  first, second = int(ranking[0]), int(ranking[1])
+  name, rival = data.classes[first], data.classes[second]
+  if config.target not in _TARGETS:
+    raise ValueError(
+      f"target={config.target!r}: choose from {', '.join(_TARGETS)}."
+    )
+
+  def value(mask: jax.Array, shared) -> jax.Array:
+    params, image, baseline = shared
+    answers = logits(params, players.apply(mask, image, baseline))
+    values = answers[:, first]
+    if config.target == "margin":
+      values -= answers[:, second]
+    elif config.target == "log_odds":
+      others = jnp.delete(answers, first, axis=1)
+      values -= jax.nn.logsumexp(others, axis=1)
+    return values.mean()  # Over the stand-ins.
+
+  what = {
+    "log_odds": f"log odds of {name} against all other digits",
+    "margin": f"logit({name}) - logit({rival})",
+    "logit": f"logit({name})",
+  }[config.target]
+  question = f"see a {name}"
+  if config.target == "margin":
+    question += f" rather than a {rival}"
+
+  def draw(interactions: subjects.Interactions, path: pathlib.Path) -> None:
+    truth = data.classes[int(test.labels[row])]
+    title = f"test image {row}: a {truth}, seen as {name}"
+    plots.save(
+      plots.image(image[0], players.owner[0], interactions, title=title), path
+    )
+
+  return subjects.Subject(
+    question=f"Which pixels of test image {row} make the network {question}?",
+    facts={
+      "model": f"MLP {'-'.join(map(str, (image.size, *config.model.widths)))}"
+      f"-{len(data.classes)}, {right:.1%} of {test.num_examples} test images "
+      f"right; {origin}",
+      "value": f"{what}; an absent player takes {absent}",
+    },
+    evaluator=evaluate.compiled(
+      value,
+      players.n,
+      batch_size=config.batch_size,
+      shared=(params, image, baseline),
+    ),
+    names=players.names,
+    units="nat" if config.target == "log_odds" else "logit",
+    draw=draw,
+  )

@@ -1,0 +1,143 @@
+"""What `spex explain` can be asked about: a value function and its players.
+
+A subject is made from a configuration by the function that `config.subject`
+names; a new kind of subject is a new entry of `explain.SUBJECTS`.
+"""
+
+import dataclasses
+import pathlib
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from spex_jax import base
+from spex_jax.ablate import baselines, evaluate
+from spex_jax.indices import interactions as interactions_lib
+from spex_jax.models import sites
+from spex_jax.training import checkpoint, loop
+
+Interactions = interactions_lib.Interactions
+# Draws first-order values and the strongest sets into a file.
+Draw = Callable[[Interactions, pathlib.Path], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+  """One question, ready to be asked.
+
+  Attributes:
+    question: in words.
+    facts: what else the reader should know, by name.
+    evaluator: the value function.
+    names: of the players.
+    units: of the values.
+    draw: makes the figure.
+  """
+
+  question: str
+  facts: Mapping[str, str]
+  evaluator: evaluate.Evaluator
+  names: tuple[str, ...]
+  units: str
+  draw: Draw
+
+
+def key_of(config: ml_collections.ConfigDict, cause: str) -> base.Key:
+  """The key of a named cause, from the configuration's seed."""
+  root = jax.random.key(config.seed)
+  return jax.random.fold_in(root, zlib.crc32(cause.encode()))
+
+
+def baseline_of(
+  config: ml_collections.ConfigDict, x: np.ndarray, background: np.ndarray
+) -> tuple[jax.Array, str]:
+  """The stand-in that a configuration names, and that in words."""
+  if config.baseline == "zero":
+    return baselines.zero(x), "zero"
+  if config.baseline == "mean":
+    return baselines.mean(background), "the training mean"
+  if config.baseline == "constant":
+    value = config.baseline_value
+    return baselines.constant(x, value), f"the constant {value:g}"
+  if config.baseline == "resample":
+    key, count = key_of(config, "baseline"), config.baseline_draws
+    draws = baselines.resample(key, background, count)
+    return draws, f"the values of {count} training examples, averaged over"
+  known = ", ".join(baselines.NAMES)
+  raise ValueError(f"baseline={config.baseline!r}: choose from {known}.")
+
+
+def pick(name: str, row: int, count: int) -> int:
+  """`row` of `count`, or an error that names the setting."""
+  if not 0 <= row < count:
+    raise ValueError(f"{name}={row}: the test set has rows 0 to {count - 1}.")
+  return row
+
+
+def trained(
+  net: sites.Network,
+  features: np.ndarray,
+  targets: np.ndarray,
+  losses: Callable[[Any, Any], jax.Array],
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+) -> tuple[Any, str]:
+  """Parameters of `net`: those that `workdir` holds, or freshly trained ones.
+
+  Returns:
+    The parameters, and where they come from in words.
+
+  Raises:
+    ValueError: `workdir` holds a model of another configuration or a damaged
+      one, or training diverged.
+  """
+  path = workdir / "model"
+  origin = {
+    "subject": config.subject,
+    "seed": config.seed,
+    "test_fraction": config.test_fraction,
+    **{f"model.{k}": v for k, v in _plain(config.model).items()},
+    **{f"training.{k}": v for k, v in _plain(config.training).items()},
+    **({"table": config.table} if "table" in config else {}),
+  }
+  if path.exists():
+    like = jax.eval_shape(net.init, jax.random.key(0))  # Shapes alone.
+    return checkpoint.restore(path, like, origin), f"restored from {path}"
+  recipe = loop.Recipe(**config.training)
+  data = {"features": features, "targets": targets}
+  weights = np.ones(len(features), np.float32)
+  loop.check(data, weights)
+  fit = jax.jit(
+    lambda init_key, order_key: loop.train(
+      init_key,
+      order_key,
+      data,
+      weights,
+      init=net.init,
+      losses=losses,
+      recipe=recipe,
+    )
+  )
+  done = fit(key_of(config, "init"), key_of(config, "order"))
+  if not np.isfinite(done.losses).all():
+    step = int(np.argmin(np.isfinite(done.losses)))
+    raise ValueError(
+      f"Training diverged at step {step}; lower training.learning_rate."
+    )
+  checkpoint.save(path, done.params, origin)
+  steps = len(done.losses)
+  return done.params, f"trained in {steps} steps and saved to {path}"
+
+
+def _plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """A ConfigDict as JSON holds it: tuples become lists."""
+  plain = {}
+  for name, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      value = _plain(value)
+    plain[name] = list(value) if isinstance(value, tuple) else value
+  return plain

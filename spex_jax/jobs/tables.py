@@ -1,0 +1,191 @@
+"""The subject `table`: the columns of one row, as a classifier uses them."""
+
+import importlib
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from spex_jax.ablate import evaluate, features
+from spex_jax.datasets import tabular
+from spex_jax.jobs import subjects
+from spex_jax.models import mlp
+from spex_jax.report import plots
+
+
+def subject(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> subjects.Subject:
+  """Fits or restores the model, and masks columns of one test row.
+
+  Raises:
+    ValueError: a setting out of range, or a model that cannot be had, named.
+  """
+  data = tabular.load(config.table)
+  train, test = data.split(
+    subjects.key_of(config, "split"), config.test_fraction
+  )
+  row = subjects.pick("row", config.row, test.num_examples)
+  x = test.features[row]
+  players = features.columns(data.columns)
+  baseline, absent = subjects.baseline_of(config, x, train.features)
+  make = _network if config.model.kind == "mlp" else _scikit_learn
+  evaluator, what, units, fact = make(
+    config, workdir, train, test, x, players, baseline
+  )
+
+  def draw(interactions: subjects.Interactions, path: pathlib.Path) -> None:
+    title = f"{config.table}, test row {row}: {what}"
+    plots.save(plots.bars(interactions, title=title), path)
+
+  return subjects.Subject(
+    question=f"Which columns of test row {row} of {config.table} move "
+    f"the model's {what}?",
+    facts={
+      "model": fact,
+      "value": f"{what}; an absent player takes {absent}",
+    },
+    evaluator=evaluator,
+    names=data.columns,
+    units=units,
+    draw=draw,
+  )
+
+
+def _network(config, workdir, train, test, x, players, baseline):
+  """A Flax MLP on standardised columns, compiled with the masking."""
+  import optax  # Slow to import.
+
+  mean, std = train.moments()
+  classes = train.classes
+  net = mlp.network(
+    mlp.Config(
+      num_features=len(x),
+      num_outputs=max(1, len(classes)),
+      widths=tuple(config.model.widths),
+      activation=config.model.activation,
+    )
+  )
+
+  def outputs(params, rows):
+    scaled = (rows - mean[None]) / std[None]
+    return net.apply(params, features=scaled).logits
+
+  def losses(params, batch):
+    answers = outputs(params, batch["features"])
+    if not classes:
+      return (answers[:, 0] - batch["targets"]) ** 2
+    return optax.softmax_cross_entropy_with_integer_labels(
+      answers, batch["targets"]
+    )
+
+  params, origin = subjects.trained(
+    net, train.features, train.targets, losses, config, workdir
+  )
+  answers = np.asarray(outputs(params, test.features))
+  if classes:
+    ranking = np.asarray(outputs(params, x[None])[0]).argsort()[::-1]
+    first, second = int(ranking[0]), int(ranking[1])
+    what = f"logit({classes[first]}) - logit({classes[second]})"
+    guesses = answers.argmax(axis=1)
+  else:
+    first, second = 0, None
+    what, guesses = "response", answers[:, 0]
+
+  def value(mask: jax.Array, shared) -> jax.Array:
+    params, x, baseline = shared
+    rows = jnp.atleast_2d(players.apply(mask, x, baseline))
+    answers = outputs(params, rows)
+    values = answers[:, first]
+    return (values if second is None else values - answers[:, second]).mean()
+
+  widths = "-".join(map(str, (len(x), *config.model.widths, len(answers[0]))))
+  evaluator = evaluate.compiled(
+    value,
+    players.n,
+    batch_size=config.batch_size,
+    shared=(params, x, baseline),
+  )
+  fact = f"MLP {widths}, {_score(test, guesses)}; {origin}"
+  return evaluator, what, "logit" if classes else "response", fact
+
+
+def _scikit_learn(config, workdir, train, test, x, players, baseline):
+  """Any estimator, fitted in a moment, masked on the host."""
+  del workdir  # Nothing is kept: pickles are not to be trusted.
+  model = _estimator(config.model)
+  model.fit(train.features, train.targets)
+  answer, what, units = _answer(model, x, train.classes)
+  stand_ins = np.atleast_2d(np.asarray(baseline))
+
+  def value(masks: np.ndarray) -> np.ndarray:
+    kept = masks[:, players.owner]
+    total = np.zeros(len(masks))
+    for stand_in in stand_ins:
+      total += answer(np.where(kept, x, stand_in))
+    return total / len(stand_ins)
+
+  evaluator = evaluate.host(value, players.n, batch_size=config.batch_size)
+  score = _score(test, model.predict(test.features))
+  return evaluator, what, units, f"{config.model.kind}, {score}"
+
+
+def _estimator(config: ml_collections.ConfigDict) -> Any:
+  module, _, name = config.kind.partition(":")
+  try:
+    make = getattr(importlib.import_module(module), name)
+  except (ImportError, AttributeError, ValueError) as error:
+    raise ValueError(
+      f"model.kind={config.kind!r} is neither 'mlp' nor a module:Class that "
+      f"can be imported: {error}."
+    ) from error
+  try:
+    model = make(**config.arguments)
+  except TypeError as error:
+    raise ValueError(
+      f"model.arguments do not fit {config.kind}: {error}."
+    ) from error
+  if not (hasattr(model, "fit") and hasattr(model, "predict")):
+    raise ValueError(f"{config.kind} has no `fit` and `predict`.")
+  return model
+
+
+def _answer(
+  model: Any, x: np.ndarray, classes: tuple[str, ...]
+) -> tuple[Callable[[np.ndarray], np.ndarray], str, str]:
+  """How to read one number per row off a model, what it is, and its units."""
+  if not classes:
+    return model.predict, "response", "response"
+  # Labels need not be the classes' numbers, nor all be in the training part.
+  column = int(np.flatnonzero(model.classes_ == model.predict(x[None])[0])[0])
+  name = classes[int(model.classes_[column])]
+  if hasattr(model, "decision_function"):
+
+    def decision(rows):
+      scores = model.decision_function(rows)
+      if scores.ndim == 1:  # Two classes: one score, for the second.
+        return scores if column == 1 else -scores
+      return scores[:, column]
+
+    return decision, f"decision value for {name}", "decision value"
+  if hasattr(model, "predict_proba"):
+    probability = lambda rows: model.predict_proba(rows)[:, column]
+    return probability, f"probability of {name}", "probability"
+  raise ValueError(
+    f"{type(model).__name__} has neither decision_function nor predict_proba; "
+    "a hard class cannot be explained."
+  )
+
+
+def _score(test: tabular.Table, guesses: np.ndarray) -> str:
+  """How good the guesses for the test rows are, in words."""
+  if test.classes:
+    right = (guesses == test.targets).mean()
+    return f"{right:.1%} of {test.num_examples} test rows right"
+  residual = ((guesses - test.targets) ** 2).sum()
+  total = ((test.targets - test.targets.mean()) ** 2).sum()
+  return f"R2 {1 - residual / total:.3f} on {test.num_examples} test rows"

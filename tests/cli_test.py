@@ -1,0 +1,388 @@
+"""The command: every configuration runs, bad input ends in one line.
+
+Commands run in this process, as the console script calls them; one runs as a
+process of its own.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+import spex_jax
+from spex_jax import cli
+from spex_jax.fourier import sparse
+
+_ROOT = pathlib.Path(spex_jax.__file__).resolve().parent.parent
+
+
+def _run(capsys, *arguments):
+  """Exit code, stdout and stderr of one command."""
+  capsys.readouterr()
+  code = cli.main(list(arguments))
+  out, err = capsys.readouterr()
+  return code, out, err
+
+
+@pytest.fixture
+def functions(tmp_path, monkeypatch):
+  """A directory with a module of value functions, made the current one."""
+  (tmp_path / "my_functions.py").write_text(
+    textwrap.dedent("""
+      import numpy as np
+
+      def value(masks):
+        masks = np.asarray(masks)
+        return 2.0 * masks[:, 0] + 3.0 * (masks[:, 1] & masks[:, 2])
+
+      def traced(mask):
+        return 2.0 * mask[0] + 3.0 * (mask[1] & mask[2])
+
+      def broken(masks):
+        raise KeyError("lost")
+
+      def sometimes_nan(masks):
+        values = value(masks)
+        values[masks[:, 0]] = np.nan
+        return values
+
+      def text(masks):
+        return ["a"] * len(masks)
+
+      three = 3
+    """)
+  )
+  (tmp_path / "broken_module.py").write_text("1 / 0\n")
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.syspath_prepend(str(tmp_path))
+  yield tmp_path
+  for name in ("my_functions", "broken_module"):
+    sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory):
+  """A workdir in which `digits:quick` has run once."""
+  workdir = tmp_path_factory.mktemp("digits")
+  assert (
+    cli.main(["explain", "--config=digits:quick", f"--workdir={workdir}"]) == 0
+  )
+  return workdir
+
+
+def _check_files(workdir, n):
+  explanation = json.loads((workdir / "explanation.json").read_text())
+  assert explanation["n"] == n and len(explanation["names"]) == n
+  fourier = sparse.SparseFourier.load(workdir / "fourier.json")
+  assert fourier.n == n and int(fourier.count) >= 1
+  assert (workdir / "figure.png").read_bytes().startswith(b"\x89PNG")
+  return explanation, fourier
+
+
+def test_every_configuration_is_tested_here():
+  assert cli.config_names() == ["callable", "cancer", "digits"]
+
+
+def test_digits(digits_run, capsys):
+  explanation, _ = _check_files(digits_run, 4)
+  # 2 x 2 patches of 4 x 4 pixels: all 16 masks fit in the budget.
+  assert explanation["num_evaluations"] == 16
+  assert explanation["faithfulness"] == pytest.approx(1.0)
+  code, out, err = _run(
+    capsys,
+    "explain",
+    "--config=digits:quick",
+    "--config.image=3",
+    "--config.baseline=resample",
+    "--config.target=margin",
+    f"--workdir={digits_run}",
+  )
+  assert (code, err) == (0, "")
+  assert f"restored from {digits_run / 'model'}" in out
+  for word in ("asked", "value", "budget", "cost", "faithfulness", "wrote"):
+    assert f"\n{word} " in f"\n{out}", word
+  assert "r0c0" in out and "logit" in out and "compile" in out
+
+
+def test_a_model_of_another_configuration_is_refused(digits_run, capsys):
+  code, out, err = _run(
+    capsys,
+    "explain",
+    "--config=digits:quick",
+    "--config.training.learning_rate=0.01",
+    f"--workdir={digits_run}",
+  )
+  assert (code, out) == (1, "")
+  assert err.count("\n") == 1
+  assert "another configuration: training.learning_rate differ" in err
+
+
+def test_a_damaged_model_is_refused(digits_run, tmp_path, capsys):
+  workdir = tmp_path / "copy"
+  shutil.copytree(digits_run, workdir)
+  victim = next((workdir / "model" / "state" / "d").iterdir())
+  data = bytearray(victim.read_bytes())
+  data[0] ^= 1
+  victim.write_bytes(data)
+  code, _, err = _run(
+    capsys, "explain", "--config=digits:quick", f"--workdir={workdir}"
+  )
+  assert code == 1 and err.count("\n") == 1
+  assert "is damaged" in err and "Remove the checkpoint" in err
+
+
+@pytest.mark.parametrize(
+  ("extra", "words"),
+  [
+    ((), ("HistGradientBoosting", "decision value for")),
+    (("--config.model.kind=mlp",), ("MLP 30-32-2", "logit(")),
+    (
+      ("--config.model.kind=mlp", "--config.table=diabetes"),
+      ("MLP 10-32-1", "response"),
+    ),
+    (
+      (
+        "--config.model.kind=sklearn.ensemble:RandomForestClassifier",
+        "--config.model.arguments={'n_estimators': 5}",
+        "--config.table=wine",
+        "--config.baseline=resample",
+        "--config.baseline_draws=2",
+      ),
+      ("RandomForest", "probability of class_", "2 training examples"),
+    ),
+  ],
+)
+def test_cancer(extra, words, tmp_path, capsys):
+  code, out, err = _run(
+    capsys,
+    "explain",
+    "--config=cancer:quick",
+    "--config.method=lasso",
+    f"--workdir={tmp_path}",
+    *extra,
+  )
+  assert (code, err) == (0, "")
+  assert all(word in out for word in words), out
+  names = json.loads((tmp_path / "explanation.json").read_text())["names"]
+  _check_files(tmp_path, len(names))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_callable(functions, capsys, compiled):
+  name = "traced" if compiled else "value"
+  code, out, err = _run(
+    capsys,
+    "explain",
+    "--config=callable:quick",
+    f"--config.function=my_functions:{name}",
+    "--config.n=3",
+    "--config.names=cat,dog,eel",
+    "--config.units=nat",
+    f"--config.compiled={compiled}",
+    "--config.index=Moebius",
+  )
+  assert (code, err) == (0, "")
+  # The default place: runs/ under the current directory.
+  _, fourier = _check_files(functions / "runs" / "callable-quick", 3)
+  masks = np.arange(8)[:, None] >> np.arange(3) & 1
+  expected = 2.0 * masks[:, 0] + 3.0 * masks[:, 1] * masks[:, 2]
+  np.testing.assert_allclose(fourier(masks), expected, atol=1e-6)
+  assert "{dog, eel}" in out and "+3" in out and "{cat}" in out
+
+
+def test_a_configuration_file_of_ones_own(functions, capsys):
+  (functions / "mine.py").write_text(
+    textwrap.dedent("""
+      import ml_collections
+
+      def get_config(size="big"):
+        return ml_collections.ConfigDict(dict(
+          subject="callable", seed=1, function="my_functions:value",
+          n=3 if size == "small" else 4, names="", units="x", compiled=False,
+          budget=100, method="exact", batch_size=8, index="BII", order=2,
+          top=3))
+    """)
+  )
+  code, _, err = _run(
+    capsys, "explain", "--config", "mine.py:small", "--workdir", "there"
+  )
+  assert (code, err) == (0, "")
+  _check_files(functions / "there", 3)
+
+
+def test_installed_command_and_its_progress(functions):
+  """A process of its own: exit code, no traceback, nothing on stderr."""
+  code = "import sys; sys.argv[0] = 'spex'; from spex_jax import cli; cli.run()"
+  command = [sys.executable, "-c", code, "explain", "--config=callable:quick"]
+  environment = os.environ | {"PYTHONPATH": str(_ROOT)}
+  good = subprocess.run(
+    [*command, "--config.function=my_functions:value", "--config.n=3"],
+    capture_output=True,
+    text=True,
+    env=environment,
+  )
+  assert (good.returncode, good.stderr) == (0, "")
+  assert "faithfulness" in good.stdout
+  bad = subprocess.run(
+    [*command, "--config.function=my_functions:gone", "--config.n=3"],
+    capture_output=True,
+    text=True,
+    env=environment,
+  )
+  assert (bad.returncode, bad.stdout) == (1, "")
+  assert bad.stderr == (
+    "spex: error: function='my_functions:gone': 'my_functions' has no function "
+    "'gone'.\n"
+  )
+
+
+_CALL = ("--config=callable:quick", "--config.n=3")
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["explian"], "unknown command 'explian'; known are explain"),
+    (["explain", "more"], "unexpected argument 'more'"),
+    (["explain", "--confg=digits"], "Unknown command line flag 'confg'"),
+    (["explain", "--config=digit"], "no configuration 'digit': neither a file"),
+    (["explain", "--config=gone.py"], "no configuration 'gone.py'"),
+    (["explain", "--config="], "--config needs a name or a file"),
+    (["explain", "--config"], "--config needs a name or a file"),
+    (["explain", "--config=digits:huge"], "must be 'full' or 'quick'"),
+    (["explain", "--config=syntax.py"], "'syntax.py': SyntaxError"),
+    (["explain", "--config=empty.py"], "no attribute 'get_config'"),
+    (["explain", "--config=list.py"], "must return a ConfigDict; it returns l"),
+    (["explain", "--config=bare.py"], "lacks subject, seed"),
+    (["explain", "--config=notes.txt"], "name must end in .py"),
+    (["explain", "--config.bugdet=9"], "'bugdet'. Did you mean budget?"),
+    (["explain", "--config.model.width=9"], "Did you mean model.widths?"),
+    (["explain", "--config.budget=many"], "--config.budget=many: invalid"),
+    (["explain", "--config.budget=1.5"], "--config.budget=1.5: invalid"),
+    (["explain", "--config.budget=0"], "budget=0: must be at least 1"),
+    (["explain", "--config.budget=-4"], "budget=-4: must be at least 1"),
+    (["explain", "--config.order=0"], "order=0: must be at least 1"),
+    (["explain", "--config.method=magic"], "method='magic': choose from auto"),
+    (["explain", "--config.index=FBI"], "Unknown index 'FBI'. Did you mean"),
+    (["explain", "--config.subject=dogs"], "subject='dogs': choose from call"),
+    (["explain", "--config.test_fraction=nan"], "test_fraction=nan: must be f"),
+    (["explain", "--config.image=9999"], "image=9999: the test set has rows 0"),
+    (["explain", "--config.patch=0"], "patch side must lie in 1..8; got 0"),
+    (
+      ["explain", "--config.baseline=blur"],
+      "baseline='blur': choose from zero",
+    ),
+    (["explain", "--workdir="], "--workdir is empty"),
+    (["explain", *_CALL], "function='': give module:function"),
+    (
+      ["explain", "--config=callable", "--config.function=my_functions:value"],
+      "n=0: give the number of players",
+    ),
+    (
+      ["explain", *_CALL, "--config.function=my_functions.value"],
+      "give module:function",
+    ),
+    (
+      ["explain", *_CALL, "--config.function=absent_module:value"],
+      "importing 'absent_module' failed with ModuleNotFoundError",
+    ),
+    (
+      ["explain", *_CALL, "--config.function=broken_module:value"],
+      "importing 'broken_module' failed with ZeroDivisionError",
+    ),
+    (
+      ["explain", *_CALL, "--config.function=my_functions:three"],
+      "has no function 'three'",
+    ),
+    (
+      ["explain", *_CALL, "--config.function=my_functions:broken"],
+      "my_functions:broken raised KeyError: 'lost'",
+    ),
+    (
+      ["explain", *_CALL, "--config.function=my_functions:sometimes_nan"],
+      "NaN or infinity for",
+    ),
+    (
+      ["explain", *_CALL, "--config.function=my_functions:text"],
+      "must return real numbers",
+    ),
+    (
+      ["explain", *_CALL, "--config.function=my_functions:value"]
+      + ["--config.names=a,b"],
+      "names='a,b' are 2 for n=3",
+    ),
+    (
+      ["explain", *_CALL, "--config.function=my_functions:value"]
+      + ["--config.compiled=true"],
+      "",
+    ),
+    (
+      ["explain", "--config=cancer", "--config.table=titanic"],
+      "Unknown table 'titanic'",
+    ),
+    (
+      ["explain", "--config=cancer", "--config.model.kind=sklearn.svm:Gone"],
+      "model.kind='sklearn.svm:Gone' is neither",
+    ),
+    (
+      ["explain", "--config=cancer", "--config.model.kind=collections:Counter"]
+      + ["--config.model.arguments={}"],
+      "has no `fit` and `predict`",
+    ),
+    (
+      ["explain", "--config=cancer", "--config.model.kind=sklearn.svm:SVC"],
+      "model.arguments do not fit sklearn.svm:SVC",
+    ),
+  ],
+)
+def test_bad_input_is_one_line(functions, capsys, arguments, message):
+  (functions / "syntax.py").write_text("def get_config(:")
+  (functions / "empty.py").write_text("")
+  (functions / "list.py").write_text("def get_config(): return []")
+  (functions / "bare.py").write_text(
+    "import ml_collections\n"
+    "def get_config(): return ml_collections.ConfigDict({'budget': 3})"
+  )
+  (functions / "notes.txt").write_text("budget = 3")
+  code, out, err = _run(capsys, *arguments)
+  assert (code, out) == (1, "") or "asked" in out, out
+  assert code == 1
+  assert err.startswith("spex: error: ") and err.count("\n") == 1, err
+  assert "Traceback" not in err and message in err, err
+
+
+def test_an_unwritable_workdir_is_one_line(functions, capsys):
+  (functions / "file").write_text("")
+  for workdir in ("file", "file/below", "/proc/none"):
+    code, out, err = _run(
+      capsys,
+      "explain",
+      *_CALL,
+      "--config.function=my_functions:value",
+      f"--workdir={workdir}",
+    )
+    assert (code, out) == (1, "")
+    assert err.count("\n") == 1 and workdir in err, err
+
+
+def test_debug_shows_the_traceback(capsys):
+  with pytest.raises(ValueError, match="budget=0"):
+    cli.main(["explain", "--config.budget=0", "--debug"])
+
+
+def test_help(capsys):
+  for arguments in ([], ["--help"], ["help"]):
+    code, out, err = _run(capsys, *arguments)
+    assert (code, err) == (0, "")
+    assert "explain" in out and "--workdir" in out
+  code, out, err = _run(capsys, "explain", "--help")
+  assert (code, err) == (0, "")
+  for name in cli.config_names():
+    assert f"\n  {name}: " in out
+  assert "budget=3000" in out and "runs/NAME" in out
