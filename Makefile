@@ -1,6 +1,6 @@
 # make demo     the main job, in an environment of its own where none is active
 # make test     lint, types and all tests, on Python 3.11 and, if found, 3.12
-# make parity   our index values beside shapiq's
+# make parity   our answers beside shapiq's and spectralexplain's (slow: peers)
 # make bench    the benchmarks, beside the peers (slow; builds their environment)
 # make test-peers   the tests that run peer packages (slow; the same)
 # make lock     pins every dependency anew (needs uv)
@@ -58,8 +58,9 @@ test-3.12: $(env312)/.spex-all
 test-peers: $(env311)/.spex-all peers
 	"$(env311)/bin/python" -m pytest -m peers
 
-parity: $(env311)/.spex-all
+parity: $(env311)/.spex-all peers
 	"$(env311)/bin/python" -m experiments.parity_shapiq
+	"$(env311)/bin/python" -m experiments.parity_spectralexplain
 
 bench: $(env311)/.spex-all peers
 	"$(env311)/bin/python" -m experiments.bench_transform
