@@ -317,7 +317,11 @@ def evaluate(fourier: SparseFourier, masks: base.Masks) -> jax.Array:
       return total + weights @ signs, None
 
     start = jnp.zeros(bits.shape[1], coefs.dtype)
-    chunks = (players.reshape(-1, _CHUNK, width), coefs.reshape(-1, _CHUNK))
+    num_chunks = len(coefs) // _CHUNK
+    chunks = (
+      players.reshape(num_chunks, _CHUNK, width),
+      coefs.reshape(num_chunks, _CHUNK),
+    )
     return jax.lax.scan(add_chunk, start, chunks)[0]
 
   players, coefs = jnp.asarray(fourier.players), jnp.asarray(fourier.coefs)

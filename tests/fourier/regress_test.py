@@ -124,7 +124,7 @@ class TestRefit:
     for alpha in (0.3, 0.05, 0.01):
       expected = linear_model.Lasso(alpha=alpha, tol=1e-10).fit(x, y).coef_
       actual = regress._lasso(
-        xc.T @ xc / len(y), xc.T @ y / len(y), (y**2).mean(), [alpha]
+        xc.T @ xc / len(y), xc.T @ y / len(y), (y**2).mean(), [alpha], np.inf
       )[0]
       # A gap of 1e-6 is a distance of about sqrt(2e-6) from the optimum.
       np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-3)

@@ -1,0 +1,153 @@
+"""Asks a value function: in batches, within a budget, and checked.
+
+Shapes: n players, B masks, T targets.
+"""
+
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from spex_jax import base
+
+_JITTED_BATCH, _HOST_BATCH = 256, 1024
+_REPEATS = 4
+_REPEATABLE = 1e-6  # Differences below this share of max|f| are rounding.
+_CONSTANT = 1e-12  # And below this one, f is constant.
+
+Progress = Callable[[int, int], None]  # Distinct masks asked, and the budget.
+
+
+class Asker:
+  """The one place where `explain` calls a value function.
+
+  Attributes:
+    asked: masks asked so far; the caller keeps them distinct.
+    num_repeats: masks asked a second time, outside the budget.
+    noise: `[T]` standard deviation of one value between repeats, or None.
+    note: what to tell about repeats that differ, or "".
+    single: whether values come as `[B]`, without targets.
+    seconds: spent in the value function.
+  """
+
+  def __init__(
+    self,
+    value_fn: base.ValueFn,
+    n: int,
+    budget: int,
+    *,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+  ):
+    """Wraps `value_fn`; nothing is asked yet.
+
+    Args:
+      value_fn: bool `[b, n]` to `[b]` or `[b, T]`.
+      n: number of players.
+      budget: most masks to ask, repeats aside.
+      batch_size: masks in a call; None for 256 if `value_fn` is jitted, else
+        1,024. A jitted function gets batches of exactly this size, padded,
+        so that it compiles once; any other gets the last rows as they are.
+      progress: called after each batch.
+
+    Raises:
+      ValueError: a batch size below 1.
+    """
+    if batch_size is not None and batch_size < 1:
+      raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
+    self.n, self.budget = n, budget
+    self.asked, self.num_repeats, self.seconds = 0, 0, 0.0
+    self.single, self.noise, self.note = True, None, ""
+    self._fn, self._progress = value_fn, progress
+    self._pads = isinstance(value_fn, jax.stages.Wrapped)
+    self._size = batch_size or (_JITTED_BATCH if self._pads else _HOST_BATCH)
+    self._shape: tuple[int, ...] | None = None
+
+  def __call__(self, masks: np.ndarray) -> np.ndarray:
+    """Values, float64 `[B, T]`, of bool `[B, n]` not asked before.
+
+    Raises:
+      RuntimeError: more masks than the budget has left: nothing is asked.
+      ValueError: values of another shape, NaN or infinite.
+      TypeError: values that are not real numbers.
+    """
+    if self.asked + len(masks) > self.budget:
+      raise RuntimeError(
+        f"Asked for {self.asked + len(masks)} masks on a budget of "
+        f"{self.budget}."
+      )
+    return self._evaluate(masks, count=True)
+
+  def repeat(
+    self, masks: np.ndarray, values: np.ndarray, *, strict: bool
+  ) -> None:
+    """Asks up to four masks again and measures the noise.
+
+    Raises:
+      ValueError: values that differ, if `strict`.
+    """
+    again = self._evaluate(masks[:_REPEATS], count=False)
+    self.num_repeats = len(again)
+    size = np.abs(values).max(axis=0)
+    self.noise = spread_of_pairs(again, values[:_REPEATS])
+    if (self.noise > _REPEATABLE * size).any():
+      gap = np.abs(again - values[:_REPEATS]).max()
+      self.note = (
+        f"The value function is not deterministic: {len(again)} masks asked "
+        f"twice differ by up to {gap:.3g}"
+      )
+      if strict:
+        raise ValueError(
+          f"{self.note}. Fix its seeds, or allow a noise floor: strict=False."
+        )
+      self.note += "; see the noise floor."
+
+  def _evaluate(self, masks, count):
+    parts = []
+    for start in range(0, len(masks), self._size):
+      rows = masks[start : start + self._size]
+      batch = rows
+      if self._pads:
+        # The padding keeps every player: a mask like any other.
+        batch = np.ones((self._size, self.n), bool)
+        batch[: len(rows)] = rows
+      begin = time.perf_counter()
+      output = np.asarray(self._fn(batch))
+      self.seconds += time.perf_counter() - begin
+      if output.shape[:1] == (len(batch),):
+        output = output[: len(rows)]
+        values = base.check_values(output, len(rows))
+      else:
+        values = base.check_values(output, len(batch))
+      if self._shape is None:
+        self._shape, self.single = values.shape[1:], values.ndim == 1
+      if values.shape[1:] != self._shape:
+        raise ValueError(
+          f"The value function returned shape {self._shape} a mask for one "
+          f"batch and {values.shape[1:]} for another."
+        )
+      parts.append(values.reshape(len(rows), -1))
+      if count:
+        self.asked += len(rows)
+        if self._progress:
+          self._progress(self.asked, self.budget)
+    if not parts:
+      return np.zeros((0, *(self._shape or (1,))))
+    return np.concatenate(parts)
+
+
+def spread_of_pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+  """`[T]` standard deviation of one value, from `[B, T]` asked twice."""
+  gap = second - first
+  size = np.abs(gap).max(axis=0)
+  unit = gap / np.where(size > 0, size, 1.0)  # No square overflows.
+  # The difference of two draws has twice the variance of one.
+  return np.sqrt((unit**2).mean(axis=0) / 2) * size
+
+
+def is_constant(values: np.ndarray) -> bool:
+  """Whether `[B, T]` values are the same for all masks, up to rounding."""
+  return bool(
+    (np.ptp(values, axis=0) <= _CONSTANT * np.abs(values).max(axis=0)).all()
+  )
