@@ -82,11 +82,11 @@ def k_sii(s: int, t: int, order: int) -> Fraction:
   if not t:
     return Fraction(1)
   return sum(
-      (
-          math.comb(s - t, r - t) * bernoulli(r - t) * sii(s, r, order)
-          for r in range(t, min(s, order) + 1)
-      ),
-      Fraction(0),
+    (
+      math.comb(s - t, r - t) * bernoulli(r - t) * sii(s, r, order)
+      for r in range(t, min(s, order) + 1)
+    ),
+    Fraction(0),
   )
 
 
@@ -103,8 +103,8 @@ def stii(s: int, t: int, order: int) -> Fraction:
   rest = s - t
   # (1 - 2p)^rest = (2 (1 - p) - 1)^rest; E (1 - p)^j = order / (order + j).
   mean = sum(
-      math.comb(rest, j) * 2**j * (-1) ** (rest - j) * Fraction(order, order + j)
-      for j in range(rest + 1)
+    math.comb(rest, j) * 2**j * (-1) ** (rest - j) * Fraction(order, order + j)
+    for j in range(rest + 1)
   )
   return (-2) ** t * Fraction(mean)
 
@@ -115,6 +115,6 @@ def bernoulli(m: int) -> Fraction:
   if m == 0:
     return Fraction(1)
   total = sum(
-      (math.comb(m + 1, j) * bernoulli(j) for j in range(m)), Fraction(0)
+    (math.comb(m + 1, j) * bernoulli(j) for j in range(m)), Fraction(0)
   )
   return -total / (m + 1)

@@ -37,11 +37,11 @@ def fsii(s: int, t: int, order: int) -> Fraction:
   if s <= order:
     return Fraction((-2) ** t)  # Nothing is projected.
   return sum(
-      (
-          math.comb(s - t, u - t) * (-2) ** u * _fsii_of_mobius(u, t, order)
-          for u in range(t, s + 1)
-      ),
-      Fraction(0),
+    (
+      math.comb(s - t, u - t) * (-2) ** u * _fsii_of_mobius(u, t, order)
+      for u in range(t, s + 1)
+    ),
+    Fraction(0),
   )
 
 
@@ -50,10 +50,10 @@ def _fsii_of_mobius(u: int, t: int, order: int) -> Fraction:
   if u <= order:
     return Fraction(int(u == t))
   return (
-      (-1) ** (order - t)
-      * Fraction(t, order + t)
-      * Fraction(
-          math.comb(order, t) * math.comb(u - 1, order),
-          math.comb(u + order - 1, order + t),
-      )
+    (-1) ** (order - t)
+    * Fraction(t, order + t)
+    * Fraction(
+      math.comb(order, t) * math.comb(u - 1, order),
+      math.comb(u + order - 1, order + t),
+    )
   )

@@ -48,8 +48,8 @@ class Interactions:
     players = np.sort(np.asarray(self.players, np.int32), axis=-1)
     if players.ndim != 2 or values.shape != players.shape[:1]:
       raise ValueError(
-          f"Need players [K, D] and values [K]; got {players.shape} and "
-          f"{values.shape}."
+        f"Need players [K, D] and values [K]; got {players.shape} and "
+        f"{values.shape}."
       )
     if not (np.isfinite(values).all() and np.isfinite(self.baseline)):
       raise ValueError("Interactions must be finite.")
@@ -96,8 +96,8 @@ class Interactions:
       raise KeyError(f"The set {members} names a player twice.")
     if len(members) > self.order:
       raise KeyError(
-          f"{members} has {len(members)} players; {self.index} was taken up "
-          f"to order {self.order}."
+        f"{members} has {len(members)} players; {self.index} was taken up "
+        f"to order {self.order}."
       )
     if not members:
       return self.baseline
@@ -134,8 +134,8 @@ class Interactions:
     for name in names:
       count[name] = count.get(name, 0) + 1
     return [
-        name if count[name] == 1 else f"{name}#{i}"
-        for i, name in enumerate(names)
+      name if count[name] == 1 else f"{name}#{i}"
+      for i, name in enumerate(names)
     ]
 
   def __str__(self) -> str:
@@ -144,12 +144,12 @@ class Interactions:
     shown = list(self.top(_SHOWN))
     units = "" if self.units is None else f" {_printable(self.units)}"
     lines = [
-        f"{self.index} up to order {self.order}: {len(self)} sets of "
-        f"{self.n} players, baseline {self.baseline:+.4g}{units}"
+      f"{self.index} up to order {self.order}: {len(self)} sets of "
+      f"{self.n} players, baseline {self.baseline:+.4g}{units}"
     ]
     lines += [
-        f"  {value:+11.4g}{units}  {{{', '.join(labels[i] for i in players)}}}"
-        for players, value in shown
+      f"  {value:+11.4g}{units}  {{{', '.join(labels[i] for i in players)}}}"
+      for players, value in shown
     ]
     if len(self) > len(shown):
       lines.append(f"  ... and {len(self) - len(shown)} more")
@@ -157,23 +157,23 @@ class Interactions:
 
   def __repr__(self) -> str:
     return (
-        f"Interactions(index={self.index!r}, order={self.order}, n={self.n}, "
-        f"sets={len(self)})"
+      f"Interactions(index={self.index!r}, order={self.order}, n={self.n}, "
+      f"sets={len(self)})"
     )
 
   def save(self, path: str | os.PathLike) -> None:
     """Writes JSON with a checksum, whole or not at all."""
     base.write_json(
-        path,
-        {
-            "index": self.index,
-            "order": self.order,
-            "n": self.n,
-            "units": self.units,
-            "names": None if self.names is None else list(self.names),
-            "baseline": self.baseline,
-            "sets": [[list(players), value] for players, value in self],
-        },
+      path,
+      {
+        "index": self.index,
+        "order": self.order,
+        "n": self.n,
+        "units": self.units,
+        "names": None if self.names is None else list(self.names),
+        "baseline": self.baseline,
+        "sets": [[list(players), value] for players, value in self],
+      },
     )
 
   @classmethod
@@ -186,26 +186,26 @@ class Interactions:
     body = base.read_json(path)
     try:
       return cls.from_sets(
-          int(body["n"]),
-          [(tuple(players), value) for players, value in body["sets"]],
-          index=body["index"],
-          order=int(body["order"]),
-          baseline=body["baseline"],
-          names=body["names"],
-          units=body["units"],
+        int(body["n"]),
+        [(tuple(players), value) for players, value in body["sets"]],
+        index=body["index"],
+        order=int(body["order"]),
+        baseline=body["baseline"],
+        names=body["names"],
+        units=body["units"],
       )
     except (KeyError, TypeError) as error:
       raise ValueError(
-          f"{path} holds no saved interactions: need keys 'n', 'sets', 'index', "
-          "'order', 'baseline', 'names' and 'units'."
+        f"{path} holds no saved interactions: need keys 'n', 'sets', 'index', "
+        "'order', 'baseline', 'names' and 'units'."
       ) from error
 
   @classmethod
   def from_sets(
-      cls,
-      n: int,
-      sets: Iterable[tuple[tuple[int, ...], float]],
-      **fields: Any,
+    cls,
+    n: int,
+    sets: Iterable[tuple[tuple[int, ...], float]],
+    **fields: Any,
   ) -> "Interactions":
     """Builds from pairs of players and value; `fields` are the other ones."""
     pairs = list(sets)
@@ -228,25 +228,25 @@ class Interactions:
     """
     if self.index == "Fourier":
       raise ValueError(
-          "shapiq has no Fourier coefficients; take index 'Moebius' or 'BII'."
+        "shapiq has no Fourier coefficients; take index 'Moebius' or 'BII'."
       )
     return _shapiq().InteractionValues(
-        values={(): self.baseline} | dict(self),
-        index=self.index,
-        max_order=self.order,
-        min_order=0,
-        n_players=self.n,
-        estimated=False,
-        baseline_value=self.baseline,
+      values={(): self.baseline} | dict(self),
+      index=self.index,
+      max_order=self.order,
+      min_order=0,
+      n_players=self.n,
+      estimated=False,
+      baseline_value=self.baseline,
     )
 
   @classmethod
   def from_shapiq(
-      cls,
-      values: Any,
-      *,
-      names: tuple[str, ...] | None = None,
-      units: str | None = None,
+    cls,
+    values: Any,
+    *,
+    names: tuple[str, ...] | None = None,
+    units: str | None = None,
   ) -> "Interactions":
     """Reads a `shapiq.InteractionValues`; sets of value 0 are dropped.
 
@@ -256,23 +256,23 @@ class Interactions:
     """
     if not isinstance(values, _shapiq().InteractionValues):
       raise TypeError(
-          f"Need a shapiq.InteractionValues; got {type(values).__name__}."
+        f"Need a shapiq.InteractionValues; got {type(values).__name__}."
       )
     found = dict(values.interactions)
     baseline = found.pop((), values.baseline_value)
     return cls.from_sets(
-        int(values.n_players),
-        [(players, value) for players, value in found.items() if value],
-        index=values.index,
-        order=int(values.max_order),
-        baseline=float(baseline),
-        names=names,
-        units=units,
+      int(values.n_players),
+      [(players, value) for players, value in found.items() if value],
+      index=values.index,
+      order=int(values.max_order),
+      baseline=float(baseline),
+      names=names,
+      units=units,
     )
 
   def _rows(self, rows: slice | np.ndarray) -> "Interactions":
     return dataclasses.replace(
-        self, players=self.players[rows], values=self.values[rows]
+      self, players=self.players[rows], values=self.values[rows]
     )
 
   def _number(self, player: int | str) -> int:
@@ -290,16 +290,15 @@ class Interactions:
 def _printable(text: str) -> str:
   """Escapes what could break a line or steer a terminal."""
   return "".join(
-      c if c.isprintable() else c.encode("unicode_escape").decode()
-      for c in text
+    c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
   )
 
 
 def _shapiq() -> Any:
   try:
-    import shapiq  # noqa: PLC0415  (an optional peer, slow to import)
+    import shapiq  # An optional peer, slow to import.
   except ImportError as error:
     raise ImportError(
-        "Converting to or from shapiq needs it: pip install shapiq."
+      "Converting to or from shapiq needs it: pip install shapiq."
     ) from error
   return shapiq

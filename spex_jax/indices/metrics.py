@@ -39,8 +39,8 @@ def r2(truth: base.Values, guess: base.Values) -> float | np.ndarray:
   truth, guess = np.asarray(truth), np.asarray(guess)
   if truth.shape != guess.shape or not truth.size:
     raise ValueError(
-        f"Need values and guesses of one shape, at least one of each; got "
-        f"{truth.shape} and {guess.shape}."
+      f"Need values and guesses of one shape, at least one of each; got "
+      f"{truth.shape} and {guess.shape}."
     )
   truth = base.check_values(truth, len(truth))
   if not np.isfinite(guess.astype(np.float64)).all():
@@ -57,7 +57,7 @@ def r2(truth: base.Values, guess: base.Values) -> float | np.ndarray:
 
 
 def faithfulness(
-    fn: base.ValueFn, masks: base.Masks, values: base.Values
+  fn: base.ValueFn, masks: base.Masks, values: base.Values
 ) -> float | np.ndarray:
   """R² of `fn` (an expansion, say) on masks that it was not fitted to.
 
@@ -70,10 +70,10 @@ def faithfulness(
 
 
 def r2_by_sparsity(
-    fourier: sparse.SparseFourier,
-    masks: base.Masks,
-    values: base.Values,
-    sizes: Sequence[int] = SPARSITIES,
+  fourier: sparse.SparseFourier,
+  masks: base.Masks,
+  values: base.Values,
+  sizes: Sequence[int] = SPARSITIES,
 ) -> dict[int, float | np.ndarray]:
   """R² of the largest 10, 30, 100, ... terms; the empty set is free.
 
@@ -94,16 +94,16 @@ def r2_by_sparsity(
   """
   targets = fourier.num_targets
   parts = (
-      [fourier]
-      if targets is None
-      else [fourier.target(t) for t in range(targets)]
+    [fourier]
+    if targets is None
+    else [fourier.target(t) for t in range(targets)]
   )
   most = max(_sets(part).shape[0] for part in parts)
   out = {}
   for size in sorted({min(int(size), most) for size in sizes}):
     guess = [part.truncate(size)(masks) for part in parts]
     out[size] = r2(
-        values, guess[0] if targets is None else np.stack(guess, axis=1)
+      values, guess[0] if targets is None else np.stack(guess, axis=1)
     )
   return out
 
@@ -130,11 +130,11 @@ class Removal(NamedTuple):
 
 
 def removal_curve(
-    fourier: sparse.SparseFourier,
-    value_fn: base.ValueFn,
-    counts: Sequence[int],
-    *,
-    time_limit: float = 10.0,
+  fourier: sparse.SparseFourier,
+  value_fn: base.ValueFn,
+  counts: Sequence[int],
+  *,
+  time_limit: float = 10.0,
 ) -> Removal:
   """Removes the k players that matter most, and asks the model.
 
@@ -160,10 +160,10 @@ def removal_curve(
   chosen, status = [], []
   for k in counts.tolist():
     found = [
-        optimum.best_mask(
-            fourier, maximise=up, exactly=n - k, time_limit=time_limit
-        )
-        for up in (False, True)
+      optimum.best_mask(
+        fourier, maximise=up, exactly=n - k, time_limit=time_limit
+      )
+      for up in (False, True)
     ]
     best = max(found, key=lambda one: abs(one.value - full_guess))
     chosen.append(best)
@@ -173,15 +173,15 @@ def removal_curve(
   values = base.check_values(value_fn(masks), len(masks))
   if values.ndim != 1:
     raise ValueError(
-        f"A removal curve needs one target; values have shape {values.shape}."
+      f"A removal curve needs one target; values have shape {values.shape}."
     )
   return Removal(
-      counts=counts,
-      masks=masks[1:],
-      predicted=full_guess - np.asarray([one.value for one in chosen]),
-      actual=values[0] - values[1:],
-      full=float(values[0]),
-      status=tuple(status),
+    counts=counts,
+    masks=masks[1:],
+    predicted=full_guess - np.asarray([one.value for one in chosen]),
+    actual=values[0] - values[1:],
+    full=float(values[0]),
+    status=tuple(status),
   )
 
 
@@ -204,13 +204,13 @@ def support_scores(truth: Sets, guess: Sets) -> SupportScores:
     raise ValueError(f"Cannot compare n={truth.n} and n={guess.n} players.")
   real, named = (set(map(tuple, _sets(x).tolist())) for x in (truth, guess))
   real, named = (
-      {tuple(i for i in row if i < truth.n) for row in rows}
-      for rows in (real, named)
+    {tuple(i for i in row if i < truth.n) for row in rows}
+    for rows in (real, named)
   )
   both = len(real & named)
   return SupportScores(
-      recall=both / len(real) if real else 1.0,
-      precision=both / len(named) if named else 1.0,
+    recall=both / len(real) if real else 1.0,
+    precision=both / len(named) if named else 1.0,
   )
 
 
@@ -221,13 +221,13 @@ def spearman(a: base.Array, b: base.Array) -> float:
     ValueError: shapes that differ, fewer than two things, NaN or infinities,
       or scores that are all equal (no ranking, so no correlation).
   """
-  import scipy.stats  # noqa: PLC0415  (slow to import)
+  import scipy.stats  # Slow to import.
 
   a, b = _scores(a, b)
   for name, scores in (("first", a), ("second", b)):
     if len(scores) < 2 or np.ptp(scores) == 0:
       raise ValueError(
-          f"The {name} scores rank nothing: {len(scores)} of them, all equal."
+        f"The {name} scores rank nothing: {len(scores)} of them, all equal."
       )
   ranks = [scipy.stats.rankdata(scores) for scores in (a, b)]
   return float(np.corrcoef(*ranks)[0, 1])
@@ -245,8 +245,8 @@ def top_k_agreement(a: base.Array, b: base.Array, k: int) -> float:
   if not 1 <= k <= len(a):
     raise ValueError(f"k must lie in 1..{len(a)}; got {k}.")
   tops = [
-      set(np.argsort(-np.abs(scores), kind="stable")[:k].tolist())
-      for scores in (a, b)
+    set(np.argsort(-np.abs(scores), kind="stable")[:k].tolist())
+    for scores in (a, b)
   ]
   return len(tops[0] & tops[1]) / k
 
@@ -255,7 +255,7 @@ def _scores(a: base.Array, b: base.Array) -> tuple[np.ndarray, np.ndarray]:
   a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
   if a.ndim != 1 or a.shape != b.shape:
     raise ValueError(
-        f"Need two score vectors of one length; got {a.shape} and {b.shape}."
+      f"Need two score vectors of one length; got {a.shape} and {b.shape}."
     )
   if not (np.isfinite(a).all() and np.isfinite(b).all()):
     raise ValueError("Scores must be finite.")

@@ -55,7 +55,7 @@ class SetValues(NamedTuple):
 
 
 def mobius_from_fourier(
-    fourier: sparse.SparseFourier, order: int | None = None
+  fourier: sparse.SparseFourier, order: int | None = None
 ) -> SetValues:
   """Moebius coefficients, `M(T) = (-2)^|T| sum_{S superset of T} F(S)`.
 
@@ -71,9 +71,7 @@ def mobius_from_fourier(
     ValueError: several targets, or more than `MAX_PAIRS` subsets.
   """
   players, coefs = terms_of(fourier)
-  return superset_sums(
-      fourier.n, players, coefs, lambda s, t: (-2) ** t, order
-  )
+  return superset_sums(fourier.n, players, coefs, lambda s, t: (-2) ** t, order)
 
 
 def fourier_from_mobius(mobius: SetValues) -> sparse.SparseFourier:
@@ -83,7 +81,7 @@ def fourier_from_mobius(mobius: SetValues) -> sparse.SparseFourier:
     ValueError: more than `MAX_PAIRS` subsets, or bad sets (`SparseFourier`).
   """
   out = superset_sums(
-      *mobius, lambda s, t: Fraction((-1) ** t, 2**s), order=None
+    *mobius, lambda s, t: Fraction((-1) ** t, 2**s), order=None
   )
   return sparse.SparseFourier.from_players(*out)
 
@@ -96,8 +94,8 @@ def terms_of(fourier: sparse.SparseFourier) -> tuple[np.ndarray, np.ndarray]:
   """
   if fourier.num_targets is not None:
     raise ValueError(
-        f"This expansion has {fourier.num_targets} targets; choose one with "
-        "fourier.target(t), or make a list over all t."
+      f"This expansion has {fourier.num_targets} targets; choose one with "
+      "fourier.target(t), or make a list over all t."
     )
   count = int(fourier.count)
   players = np.asarray(fourier.players)[:count].astype(np.int32)
@@ -105,11 +103,11 @@ def terms_of(fourier: sparse.SparseFourier) -> tuple[np.ndarray, np.ndarray]:
 
 
 def superset_sums(
-    n: int,
-    players: base.Array,
-    coefs: base.Array,
-    weight: Weight,
-    order: int | None,
+  n: int,
+  players: base.Array,
+  coefs: base.Array,
+  weight: Weight,
+  order: int | None,
 ) -> SetValues:
   """Returns `I(T)` of the module header for all T of size up to `order`.
 
@@ -158,7 +156,7 @@ def superset_sums(
         continue
       rows = sizes == s
       columns = np.asarray(
-          list(itertools.combinations(range(s), t)), np.int64
+        list(itertools.combinations(range(s), t)), np.int64
       ).reshape(math.comb(s, t), t)
       listed = rank[rows][:, columns]  # [k, C(s, t), t]
       subsets.append(listed.reshape(listed.shape[0] * listed.shape[1], t))
@@ -166,12 +164,12 @@ def superset_sums(
       masses.append(np.abs(terms[-1]))
     if subsets:
       found.append(
-          _add_equal(
-              np.concatenate(subsets),
-              np.concatenate(terms),
-              np.concatenate(masses),
-              len(active),
-          )
+        _add_equal(
+          np.concatenate(subsets),
+          np.concatenate(terms),
+          np.concatenate(masses),
+          len(active),
+        )
       )
   return _join(n, active, found)
 
@@ -181,18 +179,18 @@ def _too_many(present: np.ndarray, counts: np.ndarray, limit: int) -> str:
   fits = 0
   for k in range(1, limit):
     pairs = sum(
-        count * sum(math.comb(s, t) for t in range(min(s, k) + 1))
-        for s, count in zip(present.tolist(), counts.tolist())
+      count * sum(math.comb(s, t) for t in range(min(s, k) + 1))
+      for s, count in zip(present.tolist(), counts.tolist())
     )
     if pairs > MAX_PAIRS:
       break
     fits = k
   remedy = f"give order={fits} or less, or " if fits else ""
   return (
-      f"{counts.sum()} sets of up to {present.max()} players have more than "
-      f"{MAX_PAIRS} subsets of up to {limit} players (a set of order d has "
-      f"2^d), the most that are listed. Remedy: {remedy}keep fewer terms with "
-      "fourier.truncate(num_terms)."
+    f"{counts.sum()} sets of up to {present.max()} players have more than "
+    f"{MAX_PAIRS} subsets of up to {limit} players (a set of order d has "
+    f"2^d), the most that are listed. Remedy: {remedy}keep fewer terms with "
+    "fourier.truncate(num_terms)."
   )
 
 
@@ -215,7 +213,7 @@ def rank_rows(rows: np.ndarray, base_size: int) -> np.ndarray:
 
 
 def _add_equal(
-    subsets: np.ndarray, terms: np.ndarray, masses: np.ndarray, base_size: int
+  subsets: np.ndarray, terms: np.ndarray, masses: np.ndarray, base_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """Adds the terms of equal rows: `[R, t]`, `[R]` -> `[K, t]`, `[K]`."""
   key = rank_rows(subsets, base_size)
@@ -228,13 +226,13 @@ def _add_equal(
 
 
 def _dense(
-    n: int,
-    players: np.ndarray,
-    coefs: np.ndarray,
-    sizes: np.ndarray,
-    active: np.ndarray,
-    weights: dict[tuple[int, int], float],
-    limit: int,
+  n: int,
+  players: np.ndarray,
+  coefs: np.ndarray,
+  sizes: np.ndarray,
+  active: np.ndarray,
+  weights: dict[tuple[int, int], float],
+  limit: int,
 ) -> SetValues:
   """The same sums from a table of all 2^P subsets, one pass per set size."""
   num = len(active)
@@ -246,10 +244,10 @@ def _dense(
   for s in np.unique(sizes).tolist():
     rows = sizes == s
     layer = np.stack(
-        [
-            np.bincount(codes[rows], c[rows], 1 << num)
-            for c in (coefs, np.abs(coefs))
-        ]
+      [
+        np.bincount(codes[rows], c[rows], 1 << num)
+        for c in (coefs, np.abs(coefs))
+      ]
     )
     for bit in range(num):
       halves = layer.reshape(2, -1, 2, 1 << bit)
@@ -269,7 +267,7 @@ def _dense(
 
 
 def _join(
-    n: int, active: np.ndarray, found: list[tuple[np.ndarray, np.ndarray]]
+  n: int, active: np.ndarray, found: list[tuple[np.ndarray, np.ndarray]]
 ) -> SetValues:
   """Pads the sets of each size to one width, and names their players."""
   found = [(sets, values) for sets, values in found if len(values)]

@@ -50,13 +50,13 @@ class Optimum(NamedTuple):
 
 
 def best_mask(
-    fourier: sparse.SparseFourier,
-    *,
-    maximise: bool = True,
-    exactly: int | None = None,
-    at_most: int | None = None,
-    time_limit: float = 60.0,
-    tabulate: int = 16,
+  fourier: sparse.SparseFourier,
+  *,
+  maximise: bool = True,
+  exactly: int | None = None,
+  at_most: int | None = None,
+  time_limit: float = 60.0,
+  tabulate: int = 16,
 ) -> Optimum:
   """Finds the mask where an expansion is largest, or smallest.
 
@@ -101,7 +101,7 @@ def best_mask(
     # Coefficients of size 1, so that the solver's tolerances mean the same.
     unit = np.abs(coefs).max()
     kept, bound, proved = _by_programme(
-        num, ranked, coefs / unit, limits, time_limit
+      num, ranked, coefs / unit, limits, time_limit
     )
     bound *= unit
   mask = np.zeros(n, bool)
@@ -117,7 +117,7 @@ def best_mask(
 
 
 def _by_table(
-    num: int, players: np.ndarray, coefs: np.ndarray, limits: tuple[int, int]
+  num: int, players: np.ndarray, coefs: np.ndarray, limits: tuple[int, int]
 ) -> tuple[np.ndarray, float, bool]:
   """Compares all 2^P masks: kept bool `[P]`, its value, True."""
   bits = np.append(1 << np.arange(num), 0)
@@ -126,7 +126,7 @@ def _by_table(
   for bit in range(num):
     halves = values.reshape(-1, 2, 1 << bit)
     halves[:] = np.stack(
-        [halves[:, 0] + halves[:, 1], halves[:, 0] - halves[:, 1]], axis=1
+      [halves[:, 0] + halves[:, 1], halves[:, 0] - halves[:, 1]], axis=1
     )
   sizes = np.bitwise_count(np.arange(1 << num)).astype(np.int64)
   allowed = (sizes >= limits[0]) & (sizes <= limits[1])
@@ -136,24 +136,24 @@ def _by_table(
 
 
 def _by_programme(
-    num: int,
-    players: np.ndarray,
-    coefs: np.ndarray,
-    limits: tuple[int, int],
-    time_limit: float,
+  num: int,
+  players: np.ndarray,
+  coefs: np.ndarray,
+  limits: tuple[int, int],
+  time_limit: float,
 ) -> tuple[np.ndarray, float, bool]:
   """Solves the programme: kept bool `[P]`, an upper bound, whether proved."""
-  import scipy.optimize  # noqa: PLC0415  (slow to import)
+  import scipy.optimize  # Slow to import.
 
   objective, constraints, bounds, integrality, where = _programme(
-      num, players, coefs, limits
+    num, players, coefs, limits
   )
   result = scipy.optimize.milp(
-      -objective,
-      integrality=integrality,
-      bounds=bounds,
-      constraints=constraints,
-      options={"time_limit": time_limit, "mip_rel_gap": 0.0},
+    -objective,
+    integrality=integrality,
+    bounds=bounds,
+    constraints=constraints,
+    options={"time_limit": time_limit, "mip_rel_gap": 0.0},
   )
   if result.status not in (0, 1):
     raise RuntimeError(f"HiGHS stopped unexpectedly: {result.message}")
@@ -164,14 +164,14 @@ def _by_programme(
   if result.x is not None:
     found = result.x[where] > 0.5
     if _signed(players, coefs, found).sum() >= (
-        _signed(players, coefs, kept).sum()
+      _signed(players, coefs, kept).sum()
     ):
       kept = found
   return kept, float(bound), result.status == 0
 
 
 def _signed(
-    players: np.ndarray, coefs: np.ndarray, kept: np.ndarray
+  players: np.ndarray, coefs: np.ndarray, kept: np.ndarray
 ) -> np.ndarray:
   """`[K]` terms at one mask."""
   odd = np.append(kept, False)[players].sum(axis=1) % 2
@@ -179,7 +179,7 @@ def _signed(
 
 
 def _climb(
-    num: int, players: np.ndarray, coefs: np.ndarray, limits: tuple[int, int]
+  num: int, players: np.ndarray, coefs: np.ndarray, limits: tuple[int, int]
 ) -> np.ndarray:
   """A local optimum under flips and swaps, for when time is short."""
   terms, columns = np.nonzero(players < num)
@@ -212,7 +212,7 @@ def _climb(
 
 
 def _programme(
-    num: int, players: np.ndarray, coefs: np.ndarray, limits: tuple[int, int]
+  num: int, players: np.ndarray, coefs: np.ndarray, limits: tuple[int, int]
 ) -> tuple[np.ndarray, list[Any], Any, np.ndarray, np.ndarray]:
   """Objective, constraints, bounds, integrality; and where the masks are.
 
@@ -222,8 +222,8 @@ def _programme(
     coefs: `[K]`, to be maximised.
     limits: the least and largest number kept.
   """
-  import scipy.optimize  # noqa: PLC0415  (slow to import)
-  import scipy.sparse  # noqa: PLC0415
+  import scipy.optimize  # Slow to import.
+  import scipy.sparse
 
   sizes = (players < num).sum(axis=1)
   threshold = _largest_exact(sizes)
@@ -240,8 +240,8 @@ def _programme(
   num_y = int(ids.max()) + 1
   ends = np.cumsum([s.shape[0] * s.shape[1] for s in subsets])[:-1]
   tables = [
-      part.reshape(s.shape[:2])
-      for part, s in zip(np.split(ids.ravel(), ends), subsets)
+    part.reshape(s.shape[:2])
+    for part, s in zip(np.split(ids.ravel(), ends), subsets)
   ]  # Per group int [k, 2^d]: the variable of each subset.
   empty, where = tables[0][0, 0], tables[0][:, 1]
 
@@ -266,44 +266,43 @@ def _programme(
       signs = _signs(d)
       above, below = np.nonzero(signs)
       matrix = scipy.sparse.coo_array(
+        (
+          np.tile(signs[above, below], len(rows)),
           (
-              np.tile(signs[above, below], len(rows)),
-              (
-                  (np.arange(len(rows))[:, None] * (1 << d) + above[None])
-                  .ravel(),
-                  rows[:, below].ravel(),
-              ),
+            (np.arange(len(rows))[:, None] * (1 << d) + above[None]).ravel(),
+            rows[:, below].ravel(),
           ),
-          shape=(len(rows) << d, num_v),
+        ),
+        shape=(len(rows) << d, num_v),
       )
       constraints.append(
-          scipy.optimize.LinearConstraint(matrix.tocsr(), 0, np.inf)
+        scipy.optimize.LinearConstraint(matrix.tocsr(), 0, np.inf)
       )
   if num_large:
     member = players[large]
     row, col = np.nonzero(member < num)
     each = np.arange(num_large)
     matrix = scipy.sparse.coo_array(
-        (
-            np.concatenate(
-                [np.ones(len(row)), -np.ones(num_large), -2 * np.ones(num_large)]
-            ),
-            (
-                np.concatenate([row, each, each]),
-                np.concatenate(
-                    [
-                        where[member[row, col]],
-                        num_y + each,
-                        num_y + num_large + each,
-                    ]
-                ),
-            ),
+      (
+        np.concatenate(
+          [np.ones(len(row)), -np.ones(num_large), -2 * np.ones(num_large)]
         ),
-        shape=(num_large, num_v),
+        (
+          np.concatenate([row, each, each]),
+          np.concatenate(
+            [
+              where[member[row, col]],
+              num_y + each,
+              num_y + num_large + each,
+            ]
+          ),
+        ),
+      ),
+      shape=(num_large, num_v),
     )
     constraints.append(scipy.optimize.LinearConstraint(matrix.tocsr(), 0, 0))
   matrix = scipy.sparse.coo_array(
-      (np.ones(num), (np.zeros(num, np.int64), where)), shape=(1, num_v)
+    (np.ones(num), (np.zeros(num, np.int64), where)), shape=(1, num_v)
   )
   constraints.append(scipy.optimize.LinearConstraint(matrix.tocsr(), *limits))
 

@@ -30,32 +30,32 @@ class Index(NamedTuple):
 
 
 INDICES: dict[str, Index] = {
-    "Fourier": Index("Fourier coefficients", cardinal.fourier, "mean of f"),
-    "Moebius": Index("Moebius coefficients", cardinal.mobius, "f(none)"),
-    "BII": Index("Banzhaf interaction index", cardinal.bii, "mean of f"),
-    "BV": Index("Banzhaf value", cardinal.bv, "f(none)", 1),
-    "SII": Index(
-        "Shapley interaction index", cardinal.sii, "mean of f over sizes"
-    ),
-    "SV": Index("Shapley value", cardinal.sv, "f(none)", 1, True),
-    "k-SII": Index(
-        "k-Shapley interaction index", cardinal.k_sii, "f(none)", None, True
-    ),
-    "STII": Index(
-        "Shapley-Taylor interaction index", cardinal.stii, "f(none)", None, True
-    ),
-    "FSII": Index(
-        "faithful Shapley interaction index",
-        faithful.fsii,
-        "f(none)",
-        None,
-        True,
-    ),
-    "FBII": Index(
-        "faithful Banzhaf interaction index",
-        faithful.fbii,
-        "the fit at the empty mask",
-    ),
+  "Fourier": Index("Fourier coefficients", cardinal.fourier, "mean of f"),
+  "Moebius": Index("Moebius coefficients", cardinal.mobius, "f(none)"),
+  "BII": Index("Banzhaf interaction index", cardinal.bii, "mean of f"),
+  "BV": Index("Banzhaf value", cardinal.bv, "f(none)", 1),
+  "SII": Index(
+    "Shapley interaction index", cardinal.sii, "mean of f over sizes"
+  ),
+  "SV": Index("Shapley value", cardinal.sv, "f(none)", 1, True),
+  "k-SII": Index(
+    "k-Shapley interaction index", cardinal.k_sii, "f(none)", None, True
+  ),
+  "STII": Index(
+    "Shapley-Taylor interaction index", cardinal.stii, "f(none)", None, True
+  ),
+  "FSII": Index(
+    "faithful Shapley interaction index",
+    faithful.fsii,
+    "f(none)",
+    None,
+    True,
+  ),
+  "FBII": Index(
+    "faithful Banzhaf interaction index",
+    faithful.fbii,
+    "the fit at the empty mask",
+  ),
 }
 ALIASES: dict[str, str] = {"Möbius": "Moebius", "Mobius": "Moebius"}
 
@@ -75,20 +75,20 @@ def find(name: str) -> str:
     close = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
     guess = " or ".join(dict.fromkeys(known[match] for match in close))
     raise ValueError(
-        f"Unknown index {name!r}."
-        + (f" Did you mean {guess}?" if guess else "")
-        + f" Known: {', '.join(INDICES)}."
+      f"Unknown index {name!r}."
+      + (f" Did you mean {guess}?" if guess else "")
+      + f" Known: {', '.join(INDICES)}."
     )
   return known[key]
 
 
 def interactions(
-    fourier: sparse.SparseFourier,
-    index: str = "FBII",
-    order: int | None = None,
-    *,
-    names: Sequence[str] | None = None,
-    units: str | None = None,
+  fourier: sparse.SparseFourier,
+  index: str = "FBII",
+  order: int | None = None,
+  *,
+  names: Sequence[str] | None = None,
+  units: str | None = None,
 ) -> interactions_lib.Interactions:
   """Returns an index of an expansion, by name, computed in float64 on the host.
 
@@ -112,18 +112,18 @@ def interactions(
   n = fourier.n
   limit = _resolve(name, order, n, players.shape[1])
   result = mobius.superset_sums(
-      n, players, coefs, lambda s, t: entry.weight(s, t, limit), limit
+    n, players, coefs, lambda s, t: entry.weight(s, t, limit), limit
   )
   baseline, sets, values = result.split_empty()
   return interactions_lib.Interactions(
-      n=n,
-      players=sets,
-      values=values,
-      index=name,
-      order=limit,
-      baseline=baseline,
-      names=None if names is None else tuple(names),
-      units=units,
+    n=n,
+    players=sets,
+    values=values,
+    index=name,
+    order=limit,
+    baseline=baseline,
+    names=None if names is None else tuple(names),
+    units=units,
   )
 
 
@@ -140,7 +140,7 @@ def _resolve(name: str, order: int | None, n: int, largest: int) -> int:
   if fixed is not None and order != fixed:
     instead = "BII or FBII" if name == "BV" else "SII, k-SII, STII or FSII"
     raise ValueError(
-        f"{name} has order {fixed} only; got order={order}. For larger sets "
-        f"use {instead}."
+      f"{name} has order {fixed} only; got order={order}. For larger sets "
+      f"use {instead}."
     )
   return min(order, max(n, 1))

@@ -1,0 +1,178 @@
+"""Sorted, named, printed, saved, and carried to shapiq and back."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from spex_jax.fourier import sparse
+from spex_jax.indices import interactions as lib
+from spex_jax.indices import table
+
+
+def _example(**fields):
+  sets = [((0,), 1.0), ((1, 3), -4.0), ((0, 1, 2), 2.0), ((3,), -1.0)]
+  given = {"index": "FBII", "order": 3, "baseline": 0.5} | fields
+  return lib.Interactions.from_sets(4, sets, **given)
+
+
+def test_sorted_by_size_then_players():
+  actual = list(_example())
+  assert actual == [((1, 3), -4.0), ((0, 1, 2), 2.0), ((0,), 1.0), ((3,), -1.0)]
+  example = _example()
+  assert example.players.dtype == np.int32
+  assert example.players.tolist()[0] == [1, 3, 4]
+  assert example.values.dtype == np.float64
+
+
+def test_top_and_by_order():
+  example = _example()
+  assert list(example.top(1)) == [((1, 3), -4.0)]
+  assert len(example.top(99)) == 4
+  assert len(example.top(0)) == 0
+  assert list(example.by_order(1)) == [((0,), 1.0), ((3,), -1.0)]
+  assert len(example.by_order(7)) == 0
+  assert example.top(1).baseline == 0.5
+  with pytest.raises(ValueError, match="k must be at least 0; got -1"):
+    example.top(-1)
+
+
+def test_getitem():
+  example = _example(names=("a", "b", "b", "d"))
+  assert example[3, 1] == -4.0
+  assert example[{1, 3}] == -4.0
+  assert example[0] == 1.0
+  assert example["a"] == 1.0
+  assert example["a", 1, 2] == 2.0
+  assert example[()] == 0.5
+  assert example[2] == 0.0  # Not listed.
+  with pytest.raises(KeyError, match="several players are named 'b'"):
+    example["b"]
+  with pytest.raises(KeyError, match="no player is named 'z'"):
+    example["z"]
+  with pytest.raises(KeyError, match=r"No player 4; they are 0..3"):
+    example[4]
+  with pytest.raises(KeyError, match="names a player twice"):
+    example[1, 1]
+  with pytest.raises(KeyError, match="4 players; FBII was taken up to order 3"):
+    example[0, 1, 2, 3]
+
+
+def test_frozen():
+  example = _example()
+  with pytest.raises(AttributeError):
+    example.order = 2
+  with pytest.raises(ValueError, match="read-only"):
+    example.values[0] = 1.0
+
+
+def test_text_names_players_values_and_units():
+  text = str(_example(names=("rain", "wind", "sun", "sun"), units="nat"))
+  lines = text.splitlines()
+  assert lines[0] == (
+    "FBII up to order 3: 4 sets of 4 players, baseline +0.5 nat"
+  )
+  assert lines[1].split() == ["-4", "nat", "{wind,", "sun#3}"]
+  assert "{rain, wind, sun#2}" in text
+
+
+def test_long_tables_are_cut():
+  sets = [((i,), float(i + 1)) for i in range(30)]
+  text = str(lib.Interactions.from_sets(30, sets, index="SV", order=1))
+  assert len(text.splitlines()) == 22
+  assert text.endswith("... and 10 more")
+
+
+def test_hostile_names_stay_text(tmp_path):
+  names = ("</script><b>", "\x1b[31mred\n", "[bold]x[/bold]", "{0}%s")
+  example = _example(names=names, units="a\nb")
+  text = str(example)
+  assert len(text.splitlines()) == 5  # No name breaks a line.
+  assert "\x1b" not in text
+  assert "\\x1b[31mred\\n" in text
+  assert "[bold]x[/bold]" in text
+  example.save(tmp_path / "i.json")
+  assert lib.Interactions.load(tmp_path / "i.json").names == names
+
+
+def test_save_and_load(tmp_path):
+  path = tmp_path / "i.json"
+  example = _example(names=("a", "b", "c", "d"), units="logit")
+  example.save(path)
+  back = lib.Interactions.load(path)
+  assert list(back) == list(example)
+  for field in ("n", "index", "order", "baseline", "names", "units"):
+    assert getattr(back, field) == getattr(example, field)
+
+
+def test_damaged_and_foreign_files(tmp_path):
+  path = tmp_path / "i.json"
+  _example().save(path)
+  path.write_text(path.read_text().replace("-4.0", "-5.0"))
+  with pytest.raises(ValueError, match="damaged"):
+    lib.Interactions.load(path)
+  path.write_text(json.dumps({"n": 3, "terms": []}))
+  with pytest.raises(ValueError, match="no saved interactions: need keys 'n'"):
+    lib.Interactions.load(path)
+
+
+@pytest.mark.parametrize(
+  "change, error, message",
+  [
+    ({"values": np.ones(2)}, ValueError, r"Need players \[K, D\]"),
+    ({"values": np.array([np.nan])}, ValueError, "must be finite"),
+    ({"baseline": np.inf}, ValueError, "must be finite"),
+    ({"players": np.array([[5]])}, ValueError, r"must lie in 0..3"),
+    ({"players": np.array([[4]])}, ValueError, "is `baseline`, not a row"),
+    ({"names": ("a",)}, ValueError, "Need 4 names of players; got 1"),
+    ({"names": ("a", "b", "c", 4)}, TypeError, "must be text; got 4"),
+  ],
+)
+def test_bad_fields(change, error, message):
+  fields = dict(
+    n=4, players=np.array([[1]]), values=np.ones(1), index="SV", order=1
+  )
+  with pytest.raises(error, match=message):
+    lib.Interactions(**(fields | change))
+
+
+def test_without_shapiq_the_error_says_what_to_install(monkeypatch):
+  monkeypatch.setitem(sys.modules, "shapiq", None)
+  with pytest.raises(ImportError, match="pip install shapiq"):
+    _example().to_shapiq()
+
+
+@pytest.mark.parametrize("index", [i for i in table.INDICES if i != "Fourier"])
+def test_shapiq_round_trip(index):
+  shapiq = pytest.importorskip(
+    "shapiq", reason="shapiq 1.4.1 is installed on Python 3.11 only."
+  )
+  fourier = sparse.SparseFourier.from_terms(
+    6, {(): 1.0, (0, 1, 2): 2.0, (3,): -1.5, (1, 5): 0.25}
+  )
+  ours = table.interactions(fourier, index)
+  theirs = ours.to_shapiq()
+  assert isinstance(theirs, shapiq.InteractionValues)
+  assert theirs.index == index
+  assert theirs.n_players == 6
+  for players, value in ours:
+    assert theirs[players] == value
+  back = lib.Interactions.from_shapiq(theirs, units="nat")
+  assert list(back) == list(ours)
+  assert (back.index, back.order, back.baseline, back.units) == (
+    index,
+    ours.order,
+    ours.baseline,
+    "nat",
+  )
+
+
+def test_shapiq_refuses_what_it_has_no_index_for():
+  pytest.importorskip(
+    "shapiq", reason="shapiq 1.4.1 is installed on Python 3.11 only."
+  )
+  with pytest.raises(ValueError, match="no Fourier coefficients; take index"):
+    _example(index="Fourier").to_shapiq()
+  with pytest.raises(TypeError, match="shapiq.InteractionValues; got dict"):
+    lib.Interactions.from_shapiq({})

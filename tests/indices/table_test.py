@@ -1,0 +1,291 @@
+"""Every index against the sums or least squares that define it."""
+
+import itertools
+import math
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from spex_jax.fourier import sparse
+from spex_jax.indices import table
+
+_N = 6
+_INTERACTION = ["BII", "SII", "k-SII", "STII", "FSII", "FBII", "Moebius"]
+
+
+def _dense(n=_N, seed=0):
+  """An expansion with every set, so that every order has a remainder."""
+  supports = (np.arange(1 << n)[:, None] >> np.arange(n) & 1).astype(bool)
+  coefs = np.random.default_rng(seed).normal(size=1 << n)
+  return sparse.SparseFourier.from_supports(supports, coefs)
+
+
+def _values(fourier):
+  """f at all masks; bit i of the position is player i."""
+  masks = (np.arange(1 << fourier.n)[:, None] >> np.arange(fourier.n)) & 1
+  terms = fourier.terms()
+  return np.array(
+    [
+      sum(c * (-1) ** sum(m[i] for i in s) for s, c in terms)
+      for m in masks.tolist()
+    ]
+  )
+
+
+def _code(players):
+  return sum(1 << i for i in players)
+
+
+def _sets(n, order):
+  return [
+    s for t in range(1, order + 1) for s in itertools.combinations(range(n), t)
+  ]
+
+
+def _derivative(values, players, rest):
+  return sum(
+    (-1) ** (len(players) - size) * values[rest | _code(sub)]
+    for size in range(len(players) + 1)
+    for sub in itertools.combinations(players, size)
+  )
+
+
+def _by_derivatives(values, n, players, weight):
+  """`sum over m without the players of weight(|m|) times the derivative`."""
+  inside = _code(players)
+  return sum(
+    weight(rest.bit_count()) * _derivative(values, players, rest)
+    for rest in range(1 << n)
+    if not rest & inside
+  )
+
+
+def _sii(values, n, players):
+  left = n - len(players)
+  return _by_derivatives(
+    values, n, players, lambda m: 1 / ((left + 1) * math.comb(left, m))
+  )
+
+
+def _least_squares(values, n, order, weights, exact):
+  """Coefficients of the best polynomial, `exact` masks met exactly."""
+  sets = [(), *_sets(n, order)]
+  design = np.array(
+    [[_code(s) & m == _code(s) for s in sets] for m in range(1 << n)], float
+  )
+  gram = design.T @ (weights[:, None] * design)
+  fixed = design[exact]
+  zeros = np.zeros((len(exact), len(exact)))
+  system = np.block([[gram, fixed.T], [fixed, zeros]])
+  right = np.concatenate([design.T @ (weights * values), values[exact]])
+  solution = np.linalg.lstsq(system, right, rcond=None)[0]
+  return dict(zip(sets, solution[: len(sets)]))
+
+
+def _by_definition(index, values, n, order):
+  """All sets of size 1..order, and () for the baseline."""
+  none, mean = values[0], values.mean()
+  sets = _sets(n, order)
+  if index == "Fourier":
+    signs = [
+      [(-1) ** (_code(s) & m).bit_count() for m in range(1 << n)] for s in sets
+    ]
+    return {(): mean} | {
+      s: np.dot(g, values) / (1 << n) for s, g in zip(sets, signs)
+    }
+  if index == "Moebius":
+    return {(): none} | {s: _derivative(values, s, 0) for s in sets}
+  if index in ("BII", "BV"):
+    out = {
+      s: _by_derivatives(values, n, s, lambda m, s=s: 0.5 ** (n - len(s)))
+      for s in sets
+    }
+    return {(): mean if index == "BII" else none} | out
+  if index in ("SII", "SV"):
+    out = {s: _sii(values, n, s) for s in sets}
+    return {(): _sii(values, n, ()) if index == "SII" else none} | out
+  if index == "k-SII":
+    bernoulli = [1, -1 / 2, 1 / 6, 0, -1 / 30, 0, 1 / 42]
+    sii = {s: _sii(values, n, s) for s in sets}
+    out = {
+      s: sum(
+        bernoulli[len(r) - len(s)] * v
+        for r, v in sii.items()
+        if set(s) <= set(r)
+      )
+      for s in sets
+    }
+    return {(): none} | out
+  if index == "STII":
+    out = {
+      s: _derivative(values, s, 0)
+      if len(s) < order
+      else _by_derivatives(
+        values, n, s, lambda m: order / (n * math.comb(n - 1, m))
+      )
+      for s in sets
+    }
+    return {(): none} | out
+  if index == "FBII":
+    return _least_squares(values, n, order, np.ones(1 << n), [])
+  assert index == "FSII"
+  weights = np.array(
+    [
+      0.0
+      if m.bit_count() in (0, n)
+      else 1
+      / (math.comb(n, m.bit_count()) * m.bit_count() * (n - m.bit_count()))
+      for m in range(1 << n)
+    ]
+  )
+  return _least_squares(values, n, order, weights, [0, (1 << n) - 1])
+
+
+@pytest.mark.parametrize(
+  "index, order",
+  [(i, k) for i in [*_INTERACTION, "Fourier"] for k in (1, 2, 3, _N)]
+  + [("SV", 1), ("BV", 1)],
+)
+def test_matches_definition(index, order):
+  fourier = _dense()
+  values = _values(fourier)
+  actual = table.interactions(fourier, index, order)
+  # Oracles sum 2^6 values of size up to 2^6, weighed up to 2^6; the normal
+  # equations of least squares square a condition number below 1e3.
+  for players, expected in _by_definition(index, values, _N, order).items():
+    assert actual[players] == pytest.approx(expected, abs=1e-8), players
+
+
+def test_every_index_is_tested():
+  assert set(table.INDICES) == {*_INTERACTION, "Fourier", "SV", "BV"}
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, None])
+@pytest.mark.parametrize("index", ["SV", "STII", "FSII", "k-SII"])
+def test_efficient(index, order):
+  assert table.INDICES[index].efficient
+  if index == "SV" and order not in (1, None):
+    return
+  rng = np.random.default_rng(3)
+  rows = np.argsort(rng.random((40, 30)), axis=1)[:, :5]
+  fourier = sparse.SparseFourier.from_players(30, rows, rng.normal(size=40))
+  none, full = fourier(np.array([[False] * 30, [True] * 30]))
+  actual = table.interactions(fourier, index, order)
+  # 40 terms of 32 subsets, weights up to 2^5.
+  atol = 40 * 32 * 32 * np.finfo(np.float64).eps * 40
+  assert actual.values.sum() == pytest.approx(full - none, abs=atol)
+  assert actual.baseline == pytest.approx(none, abs=atol)
+
+
+@pytest.mark.parametrize("index", table.INDICES)
+def test_linear(index):
+  one, two = _dense(5, 1), _dense(5, 2)
+  order = table.INDICES[index].fixed_order or 2
+  a, b, both = (
+    table.interactions(f, index, order) for f in (one, two, one + two)
+  )
+  for players in [(), *_sets(5, order)]:
+    assert both[players] == pytest.approx(a[players] + b[players], abs=1e-11)
+
+
+@pytest.mark.parametrize("index", table.INDICES)
+@hypothesis.settings(deadline=None, max_examples=10)
+@hypothesis.given(seed=st.integers(0, 999), order=st.integers(1, 3))
+def test_symmetry_and_dummy(index, seed, order):
+  rng = np.random.default_rng(seed)
+  order = table.INDICES[index].fixed_order or order
+  rows = np.argsort(rng.random((6, 7)), axis=1)[:, : rng.integers(1, 5)]
+  coefs = rng.normal(size=6)
+  plain = table.interactions(
+    sparse.SparseFourier.from_players(8, np.where(rows > 7, 8, rows), coefs),
+    index,
+    order,
+  )
+  rename = rng.permutation(8)
+  renamed = table.interactions(
+    sparse.SparseFourier.from_players(8, rename[rows], coefs), index, order
+  )
+  for players, value in plain:
+    assert 7 not in players  # The dummy has no share in anything.
+    assert renamed[rename[list(players)].tolist()] == pytest.approx(
+      value, abs=1e-10
+    )
+
+
+def test_order_none_is_the_exact_expansion():
+  fourier = _dense(5)
+  moebius = table.interactions(fourier, "Moebius")
+  for index in ("STII", "FSII", "FBII"):
+    actual = table.interactions(fourier, index)
+    assert actual.order == 5
+    # Up to 2^5 terms, weights 2^5.
+    for players, value in moebius:
+      assert actual[players] == pytest.approx(value, abs=1e-10)
+
+
+@pytest.mark.parametrize("index", [*_INTERACTION, "Fourier"])
+def test_order_above_n_is_n(index):
+  fourier = _dense(3)
+  actual = table.interactions(fourier, index, 9)
+  expected = table.interactions(fourier, index, 3)
+  assert actual.order == 3
+  assert list(actual) == list(expected)
+
+
+def test_high_orders_go_where_the_order_is_limited():
+  fourier = sparse.SparseFourier.from_terms(
+    1000, {tuple(range(300)): 1.0, (2, 5): 1.0}
+  )
+  assert dict(table.interactions(fourier, "FBII", 2)) == {
+    (2, 5): 4.0,
+    (2,): -2.0,
+    (5,): -2.0,
+  }
+  assert len(table.interactions(fourier, "SII", 2)) == 300 * 299 // 2
+  # One set, though it has 2^300 subsets.
+  assert table.interactions(fourier, "BII")[range(300)] == 2.0**300
+  with pytest.raises(ValueError, match="order=3 or less"):
+    table.interactions(fourier, "STII")
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+@pytest.mark.parametrize("index", table.INDICES)
+def test_tiny_and_constant(index, n):
+  constant = sparse.SparseFourier.from_terms(n, {(): 2.5})
+  actual = table.interactions(constant, index)
+  assert len(actual) == 0
+  assert actual.baseline == 2.5
+
+
+@pytest.mark.parametrize(
+  "name, expected",
+  [("Möbius", "Moebius"), ("mobius", "Moebius"), ("fbii", "FBII")],
+)
+def test_aliases(name, expected):
+  assert table.interactions(_dense(2), name).index == expected
+
+
+def test_bad_input():
+  fourier = _dense(3)
+  with pytest.raises(
+    ValueError, match=r"'FBI'. Did you mean .*FBII.*Known: Fo"
+  ):
+    table.interactions(fourier, "FBI")
+  with pytest.raises(ValueError, match=r"'zzz'. Known: Fourier"):
+    table.interactions(fourier, "zzz")
+  with pytest.raises(TypeError, match="named by a string; got 3"):
+    table.interactions(fourier, 3)
+  for order in (0, -1):
+    with pytest.raises(ValueError, match=f"at least 1; got {order}"):
+      table.interactions(fourier, "SII", order)
+  with pytest.raises(TypeError, match="must be an integer; got 1.5"):
+    table.interactions(fourier, "SII", 1.5)
+  with pytest.raises(ValueError, match="SV has order 1 only; got order=2"):
+    table.interactions(fourier, "SV", 2)
+  with pytest.raises(ValueError, match="Need 3 names of players; got 2"):
+    table.interactions(fourier, "SV", names=["a", "b"])
+  both = sparse.SparseFourier.stack([fourier, fourier])
+  with pytest.raises(ValueError, match=r"2 targets; choose one"):
+    table.interactions(both, "SV")
