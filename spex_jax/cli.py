@@ -124,8 +124,8 @@ def config_names() -> list[str]:
 
 def _parse(
   arguments: Sequence[str], default: str
-) -> tuple[str, ml_collections.ConfigDict, pathlib.Path]:
-  """The name, the configuration with its overrides, and the workdir."""
+) -> tuple[ml_collections.ConfigDict, pathlib.Path]:
+  """The configuration with its overrides, and the workdir."""
   name, rest = _take_config(arguments, default)
   config = load_config(name)
   for argument in rest:
@@ -136,7 +136,7 @@ def _parse(
   argv = ["spex", *rest]
   config_flags.DEFINE_config_dict(
     "config", config, lock_config=True, flag_values=values, sys_argv=argv
-  )
+  )  # Overrides go into `config` itself.
   extra = values(argv)[1:]
   if extra:
     raise ValueError(f"unexpected argument {extra[0]!r}; see --help.")
@@ -146,7 +146,7 @@ def _parse(
   if workdir == "":
     raise ValueError("--workdir is empty; give a directory.")
   default_dir = _RUNS / (f"{stem}-{size}" if size else stem)
-  return name, values["config"].value, pathlib.Path(workdir or default_dir)
+  return config, pathlib.Path(workdir or default_dir)
 
 
 def _take_config(
@@ -194,7 +194,7 @@ def _explain(arguments: list[str]) -> None:
       spec = load_config(name)
       print(f"  {name}: {', '.join(f'{k}={v!r}' for k, v in _flat(spec))}")
     return
-  _, config, workdir = _parse(arguments, default="digits")
+  config, workdir = _parse(arguments, default="digits")
   from spex_jax.jobs import explain  # Slow to import; help needs none of it.
 
   explain.run(config, workdir)

@@ -141,20 +141,28 @@ def test_a_damaged_model_is_refused(digits_run, tmp_path, capsys):
   ("extra", "words"),
   [
     ((), ("HistGradientBoosting", "decision value for")),
-    (("--config.model.kind=mlp",), ("MLP 30-32-2", "logit(")),
+    # Few columns: all masks are asked, and nothing has to be fitted.
     (
-      ("--config.model.kind=mlp", "--config.table=diabetes"),
+      ("--config.model.kind=mlp", "--config.table=iris"),
+      ("MLP 4-32-3", "logit("),
+    ),
+    (
+      (
+        "--config.model.kind=mlp",
+        "--config.table=diabetes",
+        "--config.budget=1024",
+      ),
       ("MLP 10-32-1", "response"),
     ),
     (
       (
         "--config.model.kind=sklearn.ensemble:RandomForestClassifier",
         "--config.model.arguments={'n_estimators': 5}",
-        "--config.table=wine",
+        "--config.table=iris",
         "--config.baseline=resample",
         "--config.baseline_draws=2",
       ),
-      ("RandomForest", "probability of class_", "2 training examples"),
+      ("RandomForest", "probability of", "2 training examples"),
     ),
   ],
 )
@@ -320,7 +328,7 @@ _CALL = ("--config=callable:quick", "--config.n=3")
     (
       ["explain", *_CALL, "--config.function=my_functions:value"]
       + ["--config.compiled=true"],
-      "",
+      "compiled=True needs JAX to trace it",
     ),
     (
       ["explain", "--config=cancer", "--config.table=titanic"],
@@ -336,8 +344,8 @@ _CALL = ("--config=callable:quick", "--config.n=3")
       "has no `fit` and `predict`",
     ),
     (
-      ["explain", "--config=cancer", "--config.model.kind=sklearn.svm:SVC"],
-      "model.arguments do not fit sklearn.svm:SVC",
+      ["explain", "--config=cancer", "--config.model.kind=sklearn.svm:NuSVR"],
+      "model.arguments do not fit sklearn.svm:NuSVR",
     ),
   ],
 )

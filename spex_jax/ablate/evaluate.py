@@ -115,7 +115,7 @@ def compiled(
 
 
 def host(
-  fn: base.ValueFn,
+  fn: Callable[[np.ndarray], base.Values],
   n: int,
   *,
   batch_size: int = 1024,

@@ -4,10 +4,12 @@ import functools
 import importlib
 import pathlib
 import sys
+import textwrap
+from collections.abc import Callable
+from typing import Any
 
 import ml_collections
 
-from spex_jax import base
 from spex_jax.ablate import evaluate
 from spex_jax.jobs import subjects
 from spex_jax.report import plots
@@ -33,11 +35,10 @@ def subject(
   names = names or tuple(f"x{i}" for i in range(n))
   if len(names) != n:
     raise ValueError(f"names={config.names!r} are {len(names)} for n={n}.")
-  if config.compiled:
-    evaluator = evaluate.compiled(function, n, batch_size=config.batch_size)
-  else:
-    checked = _name_errors(function, config.function)
-    evaluator = evaluate.host(checked, n, batch_size=config.batch_size)
+  make = evaluate.compiled if config.compiled else evaluate.host
+  context = "; compiled=True needs JAX to trace it" if config.compiled else ""
+  checked = _name_errors(function, config.function, context)
+  evaluator = make(checked, n, batch_size=config.batch_size)
 
   def draw(interactions: subjects.Interactions, path: pathlib.Path) -> None:
     plots.save(plots.bars(interactions, title=config.function), path)
@@ -75,7 +76,9 @@ def _load(path: str):
   return function
 
 
-def _name_errors(function: base.ValueFn, path: str) -> base.ValueFn:
+def _name_errors(
+  function: Callable[..., Any], path: str, context: str
+) -> Callable[..., Any]:
   """Errors of the user's code say that they are, and where."""
 
   @functools.wraps(function)
@@ -83,8 +86,9 @@ def _name_errors(function: base.ValueFn, path: str) -> base.ValueFn:
     try:
       return function(masks)
     except Exception as error:
+      text = textwrap.shorten(str(error), 200, placeholder=" ...")
       raise RuntimeError(
-        f"{path} raised {type(error).__name__}: {error}"
+        f"{path} raised {type(error).__name__}: {text}{context}"
       ) from error
 
   return call

@@ -167,7 +167,8 @@ def network(
     angle = np.degrees(np.arctan2(place[1], place[0]))
     turned = abs(angle) > 90  # Text on the left half reads towards the node.
     axes.text(
-      *(1.12 * place),
+      1.12 * place[0],
+      1.12 * place[1],
       _label(interactions, (player,)),
       rotation=angle + 180 if turned else angle,
       rotation_mode="anchor",
@@ -207,12 +208,13 @@ def _outline(
   from matplotlib import patches  # Slow to import.
 
   rows, cols = np.nonzero(owner == player)
-  low = np.array([cols.min(), rows.min()]) - 0.5 + inset
-  high = np.array([cols.max(), rows.max()]) + 0.5 - inset
-  axes.add_patch(
-    patches.Rectangle(low, *(high - low), fill=False, edgecolor=color, lw=2)
+  left, top = cols.min() - 0.5 + inset, rows.min() - 0.5 + inset
+  width, height = np.ptp(cols) + 1 - 2 * inset, np.ptp(rows) + 1 - 2 * inset
+  frame = patches.Rectangle(
+    (left, top), width, height, fill=False, edgecolor=color, lw=2
   )
-  return (low + high) / 2
+  axes.add_patch(frame)
+  return np.array([left + width / 2, top + height / 2])
 
 
 def _split(interactions: Interactions) -> tuple[list[Set], list[Set]]:
