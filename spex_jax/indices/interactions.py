@@ -230,8 +230,11 @@ class Interactions:
       raise ValueError(
         "shapiq has no Fourier coefficients; take index 'Moebius' or 'BII'."
       )
+    values = {(): self.baseline} | dict(self)
     return _shapiq().InteractionValues(
-      values={(): self.baseline} | dict(self),
+      values=np.asarray(list(values.values())),
+      # Without a lookup it would list all sets of up to `order` players.
+      interaction_lookup={players: i for i, players in enumerate(values)},
       index=self.index,
       max_order=self.order,
       min_order=0,

@@ -152,13 +152,13 @@ def removal_curve(
     ValueError: a count outside 0..n, or values that are not `[B]` and finite.
   """
   n = fourier.n
-  counts = np.asarray(counts, np.int64)
-  if counts.ndim != 1 or np.any((counts < 0) | (counts > n)):
-    raise ValueError(f"counts must lie in 0..{n}; got {counts.tolist()}.")
+  removed = np.asarray(counts, np.int64)
+  if removed.ndim != 1 or np.any((removed < 0) | (removed > n)):
+    raise ValueError(f"counts must lie in 0..{n}; got {removed.tolist()}.")
   everyone = np.ones((1, n), bool)
   full_guess = float(np.asarray(fourier(everyone))[0])
   chosen, status = [], []
-  for k in counts.tolist():
+  for k in removed.tolist():
     found = [
       optimum.best_mask(
         fourier, maximise=up, exactly=n - k, time_limit=time_limit
@@ -176,7 +176,7 @@ def removal_curve(
       f"A removal curve needs one target; values have shape {values.shape}."
     )
   return Removal(
-    counts=counts,
+    counts=removed,
     masks=masks[1:],
     predicted=full_guess - np.asarray([one.value for one in chosen]),
     actual=values[0] - values[1:],

@@ -168,6 +168,18 @@ def test_shapiq_round_trip(index):
   )
 
 
+def test_shapiq_takes_many_players():
+  pytest.importorskip(
+    "shapiq", reason="shapiq 1.4.1 is installed on Python 3.11 only."
+  )
+  # All sets of up to five of 1,000 players are 8e12.
+  sets = [((1, 2, 3, 4, 999), 2.0), ((7,), 1.0)]
+  ours = lib.Interactions.from_sets(1000, sets, index="FBII", order=5)
+  theirs = ours.to_shapiq()
+  assert len(theirs.interactions) == 3
+  assert list(lib.Interactions.from_shapiq(theirs)) == list(ours)
+
+
 def test_shapiq_refuses_what_it_has_no_index_for():
   pytest.importorskip(
     "shapiq", reason="shapiq 1.4.1 is installed on Python 3.11 only."
