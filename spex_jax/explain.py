@@ -371,6 +371,10 @@ def _ask_and_decode(ask, key, method, max_order, strict):
     probes = ask(exclude[:_PROBES])
     if ask_lib.is_constant(np.concatenate([test.values, probes])):
       return _constant(n, test.values, notes, ask.asked), test
+    notes.append(
+      "f has one value on every held-out mask and another on the full or the "
+      "empty one: too rare a change to be tested by random masks."
+    )
   rest = uniform[num_held:]
   if plan is None:
     answer = select.by_lasso(select.Samples(rest, ask(rest)), max_order)

@@ -306,17 +306,14 @@ def _candidates(gram, product, energy, constant, penalty, grid):
   names, fits = [], []
   if penalty == "lasso":
     paths = _lasso(gram_c, product_c, energy / count, grid, count / 2)
-    last = np.zeros(len(rest), bool)
+    last, relaxed = None, None
     for p, path in zip(grid, paths):
       names += [("relaxed", p), ("lasso", p)]
-      active = path != 0
-      relaxed = np.full(len(rest), np.nan)
-      # Near-full supports cost most and gain nothing on least squares.
-      if (
-        np.isfinite(path).all()
-        and 2 * active.sum() <= len(rest)
-        and (active != last).any()
-      ):
+      active = path != 0  # NaN counts as active, so that nothing is solved.
+      if 2 * active.sum() > len(rest) or not np.isfinite(path).all():
+        # Near-full supports cost most and gain nothing on least squares.
+        relaxed = np.full(len(rest), np.nan)
+      elif last is None or (active != last).any():
         relaxed = _least_squares(gram_c, product_c, active)
       last = active
       fits += [relaxed, path]

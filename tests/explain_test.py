@@ -1,0 +1,394 @@
+"""Tests of the public face: budgets, choices, and every kind of bad input."""
+
+import jax
+import numpy as np
+import pytest
+
+from spex_jax import base
+from spex_jax.explain import METHODS, Explanation, decode, explain
+from spex_jax.fourier import sparse, spex
+from spex_jax.masks import packing, sampling
+
+_KEY = jax.random.key(0)
+
+
+class _Counting:
+  """A value function that remembers what it was asked."""
+
+  def __init__(self, fn):
+    self.fn, self.batches = fn, []
+
+  def __call__(self, masks):
+    self.batches.append(np.array(masks))
+    return self.fn(masks)
+
+  def distinct(self):
+    return len(packing.distinct_masks(np.concatenate(self.batches)).first)
+
+
+def _planted(n, num_terms, order, seed=0):
+  rng = np.random.default_rng(seed)
+  terms = {}
+  while len(terms) < num_terms:
+    size = rng.integers(1, order + 1)
+    members = tuple(sorted(rng.choice(n, size, replace=False).tolist()))
+    terms[members] = rng.uniform(0.5, 2) * rng.choice([-1, 1])
+  return sparse.SparseFourier.from_terms(n, terms)
+
+
+def _pairs(masks):
+  return 2.0 * masks[:, 0] - masks[:, 1] + 3.0 * masks[:, 2] * masks[:, 3]
+
+
+class TestSpex:
+  @pytest.mark.parametrize("method", ["spex", "auto"])
+  def test_planted_terms_are_exact_within_the_budget(self, method):
+    f = _planted(100, 30, 4)
+    fn = _Counting(lambda m: f(m) + 5)
+    answer = explain(fn, 100, budget=1000, method=method, key=_KEY)
+    found = dict(answer.fourier.terms())
+    assert set(found) == {(), *dict(f.terms())}
+    np.testing.assert_allclose(found.pop(()), 5, atol=1e-12)
+    for members, coef in f.terms():
+      np.testing.assert_allclose(found[members], coef, atol=1e-12)
+    assert answer.method == "spex" and answer.held_out == 100
+    assert answer.faithfulness > 1 - 1e-12 and answer.noise_floor == 0
+    assert answer.num_evaluations == fn.distinct() <= 1000
+
+  def test_least_budget_is_named(self):
+    with pytest.raises(ValueError, match="below the smallest SPEX plan"):
+      explain(_pairs, 100, budget=100, method="spex", key=_KEY)
+    least = spex.least_budget(100)
+    with pytest.raises(ValueError, match=f"SPEX needs {least} masks"):
+      explain(_pairs, 100, budget=least, method="spex", key=_KEY)
+
+  def test_held_out_shrinks_to_fit_the_plan_and_says_so(self):
+    budget = spex.least_budget(30) + 30
+    f = _planted(30, 3, 2)
+    answer = explain(f, 30, budget=budget, method="spex", key=_KEY)
+    assert answer.held_out == 28
+    assert any("Only 28 masks are held out" in note for note in answer.notes)
+    assert answer.faithfulness > 1 - 1e-9
+
+  def test_plan_and_held_out_masks_never_meet(self):
+    """n so small that a plan meets many of all masks."""
+    f = _planted(10, 4, 2)
+    fn = _Counting(f)
+    answer = explain(fn, 10, budget=800, method="spex", key=_KEY, max_order=2)
+    test, rest = fn.batches[0], np.concatenate(fn.batches[2:])
+    assert len(test) == answer.held_out
+    both = np.concatenate([test, rest])
+    assert len(packing.distinct_masks(both).first) == len(both)
+    assert answer.num_evaluations == len(both) == fn.distinct() <= 800
+
+
+class TestLasso:
+  @pytest.mark.parametrize("method", ["lasso", "auto"])
+  def test_pairs(self, method):
+    fn = _Counting(_pairs)
+    answer = explain(fn, 20, budget=190, method=method, key=_KEY)
+    assert answer.method == "lasso"
+    assert answer.faithfulness > 1 - 1e-9
+    assert answer.num_evaluations == fn.distinct() <= 190
+    assert answer.held_out == 63  # A third, as 64 would be more.
+    expected = {(): 1.25, (0,): -1, (1,): 0.5, (2,): -0.75, (3,): -0.75}
+    expected[(2, 3)] = 0.75
+    found = dict(answer.fourier.terms())
+    assert set(found) == set(expected)
+    for members, coef in expected.items():
+      np.testing.assert_allclose(found[members], coef, atol=1e-9)
+    moebius = answer.interactions("Moebius", names=list("abcdefghijklmnopqrst"))
+    assert "c" in str(moebius)
+
+  def test_max_order_one(self):
+    answer = explain(
+      _pairs, 20, budget=190, method="lasso", key=_KEY, max_order=1
+    )
+    assert answer.fourier.orders.max() == 1 and answer.faithfulness < 0.95
+
+  def test_deterministic_in_the_key(self):
+    first, again, other = (
+      explain(_pairs, 20, budget=100, method="lasso", key=jax.random.key(k))
+      for k in (0, 0, 1)
+    )
+    assert first.fourier.terms() == again.fourier.terms()
+    assert first.faithfulness == again.faithfulness
+    assert first.fourier.terms() != other.fourier.terms()
+
+
+class TestExact:
+  @pytest.mark.parametrize("method", METHODS)
+  @pytest.mark.parametrize("budget", [16, 17, 10**6])
+  def test_all_masks_when_they_fit(self, method, budget):
+    values = np.random.default_rng(0).normal(size=16)
+    fn = _Counting(lambda m: values[m @ (1 << np.arange(4))])
+    answer = explain(fn, 4, budget=budget, method=method, key=_KEY)
+    assert answer.method == "exact" and answer.num_evaluations == 16
+    assert fn.distinct() == 16 and sum(map(len, fn.batches)) == 20
+    assert answer.faithfulness == 1 and answer.num_repeats == 4
+    masks = sampling.enumerate_masks(4)
+    np.testing.assert_allclose(answer.fourier(masks), values, atol=1e-13)
+
+  def test_max_order_is_the_best_approximation(self):
+    values = np.random.default_rng(0).normal(size=16)
+    fn = lambda m: values[m @ (1 << np.arange(4))]
+    answer = explain(fn, 4, budget=16, key=_KEY, max_order=1)
+    masks = sampling.enumerate_masks(4)
+    x = np.concatenate([np.ones((16, 1)), 1.0 - 2 * masks], axis=1)
+    error = values - x @ np.linalg.lstsq(x, values)[0]
+    np.testing.assert_allclose(
+      answer.faithfulness, 1 - error.var() / values.var(), atol=1e-12
+    )
+
+  def test_zero_and_one_player(self):
+    answer = explain(lambda m: np.full(len(m), 3), 0, budget=1, key=_KEY)
+    assert answer.fourier.terms() == [((), 3.0)]
+    answer = explain(lambda m: m[:, 0], 1, budget=2, key=_KEY)
+    assert dict(answer.fourier.terms()) == {(): 0.5, (0,): -0.5}
+    with pytest.raises(ValueError, match="need at least 2 masks"):
+      explain(lambda m: m[:, 0], 1, budget=1, key=_KEY)
+
+  def test_too_many_masks_for_exact(self):
+    with pytest.raises(ValueError, match=r"all 2\*\*20 masks"):
+      explain(_pairs, 20, budget=1000, method="exact", key=_KEY)
+
+
+class TestConstant:
+  @pytest.mark.parametrize("value", [0, 7.5, True])
+  def test_answers_at_once(self, value):
+    fn = _Counting(lambda m: np.full(len(m), value))
+    answer = explain(fn, 50, budget=1000, key=_KEY)
+    assert answer.fourier.terms() == [((), float(value))]
+    assert answer.method == "constant" and answer.faithfulness == 1
+    assert answer.num_evaluations == fn.distinct() == 102
+
+  def test_a_change_at_the_full_mask_is_seen_and_told(self):
+    fn = _Counting(lambda m: m.all(axis=1))
+    answer = explain(fn, 50, budget=200, method="lasso", key=_KEY)
+    assert answer.method == "lasso" and fn.distinct() <= 200
+    assert any("too rare a change" in note for note in answer.notes)
+
+
+class TestValues:
+  def test_jitted_function_compiles_once_and_is_padded(self):
+    shapes = []
+
+    @jax.jit
+    def fn(masks):
+      shapes.append(masks.shape)
+      return masks[:, 0] * 2.0 + masks[:, 1]
+
+    answer = explain(
+      fn, 12, budget=100, method="lasso", key=_KEY, batch_size=64
+    )
+    assert shapes == [(64, 12)] and answer.faithfulness > 1 - 1e-6
+
+  def test_batches_and_progress(self):
+    fn, calls = _Counting(_pairs), []
+    explain(
+      fn,
+      15,
+      budget=100,
+      method="lasso",
+      key=_KEY,
+      batch_size=30,
+      progress=lambda done, budget: calls.append((done, budget)),
+    )
+    assert max(map(len, fn.batches)) == 30
+    assert calls == [(30, 100), (33, 100), (63, 100), (93, 100), (98, 100)]
+
+  def test_integers_and_booleans(self):
+    for cast in (np.int32, np.bool_):
+      fn = lambda m, cast=cast: m[:, 2].astype(cast)
+      answer = explain(fn, 12, budget=60, method="lasso", key=_KEY)
+      np.testing.assert_allclose(dict(answer.fourier.terms())[(2,)], -0.5)
+
+  @pytest.mark.parametrize("scale, offset", [(1, 1e4), (1e30, 0), (1e-30, 0)])
+  def test_any_scale_and_offset(self, scale, offset):
+    fn = lambda m: scale * (_pairs(m) + offset)
+    answer = explain(fn, 20, budget=190, method="lasso", key=_KEY)
+    assert answer.faithfulness > 1 - 1e-7
+    coef = dict(answer.fourier.terms())[(2, 3)]
+    np.testing.assert_allclose(coef / scale, 0.75, rtol=1e-6)
+
+  @pytest.mark.parametrize("n", [5, 15])
+  def test_targets(self, n):
+    fn = lambda m: np.stack([_pairs(m), 0 * m[:, 0] + 4, m[:, 4]], axis=1)
+    answer = explain(fn, n, budget=150, method="lasso", key=_KEY)
+    assert answer.fourier.num_targets == 3
+    assert answer.faithfulness.shape == answer.noise_floor.shape == (3,)
+    np.testing.assert_allclose(answer.faithfulness, 1, atol=1e-9)
+    assert dict(answer.fourier.target(1).terms()) == {(): 4.0}
+    np.testing.assert_allclose(
+      dict(answer.fourier.target(2).terms())[(4,)], -0.5
+    )
+    assert answer.interactions("BII", target=2) is not None
+    with pytest.raises(ValueError, match="3 targets; choose one"):
+      answer.interactions()
+
+  def test_noise_floor(self):
+    rng = np.random.default_rng(0)
+    fn = lambda m: _pairs(m) + rng.normal(size=len(m))
+    answer = explain(fn, 20, budget=300, method="lasso", key=_KEY)
+    assert 0.1 < answer.noise_floor < 3  # Four pairs of unit deviation.
+    assert any("not deterministic" in note for note in answer.notes)
+    assert answer.num_repeats == 4
+    with pytest.raises(ValueError, match="not deterministic.*strict=False"):
+      explain(fn, 20, budget=300, method="lasso", key=_KEY, strict=True)
+
+  @pytest.mark.parametrize(
+    "fn, error, message",
+    [
+      (lambda m: np.full(len(m), np.nan), ValueError, "NaN or infinity"),
+      (lambda m: np.where(m[:, 0], np.inf, 0), ValueError, "NaN or infinity"),
+      (lambda m: 3.0, ValueError, "one value per mask"),
+      (lambda m: np.ones(len(m) + 1), ValueError, "one value per mask"),
+      (lambda m: np.ones((len(m), 0)), ValueError, "one value per mask"),
+      (lambda m: np.ones((len(m), 1, 1)), ValueError, "one value per mask"),
+      (lambda m: ["a"] * len(m), TypeError, "real numbers"),
+      (lambda m: m[:, 0] * 1j, TypeError, "real numbers"),
+      (lambda m: np.ones((len(m), len(m))), ValueError, "for one batch"),
+    ],
+  )
+  @pytest.mark.parametrize("n", [3, 20])
+  def test_bad_values(self, fn, error, message, n):
+    with pytest.raises(error, match=message):
+      explain(fn, n, budget=90, key=_KEY, batch_size=50)
+
+  @pytest.mark.parametrize(
+    "change, message",
+    [
+      ({"budget": 0}, "budget of at least 1; got 20 and 0"),
+      ({"budget": -5}, "budget of at least 1"),
+      ({"budget": 7}, "budget of 7 is too small for n=20: need at least 8"),
+      ({"n": -1}, "n >= 0"),
+      ({"method": "shap"}, "Unknown method 'shap'; known: auto, spex"),
+      ({"max_order": 21}, r"max_order must lie in 1\.\.20; got 21"),
+      ({"max_order": 0}, "max_order must lie in"),
+      ({"names": ["a"]}, "Need 20 names, one per player; got 1"),
+      ({"batch_size": 0}, "batch_size must be at least 1"),
+    ],
+  )
+  def test_bad_requests(self, change, message):
+    with pytest.raises(ValueError, match=message):
+      explain(**{"value_fn": _pairs, "n": 20, "key": _KEY} | change)
+
+
+class TestDecode:
+  def _samples(self, n=20, num_masks=200):
+    masks = sampling.distinct(jax.random.key(5), num_masks, n)
+    return masks, _pairs(masks)
+
+  @pytest.mark.parametrize("method", ["auto", "lasso"])
+  def test_masks(self, method):
+    masks, values = self._samples()
+    answer = decode(masks, values, method=method)
+    assert answer.method == "lasso" and answer.faithfulness > 1 - 1e-9
+    assert answer.num_evaluations == 200 and answer.held_out == 64
+    assert answer.noise_floor is None
+
+  def test_all_masks_are_exact_in_any_order(self):
+    masks = sampling.enumerate_masks(5)[::-1]
+    for method in ("auto", "exact"):
+      answer = decode(masks, _pairs(masks), method=method)
+      assert answer.method == "exact"
+      np.testing.assert_allclose(
+        answer.fourier(masks), _pairs(masks), atol=1e-13
+      )
+
+  def test_duplicates_are_merged(self):
+    masks, values = self._samples()
+    masks = np.concatenate([masks, masks[:2]])
+    agree = np.concatenate([values, values[:2]])
+    answer = decode(masks, agree)
+    assert answer.num_repeats == 2 and answer.noise_floor == 0
+    assert answer.num_evaluations == 200
+    differ = np.concatenate([values, values[:2] + [2.0, -2.0]])
+    answer = decode(masks, differ)
+    # Both pairs lie 1 from their mean: 4 squares over 2 repeats.
+    np.testing.assert_allclose(answer.noise_floor, np.sqrt(2))
+    with pytest.raises(ValueError, match="2 repeats of equal masks"):
+      decode(masks, differ, strict=True)
+
+  @pytest.mark.parametrize("method", ["auto", "spex", "lasso"])
+  def test_plan(self, method):
+    f = _planted(30, 3, 2)
+    plan = spex.make_plan(_KEY, 30, b=2)
+    held = sampling.uniform(jax.random.key(9), 50, 30)
+    values = f(plan.masks())
+    answer = decode(plan, values, method=method, held_out=(held, f(held)))
+    assert answer.method == ("lasso" if method == "lasso" else "spex")
+    assert answer.faithfulness > 1 - 1e-9 and answer.held_out == 50
+    if method == "spex":
+      alone = decode(plan, values, method=method)
+      assert alone.faithfulness is None and alone.held_out == 0
+      assert "not measured" in str(alone)
+
+  def test_held_out_masks_among_the_samples_are_left_out(self):
+    masks, values = self._samples()
+    other = sampling.distinct(jax.random.key(6), 5, 20, exclude=masks)
+    both = np.concatenate([masks[:3], other, other])
+    answer = decode(masks, values, held_out=(both, _pairs(both)))
+    assert answer.held_out == 5 and answer.num_evaluations == 205
+    with pytest.raises(ValueError, match="Every held-out mask is among"):
+      decode(masks, values, held_out=(masks[:3], values[:3]))
+
+  def test_a_single_mask(self):
+    answer = decode(np.ones((1, 5), bool), [2.0])
+    assert answer.fourier.terms() == [((), 2.0)]
+    assert answer.faithfulness is None
+
+  @pytest.mark.parametrize(
+    "change, message",
+    [
+      ({"method": "spex"}, "needs the QueryPlan"),
+      ({"method": "exact"}, r"all 2\*\*20 masks; got 200"),
+      ({"values": np.ones(199)}, "one value per mask"),
+      ({"values": np.full(200, np.inf)}, "NaN or infinity"),
+      ({"masks_or_plan": np.zeros((0, 20)), "values": []}, "at least one mask"),
+      ({"masks_or_plan": np.full((200, 20), 2)}, "only 0 and 1"),
+      ({"masks_or_plan": np.ones(20, bool)}, "one row per mask"),
+      ({"held_out": (np.ones((1, 3)), [1])}, "expected n=20"),
+      ({"held_out": (np.ones((1, 20)), [[1, 2]])}, "have 2 targets"),
+    ],
+  )
+  def test_bad_input(self, change, message):
+    masks, values = self._samples()
+    with pytest.raises(ValueError, match=message):
+      decode(**{"masks_or_plan": masks, "values": values} | change)
+
+
+class TestExplanation:
+  @pytest.mark.parametrize("num_targets", [None, 2])
+  def test_save_and_load(self, tmp_path, num_targets):
+    fn = _pairs
+    if num_targets:
+      fn = lambda m: np.stack([_pairs(m), m[:, 5]], axis=1)
+    names = [f"p{i}" for i in range(20)]
+    answer = explain(
+      fn, 20, budget=190, method="lasso", key=_KEY, names=names, units="logit"
+    )
+    answer.save(tmp_path / "a.json")
+    back = Explanation.load(tmp_path / "a.json")
+    assert str(back) == str(answer) and "logit" in str(back)
+    for field in ("method", "notes", "names", "units", "seconds", "held_out"):
+      assert getattr(back, field) == getattr(answer, field)
+    np.testing.assert_array_equal(back.faithfulness, answer.faithfulness)
+    np.testing.assert_array_equal(back.fourier.coefs, answer.fourier.coefs)
+    np.testing.assert_array_equal(back.fourier.players, answer.fourier.players)
+
+  def test_other_and_damaged_files(self, tmp_path):
+    path = tmp_path / "a.json"
+    base.write_json(path, {"n": 3, "terms": []})
+    with pytest.raises(ValueError, match="is no saved explanation"):
+      Explanation.load(path)
+    decode(np.ones((1, 5), bool), [2.0]).save(path)
+    path.write_text(path.read_text().replace("2.0", "3.0", 1))
+    with pytest.raises(ValueError, match="damaged"):
+      Explanation.load(path)
+
+  def test_seconds_add_up(self):
+    seconds = explain(_pairs, 5, budget=32, key=_KEY).seconds
+    np.testing.assert_allclose(
+      seconds["evaluating"] + seconds["decoding"], seconds["total"]
+    )
