@@ -28,28 +28,28 @@ import numpy as np
 # Primitive polynomials, bit k = coefficient of x^k (MATLAB's defaults, which
 # `galois.BCH` uses too, so that systematic codes agree).
 _PRIMITIVE = {
-    2: 0b111,
-    3: 0b1011,
-    4: 0b10011,
-    5: 0b100101,
-    6: 0b1000011,
-    7: 0b10001001,
-    8: 0b100011101,
-    9: 0b1000010001,
-    10: 0b10000001001,
-    11: 0b100000000101,
-    12: 0b1000001010011,
-    13: 0b10000000011011,
-    14: 0b100010001000011,
-    15: 0b1000000000000011,
-    16: 0b10001000000001011,
-    17: 0b100000000000001001,
+  2: 0b111,
+  3: 0b1011,
+  4: 0b10011,
+  5: 0b100101,
+  6: 0b1000011,
+  7: 0b10001001,
+  8: 0b100011101,
+  9: 0b1000010001,
+  10: 0b10000001001,
+  11: 0b100000000101,
+  12: 0b1000001010011,
+  13: 0b10000000011011,
+  14: 0b100010001000011,
+  15: 0b1000000000000011,
+  16: 0b10001000000001011,
+  17: 0b100000000000001001,
 }
 MAX_PLAYERS = (1 << max(_PRIMITIVE)) - 1
 MAX_ORDER = 8
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _powers(m: int) -> np.ndarray:
   """int32 `[2^m - 1]`: alpha^i."""
   out = np.empty((1 << m) - 1, np.int32)
@@ -100,7 +100,7 @@ def _degree(polynomial: int) -> int:
   return polynomial.bit_length() - 1
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _generator(m: int, t: int) -> int:
   """Product over GF(2) of the minimal polynomials of alpha, .., alpha^(2t-1).
 
@@ -119,7 +119,7 @@ def _generator(m: int, t: int) -> int:
     minimal = [1]  # Field elements, highest power first.
     for e in cosets:
       scaled = [
-          0 if c == 0 else int(powers[(logs[c] + e) % order]) for c in minimal
+        0 if c == 0 else int(powers[(logs[c] + e) % order]) for c in minimal
       ]
       minimal = [a ^ b for a, b in zip([*minimal, 0], [0, *scaled])]
     factor = int("".join(map(str, minimal)), 2)
@@ -229,7 +229,7 @@ def make_code(n: int, t: int, kind: str = "raw") -> Code:
     if n + degree <= (1 << m) - 1:
       return Code(n=n, t=t, kind=kind, m=m)
   raise ValueError(
-      f"No {kind} code holds n={n} players; the largest is {MAX_PLAYERS}."
+    f"No {kind} code holds n={n} players; the largest is {MAX_PLAYERS}."
   )
 
 
@@ -245,8 +245,8 @@ def chase_patterns(num_positions: int, num_patterns: int) -> np.ndarray:
   """
   if num_patterns > 2**num_positions:
     raise ValueError(
-        f"{num_positions} positions have {2**num_positions} patterns; "
-        f"{num_patterns} were asked for."
+      f"{num_positions} positions have {2**num_positions} patterns; "
+      f"{num_patterns} were asked for."
     )
   found: list[tuple[int, ...]] = []
   rank_sum = 0
@@ -266,7 +266,7 @@ def syndromes_of(code: Code, bits: jax.Array) -> jax.Array:
 
 
 def chase_syndromes(
-    code: Code, soft: jax.Array, patterns: np.ndarray
+  code: Code, soft: jax.Array, patterns: np.ndarray
 ) -> tuple[jax.Array, jax.Array]:
   """Syndromes of a soft parity word under every flip pattern. Unbatched.
 
@@ -289,7 +289,7 @@ def chase_syndromes(
 
 
 def error_locator(
-    code: Code, syndromes: jax.Array
+  code: Code, syndromes: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   """Berlekamp-Massey without inversions. Batched: words lie last.
 
@@ -306,9 +306,7 @@ def error_locator(
   # All syndromes 1..2t: the even ones are squares. Row k is s_{k+1}.
   rows: list[jax.Array] = []
   for k in range(1, 2 * t + 1):
-    rows.append(
-        syndromes[k // 2] if k % 2 else square(rows[k // 2 - 1], m)
-    )
+    rows.append(syndromes[k // 2] if k % 2 else square(rows[k // 2 - 1], m))
   # Reversed and padded, so that step r reads s_{r+1}, s_r, .. as one slice.
   padding = jnp.zeros((t, num_words), jnp.int32)
   table = jnp.concatenate([padding, jnp.stack(rows)])[::-1]
@@ -320,7 +318,7 @@ def error_locator(
     discrepancy = _xor_sum(multiply(locator, window, m), axis=0)
     shifted = jnp.concatenate([jnp.zeros_like(helper[:1]), helper[:-1]])
     updated = multiply(last[None], locator, m) ^ multiply(
-        discrepancy[None], shifted, m
+      discrepancy[None], shifted, m
     )
     grows = (discrepancy != 0) & (2 * length <= r)
     helper = jnp.where(grows[None], locator, shifted)
@@ -362,7 +360,7 @@ def splits(code: Code, locator: jax.Array) -> jax.Array:
   # Squaring sends x^j to x^2j: below the degree a place, above it one of
   # these rows. Loops, not unrolled chains: fusing those recomputes them.
   _, powers = jax.lax.scan(
-      lambda power, _: (times_x(power), power), reduction, None, length=t
+    lambda power, _: (times_x(power), power), reduction, None, length=t
   )
   high = np.arange((t + 1) // 2, t)
   high_powers = powers[2 * high - t]
@@ -380,7 +378,7 @@ def splits(code: Code, locator: jax.Array) -> jax.Array:
 
 
 def find_players(
-    code: Code, locator: jax.Array, length: jax.Array
+  code: Code, locator: jax.Array, length: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   """Chien search: the sets that locators stand for. Batched: words lie last.
 
@@ -398,13 +396,11 @@ def find_players(
   points = jnp.asarray(_powers(code.m)[-code.exponents % order])[None]
 
   def horner(i, total):
-    row = jax.lax.dynamic_index_in_dim(
-        locator, code.t - 1 - i, keepdims=False
-    )
+    row = jax.lax.dynamic_index_in_dim(locator, code.t - 1 - i, keepdims=False)
     return multiply(total, points, code.m) ^ row[:, None]
 
   start = jnp.broadcast_to(
-      locator[code.t][:, None], (locator.shape[1], code.num_positions)
+    locator[code.t][:, None], (locator.shape[1], code.num_positions)
   )
   is_root = jax.lax.fori_loop(0, code.t, horner, start) == 0
   decoded = (length <= code.t) & (is_root.sum(axis=1) == length)
@@ -435,7 +431,7 @@ def decode(code: Code, bits: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def decode_chase(
-    code: Code, soft: jax.Array, patterns: np.ndarray, keep: int
+  code: Code, soft: jax.Array, patterns: np.ndarray, keep: int
 ) -> tuple[jax.Array, jax.Array]:
   """Chase decoding: the sets nearest to soft parity words. Batched.
 
@@ -454,7 +450,7 @@ def decode_chase(
   """
   num_words, num_patterns = len(soft), len(patterns)
   syndromes, cost = jax.vmap(
-      lambda word: chase_syndromes(code, word, patterns)
+    lambda word: chase_syndromes(code, word, patterns)
   )(soft)
   locator, length = error_locator(code, syndromes.reshape(-1, code.t).T)
   if keep < num_patterns:
@@ -464,8 +460,8 @@ def decode_chase(
     locator, length = locator[:, index], length[index]
   players, decoded = find_players(code, locator, length)
   return (
-      players.reshape(num_words, -1, code.t),
-      decoded.reshape(num_words, -1),
+    players.reshape(num_words, -1, code.t),
+    decoded.reshape(num_words, -1),
   )
 
 

@@ -82,6 +82,14 @@ class AffineMasks:
     rows = self.packed(start, stop)
     return np.unpackbits(rows, axis=1, count=self.n).view(bool)
 
+  def restrict(self, players: base.Array) -> "AffineMasks":
+    """The same masks, seen on some players alone, in the order given."""
+    return AffineMasks(
+      maps=np.asarray(self.maps)[:, players],
+      delays=np.asarray(self.delays)[:, players],
+      offsets=np.asarray(self.offsets)[:, players],
+    )
+
   def prefix(self, num_bits: int) -> np.ndarray:
     """int `[C P 2^num_bits]`: which of these masks make the smaller plan."""
     if not 0 <= num_bits <= self.num_bits:
@@ -90,7 +98,9 @@ class AffineMasks:
     return (starts[:, None] + np.arange(1 << num_bits)).reshape(-1)
 
 
-def random_maps(key: base.Key, groups: int, n: int, num_bits: int) -> np.ndarray:
+def random_maps(
+  key: base.Key, groups: int, n: int, num_bits: int
+) -> np.ndarray:
   """bool `[groups, n, num_bits]` uniform over matrices of full column rank.
 
   Raises:
@@ -127,7 +137,7 @@ def player_parities(rows: base.Array) -> np.ndarray:
   return np.pad(np.asarray(rows, bool).T, ((0, 1), (0, 0)))
 
 
-def fold_players(table: jax.Array, players: jax.Array) -> jax.Array:
+def fold_players(table: base.Array, players: base.Array) -> jax.Array:
   """XOR of `table` `[n + 1, ..]` over the players `[D]` of one set."""
   rows = jnp.asarray(table)[players]
   zero = np.zeros((), rows.dtype)

@@ -1,0 +1,252 @@
+"""The Gram scan: every set of low order scored on any masks by products.
+
+The score of S is the mean of residual * chi_S over the samples. With i < j
+< k < l, `(residual * s_i s_j)^T (s_k s_l)` scores all sets of order 4 at once,
+each exactly once, and columns s_k those of order 3. A scan keeps the best
+completion of every pair, accepts what is significant, solves again, and
+repeats; it needs no designed masks, finds any set whatever its subsets do,
+and is exhaustive, so its cost, C(n, order) * B multiply-adds, bounds n.
+
+Significance is by Bonferroni within an order. Not from a paper.
+
+Shapes: n players, B masks, K sets, J row and L column sets of one product.
+"""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spex_jax.fourier import regress
+
+_SAMPLES = 1024  # Samples of one product; bounds the columns held at once.
+_FALSE_SETS = 0.1  # Expected false sets of one order in one scan.
+_CANDIDATES = 128  # Sets of one scan that are looked at together.
+MAX_ORDER = 4
+
+
+def affordable_order(n: int, num_masks: int, max_flops: float) -> int:
+  """The largest order whose scan costs at most `max_flops`, 0 to 4."""
+  order = 0
+  for candidate in range(1, min(n, MAX_ORDER) + 1):
+    if 2.0 * num_masks * math.comb(n, candidate) <= max_flops:
+      order = candidate
+  return order
+
+
+def significance(n: int, order: int) -> float:
+  """Standard errors above which a set of `order` counts as real.
+
+  At this level `_FALSE_SETS` sets of pure noise are expected to pass.
+  """
+  import scipy.special
+
+  tail = _FALSE_SETS / math.comb(n, order) / 2
+  return float(-scipy.special.ndtri(min(tail, 0.025)))
+
+
+def scan(
+  signs: jax.Array, residual: jax.Array, order: int
+) -> tuple[jax.Array, jax.Array]:
+  """Scores sets of order 1 up to `order`. Batched over sets by products.
+
+  Args:
+    signs: float32 `[B, n]`, s = 1 - 2 m.
+    residual: float32 `[B]`.
+    order: 1 to 4; static.
+
+  Returns:
+    int32 `[J, 4]` sets, padded with n: every player, every pair, and for
+    every pair (i, j) its best completion by later players; and `[J]` their
+    mean products with the residual.
+  """
+  num_masks, n = signs.shape
+  singles = residual @ signs / num_masks
+  found = [(_padded(n, np.arange(n)[:, None]), singles)]
+  if order >= 2:
+    pairs = np.array(list(itertools.combinations(range(n), 2))).reshape(-1, 2)
+    gram = (signs * residual[:, None]).T @ signs / num_masks
+    found.append((_padded(n, pairs), gram[pairs[:, 0], pairs[:, 1]]))
+  if order >= 3 and n >= 3:
+    found += _scan_completions(signs, residual, order)
+  players, scores = zip(*found)
+  return jnp.concatenate(players), jnp.concatenate(scores)
+
+
+def _scan_completions(signs, residual, order):
+  num_masks, n = signs.shape
+  chunk = min(_SAMPLES, num_masks)
+  pad = -num_masks % chunk
+  signs_in = jnp.pad(signs, ((0, pad), (0, 0))).reshape(-1, chunk, n)
+  residual_in = jnp.pad(residual, (0, pad)).reshape(-1, chunk)
+  width = -(-n // max(8, n // 16))
+  found = []
+  for first in range(1, n - 1, width):
+    middles = range(first, min(first + width, n - 1))
+    rows = jnp.asarray([(i, j) for j in middles for i in range(j)])
+    columns = [(k, n) for k in range(first + 1, n)]
+    if order >= 4:
+      columns += list(itertools.combinations(range(first + 1, n), 2))
+    columns = jnp.asarray(np.array(columns))
+
+    def add(total, samples, rows=rows, columns=columns):
+      s, r = samples
+      s = jnp.concatenate([s.T, jnp.ones((1, chunk))])
+      left = s[rows[:, 0]] * s[rows[:, 1]] * r[None]
+      right = s[columns[:, 0]] * s[columns[:, 1]]
+      return total + left @ right.T, None
+
+    start = jnp.zeros((len(rows), len(columns)))
+    scores, _ = jax.lax.scan(add, start, (signs_in, residual_in))
+    later = rows[:, 1][:, None] < columns[:, 0][None]
+    best = jnp.argmax(jnp.where(later, jnp.abs(scores), -1.0), axis=1)
+    value = jnp.take_along_axis(scores, best[:, None], axis=1)[:, 0]
+    players = jnp.concatenate([rows, columns[best]], axis=1)
+    found.append((players.astype(jnp.int32), value / num_masks))
+  return found
+
+
+def _padded(n, sets):
+  width = ((0, 0), (0, MAX_ORDER - sets.shape[1]))
+  return jnp.asarray(np.pad(sets, width, constant_values=n), jnp.int32)
+
+
+_scan_jit = jax.jit(scan, static_argnums=2)
+
+
+def grow_support(
+  masks: np.ndarray,
+  values: np.ndarray,
+  players: np.ndarray,
+  order: int,
+  *,
+  width: int = MAX_ORDER,
+  max_terms: int | None = None,
+  max_scans: int = 20,
+) -> np.ndarray:
+  """Adds significant sets to a support, and drops those that are not.
+
+  Host loop: scan, accept, least squares, prune; until a scan finds nothing.
+
+  Args:
+    masks: bool `[B, n]`.
+    values: `[B]`, float64.
+    players: int `[K, D]` the support so far, padded with n; may be empty.
+    order: largest sets to scan for, 1 to 4.
+    width: columns of the result, at least those of `players` and 4.
+    max_terms: most sets of the result; None for a quarter of the samples.
+    max_scans: most scans.
+
+  Returns:
+    int `[K', width]` the new support, without the empty set.
+  """
+  num_masks, n = masks.shape
+  limit = num_masks // 4 if max_terms is None else max_terms
+  width = max(players.shape[1], width, MAX_ORDER)
+  fill = ((0, 0), (0, width - players.shape[1]))
+  support = np.pad(players, fill, constant_values=n)
+  support = support[(support < n).any(axis=1)]
+  signs = jnp.asarray(1.0 - 2.0 * masks, jnp.float32)
+  scale = values.std() or 1.0
+  levels = np.array([significance(n, k) for k in range(1, min(n, width) + 1)])
+
+  def level(sets):
+    return levels[np.maximum((sets < n).sum(axis=1), 1) - 1]
+
+  for _ in range(max_scans):
+    support, residual = _prune(masks, values, support, level)
+    error = residual.std() / math.sqrt(num_masks)
+    if error <= 1e-7 * scale or len(support) >= limit:
+      break
+    scores = jnp.asarray(residual / scale, jnp.float32)
+    sets, scores = map(np.asarray, _scan_jit(signs, scores, order))
+    sets = np.pad(sets, ((0, 0), (0, width - MAX_ORDER)), constant_values=n)
+    z = np.abs(scores.astype(np.float64)) * scale / error
+    ranked = np.argsort(-z, kind="stable")[:_CANDIDATES]
+    held = set(map(tuple, np.sort(support, axis=1).tolist()))
+    fresh = sets[
+      [
+        i
+        for i in ranked
+        if z[i] >= level(sets[i : i + 1])[0]
+        and tuple(np.sort(sets[i]).tolist()) not in held
+      ]
+    ]
+    fresh = _select(masks, residual, support, fresh, level)
+    if not len(fresh):
+      break
+    support = np.concatenate([support, fresh[: limit - len(support)]])
+  return _prune(masks, values, support, level)[0]
+
+
+def _select(masks, residual, support, candidates, level):
+  """Candidates that stay significant beside stronger ones, one at a time.
+
+  On designed masks many sets are echoes of one: sets of the same bins differ
+  in their delays alone. Orthogonal matching pursuit tells them apart.
+  """
+  num_masks = len(residual)
+  columns = regress.design(masks, candidates, dtype=np.float64)
+  chosen = []
+  with regress.one_blas_thread():
+    basis = np.linalg.qr(_design(masks, support))[0]
+    floor = 1e-7 * residual.std()
+    while len(chosen) < len(candidates):
+      error = residual.std() / math.sqrt(num_masks)
+      scores = np.abs(columns.T @ residual) / num_masks
+      z = scores / max(error, 1e-300) - level(candidates)
+      z[chosen] = -np.inf
+      best = int(np.argmax(z))
+      if z[best] < 0 or residual.std() <= floor:
+        break
+      column = columns[:, best] - basis @ (basis.T @ columns[:, best])
+      column -= basis @ (basis.T @ column)
+      size = np.linalg.norm(column)
+      if size <= 1e-6 * math.sqrt(num_masks):
+        break  # These masks cannot tell it from the others.
+      column /= size
+      residual = residual - column * (column @ residual)
+      basis = np.concatenate([basis, column[:, None]], axis=1)
+      chosen.append(best)
+  return candidates[chosen]
+
+
+def _design(masks, support):
+  """Characters of the support and the empty set, last; float64."""
+  constant = np.full((1, support.shape[1]), masks.shape[1], support.dtype)
+  return regress.design(
+    masks, np.concatenate([support, constant]), dtype=np.float64
+  )
+
+
+def _prune(masks, values, support, level):
+  """Least squares on a support, less its insignificant sets, one at a time.
+
+  Returns:
+    the sets kept, and the residual `[B]` of the values on them.
+  """
+  design = _design(masks, support)
+  while True:
+    num_masks, num_sets = design.shape
+    # Masks that cannot tell sets apart share the coefficient among them.
+    with regress.one_blas_thread():
+      inverse = np.linalg.pinv(design.T @ design, hermitian=True)
+      coefs = inverse @ (design.T @ values)
+      residual = values - design @ coefs
+    if num_sets == 1:
+      return support, residual
+    variance = (residual**2).sum() / max(1, num_masks - num_sets)
+    error = np.sqrt(variance * np.maximum(np.diag(inverse)[:-1], 1e-30))
+    z = np.abs(coefs[:-1]) / np.maximum(error, 1e-300)
+    # Looser than the entry test, so that a set does not come and go.
+    margin = z - 0.75 * level(support)
+    weak = margin < 0
+    if not weak.any():
+      return support, residual
+    # The weakest half: dropping all at once would lose sets that only
+    # seemed weak beside the others.
+    dropped = np.argsort(margin)[: max(1, int(weak.sum()) // 2)]
+    support = np.delete(support, dropped, axis=0)
+    design = np.delete(design, dropped, axis=1)

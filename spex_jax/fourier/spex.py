@@ -1,0 +1,397 @@
+"""SPEX: a plan of masks, and their values to a sparse Fourier expansion.
+
+  plan = make_plan(key, n, budget)
+  result = decode(plan, value_fn(plan.masks()))
+
+Source: SPEX (arXiv 2502.13870); see `peeling` for what deviates in decoding.
+
+Shapes: n players, C groups, P delays, b bits, N = C P 2^b masks, T targets.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spex_jax import base
+from spex_jax.fourier import folding, gram, peeling, regress, sparse, transform
+from spex_jax.masks import bch, hadamard
+
+# What each decoding reads, in turn; the later ones only where energy is left.
+_READINGS = {
+  "hard": [("hard",)],
+  "soft": [("hard", "soft")],
+  "joint": [("hard", "soft"), ("hard", "joint")],
+}
+_MAX_BITS = 24  # 2^24 masks a delay: beyond any budget met so far.
+
+
+@flax.struct.dataclass
+class QueryPlan:
+  """Which masks SPEX asks for; masks are built by range, never all at once.
+
+  Attributes:
+    affine: the masks, in order (group, delay, point).
+    code: the BCH code behind the delays; static.
+  """
+
+  affine: hadamard.AffineMasks
+  code: bch.Code = flax.struct.field(pytree_node=False)
+
+  @property
+  def n(self) -> int:
+    return self.affine.n
+
+  @property
+  def num_bits(self) -> int:
+    """b: every group has 2^b bins."""
+    return self.affine.num_bits
+
+  @property
+  def num_masks(self) -> int:
+    """N, repeats included; a plan with offsets has next to none."""
+    return self.affine.num_masks
+
+  def masks(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """Masks start..stop of the plan, bool `[stop - start, n]`."""
+    return self.affine.masks(start, stop)
+
+  def packed(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """The same as bits, in the layout of `masks.packing`."""
+    return self.affine.packed(start, stop)
+
+  def shrink(self, num_bits: int) -> "tuple[QueryPlan, np.ndarray]":
+    """The nested plan of fewer bits, and which of our masks it uses."""
+    index = self.affine.prefix(num_bits)
+    maps = np.asarray(self.affine.maps)[:, :, :num_bits]
+    affine = dataclasses.replace(self.affine, maps=maps)
+    return dataclasses.replace(self, affine=affine), index
+
+
+@dataclasses.dataclass(frozen=True)
+class SpexResult:
+  """What a decode found, and how it ended; lists have one entry a target.
+
+  Attributes:
+    fourier: the expansion, in the units of the values.
+    status: the name of a `peeling.Status`, in lower case.
+    energy_left: the share of the variance of the values that the final
+      expansion leaves, on the samples themselves.
+    bins: counts by kind: "zero" (nothing significant left), "single" (one set
+      explained it), "multi" (several), "unresolved".
+    rounds: peeling rounds used.
+    num_scanned: sets that only the Gram scan found.
+  """
+
+  fourier: sparse.SparseFourier
+  status: Any
+  energy_left: Any
+  bins: Any
+  rounds: Any
+  num_scanned: Any
+
+
+def least_budget(n: int, t: int = 5, groups: int = 3, code: str = "raw") -> int:
+  """Masks of the smallest plan that has more than one bin a group."""
+  return groups * (1 + bch.make_code(n, t, code).num_rows) * 2
+
+
+def make_plan(
+  key: base.Key,
+  n: int,
+  budget: int | None = None,
+  *,
+  b: int | None = None,
+  t: int = 5,
+  groups: int = 3,
+  code: str = "raw",
+  offsets: bool = True,
+) -> QueryPlan:
+  """Draws the largest plan within a budget, or the one of b bits.
+
+  Args:
+    key: consumed.
+    n: players, at least 1.
+    budget: most masks to ask for. Give this or `b`.
+    b: bits: 2^b bins in every group.
+    t: largest set that can be decoded, 1 to 8.
+    groups: C, at least 2.
+    code: "raw" (fewer masks) or "systematic" (that of `spectralexplain`).
+    offsets: False shares the masks at l = 0 among groups, as the peer does.
+
+  Raises:
+    ValueError: a budget below the smallest plan; the message has the least
+      budget, and the smaller t that would fit. Also n, b, t out of range.
+  """
+  if (budget is None) == (b is None):
+    raise ValueError("Give either budget or b.")
+  if groups < 2:
+    raise ValueError(f"SPEX needs at least 2 groups; got {groups}.")
+  bch_code = bch.make_code(n, t, code)
+  num_delays = 1 + bch_code.num_rows
+  if b is None:
+    assert budget is not None
+    b = 0
+    while groups * num_delays << (b + 1) <= budget and b < min(n, _MAX_BITS):
+      b += 1
+    if b == 0:
+      raise ValueError(_too_small(n, budget, t, groups, code))
+  if not 0 <= b <= min(n, _MAX_BITS):
+    raise ValueError(f"b must lie in 0..{min(n, _MAX_BITS)}; got {b}.")
+  delays = np.concatenate([np.zeros((1, n), bool), bch_code.parity_rows()])
+  shifts = np.zeros((groups, n), bool)
+  if offsets:
+    shifts = np.asarray(
+      jax.random.bernoulli(jax.random.fold_in(key, 1), 0.5, (groups, n))
+    )
+  maps = hadamard.random_maps(jax.random.fold_in(key, 0), groups, n, b)
+  return QueryPlan(
+    affine=hadamard.AffineMasks(maps=maps, delays=delays, offsets=shifts),
+    code=bch_code,
+  )
+
+
+def _too_small(n: int, budget: int, t: int, groups: int, code: str) -> str:
+  least = least_budget(n, t, groups, code)
+  fits = [
+    f"t={smaller} (needs {least_budget(n, smaller, groups, code)})"
+    for smaller in range(t - 1, 0, -1)
+    if least_budget(n, smaller, groups, code) <= budget
+  ]
+  return (
+    f"A budget of {budget} masks is below the smallest SPEX plan of n={n} "
+    f"players and sets of up to t={t}: {least} masks. "
+    + (f"Raise it, or use {' or '.join(fits)}." if fits else "Raise it.")
+  )
+
+
+def fold(plan: QueryPlan, values: np.ndarray) -> np.ndarray:
+  """Folds values `[N]` into bins, float32 `[C, B, P]`.
+
+  U_c[j, p] = 2^-b sum_l f(M_c l + d_p + o_c) (-1)^<j, l>. Values should be
+  centred and scaled first: an offset of 10,000 would cost float32 its digits.
+  """
+  shape = plan.affine.num_groups, plan.affine.num_delays, 1 << plan.num_bits
+  groups = jnp.asarray(values, jnp.float32).reshape(shape)
+  return _fold_jit(groups)
+
+
+@jax.jit
+def _fold_jit(groups: jax.Array) -> jax.Array:
+  return transform.fourier_from_values(groups, axis=2).transpose(0, 2, 1)
+
+
+def decode(
+  plan: QueryPlan,
+  values: base.Values,
+  *,
+  decoding: str = "joint",
+  refit: regress.Penalty | bool = "lasso",
+  capacity: int | None = None,
+  scan_flops: float = 3e11,
+  **settings: Any,
+) -> SpexResult:
+  """Recovers a sparse expansion from the values of a plan's masks.
+
+  Args:
+    plan: from `make_plan`.
+    values: `[N]` or `[N, T]`, in the order of the plan's masks, finite.
+    decoding: "hard", "soft" (the paper's), or "joint": soft, then, where
+      energy is left, the joint reading of `peeling` and the Gram scan of
+      `gram` as far as they can be afforded.
+    refit: "lasso" or "ridge", cross-validated on the support found with the
+      empty set and singletons added; "none" for least squares; False for the
+      coefficients as peeling leaves them (as the peers return them).
+    capacity: most sets of one target; None for twice the number of bins.
+    scan_flops: most operations of one Gram scan; it bounds the order scanned.
+    **settings: further fields of `peeling.Settings`.
+
+  Returns:
+    A `SpexResult`; `fourier` has a leading T for values `[N, T]`.
+
+  Raises:
+    ValueError: values of another length, or not finite; an unknown decoding
+      or refit.
+    TypeError: values that are not real numbers.
+  """
+  if decoding not in _READINGS:
+    raise ValueError(
+      f"decoding must be one of {sorted(_READINGS)}; got {decoding!r}."
+    )
+  if refit not in ("lasso", "ridge", "none", False):
+    raise ValueError(
+      f"refit must be 'lasso', 'ridge', 'none' or False; got {refit!r}."
+    )
+  values = base.check_values(values, plan.num_masks)
+  num_bins = plan.affine.num_groups << plan.num_bits
+  options = peeling.Settings(
+    capacity=capacity or max(64, 1 << (2 * num_bins - 1).bit_length()),
+    **settings,
+  )
+  decoder = _Decoder(plan, options, decoding, refit, scan_flops)
+  if values.ndim == 1:
+    return decoder.run(values[:, None])[0]
+  results = decoder.run(values)
+  return SpexResult(
+    fourier=sparse.SparseFourier.stack([r.fourier for r in results]),
+    status=[r.status for r in results],
+    energy_left=[r.energy_left for r in results],
+    bins=[r.bins for r in results],
+    rounds=[r.rounds for r in results],
+    num_scanned=[r.num_scanned for r in results],
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Decoder:
+  """One decode's choices; its steps are the methods, in order."""
+
+  plan: QueryPlan
+  settings: peeling.Settings
+  decoding: str
+  refit: regress.Penalty | bool
+  scan_flops: float
+
+  def run(self, values: np.ndarray) -> list[SpexResult]:
+    """Decodes `[N, T]`, a list of T results."""
+    # Centred and scaled in float64: the rest is float32 and free of units.
+    # The largest value goes first, so that no square overflows.
+    largest = np.maximum(np.abs(values).max(axis=0), np.finfo(float).tiny)
+    relative = values / largest
+    mean = relative.mean(axis=0)
+    spread = relative.std(axis=0)
+    flat = spread <= 1e-12
+    unit = (relative - mean) / np.where(flat, 1.0, spread)
+    geometry = folding.make_geometry(self.plan.affine, self.plan.code)
+    results = []
+    for t in range(values.shape[1]):
+      if flat[t]:
+        result = self._constant(float(mean[t] * largest[t]))
+      else:
+        result = self._decode(geometry, unit[:, t])
+        fourier = result.fourier
+        scale = spread[t] * largest[t]
+        fourier = dataclasses.replace(fourier, coefs=fourier.coefs * scale)
+        shift = [((), float(mean[t] * largest[t]))]
+        fourier = fourier + sparse.SparseFourier.from_terms(fourier.n, shift)
+        result = dataclasses.replace(result, fourier=fourier)
+      results.append(result)
+    return results
+
+  def _constant(self, value):
+    num_bins = self.plan.affine.num_groups << self.plan.num_bits
+    return SpexResult(
+      fourier=sparse.SparseFourier.from_terms(self.plan.n, [((), value)]),
+      status="explained",
+      energy_left=0.0,
+      bins={"zero": num_bins, "single": 0, "multi": 0, "unresolved": 0},
+      rounds=0,
+      num_scanned=0,
+    )
+
+  def _decode(self, geometry, values):
+    """One target, `[N]` of mean 0 and deviation 1."""
+    n, settings = self.plan.n, self.settings
+    bins = fold(self.plan, values)
+    players = np.full((settings.capacity, self.plan.code.t), n, np.int32)
+    used = np.arange(settings.capacity) == 0
+    order = gram.affordable_order(n, len(values), self.scan_flops)
+    rounds, stages = 0, _READINGS[self.decoding]
+    if order >= min(n, gram.MAX_ORDER):
+      stages = stages[:1]  # An exhaustive scan finds what joint reading would.
+    for readings in stages:
+      stage = dataclasses.replace(settings, readings=readings)
+      peeled = _peel_jit(geometry, bins, players, used, stage)
+      players, used = peeled.terms.players, peeled.terms.used
+      rounds += int(peeled.rounds)
+      if peeled.status != peeling.Status.STALLED:
+        break
+    rows = np.asarray(players)[np.asarray(used)]
+    support = rows[(rows < n).any(axis=1)]
+    status, scanned = peeling.Status(int(peeled.status)), 0
+    if (
+      self.decoding == "joint"
+      and status == peeling.Status.STALLED
+      and order > 0
+    ):
+      before = set(map(tuple, support.tolist()))
+      support = gram.grow_support(
+        self.plan.masks(), values, support, order, width=self.plan.code.t
+      )
+      scanned = len(set(map(tuple, support.tolist())) - before)
+    if self.refit is False and not scanned:
+      coefs = np.asarray(peeled.coefs)[np.asarray(used)]
+      fourier = sparse.SparseFourier.from_players(n, rows, coefs)
+      left = float(peeled.energy)
+    else:
+      fourier, left = self._solve(values, support)
+      if left <= settings.cutoff:
+        status = peeling.Status.EXPLAINED
+    return SpexResult(
+      fourier=fourier,
+      status=status.name.lower(),
+      energy_left=left,
+      bins=self._count_bins(geometry, bins, fourier),
+      rounds=rounds,
+      num_scanned=scanned,
+    )
+
+  def _solve(self, values, support):
+    """Coefficients of a support and its singletons, as `refit` says."""
+    n, width = self.plan.n, support.shape[1]
+    core = np.concatenate([np.full((1, width), n), support])
+    fit, left = self._regress(values, core, "none")
+    if self.refit in ("lasso", "ridge") and left > self.settings.cutoff:
+      fit, left = self._regress(values, core, self.refit)
+      alone = np.full((n, width), n)
+      alone[:, 0] = np.arange(n)
+      wide = np.unique(np.concatenate([core, alone]), axis=0)
+      if len(wide) <= len(values) // 4:
+        wide_fit, wide_left = self._regress(values, wide, self.refit)
+        # Singletons that validation cannot tell from noise stay out.
+        if 1 - wide_fit.score < 0.99 * (1 - fit.score):
+          core, fit, left = wide, wide_fit, wide_left
+    kept = (fit.coefs != 0) | (core == n).all(axis=1)
+    fourier = sparse.SparseFourier.from_players(n, core[kept], fit.coefs[kept])
+    return fourier, left
+
+  def _regress(self, values, sets, penalty):
+    """A refit on the plan's masks, and the share of energy it leaves."""
+    players = np.unique(np.append(sets[sets < self.plan.n], 0))
+    masks = self.plan.affine.restrict(players).masks()
+    local = np.searchsorted(players, sets)
+    fit = regress.refit(masks, values, local, penalty=penalty)
+    left = values - regress.design(masks, local, dtype=np.float64) @ fit.coefs
+    return fit, float((left**2).mean())
+
+  def _count_bins(self, geometry, bins, fourier):
+    """How many bins hold no set, one, several, or an unexplained rest."""
+    _, num_bins, num_delays = bins.shape
+    players, coefs = fourier.players, fourier.coefs.astype(np.float32)
+    used = np.ones(len(coefs), bool)
+    terms, rest = _expand_jit(geometry, players, used, coefs, bins)
+    counts = [np.bincount(b, minlength=num_bins) for b in np.asarray(terms).T]
+    sets, energy = np.stack(counts), np.asarray(rest)
+    # Values of pure noise vary as chi-squared with P degrees of freedom.
+    usual = np.median(energy) * (1 + 4 * np.sqrt(2 / num_delays))
+    left = energy > max(usual, self.settings.cutoff)
+    return {
+      "zero": int(((sets == 0) & ~left).sum()),
+      "single": int(((sets == 1) & ~left).sum()),
+      "multi": int(((sets > 1) & ~left).sum()),
+      "unresolved": int(left.sum()),
+    }
+
+
+def _expand(geometry, players, used, coefs, bins):
+  """Bins `[K, C]` of sets, and mean squares `[C, B]` of what they leave."""
+  terms = folding.locate(geometry, players, used)
+  rest = bins - folding.expand(terms, coefs, bins.shape[1])
+  return terms.bins, (rest**2).mean(axis=2)
+
+
+_expand_jit = jax.jit(_expand)
+_peel_jit = jax.jit(peeling.peel, static_argnames="settings")
