@@ -1,0 +1,127 @@
+"""Tests of the choice among decoders: the better one on unseen masks wins."""
+
+import jax
+import numpy as np
+import pytest
+
+from spex_jax.fourier import sparse, spex
+from spex_jax.masks import sampling
+from spex_jax.proxies import select
+
+
+def _samples(n, num_masks, fn):
+  masks = sampling.distinct(jax.random.key(1), num_masks, n)
+  return select.Samples(masks, fn(masks)[:, None])
+
+
+def _function(n, terms):
+  return sparse.SparseFourier.from_terms(n, terms)
+
+
+def test_r2_by_definition_at_any_scale():
+  samples = _samples(6, 30, lambda m: m.sum(axis=1).astype(float))
+  guess = _function(6, {(): 3.0, (0,): -0.5})
+  truth = samples.values[:, 0]
+  error = ((truth - guess(samples.masks)) ** 2).sum()
+  expected = 1 - error / ((truth - truth.mean()) ** 2).sum()
+  for scale in (1.0, 1e200, 1e-200):
+    scaled = select.Samples(samples.masks, samples.values * scale)
+    found = guess.replace(coefs=guess.coefs * scale)
+    np.testing.assert_allclose(select.r2(scaled, [found]), [expected])
+
+
+@pytest.mark.parametrize("value, score", [(2.0, 1), (2.1, 0)])
+def test_r2_of_a_constant(value, score):
+  samples = _samples(6, 30, lambda m: np.full(len(m), 2.0))
+  assert select.r2(samples, [_function(6, {(): value})]) == [score]
+
+
+@pytest.mark.parametrize(
+  "terms, order",
+  [
+    ({(0,): 1.0, (3,): -2.0}, 1),
+    ({(0,): 0.3, (3, 4): -2.0}, 2),
+  ],
+)
+def test_the_order_is_chosen(terms, order):
+  noise = np.random.default_rng(0).normal(size=200)
+  samples = _samples(15, 200, lambda m: _function(15, terms)(m) + noise)
+  answer = select.by_lasso(samples)
+  assert f"Lasso of order {order}" in answer.notes[0]
+
+
+def test_few_masks():
+  fn = _function(5, {(0,): 1.0, (): 2.0})
+  answer = select.by_lasso(_samples(5, 2, fn))
+  assert "Under 3 masks" in answer.notes[0]
+  answer = select.by_lasso(_samples(5, 10, fn))
+  assert "too few to judge pairs" in answer.notes[0]
+  assert dict(answer.functions[0].terms())[(0,)] == pytest.approx(1)
+
+
+def test_split_is_a_partition():
+  samples = _samples(8, 50, lambda m: m @ (1.0 + np.arange(8)))
+  rest, test = select.split(samples, 12)
+  assert len(test.masks) == 12
+  both = rest.join(test)
+  assert set(map(bytes, both.masks)) == set(map(bytes, samples.masks))
+  np.testing.assert_array_equal(
+    both.values[:, 0], both.masks @ (1.0 + np.arange(8))
+  )
+
+
+class _Fixed:
+  """Stands in for a decoder: answers with one function."""
+
+  def __init__(self, method, functions):
+    self.answer = select.Answer(functions, method, [f"{method} spoke"])
+    self.seen = []
+
+  def __call__(self, *args):
+    self.seen.append(args)
+    return self.answer
+
+
+@pytest.mark.parametrize("better", ["spex", "lasso"])
+@pytest.mark.parametrize("whole_plan", [True, False])
+def test_the_better_one_speaks_and_judges_are_unseen(
+  monkeypatch, better, whole_plan
+):
+  """Decoders of known quality: only their R^2 on the judges may decide."""
+  good = _function(12, {(0, 1): 1.0, (2,): 0.9})
+  bad = _function(12, {(0, 1): 1.0})
+  truth = _function(12, {(0, 1): 1.0, (2,): 1.0, (3,): 0.1})
+  plan = spex.make_plan(jax.random.key(0), 12, b=2, t=2)
+  values = truth(plan.masks())[:, None]
+  by_spex = _Fixed("spex", [good if better == "spex" else bad])
+  by_lasso = _Fixed("lasso", [good if better == "lasso" else bad])
+  monkeypatch.setattr(select, "by_spex", by_spex)
+  monkeypatch.setattr(select, "by_lasso", by_lasso)
+  if whole_plan:
+    answer = select.by_plan(plan, values)
+    half, judged = by_spex.seen[1][0], by_lasso.seen[0][0]
+    assert half.num_masks == len(judged.masks) == plan.num_masks // 2
+  else:
+    exclude = plan.masks()
+    masks = sampling.distinct(jax.random.key(2), 60, 12, exclude=exclude)
+    extra = select.Samples(masks, truth(masks)[:, None])
+    answer = select.compare(plan, values, extra, 40)
+    seen = set(map(bytes, by_lasso.seen[0][0].masks))
+    assert not seen & set(map(bytes, masks[:40]))
+    assert seen >= set(map(bytes, masks[40:]))
+    if better == "spex":  # Refitted on the same sets, by all samples.
+      found = dict(answer.functions[0].terms())
+      assert set(found) == {(0, 1), (2,)}
+      np.testing.assert_allclose(found[(2,)], 1, atol=0.05)
+  assert answer.method == better
+  assert ("SPEX was chosen" in answer.notes[0]) == (better == "spex")
+  assert f"{better} spoke" in answer.notes
+
+
+def test_exact_spex_is_not_compared(monkeypatch):
+  truth = _function(12, {(0, 1): 1.0, (2,): 1.0})
+  plan = spex.make_plan(jax.random.key(0), 12, b=2, t=2)
+  monkeypatch.setattr(select, "by_spex", _Fixed("spex", [truth]))
+  monkeypatch.setattr(select, "by_lasso", None)
+  answer = select.by_plan(plan, truth(plan.masks())[:, None])
+  assert answer.method == "spex" and "last digits" in answer.notes[-1]
