@@ -1,0 +1,152 @@
+"""Tests of the boundary checks and of checksummed files."""
+
+import errno
+import os
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spex_jax import base
+
+
+class TestMasks:
+  @pytest.mark.parametrize("dtype", [bool, np.int8, np.float32, np.uint64])
+  def test_zeros_and_ones_of_any_type(self, dtype):
+    masks = np.array([[0, 1], [1, 1]], dtype)
+    checked = base.check_masks(jnp.asarray(masks), 2)
+    assert checked.dtype == np.bool_
+    np.testing.assert_array_equal(checked, masks == 1)
+
+  @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0)])
+  def test_empty(self, shape):
+    assert base.check_masks(np.zeros(shape)).shape == shape
+
+  @pytest.mark.parametrize(
+    "masks, n, message",
+    [
+      (np.ones(3), None, r"got shape \(3,\).*masks\[None\]"),
+      (np.ones((1, 2, 3)), None, r"got shape \(1, 2, 3\)"),
+      (np.ones((1, 2)), 3, "have 2 players; expected n=3"),
+      (np.full((1, 2), 2), None, "int64 holds other values"),
+      (np.full((1, 2), 0.5), None, "float64 holds other values"),
+      (np.full((1, 2), np.nan), None, "float64 holds other values"),
+    ],
+  )
+  def test_bad(self, masks, n, message):
+    with pytest.raises(ValueError, match=message):
+      base.check_masks(masks, n)
+
+
+class TestValues:
+  @pytest.mark.parametrize(
+    "values",
+    [
+      [1, 0],
+      [True, False],
+      np.array([1, 0], np.uint8),
+      jnp.array([1, 0], jnp.bfloat16),
+      np.array([1, 0], np.float16),
+    ],
+  )
+  def test_real_numbers_become_float64(self, values):
+    checked = base.check_values(values, 2)
+    assert checked.dtype == np.float64
+    np.testing.assert_array_equal(checked, [1, 0])
+
+  def test_targets(self):
+    assert base.check_values(np.ones((2, 5)), 2).shape == (2, 5)
+
+  @pytest.mark.parametrize(
+    "values, error, message",
+    [
+      ([1.0], ValueError, r"shape \(2,\), or \(2, T\).*got \(1,\)"),
+      (1.0, ValueError, r"got \(\)"),
+      (np.ones((2, 0)), ValueError, r"got \(2, 0\)"),
+      (np.ones((2, 1, 1)), ValueError, r"got \(2, 1, 1\)"),
+      ([0.0, np.nan], ValueError, r"1 of 2 masks \(first at row 1\)"),
+      ([-np.inf, np.nan], ValueError, r"2 of 2 masks \(first at row 0\)"),
+      ([1j, 0], TypeError, "complex128"),
+      (["1", "2"], TypeError, "real numbers"),
+      ([None, 1.0], TypeError, "object"),
+    ],
+  )
+  def test_bad(self, values, error, message):
+    with pytest.raises(error, match=message):
+      base.check_values(values, 2)
+
+  def test_bad_in_one_target(self):
+    values = np.ones((3, 2))
+    values[1, 1] = np.inf
+    with pytest.raises(ValueError, match=r"1 of 3 masks \(first at row 1\)"):
+      base.check_values(values, 3)
+
+
+class TestJson:
+  def test_round_trip_to_the_last_bit(self, tmp_path):
+    body = {"x": [0.1, 1e-300, -1.7976931348623157e308], "y": None, "z": "é"}
+    base.write_json(tmp_path / "a.json", body)
+    assert base.read_json(tmp_path / "a.json") == body
+    assert os.listdir(tmp_path) == ["a.json"]
+
+  @pytest.mark.parametrize("broken", ["fsync", "replace"])
+  def test_full_disk_leaves_the_old_file(self, tmp_path, monkeypatch, broken):
+    path = tmp_path / "a.json"
+    base.write_json(path, {"x": 1})
+
+    def fail(*args):
+      raise OSError(errno.ENOSPC, "No space left on device")
+
+    if broken == "fsync":
+      monkeypatch.setattr(os, "fsync", fail)
+    else:
+      monkeypatch.setattr(type(path), "replace", fail)
+    with pytest.raises(OSError, match="No space left"):
+      base.write_json(path, {"x": 2})
+    assert base.read_json(path) == {"x": 1}
+    assert os.listdir(tmp_path) == ["a.json"]  # And nothing half-written.
+
+  def test_nan_is_refused(self, tmp_path):
+    with pytest.raises(ValueError, match="JSON compliant"):
+      base.write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert not os.listdir(tmp_path)
+
+  def test_every_flipped_byte_is_found(self, tmp_path):
+    """A damaged file is an error, or still says exactly the same."""
+    path, body = tmp_path / "a.json", {"x": [1.5, 2], "name": "ab"}
+    base.write_json(path, body)
+    good = path.read_bytes()
+    num_found = 0
+    for i in range(len(good)):
+      path.write_bytes(good[:i] + bytes([good[i] ^ 1]) + good[i + 1 :])
+      try:
+        read = base.read_json(path)
+      except ValueError:
+        num_found += 1
+      else:
+        # Damage to the key "sha256" itself leaves an extra entry.
+        assert {k: read.get(k) for k in body} == body
+    assert num_found > 0.9 * len(good)
+
+  @pytest.mark.parametrize(
+    "content, message",
+    [
+      (b"", "is not JSON"),
+      (b"{", "is not JSON"),
+      (b"\xff\xfe", "is not JSON"),
+      (b"[1]", "must hold a JSON object"),
+      (b'{"x": 1, "sha256": "0"}', "is damaged"),
+    ],
+  )
+  def test_other_files(self, tmp_path, content, message):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+      base.read_json(path)
+
+  def test_no_checksum_is_accepted_and_no_file_is_not(self, tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"x": 1}')
+    assert base.read_json(path) == {"x": 1}
+    with pytest.raises(FileNotFoundError):
+      base.read_json(tmp_path / "b.json")
