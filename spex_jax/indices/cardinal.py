@@ -66,8 +66,9 @@ def sv(s: int, t: int, order: int) -> Fraction:
 def bv(s: int, t: int, order: int) -> int:
   """Banzhaf value: BII of single players, baseline f(none).
 
-  The baseline is that of `shapiq.ExactComputer`; its `MoebiusConverter` gives
-  the intercept of the best linear fit instead, which is FBII of order 1 here.
+  `shapiq.ExactComputer` states that baseline too, but lists the mean for the
+  empty set; its `MoebiusConverter` gives the intercept of the best linear fit,
+  which is FBII of order 1 here.
   """
   return bii(s, t, order) if t else 1
 
