@@ -272,16 +272,18 @@ def decode(
     strict: equal masks with different values are an error.
     held_out: masks and values to test the answer on, and for nothing else.
       Those that are among the samples are left out.
-    names: as for `explain`.
-    units: as for `explain`.
+    names: and `units`, as for `explain`.
+    units: of the values.
 
   Raises:
     ValueError: "spex" without a plan, too few masks, or values as above.
     TypeError: values that are not real numbers.
   """
   start = time.perf_counter()
-  plan = masks_or_plan if isinstance(masks_or_plan, spex.QueryPlan) else None
-  masks = base.check_masks(plan.masks() if plan else masks_or_plan)
+  if isinstance(masks_or_plan, spex.QueryPlan):
+    plan, masks = masks_or_plan, masks_or_plan.masks()
+  else:
+    plan, masks = None, base.check_masks(masks_or_plan)
   num_masks, n = masks.shape
   if num_masks == 0:
     raise ValueError("Need at least one mask to decode; got none.")
@@ -349,6 +351,7 @@ def _ask_and_decode(ask, key, method, max_order, strict):
     notes.append(f"Only {num_held} masks are held out, of {budget}.")
   num_uniform = budget - _PROBES - num_held
   exclude = np.stack([np.ones(n, bool), np.zeros(n, bool)])
+  first = inverse = np.zeros(0, np.int64)
   if plan is not None:
     hashes = packing.hash_streamed(plan.packed, plan.num_masks, n)
     first, inverse = packing.distinct_hashes(hashes)
@@ -372,8 +375,8 @@ def _ask_and_decode(ask, key, method, max_order, strict):
     if ask_lib.is_constant(np.concatenate([test.values, probes])):
       return _constant(n, test.values, notes, ask.asked), test
     notes.append(
-      "f has one value on every held-out mask and another on the full or the "
-      "empty one: too rare a change to be tested by random masks."
+      "f has one value on all held-out masks and another on the full or the "
+      "empty one: too rare a change for random masks to test."
     )
   rest = uniform[num_held:]
   if plan is None:
@@ -486,9 +489,8 @@ def _targets(fourier):
   return [fourier.target(t) for t in range(fourier.num_targets)]
 
 
-def _seconds(evaluating, total):
-  decoding = total - evaluating
-  return {"evaluating": evaluating, "decoding": decoding, "total": total}
+def _seconds(asking, total):
+  return {"evaluating": asking, "decoding": total - asking, "total": total}
 
 
 def _text(value):

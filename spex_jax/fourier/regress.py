@@ -294,6 +294,7 @@ def _candidates(gram, product, energy, constant, penalty, grid):
   """
   num_sets, count = len(gram), gram[0, 0]  # +-1 columns: the masks' number.
   rest = np.arange(num_sets)
+  row, intercept = np.zeros(num_sets), 0.0
   if constant is not None:
     rest = np.delete(rest, constant)
     row, intercept = gram[constant], product[constant]
@@ -352,7 +353,7 @@ def _lasso(gram, product, energy, grid, most):
       if np.count_nonzero(coefs) > most:
         out[i:] = np.nan
         break
-      _, path, _ = linear_model.lasso_path(
+      path = linear_model.lasso_path(
         rows,
         target,
         alphas=[max(alpha, 1e-12)],
@@ -361,7 +362,7 @@ def _lasso(gram, product, energy, grid, most):
         Xy=product,
         check_input=False,
         tol=1e-6,
-      )
+      )[1]
       coefs = out[i] = path[:, 0]
   return out
 

@@ -58,7 +58,8 @@ class Asker:
       raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
     self.n, self.budget = n, budget
     self.asked, self.num_repeats, self.seconds = 0, 0, 0.0
-    self.single, self.noise, self.note = True, None, ""
+    self.single, self.note = True, ""
+    self.noise: np.ndarray | None = None
     self._fn, self._progress = value_fn, progress
     self._pads = isinstance(value_fn, jax.stages.Wrapped)
     self._size = batch_size or (_JITTED_BATCH if self._pads else _HOST_BATCH)

@@ -169,8 +169,11 @@ def distinct(
   exclude = exclude[packing.distinct_masks(exclude).first]
   if weights is not None:
     exclude = exclude[weights[exclude.sum(axis=1)] > 0]
-  sizes = range(n + 1) if weights is None else np.flatnonzero(weights)
-  available = sum(math.comb(n, int(s)) for s in sizes) - len(exclude)
+  available = -len(exclude)
+  for size in range(n + 1) if weights is None else np.flatnonzero(weights):
+    available += math.comb(n, int(size))
+    if available >= num_masks:  # Enough; the rest are long numbers.
+      break
   if num_masks > available:
     raise ValueError(
       f"Asked for {num_masks} distinct masks of {n} players; there are "
@@ -178,7 +181,7 @@ def distinct(
     )
   if n <= _SMALL:
     return _distinct_small(key, num_masks, n, weights, exclude)
-  packed = packing.pack(exclude)
+  packed, missing = packing.pack(exclude), num_masks
   for turn in range(_ROUNDS):
     missing = num_masks + len(exclude) - len(packed)
     if missing <= 0:
