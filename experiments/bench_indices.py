@@ -4,7 +4,7 @@
 
 Random sets of exactly `order` players, so that every set brings 2^order
 subsets. Ours is host NumPy in float64: there is nothing to compile, and the
-first call shows it. Expect `quick` in 10 s and `full` in 3 minutes on 2 CPU
+first call shows it. Expect `quick` in 10 s and `full` in 1 minute on 2 CPU
 cores, most of them the peers'.
 
 Peers, on the same expansion and in the same run:

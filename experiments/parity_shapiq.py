@@ -14,7 +14,7 @@ lists is compared. What is not:
 Orders above 3 are left out at n = 200: there its k-SII lists all sets.
 
 Prints one line per index, order and way; exit code 1 beyond 1e-8. Expect
-`quick` in 5 s and `full` in 1 minute on 2 CPU cores.
+`quick` in 5 s and `full` in 15 s on 2 CPU cores.
 """
 
 import dataclasses

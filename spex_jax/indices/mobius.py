@@ -26,7 +26,7 @@ import numpy as np
 from spex_jax import base
 from spex_jax.fourier import sparse
 
-MAX_PAIRS = 1 << 25  # R; about 2 GiB at its worst, about 10 s.
+MAX_PAIRS = 1 << 24  # R; 2 GiB and 15 s where all are distinct (2 CPU cores).
 _MAX_DENSE = 20  # P up to which a table of 2^P values is allowed.
 _ROUNDING = 8 * np.finfo(np.float64).eps
 
