@@ -393,4 +393,4 @@ def test_help(capsys):
   assert (code, err) == (0, "")
   for name in cli.config_names():
     assert f"\n  {name}: " in out
-  assert "budget=3000" in out and "runs/NAME" in out
+  assert "budget=4000" in out and "runs/NAME" in out

@@ -27,5 +27,5 @@ def get_config(size: str = "full") -> ml_collections.ConfigDict:
   config.batch_size = 1024
   config.index = "FBII"
   config.order = 2
-  config.top = 10
+  config.top = 8  # Rows of single players, and of larger sets.
   return config

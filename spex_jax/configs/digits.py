@@ -19,12 +19,12 @@ def get_config(size: str = "full") -> ml_collections.ConfigDict:
   config.baseline_draws = 16  # For resample.
   config.target = "log_odds"  # Or margin (over the runner-up), or logit.
 
-  config.budget = 200 if quick else 3000  # Distinct masks, held-out included.
+  config.budget = 200 if quick else 4000  # Distinct masks, held-out included.
   config.method = "auto"
   config.batch_size = 256
   config.index = "FBII"
   config.order = 2
-  config.top = 10
+  config.top = 8  # Rows of single players, and of larger sets.
 
   config.model = ml_collections.ConfigDict()
   config.model.widths = (32,) if quick else (64, 64)

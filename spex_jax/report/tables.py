@@ -41,7 +41,7 @@ def cost(stats: Any, decode_seconds: float) -> str:
 
 
 def interactions(found: interactions_lib.Interactions, top: int = 10) -> Any:
-  """A rich table of the `top` strongest sets of named players."""
+  """A rich table: the `top` strongest players, then sets of two or more."""
   from rich import box, table, text  # Slow to import.
 
   title = f"{found.index}, order up to {found.order}"
@@ -50,12 +50,16 @@ def interactions(found: interactions_lib.Interactions, top: int = 10) -> Any:
   rows.add_column("units")
   rows.add_column("set")
   labels = found.labels()
-  for players, value in found.top(top):
-    style = "red" if value > 0 else "blue"
-    members = ", ".join(labels[player] for player in players)
-    rows.add_row(
-      text.Text(f"{value:+.4g}", style=style),
-      text.Text(found.units or ""),
-      text.Text(f"{{{members}}}"),  # Text: labels are never markup.
-    )
+  sets = list(found)  # Strongest first.
+  single = [item for item in sets if len(item[0]) == 1]
+  larger = [item for item in sets if len(item[0]) > 1]
+  for part in (single[:top], larger[:top]):
+    for players, value in part:
+      members = ", ".join(labels[player] for player in players)
+      rows.add_row(
+        text.Text(f"{value:+.4g}", style="red" if value > 0 else "blue"),
+        text.Text(found.units or ""),
+        text.Text(f"{{{members}}}"),  # Text: labels are never markup.
+      )
+    rows.add_section()
   return rows

@@ -20,18 +20,18 @@ def _text(renderable):
 def test_interactions_are_named_sets_with_values_and_units():
   found = interactions_lib.Interactions.from_sets(
     3,
-    [((0,), 0.5), ((1, 2), -2.0), ((0, 1), 0.125)],
+    [((0,), 0.5), ((1, 2), -2.0), ((1,), -0.25), ((0, 1), 0.125)],
     index="STII",
     order=2,
     names=("[bold]age", "sex", "x\ny"),
     units="nat",
   )
-  lines = _text(tables.interactions(found, top=2)).splitlines()
+  lines = _text(tables.interactions(found, top=1)).splitlines()
   assert "STII, order up to 2" in lines[0]
   rows = [line.split() for line in lines if re.search(r"[+-]\d", line)]
   assert rows == [
-    ["-2", "nat", "{sex,", "x\\ny}"],
     ["+0.5", "nat", "{[bold]age}"],
+    ["-2", "nat", "{sex,", "x\\ny}"],
   ]
 
 
