@@ -87,9 +87,13 @@ def run(config: tuple[Game, ...]) -> Iterator[dict[str, Any]]:
   for game in config:
     fourier = expansion(game)
     moebius = table.interactions(fourier, "Moebius").to_shapiq()
-    ways = {"MoebiusConverter": moebius_converter.MoebiusConverter(moebius)}
+    ways: dict[str, Any] = {
+      "MoebiusConverter": moebius_converter.MoebiusConverter(moebius)
+    }
     if game.exact:
-      ways["ExactComputer"] = exact.ExactComputer(fourier, game.n)
+      ways["ExactComputer"] = exact.ExactComputer(
+        lambda masks, fourier=fourier: fourier(masks), game.n
+      )
     for way, compute in ways.items():
       for index, entry in table.INDICES.items():
         if index == "Fourier" or (index, way) == ("FSII", "ExactComputer"):
