@@ -92,7 +92,7 @@ def run(config: tuple[Game, ...]) -> Iterator[dict[str, Any]]:
     }
     if game.exact:
       ways["ExactComputer"] = exact.ExactComputer(
-        lambda masks, fourier=fourier: fourier(masks), game.n
+        lambda masks, fourier=fourier: np.asarray(fourier(masks)), game.n
       )
     for way, compute in ways.items():
       for index, entry in table.INDICES.items():
