@@ -1,0 +1,48 @@
+"""Attribution by ablation: which sets of things matter together to a model.
+
+  import jax, spex_jax as spex
+
+  explanation = spex.explain(value_fn, n, budget=2000, key=jax.random.key(0))
+  print(explanation.interactions("FBII", order=2, names=words))
+
+`base` states the one convention: a mask is True where a player is kept.
+"""
+
+import importlib
+from typing import Any
+
+from spex_jax.explain import Explanation, decode, explain
+from spex_jax.fourier.sparse import SparseFourier
+from spex_jax.fourier.spex import QueryPlan, make_plan
+from spex_jax.indices.interactions import Interactions
+from spex_jax.indices.table import INDICES, interactions
+
+__all__ = [
+  "INDICES",
+  "Explanation",
+  "Interactions",
+  "QueryPlan",
+  "SparseFourier",
+  "decode",
+  "explain",
+  "interactions",
+  "make_plan",
+]
+
+_ROOMS = (
+  "ablate",
+  "datasets",
+  "fourier",
+  "indices",
+  "masks",
+  "models",
+  "report",
+  "training",
+)
+
+
+def __getattr__(name: str) -> Any:
+  """Rooms that pull in plotting or training load when first named."""
+  if name in _ROOMS:
+    return importlib.import_module(f"spex_jax.{name}")
+  raise AttributeError(f"module 'spex_jax' has no attribute {name!r}")

@@ -32,6 +32,8 @@ import numpy as np
 from spex_jax.fourier import folding
 from spex_jax.masks import bch
 
+_POSITIONS = 1 << 24  # Positions searched at once: 64 MB an array.
+
 
 class Status(enum.IntEnum):
   """How peeling ended; read it on the host, it is never raised under jit."""
@@ -319,8 +321,10 @@ def _readings(
     good = decoded & matches & enough & independent & strong
     return jnp.where(good, jnp.abs(total), 0.0)
 
-  def by_anchor(read_chunk, chunk):
-    chunk = min(chunk, num_anchors)
+  def by_anchor(read_chunk, chunk, width):
+    # The search for roots holds every position of every candidate.
+    room = _POSITIONS // (width * code.num_positions)
+    chunk = max(1, min(chunk, room, num_anchors))
 
     def reading(bins):
       energy = (bins**2).mean(axis=2)
@@ -349,7 +353,7 @@ def _readings(
         bins, energy, players, decoded.reshape(-1), from_bins
       )
 
-    return by_anchor(read_chunk, settings.chunk)
+    return by_anchor(read_chunk, settings.chunk, keep)
 
   def joint(bins, energy, anchors):
     chosen, total = agreeing_bins(bins, anchors, num_partners=8, keep=4)
@@ -364,7 +368,7 @@ def _readings(
     "hard": single(hard, 1),
     "soft": single(soft, min(4, len(soft))),
     # Every anchor is read in several sums and by more patterns.
-    "joint": by_anchor(joint, max(1, settings.chunk // 8)),
+    "joint": by_anchor(joint, settings.chunk // 8, 16),
   }
   return [by_name[name] for name in settings.readings]
 

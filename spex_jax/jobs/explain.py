@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 import ml_collections
 import numpy as np
 
-from spex_jax import explain as explain_lib
 from spex_jax.ablate import evaluate
+from spex_jax.explain import METHODS, Explanation, explain
 from spex_jax.indices import table as index_table
 from spex_jax.jobs import callables, digits, subjects, tables
 from spex_jax.report import progress
@@ -33,7 +33,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise ValueError(f"The configuration lacks {', '.join(missing)}.")
   choices = {
     "subject": tuple(SUBJECTS),
-    "method": explain_lib.METHODS,
+    "method": METHODS,
   }
   for name, known in choices.items():
     if config[name] not in known:
@@ -51,7 +51,7 @@ def run(
   config: ml_collections.ConfigDict,
   workdir: pathlib.Path,
   show: Callable[..., None] | None = None,
-) -> explain_lib.Explanation:
+) -> Explanation:
   """Explains what `config` asks about; writes three files into `workdir`.
 
   `explanation.json`, `fourier.json` and `figure.png` are replaced; a trained
@@ -83,7 +83,7 @@ def run(
     )
   )
   with progress.evaluations(config.budget) as report:
-    explanation = explain_lib.explain(
+    explanation = explain(
       evaluator,
       n,
       key=subjects.key_of(config, "explain"),
@@ -107,7 +107,7 @@ def run(
 
 
 def _outcome(
-  explanation: explain_lib.Explanation, stats: evaluate.Stats
+  explanation: Explanation, stats: evaluate.Stats
 ) -> list[tuple[str, str]]:
   """What it cost, and how far the answer can be trusted."""
   units = explanation.units or "value"

@@ -453,7 +453,7 @@ def decode_chase(
     lambda word: chase_syndromes(code, word, patterns)
   )(soft)
   locator, length = error_locator(code, syndromes.reshape(-1, code.t).T)
-  if keep < num_patterns:
+  if num_patterns > 1:
     good = (splits(code, locator) & (length <= code.t)).reshape(cost.shape)
     _, best = jax.lax.top_k(jnp.where(good, -cost, -jnp.inf), keep)
     index = (jnp.arange(num_words)[:, None] * num_patterns + best).reshape(-1)
