@@ -68,7 +68,7 @@ def planted(
   *,
   min_order: int = 1,
   hierarchical: bool = False,
-  magnitudes: tuple[float, float] = (0.5, 1.0),
+  magnitudes: tuple[float, float] | None = (0.5, 1.0),
 ) -> Planted:
   """Draws distinct sets and their coefficients.
 
@@ -82,7 +82,8 @@ def planted(
     hierarchical: False draws each order uniformly, then a uniform set of that
       order. True grows sets one player at a time, so that every set of order
       above 1 contains a planted set of one order less.
-    magnitudes: range of |coef|, uniform; signs are fair coins.
+    magnitudes: range of |coef|, uniform; signs are fair coins. None draws
+      standard normal coefficients, many of them small.
 
   Raises:
     ValueError: orders or magnitudes out of range, or more terms than sets.
@@ -92,7 +93,7 @@ def planted(
       f"Need 0 <= min_order <= max_order <= n; got {min_order}, {max_order} "
       f"and n={n}."
     )
-  if not 0 < magnitudes[0] <= magnitudes[1] < np.inf:
+  if magnitudes and not 0 < magnitudes[0] <= magnitudes[1] < np.inf:
     raise ValueError(f"Need 0 < low <= high magnitudes; got {magnitudes}.")
   if hierarchical and (min_order > 1 or max_order < 1):
     raise ValueError(
@@ -118,7 +119,11 @@ def planted(
   players = np.full((num_terms, width), n, np.int32)
   for row, members in zip(players, chosen):
     row[: len(members)] = members
-  coefs = rng.uniform(*magnitudes, num_terms) * rng.choice([-1, 1], num_terms)
+  if magnitudes is None:
+    coefs = rng.normal(size=num_terms)
+  else:
+    coefs = rng.uniform(*magnitudes, num_terms)
+    coefs *= rng.choice([-1, 1], num_terms)
   return Planted(n=n, players=players, coefs=coefs)
 
 

@@ -389,7 +389,7 @@ def _least_squares(gram, product, active):
   # The diagonal of the Gram is near 1: a pivot this small is no column.
   if np.diag(factor[0]).min() < 1e-5:
     return np.full(len(gram), np.nan)
-  solution = linalg.cho_solve(factor, target)
-  solution += linalg.cho_solve(factor, target - sub @ solution)
+  solution = np.asarray(linalg.cho_solve(factor, target))
+  solution += np.asarray(linalg.cho_solve(factor, target - sub @ solution))
   out[active] = solution
   return out

@@ -10,50 +10,13 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import sparse
+from spex_jax.fourier.score import r2
 from spex_jax.indices import interactions as interactions_lib
 from spex_jax.indices import optimum
 
 SPARSITIES = (10, 30, 100, 300, 1000, 3000, 10000)
-_ROUNDING = 1e-9  # Relative to the largest |value|: a perfect match, or none.
 
 Sets = sparse.SparseFourier | interactions_lib.Interactions
-
-
-def r2(truth: base.Values, guess: base.Values) -> float | np.ndarray:
-  """Coefficient of determination, `1 - |truth - guess|^2 / |truth - mean|^2`.
-
-  A constant truth has no variance to explain: the answer is 1 if the guess
-  matches it (to 1e-9 of its size) and 0 if not, as in scikit-learn's
-  `r2_score`. It is never NaN or infinite.
-
-  Args:
-    truth: `[B]`, or `[B, T]`.
-    guess: the same shape.
-
-  Returns:
-    A float, or float64 `[T]`: per target.
-
-  Raises:
-    ValueError: shapes that differ, no values, NaN or infinities.
-  """
-  truth, guess = np.asarray(truth), np.asarray(guess)
-  if truth.shape != guess.shape or not truth.size:
-    raise ValueError(
-      f"Need values and guesses of one shape, at least one of each; got "
-      f"{truth.shape} and {guess.shape}."
-    )
-  truth = base.check_values(truth, len(truth))
-  if not np.isfinite(guess.astype(np.float64)).all():
-    raise ValueError("The guesses hold NaN or infinity.")
-  guess = guess.astype(np.float64)
-  size = _ROUNDING * np.abs(truth).max(axis=0)
-  error = ((truth - guess) ** 2).sum(axis=0)
-  total = ((truth - truth.mean(axis=0, keepdims=True)) ** 2).sum(axis=0)
-  constant = np.ptp(truth, axis=0) <= size
-  matched = np.abs(truth - guess).max(axis=0) <= size
-  score = 1 - error / np.where(constant, 1.0, total)
-  score = np.where(constant, matched.astype(np.float64), score)
-  return float(score) if score.ndim == 0 else score
 
 
 def faithfulness(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spex_jax import base
-from spex_jax.fourier import lasso, regress, sparse, spex
+from spex_jax.fourier import lasso, regress, score, sparse, spex
 from spex_jax.masks import packing
 
 _EXPLAINED = 1e-9  # Share of the energy left by an exact SPEX decode.
@@ -44,19 +44,9 @@ class Answer(NamedTuple):
 
 
 def r2(samples: Samples, functions: list[sparse.SparseFourier]) -> np.ndarray:
-  """R^2 of one function a target, `[T]`, finite whatever the scale.
-
-  A constant target scores 1 if it is matched to 1e-9 of its size, else 0.
-  """
+  """R² of one function a target, `[T]`; see `fourier.score.r2`."""
   guess = np.stack([f(samples.masks) for f in functions], axis=1)
-  size = np.abs(samples.values).max(axis=0)
-  size = np.where(size > 0, size, 1.0)
-  truth, guess = samples.values / size, guess / size
-  error = ((truth - guess) ** 2).sum(axis=0)
-  total = ((truth - truth.mean(axis=0, keepdims=True)) ** 2).sum(axis=0)
-  flat = np.ptp(truth, axis=0) <= 1e-9
-  matched = np.abs(truth - guess).max(axis=0) <= 1e-9
-  return np.where(flat, matched, 1 - error / np.where(flat, 1.0, total))
+  return np.asarray(score.r2(samples.values, guess))
 
 
 def by_lasso(samples: Samples, max_order: int | None = None) -> Answer:
@@ -114,7 +104,7 @@ def by_plan(
     _mean(r2(test, by_lasso(samples.at(index), max_order).functions)),
   )
   note = _comparison(scores, f"the other half of the plan ({len(other)} masks)")
-  if scores[0] < scores[1]:
+  if not _prefers_spex(scores):
     answer = by_lasso(samples, max_order)
   return answer._replace(notes=[note, *answer.notes])
 
@@ -146,7 +136,7 @@ def compare(
   scores.append(_mean(r2(test, by_lasso(samples, max_order).functions)))
   note = _comparison(scores, f"{num_test} masks that neither had seen")
   everything = planned.join(extra)
-  if scores[0] >= scores[1]:
+  if _prefers_spex(scores):
     functions = [
       _refit(everything.masks, column, function)
       for column, function in zip(everything.values.T, answer.functions)
@@ -176,7 +166,12 @@ def by_spex(plan: spex.QueryPlan, values: np.ndarray) -> Answer:
 def is_explained(
   plan: spex.QueryPlan, values: np.ndarray, answer: Answer
 ) -> bool:
-  """Whether an answer gives the plan's own values to the last digits."""
+  """Whether an answer gives the plan's own values to the last digits.
+
+  And with few sets: beyond an eighth of the masks they may interpolate.
+  """
+  if max(int(f.count) for f in answer.functions) > plan.num_masks // 8:
+    return False
   return _mean(r2(Samples(plan.masks(), values), answer.functions)) > (
     1 - _EXPLAINED
   )
@@ -265,8 +260,13 @@ def _refit(masks, values, function):
   )
 
 
+def _prefers_spex(scores):
+  # Far sparser, it speaks unless it leaves a tenth more unexplained.
+  return 1 - scores[0] <= 1.1 * (1 - scores[1])
+
+
 def _comparison(scores, where):
-  winner = "SPEX" if scores[0] >= scores[1] else "the lasso"
+  winner = "SPEX" if _prefers_spex(scores) else "the lasso"
   return (
     f"{winner} was chosen: R^2 on {where} is {scores[0]:.3f} for SPEX and "
     f"{scores[1]:.3f} for the lasso."

@@ -1,0 +1,230 @@
+"""SPEX decoding: time, recall and faithfulness, beside spectralexplain's.
+
+  python -m experiments.bench_spex --config=full --output=rows.jsonl
+
+Planted sets have orders uniform on 1..max_order and standard normal
+coefficients; noise is a hash of (seed, mask). The peer draws its plan and both
+sides decode the same values: ours with joint decoding and a cross-validated
+refit, the peer soft, as it ships. "ours, own plan" is our plan within the same
+budget: raw syndromes, a random offset for every group. Our first call is made
+with every compiled program dropped, so `first_s` has all compilation in it;
+the peer's includes numba's. R^2 is on 4,096 uniform masks, without noise.
+
+Expect `quick` in 1 minute, `speed` in 6, `noise` in 25 (nearly all of it the
+peer's) and `scale` in 2, on 2 CPU cores. `full` is the first three.
+"""
+
+import dataclasses
+import json
+import pathlib
+import platform
+import resource
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from experiments import parity_spectralexplain
+from spex_jax.datasets import synthetic
+from spex_jax.fourier import sparse, spex
+from third_party import peers
+
+_TEST_MASKS = 4096
+_CHUNK = 1024  # Masks made and evaluated at once.
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """Planted functions of one kind, one for each seed; no `decibels`, no noise.
+
+  Attributes:
+    n: players.
+    num_terms: planted sets.
+    b: bits of the plan.
+    max_order: of the planted sets.
+    t: largest set that the code decodes.
+    decibels: signal to noise.
+    num_seeds: functions.
+    peer: whether the peer runs too.
+  """
+
+  n: int
+  num_terms: int
+  b: int
+  max_order: int = 4
+  t: int = 5
+  decibels: float | None = None
+  num_seeds: int = 1
+  peer: bool = True
+
+
+_SPEED = (
+  Case(n=1000, num_terms=100, b=6),
+  Case(n=1000, num_terms=300, b=8),
+)
+_NOISE = tuple(
+  Case(n=n, num_terms=num_terms, b=b, decibels=decibels, num_seeds=5)
+  for n, num_terms, b in ((100, 30, 3), (1000, 100, 6))
+  for decibels in (20.0, 10.0, 5.0)
+)
+_SCALE = (Case(n=100_000, num_terms=300, b=8, max_order=3, t=3, peer=False),)
+CONFIGS = {
+  "quick": (Case(n=60, num_terms=10, b=3, max_order=3, t=3, decibels=20.0),),
+  "speed": _SPEED,
+  "noise": _NOISE,
+  "scale": _SCALE,
+  "full": _SPEED + _NOISE + _SCALE,
+}
+
+
+def run(
+  cases: tuple[Case, ...], peer: peers.SpectralExplain | None
+) -> Iterator[dict[str, Any]]:
+  """Yields a row per case, seed and side, as soon as it is measured."""
+  common = {
+    "bench": "spex",
+    "device": jax.devices()[0].device_kind,
+    "jax": jax.__version__,
+    "python": platform.python_version(),
+  }
+  for case in cases:
+    for seed in range(case.num_seeds):
+      for row in _rows(case, seed, peer if case.peer else None):
+        yield common | dataclasses.asdict(case) | {"seed": seed} | row
+
+
+def _rows(case, seed, peer):
+  planted = synthetic.planted(
+    seed, case.n, case.num_terms, case.max_order, magnitudes=None
+  )
+  function = planted
+  if case.decibels is not None:
+    std = synthetic.noise_std(planted.variance, case.decibels)
+    function = synthetic.noisy(planted, seed, std)
+  masks = np.random.default_rng([seed, 1]).random((_TEST_MASKS, case.n)) < 0.5
+  test = masks, planted(masks)
+  best = None
+  if peer is not None:
+    peer_plan = peer.plan(case.n, case.b, case.t, seed=seed)
+    values = function(peer_plan.masks)
+    found = peer.decode(peer_plan, values, decoding="soft", repeats=2)
+    theirs = sparse.SparseFourier.from_supports(found.supports, found.coefs)
+    best = min(found.seconds)
+    yield {
+      "who": "spectralexplain",
+      "version": peer.versions["spectralexplain"],
+      "samples": len(values),
+      "first_s": round(found.seconds[0], 4),
+      "best_s": round(best, 4),
+    } | _figures(planted, theirs, test)
+    plan = parity_spectralexplain.plan_of(peer_plan)
+    yield {"who": "ours"} | _ours(plan, values, best, planted, test)
+  plan = spex.make_plan(jax.random.key(seed), case.n, b=case.b, t=case.t)
+  values = np.concatenate(
+    [
+      function(plan.masks(start, start + _CHUNK))
+      for start in range(0, plan.num_masks, _CHUNK)
+    ]
+  )
+  yield {"who": "ours, own plan"} | _ours(plan, values, best, planted, test)
+
+
+def _ours(plan, values, peer_seconds, planted, test):
+  jax.clear_caches()
+  times = []
+  for _ in range(4):
+    start = time.perf_counter()
+    result = spex.decode(plan, values)
+    times.append(time.perf_counter() - start)
+  row = {
+    "samples": plan.num_masks,
+    "first_s": round(times[0], 4),
+    "best_s": round(min(times[1:]), 4),
+    "status": result.status,
+    "rounds": result.rounds,
+    # Of this process so far: run `scale` alone to read the plan's own.
+    "peak_gib": round(
+      resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2
+    ),
+  }
+  if peer_seconds is not None:
+    row["ratio"] = round(peer_seconds / min(times[1:]), 1)
+  return row | _figures(planted, result.fourier, test)
+
+
+def _figures(planted, fourier, test):
+  """Recall and precision of the sets, R^2 on clean values."""
+  masks, truth = test
+  true_sets = {s for s, _ in planted.terms()}
+  found = {s for s, c in fourier.terms() if s and c}
+  hits = len(true_sets & found)
+  guess = np.concatenate(
+    [
+      fourier(masks[start : start + _CHUNK])
+      for start in range(0, len(masks), _CHUNK)
+    ]
+  )
+  # The peer leaves the mean where its samples put it; so may ours.
+  return {
+    "recall": round(hits / len(true_sets), 4),
+    "precision": round(hits / max(1, len(found)), 4),
+    "r2": round(float(1 - ((truth - guess) ** 2).mean() / truth.var()), 5),
+  }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+  """A markdown table of medians over seeds."""
+  lines = [
+    "| n | terms | dB | who | samples | recall | precision | R² | first s |"
+    " warm s | ratio |",
+    "|---|---|---|---|---|---|---|---|---|---|---|",
+  ]
+  groups: dict[tuple, list[dict[str, Any]]] = {}
+  for row in rows:
+    key = row["n"], row["num_terms"], row["decibels"], row["who"]
+    groups.setdefault(key, []).append(row)
+  for (n, terms, decibels, who), members in groups.items():
+    median = lambda name, members=members: float(
+      np.median([m[name] for m in members])
+    )
+    cells = [
+      f"{n:,}",
+      str(terms),
+      "–" if decibels is None else f"{decibels:g}",
+      who,
+      f"{members[0]['samples']:,}",
+      *(f"{median(name):.2f}" for name in ("recall", "precision")),
+      f"{median('r2'):.4f}",
+      f"{median('first_s'):.2f}",
+      f"{median('best_s'):.3f}",
+      f"{median('ratio'):.0f}" if "ratio" in members[0] else "",
+    ]
+    lines.append("| " + " | ".join(cells) + " |")
+  return "\n".join(lines)
+
+
+def main(argv):
+  """Prints the rows and the table; writes the rows where `--output` says."""
+  del argv
+  peer = peers.SpectralExplain() if flags.FLAGS.peer else None
+  rows = []
+  for row in run(CONFIGS[flags.FLAGS.config], peer):
+    rows.append(row)
+    print(json.dumps(row), flush=True)
+  if flags.FLAGS.output:
+    lines = [json.dumps(row) + "\n" for row in rows]
+    pathlib.Path(flags.FLAGS.output).write_text("".join(lines))
+  print(table(rows))
+  if peer is not None:
+    peer.close()
+
+
+if __name__ == "__main__":
+  # Defined here, so that a test may import several experiments.
+  flags.DEFINE_enum("config", "full", sorted(CONFIGS), "Which cases.")
+  flags.DEFINE_bool("peer", True, "Run spectralexplain too (`make peers`).")
+  flags.DEFINE_string("output", None, "File for the rows, as well.")
+  app.run(main)

@@ -1,0 +1,49 @@
+"""R²: how much of a function an expansion explains.
+
+Shapes: B masks, T targets.
+"""
+
+import numpy as np
+
+from spex_jax import base
+
+_ROUNDING = 1e-9  # Relative to the largest |value|: a perfect match, or none.
+
+
+def r2(truth: base.Values, guess: base.Values) -> float | np.ndarray:
+  """Coefficient of determination, `1 - |truth - guess|^2 / |truth - mean|^2`.
+
+  A constant truth has no variance to explain: the answer is 1 if the guess
+  matches it (to 1e-9 of its size) and 0 if not, as in scikit-learn's
+  `r2_score`. It is never NaN or infinite.
+
+  Args:
+    truth: `[B]`, or `[B, T]`.
+    guess: the same shape.
+
+  Returns:
+    A float, or float64 `[T]`: per target.
+
+  Raises:
+    ValueError: shapes that differ, no values, NaN or infinities.
+  """
+  truth, guess = np.asarray(truth), np.asarray(guess)
+  if truth.shape != guess.shape or not truth.size:
+    raise ValueError(
+      f"Need values and guesses of one shape, at least one of each; got "
+      f"{truth.shape} and {guess.shape}."
+    )
+  truth = base.check_values(truth, len(truth))
+  if not np.isfinite(guess.astype(np.float64)).all():
+    raise ValueError("The guesses hold NaN or infinity.")
+  # Free of units first, so that no square overflows or vanishes.
+  size = np.abs(truth).max(axis=0)
+  size = np.where(size > 0, size, 1.0)
+  truth, guess = truth / size, guess.astype(np.float64) / size
+  error = ((truth - guess) ** 2).sum(axis=0)
+  total = ((truth - truth.mean(axis=0, keepdims=True)) ** 2).sum(axis=0)
+  constant = np.ptp(truth, axis=0) <= _ROUNDING
+  matched = np.abs(truth - guess).max(axis=0) <= _ROUNDING
+  score = 1 - error / np.where(constant, 1.0, total)
+  score = np.where(constant, matched.astype(np.float64), score)
+  return float(score) if score.ndim == 0 else score
