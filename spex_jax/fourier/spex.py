@@ -26,6 +26,7 @@ _READINGS = {
   "soft": [("hard", "soft")],
   "joint": [("hard", "soft"), ("hard", "joint")],
 }
+_TARGETS = 16  # Targets decoded by one call.
 _MAX_BITS = 24  # 2^24 masks a delay: beyond any budget met so far.
 
 
@@ -266,20 +267,45 @@ class _Decoder:
     flat = spread <= 1e-12
     unit = (relative - mean) / np.where(flat, 1.0, spread)
     geometry = folding.make_geometry(self.plan.affine, self.plan.code)
-    results = []
-    for t in range(values.shape[1]):
-      if flat[t]:
-        result = self._constant(float(mean[t] * largest[t]))
-      else:
-        result = self._decode(geometry, unit[:, t])
-        fourier = result.fourier
-        scale = spread[t] * largest[t]
+    results: list[SpexResult] = [
+      self._constant(float(m * size)) for m, size in zip(mean, largest)
+    ]
+    live = np.flatnonzero(~flat)
+    for start in range(0, len(live), _TARGETS):
+      batch = live[start : start + _TARGETS]
+      found = self._decode_batch(geometry, unit[:, batch])
+      for t, result in zip(batch, found):
+        fourier, scale = result.fourier, spread[t] * largest[t]
         fourier = dataclasses.replace(fourier, coefs=fourier.coefs * scale)
-        shift = [((), float(mean[t] * largest[t]))]
-        fourier = fourier + sparse.SparseFourier.from_terms(fourier.n, shift)
-        result = dataclasses.replace(result, fourier=fourier)
-      results.append(result)
+        shift = sparse.SparseFourier.from_terms(
+          fourier.n, [((), float(mean[t] * largest[t]))]
+        )
+        results[t] = dataclasses.replace(result, fourier=fourier + shift)
     return results
+
+  def _decode_batch(self, geometry, values):
+    """Targets `[N, T]` of mean 0 and deviation 1: first readings together."""
+    num_targets = values.shape[1]
+    # Batches of one size, so that more targets compile nothing new.
+    width = num_targets if num_targets == 1 else _TARGETS
+    columns = np.pad(values.T, ((0, width - num_targets), (0, 0)))
+    bins = jnp.stack([fold(self.plan, column) for column in columns])
+    capacity, n = self.settings.capacity, self.plan.n
+    players = np.full((capacity, self.plan.code.t), n, np.int32)
+    used = np.arange(capacity) == 0
+    stage = dataclasses.replace(
+      self.settings, readings=_READINGS[self.decoding][0]
+    )
+    peeled = _peel_batch_jit(geometry, bins, players, used, stage)
+    return [
+      self._decode(
+        geometry,
+        values[:, t],
+        bins[t],
+        jax.tree.map(lambda x, t=t: x[t], peeled),
+      )
+      for t in range(num_targets)
+    ]
 
   def _constant(self, value):
     num_bins = self.plan.affine.num_groups << self.plan.num_bits
@@ -292,23 +318,23 @@ class _Decoder:
       num_scanned=0,
     )
 
-  def _decode(self, geometry, values):
-    """One target, `[N]` of mean 0 and deviation 1."""
+  def _decode(self, geometry, values, bins, peeled):
+    """One target, `[N]` of mean 0 and deviation 1, from its first readings."""
     n, settings = self.plan.n, self.settings
-    bins = fold(self.plan, values)
-    players = np.full((settings.capacity, self.plan.code.t), n, np.int32)
-    used = np.arange(settings.capacity) == 0
+    most = min(n, self.plan.code.t)
     order = gram.affordable_order(n, len(values), self.scan_flops)
-    rounds, stages = 0, _READINGS[self.decoding]
-    if order >= min(n, gram.MAX_ORDER):
-      stages = stages[:1]  # An exhaustive scan finds what joint reading would.
+    order = min(order, most)
+    rounds, stages = int(peeled.rounds), _READINGS[self.decoding][1:]
+    if order >= min(most, gram.MAX_ORDER):
+      stages = []  # An exhaustive scan finds what joint reading would.
     for readings in stages:
-      stage = dataclasses.replace(settings, readings=readings)
-      peeled = _peel_jit(geometry, bins, players, used, stage)
-      players, used = peeled.terms.players, peeled.terms.used
-      rounds += int(peeled.rounds)
       if peeled.status != peeling.Status.STALLED:
         break
+      stage = dataclasses.replace(settings, readings=readings)
+      terms = peeled.terms
+      peeled = _peel_jit(geometry, bins, terms.players, terms.used, stage)
+      rounds += int(peeled.rounds)
+    players, used = peeled.terms.players, peeled.terms.used
     rows = np.asarray(players)[np.asarray(used)]
     support = rows[(rows < n).any(axis=1)]
     status, scanned = peeling.Status(int(peeled.status)), 0
@@ -393,5 +419,14 @@ def _expand(geometry, players, used, coefs, bins):
   return terms.bins, (rest**2).mean(axis=2)
 
 
+def _peel_batch(geometry, bins, players, used, settings):
+  """`peeling.peel` of bins `[T, C, B, P]`, one after the other."""
+  # vmap would run every target as long as the slowest, and gained nothing.
+  return jax.lax.map(
+    lambda one: peeling.peel(geometry, one, players, used, settings), bins
+  )
+
+
 _expand_jit = jax.jit(_expand)
+_peel_batch_jit = jax.jit(_peel_batch, static_argnames="settings")
 _peel_jit = jax.jit(peeling.peel, static_argnames="settings")
