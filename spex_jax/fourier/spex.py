@@ -24,7 +24,7 @@ from spex_jax.masks import bch, hadamard
 _READINGS = {
   "hard": [("hard",)],
   "soft": [("hard", "soft")],
-  "joint": [("hard", "soft"), ("hard", "joint")],
+  "joint": [("hard", "soft"), ("joint",)],
 }
 _TARGETS = 16  # Targets decoded by one call.
 _MAX_BITS = 24  # 2^24 masks a delay: beyond any budget met so far.
@@ -321,13 +321,10 @@ class _Decoder:
   def _decode(self, geometry, values, bins, peeled):
     """One target, `[N]` of mean 0 and deviation 1, from its first readings."""
     n, settings = self.plan.n, self.settings
-    most = min(n, self.plan.code.t)
     order = gram.affordable_order(n, len(values), self.scan_flops)
-    order = min(order, most)
-    rounds, stages = int(peeled.rounds), _READINGS[self.decoding][1:]
-    if order >= min(most, gram.MAX_ORDER):
-      stages = []  # An exhaustive scan finds what joint reading would.
-    for readings in stages:
+    order = min(order, self.plan.code.t)
+    rounds = int(peeled.rounds)
+    for readings in _READINGS[self.decoding][1:]:
       if peeled.status != peeling.Status.STALLED:
         break
       stage = dataclasses.replace(settings, readings=readings)
