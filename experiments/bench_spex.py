@@ -10,9 +10,10 @@ budget: raw syndromes, a random offset for every group. Our first call is made
 with every compiled program dropped, so `first_s` has all compilation in it;
 the peer's includes numba's. R^2 is on 4,096 uniform masks, without noise.
 
-Expect `quick` in 1 minute, `speed` in 3, `noise` in 8 and `scale` in 2, on 2 CPU
-cores. `noise1000` takes hours, all but minutes of them the peer's, which looks at
-every bin a hundred times: `--peer_seeds=1` runs it on the first function alone.
+Expect `quick` in 1 minute, `speed` in 3, `noise` in 8 and `scale` in 2, on 2
+CPU cores. `noise1000` takes hours, all but minutes of them the peer's, which
+looks at every bin up to 100 times: `--peer_seeds=1` has it decode the first
+function alone.
 """
 
 import dataclasses
@@ -243,6 +244,6 @@ if __name__ == "__main__":
   # Defined here, so that a test may import several experiments.
   flags.DEFINE_enum("config", "full", sorted(CONFIGS), "Which cases.")
   flags.DEFINE_bool("peer", True, "Run spectralexplain too (`make peers`).")
-  flags.DEFINE_integer("peer_seeds", 5, "Seeds that the peer decodes, at most.")
+  flags.DEFINE_integer("peer_seeds", 5, "Most that the peer runs.")
   flags.DEFINE_string("output", None, "File for the rows, as well.")
   app.run(main)
