@@ -148,7 +148,7 @@ def grow_support(
   fill = ((0, 0), (0, width - players.shape[1]))
   support = np.pad(players, fill, constant_values=n)
   support = support[(support < n).any(axis=1)]
-  signs = jnp.asarray(1.0 - 2.0 * masks, jnp.float32)
+  signs = jnp.asarray(1 - 2 * masks.view(np.int8), jnp.float32)
   scale = values.std() or 1.0
   levels = np.array([significance(n, k) for k in range(1, min(n, width) + 1)])
 

@@ -27,6 +27,9 @@ _READINGS = {
   "joint": [("hard", "soft"), ("joint",)],
 }
 _TARGETS = 16  # Targets decoded by one call.
+_CYCLES = 3  # Joint readings, each followed by the first ones again.
+_SCAN_BYTES = 1 << 28  # Most that a scan may hold as signs.
+_ROWS = 4096  # Samples turned into characters at once.
 _MAX_BITS = 24  # 2^24 masks a delay: beyond any budget met so far.
 
 
@@ -321,32 +324,19 @@ class _Decoder:
   def _decode(self, geometry, values, bins, peeled):
     """One target, `[N]` of mean 0 and deviation 1, from its first readings."""
     n, settings = self.plan.n, self.settings
-    order = gram.affordable_order(n, len(values), self.scan_flops)
-    order = min(order, self.plan.code.t)
-    rounds = int(peeled.rounds)
-    for readings in _READINGS[self.decoding][1:]:
-      if peeled.status != peeling.Status.STALLED:
-        break
-      stage = dataclasses.replace(settings, readings=readings)
-      terms = peeled.terms
-      peeled = _peel_jit(geometry, bins, terms.players, terms.used, stage)
-      rounds += int(peeled.rounds)
-    players, used = peeled.terms.players, peeled.terms.used
-    rows = np.asarray(players)[np.asarray(used)]
+    peeled, rounds = self._read_jointly(geometry, bins, peeled)
+    used = np.asarray(peeled.terms.used)
+    rows = np.asarray(peeled.terms.players)[used]
     support = rows[(rows < n).any(axis=1)]
     status, scanned = peeling.Status(int(peeled.status)), 0
-    if (
-      self.decoding == "joint"
-      and status == peeling.Status.STALLED
-      and order > 0
-    ):
-      before = set(map(tuple, support.tolist()))
-      support = gram.grow_support(
-        self.plan.masks(), values, support, order, width=self.plan.code.t
+    if self.decoding == "joint" and status == peeling.Status.STALLED:
+      grown = self._scan(values, support)
+      scanned = len(
+        set(map(tuple, grown.tolist())) - set(map(tuple, support.tolist()))
       )
-      scanned = len(set(map(tuple, support.tolist())) - before)
+      support = grown
     if self.refit is False and not scanned:
-      coefs = np.asarray(peeled.coefs)[np.asarray(used)]
+      coefs = np.asarray(peeled.coefs)[used]
       fourier = sparse.SparseFourier.from_players(n, rows, coefs)
       left = float(peeled.energy)
     else:
@@ -361,6 +351,66 @@ class _Decoder:
       rounds=rounds,
       num_scanned=scanned,
     )
+
+  def _read_jointly(self, geometry, bins, peeled):
+    """Joint readings while they help; the first ones again after each.
+
+    What joint reading finds turns other bins into single sets, which the
+    cheaper readings take at once.
+    """
+    first, *later = _READINGS[self.decoding]
+    rounds = int(peeled.rounds)
+    for readings in (later + [first]) * _CYCLES if later else ():
+      if peeled.status != peeling.Status.STALLED:
+        break
+      before = peeled.energy
+      stage = dataclasses.replace(self.settings, readings=readings)
+      terms = peeled.terms
+      peeled = jax.tree.map(
+        lambda x: x[0],
+        _peel_batch_jit(geometry, bins[None], terms.players, terms.used, stage),
+      )
+      rounds += int(peeled.rounds)
+      if peeled.energy >= before * (1 - 1e-6):
+        break
+    return peeled, rounds
+
+  def _scan(self, values, support):
+    """The Gram scan's support, where it predicts groups it was not fitted to.
+
+    Sets out of its reach leave echoes on a plan's masks that look significant,
+    but differ from group to group.
+    """
+    n, num_masks = self.plan.n, len(values)
+    order = gram.affordable_order(n, num_masks, self.scan_flops)
+    order = min(order, self.plan.code.t)
+    if order == 0 or 4 * n * num_masks > _SCAN_BYTES:
+      return support
+    grown = gram.grow_support(
+      self.plan.masks(),
+      values,
+      support,
+      order,
+      width=self.plan.code.t,
+      max_terms=min(num_masks // 4, self.settings.capacity),
+    )
+    if self._group_error(values, grown) < self._group_error(values, support):
+      return grown
+    return support
+
+  def _group_error(self, values, support):
+    """Mean square of what a support leaves of each group, fitted to others."""
+    masks, local = self._restrict(support)
+    groups = np.repeat(
+      np.arange(self.plan.affine.num_groups),
+      self.plan.affine.num_delays << self.plan.num_bits,
+    )
+    total = 0.0
+    for c in range(self.plan.affine.num_groups):
+      mine = groups == c
+      fit = regress.refit(masks[~mine], values[~mine], local, penalty="none")
+      total += _mean_square(masks[mine], values[mine], local, fit.coefs)
+    return total
 
   def _solve(self, values, support):
     """Coefficients of a support and its singletons, as `refit` says."""
@@ -377,18 +427,22 @@ class _Decoder:
         # Singletons that validation cannot tell from noise stay out.
         if 1 - wide_fit.score < 0.99 * (1 - fit.score):
           core, fit, left = wide, wide_fit, wide_left
-    kept = (fit.coefs != 0) | (core == n).all(axis=1)
+    # A set that is left with a coefficient of the size of rounding is none.
+    kept = (np.abs(fit.coefs) > 1e-9) | (core == n).all(axis=1)
     fourier = sparse.SparseFourier.from_players(n, core[kept], fit.coefs[kept])
     return fourier, left
 
   def _regress(self, values, sets, penalty):
     """A refit on the plan's masks, and the share of energy it leaves."""
+    masks, local = self._restrict(sets)
+    fit = regress.refit(masks, values, local, penalty=penalty)
+    return fit, _mean_square(masks, values, local, fit.coefs)
+
+  def _restrict(self, sets):
+    """The plan's masks on the players of some sets, and the sets on those."""
     players = np.unique(np.append(sets[sets < self.plan.n], 0))
     masks = self.plan.affine.restrict(players).masks()
-    local = np.searchsorted(players, sets)
-    fit = regress.refit(masks, values, local, penalty=penalty)
-    left = values - regress.design(masks, local, dtype=np.float64) @ fit.coefs
-    return fit, float((left**2).mean())
+    return masks, np.searchsorted(players, sets)
 
   def _count_bins(self, geometry, bins, fourier):
     """How many bins hold no set, one, several, or an unexplained rest."""
@@ -409,6 +463,16 @@ class _Decoder:
     }
 
 
+def _mean_square(masks, values, players, coefs):
+  """Mean square of the values less the expansion; by chunks, in float64."""
+  total = 0.0
+  for start in range(0, len(values), _ROWS):
+    rows = slice(start, start + _ROWS)
+    design = regress.design(masks[rows], players, dtype=np.float64)
+    total += ((values[rows] - design @ coefs) ** 2).sum()
+  return float(total / len(values))
+
+
 def _expand(geometry, players, used, coefs, bins):
   """Bins `[K, C]` of sets, and mean squares `[C, B]` of what they leave."""
   terms = folding.locate(geometry, players, used)
@@ -426,4 +490,3 @@ def _peel_batch(geometry, bins, players, used, settings):
 
 _expand_jit = jax.jit(_expand)
 _peel_batch_jit = jax.jit(_peel_batch, static_argnames="settings")
-_peel_jit = jax.jit(peeling.peel, static_argnames="settings")
