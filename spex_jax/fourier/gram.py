@@ -24,6 +24,7 @@ from spex_jax.fourier import regress
 _SAMPLES = 1024  # Samples of one product; bounds the columns held at once.
 _FALSE_SETS = 0.1  # Expected false sets of one order in one scan.
 _CANDIDATES = 128  # Sets of one scan that are looked at together.
+_ROWS = 4096  # Samples turned into characters at once.
 MAX_ORDER = 4
 
 
@@ -185,40 +186,34 @@ def _select(masks, residual, support, candidates, level):
   """Candidates that stay significant beside stronger ones, one at a time.
 
   On designed masks many sets are echoes of one: sets of the same bins differ
-  in their delays alone. Orthogonal matching pursuit tells them apart.
+  in their delays alone. Orthogonal matching pursuit tells them apart; it runs
+  on the Gram matrix, from which each chosen set is swept out.
   """
-  num_masks = len(residual)
-  columns = regress.design(masks, candidates, dtype=np.float64)
-  chosen = []
+  num_masks, num_held = len(residual), len(support) + 1
+  sets = np.concatenate([support, _empty(masks, support), candidates])
+  gram, product = _sums(masks, residual, sets)
+  held, free = np.s_[:num_held], np.s_[num_held:]
+  chosen: list[int] = []
   with regress.one_blas_thread():
-    basis = np.linalg.qr(_design(masks, support))[0]
-    floor = 1e-7 * residual.std()
-    while len(chosen) < len(candidates):
-      error = residual.std() / math.sqrt(num_masks)
-      scores = np.abs(columns.T @ residual) / num_masks
-      z = scores / max(error, 1e-300) - level(candidates)
-      z[chosen] = -np.inf
-      best = int(np.argmax(z))
-      if z[best] < 0 or residual.std() <= floor:
-        break
-      column = columns[:, best] - basis @ (basis.T @ columns[:, best])
-      column -= basis @ (basis.T @ column)
-      size = np.linalg.norm(column)
-      if size <= 1e-6 * math.sqrt(num_masks):
-        break  # These masks cannot tell it from the others.
-      column /= size
-      residual = residual - column * (column @ residual)
-      basis = np.concatenate([basis, column[:, None]], axis=1)
-      chosen.append(best)
+    image = np.linalg.pinv(gram[held, held], hermitian=True) @ gram[held, free]
+  product = product[free] - image.T @ product[held]
+  gram = gram[free, free] - image.T @ gram[held, free]
+  energy = start = float(residual @ residual)
+  while len(chosen) < len(candidates):
+    error = math.sqrt(max(energy, 0.0)) / num_masks
+    z = np.abs(product) / num_masks / max(error, 1e-300) - level(candidates)
+    z[chosen] = -np.inf
+    best = int(np.argmax(z))
+    size = gram[best, best]
+    # The second: these masks cannot tell it from the others.
+    if z[best] < 0 or size <= 1e-8 * num_masks or energy <= 1e-14 * start:
+      break
+    column = gram[:, best] / size
+    energy -= product[best] ** 2 / size
+    product = product - column * product[best]
+    gram = gram - np.outer(column, gram[best])
+    chosen.append(best)
   return candidates[chosen]
-
-
-def _design(masks, support):
-  """Characters of the support and the empty set, last; float64."""
-  constant = np.full((1, support.shape[1]), masks.shape[1], support.dtype)
-  return regress.design(
-    masks, np.concatenate([support, constant]), dtype=np.float64
-  )
 
 
 def _prune(masks, values, support, level):
@@ -227,26 +222,54 @@ def _prune(masks, values, support, level):
   Returns:
     the sets kept, and the residual `[B]` of the values on them.
   """
-  design = _design(masks, support)
+  num_masks = len(values)
+  empty = _empty(masks, support)
+  gram, product = _sums(masks, values, np.concatenate([support, empty]))
+  energy = float(values @ values)
   while True:
-    num_masks, num_sets = design.shape
     # Masks that cannot tell sets apart share the coefficient among them.
     with regress.one_blas_thread():
-      inverse = np.linalg.pinv(design.T @ design, hermitian=True)
-      coefs = inverse @ (design.T @ values)
-      residual = values - design @ coefs
-    if num_sets == 1:
-      return support, residual
-    variance = (residual**2).sum() / max(1, num_masks - num_sets)
+      inverse = np.linalg.pinv(gram, hermitian=True)
+    coefs = inverse @ product
+    left = max(energy - float(coefs @ product), 0.0)
+    variance = left / max(1, num_masks - len(product))
     error = np.sqrt(variance * np.maximum(np.diag(inverse)[:-1], 1e-30))
     z = np.abs(coefs[:-1]) / np.maximum(error, 1e-300)
     # Looser than the entry test, so that a set does not come and go.
     margin = z - 0.75 * level(support)
     weak = margin < 0
     if not weak.any():
-      return support, residual
+      break
     # The weakest half: dropping all at once would lose sets that only
     # seemed weak beside the others.
     dropped = np.argsort(margin)[: max(1, int(weak.sum()) // 2)]
     support = np.delete(support, dropped, axis=0)
-    design = np.delete(design, dropped, axis=1)
+    gram = np.delete(np.delete(gram, dropped, axis=0), dropped, axis=1)
+    product = np.delete(product, dropped)
+  residual = np.empty(num_masks)
+  sets = np.concatenate([support, empty])
+  for rows in _chunks(num_masks):
+    design = regress.design(masks[rows], sets, dtype=np.float64)
+    residual[rows] = values[rows] - design @ coefs
+  return support, residual
+
+
+def _empty(masks, support):
+  """The empty set as a row beside a support."""
+  return np.full((1, support.shape[1]), masks.shape[1], support.dtype)
+
+
+def _chunks(num_masks):
+  return [np.s_[i : i + _ROWS] for i in range(0, num_masks, _ROWS)]
+
+
+def _sums(masks, values, sets):
+  """Gram matrix `[K, K]` and products with the values `[K]`, float64."""
+  gram = np.zeros((len(sets), len(sets)))
+  product = np.zeros(len(sets))
+  with regress.one_blas_thread():
+    for rows in _chunks(len(values)):
+      design = regress.design(masks[rows], sets)
+      gram += design.T @ design  # Integers below 2^24: exact in float32.
+      product += design.T.astype(np.float64) @ values[rows]
+  return gram, product

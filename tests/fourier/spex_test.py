@@ -1,5 +1,8 @@
 """Tests of SPEX end to end: plans, every decoding, noise, and bad input."""
 
+import subprocess
+import sys
+
 import chex
 import jax
 import numpy as np
@@ -258,6 +261,49 @@ class TestDecode:
       spex.decode(plan, values, decoding="medium")
     with pytest.raises(ValueError, match="refit must be"):
       spex.decode(plan, values, refit="elastic")
+
+
+class TestHundredPlayers:
+  """n = 100 and 30 sets on 864 masks: eight bins a group, crowded."""
+
+  @pytest.mark.parametrize("order", [4, 5])
+  def test_noiseless_is_exact_for_many_functions(self, order):
+    for seed in range(12):
+      f = synthetic.planted(seed, 100, 30, order, magnitudes=None)
+      plan = spex.make_plan(jax.random.key(seed), 100, b=3)
+      result = spex.decode(plan, f(plan.masks()))
+      assert _support(result.fourier) == {s for s, _ in f.terms()}, seed
+      assert result.status == "explained"
+
+  def test_noise_with_sets_that_no_scan_reaches(self):
+    scores = []
+    for seed in range(4):
+      f = synthetic.planted(seed, 100, 25, 5, magnitudes=None)
+      plan = spex.make_plan(jax.random.key(seed), 100, b=3)
+      noisy = synthetic.noisy(f, seed, synthetic.noise_std(f.variance, 10))
+      result = spex.decode(plan, noisy(plan.masks()))
+      scores.append(_r2(f, result.fourier, 100))
+    assert np.median(scores) > 0.9
+
+  def test_memory_under_noise_is_bounded(self):
+    # A scan that held float64 signs of all players took 3 GB here.
+    code = """
+import resource, jax, numpy as np
+from spex_jax.datasets import synthetic
+from spex_jax.fourier import spex
+f = synthetic.planted(0, 20_000, 40, 3)
+plan = spex.make_plan(jax.random.key(0), 20_000, b=4, t=3)
+f = synthetic.noisy(f, 0, synthetic.noise_std(f.variance, 10))
+values = np.concatenate(
+  [f(plan.masks(i, i + 256)) for i in range(0, plan.num_masks, 256)]
+)
+spex.decode(plan, values)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    done = subprocess.run(
+      [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 1.25 * 2**20  # KiB.
 
 
 class TestPeel:
