@@ -13,6 +13,7 @@ Shapes: n players, B masks in a batch, T targets.
 
 import hashlib
 import json
+import operator
 import os
 import pathlib
 from collections.abc import Callable
@@ -58,6 +59,61 @@ def check_masks(masks: Masks, n: int | None = None) -> np.ndarray:
   return array
 
 
+def check_integer(value: Any, what: str) -> int:
+  """Returns `value` as an int; `what` names it in the message.
+
+  Raises:
+    TypeError: no integer. Floats that happen to be whole and booleans are none.
+  """
+  if not isinstance(value, bool | np.bool_):
+    try:
+      return operator.index(value)
+    except TypeError:
+      pass  # Said below, by name.
+  raise TypeError(f"{what} must be an integer; got {value!r}.")
+
+
+def check_players(players: Array, n: int) -> np.ndarray:
+  """Returns sets of players as int64 `[K, D]`, ascending in each row.
+
+  Args:
+    players: integers `[K, D]`, padded with n, in any order within a row.
+    n: the number of players.
+
+  Raises:
+    TypeError: players or an n that are no integers (booleans are none).
+    ValueError: not two-dimensional, n below 0, players outside 0..n, or a set
+      that names one twice.
+  """
+  n = check_integer(n, "The number of players n")
+  if n < 0:
+    raise ValueError(f"The number of players n must be at least 0; got {n}.")
+  array = np.asarray(players)
+  if array.ndim != 2:
+    raise ValueError(
+      f"Sets of players must be [K, D], one row per set, padded with {n}; got "
+      f"shape {array.shape}."
+    )
+  if array.size:
+    if array.dtype.kind not in "iu":
+      raise TypeError(
+        f"Players must be integers; got {array.dtype}. For masks (bool [K, n]) "
+        "use SparseFourier.from_supports."
+      )
+    outside = (array < 0) | (array > n)
+    if outside.any():
+      raise ValueError(
+        f"Players must lie in 0..{n - 1} (padding is {n}); got "
+        f"{array[outside][0]}."
+      )
+  rows = np.sort(array.astype(np.int64), axis=1)
+  twice = (rows[:, 1:] == rows[:, :-1]) & (rows[:, 1:] < n)
+  if twice.any():
+    row = rows[twice.any(axis=1)][0]
+    raise ValueError(f"The set {row[row < n].tolist()} names a player twice.")
+  return rows
+
+
 def check_values(values: Values, num_masks: int) -> np.ndarray:
   """Returns values as a host float64 `[B]` or `[B, T]`, all finite.
 
@@ -69,8 +125,9 @@ def check_values(values: Values, num_masks: int) -> np.ndarray:
 
   Raises:
     TypeError: values that are not real numbers (complex, strings, objects).
-    ValueError: another shape than `[B]` or `[B, T]`, or NaN or infinities;
-      the message counts them and names the first mask that has one.
+    ValueError: another shape than `[B]` or `[B, T]`, B = 0, or NaN or
+      infinities; the message counts them and names the first mask that has
+      one.
   """
   array = np.asarray(values)
   if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
@@ -84,6 +141,8 @@ def check_values(values: Values, num_masks: int) -> np.ndarray:
       f"The value function must return one value per mask, shape "
       f"({num_masks},), or ({num_masks}, T) for T targets; got {array.shape}."
     )
+  if not num_masks:
+    raise ValueError("Need the value of at least one mask; got none.")
   array = array.astype(np.float64)
   finite = np.isfinite(array).reshape(num_masks, -1).all(axis=1)
   if not finite.all():

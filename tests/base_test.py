@@ -38,6 +38,45 @@ class TestMasks:
       base.check_masks(masks, n)
 
 
+class TestIntegers:
+  @pytest.mark.parametrize("value", [3, np.int8(3), np.uint64(3), jnp.int32(3)])
+  def test_integers_of_any_type(self, value):
+    checked = base.check_integer(value, "k")
+    assert checked == 3 and type(checked) is int
+
+  @pytest.mark.parametrize("value", [3.0, True, np.False_, "3", None, [3]])
+  def test_others(self, value):
+    with pytest.raises(TypeError) as error:
+      base.check_integer(value, "k")
+    assert str(error.value) == f"k must be an integer; got {value!r}."
+
+
+class TestPlayers:
+  def test_rows_are_sorted_in_int64(self):
+    rows = base.check_players(np.array([[3, 1, 0], [3, 3, 3]], np.uint8), 3)
+    assert rows.dtype == np.int64
+    assert rows.tolist() == [[0, 1, 3], [3, 3, 3]]
+
+  @pytest.mark.parametrize("shape", [(0, 0), (0, 2), (2, 0)])
+  def test_empty(self, shape):
+    assert base.check_players(np.zeros(shape), 3).shape == shape
+
+  @pytest.mark.parametrize(
+    "players, error, message",
+    [
+      ([0, 1], ValueError, r"one row per set.*got shape \(2,\)"),
+      ([[0.5]], TypeError, "must be integers; got float64"),
+      ([[False, True]], TypeError, "got bool. For masks .*from_supports"),
+      ([[-1]], ValueError, r"lie in 0\.\.2 \(padding is 3\); got -1"),
+      (np.array([[2**63]], np.uint64), ValueError, "got 9223372036854775808"),
+      ([[0, 1], [2, 2]], ValueError, r"names a player twice"),
+    ],
+  )
+  def test_bad(self, players, error, message):
+    with pytest.raises(error, match=message):
+      base.check_players(players, 3)
+
+
 class TestValues:
   @pytest.mark.parametrize(
     "values",
@@ -73,6 +112,13 @@ class TestValues:
   )
   def test_bad(self, values, error, message):
     with pytest.raises(error, match=message):
+      base.check_values(values, 2)
+
+  @pytest.mark.parametrize("values", [[], np.zeros((0, 2))])
+  def test_no_masks(self, values):
+    with pytest.raises(ValueError, match="at least one mask; got none"):
+      base.check_values(values, 0)
+    with pytest.raises(ValueError, match=r"shape \(2,\).*got \(0"):
       base.check_values(values, 2)
 
   def test_bad_in_one_target(self):

@@ -20,8 +20,15 @@ def zero(x: base.Array) -> jax.Array:
 
 
 def constant(x: base.Array, value: base.Array) -> jax.Array:
-  """`value`, a number or an array that broadcasts to `x` `[...]`."""
-  return jnp.broadcast_to(jnp.asarray(value, jnp.result_type(x)), np.shape(x))
+  """`value`, a number or an array that broadcasts to `x` `[...]`.
+
+  In the dtype of `x`; fractions beside an `x` of integers keep their own.
+  """
+  value = jnp.asarray(value)
+  dtype = jnp.result_type(x)
+  if not jnp.issubdtype(dtype, jnp.inexact):
+    dtype = jnp.result_type(dtype, value)
+  return jnp.broadcast_to(value.astype(dtype), np.shape(x))
 
 
 def mean(background: base.Array) -> jax.Array:
@@ -44,8 +51,14 @@ def resample(
     key: consumed.
     background: `[N, ...]`.
     num_draws: R, at most N.
+
+  Raises:
+    TypeError: a `num_draws` that is no integer.
+    ValueError: one outside 1..N, or a background without examples or with NaN
+      or infinity.
   """
   _check_background(background)
+  num_draws = base.check_integer(num_draws, "num_draws")
   if not 1 <= num_draws <= len(background):
     raise ValueError(
       f"num_draws must lie in 1..{len(background)}, the size of the "

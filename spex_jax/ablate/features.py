@@ -30,6 +30,8 @@ class Players:
     n = len(self.names)
     if len(set(self.names)) != n:
       raise ValueError("Player names must be distinct.")
+    if self.owner.dtype.kind not in "iu":
+      raise TypeError(f"Owners must be integers; got {self.owner.dtype}.")
     present = set(np.unique(self.owner).tolist())
     if present - set(range(n + 1)):
       raise ValueError(f"Owners must lie in 0..{n}; got {sorted(present)}.")
@@ -84,12 +86,15 @@ def columns(
 
   Raises:
     ValueError: a group that names an unknown column, or one that another
-      group has already.
+      group has already, or columns of one name.
   """
   if groups is None:
     return Players(tuple(names), np.arange(len(names), dtype=np.int32))
   owner = np.full(len(names), len(groups), np.int32)
   index = {name: i for i, name in enumerate(names)}
+  if len(index) != len(names):
+    twice = next(name for i, name in enumerate(names) if index[name] != i)
+    raise ValueError(f"Two columns are named {twice!r}.")
   for player, (group, members) in enumerate(groups.items()):
     for member in members:
       if member not in index:
@@ -110,7 +115,10 @@ def patches(shape: tuple[int, int, int], size: int) -> Players:
     size: side of a patch in pixels; patches at the right and lower edge are
       smaller where it does not divide.
   """
+  if len(shape) != 3:
+    raise ValueError(f"An image has shape (C, H, W); got {tuple(shape)}.")
   _, height, width = shape
+  size = base.check_integer(size, "A patch side")
   if not 1 <= size <= max(height, width):
     raise ValueError(
       f"A patch side must lie in 1..{max(height, width)}; got {size}."

@@ -15,7 +15,8 @@ def r2(truth: base.Values, guess: base.Values) -> float | np.ndarray:
 
   A constant truth has no variance to explain: the answer is 1 if the guess
   matches it (to 1e-9 of its size) and 0 if not, as in scikit-learn's
-  `r2_score`. It is never NaN or infinite.
+  `r2_score`. It is never NaN or infinite: a guess so bad that its score is
+  beyond float64 gets the lowest float64.
 
   Args:
     truth: `[B]`, or `[B, T]`.
@@ -39,11 +40,15 @@ def r2(truth: base.Values, guess: base.Values) -> float | np.ndarray:
   # Free of units first, so that no square overflows or vanishes.
   size = np.abs(truth).max(axis=0)
   size = np.where(size > 0, size, 1.0)
-  truth, guess = truth / size, guess.astype(np.float64) / size
-  error = ((truth - guess) ** 2).sum(axis=0)
+  # Guesses far beyond the truth may still overflow, to a score of -infinity.
+  with np.errstate(over="ignore"):
+    truth, guess = truth / size, guess.astype(np.float64) / size
+    error = ((truth - guess) ** 2).sum(axis=0)
   total = ((truth - truth.mean(axis=0, keepdims=True)) ** 2).sum(axis=0)
   constant = np.ptp(truth, axis=0) <= _ROUNDING
   matched = np.abs(truth - guess).max(axis=0) <= _ROUNDING
-  score = 1 - error / np.where(constant, 1.0, total)
+  with np.errstate(over="ignore"):
+    score = 1 - error / np.where(constant, 1.0, total)
+  score = np.maximum(score, np.finfo(np.float64).min)
   score = np.where(constant, matched.astype(np.float64), score)
   return float(score) if score.ndim == 0 else score

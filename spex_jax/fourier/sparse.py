@@ -47,24 +47,28 @@ class SparseFourier:
     """Builds from `(players, coef)` pairs, or a dict; equal sets are added.
 
     Raises:
+      TypeError: players that are no integers.
       ValueError: a player out of range or repeated in one set, or a
         coefficient that is not finite.
     """
+    n = base.check_integer(n, "The number of players n")
     pairs = terms.items() if isinstance(terms, Mapping) else terms
     sets, coefs = [], []
     for players, coef in pairs:
-      sets.append(tuple(players))
+      members = tuple(players)
+      what = f"A player of the set {members}"
+      sets.append(tuple(base.check_integer(i, what) for i in members))
       coefs.append(float(coef))
     width = max((len(s) for s in sets), default=0)
     rows = np.full((len(sets), width), n, np.int64)
     for row, members in zip(rows, sets):
-      row[: len(members)] = members
       if len(set(members)) != len(members) or any(
         not 0 <= i < n for i in members
       ):
         raise ValueError(
           f"The set {members} must hold distinct players from 0 to {n - 1}."
         )
+      row[: len(members)] = members
     return cls.from_players(n, rows, np.asarray(coefs, np.float64))
 
   @classmethod
@@ -91,22 +95,20 @@ class SparseFourier:
       coefs: `[K]`, finite.
 
     Raises:
-      ValueError: shapes that disagree, players outside 0..n, or a coefficient
-        that is not finite.
+      TypeError: players that are no integers.
+      ValueError: shapes that disagree, players outside 0..n or repeated in one
+        set, or a coefficient that is not finite.
     """
-    rows = np.sort(np.asarray(players, np.int64), axis=1)
+    rows = base.check_players(players, n)
+    n = int(n)
     values = np.asarray(coefs, np.float64)
-    if rows.ndim != 2 or values.shape != rows.shape[:1]:
+    if values.shape != rows.shape[:1]:
       raise ValueError(
         f"Need players [K, D] and coefs [K]; got {rows.shape} and "
         f"{values.shape}."
       )
-    if rows.size and (rows.min() < 0 or rows.max() > n):
-      raise ValueError(f"Players must lie in 0..{n - 1} (padding is {n}).")
     if not np.isfinite(values).all():
       raise ValueError("Fourier coefficients must be finite.")
-    if rows.size and np.any((rows[:, 1:] == rows[:, :-1]) & (rows[:, 1:] < n)):
-      raise ValueError("A set names a player twice.")
     if rows.shape[1]:
       rows, inverse = np.unique(rows, axis=0, return_inverse=True)
       values = np.bincount(inverse.ravel(), values, len(rows))
@@ -161,9 +163,18 @@ class SparseFourier:
     return (np.asarray(self.players) < self.n).sum(axis=-1)
 
   def target(self, t: int) -> "SparseFourier":
-    """The function of one target, its padding rows dropped."""
+    """The function of target t in 0..T-1, its padding rows dropped.
+
+    Raises:
+      IndexError: no such target; they are not counted from the end.
+      TypeError: t is no integer.
+      ValueError: a single function.
+    """
     if self.num_targets is None:
       raise ValueError("This function has a single target already.")
+    t = base.check_integer(t, "A target")
+    if not 0 <= t < self.num_targets:
+      raise IndexError(f"No target {t}; they are 0..{self.num_targets - 1}.")
     rows = int(self.count[t])
     return type(self).from_players(
       self.n, self.players[t, :rows], self.coefs[t, :rows]
@@ -220,7 +231,10 @@ class SparseFourier:
         raise ValueError("Give either num_terms or energy.")
       if not 0 < energy <= 1:
         raise ValueError(f"energy must lie in (0, 1]; got {energy}.")
-      power = np.cumsum(coefs[ranked[num_empty:]] ** 2)
+      strengths = np.abs(coefs[ranked[num_empty:]])
+      # Free of units first, so that no square overflows or vanishes.
+      unit = strengths.max(initial=0.0) or 1.0
+      power = np.cumsum((strengths / unit) ** 2)
       total = power[-1] if len(power) else 0.0
       # A rounding step below the total still counts as all of it.
       num_terms = int(np.searchsorted(power, energy * total * (1 - 1e-12))) + 1
@@ -230,11 +244,23 @@ class SparseFourier:
     return type(self).from_players(self.n, players[kept], coefs[kept])
 
   def energy_by_order(self) -> np.ndarray:
-    """`[D + 1]` (or `[T, D + 1]`) sums of squared coefficients by order."""
-    power = np.asarray(self.coefs, np.float64) ** 2
-    orders = self.orders
-    width = self.players.shape[-1] + 1
-    return (power[..., None] * (orders[..., None] == np.arange(width))).sum(-2)
+    """`[D + 1]` (or `[T, D + 1]`) sums of squared coefficients by order.
+
+    float64, in the squared units of the value function.
+
+    Raises:
+      OverflowError: a sum beyond float64, from coefficients of about 1e154 on.
+    """
+    orders = self.orders[..., None] == np.arange(self.players.shape[-1] + 1)
+    with np.errstate(over="ignore"):
+      power = np.asarray(self.coefs, np.float64)[..., None] ** 2
+      energy = np.where(orders, power, 0.0).sum(-2)
+    if not np.isfinite(energy).all():
+      raise OverflowError(
+        "The energy exceeds float64: the largest coefficient has size "
+        f"{np.abs(self.coefs).max():.3g}. Scale the value function down."
+      )
+    return energy
 
   def __add__(self, other: "SparseFourier") -> "SparseFourier":
     """The sum of two single functions of the same players."""
@@ -272,13 +298,14 @@ class SparseFourier:
     """
     body = base.read_json(path)
     try:
-      n = int(body["n"])
+      n = base.check_integer(body["n"], "n")
       if "targets" in body:
         return cls.stack([cls.from_terms(n, t) for t in body["targets"]])
       return cls.from_terms(n, body["terms"])
     except (KeyError, TypeError, IndexError) as error:
       raise ValueError(
-        f"{path} is no saved expansion: need keys 'n' and 'terms'."
+        f"{path} is no saved expansion: need keys 'n' and 'terms' "
+        f"({type(error).__name__}: {error})."
       ) from error
 
   def _need_single(self, what: str) -> None:

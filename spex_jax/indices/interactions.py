@@ -32,6 +32,12 @@ class Interactions:
       f(none) for efficient ones, so that `baseline + values.sum()` is f(all).
     names: n names of players, or None for their numbers. Any text.
     units: the units of `values`, or None.
+
+  Raises:
+    TypeError: players, n or order that are no integers, names that are no text.
+    ValueError: shapes that disagree, NaN or infinities, players outside 0..n, a
+      set that names one twice, a set listed twice, the empty set, a set of more
+      than `order` players, or names that are not n.
   """
 
   n: int
@@ -45,18 +51,24 @@ class Interactions:
 
   def __post_init__(self):
     values = np.asarray(self.values, np.float64)
-    players = np.sort(np.asarray(self.players, np.int32), axis=-1)
-    if players.ndim != 2 or values.shape != players.shape[:1]:
+    players = base.check_players(self.players, self.n).astype(np.int32)
+    order = base.check_integer(self.order, "order")
+    if values.shape != players.shape[:1]:
       raise ValueError(
         f"Need players [K, D] and values [K]; got {players.shape} and "
         f"{values.shape}."
       )
     if not (np.isfinite(values).all() and np.isfinite(self.baseline)):
       raise ValueError("Interactions must be finite.")
-    if players.size and not 0 <= players.min() <= players.max() <= self.n:
-      raise ValueError(f"Players must lie in 0..{self.n - 1}.")
-    if len(players) and not (players < self.n).any(axis=1).all():
+    sizes = (players < self.n).sum(axis=1)
+    if not sizes.all():
       raise ValueError("The empty set's value is `baseline`, not a row.")
+    width = int(sizes.max(initial=0))
+    if width > order:
+      largest = players[sizes.argmax()][:width].tolist()
+      raise ValueError(
+        f"The set {largest} has {width} players, more than order={order}."
+      )
     if self.names is not None:
       names = tuple(self.names)
       if len(names) != self.n:
@@ -64,13 +76,24 @@ class Interactions:
       if odd := [name for name in names if not isinstance(name, str)]:
         raise TypeError(f"Names of players must be text; got {odd[0]!r}.")
       object.__setattr__(self, "names", names)
-    rank = np.lexsort((*players.T[::-1], -np.abs(values)))
-    width = int((players < self.n).sum(axis=1).max(initial=0))
-    players, values = players[rank][:, :width], values[rank]
+    players = players[:, :width]
+    # By players first, so that equal sets are neighbours.
+    rank = np.lexsort(players.T[::-1]) if width else np.arange(len(players))
+    players, values = players[rank], values[rank]
+    again = (players[1:] == players[:-1]).all(axis=1)
+    if again.any():
+      row = players[1:][again][0]
+      raise ValueError(
+        f"The set {row[row < self.n].tolist()} is listed twice; add its values."
+      )
+    rank = np.argsort(-np.abs(values), kind="stable")
+    players, values = players[rank], values[rank]
     players.flags.writeable = values.flags.writeable = False
     object.__setattr__(self, "players", players)
     object.__setattr__(self, "values", values)
     object.__setattr__(self, "baseline", float(self.baseline))
+    object.__setattr__(self, "n", int(self.n))
+    object.__setattr__(self, "order", order)
 
   def __len__(self) -> int:
     return len(self.values)
@@ -88,6 +111,7 @@ class Interactions:
     Raises:
       KeyError: no such player, a name that several have, a player twice, or
         more players than `order`.
+      TypeError: a player that is neither an integer nor a name.
     """
     if isinstance(players, int | np.integer | str):
       players = (players,)
@@ -105,7 +129,8 @@ class Interactions:
       return 0.0
     row = np.full(self.players.shape[1], self.n)
     row[: len(members)] = members
-    return float(self.values[(self.players == row[None]).all(axis=1)].sum())
+    found = (self.players == row[None]).all(axis=1)
+    return float(self.values[found].sum())  # Of one row, or of none.
 
   def top(self, k: int = 10) -> "Interactions":
     """The k sets of largest |value|, or all if there are fewer.
@@ -122,29 +147,32 @@ class Interactions:
     return self._rows((self.players < self.n).sum(axis=1) == order)
 
   def labels(self) -> list[str]:
-    """One printable label per player, all different.
+    """One printable label per player, all different and none blank.
 
-    Control characters and line ends are escaped; players that share a name
-    are told apart by number.
+    Control characters and line ends are escaped; players that share a name, or
+    have a blank one, are told apart by number.
     """
     if self.names is None:
       return [str(i) for i in range(self.n)]
-    names = [_printable(name) for name in self.names]
+    names = [printable(name) for name in self.names]
     count: dict[str, int] = {}
     for name in names:
       count[name] = count.get(name, 0) + 1
-    return [
-      name if count[name] == 1 else f"{name}#{i}"
+    labels = [
+      name if count[name] == 1 and name.strip() else f"{name}#{i}"
       for i, name in enumerate(names)
     ]
+    if len(set(labels)) < self.n:  # A name looks like another's number.
+      labels = [f"{name}#{i}" for i, name in enumerate(names)]
+    return labels
 
   def __str__(self) -> str:
     """A plain table of the strongest sets."""
     labels = self.labels()
     shown = list(self.top(_SHOWN))
-    units = "" if self.units is None else f" {_printable(self.units)}"
+    units = "" if self.units is None else f" {printable(self.units)}"
     lines = [
-      f"{self.index} up to order {self.order}: {len(self)} sets of "
+      f"{printable(self.index)} up to order {self.order}: {len(self)} sets of "
       f"{self.n} players, baseline {self.baseline:+.4g}{units}"
     ]
     lines += [
@@ -186,10 +214,10 @@ class Interactions:
     body = base.read_json(path)
     try:
       return cls.from_sets(
-        int(body["n"]),
+        body["n"],
         [(tuple(players), value) for players, value in body["sets"]],
         index=body["index"],
-        order=int(body["order"]),
+        order=body["order"],
         baseline=body["baseline"],
         names=body["names"],
         units=body["units"],
@@ -197,7 +225,8 @@ class Interactions:
     except (KeyError, TypeError) as error:
       raise ValueError(
         f"{path} holds no saved interactions: need keys 'n', 'sets', 'index', "
-        "'order', 'baseline', 'names' and 'units'."
+        "'order', 'baseline', 'names' and 'units' "
+        f"({type(error).__name__}: {error})."
       ) from error
 
   @classmethod
@@ -207,8 +236,20 @@ class Interactions:
     sets: Iterable[tuple[tuple[int, ...], float]],
     **fields: Any,
   ) -> "Interactions":
-    """Builds from pairs of players and value; `fields` are the other ones."""
-    pairs = list(sets)
+    """Builds from pairs of players and value; `fields` are the other ones.
+
+    Raises:
+      As the constructor; a player n, the padding, is refused as well.
+    """
+    n = base.check_integer(n, "The number of players n")
+    pairs = []
+    for members, value in sets:
+      members = tuple(members)
+      what = f"A player of the set {members}"
+      checked = [base.check_integer(i, what) for i in members]
+      if not all(0 <= i < n for i in checked):
+        raise ValueError(f"The set {members} must hold players 0..{n - 1}.")
+      pairs.append((checked, value))
     width = max((len(players) for players, _ in pairs), default=0)
     rows = np.full((len(pairs), width), n, np.int32)
     for row, (players, _) in zip(rows, pairs):
@@ -285,12 +326,13 @@ class Interactions:
         many = "several players are" if where else "no player is"
         raise KeyError(f"{many} named {player!r}; use numbers.")
       return where[0]
-    if not 0 <= player < self.n:
-      raise KeyError(f"No player {player}; they are 0..{self.n - 1}.")
-    return int(player)
+    number = base.check_integer(player, "A player that is not named")
+    if not 0 <= number < self.n:
+      raise KeyError(f"No player {number}; they are 0..{self.n - 1}.")
+    return number
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
   """Escapes what could break a line or steer a terminal."""
   return "".join(
     c if c.isprintable() else c.encode("unicode_escape").decode() for c in text

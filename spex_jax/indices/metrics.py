@@ -112,11 +112,14 @@ def removal_curve(
     time_limit: seconds for each of two searches per count.
 
   Raises:
+    TypeError: a count that is no integer.
     ValueError: a count outside 0..n, or values that are not `[B]` and finite.
   """
   n = fourier.n
-  removed = np.asarray(counts, np.int64)
-  if removed.ndim != 1 or np.any((removed < 0) | (removed > n)):
+  removed = np.asarray(
+    [base.check_integer(k, "A count of players") for k in counts], np.int64
+  )
+  if np.any((removed < 0) | (removed > n)):
     raise ValueError(f"counts must lie in 0..{n}; got {removed.tolist()}.")
   everyone = np.ones((1, n), bool)
   full_guess = float(np.asarray(fourier(everyone))[0])

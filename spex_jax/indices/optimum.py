@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from spex_jax import base
 from spex_jax.fourier import sparse
 from spex_jax.indices import mobius
 
@@ -70,26 +71,33 @@ def best_mask(
       (at most 24); 0 for never.
 
   Raises:
+    TypeError: a size that is no integer.
     ValueError: both sizes given, a size outside 0..n, a time limit that is not
-      positive, or several targets.
+      positive, a negative `tabulate`, or several targets.
   """
   n = fourier.n
   if exactly is not None and at_most is not None:
     raise ValueError("Give exactly or at_most, not both.")
   size = exactly if exactly is not None else at_most
-  if size is not None and not 0 <= size <= n:
-    raise ValueError(f"The number kept must lie in 0..{n}; got {size}.")
+  if size is not None:
+    size = base.check_integer(size, "The number kept")
+    if not 0 <= size <= n:
+      raise ValueError(f"The number kept must lie in 0..{n}; got {size}.")
   if not time_limit > 0:
     raise ValueError(f"time_limit must be positive; got {time_limit}.")
+  if tabulate < 0:
+    raise ValueError(f"tabulate must be at least 0; got {tabulate}.")
   players, coefs = mobius.terms_of(fourier)
   coefs = coefs if maximise else -coefs
   is_empty = (players == n).all(axis=1)
   constant = coefs[is_empty].sum()
-  players, coefs = players[~is_empty], coefs[~is_empty]
+  # A zero says nothing; its players are idle unless another set has them.
+  varies = ~is_empty & (coefs != 0)
+  players, coefs = players[varies], coefs[varies]
   active = np.unique(players[players < n])
   num_idle = n - len(active)
   most = n if size is None else size
-  least = 0 if exactly is None else exactly
+  least = 0 if exactly is None or size is None else size
   # Players that do not occur make up the number: only these bounds remain.
   limits = (max(least - num_idle, 0), min(most, len(active)))
 

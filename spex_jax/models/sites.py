@@ -8,8 +8,9 @@ for good in model editing.
 """
 
 import dataclasses
+import difflib
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -145,7 +146,9 @@ class Network:
     unknown = (frozenset() if edits is None else edits.sites) - {*self.sites}
     if unknown:
       raise ValueError(
-        f"No such site: {sorted(unknown)}. Sites are {list(self.sites)}."
+        f"No such site: {sorted(unknown)}."
+        + _close(unknown, self.sites)
+        + f" Sites are {list(self.sites)}."
       )
     tap = Tap(edits, match(self.sites, capture))
     forward: Any = self.module.apply
@@ -166,10 +169,21 @@ def match(sites: Sequence[str], patterns: Sequence[str]) -> frozenset[str]:
     hits = fnmatch.filter(sites, pattern)
     if not hits:
       raise ValueError(
-        f"capture={pattern!r} names no site. Sites are {list(sites)}."
+        f"capture={pattern!r} names no site."
+        + _close([pattern], sites)
+        + f" Sites are {list(sites)}."
       )
     found.update(hits)
   return frozenset(found)
+
+
+def _close(unknown: Iterable[str], sites: Sequence[str]) -> str:
+  """A question after the sites that come close to the unknown ones, or ""."""
+  close: list[str] = []
+  for name in sorted(unknown):
+    close += difflib.get_close_matches(name, sites, n=3, cutoff=0.6)
+  guess = " or ".join(dict.fromkeys(close))
+  return f" Did you mean {guess}?" if guess else ""
 
 
 def _check(site: str, what: str, edit: base.Array, x: jax.Array) -> jax.Array:

@@ -17,10 +17,12 @@ def printer() -> Callable[[Any], None]:
   from rich import console  # Slow to import.
 
   if sys.stdout.isatty():
-    terminal = console.Console(highlight=False)
+    terminal = console.Console(highlight=False, emoji=False)
   else:
-    # As wide as its longest line: nothing is wrapped or cut in a file.
-    terminal = console.Console(highlight=False, no_color=True, width=200)
+    # Wider than any line: nothing is wrapped or cut in a file.
+    terminal = console.Console(
+      highlight=False, emoji=False, no_color=True, width=1 << 16
+    )
   return lambda item: terminal.print(item, markup=False, soft_wrap=True)
 
 
@@ -44,7 +46,10 @@ def interactions(found: interactions_lib.Interactions, top: int = 10) -> Any:
   """A rich table: the `top` strongest players, then sets of two or more."""
   from rich import box, table, text  # Slow to import.
 
-  title = f"{found.index}, order up to {found.order}"
+  # Text: neither an index, nor units, nor a label is ever markup.
+  name = interactions_lib.printable(found.index)
+  title = text.Text(f"{name}, order up to {found.order}", style="table.title")
+  units = interactions_lib.printable(found.units or "")
   rows = table.Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
   rows.add_column("value", justify="right")
   rows.add_column("units")
@@ -58,8 +63,8 @@ def interactions(found: interactions_lib.Interactions, top: int = 10) -> Any:
       members = ", ".join(labels[player] for player in players)
       rows.add_row(
         text.Text(f"{value:+.4g}", style="red" if value > 0 else "blue"),
-        text.Text(found.units or ""),
-        text.Text(f"{{{members}}}"),  # Text: labels are never markup.
+        text.Text(units),
+        text.Text(f"{{{members}}}"),
       )
     rows.add_section()
   return rows

@@ -89,6 +89,15 @@ def test_bad_players_are_refused():
     features.columns("abc", {"g": "a", "h": ""})
   with pytest.raises(ValueError, match="must be distinct"):
     features.columns(("a", "a"))
+  with pytest.raises(ValueError, match="Two columns are named 'a'"):
+    features.columns(("a", "b", "a"), {"g": "a"})
+  with pytest.raises(TypeError, match="patch side must be an integer; got 2.0"):
+    features.patches((1, 4, 4), 2.0)
+  with pytest.raises(ValueError, match=r"shape \(C, H, W\); got \(4, 4\)"):
+    features.patches((4, 4), 2)
+  for dtype in (bool, np.float32):
+    with pytest.raises(TypeError, match="Owners must be integers; got"):
+      features.Players(("a",), np.zeros(2, dtype))
   with pytest.raises(ValueError, match=r"patch side must lie in 1..4; got 0"):
     features.patches((1, 4, 4), 0)
   players = features.columns("abc")

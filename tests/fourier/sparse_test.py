@@ -101,6 +101,29 @@ def test_truncation_by_energy(energy, count):
   assert len(kept.terms()) == count + 1
 
 
+@pytest.mark.parametrize("unit", [1e-200, 1e200])
+def test_truncation_by_energy_in_any_units(unit):
+  terms = {(0,): 4 * unit, (1, 2): -2 * unit, (2,): 0.3 * unit}
+  fourier = _Sparse.from_terms(3, terms)
+  sets = [s for s, _ in fourier.truncate(energy=0.9).terms()]
+  assert sets == [(0,), (1, 2)]  # 16, 4 and 0.09 of 20.09.
+  assert len(fourier.truncate(energy=0.79).terms()) == 1
+
+
+def test_truncation_by_energy_of_zeros():
+  fourier = _Sparse.from_terms(3, {(): 2.0, (0,): 0.0, (1,): 0.0})
+  assert fourier.truncate(energy=0.5).terms()[0] == ((), 2.0)
+
+
+def test_energy_beyond_float64_is_an_error():
+  fourier = _Sparse.from_terms(3, {(0,): 1e200, (1, 2): 1.0})
+  with pytest.raises(OverflowError, match=r"size 1e\+200\. Scale the value"):
+    fourier.energy_by_order()
+  fourier = _Sparse.from_terms(3, {(0,): 1e154, (1,): 1e154})
+  with pytest.raises(OverflowError, match="exceeds float64"):
+    fourier.energy_by_order()  # Each square fits; their sum does not.
+
+
 def test_energy_by_order_and_parseval():
   terms = _random(8, 20, 4)
   fourier = _Sparse.from_terms(8, terms)
@@ -146,6 +169,18 @@ class TestTargets:
       stacked.energy_by_order(), [[1, 0, 0, 0], [0, 9, 0, 4], [0, 0, 0, 0]]
     )
 
+  @pytest.mark.parametrize("t", [-1, 3, 99])
+  def test_no_such_target(self, t):
+    _, stacked = self._stack()
+    with pytest.raises(IndexError, match=rf"No target {t}; they are 0\.\.2"):
+      stacked.target(t)
+
+  def test_a_target_is_an_integer(self):
+    _, stacked = self._stack()
+    assert stacked.target(np.int64(1)).terms() == stacked.target(1).terms()
+    with pytest.raises(TypeError, match="target must be an integer; got 1.0"):
+      stacked.target(1.0)
+
   @pytest.mark.parametrize("what", ["terms", "truncate"])
   def test_single_functions_only(self, what):
     _, stacked = self._stack()
@@ -183,6 +218,8 @@ class TestFiles:
       ("{}", "need keys 'n' and 'terms'"),
       ('{"n": 3, "terms": [[1.5]]}', "no saved expansion|not enough values"),
       ('{"n": 3, "terms": [[[3], 1.5]]}', "from 0 to 2"),
+      ('{"n": 3, "terms": [[[0.5], 1.5]]}', "must be an integer; got 0.5"),
+      ('{"n": 3.5, "terms": []}', "n must be an integer; got 3.5"),
       ("nonsense", "is not JSON"),
     ],
   )
@@ -233,6 +270,40 @@ class TestFiles:
 def test_bad_input(build, message):
   with pytest.raises(ValueError, match=message):
     build()
+
+
+@pytest.mark.parametrize("player", [0.5, 1.0, True, np.True_, "1", None])
+def test_players_are_integers(player):
+  for terms in ([((player,), 1.0)], {(0, player): 1.0}):
+    with pytest.raises(TypeError) as error:
+      _Sparse.from_terms(3, terms)
+    assert f"must be an integer; got {player!r}" in str(error.value)
+    assert "A player of the set (" in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, bool, object, "U1"])
+def test_arrays_of_players_are_integers(dtype):
+  with pytest.raises(TypeError, match="Players must be integers; got"):
+    _Sparse.from_players(3, np.ones((1, 1)).astype(dtype), [1.0])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint64, jnp.int32])
+def test_any_integers_are_players(dtype):
+  players = np.array([[2, 0], [3, 1]]).astype(dtype)
+  fourier = _Sparse.from_players(np.int64(3), players, [1.0, 2.0])
+  assert fourier.terms() == [((1,), 2.0), ((0, 2), 1.0)]
+  assert type(fourier.n) is int
+  members = tuple(players[0])
+  assert _Sparse.from_terms(3, {members: 1.0}).terms() == [((0, 2), 1.0)]
+
+
+def test_a_number_of_players_is_an_integer_not_below_0():
+  with pytest.raises(TypeError, match="n must be an integer; got 3.0"):
+    _Sparse.from_terms(3.0, [])
+  with pytest.raises(TypeError, match="n must be an integer; got True"):
+    _Sparse.from_players(True, [[0]], [1.0])
+  with pytest.raises(ValueError, match="n must be at least 0; got -1"):
+    _Sparse.from_terms(-1, [])
 
 
 def test_ten_thousand_terms_in_little_memory():

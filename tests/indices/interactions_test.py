@@ -125,6 +125,25 @@ def test_damaged_and_foreign_files(tmp_path):
     ({"baseline": np.inf}, ValueError, "must be finite"),
     ({"players": np.array([[5]])}, ValueError, r"must lie in 0..3"),
     ({"players": np.array([[4]])}, ValueError, "is `baseline`, not a row"),
+    ({"players": np.array([1])}, ValueError, r"must be \[K, D\]"),
+    ({"players": np.array([[0.5]])}, TypeError, "integers; got float64"),
+    ({"players": np.array([[True]])}, TypeError, "integers; got bool"),
+    ({"players": np.array([["a"]])}, TypeError, "integers; got <U1"),
+    (
+      {"players": np.array([[2, 2]])},
+      ValueError,
+      r"\[2\] names|\[2, 2\] names",
+    ),
+    ({"players": np.array([[0, 1]])}, ValueError, r"\[0, 1\] has 2.*order=1"),
+    (
+      {"players": np.array([[3], [1], [3]]), "values": np.array([1, 2, 5.0])},
+      ValueError,
+      r"The set \[3\] is listed twice",
+    ),
+    ({"n": 4.0}, TypeError, "number of players n must be an integer; got 4.0"),
+    ({"n": -1}, ValueError, "must be at least 0; got -1"),
+    ({"order": 1.5}, TypeError, "order must be an integer; got 1.5"),
+    ({"order": True}, TypeError, "order must be an integer; got True"),
     ({"names": ("a",)}, ValueError, "Need 4 names of players; got 1"),
     ({"names": ("a", "b", "c", 4)}, TypeError, "must be text; got 4"),
   ],
@@ -135,6 +154,43 @@ def test_bad_fields(change, error, message):
   )
   with pytest.raises(error, match=message):
     lib.Interactions(**(fields | change))
+
+
+@pytest.mark.parametrize(
+  "members, error, message",
+  [
+    ((0.5,), TypeError, r"player of the set \(0\.5,\).*integer; got 0\.5"),
+    ((True,), TypeError, "integer; got True"),
+    (("a",), TypeError, "integer; got 'a'"),
+    ((4,), ValueError, r"\(4,\) must hold players 0\.\.3"),  # No padding.
+    ((-1,), ValueError, r"must hold players 0\.\.3"),
+    ((1, 1), ValueError, "names a player twice"),
+    ((1, 0), ValueError, r"The set \[0, 1\] is listed twice"),
+    ((), ValueError, "is `baseline`, not a row"),
+    ((1, 2, 3), ValueError, "has 3 players, more than order=2"),
+  ],
+)
+def test_bad_sets(members, error, message):
+  sets = [((0, 1), 1.0), (members, 2.0)]
+  with pytest.raises(error, match=message):
+    lib.Interactions.from_sets(4, sets, index="SII", order=2)
+
+
+@pytest.mark.parametrize("player", [0.0, 1.5, True, None])
+def test_a_player_is_a_number_or_a_name(player):
+  with pytest.raises(TypeError, match="must be an integer; got"):
+    _example()[(player,)]
+
+
+def test_blank_and_equal_names_are_told_apart():
+  labels = _example(names=("", "x", " ", "\n")).labels()
+  assert labels == ["#0", "x", " #2", "\\n"]
+  labels = _example(names=("a", "a", "a#0", "b")).labels()
+  assert labels == ["a#0", "a#1", "a#0#2", "b#3"]
+  # A line end and a backslash before an n print alike.
+  labels = _example(names=("\n", "\\n", "c", "d")).labels()
+  assert labels == ["\\n#0", "\\n#1", "c", "d"]
+  assert "{#0}" in str(_example(names=("", "x", "y", "z")))
 
 
 def test_without_shapiq_the_error_says_what_to_install(monkeypatch):

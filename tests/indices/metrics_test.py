@@ -23,6 +23,11 @@ def _masks(n, num=200, seed=5):
   return np.random.default_rng(seed).random((num, n)) < 0.5
 
 
+def test_r2_of_a_guess_beyond_squares_is_the_lowest_float():
+  lowest = np.finfo(np.float64).min
+  assert metrics.r2(np.array([0.0, 1.0]), np.array([0.0, 1e200])) == lowest
+
+
 def test_r2_by_hand():
   # Total 2, error 0.5.
   assert metrics.r2([0.0, 1.0, 2.0], [0.5, 1.0, 2.5]) == pytest.approx(0.75)
@@ -126,8 +131,18 @@ def test_removal_curve_finds_the_most_influential_sets():
   assert set(actual.status) == {"optimal"}
 
 
+def test_removal_curve_of_a_function_that_is_zero():
+  fourier = sparse.SparseFourier.from_terms(30, {(i,): 0.0 for i in range(30)})
+  actual = metrics.removal_curve(fourier, fourier, [0, 4])
+  assert (~actual.masks).sum(axis=1).tolist() == [0, 4]
+  assert actual.predicted.tolist() == actual.actual.tolist() == [0, 0]
+  assert metrics.removal_curve(fourier, fourier, []).masks.shape == (0, 30)
+
+
 def test_removal_curve_bad_input():
   fourier = _random(5, 4, 2)
+  with pytest.raises(TypeError, match="must be an integer; got 1.5"):
+    metrics.removal_curve(fourier, fourier, [1, 1.5])
   with pytest.raises(ValueError, match=r"counts must lie in 0..5; got \[6\]"):
     metrics.removal_curve(fourier, fourier, [6])
   with pytest.raises(ValueError, match="needs one target"):

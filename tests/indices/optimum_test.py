@@ -117,6 +117,30 @@ def test_bad_input():
       optimum.best_mask(fourier, exactly=bad)
   with pytest.raises(ValueError, match="time_limit must be positive; got 0"):
     optimum.best_mask(fourier, time_limit=0)
+  with pytest.raises(ValueError, match="tabulate must be at least 0; got -1"):
+    optimum.best_mask(fourier, tabulate=-1)
   both = sparse.SparseFourier.stack([fourier, fourier])
   with pytest.raises(ValueError, match="2 targets; choose one"):
     optimum.best_mask(both)
+
+
+@pytest.mark.parametrize("tabulate", [0, 16])
+def test_zero_coefficients_say_nothing(tabulate):
+  zeros = {(i,): 0.0 for i in range(30)}
+  fourier = sparse.SparseFourier.from_terms(40, zeros | {(): 2.0})
+  actual = optimum.best_mask(fourier, exactly=7, tabulate=tabulate)
+  assert actual.mask.sum() == 7
+  assert (actual.value, actual.status, actual.gap) == (2.0, "optimal", 0.0)
+  # One term beside them decides, and they fill up the number.
+  fourier = sparse.SparseFourier.from_terms(40, zeros | {(3,): 1.5})
+  for exactly, value in ((39, 1.5), (40, -1.5)):
+    actual = optimum.best_mask(fourier, exactly=exactly, tabulate=tabulate)
+    assert actual.mask.sum() == exactly
+    assert (actual.value, actual.status) == (value, "optimal")
+
+
+@pytest.mark.parametrize("size", [2.0, True, "2"])
+@pytest.mark.parametrize("which", ["exactly", "at_most"])
+def test_sizes_are_integers(which, size):
+  with pytest.raises(TypeError, match="number kept must be an integer; got"):
+    optimum.best_mask(_random(5, 4, 2), **{which: size})

@@ -35,6 +35,40 @@ def test_interactions_are_named_sets_with_values_and_units():
   ]
 
 
+def test_names_units_and_index_are_text_not_markup(capsys):
+  found = interactions_lib.Interactions.from_sets(
+    3,
+    [((0,), 0.5), ((1,), -0.25), ((2,), 0.125)],
+    index="[red]x[/red]",
+    order=1,
+    names=("[/]:smile:", "", "\x1b[31ma\nb"),
+    units="[b]\n",
+  )
+  tables.printer()(tables.interactions(found))
+  lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+  assert lines[0] == "[red]x[/red], order up to 1"
+  rows = [line.split() for line in lines if re.match(r"[+-]\d", line)]
+  assert rows == [
+    ["+0.5", "[b]\\n", "{[/]:smile:}"],
+    ["-0.25", "[b]\\n", "{#1}"],
+    ["+0.125", "[b]\\n", "{\\x1b[31ma\\nb}"],
+  ]
+
+
+def test_plain_text_is_printed_as_it_is(capsys):
+  tables.printer()("[red]x[/red] :smile:")
+  assert capsys.readouterr().out == "[red]x[/red] :smile:\n"
+
+
+def test_long_names_are_not_wrapped_in_a_file(capsys):
+  name = "x" * 300
+  found = interactions_lib.Interactions.from_sets(
+    1, [((0,), 1.0)], index="SV", order=1, names=(name,)
+  )
+  tables.printer()(tables.interactions(found))
+  assert f"{{{name}}}" in capsys.readouterr().out
+
+
 def test_cost_says_what_was_spent():
   stats = evaluate.Stats(
     evaluations=3000,

@@ -1,0 +1,101 @@
+"""Stand-ins for what is absent: shapes, dtypes and draws."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spex_jax.ablate import baselines
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32, jnp.bfloat16])
+@pytest.mark.parametrize("shape", [(), (3,), (2, 1, 4)])
+def test_zero(shape, dtype):
+  got = baselines.zero(jnp.ones(shape, dtype))
+  assert (got.shape, got.dtype) == (shape, dtype)
+  assert not np.asarray(got, np.float32).any()
+
+
+def test_constant_takes_the_shape_and_dtype_of_the_input():
+  x = np.zeros((2, 3), np.float32)
+  got = baselines.constant(x, [[1], [2]])
+  assert got.dtype == jnp.float32
+  np.testing.assert_array_equal(got, [[1, 1, 1], [2, 2, 2]])
+  assert baselines.constant(x.astype(jnp.bfloat16), 1.5).dtype == jnp.bfloat16
+
+
+def test_a_fraction_beside_integers_is_not_cut_off():
+  got = baselines.constant(np.arange(3, dtype=np.int32), 0.5)
+  np.testing.assert_array_equal(got, [0.5, 0.5, 0.5])
+  got = baselines.constant(np.arange(3, dtype=np.int32), 7)
+  assert got.dtype == jnp.int32
+
+
+def test_constant_of_another_shape():
+  with pytest.raises(ValueError, match=r"broadcast"):
+    baselines.constant(np.zeros(3), np.zeros(2))
+
+
+def test_mean_has_the_shape_of_one_example():
+  background = np.arange(24).reshape(4, 3, 2)  # Integers, and their mean not.
+  got = baselines.mean(background)
+  assert (got.shape, got.dtype) == ((3, 2), jnp.float32)
+  np.testing.assert_array_equal(got, 9 + np.arange(6).reshape(3, 2))
+  assert baselines.mean(np.array([1, 2])).shape == ()
+
+
+def test_draws_are_distinct_rows_set_by_the_key():
+  background = np.arange(40.0, dtype=np.float32).reshape(20, 2)
+  draws = [
+    np.asarray(baselines.resample(jax.random.key(seed), background, 8))
+    for seed in (0, 0, 1)
+  ]
+  for one in draws:
+    assert one.shape == (8, 2)
+    assert len(set(one[:, 0].tolist())) == 8
+    np.testing.assert_array_equal(one[:, 1], one[:, 0] + 1)  # Whole rows.
+    assert set(one[:, 0].tolist()) <= set(background[:, 0].tolist())
+  np.testing.assert_array_equal(draws[0], draws[1])
+  assert (draws[0] != draws[2]).any()
+
+
+def test_as_many_draws_as_examples_are_all_of_them():
+  background = np.arange(5)[:, None]
+  got = np.asarray(baselines.resample(jax.random.key(3), background, 5))
+  np.testing.assert_array_equal(np.sort(got, axis=0), background)
+
+
+def test_draws_are_uniform():
+  counts = np.zeros(4)
+  keys = jax.random.split(jax.random.key(0), 400)
+  for key in keys:
+    counts[int(baselines.resample(key, np.arange(4)[:, None], 1)[0, 0])] += 1
+  # 100 each, standard deviation sqrt(400 * 1/4 * 3/4) = 8.7; five of them.
+  assert np.abs(counts - 100).max() < 44
+
+
+@pytest.mark.parametrize("num_draws", [0, -1, 3])
+def test_too_few_or_too_many_draws(num_draws):
+  with pytest.raises(ValueError, match=rf"1\.\.2, the size.*; got {num_draws}"):
+    baselines.resample(jax.random.key(0), np.ones((2, 3)), num_draws)
+
+
+@pytest.mark.parametrize("num_draws", [1.0, "2", True])
+def test_draws_are_counted_in_integers(num_draws):
+  with pytest.raises(TypeError, match="num_draws must be an integer; got"):
+    baselines.resample(jax.random.key(0), np.ones((2, 3)), num_draws)
+
+
+@pytest.mark.parametrize(
+  "background, message",
+  [
+    (np.float32(1), r"must hold examples \[N, \.\.\.\]; got \(\)"),
+    (np.ones((0, 3)), r"got \(0, 3\)"),
+    (np.array([[np.inf]]), "must be finite"),
+  ],
+)
+def test_bad_backgrounds(background, message):
+  with pytest.raises(ValueError, match=message):
+    baselines.mean(background)
+  with pytest.raises(ValueError, match=message):
+    baselines.resample(jax.random.key(0), background, 1)
