@@ -17,6 +17,8 @@ from spex_jax.fourier.spex import QueryPlan, make_plan
 from spex_jax.indices.interactions import Interactions
 from spex_jax.indices.table import INDICES, interactions
 
+__version__ = "0.1.0"
+
 __all__ = [
   "INDICES",
   "Explanation",

@@ -144,6 +144,11 @@ class SparseFourier:
     count = np.asarray([int(f.count) for f in functions], np.int32)
     return cls(players=players, coefs=coefs, count=count, n=n)
 
+  def __repr__(self) -> str:
+    # In a notebook the arrays would fill the page; under jit they have none.
+    shape = "x".join(map(str, self.coefs.shape))
+    return f"SparseFourier(n={self.n}, {shape} coefficients)"
+
   @property
   def num_targets(self) -> int | None:
     """T, or None for a single function."""
@@ -300,7 +305,9 @@ class SparseFourier:
     try:
       n = base.check_integer(body["n"], "n")
       if "targets" in body:
-        return cls.stack([cls.from_terms(n, t) for t in body["targets"]])
+        functions = [cls.from_terms(n, t) for t in body["targets"]]
+        # A saved explanation says whether its only target was a single one.
+        return functions[0] if body.get("single") else cls.stack(functions)
       return cls.from_terms(n, body["terms"])
     except (KeyError, TypeError, IndexError) as error:
       raise ValueError(

@@ -325,3 +325,10 @@ def test_ten_thousand_terms_in_little_memory():
     for mask in masks[rows]
   ]
   np.testing.assert_allclose(fourier(masks)[rows], expected, atol=1e-10)
+
+
+def test_repr_is_one_line():
+  f = sparse.SparseFourier.from_terms(4, [((0, 1), 2.0), ((), 1.0)])
+  assert repr(f) == "SparseFourier(n=4, 2 coefficients)"
+  joined = sparse.SparseFourier.stack([f, f])
+  assert repr(joined) == "SparseFourier(n=4, 2x2 coefficients)"
