@@ -286,13 +286,13 @@ class TestHundredPlayers:
     assert np.median(scores) > 0.9
 
   def test_memory_under_noise_is_bounded(self):
-    # A scan that held float64 signs of all players took 3 GB here.
+    # Signs of all players in float64 would take .7 GB, and copies of them more.
     code = """
 import resource, jax, numpy as np
 from spex_jax.datasets import synthetic
 from spex_jax.fourier import spex
 f = synthetic.planted(0, 20_000, 40, 3)
-plan = spex.make_plan(jax.random.key(0), 20_000, b=4, t=3)
+plan = spex.make_plan(jax.random.key(0), 20_000, b=5, t=3)
 f = synthetic.noisy(f, 0, synthetic.noise_std(f.variance, 10))
 values = np.concatenate(
   [f(plan.masks(i, i + 256)) for i in range(0, plan.num_masks, 256)]
@@ -303,7 +303,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     done = subprocess.run(
       [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    assert int(done.stdout) < 1.25 * 2**20  # KiB.
+    assert int(done.stdout) < 1.4 * 2**20  # KiB.
 
 
 class TestPeel:
