@@ -30,17 +30,14 @@ from spex_jax.fourier import exact, sparse, spex
 from spex_jax.indices import interactions as interactions_lib
 from spex_jax.indices import table
 from spex_jax.masks import ask as ask_lib
-from spex_jax.masks import packing, sampling
+from spex_jax.masks import packing, request, sampling
+from spex_jax.proxies import budget as budget_lib
 from spex_jax.proxies import select
 
 METHODS = ("auto", "spex", "lasso", "exact")
 
 _MOST_EXACT = 24  # Players; 2^24 values and coefficients fit in memory.
-_LEAST_BUDGET = 8  # Fewer masks, held-out ones among them, say nothing.
-_LEAST_HELD_OUT = 64
 _PROBES = 2  # The full and the empty mask, asked if f seems constant.
-_SPEX_ORDERS = (5, 4, 3)  # Sets a plan can decode; `auto` takes what fits.
-_MASK_BYTES = 1 << 28  # Masks held unpacked at once.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +97,11 @@ class Explanation:
       if target is None:
         raise ValueError(
           f"There are {fourier.num_targets} targets; choose one by target=t."
+        )
+      num_targets = fourier.num_targets
+      if not 0 <= request.whole("target", target, 0) < num_targets:
+        raise ValueError(
+          f"target must lie in 0..{num_targets - 1}; got {target}."
         )
       fourier = fourier.target(target)
     elif target is not None:
@@ -186,7 +188,9 @@ def explain(
   Args:
     value_fn: bool `[B, n]` to `[B]` or `[B, T]`: a host callable on NumPy
       arrays, an evaluator of `ablate`, or a jitted function (its last batch
-      is padded, so that it compiles once).
+      is padded, so that it compiles once). NaN and infinity are errors, as
+      one of them would enter every coefficient of a transform and dropping
+      it would break a plan; give such masks a value of your own choice.
     n: number of players; 0 is answered with the one value there is.
     key: consumed.
     budget: most distinct masks to ask for. max(64, 10 %) of them, but at
@@ -194,7 +198,7 @@ def explain(
     method: one of `METHODS`. Where all 2^n masks fit in the budget they are
       asked, whatever the method.
     max_order: largest sets to look for; None for the method's own (5 for
-      SPEX, 2 for the lasso).
+      SPEX, which can do 8, and 2 for the lasso, which cannot do more).
     strict: a value function that does not repeat its values is an error,
       rather than a noise floor.
     batch_size: masks in one call; None for 256 if jitted, else 1,024.
@@ -206,10 +210,16 @@ def explain(
     ValueError: a budget that cannot carry the method (the message says what
       would), `max_order` outside 1..n, an unknown method, or values that are
       not finite, of the wrong shape, or (strict) not repeated.
-    TypeError: values that are not real numbers.
+    TypeError: values that are not real numbers, or an argument of another
+      kind; the message names it. What `value_fn` raises comes through as is.
   """
   start = time.perf_counter()
-  names = _check_request(n, budget, method, max_order, names)
+  request.choice("method", method, METHODS)
+  n = request.whole("n", n, 0)
+  budget = request.whole("budget", budget, 1)
+  max_order = request.order(max_order, n)
+  names = request.player_names(names, n)
+  key = request.typed_key(key)
   ask = ask_lib.Asker(
     value_fn, n, budget, batch_size=batch_size, progress=progress
   )
@@ -224,10 +234,10 @@ def explain(
       f"exact asks all 2**{n} masks of up to {_MOST_EXACT} players; the "
       f"budget is {budget}. Use method='auto'."
     )
-  elif budget < _LEAST_BUDGET:
+  elif budget < budget_lib.LEAST and method != "spex":
     raise ValueError(
       f"A budget of {budget} is too small for n={n}: need at least "
-      f"{min(_LEAST_BUDGET, 1 << n)} masks."
+      f"{min(budget_lib.LEAST, 1 << n)} masks."
     )
   else:
     answer, test = _ask_and_decode(ask, key, method, max_order, strict)
@@ -261,7 +271,8 @@ def decode(
   """The same from samples that you already have. Deterministic.
 
   Equal masks are merged by their mean; what they disagree by is the noise
-  floor. Without `held_out`, samples at masks are split to have some. A plan
+  floor. Without `held_out`, samples at masks are split to have some, and the
+  answer is not fitted again to those, so that its score stays honest. A plan
   needs all its values, so there faithfulness is None.
 
   Args:
@@ -280,14 +291,21 @@ def decode(
     TypeError: values that are not real numbers.
   """
   start = time.perf_counter()
+  request.choice("method", method, METHODS)
+  plan = None
   if isinstance(masks_or_plan, spex.QueryPlan):
-    plan, masks = masks_or_plan, masks_or_plan.masks()
+    plan = masks_or_plan
+    num_masks, n = plan.num_masks, plan.n
+    # A plan may be too large to be held: SPEX reads it by range.
+    hashes = packing.hash_streamed(plan.packed, num_masks, n)
   else:
-    plan, masks = None, base.check_masks(masks_or_plan)
-  num_masks, n = masks.shape
+    masks = base.check_masks(masks_or_plan)
+    num_masks, n = masks.shape
+    hashes = packing.hash_masks(masks, bits=128)
   if num_masks == 0:
     raise ValueError("Need at least one mask to decode; got none.")
-  names = _check_request(n, num_masks, method, max_order, names)
+  max_order = request.order(max_order, n)
+  names = request.player_names(names, n)
   if plan is None and method == "spex":
     raise ValueError(
       "method='spex' needs the QueryPlan that the masks came from: "
@@ -296,26 +314,33 @@ def decode(
   values = base.check_values(values, num_masks)
   single = values.ndim == 1
   values = values.reshape(num_masks, -1)
-  samples, inverse, noise, notes = select.merge(masks, values, strict=strict)
+  distinct = packing.distinct_hashes(hashes)
+  num_distinct = len(distinct.first)
+  values, noise, notes = select.merge(distinct, values, strict=strict)
   test = score = None
   if held_out is not None:
-    test = select.unseen(held_out, samples)
-  num_evaluations = len(samples.masks) + (0 if test is None else len(test[0]))
-  if len(samples.masks) == 1 << n and method != "spex":
-    order = np.argsort(samples.masks @ (1 << np.arange(n)))
-    answer, score = _exact(samples.values[order], max_order)
+    test = select.unseen(held_out, n, values.shape[1], hashes)
+  num_evaluations = num_distinct + (0 if test is None else len(test.masks))
+  if num_distinct == 1 << n and method != "spex":
+    rows = _held_masks(masks_or_plan)[distinct.first]
+    order = np.argsort(rows @ (1 << np.arange(n)))
+    answer, score = _exact(values[order], max_order)
     test = None
   elif method == "exact":
     raise ValueError(
-      f"exact needs the values of all 2**{n} masks; got {len(samples.masks)}."
+      f"exact needs the values of all 2**{n} masks; got {num_distinct}."
     )
   elif plan is not None and method == "spex":
-    answer = select.by_spex(plan, samples.values[inverse])
+    answer = select.by_spex(plan, values[distinct.inverse])
+    if max_order not in (None, plan.code.t):
+      notes.append(f"The plan sets the largest sets, {plan.code.t}.")
   elif plan is not None and method == "auto":
-    answer = select.by_plan(plan, samples.values[inverse], max_order)
+    answer = select.by_plan(plan, values[distinct.inverse], max_order)
   else:
-    if test is None and len(samples.masks) >= _LEAST_BUDGET:
-      num_test = _num_held_out(len(samples.masks), n)
+    rows = _held_masks(masks_or_plan)[distinct.first]
+    samples = select.Samples(rows, values)
+    if test is None and num_distinct >= budget_lib.LEAST:
+      num_test = budget_lib.num_held_out(num_distinct, n)
       samples, test = select.split(samples, num_test)
     answer = select.by_lasso(samples, max_order)
   return Explanation(
@@ -323,7 +348,7 @@ def decode(
     faithfulness=_score(answer, test, score, single),
     noise_floor=_unwrap(noise, single),
     num_evaluations=num_evaluations,
-    num_repeats=num_masks - len(np.unique(inverse)),
+    num_repeats=num_masks - num_distinct,
     held_out=0 if test is None else len(test.masks),
     method=answer.method,
     notes=tuple(notes + answer.notes),
@@ -333,52 +358,70 @@ def decode(
   )
 
 
+def _held_masks(given):
+  return base.check_masks(
+    given.masks() if isinstance(given, spex.QueryPlan) else given
+  )
+
+
 def _ask_and_decode(ask, key, method, max_order, strict):
   """Chooses masks, asks them and decodes: `(answer, held-out samples)`."""
   n, budget = ask.n, ask.budget
   plan_key, mask_key = jax.random.split(key)
-  num_held = _num_held_out(budget, n)
+  num_held = budget_lib.num_held_out(budget, n)
   num_judges = max(32, budget // 50) if method == "auto" else 0
   plan, notes = None, []
   if method == "spex":
-    plan, num_held = _spex_plan(plan_key, n, budget, num_held, max_order)
+    plan, num_held = budget_lib.insisted_plan(plan_key, n, budget, max_order)
   elif method == "auto":
-    room = budget - _PROBES - num_held - num_judges
-    plan = _largest_plan(plan_key, n, room, max_order)
+    room = budget - num_held - num_judges
+    plan = budget_lib.largest_plan(plan_key, n, room, max_order)
     if plan is None:
       notes.append("No SPEX plan fits in the budget: uniform masks, lasso.")
-  if num_held < max(_LEAST_HELD_OUT, -(-budget // 10)):
+    elif (max_order or 0) > plan.code.t:
+      notes.append(
+        f"SPEX looked for sets of up to {plan.code.t}, not "
+        f"max_order={max_order}: what `auto` can do with this budget."
+      )
+  if num_held < max(budget_lib.LEAST_HELD_OUT, -(-budget // 10)):
     notes.append(f"Only {num_held} masks are held out, of {budget}.")
-  num_uniform = budget - _PROBES - num_held
+  num_uniform = budget - num_held
   exclude = np.stack([np.ones(n, bool), np.zeros(n, bool)])
   first = inverse = np.zeros(0, np.int64)
+  waiting = 0  # Held-out masks that make room for the probes if need be.
   if plan is not None:
     hashes = packing.hash_streamed(plan.packed, plan.num_masks, n)
     first, inverse = packing.distinct_hashes(hashes)
     num_uniform -= len(first)
-    if plan.num_masks * n <= _MASK_BYTES:
+    if plan.num_masks * n <= select.MASK_BYTES:
       exclude = np.concatenate([exclude, plan.masks()])
     elif method == "auto":  # And the lasso could not hold its samples.
       method = "spex"
       notes.append("The plan is too large for a lasso to be tried beside it.")
+    waiting = 0 if num_uniform >= _PROBES else _PROBES
     if method == "spex":
       if num_uniform > 0:
         notes.append(f"{num_uniform} masks of the budget fit no larger plan.")
       num_uniform = 0
+  # So few masks may be left that the full and the empty one are needed too.
+  lent = max(0, num_held + num_uniform - budget_lib.num_left(n, exclude))
   uniform = sampling.distinct(
-    mask_key, num_held + num_uniform, n, exclude=exclude
+    mask_key, num_held + num_uniform - lent, n, exclude=exclude
   )
-  test = select.Samples(uniform[:num_held], ask(uniform[:num_held]))
+  later = uniform[num_held - waiting : num_held]
+  early = uniform[: num_held - waiting]
+  test, rest = select.Samples(early, ask(early)), uniform[num_held:]
   ask.repeat(*test, strict=strict)
   if ask_lib.is_constant(test.values):
     probes = ask(exclude[:_PROBES])
     if ask_lib.is_constant(np.concatenate([test.values, probes])):
       return _constant(n, test.values, notes, ask.asked), test
+    rest, later = rest[: len(rest) - _PROBES + lent], later[:0]
     notes.append(
       "f has one value on all held-out masks and another on the full or the "
       "empty one: too rare a change for random masks to test."
     )
-  rest = uniform[num_held:]
+  test = test.join(select.Samples(later, ask(later)))
   if plan is None:
     answer = select.by_lasso(select.Samples(rest, ask(rest)), max_order)
   else:
@@ -389,38 +432,6 @@ def _ask_and_decode(ask, key, method, max_order, strict):
       extra = select.Samples(rest, ask(rest))
       answer = select.compare(plan, values, extra, num_judges, max_order)
   return answer._replace(notes=notes + answer.notes), test
-
-
-def _num_held_out(budget, n):
-  """max(64, 10 %), but at most a third, and at most 256 MB of masks."""
-  wanted = max(_LEAST_HELD_OUT, -(-budget // 10))
-  fits = max(_LEAST_HELD_OUT, _MASK_BYTES // max(1, n))
-  return max(1, min(wanted, budget // 3, fits))
-
-
-def _spex_plan(key, n, budget, num_held, max_order):
-  """The plan that the caller insists on, with fewer held out if need be."""
-  t = max_order or min(_SPEX_ORDERS[0], n)
-  least = spex.least_budget(n, t)
-  room = budget - _PROBES
-  if least <= room - _LEAST_BUDGET:
-    num_held = min(num_held, room - least)
-  elif least <= budget:
-    raise ValueError(
-      f"SPEX needs {least} masks for sets of up to {t} of {n} players, and "
-      f"{_PROBES + _LEAST_BUDGET} more to test the answer; the budget is "
-      f"{budget}. Raise it, or lower max_order."
-    )
-  return spex.make_plan(key, n, room - num_held, t=t), num_held
-
-
-def _largest_plan(key, n, room, max_order):
-  """The plan for the largest sets that fits, or None."""
-  orders = [t for t in _SPEX_ORDERS if t <= min(n, max_order or n)]
-  for t in orders or [min(n, max_order or n)]:
-    if spex.least_budget(n, t) <= room:
-      return spex.make_plan(key, n, room, t=t)
-  return None
 
 
 def _ask_plan(ask, plan, first):
@@ -445,26 +456,12 @@ def _exact(values, max_order):
 def _constant(n, values, notes, asked):
   note = (
     f"f is constant: {asked} masks, the full and the empty one among them, "
-    "have one value; no others were asked."
+    "have one value, to 12 digits; no others were asked."
   )
   # The middle of the range: a mean of equal numbers may round away.
   means = (values.max(axis=0) / 2 + values.min(axis=0) / 2).tolist()
   functions = [sparse.SparseFourier.from_terms(n, [((), v)]) for v in means]
   return select.Answer(functions, "constant", [*notes, note])
-
-
-def _check_request(n, budget, method, max_order, names):
-  if method not in METHODS:
-    raise ValueError(f"Unknown method {method!r}; known: {', '.join(METHODS)}.")
-  if n < 0 or budget < 1:
-    raise ValueError(
-      f"Need n >= 0 players and a budget of at least 1; got {n} and {budget}."
-    )
-  if max_order is not None and not 1 <= max_order <= n:
-    raise ValueError(f"max_order must lie in 1..{n}; got {max_order}.")
-  if names is not None and len(names) != n:
-    raise ValueError(f"Need {n} names, one per player; got {len(names)}.")
-  return None if names is None else tuple(map(str, names))
 
 
 def _score(answer, test, score, single):

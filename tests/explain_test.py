@@ -1,6 +1,7 @@
 """Tests of the public face: budgets, choices, and every kind of bad input."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -8,6 +9,7 @@ from spex_jax import base
 from spex_jax.explain import METHODS, Explanation, decode, explain
 from spex_jax.fourier import sparse, spex
 from spex_jax.masks import packing, sampling
+from spex_jax.proxies import select
 
 _KEY = jax.random.key(0)
 
@@ -55,19 +57,33 @@ class TestSpex:
     assert answer.faithfulness > 1 - 1e-12 and answer.noise_floor == 0
     assert answer.num_evaluations == fn.distinct() <= 1000
 
-  def test_least_budget_is_named(self):
-    with pytest.raises(ValueError, match="below the smallest SPEX plan"):
-      explain(_pairs, 100, budget=100, method="spex", key=_KEY)
-    least = spex.least_budget(100)
-    with pytest.raises(ValueError, match=f"SPEX needs {least} masks"):
-      explain(_pairs, 100, budget=least, method="spex", key=_KEY)
+  @pytest.mark.parametrize("budget", [1, 8, 100])
+  def test_least_budget_is_named(self, budget):
+    need = spex.least_budget(30) + 8
+    with pytest.raises(
+      ValueError, match=f"budget of at least {need} .*the budget is {budget}"
+    ) as error:
+      explain(_pairs, 30, budget=budget, method="spex", key=_KEY)
+    choice = f"max_order=2 (needs {spex.least_budget(30, 2) + 8})"
+    assert (choice in str(error.value)) == (budget == 100)
+    assert "t=" not in str(error.value)
+    answer = explain(_pairs, 30, budget=need, method="spex", key=_KEY)
+    assert answer.num_evaluations == need and answer.held_out == 8
+
+  def test_orders_beyond_the_method(self):
+    with pytest.raises(ValueError, match="up to 8; got max_order=9"):
+      explain(_pairs, 30, budget=5000, method="spex", key=_KEY, max_order=9)
+    answer = explain(
+      _pairs, 20, budget=190, method="lasso", key=_KEY, max_order=4
+    )
+    assert any("not max_order=4" in note for note in answer.notes)
 
   def test_held_out_shrinks_to_fit_the_plan_and_says_so(self):
     budget = spex.least_budget(30) + 30
     f = _planted(30, 3, 2)
     answer = explain(f, 30, budget=budget, method="spex", key=_KEY)
-    assert answer.held_out == 28
-    assert any("Only 28 masks are held out" in note for note in answer.notes)
+    assert answer.held_out == 30 and answer.num_evaluations == budget
+    assert any("Only 30 masks are held out" in note for note in answer.notes)
     assert answer.faithfulness > 1 - 1e-9
 
   def test_plan_and_held_out_masks_never_meet(self):
@@ -195,7 +211,7 @@ class TestValues:
       progress=lambda done, budget: calls.append((done, budget)),
     )
     assert max(map(len, fn.batches)) == 30
-    assert calls == [(30, 100), (33, 100), (63, 100), (93, 100), (98, 100)]
+    assert calls == [(30, 100), (33, 100), (63, 100), (93, 100), (100, 100)]
 
   def test_integers_and_booleans(self):
     for cast in (np.int32, np.bool_):
@@ -223,6 +239,8 @@ class TestValues:
       dict(answer.fourier.target(2).terms())[(4,)], -0.5
     )
     assert answer.interactions("BII", target=2) is not None
+    with pytest.raises(ValueError, match=r"target must lie in 0\.\.2; got 7"):
+      answer.interactions(target=7)
     with pytest.raises(ValueError, match="3 targets; choose one"):
       answer.interactions()
 
@@ -258,10 +276,10 @@ class TestValues:
   @pytest.mark.parametrize(
     "change, message",
     [
-      ({"budget": 0}, "budget of at least 1; got 20 and 0"),
-      ({"budget": -5}, "budget of at least 1"),
+      ({"budget": 0}, "budget must be at least 1; got 0"),
+      ({"budget": -5}, "budget must be at least 1"),
       ({"budget": 7}, "budget of 7 is too small for n=20: need at least 8"),
-      ({"n": -1}, "n >= 0"),
+      ({"n": -1}, "n must be at least 0; got -1"),
       ({"method": "shap"}, "Unknown method 'shap'; known: auto, spex"),
       ({"max_order": 21}, r"max_order must lie in 1\.\.20; got 21"),
       ({"max_order": 0}, "max_order must lie in"),
@@ -272,6 +290,82 @@ class TestValues:
   def test_bad_requests(self, change, message):
     with pytest.raises(ValueError, match=message):
       explain(**{"value_fn": _pairs, "n": 20, "key": _KEY} | change)
+
+  @pytest.mark.parametrize(
+    "change, message",
+    [
+      ({"budget": "x"}, "budget must be a whole number; got 'x'"),
+      ({"n": 30.0}, "n must be a whole number; got 30.0"),
+      ({"max_order": 2.5}, "max_order must be a whole number"),
+      ({"max_order": True}, "max_order must be a whole number; got True"),
+      ({"batch_size": 1.5}, "batch_size must be a whole number"),
+      ({"key": None}, r"such as jax.random.key\(0\); got None"),
+      ({"key": 0}, "key must be one typed key"),
+      ({"key": jax.random.PRNGKey(0)}, r"got uint32\[2\]"),
+      ({"key": jax.random.split(_KEY)}, "must be one typed key"),
+      ({"names": "a" * 20}, "names must be a list of 20 strings"),
+      ({"names": 3}, "names must be a list"),
+    ],
+  )
+  def test_arguments_of_another_kind(self, change, message):
+    with pytest.raises(TypeError, match=message):
+      explain(**{"value_fn": _pairs, "n": 20, "key": _KEY} | change)
+
+  def test_masks_may_be_written_to(self):
+    def careless(masks):
+      values = _pairs(masks)
+      masks[:] = True
+      return values
+
+    for n, budget in ((5, 32), (20, 190)):
+      found, expected = (
+        explain(fn, n, budget=budget, key=_KEY).fourier.terms()
+        for fn in (careless, _pairs)
+      )
+      assert found == expected
+
+  @pytest.mark.parametrize("kind", ["read-only", "device", "bfloat16"])
+  def test_arrays_of_other_kinds(self, kind):
+    def fn(masks):
+      values = (2.0 * masks[:, 0] - masks[:, 1]).astype(np.float32)
+      if kind == "read-only":
+        values.flags.writeable = False
+        return values
+      return jnp.asarray(values, "bfloat16" if kind == "bfloat16" else None)
+
+    answer = explain(fn, 5, budget=32, key=_KEY)
+    assert dict(answer.fourier.terms())[(0,)] == pytest.approx(-1, abs=1e-12)
+
+  def test_errors_of_the_function_come_through(self):
+    calls = []
+
+    def fn(masks):
+      calls.append(len(masks))
+      if len(calls) == 3:
+        raise KeyError("the model went away")
+      return _pairs(masks)
+
+    with pytest.raises(KeyError, match="the model went away"):
+      explain(fn, 20, budget=190, key=_KEY)
+    assert len(calls) == 3
+
+  def test_nan_names_the_mask(self):
+    fn = lambda m: np.where(m[:, :3].any(axis=1), 1.0, np.nan)
+    with pytest.raises(
+      ValueError,
+      match=r"NaN or infinity for 4 of the 32 .* 0 of 5 players: \[\]",
+    ):
+      explain(fn, 5, budget=32, key=_KEY)
+
+  def test_a_function_without_low_orders_is_its_mean(self):
+    fn = lambda m: 1.0 - 2.0 * (m.sum(axis=1) % 2)
+    answer = explain(fn, 30, budget=800, key=_KEY)
+    assert -0.1 < answer.faithfulness <= 0.05
+
+  def test_nearly_all_masks(self):
+    answer = explain(_pairs, 12, budget=2**12 - 1, method="lasso", key=_KEY)
+    assert answer.faithfulness > 1 - 1e-9
+    assert 2**12 - 2 <= answer.num_evaluations < 2**12
 
 
 class TestDecode:
@@ -332,6 +426,18 @@ class TestDecode:
     assert answer.held_out == 5 and answer.num_evaluations == 205
     with pytest.raises(ValueError, match="Every held-out mask is among"):
       decode(masks, values, held_out=(masks[:3], values[:3]))
+    with pytest.raises(ValueError, match="or none came"):
+      decode(masks, values, held_out=(masks[:0], values[:0]))
+
+  def test_a_large_plan_is_read_by_range(self, monkeypatch):
+    f = _planted(30, 3, 2)
+    plan = spex.make_plan(_KEY, 30, b=2)
+    values = f(plan.masks())
+    monkeypatch.setattr(spex.QueryPlan, "masks", None)
+    monkeypatch.setattr(select, "MASK_BYTES", 1000)
+    for method in ("spex", "auto"):
+      answer = decode(plan, values, method=method)
+      assert dict(answer.fourier.terms()).keys() >= dict(f.terms()).keys()
 
   def test_a_single_mask(self):
     answer = decode(np.ones((1, 5), bool), [2.0])

@@ -137,7 +137,7 @@ def host(
     for start in range(0, len(masks), batch_size):
       rows = masks[start : start + batch_size]
       begin = time.perf_counter()
-      values = np.asarray(fn(rows))
+      values = np.asarray(fn(rows.copy()))  # It may write into its masks.
       stats.run_seconds += time.perf_counter() - begin
       stats.evaluations += len(rows)
       stats.batches += 1

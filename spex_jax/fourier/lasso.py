@@ -5,7 +5,7 @@ correlate most with what order 1 leaves are kept ("screened"; sure
 independence screening, Fan and Lv 2008). Screening sees the values, so a
 cross-validated score of the result flatters it: compare on other masks.
 
-Shapes: n players, B masks, K sets.
+Shapes: n players, B masks, T targets, K sets.
 """
 
 import numpy as np
@@ -15,6 +15,7 @@ from spex_jax.fourier import regress, sparse
 
 _MOST_COLUMNS = 1500  # Sets at once: their Gram matrices take 100 MB.
 _MOST_PLAYERS = 2000  # Players whose pairs are scored: 32 MB of scores.
+_CELLS = 1 << 25  # Signs held at once: 128 MB.
 
 
 def fit(
@@ -38,43 +39,134 @@ def fit(
   Raises:
     ValueError: another order, or what `regress.refit` refuses.
   """
+  values = base.check_values(values, len(masks))
+  if values.ndim != 1:
+    raise ValueError(f"Need one target, [B]; got {values.shape}: fit_targets.")
+  return fit_targets(masks, values[:, None], order, max_columns=max_columns)[0]
+
+
+def fit_targets(
+  masks: base.Masks,
+  values: base.Values,
+  order: int,
+  *,
+  max_columns: int = _MOST_COLUMNS,
+) -> list[sparse.SparseFourier]:
+  """`fit` for values `[B, T]`; targets share all that masks alone decide.
+
+  Returns:
+    T expansions, each the same as `fit` finds for that target alone.
+
+  Raises:
+    ValueError: as `fit`.
+  """
   if order not in (1, 2):
     raise ValueError(f"The lasso takes order 1 or 2; got {order}.")
   masks = base.check_masks(masks)
   values = base.check_values(values, len(masks))
   num_masks, n = masks.shape
   limit = max(2, min(max_columns, 4 * num_masks))
-  signs = 1 - 2 * masks.astype(np.float32)
-  unit = values / (np.abs(values).max() or 1.0)
-  unit = unit - unit.mean()
-  singles = np.abs(signs.T @ unit.astype(np.float32))
-  chosen = np.sort(_largest(singles, limit - 1))
-  players = np.full((len(chosen) + 1, 1), n)
-  players[1:, 0] = chosen
+  everyone = _with_empty(np.arange(n)[:, None], n)
+  if n < limit and (order == 1 or n < 2):
+    return _fit_sets(masks, values, everyone)
+  if 1 + n + n * (n - 1) // 2 <= limit:  # No choice, so nothing to screen.
+    pairs = np.stack(np.triu_indices(n, 1), axis=1)
+    return _fit_sets(masks, values, _join(everyone, pairs, n))
+  unit = values / np.where(values.any(axis=0), np.abs(values).max(axis=0), 1.0)
+  strength = np.abs(_correlate(masks, unit - unit.mean(axis=0)))
+  chosen = [np.sort(_largest(one, limit - 1)) for one in strength.T]
+  if n < limit:
+    singles = [everyone] * len(chosen)
+    alone = _fit_sets(masks, values, everyone)
+  else:
+    singles = [_with_empty(c[:, None], n) for c in chosen]
+    alone = [
+      _fit_sets(masks, values[:, t : t + 1], players)[0]
+      for t, players in enumerate(singles)
+    ]
+  room = limit - len(singles[0])
+  if order == 1 or room < 1:
+    return alone
+  out = []
+  for t, (players, first) in enumerate(zip(singles, alone)):
+    near = np.sort(_largest(strength[:, t], _MOST_PLAYERS))
+    left = values[:, t] - evaluate(masks, first)
+    pairs = near[_strongest_pairs(masks, near, left, room)]
+    sets = _join(players, pairs, n)
+    out += _fit_sets(masks, values[:, t : t + 1], sets)
+  return out
+
+
+def refit_sets(
+  masks: base.Masks, values: base.Values, function: sparse.SparseFourier
+) -> sparse.SparseFourier:
+  """The coefficients of the sets of `function`, by lasso on values `[B]`."""
+  players = np.asarray(function.players)[: int(function.count)]
+  values = base.check_values(values, len(masks))
+  return _fit_sets(masks, values[:, None], players)[0]
+
+
+def evaluate(masks: base.Masks, function: sparse.SparseFourier) -> np.ndarray:
+  """`function(masks)`, float64 `[B]`, on the host: nothing is compiled.
+
+  Cheaper than a call where every function has another number of sets.
+  """
+  masks = base.check_masks(masks, function.n)
+  parts = [np.zeros(0)]
+  for rows in _chunks(masks, 2 * max(masks.shape[1], len(function.coefs))):
+    x = regress.design(masks[rows], function.players, dtype=np.float64)
+    parts.append(x @ np.asarray(function.coefs))
+  return np.concatenate(parts)
+
+
+def _fit_sets(masks, values, players):
+  """Lasso on given sets, of which the fitted and the empty one are kept."""
+  n = masks.shape[1]
   found = regress.refit(masks, values, players)
-  room = limit - len(players)
-  if order == 2 and n > 1 and room > 0:
-    left = values - regress.design(masks, players, dtype=np.float64) @ (
-      found.coefs
-    )
-    near = np.sort(_largest(singles, _MOST_PLAYERS))
-    pairs = _strongest_pairs(signs[:, near], left, room)
-    players = np.concatenate(
-      [np.pad(players, ((0, 0), (0, 1)), constant_values=n), near[pairs]]
-    )
-    found = regress.refit(masks, values, players)
-  kept = found.coefs != 0
-  kept[0] = True
-  return sparse.SparseFourier.from_players(n, players[kept], found.coefs[kept])
+  empty = (players == n).all(axis=1)
+  out = []
+  for coefs in found.coefs:
+    kept = (coefs != 0) | empty
+    out.append(sparse.SparseFourier.from_players(n, players[kept], coefs[kept]))
+  return out
 
 
-def _strongest_pairs(signs, residual, count):
-  """int `[<= count, 2]` pairs i < j of columns, by |mean(r s_i s_j)|."""
-  residual = residual / (np.abs(residual).max() or 1.0)
-  scores = np.abs(signs.T @ (signs * residual[:, None].astype(np.float32)))
-  rows, columns = np.triu_indices(signs.shape[1], 1)
-  best = np.sort(_largest(scores[rows, columns], count))
-  return np.stack([rows[best], columns[best]], axis=1)
+def _with_empty(players, n):
+  return np.concatenate([np.full((1, players.shape[1]), n), players])
+
+
+def _join(singles, pairs, n):
+  wide = np.pad(singles, ((0, 0), (0, 1)), constant_values=n)
+  return np.concatenate([wide, pairs])
+
+
+def _chunks(masks, width):
+  size = max(1024, _CELLS // max(1, width))
+  return [slice(i, i + size) for i in range(0, len(masks), size)]
+
+
+def _signs(masks):
+  return 1 - 2 * masks.astype(np.float32)
+
+
+def _correlate(masks, values):
+  """`[n, T]` sums of the values times the sign of each player."""
+  out = np.zeros((masks.shape[1], values.shape[1]))
+  for rows in _chunks(masks, masks.shape[1]):
+    out += _signs(masks[rows]).T @ values[rows].astype(np.float32)
+  return out
+
+
+def _strongest_pairs(masks, near, residual, count):
+  """int `[<= count, 2]` pairs i < j in `near`, by |mean(r s_i s_j)|."""
+  residual = (residual / (np.abs(residual).max() or 1.0)).astype(np.float32)
+  scores = np.zeros((len(near), len(near)), np.float32)
+  for rows in _chunks(masks, len(near)):
+    signs = _signs(masks[rows][:, near])
+    scores += signs.T @ (signs * residual[rows, None])
+  i, j = np.triu_indices(len(near), 1)
+  best = np.sort(_largest(np.abs(scores[i, j]), count))
+  return np.stack([i[best], j[best]], axis=1)
 
 
 def _largest(scores, count):

@@ -36,6 +36,7 @@ Penalty = Literal["lasso", "ridge", "none"]
 _LASSO = tuple(10.0 ** (-k / 2) for k in range(13))
 _RIDGE = tuple(10.0**-k for k in range(7))
 _ROWS = 4096  # Masks turned into characters at once.
+_CELLS = 1 << 25  # Characters held at once for a Gram: 128 MB.
 _TIE = 1e-14  # Held-out energy, as a share, below which rounding decides.
 
 
@@ -177,23 +178,26 @@ def refit(
       "Use penalty='none'."
     )
   single = y.ndim == 1
-  x = design(masks, players, n)
-  constants = np.flatnonzero((np.asarray(players) == masks.shape[1]).all(1))
+  players = np.asarray(players)
+  design(masks[:0], players)  # Refuses bad players.
+  constants = np.flatnonzero((players == masks.shape[1]).all(axis=1))
   constant = int(constants[0]) if len(constants) else None
   y, offset, scale = _standardise(y.reshape(len(y), -1), constant is not None)
-  fits = []
   with one_blas_thread():
-    grams, products, energies = _gram_by_fold(x, y, _split(len(x), folds, key))
-    for t in range(y.shape[1]):
-      problem = _Problem(grams, products[..., t], energies[:, t], constant)
-      result = _choose(problem, penalty, sorted(grid, reverse=True))
-      if result is None:
-        coefs = np.linalg.lstsq(x.astype(np.float64), y[:, t])[0]
-        result = coefs, 0.0, 0.0, "none"
-      coefs = result[0] * scale[t]
-      if constant is not None:
-        coefs[constant] += offset[t]
-      fits.append((coefs, *result[1:]))
+    parts = _split(len(masks), folds, key)
+    problem = _Problem(*_gram_by_fold(masks, players, y, parts), constant)
+    fits = _choose(problem, penalty, sorted(grid, reverse=True))
+    if any(fit is None for fit in fits):
+      x = design(masks, players, dtype=np.float64)
+      least = np.linalg.lstsq(x, y)[0]
+      fits = [
+        (least[:, t], 0.0, 0.0, "none") if fit is None else fit
+        for t, fit in enumerate(fits)
+      ]
+  for t, fit in enumerate(fits):
+    fits[t] = coefs, *_ = fit[0] * scale[t], *fit[1:]
+    if constant is not None:
+      coefs[constant] += offset[t]
   coefs, chosen, score, fit = map(np.asarray, zip(*fits))
   if single:
     return Refit(coefs[0], chosen[0], score[0], fit[0])
@@ -201,12 +205,47 @@ def refit(
 
 
 class _Problem(NamedTuple):
-  """One target's sums by fold; index -1 of the products is the total."""
+  """The sums by fold; index -1 of each is the total."""
 
   grams: np.ndarray  # [F + 1, K, K]
-  products: np.ndarray  # [F + 1, K]
-  energies: np.ndarray  # [F + 1]
+  products: np.ndarray  # [F + 1, K, T]
+  energies: np.ndarray  # [F + 1, T]
   constant: int | None
+
+
+class _Centred:
+  """One Gram matrix without the constant, a mean over masks; for all targets.
+
+  What depends on the columns alone is worked out once, when first needed.
+  """
+
+  def __init__(self, gram: np.ndarray, constant: int | None):
+    self.count = gram[0, 0]  # +-1 columns: the masks' number.
+    self.constant = constant
+    self.rest = np.arange(len(gram))
+    self.row = np.zeros(len(gram))
+    if constant is not None:
+      self.rest = np.delete(self.rest, constant)
+      self.row = gram[constant]
+      inner = np.delete(np.delete(gram, constant, 0), constant, 1)
+      row = self.row[self.rest]
+      self.gram = (inner - np.outer(row, row) / self.count) / self.count
+    else:
+      self.gram = gram / self.count
+    self._factors: dict[float, tuple | None] = {}
+
+  def rank(self) -> int:
+    """The most columns that may be independent at so many masks."""
+    return int(self.count) - (self.constant is not None)
+
+  def solve(self, product: np.ndarray, loading: float) -> np.ndarray:
+    """Ridge on all columns, or least squares: NaN where it is not unique."""
+    if loading not in self._factors:
+      loaded = self.gram + loading * np.eye(len(self.gram))
+      unique = loading > 0 or len(loaded) <= self.rank()
+      self._factors[loading] = _factor(loaded) if unique else None
+    factor = self._factors[loading]
+    return _solve(self.gram, factor, product, loading)
 
 
 def _split(num_masks, folds, key):
@@ -235,78 +274,94 @@ def _standardise(y, centre):
   return y / deviation, mean * largest, deviation * largest
 
 
-def _gram_by_fold(x, y, parts):
-  num_sets, num_targets = x.shape[1], y.shape[1]
-  grams = np.empty((len(parts) + 1, num_sets, num_sets))
-  products = np.empty((len(parts) + 1, num_sets, num_targets))
-  energies = np.empty((len(parts) + 1, num_targets))
-  for f, rows in enumerate(parts):
-    chunk = x[rows]
-    grams[f] = chunk.T @ chunk
-    products[f] = chunk.T.astype(np.float64) @ y[rows]
-    energies[f] = (y[rows] ** 2).sum(axis=0)
+def _gram_by_fold(masks, players, y, parts):
+  num_sets, num_targets = len(players), y.shape[1]
+  grams = np.zeros((len(parts) + 1, num_sets, num_sets))
+  products = np.zeros((len(parts) + 1, num_sets, num_targets))
+  energies = np.zeros((len(parts) + 1, num_targets))
+  size = max(_ROWS, _CELLS // max(1, num_sets))
+  for f, part in enumerate(parts):
+    for start in range(0, len(part), size):
+      rows = part[start : start + size]
+      chunk = design(masks[rows], players)
+      grams[f] += chunk.T @ chunk
+      products[f] += chunk.T.astype(np.float64) @ y[rows]
+      energies[f] += (y[rows] ** 2).sum(axis=0)
   for sums in (grams, products, energies):
     sums[-1] = sums[:-1].sum(axis=0)
   return grams, products, energies
 
 
 def _choose(problem, penalty, grid):
-  """Returns (coefs, penalty, score, fit), or None if only an SVD will do."""
+  """Returns (coefs, penalty, score, fit) of each target.
+
+  Or None where only an SVD will do.
+  """
+  num_targets = problem.energies.shape[1]
+  out: list = [None] * num_targets
+  live = []
+  for t, energy in enumerate(problem.energies[-1]):
+    if problem.grams.shape[1] == 0 or energy == 0:
+      zeros = np.zeros(problem.grams.shape[1])
+      out[t] = zeros, 0.0, float(energy == 0), "none"
+    else:
+      live.append(t)
+  if not live:
+    return out
   gram, product, energy = (sums[-1] for sums in problem[:3])
-  if len(gram) == 0 or energy == 0:
-    return np.zeros(len(gram)), 0.0, float(energy == 0), "none"
-  names, coefs = _candidates(
-    gram, product, energy, problem.constant, penalty, grid
-  )
-  usable = np.isfinite(coefs).all(axis=1)
-  if not usable.any():
-    return None
-  errors = np.where(usable, 0.0, np.inf)
+  names, coefs, errors = [], {}, {}
+  centred = _Centred(gram, problem.constant)
+  for t in live:
+    names, coefs[t] = _candidates(
+      centred, product[:, t], energy[t], penalty, grid
+    )
+    errors[t] = np.where(np.isfinite(coefs[t]).all(axis=1), 0.0, np.inf)
+  live = [t for t in live if np.isfinite(errors[t]).any()]
   num_folds = len(problem.grams) - 1
   for f in range(num_folds if num_folds > 1 else 0):
-    _, c = _candidates(
-      gram - problem.grams[f],
-      product - problem.products[f],
-      energy - problem.energies[f],
-      problem.constant,
-      penalty,
-      grid,
-    )
-    error = problem.energies[f] - 2 * c @ problem.products[f]
-    error += ((c @ problem.grams[f]) * c).sum(axis=1)
-    errors += np.where(np.isfinite(error), np.maximum(error, 0), np.inf)
-  if not np.isfinite(errors.min()) or num_folds < 2:
-    best, score = int(np.argmax(usable)), 0.0
-  else:
-    # The first within rounding of the best: candidates run sparse to dense.
-    best = int(np.argmax(errors <= errors.min() + _TIE * energy))
-    score = float(1 - errors[best] / energy)
-  fit, chosen = names[best]
-  return coefs[best], chosen, score, fit
+    centred = _Centred(gram - problem.grams[f], problem.constant)
+    for t in live:
+      left = problem.products[f, :, t]
+      _, c = _candidates(
+        centred,
+        product[:, t] - left,
+        energy[t] - problem.energies[f, t],
+        penalty,
+        grid,
+      )
+      error = problem.energies[f, t] - 2 * c @ left
+      error += ((c @ problem.grams[f]) * c).sum(axis=1)
+      errors[t] += np.where(np.isfinite(error), np.maximum(error, 0), np.inf)
+  for t in live:
+    if num_folds < 2 or not np.isfinite(errors[t].min()):
+      usable = np.isfinite(coefs[t]).all(axis=1)
+      best, score = int(np.argmax(usable)), 0.0
+    else:
+      # The first within rounding of the best: candidates run sparse to dense.
+      close = errors[t] <= errors[t].min() + _TIE * energy[t]
+      best = int(np.argmax(close))
+      score = float(1 - errors[t][best] / energy[t])
+    fit, chosen = names[best]
+    out[t] = coefs[t][best], chosen, score, fit
+  return out
 
 
-def _candidates(gram, product, energy, constant, penalty, grid):
-  """Fits every candidate to one set of sums.
+def _candidates(centred, product, energy, penalty, grid):
+  """Fits every candidate to one target's sums.
 
   Returns:
     A list of (fit, penalty), the same for every fold, and coefficients
     `[C, K]`; NaN where the least squares of a candidate are not unique.
   """
-  num_sets, count = len(gram), gram[0, 0]  # +-1 columns: the masks' number.
-  rest = np.arange(num_sets)
-  row, intercept = np.zeros(num_sets), 0.0
-  if constant is not None:
-    rest = np.delete(rest, constant)
-    row, intercept = gram[constant], product[constant]
-    gram_c = (gram - np.outer(row, row) / count)[np.ix_(rest, rest)]
-    product_c = (product - intercept / count * row)[rest]
+  gram, rest, count = centred.gram, centred.rest, centred.count
+  intercept = 0.0
+  if centred.constant is not None:
+    intercept = product[centred.constant]
     energy = energy - intercept**2 / count
-  else:
-    gram_c, product_c = gram, product
-  gram_c, product_c = gram_c / count, product_c / count
+  product = (product - intercept / count * centred.row)[rest] / count
   names, fits = [], []
   if penalty == "lasso":
-    paths = _lasso(gram_c, product_c, energy / count, grid, count / 2)
+    paths = _lasso(gram, product, energy / count, grid, count / 2)
     last, relaxed = None, None
     for p, path in zip(grid, paths):
       names += [("relaxed", p), ("lasso", p)]
@@ -315,18 +370,19 @@ def _candidates(gram, product, energy, constant, penalty, grid):
         # Near-full supports cost most and gain nothing on least squares.
         relaxed = np.full(len(rest), np.nan)
       elif last is None or (active != last).any():
-        relaxed = _least_squares(gram_c, product_c, active)
+        relaxed = _least_squares(gram, product, active, centred.rank())
       last = active
       fits += [relaxed, path]
   elif penalty == "ridge":
     names += [("ridge", p) for p in grid if p > 0]
-    fits += [_ridge(gram_c, product_c, p) for p in grid if p > 0]
+    fits += [centred.solve(product, p) for p in grid if p > 0]
   names.append(("none", 0.0))
-  fits.append(_least_squares(gram_c, product_c, np.ones(len(rest), bool)))
-  coefs = np.zeros((len(fits), num_sets))
+  fits.append(centred.solve(product, 0.0))
+  coefs = np.zeros((len(fits), len(centred.row)))
   coefs[:, rest] = fits
-  if constant is not None:
-    coefs[:, constant] = (intercept - coefs[:, rest] @ row[rest]) / count
+  if centred.constant is not None:
+    known = coefs[:, rest] @ centred.row[rest]
+    coefs[:, centred.constant] = (intercept - known) / count
   return names, coefs
 
 
@@ -367,29 +423,39 @@ def _lasso(gram, product, energy, grid, most):
   return out
 
 
-def _ridge(gram, product, penalty):
-  from scipy import linalg
-
-  loaded = gram + penalty * np.eye(len(gram))
-  return linalg.solve(loaded, product, assume_a="pos")
-
-
-def _least_squares(gram, product, active):
+def _least_squares(gram, product, active, rank):
   """Least squares on the active columns, or NaN where it is not unique."""
+  out = np.zeros(len(gram))
+  if active.any():
+    sub = gram[np.ix_(active, active)]
+    factor = _factor(sub) if len(sub) <= rank else None
+    out[active] = _solve(sub, factor, product[active], 0.0)
+    if np.isnan(out).any():
+      out[:] = np.nan
+  return out
+
+
+def _factor(gram):
+  """The Cholesky factor, or None where columns depend on each other."""
   from scipy import linalg
 
-  out = np.zeros(len(gram))
-  if not active.any():
-    return out
-  sub, target = gram[np.ix_(active, active)], product[active]
+  if not len(gram):
+    return gram, True
   try:
-    factor = linalg.cho_factor(sub, lower=True)
+    factor = linalg.cho_factor(gram, lower=True)
   except linalg.LinAlgError:
-    return np.full(len(gram), np.nan)
+    return None
   # The diagonal of the Gram is near 1: a pivot this small is no column.
-  if np.diag(factor[0]).min() < 1e-5:
+  return None if np.diag(factor[0]).min() < 1e-5 else factor
+
+
+def _solve(gram, factor, product, loading):
+  from scipy import linalg
+
+  if factor is None:
     return np.full(len(gram), np.nan)
-  solution = np.asarray(linalg.cho_solve(factor, target))
-  solution += np.asarray(linalg.cho_solve(factor, target - sub @ solution))
-  out[active] = solution
-  return out
+  if not len(gram):
+    return np.zeros(0)
+  solution = np.asarray(linalg.cho_solve(factor, product))
+  left = product - gram @ solution - loading * solution
+  return solution + np.asarray(linalg.cho_solve(factor, left))

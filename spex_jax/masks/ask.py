@@ -10,9 +10,11 @@ import jax
 import numpy as np
 
 from spex_jax import base
+from spex_jax.masks import request
 
 _JITTED_BATCH, _HOST_BATCH = 256, 1024
 _REPEATS = 4
+_SHOWN = 10  # Players of a mask that an error names.
 _REPEATABLE = 1e-6  # Differences below this share of max|f| are rounding.
 _CONSTANT = 1e-12  # And below this one, f is constant.
 
@@ -54,8 +56,8 @@ class Asker:
     Raises:
       ValueError: a batch size below 1.
     """
-    if batch_size is not None and batch_size < 1:
-      raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
+    if batch_size is not None:
+      batch_size = request.whole("batch_size", batch_size, 1)
     self.n, self.budget = n, budget
     self.asked, self.num_repeats, self.seconds = 0, 0, 0.0
     self.single, self.note = True, ""
@@ -70,7 +72,8 @@ class Asker:
 
     Raises:
       RuntimeError: more masks than the budget has left: nothing is asked.
-      ValueError: values of another shape, NaN or infinite.
+      ValueError: values of another shape, NaN or infinite; the message names
+        the players that the first such mask keeps.
       TypeError: values that are not real numbers.
     """
     if self.asked + len(masks) > self.budget:
@@ -108,7 +111,7 @@ class Asker:
     parts = []
     for start in range(0, len(masks), self._size):
       rows = masks[start : start + self._size]
-      batch = rows
+      batch = rows.copy()  # The function may write into its masks.
       if self._pads:
         # The padding keeps every player: a mask like any other.
         batch = np.ones((self._size, self.n), bool)
@@ -118,6 +121,7 @@ class Asker:
       self.seconds += time.perf_counter() - begin
       if output.shape[:1] == (len(batch),):
         output = output[: len(rows)]
+        _check_finite(rows, output)
         values = base.check_values(output, len(rows))
       else:
         values = base.check_values(output, len(batch))
@@ -136,6 +140,25 @@ class Asker:
     if not parts:
       return np.zeros((0, *(self._shape or (1,))))
     return np.concatenate(parts)
+
+
+def _check_finite(masks, output):
+  """Names the first mask itself: its row in a batch would say nothing."""
+  if output.dtype.kind != "f" and output.dtype.name != "bfloat16":
+    return
+  finite = np.isfinite(output.astype(np.float64))
+  bad = np.flatnonzero(~finite.reshape(len(masks), -1).all(axis=1))
+  if not len(bad):
+    return
+  kept = np.flatnonzero(masks[bad[0]]).tolist()
+  shown = ", ".join(map(str, kept[:_SHOWN]))
+  more = ", ..." if len(kept) > _SHOWN else ""
+  raise ValueError(
+    f"The value function returned NaN or infinity for {len(bad)} of the "
+    f"{len(masks)} masks of one call. The first keeps {len(kept)} of "
+    f"{masks.shape[1]} players: [{shown}{more}]. Nothing can be decoded from "
+    "such values; mend the value function."
+  )
 
 
 def spread_of_pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ from spex_jax.masks import packing
 _LARGEST_TABLE = 24  # Players whose masks may be listed: 2^24 of them.
 _SMALL = 16  # Players whose masks are ranked all at once when distinct.
 _ROUNDS = 1000
+_FEW_ROUNDS = 8  # Of draws, before the rest is ranked where it can be.
 
 
 def enumerate_masks(n: int) -> np.ndarray:
@@ -179,14 +180,21 @@ def distinct(
       f"Asked for {num_masks} distinct masks of {n} players; there are "
       f"{available}" + (" not excluded." if len(exclude) else ".")
     )
-  if n <= _SMALL:
-    return _distinct_small(key, num_masks, n, weights, exclude)
+  # Drawing a quarter of all masks and more would mostly draw repeats.
+  crowded = 4 * (num_masks + len(exclude)) > 1 << min(n, _LARGEST_TABLE)
+  if n <= _SMALL or (n <= _LARGEST_TABLE and crowded):
+    return _by_rank(key, num_masks, n, weights, exclude)
   packed, missing = packing.pack(exclude), num_masks
   for turn in range(_ROUNDS):
     missing = num_masks + len(exclude) - len(packed)
     if missing <= 0:
       rows = packed[len(exclude) : len(exclude) + num_masks]
       return packing.unpack(rows, n)
+    if turn == _FEW_ROUNDS and n <= _LARGEST_TABLE:
+      drawn = packing.unpack(packed, n)
+      turn_key = jax.random.fold_in(key, turn)
+      rest = _by_rank(turn_key, missing, n, weights, drawn)
+      return np.concatenate([drawn[len(exclude) :], rest])
     turn_key = jax.random.fold_in(key, turn)
     size = max(64, 1 << (missing - 1).bit_length())  # Few shapes to compile.
     if weights is None:
@@ -202,19 +210,28 @@ def distinct(
   )
 
 
-def _distinct_small(key, num_masks, n, weights, exclude):
-  """Successive draws by the Gumbel trick: rank all masks, keep the first."""
-  masks = enumerate_masks(n)
-  scores = np.asarray(jax.random.gumbel(key, (len(masks),), "float32"))
-  scores = scores.astype(np.float64)
+def _by_rank(key, num_masks, n, weights, exclude):
+  """Successive draws by the Gumbel trick: rank all masks, keep the first.
+
+  Holds some 40 bytes for each of the 2^n masks: 700 MB for n = 24.
+  """
+  words = np.asarray(jax.random.bits(key, (2, 1 << n), "uint32"))
+  # 53 bits, so that no two of 2^24 masks tie but for one chance in 64.
+  draws = (words[0].astype(np.uint64) << np.uint64(21)) | (words[1] >> 11)
+  scores = (draws.astype(np.float64) + 0.5) * 2.0**-53
+  del words, draws
   if weights is not None:
-    sizes = masks.sum(axis=1)
     share = weights / [math.comb(n, s) for s in range(n + 1)]
     with np.errstate(divide="ignore"):
-      scores = scores + np.log(share)[sizes]
+      sizes = np.bitwise_count(np.arange(1 << n, dtype=np.uint32))
+      scores = np.log(share)[sizes] - np.log(-np.log(scores))
   if len(exclude):
     scores[exclude @ (1 << np.arange(n))] = -np.inf
-  return masks[np.argsort(-scores, kind="stable")[:num_masks]]
+  chosen = np.argsort(-scores, kind="stable")[:num_masks]
+  out = np.empty((num_masks, n), bool)
+  for player in range(n):
+    out[:, player] = (chosen >> player) & 1
+  return out
 
 
 def _inner_weights(n, weigh):

@@ -12,12 +12,15 @@ from typing import NamedTuple
 import numpy as np
 
 from spex_jax import base
-from spex_jax.fourier import lasso, regress, score, sparse, spex
+from spex_jax.fourier import lasso, score, sparse, spex
 from spex_jax.masks import packing
 
 _EXPLAINED = 1e-9  # Share of the energy left by an exact SPEX decode.
 _REPEATABLE = 1e-6  # Differences below this share of max|f| are rounding.
+_GAIN = 1e-6  # Of R^2, below which more sets gain nothing.
 _LEAST_SPLIT = 16  # Fewer samples are not split to compare orders.
+MASK_BYTES = 1 << 28  # Masks held unpacked at once.
+LASSO_ORDER = 2
 
 
 class Samples(NamedTuple):
@@ -45,36 +48,30 @@ class Answer(NamedTuple):
 
 def r2(samples: Samples, functions: list[sparse.SparseFourier]) -> np.ndarray:
   """R² of one function a target, `[T]`; see `fourier.score.r2`."""
-  guess = np.stack([f(samples.masks) for f in functions], axis=1)
+  guess = [lasso.evaluate(samples.masks, f) for f in functions]
+  guess = np.stack(guess, axis=1)
   return np.asarray(score.r2(samples.values, guess))
 
 
 def by_lasso(samples: Samples, max_order: int | None = None) -> Answer:
-  """Lasso on order 1 or 2, whichever predicts a tenth held in better.
+  """Lasso of order 1 or 2, or the mean: what predicts a tenth kept aside best.
 
   Args:
     samples: at least one mask. Fewer than 16 are fitted by order 1 alone,
       fewer than 3 by their mean.
-    max_order: 1 forbids pairs.
+    max_order: 1 forbids pairs; above 2 changes nothing, and a note says so.
   """
-  num_masks, n = samples.masks.shape
+  num_masks = len(samples.masks)
   if num_masks < 3:
-    mean = samples.values.mean(axis=0)
-    functions = [sparse.SparseFourier.from_terms(n, [((), v)]) for v in mean]
-    return Answer(functions, "lasso", ["Under 3 masks: only their mean."])
-  order, notes = 1, []
-  if n > 1 and (max_order is None or max_order > 1):
-    if num_masks < _LEAST_SPLIT:
-      notes.append(f"{num_masks} masks are too few to judge pairs: order 1.")
-    else:
-      rest, test = split(samples, max(4, num_masks // 10))
-      scores = [_mean(r2(test, _lassos(rest, k))) for k in (1, 2)]
-      order = 1 + int(scores[1] > scores[0])
-      notes.append(
-        f"Lasso of order {order}: on {len(test.masks)} masks that were kept "
-        f"aside, order 1 has R^2 {scores[0]:.3f} and order 2 {scores[1]:.3f}."
-      )
-  return Answer(_lassos(samples, order), "lasso", notes)
+    note = "Under 3 masks: only their mean."
+    return Answer(_means(samples), "lasso", [note])
+  notes = _order_notes(max_order)
+  if num_masks < _LEAST_SPLIT:
+    notes.append(f"{num_masks} masks are too few to judge pairs: order 1.")
+    return Answer(_lassos(samples, 1), "lasso", notes)
+  rest, test = split(samples, max(4, num_masks // 10))
+  answer, _ = _best_lasso(rest, test, max_order)
+  return _on_all(answer, samples)
 
 
 def by_plan(
@@ -85,18 +82,22 @@ def by_plan(
   Both decode the nested plan of half the masks and predict the other half.
 
   Args:
-    plan: of N masks.
+    plan: of N masks; of one too large to be held in memory SPEX is not
+      compared.
     values: `[N, T]`, equal for equal masks.
     max_order: of the lasso.
   """
   answer = by_spex(plan, values)
-  if is_explained(plan, values, answer):
+  if plan.num_masks * plan.n > MASK_BYTES:
+    note = "The plan is too large for a lasso to be tried beside it."
+    return answer._replace(notes=[*answer.notes, note])
+  samples = Samples(plan.masks(), values)
+  if is_explained(samples, answer):
     return answer._replace(notes=[*answer.notes, _EXACT_NOTE])
   if plan.num_bits < 2:
     note = "The plan is too small to compare SPEX with the lasso."
     return answer._replace(notes=[*answer.notes, note])
   half, index = plan.shrink(plan.num_bits - 1)
-  samples = Samples(plan.masks(), values)
   other = np.delete(np.arange(plan.num_masks), index)
   test = samples.at(other)
   scores = (
@@ -118,8 +119,11 @@ def compare(
 ) -> Answer:
   """SPEX or lasso, where there are further uniform masks beside a plan.
 
+  Uniform masks judge everything, the order of the lasso too: on the masks of
+  a plan, sets of high order look like sets of low order.
+
   Args:
-    plan: of N masks.
+    plan: of N masks, which fit in memory.
     values: `[N, T]`.
     extra: uniform masks outside the plan; the first `num_test` judge, the
       others serve the lasso, and all of them the winner's last fit.
@@ -128,22 +132,17 @@ def compare(
   """
   answer = by_spex(plan, values)
   test = extra.at(slice(num_test))
-  scores = [_mean(r2(test, answer.functions))]
-  if scores[0] > 1 - _EXPLAINED:
+  spoken = _mean(r2(test, answer.functions))
+  if spoken > 1 - _EXPLAINED:
     return answer._replace(notes=[*answer.notes, _EXACT_NOTE])
   planned = Samples(plan.masks(), values)
   samples = planned.join(extra.at(slice(num_test, None)))
-  scores.append(_mean(r2(test, by_lasso(samples, max_order).functions)))
+  rival, best = _best_lasso(samples, test, max_order)
+  scores = spoken, best
   note = _comparison(scores, f"{num_test} masks that neither had seen")
-  everything = planned.join(extra)
-  if _prefers_spex(scores):
-    functions = [
-      _refit(everything.masks, column, function)
-      for column, function in zip(everything.values.T, answer.functions)
-    ]
-    return answer._replace(functions=functions, notes=[note, *answer.notes])
-  answer = by_lasso(everything, max_order)
-  return answer._replace(notes=[note, *answer.notes])
+  winner = answer if _prefers_spex(scores) else rival
+  winner = _on_all(winner, planned.join(extra))
+  return winner._replace(notes=[note, *winner.notes])
 
 
 _EXACT_NOTE = "SPEX explains the values to the last digits; no lasso was tried."
@@ -163,36 +162,43 @@ def by_spex(plan: spex.QueryPlan, values: np.ndarray) -> Answer:
   return Answer(functions, "spex", [note])
 
 
-def is_explained(
-  plan: spex.QueryPlan, values: np.ndarray, answer: Answer
-) -> bool:
-  """Whether an answer gives the plan's own values to the last digits.
+def is_explained(samples: Samples, answer: Answer) -> bool:
+  """Whether an answer gives its own samples to the last digits.
 
   And with few sets: beyond an eighth of the masks they may interpolate.
   """
-  if max(int(f.count) for f in answer.functions) > plan.num_masks // 8:
+  most = max(int(f.count) for f in answer.functions)
+  if most > len(samples.masks) // 8:
     return False
-  return _mean(r2(Samples(plan.masks(), values), answer.functions)) > (
-    1 - _EXPLAINED
-  )
+  return _mean(r2(samples, answer.functions)) > 1 - _EXPLAINED
+
+
+class Merged(NamedTuple):
+  """Values of equal masks, joined by their mean.
+
+  Attributes:
+    values: float64 `[U, T]`, one row for each distinct mask.
+    noise: `[T]` standard deviation among equal masks; None if all differ.
+    notes: what to tell about it.
+  """
+
+  values: np.ndarray
+  noise: np.ndarray | None
+  notes: list[str]
 
 
 def merge(
-  masks: np.ndarray, values: np.ndarray, *, strict: bool
-) -> tuple[Samples, np.ndarray, np.ndarray | None, list[str]]:
-  """Joins equal masks by the mean of their values.
-
-  Returns:
-    The samples, in order of first occurrence; `[B]` the sample of each row;
-    `[T]` standard deviation among equal masks, None if all differ; notes.
+  distinct: packing.Distinct, values: np.ndarray, *, strict: bool
+) -> Merged:
+  """Joins the values `[B, T]` of equal masks.
 
   Raises:
     ValueError: equal masks of different values, if `strict`.
   """
-  first, inverse = packing.distinct_masks(masks)
-  num_repeats = len(masks) - len(first)
+  first, inverse = distinct
+  num_repeats = len(values) - len(first)
   if not num_repeats:
-    return Samples(masks, values), inverse, None, []
+    return Merged(values, None, [])
   size = np.abs(values).max(axis=0)
   size = np.where(size > 0, size, 1.0)
   unit = values / size
@@ -208,30 +214,41 @@ def merge(
     if strict:
       raise ValueError(f"{text}; mend the samples, or use strict=False.")
     notes.append(f"{text}; see the noise floor.")
-  return Samples(masks[first], means * size), inverse, noise, notes
+  return Merged(means * size, noise, notes)
 
 
 def unseen(
-  held_out: tuple[base.Masks, base.Values], samples: Samples
+  held_out: tuple[base.Masks, base.Values],
+  n: int,
+  num_targets: int,
+  hashes: np.ndarray,
 ) -> Samples:
   """The held-out masks that are not among the samples, each once.
+
+  Args:
+    held_out: masks and values.
+    n: players, and `num_targets` targets, of the samples.
+    num_targets: T.
+    hashes: uint64 `[B, 2]` of the samples' masks, of `masks.packing`.
 
   Raises:
     ValueError: none is left, or other players or targets.
   """
-  masks = base.check_masks(held_out[0], samples.masks.shape[1])
-  values = base.check_values(held_out[1], len(masks))
-  values = values.reshape(len(masks), -1)
-  if values.shape[1] != samples.values.shape[1]:
+  masks = base.check_masks(held_out[0], n)
+  none = "Every held-out mask is among the samples, or none came."
+  if not len(masks):
+    raise ValueError(none)
+  values = base.check_values(held_out[1], len(masks)).reshape(len(masks), -1)
+  if values.shape[1] != num_targets:
     raise ValueError(
       f"Held-out values have {values.shape[1]} targets; the samples have "
-      f"{samples.values.shape[1]}."
+      f"{num_targets}."
     )
-  num_seen = len(samples.masks)
-  first = packing.distinct_masks(np.concatenate([samples.masks, masks])).first
-  rows = first[first >= num_seen] - num_seen
+  both = np.concatenate([hashes, packing.hash_masks(masks, bits=128)])
+  first = packing.distinct_hashes(both).first
+  rows = first[first >= len(hashes)] - len(hashes)
   if not len(rows):
-    raise ValueError("Every held-out mask is among the samples, or none came.")
+    raise ValueError(none)
   return Samples(masks[rows], values[rows])
 
 
@@ -245,19 +262,55 @@ def split(samples: Samples, num_test: int) -> tuple[Samples, Samples]:
   )
 
 
-def _lassos(samples, order):
-  return [lasso.fit(samples.masks, v, order) for v in samples.values.T]
-
-
-def _refit(masks, values, function):
-  """The same sets on all samples."""
-  rows = int(function.count)
-  players = np.asarray(function.players)[:rows]
-  found = regress.refit(masks, values, players, function.n)
-  kept = (found.coefs != 0) | (players == function.n).all(axis=1)
-  return sparse.SparseFourier.from_players(
-    function.n, players[kept], found.coefs[kept]
+def _best_lasso(
+  samples: Samples, test: Samples, max_order: int | None
+) -> tuple[Answer, float]:
+  """The mean, order 1 or order 2: the best on `test`, and its score there."""
+  n = samples.masks.shape[1]
+  best, functions = "the mean alone", _means(samples)
+  top, told = _mean(r2(test, functions)), []
+  for order in (1, 2):
+    if order > min(n, max_order or LASSO_ORDER) or top > 1 - _EXPLAINED:
+      break  # Nothing can win against an exact fit.
+    fitted = _lassos(samples, order)
+    found = _mean(r2(test, fitted))
+    told.append(f"order {order} R^2 {found:.3f}")
+    if found > top + _GAIN:
+      best, functions, top = f"order {order}", fitted, found
+  note = (
+    f"Lasso, {best}: on {len(test.masks)} masks that were kept aside "
+    f"it has R^2 {top:.3f} ({', '.join(told) or 'exact'})."
   )
+  return Answer(functions, "lasso", [*_order_notes(max_order), note]), top
+
+
+def _on_all(answer: Answer, samples: Samples) -> Answer:
+  """The same sets, refitted on all samples."""
+  functions = [
+    lasso.refit_sets(samples.masks, column, function)
+    for column, function in zip(samples.values.T, answer.functions)
+  ]
+  return answer._replace(functions=functions)
+
+
+def _order_notes(max_order):
+  if max_order is None or max_order <= LASSO_ORDER:
+    return []
+  return [
+    f"The lasso fits sets of up to {LASSO_ORDER}, not max_order={max_order}."
+  ]
+
+
+def _lassos(samples, order):
+  return lasso.fit_targets(samples.masks, samples.values, order)
+
+
+def _means(samples):
+  n = samples.masks.shape[1]
+  size = np.abs(samples.values).max(axis=0)
+  size = np.where(size > 0, size, 1.0)  # No sum overflows.
+  means = ((samples.values / size).mean(axis=0) * size).tolist()
+  return [sparse.SparseFourier.from_terms(n, [((), v)]) for v in means]
 
 
 def _prefers_spex(scores):

@@ -144,6 +144,19 @@ def test_bad_requests_are_refused():
     evaluate.compiled(_one, _N)(_masks(0))
 
 
+def test_masks_may_be_written_to():
+  def careless(rows):
+    values = _expected(rows)
+    rows[:] = False
+    return values
+
+  masks = _masks(9)
+  expected = _expected(masks)
+  for _ in range(2):
+    values = evaluate.host(careless, _N, batch_size=4)(masks)
+    np.testing.assert_array_equal(values, expected)
+
+
 def test_integers_and_booleans_become_floats():
   masks = _masks(5)
   counts = evaluate.host(lambda rows: rows.sum(axis=1), _N, batch_size=2)(masks)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from spex_jax.fourier import lasso, sparse
+from spex_jax.fourier import lasso, regress, sparse
 
 
 def _problem(n, num_masks, terms, noise=0.0):
@@ -56,6 +56,33 @@ def test_deterministic():
   masks, values = _problem(20, 100, {(1,): 1.0, (3, 4): 1.0}, noise=1.0)
   first, again = (lasso.fit(masks, values, 2) for _ in range(2))
   assert first.terms() == again.terms()
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("max_columns", [8, 40, 500])
+def test_targets_are_fitted_as_if_alone(order, max_columns):
+  masks, first = _problem(12, 150, {(1,): 1.0, (3, 4): 2.0}, noise=0.5)
+  _, second = _problem(12, 150, {(5,): 1.0, (0, 9): -2.0}, noise=0.5)
+  values = np.stack([first, second], axis=1)
+  together = lasso.fit_targets(masks, values, order, max_columns=max_columns)
+  for column, found in zip(values.T, together):
+    alone = lasso.fit(masks, column, order, max_columns=max_columns)
+    expected = dict(alone.terms())
+    assert dict(found.terms()).keys() == expected.keys()
+    for members, coef in found.terms():
+      np.testing.assert_allclose(coef, expected[members], atol=1e-9)
+
+
+def test_chunks_change_nothing(monkeypatch):
+  masks, values = _problem(60, 3000, {(1,): 1.0, (3, 4): 2.0}, noise=0.1)
+  whole = dict(lasso.fit(masks, values, 2, max_columns=90).terms())
+  monkeypatch.setattr(lasso, "_CELLS", 1)
+  monkeypatch.setattr(regress, "_CELLS", 1)
+  monkeypatch.setattr(regress, "_ROWS", 100)
+  parts = dict(lasso.fit(masks, values, 2, max_columns=90).terms())
+  assert parts.keys() == whole.keys()
+  for members, coef in parts.items():
+    np.testing.assert_allclose(coef, whole[members], atol=1e-6)
 
 
 def test_other_orders_raise():

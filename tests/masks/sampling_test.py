@@ -153,6 +153,24 @@ def test_distinct_by_rejection(n):
     sampling.distinct(jax.random.key(0), 2 * n + 1, n, weights=weights)
 
 
+def test_distinct_takes_nearly_all_of_many():
+  masks = sampling.distinct(jax.random.key(0), 2**17, 17)
+  np.testing.assert_array_equal(np.sort(_index(masks)), np.arange(2**17))
+  some = sampling.distinct(
+    jax.random.key(1), 2**17 - 900, 17, exclude=masks[:900]
+  )
+  assert set(_index(some)) == set(_index(masks[900:]))
+
+
+def test_used_up_weights_are_ranked_where_masks_can_be_listed():
+  """Sizes 0 and 17 take all draws; the rest comes by rank."""
+  weights = np.zeros(18)
+  weights[[0, 17]], weights[2] = 1, 1e-30
+  masks = sampling.distinct(jax.random.key(0), 50, 17, weights=weights)
+  assert np.bincount(masks.sum(axis=1)).tolist()[:3] == [1, 0, 48]
+  assert len(packing.distinct_masks(masks).first) == 50
+
+
 def test_hopeless_weights_raise():
   weights = np.zeros(31)
   weights[0], weights[2] = 1, 1e-30

@@ -47,7 +47,15 @@ def test_the_order_is_chosen(terms, order):
   noise = np.random.default_rng(0).normal(size=200)
   samples = _samples(15, 200, lambda m: _function(15, terms)(m) + noise)
   answer = select.by_lasso(samples)
-  assert f"Lasso of order {order}" in answer.notes[0]
+  assert f"Lasso, order {order}:" in answer.notes[0]
+
+
+def test_noise_is_answered_by_its_mean():
+  noise = np.random.default_rng(0).normal(size=300)
+  answer = select.by_lasso(_samples(15, 300, lambda m: 7 + noise))
+  (players, mean), *rest = answer.functions[0].terms()
+  assert players == () and abs(mean - 7) < 0.3
+  assert "the mean alone" in answer.notes[0] and not rest
 
 
 def test_few_masks():
@@ -97,6 +105,15 @@ def test_the_better_one_speaks_and_judges_are_unseen(
   by_lasso = _Fixed("lasso", [good if better == "lasso" else bad])
   monkeypatch.setattr(select, "by_spex", by_spex)
   monkeypatch.setattr(select, "by_lasso", by_lasso)
+  best_lasso = _Fixed("lasso", by_lasso.answer.functions)
+  monkeypatch.setattr(
+    select,
+    "_best_lasso",
+    lambda samples, test, order: (
+      best_lasso(samples),
+      select.r2(test, best_lasso.answer.functions)[0],
+    ),
+  )
   if whole_plan:
     answer = select.by_plan(plan, values)
     half, judged = by_spex.seen[1][0], by_lasso.seen[0][0]
@@ -106,7 +123,7 @@ def test_the_better_one_speaks_and_judges_are_unseen(
     masks = sampling.distinct(jax.random.key(2), 60, 12, exclude=exclude)
     extra = select.Samples(masks, truth(masks)[:, None])
     answer = select.compare(plan, values, extra, 40)
-    seen = set(map(bytes, by_lasso.seen[0][0].masks))
+    seen = set(map(bytes, best_lasso.seen[0][0].masks))
     assert not seen & set(map(bytes, masks[:40]))
     assert seen >= set(map(bytes, masks[40:]))
     if better == "spex":  # Refitted on the same sets, by all samples.

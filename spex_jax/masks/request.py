@@ -1,0 +1,89 @@
+"""What may be asked: arguments of the public functions, checked by name."""
+
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+
+from spex_jax import base
+
+
+def whole(name: str, value: Any, least: int) -> int:
+  """Returns an argument that must be a whole number, at least `least`.
+
+  Raises:
+    TypeError: a boolean, or no integer (2.0 is none).
+    ValueError: too small.
+  """
+  try:
+    if isinstance(value, bool):
+      raise TypeError
+    number = operator.index(value)
+  except TypeError:
+    raise TypeError(f"{name} must be a whole number; got {value!r}.") from None
+  if number < least:
+    raise ValueError(f"{name} must be at least {least}; got {number}.")
+  return number
+
+
+def choice(name: str, value: Any, known: Sequence[str]) -> str:
+  """Returns an argument that must be one of some names.
+
+  Raises:
+    ValueError: another one.
+  """
+  if value not in known:
+    raise ValueError(f"Unknown {name} {value!r}; known: {', '.join(known)}.")
+  return value
+
+
+def order(max_order: Any, n: int) -> int | None:
+  """Returns the largest order asked for, None or 1..n.
+
+  Raises:
+    TypeError: no integer.
+    ValueError: outside 1..n.
+  """
+  if max_order is None:
+    return None
+  number = whole("max_order", max_order, -(10**9))
+  if not 1 <= number <= n:
+    raise ValueError(f"max_order must lie in 1..{n}; got {number}.")
+  return number
+
+
+def player_names(names: Iterable[Any] | None, n: int) -> tuple[str, ...] | None:
+  """Returns n names as strings, or None.
+
+  Raises:
+    TypeError: one string, or nothing that can be listed.
+    ValueError: another number of names.
+  """
+  if names is None:
+    return None
+  if isinstance(names, str | bytes) or not isinstance(names, Iterable):
+    raise TypeError(f"names must be a list of {n} strings; got {names!r}.")
+  out = tuple(map(str, names))
+  if len(out) != n:
+    raise ValueError(f"Need {n} names, one per player; got {len(out)}.")
+  return out
+
+
+def typed_key(key: Any) -> base.Key:
+  """Returns a single key of `jax.random.key`.
+
+  Raises:
+    TypeError: anything else, such as a seed, or None.
+  """
+  if (
+    not isinstance(key, jax.Array)
+    or not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+    or key.shape
+  ):
+    what = getattr(key, "dtype", None)
+    shown = repr(key) if what is None else f"{what}{list(key.shape)}"
+    raise TypeError(
+      f"key must be one typed key, such as jax.random.key(0); got {shown}."
+    )
+  return key
