@@ -8,6 +8,7 @@ notices neither a flipped bit nor a template of another shape, which it fills
 by cutting or padding.)
 """
 
+import errno
 import hashlib
 import os
 import pathlib
@@ -33,7 +34,7 @@ def save(path: str | os.PathLike, state: Any, config: dict[str, Any]) -> None:
 
   Raises:
     FileExistsError: `path` exists.
-    OSError: no room or no permission; nothing is left behind.
+    OSError: no room or no permission, naming `path`; nothing is left behind.
   """
   import orbax.checkpoint as ocp  # Slow to import.
 
@@ -41,8 +42,8 @@ def save(path: str | os.PathLike, state: Any, config: dict[str, Any]) -> None:
   if path.exists():
     raise FileExistsError(f"{path} exists; checkpoints are not overwritten.")
   temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  temporary.mkdir(parents=True)
   try:
+    temporary.mkdir(parents=True)
     with ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save(temporary / _STATE, state)
     for file in _files(temporary):
@@ -55,6 +56,8 @@ def save(path: str | os.PathLike, state: Any, config: dict[str, Any]) -> None:
     base.write_json(temporary / _MANIFEST, manifest)
     temporary.rename(path)
     _sync(path.parent)
+  except Exception as error:  # Of the system, or Orbax's own kinds.
+    raise OSError(f"{path} could not be saved: {_reason(error)}.") from error
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
 
@@ -89,8 +92,7 @@ def restore(path: str | os.PathLike, like: Any, config: dict[str, Any]) -> Any:
       if saved.get(key, _ABSENT) != config.get(key, _ABSENT)
     )
     raise ValueError(
-      f"{path} belongs to another configuration: {', '.join(keys)} differ. "
-      "Choose another directory, or the configuration it was made with."
+      f"{path} belongs to another configuration: {_differ(keys)}. {_REMEDY}"
     )
   leaves = _leaves(like)
   if manifest["leaves"] != leaves:
@@ -100,8 +102,8 @@ def restore(path: str | os.PathLike, like: Any, config: dict[str, Any]) -> Any:
       if leaves.get(name) != manifest["leaves"].get(name)
     )
     raise ValueError(
-      f"{path} holds a state of another structure: {', '.join(names)} "
-      "differ in presence, shape or dtype."
+      f"{path} holds a state of another structure: {_differ(names)} in "
+      f"presence, shape or dtype. {_REMEDY}"
     )
   template = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
   with ocp.StandardCheckpointer() as checkpointer:
@@ -109,31 +111,62 @@ def restore(path: str | os.PathLike, like: Any, config: dict[str, Any]) -> Any:
 
 
 _ABSENT = object()
+_REMEDY = "Remove it, or choose another directory (--workdir of a command)."
+
+
+def _differ(names: list[str]) -> str:
+  return f"{', '.join(names)} {'differs' if len(names) == 1 else 'differ'}"
+
+
+def _reason(error: BaseException) -> str:
+  """Why a file was not written: what the system said, if it is to blame."""
+  cause: BaseException | None = error
+  while cause is not None:
+    if isinstance(cause, OSError) and cause.strerror:
+      return cause.strerror
+    cause = cause.__cause__ or cause.__context__
+  # Storage below Orbax gives its errors as text, of many lines.
+  lines = str(error).strip().splitlines() or [""]
+  known = (os.strerror(e) for e in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT))
+  for text in known:
+    if text in str(error):
+      return text
+  return f"{type(error).__name__}: {lines[0]}".rstrip(".")
 
 
 def _verified(path: pathlib.Path) -> dict[str, Any]:
   """The manifest of a directory whose files all agree with it."""
-  if not path.is_dir():
+  if path.exists() and not path.is_dir():
+    raise ValueError(f"{path} is a file, not a checkpoint. {_REMEDY}")
+  if not path.exists():
     raise FileNotFoundError(f"No checkpoint at {path}.")
   if not (path / _MANIFEST).is_file():
     raise ValueError(
-      f"{path} has no {_MANIFEST}: not a finished checkpoint. Remove it."
+      f"{path} has no {_MANIFEST}: not a finished checkpoint. {_REMEDY}"
     )
-  manifest = base.read_json(path / _MANIFEST)
-  if not {"config", "leaves", "files"} <= manifest.keys():
-    raise ValueError(f"{path / _MANIFEST} is not a checkpoint's manifest.")
+  try:
+    manifest = base.read_json(path / _MANIFEST)
+  except ValueError as error:
+    raise ValueError(
+      f"{path} is damaged: {_MANIFEST} cannot be read. {_REMEDY}"
+    ) from error
+  parts = [manifest.get(name) for name in ("config", "leaves", "files")]
+  if not all(isinstance(part, dict) for part in parts):
+    raise ValueError(
+      f"{path} is damaged: {_MANIFEST} is none of a checkpoint. {_REMEDY}"
+    )
   expected, present = manifest["files"], set(_files(path))
   missing = sorted(expected.keys() - present)
   foreign = sorted(present - expected.keys())
   if missing or foreign:
     raise ValueError(
-      f"{path} is damaged: missing files {missing}, unknown files {foreign}."
+      f"{path} is damaged: missing files {missing}, unknown files {foreign}. "
+      f"{_REMEDY}"
     )
   for file, digest in expected.items():
     if _digest(path / file) != digest:
       raise ValueError(
-        f"{path} is damaged: {file} contradicts its SHA-256. Remove the "
-        "checkpoint and make it anew."
+        f"{path} is damaged: {file} contradicts its SHA-256. {_REMEDY}"
       )
   return manifest
 

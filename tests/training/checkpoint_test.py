@@ -1,5 +1,6 @@
 """A checkpoint comes back whole, or is refused."""
 
+import errno
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import textwrap
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint
 import pytest
 
 from spex_jax.training import checkpoint
@@ -49,7 +51,7 @@ def test_every_flipped_bit_is_noticed(saved):
     damaged = bytearray(whole)
     damaged[len(damaged) // 2] ^= 1
     file.write_bytes(damaged)
-    with pytest.raises(ValueError, match=r"damaged|not JSON"):
+    with pytest.raises(ValueError, match=r"damaged.*Remove it, or choose"):
       checkpoint.restore(saved, _state(), _CONFIG)
     file.write_bytes(whole)
   checkpoint.restore(saved, _state(), _CONFIG)
@@ -78,11 +80,27 @@ def test_another_configuration_is_refused_by_its_keys(saved):
     checkpoint.restore(saved, _state(), {"width": 3, "rate": 0.2, "depth": 1})
 
 
+def test_one_key_differs_and_two_differ(saved):
+  with pytest.raises(ValueError, match=r"rate differs\. Remove it, or choose"):
+    checkpoint.restore(saved, _state(), _CONFIG | {"rate": 0.2})
+
+
+def test_files_in_the_place_of_a_checkpoint_are_refused(saved):
+  file = saved.parent / "file"
+  file.write_text("")
+  with pytest.raises(ValueError, match=r"is a file.*Remove it, or choose"):
+    checkpoint.restore(file, _state(), _CONFIG)
+  for text in ("{", "[]", "{}", '{"config": 1, "leaves": {}, "files": {}}'):
+    (saved / "manifest.json").write_text(text)
+    with pytest.raises(ValueError, match=r"damaged: manifest.*Remove it, or"):
+      checkpoint.restore(saved, _state(), _CONFIG)
+
+
 def test_another_structure_is_refused_by_its_leaves(saved):
   wider = _state() | {"layer": {"kernel": jnp.zeros((2, 4))}}
-  with pytest.raises(ValueError, match=r"\['layer'\]\['kernel'\] differ"):
+  with pytest.raises(ValueError, match=r"\['layer'\]\['kernel'\] differs in"):
     checkpoint.restore(saved, wider, _CONFIG)
-  with pytest.raises(ValueError, match=r"\['count'\] differ"):
+  with pytest.raises(ValueError, match=r"\['count'\] differs in"):
     checkpoint.restore(
       saved, {k: v for k, v in _state().items() if k != "count"}, _CONFIG
     )
@@ -94,8 +112,31 @@ def test_nothing_is_overwritten(saved):
 
 
 def test_a_failed_save_leaves_nothing(tmp_path):
-  with pytest.raises(ValueError):  # NaN is no JSON: fails after Orbax wrote.
+  with pytest.raises(OSError, match="model could not be saved: ValueError"):
+    # NaN is no JSON: fails after Orbax wrote.
     checkpoint.save(tmp_path / "model", _state(), {"rate": float("nan")})
+  assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+  "error",
+  [
+    OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+    RuntimeError("worker:\nwrite failed [No space left on device]\nat x.cc"),
+  ],
+)
+def test_a_full_disk_is_one_error_that_names_the_path(
+  tmp_path, monkeypatch, error
+):
+  def full(*args, **kwargs):
+    raise error
+
+  monkeypatch.setattr(orbax.checkpoint.StandardCheckpointer, "save", full)
+  path = tmp_path / "model"
+  with pytest.raises(OSError) as caught:
+    checkpoint.save(path, _state(), _CONFIG)
+  expected = f"{path} could not be saved: No space left on device."
+  assert str(caught.value) == expected
   assert os.listdir(tmp_path) == []
 
 
