@@ -9,7 +9,7 @@ Shapes: H by W pixels.
 
 import os
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -44,15 +44,17 @@ def image(
     title: over the figure.
     top: how many sets of two or more players to link.
   """
-  from matplotlib import lines  # Slow to import.
+  from matplotlib import lines, patches  # Slow to import.
 
   pixels, owner = np.asarray(pixels), np.asarray(owner)
   singles, larger = _split(interactions)
   figure = _figure(11, 4.2)
   left, middle, right = figure.subplots(1, 3)
+  rows, columns = _grid(owner)
   for axes in (left, middle, right):
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set_xticks(columns, range(len(columns)), fontsize=7)
+    axes.set_yticks(rows, range(len(rows)), fontsize=7)
+    axes.tick_params(length=2)
   left.imshow(pixels, cmap="gray")
   left.set_title("input")
 
@@ -68,16 +70,24 @@ def image(
   right.imshow(pixels, cmap="gray", alpha=0.35)
   right.set_title("strongest sets" if larger else "no sets of 2 or more")
   handles = []
-  for number, (players, value) in enumerate(larger[:top]):
-    color = _LINKS[number % len(_LINKS)]
-    # Outlines of players in several sets lie inside each other.
-    inset = 0.06 + 0.07 * (number % 5)
-    centres = np.asarray(
-      [_outline(right, owner, p, color, inset) for p in players]
+  larger = larger[:top]
+  boxes = {p: _box(owner, p) for players, _ in larger for p in players}
+  for left_edge, top_edge, width, height in boxes.values():
+    right.add_patch(
+      patches.Rectangle(
+        (left_edge, top_edge), width, height, fill=False, edgecolor="#555555"
+      )
     )
-    middle_point = centres.mean(axis=0)
-    for centre in centres:
-      right.plot(*zip(centre, middle_point), color=color, lw=2)
+  for number, (players, value) in enumerate(larger):
+    color = _LINKS[number % len(_LINKS)]
+    # A player of several sets has a mark for each, around its centre.
+    angle = 2 * np.pi * number / max(len(larger), 1)
+    place = 0.5 + 0.25 * np.array([np.cos(angle), np.sin(angle)])
+    marks = np.asarray([boxes[p][:2] + place * boxes[p][2:] for p in players])
+    middle_point = marks.mean(axis=0)
+    for mark in marks:
+      right.plot(*zip(mark, middle_point), color=color, lw=1.5)
+    right.plot(*marks.T, "o", color=color, ms=3.5)
     label = f"{value:+.3g}  {_label(interactions, players)}"
     handles.append(lines.Line2D([], [], color=color, lw=2, label=label))
   if handles:
@@ -86,7 +96,7 @@ def image(
       title=_values_in(interactions),
       title_fontsize=8,
       loc="upper center",
-      bbox_to_anchor=(0.5, -0.02),
+      bbox_to_anchor=(0.5, -0.08),
       fontsize=8,
       frameon=False,
     )
@@ -125,7 +135,8 @@ def network(
 ) -> "matplotlib.figure.Figure":
   """Players on a circle; pairs are links, larger sets are tinted polygons.
 
-  A node's area is its first-order value, a link's width its interaction.
+  A node's area is its first-order value, a link's width (a polygon's
+  strength) its interaction; a legend says so.
 
   Args:
     interactions: the values.
@@ -133,7 +144,7 @@ def network(
     top: how many sets of two or more players; only their players, and as
       many of the strongest alone, are drawn.
   """
-  from matplotlib import patches  # Slow to import.
+  from matplotlib import lines, patches  # Slow to import.
 
   singles, larger = _split(interactions)
   larger = larger[:top]
@@ -178,7 +189,19 @@ def network(
     )
   axes.set_xlim(-1.5, 1.5)
   axes.set_ylim(-1.5, 1.5)
-  axes.set_title(_escape(title) or _values_in(interactions))
+  axes.legend(
+    handles=[
+      lines.Line2D([], [], color=_POSITIVE, lw=3, label="positive"),
+      lines.Line2D([], [], color=_NEGATIVE, lw=3, label="negative"),
+    ],
+    title="area, width, tint: size",
+    title_fontsize=8,
+    loc="lower right",
+    fontsize=8,
+    frameon=False,
+  )
+  values = _values_in(interactions)
+  axes.set_title(f"{_escape(title)}\n{values}" if title else values)
   return figure
 
 
@@ -201,20 +224,26 @@ def _figure(width: float, height: float) -> "matplotlib.figure.Figure":
   return figure.Figure(figsize=(width, height), layout="constrained")
 
 
-def _outline(
-  axes: Any, owner: np.ndarray, player: int, color: str, inset: float
-) -> np.ndarray:
-  """Frames a player's bounding box; returns its centre as (x, y)."""
-  from matplotlib import patches  # Slow to import.
-
+def _box(owner: np.ndarray, player: int) -> np.ndarray:
+  """A player's bounding box: left, top, width and height."""
   rows, cols = np.nonzero(owner == player)
-  left, top = cols.min() - 0.5 + inset, rows.min() - 0.5 + inset
-  width, height = np.ptp(cols) + 1 - 2 * inset, np.ptp(rows) + 1 - 2 * inset
-  frame = patches.Rectangle(
-    (left, top), width, height, fill=False, edgecolor=color, lw=2
+  return np.array(
+    [cols.min() - 0.5, rows.min() - 0.5, np.ptp(cols) + 1, np.ptp(rows) + 1]
   )
-  axes.add_patch(frame)
-  return np.array([left + width / 2, top + height / 2])
+
+
+def _grid(owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Centres of the rows and columns of patches, if the players are a grid."""
+  centres = []
+  for axis in (0, 1):
+    other = 1 - axis
+    edges = np.flatnonzero(np.diff(owner, axis=axis).any(axis=other)) + 1
+    edges = np.concatenate([[0], edges, [owner.shape[axis]]])
+    centres.append((edges[:-1] + edges[1:] - 1) / 2)
+  rows, columns = centres
+  if len(rows) * len(columns) != len(np.unique(owner)):
+    return np.zeros(0), np.zeros(0)  # Other shapes have no such numbers.
+  return rows, columns
 
 
 def _split(interactions: Interactions) -> tuple[list[Set], list[Set]]:

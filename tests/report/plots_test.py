@@ -38,13 +38,50 @@ def test_image_shows_first_order_values_at_their_patches():
   expected[2:4, 2:4] = -2.0  # Player 5: r1c1.
   np.testing.assert_array_equal(heat.get_array(), expected)
   assert heat.get_clim() == (-2.0, 2.0)  # White is 0.
-  # One frame per member of a larger set, and their labels in the legend.
-  assert len(figure.axes[2].patches) == 7
+  # One frame per player of any larger set, and the sets in the legend.
+  frames = [patch.get_xy() for patch in figure.axes[2].patches]
+  corners = {(0, 0), (1, 1), (0, 1), (1, 2), (3, 3), (0, 2), (0, 3)}
+  expected = {(2 * col - 0.5, 2 * row - 0.5) for row, col in corners}
+  assert len(frames) == len(expected) and {*frames} == expected
   legend = figure.axes[2].get_legend()
   labels = [text.get_text() for text in legend.get_texts()]
   assert labels[0] == "+0.75  r0c0, r1c1"
   assert labels[1] == "-0.5  r0c1, r1c2, r3c3"
   figure.canvas.draw()
+
+
+def test_ticks_are_the_numbers_in_the_names_of_patches():
+  players = features.patches((1, 6, 8), 2)
+  sets = [((players.names.index("r2c3"),), 1.0)]
+  found = _found(12, names=players.names, sets=sets)
+  figure = plots.image(np.zeros((6, 8)), players.owner[0], found)
+  for axes in figure.axes[:3]:
+    assert axes.get_xticks().tolist() == [0.5, 2.5, 4.5, 6.5]
+    assert axes.get_yticks().tolist() == [0.5, 2.5, 4.5]
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert labels == ["0", "1", "2", "3"]
+  # Row 2, column 3.
+  assert figure.axes[1].images[0].get_array()[5, 7] == 1.0
+
+
+def test_marks_of_one_player_in_several_sets_are_apart():
+  players = features.patches((1, 2, 2), 1)
+  sets = [((0, 1), 3.0), ((0, 2), 2.0), ((0, 3), 1.0)]
+  figure = plots.image(
+    np.zeros((2, 2)), players.owner[0], _found(4, players.names, sets)
+  )
+  lines = figure.axes[2].lines
+  marks = [line.get_xydata()[0] for line in lines if line.get_marker() == "o"]
+  assert len(marks) == 3
+  assert len({tuple(np.round(mark, 6)) for mark in marks}) == 3
+  assert np.abs(marks).max() < 0.5  # All in player 0's own pixel.
+
+
+def test_shapes_that_are_no_grid_have_no_ticks():
+  owner = np.array([[0, 0], [1, 0]])
+  found = _found(2, sets=[((0,), 1.0)])
+  figure = plots.image(np.zeros((2, 2)), owner, found)
+  assert len(figure.axes[0].get_xticks()) == 0
 
 
 def test_image_without_larger_sets_or_any():
@@ -86,6 +123,11 @@ def test_network_links_pairs_and_tints_larger_sets():
     "6",
     "15",
   }
+  assert axes.get_title() == "FBII (logit)"
+  legend = [text.get_text() for text in axes.get_legend().get_texts()]
+  assert legend == ["positive", "negative"]
+  titled = plots.network(_found(), title="a $5 note").axes[0].get_title()
+  assert titled == "a \\$5 note\nFBII (logit)"
   figure.canvas.draw()
 
 
