@@ -3,15 +3,21 @@
 Bad input ends in one line on stderr and exit code 1.
 """
 
+import contextlib
 import difflib
 import importlib.util
+import logging
+import os
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-import ml_collections
-from absl import flags
-from ml_collections.config_flags import config_flags
+import spex_jax
+
+if TYPE_CHECKING:
+  import ml_collections
 
 _CONFIGS = pathlib.Path(__file__).parent / "configs"
 _RUNS = pathlib.Path("runs")
@@ -27,7 +33,8 @@ commands:
             which sets of features interact
 
 `spex explain` alone trains a small network on handwritten digits and explains
-one image. `spex explain --help` lists its configurations and settings.
+one image. `spex explain --help` lists its configurations and settings, and
+`spex --version` prints the version.
 """
 
 _USAGE_EXPLAIN = """\
@@ -61,22 +68,22 @@ def main(arguments: Sequence[str]) -> int:
   Args:
     arguments: of the command line, without the program's name.
   """
-  if not arguments or arguments[0] in ("-h", "--help", "-help", "help"):
-    print(_USAGE, end="")
-    return 0
-  command, *rest = arguments
-  debug = "--debug" in rest
-  rest = [argument for argument in rest if argument != "--debug"]
+  debug = "--debug" in arguments
+  arguments = [argument for argument in arguments if argument != "--debug"]
   try:
-    if command not in _COMMANDS:
-      raise ValueError(
-        f"unknown command {command!r}; known are {', '.join(_COMMANDS)}."
-      )
-    _COMMANDS[command](rest)
+    with contextlib.nullcontext() if debug else _quiet():
+      _command(arguments)
+    sys.stdout.flush()
   except KeyboardInterrupt:
     print("spex: interrupted", file=sys.stderr)
     return 130
-  except Exception as error:  # One line, whatever went wrong.
+  except (Exception, SystemExit) as error:  # One line, whatever went wrong.
+    if _is_broken_pipe(error):
+      # Nobody reads on, as in `spex ... | head`: no error of ours. What is
+      # left in the buffer must not fail again when Python exits.
+      with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+      return 1
     if debug:
       raise
     print(f"spex: error: {_one_line(error)}", file=sys.stderr)
@@ -84,13 +91,54 @@ def main(arguments: Sequence[str]) -> int:
   return 0
 
 
-def load_config(name: str) -> ml_collections.ConfigDict:
+def _command(arguments: Sequence[str]) -> None:
+  if not arguments or arguments[0] in ("-h", "--help", "-help", "help"):
+    print(_USAGE, end="")
+    return
+  command, *rest = arguments
+  if command in ("--version", "-version", "version"):
+    print(f"spex {spex_jax.__version__}")
+    return
+  if command not in _COMMANDS:
+    raise ValueError(
+      f"unknown command {command!r}; known are {', '.join(_COMMANDS)}."
+    )
+  _COMMANDS[command](rest)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Silences the log and the threads of Orbax: errors come as one line."""
+  loggers = [logging.getLogger(name) for name in ("absl", "orbax", "asyncio")]
+  levels, hook = [logger.level for logger in loggers], threading.excepthook
+  for logger in loggers:
+    logger.setLevel(logging.CRITICAL + 1)
+  threading.excepthook = lambda _: None
+  try:
+    yield
+  finally:
+    threading.excepthook = hook
+    for logger, level in zip(loggers, levels):
+      logger.setLevel(level)
+
+
+def _is_broken_pipe(error: BaseException) -> bool:
+  # rich exits when it meets one.
+  return isinstance(error, BrokenPipeError) or (
+    isinstance(error, SystemExit)
+    and isinstance(error.__context__, BrokenPipeError)
+  )
+
+
+def load_config(name: str) -> "ml_collections.ConfigDict":
   """The configuration `NAME_OR_FILE[:SIZE]`.
 
   Raises:
     ValueError: no such name or file, a file that does not run, or one without
       a `get_config` that returns a ConfigDict.
   """
+  import ml_collections  # An interrupt while it loads is one line, too.
+
   path, colon, size = name.partition(":")
   file = pathlib.Path(path)
   if path in config_names():
@@ -107,7 +155,7 @@ def load_config(name: str) -> ml_collections.ConfigDict:
   try:
     spec.loader.exec_module(module)
     config = module.get_config(*([size] if colon else []))
-  except Exception as error:  # Whatever the file does.
+  except (Exception, SystemExit) as error:  # Whatever the file does.
     raise ValueError(f"configuration {name!r}: {_one_line(error)}") from error
   if not isinstance(config, ml_collections.ConfigDict):
     raise ValueError(
@@ -124,8 +172,11 @@ def config_names() -> list[str]:
 
 def _parse(
   arguments: Sequence[str], default: str
-) -> tuple[ml_collections.ConfigDict, pathlib.Path]:
+) -> "tuple[ml_collections.ConfigDict, pathlib.Path]":
   """The configuration with its overrides, and the workdir."""
+  from absl import flags
+  from ml_collections.config_flags import config_flags
+
   name, rest = _take_config(arguments, default)
   config = load_config(name)
   for argument in rest:
@@ -169,8 +220,12 @@ def _take_config(
   return name, rest
 
 
-def _check_key(key: str, config: ml_collections.ConfigDict, name: str) -> None:
+def _check_key(
+  key: str, config: "ml_collections.ConfigDict", name: str
+) -> None:
   """Refuses a setting that the configuration does not have."""
+  import ml_collections
+
   node = config
   for depth, part in enumerate(key.split(".")):
     if isinstance(node, ml_collections.ConfigDict) and part in node:
@@ -191,8 +246,9 @@ def _explain(arguments: list[str]) -> None:
     print(_USAGE_EXPLAIN)
     print("configurations:")
     for name in config_names():
-      spec = load_config(name)
-      print(f"  {name}: {', '.join(f'{k}={v!r}' for k, v in _flat(spec))}")
+      print(f"\n  {name}")
+      for key, value in _flat(load_config(name)):
+        print(f"    {key}={value!r}")
     return
   config, workdir = _parse(arguments, default="digits")
   from spex_jax.jobs import explain  # Slow to import; help needs none of it.
@@ -200,7 +256,9 @@ def _explain(arguments: list[str]) -> None:
   explain.run(config, workdir)
 
 
-def _flat(config: ml_collections.ConfigDict, prefix: str = ""):
+def _flat(config: "ml_collections.ConfigDict", prefix: str = ""):
+  import ml_collections
+
   for key, value in config.items():
     if isinstance(value, ml_collections.ConfigDict):
       yield from _flat(value, f"{prefix}{key}.")
@@ -209,8 +267,12 @@ def _flat(config: ml_collections.ConfigDict, prefix: str = ""):
 
 
 def _one_line(error: BaseException) -> str:
+  from absl import flags
+
   text = " ".join(str(error).split())
-  if isinstance(error, ValueError | TypeError | RuntimeError | flags.Error):
+  own = (ValueError, TypeError, RuntimeError, flags.Error)
+  # An OSError of ours is a sentence; the system's has a number.
+  if isinstance(error, own) or (type(error) is OSError and not error.errno):
     return text or type(error).__name__
   return f"{type(error).__name__}: {text}"
 

@@ -52,6 +52,25 @@ def functions(tmp_path, monkeypatch):
         values[masks[:, 0]] = np.nan
         return values
 
+      def none(masks):
+        return None
+
+      def ragged(masks):
+        return [[0.0] * i for i in range(len(masks))]
+
+      def leaves(masks):
+        raise SystemExit("bye")
+
+      def parity(masks):
+        return (masks.sum(axis=1) % 2).astype(float)
+
+      def targets(masks):
+        return np.stack([value(masks), value(masks) + 5.0], axis=1)
+
+      def traced_targets(mask):
+        import jax.numpy as jnp
+        return jnp.stack([traced(mask), traced(mask) + 5.0])
+
       def text(masks):
         return ["a"] * len(masks)
 
@@ -134,7 +153,7 @@ def test_a_damaged_model_is_refused(digits_run, tmp_path, capsys):
     capsys, "explain", "--config=digits:quick", f"--workdir={workdir}"
   )
   assert code == 1 and err.count("\n") == 1
-  assert "is damaged" in err and "Remove the checkpoint" in err
+  assert "is damaged" in err and "Remove it, or choose" in err
 
 
 @pytest.mark.parametrize(
@@ -153,6 +172,21 @@ def test_a_damaged_model_is_refused(digits_run, tmp_path, capsys):
         "--config.budget=1024",
       ),
       ("MLP 10-32-1", "response"),
+    ),
+    (
+      (
+        "--config.model.kind=sklearn.ensemble:RandomForestClassifier",
+        "--config.table=iris",
+      ),
+      ("RandomForest", "probability of"),
+    ),
+    (
+      (
+        "--config.model.kind=sklearn.ensemble:HistGradientBoostingRegressor",
+        "--config.table=diabetes",
+        "--config.budget=1024",
+      ),
+      ("response", "R2"),
     ),
     (
       (
@@ -267,7 +301,11 @@ _CALL = ("--config=callable:quick", "--config.n=3")
     (["explain", "--config=syntax.py"], "'syntax.py': SyntaxError"),
     (["explain", "--config=empty.py"], "no attribute 'get_config'"),
     (["explain", "--config=list.py"], "must return a ConfigDict; it returns l"),
-    (["explain", "--config=bare.py"], "lacks subject, seed"),
+    (
+      ["explain", "--config=bare.py"],
+      "lacks subject, seed, method, batch_size, index, order, top.",
+    ),
+    (["explain", "--config=exits.py"], "'exits.py': SystemExit: 3"),
     (["explain", "--config=notes.txt"], "name must end in .py"),
     (["explain", "--config.bugdet=9"], "'bugdet'. Did you mean budget?"),
     (["explain", "--config.model.width=9"], "Did you mean model.widths?"),
@@ -318,7 +356,38 @@ _CALL = ("--config=callable:quick", "--config.n=3")
     ),
     (
       ["explain", *_CALL, "--config.function=my_functions:text"],
-      "must return real numbers",
+      "my_functions:text returns values of type <U1; it must return real",
+    ),
+    (
+      ["explain", *_CALL, "--config.function=my_functions:none"],
+      "my_functions:none returns None; it must return real numbers",
+    ),
+    (
+      ["explain", *_CALL, "--config.function=my_functions:ragged"],
+      "my_functions:ragged returns no array of numbers, but rows of diff",
+    ),
+    (
+      ["explain", *_CALL, "--config.function=my_functions:leaves"],
+      "my_functions:leaves raised SystemExit: bye",
+    ),
+    (
+      ["explain", *_CALL, "--config.function=my_functions:value"]
+      + ["--config.target=0"],
+      "target=0: my_functions:value has a single target",
+    ),
+    (
+      ["explain", "--config=cancer:quick", "--config.table=diabetes"],
+      "HistGradientBoostingClassifier' is a classifier of scikit-learn, and "
+      "diabetes has a response: choose a regressor, as --config.model.kind=",
+    ),
+    (
+      ["explain", "--config=cancer", "--config.model.kind=sklearn.svm:SVR"],
+      "is a regressor of scikit-learn, and breast_cancer has classes",
+    ),
+    (
+      ["explain", "--config=cancer"]
+      + ["--config.model.kind=sklearn.cluster:KMeans"],
+      "is a clusterer of scikit-learn, and breast_cancer has classes",
     ),
     (
       ["explain", *_CALL, "--config.function=my_functions:value"]
@@ -344,14 +413,16 @@ _CALL = ("--config=callable:quick", "--config.n=3")
       "has no `fit` and `predict`",
     ),
     (
-      ["explain", "--config=cancer", "--config.model.kind=sklearn.svm:NuSVR"],
-      "model.arguments do not fit sklearn.svm:NuSVR",
+      ["explain", "--config=cancer", "--config.model.kind=sklearn.svm:SVC"]
+      + ["--config.model.arguments={'max_depth': 3}"],
+      "model.arguments do not fit sklearn.svm:SVC",
     ),
   ],
 )
 def test_bad_input_is_one_line(functions, capsys, arguments, message):
   (functions / "syntax.py").write_text("def get_config(:")
   (functions / "empty.py").write_text("")
+  (functions / "exits.py").write_text("raise SystemExit(3)")
   (functions / "list.py").write_text("def get_config(): return []")
   (functions / "bare.py").write_text(
     "import ml_collections\n"
@@ -376,7 +447,8 @@ def test_an_unwritable_workdir_is_one_line(functions, capsys):
       f"--workdir={workdir}",
     )
     assert (code, out) == (1, "")
-    assert err.count("\n") == 1 and workdir in err, err
+    assert err.startswith(f"spex: error: workdir {workdir} cannot be written: ")
+    assert err.count("\n") == 1 and "Errno" not in err, err
 
 
 def test_debug_shows_the_traceback(capsys):
@@ -392,5 +464,145 @@ def test_help(capsys):
   code, out, err = _run(capsys, "explain", "--help")
   assert (code, err) == (0, "")
   for name in cli.config_names():
-    assert f"\n  {name}: " in out
-  assert "budget=4000" in out and "runs/NAME" in out
+    assert f"\n  {name}\n" in out
+  assert "\n    budget=4000\n" in out and "runs/NAME" in out
+  assert max(map(len, out.splitlines())) <= 80
+
+
+def test_version(capsys):
+  code, out, err = _run(capsys, "--version")
+  assert (code, err) == (0, "") and out == f"spex {spex_jax.__version__}\n"
+
+
+def test_an_unusable_index_is_refused_before_any_work(tmp_path, capsys):
+  for index, order in (("SV", 2), ("BV", 3)):
+    code, out, err = _run(
+      capsys,
+      "explain",
+      f"--config.index={index}",
+      f"--config.order={order}",
+      f"--workdir={tmp_path / 'w'}",
+    )
+    assert (code, out) == (1, "") and f"{index} has order 1 only" in err
+    assert not (tmp_path / "w").exists()
+
+
+def test_the_answer_is_kept_when_what_follows_fails(
+  functions, capsys, monkeypatch
+):
+  def fail(*args, **kwargs):
+    raise ValueError("too many subsets")
+
+  monkeypatch.setattr(spex_jax.Explanation, "interactions", fail)
+  code, _, err = _run(
+    capsys, "explain", *_CALL, "--config.function=my_functions:value"
+  )
+  assert (code, err) == (1, "spex: error: too many subsets\n")
+  workdir = functions / "runs" / "callable-quick"
+  assert sparse.SparseFourier.load(workdir / "fourier.json").n == 3
+  assert spex_jax.Explanation.load(workdir / "explanation.json").names
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_one_of_several_targets(functions, capsys, compiled):
+  name = "traced_targets" if compiled else "targets"
+  arguments = [
+    "explain",
+    *_CALL,
+    f"--config.function=my_functions:{name}",
+    f"--config.compiled={compiled}",
+  ]
+  code, _, err = _run(capsys, *arguments)
+  assert code == 1 and err == (
+    f"spex: error: my_functions:{name} returns 2 targets; choose one by "
+    "--config.target=t, or use spex.explain.\n"
+  )
+  code, _, err = _run(capsys, *arguments, "--config.target=2")
+  assert code == 1 and "target=2: " in err and "targets 0 to 1" in err
+  code, out, err = _run(capsys, *arguments, "--config.target=1")
+  assert (code, err) == (0, "") and ", target 1" in out
+  _, fourier = _check_files(functions / "runs" / "callable-quick", 3)
+  assert fourier(np.array([[True, False, False]]))[0] == pytest.approx(7.0)
+
+
+def test_an_answer_that_predicts_nothing_comes_with_a_warning(
+  functions, capsys
+):
+  code, out, err = _run(
+    capsys,
+    "explain",
+    "--config=callable:quick",
+    "--config.n=30",
+    "--config.method=lasso",
+    "--config.function=my_functions:parity",
+  )
+  assert (code, err) == (0, "")
+  assert "\nwarning " in out and "do not rely on them" in out
+
+
+@pytest.mark.parametrize(
+  ("where", "message"),
+  [
+    ("manifest", "is damaged: manifest.json cannot be read"),
+    ("file", "is a file, not a checkpoint"),
+    ("seed", "another configuration: seed differs."),
+  ],
+)
+def test_a_model_that_cannot_be_used_names_the_remedy(
+  digits_run, tmp_path, capsys, where, message
+):
+  workdir = tmp_path / "copy"
+  shutil.copytree(digits_run, workdir)
+  if where == "manifest":
+    (workdir / "model" / "manifest.json").write_text("{")
+  elif where == "file":
+    shutil.rmtree(workdir / "model")
+    (workdir / "model").write_text("")
+  code, _, err = _run(
+    capsys,
+    "explain",
+    "--config=digits:quick",
+    f"--config.seed={int(where == 'seed')}",
+    f"--workdir={workdir}",
+  )
+  assert code == 1 and err.count("\n") == 1
+  assert message in err and "Remove it, or choose another directory" in err
+  assert str(workdir / "model") in err and "--workdir" in err
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+  """The system's own refusal to write more, met by Orbax in its threads."""
+  code = (
+    "import resource, signal, sys; from spex_jax import cli;"
+    "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+    "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000));"
+    "sys.exit(cli.main(sys.argv[1:]))"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code, "explain", "--config=digits:quick"]
+    + [f"--workdir={tmp_path / 'w'}"],
+    capture_output=True,
+    text=True,
+    env=os.environ | {"PYTHONPATH": str(_ROOT)},
+  )
+  assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+  assert f"{tmp_path / 'w' / 'model'} could not be saved: File too" in (
+    done.stderr
+  )
+  assert os.listdir(tmp_path / "w") == []
+
+
+def test_a_reader_that_leaves_is_no_error(functions):
+  code = "import sys; from spex_jax import cli; sys.argv[0] = 'x'; cli.run()"
+  command = [sys.executable, "-c", code, "explain", "--config=callable:quick"]
+  process = subprocess.Popen(
+    [*command, "--config.function=my_functions:value", "--config.n=3"],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    env=os.environ | {"PYTHONPATH": str(_ROOT)},
+  )
+  assert process.stdout and process.stderr
+  process.stdout.close()  # Before anything was printed.
+  assert process.stderr.read() == b""
+  assert process.wait() == 1
+  process.stderr.close()

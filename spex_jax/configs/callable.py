@@ -6,6 +6,7 @@ JAX, and returns one number.
 """
 
 import ml_collections
+from ml_collections import config_dict
 
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
@@ -21,6 +22,8 @@ def get_config(size: str = "full") -> ml_collections.ConfigDict:
   config.names = ""  # n names, comma-separated; x0, x1, ... if empty.
   config.units = "value"
   config.compiled = False
+  # Which of T targets, if the function returns [B, T] (compiled: [T]).
+  config.target = config_dict.placeholder(int)
 
   config.budget = 200 if size == "quick" else 2000
   config.method = "auto"

@@ -1,8 +1,9 @@
 """Which measurements of a tumour does a classifier use together?
 
 Any table of `datasets.tabular`, any scikit-learn model by its import path, or
-a Flax network (`--config.model.kind=mlp`). Arguments of another class are
-given together: `--config.model.arguments="{'n_estimators': 50}"`.
+a Flax network (`--config.model.kind=mlp`). Arguments of the class are given
+together: `--config.model.arguments="{'max_iter': 50}"`; a `random_state` is
+the seed unless given.
 """
 
 import ml_collections
@@ -34,8 +35,6 @@ def get_config(size: str = "full") -> ml_collections.ConfigDict:
   # `mlp`, or `module:Class` with `fit` and `predict`.
   config.model.kind = "sklearn.ensemble:HistGradientBoostingClassifier"
   config.model.arguments = ml_collections.ConfigDict()  # Of that class.
-  config.model.arguments.max_iter = 10 if quick else 100
-  config.model.arguments.random_state = 0
   config.model.widths = (32,)  # Of the MLP, as all below.
   config.model.activation = "relu"
   config.training = ml_collections.ConfigDict()

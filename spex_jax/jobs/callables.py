@@ -8,7 +8,9 @@ import textwrap
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from spex_jax.ablate import evaluate
 from spex_jax.jobs import subjects
@@ -36,8 +38,8 @@ def subject(
   if len(names) != n:
     raise ValueError(f"names={config.names!r} are {len(names)} for n={n}.")
   make = evaluate.compiled if config.compiled else evaluate.host
-  context = "; compiled=True needs JAX to trace it" if config.compiled else ""
-  checked = _name_errors(function, config.function, context)
+  target = config.get("target")
+  checked = _checked(function, config.function, target, config.compiled)
   evaluator = make(checked, n, batch_size=config.batch_size)
 
   def draw(interactions: subjects.Interactions, path: pathlib.Path) -> None:
@@ -45,7 +47,11 @@ def subject(
 
   return subjects.Subject(
     question=f"Which of the {n} players of {config.function} matter together?",
-    facts={"value": f"{config.function}, in units of {config.units}"},
+    facts={
+      "value": config.function
+      + ("" if target is None else f", target {target}")
+      + f", in units of {config.units}"
+    },
     evaluator=evaluator,
     names=names,
     units=config.units,
@@ -65,7 +71,7 @@ def _load(path: str):
     sys.path.insert(0, here)
   try:
     found = importlib.import_module(module)
-  except Exception as error:  # Whatever the module does when imported.
+  except (Exception, SystemExit) as error:  # Whatever the module does.
     raise ValueError(
       f"function={path!r}: importing {module!r} failed with "
       f"{type(error).__name__}: {error}."
@@ -76,19 +82,60 @@ def _load(path: str):
   return function
 
 
-def _name_errors(
-  function: Callable[..., Any], path: str, context: str
+def _checked(
+  function: Callable[..., Any], path: str, target: int | None, compiled: bool
 ) -> Callable[..., Any]:
-  """Errors of the user's code say that they are, and where."""
+  """The function, one target of it; what goes wrong is said to be its doing."""
+  context = "; compiled=True needs JAX to trace it" if compiled else ""
 
   @functools.wraps(function)
   def call(masks):
     try:
-      return function(masks)
-    except Exception as error:
+      values = function(masks)
+    except (Exception, SystemExit) as error:
       text = textwrap.shorten(str(error), 200, placeholder=" ...")
       raise RuntimeError(
         f"{path} raised {type(error).__name__}: {text}{context}"
       ) from error
+    if not compiled:
+      return _chosen(_array(values, path), 1, target, path)
+    if values is None:
+      raise TypeError(f"{path} returns None; it must return a number.")
+    return _chosen(jnp.asarray(values), 0, target, path)
 
   return call
+
+
+def _array(values: Any, path: str) -> np.ndarray:
+  """Real numbers, as an array; their shape is checked where they are used."""
+  try:
+    array = np.asarray(values)
+  except ValueError as error:  # Rows of several lengths.
+    raise ValueError(
+      f"{path} returns no array of numbers, but rows of different lengths."
+    ) from error
+  if array.dtype.kind not in "fiub":
+    what = "None" if values is None else f"values of type {array.dtype}"
+    raise TypeError(f"{path} returns {what}; it must return real numbers.")
+  return array
+
+
+def _chosen(values: Any, rank: int, target: int | None, path: str) -> Any:
+  """Values `[...]` of rank `rank`, or a target of `[..., T]`."""
+  if values.ndim != rank + 1:
+    if target is not None and values.ndim == rank:
+      raise ValueError(
+        f"target={target}: {path} has a single target; leave it out."
+      )
+    return values
+  count = values.shape[-1]
+  if target is None and count > 1:
+    raise ValueError(
+      f"{path} returns {count} targets; choose one by --config.target=t, or "
+      "use spex.explain."
+    )
+  if not 0 <= (target or 0) < count:
+    raise ValueError(
+      f"target={target}: {path} returns targets 0 to {count - 1}."
+    )
+  return values[..., target or 0]

@@ -8,6 +8,7 @@ import numpy as np
 
 from spex_jax.ablate import evaluate
 from spex_jax.explain import METHODS, Explanation, explain
+from spex_jax.fourier import sparse
 from spex_jax.indices import table as index_table
 from spex_jax.jobs import callables, digits, subjects, tables
 from spex_jax.report import progress
@@ -22,13 +23,26 @@ SUBJECTS: Mapping[
 }
 
 
+_SETTINGS = (
+  "subject",
+  "seed",
+  "budget",
+  "method",
+  "batch_size",
+  "index",
+  "order",
+  "top",
+)
+_TRUSTED = 0.5  # Least R^2 of an answer that is shown without a warning.
+
+
 def check(config: ml_collections.ConfigDict) -> None:
   """Refuses settings that no subject could use, before any work.
 
   Raises:
     ValueError: names the setting, what it is, and what it may be.
   """
-  missing = [k for k in ("subject", "seed", "budget", "top") if k not in config]
+  missing = [name for name in _SETTINGS if name not in config]
   if missing:
     raise ValueError(f"The configuration lacks {', '.join(missing)}.")
   choices = {
@@ -40,10 +54,17 @@ def check(config: ml_collections.ConfigDict) -> None:
       raise ValueError(
         f"{name}={config[name]!r}: choose from {', '.join(sorted(known))}."
       )
-  index_table.find(config.index)
-  for name in ("budget", "batch_size", "order", "top"):
-    if config[name] < 1:
-      raise ValueError(f"{name}={config[name]}: must be at least 1.")
+  for name in ("seed", "budget", "batch_size", "order", "top"):
+    value = config[name]
+    if name == "order" and value is None:  # No limit.
+      continue
+    if isinstance(value, bool) or not isinstance(value, int):
+      raise ValueError(f"{name}={value!r}: must be an integer.")
+    if name != "seed" and value < 1:
+      raise ValueError(f"{name}={value}: must be at least 1.")
+  # Whether the index has this order, asked of a function that is constant.
+  constant = sparse.SparseFourier.from_terms(config.order or 1, [((), 0.0)])
+  index_table.interactions(constant, config.index, config.order)
   _check_finite(config, "")
 
 
@@ -63,8 +84,9 @@ def run(
     show: takes a line or a rich table; prints by default.
 
   Raises:
-    ValueError: a bad setting, or a value function that misbehaves.
-    OSError: `workdir` cannot be written.
+    ValueError: a bad setting, `workdir` cannot be written, or a value
+      function that misbehaves.
+    OSError: the disk is full.
   """
   check(config)
   prepare(workdir)
@@ -82,9 +104,10 @@ def run(
       f"method {config.method}",
     )
   )
-  with progress.evaluations(config.budget) as report:
+  total = min(config.budget, 1 << n)  # No more than all masks are asked.
+  with progress.evaluations(total) as monitor:
     explanation = explain(
-      evaluator,
+      monitor.watch(evaluator),
       n,
       key=subjects.key_of(config, "explain"),
       budget=config.budget,
@@ -92,14 +115,15 @@ def run(
       batch_size=4 * config.batch_size,  # A few of the evaluator's batches.
       names=subject.names,
       units=subject.units,
-      progress=lambda asked, budget: report(asked),
+      progress=lambda asked, budget: monitor.report(asked),
     )
+  # First of all: what comes below may fail, and the masks were dear.
+  explanation.save(workdir / "explanation.json")
+  explanation.fourier.save(workdir / "fourier.json")
   for name, text in _outcome(explanation, evaluator.stats):
     show(report_tables.fact(name, text))
   found = explanation.interactions(config.index, config.order)
   show(report_tables.interactions(found, config.top))
-  explanation.save(workdir / "explanation.json")
-  explanation.fourier.save(workdir / "fourier.json")
   subject.draw(found, workdir / "figure.png")
   files = ("explanation.json", "fourier.json", "figure.png")
   show(report_tables.fact("wrote", ", ".join(str(workdir / f) for f in files)))
@@ -114,8 +138,9 @@ def _outcome(
   facts = [
     (
       "cost",
-      f"{explanation.num_evaluations:,} distinct masks, "
-      f"{explanation.num_repeats} of them asked twice; "
+      report_tables.count(explanation.num_evaluations, "distinct mask")
+      + ", "
+      + f"{explanation.num_repeats} of them asked twice; "
       + report_tables.cost(stats, explanation.seconds["decoding"]),
     )
   ]
@@ -126,19 +151,26 @@ def _outcome(
     facts.append(
       (
         "faithfulness",
-        f"R2 {score:.4f} on {explanation.held_out} held-out masks",
+        f"R2 {score:.4f} on "
+        + report_tables.count(explanation.held_out, "held-out mask"),
       )
     )
   else:
     facts.append(("faithfulness", f"R2 {score:.4f}: every mask was asked"))
+  if score is not None and score < _TRUSTED:
+    facts.append(
+      (
+        "warning",
+        f"R2 is below {_TRUSTED}: the sets below do not account for the "
+        "model's outputs; do not rely on them. A larger budget may help.",
+      )
+    )
   if explanation.noise_floor:
     facts.append(
       ("noise", f"{explanation.noise_floor:.3g} {units} between repeats")
     )
-  count = int(explanation.fourier.count)
-  facts.append(
-    ("answer", f"{count} Fourier terms, found by {explanation.method}")
-  )
+  terms = report_tables.count(int(explanation.fourier.count), "Fourier term")
+  facts.append(("answer", f"{terms}, found by {explanation.method}"))
   return facts + [("note", note) for note in explanation.notes]
 
 
@@ -146,12 +178,17 @@ def prepare(workdir: pathlib.Path) -> None:
   """Makes `workdir`, and sees that it can be written before any work.
 
   Raises:
-    OSError: it cannot.
+    ValueError: it cannot.
   """
-  workdir.mkdir(parents=True, exist_ok=True)
   probe = workdir / ".probe"
-  probe.touch()
-  probe.unlink()
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    probe.touch()
+    probe.unlink()
+  except OSError as error:
+    raise ValueError(
+      f"workdir {workdir} cannot be written: {error.strerror}."
+    ) from error
 
 
 def _check_finite(config: ml_collections.ConfigDict, prefix: str) -> None:

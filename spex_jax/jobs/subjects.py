@@ -18,6 +18,7 @@ from spex_jax import base
 from spex_jax.ablate import baselines, evaluate
 from spex_jax.indices import interactions as interactions_lib
 from spex_jax.models import sites
+from spex_jax.report.tables import count
 from spex_jax.training import checkpoint, loop
 
 Interactions = interactions_lib.Interactions
@@ -64,17 +65,21 @@ def baseline_of(
     value = config.baseline_value
     return baselines.constant(x, value), f"the constant {value:g}"
   if config.baseline == "resample":
-    key, count = key_of(config, "baseline"), config.baseline_draws
-    draws = baselines.resample(key, background, count)
-    return draws, f"the values of {count} training examples, averaged over"
+    key, draws = key_of(config, "baseline"), config.baseline_draws
+    examples = count(draws, "training example")
+    return (
+      baselines.resample(key, background, draws),
+      f"the values of {examples}, averaged over",
+    )
   known = ", ".join(baselines.NAMES)
   raise ValueError(f"baseline={config.baseline!r}: choose from {known}.")
 
 
-def pick(name: str, row: int, count: int) -> int:
-  """`row` of `count`, or an error that names the setting."""
-  if not 0 <= row < count:
-    raise ValueError(f"{name}={row}: the test set has rows 0 to {count - 1}.")
+def pick(name: str, row: int, num_rows: int) -> int:
+  """`row` of `num_rows`, or an error that names the setting."""
+  if not 0 <= row < num_rows:
+    last = num_rows - 1
+    raise ValueError(f"{name}={row}: the test set has rows 0 to {last}.")
   return row
 
 
@@ -100,7 +105,11 @@ def trained(
     "subject": config.subject,
     "seed": config.seed,
     "test_fraction": config.test_fraction,
-    **{f"model.{k}": v for k, v in _plain(config.model).items()},
+    **{
+      f"model.{k}": v
+      for k, v in _plain(config.model).items()
+      if k != "arguments"  # Of other models than networks.
+    },
     **{f"training.{k}": v for k, v in _plain(config.training).items()},
     **({"table": config.table} if "table" in config else {}),
   }
@@ -129,8 +138,8 @@ def trained(
       f"Training diverged at step {step}; lower training.learning_rate."
     )
   checkpoint.save(path, done.params, origin)
-  steps = len(done.losses)
-  return done.params, f"trained in {steps} steps and saved to {path}"
+  steps = count(len(done.losses), "step")
+  return done.params, f"trained in {steps} and saved to {path}"
 
 
 def _plain(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The subject `table`: the columns of one row, as a classifier uses them."""
 
 import importlib
+import inspect
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -117,7 +118,8 @@ def _network(config, workdir, train, test, x, players, baseline):
 def _scikit_learn(config, workdir, train, test, x, players, baseline):
   """Any estimator, fitted in a moment, masked on the host."""
   del workdir  # Nothing is kept: pickles are not to be trusted.
-  model = _estimator(config.model)
+  model = _estimator(config.model, config.seed)
+  _check_kind(model, config, bool(train.classes))
   model.fit(train.features, train.targets)
   answer, what, units = _answer(model, x, train.classes)
   stand_ins = np.atleast_2d(np.asarray(baseline))
@@ -134,24 +136,46 @@ def _scikit_learn(config, workdir, train, test, x, players, baseline):
   return evaluator, what, units, f"{config.model.kind}, {score}"
 
 
-def _estimator(config: ml_collections.ConfigDict) -> Any:
+def _estimator(config: ml_collections.ConfigDict, seed: int) -> Any:
   module, _, name = config.kind.partition(":")
   try:
     make = getattr(importlib.import_module(module), name)
-  except (ImportError, AttributeError, ValueError) as error:
+  except (Exception, SystemExit) as error:  # Whatever the module does.
     raise ValueError(
       f"model.kind={config.kind!r} is neither 'mlp' nor a module:Class that "
       f"can be imported: {error}."
     ) from error
+  arguments = dict(config.arguments)
   try:
-    model = make(**config.arguments)
-  except TypeError as error:
+    if "random_state" in inspect.signature(make).parameters:
+      arguments = {"random_state": seed} | arguments
+    model = make(**arguments)
+  except (TypeError, ValueError) as error:
     raise ValueError(
-      f"model.arguments do not fit {config.kind}: {error}."
+      f"model.arguments do not fit {config.kind}: {error}. Give those of this "
+      "class, as --config.model.arguments=\"{'n_jobs': 1}\" does."
     ) from error
   if not (hasattr(model, "fit") and hasattr(model, "predict")):
     raise ValueError(f"{config.kind} has no `fit` and `predict`.")
   return model
+
+
+def _check_kind(
+  model: Any, config: ml_collections.ConfigDict, classes: bool
+) -> None:
+  """A classifier for a table of classes, a regressor for one of responses."""
+  tags = getattr(model, "__sklearn_tags__", None)
+  kind = tags().estimator_type if tags else None
+  wanted = "classifier" if classes else "regressor"
+  if tags and kind != wanted:
+    what = "classes" if classes else "a response"
+    suffix = wanted.capitalize()
+    example = f"sklearn.ensemble:HistGradientBoosting{suffix}"
+    raise ValueError(
+      f"model.kind={config.model.kind!r} is a {kind or 'model'} of "
+      f"scikit-learn, and {config.table} has {what}: choose a {wanted}, as "
+      f"--config.model.kind={example} does, or mlp."
+    )
 
 
 def _answer(
@@ -160,6 +184,10 @@ def _answer(
   """How to read one number per row off a model, what it is, and its units."""
   if not classes:
     return model.predict, "response", "response"
+  if not hasattr(model, "classes_"):
+    raise ValueError(
+      f"{type(model).__name__} has no classes_ once fitted: no classifier."
+    )
   # Labels need not be the classes' numbers, nor all be in the training part.
   column = int(np.flatnonzero(model.classes_ == model.predict(x[None])[0])[0])
   name = classes[int(model.classes_[column])]

@@ -31,11 +31,17 @@ def fact(name: str, value: str) -> str:
   return f"{name:<{_WIDTH}}{value}"
 
 
+def count(number: int, noun: str, plural: str | None = None) -> str:
+  """`1 mask`, `2,000 masks`."""
+  return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def cost(stats: Any, decode_seconds: float) -> str:
   """What an evaluator's `stats` say, beside the seconds of decoding."""
-  text = f"{stats.batches} batches"
+  text = count(stats.batches, "batch", "batches")
   if stats.batch_shape is not None:
-    text += f" of {stats.batch_shape[0]} ({stats.padded} rows of padding)"
+    padding = count(stats.padded, "row")
+    text += f" of {stats.batch_shape[0]} ({padding} of padding)"
   return (
     f"{text} on {stats.device}; compile {stats.compile_seconds:.2f} s, run "
     f"{stats.run_seconds:.2f} s, decode {decode_seconds:.2f} s"

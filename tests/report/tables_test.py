@@ -3,6 +3,7 @@
 import io
 import re
 import sys
+import time
 
 from rich import console
 
@@ -85,7 +86,7 @@ def test_cost_says_what_was_spent():
   )
   host = evaluate.Stats(evaluations=5, batches=1, run_seconds=1.0)
   assert tables.cost(host, 0.5) == (
-    "1 batches on host; compile 0.00 s, run 1.00 s, decode 0.50 s"
+    "1 batch on host; compile 0.00 s, run 1.00 s, decode 0.50 s"
   )
 
 
@@ -95,26 +96,63 @@ def test_long_lines_are_not_wrapped_in_a_file(capsys):
   assert out == f"{'asked':<14}why [red] {'x' * 300}\n"
 
 
+def test_counts_agree_with_their_nouns():
+  assert tables.count(1, "batch", "batches") == "1 batch"
+  assert tables.count(0, "batch", "batches") == "0 batches"
+  assert tables.count(4000, "mask") == "4,000 masks"
+
+
 def test_progress_prints_plain_lines_now_and_then(capsys, monkeypatch):
   clock = iter([0.0, 1.0, 6.0, 6.0, 7.0])
   monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-  with progress.evaluations(100) as report:
-    report(10)
-    report(50)
-    report(60)
+  with progress.evaluations(100) as monitor:
+    monitor.report(10)
+    monitor.report(50)
+    monitor.report(60)
   assert capsys.readouterr().err == "evaluating: 50 of 100 masks\n"
 
 
-def test_progress_draws_a_bar_on_a_terminal(monkeypatch):
+def test_decoding_is_one_plain_line_if_it_lasts(capsys, monkeypatch):
+  monkeypatch.setattr(progress, "_QUIET_SECONDS", 0.2)
+  with progress.evaluations(100) as monitor:
+    function = monitor.watch(lambda masks: 2 * masks)
+    assert [function(x) for x in (1, 2, 3)] == [2, 4, 6]
+    time.sleep(1.0)
+  assert capsys.readouterr().err == "decoding\n"
+  with progress.evaluations(100) as monitor:
+    monitor.watch(abs)(1)
+  time.sleep(0.5)
+  assert capsys.readouterr().err == ""
 
-  class Terminal(io.StringIO):
-    def isatty(self):
-      return True
 
-  terminal = Terminal()
-  monkeypatch.setattr(sys, "stderr", terminal)
+class _Terminal(io.StringIO):
+  def isatty(self):
+    return True
+
+
+def _terminal(monkeypatch):
+  stream = _Terminal()
+  monkeypatch.setattr(sys, "stderr", stream)
   monkeypatch.setenv("TERM", "xterm-256color")
-  with progress.evaluations(100) as report:
-    report(50)
-    report(170)  # Repeated anchors are evaluated beyond the budget.
-  assert "100/100" in terminal.getvalue()
+  return stream
+
+
+def test_progress_draws_bars_that_stay_on_a_terminal(monkeypatch):
+  terminal = _terminal(monkeypatch)
+  with progress.evaluations(100) as monitor:
+    function = monitor.watch(lambda masks: masks)
+    function(1)
+    monitor.report(50)
+    function(2)
+    monitor.report(170)  # Repeats are evaluated beyond the budget.
+  last = terminal.getvalue().split("evaluating")[-1]
+  assert "100/100" in last and "decoding" in last
+  assert "\x1b[1A" not in last  # Not taken back.
+
+
+def test_a_bar_is_full_when_fewer_masks_were_needed(monkeypatch):
+  terminal = _terminal(monkeypatch)
+  with progress.evaluations(100) as monitor:
+    monitor.report(50)
+  last = terminal.getvalue().split("evaluating")[-1]
+  assert "50/100" in last and "decoding" not in last
