@@ -1,5 +1,5 @@
 # make demo     the main job, in an environment of its own where none is active
-# make test     lint, types and all tests, on Python 3.11 and, if found, 3.12
+# make test     lint, types and all tests, on those of Python 3.11 and 3.12 found
 # make parity   our answers beside shapiq's and spectralexplain's (slow: peers)
 # make bench    the benchmarks, beside the peers (slow; builds their environment)
 # make test-peers   the tests that run peer packages (slow; the same)
@@ -17,15 +17,27 @@ find = $(shell for python in python$(1) \
     sys.exit("%d.%d" % sys.version_info[:2] != "$(1)")' \
     2>/dev/null && { command -v "$$python"; break; }; done)
 
-active := $(VIRTUAL_ENV)
-active_version := $(if $(active),$(shell "$(active)/bin/python" -c \
-  'import sys; print("%d.%d" % sys.version_info[:2])'))
+# The active environment is used if it works, is of a version we support, and
+# make can name it: it cannot name a path with a space. Else, one of ours.
+active_version := $(if $(VIRTUAL_ENV),$(shell \
+  "$(VIRTUAL_ENV)/bin/python" -c \
+    'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null))
+active := $(if $(filter 1,$(words $(VIRTUAL_ENV))),$(if \
+  $(filter 3.11 3.12,$(active_version)),$(VIRTUAL_ENV)))
+ifneq ($(VIRTUAL_ENV),$(active))
+  $(info Not used: the active environment $(VIRTUAL_ENV), which lacks Python \
+    3.11 or 3.12 or has a space in its path.)
+endif
 python311 := $(call find,3.11)
 python312 := $(call find,3.12)
-env311 := $(if $(filter 3.11,$(active_version)),$(active),.venv)
-env312 := $(if $(filter 3.12,$(active_version)),$(active),.venv312)
-# What the main job runs in: the active environment, or one of ours.
-env := $(or $(active),$(if $(python311),$(env311),$(env312)))
+env311 := $(or $(if $(filter 3.11,$(active_version)),$(active)),.venv)
+env312 := $(or $(if $(filter 3.12,$(active_version)),$(active)),.venv312)
+has311 := $(python311)$(filter $(active),$(env311))
+has312 := $(python312)$(filter $(active),$(env312))
+# What lint and types run in, and what the main job does: the active
+# environment, or one of ours.
+env_dev := $(if $(has311),$(env311),$(env312))
+env := $(or $(active),$(env_dev))
 
 setup := setup.cfg pyproject.toml
 sources := spex_jax tests experiments third_party
@@ -41,13 +53,13 @@ help:
 demo: $(env)/.spex-core
 	"$(env)/bin/spex" explain
 
-test: check test-3.11 $(if $(python312)$(filter $(active),$(env312)),test-3.12)
+test: check $(if $(has311),test-3.11) $(if $(has312),test-3.12)
 
-check: $(env311)/.spex-all
-	"$(env311)/bin/ruff" check $(sources)
-	"$(env311)/bin/ruff" format --check $(sources)
-	"$(env311)/bin/pyrefly" check \
-	  --python-interpreter-path "$(env311)/bin/python"
+check: $(env_dev)/.spex-all
+	"$(env_dev)/bin/ruff" check $(sources)
+	"$(env_dev)/bin/ruff" format --check $(sources)
+	"$(env_dev)/bin/pyrefly" check \
+	  --python-interpreter-path "$(env_dev)/bin/python"
 
 test-3.11: $(env311)/.spex-all
 	"$(env311)/bin/python" -m pytest
