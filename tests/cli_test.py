@@ -159,7 +159,7 @@ def test_a_damaged_model_is_refused(digits_run, tmp_path, capsys):
 @pytest.mark.parametrize(
   ("extra", "words"),
   [
-    ((), ("HistGradientBoosting", "decision value for")),
+    ((), ("GradientBoosting", "decision value for")),
     # Few columns: all masks are asked, and nothing has to be fitted.
     (
       ("--config.model.kind=mlp", "--config.table=iris"),
@@ -182,7 +182,7 @@ def test_a_damaged_model_is_refused(digits_run, tmp_path, capsys):
     ),
     (
       (
-        "--config.model.kind=sklearn.ensemble:HistGradientBoostingRegressor",
+        "--config.model.kind=sklearn.ensemble:GradientBoostingRegressor",
         "--config.table=diabetes",
         "--config.budget=1024",
       ),
@@ -377,7 +377,7 @@ _CALL = ("--config=callable:quick", "--config.n=3")
     ),
     (
       ["explain", "--config=cancer:quick", "--config.table=diabetes"],
-      "HistGradientBoostingClassifier' is a classifier of scikit-learn, and "
+      "GradientBoostingClassifier' is a classifier of scikit-learn, and "
       "diabetes has a response: choose a regressor, as --config.model.kind=",
     ),
     (

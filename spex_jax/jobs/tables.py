@@ -170,7 +170,7 @@ def _check_kind(
   if tags and kind != wanted:
     what = "classes" if classes else "a response"
     suffix = wanted.capitalize()
-    example = f"sklearn.ensemble:HistGradientBoosting{suffix}"
+    example = f"sklearn.ensemble:GradientBoosting{suffix}"
     raise ValueError(
       f"model.kind={config.model.kind!r} is a {kind or 'model'} of "
       f"scikit-learn, and {config.table} has {what}: choose a {wanted}, as "
