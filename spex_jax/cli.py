@@ -59,7 +59,14 @@ examples:
 
 def run() -> None:
   """Console entry."""
-  sys.exit(main(sys.argv[1:]))
+  code = main(sys.argv[1:])
+  if code:
+    # Threads that a failure left behind would print tracebacks on the way out.
+    with contextlib.suppress(OSError, ValueError):
+      sys.stdout.flush()
+      sys.stderr.flush()
+    os._exit(code)
+  sys.exit(0)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -110,14 +117,16 @@ def _command(arguments: Sequence[str]) -> None:
 def _quiet() -> Iterator[None]:
   """Silences the log and the threads of Orbax: errors come as one line."""
   loggers = [logging.getLogger(name) for name in ("absl", "orbax", "asyncio")]
-  levels, hook = [logger.level for logger in loggers], threading.excepthook
+  levels = [logger.level for logger in loggers]
+  hooks = threading.excepthook, sys.excepthook
   for logger in loggers:
     logger.setLevel(logging.CRITICAL + 1)
   threading.excepthook = lambda _: None
+  sys.excepthook = lambda *_: None  # Native threads report through this one.
   try:
     yield
   finally:
-    threading.excepthook = hook
+    threading.excepthook, sys.excepthook = hooks
     for logger, level in zip(loggers, levels):
       logger.setLevel(level)
 

@@ -20,5 +20,9 @@ def test_sizes_are_what_the_package_promises():
     (1000, 100, 6),
     (1000, 300, 8),
   ]
-  noise = {(c.n, c.decibels) for c in bench_spex.CONFIGS["noise"]}
+  noise = {
+    (c.n, c.decibels)
+    for name in ("noise", "noise1000")
+    for c in bench_spex.CONFIGS[name]
+  }
   assert noise == {(n, d) for n in (100, 1000) for d in (20.0, 10.0, 5.0)}

@@ -127,7 +127,7 @@ def test_a_full_disk_is_one_line(tmp_path):
     "import resource, signal, sys; from spex_jax import cli;"
     "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
     "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000));"
-    "sys.exit(cli.main(sys.argv[1:]))"
+    "cli.run()"
   )
   done = subprocess.run(
     [sys.executable, "-c", code, "explain", "--config=digits:quick"]
