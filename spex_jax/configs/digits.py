@@ -20,7 +20,7 @@ def get_config(size: str = "full") -> ml_collections.ConfigDict:
   config.target = "log_odds"  # Or margin (over the runner-up), or logit.
 
   config.budget = 200 if quick else 4000  # Distinct masks, held-out included.
-  config.method = "auto"
+  config.method = "spex"
   config.batch_size = 256
   config.index = "FBII"
   config.order = 2
