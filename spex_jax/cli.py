@@ -118,15 +118,17 @@ def _quiet() -> Iterator[None]:
   """Silences the log and the threads of Orbax: errors come as one line."""
   loggers = [logging.getLogger(name) for name in ("absl", "orbax", "asyncio")]
   levels = [logger.level for logger in loggers]
-  hooks = threading.excepthook, sys.excepthook
+  hooks = threading.excepthook, sys.excepthook, sys.unraisablehook
   for logger in loggers:
     logger.setLevel(logging.CRITICAL + 1)
   threading.excepthook = lambda _: None
-  sys.excepthook = lambda *_: None  # Native threads report through this one.
+  # Native threads report through these two.
+  sys.excepthook = lambda *_: None
+  sys.unraisablehook = lambda _: None
   try:
     yield
   finally:
-    threading.excepthook, sys.excepthook = hooks
+    threading.excepthook, sys.excepthook, sys.unraisablehook = hooks
     for logger, level in zip(loggers, levels):
       logger.setLevel(level)
 
