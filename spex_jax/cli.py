@@ -59,13 +59,15 @@ examples:
 
 def run() -> None:
   """Console entry."""
-  code = main(sys.argv[1:])
-  if code:
-    # Threads that a failure left behind would print tracebacks on the way out.
-    with contextlib.suppress(OSError, ValueError):
-      sys.stdout.flush()
-      sys.stderr.flush()
-    os._exit(code)
+  arguments = sys.argv[1:]
+  with contextlib.nullcontext() if "--debug" in arguments else _quiet():
+    code = main(arguments)
+    if code:
+      # Threads that a failure left behind would speak up on the way out.
+      with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+      os._exit(code)
   sys.exit(0)
 
 
