@@ -248,14 +248,18 @@ class _Centred:
     return _solve(self.gram, factor, product, loading)
 
 
+def spread_order(num_masks: int) -> np.ndarray:
+  """A fixed permutation by golden-ratio steps: no run of it follows a plan."""
+  steps = np.arange(num_masks, dtype=np.uint64) * np.uint64(2654435769)
+  return np.argsort(steps & np.uint64(0xFFFFFFFF), kind="stable")
+
+
 def _split(num_masks, folds, key):
   """Returns index arrays of near-equal folds that partition the masks."""
   if key is not None:
     order = np.asarray(jax.random.permutation(key, num_masks))
   else:
-    # Golden-ratio steps: no fold follows the order of a query plan.
-    steps = np.arange(num_masks, dtype=np.uint64) * np.uint64(2654435769)
-    order = np.argsort(steps & np.uint64(0xFFFFFFFF), kind="stable")
+    order = spread_order(num_masks)
   return np.array_split(order, max(1, min(folds, num_masks)))
 
 

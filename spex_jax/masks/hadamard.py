@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
+from spex_jax.masks import packing
 
 _TABLE_BITS = 8  # Mask tables hold 2^8 rows: 3 MB at 100,000 players.
 
@@ -64,14 +65,14 @@ class AffineMasks:
     """
     stop = self.num_masks if stop is None else min(stop, self.num_masks)
     index = np.arange(start, max(start, stop))
-    delays = np.packbits(np.asarray(self.delays), axis=1)
-    offsets = np.packbits(np.asarray(self.offsets), axis=1)
+    delays = packing.pack(self.delays)
+    offsets = packing.pack(self.offsets)
     group_delay, point = np.divmod(index, 1 << self.num_bits)
     group, delay = np.divmod(group_delay, self.num_delays)
     rows = delays[delay] ^ offsets[group]
     for c in np.unique(group):
       mine = group == c
-      columns = np.packbits(np.asarray(self.maps[c]).T, axis=1)
+      columns = packing.pack(np.asarray(self.maps[c]).T)
       for low in range(0, self.num_bits, _TABLE_BITS):
         table = _xor_table(columns[low : low + _TABLE_BITS])
         rows[mine] ^= table[(point[mine] >> low) % len(table)]
@@ -79,8 +80,7 @@ class AffineMasks:
 
   def masks(self, start: int = 0, stop: int | None = None) -> np.ndarray:
     """Masks start..stop, bool `[stop - start, n]`, in order."""
-    rows = self.packed(start, stop)
-    return np.unpackbits(rows, axis=1, count=self.n).view(bool)
+    return packing.unpack(self.packed(start, stop), self.n)
 
   def restrict(self, players: base.Array) -> "AffineMasks":
     """The same masks, seen on some players alone, in the order given."""

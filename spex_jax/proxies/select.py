@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spex_jax import base
-from spex_jax.fourier import lasso, score, sparse, spex
+from spex_jax.fourier import lasso, regress, score, sparse, spex
 from spex_jax.masks import packing
 
 _EXPLAINED = 1e-9  # Share of the energy left by an exact SPEX decode.
@@ -254,9 +254,7 @@ def unseen(
 
 def split(samples: Samples, num_test: int) -> tuple[Samples, Samples]:
   """Splits off `num_test` rows, spread by golden-ratio steps: no randomness."""
-  num_masks = len(samples.masks)
-  steps = np.arange(num_masks, dtype=np.uint64) * np.uint64(2654435769)
-  order = np.argsort(steps & np.uint64(0xFFFFFFFF), kind="stable")
+  order = regress.spread_order(len(samples.masks))
   return samples.at(np.sort(order[num_test:])), samples.at(
     np.sort(order[:num_test])
   )
