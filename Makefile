@@ -3,6 +3,7 @@
 # make parity   our answers beside shapiq's and spectralexplain's (slow: peers)
 # make bench    the benchmarks, beside the peers (slow; builds their environment)
 # make test-peers   the tests that run peer packages (slow; the same)
+# make peers peers-shapiq   the environments of the peers alone
 # make lock     pins every dependency anew (needs uv)
 
 SHELL := /bin/bash
@@ -40,12 +41,15 @@ env_dev := $(if $(has311),$(env311),$(env312))
 env := $(or $(active),$(env_dev))
 
 setup := setup.cfg pyproject.toml
+# Where `make bench` records the games that decoders are compared on.
+games ?= build/games
 sources := spex_jax tests experiments third_party
 install = "$(1)/bin/python" -m pip install --quiet --require-hashes -r $(2) \
   && "$(1)/bin/python" -m pip install --quiet --no-deps \
     --no-build-isolation -e .
 
-.PHONY: help demo test test-3.11 test-3.12 check test-peers bench parity lock peers
+.PHONY: help demo test test-3.11 test-3.12 check test-peers bench parity lock \
+  peers peers-shapiq
 
 help:
 	@sed -n 's/^# //;/^make/p' Makefile
@@ -67,19 +71,24 @@ test-3.11: $(env311)/.spex-all
 test-3.12: $(env312)/.spex-all
 	"$(env312)/bin/python" -m pytest
 
-test-peers: $(env311)/.spex-all peers
+test-peers: $(env311)/.spex-all peers peers-shapiq
 	"$(env311)/bin/python" -m pytest -m peers
 
 parity: $(env311)/.spex-all peers
 	"$(env311)/bin/python" -m experiments.parity_shapiq
 	"$(env311)/bin/python" -m experiments.parity_spectralexplain
 
-bench: $(env311)/.spex-all peers
+bench: $(env311)/.spex-all peers peers-shapiq
 	"$(env311)/bin/python" -m experiments.bench_transform
 	"$(env311)/bin/python" -m experiments.bench_indices
 	"$(env311)/bin/python" -m experiments.bench_spex
+	"$(env311)/bin/python" -m experiments.record_games --output=$(games)
+	"$(env311)/bin/python" -m experiments.bench_decoders --games=$(games)
+	"$(env311)/bin/python" -m experiments.bench_singles
 
 peers: third_party/.venv/.installed
+
+peers-shapiq: third_party/.venv-shapiq/.installed
 
 .venv/bin/python:
 	$(if $(python311),,$(error Needs Python 3.11; `make test-3.12` runs on 3.12))
@@ -103,11 +112,22 @@ third_party/.venv/.installed: third_party/requirements.lock
 	third_party/.venv/bin/python -m pip install --quiet --require-hashes -r $<
 	touch "$@"
 
-compile = uv pip compile --quiet --universal --python-version 3.11 \
+# shapiq from 1.8 on needs Python 3.12.
+third_party/.venv-shapiq/.installed: third_party/requirements-shapiq.lock
+	$(if $(python312),,$(error shapiq needs Python 3.12))
+	"$(python312)" -m venv third_party/.venv-shapiq
+	third_party/.venv-shapiq/bin/python -m pip install --quiet \
+	  --require-hashes -r $<
+	touch "$@"
+
+compile = uv pip compile --quiet --universal --python-version $(1) \
   --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
   --no-annotate
 lock:
-	$(compile) setup.cfg --all-extras -o requirements.lock
-	$(compile) setup.cfg --extra build -c requirements.lock \
+	$(call compile,3.11) setup.cfg --all-extras -o requirements.lock
+	$(call compile,3.11) setup.cfg --extra build -c requirements.lock \
 	  -o requirements-core.lock
-	$(compile) third_party/requirements.txt -o third_party/requirements.lock
+	$(call compile,3.11) third_party/requirements.txt \
+	  -o third_party/requirements.lock
+	$(call compile,3.12) third_party/requirements-shapiq.txt \
+	  -o third_party/requirements-shapiq.lock

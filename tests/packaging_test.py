@@ -13,6 +13,7 @@ _LOCKS = (
   "requirements.lock",
   "requirements-core.lock",
   "third_party/requirements.lock",
+  "third_party/requirements-shapiq.lock",
 )
 
 # Modules whose package has another name.
@@ -21,8 +22,9 @@ _PACKAGE_OF = {
   "orbax": "orbax-checkpoint",
   "sklearn": "scikit-learn",
 }
-# Imported only where the user has it: conversions to and from its types.
-_OPTIONAL = {"shapiq"}
+# Imported only where the user has it: conversions to and from its types, and
+# trees that they grew.
+_OPTIONAL = {"shapiq", "lightgbm", "xgboost"}
 
 
 def _pins(name):

@@ -10,25 +10,14 @@ both sides see the same function, noise included.
 Shapes: n players, B masks, C groups, P delays, K terms.
 """
 
-import contextlib
 import dataclasses
-import json
-import os
-import pathlib
-import subprocess
-import tempfile
-import threading
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-_HERE = pathlib.Path(__file__).resolve().parent
-_ENVIRONMENT = _HERE / ".venv" / "bin" / "python"
+from third_party import process
 
-
-class PeerError(RuntimeError):
-  """The peer is not installed, raised, died or took too long."""
+PeerError = process.PeerError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,46 +67,13 @@ class PeerResult:
   fold_seconds: float = 0.0
 
 
-class SpectralExplain:
+class SpectralExplain(process.Peer):
   """The reference implementation of SPEX, in a process of its own."""
 
-  def __init__(
-    self, python: str | os.PathLike | None = None, timeout: float = 3600.0
-  ):
-    """Starts the peer.
-
-    Args:
-      python: interpreter of an environment that holds it; by default that of
-        `SPEX_PEER_PYTHON`, or of `third_party/.venv`.
-      timeout: seconds that one task may take.
-
-    Raises:
-      PeerError: no such environment, or the peer does not import in it.
-    """
-    python = python or os.environ.get("SPEX_PEER_PYTHON") or _ENVIRONMENT
-    if not pathlib.Path(python).exists():
-      raise PeerError(
-        f"No peer environment at {python}: run `make peers`, or name its "
-        "interpreter in SPEX_PEER_PYTHON."
-      )
-    self._timeout = timeout
-    self._folder = tempfile.TemporaryDirectory(prefix="peer-")
-    self._log = pathlib.Path(self._folder.name, "stderr.txt")
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    with self._log.open("w") as log:
-      self._process = subprocess.Popen(
-        [os.fspath(python), _HERE / "spectralexplain_adapter.py"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=log,
-        text=True,
-        env=environment,
-      )
-    try:
-      self.versions: dict[str, str] = self._ask("versions")
-    except BaseException:
-      self.close()
-      raise
+  adapter = "spectralexplain_adapter"
+  variable = "SPEX_PEER_PYTHON"
+  environment = ".venv"
+  target = "peers"
 
   def plan(self, n: int, b: int, t: int = 5, *, seed: int) -> PeerPlan:
     """Draws the peer's plan: 3 groups, 2^b points, codes for order <= t."""
@@ -241,47 +197,3 @@ class SpectralExplain:
     answer = self._ask("transform", repeats=repeats, values=source, out=out)
     with np.load(out) as file:
       return file["fourier"], tuple(answer["seconds"])
-
-  def close(self) -> None:
-    """Ends the process and removes its files; may be called again."""
-    if self._process.poll() is None:
-      self._process.kill()
-    self._process.wait()
-    for pipe in (self._process.stdin, self._process.stdout):
-      if pipe is not None:
-        with contextlib.suppress(BrokenPipeError):  # Unsent to a dead peer.
-          pipe.close()
-    self._folder.cleanup()
-
-  def __enter__(self) -> "SpectralExplain":
-    return self
-
-  def __exit__(self, *exc_info: object) -> None:
-    self.close()
-
-  def _path(self, name: str) -> str:
-    return os.path.join(self._folder.name, f"{name}.npz")
-
-  def _ask(self, task: str, **request: Any) -> dict[str, Any]:
-    stdin, stdout = self._process.stdin, self._process.stdout
-    assert stdin is not None and stdout is not None
-    alarm = threading.Timer(self._timeout, self._process.kill)
-    alarm.start()
-    try:
-      stdin.write(json.dumps({"task": task} | request) + "\n")
-      stdin.flush()
-      line = stdout.readline()
-    except BrokenPipeError:
-      line = ""
-    finally:
-      alarm.cancel()
-    if not line:
-      tail = self._log.read_text()[-2000:]
-      raise PeerError(
-        f"The peer ended during `{task}` (limit {self._timeout:g} s). "
-        f"Its last words:\n{tail}"
-      )
-    answer = json.loads(line)
-    if "error" in answer:
-      raise PeerError(f"The peer's `{task}` raised {answer['error']}")
-    return answer

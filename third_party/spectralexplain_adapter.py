@@ -1,9 +1,8 @@
 """Runs `spectralexplain` for comparison; a worker inside the peer environment.
 
-`third_party/peers.py` starts it and talks to it: one JSON object per line on
-standard input asks for a task, one JSON line on standard output answers;
-arrays travel as `.npz` files. The process stays alive between tasks, because
-the peer's Galois-field code is compiled at its first use in each process.
+`peers.py` starts it and `serving.py` answers for it. The process stays alive
+between tasks, because the peer's Galois-field code is compiled at its first
+use in each process.
 
 Only the peer's public functions are called, with the arguments that its own
 `Explainer` passes. This file imports nothing of `spex_jax`.
@@ -11,15 +10,13 @@ Only the peer's public functions are called, with the arguments that its own
 Shapes: n players, C groups, P delays (P - 1 parity bits), K terms, D order.
 """
 
-import importlib.metadata
-import json
-import platform
-import sys
 import time
 
 import numpy as np
 import spectralexplain
 from sparse_transform.qsft.utils import general
+
+from third_party import serving
 
 
 def _signal(values_of, n, b, t, seed):
@@ -121,27 +118,10 @@ def transform(request):
 def versions(request):
   """Names and versions of what runs here."""
   del request
-  names = ("spectralexplain", "sparse-transform", "galois", "numba", "numpy")
-  return {name: importlib.metadata.version(name) for name in names} | {
-    "python": platform.python_version()
-  }
-
-
-_TASKS = (plan, decode, interactions, transform, versions)
-
-
-def main():
-  """Answers requests until standard input closes."""
-  answers, sys.stdout = sys.stdout, sys.stderr  # The peer may print.
-  tasks = {task.__name__: task for task in _TASKS}
-  for line in sys.stdin:
-    request = json.loads(line)
-    try:
-      answer = tasks[request["task"]](request)
-    except Exception as error:  # The caller gets it, and raises it there.
-      answer = {"error": f"{type(error).__name__}: {error}"}
-    print(json.dumps(answer), file=answers, flush=True)
+  return serving.versions_of(
+    "spectralexplain", "sparse-transform", "galois", "numba", "numpy"
+  )
 
 
 if __name__ == "__main__":
-  main()
+  serving.serve(plan, decode, interactions, transform, versions)
