@@ -19,19 +19,16 @@ Peers, on the same expansion and in the same run:
 
 import dataclasses
 import importlib.metadata
-import json
-import pathlib
-import platform
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from absl import app, flags
 
+from experiments import rows
 from spex_jax.fourier import sparse
 from spex_jax.indices import table
-from third_party import peers
+from third_party import peers, process
 
 _SAME = 1e-8
 
@@ -76,33 +73,23 @@ def expansion(config: Config, num_terms: int) -> sparse.SparseFourier:
   )
 
 
-def seconds(fn: Callable[[], Any], repeats: int) -> tuple[float, float]:
-  """Returns (first call, best later call)."""
-  times = []
-  for _ in range(repeats + 1):
-    start = time.perf_counter()
-    fn()
-    times.append(time.perf_counter() - start)
-  return times[0], min(times[1:])
-
-
 def run(
   config: Config, peer: peers.SpectralExplain | None = None
 ) -> Iterator[dict[str, Any]]:
   """Yields one row per index, who and size, as soon as it is measured."""
-  common = {
-    "bench": "indices",
+  common = rows.common("indices") | {
     "device": "cpu",
-    "python": platform.python_version(),
-    "numpy": np.__version__,
     "n": config.n,
     "order": config.order,
   }
   fourier = expansion(config, config.num_terms)
   for index in INDICES:
-    first, best = seconds(
-      lambda index=index: table.interactions(fourier, index, config.order),
-      config.repeats,
+    first, best = rows.seconds(
+      table.interactions,
+      fourier,
+      index,
+      config.order,
+      repeats=config.repeats,
     )
     ours = table.interactions(fourier, index, config.order)
     yield common | {
@@ -128,7 +115,7 @@ def _shapiq_rows(config, fourier, ours, index, best, common):
   convert = lambda: moebius_converter.MoebiusConverter(moebius)(
     index, config.order
   )
-  first, peer_best = seconds(convert, 1)
+  first, peer_best = rows.seconds(convert, repeats=1)
   theirs = convert().interactions
   yield common | {
     "who": "shapiq",
@@ -146,9 +133,12 @@ def _peer_rows(config, peer, index, common):
   """spectralexplain, Fourier to index, at sizes that it can take."""
   for num_terms in config.peer_terms:
     fourier = expansion(config, num_terms)
-    _, best = seconds(
-      lambda fourier=fourier: table.interactions(fourier, index, config.order),
-      config.repeats,
+    _, best = rows.seconds(
+      table.interactions,
+      fourier,
+      index,
+      config.order,
+      repeats=config.repeats,
     )
     ours = table.interactions(fourier, index, config.order)
     theirs = peer.interactions(
@@ -181,15 +171,8 @@ def _peer_rows(config, peer, index, common):
 def main(argv):
   """Prints the rows, and writes them where `--output` says."""
   del argv
-  peer = peers.SpectralExplain() if flags.FLAGS.peer else None
-  lines = []
-  for row in run(CONFIGS[flags.FLAGS.config], peer):
-    lines.append(json.dumps(row))
-    print(lines[-1], flush=True)
-  if flags.FLAGS.output:
-    pathlib.Path(flags.FLAGS.output).write_text("\n".join(lines) + "\n")
-  if peer is not None:
-    peer.close()
+  with process.optional(peers.SpectralExplain, flags.FLAGS.peer) as peer:
+    rows.write(run(CONFIGS[flags.FLAGS.config], peer), flags.FLAGS.output)
 
 
 if __name__ == "__main__":

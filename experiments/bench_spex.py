@@ -17,9 +17,6 @@ function alone.
 """
 
 import dataclasses
-import json
-import pathlib
-import platform
 import resource
 import time
 from collections.abc import Iterator
@@ -29,10 +26,10 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from experiments import parity_spectralexplain
+from experiments import parity_spectralexplain, rows
 from spex_jax.datasets import synthetic
 from spex_jax.fourier import sparse, spex
-from third_party import peers
+from third_party import peers, process
 
 _TEST_MASKS = 4096
 _CHUNK = 1024  # Masks made and evaluated at once.
@@ -97,12 +94,7 @@ def run(
   most_peer_seeds: int = 5,
 ) -> Iterator[dict[str, Any]]:
   """Yields a row per case, seed and side, as soon as it is measured."""
-  common = {
-    "bench": "spex",
-    "device": jax.devices()[0].device_kind,
-    "jax": jax.__version__,
-    "python": platform.python_version(),
-  }
+  common = rows.common("spex")
   for case in cases:
     for seed in range(case.num_seeds):
       runs = seed < min(case.peer_seeds, most_peer_seeds)
@@ -191,15 +183,13 @@ def _figures(planted, fourier, test):
   }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(measured: list[rows.Row]) -> str:
   """A markdown table of medians over seeds."""
-  lines = [
-    "| n | terms | dB | who | samples | recall | precision | R² | first s |"
-    " warm s | ratio |",
-    "|---|---|---|---|---|---|---|---|---|---|---|",
-  ]
-  groups: dict[tuple, list[dict[str, Any]]] = {}
-  for row in rows:
+  header = ["n", "terms", "dB", "who", "samples", "recall", "precision"]
+  header += ["R²", "first s", "warm s", "ratio"]
+  lines = []
+  groups: dict[tuple, list[rows.Row]] = {}
+  for row in measured:
     key = row["n"], row["num_terms"], row["decibels"], row["who"]
     groups.setdefault(key, []).append(row)
   for (n, terms, decibels, who), members in groups.items():
@@ -219,25 +209,17 @@ def table(rows: list[dict[str, Any]]) -> str:
       f"{median('best_s'):.3f}",
       f"{np.median(ratios):.0f}" if ratios else "",
     ]
-    lines.append("| " + " | ".join(cells) + " |")
-  return "\n".join(lines)
+    lines.append(cells)
+  return rows.table(header, lines)
 
 
 def main(argv):
   """Prints the rows and the table; writes the rows where `--output` says."""
   del argv
-  peer = peers.SpectralExplain() if flags.FLAGS.peer else None
-  rows = []
-  chosen = CONFIGS[flags.FLAGS.config]
-  for row in run(chosen, peer, flags.FLAGS.peer_seeds):
-    rows.append(row)
-    print(json.dumps(row), flush=True)
-  if flags.FLAGS.output:
-    lines = [json.dumps(row) + "\n" for row in rows]
-    pathlib.Path(flags.FLAGS.output).write_text("".join(lines))
-  print(table(rows))
-  if peer is not None:
-    peer.close()
+  args = flags.FLAGS
+  with process.optional(peers.SpectralExplain, args.peer) as peer:
+    found = run(CONFIGS[args.config], peer, args.peer_seeds)
+    print(table(rows.write(found, args.output)))
 
 
 if __name__ == "__main__":

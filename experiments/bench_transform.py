@@ -16,19 +16,16 @@ Shapes: n players, N = 2^n masks.
 """
 
 import dataclasses
-import json
-import pathlib
-import platform
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from absl import app, flags
 
+from experiments import rows
 from spex_jax.fourier import transform
-from third_party import peers
+from third_party import peers, process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,18 +51,6 @@ CONFIGS = {
 }
 
 
-def seconds(
-  fn: Callable[[Any], Any], argument: Any, repeats: int
-) -> tuple[float, float]:
-  """Returns (first call, best later call): compile cost, then steady cost."""
-  times = []
-  for _ in range(repeats + 1):
-    start = time.perf_counter()
-    jax.block_until_ready(fn(argument))
-    times.append(time.perf_counter() - start)
-  return times[0], min(times[1:])
-
-
 def numpy_fourier(values: np.ndarray) -> np.ndarray:
   """The transform by its butterflies, `[N]` -> `[N]`, in the dtype given."""
   size = len(values)
@@ -81,13 +66,7 @@ def run(
 ) -> Iterator[dict[str, Any]]:
   """Yields one row per transform and size, as soon as it is measured."""
   device = jax.devices()[0]
-  common = {
-    "bench": "wht",
-    "device": device.device_kind,
-    "python": platform.python_version(),
-    "jax": jax.__version__,
-    "numpy": np.__version__,
-  }
+  common = rows.common("wht")
   for n in config.num_players:
     rng = np.random.default_rng([config.seed, n])
     values = rng.normal(size=2**n).astype(np.float32)
@@ -107,9 +86,9 @@ def run(
 
     on_device = jax.device_put(values, device)
     ours = jax.jit(transform.fourier_from_values)
-    times = seconds(ours, on_device, config.repeats)
+    times = rows.seconds(ours, on_device, repeats=config.repeats)
     yield row("spex_jax", *times, ours(on_device))
-    times = seconds(numpy_fourier, values, config.repeats)
+    times = rows.seconds(numpy_fourier, values, repeats=config.repeats)
     yield row("numpy", *times, numpy_fourier(values), device="cpu")
     if peer is not None and n <= config.max_peer_players:
       fourier, runs = peer.transform(values, repeats=config.repeats + 1)
@@ -128,15 +107,8 @@ def run(
 def main(argv):
   """Prints the rows, and writes them where `--output` says."""
   del argv
-  peer = peers.SpectralExplain() if flags.FLAGS.peer else None
-  lines = []
-  for row in run(CONFIGS[flags.FLAGS.config], peer):
-    lines.append(json.dumps(row))
-    print(lines[-1], flush=True)
-  if flags.FLAGS.output:
-    pathlib.Path(flags.FLAGS.output).write_text("\n".join(lines) + "\n")
-  if peer is not None:
-    peer.close()
+  with process.optional(peers.SpectralExplain, flags.FLAGS.peer) as peer:
+    rows.write(run(CONFIGS[flags.FLAGS.config], peer), flags.FLAGS.output)
 
 
 if __name__ == "__main__":

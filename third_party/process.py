@@ -17,17 +17,25 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
 _HERE = pathlib.Path(__file__).resolve().parent
 
 ValueFn = Callable[[np.ndarray], np.ndarray]
+AnyPeer = TypeVar("AnyPeer", bound="Peer")
 
 
 class PeerError(RuntimeError):
   """The peer is not installed, raised, died or took too long."""
+
+
+def optional(
+  kind: "type[AnyPeer]", wanted: bool
+) -> "contextlib.AbstractContextManager[AnyPeer | None]":
+  """A peer for a `with` block, or None where it is not wanted."""
+  return kind() if wanted else contextlib.nullcontext()
 
 
 class Peer:

@@ -1,7 +1,5 @@
 """The benchmark of the transform runs, and measures what it says."""
 
-import time
-
 import numpy as np
 import pytest
 
@@ -25,19 +23,6 @@ def test_sizes_reach_what_the_package_promises():
   assert max(bench_transform.CONFIGS["full"].num_players) == 24
 
 
-def test_seconds_separates_the_first_call():
-  calls = []
-
-  def slow_at_first(argument):
-    time.sleep(0.0 if calls else 0.05)
-    calls.append(argument)
-
-  first, best = bench_transform.seconds(slow_at_first, 7, repeats=3)
-  assert calls == [7] * 4
-  assert first >= 0.05 > best
-
-
-@pytest.mark.parametrize("n", [0, 1, 3])
 def test_numpy_fourier_matches_the_definition(n):
   values = np.random.default_rng(n).normal(size=2**n)
   index = np.arange(2**n)

@@ -1,0 +1,71 @@
+"""What the benchmarks share: rows as they come, tables, and timing."""
+
+import json
+import os
+import pathlib
+import platform
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+Row = dict[str, Any]
+
+
+def common(bench: str) -> Row:
+  """What every row says about where it was measured."""
+  return {
+    "bench": bench,
+    "device": jax.devices()[0].device_kind,
+    "python": platform.python_version(),
+    "jax": jax.__version__,
+    "numpy": np.__version__,
+  }
+
+
+def write(rows: Iterable[Row], output: str | None = None) -> list[Row]:
+  """Prints each row as a JSON line as soon as it comes; returns them all.
+
+  Args:
+    rows: measured while they are asked for.
+    output: file for the lines too, or None. What was there is overwritten.
+  """
+  kept = []
+  with open(output or os.devnull, "w") as file:
+    for row in rows:
+      line = json.dumps(row)
+      print(line, flush=True)
+      print(line, file=file, flush=True)
+      kept.append(row)
+  return kept
+
+
+def read(path: str | os.PathLike) -> list[Row]:
+  """The rows of a file that `write` wrote."""
+  lines = pathlib.Path(path).read_text().splitlines()
+  return [json.loads(line) for line in lines if line]
+
+
+def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+  """A markdown table of cells."""
+  rule = ["---"] * len(header)
+  parts = [header, rule, *lines]
+  return "\n".join("| " + " | ".join(cells) + " |" for cells in parts)
+
+
+def seconds(
+  fn: Callable[..., Any], *args: Any, repeats: int
+) -> tuple[float, float]:
+  """Returns (first call, best later call): compile cost, then steady cost.
+
+  Each call ends when its result is ready. Without repeats, the first call
+  stands for both.
+  """
+  times = []
+  for _ in range(repeats + 1):
+    start = time.perf_counter()
+    jax.block_until_ready(fn(*args))
+    times.append(time.perf_counter() - start)
+  return times[0], min(times[1:] or times)
