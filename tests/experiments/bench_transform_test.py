@@ -23,6 +23,7 @@ def test_sizes_reach_what_the_package_promises():
   assert max(bench_transform.CONFIGS["full"].num_players) == 24
 
 
+@pytest.mark.parametrize("n", [0, 1, 3])
 def test_numpy_fourier_matches_the_definition(n):
   values = np.random.default_rng(n).normal(size=2**n)
   index = np.arange(2**n)
