@@ -1,0 +1,356 @@
+"""Gradient-boosted regression trees on masks: fits and cross-validation.
+
+The settings have LightGBM's meaning (Ke et al. 2017): depth is its max_depth
+with num_leaves = 2^depth, min_leaf is min_data_in_leaf, l2 is lambda_l2, rate
+is learning_rate, a share is a "fraction". Trees grow level-wise, which gives
+the same trees; only `min_gain` has other units.
+
+One long fit answers every smaller number of trees: the error on held-out
+masks is kept after each tree. Folds and targets are a batch that shares the
+masks; depths and rates run in turn, since shallow trees cost less than deep
+ones with levels switched off, and high rates stop early.
+
+Residuals below 1e-6 of the values' deviation are left alone (float32).
+
+Shapes: n players, B masks, T targets, M trees, F folds, C configurations.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from spex_jax import base
+from spex_jax.fourier import regress
+from spex_jax.fourier import score as score_lib
+from spex_jax.proxies import growing
+from spex_jax.proxies import trees as trees_lib
+
+_BATCH = 64  # Fits at once, and
+_CELLS = 1 << 26  # their masks times leaves: 256 MB of memberships.
+_MAX_DEPTH = 12
+_TIE = 1e-6  # Errors that differ by less, relatively, are equal.
+
+
+class CrossValidation(NamedTuple):
+  """The best configuration on held-out folds, and its fits.
+
+  Attributes:
+    depth: of its trees.
+    rate: its shrinkage.
+    num_trees: how many trees; 0 for the mean alone.
+    score: R^2 of `predictions`, all folds pooled.
+    predictions: float64 `[B]`; each mask's by the fit that never saw its fold.
+    trees: the fit on all masks, `num_trees` of them.
+    fold_trees: the fit without fold f, for each of the F folds in ascending
+      order of their ids.
+    configs: C pairs (depth, rate), in the order they were tried.
+    scores: float64 `[C, M + 1]` R^2 with 0..M trees; -inf where a fit had
+      stopped before.
+  """
+
+  depth: int
+  rate: float
+  num_trees: int
+  score: float
+  predictions: np.ndarray
+  trees: trees_lib.Trees
+  fold_trees: tuple[trees_lib.Trees, ...]
+  configs: tuple[tuple[int, float], ...]
+  scores: np.ndarray
+
+
+def fit(
+  masks: base.Masks,
+  values: base.Values,
+  *,
+  depth: int = 5,
+  num_trees: int = 500,
+  rate: float = 0.1,
+  l2: float = 0.0,
+  min_leaf: int = 20,
+  min_gain: float = 0.0,
+  row_share: float = 1.0,
+  column_share: float = 1.0,
+  key: base.Key | None = None,
+) -> trees_lib.Trees:
+  """Fits one ensemble (or T of them) to all masks.
+
+  Args:
+    masks: bool `[B, n]`. Equal masks are separate samples.
+    values: `[B]` or `[B, T]`, finite, of any scale and offset.
+    depth: splits from a root to a leaf, 1..12.
+    num_trees: M.
+    rate: shrinkage of every tree, in (0, 1].
+    l2: added to the count in a leaf's mean.
+    min_leaf: least masks on each side of a split. With fewer than twice as
+      many masks nothing is split, and the mean is what is left.
+    min_gain: least decrease of the mean squared error by a split, as a share
+      of the values' variance.
+    row_share: share of the masks that each tree sees, in (0, 1].
+    column_share: share of the players that each tree may split on.
+    key: consumed; for shares below 1.
+
+  Returns:
+    `trees.Trees`, with a leading T where the values have one. Constant values
+    give trees without a split, and the constant.
+
+  Raises:
+    ValueError: a setting out of range, a share below 1 without a key, or what
+      `base.check_masks` and `base.check_values` refuse.
+    TypeError: a depth, number of trees or min_leaf that is no integer.
+  """
+  masks, values = _check_samples(masks, values)
+  _check_settings([depth], [rate], num_trees, min_leaf, l2, min_gain)
+  shares = _check_shares(row_share, column_share, key)
+  weight = np.ones((1, len(masks)), bool)
+  single = values.ndim == 1
+  values = values.reshape(len(values), -1)
+  problem = growing.pad(masks)
+  out = []
+  size = _batch(masks, depth, 1)
+  for t in range(0, values.shape[1], size):
+    start = growing.Start.of(values[:, t : t + size], weight)
+    feature, leaf, _ = growing.grow_all(
+      problem,
+      start,
+      depth=depth,
+      num_trees=num_trees,
+      settings=growing.Settings(rate, l2, min_leaf, min_gain),
+      shares=shares,
+      key=key,
+      patience=None,
+    )
+    out += [
+      start.trees(problem, feature[:, e], leaf[:, e], e)
+      for e in range(feature.shape[1])
+    ]
+  return out[0] if single else trees_lib.stack(out)
+
+
+def cross_validate(
+  masks: base.Masks, values: base.Values, folds: np.ndarray, **settings
+) -> CrossValidation:
+  """`cross_validate_targets` for values `[B]`."""
+  values = base.check_values(values, len(masks))
+  if values.ndim != 1:
+    raise ValueError(
+      f"Need one target, [B]; got {values.shape}: cross_validate_targets."
+    )
+  return cross_validate_targets(masks, values[:, None], folds, **settings)[0]
+
+
+def cross_validate_targets(
+  masks: base.Masks,
+  values: base.Values,
+  folds: np.ndarray,
+  *,
+  depths: Sequence[int] = (3, 5),
+  rates: Sequence[float] = (0.01, 0.1),
+  num_trees: int = 1000,
+  counts: Sequence[int] | None = None,
+  patience: int | None = 100,
+  l2: float = 0.0,
+  min_leaf: int = 20,
+  min_gain: float = 0.0,
+  row_share: float = 1.0,
+  column_share: float = 1.0,
+  key: base.Key | None = None,
+) -> list[CrossValidation]:
+  """Finds depth, rate and number of trees by cross-validation, per target.
+
+  Every configuration is fitted once without each fold and once on all masks.
+
+  Args:
+    masks: bool `[B, n]`.
+    values: `[B, T]`, finite, of any scale and offset.
+    folds: integers `[B]`, the fold of each mask; at least two differ.
+    depths: to try, each 1..12.
+    rates: to try, each in (0, 1].
+    num_trees: the most trees.
+    counts: the numbers of trees to choose among, without early stopping; None
+      for all of 0..num_trees.
+    patience: a configuration stops growing once no target's pooled error has
+      improved for so many trees; None to grow them all.
+    l2: as in `fit`, like the settings below.
+    min_leaf: as there.
+    min_gain: as there.
+    row_share: as there.
+    column_share: as there.
+    key: as there.
+
+  Returns:
+    T results. The first configuration and the least number of trees win ties.
+
+  Raises:
+    ValueError: folds of another shape or all alike, no depth, rate or count,
+      a count above num_trees, or what `fit` refuses.
+    TypeError: folds that are no integers, or what `fit` refuses.
+  """
+  masks, values = _check_samples(masks, values)
+  if values.ndim != 2:
+    raise ValueError(f"Need values [B, T]; got {values.shape}: cross_validate.")
+  _check_settings(depths, rates, num_trees, min_leaf, l2, min_gain)
+  shares = _check_shares(row_share, column_share, key)
+  ids = check_folds(folds, len(masks))
+  patience = patience if counts is None else None
+  allowed = np.zeros(num_trees + 1, bool)
+  counts = range(num_trees + 1) if counts is None else counts
+  for count in counts:
+    if not 0 <= base.check_integer(count, "A count of trees") <= num_trees:
+      raise ValueError(f"counts must lie in 0..{num_trees}; got {count}.")
+    allowed[count] = True
+  if not allowed.any():
+    raise ValueError("Need at least one count of trees.")
+  if patience is not None and base.check_integer(patience, "patience") < 1:
+    raise ValueError(f"patience must be at least 1; got {patience}.")
+  num_folds = ids.max() + 1
+  seen = np.arange(num_folds + 1)[:, None] != ids  # The last sees all.
+  problem = growing.pad(masks)
+  configs = tuple((d, float(r)) for d in depths for r in rates)
+  out = []
+  size = _batch(masks, max(depths), num_folds + 1)
+  for t in range(0, values.shape[1], size):
+    start = growing.Start.of(values[:, t : t + size], seen)
+    best = [_Best(configs, num_trees) for _ in range(start.num_targets)]
+    for c, (depth, rate) in enumerate(configs):
+      grown = growing.grow_all(
+        problem,
+        start,
+        depth=depth,
+        num_trees=num_trees,
+        settings=growing.Settings(rate, l2, min_leaf, min_gain),
+        shares=shares,
+        key=None if key is None else jax.random.fold_in(key, c),
+        patience=patience,
+      )
+      for target, one in enumerate(best):
+        one.offer(c, start.scores(grown[2], target), allowed, grown)
+    out += [
+      one.result(problem, start, target, masks, ids)
+      for target, one in enumerate(best)
+    ]
+  return out
+
+
+def spread_folds(num_masks: int, num_folds: int = 5) -> np.ndarray:
+  """Fixed fold ids int `[B]` of near-equal folds; at most one per mask."""
+  num_folds = max(1, min(num_folds, num_masks))
+  folds = np.empty(num_masks, np.int64)
+  order = regress.spread_order(num_masks)
+  folds[order] = np.arange(num_masks) * num_folds // max(1, num_masks)
+  return folds
+
+
+def check_folds(folds: np.ndarray, num_masks: int) -> np.ndarray:
+  """Returns fold ids as int `[B]` in 0..F-1, in the order of the ids given.
+
+  Raises:
+    ValueError: another shape, or fewer than two folds.
+    TypeError: no integers.
+  """
+  folds = np.asarray(folds)
+  if folds.shape != (num_masks,):
+    raise ValueError(
+      f"folds must hold one id per mask, shape ({num_masks},); got "
+      f"{folds.shape}."
+    )
+  if folds.dtype.kind not in "iu":
+    raise TypeError(f"folds must be integers; got {folds.dtype}.")
+  names, ids = np.unique(folds, return_inverse=True)
+  if len(names) < 2:
+    raise ValueError(
+      f"Cross-validation needs at least two folds; {num_masks} masks have "
+      f"{len(names)}. Use `fit`, or more masks."
+    )
+  return ids
+
+
+class _Best:
+  """The best configuration of one target so far, and what it grew."""
+
+  def __init__(self, configs, num_trees):
+    self.configs = configs
+    self.scores = np.full((len(configs), num_trees + 1), -np.inf)
+    self.error, self.config, self.count = np.inf, 0, 0
+    self.grown: tuple = ()
+
+  def offer(self, config, scores, allowed, grown):
+    self.scores[config, : len(scores)] = scores
+    errors = np.where(allowed[: len(scores)], 1 - scores, np.inf)
+    # float32 sums: what differs by rounding is a tie.
+    tie = (1 + _TIE) * errors.min() + _TIE**2
+    count = int((errors <= tie).argmax())
+    if not self.grown or tie < self.error:
+      self.error, self.config = float(errors[count]), config
+      self.count, self.grown = count, grown
+
+  def result(self, problem, start, target, masks, ids):
+    feature, leaf, _ = self.grown
+    groups = len(start.seen)
+    fits = [
+      trees_lib.truncate(
+        start.trees(problem, feature[:, e], leaf[:, e], e), self.count
+      )
+      for e in range(target * groups, (target + 1) * groups)
+    ]
+    predictions = np.empty(len(masks))
+    for f, trees in enumerate(fits[:-1]):
+      predictions[ids == f] = trees_lib.predict(trees, masks[ids == f])
+    truth = start.values[target] * start.size[target]
+    depth, rate = self.configs[self.config]
+    return CrossValidation(
+      depth=depth,
+      rate=rate,
+      num_trees=self.count,
+      score=float(score_lib.r2(truth, predictions)),
+      predictions=predictions,
+      trees=fits[-1],
+      fold_trees=tuple(fits[:-1]),
+      configs=self.configs,
+      scores=self.scores,
+    )
+
+
+def _batch(masks, depth, num_fits):
+  """How many targets, each of so many fits, run at once."""
+  most = min(_BATCH, _CELLS // (len(masks) << depth))
+  return max(1, most // num_fits)
+
+
+def _check_samples(masks, values):
+  masks = base.check_masks(masks)
+  if not masks.shape[1]:
+    raise ValueError("Trees need at least one player; masks have none.")
+  return masks, base.check_values(values, len(masks))
+
+
+def _check_settings(depths, rates, num_trees, min_leaf, l2, min_gain):
+  if not len(depths) or not len(rates):
+    raise ValueError("Need at least one depth and one rate.")
+  for depth in depths:
+    if not 1 <= base.check_integer(depth, "depth") <= _MAX_DEPTH:
+      raise ValueError(f"depth must lie in 1..{_MAX_DEPTH}; got {depth}.")
+  for rate in rates:
+    if not 0 < rate <= 1:
+      raise ValueError(f"rate must lie in (0, 1]; got {rate}.")
+  if base.check_integer(num_trees, "num_trees") < 1:
+    raise ValueError(f"num_trees must be at least 1; got {num_trees}.")
+  if base.check_integer(min_leaf, "min_leaf") < 1:
+    raise ValueError(f"min_leaf must be at least 1; got {min_leaf}.")
+  for name, x in (("l2", l2), ("min_gain", min_gain)):
+    if not 0 <= x < np.inf:
+      raise ValueError(f"{name} must be finite and at least 0; got {x}.")
+
+
+def _check_shares(row_share, column_share, key):
+  for name, share in (("row_share", row_share), ("column_share", column_share)):
+    if not 0 < share <= 1:
+      raise ValueError(f"{name} must lie in (0, 1]; got {share}.")
+  if min(row_share, column_share) < 1 and key is None:
+    raise ValueError(
+      "A row_share or column_share below 1 draws at random: pass "
+      "key=jax.random.key(...)."
+    )
+  return float(row_share), float(column_share)

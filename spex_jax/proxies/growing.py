@@ -1,0 +1,316 @@
+"""Growth of boosted trees: a compiled kernel, and the batches around it.
+
+A tree is grown level by level to depth D; a node that no split improves stays
+whole, and its masks go to its first child. The histogram of a level is one
+matrix product, (members of each node, times residual or 1) by bits, and only
+first children are counted: second ones are their parent less them. A leaf is
+the sum of its residuals over its count plus l2 (Friedman 2001).
+
+Values are centred and scaled in float64 (`Start`); trees are grown in float32.
+
+Shapes: n players, B masks, T targets, M trees, D depth, G fits of a target
+(one per fold, and one on all masks), E = T G fits that run as one batch. B and
+n are padded, so that few sizes compile.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from spex_jax.proxies import trees as trees_lib
+
+CHUNK = 50  # Trees grown between two looks at the validation error.
+_ROWS, _COLUMNS = 128, 8  # Masks and players are padded to multiples of these.
+_NOISE = 1e-12  # Gains per mask below this are rounding, at variance 1.
+_FLAT = 8 * np.finfo(np.float64).eps  # A range of rounding size, at size 1.
+
+
+class Settings(NamedTuple):
+  """What a tree needs to know; traced, so that a change compiles nothing."""
+
+  rate: float
+  l2: float
+  min_leaf: float
+  min_gain: float
+
+
+def grow_tree(
+  bits: jax.Array,
+  columns: jax.Array,
+  residual: jax.Array,
+  weight: jax.Array,
+  allowed: jax.Array,
+  settings: Settings,
+  depth: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Grows one tree. Unbatched.
+
+  Args:
+    bits: float32 `[B, n]` the masks.
+    columns: uint8 `[n + 1, B]` the same by player; the last row is 0.
+    residual: float32 `[B]`, of variance about 1 or less.
+    weight: float32 `[B]`, 1 where the tree may look, else 0.
+    allowed: bool `[n]` players that may be asked for.
+    settings: its limits.
+    depth: D.
+
+  Returns:
+    Features int32 `[2^D - 1]`, leaves `[2^D]` (shrunk), and the tree's value
+    at every mask `[B]`, those of weight 0 included.
+  """
+  num_masks, n = bits.shape
+  pair = jnp.stack([weight * residual, weight])  # Sums and counts together.
+  total = pair.sum(axis=1)[None]  # [nodes, 2]
+  ones = _multiply(pair, bits)[None]  # [nodes, 2, n], of masks with bit 1.
+  floor = (settings.min_gain + _NOISE) * total[0, 1]
+  node = jnp.zeros(num_masks, jnp.int32)
+  rows = jnp.arange(num_masks)
+  features = []
+  for level in range(depth):
+    size = 1 << level
+    feature = _best_split(ones, total, allowed, settings, floor)
+    features.append(feature)
+    asked = columns[feature[node], rows].astype(jnp.int32)
+    split = (feature < n)[:, None]
+    index = jnp.minimum(feature, n - 1)[:, None, None]
+    index = jnp.broadcast_to(index, (size, 2, 1))
+    right = jnp.take_along_axis(ones, index, axis=2)[..., 0]
+    right = jnp.where(split, right, 0.0)
+    total = jnp.stack([total - right, right], axis=1).reshape(-1, 2)
+    if level < depth - 1:
+      first = 2 * jnp.arange(size)[:, None] == 2 * node[None] + asked[None]
+      lhs = jnp.where(first[:, None], pair[None], 0.0)
+      left = _multiply(lhs.reshape(2 * size, -1), bits).reshape(size, 2, n)
+      ones = jnp.stack([left, ones - left], axis=1).reshape(-1, 2, n)
+    node = 2 * node + asked
+  leaf = total[:, 0] / jnp.maximum(total[:, 1] + settings.l2, 1e-6)
+  # A tree without a split says nothing: its mean is 0 but for rounding.
+  used = (total[:, 1] > 0) & (features[0] < n)
+  leaf = settings.rate * jnp.where(used, leaf, 0.0)
+  return jnp.concatenate(features), leaf, leaf[node]
+
+
+def _best_split(ones, total, allowed, settings, floor):
+  """The player that each node asks for, int32 `[nodes]`; n for none."""
+  n = ones.shape[2]
+  sums, counts = total[:, :1], total[:, 1:]
+  num_one = ones[:, 1]
+  num_zero = counts - num_one
+  zeros = sums - ones[:, 0]
+  # The tiny loading only keeps 0 / 0 away: such a side is refused below.
+  loading = settings.l2 + 1e-9
+  gain = zeros**2 / (num_zero + loading) + ones[:, 0] ** 2 / (num_one + loading)
+  least = jnp.minimum(num_zero, num_one)
+  usable = (least >= settings.min_leaf) & allowed[None]
+  # The barrier: the two passes below must see the same bits of the same gain.
+  gain = lax.optimization_barrier(jnp.where(usable, gain, -1.0))
+  best = gain.max(axis=1)
+  at = jnp.where(gain == best[:, None], jnp.arange(n)[None], n).min(axis=1)
+  before = (sums**2 / (counts + loading))[:, 0]
+  worth = best > before * (1 + 1e-6) + floor
+  return jnp.where(worth, at, n).astype(jnp.int32)
+
+
+def _multiply(lhs, rhs):
+  # Exact counts: no TF32.
+  return jnp.matmul(lhs, rhs, precision=lax.Precision.HIGHEST)
+
+
+def _sample(key, weight, real, shares):
+  """One tree's masks (weights `[B]`) and players (bool `[n]`)."""
+  keys = jax.random.split(key)
+  return (
+    weight * _draw(keys[0], weight > 0, shares[0]),
+    _draw(keys[1], real, shares[1]),
+  )
+
+
+def _draw(key, members, share):
+  """A random share of the members, at least one: bool, like `members`."""
+  if share == 1:
+    return members
+  draw = jnp.where(members, jax.random.uniform(key, members.shape), 2.0)
+  count = jnp.maximum(1, jnp.round(share * members.sum())).astype(jnp.int32)
+  return members & (draw <= jnp.sort(draw)[count - 1])
+
+
+@functools.partial(jax.jit, static_argnames=("depth", "shares"))
+def _grow_chunk(
+  problem, residual, lanes, keys, first, settings, *, depth, shares
+):
+  """Grows the next trees of E fits: `residual` and the `lanes` are `[E, B]`."""
+  bits, columns = problem.bits, problem.columns
+  real = jnp.arange(bits.shape[1]) < problem.n
+  weight, held = lanes
+
+  def one(residual, weight, key, index):
+    allowed = real
+    if key is not None:
+      key = jax.random.fold_in(key, index)
+      weight, allowed = _sample(key, weight, real, shares)
+    return grow_tree(bits, columns, residual, weight, allowed, settings, depth)
+
+  def step(residual, index):
+    axes = (0, 0, None if keys is None else 0, None)
+    feature, leaf, value = jax.vmap(one, axes)(residual, weight, keys, index)
+    residual = residual - value
+    return residual, (feature, leaf, (held * residual**2).sum(axis=1))
+
+  return lax.scan(step, residual, first + jnp.arange(CHUNK))
+
+
+class Problem(NamedTuple):
+  """The masks as the kernels want them."""
+
+  bits: jax.Array  # float32 [B', n']
+  columns: jax.Array  # uint8 [n' + 1, B']
+  num_masks: int  # B
+  n: int
+
+
+def pad(masks: np.ndarray) -> Problem:
+  """The masks bool `[B, n]`, padded; no tree sees or asks for padding."""
+  num_masks, n = masks.shape
+  rows = -num_masks % _ROWS
+  columns = max(_COLUMNS, n + -n % _COLUMNS) - n
+  padded = np.pad(masks, ((0, rows), (0, columns))).astype(np.uint8)
+  by_player = np.pad(np.ascontiguousarray(padded.T), ((0, 1), (0, 0)))
+  bits = jnp.asarray(padded.astype(np.float32))
+  return Problem(bits, jnp.asarray(by_player), num_masks, n)
+
+
+class Start(NamedTuple):
+  """Values of mean 0 and deviation 1, for E = T (F + 1) fits, and the way back.
+
+  Constant values have residuals 0 and deviation 1.
+
+  Attributes:
+    values: float64 `[T, B]` of size 1 at most.
+    seen: bool `[G, B]` what each of the G fits of a target sees.
+    bias: float64 `[T, G]` the mean of what it sees.
+    deviation: float64 `[T]`; 1 for constant values.
+    size: float64 `[T]`, in the units of the values.
+  """
+
+  values: np.ndarray
+  seen: np.ndarray
+  bias: np.ndarray
+  deviation: np.ndarray
+  size: np.ndarray
+
+  @classmethod
+  def of(cls, values: np.ndarray, seen: np.ndarray) -> "Start":
+    """From values `[B, T]`, and who sees what."""
+    size = np.abs(values).max(axis=0)
+    size = np.where(size > 0, size, 1.0)
+    values = (values / size).T
+    share = seen / seen.sum(axis=1, keepdims=True)
+    # A mean about a value: exact where all are equal.
+    anchor = values[:, :1]
+    bias = anchor + (values - anchor) @ share.T
+    spread = values - values.mean(axis=1, keepdims=True)
+    deviation = np.sqrt((spread**2).mean(axis=1))
+    flat = np.ptp(values, axis=1) <= _FLAT
+    return cls(values, seen, bias, np.where(flat, 1.0, deviation), size)
+
+  @property
+  def num_targets(self):
+    return len(self.values)
+
+  @property
+  def flat(self):
+    """bool `[T]`: values that differ by rounding alone, or not at all."""
+    return np.ptp(self.values, axis=1) <= _FLAT
+
+  def residual(self):
+    """float32 `[T, G, B]`; 0 for flat values."""
+    out = self.values[:, None] - self.bias[..., None]
+    out = out / self.deviation[:, None, None]
+    return np.where(self.flat[:, None, None], 0.0, out).astype(np.float32)
+
+  def errors(self, grown):
+    """Pooled held-out error after 0..M trees, float64 `[M + 1, T]`."""
+    shape = (len(grown), self.num_targets, len(self.seen))
+    held = ~self.seen
+    before = (self.residual().astype(np.float64) ** 2 * held).sum(axis=(1, 2))
+    after = grown.reshape(shape).astype(np.float64).sum(axis=2)
+    return np.concatenate([before[None], after])
+
+  def scores(self, grown, target):
+    """R^2 of held-out masks after 0..M trees, float64 `[M + 1]`."""
+    if self.flat[target]:
+      return np.ones(len(grown) + 1)
+    centred = self.values[target] - self.values[target].mean()
+    total = (centred**2).sum() / self.deviation[target] ** 2
+    return 1 - self.errors(grown)[:, target] / total
+
+  def trees(self, problem, feature, leaf, e):
+    """The `trees.Trees` of fit e, in the units of the values."""
+    target, group = divmod(e, len(self.seen))
+    size = self.size[target]
+    feature = np.where(feature < problem.n, feature, problem.n)
+    return trees_lib.Trees(
+      feature=feature.astype(np.int32),
+      leaf=leaf.astype(np.float64) * self.deviation[target] * size,
+      bias=np.asarray(self.bias[target, group] * size),
+      n=problem.n,
+    )
+
+
+def grow_all(
+  problem: Problem,
+  start: Start,
+  *,
+  depth: int,
+  num_trees: int,
+  settings: Settings,
+  shares: tuple[float, float],
+  key: jax.Array | None,
+  patience: int | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Grows E = T G ensembles, by chunks, until told or done.
+
+  Returns:
+    NumPy features `[M, E, 2^D - 1]`, leaves `[M, E, 2^D]` and held-out errors
+    `[M, E]`, with fewer than M trees where the patience ended.
+  """
+  padding = ((0, 0), (0, len(problem.bits) - problem.num_masks))
+  seen = np.tile(start.seen, (start.num_targets, 1))
+  lanes = tuple(
+    jnp.asarray(np.pad(x, padding).astype(np.float32)) for x in (seen, ~seen)
+  )
+  residual = start.residual().reshape(len(seen), -1)
+  residual = jnp.asarray(np.pad(residual, padding))
+  keys = None
+  if key is not None and shares != (1.0, 1.0):
+    # Targets share the draws, so that each grows as it would alone.
+    keys = jax.random.split(key, len(start.seen))
+    keys = jnp.tile(keys, start.num_targets)
+  # Traced as float32, whatever the caller's switches.
+  settings = jax.tree.map(np.float32, settings)
+  chunks = []
+  for first in range(0, num_trees, CHUNK):
+    residual, chunk = _grow_chunk(
+      problem,
+      residual,
+      lanes,
+      keys,
+      first,
+      settings,
+      depth=depth,
+      shares=shares,
+    )
+    chunks.append([np.asarray(part) for part in chunk])
+    if patience is not None:
+      errors = np.concatenate([part[2] for part in chunks])
+      best = start.errors(errors).argmin(axis=0).max()
+      if first + CHUNK - best >= patience:
+        break
+  features, leaves, errors = (
+    np.concatenate(parts)[:num_trees] for parts in zip(*chunks)
+  )
+  return features, leaves, errors

@@ -1,0 +1,376 @@
+"""Boosted trees against a recursive float64 oracle, and their settings."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spex_jax.fourier import score
+from spex_jax.proxies import boosting, growing, trees
+
+_EPS = np.finfo(np.float32).eps
+
+
+def _data(seed, num_masks=200, n=8, noise=0.3):
+  rng = np.random.default_rng(seed)
+  masks = rng.integers(0, 2, (num_masks, n)).astype(bool)
+  weights = rng.normal(size=n)
+  values = masks @ weights + 2.0 * masks[:, 0] * masks[:, n - 1]
+  return masks, values + noise * rng.normal(size=num_masks)
+
+
+def _oracle_tree(masks, residual, depth, l2, min_leaf):
+  """One tree by exhaustive search: nested (player, left, right) or a value."""
+  mean = residual.sum() / (len(residual) + l2) if len(residual) else 0.0
+  if depth == 0:
+    return mean
+  gain = lambda r: r.sum() ** 2 / (len(r) + l2)
+  best, player = gain(residual) * (1 + 1e-6) + 1e-9, None
+  for i in range(masks.shape[1]):
+    ones = masks[:, i]
+    if min(ones.sum(), (~ones).sum()) >= min_leaf:
+      found = gain(residual[ones]) + gain(residual[~ones])
+      if found > best:
+        best, player = found, i
+  if player is None:
+    return mean
+  ones = masks[:, player]
+  return player, *(
+    _oracle_tree(masks[side], residual[side], depth - 1, l2, min_leaf)
+    for side in (~ones, ones)
+  )
+
+
+def _oracle_value(tree, mask):
+  while isinstance(tree, tuple):
+    tree = tree[2] if mask[tree[0]] else tree[1]
+  return tree
+
+
+def _oracle(masks, values, test, depth, num_trees, rate, l2, min_leaf):
+  out, fitted = np.full(len(test), values.mean()), values.mean()
+  for _ in range(num_trees):
+    tree = _oracle_tree(masks, values - fitted, depth, l2, min_leaf)
+    fitted = fitted + rate * np.array([_oracle_value(tree, m) for m in masks])
+    out += rate * np.array([_oracle_value(tree, m) for m in test])
+  return out
+
+
+@pytest.mark.parametrize(
+  ("depth", "l2", "min_leaf"), [(1, 0.0, 20), (3, 0.0, 10), (4, 5.0, 1)]
+)
+def test_trees_are_those_of_an_exhaustive_search(depth, l2, min_leaf):
+  masks, values = _data(depth)
+  test, _ = _data(50, 64)
+  fitted = boosting.fit(
+    masks, values, depth=depth, num_trees=12, rate=0.3, l2=l2, min_leaf=min_leaf
+  )
+  expected = _oracle(masks, values, test, depth, 12, 0.3, l2, min_leaf)
+  # Each of 12 trees subtracts a float32 mean of numbers of size max|v|, whose
+  # sum over at most B masks errs by sqrt(B) roundings.
+  atol = 12 * np.sqrt(len(masks)) * _EPS * np.abs(values).max()
+  actual = trees.predict(fitted, test)
+  np.testing.assert_allclose(actual, expected, rtol=0, atol=atol)
+
+
+def test_predictions_walk_the_trees():
+  masks, values = _data(1)
+  fitted = boosting.fit(masks, values, depth=3, num_trees=7, min_leaf=5)
+  test, _ = _data(2, 77)
+  expected = np.full(len(test), float(fitted.bias))
+  for row, mask in enumerate(test):
+    padded = np.append(mask, False)
+    for feature, leaf in zip(fitted.feature, fitted.leaf):
+      node = 0
+      for _ in range(3):
+        node = 2 * node + 1 + padded[feature[node]]
+      expected[row] += leaf[node - 7]
+  # Sums of 8 float64 numbers in another order.
+  np.testing.assert_allclose(trees.predict(fitted, test), expected, rtol=1e-13)
+  assert fitted.depth == 3
+  assert fitted.num_trees == 7
+
+
+@pytest.mark.parametrize(("depth", "rate"), [(3, 0.1), (5, 0.1), (5, 0.01)])
+def test_as_accurate_as_lightgbm(depth, rate):
+  lightgbm = pytest.importorskip("lightgbm")
+  masks, values = _data(3, 512, 30, noise=0.5)
+  test, truth = _data(3, 1024, 30, noise=0.0)
+  fitted = boosting.fit(masks, values, depth=depth, num_trees=300, rate=rate)
+  peer = lightgbm.LGBMRegressor(
+    max_depth=depth,
+    num_leaves=2**depth,
+    n_estimators=300,
+    learning_rate=rate,
+    n_jobs=1,
+    verbose=-1,
+    deterministic=True,
+    force_row_wise=True,
+  ).fit(masks, values)
+  ours = score.r2(truth, trees.predict(fitted, test))
+  # The project's bound; ties that rounding decides are all that differs.
+  assert abs(ours - score.r2(truth, peer.predict(test))) < 0.01
+
+
+def test_settings_limit_the_trees():
+  masks, values = _data(4)
+  grow = lambda **kw: boosting.fit(masks, values, num_trees=5, depth=3, **kw)
+  index = lambda fitted: trees.leaf_index(fitted, masks)
+  counts = np.bincount(index(grow(min_leaf=30))[0], minlength=8)
+  assert counts[counts > 0].min() >= 30
+  assert len(counts[counts > 0]) > 2
+  # A split must gain a tenth of the variance: fewer of them survive.
+  num_splits = lambda fitted: (fitted.feature < 8).sum()
+  assert 0 < num_splits(grow(min_gain=0.1)) < num_splits(grow()) / 2
+  plain, loaded = grow(rate=1.0), grow(rate=1.0, l2=1e6)
+  assert np.abs(loaded.leaf).max() < 1e-3 * np.abs(plain.leaf).max()
+
+
+def test_shares_draw_masks_and_players():
+  masks, values = _data(5)
+  grow = lambda seed, **kw: boosting.fit(
+    masks, values, num_trees=40, depth=3, key=jax.random.key(seed), **kw
+  )
+  one = grow(0, column_share=0.125)  # Of 8 players: one a tree.
+  asked = [set(row[row < 8].tolist()) for row in one.feature]
+  assert all(len(players) <= 1 for players in asked)
+  assert set.union(*asked) == set(range(8))
+  half, again, other = (grow(seed, row_share=0.5) for seed in (0, 0, 1))
+  np.testing.assert_array_equal(half.leaf, again.leaf)
+  assert (half.feature != other.feature).any()
+  # 15 masks cannot be split into twice 20; 100 can.
+  assert (grow(0, row_share=0.075).feature == 8).all()
+  assert (half.feature < 8).any()
+
+
+def test_cross_validation_fits_each_fold_apart():
+  masks, values = _data(6, 150)
+  folds = boosting.spread_folds(150, 3) * 7 - 2  # Any integers will do.
+  found = boosting.cross_validate(
+    masks, values, folds, depths=(2, 3), rates=(0.1, 0.3), num_trees=60
+  )
+  assert found.configs == ((2, 0.1), (2, 0.3), (3, 0.1), (3, 0.3))
+  config = found.configs.index((found.depth, found.rate))
+  # Rounding of float32 sums breaks no tie.
+  best = 1 - found.scores.max()
+  assert 1 - found.scores[config, found.num_trees] <= best * (1 + 2e-6)
+  settings = dict(
+    depth=found.depth, rate=found.rate, num_trees=max(found.num_trees, 1)
+  )
+  predictions = np.zeros(150)
+  for f, name in enumerate(np.unique(folds)):
+    out = folds == name
+    alone = boosting.fit(masks[~out], values[~out], **settings)
+    predictions[out] = trees.predict(alone, masks[out])
+    np.testing.assert_array_equal(alone.feature, found.fold_trees[f].feature)
+  # float32 sums over other paddings, twice the roundings of the oracle test.
+  atol = 2 * 60 * np.sqrt(150) * _EPS * np.abs(values).max()
+  np.testing.assert_allclose(found.predictions, predictions, rtol=0, atol=atol)
+  assert found.score == score.r2(values, found.predictions)
+  # The staged score is the same number, summed in float32.
+  staged = found.scores[config, found.num_trees]
+  np.testing.assert_allclose(staged, found.score, atol=1e-4)
+  whole = boosting.fit(masks, values, **settings)
+  np.testing.assert_array_equal(whole.feature, found.trees.feature)
+
+
+def test_one_long_fit_answers_every_smaller_number_of_trees():
+  masks, values = _data(7, 120)
+  folds = boosting.spread_folds(120, 4)
+  settings = dict(depths=(2,), rates=(0.2,), patience=None)
+  long = boosting.cross_validate(masks, values, folds, num_trees=70, **settings)
+  short = boosting.cross_validate(
+    masks, values, folds, num_trees=11, counts=(11,), **settings
+  )
+  assert short.num_trees == 11
+  np.testing.assert_allclose(short.scores[0], long.scores[0, :12], atol=1e-5)
+  np.testing.assert_allclose(long.scores[0, 11], short.score, atol=1e-5)
+
+
+def test_growth_stops_when_validation_stops_improving():
+  rng = np.random.default_rng(8)
+  masks = rng.integers(0, 2, (200, 6)).astype(bool)
+  values = masks[:, 0] + rng.normal(size=200)
+  folds = boosting.spread_folds(200)
+  grown = lambda patience: boosting.cross_validate(
+    masks,
+    values,
+    folds,
+    rates=(0.3, 0.2),
+    depths=(2,),
+    num_trees=400,
+    patience=patience,
+  )
+  early, late = grown(20), grown(None)
+  num_early = np.isfinite(early.scores).sum(axis=1) - 1
+  assert (num_early < 400).all()
+  assert np.isfinite(late.scores).all()
+  for one, two, count in zip(early.scores, late.scores, num_early):
+    np.testing.assert_array_equal(one[: count + 1], two[: count + 1])
+    # What it stopped after: so many trees without a better score.
+    assert count - one[: count + 1].argmax() >= 20
+
+
+def test_targets_are_fitted_as_if_alone():
+  masks, first = _data(9)
+  values = np.stack([first, 1e6 * masks[:, 2] - first, np.full(200, 3.0)], 1)
+  folds = boosting.spread_folds(200)
+  settings = dict(depths=(3,), rates=(0.2, 0.3), num_trees=30)
+  together = boosting.cross_validate_targets(masks, values, folds, **settings)
+  for column, joint in zip(values.T, together):
+    alone = boosting.cross_validate(masks, column, folds, **settings)
+    assert (joint.depth, joint.num_trees) == (alone.depth, alone.num_trees)
+    # Batches of another size may sum in another order.
+    atol = 1e-5 * np.abs(column).max()
+    np.testing.assert_allclose(joint.predictions, alone.predictions, atol=atol)
+  stacked = boosting.fit(masks, values, num_trees=20, depth=3)
+  single = boosting.fit(masks, values[:, 1], num_trees=20, depth=3)
+  both = trees.predict(stacked, masks), trees.predict(single, masks)
+  np.testing.assert_allclose(both[0][:, 1], both[1], atol=1e-5 * 1e6)
+  assert trees.predict(stacked, masks).shape == (200, 3)
+
+
+@given(
+  scale=st.sampled_from([1e30, 1e-30, -1.0, 3.0]),
+  offset=st.sampled_from([0.0, 1e4, -7.0]),
+)
+def test_units_and_offsets_change_nothing(scale, offset):
+  masks, values = _data(10)
+  plain = trees.predict(boosting.fit(masks, values, num_trees=30), masks)
+  moved = boosting.fit(masks, scale * (values + offset), num_trees=30)
+  # The offset costs its digits in float64, then float32 as in the oracle test.
+  atol = 30 * np.sqrt(200) * _EPS * np.abs(values).max()
+  actual = trees.predict(moved, masks) / scale - offset
+  np.testing.assert_allclose(actual, plain, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("constant", [0.0, 2.5, 1e30, -1e-30, 0.1])
+def test_constant_values_give_the_constant(constant):
+  masks, _ = _data(11)
+  values = np.full(200, constant)
+  found = boosting.cross_validate(
+    masks, values, boosting.spread_folds(200), depths=(3,)
+  )
+  assert found.num_trees == 0
+  assert found.score == 1.0
+  np.testing.assert_array_equal(found.predictions, values)
+  fitted = boosting.fit(masks, values, num_trees=3)
+  assert (fitted.feature == 8).all()
+  np.testing.assert_array_equal(trees.predict(fitted, masks), values)
+
+
+def test_two_distinct_values_are_learnt():
+  masks, _ = _data(12, 400)
+  values = np.where(masks[:, 3], 1e4 + 1.0, 1e4)
+  found = boosting.cross_validate(
+    masks, values, boosting.spread_folds(400), depths=(3,)
+  )
+  assert found.score > 1 - 1e-6
+  assert set(found.trees.feature.ravel().tolist()) == {3, 8}
+
+
+def test_one_sample_and_too_few_to_split_give_the_mean():
+  mask = np.ones((1, 3), bool)
+  fitted = boosting.fit(mask, [5.0], num_trees=4)
+  np.testing.assert_array_equal(trees.predict(fitted, mask), [5.0])
+  masks, values = _data(13, 30)
+  fitted = boosting.fit(masks, values, num_trees=4)  # 30 < 2 * 20.
+  # Each tree adds the float32 mean of residuals whose mean is 0.
+  atol = 4 * np.sqrt(30) * _EPS * np.abs(values).max()
+  np.testing.assert_allclose(
+    trees.predict(fitted, masks), values.mean(), rtol=0, atol=atol
+  )
+  folds = boosting.spread_folds(3, 5)
+  assert sorted(folds) == [0, 1, 2]  # Fewer samples than folds: one each.
+  found = boosting.cross_validate(
+    masks[:3], values[:3], folds, num_trees=2, depths=(3,)
+  )
+  assert found.num_trees == 0
+  assert np.isfinite(found.predictions).all()
+
+
+def test_a_single_player_and_duplicate_masks():
+  masks = np.array([[False], [True]] * 40)
+  values = np.where(masks[:, 0], 3.0, 1.0) + np.tile([0.1, 0.1, -0.1, -0.1], 20)
+  found = boosting.cross_validate(
+    masks, values, boosting.spread_folds(80), num_trees=200, depths=(1,)
+  )
+  # Equal masks with other values: their mean is the best there is.
+  np.testing.assert_allclose(
+    trees.predict(found.trees, [[False], [True]]), [1.0, 3.0], atol=0.02
+  )
+
+
+def test_sizes_that_pad_alike_compile_once():
+  for num_masks, n in ((130, 9), (200, 14), (256, 16)):
+    masks, values = _data(14, num_masks, n)
+    boosting.fit(masks, values, num_trees=10, depth=2, rate=num_masks / 1000)
+    if num_masks == 130:
+      before = growing._grow_chunk._cache_size()
+  assert growing._grow_chunk._cache_size() == before
+
+
+def test_truncate_keeps_the_first_trees():
+  masks, values = _data(15)
+  long = boosting.fit(masks, values, num_trees=20)
+  short = boosting.fit(masks, values, num_trees=8)
+  np.testing.assert_array_equal(trees.truncate(long, 8).leaf, short.leaf)
+  none = trees.predict(trees.truncate(long, 0), masks)
+  np.testing.assert_allclose(none, values.mean(), rtol=1e-12)
+  with pytest.raises(ValueError, match="num_trees must lie in 0..20; got 21"):
+    trees.truncate(long, 21)
+
+
+@pytest.mark.parametrize(
+  ("change", "error", "message"),
+  [
+    (dict(depth=0), ValueError, "depth must lie in 1..12; got 0"),
+    (dict(depth=2.0), TypeError, "depth must be an integer; got 2.0"),
+    (dict(num_trees=0), ValueError, "num_trees must be at least 1"),
+    (dict(rate=0.0), ValueError, r"rate must lie in \(0, 1\]; got 0.0"),
+    (dict(rate=np.nan), ValueError, "rate must lie in"),
+    (dict(l2=-1.0), ValueError, "l2 must be finite and at least 0"),
+    (dict(min_gain=np.inf), ValueError, "min_gain must be finite"),
+    (dict(min_leaf=0), ValueError, "min_leaf must be at least 1"),
+    (dict(row_share=0.5), ValueError, r"pass key=jax.random.key\(...\)"),
+    (dict(column_share=1.5), ValueError, "column_share must lie in"),
+    (dict(values=np.full(200, np.nan)), ValueError, "NaN or infinity for 200"),
+    (dict(values=np.zeros(3)), ValueError, "one value per mask"),
+    (dict(masks=np.zeros((200, 0))), ValueError, "at least one player"),
+    (dict(masks=np.full((200, 2), 2)), ValueError, "only 0 and 1"),
+  ],
+)
+def test_bad_fits_are_refused(change, error, message):
+  masks, values = _data(16)
+  settings = dict(masks=masks, values=values) | change
+  with pytest.raises(error, match=message):
+    boosting.fit(settings.pop("masks"), settings.pop("values"), **settings)
+
+
+@pytest.mark.parametrize(
+  ("change", "error", "message"),
+  [
+    (dict(folds=np.zeros(200, int)), ValueError, "at least two folds"),
+    (dict(folds=np.arange(3)), ValueError, r"shape \(200,\); got \(3,\)"),
+    (dict(folds=np.ones(200)), TypeError, "folds must be integers"),
+    (dict(depths=()), ValueError, "at least one depth and one rate"),
+    (dict(counts=(5, 2000)), ValueError, "counts must lie in 0..1000"),
+    (dict(counts=()), ValueError, "at least one count"),
+    (dict(patience=0), ValueError, "patience must be at least 1"),
+    (dict(values=np.zeros((200, 2))), ValueError, "cross_validate_targets"),
+  ],
+)
+def test_bad_cross_validations_are_refused(change, error, message):
+  masks, values = _data(17)
+  settings = dict(values=values, folds=boosting.spread_folds(200)) | change
+  values, folds = settings.pop("values"), settings.pop("folds")
+  with pytest.raises(error, match=message):
+    boosting.cross_validate(masks, values, folds, **settings)
+
+
+def test_predictions_refuse_other_players():
+  masks, values = _data(18)
+  fitted = boosting.fit(masks, values, num_trees=1)
+  with pytest.raises(ValueError, match="expected n=8"):
+    trees.predict(fitted, masks[:, :4])
