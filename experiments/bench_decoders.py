@@ -142,8 +142,7 @@ def run(
       samples.
   """
   common = rows.common("decoders")
-  running: shapiq_peer.Shapiq | None = None
-  try:
+  with process.Kept(peer) as running:
     for game in recordings:
       for budget in budgets:
         if budget > len(game.masks):
@@ -163,12 +162,9 @@ def run(
           if done or (method == "lasso2" and game.n > _MOST_PAIRED):
             continue
           head = common | cell | {"side": "peer"}
-          if running is None or not running.alive:
-            if running is not None:
-              running.close()
-            running = peer()
+          now = running()
           try:
-            for row in theirs(running, game, budget, method):
+            for row in theirs(now, game, budget, method):
               yield head | row
           except process.PeerError as error:
             yield head | {"method": method, "error": str(error)[-500:]}
@@ -179,9 +175,6 @@ def run(
           except Exception as error:  # Other cells may still be measured.
             text = f"{type(error).__name__}: {error}"
             yield head | {"error": text[-500:]}
-  finally:
-    if running is not None:
-      running.close()
 
 
 def _known(peer_rows, cell):

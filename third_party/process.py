@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable
-from typing import Any, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 
@@ -36,6 +36,36 @@ def optional(
 ) -> "contextlib.AbstractContextManager[AnyPeer | None]":
   """A peer for a `with` block, or None where it is not wanted."""
   return kind() if wanted else contextlib.nullcontext()
+
+
+class Kept(Generic[AnyPeer]):
+  """A peer that is started when first called for, and anew when it has died.
+
+  with Kept(Shapiq) as peer:
+    peer().decode(...)
+  """
+
+  def __init__(self, start: Callable[[], AnyPeer]):
+    self._start = start
+    self._running: AnyPeer | None = None
+
+  def __call__(self) -> AnyPeer:
+    """The running peer. Raises PeerError if it cannot be started."""
+    if self._running is None or not self._running.alive:
+      self.close()
+      self._running = self._start()
+    return self._running
+
+  def close(self) -> None:
+    """Ends what runs."""
+    if self._running is not None:
+      self._running.close()
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(self, *exc_info: object) -> None:
+    self.close()
 
 
 class Peer:

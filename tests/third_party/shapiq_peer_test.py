@@ -148,3 +148,19 @@ def test_estimators_are_exact_with_all_masks(peer, method):
   # KernelSHAP weighs the full and the empty mask by 1e6, not infinity.
   np.testing.assert_allclose(found.values, expected, rtol=0, atol=1e-5)
   assert found.asked <= 2**n + 2
+
+
+def test_a_kept_peer_is_started_anew_only_when_dead():
+  class Mortal:
+    alive = True
+
+    def close(self):
+      self.alive = False
+
+  with process.Kept(Mortal) as peer:
+    first = peer()
+    assert peer() is first
+    first.alive = False
+    second = peer()
+    assert second is not first and peer() is second
+  assert not second.alive

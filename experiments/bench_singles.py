@@ -1,0 +1,323 @@
+"""Shapley values from our sparse expansion, beside shapiq's five estimators.
+
+  python -m experiments.bench_singles --config=full --output=rows.jsonl
+
+Everyone may evaluate the same number of masks of the same game. Ours spends
+them as `explain(method="auto")` does, for all interactions at once, and reads
+Shapley values from the expansion; the peers' estimators draw masks for Shapley
+values alone. The truth is exact for n <= 16, by all masks, and for planted
+functions, by their sets; else it is a long run of permutation sampling.
+
+`mse` is the mean squared error over the mean square of the true values, and
+`truth_mse` that of the long run itself (its squared standard error); `top5` is
+the share of the five largest values that are found. A seed draws the game and
+the estimators' masks. An estimator that fails is a row too.
+
+Prints a JSON line per estimate and a markdown table of medians over seeds;
+`--figure` draws error against budget. Expect `quick` in 1 minute and `full` in
+30 on 2 CPU cores.
+
+Shapes: n players, B masks, P permutations.
+"""
+
+import dataclasses
+import functools
+import itertools
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+
+import spex_jax as spex
+from experiments import games, rows, shapley
+from spex_jax.indices import metrics
+from spex_jax.report import plots
+from third_party import process, shapiq_peer
+
+_TOP = 5
+OURS = "auto"
+
+
+def _wine(seed: int) -> games.Game:
+  from sklearn import datasets  # Slow to import.
+
+  bunch: Any = datasets.load_wine()
+  return games.forest(bunch.data, bunch.target, seed)
+
+
+def _cancer(most: int, seed: int) -> games.Game:
+  from sklearn import datasets  # Slow to import.
+
+  bunch: Any = datasets.load_breast_cancer()
+  return games.forest(bunch.data, bunch.target, seed, most)
+
+
+def _planted(n: int, num_terms: int, seed: int) -> games.Game:
+  return games.planted(seed, n, num_terms, decibels=None)
+
+
+GAMES: dict[str, Callable[[int], games.Game]] = {
+  "wine13": _wine,
+  "cancer12": functools.partial(_cancer, 12),
+  "cancer16": functools.partial(_cancer, 16),
+  "planted14": functools.partial(_planted, 14, 20),
+  "cancer30": games.FAMILIES["cancer30"],
+  "pixels64": games.FAMILIES["pixels64"],
+  "planted100": functools.partial(_planted, 100, 30),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """What to compare.
+
+  Attributes:
+    names: of `GAMES`.
+    budgets: masks that may be evaluated.
+    num_seeds: games of each name.
+    num_permutations: of the long runs, in antithetic pairs.
+  """
+
+  names: tuple[str, ...]
+  budgets: tuple[int, ...]
+  num_seeds: int
+  num_permutations: int
+
+
+CONFIGS = {
+  "quick": Config(("planted14",), (256,), num_seeds=1, num_permutations=64),
+  "full": Config(
+    tuple(GAMES), (256, 512, 1024, 2048), num_seeds=3, num_permutations=8192
+  ),
+}
+
+
+def run(
+  config: Config,
+  *,
+  peer: Callable[[], shapiq_peer.Shapiq] | None = shapiq_peer.Shapiq,
+) -> Iterator[rows.Row]:
+  """Yields a row per game, seed, budget and method, as soon as measured."""
+  common = rows.common("singles")
+  with process.Kept(peer or shapiq_peer.Shapiq) as running:
+    for name, seed in itertools.product(config.names, range(config.num_seeds)):
+      game = GAMES[name](seed)
+      truth = shapley.true_values(game, seed, config.num_permutations)
+      for budget in config.budgets:
+        head = common | {
+          "game": name,
+          "n": game.n,
+          "seed": seed,
+          "budget": budget,
+          "truth": truth.how,
+          "truth_mse": float(f"{truth.mse:.2g}"),
+        }
+        mine = functools.partial(_ours, game, budget, seed)
+        yield head | _row("ours", OURS, truth.values, mine)
+        for method in shapiq_peer.ESTIMATORS if peer else ():
+          theirs = functools.partial(
+            _theirs, running(), game, budget, method, seed
+          )
+          yield head | _row("peer", method, truth.values, theirs)
+
+
+def _ours(game, budget, seed):
+  asked = 0
+
+  def value_fn(masks):
+    nonlocal asked
+    asked += len(masks)
+    return game.value_fn(masks)
+
+  explanation = spex.explain(
+    value_fn, game.n, budget=budget, method=OURS, key=jax.random.key(seed)
+  )
+  start = time.perf_counter()
+  index = explanation.interactions("SV", order=1)
+  values = np.array([index[i] for i in range(game.n)])
+  seconds = explanation.seconds["decoding"] + time.perf_counter() - start
+  stated = explanation.faithfulness
+  more = {
+    "spoke": explanation.method,
+    "stated": None if stated is None else round(float(stated), 4),
+  }
+  return values, seconds, explanation.num_evaluations, more
+
+
+def _theirs(peer, game, budget, method, seed):
+  found = peer.shapley(game.value_fn, game.n, budget, method=method, seed=seed)
+  return found.values, found.seconds, found.asked, {}
+
+
+def _row(side, method, truth, estimate) -> rows.Row:
+  row = {"side": side, "method": method}
+  try:
+    values, seconds, asked, more = estimate()
+    if not np.isfinite(values).all():
+      raise ValueError("Shapley values are not finite.")
+  except (process.PeerError, ValueError) as error:
+    return row | {"error": f"{type(error).__name__}: {error}"[-500:]}
+  error = ((values - truth) ** 2).mean() / (truth**2).mean()
+  top = metrics.top_k_agreement(truth, values, min(_TOP, len(truth)))
+  return (
+    row
+    | {
+      "mse": float(f"{error:.4g}"),
+      "top5": round(top, 4),
+      "seconds": round(seconds, 4),
+      "asked": asked,
+    }
+    | more
+  )
+
+
+Medians = dict[tuple[str, int], dict[str, tuple[float, float, int]]]
+
+
+def medians(measured: list[rows.Row]) -> Medians:
+  """Median `mse` and mean `top5` over seeds, by game, budget and method.
+
+  The third number counts the seeds at which the method failed.
+  """
+  groups: dict[tuple[str, int], dict[str, list[rows.Row]]] = {}
+  for row in measured:
+    cell = groups.setdefault((row["game"], row["budget"]), {})
+    cell.setdefault(row["method"], []).append(row)
+  out: Medians = {}
+  for cell, methods in groups.items():
+    out[cell] = {}
+    for method, members in methods.items():
+      good = [row for row in members if "error" not in row]
+      out[cell][method] = (
+        float(np.median([row["mse"] for row in good])) if good else np.inf,
+        float(np.mean([row["top5"] for row in good])) if good else 0.0,
+        len(members) - len(good),
+      )
+  return out
+
+
+def table(measured: list[rows.Row]) -> str:
+  """A markdown table of medians; the smallest error of a line is bold."""
+  found = medians(measured)
+  methods = list(dict.fromkeys(m for cell in found.values() for m in cell))
+  how = {row["game"]: (row["truth"], row["truth_mse"]) for row in measured}
+  lines = []
+  for (game, budget), cell in found.items():
+    best = min(error for error, _, _ in cell.values())
+    cells = []
+    for method in methods:
+      error, top, failed = cell.get(method, (np.inf, 0.0, 0))
+      text = f"{error:.1e}, {top:.2f}" if np.isfinite(error) else "–"
+      text = f"**{text}**" if error == best < np.inf else text
+      cells.append(text + (f" ({failed} failed)" if failed else ""))
+    truth, own = how[game]
+    known = truth if truth == "exact" else f"{truth} ({own:.0e})"
+    lines.append([game, str(budget), *cells, known])
+  header = ["game", "masks", *methods, "truth"]
+  return rows.table(header, lines)
+
+
+def verdict(measured: list[rows.Row]) -> str:
+  """In how many cells ours has the smallest error, and against whom not."""
+  found = medians(measured)
+  wins, told = 0, []
+  for (game, budget), cell in found.items():
+    best = min(cell, key=lambda method: cell[method][0])
+    # Below this, everyone is exact but for rounding.
+    if cell[OURS][0] <= max(cell[best][0], 1e-12):
+      wins += 1
+    else:
+      told.append(f"{game} at {budget} masks ({best})")
+  text = f"{OURS} has the smallest error in {wins} of {len(found)} cells"
+  return text + (f"; not in {', '.join(told)}." if told else ".")
+
+
+def draw(measured: list[rows.Row], path: pathlib.Path) -> None:
+  """Error against budget, a panel for each game."""
+  from matplotlib import figure  # Slow to import.
+
+  found = medians(measured)
+  names = list(dict.fromkeys(game for game, _ in found))
+  columns = min(4, len(names))
+  lines = -(-len(names) // columns)
+  out = figure.Figure(
+    figsize=(3 * columns, 2.6 * lines + 0.5), layout="constrained"
+  )
+  panels = list(out.subplots(lines, columns, squeeze=False).ravel())
+  for axes in panels[len(names) :]:
+    axes.axis("off")
+  colors = ["#b2182b", "#999999", "#2166ac", "#1b7837", "#762a83", "#e08214"]
+  methods = list(dict.fromkeys(m for cell in found.values() for m in cell))
+  for name, axes in zip(names, panels):
+    budgets = [budget for game, budget in found if game == name]
+    for method, color in zip(methods, colors):
+      heights = [
+        max(found[name, budget].get(method, (np.inf,))[0], 1e-16)
+        for budget in budgets
+      ]
+      points = [(x, y) for x, y in zip(budgets, heights) if np.isfinite(y)]
+      if points:
+        mine = method == OURS
+        label = "ours (auto)" if mine else f"{method} (peer)"
+        axes.plot(
+          *zip(*points),
+          "o-",
+          color=color,
+          lw=2.2 if mine else 1.2,
+          ms=4,
+          label=label,
+          zorder=3 if mine else 2,
+        )
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(budgets, [f"{budget:,}" for budget in budgets])
+    axes.minorticks_off()
+    axes.tick_params(labelsize=7)
+    axes.grid(alpha=0.3)
+    axes.set_title(name, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+  out.supxlabel("masks", fontsize=10)
+  out.supylabel("squared error / mean square", fontsize=10)
+  handles, labels = panels[0].get_legend_handles_labels()
+  out.legend(
+    handles,
+    labels,
+    loc="outside upper center",
+    ncols=3,
+    fontsize=8,
+    frameon=False,
+  )
+  plots.save(out, path)
+
+
+def main(argv):
+  """Prints rows, table and verdict; writes where the flags say."""
+  del argv
+  args = flags.FLAGS
+  config = CONFIGS[args.config]
+  if args.games:
+    config = dataclasses.replace(config, names=tuple(args.games))
+  if args.budgets:
+    config = dataclasses.replace(config, budgets=tuple(map(int, args.budgets)))
+  peer = shapiq_peer.Shapiq if args.peer else None
+  measured = rows.write(run(config, peer=peer), args.output)
+  if args.figure:
+    draw(measured, pathlib.Path(args.figure))
+  print(table(measured))
+  print()
+  print(verdict(measured))
+
+
+if __name__ == "__main__":
+  # Defined here, so that a test may import several experiments.
+  flags.DEFINE_enum("config", "full", sorted(CONFIGS), "What to compare.")
+  flags.DEFINE_list("games", [], f"Instead: of {', '.join(GAMES)}.")
+  flags.DEFINE_list("budgets", [], "Instead of the configuration's.")
+  flags.DEFINE_bool("peer", True, "Run shapiq too (`make peers-shapiq`).")
+  flags.DEFINE_string("output", None, "File for the rows, as well.")
+  flags.DEFINE_string("figure", None, "File for the figure.")
+  app.run(main)
