@@ -19,7 +19,7 @@ find = $(shell for python in python$(1) \
     2>/dev/null && { command -v "$$python"; break; }; done)
 
 # The active environment is used if it works, is of a version we support, and
-# make can name it: it cannot name a path with a space. Else, one of ours.
+# its path has no space, which make cannot name. Else, one of ours.
 active_version := $(if $(VIRTUAL_ENV),$(shell \
   "$(VIRTUAL_ENV)/bin/python" -c \
     'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null))

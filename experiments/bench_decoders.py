@@ -9,7 +9,9 @@ and scored by R^2 on masks that it never saw, with all its terms and with the
 compiled program dropped, so `first_s` has all compilation in it, then again:
 `best_s`. A peer's seconds are of its whole fit, in its own process, in the same
 run; rows of an earlier run are taken by `--peer_rows` if they are of the very
-same samples. A fit that fails is a row too.
+same samples. LightGBM's threads wait for each other on so few samples: with one
+of them (`--peer_threads`) a fit took 16 s that took over 80 with its default.
+A fit that fails is a row too.
 
 Prints a JSON line per fit, a markdown table, and each criterion with what was
 measured. `--figures` draws R^2 against budget and against number of terms.
@@ -19,6 +21,7 @@ most of them the peers'.
 Shapes: n players, B masks, R test masks.
 """
 
+import functools
 import pathlib
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -199,11 +202,13 @@ def main(argv):
   paths = sorted(pathlib.Path(args.games).glob("*.npz"))
   if not paths:
     raise app.UsageError(f"No recorded games (*.npz) in {args.games}.")
+  threads = args.peer_threads or None
   found = run(
     [games.load(path) for path in paths],
     [int(budget) for budget in args.budgets],
     args.methods,
     args.peers,
+    peer=functools.partial(shapiq_peer.Shapiq, threads=threads),
     peer_rows=rows.read(args.peer_rows) if args.peer_rows else (),
     repeats=args.repeats,
   )
@@ -221,6 +226,7 @@ if __name__ == "__main__":
   flags.DEFINE_list("budgets", ["512", "1024", "4096"], "Masks to fit on.")
   flags.DEFINE_list("methods", ["auto"], "Of ours.")
   flags.DEFINE_list("peers", list(shapiq_peer.DECODERS), "Of shapiq's.")
+  flags.DEFINE_integer("peer_threads", 1, "Of its OpenMP; 0 for its default.")
   flags.DEFINE_string("peer_rows", None, "Rows of the peers' earlier run.")
   flags.DEFINE_integer("repeats", 1, "Calls of ours after the first.")
   flags.DEFINE_string("output", None, "File for the rows, as well.")

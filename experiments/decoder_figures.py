@@ -59,6 +59,8 @@ def draw(measured: Sequence[rows.Row], folder: pathlib.Path) -> None:
         )
       _line(axes, places, heights, who, color)
     axes.set_xscale("log")
+    axes.set_xticks(_SIZES, [str(size) for size in _SIZES])
+    axes.minorticks_off()
     axes.set_title(f"{name}, {budget:,} masks", fontsize=9)
   _finish(figure, panels, "terms (the largest)")
   plots.save(figure, folder / "r2_by_terms.png")

@@ -84,7 +84,11 @@ class Peer:
   target: str
 
   def __init__(
-    self, python: str | os.PathLike | None = None, timeout: float = 3600.0
+    self,
+    python: str | os.PathLike | None = None,
+    timeout: float = 3600.0,
+    *,
+    threads: int | None = None,
   ):
     """Starts the peer.
 
@@ -92,6 +96,7 @@ class Peer:
       python: interpreter of an environment that holds it; by default the one
         that `variable` names, or that of `environment`.
       timeout: seconds that one task may take.
+      threads: most that its OpenMP may run; None for as many as it likes.
 
     Raises:
       PeerError: no such environment, or the peer does not import in it.
@@ -107,6 +112,8 @@ class Peer:
     self._folder = tempfile.TemporaryDirectory(prefix="peer-")
     self._log = pathlib.Path(self._folder.name, "stderr.txt")
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    if threads is not None:
+      environment["OMP_THREAD_LIMIT"] = str(threads)
     with self._log.open("w") as log:
       self._process = subprocess.Popen(
         [os.fspath(python), "-m", f"third_party.{self.adapter}"],

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from experiments import bench_singles, shapley
+from experiments import bench_singles, shapley, singles_report
 from third_party import process, shapiq_peer
 
 _SMALL = bench_singles.Config(
@@ -82,23 +82,23 @@ _ROWS = [
 
 
 def test_medians_leave_failures_out_but_count_them():
-  found = bench_singles.medians(_ROWS)
+  found = singles_report.medians(_ROWS)
   assert found["a", 512] == {"auto": (0.3, 1.0, 0), "oddshap": (0.2, 1.0, 1)}
 
 
 def test_table_and_verdict():
-  lines = bench_singles.table(_ROWS).splitlines()
+  lines = singles_report.table(_ROWS).splitlines()
   assert lines[2] == (
     "| a | 512 | 3.0e-01, 1.00 | **2.0e-01, 1.00** (1 failed) | exact |"
   )
   # Below 1e-12 both are exact.
-  assert bench_singles.verdict(_ROWS) == (
+  assert singles_report.verdict(_ROWS) == (
     "auto has the smallest error in 1 of 2 cells; not in a at 512 masks "
     "(oddshap)."
   )
 
 
 def test_the_figure_is_drawn(tmp_path):
-  bench_singles.draw(_ROWS, tmp_path / "singles.png")
+  singles_report.draw(_ROWS, tmp_path / "singles.png")
   content = (tmp_path / "singles.png").read_bytes()
   assert content.startswith(b"\x89PNG") and len(content) > 10_000

@@ -10,11 +10,11 @@ from third_party import process, shapiq_peer
 
 # Stands for the worker: it fits nothing, asks for two values, or dies.
 _FAKE = """#!{python}
-import json, sys
+import json, os, sys
 import numpy as np
 for line in iter(sys.stdin.readline, ""):
   request = json.loads(line)
-  answer = {{"shapiq": "0"}}
+  answer = {{"shapiq": "0", "limit": os.environ.get("OMP_THREAD_LIMIT")}}
   if request["task"] == "decode" and request["method"] == "lasso1":
     with np.load(request["samples"]) as file:
       np.savez(request["out"], supports=file["masks"], coefs=file["values"])
@@ -36,11 +36,16 @@ for line in iter(sys.stdin.readline, ""):
 
 
 @pytest.fixture
-def fake(tmp_path):
+def python(tmp_path):
   path = tmp_path / "python"
   path.write_text(_FAKE.format(python=sys.executable))
   path.chmod(0o755)
-  with shapiq_peer.Shapiq(path) as peer:
+  return path
+
+
+@pytest.fixture
+def fake(python):
+  with shapiq_peer.Shapiq(python) as peer:
     yield peer
 
 
@@ -54,6 +59,13 @@ def test_a_missing_environment_names_the_remedy(tmp_path, monkeypatch):
   monkeypatch.setenv("SPEX_SHAPIQ_PYTHON", str(tmp_path / "none"))
   with pytest.raises(process.PeerError, match="run `make peers-shapiq`"):
     shapiq_peer.Shapiq()
+
+
+@pytest.mark.parametrize(("threads", "limit"), [(None, "7"), (2, "2")])
+def test_threads_are_limited_if_asked(python, monkeypatch, threads, limit):
+  monkeypatch.setenv("OMP_THREAD_LIMIT", "7")
+  with shapiq_peer.Shapiq(python, threads=threads) as peer:
+    assert peer.versions["limit"] == limit
 
 
 def test_samples_travel_both_ways(fake):
