@@ -13,6 +13,7 @@ of the values changes nothing; folds are spread over the masks, not contiguous.
 Shapes: n players, B masks, F folds.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -261,7 +262,8 @@ def _by_lightgbm(masks, values, ids, counts, *, depths, rates, min_leaf, l2):
         guess = np.empty(len(masks))
         for f, booster in enumerate(fits):
           held = ids == f
-          guess[held] = booster.predict(masks[held], num_iteration=count)
+          part = booster.predict(masks[held], num_iteration=count)
+          guess[held] = np.asarray(part)
         reached = score.r2(y, guess)
         if best is None or reached > best[0]:
           best = reached, depth, rate, count, fits, guess
@@ -272,7 +274,7 @@ def _by_lightgbm(masks, values, ids, counts, *, depths, rates, min_leaf, l2):
     one = tree_fourier.expand(booster, masks.shape[1])
     coefs = np.asarray(one.coefs) * deviation
     coefs[0] += centre
-    functions.append(one.replace(coefs=coefs * size))
+    functions.append(dataclasses.replace(one, coefs=coefs * size))
   predictions = (guess * deviation + centre) * size
   config = Config("lightgbm", depth, rate, count, float(reached), "")
   return _Grown(config, predictions, functions[:-1], functions[-1])

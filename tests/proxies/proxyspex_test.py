@@ -1,0 +1,208 @@
+"""ProxySPEX: what is cut, what is fitted again, and what is said about it."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from spex_jax.fourier import regress, score, sparse
+from spex_jax.proxies import boosting, proxyspex, tree_fourier
+
+_QUICK = dict(depths=(3,), rates=(0.1,), counts=(100, 200))
+
+
+def _planted(seed=0, num_masks=400, n=20, noise=0.0):
+  """A function of few sets, closed under subsets, and its samples."""
+  rng = np.random.default_rng(seed)
+  terms = {(): 3.0, (0,): 2.0, (1,): -1.5, (0, 1): 1.0, (2,): 1.0, (5,): 0.7}
+  terms |= {(0, 2): 0.6, (0, 1, 2): 0.5, (7,): -0.5}
+  function = sparse.SparseFourier.from_terms(n, terms)
+  masks = rng.integers(0, 2, (num_masks, n)).astype(bool)
+  return function, masks, function(masks) + noise * rng.normal(size=num_masks)
+
+
+def _test_masks(n=20):
+  return np.random.default_rng(99).integers(0, 2, (500, n)).astype(bool)
+
+
+def test_ours_finds_the_planted_sets():
+  function, masks, values = _planted()
+  found = proxyspex.fit(masks, values, **_QUICK)
+  test = _test_masks()
+  assert score.r2(function(test), found.fourier(test)) > 0.999
+  strongest = dict(found.fourier.truncate(8).terms())
+  assert set(strongest) == set(dict(function.terms()))
+  for members, coef in function.terms():
+    assert abs(strongest[members] - coef) < 0.05
+  assert found.score == score.r2(values, found.predictions)
+  assert found.score > 0.99
+  assert found.config.depth == 3
+  assert found.config.num_trees in (100, 200)
+  assert len(found.notes) == 2
+  assert f"{int(found.fourier.count) - 1} sets" in found.notes[1]
+
+
+def test_no_accuracy_that_validation_sees_is_lost():
+  for seed in range(3):
+    _, masks, values = _planted(seed, 200, noise=1.5)
+    found = proxyspex.fit(masks, values, **_QUICK)
+    lost = (1 - found.score) / (1 - found.config.tree_score)
+    assert lost <= 1.003  # Errors within 0.2 % are ties, for the sparser.
+
+
+def test_predictions_are_of_fits_that_never_saw_their_fold():
+  _, masks, values = _planted(1, 200, noise=0.5)
+  folds = boosting.spread_folds(200)
+  for mode in ("ours", "paper"):
+    first = proxyspex.fit(masks, values, mode=mode, folds=folds, **_QUICK)
+    changed = values.copy()
+    held = np.flatnonzero(folds == 2)[:3]
+    # A change that alters no choice; the fits of the other folds see it.
+    changed[held] += 1e-3
+    second = proxyspex.fit(masks, changed, mode=mode, folds=folds, **_QUICK)
+    assert second.config.refit == first.config.refit
+    mine = folds == 2
+    np.testing.assert_allclose(
+      second.predictions[mine], first.predictions[mine], rtol=0, atol=1e-5
+    )
+    assert np.abs(second.predictions - first.predictions)[~mine].max() > 1e-5
+
+
+def test_the_paper_keeps_95_percent_and_fits_a_ridge():
+  from sklearn import linear_model
+
+  _, masks, values = _planted(2, 300, noise=0.3)
+  found = proxyspex.fit(masks, values, mode="paper", **_QUICK)
+  grown = boosting.fit(
+    masks,
+    values,
+    depth=3,
+    rate=0.1,
+    num_trees=found.config.num_trees,
+  )
+  whole = tree_fourier.expand(grown)
+  power = np.asarray(whole.coefs)[1:] ** 2
+  num_kept = int(found.fourier.count) - 1
+  assert power[:num_kept].sum() >= 0.95 * power.sum()
+  assert power[: num_kept - 1].sum() < 0.95 * power.sum()
+  x = regress.design(masks, found.fourier.players[1:], 20, dtype=np.float64)
+  ridge = linear_model.RidgeCV(alphas=np.logspace(-6, 6, 100)).fit(x, values)
+  # The same problem in other units.
+  np.testing.assert_allclose(found.fourier.coefs[1:], ridge.coef_, rtol=1e-6)
+  np.testing.assert_allclose(found.fourier.coefs[0], ridge.intercept_)
+
+
+@pytest.mark.parametrize("mode", ["ours", "paper"])
+def test_lightgbm_grows_the_same_trees(mode):
+  pytest.importorskip("lightgbm")
+  function, masks, values = _planted(3, 300, noise=0.2)
+  both = [
+    proxyspex.fit(masks, values, mode=mode, trees=trees, **_QUICK)
+    for trees in ("jax", "lightgbm")
+  ]
+  assert [found.config.trees for found in both] == ["jax", "lightgbm"]
+  again = proxyspex.fit(masks, values, mode=mode, trees="lightgbm", **_QUICK)
+  np.testing.assert_array_equal(both[1].fourier.coefs, again.fourier.coefs)
+  test = _test_masks()
+  one, two = (score.r2(function(test), f.fourier(test)) for f in both)
+  assert abs(one - two) < 0.01
+  assert abs(both[0].config.tree_score - both[1].config.tree_score) < 0.01
+
+
+def test_lightgbm_that_is_missing_is_named(monkeypatch):
+  _, masks, values = _planted()
+  monkeypatch.setitem(sys.modules, "lightgbm", None)
+  with pytest.raises(ModuleNotFoundError, match=r"spex-jax\[proxy\]"):
+    proxyspex.fit(masks, values, trees="lightgbm")
+
+
+@pytest.mark.parametrize("trees", ["jax", "lightgbm"])
+@pytest.mark.parametrize(
+  ("scale", "offset"), [(1e30, 0.0), (1e-30, 0.0), (1.0, 1e4), (-2.0, 1e6)]
+)
+def test_units_and_offsets_change_nothing(trees, scale, offset):
+  if trees == "lightgbm":
+    pytest.importorskip("lightgbm")
+  function, masks, values = _planted(4, 250, noise=0.1)
+  found = proxyspex.fit(masks, scale * values + offset, trees=trees, **_QUICK)
+  test = _test_masks()
+  guess = (found.fourier(test) - offset) / scale
+  assert np.isfinite(found.fourier.coefs).all()
+  assert score.r2(function(test), guess) > 0.99
+
+
+@pytest.mark.parametrize("mode", ["ours", "paper"])
+@pytest.mark.parametrize("constant", [0.0, 1e30, -2.5])
+def test_constant_values_are_said_to_be_constant(mode, constant):
+  _, masks, _ = _planted()
+  found = proxyspex.fit(masks, np.full(400, constant), mode=mode)
+  assert found.fourier.terms() == [((), constant)]
+  assert found.notes == ["All values are equal: the function is that constant."]
+  assert found.score == 1.0
+
+
+def test_one_mask_stands_for_all():
+  found = proxyspex.fit(np.ones((1, 4), bool), [2.5])
+  assert found.fourier.terms() == [((), 2.5)]
+  assert "One mask only" in found.notes[0]
+
+
+@pytest.mark.parametrize("num_masks", [2, 3, 7, 30])
+@pytest.mark.parametrize("mode", ["ours", "paper"])
+def test_too_few_masks_to_split_give_the_mean_and_say_so(mode, num_masks):
+  _, masks, values = _planted(5, num_masks)
+  found = proxyspex.fit(masks, values, mode=mode, **_QUICK)
+  terms = found.fourier.terms()
+  assert [members for members, _ in terms] == [()]
+  np.testing.assert_allclose(terms[0][1], values.mean(), rtol=1e-6)
+  assert any("smaller min_leaf" in note for note in found.notes)
+  assert np.isfinite(found.predictions).all()
+  # And with the remedy that the note names:
+  if num_masks == 30 and mode == "ours":
+    better = proxyspex.fit(masks, values, min_leaf=2, **_QUICK)
+    assert better.score > found.score + 0.3
+
+
+def test_two_distinct_values_and_one_player():
+  masks = np.array([[False], [True]] * 60)
+  found = proxyspex.fit(masks, np.where(masks[:, 0], 5.0, 1.0), **_QUICK)
+  (_, mean), (members, coef) = found.fourier.terms()
+  assert members == (0,)
+  np.testing.assert_allclose([mean, coef], [3.0, -2.0], atol=1e-3)
+
+
+def test_duplicate_masks_are_samples_like_others():
+  function, masks, values = _planted(6, 150)
+  masks, values = np.tile(masks, (3, 1)), np.tile(values, 3)
+  found = proxyspex.fit(masks, values, **_QUICK)
+  test = _test_masks()
+  assert score.r2(function(test), found.fourier(test)) > 0.9
+
+
+def test_pure_noise_is_not_worse_than_the_mean():
+  rng = np.random.default_rng(7)
+  masks = rng.integers(0, 2, (120, 60)).astype(bool)
+  values = rng.normal(size=120)
+  found = proxyspex.fit(masks, values, **_QUICK)
+  # The folds' means are R^2 of about -1/B; chosen on them, nothing is worse.
+  assert found.score > -0.05
+
+
+@pytest.mark.parametrize(
+  ("change", "error", "message"),
+  [
+    (dict(mode="best"), ValueError, "mode must be 'ours' or 'paper'"),
+    (dict(trees="xgboost"), ValueError, "trees must be 'jax' or 'lightgbm'"),
+    (dict(max_order=0), ValueError, "max_order must be at least 1"),
+    (dict(max_order=2.5), TypeError, "max_order must be an integer"),
+    (dict(values=np.zeros((400, 2))), ValueError, "Need one target"),
+    (dict(values=np.full(400, np.inf)), ValueError, "NaN or infinity for 400"),
+    (dict(folds=np.zeros(400, int)), ValueError, "at least two folds"),
+    (dict(counts=(0.5,)), TypeError, "must be an integer"),
+  ],
+)
+def test_bad_input_is_refused(change, error, message):
+  _, masks, values = _planted()
+  settings = dict(values=values) | change
+  with pytest.raises(error, match=message):
+    proxyspex.fit(masks, settings.pop("values"), **settings)
