@@ -247,10 +247,11 @@ def _read_xgboost(model):
     raise ValueError("This XGBoost model has several outputs; need one.")
   if gradient["name"] not in ("gbtree", "dart"):
     raise ValueError(f"XGBoost's {gradient['name']} has no trees.")
-  weights = gradient.get("weight_drop")  # Of dart.
-  stored = gradient.get("gbtree", gradient)["model"]["trees"]
+  stored = gradient.get("gbtree", gradient)["model"]
+  # Of dart: beside the trees, or since 3.4 among them.
+  weights = gradient.get("weight_drop") or stored.get("weight_drop")
   parts = []
-  for index, tree in enumerate(stored):
+  for index, tree in enumerate(stored["trees"]):
     if any(tree.get("split_type", ())):
       raise ValueError("XGBoost's categorical splits are not read.")
     left = np.array(tree["left_children"])
