@@ -1,9 +1,9 @@
 """Gradient-boosted regression trees on masks: fits and cross-validation.
 
-The settings have LightGBM's meaning (Ke et al. 2017): depth is its max_depth
-with num_leaves = 2^depth, min_leaf is min_data_in_leaf, l2 is lambda_l2, rate
-is learning_rate, a share is a "fraction". Trees grow level-wise, which gives
-the same trees; only `min_gain` has other units.
+The settings have LightGBM's meaning and defaults (Ke et al. 2017): depth is
+its max_depth, max_leaves is num_leaves, min_leaf is min_data_in_leaf, l2 is
+lambda_l2, rate is learning_rate, a share is a "fraction"; only `min_gain` has
+other units.
 
 One long fit answers every smaller number of trees: the error on held-out
 masks is kept after each tree. Folds and targets are a batch that shares the
@@ -70,6 +70,7 @@ def fit(
   rate: float = 0.1,
   l2: float = 0.0,
   min_leaf: int = 20,
+  max_leaves: int = 31,
   min_gain: float = 0.0,
   row_share: float = 1.0,
   column_share: float = 1.0,
@@ -86,6 +87,7 @@ def fit(
     l2: added to the count in a leaf's mean.
     min_leaf: least masks on each side of a split. With fewer than twice as
       many masks nothing is split, and the mean is what is left.
+    max_leaves: most leaves of a tree, at least 2.
     min_gain: least decrease of the mean squared error by a split, as a share
       of the values' variance.
     row_share: share of the masks that each tree sees, in (0, 1].
@@ -102,7 +104,8 @@ def fit(
     TypeError: a depth, number of trees or min_leaf that is no integer.
   """
   masks, values = _check_samples(masks, values)
-  _check_settings([depth], [rate], num_trees, min_leaf, l2, min_gain)
+  _check_settings([depth], [rate], num_trees, min_leaf, max_leaves)
+  _check_penalties(l2, min_gain)
   shares = _check_shares(row_share, column_share, key)
   weight = np.ones((1, len(masks)), bool)
   single = values.ndim == 1
@@ -116,6 +119,7 @@ def fit(
       problem,
       start,
       depth=depth,
+      max_leaves=max_leaves,
       num_trees=num_trees,
       settings=growing.Settings(rate, l2, min_leaf, min_gain),
       shares=shares,
@@ -153,6 +157,7 @@ def cross_validate_targets(
   patience: int | None = 100,
   l2: float = 0.0,
   min_leaf: int = 20,
+  max_leaves: int = 31,
   min_gain: float = 0.0,
   row_share: float = 1.0,
   column_share: float = 1.0,
@@ -175,6 +180,7 @@ def cross_validate_targets(
       improved for so many trees; None to grow them all.
     l2: as in `fit`, like the settings below.
     min_leaf: as there.
+    max_leaves: as there.
     min_gain: as there.
     row_share: as there.
     column_share: as there.
@@ -191,7 +197,8 @@ def cross_validate_targets(
   masks, values = _check_samples(masks, values)
   if values.ndim != 2:
     raise ValueError(f"Need values [B, T]; got {values.shape}: cross_validate.")
-  _check_settings(depths, rates, num_trees, min_leaf, l2, min_gain)
+  _check_settings(depths, rates, num_trees, min_leaf, max_leaves)
+  _check_penalties(l2, min_gain)
   shares = _check_shares(row_share, column_share, key)
   ids = check_folds(folds, len(masks))
   patience = patience if counts is None else None
@@ -219,6 +226,7 @@ def cross_validate_targets(
         problem,
         start,
         depth=depth,
+        max_leaves=max_leaves,
         num_trees=num_trees,
         settings=growing.Settings(rate, l2, min_leaf, min_gain),
         shares=shares,
@@ -326,7 +334,7 @@ def _check_samples(masks, values):
   return masks, base.check_values(values, len(masks))
 
 
-def _check_settings(depths, rates, num_trees, min_leaf, l2, min_gain):
+def _check_settings(depths, rates, num_trees, min_leaf, max_leaves):
   if not len(depths) or not len(rates):
     raise ValueError("Need at least one depth and one rate.")
   for depth in depths:
@@ -339,6 +347,11 @@ def _check_settings(depths, rates, num_trees, min_leaf, l2, min_gain):
     raise ValueError(f"num_trees must be at least 1; got {num_trees}.")
   if base.check_integer(min_leaf, "min_leaf") < 1:
     raise ValueError(f"min_leaf must be at least 1; got {min_leaf}.")
+  if base.check_integer(max_leaves, "max_leaves") < 2:
+    raise ValueError(f"max_leaves must be at least 2; got {max_leaves}.")
+
+
+def _check_penalties(l2, min_gain):
   for name, x in (("l2", l2), ("min_gain", min_gain)):
     if not 0 <= x < np.inf:
       raise ValueError(f"{name} must be finite and at least 0; got {x}.")

@@ -4,7 +4,9 @@ A tree is grown level by level to depth D; a node that no split improves stays
 whole, and its masks go to its first child. The histogram of a level is one
 matrix product, (members of each node, times residual or 1) by bits, and only
 first children are counted: second ones are their parent less them. A leaf is
-the sum of its residuals over its count plus l2 (Friedman 2001).
+the sum of its residuals over its count plus l2 (Friedman 2001). LightGBM
+grows the best leaf first, up to a number of leaves: the same trees, less the
+splits that it would have made last, which are undone.
 
 Values are centred and scaled in float64 (`Start`); trees are grown in float32.
 
@@ -46,6 +48,7 @@ def grow_tree(
   allowed: jax.Array,
   settings: Settings,
   depth: int,
+  max_leaves: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Grows one tree. Unbatched.
 
@@ -57,6 +60,8 @@ def grow_tree(
     allowed: bool `[n]` players that may be asked for.
     settings: its limits.
     depth: D.
+    max_leaves: the splits that LightGBM's best-first growth makes last are
+      undone until no more leaves are left.
 
   Returns:
     Features int32 `[2^D - 1]`, leaves `[2^D]` (shrunk), and the tree's value
@@ -69,11 +74,13 @@ def grow_tree(
   floor = (settings.min_gain + _NOISE) * total[0, 1]
   node = jnp.zeros(num_masks, jnp.int32)
   rows = jnp.arange(num_masks)
-  features = []
+  features, gains, totals = [], [], []
   for level in range(depth):
     size = 1 << level
-    feature = _best_split(ones, total, allowed, settings, floor)
+    feature, gain = _best_split(ones, total, allowed, settings, floor)
     features.append(feature)
+    gains.append(gain)
+    totals.append(total)
     asked = columns[feature[node], rows].astype(jnp.int32)
     split = (feature < n)[:, None]
     index = jnp.minimum(feature, n - 1)[:, None, None]
@@ -87,15 +94,81 @@ def grow_tree(
       left = _multiply(lhs.reshape(2 * size, -1), bits).reshape(size, 2, n)
       ones = jnp.stack([left, ones - left], axis=1).reshape(-1, 2, n)
     node = 2 * node + asked
+  feature = jnp.concatenate(features)
+  if max_leaves < 1 << depth:
+    feature, total, moved = _undo_last(
+      feature,
+      jnp.concatenate(gains),
+      jnp.concatenate(totals),
+      total,
+      n,
+      max_leaves,
+    )
+    node = moved[node]
   leaf = total[:, 0] / jnp.maximum(total[:, 1] + settings.l2, 1e-6)
   # A tree without a split says nothing: its mean is 0 but for rounding.
-  used = (total[:, 1] > 0) & (features[0] < n)
+  used = (total[:, 1] > 0) & (feature[:1] < n)
   leaf = settings.rate * jnp.where(used, leaf, 0.0)
-  return jnp.concatenate(features), leaf, leaf[node]
+  return feature, leaf, leaf[node]
+
+
+def _undo_last(feature, gains, totals, leaves, n, max_leaves):
+  """Undoes splits, the last of best-first growth first.
+
+  Best-first growth splits the node of the largest gain, wherever it is. When
+  it comes to the node of the least gain of all, nothing is left but what lies
+  below it; there the same holds again.
+
+  Args:
+    feature: int32 `[2^D - 1]`, like the gains of the splits.
+    gains: float32 `[2^D - 1]`.
+    totals: float32 `[2^D - 1, 2]` sum and count of each node.
+    leaves: float32 `[2^D, 2]` of each leaf.
+    n: the feature of no split.
+    max_leaves: how many may be left.
+
+  Returns:
+    Features, totals of leaves, and the leaf int32 `[2^D]` that each became.
+  """
+  below, under, first = _family(len(leaves))
+  move = jnp.arange(len(leaves), dtype=jnp.int32)
+
+  def too_many(state):
+    return (state[0] < n).sum() >= max_leaves
+
+  def undo(state):
+    feature, leaves, moved = state
+    least = lambda among: jnp.argmin(jnp.where(among, gains, jnp.inf))
+    split = feature < n
+    last = least(split)
+    for _ in range(len(leaves).bit_length() - 2):
+      inside = split & jnp.asarray(below)[last]
+      last = jnp.where(inside.any(), least(inside), last)
+    mine, home = jnp.asarray(under)[last], jnp.asarray(first)[last]
+    leaves = jnp.where(mine[:, None], 0.0, leaves).at[home].set(totals[last])
+    moved = jnp.where(mine[moved], home, moved)
+    return feature.at[last].set(n), leaves, moved
+
+  return lax.while_loop(too_many, undo, (feature, leaves, move))
+
+
+def _family(num_leaves):
+  """Who is below whom: nodes `[V, V]`, leaves `[V, L]`, first leaf `[V]`."""
+  node = np.arange(2 * num_leaves - 1)
+  level = np.log2(node + 1).astype(int)
+  shift = level[None] - level[:, None]  # Of the column below the row.
+  above = (node[None] + 1) >> np.maximum(shift, 0)
+  below = (shift > 0) & (above == node[:, None] + 1)
+  inner = num_leaves - 1
+  under = below[:inner, inner:]
+  return below[:inner, :inner], under, under.argmax(axis=1).astype(np.int32)
 
 
 def _best_split(ones, total, allowed, settings, floor):
-  """The player that each node asks for, int32 `[nodes]`; n for none."""
+  """The player that each node asks for, int32 `[nodes]`, and its gain.
+
+  The player is n where no split is worth it.
+  """
   n = ones.shape[2]
   sums, counts = total[:, :1], total[:, 1:]
   num_one = ones[:, 1]
@@ -112,7 +185,7 @@ def _best_split(ones, total, allowed, settings, floor):
   at = jnp.where(gain == best[:, None], jnp.arange(n)[None], n).min(axis=1)
   before = (sums**2 / (counts + loading))[:, 0]
   worth = best > before * (1 + 1e-6) + floor
-  return jnp.where(worth, at, n).astype(jnp.int32)
+  return jnp.where(worth, at, n).astype(jnp.int32), best - before
 
 
 def _multiply(lhs, rhs):
@@ -138,9 +211,18 @@ def _draw(key, members, share):
   return members & (draw <= jnp.sort(draw)[count - 1])
 
 
-@functools.partial(jax.jit, static_argnames=("depth", "shares"))
+@functools.partial(jax.jit, static_argnames=("depth", "max_leaves", "shares"))
 def _grow_chunk(
-  problem, residual, lanes, keys, first, settings, *, depth, shares
+  problem,
+  residual,
+  lanes,
+  keys,
+  first,
+  settings,
+  *,
+  depth,
+  max_leaves,
+  shares,
 ):
   """Grows the next trees of E fits: `residual` and the `lanes` are `[E, B]`."""
   bits, columns = problem.bits, problem.columns
@@ -152,7 +234,9 @@ def _grow_chunk(
     if key is not None:
       key = jax.random.fold_in(key, index)
       weight, allowed = _sample(key, weight, real, shares)
-    return grow_tree(bits, columns, residual, weight, allowed, settings, depth)
+    return grow_tree(
+      bits, columns, residual, weight, allowed, settings, depth, max_leaves
+    )
 
   def step(residual, index):
     axes = (0, 0, None if keys is None else 0, None)
@@ -266,6 +350,7 @@ def grow_all(
   start: Start,
   *,
   depth: int,
+  max_leaves: int,
   num_trees: int,
   settings: Settings,
   shares: tuple[float, float],
@@ -302,6 +387,7 @@ def grow_all(
       first,
       settings,
       depth=depth,
+      max_leaves=min(max_leaves, 1 << depth),
       shares=shares,
     )
     chunks.append([np.asarray(part) for part in chunk])

@@ -1,5 +1,7 @@
 """Boosted trees against a recursive float64 oracle, and their settings."""
 
+import heapq
+
 import jax
 import numpy as np
 import pytest
@@ -74,6 +76,64 @@ def test_trees_are_those_of_an_exhaustive_search(depth, l2, min_leaf):
   np.testing.assert_allclose(actual, expected, rtol=0, atol=atol)
 
 
+def _oracle_best_first(masks, residual, depth, min_leaf, max_leaves):
+  """One tree, the leaf of the largest gain split first: its leaves' rows."""
+
+  def best(rows):
+    gain = lambda r: r.sum() ** 2 / len(r)
+    options = [
+      (gain(r[one]) + gain(r[~one]) - gain(r), i)
+      for i in range(masks.shape[1])
+      for r, one in [(residual[rows], masks[rows, i])]
+      if min(one.sum(), (~one).sum()) >= min_leaf
+    ]
+    return max(options, default=(0.0, 0))
+
+  everything = np.arange(len(masks))
+  leaves, heap = {1: everything}, [(-best(everything)[0], 1)]
+  while heap and len(leaves) < max_leaves:
+    _, node = heapq.heappop(heap)
+    rows = leaves[node]
+    gain, i = best(rows)
+    if gain <= 1e-9:
+      continue
+    del leaves[node]
+    for child, side in (
+      (2 * node, ~masks[rows, i]),
+      (2 * node + 1, masks[rows, i]),
+    ):
+      leaves[child] = rows[side]
+      if child < 1 << depth:
+        heapq.heappush(heap, (-best(rows[side])[0], child))
+  return leaves
+
+
+@pytest.mark.parametrize("max_leaves", [2, 3, 6, 11, 15])
+def test_fewer_leaves_are_those_of_best_first_growth(max_leaves):
+  masks, values = _data(20)
+  grown = boosting.fit(
+    masks,
+    values,
+    depth=4,
+    num_trees=1,
+    rate=1.0,
+    min_leaf=5,
+    max_leaves=max_leaves,
+  )
+  leaves = _oracle_best_first(
+    masks, values - values.mean(), 4, 5, max_leaves
+  ).values()
+  expected = np.empty(200)
+  for rows in leaves:
+    expected[rows] = values[rows].mean()
+  actual = trees.predict(grown, masks)
+  assert len(np.unique(actual)) == len(leaves) == max_leaves
+  atol = np.sqrt(200) * _EPS * np.abs(values).max()
+  np.testing.assert_allclose(actual, expected, rtol=0, atol=atol)
+  used = np.unique(trees.leaf_index(grown, masks)[0])
+  assert (np.delete(grown.leaf[0], used) == 0).all()
+
+
 def test_predictions_walk_the_trees():
   masks, values = _data(1)
   fitted = boosting.fit(masks, values, depth=3, num_trees=7, min_leaf=5)
@@ -92,7 +152,7 @@ def test_predictions_walk_the_trees():
   assert fitted.num_trees == 7
 
 
-@pytest.mark.parametrize(("depth", "rate"), [(3, 0.1), (5, 0.1), (5, 0.01)])
+@pytest.mark.parametrize(("depth", "rate"), [(3, 0.1), (5, 0.01), (6, 0.1)])
 def test_as_accurate_as_lightgbm(depth, rate):
   lightgbm = pytest.importorskip("lightgbm")
   masks, values = _data(3, 512, 30, noise=0.5)
@@ -100,7 +160,6 @@ def test_as_accurate_as_lightgbm(depth, rate):
   fitted = boosting.fit(masks, values, depth=depth, num_trees=300, rate=rate)
   peer = lightgbm.LGBMRegressor(
     max_depth=depth,
-    num_leaves=2**depth,
     n_estimators=300,
     learning_rate=rate,
     n_jobs=1,
@@ -333,6 +392,7 @@ def test_truncate_keeps_the_first_trees():
     (dict(l2=-1.0), ValueError, "l2 must be finite and at least 0"),
     (dict(min_gain=np.inf), ValueError, "min_gain must be finite"),
     (dict(min_leaf=0), ValueError, "min_leaf must be at least 1"),
+    (dict(max_leaves=1), ValueError, "max_leaves must be at least 2"),
     (dict(row_share=0.5), ValueError, r"pass key=jax.random.key\(...\)"),
     (dict(column_share=1.5), ValueError, "column_share must lie in"),
     (dict(values=np.full(200, np.nan)), ValueError, "NaN or infinity for 200"),
