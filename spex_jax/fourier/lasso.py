@@ -8,6 +8,8 @@ cross-validated score of the result flatters it: compare on other masks.
 Shapes: n players, B masks, T targets, K sets.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from spex_jax import base
@@ -51,8 +53,12 @@ def fit_targets(
   order: int,
   *,
   max_columns: int = _MOST_COLUMNS,
+  penalty: regress.Penalty = "lasso",
+  penalties: Sequence[float] | None = None,
 ) -> list[sparse.SparseFourier]:
   """`fit` for values `[B, T]`; targets share all that masks alone decide.
+
+  `penalty` and `penalties` are those of `regress.refit`.
 
   Returns:
     T expansions, each the same as `fit` finds for that target alone.
@@ -68,20 +74,22 @@ def fit_targets(
   limit = max(2, min(max_columns, 4 * num_masks))
   everyone = _with_empty(np.arange(n)[:, None], n)
   if n < limit and (order == 1 or n < 2):
-    return _fit_sets(masks, values, everyone)
+    return _fit_sets(masks, values, everyone, penalty, penalties)
   if 1 + n + n * (n - 1) // 2 <= limit:  # No choice, so nothing to screen.
     pairs = np.stack(np.triu_indices(n, 1), axis=1)
-    return _fit_sets(masks, values, _join(everyone, pairs, n))
+    return _fit_sets(
+      masks, values, _join(everyone, pairs, n), penalty, penalties
+    )
   unit = values / np.where(values.any(axis=0), np.abs(values).max(axis=0), 1.0)
   strength = np.abs(_correlate(masks, unit - unit.mean(axis=0)))
   chosen = [np.sort(_largest(one, limit - 1)) for one in strength.T]
   if n < limit:
     singles = [everyone] * len(chosen)
-    alone = _fit_sets(masks, values, everyone)
+    alone = _fit_sets(masks, values, everyone, penalty, penalties)
   else:
     singles = [_with_empty(c[:, None], n) for c in chosen]
     alone = [
-      _fit_sets(masks, values[:, t : t + 1], players)[0]
+      _fit_sets(masks, values[:, t : t + 1], players, penalty, penalties)[0]
       for t, players in enumerate(singles)
     ]
   room = limit - len(singles[0])
@@ -93,7 +101,7 @@ def fit_targets(
     left = values[:, t] - evaluate(masks, first)
     pairs = near[_strongest_pairs(masks, near, left, room)]
     sets = _join(players, pairs, n)
-    out += _fit_sets(masks, values[:, t : t + 1], sets)
+    out += _fit_sets(masks, values[:, t : t + 1], sets, penalty, penalties)
   return out
 
 
@@ -119,10 +127,12 @@ def evaluate(masks: base.Masks, function: sparse.SparseFourier) -> np.ndarray:
   return np.concatenate(parts)
 
 
-def _fit_sets(masks, values, players):
+def _fit_sets(masks, values, players, penalty="lasso", penalties=None):
   """Lasso on given sets, of which the fitted and the empty one are kept."""
   n = masks.shape[1]
-  found = regress.refit(masks, values, players)
+  found = regress.refit(
+    masks, values, players, penalty=penalty, penalties=penalties
+  )
   empty = (players == n).all(axis=1)
   out = []
   for coefs in found.coefs:

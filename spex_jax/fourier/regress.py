@@ -10,6 +10,7 @@ size change nothing.
 Penalties, in the units of the standard deviation of the values:
   lasso   1/(2B) |y - X c|^2 + penalty |c|_1      "a coefficient below this
                                                    share of std(y) is cut"
+  shrunk  the same, without the relaxed fits of the lasso below
   ridge   1/B |y - X c|^2 + penalty |c|^2         "shrunk by 1 / (1 + it)"
 both from 1e-6 to 1, as in the SPEX paper (arXiv 2502.13870, section 4).
 Deviations from it: each lasso support also competes with the plain least
@@ -31,7 +32,7 @@ import numpy as np
 
 from spex_jax import base
 
-Penalty = Literal["lasso", "ridge", "none"]
+Penalty = Literal["lasso", "shrunk", "ridge", "none"]
 
 _LASSO = tuple(10.0 ** (-k / 2) for k in range(13))
 _RIDGE = tuple(10.0**-k for k in range(7))
@@ -143,7 +144,7 @@ def refit(
       the Gram matrices and choose their penalties apart.
     players: int `[K, D]`, padded with n.
     n: number of players; that of `masks` if None.
-    penalty: "lasso", "ridge", or "none" for least squares, of least norm
+    penalty: "lasso", "shrunk", "ridge", or "none" for least squares, of least norm
       where there are fewer masks than sets.
     penalties: the grid, in standard deviations of the values (module header);
       None for 1e-6 to 1.
@@ -159,13 +160,13 @@ def refit(
       penalty.
     TypeError: values that are not real numbers.
   """
-  if penalty not in ("lasso", "ridge", "none"):
+  if penalty not in ("lasso", "shrunk", "ridge", "none"):
     raise ValueError(
-      f"penalty must be 'lasso', 'ridge' or 'none'; got {penalty!r}."
+      f"penalty must be 'lasso', 'shrunk', 'ridge' or 'none'; got {penalty!r}."
     )
   grid = penalties
   if grid is None:
-    grid = _LASSO if penalty == "lasso" else _RIDGE
+    grid = _RIDGE if penalty == "ridge" else _LASSO
   if any(not 0 <= p < np.inf for p in grid):
     raise ValueError(f"Penalties must be finite and at least 0; got {grid}.")
   if folds < 2:
@@ -182,7 +183,7 @@ def refit(
   design(masks[:0], players)  # Refuses bad players.
   constants = np.flatnonzero((players == masks.shape[1]).all(axis=1))
   constant = int(constants[0]) if len(constants) else None
-  y, offset, scale = _standardise(y.reshape(len(y), -1), constant is not None)
+  y, offset, scale = standardise(y.reshape(len(y), -1), constant is not None)
   with one_blas_thread():
     parts = _split(len(masks), folds, key)
     problem = _Problem(*_gram_by_fold(masks, players, y, parts), constant)
@@ -263,8 +264,14 @@ def _split(num_masks, folds, key):
   return np.array_split(order, max(1, min(folds, num_masks)))
 
 
-def _standardise(y, centre):
-  """Returns y of mean 0 and deviation 1, and what undoes it, by target."""
+def standardise(
+  y: np.ndarray, centre: bool = True
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Returns y `[B, T]` of mean 0 and deviation 1, and what undoes it: `[T]`s.
+
+  y = unit * deviation + mean; a constant function's unit values are 0, and
+  its deviation 1. Without `centre` the mean is left in, and 0 returned.
+  """
   largest = np.abs(y).max(axis=0)
   largest = np.where(largest > 0, largest, 1.0)
   y = y / largest  # First, so that no sum or square overflows.
@@ -364,10 +371,14 @@ def _candidates(centred, product, energy, penalty, grid):
     energy = energy - intercept**2 / count
   product = (product - intercept / count * centred.row)[rest] / count
   names, fits = [], []
-  if penalty == "lasso":
+  if penalty in ("lasso", "shrunk"):
     paths = _lasso(gram, product, energy / count, grid, count / 2)
     last, relaxed = None, None
     for p, path in zip(grid, paths):
+      if penalty == "shrunk":
+        names.append(("lasso", p))
+        fits.append(path)
+        continue
       names += [("relaxed", p), ("lasso", p)]
       active = path != 0  # NaN counts as active, so that nothing is solved.
       if 2 * active.sum() > len(rest) or not np.isfinite(path).all():

@@ -7,8 +7,10 @@ Butler et al. 2025, arXiv 2505.17495. Two ways to cut and refit:
 
 Deviations of "paper" from the paper's package: the trees are ours unless
 `trees="lightgbm"`; configurations are compared by R^2 of all folds pooled, not
-by the mean of the folds' own; the constant is not penalised, so that an offset
-of the values changes nothing; folds are spread over the masks, not contiguous.
+by the mean of the folds' own; folds are spread over the masks, not contiguous;
+the empty set is kept however small. As there, its coefficient is penalised
+like the others, so that an offset of the values changes the fit: "ours" has no
+such flaw.
 
 Shapes: n players, B masks, F folds.
 """
@@ -284,17 +286,13 @@ def _cut(masks, values, function):
   """The paper's cut and refit."""
   from sklearn import linear_model
 
-  n = function.n
   size = np.abs(values).max() or 1.0
-  y = values / size
-  players = np.asarray(function.truncate(energy=_ENERGY).players)[1:]
-  empty = np.full((1, players.shape[1]), n)
-  if not len(players):
-    return sparse.SparseFourier.from_terms(n, [((), y.mean() * size)])
+  players = np.asarray(function.truncate(energy=_ENERGY).players)
   with regress.one_blas_thread():
-    x = regress.design(masks, players, n, dtype=np.float64)
-    model = linear_model.RidgeCV(alphas=np.logspace(*_ALPHAS)).fit(x, y)
-  coefs = np.append(model.intercept_, model.coef_) * size
+    x = regress.design(masks, players, function.n, dtype=np.float64)
+    model = linear_model.RidgeCV(
+      alphas=np.logspace(*_ALPHAS), fit_intercept=False
+    ).fit(x, values / size)
   return sparse.SparseFourier.from_players(
-    n, np.concatenate([empty, players]), coefs
+    function.n, players, model.coef_ * size
   )

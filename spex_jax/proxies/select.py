@@ -12,12 +12,14 @@ from typing import NamedTuple
 import numpy as np
 
 from spex_jax import base
-from spex_jax.fourier import lasso, regress, score, sparse, spex
+from spex_jax.fourier import lasso, score, sparse, spex
 from spex_jax.masks import packing
+from spex_jax.proxies import boosting, members, stack
 
 _EXPLAINED = 1e-9  # Share of the energy left by an exact SPEX decode.
 _REPEATABLE = 1e-6  # Differences below this share of max|f| are rounding.
-_GAIN = 1e-6  # Of R^2, below which more sets gain nothing.
+_ROUNDING = 1e-13  # Share of max|f| below which differences are rounding.
+_PLANTED = 0.5  # R^2 of the quick proxies below which a plan is tried.
 _LEAST_SPLIT = 16  # Fewer samples are not split to compare orders.
 MASK_BYTES = 1 << 28  # Masks held unpacked at once.
 LASSO_ORDER = 2
@@ -39,11 +41,22 @@ class Samples(NamedTuple):
 
 
 class Answer(NamedTuple):
-  """One expansion a target, the decoder that found them, and why it."""
+  """One expansion a target, the decoder that found them, and why it.
+
+  Attributes:
+    functions: T of them.
+    method: the decoder that spoke.
+    notes: why, and how.
+    crossed: `[B, T]` predictions of the samples by fits that have not seen
+      them, of the same masks in the same order; or None.
+    std: standard errors of the coefficients of each function; or None.
+  """
 
   functions: list[sparse.SparseFourier]
   method: str
   notes: list[str]
+  crossed: np.ndarray | None = None
+  std: list[np.ndarray] | None = None
 
 
 def r2(samples: Samples, functions: list[sparse.SparseFourier]) -> np.ndarray:
@@ -53,25 +66,103 @@ def r2(samples: Samples, functions: list[sparse.SparseFourier]) -> np.ndarray:
   return np.asarray(score.r2(samples.values, guess))
 
 
-def by_lasso(samples: Samples, max_order: int | None = None) -> Answer:
-  """Lasso of order 1 or 2, or the mean: what predicts a tenth kept aside best.
+PROXIES = ("proxyspex", "gaussian", "gram", "lasso")
+
+
+def by_proxies(
+  samples: Samples, method: str = "auto", max_order: int | None = None
+) -> Answer:
+  """What any masks allow: one of `PROXIES`, or the best of them stacked.
 
   Args:
-    samples: at least one mask. Fewer than 16 are fitted by order 1 alone,
-      fewer than 3 by their mean.
-    max_order: 1 forbids pairs; above 2 changes nothing, and a note says so.
+    samples: at least one mask. Fewer than 16 are answered by order 1, fewer
+      than 3 by their mean.
+    method: one of `PROXIES`, or "auto".
+    max_order: of the sets of "gram", "gaussian" and the lasso (at most 2).
   """
   num_masks = len(samples.masks)
   if num_masks < 3:
-    note = "Under 3 masks: only their mean."
-    return Answer(_means(samples), "lasso", [note])
-  notes = _order_notes(max_order)
+    note = f"{num_masks} masks, under 3: only their mean."
+    return Answer(_means(samples), "mean", [note])
   if num_masks < _LEAST_SPLIT:
-    notes.append(f"{num_masks} masks are too few to judge pairs: order 1.")
-    return Answer(_lassos(samples, 1), "lasso", notes)
-  rest, test = split(samples, max(4, num_masks // 10))
-  answer, _ = _best_lasso(rest, test, max_order)
-  return _on_all(answer, samples)
+    note = f"{num_masks} masks are too few to compare decoders: lasso, order 1."
+    return Answer(_lassos(samples, 1), "lasso", [note])
+  notes = _order_notes(max_order) if method == "lasso" else []
+  folds = boosting.spread_folds(num_masks, members.FOLDS)
+  answers = [
+    _best(samples.masks, column, folds, method, max_order)
+    for column in samples.values.T
+  ]
+  single = len(answers) == 1
+  for t, answer in enumerate(answers):
+    notes.append(answer.note if single else f"Target {t}: {answer.note}")
+  std = [answer.std for answer in answers]
+  spoke = {name for answer in answers for name in answer.weights}
+  return Answer(
+    [answer.function for answer in answers],
+    _spoken(spoke) if method == "auto" else method,
+    notes,
+    np.stack([answer.crossed for answer in answers], axis=1),
+    None if any(s is None for s in std) else std,
+  )
+
+
+def _spoken(names):
+  return names.pop() if len(names) == 1 else "stack of " + ", ".join(
+    sorted(names)
+  )
+
+
+def _best(masks, values, folds, method, max_order):
+  """The answer for one target: members, then a stack of them."""
+  found = [members.mean(masks, values)]
+  if np.ptp(values) <= _ROUNDING * np.abs(values).max():
+    return stack.stack(masks, values, found)
+  auto = method == "auto"
+  if auto or method == "lasso":
+    found.append(members.by_lasso(masks, values, folds, 1))
+  if auto or method == "proxyspex":
+    found.append(members.by_trees(masks, values, folds))
+  if auto or method == "gaussian":
+    found.append(members.by_gaussian(masks, values, max_order))
+  # Weak where the others are strong: then one fold of these tells.
+  rival = stack.best(values, found).crossed if auto else None
+  slow = []
+  if (auto or method == "lasso") and min(masks.shape[1], max_order or 2) > 1:
+    slow.append(members.by_lasso(masks, values, folds, 2, rival))
+  if auto or method == "gram":
+    slow.append(members.by_gram(masks, values, folds, rival, max_order))
+  if method == "gram" and slow == [None]:
+    raise ValueError(
+      f"The Gram scan needs at least {members.LEAST_SCANNED} masks, and few "
+      f"enough players; got {len(masks)} masks of {masks.shape[1]} players."
+    )
+  found += [member for member in slow if member is not None]
+  if not auto:
+    found = [stack.best(values, found)]
+  return stack.stack(masks, values, found)
+
+
+def suspects_planted(samples: Samples, max_order: int | None = None) -> bool:
+  """Whether nothing that is quick explains half of these samples.
+
+  Lasso and Gram scan: what they miss may be sets of high order, which only a
+  plan finds, or noise.
+  """
+  folds = boosting.spread_folds(len(samples.masks), members.FOLDS)
+  scores = []
+  for column in samples.values.T:
+    found = [
+      members.mean(samples.masks, column),
+      members.by_lasso(samples.masks, column, folds, 1),
+    ]
+    rival = stack.best(column, found)
+    scanned = members.by_gram(
+      samples.masks, column, folds, rival.crossed, max_order
+    )
+    crossed = (scanned or rival).crossed
+    scores.append(float(score.r2(column, crossed)))
+  return _mean(np.asarray(scores)) < _PLANTED
 
 
 def by_plan(
@@ -102,50 +193,57 @@ def by_plan(
   test = samples.at(other)
   scores = (
     _mean(r2(test, by_spex(half, values[index]).functions)),
-    _mean(r2(test, by_lasso(samples.at(index), max_order).functions)),
+    _mean(r2(test, _lasso(samples.at(index), max_order).functions)),
   )
   note = _comparison(scores, f"the other half of the plan ({len(other)} masks)")
   if not _prefers_spex(scores):
-    answer = by_lasso(samples, max_order)
+    answer = _lasso(samples, max_order)
   return answer._replace(notes=[note, *answer.notes])
+
+
+def _lasso(samples, max_order):
+  return by_proxies(samples, "lasso", max_order)
 
 
 def compare(
   plan: spex.QueryPlan,
   values: np.ndarray,
-  extra: Samples,
-  num_test: int,
+  uniform: Samples,
   max_order: int | None = None,
 ) -> Answer:
-  """SPEX or lasso, where there are further uniform masks beside a plan.
+  """SPEX, or the proxies, where there are uniform masks beside a plan.
 
-  Uniform masks judge everything, the order of the lasso too: on the masks of
-  a plan, sets of high order look like sets of low order.
+  Uniform masks alone judge: on the masks of a plan, sets of high order look
+  like sets of low order. SPEX has not seen them; the proxies predict each of
+  them without it.
 
   Args:
     plan: of N masks, which fit in memory.
     values: `[N, T]`.
-    extra: uniform masks outside the plan; the first `num_test` judge, the
-      others serve the lasso, and all of them the winner's last fit.
-    num_test: at least 1.
-    max_order: of the lasso.
+    uniform: masks outside the plan, at least 1.
+    max_order: of the proxies.
   """
   answer = by_spex(plan, values)
-  test = extra.at(slice(num_test))
-  spoken = _mean(r2(test, answer.functions))
+  spoken = _mean(r2(uniform, answer.functions))
   if spoken > 1 - _EXPLAINED:
     return answer._replace(notes=[*answer.notes, _EXACT_NOTE])
   planned = Samples(plan.masks(), values)
-  samples = planned.join(extra.at(slice(num_test, None)))
-  rival, best = _best_lasso(samples, test, max_order)
+  rival = by_proxies(uniform.join(planned), "auto", max_order)
+  best = -1.0
+  if rival.crossed is not None:
+    guess = rival.crossed[: len(uniform.masks)]
+    best = _mean(np.asarray(score.r2(uniform.values, guess)))
   scores = spoken, best
-  note = _comparison(scores, f"{num_test} masks that neither had seen")
-  winner = answer if _prefers_spex(scores) else rival
-  winner = _on_all(winner, planned.join(extra))
+  where = f"{len(uniform.masks)} masks that neither had seen"
+  note = _comparison(scores, where)
+  if _prefers_spex(scores):
+    winner = _on_all(answer, planned.join(uniform))
+  else:
+    winner = rival._replace(crossed=None)
   return winner._replace(notes=[note, *winner.notes])
 
 
-_EXACT_NOTE = "SPEX explains the values to the last digits; no lasso was tried."
+_EXACT_NOTE = "SPEX explains the values to the last digits; no proxy was tried."
 
 
 def by_spex(plan: spex.QueryPlan, values: np.ndarray) -> Answer:
@@ -252,36 +350,6 @@ def unseen(
   return Samples(masks[rows], values[rows])
 
 
-def split(samples: Samples, num_test: int) -> tuple[Samples, Samples]:
-  """Splits off `num_test` rows, spread by golden-ratio steps: no randomness."""
-  order = regress.spread_order(len(samples.masks))
-  return samples.at(np.sort(order[num_test:])), samples.at(
-    np.sort(order[:num_test])
-  )
-
-
-def _best_lasso(
-  samples: Samples, test: Samples, max_order: int | None
-) -> tuple[Answer, float]:
-  """The mean, order 1 or order 2: the best on `test`, and its score there."""
-  n = samples.masks.shape[1]
-  best, functions = "the mean alone", _means(samples)
-  top, told = _mean(r2(test, functions)), []
-  for order in (1, 2):
-    if order > min(n, max_order or LASSO_ORDER) or top > 1 - _EXPLAINED:
-      break  # Nothing can win against an exact fit.
-    fitted = _lassos(samples, order)
-    found = _mean(r2(test, fitted))
-    told.append(f"order {order} R^2 {found:.3f}")
-    if found > top + _GAIN:
-      best, functions, top = f"order {order}", fitted, found
-  note = (
-    f"Lasso, {best}: on {len(test.masks)} masks that were kept aside "
-    f"it has R^2 {top:.3f} ({', '.join(told) or 'exact'})."
-  )
-  return Answer(functions, "lasso", [*_order_notes(max_order), note]), top
-
-
 def _on_all(answer: Answer, samples: Samples) -> Answer:
   """The same sets, refitted on all samples."""
   functions = [
@@ -317,10 +385,10 @@ def _prefers_spex(scores):
 
 
 def _comparison(scores, where):
-  winner = "SPEX" if _prefers_spex(scores) else "the lasso"
+  winner = "SPEX" if _prefers_spex(scores) else "a proxy"
   return (
     f"{winner} was chosen: R^2 on {where} is {scores[0]:.3f} for SPEX and "
-    f"{scores[1]:.3f} for the lasso."
+    f"{scores[1]:.3f} for the proxies."
   )
 
 

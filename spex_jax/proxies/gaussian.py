@@ -1,0 +1,484 @@
+"""A Gaussian process on the hypercube with a Walsh product kernel.
+
+With s = 1 - 2 m in {-1, +1} and relevances 0 <= rho_i < 1,
+
+  k(s, s') = a prod_i (1 + rho_i s_i s'_i) / (1 + rho_i)
+             + sum_i l_i s_i s'_i + b.
+
+Its features are all characters: F(S) has the prior variance
+w_S = a prod_{i in S} rho_i / prod_i (1 + rho_i), and l_i more for one player,
+b more for the empty set. So order decays geometrically, players that do not
+matter switch themselves off, and every coefficient of the posterior mean is
+known in closed form (`coefs`), with its variance (`covariance`).
+
+The parameters maximise the log marginal likelihood plus a prior: log l_i and
+logit rho_i are normal about their own means with standard deviation `spread`.
+Near 0 all players share one relevance, which is what can be learnt where they
+outnumber the masks; a wide spread lets each have its own.
+
+Values are centred and scaled first, so parameters have no units.
+
+Shapes: n players, B masks, T targets, K sets, D the largest order.
+"""
+
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spex_jax import base
+from spex_jax.fourier import regress
+
+SPREADS = (0.5, 1.25)
+MOST_MASKS = 16384  # An inverse of 2 GiB; 4,096 on a CPU take about a minute.
+_FIRST = 512  # Masks of the first, cheap steps.
+_FIRST_STEPS, _FIRST_RATE = 80, 0.15
+_LAST_STEPS, _LAST_RATE = 25, 0.06
+_LEAST_NOISE = 1e-8  # Share of the variance; keeps the Cholesky factor alive.
+_CELLS = 1 << 26  # Kernel values held at once in a prediction: 512 MB.
+
+
+class Params(NamedTuple):
+  """Logarithms of the parameters, so that any number is allowed.
+
+  Attributes:
+    linear: `[n]` log l.
+    relevance: `[n]` logit rho.
+    amplitude: log a.
+    constant: log b.
+    noise: log of the variance of the noise.
+  """
+
+  linear: base.Array
+  relevance: base.Array
+  amplitude: base.Array
+  constant: base.Array
+  noise: base.Array
+
+
+@flax.struct.dataclass
+class Posterior:
+  """A fitted process; float64.
+
+  Attributes:
+    params: of the prior.
+    signs: `[B, n]`, 1 - 2 m.
+    weights: `[B]`, (K + noise)^-1 y of the standardised values y.
+    inverse: `[B, B]`, (K + noise)^-1.
+    unit: `[B]` y, the standardised values.
+    mean: of the values, which was removed; in their units.
+    scale: their standard deviation.
+    rising: nats by which the last ten steps raised the objective, per step;
+      NaN where no step was asked for.
+  """
+
+  params: Params
+  signs: base.Array
+  weights: base.Array
+  inverse: base.Array
+  unit: base.Array
+  mean: base.Array
+  scale: base.Array
+  rising: base.Array
+
+  @property
+  def n(self) -> int:
+    """Number of players."""
+    return self.signs.shape[1]
+
+  @property
+  def noise_std(self) -> float:
+    """Standard deviation of the noise, in the units of the values."""
+    noise = np.exp(np.asarray(self.params.noise)) + _LEAST_NOISE
+    return float(np.sqrt(noise) * np.asarray(self.scale))
+
+
+def start(n: int) -> Params:
+  """Where every fit begins: half the variance linear, the rest in products."""
+  return Params(
+    linear=np.full(n, np.log(0.5 / n)),
+    relevance=np.full(n, -np.log(max(n, 2.0))),
+    amplitude=np.zeros(()),
+    constant=np.full((), np.log(1e-2)),
+    noise=np.full((), np.log(0.05)),
+  )
+
+
+def kernel(params: Params, left: jax.Array, right: jax.Array) -> jax.Array:
+  """k of signs `[B, n]` and `[B', n]`: `[B, B']`. Two matrix products.
+
+  Batched over masks: log(1 + rho s s') = c + d s s' turns the product over
+  players into a matrix product.
+  """
+  rho = jax.nn.sigmoid(params.relevance)
+  slope = jnp.arctanh(rho)
+  level = jnp.sum(0.5 * jnp.log1p(-(rho**2)) - jnp.log1p(rho))
+  product = jnp.exp(params.amplitude + level + (left * slope) @ right.T)
+  linear = (left * jnp.exp(params.linear)) @ right.T
+  return product + linear + jnp.exp(params.constant)
+
+
+def tune(
+  params: Params,
+  signs: jax.Array,
+  values: jax.Array,
+  spread: float | jax.Array,
+  steps: int,
+  rate: float,
+) -> tuple[Params, jax.Array]:
+  """Adam on the negative log posterior of the parameters, rate annealed.
+
+  Args:
+    params: to start from.
+    signs: `[B, n]`.
+    values: `[B]`, standardised.
+    spread: of the prior, see the module header.
+    steps: static.
+    rate: the first step size; it falls to a tenth along a cosine.
+
+  Returns:
+    The parameters, and `[steps]` the objective in nats. A step that is not
+    finite is not taken.
+  """
+  import optax
+
+  identity = jnp.eye(len(values), dtype=values.dtype)
+
+  def objective(params):
+    gram = kernel(params, signs, signs)
+    noise = jnp.exp(params.noise) + _LEAST_NOISE
+    fixed = jax.lax.stop_gradient(gram + noise * identity)
+    factor = jnp.linalg.cholesky(fixed)
+    half = jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
+    weights = half.T @ (half @ values)
+    nats = 0.5 * values @ weights + jnp.log(jnp.diagonal(factor)).sum()
+    # d nats / d K = (K^-1 - w w^T) / 2, cheaper than through the factor.
+    slope = jax.lax.stop_gradient(
+      0.5 * (half.T @ half - jnp.outer(weights, weights))
+    )
+    path = jnp.sum(slope * gram) + noise * jnp.trace(slope)
+    nats = jax.lax.stop_gradient(nats - path) + path
+    return nats + _prior(params, spread)
+
+  optimiser = optax.adam(optax.cosine_decay_schedule(rate, max(1, steps), 0.1))
+
+  def step(carry, _):
+    params, state = carry
+    nats, slope = jax.value_and_grad(objective)(params)
+    moves, new_state = optimiser.update(slope, state)
+    fine = jnp.isfinite(nats)
+    for leaf in jax.tree.leaves(slope):
+      fine &= jnp.isfinite(leaf).all()
+
+    def keep(new, old):
+      return jnp.where(fine, new, old)
+
+    moved = optax.apply_updates(params, moves)
+    params = jax.tree.map(keep, moved, params)
+    return (params, jax.tree.map(keep, new_state, state)), nats
+
+  carry = params, optimiser.init(params)
+  (params, _), path = jax.lax.scan(step, carry, length=steps)
+  return params, path
+
+
+def _prior(params, spread):
+  """Negative log density, of players about their mean; weak on the noise."""
+  nats = 0.5 * ((params.noise + 3) / 3) ** 2
+  for each in (params.linear, params.relevance):
+    nats += jnp.sum((each - each.mean()) ** 2) / (2 * spread**2)
+  return nats
+
+
+def condition(
+  params: Params, signs: jax.Array, values: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """`(weights [B], inverse [B, B])` of `Posterior`."""
+  gram = kernel(params, signs, signs)
+  noise = jnp.exp(params.noise) + _LEAST_NOISE
+  identity = jnp.eye(len(values), dtype=values.dtype)
+  factor = jnp.linalg.cholesky(gram + noise * identity)
+  half = jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
+  inverse = half.T @ half
+  return inverse @ values, inverse
+
+
+_tune = jax.jit(tune, static_argnums=4)
+_condition = jax.jit(condition)
+_kernel = jax.jit(kernel)
+
+
+def fit(
+  masks: base.Masks,
+  values: base.Values,
+  *,
+  spread: float = SPREADS[-1],
+  params: Params | None = None,
+  most_tuned: int = 1024,
+) -> Posterior:
+  """Tunes the parameters and conditions on the values.
+
+  Args:
+    masks: bool `[B, n]`, B >= 1, n >= 1.
+    values: `[B]`, finite.
+    spread: see the module header.
+    params: where to start; then only the last, short round of steps is run.
+    most_tuned: masks that the parameters are tuned on; all condition. A step
+      costs 4 B^3 multiply-adds.
+
+  Raises:
+    ValueError: more than 16,384 masks, or values that are not finite.
+  """
+  masks = base.check_masks(masks)
+  values = base.check_values(values, len(masks))
+  if values.ndim != 1:
+    raise ValueError(f"A process has one target, [B]; got {values.shape}.")
+  signs, unit, mean, scale = _standard(masks, values)
+  found, rising = tuned(signs, unit, spread, params, most_tuned)
+  return _posterior(found, signs, unit, mean, scale, rising)
+
+
+def tuned(signs, unit, spread, params=None, most_tuned=1024):
+  """Parameters for standardised values, and nats per step still rising."""
+  order = regress.spread_order(len(unit))
+  rows = order[: min(len(unit), most_tuned)]
+  steps = []
+  if params is None:
+    params = start(signs.shape[1])
+    steps = [(rows[:_FIRST], _FIRST_STEPS, _FIRST_RATE)]
+  if steps == [] or len(rows) > _FIRST:
+    steps.append((rows, _LAST_STEPS, _LAST_RATE))
+  rising = np.nan
+  with jax.enable_x64(True), regress.one_blas_thread():
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params)
+    for chosen, count, rate in steps:
+      params, path = _tune(
+        params, signs[chosen], unit[chosen], spread, count, rate
+      )
+      rising = float(path[-11] - path[-1]) / 10
+    return jax.tree.map(np.asarray, params), rising
+
+
+def _standard(masks, values):
+  """Signs, and values of mean 0 and variance 1 with what undoes it."""
+  if not len(masks) or not masks.shape[1]:
+    raise ValueError(
+      f"A process needs a mask and a player; got shape {masks.shape}."
+    )
+  if len(masks) > MOST_MASKS:
+    raise ValueError(
+      f"A Gaussian process takes up to {MOST_MASKS} masks; got {len(masks)}. "
+      "Give it fewer, or use method='proxyspex'."
+    )
+  unit, mean, scale = regress.standardise(values[:, None])
+  return 1.0 - 2.0 * masks, unit[:, 0], mean[0], scale[0]
+
+
+def _posterior(params, signs, unit, mean, scale, rising):
+  with jax.enable_x64(True), regress.one_blas_thread():
+    weights, inverse = map(np.asarray, _condition(params, signs, unit))
+  if not np.isfinite(weights).all():
+    raise FloatingPointError(
+      "The kernel matrix is not positive definite to float64's precision."
+    )
+  return Posterior(params, signs, weights, inverse, unit, mean, scale, rising)
+
+
+def predict(
+  posterior: Posterior, masks: base.Masks
+) -> tuple[np.ndarray, np.ndarray]:
+  """Mean and standard deviation of f at masks, `[B']`; without the noise."""
+  masks = base.check_masks(masks, posterior.n)
+  means, variances = [], []
+  size = max(1, _CELLS // len(posterior.weights))
+  params = posterior.params
+  prior = np.exp(params.amplitude) + np.exp(params.linear).sum()
+  prior += np.exp(params.constant)
+  for first in range(0, len(masks), size):
+    signs = 1.0 - 2.0 * masks[first : first + size]
+    with jax.enable_x64(True):
+      cross = np.asarray(_kernel(params, signs, posterior.signs))
+    means.append(cross @ posterior.weights)
+    known = np.einsum("ij,ij->i", cross @ posterior.inverse, cross)
+    variances.append(np.maximum(prior - known, 0.0))
+  if not means:
+    return np.zeros(0), np.zeros(0)
+  mean = np.concatenate(means) * posterior.scale + posterior.mean
+  return mean, np.sqrt(np.concatenate(variances)) * posterior.scale
+
+
+def leave_one_out(posterior: Posterior) -> tuple[np.ndarray, np.ndarray]:
+  """Mean and standard deviation of each value given all others, `[B]`.
+
+  Noise included; Rasmussen and Williams 2006, equation 5.12. The parameters
+  have seen the value, which flatters where players outnumber masks:
+  `cross_predict` is honest.
+  """
+  precision = np.diagonal(posterior.inverse)
+  unit = posterior.unit - posterior.weights / precision
+  mean = unit * posterior.scale + posterior.mean
+  return mean, np.sqrt(1 / precision) * posterior.scale
+
+
+class Crossed(NamedTuple):
+  """Predictions of values that neither parameters nor weights have seen.
+
+  Attributes:
+    mean: `[B]`, in the units of the values.
+    std: `[B]`, noise included.
+    params: the mean of the groups' parameters, a start for a fit to all.
+    rising: the worst of the groups' `Posterior.rising`.
+  """
+
+  mean: np.ndarray
+  std: np.ndarray
+  params: Params
+  rising: float
+
+
+def cross_predict(
+  masks: base.Masks,
+  values: base.Values,
+  *,
+  spread: float = SPREADS[-1],
+  groups: int = 2,
+  params: list[Params] | None = None,
+  most_tuned: int = 1024,
+) -> Crossed:
+  """Each group's values, by parameters tuned on the other groups.
+
+  The weights are those of all values but one (`leave_one_out`): far cheaper
+  than a fit for each fold, and as honest, as long as few parameters are
+  tuned on many masks; what it costs is that they see fewer masks.
+
+  Args:
+    masks: bool `[B, n]`, B >= 2.
+    values: `[B]`, finite.
+    spread: as for `fit`.
+    groups: at least 2; fewer masks than groups are a group each.
+    params: one start a group, of an earlier call; None for the beginning.
+    most_tuned: as for `fit`.
+  """
+  masks = base.check_masks(masks)
+  values = base.check_values(values, len(masks))
+  signs, unit, mean, scale = _standard(masks, values)
+  order = regress.spread_order(len(unit))
+  parts = np.array_split(order, max(2, min(groups, len(unit))))
+  found, worst = [], -np.inf
+  middle, width = np.zeros(len(unit)), np.ones(len(unit))
+  for g, part in enumerate(parts):
+    rest = np.delete(np.arange(len(unit)), part)
+    first = None if params is None else params[g]
+    tuned_on, rising = tuned(signs[rest], unit[rest], spread, first, most_tuned)
+    worst = max(worst, rising)
+    posterior = _posterior(tuned_on, signs, unit, mean, scale, rising)
+    left = leave_one_out(posterior)
+    middle[part], width[part] = left[0][part], left[1][part]
+    found.append(tuned_on)
+  average = Params(*(np.mean(leaf, axis=0) for leaf in zip(*found)))
+  return Crossed(middle, width, average, worst)
+
+
+def coefs(posterior: Posterior, players: base.Array) -> np.ndarray:
+  """Fourier coefficients `[K]` of the posterior mean, exact.
+
+  F(S) = w_S sum_x alpha_x chi_S(x), with the prior variances w_S of the
+  module header; the removed mean enters the empty set.
+
+  Args:
+    posterior: of n players.
+    players: int `[K, D]`, padded with n.
+  """
+  sums = project(posterior, players)
+  unit = sums * prior_variance(posterior.params, players)
+  empty = (np.asarray(players) == posterior.n).all(axis=1)
+  return unit * posterior.scale + np.where(empty, posterior.mean, 0.0)
+
+
+def project(posterior: Posterior, players: base.Array) -> np.ndarray:
+  """`[K]` sums of weights times characters."""
+  out = np.empty(len(players))
+  masks = posterior.signs < 0
+  size = max(1, _CELLS // len(masks))
+  with regress.one_blas_thread():
+    for first in range(0, len(out), size):
+      part = players[first : first + size]
+      x = regress.design(masks, part, dtype=np.float64)
+      out[first : first + size] = posterior.weights @ x
+  return out
+
+
+def covariance(posterior: Posterior, players: base.Array) -> np.ndarray:
+  """Posterior covariance of K coefficients, `[K, K]`, values' units squared.
+
+  Args:
+    posterior: of n players.
+    players: int `[K, D]`, padded with n, no set twice.
+  """
+  weight = prior_variance(posterior.params, players)
+  x = regress.design(posterior.signs < 0, players, dtype=np.float64)
+  with regress.one_blas_thread():
+    known = x.T @ (posterior.inverse @ x)
+  unit = np.diag(weight) - weight[:, None] * known * weight[None]
+  return unit * posterior.scale**2
+
+
+def standard_errors(
+  posterior: Posterior, players: base.Array
+) -> np.ndarray:
+  """Posterior standard deviations of K coefficients, `[K]`, values' units."""
+  players = np.asarray(players)
+  weight = prior_variance(posterior.params, players)
+  known = np.empty(len(players))
+  masks = posterior.signs < 0
+  size = max(1, _CELLS // (4 * len(masks)))
+  for first in range(0, len(players), size):
+    part = players[first : first + size]
+    x = regress.design(masks, part, dtype=np.float64)
+    known[first : first + size] = np.einsum(
+      "bk,bk->k", x, posterior.inverse @ x
+    )
+  left = weight - weight**2 * known
+  return np.sqrt(np.maximum(left, 0.0)) * posterior.scale
+
+
+def prior_variance(params: Params, players: base.Array) -> np.ndarray:
+  """w_S of K sets, `[K]`, the linear and constant parts included."""
+  players = np.asarray(players)
+  n = len(params.relevance)
+  sizes = (players < n).sum(axis=1)
+  log_rho = -np.logaddexp(0.0, -params.relevance)
+  level = params.amplitude - np.log1p(np.exp(log_rho)).sum()
+  out = np.exp(level + np.append(log_rho, 0.0)[players].sum(axis=1))
+  if players.shape[1]:
+    linear = np.append(np.exp(params.linear), 0.0)
+    out += np.where(sizes == 1, linear[players].sum(axis=1), 0.0)
+  return out + np.where(sizes == 0, np.exp(params.constant), 0.0)
+
+
+def energy(posterior: Posterior) -> float:
+  """Sum of squared coefficients of the posterior mean, without the empty set.
+
+  In the squared units of the values. Exact, by Parseval: the kernel with
+  squared feature weights is again a product kernel.
+  """
+  params = posterior.params
+  rho = np.exp(-np.logaddexp(0.0, -params.relevance))
+  signs, weights = posterior.signs, posterior.weights
+  log_level = 2 * (params.amplitude - np.log1p(rho).sum())
+  slope = np.arctanh(rho**2)
+  level = log_level + 0.5 * np.log1p(-(rho**4)).sum()
+  total = 0.0
+  size = max(1, _CELLS // len(weights))
+  for first in range(0, len(weights), size):
+    rows = signs[first : first + size]
+    product = np.exp(level + (rows * slope) @ signs.T)
+    total += float(weights[first : first + size] @ (product @ weights))
+  singles = signs.T @ weights
+  own = np.exp(params.amplitude - np.log1p(rho).sum()) * rho
+  linear = np.exp(params.linear)
+  total += float(((linear**2 + 2 * own * linear) * singles**2).sum())
+  total -= float(np.exp(log_level) * weights.sum() ** 2)
+  return max(total, 0.0) * float(posterior.scale) ** 2

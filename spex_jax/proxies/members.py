@@ -1,0 +1,217 @@
+"""The decoders of the portfolio, each with honest predictions of its samples.
+
+A member is fitted to all samples, and predicts each of them by a fit that has
+not seen it ("crossed"), so that members can be compared, and stacked, without
+a mask being set aside.
+
+Shapes: n players, B masks, K sets.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from spex_jax import base
+from spex_jax.fourier import gram, lasso, regress, sparse
+from spex_jax.proxies import gaussian, proxyspex, readout
+
+FOLDS = 5
+MOST_TERMS = 4096  # Of an answer, besides the empty set.
+_SCAN_FLOPS = 1e11  # Of one Gram scan.
+LEAST_SCANNED = 64  # Masks below which every set looks significant.
+_HOPELESS = 1.5  # Times the error of the best: not worth the other folds.
+# Finer than the default: where little is explained, the step matters.
+_PENALTIES = tuple(10.0 ** (-k / 12) for k in range(31))
+
+
+class Member(NamedTuple):
+  """One decoder's answer for one target.
+
+  Attributes:
+    name: of the decoder.
+    function: fitted to all samples.
+    crossed: float64 `[B]`, each value predicted without it.
+    note: how it was fitted, a sentence.
+    errors: players `[K, D]` to the standard errors `[K]` of their Fourier
+      coefficients, in the units of the values; None where nothing is known.
+  """
+
+  name: str
+  function: sparse.SparseFourier
+  crossed: np.ndarray
+  note: str
+  errors: Callable[[np.ndarray], np.ndarray] | None = None
+
+
+def mean(masks: base.Masks, values: np.ndarray) -> Member:
+  """The mean alone; what every other member must beat."""
+  count = len(values)
+  unit, middle, scale = (
+    part[..., 0] for part in regress.standardise(values[:, None])
+  )
+  crossed = -unit / max(1, count - 1) * scale + middle
+  function = sparse.SparseFourier.from_terms(
+    masks.shape[1], [((), float(middle))]
+  )
+  return Member("mean", function, crossed, "The mean.")
+
+
+def by_lasso(
+  masks: base.Masks,
+  values: np.ndarray,
+  folds: np.ndarray,
+  order: int,
+  rival: np.ndarray | None = None,
+) -> Member | None:
+  """Lasso on the sets of order 1, or 1 and 2 (screened).
+
+  `rival` as for `by_gram`.
+  """
+
+  def fit(rows):
+    if rows.sum() < 3:
+      return mean(masks[rows], values[rows]).function
+    return lasso.fit_targets(
+      masks[rows],
+      values[rows, None],
+      order,
+      penalty="shrunk",
+      penalties=_PENALTIES,
+    )[0]
+
+  if rival is not None and _hopeless(masks, values, folds, rival, fit):
+    return None
+  crossed = _crossed(masks, values, folds, fit)
+  function = fit(np.ones(len(values), bool))
+  note = f"Lasso on sets of up to {order}."
+  name = f"lasso{order}"
+  return Member(name, function, crossed, note, _flat(crossed, values))
+
+
+def by_trees(
+  masks: base.Masks, values: np.ndarray, folds: np.ndarray
+) -> Member:
+  """ProxySPEX: boosted trees, cut and refitted only where validation gains."""
+  found = proxyspex.fit(masks, values, folds=folds)
+  errors = _flat(found.predictions, values)
+  note = " ".join(found.notes)
+  return Member("proxyspex", found.fourier, found.predictions, note, errors)
+
+
+def by_gaussian(
+  masks: base.Masks, values: np.ndarray, max_order: int | None = None
+) -> Member:
+  """A Gaussian process, read out as its largest coefficients, with errors.
+
+  How far relevances may spread is chosen by crossed predictions. Beyond
+  `most_masks()` the process sees a part of the samples, and the others test
+  it.
+  """
+  limit = most_masks()
+  order = regress.spread_order(len(values))
+  rows, rest = np.sort(order[:limit]), np.sort(order[limit:])
+  seen, y = masks[rows], values[rows]
+  groups = 4 if len(rows) <= 600 else 2
+  spreads = gaussian.SPREADS
+  if len(rows) >= 4 * masks.shape[1]:
+    spreads = spreads[-1:]  # Masks enough for players of their own.
+  trials = [
+    gaussian.cross_predict(seen, y, spread=spread, groups=groups)
+    for spread in spreads
+  ]
+  errors = [((trial.mean - y) ** 2).mean() for trial in trials]
+  best = int(np.argmin(errors))
+  trial, spread = trials[best], spreads[best]
+  posterior = gaussian.fit(seen, y, spread=spread)
+  crossed = np.empty(len(values))
+  crossed[rows] = trial.mean
+  crossed[rest] = gaussian.predict(posterior, masks[rest])[0]
+  out = readout.expand(posterior, MOST_TERMS, max_order=max_order)
+  # What the process believes of its errors, corrected by those it made.
+  honest = np.sqrt(np.mean(((trial.mean - y) / trial.std) ** 2))
+
+  def std(players):
+    return gaussian.standard_errors(posterior, players) * honest
+
+  note = (
+    f"Gaussian process on {len(rows)} masks, noise {posterior.noise_std:.3g}; "
+    f"its {int(out.fourier.count) - 1} largest sets leave {out.missed:.1g} of "
+    "its energy."
+  )
+  rising = max(float(posterior.rising), trial.rising)
+  if rising > 1.0:
+    note += f" Its likelihood was still rising, by {rising:.1f} nats a step."
+  return Member("gaussian", out.fourier, crossed, note, std)
+
+
+def most_masks() -> int:
+  """Masks of a Gaussian process: 16,384 on an accelerator, 4,096 on a CPU."""
+  import jax
+
+  return 4096 if jax.default_backend() == "cpu" else gaussian.MOST_MASKS
+
+
+def by_gram(
+  masks: base.Masks,
+  values: np.ndarray,
+  folds: np.ndarray,
+  rival: np.ndarray | None = None,
+  max_order: int | None = None,
+) -> Member | None:
+  """The Gram scan: all significant sets of low order.
+
+  Args:
+    masks: bool `[B, n]`.
+    values: `[B]`.
+    folds: int `[B]`.
+    rival: crossed predictions of the best member so far; where the first fold
+      leaves far more than it does, the others are not run.
+    max_order: of the sets.
+
+  Returns:
+    None where the scan is not affordable, or hopeless.
+  """
+  n = masks.shape[1]
+  order = gram.affordable_order(n, len(values), _SCAN_FLOPS)
+  order = min(order, max_order or order)
+  if order < 1 or len(values) < LEAST_SCANNED:
+    return None
+
+  def fit(rows):
+    nothing = np.zeros((0, gram.MAX_ORDER), np.int64)
+    sets = gram.grow_support(masks[rows], values[rows], nothing, order)
+    empty = np.full((1, sets.shape[1]), n)
+    sets = np.concatenate([empty, sets])
+    found = regress.refit(masks[rows], values[rows], sets, penalty="ridge")
+    return sparse.SparseFourier.from_players(n, sets, found.coefs)
+
+  if rival is not None and _hopeless(masks, values, folds, rival, fit):
+    return None
+  crossed = _crossed(masks, values, folds, fit)
+  function = fit(np.ones(len(values), bool))
+  note = f"Gram scan of all sets of up to {order}."
+  return Member("gram", function, crossed, note, _flat(crossed, values))
+
+
+def _crossed(masks, values, folds, fit):
+  out = np.empty(len(values))
+  for fold in np.unique(folds):
+    held = folds == fold
+    out[held] = lasso.evaluate(masks[held], fit(~held))
+  return out
+
+
+def _hopeless(masks, values, folds, rival, fit):
+  """Whether the first fold leaves far more than the rival does there."""
+  first = folds == folds[0]
+  guess = lasso.evaluate(masks[first], fit(~first))
+  scale = np.abs(values).max() or 1.0
+  error = (((guess - values[first]) / scale) ** 2).sum()
+  return error > _HOPELESS * (((rival - values)[first] / scale) ** 2).sum()
+
+
+def _flat(crossed, values):
+  """Errors of regression on characters, which random masks leave orthogonal."""
+  size = np.sqrt(((crossed - values) ** 2).mean() / len(values))
+  return lambda players: np.full(len(players), size)

@@ -1,0 +1,166 @@
+"""One answer from several members: the best, or a mean weighted by what each
+adds to predictions of values it has not seen.
+
+Expansions are linear, so a weighted mean of members is an expansion too
+(Wolpert 1992; weights that are not negative and sum to 1: Breiman 1996).
+
+Shapes: n players, B masks, M members, K sets.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from spex_jax import base
+from spex_jax.fourier import lasso, regress, score, sparse
+from spex_jax.proxies import members as members_lib
+
+SIZES = (10, 30, 100)  # Sets that people read.
+_LEAST_GAIN = 0.01  # Of the error; less, and the best member speaks alone.
+_LEAST_WEIGHT = 0.02
+_DROPPED = 0.01  # Energy of the sets left out, as a share of the error.
+
+
+class Stacked(NamedTuple):
+  """One target's answer.
+
+  Attributes:
+    function: the expansion.
+    crossed: float64 `[B]`, each value predicted without it.
+    weights: of the members that speak, by name.
+    scores: R^2 of the crossed predictions by number of sets besides the empty
+      one: 10, 30, 100 where there are more, and all.
+    std: `[K]` standard errors of the coefficients, or None.
+    note: who speaks and why, a sentence or two.
+  """
+
+  function: sparse.SparseFourier
+  crossed: np.ndarray
+  weights: dict[str, float]
+  scores: dict[int, float]
+  std: np.ndarray | None
+  note: str
+
+
+def stack(
+  masks: base.Masks,
+  values: np.ndarray,
+  members: Sequence[members_lib.Member],
+) -> Stacked:
+  """Joins members that were fitted to the same samples.
+
+  Args:
+    masks: bool `[B, n]`.
+    values: `[B]`.
+    members: at least one.
+  """
+  unit, middle, scale = (
+    part[..., 0] for part in regress.standardise(values[:, None])
+  )
+  guesses = np.stack([(m.crossed - middle) / scale for m in members], axis=1)
+  errors = ((guesses - unit[:, None]) ** 2).mean(axis=0)
+  best = int(np.argmin(errors))
+  weights = np.zeros(len(members))
+  weights[best] = 1.0
+  mixed = _weigh(unit, guesses)
+  gain = 1 - ((guesses @ mixed - unit) ** 2).mean() / max(errors[best], 1e-300)
+  if gain > _LEAST_GAIN:
+    weights = mixed
+  chosen = np.flatnonzero(weights)
+  crossed = (guesses @ weights) * scale + middle
+  merged = _merge([members[i].function for i in chosen], weights[chosen])
+  error = float(((guesses @ weights - unit) ** 2).mean())
+  held = float((np.asarray(merged.coefs)[1:] ** 2).sum())
+  function = _thin(merged, _DROPPED * min(error * scale**2, held))
+  # They all see the same samples: the errors of the heaviest stand for all.
+  able = [i for i in chosen if members[i].errors is not None]
+  loudest = members[max(able, key=lambda i: weights[i])] if able else None
+  std = loudest.errors(function.players) if loudest else None
+  named = {members[i].name: float(weights[i]) for i in chosen}
+  return Stacked(
+    function,
+    crossed,
+    named,
+    sparse_scores(masks, values, function, crossed),
+    std,
+    _note(members, errors, named, gain),
+  )
+
+
+def best(
+  values: np.ndarray, members: Sequence[members_lib.Member]
+) -> members_lib.Member:
+  """The member of least error on values `[B]` that it has not seen."""
+  scale = np.abs(values).max() or 1.0
+  return min(
+    members, key=lambda m: float((((m.crossed - values) / scale) ** 2).mean())
+  )
+
+
+def sparse_scores(
+  masks: base.Masks,
+  values: np.ndarray,
+  function: sparse.SparseFourier,
+  crossed: np.ndarray,
+) -> dict[int, float]:
+  """R^2 of the k largest sets of an answer, for k in `SIZES` and for all.
+
+  Honest at every k: what the sets left out would have added, which is known,
+  is taken from predictions that have not seen the values.
+  """
+  size = int(function.count) - 1
+  full = lasso.evaluate(masks, function)
+  out = {}
+  for k in (*(k for k in SIZES if k < size), size):
+    part = lasso.evaluate(masks, function.truncate(k)) if k < size else full
+    out[k] = float(score.r2(values, crossed + part - full))
+  return out
+
+
+def _weigh(unit, guesses):
+  """Weights of least error that are not negative and sum to 1."""
+  import scipy.optimize
+
+  # A heavy row for the sum: the guesses share what it leaves to them.
+  heavy = 1e3 * np.sqrt(len(unit))
+  rows = np.concatenate([guesses, np.full((1, guesses.shape[1]), heavy)])
+  weights, _ = scipy.optimize.nnls(rows, np.append(unit, heavy))
+  weights = np.where(weights < _LEAST_WEIGHT, 0.0, weights)
+  return weights / weights.sum()
+
+
+def _merge(functions, weights):
+  width = max(f.players.shape[1] for f in functions)
+  n = functions[0].n
+  rows, coefs = [], []
+  for function, weight in zip(functions, weights):
+    players = np.asarray(function.players)
+    short = ((0, 0), (0, width - players.shape[1]))
+    rows.append(np.pad(players, short, constant_values=n))
+    coefs.append(np.asarray(function.coefs) * weight)
+  return sparse.SparseFourier.from_players(
+    n, np.concatenate(rows), np.concatenate(coefs)
+  )
+
+
+def _thin(function, energy):
+  """Without the smallest sets that together hold at most `energy`."""
+  coefs = np.asarray(function.coefs)  # The empty set, then by size.
+  left = np.cumsum(coefs[:0:-1] ** 2)
+  dropped = int(np.searchsorted(left, energy, side="right"))
+  kept = max(0, len(coefs) - 1 - dropped)
+  return function.truncate(min(kept, members_lib.MOST_TERMS))
+
+
+def _note(members, errors, named, gain):
+  told = ", ".join(
+    f"{m.name} {1 - e:.3f}" for m, e in zip(members, errors)
+  )
+  who = " + ".join(f"{w:.2f} {name}" for name, w in named.items())
+  if len(named) == 1:
+    who = next(iter(named))
+    why = "it predicts values it has not seen best"
+  else:
+    why = f"together they leave {gain:.0%} less unexplained than the best alone"
+  return f"Spoken by {who}: {why}. R^2 on values not seen: {told}."
