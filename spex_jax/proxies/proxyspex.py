@@ -7,10 +7,9 @@ Butler et al. 2025, arXiv 2505.17495. Two ways to cut and refit:
 
 Deviations of "paper" from the paper's package: the trees are ours unless
 `trees="lightgbm"`; configurations are compared by R^2 of all folds pooled, not
-by the mean of the folds' own; folds are spread over the masks, not contiguous;
-the empty set is kept however small. As there, its coefficient is penalised
-like the others, so that an offset of the values changes the fit: "ours" has no
-such flaw.
+by the mean of the folds' own; the empty set is kept however small. As there,
+its coefficient is penalised like the others, so that an offset of the values
+changes the fit: "ours" has no such flaw.
 
 Shapes: n players, B masks, F folds.
 """
@@ -101,7 +100,8 @@ def fit(
     mode: "paper" for reproduction, "ours" for accuracy.
     trees: "jax", or "lightgbm" for the paper's own (extra `[proxy]`), with
       flags that make it deterministic.
-    folds: integers `[B]`; None for 5 that are spread over the masks.
+    folds: integers `[B]`; None for 5: spread over the masks ("ours"), or one
+      after the other ("paper").
     max_order: the deepest trees, unless `depths` are given: the grid has
       max_order and max_order - 2.
     depths: to try.
@@ -136,6 +136,7 @@ def fit(
     depths = sorted({max(1, max_order - 2), max_order})
   if folds is None:
     folds = boosting.spread_folds(len(masks))
+    folds = np.sort(folds) if mode == "paper" else folds
   trivial = _trivial(masks, values, trees)
   if trivial is not None:
     return trivial
@@ -287,7 +288,10 @@ def _cut(masks, values, function):
   from sklearn import linear_model
 
   size = np.abs(values).max() or 1.0
-  players = np.asarray(function.truncate(energy=_ENERGY).players)
+  kept = function.truncate(energy=_ENERGY)
+  players = np.asarray(kept.players)
+  if len(players) == 1:
+    return kept  # The mean: nothing to fit again.
   with regress.one_blas_thread():
     x = regress.design(masks, players, function.n, dtype=np.float64)
     model = linear_model.RidgeCV(
