@@ -11,7 +11,8 @@
 import importlib
 from typing import Any
 
-from spex_jax.explain import Explanation, decode, explain
+from spex_jax.explain import decode, explain
+from spex_jax.explanation import Explanation
 from spex_jax.fourier.sparse import SparseFourier
 from spex_jax.fourier.spex import QueryPlan, make_plan
 from spex_jax.indices.interactions import Interactions

@@ -23,7 +23,10 @@ _MAY_IMPORT = {
   "fourier": {"base", "masks"},
   "proxies": {"base", "masks", "fourier"},
   "indices": {"base", "fourier"},
-  "explain": {"base", "masks", "fourier", "proxies", "indices"},
+  "explanation": {"base", "masks", "fourier", "indices"},
+  "explain": {
+    "base", "masks", "fourier", "proxies", "indices", "explanation",
+  },
   "models": {"base"},
   "datasets": {"base"},
   "training": {"base"},

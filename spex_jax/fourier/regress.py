@@ -144,8 +144,8 @@ def refit(
       the Gram matrices and choose their penalties apart.
     players: int `[K, D]`, padded with n.
     n: number of players; that of `masks` if None.
-    penalty: "lasso", "shrunk", "ridge", or "none" for least squares, of least norm
-      where there are fewer masks than sets.
+    penalty: "lasso", "shrunk", "ridge", or "none" for least squares, of
+      least norm where there are fewer masks than sets.
     penalties: the grid, in standard deviations of the values (module header);
       None for 1e-6 to 1.
     folds: cross-validation folds; fewer masks than folds leave out one each.

@@ -32,12 +32,14 @@ class Interactions:
       f(none) for efficient ones, so that `baseline + values.sum()` is f(all).
     names: n names of players, or None for their numbers. Any text.
     units: the units of `values`, or None.
+    std: float64 `[K]` standard errors of `values`, in their units; read-only.
+      None where they are not known. The baseline has none.
 
   Raises:
     TypeError: players, n or order that are no integers, names that are no text.
     ValueError: shapes that disagree, NaN or infinities, players outside 0..n, a
       set that names one twice, a set listed twice, the empty set, a set of more
-      than `order` players, or names that are not n.
+      than `order` players, names that are not n, or a negative `std`.
   """
 
   n: int
@@ -48,6 +50,7 @@ class Interactions:
   baseline: float = 0.0
   names: tuple[str, ...] | None = None
   units: str | None = None
+  std: np.ndarray | None = None
 
   def __post_init__(self):
     values = np.asarray(self.values, np.float64)
@@ -60,6 +63,9 @@ class Interactions:
       )
     if not (np.isfinite(values).all() and np.isfinite(self.baseline)):
       raise ValueError("Interactions must be finite.")
+    std = None
+    if self.std is not None:
+      std = check_std(self.std, len(values), "std", "values")
     sizes = (players < self.n).sum(axis=1)
     if not sizes.all():
       raise ValueError("The empty set's value is `baseline`, not a row.")
@@ -79,18 +85,20 @@ class Interactions:
     players = players[:, :width]
     # By players first, so that equal sets are neighbours.
     rank = np.lexsort(players.T[::-1]) if width else np.arange(len(players))
-    players, values = players[rank], values[rank]
+    players = players[rank]
     again = (players[1:] == players[:-1]).all(axis=1)
     if again.any():
       row = players[1:][again][0]
       raise ValueError(
         f"The set {row[row < self.n].tolist()} is listed twice; add its values."
       )
-    rank = np.argsort(-np.abs(values), kind="stable")
-    players, values = players[rank], values[rank]
-    players.flags.writeable = values.flags.writeable = False
-    object.__setattr__(self, "players", players)
-    object.__setattr__(self, "values", values)
+    strongest = np.argsort(-np.abs(values[rank]), kind="stable")
+    players, rank = players[strongest], rank[strongest]
+    values, std = values[rank], None if std is None else std[rank]
+    for name, array in [("players", players), ("values", values), ("std", std)]:
+      if array is not None:
+        array.flags.writeable = False
+      object.__setattr__(self, name, array)
     object.__setattr__(self, "baseline", float(self.baseline))
     object.__setattr__(self, "n", int(self.n))
     object.__setattr__(self, "order", order)
@@ -167,17 +175,21 @@ class Interactions:
     return labels
 
   def __str__(self) -> str:
-    """A plain table of the strongest sets."""
+    """A plain table of the strongest sets, with `std` after `+/-`."""
     labels = self.labels()
     shown = list(self.top(_SHOWN))
+    errors = [""] * len(shown)
+    if self.std is not None:
+      errors = [f" +/- {std:<9.4g}" for std in self.std[:_SHOWN]]
     units = "" if self.units is None else f" {printable(self.units)}"
     lines = [
       f"{printable(self.index)} up to order {self.order}: {len(self)} sets of "
       f"{self.n} players, baseline {self.baseline:+.4g}{units}"
     ]
     lines += [
-      f"  {value:+11.4g}{units}  {{{', '.join(labels[i] for i in players)}}}"
-      for players, value in shown
+      f"  {value:+11.4g}{error}{units}  "
+      f"{{{', '.join(labels[i] for i in players)}}}"
+      for (players, value), error in zip(shown, errors)
     ]
     if len(self) > len(shown):
       lines.append(f"  ... and {len(self) - len(shown)} more")
@@ -201,12 +213,13 @@ class Interactions:
         "names": None if self.names is None else list(self.names),
         "baseline": self.baseline,
         "sets": [[list(players), value] for players, value in self],
+        "std": None if self.std is None else self.std.tolist(),
       },
     )
 
   @classmethod
   def load(cls, path: str | os.PathLike) -> "Interactions":
-    """Reads what `save` wrote.
+    """Reads what `save` wrote; a file without `std` has none.
 
     Raises:
       ValueError: another kind of file, or a damaged one.
@@ -221,6 +234,7 @@ class Interactions:
         baseline=body["baseline"],
         names=body["names"],
         units=body["units"],
+        std=body.get("std"),
       )
     except (KeyError, TypeError) as error:
       raise ValueError(
@@ -237,6 +251,8 @@ class Interactions:
     **fields: Any,
   ) -> "Interactions":
     """Builds from pairs of players and value; `fields` are the other ones.
+
+    `std`, if given, is in the order of `sets`.
 
     Raises:
       As the constructor; a player n, the padding, is refused as well.
@@ -261,7 +277,7 @@ class Interactions:
     """The same as a `shapiq.InteractionValues`, with the empty set listed.
 
     `shapiq` renames order 1 of an index to SV or BV, and has no place for
-    names and units.
+    names, units and standard errors: they are dropped.
 
     Raises:
       ImportError: no shapiq here.
@@ -316,7 +332,10 @@ class Interactions:
 
   def _rows(self, rows: slice | np.ndarray) -> "Interactions":
     return dataclasses.replace(
-      self, players=self.players[rows], values=self.values[rows]
+      self,
+      players=self.players[rows],
+      values=self.values[rows],
+      std=None if self.std is None else self.std[rows],
     )
 
   def _number(self, player: int | str) -> int:
@@ -330,6 +349,32 @@ class Interactions:
     if not 0 <= number < self.n:
       raise KeyError(f"No player {number}; they are 0..{self.n - 1}.")
     return number
+
+
+def check_std(std: base.Array, size: int, name: str, of: str) -> np.ndarray:
+  """Returns standard errors as float64 `[size]`.
+
+  Args:
+    std: what to check.
+    size: how many are needed.
+    name: what `std` is called, for messages.
+    of: what the errors are of, for messages.
+
+  Raises:
+    ValueError: another shape, NaN, infinities, or negative ones.
+  """
+  out = np.asarray(std, np.float64)
+  if out.shape != (size,):
+    raise ValueError(
+      f"{name} must be [{size}], one for each of {of}; got shape {out.shape}."
+    )
+  bad = np.flatnonzero(~(np.isfinite(out) & (out >= 0)))
+  if len(bad):
+    raise ValueError(
+      f"{name} must be finite and at least 0; row {bad[0]} is {out[bad[0]]}. "
+      f"Give {name}=None if standard errors are not known."
+    )
+  return out
 
 
 def printable(text: str) -> str:

@@ -1,11 +1,15 @@
 """Name to index: the one list that the CLI, the README and the tests read."""
 
 import difflib
+import functools
 import operator
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
+import numpy as np
+
+from spex_jax import base
 from spex_jax.fourier import sparse
 from spex_jax.indices import cardinal, faithful, mobius
 from spex_jax.indices import interactions as interactions_lib
@@ -89,6 +93,7 @@ def interactions(
   *,
   names: Sequence[str] | None = None,
   units: str | None = None,
+  coef_std: base.Array | None = None,
 ) -> interactions_lib.Interactions:
   """Returns an index of an expansion, by name, computed in float64 on the host.
 
@@ -100,20 +105,31 @@ def interactions(
       larger, and every index of order n is final. SV and BV have order 1.
     names: n names of players, for printing; kept as text.
     units: the units of f, for printing.
+    coef_std: float `[K]` standard errors of `fourier.coefs`, row by row, in the
+      units of f; None if they are not known. An index is linear in the
+      coefficients, so those of the result are
+      `std(T)^2 = sum_{S superset of T} w(|S|, |T|)^2 coef_std(S)^2`,
+      the errors of different coefficients taken as independent. That is nearly
+      so for masks drawn uniformly, under which characters are orthogonal; it
+      is not for other designs, nor does it see sets that `fourier` left out.
 
   Raises:
     ValueError: unknown index, an order below 1 or other than an index's only
-      one, several targets, too many subsets (see `mobius.superset_sums`), or
-      names that are not n.
+      one, several targets, too many subsets (see `mobius.superset_sums`),
+      names that are not n, or a `coef_std` of another shape than the
+      coefficients, negative or not finite.
   """
   name = find(index)
   entry = INDICES[name]
   players, coefs = mobius.terms_of(fourier)
   n = fourier.n
   limit = _resolve(name, order, n, players.shape[1])
-  result = mobius.superset_sums(
-    n, players, coefs, lambda s, t: entry.weight(s, t, limit), limit
-  )
+  if coef_std is not None:
+    coef_std = interactions_lib.check_std(
+      coef_std, len(fourier.coefs), "coef_std", "fourier.coefs"
+    )[: len(coefs)]
+  weight = functools.cache(lambda s, t: entry.weight(s, t, limit))
+  result = mobius.superset_sums(n, players, coefs, weight, limit)
   baseline, sets, values = result.split_empty()
   return interactions_lib.Interactions(
     n=n,
@@ -124,7 +140,56 @@ def interactions(
     baseline=baseline,
     names=None if names is None else tuple(names),
     units=units,
+    std=None
+    if coef_std is None
+    else _std_of(sets, n, players, coef_std, weight, limit),
   )
+
+
+def _std_of(
+  sets: np.ndarray,
+  n: int,
+  players: np.ndarray,
+  coef_std: np.ndarray,
+  weight: mobius.Weight,
+  limit: int,
+) -> np.ndarray:
+  """float64 `[K']` standard errors of the index at `sets` `[K', D']`.
+
+  Squares are taken free of units, a power of two, and of the largest weight of
+  each `|T|`: neither overflows where the values do not.
+  """
+  sizes = np.unique((players < n).sum(axis=1)).tolist()
+  unit = int(np.frexp(coef_std.max(initial=0.0))[1])
+
+  @functools.cache
+  def heaviest(t: int) -> Fraction:
+    return max(abs(Fraction(weight(s, t))) for s in sizes if s >= t)
+
+  def squared(s: int, t: int) -> Fraction | int:
+    return (weight(s, t) / heaviest(t)) ** 2 if weight(s, t) else 0
+
+  found = mobius.superset_sums(
+    n, players, np.ldexp(coef_std, -unit) ** 2, squared, limit
+  )
+  # A value may cancel where its variance cannot, and a variance may be 0 where
+  # the value is not: match set by set.
+  width = max(sets.shape[1], found.players.shape[1])
+  rows = [
+    np.pad(p, ((0, 0), (0, width - p.shape[1])), constant_values=n)
+    for p in (found.players, sets)
+  ]
+  keys = mobius.rank_rows(np.concatenate(rows), n + 1)
+  known, asked = np.split(keys, [len(found.players)])
+  _, at, to = np.intersect1d(
+    known, asked, assume_unique=True, return_indices=True
+  )
+  std = np.zeros(len(sets))
+  std[to] = np.ldexp(np.sqrt(found.values[at]), unit)
+  order = (sets < n).sum(axis=1)
+  for t in np.unique(order).tolist():
+    std[order == t] *= float(heaviest(t))
+  return std
 
 
 def _resolve(name: str, order: int | None, n: int, largest: int) -> int:

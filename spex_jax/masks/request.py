@@ -1,5 +1,6 @@
 """What may be asked: arguments of the public functions, checked by name."""
 
+import numbers
 import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -51,6 +52,29 @@ def order(max_order: Any, n: int) -> int | None:
   if not 1 <= number <= n:
     raise ValueError(f"max_order must lie in 1..{n}; got {number}.")
   return number
+
+
+def goal(target_faithfulness: Any) -> float | None:
+  """Returns the R^2 asked for, None or in (0, 1].
+
+  Raises:
+    TypeError: no real number.
+    ValueError: outside (0, 1].
+  """
+  if target_faithfulness is None:
+    return None
+  if isinstance(target_faithfulness, bool | str) or not isinstance(
+    target_faithfulness, numbers.Real
+  ):
+    raise TypeError(
+      f"target_faithfulness must be a number; got {target_faithfulness!r}."
+    )
+  if not 0 < target_faithfulness <= 1:
+    raise ValueError(
+      "target_faithfulness is an R^2 in (0, 1]; got "
+      f"{float(target_faithfulness):g}."
+    )
+  return float(target_faithfulness)
 
 
 def player_names(names: Iterable[Any] | None, n: int) -> tuple[str, ...] | None:

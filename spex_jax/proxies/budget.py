@@ -22,6 +22,11 @@ def num_held_out(budget: int, n: int) -> int:
   return max(1, min(wanted, budget // 3, fits))
 
 
+def num_scouts(room: int) -> int:
+  """Uniform masks that tell whether a plan is worth its masks."""
+  return max(1, min(1024, max(64, room * 3 // 10), room))
+
+
 def insisted_plan(
   key: base.Key, n: int, budget: int, max_order: int | None
 ) -> tuple[spex.QueryPlan, int]:

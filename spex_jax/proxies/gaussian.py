@@ -70,8 +70,8 @@ class Posterior:
     unit: `[B]` y, the standardised values.
     mean: of the values, which was removed; in their units.
     scale: their standard deviation.
-    rising: nats by which the last ten steps raised the objective, per step;
-      NaN where no step was asked for.
+    rising: nats by which the last ten steps raised the log posterior of the
+      parameters, per step; NaN where it was not finite.
   """
 
   params: Params
@@ -120,6 +120,38 @@ def kernel(params: Params, left: jax.Array, right: jax.Array) -> jax.Array:
   return product + linear + jnp.exp(params.constant)
 
 
+def objective(
+  params: Params,
+  signs: jax.Array,
+  values: jax.Array,
+  spread: float | jax.Array,
+) -> jax.Array:
+  """Negative log posterior of the parameters, in nats, up to a constant.
+
+  Its gradient is written out: d nats / d K = (K^-1 - w w^T) / 2 is cheaper
+  than the way back through the factor. There is no second derivative.
+
+  Args:
+    params: of the prior.
+    signs: `[B, n]`.
+    values: `[B]`, standardised.
+    spread: see the module header.
+  """
+  identity = jnp.eye(len(values), dtype=values.dtype)
+  gram = kernel(params, signs, signs)
+  noise = jnp.exp(params.noise) + _LEAST_NOISE
+  fixed = jax.lax.stop_gradient(gram + noise * identity)
+  factor = jnp.linalg.cholesky(fixed)
+  half = jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
+  weights = half.T @ (half @ values)
+  nats = 0.5 * values @ weights + jnp.log(jnp.diagonal(factor)).sum()
+  slope = 0.5 * (half.T @ half - jnp.outer(weights, weights))
+  slope = jax.lax.stop_gradient(slope)
+  path = jnp.sum(slope * gram) + noise * jnp.trace(slope)
+  nats = jax.lax.stop_gradient(nats - path) + path
+  return nats + _prior(params, spread)
+
+
 def tune(
   params: Params,
   signs: jax.Array,
@@ -128,7 +160,7 @@ def tune(
   steps: int,
   rate: float,
 ) -> tuple[Params, jax.Array]:
-  """Adam on the negative log posterior of the parameters, rate annealed.
+  """Adam on `objective`, rate annealed.
 
   Args:
     params: to start from.
@@ -139,49 +171,31 @@ def tune(
     rate: the first step size; it falls to a tenth along a cosine.
 
   Returns:
-    The parameters, and `[steps]` the objective in nats. A step that is not
-    finite is not taken.
+    The last parameters whose objective and gradient were finite (those given
+    if none were), and `[steps]` the objective in nats before each step.
   """
   import optax
-
-  identity = jnp.eye(len(values), dtype=values.dtype)
-
-  def objective(params):
-    gram = kernel(params, signs, signs)
-    noise = jnp.exp(params.noise) + _LEAST_NOISE
-    fixed = jax.lax.stop_gradient(gram + noise * identity)
-    factor = jnp.linalg.cholesky(fixed)
-    half = jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
-    weights = half.T @ (half @ values)
-    nats = 0.5 * values @ weights + jnp.log(jnp.diagonal(factor)).sum()
-    # d nats / d K = (K^-1 - w w^T) / 2, cheaper than through the factor.
-    slope = jax.lax.stop_gradient(
-      0.5 * (half.T @ half - jnp.outer(weights, weights))
-    )
-    path = jnp.sum(slope * gram) + noise * jnp.trace(slope)
-    nats = jax.lax.stop_gradient(nats - path) + path
-    return nats + _prior(params, spread)
 
   optimiser = optax.adam(optax.cosine_decay_schedule(rate, max(1, steps), 0.1))
 
   def step(carry, _):
-    params, state = carry
-    nats, slope = jax.value_and_grad(objective)(params)
+    params, good, state = carry
+    nats, slope = jax.value_and_grad(objective)(params, signs, values, spread)
     moves, new_state = optimiser.update(slope, state)
     fine = jnp.isfinite(nats)
     for leaf in jax.tree.leaves(slope):
       fine &= jnp.isfinite(leaf).all()
 
     def keep(new, old):
-      return jnp.where(fine, new, old)
+      return jax.tree.map(lambda a, b: jnp.where(fine, a, b), new, old)
 
-    moved = optax.apply_updates(params, moves)
-    params = jax.tree.map(keep, moved, params)
-    return (params, jax.tree.map(keep, new_state, state)), nats
+    good = keep(params, good)
+    params = keep(optax.apply_updates(params, moves), good)
+    return (params, good, keep(new_state, state)), nats
 
-  carry = params, optimiser.init(params)
-  (params, _), path = jax.lax.scan(step, carry, length=steps)
-  return params, path
+  carry = params, params, optimiser.init(params)
+  (_, good, _), path = jax.lax.scan(step, carry, length=steps)
+  return good, path
 
 
 def _prior(params, spread):
@@ -229,12 +243,12 @@ def fit(
       costs 4 B^3 multiply-adds.
 
   Raises:
-    ValueError: more than 16,384 masks, or values that are not finite.
+    ValueError: more than 16,384 masks, no mask or no player, values that are
+      not `[B]` or not finite, or a spread that is not positive.
+    FloatingPointError: a kernel matrix that float64 cannot factorise.
   """
   masks = base.check_masks(masks)
   values = base.check_values(values, len(masks))
-  if values.ndim != 1:
-    raise ValueError(f"A process has one target, [B]; got {values.shape}.")
   signs, unit, mean, scale = _standard(masks, values)
   found, rising = tuned(signs, unit, spread, params, most_tuned)
   return _posterior(found, signs, unit, mean, scale, rising)
@@ -242,8 +256,9 @@ def fit(
 
 def tuned(signs, unit, spread, params=None, most_tuned=1024):
   """Parameters for standardised values, and nats per step still rising."""
-  order = regress.spread_order(len(unit))
-  rows = order[: min(len(unit), most_tuned)]
+  if not 0 < spread < np.inf:
+    raise ValueError(f"The spread must be positive and finite; got {spread}.")
+  rows = regress.spread_order(len(unit))[:most_tuned]
   steps = []
   if params is None:
     params = start(signs.shape[1])
@@ -263,7 +278,9 @@ def tuned(signs, unit, spread, params=None, most_tuned=1024):
 
 def _standard(masks, values):
   """Signs, and values of mean 0 and variance 1 with what undoes it."""
-  if not len(masks) or not masks.shape[1]:
+  if values.ndim != 1:
+    raise ValueError(f"A process has one target, [B]; got {values.shape}.")
+  if not masks.size:
     raise ValueError(
       f"A process needs a mask and a player; got shape {masks.shape}."
     )
@@ -318,8 +335,8 @@ def leave_one_out(posterior: Posterior) -> tuple[np.ndarray, np.ndarray]:
   """
   precision = np.diagonal(posterior.inverse)
   unit = posterior.unit - posterior.weights / precision
-  mean = unit * posterior.scale + posterior.mean
-  return mean, np.sqrt(1 / precision) * posterior.scale
+  scale, offset = np.asarray(posterior.scale), np.asarray(posterior.mean)
+  return unit * scale + offset, np.sqrt(1 / precision) * scale
 
 
 class Crossed(NamedTuple):
@@ -329,7 +346,7 @@ class Crossed(NamedTuple):
     mean: `[B]`, in the units of the values.
     std: `[B]`, noise included.
     params: the mean of the groups' parameters, a start for a fit to all.
-    rising: the worst of the groups' `Posterior.rising`.
+    rising: the worst of the groups' `Posterior.rising`, NaN before all.
   """
 
   mean: np.ndarray
@@ -360,9 +377,14 @@ def cross_predict(
     groups: at least 2; fewer masks than groups are a group each.
     params: one start a group, of an earlier call; None for the beginning.
     most_tuned: as for `fit`.
+
+  Raises:
+    ValueError: a single mask, or what `fit` refuses.
   """
   masks = base.check_masks(masks)
   values = base.check_values(values, len(masks))
+  if len(masks) < 2:
+    raise ValueError("Cross-prediction needs at least 2 masks; got 1.")
   signs, unit, mean, scale = _standard(masks, values)
   order = regress.spread_order(len(unit))
   parts = np.array_split(order, max(2, min(groups, len(unit))))
@@ -371,11 +393,15 @@ def cross_predict(
   for g, part in enumerate(parts):
     rest = np.delete(np.arange(len(unit)), part)
     first = None if params is None else params[g]
-    tuned_on, rising = tuned(signs[rest], unit[rest], spread, first, most_tuned)
-    worst = max(worst, rising)
-    posterior = _posterior(tuned_on, signs, unit, mean, scale, rising)
+    # The group must not shift the mean that its values are predicted from.
+    own, shift, size = regress.standardise(unit[rest, None])
+    tuned_on, rising = tuned(signs[rest], own[:, 0], spread, first, most_tuned)
+    worst = float(np.maximum(worst, rising))  # NaN stays.
+    seen = (unit - shift) / size
+    posterior = _posterior(tuned_on, signs, seen, shift[0], size[0], rising)
     left = leave_one_out(posterior)
-    middle[part], width[part] = left[0][part], left[1][part]
+    middle[part] = left[0][part] * scale + mean
+    width[part] = left[1][part] * scale
     found.append(tuned_on)
   average = Params(*(np.mean(leaf, axis=0) for leaf in zip(*found)))
   return Crossed(middle, width, average, worst)
@@ -422,12 +448,11 @@ def covariance(posterior: Posterior, players: base.Array) -> np.ndarray:
   with regress.one_blas_thread():
     known = x.T @ (posterior.inverse @ x)
   unit = np.diag(weight) - weight[:, None] * known * weight[None]
-  return unit * posterior.scale**2
+  # Twice in place of once by a square, which overflows sooner.
+  return unit * posterior.scale * posterior.scale
 
 
-def standard_errors(
-  posterior: Posterior, players: base.Array
-) -> np.ndarray:
+def standard_errors(posterior: Posterior, players: base.Array) -> np.ndarray:
   """Posterior standard deviations of K coefficients, `[K]`, values' units."""
   players = np.asarray(players)
   weight = prior_variance(posterior.params, players)
@@ -461,8 +486,8 @@ def prior_variance(params: Params, players: base.Array) -> np.ndarray:
 def energy(posterior: Posterior) -> float:
   """Sum of squared coefficients of the posterior mean, without the empty set.
 
-  In the squared units of the values. Exact, by Parseval: the kernel with
-  squared feature weights is again a product kernel.
+  In units of `scale` squared, so that values of any size have one. Exact, by
+  Parseval: the kernel with squared feature weights is a product kernel too.
   """
   params = posterior.params
   rho = np.exp(-np.logaddexp(0.0, -params.relevance))
@@ -481,4 +506,4 @@ def energy(posterior: Posterior) -> float:
   linear = np.exp(params.linear)
   total += float(((linear**2 + 2 * own * linear) * singles**2).sum())
   total -= float(np.exp(log_level) * weights.sum() ** 2)
-  return max(total, 0.0) * float(posterior.scale) ** 2
+  return max(total, 0.0)

@@ -26,8 +26,8 @@ class Readout(NamedTuple):
   Attributes:
     fourier: its largest coefficients, exact.
     missed: share of the mean's energy (without the empty set) that they lack.
-    complete: whether no set outside `fourier` can have a larger coefficient
-      than those in it.
+    complete: whether no set outside `fourier`, of any order, can have a
+      larger coefficient than those in it.
   """
 
   fourier: sparse.SparseFourier
@@ -48,7 +48,8 @@ def expand(
     posterior: of n players.
     num_terms: sets besides the empty one.
     max_order: of the sets; None for no limit.
-    most: sets that are looked at, at least; every player is looked at.
+    most: sets of two or more players that are looked at, at most; every
+      player is looked at.
   """
   n, params = posterior.n, posterior.params
   log_rho = -np.logaddexp(0.0, -params.relevance)
@@ -58,9 +59,9 @@ def expand(
   rows, cut = visit(log_rho[order], most, depth)
   padded = np.append(order, n)
   large = padded[rows]
-  singles = np.full((n + 1, max(1, large.shape[1])), n)
+  singles = np.full((n + 1, large.shape[1]), n)
   singles[:n, 0] = np.arange(n)
-  sets = np.concatenate([singles, np.pad(large, ((0, 0), (0, 0)))])
+  sets = np.concatenate([singles, large])
   coefs = gaussian.coefs(posterior, sets)
   ranked = np.argsort(-np.abs(coefs[np.arange(len(sets)) != n]), kind="stable")
   ranked += ranked >= n  # The empty set is row n, and always kept.
@@ -69,7 +70,7 @@ def expand(
   bound = np.exp(level + cut) * np.abs(posterior.weights).sum()
   seen_all = len(kept) == len(ranked) and cut == -np.inf
   total = gaussian.energy(posterior)
-  held = float((coefs[kept] ** 2).sum())
+  held = float(((coefs[kept] / posterior.scale) ** 2).sum())
   return Readout(
     sparse.SparseFourier.from_players(
       n, sets[np.append(kept, n)], coefs[np.append(kept, n)]
@@ -90,24 +91,28 @@ def visit(
     max_order: largest set.
 
   Returns:
-    int `[K, D]` positions in `log_rho`, padded with n, and the largest log
-    product among sets of up to `max_order` that were left out; -inf if none.
+    int `[K, D]` positions in `log_rho`, padded with n, and a number that no
+    log product of a set left out exceeds, of any order; -inf if none is.
   """
   n = len(log_rho)
-  if n < 2 or max_order < 2 or most < 1:
-    return np.full((0, 1), n), -np.inf if n < 2 else float(log_rho[:2].sum())
-  everything = 2 * float(log_rho.sum()) - 1
-  low, high = max(everything, -700.0), float(log_rho[:2].sum())
+  cut = -np.inf  # Of the sets of more than `max_order` players.
+  if max_order < n:
+    cut = float(log_rho[: max(max_order, 1) + 1].sum())
+  if n < 2 or max_order < 2:
+    return np.full((0, 1), n), cut if n > 1 else -np.inf
+  high = float(log_rho[:2].sum())
+  if most < 1:
+    return np.full((0, 1), n), high
+  threshold = low = 2 * float(log_rho.sum()) - 1  # Below all of them.
   if _count(log_rho, low, max_order, most) > most:
-    for _ in range(40):  # The threshold under which `most` sets lie.
+    for _ in range(50):  # The threshold under which `most` sets lie.
       middle = (low + high) / 2
       if _count(log_rho, middle, max_order, most) > most:
         low = middle
       else:
         high = middle
     threshold = high
-  else:
-    threshold, low = low, -np.inf
+    cut = max(cut, threshold)
   levels = list(_levels(log_rho, threshold, max_order, most))
   width = max((rows.shape[1] for rows in levels), default=1)
   padded = [
@@ -116,7 +121,7 @@ def visit(
     if rows.shape[1] > 1
   ]
   rows = np.concatenate(padded) if padded else np.full((0, width), n)
-  return rows, threshold if low > -np.inf else -np.inf
+  return rows[:most], cut  # More only where the largest are all equal.
 
 
 def _count(log_rho, threshold, max_order, most):
@@ -130,7 +135,6 @@ def _count(log_rho, threshold, max_order, most):
 
 def _levels(log_rho, threshold, max_order, most):
   """Sets of 1, 2, ... players whose log products reach the threshold."""
-  n = len(log_rho)
   rows = np.flatnonzero(log_rho >= threshold)[:, None]
   logs = log_rho[rows[:, 0]]
   negative = -log_rho
@@ -141,8 +145,8 @@ def _levels(log_rho, threshold, max_order, most):
     # Players after the last one, while the product still reaches.
     last = np.searchsorted(negative, logs - threshold, side="right")
     count = np.maximum(last - rows[:, -1] - 1, 0)
-    if count.sum() > 4 * most:  # Far too many: the caller counts them.
-      count = np.where(np.cumsum(count) > 4 * most, 0, count)
+    before = np.cumsum(count) - count
+    count = np.clip(2 * most - before, 0, count)  # Enough to be too many.
     parent = np.repeat(np.arange(len(rows)), count)
     step = np.arange(len(parent)) - np.repeat(np.cumsum(count) - count, count)
     player = rows[parent, -1] + 1 + step

@@ -19,8 +19,9 @@ from spex_jax.proxies import boosting, members, stack
 _EXPLAINED = 1e-9  # Share of the energy left by an exact SPEX decode.
 _REPEATABLE = 1e-6  # Differences below this share of max|f| are rounding.
 _ROUNDING = 1e-13  # Share of max|f| below which differences are rounding.
+_ALMOST = 1e-5  # Share of the deviation that an exact scan may leave.
 _PLANTED = 0.5  # R^2 of the quick proxies below which a plan is tried.
-_LEAST_SPLIT = 16  # Fewer samples are not split to compare orders.
+_LEAST_SPLIT = 8  # Fewer samples are not split to compare decoders.
 MASK_BYTES = 1 << 28  # Masks held unpacked at once.
 LASSO_ORDER = 2
 
@@ -75,7 +76,7 @@ def by_proxies(
   """What any masks allow: one of `PROXIES`, or the best of them stacked.
 
   Args:
-    samples: at least one mask. Fewer than 16 are answered by order 1, fewer
+    samples: at least one mask. Fewer than 8 are answered by order 1, fewer
       than 3 by their mean.
     method: one of `PROXIES`, or "auto".
     max_order: of the sets of "gram", "gaussian" and the lasso (at most 2).
@@ -108,8 +109,8 @@ def by_proxies(
 
 
 def _spoken(names):
-  return names.pop() if len(names) == 1 else "stack of " + ", ".join(
-    sorted(names)
+  return (
+    names.pop() if len(names) == 1 else "stack of " + ", ".join(sorted(names))
   )
 
 
@@ -119,6 +120,11 @@ def _best(masks, values, folds, method, max_order):
   if np.ptp(values) <= _ROUNDING * np.abs(values).max():
     return stack.stack(masks, values, found)
   auto = method == "auto"
+  if auto:  # A scan that leaves nothing needs no comparison.
+    near = values + _ALMOST * values.std()
+    exact = members.by_gram(masks, values, folds, near, max_order)
+    if exact is not None:
+      return stack.stack(masks, values, [*found, exact])
   if auto or method == "lasso":
     found.append(members.by_lasso(masks, values, folds, 1))
   if auto or method == "proxyspex":
@@ -283,6 +289,53 @@ class Merged(NamedTuple):
   values: np.ndarray
   noise: np.ndarray | None
   notes: list[str]
+
+
+class Judged(NamedTuple):
+  """How far to trust an answer.
+
+  Attributes:
+    faithfulness: `[T]` R^2.
+    by_terms: the same by number of sets, see `stack.sparse_scores`.
+    error_quantiles: `[T, 101]` quantiles of |f - answer|.
+    num_masks: behind them.
+  """
+
+  faithfulness: np.ndarray
+  by_terms: dict[str, np.ndarray]
+  error_quantiles: np.ndarray
+  num_masks: int
+
+
+def judge(
+  answer: Answer, samples: Samples | None, test: Samples | None
+) -> Judged | None:
+  """On held-out masks; without any, on samples by fits that never saw them.
+
+  Returns:
+    None where there is neither.
+  """
+  if test is not None:
+    masks, values = test
+    guesses = [lasso.evaluate(masks, f) for f in answer.functions]
+    crossed = np.stack(guesses, axis=1)
+  elif samples is not None and answer.crossed is not None:
+    masks, values, crossed = *samples, answer.crossed
+  else:
+    return None
+  scores, quantiles = [], []
+  for t, function in enumerate(answer.functions):
+    truth, guess = values[:, t], crossed[:, t]
+    scores.append(stack.sparse_scores(masks, truth, function, guess))
+    errors = np.abs(truth - guess)
+    quantiles.append(np.quantile(errors, np.linspace(0, 1, 101)))
+  by_terms = {k: np.asarray([one[k] for one in scores]) for k in scores[0]}
+  return Judged(by_terms["all"], by_terms, np.stack(quantiles), len(masks))
+
+
+def mean_score(samples: Samples, answer: Answer) -> float:
+  """R^2 of an answer, averaged over targets, each at least -1."""
+  return _mean(r2(samples, answer.functions))
 
 
 def merge(

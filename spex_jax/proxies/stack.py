@@ -1,6 +1,6 @@
-"""One answer from several members: the best, or a mean weighted by what each
-adds to predictions of values it has not seen.
+"""One answer from several members: the best, or a weighted mean of them.
 
+The weights are what predicts values that the members have not seen best.
 Expansions are linear, so a weighted mean of members is an expansion too
 (Wolpert 1992; weights that are not negative and sum to 1: Breiman 1996).
 
@@ -29,8 +29,7 @@ class Stacked(NamedTuple):
     function: the expansion.
     crossed: float64 `[B]`, each value predicted without it.
     weights: of the members that speak, by name.
-    scores: R^2 of the crossed predictions by number of sets besides the empty
-      one: 10, 30, 100 where there are more, and all.
+    scores: see `sparse_scores`.
     std: `[K]` standard errors of the coefficients, or None.
     note: who speaks and why, a sentence or two.
   """
@@ -38,7 +37,7 @@ class Stacked(NamedTuple):
   function: sparse.SparseFourier
   crossed: np.ndarray
   weights: dict[str, float]
-  scores: dict[int, float]
+  scores: dict[str, float]
   std: np.ndarray | None
   note: str
 
@@ -103,19 +102,22 @@ def sparse_scores(
   values: np.ndarray,
   function: sparse.SparseFourier,
   crossed: np.ndarray,
-) -> dict[int, float]:
-  """R^2 of the k largest sets of an answer, for k in `SIZES` and for all.
+) -> dict[str, float]:
+  """R^2 of the "10", "30" and "100" largest sets of an answer, and of "all".
 
   Honest at every k: what the sets left out would have added, which is known,
   is taken from predictions that have not seen the values.
   """
   size = int(function.count) - 1
   full = lasso.evaluate(masks, function)
-  out = {}
-  for k in (*(k for k in SIZES if k < size), size):
-    part = lasso.evaluate(masks, function.truncate(k)) if k < size else full
-    out[k] = float(score.r2(values, crossed + part - full))
-  return out
+  out = {"all": float(score.r2(values, crossed))}
+  for k in SIZES:
+    if k < size:
+      part = lasso.evaluate(masks, function.truncate(k))
+      out[str(k)] = float(score.r2(values, crossed + part - full))
+    else:
+      out[str(k)] = out["all"]
+  return {name: out[name] for name in (*map(str, SIZES), "all")}
 
 
 def _weigh(unit, guesses):
@@ -154,9 +156,7 @@ def _thin(function, energy):
 
 
 def _note(members, errors, named, gain):
-  told = ", ".join(
-    f"{m.name} {1 - e:.3f}" for m, e in zip(members, errors)
-  )
+  told = ", ".join(f"{m.name} {1 - e:.3f}" for m, e in zip(members, errors))
   who = " + ".join(f"{w:.2f} {name}" for name, w in named.items())
   if len(named) == 1:
     who = next(iter(named))

@@ -49,7 +49,10 @@ def cost(stats: Any, decode_seconds: float) -> str:
 
 
 def interactions(found: interactions_lib.Interactions, top: int = 10) -> Any:
-  """A rich table: the `top` strongest players, then sets of two or more."""
+  """A rich table: the `top` strongest players, then sets of two or more.
+
+  Standard errors have a column where they are known.
+  """
   from rich import box, table, text  # Slow to import.
 
   # Text: neither an index, nor units, nor a label is ever markup.
@@ -58,17 +61,23 @@ def interactions(found: interactions_lib.Interactions, top: int = 10) -> Any:
   units = interactions_lib.printable(found.units or "")
   rows = table.Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
   rows.add_column("value", justify="right")
+  if found.std is not None:
+    rows.add_column("+/-", justify="right")
   rows.add_column("units")
   rows.add_column("set")
   labels = found.labels()
-  sets = list(found)  # Strongest first.
-  single = [item for item in sets if len(item[0]) == 1]
+  errors = [[]] * len(found)
+  if found.std is not None:
+    errors = [[text.Text(f"{std:.4g}")] for std in found.std]
+  sets = [(*item, error) for item, error in zip(found, errors)]
+  single = [item for item in sets if len(item[0]) == 1]  # Strongest first.
   larger = [item for item in sets if len(item[0]) > 1]
   for part in (single[:top], larger[:top]):
-    for players, value in part:
+    for players, value, error in part:
       members = ", ".join(labels[player] for player in players)
       rows.add_row(
         text.Text(f"{value:+.4g}", style="red" if value > 0 else "blue"),
+        *error,
         text.Text(units),
         text.Text(f"{{{members}}}"),
       )

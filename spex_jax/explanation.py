@@ -1,0 +1,219 @@
+"""What a decoder answers, and how far to trust it.
+
+Shapes: n players, B masks, T targets, K sets.
+"""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from spex_jax import base
+from spex_jax.fourier import sparse
+from spex_jax.indices import interactions as interactions_lib
+from spex_jax.indices import table
+from spex_jax.masks import request
+
+_ARRAYS = ("faithfulness", "noise_floor", "coef_std", "error_quantiles")
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+  """A sparse function that stands for f, and how far to trust it.
+
+  Attributes:
+    fourier: the expansion; a leading T for T targets.
+    faithfulness: R^2 on masks that no decoder saw (`[T]` for T targets); on
+      all masks where all were asked; None where no mask was left to test on.
+    noise_floor: standard deviation of one value between repeats of the same
+      mask (`[T]`), in the units of f; 0 for a function, None if never seen
+      twice.
+    num_evaluations: distinct masks that the answer cost, held-out included.
+    num_repeats: masks asked again, besides, to test determinism.
+    held_out: masks behind `faithfulness`.
+    method: the decoder that spoke.
+    by_terms: the same R^2 of the 10, 30 and 100 largest sets besides the
+      empty one, and of "all"; of fewer where there are fewer. None where
+      faithfulness is.
+    coef_std: standard errors of `fourier.coefs`, of the same shape and units;
+      None from decoders that do not know them.
+    error_quantiles: `[101]` (`[T, 101]`) quantiles 0, .01, ... 1 of the errors
+      |f - answer| behind `faithfulness`, in the units of f; see `interval`.
+    notes: what was decided on the way, and why.
+    seconds: "evaluating", "decoding" and "total".
+    names: of the players, or None.
+    units: of f, or None.
+  """
+
+  fourier: sparse.SparseFourier
+  faithfulness: Any
+  noise_floor: Any
+  num_evaluations: int
+  num_repeats: int
+  held_out: int
+  method: str
+  by_terms: dict[str, Any] | None = None
+  coef_std: Any = None
+  error_quantiles: Any = None
+  notes: tuple[str, ...] = ()
+  seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+  names: tuple[str, ...] | None = None
+  units: str | None = None
+
+  def interactions(
+    self,
+    index: str = "FBII",
+    order: int | None = 2,
+    names: Sequence[str] | None = None,
+    *,
+    target: int | None = None,
+  ) -> interactions_lib.Interactions:
+    """The expansion as an index that people quote; see `indices.table`.
+
+    Args:
+      index: its name.
+      order: the largest set; None for no limit.
+      names: of the players; those of the explanation if None.
+      target: which of T targets; needed if there are several.
+
+    Raises:
+      ValueError: an unknown index or order, or T targets and none chosen.
+    """
+    fourier = self.fourier
+    if fourier.num_targets is not None:
+      if target is None:
+        raise ValueError(
+          f"There are {fourier.num_targets} targets; choose one by target=t."
+        )
+      num_targets = fourier.num_targets
+      if not 0 <= request.whole("target", target, 0) < num_targets:
+        raise ValueError(
+          f"target must lie in 0..{num_targets - 1}; got {target}."
+        )
+      fourier = fourier.target(target)
+    elif target is not None:
+      raise ValueError("There is a single target; leave target=None.")
+    std = self.coef_std
+    if std is not None and target is not None:
+      std = std[target][: int(self.fourier.count[target])]
+    return table.interactions(
+      fourier,
+      index,
+      order,
+      names=names or self.names,
+      units=self.units,
+      coef_std=std,
+    )
+
+  def interval(
+    self, masks: base.Masks, level: float = 0.9
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds `[B]` (`[B, T]`) that hold the value f(mask) with a probability.
+
+    The answer plus and minus the `level` quantile of its errors on masks that
+    it had not seen (split conformal prediction, Vovk et al. 2005): right on
+    average over uniform masks, whatever the decoder; not for each mask apart.
+
+    Args:
+      masks: bool `[B, n]`.
+      level: in (0, 1).
+
+    Raises:
+      ValueError: no such errors are known, or a level outside (0, 1).
+    """
+    if self.error_quantiles is None:
+      raise ValueError("No mask was left to measure errors on.")
+    if not 0 < level < 1:
+      raise ValueError(f"level must lie in (0, 1); got {level}.")
+    grid = np.linspace(0, 1, self.error_quantiles.shape[-1])
+    width = np.asarray(
+      [np.interp(level, grid, q) for q in np.atleast_2d(self.error_quantiles)]
+    )
+    guess = np.asarray(self.fourier(masks))
+    width = width[0] if self.fourier.num_targets is None else width[None]
+    return guess - width, guess + width
+
+  def __str__(self) -> str:
+    units = f" {self.units}" if self.units else ""
+    size = np.asarray(self.fourier.count).tolist()
+    lines = [
+      f"{self.method}: {size} sets of {self.fourier.n} players from "
+      f"{self.num_evaluations} masks",
+      "faithfulness (R^2): "
+      + ("not measured" if self.faithfulness is None else "")
+      + _text(self.faithfulness)
+      + (f" on {self.held_out} held-out masks" if self.held_out else ""),
+    ]
+    if self.by_terms is not None:
+      told = [f"{_text(v)} ({k} sets)" for k, v in self.by_terms.items()]
+      lines.append("R^2 by size: " + ", ".join(told))
+    if self.noise_floor is not None:
+      lines.append(f"noise floor: {_text(self.noise_floor)}{units}")
+    return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+  def save(self, path: str | os.PathLike) -> None:
+    """Writes everything as JSON with a checksum, whole or not at all.
+
+    Raises:
+      OSError: no room or no permission.
+    """
+    functions = targets(self.fourier)
+    body = {
+      "n": self.fourier.n,
+      "single": self.fourier.num_targets is None,
+      "targets": [[[list(s), c] for s, c in f.terms()] for f in functions],
+    }
+    for field in dataclasses.fields(self):
+      if field.name != "fourier":
+        value = getattr(self, field.name)
+        body[field.name] = _plain(value)
+    base.write_json(path, body)
+
+  @classmethod
+  def load(cls, path: str | os.PathLike) -> "Explanation":
+    """Reads what `save` wrote.
+
+    Raises:
+      ValueError: not such a file, or a damaged one.
+    """
+    body = base.read_json(path)
+    try:
+      n, single = body.pop("n"), body.pop("single")
+      functions = [
+        sparse.SparseFourier.from_terms(n, t) for t in body.pop("targets")
+      ]
+      for name in _ARRAYS:
+        if isinstance(body.get(name), list):
+          body[name] = np.asarray(body[name])
+      for key, value in (body.get("by_terms") or {}).items():
+        if isinstance(value, list):
+          body["by_terms"][key] = np.asarray(value)
+      for name in ("notes", "names"):
+        body[name] = None if body[name] is None else tuple(body[name])
+      fourier = (
+        functions[0] if single else sparse.SparseFourier.stack(functions)
+      )
+      return cls(fourier=fourier, **body)
+    except (KeyError, TypeError, IndexError) as error:
+      raise ValueError(f"{path} is no saved explanation: {error}.") from error
+
+
+def targets(fourier: sparse.SparseFourier) -> list[sparse.SparseFourier]:
+  """The functions of all targets, or the single one."""
+  if fourier.num_targets is None:
+    return [fourier]
+  return [fourier.target(t) for t in range(fourier.num_targets)]
+
+
+def _plain(value):
+  if isinstance(value, dict):
+    return {key: _plain(inner) for key, inner in value.items()}
+  return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _text(value):
+  if value is None:
+    return ""
+  return ", ".join(f"{v:.4g}" for v in np.atleast_1d(value))

@@ -1,0 +1,191 @@
+"""Which masks to ask for, in which order, and when to stop.
+
+Held-out masks come first. Then uniform ones, for the proxies; where nothing
+quick explains half of the first of them, a SPEX plan within the same budget,
+as sets of high order may be hiding. With a goal, uniform masks come in stages,
+and no more are asked once the held-out masks are predicted as well as that.
+
+Shapes: n players, B masks, T targets.
+"""
+
+import jax
+import numpy as np
+
+from spex_jax import base
+from spex_jax.fourier import sparse
+from spex_jax.masks import ask as ask_lib
+from spex_jax.masks import packing, sampling
+from spex_jax.proxies import budget as budget_lib
+from spex_jax.proxies import select
+
+_PROBES = 2  # The full and the empty mask, asked if f seems constant.
+_STAGES = (8, 4, 2, 1)  # A goal is tried at these fractions of the masks.
+_LEAST_STAGE = 128
+
+
+def ask_and_decode(
+  ask: ask_lib.Asker,
+  key: base.Key,
+  method: str,
+  *,
+  max_order: int | None = None,
+  strict: bool = False,
+  goal: float | None = None,
+) -> tuple[select.Answer, select.Samples]:
+  """Chooses masks, asks for them and decodes.
+
+  Args:
+    ask: with its budget, at least `budget.LEAST` unless the method is "spex".
+    key: consumed.
+    method: "auto", "spex", or one of `select.PROXIES`.
+    max_order: as for `explain`.
+    strict: values that do not repeat are an error.
+    goal: held-out R^2 (mean of targets) at which to stop; not for "spex".
+
+  Returns:
+    The answer, and the held-out samples, which nothing was fitted to.
+  """
+  n, budget = ask.n, ask.budget
+  plan_key, mask_key, more_key = jax.random.split(key, 3)
+  num_held = budget_lib.num_held_out(budget, n)
+  plan, notes = None, []
+  num_uniform = budget - num_held
+  if method == "spex":
+    plan, num_held = budget_lib.insisted_plan(plan_key, n, budget, max_order)
+    num_uniform = 0
+  elif method == "auto":
+    first = budget_lib.num_scouts(budget - num_held)
+    room = budget - num_held - first
+    plan = budget_lib.largest_plan(plan_key, n, room, max_order)
+    if plan is not None and plan.num_masks * n > select.MASK_BYTES:
+      plan = None
+      notes.append("A plan of this budget could not be held: proxies alone.")
+    if plan is not None:
+      num_uniform = first
+  if num_held < max(budget_lib.LEAST_HELD_OUT, -(-budget // 10)):
+    notes.append(f"Only {num_held} masks are held out, of {budget}.")
+  corners = np.stack([np.ones(n, bool), np.zeros(n, bool)])
+  exclude = corners
+  distinct = None
+  waiting = 0  # Held-out masks that make room for the probes if need be.
+  if plan is not None:
+    hashes = packing.hash_streamed(plan.packed, plan.num_masks, n)
+    distinct = packing.distinct_hashes(hashes)
+    if plan.num_masks * n <= select.MASK_BYTES:
+      exclude = np.concatenate([corners, plan.masks()])
+    left = budget - num_held - len(distinct.first)
+    if method == "spex" and left > 0:
+      notes.append(f"{left} masks of the budget fit no larger plan.")
+    waiting = 0 if method == "auto" or left >= _PROBES else _PROBES
+  # So few masks may be left that the full and the empty one are needed too.
+  lent = max(0, num_held + num_uniform - budget_lib.num_left(n, exclude))
+  masks = sampling.distinct(
+    mask_key, num_held + num_uniform - lent, n, exclude=exclude
+  )
+  early, later = (
+    masks[: num_held - waiting],
+    masks[num_held - waiting : num_held],
+  )
+  rest = masks[num_held:]
+  test = select.Samples(early, ask(early))
+  ask.repeat(*test, strict=strict)
+  if ask_lib.is_constant(test.values):
+    probes = ask(corners)
+    if ask_lib.is_constant(np.concatenate([test.values, probes])):
+      return _constant(n, test.values, notes, ask.asked), test
+    later = later[:0]
+    if plan is None:
+      rest = rest[: max(0, len(rest) - _PROBES + lent)]
+    notes.append(
+      "f has one value on all held-out masks and another on the full or the "
+      "empty one: too rare a change for random masks to test."
+    )
+  test = test.join(select.Samples(later, ask(later)))
+  if method == "spex":
+    answer = select.by_spex(plan, _ask_plan(ask, plan, distinct))
+  else:
+    scouts = None
+    if plan is not None:
+      scouts = select.Samples(rest, ask(rest))
+      if not select.suspects_planted(scouts, max_order):
+        plan = None
+      num_more = (
+        budget - ask.asked - (len(distinct.first) if plan is not None else 0)
+      )
+      known = np.concatenate([exclude if plan else corners, masks])
+      num_more = int(min(num_more, budget_lib.num_left(n, known)))
+      rest = sampling.distinct(more_key, num_more, n, exclude=known)
+    if plan is None:
+      answer = _in_stages(ask, method, scouts, rest, test, max_order, goal)
+    else:
+      uniform = scouts.join(select.Samples(rest, ask(rest)))
+      values = _ask_plan(ask, plan, distinct)
+      answer = select.compare(plan, values, uniform, max_order)
+      notes.append(
+        "Quick proxies explain under half of the values, so SPEX's plan was "
+        "asked for as well."
+      )
+      if goal is not None:
+        notes.append(_told(goal, answer, test, ask))
+  return answer._replace(notes=notes + answer.notes), test
+
+
+def _in_stages(ask, method, scouts, rest, test, max_order, goal):
+  """Proxies on uniform masks, all of them or until the goal is reached."""
+  known = 0 if scouts is None else len(scouts.masks)
+  total = known + len(rest)
+  sizes = [total]
+  if goal is not None:
+    tried = {max(_LEAST_STAGE, known, total // k) for k in _STAGES}
+    sizes = sorted({min(total, size) for size in tried})
+  samples = scouts
+  for size in sizes:
+    new = rest[: size - (0 if samples is None else len(samples.masks))]
+    rest = rest[len(new) :]
+    if len(new) or samples is None:
+      asked = select.Samples(new, ask(new))
+      samples = asked if samples is None else samples.join(asked)
+    answer = select.by_proxies(samples, method, max_order)
+    if goal is None:
+      return answer
+    if select.mean_score(test, answer) >= goal:
+      break
+  return answer._replace(notes=[_told(goal, answer, test, ask), *answer.notes])
+
+
+def _told(goal, answer, test, ask):
+  found = select.mean_score(test, answer)
+  where = f"R^2 {found:.3f} on {len(test.masks)} held-out masks"
+  if found >= goal:
+    return (
+      f"The target faithfulness {goal} was reached ({where}) with "
+      f"{ask.asked} of {ask.budget} masks."
+    )
+  return (
+    f"The target faithfulness {goal} was NOT reached: {where}, after "
+    f"{ask.asked} masks. Raise the budget, or lower the target."
+  )
+
+
+def _ask_plan(ask, plan, distinct):
+  """Values `[N, T]` of a plan, whose distinct masks are made by ranges."""
+  first, inverse = distinct
+  size = max(1, (1 << 25) // ask.n)
+  parts = []
+  for start in range(0, plan.num_masks, size):
+    stop = min(start + size, plan.num_masks)
+    rows = first[(first >= start) & (first < stop)] - start
+    if len(rows):
+      parts.append(ask(plan.masks(start, stop)[rows]))
+  return np.concatenate(parts)[inverse]
+
+
+def _constant(n, values, notes, asked):
+  note = (
+    f"f is constant: {asked} masks, the full and the empty one among them, "
+    "have one value, to 12 digits; no others were asked."
+  )
+  # The middle of the range: a mean of equal numbers may round away.
+  means = (values.max(axis=0) / 2 + values.min(axis=0) / 2).tolist()
+  functions = [sparse.SparseFourier.from_terms(n, [((), v)]) for v in means]
+  return select.Answer(functions, "constant", [*notes, note])
