@@ -3,8 +3,10 @@
 import json
 import sys
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from spex_jax.fourier import sparse
 from spex_jax.indices import interactions as lib
@@ -67,6 +69,70 @@ def test_frozen():
     example.values[0] = 1.0
 
 
+def _with_std(**fields):
+  return _example(std=[0.25, 0.5, 0.0, 0.125], **fields)
+
+
+def test_std_is_sorted_with_the_values():
+  example = _with_std()
+  assert example.std.dtype == np.float64
+  assert example.std.tolist() == [0.5, 0.0, 0.25, 0.125]
+  assert list(example) == list(_example())
+  assert example.top(2).std.tolist() == [0.5, 0.0]
+  assert example.by_order(1).std.tolist() == [0.25, 0.125]
+  assert example.top(0).std.shape == (0,)
+  assert example.top(3).by_order(1).std.tolist() == [0.25]
+  assert _example().std is None
+  assert _example().top(2).std is None
+  assert _example().by_order(1).std is None
+
+
+@hypothesis.settings(deadline=None, max_examples=30)
+@hypothesis.given(
+  values=st.dictionaries(
+    st.frozensets(st.integers(0, 4), min_size=1),
+    st.sampled_from([-2.0, -1.0, 1.0, 2.0]),  # Ties are likely.
+  ),
+  data=st.data(),
+)
+def test_each_set_keeps_its_std(values, data):
+  sizes = st.floats(0, 1e300)
+  std = data.draw(st.lists(sizes, min_size=len(values), max_size=len(values)))
+  actual = lib.Interactions.from_sets(
+    5, values.items(), index="SII", order=5, std=std
+  )
+  expected = {tuple(sorted(s)): e for s, e in zip(values, std)}
+  pairs = zip(actual, actual.std)
+  assert {players: e for (players, _), e in pairs} == expected
+
+
+def test_std_is_a_copy_and_read_only():
+  given = np.array([0.25, 0.5, 0.0, 0.125])
+  example = _example(std=given)
+  given[:] = 7.0
+  assert example.std.max() == 0.5
+  for array in (example.std, example.top(1).std):
+    with pytest.raises(ValueError, match="read-only"):
+      array[0] = 1.0
+
+
+def test_text_shows_std_after_its_value():
+  lines = str(_with_std(units="nat")).splitlines()
+  assert lines[0] == str(_example(units="nat")).splitlines()[0]
+  assert [line.split() for line in lines[1:]] == [
+    ["-4", "+/-", "0.5", "nat", "{1,", "3}"],
+    ["+2", "+/-", "0", "nat", "{0,", "1,", "2}"],
+    ["+1", "+/-", "0.25", "nat", "{0}"],
+    ["-1", "+/-", "0.125", "nat", "{3}"],
+  ]
+  assert "+/-" not in str(_example())
+  sets = [((i,), float(i + 1)) for i in range(30)]
+  long = lib.Interactions.from_sets(
+    30, sets, index="SV", order=1, std=np.ones(30)
+  )
+  assert str(long).count("+/- 1 ") == 20
+
+
 def test_text_names_players_values_and_units():
   text = str(_example(names=("rain", "wind", "sun", "sun"), units="nat"))
   lines = text.splitlines()
@@ -104,6 +170,31 @@ def test_save_and_load(tmp_path):
   assert list(back) == list(example)
   for field in ("n", "index", "order", "baseline", "names", "units"):
     assert getattr(back, field) == getattr(example, field)
+
+
+def test_save_and_load_keep_std(tmp_path):
+  path = tmp_path / "i.json"
+  example = _example(std=[0.1, 1e-300, 0.0, 1 / 3])
+  example.save(path)
+  back = lib.Interactions.load(path)
+  assert list(back) == list(example)
+  assert back.std.tolist() == example.std.tolist()
+  _example().save(path)
+  assert lib.Interactions.load(path).std is None
+
+
+def test_files_written_before_std_load(tmp_path):
+  path = tmp_path / "i.json"
+  _with_std().save(path)
+  body = json.loads(path.read_text())
+  del body["std"], body["sha256"]
+  path.write_text(json.dumps(body))
+  back = lib.Interactions.load(path)
+  assert back.std is None
+  assert list(back) == list(_example())
+  path.write_text(json.dumps(body | {"std": [0.5]}))
+  with pytest.raises(ValueError, match=r"std must be \[4\], one for each of v"):
+    lib.Interactions.load(path)
 
 
 def test_damaged_and_foreign_files(tmp_path):
@@ -146,6 +237,15 @@ def test_damaged_and_foreign_files(tmp_path):
     ({"order": True}, TypeError, "order must be an integer; got True"),
     ({"names": ("a",)}, ValueError, "Need 4 names of players; got 1"),
     ({"names": ("a", "b", "c", 4)}, TypeError, "must be text; got 4"),
+    (
+      {"std": np.ones(2)},
+      ValueError,
+      r"std must be \[1\], one for each of values; got shape \(2,\)",
+    ),
+    ({"std": 1.0}, ValueError, r"std must be \[1\].*got shape \(\)"),
+    ({"std": [np.nan]}, ValueError, "row 0 is nan. Give std=None if"),
+    ({"std": [np.inf]}, ValueError, "finite and at least 0; row 0 is inf"),
+    ({"std": [-0.5]}, ValueError, "finite and at least 0; row 0 is -0.5"),
   ],
 )
 def test_bad_fields(change, error, message):
@@ -222,6 +322,15 @@ def test_shapiq_round_trip(index):
     ours.baseline,
     "nat",
   )
+
+
+def test_shapiq_has_no_standard_errors():
+  pytest.importorskip(
+    "shapiq", reason="shapiq 1.4.1 is installed on Python 3.11 only."
+  )
+  back = lib.Interactions.from_shapiq(_with_std().to_shapiq())
+  assert back.std is None
+  assert list(back) == list(_example())
 
 
 def test_shapiq_takes_many_players():

@@ -214,6 +214,172 @@ def test_symmetry_and_dummy(index, seed, order):
     )
 
 
+def _std_by_unit_expansions(fourier, coef_std, index, order):
+  """`sqrt(sum_S A[T, S]^2 std[S]^2)`; A by the index of each character."""
+  variance = {}
+  for (players, _), std in zip(fourier.terms(), coef_std):
+    unit = sparse.SparseFourier.from_terms(fourier.n, {players: 1.0})
+    for found, weight in table.interactions(unit, index, order):
+      variance[found] = variance.get(found, 0.0) + (weight * std) ** 2
+  return {players: math.sqrt(v) for players, v in variance.items()}
+
+
+def _check_std(fourier, coef_std, index, order):
+  plain = table.interactions(fourier, index, order)
+  actual = table.interactions(fourier, index, order, coef_std=coef_std)
+  assert list(actual) == list(plain)  # No set is listed for its error alone.
+  expected = _std_by_unit_expansions(fourier, coef_std, index, actual.order)
+  for (players, _), std in zip(actual, actual.std):
+    # At most 2^6 squares are added, each of a few roundings, none negative.
+    assert std == pytest.approx(expected[players], rel=1e-13, abs=0), players
+  return actual
+
+
+@pytest.mark.parametrize(
+  "index, order",
+  [(i, k) for i in [*_INTERACTION, "Fourier"] for k in (1, 2, 3, None)]
+  + [("SV", 1), ("BV", 1)],
+)
+def test_std_matches_unit_expansions(index, order):
+  fourier = _dense(5)
+  coef_std = np.random.default_rng(7).exponential(size=32)
+  assert len(_check_std(fourier, coef_std, index, order)) > 0
+
+
+@pytest.mark.parametrize("index", table.INDICES)
+@hypothesis.settings(deadline=None, max_examples=20)
+@hypothesis.given(
+  seed=st.integers(0, 999),
+  num_terms=st.integers(0, 8),
+  order=st.none() | st.integers(1, 4),
+)
+def test_std_on_sparse_supports(index, seed, num_terms, order):
+  rng = np.random.default_rng(seed)
+  n = int(rng.integers(4, 30))  # Listed subsets, beside the dense table above.
+  sets = {
+    tuple(sorted(rng.permutation(n)[: rng.integers(0, 5)].tolist()))
+    for _ in range(num_terms)
+  }
+  # Equal sizes, so that values cancel where variances do not.
+  fourier = sparse.SparseFourier.from_terms(
+    n, {s: float(rng.choice([-1, 1])) for s in sets}
+  )
+  coef_std = rng.choice([0.0, 1e-3, 1.0, 50.0], size=len(sets))
+  _check_std(
+    fourier, coef_std, index, table.INDICES[index].fixed_order or order
+  )
+
+
+def test_std_of_values_that_cancel():
+  # Moebius of {0}: -2 (1 - 1) = 0, and of {1}: -2 (-1). Rows of equal size are
+  # in the order of their players, padding last.
+  fourier = sparse.SparseFourier.from_terms(3, {(0,): 1.0, (0, 1): -1.0})
+  assert [s for s, _ in fourier.terms()] == [(0, 1), (0,)]
+  actual = table.interactions(fourier, "Moebius", coef_std=[4.0, 3.0])
+  assert list(actual) == [((0, 1), -4.0), ((1,), 2.0)]
+  assert actual.std.tolist() == [16.0, 8.0]
+  actual = table.interactions(fourier, "Moebius", coef_std=[0.0, 3.0])
+  assert actual.std.tolist() == [0.0, 0.0]  # Known exactly.
+
+
+def test_std_of_fourier_coefficients_is_given_back():
+  fourier = _dense(4)
+  coef_std = np.random.default_rng(1).exponential(size=16)
+  actual = table.interactions(fourier, "Fourier", coef_std=coef_std)
+  given = dict(zip([s for s, _ in fourier.terms()], coef_std.tolist()))
+  assert actual.std.tolist() == [given[players] for players, _ in actual]
+
+
+def test_std_has_the_spread_of_noisy_fits():
+  # Independent errors, as the docstring takes them: 4,000 draws of a spread
+  # are right to 1 / sqrt(8,000) = 1.1 %; 6 sigma allow 7 %.
+  rng = np.random.default_rng(5)
+  fourier = sparse.SparseFourier.from_terms(
+    4, {(): 1.0, (0,): 2.0, (0, 1): -3.0, (1, 2, 3): 4.0, (0, 1, 2): 0.5}
+  )
+  coef_std = np.array([0.1, 0.2, 0.3, 0.1, 0.2])
+  actual = table.interactions(fourier, "FSII", 2, coef_std=coef_std)
+  draws = []
+  for _ in range(4000):
+    noisy = fourier.coefs + coef_std * rng.normal(size=5)
+    one = fourier.replace(coefs=noisy)
+    drawn = dict(table.interactions(one, "FSII", 2))
+    draws.append([drawn.get(players, 0.0) for players, _ in actual])
+  np.testing.assert_allclose(np.std(draws, axis=0), actual.std, rtol=0.07)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e200, 1e300])
+def test_std_needs_no_squares_of_units(scale):
+  fourier = _dense(4)
+  coef_std = np.random.default_rng(2).exponential(size=16)
+  plain = table.interactions(fourier, "SII", 2, coef_std=coef_std)
+  scaled = table.interactions(fourier, "SII", 2, coef_std=scale * coef_std)
+  # Two roundings of each scaled error.
+  np.testing.assert_allclose(scaled.std, scale * plain.std, rtol=1e-14)
+
+
+def test_std_of_high_orders():
+  # The squared weight, 2^1800, is beyond float64.
+  large = tuple(range(900))
+  fourier = sparse.SparseFourier.from_terms(1000, {large: 1.0, (2, 5): 1.0})
+  actual = table.interactions(fourier, "BII", coef_std=[0.25, 0.5])
+  found = {s: std for (s, _), std in zip(actual, actual.std)}
+  assert [s for s, _ in fourier.terms()] == [large, (2, 5)]
+  assert found == {large: 0.25 * 2.0**900, (2, 5): 0.5 * 4}
+  fourier_index = table.interactions(fourier, "Fourier", coef_std=[0.25, 0.5])
+  assert sorted(fourier_index.std) == [0.25, 0.5]
+
+
+def test_std_ignores_padding_and_keeps_to_a_row():
+  fourier = sparse.SparseFourier.stack(
+    [
+      sparse.SparseFourier.from_terms(4, {(3,): 1.0, (): 9.0, (0, 1): -5.0}),
+      sparse.SparseFourier.from_terms(4, {(1,): 2.0}),
+    ]
+  )
+  padded = sparse.SparseFourier(
+    players=fourier.players[1],
+    coefs=fourier.coefs[1],
+    count=fourier.count[1],
+    n=4,
+  )
+  actual = table.interactions(padded, "BII", coef_std=[0.5, 7.0, 7.0])
+  assert list(actual) == [((1,), -4.0)]
+  assert actual.std.tolist() == [1.0]
+  # Rows are the expansion's: the empty set, then by size of coefficient.
+  actual = table.interactions(
+    fourier.target(0), "BII", coef_std=[100.0, 0.5, 0.25]
+  )
+  assert list(actual) == [((0, 1), -20.0), ((3,), -2.0)]
+  assert actual.std.tolist() == [2.0, 0.5]
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+@pytest.mark.parametrize("index", table.INDICES)
+def test_std_of_constants(index, n):
+  constant = sparse.SparseFourier.from_terms(n, {(): 2.5})
+  assert table.interactions(constant, index, coef_std=[1.0]).std.shape == (0,)
+  nothing = sparse.SparseFourier.from_terms(n, {})
+  assert table.interactions(nothing, index, coef_std=[]).std.shape == (0,)
+
+
+@pytest.mark.parametrize(
+  "coef_std, message",
+  [
+    ([1.0], r"coef_std must be \[2\], one for each of fourier.coefs; got.*1,"),
+    (0.5, r"coef_std must be \[2\].*got shape \(\)"),
+    (np.ones((2, 1)), r"got shape \(2, 1\)"),
+    ([0.5, np.nan], "row 1 is nan. Give coef_std=None if standard errors"),
+    ([np.inf, 0.5], "finite and at least 0; row 0 is inf"),
+    ([0.5, -1e-9], "finite and at least 0; row 1 is -1e-09"),
+  ],
+)
+def test_bad_coef_std(coef_std, message):
+  fourier = sparse.SparseFourier.from_terms(3, {(0,): 1.0, (1, 2): 2.0})
+  with pytest.raises(ValueError, match=message):
+    table.interactions(fourier, "SV", coef_std=coef_std)
+
+
 def test_order_none_is_the_exact_expansion():
   fourier = _dense(5)
   moebius = table.interactions(fourier, "Moebius")

@@ -36,6 +36,25 @@ def test_interactions_are_named_sets_with_values_and_units():
   ]
 
 
+def test_standard_errors_have_a_column():
+  found = interactions_lib.Interactions.from_sets(
+    3,
+    [((0,), 0.5), ((1, 2), -2.0), ((1,), -0.75)],
+    index="STII",
+    order=2,
+    units="nat",
+    std=[0.125, 0.25, 0.0],
+  )
+  lines = _text(tables.interactions(found)).splitlines()
+  assert ["value", "+/-", "units", "set"] in [line.split() for line in lines]
+  rows = [line.split() for line in lines if re.search(r"[+-]\d", line)]
+  assert rows == [
+    ["-0.75", "0", "nat", "{1}"],
+    ["+0.5", "0.125", "nat", "{0}"],
+    ["-2", "0.25", "nat", "{1,", "2}"],
+  ]
+
+
 def test_names_units_and_index_are_text_not_markup(capsys):
   found = interactions_lib.Interactions.from_sets(
     3,
