@@ -27,7 +27,6 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
-import numpy as np
 from absl import app, flags
 
 import spex_jax as spex
@@ -37,7 +36,6 @@ from third_party import process, shapiq_peer
 
 SIZES = (10, 30, 100, 300)
 _MOST_PAIRED = 120  # Players: the lasso of order 2 is not run beyond.
-_DEVIATIONS = 1.645  # Of a normal variable: 90 % lie within.
 
 
 def fingerprint(game: games.Recording, budget: int) -> str:
@@ -61,15 +59,12 @@ def scores(fourier: sparse.SparseFourier, game: games.Recording) -> rows.Row:
 def coverage(
   explanation: spex.Explanation, game: games.Recording
 ) -> float | None:
-  """Share of test values inside the 90 % interval; None without error bars."""
-  std = getattr(explanation, "std", None)
-  if std is None:
+  """Share of test values inside the 90 % interval; None if none is known."""
+  if explanation.error_quantiles is None:
     return None
-  width = std(game.test_masks)
-  if width is None:
-    return None
-  error = np.abs(game.test_values - explanation.fourier(game.test_masks))
-  return round(float((error <= _DEVIATIONS * np.asarray(width)).mean()), 4)
+  low, high = explanation.interval(game.test_masks, 0.9)
+  inside = (low <= game.test_values) & (game.test_values <= high)
+  return round(float(inside.mean()), 4)
 
 
 def ours(

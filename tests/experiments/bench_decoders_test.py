@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+import spex_jax as spex
 from experiments import bench_decoders, decoder_figures, decoder_report, games
 from spex_jax.fourier import sparse
 from third_party import process, shapiq_peer
@@ -140,18 +141,14 @@ def test_equal_samples_have_equal_fingerprints():
 
 def test_coverage_is_of_the_ninety_percent_interval():
   game = _game()
-
-  @dataclasses.dataclass
-  class Explanation:
-    fourier: object
-
-    def std(self, masks):
-      return np.where(np.arange(len(masks)) < 10, 1 / 1.6, 1 / 1.7)
-
-  shifted = Explanation(lambda masks: game.test_values + 1.0)
-  # 1.645 / 1.6 deviations reach an error of 1, 1.645 / 1.7 do not.
-  assert bench_decoders.coverage(shifted, game) == 10 / 40
-  assert bench_decoders.coverage(object(), game) is None
+  explanation = spex.decode(game.masks[:48], game.values[:48], method="lasso")
+  low, high = explanation.interval(game.test_masks, 0.9)
+  hits = [a <= v <= b for a, v, b in zip(low, game.test_values, high)]
+  assert 0 < sum(hits) < len(hits)
+  share = bench_decoders.coverage(explanation, game)
+  assert share == round(sum(hits) / len(hits), 4)
+  untested = dataclasses.replace(explanation, error_quantiles=None)
+  assert bench_decoders.coverage(untested, game) is None
 
 
 def _row(game, budget, side, method, r2, **more):
