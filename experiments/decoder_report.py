@@ -161,7 +161,11 @@ def verdicts(measured: Sequence[rows.Row]) -> str:
     lines.append(["told" if told else word, text, f"{measure:.4g}"])
   failed = [row for row in measured if "error" in row]
   lines += [
-    ["FAILED", f"{row['game']} {row['budget']} {row['method']}", row["error"]]
+    [
+      "FAILED",
+      f"{row['game']} {row['budget']} {row['method']}",
+      _cell(row["error"]),
+    ]
     for row in failed
     if row["side"] == "ours"
   ]
@@ -272,6 +276,11 @@ def _where(margin: dict[Cell, float]) -> str:
     return ""
   game, budget = min(margin, key=lambda cell: margin[cell])
   return f" ({game} at {budget})"
+
+
+def _cell(text: str) -> str:
+  """Text on one line, without what would end a cell."""
+  return " ".join(text.replace("|", "/").split())
 
 
 def _number(number: float | None, form: str = ".3f") -> str:

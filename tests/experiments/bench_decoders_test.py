@@ -188,7 +188,7 @@ def test_margins_and_ratios_by_hand():
 
 
 def test_criteria_are_met_missed_or_not_measured():
-  failed = _ROWS[0] | {"game": "x", "error": "ValueError: no"}
+  failed = _ROWS[0] | {"game": "x", "error": "ValueError: a |\n b"}
   lines = decoder_report.verdicts([*_ROWS, failed]).splitlines()
   word = lambda text: [
     line.split(" | ")[0].strip("| ") for line in lines if text in line
@@ -201,7 +201,7 @@ def test_criteria_are_met_missed_or_not_measured():
   assert word("90 % interval, least") == ["met"]
   assert word("90 % interval, most") == ["MISSED"]
   assert word("(4.0 s over 10.0 s): at most 1") == ["met"]
-  assert word("x 1024 auto") == ["FAILED"]
+  assert word("| x 1024 auto | ValueError: a / b |") == ["FAILED"]
   assert word("pixels64 1024 lasso2 (peer)") == ["crash"]
 
 
