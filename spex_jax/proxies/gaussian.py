@@ -115,8 +115,8 @@ def kernel(params: Params, left: jax.Array, right: jax.Array) -> jax.Array:
   rho = jax.nn.sigmoid(params.relevance)
   slope = jnp.arctanh(rho)
   level = jnp.sum(0.5 * jnp.log1p(-(rho**2)) - jnp.log1p(rho))
-  product = jnp.exp(params.amplitude + level + (left * slope) @ right.T)
-  linear = (left * jnp.exp(params.linear)) @ right.T
+  product = jnp.exp(params.amplitude + level + (left * slope[None]) @ right.T)
+  linear = (left * jnp.exp(params.linear)[None]) @ right.T
   return product + linear + jnp.exp(params.constant)
 
 
@@ -334,9 +334,9 @@ def leave_one_out(posterior: Posterior) -> tuple[np.ndarray, np.ndarray]:
   `cross_predict` is honest.
   """
   precision = np.diagonal(posterior.inverse)
-  unit = posterior.unit - posterior.weights / precision
-  scale, offset = np.asarray(posterior.scale), np.asarray(posterior.mean)
-  return unit * scale + offset, np.sqrt(1 / precision) * scale
+  unit = np.asarray(posterior.unit) - np.asarray(posterior.weights) / precision
+  mean = unit * posterior.scale + posterior.mean
+  return np.asarray(mean), np.asarray(np.sqrt(1 / precision) * posterior.scale)
 
 
 class Crossed(NamedTuple):

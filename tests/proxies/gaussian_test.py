@@ -1,0 +1,593 @@
+"""A Gaussian process against sums over all characters, in plain NumPy."""
+
+import itertools
+import tracemalloc
+
+import jax
+import numpy as np
+import pytest
+
+from spex_jax.proxies import gaussian
+
+_EPS = np.finfo(np.float64).eps
+_SHAPE = 40, 6  # Of every fit here: a compilation takes seconds.
+
+
+def _masks(seed, num_masks, n):
+  return np.random.default_rng(seed).random((num_masks, n)) < 0.5
+
+
+def _data(seed=0, noise=0.3):
+  """Masks, and values of two players, their pair and noise."""
+  rng = np.random.default_rng(seed)
+  masks = rng.random(_SHAPE) < 0.5
+  values = 2.0 * masks[:, 0] - masks[:, 3] + 1.5 * masks[:, 0] * masks[:, 3]
+  return masks, values + noise * rng.normal(size=len(masks))
+
+
+def _noise(params):
+  return np.exp(params.noise) + 1e-8
+
+
+def _gram(params, left, right):
+  """The kernel of signs, a factor for each player."""
+  rho = 1 / (1 + np.exp(-params.relevance))
+  product = np.full((len(left), len(right)), np.exp(params.amplitude))
+  linear = np.zeros_like(product)
+  for i, r in enumerate(rho):
+    same = np.outer(left[:, i], right[:, i])
+    product *= (1 + r * same) / (1 + r)
+    linear += np.exp(params.linear[i]) * same
+  return product + linear + np.exp(params.constant)
+
+
+def _params(rng, n):
+  """Parameters of ordinary size, different for every player."""
+  return gaussian.Params(
+    linear=rng.normal(-1.0, 1.0, n),
+    relevance=rng.normal(-1.0, 1.0, n),
+    amplitude=np.asarray(rng.normal()),
+    constant=np.asarray(rng.normal(-2.0, 1.0)),
+    noise=np.asarray(rng.normal(-2.0, 0.5)),
+  )
+
+
+def _conditioned(params, masks, unit, mean=0.0, scale=1.0):
+  """A process with given parameters, none of them tuned."""
+  signs = 1.0 - 2.0 * masks
+  gram = _gram(params, signs, signs) + _noise(params) * np.eye(len(unit))
+  inverse = np.linalg.inv(gram)
+  return gaussian.Posterior(
+    params,
+    signs,
+    inverse @ unit,
+    inverse,
+    unit,
+    np.float64(mean),
+    np.float64(scale),
+    np.nan,
+  )
+
+
+def _drawn(seed, num_masks, n, mean=3.0, scale=2.0):
+  rng = np.random.default_rng(seed)
+  masks = rng.random((num_masks, n)) < 0.5
+  unit = rng.normal(size=num_masks)
+  return _conditioned(_params(rng, n), masks, unit, mean, scale)
+
+
+def _subsets(n):
+  return [s for k in range(n + 1) for s in itertools.combinations(range(n), k)]
+
+
+def _rows(n, sets):
+  width = max((len(s) for s in sets), default=0)
+  out = np.full((len(sets), width), n)
+  for row, players in zip(out, sets):
+    row[: len(players)] = players
+  return out
+
+
+def _characters(signs, sets):
+  """`[B, K]`: the product of the signs of each set."""
+  return np.stack([signs[:, list(s)].prod(axis=1) for s in sets], axis=1)
+
+
+def _variances(params, n):
+  """w_S of all sets, in the order of `_subsets`, as the header defines it."""
+  rho = 1 / (1 + np.exp(-params.relevance))
+  out = []
+  for s in _subsets(n):
+    w = np.exp(params.amplitude) * np.prod(rho[list(s)]) / np.prod(1 + rho)
+    if len(s) == 1:
+      w += np.exp(params.linear[s[0]])
+    out.append(w + np.exp(params.constant) * (len(s) == 0))
+  return np.array(out)
+
+
+def _in_features(posterior):
+  """Mean and covariance of all coefficients, by the normal equations."""
+  sets = _subsets(posterior.n)
+  x = _characters(posterior.signs, sets)
+  noise = _noise(posterior.params)
+  precision = np.diag(1 / _variances(posterior.params, posterior.n))
+  covariance = np.linalg.inv(precision + x.T @ x / noise)
+  return covariance @ x.T @ posterior.unit / noise, covariance
+
+
+@pytest.mark.parametrize("seed, n", [(0, 1), (1, 2), (2, 6), (3, 6)])
+def test_kernel_is_the_product_over_players(seed, n):
+  rng = np.random.default_rng(seed)
+  params = _params(rng, n)
+  left, right = (
+    1.0 - 2.0 * _masks(seed + i, b, n) for i, b in ((1, 5), (2, 3))
+  )
+  with jax.enable_x64(True):
+    actual = np.asarray(jax.jit(gaussian.kernel)(params, left, right))
+  expected = _gram(params, left, right)
+  # Logarithms of n factors, each of size under 10, are added and raised; the
+  # linear part may cancel.
+  atol = 100 * n * _EPS * np.exp(params.linear).sum()
+  np.testing.assert_allclose(actual, expected, rtol=1e-13, atol=atol)
+
+
+@pytest.mark.parametrize("n", range(1, 7))
+def test_prior_variances_make_the_kernel(n):
+  params = _params(np.random.default_rng(n), n)
+  signs = 1.0 - 2.0 * _masks(n, 7, n)
+  sets = _subsets(n)
+  w = gaussian.prior_variance(params, _rows(n, sets))
+  np.testing.assert_allclose(w, _variances(params, n), rtol=1e-13)
+  x = _characters(signs, sets)
+  # 2^n terms of both signs, of the sum k(s, s) in absolute values.
+  np.testing.assert_allclose(
+    (x * w) @ x.T, _gram(params, signs, signs), rtol=0, atol=1e-13 * w.sum()
+  )
+
+
+def test_prior_variance_of_the_empty_set_without_columns():
+  params = _params(np.random.default_rng(0), 3)
+  found = gaussian.prior_variance(params, np.zeros((1, 0), int))
+  np.testing.assert_allclose(found, _variances(params, 3)[:1], rtol=1e-13)
+
+
+@pytest.mark.parametrize("num_masks, n", [(1, 1), (2, 1), (3, 5), (25, 5)])
+def test_posterior_is_that_of_all_characters(num_masks, n):
+  posterior = _drawn(num_masks, num_masks, n)
+  mean, covariance = _in_features(posterior)
+  sets = _rows(n, _subsets(n))
+  expected = 2.0 * mean
+  expected[0] += 3.0
+  # The oracle inverts a matrix whose condition is under 1e5.
+  tight = {"rtol": 1e-9, "atol": 1e-10}
+  np.testing.assert_allclose(gaussian.coefs(posterior, sets), expected, **tight)
+  np.testing.assert_allclose(
+    gaussian.covariance(posterior, sets), 4.0 * covariance, **tight
+  )
+  np.testing.assert_allclose(
+    gaussian.standard_errors(posterior, sets) ** 2,
+    4.0 * np.diagonal(covariance),
+    **tight,
+  )
+  test = _masks(99, 30, n)
+  x = _characters(1.0 - 2.0 * test, _subsets(n))
+  middle, std = gaussian.predict(posterior, test)
+  np.testing.assert_allclose(middle, x @ expected, **tight)
+  variance = 4.0 * ((x @ covariance) * x).sum(axis=1)
+  np.testing.assert_allclose(std**2, variance, **tight)
+
+
+def test_conditioning_inverts_the_kernel_matrix():
+  expected = _drawn(4, 25, 5)
+  with jax.enable_x64(True):
+    weights, inverse = jax.jit(gaussian.condition)(
+      expected.params, expected.signs, expected.unit
+    )
+  np.testing.assert_allclose(weights, expected.weights, rtol=1e-9)
+  np.testing.assert_allclose(inverse, expected.inverse, atol=1e-9)
+
+
+def test_predictions_and_readings_in_parts_are_the_same(monkeypatch):
+  posterior = _drawn(1, 20, 5)
+  sets, test = _rows(5, _subsets(5)), _masks(5, 33, 5)
+
+  def read():
+    return (
+      *gaussian.predict(posterior, test),
+      gaussian.coefs(posterior, sets),
+      gaussian.standard_errors(posterior, sets),
+      gaussian.energy(posterior),
+    )
+
+  whole = read()
+  monkeypatch.setattr(gaussian, "_CELLS", 70)  # 3 masks at once.
+  for actual, expected in zip(read(), whole):
+    np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_no_masks_are_predicted_as_nothing():
+  mean, std = gaussian.predict(_drawn(1, 20, 5), np.zeros((0, 5), bool))
+  assert mean.shape == std.shape == (0,)
+  with pytest.raises(ValueError, match="expected n=5"):
+    gaussian.predict(_drawn(1, 20, 5), np.zeros((1, 4), bool))
+
+
+@pytest.mark.parametrize("num_masks", [2, 15])
+def test_leave_one_out_leaves_one_out(num_masks):
+  posterior = _drawn(7, num_masks, 4)
+  masks = posterior.signs < 0
+  mean, std = gaussian.leave_one_out(posterior)
+  for i in range(num_masks):
+    rest = np.delete(np.arange(num_masks), i)
+    other = _conditioned(
+      posterior.params, masks[rest], posterior.unit[rest], 3.0, 2.0
+    )
+    expected = gaussian.predict(other, masks[i : i + 1])
+    np.testing.assert_allclose(mean[i], expected[0][0], rtol=1e-10)
+    with_noise = expected[1][0] ** 2 + 4.0 * _noise(posterior.params)
+    np.testing.assert_allclose(std[i] ** 2, with_noise, rtol=1e-10)
+
+
+@pytest.mark.parametrize("n", [1, 4, 10])
+def test_energy_is_that_of_the_dense_transform(n):
+  posterior = _drawn(n, 30, n)
+  masks = (np.arange(1 << n)[:, None] >> np.arange(n)) & 1
+  mean = (gaussian.predict(posterior, masks)[0] - 3.0) / 2.0
+  x = _characters(1.0 - 2.0 * masks, _subsets(n))
+  coefs = x.T @ mean / len(masks)
+  expected = (coefs[1:] ** 2).sum()
+  # What is told is the whole less the empty set's, by subtraction.
+  rounding = 1e-12 * (posterior.weights**2).sum()
+  np.testing.assert_allclose(
+    gaussian.energy(posterior), expected, rtol=1e-10, atol=rounding
+  )
+
+
+def _nats(params, signs, values, spread):
+  """The negative log posterior of the parameters, by its definition."""
+  n = signs.shape[1]
+  x = _characters(signs, _subsets(n))
+  gram = (x * _variances(params, n)) @ x.T
+  gram += _noise(params) * np.eye(len(values))
+  nats = 0.5 * values @ np.linalg.solve(gram, values)
+  nats += 0.5 * np.linalg.slogdet(gram)[1]
+  nats += 0.5 * ((params.noise + 3) / 3) ** 2
+  for each in (params.linear, params.relevance):
+    nats += ((each - each.mean()) ** 2).sum() / (2 * spread**2)
+  return nats
+
+
+def test_objective_and_its_gradient():
+  rng = np.random.default_rng(3)
+  n, spread = 3, 0.7
+  params = _params(rng, n)
+  signs, values = 1.0 - 2.0 * _masks(3, 9, n), rng.normal(size=9)
+  with jax.enable_x64(True):
+    actual, slope = jax.jit(jax.value_and_grad(gaussian.objective))(
+      params, signs, values, spread
+    )
+    slope = jax.tree.map(np.asarray, slope)
+  expected = _nats(params, signs, values, spread)
+  np.testing.assert_allclose(actual, expected, rtol=1e-10)
+  # Central differences err by about h^2 of the third derivative, and by
+  # rounding over h: 1e-10 each.
+  h = 1e-5
+  for leaf, name in zip(slope, params._fields):
+    for i in np.ndindex(leaf.shape):
+      sides = []
+      for sign in (1, -1):
+        moved = np.array(getattr(params, name))
+        moved[i] += sign * h
+        moved_params = params._replace(**{name: moved})
+        sides.append(_nats(moved_params, signs, values, spread))
+      difference = (sides[0] - sides[1]) / (2 * h)
+      np.testing.assert_allclose(leaf[i], difference, rtol=1e-6, atol=1e-8)
+
+
+def test_tuning_lowers_the_objective_and_finds_who_matters():
+  masks, values = _data()
+  posterior = gaussian.fit(masks, values)
+  signs, start = 1.0 - 2.0 * masks, gaussian.start(6)
+  found = posterior.params
+  spread = gaussian.SPREADS[-1]
+  before = _nats(start, signs, posterior.unit, spread)
+  after = _nats(found, signs, posterior.unit, spread)
+  assert after < before - 5
+  used, unused = [0, 3], [1, 2, 4, 5]
+  assert found.linear[used].min() > found.linear[unused].max()
+  assert found.relevance[used].min() > found.relevance[unused].max()
+  # The noise is 0.3; 40 values tell its size to a factor of two.
+  assert 0.15 < posterior.noise_std < 0.6
+  test, truth = _data(1, noise=0.0)
+  mean, std = gaussian.predict(posterior, test)
+  error = np.sqrt(((mean - truth) ** 2).mean())
+  # Guessing the mean errs by 1.3.
+  assert error < 0.4 and np.abs(mean - truth).max() < 5 * std.max()
+
+
+def test_a_wide_spread_tells_players_apart_more_than_a_narrow_one():
+  masks, values = _data()
+  narrow, wide = (
+    gaussian.fit(masks, values, spread=spread).params.relevance
+    for spread in (0.1, 2.0)
+  )
+  assert np.std(narrow) < 0.2 < 0.4 < np.std(wide)
+
+
+def test_a_step_to_nowhere_is_taken_back():
+  masks, values = _data()
+  signs, unit = 1.0 - 2.0 * masks, (values - values.mean()) / values.std()
+  start = gaussian.start(6)
+  # Steps of 1,000: the next amplitude is e^1000, infinite. The compiled one
+  # has the number of steps that `fit` takes.
+  with jax.enable_x64(True):
+    found, path = jax.tree.map(
+      np.asarray, gaussian._tune(start, signs, unit, 1.0, 80, 1000.0)
+    )
+  assert np.isfinite(path[0]) and not np.isfinite(path).all()
+  assert all(np.isfinite(leaf).all() for leaf in found)
+  # They are a point of the way, not one beyond it.
+  nats = _nats(found, signs, unit, 1.0)
+  assert np.isclose(path, nats, rtol=1e-9, atol=0).any()
+
+
+def test_schedule_of_a_fit(monkeypatch):
+  taken = []
+
+  def tune(params, signs, values, spread, steps, rate):
+    taken.append((len(signs), steps, rate))
+    return params, np.linspace(steps, 0, steps)
+
+  monkeypatch.setattr(gaussian, "_tune", tune)
+  monkeypatch.setattr(gaussian, "_FIRST", 30)
+  masks, values = _data()
+  posterior = gaussian.fit(masks, values)
+  assert taken == [(30, 80, 0.15), (40, 25, 0.06)]
+  np.testing.assert_allclose(posterior.rising, 25 / 24)
+  for options, expected in (
+    ({"most_tuned": 35}, [(30, 80, 0.15), (35, 25, 0.06)]),
+    ({"most_tuned": 20}, [(20, 80, 0.15)]),
+    ({"params": posterior.params}, [(40, 25, 0.06)]),
+  ):
+    taken.clear()
+    assert len(gaussian.fit(masks, values, **options).weights) == 40
+    assert taken == expected
+
+
+def test_groups_do_not_leak():
+  masks, values = _data()
+  whole = gaussian.cross_predict(masks, values)
+  order = np.argsort(np.arange(40) * 0.6180339887498949 % 1, kind="stable")
+  group = order[:20]  # As `regress.spread_order` halves the masks.
+  changed = values.copy()
+  changed[group] = 2.0 + 3.0 * np.random.default_rng(1).normal(size=20)
+  tuned_on = []
+  plain = gaussian.tuned
+
+  def tuned(signs, unit, *args):
+    found, rising = plain(signs, unit, *args)
+    tuned_on.append((signs, found))
+    return found, rising
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(gaussian, "tuned", tuned)
+    gaussian.cross_predict(masks, values)
+    gaussian.cross_predict(masks, changed)
+  (signs, first), (_, second), (_, third), (_, fourth) = tuned_on
+  np.testing.assert_array_equal(signs, 1.0 - 2.0 * masks[np.sort(order[20:])])
+  # The values are rescaled; rounding grows over 80 steps of Adam.
+  for a, b in zip(first, third):
+    np.testing.assert_allclose(a, b, rtol=1e-6)
+  assert np.abs(second.linear - fourth.linear).max() > 0.1
+  expected = (np.asarray(first.linear) + second.linear) / 2
+  np.testing.assert_allclose(whole.params.linear, expected)
+
+
+def test_a_value_does_not_enter_its_own_prediction():
+  masks, values = _data()
+  whole = gaussian.cross_predict(masks, values, groups=2)
+  for i in (0, 17):
+    changed = values.copy()
+    changed[i] += 4.0
+    other = gaussian.cross_predict(masks, changed, groups=2)
+    # Rounding grows over 80 steps of Adam.
+    np.testing.assert_allclose(other.mean[i], whole.mean[i], rtol=1e-6)
+    np.testing.assert_allclose(other.std[i], whole.std[i], rtol=1e-6)
+    assert np.abs(np.delete(other.mean - whole.mean, i)).max() > 0.05
+
+
+def test_crossed_predictions_are_calibrated():
+  masks, values = _data()
+  found = gaussian.cross_predict(masks, values)
+  z = (values - found.mean) / found.std
+  # 14 parameters tuned on 20 masks leave the process too sure of itself; but
+  # it is not off by more than a factor of two.
+  assert 0.25 < (z**2).mean() < 4.0
+  assert ((values - found.mean) ** 2).mean() < 0.2 * values.var()
+
+
+def test_two_masks_are_a_group_each():
+  found = gaussian.cross_predict(np.eye(2, 3) == 1, np.array([1.0, 3.0]))
+  # Each is predicted from the other alone.
+  np.testing.assert_allclose(found.mean, [3.0, 1.0], rtol=1e-12)
+  assert np.isfinite(found.std).all() and np.isfinite(found.rising)
+
+
+@pytest.mark.parametrize("scale", [1e30, 1e-30, 1e200, 1e-200])
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_units_and_offset_change_nothing(scale, offset):
+  masks, values = _data()
+  plain = gaussian.fit(masks, values)
+  other = gaussian.fit(masks, (values + offset) * scale)
+  # An offset of 1e6 costs six digits, and Adam's steps some of the rest.
+  rtol = 1e-4 if offset else 1e-6
+  for a, b in zip(plain.params, other.params):
+    np.testing.assert_allclose(a, b, rtol=rtol)
+  sets = _rows(6, _subsets(6)[1:])
+  for reading in (gaussian.coefs, gaussian.standard_errors):
+    expected = reading(plain, sets)
+    np.testing.assert_allclose(
+      reading(other, sets) / scale,
+      expected,
+      rtol=0,
+      atol=rtol * np.abs(expected).max(),
+    )
+  energy = gaussian.energy(plain)
+  np.testing.assert_allclose(gaussian.energy(other), energy, rtol=rtol)
+  left = (gaussian.leave_one_out(other)[0] / scale - offset) - values
+  expected = gaussian.leave_one_out(plain)[0] - values
+  np.testing.assert_allclose(left, expected, atol=10 * rtol)
+
+
+def test_constant_values():
+  masks, _ = _data()
+  posterior = gaussian.fit(masks, np.full(40, 7.0))
+  sets = _rows(6, _subsets(6))
+  np.testing.assert_array_equal(
+    gaussian.coefs(posterior, sets), [7.0] + [0.0] * 63
+  )
+  assert gaussian.energy(posterior) == 0
+  mean, std = gaussian.predict(posterior, masks)
+  np.testing.assert_array_equal(mean, np.full(40, 7.0))
+  assert np.isfinite(std).all()
+  np.testing.assert_array_equal(
+    gaussian.cross_predict(masks, np.full(40, 7.0)).mean, np.full(40, 7.0)
+  )
+
+
+def test_two_distinct_values():
+  masks, _ = _data()
+  values = np.where(masks[:, 2], 1.0, -1.0)
+  posterior = gaussian.fit(masks, values)
+  found = gaussian.coefs(posterior, np.array([[2], [0]]))
+  np.testing.assert_allclose(found, [-1.0, 0.0], atol=1e-3)
+
+
+def test_one_mask_is_its_own_mean():
+  posterior = gaussian.fit(np.ones((1, 3), bool), [4.0])
+  mean, std = gaussian.predict(posterior, _masks(0, 5, 3))
+  np.testing.assert_array_equal(mean, np.full(5, 4.0))
+  assert np.isfinite(std).all() and (std > 0).all()
+
+
+def test_equal_masks_share_their_mean():
+  rng = np.random.default_rng(0)
+  pair = np.array([[True] * 6, [False, True] * 3])
+  masks = np.repeat(pair, 20, axis=0)
+  values = np.repeat([1.0, -1.0], 20) + 0.1 * rng.normal(size=40)
+  posterior = gaussian.fit(masks, values)
+  mean, _ = gaussian.predict(posterior, pair)
+  # Of 20 values each, and shrunk by at most their share of the noise.
+  expected = [values[:20].mean(), values[20:].mean()]
+  np.testing.assert_allclose(mean, expected, atol=0.02)
+
+
+def test_noise_alone_is_told_as_noise():
+  rng = np.random.default_rng(5)
+  masks, _ = _data()
+  values = rng.normal(size=40)
+  found = gaussian.cross_predict(masks, values)
+  # Predicted no worse than by twice the variance: it does not chase noise.
+  assert ((found.mean - values) ** 2).mean() < 1.5 * values.var()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("take", [gaussian.fit, gaussian.cross_predict])
+def test_values_that_are_not_finite(bad, take):
+  masks, values = _data()
+  values[3] = bad
+  with pytest.raises(ValueError, match=r"NaN or infinity for 1 of 40.*row 3"):
+    take(masks, values)
+
+
+@pytest.mark.parametrize("take", [gaussian.fit, gaussian.cross_predict])
+def test_too_many_masks_allocate_nothing(take):
+  masks, values = np.zeros((16385, 3), bool), np.zeros(16385)
+  tracemalloc.start()
+  try:
+    with pytest.raises(ValueError, match="up to 16384 masks; got 16385"):
+      take(masks, values)
+    peak = tracemalloc.get_traced_memory()[1]
+  finally:
+    tracemalloc.stop()
+  assert peak < 1 << 21  # A kernel matrix would take 2^31 bytes.
+
+
+def test_bad_input():
+  masks, values = _data()
+  targets = np.stack([values, values], axis=1)
+  for take in (gaussian.fit, gaussian.cross_predict):
+    with pytest.raises(ValueError, match=r"one target, \[B\]; got \(40, 2\)"):
+      take(masks, targets)
+    with pytest.raises(ValueError, match=r"a player; got shape \(40, 0\)"):
+      take(masks[:, :0], values)
+    with pytest.raises(ValueError, match="spread must be positive.*got 0"):
+      take(masks, values, spread=0)
+    with pytest.raises(ValueError, match="one value per mask"):
+      take(masks, values[:5])
+  with pytest.raises(ValueError, match="at least one mask"):
+    gaussian.fit(masks[:0], values[:0])
+  with pytest.raises(ValueError, match="at least 2 masks; got 1"):
+    gaussian.cross_predict(masks[:1], values[:1])
+
+
+def test_a_kernel_beyond_float64_is_an_error(monkeypatch):
+  masks, values = _data()
+  monkeypatch.setattr(gaussian, "_tune", lambda p, *_: (p, np.zeros(80)))
+  huge = gaussian.start(6)._replace(amplitude=np.asarray(800.0))
+  with pytest.raises(FloatingPointError, match="not positive definite"):
+    gaussian.fit(masks, values, params=huge)
+
+
+# 90 % of unit normals lie within this.
+_Z = 1.6448536269514722
+
+
+def test_standard_errors_cover_draws_from_the_prior():
+  """Exactly 90 % for every coefficient, where the parameters are known."""
+  n, num_masks, draws = 12, 200, 400
+  rng = np.random.default_rng(8)
+  params = _params(rng, n)
+  masks = _masks(8, num_masks, n)
+  sets = _subsets(n)
+  w = _variances(params, n)
+  truth = rng.normal(size=(draws, len(sets))) * np.sqrt(w)
+  values = truth @ _characters(1.0 - 2.0 * masks, sets).T
+  values += np.sqrt(_noise(params)) * rng.normal(size=values.shape)
+  read = np.array([*range(20), *range(100, 4000, 200)])
+  rows = _rows(n, sets)[read]
+  first = _conditioned(params, masks, values[0])
+  std = gaussian.standard_errors(first, rows)  # The same for all values.
+  inside = np.zeros(len(read))
+  for y, f in zip(values, truth):
+    posterior = first.replace(unit=y, weights=first.inverse @ y)
+    found = gaussian.coefs(posterior, rows)
+    inside += np.abs(found - f[read]) < _Z * std
+  # Draws are independent: each count is binomial, its deviation 6 of 400.
+  # Five of them in any of 40 counts: one chance in 40,000.
+  assert np.abs(inside - 0.9 * draws).max() < 5 * np.sqrt(draws * 0.9 * 0.1)
+
+
+def test_standard_errors_cover_with_tuned_parameters():
+  """About 90 % where the parameters are learnt from the same values."""
+  n, num_masks, draws = 12, 200, 5
+  rng = np.random.default_rng(9)
+  params = gaussian.start(n)._replace(
+    relevance=np.full(n, -1.5), noise=np.asarray(-3.0)
+  )
+  sets = _subsets(n)
+  w = _variances(params, n)
+  few = [k for k, s in enumerate(sets) if 0 < len(s) <= 2]
+  rows = _rows(n, sets)[few]
+  inside = []
+  for _ in range(draws):
+    masks = rng.random((num_masks, n)) < 0.5
+    truth = rng.normal(size=len(sets)) * np.sqrt(w)
+    values = _characters(1.0 - 2.0 * masks, sets) @ truth
+    values += np.sqrt(_noise(params)) * rng.normal(size=num_masks)
+    posterior = gaussian.fit(masks, values)
+    z = gaussian.coefs(posterior, rows) - truth[few]
+    z /= gaussian.standard_errors(posterior, rows)
+    inside.append(np.abs(z) < _Z)
+  # 390 coefficients, hardly correlated: five binomial deviations of 1.5 %.
+  assert abs(np.mean(inside) - 0.9) < 0.076
