@@ -106,7 +106,7 @@ def fit(
   masks, values = _check_samples(masks, values)
   _check_settings([depth], [rate], num_trees, min_leaf, max_leaves)
   _check_penalties(l2, min_gain)
-  shares = _check_shares(row_share, column_share, key)
+  _check_shares(row_share, column_share, key)
   weight = np.ones((1, len(masks)), bool)
   single = values.ndim == 1
   values = values.reshape(len(values), -1)
@@ -119,10 +119,10 @@ def fit(
       problem,
       start,
       depth=depth,
-      max_leaves=max_leaves,
       num_trees=num_trees,
-      settings=growing.Settings(rate, l2, min_leaf, min_gain),
-      shares=shares,
+      settings=growing.Settings(
+        rate, l2, min_leaf, min_gain, max_leaves, row_share, column_share
+      ),
       key=key,
       patience=None,
     )
@@ -176,8 +176,9 @@ def cross_validate_targets(
     num_trees: the most trees.
     counts: the numbers of trees to choose among, without early stopping; None
       for all of 0..num_trees.
-    patience: a configuration stops growing once no target's pooled error has
-      improved for so many trees; None to grow them all.
+    patience: a configuration stops growing once every target's pooled error
+      has not improved for so many trees, or falls too slowly to reach the best
+      of the others; None to grow all trees.
     l2: as in `fit`, like the settings below.
     min_leaf: as there.
     max_leaves: as there.
@@ -187,7 +188,8 @@ def cross_validate_targets(
     key: as there.
 
   Returns:
-    T results. The first configuration and the least number of trees win ties.
+    T results. The least number of trees wins ties, and the configuration
+    tried first: those of the highest rates, and the shallowest among them.
 
   Raises:
     ValueError: folds of another shape or all alike, no depth, rate or count,
@@ -199,7 +201,7 @@ def cross_validate_targets(
     raise ValueError(f"Need values [B, T]; got {values.shape}: cross_validate.")
   _check_settings(depths, rates, num_trees, min_leaf, max_leaves)
   _check_penalties(l2, min_gain)
-  shares = _check_shares(row_share, column_share, key)
+  _check_shares(row_share, column_share, key)
   ids = check_folds(folds, len(masks))
   patience = patience if counts is None else None
   allowed = np.zeros(num_trees + 1, bool)
@@ -215,7 +217,10 @@ def cross_validate_targets(
   num_folds = ids.max() + 1
   seen = np.arange(num_folds + 1)[:, None] != ids  # The last sees all.
   problem = growing.pad(masks)
-  configs = tuple((d, float(r)) for d in depths for r in rates)
+  # Fast learners first: they tell the slow ones when to give up.
+  configs = tuple(
+    (d, float(r)) for r in sorted(rates, reverse=True) for d in sorted(depths)
+  )
   out = []
   size = _batch(masks, max(depths), num_folds + 1)
   for t in range(0, values.shape[1], size):
@@ -226,12 +231,13 @@ def cross_validate_targets(
         problem,
         start,
         depth=depth,
-        max_leaves=max_leaves,
         num_trees=num_trees,
-        settings=growing.Settings(rate, l2, min_leaf, min_gain),
-        shares=shares,
+        settings=growing.Settings(
+          rate, l2, min_leaf, min_gain, max_leaves, row_share, column_share
+        ),
         key=None if key is None else jax.random.fold_in(key, c),
         patience=patience,
+        goal=[one.error for one in best],
       )
       for target, one in enumerate(best):
         one.offer(c, start.scores(grown[2], target), allowed, grown)
@@ -366,4 +372,3 @@ def _check_shares(row_share, column_share, key):
       "A row_share or column_share below 1 draws at random: pass "
       "key=jax.random.key(...)."
     )
-  return float(row_share), float(column_share)

@@ -16,6 +16,7 @@ n are padded, so that few sizes compile.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -38,6 +39,9 @@ class Settings(NamedTuple):
   l2: float
   min_leaf: float
   min_gain: float
+  max_leaves: float
+  row_share: float = 1.0
+  column_share: float = 1.0
 
 
 def grow_tree(
@@ -48,7 +52,7 @@ def grow_tree(
   allowed: jax.Array,
   settings: Settings,
   depth: int,
-  max_leaves: int,
+  limited: bool,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Grows one tree. Unbatched.
 
@@ -58,10 +62,9 @@ def grow_tree(
     residual: float32 `[B]`, of variance about 1 or less.
     weight: float32 `[B]`, 1 where the tree may look, else 0.
     allowed: bool `[n]` players that may be asked for.
-    settings: its limits.
+    settings: its limits. The shares are drawn by the caller.
     depth: D.
-    max_leaves: the splits that LightGBM's best-first growth makes last are
-      undone until no more leaves are left.
+    limited: whether `max_leaves` is below 2^D.
 
   Returns:
     Features int32 `[2^D - 1]`, leaves `[2^D]` (shrunk), and the tree's value
@@ -95,14 +98,14 @@ def grow_tree(
       ones = jnp.stack([left, ones - left], axis=1).reshape(-1, 2, n)
     node = 2 * node + asked
   feature = jnp.concatenate(features)
-  if max_leaves < 1 << depth:
+  if limited:
     feature, total, moved = _undo_last(
       feature,
       jnp.concatenate(gains),
       jnp.concatenate(totals),
       total,
       n,
-      max_leaves,
+      settings.max_leaves,
     )
     node = moved[node]
   leaf = total[:, 0] / jnp.maximum(total[:, 1] + settings.l2, 1e-6)
@@ -113,7 +116,7 @@ def grow_tree(
 
 
 def _undo_last(feature, gains, totals, leaves, n, max_leaves):
-  """Undoes splits, the last of best-first growth first.
+  """Undoes splits, the last of best-first growth first, as LightGBM's is.
 
   Best-first growth splits the node of the largest gain, wherever it is. When
   it comes to the node of the least gain of all, nothing is left but what lies
@@ -193,25 +196,23 @@ def _multiply(lhs, rhs):
   return jnp.matmul(lhs, rhs, precision=lax.Precision.HIGHEST)
 
 
-def _sample(key, weight, real, shares):
+def _sample(key, weight, real, settings):
   """One tree's masks (weights `[B]`) and players (bool `[n]`)."""
   keys = jax.random.split(key)
   return (
-    weight * _draw(keys[0], weight > 0, shares[0]),
-    _draw(keys[1], real, shares[1]),
+    weight * _draw(keys[0], weight > 0, settings.row_share),
+    _draw(keys[1], real, settings.column_share),
   )
 
 
 def _draw(key, members, share):
   """A random share of the members, at least one: bool, like `members`."""
-  if share == 1:
-    return members
   draw = jnp.where(members, jax.random.uniform(key, members.shape), 2.0)
   count = jnp.maximum(1, jnp.round(share * members.sum())).astype(jnp.int32)
   return members & (draw <= jnp.sort(draw)[count - 1])
 
 
-@functools.partial(jax.jit, static_argnames=("depth", "max_leaves", "shares"))
+@functools.partial(jax.jit, static_argnames=("depth", "limited"))
 def _grow_chunk(
   problem,
   residual,
@@ -221,8 +222,7 @@ def _grow_chunk(
   settings,
   *,
   depth,
-  max_leaves,
-  shares,
+  limited,
 ):
   """Grows the next trees of E fits: `residual` and the `lanes` are `[E, B]`."""
   bits, columns = problem.bits, problem.columns
@@ -233,9 +233,9 @@ def _grow_chunk(
     allowed = real
     if key is not None:
       key = jax.random.fold_in(key, index)
-      weight, allowed = _sample(key, weight, real, shares)
+      weight, allowed = _sample(key, weight, real, settings)
     return grow_tree(
-      bits, columns, residual, weight, allowed, settings, depth, max_leaves
+      bits, columns, residual, weight, allowed, settings, depth, limited
     )
 
   def step(residual, index):
@@ -310,6 +310,12 @@ class Start(NamedTuple):
     """bool `[T]`: values that differ by rounding alone, or not at all."""
     return np.ptp(self.values, axis=1) <= _FLAT
 
+  @property
+  def total(self):
+    """float64 `[T]` energy of the scaled values about their mean."""
+    centred = self.values - self.values.mean(axis=1, keepdims=True)
+    return (centred**2).sum(axis=1) / self.deviation**2
+
   def residual(self):
     """float32 `[T, G, B]`; 0 for flat values."""
     out = self.values[:, None] - self.bias[..., None]
@@ -328,9 +334,7 @@ class Start(NamedTuple):
     """R^2 of held-out masks after 0..M trees, float64 `[M + 1]`."""
     if self.flat[target]:
       return np.ones(len(grown) + 1)
-    centred = self.values[target] - self.values[target].mean()
-    total = (centred**2).sum() / self.deviation[target] ** 2
-    return 1 - self.errors(grown)[:, target] / total
+    return 1 - self.errors(grown)[:, target] / self.total[target]
 
   def trees(self, problem, feature, leaf, e):
     """The `trees.Trees` of fit e, in the units of the values."""
@@ -350,14 +354,26 @@ def grow_all(
   start: Start,
   *,
   depth: int,
-  max_leaves: int,
   num_trees: int,
   settings: Settings,
-  shares: tuple[float, float],
   key: jax.Array | None,
   patience: int | None,
+  goal: Sequence[float] = (),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Grows E = T G ensembles, by chunks, until told or done.
+
+  Args:
+    problem: the masks.
+    start: the values.
+    depth: D.
+    num_trees: M.
+    settings: of a tree.
+    key: for shares below 1.
+    patience: ends when every target is done: no better pooled error for so
+      many trees, or no hope of the goal; None to grow all.
+    goal: T shares of the energy that others have left at best, or none.
+      Errors fall ever more slowly; one that misses the goal even if it goes on
+      falling half as fast again as it does is past hope.
 
   Returns:
     NumPy features `[M, E, 2^D - 1]`, leaves `[M, E, 2^D]` and held-out errors
@@ -371,10 +387,11 @@ def grow_all(
   residual = start.residual().reshape(len(seen), -1)
   residual = jnp.asarray(np.pad(residual, padding))
   keys = None
-  if key is not None and shares != (1.0, 1.0):
+  if key is not None and min(settings.row_share, settings.column_share) < 1:
     # Targets share the draws, so that each grows as it would alone.
     keys = jax.random.split(key, len(start.seen))
     keys = jnp.tile(keys, start.num_targets)
+  limited = settings.max_leaves < 1 << depth
   # Traced as float32, whatever the caller's switches.
   settings = jax.tree.map(np.float32, settings)
   chunks = []
@@ -387,14 +404,19 @@ def grow_all(
       first,
       settings,
       depth=depth,
-      max_leaves=min(max_leaves, 1 << depth),
-      shares=shares,
+      limited=limited,
     )
     chunks.append([np.asarray(part) for part in chunk])
     if patience is not None:
-      errors = np.concatenate([part[2] for part in chunks])
-      best = start.errors(errors).argmin(axis=0).max()
-      if first + CHUNK - best >= patience:
+      errors = start.errors(np.concatenate([part[2] for part in chunks]))
+      done = len(errors) - 1 - errors.argmin(axis=0) >= patience
+      if len(goal):
+        errors = errors / np.where(start.flat, 1.0, start.total)
+        gain = np.maximum(errors[-1 - CHUNK] - errors[-1], 0.0)
+        left = max(0, num_trees - first - CHUNK) / CHUNK
+        hope = np.minimum(errors[-1] - 1.5 * gain * left, errors.min(axis=0))
+        done |= hope > np.asarray(goal)
+      if done.all():
         break
   features, leaves, errors = (
     np.concatenate(parts)[:num_trees] for parts in zip(*chunks)

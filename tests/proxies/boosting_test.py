@@ -60,7 +60,7 @@ def _oracle(masks, values, test, depth, num_trees, rate, l2, min_leaf):
 
 
 @pytest.mark.parametrize(
-  ("depth", "l2", "min_leaf"), [(1, 0.0, 20), (3, 0.0, 10), (4, 5.0, 1)]
+  ("depth", "l2", "min_leaf"), [(3, 0.0, 10), (4, 5.0, 1)]
 )
 def test_trees_are_those_of_an_exhaustive_search(depth, l2, min_leaf):
   masks, values = _data(depth)
@@ -152,7 +152,7 @@ def test_predictions_walk_the_trees():
   assert fitted.num_trees == 7
 
 
-@pytest.mark.parametrize(("depth", "rate"), [(3, 0.1), (5, 0.01), (6, 0.1)])
+@pytest.mark.parametrize(("depth", "rate"), [(3, 0.1), (6, 0.1)])
 def test_as_accurate_as_lightgbm(depth, rate):
   lightgbm = pytest.importorskip("lightgbm")
   masks, values = _data(3, 512, 30, noise=0.5)
@@ -204,12 +204,12 @@ def test_shares_draw_masks_and_players():
 
 
 def test_cross_validation_fits_each_fold_apart():
-  masks, values = _data(6, 150)
-  folds = boosting.spread_folds(150, 3) * 7 - 2  # Any integers will do.
+  masks, values = _data(6)
+  folds = boosting.spread_folds(200) * 7 - 2  # Any integers will do.
   found = boosting.cross_validate(
     masks, values, folds, depths=(2, 3), rates=(0.1, 0.3), num_trees=60
   )
-  assert found.configs == ((2, 0.1), (2, 0.3), (3, 0.1), (3, 0.3))
+  assert found.configs == ((2, 0.3), (3, 0.3), (2, 0.1), (3, 0.1))
   config = found.configs.index((found.depth, found.rate))
   # Rounding of float32 sums breaks no tie.
   best = 1 - found.scores.max()
@@ -217,14 +217,14 @@ def test_cross_validation_fits_each_fold_apart():
   settings = dict(
     depth=found.depth, rate=found.rate, num_trees=max(found.num_trees, 1)
   )
-  predictions = np.zeros(150)
+  predictions = np.zeros(200)
   for f, name in enumerate(np.unique(folds)):
     out = folds == name
     alone = boosting.fit(masks[~out], values[~out], **settings)
     predictions[out] = trees.predict(alone, masks[out])
     np.testing.assert_array_equal(alone.feature, found.fold_trees[f].feature)
   # float32 sums over other paddings, twice the roundings of the oracle test.
-  atol = 2 * 60 * np.sqrt(150) * _EPS * np.abs(values).max()
+  atol = 2 * 60 * np.sqrt(200) * _EPS * np.abs(values).max()
   np.testing.assert_allclose(found.predictions, predictions, rtol=0, atol=atol)
   assert found.score == score.r2(values, found.predictions)
   # The staged score is the same number, summed in float32.
@@ -235,8 +235,8 @@ def test_cross_validation_fits_each_fold_apart():
 
 
 def test_one_long_fit_answers_every_smaller_number_of_trees():
-  masks, values = _data(7, 120)
-  folds = boosting.spread_folds(120, 4)
+  masks, values = _data(7)
+  folds = boosting.spread_folds(200)
   settings = dict(depths=(2,), rates=(0.2,), patience=None)
   long = boosting.cross_validate(masks, values, folds, num_trees=70, **settings)
   short = boosting.cross_validate(
@@ -256,7 +256,7 @@ def test_growth_stops_when_validation_stops_improving():
     masks,
     values,
     folds,
-    rates=(0.3, 0.2),
+    rates=(0.3,),
     depths=(2,),
     num_trees=400,
     patience=patience,
@@ -269,6 +269,31 @@ def test_growth_stops_when_validation_stops_improving():
     np.testing.assert_array_equal(one[: count + 1], two[: count + 1])
     # What it stopped after: so many trees without a better score.
     assert count - one[: count + 1].argmax() >= 20
+
+
+def test_slow_learners_give_up_but_not_where_they_would_win():
+  masks, values = _data(21, noise=0.05)
+  folds = boosting.spread_folds(200)
+  grown = lambda patience, rates: boosting.cross_validate(
+    masks,
+    values,
+    folds,
+    rates=rates,
+    depths=(2,),
+    num_trees=400,
+    patience=patience,
+  )
+  early, late = (grown(p, (0.001, 0.3)) for p in (100, None))
+  assert early.configs == ((2, 0.3), (2, 0.001))
+  assert np.isfinite(early.scores[1]).sum() - 1 < 400
+  assert np.isfinite(late.scores[1]).all()
+  assert (early.rate, early.num_trees) == (late.rate, late.num_trees)
+  # Noise: the slow one overfits less, and is let to go on.
+  noisy = values + 8 * np.random.default_rng(0).normal(size=200)
+  found = boosting.cross_validate(
+    masks, noisy, folds, rates=(0.01, 1.0), depths=(2,), num_trees=400
+  )
+  assert found.rate == 0.01
 
 
 def test_targets_are_fitted_as_if_alone():
@@ -296,8 +321,10 @@ def test_targets_are_fitted_as_if_alone():
 )
 def test_units_and_offsets_change_nothing(scale, offset):
   masks, values = _data(10)
-  plain = trees.predict(boosting.fit(masks, values, num_trees=30), masks)
-  moved = boosting.fit(masks, scale * (values + offset), num_trees=30)
+  plain = trees.predict(
+    boosting.fit(masks, values, depth=3, num_trees=30), masks
+  )
+  moved = boosting.fit(masks, scale * (values + offset), depth=3, num_trees=30)
   # The offset costs its digits in float64, then float32 as in the oracle test.
   atol = 30 * np.sqrt(200) * _EPS * np.abs(values).max()
   actual = trees.predict(moved, masks) / scale - offset
@@ -314,16 +341,16 @@ def test_constant_values_give_the_constant(constant):
   assert found.num_trees == 0
   assert found.score == 1.0
   np.testing.assert_array_equal(found.predictions, values)
-  fitted = boosting.fit(masks, values, num_trees=3)
+  fitted = boosting.fit(masks, values, depth=3, num_trees=3)
   assert (fitted.feature == 8).all()
   np.testing.assert_array_equal(trees.predict(fitted, masks), values)
 
 
 def test_two_distinct_values_are_learnt():
-  masks, _ = _data(12, 400)
+  masks, _ = _data(12)
   values = np.where(masks[:, 3], 1e4 + 1.0, 1e4)
   found = boosting.cross_validate(
-    masks, values, boosting.spread_folds(400), depths=(3,)
+    masks, values, boosting.spread_folds(200), depths=(3,)
   )
   assert found.score > 1 - 1e-6
   assert set(found.trees.feature.ravel().tolist()) == {3, 8}
@@ -331,10 +358,10 @@ def test_two_distinct_values_are_learnt():
 
 def test_one_sample_and_too_few_to_split_give_the_mean():
   mask = np.ones((1, 3), bool)
-  fitted = boosting.fit(mask, [5.0], num_trees=4)
+  fitted = boosting.fit(mask, [5.0], depth=3, num_trees=4)
   np.testing.assert_array_equal(trees.predict(fitted, mask), [5.0])
   masks, values = _data(13, 30)
-  fitted = boosting.fit(masks, values, num_trees=4)  # 30 < 2 * 20.
+  fitted = boosting.fit(masks, values, depth=3, num_trees=4)  # 30 < 2 * 20.
   # Each tree adds the float32 mean of residuals whose mean is 0.
   atol = 4 * np.sqrt(30) * _EPS * np.abs(values).max()
   np.testing.assert_allclose(
@@ -350,10 +377,10 @@ def test_one_sample_and_too_few_to_split_give_the_mean():
 
 
 def test_a_single_player_and_duplicate_masks():
-  masks = np.array([[False], [True]] * 40)
-  values = np.where(masks[:, 0], 3.0, 1.0) + np.tile([0.1, 0.1, -0.1, -0.1], 20)
+  masks = np.array([[False], [True]] * 100)
+  values = np.where(masks[:, 0], 3.0, 1.0) + np.tile([0.1, 0.1, -0.1, -0.1], 50)
   found = boosting.cross_validate(
-    masks, values, boosting.spread_folds(80), num_trees=200, depths=(1,)
+    masks, values, boosting.spread_folds(200), num_trees=200, depths=(3,)
   )
   # Equal masks with other values: their mean is the best there is.
   np.testing.assert_allclose(
@@ -372,8 +399,8 @@ def test_sizes_that_pad_alike_compile_once():
 
 def test_truncate_keeps_the_first_trees():
   masks, values = _data(15)
-  long = boosting.fit(masks, values, num_trees=20)
-  short = boosting.fit(masks, values, num_trees=8)
+  long = boosting.fit(masks, values, depth=3, num_trees=20)
+  short = boosting.fit(masks, values, depth=3, num_trees=8)
   np.testing.assert_array_equal(trees.truncate(long, 8).leaf, short.leaf)
   none = trees.predict(trees.truncate(long, 0), masks)
   np.testing.assert_allclose(none, values.mean(), rtol=1e-12)
@@ -431,6 +458,6 @@ def test_bad_cross_validations_are_refused(change, error, message):
 
 def test_predictions_refuse_other_players():
   masks, values = _data(18)
-  fitted = boosting.fit(masks, values, num_trees=1)
+  fitted = boosting.fit(masks, values, depth=3, num_trees=1)
   with pytest.raises(ValueError, match="expected n=8"):
     trees.predict(fitted, masks[:, :4])
