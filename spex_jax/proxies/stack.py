@@ -52,7 +52,7 @@ def stack(
   Args:
     masks: bool `[B, n]`.
     values: `[B]`.
-    members: at least one.
+    members: at least one, each with the empty set among its own.
   """
   unit, middle, scale = (
     part[..., 0] for part in regress.standardise(values[:, None])
@@ -63,19 +63,23 @@ def stack(
   weights = np.zeros(len(members))
   weights[best] = 1.0
   mixed = _weigh(unit, guesses)
-  gain = 1 - ((guesses @ mixed - unit) ** 2).mean() / max(errors[best], 1e-300)
+  together = float(((guesses @ mixed - unit) ** 2).mean())
+  gain = 1 - together / errors[best] if errors[best] > 0 else 0.0
   if gain > _LEAST_GAIN:
     weights = mixed
-  chosen = np.flatnonzero(weights)
+  chosen = np.flatnonzero(weights).tolist()
   crossed = (guesses @ weights) * scale + middle
   merged = _merge([members[i].function for i in chosen], weights[chosen])
   error = float(((guesses @ weights - unit) ** 2).mean())
-  held = float((np.asarray(merged.coefs)[1:] ** 2).sum())
-  function = _thin(merged, _DROPPED * min(error * scale**2, held))
+  held = float(((np.asarray(merged.coefs)[1:] / scale) ** 2).sum())
+  function = _thin(merged, _DROPPED * min(error, held), scale)
   # They all see the same samples: the errors of the heaviest stand for all.
-  able = [i for i in chosen if members[i].errors is not None]
-  loudest = members[max(able, key=lambda i: weights[i])] if able else None
-  std = loudest.errors(function.players) if loudest else None
+  std = None
+  for i in sorted(chosen, key=lambda i: -weights[i]):
+    errors_of = members[i].errors
+    if errors_of is not None:
+      std = errors_of(np.asarray(function.players))
+      break
   named = {members[i].name: float(weights[i]) for i in chosen}
   return Stacked(
     function,
@@ -146,10 +150,13 @@ def _merge(functions, weights):
   )
 
 
-def _thin(function, energy):
-  """Without the smallest sets that together hold at most `energy`."""
+def _thin(function, energy, scale):
+  """Without the smallest sets that together hold at most `energy * scale^2`.
+
+  Of what is left, the `MOST_TERMS` largest.
+  """
   coefs = np.asarray(function.coefs)  # The empty set, then by size.
-  left = np.cumsum(coefs[:0:-1] ** 2)
+  left = np.cumsum((coefs[:0:-1] / scale) ** 2)
   dropped = int(np.searchsorted(left, energy, side="right"))
   kept = max(0, len(coefs) - 1 - dropped)
   return function.truncate(min(kept, members_lib.MOST_TERMS))
