@@ -20,6 +20,7 @@ FOLDS = 5
 MOST_TERMS = 4096  # Of an answer, besides the empty set.
 _SCAN_FLOPS = 1e11  # Of one Gram scan.
 LEAST_SCANNED = 64  # Masks below which every set looks significant.
+_RISING = 1.0  # Nats a step above which a fit says that it was cut short.
 _HOPELESS = 1.5  # Times the error of the best: not worth the other folds.
 # Finer than the default: where little is explained, the step matters.
 _PENALTIES = tuple(10.0 ** (-k / 12) for k in range(31))
@@ -62,11 +63,20 @@ def by_lasso(
   values: np.ndarray,
   folds: np.ndarray,
   order: int,
+  *,
+  relaxed: bool = False,
   rival: np.ndarray | None = None,
 ) -> Member | None:
   """Lasso on the sets of order 1, or 1 and 2 (screened).
 
-  `rival` as for `by_gram`.
+  Args:
+    masks: bool `[B, n]`.
+    values: `[B]`.
+    folds: int `[B]`.
+    order: 1 or 2.
+    relaxed: let unshrunk fits of the supports compete (`regress`): exact
+      where there is no noise, and easily misled where there is much.
+    rival: as for `by_gram`.
   """
 
   def fit(rows):
@@ -76,8 +86,8 @@ def by_lasso(
       masks[rows],
       values[rows, None],
       order,
-      penalty="shrunk",
-      penalties=_PENALTIES,
+      penalty="lasso" if relaxed else "shrunk",
+      penalties=None if relaxed else _PENALTIES,
     )[0]
 
   if rival is not None and _hopeless(masks, values, folds, rival, fit):
@@ -85,7 +95,7 @@ def by_lasso(
   crossed = _crossed(masks, values, folds, fit)
   function = fit(np.ones(len(values), bool))
   note = f"Lasso on sets of up to {order}."
-  name = f"lasso{order}"
+  name = f"lasso{order}" + " relaxed" * relaxed
   return Member(name, function, crossed, note, _flat(crossed, values))
 
 
@@ -120,7 +130,8 @@ def by_gaussian(
     gaussian.cross_predict(seen, y, spread=spread, groups=groups)
     for spread in spreads
   ]
-  errors = [((trial.mean - y) ** 2).mean() for trial in trials]
+  size = np.abs(y).max() or 1.0  # Free of units, so that no square overflows.
+  errors = [(((trial.mean - y) / size) ** 2).mean() for trial in trials]
   best = int(np.argmin(errors))
   trial, spread = trials[best], spreads[best]
   posterior = gaussian.fit(seen, y, spread=spread)
@@ -139,8 +150,10 @@ def by_gaussian(
     f"its {int(out.fourier.count) - 1} largest sets leave {out.missed:.1g} of "
     "its energy."
   )
-  rising = max(float(posterior.rising), trial.rising)
-  if rising > 1.0:
+  rising = float(np.maximum(posterior.rising, trial.rising))  # NaN stays.
+  if np.isnan(rising):
+    note += " Its likelihood could not be followed to the end: not finite."
+  elif rising > _RISING:
     note += f" Its likelihood was still rising, by {rising:.1f} nats a step."
   return Member("gaussian", out.fourier, crossed, note, std)
 
@@ -172,6 +185,7 @@ def by_gram(
   Returns:
     None where the scan is not affordable, or hopeless.
   """
+  masks = base.check_masks(masks)
   n = masks.shape[1]
   order = gram.affordable_order(n, len(values), _SCAN_FLOPS)
   order = min(order, max_order or order)
@@ -213,5 +227,7 @@ def _hopeless(masks, values, folds, rival, fit):
 
 def _flat(crossed, values):
   """Errors of regression on characters, which random masks leave orthogonal."""
-  size = np.sqrt(((crossed - values) ** 2).mean() / len(values))
+  scale = np.abs(values).max() or 1.0
+  spread = np.sqrt((((crossed - values) / scale) ** 2).mean())
+  size = scale * spread / np.sqrt(len(values))
   return lambda players: np.full(len(players), size)

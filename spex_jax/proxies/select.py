@@ -116,36 +116,53 @@ def _spoken(names):
 
 def _best(masks, values, folds, method, max_order):
   """The answer for one target: members, then a stack of them."""
-  found = [members.mean(masks, values)]
+  alone = members.mean(masks, values)
   if np.ptp(values) <= _ROUNDING * np.abs(values).max():
-    return stack.stack(masks, values, found)
-  auto = method == "auto"
-  if auto:  # A scan that leaves nothing needs no comparison.
-    near = values + _ALMOST * values.std()
-    exact = members.by_gram(masks, values, folds, near, max_order)
-    if exact is not None:
-      return stack.stack(masks, values, [*found, exact])
-  if auto or method == "lasso":
-    found.append(members.by_lasso(masks, values, folds, 1))
-  if auto or method == "proxyspex":
-    found.append(members.by_trees(masks, values, folds))
-  if auto or method == "gaussian":
-    found.append(members.by_gaussian(masks, values, max_order))
-  # Weak where the others are strong: then one fold of these tells.
-  rival = stack.best(values, found).crossed if auto else None
-  slow = []
-  if (auto or method == "lasso") and min(masks.shape[1], max_order or 2) > 1:
-    slow.append(members.by_lasso(masks, values, folds, 2, rival))
-  if auto or method == "gram":
-    slow.append(members.by_gram(masks, values, folds, rival, max_order))
-  if method == "gram" and slow == [None]:
-    raise ValueError(
-      f"The Gram scan needs at least {members.LEAST_SCANNED} masks, and few "
-      f"enough players; got {len(masks)} masks of {masks.shape[1]} players."
+    return stack.stack(masks, values, [alone])
+  orders = range(1, min(masks.shape[1], max_order or 2, 2) + 1)
+
+  def scan(rival=None):
+    return members.by_gram(masks, values, folds, rival, max_order)
+
+  def fit_lasso(order, relaxed, rival=None):
+    return members.by_lasso(
+      masks, values, folds, order, relaxed=relaxed, rival=rival
     )
-  found += [member for member in slow if member is not None]
-  if not auto:
-    found = [stack.best(values, found)]
+
+  if method == "proxyspex":
+    found = [alone, members.by_trees(masks, values, folds)]
+  elif method == "gaussian":
+    found = [alone, members.by_gaussian(masks, values, max_order)]
+  elif method == "lasso":
+    kinds = [(k, relaxed) for k in orders for relaxed in (True, False)]
+    found = [alone, *(fit_lasso(*kind) for kind in kinds)]
+  elif method == "gram":
+    found = [alone, scan()]
+    if None in found:
+      raise ValueError(
+        f"The Gram scan needs at least {members.LEAST_SCANNED} masks, and few "
+        f"enough players; got {len(masks)} masks of {masks.shape[1]} players."
+      )
+  if method != "auto":
+    return stack.stack(masks, values, [stack.best(values, found)])
+  # A scan that leaves nothing needs no comparison.
+  exact = scan(values + _ALMOST * values.std())
+  if exact is not None:
+    return stack.stack(masks, values, [exact])
+  found = [
+    alone,
+    fit_lasso(1, False),
+    members.by_trees(masks, values, folds),
+    members.by_gaussian(masks, values, max_order),
+  ]
+  # Weak where the others are strong: then one fold of these tells.
+  rival = stack.best(values, found).crossed
+  slow = [
+    fit_lasso(k, relaxed, rival)
+    for k in orders[1:]
+    for relaxed in (True, False)
+  ]
+  found += [member for member in (*slow, scan(rival)) if member is not None]
   return stack.stack(masks, values, found)
 
 
