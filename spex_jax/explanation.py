@@ -160,7 +160,7 @@ class Explanation:
       OSError: no room or no permission.
     """
     functions = targets(self.fourier)
-    body = {
+    body: dict[str, Any] = {
       "n": self.fourier.n,
       "single": self.fourier.num_targets is None,
       "targets": [[[list(s), c] for s, c in f.terms()] for f in functions],

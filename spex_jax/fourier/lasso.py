@@ -127,7 +127,13 @@ def evaluate(masks: base.Masks, function: sparse.SparseFourier) -> np.ndarray:
   return np.concatenate(parts)
 
 
-def _fit_sets(masks, values, players, penalty="lasso", penalties=None):
+def _fit_sets(
+  masks,
+  values,
+  players,
+  penalty: regress.Penalty = "lasso",
+  penalties: Sequence[float] | None = None,
+):
   """Lasso on given sets, of which the fitted and the empty one are kept."""
   n = masks.shape[1]
   found = regress.refit(

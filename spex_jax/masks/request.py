@@ -69,12 +69,12 @@ def goal(target_faithfulness: Any) -> float | None:
     raise TypeError(
       f"target_faithfulness must be a number; got {target_faithfulness!r}."
     )
-  if not 0 < target_faithfulness <= 1:
+  number = float(target_faithfulness)
+  if not 0 < number <= 1:
     raise ValueError(
-      "target_faithfulness is an R^2 in (0, 1]; got "
-      f"{float(target_faithfulness):g}."
+      f"target_faithfulness is an R^2 in (0, 1]; got {number:g}."
     )
-  return float(target_faithfulness)
+  return number
 
 
 def player_names(names: Iterable[Any] | None, n: int) -> tuple[str, ...] | None:

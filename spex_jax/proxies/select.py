@@ -97,14 +97,14 @@ def by_proxies(
   single = len(answers) == 1
   for t, answer in enumerate(answers):
     notes.append(answer.note if single else f"Target {t}: {answer.note}")
-  std = [answer.std for answer in answers]
+  std = [answer.std for answer in answers if answer.std is not None]
   spoke = {name for answer in answers for name in answer.weights}
   return Answer(
     [answer.function for answer in answers],
     _spoken(spoke) if method == "auto" else method,
     notes,
     np.stack([answer.crossed for answer in answers], axis=1),
-    None if any(s is None for s in std) else std,
+    std if len(std) == len(answers) else None,
   )
 
 
@@ -121,49 +121,48 @@ def _best(masks, values, folds, method, max_order):
     return stack.stack(masks, values, [alone])
   orders = range(1, min(masks.shape[1], max_order or 2, 2) + 1)
 
+  def lassos(orders, relaxed, rival=None):
+    return [
+      members.by_lasso(masks, values, folds, k, relaxed=r, rival=rival)
+      for k in orders
+      for r in relaxed
+    ]
+
   def scan(rival=None):
     return members.by_gram(masks, values, folds, rival, max_order)
 
-  def fit_lasso(order, relaxed, rival=None):
-    return members.by_lasso(
-      masks, values, folds, order, relaxed=relaxed, rival=rival
-    )
-
-  if method == "proxyspex":
-    found = [alone, members.by_trees(masks, values, folds)]
-  elif method == "gaussian":
-    found = [alone, members.by_gaussian(masks, values, max_order)]
+  found: list[members.Member | None] = [alone]
+  if method == "auto":
+    # A scan that leaves nothing needs no comparison.
+    exact = scan(values + _ALMOST * values.std())
+    if exact is not None:
+      return stack.stack(masks, values, [exact])
+  if method in ("auto", "proxyspex"):
+    found.append(members.by_trees(masks, values, folds))
+  if method in ("auto", "gaussian"):
+    found.append(members.by_gaussian(masks, values, max_order))
+  if method == "auto":
+    found += lassos(orders[:1], [False])
+    # Weak where the others are strong: then one fold of these tells.
+    rival = stack.best(values, _present(found)).crossed
+    found += [*lassos(orders[1:], [True, False], rival), scan(rival)]
   elif method == "lasso":
-    kinds = [(k, relaxed) for k in orders for relaxed in (True, False)]
-    found = [alone, *(fit_lasso(*kind) for kind in kinds)]
+    found += lassos(orders, [True, False])
   elif method == "gram":
-    found = [alone, scan()]
+    found.append(scan())
     if None in found:
       raise ValueError(
         f"The Gram scan needs at least {members.LEAST_SCANNED} masks, and few "
         f"enough players; got {len(masks)} masks of {masks.shape[1]} players."
       )
+  able = _present(found)
   if method != "auto":
-    return stack.stack(masks, values, [stack.best(values, found)])
-  # A scan that leaves nothing needs no comparison.
-  exact = scan(values + _ALMOST * values.std())
-  if exact is not None:
-    return stack.stack(masks, values, [exact])
-  found = [
-    alone,
-    fit_lasso(1, False),
-    members.by_trees(masks, values, folds),
-    members.by_gaussian(masks, values, max_order),
-  ]
-  # Weak where the others are strong: then one fold of these tells.
-  rival = stack.best(values, found).crossed
-  slow = [
-    fit_lasso(k, relaxed, rival)
-    for k in orders[1:]
-    for relaxed in (True, False)
-  ]
-  found += [member for member in (*slow, scan(rival)) if member is not None]
-  return stack.stack(masks, values, found)
+    able = [stack.best(values, able)]
+  return stack.stack(masks, values, able)
+
+
+def _present(found):
+  return [member for member in found if member is not None]
 
 
 def suspects_planted(samples: Samples, max_order: int | None = None) -> bool:
@@ -179,7 +178,7 @@ def suspects_planted(samples: Samples, max_order: int | None = None) -> bool:
       members.mean(samples.masks, column),
       members.by_lasso(samples.masks, column, folds, 1),
     ]
-    rival = stack.best(column, found)
+    rival = stack.best(column, _present(found))
     scanned = members.by_gram(
       samples.masks, column, folds, rival.crossed, max_order
     )

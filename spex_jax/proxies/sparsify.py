@@ -18,8 +18,11 @@ penalised. The sums are Gram matrices: exact in float32, solved in float64.
 Shapes: n players, B masks, K sets, F folds, C candidates.
 """
 
+import contextlib
+import os
 import warnings
 from collections.abc import Sequence
+from concurrent import futures
 from typing import NamedTuple
 
 import numpy as np
@@ -98,14 +101,19 @@ def sparsify(
     the one of the fewest sets.
   """
   candidates = _candidates(int(function.count) - 1)
-  outs, terms = [], []
-  with regress.one_blas_thread():
-    for f, fitted in enumerate(fold_functions):
-      held = folds == f
-      constants, coefs = _fit(masks[~held], values[~held], fitted, candidates)
-      x = _design(masks[held], fitted, coefs.shape[1])
-      outs.append(constants[:, None] + coefs @ x.T.astype(np.float64))
-      terms.append((coefs != 0).sum(axis=1))
+
+  def of_fold(f):
+    held = folds == f
+    fitted = fold_functions[f]
+    constants, coefs = _fit(masks[~held], values[~held], fitted, candidates)
+    x = _design(masks[held], fitted, coefs.shape[1])
+    guess = constants[:, None] + coefs @ x.T.astype(np.float64)
+    return guess, (coefs != 0).sum(axis=1)
+
+  # The solvers let go of Python's lock: folds run side by side.
+  workers = max(1, min(len(fold_functions), os.cpu_count() or 1))
+  with _quietly(), futures.ThreadPoolExecutor(workers) as pool:
+    outs, terms = zip(*pool.map(of_fold, range(len(fold_functions))))
   guess = np.empty((len(candidates) + 1, len(masks)))
   for f, out in enumerate(outs):
     guess[:-1, folds == f] = out
@@ -125,10 +133,20 @@ def sparsify(
   )
 
 
+@contextlib.contextmanager
+def _quietly():
+  """One thread for BLAS; a lasso far from its optimum is judged by its error."""
+  from sklearn import exceptions
+
+  with regress.one_blas_thread(), warnings.catch_warnings():
+    warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
+    yield
+
+
 def _apply(masks, values, function, candidate):
   if candidate.kind == "whole":
     return function
-  with regress.one_blas_thread():
+  with _quietly():
     constants, coefs = _fit(masks, values, function, [candidate])
     if not np.isfinite(coefs).all():  # Its support has outgrown the masks.
       candidate = candidate._replace(kind="lasso")
@@ -236,7 +254,7 @@ class _Problem(NamedTuple):
 
   def lasso(self, k, power, grid):
     """The path along a falling grid `[G, k]`; NaN once it is too dense."""
-    from sklearn import exceptions, linear_model
+    from sklearn import linear_model
 
     weight = self.sizes[:k] ** power
     gram = np.ascontiguousarray(self.gram[:k, :k] * weight[:, None] * weight)
@@ -245,23 +263,20 @@ class _Problem(NamedTuple):
     # With the Gram given, `X` and `y` serve only for their number of rows (1:
     # the sums are means already) and for |y|^2 in the stopping rule.
     rows, target = np.zeros((1, k), order="F"), np.sqrt([self.energy])
-    with warnings.catch_warnings():
-      # A fit that has not converged is judged by its error, like any other.
-      warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
-      for i, penalty in enumerate(grid):
-        coefs = linear_model.lasso_path(
-          rows,
-          target,
-          alphas=[penalty],
-          coef_init=coefs,
-          precompute=gram,
-          Xy=weight * self.product[:k],
-          check_input=False,
-          tol=1e-4,
-        )[1][:, 0]
-        out[i] = weight * coefs
-        if 2 * np.count_nonzero(coefs) > self.num_masks:
-          break
+    for i, penalty in enumerate(grid):
+      coefs = linear_model.lasso_path(
+        rows,
+        target,
+        alphas=[penalty],
+        coef_init=coefs,
+        precompute=gram,
+        Xy=weight * self.product[:k],
+        check_input=False,
+        tol=1e-4,
+      )[1][:, 0]
+      out[i] = weight * coefs
+      if 2 * np.count_nonzero(coefs) > self.num_masks:
+        break
     return out
 
   def relax(self, path):

@@ -45,89 +45,134 @@ def ask_and_decode(
   Returns:
     The answer, and the held-out samples, which nothing was fitted to.
   """
+  if method == "spex":
+    return _by_plan(ask, key, max_order, strict)
+  return _by_proxies(ask, key, method, max_order, strict, goal)
+
+
+def _by_plan(ask, key, max_order, strict):
+  """SPEX: held-out masks, then the largest plan in the rest of the budget."""
+  n, budget = ask.n, ask.budget
+  plan_key, mask_key = jax.random.split(key)
+  plan, num_held = budget_lib.insisted_plan(plan_key, n, budget, max_order)
+  distinct = _distinct(plan)
+  left = budget - num_held - len(distinct.first)
+  notes = _few_held(num_held, budget)
+  if left > 0:
+    notes.append(f"{left} masks of the budget fit no larger plan.")
+  exclude = _corners(n)
+  if plan.num_masks * n <= select.MASK_BYTES:
+    exclude = np.concatenate([exclude, plan.masks()])
+  masks = _draw(mask_key, num_held, n, exclude)
+  # The last ones make room for the probes, if these are asked.
+  waiting = 0 if left >= _PROBES else _PROBES
+  early = masks[: len(masks) - waiting]
+  test, state = _test(ask, early, strict)
+  if state == "constant":
+    return _constant(n, test.values, notes, ask.asked), test
+  if state == "probed":
+    notes.append(_RARE)
+  else:
+    later = masks[len(early) :]
+    test = test.join(select.Samples(later, ask(later)))
+  answer = select.by_spex(plan, _ask_plan(ask, plan, distinct))
+  return answer._replace(notes=notes + answer.notes), test
+
+
+def _by_proxies(ask, key, method, max_order, strict, goal):
+  """Uniform masks; for `auto` a plan too, where they are not explained."""
   n, budget = ask.n, ask.budget
   plan_key, mask_key, more_key = jax.random.split(key, 3)
   num_held = budget_lib.num_held_out(budget, n)
-  plan, notes = None, []
-  num_uniform = budget - num_held
-  if method == "spex":
-    plan, num_held = budget_lib.insisted_plan(plan_key, n, budget, max_order)
-    num_uniform = 0
-  elif method == "auto":
-    first = budget_lib.num_scouts(budget - num_held)
-    room = budget - num_held - first
+  notes = _few_held(num_held, budget)
+  corners, num_scouts, plan = _corners(n), 0, None
+  if method == "auto":
+    num_scouts = budget_lib.num_scouts(budget - num_held)
+    room = budget - num_held - num_scouts
     plan = budget_lib.largest_plan(plan_key, n, room, max_order)
-    if plan is not None and plan.num_masks * n > select.MASK_BYTES:
-      plan = None
-      notes.append("A plan of this budget could not be held: proxies alone.")
-    if plan is not None:
-      num_uniform = first
-  if num_held < max(budget_lib.LEAST_HELD_OUT, -(-budget // 10)):
-    notes.append(f"Only {num_held} masks are held out, of {budget}.")
-  corners = np.stack([np.ones(n, bool), np.zeros(n, bool)])
-  exclude = corners
-  distinct = None
-  waiting = 0  # Held-out masks that make room for the probes if need be.
-  if plan is not None:
-    hashes = packing.hash_streamed(plan.packed, plan.num_masks, n)
-    distinct = packing.distinct_hashes(hashes)
-    if plan.num_masks * n <= select.MASK_BYTES:
-      exclude = np.concatenate([corners, plan.masks()])
-    left = budget - num_held - len(distinct.first)
-    if method == "spex" and left > 0:
-      notes.append(f"{left} masks of the budget fit no larger plan.")
-    waiting = 0 if method == "auto" or left >= _PROBES else _PROBES
-  # So few masks may be left that the full and the empty one are needed too.
-  lent = max(0, num_held + num_uniform - budget_lib.num_left(n, exclude))
-  masks = sampling.distinct(
-    mask_key, num_held + num_uniform - lent, n, exclude=exclude
-  )
-  early, later = (
-    masks[: num_held - waiting],
-    masks[num_held - waiting : num_held],
-  )
-  rest = masks[num_held:]
-  test = select.Samples(early, ask(early))
-  ask.repeat(*test, strict=strict)
-  if ask_lib.is_constant(test.values):
-    probes = ask(corners)
-    if ask_lib.is_constant(np.concatenate([test.values, probes])):
-      return _constant(n, test.values, notes, ask.asked), test
-    later = later[:0]
-    if plan is None:
-      rest = rest[: max(0, len(rest) - _PROBES + lent)]
+  if plan is not None and plan.num_masks * n > select.MASK_BYTES:
+    plan = None
     notes.append(
-      "f has one value on all held-out masks and another on the full or the "
-      "empty one: too rare a change for random masks to test."
+      "A SPEX plan of this budget is too large to be tried beside the "
+      "proxies: use method='spex'."
     )
-  test = test.join(select.Samples(later, ask(later)))
-  if method == "spex":
-    answer = select.by_spex(plan, _ask_plan(ask, plan, distinct))
+  exclude = corners
+  if plan is not None:
+    exclude = np.concatenate([corners, plan.masks()])
   else:
-    scouts = None
-    if plan is not None:
-      scouts = select.Samples(rest, ask(rest))
-      if not select.suspects_planted(scouts, max_order):
-        plan = None
-      num_more = (
-        budget - ask.asked - (len(distinct.first) if plan is not None else 0)
-      )
-      known = np.concatenate([exclude if plan else corners, masks])
-      num_more = int(min(num_more, budget_lib.num_left(n, known)))
-      rest = sampling.distinct(more_key, num_more, n, exclude=known)
-    if plan is None:
-      answer = _in_stages(ask, method, scouts, rest, test, max_order, goal)
-    else:
-      uniform = scouts.join(select.Samples(rest, ask(rest)))
-      values = _ask_plan(ask, plan, distinct)
-      answer = select.compare(plan, values, uniform, max_order)
-      notes.append(
-        "Quick proxies explain under half of the values, so SPEX's plan was "
-        "asked for as well."
-      )
-      if goal is not None:
-        notes.append(_told(goal, answer, test, ask))
+    num_scouts = budget - num_held
+  masks = _draw(mask_key, num_held + num_scouts, n, exclude)
+  test, state = _test(ask, masks[:num_held], strict)
+  if state == "constant":
+    return _constant(n, test.values, notes, ask.asked), test
+  if state == "probed":
+    notes.append(_RARE)
+  rest = masks[num_held : num_held + budget - ask.asked]
+  if plan is None:
+    answer = _in_stages(ask, method, None, rest, test, max_order, goal)
+    return answer._replace(notes=notes + answer.notes), test
+  scouts = select.Samples(rest, ask(rest))
+  suspect = select.suspects_planted(scouts, max_order)
+  distinct = _distinct(plan)
+  # What the plan, if it is asked, leaves of the budget.
+  left = budget - ask.asked - (len(distinct.first) if suspect else 0)
+  known = np.concatenate([exclude if suspect else corners, masks])
+  rest = _draw(more_key, left, n, known)
+  if not suspect:
+    answer = _in_stages(ask, method, scouts, rest, test, max_order, goal)
+    return answer._replace(notes=notes + answer.notes), test
+  notes.append(
+    "Quick proxies explain under half of the values, so SPEX's plan was asked "
+    "for as well."
+  )
+  uniform = scouts.join(select.Samples(rest, ask(rest)))
+  values = _ask_plan(ask, plan, distinct)
+  answer = select.compare(plan, values, uniform, max_order)
+  if goal is not None:
+    notes.append(_told(goal, answer, test, ask))
   return answer._replace(notes=notes + answer.notes), test
+
+
+_RARE = (
+  "f has one value on all held-out masks and another on the full or the empty "
+  "one: too rare a change for random masks to test."
+)
+
+
+def _corners(n):
+  return np.stack([np.ones(n, bool), np.zeros(n, bool)])
+
+
+def _distinct(plan):
+  hashes = packing.hash_streamed(plan.packed, plan.num_masks, plan.n)
+  return packing.distinct_hashes(hashes)
+
+
+def _few_held(num_held, budget):
+  if num_held >= max(budget_lib.LEAST_HELD_OUT, -(-budget // 10)):
+    return []
+  return [f"Only {num_held} masks are held out, of {budget}."]
+
+
+def _draw(key, count, n, exclude):
+  """As many distinct uniform masks as there are, at most `count`."""
+  count = int(max(0, min(count, budget_lib.num_left(n, exclude))))
+  return sampling.distinct(key, count, n, exclude=exclude)
+
+
+def _test(ask, masks, strict):
+  """Asks held-out masks: the samples, and what they look like.
+
+  "constant": the full and the empty mask have the same value, too; "probed":
+  they do not, and were asked; "": they vary.
+  """
+  test = select.Samples(masks, ask(masks))
+  ask.repeat(*test, strict=strict)
+  if not ask_lib.is_constant(test.values):
+    return test, ""
+  probes = ask(_corners(ask.n))
+  both = np.concatenate([test.values, probes])
+  return test, "constant" if ask_lib.is_constant(both) else "probed"
 
 
 def _in_stages(ask, method, scouts, rest, test, max_order, goal):
