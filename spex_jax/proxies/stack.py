@@ -109,8 +109,10 @@ def sparse_scores(
 ) -> dict[str, float]:
   """R^2 of the "10", "30" and "100" largest sets of an answer, and of "all".
 
-  Honest at every k: what the sets left out would have added, which is known,
-  is taken from predictions that have not seen the values.
+  What the sets left out add is known, and taken from predictions that have
+  not seen the values. Those sets have seen them, and took up some of their
+  noise; so a small k is told too low on average, and far too low where most
+  of an answer is noise.
   """
   size = int(function.count) - 1
   full = lasso.evaluate(masks, function)

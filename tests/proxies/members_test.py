@@ -1,0 +1,323 @@
+"""Members of the portfolio: what they say of values, they have not seen."""
+
+import numpy as np
+import pytest
+
+from spex_jax.fourier import lasso, score, sparse
+from spex_jax.proxies import boosting, gaussian, members, proxyspex, stack
+
+_SHAPE = 40, 6  # Of nearly every process here: a compilation takes seconds.
+
+
+def _truth(masks):
+  return 2.0 * masks[:, 0] - masks[:, 3] + 1.5 * masks[:, 0] * masks[:, 3]
+
+
+def _data(seed=0, noise=0.3, shape=_SHAPE):
+  """Masks, values of two players and their pair with noise, and folds."""
+  rng = np.random.default_rng(seed)
+  masks = rng.random(shape) < 0.5
+  values = _truth(masks) + noise * rng.normal(size=len(masks))
+  return masks, values, boosting.spread_folds(len(masks), members.FOLDS)
+
+
+def _by_lasso1(masks, values, folds):
+  return members.by_lasso(masks, values, folds, 1)
+
+
+def _by_lasso2(masks, values, folds):
+  return members.by_lasso(masks, values, folds, 2)
+
+
+def _by_relaxed(masks, values, folds):
+  return members.by_lasso(masks, values, folds, 2, relaxed=True)
+
+
+def _by_gram(masks, values, folds):
+  return members.by_gram(masks, values, folds)
+
+
+def _by_gaussian(masks, values, folds):
+  return members.by_gaussian(masks, values)
+
+
+def _score(member, values):
+  return score.r2(values, member.crossed)
+
+
+def test_the_mean_is_that_of_the_others():
+  masks, values, _ = _data()
+  found = members.mean(masks, values)
+  assert found.function.terms() == [((), pytest.approx(values.mean()))]
+  for i in range(40):
+    expected = np.delete(values, i).mean()
+    np.testing.assert_allclose(found.crossed[i], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e30, 1e-30, 1e300, 1e-300])
+def test_the_mean_of_values_of_any_size(scale):
+  masks, values, _ = _data()
+  plain, other = (members.mean(masks, values * s) for s in (1.0, scale))
+  np.testing.assert_allclose(other.crossed / scale, plain.crossed, rtol=1e-12)
+  flat = members.mean(masks, np.full(40, scale))
+  np.testing.assert_array_equal(flat.crossed, np.full(40, scale))
+  alone = members.mean(masks[:1], np.array([scale]))
+  np.testing.assert_array_equal(alone.crossed, [scale])
+
+
+@pytest.mark.parametrize("by", [_by_lasso1, _by_lasso2, _by_relaxed, _by_gram])
+def test_a_fold_is_predicted_by_the_others_alone(by):
+  masks, values, folds = _data(shape=(100, 6))
+  plain = by(masks, values, folds)
+  held = folds == 2
+  changed = np.where(held, 50.0 - 7.0 * values**2, values)
+  other = by(masks, changed, folds)
+  np.testing.assert_array_equal(other.crossed[held], plain.crossed[held])
+  assert np.abs(other.crossed - plain.crossed)[~held].min() > 0.01
+
+
+def test_a_value_does_not_enter_its_own_prediction_by_a_process():
+  masks, values, folds = _data()
+  plain = _by_gaussian(masks, values, folds)
+  changed = values.copy()
+  changed[11] += 4.0
+  other = _by_gaussian(masks, changed, folds)
+  # Rounding grows over 80 steps of Adam.
+  np.testing.assert_allclose(other.crossed[11], plain.crossed[11], rtol=1e-6)
+  assert np.abs(np.delete(other.crossed - plain.crossed, 11)).max() > 0.05
+
+
+@pytest.mark.parametrize(
+  "by, name, least",
+  [
+    (_by_lasso1, "lasso1", 0.7),  # The pair holds a tenth of the variance.
+    (_by_lasso2, "lasso2", 0.9),
+    (_by_relaxed, "lasso2 relaxed", 0.9),
+    (_by_gram, "gram", 0.9),
+  ],
+)
+def test_scores_are_those_of_other_masks(by, name, least):
+  masks, values, folds = _data(noise=0.1, shape=(100, 6))
+  found = by(masks, values, folds)
+  assert found.name == name and found.note
+  test, truth, _ = _data(seed=1, noise=0.1, shape=(2000, 6))
+  unseen = score.r2(truth, lasso.evaluate(test, found.function))
+  told = _score(found, values)
+  assert told > least and unseen > least
+  # An R^2 from 100 values: the share unexplained is known to about a seventh,
+  # and crossed fits see a fifth fewer masks.
+  assert 0.4 < (1 - told) / (1 - unseen) < 2.0
+  std = found.errors(np.asarray(found.function.players))
+  # Errors of a mean of 100 values; all sets alike.
+  left = np.sqrt(((values - found.crossed) ** 2).mean() / 100)
+  np.testing.assert_allclose(std, left)
+
+
+def test_a_process_and_its_errors():
+  masks, values, folds = _data(noise=0.1)
+  found = _by_gaussian(masks, values, folds)
+  assert found.name == "gaussian" and "on 40 masks, noise 0." in found.note
+  test, truth, _ = _data(seed=1, noise=0.0, shape=(2000, 6))
+  assert score.r2(truth, lasso.evaluate(test, found.function)) > 0.95
+  assert 0.9 < _score(found, values) < 1
+  exact = {(): 0.875, (0,): -1.375, (3,): 0.125, (0, 3): 0.375}
+  std = found.errors(np.asarray(found.function.players))
+  assert std.shape == found.function.coefs.shape and (std > 0).all()
+  z = [
+    (coef - exact.get(players, 0.0)) / error
+    for (players, coef), error in zip(found.function.terms(), std)
+  ]
+  # 64 unit normals: none of six, and a root mean square of 1 to a third, and
+  # up to a factor of two for parameters learnt from 40 values.
+  assert np.abs(z).max() < 6 and np.sqrt(np.mean(np.square(z))) < 2
+
+
+def test_an_order_limits_the_sets_of_a_process():
+  masks, values, _ = _data()
+  found = members.by_gaussian(masks, values, max_order=1)
+  assert found.function.orders.max() == 1
+  whole = members.by_gaussian(masks, values)
+  np.testing.assert_array_equal(found.crossed, whole.crossed)
+  assert whole.function.orders.max() > 1
+
+
+def test_masks_beyond_the_limit_test_a_process(monkeypatch):
+  masks, values, folds = _data(shape=(70, 6))
+  monkeypatch.setattr(members, "most_masks", lambda: 40)
+  found = _by_gaussian(masks, values, folds)
+  assert "on 40 masks" in found.note
+  assert score.r2(_truth(masks), found.crossed) > 0.8
+  # The 30 others are told by a fit to the 40 alone.
+  order = np.argsort(np.arange(70) * 0.6180339887498949 % 1, kind="stable")
+  rows, rest = np.sort(order[:40]), order[40:]
+  posterior = gaussian.fit(masks[rows], values[rows])
+  expected, _ = gaussian.predict(posterior, masks[rest])
+  np.testing.assert_allclose(found.crossed[rest], expected, rtol=1e-6)
+
+
+def test_a_processor_takes_fewer_masks_than_an_accelerator():
+  assert members.most_masks() in (4096, gaussian.MOST_MASKS)
+
+
+def test_a_fit_cut_short_says_so(monkeypatch):
+  masks, values, folds = _data()
+  whole = _by_gaussian(masks, values, folds)
+  assert "rising" not in whole.note
+  plain = gaussian._tune
+
+  def short(params, signs, values, spread, steps, rate):
+    params, path = plain(params, signs, values, spread, steps, rate)
+    return params, np.append(path, path[-1] - 30.0 * np.arange(1, 12))
+
+  monkeypatch.setattr(gaussian, "_tune", short)
+  note = _by_gaussian(masks, values, folds).note
+  assert "Its likelihood was still rising, by 30.0 nats a step." in note
+
+
+@pytest.mark.parametrize("broken", [0, 4])
+def test_a_likelihood_that_is_not_finite_is_told(monkeypatch, broken):
+  """In a group (0) or in the fit to all (4, after four groups)."""
+  masks, values, folds = _data()
+  plain, calls = gaussian._tune, []
+
+  def tune(params, signs, values, spread, steps, rate):
+    params, path = plain(params, signs, values, spread, steps, rate)
+    calls.append(len(signs))
+    return params, path * (np.nan if len(calls) == broken + 1 else 1.0)
+
+  monkeypatch.setattr(gaussian, "_tune", tune)
+  note = _by_gaussian(masks, values, folds).note
+  assert calls == [30] * 4 + [40]
+  assert "not finite" in note and "nan" not in note
+
+
+def test_trees_speak_through_their_own_predictions(monkeypatch):
+  masks, values, folds = _data()
+  function = sparse.SparseFourier.from_terms(6, {(): 1.0, (0,): -1.0})
+  config = proxyspex.Config("jax", 3, 0.1, 10, 0.5, "as told")
+  answer = proxyspex.ProxySpex(
+    function, values + 0.5, 0.5, config, ["One.", "Two."]
+  )
+  seen = []
+
+  def fit(*args, **options):
+    seen.append((args, options))
+    return answer
+
+  monkeypatch.setattr(proxyspex, "fit", fit)
+  found = members.by_trees(masks, values, folds)
+  assert found.function is function and found.note == "One. Two."
+  np.testing.assert_array_equal(found.crossed, values + 0.5)
+  np.testing.assert_array_equal(seen[0][1]["folds"], folds)
+  np.testing.assert_allclose(
+    found.errors(np.zeros((3, 1), int)), np.full(3, 0.5 / np.sqrt(40))
+  )
+
+
+def test_the_hopeless_are_not_run_to_the_end():
+  masks, values, folds = _data(noise=0.01, shape=(100, 6))
+  assert members.by_lasso(masks, values, folds, 1, rival=values + 0.01) is None
+  assert members.by_lasso(masks, values, folds, 1, rival=values * 0) is not None
+  rng = np.random.default_rng(0)
+  noise = rng.normal(size=100)
+  assert members.by_gram(masks, noise, folds, noise * 0.99) is None
+  assert members.by_gram(masks, noise, folds, noise * 0) is not None
+
+
+def test_a_scan_needs_masks_and_few_players(monkeypatch):
+  masks, values, folds = _data(shape=(63, 6))
+  assert members.by_gram(masks, values, folds) is None
+  masks, values, folds = _data(shape=(100, 6))
+  found = members.by_gram(masks, values, folds, max_order=1)
+  assert found.function.orders.max() == 1 and "up to 1" in found.note
+  monkeypatch.setattr(members, "_SCAN_FLOPS", 1.0)
+  assert members.by_gram(masks, values, folds) is None
+
+
+@pytest.mark.parametrize(
+  "by", [_by_lasso1, _by_lasso2, _by_relaxed, _by_gram, _by_gaussian]
+)
+@pytest.mark.parametrize("scale", [1e30, 1e-30, 1e200, 1e-200])
+def test_units_change_nothing(by, scale):
+  shape = _SHAPE if by is _by_gaussian else (100, 6)
+  masks, values, folds = _data(shape=shape)
+  plain = by(masks, values, folds)
+  other = by(masks, values * scale, folds)
+  # The lasso stops, and Adam steps, within 1e-6.
+  tight = {"rtol": 1e-5, "atol": 1e-5}
+  np.testing.assert_allclose(other.crossed / scale, plain.crossed, **tight)
+  players = np.array([[0, 6], [0, 3], [6, 6]])
+  np.testing.assert_allclose(
+    other.errors(players) / scale, plain.errors(players), **tight
+  )
+
+
+@pytest.mark.parametrize(
+  "by", [_by_lasso1, _by_lasso2, _by_relaxed, _by_gram, _by_gaussian]
+)
+def test_constant_values(by):
+  shape = _SHAPE if by is _by_gaussian else (100, 6)
+  masks, _, folds = _data(shape=shape)
+  found = by(masks, np.full(len(masks), 7.0), folds)
+  np.testing.assert_allclose(found.crossed, 7.0, rtol=1e-12)
+  assert all(
+    coef == pytest.approx(0.0 if players else 7.0)
+    for players, coef in found.function.terms()
+  )
+  assert np.isfinite(found.errors(np.array([[0], [6]]))).all()
+
+
+@pytest.mark.parametrize("by", [_by_lasso1, _by_lasso2, _by_relaxed])
+@pytest.mark.parametrize("num_masks", [2, 3, 5])
+@pytest.mark.parametrize("n", [1, 6])
+def test_few_masks_and_one_player(by, num_masks, n):
+  rng = np.random.default_rng(num_masks)
+  masks = rng.random((num_masks, n)) < 0.5
+  masks[0] = True
+  values = rng.normal(size=num_masks)
+  folds = boosting.spread_folds(num_masks, members.FOLDS)
+  found = by(masks, values, folds)
+  assert np.isfinite(found.crossed).all()
+  if num_masks == 2:  # Each by the other, without a fit.
+    np.testing.assert_allclose(found.crossed, values[::-1])
+
+
+def test_equal_masks_are_separate_samples():
+  masks, values, folds = _data()
+  masks = np.repeat(masks[:8], 5, axis=0)
+  rng = np.random.default_rng(2)
+  values = _truth(masks) + 0.2 * rng.normal(size=40)
+  for by in (_by_lasso1, _by_lasso2, _by_gaussian):
+    found = by(masks, values, folds)
+    assert np.isfinite(found.crossed).all()
+    # The noise is 0.2: what repeats can tell, they tell.
+    assert _score(found, values) > 0.8
+
+
+def _together(masks, values, folds):
+  found = [
+    members.mean(masks, values),
+    _by_lasso1(masks, values, folds),
+    _by_gaussian(masks, values, folds),
+  ]
+  return stack.stack(masks, values, found)
+
+
+def test_more_players_than_masks():
+  """Never much worse than the mean, and better where there is a signal."""
+  shape = 40, 200
+  test = np.random.default_rng(99).random((2000, 200)) < 0.5
+  worst = []
+  for seed in range(2):
+    masks, values, folds = _data(seed, noise=0.1, shape=shape)
+    answer = _together(masks, values, folds)
+    truth = _truth(test)
+    assert score.r2(truth, lasso.evaluate(test, answer.function)) > 0.5
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(size=40)
+    answer = _together(masks, noise, folds)
+    # Of noise there is nothing to know: the error beyond that of 0 is the
+    # energy of the answer. The mean's is 1 / 40.
+    energy = sum(c**2 for _, c in answer.function.terms())
+    worst.append(energy - noise.mean() ** 2)
+  assert np.mean(worst) < 0.1 and max(worst) < 0.25
