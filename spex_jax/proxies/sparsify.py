@@ -19,10 +19,8 @@ Shapes: n players, B masks, K sets, F folds, C candidates.
 """
 
 import contextlib
-import os
 import warnings
 from collections.abc import Sequence
-from concurrent import futures
 from typing import NamedTuple
 
 import numpy as np
@@ -101,19 +99,14 @@ def sparsify(
     the one of the fewest sets.
   """
   candidates = _candidates(int(function.count) - 1)
-
-  def of_fold(f):
-    held = folds == f
-    fitted = fold_functions[f]
-    constants, coefs = _fit(masks[~held], values[~held], fitted, candidates)
-    x = _design(masks[held], fitted, coefs.shape[1])
-    guess = constants[:, None] + coefs @ x.T.astype(np.float64)
-    return guess, (coefs != 0).sum(axis=1)
-
-  # The solvers let go of Python's lock: folds run side by side.
-  workers = max(1, min(len(fold_functions), os.cpu_count() or 1))
-  with _quietly(), futures.ThreadPoolExecutor(workers) as pool:
-    outs, terms = zip(*pool.map(of_fold, range(len(fold_functions))))
+  outs, terms = [], []
+  with _quietly():  # Folds on threads were slower: many small steps.
+    for f, fitted in enumerate(fold_functions):
+      held = folds == f
+      constants, coefs = _fit(masks[~held], values[~held], fitted, candidates)
+      x = _design(masks[held], fitted, coefs.shape[1])
+      outs.append(constants[:, None] + coefs @ x.T.astype(np.float64))
+      terms.append((coefs != 0).sum(axis=1))
   guess = np.empty((len(candidates) + 1, len(masks)))
   for f, out in enumerate(outs):
     guess[:-1, folds == f] = out
@@ -135,7 +128,7 @@ def sparsify(
 
 @contextlib.contextmanager
 def _quietly():
-  """One thread for BLAS; a lasso far from its optimum is judged by its error."""
+  """One thread for BLAS; a lasso that has not converged is judged as it is."""
   from sklearn import exceptions
 
   with regress.one_blas_thread(), warnings.catch_warnings():
