@@ -100,7 +100,7 @@ def sparsify(
   """
   candidates = _candidates(int(function.count) - 1)
   outs, terms = [], []
-  with _quietly():  # Folds on threads were slower: many small steps.
+  with _quietly():
     for f, fitted in enumerate(fold_functions):
       held = folds == f
       constants, coefs = _fit(masks[~held], values[~held], fitted, candidates)
