@@ -9,7 +9,7 @@ Its features are all characters: F(S) has the prior variance
 w_S = a prod_{i in S} rho_i / prod_i (1 + rho_i), and l_i more for one player,
 b more for the empty set. So order decays geometrically, players that do not
 matter switch themselves off, and every coefficient of the posterior mean is
-known in closed form (`coefs`), with its variance (`covariance`).
+known in closed form, with its variance (`proxies.spectrum`).
 
 The parameters maximise the log marginal likelihood plus a prior: log l_i and
 logit rho_i are normal about their own means with standard deviation `spread`.
@@ -18,7 +18,7 @@ outnumber the masks; a wide spread lets each have its own.
 
 Values are centred and scaled first, so parameters have no units.
 
-Shapes: n players, B masks, T targets, K sets, D the largest order.
+Shapes: n players, B masks.
 """
 
 from typing import NamedTuple
@@ -37,7 +37,7 @@ _FIRST = 512  # Masks of the first, cheap steps.
 _FIRST_STEPS, _FIRST_RATE = 80, 0.15
 _LAST_STEPS, _LAST_RATE = 25, 0.06
 _LEAST_NOISE = 1e-8  # Share of the variance; keeps the Cholesky factor alive.
-_CELLS = 1 << 26  # Kernel values held at once in a prediction: 512 MB.
+CELLS = 1 << 26  # Kernel values, or characters, held at once: 512 MB.
 
 
 class Params(NamedTuple):
@@ -309,7 +309,7 @@ def predict(
   """Mean and standard deviation of f at masks, `[B']`; without the noise."""
   masks = base.check_masks(masks, posterior.n)
   means, variances = [], []
-  size = max(1, _CELLS // len(posterior.weights))
+  size = max(1, CELLS // len(posterior.weights))
   params = posterior.params
   prior = np.exp(params.amplitude) + np.exp(params.linear).sum()
   prior += np.exp(params.constant)
@@ -405,105 +405,3 @@ def cross_predict(
     found.append(tuned_on)
   average = Params(*(np.mean(leaf, axis=0) for leaf in zip(*found)))
   return Crossed(middle, width, average, worst)
-
-
-def coefs(posterior: Posterior, players: base.Array) -> np.ndarray:
-  """Fourier coefficients `[K]` of the posterior mean, exact.
-
-  F(S) = w_S sum_x alpha_x chi_S(x), with the prior variances w_S of the
-  module header; the removed mean enters the empty set.
-
-  Args:
-    posterior: of n players.
-    players: int `[K, D]`, padded with n.
-  """
-  sums = project(posterior, players)
-  unit = sums * prior_variance(posterior.params, players)
-  empty = (np.asarray(players) == posterior.n).all(axis=1)
-  return unit * posterior.scale + np.where(empty, posterior.mean, 0.0)
-
-
-def project(posterior: Posterior, players: base.Array) -> np.ndarray:
-  """`[K]` sums of weights times characters."""
-  out = np.empty(len(players))
-  masks = posterior.signs < 0
-  size = max(1, _CELLS // len(masks))
-  with regress.one_blas_thread():
-    for first in range(0, len(out), size):
-      part = players[first : first + size]
-      x = regress.design(masks, part, dtype=np.float64)
-      out[first : first + size] = posterior.weights @ x
-  return out
-
-
-def covariance(posterior: Posterior, players: base.Array) -> np.ndarray:
-  """Posterior covariance of K coefficients, `[K, K]`, values' units squared.
-
-  Args:
-    posterior: of n players.
-    players: int `[K, D]`, padded with n, no set twice.
-  """
-  weight = prior_variance(posterior.params, players)
-  x = regress.design(posterior.signs < 0, players, dtype=np.float64)
-  with regress.one_blas_thread():
-    known = x.T @ (posterior.inverse @ x)
-  unit = np.diag(weight) - weight[:, None] * known * weight[None]
-  # Twice in place of once by a square, which overflows sooner.
-  return unit * posterior.scale * posterior.scale
-
-
-def standard_errors(posterior: Posterior, players: base.Array) -> np.ndarray:
-  """Posterior standard deviations of K coefficients, `[K]`, values' units."""
-  players = np.asarray(players)
-  weight = prior_variance(posterior.params, players)
-  known = np.empty(len(players))
-  masks = posterior.signs < 0
-  size = max(1, _CELLS // (4 * len(masks)))
-  for first in range(0, len(players), size):
-    part = players[first : first + size]
-    x = regress.design(masks, part, dtype=np.float64)
-    known[first : first + size] = np.einsum(
-      "bk,bk->k", x, posterior.inverse @ x
-    )
-  left = weight - weight**2 * known
-  return np.sqrt(np.maximum(left, 0.0)) * posterior.scale
-
-
-def prior_variance(params: Params, players: base.Array) -> np.ndarray:
-  """w_S of K sets, `[K]`, the linear and constant parts included."""
-  players = np.asarray(players)
-  n = len(params.relevance)
-  sizes = (players < n).sum(axis=1)
-  log_rho = -np.logaddexp(0.0, -params.relevance)
-  level = params.amplitude - np.log1p(np.exp(log_rho)).sum()
-  out = np.exp(level + np.append(log_rho, 0.0)[players].sum(axis=1))
-  if players.shape[1]:
-    linear = np.append(np.exp(params.linear), 0.0)
-    out += np.where(sizes == 1, linear[players].sum(axis=1), 0.0)
-  return out + np.where(sizes == 0, np.exp(params.constant), 0.0)
-
-
-def energy(posterior: Posterior) -> float:
-  """Sum of squared coefficients of the posterior mean, without the empty set.
-
-  In units of `scale` squared, so that values of any size have one. Exact, by
-  Parseval: the kernel with squared feature weights is a product kernel too.
-  """
-  params = posterior.params
-  rho = np.exp(-np.logaddexp(0.0, -params.relevance))
-  signs, weights = posterior.signs, posterior.weights
-  log_level = 2 * (params.amplitude - np.log1p(rho).sum())
-  slope = np.arctanh(rho**2)
-  level = log_level + 0.5 * np.log1p(-(rho**4)).sum()
-  total = 0.0
-  size = max(1, _CELLS // len(weights))
-  for first in range(0, len(weights), size):
-    rows = signs[first : first + size]
-    product = np.exp(level + (rows * slope) @ signs.T)
-    total += float(weights[first : first + size] @ (product @ weights))
-  singles = signs.T @ weights
-  own = np.exp(params.amplitude - np.log1p(rho).sum()) * rho
-  linear = np.exp(params.linear)
-  total += float(((linear**2 + 2 * own * linear) * singles**2).sum())
-  total -= float(np.exp(log_level) * weights.sum() ** 2)
-  return max(total, 0.0)

@@ -14,7 +14,7 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import gram, lasso, regress, sparse
-from spex_jax.proxies import gaussian, proxyspex, readout
+from spex_jax.proxies import gaussian, proxyspex, readout, spectrum
 
 FOLDS = 5
 MOST_TERMS = 4096  # Of an answer, besides the empty set.
@@ -143,7 +143,7 @@ def by_gaussian(
   honest = np.sqrt(np.mean(((trial.mean - y) / trial.std) ** 2))
 
   def std(players):
-    return gaussian.standard_errors(posterior, players) * honest
+    return spectrum.standard_errors(posterior, players) * honest
 
   note = (
     f"Gaussian process on {len(rows)} masks, noise {posterior.noise_std:.3g}; "

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spex_jax.fourier import sparse
-from spex_jax.proxies import gaussian
+from spex_jax.proxies import gaussian, spectrum
 
 MOST_SETS = 1 << 16
 
@@ -62,14 +62,14 @@ def expand(
   singles = np.full((n + 1, large.shape[1]), n)
   singles[:n, 0] = np.arange(n)
   sets = np.concatenate([singles, large])
-  coefs = gaussian.coefs(posterior, sets)
+  coefs = spectrum.coefs(posterior, sets)
   ranked = np.argsort(-np.abs(coefs[np.arange(len(sets)) != n]), kind="stable")
   ranked += ranked >= n  # The empty set is row n, and always kept.
   kept = ranked[: max(0, num_terms)]
   least = float(np.abs(coefs[kept[-1]])) if len(kept) else np.inf
   bound = np.exp(level + cut) * np.abs(posterior.weights).sum()
   seen_all = len(kept) == len(ranked) and cut == -np.inf
-  total = gaussian.energy(posterior)
+  total = spectrum.energy(posterior)
   held = float(((coefs[kept] / posterior.scale) ** 2).sum())
   return Readout(
     sparse.SparseFourier.from_players(

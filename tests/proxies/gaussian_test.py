@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from spex_jax.proxies import gaussian
+from spex_jax.proxies import gaussian, spectrum
 
 _EPS = np.finfo(np.float64).eps
 _SHAPE = 40, 6  # Of every fit here: a compilation takes seconds.
@@ -105,16 +105,6 @@ def _variances(params, n):
   return np.array(out)
 
 
-def _in_features(posterior):
-  """Mean and covariance of all coefficients, by the normal equations."""
-  sets = _subsets(posterior.n)
-  x = _characters(posterior.signs, sets)
-  noise = _noise(posterior.params)
-  precision = np.diag(1 / _variances(posterior.params, posterior.n))
-  covariance = np.linalg.inv(precision + x.T @ x / noise)
-  return covariance @ x.T @ posterior.unit / noise, covariance
-
-
 @pytest.mark.parametrize("seed, n", [(0, 1), (1, 2), (2, 6), (3, 6)])
 def test_kernel_is_the_product_over_players(seed, n):
   rng = np.random.default_rng(seed)
@@ -129,52 +119,6 @@ def test_kernel_is_the_product_over_players(seed, n):
   # linear part may cancel.
   atol = 100 * n * _EPS * np.exp(params.linear).sum()
   np.testing.assert_allclose(actual, expected, rtol=1e-13, atol=atol)
-
-
-@pytest.mark.parametrize("n", range(1, 7))
-def test_prior_variances_make_the_kernel(n):
-  params = _params(np.random.default_rng(n), n)
-  signs = 1.0 - 2.0 * _masks(n, 7, n)
-  sets = _subsets(n)
-  w = gaussian.prior_variance(params, _rows(n, sets))
-  np.testing.assert_allclose(w, _variances(params, n), rtol=1e-13)
-  x = _characters(signs, sets)
-  # 2^n terms of both signs, of the sum k(s, s) in absolute values.
-  np.testing.assert_allclose(
-    (x * w) @ x.T, _gram(params, signs, signs), rtol=0, atol=1e-13 * w.sum()
-  )
-
-
-def test_prior_variance_of_the_empty_set_without_columns():
-  params = _params(np.random.default_rng(0), 3)
-  found = gaussian.prior_variance(params, np.zeros((1, 0), int))
-  np.testing.assert_allclose(found, _variances(params, 3)[:1], rtol=1e-13)
-
-
-@pytest.mark.parametrize("num_masks, n", [(1, 1), (2, 1), (3, 5), (25, 5)])
-def test_posterior_is_that_of_all_characters(num_masks, n):
-  posterior = _drawn(num_masks, num_masks, n)
-  mean, covariance = _in_features(posterior)
-  sets = _rows(n, _subsets(n))
-  expected = 2.0 * mean
-  expected[0] += 3.0
-  # The oracle inverts a matrix whose condition is under 1e5.
-  tight = {"rtol": 1e-9, "atol": 1e-10}
-  np.testing.assert_allclose(gaussian.coefs(posterior, sets), expected, **tight)
-  np.testing.assert_allclose(
-    gaussian.covariance(posterior, sets), 4.0 * covariance, **tight
-  )
-  np.testing.assert_allclose(
-    gaussian.standard_errors(posterior, sets) ** 2,
-    4.0 * np.diagonal(covariance),
-    **tight,
-  )
-  test = _masks(99, 30, n)
-  x = _characters(1.0 - 2.0 * test, _subsets(n))
-  middle, std = gaussian.predict(posterior, test)
-  np.testing.assert_allclose(middle, x @ expected, **tight)
-  variance = 4.0 * ((x @ covariance) * x).sum(axis=1)
-  np.testing.assert_allclose(std**2, variance, **tight)
 
 
 def test_conditioning_inverts_the_kernel_matrix():
@@ -194,13 +138,13 @@ def test_predictions_and_readings_in_parts_are_the_same(monkeypatch):
   def read():
     return (
       *gaussian.predict(posterior, test),
-      gaussian.coefs(posterior, sets),
-      gaussian.standard_errors(posterior, sets),
-      gaussian.energy(posterior),
+      spectrum.coefs(posterior, sets),
+      spectrum.standard_errors(posterior, sets),
+      spectrum.energy(posterior),
     )
 
   whole = read()
-  monkeypatch.setattr(gaussian, "_CELLS", 70)  # 3 masks at once.
+  monkeypatch.setattr(gaussian, "CELLS", 70)  # 3 masks at once.
   for actual, expected in zip(read(), whole):
     np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
 
@@ -226,21 +170,6 @@ def test_leave_one_out_leaves_one_out(num_masks):
     np.testing.assert_allclose(mean[i], expected[0][0], rtol=1e-10)
     with_noise = expected[1][0] ** 2 + 4.0 * _noise(posterior.params)
     np.testing.assert_allclose(std[i] ** 2, with_noise, rtol=1e-10)
-
-
-@pytest.mark.parametrize("n", [1, 4, 10])
-def test_energy_is_that_of_the_dense_transform(n):
-  posterior = _drawn(n, 30, n)
-  masks = (np.arange(1 << n)[:, None] >> np.arange(n)) & 1
-  mean = (gaussian.predict(posterior, masks)[0] - 3.0) / 2.0
-  x = _characters(1.0 - 2.0 * masks, _subsets(n))
-  coefs = x.T @ mean / len(masks)
-  expected = (coefs[1:] ** 2).sum()
-  # What is told is the whole less the empty set's, by subtraction.
-  rounding = 1e-12 * (posterior.weights**2).sum()
-  np.testing.assert_allclose(
-    gaussian.energy(posterior), expected, rtol=1e-10, atol=rounding
-  )
 
 
 def _nats(params, signs, values, spread):
@@ -424,7 +353,7 @@ def test_units_and_offset_change_nothing(scale, offset):
   for a, b in zip(plain.params, other.params):
     np.testing.assert_allclose(a, b, rtol=rtol)
   sets = _rows(6, _subsets(6)[1:])
-  for reading in (gaussian.coefs, gaussian.standard_errors):
+  for reading in (spectrum.coefs, spectrum.standard_errors):
     expected = reading(plain, sets)
     np.testing.assert_allclose(
       reading(other, sets) / scale,
@@ -432,8 +361,8 @@ def test_units_and_offset_change_nothing(scale, offset):
       rtol=0,
       atol=rtol * np.abs(expected).max(),
     )
-  energy = gaussian.energy(plain)
-  np.testing.assert_allclose(gaussian.energy(other), energy, rtol=rtol)
+  energy = spectrum.energy(plain)
+  np.testing.assert_allclose(spectrum.energy(other), energy, rtol=rtol)
   left = (gaussian.leave_one_out(other)[0] / scale - offset) - values
   expected = gaussian.leave_one_out(plain)[0] - values
   np.testing.assert_allclose(left, expected, atol=10 * rtol)
@@ -444,9 +373,9 @@ def test_constant_values():
   posterior = gaussian.fit(masks, np.full(40, 7.0))
   sets = _rows(6, _subsets(6))
   np.testing.assert_array_equal(
-    gaussian.coefs(posterior, sets), [7.0] + [0.0] * 63
+    spectrum.coefs(posterior, sets), [7.0] + [0.0] * 63
   )
-  assert gaussian.energy(posterior) == 0
+  assert spectrum.energy(posterior) == 0
   mean, std = gaussian.predict(posterior, masks)
   np.testing.assert_array_equal(mean, np.full(40, 7.0))
   assert np.isfinite(std).all()
@@ -459,7 +388,7 @@ def test_two_distinct_values():
   masks, _ = _data()
   values = np.where(masks[:, 2], 1.0, -1.0)
   posterior = gaussian.fit(masks, values)
-  found = gaussian.coefs(posterior, np.array([[2], [0]]))
+  found = spectrum.coefs(posterior, np.array([[2], [0]]))
   np.testing.assert_allclose(found, [-1.0, 0.0], atol=1e-3)
 
 
@@ -537,57 +466,3 @@ def test_a_kernel_beyond_float64_is_an_error(monkeypatch):
   huge = gaussian.start(6)._replace(amplitude=np.asarray(800.0))
   with pytest.raises(FloatingPointError, match="not positive definite"):
     gaussian.fit(masks, values, params=huge)
-
-
-# 90 % of unit normals lie within this.
-_Z = 1.6448536269514722
-
-
-def test_standard_errors_cover_draws_from_the_prior():
-  """Exactly 90 % for every coefficient, where the parameters are known."""
-  n, num_masks, draws = 12, 200, 400
-  rng = np.random.default_rng(8)
-  params = _params(rng, n)
-  masks = _masks(8, num_masks, n)
-  sets = _subsets(n)
-  w = _variances(params, n)
-  truth = rng.normal(size=(draws, len(sets))) * np.sqrt(w)
-  values = truth @ _characters(1.0 - 2.0 * masks, sets).T
-  values += np.sqrt(_noise(params)) * rng.normal(size=values.shape)
-  read = np.array([*range(20), *range(100, 4000, 200)])
-  rows = _rows(n, sets)[read]
-  first = _conditioned(params, masks, values[0])
-  std = gaussian.standard_errors(first, rows)  # The same for all values.
-  inside = np.zeros(len(read))
-  for y, f in zip(values, truth):
-    posterior = first.replace(unit=y, weights=first.inverse @ y)
-    found = gaussian.coefs(posterior, rows)
-    inside += np.abs(found - f[read]) < _Z * std
-  # Draws are independent: each count is binomial, its deviation 6 of 400.
-  # Five of them in any of 40 counts: one chance in 40,000.
-  assert np.abs(inside - 0.9 * draws).max() < 5 * np.sqrt(draws * 0.9 * 0.1)
-
-
-def test_standard_errors_cover_with_tuned_parameters():
-  """About 90 % where the parameters are learnt from the same values."""
-  n, num_masks, draws = 12, 200, 5
-  rng = np.random.default_rng(9)
-  params = gaussian.start(n)._replace(
-    relevance=np.full(n, -1.5), noise=np.asarray(-3.0)
-  )
-  sets = _subsets(n)
-  w = _variances(params, n)
-  few = [k for k, s in enumerate(sets) if 0 < len(s) <= 2]
-  rows = _rows(n, sets)[few]
-  inside = []
-  for _ in range(draws):
-    masks = rng.random((num_masks, n)) < 0.5
-    truth = rng.normal(size=len(sets)) * np.sqrt(w)
-    values = _characters(1.0 - 2.0 * masks, sets) @ truth
-    values += np.sqrt(_noise(params)) * rng.normal(size=num_masks)
-    posterior = gaussian.fit(masks, values)
-    z = gaussian.coefs(posterior, rows) - truth[few]
-    z /= gaussian.standard_errors(posterior, rows)
-    inside.append(np.abs(z) < _Z)
-  # 390 coefficients, hardly correlated: five binomial deviations of 1.5 %.
-  assert abs(np.mean(inside) - 0.9) < 0.076

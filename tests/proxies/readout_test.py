@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spex_jax.proxies import gaussian, readout
+from spex_jax.proxies import gaussian, readout, spectrum
 
 
 def _posterior(seed, n, num_masks=30, relevance=-1.0, mean=3.0, scale=2.0):
@@ -24,7 +24,7 @@ def _posterior(seed, n, num_masks=30, relevance=-1.0, mean=3.0, scale=2.0):
   unit = rng.normal(size=num_masks)
   sets = _all_sets(n)
   x = np.stack([signs[:, list(s)].prod(axis=1) for s in sets], axis=1)
-  w = gaussian.prior_variance(params, _rows(n, sets))
+  w = spectrum.prior_variance(params, _rows(n, sets))
   noise = np.exp(params.noise) + 1e-8
   inverse = np.linalg.inv((x * w) @ x.T + noise * np.eye(num_masks))
   return gaussian.Posterior(
@@ -46,7 +46,7 @@ def _rows(n, sets):
 def _every_coef(posterior):
   """All sets and their coefficients, by the definition of the posterior."""
   sets = _all_sets(posterior.n)
-  coefs = gaussian.coefs(posterior, _rows(posterior.n, sets))
+  coefs = spectrum.coefs(posterior, _rows(posterior.n, sets))
   return dict(zip(sets, coefs))
 
 
