@@ -93,8 +93,8 @@ def test_a_gain_under_one_percent_is_not_worth_a_member(gain, alone):
   first /= np.sqrt((first**2).mean())
   other -= first * (first @ other) / (first @ first)  # Uncorrelated.
   other /= np.sqrt((other**2).mean())
-  # Errors e of size 1 and e + d: the best mean has the share -<e, d> / |d|^2 = w
-  # of the second, and leaves 1 - w^2 |d|^2.
+  # Errors e and e + d: the best mean has the share w = -<e, d> / |d|^2 of the
+  # second, and leaves 1 - w^2 |d|^2.
   share = 0.4
   size = gain / share**2
   step = np.sqrt(size - (share * size) ** 2) * other - share * size * first
