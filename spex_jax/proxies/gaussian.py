@@ -34,8 +34,9 @@ from spex_jax.fourier import regress
 SPREADS = (0.5, 1.25)
 MOST_MASKS = 16384  # An inverse of 2 GiB; 4,096 on a CPU take about a minute.
 _FIRST = 512  # Masks of the first, cheap steps.
-_FIRST_STEPS, _FIRST_RATE = 80, 0.15
+_FIRST_STEPS, _FIRST_RATE = 60, 0.15
 _LAST_STEPS, _LAST_RATE = 25, 0.06
+_CROSS_STEPS = 15  # Of a group, in place of `_LAST_STEPS`.
 _LEAST_NOISE = 1e-8  # Share of the variance; keeps the Cholesky factor alive.
 CELLS = 1 << 26  # Kernel values, or characters, held at once: 512 MB.
 
@@ -254,7 +255,7 @@ def fit(
   return _posterior(found, signs, unit, mean, scale, rising)
 
 
-def tuned(signs, unit, spread, params=None, most_tuned=1024):
+def tuned(signs, unit, spread, params=None, most_tuned=1024, last=_LAST_STEPS):
   """Parameters for standardised values, and nats per step still rising."""
   if not 0 < spread < np.inf:
     raise ValueError(f"The spread must be positive and finite; got {spread}.")
@@ -264,7 +265,7 @@ def tuned(signs, unit, spread, params=None, most_tuned=1024):
     params = start(signs.shape[1])
     steps = [(rows[:_FIRST], _FIRST_STEPS, _FIRST_RATE)]
   if steps == [] or len(rows) > _FIRST:
-    steps.append((rows, _LAST_STEPS, _LAST_RATE))
+    steps.append((rows, last, _LAST_RATE))
   rising = np.nan
   with jax.enable_x64(True), regress.one_blas_thread():
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params)
@@ -345,13 +346,11 @@ class Crossed(NamedTuple):
   Attributes:
     mean: `[B]`, in the units of the values.
     std: `[B]`, noise included.
-    params: the mean of the groups' parameters, a start for a fit to all.
     rising: the worst of the groups' `Posterior.rising`, NaN before all.
   """
 
   mean: np.ndarray
   std: np.ndarray
-  params: Params
   rising: float
 
 
@@ -361,7 +360,6 @@ def cross_predict(
   *,
   spread: float = SPREADS[-1],
   groups: int = 2,
-  params: list[Params] | None = None,
   most_tuned: int = 1024,
 ) -> Crossed:
   """Each group's values, by parameters tuned on the other groups.
@@ -375,7 +373,6 @@ def cross_predict(
     values: `[B]`, finite.
     spread: as for `fit`.
     groups: at least 2; fewer masks than groups are a group each.
-    params: one start a group, of an earlier call; None for the beginning.
     most_tuned: as for `fit`.
 
   Raises:
@@ -388,20 +385,19 @@ def cross_predict(
   signs, unit, mean, scale = _standard(masks, values)
   order = regress.spread_order(len(unit))
   parts = np.array_split(order, max(2, min(groups, len(unit))))
-  found, worst = [], -np.inf
+  worst = -np.inf
   middle, width = np.zeros(len(unit)), np.ones(len(unit))
-  for g, part in enumerate(parts):
+  for part in parts:
     rest = np.delete(np.arange(len(unit)), part)
-    first = None if params is None else params[g]
     # The group must not shift the mean that its values are predicted from.
     own, shift, size = regress.standardise(unit[rest, None])
-    tuned_on, rising = tuned(signs[rest], own[:, 0], spread, first, most_tuned)
+    tuned_on, rising = tuned(
+      signs[rest], own[:, 0], spread, None, most_tuned, _CROSS_STEPS
+    )
     worst = float(np.maximum(worst, rising))  # NaN stays.
     seen = (unit - shift) / size
     posterior = _posterior(tuned_on, signs, seen, shift[0], size[0], rising)
     left = leave_one_out(posterior)
     middle[part] = left[0][part] * scale + mean
     width[part] = left[1][part] * scale
-    found.append(tuned_on)
-  average = Params(*(np.mean(leaf, axis=0) for leaf in zip(*found)))
-  return Crossed(middle, width, average, worst)
+  return Crossed(middle, width, worst)

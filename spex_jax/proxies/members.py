@@ -21,7 +21,8 @@ MOST_TERMS = 4096  # Of an answer, besides the empty set.
 _SCAN_FLOPS = 1e11  # Of one Gram scan.
 LEAST_SCANNED = 64  # Masks below which every set looks significant.
 _RISING = 1.0  # Nats a step above which a fit says that it was cut short.
-_HOPELESS = 1.5  # Times the error of the best: not worth the other folds.
+_PAIRS_TO_A_MASK = 40  # Twice the pairs that are worth screening.
+_HOPELESS = 1.1  # Times the error of the best: not worth the other folds.
 # Finer than the default: where little is explained, the step matters.
 _PENALTIES = tuple(10.0 ** (-k / 12) for k in range(31))
 
@@ -90,7 +91,11 @@ def by_lasso(
       penalties=None if relaxed else _PENALTIES,
     )[0]
 
-  if rival is not None and _hopeless(masks, values, folds, rival, fit):
+  n = masks.shape[1]
+  if rival is not None and (
+    (order == 2 and n * (n - 1) > _PAIRS_TO_A_MASK * len(values))
+    or _hopeless(masks, values, folds, rival, fit)
+  ):
     return None
   crossed = _crossed(masks, values, folds, fit)
   function = fit(np.ones(len(values), bool))
@@ -114,7 +119,8 @@ def by_gaussian(
 ) -> Member:
   """A Gaussian process, read out as its largest coefficients, with errors.
 
-  How far relevances may spread is chosen by crossed predictions. Beyond
+  How far relevances may spread follows from the masks to a player: little
+  below 2, far above 4, and by crossed predictions between. Beyond
   `most_masks()` the process sees a part of the samples, and the others test
   it.
   """
@@ -122,10 +128,14 @@ def by_gaussian(
   order = regress.spread_order(len(values))
   rows, rest = np.sort(order[:limit]), np.sort(order[limit:])
   seen, y = masks[rows], values[rows]
-  groups = 4 if len(rows) <= 600 else 2
+  # The more players to a mask, the more a group's parameters miss the others.
+  masks_each = len(rows) / masks.shape[1]
+  groups = 4 if len(rows) <= 600 else 3 if masks_each < 2 else 2
   spreads = gaussian.SPREADS
-  if len(rows) >= 4 * masks.shape[1]:
-    spreads = spreads[-1:]  # Masks enough for players of their own.
+  if masks_each < 2:
+    spreads = spreads[:1]
+  elif masks_each >= 4:
+    spreads = spreads[-1:]
   trials = [
     gaussian.cross_predict(seen, y, spread=spread, groups=groups)
     for spread in spreads

@@ -17,7 +17,7 @@ import numpy as np
 from spex_jax.fourier import sparse
 from spex_jax.proxies import gaussian, spectrum
 
-MOST_SETS = 1 << 16
+MOST_SETS = 1 << 15
 
 
 class Readout(NamedTuple):

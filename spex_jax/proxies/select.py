@@ -140,7 +140,11 @@ def _best(masks, values, folds, method, max_order):
   if method in ("auto", "proxyspex"):
     found.append(members.by_trees(masks, values, folds))
   if method in ("auto", "gaussian"):
-    found.append(members.by_gaussian(masks, values, max_order))
+    try:
+      found.append(members.by_gaussian(masks, values, max_order))
+    except FloatingPointError:
+      if method == "gaussian":
+        raise
   if method == "auto":
     found += lassos(orders[:1], [False])
     # Weak where the others are strong: then one fold of these tells.
@@ -332,21 +336,35 @@ def judge(
     None where there is neither.
   """
   if test is not None:
-    masks, values = test
-    guesses = [lasso.evaluate(masks, f) for f in answer.functions]
-    crossed = np.stack(guesses, axis=1)
+    values = test.values
+    crossed = np.stack(
+      [lasso.evaluate(test.masks, f) for f in answer.functions], axis=1
+    )
   elif samples is not None and answer.crossed is not None:
-    masks, values, crossed = *samples, answer.crossed
+    values, crossed = samples.values, answer.crossed
   else:
     return None
   scores, quantiles = [], []
   for t, function in enumerate(answer.functions):
     truth, guess = values[:, t], crossed[:, t]
-    scores.append(stack.sparse_scores(masks, truth, function, guess))
+    if test is not None:
+      scores.append(_scores(test.masks, truth, function))
+    else:
+      scores.append(stack.sparse_scores(truth, function, guess))
     errors = np.abs(truth - guess)
     quantiles.append(np.quantile(errors, np.linspace(0, 1, 101)))
   by_terms = {k: np.asarray([one[k] for one in scores]) for k in scores[0]}
-  return Judged(by_terms["all"], by_terms, np.stack(quantiles), len(masks))
+  return Judged(by_terms["all"], by_terms, np.stack(quantiles), len(values))
+
+
+def _scores(masks, values, function):
+  """As `stack.sparse_scores`, measured."""
+  parts = {str(k): function.truncate(k) for k in stack.SIZES}
+  parts["all"] = function
+  return {
+    name: float(score.r2(values, lasso.evaluate(masks, part)))
+    for name, part in parts.items()
+  }
 
 
 def mean_score(samples: Samples, answer: Answer) -> float:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spex_jax import base
-from spex_jax.fourier import lasso, regress, score, sparse
+from spex_jax.fourier import regress, score, sparse
 from spex_jax.proxies import members as members_lib
 
 SIZES = (10, 30, 100)  # Sets that people read.
@@ -29,7 +29,6 @@ class Stacked(NamedTuple):
     function: the expansion.
     crossed: float64 `[B]`, each value predicted without it.
     weights: of the members that speak, by name.
-    scores: see `sparse_scores`.
     std: `[K]` standard errors of the coefficients, or None.
     note: who speaks and why, a sentence or two.
   """
@@ -37,7 +36,6 @@ class Stacked(NamedTuple):
   function: sparse.SparseFourier
   crossed: np.ndarray
   weights: dict[str, float]
-  scores: dict[str, float]
   std: np.ndarray | None
   note: str
 
@@ -85,7 +83,6 @@ def stack(
     function,
     crossed,
     named,
-    sparse_scores(masks, values, function, crossed),
     std,
     _note(members, errors, named, gain),
   )
@@ -102,28 +99,26 @@ def best(
 
 
 def sparse_scores(
-  masks: base.Masks,
-  values: np.ndarray,
-  function: sparse.SparseFourier,
-  crossed: np.ndarray,
+  values: np.ndarray, function: sparse.SparseFourier, crossed: np.ndarray
 ) -> dict[str, float]:
   """R^2 of the "10", "30" and "100" largest sets of an answer, and of "all".
 
-  What the sets left out add is known, and taken from predictions that have
-  not seen the values. Those sets have seen them, and took up some of their
-  noise; so a small k is told too low on average, and far too low where most
-  of an answer is noise.
+  "all" is that of the crossed predictions; fewer sets lose the energy of
+  those left out, by Parseval. That is the posterior expectation where
+  coefficients are posterior means; where they were not shrunk, their noise
+  is counted as if it were missed, and a small k is told slightly too low.
+
+  Args:
+    values: `[B]`.
+    function: the answer.
+    crossed: `[B]` predictions of the values by fits that have not seen them.
   """
-  size = int(function.count) - 1
-  full = lasso.evaluate(masks, function)
-  out = {"all": float(score.r2(values, crossed))}
-  for k in SIZES:
-    if k < size:
-      part = lasso.evaluate(masks, function.truncate(k))
-      out[str(k)] = float(score.r2(values, crossed + part - full))
-    else:
-      out[str(k)] = out["all"]
-  return {name: out[name] for name in (*map(str, SIZES), "all")}
+  whole = float(score.r2(values, crossed))
+  unit, _, scale = regress.standardise(values[:, None])
+  coefs = np.asarray(function.coefs)[1 : int(function.count)] / scale[0]
+  total = float((unit**2).mean()) or 1.0
+  lost = {str(k): float((coefs[k:] ** 2).sum()) / total for k in SIZES}
+  return {name: whole - part for name, part in lost.items()} | {"all": whole}
 
 
 def _weigh(unit, guesses):

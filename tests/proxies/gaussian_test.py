@@ -271,11 +271,11 @@ def test_schedule_of_a_fit(monkeypatch):
   monkeypatch.setattr(gaussian, "_FIRST", 30)
   masks, values = _data()
   posterior = gaussian.fit(masks, values)
-  assert taken == [(30, 80, 0.15), (40, 25, 0.06)]
+  assert taken == [(30, 60, 0.15), (40, 25, 0.06)]
   np.testing.assert_allclose(posterior.rising, 25 / 24)
   for options, expected in (
-    ({"most_tuned": 35}, [(30, 80, 0.15), (35, 25, 0.06)]),
-    ({"most_tuned": 20}, [(20, 80, 0.15)]),
+    ({"most_tuned": 35}, [(30, 60, 0.15), (35, 25, 0.06)]),
+    ({"most_tuned": 20}, [(20, 60, 0.15)]),
     ({"params": posterior.params}, [(40, 25, 0.06)]),
   ):
     taken.clear()
@@ -285,7 +285,6 @@ def test_schedule_of_a_fit(monkeypatch):
 
 def test_groups_do_not_leak():
   masks, values = _data()
-  whole = gaussian.cross_predict(masks, values)
   order = np.argsort(np.arange(40) * 0.6180339887498949 % 1, kind="stable")
   group = order[:20]  # As `regress.spread_order` halves the masks.
   changed = values.copy()
@@ -304,12 +303,10 @@ def test_groups_do_not_leak():
     gaussian.cross_predict(masks, changed)
   (signs, first), (_, second), (_, third), (_, fourth) = tuned_on
   np.testing.assert_array_equal(signs, 1.0 - 2.0 * masks[np.sort(order[20:])])
-  # The values are rescaled; rounding grows over 80 steps of Adam.
+  # The values are rescaled; rounding grows over 60 steps of Adam.
   for a, b in zip(first, third):
     np.testing.assert_allclose(a, b, rtol=1e-6)
   assert np.abs(second.linear - fourth.linear).max() > 0.1
-  expected = (np.asarray(first.linear) + second.linear) / 2
-  np.testing.assert_allclose(whole.params.linear, expected)
 
 
 def test_a_value_does_not_enter_its_own_prediction():
@@ -319,7 +316,7 @@ def test_a_value_does_not_enter_its_own_prediction():
     changed = values.copy()
     changed[i] += 4.0
     other = gaussian.cross_predict(masks, changed, groups=2)
-    # Rounding grows over 80 steps of Adam.
+    # Rounding grows over 60 steps of Adam.
     np.testing.assert_allclose(other.mean[i], whole.mean[i], rtol=1e-6)
     np.testing.assert_allclose(other.std[i], whole.std[i], rtol=1e-6)
     assert np.abs(np.delete(other.mean - whole.mean, i)).max() > 0.05

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spex_jax.fourier import sparse
+from spex_jax.masks import sampling
 from spex_jax.proxies import members, stack
 
 
@@ -179,36 +180,34 @@ def test_an_answer_holds_at_most_so_many_sets(monkeypatch):
   )
 
 
-def test_scores_of_fewer_sets_are_those_computed_directly():
+def test_scores_of_fewer_sets_lose_the_energy_of_the_others():
   masks, values, rng = _samples(3, 200)
   function = _function(rng, 8, 60)
   values = function(masks) + 0.3 * values
   crossed = values + 0.5 * rng.normal(size=200)
-  scores = stack.sparse_scores(masks, values, function, crossed)
-  terms = sorted(function.terms(), key=lambda t: -abs(t[1]) if t[0] else -1e9)
-  total = ((values - values.mean()) ** 2).sum()
-  expected = {}
-  for name, k in (("10", 10), ("30", 30), ("100", 100), ("all", 60)):
-    guess = crossed.copy()
-    for players, coef in terms[1 + k :]:
-      guess -= coef * (1.0 - 2.0 * masks[:, list(players)]).prod(axis=1)
-    expected[name] = 1 - ((values - guess) ** 2).sum() / total
-  assert list(scores) == list(expected)
-  np.testing.assert_allclose(
-    list(scores.values()), list(expected.values()), rtol=1e-10
-  )
+  scores = stack.sparse_scores(values, function, crossed)
+  coefs = sorted((c**2 for s, c in function.terms() if s), reverse=True)
+  variance = values.var()
+  whole = 1 - ((values - crossed) ** 2).mean() / variance
+  expected = {"all": whole}
+  for k in (10, 30, 100):
+    expected[str(k)] = whole - sum(coefs[k:]) / variance
+  assert list(scores) == ["10", "30", "100", "all"]
+  for name, value in expected.items():
+    np.testing.assert_allclose(scores[name], value, rtol=1e-9)
   assert scores["10"] < scores["30"] < scores["all"] == scores["100"]
 
 
-def test_scores_of_the_answer_itself_on_masks_it_has_not_seen():
-  """There `crossed` is the answer, and each score that of the cut answer."""
-  masks, noise, rng = _samples(4, 150)
+def test_scores_of_all_masks_are_those_of_the_cut_answer():
+  """On all 2^n masks nothing is estimated: Parseval is exact."""
+  rng = np.random.default_rng(4)
+  masks = sampling.enumerate_masks(8)
   function = _function(rng, 8, 40)
-  values = function(masks) + 0.1 * noise
-  scores = stack.sparse_scores(masks, values, function, function(masks))
+  values = function(masks)
+  scores = stack.sparse_scores(values, function, values)
   for k in (10, 30):
     left = values - function.truncate(k)(masks)
-    expected = 1 - (left**2).sum() / ((values - values.mean()) ** 2).sum()
+    expected = 1 - (left**2).mean() / values.var()
     np.testing.assert_allclose(scores[str(k)], expected, rtol=1e-9)
 
 
@@ -219,7 +218,8 @@ def test_no_sets_have_scores_too():
   assert answer.weights == {"mean": 1.0} and answer.std is None
   # Each value by the mean of the others: errors larger by 120 / 119.
   expected = 1 - (120 / 119) ** 2
-  np.testing.assert_allclose(list(answer.scores.values()), [expected] * 4)
+  scores = stack.sparse_scores(values, answer.function, answer.crossed)
+  np.testing.assert_allclose(list(scores.values()), [expected] * 4)
 
 
 def test_errors_are_those_of_the_heaviest_that_knows_its_own():
@@ -263,8 +263,12 @@ def test_units_and_offset_change_nothing(scale, offset):
   for players, coef in first.items():
     expected = coef + (offset if players == () else 0.0)
     np.testing.assert_allclose(second[players] / scale, expected, **tight)
+  scores = stack.sparse_scores(
+    (values + offset) * scale, other.function, other.crossed
+  )
+  expected = stack.sparse_scores(values, plain.function, plain.crossed)
   np.testing.assert_allclose(
-    list(other.scores.values()), list(plain.scores.values()), **tight
+    list(scores.values()), list(expected.values()), **tight
   )
 
 
@@ -276,7 +280,8 @@ def test_constant_values():
   assert answer.weights == {"mean": 1.0}
   assert answer.function.terms() == [((), 5.0)]
   np.testing.assert_array_equal(answer.crossed, values)
-  assert set(answer.scores.values()) == {1.0}
+  scores = stack.sparse_scores(values, answer.function, answer.crossed)
+  assert set(scores.values()) == {1.0}
 
 
 def test_equal_members_and_a_single_mask():
