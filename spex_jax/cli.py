@@ -46,6 +46,11 @@ usage: spex explain [--config=NAME_OR_FILE[:SIZE]] [--config.KEY=VALUE ...]
               `:quick` after it asks for a small run (default: digits)
   --config.KEY=VALUE
               changes one setting, as in --config.budget=1000
+  --config.method=METHOD
+              auto (the best of all on your masks), spex, proxyspex, gaussian,
+              gram, lasso, or exact (all masks)
+  --config.target_faithfulness=R2
+              stops asking once held-out masks are predicted this well
   --workdir   where explanation.json, fourier.json, figure.png and a trained
               network go (default: runs/NAME)
   --debug     shows the traceback of an error

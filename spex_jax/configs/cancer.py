@@ -7,6 +7,7 @@ the seed unless given.
 """
 
 import ml_collections
+from ml_collections import config_dict
 
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
@@ -26,6 +27,8 @@ def get_config(size: str = "full") -> ml_collections.ConfigDict:
 
   config.budget = 200 if quick else 2000  # Distinct masks, held-out included.
   config.method = "auto"
+  # R^2 on held-out masks at which no more are asked; None for all the budget.
+  config.target_faithfulness = config_dict.placeholder(float)
   config.batch_size = 1024
   config.index = "FBII"
   config.order = 2

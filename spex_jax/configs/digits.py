@@ -1,6 +1,7 @@
 """Which pixels of a handwritten digit does a small network use together?"""
 
 import ml_collections
+from ml_collections import config_dict
 
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
@@ -21,6 +22,8 @@ def get_config(size: str = "full") -> ml_collections.ConfigDict:
 
   config.budget = 200 if quick else 4000  # Distinct masks, held-out included.
   config.method = "spex"
+  # R^2 on held-out masks at which no more are asked; None for all the budget.
+  config.target_faithfulness = config_dict.placeholder(float)
   config.batch_size = 256
   config.index = "FBII"
   config.order = 2

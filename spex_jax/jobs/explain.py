@@ -11,6 +11,7 @@ from spex_jax.explain import METHODS, Explanation, explain
 from spex_jax.fourier import sparse
 from spex_jax.indices import table as index_table
 from spex_jax.jobs import callables, digits, subjects, tables
+from spex_jax.masks import request
 from spex_jax.report import progress
 from spex_jax.report import tables as report_tables
 
@@ -62,6 +63,12 @@ def check(config: ml_collections.ConfigDict) -> None:
       raise ValueError(f"{name}={value!r}: must be an integer.")
     if name != "seed" and value < 1:
       raise ValueError(f"{name}={value}: must be at least 1.")
+  goal = request.goal(config.get("target_faithfulness"))
+  if goal is not None and config.method == "spex":
+    raise ValueError(
+      f"target_faithfulness={goal:g}: SPEX asks for a plan of one size; choose "
+      "--config.method=auto."
+    )
   # Whether the index has this order, asked of a function that is constant.
   constant = sparse.SparseFourier.from_terms(config.order or 1, [((), 0.0)])
   index_table.interactions(constant, config.index, config.order)
@@ -112,6 +119,7 @@ def run(
       key=subjects.key_of(config, "explain"),
       budget=config.budget,
       method=config.method,
+      target_faithfulness=config.get("target_faithfulness"),
       batch_size=4 * config.batch_size,  # A few of the evaluator's batches.
       names=subject.names,
       units=subject.units,
