@@ -37,7 +37,7 @@ _FIRST = 512  # Masks of the first, cheap steps.
 _FIRST_STEPS, _FIRST_RATE = 60, 0.15
 _LAST_STEPS, _LAST_RATE = 25, 0.06
 _CROSS_STEPS = 15  # Of a group, in place of `_LAST_STEPS`.
-_LEAST_NOISE = 1e-8  # Share of the variance; keeps the Cholesky factor alive.
+LEAST_NOISE = 1e-8  # Share of the variance; keeps the Cholesky factor alive.
 CELLS = 1 << 26  # Kernel values, or characters, held at once: 512 MB.
 
 
@@ -92,7 +92,7 @@ class Posterior:
   @property
   def noise_std(self) -> float:
     """Standard deviation of the noise, in the units of the values."""
-    noise = np.exp(np.asarray(self.params.noise)) + _LEAST_NOISE
+    noise = np.exp(np.asarray(self.params.noise)) + LEAST_NOISE
     return float(np.sqrt(noise) * np.asarray(self.scale))
 
 
@@ -140,7 +140,7 @@ def objective(
   """
   identity = jnp.eye(len(values), dtype=values.dtype)
   gram = kernel(params, signs, signs)
-  noise = jnp.exp(params.noise) + _LEAST_NOISE
+  noise = jnp.exp(params.noise) + LEAST_NOISE
   fixed = jax.lax.stop_gradient(gram + noise * identity)
   factor = jnp.linalg.cholesky(fixed)
   half = jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
@@ -212,7 +212,7 @@ def condition(
 ) -> tuple[jax.Array, jax.Array]:
   """`(weights [B], inverse [B, B])` of `Posterior`."""
   gram = kernel(params, signs, signs)
-  noise = jnp.exp(params.noise) + _LEAST_NOISE
+  noise = jnp.exp(params.noise) + LEAST_NOISE
   identity = jnp.eye(len(values), dtype=values.dtype)
   factor = jnp.linalg.cholesky(gram + noise * identity)
   half = jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
@@ -294,6 +294,13 @@ def _standard(masks, values):
   return 1.0 - 2.0 * masks, unit[:, 0], mean[0], scale[0]
 
 
+def condition_on(
+  params: Params, masks: base.Masks, values: base.Values
+) -> Posterior:
+  """The posterior of known parameters, given values `[B]` at masks `[B, n]`."""
+  return _posterior(params, *_standard(masks, values), np.nan)
+
+
 def _posterior(params, signs, unit, mean, scale, rising):
   with jax.enable_x64(True), regress.one_blas_thread():
     weights, inverse = map(np.asarray, _condition(params, signs, unit))
@@ -347,11 +354,13 @@ class Crossed(NamedTuple):
     mean: `[B]`, in the units of the values.
     std: `[B]`, noise included.
     rising: the worst of the groups' `Posterior.rising`, NaN before all.
+    groups: for each group its rows, and parameters tuned on all others.
   """
 
   mean: np.ndarray
   std: np.ndarray
   rising: float
+  groups: list[tuple[np.ndarray, Params]]
 
 
 def cross_predict(
@@ -385,7 +394,7 @@ def cross_predict(
   signs, unit, mean, scale = _standard(masks, values)
   order = regress.spread_order(len(unit))
   parts = np.array_split(order, max(2, min(groups, len(unit))))
-  worst = -np.inf
+  found, worst = [], -np.inf
   middle, width = np.zeros(len(unit)), np.ones(len(unit))
   for part in parts:
     rest = np.delete(np.arange(len(unit)), part)
@@ -400,4 +409,5 @@ def cross_predict(
     left = leave_one_out(posterior)
     middle[part] = left[0][part] * scale + mean
     width[part] = left[1][part] * scale
-  return Crossed(middle, width, worst)
+    found.append((part, tuned_on))
+  return Crossed(middle, width, worst, found)

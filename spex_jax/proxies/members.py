@@ -14,13 +14,21 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import gram, lasso, regress, sparse
-from spex_jax.proxies import gaussian, proxyspex, readout, spectrum
+from spex_jax.proxies import (
+  gaussian,
+  proxyspex,
+  readout,
+  reweighted,
+  spectrum,
+)
 
 FOLDS = 5
 MOST_TERMS = 4096  # Of an answer, besides the empty set.
 _SCAN_FLOPS = 1e11  # Of one Gram scan.
 LEAST_SCANNED = 64  # Masks below which every set looks significant.
+_DEEPEST = 5  # Trees, as in the paper.
 _RISING = 1.0  # Nats a step above which a fit says that it was cut short.
+_LEAST_REWEIGHTED = 256  # Masks below which variances are noise.
 _PAIRS_TO_A_MASK = 40  # Twice the pairs that are worth screening.
 _HOPELESS = 1.1  # Times the error of the best: not worth the other folds.
 # Finer than the default: where little is explained, the step matters.
@@ -56,7 +64,7 @@ def mean(masks: base.Masks, values: np.ndarray) -> Member:
   function = sparse.SparseFourier.from_terms(
     masks.shape[1], [((), float(middle))]
   )
-  return Member("mean", function, crossed, "The mean.")
+  return Member("mean", function, crossed, "The mean.", _flat(crossed, values))
 
 
 def by_lasso(
@@ -105,10 +113,17 @@ def by_lasso(
 
 
 def by_trees(
-  masks: base.Masks, values: np.ndarray, folds: np.ndarray
+  masks: base.Masks,
+  values: np.ndarray,
+  folds: np.ndarray,
+  max_order: int | None = None,
 ) -> Member:
-  """ProxySPEX: boosted trees, cut and refitted only where validation gains."""
-  found = proxyspex.fit(masks, values, folds=folds)
+  """ProxySPEX: boosted trees, cut and refitted only where validation gains.
+
+  No tree is deeper than `max_order`, nor than 5.
+  """
+  depth = min(max_order or _DEEPEST, _DEEPEST)
+  found = proxyspex.fit(masks, values, folds=folds, max_order=depth)
   errors = _flat(found.predictions, values)
   note = " ".join(found.notes)
   return Member("proxyspex", found.fourier, found.predictions, note, errors)
@@ -116,13 +131,16 @@ def by_trees(
 
 def by_gaussian(
   masks: base.Masks, values: np.ndarray, max_order: int | None = None
-) -> Member:
+) -> list[Member]:
   """A Gaussian process, read out as its largest coefficients, with errors.
 
+  And the same reweighted, where there are masks enough and no `max_order`.
+
   How far relevances may spread follows from the masks to a player: little
-  below 2, far above 4, and by crossed predictions between. Beyond
+  below 2, far above 8, and by crossed predictions between. Beyond
   `most_masks()` the process sees a part of the samples, and the others test
-  it.
+  it. With a `max_order`, its crossed predictions are those of processes
+  fitted to the other folds and read out to that order.
   """
   limit = most_masks()
   order = regress.spread_order(len(values))
@@ -134,7 +152,7 @@ def by_gaussian(
   spreads = gaussian.SPREADS
   if masks_each < 2:
     spreads = spreads[:1]
-  elif masks_each >= 4:
+  elif masks_each >= 8:
     spreads = spreads[-1:]
   trials = [
     gaussian.cross_predict(seen, y, spread=spread, groups=groups)
@@ -144,11 +162,24 @@ def by_gaussian(
   errors = [(((trial.mean - y) / size) ** 2).mean() for trial in trials]
   best = int(np.argmin(errors))
   trial, spread = trials[best], spreads[best]
-  posterior = gaussian.fit(seen, y, spread=spread)
+  # A step costs the cube: half of many masks tune nearly as well.
+  most_tuned = int(np.clip(len(rows) // 2, 1024, 2048))
+  posterior = gaussian.fit(seen, y, spread=spread, most_tuned=most_tuned)
   crossed = np.empty(len(values))
   crossed[rows] = trial.mean
   crossed[rest] = gaussian.predict(posterior, masks[rest])[0]
   out = readout.expand(posterior, MOST_TERMS, max_order=max_order)
+  if max_order is not None and max_order < masks.shape[1]:
+    # The process has sets of all orders: what is read out predicts less.
+    folds = np.empty(len(rows), np.int64)
+    folds[regress.spread_order(len(rows))] = np.arange(len(rows)) % FOLDS
+
+    def limited(train):
+      part = gaussian.fit(seen[train], y[train], spread=spread)
+      return readout.expand(part, MOST_TERMS, max_order=max_order).fourier
+
+    crossed[rows] = _crossed(seen, y, folds, limited)
+    crossed[rest] = lasso.evaluate(masks[rest], out.fourier)
   # What the process believes of its errors, corrected by those it made.
   honest = np.sqrt(np.mean(((trial.mean - y) / trial.std) ** 2))
 
@@ -165,7 +196,21 @@ def by_gaussian(
     note += " Its likelihood could not be followed to the end: not finite."
   elif rising > _RISING:
     note += f" Its likelihood was still rising, by {rising:.1f} nats a step."
-  return Member("gaussian", out.fourier, crossed, note, std)
+  process = Member("gaussian", out.fourier, crossed, note, std)
+  if masks_each < 2 or len(rows) < _LEAST_REWEIGHTED or max_order is not None:
+    return [process]
+  left = np.empty(len(rows))
+  for part, params in trial.groups:
+    others = np.delete(np.arange(len(rows)), part)
+    blind = gaussian.condition_on(params, seen[others], y[others])
+    left[part] = reweighted.fit(blind, seen, y).left_out[part]
+  found = reweighted.fit(posterior, seen, y, MOST_TERMS)
+  crossed = np.empty(len(values))
+  crossed[rows] = left
+  crossed[rest] = lasso.evaluate(masks[rest], found.fourier)
+  note = "The process with a variance for each of its largest sets."
+  again = Member("gaussian reweighted", found.fourier, crossed, note, std)
+  return [process, again]
 
 
 def most_masks() -> int:

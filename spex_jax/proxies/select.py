@@ -21,6 +21,8 @@ _REPEATABLE = 1e-6  # Differences below this share of max|f| are rounding.
 _ROUNDING = 1e-13  # Share of max|f| below which differences are rounding.
 _ALMOST = 1e-5  # Share of the deviation that an exact scan may leave.
 _PLANTED = 0.5  # R^2 of the quick proxies below which a plan is tried.
+# The best of many fits to noise looks better than the mean by about as much.
+_SURE = 2.0  # Standard errors of the gain over the mean.
 _LEAST_SPLIT = 8  # Fewer samples are not split to compare decoders.
 MASK_BYTES = 1 << 28  # Masks held unpacked at once.
 LASSO_ORDER = 2
@@ -79,7 +81,7 @@ def by_proxies(
     samples: at least one mask. Fewer than 8 are answered by order 1, fewer
       than 3 by their mean.
     method: one of `PROXIES`, or "auto".
-    max_order: of the sets of "gram", "gaussian" and the lasso (at most 2).
+    max_order: of the sets; the lasso's are of at most 2, the trees' of 5.
   """
   num_masks = len(samples.masks)
   if num_masks < 3:
@@ -118,7 +120,8 @@ def _best(masks, values, folds, method, max_order):
   """The answer for one target: members, then a stack of them."""
   alone = members.mean(masks, values)
   if np.ptp(values) <= _ROUNDING * np.abs(values).max():
-    return stack.stack(masks, values, [alone])
+    note = f"All {len(values)} values are equal: only their mean."
+    return stack.stack(masks, values, [alone])._replace(note=note)
   orders = range(1, min(masks.shape[1], max_order or 2, 2) + 1)
 
   def lassos(orders, relaxed, rival=None):
@@ -138,10 +141,10 @@ def _best(masks, values, folds, method, max_order):
     if exact is not None:
       return stack.stack(masks, values, [exact])
   if method in ("auto", "proxyspex"):
-    found.append(members.by_trees(masks, values, folds))
+    found.append(members.by_trees(masks, values, folds, max_order))
   if method in ("auto", "gaussian"):
     try:
-      found.append(members.by_gaussian(masks, values, max_order))
+      found += members.by_gaussian(masks, values, max_order)
     except FloatingPointError:
       if method == "gaussian":
         raise
@@ -161,8 +164,16 @@ def _best(masks, values, folds, method, max_order):
       )
   able = _present(found)
   if method != "auto":
-    able = [stack.best(values, able)]
-  return stack.stack(masks, values, able)
+    return stack.stack(masks, values, [stack.best(values, able)])
+  spoken = stack.stack(masks, values, able)
+  gain, error = stack.gain(values, spoken.crossed, alone.crossed)
+  if gain > _SURE * error:
+    return spoken
+  note = (
+    f"Spoken by mean: the others gain R^2 {gain:.3f} over it on values not "
+    f"seen, under twice its standard error, {error:.3f}."
+  )
+  return stack.stack(masks, values, [alone])._replace(note=note)
 
 
 def _present(found):
@@ -467,8 +478,12 @@ def _means(samples):
 
 
 def _prefers_spex(scores):
-  # Far sparser, it speaks unless it leaves a tenth more unexplained.
-  return 1 - scores[0] <= 1.1 * (1 - scores[1])
+  # Far sparser, it speaks unless it leaves a tenth more unexplained; but not
+  # where it is worse than the mean.
+  by_spex, by_rival = scores
+  if by_spex < 0:
+    return by_spex >= by_rival
+  return 1 - by_spex <= 1.1 * (1 - by_rival)
 
 
 def _comparison(scores, where):

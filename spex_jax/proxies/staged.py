@@ -67,7 +67,7 @@ def _by_plan(ask, key, max_order, strict):
   # The last ones make room for the probes, if these are asked.
   waiting = 0 if left >= _PROBES else _PROBES
   early = masks[: len(masks) - waiting]
-  test, state = _test(ask, early, strict)
+  test, state, probes = _test(ask, early, strict)
   if state == "constant":
     return _constant(n, test.values, notes, ask.asked), test
   if state == "probed":
@@ -75,7 +75,7 @@ def _by_plan(ask, key, max_order, strict):
   else:
     later = masks[len(early) :]
     test = test.join(select.Samples(later, ask(later)))
-  answer = select.by_spex(plan, _ask_plan(ask, plan, distinct))
+  answer = select.by_spex(plan, _ask_plan(ask, plan, distinct, probes))
   return answer._replace(notes=notes + answer.notes), test
 
 
@@ -102,18 +102,20 @@ def _by_proxies(ask, key, method, max_order, strict, goal):
   else:
     num_scouts = budget - num_held
   masks = _draw(mask_key, num_held + num_scouts, n, exclude)
-  test, state = _test(ask, masks[:num_held], strict)
+  test, state, probes = _test(ask, masks[:num_held], strict)
   if state == "constant":
     return _constant(n, test.values, notes, ask.asked), test
   if state == "probed":
     notes.append(_RARE)
-  rest = masks[num_held : num_held + budget - ask.asked]
   if plan is None:
+    rest = masks[num_held : num_held + budget - ask.asked]
     answer = _in_stages(ask, method, None, rest, test, max_order, goal)
     return answer._replace(notes=notes + answer.notes), test
-  scouts = select.Samples(rest, ask(rest))
-  suspect = select.suspects_planted(scouts, max_order)
   distinct = _distinct(plan)
+  num_scouts = min(num_scouts, budget - ask.asked - len(distinct.first))
+  masks = masks[: num_held + num_scouts]  # The probes may take two of them.
+  scouts = select.Samples(masks[num_held:], ask(masks[num_held:]))
+  suspect = select.suspects_planted(scouts, max_order)
   # What the plan, if it is asked, leaves of the budget.
   left = budget - ask.asked - (len(distinct.first) if suspect else 0)
   known = np.concatenate([exclude if suspect else corners, masks])
@@ -126,7 +128,7 @@ def _by_proxies(ask, key, method, max_order, strict, goal):
     "for as well."
   )
   uniform = scouts.join(select.Samples(rest, ask(rest)))
-  values = _ask_plan(ask, plan, distinct)
+  values = _ask_plan(ask, plan, distinct, probes)
   answer = select.compare(plan, values, uniform, max_order)
   if goal is not None:
     notes.append(_told(goal, answer, test, ask))
@@ -161,7 +163,7 @@ def _draw(key, count, n, exclude):
 
 
 def _test(ask, masks, strict):
-  """Asks held-out masks: the samples, and what they look like.
+  """Asks held-out masks: the samples, what they look like, and the probes.
 
   "constant": the full and the empty mask have the same value, too; "probed":
   they do not, and were asked; "": they vary.
@@ -169,10 +171,11 @@ def _test(ask, masks, strict):
   test = select.Samples(masks, ask(masks))
   ask.repeat(*test, strict=strict)
   if not ask_lib.is_constant(test.values):
-    return test, ""
+    return test, "", None
   probes = ask(_corners(ask.n))
   both = np.concatenate([test.values, probes])
-  return test, "constant" if ask_lib.is_constant(both) else "probed"
+  state = "constant" if ask_lib.is_constant(both) else "probed"
+  return test, state, probes
 
 
 def _in_stages(ask, method, scouts, rest, test, max_order, goal):
@@ -212,7 +215,7 @@ def _told(goal, answer, test, ask):
   )
 
 
-def _ask_plan(ask, plan, distinct):
+def _ask_plan(ask, plan, distinct, probes):
   """Values `[N, T]` of a plan, whose distinct masks are made by ranges."""
   first, inverse = distinct
   size = max(1, (1 << 25) // ask.n)
@@ -221,8 +224,20 @@ def _ask_plan(ask, plan, distinct):
     stop = min(start + size, plan.num_masks)
     rows = first[(first >= start) & (first < stop)] - start
     if len(rows):
-      parts.append(ask(plan.masks(start, stop)[rows]))
+      parts.append(_ask_new(ask, plan.masks(start, stop)[rows], probes))
   return np.concatenate(parts)[inverse]
+
+
+def _ask_new(ask, masks, probes):
+  """Values of masks, but of the full and the empty one if they are known."""
+  if probes is None:
+    return ask(masks)
+  full, empty = masks.all(axis=1), ~masks.any(axis=1)
+  values = np.empty((len(masks), probes.shape[1]))
+  values[full], values[empty] = probes
+  new = ~(full | empty)
+  values[new] = ask(masks[new])
+  return values
 
 
 def _constant(n, values, notes, asked):

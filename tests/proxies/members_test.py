@@ -3,8 +3,15 @@
 import numpy as np
 import pytest
 
-from spex_jax.fourier import lasso, score, sparse
-from spex_jax.proxies import boosting, gaussian, members, proxyspex, stack
+from spex_jax.fourier import lasso, regress, score, sparse
+from spex_jax.proxies import (
+  boosting,
+  gaussian,
+  members,
+  proxyspex,
+  readout,
+  stack,
+)
 
 _SHAPE = 40, 6  # Of nearly every process here: a compilation takes seconds.
 
@@ -38,7 +45,7 @@ def _by_gram(masks, values, folds):
 
 
 def _by_gaussian(masks, values, folds):
-  return members.by_gaussian(masks, values)
+  return members.by_gaussian(masks, values)[0]
 
 
 def _score(member, values):
@@ -134,11 +141,18 @@ def test_a_process_and_its_errors():
 
 def test_an_order_limits_the_sets_of_a_process():
   masks, values, _ = _data()
-  found = members.by_gaussian(masks, values, max_order=1)
+  found = members.by_gaussian(masks, values, max_order=1)[0]
   assert found.function.orders.max() == 1
-  whole = members.by_gaussian(masks, values)
-  np.testing.assert_array_equal(found.crossed, whole.crossed)
+  whole = members.by_gaussian(masks, values)[0]
   assert whole.function.orders.max() > 1
+  # What is left out predicts nothing: each fold by the others' order 1.
+  held = regress.spread_order(len(values))[:: members.FOLDS]
+  rest = np.delete(np.arange(len(values)), held)
+  part = gaussian.fit(masks[rest], values[rest], spread=gaussian.SPREADS[-1])
+  alone = readout.expand(part, members.MOST_TERMS, max_order=1).fourier
+  np.testing.assert_allclose(
+    found.crossed[held], alone(masks[held]), rtol=1e-9, atol=1e-9
+  )
 
 
 def test_masks_beyond_the_limit_test_a_process(monkeypatch):

@@ -1,0 +1,111 @@
+"""A Gaussian process whose largest coefficients get a variance of their own.
+
+A product kernel ties the variance of F({i, j}) to rho_i rho_j; real functions
+have pairs that matter among players whose other pairs do not. One step of
+expectation maximisation on the variance of each of the K largest coefficients
+(automatic relevance determination: Tipping 2001, equation 16) replaces the
+kernel's w_S by E[F(S)^2] = mean^2 + variance; all other sets keep theirs.
+
+Shapes: n players, B masks, K sets, D the largest order.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spex_jax import base
+from spex_jax.fourier import regress, sparse
+from spex_jax.proxies import gaussian, readout, spectrum
+
+_SETS = 1024  # With a variance each.
+_LEAST_VISITED = 1 << 13
+
+
+class Reweighted(NamedTuple):
+  """A function, and predictions of each sample without it.
+
+  Attributes:
+    fourier: its largest coefficients.
+    left_out: `[B]` each value given all others, in the units of the values.
+  """
+
+  fourier: sparse.SparseFourier
+  left_out: np.ndarray
+
+
+def fit(
+  posterior: gaussian.Posterior,
+  masks: base.Masks,
+  values: base.Values,
+  num_terms: int = _SETS,
+) -> Reweighted:
+  """Conditions the reweighted process on samples.
+
+  Args:
+    posterior: whose coefficients give the variances. Where it has not seen a
+      value, its `left_out` is honest.
+    masks: bool `[B, n]`, those of the posterior or more.
+    values: `[B]`.
+    num_terms: of the result, besides the empty set.
+  """
+  # Sets of low prior variance are not among the largest.
+  most = max(4 * num_terms, _LEAST_VISITED)
+  out = readout.expand(posterior, num_terms, most=most).fourier
+  players = np.asarray(out.players)
+  own = spectrum.prior_variance(posterior.params, players)
+  mean = spectrum.coefs(posterior, players) / posterior.scale
+  std = spectrum.standard_errors(posterior, players) / posterior.scale
+  variance = np.where(
+    (players < posterior.n).any(axis=1) & (np.arange(len(own)) <= _SETS),
+    mean**2 + std**2,
+    own,
+  )
+  signs = 1.0 - 2.0 * masks
+  unit = (values - posterior.mean) / posterior.scale
+  changed = np.flatnonzero(variance != own)
+  x = regress.design(masks, players[changed], dtype=np.float64)
+  with jax.enable_x64(True), regress.one_blas_thread():
+    weights, precision = map(
+      np.asarray,
+      _condition(posterior.params, signs, unit, x, (variance - own)[changed]),
+    )
+  if not np.isfinite(weights).all():
+    raise FloatingPointError("The reweighted kernel is not positive definite.")
+  with regress.one_blas_thread():
+    sums = weights @ regress.design(masks, players, dtype=np.float64)
+  empty = (players == posterior.n).all(axis=1)
+  coefs = sums * variance * posterior.scale
+  coefs += np.where(empty, posterior.mean, 0.0)
+  left = (unit - weights / precision) * posterior.scale + posterior.mean
+  fourier = sparse.SparseFourier.from_players(posterior.n, players, coefs)
+  return Reweighted(fourier, left)
+
+
+def condition(
+  params: gaussian.Params,
+  signs: jax.Array,
+  values: jax.Array,
+  characters: jax.Array,
+  more: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """Weights `[B]` and the diagonal of the inverse `[B]`.
+
+  Args:
+    params: of the kernel.
+    signs: `[B, n]`.
+    values: `[B]`, standardised.
+    characters: `[B, K]` of the sets whose variance changes.
+    more: `[K]` by how much; may be negative, as the sum stays positive.
+  """
+  gram = gaussian.kernel(params, signs, signs)
+  gram += (characters * more[None]) @ characters.T
+  noise = jnp.exp(params.noise) + gaussian.LEAST_NOISE
+  identity = jnp.eye(len(values), dtype=values.dtype)
+  factor = jnp.linalg.cholesky(gram + noise * identity)
+  half = jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
+  return half.T @ (half @ values), (half**2).sum(axis=0)
+
+
+_condition = jax.jit(condition)
