@@ -6,7 +6,7 @@ import pytest
 
 from spex_jax.fourier import sparse, spex
 from spex_jax.masks import sampling
-from spex_jax.proxies import select
+from spex_jax.proxies import select, stack
 
 
 def _samples(n, num_masks, fn):
@@ -126,3 +126,52 @@ def test_exact_spex_is_not_compared(monkeypatch):
   monkeypatch.setattr(select, "by_proxies", None)
   answer = select.by_plan(plan, truth(plan.masks())[:, None])
   assert answer.method == "spex" and "last digits" in answer.notes[-1]
+
+
+@pytest.mark.parametrize(
+  "spoken, rival, speaks",
+  [
+    (0.9, 0.905, True),  # A tenth more unexplained, and far sparser.
+    (0.9, 0.92, False),
+    (-0.05, -0.01, False),  # Within a tenth, but worse than the mean.
+    (-0.01, -0.01, True),
+    (-0.01, -0.5, True),
+  ],
+)
+def test_spex_speaks_unless_it_is_worse_than_the_mean(
+  monkeypatch, spoken, rival, speaks
+):
+  scores = iter([spoken, rival])
+  monkeypatch.setattr(select, "r2", lambda *_: np.asarray([next(scores)]))
+  plan = spex.make_plan(jax.random.key(0), 12, b=2, t=2)
+  truth = _function(12, {(0, 1): 1.0, (2,): 1.0})
+  monkeypatch.setattr(select, "by_spex", _Fixed("spex", [truth]))
+  monkeypatch.setattr(select, "by_proxies", _Fixed("lasso", [truth]))
+  monkeypatch.setattr(select, "is_explained", lambda *_: False)
+  answer = select.by_plan(plan, truth(plan.masks())[:, None])
+  assert answer.method == ("spex" if speaks else "lasso")
+
+
+def test_an_order_limits_every_member():
+  terms = {(0,): 1.0, (1,): -1.0, (2, 3, 4): 2.0, (5, 6): 0.5}
+  noise = np.random.default_rng(0).normal(size=136)
+  samples = _samples(12, 136, lambda m: _function(12, terms)(m) + 0.3 * noise)
+  answer = select.by_proxies(samples, max_order=1)
+  assert answer.functions[0].orders.max() == 1
+  # Of the energy, 2 in 6.25 is of order 1; .09 is noise.
+  guess = answer.crossed[:, 0]
+  left = ((guess - samples.values[:, 0]) ** 2).mean()
+  assert left > 0.5 * samples.values.var()
+
+
+def test_a_gain_is_told_with_its_error():
+  rng = np.random.default_rng(0)
+  values = rng.normal(size=4000) * 1e200
+  better = values * 0.5
+  gain, error = stack.gain(values, better, np.zeros(4000))
+  # Errors are halved: R^2 rises by 3/4; squares have a deviation of
+  # sqrt(2), and so the mean of 3/4 of them has one of .75 sqrt(2 / 4000).
+  unit = values / 1e200
+  np.testing.assert_allclose(gain, 0.75 * (unit**2).mean() / unit.var())
+  np.testing.assert_allclose(error, 0.75 * np.sqrt(2 / 4000), rtol=0.1)
+  assert stack.gain(values, better, better) == (0, 0)
