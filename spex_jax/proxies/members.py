@@ -28,6 +28,7 @@ _SCAN_FLOPS = 1e11  # Of one Gram scan.
 LEAST_SCANNED = 64  # Masks below which every set looks significant.
 _DEEPEST = 5  # Trees, as in the paper.
 _RISING = 1.0  # Nats a step above which a fit says that it was cut short.
+_ROUNDING = 1e-12  # Share of max|f|.
 _LEAST_REWEIGHTED = 256  # Masks below which variances are noise.
 _PAIRS_TO_A_MASK = 40  # Twice the pairs that are worth screening.
 _HOPELESS = 1.1  # Times the error of the best: not worth the other folds.
@@ -286,5 +287,6 @@ def _flat(crossed, values):
   """Errors of regression on characters, which random masks leave orthogonal."""
   scale = np.abs(values).max() or 1.0
   spread = np.sqrt((((crossed - values) / scale) ** 2).mean())
-  size = scale * spread / np.sqrt(len(values))
+  # Errors of rounding size are none.
+  size = scale * (spread > _ROUNDING) * spread / np.sqrt(len(values))
   return lambda players: np.full(len(players), size)
