@@ -80,7 +80,7 @@ def fit(
   coefs += np.where(empty, posterior.mean, 0.0)
   left = (unit - weights / precision) * posterior.scale + posterior.mean
   fourier = sparse.SparseFourier.from_players(posterior.n, players, coefs)
-  return Reweighted(fourier, left)
+  return Reweighted(fourier, np.asarray(left))
 
 
 def condition(
