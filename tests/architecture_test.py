@@ -203,28 +203,31 @@ def test_a_long_file_is_found(tmp_path):
 _PROBE = """
 import time
 start = time.perf_counter()
+import jax
+middle = time.perf_counter()
 import spex_jax
-seconds = time.perf_counter() - start
+end = time.perf_counter()
 import sys
 from jax._src import xla_bridge
 assert not xla_bridge._backends, f"backends: {list(xla_bridge._backends)}"
 for name in ("torch", "tensorflow", "scipy", "sklearn", "matplotlib",
              "orbax", "optax"):
   assert name not in sys.modules, f"{name} was imported"
-print(seconds)
+print((end - middle) / (middle - start))
 """
 
 
 def test_import_is_quick_and_starts_no_backend():
-  # The best of three, after one that fills the file cache.
-  seconds = []
+  # Beside JAX's own import, half of which it takes on an idle machine: a busy
+  # one slows both. The best of three, after one that fills the file cache.
+  shares = []
   for _ in range(4):
     run = subprocess.run(
       [sys.executable, "-c", _PROBE], cwd=_ROOT, text=True, capture_output=True
     )
     assert run.returncode == 0, run.stderr
-    seconds.append(float(run.stdout))
-  assert min(seconds[1:]) < 1.5, f"import took {seconds} s"
+    shares.append(float(run.stdout))
+  assert min(shares[1:]) < 1, f"import took {shares} times that of jax"
 
 
 def test_the_probe_sees_a_backend():
