@@ -57,7 +57,11 @@ help:
 demo: $(env)/.spex-core
 	"$(env)/bin/spex" explain
 
-test: check $(if $(has311),test-3.11) $(if $(has312),test-3.12)
+# Side by side: most of a run is compilation, on one core.
+test: check
+	$(MAKE) --no-print-directory -j2 \
+	  $(if $(filter output-sync,$(.FEATURES)),-Otarget) \
+	  $(if $(has311),test-3.11) $(if $(has312),test-3.12)
 
 check: $(env_dev)/.spex-all
 	"$(env_dev)/bin/ruff" check $(sources)
