@@ -2,6 +2,9 @@
 
 import hypothesis
 import jax
+import pytest
+
+from spex_jax.report import progress
 
 # Broadcasting of ranks must be written out.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -13,3 +16,9 @@ hypothesis.settings.register_profile(
   "spex", deadline=None, max_examples=30, derandomize=True, database=None
 )
 hypothesis.settings.load_profile("spex")
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch):
+  """No line says "decoding" because a test's machine is slow."""
+  monkeypatch.setattr(progress, "_QUIET_SECONDS", 3600.0)
