@@ -121,6 +121,14 @@ def kernel(params: Params, left: jax.Array, right: jax.Array) -> jax.Array:
   return product + linear + jnp.exp(params.constant)
 
 
+def inverse_factor(params: Params, gram: jax.Array) -> jax.Array:
+  """Lower H of H^T H = (gram + noise)^-1, `[B, B]`; NaN if there is none."""
+  identity = jnp.eye(len(gram), dtype=gram.dtype)
+  noise = jnp.exp(params.noise) + LEAST_NOISE
+  factor = jnp.linalg.cholesky(gram + noise * identity)
+  return jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
+
+
 def objective(
   params: Params,
   signs: jax.Array,
@@ -138,14 +146,11 @@ def objective(
     values: `[B]`, standardised.
     spread: see the module header.
   """
-  identity = jnp.eye(len(values), dtype=values.dtype)
   gram = kernel(params, signs, signs)
   noise = jnp.exp(params.noise) + LEAST_NOISE
-  fixed = jax.lax.stop_gradient(gram + noise * identity)
-  factor = jnp.linalg.cholesky(fixed)
-  half = jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
+  half = jax.lax.stop_gradient(inverse_factor(params, gram))
   weights = half.T @ (half @ values)
-  nats = 0.5 * values @ weights + jnp.log(jnp.diagonal(factor)).sum()
+  nats = 0.5 * values @ weights - jnp.log(jnp.diagonal(half)).sum()
   slope = 0.5 * (half.T @ half - jnp.outer(weights, weights))
   slope = jax.lax.stop_gradient(slope)
   path = jnp.sum(slope * gram) + noise * jnp.trace(slope)
@@ -211,11 +216,7 @@ def condition(
   params: Params, signs: jax.Array, values: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   """`(weights [B], inverse [B, B])` of `Posterior`."""
-  gram = kernel(params, signs, signs)
-  noise = jnp.exp(params.noise) + LEAST_NOISE
-  identity = jnp.eye(len(values), dtype=values.dtype)
-  factor = jnp.linalg.cholesky(gram + noise * identity)
-  half = jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
+  half = inverse_factor(params, kernel(params, signs, signs))
   inverse = half.T @ half
   return inverse @ values, inverse
 

@@ -101,12 +101,12 @@ def by_lasso(
     )[0]
 
   n = masks.shape[1]
-  if rival is not None and (
-    (order == 2 and n * (n - 1) > _PAIRS_TO_A_MASK * len(values))
-    or _hopeless(masks, values, folds, rival, fit)
-  ):
+  many = order == 2 and n * (n - 1) > _PAIRS_TO_A_MASK * len(values)
+  if rival is not None and many:
     return None
-  crossed = _crossed(masks, values, folds, fit)
+  crossed = _crossed(masks, values, folds, fit, rival)
+  if crossed is None:
+    return None
   function = fit(np.ones(len(values), bool))
   note = f"Lasso on sets of up to {order}."
   name = f"lasso{order}" + " relaxed" * relaxed
@@ -258,29 +258,32 @@ def by_gram(
     found = regress.refit(masks[rows], values[rows], sets, penalty="ridge")
     return sparse.SparseFourier.from_players(n, sets, found.coefs)
 
-  if rival is not None and _hopeless(masks, values, folds, rival, fit):
+  crossed = _crossed(masks, values, folds, fit, rival)
+  if crossed is None:
     return None
-  crossed = _crossed(masks, values, folds, fit)
   function = fit(np.ones(len(values), bool))
   note = f"Gram scan of all sets of up to {order}."
   return Member("gram", function, crossed, note, _flat(crossed, values))
 
 
-def _crossed(masks, values, folds, fit):
+def _crossed(masks, values, folds, fit, rival=None):
+  """Each fold by a fit to the others, `[B]`.
+
+  None where the first fold leaves far more than the rival does there.
+  """
+  scale = np.abs(values).max() or 1.0
   out = np.empty(len(values))
-  for fold in np.unique(folds):
+  for fold in dict.fromkeys(folds.tolist()):
     held = folds == fold
     out[held] = lasso.evaluate(masks[held], fit(~held))
+    if rival is not None:
+      error, least = (
+        (((guess - values)[held] / scale) ** 2).sum() for guess in (out, rival)
+      )
+      if error > _HOPELESS * least:
+        return None
+      rival = None  # Told.
   return out
-
-
-def _hopeless(masks, values, folds, rival, fit):
-  """Whether the first fold leaves far more than the rival does there."""
-  first = folds == folds[0]
-  guess = lasso.evaluate(masks[first], fit(~first))
-  scale = np.abs(values).max() or 1.0
-  error = (((guess - values[first]) / scale) ** 2).sum()
-  return error > _HOPELESS * (((rival - values)[first] / scale) ** 2).sum()
 
 
 def _flat(crossed, values):

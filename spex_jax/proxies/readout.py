@@ -51,9 +51,8 @@ def expand(
     most: sets of two or more players that are looked at, at most; every
       player is looked at.
   """
-  n, params = posterior.n, posterior.params
-  log_rho = -np.logaddexp(0.0, -params.relevance)
-  level = float(params.amplitude - np.log1p(np.exp(log_rho)).sum())
+  n = posterior.n
+  log_rho, level = spectrum.levels(posterior.params)
   order = np.argsort(-log_rho, kind="stable")
   depth = n if max_order is None else min(n, max_order)
   rows, cut = visit(log_rho[order], most, depth)

@@ -12,7 +12,6 @@ Shapes: n players, B masks, K sets, D the largest order.
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
@@ -55,26 +54,24 @@ def fit(
   out = readout.expand(posterior, num_terms, most=most).fourier
   players = np.asarray(out.players)
   own = spectrum.prior_variance(posterior.params, players)
-  mean = spectrum.coefs(posterior, players) / posterior.scale
-  std = spectrum.standard_errors(posterior, players) / posterior.scale
-  variance = np.where(
-    (players < posterior.n).any(axis=1) & (np.arange(len(own)) <= _SETS),
-    mean**2 + std**2,
-    own,
-  )
+  # The empty set comes first, the others by size.
+  changed = np.flatnonzero((players < posterior.n).any(axis=1))[:_SETS]
+  mean = np.asarray(out.coefs)[changed] / posterior.scale
+  std = spectrum.standard_errors(posterior, players[changed]) / posterior.scale
+  variance = own.copy()
+  variance[changed] = mean**2 + std**2
   signs = 1.0 - 2.0 * masks
   unit = (values - posterior.mean) / posterior.scale
-  changed = np.flatnonzero(variance != own)
-  x = regress.design(masks, players[changed], dtype=np.float64)
+  x = regress.design(masks, players, dtype=np.float64)
+  more = (variance - own)[changed]
   with jax.enable_x64(True), regress.one_blas_thread():
     weights, precision = map(
       np.asarray,
-      _condition(posterior.params, signs, unit, x, (variance - own)[changed]),
+      _condition(posterior.params, signs, unit, x[:, changed], more),
     )
+    sums = weights @ x
   if not np.isfinite(weights).all():
     raise FloatingPointError("The reweighted kernel is not positive definite.")
-  with regress.one_blas_thread():
-    sums = weights @ regress.design(masks, players, dtype=np.float64)
   empty = (players == posterior.n).all(axis=1)
   coefs = sums * variance * posterior.scale
   coefs += np.where(empty, posterior.mean, 0.0)
@@ -101,10 +98,7 @@ def condition(
   """
   gram = gaussian.kernel(params, signs, signs)
   gram += (characters * more[None]) @ characters.T
-  noise = jnp.exp(params.noise) + gaussian.LEAST_NOISE
-  identity = jnp.eye(len(values), dtype=values.dtype)
-  factor = jnp.linalg.cholesky(gram + noise * identity)
-  half = jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
+  half = gaussian.inverse_factor(params, gram)
   return half.T @ (half @ values), (half**2).sum(axis=0)
 
 

@@ -80,13 +80,18 @@ def standard_errors(
   return np.sqrt(np.maximum(left, 0.0)) * posterior.scale
 
 
+def levels(params: gaussian.Params) -> tuple[np.ndarray, float]:
+  """log rho `[n]`, and log a - sum log(1 + rho): the w of the product part."""
+  log_rho = -np.logaddexp(0.0, -params.relevance)
+  return log_rho, float(params.amplitude - np.log1p(np.exp(log_rho)).sum())
+
+
 def prior_variance(params: gaussian.Params, players: base.Array) -> np.ndarray:
   """w_S of K sets, `[K]`, the linear and constant parts included."""
   players = np.asarray(players)
   n = len(params.relevance)
   sizes = (players < n).sum(axis=1)
-  log_rho = -np.logaddexp(0.0, -params.relevance)
-  level = params.amplitude - np.log1p(np.exp(log_rho)).sum()
+  log_rho, level = levels(params)
   out = np.exp(level + np.append(log_rho, 0.0)[players].sum(axis=1))
   if players.shape[1]:
     linear = np.append(np.exp(params.linear), 0.0)
@@ -101,9 +106,10 @@ def energy(posterior: gaussian.Posterior) -> float:
   Parseval: the kernel with squared feature weights is a product kernel too.
   """
   params = posterior.params
-  rho = np.exp(-np.logaddexp(0.0, -params.relevance))
+  log_rho, log_empty = levels(params)
+  rho = np.exp(log_rho)
   signs, weights = posterior.signs, posterior.weights
-  log_level = 2 * (params.amplitude - np.log1p(rho).sum())
+  log_level = 2 * log_empty
   slope = np.arctanh(rho**2)
   level = log_level + 0.5 * np.log1p(-(rho**4)).sum()
   total = 0.0
@@ -113,7 +119,7 @@ def energy(posterior: gaussian.Posterior) -> float:
     product = np.exp(level + (rows * slope) @ signs.T)
     total += float(weights[first : first + size] @ (product @ weights))
   singles = signs.T @ weights
-  own = np.exp(params.amplitude - np.log1p(rho).sum()) * rho
+  own = np.exp(log_empty) * rho
   linear = np.exp(params.linear)
   total += float(((linear**2 + 2 * own * linear) * singles**2).sum())
   total -= float(np.exp(log_level) * weights.sum() ** 2)
