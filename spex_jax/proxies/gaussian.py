@@ -16,6 +16,13 @@ logit rho_i are normal about their own means with standard deviation `spread`.
 Near 0 all players share one relevance, which is what can be learnt where they
 outnumber the masks; a wide spread lets each have its own.
 
+Where many masks tell of each player, directions in the space of players can be
+learnt too, as a network's first layer has them: the product is multiplied by
+exp(s V V^T s' - |V|^2), and `proxies.mixed` reads the coefficients. V `[n, r]`
+is D / sqrt(10 n + 3 |D|^2), with a standard normal prior on the entries of D,
+so that |V|^2 < 1/3: from 1/2 on, k(s, s) has no mean over s that is bounded in
+n, a few masks hold all of the prior variance, and the likelihood runs away.
+
 Values are centred and scaled first, so parameters have no units.
 
 Shapes: n players, B masks.
@@ -37,6 +44,8 @@ _FIRST = 512  # Masks of the first, cheap steps.
 _FIRST_STEPS, _FIRST_RATE = 60, 0.15
 _LAST_STEPS, _LAST_RATE = 25, 0.06
 _CROSS_STEPS = 15  # Of a group, in place of `_LAST_STEPS`.
+_RANK = 4  # Directions: 2 do less, 8 need more masks.
+_TURN_STEPS, _TURN_RATE = 30, 0.15  # Where there are directions.
 LEAST_NOISE = 1e-8  # Share of the variance; keeps the Cholesky factor alive.
 CELLS = 1 << 26  # Kernel values, or characters, held at once: 512 MB.
 
@@ -50,6 +59,7 @@ class Params(NamedTuple):
     amplitude: log a.
     constant: log b.
     noise: log of the variance of the noise.
+    directions: `[n, r]` D, no logarithm; empty for a product kernel.
   """
 
   linear: base.Array
@@ -57,6 +67,7 @@ class Params(NamedTuple):
   amplitude: base.Array
   constant: base.Array
   noise: base.Array
+  directions: base.Array = np.zeros((0, 0))
 
 
 @flax.struct.dataclass
@@ -113,12 +124,30 @@ def kernel(params: Params, left: jax.Array, right: jax.Array) -> jax.Array:
   Batched over masks: log(1 + rho s s') = c + d s s' turns the product over
   players into a matrix product.
   """
-  rho = jax.nn.sigmoid(params.relevance)
-  slope = jnp.arctanh(rho)
-  level = jnp.sum(0.5 * jnp.log1p(-(rho**2)) - jnp.log1p(rho))
-  product = jnp.exp(params.amplitude + level + (left * slope[None]) @ right.T)
+  tilt, level = exponent(params, left)
+  product = jnp.exp(level + tilt @ right.T)
   linear = (left * jnp.exp(params.linear)[None]) @ right.T
   return product + linear + jnp.exp(params.constant)
+
+
+def with_directions(params: Params) -> Params:
+  """The same with directions to start from: a draw of their prior."""
+  shape = len(params.relevance), _RANK
+  return params._replace(directions=np.random.default_rng(0).normal(size=shape))
+
+
+def exponent(params: Params, signs: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """u `[B, n]` and level: the product part of k(s, s') is exp(level + u s')."""
+  rho = jax.nn.sigmoid(params.relevance)
+  tilt = signs * jnp.arctanh(rho)[None]
+  level = jnp.sum(0.5 * jnp.log1p(-(rho**2)) - jnp.log1p(rho))
+  level += params.amplitude
+  if params.directions.size:
+    size = jnp.sum(params.directions**2)
+    directions = params.directions / jnp.sqrt(10.0 * len(rho) + 3.0 * size)
+    tilt += (signs @ directions) @ directions.T
+    level -= jnp.sum(directions**2)
+  return tilt, level
 
 
 def inverse_factor(params: Params, gram: jax.Array) -> jax.Array:
@@ -209,6 +238,8 @@ def _prior(params, spread):
   nats = 0.5 * ((params.noise + 3) / 3) ** 2
   for each in (params.linear, params.relevance):
     nats += jnp.sum((each - each.mean()) ** 2) / (2 * spread**2)
+  if params.directions.size:
+    nats += jnp.sum(params.directions**2) / 2
   return nats
 
 
@@ -224,6 +255,7 @@ def condition(
 _tune = jax.jit(tune, static_argnums=4)
 _condition = jax.jit(condition)
 _kernel = jax.jit(kernel)
+_exponent = jax.jit(exponent)
 
 
 def fit(
@@ -240,7 +272,8 @@ def fit(
     masks: bool `[B, n]`, B >= 1, n >= 1.
     values: `[B]`, finite.
     spread: see the module header.
-    params: where to start; then only the last, short round of steps is run.
+    params: where to start; then only the last, short round of steps is run,
+      or that of directions where it has some.
     most_tuned: masks that the parameters are tuned on; all condition. A step
       costs 4 B^3 multiply-adds.
 
@@ -265,7 +298,9 @@ def tuned(signs, unit, spread, params=None, most_tuned=1024, last=_LAST_STEPS):
   if params is None:
     params = start(signs.shape[1])
     steps = [(rows[:_FIRST], _FIRST_STEPS, _FIRST_RATE)]
-  if steps == [] or len(rows) > _FIRST:
+  if params.directions.size:
+    steps = [(rows, _TURN_STEPS, _TURN_RATE)]
+  elif steps == [] or len(rows) > _FIRST:
     steps.append((rows, last, _LAST_RATE))
   rising = np.nan
   with jax.enable_x64(True), regress.one_blas_thread():
@@ -316,23 +351,43 @@ def predict(
   posterior: Posterior, masks: base.Masks
 ) -> tuple[np.ndarray, np.ndarray]:
   """Mean and standard deviation of f at masks, `[B']`; without the noise."""
-  masks = base.check_masks(masks, posterior.n)
-  means, variances = [], []
-  size = max(1, CELLS // len(posterior.weights))
+  means, stds = [np.zeros(0)], [np.zeros(0)]
   params = posterior.params
-  prior = np.exp(params.amplitude) + np.exp(params.linear).sum()
-  prior += np.exp(params.constant)
+  flat = np.exp(params.linear).sum() + np.exp(params.constant)
+  for signs, cross in _crossings(posterior, masks):
+    tilt, level = tilts(params, signs)
+    prior = np.exp(level + (tilt * signs).sum(axis=1)) + flat
+    known = np.einsum("ij,ij->i", cross @ posterior.inverse, cross)
+    means.append(cross @ posterior.weights)
+    stds.append(np.sqrt(np.maximum(prior - known, 0.0)))
+  mean = np.concatenate(means) * posterior.scale + posterior.mean
+  return mean, np.concatenate(stds) * posterior.scale
+
+
+def predict_mean(posterior: Posterior, masks: base.Masks) -> np.ndarray:
+  """As `predict`, without the standard deviation: far cheaper, `[B']`."""
+  means = [np.zeros(0)]
+  for _, cross in _crossings(posterior, masks):
+    means.append(cross @ posterior.weights)
+  return np.concatenate(means) * posterior.scale + posterior.mean
+
+
+def tilts(params: Params, signs: np.ndarray) -> tuple[np.ndarray, float]:
+  """`exponent` in float64, on the host."""
+  with jax.enable_x64(True):
+    tilt, level = _exponent(params, signs)
+  return np.asarray(tilt), float(level)
+
+
+def _crossings(posterior, masks):
+  """Signs of a chunk of masks, and their kernel with the samples."""
+  masks = base.check_masks(masks, posterior.n)
+  size = max(1, CELLS // len(posterior.weights))
   for first in range(0, len(masks), size):
     signs = 1.0 - 2.0 * masks[first : first + size]
     with jax.enable_x64(True):
-      cross = np.asarray(_kernel(params, signs, posterior.signs))
-    means.append(cross @ posterior.weights)
-    known = np.einsum("ij,ij->i", cross @ posterior.inverse, cross)
-    variances.append(np.maximum(prior - known, 0.0))
-  if not means:
-    return np.zeros(0), np.zeros(0)
-  mean = np.concatenate(means) * posterior.scale + posterior.mean
-  return mean, np.sqrt(np.concatenate(variances)) * posterior.scale
+      cross = np.asarray(_kernel(posterior.params, signs, posterior.signs))
+    yield signs, cross
 
 
 def leave_one_out(posterior: Posterior) -> tuple[np.ndarray, np.ndarray]:
@@ -371,6 +426,7 @@ def cross_predict(
   spread: float = SPREADS[-1],
   groups: int = 2,
   most_tuned: int = 1024,
+  turn: Crossed | None = None,
 ) -> Crossed:
   """Each group's values, by parameters tuned on the other groups.
 
@@ -384,6 +440,8 @@ def cross_predict(
     spread: as for `fit`.
     groups: at least 2; fewer masks than groups are a group each.
     most_tuned: as for `fit`.
+    turn: that of a product kernel on the same samples; its groups, and their
+      parameters with directions added.
 
   Raises:
     ValueError: a single mask, or what `fit` refuses.
@@ -395,14 +453,17 @@ def cross_predict(
   signs, unit, mean, scale = _standard(masks, values)
   order = regress.spread_order(len(unit))
   parts = np.array_split(order, max(2, min(groups, len(unit))))
+  begin: list[tuple[np.ndarray, Params | None]] = [(p, None) for p in parts]
+  if turn is not None:
+    begin = [(part, with_directions(params)) for part, params in turn.groups]
   found, worst = [], -np.inf
   middle, width = np.zeros(len(unit)), np.ones(len(unit))
-  for part in parts:
+  for part, params in begin:
     rest = np.delete(np.arange(len(unit)), part)
     # The group must not shift the mean that its values are predicted from.
     own, shift, size = regress.standardise(unit[rest, None])
     tuned_on, rising = tuned(
-      signs[rest], own[:, 0], spread, None, most_tuned, _CROSS_STEPS
+      signs[rest], own[:, 0], spread, params, most_tuned, _CROSS_STEPS
     )
     worst = float(np.maximum(worst, rising))  # NaN stays.
     seen = (unit - shift) / size

@@ -15,7 +15,9 @@ import numpy as np
 from spex_jax import base
 from spex_jax.fourier import gram, lasso, regress, sparse
 from spex_jax.proxies import (
+  boosting,
   gaussian,
+  mixed,
   proxyspex,
   readout,
   reweighted,
@@ -29,8 +31,9 @@ LEAST_SCANNED = 64  # Masks below which every set looks significant.
 _DEEPEST = 5  # Trees, as in the paper.
 _RISING = 1.0  # Nats a step above which a fit says that it was cut short.
 _ROUNDING = 1e-12  # Share of max|f|.
-_LEAST_REWEIGHTED = 256  # Masks below which variances are noise.
+_LEAST_REFINED = 256  # Masks below which finer parameters fit noise.
 _PAIRS_TO_A_MASK = 40  # Twice the pairs that are worth screening.
+_LEAST_TURNED = 4  # Masks to a player that directions need.
 _HOPELESS = 1.1  # Times the error of the best: not worth the other folds.
 # Finer than the default: where little is explained, the step matters.
 _PENALTIES = tuple(10.0 ** (-k / 12) for k in range(31))
@@ -135,83 +138,162 @@ def by_gaussian(
 ) -> list[Member]:
   """A Gaussian process, read out as its largest coefficients, with errors.
 
-  And the same reweighted, where there are masks enough and no `max_order`.
+  And, with masks enough and no `max_order`, the same reweighted, and the same
+  with directions (not where these are hopeless).
 
   How far relevances may spread follows from the masks to a player: little
   below 2, far above 8, and by crossed predictions between. Beyond
   `most_masks()` the process sees a part of the samples, and the others test
   it. With a `max_order`, its crossed predictions are those of processes
   fitted to the other folds and read out to that order.
+
+  Raises:
+    FloatingPointError: a kernel matrix that float64 cannot factorise.
   """
-  limit = most_masks()
-  order = regress.spread_order(len(values))
-  rows, rest = np.sort(order[:limit]), np.sort(order[limit:])
-  seen, y = masks[rows], values[rows]
+  seen = _see(masks, values)
+  masks_each = len(seen.rows) / masks.shape[1]
   # The more players to a mask, the more a group's parameters miss the others.
-  masks_each = len(rows) / masks.shape[1]
-  groups = 4 if len(rows) <= 600 else 3 if masks_each < 2 else 2
+  groups = 4 if len(seen.rows) <= 600 else 3 if masks_each < 2 else 2
   spreads = gaussian.SPREADS
   if masks_each < 2:
     spreads = spreads[:1]
   elif masks_each >= 8:
     spreads = spreads[-1:]
   trials = [
-    gaussian.cross_predict(seen, y, spread=spread, groups=groups)
+    gaussian.cross_predict(
+      seen.masks, seen.values, spread=spread, groups=groups
+    )
     for spread in spreads
   ]
-  size = np.abs(y).max() or 1.0  # Free of units, so that no square overflows.
-  errors = [(((trial.mean - y) / size) ** 2).mean() for trial in trials]
-  best = int(np.argmin(errors))
+  best = int(np.argmin([_error(seen.values, trial.mean) for trial in trials]))
   trial, spread = trials[best], spreads[best]
   # A step costs the cube: half of many masks tune nearly as well.
-  most_tuned = int(np.clip(len(rows) // 2, 1024, 2048))
-  posterior = gaussian.fit(seen, y, spread=spread, most_tuned=most_tuned)
-  crossed = np.empty(len(values))
-  crossed[rows] = trial.mean
-  crossed[rest] = gaussian.predict(posterior, masks[rest])[0]
-  out = readout.expand(posterior, MOST_TERMS, max_order=max_order)
-  if max_order is not None and max_order < masks.shape[1]:
-    # The process has sets of all orders: what is read out predicts less.
-    folds = np.empty(len(rows), np.int64)
-    folds[regress.spread_order(len(rows))] = np.arange(len(rows)) % FOLDS
-
-    def limited(train):
-      part = gaussian.fit(seen[train], y[train], spread=spread)
-      return readout.expand(part, MOST_TERMS, max_order=max_order).fourier
-
-    crossed[rows] = _crossed(seen, y, folds, limited)
-    crossed[rest] = lasso.evaluate(masks[rest], out.fourier)
+  most_tuned = int(np.clip(len(seen.rows) // 2, 1024, 2048))
+  posterior = gaussian.fit(
+    seen.masks, seen.values, spread=spread, most_tuned=most_tuned
+  )
   # What the process believes of its errors, corrected by those it made.
-  honest = np.sqrt(np.mean(((trial.mean - y) / trial.std) ** 2))
+  honest = np.sqrt(np.mean(((trial.mean - seen.values) / trial.std) ** 2))
 
   def std(players):
     return spectrum.standard_errors(posterior, players) * honest
 
+  out = readout.expand(posterior, MOST_TERMS, max_order=max_order)
+  if max_order is not None and max_order < masks.shape[1]:
+    crossed = _limited(seen, spread, max_order)
+    rest = lasso.evaluate(seen.rest_masks, out.fourier)
+  else:
+    crossed = trial.mean
+    rest = gaussian.predict_mean(posterior, seen.rest_masks)
+  note = _process_note(posterior, trial, out)
+  crossed = seen.join(crossed, rest)
+  found = [Member("gaussian", out.fourier, crossed, note, std)]
+  if max_order is not None:
+    return found
+  more = []
+  if masks_each >= 2 and len(seen.rows) >= _LEAST_REFINED:
+    more.append(_reweighted(seen, posterior, trial, std))
+  if masks_each >= _LEAST_TURNED and len(seen.rows) >= _LEAST_REFINED:
+    more.append(_with_directions(seen, posterior, trial, spread, most_tuned))
+  return found + [member for member in more if member is not None]
+
+
+class _Seen(NamedTuple):
+  """Samples that a process sees, by `rows`, and the rest, which test it."""
+
+  rows: np.ndarray
+  masks: np.ndarray
+  values: np.ndarray
+  rest: np.ndarray
+  rest_masks: np.ndarray
+
+  def join(self, crossed, tested):
+    out = np.empty(len(self.rows) + len(self.rest))
+    out[self.rows], out[self.rest] = crossed, tested
+    return out
+
+
+def _see(masks, values):
+  order = regress.spread_order(len(values))
+  limit = most_masks()
+  rows, rest = np.sort(order[:limit]), np.sort(order[limit:])
+  return _Seen(rows, masks[rows], values[rows], rest, masks[rest])
+
+
+def _limited(seen, spread, max_order):
+  """Crossed predictions of what is read out, which lacks larger sets."""
+
+  def fit(train):
+    part = gaussian.fit(seen.masks[train], seen.values[train], spread=spread)
+    return readout.expand(part, MOST_TERMS, max_order=max_order).fourier
+
+  folds = boosting.spread_folds(len(seen.rows), FOLDS)
+  return _crossed(seen.masks, seen.values, folds, fit)
+
+
+def _reweighted(seen, posterior, trial, std):
+  """The process with a variance for each of its largest sets, or None."""
+  left = np.empty(len(seen.rows))
+  try:
+    for part, params in trial.groups:
+      others = np.delete(np.arange(len(left)), part)
+      blind = gaussian.condition_on(
+        params, seen.masks[others], seen.values[others]
+      )
+      left[part] = reweighted.fit(blind, seen.masks, seen.values).left_out[part]
+    found = reweighted.fit(posterior, seen.masks, seen.values, MOST_TERMS)
+  except FloatingPointError:
+    return None
+  crossed = seen.join(left, lasso.evaluate(seen.rest_masks, found.fourier))
+  note = "The process with a variance for each of its largest sets."
+  return Member("gaussian reweighted", found.fourier, crossed, note, std)
+
+
+def _with_directions(seen, posterior, trial, spread, most_tuned):
+  """The process with directions, where they come near it, or None."""
+  try:
+    turned = gaussian.cross_predict(
+      seen.masks, seen.values, spread=spread, turn=trial
+    )
+    error, least = (_error(seen.values, one.mean) for one in (turned, trial))
+    if error > _HOPELESS * least:
+      return None
+    found = gaussian.fit(
+      seen.masks,
+      seen.values,
+      spread=spread,
+      params=gaussian.with_directions(posterior.params),
+      most_tuned=most_tuned,
+    )
+  except FloatingPointError:
+    return None
+  out = mixed.expand(found, MOST_TERMS)
+  crossed = seen.join(
+    turned.mean, gaussian.predict_mean(found, seen.rest_masks)
+  )
+  note = "The process with directions: " + _process_note(found, turned, out)
+  errors = _flat(crossed, seen.values)
+  return Member("gaussian with directions", out.fourier, crossed, note, errors)
+
+
+def _process_note(posterior, trial, out):
   note = (
-    f"Gaussian process on {len(rows)} masks, noise {posterior.noise_std:.3g}; "
-    f"its {int(out.fourier.count) - 1} largest sets leave {out.missed:.1g} of "
-    "its energy."
+    f"Gaussian process on {len(posterior.signs)} masks, noise "
+    f"{posterior.noise_std:.3g}; its {int(out.fourier.count) - 1} largest sets "
+    f"leave {out.missed:.1g} of its energy."
   )
   rising = float(np.maximum(posterior.rising, trial.rising))  # NaN stays.
   if np.isnan(rising):
     note += " Its likelihood could not be followed to the end: not finite."
   elif rising > _RISING:
     note += f" Its likelihood was still rising, by {rising:.1f} nats a step."
-  process = Member("gaussian", out.fourier, crossed, note, std)
-  if masks_each < 2 or len(rows) < _LEAST_REWEIGHTED or max_order is not None:
-    return [process]
-  left = np.empty(len(rows))
-  for part, params in trial.groups:
-    others = np.delete(np.arange(len(rows)), part)
-    blind = gaussian.condition_on(params, seen[others], y[others])
-    left[part] = reweighted.fit(blind, seen, y).left_out[part]
-  found = reweighted.fit(posterior, seen, y, MOST_TERMS)
-  crossed = np.empty(len(values))
-  crossed[rows] = left
-  crossed[rest] = lasso.evaluate(masks[rest], found.fourier)
-  note = "The process with a variance for each of its largest sets."
-  again = Member("gaussian reweighted", found.fourier, crossed, note, std)
-  return [process, again]
+  return note
+
+
+def _error(values, guess):
+  """Mean square, free of units, so that no square overflows."""
+  scale = np.abs(values).max() or 1.0
+  return (((guess - values) / scale) ** 2).mean()
 
 
 def most_masks() -> int:

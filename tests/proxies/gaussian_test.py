@@ -1,6 +1,5 @@
 """A Gaussian process against sums over all characters, in plain NumPy."""
 
-import itertools
 import tracemalloc
 
 import jax
@@ -8,13 +7,10 @@ import numpy as np
 import pytest
 
 from spex_jax.proxies import gaussian, spectrum
+from tests.proxies import process
 
 _EPS = np.finfo(np.float64).eps
 _SHAPE = 40, 6  # Of every fit here: a compilation takes seconds.
-
-
-def _masks(seed, num_masks, n):
-  return np.random.default_rng(seed).random((num_masks, n)) < 0.5
 
 
 def _data(seed=0, noise=0.3):
@@ -25,96 +21,18 @@ def _data(seed=0, noise=0.3):
   return masks, values + noise * rng.normal(size=len(masks))
 
 
-def _noise(params):
-  return np.exp(params.noise) + 1e-8
-
-
-def _gram(params, left, right):
-  """The kernel of signs, a factor for each player."""
-  rho = 1 / (1 + np.exp(-params.relevance))
-  product = np.full((len(left), len(right)), np.exp(params.amplitude))
-  linear = np.zeros_like(product)
-  for i, r in enumerate(rho):
-    same = np.outer(left[:, i], right[:, i])
-    product *= (1 + r * same) / (1 + r)
-    linear += np.exp(params.linear[i]) * same
-  return product + linear + np.exp(params.constant)
-
-
-def _params(rng, n):
-  """Parameters of ordinary size, different for every player."""
-  return gaussian.Params(
-    linear=rng.normal(-1.0, 1.0, n),
-    relevance=rng.normal(-1.0, 1.0, n),
-    amplitude=np.asarray(rng.normal()),
-    constant=np.asarray(rng.normal(-2.0, 1.0)),
-    noise=np.asarray(rng.normal(-2.0, 0.5)),
-  )
-
-
-def _conditioned(params, masks, unit, mean=0.0, scale=1.0):
-  """A process with given parameters, none of them tuned."""
-  signs = 1.0 - 2.0 * masks
-  gram = _gram(params, signs, signs) + _noise(params) * np.eye(len(unit))
-  inverse = np.linalg.inv(gram)
-  return gaussian.Posterior(
-    params,
-    signs,
-    inverse @ unit,
-    inverse,
-    unit,
-    np.float64(mean),
-    np.float64(scale),
-    np.nan,
-  )
-
-
-def _drawn(seed, num_masks, n, mean=3.0, scale=2.0):
+@pytest.mark.parametrize(
+  "seed, n, rank", [(0, 1, 0), (1, 2, 0), (2, 6, 0), (3, 6, 2), (4, 1, 4)]
+)
+def test_kernel_is_the_product_over_players(seed, n, rank):
   rng = np.random.default_rng(seed)
-  masks = rng.random((num_masks, n)) < 0.5
-  unit = rng.normal(size=num_masks)
-  return _conditioned(_params(rng, n), masks, unit, mean, scale)
-
-
-def _subsets(n):
-  return [s for k in range(n + 1) for s in itertools.combinations(range(n), k)]
-
-
-def _rows(n, sets):
-  width = max((len(s) for s in sets), default=0)
-  out = np.full((len(sets), width), n)
-  for row, players in zip(out, sets):
-    row[: len(players)] = players
-  return out
-
-
-def _characters(signs, sets):
-  """`[B, K]`: the product of the signs of each set."""
-  return np.stack([signs[:, list(s)].prod(axis=1) for s in sets], axis=1)
-
-
-def _variances(params, n):
-  """w_S of all sets, in the order of `_subsets`, as the header defines it."""
-  rho = 1 / (1 + np.exp(-params.relevance))
-  out = []
-  for s in _subsets(n):
-    w = np.exp(params.amplitude) * np.prod(rho[list(s)]) / np.prod(1 + rho)
-    if len(s) == 1:
-      w += np.exp(params.linear[s[0]])
-    out.append(w + np.exp(params.constant) * (len(s) == 0))
-  return np.array(out)
-
-
-@pytest.mark.parametrize("seed, n", [(0, 1), (1, 2), (2, 6), (3, 6)])
-def test_kernel_is_the_product_over_players(seed, n):
-  rng = np.random.default_rng(seed)
-  params = _params(rng, n)
+  params = process.draw_params(rng, n, rank)
   left, right = (
-    1.0 - 2.0 * _masks(seed + i, b, n) for i, b in ((1, 5), (2, 3))
+    1.0 - 2.0 * process.draw_masks(seed + i, b, n) for i, b in ((1, 5), (2, 3))
   )
   with jax.enable_x64(True):
     actual = np.asarray(jax.jit(gaussian.kernel)(params, left, right))
-  expected = _gram(params, left, right)
+  expected = process.kernel(params, left, right)
   # Logarithms of n factors, each of size under 10, are added and raised; the
   # linear part may cancel.
   atol = 100 * n * _EPS * np.exp(params.linear).sum()
@@ -122,7 +40,7 @@ def test_kernel_is_the_product_over_players(seed, n):
 
 
 def test_conditioning_inverts_the_kernel_matrix():
-  expected = _drawn(4, 25, 5)
+  expected = process.draw(4, 25, 5)
   with jax.enable_x64(True):
     weights, inverse = jax.jit(gaussian.condition)(
       expected.params, expected.signs, expected.unit
@@ -132,8 +50,11 @@ def test_conditioning_inverts_the_kernel_matrix():
 
 
 def test_predictions_and_readings_in_parts_are_the_same(monkeypatch):
-  posterior = _drawn(1, 20, 5)
-  sets, test = _rows(5, _subsets(5)), _masks(5, 33, 5)
+  posterior = process.draw(1, 20, 5)
+  sets, test = (
+    process.padded(5, process.subsets(5)),
+    process.draw_masks(5, 33, 5),
+  )
 
   def read():
     return (
@@ -149,48 +70,63 @@ def test_predictions_and_readings_in_parts_are_the_same(monkeypatch):
     np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("rank", [0, 2])
+def test_predictions_are_the_posterior(rank):
+  posterior = process.draw(1, 20, 5, rank=rank)
+  test = process.draw_masks(5, 33, 5)
+  signs = 1.0 - 2.0 * test
+  cross = process.kernel(posterior.params, signs, posterior.signs)
+  own = np.diag(process.kernel(posterior.params, signs, signs))
+  variance = own - np.diag(cross @ posterior.inverse @ cross.T)
+  mean, std = gaussian.predict(posterior, test)
+  np.testing.assert_allclose(mean, 3.0 + 2.0 * cross @ posterior.weights)
+  np.testing.assert_allclose(std, 2.0 * np.sqrt(variance), rtol=1e-7)
+  np.testing.assert_array_equal(gaussian.predict_mean(posterior, test), mean)
+
+
 def test_no_masks_are_predicted_as_nothing():
-  mean, std = gaussian.predict(_drawn(1, 20, 5), np.zeros((0, 5), bool))
+  mean, std = gaussian.predict(process.draw(1, 20, 5), np.zeros((0, 5), bool))
   assert mean.shape == std.shape == (0,)
   with pytest.raises(ValueError, match="expected n=5"):
-    gaussian.predict(_drawn(1, 20, 5), np.zeros((1, 4), bool))
+    gaussian.predict(process.draw(1, 20, 5), np.zeros((1, 4), bool))
 
 
-@pytest.mark.parametrize("num_masks", [2, 15])
-def test_leave_one_out_leaves_one_out(num_masks):
-  posterior = _drawn(7, num_masks, 4)
+@pytest.mark.parametrize("num_masks, rank", [(2, 0), (15, 0), (15, 2)])
+def test_leave_one_out_leaves_one_out(num_masks, rank):
+  posterior = process.draw(7, num_masks, 4, rank=rank)
   masks = posterior.signs < 0
   mean, std = gaussian.leave_one_out(posterior)
   for i in range(num_masks):
     rest = np.delete(np.arange(num_masks), i)
-    other = _conditioned(
+    other = process.condition(
       posterior.params, masks[rest], posterior.unit[rest], 3.0, 2.0
     )
     expected = gaussian.predict(other, masks[i : i + 1])
     np.testing.assert_allclose(mean[i], expected[0][0], rtol=1e-10)
-    with_noise = expected[1][0] ** 2 + 4.0 * _noise(posterior.params)
+    with_noise = expected[1][0] ** 2 + 4.0 * process.noise_variance(
+      posterior.params
+    )
     np.testing.assert_allclose(std[i] ** 2, with_noise, rtol=1e-10)
 
 
 def _nats(params, signs, values, spread):
   """The negative log posterior of the parameters, by its definition."""
-  n = signs.shape[1]
-  x = _characters(signs, _subsets(n))
-  gram = (x * _variances(params, n)) @ x.T
-  gram += _noise(params) * np.eye(len(values))
+  gram = process.kernel(params, signs, signs)
+  gram += process.noise_variance(params) * np.eye(len(values))
   nats = 0.5 * values @ np.linalg.solve(gram, values)
   nats += 0.5 * np.linalg.slogdet(gram)[1]
   nats += 0.5 * ((params.noise + 3) / 3) ** 2
   for each in (params.linear, params.relevance):
     nats += ((each - each.mean()) ** 2).sum() / (2 * spread**2)
-  return nats
+  return nats + (params.directions**2).sum() / 2
 
 
-def test_objective_and_its_gradient():
+@pytest.mark.parametrize("rank", [0, 2])
+def test_objective_and_its_gradient(rank):
   rng = np.random.default_rng(3)
   n, spread = 3, 0.7
-  params = _params(rng, n)
-  signs, values = 1.0 - 2.0 * _masks(3, 9, n), rng.normal(size=9)
+  params = process.draw_params(rng, n, rank)
+  signs, values = 1.0 - 2.0 * process.draw_masks(3, 9, n), rng.normal(size=9)
   with jax.enable_x64(True):
     actual, slope = jax.jit(jax.value_and_grad(gaussian.objective))(
       params, signs, values, spread
@@ -277,10 +213,59 @@ def test_schedule_of_a_fit(monkeypatch):
     ({"most_tuned": 35}, [(30, 60, 0.15), (35, 25, 0.06)]),
     ({"most_tuned": 20}, [(20, 60, 0.15)]),
     ({"params": posterior.params}, [(40, 25, 0.06)]),
+    (
+      {"params": gaussian.with_directions(posterior.params)},
+      [(40, 30, 0.15)],
+    ),
   ):
     taken.clear()
     assert len(gaussian.fit(masks, values, **options).weights) == 40
     assert taken == expected
+
+
+def _ridge(seed, num_masks=400, n=16):
+  """A function of one direction, which no product kernel knows."""
+  rng = np.random.default_rng(seed)
+  masks = rng.random((num_masks, n)) < 0.5
+  along = (1.0 - 2.0 * masks) @ np.linspace(0.05, 0.3, n)
+  return masks, np.tanh(2.0 * along)
+
+
+def test_directions_learn_a_function_of_one_direction():
+  masks, values = _ridge(0)
+  test, truth = _ridge(1)
+  plain = gaussian.fit(masks, values)
+  begin = gaussian.with_directions(plain.params)
+  assert begin.directions.shape == (16, 4)
+  turned = gaussian.fit(masks, values, params=begin)
+  before, after = (
+    np.mean((gaussian.predict_mean(one, test) - truth) ** 2)
+    for one in (plain, turned)
+  )
+  assert after < 0.8 * before
+
+
+def test_directions_are_crossed_without_the_group():
+  masks, values = _ridge(0)
+  plain = gaussian.cross_predict(masks, values)
+  turned = gaussian.cross_predict(masks, values, turn=plain)
+  part, _ = plain.groups[0]
+  np.testing.assert_array_equal(turned.groups[0][0], part)
+  changed = values.copy()
+  changed[part] = np.roll(values[part], 1)
+  other = gaussian.cross_predict(
+    masks,
+    changed,
+    turn=plain._replace(groups=gaussian.cross_predict(masks, changed).groups),
+  )
+  # Only the rescaling of the values differs; rounding grows over the steps.
+  np.testing.assert_allclose(
+    other.groups[0][1].directions, turned.groups[0][1].directions, rtol=1e-4
+  )
+  left = np.abs(other.groups[1][1].directions - turned.groups[1][1].directions)
+  assert left.max() > 0.1
+  error = ((turned.mean - values) ** 2).mean()
+  assert error < 0.8 * ((plain.mean - values) ** 2).mean()
 
 
 def test_groups_do_not_leak():
@@ -349,7 +334,7 @@ def test_units_and_offset_change_nothing(scale, offset):
   rtol = 1e-4 if offset else 1e-6
   for a, b in zip(plain.params, other.params):
     np.testing.assert_allclose(a, b, rtol=rtol)
-  sets = _rows(6, _subsets(6)[1:])
+  sets = process.padded(6, process.subsets(6)[1:])
   for reading in (spectrum.coefs, spectrum.standard_errors):
     expected = reading(plain, sets)
     np.testing.assert_allclose(
@@ -368,7 +353,7 @@ def test_units_and_offset_change_nothing(scale, offset):
 def test_constant_values():
   masks, _ = _data()
   posterior = gaussian.fit(masks, np.full(40, 7.0))
-  sets = _rows(6, _subsets(6))
+  sets = process.padded(6, process.subsets(6))
   np.testing.assert_array_equal(
     spectrum.coefs(posterior, sets), [7.0] + [0.0] * 63
   )
@@ -391,7 +376,7 @@ def test_two_distinct_values():
 
 def test_one_mask_is_its_own_mean():
   posterior = gaussian.fit(np.ones((1, 3), bool), [4.0])
-  mean, std = gaussian.predict(posterior, _masks(0, 5, 3))
+  mean, std = gaussian.predict(posterior, process.draw_masks(0, 5, 3))
   np.testing.assert_array_equal(mean, np.full(5, 4.0))
   assert np.isfinite(std).all() and (std > 0).all()
 

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
-from spex_jax.fourier import lasso, regress, score, sparse
+from spex_jax.fourier import lasso, score, sparse
 from spex_jax.proxies import (
   boosting,
   gaussian,
   members,
   proxyspex,
   readout,
+  reweighted,
   stack,
 )
 
@@ -147,7 +148,8 @@ def test_an_order_limits_the_sets_of_a_process():
   whole = members.by_gaussian(masks, values)[0]
   assert whole.function.orders.max() > 1
   # What is left out predicts nothing: each fold by the others' order 1.
-  held = regress.spread_order(len(values))[:: members.FOLDS]
+  folds = boosting.spread_folds(len(values), members.FOLDS)
+  held = np.flatnonzero(folds == 0)
   rest = np.delete(np.arange(len(values)), held)
   part = gaussian.fit(masks[rest], values[rest], spread=gaussian.SPREADS[-1])
   alone = readout.expand(part, members.MOST_TERMS, max_order=1).fourier
@@ -168,6 +170,61 @@ def test_masks_beyond_the_limit_test_a_process(monkeypatch):
   posterior = gaussian.fit(masks[rows], values[rows])
   expected, _ = gaussian.predict(posterior, masks[rest])
   np.testing.assert_allclose(found.crossed[rest], expected, rtol=1e-6)
+
+
+def _ridge(seed, num_masks=256, n=16):
+  """A function of one direction, which no product kernel knows."""
+  rng = np.random.default_rng(seed)
+  masks = rng.random((num_masks, n)) < 0.5
+  return masks, np.tanh(2.0 * (1.0 - 2.0 * masks) @ np.linspace(0.05, 0.3, n))
+
+
+def test_a_process_is_refined_where_there_are_masks_enough():
+  masks, values = _ridge(0)
+  found = members.by_gaussian(masks, values)
+  names = ["gaussian", "gaussian reweighted", "gaussian with directions"]
+  assert [member.name for member in found] == names
+  test, truth = _ridge(1, 2000)
+  for member in found:
+    unseen = score.r2(truth, lasso.evaluate(test, member.function))
+    told = _score(member, values)
+    # An R^2 of 256 values, whose crossed fits were tuned on half of them.
+    assert unseen > 0.8 and 0.5 < (1 - told) / (1 - unseen) < 2.5
+    std = member.errors(np.asarray(member.function.players))
+    assert std.shape == member.function.coefs.shape and (std >= 0).all()
+  assert members.by_gaussian(masks, values, 2)[1:] == []
+  few = members.by_gaussian(masks[:255], values[:255])
+  assert [member.name for member in few] == names[:1]
+
+
+def test_a_refinement_that_cannot_be_factorised_is_left_out(monkeypatch):
+  masks, values = _ridge(0)
+
+  plain = gaussian.fit
+
+  def broken(*args, **options):
+    if "params" not in options:  # The process itself.
+      return plain(*args, **options)
+    raise FloatingPointError("Not positive definite.")
+
+  monkeypatch.setattr(reweighted, "fit", broken)
+  monkeypatch.setattr(gaussian, "fit", broken)
+  found = members.by_gaussian(masks, values)
+  assert [member.name for member in found] == ["gaussian"]
+
+
+def test_hopeless_directions_are_not_fitted(monkeypatch):
+  masks, values = _ridge(0)
+  plain = gaussian.cross_predict
+
+  def cross(*args, turn=None, **options):
+    found = plain(*args, **options)
+    wrong = 2.0 * values.std() * (turn is not None)
+    return found._replace(mean=found.mean + wrong)
+
+  monkeypatch.setattr(gaussian, "cross_predict", cross)
+  names = [member.name for member in members.by_gaussian(masks, values)]
+  assert names == ["gaussian", "gaussian reweighted"]
 
 
 def test_a_processor_takes_fewer_masks_than_an_accelerator():

@@ -1,13 +1,12 @@
 """The readout of a Gaussian process against all 2^n sets."""
 
-import itertools
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from spex_jax.proxies import gaussian, readout, spectrum
+from tests.proxies import process
 
 
 def _posterior(seed, n, num_masks=30, relevance=-1.0, mean=3.0, scale=2.0):
@@ -22,9 +21,9 @@ def _posterior(seed, n, num_masks=30, relevance=-1.0, mean=3.0, scale=2.0):
   )
   signs = 1.0 - 2.0 * (rng.random((num_masks, n)) < 0.5)
   unit = rng.normal(size=num_masks)
-  sets = _all_sets(n)
+  sets = process.subsets(n)
   x = np.stack([signs[:, list(s)].prod(axis=1) for s in sets], axis=1)
-  w = spectrum.prior_variance(params, _rows(n, sets))
+  w = spectrum.prior_variance(params, process.padded(n, sets))
   noise = np.exp(params.noise) + 1e-8
   inverse = np.linalg.inv((x * w) @ x.T + noise * np.eye(num_masks))
   return gaussian.Posterior(
@@ -32,21 +31,10 @@ def _posterior(seed, n, num_masks=30, relevance=-1.0, mean=3.0, scale=2.0):
   )
 
 
-def _all_sets(n):
-  return [s for k in range(n + 1) for s in itertools.combinations(range(n), k)]
-
-
-def _rows(n, sets):
-  out = np.full((len(sets), n), n)
-  for row, players in zip(out, sets):
-    row[: len(players)] = players
-  return out
-
-
 def _every_coef(posterior):
   """All sets and their coefficients, by the definition of the posterior."""
-  sets = _all_sets(posterior.n)
-  coefs = spectrum.coefs(posterior, _rows(posterior.n, sets))
+  sets = process.subsets(posterior.n)
+  coefs = spectrum.coefs(posterior, process.padded(posterior.n, sets))
   return dict(zip(sets, coefs))
 
 
@@ -63,7 +51,9 @@ def _check_visit(log_rho, most, max_order):
   """The largest are visited, and what is left out is bounded."""
   n = len(log_rho)
   sets, cut = _visited(log_rho, most, max_order)
-  products = {s: sum(log_rho[i] for i in s) for s in _all_sets(n) if len(s) > 1}
+  products = {
+    s: sum(log_rho[i] for i in s) for s in process.subsets(n) if len(s) > 1
+  }
   allowed = [s for s in products if len(s) <= max_order]
   assert set(sets) <= set(allowed)
   left = [products[s] for s in products if s not in set(sets)]

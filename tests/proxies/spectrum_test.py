@@ -1,132 +1,54 @@
 """Coefficients of a Gaussian process against sums over all sets."""
 
-import itertools
-
 import numpy as np
 import pytest
 
 from spex_jax.proxies import gaussian, spectrum
-
-
-def _masks(seed, num_masks, n):
-  return np.random.default_rng(seed).random((num_masks, n)) < 0.5
-
-
-def _noise(params):
-  return np.exp(params.noise) + 1e-8
-
-
-def _gram(params, left, right):
-  """The kernel of signs, a factor for each player."""
-  rho = 1 / (1 + np.exp(-params.relevance))
-  product = np.full((len(left), len(right)), np.exp(params.amplitude))
-  linear = np.zeros_like(product)
-  for i, r in enumerate(rho):
-    same = np.outer(left[:, i], right[:, i])
-    product *= (1 + r * same) / (1 + r)
-    linear += np.exp(params.linear[i]) * same
-  return product + linear + np.exp(params.constant)
-
-
-def _params(rng, n):
-  """Parameters of ordinary size, different for every player."""
-  return gaussian.Params(
-    linear=rng.normal(-1.0, 1.0, n),
-    relevance=rng.normal(-1.0, 1.0, n),
-    amplitude=np.asarray(rng.normal()),
-    constant=np.asarray(rng.normal(-2.0, 1.0)),
-    noise=np.asarray(rng.normal(-2.0, 0.5)),
-  )
-
-
-def _conditioned(params, masks, unit, mean=0.0, scale=1.0):
-  """A process with given parameters, none of them tuned."""
-  signs = 1.0 - 2.0 * masks
-  gram = _gram(params, signs, signs) + _noise(params) * np.eye(len(unit))
-  inverse = np.linalg.inv(gram)
-  return gaussian.Posterior(
-    params,
-    signs,
-    inverse @ unit,
-    inverse,
-    unit,
-    np.float64(mean),
-    np.float64(scale),
-    np.nan,
-  )
-
-
-def _drawn(seed, num_masks, n, mean=3.0, scale=2.0):
-  rng = np.random.default_rng(seed)
-  masks = rng.random((num_masks, n)) < 0.5
-  unit = rng.normal(size=num_masks)
-  return _conditioned(_params(rng, n), masks, unit, mean, scale)
-
-
-def _subsets(n):
-  return [s for k in range(n + 1) for s in itertools.combinations(range(n), k)]
-
-
-def _rows(n, sets):
-  width = max((len(s) for s in sets), default=0)
-  out = np.full((len(sets), width), n)
-  for row, players in zip(out, sets):
-    row[: len(players)] = players
-  return out
-
-
-def _characters(signs, sets):
-  """`[B, K]`: the product of the signs of each set."""
-  return np.stack([signs[:, list(s)].prod(axis=1) for s in sets], axis=1)
-
-
-def _variances(params, n):
-  """w_S of all sets, in the order of `_subsets`, as the header defines it."""
-  rho = 1 / (1 + np.exp(-params.relevance))
-  out = []
-  for s in _subsets(n):
-    w = np.exp(params.amplitude) * np.prod(rho[list(s)]) / np.prod(1 + rho)
-    if len(s) == 1:
-      w += np.exp(params.linear[s[0]])
-    out.append(w + np.exp(params.constant) * (len(s) == 0))
-  return np.array(out)
+from tests.proxies import process
 
 
 def _in_features(posterior):
   """Mean and covariance of all coefficients, by the normal equations."""
-  sets = _subsets(posterior.n)
-  x = _characters(posterior.signs, sets)
-  noise = _noise(posterior.params)
-  precision = np.diag(1 / _variances(posterior.params, posterior.n))
+  sets = process.subsets(posterior.n)
+  x = process.characters(posterior.signs, sets)
+  noise = process.noise_variance(posterior.params)
+  precision = np.diag(
+    1 / process.prior_variances(posterior.params, posterior.n)
+  )
   covariance = np.linalg.inv(precision + x.T @ x / noise)
   return covariance @ x.T @ posterior.unit / noise, covariance
 
 
 @pytest.mark.parametrize("n", range(1, 7))
 def test_prior_variances_make_the_kernel(n):
-  params = _params(np.random.default_rng(n), n)
-  signs = 1.0 - 2.0 * _masks(n, 7, n)
-  sets = _subsets(n)
-  w = spectrum.prior_variance(params, _rows(n, sets))
-  np.testing.assert_allclose(w, _variances(params, n), rtol=1e-13)
-  x = _characters(signs, sets)
+  params = process.draw_params(np.random.default_rng(n), n)
+  signs = 1.0 - 2.0 * process.draw_masks(n, 7, n)
+  sets = process.subsets(n)
+  w = spectrum.prior_variance(params, process.padded(n, sets))
+  np.testing.assert_allclose(w, process.prior_variances(params, n), rtol=1e-13)
+  x = process.characters(signs, sets)
   # 2^n terms of both signs, of the sum k(s, s) in absolute values.
   np.testing.assert_allclose(
-    (x * w) @ x.T, _gram(params, signs, signs), rtol=0, atol=1e-13 * w.sum()
+    (x * w) @ x.T,
+    process.kernel(params, signs, signs),
+    rtol=0,
+    atol=1e-13 * w.sum(),
   )
 
 
 def test_prior_variance_of_the_empty_set_without_columns():
-  params = _params(np.random.default_rng(0), 3)
+  params = process.draw_params(np.random.default_rng(0), 3)
   found = spectrum.prior_variance(params, np.zeros((1, 0), int))
-  np.testing.assert_allclose(found, _variances(params, 3)[:1], rtol=1e-13)
+  np.testing.assert_allclose(
+    found, process.prior_variances(params, 3)[:1], rtol=1e-13
+  )
 
 
 @pytest.mark.parametrize("num_masks, n", [(1, 1), (2, 1), (3, 5), (25, 5)])
 def test_posterior_is_that_of_all_characters(num_masks, n):
-  posterior = _drawn(num_masks, num_masks, n)
+  posterior = process.draw(num_masks, num_masks, n)
   mean, covariance = _in_features(posterior)
-  sets = _rows(n, _subsets(n))
+  sets = process.padded(n, process.subsets(n))
   expected = 2.0 * mean
   expected[0] += 3.0
   # The oracle inverts a matrix whose condition is under 1e5.
@@ -140,8 +62,8 @@ def test_posterior_is_that_of_all_characters(num_masks, n):
     4.0 * np.diagonal(covariance),
     **tight,
   )
-  test = _masks(99, 30, n)
-  x = _characters(1.0 - 2.0 * test, _subsets(n))
+  test = process.draw_masks(99, 30, n)
+  x = process.characters(1.0 - 2.0 * test, process.subsets(n))
   middle, std = gaussian.predict(posterior, test)
   np.testing.assert_allclose(middle, x @ expected, **tight)
   variance = 4.0 * ((x @ covariance) * x).sum(axis=1)
@@ -150,10 +72,10 @@ def test_posterior_is_that_of_all_characters(num_masks, n):
 
 @pytest.mark.parametrize("n", [1, 4, 10])
 def test_energy_is_that_of_the_dense_transform(n):
-  posterior = _drawn(n, 30, n)
+  posterior = process.draw(n, 30, n)
   masks = (np.arange(1 << n)[:, None] >> np.arange(n)) & 1
   mean = (gaussian.predict(posterior, masks)[0] - 3.0) / 2.0
-  x = _characters(1.0 - 2.0 * masks, _subsets(n))
+  x = process.characters(1.0 - 2.0 * masks, process.subsets(n))
   coefs = x.T @ mean / len(masks)
   expected = (coefs[1:] ** 2).sum()
   # What is told is the whole less the empty set's, by subtraction.
@@ -171,16 +93,18 @@ def test_standard_errors_cover_draws_from_the_prior():
   """Exactly 90 % for every coefficient, where the parameters are known."""
   n, num_masks, draws = 12, 200, 2000
   rng = np.random.default_rng(8)
-  params = _params(rng, n)
-  masks = _masks(8, num_masks, n)
-  sets = _subsets(n)
-  w = _variances(params, n)
+  params = process.draw_params(rng, n)
+  masks = process.draw_masks(8, num_masks, n)
+  sets = process.subsets(n)
+  w = process.prior_variances(params, n)
   truth = rng.normal(size=(draws, len(sets))) * np.sqrt(w)
-  values = truth @ _characters(1.0 - 2.0 * masks, sets).T
-  values += np.sqrt(_noise(params)) * rng.normal(size=values.shape)
+  values = truth @ process.characters(1.0 - 2.0 * masks, sets).T
+  values += np.sqrt(process.noise_variance(params)) * rng.normal(
+    size=values.shape
+  )
   read = np.array([*range(20), *range(100, 4000, 200)])
-  rows = _rows(n, sets)[read]
-  first = _conditioned(params, masks, values[0])
+  rows = process.padded(n, sets)[read]
+  first = process.condition(params, masks, values[0])
   std = spectrum.standard_errors(first, rows)  # The same for all values.
   inside = np.zeros(len(read))
   for y, f in zip(values, truth):
@@ -199,16 +123,18 @@ def test_standard_errors_cover_with_tuned_parameters():
   params = gaussian.start(n)._replace(
     relevance=np.full(n, -1.5), noise=np.asarray(-3.0)
   )
-  sets = _subsets(n)
-  w = _variances(params, n)
+  sets = process.subsets(n)
+  w = process.prior_variances(params, n)
   few = [k for k, s in enumerate(sets) if 0 < len(s) <= 2]
-  rows = _rows(n, sets)[few]
+  rows = process.padded(n, sets)[few]
   inside = []
   for _ in range(draws):
     masks = rng.random((num_masks, n)) < 0.5
     truth = rng.normal(size=len(sets)) * np.sqrt(w)
-    values = _characters(1.0 - 2.0 * masks, sets) @ truth
-    values += np.sqrt(_noise(params)) * rng.normal(size=num_masks)
+    values = process.characters(1.0 - 2.0 * masks, sets) @ truth
+    values += np.sqrt(process.noise_variance(params)) * rng.normal(
+      size=num_masks
+    )
     posterior = gaussian.fit(masks, values)
     z = spectrum.coefs(posterior, rows) - truth[few]
     z /= spectrum.standard_errors(posterior, rows)
