@@ -159,7 +159,7 @@ class Explanation:
     Raises:
       OSError: no room or no permission.
     """
-    functions = targets(self.fourier)
+    functions = _targets(self.fourier)
     body: dict[str, Any] = {
       "n": self.fourier.n,
       "single": self.fourier.num_targets is None,
@@ -200,7 +200,7 @@ class Explanation:
       raise ValueError(f"{path} is no saved explanation: {error}.") from error
 
 
-def targets(fourier: sparse.SparseFourier) -> list[sparse.SparseFourier]:
+def _targets(fourier: sparse.SparseFourier) -> list[sparse.SparseFourier]:
   """The functions of all targets, or the single one."""
   if fourier.num_targets is None:
     return [fourier]

@@ -6,7 +6,6 @@ process of its own.
 
 import json
 import os
-import pathlib
 import subprocess
 import sys
 import textwrap
@@ -17,16 +16,7 @@ import pytest
 import spex_jax
 from spex_jax import cli
 from spex_jax.fourier import sparse
-
-_ROOT = pathlib.Path(spex_jax.__file__).resolve().parent.parent
-
-
-def _run(capsys, *arguments):
-  """Exit code, stdout and stderr of one command."""
-  capsys.readouterr()
-  code = cli.main(list(arguments))
-  out, err = capsys.readouterr()
-  return code, out, err
+from tests import command
 
 
 @pytest.fixture
@@ -142,7 +132,7 @@ def test_every_configuration_is_tested_here():
   ],
 )
 def test_cancer(extra, words, tmp_path, capsys):
-  code, out, err = _run(
+  code, out, err = command.run(
     capsys,
     "explain",
     "--config=cancer:quick",
@@ -159,7 +149,7 @@ def test_cancer(extra, words, tmp_path, capsys):
 @pytest.mark.parametrize("compiled", [False, True])
 def test_callable(functions, capsys, compiled):
   name = "traced" if compiled else "value"
-  code, out, err = _run(
+  code, out, err = command.run(
     capsys,
     "explain",
     "--config=callable:quick",
@@ -192,7 +182,7 @@ def test_a_configuration_file_of_ones_own(functions, capsys):
           top=3))
     """)
   )
-  code, _, err = _run(
+  code, _, err = command.run(
     capsys, "explain", "--config", "mine.py:small", "--workdir", "there"
   )
   assert (code, err) == (0, "")
@@ -203,7 +193,7 @@ def test_installed_command_and_its_progress(functions):
   """A process of its own: exit code, no traceback, nothing on stderr."""
   code = "import sys; sys.argv[0] = 'spex'; from spex_jax import cli; cli.run()"
   command = [sys.executable, "-c", code, "explain", "--config=callable:quick"]
-  environment = os.environ | {"PYTHONPATH": str(_ROOT)}
+  environment = os.environ | {"PYTHONPATH": str(command.ROOT)}
   good = subprocess.run(
     [*command, "--config.function=my_functions:value", "--config.n=3"],
     capture_output=True,
@@ -370,7 +360,7 @@ def test_bad_input_is_one_line(functions, capsys, arguments, message):
     "def get_config(): return ml_collections.ConfigDict({'budget': 3})"
   )
   (functions / "notes.txt").write_text("budget = 3")
-  code, out, err = _run(capsys, *arguments)
+  code, out, err = command.run(capsys, *arguments)
   assert (code, out) == (1, "") or "asked" in out, out
   assert code == 1
   assert err.startswith("spex: error: ") and err.count("\n") == 1, err
@@ -380,7 +370,7 @@ def test_bad_input_is_one_line(functions, capsys, arguments, message):
 def test_an_unwritable_workdir_is_one_line(functions, capsys):
   (functions / "file").write_text("")
   for workdir in ("file", "file/below", "/proc/none"):
-    code, out, err = _run(
+    code, out, err = command.run(
       capsys,
       "explain",
       *_CALL,
@@ -399,10 +389,10 @@ def test_debug_shows_the_traceback(capsys):
 
 def test_help(capsys):
   for arguments in ([], ["--help"], ["help"]):
-    code, out, err = _run(capsys, *arguments)
+    code, out, err = command.run(capsys, *arguments)
     assert (code, err) == (0, "")
     assert "explain" in out and "--workdir" in out
-  code, out, err = _run(capsys, "explain", "--help")
+  code, out, err = command.run(capsys, "explain", "--help")
   assert (code, err) == (0, "")
   for name in cli.config_names():
     assert f"\n  {name}\n" in out
@@ -411,13 +401,13 @@ def test_help(capsys):
 
 
 def test_version(capsys):
-  code, out, err = _run(capsys, "--version")
+  code, out, err = command.run(capsys, "--version")
   assert (code, err) == (0, "") and out == f"spex {spex_jax.__version__}\n"
 
 
 def test_an_unusable_index_is_refused_before_any_work(tmp_path, capsys):
   for index, order in (("SV", 2), ("BV", 3)):
-    code, out, err = _run(
+    code, out, err = command.run(
       capsys,
       "explain",
       f"--config.index={index}",
@@ -435,7 +425,7 @@ def test_the_answer_is_kept_when_what_follows_fails(
     raise ValueError("too many subsets")
 
   monkeypatch.setattr(spex_jax.Explanation, "interactions", fail)
-  code, _, err = _run(
+  code, _, err = command.run(
     capsys, "explain", *_CALL, "--config.function=my_functions:value"
   )
   assert (code, err) == (1, "spex: error: too many subsets\n")
@@ -453,14 +443,14 @@ def test_one_of_several_targets(functions, capsys, compiled):
     f"--config.function=my_functions:{name}",
     f"--config.compiled={compiled}",
   ]
-  code, _, err = _run(capsys, *arguments)
+  code, _, err = command.run(capsys, *arguments)
   assert code == 1 and err == (
     f"spex: error: my_functions:{name} returns 2 targets; choose one by "
     "--config.target=t, or use spex.explain.\n"
   )
-  code, _, err = _run(capsys, *arguments, "--config.target=2")
+  code, _, err = command.run(capsys, *arguments, "--config.target=2")
   assert code == 1 and "target=2: " in err and "targets 0 to 1" in err
-  code, out, err = _run(capsys, *arguments, "--config.target=1")
+  code, out, err = command.run(capsys, *arguments, "--config.target=1")
   assert (code, err) == (0, "") and ", target 1" in out
   _, fourier = _check_files(functions / "runs" / "callable-quick", 3)
   assert fourier(np.array([[True, False, False]]))[0] == pytest.approx(7.0)
@@ -469,7 +459,7 @@ def test_one_of_several_targets(functions, capsys, compiled):
 def test_an_answer_that_predicts_nothing_comes_with_a_warning(
   functions, capsys
 ):
-  code, out, err = _run(
+  code, out, err = command.run(
     capsys,
     "explain",
     "--config=callable:quick",
@@ -488,7 +478,7 @@ def test_a_reader_that_leaves_is_no_error(functions):
     [*command, "--config.function=my_functions:value", "--config.n=3"],
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
-    env=os.environ | {"PYTHONPATH": str(_ROOT)},
+    env=os.environ | {"PYTHONPATH": str(command.ROOT)},
   )
   assert process.stdout and process.stderr
   process.stdout.close()  # Before anything was printed.

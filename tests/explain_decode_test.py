@@ -5,20 +5,17 @@ import numpy as np
 import pytest
 
 from spex_jax.explain import decode
-from spex_jax.fourier import sparse, spex
+from spex_jax.fourier import spex
 from spex_jax.masks import sampling
 from spex_jax.proxies import select
+from tests import functions
 
 _KEY = jax.random.key(0)
 _N, _NUM_MASKS = 12, 136  # One shape for all fits: they compile once.
 
 
-def _pairs(masks):
-  return 2.0 * masks[:, 0] - masks[:, 1] + 3.0 * masks[:, 2] * masks[:, 3]
-
-
 def _triple(masks):
-  return _pairs(masks) + 1.5 * masks[:, 4] * masks[:, 5] * masks[:, 6]
+  return functions.pairs(masks) + 1.5 * masks[:, 4] * masks[:, 5] * masks[:, 6]
 
 
 @pytest.fixture(scope="module")
@@ -194,20 +191,10 @@ class TestBadSamples:
       )
 
 
-def _planted(n, num_terms, order, seed=0):
-  rng = np.random.default_rng(seed)
-  terms = {}
-  while len(terms) < num_terms:
-    size = rng.integers(1, order + 1)
-    members = tuple(sorted(rng.choice(n, size, replace=False).tolist()))
-    terms[members] = rng.uniform(0.5, 2) * rng.choice([-1, 1])
-  return sparse.SparseFourier.from_terms(n, terms)
-
-
 class TestSamples:
   def _samples(self, n=20, num_masks=200):
     masks = sampling.distinct(jax.random.key(5), num_masks, n)
-    return masks, _pairs(masks)
+    return masks, functions.pairs(masks)
 
   @pytest.mark.parametrize("method", ["auto", "lasso"])
   def test_masks(self, method):
@@ -222,10 +209,10 @@ class TestSamples:
   def test_all_masks_are_exact_in_any_order(self):
     masks = sampling.enumerate_masks(5)[::-1]
     for method in ("auto", "exact"):
-      answer = decode(masks, _pairs(masks), method=method)
+      answer = decode(masks, functions.pairs(masks), method=method)
       assert answer.method == "exact"
       np.testing.assert_allclose(
-        answer.fourier(masks), _pairs(masks), atol=1e-13
+        answer.fourier(masks), functions.pairs(masks), atol=1e-13
       )
 
   def test_duplicates_are_merged(self):
@@ -244,7 +231,7 @@ class TestSamples:
 
   @pytest.mark.parametrize("method", ["auto", "spex", "lasso"])
   def test_plan(self, method):
-    f = _planted(30, 3, 2)
+    f = functions.planted(30, 3, 2)
     plan = spex.make_plan(_KEY, 30, b=2)
     held = sampling.uniform(jax.random.key(9), 50, 30)
     values = f(plan.masks())
@@ -260,7 +247,7 @@ class TestSamples:
     masks, values = self._samples()
     other = sampling.distinct(jax.random.key(6), 5, 20, exclude=masks)
     both = np.concatenate([masks[:3], other, other])
-    answer = decode(masks, values, held_out=(both, _pairs(both)))
+    answer = decode(masks, values, held_out=(both, functions.pairs(both)))
     assert answer.held_out == 5 and answer.num_evaluations == 205
     with pytest.raises(ValueError, match="Every held-out mask is among"):
       decode(masks, values, held_out=(masks[:3], values[:3]))
@@ -268,7 +255,7 @@ class TestSamples:
       decode(masks, values, held_out=(masks[:0], values[:0]))
 
   def test_a_large_plan_is_read_by_range(self, monkeypatch):
-    f = _planted(30, 3, 2)
+    f = functions.planted(30, 3, 2)
     plan = spex.make_plan(_KEY, 30, b=2)
     values = f(plan.masks())
     monkeypatch.setattr(spex.QueryPlan, "masks", None)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from spex_jax.explain import METHODS, explain
-from spex_jax.fourier import sparse, spex
+from spex_jax.fourier import spex
 from spex_jax.masks import packing, sampling
+from tests import functions
 
 _KEY = jax.random.key(0)
 
@@ -26,24 +27,10 @@ class _Counting:
     return len(packing.distinct_masks(np.concatenate(self.batches)).first)
 
 
-def _planted(n, num_terms, order, seed=0):
-  rng = np.random.default_rng(seed)
-  terms = {}
-  while len(terms) < num_terms:
-    size = rng.integers(1, order + 1)
-    members = tuple(sorted(rng.choice(n, size, replace=False).tolist()))
-    terms[members] = rng.uniform(0.5, 2) * rng.choice([-1, 1])
-  return sparse.SparseFourier.from_terms(n, terms)
-
-
-def _pairs(masks):
-  return 2.0 * masks[:, 0] - masks[:, 1] + 3.0 * masks[:, 2] * masks[:, 3]
-
-
 class TestSpex:
   @pytest.mark.parametrize("method", ["spex", "auto"])
   def test_planted_terms_are_exact_within_the_budget(self, method):
-    f = _planted(100, 30, 4)
+    f = functions.planted(100, 30, 4)
     fn = _Counting(lambda m: f(m) + 5)
     answer = explain(fn, 100, budget=1000, method=method, key=_KEY)
     found = dict(answer.fourier.terms())
@@ -61,24 +48,26 @@ class TestSpex:
     with pytest.raises(
       ValueError, match=f"budget of at least {need} .*the budget is {budget}"
     ) as error:
-      explain(_pairs, 30, budget=budget, method="spex", key=_KEY)
+      explain(functions.pairs, 30, budget=budget, method="spex", key=_KEY)
     choice = f"max_order=2 (needs {spex.least_budget(30, 2) + 8})"
     assert (choice in str(error.value)) == (budget == 100)
     assert "t=" not in str(error.value)
-    answer = explain(_pairs, 30, budget=need, method="spex", key=_KEY)
+    answer = explain(functions.pairs, 30, budget=need, method="spex", key=_KEY)
     assert answer.num_evaluations == need and answer.held_out == 8
 
   def test_orders_beyond_the_method(self):
     with pytest.raises(ValueError, match="up to 8; got max_order=9"):
-      explain(_pairs, 30, budget=5000, method="spex", key=_KEY, max_order=9)
+      explain(
+        functions.pairs, 30, budget=5000, method="spex", key=_KEY, max_order=9
+      )
     answer = explain(
-      _pairs, 20, budget=190, method="lasso", key=_KEY, max_order=4
+      functions.pairs, 20, budget=190, method="lasso", key=_KEY, max_order=4
     )
     assert any("not max_order=4" in note for note in answer.notes)
 
   def test_held_out_shrinks_to_fit_the_plan_and_says_so(self):
     budget = spex.least_budget(30) + 30
-    f = _planted(30, 3, 2)
+    f = functions.planted(30, 3, 2)
     answer = explain(f, 30, budget=budget, method="spex", key=_KEY)
     assert answer.held_out == 30 and answer.num_evaluations == budget
     assert any("Only 30 masks are held out" in note for note in answer.notes)
@@ -86,7 +75,7 @@ class TestSpex:
 
   def test_plan_and_held_out_masks_never_meet(self):
     """n so small that a plan meets many of all masks."""
-    f = _planted(10, 4, 2)
+    f = functions.planted(10, 4, 2)
     fn = _Counting(f)
     answer = explain(fn, 10, budget=800, method="spex", key=_KEY, max_order=2)
     test, rest = fn.batches[0], np.concatenate(fn.batches[2:])
@@ -99,7 +88,7 @@ class TestSpex:
 class TestLasso:
   @pytest.mark.parametrize("method", ["lasso", "auto"])
   def test_pairs(self, method):
-    fn = _Counting(_pairs)
+    fn = _Counting(functions.pairs)
     answer = explain(fn, 20, budget=190, method=method, key=_KEY)
     assert answer.method == ("gram" if method == "auto" else "lasso")
     assert answer.faithfulness > 1 - 1e-9
@@ -116,13 +105,15 @@ class TestLasso:
 
   def test_max_order_one(self):
     answer = explain(
-      _pairs, 20, budget=190, method="lasso", key=_KEY, max_order=1
+      functions.pairs, 20, budget=190, method="lasso", key=_KEY, max_order=1
     )
     assert answer.fourier.orders.max() == 1 and answer.faithfulness < 0.95
 
   def test_deterministic_in_the_key(self):
     first, again, other = (
-      explain(_pairs, 20, budget=100, method="lasso", key=jax.random.key(k))
+      explain(
+        functions.pairs, 20, budget=100, method="lasso", key=jax.random.key(k)
+      )
       for k in (0, 0, 1)
     )
     assert first.fourier.terms() == again.fourier.terms()
@@ -133,7 +124,7 @@ class TestLasso:
 class TestProxies:
   @pytest.mark.parametrize("method", ["proxyspex", "gaussian", "gram"])
   def test_every_method_by_name(self, method):
-    fn = _Counting(_pairs)
+    fn = _Counting(functions.pairs)
     answer = explain(fn, 12, budget=200, method=method, key=_KEY)
     assert answer.method == method and answer.faithfulness > 0.95
     assert answer.num_evaluations == fn.distinct() == 200
@@ -147,7 +138,7 @@ class TestProxies:
 class TestTarget:
   @pytest.mark.parametrize("method", ["auto", "lasso"])
   def test_no_more_is_asked_once_it_is_reached(self, method):
-    fn = _Counting(_pairs)
+    fn = _Counting(functions.pairs)
     answer = explain(
       fn, 12, budget=600, method=method, key=_KEY, target_faithfulness=0.9
     )
@@ -159,7 +150,9 @@ class TestTarget:
     assert f"with {fn.distinct()} of 600 masks" in answer.notes[0]
 
   def test_what_is_out_of_reach_is_told_and_the_budget_spent(self):
-    fn = _Counting(lambda m: _pairs(m) + 2.0 * m[:, 4] * m[:, 5] * m[:, 6])
+    fn = _Counting(
+      lambda m: functions.pairs(m) + 2.0 * m[:, 4] * m[:, 5] * m[:, 6]
+    )
     answer = explain(
       fn, 12, budget=330, method="lasso", key=_KEY, target_faithfulness=1
     )
@@ -169,7 +162,9 @@ class TestTarget:
     assert "after 330 masks. Raise the budget" in answer.notes[0]
 
   def test_exact_meets_any(self):
-    answer = explain(_pairs, 5, budget=32, key=_KEY, target_faithfulness=1)
+    answer = explain(
+      functions.pairs, 5, budget=32, key=_KEY, target_faithfulness=1
+    )
     assert answer.method == "exact" and answer.faithfulness == 1
 
   @pytest.mark.parametrize(
@@ -187,11 +182,13 @@ class TestTarget:
   )
   def test_no_such_target(self, goal, error, message):
     with pytest.raises(error, match=f"target_faithfulness .*{message}"):
-      explain(_pairs, 12, key=_KEY, target_faithfulness=goal)
+      explain(functions.pairs, 12, key=_KEY, target_faithfulness=goal)
 
   def test_a_plan_has_one_size(self):
     with pytest.raises(ValueError, match="SPEX asks for a plan of one size"):
-      explain(_pairs, 30, key=_KEY, method="spex", target_faithfulness=0.9)
+      explain(
+        functions.pairs, 30, key=_KEY, method="spex", target_faithfulness=0.9
+      )
 
 
 class TestExact:
@@ -228,7 +225,7 @@ class TestExact:
 
   def test_too_many_masks_for_exact(self):
     with pytest.raises(ValueError, match=r"all 2\*\*20 masks"):
-      explain(_pairs, 20, budget=1000, method="exact", key=_KEY)
+      explain(functions.pairs, 20, budget=1000, method="exact", key=_KEY)
 
 
 class TestConstant:
@@ -262,7 +259,7 @@ class TestValues:
     assert shapes == [(64, 12)] and answer.faithfulness > 1 - 1e-6
 
   def test_batches_and_progress(self):
-    fn, calls = _Counting(_pairs), []
+    fn, calls = _Counting(functions.pairs), []
     explain(
       fn,
       15,
@@ -285,7 +282,7 @@ class TestValues:
   @pytest.mark.parametrize("method", ["auto", "lasso"])
   @pytest.mark.parametrize("scale, offset", [(1, 1e6), (1e30, 0), (1e-30, 0)])
   def test_any_scale_and_offset(self, scale, offset, method):
-    fn = lambda m: scale * (_pairs(m) + offset)
+    fn = lambda m: scale * (functions.pairs(m) + offset)
     answer = explain(fn, 20, budget=190, method=method, key=_KEY)
     assert answer.faithfulness > 1 - 1e-7
     coef = dict(answer.fourier.terms())[(2, 3)]
@@ -293,7 +290,9 @@ class TestValues:
 
   @pytest.mark.parametrize("n", [5, 15])
   def test_targets(self, n):
-    fn = lambda m: np.stack([_pairs(m), 0 * m[:, 0] + 4, m[:, 4]], axis=1)
+    fn = lambda m: np.stack(
+      [functions.pairs(m), 0 * m[:, 0] + 4, m[:, 4]], axis=1
+    )
     answer = explain(fn, n, budget=150, method="lasso", key=_KEY)
     assert answer.fourier.num_targets == 3
     assert answer.faithfulness.shape == answer.noise_floor.shape == (3,)
@@ -310,7 +309,7 @@ class TestValues:
 
   def test_noise_floor(self):
     rng = np.random.default_rng(0)
-    fn = lambda m: _pairs(m) + rng.normal(size=len(m))
+    fn = lambda m: functions.pairs(m) + rng.normal(size=len(m))
     answer = explain(fn, 20, budget=300, method="lasso", key=_KEY)
     assert 0.1 < answer.noise_floor < 3  # Four pairs of unit deviation.
     assert any("not deterministic" in note for note in answer.notes)
@@ -353,7 +352,7 @@ class TestValues:
   )
   def test_bad_requests(self, change, message):
     with pytest.raises(ValueError, match=message):
-      explain(**{"value_fn": _pairs, "n": 20, "key": _KEY} | change)
+      explain(**{"value_fn": functions.pairs, "n": 20, "key": _KEY} | change)
 
   @pytest.mark.parametrize(
     "change, message",
@@ -373,18 +372,18 @@ class TestValues:
   )
   def test_arguments_of_another_kind(self, change, message):
     with pytest.raises(TypeError, match=message):
-      explain(**{"value_fn": _pairs, "n": 20, "key": _KEY} | change)
+      explain(**{"value_fn": functions.pairs, "n": 20, "key": _KEY} | change)
 
   def test_masks_may_be_written_to(self):
     def careless(masks):
-      values = _pairs(masks)
+      values = functions.pairs(masks)
       masks[:] = True
       return values
 
     for n, budget in ((5, 32), (20, 190)):
       found, expected = (
         explain(fn, n, budget=budget, key=_KEY).fourier.terms()
-        for fn in (careless, _pairs)
+        for fn in (careless, functions.pairs)
       )
       assert found == expected
 
@@ -407,7 +406,7 @@ class TestValues:
       calls.append(len(masks))
       if len(calls) == 3:
         raise KeyError("the model went away")
-      return _pairs(masks)
+      return functions.pairs(masks)
 
     with pytest.raises(KeyError, match="the model went away"):
       explain(fn, 20, budget=190, key=_KEY)
@@ -427,6 +426,8 @@ class TestValues:
     assert -0.1 < answer.faithfulness <= 0.05
 
   def test_nearly_all_masks(self):
-    answer = explain(_pairs, 12, budget=2**12 - 1, method="lasso", key=_KEY)
+    answer = explain(
+      functions.pairs, 12, budget=2**12 - 1, method="lasso", key=_KEY
+    )
     assert answer.faithfulness > 1 - 1e-9
     assert 2**12 - 2 <= answer.num_evaluations < 2**12

@@ -235,11 +235,9 @@ def _by_lightgbm(masks, values, ids, counts, *, depths, rates, min_leaf, l2):
       "trees='jax'."
     ) from error
   # It holds labels in float32: centre and scale them first.
-  size = np.abs(values).max()
-  centre = (values / size).mean()
-  y = values / size - centre
-  deviation = np.sqrt((y**2).mean())
-  y /= deviation
+  y, mean, scale = (
+    part[..., 0] for part in regress.standardise(values[:, None])
+  )
   num_folds = ids.max() + 1
 
   def grow(depth, rate, rows):
@@ -275,10 +273,10 @@ def _by_lightgbm(masks, values, ids, counts, *, depths, rates, min_leaf, l2):
   for booster in (*fits, grow(depth, rate, slice(None))):
     booster.best_iteration = count  # What is read, and predicted.
     one = tree_fourier.expand(booster, masks.shape[1])
-    coefs = np.asarray(one.coefs) * deviation
-    coefs[0] += centre
-    functions.append(dataclasses.replace(one, coefs=coefs * size))
-  predictions = (guess * deviation + centre) * size
+    coefs = np.asarray(one.coefs) * scale
+    coefs[0] += mean
+    functions.append(dataclasses.replace(one, coefs=coefs))
+  predictions = guess * scale + mean
   config = Config("lightgbm", depth, rate, count, float(reached), "")
   return _Grown(config, predictions, functions[:-1], functions[-1])
 

@@ -86,7 +86,11 @@ def by_proxies(
   num_masks = len(samples.masks)
   if num_masks < 3:
     note = f"{num_masks} masks, under 3: only their mean."
-    return Answer(_means(samples), "mean", [note])
+    means = [
+      members.mean(samples.masks, column).function
+      for column in samples.values.T
+    ]
+    return Answer(means, "mean", [note])
   if num_masks < _LEAST_SPLIT:
     note = f"{num_masks} masks are too few to compare decoders: lasso, order 1."
     return Answer(_lassos(samples, 1), "lasso", [note])
@@ -122,7 +126,8 @@ def _best(masks, values, folds, method, max_order):
   if np.ptp(values) <= _ROUNDING * np.abs(values).max():
     note = f"All {len(values)} values are equal: only their mean."
     return stack.stack(masks, values, [alone])._replace(note=note)
-  orders = range(1, min(masks.shape[1], max_order or 2, 2) + 1)
+  largest = min(masks.shape[1], max_order or LASSO_ORDER, LASSO_ORDER)
+  orders = range(1, largest + 1)
 
   def lassos(orders, relaxed, rival=None):
     return [
@@ -359,7 +364,7 @@ def judge(
   for t, function in enumerate(answer.functions):
     truth, guess = values[:, t], crossed[:, t]
     if test is not None:
-      scores.append(_scores(test.masks, truth, function))
+      scores.append(_scores(test.masks, truth, function, guess))
     else:
       scores.append(stack.sparse_scores(truth, function, guess))
     errors = np.abs(truth - guess)
@@ -368,14 +373,13 @@ def judge(
   return Judged(by_terms["all"], by_terms, np.stack(quantiles), len(values))
 
 
-def _scores(masks, values, function):
+def _scores(masks, values, function, whole):
   """As `stack.sparse_scores`, measured."""
-  parts = {str(k): function.truncate(k) for k in stack.SIZES}
-  parts["all"] = function
-  return {
-    name: float(score.r2(values, lasso.evaluate(masks, part)))
-    for name, part in parts.items()
+  guesses = {
+    str(k): lasso.evaluate(masks, function.truncate(k)) for k in stack.SIZES
   }
+  guesses["all"] = whole
+  return {k: float(score.r2(values, guess)) for k, guess in guesses.items()}
 
 
 def mean_score(samples: Samples, answer: Answer) -> float:
@@ -467,14 +471,6 @@ def _order_notes(max_order):
 
 def _lassos(samples, order):
   return lasso.fit_targets(samples.masks, samples.values, order)
-
-
-def _means(samples):
-  n = samples.masks.shape[1]
-  size = np.abs(samples.values).max(axis=0)
-  size = np.where(size > 0, size, 1.0)  # No sum overflows.
-  means = ((samples.values / size).mean(axis=0) * size).tolist()
-  return [sparse.SparseFourier.from_terms(n, [((), v)]) for v in means]
 
 
 def _prefers_spex(scores):

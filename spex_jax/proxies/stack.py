@@ -66,9 +66,9 @@ def stack(
   if gain > _LEAST_GAIN:
     weights = mixed
   chosen = np.flatnonzero(weights).tolist()
-  crossed = (guesses @ weights) * scale + middle
+  joined = guesses @ weights
   merged = _merge([members[i].function for i in chosen], weights[chosen])
-  error = float(((guesses @ weights - unit) ** 2).mean())
+  error = float(((joined - unit) ** 2).mean())
   held = float(((np.asarray(merged.coefs)[1:] / scale) ** 2).sum())
   function = _thin(merged, _DROPPED * min(error, held), scale)
   # They all see the same samples: the errors of the heaviest stand for all.
@@ -81,7 +81,7 @@ def stack(
   named = {members[i].name: float(weights[i]) for i in chosen}
   return Stacked(
     function,
-    crossed,
+    joined * scale + middle,
     named,
     std,
     _note(members, errors, named, gain),

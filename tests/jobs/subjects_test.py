@@ -2,26 +2,15 @@
 
 import json
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
 
 import pytest
 
-import spex_jax
 from spex_jax import cli
 from spex_jax.fourier import sparse
-
-_ROOT = pathlib.Path(spex_jax.__file__).resolve().parent.parent
-
-
-def _run(capsys, *arguments):
-  """Exit code, stdout and stderr of one command."""
-  capsys.readouterr()
-  code = cli.main(list(arguments))
-  out, err = capsys.readouterr()
-  return code, out, err
+from tests import command
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +37,7 @@ def test_digits(digits_run, capsys):
   # 2 x 2 patches of 4 x 4 pixels: all 16 masks fit in the budget.
   assert explanation["num_evaluations"] == 16
   assert explanation["faithfulness"] == pytest.approx(1.0)
-  code, out, err = _run(
+  code, out, err = command.run(
     capsys,
     "explain",
     "--config=digits:quick",
@@ -65,7 +54,7 @@ def test_digits(digits_run, capsys):
 
 
 def test_a_model_of_another_configuration_is_refused(digits_run, capsys):
-  code, out, err = _run(
+  code, out, err = command.run(
     capsys,
     "explain",
     "--config=digits:quick",
@@ -84,7 +73,7 @@ def test_a_damaged_model_is_refused(digits_run, tmp_path, capsys):
   data = bytearray(victim.read_bytes())
   data[0] ^= 1
   victim.write_bytes(data)
-  code, _, err = _run(
+  code, _, err = command.run(
     capsys, "explain", "--config=digits:quick", f"--workdir={workdir}"
   )
   assert code == 1 and err.count("\n") == 1
@@ -109,7 +98,7 @@ def test_a_model_that_cannot_be_used_names_the_remedy(
   elif where == "file":
     shutil.rmtree(workdir / "model")
     (workdir / "model").write_text("")
-  code, _, err = _run(
+  code, _, err = command.run(
     capsys,
     "explain",
     "--config=digits:quick",
@@ -134,7 +123,7 @@ def test_a_full_disk_is_one_line(tmp_path):
     + [f"--workdir={tmp_path / 'w'}"],
     capture_output=True,
     text=True,
-    env=os.environ | {"PYTHONPATH": str(_ROOT)},
+    env=os.environ | {"PYTHONPATH": str(command.ROOT)},
   )
   assert done.returncode == 1, done.stderr
   # Native threads of Orbax may write before it; the last word is ours.

@@ -1,0 +1,21 @@
+"""Value functions that several tests explain."""
+
+import numpy as np
+
+from spex_jax.fourier import sparse
+
+
+def planted(n, num_terms, order, seed=0):
+  """A sparse function of drawn terms, of up to `order`."""
+  rng = np.random.default_rng(seed)
+  terms = {}
+  while len(terms) < num_terms:
+    size = rng.integers(1, order + 1)
+    members = tuple(sorted(rng.choice(n, size, replace=False).tolist()))
+    terms[members] = rng.uniform(0.5, 2) * rng.choice([-1, 1])
+  return sparse.SparseFourier.from_terms(n, terms)
+
+
+def pairs(masks):
+  """Of order 2, of four players."""
+  return 2.0 * masks[:, 0] - masks[:, 1] + 3.0 * masks[:, 2] * masks[:, 3]
