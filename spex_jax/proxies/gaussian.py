@@ -37,6 +37,7 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import regress
+from spex_jax.proxies import triangular
 
 SPREADS = (0.5, 1.25)
 MOST_MASKS = 16384  # An inverse of 2 GiB; 4,096 on a CPU take about a minute.
@@ -45,7 +46,7 @@ _FIRST_STEPS, _FIRST_RATE = 60, 0.15
 _LAST_STEPS, _LAST_RATE = 25, 0.06
 _CROSS_STEPS = 15  # Of a group, in place of `_LAST_STEPS`.
 _RANK = 4  # Directions: 2 do less, 8 need more masks.
-_TURN_STEPS, _TURN_RATE = 30, 0.15  # Where there are directions.
+_TURN_STEPS, _TURN_RATE = 18, 0.2  # Where there are directions.
 LEAST_NOISE = 1e-8  # Share of the variance; keeps the Cholesky factor alive.
 CELLS = 1 << 26  # Kernel values, or characters, held at once: 512 MB.
 
@@ -155,7 +156,7 @@ def inverse_factor(params: Params, gram: jax.Array) -> jax.Array:
   identity = jnp.eye(len(gram), dtype=gram.dtype)
   noise = jnp.exp(params.noise) + LEAST_NOISE
   factor = jnp.linalg.cholesky(gram + noise * identity)
-  return jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
+  return triangular.invert(factor)
 
 
 def objective(
@@ -180,7 +181,7 @@ def objective(
   half = jax.lax.stop_gradient(inverse_factor(params, gram))
   weights = half.T @ (half @ values)
   nats = 0.5 * values @ weights - jnp.log(jnp.diagonal(half)).sum()
-  slope = 0.5 * (half.T @ half - jnp.outer(weights, weights))
+  slope = 0.5 * (triangular.square(half) - jnp.outer(weights, weights))
   slope = jax.lax.stop_gradient(slope)
   path = jnp.sum(slope * gram) + noise * jnp.trace(slope)
   nats = jax.lax.stop_gradient(nats - path) + path
@@ -248,7 +249,7 @@ def condition(
 ) -> tuple[jax.Array, jax.Array]:
   """`(weights [B], inverse [B, B])` of `Posterior`."""
   half = inverse_factor(params, kernel(params, signs, signs))
-  inverse = half.T @ half
+  inverse = triangular.square(half)
   return inverse @ values, inverse
 
 
@@ -453,23 +454,35 @@ def cross_predict(
   signs, unit, mean, scale = _standard(masks, values)
   order = regress.spread_order(len(unit))
   parts = np.array_split(order, max(2, min(groups, len(unit))))
-  begin: list[tuple[np.ndarray, Params | None]] = [(p, None) for p in parts]
+
+  def tuned_on(rows, params):
+    own, shift, size = regress.standardise(unit[rows, None])
+    found, rising = tuned(
+      signs[rows], own[:, 0], spread, params, most_tuned, _CROSS_STEPS
+    )
+    return found, rising, shift[0], size[0]
+
+  begin: list[Params | None] = [None] * len(parts)
   if turn is not None:
-    begin = [(part, with_directions(params)) for part, params in turn.groups]
+    parts = [part for part, _ in turn.groups]
+    begin = [with_directions(params) for _, params in turn.groups]
+  elif len(parts) == 4 and len(unit) >= 2 * _FIRST:
+    # The long first round, once for two groups: on the half with neither.
+    first, last = (
+      np.sort(np.concatenate(two)) for two in (parts[:2], parts[2:])
+    )
+    begin = [tuned_on(last, None)[0]] * 2 + [tuned_on(first, None)[0]] * 2
   found, worst = [], -np.inf
   middle, width = np.zeros(len(unit)), np.ones(len(unit))
-  for part, params in begin:
+  for part, params in zip(parts, begin):
     rest = np.delete(np.arange(len(unit)), part)
     # The group must not shift the mean that its values are predicted from.
-    own, shift, size = regress.standardise(unit[rest, None])
-    tuned_on, rising = tuned(
-      signs[rest], own[:, 0], spread, params, most_tuned, _CROSS_STEPS
-    )
+    own, rising, shift, size = tuned_on(rest, params)
     worst = float(np.maximum(worst, rising))  # NaN stays.
     seen = (unit - shift) / size
-    posterior = _posterior(tuned_on, signs, seen, shift[0], size[0], rising)
+    posterior = _posterior(own, signs, seen, shift, size, rising)
     left = leave_one_out(posterior)
     middle[part] = left[0][part] * scale + mean
     width[part] = left[1][part] * scale
-    found.append((part, tuned_on))
+    found.append((part, own))
   return Crossed(middle, width, worst, found)

@@ -34,6 +34,8 @@ _ROUNDING = 1e-12  # Share of max|f|.
 _LEAST_REFINED = 256  # Masks below which finer parameters fit noise.
 _PAIRS_TO_A_MASK = 40  # Twice the pairs that are worth screening.
 _LEAST_TURNED = 4  # Masks to a player that directions need.
+_MANY = 2048  # Masks that are crossed by halves.
+_FAR = 3.0  # Times the error of a rival that a process cannot help.
 _HOPELESS = 1.1  # Times the error of the best: not worth the other folds.
 # Finer than the default: where little is explained, the step matters.
 _PENALTIES = tuple(10.0 ** (-k / 12) for k in range(31))
@@ -134,7 +136,10 @@ def by_trees(
 
 
 def by_gaussian(
-  masks: base.Masks, values: np.ndarray, max_order: int | None = None
+  masks: base.Masks,
+  values: np.ndarray,
+  max_order: int | None = None,
+  rival: np.ndarray | None = None,
 ) -> list[Member]:
   """A Gaussian process, read out as its largest coefficients, with errors.
 
@@ -147,13 +152,23 @@ def by_gaussian(
   it. With a `max_order`, its crossed predictions are those of processes
   fitted to the other folds and read out to that order.
 
+  Args:
+    masks: bool `[B, n]`.
+    values: `[B]`.
+    max_order: of the sets that are read out.
+    rival: crossed predictions `[B]` of another member, NaN where it has none;
+      where the process leaves several times as much, it is not a member.
+
   Raises:
     FloatingPointError: a kernel matrix that float64 cannot factorise.
   """
   seen = _see(masks, values)
   masks_each = len(seen.rows) / masks.shape[1]
-  # The more players to a mask, the more a group's parameters miss the others.
-  groups = 4 if len(seen.rows) <= 600 else 3 if masks_each < 2 else 2
+  # Parameters of fewer masks predict worse, most where players are many; of
+  # so many that groups are dear, half are nearly as good as all.
+  groups = 4 if len(seen.rows) <= 600 else 3 if masks_each < 2 else 4
+  if len(seen.rows) > _MANY:
+    groups = 2
   spreads = gaussian.SPREADS
   if masks_each < 2:
     spreads = spreads[:1]
@@ -167,6 +182,14 @@ def by_gaussian(
   ]
   best = int(np.argmin([_error(seen.values, trial.mean) for trial in trials]))
   trial, spread = trials[best], spreads[best]
+  if rival is not None:
+    told = np.isfinite(rival[seen.rows])
+    y = seen.values[told]
+    error, least = (
+      _error(y, guess[told]) for guess in (trial.mean, rival[seen.rows])
+    )
+    if error > _FAR * least:
+      return []
   # A step costs the cube: half of many masks tune nearly as well.
   most_tuned = int(np.clip(len(seen.rows) // 2, 1024, 2048))
   posterior = gaussian.fit(
@@ -303,25 +326,21 @@ def most_masks() -> int:
   return 4096 if jax.default_backend() == "cpu" else gaussian.MOST_MASKS
 
 
-def by_gram(
-  masks: base.Masks,
-  values: np.ndarray,
-  folds: np.ndarray,
-  rival: np.ndarray | None = None,
-  max_order: int | None = None,
-) -> Member | None:
-  """The Gram scan: all significant sets of low order.
+Fit = Callable[[np.ndarray], sparse.SparseFourier]  # bool [B], rows to see.
+
+
+def gram_fit(
+  masks: base.Masks, values: np.ndarray, max_order: int | None = None
+) -> Fit | None:
+  """A Gram scan of any of the samples, each done once.
 
   Args:
     masks: bool `[B, n]`.
     values: `[B]`.
-    folds: int `[B]`.
-    rival: crossed predictions of the best member so far; where the first fold
-      leaves far more than it does, the others are not run.
     max_order: of the sets.
 
   Returns:
-    None where the scan is not affordable, or hopeless.
+    None where a scan of all is not affordable, or of too few masks.
   """
   masks = base.check_masks(masks)
   n = masks.shape[1]
@@ -329,23 +348,59 @@ def by_gram(
   order = min(order, max_order or order)
   if order < 1 or len(values) < LEAST_SCANNED:
     return None
-
   unit = values / (np.abs(values).max() or 1.0)  # So that no square overflows.
+  done: dict[bytes, sparse.SparseFourier] = {}
 
   def fit(rows):
-    nothing = np.zeros((0, gram.MAX_ORDER), np.int64)
-    sets = gram.grow_support(masks[rows], unit[rows], nothing, order)
-    empty = np.full((1, sets.shape[1]), n)
-    sets = np.concatenate([empty, sets])
-    found = regress.refit(masks[rows], values[rows], sets, penalty="ridge")
-    return sparse.SparseFourier.from_players(n, sets, found.coefs)
+    key = np.packbits(rows).tobytes()
+    if key not in done:
+      nothing = np.zeros((0, gram.MAX_ORDER), np.int64)
+      sets = gram.grow_support(masks[rows], unit[rows], nothing, order)
+      empty = np.full((1, sets.shape[1]), n)
+      sets = np.concatenate([empty, sets])
+      found = regress.refit(masks[rows], values[rows], sets, penalty="ridge")
+      done[key] = sparse.SparseFourier.from_players(n, sets, found.coefs)
+    return done[key]
 
+  return fit
+
+
+def by_gram(
+  masks: base.Masks,
+  values: np.ndarray,
+  folds: np.ndarray,
+  fit: Fit | None,
+  rival: np.ndarray | None = None,
+) -> Member | None:
+  """The Gram scan: all significant sets of low order.
+
+  Args:
+    masks: bool `[B, n]`.
+    values: `[B]`.
+    folds: int `[B]`.
+    fit: of `gram_fit`.
+    rival: crossed predictions of the best member so far; where the first fold
+      leaves far more than it does, the others are not run.
+
+  Returns:
+    None where there is no fit, or it is hopeless.
+  """
+  if fit is None:
+    return None
   crossed = _crossed(masks, values, folds, fit, rival)
   if crossed is None:
     return None
   function = fit(np.ones(len(values), bool))
-  note = f"Gram scan of all sets of up to {order}."
+  note = f"Gram scan of sets of up to {int(function.orders.max(initial=0))}."
   return Member("gram", function, crossed, note, _flat(crossed, values))
+
+
+def first_fold(masks: base.Masks, folds: np.ndarray, fit: Fit) -> np.ndarray:
+  """`[B]` predictions of the first fold by a fit to the others; else NaN."""
+  held = folds == folds[0]
+  out = np.full(len(folds), np.nan)
+  out[held] = lasso.evaluate(masks[held], fit(~held))
+  return out
 
 
 def _crossed(masks, values, folds, fit, rival=None):

@@ -136,8 +136,12 @@ def _best(masks, values, folds, method, max_order):
       for r in relaxed
     ]
 
+  fit = None
+  if method in ("auto", "gram"):
+    fit = members.gram_fit(masks, values, max_order)
+
   def scan(rival=None):
-    return members.by_gram(masks, values, folds, rival, max_order)
+    return members.by_gram(masks, values, folds, fit, rival)
 
   found: list[members.Member | None] = [alone]
   if method == "auto":
@@ -148,8 +152,9 @@ def _best(masks, values, folds, method, max_order):
   if method in ("auto", "proxyspex"):
     found.append(members.by_trees(masks, values, folds, max_order))
   if method in ("auto", "gaussian"):
+    first = None if fit is None else members.first_fold(masks, folds, fit)
     try:
-      found += members.by_gaussian(masks, values, max_order)
+      found += members.by_gaussian(masks, values, max_order, first)
     except FloatingPointError:
       if method == "gaussian":
         raise
@@ -199,9 +204,8 @@ def suspects_planted(samples: Samples, max_order: int | None = None) -> bool:
       members.by_lasso(samples.masks, column, folds, 1),
     ]
     rival = stack.best(column, _present(found))
-    scanned = members.by_gram(
-      samples.masks, column, folds, rival.crossed, max_order
-    )
+    fit = members.gram_fit(samples.masks, column, max_order)
+    scanned = members.by_gram(samples.masks, column, folds, fit, rival.crossed)
     crossed = (scanned or rival).crossed
     scores.append(float(score.r2(column, crossed)))
   return _mean(np.asarray(scores)) < _PLANTED

@@ -215,7 +215,7 @@ def test_schedule_of_a_fit(monkeypatch):
     ({"params": posterior.params}, [(40, 25, 0.06)]),
     (
       {"params": gaussian.with_directions(posterior.params)},
-      [(40, 30, 0.15)],
+      [(40, 18, 0.2)],
     ),
   ):
     taken.clear()
@@ -292,6 +292,30 @@ def test_groups_do_not_leak():
   for a, b in zip(first, third):
     np.testing.assert_allclose(a, b, rtol=1e-6)
   assert np.abs(second.linear - fourth.linear).max() > 0.1
+
+
+def test_four_groups_do_not_leak_through_what_two_share(monkeypatch):
+  monkeypatch.setattr(gaussian, "_FIRST", 10)
+  masks, values = _data()
+  calls, plain = [], gaussian._tune
+
+  def tune(params, signs, *args):
+    calls.append(len(signs))
+    return plain(params, signs, *args)
+
+  monkeypatch.setattr(gaussian, "_tune", tune)
+  whole = gaussian.cross_predict(masks, values, groups=4)
+  # Two halves from scratch, in two rounds, then a round for each group.
+  assert calls == [10, 20] * 2 + [30] * 4
+  for g, (part, params) in enumerate(whole.groups):
+    changed = values.copy()
+    changed[part] = 2.0 + 3.0 * np.random.default_rng(g).normal(size=10)
+    other = gaussian.cross_predict(masks, changed, groups=4)
+    # The values are rescaled; rounding grows over 60 steps of Adam.
+    for a, b in zip(params, other.groups[g][1]):
+      np.testing.assert_allclose(a, b, rtol=1e-6)
+    moved = other.groups[g - 1][1].linear - whole.groups[g - 1][1].linear
+    assert np.abs(moved).max() > 0.01
 
 
 def test_a_value_does_not_enter_its_own_prediction():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from spex_jax.fourier import lasso, score, sparse
+from spex_jax.fourier import gram, lasso, score, sparse
 from spex_jax.proxies import (
   boosting,
   gaussian,
@@ -42,7 +42,7 @@ def _by_relaxed(masks, values, folds):
 
 
 def _by_gram(masks, values, folds):
-  return members.by_gram(masks, values, folds)
+  return members.by_gram(masks, values, folds, members.gram_fit(masks, values))
 
 
 def _by_gaussian(masks, values, folds):
@@ -294,18 +294,56 @@ def test_the_hopeless_are_not_run_to_the_end():
   assert members.by_lasso(masks, values, folds, 1, rival=values * 0) is not None
   rng = np.random.default_rng(0)
   noise = rng.normal(size=100)
-  assert members.by_gram(masks, noise, folds, noise * 0.99) is None
-  assert members.by_gram(masks, noise, folds, noise * 0) is not None
+  fit = members.gram_fit(masks, noise)
+  assert members.by_gram(masks, noise, folds, fit, noise * 0.99) is None
+  assert members.by_gram(masks, noise, folds, fit, noise * 0) is not None
+
+
+def test_a_scan_of_the_same_samples_is_done_once(monkeypatch):
+  masks, values, folds = _data(shape=(100, 6))
+  plain, done = gram.grow_support, []
+
+  def grow(rows, *args):
+    done.append(len(rows))
+    return plain(rows, *args)
+
+  monkeypatch.setattr(gram, "grow_support", grow)
+  fit = members.gram_fit(masks, values)
+  first = members.first_fold(masks, folds, fit)
+  found = members.by_gram(masks, values, folds, fit)
+  assert done == [80] * 5 + [100]
+  held = folds == folds[0]
+  np.testing.assert_array_equal(first[held], found.crossed[held])
+  assert np.isnan(first[~held]).all()
+
+
+def test_a_process_far_behind_a_rival_is_not_fitted(monkeypatch):
+  masks, values, _ = _data(noise=0.01)
+  rival = np.where(np.arange(40) < 8, values + 1e-6, np.nan)
+  fitted = []
+  plain = gaussian.fit
+
+  def fit(*args, **options):
+    fitted.append(len(args[0]))
+    return plain(*args, **options)
+
+  monkeypatch.setattr(gaussian, "fit", fit)
+  assert members.by_gaussian(masks, values, rival=rival) == []
+  assert not fitted
+  rival = np.where(np.arange(40) < 8, values + 5.0, np.nan)
+  assert len(members.by_gaussian(masks, values, rival=rival)) == 1
 
 
 def test_a_scan_needs_masks_and_few_players(monkeypatch):
   masks, values, folds = _data(shape=(63, 6))
-  assert members.by_gram(masks, values, folds) is None
+  assert members.gram_fit(masks, values) is None
+  assert members.by_gram(masks, values, folds, None) is None
   masks, values, folds = _data(shape=(100, 6))
-  found = members.by_gram(masks, values, folds, max_order=1)
+  fit = members.gram_fit(masks, values, max_order=1)
+  found = members.by_gram(masks, values, folds, fit)
   assert found.function.orders.max() == 1 and "up to 1" in found.note
   monkeypatch.setattr(members, "_SCAN_FLOPS", 1.0)
-  assert members.by_gram(masks, values, folds) is None
+  assert members.gram_fit(masks, values) is None
 
 
 @pytest.mark.parametrize(
