@@ -276,7 +276,11 @@ def _with_directions(seen, posterior, trial, spread, most_tuned):
   """The process with directions, where they come near it, or None."""
   try:
     turned = gaussian.cross_predict(
-      seen.masks, seen.values, spread=spread, turn=trial
+      seen.masks,
+      seen.values,
+      spread=spread,
+      most_tuned=min(1024, max(512, len(seen.rows) // 2)),
+      turn=trial,
     )
     error, least = (_error(seen.values, one.mean) for one in (turned, trial))
     if error > _HOPELESS * least:
