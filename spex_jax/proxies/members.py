@@ -166,11 +166,13 @@ def by_gaussian(
   """
   seen = _see(masks, values)
   masks_each = len(seen.rows) / masks.shape[1]
-  # Parameters of fewer masks predict worse, most where players are many; of
-  # so many that groups are dear, half are nearly as good as all.
-  groups = 4 if len(seen.rows) <= 600 else 3 if masks_each < 2 else 4
+  # Parameters of fewer masks predict worse; where a group is dear, they are
+  # many, and half of them are nearly as good as all.
+  groups = 4
   if len(seen.rows) > _MANY:
     groups = 2
+  elif len(seen.rows) > 600 and masks_each < 2:
+    groups = 3
   spreads = gaussian.SPREADS
   if masks_each < 2:
     spreads = spreads[:1]
@@ -185,12 +187,12 @@ def by_gaussian(
   best = int(np.argmin([_error(seen.values, trial.mean) for trial in trials]))
   trial, spread = trials[best], spreads[best]
   if rival is not None:
-    told = np.isfinite(rival[seen.rows])
-    y = seen.values[told]
+    rival = rival[seen.rows]
+    told = np.isfinite(rival)
     error, least = (
-      _error(y, guess[told]) for guess in (trial.mean, rival[seen.rows])
+      _error(seen.values, guess, told) for guess in (trial.mean, rival)
     )
-    if len(y) >= _LEAST_TOLD and error > _FAR * least:
+    if told.sum() >= _LEAST_TOLD and error > _FAR * least:
       return []
   # A step costs the cube: half of many masks tune nearly as well.
   most_tuned = int(np.clip(len(seen.rows) // 2, 1024, 2048))
@@ -352,10 +354,10 @@ def _process_note(posterior, trial, out):
   return note
 
 
-def _error(values, guess):
-  """Mean square, free of units, so that no square overflows."""
+def _error(values, guess, rows=slice(None)):
+  """Mean square over rows, free of units, so that no square overflows."""
   scale = np.abs(values).max() or 1.0
-  return (((guess - values) / scale) ** 2).mean()
+  return (((guess - values)[rows] / scale) ** 2).mean()
 
 
 def most_masks() -> int:
@@ -447,15 +449,12 @@ def _crossed(masks, values, folds, fit, rival=None):
 
   None where the first fold leaves far more than the rival does there.
   """
-  scale = np.abs(values).max() or 1.0
   out = np.empty(len(values))
   for fold in dict.fromkeys(folds.tolist()):
     held = folds == fold
     out[held] = lasso.evaluate(masks[held], fit(~held))
     if rival is not None:
-      error, least = (
-        (((guess - values)[held] / scale) ** 2).sum() for guess in (out, rival)
-      )
+      error, least = (_error(values, guess, held) for guess in (out, rival))
       if error > _HOPELESS * least:
         return None
       rival = None  # Told.
@@ -465,7 +464,7 @@ def _crossed(masks, values, folds, fit, rival=None):
 def _flat(crossed, values):
   """Errors of regression on characters, which random masks leave orthogonal."""
   scale = np.abs(values).max() or 1.0
-  spread = np.sqrt((((crossed - values) / scale) ** 2).mean())
+  spread = np.sqrt(_error(values, crossed))
   # Errors of rounding size are none.
   size = scale * (spread > _ROUNDING) * spread / np.sqrt(len(values))
   return lambda players: np.full(len(players), size)

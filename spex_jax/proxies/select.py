@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spex_jax import base
-from spex_jax.fourier import lasso, score, sparse, spex
+from spex_jax.fourier import lasso, regress, score, sparse, spex
 from spex_jax.proxies import boosting, members, stack
 from spex_jax.proxies.samples import Samples
 
@@ -131,25 +131,25 @@ def _best(masks, values, folds, method, max_order):
   left_out = ""
   if method == "auto":
     # A scan that leaves nothing needs no comparison.
-    size = np.abs(values).max()  # First, so that no square overflows.
-    almost = _ALMOST * (values / size).std() * size
-    exact = scan(values + almost)
+    deviation = regress.standardise(values[:, None])[2][0]
+    exact = scan(values + _ALMOST * deviation)
     if exact is not None:
-      left = (exact.crossed - values) / size
-      if np.sqrt((left**2).mean()) <= almost / size:
+      left = (exact.crossed - values) / deviation
+      if np.sqrt((left**2).mean()) <= _ALMOST:
         return stack.stack(masks, values, [exact])
   if method in ("auto", "proxyspex"):
     found.append(members.by_trees(masks, values, folds, max_order))
   if method in ("auto", "gaussian"):
     first = None if fit is None else members.first_fold(masks, folds, fit)
     try:
-      found += members.by_gaussian(masks, values, max_order, first)
+      processes = members.by_gaussian(masks, values, max_order, first)
     except FloatingPointError as error:
       if method == "gaussian":
         raise
       left_out = f" No Gaussian process: {error}"
     else:
-      if len(found) == 2:
+      found += processes
+      if not processes:
         left_out = " No Gaussian process: a Gram scan is far ahead of it."
   if method == "auto":
     found += lassos(orders[:1], [False])

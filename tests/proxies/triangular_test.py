@@ -7,6 +7,11 @@ import pytest
 from spex_jax.proxies import triangular
 
 
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+  monkeypatch.setattr(triangular, "_LEAST", 64)
+
+
 def _factor(size, seed=0):
   rng = np.random.default_rng(seed)
   below = np.tril(rng.normal(size=(size, size)), -1) / np.sqrt(max(size, 1))
