@@ -1,0 +1,63 @@
+"""Recorded outputs of transformers, reproduced from the same checkpoints."""
+
+import jax
+import numpy as np
+import pytest
+
+from spex_jax import models
+from spex_jax.models import sites
+from tests.models import checkpoints
+
+_FAMILIES = (
+  "gpt2", "llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gpt_neox",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["stories260k", *_FAMILIES])
+def test_logits_and_hidden_states(name):
+  parts = (name,) if name == "stories260k" else ("tiny", name)
+  folder = checkpoints.shared(*parts)
+  net = models.load(folder)
+  inputs, expected = checkpoints.recorded(folder)
+  out = jax.jit(net.apply)(net.params, **inputs)
+  mask = inputs.get("attention_mask")
+  per_token = mask if out.logits.ndim == 3 else None
+  difference = checkpoints.difference
+  assert difference(out.logits, expected["out_logits"], per_token) < 1e-5
+  hidden = [key for key in expected if key.startswith("out_hidden_")]
+  assert len(hidden) in (0, len(out.hidden))
+  for number in range(len(hidden)):
+    want = expected[f"out_hidden_{number}"]
+    assert difference(out.hidden[number], want, mask) < 1e-5
+
+
+def test_head_masks_of_a_trained_model():
+  folder = checkpoints.shared("stories260k")
+  net = models.load(folder)
+  inputs, expected = checkpoints.recorded(folder)
+  length = int(inputs["attention_mask"][0].sum())
+  ids = inputs["input_ids"][:1, :length]
+  target = int(expected["head_target"])
+  plain = net.apply(net.params, input_ids=ids, logits_to_keep=1)
+  assert int(plain.logits[0, 0].argmax()) == target
+
+  def value(mask):
+    kept = mask.reshape(net.config.num_blocks, 1, 1, net.config.num_heads, 1)
+    scale = {f"blocks.{i}.attn.z": kept[i] for i in range(len(kept))}
+    out = net.apply(
+      net.params, sites.Edits(scale=scale), input_ids=ids, logits_to_keep=1
+    )
+    return jax.nn.log_softmax(out.logits[0, 0])[target]
+
+  got = jax.jit(jax.vmap(value))(expected["head_masks"])
+  np.testing.assert_allclose(got, expected["head_values"], rtol=0, atol=1e-5)
+
+
+def test_the_tokenizer_comes_along():
+  folder = checkpoints.shared("stories260k")
+  net = models.load(folder)
+  inputs, expected = checkpoints.recorded(folder)
+  for row, text in enumerate(expected["texts"]):
+    mask = inputs["attention_mask"][row] > 0
+    ids = net.tokenizer.encode(str(text)).ids
+    assert ids == inputs["input_ids"][row][mask].tolist()
