@@ -89,18 +89,23 @@ def test_roberta_counts_positions_of_tokens_that_are_no_padding():
 
 def test_every_site_of_a_post_norm_block_feeds_the_next():
   net, params = _embedding()
-  plain = net.apply(params, input_ids=_IDS, capture=("*",))
+  run = jax.jit(net.apply, static_argnames="capture")
+  plain = run(params, input_ids=_IDS, capture=("*",))
   assert set(plain.activations) == set(net.sites)
-  run = jax.jit(net.apply)
+  same = {
+    name: (np.ones([1] * x.ndim, bool), x)
+    for name, x in plain.activations.items()
+  }
+  out = run(params, sites.Edits(replace=same), input_ids=_IDS)
+  assert checkpoints.difference(out.logits, plain.logits) < 1e-6
+  # One entry of one position or head, in one program for all sites.
   for name in net.sites:
-    x = plain.activations[name]
-    same = sites.Edits(replace={name: (np.ones([1] * x.ndim, bool), x)})
-    out = net.apply(params, same, input_ids=_IDS)
-    assert checkpoints.difference(out.logits, plain.logits) < 1e-6, name
-    # One entry per row: a shift of all of them is lost in a norm or softmax.
-    shift = np.zeros((1, *x.shape[1:]), np.float32)
-    shift[..., 0] = 1
-    moved = net.apply(params, sites.Edits(add={name: shift}), input_ids=_IDS)
+    add = {
+      site: np.zeros((1, *x.shape[1:]), np.float32)
+      for site, x in plain.activations.items()
+    }
+    add[name][0, 0, ..., 0] = 1
+    moved = run(params, sites.Edits(add=add), input_ids=_IDS)
     assert checkpoints.difference(moved.logits, plain.logits) > 1e-5, name
 
 
