@@ -57,7 +57,7 @@ _FORBIDDEN = {
 # Slow to import: only inside the functions that use them.
 _LAZY = {
   "sklearn", "scipy", "matplotlib", "pandas", "pyarrow", "orbax", "optax",
-  "shapiq", "lightgbm",
+  "shapiq", "lightgbm", "tokenizers", "safetensors", "huggingface_hub",
 }  # fmt: skip
 
 
