@@ -90,20 +90,11 @@ def _stand_in(tokenizer: tokens.Tokenizer, token: int | str | None) -> int:
   return tokenizer.check(token)
 
 
-def kept(prompt: text_lib.Prompt, mask: base.Array) -> jax.Array:
-  """Which tokens are kept under a mask `[n]`: bool `[P]`."""
-  if np.shape(mask) != (prompt.n,):
-    raise ValueError(
-      f"One mask of these players is [{prompt.n}]; got {np.shape(mask)}."
-    )
-  return jnp.append(jnp.asarray(mask, bool), True)[prompt.players.owner]
-
-
 def replaced(
   prompt: text_lib.Prompt, mask: base.Array, token: int
 ) -> tuple[jax.Array, jax.Array]:
   """Ids with `token` for absent ones, and an attention mask of ones."""
-  ids = jnp.where(kept(prompt, mask), prompt.encoding.ids, token)
+  ids = jnp.where(prompt.players.kept(mask), prompt.encoding.ids, token)
   return ids[None], jnp.ones_like(ids)[None]
 
 
@@ -112,7 +103,7 @@ def hidden(
 ) -> tuple[jax.Array, jax.Array]:
   """The ids as they are, and an attention mask without the absent ones."""
   ids = jnp.asarray(prompt.encoding.ids)
-  return ids[None], kept(prompt, mask).astype(ids.dtype)[None]
+  return ids[None], prompt.players.kept(mask).astype(ids.dtype)[None]
 
 
 def repacked(
@@ -134,7 +125,7 @@ def repacked(
     Ids and attention mask, `[1, P]`.
   """
   owner, ids = prompt.players.owner, jnp.asarray(prompt.encoding.ids)
-  stay = kept(prompt, mask)
+  stay = prompt.players.kept(mask)
   if token is not None:
     _, firsts = np.unique(owner[owner < prompt.n], return_index=True)
     first = np.zeros(len(owner), bool)
