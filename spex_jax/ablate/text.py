@@ -92,11 +92,7 @@ def prompt(
   """
   encoding = tokenizer.encode(text, add_bos=add_bos)
   limit = tokenizer.max_length if max_length is None else max_length
-  if limit is not None and len(encoding.ids) > limit:
-    raise ValueError(
-      f"The text has {len(encoding.ids)} tokens, and the model takes {limit}. "
-      "Shorten the text."
-    )
+  _check_length(len(encoding.ids), limit)
   if isinstance(by, str) and by == "tokens":
     return _by_tokens(text, encoding)
   if isinstance(by, Mapping):
@@ -123,6 +119,74 @@ def prompt(
         f"{pieces} belongs to another player, or there is none."
       )
   return Prompt(text, encoding, features.Players(names, owner), spans)
+
+
+def continued(
+  prompt: Prompt,
+  continuation: str | Sequence[int],
+  tokenizer: tokens.Tokenizer,
+  *,
+  max_length: int | None = None,
+) -> tuple[Prompt, int]:
+  """The prompt with a continuation behind it that nobody owns.
+
+  Args:
+    prompt: players in front.
+    continuation: a text, usually with its leading space, or token ids.
+    tokenizer: the one that made the prompt.
+    max_length: as for `prompt`.
+
+  Returns:
+    The longer prompt, and how many tokens the continuation has.
+
+  Raises:
+    ValueError: a prompt that the tokenizer closes with a special token, an
+      empty continuation, one whose tokens depend on where it begins, an id
+      outside the vocabulary, or a text longer than the model takes.
+  """
+  ids = prompt.encoding.ids
+  if prompt.encoding.special[-1]:
+    raise ValueError(
+      f"The tokenizer closes a text with {tokenizer.token(int(ids[-1]))!r}: "
+      "nothing can continue it. This is for causal language models."
+    )
+  if isinstance(continuation, str):
+    body = prompt.text + continuation
+    whole = tokenizer.encode(body, add_special=False)
+    start = len(ids) - int(prompt.encoding.special.sum())
+    plain = ids[~prompt.encoding.special]
+    if whole.ids[:start].tolist() != plain.tolist():
+      raise ValueError(
+        f"Tokens would join over the border of prompt and {continuation!r}. "
+        "Begin it with a space, or give its token ids."
+      )
+    more, offsets = whole.ids[start:], whole.offsets[start:]
+  else:
+    more = np.array([tokenizer.check(i) for i in continuation], np.int32)
+    body = prompt.text
+    offsets = np.full((len(more), 2), len(body), np.int32)
+  if not len(more):
+    raise ValueError("The continuation is empty.")
+  limit = tokenizer.max_length if max_length is None else max_length
+  _check_length(len(ids) + len(more), limit)
+  encoding = tokens.Encoding(
+    np.concatenate([ids, more]),
+    np.concatenate([prompt.encoding.offsets, offsets]),
+    np.concatenate([prompt.encoding.special, np.zeros(len(more), bool)]),
+  )
+  owner = np.concatenate(
+    [prompt.players.owner, np.full(len(more), prompt.n, np.int32)]
+  )
+  players = features.Players(prompt.names, owner)
+  return Prompt(body, encoding, players, prompt.spans), len(more)
+
+
+def _check_length(length: int, limit: int | None) -> None:
+  if limit is not None and length > limit:
+    raise ValueError(
+      f"The text has {length} tokens, and the model takes {limit}. "
+      "Shorten the text."
+    )
 
 
 def _spans(text: str, by: str | re.Pattern[str] | Sequence[Span]) -> list[Span]:

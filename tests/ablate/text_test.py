@@ -143,3 +143,32 @@ def test_a_longer_text_where_the_caller_says_so():
   assert text.prompt("the " * 39, _BERT, max_length=50).n == 39
   with pytest.raises(ValueError, match="has 5 tokens, and the model takes 4"):
     text.prompt("the the the", _BERT, max_length=4)
+
+
+def test_a_continuation_belongs_to_nobody():
+  prompt = text.prompt("the film", _GPT, add_bos=True)
+  longer, count = text.continued(prompt, " is fun", _GPT)
+  assert (count, longer.n, longer.text) == (2, 2, "the film is fun")
+  assert longer.players.owner.tolist() == [2, 0, 0, 0, 1, 2, 2]
+  pieces = [longer.text[a:b] for a, b in longer.encoding.offsets[-2:]]
+  assert pieces == [" is", " fun"]
+  ids = longer.encoding.ids[-2:].tolist()
+  again, count = text.continued(prompt, ids, _GPT)
+  assert again.encoding.ids.tolist() == longer.encoding.ids.tolist()
+
+
+@pytest.mark.parametrize(
+  "body, tokenizer, more, message",
+  [
+    ("the film", _BERT, " is", r"closes a text with '\[SEP\]'"),
+    ("the f", _GPT, "un", "would join over the border of prompt and 'un'"),
+    ("the film", _GPT, [], "continuation is empty"),
+    ("the film", _GPT, "", "continuation is empty"),
+    ("the film", _GPT, [10**6], "Token 1000000 lies outside"),
+    ("the film", _GPT, " fun" * 40, "has 44 tokens, and the model takes 40"),
+  ],
+)
+def test_continuations_that_are_refused(body, tokenizer, more, message):
+  prompt = text.prompt(body, tokenizer)
+  with pytest.raises(ValueError, match=message):
+    text.continued(prompt, more, tokenizer)
