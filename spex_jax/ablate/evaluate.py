@@ -36,6 +36,7 @@ class Stats:
     retries: calls of a host function that were made again.
     compile_seconds: tracing and compilation, of the candidates too.
     probe_seconds: measuring batch sizes, compilation included.
+    head_seconds: what is computed once, before all masks (`prefix.split`).
     run_seconds: everything else: transfers and computation.
     batch_shape: `(P, n)`, or None where the host function chooses.
     device_batch: rows of a batch on one device; values are the same bit for
@@ -54,6 +55,7 @@ class Stats:
   retries: int = 0
   compile_seconds: float = 0.0
   probe_seconds: float = 0.0
+  head_seconds: float = 0.0
   run_seconds: float = 0.0
   batch_shape: tuple[int, int] | None = None
   device_batch: int | None = None
@@ -166,15 +168,13 @@ def compiled(
     progress: called after each batch.
 
   Raises:
-    ValueError: n, batch_size or microbatch below 1, `remember_bytes` below 0,
-      or both a mesh and devices. At the first call: an unfit mesh or sharding,
-      a `dtype` that is not floating; `f` returns another shape than `[]` or
+    ValueError: n, batch_size or microbatch below 1, `remember_bytes` below 0.
+      At the first call: an unfit mesh or sharding, both a mesh and devices, a
+      `dtype` that is not floating; `f` returns another shape than `[]` or
       `[T]`, or no real number.
     MemoryError: at the first call, if no measured batch size fits.
   """
   _check_sizes(n, batch_size, microbatch, remember_bytes)
-  if mesh is not None and devices is not None:
-    raise ValueError("Give a mesh or devices; a mesh has devices of its own.")
   settings = {
     "shared": shared,
     "shared_sharding": shared_sharding,

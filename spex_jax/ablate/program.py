@@ -63,15 +63,15 @@ class Source:
       ValueError: an unfit mesh or sharding, or what `check_output` refuses.
     """
     self.n = n
-    self.mesh = _mesh(devices) if mesh is None else check_mesh(mesh)
+    self.mesh = mesh_of(mesh, devices)
     self.num_shards = self.mesh.shape[AXIS]
     self.devices = list(self.mesh.devices.flat)
     self._f = f
     self._by_mask = jax.NamedSharding(self.mesh, jax.P(AXIS))
     self._extra: tuple[Any, ...] = ()
     if shared is not None:
-      places = _places(shared, shared_sharding, self.mesh)
-      self._extra = (jax.device_put(cast(shared, dtype), places),)
+      placed = places(shared, shared_sharding, self.mesh)
+      self._extra = (jax.device_put(cast(shared, dtype), placed),)
     one = jax.ShapeDtypeStruct((n,), jnp.bool_)
     check_output(jax.eval_shape(f, one, *self._extra))
 
@@ -112,23 +112,31 @@ class Source:
     return Program(run, rows, microbatch, _memory(compiled))
 
 
-def check_mesh(mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
-  """Returns a mesh that masks can be split over.
+def mesh_of(
+  mesh: jax.sharding.Mesh | None, devices: Sequence[jax.Device] | None
+) -> jax.sharding.Mesh:
+  """The mesh, if masks can be split over it; else one of the axis `masks`.
 
   Raises:
-    ValueError: no axis of the name `masks`, or one that is not automatic.
+    ValueError: both given; no axis of the name `masks`, or one that is not
+      automatic.
   """
+  automatic = jax.sharding.AxisType.Auto
+  if mesh is None:
+    devices = list(jax.devices() if devices is None else devices)
+    shape = (len(devices),)
+    return jax.make_mesh(
+      shape, (AXIS,), axis_types=(automatic,), devices=devices
+    )
+  if devices is not None:
+    raise ValueError("Give a mesh or devices; a mesh has devices of its own.")
   if AXIS not in mesh.axis_names:
     raise ValueError(
       f"The mesh needs an axis named {AXIS!r}, over which masks are split; it "
       f"has {mesh.axis_names}."
     )
-  automatic = jax.sharding.AxisType.Auto
-  wrong = [
-    name
-    for name, kind in zip(mesh.axis_names, mesh.axis_types)
-    if kind != automatic
-  ]
+  kinds = zip(mesh.axis_names, mesh.axis_types)
+  wrong = [name for name, kind in kinds if kind != automatic]
   if wrong:
     raise ValueError(
       f"Axes {wrong} of the mesh are not automatic; make it with "
@@ -176,18 +184,13 @@ def check_output(output: Any) -> None:
     )
 
 
-def _mesh(devices: Sequence[jax.Device] | None) -> jax.sharding.Mesh:
-  devices = list(jax.devices() if devices is None else devices)
-  return jax.make_mesh(
-    (len(devices),),
-    (AXIS,),
-    axis_types=(jax.sharding.AxisType.Auto,),
-    devices=devices,
-  )
+def places(shared: Any, specs: Any, mesh: jax.sharding.Mesh) -> Any:
+  """A `NamedSharding` for every leaf; replicated where `specs` is None.
 
-
-def _places(shared: Any, specs: Any, mesh: jax.sharding.Mesh) -> Any:
-  """A `NamedSharding` for every leaf; replicated where `specs` is None."""
+  Raises:
+    ValueError: `specs` that are no `PartitionSpec` and no tree of them like
+      `shared`, or that use the axis `masks` or one that the mesh lacks.
+  """
   is_spec = lambda x: x is None or isinstance(x, jax.P)
   leaves, tree = jax.tree.flatten(shared)
   if specs is None:
@@ -201,7 +204,7 @@ def _places(shared: Any, specs: Any, mesh: jax.sharding.Mesh) -> Any:
         "shared_sharding must be one PartitionSpec, or a tree of them like "
         f"`shared`; got {other} for {tree}."
       )
-  places = []
+  placed = []
   for leaf, spec in zip(leaves, found):
     spec = jax.P() if spec is None else spec
     axes = {
@@ -216,8 +219,8 @@ def _places(shared: Any, specs: Any, mesh: jax.sharding.Mesh) -> Any:
         f"than {AXIS!r}: "
         f"{[name for name in mesh.axis_names if name != AXIS]}."
       )
-    places.append(jax.NamedSharding(mesh, spec))
-  return jax.tree.unflatten(tree, places)
+    placed.append(jax.NamedSharding(mesh, spec))
+  return jax.tree.unflatten(tree, placed)
 
 
 def _memory(compiled: Any) -> int | None:
