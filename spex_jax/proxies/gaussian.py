@@ -276,7 +276,7 @@ def fit(
     params: where to start; then only the last, short round of steps is run,
       or that of directions where it has some.
     most_tuned: masks that the parameters are tuned on; all condition. A step
-      costs 4 B^3 multiply-adds.
+      costs about B^3 multiply-adds.
 
   Raises:
     ValueError: more than 16,384 masks, no mask or no player, values that are

@@ -35,6 +35,7 @@ _LEAST_REFINED = 256  # Masks below which finer parameters fit noise.
 _PAIRS_TO_A_MASK = 40  # Twice the pairs that are worth screening.
 _LEAST_TURNED = 4  # Masks to a player that directions need.
 _MANY = 2048  # Masks that are crossed by halves.
+_LEAST_TOLD = 50  # Values that can tell that.
 _FAR = 3.0  # Times the error of a rival that a process cannot help.
 _HOPELESS = 1.1  # Times the error of the best: not worth the other folds.
 # Finer than the default: where little is explained, the step matters.
@@ -157,7 +158,8 @@ def by_gaussian(
     values: `[B]`.
     max_order: of the sets that are read out.
     rival: crossed predictions `[B]` of another member, NaN where it has none;
-      where the process leaves several times as much, it is not a member.
+      where the process leaves several times as much of 50 values or more, it
+      is not a member: the list is empty.
 
   Raises:
     FloatingPointError: a kernel matrix that float64 cannot factorise.
@@ -188,7 +190,7 @@ def by_gaussian(
     error, least = (
       _error(y, guess[told]) for guess in (trial.mean, rival[seen.rows])
     )
-    if error > _FAR * least:
+    if len(y) >= _LEAST_TOLD and error > _FAR * least:
       return []
   # A step costs the cube: half of many masks tune nearly as well.
   most_tuned = int(np.clip(len(seen.rows) // 2, 1024, 2048))
@@ -206,8 +208,8 @@ def by_gaussian(
     crossed = _limited(seen, spread, max_order)
     rest = lasso.evaluate(seen.rest_masks, out.fourier)
   else:
-    crossed = trial.mean
-    rest = gaussian.predict_mean(posterior, seen.rest_masks)
+    crossed = _without(seen.values, trial.mean, out.fourier, out.missed)
+    rest = lasso.evaluate(seen.rest_masks, out.fourier)
   note = _process_note(posterior, trial, out)
   crossed = seen.join(crossed, rest)
   found = [Member("gaussian", out.fourier, crossed, note, std)]
@@ -215,9 +217,11 @@ def by_gaussian(
     return found
   more = []
   if masks_each >= 2 and len(seen.rows) >= _LEAST_REFINED:
-    more.append(_reweighted(seen, posterior, trial, std))
+    more.append(_reweighted(seen, posterior, trial, out.missed, std))
   if masks_each >= _LEAST_TURNED and len(seen.rows) >= _LEAST_REFINED:
-    more.append(_with_directions(seen, posterior, trial, spread, most_tuned))
+    more.append(
+      _with_directions(seen, posterior, trial, spread, most_tuned, std)
+    )
   return found + [member for member in more if member is not None]
 
 
@@ -254,7 +258,7 @@ def _limited(seen, spread, max_order):
   return _crossed(seen.masks, seen.values, folds, fit)
 
 
-def _reweighted(seen, posterior, trial, std):
+def _reweighted(seen, posterior, trial, missed, std):
   """The process with a variance for each of its largest sets, or None."""
   left = np.empty(len(seen.rows))
   try:
@@ -267,12 +271,13 @@ def _reweighted(seen, posterior, trial, std):
     found = reweighted.fit(posterior, seen.masks, seen.values, MOST_TERMS)
   except FloatingPointError:
     return None
+  left = _without(seen.values, left, found.fourier, missed)
   crossed = seen.join(left, lasso.evaluate(seen.rest_masks, found.fourier))
   note = "The process with a variance for each of its largest sets."
   return Member("gaussian reweighted", found.fourier, crossed, note, std)
 
 
-def _with_directions(seen, posterior, trial, spread, most_tuned):
+def _with_directions(seen, posterior, trial, spread, most_tuned, std):
   """The process with directions, where they come near it, or None."""
   try:
     turned = gaussian.cross_predict(
@@ -296,11 +301,41 @@ def _with_directions(seen, posterior, trial, spread, most_tuned):
     return None
   out = mixed.expand(found, MOST_TERMS)
   crossed = seen.join(
-    turned.mean, gaussian.predict_mean(found, seen.rest_masks)
+    _without(seen.values, turned.mean, out.fourier, out.missed),
+    lasso.evaluate(seen.rest_masks, out.fourier),
   )
   note = "The process with directions: " + _process_note(found, turned, out)
-  errors = _flat(crossed, seen.values)
-  return Member("gaussian with directions", out.fourier, crossed, note, errors)
+  # Its kernel has no variance for each set; the product kernel's errors, as
+  # much smaller as its predictions are better.
+  ratio = np.sqrt(error / least)
+  return Member(
+    "gaussian with directions",
+    out.fourier,
+    crossed,
+    note,
+    lambda players: std(players) * ratio,
+  )
+
+
+def _without(values, crossed, function, missed):
+  """Crossed predictions of a readout, by those of the whole process.
+
+  What is left out adds its energy to the mean square error (the posterior
+  expectation of both is a sum: Parseval), so residuals are widened to it.
+
+  Args:
+    values: `[B]`.
+    crossed: `[B]` by the whole mean.
+    function: what is read out.
+    missed: the share of the energy that it lacks.
+  """
+  scale = np.abs(values).max() or 1.0
+  held = ((np.asarray(function.coefs)[1:] / scale) ** 2).sum()
+  lost = held * missed / max(1.0 - missed, 1e-2)
+  error = _error(values, crossed)
+  if not error > 0:
+    return crossed
+  return values + (crossed - values) * np.sqrt(1.0 + lost / error)
 
 
 def _process_note(posterior, trial, out):

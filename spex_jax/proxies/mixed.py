@@ -74,7 +74,6 @@ def expand(
   kept = np.argsort(-np.abs(coefs[1:]), kind="stable")[:num_terms] + 1
   kept = np.append(0, kept)
   function = sparse.SparseFourier.from_players(n, sets[kept], coefs[kept])
-  complete &= len(kept) == len(coefs)
   return readout.Readout(function, _missed(posterior, function), complete)
 
 
@@ -119,7 +118,8 @@ def _rank(sizes, count):
 
 def _missed(posterior, function):
   """Share of the mean's variance that the function lacks."""
-  rng = np.random.default_rng(0)
+  # Of their own: a user's masks may be those of a plain seed.
+  rng = np.random.default_rng([_PROBES, posterior.n])
   masks = rng.random((_PROBES, posterior.n)) < 0.5
   mean = gaussian.predict_mean(posterior, masks) / posterior.scale
   left = mean - lasso.evaluate(masks, function) / posterior.scale

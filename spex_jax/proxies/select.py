@@ -124,7 +124,7 @@ def _best(masks, values, folds, method, max_order):
   """The answer for one target: members, then a stack of them."""
   alone = members.mean(masks, values)
   if np.ptp(values) <= _ROUNDING * np.abs(values).max():
-    note = f"All {len(values)} values are equal: only their mean."
+    note = f"All {len(values)} values are equal to rounding: only their mean."
     return stack.stack(masks, values, [alone])._replace(note=note)
   largest = min(masks.shape[1], max_order or LASSO_ORDER, LASSO_ORDER)
   orders = range(1, largest + 1)
@@ -144,20 +144,29 @@ def _best(masks, values, folds, method, max_order):
     return members.by_gram(masks, values, folds, fit, rival)
 
   found: list[members.Member | None] = [alone]
+  left_out = ""
   if method == "auto":
     # A scan that leaves nothing needs no comparison.
-    exact = scan(values + _ALMOST * values.std())
+    size = np.abs(values).max()  # First, so that no square overflows.
+    almost = _ALMOST * (values / size).std() * size
+    exact = scan(values + almost)
     if exact is not None:
-      return stack.stack(masks, values, [exact])
+      left = (exact.crossed - values) / size
+      if np.sqrt((left**2).mean()) <= almost / size:
+        return stack.stack(masks, values, [exact])
   if method in ("auto", "proxyspex"):
     found.append(members.by_trees(masks, values, folds, max_order))
   if method in ("auto", "gaussian"):
     first = None if fit is None else members.first_fold(masks, folds, fit)
     try:
       found += members.by_gaussian(masks, values, max_order, first)
-    except FloatingPointError:
+    except FloatingPointError as error:
       if method == "gaussian":
         raise
+      left_out = f" No Gaussian process: {error}"
+    else:
+      if len(found) == 2:
+        left_out = " No Gaussian process: a Gram scan is far ahead of it."
   if method == "auto":
     found += lassos(orders[:1], [False])
     # Weak where the others are strong: then one fold of these tells.
@@ -178,7 +187,7 @@ def _best(masks, values, folds, method, max_order):
   spoken = stack.stack(masks, values, able)
   gain, error = stack.gain(values, spoken.crossed, alone.crossed)
   if gain > _SURE * error:
-    return spoken
+    return spoken._replace(note=spoken.note + left_out)
   note = (
     f"Spoken by mean: the others gain R^2 {gain:.3f} over it on values not "
     f"seen, under twice its standard error, {error:.3f}."
@@ -187,7 +196,11 @@ def _best(masks, values, folds, method, max_order):
 
 
 def _present(found):
-  return [member for member in found if member is not None]
+  return [
+    member
+    for member in found
+    if member is not None and np.isfinite(member.crossed).all()
+  ]
 
 
 def suspects_planted(samples: Samples, max_order: int | None = None) -> bool:

@@ -1,9 +1,8 @@
 """Inverses of lower triangular matrices, by blocks: all in matrix products.
 
 A triangular solve against the identity does not know that half of both is
-zero, and runs on one thread where LAPACK does it. Halving three times leaves
-blocks of an eighth, and .7 B^3 multiply-adds in place of the 1.5 of a solve and
-a product.
+zero, and runs on one thread where LAPACK does it. Halving leaves .7 B^3
+multiply-adds in place of the 1.5 of a solve and a product.
 
 Shapes: B rows.
 """
@@ -12,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 _HALVINGS = 3  # Each doubles the time of compilation.
-_LEAST = 64  # Rows of a block that is worth halving.
+_LEAST = 256  # Rows of half a block that is worth halving.
 
 
 def invert(factor: jax.Array, halvings: int = _HALVINGS) -> jax.Array:

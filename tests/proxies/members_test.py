@@ -214,6 +214,20 @@ def test_a_refinement_that_cannot_be_factorised_is_left_out(monkeypatch):
   assert [member.name for member in found] == ["gaussian"]
 
 
+def test_what_a_readout_leaves_out_is_counted_as_error(monkeypatch):
+  masks, values = _ridge(0)
+  whole = members.by_gaussian(masks, values, rival=None)[0]
+  monkeypatch.setattr(members, "MOST_TERMS", 12)
+  found = members.by_gaussian(masks, values)[0]
+  assert int(found.function.count) == 13
+  test, truth = _ridge(1, 2000)
+  unseen = score.r2(truth, lasso.evaluate(test, found.function))
+  told = _score(found, values)
+  assert unseen < score.r2(truth, lasso.evaluate(test, whole.function)) - 0.02
+  # 256 values know their mean square to a tenth, and tuned on 3/4 of them.
+  assert 0.7 < (1 - told) / (1 - unseen) < 1.6
+
+
 def test_hopeless_directions_are_not_fitted(monkeypatch):
   masks, values = _ridge(0)
   plain = gaussian.cross_predict
@@ -320,6 +334,9 @@ def test_a_scan_of_the_same_samples_is_done_once(monkeypatch):
 def test_a_process_far_behind_a_rival_is_not_fitted(monkeypatch):
   masks, values, _ = _data(noise=0.01)
   rival = np.where(np.arange(40) < 8, values + 1e-6, np.nan)
+  # Eight values tell too little.
+  assert len(members.by_gaussian(masks, values, rival=rival)) == 1
+  monkeypatch.setattr(members, "_LEAST_TOLD", 8)
   fitted = []
   plain = gaussian.fit
 
