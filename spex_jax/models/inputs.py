@@ -23,8 +23,10 @@ class Table(nn.Module):
 
   def __call__(self, numbers: jax.Array) -> jax.Array:
     """Int `[...]` to `[..., width]`."""
-    return self.table.at[numbers].get(
-      mode="fill", fill_value=jnp.nan, wrap_negative_indices=False
+    return (
+      jnp.asarray(self.table)
+      .at[numbers]
+      .get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
     )
 
   def attend(self, x: jax.Array) -> jax.Array:

@@ -84,6 +84,18 @@ def random_tensors(shapes, seed=0):
   }
 
 
+def random_params(net, seed=0):
+  """Float32 parameters of a network, without running its initialisers."""
+  rng = np.random.default_rng(seed)
+
+  def draw(path, leaf):
+    scale = path[-1].key == "scale"
+    return (scale + 0.25 * rng.normal(size=leaf.shape)).astype(np.float32)
+
+  shapes = jax.eval_shape(net.init, jax.random.key(0))
+  return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
 # Llama's relatives: 2 blocks, d=12, 4 heads of 4 on 2 key-value heads, F=10.
 LLAMA = {
   "architectures": ["LlamaForCausalLM"],

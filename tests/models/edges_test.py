@@ -166,10 +166,7 @@ def test_a_vision_transformer_has_edges_too():
     num_neurons=6, image_size=4, patch_size=2, num_channels=1, num_labels=3,
   )  # fmt: skip
   net = vit.network(config)
-  params = jax.jit(net.init)(jax.random.key(0))
-  params = jax.tree.map(
-    lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size)).reshape(x.shape), params
-  )
+  params = checkpoints.random_params(net)
   images = np.random.default_rng(1).normal(size=(2, 1, 1, 4, 4))
   ref = net.contributions(params, pixel_values=images[1])
   run = jax.jit(net.apply)

@@ -27,17 +27,9 @@ _BERT = {
 }
 
 
-def _random(net, seed=0):
-  params = jax.jit(net.init)(jax.random.key(seed))
-  rng = np.random.default_rng(seed)
-  return jax.tree.map(
-    lambda x: x + jnp.asarray(0.2 * rng.normal(size=x.shape), x.dtype), params
-  )
-
-
 def _embedding(**settings):
   net = bert.network(bert.config_from_hub(_BERT | settings))
-  return checkpoints.Compiled(net), _random(net)
+  return checkpoints.Compiled(net), checkpoints.random_params(net)
 
 
 def test_an_embedding_is_the_normalised_mean_of_kept_positions():
@@ -157,9 +149,8 @@ def test_patches_are_read_row_by_row_channel_first():
     num_neurons=6, image_size=4, patch_size=2, num_channels=3, num_labels=3,
   )  # fmt: skip
   net = vit.network(config)
-  params = _random(net)
+  params = checkpoints.random_params(net)
   images = np.random.default_rng(1).normal(size=(2, 3, 4, 4))
-  got = net.apply(params, pixel_values=images, capture=("embed.tokens",))
   # The convolution of a checkpoint, written out.
   conv = np.random.default_rng(2).normal(size=(8, 3, 2, 2))
   kernel = weights.TRANSFORMS["patches"](conv, config, "")
