@@ -94,7 +94,7 @@ class Decoder(nn.Module):
       positions, num = slots, length
     else:
       positions, num = jnp.asarray(position_ids), c.max_positions
-      inputs.check_range(positions, "position_ids", c.max_positions)
+      inputs.check_range(positions, "position_ids", c.max_positions, ids.shape)
     mask = inputs.check_mask(attention_mask, ids.shape)
     seen = {
       window: attention.causal(slots, length, window) & mask[:, None, None]

@@ -60,6 +60,12 @@ def test_padding_and_types():
   np.testing.assert_array_equal(zero.logits, full.logits)
   ones = net.apply(params, input_ids=_IDS, token_type_ids=np.ones_like(_IDS))
   assert checkpoints.difference(ones.logits, full.logits) > 1e-3
+  with pytest.raises(ValueError, match=r"\(2, 6\) or \(1, 6\); got \(2, 5\)"):
+    net.apply(params, input_ids=_IDS, token_type_ids=_IDS[:, :5])
+  with pytest.raises(
+    ValueError, match="token_type_ids must lie in 0..1; got 3"
+  ):
+    net.net.apply(params, input_ids=_IDS, token_type_ids=_IDS)
 
 
 def test_roberta_counts_positions_of_tokens_that_are_no_padding():

@@ -302,6 +302,11 @@ def test_bfloat16_stays_bfloat16_and_close(tmp_path):
       ValueError,
       "position_ids must lie in 0..31; got 33",
     ),
+    (
+      {"input_ids": _IDS, "position_ids": _IDS[0]},
+      ValueError,
+      r"position_ids must be \(2, 8\) or \(1, 8\); got \(8,\)",
+    ),
     ({"input_ids": _IDS, "logits_to_keep": 9}, ValueError, "0..8; got 9"),
     ({}, TypeError, r"\['input_ids'\] \(and may have \['attention_mask'"),
     (
