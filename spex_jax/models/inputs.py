@@ -59,7 +59,7 @@ def check_range(
   numbers: base.Array,
   name: str,
   limit: int,
-  shape: tuple[int, int] | None = None,
+  shape: tuple[int, ...] | None = None,
 ) -> jax.Array:
   """Integers in 0..limit-1; the range is checked where values are known.
 
