@@ -11,7 +11,8 @@ computed where asked for); `attn.in` (after the norm); `attn.post_norm` where
 there is one, and with `sandwich` `attn.heads_post_norm` `[B, P, H, d]`, the
 heads' shares of it; `resid_mid` (not in `parallel`); `mlp.in` (after the
 norm), `mlp.pre`, `mlp.neurons` `[B, P, F]`, `mlp.out`, `mlp.post_norm`;
-`resid_post`.
+`resid_post`. Where the heads' inputs are split, by edges or an edit at one of
+them, there is no single `attn.in`: it is not captured, and editing it fails.
 
 Shapes: B batch, P positions, d width, H heads, F neurons.
 """

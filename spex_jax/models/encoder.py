@@ -95,7 +95,7 @@ class Encoder(nn.Module):
     if c.num_types:
       types = jnp.zeros_like(ids) if token_type_ids is None else token_type_ids
       x = x + self.types(
-        inputs.check_range(types, "token_type_ids", c.num_types)
+        inputs.check_range(types, "token_type_ids", c.num_types, ids.shape)
       )
     x = tap("embed", self.embed_norm(x))
     hidden = [x]

@@ -23,8 +23,10 @@ class Table(nn.Module):
 
   def __call__(self, numbers: jax.Array) -> jax.Array:
     """Int `[...]` to `[..., width]`."""
-    return self.table.at[numbers].get(
-      mode="fill", fill_value=jnp.nan, wrap_negative_indices=False
+    return (
+      jnp.asarray(self.table)
+      .at[numbers]
+      .get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
     )
 
   def attend(self, x: jax.Array) -> jax.Array:
@@ -53,13 +55,23 @@ def check_ids(
   return ids
 
 
-def check_range(numbers: base.Array, name: str, limit: int) -> jax.Array:
+def check_range(
+  numbers: base.Array,
+  name: str,
+  limit: int,
+  shape: tuple[int, ...] | None = None,
+) -> jax.Array:
   """Integers in 0..limit-1; the range is checked where values are known.
 
   Raises:
     TypeError: no integers.
-    ValueError: one out of range, named.
+    ValueError: one out of range, named, or another shape than `shape`
+      `[B, P]` or `[1, P]`.
   """
+  if shape is not None and np.shape(numbers) not in (shape, (1, shape[1])):
+    raise ValueError(
+      f"{name} must be {shape} or {(1, shape[1])}; got {np.shape(numbers)}."
+    )
   if not jnp.issubdtype(jnp.result_type(numbers), jnp.integer):
     raise TypeError(f"{name} must be integers; got {jnp.result_type(numbers)}.")
   if not isinstance(numbers, jax.core.Tracer):

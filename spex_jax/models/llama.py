@@ -29,11 +29,10 @@ def config_from_hub(settings: Mapping[str, Any]) -> transformer.Config:
     default={"gemma2": 256, "qwen3": 128}.get(family, width // heads),
   )
   num_blocks = reader.get("num_hidden_layers")
-  # The other families' defaults depend on the version of transformers.
-  kv_heads = reader.get(
-    "num_key_value_heads",
-    **({"default": heads} if family in ("llama", "phi3") else {}),
-  )
+  if "num_key_value_heads" not in settings and family not in ("llama", "phi3"):
+    # Defaults of transformers' own that are no function of the other sizes.
+    raise ValueError(f"config.json of a {family} must set num_key_value_heads.")
+  kv_heads = reader.get("num_key_value_heads", default=heads)
   # Mistral and Phi-3 have no such setting: their layers have no biases.
   all_biased = family in ("llama", "qwen3", "gemma2") and reader.get(
     "attention_bias", default=False

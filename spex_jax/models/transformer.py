@@ -94,7 +94,7 @@ class Decoder(nn.Module):
       positions, num = slots, length
     else:
       positions, num = jnp.asarray(position_ids), c.max_positions
-      inputs.check_range(positions, "position_ids", c.max_positions)
+      inputs.check_range(positions, "position_ids", c.max_positions, ids.shape)
     mask = inputs.check_mask(attention_mask, ids.shape)
     seen = {
       window: attention.causal(slots, length, window) & mask[:, None, None]
@@ -207,7 +207,13 @@ def network(config: Config) -> sites.Network:
 def _keep(x: jax.Array, positions: int | base.Array) -> jax.Array:
   """The last positions of `[B, P, d]`, or those listed."""
   if not isinstance(positions, int):
-    return x[:, jnp.asarray(positions)]
+    positions = jnp.asarray(positions)
+    if positions.ndim != 1:
+      raise ValueError(
+        "logits_to_keep must be a static int, or int [k]; got an array "
+        f"{positions.shape}. Under jit, close over the number."
+      )
+    return x[:, positions]
   if not 0 <= positions <= x.shape[1]:
     raise ValueError(
       f"logits_to_keep must lie in 0..{x.shape[1]}; got {positions}."

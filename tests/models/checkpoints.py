@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -44,6 +45,20 @@ def difference(got, expected, mask=None):
   return np.abs(got - expected).max() / np.abs(expected).max()
 
 
+class Compiled:
+  """A network whose `apply` is jitted: quicker than one operation at a time.
+
+  Values are not known while it is traced, so they are not checked.
+  """
+
+  def __init__(self, net):
+    self.net = net
+    self.apply = jax.jit(net.apply, static_argnames="capture")
+
+  def __getattr__(self, name):
+    return getattr(self.net, name)
+
+
 def save(folder, settings, tensors):
   """Writes a checkpoint directory."""
   folder.mkdir(parents=True, exist_ok=True)
@@ -67,6 +82,18 @@ def random_tensors(shapes, seed=0):
     )
     for key, shape in shapes.items()
   }
+
+
+def random_params(net, seed=0):
+  """Float32 parameters of a network, without running its initialisers."""
+  rng = np.random.default_rng(seed)
+
+  def draw(path, leaf):
+    scale = path[-1].key == "scale"
+    return (scale + 0.25 * rng.normal(size=leaf.shape)).astype(np.float32)
+
+  shapes = jax.eval_shape(net.init, jax.random.key(0))
+  return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 # Llama's relatives: 2 blocks, d=12, 4 heads of 4 on 2 key-value heads, F=10.

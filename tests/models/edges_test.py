@@ -26,7 +26,7 @@ _SETTINGS = {
 
 def _load(tmp_path, name):
   folder, _ = checkpoints.make(tmp_path / name, _SETTINGS[name])
-  return hub.load(folder)
+  return checkpoints.Compiled(hub.load(folder))
 
 
 def _cut(net, value):
@@ -43,7 +43,7 @@ def test_nothing_cut_is_plain_and_everything_cut_is_the_other_run(
   net = _load(tmp_path, name)
   ref = net.contributions(net.params, input_ids=_OTHER)
   assert ref.shape[2] == len(net.writers)
-  run = jax.jit(net.apply)
+  run = net.apply
   plain = [run(net.params, input_ids=ids).logits for ids in (_CLEAN, _OTHER)]
   assert checkpoints.difference(*plain) > 0.1
   for value, expected in zip((0.0, 1.0), plain):
@@ -166,10 +166,7 @@ def test_a_vision_transformer_has_edges_too():
     num_neurons=6, image_size=4, patch_size=2, num_channels=1, num_labels=3,
   )  # fmt: skip
   net = vit.network(config)
-  params = jax.jit(net.init)(jax.random.key(0))
-  params = jax.tree.map(
-    lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size)).reshape(x.shape), params
-  )
+  params = checkpoints.random_params(net)
   images = np.random.default_rng(1).normal(size=(2, 1, 1, 4, 4))
   ref = net.contributions(params, pixel_values=images[1])
   run = jax.jit(net.apply)

@@ -27,17 +27,9 @@ _BERT = {
 }
 
 
-def _random(net, seed=0):
-  params = jax.jit(net.init)(jax.random.key(seed))
-  rng = np.random.default_rng(seed)
-  return jax.tree.map(
-    lambda x: x + jnp.asarray(0.2 * rng.normal(size=x.shape), x.dtype), params
-  )
-
-
 def _embedding(**settings):
   net = bert.network(bert.config_from_hub(_BERT | settings))
-  return net, _random(net)
+  return checkpoints.Compiled(net), checkpoints.random_params(net)
 
 
 def test_an_embedding_is_the_normalised_mean_of_kept_positions():
@@ -68,6 +60,12 @@ def test_padding_and_types():
   np.testing.assert_array_equal(zero.logits, full.logits)
   ones = net.apply(params, input_ids=_IDS, token_type_ids=np.ones_like(_IDS))
   assert checkpoints.difference(ones.logits, full.logits) > 1e-3
+  with pytest.raises(ValueError, match=r"\(2, 6\) or \(1, 6\); got \(2, 5\)"):
+    net.apply(params, input_ids=_IDS, token_type_ids=_IDS[:, :5])
+  with pytest.raises(
+    ValueError, match="token_type_ids must lie in 0..1; got 3"
+  ):
+    net.net.apply(params, input_ids=_IDS, token_type_ids=_IDS)
 
 
 def test_roberta_counts_positions_of_tokens_that_are_no_padding():
@@ -89,14 +87,13 @@ def test_roberta_counts_positions_of_tokens_that_are_no_padding():
 
 def test_every_site_of_a_post_norm_block_feeds_the_next():
   net, params = _embedding()
-  run = jax.jit(net.apply, static_argnames="capture")
-  plain = run(params, input_ids=_IDS, capture=("*",))
+  plain = net.apply(params, input_ids=_IDS, capture=("*",))
   assert set(plain.activations) == set(net.sites)
   same = {
     name: (np.ones([1] * x.ndim, bool), x)
     for name, x in plain.activations.items()
   }
-  out = run(params, sites.Edits(replace=same), input_ids=_IDS)
+  out = net.apply(params, sites.Edits(replace=same), input_ids=_IDS)
   assert checkpoints.difference(out.logits, plain.logits) < 1e-6
   # One entry of one position or head, in one program for all sites.
   for name in net.sites:
@@ -104,8 +101,8 @@ def test_every_site_of_a_post_norm_block_feeds_the_next():
       site: np.zeros((1, *x.shape[1:]), np.float32)
       for site, x in plain.activations.items()
     }
-    add[name][0, 0, ..., 0] = 1
-    moved = run(params, sites.Edits(add=add), input_ids=_IDS)
+    add[name].reshape(-1)[:1] = 1
+    moved = net.apply(params, sites.Edits(add=add), input_ids=_IDS)
     assert checkpoints.difference(moved.logits, plain.logits) > 1e-5, name
 
 
@@ -158,9 +155,8 @@ def test_patches_are_read_row_by_row_channel_first():
     num_neurons=6, image_size=4, patch_size=2, num_channels=3, num_labels=3,
   )  # fmt: skip
   net = vit.network(config)
-  params = _random(net)
+  params = checkpoints.random_params(net)
   images = np.random.default_rng(1).normal(size=(2, 3, 4, 4))
-  got = net.apply(params, pixel_values=images, capture=("embed.tokens",))
   # The convolution of a checkpoint, written out.
   conv = np.random.default_rng(2).normal(size=(8, 3, 2, 2))
   kernel = weights.TRANSFORMS["patches"](conv, config, "")

@@ -54,13 +54,13 @@ _VARIANTS = {
 
 def _load(tmp_path, settings):
   folder, tensors = checkpoints.make(tmp_path / "model", settings)
-  return hub.load(folder), tensors
+  return checkpoints.Compiled(hub.load(folder)), tensors
 
 
 @pytest.mark.parametrize("settings", _VARIANTS.values(), ids=_VARIANTS)
 def test_logits_equal_the_reference(tmp_path, settings):
   net, tensors = _load(tmp_path, settings)
-  out = jax.jit(net.apply)(net.params, input_ids=_IDS)
+  out = net.apply(net.params, input_ids=_IDS)
   expected = np.stack(
     [reference.logits(settings, tensors, ids) for ids in _IDS]
   )
@@ -78,7 +78,6 @@ def test_every_site_is_edited_as_the_reference_edits_it(tmp_path, settings):
   )
   assert len(names) > 20 and set(names) <= set(net.sites)
   rng = np.random.default_rng(5)
-  run = jax.jit(net.apply)
 
   # One program: an edit at every site, of which one does something.
   def factors(site, live):
@@ -100,7 +99,7 @@ def test_every_site_is_edited_as_the_reference_edits_it(tmp_path, settings):
       scale, add = pairs[site]
       return x * scale[0] + add[0]
 
-    out = run(net.params, edits, input_ids=_IDS[:1])
+    out = net.apply(net.params, edits, input_ids=_IDS[:1])
     expected, hidden = reference.llama(settings, tensors, _IDS[0], edit)
     assert checkpoints.difference(out.logits[0], expected) < 4 * _TOLERANCE
     for got, want in zip(out.hidden, hidden):
@@ -234,10 +233,13 @@ def test_learned_positions_follow_position_ids(tmp_path):
 def test_only_the_logits_asked_for(tmp_path):
   net, _ = _load(tmp_path, checkpoints.LLAMA)
   full = net.apply(net.params, input_ids=_IDS).logits
-  last = net.apply(net.params, input_ids=_IDS, logits_to_keep=1).logits
+  last = net.net.apply(net.params, input_ids=_IDS, logits_to_keep=1).logits
   some = net.apply(
     net.params, input_ids=_IDS, logits_to_keep=np.array([2, 5])
   ).logits
+  # Under jit a number would be a traced scalar: refused, not misread.
+  with pytest.raises(ValueError, match=r"static int, or int \[k\]; got .*\(\)"):
+    net.apply(net.params, input_ids=_IDS, logits_to_keep=1)
   assert last.shape == (2, 1, 17) and some.shape == (2, 2, 17)
   assert checkpoints.difference(last, full[:, -1:]) < _TOLERANCE
   assert checkpoints.difference(some, full[:, [2, 5]]) < _TOLERANCE
@@ -300,6 +302,11 @@ def test_bfloat16_stays_bfloat16_and_close(tmp_path):
       ValueError,
       "position_ids must lie in 0..31; got 33",
     ),
+    (
+      {"input_ids": _IDS, "position_ids": _IDS[0]},
+      ValueError,
+      r"position_ids must be \(2, 8\) or \(1, 8\); got \(8,\)",
+    ),
     ({"input_ids": _IDS, "logits_to_keep": 9}, ValueError, "0..8; got 9"),
     ({}, TypeError, r"\['input_ids'\] \(and may have \['attention_mask'"),
     (
@@ -312,14 +319,14 @@ def test_bfloat16_stays_bfloat16_and_close(tmp_path):
 def test_bad_inputs_are_refused(tmp_path, inputs, error, message):
   net, _ = _load(tmp_path, checkpoints.LLAMA)
   with pytest.raises(error, match=message):
-    net.apply(net.params, **inputs)
+    net.net.apply(net.params, **inputs)
 
 
 def test_under_jit_an_unknown_token_gives_nan(tmp_path):
   net, _ = _load(tmp_path, checkpoints.LLAMA)
   ids = _IDS.copy()
   ids[0, 3] = 17
-  out = jax.jit(net.apply)(net.params, input_ids=ids)
+  out = net.apply(net.params, input_ids=ids)
   known = np.isfinite(out.logits).all(-1)
   assert known[1].all() and not known[0, 3:].any()
 
