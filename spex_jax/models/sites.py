@@ -86,6 +86,14 @@ class Tap:
       self.activations[site] = x
     return x
 
+  def edits(self, site: str) -> bool:
+    """Whether `site` is edited."""
+    return site in self._edits.sites
+
+  def wants(self, site: str) -> bool:
+    """Whether `site` is edited or captured; others need not be computed."""
+    return site in self._captured or self.edits(site)
+
 
 @dataclasses.dataclass(frozen=True)
 class Network:
@@ -97,6 +105,7 @@ class Network:
     sites: the names of its sites, in the order of computation.
     example: name to a `jax.ShapeDtypeStruct` of each input, for `init`.
     no_edges: why `edges` cannot be given, for the error message.
+    optional: names of inputs that may be left out.
   """
 
   module: nn.Module
@@ -104,6 +113,7 @@ class Network:
   sites: tuple[str, ...]
   example: Mapping[str, jax.ShapeDtypeStruct]
   no_edges: str
+  optional: tuple[str, ...] = ()
 
   def init(self, key: base.Key) -> Any:
     """Fresh parameters; `key` is consumed."""
@@ -139,9 +149,11 @@ class Network:
     """
     if edges is not None:
       raise ValueError(f"`edges` must be None here: {self.no_edges}")
-    if inputs.keys() != self.example.keys():
+    needed = self.example.keys()
+    if not needed <= inputs.keys() <= needed | set(self.optional):
+      may = f" (and may have {sorted(self.optional)})" if self.optional else ""
       raise TypeError(
-        f"Inputs must be {sorted(self.example)}; got {sorted(inputs)}."
+        f"Inputs must be {sorted(needed)}{may}; got {sorted(inputs)}."
       )
     unknown = (frozenset() if edits is None else edits.sites) - {*self.sites}
     if unknown:
