@@ -55,8 +55,7 @@ def params_of(net, rules, tensors):
       continue
     path = re.fullmatch(rule.pattern, key).expand(rule.path)
     assert path not in filled, path
-    value = tensor.T if rule.transform == "transpose" else tensor
-    assert rule.transform in ("", "transpose"), rule
+    value = _transformed(rule.transform, tensor, net.config)
     assert shapes[path] == value.shape, (path, shapes[path], value.shape)
     filled[path] = jnp.asarray(value)
   assert filled.keys() == shapes.keys()
@@ -70,13 +69,30 @@ def params_of(net, rules, tensors):
   return tree
 
 
-def shaken(params, seed=0):
-  """Parameters off their initial values, so that a skipped one shows."""
+def _transformed(name, tensor, config):
+  name, _, _ = name.partition(":")
+  if name.startswith("heads"):
+    heads = (config.num_heads, config.head_width)
+    if name == "heads_in":
+      return tensor.reshape(*heads, -1).transpose(2, 0, 1)
+    return tensor.T.reshape(*heads, -1)
+  return {"": tensor, "transpose": tensor.T}[name]
+
+
+def shaken(params, seed=0, signed=False):
+  """Parameters off their initial values, so that a skipped one shows.
+
+  By 0.05 to 0.25, which leaves variances positive; `signed`, by 0.4 times a
+  normal, which spreads vectors in all directions.
+  """
   rng = np.random.default_rng(seed)
-  return jax.tree.map(
-    lambda leaf: leaf + np.float32(0.2 * rng.random(leaf.shape) + 0.05),
-    params,
-  )
+
+  def shake(leaf):
+    if signed:
+      return leaf + np.float32(0.4 * rng.normal(size=leaf.shape))
+    return leaf + np.float32(0.2 * rng.random(leaf.shape) + 0.05)
+
+  return jax.tree.map(shake, params)
 
 
 def relative(actual, expected):

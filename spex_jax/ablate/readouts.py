@@ -365,7 +365,12 @@ def _seen(
   mask = inputs.get("attention_mask")
   if mask is None:
     return jnp.ones(shape, bool)
-  return jnp.broadcast_to(jnp.asarray(mask).astype(bool), shape)
+  if np.shape(mask) != shape:
+    raise ValueError(
+      f"The attention mask {np.shape(mask)} does not fit the {shape} positions "
+      "that are read."
+    )
+  return jnp.asarray(mask).astype(bool)
 
 
 def _ends(seen: jax.Array) -> tuple[jax.Array, jax.Array]:

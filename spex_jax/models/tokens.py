@@ -174,11 +174,10 @@ def load(directory: str | os.PathLike) -> Tokenizer | None:
   """The tokenizer of a checkpoint directory; None where there is no text.
 
   Raises:
+    ImportError: a tokenizer, without the library for it.
     ValueError: a tokenizer in another form than `tokenizer.json`, or a damaged
       one.
   """
-  import tokenizers  # Compiled, and only needed for text.
-
   directory = pathlib.Path(directory)
   path = directory / "tokenizer.json"
   if not path.exists():
@@ -189,6 +188,12 @@ def load(directory: str | os.PathLike) -> Tokenizer | None:
         "only form that is read. Save it once with a fast tokenizer."
       )
     return None
+  try:
+    import tokenizers  # Compiled, and only needed for text.
+  except ImportError:
+    raise ImportError(
+      f"{path} needs the library tokenizers (pip install tokenizers)."
+    ) from None
   try:
     backend = tokenizers.Tokenizer.from_file(str(path))
   except Exception as error:  # `tokenizers` raises nothing narrower.

@@ -207,6 +207,13 @@ def test_outputs_that_do_not_fit(read, case, message):
     read(*case())
 
 
+def test_a_mask_of_another_text():
+  output, inputs = _texts()
+  inputs["attention_mask"] = _SEEN[:, :4]
+  with pytest.raises(ValueError, match=r"\(3, 4\) does not fit the \(3, 5\)"):
+    readouts.embedding()(output, inputs)
+
+
 def test_a_single_class_has_no_margin():
   one = sites.Output(logits=jnp.zeros((2, 1)), hidden=(), activations={})
   with pytest.raises(ValueError, match="needs a second class"):

@@ -39,7 +39,7 @@ _RTOL = 1e-5
 
 def _setup(config=_BASIC, size=19):
   net = resnet.network(config)
-  params = checkpoints.shaken(net.init(jax.random.key(0)))
+  params = checkpoints.shaken(jax.jit(net.init)(jax.random.key(0)))
   rng = np.random.default_rng(1)
   shape = (2, config.num_channels, size, size + 5)
   return net, params, rng.normal(size=shape).astype(np.float32)

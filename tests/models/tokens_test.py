@@ -1,5 +1,7 @@
 """Tokenizers from files, and the errors that name what is wrong with them."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -120,6 +122,13 @@ def test_no_text_and_other_forms(tmp_path):
     tokens.load(tmp_path)
   (tmp_path / "tokenizer.json").write_text('{"version": "1.0", "mod')
   with pytest.raises(ValueError, match="tokenizer.json is no tokenizer"):
+    tokens.load(tmp_path)
+
+
+def test_without_the_library(tmp_path, monkeypatch):
+  tokenizers_small.save(tokenizers_small.wordpiece(), tmp_path, _NAMES)
+  monkeypatch.setitem(sys.modules, "tokenizers", None)
+  with pytest.raises(ImportError, match="pip install tokenizers"):
     tokens.load(tmp_path)
 
 
