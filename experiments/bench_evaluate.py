@@ -1,6 +1,6 @@
 """Masks per second of the compiled evaluator, and its memory, on an encoder.
 
-  python -m experiments.bench_evaluate --config=full   # 3 min on 2 cores
+  python -m experiments.bench_evaluate --config=full   # 5 min on 2 cores
 
 The encoder has the shape of all-MiniLM-L6-v2 (6 layers, 384 wide, 12 heads,
 57 tokens, of which 55 are players) and random weights; an absent token becomes
@@ -19,9 +19,10 @@ the mask token. One JSON line each:
               does it: parameters and what the run added. `resident_mb` counts
               what the C library keeps after it was freed, too.
 
-Expect, on an idle machine, microbatches of 4 to 16 to be the fastest on a CPU,
-`split` to give some 3 times the masks per second of `whole`, and a bound within
-20 % of the measured peak.
+Expect small microbatches (4 to 16) to be the fastest on a CPU, `split` to give
+some 3 times the masks per second of `whole` and little more than `unbatched`,
+whose early layers are shared by a batch of 8 already, and a bound within 10 %
+of the measured peak. A share above 1 is work that the compiler left out.
 
 Shapes: n players, P tokens, d wide, H heads of h, F neurons, B masks.
 """
@@ -263,6 +264,7 @@ def peak(config: Config, batch: int, microbatch: int) -> dict[str, Any]:
   masks = _masks(4 * batch, config.players, config.seed)
   size = sum(x.nbytes for x in jax.tree.leaves(params))
   on_cpu = devices[0].platform == "cpu"
+  before = 0
   if on_cpu:
     ctypes.CDLL(None).malloc_trim(0)  # What compilation left free.
     before = _status("VmRSS")
