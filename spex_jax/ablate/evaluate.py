@@ -172,7 +172,8 @@ def compiled(
       At the first call: an unfit mesh or sharding, both a mesh and devices, a
       `dtype` that is not floating; `f` returns another shape than `[]` or
       `[T]`, or no real number.
-    MemoryError: at the first call, if no measured batch size fits.
+    MemoryError: at the first call, if no measured batch size fits; at any,
+      if a batch ran out of memory.
   """
   _check_sizes(n, batch_size, microbatch, remember_bytes)
   settings = {
@@ -255,10 +256,18 @@ class _Lifted:
 
   def run(self, found: answers.Answers, stats: Stats) -> None:
     self.prepare(stats)
+    assert self._program is not None
     begin = time.perf_counter()
     try:
-      assert self._program is not None
       _stream(self._program, found, stats)
+    except Exception as error:
+      if not batching.out_of_memory(error):
+        raise
+      raise MemoryError(
+        f"A batch of {self._program.rows} masks ran out of memory: {error} "
+        "Use a smaller batch_size or microbatch, or batch_size=None, which "
+        "measures what fits."
+      ) from error
     finally:
       stats.run_seconds += time.perf_counter() - begin
 

@@ -92,7 +92,7 @@ def test_a_probe_halves_when_the_device_runs_out_of_memory(at, shards):
   assert made.microbatch == 64
   assert made.rows % (64 * shards) == 0
   failed = [one for one in tried if one.note]
-  assert [one.microbatch for one in failed] == [4096, 2048, 1024, 512, 256, 128]
+  assert [one.microbatch for one in failed] == [1024, 512, 256, 128]
   assert {one.note for one in failed} == {"out of memory"}
   assert all(one.masks_per_second is None for one in failed)
 
@@ -112,6 +112,20 @@ def test_nothing_fits():
   starved = _Device(lambda size: 0.0, room=0)
   with pytest.raises(MemoryError, match="batch of 1 masks .* out of memory"):
     batching.choose(starved.build, _N, limit=None, shrink=False)
+
+
+def test_running_out_later_names_the_remedy():
+  value_fn = evaluate.compiled(lambda mask: mask.sum(), _N, batch_size=16)
+  masks = np.eye(_N, dtype=bool)
+  np.testing.assert_array_equal(value_fn(masks), np.ones(_N))
+
+  def run(masks):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 3 GiB")
+
+  made = value_fn._run.__self__._program
+  object.__setattr__(made, "run", run)
+  with pytest.raises(MemoryError, match="batch of 16 masks.*batch_size=None"):
+    value_fn(masks)
 
 
 def _wide(mask, w):
@@ -171,6 +185,10 @@ def test_the_bound_covers_parameters_and_scratch():
   assert small.memory_bytes >= w.nbytes + 4 * 512 * 512 * 4
   more = large.memory_bytes - small.memory_bytes
   assert 4 * 512 * 512 * 4 <= more <= 3 * 4 * 512 * 512 * 4
+  # What f leaves unused lies in memory too.
+  one = lambda mask, w: mask.sum()
+  idle = program.Source(one, _N, shared=w, devices=jax.devices()[:1])
+  assert idle.build(4, 4).memory_bytes >= w.nbytes
   # Microbatches reuse their scratch: only masks and values grow.
   mapped = source.build(64, 4)
   assert mapped.memory_bytes < small.memory_bytes + 64 * 1000

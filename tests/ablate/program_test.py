@@ -145,6 +145,22 @@ def test_masks_are_donated(monkeypatch):
   assert all(batch.is_deleted() for batch in put)
 
 
+def test_scratch_of_cpu_kernels_is_counted():
+  """Twice the largest result of one, among all of a program's text."""
+  line = "{} = {}{{1,0}} fusion(%a), kind=kCustom, calls=%b, config={}"
+  kernel = '{"fusion_config":{"kind":"__ynn_fusion"},"partitions":[]}'
+  text = "\n".join(
+    [
+      line.format("%ynn_fusion.1", "f32[10,4]", kernel),
+      line.format("ROOT %ynn_fusion.2", "bf16[30]", kernel),
+      line.format("%ynn_fusion.3", "f32[]", kernel),
+      line.format("%loop_fusion", "f32[100,100]", "{}"),
+    ]
+  )
+  assert program._cpu_scratch(text) == 2 * 10 * 4 * 4
+  assert program._cpu_scratch("") == 0
+
+
 def _mesh(masks, model):
   automatic = jax.sharding.AxisType.Auto
   return jax.make_mesh(
