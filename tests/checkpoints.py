@@ -35,7 +35,7 @@ def recorded(name, family):
   net = family.network(family.config_from_hub(hub))
   tensors = safetensors.numpy.load_file(directory / "model.safetensors")
   reference = dict(np.load(directory / "reference.npz"))
-  return net, params_of(net, family.RULES(net.config), tensors), reference
+  return net, params_of(net, family.rules(net.config), tensors), reference
 
 
 def params_of(net, rules, tensors):

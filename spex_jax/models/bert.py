@@ -85,7 +85,7 @@ _HEADS = {
 }
 
 
-def RULES(config: encoder.Config) -> tuple[Rule, ...]:
+def rules(config: encoder.Config) -> tuple[Rule, ...]:
   """Checkpoint keys to parameters."""
   family = "distilbert" if not config.num_types else "bert"
   if config.pad_id is not None:

@@ -45,7 +45,7 @@ def config_from_hub(settings: Mapping[str, Any]) -> transformer.Config:
   return config
 
 
-def RULES(config: transformer.Config) -> tuple[Rule, ...]:
+def rules(config: transformer.Config) -> tuple[Rule, ...]:
   """Checkpoint keys to parameters."""
   # The first checkpoints on the hub have no prefix, and hold their masks.
   root = r"(?:transformer\.)?"

@@ -44,7 +44,7 @@ def config_from_hub(settings: Mapping[str, Any]) -> transformer.Config:
   return config
 
 
-def RULES(config: transformer.Config) -> tuple[Rule, ...]:
+def rules(config: transformer.Config) -> tuple[Rule, ...]:
   """Checkpoint keys to parameters."""
   block = r"gpt_neox\.layers\.(\d+)\."
   pairs = [

@@ -39,6 +39,8 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
     ("DistilBertForSequenceClassification", "DistilBertModel"),
   ),
   "vit": ("vit", ("ViTForImageClassification",)),
+  "resnet": ("resnet", ("ResNetForImageClassification", "ResNetModel")),
+  "t5": ("t5", ("T5ForConditionalGeneration",)),
 }
 
 # Which axis of a parameter is split over the mesh axis "model": heads or
@@ -113,7 +115,7 @@ def load(
   with _tensors(folder) as tensors:
     try:
       flat = weights.assign(
-        family.RULES(config), tensors, shapes, config, place
+        family.rules(config), tensors, shapes, config, place
       )
     except ValueError as error:
       raise ValueError(f"{folder}: {error}") from None

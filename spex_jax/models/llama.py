@@ -159,7 +159,7 @@ def _windows(reader: reading.Reader, num_blocks: int) -> tuple[int | None, ...]:
   return tuple(size if slide else None for slide in slides)
 
 
-def RULES(config: transformer.Config) -> tuple[Rule, ...]:
+def rules(config: transformer.Config) -> tuple[Rule, ...]:
   """Checkpoint keys to parameters."""
   block = r"model\.layers\.(\d+)\."
   sandwich = config.order == "sandwich"

@@ -297,7 +297,7 @@ def network(config: Config) -> sites.Network:
   )
 
 
-def RULES(config: Config) -> tuple[weights.Rule, ...]:
+def rules(config: Config) -> tuple[weights.Rule, ...]:
   """From the keys of a checkpoint to the parameters."""
   del config  # The same for all.
   rules = []

@@ -238,7 +238,7 @@ def _matrix(path: str) -> tuple[str, str]:
   return f"{path}/kernel", "transpose"
 
 
-def RULES(config: Config) -> tuple[weights.Rule, ...]:
+def rules(config: Config) -> tuple[weights.Rule, ...]:
   """From the keys of a checkpoint to the parameters."""
   rules = [
     weights.Rule(r"shared\.weight", "tokens"),

@@ -161,7 +161,7 @@ def config_from_hub(settings: Mapping[str, Any]) -> Config:
   return config
 
 
-def RULES(config: Config) -> tuple[Rule, ...]:
+def rules(config: Config) -> tuple[Rule, ...]:
   """Checkpoint keys to parameters."""
   del config
   embed, block = r"vit\.embeddings\.", r"vit\.encoder\.layer\.(\d+)\."

@@ -131,7 +131,7 @@ def test_old_names_of_norms_and_missing_prefixes_load(tmp_path):
     "": lambda x: x,
   }
   tensors = {"embeddings.position_ids": np.arange(9)[None]}
-  for rule in bert.RULES(net.config):
+  for rule in bert.rules(net.config):
     for number in "01" if r"\1" in rule.path else "0":
       path = rule.path.replace(r"\1", number)
       if path:

@@ -285,7 +285,7 @@ def test_every_transform_of_every_rule_exists():
     assert architectures
   for settings in (checkpoints.GPT2, checkpoints.NEOX, checkpoints.LLAMA):
     family = hub._family(settings, pathlib.Path("x"))
-    for rule in family.RULES(family.config_from_hub(settings)):
+    for rule in family.rules(family.config_from_hub(settings)):
       assert rule.transform.partition(":")[0] in weights.TRANSFORMS
 
 

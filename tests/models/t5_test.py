@@ -409,5 +409,5 @@ def test_rules_take_every_key_and_fill_every_parameter(name):
   tensors["shared.weight"] = ours["tokens"]
   head = ours["tokens"] if net.config.tied else ours["head"]["kernel"].T
   tensors["lm_head.weight"] = head
-  got = checkpoints.params_of(net, t5.RULES(net.config), tensors)
+  got = checkpoints.params_of(net, t5.rules(net.config), tensors)
   jax.tree.map(np.testing.assert_array_equal, got, ours)
