@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.models import sites, weights
+from spex_jax.models import sites, tokens, weights
 
 # model_type to the module of its family, and the architectures of it that are
 # implemented.
@@ -120,7 +120,7 @@ def load(
     except ValueError as error:
       raise ValueError(f"{folder}: {error}") from None
   return dataclasses.replace(
-    network, params=_nest(flat), tokenizer=_tokenizer(folder)
+    network, params=_nest(flat), tokenizer=tokens.load(folder)
   )
 
 
@@ -310,16 +310,3 @@ def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
       node = node.setdefault(parent, {})
     node[last] = leaf
   return tree
-
-
-def _tokenizer(folder: pathlib.Path) -> Any:
-  path = folder / "tokenizer.json"
-  if not path.is_file():
-    return None
-  try:
-    import tokenizers
-  except ImportError:
-    raise ImportError(
-      f"{path} needs the library tokenizers (pip install tokenizers)."
-    ) from None
-  return tokenizers.Tokenizer.from_file(str(path))

@@ -280,7 +280,7 @@ def test_every_transform_of_every_rule_exists():
 
   for kind, (module, architectures) in hub.FAMILIES.items():
     family = importlib.import_module(f"spex_jax.models.{module}")
-    for name in ("config_from_hub", "RULES", "network"):
+    for name in ("config_from_hub", "rules", "network"):
       assert callable(getattr(family, name)), kind
     assert architectures
   for settings in (checkpoints.GPT2, checkpoints.NEOX, checkpoints.LLAMA):

@@ -89,7 +89,7 @@ def test_minilm():
     assert checkpoints.difference(last, want, mask) < 1e-5
     assert checkpoints.difference(out.logits, expected["out_embedding"]) < 1e-5
     for row, text in enumerate(expected["texts"]):
-      ids = net.tokenizer.encode(str(text)).ids
+      ids = net.tokenizer.encode(str(text)).ids.tolist()
       known = inputs["input_ids"][row][mask[row] > 0].tolist()
       assert ids[: len(known)] == known
 
@@ -100,5 +100,5 @@ def test_the_tokenizer_comes_along():
   inputs, expected = checkpoints.recorded(folder)
   for row, text in enumerate(expected["texts"]):
     mask = inputs["attention_mask"][row] > 0
-    ids = net.tokenizer.encode(str(text)).ids
+    ids = net.tokenizer.encode(str(text)).ids.tolist()
     assert ids == inputs["input_ids"][row][mask].tolist()
