@@ -29,6 +29,7 @@ from spex_jax.fourier import exact, sparse, spex
 from spex_jax.masks import ask as ask_lib
 from spex_jax.masks import packing, request, sampling
 from spex_jax.proxies import budget as budget_lib
+from spex_jax.proxies import samples as samples_lib
 from spex_jax.proxies import select, staged
 
 METHODS = ("auto", "spex", *select.PROXIES, "exact")
@@ -198,10 +199,10 @@ def decode(
   values = values.reshape(num_masks, -1)
   distinct = packing.distinct_hashes(hashes)
   num_distinct = len(distinct.first)
-  values, noise, notes = select.merge(distinct, values, strict=strict)
+  values, noise, notes = samples_lib.merge(distinct, values, strict=strict)
   test = score = samples = None
   if held_out is not None:
-    test = select.unseen(held_out, n, values.shape[1], hashes)
+    test = samples_lib.unseen(held_out, n, values.shape[1], hashes)
   num_evaluations = num_distinct + (0 if test is None else len(test.masks))
   if num_distinct == 1 << n and method != "spex":
     rows = _held_masks(masks_or_plan)[distinct.first]
@@ -220,7 +221,7 @@ def decode(
     answer = select.by_plan(plan, values[distinct.inverse], max_order)
   else:
     rows = _held_masks(masks_or_plan)[distinct.first]
-    samples = select.Samples(rows, values)
+    samples = samples_lib.Samples(rows, values)
     answer = select.by_proxies(samples, method, max_order)
   judged = select.judge(answer, samples, test)
   return Explanation(

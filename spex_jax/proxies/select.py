@@ -13,11 +13,10 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import lasso, score, sparse, spex
-from spex_jax.masks import packing
 from spex_jax.proxies import boosting, members, stack
+from spex_jax.proxies.samples import Samples
 
 _EXPLAINED = 1e-9  # Share of the energy left by an exact SPEX decode.
-_REPEATABLE = 1e-6  # Differences below this share of max|f| are rounding.
 _ROUNDING = 1e-13  # Share of max|f| below which differences are rounding.
 _ALMOST = 1e-5  # Share of the deviation that an exact scan may leave.
 _PLANTED = 0.5  # R^2 of the quick proxies below which a plan is tried.
@@ -26,21 +25,6 @@ _SURE = 2.0  # Standard errors of the gain over the mean.
 _LEAST_SPLIT = 8  # Fewer samples are not split to compare decoders.
 MASK_BYTES = 1 << 28  # Masks held unpacked at once.
 LASSO_ORDER = 2
-
-
-class Samples(NamedTuple):
-  """Distinct masks bool `[B, n]` with their values float64 `[B, T]`."""
-
-  masks: np.ndarray
-  values: np.ndarray
-
-  def at(self, rows) -> "Samples":
-    """The samples of some rows."""
-    return Samples(self.masks[rows], self.values[rows])
-
-  def join(self, other: "Samples") -> "Samples":
-    """These and the others, in this order."""
-    return Samples(*(np.concatenate(pair) for pair in zip(self, other)))
 
 
 class Answer(NamedTuple):
@@ -330,20 +314,6 @@ def is_explained(samples: Samples, answer: Answer) -> bool:
   return _mean(r2(samples, answer.functions)) > 1 - _EXPLAINED
 
 
-class Merged(NamedTuple):
-  """Values of equal masks, joined by their mean.
-
-  Attributes:
-    values: float64 `[U, T]`, one row for each distinct mask.
-    noise: `[T]` standard deviation among equal masks; None if all differ.
-    notes: what to tell about it.
-  """
-
-  values: np.ndarray
-  noise: np.ndarray | None
-  notes: list[str]
-
-
 class Judged(NamedTuple):
   """How far to trust an answer.
 
@@ -402,71 +372,6 @@ def _scores(masks, values, function, whole):
 def mean_score(samples: Samples, answer: Answer) -> float:
   """R^2 of an answer, averaged over targets, each at least -1."""
   return _mean(r2(samples, answer.functions))
-
-
-def merge(
-  distinct: packing.Distinct, values: np.ndarray, *, strict: bool
-) -> Merged:
-  """Joins the values `[B, T]` of equal masks.
-
-  Raises:
-    ValueError: equal masks of different values, if `strict`.
-  """
-  first, inverse = distinct
-  num_repeats = len(values) - len(first)
-  if not num_repeats:
-    return Merged(values, None, [])
-  size = np.abs(values).max(axis=0)
-  size = np.where(size > 0, size, 1.0)
-  unit = values / size
-  counts = np.bincount(inverse)[:, None]
-  means = np.zeros((len(first), values.shape[1]))
-  np.add.at(means, inverse, unit)
-  means /= counts
-  left = unit - means[inverse]
-  noise = np.sqrt((left**2).sum(axis=0) / num_repeats) * size
-  notes = [f"{num_repeats} repeated masks were merged by their mean."]
-  if (np.abs(left).max(axis=0) > _REPEATABLE).any():
-    text = f"{num_repeats} repeats of equal masks have other values"
-    if strict:
-      raise ValueError(f"{text}; mend the samples, or use strict=False.")
-    notes.append(f"{text}; see the noise floor.")
-  return Merged(means * size, noise, notes)
-
-
-def unseen(
-  held_out: tuple[base.Masks, base.Values],
-  n: int,
-  num_targets: int,
-  hashes: np.ndarray,
-) -> Samples:
-  """The held-out masks that are not among the samples, each once.
-
-  Args:
-    held_out: masks and values.
-    n: players, and `num_targets` targets, of the samples.
-    num_targets: T.
-    hashes: uint64 `[B, 2]` of the samples' masks, of `masks.packing`.
-
-  Raises:
-    ValueError: none is left, or other players or targets.
-  """
-  masks = base.check_masks(held_out[0], n)
-  none = "Every held-out mask is among the samples, or none came."
-  if not len(masks):
-    raise ValueError(none)
-  values = base.check_values(held_out[1], len(masks)).reshape(len(masks), -1)
-  if values.shape[1] != num_targets:
-    raise ValueError(
-      f"Held-out values have {values.shape[1]} targets; the samples have "
-      f"{num_targets}."
-    )
-  both = np.concatenate([hashes, packing.hash_masks(masks, bits=128)])
-  first = packing.distinct_hashes(both).first
-  rows = first[first >= len(hashes)] - len(hashes)
-  if not len(rows):
-    raise ValueError(none)
-  return Samples(masks[rows], values[rows])
 
 
 def _on_all(answer: Answer, samples: Samples) -> Answer:

@@ -16,6 +16,7 @@ from spex_jax.fourier import sparse
 from spex_jax.masks import ask as ask_lib
 from spex_jax.masks import packing, sampling
 from spex_jax.proxies import budget as budget_lib
+from spex_jax.proxies import samples as samples_lib
 from spex_jax.proxies import select
 
 _PROBES = 2  # The full and the empty mask, asked if f seems constant.
@@ -31,7 +32,7 @@ def ask_and_decode(
   max_order: int | None = None,
   strict: bool = False,
   goal: float | None = None,
-) -> tuple[select.Answer, select.Samples]:
+) -> tuple[select.Answer, samples_lib.Samples]:
   """Chooses masks, asks for them and decodes.
 
   Args:
@@ -74,7 +75,7 @@ def _by_plan(ask, key, max_order, strict):
     notes.append(_RARE)
   else:
     later = masks[len(early) :]
-    test = test.join(select.Samples(later, ask(later)))
+    test = test.join(samples_lib.Samples(later, ask(later)))
   answer = select.by_spex(plan, _ask_plan(ask, plan, distinct, probes))
   return answer._replace(notes=notes + answer.notes), test
 
@@ -114,7 +115,7 @@ def _by_proxies(ask, key, method, max_order, strict, goal):
   distinct = _distinct(plan)
   num_scouts = min(num_scouts, budget - ask.asked - len(distinct.first))
   masks = masks[: num_held + num_scouts]  # The probes may take two of them.
-  scouts = select.Samples(masks[num_held:], ask(masks[num_held:]))
+  scouts = samples_lib.Samples(masks[num_held:], ask(masks[num_held:]))
   suspect = select.suspects_planted(scouts, max_order)
   # What the plan, if it is asked, leaves of the budget.
   left = budget - ask.asked - (len(distinct.first) if suspect else 0)
@@ -127,7 +128,7 @@ def _by_proxies(ask, key, method, max_order, strict, goal):
     "Quick proxies explain under half of the values, so SPEX's plan was asked "
     "for as well."
   )
-  uniform = scouts.join(select.Samples(rest, ask(rest)))
+  uniform = scouts.join(samples_lib.Samples(rest, ask(rest)))
   values = _ask_plan(ask, plan, distinct, probes)
   answer = select.compare(plan, values, uniform, max_order)
   if goal is not None:
@@ -168,7 +169,7 @@ def _test(ask, masks, strict):
   "constant": the full and the empty mask have the same value, too; "probed":
   they do not, and were asked; "": they vary.
   """
-  test = select.Samples(masks, ask(masks))
+  test = samples_lib.Samples(masks, ask(masks))
   ask.repeat(*test, strict=strict)
   if not ask_lib.is_constant(test.values):
     return test, "", None
@@ -191,7 +192,7 @@ def _in_stages(ask, method, scouts, rest, test, max_order, goal):
     new = rest[: size - (0 if samples is None else len(samples.masks))]
     rest = rest[len(new) :]
     if len(new) or samples is None:
-      asked = select.Samples(new, ask(new))
+      asked = samples_lib.Samples(new, ask(new))
       samples = asked if samples is None else samples.join(asked)
     answer = select.by_proxies(samples, method, max_order)
     if goal is None:

@@ -6,12 +6,13 @@ import pytest
 
 from spex_jax.fourier import sparse, spex
 from spex_jax.masks import sampling
+from spex_jax.proxies import samples as samples_lib
 from spex_jax.proxies import select, stack
 
 
 def _samples(n, num_masks, fn):
   masks = sampling.distinct(jax.random.key(1), num_masks, n)
-  return select.Samples(masks, fn(masks)[:, None])
+  return samples_lib.Samples(masks, fn(masks)[:, None])
 
 
 def _function(n, terms):
@@ -25,7 +26,7 @@ def test_r2_by_definition_at_any_scale():
   error = ((truth - guess(samples.masks)) ** 2).sum()
   expected = 1 - error / ((truth - truth.mean()) ** 2).sum()
   for scale in (1.0, 1e200, 1e-200):
-    scaled = select.Samples(samples.masks, samples.values * scale)
+    scaled = samples_lib.Samples(samples.masks, samples.values * scale)
     found = guess.replace(coefs=guess.coefs * scale)
     np.testing.assert_allclose(select.r2(scaled, [found]), [expected])
 
@@ -77,7 +78,7 @@ class _Fixed:
   def __call__(self, *args):
     self.seen.append(args)
     crossed = None
-    if isinstance(args[0], select.Samples):
+    if isinstance(args[0], samples_lib.Samples):
       guesses = [f(args[0].masks) for f in self.functions]
       crossed = np.stack(guesses, axis=1)
     notes = [f"{self.method} spoke"]
@@ -106,7 +107,7 @@ def test_the_better_one_speaks_and_judges_are_unseen(
   else:
     exclude = plan.masks()
     masks = sampling.distinct(jax.random.key(2), 60, 12, exclude=exclude)
-    extra = select.Samples(masks, truth(masks)[:, None])
+    extra = samples_lib.Samples(masks, truth(masks)[:, None])
     answer = select.compare(plan, values, extra)
     assert len(by_spex.seen) == 1 and by_spex.seen[0][0] is plan
     assert len(rival.seen[0][0].masks) == 60 + plan.num_masks
