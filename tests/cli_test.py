@@ -192,10 +192,10 @@ def test_a_configuration_file_of_ones_own(functions, capsys):
 def test_installed_command_and_its_progress(functions):
   """A process of its own: exit code, no traceback, nothing on stderr."""
   code = "import sys; sys.argv[0] = 'spex'; from spex_jax import cli; cli.run()"
-  command = [sys.executable, "-c", code, "explain", "--config=callable:quick"]
+  arguments = [sys.executable, "-c", code, "explain", "--config=callable:quick"]
   environment = os.environ | {"PYTHONPATH": str(command.ROOT)}
   good = subprocess.run(
-    [*command, "--config.function=my_functions:value", "--config.n=3"],
+    [*arguments, "--config.function=my_functions:value", "--config.n=3"],
     capture_output=True,
     text=True,
     env=environment,
@@ -203,7 +203,7 @@ def test_installed_command_and_its_progress(functions):
   assert (good.returncode, good.stderr) == (0, "")
   assert "faithfulness" in good.stdout
   bad = subprocess.run(
-    [*command, "--config.function=my_functions:gone", "--config.n=3"],
+    [*arguments, "--config.function=my_functions:gone", "--config.n=3"],
     capture_output=True,
     text=True,
     env=environment,
@@ -473,9 +473,9 @@ def test_an_answer_that_predicts_nothing_comes_with_a_warning(
 
 def test_a_reader_that_leaves_is_no_error(functions):
   code = "import sys; from spex_jax import cli; sys.argv[0] = 'x'; cli.run()"
-  command = [sys.executable, "-c", code, "explain", "--config=callable:quick"]
+  arguments = [sys.executable, "-c", code, "explain", "--config=callable:quick"]
   process = subprocess.Popen(
-    [*command, "--config.function=my_functions:value", "--config.n=3"],
+    [*arguments, "--config.function=my_functions:value", "--config.n=3"],
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     env=os.environ | {"PYTHONPATH": str(command.ROOT)},
