@@ -57,7 +57,7 @@ _FORBIDDEN = {
 # Slow to import: only inside the functions that use them.
 _LAZY = {
   "sklearn", "scipy", "matplotlib", "pandas", "pyarrow", "orbax", "optax",
-  "shapiq", "lightgbm",
+  "shapiq", "lightgbm", "tokenizers", "safetensors", "huggingface_hub",
 }  # fmt: skip
 
 
@@ -211,7 +211,8 @@ import sys
 from jax._src import xla_bridge
 assert not xla_bridge._backends, f"backends: {list(xla_bridge._backends)}"
 for name in ("torch", "tensorflow", "scipy", "sklearn", "matplotlib",
-             "orbax", "optax"):
+             "orbax", "optax", "tokenizers", "safetensors",
+             "huggingface_hub"):
   assert name not in sys.modules, f"{name} was imported"
 print((end - middle) / (middle - start))
 """

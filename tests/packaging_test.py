@@ -22,9 +22,9 @@ _PACKAGE_OF = {
   "orbax": "orbax-checkpoint",
   "sklearn": "scikit-learn",
 }
-# Imported only where the user has it: conversions to and from its types, and
-# trees that they grew.
-_OPTIONAL = {"shapiq", "lightgbm", "xgboost"}
+# Imported only where the user has it: conversions to and from its types,
+# trees that they grew, and models fetched by name.
+_OPTIONAL = {"shapiq", "lightgbm", "xgboost", "huggingface_hub"}
 
 
 def _pins(name):

@@ -5,13 +5,19 @@ are `[R, ...]`, over which the caller averages the output (see
 `features.Players.apply`).
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
 
-NAMES = ("zero", "mean", "constant", "resample")
+NAMES = ("zero", "mean", "median", "constant", "resample")
+
+# A key, an input `[...]` and what is kept of it, bool `[...]`, to R draws of
+# the whole input given that: `[R, ...]`. Traceable.
+Sampler = Callable[[base.Key, jax.Array, jax.Array], jax.Array]
 
 
 def zero(x: base.Array) -> jax.Array:
@@ -40,6 +46,13 @@ def mean(background: base.Array) -> jax.Array:
   )
 
 
+def median(background: base.Array) -> jax.Array:
+  """The median of each entry over a background `[N, ...]`: `[...]`."""
+  _check_background(background)
+  middle = np.median(np.asarray(background, np.float64), axis=0)
+  return jnp.asarray(middle, jnp.float32)
+
+
 def resample(
   key: base.Key, background: base.Array, num_draws: int
 ) -> jax.Array:
@@ -66,6 +79,42 @@ def resample(
     )
   rows = jax.random.choice(key, len(background), (num_draws,), replace=False)
   return jnp.asarray(background)[rows]
+
+
+def conditional(
+  sampler: Sampler, key: base.Key, x: base.Array, kept: base.Array
+) -> jax.Array:
+  """Draws of what is absent given what is kept. Unbatched over masks.
+
+  What a sampler says about kept entries does not matter: give the draws to
+  `features.Players.apply`, which keeps those of `x`.
+
+  Args:
+    sampler: traceable; see `Sampler`.
+    key: given to the sampler for every mask, so that the value function stays
+      a function and masks differ by no more than they must.
+    x: `[...]`.
+    kept: bool `[...]`, as `features.Players.kept` gives it.
+
+  Returns:
+    `[R, ...]`.
+
+  Raises:
+    ValueError: draws of another shape, or what is kept of another.
+  """
+  if np.shape(kept) != np.shape(x):
+    raise ValueError(
+      f"`kept` must have the shape of the input, {np.shape(x)}; got "
+      f"{np.shape(kept)}."
+    )
+  draws = sampler(key, jnp.asarray(x), jnp.asarray(kept, bool))
+  shape = np.shape(draws)
+  if len(shape) != np.ndim(x) + 1 or shape[1:] != np.shape(x) or not shape[0]:
+    raise ValueError(
+      f"The conditional sampler must return draws [R, ...] of an input of "
+      f"shape {np.shape(x)}; got {shape}."
+    )
+  return jnp.asarray(draws)
 
 
 def _check_background(background: base.Array) -> None:

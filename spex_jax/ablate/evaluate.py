@@ -2,7 +2,8 @@
 
 `compiled` lifts an unbatched, traceable `f(mask)` into a `ValueFn`. Every
 batch has one fixed shape (the last one is padded), because the last digits of
-a value change with the shape; the shape is recorded with the cost.
+a value change with the shape; the shape is recorded with the cost. No mask is
+run twice in a request; given room for them, nor across requests.
 
 Shapes: n players, B masks asked for, T targets, P masks in a padded batch.
 """
@@ -11,18 +12,16 @@ import collections
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
+from spex_jax.ablate import answers, batching, closed, program, repeats
 
-_AXIS = "masks"
-_IN_FLIGHT = 2  # Batches computing or on their way back to the host.
-
-Progress = Callable[[int, int], None]  # Masks done and asked for, this call.
+Progress = answers.Progress
+Candidate = batching.Candidate
 
 
 @dataclasses.dataclass
@@ -31,20 +30,38 @@ class Stats:
 
   Attributes:
     evaluations: masks asked for.
+    repeated: those of them that were not run, because they had been before.
     padded: further rows that filled up batches.
     batches: batches run.
-    compile_seconds: tracing and compilation.
+    retries: calls of a host function that were made again.
+    compile_seconds: tracing and compilation, of the candidates too.
+    probe_seconds: measuring batch sizes, compilation included.
+    head_seconds: what is computed once, before all masks (`prefix.split`).
     run_seconds: everything else: transfers and computation.
     batch_shape: `(P, n)`, or None where the host function chooses.
+    device_batch: rows of a batch on one device; values are the same bit for
+      bit on any number of devices at the same `device_batch`, `microbatch`.
+    microbatch: rows that are computed at once on one device.
+    memory_bytes: bound on what the program needs on one device, parameters
+      included, or None where the compiler does not say.
+    candidates: the batch sizes that were measured, if any were.
     device: kind and number of devices, as text.
   """
 
   evaluations: int = 0
+  repeated: int = 0
   padded: int = 0
   batches: int = 0
+  retries: int = 0
   compile_seconds: float = 0.0
+  probe_seconds: float = 0.0
+  head_seconds: float = 0.0
   run_seconds: float = 0.0
   batch_shape: tuple[int, int] | None = None
+  device_batch: int | None = None
+  microbatch: int | None = None
+  memory_bytes: int | None = None
+  candidates: tuple[Candidate, ...] = ()
   device: str = "host"
 
 
@@ -57,14 +74,24 @@ class Evaluator:
   def __init__(
     self,
     n: int,
-    run: "Callable[[np.ndarray, Stats, Progress], np.ndarray]",
+    run: "Callable[[answers.Answers, Stats], None]",
     stats: Stats,
     progress: Progress | None,
+    stores: Sequence[repeats.Store] = (),
+    prepare: "Callable[[Stats], None]" = lambda stats: None,
   ):
     self.n = n
     self.stats = stats
     self.progress: Progress = progress or (lambda done, asked: None)
-    self._run = run
+    self._run, self._stores, self._prepare = run, stores, prepare
+
+  def prepare(self) -> Stats:
+    """Compiles, and fixes the batch size, before the first mask is asked.
+
+    The first call does it otherwise. Returns `stats`.
+    """
+    self._prepare(self.stats)
+    return self.stats
 
   def __call__(self, masks: base.Masks) -> np.ndarray:
     """Values of `masks`, in their order.
@@ -77,41 +104,89 @@ class Evaluator:
     masks = base.check_masks(masks, self.n)
     if not len(masks):
       raise ValueError("Need at least one mask to evaluate; got none.")
-    return self._run(masks, self.stats, self.progress)
+    split = repeats.split(masks, self._stores)
+    self.stats.evaluations += len(masks)
+    self.stats.repeated += len(masks) - len(split.missing)
+    if not len(split.missing):
+      self.progress(len(masks), len(masks))
+      return split.scatter(None)
+    found = answers.Answers(
+      masks[split.rows],
+      split.rows,
+      split.counts,
+      len(masks),
+      progress=lambda done, asked: self.progress(done, asked),
+      keep=[store.put for store in self._stores],
+    )
+    self._run(found, self.stats)
+    return split.scatter(found.values())
 
 
 def compiled(
   f: Callable[..., jax.Array],
   n: int,
   *,
-  batch_size: int = 256,
+  batch_size: int | None = 256,
+  microbatch: int | None = None,
   shared: Any = None,
+  shared_sharding: Any = None,
+  mesh: jax.sharding.Mesh | None = None,
   devices: Sequence[jax.Device] | None = None,
+  dtype: Any = None,
+  memory_limit: int | None = None,
+  remember_bytes: int = 0,
   progress: Progress | None = None,
 ) -> Evaluator:
   """Lifts an unbatched `f(mask)` to a compiled, sharded `ValueFn`.
 
-  Compilation happens at the first call, once; its time is kept apart.
+  Compilation happens at the first call, once; its time is kept apart. The
+  value of a mask does not depend on which other masks are asked for.
 
   Args:
     f: bool `[n]` to a real scalar, or `[T]` for T targets; traceable. Given
       `shared`, it is called as `f(mask, shared)`.
     n: number of players.
     batch_size: masks in a batch, over all devices; rounded up to a multiple
-      of their number.
-    shared: pytree of arrays that every mask uses, such as parameters; one
-      copy per device, and not baked into the program as constants.
-    devices: all of `jax.devices()` by default; masks are split over them.
+      of their number and of `microbatch`. None measures powers of two before
+      the first batch and takes the fastest (see `batching`).
+    microbatch: masks computed at once on one device, one such after the
+      other; None for all of a batch, or for the fastest if `batch_size` is
+      None too.
+    shared: pytree of arrays that every mask uses, such as parameters; placed
+      once, and not baked into the program as constants.
+    shared_sharding: a `PartitionSpec`, or a pytree of them like `shared`, over
+      the axes of `mesh` other than "masks"; None for one copy per device.
+    mesh: with an axis "masks", over which batches are split, and automatic
+      axis types; by default one of that axis alone.
+    devices: of the default mesh; all of `jax.devices()` by default.
+    dtype: floating dtype that the floating leaves of `shared` are cast to,
+      such as `jnp.bfloat16`; None leaves them.
+    memory_limit: bytes that a program may need on one device, where the batch
+      size is measured; by default what is free there.
+    remember_bytes: memory for values of earlier calls, the latest kept; 0
+      remembers none.
     progress: called after each batch.
 
   Raises:
-    ValueError: n or batch_size below 1. At the first call: `f` returns
-      another shape than `[]` or `[T]`, or no real number.
+    ValueError: n, batch_size or microbatch below 1, `remember_bytes` below 0.
+      At the first call: an unfit mesh or sharding, both a mesh and devices, a
+      `dtype` that is not floating; `f` returns another shape than `[]` or
+      `[T]`, or no real number.
+    MemoryError: at the first call, if no measured batch size fits; at any,
+      if a batch ran out of memory.
   """
-  if n < 1 or batch_size < 1:
-    raise ValueError(f"Need n >= 1 and batch_size >= 1; got {n}, {batch_size}.")
-  lift = _Lifted(f, n, batch_size, shared, devices)
-  return Evaluator(n, lift.run, Stats(), progress)
+  _check_sizes(n, batch_size, microbatch, remember_bytes)
+  settings = {
+    "shared": shared,
+    "shared_sharding": shared_sharding,
+    "mesh": mesh,
+    "devices": devices,
+    "dtype": dtype,
+  }
+  made = lambda: program.Source(f, n, **settings)
+  lift = _Lifted(made, batch_size, microbatch, memory_limit)
+  stores = _stores(remember_bytes)
+  return Evaluator(n, lift.run, Stats(), progress, stores, lift.prepare)
 
 
 def host(
@@ -119,144 +194,158 @@ def host(
   n: int,
   *,
   batch_size: int = 1024,
+  retry: closed.Retry | None = None,
+  calls_per_second: float | None = None,
+  cache: closed.File | None = None,
+  remember_bytes: int = 0,
   progress: Progress | None = None,
 ) -> Evaluator:
   """Wraps a host callable on NumPy masks: batched, counted and checked.
+
+  With `cache` or `remember_bytes` a mask asked again gets the same answer, so
+  that `explain` cannot see the noise of a function that answers at random.
 
   Args:
     fn: bool `[b, n]` to `[b]` or `[b, T]`, for any b up to `batch_size`.
     n: number of players.
     batch_size: masks per call of `fn`.
+    retry: which exceptions of `fn` to try again after, and how; None for none.
+    calls_per_second: most calls of `fn` in a second, retries included.
+    cache: a file that answers masks asked before, in this process or another,
+      and takes the values of each batch as soon as they come.
+    remember_bytes: memory for values of earlier calls, the latest kept; 0
+      remembers none.
     progress: called after each batch.
+
+  Raises:
+    ValueError: a size or rate that is not positive, `remember_bytes` below 0.
   """
-  if n < 1 or batch_size < 1:
-    raise ValueError(f"Need n >= 1 and batch_size >= 1; got {n}, {batch_size}.")
+  _check_sizes(n, batch_size, None, remember_bytes)
+  # It may write into its masks, and be tried again with them.
+  call = lambda rows: fn(rows.copy())
+  if calls_per_second is not None:
+    call = closed.Paced(call, calls_per_second)
 
-  def run(masks, stats, report):
-    parts: list[np.ndarray] = []
-    for start in range(0, len(masks), batch_size):
-      rows = masks[start : start + batch_size]
+  def run(found: answers.Answers, stats: Stats):
+    def again(error):
+      stats.retries += 1
+
+    tried = call if retry is None else retry.wrap(call, again)
+    for start in range(0, len(found.masks), batch_size):
+      rows = found.masks[start : start + batch_size]
       begin = time.perf_counter()
-      values = np.asarray(fn(rows.copy()))  # It may write into its masks.
+      values = np.asarray(tried(rows))
       stats.run_seconds += time.perf_counter() - begin
-      stats.evaluations += len(rows)
       stats.batches += 1
-      _append(parts, values, len(rows))
-      report(start + len(rows), len(masks))
-    return np.concatenate(parts)
+      found.add(values, len(rows))
 
-  return Evaluator(n, run, Stats(), progress)
-
-
-class _Program(NamedTuple):
-  """A compiled batch: how to run it, its rows, and where masks go."""
-
-  run: Callable[[jax.Array], jax.Array]
-  rows: int
-  by_mask: jax.NamedSharding
+  stores = _stores(remember_bytes)
+  if cache is not None:
+    stores.append(cache)
+  return Evaluator(n, run, Stats(), progress, stores)
 
 
 class _Lifted:
   """The compiled program of one evaluator, and its batches."""
 
-  def __init__(self, f, n, batch_size, shared, devices):
-    self._f, self._n, self._batch_size = f, n, batch_size
-    self._shared, self._devices = shared, devices
-    self._program: _Program | None = None
+  def __init__(self, source, batch_size, microbatch, memory_limit):
+    self._source: Callable[[], program.Source] = source
+    self._batch_size, self._microbatch = batch_size, microbatch
+    self._limit = memory_limit
+    self._program: program.Program | None = None
 
-  def run(self, masks: np.ndarray, stats: Stats, report: Progress):
-    if self._program is None:
-      begin = time.perf_counter()
-      self._program = self._compile(stats)
-      stats.compile_seconds += time.perf_counter() - begin
+  def run(self, found: answers.Answers, stats: Stats) -> None:
+    self.prepare(stats)
+    assert self._program is not None
     begin = time.perf_counter()
     try:
-      return _stream(self._program, masks, stats, report)
+      _stream(self._program, found, stats)
+    except Exception as error:
+      if not batching.out_of_memory(error):
+        raise
+      raise MemoryError(
+        f"A batch of {self._program.rows} masks ran out of memory: {error} "
+        "Use a smaller batch_size or microbatch, or batch_size=None, which "
+        "measures what fits."
+      ) from error
     finally:
       stats.run_seconds += time.perf_counter() - begin
 
-  def _compile(self, stats: Stats) -> _Program:
-    devices = list(jax.devices() if self._devices is None else self._devices)
-    rows = -(-self._batch_size // len(devices)) * len(devices)
-    mesh = jax.make_mesh(
-      (len(devices),),
-      (_AXIS,),
-      axis_types=(jax.sharding.AxisType.Auto,),
-      devices=devices,
-    )
-    by_mask = jax.NamedSharding(mesh, jax.P(_AXIS))
-    everywhere = jax.NamedSharding(mesh, jax.P())
-    has_shared = self._shared is not None
-    extra = (jax.device_put(self._shared, everywhere),) if has_shared else ()
-    one = jax.ShapeDtypeStruct((self._n,), jnp.bool_)
-    _check_output(jax.eval_shape(self._f, one, *extra))
-    batched = jax.vmap(self._f, in_axes=(0, *[None] * len(extra)))
-    batch = jax.ShapeDtypeStruct((rows, self._n), jnp.bool_, sharding=by_mask)
-    program = jax.jit(batched, out_shardings=by_mask)
-    program = program.lower(batch, *extra).compile()
-    stats.batch_shape = (rows, self._n)
+  def prepare(self, stats: Stats) -> None:
+    if self._program is not None:
+      return
+    begin = time.perf_counter()
+    source = self._source()
+
+    def build(per_device, microbatch):
+      start = time.perf_counter()
+      try:
+        return source.build(per_device, microbatch)
+      finally:
+        stats.compile_seconds += time.perf_counter() - start
+
+    if self._batch_size is None:
+      limit = self._limit
+      if limit is None:
+        limit = batching.memory_limit(source.devices)
+      made, stats.candidates = batching.choose(
+        build,
+        source.n,
+        limit=limit,
+        shrink=source.devices[0].platform != "cpu",
+        sizes=self._microbatch and [self._microbatch],
+      )
+      stats.probe_seconds += time.perf_counter() - begin
+    else:
+      per_device = -(-self._batch_size // source.num_shards)
+      microbatch = min(self._microbatch or per_device, per_device)
+      made = build(-(-per_device // microbatch) * microbatch, microbatch)
+    self._program = made
+    stats.batch_shape = (made.rows, source.n)
+    stats.device_batch = made.rows // source.num_shards
+    stats.microbatch, stats.memory_bytes = made.microbatch, made.memory_bytes
+    devices = source.devices
     stats.device = f"{len(devices)} x {devices[0].device_kind}"
-    return _Program(lambda masks: program(masks, *extra), rows, by_mask)
 
 
 def _stream(
-  program: _Program, masks: np.ndarray, stats: Stats, report: Progress
-) -> np.ndarray:
+  made: program.Program, found: answers.Answers, stats: Stats
+) -> None:
   """Keeps a few batches in flight, and fails at the first bad value."""
   waiting: collections.deque[tuple[jax.Array, int]] = collections.deque()
-  parts: list[np.ndarray] = []
-  done = 0
+  masks = found.masks
 
   def fetch():
-    nonlocal done
     output, count = waiting.popleft()
-    _append(parts, np.asarray(output)[:count], count)
-    done += count
-    stats.evaluations += count
-    report(done, len(masks))
+    found.add(np.asarray(output)[:count], count)
 
-  for start in range(0, len(masks), program.rows):
-    rows = masks[start : start + program.rows]
+  for start in range(0, len(masks), made.rows):
+    rows = masks[start : start + made.rows]
     # The padding keeps every player: a mask like any other.
-    batch = np.ones((program.rows, masks.shape[1]), bool)
+    batch = np.ones((made.rows, masks.shape[1]), bool)
     batch[: len(rows)] = rows
-    output = program.run(jax.device_put(batch, program.by_mask))
+    output = made.run(batch)
     output.copy_to_host_async()
     waiting.append((output, len(rows)))
     stats.batches += 1
-    stats.padded += program.rows - len(rows)
-    if len(waiting) >= _IN_FLIGHT:
+    stats.padded += made.rows - len(rows)
+    if len(waiting) >= program.IN_FLIGHT:
       fetch()
   while waiting:
     fetch()
-  return np.concatenate(parts)
 
 
-def _append(parts: list[np.ndarray], values: np.ndarray, count: int) -> None:
-  """Adds a batch's values in float64; bad ones raise, by their global row."""
-  if values.shape[:1] == (count,) and values.dtype.kind == "f":
-    known = [*parts, values.astype(np.float64)]
-    if values.shape[1:] != known[0].shape[1:]:
-      raise ValueError(
-        f"The value function returned {known[0].shape[1:]} targets per mask "
-        f"for the first batch, and {values.shape[1:]} for a later one."
-      )
-    if not np.isfinite(values).all():
-      count = sum(map(len, known))
-      base.check_values(np.concatenate(known), count)
-  parts.append(base.check_values(values, count))
+def _stores(remember_bytes: int) -> list[repeats.Store]:
+  return [repeats.Recent(remember_bytes)] if remember_bytes else []
 
 
-def _check_output(output: Any) -> None:
-  shape = getattr(output, "shape", None)
-  dtype = getattr(output, "dtype", None)
-  real = dtype is not None and (
-    jnp.issubdtype(dtype, jnp.floating)
-    or jnp.issubdtype(dtype, jnp.integer)
-    or dtype == jnp.bool_
-  )
-  if shape is None or len(shape) > 1 or 0 in shape or not real:
+def _check_sizes(n, batch_size, microbatch, remember_bytes):
+  size = 1 if batch_size is None else batch_size
+  if n < 1 or size < 1:
+    raise ValueError(f"Need n >= 1 and batch_size >= 1; got {n}, {batch_size}.")
+  if microbatch is not None and microbatch < 1:
+    raise ValueError(f"microbatch must be at least 1; got {microbatch}.")
+  if remember_bytes < 0:
     raise ValueError(
-      "f(mask) must return one real number, or [T] of them for T targets; "
-      f"it returns {output}. `f` is given one mask, bool [n], not a batch."
+      f"remember_bytes must be at least 0; got {remember_bytes}."
     )

@@ -43,6 +43,21 @@ class Players:
   def n(self) -> int:
     return len(self.names)
 
+  def kept(self, mask: base.Array) -> jax.Array:
+    """Which entries of the input are kept: bool `[...]`. Unbatched.
+
+    Args:
+      mask: bool `[n]`.
+
+    Raises:
+      ValueError: a mask of other players.
+    """
+    if np.shape(mask) != (self.n,):
+      raise ValueError(
+        f"One mask of these players is [{self.n}]; got {np.shape(mask)}."
+      )
+    return jnp.append(jnp.asarray(mask, bool), True)[self.owner]
+
   def apply(
     self, mask: base.Array, x: base.Array, baseline: base.Array
   ) -> jax.Array:
@@ -66,7 +81,7 @@ class Players:
         f"A baseline must be {np.shape(x)}, or a stack of such; got "
         f"{np.shape(baseline)}."
       )
-    kept = jnp.append(jnp.asarray(mask), True)[self.owner]
+    kept = self.kept(mask)
     extra = (1,) * (np.ndim(baseline) - np.ndim(x))
     return jnp.where(
       kept.reshape(extra + kept.shape),
@@ -105,6 +120,29 @@ def columns(
   return Players(tuple(groups), owner)
 
 
+def grid(shape: tuple[int, int, int], rows: int, cols: int) -> Players:
+  """A grid of rectangles over an image, as equal as they can be.
+
+  Players are named `r0c0`, `r0c1`, ...: row and column of the rectangle.
+
+  Args:
+    shape: `(C, H, W)`.
+    rows: rectangles from top to bottom, at most H.
+    cols: rectangles from left to right, at most W.
+  """
+  _, height, width = _check_image(shape)
+  rows = base.check_integer(rows, "The number of rows")
+  cols = base.check_integer(cols, "The number of columns")
+  if not (1 <= rows <= height and 1 <= cols <= width):
+    raise ValueError(
+      f"An image of {height} by {width} pixels has 1..{height} rows and "
+      f"1..{width} columns; got {rows} and {cols}."
+    )
+  return _rectangles(
+    shape, np.arange(height) * rows // height, np.arange(width) * cols // width
+  )
+
+
 def patches(shape: tuple[int, int, int], size: int) -> Players:
   """A grid of square patches over an image, all channels together.
 
@@ -115,15 +153,26 @@ def patches(shape: tuple[int, int, int], size: int) -> Players:
     size: side of a patch in pixels; patches at the right and lower edge are
       smaller where it does not divide.
   """
-  if len(shape) != 3:
-    raise ValueError(f"An image has shape (C, H, W); got {tuple(shape)}.")
-  _, height, width = shape
+  _, height, width = _check_image(shape)
   size = base.check_integer(size, "A patch side")
   if not 1 <= size <= max(height, width):
     raise ValueError(
       f"A patch side must lie in 1..{max(height, width)}; got {size}."
     )
-  rows, cols = -(-height // size), -(-width // size)
+  return _rectangles(shape, np.arange(height) // size, np.arange(width) // size)
+
+
+def _check_image(shape: tuple[int, ...]) -> tuple[int, ...]:
+  if len(shape) != 3:
+    raise ValueError(f"An image has shape (C, H, W); got {tuple(shape)}.")
+  return shape
+
+
+def _rectangles(
+  shape: tuple[int, int, int], row: np.ndarray, col: np.ndarray
+) -> Players:
+  """Players by the row `[H]` and the column `[W]` of each pixel."""
+  rows, cols = int(row[-1]) + 1, int(col[-1]) + 1
   names = tuple(f"r{r}c{c}" for r in range(rows) for c in range(cols))
-  grid = (np.arange(height) // size)[:, None] * cols + np.arange(width) // size
-  return Players(names, np.broadcast_to(grid, shape).astype(np.int32))
+  owner = row[:, None] * cols + col
+  return Players(names, np.broadcast_to(owner, shape).astype(np.int32))

@@ -21,7 +21,7 @@ def get_config(size: str = "full") -> ml_collections.ConfigDict:
 
   config.table = "breast_cancer"  # Or diabetes, iris, wine.
   config.row = 0  # Of the test set.
-  config.baseline = "mean"  # zero, mean, constant or resample.
+  config.baseline = "mean"  # Or zero, median, constant, resample.
   config.baseline_value = 0.0  # For constant.
   config.baseline_draws = 16  # For resample.
 

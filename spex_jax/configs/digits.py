@@ -15,7 +15,7 @@ def get_config(size: str = "full") -> ml_collections.ConfigDict:
 
   config.image = 5  # Row of the test set.
   config.patch = 4 if quick else 1  # Side of a player, in pixels.
-  config.baseline = "mean"  # zero, mean, constant or resample.
+  config.baseline = "mean"  # Or zero, median, constant, resample.
   config.baseline_value = 0.0  # For constant.
   config.baseline_draws = 16  # For resample.
   config.target = "log_odds"  # Or margin (over the runner-up), or logit.

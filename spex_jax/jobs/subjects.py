@@ -61,6 +61,8 @@ def baseline_of(
     return baselines.zero(x), "zero"
   if config.baseline == "mean":
     return baselines.mean(background), "the training mean"
+  if config.baseline == "median":
+    return baselines.median(background), "the training median"
   if config.baseline == "constant":
     value = config.baseline_value
     return baselines.constant(x, value), f"the constant {value:g}"

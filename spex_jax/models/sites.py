@@ -48,6 +48,26 @@ class Edits:
 
 
 @flax.struct.dataclass
+class Edges:
+  """Which edges of the residual stream are cut, and what runs there instead.
+
+  A reader sees the stream plus the sum over the writers u before it of
+  `cut[u] * (ref[u] - z[u])`, where z[u] is what u writes in this run.
+
+  Attributes:
+    cut: reader to `[B|1, P|1, R, W']`: 1 where an edge is cut, 0 where it is
+      whole, anything between to differentiate; R rows of the reader (its heads
+      or 1) and W' writers before it (`Network.readers`). A reader that is not
+      named is whole.
+    ref: `[B|1, P|1, W, d]`, what each of `Network.writers` writes in another
+      run (`Network.contributions`), or zeros.
+  """
+
+  cut: Mapping[str, base.Array]
+  ref: base.Array
+
+
+@flax.struct.dataclass
 class Output:
   """What every network returns.
 
@@ -65,13 +85,22 @@ class Output:
 class Tap:
   """Edits and records activations during one forward trace."""
 
-  def __init__(self, edits: Edits | None, captured: frozenset[str]):
+  def __init__(
+    self,
+    edits: Edits | None = None,
+    captured: frozenset[str] = frozenset(),
+    edges: Edges | None = None,
+  ):
     self._edits = Edits() if edits is None else edits
     self._captured = captured
+    self._edges = edges
+    self._writes: list[jax.Array] = []
+    self._passed: set[str] = set()
     self.activations: dict[str, jax.Array] = {}
 
   def __call__(self, site: str, x: jax.Array) -> jax.Array:
     """The activation `x` of `site`, edited; recorded if captured."""
+    self._passed.add(site)
     edits = self._edits
     if site in edits.replace:
       where, value = edits.replace[site]
@@ -86,6 +115,63 @@ class Tap:
       self.activations[site] = x
     return x
 
+  def edits(self, site: str) -> bool:
+    """Whether `site` is edited."""
+    return site in self._edits.sites
+
+  def wants(self, site: str) -> bool:
+    """Whether `site` is edited or captured; others need not be computed."""
+    return site in self._captured or self.edits(site)
+
+  @property
+  def cuts(self) -> bool:
+    """Whether edges are given: then writers write and readers read."""
+    return self._edges is not None
+
+  def write(self, z: jax.Array) -> None:
+    """Notes what the next writers add to the stream, `[B, P, k, d]`."""
+    if self.cuts:
+      self._writes.append(z)
+
+  def read(self, reader: str, x: jax.Array, rows: int) -> jax.Array:
+    """What a reader sees of the stream `x` `[B, P, d]`: `[B, P, rows, d]`.
+
+    Raises:
+      ValueError: a `cut` or `ref` that does not fit.
+    """
+    seen = jnp.broadcast_to(x[:, :, None], (*x.shape[:2], rows, x.shape[2]))
+    if self._edges is None or reader not in self._edges.cut:
+      return seen
+    cut = jnp.asarray(self._edges.cut[reader]).astype(x.dtype)
+    z = jnp.concatenate(self._writes, axis=2)
+    ref = jnp.asarray(self._edges.ref).astype(x.dtype)
+    batch, length, num, width = z.shape
+    for what, got, want in (
+      ("cut", cut.shape, (rows, num)),
+      ("ref", ref.shape, (ref.shape[2] if ref.ndim == 4 else num, width)),
+    ):
+      fits = len(got) == 4 and got[2:] == want and ref.shape[2] >= num
+      if not fits or got[0] not in (1, batch) or got[1] not in (1, length):
+        raise ValueError(
+          f"Edges: `{what}` at reader {reader!r} has shape {got}; it must be "
+          f"[{batch} or 1, {length} or 1, {want[0]}, {want[1]}]."
+        )
+    return seen + jnp.einsum("bprw,bpwd->bprd", cut, ref[:, :, :num] - z)
+
+  def finish(self) -> None:
+    """Fails for an edit at a site that the forward did not pass.
+
+    Raises:
+      ValueError: naming the sites.
+    """
+    missed = sorted(self._edits.sites - self._passed)
+    if missed:
+      raise ValueError(
+        f"Nothing passed through the edited sites {missed} in this run: an "
+        "input of a block is not computed where the heads' inputs are split "
+        "(`edges`, or edits at q_in, k_in or v_in); edit those instead."
+      )
+
 
 @dataclasses.dataclass(frozen=True)
 class Network:
@@ -96,14 +182,30 @@ class Network:
     config: its settings, a frozen dataclass.
     sites: the names of its sites, in the order of computation.
     example: name to a `jax.ShapeDtypeStruct` of each input, for `init`.
-    no_edges: why `edges` cannot be given, for the error message.
+    no_edges: why `edges` cannot be given, for the error message; "" if they
+      can.
+    optional: names of inputs that may be left out.
+    params: those of a checkpoint, or None.
+    tokenizer: of its text, or None.
+    writers: what writes to the residual stream, in order: W names.
+    writer_sites: the sites whose activations, `[B, P, d]` or `[B, P, k, d]`,
+      are what the writers write, in the same order.
+    readers: reader to its rows and the writers before it, `(R, W')`.
   """
 
   module: nn.Module
   config: Any
   sites: tuple[str, ...]
   example: Mapping[str, jax.ShapeDtypeStruct]
-  no_edges: str
+  no_edges: str = ""
+  optional: tuple[str, ...] = ()
+  params: Any = dataclasses.field(default=None, repr=False, compare=False)
+  tokenizer: Any = dataclasses.field(default=None, repr=False, compare=False)
+  writers: tuple[str, ...] = ()
+  writer_sites: tuple[str, ...] = ()
+  readers: Mapping[str, tuple[int, int]] = dataclasses.field(
+    default_factory=dict
+  )
 
   def init(self, key: base.Key) -> Any:
     """Fresh parameters; `key` is consumed."""
@@ -111,14 +213,13 @@ class Network:
       name: jnp.zeros(spec.shape, spec.dtype)
       for name, spec in self.example.items()
     }
-    tap = Tap(None, frozenset())
-    return self.module.init(key, tap, **inputs)["params"]
+    return self.module.init(key, Tap(), **inputs)["params"]
 
   def apply(
     self,
     params: Any,
     edits: Edits | None = None,
-    edges: Any = None,
+    edges: Edges | None = None,
     capture: Sequence[str] = (),
     **inputs: Any,
   ) -> Output:
@@ -127,21 +228,23 @@ class Network:
     Args:
       params: what `init` returned, perhaps trained.
       edits: traced, or None.
-      edges: not for every network; None traces the plain forward.
+      edges: None traces the plain forward; else see `Edges`. Not for every
+        network.
       capture: static; patterns of site names (`*` and `?` as in `fnmatch`).
       **inputs: batched arrays, by their usual names.
 
     Raises:
-      ValueError: an edited site or a capture pattern that names no site, an
-        edit that does not fit its site, or edges given to a network that has
-        none.
-      TypeError: an input missing or not known.
+      ValueError: an edited site, reader or capture pattern that names none,
+        an edit or cut that does not fit, or edges given to a network that
+        has none.
+      TypeError: an input missing or not known, or edges of another type.
     """
-    if edges is not None:
-      raise ValueError(f"`edges` must be None here: {self.no_edges}")
-    if inputs.keys() != self.example.keys():
+    self._check_edges(edges)
+    needed = self.example.keys()
+    if not needed <= inputs.keys() <= needed | set(self.optional):
+      may = f" (and may have {sorted(self.optional)})" if self.optional else ""
       raise TypeError(
-        f"Inputs must be {sorted(self.example)}; got {sorted(inputs)}."
+        f"Inputs must be {sorted(needed)}{may}; got {sorted(inputs)}."
       )
     unknown = (frozenset() if edits is None else edits.sites) - {*self.sites}
     if unknown:
@@ -150,10 +253,43 @@ class Network:
         + _close(unknown, self.sites)
         + f" Sites are {list(self.sites)}."
       )
-    tap = Tap(edits, match(self.sites, capture))
+    tap = Tap(edits, match(self.sites, capture), edges)
     forward: Any = self.module.apply
     logits, hidden = forward({"params": params}, tap, **inputs)
+    tap.finish()
     return Output(logits=logits, hidden=hidden, activations=tap.activations)
+
+  def contributions(
+    self, params: Any, edits: Edits | None = None, **inputs: Any
+  ) -> jax.Array:
+    """What each writer adds to the residual stream: `[B, P, W, d]`.
+
+    The `ref` of `Edges`, from a plain forward on `inputs`.
+
+    Raises:
+      ValueError: a network without edges; see also `apply`.
+    """
+    if self.no_edges:
+      raise ValueError(f"No writers here: {self.no_edges}")
+    out = self.apply(params, edits, capture=self.writer_sites, **inputs)
+    parts = [out.activations[site] for site in self.writer_sites]
+    parts = [z[:, :, None] if z.ndim == 3 else z for z in parts]
+    return jnp.concatenate(parts, axis=2)
+
+  def _check_edges(self, edges: Any) -> None:
+    if edges is None:
+      return
+    if self.no_edges:
+      raise ValueError(f"`edges` must be None here: {self.no_edges}")
+    if not isinstance(edges, Edges):
+      raise TypeError(f"edges must be sites.Edges; got {type(edges).__name__}.")
+    unknown = edges.cut.keys() - self.readers.keys()
+    if unknown:
+      raise ValueError(
+        f"No such reader: {sorted(unknown)}."
+        + _close(unknown, list(self.readers))
+        + f" Readers are {list(self.readers)}."
+      )
 
 
 def match(sites: Sequence[str], patterns: Sequence[str]) -> frozenset[str]:

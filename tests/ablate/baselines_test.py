@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spex_jax.ablate import baselines
+from spex_jax.ablate import baselines, features
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32, jnp.bfloat16])
@@ -99,3 +99,50 @@ def test_bad_backgrounds(background, message):
     baselines.mean(background)
   with pytest.raises(ValueError, match=message):
     baselines.resample(jax.random.key(0), background, 1)
+
+
+def test_median_is_that_of_each_entry():
+  background = np.array([[1, 9], [2, 0], [30, 1], [4, 2]])
+  got = baselines.median(background)
+  assert got.dtype == jnp.float32
+  np.testing.assert_array_equal(got, [3, 1.5])
+  with pytest.raises(ValueError, match="must hold examples"):
+    baselines.median(np.ones((0, 3)))
+
+
+def _neighbour(key, x, kept):
+  """Each absent entry as the nearest kept one before it, plus noise."""
+  at = jnp.where(kept, jnp.arange(x.size), 0)
+  near = x[jax.lax.cummax(at)]
+  return near[None] + 0.01 * jax.random.normal(key, (4, x.size))
+
+
+def test_a_conditional_sampler_sees_what_is_kept():
+  x = np.float32([10, 20, 30, 40])
+  players = features.columns("abcd")
+  key = jax.random.key(0)
+
+  def shown(mask):
+    kept = players.kept(mask)
+    draws = baselines.conditional(_neighbour, key, x, kept)
+    return players.apply(mask, x, draws)
+
+  masks = np.array([[1, 0, 0, 1], [1, 1, 1, 0], [1, 0, 0, 1]], bool)
+  got = np.asarray(jax.jit(jax.vmap(shown))(masks))
+  assert got.shape == (3, 4, 4)
+  np.testing.assert_array_equal(got[:, :, 0], 10)
+  np.testing.assert_array_equal(got[0, :, 3], 40)
+  # Five standard deviations of the noise.
+  np.testing.assert_allclose(got[0, :, 1:3], 10, rtol=0, atol=0.05)
+  np.testing.assert_allclose(got[1, :, 3], 30, rtol=0, atol=0.05)
+  np.testing.assert_array_equal(got[0], got[2])  # The same mask.
+
+
+@pytest.mark.parametrize("shape", [(4,), (0, 4), (2, 3), (2, 1, 4)])
+def test_a_sampler_of_another_shape(shape):
+  sampler = lambda key, x, kept: jnp.zeros(shape)
+  x, kept = np.zeros(4), np.ones(4, bool)
+  with pytest.raises(ValueError, match=r"draws \[R, \.\.\.\].*\(4,\); got"):
+    baselines.conditional(sampler, jax.random.key(0), x, kept)
+  with pytest.raises(ValueError, match=r"`kept` must have the shape"):
+    baselines.conditional(sampler, jax.random.key(0), x, kept[:2])

@@ -13,7 +13,9 @@ _WEIGHTS = np.float32([1, -2, 0.5, 3, 0, 1])
 
 
 def _masks(count, seed=0):
-  return np.random.default_rng(seed).random((count, _N)) < 0.5
+  """Distinct masks."""
+  rows = np.random.default_rng(seed).permutation(2**_N)[:count]
+  return (rows[:, None] >> np.arange(_N) & 1).astype(bool)
 
 
 def _one(mask):

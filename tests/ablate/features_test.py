@@ -40,6 +40,26 @@ def test_patches_cover_the_image_once(size):
     np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.parametrize("rows, cols", [(1, 1), (2, 3), (5, 4)])
+def test_a_grid_has_as_many_rectangles_as_asked_for(rows, cols):
+  players = features.grid((2, 5, 4), rows, cols)
+  assert players.n == rows * cols
+  sizes = np.bincount(players.owner[0].ravel()).reshape(rows, cols)
+  # Rows differ by one pixel at most, and so do columns.
+  assert sizes.max() <= -(-5 // rows) * -(-4 // cols)
+  assert sizes.min() >= (5 // rows) * (4 // cols)
+  assert players.names[-1] == f"r{rows - 1}c{cols - 1}"
+  for player in range(players.n):
+    ys, xs = np.nonzero(players.owner[1] == player)
+    assert len(ys) == (np.ptp(ys) + 1) * (np.ptp(xs) + 1)
+
+
+@pytest.mark.parametrize("rows, cols", [(0, 1), (6, 1), (1, 5)])
+def test_a_grid_finer_than_the_image(rows, cols):
+  with pytest.raises(ValueError, match=rf"got {rows} and {cols}"):
+    features.grid((2, 5, 4), rows, cols)
+
+
 def test_apply_under_vmap_and_with_many_stand_ins():
   players = features.patches((1, 4, 4), 2)
   rng = np.random.default_rng(1)
@@ -103,6 +123,8 @@ def test_bad_players_are_refused():
   players = features.columns("abc")
   with pytest.raises(ValueError, match=r"input has shape \(2,\)"):
     players.apply(np.ones(3, bool), np.ones(2), np.ones(2))
+  with pytest.raises(ValueError, match=r"these players is \[3\]; got \(4,\)"):
+    players.kept(np.ones(4, bool))
   with pytest.raises(ValueError, match=r"baseline must be \(3,\)"):
     players.apply(np.ones(3, bool), np.ones(3), np.ones(2))
   with pytest.raises(ValueError, match=r"Owners must lie in 0..1"):

@@ -1,0 +1,276 @@
+"""Models behind a service: calls retried, paced, and kept on disk.
+
+A closed model is a host callable that may fail for a while, that allows so
+many calls a second, and whose every answer costs money. `evaluate.host` takes
+a `Retry`, a rate and a `File`; none of them knows what the callable does.
+
+The file holds one line per mask and is only ever appended to:
+
+  <16 hex digits: start of the SHA-256 of the rest> {"k": <32 hex>, "v": value}
+
+`k` is the BLAKE2b hash of the model's and its settings' description, n, and
+the packed mask (`masks.packing`), so that one file may serve many settings. A
+run killed half-way leaves at most one unfinished line, which the next run
+removes; any other line that its checksum contradicts is damage, and refused.
+
+Shapes: n players, b masks in a call, T targets.
+"""
+
+import dataclasses
+import errno
+import hashlib
+import io
+import json
+import os
+import pathlib
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from spex_jax import base
+from spex_jax.masks import packing
+
+# No space, over quota, or past a limit on the size of files.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+HostFn = Callable[[np.ndarray], base.Values]
+
+
+@dataclasses.dataclass(frozen=True)
+class Retry:
+  """Which failures to try again after, and how long to wait.
+
+  The wait doubles from `first_seconds` up to `most_seconds`; an exception
+  whose attribute `retry_after` holds a longer one in seconds is obeyed. There
+  is no jitter: calls are made one after the other, by one process.
+
+  Attributes:
+    on: exceptions to try again after; others are raised at once.
+    attempts: calls at most, the first included.
+    first_seconds: wait before the second call.
+    most_seconds: longest wait that doubling leads to.
+    sleep: waits so many seconds; a test replaces it.
+  """
+
+  on: tuple[type[Exception], ...]
+  attempts: int = 5
+  first_seconds: float = 1.0
+  most_seconds: float = 60.0
+  sleep: Callable[[float], None] = time.sleep
+
+  def __post_init__(self):
+    if not self.on:
+      raise ValueError("Retry needs the exceptions to try again after.")
+    if self.attempts < 1 or min(self.first_seconds, self.most_seconds) < 0:
+      raise ValueError(
+        f"Retry needs attempts >= 1 and waits >= 0; got {self.attempts}, "
+        f"{self.first_seconds}, {self.most_seconds}."
+      )
+
+  def wrap(
+    self, fn: HostFn, again: Callable[[Exception], None] = lambda error: None
+  ) -> HostFn:
+    """`fn`, called again after the named failures.
+
+    The last failure is raised as it is, with a note of how often was tried.
+
+    Args:
+      fn: what to call.
+      again: called with each failure that is followed by another attempt.
+    """
+
+    def call(masks):
+      wait = self.first_seconds
+      for attempt in range(1, self.attempts + 1):
+        try:
+          return fn(masks)
+        except self.on as error:
+          if attempt == self.attempts:
+            error.add_note(f"Gave up after {attempt} attempts.")
+            raise
+          again(error)
+          asked = getattr(error, "retry_after", None) or 0.0
+        self.sleep(max(min(wait, self.most_seconds), asked))
+        wait *= 2
+      raise AssertionError("The last attempt returns or raises.")
+
+    return call
+
+
+class Paced:
+  """A callable that starts at most so many calls a second, evenly spaced."""
+
+  def __init__(
+    self,
+    fn: HostFn,
+    calls_per_second: float,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+  ):
+    """Wraps `fn`; `clock` and `sleep` are replaced by a test.
+
+    Raises:
+      ValueError: a rate that is not positive.
+    """
+    if not calls_per_second > 0:
+      raise ValueError(
+        f"calls_per_second must be positive; got {calls_per_second}."
+      )
+    self._fn, self._gap = fn, 1 / calls_per_second
+    self._clock, self._sleep = clock, sleep
+    self._next = -np.inf
+
+  def __call__(self, masks: np.ndarray) -> base.Values:
+    wait = self._next - self._clock()
+    if wait > 0:
+      self._sleep(wait)
+    self._next = max(self._clock(), self._next) + self._gap
+    return self._fn(masks)
+
+
+class File:
+  """Answers by mask in a file, checksummed, for one model and its settings.
+
+  A `repeats.Store`. The file is locked while it is open, where the system can
+  do that (not on Windows).
+  """
+
+  def __init__(self, path: str | os.PathLike, config: str):
+    """Opens or creates the file, and reads what it holds.
+
+    Args:
+      path: of the file; its folder must exist.
+      config: everything that the values depend on besides the mask: the
+        model's name and version, the prompt, the settings. Answers of another
+        `config` in the same file are left alone and not seen.
+
+    Raises:
+      ValueError: a damaged line, by its number; a file that is open
+        elsewhere.
+      OSError: no permission, no such folder.
+    """
+    self.path = pathlib.Path(path)
+    self._config = config.encode()
+    self._full = False
+    self._values: dict[bytes, np.ndarray] = {}
+    # Unbuffered: after a failure nothing lingers that would be written later.
+    self._file = io.FileIO(self.path, "ab")
+    try:
+      self._lock()
+      self._end = self._read()
+    except BaseException:
+      self._file.close()
+      raise
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *unused):
+    self.close()
+
+  def __len__(self) -> int:
+    return len(self._values)
+
+  def close(self) -> None:
+    """Closes the file; nothing is lost without it."""
+    self._file.close()
+
+  def get(self, masks: np.ndarray) -> list[np.ndarray | None]:
+    return [self._values.get(key) for key in self._keys(masks)]
+
+  def put(self, masks: np.ndarray, values: np.ndarray) -> None:
+    """Appends the values; on the disk when it returns.
+
+    A full disk loses no answer of this run: the file is cut back to its last
+    whole line, a `RuntimeWarning` says so once, and the run goes on without
+    writing.
+
+    Raises:
+      OSError: any failure other than a disk that is full.
+    """
+    keys = self._keys(masks)
+    self._values.update((k, np.array(v)) for k, v in zip(keys, values))
+    if self._full:
+      return
+    text = b"".join(_line(k, v) for k, v in zip(keys, values))
+    try:
+      done = 0
+      while done < len(text):  # A write may stop short, a full disk's does.
+        done += self._file.write(text[done:])
+      os.fsync(self._file.fileno())
+    except OSError as error:
+      self._file.truncate(self._end)
+      if error.errno not in _FULL:
+        raise
+      self._full = True
+      warnings.warn(
+        f"{self.path} cannot grow ({error.strerror}): it keeps the "
+        f"{self._end:,} bytes that it had, and further answers are not saved. "
+        "Make room and start again.",
+        RuntimeWarning,
+        stacklevel=2,
+      )
+    else:
+      self._end += len(text)
+
+  def _keys(self, masks: np.ndarray) -> list[bytes]:
+    # The length comes first, so that no two pairs run into the same bytes.
+    prefix = b"%d:%s:%d:" % (len(self._config), self._config, masks.shape[1])
+    start = hashlib.blake2b(prefix, digest_size=16)
+    keys = []
+    for row in packing.pack(masks):
+      digest = start.copy()
+      digest.update(row.tobytes())
+      keys.append(digest.digest())
+    return keys
+
+  def _read(self) -> int:
+    """Fills `_values`; cuts an unfinished line off; returns the length."""
+    end = 0
+    with self.path.open("rb") as file:
+      for number, line in enumerate(file, 1):
+        if not line.endswith(b"\n"):
+          self._file.truncate(end)  # A run was killed while it wrote.
+          break
+        key, value = _parse(line, f"{self.path}, line {number}")
+        self._values[key] = value
+        end += len(line)
+    return end
+
+  def _lock(self) -> None:
+    try:
+      import fcntl
+    except ImportError:  # Windows: two runs must not share a file there.
+      return
+    try:
+      fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise ValueError(
+        f"{self.path} is open in another evaluator; give each a file of its "
+        "own, or close the other."
+      ) from None
+
+
+def _line(key: bytes, value: Any) -> bytes:
+  # repr of a float64, which JSON writes, reads back as the same number.
+  body = json.dumps({"k": key.hex(), "v": np.asarray(value).tolist()})
+  return _digest(body.encode()) + b" " + body.encode() + b"\n"
+
+
+def _parse(line: bytes, where: str) -> tuple[bytes, np.ndarray]:
+  digest, _, body = line[:-1].partition(b" ")
+  if _digest(body) != digest:
+    raise ValueError(
+      f"{where} is damaged: its checksum contradicts it. Delete the line to "
+      "have its mask asked again."
+    )
+  entry = json.loads(body)
+  return bytes.fromhex(entry["k"]), np.array(entry["v"], np.float64)
+
+
+def _digest(body: bytes) -> bytes:
+  return hashlib.sha256(body).hexdigest()[:16].encode()

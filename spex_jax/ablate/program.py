@@ -1,0 +1,260 @@
+"""The compiled program of an evaluator: one padded batch, over a mesh.
+
+A batch is split over the mesh's axis `masks` by `shard_map`, so that each
+device runs the very program that a single device would run on its rows: values
+are the same bit for bit at equal rows per device. The other axes, if any, stay
+automatic: they carry what `shared` is sharded over.
+
+On a device, a batch is mapped in microbatches of m masks each, one after the
+other, and a microbatch is one `vmap`. Small ones stay in a CPU's caches.
+
+Shapes: n players, P masks in a padded batch, D devices along `masks`, T
+targets.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+AXIS = "masks"
+IN_FLIGHT = 2  # Batches computing or on their way back to the host.
+
+_YNN = re.compile(r"= (\w+)\[([\d,]*)\]\S* fusion\(.*\"__ynn_fusion\"")
+_BITS = {"f64": 64, "f32": 32, "bf16": 16, "f16": 16, "s8": 8, "u8": 8}
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """A compiled batch.
+
+  Attributes:
+    run: bool `[P, n]` on the host to values `[P]` or `[P, T]` on the devices.
+    rows: P, over all devices.
+    microbatch: m, masks in one `vmap` on one device.
+    memory_bytes: the most that it needs on one device: parameters, scratch,
+      and the masks and values of the batches in flight. None where the
+      compiler does not say.
+  """
+
+  run: Callable[[np.ndarray], jax.Array]
+  rows: int
+  microbatch: int
+  memory_bytes: int | None
+
+
+class Source:
+  """What programs are built from: f, its operands, and where they live."""
+
+  def __init__(
+    self,
+    f: Callable[..., jax.Array],
+    n: int,
+    *,
+    shared: Any = None,
+    shared_sharding: Any = None,
+    mesh: jax.sharding.Mesh | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    dtype: Any = None,
+  ):
+    """Puts `shared` on the devices; see `evaluate.compiled` for all else.
+
+    Raises:
+      ValueError: an unfit mesh or sharding, or what `check_output` refuses.
+    """
+    self.n = n
+    self.mesh = mesh_of(mesh, devices)
+    self.num_shards = self.mesh.shape[AXIS]
+    self.devices = list(self.mesh.devices.flat)
+    self._f = f
+    self._by_mask = jax.NamedSharding(self.mesh, jax.P(AXIS))
+    self._extra: tuple[Any, ...] = ()
+    if shared is not None:
+      placed = places(shared, shared_sharding, self.mesh)
+      self._extra = (jax.device_put(cast(shared, dtype), placed),)
+    one = jax.ShapeDtypeStruct((n,), jnp.bool_)
+    check_output(jax.eval_shape(f, one, *self._extra))
+
+  def build(self, per_device: int, microbatch: int) -> Program:
+    """Compiles for `per_device` rows a device; `microbatch` divides them."""
+    rows = per_device * self.num_shards
+
+    def local(masks, *extra):
+      if microbatch == per_device:
+        return jax.vmap(lambda mask: self._f(mask, *extra))(masks)
+      one = lambda mask: self._f(mask, *extra)
+      return jax.lax.map(one, masks, batch_size=microbatch)
+
+    over_mesh = jax.shard_map(
+      local,
+      mesh=self.mesh,
+      in_specs=(jax.P(AXIS), *[jax.P()] * len(self._extra)),
+      out_specs=jax.P(AXIS),
+      axis_names={AXIS},
+      # A loop inside f may start from a constant.
+      check_vma=False,
+    )
+    program = jax.jit(
+      # The masks are returned so that their donated buffer is one of the
+      # outputs; nothing holds it once the batch has run.
+      lambda masks, *extra: (over_mesh(masks, *extra), masks),
+      donate_argnums=0,
+      keep_unused=True,  # They take memory all the same, and are counted.
+      out_shardings=(self._by_mask, self._by_mask),
+    )
+    batch = jax.ShapeDtypeStruct(
+      (rows, self.n), jnp.bool_, sharding=self._by_mask
+    )
+    compiled = program.lower(batch, *self._extra).compile()
+
+    def run(masks: np.ndarray) -> jax.Array:
+      return compiled(jax.device_put(masks, self._by_mask), *self._extra)[0]
+
+    return Program(run, rows, microbatch, _memory(compiled))
+
+
+def mesh_of(
+  mesh: jax.sharding.Mesh | None, devices: Sequence[jax.Device] | None
+) -> jax.sharding.Mesh:
+  """The mesh, if masks can be split over it; else one of the axis `masks`.
+
+  Raises:
+    ValueError: both given; no axis of the name `masks`, or one that is not
+      automatic.
+  """
+  automatic = jax.sharding.AxisType.Auto
+  if mesh is None:
+    devices = list(jax.devices() if devices is None else devices)
+    shape = (len(devices),)
+    return jax.make_mesh(
+      shape, (AXIS,), axis_types=(automatic,), devices=devices
+    )
+  if devices is not None:
+    raise ValueError("Give a mesh or devices; a mesh has devices of its own.")
+  if AXIS not in mesh.axis_names:
+    raise ValueError(
+      f"The mesh needs an axis named {AXIS!r}, over which masks are split; it "
+      f"has {mesh.axis_names}."
+    )
+  kinds = zip(mesh.axis_names, mesh.axis_types)
+  wrong = [name for name, kind in kinds if kind != automatic]
+  if wrong:
+    raise ValueError(
+      f"Axes {wrong} of the mesh are not automatic; make it with "
+      "axis_types=(jax.sharding.AxisType.Auto,) * (number of axes)."
+    )
+  return mesh
+
+
+def cast(shared: Any, dtype: Any) -> Any:
+  """`shared` with its floating leaves in `dtype`; as it is for None.
+
+  Raises:
+    ValueError: a `dtype` that is not a floating one.
+  """
+  if dtype is None:
+    return shared
+  if not jnp.issubdtype(dtype, jnp.floating):
+    raise ValueError(f"dtype must be a floating one; got {dtype}.")
+
+  def leaf(x):
+    if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
+      return x
+    return (x if isinstance(x, jax.Array) else np.asarray(x)).astype(dtype)
+
+  return jax.tree.map(leaf, shared)
+
+
+def check_output(output: Any) -> None:
+  """Refuses the abstract `output` of f unless it is real `[]` or `[T]`.
+
+  Raises:
+    ValueError: it is not.
+  """
+  shape = getattr(output, "shape", None)
+  dtype = getattr(output, "dtype", None)
+  real = dtype is not None and (
+    jnp.issubdtype(dtype, jnp.floating)
+    or jnp.issubdtype(dtype, jnp.integer)
+    or dtype == jnp.bool_
+  )
+  if shape is None or len(shape) > 1 or 0 in shape or not real:
+    raise ValueError(
+      "f(mask) must return one real number, or [T] of them for T targets; "
+      f"it returns {output}. `f` is given one mask, bool [n], not a batch."
+    )
+
+
+def places(shared: Any, specs: Any, mesh: jax.sharding.Mesh) -> Any:
+  """A `NamedSharding` for every leaf; replicated where `specs` is None.
+
+  Raises:
+    ValueError: `specs` that are no `PartitionSpec` and no tree of them like
+      `shared`, or that use the axis `masks` or one that the mesh lacks.
+  """
+  is_spec = lambda x: x is None or isinstance(x, jax.P)
+  leaves, tree = jax.tree.flatten(shared)
+  if specs is None:
+    specs = jax.P()
+  if isinstance(specs, jax.P):
+    found: list[Any] = [specs] * len(leaves)
+  else:
+    found, other = jax.tree.flatten(specs, is_leaf=is_spec)
+    if other != tree:
+      raise ValueError(
+        "shared_sharding must be one PartitionSpec, or a tree of them like "
+        f"`shared`; got {other} for {tree}."
+      )
+  placed = []
+  for leaf, spec in zip(leaves, found):
+    spec = jax.P() if spec is None else spec
+    axes = {
+      a for part in spec for a in (part if type(part) is tuple else [part])
+    }
+    axes.discard(None)
+    unfit = axes - {*mesh.axis_names} | axes & {AXIS}
+    if unfit:
+      raise ValueError(
+        f"shared_sharding {spec} of an array {np.shape(leaf)} names "
+        f"{sorted(map(str, unfit))}; it may use the axes of the mesh other "
+        f"than {AXIS!r}: "
+        f"{[name for name in mesh.axis_names if name != AXIS]}."
+      )
+    placed.append(jax.NamedSharding(mesh, spec))
+  return jax.tree.unflatten(tree, placed)
+
+
+def _memory(compiled: Any) -> int | None:
+  analysis = compiled.memory_analysis()
+  if analysis is None:
+    return None
+  masks = analysis.alias_size_in_bytes  # In the outputs as well.
+  values = analysis.output_size_in_bytes - masks
+  once = (
+    analysis.argument_size_in_bytes
+    - masks
+    + analysis.temp_size_in_bytes
+    + analysis.generated_code_size_in_bytes
+    + _cpu_scratch(compiled.as_text())
+  )
+  return int(once + IN_FLIGHT * (masks + values))
+
+
+def _cpu_scratch(text: str) -> int:
+  """What a CPU's kernels allocate as they run, which the analysis leaves out.
+
+  XLA hands products and sums on a CPU to YNNPACK, which repacks operands, in
+  several threads at once. Measured on encoders at 8 to 256 masks, that came to
+  1.5 to 2.3 times the largest result of such a kernel; other kernels needed
+  little. See the `memory` rows of `experiments/bench_evaluate.py`.
+  """
+  largest = 0
+  for dtype, shape in _YNN.findall(text):
+    size = math.prod(int(side) for side in shape.split(",") if side)
+    largest = max(largest, size * _BITS.get(dtype, 32) // 8)
+  return 2 * largest

@@ -1,0 +1,404 @@
+"""What is read from a network's output: the value that a mask is given.
+
+A readout takes what `Network.apply` returned and the inputs that it was given,
+and gives one number per row, or one per row and target. Any function of these
+two will do; those here are the usual ones, each traceable.
+
+Which token is the last one follows from `attention_mask`, so that the same
+readout serves prompts of which tokens are masked, hidden or removed.
+
+Shapes: B rows, P positions, V classes or tokens, T targets, d width.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spex_jax import base
+from spex_jax.models import sites
+
+# Output and inputs to `[B]` or `[B, T]`.
+Readout: TypeAlias = Callable[
+  [sites.Output, Mapping[str, base.Array]], jax.Array
+]
+Targets: TypeAlias = int | Sequence[int]
+
+
+def value(
+  net: sites.Network,
+  see: Callable[[base.Array], Mapping[str, base.Array]],
+  read: Readout,
+  *,
+  capture: Sequence[str] = (),
+  **fixed: base.Array,
+) -> Callable[[base.Array, Any], jax.Array]:
+  """The function that `evaluate.compiled` lifts, with parameters shared.
+
+  Args:
+    net: any network.
+    see: one mask `[n]` to inputs of one row, as `absent.inputs` makes it.
+    read: of the output.
+    capture: sites that `read` asks for.
+    **fixed: inputs that do not depend on the mask, of one row.
+
+  Returns:
+    `f(mask, params)`, a scalar or `[T]`.
+  """
+
+  def f(mask: base.Array, params: Any) -> jax.Array:
+    inputs: dict[str, Any] = {**fixed, **see(mask)}
+    output = net.apply(params, capture=capture, **inputs)
+    return read(output, inputs)[0]
+
+  return f
+
+
+def logit(targets: Targets, position: int | None = None) -> Readout:
+  """The logit of a class or token, or of several.
+
+  Args:
+    targets: one of them gives `[B]`, T of them `[B, T]`.
+    position: of a language model's prediction; None for the last token that
+      attention sees. A classifier has none.
+
+  Raises:
+    TypeError: targets that are no integers.
+    ValueError: no target. When read: one outside the vocabulary or the
+      classes, or a position outside the text.
+  """
+  wanted = _targets(targets)
+  return lambda output, inputs: _pick(
+    _predictions(output, inputs, position), wanted
+  )
+
+
+def log_probability(targets: Targets, position: int | None = None) -> Readout:
+  """The same of log-probabilities, in nats."""
+  wanted = _targets(targets)
+  return lambda output, inputs: _pick(
+    jax.nn.log_softmax(_predictions(output, inputs, position)), wanted
+  )
+
+
+def margin(
+  target: int, rivals: Targets | None = None, position: int | None = None
+) -> Readout:
+  """The logit of `target` above the largest of its rivals'.
+
+  Args:
+    target: class or token.
+    rivals: one or several others; None for all others.
+    position: as for `logit`.
+
+  Raises:
+    TypeError: targets that are no integers.
+    ValueError: `target` among its rivals. When read: one outside the
+      vocabulary or the classes, or no other class at all.
+  """
+  own = _targets(target)
+  others = None if rivals is None else np.atleast_1d(_targets(rivals))
+  if others is not None and own in others:
+    raise ValueError(f"Target {own} is among its rivals {others.tolist()}.")
+
+  def read(output, inputs):
+    scores = _predictions(output, inputs, position)
+    top = _pick(scores, own)
+    if others is not None:
+      return top - _pick(scores, others).max(axis=-1)
+    if scores.shape[-1] < 2:
+      raise ValueError("A margin needs a second class; there is one.")
+    at_target = jnp.arange(scores.shape[-1])[None] == own
+    return top - jnp.where(at_target, -jnp.inf, scores).max(axis=-1)
+
+  return read
+
+
+def continuation(
+  num_tokens: int, *, reduce: str = "sum", log: bool = True
+) -> Readout:
+  """How likely the last tokens of the text are, given those before them.
+
+  Teacher-forced: they stand in `input_ids` themselves, owned by nobody (see
+  `text.continued`), and each is predicted at the token that attention sees
+  before it.
+
+  Args:
+    num_tokens: how many tokens of the text's end.
+    reduce: "sum" of their log-probabilities, or "mean".
+    log: in nats; False for the probability (of a mean, the geometric mean).
+
+  Raises:
+    TypeError: a number of tokens that is no integer.
+    ValueError: fewer than one token, or another way to reduce. When read: a
+      text that is not longer than its continuation, or no language model.
+  """
+  num_tokens = base.check_integer(num_tokens, "num_tokens")
+  if num_tokens < 1:
+    raise ValueError(f"num_tokens must be at least 1; got {num_tokens}.")
+  _check_reduce(reduce)
+
+  def read(output, inputs):
+    ids, seen = _tokens(output, inputs)
+    if ids.shape[1] <= num_tokens:
+      raise ValueError(
+        f"A text of {ids.shape[1]} tokens has no continuation of {num_tokens}: "
+        "a token must stand before it."
+      )
+    # The rank of a token among those seen, from 1; the last has rank `count`.
+    rank = jnp.cumsum(seen, axis=1)
+    steps = jnp.arange(-num_tokens, 1)
+    wanted = rank[:, -1:, None] + steps[None, None]
+    at = (rank[..., None] == wanted).argmax(axis=1)  # The first of that rank.
+    scores = jnp.take_along_axis(
+      output.logits, at[:, :-1, None], axis=1, mode="clip"
+    )
+    words = jnp.take_along_axis(ids, at[:, 1:], axis=1)
+    # A row that sees too little has no such tokens; never an innocent number.
+    enough = rank[:, -1] > num_tokens
+    each = jnp.where(enough[:, None], _log_likelihoods(scores, words), jnp.nan)
+    return _reduced(each, reduce, log)
+
+  return read
+
+
+def sequence(
+  labels: base.Array, *, reduce: str = "sum", log: bool = True
+) -> Readout:
+  """How likely an encoder-decoder finds `labels`, teacher-forced.
+
+  Args:
+    labels: int `[L]`; `decoder_input_ids` are the start token and all labels
+      but the last.
+    reduce: "sum" of their log-probabilities, or "mean".
+    log: in nats; False for the probability (of a mean, the geometric mean).
+
+  Raises:
+    TypeError: labels that are no integers.
+    ValueError: no labels, or another way to reduce. When read: a label outside
+      the vocabulary, or another number of predictions.
+  """
+  words = np.atleast_1d(_targets(labels))
+  _check_reduce(reduce)
+
+  def read(output, inputs):
+    del inputs
+    logits = output.logits
+    if logits.ndim != 3 or logits.shape[1] != len(words):
+      raise ValueError(
+        f"{len(words)} labels need logits [B, {len(words)}, V]; got "
+        f"{logits.shape}."
+      )
+    _check_targets(words, logits.shape[-1])
+    rows = jnp.broadcast_to(jnp.asarray(words)[None], logits.shape[:2])
+    return _reduced(_log_likelihoods(logits, rows), reduce, log)
+
+  return read
+
+
+def log_perplexity() -> Readout:
+  """Mean negative log-probability, in nats, of the tokens that are seen.
+
+  Of all but the first, each given those before it. A text of which one token
+  is left has no perplexity: NaN, which evaluators refuse.
+  """
+
+  def read(output, inputs):
+    ids, seen = _tokens(output, inputs)
+    places = jnp.arange(ids.shape[1])[None]
+    # For each token the nearest seen one before it, or -1.
+    last = jax.lax.cummax(jnp.where(seen, places, -1), axis=1)
+    before = jnp.concatenate([jnp.full_like(last[:, :1], -1), last[:, :-1]], 1)
+    scores = jnp.take_along_axis(
+      output.logits, jnp.maximum(before, 0)[..., None], axis=1
+    )
+    counts = seen & (before >= 0)
+    each = jnp.where(counts, _log_likelihoods(scores, ids), 0)
+    return -each.sum(axis=1) / counts.sum(axis=1)
+
+  return read
+
+
+def embedding(pool: str = "mean") -> Readout:
+  """An embedding of the input: `[B, d]`.
+
+  Args:
+    pool: "mean" of the last hidden states over the tokens that are seen,
+      "first" or "last" of these, or a captured site of shape `[B, d]`.
+
+  Raises:
+    ValueError: when read, a site that was not captured or has another shape.
+  """
+
+  def read(output, inputs):
+    if pool not in ("mean", "first", "last"):
+      return _captured(output, pool)
+    states = output.hidden[-1]
+    if states.ndim != 3:
+      raise ValueError(
+        f"pool={pool!r} needs hidden states [B, P, d]; got {states.shape}. "
+        "Name a captured site instead."
+      )
+    seen = _seen(inputs, states.shape[:2])
+    if pool == "mean":
+      weight = seen.astype(jnp.float32)[..., None]
+      return (states * weight).sum(axis=1) / weight.sum(axis=1)
+    at = _ends(seen)[0 if pool == "first" else 1]
+    return jnp.take_along_axis(states, at[:, None, None], axis=1)[:, 0]
+
+  return read
+
+
+def similarity(reference: base.Array, pool: str = "mean") -> Readout:
+  """Cosine of the embedding and that of the unmasked input.
+
+  Args:
+    reference: `[d]`, what `embedding(pool)` gives for the unmasked input.
+    pool: as for `embedding`.
+
+  Raises:
+    ValueError: a reference that is no vector, or zero. When read: embeddings
+      of another width.
+  """
+  unit = np.asarray(reference, np.float64)
+  length = np.linalg.norm(unit)
+  if unit.ndim != 1 or not 0 < length < np.inf:
+    raise ValueError(
+      f"The reference must be one embedding [d], finite and not zero; got "
+      f"shape {unit.shape} of length {length:g}."
+    )
+  unit = (unit / length).astype(np.float32)
+  embed = embedding(pool)
+
+  def read(output, inputs):
+    vectors = embed(output, inputs).astype(jnp.float32)
+    if vectors.shape[1] != len(unit):
+      raise ValueError(
+        f"The reference has {len(unit)} entries; embeddings have "
+        f"{vectors.shape[1]}."
+      )
+    return vectors @ unit / jnp.linalg.norm(vectors, axis=1)
+
+  return read
+
+
+def _targets(targets: Any) -> np.ndarray:
+  """Targets as int32 `[]` or `[T]`."""
+  array = np.asarray(targets)
+  if array.ndim > 1 or array.size == 0:
+    raise ValueError(f"Need one target or [T] of them; got {targets!r}.")
+  if array.dtype.kind not in "iu":
+    raise TypeError(f"Targets must be integers; got {targets!r}.")
+  if (array < 0).any():
+    raise ValueError(f"Target {array.min()} is below 0.")
+  return array.astype(np.int32)
+
+
+def _check_targets(targets: np.ndarray, size: int) -> None:
+  if targets.max() >= size:
+    raise ValueError(
+      f"Target {targets.max()} lies outside the {size} classes or tokens, "
+      f"0..{size - 1}."
+    )
+
+
+def _check_reduce(reduce: str) -> None:
+  if reduce not in ("sum", "mean"):
+    raise ValueError(f"reduce={reduce!r}: choose sum or mean.")
+
+
+def _pick(scores: jax.Array, targets: np.ndarray) -> jax.Array:
+  _check_targets(targets, scores.shape[-1])
+  return scores[:, targets]
+
+
+def _predictions(
+  output: sites.Output, inputs: Mapping[str, base.Array], position: int | None
+) -> jax.Array:
+  """Logits `[B, V]` of the classes, or at a position, in float32."""
+  logits = output.logits.astype(jnp.float32)
+  if logits.ndim == 2:
+    if position is not None:
+      raise ValueError(
+        f"position={position}: logits {logits.shape} have no positions."
+      )
+    return logits
+  if logits.ndim != 3:
+    raise ValueError(f"Logits must be [B, V] or [B, P, V]; got {logits.shape}.")
+  if position is not None:
+    length = logits.shape[1]
+    if not -length <= position < length:
+      raise ValueError(
+        f"position={position} lies outside the {length} predictions."
+      )
+    return logits[:, position]
+  if "decoder_input_ids" in inputs:
+    return logits[:, -1]
+  at = _ends(_seen(inputs, logits.shape[:2]))[1]
+  return jnp.take_along_axis(logits, at[:, None, None], axis=1)[:, 0]
+
+
+def _tokens(
+  output: sites.Output, inputs: Mapping[str, base.Array]
+) -> tuple[jax.Array, jax.Array]:
+  """Ids and which are seen, `[B, P]`, of a causal language model."""
+  if "input_ids" not in inputs or output.logits.ndim != 3:
+    raise ValueError(
+      "A text's own tokens can be read from a language model: input_ids, and "
+      f"logits [B, P, V]; got {sorted(inputs)}, {output.logits.shape}."
+    )
+  ids = jnp.asarray(inputs["input_ids"])
+  if ids.shape != output.logits.shape[:2]:
+    raise ValueError(
+      f"Each of the tokens {ids.shape} needs its prediction; logits are "
+      f"{output.logits.shape}. For an encoder-decoder use `sequence`."
+    )
+  return ids, _seen(inputs, ids.shape)
+
+
+def _seen(
+  inputs: Mapping[str, base.Array], shape: tuple[int, ...]
+) -> jax.Array:
+  """Which positions attention sees: bool `[B, P]`."""
+  mask = inputs.get("attention_mask")
+  if mask is None:
+    return jnp.ones(shape, bool)
+  if np.shape(mask) != shape:
+    raise ValueError(
+      f"The attention mask {np.shape(mask)} does not fit the {shape} positions "
+      "that are read."
+    )
+  return jnp.asarray(mask).astype(bool)
+
+
+def _ends(seen: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """The first and the last position seen, `[B]` each."""
+  return seen.argmax(axis=1), seen.shape[1] - 1 - seen[:, ::-1].argmax(axis=1)
+
+
+def _log_likelihoods(logits: jax.Array, ids: jax.Array) -> jax.Array:
+  """Of each token under its prediction: `[B, L]` from `[B, L, V]`."""
+  logs = jax.nn.log_softmax(logits.astype(jnp.float32))
+  return jnp.take_along_axis(logs, ids[..., None], axis=-1)[..., 0]
+
+
+def _reduced(each: jax.Array, reduce: str, log: bool) -> jax.Array:
+  total = each.sum(axis=1) if reduce == "sum" else each.mean(axis=1)
+  return total if log else jnp.exp(total)
+
+
+def _captured(output: sites.Output, site: str) -> jax.Array:
+  if site not in output.activations:
+    known = ", ".join(sorted(output.activations)) or "nothing"
+    raise ValueError(
+      f"pool={site!r}: choose mean, first or last, or capture that site; "
+      f"captured is {known}."
+    )
+  vectors = output.activations[site]
+  if vectors.ndim != 2:
+    raise ValueError(
+      f"An embedding must be [B, d]; site {site!r} has {vectors.shape}."
+    )
+  return vectors

@@ -1,0 +1,252 @@
+"""Attention with a site at every step; heads are query heads.
+
+Grouped-query attention is the general case: H query heads share K key-value
+heads, query head i reads key-value head i // (H / K). Sites of a block
+`blocks.L`, in order: `attn.q` `[B, P, H, h]`, `attn.k`, `attn.v`
+`[B, P, K, h]` (after bias and norm, before rotary); `attn.q_rot`,
+`attn.k_rot` after it, where there is one; `attn.scores` `[B, H, P, S]` before
+the mask (after a soft cap), `attn.pattern` `[B, H, P, S]`; `attn.z`
+`[B, P, H, h]` before the projection; `attn.heads` `[B, P, H, d]` what each
+head adds to `attn.out` `[B, P, d]`, computed only where asked for.
+
+Shapes: B batch, P query positions, S keys (P, or the slots of a cache), d
+width, H heads, K key-value heads, h head width.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from spex_jax.models import rope, sites
+
+_INIT = nn.initializers.normal(0.02)
+
+
+class Cache(NamedTuple):
+  """Keys (rotated) and values of S slots; slot s holds position s."""
+
+  k: jax.Array  # [B, S, K, h]
+  v: jax.Array  # [B, S, K, h]
+
+
+class Context(NamedTuple):
+  """What every block of a forward shares.
+
+  Attributes:
+    mask: bool `[B or 1, 1, P, S]`, True where a query may attend.
+    cos_sin: `[2, B or 1, P, w/2]` for rotary embeddings, or None.
+    start: int `[B]`, the slot of a cache that the first query takes, or None
+      without a cache.
+  """
+
+  mask: jax.Array
+  cos_sin: jax.Array | None = None
+  start: jax.Array | None = None
+
+
+class Norm(nn.Module):
+  """Layer norm or RMS norm over the last axis, computed in float32 at least.
+
+  `rms_one` multiplies by 1 + scale (Gemma). Parameters `scale`, and `bias`
+  for `layer`.
+  """
+
+  kind: str
+  width: int
+  eps: float
+
+  def setup(self):
+    ones = nn.initializers.ones
+    zeros = nn.initializers.zeros
+    shape = (self.width,)
+    init = zeros if self.kind == "rms_one" else ones
+    self.scale = self.param("scale", init, shape)
+    if self.kind == "layer":
+      self.bias = self.param("bias", zeros, shape)
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """`x` `[..., width]`, normalised, in its own dtype."""
+    wide = _widen(x)
+    if self.kind == "layer":
+      wide = wide - wide.mean(axis=-1, keepdims=True)
+      out = wide * self._factor(wide) + _last(self.bias, x.ndim)
+      return out.astype(x.dtype)
+    return (wide * self._factor(wide)).astype(x.dtype)
+
+  def factor(self, x: jax.Array) -> jax.Array:
+    """By what an RMS norm multiplies `x`: `[..., width]`."""
+    return self._factor(_widen(x)).astype(x.dtype)
+
+  def _factor(self, wide):
+    mean_square = jnp.square(wide).mean(axis=-1, keepdims=True)
+    scale = _last(self.scale, wide.ndim).astype(wide.dtype)
+    if self.kind == "rms_one":
+      scale = scale + 1
+    return jax.lax.rsqrt(mean_square + self.eps) * scale
+
+
+class Project(nn.Module):
+  """Into heads: kernel `[d, N, h]`, bias `[N, h]`."""
+
+  width: int
+  heads: int
+  head_width: int
+  use_bias: bool
+
+  def setup(self):
+    shape = (self.width, self.heads, self.head_width)
+    self.kernel = self.param("kernel", _INIT, shape)
+    if self.use_bias:
+      self.bias = self.param("bias", nn.initializers.zeros, shape[1:])
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """`[B, P, d]`, or `[B, P, N, d]` one input per head, to `[B, P, N, h]`."""
+    per_head = "n" if x.ndim == 4 else ""
+    out = jnp.einsum(f"bp{per_head}d,dnh->bpnh", x, self.kernel)
+    return out + self.bias[None, None] if self.use_bias else out
+
+
+class Combine(nn.Module):
+  """Out of the heads: kernel `[H, h, d]`, bias `[d]`."""
+
+  width: int
+  heads: int
+  head_width: int
+  use_bias: bool
+
+  def setup(self):
+    shape = (self.heads, self.head_width, self.width)
+    self.kernel = self.param("kernel", _INIT, shape)
+    if self.use_bias:
+      self.bias = self.param("bias", nn.initializers.zeros, shape[-1:])
+
+  def each(self, z: jax.Array) -> jax.Array:
+    """What every head adds: `[B, P, H, h]` to `[B, P, H, d]`."""
+    return jnp.einsum("bpnh,nhd->bpnd", z, self.kernel)
+
+  def all(self, z: jax.Array) -> jax.Array:
+    """The sum over heads, with the bias: `[B, P, d]`."""
+    return self.biased(jnp.einsum("bpnh,nhd->bpd", z, self.kernel))
+
+  def biased(self, x: jax.Array) -> jax.Array:
+    """`x` `[B, P, d]` and the bias."""
+    return x + self.bias[None, None] if self.use_bias else x
+
+
+class Attention(nn.Module):
+  """One attention layer; `config` is a `blocks.Config`."""
+
+  config: Any
+
+  def setup(self):
+    c = self.config
+    own = (c.width, c.num_heads, c.head_width)
+    shared = (c.width, c.num_kv_heads, c.head_width)
+    self.q = Project(*own, c.qkv_bias)
+    self.k = Project(*shared, c.qkv_bias)
+    self.v = Project(*shared, c.qkv_bias)
+    self.out = Combine(*own, c.out_bias)
+    if c.qk_norm:
+      self.q_norm = Norm("rms", c.head_width, c.norm_eps)
+      self.k_norm = Norm("rms", c.head_width, c.norm_eps)
+
+  def mix(
+    self,
+    tap: sites.Tap,
+    site: str,
+    inputs: Sequence[jax.Array],
+    context: Context,
+    cache: Cache | None = None,
+  ) -> tuple[jax.Array, Cache | None]:
+    """What the heads gather, `z` `[B, P, H, h]`, and the cache with it.
+
+    Args:
+      tap: of this forward.
+      site: prefix of the sites, "blocks.L.attn".
+      inputs: three, to q, k and v, each `[B, P, d]` or one per head
+        `[B, P, H or K, d]`.
+      context: masks and positions.
+      cache: written at `context.start`, and attended to.
+
+    Raises:
+      ValueError: a cache without a start.
+    """
+    c = self.config
+    q, k, v = self.q(inputs[0]), self.k(inputs[1]), self.v(inputs[2])
+    if c.qk_norm:
+      q, k = self.q_norm(q), self.k_norm(k)
+    q, k = tap(f"{site}.q", q), tap(f"{site}.k", k)
+    v = tap(f"{site}.v", v)
+    if context.cos_sin is not None:
+      q = tap(f"{site}.q_rot", rope.rotate(q, context.cos_sin))
+      k = tap(f"{site}.k_rot", rope.rotate(k, context.cos_sin))
+    if cache is not None:
+      if context.start is None:
+        raise ValueError("A cache needs the slots to write at: context.start.")
+      write = jax.vmap(jax.lax.dynamic_update_slice_in_dim, (0, 0, 0, None))
+      cache = Cache(
+        write(cache.k, k.astype(cache.k.dtype), context.start, 0),
+        write(cache.v, v.astype(cache.v.dtype), context.start, 0),
+      )
+      k, v = cache
+    batch, length, num, width = q.shape
+    groups = (batch, length, c.num_kv_heads, num // c.num_kv_heads, width)
+    scores = jnp.einsum(
+      "bpkgh,bskh->bkgps",
+      q.reshape(groups) * jnp.asarray(c.score_scale, q.dtype),
+      k,
+      preferred_element_type=jnp.promote_types(q.dtype, jnp.float32),
+    )
+    scores = scores.reshape(batch, num, length, k.shape[1])
+    if c.score_cap is not None:
+      scores = c.score_cap * jnp.tanh(scores / c.score_cap)
+    scores = tap(f"{site}.scores", scores)
+    # Finite, so that a query without any key stays finite too.
+    low = jnp.finfo(scores.dtype).min
+    pattern = jax.nn.softmax(jnp.where(context.mask, scores, low), axis=-1)
+    pattern = tap(f"{site}.pattern", pattern.astype(q.dtype))
+    shape = (batch, groups[2], groups[3], length, k.shape[1])
+    z = jnp.einsum("bkgps,bskh->bpkgh", pattern.reshape(shape), v)
+    return tap(f"{site}.z", z.reshape(q.shape)), cache
+
+  def combine(
+    self, tap: sites.Tap, site: str, z: jax.Array, split: bool = False
+  ) -> tuple[jax.Array, jax.Array | None]:
+    """`attn.out` `[B, P, d]`, and each head's part where it is needed.
+
+    Parts `[B, P, H, d]` are None unless edited, captured, or asked for by
+    `split`.
+    """
+    parts = None
+    if split or tap.wants(f"{site}.heads"):
+      parts = tap(f"{site}.heads", self.out.each(z))
+    if parts is not None and tap.edits(f"{site}.heads"):
+      out = self.out.biased(parts.sum(axis=2))
+    else:
+      out = self.out.all(z)
+    return tap(f"{site}.out", out), parts
+
+
+def causal(
+  query: jax.Array, num_keys: int, window: int | None = None
+) -> jax.Array:
+  """Which slots 0..S-1 a query at slot `query` int `[B, P]` may see.
+
+  Its own and the earlier ones, of which a sliding window leaves the last
+  `window`, its own included. Returns bool `[B, 1, P, S]`.
+  """
+  query = query[:, None, :, None]
+  key = jnp.arange(num_keys)[None, None, None]
+  seen = key <= query
+  return seen if window is None else seen & (key > query - window)
+
+
+def _widen(x: jax.Array) -> jax.Array:
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _last(vector: jax.Array, ndim: int) -> jax.Array:
+  return vector.reshape((1,) * (ndim - 1) + vector.shape)

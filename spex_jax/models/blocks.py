@@ -1,0 +1,237 @@
+"""Blocks of transformers: attention, MLP, and the stream that they write to.
+
+Three orders are known. `pre`: a norm before attention and before the MLP,
+each added to the stream. `parallel` (GPT-NeoX): both read the stream before
+the block. `post` (BERT): the norm follows each sum, and its result is the new
+stream. `sandwich` (Gemma 2) is `pre` with a further norm on what is added.
+
+Sites of block L, besides those of attention: `resid_pre` `[B, P, d]`;
+`attn.q_in`, `attn.k_in`, `attn.v_in` (what one head reads, before the norm;
+computed where asked for); `attn.in` (after the norm); `attn.post_norm` where
+there is one, and with `sandwich` `attn.heads_post_norm` `[B, P, H, d]`, the
+heads' shares of it; `resid_mid` (not in `parallel`); `mlp.in` (after the
+norm), `mlp.pre`, `mlp.neurons` `[B, P, F]`, `mlp.out`, `mlp.post_norm`;
+`resid_post`. Where the heads' inputs are split, by edges or an edit at one of
+them, there is no single `attn.in`: it is not captured, and editing it fails.
+
+Shapes: B batch, P positions, d width, H heads, F neurons.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+
+from spex_jax.models import attention, sites
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+  "gelu": lambda x: nn.gelu(x, approximate=False),
+  "gelu_new": lambda x: nn.gelu(x, approximate=True),
+  "gelu_pytorch_tanh": lambda x: nn.gelu(x, approximate=True),
+  "gelu_fast": lambda x: nn.gelu(x, approximate=True),
+  "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+  "relu": nn.relu,
+  "silu": nn.silu,
+  "swish": nn.silu,
+}
+ORDERS = ("pre", "parallel", "sandwich", "post")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """Settings of the blocks of a transformer.
+
+  Attributes:
+    width: d.
+    num_blocks: L.
+    num_heads: H.
+    num_kv_heads: K, a divisor of H.
+    head_width: h.
+    num_neurons: F.
+    order: one of `ORDERS`.
+    norm: "layer", "rms", or "rms_one" (RMS times 1 + scale).
+    norm_eps: added to a variance or mean square.
+    activation: one of `ACTIVATIONS`.
+    gated: the MLP multiplies its activation with a second input matrix.
+    qkv_bias: whether q, k and v have biases; so on for the others.
+    out_bias: of attention's output.
+    mlp_bias: of the MLP's matrices.
+    qk_norm: RMS norm of every query and key head (Qwen 3).
+    score_scale: factor of q k.
+    score_cap: c in c tanh(score / c), or None.
+    windows: of each block, its sliding window or None; () where no block
+      has one.
+  """
+
+  width: int
+  num_blocks: int
+  num_heads: int
+  num_kv_heads: int
+  head_width: int
+  num_neurons: int
+  order: str = "pre"
+  norm: str = "layer"
+  norm_eps: float = 1e-5
+  activation: str = "gelu"
+  gated: bool = False
+  qkv_bias: bool = True
+  out_bias: bool = True
+  mlp_bias: bool = True
+  qk_norm: bool = False
+  score_scale: float = 1.0
+  score_cap: float | None = None
+  windows: tuple[int | None, ...] = ()
+
+  def __post_init__(self):
+    sizes = (self.width, self.num_blocks, self.num_kv_heads, self.num_neurons)
+    if min(*sizes, self.head_width) < 1 or self.num_heads < 1:
+      raise ValueError(
+        f"Sizes of a transformer must be at least 1; got {self}."
+      )
+    if self.num_heads % self.num_kv_heads:
+      raise ValueError(
+        f"{self.num_heads} heads cannot share {self.num_kv_heads} key-value "
+        "heads evenly."
+      )
+    for what, name, known in (
+      ("activation", self.activation, ACTIVATIONS),
+      ("order", self.order, ORDERS),
+      ("norm", self.norm, ("layer", "rms", "rms_one")),
+    ):
+      if name not in known:
+        raise ValueError(
+          f"Unknown {what} {name!r}; known are {', '.join(known)}."
+        )
+    if self.order == "sandwich" and self.norm == "layer":
+      raise ValueError("Sandwich norms are RMS norms; got layer norms.")
+    if len(self.windows) not in (0, self.num_blocks):
+      raise ValueError(
+        f"Need a window for each of {self.num_blocks} blocks, or none; got "
+        f"{self.windows}."
+      )
+
+  def window(self, number: int) -> int | None:
+    """The sliding window of a block, or None."""
+    return self.windows[number] if self.windows else None
+
+
+class Mlp(nn.Module):
+  """`up` (and `gate`), activation, `down`."""
+
+  config: Config
+
+  def setup(self):
+    c = self.config
+    self.up = nn.Dense(c.num_neurons, use_bias=c.mlp_bias)
+    if c.gated:
+      self.gate = nn.Dense(c.num_neurons, use_bias=c.mlp_bias)
+    self.down = nn.Dense(c.width, use_bias=c.mlp_bias)
+
+  def __call__(self, tap: sites.Tap, site: str, x: jax.Array) -> jax.Array:
+    """`[B, P, d]` to `[B, P, d]`; `site` is "blocks.L.mlp"."""
+    act = ACTIVATIONS[self.config.activation]
+    if self.config.gated:
+      neurons = act(tap(f"{site}.pre", self.gate(x))) * self.up(x)
+    else:
+      neurons = act(tap(f"{site}.pre", self.up(x)))
+    return tap(f"{site}.out", self.down(tap(f"{site}.neurons", neurons)))
+
+
+class Block(nn.Module):
+  """One block, callable alone: stream in, stream out."""
+
+  config: Config
+  number: int
+
+  def setup(self):
+    c = self.config
+    norm = lambda: attention.Norm(c.norm, c.width, c.norm_eps)
+    self.norm1, self.norm2 = norm(), norm()
+    if c.order == "sandwich":
+      self.attn_post, self.mlp_post = norm(), norm()
+    self.attn = attention.Attention(c)
+    self.mlp = Mlp(c)
+
+  def __call__(
+    self,
+    tap: sites.Tap,
+    x: jax.Array,
+    context: attention.Context,
+    cache: attention.Cache | None = None,
+  ) -> tuple[jax.Array, attention.Cache | None]:
+    """`x` `[B, P, d]` to the stream behind the block, and the cache."""
+    site = f"blocks.{self.number}"
+    x = tap(f"{site}.resid_pre", x)
+    if self.config.order == "post":
+      return self._post(tap, site, x, context), cache
+    inputs = self._inputs(tap, site, x)
+    z, cache = self.attn.mix(tap, f"{site}.attn", inputs, context, cache)
+    split = tap.cuts or tap.wants(f"{site}.attn.heads_post_norm")
+    added, parts = self.attn.combine(tap, f"{site}.attn", z, split)
+    if self.config.order == "parallel":
+      read = self._mlp_input(tap, site, x)
+      x = x + added
+    else:
+      if self.config.order == "sandwich":
+        added, parts = self._sandwich(tap, site, added, parts)
+      x = tap(f"{site}.resid_mid", x + added)
+      _write(tap, parts)
+      read = self._mlp_input(tap, site, x)
+    out = self.mlp(tap, f"{site}.mlp", read)
+    if self.config.order == "sandwich":
+      out = tap(f"{site}.mlp.post_norm", self.mlp_post(out))
+    if self.config.order == "parallel":
+      _write(tap, parts)
+    tap.write(out[:, :, None])
+    return tap(f"{site}.resid_post", x + out), cache
+
+  def _inputs(self, tap, site, x):
+    """To q, k and v: one array for all, or one row per head where split."""
+    names = [f"{site}.attn.{kind}_in" for kind in "qkv"]
+    c = self.config
+    if tap.cuts or any(tap.edits(name) for name in names):
+      rows = (c.num_heads, c.num_kv_heads, c.num_kv_heads)
+      return tuple(
+        self.norm1(tap(name, tap.read(name, x, num)))
+        for name, num in zip(names, rows)
+      )
+    for name in names:
+      if tap.wants(name):  # Recorded only: the path stays the plain one.
+        num = c.num_heads if name.endswith("q_in") else c.num_kv_heads
+        tap(name, tap.read(name, x, num))
+    normed = tap(f"{site}.attn.in", self.norm1(x))
+    return normed, normed, normed
+
+  def _mlp_input(self, tap, site, x):
+    name = f"{site}.mlp.in"
+    if tap.cuts:
+      x = tap.read(name, x, 1)[:, :, 0]
+    return tap(name, self.norm2(x))
+
+  def _sandwich(self, tap, site, added, parts):
+    """The norm of the sum, and the heads' shares under its factor."""
+    name = f"{site}.attn.heads_post_norm"
+    normed = self.attn_post(added)
+    if parts is not None:
+      whole = parts * self.attn_post.factor(added)[:, :, None]
+      parts = tap(name, whole)
+      if tap.edits(name):
+        normed = normed + (parts - whole).sum(axis=2)
+    return tap(f"{site}.attn.post_norm", normed), parts
+
+  def _post(self, tap, site, x, context):
+    read = tap(f"{site}.attn.in", x)
+    inputs = (read, read, read)
+    z, _ = self.attn.mix(tap, f"{site}.attn", inputs, context)
+    added, _ = self.attn.combine(tap, f"{site}.attn", z)
+    x = tap(f"{site}.attn.post_norm", self.norm1(x + added))
+    x = tap(f"{site}.resid_mid", x)
+    out = self.mlp(tap, f"{site}.mlp", tap(f"{site}.mlp.in", x))
+    x = tap(f"{site}.mlp.post_norm", self.norm2(x + out))
+    return tap(f"{site}.resid_post", x)
+
+
+def _write(tap: sites.Tap, parts: jax.Array | None) -> None:
+  if parts is not None:
+    tap.write(parts)

@@ -1,0 +1,145 @@
+"""Bidirectional text encoders: BERT, DistilBERT, RoBERTa, with their heads.
+
+Inputs: `input_ids` int `[B, P]`; optionally `attention_mask` `[B, P]` (all
+ones by default) and `token_type_ids` `[B, P]` (zeros), where the model has
+types. A classifier reads the first token through a dense layer, `pooled`
+`[B, d]`. Without a head, `pooled` is the mean over the tokens that the mask
+keeps, and `logits` is that embedding at length 1 (as sentence-transformers
+compute it).
+
+Sites: `embed.tokens` and `embed` `[B, P, d]` (after the norm), those of
+`stream.block_sites`, `pooled`, `logits` `[B, C]` or `[B, d]`. `hidden` holds
+what enters block 0 and what each block leaves. The norms stand between the
+blocks' sums, so there is no stream whose edges could be cut.
+
+Shapes: B batch, P positions, d width, C classes.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from spex_jax import base
+from spex_jax.models import attention, blocks, inputs, sites, stream
+
+_POOLS = {"tanh": jnp.tanh, "relu": nn.relu}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(blocks.Config):
+  """Settings of an encoder.
+
+  Attributes:
+    vocab_size: number of tokens.
+    num_positions: rows of the table of positions.
+    num_types: rows of the table of token types, 0 without one.
+    pad_id: of RoBERTa, whose positions count from `pad_id + 1` the tokens
+      that are not padding; None counts from 0.
+    num_labels: C, or 0 for an embedding.
+    pool: the activation of the classifier's dense layer, "tanh" or "relu".
+  """
+
+  vocab_size: int
+  num_positions: int
+  num_types: int = 0
+  pad_id: int | None = None
+  num_labels: int = 0
+  pool: str = "tanh"
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.order != "post":
+      raise ValueError("An encoder here has its norms behind the sums.")
+    if self.pool not in _POOLS:
+      raise ValueError(f"Unknown pool {self.pool!r}; one of {list(_POOLS)}.")
+
+  @property
+  def max_positions(self) -> int:
+    """The longest input."""
+    skipped = 0 if self.pad_id is None else self.pad_id + 1
+    return self.num_positions - skipped
+
+
+class Encoder(nn.Module):
+  """Embeddings, blocks, and a head."""
+
+  config: Config
+
+  def setup(self):
+    c = self.config
+    self.tokens = inputs.Table(c.vocab_size, c.width)
+    self.positions = inputs.Table(c.num_positions, c.width)
+    if c.num_types:
+      self.types = inputs.Table(c.num_types, c.width)
+    self.embed_norm = attention.Norm(c.norm, c.width, c.norm_eps)
+    self.blocks = [blocks.Block(c, number) for number in range(c.num_blocks)]
+    if c.num_labels:
+      self.pooler = nn.Dense(c.width)
+      self.classifier = nn.Dense(c.num_labels)
+
+  def __call__(
+    self,
+    tap: sites.Tap,
+    input_ids: base.Array,
+    attention_mask: base.Array | None = None,
+    token_type_ids: base.Array | None = None,
+  ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Logits `[B, C]` or embeddings `[B, d]`, and the hidden states."""
+    c = self.config
+    ids = inputs.check_ids(input_ids, c.vocab_size, c.max_positions)
+    mask = inputs.check_mask(attention_mask, ids.shape)
+    x = tap("embed.tokens", self.tokens(ids))
+    x = x + self.positions(self._positions(ids))
+    if c.num_types:
+      types = jnp.zeros_like(ids) if token_type_ids is None else token_type_ids
+      x = x + self.types(
+        inputs.check_range(types, "token_type_ids", c.num_types, ids.shape)
+      )
+    x = tap("embed", self.embed_norm(x))
+    hidden = [x]
+    context = attention.Context(mask[:, None, None])
+    for block in self.blocks:
+      x, _ = block(tap, x, context)
+      hidden.append(x)
+    if c.num_labels:
+      pooled = tap("pooled", _POOLS[c.pool](self.pooler(x[:, 0])))
+      logits = self.classifier(pooled)
+    else:
+      pooled = tap("pooled", _mean(x, mask))
+      wide = pooled.astype(jnp.promote_types(x.dtype, jnp.float32))
+      length = jnp.linalg.norm(wide, axis=-1, keepdims=True)
+      logits = (wide / jnp.maximum(length, 1e-12)).astype(x.dtype)
+    return tap("logits", logits), tuple(hidden)
+
+  def _positions(self, ids):
+    pad = self.config.pad_id
+    if pad is None:
+      return jnp.arange(ids.shape[1])[None]
+    real = (ids != pad).astype(jnp.int32)
+    return jnp.cumsum(real, axis=1) * real + pad
+
+
+def _mean(x: jax.Array, mask: jax.Array) -> jax.Array:
+  """The mean over the kept positions of `[B, P, d]`; NaN without any."""
+  kept = mask[:, :, None].astype(jnp.promote_types(x.dtype, jnp.float32))
+  total = (x * kept).sum(axis=1)
+  return (total / kept.sum(axis=1)).astype(x.dtype)
+
+
+def network(config: Config) -> sites.Network:
+  """The network of `config`, without parameters."""
+  names = ["embed.tokens", "embed"]
+  for number in range(config.num_blocks):
+    names += stream.block_sites(config, number, rotary=False)
+  types = ("token_type_ids",) if config.num_types else ()
+  return sites.Network(
+    module=Encoder(config),
+    config=config,
+    sites=(*names, "pooled", "logits"),
+    example={"input_ids": jax.ShapeDtypeStruct((1, 1), jnp.int32)},
+    no_edges="the norms of this encoder stand behind the sums, so that what "
+    "a head writes does not add up to what is read later; use edits.",
+    optional=("attention_mask", *types),
+  )

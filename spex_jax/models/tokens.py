@@ -1,0 +1,243 @@
+"""Tokenizers, with the characters that every token stands for.
+
+Reads the `tokenizer.json` of a Hugging Face directory through `tokenizers`;
+what the special tokens are called is in `tokenizer_config.json`,
+`special_tokens_map.json` and `config.json` beside it.
+
+Shapes: P tokens of one text.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from spex_jax import base
+
+# Roles of special tokens, and their names in Hugging Face's files.
+ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+
+# A `model_max_length` beyond this means that nobody set one.
+_NO_LIMIT = 10**9
+# Their first positions are taken by the padding.
+_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet")
+# What other libraries read where there is no `tokenizer.json`.
+_OTHER_FILES = (
+  "vocab.txt",
+  "vocab.json",
+  "merges.txt",
+  "spiece.model",
+  "tokenizer.model",
+  "sentencepiece.bpe.model",
+)
+
+
+class Encoding(NamedTuple):
+  """One text as tokens.
+
+  Attributes:
+    ids: int32 `[P]`.
+    offsets: int32 `[P, 2]`, the characters `text[start:end]` of each token;
+      empty for a token that stands for none. A space before a word may belong
+      to its first token, or to none.
+    special: bool `[P]`, tokens that the tokenizer added.
+  """
+
+  ids: np.ndarray
+  offsets: np.ndarray
+  special: np.ndarray
+
+
+class Tokenizer:
+  """A `tokenizers.Tokenizer` and what is known about its special tokens.
+
+  Attributes:
+    special: role (`mask`, `pad`, ...) to token id, those that there are.
+    max_length: the most tokens that the model takes, or None where nothing
+      says it.
+    vocab_size: tokens, added ones included.
+  """
+
+  def __init__(
+    self,
+    backend: Any,
+    special: Mapping[str, int],
+    max_length: int | None = None,
+  ):
+    # A saved padding or truncation is the habit of whoever saved it. Padding
+    # would add tokens that nobody asked for, truncation lose some unsaid.
+    backend.no_padding()
+    backend.no_truncation()
+    self._backend = backend
+    self.special = dict(special)
+    self.max_length = max_length
+    self.vocab_size = int(backend.get_vocab_size())
+
+  def encode(
+    self, text: str, *, add_special: bool = True, add_bos: bool = False
+  ) -> Encoding:
+    """The tokens of a text.
+
+    Args:
+      text: any length.
+      add_special: with the tokens that the tokenizer puts around a text.
+      add_bos: with a `bos` token in front, if it is not there already.
+
+    Raises:
+      TypeError: no string.
+      ValueError: an empty text, or no `bos` token to add.
+    """
+    if not isinstance(text, str):
+      raise TypeError(f"A text must be a string; got {type(text).__name__}.")
+    if not text.strip():
+      raise ValueError(f"The text is empty: {text!r}.")
+    found = self._backend.encode(text, add_special_tokens=add_special)
+    ids = list(found.ids)
+    offsets = [tuple(pair) for pair in found.offsets]
+    special = list(found.special_tokens_mask)
+    if add_bos and (not ids or ids[0] != self.id_of("bos")):
+      ids, offsets = [self.id_of("bos"), *ids], [(0, 0), *offsets]
+      special = [1, *special]
+    return Encoding(
+      np.array(ids, np.int32),
+      np.array(offsets, np.int32).reshape(len(ids), 2),
+      np.array(special, bool),
+    )
+
+  def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
+    """The text of token ids.
+
+    Raises:
+      ValueError: an id outside the vocabulary.
+    """
+    ids = [self.check(token) for token in ids]
+    return self._backend.decode(ids, skip_special_tokens=skip_special)
+
+  def token(self, token_id: int) -> str:
+    """The vocabulary's own spelling of a token.
+
+    Raises:
+      ValueError: an id outside the vocabulary.
+    """
+    return self._backend.id_to_token(self.check(token_id))
+
+  def check(self, token_id: int) -> int:
+    """`token_id` as an int.
+
+    Raises:
+      TypeError: no integer.
+      ValueError: outside the vocabulary.
+    """
+    token_id = base.check_integer(token_id, "A token id")
+    if token_id < 0 or self._backend.id_to_token(token_id) is None:
+      raise ValueError(
+        f"Token {token_id} lies outside the vocabulary of {self.vocab_size}."
+      )
+    return token_id
+
+  def id_of(self, role: str) -> int:
+    """The id of the special token of a role.
+
+    Raises:
+      ValueError: there is none, with those that there are.
+    """
+    if role not in self.special:
+      known = ", ".join(self.special) or "none at all"
+      raise ValueError(f"This tokenizer has no {role} token; it has {known}.")
+    return self.special[role]
+
+  def find(self, text: str) -> int:
+    """The id of the one token that `text` is.
+
+    An entry of the vocabulary as it is spelt there, or a text that becomes
+    one token: " mat" and "mat" may be two.
+
+    Raises:
+      ValueError: neither; the message names the tokens that it becomes.
+    """
+    exact = self._backend.token_to_id(text)
+    if exact is not None:
+      return exact
+    ids = self._backend.encode(text, add_special_tokens=False).ids
+    if len(ids) != 1 or ids[0] == self.special.get("unk"):
+      pieces = [self._backend.id_to_token(token) for token in ids]
+      raise ValueError(
+        f"{text!r} is not one token of the vocabulary; it becomes {pieces}."
+      )
+    return ids[0]
+
+
+def load(directory: str | os.PathLike) -> Tokenizer | None:
+  """The tokenizer of a checkpoint directory; None where there is no text.
+
+  Raises:
+    ImportError: a tokenizer, without the library for it.
+    ValueError: a tokenizer in another form than `tokenizer.json`, or a damaged
+      one.
+  """
+  directory = pathlib.Path(directory)
+  path = directory / "tokenizer.json"
+  if not path.exists():
+    others = [name for name in _OTHER_FILES if (directory / name).exists()]
+    if others:
+      raise ValueError(
+        f"{directory} holds {', '.join(others)} and no tokenizer.json, the "
+        "only form that is read. Save it once with a fast tokenizer."
+      )
+    return None
+  try:
+    import tokenizers  # Compiled, and only needed for text.
+  except ImportError:
+    raise ImportError(
+      f"{path} needs the library tokenizers (pip install tokenizers)."
+    ) from None
+  try:
+    backend = tokenizers.Tokenizer.from_file(str(path))
+  except Exception as error:  # `tokenizers` raises nothing narrower.
+    raise ValueError(f"{path} is no tokenizer: {error}") from error
+  model = _json(directory / "config.json")
+  named = _json(directory / "special_tokens_map.json")
+  named |= _json(directory / "tokenizer_config.json")
+  special = {}
+  for role in ROLES:
+    token = named.get(f"{role}_token")
+    content = token.get("content") if isinstance(token, dict) else token
+    found = None if content is None else backend.token_to_id(content)
+    if found is None:
+      found = model.get(f"{role}_token_id")
+    if isinstance(found, list):  # Several ends of a text: the first is usual.
+      found = found[0] if found else None
+    if found is not None and 0 <= found < backend.get_vocab_size():
+      special[role] = found
+  return Tokenizer(backend, special, _max_length(model, named))
+
+
+def _max_length(
+  model: Mapping[str, Any], named: Mapping[str, Any]
+) -> int | None:
+  """The most tokens that both the positions and the tokenizer's files allow."""
+  limits = []
+  positions = model.get("max_position_embeddings", model.get("n_positions"))
+  if positions is not None:
+    if model.get("model_type") in _OFFSET_POSITIONS:
+      positions -= model.get("pad_token_id", 1) + 1
+    limits.append(int(positions))
+  stated = named.get("model_max_length")
+  if stated is not None and stated < _NO_LIMIT:
+    limits.append(int(stated))
+  return min(limits, default=None)
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+  if not path.exists():
+    return {}
+  try:
+    body = json.loads(path.read_text(encoding="utf-8"))
+  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    raise ValueError(f"{path} is not JSON: {error}.") from error
+  if not isinstance(body, dict):
+    raise ValueError(f"{path} must hold a JSON object.")
+  return body

@@ -1,0 +1,171 @@
+"""Checkpoint tensors to parameters, by a table of rules.
+
+A rule takes the tensors whose key its pattern matches in full, transforms
+them and puts them at a path of the parameters. Nothing may be left over: not
+a tensor that no rule takes, not a parameter that none fills.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Transform = Callable[[np.ndarray, Any], np.ndarray]
+
+
+class Rule(NamedTuple):
+  r"""One line of a family's table.
+
+  Attributes:
+    pattern: regular expression that matches the whole of a tensor's key.
+    path: of the parameter, joined by "/"; may name groups, `blocks_\1/...`.
+      "" drops the tensor: a buffer that the model computes for itself.
+    transform: name of an entry of `TRANSFORMS`, with an argument behind a
+      colon: "heads_in:q".
+  """
+
+  pattern: str
+  path: str
+  transform: str = ""
+
+
+def _split_in(x: np.ndarray, config: Any, part: str) -> np.ndarray:
+  """`[N h, d]` (or `[N h]`) of the output-first layout to `[d, N, h]`."""
+  num = config.num_heads if part == "q" else config.num_kv_heads
+  heads = _reshape(x, (num, config.head_width, *x.shape[1:]))
+  return heads if x.ndim == 1 else heads.transpose(2, 0, 1)
+
+
+def _split_out(x: np.ndarray, config: Any, part: str) -> np.ndarray:
+  """`[d, H h]` to `[H, h, d]`."""
+  del part
+  heads = (config.num_heads, config.head_width)
+  return _reshape(x.T, (*heads, x.shape[0]))
+
+
+def _rows(x: np.ndarray, config: Any, part: str) -> np.ndarray:
+  """Of fused q, k, v rows `[(H + 2K) h, ...]`, those of one."""
+  h = config.head_width
+  q, k = config.num_heads * h, config.num_kv_heads * h
+  _check_first(x, q + 2 * k)
+  start, stop = {"q": (0, q), "k": (q, q + k), "v": (q + k, q + 2 * k)}[part]
+  return _split_in(x[start:stop], config, part)
+
+
+def _columns(x: np.ndarray, config: Any, part: str) -> np.ndarray:
+  """The same of fused columns `[d, 3 H h]` (or `[3 H h]`), as in GPT-2."""
+  return _rows(x.T, config, part)
+
+
+def _interleaved(x: np.ndarray, config: Any, part: str) -> np.ndarray:
+  """Of rows fused head by head `[H 3 h, ...]`, as in GPT-NeoX, those of one."""
+  shape = (config.num_heads, 3, config.head_width, *x.shape[1:])
+  heads = _reshape(x, shape)[:, "qkv".index(part)]
+  return heads if x.ndim == 1 else heads.transpose(2, 0, 1)
+
+
+def _half(x: np.ndarray, config: Any, part: str) -> np.ndarray:
+  """The first or second half of fused rows `[2 F, d]`, transposed."""
+  _check_first(x, 2 * config.num_neurons)
+  at = int(part) * config.num_neurons
+  return x[at : at + config.num_neurons].T
+
+
+def _heads_out_first(x: np.ndarray, config: Any, part: str) -> np.ndarray:
+  """`[H h, d]`, the input first as in GPT-2, to `[H, h, d]`."""
+  del part
+  return _reshape(x, (config.num_heads, config.head_width, *x.shape[1:]))
+
+
+TRANSFORMS: dict[str, Callable[[np.ndarray, Any, str], np.ndarray]] = {
+  "": lambda x, config, part: x,
+  "transpose": lambda x, config, part: x.T,
+  "squeeze": lambda x, config, part: _reshape(x, x.shape[1:]),
+  "patches": lambda x, config, part: x.reshape(x.shape[0], -1).T,
+  "heads_in": _split_in,
+  "heads_out": _split_out,
+  "heads_out_first": _heads_out_first,
+  "fused_rows": _rows,
+  "fused_columns": _columns,
+  "fused_heads": _interleaved,
+  "half": _half,
+}
+
+
+def assign(
+  rules: Sequence[Rule],
+  tensors: Iterator[tuple[str, Callable[[], np.ndarray]]],
+  shapes: Mapping[str, tuple[int, ...]],
+  config: Any,
+  place: Callable[[str, np.ndarray], Any],
+) -> dict[str, Any]:
+  """Parameters by path, from tensors by key; all faults in one message.
+
+  Args:
+    rules: every rule whose pattern matches a key applies to it.
+    tensors: key and a function that reads the tensor, one at a time.
+    shapes: path to the shape of every parameter.
+    config: of the network, for the transforms.
+    place: path and array to what is kept: cast, on its device.
+
+  Raises:
+    ValueError: naming every key that no rule takes, every parameter that none
+      fills or two fill, every tensor that does not fit.
+  """
+  compiled = [(re.compile(rule.pattern), rule) for rule in rules]
+  found: dict[str, Any] = {}
+  faults: list[str] = []
+  for key, read in tensors:
+    hits = [(m, r) for p, r in compiled if (m := p.fullmatch(key))]
+    if not hits:
+      faults.append(f"no rule takes the tensor {key!r}")
+    wanted = [(m.expand(r.path), r.transform) for m, r in hits if r.path]
+    for path, transform in wanted:
+      if path not in shapes:
+        faults.append(f"{key!r} has no place: the model has no {path!r}")
+      elif path in found:
+        faults.append(f"{key!r} would fill {path!r} a second time")
+      else:
+        name, _, part = transform.partition(":")
+        tensor = read()
+        try:
+          array = TRANSFORMS[name](tensor, config, part)
+        except _Misfit as error:
+          faults.append(f"{key!r} has shape {tensor.shape}: {error}")
+          found[path] = None
+          continue
+        if array.shape != shapes[path]:
+          faults.append(
+            f"{key!r} of shape {tensor.shape} gives {path!r} the shape "
+            f"{array.shape}; it must be {shapes[path]}"
+          )
+          found[path] = None
+          continue
+        found[path] = place(path, array)
+  faults += [
+    f"no tensor fills {path!r} {shapes[path]}"
+    for path in shapes
+    if path not in found
+  ]
+  if faults:
+    raise ValueError(
+      f"The checkpoint does not fit its configuration ({len(faults)} faults):"
+      + "".join(f"\n  {fault}" for fault in faults)
+    )
+  return found
+
+
+class _Misfit(Exception):
+  """A tensor whose shape a transform cannot take."""
+
+
+def _reshape(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+  if int(np.prod(shape)) != x.size:
+    raise _Misfit(f"it cannot be split into {shape}")
+  return x.reshape(shape)
+
+
+def _check_first(x: np.ndarray, size: int) -> None:
+  if x.shape[0] != size:
+    raise _Misfit(f"it must have {size} fused rows")

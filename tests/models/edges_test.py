@@ -1,0 +1,204 @@
+"""Cut edges of the residual stream: by identities, by hand, by differences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spex_jax.models import blocks, hub, sites, vit
+from tests.models import checkpoints
+
+_CLEAN = np.array([[3, 1, 4, 1, 5]], np.int32)
+_OTHER = np.array([[2, 7, 1, 8, 2]], np.int32)
+_TOLERANCE = 5e-6  # As in transformer_test, for the same networks.
+_SETTINGS = {
+  "gpt2": checkpoints.GPT2,
+  "gpt_neox": checkpoints.NEOX,
+  "llama": checkpoints.LLAMA,
+  "gemma2": checkpoints.relative(
+    "gemma2",
+    hidden_act="gelu_pytorch_tanh",
+    query_pre_attn_scalar=4,
+    tie_word_embeddings=True,
+  ),
+}
+
+
+def _load(tmp_path, name):
+  folder, _ = checkpoints.make(tmp_path / name, _SETTINGS[name])
+  return checkpoints.Compiled(hub.load(folder))
+
+
+def _cut(net, value):
+  return {
+    reader: np.full((1, 1, *shape), value, np.float32)
+    for reader, shape in net.readers.items()
+  }
+
+
+@pytest.mark.parametrize("name", _SETTINGS)
+def test_nothing_cut_is_plain_and_everything_cut_is_the_other_run(
+  tmp_path, name
+):
+  net = _load(tmp_path, name)
+  ref = net.contributions(net.params, input_ids=_OTHER)
+  assert ref.shape[2] == len(net.writers)
+  run = net.apply
+  plain = [run(net.params, input_ids=ids).logits for ids in (_CLEAN, _OTHER)]
+  assert checkpoints.difference(*plain) > 0.1
+  for value, expected in zip((0.0, 1.0), plain):
+    edges = sites.Edges(_cut(net, value), ref)
+    out = run(net.params, None, edges, input_ids=_CLEAN)
+    assert checkpoints.difference(out.logits, expected) < _TOLERANCE
+  # No reader named, none cut.
+  out = net.apply(net.params, None, sites.Edges({}, ref), input_ids=_CLEAN)
+  assert checkpoints.difference(out.logits, plain[0]) < _TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gpt_neox"])
+def test_the_writers_add_up_to_what_is_read_last(tmp_path, name):
+  net = _load(tmp_path, name)
+  writes = net.contributions(net.params, input_ids=_CLEAN)
+  out = net.apply(net.params, input_ids=_CLEAN, capture=("final_norm.in",))
+  total = writes.sum(2)
+  if name == "gpt_neox":  # Biases of attention's output have no writer.
+    for number in range(2):
+      bias = net.params[f"blocks_{number}"]["attn"]["out"]["bias"]
+      total = total + bias[None, None]
+  got = out.activations["final_norm.in"]
+  assert checkpoints.difference(total, got) < 1e-6
+
+
+def test_the_number_of_edges():
+  # 32,491 in GPT-2 small, as EAP-IG counts them.
+  small = blocks.Config(
+    width=768, num_blocks=12, num_heads=12, num_kv_heads=12, head_width=64,
+    num_neurons=3072,
+  )  # fmt: skip
+  from spex_jax.models import stream
+
+  assert len(stream.writers(small)) == 157
+  readers = stream.readers(small)
+  assert sum(rows for rows, _ in readers.values()) == 445
+  assert sum(rows * before for rows, before in readers.values()) == 32_491
+
+
+def test_one_edge_is_cut_for_one_head_only(tmp_path):
+  net = _load(tmp_path, "llama")
+  ref = np.zeros((1, 1, len(net.writers), 12), np.float32)
+  reader = "blocks.1.attn.q_in"
+  rows, before = net.readers[reader]
+  cut = np.zeros((1, 1, rows, before), np.float32)
+  writer = net.writers.index("blocks.0.heads.2")
+  cut[0, 0, 1, writer] = 1
+  capture = ("blocks.1.attn.*_in", "blocks.0.attn.heads", "blocks.1.attn.q")
+  plain = net.apply(net.params, input_ids=_CLEAN, capture=capture).activations
+  out = net.apply(
+    net.params,
+    None,
+    sites.Edges({reader: cut}, ref),
+    input_ids=_CLEAN,
+    capture=capture,
+  ).activations
+  # Head 1's q reads the stream without what head 2 of block 0 wrote.
+  want = np.array(plain[reader])
+  want[:, :, 1] -= plain["blocks.0.attn.heads"][:, :, 2]
+  np.testing.assert_allclose(out[reader], want, rtol=0, atol=1e-6)
+  for other in ("k_in", "v_in"):
+    name = f"blocks.1.attn.{other}"
+    np.testing.assert_allclose(out[name], plain[name], rtol=0, atol=1e-6)
+  change = out["blocks.1.attn.q"] - plain["blocks.1.attn.q"]
+  moved = np.abs(np.asarray(change)).max((0, 1, 3)) > 1e-4
+  assert moved.tolist() == [False, True, False, False]
+
+
+def test_gradients_by_cut_are_finite_differences(tmp_path):
+  with jax.enable_x64(True):
+    folder, _ = checkpoints.make(tmp_path / "gemma2", _SETTINGS["gemma2"])
+    net = hub.load(folder, dtype=jnp.float64)
+    ref = net.contributions(net.params, input_ids=_OTHER)
+    rng = np.random.default_rng(3)
+    cut = {
+      reader: rng.uniform(size=(1, 1, *shape))
+      for reader, shape in net.readers.items()
+    }
+    way = {reader: rng.normal(size=x.shape) for reader, x in cut.items()}
+
+    @jax.jit
+    def value(step):
+      moved = {reader: cut[reader] + step * way[reader] for reader in cut}
+      edges = sites.Edges(moved, ref)
+      return net.apply(net.params, None, edges, input_ids=_CLEAN).logits[
+        0, -1, 3
+      ]
+
+    # Central differences: step^2 for the curvature, 1e-16 / step for rounding.
+    step = 1e-5
+    expected = (value(step) - value(-step)) / (2 * step)
+    np.testing.assert_allclose(
+      jax.grad(value)(0.0), expected, rtol=1e-6, atol=1e-8
+    )
+    assert abs(expected) > 1e-3
+
+
+def test_vmap_over_cuts_equals_a_loop(tmp_path):
+  net = _load(tmp_path, "llama")
+  ref = net.contributions(net.params, input_ids=_OTHER)
+  rng = np.random.default_rng(4)
+  cuts = {
+    reader: (rng.random((3, 1, 1, *shape)) < 0.5).astype(np.float32)
+    for reader, shape in net.readers.items()
+  }
+
+  @jax.jit
+  def value(cut):
+    edges = sites.Edges(cut, ref)
+    return net.apply(net.params, None, edges, input_ids=_CLEAN).logits[0, -1]
+
+  looped = [value({r: x[i] for r, x in cuts.items()}) for i in range(3)]
+  batched = jax.vmap(value)({r: jnp.asarray(x) for r, x in cuts.items()})
+  assert checkpoints.difference(batched, np.stack(looped)) < _TOLERANCE
+
+
+def test_a_vision_transformer_has_edges_too():
+  config = vit.Config(
+    width=8, num_blocks=2, num_heads=2, num_kv_heads=2, head_width=4,
+    num_neurons=6, image_size=4, patch_size=2, num_channels=1, num_labels=3,
+  )  # fmt: skip
+  net = vit.network(config)
+  params = checkpoints.random_params(net)
+  images = np.random.default_rng(1).normal(size=(2, 1, 1, 4, 4))
+  ref = net.contributions(params, pixel_values=images[1])
+  run = jax.jit(net.apply)
+  out = run(
+    params, None, sites.Edges(_cut(net, 1.0), ref), pixel_values=images[0]
+  )
+  expected = run(params, pixel_values=images[1]).logits
+  assert checkpoints.difference(out.logits, expected) < _TOLERANCE
+
+
+def test_edges_that_do_not_fit_are_refused(tmp_path):
+  net = _load(tmp_path, "llama")
+  ref = np.zeros((1, 1, len(net.writers), 12))
+  reader = "blocks.0.mlp.in"
+  good = np.zeros((1, 1, 1, 5))
+
+  def run(cut, ref):
+    return net.apply(net.params, None, sites.Edges(cut, ref), input_ids=_CLEAN)
+
+  run({reader: good}, ref)
+  for bad in (good[0], good[..., :4], np.zeros((2, 1, 1, 5))):
+    with pytest.raises(ValueError, match=r"`cut` at reader 'blocks.0.mlp.in'"):
+      run({reader: bad}, ref)
+  for bad in (ref[0], ref[..., :3], ref[:, :, :4], np.zeros((1, 3, 11, 12))):
+    with pytest.raises(ValueError, match=r"`(cut|ref)` at reader"):
+      run({reader: good}, bad)
+  with pytest.raises(ValueError, match=r"No such reader: .*'blocks.0.mlp.inn'"):
+    run({"blocks.0.mlp.inn": good}, ref)
+  with pytest.raises(TypeError, match="must be sites.Edges; got dict"):
+    net.apply(net.params, None, {}, input_ids=_CLEAN)
+  edits = sites.Edits(scale={"blocks.0.attn.in": np.ones((1, 1, 1))})
+  with pytest.raises(ValueError, match="passed .*'blocks.0.attn.in'"):
+    net.apply(
+      net.params, edits, sites.Edges({reader: good}, ref), input_ids=_CLEAN
+    )
