@@ -25,6 +25,7 @@ import jax
 
 from spex_jax.models import attention, sites
 
+# By Hugging Face's names; "gelu" is exact there.
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "gelu": lambda x: nn.gelu(x, approximate=False),
   "gelu_new": lambda x: nn.gelu(x, approximate=True),
@@ -34,6 +35,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "relu": nn.relu,
   "silu": nn.silu,
   "swish": nn.silu,
+  "tanh": nn.tanh,
 }
 ORDERS = ("pre", "parallel", "sandwich", "post")
 

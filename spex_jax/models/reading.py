@@ -35,7 +35,6 @@ _REFUSED = (
   "quantization_config",
   "pruned_heads",
   "add_cross_attention",
-  "is_encoder_decoder",
   "adapters",
 )
 _MISSING = object()
@@ -44,12 +43,15 @@ _MISSING = object()
 class Reader:
   """The settings of one `config.json`, with account of what was read."""
 
-  def __init__(self, settings: Mapping[str, Any]):
+  def __init__(
+    self, settings: Mapping[str, Any], *, encoder_decoder: bool = False
+  ):
     self.settings = settings
     self.family = settings.get("model_type", "?")
     self._read: set[str] = set(_HARMLESS.split())
     for name in _REFUSED:
       self.only(name, False)
+    self.only("is_encoder_decoder", encoder_decoder)
 
   def get(self, *names: str, default: Any = _MISSING) -> Any:
     """The first of these settings that is present and not null.
@@ -73,7 +75,7 @@ class Reader:
     return self.settings.get(name, absent)
 
   def only(self, name: str, *allowed: Any) -> None:
-    """Refuses a setting whose value is given and not among these.
+    """Refuses a setting that is given and has none of these values.
 
     Raises:
       ValueError: naming the setting, its value and what is implemented.
@@ -91,9 +93,19 @@ class Reader:
     self._read.update(names)
 
   def num_labels(self) -> int:
-    """Classes of a classifier, from `id2label`; 2 where that is absent."""
+    """Classes of a classifier; 2 where nothing says how many.
+
+    Raises:
+      ValueError: `id2label` and `num_labels` that disagree.
+    """
     labels = self.get("id2label", default=None)
-    return len(labels) if labels else int(self.get("num_labels", default=2))
+    number = self.get("num_labels", default=None)
+    if labels and number is not None and len(labels) != number:
+      raise ValueError(
+        f"config.json of a {self.family} names {len(labels)} labels in "
+        f"id2label, and num_labels={number}."
+      )
+    return len(labels) if labels else int(2 if number is None else number)
 
   def finish(self) -> None:
     """Refuses settings that nobody asked for.

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from spex_jax import base
-from spex_jax.models import settings, sites, weights
+from spex_jax.models import blocks, reading, sites, weights
 
 _EPSILON = 1e-5  # Of batch norm: PyTorch's own, and never in `config.json`.
 _NARROWING = 4  # Of a bottleneck.
@@ -43,7 +43,7 @@ class Config:
     hidden_sizes: filters of each stage.
     depths: blocks of each stage.
     layer_type: "basic" or "bottleneck".
-    hidden_act: one of `settings.ACTIVATIONS`.
+    hidden_act: one of `blocks.ACTIVATIONS`.
     downsample_in_first_stage: whether the first stage halves the image too.
     downsample_in_bottleneck: stride on the first 1 x 1 convolution.
   """
@@ -63,10 +63,10 @@ class Config:
       raise ValueError(
         f"layer_type={self.layer_type!r}: choose basic or bottleneck."
       )
-    if self.hidden_act not in settings.ACTIVATIONS:
+    if self.hidden_act not in blocks.ACTIVATIONS:
       raise ValueError(
         f"hidden_act={self.hidden_act!r}: known are "
-        f"{', '.join(settings.ACTIVATIONS)}."
+        f"{', '.join(blocks.ACTIVATIONS)}."
       )
     if not self.depths or len(self.depths) != len(self.hidden_sizes):
       raise ValueError(
@@ -84,27 +84,21 @@ def config_from_hub(hub: Mapping[str, Any]) -> Config:
   Raises:
     ValueError: a setting, or an architecture, that is not implemented.
   """
-  fields = {field.name for field in dataclasses.fields(Config)}
-  settings.check(
-    hub,
-    read=fields,
-    fixed={"model_type": "resnet"},
-    # Which feature maps a backbone would return.
-    harmless=("out_features", "out_indices", "stage_names"),
-  )
-  (kind,) = hub.get("architectures") or ("ResNetForImageClassification",)
-  if kind not in ("ResNetForImageClassification", "ResNetModel"):
-    raise ValueError(
-      f"architectures={kind!r} is not implemented; ResNets are "
-      "ResNetForImageClassification and ResNetModel."
-    )
-  given = {name: hub[name] for name in fields & hub.keys()}
-  headless = kind == "ResNetModel"
-  given["num_labels"] = 0 if headless else settings.num_labels(hub)
+  reader = reading.Reader(hub)
+  # Which feature maps a backbone would return.
+  reader.ignore("out_features", "out_indices", "stage_names")
+  given = {
+    field.name: reader.get(field.name, default=field.default)
+    for field in dataclasses.fields(Config)
+    if field.name != "num_labels"
+  }
   for name in ("hidden_sizes", "depths"):
-    if name in given:
-      given[name] = tuple(given[name])
-  return Config(**given)
+    given[name] = tuple(given[name])
+  labels = reader.num_labels()
+  if reader.get("architectures", default=[]) == ["ResNetModel"]:
+    labels = 0
+  reader.finish()
+  return Config(num_labels=labels, **given)
 
 
 class BatchNorm(nn.Module):
@@ -183,7 +177,7 @@ class Block(nn.Module):
 
   def __call__(self, tap: sites.Tap, prefix: str, x: jax.Array) -> jax.Array:
     """`[B, num_inputs, H, W]` to `[B, F, H / stride, W / stride]`."""
-    act = settings.ACTIVATIONS[self.config.hidden_act]
+    act = blocks.ACTIVATIONS[self.config.hidden_act]
     out = x
     for number, layer in enumerate(self.layers, 1):
       out = layer(tap, f"{prefix}.conv{number}", out)
@@ -245,7 +239,7 @@ class ResNet(nn.Module):
       )
     x = jnp.asarray(pixel_values, self.embedder.kernel.dtype)
     x = self.embedder(tap, "embedder.conv", x)
-    act = settings.ACTIVATIONS[self.config.hidden_act]
+    act = blocks.ACTIVATIONS[self.config.hidden_act]
     x = tap("embedder.act", act(x))
     pooled = jax.lax.reduce_window(
       x,

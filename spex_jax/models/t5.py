@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
-from spex_jax.models import settings, sites, weights
+from spex_jax.models import reading, sites, weights
 from spex_jax.models.t5_blocks import INIT, Config, Memory, Stack
 
 
@@ -43,79 +43,45 @@ def config_from_hub(hub: Mapping[str, Any]) -> Config:
     ValueError: a setting, or an architecture, that is not implemented, or one
       that is missing.
   """
-  names = {
-    "vocab_size": "vocab_size",
-    "d_model": "width",
-    "num_heads": "num_heads",
-    "d_kv": "head_width",
-    "d_ff": "num_neurons",
-    "num_layers": "num_blocks",
-  }
-  further = {
-    "num_decoder_layers": "num_decoder_blocks",
-    "relative_attention_num_buckets": "num_buckets",
-    "relative_attention_max_distance": "max_distance",
-    "layer_norm_epsilon": "norm_eps",
-  }
-  settings.check(
-    hub,
-    read=(
-      *names,
-      *further,
-      "feed_forward_proj",
-      "dense_act_fn",
-      "is_gated_act",
-      "tie_word_embeddings",
-      "scale_decoder_outputs",
-    ),
-    fixed={
-      "model_type": "t5",
-      "architectures": ["T5ForConditionalGeneration"],
-      "is_encoder_decoder": True,
-      "is_decoder": False,
-    },
-    # Dropout is of training; the others are of generation.
-    harmless=(
-      "classifier_dropout",
-      "decoder_start_token_id",
-      "dropout_rate",
-      "eos_token_id",
-      "bos_token_id",
-      "gradient_checkpointing",
-      "n_positions",
-      "num_beams",
-      "max_length",
-      "output_past",
-      "pad_token_id",
-    ),
-  )
-  missing = [name for name in names if name not in hub]
-  if missing:
-    raise ValueError(f"config.json of a T5 must set {', '.join(missing)}.")
-  given = {field: hub[name] for name, field in (names | further).items()
-           if hub.get(name) is not None}  # fmt: skip
-  given.setdefault("num_decoder_blocks", given["num_blocks"])
-  gate, _, act = hub.get("feed_forward_proj", "relu").rpartition("-")
+  reader = reading.Reader(hub, encoder_decoder=True)
+  reader.only("is_decoder", False)
+  # Of training and of generation.
+  reader.ignore("dropout_rate", "n_positions", "output_past")
+  num_blocks = reader.get("num_layers")
+  proj = reader.get("feed_forward_proj", default="relu")
+  gate, _, act = proj.rpartition("-")
   if gate not in ("", "gated"):
-    raise ValueError(
-      f"feed_forward_proj={hub['feed_forward_proj']!r} is not implemented."
-    )
+    raise ValueError(f"feed_forward_proj={proj!r} is not implemented.")
   # By an old habit of the library, this one name stands for another function.
   act = "gelu_new" if (gate, act) == ("gated", "gelu") else act
   for name, value in (("dense_act_fn", act), ("is_gated_act", bool(gate))):
-    if hub.get(name, value) != value:
+    said = reader.get(name, default=value)
+    if said != value:
       raise ValueError(
-        f"{name}={hub[name]!r} contradicts feed_forward_proj, which says "
-        f"{value!r}."
+        f"{name}={said!r} contradicts feed_forward_proj, which says {value!r}."
       )
-  tied = hub.get("tie_word_embeddings", True)
+  tied = reader.get("tie_word_embeddings", default=True)
   # Later versions of transformers always write that embeddings are tied, and
   # keep here what was said of them first.
-  scaled = hub.get("scale_decoder_outputs", tied)
-  return Config(
-    **given, activation=act, gated=bool(gate), tied=tied and scaled,
+  scaled = reader.get("scale_decoder_outputs", default=tied)
+  config = Config(
+    vocab_size=reader.get("vocab_size"),
+    width=reader.get("d_model"),
+    num_heads=reader.get("num_heads"),
+    head_width=reader.get("d_kv"),
+    num_neurons=reader.get("d_ff"),
+    num_blocks=num_blocks,
+    num_decoder_blocks=reader.get("num_decoder_layers", default=num_blocks),
+    activation=act,
+    gated=bool(gate),
+    num_buckets=reader.get("relative_attention_num_buckets", default=32),
+    max_distance=reader.get("relative_attention_max_distance", default=128),
+    norm_eps=reader.get("layer_norm_epsilon", default=1e-6),
+    tied=tied and scaled,
     scaled=scaled,
-  )  # fmt: skip
+  )
+  reader.finish()
+  return config
 
 
 class T5(nn.Module):

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.models import settings, sites
+from spex_jax.models import blocks, sites
 
 INIT = nn.initializers.normal(0.05)
 
@@ -33,7 +33,7 @@ class Config:
     num_neurons: F.
     num_blocks: of the encoder.
     num_decoder_blocks: of the decoder.
-    activation: one of `settings.ACTIVATIONS`.
+    activation: one of `blocks.ACTIVATIONS`.
     gated: two input matrices in an MLP, multiplied.
     num_buckets: of distances.
     max_distance: from which on all distances are one.
@@ -60,10 +60,10 @@ class Config:
   def __post_init__(self):
     if min(dataclasses.astuple(self)[:7]) < 1:
       raise ValueError(f"Sizes of a T5 must be at least 1; got {self}.")
-    if self.activation not in settings.ACTIVATIONS:
+    if self.activation not in blocks.ACTIVATIONS:
       raise ValueError(
         f"activation={self.activation!r}: known are "
-        f"{', '.join(settings.ACTIVATIONS)}."
+        f"{', '.join(blocks.ACTIVATIONS)}."
       )
     # Half of the encoder's buckets are for each direction, and half of these
     # hold one distance each.
@@ -223,7 +223,7 @@ class Mlp(nn.Module):
 
   def __call__(self, tap: sites.Tap, site: str, x: jax.Array) -> jax.Array:
     """`[B, P, d]` to `[B, P, d]`."""
-    act = settings.ACTIVATIONS[self.config.activation]
+    act = blocks.ACTIVATIONS[self.config.activation]
     if self.config.gated:
       neurons = act(tap(f"{site}.pre", self.gate(x))) * self.up(x)
     else:

@@ -353,10 +353,8 @@ def test_settings_of_a_checkpoint():
 @pytest.mark.parametrize(
   "change, message",
   [
-    ({"model_type": "mt5"}, r"model_type='mt5' \(only 't5'"),
-    ({"architectures": ["T5EncoderModel"]}, r"architectures=\['T5Enc"),
-    ({"is_encoder_decoder": False}, "is_encoder_decoder=False"),
-    ({"attention_bias": True}, "not implemented: attention_bias=True"),
+    ({"is_encoder_decoder": False}, "is_encoder_decoder=False, which is not"),
+    ({"attention_bias": True}, "not known here .*: attention_bias=True"),
     ({"feed_forward_proj": "split-relu"}, "'split-relu' is not implemented"),
     ({"feed_forward_proj": "mish"}, "activation='mish': known are"),
     ({"dense_act_fn": "gelu"}, "dense_act_fn='gelu' contradicts"),
@@ -373,7 +371,7 @@ def test_settings_that_are_refused(change, message):
 
 def test_settings_that_are_missing():
   bare = {k: v for k, v in _HUB.items() if k not in ("d_ff", "d_kv")}
-  with pytest.raises(ValueError, match="must set d_kv, d_ff"):
+  with pytest.raises(ValueError, match="t5 must set d_kv"):
     t5.config_from_hub(bare)
 
 
