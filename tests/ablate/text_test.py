@@ -7,7 +7,8 @@ import pytest
 
 from spex_jax.ablate import text
 from spex_jax.models import tokens
-from tests import checkpoints, tokenizers_small
+from tests import tokenizers_small
+from tests.models import checkpoints
 
 _BERT = tokenizers_small.bert_like()
 _GPT = tokenizers_small.gpt_like()
@@ -105,7 +106,7 @@ def test_bytes_of_one_character_stay_together():
 
 
 def test_recorded_tokenizer():
-  tokenizer = tokens.load(checkpoints.shared() / "stories260k")
+  tokenizer = tokens.load(checkpoints.shared("stories260k"))
   prompt = text.prompt("Once upon a time, Lily met 😀 frogs.", tokenizer)
   assert prompt.names == (
     "Once", "upon", "a", "time,", "Lily", "met", "😀", "frogs."

@@ -96,6 +96,22 @@ def random_params(net, seed=0):
   return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
+def shaken(params, seed=0, signed=False):
+  """Parameters off their initial values, so that a skipped one shows.
+
+  By 0.05 to 0.25, which leaves variances positive; `signed`, by 0.4 times a
+  normal, which spreads vectors in all directions.
+  """
+  rng = np.random.default_rng(seed)
+
+  def shake(leaf):
+    if signed:
+      return leaf + np.float32(0.4 * rng.normal(size=leaf.shape))
+    return leaf + np.float32(0.2 * rng.random(leaf.shape) + 0.05)
+
+  return jax.tree.map(shake, params)
+
+
 # Llama's relatives: 2 blocks, d=12, 4 heads of 4 on 2 key-value heads, F=10.
 LLAMA = {
   "architectures": ["LlamaForCausalLM"],

@@ -1,13 +1,15 @@
 """ResNets against NumPy in float64, and against recorded outputs."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spex_jax.models import resnet, sites
-from tests import checkpoints
+from spex_jax.models import hub, resnet, sites
+from tests.models import checkpoints
 
 _BASIC = resnet.Config(
   num_labels=3,
@@ -37,11 +39,17 @@ _CONFIGS = {
 _RTOL = 1e-5
 
 
-def _setup(config=_BASIC, size=19):
+@functools.cache
+def _network(config):
   net = resnet.network(config)
   params = checkpoints.shaken(jax.jit(net.init)(jax.random.key(0)))
+  return checkpoints.Compiled(net), params
+
+
+def _setup(config=_BASIC):
+  net, params = _network(config)
   rng = np.random.default_rng(1)
-  shape = (2, config.num_channels, size, size + 5)
+  shape = (2, config.num_channels, 19, 24)
   return net, params, rng.normal(size=shape).astype(np.float32)
 
 
@@ -104,30 +112,35 @@ def _reference(config, params, x):
 @pytest.mark.parametrize("name", _CONFIGS)
 def test_matches_numpy(name):
   net, params, pixels = _setup(_CONFIGS[name])
-  out = jax.jit(net.apply)(params, pixel_values=pixels)
+  out = net.apply(params, pixel_values=pixels)
   logits, hidden = _reference(net.config, params, pixels)
-  assert checkpoints.relative(out.logits, logits) < _RTOL
+  assert checkpoints.difference(out.logits, logits) < _RTOL
   assert len(out.hidden) == len(hidden)
   for actual, expected in zip(out.hidden, hidden):
-    assert checkpoints.relative(actual, expected) < _RTOL
+    assert checkpoints.difference(actual, expected) < _RTOL
 
 
 @pytest.mark.parametrize("name", ["resnet_basic", "resnet_bottleneck"])
 def test_recorded_outputs(name):
-  net, params, reference = checkpoints.recorded(f"tiny/{name}", resnet)
-  out = net.apply(params, pixel_values=reference["in_pixel_values"])
-  assert checkpoints.relative(out.logits, reference["out_logits"]) < 1e-5
+  folder = checkpoints.shared("tiny", name)
+  net = hub.load(folder)
+  inputs, reference = checkpoints.recorded(folder)
+  out = jax.jit(net.apply)(net.params, **inputs)
+  assert checkpoints.difference(out.logits, reference["out_logits"]) < 1e-5
   assert len(out.hidden) == 5
   for index, actual in enumerate(out.hidden):
     expected = reference[f"out_hidden_{index}"]
-    assert checkpoints.relative(actual, expected) < 1e-5
+    assert checkpoints.difference(actual, expected) < 1e-5
 
 
 @pytest.mark.parametrize("name", _CONFIGS)
 def test_every_site_is_called_in_order(name):
   net, params, pixels = _setup(_CONFIGS[name])
-  run = lambda p, x: net.apply(p, pixel_values=x, capture=("*",)).activations
-  assert tuple(run(params, pixels)) == net.sites
+  tap = sites.Tap(None, frozenset(net.sites))
+  jax.eval_shape(
+    lambda: net.module.apply({"params": params}, tap, pixel_values=pixels)
+  )
+  assert tuple(tap.activations) == net.sites
   out = net.apply(params, pixel_values=pixels, capture=("*",))
   np.testing.assert_array_equal(out.activations["logits"], out.logits)
   np.testing.assert_array_equal(out.activations["embedder.pool"], out.hidden[0])
@@ -145,7 +158,6 @@ def _kernels(params, path=()):
 @pytest.mark.parametrize("config", [_BASIC, _BOTTLENECK])
 def test_gating_a_filter_equals_zeroing_its_weights_exactly(config):
   net, params, pixels = _setup(config)
-  gated = jax.jit(net.apply)
   paths = list(_kernels(params))
   for path in paths:
     site = "embedder.conv"
@@ -163,9 +175,9 @@ def test_gating_a_filter_equals_zeroing_its_weights_exactly(config):
     keep = np.arange(len(node["kernel"])) % 2 == 1
     node["kernel"] = node["kernel"] * keep[:, None, None, None]
     edits = sites.Edits(scale={site: keep[None, :, None, None]})
-    out = gated(params, edits, pixel_values=pixels)
-    expected = gated(zeroed, pixel_values=pixels)
-    plain = gated(params, pixel_values=pixels)
+    out = net.apply(params, edits, pixel_values=pixels)
+    expected = net.apply(zeroed, pixel_values=pixels)
+    plain = net.apply(params, pixel_values=pixels)
     np.testing.assert_array_equal(out.logits, expected.logits)
     assert (np.asarray(out.logits) != plain.logits).any(), site
   convs = [s for s in net.sites if s.split(".")[-1][:4] in ("conv", "shor")]
@@ -185,8 +197,8 @@ def test_one_compilation_serves_every_mask_and_vmap_equals_a_loop():
   chex.clear_trace_counter()
   one = jax.jit(chex.assert_max_traces(ablated, n=1))
   looped = np.stack([one(mask) for mask in masks])
-  batched = jax.vmap(ablated)(jnp.asarray(masks))
-  assert checkpoints.relative(batched, looped) < _RTOL
+  batched = jax.jit(jax.vmap(ablated))(jnp.asarray(masks))
+  assert checkpoints.difference(batched, looped) < _RTOL
 
 
 def test_the_part_behind_a_stage_runs_alone():
@@ -197,8 +209,10 @@ def test_the_part_behind_a_stage_runs_alone():
     tap = sites.Tap(None, frozenset())
     return module.classify(tap, module.stage(tap, 1, x))
 
-  alone = net.module.apply({"params": params}, out.hidden[1], method=behind)
-  np.testing.assert_array_equal(alone, out.logits)
+  alone = jax.jit(
+    lambda x: net.module.apply({"params": params}, x, method=behind)
+  )(out.hidden[1])
+  assert checkpoints.difference(alone, out.logits) < _RTOL
 
 
 def test_bfloat16_keeps_its_dtype():
@@ -208,7 +222,7 @@ def test_bfloat16_keeps_its_dtype():
   assert out.logits.dtype == jnp.bfloat16
   # 8 bits of mantissa, some 10 roundings deep.
   wide = net.apply(params, pixel_values=pixels)
-  assert checkpoints.relative(out.logits, wide.logits) < 10 * 2**-8
+  assert checkpoints.difference(out.logits, wide.logits) < 10 * 2**-8
 
 
 @pytest.mark.parametrize(
@@ -223,7 +237,7 @@ def test_bfloat16_keeps_its_dtype():
 def test_bad_images_are_refused(pixels, error, message):
   net, params, _ = _setup()
   with pytest.raises(error, match=message):
-    net.apply(params, pixel_values=pixels)
+    net.net.apply(params, pixel_values=pixels)
 
 
 _HUB = {

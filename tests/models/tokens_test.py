@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from spex_jax.models import tokens
-from tests import checkpoints, tokenizers_small
+from tests import tokenizers_small
+from tests.models import checkpoints
 
 _NAMES = {
   "mask_token": {"content": "[MASK]", "lstrip": True},
@@ -101,7 +102,7 @@ def test_a_first_token_is_added_once():
 
 
 def test_recorded_text():
-  directory = checkpoints.shared() / "stories260k"
+  directory = checkpoints.shared("stories260k")
   reference = np.load(directory / "reference.npz")
   tokenizer = tokens.load(directory)
   assert (tokenizer.special["bos"], tokenizer.max_length) == (1, 512)
