@@ -153,8 +153,10 @@ class T5(nn.Module):
         raise ValueError(
           f"{name} must lie in 0..{self.config.vocab_size - 1}; got {bad[0]}."
         )
-    return self.tokens.at[jnp.asarray(ids)].get(
-      mode="fill", fill_value=jnp.nan, wrap_negative_indices=False
+    return (
+      jnp.asarray(self.tokens)
+      .at[jnp.asarray(ids)]
+      .get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
     )
 
 

@@ -89,27 +89,14 @@ def random_params(net, seed=0):
   rng = np.random.default_rng(seed)
 
   def draw(path, leaf):
-    scale = path[-1].key == "scale"
-    return (scale + 0.25 * rng.normal(size=leaf.shape)).astype(np.float32)
+    name = path[-1].key
+    if name == "var":  # Positive.
+      return (0.5 + rng.random(leaf.shape)).astype(np.float32)
+    start = name == "scale"
+    return (start + 0.25 * rng.normal(size=leaf.shape)).astype(np.float32)
 
   shapes = jax.eval_shape(net.init, jax.random.key(0))
   return jax.tree_util.tree_map_with_path(draw, shapes)
-
-
-def shaken(params, seed=0, signed=False):
-  """Parameters off their initial values, so that a skipped one shows.
-
-  By 0.05 to 0.25, which leaves variances positive; `signed`, by 0.4 times a
-  normal, which spreads vectors in all directions.
-  """
-  rng = np.random.default_rng(seed)
-
-  def shake(leaf):
-    if signed:
-      return leaf + np.float32(0.4 * rng.normal(size=leaf.shape))
-    return leaf + np.float32(0.2 * rng.random(leaf.shape) + 0.05)
-
-  return jax.tree.map(shake, params)
 
 
 # Llama's relatives: 2 blocks, d=12, 4 heads of 4 on 2 key-value heads, F=10.

@@ -42,8 +42,7 @@ _RTOL = 1e-5
 @functools.cache
 def _network(config):
   net = resnet.network(config)
-  params = checkpoints.shaken(jax.jit(net.init)(jax.random.key(0)))
-  return checkpoints.Compiled(net), params
+  return checkpoints.Compiled(net), checkpoints.random_params(net)
 
 
 def _setup(config=_BASIC):

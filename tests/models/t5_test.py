@@ -43,8 +43,7 @@ _RTOL = 1e-5
 @functools.cache
 def _network(config):
   net = t5.network(config)
-  params = jax.jit(net.init)(jax.random.key(0))
-  return checkpoints.Compiled(net), checkpoints.shaken(params, signed=True)
+  return checkpoints.Compiled(net), checkpoints.random_params(net)
 
 
 def _setup(config=_RELU):
