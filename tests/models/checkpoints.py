@@ -3,11 +3,14 @@
 import json
 import os
 import pathlib
+import tempfile
 
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+
+from spex_jax.models import hub
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -54,6 +57,7 @@ class Compiled:
   def __init__(self, net):
     self.net = net
     self.apply = jax.jit(net.apply, static_argnames="capture")
+    self.contributions = jax.jit(net.contributions)
 
   def __getattr__(self, name):
     return getattr(self.net, name)
@@ -233,3 +237,16 @@ def make(folder, settings, seed=0):
   shapes = SHAPES.get(settings["model_type"], llama_shapes)(settings)
   tensors = random_tensors(shapes, seed)
   return save(folder, settings, tensors), tensors
+
+
+_COMPILED: dict[str, tuple[Compiled, dict[str, np.ndarray]]] = {}
+
+
+def compiled(settings):
+  """The network of a random checkpoint and its tensors, made once a run."""
+  key = json.dumps(settings, sort_keys=True)
+  if key not in _COMPILED:
+    with tempfile.TemporaryDirectory() as folder:
+      path, tensors = make(pathlib.Path(folder) / "model", settings)
+      _COMPILED[key] = Compiled(hub.load(path)), tensors
+  return _COMPILED[key]

@@ -24,9 +24,8 @@ _SETTINGS = {
 }
 
 
-def _load(tmp_path, name):
-  folder, _ = checkpoints.make(tmp_path / name, _SETTINGS[name])
-  return checkpoints.Compiled(hub.load(folder))
+def _load(name):
+  return checkpoints.compiled(_SETTINGS[name])[0]
 
 
 def _cut(net, value):
@@ -37,10 +36,8 @@ def _cut(net, value):
 
 
 @pytest.mark.parametrize("name", _SETTINGS)
-def test_nothing_cut_is_plain_and_everything_cut_is_the_other_run(
-  tmp_path, name
-):
-  net = _load(tmp_path, name)
+def test_nothing_cut_is_plain_and_everything_cut_is_the_other_run(name):
+  net = _load(name)
   ref = net.contributions(net.params, input_ids=_OTHER)
   assert ref.shape[2] == len(net.writers)
   run = net.apply
@@ -56,8 +53,8 @@ def test_nothing_cut_is_plain_and_everything_cut_is_the_other_run(
 
 
 @pytest.mark.parametrize("name", ["gemma2", "gpt_neox"])
-def test_the_writers_add_up_to_what_is_read_last(tmp_path, name):
-  net = _load(tmp_path, name)
+def test_the_writers_add_up_to_what_is_read_last(name):
+  net = _load(name)
   writes = net.contributions(net.params, input_ids=_CLEAN)
   out = net.apply(net.params, input_ids=_CLEAN, capture=("final_norm.in",))
   total = writes.sum(2)
@@ -83,8 +80,8 @@ def test_the_number_of_edges():
   assert sum(rows * before for rows, before in readers.values()) == 32_491
 
 
-def test_one_edge_is_cut_for_one_head_only(tmp_path):
-  net = _load(tmp_path, "llama")
+def test_one_edge_is_cut_for_one_head_only():
+  net = _load("llama")
   ref = np.zeros((1, 1, len(net.writers), 12), np.float32)
   reader = "blocks.1.attn.q_in"
   rows, before = net.readers[reader]
@@ -116,7 +113,7 @@ def test_gradients_by_cut_are_finite_differences(tmp_path):
   with jax.enable_x64(True):
     folder, _ = checkpoints.make(tmp_path / "gemma2", _SETTINGS["gemma2"])
     net = hub.load(folder, dtype=jnp.float64)
-    ref = net.contributions(net.params, input_ids=_OTHER)
+    ref = jax.jit(net.contributions)(net.params, input_ids=_OTHER)
     rng = np.random.default_rng(3)
     cut = {
       reader: rng.uniform(size=(1, 1, *shape))
@@ -141,8 +138,8 @@ def test_gradients_by_cut_are_finite_differences(tmp_path):
     assert abs(expected) > 1e-3
 
 
-def test_vmap_over_cuts_equals_a_loop(tmp_path):
-  net = _load(tmp_path, "llama")
+def test_vmap_over_cuts_equals_a_loop():
+  net = _load("llama")
   ref = net.contributions(net.params, input_ids=_OTHER)
   rng = np.random.default_rng(4)
   cuts = {
@@ -156,7 +153,9 @@ def test_vmap_over_cuts_equals_a_loop(tmp_path):
     return net.apply(net.params, None, edges, input_ids=_CLEAN).logits[0, -1]
 
   looped = [value({r: x[i] for r, x in cuts.items()}) for i in range(3)]
-  batched = jax.vmap(value)({r: jnp.asarray(x) for r, x in cuts.items()})
+  batched = jax.jit(jax.vmap(value))(
+    {r: jnp.asarray(x) for r, x in cuts.items()}
+  )
   assert checkpoints.difference(batched, np.stack(looped)) < _TOLERANCE
 
 
@@ -165,11 +164,11 @@ def test_a_vision_transformer_has_edges_too():
     width=8, num_blocks=2, num_heads=2, num_kv_heads=2, head_width=4,
     num_neurons=6, image_size=4, patch_size=2, num_channels=1, num_labels=3,
   )  # fmt: skip
-  net = vit.network(config)
+  net = checkpoints.Compiled(vit.network(config))
   params = checkpoints.random_params(net)
   images = np.random.default_rng(1).normal(size=(2, 1, 1, 4, 4))
   ref = net.contributions(params, pixel_values=images[1])
-  run = jax.jit(net.apply)
+  run = net.apply
   out = run(
     params, None, sites.Edges(_cut(net, 1.0), ref), pixel_values=images[0]
   )
@@ -177,8 +176,8 @@ def test_a_vision_transformer_has_edges_too():
   assert checkpoints.difference(out.logits, expected) < _TOLERANCE
 
 
-def test_edges_that_do_not_fit_are_refused(tmp_path):
-  net = _load(tmp_path, "llama")
+def test_edges_that_do_not_fit_are_refused():
+  net = _load("llama")
   ref = np.zeros((1, 1, len(net.writers), 12))
   reader = "blocks.0.mlp.in"
   good = np.zeros((1, 1, 1, 5))

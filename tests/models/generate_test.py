@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spex_jax import models
-from spex_jax.models import bert, generate, hub, sites
+from spex_jax.models import bert, generate, sites
 from tests.models import checkpoints
 
 _IDS = np.array([[3, 1, 4, 1, 5], [2, 7, 1, 16, 16]], np.int32)
@@ -21,9 +21,12 @@ _SLIDING = checkpoints.relative(
 )
 
 
-def _load(tmp_path, settings):
-  folder, _ = checkpoints.make(tmp_path / "model", settings)
-  return checkpoints.Compiled(hub.load(folder))
+def _generate(net, *args, edits=None, **settings):
+  """Compiled, with the edits traced."""
+  run = lambda params, edits: generate.generate(
+    net, params, *args, edits=edits, **settings
+  )
+  return jax.jit(run)(net.params, edits)
 
 
 def _greedy(net, ids, num, edits=None):
@@ -42,14 +45,9 @@ def _greedy(net, ids, num, edits=None):
 @pytest.mark.parametrize(
   "settings", [checkpoints.GPT2, _SLIDING], ids=["gpt2", "gemma2 sliding"]
 )
-def test_greedy_tokens_equal_full_forwards(tmp_path, settings):
-  net = _load(tmp_path, settings)
-  run = jax.jit(
-    lambda params, ids, mask: generate.generate(
-      net, params, ids, 4, attention_mask=mask
-    )
-  )
-  out = run(net.params, _IDS, _MASK)
+def test_greedy_tokens_equal_full_forwards(settings):
+  net, _ = checkpoints.compiled(settings)
+  out = _generate(net, _IDS, 4, attention_mask=_MASK)
   assert out.tokens.shape == (2, 4)
   for row in range(2):
     prompt = _IDS[row][_MASK[row] > 0]
@@ -59,14 +57,14 @@ def test_greedy_tokens_equal_full_forwards(tmp_path, settings):
   assert out.lengths.tolist() == [4, 4]
 
 
-def test_extending_in_pieces_equals_one_forward(tmp_path):
-  net = _load(tmp_path, _SLIDING)
+def test_extending_in_pieces_equals_one_forward():
+  net, _ = checkpoints.compiled(_SLIDING)
   ids = np.array([[3, 1, 4, 1, 5, 9, 2], [2, 7, 1, 8, 2, 8, 1]], np.int32)
   full = net.apply(net.params, input_ids=ids).logits
   caches = generate.empty_caches(net.config, 2, 9, jnp.float32)
   parts, start = [], 0
   for size in (3, 1, 3):
-    logits, caches = generate.extend(
+    logits, caches = jax.jit(generate.extend, static_argnums=0)(
       net,
       net.params,
       jnp.asarray(ids[:, start : start + size]),
@@ -79,25 +77,23 @@ def test_extending_in_pieces_equals_one_forward(tmp_path):
   assert checkpoints.difference(got, full) < _TOLERANCE
 
 
-def test_edits_hold_at_every_step(tmp_path):
-  net = _load(tmp_path, checkpoints.LLAMA)
+def test_edits_hold_at_every_step():
+  net, _ = checkpoints.compiled(checkpoints.LLAMA)
   mask = np.array([0.0, 1, 1, 0]).reshape(1, 1, 4, 1)
   edits = sites.Edits(scale={"blocks.0.attn.z": mask})
-  out = generate.generate(net, net.params, _IDS[:1], 4, edits=edits)
+  out = _generate(net, _IDS[:1], 4, edits=edits)
   tokens, logprobs = _greedy(net, _IDS[0], 4, edits)
   assert out.tokens[0].tolist() == tokens
   np.testing.assert_allclose(out.logprobs[0], logprobs, rtol=0, atol=1e-5)
-  plain = generate.generate(net, net.params, _IDS[:1], 4)
+  plain = _generate(net, _IDS[:1], 4)
   assert np.abs(plain.logprobs - out.logprobs).max() > 1e-3
 
 
-def test_rows_end_at_the_end_token(tmp_path):
-  net = _load(tmp_path, checkpoints.GPT2)
-  free = generate.generate(net, net.params, _IDS, 5, attention_mask=_MASK)
+def test_rows_end_at_the_end_token():
+  net, _ = checkpoints.compiled(checkpoints.GPT2)
+  free = _generate(net, _IDS, 5, attention_mask=_MASK)
   end = int(free.tokens[0, 1])
-  out = generate.generate(
-    net, net.params, _IDS, 5, attention_mask=_MASK, end=end
-  )
+  out = _generate(net, _IDS, 5, attention_mask=_MASK, end=end)
   for row in range(2):
     tokens = free.tokens[row].tolist()
     length = tokens.index(end) + 1 if end in tokens else 5
@@ -107,8 +103,8 @@ def test_rows_end_at_the_end_token(tmp_path):
     assert not np.asarray(out.logprobs[row, length:]).any()
 
 
-def test_drawn_tokens_follow_the_distribution(tmp_path):
-  net = _load(tmp_path, checkpoints.LLAMA)
+def test_drawn_tokens_follow_the_distribution():
+  net, _ = checkpoints.compiled(checkpoints.LLAMA)
   ids = np.tile(_IDS[:1], (4000, 1))
   draw = jax.jit(
     lambda key, **kw: generate.generate(
@@ -149,8 +145,8 @@ def test_drawn_tokens_follow_the_distribution(tmp_path):
     ),
   ],
 )
-def test_bad_settings_are_refused(tmp_path, kwargs, message):
-  net = _load(tmp_path, checkpoints.LLAMA)
+def test_bad_settings_are_refused(kwargs, message):
+  net, _ = checkpoints.compiled(checkpoints.LLAMA)
   with pytest.raises(ValueError, match=message):
     generate.generate(
       net, net.params, **({"input_ids": _IDS, "max_new_tokens": 2} | kwargs)
@@ -175,9 +171,7 @@ def test_a_trained_model_writes_english():
   net = checkpoints.Compiled(models.load(checkpoints.shared("stories260k")))
   prompt = net.tokenizer.encode("Once upon a time, there was a little").ids
   ids = np.array([prompt], np.int32)
-  out = jax.jit(lambda params: generate.generate(net, params, ids, 12))(
-    net.params
-  )
+  out = _generate(net, ids, 12)
   text = net.tokenizer.decode(out.tokens[0].tolist())
   assert text.strip().startswith("girl named"), text
   assert out.tokens[0].tolist() == _greedy(net, prompt, 12)[0]

@@ -52,14 +52,9 @@ _VARIANTS = {
 }
 
 
-def _load(tmp_path, settings):
-  folder, tensors = checkpoints.make(tmp_path / "model", settings)
-  return checkpoints.Compiled(hub.load(folder)), tensors
-
-
 @pytest.mark.parametrize("settings", _VARIANTS.values(), ids=_VARIANTS)
-def test_logits_equal_the_reference(tmp_path, settings):
-  net, tensors = _load(tmp_path, settings)
+def test_logits_equal_the_reference(settings):
+  net, tensors = checkpoints.compiled(settings)
   out = net.apply(net.params, input_ids=_IDS)
   expected = np.stack(
     [reference.logits(settings, tensors, ids) for ids in _IDS]
@@ -68,8 +63,8 @@ def test_logits_equal_the_reference(tmp_path, settings):
 
 
 @pytest.mark.parametrize("settings", [checkpoints.LLAMA, _GEMMA])
-def test_every_site_is_edited_as_the_reference_edits_it(tmp_path, settings):
-  net, tensors = _load(tmp_path, settings)
+def test_every_site_is_edited_as_the_reference_edits_it(settings):
+  net, tensors = checkpoints.compiled(settings)
   plain = net.apply(net.params, input_ids=_IDS[:1], capture=("*",))
   assert set(plain.activations) == set(net.sites)
   names = []
@@ -107,9 +102,9 @@ def test_every_site_is_edited_as_the_reference_edits_it(tmp_path, settings):
     assert np.abs(out.logits - plain.logits).max() > 1e-4, name
 
 
-def test_sites_are_called_in_the_order_in_which_they_are_listed(tmp_path):
-  for number, settings in enumerate(_VARIANTS.values()):
-    net, _ = _load(tmp_path / str(number), settings)
+def test_sites_are_called_in_the_order_in_which_they_are_listed():
+  for settings in _VARIANTS.values():
+    net, _ = checkpoints.compiled(settings)
     tap = sites.Tap(None, frozenset(net.sites))
     shape = lambda p, tap=tap, net=net: net.module.apply(
       {"params": p}, tap, input_ids=_IDS
@@ -118,8 +113,8 @@ def test_sites_are_called_in_the_order_in_which_they_are_listed(tmp_path):
     assert tuple(tap.activations) == net.sites
 
 
-def test_head_sites_agree_with_each_other(tmp_path):
-  net, _ = _load(tmp_path, _GEMMA)
+def test_head_sites_agree_with_each_other():
+  net, _ = checkpoints.compiled(_GEMMA)
   out = net.apply(net.params, input_ids=_IDS, capture=("blocks.0.*",))
   got = {name[9:]: x for name, x in out.activations.items()}
   # No bias in Gemma: the heads add up to the output, before and after norm.
@@ -145,9 +140,9 @@ def test_head_sites_agree_with_each_other(tmp_path):
       )
 
 
-def test_zeroed_heads_by_z_and_by_heads_are_the_same(tmp_path):
-  for number, settings in enumerate((checkpoints.LLAMA, _GEMMA)):
-    net, _ = _load(tmp_path / str(number), settings)
+def test_zeroed_heads_by_z_and_by_heads_are_the_same():
+  for settings in (checkpoints.LLAMA, _GEMMA):
+    net, _ = checkpoints.compiled(settings)
     mask = np.array([1.0, 0, 1, 0]).reshape(1, 1, 4, 1)
     outs = [
       net.apply(
@@ -160,8 +155,8 @@ def test_zeroed_heads_by_z_and_by_heads_are_the_same(tmp_path):
     assert checkpoints.difference(*outs) < _TOLERANCE
 
 
-def test_split_inputs_equal_the_plain_path_and_can_differ_by_head(tmp_path):
-  net, _ = _load(tmp_path, checkpoints.LLAMA)
+def test_split_inputs_equal_the_plain_path_and_can_differ_by_head():
+  net, _ = checkpoints.compiled(checkpoints.LLAMA)
   plain = net.apply(net.params, input_ids=_IDS, capture=("blocks.1.attn.q",))
   ones = sites.Edits(scale={"blocks.1.attn.q_in": np.ones((1, 1, 4, 1))})
   same = net.apply(net.params, ones, input_ids=_IDS)
@@ -179,8 +174,8 @@ def test_split_inputs_equal_the_plain_path_and_can_differ_by_head(tmp_path):
   assert moved.tolist() == [False, False, True, False]
 
 
-def test_an_edit_off_the_path_is_refused(tmp_path):
-  net, _ = _load(tmp_path, checkpoints.LLAMA)
+def test_an_edit_off_the_path_is_refused():
+  net, _ = checkpoints.compiled(checkpoints.LLAMA)
   edits = sites.Edits(
     add={
       "blocks.1.attn.q_in": np.ones((1, 1, 1, 1)),
@@ -191,8 +186,8 @@ def test_an_edit_off_the_path_is_refused(tmp_path):
     net.apply(net.params, edits, input_ids=_IDS)
 
 
-def test_padding_changes_nothing_before_it(tmp_path):
-  net, _ = _load(tmp_path, checkpoints.LLAMA)
+def test_padding_changes_nothing_before_it():
+  net, _ = checkpoints.compiled(checkpoints.LLAMA)
   mask = np.ones_like(_IDS)
   mask[1, 5:] = 0
   out = net.apply(net.params, input_ids=_IDS, attention_mask=mask)
@@ -216,8 +211,8 @@ def test_padding_changes_nothing_before_it(tmp_path):
     assert checkpoints.difference(got[:, 2:], short.logits) < _TOLERANCE
 
 
-def test_learned_positions_follow_position_ids(tmp_path):
-  net, _ = _load(tmp_path, checkpoints.GPT2)
+def test_learned_positions_follow_position_ids():
+  net, _ = checkpoints.compiled(checkpoints.GPT2)
   mask = np.ones_like(_IDS)
   mask[:, :2] = 0
   positions = np.maximum(np.tile(np.arange(8), (2, 1)) - 2, 0)
@@ -230,10 +225,12 @@ def test_learned_positions_follow_position_ids(tmp_path):
   assert checkpoints.difference(left.logits[:, 2:], short.logits) > 1e-2
 
 
-def test_only_the_logits_asked_for(tmp_path):
-  net, _ = _load(tmp_path, checkpoints.LLAMA)
+def test_only_the_logits_asked_for():
+  net, _ = checkpoints.compiled(checkpoints.LLAMA)
   full = net.apply(net.params, input_ids=_IDS).logits
-  last = net.net.apply(net.params, input_ids=_IDS, logits_to_keep=1).logits
+  last = jax.jit(
+    lambda params: net.net.apply(params, input_ids=_IDS, logits_to_keep=1)
+  )(net.params).logits
   some = net.apply(
     net.params, input_ids=_IDS, logits_to_keep=np.array([2, 5])
   ).logits
@@ -245,8 +242,8 @@ def test_only_the_logits_asked_for(tmp_path):
   assert checkpoints.difference(some, full[:, [2, 5]]) < _TOLERANCE
 
 
-def test_vmap_over_masks_equals_a_loop_and_compiles_once(tmp_path):
-  net, _ = _load(tmp_path, checkpoints.LLAMA)
+def test_vmap_over_masks_equals_a_loop_and_compiles_once():
+  net, _ = checkpoints.compiled(checkpoints.LLAMA)
   masks = np.random.default_rng(1).random((5, 2, 4)) < 0.5
 
   def value(mask):
@@ -261,13 +258,14 @@ def test_vmap_over_masks_equals_a_loop_and_compiles_once(tmp_path):
   chex.clear_trace_counter()
   one = jax.jit(chex.assert_max_traces(value, n=1))
   looped = np.stack([one(mask) for mask in masks])
-  batched = jax.vmap(value)(jnp.asarray(masks))
+  batched = jax.jit(jax.vmap(value))(jnp.asarray(masks))
   assert checkpoints.difference(batched, looped) < _TOLERANCE
 
 
 def test_bfloat16_stays_bfloat16_and_close(tmp_path):
   folder, _ = checkpoints.make(tmp_path / "model", _GEMMA)
-  narrow, wide = hub.load(folder, dtype=jnp.bfloat16), hub.load(folder)
+  narrow = checkpoints.Compiled(hub.load(folder, dtype=jnp.bfloat16))
+  wide, _ = checkpoints.compiled(_GEMMA)
   out = narrow.apply(narrow.params, input_ids=_IDS, capture=("*",))
   wider = {"blocks.0.attn.scores", "blocks.1.attn.scores"}
   for name, x in out.activations.items():
@@ -316,14 +314,14 @@ def test_bfloat16_stays_bfloat16_and_close(tmp_path):
     ),
   ],
 )
-def test_bad_inputs_are_refused(tmp_path, inputs, error, message):
-  net, _ = _load(tmp_path, checkpoints.LLAMA)
+def test_bad_inputs_are_refused(inputs, error, message):
+  net, _ = checkpoints.compiled(checkpoints.LLAMA)
   with pytest.raises(error, match=message):
     net.net.apply(net.params, **inputs)
 
 
-def test_under_jit_an_unknown_token_gives_nan(tmp_path):
-  net, _ = _load(tmp_path, checkpoints.LLAMA)
+def test_under_jit_an_unknown_token_gives_nan():
+  net, _ = checkpoints.compiled(checkpoints.LLAMA)
   ids = _IDS.copy()
   ids[0, 3] = 17
   out = net.apply(net.params, input_ids=ids)
@@ -331,10 +329,10 @@ def test_under_jit_an_unknown_token_gives_nan(tmp_path):
   assert known[1].all() and not known[0, 3:].any()
 
 
-def test_a_block_runs_alone(tmp_path):
+def test_a_block_runs_alone():
   from spex_jax.models import attention, blocks, rope
 
-  net, _ = _load(tmp_path, checkpoints.LLAMA)
+  net, _ = checkpoints.compiled(checkpoints.LLAMA)
   out = net.apply(net.params, input_ids=_IDS, capture=("blocks.1.resid_*",))
   cos_sin = jnp.asarray(rope.table(net.config.rotary, 8), jnp.float32)
   mask = attention.causal(jnp.arange(8)[None], 8)
