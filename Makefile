@@ -2,6 +2,7 @@
 # make test     lint, types and all tests, on those of Python 3.11 and 3.12 found
 # make parity   our answers beside shapiq's and spectralexplain's (slow: peers)
 # make bench    the benchmarks, beside the peers (slow; builds their environment)
+# make test-slow    the tests that take long and repeat, larger, what others show
 # make test-peers   the tests that run peer packages (slow; the same)
 # make peers peers-shapiq   the environments of the peers alone
 # make lock     pins every dependency anew (needs uv)
@@ -48,8 +49,8 @@ install = "$(1)/bin/python" -m pip install --quiet --require-hashes -r $(2) \
   && "$(1)/bin/python" -m pip install --quiet --no-deps \
     --no-build-isolation -e .
 
-.PHONY: help demo test test-3.11 test-3.12 check test-peers bench parity lock \
-  peers peers-shapiq
+.PHONY: help demo test test-3.11 test-3.12 check test-slow test-peers bench \
+  parity lock peers peers-shapiq
 
 help:
 	@sed -n 's/^# //;/^make/p' Makefile
@@ -74,6 +75,9 @@ test-3.11: $(env311)/.spex-all
 
 test-3.12: $(env312)/.spex-all
 	"$(env312)/bin/python" -m pytest
+
+test-slow: $(env_dev)/.spex-all
+	"$(env_dev)/bin/python" -m pytest -m slow
 
 test-peers: $(env311)/.spex-all peers peers-shapiq
 	"$(env311)/bin/python" -m pytest -m peers

@@ -28,7 +28,9 @@ class _Counting:
 
 
 class TestSpex:
-  @pytest.mark.parametrize("method", ["spex", "auto"])
+  @pytest.mark.parametrize(
+    "method", ["spex", pytest.param("auto", marks=pytest.mark.slow)]
+  )
   def test_planted_terms_are_exact_within_the_budget(self, method):
     f = functions.planted(100, 30, 4)
     fn = _Counting(lambda m: f(m) + 5)

@@ -289,6 +289,7 @@ class TestHundredPlayers:
   @pytest.mark.skipif(
     not pathlib.Path("/proc/self/status").exists(), reason="needs Linux's /proc"
   )
+  @pytest.mark.slow
   def test_memory_under_noise_is_bounded(self):
     # Signs of all players in float64 would take .7 GB, and copies of them more.
     code = """
@@ -330,6 +331,7 @@ class TestPeel:
       state = fn(spex.fold(plan, f(plan.masks())))
       assert state.status == peeling.Status.EXPLAINED
 
+  @pytest.mark.slow
   def test_memory_is_bounded_by_the_chunk(self):
     # n = 1,000 and 43,008 samples: all bins, patterns and positions in one
     # array would take over 20 GiB.

@@ -132,6 +132,7 @@ def test_systematic_code_corrects_misread_parities():
   assert _sets(players, 30) == sets
 
 
+@pytest.mark.slow
 def test_filter_passes_whatever_is_decodable():
   code = bch.make_code(60, 4)
   words = np.random.default_rng(0).random((4000, code.num_rows)) < 0.5
@@ -144,7 +145,9 @@ def test_filter_passes_whatever_is_decodable():
   assert passed.mean() < 0.2  # It filters: most random words do not split.
 
 
-@pytest.mark.parametrize("kind", _KINDS)
+@pytest.mark.parametrize(
+  "kind", [pytest.param("raw", marks=pytest.mark.slow), "systematic"]
+)
 def test_chase_finds_the_likeliest_set(kind):
   # With all flips allowed, Chase decoding is maximum likelihood: compare with
   # a search over all sets for the least reliability that must be flipped.

@@ -179,6 +179,7 @@ def _ridge(seed, num_masks=256, n=16):
   return masks, np.tanh(2.0 * (1.0 - 2.0 * masks) @ np.linspace(0.05, 0.3, n))
 
 
+@pytest.mark.slow
 def test_a_process_is_refined_where_there_are_masks_enough():
   masks, values = _ridge(0)
   found = members.by_gaussian(masks, values)
@@ -214,6 +215,7 @@ def test_a_refinement_that_cannot_be_factorised_is_left_out(monkeypatch):
   assert [member.name for member in found] == ["gaussian"]
 
 
+@pytest.mark.slow
 def test_what_a_readout_leaves_out_is_counted_as_error(monkeypatch):
   masks, values = _ridge(0)
   whole = members.by_gaussian(masks, values, rival=None)[0]

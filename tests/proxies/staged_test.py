@@ -70,7 +70,7 @@ def test_a_goal_that_only_a_plan_can_reach(high):
   assert "target" not in high.notes
 
 
-@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_no_plan_where_quick_proxies_explain(size):
   found = _Asked(_planted(size))
   assert "plan" not in found.notes and found.answer.method == "gram"
