@@ -292,10 +292,10 @@ def _one_line(error: BaseException) -> str:
 
   text = " ".join(str(error).split())
   own = (ValueError, TypeError, RuntimeError, flags.Error)
-  # An OSError of ours is a sentence; the system's has a number.
+  # One of ours is a sentence; the system's has a number.
+  sentences = (OSError, FileNotFoundError, ImportError)
   if isinstance(error, own) or (
-    isinstance(error, OSError | ImportError)
-    and not getattr(error, "errno", None)
+    type(error) in sentences and not getattr(error, "errno", None)
   ):
     return text or type(error).__name__
   return f"{type(error).__name__}: {text}"

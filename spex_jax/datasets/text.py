@@ -39,7 +39,7 @@ def read(
 ) -> Texts:
   """Texts and labels of a CSV file with a header.
 
-  Quotes around a whole text are taken off: a habit of some files.
+  Quotes at the ends of a text are taken off: some files quote every text.
 
   Args:
     path: UTF-8.
@@ -66,8 +66,7 @@ def read(
   texts, names = [], []
   for number, row in enumerate(rows):
     text, name = (row[of_text] or "").strip(), (row[of_label] or "").strip()
-    if len(text) > 1 and text[0] == text[-1] == '"':
-      text = text[1:-1].strip()
+    text = text.strip('"').strip()
     if not text or not name:
       what = of_label if text else of_text
       raise ValueError(f"{path}: row {number} has an empty {what!r}.")
