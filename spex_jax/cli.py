@@ -57,7 +57,10 @@ usage: spex explain [--config=NAME_OR_FILE[:SIZE]] [--config.KEY=VALUE ...]
 
 examples:
   spex explain
-  spex explain --config=cancer --config.row=3 --config.method=lasso
+  spex explain --config=sentiment --config.model=DIRECTORY_OR_HUB_NAME
+  spex explain --config=lm --config.model=... --config.text="The cat sat on the"
+  spex explain --config=image --config.model=... --config.image=cat.jpg
+  spex explain --config=tabular --config.table=mine.csv --config.row=3
   spex explain --config=callable --config.function=my_module:value --config.n=20
 """
 
@@ -289,8 +292,11 @@ def _one_line(error: BaseException) -> str:
 
   text = " ".join(str(error).split())
   own = (ValueError, TypeError, RuntimeError, flags.Error)
-  # An OSError of ours is a sentence; the system's has a number.
-  if isinstance(error, own) or (type(error) is OSError and not error.errno):
+  # One of ours is a sentence; the system's has a number.
+  sentences = (OSError, FileNotFoundError, ImportError)
+  if isinstance(error, own) or (
+    type(error) in sentences and not getattr(error, "errno", None)
+  ):
     return text or type(error).__name__
   return f"{type(error).__name__}: {text}"
 

@@ -84,7 +84,15 @@ def _check_files(workdir, n):
 
 
 def test_every_configuration_is_tested_here():
-  assert cli.config_names() == ["callable", "cancer", "digits"]
+  assert cli.config_names() == [
+    "callable",
+    "cancer",
+    "digits",
+    "image",
+    "lm",
+    "sentiment",
+    "tabular",
+  ]
 
 
 @pytest.mark.parametrize(

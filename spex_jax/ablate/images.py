@@ -3,8 +3,10 @@
 Patches and grids are in `features`; zero, constant and means over a background
 in `baselines`.
 
-Shapes: an image is `[C, H, W]`.
+Shapes: an image is `[C, H, W]`; n players.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,67 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.ablate import features
+
+WAYS = ("mean", "blur", "constant", "inpainted")
+
+# A mask `[n]` to the input of a network, one row: `[1, C, H, W]`.
+Inputs = Callable[[base.Array], dict[str, jax.Array]]
+
+
+def inputs(
+  image: base.Array,
+  players: features.Players,
+  way: str = "blur",
+  *,
+  sigma: float | None = None,
+  value: float | base.Array = 0.0,
+) -> Inputs:
+  """How a network sees an image under a mask.
+
+  Args:
+    image: float `[C, H, W]`, prepared for the network.
+    players: who owns which pixels.
+    way: one of `WAYS`: the image's own mean, the image blurred, a constant, or
+      filled in from around.
+    sigma: of the blur, in pixels; by default a fifth of the side of a square
+      of a player's mean area, at least 1.
+    value: the constant, one number or one per channel `[C]`.
+
+  Returns:
+    A function of a bool mask `[n]`, traceable, that gives `pixel_values`.
+
+  Raises:
+    ValueError: an unknown way, an image or players of another shape, or a
+      sigma that is not above 0.
+  """
+  if way not in WAYS:
+    raise ValueError(f"way={way!r}: choose from {', '.join(WAYS)}.")
+  _check(image)
+  if players.owner.shape != np.shape(image):
+    raise ValueError(
+      f"The players own an image of {players.owner.shape}; it has "
+      f"{np.shape(image)}."
+    )
+  image = jnp.asarray(image, jnp.float32)
+  if way == "inpainted":
+    fill = lambda mask: inpainted(image, players.kept(mask))
+    return lambda mask: {"pixel_values": fill(mask)[None]}
+  if way == "mean":
+    baseline = own_mean(image)
+  elif way == "blur":
+    side = np.sqrt((players.owner[0] < players.n).sum() / players.n)
+    baseline = blur(image, max(1.0, side / 5) if sigma is None else sigma)
+  else:
+    levels = jnp.reshape(jnp.asarray(value, jnp.float32), (-1, 1, 1))
+    if len(levels) not in (1, len(image)):
+      raise ValueError(
+        f"A constant is one number or {len(image)}, one per channel; got "
+        f"{len(levels)}."
+      )
+    baseline = jnp.broadcast_to(levels, image.shape)
+  return lambda mask: {
+    "pixel_values": players.apply(mask, image, baseline)[None]
+  }
 
 
 def own_mean(image: base.Array) -> jax.Array:

@@ -10,6 +10,7 @@ readout serves prompts of which tokens are masked, hidden or removed.
 Shapes: B rows, P positions, V classes or tokens, T targets, d width.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -219,6 +220,37 @@ def log_perplexity() -> Readout:
     return -each.sum(axis=1) / counts.sum(axis=1)
 
   return read
+
+
+def head(kernel: base.Array, bias: base.Array, read: Readout) -> Readout:
+  """A readout of the logits that a linear head gives to an embedding.
+
+  Args:
+    kernel: `[d, K]`; the network's `logits` are its embedding `[B, d]`.
+    bias: `[K]`.
+    read: of the head's logits `[B, K]`.
+
+  Raises:
+    ValueError: a kernel and a bias that do not fit each other. When read:
+      embeddings of another width.
+  """
+  kernel, bias = (np.asarray(x, np.float32) for x in (kernel, bias))
+  if kernel.ndim != 2 or bias.shape != kernel.shape[1:]:
+    raise ValueError(
+      f"A head is a kernel [d, K] and a bias [K]; got {kernel.shape} and "
+      f"{bias.shape}."
+    )
+
+  def through(output, inputs):
+    vectors = output.logits.astype(jnp.float32)
+    if vectors.ndim != 2 or vectors.shape[1] != len(kernel):
+      raise ValueError(
+        f"The head takes embeddings [B, {len(kernel)}]; got {vectors.shape}."
+      )
+    logits = jnp.dot(vectors, kernel, precision="highest") + bias[None]
+    return read(dataclasses.replace(output, logits=logits), inputs)
+
+  return through
 
 
 def embedding(pool: str = "mean") -> Readout:

@@ -70,6 +70,7 @@ def prompt(
   tokenizer: tokens.Tokenizer,
   by: By = "words",
   *,
+  within: Span | None = None,
   add_bos: bool = False,
   max_length: int | None = None,
 ) -> Prompt:
@@ -80,6 +81,8 @@ def prompt(
     tokenizer: of the model.
     by: "words" (what spaces separate), "sentences", "tokens", a compiled
       regular expression, spans of characters, or names with spans.
+    within: the part of the text that "words", "sentences", "tokens" or an
+      expression cuts; what is around it nobody owns. All by default.
     add_bos: with a `bos` token in front, for models whose tokenizer adds none.
     max_length: the most tokens that the model takes; the tokenizer's by
       default.
@@ -87,18 +90,27 @@ def prompt(
   Raises:
     TypeError: a text that is no string.
     ValueError: an empty text, one longer than the model takes, a way of
-      cutting that is not known or finds no player, a span outside the text, an
-      empty one, one that overlaps another, or a player that covers no token.
+      cutting that is not known or finds no player, `within` beside spans that
+      are given, a span outside the text, an empty one, one that overlaps
+      another, or a player that covers no token.
   """
   encoding = tokenizer.encode(text, add_bos=add_bos)
   limit = tokenizer.max_length if max_length is None else max_length
   _check_length(len(encoding.ids), limit)
+  if within is not None:
+    if not isinstance(by, str | re.Pattern):
+      raise ValueError("within: spans that are given say themselves where.")
+    within = _check_span("within", within, text)
+  first, last = within or (0, len(text))
   if isinstance(by, str) and by == "tokens":
-    return _by_tokens(text, encoding)
+    return _by_tokens(text, encoding, within)
   if isinstance(by, Mapping):
     labels, given = list(by), list(by.values())
   else:
-    given = [[span] for span in _spans(text, by)]
+    cut = _spans(text[first:last], by)
+    if isinstance(by, str | re.Pattern):
+      cut = [(start + first, end + first) for start, end in cut]
+    given = [[span] for span in cut]
     labels = list(range(len(given)))
   spans = tuple(
     tuple(_check_span(label, span, text) for span in player)
@@ -262,9 +274,14 @@ def _owner(
   return owner
 
 
-def _by_tokens(text: str, encoding: tokens.Encoding) -> Prompt:
-  """Every token that the tokenizer did not add is a player."""
+def _by_tokens(
+  text: str, encoding: tokens.Encoding, within: Span | None
+) -> Prompt:
+  """Every token inside that the tokenizer did not add is a player."""
   plain = ~encoding.special
+  if within is not None:
+    starts, ends = encoding.offsets.T
+    plain &= (ends > within[0]) & (starts < within[1])
   spans = [(int(a), int(b)) for a, b in encoding.offsets[plain]]
   owner = np.full(len(plain), len(spans), np.int32)
   owner[plain] = np.arange(len(spans))

@@ -1,9 +1,11 @@
-"""Images: scikit-learn's digits, or any arrays.
+"""Images: scikit-learn's digits, any arrays, or one picture from a file.
 
 Shapes: N images of H by W pixels in C channels.
 """
 
 import dataclasses
+import os
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +13,8 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.datasets import splits
+
+SAMPLES = ("china", "flower")  # Photographs that come with scikit-learn.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,3 +96,54 @@ def digits() -> Images:
   bunch: Any = datasets.load_digits()
   # Grey levels run from 0 to 16.
   return from_arrays(bunch.images[:, None] / 16.0, bunch.target)
+
+
+def read(path: str | os.PathLike) -> np.ndarray:
+  """One picture, as uint8 `[H, W, 3]`, or ready pixel values `[C, H, W]`.
+
+  Args:
+    path: a name in `SAMPLES`; a file that Pillow reads (PNG, JPEG, ...), whose
+      transparency is dropped; or `.npy`, of uint8 `[H, W, 3]` or `[H, W]`, or
+      of floats `[C, H, W]`, which are taken as what a network is fed.
+
+  Raises:
+    FileNotFoundError: no such file.
+    ValueError: no picture, an array of another shape or dtype, or NaN.
+  """
+  if str(path) in SAMPLES:
+    from sklearn import datasets  # Slow to import.
+
+    return np.asarray(datasets.load_sample_image(f"{path}.jpg"))
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise FileNotFoundError(
+      f"{str(path)!r} is no file, nor one of {', '.join(SAMPLES)}."
+    )
+  if path.suffix == ".npy":
+    return _array(path)
+  from PIL import Image  # Slow to import.
+
+  try:
+    with Image.open(path) as picture:
+      return np.asarray(picture.convert("RGB"))
+  except (OSError, Image.DecompressionBombError) as error:
+    raise ValueError(f"{path} is no picture: {error}.") from error
+
+
+def _array(path: pathlib.Path) -> np.ndarray:
+  try:
+    array = np.load(path, allow_pickle=False)
+  except (OSError, ValueError) as error:
+    raise ValueError(f"{path} is no array of NumPy's: {error}.") from error
+  if array.dtype == np.uint8 and array.ndim == 2:
+    array = np.stack([array] * 3, axis=-1)
+  if array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3:
+    return array
+  if array.dtype.kind != "f" or array.ndim != 3 or 0 in array.shape:
+    raise ValueError(
+      f"{path} must hold uint8 [H, W, 3] or floats [C, H, W]; it holds "
+      f"{array.dtype} {array.shape}."
+    )
+  if not np.isfinite(array).all():
+    raise ValueError(f"{path} holds NaN or infinity.")
+  return array.astype(np.float32)

@@ -1,9 +1,12 @@
-"""Tables: scikit-learn's small ones by name, or any arrays.
+"""Tables: scikit-learn's small ones by name, any arrays, or a file.
 
 Shapes: N examples, F columns.
 """
 
+import csv
 import dataclasses
+import os
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -136,4 +139,117 @@ def load(name: str) -> Table:
     bunch.target,
     columns=tuple(str(c) for c in bunch.feature_names),
     classes=tuple(str(c) for c in getattr(bunch, "target_names", ())),
+  )
+
+
+def read(path: str | os.PathLike, target: str = "") -> Table:
+  """A table from a `.csv` file with a header, or an `.npz` file.
+
+  Args:
+    path: CSV in UTF-8, every column but the target numbers; or `.npz` with
+      `x` `[N, F]` and `y` `[N]`, and perhaps `columns` and `classes`, names.
+    target: of a CSV, the column to predict; the last by default. Texts and
+      whole numbers are classes, other numbers a response.
+
+  Raises:
+    FileNotFoundError: no such file.
+    ValueError: another kind of file, a column that is missing, an entry that
+      is no number (named), or what `from_arrays` refuses.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise FileNotFoundError(f"{str(path)!r} is no file.")
+  try:
+    if path.suffix == ".csv":
+      return _csv(path, target)
+    if path.suffix == ".npz" and not target:
+      return _npz(path)
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from error
+  if path.suffix == ".npz":
+    raise ValueError(f"{path}: the target of an .npz file is y, no {target!r}.")
+  raise ValueError(f"{path} must be .csv or .npz.")
+
+
+def _csv(path: pathlib.Path, target: str) -> Table:
+  try:
+    with path.open(newline="", encoding="utf-8") as file:
+      lines = [line for line in csv.reader(file) if line]
+  except (csv.Error, UnicodeDecodeError) as error:
+    raise ValueError(f"no CSV of UTF-8 text: {error}.") from error
+  if len(lines) < 2 or len(lines[0]) < 2:
+    raise ValueError("need a header, two columns and one row at least.")
+  header, *rows = [[cell.strip() for cell in line] for line in lines]
+  target = target or header[-1]
+  if target not in header:
+    raise ValueError(f"no column {target!r}; it has {', '.join(header)}.")
+  ragged = [i for i, row in enumerate(rows) if len(row) != len(header)]
+  if ragged:
+    raise ValueError(
+      f"row {ragged[0]} has {len(rows[ragged[0]])} cells; the header has "
+      f"{len(header)}."
+    )
+  place = header.index(target)
+  columns = [name for i, name in enumerate(header) if i != place]
+  features = np.empty((len(rows), len(columns)), np.float32)
+  for number, row in enumerate(rows):
+    cells = row[:place] + row[place + 1 :]
+    for column, cell in enumerate(cells):
+      try:
+        features[number, column] = float(cell)
+      except ValueError:
+        raise ValueError(
+          f"row {number}, column {columns[column]!r}: {cell!r} is no number. "
+          "Encode texts as numbers, and drop or impute what is missing."
+        ) from None
+  return _labelled(features, [row[place] for row in rows], columns, target)
+
+
+def _labelled(
+  features: np.ndarray, answers: list[str], columns: list[str], target: str
+) -> Table:
+  if "" in answers:
+    raise ValueError(f"row {answers.index('')} has no {target!r}.")
+  try:
+    numbers = np.array([float(answer) for answer in answers])
+  except ValueError:
+    numbers = None
+  if numbers is not None and not (numbers == np.round(numbers)).all():
+    return from_arrays(features, numbers, columns=columns)
+  if numbers is None:
+    classes = sorted(set(answers))
+  else:
+    classes = [str(int(x)) for x in np.unique(numbers)]
+    answers = [str(int(x)) for x in numbers]
+  if len(classes) < 2 or len(classes) > max(2, len(answers) // 2):
+    raise ValueError(
+      f"{target!r} has {len(classes)} classes in {len(answers)} rows. Classes "
+      "are texts or whole numbers; give a response a decimal point."
+    )
+  index = {name: number for number, name in enumerate(classes)}
+  labels = np.array([index[answer] for answer in answers], np.int32)
+  return from_arrays(features, labels, columns=columns, classes=classes)
+
+
+def _npz(path: pathlib.Path) -> Table:
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      arrays = dict(file)
+  except OSError as error:
+    raise ValueError(f"no arrays of NumPy's: {error}.") from error
+  missing = {"x", "y"} - set(arrays)
+  if missing:
+    raise ValueError(
+      f"holds {', '.join(arrays) or 'nothing'}; it must hold x and y."
+    )
+  names = {
+    name: [str(entry) for entry in arrays[name]]
+    for name in ("columns", "classes")
+    if name in arrays
+  }
+  return from_arrays(
+    arrays["x"],
+    arrays["y"],
+    columns=names.get("columns", ()),
+    classes=names.get("classes", ()),
   )

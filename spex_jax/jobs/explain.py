@@ -10,7 +10,15 @@ from spex_jax.ablate import evaluate
 from spex_jax.explain import METHODS, Explanation, explain
 from spex_jax.fourier import sparse
 from spex_jax.indices import table as index_table
-from spex_jax.jobs import callables, digits, subjects, tables
+from spex_jax.jobs import (
+  callables,
+  digits,
+  language,
+  pictures,
+  sentiment,
+  subjects,
+  tables,
+)
 from spex_jax.masks import request
 from spex_jax.report import progress
 from spex_jax.report import tables as report_tables
@@ -20,6 +28,9 @@ SUBJECTS: Mapping[
 ] = {
   "callable": callables.subject,
   "digits": digits.subject,
+  "image": pictures.subject,
+  "lm": language.subject,
+  "sentiment": sentiment.subject,
   "table": tables.subject,
 }
 
@@ -34,6 +45,7 @@ _SETTINGS = (
   "order",
   "top",
 )
+_BATCH = 256  # Masks at a time where the evaluator measures its batches.
 _TRUSTED = 0.5  # Least R^2 of an answer that is shown without a warning.
 
 
@@ -57,8 +69,8 @@ def check(config: ml_collections.ConfigDict) -> None:
       )
   for name in ("seed", "budget", "batch_size", "order", "top"):
     value = config[name]
-    if name == "order" and value is None:  # No limit.
-      continue
+    if name in ("order", "batch_size") and value is None:
+      continue  # No limit; measured.
     if isinstance(value, bool) or not isinstance(value, int):
       raise ValueError(f"{name}={value!r}: must be an integer.")
     if name != "seed" and value < 1:
@@ -120,7 +132,8 @@ def run(
       budget=config.budget,
       method=config.method,
       target_faithfulness=config.get("target_faithfulness"),
-      batch_size=4 * config.batch_size,  # A few of the evaluator's batches.
+      batch_size=4
+      * (config.batch_size or _BATCH),  # A few of the evaluator's batches.
       names=subject.names,
       units=subject.units,
       progress=lambda asked, budget: monitor.report(asked),
@@ -131,7 +144,9 @@ def run(
   for name, text in _outcome(explanation, evaluator.stats):
     show(report_tables.fact(name, text))
   found = explanation.interactions(config.index, config.order)
-  show(report_tables.interactions(found, config.top))
+  if subject.picture is not None:
+    show(subject.picture(found))
+  show(report_tables.interactions(found, config.top, subject.together))
   subject.draw(found, workdir / "figure.png")
   files = ("explanation.json", "fourier.json", "figure.png")
   show(report_tables.fact("wrote", ", ".join(str(workdir / f) for f in files)))

@@ -7,7 +7,7 @@ names; a new kind of subject is a new entry of `explain.SUBJECTS`.
 import dataclasses
 import pathlib
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -37,6 +37,9 @@ class Subject:
     names: of the players.
     units: of the values.
     draw: makes the figure.
+    picture: a renderable of first-order values, shown above their table.
+    together: the members of a set and the labels of all players to how the
+      set is written; in braces by default.
   """
 
   question: str
@@ -45,6 +48,8 @@ class Subject:
   names: tuple[str, ...]
   units: str
   draw: Draw
+  picture: Callable[[Interactions], Any] | None = None
+  together: Callable[[tuple[int, ...], Sequence[str]], str] | None = None
 
 
 def key_of(config: ml_collections.ConfigDict, cause: str) -> base.Key:
@@ -107,6 +112,7 @@ def trained(
     "subject": config.subject,
     "seed": config.seed,
     "test_fraction": config.test_fraction,
+    "data": zlib.crc32(np.asarray(features).tobytes()),
     **{
       f"model.{k}": v
       for k, v in _plain(config.model).items()

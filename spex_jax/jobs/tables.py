@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -26,7 +26,7 @@ def subject(
   Raises:
     ValueError: a setting out of range, or a model that cannot be had, named.
   """
-  data = tabular.load(config.table)
+  data = _table(config)
   train, test = data.split(
     subjects.key_of(config, "split"), config.test_fraction
   )
@@ -55,6 +55,18 @@ def subject(
     units=units,
     draw=draw,
   )
+
+
+def _table(config: ml_collections.ConfigDict) -> tabular.Table:
+  """A table by name or from a file."""
+  column = config.get("target_column") or ""
+  if pathlib.Path(config.table).suffix in (".csv", ".npz"):
+    return tabular.read(config.table, column)
+  if column:
+    raise ValueError(
+      f"target_column={column!r} is for a .csv file; {config.table!r} is none."
+    )
+  return tabular.load(config.table)
 
 
 def _network(config, workdir, train, test, x, players, baseline):
@@ -118,7 +130,12 @@ def _network(config, workdir, train, test, x, players, baseline):
 def _scikit_learn(config, workdir, train, test, x, players, baseline):
   """Any estimator, fitted in a moment, masked on the host."""
   del workdir  # Nothing is kept: pickles are not to be trusted.
-  model = _estimator(config.model, config.seed)
+  kind = config.model.kind
+  if kind == "boosting":
+    # Waits for no threads of OpenMP, unlike the histogram kind.
+    wanted = "Classifier" if train.classes else "Regressor"
+    kind = f"sklearn.ensemble:GradientBoosting{wanted}"
+  model = _estimator(kind, config.model.arguments, config.seed)
   _check_kind(model, config, bool(train.classes))
   model.fit(train.features, train.targets)
   answer, what, units = _answer(model, x, train.classes)
@@ -133,30 +150,30 @@ def _scikit_learn(config, workdir, train, test, x, players, baseline):
 
   evaluator = evaluate.host(value, players.n, batch_size=config.batch_size)
   score = _score(test, model.predict(test.features))
-  return evaluator, what, units, f"{config.model.kind}, {score}"
+  return evaluator, what, units, f"{kind}, {score}"
 
 
-def _estimator(config: ml_collections.ConfigDict, seed: int) -> Any:
-  module, _, name = config.kind.partition(":")
+def _estimator(kind: str, given: Mapping[str, Any], seed: int) -> Any:
+  module, _, name = kind.partition(":")
   try:
     make = getattr(importlib.import_module(module), name)
   except (Exception, SystemExit) as error:  # Whatever the module does.
     raise ValueError(
-      f"model.kind={config.kind!r} is neither 'mlp' nor a module:Class that "
-      f"can be imported: {error}."
+      f"model.kind={kind!r} is neither 'mlp' nor 'boosting' nor a "
+      f"module:Class that can be imported: {error}."
     ) from error
-  arguments = dict(config.arguments)
+  arguments = dict(given)
   try:
     if "random_state" in inspect.signature(make).parameters:
       arguments = {"random_state": seed} | arguments
     model = make(**arguments)
   except (TypeError, ValueError) as error:
     raise ValueError(
-      f"model.arguments do not fit {config.kind}: {error}. Give those of this "
+      f"model.arguments do not fit {kind}: {error}. Give those of this "
       "class, as --config.model.arguments=\"{'n_jobs': 1}\" does."
     ) from error
   if not (hasattr(model, "fit") and hasattr(model, "predict")):
-    raise ValueError(f"{config.kind} has no `fit` and `predict`.")
+    raise ValueError(f"{kind} has no `fit` and `predict`.")
   return model
 
 

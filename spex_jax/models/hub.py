@@ -97,7 +97,7 @@ def load(
       missing, left over or of the wrong shape; a dtype that is not floating.
   """
   dtype = _check_dtype(dtype)
-  folder = _folder(path)
+  folder = local(path)
   settings = _json(folder / "config.json")
   family = _family(settings, folder)
   config = family.config_from_hub(settings)
@@ -122,6 +122,54 @@ def load(
   return dataclasses.replace(
     network, params=_nest(flat), tokenizer=tokens.load(folder)
   )
+
+
+def local(path: str | pathlib.Path) -> pathlib.Path:
+  """The directory of a checkpoint; a hub name is fetched first.
+
+  Raises:
+    FileNotFoundError: neither a directory nor a hub name.
+    ImportError: a hub name, without `huggingface_hub`.
+  """
+  folder = pathlib.Path(path).expanduser()
+  if folder.is_dir():
+    return folder
+  name = str(path)
+  if isinstance(path, pathlib.Path) or name.count("/") != 1 or name[0] in "./~":
+    raise FileNotFoundError(
+      f"{name!r} is neither a directory nor a hub name like 'owner/model'."
+    )
+  try:
+    import huggingface_hub
+  except ImportError:
+    raise ImportError(
+      f"{name!r} is no directory here. To fetch it from the Hugging Face hub, "
+      "install huggingface_hub (pip install huggingface_hub)."
+    ) from None
+  return pathlib.Path(
+    huggingface_hub.snapshot_download(name, allow_patterns=list(_FILES))
+  )
+
+
+def class_names(path: str | pathlib.Path, num_labels: int) -> tuple[str, ...]:
+  """What a checkpoint calls its classes; their numbers where it does not.
+
+  Raises:
+    FileNotFoundError: no such directory, or no `config.json` in it.
+    ValueError: names that are not distinct, or not `num_labels`.
+  """
+  settings = _json(local(path) / "config.json")
+  named = settings.get("id2label")
+  if named is None:
+    return tuple(str(number) for number in range(num_labels))
+  numbers = sorted(int(number) for number in named)
+  names = tuple(str(named[str(number)]) for number in numbers)
+  if numbers != list(range(num_labels)) or len(set(names)) != len(names):
+    raise ValueError(
+      f"config.json names the classes {named}; need {num_labels} different "
+      f"names for 0..{num_labels - 1}."
+    )
+  return names
 
 
 def parameter_shapes(network: sites.Network) -> dict[str, tuple[int, ...]]:
@@ -153,27 +201,6 @@ def _check_dtype(dtype: Any) -> np.dtype:
   if jax.dtypes.canonicalize_dtype(dtype) != dtype:
     raise ValueError(f"dtype {dtype} needs the JAX setting jax_enable_x64.")
   return dtype
-
-
-def _folder(path: str | pathlib.Path) -> pathlib.Path:
-  folder = pathlib.Path(path).expanduser()
-  if folder.is_dir():
-    return folder
-  name = str(path)
-  if isinstance(path, pathlib.Path) or name.count("/") != 1 or name[0] in "./~":
-    raise FileNotFoundError(
-      f"{name!r} is neither a directory nor a hub name like 'owner/model'."
-    )
-  try:
-    import huggingface_hub
-  except ImportError:
-    raise ImportError(
-      f"{name!r} is no directory here. To fetch it from the Hugging Face hub, "
-      "install huggingface_hub (pip install huggingface_hub)."
-    ) from None
-  return pathlib.Path(
-    huggingface_hub.snapshot_download(name, allow_patterns=list(_FILES))
-  )
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:

@@ -24,7 +24,8 @@ Set = tuple[tuple[int, ...], float]
 
 _MAP = "RdBu_r"
 _POSITIVE, _NEGATIVE = "#b2182b", "#2166ac"
-_LINKS = ("#1b9e77", "#d95f02", "#7570b3", "#e7298a", "#66a61e", "#e6ab02")
+# Colours of sets, in the order of their strength.
+LINKS = ("#1b9e77", "#d95f02", "#7570b3", "#e7298a", "#66a61e", "#e6ab02")
 
 
 def image(
@@ -48,7 +49,7 @@ def image(
 
   pixels, owner = np.asarray(pixels), np.asarray(owner)
   singles, larger = _split(interactions)
-  figure = _figure(11, 4.2)
+  figure = blank(11, 4.2, arranged=True)
   left, middle, right = figure.subplots(1, 3)
   rows, columns = _grid(owner)
   for axes in (left, middle, right):
@@ -65,7 +66,7 @@ def image(
   heat = middle.imshow(values[owner], cmap=_MAP, vmin=-limit, vmax=limit)
   middle.set_title("first order")
   bar = figure.colorbar(heat, ax=middle, shrink=0.8)
-  bar.set_label(_values_in(interactions))
+  bar.set_label(values_in(interactions))
 
   right.imshow(pixels, cmap="gray", alpha=0.35)
   right.set_title("strongest sets" if larger else "no sets of 2 or more")
@@ -79,7 +80,7 @@ def image(
       )
     )
   for number, (players, value) in enumerate(larger):
-    color = _LINKS[number % len(_LINKS)]
+    color = LINKS[number % len(LINKS)]
     # A player of several sets has a mark for each, around its centre.
     angle = 2 * np.pi * number / max(len(larger), 1)
     place = 0.5 + 0.25 * np.array([np.cos(angle), np.sin(angle)])
@@ -93,14 +94,14 @@ def image(
   if handles:
     right.legend(
       handles=handles,
-      title=_values_in(interactions),
+      title=values_in(interactions),
       title_fontsize=8,
       loc="upper center",
       bbox_to_anchor=(0.5, -0.08),
       fontsize=8,
       frameon=False,
     )
-  figure.suptitle(_escape(title))
+  figure.suptitle(escape(title))
   return figure
 
 
@@ -115,7 +116,7 @@ def bars(
     top: how many sets.
   """
   sets = list(interactions.top(top))
-  figure = _figure(8, 1.4 + 0.32 * max(len(sets), 1))
+  figure = blank(8, 1.4 + 0.32 * max(len(sets), 1), arranged=True)
   axes = figure.subplots()
   values = [value for _, value in sets]
   colors = [_POSITIVE if value > 0 else _NEGATIVE for value in values]
@@ -124,9 +125,9 @@ def bars(
   axes.set_yticks(range(len(sets)), labels, fontsize=8)
   axes.invert_yaxis()
   axes.axvline(0, color="black", lw=0.8)
-  axes.set_xlabel(_values_in(interactions))
+  axes.set_xlabel(values_in(interactions))
   axes.spines[["top", "right"]].set_visible(False)
-  axes.set_title(_escape(title))
+  axes.set_title(escape(title))
   return figure
 
 
@@ -152,7 +153,7 @@ def network(
     {p for players, _ in larger for p in players}
     | {players[0] for players, _ in singles[:top]}
   )
-  figure = _figure(7, 7)
+  figure = blank(7, 7, arranged=True)
   axes = figure.subplots()
   axes.set_aspect("equal")
   axes.axis("off")
@@ -200,8 +201,8 @@ def network(
     fontsize=8,
     frameon=False,
   )
-  values = _values_in(interactions)
-  axes.set_title(f"{_escape(title)}\n{values}" if title else values)
+  values = values_in(interactions)
+  axes.set_title(f"{escape(title)}\n{values}" if title else values)
   return figure
 
 
@@ -218,10 +219,24 @@ def save(
     temporary.unlink(missing_ok=True)
 
 
-def _figure(width: float, height: float) -> "matplotlib.figure.Figure":
+def blank(
+  width: float, height: float, *, arranged: bool = False
+) -> "matplotlib.figure.Figure":
+  """An empty figure, in inches; `arranged` fits its axes to their labels."""
   from matplotlib import figure  # Slow to import.
 
-  return figure.Figure(figsize=(width, height), layout="constrained")
+  layout = "constrained" if arranged else None
+  return figure.Figure(figsize=(width, height), layout=layout)
+
+
+def values_in(interactions: Interactions) -> str:
+  """The index and its units."""
+  return escape(f"{interactions.index} ({interactions.units or 'value'})")
+
+
+def escape(text: str) -> str:
+  """Text as it is: a dollar sign would start a formula."""
+  return text.replace("$", r"\$")
 
 
 def _box(owner: np.ndarray, player: int) -> np.ndarray:
@@ -255,18 +270,8 @@ def _split(interactions: Interactions) -> tuple[list[Set], list[Set]]:
   )
 
 
-def _values_in(interactions: Interactions) -> str:
-  """The index and its units."""
-  return _escape(f"{interactions.index} ({interactions.units or 'value'})")
-
-
 def _label(
   interactions: Interactions, players: tuple[int, ...], joint: str = ", "
 ) -> str:
   labels = interactions.labels()
-  return _escape(joint.join(labels[p] for p in players))
-
-
-def _escape(text: str) -> str:
-  """Text as it is: a dollar sign would start a formula."""
-  return text.replace("$", r"\$")
+  return escape(joint.join(labels[p] for p in players))

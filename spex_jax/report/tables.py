@@ -4,7 +4,7 @@ On a terminal rich lays it out; elsewhere it is plain lines.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from spex_jax.indices import interactions as interactions_lib
@@ -48,10 +48,25 @@ def cost(stats: Any, decode_seconds: float) -> str:
   )
 
 
-def interactions(found: interactions_lib.Interactions, top: int = 10) -> Any:
+def some(names: Sequence[str], most: int = 10) -> str:
+  """The first names of many, and how many there are."""
+  shown = ", ".join(names[:most])
+  return shown if len(names) <= most else f"{shown}, ... ({len(names):,})"
+
+
+def interactions(
+  found: interactions_lib.Interactions,
+  top: int = 10,
+  together: Callable[[tuple[int, ...], Sequence[str]], str] | None = None,
+) -> Any:
   """A rich table: the `top` strongest players, then sets of two or more.
 
   Standard errors have a column where they are known.
+
+  Args:
+    found: the values.
+    top: how many of each.
+    together: members of a set and all labels to how the set is written.
   """
   from rich import box, table, text  # Slow to import.
 
@@ -75,6 +90,8 @@ def interactions(found: interactions_lib.Interactions, top: int = 10) -> Any:
   for part in (single[:top], larger[:top]):
     for players, value, error in part:
       members = ", ".join(labels[player] for player in players)
+      if together is not None:
+        members = together(players, labels)
       rows.add_row(
         text.Text(f"{value:+.4g}", style="red" if value > 0 else "blue"),
         *error,

@@ -1,0 +1,53 @@
+"""Which words of a text does a classifier use together?
+
+Any Hugging Face text classifier (BERT, DistilBERT, RoBERTa), or an embedding
+model such as MiniLM with a linear head that is fitted on texts with labels.
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def get_config(size: str = "full") -> ml_collections.ConfigDict:
+  """`full`: a minute or more; `quick`: seconds, and a rough answer."""
+  if size not in ("full", "quick"):
+    raise ValueError(f"size must be 'full' or 'quick'; got {size!r}.")
+  quick = size == "quick"
+  config = ml_collections.ConfigDict()
+  config.subject = "sentiment"
+  config.seed = 0
+
+  # Directory or hub name; MiniLM, if it is installed from PyPI, where empty.
+  config.model = ""
+  config.dtype = "float32"
+  config.text = "This film is never boring, and the acting is a joy to watch."
+  # A CSV file with texts and labels: to take the text from a row of it, and to
+  # fit the head of a model that gives embeddings.
+  config.data = ""
+  config.row = config_dict.placeholder(int)
+  config.text_column = ""  # text, review, sentence or content, where empty.
+  config.label_column = ""  # label, sentiment, class or target.
+  config.head_c = 10.0  # Inverse strength of the head's ridge penalty.
+
+  config.players = "words"  # Or sentences, tokens.
+  config.pattern = ""  # A regular expression: every match is a player instead.
+  config.absent = "one"  # An absent player: one mask token; mask, hide, remove.
+  config.token = ""  # In the place of the mask token.
+  config.target = ""  # Name or number of a class; the model's own where empty.
+  config.readout = (
+    "margin"  # Over the best other class; logit, log_probability.
+  )
+
+  config.budget = 100 if quick else 2000  # Distinct masks, held-out included.
+  config.method = "lasso" if quick else "auto"
+  # R^2 on held-out masks at which no more are asked; None for all the budget.
+  config.target_faithfulness = config_dict.placeholder(float)
+  # Masks in a batch, and those computed at once; None measures what is fastest.
+  config.batch_size = config_dict.placeholder(int)
+  config.microbatch = config_dict.placeholder(int)
+  if quick:
+    config.batch_size, config.microbatch = 16, 8
+  config.index = "FBII"
+  config.order = 2
+  config.top = 8  # Rows of single players, and of larger sets.
+  return config

@@ -1,0 +1,101 @@
+"""Labelled texts, read from a CSV file.
+
+Shapes: N texts.
+"""
+
+import csv
+import dataclasses
+import os
+import pathlib
+
+import numpy as np
+
+# Columns that are taken where none is named.
+_TEXTS = ("text", "review", "sentence", "content")
+_LABELS = ("label", "sentiment", "class", "target")
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+  """Labelled texts.
+
+  Attributes:
+    texts: N of them, none empty.
+    labels: int32 `[N]`.
+    classes: names of the classes, sorted.
+  """
+
+  texts: tuple[str, ...]
+  labels: np.ndarray
+  classes: tuple[str, ...]
+
+  @property
+  def num_examples(self) -> int:
+    return len(self.texts)
+
+
+def read(
+  path: str | os.PathLike, text_column: str = "", label_column: str = ""
+) -> Texts:
+  """Texts and labels of a CSV file with a header.
+
+  Quotes at the ends of a text are taken off: some files quote every text.
+
+  Args:
+    path: UTF-8.
+    text_column: its name; "" takes the one named like a text.
+    label_column: the same of the labels.
+
+  Raises:
+    FileNotFoundError: no such file.
+    ValueError: no such column, no column that looks like one, no CSV, an empty
+      text or label, or fewer than two classes.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise FileNotFoundError(f"{path} is no file.")
+  try:
+    with path.open(newline="", encoding="utf-8") as file:
+      reader = csv.DictReader(file)
+      rows = list(reader)
+      header = list(reader.fieldnames or ())
+  except (csv.Error, UnicodeDecodeError) as error:
+    raise ValueError(f"{path} is no CSV of UTF-8 text: {error}.") from error
+  of_text = _column(path, header, text_column, _TEXTS, "text_column")
+  of_label = _column(path, header, label_column, _LABELS, "label_column")
+  texts, names = [], []
+  for number, row in enumerate(rows):
+    text, name = (row[of_text] or "").strip(), (row[of_label] or "").strip()
+    text = text.strip('"').strip()
+    if not text or not name:
+      what = of_label if text else of_text
+      raise ValueError(f"{path}: row {number} has an empty {what!r}.")
+    texts.append(text)
+    names.append(name)
+  classes = sorted(set(names))
+  if len(classes) < 2:
+    raise ValueError(
+      f"{path}: labels need two classes or more; {of_label!r} has {classes}."
+    )
+  labels = np.array([classes.index(name) for name in names], np.int32)
+  return Texts(tuple(texts), labels, tuple(classes))
+
+
+def _column(
+  path: pathlib.Path,
+  header: list[str],
+  name: str,
+  usual: tuple[str, ...],
+  setting: str,
+) -> str:
+  if name:
+    found = [name] if name in header else []
+  else:
+    found = [known for known in usual if known in header]
+  if not found:
+    wanted = repr(name) if name else " or ".join(usual)
+    raise ValueError(
+      f"{path} has no column {wanted}; it has {', '.join(header) or 'none'}. "
+      f"Name one by {setting}."
+    )
+  return found[0]

@@ -1,0 +1,174 @@
+"""The subject `lm`: parts of a prompt, and what a language model says next."""
+
+import pathlib
+
+import jax
+import ml_collections
+import numpy as np
+
+from spex_jax.ablate import readouts
+from spex_jax.ablate import text as text_lib
+from spex_jax.jobs import networks, subjects
+from spex_jax.models import generate, sites, tokens
+
+READOUTS = ("log_probability", "probability", "logit", "margin")
+_UNITS = {
+  "log_probability": "nat",
+  "probability": "probability",
+  "logit": "logit",
+  "margin": "logit",
+}
+_SHOWN = 3  # Likeliest tokens.
+
+
+def subject(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> subjects.Subject:
+  """Loads the model, chooses what it is asked about, and masks the prompt.
+
+  Raises:
+    ValueError: a setting out of range, or a model, prompt or target that
+      cannot be used, named.
+  """
+  del workdir  # Nothing is trained.
+  if config.readout not in READOUTS:
+    raise ValueError(
+      f"readout={config.readout!r}: choose from {', '.join(READOUTS)}."
+    )
+  net = networks.load(config, "causal language model")
+  tokenizer, limit = net.tokenizer, net.config.max_positions
+  if not config.text.strip():
+    raise ValueError(f"The text is empty: {config.text!r}.")
+  start = len(config.prefix)
+  prompt = text_lib.prompt(
+    config.prefix + config.text + config.suffix,
+    tokenizer,
+    networks.players(config),
+    within=(start, start + len(config.text)),
+    add_bos="bos" in tokenizer.special,
+    max_length=limit,
+  )
+  see, absent_facts = networks.absence(config, net, prompt)
+  logits = networks.scores(net, see, _all_logits, prompt.n)
+  ids = _target(config, net, prompt)
+  said = _piece(tokenizer, prompt.encoding.ids, ids)
+  what, read = _reading(config, tokenizer, prompt, ids, said)
+  if len(ids) > 1:
+    prompt, _ = text_lib.continued(
+      prompt, ids.tolist(), tokenizer, max_length=limit
+    )
+    see, _ = networks.absence(config, net, prompt)
+  kind = "matches" if config.pattern else config.players
+  likeliest = [
+    f"{_piece(tokenizer, prompt.encoding.ids, [token])!r} {share:.1%}"
+    for token, share in _likeliest(logits)
+  ]
+  facts = {
+    "model": networks.described(net, config.model),
+    "prediction": f"next comes {', '.join(likeliest)}",
+    "value": what,
+  }
+  if prompt.encoding.special[0]:
+    first = tokenizer.token(int(prompt.encoding.ids[0]))
+    facts["value"] += f"; {first} stands in front and always stays"
+  return subjects.Subject(
+    question=f"Which {kind} of the prompt make the model say {said!r} next?",
+    facts=facts | absent_facts,
+    evaluator=networks.evaluator(config, net, see, read, prompt.n),
+    names=prompt.names,
+    units=_UNITS[config.readout],
+    **networks.reader(prompt, what),
+  )
+
+
+def _all_logits(output: sites.Output, inputs) -> jax.Array:
+  """The logits of every token at the end of the text: `[B, V]`."""
+  count = output.logits.shape[-1]
+  return readouts.logit(range(count))(output, inputs)
+
+
+def _target(
+  config: ml_collections.ConfigDict,
+  net: sites.Network,
+  prompt: text_lib.Prompt,
+) -> np.ndarray:
+  """The tokens that are explained: given, or the model's own."""
+  tokenizer, limit = net.tokenizer, net.config.max_positions
+  if config.target_id is not None:
+    if config.target:
+      raise ValueError("Give target or target_id, not both.")
+    return np.array([tokenizer.check(config.target_id)], np.int32)
+  if config.target:
+    longer, count = text_lib.continued(
+      prompt, config.target, tokenizer, max_length=limit
+    )
+    ids = longer.encoding.ids[-count:]
+    unknown = tokenizer.special.get("unk")
+    if unknown in ids.tolist():
+      raise ValueError(
+        f"target={config.target!r} holds what the vocabulary does not know."
+      )
+    return ids
+  made = generate.generate(
+    net, net.params, prompt.encoding.ids[None], config.num_tokens
+  )
+  return np.asarray(made.tokens)[0]
+
+
+def _reading(
+  config: ml_collections.ConfigDict,
+  tokenizer: tokens.Tokenizer,
+  prompt: text_lib.Prompt,
+  ids: np.ndarray,
+  said: str,
+) -> tuple[str, readouts.Readout]:
+  """What is read off the model, in words, and the readout."""
+  name, count = config.readout, len(ids)
+  if config.rival and name != "margin":
+    raise ValueError(f"rival={config.rival!r} is for readout='margin' only.")
+  if count > 1 and name not in ("log_probability", "probability"):
+    raise ValueError(
+      f"readout={name!r} is of one token, and {said!r} has {count}. Choose "
+      "log_probability or probability."
+    )
+  if count > 1:
+    log = name == "log_probability"
+    read = readouts.continuation(count, reduce=config.reduce, log=log)
+    mean = "mean " if config.reduce == "mean" else ""
+    words = name.replace("_", "-")
+    return f"{mean}{words} of the {count} tokens {said!r}", read
+  token = int(ids[0])
+  if name == "margin":
+    if not config.rival:
+      return f"logit({said!r}) above the largest other", readouts.margin(token)
+    found, length = text_lib.continued(prompt, config.rival, tokenizer)
+    if length > 1:
+      raise ValueError(f"rival={config.rival!r} is {length} tokens, not one.")
+    rival = int(found.encoding.ids[-1])
+    what = f"logit({said!r}) - logit({config.rival!r})"
+    return what, readouts.margin(token, rival)
+  if name == "logit":
+    return f"logit({said!r})", readouts.logit(token)
+  log = readouts.log_probability(token)
+  if name == "log_probability":
+    return f"log-probability of {said!r}", log
+  return f"probability of {said!r}", lambda output, inputs: jax.numpy.exp(
+    log(output, inputs)
+  )
+
+
+def _likeliest(logits: np.ndarray) -> list[tuple[int, float]]:
+  """The likeliest tokens and their probabilities."""
+  shares = np.exp(logits - logits.max())
+  shares /= shares.sum()
+  return [(int(i), float(shares[i])) for i in shares.argsort()[::-1][:_SHOWN]]
+
+
+def _piece(tokenizer: tokens.Tokenizer, before: np.ndarray, ids) -> str:
+  """The text of tokens behind others, with the space that is part of it."""
+  head = tokenizer.decode(before)
+  whole = tokenizer.decode([*before, *ids])
+  if whole.startswith(head) and len(whole) > len(head):
+    return whole[len(head) :]
+  # A special token, or a part of a character.
+  return "".join(tokenizer.token(int(token)) for token in ids)

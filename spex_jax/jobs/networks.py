@@ -1,0 +1,247 @@
+"""What the subjects of checkpoints share: loading, targets, players of texts.
+
+Shapes: n players, K classes.
+"""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import ml_collections
+import numpy as np
+
+from spex_jax.ablate import absent, evaluate, readouts
+from spex_jax.ablate import text as text_lib
+from spex_jax.jobs import subjects
+from spex_jax.models import encoder, hub, resnet, sites, transformer, vit
+from spex_jax.report import plots, tables, texts
+
+READOUTS = ("margin", "logit", "log_probability")
+_UNITS = {"margin": "logit", "logit": "logit", "log_probability": "nat"}
+# Modules of the families of `hub.FAMILIES`, and the networks they make.
+_KINDS = {
+  "text encoder": (("bert",), (encoder.Encoder,)),
+  "causal language model": (
+    ("gpt2", "llama", "gpt_neox"),
+    (transformer.Decoder,),
+  ),
+  "image classifier": (("vit", "resnet"), (vit.Vit, resnet.ResNet)),
+}
+_SAMPLE = 200  # Masks on which removal is compared with tokenizing again.
+
+
+def load(config: ml_collections.ConfigDict, kind: str) -> sites.Network:
+  """The network that `config.model` names, if it is of a kind of `_KINDS`.
+
+  Raises:
+    ValueError: no name, a network of another kind, no tokenizer where it
+      reads text, or what `models.load` refuses.
+  """
+  if not config.model:
+    raise ValueError(
+      f"model='': give a {kind} by --config.model=DIRECTORY_OR_HUB_NAME "
+      "(config.json, model.safetensors and what belongs to them)."
+    )
+  net = hub.load(config.model, config.dtype)
+  modules, classes = _KINDS[kind]
+  if not isinstance(net.module, classes):
+    families = [
+      name for name, (module, _) in hub.FAMILIES.items() if module in modules
+    ]
+    raise ValueError(
+      f"model={config.model!r} ({type(net.module).__name__}) is no {kind}; "
+      f"such are {', '.join(families)}."
+    )
+  if net.tokenizer is None and "image" not in kind:
+    raise ValueError(f"model={config.model!r} has no tokenizer.json.")
+  return net
+
+
+def described(net: sites.Network, name: str) -> str:
+  """A network in a line."""
+  leaves = jax.tree.leaves(net.params)
+  count = sum(leaf.size for leaf in leaves)
+  return f"{name}: {count / 1e6:,.3g} M parameters, {leaves[0].dtype}"
+
+
+def evaluator(
+  config: ml_collections.ConfigDict,
+  net: sites.Network,
+  see: Callable,
+  read: readouts.Readout,
+  n: int,
+) -> evaluate.Evaluator:
+  """The compiled value function of a network."""
+  return evaluate.compiled(
+    readouts.value(net, see, read),
+    n,
+    batch_size=config.batch_size,
+    microbatch=config.microbatch,
+    shared=net.params,
+  )
+
+
+def scores(
+  net: sites.Network, see: Callable, read: readouts.Readout, n: int
+) -> np.ndarray:
+  """What `read` gives for the whole input, in float64.
+
+  Raises:
+    ValueError: NaN or infinity.
+  """
+  value = jax.jit(readouts.value(net, see, read))
+  found = np.asarray(value(np.ones(n, bool), net.params), np.float64)
+  if not np.isfinite(found).all():
+    raise ValueError(
+      "The model's logits for the whole input hold NaN or infinity. Its "
+      "weights or its dtype may be at fault."
+    )
+  return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+  """Which class is explained, and how it is read.
+
+  Attributes:
+    name: of the class.
+    probability: that the model gives it for the whole input.
+    value: what is read, in words.
+    units: of it.
+    read: a readout of logits `[B, K]`.
+  """
+
+  name: str
+  probability: float
+  value: str
+  units: str
+  read: readouts.Readout
+
+
+def target(
+  config: ml_collections.ConfigDict, logits: np.ndarray, names: Sequence[str]
+) -> Target:
+  """The class of `config.target`, or the model's own choice if it is empty.
+
+  Args:
+    config: with `target`, the name or number of a class, and `readout`.
+    logits: `[K]`, for the whole input.
+    names: K.
+
+  Raises:
+    ValueError: an unknown class or readout, or a margin of one class.
+  """
+  given, number = str(config.target), int(logits.argmax())
+  if given in names:
+    number = names.index(given)
+  elif given.isdecimal() and int(given) < len(names):
+    number = int(given)
+  elif given:
+    raise ValueError(
+      f"target={given!r} is no class of the model; it has "
+      f"{tables.some(names)}, numbered from 0."
+    )
+  readout = config.readout
+  if readout not in READOUTS:
+    raise ValueError(f"readout={readout!r}: choose from {', '.join(READOUTS)}.")
+  if readout == "margin" and len(names) < 2:
+    raise ValueError(
+      "readout='margin' needs a second class; this model has one output. "
+      "Choose --config.readout=logit."
+    )
+  name = names[number]
+  value = {
+    "margin": f"logit({name}) above the largest other",
+    "logit": f"logit({name})",
+    "log_probability": f"log-probability of {name}",
+  }[readout]
+  if readout == "margin" and len(names) == 2:
+    value = f"logit({name}) - logit({names[1 - number]})"
+  shares = np.exp(logits - logits.max())
+  return Target(
+    name=name,
+    probability=float(shares[number] / shares.sum()),
+    value=value,
+    units=_UNITS[readout],
+    read=getattr(readouts, readout)(number),
+  )
+
+
+def players(config: ml_collections.ConfigDict) -> text_lib.By:
+  """How the configuration cuts its text.
+
+  Raises:
+    ValueError: a pattern that is no regular expression.
+  """
+  if not config.pattern:
+    return config.players
+  try:
+    return re.compile(config.pattern)
+  except re.error as error:
+    raise ValueError(
+      f"pattern={config.pattern!r} is no regular expression: {error}."
+    ) from error
+
+
+def absence(
+  config: ml_collections.ConfigDict,
+  net: sites.Network,
+  prompt: text_lib.Prompt,
+) -> tuple[absent.Inputs, dict[str, str]]:
+  """How the network sees the text under a mask, and that as facts.
+
+  Raises:
+    ValueError: what `absent.inputs` refuses, with the settings that help.
+  """
+  token, way = config.token or None, config.absent
+  if (
+    way in ("mask", "one")
+    and not token
+    and "mask" not in (net.tokenizer.special)
+  ):
+    raise ValueError(
+      f"absent={way!r} needs a mask token, and this tokenizer has none. Give "
+      "another by --config.token=TOKEN, or choose --config.absent=remove."
+    )
+  see = absent.inputs(prompt, net.tokenizer, way, token=token)
+  shown = token or net.tokenizer.special.get("mask")
+  if isinstance(shown, int):
+    shown = net.tokenizer.token(shown)
+  facts = {
+    "absent": {
+      "mask": f"every token of an absent player becomes {shown}",
+      "one": f"an absent player becomes one {shown}",
+      "hide": "attention does not see the tokens of an absent player",
+      "remove": "the tokens of an absent player are taken out",
+    }[way]
+  }
+  if way == "remove":
+    key = subjects.key_of(config, "retokenizes")
+    masks = jax.random.bernoulli(key, 0.5, (_SAMPLE, prompt.n))
+    differ = absent.retokenizes(prompt, net.tokenizer, np.asarray(masks)).sum()
+    facts["removal"] = (
+      f"tokenizing the text that is left gives other tokens for {differ} of "
+      f"{_SAMPLE} random masks"
+    )
+  return see, facts
+
+
+def reader(prompt: text_lib.Prompt, title: str) -> Mapping[str, Callable]:
+  """The fields of a `Subject` that show its text."""
+  # Escaped, so that one player's name is one line.
+  text, spans = prompt.text, prompt.spans
+
+  def draw(found: subjects.Interactions, path: pathlib.Path) -> None:
+    plots.save(texts.figure(text, spans, found, title=title), path)
+
+  return {
+    "draw": draw,
+    "picture": lambda found: texts.Marked(
+      text, spans, found, tables.fact("text", "")
+    ),
+    "together": lambda members, labels: texts.spread(
+      text, spans, members, labels
+    ),
+  }

@@ -1,0 +1,121 @@
+"""The subject `image`: parts of a picture, as an image classifier uses them.
+
+Shapes: an image is `[C, H, W]`.
+"""
+
+import pathlib
+
+import ml_collections
+import numpy as np
+
+from spex_jax.ablate import features
+from spex_jax.ablate import images as image_ways
+from spex_jax.datasets import images
+from spex_jax.jobs import networks, subjects
+from spex_jax.models import hub, pixels, sites
+from spex_jax.report import plots
+
+_PLAYERS = ("grid", "patches", "segments")
+
+
+def subject(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> subjects.Subject:
+  """Loads the classifier, prepares the picture, and masks parts of it.
+
+  Raises:
+    ValueError: a setting out of range, or a model or picture that cannot be
+      used, named.
+  """
+  del workdir  # Nothing is trained.
+  picture = images.read(config.image)
+  net = networks.load(config, "image classifier")
+  if not net.config.num_labels:
+    raise ValueError(f"model={config.model!r} has no classes.")
+  names = hub.class_names(config.model, net.config.num_labels)
+  preparation = pixels.load(hub.local(config.model))
+  image, shown, prepared = _prepared(config, picture, preparation)
+  _check_channels(net, image)
+  players = _players(config, image)
+  level = config.value
+  if preparation is not None and picture.dtype == np.uint8:
+    level = preparation.level(level)
+  see = image_ways.inputs(
+    image, players, config.baseline, sigma=config.sigma, value=level
+  )
+  logits = networks.scores(
+    net, see, lambda output, inputs: output.logits, players.n
+  )
+  target = networks.target(config, logits, names)
+  absent = {
+    "mean": "the mean colour of the image",
+    "blur": "the blurred image",
+    "constant": f"the constant {config.value:g}",
+    "inpainted": "what is kept around it",
+  }[config.baseline]
+
+  def draw(found: subjects.Interactions, path: pathlib.Path) -> None:
+    title = f"{config.image}: {target.value}, {target.probability:.1%}"
+    plots.save(plots.image(shown, players.owner[0], found, title=title), path)
+
+  return subjects.Subject(
+    question=f"Which parts of {config.image} make the model see {target.name}?",
+    facts={
+      "model": networks.described(net, config.model),
+      "image": prepared,
+      "prediction": f"{target.name}, with probability {target.probability:.1%}",
+      "value": f"{target.value}; an absent part takes {absent}",
+    },
+    evaluator=networks.evaluator(config, net, see, target.read, players.n),
+    names=players.names,
+    units=target.units,
+    draw=draw,
+  )
+
+
+def _prepared(
+  config: ml_collections.ConfigDict,
+  picture: np.ndarray,
+  preparation: pixels.Preparation | None,
+) -> tuple[np.ndarray, np.ndarray, str]:
+  """Pixel values, the image as it is drawn `[H, W, 3]`, and a fact."""
+  if picture.dtype != np.uint8:
+    low, span = picture.min(), np.ptp(picture) or 1.0
+    grey = (picture - low) / span
+    if len(grey) != 3:
+      grey = np.repeat(grey.mean(axis=0, keepdims=True), 3, axis=0)
+    size = " x ".join(map(str, picture.shape))
+    return picture, grey.transpose(1, 2, 0), f"pixel values as given, {size}"
+  if preparation is None:
+    raise ValueError(
+      f"{config.model} has no preprocessor_config.json, so nothing says how "
+      "its pixels are scaled. Give the values that it takes as an .npy file, "
+      "floats [C, H, W]."
+    )
+  values = preparation(picture)
+  before = f"{picture.shape[1]} x {picture.shape[0]} pixels"
+  after = f"{values.shape[2]} x {values.shape[1]}"
+  return values, preparation.shown(values), f"{before}, prepared to {after}"
+
+
+def _check_channels(net: sites.Network, image: np.ndarray) -> None:
+  if len(image) != net.config.num_channels:
+    raise ValueError(
+      f"The model takes images of {net.config.num_channels} channels; this "
+      f"one is [C, H, W] = {image.shape}."
+    )
+
+
+def _players(
+  config: ml_collections.ConfigDict, image: np.ndarray
+) -> features.Players:
+  shape = (image.shape[0], image.shape[1], image.shape[2])
+  if config.players == "grid":
+    return features.grid(shape, config.rows, config.cols)
+  if config.players == "patches":
+    return features.patches(shape, config.patch)
+  if config.players == "segments":
+    return image_ways.segments(image, config.num_segments)
+  raise ValueError(
+    f"players={config.players!r}: choose from {', '.join(_PLAYERS)}."
+  )
