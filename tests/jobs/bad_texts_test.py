@@ -156,6 +156,18 @@ def test_a_model_without_a_tokenizer(made, tmp_path):
     language.subject(config, tmp_path)
 
 
+def test_nothing_may_be_left_once_all_is_removed(tmp_path):
+  folder = small.gpt2(tmp_path / "headless")
+  (folder / "tokenizer_config.json").write_text("{}")
+  config = cli.load_config("lm:quick")
+  config.update({"model": str(folder), "text": "the film is"})
+  with pytest.raises(ValueError, match="puts nothing in front. Give --config."):
+    language.subject(config, tmp_path)
+  config.update({"prefix": "fun ", "text": "the film is"})
+  asked = language.subject(config, tmp_path)
+  assert "stands in front" not in asked.facts["value"]
+
+
 def test_logits_that_are_nan(made, tmp_path):
   folder = small.gpt2(tmp_path / "nan")
   path = folder / "model.safetensors"
