@@ -20,5 +20,6 @@ hypothesis.settings.load_profile("spex")
 
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch):
-  """No line says "decoding" because a test's machine is slow."""
+  """No line of progress appears because a test's machine is slow."""
+  monkeypatch.setattr(progress, "_SECONDS", 3600.0)
   monkeypatch.setattr(progress, "_QUIET_SECONDS", 3600.0)

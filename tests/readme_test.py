@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 
+from tests.jobs import small
+
 _ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -29,3 +31,20 @@ def test_every_file_that_is_named_exists():
   for name in re.findall(r"`((?:\w+/)+\w+\.\w+)`", text):
     if not name.startswith("runs/"):
       assert (_ROOT / name).exists(), name
+
+
+def test_the_five_lines_each_run_as_they_stand(tmp_path, monkeypatch, capsys):
+  small.bert(tmp_path / "CLASSIFIER")
+  small.gpt2(tmp_path / "LANGUAGE_MODEL")
+  small.vit(tmp_path / "IMAGE_CLASSIFIER")
+  text = (_ROOT / "experiments" / "README.md").read_text()
+  match = re.search(
+    r"## Explain from Python.*?```python\n(.*?)```", text, re.DOTALL
+  )
+  assert match is not None
+  monkeypatch.chdir(tmp_path)  # Where these names are directories.
+  # All masks are few enough to be quick.
+  code = match.group(1).replace("7, 7", "2, 2")
+  exec(compile(code, "experiments/README.md", "exec"), {})
+  shown = capsys.readouterr().out
+  assert re.findall(r"sets of (\d+) players", shown) == ["5", "4", "4", "4"]

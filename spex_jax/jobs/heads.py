@@ -5,7 +5,7 @@ Shapes: N texts, d width, K classes.
 
 import pathlib
 import zlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -58,27 +58,19 @@ def head(
     ValueError: `workdir` holds a head of other texts or settings.
   """
   path = workdir / "model"
-  everything = "\n".join((*data.texts, *map(str, data.labels)))
-  origin = {
-    "subject": config.subject,
-    "model": str(config.model),
-    "dtype": config.dtype,
-    "data": zlib.crc32(everything.encode()),
-    "head_c": config.head_c,
-    "max_tokens": max_tokens,
-  }
+  depends = origin(config, data, max_tokens)
   name = pathlib.Path(config.data).name
   texts = tables.count(data.num_examples, "text")
   if path.exists():
     width, count = net.config.width, len(data.classes)
     shapes = ((width, count), (count,), ())
     like = Head(*(np.zeros(shape, np.float32) for shape in shapes))
-    found = checkpoint.restore(path, like, origin)
+    found = checkpoint.restore(path, like, depends)
     made = f"restored from {path}"
   else:
     vectors, cut = embeddings(net, data.texts, max_tokens)
     found = fit(vectors, data.labels, config.head_c)
-    checkpoint.save(path, found, origin)
+    checkpoint.save(path, found, depends)
     made = f"saved to {path}"
     if cut:
       made = f"{tables.count(cut, 'text')} cut to {max_tokens} tokens; {made}"
@@ -86,6 +78,21 @@ def head(
   if np.isfinite(found.accuracy):
     fact += f", {float(found.accuracy):.1%} right in cross-validation"
   return found, f"{fact}; {made}"
+
+
+def origin(
+  config: ml_collections.ConfigDict, data: text_data.Texts, max_tokens: int
+) -> dict[str, Any]:
+  """What a head depends on, as JSON: a saved one of another is refused."""
+  everything = "\n".join((*data.texts, *map(str, data.labels)))
+  return {
+    "subject": config.subject,
+    "model": str(config.model),
+    "dtype": config.dtype,
+    "data": zlib.crc32(everything.encode()),
+    "head_c": config.head_c,
+    "max_tokens": max_tokens,
+  }
 
 
 def embeddings(

@@ -49,8 +49,12 @@ def subject(
     max_length=limit,
   )
   see, absent_facts = networks.absence(config, net, prompt)
+  ids = _given(config, tokenizer, prompt, limit)
+  if ids is not None:  # What cannot be asked fails before any forward.
+    _reading(config, tokenizer, prompt, ids, config.target)
   logits = networks.scores(net, see, _all_logits, prompt.n)
-  ids = _target(config, net, prompt)
+  if ids is None:
+    ids = _own(config, net, prompt, logits)
   said = _piece(tokenizer, prompt.encoding.ids, ids)
   what, read = _reading(config, tokenizer, prompt, ids, said)
   if len(ids) > 1:
@@ -87,32 +91,45 @@ def _all_logits(output: sites.Output, inputs) -> jax.Array:
   return readouts.logit(range(count))(output, inputs)
 
 
-def _target(
+def _given(
   config: ml_collections.ConfigDict,
-  net: sites.Network,
+  tokenizer: tokens.Tokenizer,
   prompt: text_lib.Prompt,
-) -> np.ndarray:
-  """The tokens that are explained: given, or the model's own."""
-  tokenizer, limit = net.tokenizer, net.config.max_positions
+  limit: int,
+) -> np.ndarray | None:
+  """The tokens that the configuration names, if any."""
   if config.target_id is not None:
     if config.target:
       raise ValueError("Give target or target_id, not both.")
     return np.array([tokenizer.check(config.target_id)], np.int32)
-  if config.target:
-    longer, count = text_lib.continued(
-      prompt, config.target, tokenizer, max_length=limit
-    )
-    ids = longer.encoding.ids[-count:]
-    unknown = tokenizer.special.get("unk")
-    if unknown in ids.tolist():
-      raise ValueError(
-        f"target={config.target!r} holds what the vocabulary does not know."
-      )
-    return ids
-  made = generate.generate(
-    net, net.params, prompt.encoding.ids[None], config.num_tokens
+  if not config.target:
+    return None
+  longer, count = text_lib.continued(
+    prompt, config.target, tokenizer, max_length=limit
   )
-  return np.asarray(made.tokens)[0]
+  ids = longer.encoding.ids[-count:]
+  if tokenizer.special.get("unk") in ids.tolist():
+    raise ValueError(
+      f"target={config.target!r} holds what the vocabulary does not know."
+    )
+  return ids
+
+
+def _own(
+  config: ml_collections.ConfigDict,
+  net: sites.Network,
+  prompt: text_lib.Prompt,
+  logits: np.ndarray,
+) -> np.ndarray:
+  """The model's own likeliest `num_tokens`, one after the other."""
+  if config.num_tokens == 1:
+    return np.array([logits.argmax()], np.int32)
+  run = jax.jit(
+    lambda params: generate.generate(
+      net, params, prompt.encoding.ids[None], config.num_tokens
+    )
+  )
+  return np.asarray(run(net.params).tokens)[0]
 
 
 def _reading(

@@ -205,6 +205,12 @@ def absence(
       f"absent={way!r} needs a mask token, and this tokenizer has none. Give "
       "another by --config.token=TOKEN, or choose --config.absent=remove."
     )
+  if way in ("hide", "remove") and (prompt.players.owner < prompt.n).all():
+    raise ValueError(
+      f"absent={way!r} would leave nothing once every player is absent, for "
+      "this tokenizer puts nothing in front. Give --config.prefix=TEXT, which "
+      "always stays, or --config.absent=mask with --config.token=TOKEN."
+    )
   see = absent.inputs(prompt, net.tokenizer, way, token=token)
   shown = token or net.tokenizer.special.get("mask")
   if isinstance(shown, int):

@@ -27,9 +27,7 @@ def subject(
       named.
   """
   config = _with_model(config)
-  data = None
-  if config.data:
-    data = text_data.read(config.data, config.text_column, config.label_column)
+  data = texts(config)
   text, truth = _text(config, data)
   net = networks.load(config, "text encoder")
   facts = {"model": networks.described(net, config.model)}
@@ -66,6 +64,13 @@ def subject(
     units=target.units,
     **networks.reader(prompt, f"{target.value}, {target.probability:.1%}"),
   )
+
+
+def texts(config: ml_collections.ConfigDict) -> text_data.Texts | None:
+  """The labelled texts that the configuration names, if any."""
+  if not config.data:
+    return None
+  return text_data.read(config.data, config.text_column, config.label_column)
 
 
 def _with_model(

@@ -23,6 +23,7 @@ Interactions = interactions_lib.Interactions
 Set = tuple[tuple[int, ...], float]
 
 _MAP = "RdBu_r"
+_VEIL = 0.65  # Of a heatmap over a photograph.
 _POSITIVE, _NEGATIVE = "#b2182b", "#2166ac"
 # Colours of sets, in the order of their strength.
 LINKS = ("#1b9e77", "#d95f02", "#7570b3", "#e7298a", "#66a61e", "#e6ab02")
@@ -63,7 +64,16 @@ def image(
   for (player,), value in singles:
     values[player] = value
   limit = max(np.abs(values).max(), np.finfo(np.float32).tiny)
-  heat = middle.imshow(values[owner], cmap=_MAP, vmin=-limit, vmax=limit)
+  coloured = pixels.ndim == 3
+  if coloured:  # A photograph: the heatmap lies over it.
+    middle.imshow(pixels.mean(axis=2), cmap="gray", vmin=0, vmax=1)
+  heat = middle.imshow(
+    values[owner],
+    cmap=_MAP,
+    vmin=-limit,
+    vmax=limit,
+    alpha=_VEIL if coloured else 1.0,
+  )
   middle.set_title("first order")
   bar = figure.colorbar(heat, ax=middle, shrink=0.8)
   bar.set_label(values_in(interactions))

@@ -163,3 +163,44 @@ def test_whole_pixels_are_not_filled_in():
   image = np.zeros((1, 2, 2), np.uint8)
   with pytest.raises(TypeError, match="must be floats to be filled in"):
     images.inpainted(image, np.ones((1, 2, 2), bool))
+
+
+def test_inputs_under_a_mask_way_by_way():
+  image = _image((2, 6, 6))
+  players = features.grid(image.shape, 2, 2)
+  mask = np.array([True, False, True, False])
+  kept = np.asarray(players.kept(mask))
+  # Four players of 3 by 3 pixels: sigma 1 at least.
+  fills = {
+    "mean": np.broadcast_to(image.mean(axis=(1, 2), keepdims=True), kept.shape),
+    "blur": images.blur(image, 1.0),
+    "constant": np.broadcast_to(np.float32([[[2]], [[3]]]), kept.shape),
+    "inpainted": images.inpainted(image, kept),
+  }
+  assert set(fills) == set(images.WAYS)
+  for way, fill in fills.items():
+    see = images.inputs(image, players, way, value=(2.0, 3.0))
+    got = jax.jit(see)(mask)
+    assert got.keys() == {"pixel_values"}
+    expected = np.where(kept, image, fill)[None]
+    np.testing.assert_allclose(got["pixel_values"], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("way", "settings", "message"),
+  [
+    ("zero", {}, "way='zero': choose from mean, blur, constant, inpainted"),
+    (
+      "constant",
+      {"value": (1.0, 2.0, 3.0)},
+      "one number or 2, one per channel",
+    ),
+    ("blur", {"sigma": 0.0}, "sigma must be above 0; got 0"),
+  ],
+)
+def test_inputs_that_are_refused(way, settings, message):
+  image = _image((2, 6, 6))
+  with pytest.raises(ValueError, match=message):
+    images.inputs(image, features.grid((2, 6, 6), 2, 2), way, **settings)
+  with pytest.raises(ValueError, match=r"own an image of \(2, 4, 4\); it has"):
+    images.inputs(image, features.grid((2, 4, 4), 2, 2))

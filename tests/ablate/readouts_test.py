@@ -254,3 +254,21 @@ def test_from_a_text_to_a_value_function():
   lasts = [tokenizer.encode(piece).ids[-1] for piece in (" fun", " film")]
   expected = [logs[last, word] for last in (*lasts, tokenizer.id_of("bos"))]
   np.testing.assert_allclose(values, expected, rtol=0, atol=5e-6)
+
+
+def test_a_head_on_an_embedding_is_an_affine_map():
+  rng = np.random.default_rng(0)
+  vectors, kernel, bias = (rng.normal(size=s) for s in ((2, 4), (4, 3), (3,)))
+  output = sites.Output(np.float32(vectors), (), {})
+  got = readouts.head(kernel, bias, readouts.logit([0, 2]))(output, {})
+  expected = (vectors @ kernel + bias)[:, [0, 2]]
+  # Four products of numbers near 1, in float32.
+  np.testing.assert_allclose(got, expected, rtol=0, atol=2e-6)
+  with pytest.raises(
+    ValueError, match=r"kernel \[d, K\] and a bias \[K\]; got"
+  ):
+    readouts.head(kernel, bias[:2], readouts.logit(0))
+  with pytest.raises(
+    ValueError, match=r"takes embeddings \[B, 3\]; got \(2, 4"
+  ):
+    readouts.head(kernel[:3], bias, readouts.logit(0))(output, {})

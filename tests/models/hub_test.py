@@ -309,3 +309,14 @@ def test_load_is_imported_lazily():
   assert spex_jax.models.load is hub.load
   with pytest.raises(AttributeError, match="no attribute 'loaded'"):
     _ = spex_jax.models.loaded
+
+
+def test_class_names(tmp_path):
+  path = tmp_path / "config.json"
+  path.write_text('{"id2label": {"1": "b", "0": "a", "10": "k"}}')
+  with pytest.raises(ValueError, match="need 3 different names for 0..2"):
+    hub.class_names(tmp_path, 3)
+  path.write_text('{"id2label": {"1": "b", "0": "a"}}')
+  assert hub.class_names(tmp_path, 2) == ("a", "b")
+  path.write_text("{}")
+  assert hub.class_names(tmp_path, 2) == ("0", "1")

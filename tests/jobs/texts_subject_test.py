@@ -1,0 +1,276 @@
+"""Texts on the command: values against forwards on the same tokens by hand."""
+
+import csv
+import json
+
+import jax
+import numpy as np
+import pytest
+from sklearn import linear_model
+
+from spex_jax import cli, models
+from spex_jax.jobs import heads, language, networks, sentiment
+from spex_jax.models import sites
+from spex_jax.training import checkpoint
+from tests import command
+from tests.jobs import small
+from tests.models import checkpoints
+
+_REVIEW = "the film is never boring and great fun !"
+_ROWS = [
+  ("the film is great", "good"),
+  ("great fun and never boring", "good"),
+  ("boring . boring . boring", "bad"),
+  ("mr film is never fun", "bad"),
+  ('"fun and fun"', "good"),
+  ("the film is tacky", "bad"),
+]
+_TOLERANCE = 1e-5  # float32 of one tiny block, in two orders of summation.
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+  """Checkpoints of a classifier, an embedding and a language model, a CSV."""
+  root = tmp_path_factory.mktemp("models")
+  with (root / "rows.csv").open("w", newline="") as file:
+    csv.writer(file).writerows([("text", "label"), *_ROWS])
+  small.bert(root / "classifier")
+  small.bert(root / "embedding", labels=())
+  small.gpt2(root / "lm")
+  return root
+
+
+def _config(name, folder, **changes):
+  config = cli.load_config(f"{name}:quick")
+  config.update({"model": str(folder), **changes})
+  return config
+
+
+def _masks(n, count=4):
+  masks = np.random.default_rng(0).random((count, n)) < 0.5
+  masks[0] = True
+  masks[1] = False
+  return masks
+
+
+def _files(workdir):
+  for name in ("explanation.json", "fourier.json", "figure.png"):
+    assert (workdir / name).stat().st_size > 100
+  return json.loads((workdir / "explanation.json").read_text())
+
+
+def test_a_classifier_on_the_command(made, tmp_path, capsys):
+  code, out, err = command.run(
+    capsys,
+    "explain",
+    "--config=sentiment:quick",
+    f"--config.model={made / 'classifier'}",
+    f"--config.text={_REVIEW}",
+    f"--workdir={tmp_path}",
+  )
+  assert (code, err) == (0, "")
+  assert _files(tmp_path)["names"] == _REVIEW.split()
+  for word in ("M parameters, float32", "probability", "one [MASK]", "above"):
+    assert word in out, out
+  (text,) = [line for line in out.splitlines() if line.startswith("text ")]
+  # No terminal: no colour, and values in brackets behind what is strong.
+  assert "never" in text and "[+" in text + "[+" and "\x1b" not in out
+
+
+def test_a_classifier_s_values_are_its_own(made, tmp_path):
+  config = _config(
+    "sentiment", made / "classifier", text=_REVIEW, target="fine",
+    absent="mask",
+  )  # fmt: skip
+  asked = sentiment.subject(config, tmp_path)
+  masks = _masks(9)
+  net = models.load(made / "classifier")
+  apply = jax.jit(net.apply)
+  for mask, got in zip(masks, asked.evaluator(masks)):
+    words = [w if k else "[MASK]" for w, k in zip(_REVIEW.split(), mask)]
+    ids = net.tokenizer.encode(" ".join(words)).ids
+    logits = np.asarray(apply(net.params, input_ids=ids[None]).logits[0])
+    expected = logits[1] - max(logits[0], logits[2])
+    assert got == pytest.approx(expected, abs=_TOLERANCE)
+
+
+@pytest.mark.parametrize("readout", ["margin", "logit", "log_probability"])
+def test_what_is_read_of_a_class(readout):
+  logits = np.array([0.5, -1.0, 2.0, 0.25])
+  config = _config("sentiment", "", readout=readout, target="2")
+  names = ("a", "b", "c", "d")
+  target = networks.target(config, logits, names)
+  assert target.name == "c"
+  share = np.exp(2.0) / np.exp(logits).sum()
+  assert target.probability == pytest.approx(share)
+  output = sites.Output(np.float32(logits)[None], (), {})
+  expected = {"margin": 1.5, "logit": 2.0, "log_probability": np.log(share)}
+  assert float(target.read(output, {})[0]) == pytest.approx(
+    expected[readout], abs=1e-6
+  )
+  config.target = ""
+  assert networks.target(config, -logits, names).name == "b"
+  config.target = "d"
+  assert networks.target(config, logits, names).name == "d"
+
+
+def test_a_head_is_fitted_once_and_used_again(made, tmp_path, capsys):
+  arguments = [
+    "explain",
+    "--config=sentiment:quick",
+    f"--config.model={made / 'embedding'}",
+    f"--config.data={made / 'rows.csv'}",
+    "--config.row=4",
+    "--config.absent=remove",
+    "--config.players=tokens",
+    "--config.budget=8",
+    f"--workdir={tmp_path}",
+  ]
+  code, out, err = command.run(capsys, *arguments)
+  assert (code, err) == (0, "")
+  assert "on the 6 texts of rows.csv" in out and "saved to" in out
+  assert "labelled good" in out and "of 200 random masks" in out
+  first = _files(tmp_path)
+  assert first["names"] == ["fun", "and", "fun (2)"]  # Quotes are taken off.
+  fourier = (tmp_path / "fourier.json").read_text()
+  code, out, err = command.run(capsys, *arguments)
+  assert (code, err) == (0, "") and "restored from" in out
+  assert (tmp_path / "fourier.json").read_text() == fourier
+  code, _, err = command.run(capsys, *arguments, "--config.head_c=1.0")
+  assert code == 1 and "another configuration: head_c differs" in err
+
+
+def test_embeddings_are_those_of_one_text_at_a_time(made):
+  net = models.load(made / "embedding")
+  texts = tuple(text for text, _ in _ROWS[:3])
+  vectors, cut = heads.embeddings(net, texts, max_tokens=5)
+  assert cut == sum(len(net.tokenizer.encode(t).ids) > 5 for t in texts) > 0
+  for text, vector in zip(texts, vectors):
+    ids = net.tokenizer.encode(text).ids
+    if len(ids) > 5:
+      ids = np.append(ids[:4], ids[-1])
+    alone = net.apply(net.params, input_ids=ids[None]).logits[0]
+    np.testing.assert_allclose(vector, alone, rtol=0, atol=_TOLERANCE)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_a_head_is_scikit_learn_s(num_classes):
+  rng = np.random.default_rng(0)
+  vectors, labels = rng.normal(size=(30, 4)), np.arange(30) % num_classes
+  head = heads.fit(vectors, labels, 2.0)
+  model = linear_model.LogisticRegression(C=2.0, max_iter=5000)
+  expected = model.fit(vectors, labels).predict_log_proba(vectors)
+  logits = vectors @ head.kernel + head.bias
+  logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+  # The head is rounded to float32.
+  np.testing.assert_allclose(logs, expected, rtol=0, atol=1e-5)
+  assert 0 <= head.accuracy <= 1
+  with pytest.raises(ValueError, match="head_c must be above 0; got 0"):
+    heads.fit(vectors, labels, 0)
+
+
+def test_the_recorded_game_of_a_review(tmp_path):
+  """sentiment55: its words, its mask token and its head, by `subject`."""
+  shared = checkpoints.shared().parent
+  folder = checkpoints.minilm()
+  card = json.loads((shared / "games" / "cards.json").read_text())
+  card = card["sentiment55"]
+  config = _config(
+    "sentiment", folder, data=str(shared / "data" / "sentiment.csv"), row=40,
+    target="positive",
+  )  # fmt: skip
+  coef, intercept = np.array(card["coef"]), np.array([card["intercept"]])
+  kernel = np.stack([-coef, coef], axis=1) / 2
+  bias = np.concatenate([-intercept, intercept]) / 2
+  given = heads.Head(*map(np.float32, (kernel, bias, np.array(0.7))))
+  data = sentiment.texts(config)
+  origin = heads.origin(config, data, card["max_tokens"])
+  checkpoint.save(tmp_path / "model", given, origin)
+  asked = sentiment.subject(config, tmp_path)
+  with np.load(shared / "games" / "sentiment55.npz") as game:
+    n, values = int(game["n"]), game["test_values"]
+    masks = np.unpackbits(game["test_masks"], axis=1, count=n).astype(bool)
+  assert asked.evaluator.n == n
+  got = asked.evaluator(masks[:16])
+  np.testing.assert_allclose(got, values[:16], atol=1e-4 * np.ptp(values))
+
+
+def test_a_language_model_on_the_command(made, tmp_path, capsys):
+  code, out, err = command.run(
+    capsys,
+    "explain",
+    "--config=lm:quick",
+    f"--config.model={made / 'lm'}",
+    "--config.text=the film is fun",
+    f"--workdir={tmp_path}",
+  )
+  assert (code, err) == (0, "")
+  assert _files(tmp_path)["names"] == ["the", "film", "is", "fun"]
+  assert "next comes" in out and "<|end|> stands in front" in out
+  assert "of 200 random masks" in out
+
+
+def _log_softmax(logits):
+  logits = np.asarray(logits, np.float64)
+  return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+
+
+def test_a_removed_word_is_as_if_it_had_not_been_there(made, tmp_path):
+  config = _config(
+    "lm", made / "lm", prefix="is", text=" the film the fun", suffix=" film",
+    num_tokens=2, reduce="mean",
+  )  # fmt: skip
+  asked = language.subject(config, tmp_path)
+  assert asked.names == ("the", "film", "the (2)", "fun")
+  net = models.load(made / "lm")
+  tokenizer = net.tokenizer
+  pieces = ["is", " the", " film", " the", " fun", " film"]
+  own = [tokenizer.encode(p, add_special=False).ids for p in pieces]
+  bos = [tokenizer.id_of("bos")]
+  whole = np.concatenate([bos, *own])
+  target = []
+  apply = jax.jit(net.apply)
+
+  def logits_of(ids):
+    # What stands behind a token does not reach it: one shape for all.
+    row = np.zeros((1, 24), np.int32)
+    row[0, : len(ids)] = ids
+    return apply(net.params, input_ids=row).logits[0, : len(ids)]
+
+  for _ in range(2):  # Greedy, one forward for each.
+    target.append(int(np.argmax(logits_of(np.append(whole, target))[-1])))
+  masks = _masks(4)
+  for mask, got in zip(masks, asked.evaluator(masks)):
+    kept = [True, *mask, True]
+    ids = np.concatenate([bos, *[o for o, k in zip(own, kept) if k], target])
+    logs = _log_softmax(logits_of(ids))
+    expected = (logs[-3, target[0]] + logs[-2, target[1]]) / 2
+    assert got == pytest.approx(expected, abs=_TOLERANCE)
+
+
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    ({"readout": "margin", "rival": " fun"}, "logit(' film') - logit(' fun')"),
+    ({"readout": "probability", "absent": "hide"}, "probability of ' film'"),
+    ({"readout": "logit", "absent": "mask", "token": "."}, "becomes ."),
+  ],
+)
+def test_other_questions_to_a_language_model(made, tmp_path, changes, words):
+  config = _config(
+    "lm", made / "lm", text="the fun is", target=" film", **changes
+  )
+  asked = language.subject(config, tmp_path)
+  assert any(words in fact for fact in asked.facts.values()), asked.facts
+  net = models.load(made / "lm")
+  ids = net.tokenizer.encode("the fun is", add_bos=True).ids
+  logits = np.asarray(net.apply(net.params, input_ids=ids[None]).logits[0, -1])
+  film, fun = (net.tokenizer.find(word) for word in ("Ġfilm", "Ġfun"))
+  expected = {
+    "margin": logits[film] - logits[fun],
+    "probability": np.exp(_log_softmax(logits)[film]),
+    "logit": logits[film],
+  }[config.readout]
+  got = asked.evaluator(np.ones((1, 3), bool))
+  np.testing.assert_allclose(got, expected, rtol=0, atol=_TOLERANCE)
+  assert np.ptp(asked.evaluator(_masks(3, count=8))) > 0
