@@ -47,8 +47,11 @@ usage: spex explain [--config=NAME_OR_FILE[:SIZE]] [--config.KEY=VALUE ...]
   --config.KEY=VALUE
               changes one setting, as in --config.budget=1000
   --config.method=METHOD
-              auto (the best of all on your masks), spex, proxyspex, gaussian,
-              gram, lasso, or exact (all masks)
+              sets of players: auto (the best of all on your masks), spex,
+              proxyspex, gaussian, gram, lasso, or exact (all masks);
+              one value for each player: occlusion, lime, kernelshap, and, where
+              the model is differentiable, gradient_x_input and
+              integrated_gradients
   --config.target_faithfulness=R2
               stops asking once held-out masks are predicted this well
   --workdir   where explanation.json, fourier.json, figure.png and a trained
@@ -58,6 +61,7 @@ usage: spex explain [--config=NAME_OR_FILE[:SIZE]] [--config.KEY=VALUE ...]
 examples:
   spex explain
   spex explain --config=cancer --config.row=3 --config.method=lasso
+  spex explain --config.method=integrated_gradients
   spex explain --config=callable --config.function=my_module:value --config.n=20
 """
 

@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 import ml_collections
 import numpy as np
 
-from spex_jax.ablate import evaluate
-from spex_jax.explain import METHODS, Explanation, explain
+from spex_jax.ablate import evaluate, gradients
+from spex_jax.explain import METHODS as MASKED
+from spex_jax.explain import Explanation, explain
 from spex_jax.fourier import sparse
 from spex_jax.indices import table as index_table
-from spex_jax.jobs import callables, digits, subjects, tables
+from spex_jax.jobs import by_gradient, callables, digits, subjects, tables
 from spex_jax.masks import request
+from spex_jax.proxies import additive, lime
 from spex_jax.report import progress
 from spex_jax.report import tables as report_tables
 
@@ -23,6 +25,10 @@ SUBJECTS: Mapping[
   "table": tables.subject,
 }
 
+
+METHODS = (*MASKED, *gradients.METHODS)
+# One value for each player, and no sets.
+_ADDITIVE = (*additive.METHODS, *gradients.METHODS)
 
 _SETTINGS = (
   "subject",
@@ -64,11 +70,16 @@ def check(config: ml_collections.ConfigDict) -> None:
     if name != "seed" and value < 1:
       raise ValueError(f"{name}={value}: must be at least 1.")
   goal = request.goal(config.get("target_faithfulness"))
-  if goal is not None and config.method == "spex":
+  if goal is not None and config.method in ("spex", *_ADDITIVE):
+    who = f"{config.method} has masks"
+    if config.method == "spex":
+      who = "SPEX asks for a plan"
     raise ValueError(
-      f"target_faithfulness={goal:g}: SPEX asks for a plan of one size; choose "
+      f"target_faithfulness={goal:g}: {who} of one size; choose "
       "--config.method=auto."
     )
+  _kernel_width(config)
+  by_gradient.steps_of(config)
   # Whether the index has this order, asked of a function that is constant.
   constant = sparse.SparseFourier.from_terms(config.order or 1, [((), 0.0)])
   index_table.interactions(constant, config.index, config.order)
@@ -113,18 +124,26 @@ def run(
   )
   total = min(config.budget, 1 << n)  # No more than all masks are asked.
   with progress.evaluations(total) as monitor:
-    explanation = explain(
-      monitor.watch(evaluator),
-      n,
-      key=subjects.key_of(config, "explain"),
-      budget=config.budget,
-      method=config.method,
-      target_faithfulness=config.get("target_faithfulness"),
-      batch_size=4 * config.batch_size,  # A few of the evaluator's batches.
-      names=subject.names,
-      units=subject.units,
-      progress=lambda asked, budget: monitor.report(asked),
-    )
+    settings = {
+      "key": subjects.key_of(config, "explain"),
+      "batch_size": 4 * config.batch_size,  # A few of the evaluator's batches.
+      "names": subject.names,
+      "units": subject.units,
+      "progress": lambda asked, budget: monitor.report(asked),
+    }
+    value_fn = monitor.watch(evaluator)
+    if config.method in gradients.METHODS:
+      explanation = by_gradient.explain(subject, value_fn, config, **settings)
+    else:
+      explanation = explain(
+        value_fn,
+        n,
+        budget=config.budget,
+        method=config.method,
+        target_faithfulness=config.get("target_faithfulness"),
+        kernel_width=_kernel_width(config),
+        **settings,
+      )
   # First of all: what comes below may fail, and the masks were dear.
   explanation.save(workdir / "explanation.json")
   explanation.fourier.save(workdir / "fourier.json")
@@ -136,6 +155,12 @@ def run(
   files = ("explanation.json", "fourier.json", "figure.png")
   show(report_tables.fact("wrote", ", ".join(str(workdir / f) for f in files)))
   return explanation
+
+
+def _kernel_width(config: ml_collections.ConfigDict) -> float:
+  return request.positive(
+    "kernel_width", config.get("kernel_width", lime.WIDTH)
+  )
 
 
 def _outcome(
@@ -170,7 +195,13 @@ def _outcome(
       (
         "warning",
         f"R2 is below {_TRUSTED}: the sets below do not account for the "
-        "model's outputs; do not rely on them. A larger budget may help.",
+        "model's outputs; do not rely on them. "
+        + (
+          f"{explanation.method} has one value for each player: "
+          "--config.method=auto finds sets."
+          if explanation.method in _ADDITIVE
+          else "A larger budget may help."
+        ),
       )
     )
   if explanation.noise_floor:

@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 
 from spex_jax import base
-from spex_jax.ablate import baselines, evaluate
+from spex_jax.ablate import baselines, evaluate, gradients
 from spex_jax.indices import interactions as interactions_lib
 from spex_jax.models import sites
 from spex_jax.report.tables import count
@@ -37,6 +37,8 @@ class Subject:
     names: of the players.
     units: of the values.
     draw: makes the figure.
+    differentiable: the same value as a function that JAX differentiates, for
+      `ablate.gradients.METHODS`; None where there is no gradient.
   """
 
   question: str
@@ -45,6 +47,7 @@ class Subject:
   names: tuple[str, ...]
   units: str
   draw: Draw
+  differentiable: gradients.Differentiable | None = None
 
 
 def key_of(config: ml_collections.ConfigDict, cause: str) -> base.Key:
