@@ -203,7 +203,7 @@ def _parse(
   config = load_config(name)
   for argument in rest:
     if argument.startswith("--config."):
-      _check_key(argument.removeprefix("--config.").split("=")[0], config, name)
+      check_key(argument.removeprefix("--config.").split("=")[0], config, name)
   values = flags.FlagValues()
   flags.DEFINE_string("workdir", None, "Where files go.", flag_values=values)
   argv = ["spex", *rest]
@@ -242,10 +242,12 @@ def _take_config(
   return name, rest
 
 
-def _check_key(
-  key: str, config: "ml_collections.ConfigDict", name: str
-) -> None:
-  """Refuses a setting that the configuration does not have."""
+def check_key(key: str, config: "ml_collections.ConfigDict", name: str) -> None:
+  """Refuses a setting that the configuration `name` does not have.
+
+  Raises:
+    ValueError: names those that it has, and one that comes close.
+  """
   import ml_collections
 
   node = config

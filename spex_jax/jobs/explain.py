@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import ml_collections
 import numpy as np
 
+from spex_jax import base
 from spex_jax.ablate import evaluate, gradients
 from spex_jax.explain import METHODS as MASKED
 from spex_jax.explain import Explanation, explain
@@ -124,26 +125,9 @@ def run(
   )
   total = min(config.budget, 1 << n)  # No more than all masks are asked.
   with progress.evaluations(total) as monitor:
-    settings = {
-      "key": subjects.key_of(config, "explain"),
-      "batch_size": 4 * config.batch_size,  # A few of the evaluator's batches.
-      "names": subject.names,
-      "units": subject.units,
-      "progress": lambda asked, budget: monitor.report(asked),
-    }
-    value_fn = monitor.watch(evaluator)
-    if config.method in gradients.METHODS:
-      explanation = by_gradient.explain(subject, value_fn, config, **settings)
-    else:
-      explanation = explain(
-        value_fn,
-        n,
-        budget=config.budget,
-        method=config.method,
-        target_faithfulness=config.get("target_faithfulness"),
-        kernel_width=_kernel_width(config),
-        **settings,
-      )
+    explanation = answer(
+      subject, monitor.watch(evaluator), config, monitor.report
+    )
   # First of all: what comes below may fail, and the masks were dear.
   explanation.save(workdir / "explanation.json")
   explanation.fourier.save(workdir / "fourier.json")
@@ -155,6 +139,43 @@ def run(
   files = ("explanation.json", "fourier.json", "figure.png")
   show(report_tables.fact("wrote", ", ".join(str(workdir / f) for f in files)))
   return explanation
+
+
+def answer(
+  subject: subjects.Subject,
+  value_fn: base.ValueFn,
+  config: ml_collections.ConfigDict,
+  report: Callable[[int], None] = lambda asked: None,
+) -> Explanation:
+  """Explains a subject by the method that its configuration names.
+
+  Args:
+    subject: what is asked about.
+    value_fn: its evaluator, perhaps watched.
+    config: of the subject.
+    report: takes the number of masks asked so far.
+
+  Raises:
+    ValueError: a method that has no gradient to go by, or as `explain`.
+  """
+  settings = {
+    "key": subjects.key_of(config, "explain"),
+    "batch_size": 4 * config.batch_size,  # A few of the evaluator's batches.
+    "names": subject.names,
+    "units": subject.units,
+    "progress": lambda asked, budget: report(asked),
+  }
+  if config.method in gradients.METHODS:
+    return by_gradient.explain(subject, value_fn, config, **settings)
+  return explain(
+    value_fn,
+    subject.evaluator.n,
+    budget=config.budget,
+    method=config.method,
+    target_faithfulness=config.get("target_faithfulness"),
+    kernel_width=_kernel_width(config),
+    **settings,
+  )
 
 
 def _kernel_width(config: ml_collections.ConfigDict) -> float:
