@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 import spex_jax as spex
 from experiments import games, rows
@@ -267,6 +267,7 @@ def main(argv):
   """Prints rows and a table; draws where the flags say."""
   del argv
   args = flags.FLAGS
+  logging.set_verbosity(logging.WARNING)  # Checkpoints would be told of.
   config = CONFIGS[args.config]
   changes: dict[str, Any] = {
     "num_inputs": args.inputs,
