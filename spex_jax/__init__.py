@@ -11,7 +11,7 @@
 import importlib
 from typing import Any
 
-from spex_jax.explain import decode, explain
+from spex_jax.explain import assess, decode, explain
 from spex_jax.explanation import Explanation
 from spex_jax.fourier.sparse import SparseFourier
 from spex_jax.fourier.spex import QueryPlan, make_plan
@@ -26,6 +26,7 @@ __all__ = [
   "Interactions",
   "QueryPlan",
   "SparseFourier",
+  "assess",
   "decode",
   "explain",
   "interactions",

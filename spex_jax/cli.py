@@ -47,8 +47,11 @@ usage: spex explain [--config=NAME_OR_FILE[:SIZE]] [--config.KEY=VALUE ...]
   --config.KEY=VALUE
               changes one setting, as in --config.budget=1000
   --config.method=METHOD
-              auto (the best of all on your masks), spex, proxyspex, gaussian,
-              gram, lasso, or exact (all masks)
+              sets of players: auto (the best of all on your masks), spex,
+              proxyspex, gaussian, gram, lasso, or exact (all masks);
+              one value for each player: occlusion, lime, kernelshap, and, where
+              the model is differentiable, gradient_x_input and
+              integrated_gradients
   --config.target_faithfulness=R2
               stops asking once held-out masks are predicted this well
   --workdir   where explanation.json, fourier.json, figure.png and a trained
@@ -61,6 +64,7 @@ examples:
   spex explain --config=lm --config.model=... --config.text="The cat sat on the"
   spex explain --config=image --config.model=... --config.image=cat.jpg
   spex explain --config=tabular --config.table=mine.csv --config.row=3
+  spex explain --config.method=integrated_gradients
   spex explain --config=callable --config.function=my_module:value --config.n=20
 """
 
@@ -202,7 +206,7 @@ def _parse(
   config = load_config(name)
   for argument in rest:
     if argument.startswith("--config."):
-      _check_key(argument.removeprefix("--config.").split("=")[0], config, name)
+      check_key(argument.removeprefix("--config.").split("=")[0], config, name)
   values = flags.FlagValues()
   flags.DEFINE_string("workdir", None, "Where files go.", flag_values=values)
   argv = ["spex", *rest]
@@ -241,10 +245,12 @@ def _take_config(
   return name, rest
 
 
-def _check_key(
-  key: str, config: "ml_collections.ConfigDict", name: str
-) -> None:
-  """Refuses a setting that the configuration does not have."""
+def check_key(key: str, config: "ml_collections.ConfigDict", name: str) -> None:
+  """Refuses a setting that the configuration `name` does not have.
+
+  Raises:
+    ValueError: names those that it has, and one that comes close.
+  """
   import ml_collections
 
   node = config

@@ -2,6 +2,7 @@
 
   explain(value_fn, n, budget=..., key=...) -> Explanation
   decode(masks_or_plan, values)             -> Explanation
+  assess(value_fn, fourier, key=...)        -> Explanation
 
 `explain` asks, in this order: held-out masks first, then what the method
 needs. Every mask is asked once, and the budget counts them all; a few are
@@ -14,6 +15,11 @@ asked twice, aside, to see whether the answers repeat.
           to 4, a Gaussian process, boosted trees
   auto    uniform masks, and the best of those four or a weighted mean of them;
           where they fail, SPEX's plan within the same budget, too
+  occlusion, lime, kernelshap
+          one value for each player and no sets, to compare with: what others
+          compute, on masks of their own
+
+`assess` judges an expansion that came from elsewhere, such as from gradients.
 
 Shapes: n players, B masks, T targets, K sets, D the largest order.
 """
@@ -28,11 +34,12 @@ from spex_jax.explanation import Explanation
 from spex_jax.fourier import exact, sparse, spex
 from spex_jax.masks import ask as ask_lib
 from spex_jax.masks import packing, request, sampling
+from spex_jax.proxies import additive, lime, select, staged
 from spex_jax.proxies import budget as budget_lib
 from spex_jax.proxies import samples as samples_lib
-from spex_jax.proxies import select, staged
 
-METHODS = ("auto", "spex", *select.PROXIES, "exact")
+DECODERS = ("auto", "spex", *select.PROXIES, "exact")
+METHODS = (*DECODERS, *additive.METHODS)
 
 _MOST_EXACT = 24  # Players; 2^24 values and coefficients fit in memory.
 
@@ -51,6 +58,7 @@ def explain(
   units: str | None = None,
   progress: ask_lib.Progress | None = None,
   target_faithfulness: float | None = None,
+  kernel_width: float = lime.WIDTH,
 ) -> Explanation:
   """Finds which sets of players matter together to a value function.
 
@@ -64,11 +72,12 @@ def explain(
     key: consumed.
     budget: most distinct masks to ask for. max(64, 10 %) of them, but at
       most a third, are held out.
-    method: one of `METHODS`. Where all 2^n masks fit in the budget they are
-      asked, whatever the method.
+    method: one of `METHODS`. Where all 2^n masks fit in the budget, each of
+      `DECODERS` is "exact".
     max_order: largest sets to look for; None for the method's own (5 for
       SPEX, which can do 8; 4 for the Gram scan and 2 for the lasso, which
-      cannot do more; the trees' depth; no limit for a Gaussian process).
+      cannot do more; the trees' depth; no limit for a Gaussian process). The
+      methods with one value for each player have no use for it.
     strict: a value function that does not repeat its values is an error,
       rather than a noise floor.
     batch_size: masks in one call; None for 256 if jitted, else 1,024.
@@ -79,7 +88,9 @@ def explain(
       the budget, asked first) are predicted with this R^2, tried at an
       eighth, a quarter, half and all of the budget; a note tells whether it
       was reached. None asks for the whole budget. Not for "spex", whose plan
-      has one size; "exact" meets any.
+      has one size, nor for methods with one value for each player; "exact"
+      meets any.
+    kernel_width: of LIME, in cosine distance from the full mask.
 
   Raises:
     ValueError: a budget that cannot carry the method (the message says what
@@ -96,16 +107,23 @@ def explain(
   names = request.player_names(names, n)
   key = request.typed_key(key)
   goal = request.goal(target_faithfulness)
-  if goal is not None and method == "spex":
+  if goal is not None and method in ("spex", *additive.METHODS):
+    who = "SPEX asks for a plan" if method == "spex" else f"{method} has masks"
     raise ValueError(
-      "SPEX asks for a plan of one size; use target_faithfulness with "
-      "method='auto'."
+      f"{who} of one size; use target_faithfulness with method='auto'."
     )
+  kernel_width = request.positive("kernel_width", kernel_width)
   ask = ask_lib.Asker(
     value_fn, n, budget, batch_size=batch_size, progress=progress
   )
   test = score = None
-  if n <= _MOST_EXACT and 1 << n <= budget:
+  if n and method in additive.METHODS:
+    answer, test, score = additive.ask_and_fit(
+      ask, key, method, kernel_width=kernel_width, strict=strict
+    )
+    if max_order is not None and max_order > 1:
+      answer.notes.append(f"{method} has no sets, as of max_order={max_order}.")
+  elif n <= _MOST_EXACT and 1 << n <= budget:
     masks = sampling.enumerate_masks(n)
     values = ask(masks)
     ask.repeat(masks, values, strict=strict)
@@ -161,7 +179,7 @@ def decode(
   Args:
     masks_or_plan: bool `[B, n]`, or a plan of `fourier.spex.make_plan`.
     values: `[B]` or `[B, T]`; a plan's in the plan's order.
-    method: one of `METHODS`; "spex" needs a plan, "exact" all 2^n masks.
+    method: one of `DECODERS`; "spex" needs a plan, "exact" all 2^n masks.
     max_order: largest sets, as for `explain`.
     strict: equal masks with different values are an error.
     held_out: masks and values to test the answer on, and for nothing else.
@@ -174,7 +192,7 @@ def decode(
     TypeError: values that are not real numbers.
   """
   start = time.perf_counter()
-  request.choice("method", method, METHODS)
+  request.choice("method", method, DECODERS)
   plan = None
   if isinstance(masks_or_plan, spex.QueryPlan):
     plan = masks_or_plan
@@ -233,6 +251,78 @@ def decode(
     method=answer.method,
     notes=tuple(notes + answer.notes),
     seconds=_seconds(0.0, time.perf_counter() - start),
+    names=names,
+    units=units,
+  )
+
+
+def assess(
+  value_fn: base.ValueFn,
+  fourier: sparse.SparseFourier,
+  *,
+  key: base.Key,
+  num_masks: int = 64,
+  method: str = "given",
+  strict: bool = False,
+  batch_size: int | None = None,
+  names: Sequence[str] | None = None,
+  units: str | None = None,
+  notes: Sequence[str] = (),
+  progress: ask_lib.Progress | None = None,
+) -> Explanation:
+  """How faithful an expansion from elsewhere is: an answer like any other.
+
+  Args:
+    value_fn: as for `explain`.
+    fourier: of n players, 1 or more; with a leading T where `value_fn` has T
+      targets. `proxies.additive.function` makes one of a value per player.
+    key: consumed.
+    num_masks: uniform masks to judge it on, at most all 2^n.
+    method: what made it, for the report.
+    strict: and `batch_size`, `names`, `units` and `progress`, as for `explain`.
+    batch_size: of calls.
+    names: of the players.
+    units: of the values.
+    notes: of what made it.
+    progress: called with the masks asked so far, and `num_masks`.
+
+  Raises:
+    ValueError: no player or no mask, another number of targets, or values as
+      for `explain`.
+    TypeError: as for `explain`.
+  """
+  start = time.perf_counter()
+  n = request.whole("The number of players", fourier.n, 1)
+  num_masks = request.whole("num_masks", num_masks, 1)
+  names = request.player_names(names, n)
+  key = request.typed_key(key)
+  if n <= _MOST_EXACT:
+    num_masks = min(num_masks, 1 << n)
+  ask = ask_lib.Asker(
+    value_fn, n, num_masks, batch_size=batch_size, progress=progress
+  )
+  masks = sampling.distinct(key, num_masks, n)
+  values = ask(masks)
+  ask.repeat(masks, values, strict=strict)
+  single = fourier.num_targets is None
+  count = fourier.num_targets or 0
+  functions = [fourier] if single else [fourier.target(t) for t in range(count)]
+  if (single, len(functions)) != (ask.single, values.shape[1]):
+    raise ValueError(
+      f"The expansion has {'no' if single else len(functions)} targets; the "
+      f"value function has {'none' if ask.single else values.shape[1]}."
+    )
+  answer = select.Answer(functions, method, list(notes))
+  judged = select.judge(answer, None, samples_lib.Samples(masks, values))
+  return Explanation(
+    fourier=fourier,
+    noise_floor=_unwrap(ask.noise, single),
+    num_evaluations=ask.asked,
+    num_repeats=ask.num_repeats,
+    method=method,
+    **_trust(answer, judged, None, single),
+    notes=tuple(answer.notes + [ask.note] * bool(ask.note)),
+    seconds=_seconds(ask.seconds, time.perf_counter() - start),
     names=names,
     units=units,
   )

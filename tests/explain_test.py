@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spex_jax.explain import METHODS, explain
+from spex_jax.explain import DECODERS, explain
 from spex_jax.fourier import spex
 from spex_jax.masks import packing, sampling
 from tests import functions
@@ -194,7 +194,7 @@ class TestTarget:
 
 
 class TestExact:
-  @pytest.mark.parametrize("method", METHODS)
+  @pytest.mark.parametrize("method", DECODERS)
   @pytest.mark.parametrize("budget", [16, 17, 10**6])
   def test_all_masks_when_they_fit(self, method, budget):
     values = np.random.default_rng(0).normal(size=16)

@@ -29,6 +29,8 @@ def get_config(size: str = "full") -> ml_collections.ConfigDict:
   config.method = "auto"
   # R^2 on held-out masks at which no more are asked; None for all the budget.
   config.target_faithfulness = config_dict.placeholder(float)
+  config.kernel_width = 0.25  # Of LIME, in cosine distance.
+  config.gradient_steps = 64  # Of integrated gradients.
   config.batch_size = 1024
   config.index = "FBII"
   config.order = 2

@@ -37,6 +37,8 @@ def get_config(size: str = "full") -> ml_collections.ConfigDict:
 
   config.budget = 100 if quick else 1000  # Distinct masks, held-out included.
   config.method = "lasso" if quick else "auto"
+  config.kernel_width = 0.25  # Of LIME, in cosine distance.
+  config.gradient_steps = 64  # Of integrated gradients.
   # R^2 on held-out masks at which no more are asked; None for all the budget.
   config.target_faithfulness = config_dict.placeholder(float)
   # Masks in a batch, and those computed at once; None measures what is fastest.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from spex_jax.ablate import evaluate, features
+from spex_jax.ablate import evaluate, features, gradients
 from spex_jax.datasets import images
 from spex_jax.jobs import subjects
 from spex_jax.models import mlp
@@ -64,16 +64,20 @@ def subject(
       f"target={config.target!r}: choose from {', '.join(_TARGETS)}."
     )
 
-  def value(mask: jax.Array, shared) -> jax.Array:
-    params, image, baseline = shared
-    answers = logits(params, players.apply(mask, image, baseline))
+  def read(pixels: jax.Array, params) -> jax.Array:
+    answers = logits(params, pixels)
     values = answers[:, first]
     if config.target == "margin":
       values -= answers[:, second]
     elif config.target == "log_odds":
       others = jnp.delete(answers, first, axis=1)
       values -= jax.nn.logsumexp(others, axis=1)
-    return values.mean()  # Over the stand-ins.
+    return values
+
+  def value(mask: jax.Array, shared) -> jax.Array:
+    params, image, baseline = shared
+    masked = players.apply(mask, image, baseline)
+    return read(masked, params).mean()  # Over the stand-ins.
 
   what = {
     "log_odds": f"log odds of {name} against all other digits",
@@ -108,4 +112,13 @@ def subject(
     names=players.names,
     units="nat" if config.target == "log_odds" else "logit",
     draw=draw,
+    differentiable=gradients.inputs(
+      read,
+      players,
+      image,
+      baseline,
+      params,
+      where="pixels",
+      stands_in=absent,
+    ),
   )

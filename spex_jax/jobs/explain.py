@@ -6,11 +6,14 @@ from collections.abc import Callable, Mapping
 import ml_collections
 import numpy as np
 
-from spex_jax.ablate import evaluate
-from spex_jax.explain import METHODS, Explanation, explain
+from spex_jax import base
+from spex_jax.ablate import evaluate, gradients
+from spex_jax.explain import METHODS as MASKED
+from spex_jax.explain import Explanation, explain
 from spex_jax.fourier import sparse
 from spex_jax.indices import table as index_table
 from spex_jax.jobs import (
+  by_gradient,
   callables,
   digits,
   language,
@@ -20,6 +23,7 @@ from spex_jax.jobs import (
   tables,
 )
 from spex_jax.masks import request
+from spex_jax.proxies import additive, lime
 from spex_jax.report import progress
 from spex_jax.report import tables as report_tables
 
@@ -34,6 +38,10 @@ SUBJECTS: Mapping[
   "table": tables.subject,
 }
 
+
+METHODS = (*MASKED, *gradients.METHODS)
+# One value for each player, and no sets.
+_ADDITIVE = (*additive.METHODS, *gradients.METHODS)
 
 _SETTINGS = (
   "subject",
@@ -76,11 +84,16 @@ def check(config: ml_collections.ConfigDict) -> None:
     if name != "seed" and value < 1:
       raise ValueError(f"{name}={value}: must be at least 1.")
   goal = request.goal(config.get("target_faithfulness"))
-  if goal is not None and config.method == "spex":
+  if goal is not None and config.method in ("spex", *_ADDITIVE):
+    who = f"{config.method} has masks"
+    if config.method == "spex":
+      who = "SPEX asks for a plan"
     raise ValueError(
-      f"target_faithfulness={goal:g}: SPEX asks for a plan of one size; choose "
+      f"target_faithfulness={goal:g}: {who} of one size; choose "
       "--config.method=auto."
     )
+  _kernel_width(config)
+  by_gradient.steps_of(config)
   # Whether the index has this order, asked of a function that is constant.
   constant = sparse.SparseFourier.from_terms(config.order or 1, [((), 0.0)])
   index_table.interactions(constant, config.index, config.order)
@@ -125,18 +138,8 @@ def run(
   )
   total = min(config.budget, 1 << n)  # No more than all masks are asked.
   with progress.evaluations(total) as monitor:
-    explanation = explain(
-      monitor.watch(evaluator),
-      n,
-      key=subjects.key_of(config, "explain"),
-      budget=config.budget,
-      method=config.method,
-      target_faithfulness=config.get("target_faithfulness"),
-      batch_size=4
-      * (config.batch_size or _BATCH),  # A few of the evaluator's batches.
-      names=subject.names,
-      units=subject.units,
-      progress=lambda asked, budget: monitor.report(asked),
+    explanation = answer(
+      subject, monitor.watch(evaluator), config, monitor.report
     )
   # First of all: what comes below may fail, and the masks were dear.
   explanation.save(workdir / "explanation.json")
@@ -151,6 +154,50 @@ def run(
   files = ("explanation.json", "fourier.json", "figure.png")
   show(report_tables.fact("wrote", ", ".join(str(workdir / f) for f in files)))
   return explanation
+
+
+def answer(
+  subject: subjects.Subject,
+  value_fn: base.ValueFn,
+  config: ml_collections.ConfigDict,
+  report: Callable[[int], None] = lambda asked: None,
+) -> Explanation:
+  """Explains a subject by the method that its configuration names.
+
+  Args:
+    subject: what is asked about.
+    value_fn: its evaluator, perhaps watched.
+    config: of the subject.
+    report: takes the number of masks asked so far.
+
+  Raises:
+    ValueError: a method that has no gradient to go by, or as `explain`.
+  """
+  settings = {
+    "key": subjects.key_of(config, "explain"),
+    # A few of the evaluator's batches.
+    "batch_size": 4 * (config.batch_size or _BATCH),
+    "names": subject.names,
+    "units": subject.units,
+    "progress": lambda asked, budget: report(asked),
+  }
+  if config.method in gradients.METHODS:
+    return by_gradient.explain(subject, value_fn, config, **settings)
+  return explain(
+    value_fn,
+    subject.evaluator.n,
+    budget=config.budget,
+    method=config.method,
+    target_faithfulness=config.get("target_faithfulness"),
+    kernel_width=_kernel_width(config),
+    **settings,
+  )
+
+
+def _kernel_width(config: ml_collections.ConfigDict) -> float:
+  return request.positive(
+    "kernel_width", config.get("kernel_width", lime.WIDTH)
+  )
 
 
 def _outcome(
@@ -185,7 +232,13 @@ def _outcome(
       (
         "warning",
         f"R2 is below {_TRUSTED}: the sets below do not account for the "
-        "model's outputs; do not rely on them. A larger budget may help.",
+        "model's outputs; do not rely on them. "
+        + (
+          f"{explanation.method} has one value for each player: "
+          "--config.method=auto finds sets."
+          if explanation.method in _ADDITIVE
+          else "A larger budget may help."
+        ),
       )
     )
   if explanation.noise_floor:

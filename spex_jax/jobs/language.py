@@ -81,6 +81,7 @@ def subject(
     evaluator=networks.evaluator(config, net, see, read, prompt.n),
     names=prompt.names,
     units=_UNITS[config.readout],
+    differentiable=networks.differentiable(config, net, prompt, read),
     **networks.reader(prompt, what),
   )
 

@@ -12,7 +12,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from spex_jax.ablate import absent, evaluate, readouts
+from spex_jax.ablate import absent, evaluate, gradients, readouts
 from spex_jax.ablate import text as text_lib
 from spex_jax.jobs import subjects
 from spex_jax.models import encoder, hub, resnet, sites, transformer, vit
@@ -232,6 +232,31 @@ def absence(
       f"{_SAMPLE} random masks"
     )
   return see, facts
+
+
+def differentiable(
+  config: ml_collections.ConfigDict,
+  net: sites.Network,
+  prompt: text_lib.Prompt,
+  read: readouts.Readout,
+) -> gradients.Differentiable | None:
+  """The value as a function of embeddings, if the method asks for gradients.
+
+  Absent tokens stay in their places there, as they do not under absent="one";
+  tokens that are hidden or taken out have no line to them: None.
+  """
+  if config.method not in gradients.METHODS:
+    return None
+  if config.absent not in ("mask", "one"):
+    return None
+  return gradients.text(
+    net,
+    net.params,
+    prompt,
+    net.tokenizer,
+    read,
+    token=config.token or None,
+  )
 
 
 def reader(prompt: text_lib.Prompt, title: str) -> Mapping[str, Callable]:

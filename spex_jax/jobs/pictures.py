@@ -8,7 +8,7 @@ import pathlib
 import ml_collections
 import numpy as np
 
-from spex_jax.ablate import features
+from spex_jax.ablate import features, gradients
 from spex_jax.ablate import images as image_ways
 from spex_jax.datasets import images
 from spex_jax.jobs import networks, subjects
@@ -70,6 +70,30 @@ def subject(
     names=players.names,
     units=target.units,
     draw=draw,
+    differentiable=_differentiable(config, net, image, players, see, target),
+  )
+
+
+def _differentiable(config, net, image, players, see, target):
+  """The value as a function of pixels, if the method asks for gradients."""
+  if config.method not in gradients.METHODS:
+    return None
+  if config.baseline == "inpainted":  # Depends on the mask: no line to it.
+    return None
+
+  def read(images, params):
+    inputs = {"pixel_values": images}
+    return target.read(net.apply(params, **inputs), inputs)
+
+  nothing = see(np.zeros(players.n, bool))["pixel_values"][0]
+  return gradients.inputs(
+    read,
+    players,
+    np.asarray(image, np.float32),
+    nothing,
+    net.params,
+    where="pixels",
+    stands_in=f"the image with every part absent ({config.baseline})",
   )
 
 

@@ -53,15 +53,15 @@ def subject(
   if truth is not None:
     facts["prediction"] += f"; labelled {truth}"
   facts["value"] = target.value
+  read = through(target.read)
   return subjects.Subject(
     question=f"Which {_kind(config)} of the text make the model say "
     f"{target.name}?",
     facts=facts | absent_facts,
-    evaluator=networks.evaluator(
-      config, net, see, through(target.read), prompt.n
-    ),
+    evaluator=networks.evaluator(config, net, see, read, prompt.n),
     names=prompt.names,
     units=target.units,
+    differentiable=networks.differentiable(config, net, prompt, read),
     **networks.reader(prompt, f"{target.value}, {target.probability:.1%}"),
   )
 

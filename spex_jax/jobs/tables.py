@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from spex_jax.ablate import evaluate, features
+from spex_jax.ablate import evaluate, features, gradients
 from spex_jax.datasets import tabular
 from spex_jax.jobs import subjects
 from spex_jax.models import mlp
@@ -35,9 +35,21 @@ def subject(
   players = features.columns(data.columns)
   baseline, absent = subjects.baseline_of(config, x, train.features)
   make = _network if config.model.kind == "mlp" else _scikit_learn
-  evaluator, what, units, fact = make(
+  evaluator, what, units, fact, with_gradient = make(
     config, workdir, train, test, x, players, baseline
   )
+  differentiable = None
+  if with_gradient is not None:
+    read, params = with_gradient
+    differentiable = gradients.inputs(
+      read,
+      players,
+      x,
+      baseline,
+      params,
+      where="columns",
+      stands_in=absent,
+    )
 
   def draw(interactions: subjects.Interactions, path: pathlib.Path) -> None:
     title = f"{config.table}, test row {row}: {what}"
@@ -54,6 +66,7 @@ def subject(
     names=data.columns,
     units=units,
     draw=draw,
+    differentiable=differentiable,
   )
 
 
@@ -109,12 +122,15 @@ def _network(config, workdir, train, test, x, players, baseline):
     first, second = 0, None
     what, guesses = "response", answers[:, 0]
 
+  def read(rows: jax.Array, params) -> jax.Array:
+    answers = outputs(params, rows)
+    values = answers[:, first]
+    return values if second is None else values - answers[:, second]
+
   def value(mask: jax.Array, shared) -> jax.Array:
     params, x, baseline = shared
     rows = jnp.atleast_2d(players.apply(mask, x, baseline))
-    answers = outputs(params, rows)
-    values = answers[:, first]
-    return (values if second is None else values - answers[:, second]).mean()
+    return read(rows, params).mean()
 
   widths = "-".join(map(str, (len(x), *config.model.widths, len(answers[0]))))
   evaluator = evaluate.compiled(
@@ -124,7 +140,8 @@ def _network(config, workdir, train, test, x, players, baseline):
     shared=(params, x, baseline),
   )
   fact = f"MLP {widths}, {_score(test, guesses)}; {origin}"
-  return evaluator, what, "logit" if classes else "response", fact
+  units = "logit" if classes else "response"
+  return evaluator, what, units, fact, (read, params)
 
 
 def _scikit_learn(config, workdir, train, test, x, players, baseline):
@@ -150,7 +167,8 @@ def _scikit_learn(config, workdir, train, test, x, players, baseline):
 
   evaluator = evaluate.host(value, players.n, batch_size=config.batch_size)
   score = _score(test, model.predict(test.features))
-  return evaluator, what, units, f"{kind}, {score}"
+  # Not differentiable: nothing to read.
+  return evaluator, what, units, f"{kind}, {score}", None
 
 
 def _estimator(kind: str, given: Mapping[str, Any], seed: int) -> Any:

@@ -77,6 +77,21 @@ def goal(target_faithfulness: Any) -> float | None:
   return number
 
 
+def positive(name: str, value: Any) -> float:
+  """Returns an argument that must be a finite number above 0.
+
+  Raises:
+    TypeError: no real number.
+    ValueError: 0, below, infinite or NaN.
+  """
+  if isinstance(value, bool | str) or not isinstance(value, numbers.Real):
+    raise TypeError(f"{name} must be a number; got {value!r}.")
+  number = float(value)
+  if not 0 < number < float("inf"):
+    raise ValueError(f"{name} must be finite and above 0; got {number:g}.")
+  return number
+
+
 def player_names(names: Iterable[Any] | None, n: int) -> tuple[str, ...] | None:
   """Returns n names as strings, or None.
 

@@ -58,19 +58,19 @@ def _by_plan(ask, key, max_order, strict):
   plan, num_held = budget_lib.insisted_plan(plan_key, n, budget, max_order)
   distinct = _distinct(plan)
   left = budget - num_held - len(distinct.first)
-  notes = _few_held(num_held, budget)
+  notes = few_held(num_held, budget)
   if left > 0:
     notes.append(f"{left} masks of the budget fit no larger plan.")
-  exclude = _corners(n)
+  exclude = corners(n)
   if plan.num_masks * n <= select.MASK_BYTES:
     exclude = np.concatenate([exclude, plan.masks()])
-  masks = _draw(mask_key, num_held, n, exclude)
+  masks = draw(mask_key, num_held, n, exclude)
   # The last ones make room for the probes, if these are asked.
   waiting = 0 if left >= _PROBES else _PROBES
   early = masks[: len(masks) - waiting]
   test, state, probes = _test(ask, early, strict)
   if state == "constant":
-    return _constant(n, test.values, notes, ask.asked), test
+    return constant(n, test.values, notes, ask.asked), test
   if state == "probed":
     notes.append(_RARE)
   else:
@@ -85,8 +85,8 @@ def _by_proxies(ask, key, method, max_order, strict, goal):
   n, budget = ask.n, ask.budget
   plan_key, mask_key, more_key = jax.random.split(key, 3)
   num_held = budget_lib.num_held_out(budget, n)
-  notes = _few_held(num_held, budget)
-  corners, num_scouts, plan = _corners(n), 0, None
+  notes = few_held(num_held, budget)
+  ends, num_scouts, plan = corners(n), 0, None
   if method == "auto":
     num_scouts = budget_lib.num_scouts(budget - num_held)
     room = budget - num_held - num_scouts
@@ -97,15 +97,15 @@ def _by_proxies(ask, key, method, max_order, strict, goal):
       "A SPEX plan of this budget is too large to be tried beside the "
       "proxies: use method='spex'."
     )
-  exclude = corners
+  exclude = ends
   if plan is not None:
-    exclude = np.concatenate([corners, plan.masks()])
+    exclude = np.concatenate([ends, plan.masks()])
   else:
     num_scouts = budget - num_held
-  masks = _draw(mask_key, num_held + num_scouts, n, exclude)
+  masks = draw(mask_key, num_held + num_scouts, n, exclude)
   test, state, probes = _test(ask, masks[:num_held], strict)
   if state == "constant":
-    return _constant(n, test.values, notes, ask.asked), test
+    return constant(n, test.values, notes, ask.asked), test
   if state == "probed":
     notes.append(_RARE)
   if plan is None:
@@ -119,8 +119,8 @@ def _by_proxies(ask, key, method, max_order, strict, goal):
   suspect = select.suspects_planted(scouts, max_order)
   # What the plan, if it is asked, leaves of the budget.
   left = budget - ask.asked - (len(distinct.first) if suspect else 0)
-  known = np.concatenate([exclude if suspect else corners, masks])
-  rest = _draw(more_key, left, n, known)
+  known = np.concatenate([exclude if suspect else ends, masks])
+  rest = draw(more_key, left, n, known)
   if not suspect:
     answer = _in_stages(ask, method, scouts, rest, test, max_order, goal)
     return answer._replace(notes=notes + answer.notes), test
@@ -142,7 +142,8 @@ _RARE = (
 )
 
 
-def _corners(n):
+def corners(n: int) -> np.ndarray:
+  """The full and the empty mask, bool `[2, n]`."""
   return np.stack([np.ones(n, bool), np.zeros(n, bool)])
 
 
@@ -151,13 +152,14 @@ def _distinct(plan):
   return packing.distinct_hashes(hashes)
 
 
-def _few_held(num_held, budget):
+def few_held(num_held: int, budget: int) -> list[str]:
+  """What to tell where fewer masks are held out than usual."""
   if num_held >= max(budget_lib.LEAST_HELD_OUT, -(-budget // 10)):
     return []
   return [f"Only {num_held} masks are held out, of {budget}."]
 
 
-def _draw(key, count, n, exclude):
+def draw(key: base.Key, count: int, n: int, exclude: np.ndarray) -> np.ndarray:
   """As many distinct uniform masks as there are, at most `count`."""
   count = int(max(0, min(count, budget_lib.num_left(n, exclude))))
   return sampling.distinct(key, count, n, exclude=exclude)
@@ -173,7 +175,7 @@ def _test(ask, masks, strict):
   ask.repeat(*test, strict=strict)
   if not ask_lib.is_constant(test.values):
     return test, "", None
-  probes = ask(_corners(ask.n))
+  probes = ask(corners(ask.n))
   both = np.concatenate([test.values, probes])
   state = "constant" if ask_lib.is_constant(both) else "probed"
   return test, state, probes
@@ -241,10 +243,17 @@ def _ask_new(ask, masks, probes):
   return values
 
 
-def _constant(n, values, notes, asked):
+def constant(
+  n: int,
+  values: np.ndarray,
+  notes: list[str],
+  asked: int,
+  among: str = "the full and the empty one",
+) -> select.Answer:
+  """The answer where all values `[B, T]` are the same; `among` the masks."""
   note = (
-    f"f is constant: {asked} masks, the full and the empty one among them, "
-    "have one value, to 12 digits; no others were asked."
+    f"f is constant: {asked} masks, {among} among them, have one value, to 12 "
+    "digits; no others were asked."
   )
   # The middle of the range: a mean of equal numbers may round away.
   means = (values.max(axis=0) / 2 + values.min(axis=0) / 2).tolist()

@@ -3,7 +3,6 @@
 import pytest
 
 from spex_jax import cli
-from spex_jax.explain import METHODS
 from spex_jax.jobs import explain as job
 
 
@@ -17,7 +16,7 @@ def test_help_names_every_method(capsys):
   assert cli.main(["explain", "--help"]) == 0
   text = capsys.readouterr().out
   offered = text.partition("--config.method=METHOD")[2].partition("--")[0]
-  for method in METHODS:
+  for method in job.METHODS:
     assert method in offered
   assert text.count("target_faithfulness=None") == len(cli.config_names())
 
@@ -44,6 +43,11 @@ def test_a_target_stops_the_asking(tmp_path, monkeypatch):
       {"target_faithfulness": 0.9, "method": "spex"},
       "target_faithfulness=0.9: SPEX asks for a plan of one size; choose",
     ),
+    (
+      {"target_faithfulness": 0.9, "method": "integrated_gradients"},
+      "integrated_gradients has masks of one size; choose",
+    ),
+    ({"kernel_width": 0.0}, "kernel_width must be finite and above 0; got 0"),
   ],
 )
 def test_targets_are_refused_before_any_work(changes, message):

@@ -1,0 +1,104 @@
+"""`spex explain` by gradients, for subjects whose model has one.
+
+Values of players come from `ablate.gradients`; what masks cost are the
+held-out ones, on which the additive answer is judged as any other is.
+"""
+
+import time
+from typing import Any
+
+import ml_collections
+
+from spex_jax import base
+from spex_jax.ablate import gradients
+from spex_jax.explain import METHODS, Explanation, assess
+from spex_jax.jobs import subjects
+from spex_jax.masks import request
+from spex_jax.proxies import additive
+from spex_jax.proxies import budget as budget_lib
+from spex_jax.report.tables import count
+
+_INCOMPLETE = 0.05  # Share of f(all) - f(none) above which a gap is told of.
+
+
+def steps_of(config: ml_collections.ConfigDict) -> int:
+  """The steps of integrated gradients that a configuration asks for.
+
+  Raises:
+    TypeError: no integer.
+    ValueError: below 1.
+  """
+  return request.whole(
+    "gradient_steps", config.get("gradient_steps", gradients.STEPS), 1
+  )
+
+
+def explain(
+  subject: subjects.Subject,
+  value_fn: base.ValueFn,
+  config: ml_collections.ConfigDict,
+  **settings: Any,
+) -> Explanation:
+  """One value for each player of a subject, judged on held-out masks.
+
+  Args:
+    subject: with a `differentiable`.
+    value_fn: its evaluator, perhaps watched.
+    config: `method` is one of `gradients.METHODS`.
+    **settings: of `assess`.
+
+  Raises:
+    ValueError: a subject without a gradient; the message names the methods
+      that work.
+  """
+  model, method = subject.differentiable, config.method
+  if model is None:
+    raise ValueError(
+      f"method={method!r} needs a model that JAX can differentiate; subject "
+      f"{config.subject!r} as configured has none. Choose from "
+      f"{', '.join(METHODS)}."
+    )
+  begin = time.perf_counter()
+  more = {}
+  if method == "integrated_gradients":
+    more = {"steps": steps_of(config)}
+  found = gradients.BY_NAME[method](model, **more)
+  seconds = time.perf_counter() - begin
+  if found.values.ndim != 1:
+    raise ValueError("A subject has one target; its gradients have several.")
+  # Gradient x input is the line at the full mask, as occlusion is: what is
+  # kept there is right. The other is complete, up to its gap.
+  offset = found.kept - found.values.sum()
+  if method == "integrated_gradients":
+    offset = found.absent
+  explanation = assess(
+    value_fn,
+    additive.function(offset, found.values),
+    num_masks=budget_lib.num_held_out(config.budget, model.n),
+    method=method,
+    notes=[_note(method, model, found, seconds, subject.units)],
+    **settings,
+  )
+  spent = explanation.seconds
+  spent["decoding"] += seconds
+  spent["total"] += seconds
+  return explanation
+
+
+def _note(method, model, found, seconds, units):
+  """What was computed, from where, and how complete it is."""
+  name = method.replace("_", " ").capitalize()
+  change = found.kept - found.absent
+  line = "at the input, baseline"
+  if method == "integrated_gradients":
+    line = "on the line from the baseline,"
+  text = (
+    f"{name}: {count(found.num_gradients, 'gradient')} in {model.where} {line} "
+    f"{model.baseline} ({seconds:.2f} s with compilation); values sum to "
+    f"{found.values.sum():.4g} {units}, f(all) - f(none) is {change:.4g} "
+    f"(gap {found.gap:.2g})."
+  )
+  incomplete = abs(found.gap) > _INCOMPLETE * abs(change)
+  if method == "integrated_gradients" and incomplete:
+    text += " The gap is large: raise --config.gradient_steps."
+  return text
