@@ -94,6 +94,7 @@ bench: $(env311)/.spex-all peers peers-shapiq
 	"$(env311)/bin/python" -m experiments.bench_decoders --games=$(games)
 	"$(env311)/bin/python" -m experiments.bench_singles
 	"$(env311)/bin/python" -m experiments.bench_evaluate
+	"$(env311)/bin/python" -m experiments.spex_removal
 
 peers: third_party/.venv/.installed
 

@@ -132,7 +132,10 @@ def mean_gradient(
 
 def _summed(model, at, batch_size=1):
   def run(shared):
-    ends = [model.value(jnp.full(model.n, s), shared) for s in (1.0, 0.0)]
+    at_ends = jnp.asarray([1.0, 0.0])
+    ends = jax.lax.map(
+      lambda s: model.value(jnp.full(model.n, s), shared), at_ends
+    )
     slopes = mean_gradient(
       model.value, model.n, at, shared, batch_size=min(batch_size, len(at))
     )

@@ -33,6 +33,23 @@ def steps_of(config: ml_collections.ConfigDict) -> int:
   )
 
 
+def differentiable(
+  subject: subjects.Subject, config: ml_collections.ConfigDict
+) -> gradients.Differentiable:
+  """What a subject offers to methods by gradients.
+
+  Raises:
+    ValueError: nothing; the message names the methods that work.
+  """
+  if subject.differentiable is None:
+    raise ValueError(
+      f"method={config.method!r} needs a model that JAX can differentiate; "
+      f"subject {config.subject!r} as configured has none. Choose from "
+      f"{', '.join(METHODS)}."
+    )
+  return subject.differentiable
+
+
 def explain(
   subject: subjects.Subject,
   value_fn: base.ValueFn,
@@ -48,16 +65,9 @@ def explain(
     **settings: of `assess`.
 
   Raises:
-    ValueError: a subject without a gradient; the message names the methods
-      that work.
+    ValueError: a subject without a gradient.
   """
-  model, method = subject.differentiable, config.method
-  if model is None:
-    raise ValueError(
-      f"method={method!r} needs a model that JAX can differentiate; subject "
-      f"{config.subject!r} as configured has none. Choose from "
-      f"{', '.join(METHODS)}."
-    )
+  model, method = differentiable(subject, config), config.method
   begin = time.perf_counter()
   more = {}
   if method == "integrated_gradients":

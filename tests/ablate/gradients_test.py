@@ -103,9 +103,9 @@ def test_central_differences(small_mlp):
   found = gradients.gradient_x_input(model)
   expected = _central(model, np.ones(4, np.float32))
   np.testing.assert_allclose(found.values, expected, rtol=0, atol=2e-3)
-  steps = (np.arange(5, dtype=np.float32) + 0.5) / 5
+  steps = (np.arange(4, dtype=np.float32) + 0.5) / 4
   path = [_central(model, np.full(4, s, np.float32)) for s in steps]
-  found = gradients.integrated_gradients(model, steps=5, batch_size=2)
+  found = gradients.integrated_gradients(model, steps=4, batch_size=2)
   np.testing.assert_allclose(
     found.values, np.mean(path, axis=0), rtol=0, atol=2e-3
   )
@@ -164,15 +164,11 @@ def _values_at(net, params, prompt, tokenizer, read, token, masks):
 def test_text_of_an_encoder(tiny_encoder):
   model = gradients.text(*tiny_encoder)
   masks = np.random.default_rng(0).random((8, 4)) < 0.5
-  steps = 1e-2 * np.concatenate([np.eye(4), -np.eye(4)])
-  strengths = np.concatenate([masks, 1 + steps]).astype(np.float32)
-  soft = jax.jit(jax.vmap(lambda s: model.value(s, model.shared)))(strengths)
+  soft = jax.jit(jax.vmap(lambda s: model.value(s, model.shared)))
   expected = _values_at(*tiny_encoder, None, masks)
-  np.testing.assert_allclose(soft[:8], expected, rtol=1e-5, atol=1e-5)
-  central = np.asarray(soft[8:12] - soft[12:], np.float64) / 2e-2
-  slope = gradients.gradient_x_input(model)
-  # Differences of numbers of size 1 in float32, over 2e-2; and step^2.
-  np.testing.assert_allclose(slope.values, central, rtol=0.02, atol=1e-3)
+  np.testing.assert_allclose(
+    soft(masks.astype(np.float32)), expected, rtol=1e-5, atol=1e-5
+  )
   found = gradients.integrated_gradients(model)
   change = found.kept - found.absent
   assert abs(change) > 0.05 and abs(found.gap) < 1e-3 * abs(change)

@@ -98,7 +98,7 @@ def test_a_model_without_a_gradient(tmp_path):
     match="'gradient_x_input' needs a model that JAX can differentiate; "
     "subject 'table' as configured has none. Choose from auto, .*kernelshap.",
   ):
-    job.run(config, tmp_path, show=lambda line: None)
+    job.run(config, tmp_path, show=pytest.fail)
 
 
 def test_steps():
