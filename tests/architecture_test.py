@@ -58,6 +58,7 @@ _FORBIDDEN = {
 _LAZY = {
   "sklearn", "scipy", "matplotlib", "pandas", "pyarrow", "orbax", "optax",
   "shapiq", "lightgbm", "tokenizers", "safetensors", "huggingface_hub",
+  "PIL",
 }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ _LOCKS = (
 
 # Modules whose package has another name.
 _PACKAGE_OF = {
+  "PIL": "pillow",
   "absl": "absl-py",
   "orbax": "orbax-checkpoint",
   "sklearn": "scikit-learn",

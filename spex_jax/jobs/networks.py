@@ -261,7 +261,6 @@ def differentiable(
 
 def reader(prompt: text_lib.Prompt, title: str) -> Mapping[str, Callable]:
   """The fields of a `Subject` that show its text."""
-  # Escaped, so that one player's name is one line.
   text, spans = prompt.text, prompt.spans
 
   def draw(found: subjects.Interactions, path: pathlib.Path) -> None:

@@ -21,6 +21,7 @@ Interactions = interactions_lib.Interactions
 Spans = Sequence[Sequence[tuple[int, int]]]
 
 _STRONG = 0.2  # Of the largest value: below, no value stands behind a player.
+_SHADES = ("truecolor", "256")  # Systems of rich's with many colours.
 _LINE = 80  # Characters of a drawn line.
 _POSITIVE, _NEGATIVE = (178, 24, 43), (33, 102, 172)
 
@@ -46,6 +47,7 @@ class Marked:
 
     del options
     plain = console.no_color or not console.color_system
+    style = _shade if console.color_system in _SHADES else _ink
     body = rich_text.Text(self.label)
     for piece, value, share in _pieces(
       self.text, self.spans, self.interactions
@@ -58,7 +60,7 @@ class Marked:
         if abs(share) >= _STRONG:
           body.append(f"[{value:+.2g}]")
       else:
-        body.append(piece, style=_style(share))
+        body.append(piece, style=style(share))
     yield body
 
 
@@ -188,7 +190,15 @@ def _pieces(
     yield text[at:], None, 0.0
 
 
-def _style(share: float) -> str:
+def _ink(share: float) -> str:
+  """Of a terminal with 16 colours: no shades, so three degrees."""
+  color = "red" if share > 0 else "blue"
+  if abs(share) > 0.6:
+    return f"bold white on {color}"
+  return f"bold {color}" if abs(share) >= _STRONG else ""
+
+
+def _shade(share: float) -> str:
   strength = abs(share)
   color = _POSITIVE if share > 0 else _NEGATIVE
   shade = [round(255 - strength * (255 - x)) for x in color]

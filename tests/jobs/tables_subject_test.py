@@ -20,7 +20,6 @@ def test_tabular(tmp_path, capsys):
   for kind, target, words in (
     ("boosting", "answer", ("GradientBoostingClassifier", "decision value")),
     ("boosting", "c", ("GradientBoostingRegressor", "response")),
-    ("mlp", "answer", ("MLP 3-32-2", "logit(")),
   ):
     if target == "c":  # A column of numbers only.
       text = path.read_text().replace("yes", "1").replace("no", "0")

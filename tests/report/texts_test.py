@@ -46,6 +46,12 @@ def test_on_a_terminal_the_strongest_is_the_darkest():
   assert shown.endswith(" [red]\\x1b but\n") and "[-2]" not in shown
 
 
+def test_sixteen_colours_have_three_degrees():
+  shown = _printed(force_terminal=True, color_system="standard", no_color=False)
+  assert "\x1b[1;37;44mnever" in shown and "\x1b[1;31mboring" in shown
+  assert "is " in shown and "mis" not in shown  # Below a fifth: plain.
+
+
 def test_a_set_is_written_as_it_stands():
   names = ("is", "never", "boring", "but")
   spread = lambda *players: texts.spread(_TEXT, _SPANS, players, names)
