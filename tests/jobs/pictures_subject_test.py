@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from spex_jax import cli, models
+from spex_jax.ablate import gradients
 from spex_jax.jobs import pictures
 from tests import command
 from tests.jobs import small
@@ -69,6 +70,14 @@ def test_a_constant_in_the_place_of_absent_patches(folder, tmp_path):
     logits = apply(net.params, pixel_values=values.astype(np.float32)).logits
     # float32 of one tiny block, in two orders of summation.
     assert got == pytest.approx(float(logits[0, 1]), abs=1e-5)
+  config.method = "gradient_x_input"
+  found = gradients.gradient_x_input(
+    pictures.subject(config, tmp_path).differentiable
+  )
+  ends = asked.evaluator(np.repeat([[True], [False]], 4, axis=1))
+  np.testing.assert_allclose(
+    [found.kept, found.absent], ends, rtol=0, atol=1e-5
+  )
 
 
 def test_segments_filled_in_from_around(folder, tmp_path):

@@ -10,8 +10,9 @@ import pytest
 from sklearn import linear_model
 
 from spex_jax import cli, models
+from spex_jax.ablate import gradients
 from spex_jax.fourier import sparse
-from spex_jax.jobs import heads, language, networks, sentiment
+from spex_jax.jobs import explain, heads, language, networks, sentiment
 from spex_jax.models import sites
 from spex_jax.training import checkpoint
 from tests import command
@@ -296,3 +297,36 @@ def test_other_questions_to_a_language_model(
   got = asked.evaluator(np.ones((1, 3), bool))
   np.testing.assert_allclose(got, expected, rtol=0, atol=_TOLERANCE)
   assert np.ptp(asked.evaluator(_masks(3, count=8))) > 0
+
+
+@pytest.mark.parametrize(
+  ("name", "model", "changes"),
+  [
+    ("sentiment", "classifier", {"text": "the film is fun"}),
+    ("sentiment", "classifier", {"text": "the film is fun", "absent": "mask"}),
+    ("lm", "lm", {"text": "the fun is", "absent": "mask", "token": "."}),
+  ],
+)
+def test_gradients_meet_the_values_at_both_ends(
+  made, tmp_path, name, model, changes
+):
+  config = _config(name, made / model, method="gradient_x_input", **changes)
+  asked = explain.SUBJECTS[name](config, tmp_path)
+  assert asked.differentiable is not None
+  found = gradients.gradient_x_input(asked.differentiable)
+  n = len(asked.names)
+  ends = asked.evaluator(np.stack([np.ones(n, bool), np.zeros(n, bool)]))
+  # These words are one token each, so one mask token is as good as many.
+  np.testing.assert_allclose(
+    [found.kept, found.absent], ends, rtol=0, atol=_TOLERANCE
+  )
+  assert np.abs(found.values).max() > 1e-3
+
+
+def test_tokens_that_move_have_no_gradient(made, tmp_path):
+  config = _config(
+    "sentiment", made / "classifier", text="fun", absent="hide",
+    method="gradient_x_input",
+  )  # fmt: skip
+  with pytest.raises(ValueError, match="needs a model that JAX can differ"):
+    explain.run(config, tmp_path, show=lambda *_: None)
