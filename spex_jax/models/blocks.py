@@ -14,6 +14,12 @@ norm), `mlp.pre`, `mlp.neurons` `[B, P, F]`, `mlp.out`, `mlp.post_norm`;
 `resid_post`. Where the heads' inputs are split, by edges or an edit at one of
 them, there is no single `attn.in`: it is not captured, and editing it fails.
 
+Where only some positions are wanted of a last block (`Context.keep`), it
+computes only its keys and values at all of them: `resid_pre`, `attn.in`,
+`attn.q_in`, `attn.k_in`, `attn.v_in`, `attn.k`, `attn.v` and `attn.k_rot` have
+P positions, every later site the kept ones alone (axis 2 of `attn.scores` and
+`attn.pattern`). Captures show that; edits of P positions fit all the same.
+
 Shapes: B batch, P positions, d width, H heads, F neurons.
 """
 
@@ -166,6 +172,9 @@ class Block(nn.Module):
     if self.config.order == "post":
       return self._post(tap, site, x, context), cache
     inputs = self._inputs(tap, site, x)
+    if context.keep is not None:
+      x = sites.take(x, context.keep)
+      inputs = (sites.take(inputs[0], context.keep), *inputs[1:])
     z, cache = self.attn.mix(tap, f"{site}.attn", inputs, context, cache)
     split = tap.cuts or tap.wants(f"{site}.attn.heads_post_norm")
     added, parts = self.attn.combine(tap, f"{site}.attn", z, split)
