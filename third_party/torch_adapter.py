@@ -35,6 +35,7 @@ def _model(kind, folder):
 
 def _timed(request, one_batch):
   """Answers of all rows, and the seconds of each repeat."""
+  torch.set_num_threads(request["threads"])
   with np.load(request["inputs"]) as file:
     arrays = {name: torch.from_numpy(file[name]) for name in file}
   count, size = len(arrays["rows"]), request["batch"]
@@ -105,6 +106,7 @@ def heads(request):
 
 def products(request):
   """Multiply-adds per second, times two, of plain matrix products."""
+  torch.set_num_threads(request["threads"])
   best = 0.0
   with torch.inference_mode():
     for height, a, b in request["shapes"]:

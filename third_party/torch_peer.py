@@ -33,6 +33,7 @@ class Torch(process.Peer):
     coef: np.ndarray,
     *,
     batch: int,
+    threads: int,
     repeats: int = 1,
   ) -> tuple[np.ndarray, tuple[float, ...]]:
     """`coef` times the normalised mean-pooled embedding of rows of tokens.
@@ -42,6 +43,7 @@ class Torch(process.Peer):
       rows: int `[B, P]`, ids without padding.
       coef: `[d]`.
       batch: rows in a forward.
+      threads: that it runs; one is faster where others use the machine.
       repeats: timed runs over all rows, behind one that is not.
 
     Returns:
@@ -51,7 +53,8 @@ class Torch(process.Peer):
       PeerError: the peer raised, or died.
     """
     arrays = {"rows": rows.astype(np.int64), "coef": coef.astype(np.float32)}
-    return self._run("embed", arrays, folder, batch=batch, repeats=repeats)
+    settings = {"batch": batch, "threads": threads, "repeats": repeats}
+    return self._run("embed", arrays, folder, **settings)
 
   def heads(
     self,
@@ -61,6 +64,7 @@ class Torch(process.Peer):
     masks: np.ndarray,
     *,
     batch: int,
+    threads: int,
     each: bool = False,
     repeats: int = 1,
   ) -> tuple[np.ndarray, tuple[float, ...]]:
@@ -72,6 +76,7 @@ class Torch(process.Peer):
       target: the next token.
       masks: bool `[B, L * H]`, layer-major, True = kept.
       batch: masks in a forward.
+      threads: as for `embed`.
       each: a forward and hooks for every single mask instead.
       repeats: as for `embed`.
 
@@ -81,16 +86,17 @@ class Torch(process.Peer):
       "rows": masks.astype(np.uint8),
       "tokens": np.asarray(tokens, np.int64)[None],
     }
+    settings = {"batch": batch, "threads": threads, "repeats": repeats}
     return self._run(
-      "heads", arrays, folder, target=int(target), each=each, batch=batch,
-      repeats=repeats,
-    )  # fmt: skip
+      "heads", arrays, folder, target=int(target), each=each, **settings
+    )
 
-  def products(self, shapes: Sequence[tuple[int, int, int]]) -> float:
+  def products(
+    self, shapes: Sequence[tuple[int, int, int]], *, threads: int
+  ) -> float:
     """Best rate of products `[height, a] @ [a, b]`, in operations a second."""
-    return self._ask("products", shapes=[list(shape) for shape in shapes])[
-      "rate"
-    ]
+    given = [list(shape) for shape in shapes]
+    return self._ask("products", shapes=given, threads=threads)["rate"]
 
   def _run(self, task, arrays, folder, **settings):
     source, out = self._path("inputs"), self._path("found")

@@ -28,11 +28,22 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from spex_jax.models import attention, sites
 
+
+def _gelu(x: jax.Array) -> jax.Array:
+  """Exact GELU by erf, as PyTorch has it; `nn.gelu`'s erfc takes twice as long.
+
+  The two differ by some 6e-8 |x|, the rounding of 1 + erf.
+  """
+  wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  return (wide * (0.5 + 0.5 * jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
+
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-  "gelu": lambda x: nn.gelu(x, approximate=False),
+  "gelu": _gelu,
   "gelu_new": lambda x: nn.gelu(x, approximate=True),
   "gelu_pytorch_tanh": lambda x: nn.gelu(x, approximate=True),
   "gelu_fast": lambda x: nn.gelu(x, approximate=True),
