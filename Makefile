@@ -4,7 +4,7 @@
 # make bench    the benchmarks, beside the peers (slow; builds their environment)
 # make test-slow    the tests that take long and repeat, larger, what others show
 # make test-peers   the tests that run peer packages (slow; the same)
-# make peers peers-shapiq   the environments of the peers alone
+# make peers peers-shapiq peers-torch   the environments of the peers alone
 # make lock     pins every dependency anew (needs uv)
 
 SHELL := /bin/bash
@@ -50,7 +50,7 @@ install = "$(1)/bin/python" -m pip install --quiet --require-hashes -r $(2) \
     --no-build-isolation -e .
 
 .PHONY: help demo test test-3.11 test-3.12 check test-slow test-peers bench \
-  parity lock peers peers-shapiq
+  parity lock peers peers-shapiq peers-torch
 
 help:
 	@sed -n 's/^# //;/^make/p' Makefile
@@ -100,6 +100,8 @@ peers: third_party/.venv/.installed
 
 peers-shapiq: third_party/.venv-shapiq/.installed
 
+peers-torch: third_party/.venv-torch/.installed
+
 .venv/bin/python:
 	$(if $(python311),,$(error Needs Python 3.11; `make test-3.12` runs on 3.12))
 	"$(python311)" -m venv .venv || { rm -rf .venv; exit 1; }
@@ -128,6 +130,13 @@ third_party/.venv-shapiq/.installed: third_party/requirements-shapiq.lock
 	"$(python312)" -m venv third_party/.venv-shapiq
 	third_party/.venv-shapiq/bin/python -m pip install --quiet \
 	  --require-hashes -r $<
+	touch "$@"
+
+# Pinned, without hashes: which build of PyTorch is at hand differs.
+third_party/.venv-torch/.installed: third_party/requirements-torch.txt
+	$(if $(python311),,$(error The peers need Python 3.11))
+	"$(python311)" -m venv third_party/.venv-torch
+	third_party/.venv-torch/bin/python -m pip install --quiet -r $<
 	touch "$@"
 
 compile = uv pip compile --quiet --universal --python-version $(1) \

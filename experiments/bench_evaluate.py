@@ -1,9 +1,14 @@
-"""Masks per second of the compiled evaluator, and its memory, on an encoder.
+"""Masks per second of the compiled evaluator, and its memory.
 
-  python -m experiments.bench_evaluate --config=full   # 5 min on 2 cores
+  python -m experiments.bench_evaluate --config=full   # 15 min on 2 cores
+    [--rows=networks] [--games=../shared/games] [--minilm=FOLDER] [--torch]
 
-The encoder has the shape of all-MiniLM-L6-v2 (6 layers, 384 wide, 12 heads,
-57 tokens, of which 55 are players) and random weights; an absent token becomes
+First a plain encoder, then whole networks (`--rows` picks one of the two): see
+`bench_networks.py`, whose trained ones need `--games` and `--minilm`, and
+PyTorch `make peers-torch` and `--torch`.
+
+The encoder has the shape of all-MiniLM-L6-v2 (6 layers, 384 wide, 12 heads, 57
+tokens, of which 55 are players) and random weights; an absent token becomes
 the mask token. One JSON line each:
 
 `matrix`      the best rate of plain matrix products of such shapes, in this
@@ -30,6 +35,7 @@ Shapes: n players, P tokens, d wide, H heads of h, F neurons, B masks.
 import ctypes
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import os
@@ -45,7 +51,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from experiments import rows
+from experiments import bench_networks, rows
 from spex_jax.ablate import evaluate, prefix
 
 _GIVE_BACK = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
@@ -360,13 +366,30 @@ def main(argv):
   if flags.FLAGS.memory:
     batch, microbatch = map(int, flags.FLAGS.memory)
     print(json.dumps(peak(config, batch, microbatch)))
-  else:
-    rows.write(run(config, flags.FLAGS.config), flags.FLAGS.output)
+    return
+  name, parts = flags.FLAGS.config, []
+  if flags.FLAGS.rows != "networks":
+    parts.append(run(config, name))
+  if flags.FLAGS.rows != "encoder":
+    parts.append(
+      bench_networks.run(
+        bench_networks.CONFIGS[name],
+        rows.common("evaluate"),
+        games=pathlib.Path(flags.FLAGS.games),
+        minilm=flags.FLAGS.minilm,
+        with_peer=flags.FLAGS.torch,
+      )
+    )
+  rows.write(itertools.chain(*parts), flags.FLAGS.output)
 
 
 if __name__ == "__main__":
   # Defined here, so that a test may import several experiments.
   flags.DEFINE_enum("config", "full", sorted(CONFIGS), "Which sizes.")
   flags.DEFINE_list("memory", None, "batch,microbatch: only their peak.")
+  flags.DEFINE_enum("rows", "all", ["all", "encoder", "networks"], "Which.")
+  flags.DEFINE_string("games", "../shared/games", "Folder of cards.json.")
+  flags.DEFINE_string("minilm", None, "Folder of all-MiniLM-L6-v2.")
+  flags.DEFINE_boolean("torch", False, "Run PyTorch beside ours.")
   flags.DEFINE_string("output", None, "File for the lines, as well.")
   app.run(main)

@@ -10,11 +10,14 @@ program serves every mask:
 
   f = lambda mask, params: read(net.apply(params, heads.edits(mask), **inputs))
 
+`evaluator` is that, compiled, with what no player touches computed once.
+
 Shapes: n players; an activation has any shape `[B, ...]`, with B examples.
 """
 
 import dataclasses
 import fnmatch
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
+from spex_jax.ablate import evaluate, prefix, readouts
 from spex_jax.models import sites
 
 HEADS = ("*attn.z", "*cross.z")  # [B, P, H, h]; query heads.
@@ -199,6 +203,104 @@ def units(
   """
   sites.match(tuple(at), patterns)
   return _units(at, patterns, axis, "units", cut="")
+
+
+def first_block(net: sites.Network, players: Players) -> int | None:
+  """The first block that any player's site is in or before, or None.
+
+  The blocks before it are the same for every mask: `net.enter` runs them. None
+  where there is nothing to run apart: a site before block 0, or a network
+  whose blocks cannot be entered.
+
+  Raises:
+    ValueError: a site of the players that the network lacks.
+  """
+  missing = sorted(players.owner.keys() - {*net.sites})
+  if missing:
+    raise ValueError(f"The network has no sites {missing}.")
+  if not net.resumes:
+    return None
+  first = min(net.sites.index(site) for site in players.owner)
+  starts = [
+    net.sites.index(f"blocks.{number}.resid_pre")
+    for number in range(net.config.num_blocks)
+  ]
+  before = sum(start <= first for start in starts)
+  return before - 1 if before else None
+
+
+def evaluator(
+  net: sites.Network,
+  players: Players,
+  inputs: Mapping[str, base.Array],
+  read: readouts.Readout,
+  *,
+  absent: Mapping[str, base.Array] | None = None,
+  params: Any = None,
+  **settings: Any,
+) -> evaluate.Evaluator:
+  """A compiled evaluator of a network's parts on given inputs.
+
+  The blocks before the first that a player touches run once, here, whichever
+  masks are drawn; and only the logits that `read` needs are computed.
+
+  Args:
+    net: any network.
+    players: of its parts.
+    inputs: batched arrays, by their usual names; one example, or B of them.
+    read: what to read of the output: `[B]`, or `[1, T]` of one example.
+    absent: as for `Players.edits`.
+    params: of the network; its own by default.
+    **settings: of `evaluate.compiled`.
+
+  Returns:
+    An evaluator of `players.n` players, with one target for every example, or
+    T of one; a single one has no axis of targets.
+
+  Raises:
+    ValueError: no parameters, or several targets of several examples (when
+      first called); see `first_block`, `Players.edits`, `prefix.split`.
+  """
+  params = net.params if params is None else params
+  if params is None:
+    raise ValueError("This network has no parameters: give `params`.")
+  inputs = {name: jnp.asarray(value) for name, value in inputs.items()}
+  start = first_block(net, players)
+  # Traced with the parameters, so that they are no constants of the program.
+  shared = (params, inputs, absent or {})
+
+  def values(mask, shared, run):
+    params, inputs, stand_ins = shared
+    edits = players.edits(mask, None if absent is None else stand_ins)
+    out = readouts.forward(
+      net, read, inputs, functools.partial(run, params, edits)
+    )
+    if len(out) == 1:
+      return out[0]
+    if out.ndim > 1:
+      raise ValueError(
+        f"Several targets of several examples, {out.shape}: one or the other."
+      )
+    return out
+
+  if start is None or start == 0:
+    whole = lambda mask, shared: values(
+      mask,
+      shared,
+      lambda params, edits, **given: net.apply(params, edits, **given),
+    )
+    return evaluate.compiled(whole, players.n, shared=shared, **settings)
+
+  block: int = start
+
+  def tail(mask, x, shared):
+    run = lambda params, edits, **given: net.resume(
+      params, block, x, edits, **given
+    )
+    return values(mask, shared, run)
+
+  head = lambda shared: net.enter(shared[0], block, **shared[1])
+  return prefix.split(head, tail, players.n, shared=shared, **settings)
 
 
 def mean(

@@ -12,6 +12,9 @@ inferred from the masks that happen to be drawn.
 A compiler may keep what no mask reaches out of the batch, but it is computed
 again in every call (and perhaps in every microbatch), and a value that merely
 passes through an edit which leaves it alone counts as reached.
+
+`split` takes any head and tail; `evaluator` is the one of a prompt's shared
+beginning, `components.evaluator` that of layers.
 """
 
 import time
@@ -19,8 +22,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-from spex_jax.ablate import evaluate, program
+from spex_jax import base
+from spex_jax.ablate import absent, evaluate, program, readouts
+from spex_jax.ablate import text as text_lib
+from spex_jax.models import generate, inputs, sites, transformer
 
 
 def split(
@@ -73,3 +81,115 @@ def split(
   )
   evaluator.stats.head_seconds = seconds
   return evaluator
+
+
+def evaluator(
+  net: sites.Network,
+  prompt: text_lib.Prompt,
+  read: readouts.Prediction,
+  way: str = "mask",
+  *,
+  token: int | str | None = None,
+  length: int | None = None,
+  params: Any = None,
+  tokenizer: Any = None,
+  **settings: Any,
+) -> evaluate.Evaluator:
+  """A compiled evaluator of a prompt whose beginning no player touches.
+
+  The keys and values of that beginning are computed once; every mask runs the
+  tokens behind it alone. Where absent tokens are removed, what follows them
+  moves and is numbered anew, as without a shared prefix; the prefix itself
+  stands still.
+
+  Args:
+    net: a causal language model.
+    prompt: tokens and players.
+    read: `readouts.logit`, `log_probability`, `margin` or `continuation`.
+    way: what becomes of absent tokens; of `absent.WAYS`.
+    token: as for `absent.inputs`.
+    length: how many tokens to share; by default all but one of those before
+      the first that a player has, which is run again because what follows the
+      prefix may be read there.
+    params: of the network; its own by default.
+    tokenizer: of the model; the network's by default.
+    **settings: of `evaluate.compiled`.
+
+  Raises:
+    TypeError: no causal model, or a readout that is none of those.
+    ValueError: a player within the prefix, a prefix that is empty, a
+      prediction that is read within it, a text that the model does not take,
+      no parameters or no tokenizer; see `absent.inputs`.
+  """
+  if not isinstance(net.module, transformer.Decoder):
+    raise TypeError(
+      f"{type(net.module).__name__} is no causal language model: its first "
+      "tokens see the later ones, so that nothing of them can be shared."
+    )
+  if not isinstance(read, readouts.Prediction):
+    raise TypeError(
+      "A shared prefix needs a readout of a few predictions: logit, "
+      "log_probability, margin or continuation of `readouts`."
+    )
+  params = net.params if params is None else params
+  tokenizer = net.tokenizer if tokenizer is None else tokenizer
+  if params is None or tokenizer is None:
+    raise ValueError("Give the params and tokenizer that the network lacks.")
+  config: transformer.Config = net.config
+  ids = prompt.encoding.ids[None]
+  inputs.check_ids(ids, config.vocab_size, config.max_positions)
+  start = _shared_length(prompt, length)
+  see = absent.inputs(prompt, tokenizer, way, token=token)
+  for kept in (True, False):
+    first = int(read.where(see(np.full(prompt.n, kept))).min())
+    if first < start:
+      raise ValueError(
+        f"A prediction is read at token {first}, within the {start} tokens "
+        f"that are shared: share fewer, length={first} or less."
+      )
+  num_slots = prompt.num_tokens
+
+  def head(params):
+    dtype = jax.tree.leaves(params)[0].dtype
+    caches = generate.empty_caches(config, 1, num_slots, dtype)
+    # Its logits are not asked for, so they are not computed.
+    early = jnp.asarray(ids[:, :start])
+    return generate.extend(net, params, early, 0, caches)[1]
+
+  def tail(mask, caches, params):
+    given = see(mask)
+    places = read.where(given)
+    # One before the prefix has no logits here: NaN, which is refused.
+    places = jnp.where(places < start, num_slots, places - start)
+    logits, _ = generate.extend(
+      net,
+      params,
+      given["input_ids"][:, start:],
+      start,
+      caches,
+      None,
+      places,
+      given["attention_mask"],
+    )
+    return read.of(logits, given)[0]
+
+  return split(head, tail, prompt.n, shared=params, **settings)
+
+
+def _shared_length(prompt: text_lib.Prompt, length: int | None) -> int:
+  """How many tokens are shared: at least 1, and before every player's."""
+  owned = prompt.players.owner < prompt.n
+  first = int(owned.argmax())
+  name = prompt.names[prompt.players.owner[first]]
+  if length is not None and base.check_integer(length, "length") > first:
+    raise ValueError(
+      f"Player {name!r} has token {first}, within the first {length} that "
+      "were to be shared."
+    )
+  start = first - 1 if length is None else min(length, first - 1)
+  if start < 1:
+    raise ValueError(
+      f"Player {name!r} has token {first}, and length is {length}: nothing "
+      "stands before it that could be shared. Use readouts.value."
+    )
+  return start

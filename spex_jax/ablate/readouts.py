@@ -11,6 +11,7 @@ Shapes: B rows, P positions, V classes or tokens, T targets, d width.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -26,6 +27,56 @@ Readout: TypeAlias = Callable[
   [sites.Output, Mapping[str, base.Array]], jax.Array
 ]
 Targets: TypeAlias = int | Sequence[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+  """A readout of a causal model's predictions at a few positions.
+
+  Called like any other, it takes them from all logits. Who knows it for what
+  it is (`value`, `forward`) has only those computed.
+
+  Attributes:
+    whole: of the output.
+    where: inputs to the positions that are read, int `[B, k]`.
+    of: logits there, `[B, k, V]`, and the inputs to `[B]` or `[B, T]`.
+  """
+
+  whole: Readout
+  where: Callable[[Mapping[str, base.Array]], jax.Array]
+  of: Callable[[jax.Array, Mapping[str, base.Array]], jax.Array]
+
+  def __call__(
+    self, output: sites.Output, inputs: Mapping[str, base.Array]
+  ) -> jax.Array:
+    return self.whole(output, inputs)
+
+
+def forward(
+  net: sites.Network,
+  read: Readout,
+  inputs: Mapping[str, base.Array],
+  run: Callable[..., sites.Output],
+  capture: Sequence[str] = (),
+) -> jax.Array:
+  """Runs a network and reads its output, with no more logits than are read.
+
+  Args:
+    net: any network.
+    read: what to read.
+    inputs: of the network, B rows.
+    run: keyword inputs to the output, such as `net.apply` with parameters.
+    capture: what `run` captures; then nothing is left out.
+
+  Returns:
+    `[B]` or `[B, T]`.
+  """
+  few = isinstance(read, Prediction) and "logits_to_keep" in net.optional
+  if few and not capture and "logits_to_keep" not in inputs:
+    assert isinstance(read, Prediction)
+    out = run(**inputs, logits_to_keep=read.where(inputs))
+    return read.of(out.logits, inputs)
+  return read(run(**inputs), inputs)
 
 
 def value(
@@ -51,13 +102,13 @@ def value(
 
   def f(mask: base.Array, params: Any) -> jax.Array:
     inputs: dict[str, Any] = {**fixed, **see(mask)}
-    output = net.apply(params, capture=capture, **inputs)
-    return read(output, inputs)[0]
+    run = functools.partial(net.apply, params, capture=capture)
+    return forward(net, read, inputs, run, capture)[0]
 
   return f
 
 
-def logit(targets: Targets, position: int | None = None) -> Readout:
+def logit(targets: Targets, position: int | None = None) -> Prediction:
   """The logit of a class or token, or of several.
 
   Args:
@@ -71,22 +122,22 @@ def logit(targets: Targets, position: int | None = None) -> Readout:
       classes, or a position outside the text.
   """
   wanted = _targets(targets)
-  return lambda output, inputs: _pick(
-    _predictions(output, inputs, position), wanted
-  )
+  return _prediction(lambda scores: _pick(scores, wanted), position)
 
 
-def log_probability(targets: Targets, position: int | None = None) -> Readout:
+def log_probability(
+  targets: Targets, position: int | None = None
+) -> Prediction:
   """The same of log-probabilities, in nats."""
   wanted = _targets(targets)
-  return lambda output, inputs: _pick(
-    jax.nn.log_softmax(_predictions(output, inputs, position)), wanted
+  return _prediction(
+    lambda scores: _pick(jax.nn.log_softmax(scores), wanted), position
   )
 
 
 def margin(
   target: int, rivals: Targets | None = None, position: int | None = None
-) -> Readout:
+) -> Prediction:
   """The logit of `target` above the largest of its rivals'.
 
   Args:
@@ -104,8 +155,7 @@ def margin(
   if others is not None and own in others:
     raise ValueError(f"Target {own} is among its rivals {others.tolist()}.")
 
-  def read(output, inputs):
-    scores = _predictions(output, inputs, position)
+  def above(scores):
     top = _pick(scores, own)
     if others is not None:
       return top - _pick(scores, others).max(axis=-1)
@@ -114,12 +164,12 @@ def margin(
     at_target = jnp.arange(scores.shape[-1])[None] == own
     return top - jnp.where(at_target, -jnp.inf, scores).max(axis=-1)
 
-  return read
+  return _prediction(above, position)
 
 
 def continuation(
   num_tokens: int, *, reduce: str = "sum", log: bool = True
-) -> Readout:
+) -> Prediction:
   """How likely the last tokens of the text are, given those before them.
 
   Teacher-forced: they stand in `input_ids` themselves, owned by nobody (see
@@ -141,8 +191,10 @@ def continuation(
     raise ValueError(f"num_tokens must be at least 1; got {num_tokens}.")
   _check_reduce(reduce)
 
-  def read(output, inputs):
-    ids, seen = _tokens(output, inputs)
+  def places(inputs):
+    """Ids, the positions of the tokens and of that before, and ranks."""
+    ids = jnp.asarray(inputs["input_ids"])
+    seen = _seen(inputs, ids.shape)
     if ids.shape[1] <= num_tokens:
       raise ValueError(
         f"A text of {ids.shape[1]} tokens has no continuation of {num_tokens}: "
@@ -152,17 +204,24 @@ def continuation(
     rank = jnp.cumsum(seen, axis=1)
     steps = jnp.arange(-num_tokens, 1)
     wanted = rank[:, -1:, None] + steps[None, None]
-    at = (rank[..., None] == wanted).argmax(axis=1)  # The first of that rank.
-    scores = jnp.take_along_axis(
-      output.logits, at[:, :-1, None], axis=1, mode="clip"
-    )
+    # The first of that rank.
+    return ids, (rank[..., None] == wanted).argmax(axis=1), rank
+
+  def of(scores, inputs):
+    ids, at, rank = places(inputs)
     words = jnp.take_along_axis(ids, at[:, 1:], axis=1)
     # A row that sees too little has no such tokens; never an innocent number.
     enough = rank[:, -1] > num_tokens
     each = jnp.where(enough[:, None], _log_likelihoods(scores, words), jnp.nan)
     return _reduced(each, reduce, log)
 
-  return read
+  def whole(output, inputs):
+    _tokens(output, inputs)
+    _, at, _ = places(inputs)
+    scores = jnp.take_along_axis(output.logits, at[:, :-1, None], axis=1)
+    return of(scores, inputs)
+
+  return Prediction(whole, lambda inputs: places(inputs)[1][:, :-1], of)
 
 
 def sequence(
@@ -346,6 +405,32 @@ def _pick(scores: jax.Array, targets: np.ndarray) -> jax.Array:
   return scores[:, targets]
 
 
+def _prediction(
+  score: Callable[[jax.Array], jax.Array], position: int | None
+) -> Prediction:
+  """`score` of the classes `[B, V]`, or of the tokens at a position."""
+
+  def where(inputs):
+    shape = np.shape(inputs["input_ids"])
+    if position is None:
+      return _ends(_seen(inputs, shape))[1][:, None]
+    _check_position(position, shape[1])
+    return jnp.full((shape[0], 1), position % shape[1])
+
+  return Prediction(
+    lambda output, inputs: score(_predictions(output, inputs, position)),
+    where,
+    lambda logits, inputs: score(logits[:, 0].astype(jnp.float32)),
+  )
+
+
+def _check_position(position: int, length: int) -> None:
+  if not -length <= position < length:
+    raise ValueError(
+      f"position={position} lies outside the {length} predictions."
+    )
+
+
 def _predictions(
   output: sites.Output, inputs: Mapping[str, base.Array], position: int | None
 ) -> jax.Array:
@@ -360,11 +445,7 @@ def _predictions(
   if logits.ndim != 3:
     raise ValueError(f"Logits must be [B, V] or [B, P, V]; got {logits.shape}.")
   if position is not None:
-    length = logits.shape[1]
-    if not -length <= position < length:
-      raise ValueError(
-        f"position={position} lies outside the {length} predictions."
-      )
+    _check_position(position, logits.shape[1])
     return logits[:, position]
   if "decoder_input_ids" in inputs:
     return logits[:, -1]

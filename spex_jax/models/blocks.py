@@ -14,6 +14,12 @@ norm), `mlp.pre`, `mlp.neurons` `[B, P, F]`, `mlp.out`, `mlp.post_norm`;
 `resid_post`. Where the heads' inputs are split, by edges or an edit at one of
 them, there is no single `attn.in`: it is not captured, and editing it fails.
 
+Where only some positions are wanted of a last block (`Context.keep`), it
+computes only its keys and values at all of them: `resid_pre`, `attn.in`,
+`attn.q_in`, `attn.k_in`, `attn.v_in`, `attn.k`, `attn.v` and `attn.k_rot` have
+P positions, every later site the kept ones alone (axis 2 of `attn.scores` and
+`attn.pattern`). Captures show that; edits of P positions fit all the same.
+
 Shapes: B batch, P positions, d width, H heads, F neurons.
 """
 
@@ -22,12 +28,23 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from spex_jax.models import attention, sites
 
+
+def _gelu(x: jax.Array) -> jax.Array:
+  """Exact GELU by erf, as PyTorch has it; `nn.gelu`'s erfc takes twice as long.
+
+  The two differ by some 6e-8 |x|, the rounding of 1 + erf.
+  """
+  wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  return (wide * (0.5 + 0.5 * jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
+
+
 # By Hugging Face's names; "gelu" is exact there.
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-  "gelu": lambda x: nn.gelu(x, approximate=False),
+  "gelu": _gelu,
   "gelu_new": lambda x: nn.gelu(x, approximate=True),
   "gelu_pytorch_tanh": lambda x: nn.gelu(x, approximate=True),
   "gelu_fast": lambda x: nn.gelu(x, approximate=True),
@@ -168,6 +185,9 @@ class Block(nn.Module):
     if self.config.order == "post":
       return self._post(tap, site, x, context), cache
     inputs = self._inputs(tap, site, x)
+    if context.keep is not None:
+      x = sites.take(x, context.keep)
+      inputs = (sites.take(inputs[0], context.keep), *inputs[1:])
     z, cache = self.attn.mix(tap, f"{site}.attn", inputs, context, cache)
     split = tap.cuts or tap.wants(f"{site}.attn.heads_post_norm")
     added, parts = self.attn.combine(tap, f"{site}.attn", z, split)

@@ -20,6 +20,7 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from spex_jax import base
 from spex_jax.models import attention, blocks, inputs, sites, stream
@@ -87,6 +88,18 @@ class Encoder(nn.Module):
     token_type_ids: base.Array | None = None,
   ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """Logits `[B, C]` or embeddings `[B, d]`, and the hidden states."""
+    text = (input_ids, attention_mask, token_type_ids)
+    return self.resume(tap, self.enter(tap, 0, *text), 0, *text)
+
+  def enter(
+    self,
+    tap: sites.Tap,
+    stop: int,
+    input_ids: base.Array,
+    attention_mask: base.Array | None = None,
+    token_type_ids: base.Array | None = None,
+  ) -> jax.Array:
+    """What enters block `stop`: `[B, P, d]`."""
     c = self.config
     ids = inputs.check_ids(input_ids, c.vocab_size, c.max_positions)
     mask = inputs.check_mask(attention_mask, ids.shape)
@@ -98,9 +111,27 @@ class Encoder(nn.Module):
         inputs.check_range(types, "token_type_ids", c.num_types, ids.shape)
       )
     x = tap("embed", self.embed_norm(x))
+    context = attention.Context(mask[:, None, None])
+    for block in self.blocks[:stop]:
+      x, _ = block(tap, x, context)
+    return x
+
+  def resume(
+    self,
+    tap: sites.Tap,
+    x: jax.Array,
+    start: int,
+    input_ids: base.Array,
+    attention_mask: base.Array | None = None,
+    token_type_ids: base.Array | None = None,
+  ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """What `__call__` gives, from what enters block `start`."""
+    del token_type_ids  # Of `enter`.
+    c = self.config
+    mask = inputs.check_mask(attention_mask, np.shape(input_ids))
     hidden = [x]
     context = attention.Context(mask[:, None, None])
-    for block in self.blocks:
+    for block in self.blocks[start:]:
       x, _ = block(tap, x, context)
       hidden.append(x)
     if c.num_labels:

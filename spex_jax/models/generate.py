@@ -46,10 +46,11 @@ def extend(
   net: sites.Network,
   params: Any,
   input_ids: jax.Array,
-  start: jax.Array,
+  start: jax.Array | int,
   caches: tuple[attention.Cache, ...],
   edits: sites.Edits | None = None,
   logits_at: jax.Array | None = None,
+  attention_mask: base.Array | None = None,
 ) -> tuple[jax.Array, tuple[attention.Cache, ...]]:
   """Runs tokens behind those in the caches: see `transformer.Decoder.extend`.
 
@@ -57,13 +58,15 @@ def extend(
     net: of `transformer.network`.
     params: its parameters.
     input_ids: int `[B, Q]`.
-    start: int `[B]`, the slot of each row's first token.
+    start: int `[B]`, the slot of each row's first token, or a static number.
     caches: from `empty_caches`, or from an earlier call.
     edits: traced, or None; shapes are those of Q positions.
-    logits_at: int `[B]`, one token per row to give logits for, or None.
+    logits_at: int `[B]`, one token per row to give logits for, or `[B, k]`,
+      or None for all.
+    attention_mask: `[B or 1, S]`, which slots are seen; None for all.
 
   Returns:
-    Logits `[B, Q or 1, V]` and the caches.
+    Logits `[B, Q or k or 1, V]` and the caches.
 
   Raises:
     TypeError: a network that is no causal model.
@@ -81,7 +84,7 @@ def extend(
   run: Any = net.module.apply
   logits, caches = run(
     {"params": params}, tap, input_ids, start, caches, logits_at,
-    method="extend",
+    attention_mask, method="extend",
   )  # fmt: skip
   tap.finish()
   return logits, caches

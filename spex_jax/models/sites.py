@@ -11,14 +11,19 @@ import dataclasses
 import difflib
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from spex_jax import base
+
+# Which positions are kept: so many of the last ones, those of int `[k]`, or for
+# every row its own, int `[B, k]`.
+Positions: TypeAlias = int | base.Array
 
 
 @flax.struct.dataclass
@@ -94,26 +99,48 @@ class Tap:
     self._edits = Edits() if edits is None else edits
     self._captured = captured
     self._edges = edges
+    self._kept: tuple[Positions, int] | None = None
     self._writes: list[jax.Array] = []
     self._passed: set[str] = set()
     self.activations: dict[str, jax.Array] = {}
 
-  def __call__(self, site: str, x: jax.Array) -> jax.Array:
-    """The activation `x` of `site`, edited; recorded if captured."""
+  def __call__(self, site: str, x: jax.Array, axis: int = 1) -> jax.Array:
+    """The activation `x` of `site`, edited; recorded if captured.
+
+    `axis` is that of positions; see `keep`.
+    """
     self._passed.add(site)
     edits = self._edits
     if site in edits.replace:
       where, value = edits.replace[site]
-      where = _check(site, "replace (where)", where, x)
-      value = _check(site, "replace (value)", value, x)
+      where = self._fit(site, "replace (where)", where, x, axis)
+      value = self._fit(site, "replace (value)", value, x, axis)
       x = jnp.where(where, value.astype(x.dtype), x)
     if site in edits.scale:
-      x = x * _check(site, "scale", edits.scale[site], x).astype(x.dtype)
+      scale = self._fit(site, "scale", edits.scale[site], x, axis)
+      x = x * scale.astype(x.dtype)
     if site in edits.add:
-      x = x + _check(site, "add", edits.add[site], x).astype(x.dtype)
+      add = self._fit(site, "add", edits.add[site], x, axis)
+      x = x + add.astype(x.dtype)
     if site in self._captured:
       self.activations[site] = x
     return x
+
+  def keep(self, positions: "Positions", length: int) -> None:
+    """From here on some activations hold these of `length` positions alone.
+
+    Edits may still be given for all of them: the kept ones are taken.
+    """
+    self._kept = positions, length
+
+  def _fit(self, site, what, edit, x, axis):
+    """An edit that fits `x`, at the positions that it still has."""
+    edit = jnp.asarray(edit)
+    if self._kept is not None and edit.ndim == x.ndim:
+      positions, length = self._kept
+      if edit.shape[axis] == length != x.shape[axis]:
+        edit = take(edit, positions, axis)
+    return _check(site, what, edit, x)
 
   def edits(self, site: str) -> bool:
     """Whether `site` is edited."""
@@ -240,22 +267,79 @@ class Network:
       TypeError: an input missing or not known, or edges of another type.
     """
     self._check_edges(edges)
-    needed = self.example.keys()
-    if not needed <= inputs.keys() <= needed | set(self.optional):
-      may = f" (and may have {sorted(self.optional)})" if self.optional else ""
-      raise TypeError(
-        f"Inputs must be {sorted(needed)}{may}; got {sorted(inputs)}."
-      )
-    unknown = (frozenset() if edits is None else edits.sites) - {*self.sites}
-    if unknown:
-      raise ValueError(
-        f"No such site: {sorted(unknown)}."
-        + _close(unknown, self.sites)
-        + f" Sites are {list(self.sites)}."
-      )
+    self._check_inputs(edits, inputs)
     tap = Tap(edits, match(self.sites, capture), edges)
     forward: Any = self.module.apply
     logits, hidden = forward({"params": params}, tap, **inputs)
+    tap.finish()
+    return Output(logits=logits, hidden=hidden, activations=tap.activations)
+
+  @property
+  def resumes(self) -> bool:
+    """Whether `enter` and `resume` can be called."""
+    return hasattr(self.module, "resume")
+
+  def enter(
+    self,
+    params: Any,
+    block: int,
+    edits: Edits | None = None,
+    **inputs: Any,
+  ) -> jax.Array:
+    """What enters a block: the stream `[B, P, d]` before `blocks.N`.
+
+    Runs the embedding and the blocks before it, and nothing else.
+
+    Args:
+      params: as for `apply`.
+      block: N, from 0 to the number of blocks.
+      edits: of sites before block N, or None.
+      **inputs: as for `apply`.
+
+    Raises:
+      TypeError: a network whose blocks cannot be run apart.
+      ValueError: as `apply`, or a block that it does not have.
+    """
+    self._check_block(block)
+    self._check_inputs(edits, inputs)
+    tap = Tap(edits)
+    forward: Any = self.module.apply
+    x = forward({"params": params}, tap, block, method="enter", **inputs)
+    tap.finish()
+    return x
+
+  def resume(
+    self,
+    params: Any,
+    block: int,
+    x: base.Array,
+    edits: Edits | None = None,
+    capture: Sequence[str] = (),
+    **inputs: Any,
+  ) -> Output:
+    """The rest of a forward, from a block on: the other half of `enter`.
+
+    Args:
+      params: as for `apply`.
+      block: N, the first one to run.
+      x: `[B, P, d]`, what enters it.
+      edits: of sites from `blocks.N.resid_pre` on, or None.
+      capture: as for `apply`; of sites that are passed.
+      **inputs: as for `apply`, the same that `enter` was given.
+
+    Returns:
+      As `apply`; `hidden` begins with what enters block N.
+
+    Raises:
+      TypeError, ValueError: as `enter`.
+    """
+    self._check_block(block)
+    self._check_inputs(edits, inputs)
+    tap = Tap(edits, match(self.sites, capture))
+    forward: Any = self.module.apply
+    logits, hidden = forward(
+      {"params": params}, tap, jnp.asarray(x), block, method="resume", **inputs
+    )
     tap.finish()
     return Output(logits=logits, hidden=hidden, activations=tap.activations)
 
@@ -271,10 +355,39 @@ class Network:
     """
     if self.no_edges:
       raise ValueError(f"No writers here: {self.no_edges}")
+    if "logits_to_keep" in inputs:
+      raise ValueError(
+        "Writers are wanted at every position: leave out logits_to_keep."
+      )
     out = self.apply(params, edits, capture=self.writer_sites, **inputs)
     parts = [out.activations[site] for site in self.writer_sites]
     parts = [z[:, :, None] if z.ndim == 3 else z for z in parts]
     return jnp.concatenate(parts, axis=2)
+
+  def _check_inputs(self, edits: Edits | None, inputs: Any) -> None:
+    needed = self.example.keys()
+    if not needed <= inputs.keys() <= needed | set(self.optional):
+      may = f" (and may have {sorted(self.optional)})" if self.optional else ""
+      raise TypeError(
+        f"Inputs must be {sorted(needed)}{may}; got {sorted(inputs)}."
+      )
+    unknown = (frozenset() if edits is None else edits.sites) - {*self.sites}
+    if unknown:
+      raise ValueError(
+        f"No such site: {sorted(unknown)}."
+        + _close(unknown, self.sites)
+        + f" Sites are {list(self.sites)}."
+      )
+
+  def _check_block(self, block: int) -> None:
+    if not self.resumes:
+      raise TypeError(
+        f"{type(self.module).__name__} has no stack of blocks that could be "
+        "entered between two of them; use `apply`."
+      )
+    num_blocks = self.config.num_blocks
+    if not 0 <= base.check_integer(block, "A block") <= num_blocks:
+      raise ValueError(f"A block must lie in 0..{num_blocks}; got {block}.")
 
   def _check_edges(self, edges: Any) -> None:
     if edges is None:
@@ -290,6 +403,22 @@ class Network:
         + _close(unknown, list(self.readers))
         + f" Readers are {list(self.readers)}."
       )
+
+
+def take(x: base.Array, positions: Positions, axis: int = 1) -> jax.Array:
+  """Some positions of `x`, whose axis 0 is the batch and `axis` positions.
+
+  NaN, or True, for one that `x` does not have; from -1 they count backwards.
+  """
+  if isinstance(positions, int):
+    size = np.shape(x)[axis]
+    return jax.lax.slice_in_dim(x, size - positions, size, axis=axis)
+  x = jnp.asarray(x)
+  if positions.ndim == 1:
+    return jnp.take(x, positions, axis=axis, mode="fill")
+  rows = jnp.broadcast_to(x, (len(positions), *x.shape[1:]))
+  one = lambda row, at: jnp.take(row, at, axis=axis - 1, mode="fill")
+  return jax.vmap(one)(rows, positions)
 
 
 def match(sites: Sequence[str], patterns: Sequence[str]) -> frozenset[str]:

@@ -4,13 +4,16 @@ Inputs: `input_ids` int `[B, P]`; optionally `attention_mask` `[B, P]` (1 where
 a token is there, all ones by default), `position_ids` int `[B, P]` (0, 1, ...
 by default, whatever the mask, as Hugging Face's forward does), and
 `logits_to_keep`, the number of last positions whose logits are computed (a
-static int; 0 for all), or the positions, int `[k]`.
+static int; 0 for all), or the positions, int `[k]` or of every row `[B, k]`.
+Then the last block, too, computes no more than its keys and values elsewhere.
 
 Sites: `embed.tokens` and `embed` `[B, P, d]`, those of `stream.block_sites`,
-`final_norm.in` and `final_norm` `[B, P, d]`, `logits` `[B, P or k, V]`.
+`final_norm.in` and `final_norm` `[B, P or k, d]`, `logits` `[B, P or k, V]`.
 `hidden` holds what enters block 0, what each block but the last leaves, and
-the final norm's output, like Hugging Face's `hidden_states`. Under jit, an id
-or a position that the tables lack gives NaN; elsewhere it is refused.
+the final norm's output (`[B, P or k, d]`), like Hugging Face's
+`hidden_states`, whose last one is not cut. With edges nothing but the logits
+is. Under jit, an id or a position that the tables lack gives NaN; elsewhere it
+is refused.
 
 Shapes: B batch, P positions, d width, V vocabulary, S slots of a cache.
 """
@@ -86,71 +89,137 @@ class Decoder(nn.Module):
     logits_to_keep: int | base.Array = 0,
   ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """Logits `[B, P or k, V]` and the hidden states, each `[B, P, d]`."""
-    c = self.config
-    ids = inputs.check_ids(input_ids, c.vocab_size, c.max_positions)
-    length = ids.shape[1]
-    slots = jnp.arange(length)[None]
-    if position_ids is None:
-      positions, num = slots, length
-    else:
-      positions, num = jnp.asarray(position_ids), c.max_positions
-      inputs.check_range(positions, "position_ids", c.max_positions, ids.shape)
-    mask = inputs.check_mask(attention_mask, ids.shape)
-    seen = {
-      window: attention.causal(slots, length, window) & mask[:, None, None]
-      for window in {c.window(number) for number in range(c.num_blocks)}
-    }
-    cos_sin = self._cos_sin(positions, num)
+    text = (input_ids, attention_mask, position_ids)
+    x = self.enter(tap, 0, *text)
+    return self.resume(tap, x, 0, *text, logits_to_keep)
+
+  def enter(
+    self,
+    tap: sites.Tap,
+    stop: int,
+    input_ids: base.Array,
+    attention_mask: base.Array | None = None,
+    position_ids: base.Array | None = None,
+    logits_to_keep: int | base.Array = 0,
+  ) -> jax.Array:
+    """The stream `[B, P, d]` that enters block `stop`."""
+    del logits_to_keep  # Of `resume`.
+    ids, positions, _ = self._places(input_ids, position_ids)
     x = self._embed(tap, ids, positions)
+    if stop:
+      contexts = self._contexts(input_ids, attention_mask, position_ids)
+      for block, context in zip(self.blocks[:stop], contexts):
+        x, _ = block(tap, x, context)
+    return x
+
+  def resume(
+    self,
+    tap: sites.Tap,
+    x: jax.Array,
+    start: int,
+    input_ids: base.Array,
+    attention_mask: base.Array | None = None,
+    position_ids: base.Array | None = None,
+    logits_to_keep: int | base.Array = 0,
+  ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """What `__call__` gives, from the stream that enters block `start`."""
+    c = self.config
+    contexts = self._contexts(input_ids, attention_mask, position_ids)
+    length = input_ids.shape[1]
+    keep = _check_keep(logits_to_keep, length)
+    whole = tap.cuts or start == c.num_blocks
+    early = None if whole else _fewer(keep, length)
     hidden = []
-    for number, block in enumerate(self.blocks):
+    for number in range(start, c.num_blocks):
       hidden.append(x)
-      context = attention.Context(seen[c.window(number)], cos_sin)
-      x, _ = block(tap, x, context)
+      context = contexts[number]
+      if number == c.num_blocks - 1 and early is not None:
+        context = context._replace(keep=early)
+        tap.keep(early, length)
+      x, _ = self.blocks[number](tap, x, context)
     x = self._final(tap, x)
-    logits = self._logits(tap, _keep(x, logits_to_keep))
-    return logits, (*hidden, x)
+    late = keep is not None and early is None
+    return self._logits(tap, sites.take(x, keep) if late else x), (*hidden, x)
 
   def extend(
     self,
     tap: sites.Tap,
     input_ids: jax.Array,
-    start: jax.Array,
+    start: jax.Array | int,
     caches: Sequence[attention.Cache],
     logits_at: jax.Array | None = None,
+    attention_mask: base.Array | None = None,
   ) -> tuple[jax.Array, tuple[attention.Cache, ...]]:
     """Runs further tokens behind those that the caches hold.
 
     Token j of row b takes slot and position `start[b] + j`, and attends to
-    all slots up to it.
+    all slots up to it that `attention_mask` shows.
 
     Args:
       tap: of this forward.
       input_ids: int `[B, Q]`.
-      start: int `[B]`.
+      start: int `[B]`, or a static number, the same for all rows.
       caches: one per block, of S slots; `start + Q` must not exceed S.
       logits_at: int `[B]`, the one token of each row whose logits are
-        computed; all by default.
+        computed, or `[B, k]`; all by default. As for `logits_to_keep`, the
+        last block does no more.
+      attention_mask: `[B or 1, S]`, of the slots; all ones by default.
 
     Returns:
-      Logits `[B, Q or 1, V]`, and the caches with these tokens.
+      Logits `[B, Q or k or 1, V]`, and the caches with these tokens.
     """
     c = self.config
     num_slots = caches[0].k.shape[1]
-    step = jnp.arange(input_ids.shape[1])[None]
-    positions = start[:, None] + step
+    length = input_ids.shape[1]
+    first = jnp.full(1, start) if isinstance(start, int) else start
+    positions = first[:, None] + jnp.arange(length)[None]
+    keep = None
+    if logits_at is not None:
+      keep = logits_at if logits_at.ndim == 2 else logits_at[:, None]
+    early = _fewer(keep, length)
     cos_sin = self._cos_sin(positions, num_slots)
     x = self._embed(tap, input_ids, positions)
     new: list[Any] = []
     for number, block in enumerate(self.blocks):
       seen = attention.causal(positions, num_slots, c.window(number))
+      if attention_mask is not None:
+        seen = seen & jnp.asarray(attention_mask, bool)[:, None, None]
       context = attention.Context(seen, cos_sin, start)
+      if number == c.num_blocks - 1 and early is not None:
+        context = context._replace(keep=early)
+        tap.keep(early, length)
       x, cache = block(tap, x, context, caches[number])
       new.append(cache)
     x = self._final(tap, x)
-    if logits_at is not None:
-      x = jnp.take_along_axis(x, logits_at[:, None, None], axis=1)
+    if keep is not None and early is None:
+      x = sites.take(x, keep)
     return self._logits(tap, x), tuple(new)
+
+  def _places(self, input_ids, position_ids):
+    """Checked ids and positions `[1 or B, P]`, and a table's rows for them."""
+    c = self.config
+    ids = inputs.check_ids(input_ids, c.vocab_size, c.max_positions)
+    if position_ids is None:
+      return ids, jnp.arange(ids.shape[1])[None], ids.shape[1]
+    inputs.check_range(position_ids, "position_ids", c.max_positions, ids.shape)
+    return ids, jnp.asarray(position_ids), c.max_positions
+
+  def _contexts(self, input_ids, attention_mask, position_ids):
+    """What each block attends to."""
+    c = self.config
+    ids, positions, num = self._places(input_ids, position_ids)
+    length = ids.shape[1]
+    mask = inputs.check_mask(attention_mask, ids.shape)
+    slots = jnp.arange(length)[None]
+    seen = {
+      window: attention.causal(slots, length, window) & mask[:, None, None]
+      for window in {c.window(number) for number in range(c.num_blocks)}
+    }
+    cos_sin = self._cos_sin(positions, num)
+    return [
+      attention.Context(seen[c.window(number)], cos_sin)
+      for number in range(c.num_blocks)
+    ]
 
   def _embed(self, tap, ids, positions):
     x = self.tokens(ids)
@@ -204,18 +273,27 @@ def network(config: Config) -> sites.Network:
   )
 
 
-def _keep(x: jax.Array, positions: int | base.Array) -> jax.Array:
-  """The last positions of `[B, P, d]`, or those listed."""
+def _check_keep(
+  positions: int | base.Array, length: int
+) -> sites.Positions | None:
+  """`logits_to_keep`, or None where all of `length` positions are kept."""
   if not isinstance(positions, int):
     positions = jnp.asarray(positions)
-    if positions.ndim != 1:
+    if positions.ndim not in (1, 2):
       raise ValueError(
-        "logits_to_keep must be a static int, or int [k]; got an array "
-        f"{positions.shape}. Under jit, close over the number."
+        "logits_to_keep must be a static int, int [k] or int [B, k]; got an "
+        f"array {positions.shape}. Under jit, close over the number."
       )
-    return x[:, positions]
-  if not 0 <= positions <= x.shape[1]:
+    return positions
+  if not 0 <= positions <= length:
     raise ValueError(
-      f"logits_to_keep must lie in 0..{x.shape[1]}; got {positions}."
+      f"logits_to_keep must lie in 0..{length}; got {positions}."
     )
-  return x[:, -positions:] if positions else x
+  return positions if 0 < positions < length else None
+
+
+def _fewer(keep: sites.Positions | None, length: int) -> sites.Positions | None:
+  """The positions if some are left out, not only moved; else None."""
+  if keep is None or isinstance(keep, int):
+    return keep
+  return keep if keep.shape[-1] < length else None

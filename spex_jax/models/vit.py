@@ -79,6 +79,13 @@ class Vit(nn.Module):
     self, tap: sites.Tap, pixel_values: base.Array
   ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """Logits `[B, K]` and the hidden states, each `[B, P, d]`."""
+    x = self.enter(tap, 0, pixel_values)
+    return self.resume(tap, x, 0, pixel_values)
+
+  def enter(
+    self, tap: sites.Tap, stop: int, pixel_values: base.Array
+  ) -> jax.Array:
+    """What enters block `stop`: `[B, P, d]`."""
     c = self.config
     x = self.patch(self._patches(jnp.asarray(pixel_values)))
     token = jnp.broadcast_to(self.class_token, (len(x), 1, c.width))
@@ -86,16 +93,28 @@ class Vit(nn.Module):
     x = x + self.positions(jnp.arange(c.num_positions)[None])
     x = tap("embed", x)
     tap.write(x[:, :, None])
+    for block in self.blocks[:stop]:
+      x, _ = block(tap, x, self._context())
+    return x
+
+  def resume(
+    self, tap: sites.Tap, x: jax.Array, start: int, pixel_values: base.Array
+  ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """What `__call__` gives, from what enters block `start`."""
+    del pixel_values  # Of `enter`.
     hidden = [x]
-    everything = jnp.ones((1, 1, 1, c.num_positions), bool)
-    for block in self.blocks:
-      x, _ = block(tap, x, attention.Context(everything))
+    for block in self.blocks[start:]:
+      x, _ = block(tap, x, self._context())
       hidden.append(x)
     if tap.cuts:
       x = tap.read("final_norm.in", x, 1)[:, :, 0]
     x = tap("final_norm", self.final_norm(tap("final_norm.in", x)))
     pooled = tap("pooled", x[:, 0])
     return tap("logits", self.classifier(pooled)), tuple(hidden)
+
+  def _context(self):
+    seen = jnp.ones((1, 1, 1, self.config.num_positions), bool)
+    return attention.Context(seen)
 
   def _patches(self, pixels):
     """`[B, C, H, W]` to `[B, P - 1, C p p]`, in the parameters' dtype."""

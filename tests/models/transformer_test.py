@@ -13,7 +13,7 @@ _IDS = np.array([[3, 1, 4, 1, 5, 9, 2, 6], [2, 7, 1, 8, 2, 8, 1, 8]], np.int32)
 
 # Two blocks of sums of at most 48 products, and norms: some hundred float32
 # roundings of relative size 6e-8 in a row, mostly of random sign.
-_TOLERANCE = 5e-6
+_TOLERANCE = 6e-6
 
 _GEMMA = checkpoints.relative(
   "gemma2",
@@ -235,7 +235,9 @@ def test_only_the_logits_asked_for():
     net.params, input_ids=_IDS, logits_to_keep=np.array([2, 5])
   ).logits
   # Under jit a number would be a traced scalar: refused, not misread.
-  with pytest.raises(ValueError, match=r"static int, or int \[k\]; got .*\(\)"):
+  with pytest.raises(
+    ValueError, match=r"static int, int \[k\] or int .*got an array \(\)"
+  ):
     net.apply(net.params, input_ids=_IDS, logits_to_keep=1)
   assert last.shape == (2, 1, 17) and some.shape == (2, 2, 17)
   assert checkpoints.difference(last, full[:, -1:]) < _TOLERANCE

@@ -1,0 +1,70 @@
+"""PyTorch answers through its adapter; needs `make peers-torch` if marked."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from third_party import process, torch_peer
+
+# Stands for the worker: it gives back what it was sent.
+_FAKE = """#!{python}
+import json, sys
+import numpy as np
+for line in iter(sys.stdin.readline, ""):
+  request = json.loads(line)
+  answer = {{"torch": "0"}}
+  if request["task"] in ("embed", "heads"):
+    with np.load(request["inputs"]) as file:
+      rows = file["rows"]
+      values = rows.sum(axis=1) + request["batch"] + file[request["task"] ==
+        "heads" and "tokens" or "coef"].sum()
+    np.savez(request["out"], values=values)
+    answer = {{"seconds": [0.5] * request["repeats"]}}
+    if request.get("each"):
+      answer = {{"error": "ValueError: " + str(request["target"])}}
+  elif request["task"] == "products":
+    answer = {{"rate": sum(request["shapes"][0]) * request["threads"]}}
+  print(json.dumps(answer), flush=True)
+"""
+
+
+@pytest.fixture
+def fake(tmp_path):
+  path = tmp_path / "python"
+  path.write_text(_FAKE.format(python=sys.executable))
+  path.chmod(0o755)
+  with torch_peer.Torch(path) as peer:
+    yield peer
+
+
+def test_a_missing_environment_names_the_remedy(tmp_path, monkeypatch):
+  monkeypatch.setenv("SPEX_TORCH_PYTHON", str(tmp_path / "none"))
+  with pytest.raises(process.PeerError, match="run `make peers-torch`"):
+    torch_peer.Torch()
+
+
+def test_what_is_sent_and_given_back(fake):
+  rows = np.array([[1, 2], [3, 4]])
+  values, seconds = fake.embed(
+    "folder", rows, np.array([0.5, 0.25]), batch=10, threads=1, repeats=2
+  )
+  np.testing.assert_array_equal(values, [13.75, 17.75])
+  assert seconds == (0.5, 0.5)
+  values, _ = fake.heads(
+    "folder", np.array([5, 6]), 3, rows > 1, batch=1, threads=1
+  )
+  np.testing.assert_array_equal(values, [13, 14])
+  with pytest.raises(process.PeerError, match="`heads` raised ValueError: 3"):
+    fake.heads(
+      "folder", np.array([5]), 3, rows > 1, batch=1, threads=1, each=True
+    )
+  assert fake.products([(2, 3, 4)], threads=2) == 18
+
+
+@pytest.mark.peers
+def test_the_peer_multiplies():
+  with torch_peer.Torch() as peer:
+    assert peer.products([(64, 64, 64)], threads=1) > 1e8
+    with pytest.raises(process.PeerError, match="embed"):
+      peer.embed("/nowhere", np.ones((1, 2)), np.ones(3), batch=1, threads=1)

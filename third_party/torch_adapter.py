@@ -1,0 +1,125 @@
+"""Forwards of PyTorch and transformers; a worker inside their environment.
+
+`torch_peer.py` starts it and `serving.py` answers for it. The models are
+`transformers`' own, called as a user would who wants many masked forwards. This
+file imports nothing of ours.
+
+Shapes: B masks, P tokens, L layers, H heads, d width.
+"""
+
+import math
+import time
+
+import numpy as np
+import torch
+import transformers
+
+from third_party import serving
+
+_loaded = {}
+
+
+def versions(request):
+  """Versions, and the threads that PyTorch runs."""
+  del request
+  found = serving.versions_of("torch", "transformers", "numpy")
+  return found | {"threads": str(torch.get_num_threads())}
+
+
+def _model(kind, folder):
+  if (kind, folder) not in _loaded:
+    made = getattr(transformers, kind).from_pretrained(folder)
+    _loaded[kind, folder] = made.eval()
+  return _loaded[kind, folder]
+
+
+def _timed(request, one_batch):
+  """Answers of all rows, and the seconds of each repeat."""
+  torch.set_num_threads(request["threads"])
+  with np.load(request["inputs"]) as file:
+    arrays = {name: torch.from_numpy(file[name]) for name in file}
+  count, size = len(arrays["rows"]), request["batch"]
+  seconds, values = [], []
+  with torch.inference_mode():
+    for _ in range(1 + request["repeats"]):
+      begin = time.perf_counter()
+      values = [
+        one_batch(arrays, slice(start, start + size))
+        for start in range(0, count, size)
+      ]
+      seconds.append(time.perf_counter() - begin)
+  np.savez(request["out"], values=torch.cat(values).double().numpy())
+  return {"seconds": seconds[1:]}
+
+
+def embed(request):
+  """A linear function of normalised mean-pooled embeddings of token rows."""
+  model = _model("AutoModel", request["folder"])
+
+  def one_batch(arrays, rows):
+    ids = arrays["rows"][rows]
+    out = model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    mean = out.last_hidden_state.mean(dim=1)
+    unit = mean / mean.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    return unit @ arrays["coef"]
+
+  return _timed(request, one_batch)
+
+
+def heads(request):
+  """Log-probability of a token with heads zeroed, by masks `[B, L * H]`.
+
+  A hook before each output projection multiplies with the masks of the whole
+  batch; with `each`, every mask has a forward and hooks of its own.
+  """
+  model = _model("AutoModelForCausalLM", request["folder"])
+  layers = model.model.layers
+  target, num_heads = request["target"], model.config.num_attention_heads
+
+  def predict(tokens, masks):
+    gates = masks.view(len(masks), len(layers), num_heads, 1)
+    handles = []
+    for number, layer in enumerate(layers):
+
+      def hook(module, args, gate=gates[:, number]):
+        z = args[0]
+        split = z.view(len(z), z.shape[1], num_heads, -1)
+        return ((split * gate[:, None]).reshape(z.shape),)
+
+      handles.append(layer.self_attn.o_proj.register_forward_pre_hook(hook))
+    try:
+      ids = tokens.expand(len(masks), -1)
+      logits = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits
+    finally:
+      for handle in handles:
+        handle.remove()
+    return torch.log_softmax(logits[:, -1].float(), dim=-1)[:, target]
+
+  def one_batch(arrays, rows):
+    masks = arrays["rows"][rows].float()
+    if not request["each"]:
+      return predict(arrays["tokens"], masks)
+    return torch.cat([predict(arrays["tokens"], row[None]) for row in masks])
+
+  return _timed(request, one_batch)
+
+
+def products(request):
+  """Multiply-adds per second, times two, of plain matrix products."""
+  torch.set_num_threads(request["threads"])
+  best = 0.0
+  with torch.inference_mode():
+    for height, a, b in request["shapes"]:
+      x, y = torch.randn(height, a), torch.randn(a, b)
+      least = math.inf
+      for _ in range(10):
+        begin = time.perf_counter()
+        x @ y
+        least = min(least, time.perf_counter() - begin)
+      best = max(best, 2 * height * a * b / least)
+  return {"rate": best}
+
+
+if __name__ == "__main__":
+  transformers.logging.set_verbosity_error()
+  serving.serve(versions, embed, heads, products)

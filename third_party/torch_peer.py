@@ -1,0 +1,108 @@
+"""Runs PyTorch and transformers in an environment of their own.
+
+  with Torch() as peer:
+    values, seconds = peer.heads(folder, tokens, target, masks, batch=32)
+
+`make peers-torch` builds the environment. Nothing of ours runs meanwhile.
+
+Shapes: B masks, P tokens, L layers, H heads, d width.
+"""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from third_party import process
+
+PeerError = process.PeerError
+
+
+class Torch(process.Peer):
+  """Forwards of transformers' models in a process of its own."""
+
+  adapter = "torch_adapter"
+  variable = "SPEX_TORCH_PYTHON"
+  environment = ".venv-torch"
+  target = "peers-torch"
+
+  def embed(
+    self,
+    folder: str | os.PathLike,
+    rows: np.ndarray,
+    coef: np.ndarray,
+    *,
+    batch: int,
+    threads: int,
+    repeats: int = 1,
+  ) -> tuple[np.ndarray, tuple[float, ...]]:
+    """`coef` times the normalised mean-pooled embedding of rows of tokens.
+
+    Args:
+      folder: an encoder's checkpoint.
+      rows: int `[B, P]`, ids without padding.
+      coef: `[d]`.
+      batch: rows in a forward.
+      threads: that it runs; one is faster where others use the machine.
+      repeats: timed runs over all rows, behind one that is not.
+
+    Returns:
+      Values `[B]`, and the seconds of each repeat.
+
+    Raises:
+      PeerError: the peer raised, or died.
+    """
+    arrays = {"rows": rows.astype(np.int64), "coef": coef.astype(np.float32)}
+    settings = {"batch": batch, "threads": threads, "repeats": repeats}
+    return self._run("embed", arrays, folder, **settings)
+
+  def heads(
+    self,
+    folder: str | os.PathLike,
+    tokens: np.ndarray,
+    target: int,
+    masks: np.ndarray,
+    *,
+    batch: int,
+    threads: int,
+    each: bool = False,
+    repeats: int = 1,
+  ) -> tuple[np.ndarray, tuple[float, ...]]:
+    """Log-probability of `target` behind `tokens`, with heads zeroed.
+
+    Args:
+      folder: a checkpoint of Llama's kind.
+      tokens: int `[P]`.
+      target: the next token.
+      masks: bool `[B, L * H]`, layer-major, True = kept.
+      batch: masks in a forward.
+      threads: as for `embed`.
+      each: a forward and hooks for every single mask instead.
+      repeats: as for `embed`.
+
+    Returns, raises: as `embed`.
+    """
+    arrays = {
+      "rows": masks.astype(np.uint8),
+      "tokens": np.asarray(tokens, np.int64)[None],
+    }
+    settings = {"batch": batch, "threads": threads, "repeats": repeats}
+    return self._run(
+      "heads", arrays, folder, target=int(target), each=each, **settings
+    )
+
+  def products(
+    self, shapes: Sequence[tuple[int, int, int]], *, threads: int
+  ) -> float:
+    """Best rate of products `[height, a] @ [a, b]`, in operations a second."""
+    given = [list(shape) for shape in shapes]
+    return self._ask("products", shapes=given, threads=threads)["rate"]
+
+  def _run(self, task, arrays, folder, **settings):
+    source, out = self._path("inputs"), self._path("found")
+    np.savez(source, **arrays)
+    answer = self._ask(
+      task, folder=os.fspath(folder), inputs=source, out=out, **settings
+    )
+    with np.load(out) as file:
+      return file["values"], tuple(answer["seconds"])
