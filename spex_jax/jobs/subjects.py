@@ -115,14 +115,13 @@ def trained(
     "subject": config.subject,
     "seed": config.seed,
     "test_fraction": config.test_fraction,
-    "data": zlib.crc32(np.asarray(features).tobytes()),
     **{
       f"model.{k}": v
       for k, v in _plain(config.model).items()
       if k != "arguments"  # Of other models than networks.
     },
     **{f"training.{k}": v for k, v in _plain(config.training).items()},
-    **({"table": config.table} if "table" in config else {}),
+    **_table(config),
   }
   if path.exists():
     like = jax.eval_shape(net.init, jax.random.key(0))  # Shapes alone.
@@ -151,6 +150,15 @@ def trained(
   checkpoint.save(path, done.params, origin)
   steps = count(len(done.losses), "step")
   return done.params, f"trained in {steps} and saved to {path}"
+
+
+def _table(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The table of a configuration, with the contents of a file."""
+  if "table" not in config:
+    return {}
+  path = pathlib.Path(config.table)
+  data = {"data": zlib.crc32(path.read_bytes())} if path.is_file() else {}
+  return {"table": config.table} | data
 
 
 def _plain(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -48,3 +48,21 @@ def test_tabular(tmp_path, capsys):
     "--config.target_column=a",
   )
   assert code == 1 and "target_column='a' is for a .csv file; 'wine'" in err
+
+
+def test_a_network_of_another_file_s_contents_is_refused(tmp_path, capsys):
+  path = tmp_path / "mine.csv"
+  rows = [f"{i % 7},{i % 5}.5,{i % 2}" for i in range(60)]
+  path.write_text("\n".join(["a,b,y", *rows]))
+  arguments = [
+    "explain",
+    "--config=tabular:quick",
+    f"--config.table={path}",
+    "--config.model.kind=mlp",
+    f"--workdir={tmp_path / 'w'}",
+  ]
+  code, out, _ = command.run(capsys, *arguments)
+  assert code == 0 and "MLP 2-32-2" in out
+  path.write_text("\n".join(["a,b,y", *reversed(rows)]))
+  code, _, err = command.run(capsys, *arguments)
+  assert code == 1 and "another configuration: data differs" in err
