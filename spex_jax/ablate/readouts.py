@@ -194,7 +194,7 @@ def continuation(
   def places(inputs):
     """Ids, the positions of the tokens and of that before, and ranks."""
     ids = jnp.asarray(inputs["input_ids"])
-    seen = _seen(inputs, ids.shape)
+    seen = seen_tokens(inputs, ids.shape)
     if ids.shape[1] <= num_tokens:
       raise ValueError(
         f"A text of {ids.shape[1]} tokens has no continuation of {num_tokens}: "
@@ -281,100 +281,6 @@ def log_perplexity() -> Readout:
   return read
 
 
-def head(kernel: base.Array, bias: base.Array, read: Readout) -> Readout:
-  """A readout of the logits that a linear head gives to an embedding.
-
-  Args:
-    kernel: `[d, K]`; the network's `logits` are its embedding `[B, d]`.
-    bias: `[K]`.
-    read: of the head's logits `[B, K]`.
-
-  Raises:
-    ValueError: a kernel and a bias that do not fit each other. When read:
-      embeddings of another width.
-  """
-  kernel, bias = (np.asarray(x, np.float32) for x in (kernel, bias))
-  if kernel.ndim != 2 or bias.shape != kernel.shape[1:]:
-    raise ValueError(
-      f"A head is a kernel [d, K] and a bias [K]; got {kernel.shape} and "
-      f"{bias.shape}."
-    )
-
-  def through(output, inputs):
-    vectors = output.logits.astype(jnp.float32)
-    if vectors.ndim != 2 or vectors.shape[1] != len(kernel):
-      raise ValueError(
-        f"The head takes embeddings [B, {len(kernel)}]; got {vectors.shape}."
-      )
-    logits = jnp.dot(vectors, kernel, precision="highest") + bias[None]
-    return read(dataclasses.replace(output, logits=logits), inputs)
-
-  return through
-
-
-def embedding(pool: str = "mean") -> Readout:
-  """An embedding of the input: `[B, d]`.
-
-  Args:
-    pool: "mean" of the last hidden states over the tokens that are seen,
-      "first" or "last" of these, or a captured site of shape `[B, d]`.
-
-  Raises:
-    ValueError: when read, a site that was not captured or has another shape.
-  """
-
-  def read(output, inputs):
-    if pool not in ("mean", "first", "last"):
-      return _captured(output, pool)
-    states = output.hidden[-1]
-    if states.ndim != 3:
-      raise ValueError(
-        f"pool={pool!r} needs hidden states [B, P, d]; got {states.shape}. "
-        "Name a captured site instead."
-      )
-    seen = _seen(inputs, states.shape[:2])
-    if pool == "mean":
-      weight = seen.astype(jnp.float32)[..., None]
-      return (states * weight).sum(axis=1) / weight.sum(axis=1)
-    at = _ends(seen)[0 if pool == "first" else 1]
-    return jnp.take_along_axis(states, at[:, None, None], axis=1)[:, 0]
-
-  return read
-
-
-def similarity(reference: base.Array, pool: str = "mean") -> Readout:
-  """Cosine of the embedding and that of the unmasked input.
-
-  Args:
-    reference: `[d]`, what `embedding(pool)` gives for the unmasked input.
-    pool: as for `embedding`.
-
-  Raises:
-    ValueError: a reference that is no vector, or zero. When read: embeddings
-      of another width.
-  """
-  unit = np.asarray(reference, np.float64)
-  length = np.linalg.norm(unit)
-  if unit.ndim != 1 or not 0 < length < np.inf:
-    raise ValueError(
-      f"The reference must be one embedding [d], finite and not zero; got "
-      f"shape {unit.shape} of length {length:g}."
-    )
-  unit = (unit / length).astype(np.float32)
-  embed = embedding(pool)
-
-  def read(output, inputs):
-    vectors = embed(output, inputs).astype(jnp.float32)
-    if vectors.shape[1] != len(unit):
-      raise ValueError(
-        f"The reference has {len(unit)} entries; embeddings have "
-        f"{vectors.shape[1]}."
-      )
-    return vectors @ unit / jnp.linalg.norm(vectors, axis=1)
-
-  return read
-
-
 def _targets(targets: Any) -> np.ndarray:
   """Targets as int32 `[]` or `[T]`."""
   array = np.asarray(targets)
@@ -413,7 +319,7 @@ def _prediction(
   def where(inputs):
     shape = np.shape(inputs["input_ids"])
     if position is None:
-      return _ends(_seen(inputs, shape))[1][:, None]
+      return ends(seen_tokens(inputs, shape))[1][:, None]
     _check_position(position, shape[1])
     return jnp.full((shape[0], 1), position % shape[1])
 
@@ -449,7 +355,7 @@ def _predictions(
     return logits[:, position]
   if "decoder_input_ids" in inputs:
     return logits[:, -1]
-  at = _ends(_seen(inputs, logits.shape[:2]))[1]
+  at = ends(seen_tokens(inputs, logits.shape[:2]))[1]
   return jnp.take_along_axis(logits, at[:, None, None], axis=1)[:, 0]
 
 
@@ -468,10 +374,10 @@ def _tokens(
       f"Each of the tokens {ids.shape} needs its prediction; logits are "
       f"{output.logits.shape}. For an encoder-decoder use `sequence`."
     )
-  return ids, _seen(inputs, ids.shape)
+  return ids, seen_tokens(inputs, ids.shape)
 
 
-def _seen(
+def seen_tokens(
   inputs: Mapping[str, base.Array], shape: tuple[int, ...]
 ) -> jax.Array:
   """Which positions attention sees: bool `[B, P]`."""
@@ -486,7 +392,7 @@ def _seen(
   return jnp.asarray(mask).astype(bool)
 
 
-def _ends(seen: jax.Array) -> tuple[jax.Array, jax.Array]:
+def ends(seen: jax.Array) -> tuple[jax.Array, jax.Array]:
   """The first and the last position seen, `[B]` each."""
   return seen.argmax(axis=1), seen.shape[1] - 1 - seen[:, ::-1].argmax(axis=1)
 
@@ -500,18 +406,3 @@ def _log_likelihoods(logits: jax.Array, ids: jax.Array) -> jax.Array:
 def _reduced(each: jax.Array, reduce: str, log: bool) -> jax.Array:
   total = each.sum(axis=1) if reduce == "sum" else each.mean(axis=1)
   return total if log else jnp.exp(total)
-
-
-def _captured(output: sites.Output, site: str) -> jax.Array:
-  if site not in output.activations:
-    known = ", ".join(sorted(output.activations)) or "nothing"
-    raise ValueError(
-      f"pool={site!r}: choose mean, first or last, or capture that site; "
-      f"captured is {known}."
-    )
-  vectors = output.activations[site]
-  if vectors.ndim != 2:
-    raise ValueError(
-      f"An embedding must be [B, d]; site {site!r} has {vectors.shape}."
-    )
-  return vectors

@@ -7,7 +7,7 @@ import pathlib
 import ml_collections
 import numpy as np
 
-from spex_jax.ablate import readouts
+from spex_jax.ablate import embeddings
 from spex_jax.ablate import text as text_lib
 from spex_jax.datasets import text as text_data
 from spex_jax.jobs import heads, networks, subjects
@@ -117,7 +117,7 @@ def _headed(config, net, data, workdir):
       "classifier by --config.model."
     )
   head, fact = heads.head(config, net, data, _head_length(config, net), workdir)
-  through = lambda read: readouts.head(head.kernel, head.bias, read)
+  through = lambda read: embeddings.head(head.kernel, head.bias, read)
   return data.classes, through, fact
 
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spex_jax.ablate import absent, evaluate, readouts, text
+from spex_jax.ablate import absent, embeddings, evaluate, readouts, text
 from spex_jax.models import sites
 from tests import tokenizers_small
 
@@ -139,15 +139,15 @@ def test_embeddings():
   case = _texts()
   states = np.asarray(case[0].hidden[-1], np.float64)
   mean = np.stack([s[m == 1].mean(axis=0) for s, m in zip(states, _SEEN)])
-  _check(readouts.embedding(), case, mean)
-  _check(readouts.embedding("last"), case, states[np.arange(3), _LAST])
-  _check(readouts.embedding("first"), case, states[:, 0])
-  _check(readouts.embedding("pooled"), case, case[0].activations["pooled"])
+  _check(embeddings.embedding(), case, mean)
+  _check(embeddings.embedding("last"), case, states[np.arange(3), _LAST])
+  _check(embeddings.embedding("first"), case, states[:, 0])
+  _check(embeddings.embedding("pooled"), case, case[0].activations["pooled"])
   reference = np.array([1.0, -2.0, 0.5, 3.0])
   lengths = np.linalg.norm(mean, axis=1) * np.linalg.norm(reference)
-  read = readouts.similarity(reference)
+  read = embeddings.similarity(reference)
   _check(read, case, mean @ reference / lengths)
-  own = readouts.similarity(mean[0])(*case)[0]
+  own = embeddings.similarity(mean[0])(*case)[0]
   np.testing.assert_allclose(own, 1, rtol=0, atol=1e-6)
 
 
@@ -174,8 +174,8 @@ def test_bfloat16_is_read_in_float32():
     (lambda: readouts.continuation(0), ValueError, "at least 1; got 0"),
     (lambda: readouts.continuation(1, reduce="max"), ValueError, "'max'"),
     (lambda: readouts.sequence([1], reduce="max"), ValueError, "'max'"),
-    (lambda: readouts.similarity(np.zeros(3)), ValueError, "not zero"),
-    (lambda: readouts.similarity(np.ones((1, 3))), ValueError, r"\(1, 3\)"),
+    (lambda: embeddings.similarity(np.zeros(3)), ValueError, "not zero"),
+    (lambda: embeddings.similarity(np.ones((1, 3))), ValueError, r"\(1, 3\)"),
   ],
 )
 def test_readouts_that_make_no_sense(make, error, message):
@@ -197,9 +197,13 @@ def test_readouts_that_make_no_sense(make, error, message):
     (readouts.continuation(5), _texts, "no continuation of 5"),
     (readouts.continuation(1), _classes, "from a language model"),
     (readouts.log_perplexity(), _classes, "from a language model"),
-    (readouts.embedding(), _classes, r"needs hidden states \[B, P, d\]"),
-    (readouts.embedding("cls"), _texts, "capture that site; captured is pool"),
-    (readouts.similarity(np.ones(3)), _texts, "has 3 entries.* have 4"),
+    (embeddings.embedding(), _classes, r"needs hidden states \[B, P, d\]"),
+    (
+      embeddings.embedding("cls"),
+      _texts,
+      "capture that site; captured is pool",
+    ),
+    (embeddings.similarity(np.ones(3)), _texts, "has 3 entries.* have 4"),
   ],
 )
 def test_outputs_that_do_not_fit(read, case, message):
@@ -211,7 +215,7 @@ def test_a_mask_of_another_text():
   output, inputs = _texts()
   inputs["attention_mask"] = _SEEN[:, :4]
   with pytest.raises(ValueError, match=r"\(3, 4\) does not fit the \(3, 5\)"):
-    readouts.embedding()(output, inputs)
+    embeddings.embedding()(output, inputs)
 
 
 def test_a_single_class_has_no_margin():
@@ -260,15 +264,15 @@ def test_a_head_on_an_embedding_is_an_affine_map():
   rng = np.random.default_rng(0)
   vectors, kernel, bias = (rng.normal(size=s) for s in ((2, 4), (4, 3), (3,)))
   output = sites.Output(np.float32(vectors), (), {})
-  got = readouts.head(kernel, bias, readouts.logit([0, 2]))(output, {})
+  got = embeddings.head(kernel, bias, readouts.logit([0, 2]))(output, {})
   expected = (vectors @ kernel + bias)[:, [0, 2]]
   # Four products of numbers near 1, in float32.
   np.testing.assert_allclose(got, expected, rtol=0, atol=2e-6)
   with pytest.raises(
     ValueError, match=r"kernel \[d, K\] and a bias \[K\]; got"
   ):
-    readouts.head(kernel, bias[:2], readouts.logit(0))
+    embeddings.head(kernel, bias[:2], readouts.logit(0))
   with pytest.raises(
     ValueError, match=r"takes embeddings \[B, 3\]; got \(2, 4"
   ):
-    readouts.head(kernel[:3], bias, readouts.logit(0))(output, {})
+    embeddings.head(kernel[:3], bias, readouts.logit(0))(output, {})
