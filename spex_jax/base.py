@@ -175,12 +175,15 @@ def write_json(path: str | os.PathLike, body: dict[str, Any]) -> None:
     temporary.unlink(missing_ok=True)
 
 
-def read_json(path: str | os.PathLike) -> dict[str, Any]:
+def read_json(
+  path: str | os.PathLike, *, must_have_checksum: bool = False
+) -> dict[str, Any]:
   """Reads an object that `write_json` wrote, without its checksum.
 
   Raises:
     ValueError: not a JSON object, or contents that the checksum contradicts.
-      A file without a checksum is accepted.
+      A file without a checksum is accepted, unless it must have one: damage
+      may hide the checksum itself.
   """
   try:
     body = json.loads(pathlib.Path(path).read_text())
@@ -189,6 +192,8 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
   if not isinstance(body, dict):
     raise ValueError(f"{path} must hold a JSON object.")
   stored = body.pop("sha256", None)
+  if stored is None and must_have_checksum:
+    raise ValueError(f"{path} is damaged: it has no sha256.")
   if stored is not None and stored != _digest(body):
     raise ValueError(f"{path} is damaged: its contents contradict its sha256.")
   return body

@@ -31,9 +31,11 @@ _MAY_IMPORT = {
   "datasets": {"base"},
   "training": {"base"},
   "ablate": {"base", "masks", "models", "datasets", "training"},
-  "store": {"base"},
+  # Packed masks and their hashes are the layout on disk.
+  "store": {"base", "masks"},
   "influence": {
-    "base", "models", "training", "ablate", "store", "indices", "explain",
+    "base", "masks", "models", "training", "ablate", "store", "indices",
+    "explain",
   },
   "components": _MODEL_USERS,
   "circuits": {"base", "models", "ablate"},

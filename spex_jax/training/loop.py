@@ -9,6 +9,7 @@ Shapes: N examples, b examples a batch, S steps.
 """
 
 import dataclasses
+import inspect
 import zlib
 from collections.abc import Callable
 from typing import Any, Literal
@@ -130,22 +131,31 @@ def train(
   losses: Callable[[Params, Data], jax.Array],
   recipe: Recipe,
   augment: Callable[[base.Key, Data], Data] | None = None,
+  rows: base.Array | None = None,
 ) -> Trained:
   """Trains once. Pure; unbatched over trainings.
 
   An example of weight 0 cannot change the result, whatever its (finite)
   content; see `check`.
 
+  With `rows`, orders are of M slots instead of the N examples, and a step
+  touches b of the examples in these slots: a training on a subset costs what M
+  examples cost, in a number of steps that does not depend on the subset. Slots
+  of weight 0 fill it up.
+
   Args:
     init_key: consumed by `init`.
     order_key: consumed; the order of epoch e and the augmentation of example
       i at step s are folded in from (`order`, e) and (`augment`, s, i).
     data: pytree of arrays with a leading axis N.
-    weights: float `[N]`, not negative.
+    weights: float `[N]`, not negative; `[M]`, one per slot, with `rows`.
     init: key to parameters.
-    losses: parameters and a batch to the loss of each example, `[b]`.
+    losses: parameters and a batch to the loss of each example, `[b]`. Given a
+      third parameter named `weights`, it gets the weights of the batch too,
+      for statistics over those examples that are there.
     recipe: static.
     augment: key and one example to one example of the same shapes.
+    rows: int `[M]`, the example in each slot; None for every example.
 
   Returns:
     Parameters after all steps, and the loss of every step.
@@ -157,15 +167,16 @@ def train(
   import optax  # Slow to import.
 
   weights = jnp.asarray(weights, jnp.float32)
-  num_examples = _check_shapes(data, weights)
+  num_examples = _check_shapes(data, weights, rows)
   num_steps = recipe.num_steps(num_examples)
   per_epoch = num_steps // recipe.num_epochs
   rule = optimizer(recipe, num_steps)
   augment_key = jax.random.fold_in(order_key, _cause("augment"))
   order_key = jax.random.fold_in(order_key, _cause("order"))
+  each = weighted(losses)
 
   def batch_loss(params, batch, batch_weights):
-    total = (batch_weights * losses(params, batch)).sum()
+    total = (batch_weights * each(params, batch, batch_weights)).sum()
     if recipe.denominator == "batch":
       return total / recipe.batch_size
     kept = batch_weights.sum()
@@ -173,22 +184,23 @@ def train(
 
   def step(state, inputs):
     params, rule_state = state
-    number, rows = inputs
-    batch = jax.tree.map(lambda leaf: leaf[rows], data)
+    number, slots = inputs
+    examples = slots if rows is None else rows[slots]
+    batch = jax.tree.map(lambda leaf: leaf[examples], data)
     if augment is not None:
       at_step = jax.random.fold_in(augment_key, number)
-      keys = jax.vmap(lambda row: jax.random.fold_in(at_step, row))(rows)
+      keys = jax.vmap(lambda row: jax.random.fold_in(at_step, row))(examples)
       batch = jax.vmap(augment)(keys, batch)
-    loss, grads = jax.value_and_grad(batch_loss)(params, batch, weights[rows])
+    loss, grads = jax.value_and_grad(batch_loss)(params, batch, weights[slots])
     updates, rule_state = rule.update(grads, rule_state, params)
     return (optax.apply_updates(params, updates), rule_state), loss
 
   def epoch(state, number):
     key = jax.random.fold_in(order_key, number)
     order = jax.random.permutation(key, num_examples)
-    rows = order[: per_epoch * recipe.batch_size].reshape(per_epoch, -1)
+    slots = order[: per_epoch * recipe.batch_size].reshape(per_epoch, -1)
     numbers = number * per_epoch + jnp.arange(per_epoch)
-    return jax.lax.scan(step, state, (numbers, rows))
+    return jax.lax.scan(step, state, (numbers, slots))
 
   data = jax.tree.map(jnp.asarray, data)
   params = init(init_key)
@@ -196,6 +208,13 @@ def train(
     epoch, (params, rule.init(params)), jnp.arange(recipe.num_epochs)
   )
   return Trained(params=params, losses=step_losses.reshape(-1))
+
+
+def weighted(losses: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+  """`losses` as a function of parameters, a batch, and the batch's weights."""
+  if "weights" in inspect.signature(losses).parameters:
+    return losses
+  return lambda params, batch, weights: losses(params, batch)
 
 
 def check(data: Data, weights: base.Array) -> None:
@@ -223,9 +242,18 @@ def check(data: Data, weights: base.Array) -> None:
     raise ValueError("Weights must be finite and not negative.")
 
 
-def _check_shapes(data: Data, weights: base.Array) -> int:
+def _check_shapes(
+  data: Data, weights: base.Array, rows: base.Array | None = None
+) -> int:
   if weights.ndim != 1:
     raise ValueError(f"Weights must be [N]; got shape {weights.shape}.")
+  if rows is not None:
+    if np.shape(rows) != weights.shape:
+      raise ValueError(
+        f"Need one weight per slot; got {weights.shape} for rows of shape "
+        f"{np.shape(rows)}."
+      )
+    return len(weights)
   for path, leaf in jax.tree_util.tree_leaves_with_path(data):
     if np.shape(leaf)[:1] != weights.shape:
       raise ValueError(

@@ -1,0 +1,1 @@
+"""How training examples move predictions, measured by retraining."""

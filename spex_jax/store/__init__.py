@@ -1,0 +1,1 @@
+"""Values on disk: immutable, checksummed Parquet shards with a manifest."""
