@@ -37,6 +37,7 @@ _ROOMS = (
   "datasets",
   "fourier",
   "indices",
+  "influence",
   "masks",
   "models",
   "report",
