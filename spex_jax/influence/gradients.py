@@ -292,8 +292,8 @@ def _solve_exact(hessian, damping, slopes):
       "or give a damping above that."
     ) from None
   right = np.asarray(slopes, np.float64)
-  solved = scipy.linalg.cho_solve(factor, right.T).T
-  return jnp.asarray(solved, slopes.dtype)
+  solved = np.asarray(scipy.linalg.cho_solve(factor, right.T))
+  return jnp.asarray(solved.T, slopes.dtype)
 
 
 def _solve_cg(

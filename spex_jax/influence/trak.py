@@ -47,15 +47,14 @@ def trak(
   """Scores of an ensemble of trained models.
 
   Args:
-    output: params and one example (of train and test alike) to one number; a
-      margin.
+    output: params and one example to one number; a margin.
     models: parameters of each model, pytrees of one structure.
     train: pytree of arrays with a leading axis N.
     test: the same with T.
     key: consumed; draws the projections.
     dim: k; None for no projection, where P is small.
     penalty: added to the diagonal of X'X, as a share of its mean diagonal.
-    slope: params and one example to -d loss / d output; None for
+    slope: params and one training example to -d loss / d output; None for
       sigmoid(-output).
     chunk: examples at once.
 
@@ -76,48 +75,51 @@ def trak(
     raise ValueError(f"penalty must be finite and at least 0; got {penalty}.")
   if slope is None:
     slope = lambda params, example: jax.nn.sigmoid(-output(params, example))
-  run = _compiled(output, slope, models[0], dim)
-  products, slopes, outputs = 0.0, 0.0, 0.0
+  unravel = _layout(models)
+  one = jax.value_and_grad(lambda flat, row: output(unravel(flat), row))
+
+  @jax.jit
+  def featured(flat, key, rows):
+    values, slopes = jax.vmap(one, in_axes=(None, 0))(flat, rows)
+    if dim is not None:
+      slopes = project(key, slopes, dim)
+    return slopes, values
+
+  @jax.jit
+  def pulled(flat, key, rows):
+    del key  # Called as `featured` is.
+    return (jax.vmap(lambda row: slope(unravel(flat), row))(rows),)
+
+  def gather(run, flat, key, data, name):
+    out = [
+      [np.asarray(part, np.float64)[:real] for part in run(flat, key, rows)]
+      for rows, real in gradients.chunks(data, chunk, name)
+    ]
+    return [np.concatenate(column) for column in zip(*out)]
+
+  products, slopes, outputs = np.zeros(()), np.zeros(()), np.zeros(())
   for number, params in enumerate(models):
-    flat, _ = gradients.flatten(params)
-    here = jax.random.fold_in(key, number)
-    parts = []
-    for name, data in (("train", train), ("test", test)):
-      out = [
-        [np.asarray(part, np.float64)[:real] for part in run(flat, here, rows)]
-        for rows, real in gradients.chunks(data, chunk, name)
-      ]
-      parts.append([np.concatenate(column) for column in zip(*out)])
-    (features, _, pull), (of_test, value, _) = parts
+    inputs = gradients.flatten(params)[0], jax.random.fold_in(key, number)
+    features = gather(featured, *inputs, train, "train")[0]
+    of_test, values = gather(featured, *inputs, test, "test")
     products = products + of_test @ _solve(features, penalty)
-    slopes, outputs = slopes + pull, outputs + value
+    slopes = slopes + gather(pulled, *inputs, train, "train")[0]
+    outputs = outputs + values
   count = len(models)
   scores = (products / count) * (slopes / count)[None]
   return gradients.finish(scores, outputs / count, "TRAK")
 
 
-def _compiled(output, slope, params, dim):
-  """`(flat, key, rows) -> features [c, k], outputs [c], slopes [c]`."""
-  flat, unravel = gradients.flatten(params)
-  size = len(flat)
-  one = jax.value_and_grad(lambda flat, row: output(unravel(flat), row))
-
-  @jax.jit
-  def run(flat, key, rows):
-    values, slopes = jax.vmap(one, in_axes=(None, 0))(flat, rows)
-    pull = jax.vmap(lambda row: slope(unravel(flat), row))(rows)
-    if dim is not None:
-      slopes = project(key, slopes, dim)
-    return slopes, values, pull
-
-  def checked(flat, key, rows):
-    if len(flat) != size:
+def _layout(models):
+  """How a vector of parameters becomes a pytree, the same for all models."""
+  flat, unravel = gradients.flatten(models[0])
+  for number, params in enumerate(models):
+    if len(gradients.flatten(params)[0]) != len(flat):
       raise ValueError(
-        f"The models differ: {size} parameters and {len(flat)}."
+        f"The models differ: {len(flat)} parameters, and "
+        f"{len(gradients.flatten(params)[0])} in model {number}."
       )
-    return run(flat, key, rows)
-
-  return checked
+  return unravel
 
 
 def project(key: base.Key, vectors: jax.Array, dim: int) -> jax.Array:
