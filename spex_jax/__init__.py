@@ -38,6 +38,7 @@ _ROOMS = (
   "datasets",
   "fourier",
   "indices",
+  "influence",
   "masks",
   "models",
   "report",

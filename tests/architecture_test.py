@@ -33,9 +33,10 @@ _MAY_IMPORT = {
   "ablate": {"base", "masks", "models", "datasets", "training"},
   # Packed masks and their hashes are the layout on disk.
   "store": {"base", "masks"},
+  # Datamodels are first-order Fourier fits; SparseFourier is read out here.
   "influence": {
-    "base", "masks", "models", "training", "ablate", "store", "indices",
-    "explain",
+    "base", "masks", "fourier", "models", "training", "ablate", "store",
+    "indices", "explain",
   },
   "components": _MODEL_USERS,
   "circuits": {"base", "models", "ablate"},

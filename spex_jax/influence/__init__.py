@@ -1,1 +1,16 @@
-"""How training examples move predictions, measured by retraining."""
+"""How training examples move predictions, alone and together, and the proof.
+
+Everything reads masks of training examples (or groups of them) and what
+retraining on them gave: `masks` bool `[B, n]` and `values` float64 `[B, T]`,
+one column per test point. What must retrain more takes a value function.
+
+  bank           what retraining gave, kept and extended
+  datamodels     leave-one-out, least squares, ridge, lasso
+  semivalues     Shapley, Banzhaf and Beta values, AME, signed interactions
+  knn            the exact Shapley values of nearest neighbours
+  gradients      influence functions, TracIn
+  trak           TRAK
+  metagradients  the exact derivative through training
+  judging        linear datamodeling score, brittleness, mislabelled examples
+  corners        each reported interaction, retrained
+"""

@@ -43,6 +43,8 @@ class Recipe:
       size b, so that a dropped example only takes its own gradient away; or
       `weight`, the batch's sum of weights (1 if that is 0), the mean over
       the examples that are there.
+    eps_root: added inside the square root of adam and adamw, which has no
+      derivative at 0: needed to differentiate through training, say 1e-12.
   """
 
   num_epochs: int
@@ -52,6 +54,7 @@ class Recipe:
   schedule: Literal["constant", "cosine", "triangle"] = "constant"
   weight_decay: float = 0.0
   denominator: Literal["batch", "weight"] = "batch"
+  eps_root: float = 0.0
 
   def __post_init__(self):
     choices = {
@@ -66,8 +69,10 @@ class Recipe:
         )
     if self.num_epochs < 1 or self.batch_size < 1:
       raise ValueError("num_epochs and batch_size must be at least 1.")
-    if not self.learning_rate > 0 or self.weight_decay < 0:
-      raise ValueError("Need learning_rate > 0 and weight_decay >= 0.")
+    if not self.learning_rate > 0 or min(self.weight_decay, self.eps_root) < 0:
+      raise ValueError(
+        "Need learning_rate > 0, weight_decay >= 0 and eps_root >= 0."
+      )
     if self.weight_decay and self.optimizer == "adam":
       raise ValueError("weight_decay needs optimizer='adamw' or 'sgd'.")
 
@@ -112,9 +117,11 @@ def optimizer(recipe: Recipe, num_steps: int) -> Any:
       [peak],
     )
   if recipe.optimizer == "adam":
-    return optax.adam(rate)
+    return optax.adam(rate, eps_root=recipe.eps_root)
   if recipe.optimizer == "adamw":
-    return optax.adamw(rate, weight_decay=recipe.weight_decay)
+    return optax.adamw(
+      rate, eps_root=recipe.eps_root, weight_decay=recipe.weight_decay
+    )
   return optax.chain(
     optax.add_decayed_weights(recipe.weight_decay),
     optax.sgd(rate, momentum=0.9, nesterov=True),
@@ -132,6 +139,7 @@ def train(
   recipe: Recipe,
   augment: Callable[[base.Key, Data], Data] | None = None,
   rows: base.Array | None = None,
+  segment: int | None = None,
 ) -> Trained:
   """Trains once. Pure; unbatched over trainings.
 
@@ -156,6 +164,10 @@ def train(
     recipe: static.
     augment: key and one example to one example of the same shapes.
     rows: int `[M]`, the example in each slot; None for every example.
+    segment: for a caller that differentiates through training: only the state
+      before each segment of so many steps is held, and those of the steps of
+      one segment at a time; sqrt(S) is best. The rest is computed again,
+      forward twice more. None holds every step. Values are the same.
 
   Returns:
     Parameters after all steps, and the loss of every step.
@@ -195,19 +207,49 @@ def train(
     updates, rule_state = rule.update(grads, rule_state, params)
     return (optax.apply_updates(params, updates), rule_state), loss
 
-  def epoch(state, number):
+  def ordered(number):
     key = jax.random.fold_in(order_key, number)
     order = jax.random.permutation(key, num_examples)
-    slots = order[: per_epoch * recipe.batch_size].reshape(per_epoch, -1)
+    return order[: per_epoch * recipe.batch_size].reshape(per_epoch, -1)
+
+  def epoch(state, number):
     numbers = number * per_epoch + jnp.arange(per_epoch)
-    return jax.lax.scan(step, state, (numbers, slots))
+    return jax.lax.scan(step, state, (numbers, ordered(number)))
 
   data = jax.tree.map(jnp.asarray, data)
   params = init(init_key)
-  (params, _), step_losses = jax.lax.scan(
-    epoch, (params, rule.init(params)), jnp.arange(recipe.num_epochs)
-  )
+  state, epochs = (params, rule.init(params)), jnp.arange(recipe.num_epochs)
+  if segment is None:
+    (params, _), step_losses = jax.lax.scan(epoch, state, epochs)
+  else:
+    slots = jax.lax.map(ordered, epochs).reshape(num_steps, -1)
+    (params, _), step_losses = _in_segments(
+      step, state, (jnp.arange(num_steps), slots), segment
+    )
   return Trained(params=params, losses=step_losses.reshape(-1))
+
+
+def _in_segments(step: Any, state: Any, inputs: Any, segment: int) -> Any:
+  """`lax.scan` whose reverse mode computes each segment again, as it comes."""
+  if base.check_integer(segment, "segment") < 1:
+    raise ValueError(f"segment must be at least 1; got {segment}.")
+  num_steps = len(inputs[0])
+  whole = num_steps // segment * segment
+  head = jax.tree.map(
+    lambda leaf: leaf[:whole].reshape(-1, segment, *leaf.shape[1:]), inputs
+  )
+  # Inside a scan nothing merges what is computed twice.
+  again = jax.checkpoint(step, prevent_cse=False)
+  walk = lambda state, inputs: jax.lax.scan(again, state, inputs)
+  state, losses = jax.lax.scan(
+    jax.checkpoint(walk, prevent_cse=False), state, head
+  )
+  losses = losses.reshape(-1)
+  if whole < num_steps:
+    tail = jax.tree.map(lambda leaf: leaf[whole:], inputs)
+    state, rest = jax.checkpoint(walk)(state, tail)
+    losses = jnp.concatenate([losses, rest])
+  return state, losses
 
 
 def weighted(losses: Callable[..., jax.Array]) -> Callable[..., jax.Array]:

@@ -74,6 +74,20 @@ def test_every_rule_learns(optimizer, schedule):
   assert trained.losses[-10:].mean() < 0.05 * trained.losses[:10].mean()
 
 
+@pytest.mark.parametrize("segment", [4, 30])
+def test_segments_change_no_value(segment):
+  recipe = loop.Recipe(9, 5, 0.05, "sgd", "cosine")
+  plain = jax.jit(lambda: _train(recipe=recipe))()
+  parted = jax.jit(lambda: _train(recipe=recipe, segment=segment))()
+  np.testing.assert_allclose(parted.losses, plain.losses, rtol=1e-5)
+  np.testing.assert_allclose(parted.params["w"], plain.params["w"], rtol=1e-5)
+
+
+def test_an_empty_segment_is_refused():
+  with pytest.raises(ValueError, match="segment must be at least 1; got 0"):
+    _train(segment=0)
+
+
 def test_content_of_a_dropped_example_cannot_matter():
   weights = np.ones(_N)
   weights[[2, 7]] = 0

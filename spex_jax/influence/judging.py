@@ -1,0 +1,436 @@
+"""How good an attribution is, judged by models that were really retrained.
+
+  lds          linear datamodeling score (Park et al. 2023, arXiv 2303.14186,
+               definition 2.3), with the most that any score could have
+  surrogate    R^2 and rank of an expansion with its interactions, and of its
+               first order alone
+  brittleness  fewest removals that flip a prediction (Ilyas et al. 2022,
+               section 4.1), the whole grid asked at once
+  mislabelled  whether the lowest scores are the wrong labels
+  (interactions are judged in `corners`)
+
+Masks are to be fresh: none that the attribution was fitted to.
+
+Shapes: n examples, B masks, T targets, S seeds, G removal counts.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from spex_jax import base
+from spex_jax.fourier import score, sparse
+from spex_jax.influence import attribution
+from spex_jax.masks import packing
+
+_Z95 = 1.959964  # The normal quantile of a 95 % interval.
+
+
+@dataclasses.dataclass(frozen=True)
+class Lds:
+  """Linear datamodeling scores.
+
+  Attributes:
+    per_target: float64 `[T]` rank correlations; 0 where the predictions are
+      all equal, NaN where the values are.
+    mean: over the targets whose values rank anything.
+    interval: 95 %, of the mean over targets like these; None for one target.
+    reliability: mean rank correlation of the values under two seeds; None with
+      one seed.
+    ceiling: what a perfect prediction of the mean over seeds would score
+      against the values given, `sqrt` of the reliability of their mean
+      (Spearman-Brown); None with one seed.
+    undefined: targets whose values are all equal, left out of the mean.
+    num_masks: B.
+    num_seeds: S.
+  """
+
+  per_target: np.ndarray
+  mean: float
+  interval: tuple[float, float] | None
+  reliability: float | None
+  ceiling: float | None
+  undefined: int
+  num_masks: int
+  num_seeds: int
+
+  def __str__(self) -> str:
+    text = f"LDS {self.mean:.3f}"
+    if self.interval:
+      text += f" [{self.interval[0]:.3f}, {self.interval[1]:.3f}]"
+    if self.ceiling is None:
+      text += ", ceiling not measured (one seed)"
+    else:
+      text += (
+        f", ceiling {self.ceiling:.3f} (two retrainings agree to "
+        f"{self.reliability:.3f})"
+      )
+    text += (
+      f"; {len(self.per_target)} targets, {self.num_masks} subsets, "
+      f"{self.num_seeds} seeds"
+    )
+    if self.undefined:
+      text += f"; {self.undefined} targets never change and are left out"
+    return text
+
+
+def by_seed(
+  masks: base.Masks, values: base.Values, seeds: base.Array
+) -> tuple[np.ndarray, np.ndarray]:
+  """Gathers a bank's rows: distinct masks `[B', n]`, values `[B', S, T]`.
+
+  Args:
+    masks: bool `[B, n]`, each once for every seed.
+    values: `[B]` or `[B, T]`.
+    seeds: int `[B]`, the seed index of each row.
+
+  Raises:
+    ValueError: a mask that lacks a seed, or has one twice.
+  """
+  masks, values = attribution.samples(masks, values)
+  seeds = np.asarray(seeds)
+  if seeds.shape != masks.shape[:1]:
+    raise ValueError(
+      f"Need one seed index per mask; got {seeds.shape} for {len(masks)}."
+    )
+  distinct = packing.distinct_masks(masks)
+  names, columns = np.unique(seeds, return_inverse=True)
+  shape = len(distinct.first), len(names)
+  cells = distinct.inverse * len(names) + columns
+  counts = np.bincount(cells, minlength=shape[0] * shape[1])
+  if (counts != 1).any():
+    cell = int(np.flatnonzero(counts != 1)[0])
+    row, column = divmod(cell, len(names))
+    raise ValueError(
+      f"Every mask needs every seed once: the mask of row "
+      f"{distinct.first[row]} has seed {names[column]} {counts[cell]} times."
+    )
+  out = np.empty((len(counts), values.shape[1]))
+  out[cells] = values
+  return masks[distinct.first], out.reshape(*shape, -1)
+
+
+def lds(predict: base.ValueFn, masks: base.Masks, values: base.Array) -> Lds:
+  """Rank correlation of predictions and retrainings over fresh subsets.
+
+  Spearman's with ties averaged, per target, then the mean over targets.
+
+  Args:
+    predict: masks to `[B]` or `[B, T]`: an `Attribution`, an expansion.
+    masks: bool `[B, n]`, at least 3.
+    values: `[B, T]`, or `[B, S, T]` for S seeds of each mask (`by_seed`), of
+      which the mean is predicted and the ceiling measured.
+
+  Raises:
+    ValueError: fewer than 3 masks, other shapes, values or predictions that
+      are not finite, or values that never change for any target.
+  """
+  masks, values = _checked(masks, values)
+  if len(masks) < 3:
+    raise ValueError(f"Ranking needs at least 3 masks; got {len(masks)}.")
+  num_masks, num_seeds, num_targets = values.shape
+  truth = values.mean(axis=1)
+  guess = _predictions(predict, masks, num_targets)
+  defined = np.ptp(truth, axis=0) > 0
+  if not defined.any():
+    raise ValueError("The values never change: there is nothing to rank.")
+  per_target = np.where(defined, spearman_columns(truth, guess), np.nan)
+  scores = per_target[defined]
+  interval = None
+  if len(scores) > 1:
+    half = _Z95 * scores.std(ddof=1) / math.sqrt(len(scores))
+    interval = float(scores.mean() - half), float(scores.mean() + half)
+  reliability = ceiling = None
+  if num_seeds > 1:
+    pairs = [
+      spearman_columns(values[:, i], values[:, j])[defined]
+      for i in range(num_seeds)
+      for j in range(i)
+    ]
+    one = np.mean(pairs, axis=0)
+    reliability = float(one.mean())
+    one = np.clip(one, 0, 1)
+    mean = num_seeds * one / (1 + (num_seeds - 1) * one)
+    ceiling = float(np.sqrt(mean).mean())
+  return Lds(
+    per_target=per_target,
+    mean=float(scores.mean()),
+    interval=interval,
+    reliability=reliability,
+    ceiling=ceiling,
+    undefined=int((~defined).sum()),
+    num_masks=num_masks,
+    num_seeds=num_seeds,
+  )
+
+
+def spearman_columns(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  """`[T]` rank correlations of the columns of two `[B, T]`; 0 if constant.
+
+  Ties get their mean rank, as in `scipy.stats.spearmanr`.
+  """
+  import scipy.stats  # Slow to import.
+
+  ranks = [scipy.stats.rankdata(part, axis=0) for part in (a, b)]
+  a, b = (part - part.mean(axis=0) for part in ranks)
+  norms = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
+  product = (a * b).sum(axis=0)
+  return np.divide(product, norms, out=np.zeros_like(norms), where=norms > 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Surrogate:
+  """An expansion on fresh masks, with interactions and without.
+
+  Attributes:
+    r2, rank: float64 `[T]` R^2 and rank correlation of the whole expansion.
+    first_r2, first_rank: of its sets of up to one player alone.
+  """
+
+  r2: np.ndarray
+  rank: np.ndarray
+  first_r2: np.ndarray
+  first_rank: np.ndarray
+
+  def gain(self) -> tuple[float, tuple[float, float] | None]:
+    """Mean gain in R^2 by interactions, and its 95 % interval over targets."""
+    gains = self.r2 - self.first_r2
+    mean = float(gains.mean())
+    if len(gains) < 2:
+      return mean, None
+    half = _Z95 * gains.std(ddof=1) / math.sqrt(len(gains))
+    return mean, (mean - float(half), mean + float(half))
+
+  def __str__(self) -> str:
+    mean, interval = self.gain()
+    around = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
+    return (
+      f"R^2 {self.r2.mean():.3f}, rank {self.rank.mean():.3f}; first order "
+      f"alone {self.first_r2.mean():.3f}, {self.first_rank.mean():.3f}; gain "
+      f"in R^2 {mean:.3f}{around}"
+    )
+
+
+def surrogate(
+  fourier: sparse.SparseFourier, masks: base.Masks, values: base.Array
+) -> Surrogate:
+  """R^2 and rank of an expansion on masks that it was not fitted to.
+
+  LDS rewards sums; this asks what the interactions add. The first order is cut
+  out of the same expansion, which under uniform masks is its best linear
+  approximation; compare a `datamodels` fit on the same masks, too.
+
+  Args:
+    fourier: one target or T.
+    masks: bool `[B, n]`, fresh.
+    values: `[B]`, `[B, T]`, or `[B, S, T]`, of which the mean over seeds is
+      meant.
+
+  Raises:
+    ValueError: as in `lds`.
+  """
+  masks, values = _checked(masks, values)
+  truth = values.mean(axis=1)
+  many = fourier.num_targets
+  functions = (
+    [fourier] if many is None else [fourier.target(t) for t in range(many)]
+  )
+  parts = []
+  for function in functions:
+    low = function.orders <= 1
+    parts.append(
+      sparse.SparseFourier.from_players(
+        fourier.n,
+        np.asarray(function.players)[low],
+        np.asarray(function.coefs)[low],
+      )
+    )
+  linear = sparse.SparseFourier.stack(parts)
+  whole = sparse.SparseFourier.stack(functions)
+  guesses = [_predictions(f, masks, truth.shape[1]) for f in (whole, linear)]
+  r2 = [np.atleast_1d(score.r2(truth, guess)) for guess in guesses]
+  rank = [spearman_columns(truth, guess) for guess in guesses]
+  return Surrogate(r2[0], rank[0], r2[1], rank[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Brittleness:
+  """How few removals flip each prediction.
+
+  Attributes:
+    counts: int `[G]` removals tried, ascending; the first is 0.
+    margins: float64 `[T, G]` after them.
+    smallest: float64 `[T]`, the fewest tried that flip; infinity where none
+      does, NaN where the prediction was wrong with everybody there.
+  """
+
+  counts: np.ndarray
+  margins: np.ndarray
+  smallest: np.ndarray
+
+  @property
+  def flipped(self) -> np.ndarray:
+    """float64 `[G]`: share of right predictions flipped by so many or fewer.
+
+    NaN where no prediction was right.
+    """
+    right = ~np.isnan(self.smallest)
+    if not right.any():
+      return np.full(len(self.counts), np.nan)
+    return (self.smallest[right, None] <= self.counts[None]).mean(axis=0)
+
+  def __str__(self) -> str:
+    shares = ", ".join(
+      f"{k}: {share:.0%}" for k, share in zip(self.counts, self.flipped)
+    )
+    right = int((~np.isnan(self.smallest)).sum())
+    return f"flipped by removals ({right} right predictions): {shares}"
+
+
+def brittleness(
+  scores: base.Array, value_fn: base.ValueFn, counts: Sequence[int]
+) -> Brittleness:
+  """Removes the examples that a prediction rests on most, and retrains.
+
+  All T * G + 1 subsets are asked in one request; equal ones once. A prediction
+  flips where its margin is no longer positive.
+
+  Args:
+    scores: `[T, n]`; the largest go first, ties by number. Examples that are
+      not helpful (score <= 0) are removed too once the others are gone.
+    value_fn: masks to margins `[B, T]`, of the same targets.
+    counts: numbers of removals, 1..n.
+
+  Raises:
+    ValueError: scores that are not finite or not `[T, n]`, counts outside
+      1..n, or margins of other targets.
+  """
+  scores = np.asarray(scores, np.float64)
+  if scores.ndim != 2 or not scores.size or not np.isfinite(scores).all():
+    raise ValueError(f"Need finite scores [T, n]; got shape {scores.shape}.")
+  num_targets, n = scores.shape
+  grid = np.unique([base.check_integer(k, "A count") for k in counts])
+  if not len(grid) or grid[0] < 1 or grid[-1] > n:
+    raise ValueError(f"counts must lie in 1..{n}; got {list(counts)}.")
+  order = np.argsort(-scores, axis=1, kind="stable")
+  rank = np.argsort(order, axis=1, kind="stable")
+  kept = rank[:, None] >= grid[:, None]  # [T, G, n]
+  masks = np.concatenate([np.ones((1, n), bool), kept.reshape(-1, n)])
+  distinct = packing.distinct_masks(masks)
+  values = base.check_values(
+    np.asarray(value_fn(masks[distinct.first])), len(distinct.first)
+  ).reshape(len(distinct.first), -1)
+  if values.shape[1] != num_targets:
+    raise ValueError(
+      f"Scores are of {num_targets} targets, margins of {values.shape[1]}."
+    )
+  values = values[distinct.inverse]
+  own = values[1:].reshape(num_targets, len(grid), num_targets)
+  margins = np.column_stack([values[0], np.einsum("tgt->tg", own)])
+  tried = np.append(0, grid)
+  over = margins <= 0
+  smallest = np.where(over.any(axis=1), tried[over.argmax(axis=1)], np.inf)
+  smallest = np.where(over[:, 0], np.nan, smallest)
+  return Brittleness(tried, margins, smallest)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mislabelled:
+  """Whether low scores are wrong labels.
+
+  Attributes:
+    auroc: probability that a wrong label scores below a right one.
+    counts: int `[G]`, how many of the lowest are inspected.
+    recall: float64 `[G]`, the share of wrong labels among them.
+    precision: float64 `[G]`.
+  """
+
+  auroc: float
+  counts: np.ndarray
+  recall: np.ndarray
+  precision: np.ndarray
+
+  def __str__(self) -> str:
+    recalls = ", ".join(
+      f"{r:.0%} of the wrong labels among the lowest {k}"
+      for k, r in zip(self.counts, self.recall)
+    )
+    return f"AUROC {self.auroc:.3f}; {recalls}"
+
+
+def mislabelled(
+  scores: base.Array,
+  wrong: base.Array,
+  counts: Sequence[int] | None = None,
+) -> Mislabelled:
+  """Ranks examples by score, lowest first, against known wrong labels.
+
+  Args:
+    scores: `[n]`, or `[T, n]`, of which the mean over targets is ranked.
+    wrong: bool `[n]`.
+    counts: how many of the lowest to inspect; None for the number of wrong
+      labels.
+
+  Returns:
+    AUROC with ties counted as half; ties at a count go to the earlier.
+
+  Raises:
+    ValueError: shapes that disagree, scores that are not finite, no wrong
+      label or none but wrong ones, or counts outside 1..n.
+  """
+  import scipy.stats  # Slow to import.
+
+  scores = np.asarray(scores, np.float64)
+  scores = scores.mean(axis=0) if scores.ndim == 2 else scores
+  wrong = np.asarray(wrong)
+  if wrong.dtype != np.bool_ or scores.shape != wrong.shape or wrong.ndim != 1:
+    raise ValueError(
+      f"Need scores [n] and booleans [n]; got {scores.shape} and "
+      f"{wrong.dtype}{list(wrong.shape)}."
+    )
+  if not np.isfinite(scores).all():
+    raise ValueError("Scores must be finite.")
+  bad, good = int(wrong.sum()), int((~wrong).sum())
+  if not bad or not good:
+    raise ValueError(
+      f"Need wrong and right labels to tell apart; got {bad} and {good}."
+    )
+  grid = np.unique([bad] if counts is None else list(counts))
+  if not len(grid) or grid[0] < 1 or grid[-1] > len(scores):
+    raise ValueError(f"counts must lie in 1..{len(scores)}; got {counts}.")
+  ranks = scipy.stats.rankdata(scores)
+  above = ranks[~wrong].sum() - good * (good + 1) / 2  # Mann and Whitney's U.
+  found = wrong[np.argsort(scores, kind="stable")].cumsum()[grid - 1]
+  return Mislabelled(
+    auroc=float(above / (good * bad)),
+    counts=grid,
+    recall=found / bad,
+    precision=found / grid,
+  )
+
+
+def _checked(masks, values):
+  """bool `[B, n]` and float64 `[B, S, T]`."""
+  values = np.asarray(values)
+  if values.ndim == 3:
+    flat = values.reshape(len(values), -1)
+    masks, flat = attribution.samples(masks, flat)
+    return masks, flat.reshape(values.shape)
+  masks, values = attribution.samples(masks, values)
+  return masks, values[:, None]
+
+
+def _predictions(predict, masks, num_targets):
+  guess = np.asarray(predict(masks))
+  if guess.ndim == 1:
+    guess = guess[:, None]
+  if guess.shape != (len(masks), num_targets):
+    raise ValueError(
+      f"Predictions have shape {guess.shape}; the values need "
+      f"{(len(masks), num_targets)}."
+    )
+  if not np.isfinite(guess).all():
+    raise ValueError("The predictions hold NaN or infinity.")
+  return guess
