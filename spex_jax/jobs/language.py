@@ -6,7 +6,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from spex_jax.ablate import readouts
+from spex_jax.ablate import prefix, readouts
 from spex_jax.ablate import text as text_lib
 from spex_jax.jobs import networks, subjects
 from spex_jax.models import generate, sites, tokens
@@ -78,11 +78,27 @@ def subject(
   return subjects.Subject(
     question=f"Which {kind} of the prompt make the model say {said!r} next?",
     facts=facts | absent_facts,
-    evaluator=networks.evaluator(config, net, see, read, prompt.n),
+    evaluator=_evaluator(config, net, prompt, see, read),
     names=prompt.names,
     units=_UNITS[config.readout],
     differentiable=networks.differentiable(config, net, prompt, read),
     **networks.reader(prompt, what),
+  )
+
+
+def _evaluator(config, net, prompt, see, read):
+  """The value function; what always stands in front is computed once."""
+  shared = int((prompt.players.owner < prompt.n).argmax()) - 1
+  if shared < 1 or not isinstance(read, readouts.Prediction):
+    return networks.evaluator(config, net, see, read, prompt.n)
+  return prefix.evaluator(
+    net,
+    prompt,
+    read,
+    config.absent,
+    token=config.token or None,
+    batch_size=config.batch_size,
+    microbatch=config.microbatch,
   )
 
 
