@@ -384,7 +384,7 @@ def noise_of(values: np.ndarray) -> Noise:
   Raises:
     ValueError: no mask that two seeds answered.
   """
-  sound = np.isfinite(values).all(axis=2)
+  sound: np.ndarray = np.all(np.isfinite(values), axis=2)
   many = sound.sum(axis=1) >= 2
   if not many.any():
     raise ValueError("No mask was answered by two seeds or more.")
@@ -408,7 +408,7 @@ def mean_over_seeds(values: np.ndarray) -> np.ndarray:
   Raises:
     ValueError: a mask whose trainings all diverged.
   """
-  sound = np.isfinite(values).all(axis=2)
+  sound: np.ndarray = np.all(np.isfinite(values), axis=2)
   counts = sound.sum(axis=1)
   if (counts == 0).any():
     rows = np.flatnonzero(counts == 0)

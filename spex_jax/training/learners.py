@@ -177,7 +177,7 @@ def classifier(
 
 
 def outputs(
-  logits: jax.Array, targets: base.Array, output: Output = "margin"
+  logits: jax.Array, targets: base.Array, output: str = "margin"
 ) -> jax.Array:
   """One number per test point: `[T, C]` logits and int `[T]` labels to `[T]`.
 
