@@ -190,12 +190,15 @@ def test_many_devices_equal_one_bit_for_bit(num_devices):
 
 def test_what_is_shared_may_be_replaced_without_compiling():
   value_fn = evaluate.compiled(
-    lambda mask, scale: scale * mask.sum(), 3, batch_size=8, shared=jnp.ones(())
+    lambda mask, scale: scale * mask.sum(),
+    3,
+    batch_size=8,
+    shared=np.float32(1),
   )
   masks = np.array([[True, False, True]])
   assert value_fn(masks) == 2
   spent = value_fn.stats.compile_seconds
-  value_fn.share(jnp.full((), 5.0))
+  value_fn.share(np.float32(5))
   assert value_fn(masks) == 10
   assert value_fn.stats.compile_seconds == spent
   with pytest.raises(ValueError, match="same structure, shapes and dtypes"):
