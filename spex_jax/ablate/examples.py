@@ -14,8 +14,7 @@ values are noisy by design: `noise` measures how much. Keys derive from the
 retrainer's key, the hash of the packed mask, and the seed index; never from
 the place of a mask in a request.
 
-Memory: a training of Q parameters needs 4 Q (2 + s) bytes, s = 2 for Adam and 1
-for momentum, and 4 A for A activations of a batch; see `replica_bytes`.
+Memory: see `replica_formula`.
 
 Shapes: n players, N training examples, B masks, T test points.
 """
@@ -82,8 +81,8 @@ class Retrainer:
       key: consumed; all initialisations and orders derive from it.
       seeds: `common` or `independent` random numbers; see above.
       num_seeds: seed indices that a call averages over.
-      players: groups of examples, by `subsets.players_of` say; one player per example
-        by default. Examples that nobody owns always take part.
+      players: groups of examples, by `subsets.players_of` say; one player per
+        example by default. Examples that nobody owns always take part.
       degenerate: whether masks that keep no example, or those of one class
         only, are an error, or trained like any other.
       dtype: of data, weights and solutions.
@@ -348,6 +347,19 @@ class Retrainer:
     return jax.enable_x64(self.dtype == "float64")
 
 
+def replica_formula(num_parameters: int, num_activations: int) -> int:
+  """Bytes that one more training in a microbatch should take, in float32.
+
+  59 Q + 8 A, of Q parameters and A activations of a batch with their gradients:
+  parameters, gradients and the optimiser's states, in the copies that a
+  compiled loop keeps, some 15 in all. Adam and momentum were the same. Divide
+  a device's memory by it for the trainings that fit; on a CPU it is within 2 %
+  of what the compiler counts for networks of one hidden layer (rows `memory` of
+  `experiments/bench_retrain.py`).
+  """
+  return 59 * num_parameters + 8 * num_activations
+
+
 @dataclasses.dataclass(frozen=True)
 class Noise:
   """The noise floor of independent seeds.
@@ -372,7 +384,7 @@ def noise_of(values: np.ndarray) -> Noise:
   Raises:
     ValueError: no mask that two seeds answered.
   """
-  sound = np.isfinite(values).all(axis=2)
+  sound: np.ndarray = np.all(np.isfinite(values), axis=2)
   many = sound.sum(axis=1) >= 2
   if not many.any():
     raise ValueError("No mask was answered by two seeds or more.")
@@ -396,7 +408,7 @@ def mean_over_seeds(values: np.ndarray) -> np.ndarray:
   Raises:
     ValueError: a mask whose trainings all diverged.
   """
-  sound = np.isfinite(values).all(axis=2)
+  sound: np.ndarray = np.all(np.isfinite(values), axis=2)
   counts = sound.sum(axis=1)
   if (counts == 0).any():
     rows = np.flatnonzero(counts == 0)

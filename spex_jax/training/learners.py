@@ -126,7 +126,7 @@ def gradient(
 def classifier(
   name: str,
   init: Callable[[base.Key], loop.Params],
-  logits: Callable[[State, jax.Array], jax.Array],
+  logits: Callable[..., jax.Array],
   num_classes: int,
   recipe: loop.Recipe,
   *,
@@ -139,19 +139,23 @@ def classifier(
   Args:
     name: says which network it is, sizes included.
     init: key to parameters.
-    logits: parameters and `[B, ...]` inputs to `[B, C]`.
+    logits: parameters (or what `finish` made of them) and `[B, ...]` inputs to
+      `[B, C]`; given a third parameter named `weights`, it gets those of the
+      batch in training, for statistics of normalisation.
     num_classes: C.
     recipe: how to train.
     output: see `outputs`.
     label_smoothing: share of the target spread over all classes.
-    **more: `capacity`, `augment`, `settings` of `gradient`.
+    **more: `capacity`, `augment`, `finish`, `settings` of `gradient`.
   """
   import optax  # Slow to import.
 
-  def losses(params, batch):
+  whole = loop.weighted(logits)
+
+  def losses(params, batch, weights):
     targets = jax.nn.one_hot(batch["y"], num_classes)
     return optax.softmax_cross_entropy(
-      logits(params, batch["x"]),
+      whole(params, batch["x"], weights),
       optax.smooth_labels(targets, label_smoothing),
     )
 
@@ -173,7 +177,7 @@ def classifier(
 
 
 def outputs(
-  logits: jax.Array, targets: base.Array, output: Output = "margin"
+  logits: jax.Array, targets: base.Array, output: str = "margin"
 ) -> jax.Array:
   """One number per test point: `[T, C]` logits and int `[T]` labels to `[T]`.
 

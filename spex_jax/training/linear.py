@@ -8,7 +8,7 @@ Shapes: N examples, D features (the intercept among them), C classes, K scores
 of an example, T test points, P = D (D + 1) / 2 pairs.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def ridge(
   *,
   intercept: bool = True,
   num_classes: int | None = None,
-  output: Literal["prediction", "loss"] | learners.Output = "prediction",
+  output: str = "prediction",
 ) -> learners.Learner:
   """Weighted ridge regression, exactly: the normal equations, factored.
 
