@@ -90,6 +90,7 @@ bench: $(env311)/.spex-all peers peers-shapiq
 	"$(env311)/bin/python" -m experiments.bench_decoders --games=$(games)
 	"$(env311)/bin/python" -m experiments.bench_singles
 	"$(env311)/bin/python" -m experiments.bench_evaluate
+	"$(env311)/bin/python" -m experiments.bench_retrain
 
 peers: third_party/.venv/.installed
 

@@ -79,11 +79,13 @@ class Evaluator:
     progress: Progress | None,
     stores: Sequence[repeats.Store] = (),
     prepare: "Callable[[Stats], None]" = lambda stats: None,
+    share: "Callable[[Any], None] | None" = None,
   ):
     self.n = n
     self.stats = stats
     self.progress: Progress = progress or (lambda done, asked: None)
     self._run, self._stores, self._prepare = run, stores, prepare
+    self._share = share
 
   def prepare(self) -> Stats:
     """Compiles, and fixes the batch size, before the first mask is asked.
@@ -92,6 +94,21 @@ class Evaluator:
     """
     self._prepare(self.stats)
     return self.stats
+
+  def share(self, shared: Any) -> None:
+    """Replaces what all masks share, without compiling again.
+
+    Raises:
+      ValueError: another structure, shape or dtype than that given to
+        `compiled`; nothing was shared, or values are remembered.
+    """
+    if self._share is None or self._stores:
+      raise ValueError(
+        "Only an evaluator of `compiled` with `shared` arrays, and without "
+        "remember_bytes, can share others."
+      )
+    self._prepare(self.stats)
+    self._share(shared)
 
   def __call__(self, masks: base.Masks) -> np.ndarray:
     """Values of `masks`, in their order.
@@ -186,7 +203,8 @@ def compiled(
   made = lambda: program.Source(f, n, **settings)
   lift = _Lifted(made, batch_size, microbatch, memory_limit)
   stores = _stores(remember_bytes)
-  return Evaluator(n, lift.run, Stats(), progress, stores, lift.prepare)
+  share = None if shared is None else lift.share
+  return Evaluator(n, lift.run, Stats(), progress, stores, lift.prepare, share)
 
 
 def host(
@@ -253,6 +271,11 @@ class _Lifted:
     self._batch_size, self._microbatch = batch_size, microbatch
     self._limit = memory_limit
     self._program: program.Program | None = None
+    self._made: program.Source | None = None
+
+  def share(self, shared: Any) -> None:
+    assert self._made is not None
+    self._made.share(shared)
 
   def run(self, found: answers.Answers, stats: Stats) -> None:
     self.prepare(stats)
@@ -275,7 +298,7 @@ class _Lifted:
     if self._program is not None:
       return
     begin = time.perf_counter()
-    source = self._source()
+    source = self._made = self._source()
 
     def build(per_device, microbatch):
       start = time.perf_counter()

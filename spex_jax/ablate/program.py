@@ -73,12 +73,29 @@ class Source:
     self.devices = list(self.mesh.devices.flat)
     self._f = f
     self._by_mask = jax.NamedSharding(self.mesh, jax.P(AXIS))
+    self._sharding, self._dtype = shared_sharding, dtype
     self._extra: tuple[Any, ...] = ()
     if shared is not None:
-      placed = places(shared, shared_sharding, self.mesh)
-      self._extra = (jax.device_put(cast(shared, dtype), placed),)
+      self.share(shared)
     one = jax.ShapeDtypeStruct((n,), jnp.bool_)
     check_output(jax.eval_shape(f, one, *self._extra))
+
+  def share(self, shared: Any) -> None:
+    """Puts `shared` on the devices, in the place of what was there.
+
+    Raises:
+      ValueError: another structure, shape or dtype than before.
+    """
+    placed = places(shared, self._sharding, self.mesh)
+    extra = (jax.device_put(cast(shared, self._dtype), placed),)
+    if self._extra and jax.tree.map(jax.typeof, extra) != jax.tree.map(
+      jax.typeof, self._extra
+    ):
+      raise ValueError(
+        "What is shared may be replaced by arrays of the same structure, "
+        "shapes and dtypes only."
+      )
+    self._extra = extra
 
   def build(self, per_device: int, microbatch: int) -> Program:
     """Compiles for `per_device` rows a device; `microbatch` divides them."""

@@ -229,11 +229,11 @@ def train(
   return Trained(params=params, losses=step_losses.reshape(-1))
 
 
-def weighted(losses: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-  """`losses` as a function of parameters, a batch, and the batch's weights."""
-  if "weights" in inspect.signature(losses).parameters:
-    return losses
-  return lambda params, batch, weights: losses(params, batch)
+def weighted(f: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+  """`f` as a function of parameters, a batch, and the batch's weights."""
+  if "weights" in inspect.signature(f).parameters:
+    return f
+  return lambda params, batch, weights: f(params, batch)
 
 
 def check(data: Data, weights: base.Array) -> None:

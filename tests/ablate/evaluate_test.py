@@ -186,3 +186,23 @@ def test_many_devices_equal_one_bit_for_bit(num_devices):
   np.testing.assert_array_equal(many(masks), one(masks))
   assert many.stats.batch_shape == (4 * num_devices, 9)
   assert many.stats.device == f"{num_devices} x cpu"
+
+
+def test_what_is_shared_may_be_replaced_without_compiling():
+  value_fn = evaluate.compiled(
+    lambda mask, scale: scale * mask.sum(),
+    3,
+    batch_size=8,
+    shared=np.float32(1),
+  )
+  masks = np.array([[True, False, True]])
+  assert value_fn(masks) == 2
+  spent = value_fn.stats.compile_seconds
+  value_fn.share(np.float32(5))
+  assert value_fn(masks) == 10
+  assert value_fn.stats.compile_seconds == spent
+  with pytest.raises(ValueError, match="same structure, shapes and dtypes"):
+    value_fn.share(jnp.ones(2))
+  alone = evaluate.compiled(lambda mask: mask.sum(), 3, batch_size=8)
+  with pytest.raises(ValueError, match="with `shared` arrays"):
+    alone.share(jnp.ones(()))

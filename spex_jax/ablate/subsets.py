@@ -1,0 +1,78 @@
+"""Who the players among training examples are, and which subsets are asked.
+
+Shapes: N examples, n players, B subsets.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from spex_jax import base
+from spex_jax.ablate import features
+
+
+def players_of(
+  groups: base.Array, names: Sequence[str] | None = None
+) -> features.Players:
+  """Players that own the examples of one group each.
+
+  Args:
+    groups: `[N]`: the group of each example (classes, sources, clusters);
+      players are the distinct ones in ascending order. Negative numbers: no
+      player, always kept.
+    names: of the groups, in that order; by default what they are.
+
+  Raises:
+    ValueError: another rank, no group, or another number of names.
+  """
+  array = np.asarray(groups)
+  if array.ndim != 1:
+    raise ValueError(f"Groups must be [N]; got shape {array.shape}.")
+  free = array < 0 if array.dtype.kind in "if" else np.zeros(len(array), bool)
+  distinct = np.unique(array[~free])
+  if not len(distinct):
+    raise ValueError("No example belongs to a player.")
+  owner = np.searchsorted(distinct, array).astype(np.int32)
+  owner[free] = len(distinct)
+  if names is None:
+    names = [str(group) for group in distinct]
+  if len(names) != len(distinct):
+    raise ValueError(f"Got {len(names)} names for {len(distinct)} groups.")
+  return features.Players(tuple(names), owner)
+
+
+def clusters(x: base.Array, num_clusters: int, seed: int) -> np.ndarray:
+  """Groups of similar examples by k-means: int `[N]`, for `players_of`."""
+  from sklearn import cluster  # Slow to import.
+
+  flat = np.asarray(x, np.float64).reshape(len(x), -1)
+  means = cluster.KMeans(num_clusters, n_init=4, random_state=seed)
+  return means.fit_predict(flat)
+
+
+def masks_of(subsets: Sequence[base.Array], n: int) -> np.ndarray:
+  """Masks bool `[B, n]` of subsets that list their players.
+
+  Raises:
+    TypeError: players that are no integers.
+    ValueError: a player out of range, or listed twice in a subset.
+  """
+  masks = np.zeros((len(subsets), n), bool)
+  for row, subset in enumerate(subsets):
+    players = np.asarray(subset)
+    if not players.size:
+      continue
+    if players.dtype.kind not in "iu":
+      raise TypeError(f"Players must be integers; got {players.dtype}.")
+    if players.min() < 0 or players.max() >= n:
+      raise ValueError(
+        f"Subset {row}: players must lie in 0..{n - 1}; got "
+        f"{players.min()} to {players.max()}."
+      )
+    numbers, counts = np.unique(players, return_counts=True)
+    if (counts > 1).any():
+      raise ValueError(
+        f"Subset {row} lists player {numbers[counts > 1][0]} twice."
+      )
+    masks[row, players] = True
+  return masks

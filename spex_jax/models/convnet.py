@@ -1,0 +1,235 @@
+"""Small convolutional networks to be retrained many at once.
+
+A `ConvNet` is a few pure functions, `init`, `logits` and `settle`, for
+`training.learners.classifier`. Batch norm is weighted: its statistics are those
+of the examples that are there, so that one of weight 0 cannot be felt. After
+training `settle` takes the statistics once more, of the final parameters over
+all weighted examples, as averages of batches; nothing else is carried along.
+`norm="none"` has no statistics at all.
+
+Mapped over trainings, every training has kernels of its own. `conv="grouped"`
+leaves that to XLA, which makes one grouped convolution of it; `"patches"`
+gathers patches once and multiplies matrices, batched. See the rows `conv` of
+`experiments/bench_retrain.py`: patches are the default on a CPU, where grouped
+kernels are slow; accelerators have grouped convolutions of their own.
+
+Shapes: B images of C channels, H by W pixels, `[B, C, H, W]`; K classes.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from spex_jax import base
+
+_EPSILON = 1e-5  # Of batch norm.
+_NARROW = ("NCHW", "OIHW", "NCHW")
+
+
+@dataclasses.dataclass(frozen=True)
+class Conv:
+  """A convolution, batch norm and ReLU, then perhaps a pool.
+
+  Attributes:
+    width: filters.
+    kernel: its side.
+    stride: of the convolution.
+    padding: pixels on each side.
+    pool: side of the maximum pool behind it; 1 for none, 0 for all pixels.
+    residual: from that many convolutions before, added behind this one.
+  """
+
+  width: int
+  kernel: int = 3
+  stride: int = 1
+  padding: int = 1
+  pool: int = 1
+  residual: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvNet:
+  """Convolutions and a linear head.
+
+  Attributes:
+    num_classes: K.
+    channels: C.
+    convs: the layers.
+    norm: weighted batch norm, or none (then convolutions have a bias alone).
+    conv: how to convolve; None for patches on a CPU and grouped elsewhere.
+    head_scale: of the logits.
+    batch_size: images at once in `settle`.
+  """
+
+  num_classes: int
+  channels: int
+  convs: tuple[Conv, ...]
+  norm: Literal["weighted", "none"] = "weighted"
+  conv: Literal["grouped", "patches"] | None = None
+  head_scale: float = 1.0
+  batch_size: int = 256
+
+  def __post_init__(self):
+    if self.norm not in ("weighted", "none"):
+      raise ValueError(f"norm={self.norm!r}: choose weighted or none.")
+    if self.conv not in (None, "grouped", "patches"):
+      raise ValueError(f"conv={self.conv!r}: choose grouped or patches.")
+    if not self.convs or min(self.num_classes, self.channels) < 1:
+      raise ValueError("Need a class, a channel and a convolution, or more.")
+
+  @property
+  def settings(self) -> dict[str, Any]:
+    """As JSON, for a learner's settings."""
+    return {"network": dataclasses.asdict(self)}
+
+  def init(self, key: base.Key) -> dict[str, Any]:
+    """Parameters: He normal kernels, a linear head."""
+    layers, channels = [], self.channels
+    for number, spec in enumerate(self.convs):
+      shape = (spec.width, channels, spec.kernel, spec.kernel)
+      fan_in = channels * spec.kernel**2
+      kernel = jax.random.normal(jax.random.fold_in(key, number), shape)
+      layers.append(
+        {
+          "kernel": kernel * (2 / fan_in) ** 0.5,
+          "scale": jnp.ones(spec.width),
+          "bias": jnp.zeros(spec.width),
+        }
+      )
+      if self.norm == "none":
+        del layers[-1]["scale"]
+      channels = spec.width
+    head = jax.random.normal(
+      jax.random.fold_in(key, len(self.convs)), (channels, self.num_classes)
+    )
+    return {"layers": layers, "head": head / channels**0.5}
+
+  def logits(
+    self, state: Any, x: jax.Array, weights: jax.Array | None = None
+  ) -> jax.Array:
+    """Logits `[B, K]`.
+
+    Args:
+      state: parameters, whose statistics are those of this batch; or what
+        `settle` made of them.
+      x: images.
+      weights: `[B]`, of the statistics; 1 by default.
+    """
+    params = state.get("params", state)
+    return self._run(params, x, weights, state.get("moments"))[0]
+
+  def settle(
+    self, params: Any, data: Any, weights: jax.Array
+  ) -> dict[str, Any]:
+    """Parameters with their statistics over `data["x"]`, for answering.
+
+    An example of weight 0 does not count.
+    """
+    if self.norm == "none":
+      return {"params": params}
+    x = data["x"]
+    size = min(self.batch_size, len(x))
+    spare = -len(x) % size
+    x = jnp.concatenate([x, jnp.zeros((spare, *x.shape[1:]), x.dtype)])
+    weights = jnp.concatenate([weights, jnp.zeros(spare, weights.dtype)])
+
+    def batch(carry, inputs):
+      rows, w = inputs
+      total, sums = carry
+      _, moments = self._run(params, rows, w, None)
+      sums = jax.tree.map(lambda a, b: a + w.sum() * b, sums, moments)
+      return (total + w.sum(), sums), None
+
+    zeros = [(jnp.zeros(c.width), jnp.zeros(c.width)) for c in self.convs]
+    parts = (x.reshape(-1, size, *x.shape[1:]), weights.reshape(-1, size))
+    (total, sums), _ = jax.lax.scan(batch, (jnp.zeros(()), zeros), parts)
+    total = jnp.where(total > 0, total, 1.0)
+    moments = jax.tree.map(lambda leaf: leaf / total, sums)
+    return {"params": params, "moments": moments}
+
+  def _run(self, params, x, weights, moments):
+    if weights is None:
+      weights = jnp.ones(len(x), x.dtype)
+    kept, outputs = [], []
+    for number, (spec, layer) in enumerate(zip(self.convs, params["layers"])):
+      x = self._convolve(x, layer["kernel"], spec)
+      if self.norm == "weighted":
+        given = None if moments is None else moments[number]
+        x, found = _normalise(x, weights, layer["scale"], given)
+        kept.append(found)
+      x = jax.nn.relu(x + layer["bias"][None, :, None, None])
+      if spec.residual:
+        x = x + outputs[-spec.residual]
+      x = _pool(x, spec.pool)
+      outputs.append(x)
+    return self.head_scale * (x.max(axis=(2, 3)) @ params["head"]), kept
+
+  def _convolve(self, x, kernel, spec):
+    way = self.conv
+    if way is None:
+      way = "patches" if jax.default_backend() == "cpu" else "grouped"
+    window = {
+      "window_strides": (spec.stride,) * 2,
+      "padding": ((spec.padding,) * 2,) * 2,
+    }
+    if way == "grouped":
+      return jax.lax.conv_general_dilated(
+        x, kernel, dimension_numbers=_NARROW, **window
+      )
+    patches = jax.lax.conv_general_dilated_patches(
+      x, (spec.kernel,) * 2, dimension_numbers=_NARROW, **window
+    )
+    flat = kernel.reshape(len(kernel), -1)
+    return jnp.einsum("bphw,op->bohw", patches, flat)
+
+
+def small(num_classes: int, channels: int = 1, width: int = 16, **more: Any):
+  """Two convolutions of `width` and twice that: for digits, say."""
+  convs = (Conv(width, pool=2), Conv(2 * width, pool=0))
+  return ConvNet(num_classes, channels, convs, **more)
+
+
+def resnet9(num_classes: int, channels: int = 3, width: int = 64, **more: Any):
+  """The ResNet-9 of datamodels (Ilyas et al. 2022), as its code has it.
+
+  2.27 million parameters at 10 classes and `width` 64; logits are scaled by .2.
+  Images of 11 pixels a side or more.
+  """
+  convs = (
+    Conv(width),
+    Conv(2 * width, 5, 2, 2),
+    Conv(2 * width),
+    Conv(2 * width, residual=2),
+    Conv(4 * width, pool=2),
+    Conv(4 * width),
+    Conv(4 * width, residual=2),
+    Conv(2 * width, padding=0, pool=0),
+  )
+  return ConvNet(num_classes, channels, convs, head_scale=0.2, **more)
+
+
+def _normalise(x, weights, scale, moments):
+  """Batch norm over the weighted examples; gives the moments used too."""
+  if moments is None:
+    total = weights.sum() * (x.shape[2] * x.shape[3])
+    share = weights[:, None, None, None] / jnp.where(total > 0, total, 1.0)
+    mean = (share * x).sum(axis=(0, 2, 3))
+    centred = x - mean[None, :, None, None]
+    variance = (share * centred**2).sum(axis=(0, 2, 3))
+    moments = mean, variance
+  mean, variance = (m[None, :, None, None] for m in moments)
+  factor = scale[None, :, None, None] * jax.lax.rsqrt(variance + _EPSILON)
+  return (x - mean) * factor, moments
+
+
+def _pool(x, side):
+  if side == 1:
+    return x
+  if side == 0:
+    return x.max(axis=(2, 3), keepdims=True)
+  window = (1, 1, side, side)
+  return jax.lax.reduce_window(
+    x, -jnp.inf, jax.lax.max, window, window, "VALID"
+  )
