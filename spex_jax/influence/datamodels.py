@@ -11,8 +11,8 @@ targets at once. On uniform masks the scores of least squares estimate Banzhaf
 values, -2 F({i}), and what they leave is the energy of interactions.
 
 Least squares and ridge work on the smaller of the two Gram matrices, of the n
-columns or of the B masks; both are exact for masks of 0 and 1 in float32, and
-all further arithmetic is float64, on the host.
+columns or of the B masks, in float64, on the host: a Cholesky factor for one
+penalty, an eigendecomposition for many or for columns that are not independent.
 
 Shapes: n examples, B masks, T targets, r = min(n, B).
 """
@@ -110,16 +110,16 @@ def least_squares(
   """
   if not 0 <= penalty < np.inf:
     raise ValueError(f"penalty must be finite and at least 0; got {penalty}.")
-  spectrum = _Spectrum(*attribution.samples(masks, values))
-  weights = spectrum.solve(penalty)
-  std = None
-  free = len(spectrum.y) - 1 - spectrum.n
-  if not penalty and free > 0 and spectrum.rank == spectrum.n:
-    left = ((spectrum.y - spectrum.x @ weights) ** 2).sum(axis=0) / free
-    unit = ((spectrum.right / spectrum.roots) ** 2).sum(axis=1)
-    std = np.sqrt(left[:, None] * unit[None])
+  masks, values = attribution.samples(masks, values)
   name = "ridge" if penalty else "least squares"
-  return spectrum.answer(weights, name, std)
+  direct = _by_cholesky(masks, values, penalty)
+  if direct is not None:
+    weights, std = direct
+    return _answer(masks, values, weights, std, name)
+  # Columns depend on each other: only the spectrum tells the least norm.
+  spectrum = _Spectrum(masks, values)
+  weights = spectrum.solve(penalty)
+  return _answer(masks, values, weights, None, name, spectrum.note())
 
 
 def ridge(
@@ -155,7 +155,8 @@ def ridge(
     columns = chosen == number
     weights[:, columns] = spectrum.solve(grid[number])[:, columns]
   used = ", ".join(f"{grid[number]:.3g}" for number in np.unique(chosen))
-  return spectrum.answer(weights, "ridge", None, (f"penalties {used}",))
+  notes = (f"penalties {used}", *spectrum.note())
+  return _answer(masks, values, weights, None, "ridge", notes)
 
 
 def lasso(
@@ -203,17 +204,61 @@ def lasso(
   return attribution.Attribution(scores, baseline, "lasso")
 
 
+def _by_cholesky(masks, values, penalty):
+  """Weights `[n, T]` and their errors; None where it takes a spectrum."""
+  from scipy import linalg
+
+  num_masks, n = masks.shape
+  x, y = masks - masks.mean(axis=0), values - values.mean(axis=0)
+  wide = n > num_masks
+  with _threads(min(masks.shape)):
+    gram = x @ x.T if wide else x.T @ x
+    largest = gram.max()
+    if wide:
+      # Centred rows sum to 0, and so do y: this fills that direction alone.
+      gram += largest / num_masks
+    gram[np.diag_indices(len(gram))] += penalty / 4 * num_masks
+    try:
+      factor = linalg.cho_factor(gram, lower=True, overwrite_a=True)
+    except linalg.LinAlgError:
+      return None
+    if np.diag(factor[0]).min() ** 2 <= _ROUNDING * max(largest, 1.0):
+      return None
+    if wide:
+      return x.T @ np.asarray(linalg.cho_solve(factor, y)), None
+    weights = np.asarray(linalg.cho_solve(factor, x.T @ y))
+    free = num_masks - 1 - n
+    if penalty or free < 1:
+      return weights, None
+    left = ((y - x @ weights) ** 2).sum(axis=0) / free
+    # The diagonal of the inverse, by that of the factor's.
+    inverse = np.asarray(
+      linalg.solve_triangular(factor[0], np.eye(n), lower=True)
+    )
+  return weights, np.sqrt(np.outer(left, (inverse**2).sum(axis=0)))
+
+
+def _answer(masks, values, weights, std, method, notes=()):
+  baseline = values.mean(axis=0) - masks.mean(axis=0) @ weights
+  return attribution.Attribution(weights.T, baseline, method, std, notes)
+
+
+def _threads(size):
+  """BLAS on one thread where several cost more than they bring."""
+  if size <= _SMALL:
+    return regress.one_blas_thread()
+  return contextlib.nullcontext()
+
+
 class _Spectrum:
   """Centred masks `x` = left roots right', and centred values `y`."""
 
   def __init__(self, masks: np.ndarray, values: np.ndarray):
     self.n = masks.shape[1]
-    self.means, self.offset = masks.mean(axis=0), values.mean(axis=0)
-    self.x = masks - self.means
-    self.y = values - self.offset
+    self.x = masks - masks.mean(axis=0)
+    self.y = values - values.mean(axis=0)
     wide = self.n > len(masks)
-    small = min(self.x.shape) <= _SMALL
-    with regress.one_blas_thread() if small else contextlib.nullcontext():
+    with _threads(min(self.x.shape)):
       gram = self.x @ self.x.T if wide else self.x.T @ self.x
       squares, vectors = np.linalg.eigh(gram)
       kept = squares > _ROUNDING * max(squares.max(initial=0.0), 1.0)
@@ -241,11 +286,10 @@ class _Spectrum:
     room = np.maximum(1 - leverage, 1e-12)  # 0: a mask that rules alone.
     return (((self.y - guess) / room[:, None]) ** 2).mean(axis=0)
 
-  def answer(self, weights, method, std, notes=()):
-    if self.rank < min(self.n, len(self.y) - 1):
-      notes += (
-        f"the masks tell {self.rank} directions of {self.n} apart; the rest "
-        "is of least norm",
-      )
-    baseline = self.offset - self.means @ weights
-    return attribution.Attribution(weights.T, baseline, method, std, notes)
+  def note(self) -> tuple[str, ...]:
+    if self.rank == min(self.n, len(self.y) - 1):
+      return ()
+    return (
+      f"the masks tell {self.rank} directions of {self.n} apart; the rest is "
+      "of least norm",
+    )

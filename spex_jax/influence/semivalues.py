@@ -103,7 +103,7 @@ def of_expansion(
   )
   n = fourier.n
   scores, baseline = np.zeros((len(functions), n)), np.zeros(len(functions))
-  moments = law.moments(n + 1)
+  moments = law.moments(int(fourier.orders.max(initial=0)) + 1)
 
   def weight(s: int, t: int) -> Fraction:
     if not t:
@@ -287,7 +287,8 @@ def by_permutations(
   (truncation; Ghorbani and Zou 2019, algorithm 1).
 
   Args:
-    value_fn: bool `[B, n]` to `[B]` or `[B, T]`.
+    value_fn: bool `[B, n]` to `[B]` or `[B, T]`. It is asked for one player
+      alone, too: a retrainer needs `degenerate="train"`.
     n: number of players.
     key: consumed.
     num_permutations: P.
@@ -324,7 +325,8 @@ def by_permutations(
   close = tolerance * np.abs(full - none)
   draws = jax.random.bits(key, (num_permutations, n), "uint32")
   orders = np.asarray(draws).argsort(axis=1, kind="stable")
-  scores = np.zeros((num_permutations, n, len(full)))
+  ranks = orders.argsort(axis=1, kind="stable")
+  total, squares = np.zeros((2, n, len(full)))
   last = np.broadcast_to(none, (num_permutations, len(full))).copy()
   live, asked = np.arange(num_permutations), len(ends)
   cut = np.zeros(num_permutations)
@@ -336,25 +338,25 @@ def by_permutations(
     if not len(live):
       break
     stop = min(start + stride, n)
-    ranks = orders[live].argsort(axis=1, kind="stable")
     # The last prefix is everybody, whose value is known.
     sizes = np.arange(start + 1, min(stop, n - 1) + 1)
     values = np.zeros((len(live), stop - start, len(full)))
     values[:, -1] = full
     if len(sizes):
-      prefixes = ranks[:, None] < sizes[:, None]
+      prefixes = ranks[live][:, None] < sizes[:, None]
       found = _ask(value_fn, prefixes.reshape(-1, n))
       values[:, : len(sizes)] = found.reshape(len(live), len(sizes), -1)
       asked += len(found)
     before = np.concatenate([last[live][:, None], values[:, :-1]], axis=1)
     gains = weights[start:stop, None] * (values - before)
-    scores[live[:, None], orders[live, start:stop]] = gains
+    np.add.at(total, orders[live, start:stop], gains)
+    np.add.at(squares, orders[live, start:stop], gains**2)
     last[live] = values[:, -1]
-  mean = scores.mean(axis=0).T
-  std = None
+  mean, std = total / num_permutations, None
   if num_permutations > 1:
-    std = scores.std(axis=0, ddof=1).T / math.sqrt(num_permutations)
-  found = attribution.Attribution(mean, none, _title(law), std)
+    spread = np.maximum(squares / num_permutations - mean**2, 0)
+    std = np.sqrt(spread / (num_permutations - 1)).T
+  found = attribution.Attribution(mean.T, none, _title(law), std)
   return Orders(found, asked, cut)
 
 
@@ -414,18 +416,16 @@ def interactions(
 
 def _position_weights(n: int, law: Beta) -> np.ndarray:
   """`[n]`: n C(n - 1, s) E p^s (1 - p)^(n - 1 - s), for s players before."""
-  alpha, beta = Fraction(law.alpha), Fraction(law.beta)
+  alpha, beta = float(law.alpha), float(law.beta)
   law.moments(1)  # Refuses parameters that are not positive.
-  # E p^s q^r = (beta)_s (alpha)_r / (alpha + beta)_(s + r), rising factorials.
-  weight = Fraction(n)
-  for r in range(n - 1):
-    weight *= (alpha + r) / (alpha + beta + r)
-  out = [weight]
-  for s in range(n - 1):
-    # From s to s + 1: one factor of each kind, and the binomials' ratio.
-    weight *= (beta + s) / (alpha + n - 2 - s) * Fraction(n - 1 - s, s + 1)
-    out.append(weight)
-  return np.asarray([float(w) for w in out])
+  # From s to s + 1, E p^s q^r = B(beta + s, alpha + r) / B(beta, alpha) and the
+  # binomial each change by one factor; by logarithms, none overflows. Shapley's
+  # ratios are exactly 1.
+  s = np.arange(n - 1, dtype=np.float64)
+  ratios = ((beta + s) * (n - 1 - s)) / ((alpha + n - 2 - s) * (s + 1))
+  logs = np.append(0.0, np.cumsum(np.log(ratios)))
+  weights = np.exp(logs - logs.max())
+  return weights * (n / weights.sum())
 
 
 def _ask(value_fn: base.ValueFn, masks: np.ndarray) -> np.ndarray:
