@@ -112,6 +112,8 @@ def of_subject(
   for key in settings:
     cli.check_key(key, config, name)
   config.update_from_flattened_dict(settings)
+  # Texts and images offer their gradient only to a method that goes by it.
+  config.method = gradients.METHODS[0]
   subject = job.SUBJECTS[config.subject](config, pathlib.Path(workdir))
 
   def explain(method, budget):

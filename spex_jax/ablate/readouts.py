@@ -135,6 +135,14 @@ def log_probability(
   )
 
 
+def probability(targets: Targets, position: int | None = None) -> Prediction:
+  """The same of probabilities, in 0..1."""
+  wanted = _targets(targets)
+  return _prediction(
+    lambda scores: _pick(jax.nn.softmax(scores), wanted), position
+  )
+
+
 def margin(
   target: int, rivals: Targets | None = None, position: int | None = None
 ) -> Prediction:

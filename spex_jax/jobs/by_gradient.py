@@ -18,6 +18,16 @@ from spex_jax.proxies import additive
 from spex_jax.proxies import budget as budget_lib
 from spex_jax.report.tables import count
 
+# What gives a subject a gradient.
+_REMEDIES = {
+  "image": ": an absent part must not depend on the others, as "
+  "--config.baseline=blur does not",
+  "lm": ": absent tokens must keep their places; give --config.absent=mask "
+  "--config.token=TOKEN",
+  "sentiment": ": absent tokens must keep their places; give "
+  "--config.absent=mask",
+  "table": ": scikit-learn's models have none; give --config.model.kind=mlp",
+}
 _INCOMPLETE = 0.05  # Share of f(all) - f(none) above which a gap is told of.
 
 
@@ -44,7 +54,8 @@ def differentiable(
   if subject.differentiable is None:
     raise ValueError(
       f"method={config.method!r} needs a model that JAX can differentiate; "
-      f"subject {config.subject!r} as configured has none. Choose from "
+      f"subject {config.subject!r} as configured has none"
+      f"{_REMEDIES.get(config.subject, '')}. Or choose from "
       f"{', '.join(METHODS)}."
     )
   return subject.differentiable

@@ -1,12 +1,13 @@
 """The subject `lm`: parts of a prompt, and what a language model says next."""
 
 import pathlib
+from collections.abc import Callable
 
 import jax
 import ml_collections
 import numpy as np
 
-from spex_jax.ablate import prefix, readouts
+from spex_jax.ablate import evaluate, prefix, readouts
 from spex_jax.ablate import text as text_lib
 from spex_jax.jobs import networks, subjects
 from spex_jax.models import generate, sites, tokens
@@ -19,6 +20,7 @@ _UNITS = {
   "margin": "logit",
 }
 _SHOWN = 3  # Likeliest tokens.
+_SHARED = 0.25  # Least share of the tokens that is worth a cache of its own.
 
 
 def subject(
@@ -35,6 +37,10 @@ def subject(
     raise ValueError(
       f"readout={config.readout!r}: choose from {', '.join(READOUTS)}."
     )
+  if config.reduce not in ("sum", "mean"):
+    raise ValueError(f"reduce={config.reduce!r}: choose sum or mean.")
+  if config.num_tokens < 1:
+    raise ValueError(f"num_tokens={config.num_tokens}: must be at least 1.")
   net = networks.load(config, "causal language model")
   tokenizer, limit = net.tokenizer, net.config.max_positions
   if not config.text.strip():
@@ -75,10 +81,11 @@ def subject(
   if prompt.encoding.special[0]:
     first = tokenizer.token(int(prompt.encoding.ids[0]))
     facts["value"] += f"; {first} stands in front and always stays"
+  evaluator, shared_facts = _evaluator(config, net, prompt, see, read)
   return subjects.Subject(
     question=f"Which {kind} of the prompt make the model say {said!r} next?",
-    facts=facts | absent_facts,
-    evaluator=_evaluator(config, net, prompt, see, read),
+    facts=facts | absent_facts | shared_facts,
+    evaluator=evaluator,
     names=prompt.names,
     units=_UNITS[config.readout],
     differentiable=networks.differentiable(config, net, prompt, read),
@@ -86,12 +93,18 @@ def subject(
   )
 
 
-def _evaluator(config, net, prompt, see, read):
-  """The value function; what always stands in front is computed once."""
-  shared = int((prompt.players.owner < prompt.n).argmax()) - 1
-  if shared < 1 or not isinstance(read, readouts.Prediction):
-    return networks.evaluator(config, net, see, read, prompt.n)
-  return prefix.evaluator(
+def _evaluator(
+  config: ml_collections.ConfigDict,
+  net: sites.Network,
+  prompt: text_lib.Prompt,
+  see: Callable,
+  read: readouts.Prediction,
+) -> tuple[evaluate.Evaluator, dict[str, str]]:
+  """The value function; a long beginning that no player has is run once."""
+  first = int((prompt.players.owner < prompt.n).argmax())
+  if first - 1 < max(1, _SHARED * prompt.num_tokens):
+    return networks.evaluator(config, net, see, read, prompt.n), {}
+  evaluator = prefix.evaluator(
     net,
     prompt,
     read,
@@ -100,6 +113,8 @@ def _evaluator(config, net, prompt, see, read):
     batch_size=config.batch_size,
     microbatch=config.microbatch,
   )
+  some = f"the first {first - 1} of {prompt.num_tokens} tokens are run once"
+  return evaluator, {"shared": some}
 
 
 def _all_logits(output: sites.Output, inputs) -> jax.Array:
@@ -155,7 +170,7 @@ def _reading(
   prompt: text_lib.Prompt,
   ids: np.ndarray,
   said: str,
-) -> tuple[str, readouts.Readout]:
+) -> tuple[str, readouts.Prediction]:
   """What is read off the model, in words, and the readout."""
   name, count = config.readout, len(ids)
   if config.rival and name != "margin":
@@ -183,12 +198,9 @@ def _reading(
     return what, readouts.margin(token, rival)
   if name == "logit":
     return f"logit({said!r})", readouts.logit(token)
-  log = readouts.log_probability(token)
   if name == "log_probability":
-    return f"log-probability of {said!r}", log
-  return f"probability of {said!r}", lambda output, inputs: jax.numpy.exp(
-    log(output, inputs)
-  )
+    return f"log-probability of {said!r}", readouts.log_probability(token)
+  return f"probability of {said!r}", readouts.probability(token)
 
 
 def _likeliest(logits: np.ndarray) -> list[tuple[int, float]]:

@@ -29,6 +29,7 @@ _KINDS = {
   ),
   "image classifier": (("vit", "resnet"), (vit.Vit, resnet.ResNet)),
 }
+_PLAYERS = ("words", "sentences", "tokens")
 _SAMPLE = 200  # Masks on which removal is compared with tokenizing again.
 
 
@@ -173,9 +174,14 @@ def players(config: ml_collections.ConfigDict) -> text_lib.By:
   """How the configuration cuts its text.
 
   Raises:
-    ValueError: a pattern that is no regular expression.
+    ValueError: a pattern that is no regular expression, or unknown players.
   """
   if not config.pattern:
+    if config.players not in _PLAYERS:
+      raise ValueError(
+        f"players={config.players!r}: choose from {', '.join(_PLAYERS)}, or "
+        "give a regular expression by --config.pattern=PATTERN."
+      )
     return config.players
   try:
     return re.compile(config.pattern)
@@ -196,6 +202,8 @@ def absence(
     ValueError: what `absent.inputs` refuses, with the settings that help.
   """
   token, way = config.token or None, config.absent
+  if way not in absent.WAYS:
+    raise ValueError(f"absent={way!r}: choose from {', '.join(absent.WAYS)}.")
   if (
     way in ("mask", "one")
     and not token

@@ -28,6 +28,10 @@ def subject(
       used, named.
   """
   del workdir  # Nothing is trained.
+  if config.baseline not in image_ways.WAYS:
+    raise ValueError(
+      f"baseline={config.baseline!r}: choose from {', '.join(image_ways.WAYS)}."
+    )
   picture = images.read(config.image)
   net = networks.load(config, "image classifier")
   if not net.config.num_labels:

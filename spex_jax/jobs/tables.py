@@ -227,6 +227,14 @@ def _answer(
   column = int(np.flatnonzero(model.classes_ == model.predict(x[None])[0])[0])
   name = classes[int(model.classes_[column])]
   if hasattr(model, "decision_function"):
+    shape = np.shape(model.decision_function(x[None]))
+    if shape != (1,) and shape != (1, len(model.classes_)):
+      raise ValueError(
+        f"decision_function of {type(model).__name__} gives {shape[1:]} scores "
+        f"for {len(model.classes_)} classes, such as one for each pair of "
+        "them; one for each class is needed. For scikit-learn's SVC leave out "
+        "decision_function_shape='ovo'."
+      )
 
     def decision(rows):
       scores = model.decision_function(rows)

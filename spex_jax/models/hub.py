@@ -195,7 +195,12 @@ def partition(
 
 
 def _check_dtype(dtype: Any) -> np.dtype:
-  dtype = jnp.dtype(dtype)
+  try:
+    dtype = jnp.dtype(dtype)
+  except TypeError:
+    raise ValueError(
+      f"dtype={dtype!r} is none; give float32, bfloat16 or float16."
+    ) from None
   if not jnp.issubdtype(dtype, jnp.floating):
     raise ValueError(f"dtype must be floating; got {dtype}.")
   if jax.dtypes.canonicalize_dtype(dtype) != dtype:
@@ -233,7 +238,26 @@ def _family(settings: Mapping[str, Any], folder: pathlib.Path) -> Any:
 
 
 def _check_pooling(folder: pathlib.Path) -> None:
-  """Refuses an embedding model of sentence-transformers that is no mean."""
+  """Refuses an embedding model of sentence-transformers that is no mean.
+
+  It is one of the modules that follow the network; others, such as a dense
+  layer, would change the embedding.
+  """
+  modules = folder / "modules.json"
+  if modules.is_file():
+    try:
+      found = json.loads(modules.read_text())
+      kinds = [str(module["type"]).rpartition(".")[2] for module in found]
+    except (ValueError, TypeError, KeyError) as error:
+      raise ValueError(
+        f"{modules} is no list of modules of sentence-transformers: {error!r}."
+      ) from None
+    other = sorted(set(kinds) - {"Transformer", "Pooling", "Normalize"})
+    if other:
+      raise ValueError(
+        f"{modules} names {', '.join(other)}; only Transformer, Pooling and "
+        "Normalize are implemented."
+      )
   path = folder / "1_Pooling" / "config.json"
   if path.is_file():
     modes = {

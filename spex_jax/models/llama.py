@@ -111,13 +111,27 @@ def read_rope(
       f"which is not implemented; only {', '.join(rope.KINDS)}."
     )
   extra: dict[str, Any] = {}
-  if kind != "default":
-    extra["factor"] = float(settings.pop("factor"))
-  if kind == "llama3":
-    extra["original_positions"] = settings.pop(
-      "original_max_position_embeddings", original
+  if original is not None:
+    settings.setdefault("original_max_position_embeddings", original)
+  needed = {
+    "linear": ("factor",),
+    "llama3": (
+      "factor",
+      "low_freq_factor",
+      "high_freq_factor",
+      "original_max_position_embeddings",
+    ),
+  }.get(kind, ())
+  missing = [name for name in needed if settings.get(name) is None]
+  if missing:
+    raise ValueError(
+      f"RoPE scaling {kind!r} of this {reader.family} must set "
+      f"{', '.join(missing)}."
     )
-    for name in ("low_freq_factor", "high_freq_factor"):
+  for name in needed:
+    if name == "original_max_position_embeddings":
+      extra["original_positions"] = int(settings.pop(name))
+    else:
       extra[name] = float(settings.pop(name))
   settings.pop("original_max_position_embeddings", None)
   if settings:

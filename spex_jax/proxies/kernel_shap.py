@@ -204,6 +204,9 @@ def by_shapiq(
   Returns:
     Values float64 `[n, T]`, the masks bool `[B, n]` that it asked for, and
     f(none) `[T]`; and None without shapiq.
+
+  Raises:
+    RuntimeError: a version of shapiq that asks more than once.
   """
   try:
     import shapiq
@@ -216,6 +219,11 @@ def by_shapiq(
       masks = np.atleast_2d(np.asarray(masks, bool))
       if not asked:
         asked["masks"], asked["values"] = masks, ask(masks)
+      if not np.array_equal(masks, asked["masks"]):
+        raise RuntimeError(
+          f"shapiq {shapiq.__version__} asks for masks in several parts; its "
+          "KernelSHAP is used as of versions that ask once, such as 1.4.1."
+        )
       return asked["values"][:, column]
 
     peer = shapiq.KernelSHAP(n, pairing_trick=True, random_state=seed)

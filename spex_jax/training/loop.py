@@ -229,29 +229,6 @@ def train(
   return Trained(params=params, losses=step_losses.reshape(-1))
 
 
-def _in_segments(step: Any, state: Any, inputs: Any, segment: int) -> Any:
-  """`lax.scan` whose reverse mode computes each segment again, as it comes."""
-  if base.check_integer(segment, "segment") < 1:
-    raise ValueError(f"segment must be at least 1; got {segment}.")
-  num_steps = len(inputs[0])
-  whole = num_steps // segment * segment
-  head = jax.tree.map(
-    lambda leaf: leaf[:whole].reshape(-1, segment, *leaf.shape[1:]), inputs
-  )
-  # Inside a scan nothing merges what is computed twice.
-  again = jax.checkpoint(step, prevent_cse=False)
-  walk = lambda state, inputs: jax.lax.scan(again, state, inputs)
-  state, losses = jax.lax.scan(
-    jax.checkpoint(walk, prevent_cse=False), state, head
-  )
-  losses = losses.reshape(-1)
-  if whole < num_steps:
-    tail = jax.tree.map(lambda leaf: leaf[whole:], inputs)
-    state, rest = jax.checkpoint(walk)(state, tail)
-    losses = jnp.concatenate([losses, rest])
-  return state, losses
-
-
 def weighted(losses: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
   """`losses` as a function of parameters, a batch, and the batch's weights."""
   if "weights" in inspect.signature(losses).parameters:

@@ -8,6 +8,8 @@ import pytest
 
 import spex_jax as spex
 from experiments import spex_removal as removal
+from spex_jax.ablate import gradients
+from tests.jobs import small
 
 
 def _question(number):
@@ -38,6 +40,16 @@ def test_sets_are_found_by_whom_knows_sets():
   assert 0 <= found["random"][1][0] < 0.1
   text = removal.table(measured)
   assert "| auto | 1.00 |" in text and "**0.80 ± 0.00**" in text
+
+
+def test_a_text_has_gradients_whatever_its_configuration_asks(tmp_path):
+  model = str(small.bert(tmp_path / "model"))
+  changes = {"model": model, "text": "fun film", "batch_size": 4}
+  asked = removal.of_subject(
+    "sentiment:quick", "seed", changes | {"microbatch": 4}, 1, tmp_path
+  )
+  assert asked.methods == gradients.METHODS and asked.n == 2
+  assert asked.explain("exact", 4).method == "exact"
 
 
 def test_a_subject_with_gradients_and_its_figure(tmp_path):

@@ -96,7 +96,7 @@ def test_a_model_without_a_gradient(tmp_path):
   with pytest.raises(
     ValueError,
     match="'gradient_x_input' needs a model that JAX can differentiate; "
-    "subject 'table' as configured has none. Choose from auto, .*kernelshap.",
+    "subject 'table' as configured has none: .*kind=mlp. Or choose from auto",
   ):
     job.run(config, tmp_path, show=pytest.fail)
 

@@ -120,7 +120,11 @@ def test_recorded_logits_of_ready_pixel_values(tmp_path):
     ({"image": "nan.npy"}, ValueError, "nan.npy holds NaN or infinity"),
     ({"image": "flat.npy"}, ValueError, r"must hold uint8 \[H, W, 3\] or floa"),
     ({"players": "stars"}, ValueError, "players='stars': choose from grid"),
-    ({"baseline": "zero"}, ValueError, "way='zero': choose from mean, blur"),
+    (
+      {"baseline": "zero"},
+      ValueError,
+      "baseline='zero': choose from mean, blur",
+    ),
     ({"sigma": -1.0}, ValueError, "sigma must be above 0; got -1"),
     ({"target": "bat"}, ValueError, "'bat' is no class of the model; it has c"),
     ({"rows": 13}, ValueError, "1..12 rows and 1..12 columns; got 13 and 2"),

@@ -50,6 +50,27 @@ def test_tabular(tmp_path, capsys):
   assert code == 1 and "target_column='a' is for a .csv file; 'wine'" in err
 
 
+def test_scores_of_pairs_of_classes_are_refused(tmp_path, capsys):
+  """Four classes have six pairs: a column of these is of no class."""
+  path = tmp_path / "four.csv"
+  rows = [f"{i % 4 + i / 100},{i % 5}.5,{'abcd'[i % 4]}" for i in range(60)]
+  path.write_text("\n".join(["a,b,y", *rows]))
+  for shape, code in (("ovo", 1), ("ovr", 0)):
+    given = f"{{'decision_function_shape': '{shape}'}}"
+    found, _, err = command.run(
+      capsys,
+      "explain",
+      "--config=tabular:quick",
+      f"--config.table={path}",
+      "--config.model.kind=sklearn.svm:SVC",
+      f"--config.model.arguments={given}",
+      "--config.method=exact",
+      f"--workdir={tmp_path / shape}",
+    )
+    assert found == code, err
+    assert ("SVC gives (6,) scores for 4 classes" in err) == (shape == "ovo")
+
+
 def test_a_network_of_another_file_s_contents_is_refused(tmp_path, capsys):
   path = tmp_path / "mine.csv"
   rows = [f"{i % 7},{i % 5}.5,{i % 2}" for i in range(60)]

@@ -270,6 +270,25 @@ def test_a_removed_word_is_as_if_it_had_not_been_there(made, spoken, tmp_path):
     assert got == pytest.approx(expected, abs=_TOLERANCE)
 
 
+def test_a_long_prefix_is_run_once(made, tmp_path, monkeypatch):
+  config = _config(
+    "lm", made / "lm", prefix="the fun film is the", text=" film fun",
+    suffix=" is", absent="mask", token=".", num_tokens=2,
+  )  # fmt: skip
+  asked = language.subject(config, tmp_path)
+  assert "are run once" in asked.facts["shared"]
+  assert asked.evaluator.stats.head_seconds > 0
+  monkeypatch.setattr(language, "_SHARED", 1)  # Nothing is worth it.
+  whole = language.subject(config, tmp_path)
+  assert "shared" not in whole.facts
+  masks = _masks(2)
+  values = whole.evaluator(masks)
+  assert np.ptp(values) > 0
+  np.testing.assert_allclose(
+    asked.evaluator(masks), values, rtol=0, atol=_TOLERANCE
+  )
+
+
 @pytest.mark.parametrize(
   ("changes", "words"),
   [
@@ -328,5 +347,6 @@ def test_tokens_that_move_have_no_gradient(made, tmp_path):
     "sentiment", made / "classifier", text="fun", absent="hide",
     method="gradient_x_input",
   )  # fmt: skip
-  with pytest.raises(ValueError, match="needs a model that JAX can differ"):
+  remedy = "needs a model that JAX can differ.*--config.absent=mask. Or choose"
+  with pytest.raises(ValueError, match=remedy):
     explain.run(config, tmp_path, show=lambda *_: None)

@@ -167,6 +167,11 @@ _YARN = {"rope_type": "yarn", "factor": 2.0}
       {"rope_scaling": {"type": "linear", "factor": 2.0, "beta": 1}},
       "not known here: {'beta': 1}",
     ),
+    ({"rope_scaling": {"type": "linear"}}, "this llama must set factor"),
+    (
+      {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
+      "must set low_freq_factor, high_freq_factor, original_max_position",
+    ),
     ({"sliding_window": 7}, "sliding_window=7"),
     ({"quantization_config": {"bits": 4}}, "quantization_config=.* not impl"),
     ({"hidden_size": None}, "must set hidden_size"),
@@ -258,6 +263,8 @@ def test_dtypes_that_are_refused(tmp_path):
     hub.load(folder, dtype=jnp.int32)
   with pytest.raises(ValueError, match="needs the JAX setting"):
     hub.load(folder, dtype=np.float64)
+  with pytest.raises(ValueError, match="dtype='float99' is none; give float32"):
+    hub.load(folder, dtype="float99")
 
 
 def test_another_pooling_than_the_mean_is_refused(tmp_path):
@@ -273,6 +280,25 @@ def test_another_pooling_than_the_mean_is_refused(tmp_path):
     )
   )
   hub.load(folder)
+
+
+def test_modules_behind_the_network_are_known_or_refused(tmp_path):
+  folder, _ = _save(tmp_path)
+  known = ["models.Transformer", "models.Pooling", "models.Normalize"]
+  for kinds, words in (
+    (known, None),
+    ([*known, "models.Dense"], "names Dense; only Transformer, Pooling"),
+    ([None], "is no list of modules"),
+  ):
+    body = [
+      kind and {"type": f"sentence_transformers.{kind}"} for kind in kinds
+    ]
+    (folder / "modules.json").write_text(json.dumps(body))
+    if words is None:
+      hub.load(folder)
+      continue
+    with pytest.raises(ValueError, match=words):
+      hub.load(folder)
 
 
 def test_every_transform_of_every_rule_exists():

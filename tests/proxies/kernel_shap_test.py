@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import sys
+import types
 
 import jax
 import numpy as np
@@ -107,6 +109,25 @@ def test_other_keys_draw_other_masks():
   )
   np.testing.assert_array_equal(first, again)
   assert (first != other).any()
+
+
+def test_a_shapiq_that_asks_in_parts_is_refused(monkeypatch):
+  """Values of the first part would pass for those of the second."""
+
+  class Peer:
+    def __init__(self, n, **settings):
+      self.n = n
+
+    def approximate(self, budget, game):
+      masks = sampling.enumerate_masks(self.n)
+      game(masks[: len(masks) // 2])
+      return game(masks[len(masks) // 2 :])
+
+  fake = types.SimpleNamespace(KernelSHAP=Peer, __version__="9.9")
+  monkeypatch.setitem(sys.modules, "shapiq", fake)
+  f = lambda masks: masks.sum(axis=1, keepdims=True) * 1.0
+  with pytest.raises(RuntimeError, match=r"shapiq 9\.9 asks for masks in sev"):
+    kernel_shap.by_shapiq(f, 0, 16, 4)
 
 
 def test_as_good_as_shapiq_with_as_many_masks():
