@@ -274,7 +274,7 @@ def text(
     prompt.n,
     (params, x, stand_in, whole),
     "embeddings",
-    f"the embedding of {name!r}",
+    f"the embedding of {name!r} for each token",
   )
 
 

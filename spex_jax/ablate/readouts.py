@@ -114,7 +114,9 @@ def logit(targets: Targets, position: int | None = None) -> Prediction:
   Args:
     targets: one of them gives `[B]`, T of them `[B, T]`.
     position: of a language model's prediction; None for the last token that
-      attention sees. A classifier has none.
+      attention sees. A classifier has none. One that is fixed is a place in
+      the row: where absent tokens are removed, other tokens move there, and a
+      hidden token is read all the same.
 
   Raises:
     TypeError: targets that are no integers.

@@ -156,9 +156,16 @@ def class_names(path: str | pathlib.Path, num_labels: int) -> tuple[str, ...]:
 
   Raises:
     FileNotFoundError: no such directory, or no `config.json` in it.
-    ValueError: names that are not distinct, or not `num_labels`.
+    ValueError: names that are not distinct, or not `num_labels`; labels that
+      do not exclude each other, so that none is "the" class.
   """
   settings = _json(local(path) / "config.json")
+  kind = settings.get("problem_type")
+  if kind == "multi_label_classification":
+    raise ValueError(
+      f"{path}: its labels do not exclude each other (problem_type={kind!r}). "
+      "Read one of them from Python, by readouts.logit(label)."
+    )
   named = settings.get("id2label")
   if named is None:
     return tuple(str(number) for number in range(num_labels))

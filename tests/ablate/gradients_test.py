@@ -173,7 +173,7 @@ def test_text_of_an_encoder(tiny_encoder):
   change = found.kept - found.absent
   assert abs(change) > 0.05 and abs(found.gap) < 1e-3 * abs(change)
   assert model.where == "embeddings"
-  assert model.baseline == "the embedding of '[MASK]'"
+  assert model.baseline == "the embedding of '[MASK]' for each token"
 
 
 def test_text_of_a_decoder():

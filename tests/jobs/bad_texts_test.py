@@ -203,3 +203,14 @@ def test_class_names_must_fit(tmp_path):
   (folder / "config.json").write_text(json.dumps(settings))
   asked = sentiment.subject(config, tmp_path)
   assert asked.facts["value"] in ("logit(0) - logit(1)", "logit(1) - logit(0)")
+
+
+def test_labels_that_do_not_exclude_each_other(tmp_path):
+  folder = small.bert(tmp_path / "labels", labels=("fun", "long"))
+  settings = json.loads((folder / "config.json").read_text())
+  settings["problem_type"] = "multi_label_classification"
+  (folder / "config.json").write_text(json.dumps(settings))
+  config = cli.load_config("sentiment:quick")
+  config.update({"model": str(folder), "text": "the film is fun"})
+  with pytest.raises(ValueError, match="labels do not exclude each other"):
+    sentiment.subject(config, tmp_path)
