@@ -2,7 +2,7 @@
 # make test     lint, types and all tests, on those of Python 3.11 and 3.12 found
 # make parity   our answers beside shapiq's and spectralexplain's (slow: peers)
 # make bench    the benchmarks, beside the peers (slow; builds their environment)
-# make test-slow    the tests that take long and repeat, larger, what others show
+# make test-slow    benchmarks at their quick sizes, and tests that take long
 # make test-peers   the tests that run peer packages (slow; the same)
 # make peers peers-shapiq peers-torch   the environments of the peers alone
 # make lock     pins every dependency anew (needs uv)

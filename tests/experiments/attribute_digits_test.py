@@ -1,8 +1,11 @@
 """The study of digits runs, at its quick size, and says what it measured."""
 
+import pytest
+
 from experiments import attribute_digits
 
 
+@pytest.mark.slow
 def test_rows_of_the_quick_study():
   methods = ["metagradients", "5-NN Shapley"]
   found = list(attribute_digits.run(attribute_digits.CONFIGS["quick"], methods))

@@ -39,6 +39,7 @@ class _Peer:
     self.alive = False
 
 
+@pytest.mark.slow
 def test_rows_of_both_sides():
   game = _game()
   _Peer.started = 0

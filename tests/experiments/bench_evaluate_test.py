@@ -96,6 +96,7 @@ def test_work_is_what_the_compiler_counts():
   assert 0.95 * counted < bench_evaluate.flops(config) < counted
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
   not pathlib.Path("/proc/self/clear_refs").exists(),
   reason="peak memory is read from Linux's /proc",

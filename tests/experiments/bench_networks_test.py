@@ -24,6 +24,7 @@ def found(tmp_path_factory):
   return {row["who"]: row for row in rows}
 
 
+@pytest.mark.slow
 def test_quick_rows_are_whole(found):
   assert list(found) == [
     "prompt, whole", "prompt, shared", "layers, whole", "layers, shared",
@@ -39,6 +40,7 @@ def test_quick_rows_are_whole(found):
     assert "no checkpoint" in found[who]["skipped"]
 
 
+@pytest.mark.slow
 def test_an_accelerator_is_measured_where_there_is_one(found):
   if jax.devices()[0].platform == "cpu":
     assert "accelerator" in found["device"]["skipped"]

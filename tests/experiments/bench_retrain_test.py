@@ -2,11 +2,13 @@
 
 import jax
 import numpy as np
+import pytest
 
 from experiments import bench_retrain
 from spex_jax.ablate import examples
 
 
+@pytest.mark.slow
 def test_rows_of_the_solved_learners():
   config = bench_retrain.CONFIGS["quick"]
   found = list(bench_retrain.run(config, ["logistic"]))
@@ -18,6 +20,7 @@ def test_rows_of_the_solved_learners():
   assert logistic["seconds"] > 0 and logistic["scikit_learn_s"] > 0
 
 
+@pytest.mark.slow
 def test_memory_is_what_the_formula_says():
   # Loops of one turn would be unrolled, and keep fewer copies.
   recipe = bench_retrain.loop.Recipe(2, 50, 0.01)

@@ -32,6 +32,7 @@ class _Peer:
     pass
 
 
+@pytest.mark.slow
 def test_rows_of_both_sides(monkeypatch):
   monkeypatch.setattr(singles_report, "OURS", "lasso")  # Quicker than auto.
   rows = list(bench_singles.run(_SMALL, peer=_Peer))

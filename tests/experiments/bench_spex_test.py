@@ -1,8 +1,11 @@
 """The SPEX benchmark runs, and its figures are those of the decoder."""
 
+import pytest
+
 from experiments import bench_spex
 
 
+@pytest.mark.slow
 def test_quick_rows_without_the_peer():
   rows = list(bench_spex.run(bench_spex.CONFIGS["quick"], None))
   assert [row["who"] for row in rows] == ["ours, own plan"]

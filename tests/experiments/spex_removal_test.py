@@ -27,6 +27,7 @@ def _question(number):
   return removal.Question("it", 8, f, explain)
 
 
+@pytest.mark.slow
 def test_sets_are_found_by_whom_knows_sets():
   config = removal.Config(2, 256, (1, 2), ("auto", "occlusion"))
   measured = list(removal.run(config, _question))
@@ -52,6 +53,7 @@ def test_a_text_has_gradients_whatever_its_configuration_asks(tmp_path):
   assert asked.explain("exact", 4).method == "exact"
 
 
+@pytest.mark.slow
 def test_a_subject_with_gradients_and_its_figure(tmp_path):
   config = dataclasses.replace(
     removal.CONFIGS["quick"], num_inputs=1, methods=("occlusion",)
@@ -70,6 +72,7 @@ def test_a_subject_with_gradients_and_its_figure(tmp_path):
   assert (tmp_path / "removal.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_game():
   question = removal.of_game("planted100", 3)
   found = question.explain("occlusion", 150)

@@ -43,6 +43,7 @@ def studied(tmp_path_factory):
   return kept, masks[600:], values[600:]
 
 
+@pytest.mark.slow
 def test_every_reader_reads_the_bank(studied):
   kept, fresh, values = studied
   found = kept.samples()
@@ -64,6 +65,7 @@ def test_every_reader_reads_the_bank(studied):
   )
 
 
+@pytest.mark.slow
 def test_decoded_interactions_survive_retraining(studied):
   kept, fresh, values = studied
   found = kept.samples()

@@ -198,6 +198,7 @@ def test_a_process_is_refined_where_there_are_masks_enough():
   assert [member.name for member in few] == names[:1]
 
 
+@pytest.mark.slow
 def test_a_refinement_that_cannot_be_factorised_is_left_out(monkeypatch):
   masks, values = _ridge(0)
 
@@ -230,6 +231,7 @@ def test_what_a_readout_leaves_out_is_counted_as_error(monkeypatch):
   assert 0.7 < (1 - told) / (1 - unseen) < 1.6
 
 
+@pytest.mark.slow
 def test_hopeless_directions_are_not_fitted(monkeypatch):
   masks, values = _ridge(0)
   plain = gaussian.cross_predict

@@ -153,6 +153,7 @@ def test_spex_speaks_unless_it_is_worse_than_the_mean(
   assert answer.method == ("spex" if speaks else "lasso")
 
 
+@pytest.mark.slow
 def test_an_order_limits_every_member():
   terms = {(0,): 1.0, (1,): -1.0, (2, 3, 4): 2.0, (5, 6): 0.5}
   noise = np.random.default_rng(0).normal(size=136)

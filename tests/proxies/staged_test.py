@@ -82,6 +82,7 @@ def test_no_plan_where_quick_proxies_explain(size):
   np.testing.assert_allclose(each, 0.5, atol=5 * 0.5 / np.sqrt(len(masks)))
 
 
+@pytest.mark.slow
 def test_no_plan_for_a_method_that_was_named():
   found = _Asked(_planted(5), method="lasso")
   assert "plan" not in found.notes and found.ask.asked == _BUDGET
