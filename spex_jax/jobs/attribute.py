@@ -297,7 +297,8 @@ def _question(config, problem, masks):
   classes = ", ".join(
     f"{c} of {name}" for c, name in zip(counts, train.classes)
   )
-  judged = f"{len(masks.fresh):,} fresh ones under {config.num_seeds} seeds"
+  seeds = report_tables.count(config.num_seeds, "seed")
+  judged = f"{len(masks.fresh):,} fresh ones under {seeds}"
   facts = [
     (
       "asked",
@@ -343,9 +344,10 @@ def _outcome(config, problem, answer, bank, seconds):
         "bank, and in nothing below",
       )
     )
+  facts.append(("LDS", f"{answer.scores.method}: {answer.lds}"))
+  if answer.lds_seeds.num_seeds > 1:
+    facts.append(("", f"of the mean over seeds: {answer.lds_seeds}"))
   facts += [
-    ("LDS", f"{answer.scores.method}, same random numbers: {answer.lds}"),
-    ("", f"mean over seeds: {answer.lds_seeds}"),
     (
       "R2",
       f"{answer.r2.mean():.3f} of the scores on fresh subsets, mean of "
