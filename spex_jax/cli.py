@@ -31,10 +31,14 @@ Which sets of things matter together in a model's decision?
 commands:
   explain   masks subsets of a model's input, and recovers from its outputs
             which sets of features interact
+  attribute data
+            retrains on subsets of the training examples, and tells which of
+            them help or harm a prediction, alone and together
 
 `spex explain` alone trains a small network on handwritten digits and explains
-one image. `spex explain --help` lists its configurations and settings, and
-`spex --version` prints the version.
+one image; `spex attribute data` alone retrains one thousands of times. With
+`--help` each lists its configurations and settings, and `spex --version` prints
+the version.
 """
 
 _USAGE_EXPLAIN = """\
@@ -66,6 +70,36 @@ examples:
   spex explain --config=tabular --config.table=mine.csv --config.row=3
   spex explain --config.method=integrated_gradients
   spex explain --config=callable --config.function=my_module:value --config.n=20
+"""
+
+_USAGE_ATTRIBUTE = """\
+usage: spex attribute data [--config=NAME_OR_FILE[:SIZE]]
+                           [--config.KEY=VALUE] [--workdir=DIR] [--debug]
+
+  --config    one of the names below, or a Python file with a function
+              `get_config(size)` that returns an ml_collections.ConfigDict;
+              `:quick` after it asks for a small run (default: data_digits)
+  --config.KEY=VALUE
+              changes one setting, as in --config.budget=1000
+  --config.data=DATA
+              digits, breast_cancer, iris, wine; a .npz file with x, y and
+              perhaps x_test, y_test and classes; or a .csv file
+  --config.method=METHOD
+              scores of single examples: datamodel, lasso, banzhaf, shapley
+              read the retrained models; knn needs none; trak, influence,
+              tracin, metagradient differentiate one
+  --config.players=PLAYERS
+              examples, or groups of them: classes, clusters
+  --workdir   where attribution.json, explanation.json, figure.png and the
+              bank of outputs go (default: runs/NAME); a second run reads what
+              the bank holds, and trains what is missing
+  --debug     shows the traceback of an error
+
+examples:
+  spex attribute data
+  spex attribute data --config.classes= --config.num_train=500
+  spex attribute data --config=data_cancer
+  spex attribute data --config=data_file --config.data=mine.npz
 """
 
 
@@ -155,8 +189,10 @@ def _is_broken_pipe(error: BaseException) -> bool:
   )
 
 
-def load_config(name: str) -> "ml_collections.ConfigDict":
-  """The configuration `NAME_OR_FILE[:SIZE]`.
+def load_config(
+  name: str, command: str = "explain"
+) -> "ml_collections.ConfigDict":
+  """The configuration `NAME_OR_FILE[:SIZE]` of a command.
 
   Raises:
     ValueError: no such name or file, a file that does not run, or one without
@@ -166,12 +202,12 @@ def load_config(name: str) -> "ml_collections.ConfigDict":
 
   path, colon, size = name.partition(":")
   file = pathlib.Path(path)
-  if path in config_names():
+  if path in config_names(command):
     file = _CONFIGS / f"{path}.py"
   elif not file.is_file():
     raise ValueError(
       f"no configuration {path!r}: neither a file nor one of "
-      f"{', '.join(config_names())}."
+      f"{', '.join(config_names(command))}."
     )
   spec = importlib.util.spec_from_file_location(f"_config_{file.stem}", file)
   if spec is None or spec.loader is None:
@@ -190,20 +226,22 @@ def load_config(name: str) -> "ml_collections.ConfigDict":
   return config
 
 
-def config_names() -> list[str]:
-  """The named configurations."""
-  return sorted(p.stem for p in _CONFIGS.glob("*.py") if p.stem != "__init__")
+def config_names(command: str = "explain") -> list[str]:
+  """The named configurations of a command: `data_*` are of `attribute`."""
+  names = sorted(p.stem for p in _CONFIGS.glob("*.py") if p.stem != "__init__")
+  of_data = command == "attribute"
+  return [name for name in names if name.startswith("data_") == of_data]
 
 
 def _parse(
-  arguments: Sequence[str], default: str
+  arguments: Sequence[str], default: str, command: str = "explain"
 ) -> "tuple[ml_collections.ConfigDict, pathlib.Path]":
   """The configuration with its overrides, and the workdir."""
   from absl import flags
   from ml_collections.config_flags import config_flags
 
   name, rest = _take_config(arguments, default)
-  config = load_config(name)
+  config = load_config(name, command)
   for argument in rest:
     if argument.startswith("--config."):
       check_key(argument.removeprefix("--config.").split("=")[0], config, name)
@@ -269,18 +307,42 @@ def check_key(key: str, config: "ml_collections.ConfigDict", name: str) -> None:
 
 
 def _explain(arguments: list[str]) -> None:
-  if {"-h", "--help", "-help"} & {*arguments}:
-    print(_USAGE_EXPLAIN)
-    print("configurations:")
-    for name in config_names():
-      print(f"\n  {name}")
-      for key, value in _flat(load_config(name)):
-        print(f"    {key}={value!r}")
+  if _asks_for_help(arguments):
+    _print_help(_USAGE_EXPLAIN, "explain")
     return
   config, workdir = _parse(arguments, default="digits")
   from spex_jax.jobs import explain  # Slow to import; help needs none of it.
 
   explain.run(config, workdir)
+
+
+def _attribute(arguments: list[str]) -> None:
+  if _asks_for_help(arguments):
+    _print_help(_USAGE_ATTRIBUTE, "attribute")
+    return
+  what, *rest = arguments or [""]
+  if what != "data":
+    raise ValueError(
+      f"`spex attribute` has one word, data; got {what!r}: say `spex attribute "
+      "data`."
+    )
+  config, workdir = _parse(rest, default="data_digits", command="attribute")
+  from spex_jax.jobs import attribute  # Slow to import.
+
+  attribute.run(config, workdir)
+
+
+def _asks_for_help(arguments: Sequence[str]) -> bool:
+  return bool({"-h", "--help", "-help"} & {*arguments})
+
+
+def _print_help(usage: str, command: str) -> None:
+  print(usage)
+  print("configurations:")
+  for name in config_names(command):
+    print(f"\n  {name}")
+    for key, value in _flat(load_config(name, command)):
+      print(f"    {key}={value!r}")
 
 
 def _flat(config: "ml_collections.ConfigDict", prefix: str = ""):
@@ -307,4 +369,7 @@ def _one_line(error: BaseException) -> str:
   return f"{type(error).__name__}: {text}"
 
 
-_COMMANDS: dict[str, Callable[[list[str]], None]] = {"explain": _explain}
+_COMMANDS: dict[str, Callable[[list[str]], None]] = {
+  "explain": _explain,
+  "attribute": _attribute,
+}

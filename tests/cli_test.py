@@ -84,6 +84,7 @@ def _check_files(workdir, n):
 
 
 def test_every_configuration_is_tested_here():
+  # Those of `spex attribute data` in tests/jobs/attribute_test.py.
   assert cli.config_names() == [
     "callable",
     "cancer",
@@ -229,7 +230,7 @@ _CALL = ("--config=callable:quick", "--config.n=3")
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    (["explian"], "unknown command 'explian'; known are explain"),
+    (["explian"], "unknown command 'explian'; known are explain, attribute"),
     (["explain", "more"], "unexpected argument 'more'"),
     (["explain", "--confg=digits"], "Unknown command line flag 'confg'"),
     (["explain", "--config=digit"], "no configuration 'digit': neither a file"),

@@ -259,6 +259,18 @@ class Retrainer:
     runs = [self.run(masks, seed).values for seed in range(num_seeds)]
     return noise_of(np.stack(runs, axis=1))
 
+  def keys(self, seed: int = 0) -> tuple[base.Key, base.Key]:
+    """The init and order key that all masks of a seed index share.
+
+    For what differentiates the same training, or continues it.
+
+    Raises:
+      ValueError: independent seeds, where every mask has its own.
+    """
+    if self.seeds != "common":
+      raise ValueError("Under independent seeds every mask has its own keys.")
+    return _keys(_words(self._words, b"common", seed))
+
   def replica_bytes(self) -> int:
     """Bytes that one more training in a microbatch takes, as compiled.
 
@@ -307,14 +319,8 @@ class Retrainer:
       words = (bits << jnp.arange(32, dtype=jnp.uint32)[None]).sum(
         axis=1, dtype=jnp.uint32
       )
-    key = jax.random.wrap_key_data(words, impl="threefry2x32")
     weights = self.players.kept(mask).astype(self.dtype)
-    state, finite = self.learner.fit(
-      jax.random.fold_in(key, zlib.crc32(b"init")),
-      jax.random.fold_in(key, zlib.crc32(b"order")),
-      shared["data"],
-      weights,
-    )
+    state, finite = self.learner.fit(*_keys(words), shared["data"], weights)
     outputs = self.learner.read(state, shared["test"])
     finite &= jnp.isfinite(outputs).all()
     # The evaluator refuses NaN: a diverged training is a value of its own.
@@ -418,6 +424,14 @@ def mean_over_seeds(values: np.ndarray) -> np.ndarray:
     )
   kept = np.where(sound[:, :, None], values, 0)
   return kept.sum(axis=1) / counts[:, None]
+
+
+def _keys(words: base.Array) -> tuple[base.Key, base.Key]:
+  """Of initialisation and of order, from a key's data."""
+  key = jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
+  causes = zlib.crc32(b"init"), zlib.crc32(b"order")
+  init, order = (jax.random.fold_in(key, cause) for cause in causes)
+  return init, order
 
 
 def _words(root: np.ndarray, cause: bytes, seed: int) -> np.ndarray:

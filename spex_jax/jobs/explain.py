@@ -97,7 +97,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   # Whether the index has this order, asked of a function that is constant.
   constant = sparse.SparseFourier.from_terms(config.order or 1, [((), 0.0)])
   index_table.interactions(constant, config.index, config.order)
-  _check_finite(config, "")
+  check_finite(config)
 
 
 def run(
@@ -269,9 +269,10 @@ def prepare(workdir: pathlib.Path) -> None:
     ) from error
 
 
-def _check_finite(config: ml_collections.ConfigDict, prefix: str) -> None:
+def check_finite(config: ml_collections.ConfigDict, prefix: str = "") -> None:
+  """Raises ValueError for a setting that is NaN or infinite; names it."""
   for name, value in config.items():
     if isinstance(value, ml_collections.ConfigDict):
-      _check_finite(value, f"{prefix}{name}.")
+      check_finite(value, f"{prefix}{name}.")
     elif isinstance(value, float) and not np.isfinite(value):
       raise ValueError(f"{prefix}{name}={value}: must be finite.")

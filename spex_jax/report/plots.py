@@ -24,7 +24,7 @@ Set = tuple[tuple[int, ...], float]
 
 _MAP = "RdBu_r"
 _VEIL = 0.65  # Of a heatmap over a photograph.
-_POSITIVE, _NEGATIVE = "#b2182b", "#2166ac"
+POSITIVE, NEGATIVE = "#b2182b", "#2166ac"
 # Colours of sets, in the order of their strength.
 LINKS = ("#1b9e77", "#d95f02", "#7570b3", "#e7298a", "#66a61e", "#e6ab02")
 
@@ -129,7 +129,7 @@ def bars(
   figure = blank(8, 1.4 + 0.32 * max(len(sets), 1), arranged=True)
   axes = figure.subplots()
   values = [value for _, value in sets]
-  colors = [_POSITIVE if value > 0 else _NEGATIVE for value in values]
+  colors = [POSITIVE if value > 0 else NEGATIVE for value in values]
   axes.barh(range(len(sets)), values, color=colors)
   labels = [_label(interactions, players, " &\n") for players, _ in sets]
   axes.set_yticks(range(len(sets)), labels, fontsize=8)
@@ -171,7 +171,7 @@ def network(
   places = dict(zip(shown, np.stack([np.cos(angles), np.sin(angles)], axis=1)))
   biggest = max((abs(value) for _, value in larger), default=1.0) or 1.0
   for players, value in larger[::-1]:  # The strongest on top.
-    color = _POSITIVE if value > 0 else _NEGATIVE
+    color = POSITIVE if value > 0 else NEGATIVE
     strength = abs(value) / biggest
     corners = np.asarray([places[p] for p in players])
     if len(players) == 2:
@@ -184,7 +184,7 @@ def network(
   most = max((abs(value) for value in first.values()), default=1.0) or 1.0
   for player, place in places.items():
     value = first.get(player, 0.0)
-    color = "#777777" if value == 0 else _POSITIVE if value > 0 else _NEGATIVE
+    color = "#777777" if value == 0 else POSITIVE if value > 0 else NEGATIVE
     axes.scatter(*place, s=20 + 500 * abs(value) / most, color=color, zorder=3)
     angle = np.degrees(np.arctan2(place[1], place[0]))
     turned = abs(angle) > 90  # Text on the left half reads towards the node.
@@ -202,8 +202,8 @@ def network(
   axes.set_ylim(-1.5, 1.5)
   axes.legend(
     handles=[
-      lines.Line2D([], [], color=_POSITIVE, lw=3, label="positive"),
-      lines.Line2D([], [], color=_NEGATIVE, lw=3, label="negative"),
+      lines.Line2D([], [], color=POSITIVE, lw=3, label="positive"),
+      lines.Line2D([], [], color=NEGATIVE, lw=3, label="negative"),
     ],
     title="area, width, tint: size",
     title_fontsize=8,

@@ -1,0 +1,186 @@
+"""Labelled examples of any shape: by name, or from a file.
+
+Shapes: N examples, C classes.
+"""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from spex_jax import base
+from spex_jax.datasets import images, tabular
+
+NAMES = ("digits", "breast_cancer", "iris", "wine")
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+  """Examples and their classes.
+
+  Attributes:
+    x: float32 `[N, ...]`, finite; `[N, H, W]` or `[N, H, W, 3]` are images.
+    y: int32 `[N]`, in 0..C-1.
+    classes: C names.
+    rows: int64 `[N]`, what number each example had where it came from.
+  """
+
+  x: np.ndarray
+  y: np.ndarray
+  classes: tuple[str, ...]
+  rows: np.ndarray
+
+  @property
+  def num_examples(self) -> int:
+    return len(self.x)
+
+  @property
+  def are_images(self) -> bool:
+    return self.x.ndim == 3 or (self.x.ndim == 4 and self.x.shape[3] == 3)
+
+  def take(self, rows: base.Array) -> "Labelled":
+    """The examples of the given places."""
+    rows = np.asarray(rows)
+    return dataclasses.replace(
+      self, x=self.x[rows], y=self.y[rows], rows=self.rows[rows]
+    )
+
+  def only(self, classes: Sequence[str]) -> "Labelled":
+    """The examples of some classes, numbered in the order given.
+
+    Raises:
+      ValueError: a class that is not there, or one named twice.
+    """
+    names = [str(name) for name in classes]
+    absent = [name for name in names if name not in self.classes]
+    if absent or len(set(names)) != len(names):
+      raise ValueError(
+        f"classes={', '.join(names)}: choose distinct ones of "
+        f"{', '.join(self.classes)}."
+      )
+    place = np.full(len(self.classes), -1, np.int32)
+    place[[self.classes.index(name) for name in names]] = np.arange(len(names))
+    kept = self.take(np.flatnonzero(place[self.y] >= 0))
+    return dataclasses.replace(kept, y=place[kept.y], classes=tuple(names))
+
+
+def from_arrays(
+  x: base.Array, y: base.Array, classes: Sequence[str] = ()
+) -> Labelled:
+  """Checked examples of your own arrays.
+
+  Args:
+    x: real `[N, ...]`, two axes or more.
+    y: integers `[N]`, from 0.
+    classes: names; the numbers if empty.
+
+  Raises:
+    TypeError: labels that are no integers.
+    ValueError: another rank, no example, one label for each missing, labels
+      out of range, or NaN and infinity (naming the first example).
+  """
+  x, y = np.asarray(x), np.asarray(y)
+  if x.dtype.kind not in "biuf" or x.ndim < 2 or 0 in x.shape:
+    raise ValueError(
+      f"x must hold numbers [examples, ...]; got {x.dtype} of shape {x.shape}."
+    )
+  if y.dtype.kind not in "iu":
+    raise TypeError(f"y must hold integers, classes from 0; got {y.dtype}.")
+  if y.shape != x.shape[:1]:
+    raise ValueError(
+      f"Need one label in y for each of {len(x)} examples in x; got shape "
+      f"{y.shape}."
+    )
+  names = tuple(str(name) for name in classes)
+  names = names or tuple(str(c) for c in range(max(int(y.max()), 0) + 1))
+  outside = (y < 0) | (y >= len(names))
+  if outside.any():
+    row = int(np.flatnonzero(outside)[0])
+    raise ValueError(
+      f"Labels must lie in 0..{len(names) - 1}; {outside.sum()} do not "
+      f"(first: {y[row]} at example {row})."
+    )
+  x = x.astype(np.float32)
+  finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
+  if not finite.all():
+    raise ValueError(
+      f"{(~finite).sum()} examples hold NaN or infinity (first: "
+      f"{np.flatnonzero(~finite)[0]}); drop or impute them first."
+    )
+  return Labelled(x, y.astype(np.int32), names, np.arange(len(x)))
+
+
+def load(source: str) -> tuple[Labelled, Labelled | None]:
+  """Examples by name or file, and test examples where the file has its own.
+
+  Args:
+    source: one of `NAMES`; a `.npz` file with `x` `[N, ...]` and integers `y`
+      `[N]`, perhaps `x_test` and `y_test`, and `classes`, names; or a `.csv`
+      file, see `tabular.read`.
+
+  Raises:
+    FileNotFoundError: no such file.
+    TypeError: labels that are no integers.
+    ValueError: an unknown name, a file that lacks x or y, a response instead
+      of classes, test examples of another shape, or what `from_arrays` refuses.
+  """
+  if source == "digits":
+    found = images.digits()
+    return from_arrays(found.pixels[:, 0], found.labels, found.classes), None
+  path = pathlib.Path(source)
+  if path.suffix == ".npz":
+    return _npz(path)
+  if path.suffix == ".csv":
+    table = tabular.read(path)
+  elif source in NAMES:
+    table = tabular.load(source)
+  else:
+    raise ValueError(
+      f"data={source!r}: choose from {', '.join(NAMES)}, or give a .npz or "
+      ".csv file."
+    )
+  if not table.classes:
+    raise ValueError(f"{source} has a response; classes are needed.")
+  return from_arrays(table.features, table.targets, table.classes), None
+
+
+def _npz(path: pathlib.Path) -> tuple[Labelled, Labelled | None]:
+  arrays = _arrays(path)
+  if missing := [name for name in ("x", "y") if name not in arrays]:
+    raise ValueError(
+      f"{path} lacks {' and '.join(missing)}; it holds "
+      f"{', '.join(arrays) or 'nothing'}."
+    )
+  if ("x_test" in arrays) != ("y_test" in arrays):
+    raise ValueError(f"{path}: x_test and y_test go together; it has one.")
+  classes = [str(name) for name in np.atleast_1d(arrays.get("classes", []))]
+  if not classes and "y_test" in arrays and arrays["y_test"].dtype.kind in "iu":
+    # Test examples may have a class that no training example has.
+    top = max(arrays["y"].max(initial=0), arrays["y_test"].max(initial=0))
+    classes = [str(c) for c in range(int(top) + 1)]
+  try:
+    train = from_arrays(arrays["x"], arrays["y"], classes)
+    if "x_test" not in arrays:
+      return train, None
+    test = from_arrays(arrays["x_test"], arrays["y_test"], train.classes)
+  except (TypeError, ValueError) as error:
+    raise type(error)(f"{path}: {error}") from error
+  if test.x.shape[1:] != train.x.shape[1:]:
+    raise ValueError(
+      f"{path}: x_test has examples of shape {test.x.shape[1:]}, x of "
+      f"{train.x.shape[1:]}."
+    )
+  return train, test
+
+
+def _arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise FileNotFoundError(f"{str(path)!r} is no file.")
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      return dict(file)
+  except (OSError, ValueError, TypeError, AttributeError) as error:
+    raise ValueError(f"{path} holds no arrays of NumPy's: {error}.") from error

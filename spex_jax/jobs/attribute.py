@@ -1,0 +1,453 @@
+"""`spex attribute data`: retrains on subsets, and says which examples matter.
+
+All outputs go into a bank in the workdir; whatever is asked twice, by a second
+run or a larger budget, is read from there.
+
+Shapes: n players, B masks, T test points, F fresh masks, S seeds.
+"""
+
+import dataclasses
+import itertools
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+import spex_jax as spex
+from spex_jax import base
+from spex_jax.explain import DECODERS
+from spex_jax.explanation import Explanation
+from spex_jax.fourier import score
+from spex_jax.influence import attribution, corners, judging, semivalues
+from spex_jax.influence import bank as banks
+from spex_jax.jobs import explain, retraining, valuations
+from spex_jax.report import examples as pictures
+from spex_jax.report import plots, progress
+from spex_jax.report import tables as report_tables
+
+_COUNTS = {  # Least values.
+  "num_train": 0, "num_test": 1, "num_points": 1, "num_clusters": 1,
+  "budget": 8, "fresh": 4, "num_seeds": 1, "order": 2, "checked": 0,
+  "contexts": 2, "top": 1, "microbatch": 0, "rows_per_shard": 1,
+  "neighbours": 1, "trak_models": 1, "trak_dim": 0,
+}  # fmt: skip
+_LEAST_GRAM = 64  # Subsets that the Gram scan needs.
+_TEXTS = ("data", "classes", "points", "players", "method", "decoder")
+_FILES = ("attribution.json", "explanation.json", "figure.png")
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+  """What the command found.
+
+  Attributes:
+    scores: of all test points.
+    explanation: the expansions of the points that are explained.
+    points: which test points those are, by number.
+    lds: against the bank's own random numbers, on fresh subsets.
+    lds_seeds: against the mean over seeds, with its ceiling.
+    r2: float64 `[T]`, of the scores on fresh subsets.
+    surrogate: of the expansions, on the same.
+    checks: the corners retrained under all seeds; None without sets.
+    own_checks: under the bank's own seed alone.
+    num_trained: models that this run trained.
+    num_rows: of the bank.
+  """
+
+  scores: attribution.Attribution
+  explanation: Explanation
+  points: tuple[int, ...]
+  lds: judging.Lds
+  lds_seeds: judging.Lds
+  r2: np.ndarray
+  surrogate: judging.Surrogate
+  checks: corners.Report | None
+  own_checks: corners.Report | None
+  num_trained: int
+  num_rows: int
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses settings that nothing could be done with, before any work.
+
+  Raises:
+    ValueError: names the setting, what it is, and what it may be.
+  """
+  needed = ("seed", *_COUNTS, *_TEXTS, "damping", "model", "training")
+  if missing := [name for name in needed if name not in config]:
+    raise ValueError(
+      f"The configuration lacks {', '.join(missing)}: is it one of `spex "
+      "attribute data`?"
+    )
+  for name, least in (("seed", None), *_COUNTS.items()):
+    value = config[name]
+    if isinstance(value, bool) or not isinstance(value, int):
+      raise ValueError(f"{name}={value!r}: must be an integer.")
+    if least is not None and value < least:
+      raise ValueError(f"{name}={value}: must be at least {least}.")
+  choices = {
+    "players": (config.players, retraining.PLAYERS),
+    "method": (config.method, tuple(valuations.METHODS)),
+    "decoder": (config.decoder, tuple(d for d in DECODERS if d != "spex")),
+    "model.kind": (config.model.kind, retraining.MODELS),
+  }
+  for name, (value, known) in choices.items():
+    if value not in known:
+      raise ValueError(f"{name}={value!r}: choose from {', '.join(known)}.")
+  kinds = valuations.NEEDS.get(config.method, retraining.MODELS)
+  if config.model.kind not in kinds:
+    raise ValueError(
+      f"method={config.method} needs model.kind={' or '.join(kinds)}; got "
+      f"{config.model.kind}."
+    )
+  if config.num_train == 1:
+    raise ValueError("num_train=1: must be 2 or more, or 0 for all.")
+  explain.check_finite(config)
+
+
+def run(
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  show: Callable[..., None] | None = None,
+) -> Answer:
+  """Retrains, scores, decodes, judges; writes into `workdir`.
+
+  `attribution.json`, `explanation.json` and `figure.png` are replaced; the
+  bank, in `bank/`, is kept and extended.
+
+  Args:
+    config: see `spex_jax/configs/data_digits.py`.
+    workdir: made if it does not exist.
+    show: takes a line or a rich table; prints by default.
+
+  Raises:
+    ValueError: a bad setting, data that cannot be used, a bank of another
+      configuration, or too many trainings that diverged.
+    TypeError: labels that are no integers.
+    FileNotFoundError: no such file of data.
+    OSError: the disk is full.
+  """
+  check(config)
+  problem = retraining.problem(config)
+  masks = retraining.masks(config, problem)
+  chosen = _chosen(config, problem)
+  explain.prepare(workdir)
+  show = show or report_tables.printer()
+  for name, fact in _question(config, problem, masks):
+    show(report_tables.fact(name, fact))
+  most = config.checked * config.contexts << config.order
+  total = len(masks.fit) + (len(masks.fresh) + most) * config.num_seeds
+  start = time.perf_counter()
+  with progress.evaluations(total) as monitor:
+    asked = 0
+    bank = banks.Bank(
+      workdir / "bank",
+      problem.retrainer,
+      rows_per_shard=config.rows_per_shard,
+      progress=lambda done, _: monitor.report(asked + done),
+    )
+    before = len(bank)
+
+    def ask(masks: np.ndarray, seeds: list[int]) -> np.ndarray:
+      nonlocal asked
+      values = bank.ask(masks, seeds)
+      asked += len(masks) * len(seeds)
+      return values
+
+    fresh = ask(masks.fresh, list(range(config.num_seeds)))
+    values = ask(masks.fit, [0])[:, 0]
+    fit_masks, values = _sound(masks.fit, values)
+    fresh_masks, fresh = _sound(masks.fresh, fresh)
+    points = chosen or _undecided(config, values)
+    scores = valuations.score(config, problem, fit_masks, values)
+    explanation = spex.decode(
+      fit_masks,
+      values[:, list(points)],
+      method=_decoder(config, fit_masks),
+      max_order=min(config.order, problem.players.n),
+      names=problem.names,
+      units=_units(config),
+    )
+    checks, own_checks = _retrained(config, problem, ask, explanation, points)
+  seconds = time.perf_counter() - start
+  own = fresh[:, 0]
+  answer = Answer(
+    scores=scores,
+    explanation=explanation,
+    points=points,
+    lds=judging.lds(scores, fresh_masks, own),
+    lds_seeds=judging.lds(scores, fresh_masks, fresh),
+    r2=np.atleast_1d(score.r2(own, scores(fresh_masks))),
+    surrogate=judging.surrogate(
+      explanation.fourier, fresh_masks, own[:, list(points)]
+    ),
+    checks=checks,
+    own_checks=own_checks,
+    num_trained=len(bank) - before,
+    num_rows=len(bank),
+  )
+  shown = [_point(config, problem, answer, k) for k in range(len(points))]
+  # First of all: what comes below may fail, and the models were dear.
+  base.write_json(
+    workdir / "attribution.json", _as_json(config, problem, answer, shown)
+  )
+  explanation.save(workdir / "explanation.json")
+  for name, fact in _outcome(config, problem, answer, bank, seconds):
+    show(report_tables.fact(name, fact))
+  units = _units(config)
+  for point in shown:
+    show(pictures.table(point, problem.names, units))
+  show(report_tables.fact("retrained", _survival(answer)))
+  if answer.checks is not None:
+    show(str(answer.checks).partition("\n")[2])
+  _draw(problem, answer, shown, units, workdir / "figure.png")
+  files = ", ".join(str(workdir / name) for name in (*_FILES, "bank"))
+  show(report_tables.fact("wrote", files))
+  return answer
+
+
+def _chosen(config, problem) -> tuple[int, ...]:
+  """The test points that the configuration names, if any."""
+  if not config.points:
+    return ()
+  last = problem.test.num_examples - 1
+  parts = [part.strip() for part in str(config.points).split(",")]
+  if not all(part.isdigit() and int(part) <= last for part in parts):
+    raise ValueError(
+      f"points={config.points!r}: give numbers of test points, 0 to {last}, "
+      "as in 0,3,5."
+    )
+  return tuple(dict.fromkeys(map(int, parts)))
+
+
+def _undecided(config, values: np.ndarray) -> tuple[int, ...]:
+  """The test points that move most beside how sure the models are of them."""
+  certain = np.abs(values.mean(axis=0)) / np.maximum(values.std(axis=0), 1e-12)
+  order = np.argsort(certain, kind="stable")
+  return tuple(order[: config.num_points].tolist())
+
+
+def _sound(masks: np.ndarray, values: np.ndarray):
+  """Rows none of whose trainings diverged.
+
+  Raises:
+    ValueError: fewer than half of them.
+  """
+  flat = np.isfinite(values.reshape(len(values), -1))
+  sound: np.ndarray = np.all(flat, axis=1)
+  if sound.mean() < 0.5:
+    raise ValueError(
+      f"{(~sound).sum()} of {len(sound)} subsets diverged in training; lower "
+      "training.learning_rate, or raise model.penalty."
+    )
+  return masks[sound], values[sound]
+
+
+def _decoder(config, masks: np.ndarray) -> str:
+  """The decoder of the configuration, or what speaks of few subsets, too."""
+  if config.decoder == "gram" and len(masks) < _LEAST_GRAM:
+    return "lasso"
+  return config.decoder
+
+
+def _retrained(config, problem, ask, explanation, points):
+  """The corners of the strongest sets of each point: all seeds, and the own."""
+  lists = []
+  for place, target in enumerate(points):
+    found = explanation.interactions("BII", config.order, target=place)
+    lists.append(corners.reported(found, config.checked, target=target))
+  # The strongest of each point, then the second, and so on.
+  ranks = itertools.zip_longest(*lists)
+  claims = [claim for rank in ranks for claim in rank if claim is not None]
+  claims = claims[: config.checked]
+  if not claims:
+    return None, None
+  sets = [claim.players for claim in claims]
+  contexts = retraining.contexts(config, problem, sets)
+  if len(contexts) < 2:
+    return None, None
+
+  def under(seed: int) -> base.ValueFn:
+    return lambda masks: ask(masks, [seed])[:, 0]
+
+  value_fns = [under(seed) for seed in range(config.num_seeds)]
+  return tuple(
+    corners.four_corners(claims, some, contexts, names=problem.names)
+    for some in (value_fns, value_fns[:1])
+  )
+
+
+def _units(config) -> str:
+  return {"margin": "logit", "logit": "logit"}.get(config.model.output, "nat")
+
+
+def _question(config, problem, masks):
+  """What is asked, before any work."""
+  train, n = problem.train, problem.players.n
+  who = report_tables.count(n, "training example")
+  if not problem.singles:
+    who = f"{n} {config.players} of {train.num_examples:,} training examples"
+  output = {"margin": "margin", "log_odds": "log odds", "logit": "logit",
+            "loss": "loss"}[config.model.output]  # fmt: skip
+  where = report_tables.count(problem.test.num_examples, "test point")
+  counts = np.bincount(train.y, minlength=len(train.classes))
+  classes = ", ".join(
+    f"{c} of {name}" for c, name in zip(counts, train.classes)
+  )
+  seeds = report_tables.count(config.num_seeds, "seed")
+  judged = f"{len(masks.fresh):,} fresh ones under {seeds}"
+  facts = [
+    (
+      "asked",
+      f"Which of {who} move the {output} of the right class at {where}?",
+    ),
+    ("data", f"{config.data}: {classes}"),
+    ("model", problem.model),
+    (
+      "budget",
+      f"{len(masks.fit):,} subsets of half the players, {judged}; method "
+      f"{config.method}, sets by {_decoder(config, masks.fit)}",
+    ),
+  ]
+  if masks.unusable:
+    text = "drawn or listed keep no example, or those of one class: left out"
+    facts.append(
+      ("note", f"{report_tables.count(masks.unusable, 'subset')} {text}")
+    )
+  return facts
+
+
+def _outcome(config, problem, answer, bank, seconds):
+  """What it cost, and how good it is."""
+  cost = (
+    f"no model trained, all {answer.num_rows:,} rows from the bank; "
+    f"{seconds:.1f} s"
+  )
+  if answer.num_trained:
+    stats = problem.retrainer.stats
+    rate = answer.num_trained / max(stats.run_seconds, 1e-9)
+    cost = (
+      f"{answer.num_trained:,} models trained at {rate:,.0f} models/s on "
+      f"{stats.device} (compile {stats.compile_seconds:.1f} s), "
+      f"{answer.num_rows - answer.num_trained:,} rows from the bank; "
+      f"{seconds:.1f} s with decoding"
+    )
+  facts = [("cost", cost)]
+  if bank.num_diverged:
+    facts.append(
+      (
+        "diverged",
+        f"{report_tables.count(bank.num_diverged, 'training')}: marked in the "
+        "bank, and in nothing below",
+      )
+    )
+  facts.append(("LDS", f"{answer.scores.method}: {answer.lds}"))
+  if answer.lds_seeds.num_seeds > 1:
+    facts.append(("", f"of the mean over seeds: {answer.lds_seeds}"))
+  facts += [
+    (
+      "R2",
+      f"{answer.r2.mean():.3f} of the scores on fresh subsets, mean of "
+      + report_tables.count(len(answer.r2), "test point"),
+    ),
+    (
+      "",
+      f"sets by {answer.explanation.method}, points below: {answer.surrogate}",
+    ),
+  ]
+  return facts + [("note", note) for note in answer.scores.notes]
+
+
+def _survival(answer: Answer) -> str:
+  if answer.checks is None or answer.own_checks is None:
+    return "no set to check"
+  total = len(answer.checks.rows)
+  return (
+    f"{answer.checks.count('survives')} of {total} sets survive over "
+    f"{report_tables.count(answer.checks.num_seeds, 'seed')}, "
+    f"{answer.checks.count('contradicted')} contradicted; under the bank's own "
+    f"seed {answer.own_checks.count('survives')} survive, "
+    f"{answer.own_checks.count('contradicted')} contradicted "
+    f"({answer.checks.num_contexts} contexts, level {answer.checks.level:g})"
+  )
+
+
+def _point(config, problem, answer: Answer, place: int) -> pictures.Point:
+  target = answer.points[place]
+  scores, std = answer.scores.scores[target], answer.scores.std
+  count = min(config.top, answer.scores.n)
+
+  def single(player: int) -> pictures.Shown:
+    error = None if std is None else float(std[target, player])
+    return pictures.Shown((int(player),), float(scores[player]), error)
+
+  helpful = [single(p) for p in answer.scores.helpful(target, count)]
+  harmful = [single(p) for p in answer.scores.harmful(target, count)]
+  parts = semivalues.interactions(
+    answer.explanation, target=place, order=config.order
+  )
+  sets = [
+    [pictures.Shown(s, v) for s, v in part.top(config.top)] for part in parts
+  ]
+  return pictures.Point(
+    title=problem.point(target),
+    helpful=[item for item in helpful if item.value > 0],
+    harmful=[item for item in harmful if item.value < 0],
+    synergy=sets[0],
+    redundancy=sets[1],
+  )
+
+
+def _draw(problem, answer: Answer, shown, units: str, path) -> None:
+  title = f"{answer.scores.method}: {problem.model}"
+  if problem.train.are_images and problem.singles:
+    figure = pictures.images(
+      shown,
+      [problem.test.x[target] for target in answer.points],
+      problem.train.x,
+      problem.names,
+      units=units,
+      title=title,
+    )
+  else:
+    figure = pictures.bars(shown, problem.names, units=units, title=title)
+  plots.save(figure, path)
+
+
+def _as_json(config, problem, answer: Answer, shown) -> dict[str, Any]:
+  """Everything that a reader would compute with."""
+  std = answer.scores.std
+  checks = [] if answer.checks is None else answer.checks.rows
+  return {
+    "method": answer.scores.method,
+    "model": problem.model,
+    "units": _units(config),
+    "names": list(problem.names),
+    "train_rows": problem.train.rows.tolist(),
+    "test_rows": problem.test.rows.tolist(),
+    "scores": answer.scores.scores.tolist(),
+    "std": None if std is None else std.tolist(),
+    "baseline": answer.scores.baseline.tolist(),
+    "lds": answer.lds.mean,
+    "lds_seeds": answer.lds_seeds.mean,
+    "ceiling": answer.lds_seeds.ceiling,
+    "r2": answer.r2.tolist(),
+    "r2_with_sets": answer.surrogate.r2.tolist(),
+    "points": [
+      {"point": target}
+      | {
+        name: [item._asdict() for item in getattr(point, name)]
+        for name in ("helpful", "harmful", "synergy", "redundancy")
+      }
+      for target, point in zip(answer.points, shown)
+    ],
+    "checks": [
+      row.reported._asdict()
+      | {"measured": row.measured, "low": row.low, "high": row.high}
+      | {"p_value": row.p_value, "verdict": row.verdict}
+      for row in checks
+    ],
+  }

@@ -1,0 +1,195 @@
+"""Tests of `spex attribute data`: end to end, resumed, refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from spex_jax import cli
+from spex_jax.influence import corners
+from spex_jax.jobs import attribute, retraining, valuations
+from tests import command
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """The quick command, run once: its workdir, lines and answer."""
+  workdir = tmp_path_factory.mktemp("attribute")
+  lines = []
+  answer = attribute.run(_config(), workdir, show=lines.append)
+  return workdir, [line for line in lines if isinstance(line, str)], answer
+
+
+def _config(name="data_digits:quick", **changes):
+  config = cli.load_config(name, "attribute")
+  for key, value in changes.items():
+    node, *rest = key.split("__")
+    if rest:
+      config[node][rest[0]] = value
+    else:
+      config[key] = value
+  return config
+
+
+def test_the_command_writes_and_says_everything(finished):
+  workdir, lines, answer = finished
+  said = "\n".join(lines)
+  for start in ("asked", "data", "model", "budget", "cost", "LDS", "R2"):
+    assert sum(line.startswith(start) for line in lines) == 1, start
+  assert "ceiling 0." in said and "sets survive over 2 seeds" in said
+  body = json.loads((workdir / "attribution.json").read_text())
+  np.testing.assert_array_equal(body["scores"], answer.scores.scores)
+  assert len(body["names"]) == 24 and len(body["points"]) == 2
+  assert body["lds"] == answer.lds.mean
+  assert (workdir / "figure.png").read_bytes().startswith(b"\x89PNG")
+  assert (workdir / "explanation.json").exists()
+  # Every corner, seed and fresh subset is in the bank.
+  checks = answer.checks
+  assert isinstance(checks, corners.Report) and 2 <= len(checks.rows) <= 4
+  rows = 200 + 2 * (32 + checks.num_masks)
+  assert answer.num_rows == answer.num_trained == rows
+
+
+def test_scores_predict_fresh_subsets(finished):
+  _, _, answer = finished
+  # 200 samples of 24 nearly additive players: far from chance, and from 1.
+  assert 0.6 < answer.lds.mean <= 1
+  assert answer.r2.mean() > 0.5
+  helpful = answer.scores.helpful(0, 1)[0]
+  harmful = answer.scores.harmful(0, 1)[0]
+  scores, std = answer.scores.scores[0], answer.scores.std[0]
+  assert scores[helpful] > 2 * std[helpful]
+  assert scores[harmful] < -2 * std[harmful]
+
+
+def test_a_second_run_trains_nothing_and_says_the_same(finished):
+  workdir, _, first = finished
+  lines = []
+  again = attribute.run(_config(), workdir, show=lines.append)
+  assert again.num_trained == 0 and again.num_rows == first.num_rows
+  np.testing.assert_array_equal(again.scores.scores, first.scores.scores)
+  assert again.lds.mean == first.lds.mean
+  assert any("no model trained, all" in str(line) for line in lines)
+
+
+def test_a_larger_budget_trains_only_what_is_new(finished):
+  workdir, _, first = finished
+  # No sets: their corners would be others.
+  config = _config(budget=210, method="banzhaf", checked=0)
+  more = attribute.run(config, workdir, show=lambda line: None)
+  assert more.num_trained == 10 and more.checks is None
+  assert more.scores.method == "Banzhaf (MSR)"
+  assert more.num_rows == first.num_rows + 10
+
+
+def test_another_configuration_is_refused(finished):
+  workdir, _, _ = finished
+  for changes, message in [
+    ({"training__num_epochs": 5}, r"configuration: learner.num_epochs differs"),
+    ({"num_train": 20}, r"configuration: data, players differ"),
+    ({"seed": 1}, r"configuration: data, key, test differ"),
+  ]:
+    with pytest.raises(ValueError, match=message):
+      attribute.run(_config(**changes), workdir, show=lambda line: None)
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+  """Files of data, good and bad, in the current directory."""
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(40, 3)).astype("f4")
+  y = (x[:, 0] + 0.5 * rng.normal(size=40) > 0).astype(int)
+  hole = x.copy()
+  hole[7, 1] = np.nan
+  arrays = {
+    "good": {"x": x[:30], "y": y[:30], "x_test": x[30:], "y_test": y[30:]},
+    "no_x": {"y": y},
+    "nan": {"x": hole, "y": y},
+    "range": {"x": x, "y": y - 1},
+    "named": {"x": x, "y": 2 * y, "classes": np.array(["no", "yes"])},
+    "one": {"x": x, "y": np.zeros(40, int)},
+    "floats": {"x": x, "y": y + 0.5},
+    "half": {"x": x, "y": y, "x_test": x},
+  }
+  for name, some in arrays.items():
+    np.savez(tmp_path / f"{name}.npz", **some)
+  (tmp_path / "text.npz").write_text("no arrays")
+  monkeypatch.chdir(tmp_path)
+  return tmp_path
+
+
+def test_a_table_of_ones_own_solved_outright(files, capsys):
+  """Groups of its examples, by logistic regression; bars as a figure."""
+  code, out, err = command.run(
+    capsys, "attribute", "data", "--config=data_file:quick",
+    "--config.data=good.npz", "--config.model.kind=logistic",
+    "--config.players=clusters", "--config.num_clusters=6",
+    "--config.method=influence", "--config.num_seeds=1",
+  )  # fmt: skip
+  assert code == 0, err
+  assert "6 clusters of 30 training examples" in out, out
+  assert "ceiling not measured (one seed)" in out
+  workdir = files / "runs" / "data_file-quick"
+  assert (workdir / "figure.png").read_bytes().startswith(b"\x89PNG")
+  body = json.loads((workdir / "attribution.json").read_text())
+  assert body["method"] == "influence functions"
+  assert np.shape(body["scores"]) == (2, 6)
+  # All 64 subsets are listed; those of one class are left out.
+  assert "left out" in out and 1 > body["lds"] > 0.3
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ([], "has one word, data; got '': say `spex attribute data`"),
+    (["model"], "got 'model': say `spex attribute data`"),
+    (["data", "more"], "unexpected argument 'more'"),
+    (["data", "--config=digits"], "no configuration 'digits': neither a file"),
+    (["data", "--config.method=magic"], "method='magic': choose from datamod"),
+    (["data", "--config.decoder=spex"], "decoder='spex': choose from auto"),
+    (["data", "--config.budget=3"], "budget=3: must be at least 8"),
+    (["data", "--config.points=1,99"], "give numbers of test points, 0 to 31"),
+    (["data", "--config.classes=3,x"], "classes=3, x: choose distinct ones"),
+    (["data", "--config.classes=3"], "are all of class 3; two classes are ne"),
+    (["data", "--config.num_train=999"], "325 examples are left beside"),
+    (["data", "--config.num_test=999"], "num_test=999: there are 357 examples"),
+    (["data", "--config.players=classes"], "Of 2 players, 1 subsets can be"),
+    (
+      ["data", "--config.method=tracin", "--config.model.kind=ridge"],
+      "method=tracin needs model.kind=mlp; got ridge",
+    ),
+    (
+      ["data", "--config.training.batch_size=512"],
+      "batch_size=512 exceeds the 200 examples",
+    ),
+    (["data", "--config.data=gone.npz"], "'gone.npz' is no file"),
+    (["data", "--config.data=dogs"], "data='dogs': choose from digits"),
+    (["data", "--config.data=text.npz"], "text.npz holds no arrays"),
+    (["data", "--config.data=no_x.npz"], "no_x.npz lacks x; it holds y"),
+    (["data", "--config.data=nan.npz"], "1 examples hold NaN or infinity (fir"),
+    (["data", "--config.data=range.npz"], "must lie in 0..0; "),
+    (["data", "--config.data=named.npz"], "Labels must lie in 0..1; "),
+    (["data", "--config.data=floats.npz"], "y must hold integers, classes fr"),
+    (["data", "--config.data=half.npz"], "x_test and y_test go together"),
+    (
+      ["data", "--config=data_file:quick", "--config.data=one.npz"],
+      "The 40 training examples are all of class 0; two classes are needed",
+    ),
+  ],
+)
+def test_bad_input_is_one_line(files, capsys, arguments, message):
+  code, out, err = command.run(capsys, "attribute", *arguments)
+  assert (code, out) == (1, "")
+  assert err.startswith("spex: error: ") and err.count("\n") == 1, err
+  assert message in err, err
+  assert not (files / "runs").exists()
+
+
+def test_help_lists_what_there_is(capsys):
+  code, out, err = command.run(capsys, "attribute", "data", "--help")
+  assert (code, err) == (0, "")
+  for name in cli.config_names("attribute"):
+    assert f"\n  {name}\n" in out
+  for word in (*valuations.METHODS, *retraining.PLAYERS, "\n    budget=4000\n"):
+    assert word in out
+  assert max(map(len, out.splitlines())) <= 80
