@@ -33,6 +33,7 @@ def usual(noisy):
 
 
 class TestMethods:
+  @pytest.mark.slow
   @pytest.mark.parametrize(
     "method", ["auto", "proxyspex", "gaussian", "gram", "lasso"]
   )
@@ -142,6 +143,7 @@ class TestBadSamples:
     assert np.isfinite(guess).all()
     assert np.abs(guess).max() < 3 * np.abs(values).max()
 
+  @pytest.mark.slow
   def test_hardly_enough_samples(self, noisy):
     masks, values = noisy
     answer = decode(masks[:9], values[:9])
@@ -230,6 +232,7 @@ class TestSamples:
     with pytest.raises(ValueError, match="2 repeats of equal masks"):
       decode(masks, differ, strict=True)
 
+  @pytest.mark.slow
   @pytest.mark.parametrize("method", ["auto", "spex", "lasso"])
   def test_plan(self, method):
     f = functions.planted(30, 3, 2)

@@ -44,6 +44,7 @@ class TestSpex:
     assert answer.faithfulness > 1 - 1e-12 and answer.noise_floor == 0
     assert answer.num_evaluations == fn.distinct() <= 1000
 
+  @pytest.mark.slow
   @pytest.mark.parametrize("budget", [1, 8, 100])
   def test_least_budget_is_named(self, budget):
     need = spex.least_budget(30) + 8
@@ -75,6 +76,7 @@ class TestSpex:
     assert any("Only 30 masks are held out" in note for note in answer.notes)
     assert answer.faithfulness > 1 - 1e-9
 
+  @pytest.mark.slow
   def test_plan_and_held_out_masks_never_meet(self):
     """n so small that a plan meets many of all masks."""
     f = functions.planted(10, 4, 2)
@@ -124,6 +126,7 @@ class TestLasso:
 
 
 class TestProxies:
+  @pytest.mark.slow
   @pytest.mark.parametrize("method", ["proxyspex", "gaussian", "gram"])
   def test_every_method_by_name(self, method):
     fn = _Counting(functions.pairs)

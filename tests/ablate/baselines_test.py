@@ -65,6 +65,7 @@ def test_as_many_draws_as_examples_are_all_of_them():
   np.testing.assert_array_equal(np.sort(got, axis=0), background)
 
 
+@pytest.mark.slow
 def test_draws_are_uniform():
   counts = np.zeros(4)
   keys = jax.random.split(jax.random.key(0), 400)

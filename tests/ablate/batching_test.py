@@ -134,6 +134,7 @@ def _wide(mask, w):
   return jnp.sort(jnp.outer(x, x), axis=0)[0].sum()
 
 
+@pytest.mark.slow
 def test_an_evaluator_measures_once_and_records_it():
   w = np.random.default_rng(0).normal(size=(_N, 256)).astype(np.float32)
   value_fn = evaluate.compiled(

@@ -125,6 +125,7 @@ def _zero_filters(params, mask):
   params["conv_1"]["kernel"][..., ~mask[4:]] = 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("make", "players_of", "zero", "n", "name"),
   [
@@ -158,6 +159,7 @@ def test_absent_is_zero_weights(make, players_of, zero, n, name):
     np.testing.assert_allclose(logits(mask), expected, rtol=0, atol=atol)
 
 
+@pytest.mark.slow
 def test_neurons_of_an_mlp():
   net = mlp.network(mlp.Config(num_features=4, num_outputs=2, widths=(3, 5)))
   params = net.init(jax.random.key(0))
@@ -211,6 +213,7 @@ def test_absent_is_a_mean():
   )
 
 
+@pytest.mark.slow
 def test_absent_is_resampled():
   net, params, inputs = _decoder()
   players = components.blocks(components.shapes(net, params, **inputs))

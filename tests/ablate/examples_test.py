@@ -58,6 +58,7 @@ def independent():
   return _retrainer(seeds="independent", num_seeds=2)
 
 
+@pytest.mark.slow
 def test_equals_one_plain_training(common):
   """The same as `loop.train` by itself, with the weights of the mask."""
   train, test = jax.tree.map(
@@ -139,6 +140,7 @@ def test_devices_and_chunks_change_no_bit(common):
     np.testing.assert_array_equal(other.run(masks, 1).values, expected)
 
 
+@pytest.mark.slow
 def test_common_numbers_are_shared_and_independent_ones_are_not(
   common, independent
 ):
@@ -163,6 +165,7 @@ def test_values_are_means_over_seeds(independent):
   np.testing.assert_allclose(independent(masks), np.mean(runs, axis=0))
 
 
+@pytest.mark.slow
 def test_it_compiles_once():
   chex.clear_trace_counter()
   learner = _learner()
@@ -214,6 +217,7 @@ def test_diverged_trainings_are_marked_and_left_out():
   )
 
 
+@pytest.mark.slow
 def test_groups_are_players():
   groups = np.arange(_N) % 5
   groups[:3] = -1  # Always there.
@@ -234,6 +238,7 @@ def test_groups_are_players():
   assert (groups.reshape(4, 6) == groups[::6, None]).all()
 
 
+@pytest.mark.slow
 def test_float64_is_a_choice():
   learner = linear.logistic(1.0, _CLASSES)
   precise = _retrainer(learner, dtype="float64").run(_masks(3)).values

@@ -98,6 +98,7 @@ def test_ends_are_the_value_function(small_mlp):
     np.testing.assert_allclose(f(mask.astype(np.float32)), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_central_differences(small_mlp):
   model, *_ = small_mlp
   found = gradients.gradient_x_input(model)
@@ -161,6 +162,7 @@ def _values_at(net, params, prompt, tokenizer, read, token, masks):
   return evaluate.compiled(f, prompt.n, batch_size=8, shared=params)(masks)
 
 
+@pytest.mark.slow
 def test_text_of_an_encoder(tiny_encoder):
   model = gradients.text(*tiny_encoder)
   masks = np.random.default_rng(0).random((8, 4)) < 0.5
@@ -176,6 +178,7 @@ def test_text_of_an_encoder(tiny_encoder):
   assert model.baseline == "the embedding of '[MASK]' for each token"
 
 
+@pytest.mark.slow
 def test_text_of_a_decoder():
   tokenizer = tokenizers_small.gpt_like()
   net = transformer.network(transformer.Config(max_positions=40, **_SIZES))

@@ -52,6 +52,7 @@ def _harmonic(image, kept):
   return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_inpainting_tends_to_the_harmonic_filling(share):
   image = _image()
@@ -165,6 +166,7 @@ def test_whole_pixels_are_not_filled_in():
     images.inpainted(image, np.ones((1, 2, 2), bool))
 
 
+@pytest.mark.slow
 def test_inputs_under_a_mask_way_by_way():
   image = _image((2, 6, 6))
   players = features.grid(image.shape, 2, 2)

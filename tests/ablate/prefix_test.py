@@ -50,6 +50,7 @@ def _masks(count):
 _ATOL = 100 * np.finfo(np.float32).eps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [8, None])
 def test_a_split_equals_the_whole(batch_size):
   shared, masks = _weights(), _masks(50)
@@ -106,6 +107,7 @@ def test_shared_is_cast_before_the_head():
   assert set(seen[2::2]) == {jnp.dtype(jnp.bfloat16)}
 
 
+@pytest.mark.slow
 def test_a_split_on_a_mesh():
   automatic = jax.sharding.AxisType.Auto
   mesh = jax.make_mesh(

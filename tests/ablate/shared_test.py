@@ -60,6 +60,7 @@ def _compiled(f, n, shared, **settings):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "family, way, token, length",
   [
@@ -120,6 +121,7 @@ def test_only_the_logits_that_are_read_are_computed():
     readouts.value(net, see, readouts.logit(3, position=24))(_MASKS[0], params)
 
 
+@pytest.mark.slow
 def test_players_in_late_layers_run_early_ones_once():
   net, params = _net("gpt2")
   inputs = {"input_ids": np.array([[3, 1, 4, 1, 5]]) % 7}

@@ -60,6 +60,7 @@ def test_the_encoder_is_the_one_described():
   assert np.ptp(expected) > 0.1
 
 
+@pytest.mark.slow
 def test_the_three_of_the_prefix_are_one_function():
   params = bench_evaluate.weights(_QUICK)
   n = bench_evaluate._EDITED * _QUICK.heads

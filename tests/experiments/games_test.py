@@ -12,6 +12,7 @@ def _masks(n, count=40, seed=0):
   return np.random.default_rng(seed).random((count, n)) < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(games.FAMILIES))
 def test_a_seed_draws_one_game(family):
   first, again, other = (games.make(family, seed) for seed in (1, 1, 2))

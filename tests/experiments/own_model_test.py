@@ -1,8 +1,11 @@
 """The example of a model of one's own does what it says."""
 
+import pytest
+
 from experiments import own_model
 
 
+@pytest.mark.slow
 def test_quick_explains_a_trained_model_and_its_twin_agrees():
   found = own_model.run(own_model.CONFIGS["quick"])
   assert found["right"] > 0.9

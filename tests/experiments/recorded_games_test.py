@@ -19,6 +19,7 @@ def _shared():
   return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["heads40", "neurons860"])
 def test_recorded_games_of_a_trained_model(name):
   games = _shared()

@@ -43,6 +43,7 @@ def test_sets_are_found_by_whom_knows_sets():
   assert "| auto | 1.00 |" in text and "**0.80 ± 0.00**" in text
 
 
+@pytest.mark.slow
 def test_a_text_has_gradients_whatever_its_configuration_asks(tmp_path):
   model = str(small.bert(tmp_path / "model"))
   changes = {"model": model, "text": "fun film", "batch_size": 4}

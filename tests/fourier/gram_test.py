@@ -62,6 +62,7 @@ def test_scan_keeps_the_best_completion_of_every_pair(n, order):
       np.testing.assert_allclose(mine, max(longer), rtol=0, atol=atol)
 
 
+@pytest.mark.slow
 def test_scan_sums_over_sample_chunks():
   masks = _uniform(6, 2500)  # Two chunks and a half.
   signs = (1.0 - 2.0 * masks).astype(np.float32)

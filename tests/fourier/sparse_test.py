@@ -45,6 +45,7 @@ def _functions(draw):
   ]
 
 
+@pytest.mark.slow
 @hypothesis.given(_functions(), st.integers(0, 99))
 def test_evaluation_matches_definition(function, seed):
   """Terms that repeat a set are added; the order of players is free."""

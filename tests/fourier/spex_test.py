@@ -62,6 +62,7 @@ class TestPlan:
     # The three groups then share the P masks at l = 0.
     assert len(np.unique(without, axis=0)) == 864 - 2 * 36
 
+  @pytest.mark.slow
   def test_one_bank_serves_every_size(self):
     f, plan = _planted(num_terms=5), _plan()
     values = f(plan.masks())
@@ -109,12 +110,14 @@ class TestDecode:
     assert sum(result.bins.values()) == 3 << _BITS
     assert result.bins["unresolved"] == 0
 
+  @pytest.mark.slow
   def test_systematic_code_too(self):
     f = _planted()
     plan = spex.make_plan(jax.random.key(0), _N, b=3, t=4, code="systematic")
     result = spex.decode(plan, f(plan.masks()))
     assert _support(result.fourier) == {s for s, _ in f.terms()}
 
+  @pytest.mark.slow
   @pytest.mark.parametrize("groups", [2, 4])
   def test_other_group_counts(self, groups):
     f = _planted(num_terms=6)
@@ -133,6 +136,7 @@ class TestDecode:
     # float64 keeps 16 digits of the offset.
     assert empty / scale == pytest.approx(offset, abs=1e-9)
 
+  @pytest.mark.slow
   def test_targets_equal_single_decodes(self):
     plan = _plan()
     functions = [_planted(seed, 4 + seed) for seed in range(3)]
@@ -157,6 +161,7 @@ class TestDecode:
       # Conjugate gradients in float32, in units of the deviation (about 2).
       assert found[s] == pytest.approx(coef, abs=1e-5)
 
+  @pytest.mark.slow
   @pytest.mark.parametrize("refit", ["lasso", "ridge", "none"])
   def test_noise_leaves_a_faithful_and_clean_support(self, refit):
     f, plan = _planted(num_terms=15), _plan()
@@ -206,6 +211,7 @@ class TestDecode:
       found = dict(spex.decode(plan, values).fourier.terms())
       assert found == {(): pytest.approx(0.5), (3,): pytest.approx(-0.5)}
 
+  @pytest.mark.slow
   def test_capacity_is_reported(self):
     f, plan = _planted(num_terms=12), _plan()
     result = spex.decode(
@@ -214,12 +220,14 @@ class TestDecode:
     assert result.status == "full"
     assert int(result.fourier.count) <= 4
 
+  @pytest.mark.slow
   def test_rounds_are_bounded(self):
     f, plan = _planted(num_terms=20), _plan()
     result = spex.decode(plan, f(plan.masks()), decoding="soft", max_rounds=1)
     assert result.rounds == 1
     assert result.status in ("rounds", "explained")
 
+  @pytest.mark.slow
   def test_one_player(self):
     plan = spex.make_plan(jax.random.key(0), 1, b=1, t=1)
     values = np.where(plan.masks()[:, 0], 5.0, 1.0)
@@ -267,6 +275,7 @@ class TestDecode:
 class TestHundredPlayers:
   """n = 100 and 30 sets on 864 masks: eight bins a group, crowded."""
 
+  @pytest.mark.slow
   @pytest.mark.parametrize("order", [4, 5])
   def test_noiseless_is_exact_for_many_functions(self, order):
     for seed in range(12):
@@ -276,6 +285,7 @@ class TestHundredPlayers:
       assert _support(result.fourier) == {s for s, _ in f.terms()}, seed
       assert result.status == "explained"
 
+  @pytest.mark.slow
   def test_noise_with_sets_that_no_scan_reaches(self):
     scores = []
     for seed in range(4):

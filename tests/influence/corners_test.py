@@ -108,6 +108,7 @@ def test_names_and_ones_own_numbers(function):
   assert report.num_masks == 8 and len(report.rows[0].either) == 3
 
 
+@pytest.mark.slow
 def test_a_decoder_is_checked_from_end_to_end():
   found = spex.explain(_synergy, _N, budget=100, key=jax.random.key(0))
   claims = corners.reported(found.interactions("BII", 2), 2)

@@ -176,6 +176,7 @@ def test_projections_keep_inner_products():
   assert error.max() > 0
 
 
+@pytest.mark.slow
 def test_a_projection_in_blocks_is_one_of_all_parameters(monkeypatch):
   monkeypatch.setattr(trak, "_CELLS", 64)  # Blocks of 4 of 10 parameters.
   basis = trak.project(jax.random.key(1), jnp.eye(10), 16)
@@ -186,6 +187,7 @@ def test_a_projection_in_blocks_is_one_of_all_parameters(monkeypatch):
   )
 
 
+@pytest.mark.slow
 def test_trak_ranks_survive_a_projection_and_gain_by_an_ensemble():
   x, y, tests = ridge_games.data(80, width=30)
   theta = {"theta": jnp.asarray(np.linalg.lstsq(x, y)[0])}

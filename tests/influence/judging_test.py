@@ -221,6 +221,7 @@ def test_bad_input_is_refused(call, message):
     call()
 
 
+@pytest.mark.slow
 def test_decoded_interactions_beat_the_line_on_a_ridge_game():
   n = 10
   data = ridge_games.data(n, seed=4)

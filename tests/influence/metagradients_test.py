@@ -51,6 +51,7 @@ def _outputs(params):
   return _predict(params, _TESTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(_RECIPES))
 def test_equals_central_finite_differences(name):
   with jax.enable_x64(True):
@@ -117,6 +118,7 @@ def _temporary_bytes(num_epochs, segment):
   return compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_memory_grows_as_the_root_of_the_steps():
   few, many = _temporary_bytes(64, None), _temporary_bytes(1024, None)
   assert many < 5 * few  # 16 times the steps, 4 times the states.
@@ -125,6 +127,7 @@ def test_memory_grows_as_the_root_of_the_steps():
   assert many < whole / 8
 
 
+@pytest.mark.slow
 def test_predicts_retrainings_without_a_few_examples():
   """Digits 3 and 8, 2 % dropped: LDS .95 under common random numbers."""
   x, y = datasets.load_digits(return_X_y=True)

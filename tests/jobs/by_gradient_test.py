@@ -33,6 +33,7 @@ def _values(answer):
   return np.array([found[i] for i in range(answer.fourier.n)])
 
 
+@pytest.mark.slow
 def test_integrated_gradients_of_pixels(workdir):
   config = _config("digits", patch=2, method="integrated_gradients")
   answer, text = _run(config, workdir)
@@ -52,6 +53,7 @@ def test_integrated_gradients_of_pixels(workdir):
   assert loaded.method == answer.method and loaded.notes == answer.notes
 
 
+@pytest.mark.slow
 def test_gradient_x_input_of_stand_ins(workdir):
   config = _config(
     "digits", patch=2, method="gradient_x_input", baseline="resample"
@@ -84,6 +86,7 @@ def test_masks_by_the_same_command(workdir, method):
   assert "gradient" not in text
 
 
+@pytest.mark.slow
 def test_a_table_and_its_network(tmp_path):
   config = _config("cancer", method="integrated_gradients", gradient_steps=8)
   config.model.kind = "mlp"

@@ -30,6 +30,7 @@ def _config(folder, **changes):
   return config
 
 
+@pytest.mark.slow
 def test_a_picture_on_the_command(folder, tmp_path, capsys):
   code, out, err = command.run(
     capsys,
@@ -48,6 +49,7 @@ def test_a_picture_on_the_command(folder, tmp_path, capsys):
   assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_constant_in_the_place_of_absent_patches(folder, tmp_path):
   config = _config(
     folder, baseline="constant", value=0.25, readout="logit", target="1",
@@ -80,6 +82,7 @@ def test_a_constant_in_the_place_of_absent_patches(folder, tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_segments_filled_in_from_around(folder, tmp_path):
   config = _config(
     folder, players="segments", num_segments=4, baseline="inpainted"
@@ -90,6 +93,7 @@ def test_segments_filled_in_from_around(folder, tmp_path):
   assert np.ptp(asked.evaluator(masks)) > 0
 
 
+@pytest.mark.slow
 def test_recorded_logits_of_ready_pixel_values(tmp_path):
   """No preparation is needed, nor any file that describes one."""
   recorded = checkpoints.shared("tiny", "vit")

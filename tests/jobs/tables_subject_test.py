@@ -71,6 +71,7 @@ def test_scores_of_pairs_of_classes_are_refused(tmp_path, capsys):
     assert ("SVC gives (6,) scores for 4 classes" in err) == (shape == "ovo")
 
 
+@pytest.mark.slow
 def test_a_network_of_another_file_s_contents_is_refused(tmp_path, capsys):
   path = tmp_path / "mine.csv"
   rows = [f"{i % 7},{i % 5}.5,{i % 2}" for i in range(60)]

@@ -97,6 +97,7 @@ def test_a_classifier_on_the_command(made, tmp_path, capsys):
   assert re.search(r"\[[+-][0-9.e-]+\]", text) and "\x1b" not in out
 
 
+@pytest.mark.slow
 def test_a_classifier_s_values_are_its_own(made, tmp_path):
   config = _config(
     "sentiment", made / "classifier", text=_REVIEW, target="fine",
@@ -134,6 +135,7 @@ def test_what_is_read_of_a_class(readout):
   assert networks.target(config, logits, names).name == "d"
 
 
+@pytest.mark.slow
 def test_a_head_is_fitted_once_and_used_again(made, tmp_path, capsys):
   arguments = [
     "explain",
@@ -225,6 +227,7 @@ def test_the_recorded_game_of_a_review(tmp_path):
   np.testing.assert_allclose(got, values[:16], atol=1e-4 * np.ptp(values))
 
 
+@pytest.mark.slow
 def test_a_language_model_on_the_command(made, tmp_path, capsys):
   code, out, err = command.run(
     capsys,
@@ -270,6 +273,7 @@ def test_a_removed_word_is_as_if_it_had_not_been_there(made, spoken, tmp_path):
     assert got == pytest.approx(expected, abs=_TOLERANCE)
 
 
+@pytest.mark.slow
 def test_a_long_prefix_is_run_once(made, tmp_path, monkeypatch):
   config = _config(
     "lm", made / "lm", prefix="the fun film is the", text=" film fun",
@@ -289,6 +293,7 @@ def test_a_long_prefix_is_run_once(made, tmp_path, monkeypatch):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("changes", "words"),
   [
@@ -318,6 +323,7 @@ def test_other_questions_to_a_language_model(
   assert np.ptp(asked.evaluator(_masks(3, count=8))) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("name", "model", "changes"),
   [

@@ -56,6 +56,7 @@ def test_field_arithmetic_matches_galois(m):
   np.testing.assert_array_equal(inverse[~units], 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "t"), [(5, 1), (20, 3), (100, 5), (300, 8)])
 def test_systematic_code_matches_galois(n, t):
   galois = pytest.importorskip("galois")
@@ -67,6 +68,7 @@ def test_systematic_code_matches_galois(n, t):
   np.testing.assert_array_equal(code.parity_rows(), parities.T)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", _KINDS)
 @pytest.mark.parametrize(
   ("n", "t"), [(1, 1), (2, 1), (3, 2), (7, 1), (10, 2), (12, 3), (9, 4)]
@@ -103,6 +105,7 @@ def test_sampled_long_patterns_decode(n, t, kind):
   assert _sets(players, n) == sets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "t"), [(7, 1), (7, 2), (12, 2), (10, 3)])
 def test_raw_decoding_is_exact_on_every_word(n, t):
   # Every parity word, decodable or not, against a table of all sets.
@@ -120,6 +123,7 @@ def test_raw_decoding_is_exact_on_every_word(n, t):
     assert row == table.get(tuple(word), ())
 
 
+@pytest.mark.slow
 def test_systematic_code_corrects_misread_parities():
   code = bch.make_code(30, 4, "systematic")
   rng = np.random.default_rng(0)
@@ -145,6 +149,7 @@ def test_filter_passes_whatever_is_decodable():
   assert passed.mean() < 0.2  # It filters: most random words do not split.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "kind", [pytest.param("raw", marks=pytest.mark.slow), "systematic"]
 )
@@ -193,6 +198,7 @@ def test_chase_patterns_come_by_rank_sum():
   assert (np.diff(sums) >= 0).all() and not patterns[0].any()
 
 
+@pytest.mark.slow
 def test_chase_survives_flips_that_hard_decoding_does_not():
   code = bch.make_code(100, 5)
   rng = np.random.default_rng(3)
@@ -216,6 +222,7 @@ def test_chase_survives_flips_that_hard_decoding_does_not():
   assert not np.asarray(hard_ok).all()
 
 
+@pytest.mark.slow
 def test_compiles_once_and_equals_itself_under_jit():
   code = bch.make_code(50, 3)
   chex.clear_trace_counter()

@@ -46,6 +46,7 @@ def test_an_embedding_is_the_normalised_mean_of_kept_positions():
     assert checkpoints.difference(out.logits[row], unit) < 1e-6
 
 
+@pytest.mark.slow
 def test_padding_and_types():
   net, params = _embedding()
   full = net.apply(params, input_ids=_IDS, attention_mask=_MASK)
@@ -85,6 +86,7 @@ def test_roberta_counts_positions_of_tokens_that_are_no_padding():
     net.apply(params, input_ids=np.full((1, 8), 3))
 
 
+@pytest.mark.slow
 def test_every_site_of_a_post_norm_block_feeds_the_next():
   net, params = _embedding()
   plain = net.apply(params, input_ids=_IDS, capture=("*",))
@@ -149,6 +151,7 @@ def test_old_names_of_norms_and_missing_prefixes_load(tmp_path):
     np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.slow
 def test_patches_are_read_row_by_row_channel_first():
   config = vit.Config(
     width=8, num_blocks=1, num_heads=2, num_kv_heads=2, head_width=4,

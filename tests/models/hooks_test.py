@@ -11,6 +11,7 @@ def _load(tmp_path, settings):
   return hub.load(checkpoints.make(tmp_path / "model", settings)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 def test_every_name_maps_to_a_site_of_a_loaded_model(tmp_path, family):
   net = _load(tmp_path, checkpoints.relative(family, tie_word_embeddings=True))

@@ -231,6 +231,7 @@ def _ridge(seed, num_masks=400, n=16):
   return masks, np.tanh(2.0 * along)
 
 
+@pytest.mark.slow
 def test_directions_learn_a_function_of_one_direction():
   masks, values = _ridge(0)
   test, truth = _ridge(1)
@@ -245,6 +246,7 @@ def test_directions_learn_a_function_of_one_direction():
   assert after < 0.8 * before
 
 
+@pytest.mark.slow
 def test_directions_are_crossed_without_the_group():
   masks, values = _ridge(0)
   plain = gaussian.cross_predict(masks, values)
@@ -294,6 +296,7 @@ def test_groups_do_not_leak():
   assert np.abs(second.linear - fourth.linear).max() > 0.1
 
 
+@pytest.mark.slow
 def test_four_groups_do_not_leak_through_what_two_share(monkeypatch):
   monkeypatch.setattr(gaussian, "_FIRST", 10)
   masks, values = _data()

@@ -436,6 +436,7 @@ def _together(masks, values, folds):
   return stack.stack(masks, values, found)
 
 
+@pytest.mark.slow
 def test_more_players_than_masks():
   """Never much worse than the mean, and better where there is a signal."""
   shape = 40, 200

@@ -72,6 +72,7 @@ def test_no_set_is_larger_than_asked(max_order):
   assert not found.complete
 
 
+@pytest.mark.slow
 def test_growing_a_few_sets_finds_the_largest(monkeypatch):
   """Of 2^12 sets, levels of 64 are grown and 60 sets kept."""
   posterior = process.draw(5, 40, 12, rank=3)

@@ -25,6 +25,7 @@ def _test_masks(n=20):
   return np.random.default_rng(99).integers(0, 2, (500, n)).astype(bool)
 
 
+@pytest.mark.slow
 def test_ours_finds_the_planted_sets():
   function, masks, values = _planted()
   found = proxyspex.fit(masks, values, **_QUICK)

@@ -116,6 +116,7 @@ def test_standard_errors_cover_draws_from_the_prior():
   assert np.abs(inside - 0.9 * draws).max() < 4.5 * np.sqrt(draws * 0.9 * 0.1)
 
 
+@pytest.mark.slow
 def test_standard_errors_cover_with_tuned_parameters():
   """About 90 % where the parameters are learnt from the same values."""
   n, num_masks, draws = 12, 200, 5

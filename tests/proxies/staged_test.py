@@ -70,6 +70,7 @@ def test_a_goal_that_only_a_plan_can_reach(high):
   assert "target" not in high.notes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_no_plan_where_quick_proxies_explain(size):
   found = _Asked(_planted(size))
@@ -144,6 +145,7 @@ def test_constant_values_cost_the_held_out_masks_and_two_probes():
   assert "f is constant: 66 masks" in found.notes
 
 
+@pytest.mark.slow
 def test_a_small_game_is_asked_to_its_end():
   """More budget than there are masks besides the corners."""
   masks = sampling.enumerate_masks(6)

@@ -57,6 +57,7 @@ def _by_recursion(trees_, n):
   return out
 
 
+@pytest.mark.slow
 @given(
   seed=st.integers(0, 2**32),
   n=st.integers(1, 9),
@@ -87,6 +88,7 @@ def test_any_trees_match_the_recursion(seed, n, depth, num_trees):
   )
 
 
+@pytest.mark.slow
 def test_terms_come_as_sparse_fourier_wants_them():
   masks, values = _samples()
   found = tree_fourier.expand(boosting.fit(masks, values, num_trees=20))
@@ -98,6 +100,7 @@ def test_terms_come_as_sparse_fourier_wants_them():
   assert found.coefs.dtype == np.float64
 
 
+@pytest.mark.slow
 def test_many_players_are_expanded_as_few():
   rng = np.random.default_rng(1)
   masks = rng.integers(0, 2, (600, 1000)).astype(bool)
@@ -111,6 +114,7 @@ def test_many_players_are_expanded_as_few():
   np.testing.assert_allclose(found(test), expected, atol=1e4 * 100 * _EPS)
 
 
+@pytest.mark.slow
 def test_batches_of_trees_add_up(monkeypatch):
   masks, values = _samples()
   grown = boosting.fit(masks, values, num_trees=30, depth=4, min_leaf=2)

@@ -19,6 +19,7 @@ def _factor(size, seed=0):
 
 
 # One row, odd halves, the least that is halved, and all halvings.
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 1, 2, 63, 127, 128, 129, 301, 1024, 1100])
 def test_inverse_and_square(size):
   factor = _factor(size)

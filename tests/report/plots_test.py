@@ -92,6 +92,7 @@ def test_image_without_larger_sets_or_any():
     figure.canvas.draw()
 
 
+@pytest.mark.slow
 def test_pixels_that_nobody_owns_stay_white():
   players = features.Players(("a",), np.array([[0, 1]]))
   found = _found(1, sets=[((0,), 3.0)])
@@ -172,6 +173,7 @@ def test_a_failed_save_keeps_the_old_file(tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ["figure.png"]
 
 
+@pytest.mark.slow
 def test_importing_draws_in_no_matplotlib():
   code = (
     "import sys; from spex_jax.report import plots, progress, tables;"

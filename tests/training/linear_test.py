@@ -51,6 +51,7 @@ def _ridge_by_hand(x, y, test, penalty, intercept):
   return test @ np.linalg.solve(x.T @ x + np.diag(diagonal), x.T @ y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1, 8, 21])
 def test_systems_are_solved(width):
   """Against NumPy; the error of a backward stable solve is eps times cond."""
@@ -75,6 +76,7 @@ def test_what_is_not_positive_definite_is_nan():
   assert np.isnan(found).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("intercept", [True, False])
 def test_ridge_equals_a_refit_on_the_subset(intercept, monkeypatch):
   data, test = _data()
@@ -130,6 +132,7 @@ def test_ridge_of_classes_is_one_ridge_for_each():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 3])
 def test_logistic_equals_scikit_learn(classes):
   from sklearn import linear_model
@@ -153,6 +156,7 @@ def test_logistic_equals_scikit_learn(classes):
     np.testing.assert_allclose(value, margin, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_logistic_of_one_class_has_no_solution():
   data, test = _data(classes=2)
   mask = data["y"] == 1

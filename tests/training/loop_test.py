@@ -38,6 +38,7 @@ def _train(weights=None, data=None, recipe=_RECIPE, seeds=(0, 1), **kwargs):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("denominator", ["batch", "weight"])
 def test_equals_a_python_loop(denominator):
   """The same orders, written out: one step after another, by hand."""
@@ -112,6 +113,7 @@ def test_no_example_at_all_leaves_the_parameters():
   assert not np.asarray(trained.losses).any()
 
 
+@pytest.mark.slow
 def test_keys_have_separate_causes():
   same = _train(seeds=(0, 1))
   np.testing.assert_array_equal(same.losses, _train(seeds=(0, 1)).losses)
@@ -121,6 +123,7 @@ def test_keys_have_separate_causes():
   assert not np.allclose(same.losses, other_order.losses)
 
 
+@pytest.mark.slow
 def test_vmap_over_weights_equals_a_loop_and_compiles_once():
   weights = (np.random.default_rng(0).random((4, _N)) < 0.5).astype(np.float32)
   chex.clear_trace_counter()
@@ -130,6 +133,7 @@ def test_vmap_over_weights_equals_a_loop_and_compiles_once():
   np.testing.assert_allclose(batched, looped, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_augmentation_is_keyed_by_step_and_example():
   """Dropping an example leaves the augmentation of the others as it was."""
 
