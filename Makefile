@@ -1,5 +1,6 @@
 # make demo     the main job, in an environment of its own where none is active
-# make test     lint, types and all tests, on those of Python 3.11 and 3.12 found
+# make test     lint, types and all tests; the face also on a second Python
+# make test-3.11 test-3.12   all tests on each (slow)
 # make parity   our answers beside shapiq's and spectralexplain's (slow: peers)
 # make bench    the benchmarks, beside the peers (slow; builds their environment)
 # make test-slow    benchmarks at their quick sizes, and tests that take long
@@ -49,7 +50,8 @@ install = "$(1)/bin/python" -m pip install --quiet --require-hashes -r $(2) \
   && "$(1)/bin/python" -m pip install --quiet --no-deps \
     --no-build-isolation -e .
 
-.PHONY: help demo test test-3.11 test-3.12 check test-slow test-peers bench \
+.PHONY: help demo test test-first-half test-second-half test-ends test-3.11 \
+  test-3.12 check test-slow test-peers bench \
   parity lock peers peers-shapiq peers-torch
 
 help:
@@ -58,11 +60,24 @@ help:
 demo: $(env)/.spex-core
 	"$(env)/bin/spex" explain
 
-# Side by side: most of a run is compilation, on one core.
+# Side by side: most of a run is compilation, on one core. All tests run on one
+# Python, in two halves; on the other, what depends on versions most: the face,
+# the command, files. `make test-3.11 test-3.12` runs all on both.
+first_half := $(addprefix tests/,ablate datasets experiments influence jobs \
+  masks report store third_party training)
 test: check
 	$(MAKE) --no-print-directory -j2 \
 	  $(if $(filter output-sync,$(.FEATURES)),-Otarget) \
-	  $(if $(has311),test-3.11) $(if $(has312),test-3.12)
+	  test-second-half test-first-half $(if $(has311),$(if $(has312),test-ends))
+
+test-first-half: $(env_dev)/.spex-all
+	"$(env_dev)/bin/python" -m pytest $(first_half)
+
+test-second-half: $(env_dev)/.spex-all
+	"$(env_dev)/bin/python" -m pytest $(first_half:%=--ignore=%)
+
+test-ends: $(env312)/.spex-all
+	"$(env312)/bin/python" -m pytest tests/*_test.py tests/store
 
 check: $(env_dev)/.spex-all
 	"$(env_dev)/bin/ruff" check $(sources)
