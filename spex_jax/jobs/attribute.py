@@ -278,8 +278,8 @@ def _retrained(config, problem, ask, explanation, points):
     return None, None
 
   def under(seed: int) -> base.ValueFn:
-    def values(masks: np.ndarray) -> np.ndarray:
-      found = ask(masks, [seed])[:, 0]
+    def values(masks: base.Masks) -> base.Values:
+      found = ask(np.asarray(masks), [seed])[:, 0]
       if not np.isfinite(found).all():
         raise _Diverged
       return found
