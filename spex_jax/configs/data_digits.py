@@ -26,11 +26,9 @@ def get_config(size: str = "full") -> ml_collections.ConfigDict:
   # Models are retrained on halves of the examples, drawn at random.
   config.budget = 200 if quick else 4000  # Subsets to fit to.
   config.fresh = 32 if quick else 200  # More of them, to judge by.
-  config.num_seeds = (
-    2 if quick else 4
-  )  # Of initialisation and order, to judge by.
-  # Or least_squares, lasso, banzhaf, shapley, knn, trak, influence, tracin,
-  # metagradient.
+  # Of initialisation and order, to judge by.
+  config.num_seeds = 2 if quick else 4
+  # Or lasso, banzhaf, shapley, knn, trak, influence, tracin, metagradient.
   config.method = "datamodel"
   config.decoder = "gram"  # Of sets; or another method of spex.decode.
   config.order = 2  # The largest sets.
@@ -50,7 +48,7 @@ def get_config(size: str = "full") -> ml_collections.ConfigDict:
   config.model.widths = (8,) if quick else (64, 32)  # Of the MLP.
   config.model.activation = "relu"
   config.model.penalty = 1.0  # Of logistic and ridge.
-  config.model.output = "margin"  # Or log_odds, logit, loss.
+  config.model.output = "margin"  # Or log_odds, logit.
   config.training = ml_collections.ConfigDict()  # Of the MLP.
   config.training.num_epochs = 4 if quick else 15
   config.training.batch_size = 8 if quick else 20

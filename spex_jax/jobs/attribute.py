@@ -34,9 +34,15 @@ _COUNTS = {  # Least values.
   "contexts": 2, "top": 1, "microbatch": 0, "rows_per_shard": 1,
   "neighbours": 1, "trak_models": 1, "trak_dim": 0,
 }  # fmt: skip
+# More is better: helpful examples raise them.
+_OUTPUTS = {"margin": "margin", "log_odds": "log odds", "logit": "logit"}
 _LEAST_GRAM = 64  # Subsets that the Gram scan needs.
 _TEXTS = ("data", "classes", "points", "players", "method", "decoder")
 _FILES = ("attribution.json", "explanation.json", "figure.png")
+
+
+class _Diverged(Exception):
+  """A corner whose training did."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +99,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     "method": (config.method, tuple(valuations.METHODS)),
     "decoder": (config.decoder, tuple(d for d in DECODERS if d != "spex")),
     "model.kind": (config.model.kind, retraining.MODELS),
+    "model.output": (config.model.output, tuple(_OUTPUTS)),
   }
   for name, (value, known) in choices.items():
     if value not in known:
@@ -271,17 +278,26 @@ def _retrained(config, problem, ask, explanation, points):
     return None, None
 
   def under(seed: int) -> base.ValueFn:
-    return lambda masks: ask(masks, [seed])[:, 0]
+    def values(masks: base.Masks) -> base.Values:
+      found = ask(np.asarray(masks), [seed])[:, 0]
+      if not np.isfinite(found).all():
+        raise _Diverged
+      return found
+
+    return values
 
   value_fns = [under(seed) for seed in range(config.num_seeds)]
-  return tuple(
-    corners.four_corners(claims, some, contexts, names=problem.names)
-    for some in (value_fns, value_fns[:1])
-  )
+  try:
+    return tuple(
+      corners.four_corners(claims, some, contexts, names=problem.names)
+      for some in (value_fns, value_fns[:1])
+    )
+  except _Diverged:
+    return None, None
 
 
 def _units(config) -> str:
-  return {"margin": "logit", "logit": "logit"}.get(config.model.output, "nat")
+  return "nat" if config.model.output == "log_odds" else "logit"
 
 
 def _question(config, problem, masks):
@@ -290,8 +306,7 @@ def _question(config, problem, masks):
   who = report_tables.count(n, "training example")
   if not problem.singles:
     who = f"{n} {config.players} of {train.num_examples:,} training examples"
-  output = {"margin": "margin", "log_odds": "log odds", "logit": "logit",
-            "loss": "loss"}[config.model.output]  # fmt: skip
+  output = _OUTPUTS[config.model.output]
   where = report_tables.count(problem.test.num_examples, "test point")
   counts = np.bincount(train.y, minlength=len(train.classes))
   classes = ", ".join(
@@ -363,7 +378,10 @@ def _outcome(config, problem, answer, bank, seconds):
 
 def _survival(answer: Answer) -> str:
   if answer.checks is None or answer.own_checks is None:
-    return "no set to check"
+    return (
+      "nothing to check: no set, too few contexts, or a corner whose training "
+      "diverged"
+    )
   total = len(answer.checks.rows)
   return (
     f"{answer.checks.count('survives')} of {total} sets survive over "

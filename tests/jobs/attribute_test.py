@@ -193,3 +193,20 @@ def test_help_lists_what_there_is(capsys):
   for word in (*valuations.METHODS, *retraining.PLAYERS, "\n    budget=4000\n"):
     assert word in out
   assert max(map(len, out.splitlines())) <= 80
+
+
+def test_a_corner_that_diverges_is_no_check(finished, monkeypatch):
+  """What was found stands; only the check is missing, and that is said."""
+  workdir, _, _ = finished
+  ask = attribute.banks.Bank.ask
+
+  def failing(self, masks, seeds=None):
+    values = ask(self, masks, seeds)
+    corner = seeds == [1]  # A seed by itself: a question of the check.
+    return np.full_like(values, np.nan) if corner else values
+
+  monkeypatch.setattr(attribute.banks.Bank, "ask", failing)
+  lines = []
+  answer = attribute.run(_config(), workdir, show=lines.append)
+  assert answer.checks is None and answer.lds.mean > 0.6
+  assert any("a corner whose training diverged" in str(x) for x in lines)
