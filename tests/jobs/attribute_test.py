@@ -118,6 +118,7 @@ def files(tmp_path, monkeypatch):
   return tmp_path
 
 
+@pytest.mark.slow
 def test_a_table_of_ones_own_solved_outright(files, capsys):
   """Groups of its examples, by logistic regression; bars as a figure."""
   code, out, err = command.run(
