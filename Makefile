@@ -77,7 +77,8 @@ test-second-half: $(env_dev)/.spex-all
 	"$(env_dev)/bin/python" -m pytest $(first_half:%=--ignore=%)
 
 test-ends: $(env312)/.spex-all
-	"$(env312)/bin/python" -m pytest tests/*_test.py tests/store
+	"$(env312)/bin/python" -m pytest tests/store \
+	  $(foreach x,architecture cli packaging readme explanation,tests/$(x)_test.py)
 
 check: $(env_dev)/.spex-all
 	"$(env_dev)/bin/ruff" check $(sources)

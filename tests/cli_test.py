@@ -198,6 +198,7 @@ def test_a_configuration_file_of_ones_own(functions, capsys):
   _check_files(functions / "there", 3)
 
 
+@pytest.mark.slow
 def test_installed_command_and_its_progress(functions):
   """A process of its own: exit code, no traceback, nothing on stderr."""
   code = "import sys; sys.argv[0] = 'spex'; from spex_jax import cli; cli.run()"

@@ -57,6 +57,7 @@ class TestMethods:
     assert answer.coef_std.shape == answer.fourier.coefs.shape
     assert (answer.coef_std > 0).all() and answer.error_quantiles[0] >= 0
 
+  @pytest.mark.slow
   @pytest.mark.parametrize("method", ["proxyspex", "gaussian", "gram", "lasso"])
   def test_no_larger_sets_than_asked_for(self, noisy, method):
     answer = decode(*noisy, method=method, max_order=1)

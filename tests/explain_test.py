@@ -90,6 +90,7 @@ class TestSpex:
 
 
 class TestLasso:
+  @pytest.mark.slow
   @pytest.mark.parametrize("method", ["lasso", "auto"])
   def test_pairs(self, method):
     fn = _Counting(functions.pairs)

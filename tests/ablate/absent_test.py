@@ -33,6 +33,7 @@ def _expected(prompt, mask, way, token, padding):
   return ids + [padding] * fill, seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", absent.WAYS)
 @pytest.mark.parametrize(
   "tokenizer, by", [(_BERT, "words"), (_GPT, [(0, 5), (6, 11), (12, 13)])]

@@ -225,6 +225,7 @@ evaluate.host(fn, 10, batch_size=2, cache=closed.File(sys.argv[1], "m"))(masks)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_loses_only_the_batch_it_was_in(tmp_path):
   path = tmp_path / "answers.jsonl"
   run = subprocess.Popen(

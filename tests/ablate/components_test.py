@@ -189,6 +189,7 @@ def test_neurons_of_an_mlp():
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_absent_is_a_mean():
   net, params, inputs = _decoder()
   players = components.heads(components.shapes(net, params, **inputs))

@@ -285,6 +285,7 @@ def test_exact_game_of_ridge():
     np.testing.assert_allclose(values[row], expected, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_bad_masks_are_refused(common):
   masks = _masks(4)
   masks[2] = False

@@ -112,6 +112,7 @@ def test_central_differences(small_mlp):
   )
 
 
+@pytest.mark.slow
 def test_integrated_gradients_are_complete(small_mlp):
   model, *_ = small_mlp
   found = gradients.integrated_gradients(model)

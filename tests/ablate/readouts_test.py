@@ -48,6 +48,7 @@ def _check(read, case, expected, atol=5e-6):
 _LAST = [4, 4, 2]  # The last position that attention sees.
 
 
+@pytest.mark.slow
 def test_logits():
   output, inputs = _classes()
   logits = np.asarray(output.logits)

@@ -224,6 +224,7 @@ def test_prefixes_that_cannot_be_shared():
     ask(net=encoder.network(config))
 
 
+@pytest.mark.slow
 def test_heads_of_a_trained_model():
   folder = checkpoints.shared("stories260k")
   net = hub.load(folder)

@@ -25,6 +25,7 @@ def _value_by_definition(function, mask):
   return total
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(
   seed=st.integers(0, 2**32),

@@ -53,6 +53,7 @@ def test_tables_count_what_was_refused(measured):
   assert "0.750" in spex_sentiment.tables(some)
 
 
+@pytest.mark.slow
 def test_a_figure_is_drawn(measured, tmp_path):
   spex_sentiment.draw(measured, tmp_path / "figure.png")
   assert (tmp_path / "figure.png").stat().st_size > 1000

@@ -5,6 +5,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from spex_jax.datasets import synthetic
 from spex_jax.fourier import folding, spex
@@ -65,6 +66,7 @@ def test_project_is_the_adjoint_of_expand():
   np.testing.assert_allclose(left, right, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_solve_is_least_squares_on_the_samples():
   plan = _plan(n=30, b=4, t=3)
   f = synthetic.planted(0, 30, 12, 3)

@@ -257,6 +257,7 @@ class TestRefit:
       regress.refit(**kwargs)
 
 
+@pytest.mark.slow
 @hypothesis.settings(deadline=None, max_examples=25)
 @hypothesis.given(
   num_masks=st.integers(1, 50),

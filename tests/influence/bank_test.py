@@ -149,6 +149,7 @@ def test_a_kill_changes_no_byte(
   assert _files(tmp_path) == _files(whole[0])
 
 
+@pytest.mark.slow
 def test_chunks_and_devices_change_no_byte(tmp_path, whole):
   other = _make(batch_size=64, devices=jax.devices()[:4])
   bank.Bank(tmp_path, other, rows_per_shard=15).ask(_masks(25))
@@ -228,6 +229,7 @@ def test_diverged_rows_are_kept_apart(tmp_path):
     made(masks)
 
 
+@pytest.mark.slow
 def test_another_configuration_is_refused(whole, retrainer):
   path, _ = whole
   with pytest.raises(

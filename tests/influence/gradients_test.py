@@ -43,6 +43,7 @@ def _influence(**change):
   return gradients.influence_functions(**(arguments | change))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("solver", "chunk"), [("exact", 7), ("exact", 100), ("cg", 7)]
 )
@@ -163,6 +164,7 @@ def test_trak_of_margins_is_its_formula():
   np.testing.assert_allclose(found.scores, product * q, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_projections_keep_inner_products():
   rng = np.random.default_rng(0)
   vectors = jnp.asarray(rng.normal(size=(6, 500)) + 1.0)

@@ -183,6 +183,7 @@ def test_one_example():
   np.testing.assert_allclose(found.baseline, 0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("change", "message"),
   [

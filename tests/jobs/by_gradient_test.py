@@ -77,6 +77,7 @@ def test_gradient_x_input_of_stand_ins(workdir):
     np.testing.assert_allclose(_values(answer)[player], slope, atol=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["occlusion", "lime", "kernelshap"])
 def test_masks_by_the_same_command(workdir, method):
   config = _config("digits", patch=2, method=method)

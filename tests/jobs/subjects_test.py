@@ -32,6 +32,7 @@ def _check_files(workdir, n):
   return explanation, fourier
 
 
+@pytest.mark.slow
 def test_digits(digits_run, capsys):
   explanation, _ = _check_files(digits_run, 4)
   # 2 x 2 patches of 4 x 4 pixels: all 16 masks fit in the budget.

@@ -8,6 +8,7 @@ import pytest
 from tests import command
 
 
+@pytest.mark.slow
 def test_tabular(tmp_path, capsys):
   rng = np.random.default_rng(0)
   rows = rng.normal(size=(60, 3))

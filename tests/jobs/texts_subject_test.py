@@ -171,6 +171,7 @@ def test_a_head_is_fitted_once_and_used_again(made, tmp_path, capsys):
     sentiment.subject(config, tmp_path)
 
 
+@pytest.mark.slow
 def test_embeddings_are_those_of_one_text_at_a_time(made):
   net = models.load(made / "embedding")
   apply = jax.jit(net.apply)

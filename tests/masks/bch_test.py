@@ -39,6 +39,7 @@ def test_polynomials_are_primitive(m):
   assert powers.min() == 1 and powers.max() == (1 << m) - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("m", [2, 3, 7, 8, 11, 16, 17])
 def test_field_arithmetic_matches_galois(m):
   galois = pytest.importorskip("galois")
@@ -149,6 +150,7 @@ def test_filter_passes_whatever_is_decodable():
   assert passed.mean() < 0.2  # It filters: most random words do not split.
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.parametrize(
   "kind", [pytest.param("raw", marks=pytest.mark.slow), "systematic"]

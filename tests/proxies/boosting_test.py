@@ -152,6 +152,7 @@ def test_predictions_walk_the_trees():
   assert fitted.num_trees == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("depth", "rate"), [(3, 0.1), (6, 0.1)])
 def test_as_accurate_as_lightgbm(depth, rate):
   lightgbm = pytest.importorskip("lightgbm")
@@ -186,6 +187,7 @@ def test_settings_limit_the_trees():
   assert np.abs(loaded.leaf).max() < 1e-3 * np.abs(plain.leaf).max()
 
 
+@pytest.mark.slow
 def test_shares_draw_masks_and_players():
   masks, values = _data(5)
   grow = lambda seed, **kw: boosting.fit(
@@ -203,6 +205,7 @@ def test_shares_draw_masks_and_players():
   assert (half.feature < 8).any()
 
 
+@pytest.mark.slow
 def test_cross_validation_fits_each_fold_apart():
   masks, values = _data(6)
   folds = boosting.spread_folds(200) * 7 - 2  # Any integers will do.
@@ -296,6 +299,7 @@ def test_slow_learners_give_up_but_not_where_they_would_win():
   assert found.rate == 0.01
 
 
+@pytest.mark.slow
 def test_targets_are_fitted_as_if_alone():
   masks, first = _data(9)
   values = np.stack([first, 1e6 * masks[:, 2] - first, np.full(200, 3.0)], 1)
@@ -356,6 +360,7 @@ def test_two_distinct_values_are_learnt():
   assert set(found.trees.feature.ravel().tolist()) == {3, 8}
 
 
+@pytest.mark.slow
 def test_one_sample_and_too_few_to_split_give_the_mean():
   mask = np.ones((1, 3), bool)
   fitted = boosting.fit(mask, [5.0], depth=3, num_trees=4)

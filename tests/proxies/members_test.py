@@ -141,6 +141,7 @@ def test_a_process_and_its_errors():
   assert np.abs(z).max() < 6 and np.sqrt(np.mean(np.square(z))) < 2
 
 
+@pytest.mark.slow
 def test_an_order_limits_the_sets_of_a_process():
   masks, values, _ = _data()
   found = members.by_gaussian(masks, values, max_order=1)[0]

@@ -90,6 +90,7 @@ def test_growing_a_few_sets_finds_the_largest(monkeypatch):
     np.testing.assert_allclose(coef, expected[players], rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_it_predicts_as_the_process_does():
   posterior = process.draw(3, 40, 9, rank=4)
   masks = process.draw_masks(8, 50, 9)

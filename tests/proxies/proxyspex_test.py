@@ -43,6 +43,7 @@ def test_ours_finds_the_planted_sets():
   assert f"{int(found.fourier.count) - 1} sets" in found.notes[1]
 
 
+@pytest.mark.slow
 def test_no_accuracy_that_validation_sees_is_lost():
   for seed in range(3):
     _, masks, values = _planted(seed, 200, noise=1.5)
@@ -69,6 +70,7 @@ def test_predictions_are_of_fits_that_never_saw_their_fold():
     assert np.abs(second.predictions - first.predictions)[~mine].max() > 1e-5
 
 
+@pytest.mark.slow
 def test_the_paper_keeps_95_percent_and_fits_a_ridge():
   from sklearn import linear_model
 

@@ -81,6 +81,7 @@ def test_only_the_largest_change(monkeypatch):
   )
 
 
+@pytest.mark.slow
 def test_strong_sets_are_shrunk_less():
   masks, values = _samples(60)
   posterior = gaussian.fit(masks, values)

@@ -141,6 +141,7 @@ def test_the_expansion_is_the_mean_of_the_members(n):
   assert len(set(sets)) == len(sets) and sets[0] == ()
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10**6), st.floats(0.05, 3.0))
 def test_thinning_drops_no_more_than_it_says(seed, noise):
   rng = np.random.default_rng(seed)

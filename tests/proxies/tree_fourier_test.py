@@ -182,6 +182,7 @@ _MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(_MODELS))
 @pytest.mark.parametrize("fractions", [False, True])
 def test_every_library_is_expanded(name, fractions):

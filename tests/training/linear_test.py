@@ -171,6 +171,7 @@ def test_logistic_of_one_class_has_no_solution():
   assert finite.all() and np.isfinite(values).all()
 
 
+@pytest.mark.slow
 def test_outputs_of_classes():
   logits = np.float32([[1, 3, 0], [2, 2, 5]])
   y = np.array([1, 0])

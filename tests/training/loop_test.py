@@ -75,6 +75,7 @@ def test_every_rule_learns(optimizer, schedule):
   assert trained.losses[-10:].mean() < 0.05 * trained.losses[:10].mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("segment", [4, 30])
 def test_segments_change_no_value(segment):
   recipe = loop.Recipe(9, 5, 0.05, "sgd", "cosine")
