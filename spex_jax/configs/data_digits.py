@@ -44,12 +44,17 @@ def get_config(size: str = "full") -> ml_collections.ConfigDict:
   config.trak_dim = 8 if quick else 64
 
   config.model = ml_collections.ConfigDict()
-  config.model.kind = "mlp"  # Or logistic, ridge: solved outright.
+  # Or transformer, convnet, on images; logistic, ridge: solved outright.
+  config.model.kind = "mlp"
   config.model.widths = (8,) if quick else (64, 32)  # Of the MLP.
   config.model.activation = "relu"
+  config.model.width = 8 if quick else 16  # Of transformer and convnet.
+  config.model.num_blocks = 1  # Of the transformer; and so on.
+  config.model.num_heads = 2
+  config.model.patch_size = 4 if quick else 2
   config.model.penalty = 1.0  # Of logistic and ridge.
   config.model.output = "margin"  # Or log_odds, logit.
-  config.training = ml_collections.ConfigDict()  # Of the MLP.
+  config.training = ml_collections.ConfigDict()  # Of networks.
   config.training.num_epochs = 4 if quick else 15
   config.training.batch_size = 8 if quick else 20
   config.training.learning_rate = 1e-2 if quick else 3e-3

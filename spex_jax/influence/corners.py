@@ -205,7 +205,7 @@ def four_corners(
       f"An interval needs two contexts or two seeds; got {num_contexts} and "
       f"{len(value_fns)}."
     )
-  blocks = [_corner_masks(players, contexts) for players in sets]
+  blocks = [corner_masks(players, contexts) for players in sets]
   masks = np.concatenate([block.reshape(-1, n) for block in blocks])
   distinct = packing.distinct_masks(masks)
   values = _ask(value_fns, masks[distinct.first])[:, distinct.inverse]
@@ -251,6 +251,22 @@ def four_corners(
   )
 
 
+def corner_masks(players: Sequence[int], contexts: base.Masks) -> np.ndarray:
+  """The corners of a set in every context: bool `[C, 2^d, n]`.
+
+  Bit j of a corner's number says whether the set's player j is in it.
+
+  Args:
+    players: d of them.
+    contexts: bool `[C, n]`; what the players are in them is overwritten.
+  """
+  order = len(players)
+  out = np.repeat(base.check_masks(contexts)[:, None], 1 << order, axis=1)
+  bits = (np.arange(1 << order)[:, None] >> np.arange(order)[None]) & 1
+  out[:, :, np.asarray(players)] = bits.astype(bool)[None]
+  return out
+
+
 def _checked(claims, n):
   if not claims:
     raise ValueError("There is no interaction to check.")
@@ -273,15 +289,6 @@ def _checked(claims, n):
     for claim, players in zip(claims, sets)
   ]
   return claims, sets
-
-
-def _corner_masks(players, contexts):
-  """bool `[C, 2^d, n]`: bit j of the corner is the set's player j."""
-  order = len(players)
-  out = np.repeat(contexts[:, None], 1 << order, axis=1)
-  bits = (np.arange(1 << order)[:, None] >> np.arange(order)[None]) & 1
-  out[:, :, players] = bits.astype(bool)[None]
-  return out
 
 
 def _ask(value_fns, masks):

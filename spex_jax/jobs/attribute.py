@@ -23,7 +23,7 @@ from spex_jax.explanation import Explanation
 from spex_jax.fourier import score
 from spex_jax.influence import attribution, corners, judging, semivalues
 from spex_jax.influence import bank as banks
-from spex_jax.jobs import explain, retraining, valuations
+from spex_jax.jobs import classifiers, explain, retraining, valuations
 from spex_jax.report import examples as pictures
 from spex_jax.report import plots, progress
 from spex_jax.report import tables as report_tables
@@ -39,10 +39,6 @@ _OUTPUTS = {"margin": "margin", "log_odds": "log odds", "logit": "logit"}
 _LEAST_GRAM = 64  # Subsets that the Gram scan needs.
 _TEXTS = ("data", "classes", "points", "players", "method", "decoder")
 _FILES = ("attribution.json", "explanation.json", "figure.png")
-
-
-class _Diverged(Exception):
-  """A corner whose training did."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,18 +94,17 @@ def check(config: ml_collections.ConfigDict) -> None:
     "players": (config.players, retraining.PLAYERS),
     "method": (config.method, tuple(valuations.METHODS)),
     "decoder": (config.decoder, tuple(d for d in DECODERS if d != "spex")),
-    "model.kind": (config.model.kind, retraining.MODELS),
+    "model.kind": (config.model.kind, classifiers.MODELS),
     "model.output": (config.model.output, tuple(_OUTPUTS)),
   }
   for name, (value, known) in choices.items():
     if value not in known:
       raise ValueError(f"{name}={value!r}: choose from {', '.join(known)}.")
-  kinds = valuations.NEEDS.get(config.method, retraining.MODELS)
-  if config.model.kind not in kinds:
-    raise ValueError(
-      f"method={config.method} needs model.kind={' or '.join(kinds)}; got "
-      f"{config.model.kind}."
-    )
+  valuations.check(config)
+  for name in classifiers.SIZES:
+    value = config.model.get(name, 1)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+      raise ValueError(f"model.{name}={value!r}: must be a whole number, 1 up.")
   if config.num_train == 1:
     raise ValueError("num_train=1: must be 2 or more, or 0 for all.")
   explain.check_finite(config)
@@ -178,7 +173,9 @@ def run(
       names=problem.names,
       units=_units(config),
     )
-    checks, own_checks = _retrained(config, problem, ask, explanation, points)
+    checks, own_checks = _retrained(
+      config, problem, bank, ask, explanation, points
+    )
   seconds = time.perf_counter() - start
   own = fresh[:, 0]
   answer = Answer(
@@ -260,7 +257,7 @@ def _decoder(config, masks: np.ndarray) -> str:
   return config.decoder
 
 
-def _retrained(config, problem, ask, explanation, points):
+def _retrained(config, problem, bank, ask, explanation, points):
   """The corners of the strongest sets of each point: all seeds, and the own."""
   lists = []
   for place, target in enumerate(points):
@@ -274,26 +271,28 @@ def _retrained(config, problem, ask, explanation, points):
     return None, None
   sets = [claim.players for claim in claims]
   contexts = retraining.contexts(config, problem, sets)
+  seeds = list(range(config.num_seeds))
+  contexts = _finite(sets, contexts, lambda masks: ask(masks, seeds))
   if len(contexts) < 2:
     return None, None
+  # From the bank, by now.
+  value_fns = [
+    lambda masks, seed=seed: bank.ask(masks, [seed])[:, 0] for seed in seeds
+  ]
+  return tuple(
+    corners.four_corners(claims, some, contexts, names=problem.names)
+    for some in (value_fns, value_fns[:1])
+  )
 
-  def under(seed: int) -> base.ValueFn:
-    def values(masks: base.Masks) -> base.Values:
-      found = ask(np.asarray(masks), [seed])[:, 0]
-      if not np.isfinite(found).all():
-        raise _Diverged
-      return found
 
-    return values
-
-  value_fns = [under(seed) for seed in range(config.num_seeds)]
-  try:
-    return tuple(
-      corners.four_corners(claims, some, contexts, names=problem.names)
-      for some in (value_fns, value_fns[:1])
-    )
-  except _Diverged:
-    return None, None
+def _finite(sets, contexts, ask) -> np.ndarray:
+  """The contexts none of whose corners diverged under any seed."""
+  masks = np.concatenate(
+    [corners.corner_masks(players, contexts) for players in sets], axis=1
+  )
+  values = ask(masks.reshape(-1, masks.shape[-1]))
+  finite = np.isfinite(values.reshape(len(contexts), -1))
+  return contexts[finite.all(axis=1)]
 
 
 def _units(config) -> str:
@@ -320,7 +319,7 @@ def _question(config, problem, masks):
       f"Which of {who} move the {output} of the right class at {where}?",
     ),
     ("data", f"{config.data}: {classes}"),
-    ("model", problem.model),
+    ("model", problem.classifier.words),
     (
       "budget",
       f"{len(masks.fit):,} subsets of half the players, {judged}; method "
@@ -379,8 +378,8 @@ def _outcome(config, problem, answer, bank, seconds):
 def _survival(answer: Answer) -> str:
   if answer.checks is None or answer.own_checks is None:
     return (
-      "nothing to check: no set, too few contexts, or a corner whose training "
-      "diverged"
+      "nothing to check: no set, or fewer than two contexts whose corners "
+      "could all be trained"
     )
   total = len(answer.checks.rows)
   return (
@@ -420,7 +419,7 @@ def _point(config, problem, answer: Answer, place: int) -> pictures.Point:
 
 
 def _draw(problem, answer: Answer, shown, units: str, path) -> None:
-  title = f"{answer.scores.method}: {problem.model}"
+  title = f"{answer.scores.method}: {problem.classifier.words}"
   if problem.train.are_images and problem.singles:
     figure = pictures.images(
       shown,
@@ -441,7 +440,7 @@ def _as_json(config, problem, answer: Answer, shown) -> dict[str, Any]:
   checks = [] if answer.checks is None else answer.checks.rows
   return {
     "method": answer.scores.method,
-    "model": problem.model,
+    "model": problem.classifier.words,
     "units": _units(config),
     "names": list(problem.names),
     "train_rows": problem.train.rows.tolist(),

@@ -5,23 +5,17 @@ Shapes: N training examples, n players, T test points, B masks.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
 from spex_jax import base
 from spex_jax.ablate import examples, features, subsets
 from spex_jax.datasets import labelled
-from spex_jax.jobs import subjects
+from spex_jax.jobs import classifiers, subjects
 from spex_jax.masks import packing, sampling
-from spex_jax.models import mlp
-from spex_jax.report.tables import count
-from spex_jax.training import learners, linear, loop
 
-MODELS = ("mlp", "logistic", "ridge")
 PLAYERS = ("examples", "classes", "clusters")
 _LISTED = 12  # Players of whom all subsets are listed, and then drawn from.
 _BLOCK = 256  # Masks drawn by one key.
@@ -39,12 +33,8 @@ class Problem:
     test_data: the same of the test points.
     players: groups of training examples.
     names: of the players.
-    learner: of `config.model.output`.
-    by_loss: the same learner, which answers the cross-entropy.
+    classifier: what learns.
     retrainer: of all that.
-    recipe: of the MLP; None for models that are solved.
-    net: the network of an MLP, or None.
-    model: in words.
   """
 
   train: labelled.Labelled
@@ -52,12 +42,8 @@ class Problem:
   data: dict[str, np.ndarray]
   test_data: dict[str, np.ndarray]
   players: features.Players
-  learner: learners.Learner
-  by_loss: learners.Learner
+  classifier: classifiers.Classifier
   retrainer: examples.Retrainer
-  recipe: loop.Recipe | None
-  net: Any
-  model: str
 
   @property
   def names(self) -> tuple[str, ...]:
@@ -92,13 +78,12 @@ def problem(config: ml_collections.ConfigDict) -> Problem:
   data = {"x": flat[0], "y": train.y}
   test_data = {"x": flat[1], "y": test.y}
   players = _players(config, train, flat[0])
-  width, num_classes = flat[0].shape[1], len(train.classes)
-  learner, recipe, net = _learner(config, width, num_classes)
-  by_loss, _, _ = _learner(config, width, num_classes, output="loss")
-  if recipe is not None:
-    recipe.num_steps(train.num_examples)  # Refuses a batch that is too large.
+  made = classifiers.classifier(config, train.x.shape[1:], len(train.classes))
+  if made.recipe is not None:
+    # Refuses a batch that is too large.
+    made.recipe.num_steps(train.num_examples)
   retrainer = examples.Retrainer(
-    learner,
+    made.learner,
     data,
     test_data,
     key=subjects.key_of(config, "retraining"),
@@ -113,12 +98,8 @@ def problem(config: ml_collections.ConfigDict) -> Problem:
     data=data,
     test_data=test_data,
     players=players,
-    learner=learner,
-    by_loss=by_loss,
+    classifier=made,
     retrainer=retrainer,
-    recipe=recipe,
-    net=net,
-    model=_in_words(config, width, num_classes),
   )
 
 
@@ -295,48 +276,3 @@ def _players(config, train: labelled.Labelled, x: np.ndarray):
     f"{row} ({train.classes[label]})" for row, label in zip(train.rows, train.y)
   ]
   return subsets.players_of(np.arange(train.num_examples), names)
-
-
-def _learner(config, width: int, num_classes: int, output: Any = None):
-  """A learner, and for an MLP its recipe and network."""
-  output = output or config.model.output
-  if config.model.kind == "logistic":
-    penalty = config.model.penalty
-    return linear.logistic(penalty, num_classes, output=output), None, None
-  if config.model.kind == "ridge":
-    learner = linear.ridge(
-      config.model.penalty, num_classes=num_classes, output=output
-    )
-    return learner, None, None
-  net = mlp.network(
-    mlp.Config(
-      num_features=width,
-      num_outputs=num_classes,
-      widths=tuple(config.model.widths),
-      activation=config.model.activation,
-    )
-  )
-  logits = lambda params, x: net.apply(params, features=jnp.asarray(x)).logits
-  recipe = loop.Recipe(**config.training)
-  sizes = "-".join(map(str, (width, *config.model.widths, num_classes)))
-  learner = learners.classifier(
-    f"MLP {sizes} {config.model.activation}",
-    net.init,
-    logits,
-    num_classes,
-    recipe,
-    output=output,
-  )
-  return learner, recipe, net
-
-
-def _in_words(config, width: int, num_classes: int) -> str:
-  if config.model.kind != "mlp":
-    return f"{config.model.kind} regression, penalty {config.model.penalty:g}"
-  sizes = "-".join(map(str, (width, *config.model.widths, num_classes)))
-  training = config.training
-  epochs = count(training.num_epochs, "epoch")
-  return (
-    f"MLP {sizes}, {epochs} of {training.optimizer} at "
-    f"{training.learning_rate:g}, batches of {training.batch_size}"
-  )

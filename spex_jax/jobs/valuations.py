@@ -26,7 +26,7 @@ from spex_jax.influence import (
   semivalues,
   trak,
 )
-from spex_jax.jobs import retraining, subjects
+from spex_jax.jobs import classifiers, retraining, subjects
 from spex_jax.training import loop
 
 Attribution = attribution.Attribution
@@ -70,8 +70,8 @@ def _influence(config, problem, masks, values):
     # Its penalty is of the sum of losses; intercepts, which have none, too.
     damping = config.model.penalty / problem.train.num_examples
   found = gradients.influence_functions(
-    _one(problem.by_loss),
-    _one(problem.learner),
+    _one(problem.classifier.by_loss),
+    _one(problem.classifier.learner),
     trained(problem),
     problem.data,
     problem.test_data,
@@ -106,29 +106,26 @@ def _trak(config, problem, masks, values):
 def _tracin(config, problem, masks, values):
   """Checkpoints along the bank's own training."""
   del config, masks, values
-  recipe = problem.recipe
-  if recipe.schedule != "constant":
-    raise ValueError(
-      "method=tracin trains up to each checkpoint, which needs "
-      "training.schedule=constant."
-    )
+  recipe = problem.classifier.recipe
   marks = np.linspace(1, recipe.num_epochs, _CHECKPOINTS).round()
   epochs = np.unique(marks).astype(int).tolist()
   checkpoints = []
   for number in epochs:
     part = dataclasses.replace(recipe, num_epochs=number)
     fit = functools.partial(
-      loop.train, init=problem.net.init, losses=problem.by_loss.read,
+      loop.train,
+      init=problem.classifier.init,
+      losses=problem.classifier.by_loss.read,
       recipe=part,
-    )  # fmt: skip
+    )
     weights = np.ones(problem.train.num_examples, np.float32)
     keys = problem.retrainer.keys(0)
     checkpoints.append(jax.jit(fit)(*keys, problem.data, weights).params)
   examples = problem.train.num_examples
   rate = recipe.learning_rate * recipe.num_steps(examples) / len(epochs)
   found = gradients.tracin(
-    _one(problem.by_loss),
-    _one(problem.learner),
+    _one(problem.classifier.by_loss),
+    _one(problem.classifier.learner),
     checkpoints,
     [rate / examples] * len(checkpoints),
     problem.data,
@@ -144,10 +141,12 @@ def _metagradient(config, problem, masks, values):
     init_key,
     order_key,
     problem.data,
-    init=problem.net.init,
-    losses=problem.by_loss.read,
-    recipe=problem.recipe,
-    outputs=lambda params: problem.learner.read(params, problem.test_data),
+    init=problem.classifier.init,
+    losses=problem.classifier.by_loss.read,
+    recipe=problem.classifier.recipe,
+    outputs=lambda params: problem.classifier.learner.read(
+      params, problem.test_data
+    ),
   )
   return _by_players(problem, found)
 
@@ -165,11 +164,38 @@ METHODS: Mapping[str, Callable[..., Attribution]] = {
 }
 # What each needs a model to be.
 NEEDS: Mapping[str, tuple[str, ...]] = {
-  "trak": ("mlp", "logistic"),
-  "influence": ("mlp", "logistic"),
-  "tracin": ("mlp",),
-  "metagradient": ("mlp",),
+  "trak": (*classifiers.PURE, "logistic"),
+  "influence": (*classifiers.PURE, "logistic"),
+  "tracin": classifiers.PURE,
+  "metagradient": classifiers.PURE,
 }
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses a method that this model or training does not allow.
+
+  Raises:
+    ValueError: says which it needs.
+  """
+  method, training = config.method, config.training
+  kinds = NEEDS.get(method, classifiers.MODELS)
+  if config.model.kind not in kinds:
+    raise ValueError(
+      f"method={method} needs model.kind={' or '.join(kinds)}; got "
+      f"{config.model.kind}."
+    )
+  if method == "tracin" and training.schedule != "constant":
+    raise ValueError(
+      "method=tracin trains up to each checkpoint, which needs "
+      f"training.schedule=constant; got {training.schedule}."
+    )
+  adaptive = training.optimizer != "sgd"
+  if method == "metagradient" and adaptive and not training.eps_root > 0:
+    raise ValueError(
+      f"method=metagradient with training.optimizer={training.optimizer} "
+      "needs training.eps_root above 0, 1e-12 say: its square root has no "
+      "derivative at 0."
+    )
 
 
 def score(
@@ -211,7 +237,7 @@ def _one(learner: Any) -> Callable[[Any, Any], jax.Array]:
 
 def _log_odds(problem: retraining.Problem) -> Callable[[Any, Any], jax.Array]:
   """log p / (1 - p) of the right class, from the cross-entropy."""
-  loss = _one(problem.by_loss)
+  loss = _one(problem.classifier.by_loss)
 
   def output(state, example):
     value = loss(state, example)
@@ -229,8 +255,8 @@ def trained(
   """The state after training, as the bank has it."""
   if weights is None:
     weights = np.ones(problem.train.num_examples, np.float32)
-  data = problem.learner.prepare(problem.data)
-  state, finite = jax.jit(problem.learner.fit)(
+  data = problem.classifier.learner.prepare(problem.data)
+  state, finite = jax.jit(problem.classifier.learner.fit)(
     *problem.retrainer.keys(seed), data, jnp.asarray(weights, jnp.float32)
   )
   if not finite:

@@ -241,8 +241,9 @@ def check(data: Data, weights: base.Array) -> None:
 
   Raises:
     ValueError: NaN or infinity in the data (0 times NaN is NaN, so even a
-      dropped example must be finite), weights that are negative or not
-      finite, or shapes that disagree.
+      dropped example must be finite), or numbers whose square overflows
+      (their losses would be infinite, and 0 times that is NaN, too), weights
+      that are negative or not finite, or shapes that disagree.
   """
   _check_shapes(data, np.asarray(weights))
   for path, leaf in jax.tree_util.tree_leaves_with_path(data):
@@ -255,6 +256,15 @@ def check(data: Data, weights: base.Array) -> None:
           "examples hold NaN or infinity (first: "
           f"{np.flatnonzero(~finite)[0]}). Drop them from the arrays; a "
           "weight of 0 is not enough."
+        )
+      # bfloat16 has float32's range.
+      widest = np.float64 if array.dtype == np.float64 else np.float32
+      most = float(np.sqrt(np.finfo(widest).max))
+      if (large := np.abs(array).max(initial=0)) > most:
+        raise ValueError(
+          f"Training data{jax.tree_util.keystr(path)} hold {large:.3g}, whose "
+          "square overflows; standardise them, or drop such examples from the "
+          "arrays."
         )
   array = np.asarray(weights, np.float64)
   if not (np.isfinite(array).all() and (array >= 0).all()):

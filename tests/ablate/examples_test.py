@@ -323,6 +323,9 @@ def test_bad_data_are_refused():
   bad["x"][5, 0] = np.nan
   with pytest.raises(ValueError, match=r"hold NaN or infinity \(first: 5\)"):
     _retrainer(data=(bad, test))
+  bad["x"][5, 0] = 1e30
+  with pytest.raises(ValueError, match="hold 1e[+]30, whose square overflows"):
+    _retrainer(data=(bad, test))
   with pytest.raises(ValueError, match="must lie in 0..2"):
     _retrainer(data=(train, test | {"y": np.full(_T, 3)}))
   with pytest.raises(TypeError, match="Labels must be integers"):
@@ -339,3 +342,44 @@ def test_bad_data_are_refused():
     subsets.players_of(np.array([-1, -1]))
   with pytest.raises(ValueError, match="1 names for 2 groups"):
     subsets.players_of(np.array([0, 1]), ["a"])
+
+
+def test_fifty_thousand_examples():
+  """Ridge on weight masks, and a network on index subsets."""
+  n, kept = 50_000, 300
+  rng = np.random.default_rng(5)
+  x = rng.normal(size=(n, 3))
+  train = {"x": x, "y": (x @ [1.0, -1.0, 0.5] > 0).astype(int)}
+  test = {"x": rng.normal(size=(_T, 3)), "y": np.arange(_T) % 2}
+  masks = np.zeros((3, n), bool)
+  masks[0] = rng.random(n) < 0.5
+  masks[1:, :] = rng.permuted(np.tile(np.arange(n) < kept, (2, 1)), axis=1)
+  learner = linear.ridge(2.0, num_classes=2, output="logit")
+  made = _retrainer(
+    learner, (train, test), dtype="float64", microbatch=1, batch_size=1
+  )
+  assert made.n == n
+  for mask, values in zip(masks, made.run(masks).values):
+    rows = x[mask] - x[mask].mean(axis=0)
+    goal = 2 * np.eye(2)[train["y"][mask]] - 1
+    slopes = np.linalg.solve(rows.T @ rows + 2.0 * np.eye(3), rows.T @ goal)
+    said = (test["x"] - x[mask].mean(axis=0)) @ slopes + goal.mean(axis=0)
+    expected = said[np.arange(_T), test["y"]]
+    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-9)
+  net = mlp.network(mlp.Config(3, 2, (4,)))
+  few = learners.classifier(
+    "mlp 3-4-2",
+    net.init,
+    lambda params, x: net.apply(params, features=x).logits,
+    2,
+    loop.Recipe(1, 50, 0.05),
+    capacity=kept,
+  )
+  runs = _retrainer(few, (train, test), microbatch=2, batch_size=2)
+  values = runs.run(masks[1:]).values
+  # Where the others are elsewhere, the same: six steps touch 300 examples.
+  away = train | {"x": np.where(masks[1:].any(axis=0)[:, None], x, 9.0)}
+  again = _retrainer(few, (away, test), microbatch=2, batch_size=2)
+  np.testing.assert_array_equal(again.run(masks[1:]).values, values)
+  with pytest.raises(ValueError, match="the learner has room for 300"):
+    runs.run(masks[:1])

@@ -28,7 +28,7 @@ def test_the_keys_are_those_of_the_bank(known):
   everybody = np.ones((1, problem.players.n), bool)
   for seed in (0, 3):
     state = valuations.trained(problem, seed=seed)
-    answer = problem.learner.read(
+    answer = problem.classifier.learner.read(
       state, jax.tree.map(jnp.asarray, problem.test_data)
     )
     expected = problem.retrainer.run(everybody, seed).values[0]

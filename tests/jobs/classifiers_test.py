@@ -1,0 +1,108 @@
+"""What the command on training examples can retrain."""
+
+import jax
+import numpy as np
+import pytest
+
+from spex_jax import cli
+from spex_jax.jobs import attribute, classifiers, retraining
+
+
+def _config(kind, **changes):
+  config = cli.load_config("data_digits:quick", "attribute")
+  config.model.kind = kind
+  config.model.update(changes)
+  return config
+
+
+@pytest.mark.parametrize("kind", ["transformer", "convnet"])
+def test_networks_of_images_are_retrained(kind):
+  """Values depend on who is there, and not on what the others look like."""
+  config = _config(kind)
+  config.training.num_epochs = 1
+  problem = retraining.problem(config)
+  masks = np.arange(24) % 4 != np.arange(3)[:, None]
+  values = problem.retrainer.run(masks).values
+  assert values.shape == (3, 6) and np.isfinite(values).all()
+  assert np.ptp(values, axis=0).max() > 1e-3
+  shared = problem.retrainer._shared["data"]
+  x = problem.data["x"].copy()
+  x[~masks[0]] = 0.5
+  shared["x"] = jax.numpy.asarray(x)  # An operand: nothing compiles again.
+  again = problem.retrainer.run(masks).values
+  np.testing.assert_array_equal(again[0], values[0])
+  assert np.abs(again[1:] - values[1:]).max() > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["transformer", "convnet"])
+def test_networks_of_images_learn(kind):
+  """Most digits right, with all examples there, at the full size."""
+  config = cli.load_config("data_digits", "attribute")
+  config.model.kind = kind
+  problem = retraining.problem(config)
+  margins = problem.retrainer.run(np.ones((1, 200), bool)).values
+  assert (margins > 0).mean() > 0.9
+
+
+def test_words_of_every_model():
+  said = {
+    kind: classifiers.classifier(_config(kind), (8, 8), 2).words
+    for kind in classifiers.MODELS
+  }
+  training = "4 epochs of adam at 0.01, batches of 8"
+  assert said == {
+    "mlp": f"MLP 64-8-2 relu, {training}",
+    "transformer": "transformer of 1 block, 2 heads, width 8, patches of 4, "
+    + training,
+    "convnet": f"convnet of 8 and 16 filters, {training}",
+    "logistic": "logistic regression, penalty 1",
+    "ridge": "ridge regression, penalty 1",
+  }
+
+
+@pytest.mark.parametrize(
+  ("kind", "shape", "changes", "message"),
+  [
+    ("convnet", (5,), {}, "takes images"),
+    ("transformer", (8, 8, 2), {}, "takes images"),
+    ("transformer", (8, 6), {}, "8 by 6"),
+    ("transformer", (8, 8), {"num_heads": 3}, "must divide model.width=8"),
+    ("transformer", (8, 8), {"patch_size": 3}, "do not divide an image of 8"),
+  ],
+)
+def test_networks_that_do_not_fit(kind, shape, changes, message):
+  with pytest.raises(ValueError, match=message):
+    classifiers.classifier(_config(kind, **changes), shape, 2)
+
+
+def test_colours_are_the_last_axis():
+  """The same as the network on channels first."""
+  config = _config("convnet")
+  made = classifiers.classifier(config, (8, 8, 3), 2)
+  x = np.random.default_rng(0).random((4, 8, 8, 3)).astype(np.float32)
+  params = made.init(jax.random.key(0))
+  test = {"x": x.reshape(4, -1), "y": np.zeros(4, int)}
+  net = classifiers.convnet.small(2, 3, 8)
+  logits = net.logits(params, x.transpose(0, 3, 1, 2))
+  np.testing.assert_array_equal(
+    made.learner.read(params, test), logits[:, 0] - logits[:, 1]
+  )
+
+
+def test_methods_say_what_they_need_before_any_training():
+  for method, changes, message in (
+    ("tracin", {"schedule": "cosine"}, "training.schedule=constant; got cos"),
+    ("metagradient", {"eps_root": 0.0}, "needs training.eps_root above 0"),
+  ):
+    config = _config("mlp")
+    config.method = method
+    config.training.update(changes)
+    with pytest.raises(ValueError, match=message):
+      attribute.check(config)
+  config = _config("convnet")
+  config.method = "metagradient"
+  with pytest.raises(ValueError, match="needs model.kind=mlp or transformer"):
+    attribute.check(config)
+  with pytest.raises(ValueError, match="model.width=0: must be"):
+    attribute.check(_config("mlp", width=0))
