@@ -31,8 +31,8 @@ from absl import app, flags
 import spex_jax as spex
 from experiments import rows
 from spex_jax.ablate import evaluate
+from spex_jax.indices import attribution
 from spex_jax.influence import (
-  attribution,
   corners,
   datamodels,
   gradients,

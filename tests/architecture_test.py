@@ -38,7 +38,8 @@ _MAY_IMPORT = {
     "base", "masks", "fourier", "models", "training", "ablate", "store",
     "indices", "explain",
   },
-  "components": _MODEL_USERS,
+  # Masks are drawn here, and component models are Fourier fits.
+  "components": _MODEL_USERS | {"masks", "fourier", "indices"},
   "circuits": {"base", "models", "ablate"},
   "context": _MODEL_USERS,
   "agents": _MODEL_USERS,

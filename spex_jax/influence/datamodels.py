@@ -25,7 +25,7 @@ import numpy as np
 from spex_jax import base
 from spex_jax.fourier import lasso as fourier_lasso
 from spex_jax.fourier import regress
-from spex_jax.influence import attribution
+from spex_jax.indices import attribution
 
 PENALTIES = tuple(10.0 ** (k / 2) for k in range(-8, 5))
 _ROUNDING = 1e-10  # Eigenvalues below this share of the largest are none.

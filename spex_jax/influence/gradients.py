@@ -31,7 +31,7 @@ import numpy as np
 from jax import flatten_util
 
 from spex_jax import base
-from spex_jax.influence import attribution
+from spex_jax.indices import attribution
 
 Params = Any
 Example = Any  # A pytree of arrays; data has a leading axis more.

@@ -22,7 +22,7 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import score, sparse
-from spex_jax.influence import attribution
+from spex_jax.indices import attribution
 from spex_jax.masks import packing
 
 _Z95 = 1.959964  # The normal quantile of a 95 % interval.

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
-from spex_jax.influence import attribution
+from spex_jax.indices import attribution
 
 _TOGETHER = 16  # Test points in one vmap: [16, n, D] differences.
 

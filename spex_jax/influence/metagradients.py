@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
-from spex_jax.influence import attribution
+from spex_jax.indices import attribution
 from spex_jax.training import loop
 
 

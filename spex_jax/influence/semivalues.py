@@ -31,9 +31,8 @@ import numpy as np
 from spex_jax import base
 from spex_jax.explain import Explanation
 from spex_jax.fourier import sparse
+from spex_jax.indices import attribution, mobius
 from spex_jax.indices import interactions as interactions_lib
-from spex_jax.indices import mobius
-from spex_jax.influence import attribution
 
 
 class Beta(NamedTuple):

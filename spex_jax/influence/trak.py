@@ -26,7 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
-from spex_jax.influence import attribution, gradients
+from spex_jax.indices import attribution
+from spex_jax.influence import gradients
 
 _CHUNK = 128
 _CELLS = 1 << 24  # Entries of a projection drawn at once: 64 MB.

@@ -21,8 +21,9 @@ from spex_jax import base
 from spex_jax.explain import DECODERS
 from spex_jax.explanation import Explanation
 from spex_jax.fourier import score
-from spex_jax.influence import attribution, corners, judging, semivalues
+from spex_jax.indices import attribution
 from spex_jax.influence import bank as banks
+from spex_jax.influence import corners, judging, semivalues
 from spex_jax.jobs import classifiers, explain, retraining, valuations
 from spex_jax.report import examples as pictures
 from spex_jax.report import plots, progress

@@ -17,8 +17,8 @@ import ml_collections
 import numpy as np
 
 import spex_jax as spex
+from spex_jax.indices import attribution
 from spex_jax.influence import (
-  attribution,
   datamodels,
   gradients,
   knn,

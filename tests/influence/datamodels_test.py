@@ -5,7 +5,7 @@ import pytest
 from sklearn import linear_model
 
 from spex_jax.fourier import transform
-from spex_jax.influence import attribution, datamodels
+from spex_jax.influence import datamodels
 from spex_jax.masks import sampling
 from tests import ridge_games
 
@@ -188,7 +188,7 @@ def test_one_example_and_constant_values():
   [
     (lambda m, v: datamodels.least_squares(m, v * np.nan), "NaN or infinity"),
     (lambda m, v: datamodels.least_squares(m, v[:-1]), "one value per mask"),
-    (lambda m, v: datamodels.least_squares(m[:, :0], v), "no examples"),
+    (lambda m, v: datamodels.least_squares(m[:, :0], v), "no players"),
     (lambda m, v: datamodels.least_squares(m, v, penalty=-1), "at least 0"),
     (lambda m, v: datamodels.ridge(m, v, penalties=[0.0]), "positive"),
     (lambda m, v: datamodels.ridge(m[:2], v[:2]), "needs 3 masks; got 2"),
@@ -200,19 +200,3 @@ def test_bad_input_is_refused(call, message):
   masks, values = _random(20, 7)
   with pytest.raises(ValueError, match=message):
     call(masks, values)
-
-
-def test_an_attribution_checks_itself():
-  with pytest.raises(ValueError, match="scores \\[T, n\\]"):
-    attribution.Attribution(np.zeros(3), np.zeros(1), "x")
-  with pytest.raises(ValueError, match="x: scores hold NaN"):
-    attribution.Attribution(np.full((1, 3), np.nan), np.zeros(1), "x")
-  with pytest.raises(ValueError, match="std of shape"):
-    attribution.Attribution(np.ones((1, 3)), np.zeros(1), "x", np.ones(3))
-  found = attribution.Attribution(np.ones((1, 3)), np.zeros(1), "x")
-  with pytest.raises(IndexError, match="No target 1"):
-    found.helpful(1, 1)
-  with pytest.raises(ValueError, match="0..3; got 4"):
-    found.harmful(0, 4)
-  with pytest.raises(ValueError, match="expected n=3"):
-    found(np.ones((2, 4), bool))

@@ -6,12 +6,8 @@ from scipy import stats
 from sklearn import datasets, metrics
 
 import spex_jax as spex
-from spex_jax.influence import (
-  attribution,
-  datamodels,
-  judging,
-  semivalues,
-)
+from spex_jax.indices import attribution
+from spex_jax.influence import datamodels, judging, semivalues
 from spex_jax.masks import sampling
 from tests import functions, ridge_games
 

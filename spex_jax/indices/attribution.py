@@ -1,11 +1,12 @@
-"""What every method of this room answers: one score per example and target.
+"""One score per player and target: what attribution methods answer.
 
-A score says how much the output rises because the example is there: f(with)
-less f(without), in the units of f, averaged as the method has it. Methods that
-speak of the loss turn its sign accordingly. Scores that are sums are meant to
-be added: `attribution(masks)` predicts outputs of fresh subsets.
+Players are training examples or parts of a network. A score says how much the
+output rises because the player is there: f(with) less f(without), in the units
+of f, averaged as the method has it. Methods that speak of the loss turn its
+sign accordingly. Scores that are sums are meant to be added:
+`attribution(masks)` predicts outputs of fresh subsets.
 
-Shapes: n examples, T targets (test points), B masks.
+Shapes: n players, T targets (test points, images, prompts), B masks.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from spex_jax import base
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Attribution:
-  """Scores of n examples for T targets; predicts by adding them.
+  """Scores of n players for T targets; predicts by adding them.
 
   Attributes:
     scores: float64 `[T, n]`; read-only.
@@ -72,11 +73,11 @@ class Attribution:
     return self.baseline + masks.astype(np.float64) @ self.scores.T
 
   def helpful(self, target: int, count: int) -> np.ndarray:
-    """int `[count]`: the examples of largest score, best first."""
+    """int `[count]`: the players of largest score, best first."""
     return self._ranked(target, -1, count)
 
   def harmful(self, target: int, count: int) -> np.ndarray:
-    """int `[count]`: the examples of lowest score, worst first."""
+    """int `[count]`: the players of lowest score, worst first."""
     return self._ranked(target, 1, count)
 
   def _ranked(self, target, sign, count):
@@ -99,6 +100,6 @@ def samples(
   """
   masks = base.check_masks(masks)
   if not masks.shape[1]:
-    raise ValueError("Masks have no examples: nothing can be attributed.")
+    raise ValueError("Masks have no players: nothing can be attributed.")
   values = base.check_values(values, len(masks))
   return masks, values.reshape(len(masks), -1)
