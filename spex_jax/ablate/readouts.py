@@ -13,7 +13,7 @@ Shapes: B rows, P positions, V classes or tokens, T targets, d width.
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -178,7 +178,7 @@ def margin(
 
 
 def continuation(
-  num_tokens: int, *, reduce: str = "sum", log: bool = True
+  num_tokens: int | Sequence[int], *, reduce: str = "sum", log: bool = True
 ) -> Prediction:
   """How likely the last tokens of the text are, given those before them.
 
@@ -187,32 +187,40 @@ def continuation(
   before it.
 
   Args:
-    num_tokens: how many tokens of the text's end.
+    num_tokens: how many tokens of the text's end; or `[B]`, of each row's.
     reduce: "sum" of their log-probabilities, or "mean".
     log: in nats; False for the probability (of a mean, the geometric mean).
 
   Raises:
     TypeError: a number of tokens that is no integer.
     ValueError: fewer than one token, or another way to reduce. When read: a
-      text that is not longer than its continuation, or no language model.
+      text that is not longer than its continuation, other than B rows, or no
+      language model.
   """
-  num_tokens = base.check_integer(num_tokens, "num_tokens")
-  if num_tokens < 1:
-    raise ValueError(f"num_tokens must be at least 1; got {num_tokens}.")
+  counts = np.asarray([num_tokens] if np.ndim(num_tokens) == 0 else num_tokens)
+  if counts.dtype.kind not in "iu" or counts.ndim != 1 or not counts.size:
+    raise TypeError(f"num_tokens must be integers; got {num_tokens!r}.")
+  if counts.min() < 1:
+    raise ValueError(f"num_tokens must be at least 1; got {counts.min()}.")
   _check_reduce(reduce)
+  most = int(counts.max())
+  # Columns hold a row's last tokens; those before its own do not count.
+  own = np.arange(most)[None] >= most - counts[:, None]
 
   def places(inputs):
     """Ids, the positions of the tokens and of that before, and ranks."""
     ids = jnp.asarray(inputs["input_ids"])
     seen = seen_tokens(inputs, ids.shape)
-    if ids.shape[1] <= num_tokens:
+    if len(counts) not in (1, len(ids)):
+      raise ValueError(f"{len(counts)} continuations, {len(ids)} rows.")
+    if ids.shape[1] <= most:
       raise ValueError(
-        f"A text of {ids.shape[1]} tokens has no continuation of {num_tokens}: "
+        f"A text of {ids.shape[1]} tokens has no continuation of {most}: "
         "a token must stand before it."
       )
     # The rank of a token among those seen, from 1; the last has rank `count`.
     rank = jnp.cumsum(seen, axis=1)
-    steps = jnp.arange(-num_tokens, 1)
+    steps = jnp.arange(-most, 1)
     wanted = rank[:, -1:, None] + steps[None, None]
     # The first of that rank.
     return ids, (rank[..., None] == wanted).argmax(axis=1), rank
@@ -221,9 +229,13 @@ def continuation(
     ids, at, rank = places(inputs)
     words = jnp.take_along_axis(ids, at[:, 1:], axis=1)
     # A row that sees too little has no such tokens; never an innocent number.
-    enough = rank[:, -1] > num_tokens
-    each = jnp.where(enough[:, None], _log_likelihoods(scores, words), jnp.nan)
-    return _reduced(each, reduce, log)
+    enough = rank[:, -1] > counts
+    each = jnp.where(own, _log_likelihoods(scores, words), 0)
+    total = each.sum(axis=1)
+    if reduce == "mean":
+      total = total / counts
+    total = jnp.where(enough, total, jnp.nan)
+    return total if log else jnp.exp(total)
 
   def whole(output, inputs):
     _tokens(output, inputs)
@@ -232,6 +244,56 @@ def continuation(
     return of(scores, inputs)
 
   return Prediction(whole, lambda inputs: places(inputs)[1][:, :-1], of)
+
+
+def choice(
+  num_tokens: int | Sequence[int],
+  num_choices: int,
+  *,
+  value: Literal["margin", "accuracy"] = "margin",
+  reduce: str = "sum",
+) -> Prediction:
+  """Whether a language model prefers the right one of several continuations.
+
+  Rows come in groups of `num_choices`: one question with each of its answers
+  behind it, the right one first.
+
+  Args:
+    num_tokens: of each answer: one number, or `[B]`.
+    num_choices: K, 2 or more.
+    value: the log-probability of the right answer above the largest other, in
+      nats; or 1 where it is the largest, alone, else 0.
+    reduce: an answer's log-probability is the "sum" of its tokens', or the
+      "mean".
+
+  Returns:
+    A readout `[B / K]`.
+
+  Raises:
+    TypeError, ValueError: as `continuation`; fewer than two choices, another
+      value. When read: rows that are no whole groups.
+  """
+  if base.check_integer(num_choices, "num_choices") < 2:
+    raise ValueError(f"num_choices must be at least 2; got {num_choices}.")
+  if value not in ("margin", "accuracy"):
+    raise ValueError(f"value={value!r}: choose margin or accuracy.")
+  each = continuation(num_tokens, reduce=reduce)
+
+  def compared(scores: jax.Array) -> jax.Array:
+    if len(scores) % num_choices:
+      raise ValueError(
+        f"{len(scores)} rows are no groups of {num_choices} answers."
+      )
+    groups = scores.reshape(-1, num_choices)
+    margin = groups[:, 0] - groups[:, 1:].max(axis=1)
+    # What is NaN stays so.
+    return margin if value == "margin" else jnp.heaviside(margin, 0.0)
+
+  return Prediction(
+    lambda output, inputs: compared(each.whole(output, inputs)),
+    each.where,
+    lambda logits, inputs: compared(each.of(logits, inputs)),
+  )
 
 
 def sequence(

@@ -110,6 +110,41 @@ def test_continuations(count, reduce, log):
   _check(read, case, expected)
 
 
+@pytest.mark.parametrize("reduce", ["sum", "mean"])
+def test_continuations_of_different_lengths(reduce):
+  case = _texts()
+  counts = [3, 1, 2]
+  expected = [
+    getattr(_likelihoods(case[0], row)[-count:], reduce)()
+    for row, count in enumerate(counts)
+  ]
+  _check(readouts.continuation(counts, reduce=reduce), case, expected)
+
+
+def test_choices():
+  """Two questions with two answers each; the fourth row repeats the first."""
+  output, inputs = _texts()
+  four = [0, 1, 2, 0]
+  output = output.replace(logits=jnp.asarray(output.logits)[jnp.array(four)])
+  inputs = {name: value[four] for name, value in inputs.items()}
+  counts = [2, 1, 1, 2]
+  scores = [
+    _likelihoods(_texts()[0], row)[-count:].sum()
+    for row, count in zip(four, counts)
+  ]
+  margin = np.array([scores[0] - scores[1], scores[2] - scores[3]])
+  case = output, inputs
+  _check(readouts.choice(counts, 2), case, margin)
+  accuracy = readouts.choice(counts, 2, value="accuracy")
+  _check(accuracy, case, (margin > 0).astype(float))
+  three = readouts.choice([2, 1, 1], 3)
+  _check(three, _texts(), [scores[0] - max(scores[1:3])])
+  # No answer is right where all are the same.
+  same = {name: value[[0, 0]] for name, value in _texts()[1].items()}
+  twice = output.replace(logits=output.logits[jnp.array([0, 0])])
+  assert readouts.choice(1, 2, value="accuracy")(twice, same)[0] == 0
+
+
 def test_a_continuation_of_which_too_little_is_seen_is_no_number():
   read = readouts.continuation(3)
   got = np.asarray(read(*_texts()))
@@ -174,6 +209,10 @@ def test_bfloat16_is_read_in_float32():
     (lambda: readouts.margin(1, [0, 1]), ValueError, r"rivals \[0, 1\]"),
     (lambda: readouts.continuation(0), ValueError, "at least 1; got 0"),
     (lambda: readouts.continuation(1, reduce="max"), ValueError, "'max'"),
+    (lambda: readouts.continuation([1, 0]), ValueError, "at least 1; got 0"),
+    (lambda: readouts.continuation([1.0]), TypeError, "must be integers"),
+    (lambda: readouts.choice(1, 1), ValueError, "at least 2; got 1"),
+    (lambda: readouts.choice(1, 2, value="x"), ValueError, "'x'"),
     (lambda: readouts.sequence([1], reduce="max"), ValueError, "'max'"),
     (lambda: embeddings.similarity(np.zeros(3)), ValueError, "not zero"),
     (lambda: embeddings.similarity(np.ones((1, 3))), ValueError, r"\(1, 3\)"),
@@ -196,6 +235,8 @@ def test_readouts_that_make_no_sense(make, error, message):
     (readouts.logit(0, position=5), _texts, "position=5 lies outside the 5"),
     (readouts.logit(0, position=0), _classes, "have no positions"),
     (readouts.continuation(5), _texts, "no continuation of 5"),
+    (readouts.continuation([1, 2]), _texts, "2 continuations, 3 rows"),
+    (readouts.choice(1, 2), _texts, "3 rows are no groups of 2"),
     (readouts.continuation(1), _classes, "from a language model"),
     (readouts.log_perplexity(), _classes, "from a language model"),
     (embeddings.embedding(), _classes, r"needs hidden states \[B, P, d\]"),
