@@ -34,11 +34,14 @@ commands:
   attribute data
             retrains on subsets of the training examples, and tells which of
             them help or harm a prediction, alone and together
+  attribute components
+            removes heads, neurons or filters of a network, and tells which of
+            them its predictions need, alone and together
 
 `spex explain` alone trains a small network on handwritten digits and explains
-one image; `spex attribute data` alone retrains one thousands of times. With
-`--help` each lists its configurations and settings, and `spex --version` prints
-the version.
+one image; `spex attribute data` alone retrains one thousands of times; `spex
+attribute components` alone takes one apart. With `--help` each lists its
+configurations and settings, and `spex --version` prints the version.
 """
 
 _USAGE_EXPLAIN = """\
@@ -100,6 +103,40 @@ examples:
   spex attribute data --config.classes= --config.num_train=500
   spex attribute data --config=data_cancer
   spex attribute data --config=data_file --config.data=mine.npz
+"""
+
+_USAGE_COMPONENTS = """\
+usage: spex attribute components [--model=DIR_OR_NAME --prompt=TEXT]
+                                 [--target=TOKEN] [--config=NAME_OR_FILE[:SIZE]]
+                                 [--config.KEY=VALUE] [--workdir=DIR] [--debug]
+
+  --model, --prompt, --target
+              a causal language model (a directory or a hub name), what it
+              reads, and what it is to say next: short for --config.model and so
+              on, with --config=components_lm
+  --config    one of the names below, or a Python file with a function
+              `get_config(size)` that returns an ml_collections.ConfigDict;
+              `:quick` after it asks for a small run (default:
+              components_digits, a small network that is trained here)
+  --config.KEY=VALUE
+              changes one setting, as in --config.budget=1000
+  --config.players=PLAYERS
+              heads, kv_groups, neurons, filters, blocks; or sites by name:
+              --config.pattern=blocks.3.mlp.neurons
+  --config.absent=ABSENT
+              what a part gives when it is absent: zero, mean, resample
+  --config.method=METHOD
+              sets of parts: auto, spex, proxyspex, gaussian, gram, lasso,
+              exact; one value for each: coar (few absent at a time),
+              occlusion, lime, kernelshap
+  --workdir   where explanation.json, fourier.json (or attribution.json) and
+              figure.png go (default: runs/NAME)
+  --debug     shows the traceback of an error
+
+examples:
+  spex attribute components
+  spex attribute components --model=gpt2 --prompt="The cat sat on the"
+  spex attribute components --config.players=neurons --config.method=coar
 """
 
 
@@ -227,10 +264,18 @@ def load_config(
 
 
 def config_names(command: str = "explain") -> list[str]:
-  """The named configurations of a command: `data_*` are of `attribute`."""
+  """The named configurations of a command.
+
+  Those named `data_*` are of `attribute data`, those named `components_*` of
+  `attribute components`, the others of `explain`.
+  """
   names = sorted(p.stem for p in _CONFIGS.glob("*.py") if p.stem != "__init__")
-  of_data = command == "attribute"
-  return [name for name in names if name.startswith("data_") == of_data]
+  owner = {"data": "attribute", "components": "components"}
+  return [
+    name
+    for name in names
+    if owner.get(name.partition("_")[0], "explain") == command
+  ]
 
 
 def _parse(
@@ -317,19 +362,47 @@ def _explain(arguments: list[str]) -> None:
 
 
 def _attribute(arguments: list[str]) -> None:
+  what, *rest = arguments or [""]
+  if what in _ATTRIBUTE:
+    _ATTRIBUTE[what](rest)
+  elif _asks_for_help(arguments):
+    print(f"{_USAGE_ATTRIBUTE}\n{_USAGE_COMPONENTS}", end="")
+  else:
+    raise ValueError(
+      f"`spex attribute` has two words, data and components; got {what!r}: say "
+      "`spex attribute data` or `spex attribute components`."
+    )
+
+
+def _attribute_data(arguments: list[str]) -> None:
   if _asks_for_help(arguments):
     _print_help(_USAGE_ATTRIBUTE, "attribute")
     return
-  what, *rest = arguments or [""]
-  if what != "data":
-    raise ValueError(
-      f"`spex attribute` has one word, data; got {what!r}: say `spex attribute "
-      "data`."
-    )
-  config, workdir = _parse(rest, default="data_digits", command="attribute")
+  config, workdir = _parse(
+    arguments, default="data_digits", command="attribute"
+  )
   from spex_jax.jobs import attribute  # Slow to import.
 
   attribute.run(config, workdir)
+
+
+def _attribute_components(arguments: list[str]) -> None:
+  if _asks_for_help(arguments):
+    _print_help(_USAGE_COMPONENTS, "components")
+    return
+  default, rest = "components_digits", []
+  waiting = iter(arguments)
+  for argument in waiting:
+    name, equals, value = argument.lstrip("-").partition("=")
+    if argument.startswith("-") and name in ("model", "prompt", "target"):
+      default = "components_lm"
+      value = value if equals else next(waiting, "")
+      argument = f"--config.{name}={value}"
+    rest.append(argument)
+  config, workdir = _parse(rest, default=default, command="components")
+  from spex_jax.jobs import components  # Slow to import.
+
+  components.run(config, workdir)
 
 
 def _asks_for_help(arguments: Sequence[str]) -> bool:
@@ -369,6 +442,10 @@ def _one_line(error: BaseException) -> str:
   return f"{type(error).__name__}: {text}"
 
 
+_ATTRIBUTE: dict[str, Callable[[list[str]], None]] = {
+  "data": _attribute_data,
+  "components": _attribute_components,
+}
 _COMMANDS: dict[str, Callable[[list[str]], None]] = {
   "explain": _explain,
   "attribute": _attribute,

@@ -16,7 +16,7 @@ import jax
 import ml_collections
 
 from spex_jax import base
-from spex_jax.models import convnet, mlp, vit
+from spex_jax.models import convnet, mlp, sites, vit
 from spex_jax.report.tables import count
 from spex_jax.training import learners, linear, loop
 
@@ -103,8 +103,20 @@ def _mlp(model, shape, num_classes):
   return net.init, logits, f"MLP {sizes} {model.activation}", {}
 
 
-def _transformer(model, shape, num_classes):
-  channels, height, width = _image(model, shape)
+def transformer(
+  model: ml_collections.ConfigDict, shape: tuple[int, ...], num_classes: int
+) -> tuple[sites.Network, str]:
+  """A small vision transformer, and its name.
+
+  Args:
+    model: with `SIZES`.
+    shape: of an image.
+    num_classes: C.
+
+  Raises:
+    ValueError: sizes that do not fit, or examples that are no square images.
+  """
+  channels, height, width = _image("transformer", shape)
   if height != width:
     raise ValueError(
       "model.kind=transformer takes square images; these are "
@@ -131,18 +143,22 @@ def _transformer(model, shape, num_classes):
       num_labels=num_classes,
     )
   )
-  logits = lambda params, x: (
-    net.apply(params, pixel_values=_channels_first(x, shape)).logits
-  )
-  name = (
+  return net, (
     f"transformer of {count(model.num_blocks, 'block')}, {model.num_heads} "
     f"heads, width {model.width}, patches of {model.patch_size}"
+  )
+
+
+def _transformer(model, shape, num_classes):
+  net, name = transformer(model, shape, num_classes)
+  logits = lambda params, x: (
+    net.apply(params, pixel_values=_channels_first(x, shape)).logits
   )
   return net.init, logits, name, {}
 
 
 def _convnet(model, shape, num_classes):
-  channels, _, _ = _image(model, shape)
+  channels, _, _ = _image("convnet", shape)
   net = convnet.small(num_classes, channels, model.width)
 
   def logits(state, x, weights=None):
@@ -164,11 +180,11 @@ _NETWORKS: dict[str, Callable[..., tuple[Any, Any, str, dict[str, Any]]]] = {
 }
 
 
-def _image(model, shape) -> tuple[int, int, int]:
+def _image(kind, shape) -> tuple[int, int, int]:
   """Channels, height and width."""
   if len(shape) != 2 and not (len(shape) == 3 and shape[2] == 3):
     raise ValueError(
-      f"model.kind={model.kind} takes images, [N, H, W] or [N, H, W, 3]; the "
+      f"model.kind={kind} takes images, [N, H, W] or [N, H, W, 3]; the "
       f"examples are of shape {shape}. Choose mlp, logistic or ridge."
     )
   return (shape[2] if len(shape) == 3 else 1), shape[0], shape[1]

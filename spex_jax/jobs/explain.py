@@ -17,6 +17,7 @@ from spex_jax.jobs import (
   callables,
   digits,
   language,
+  parts,
   pictures,
   sentiment,
   subjects,
@@ -32,8 +33,10 @@ SUBJECTS: Mapping[
 ] = {
   "callable": callables.subject,
   "digits": digits.subject,
+  "digits_components": parts.of_digits,
   "image": pictures.subject,
   "lm": language.subject,
+  "lm_components": parts.of_language_model,
   "sentiment": sentiment.subject,
   "table": tables.subject,
 }
@@ -148,6 +151,9 @@ def run(
   explanation.fourier.save(workdir / "fourier.json")
   for name, text in _outcome(explanation, evaluator.stats):
     show(report_tables.fact(name, text))
+  if subject.findings is not None:
+    for name, text in subject.findings(explanation).items():
+      show(report_tables.fact(name, text))
   found = explanation.interactions(config.index, config.order)
   if subject.picture is not None:
     show(subject.picture(found))

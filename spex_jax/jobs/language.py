@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import ml_collections
@@ -13,7 +14,7 @@ from spex_jax.jobs import networks, subjects
 from spex_jax.models import generate, sites, tokens
 
 READOUTS = ("log_probability", "probability", "logit", "margin")
-_UNITS = {
+UNITS = {
   "log_probability": "nat",
   "probability": "probability",
   "logit": "logit",
@@ -33,14 +34,7 @@ def subject(
       cannot be used, named.
   """
   del workdir  # Nothing is trained.
-  if config.readout not in READOUTS:
-    raise ValueError(
-      f"readout={config.readout!r}: choose from {', '.join(READOUTS)}."
-    )
-  if config.reduce not in ("sum", "mean"):
-    raise ValueError(f"reduce={config.reduce!r}: choose sum or mean.")
-  if config.num_tokens < 1:
-    raise ValueError(f"num_tokens={config.num_tokens}: must be at least 1.")
+  check(config)
   net = networks.load(config, "causal language model")
   tokenizer, limit = net.tokenizer, net.config.max_positions
   if not config.text.strip():
@@ -55,6 +49,87 @@ def subject(
     max_length=limit,
   )
   see, absent_facts = networks.absence(config, net, prompt)
+  found = asked(config, net, prompt, see)
+  ids, said = found.ids, found.said
+  if len(ids) > 1:
+    prompt, _ = text_lib.continued(
+      prompt, ids.tolist(), tokenizer, max_length=limit
+    )
+    see, _ = networks.absence(config, net, prompt)
+  kind = "matches" if config.pattern else config.players
+  facts = {
+    "model": networks.described(net, config.model),
+    "prediction": found.prediction,
+    "value": found.value,
+  }
+  if prompt.encoding.special[0]:
+    first = tokenizer.token(int(prompt.encoding.ids[0]))
+    facts["value"] += f"; {first} stands in front and always stays"
+  evaluator, shared_facts = _evaluator(config, net, prompt, see, found.read)
+  return subjects.Subject(
+    question=f"Which {kind} of the prompt make the model say {said!r} next?",
+    facts=facts | absent_facts | shared_facts,
+    evaluator=evaluator,
+    names=prompt.names,
+    units=UNITS[config.readout],
+    differentiable=networks.differentiable(config, net, prompt, found.read),
+    **networks.reader(prompt, found.value),
+  )
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses a reading that does not exist, before a model is loaded.
+
+  Raises:
+    ValueError: names the setting and what it may be.
+  """
+  if config.readout not in READOUTS:
+    raise ValueError(
+      f"readout={config.readout!r}: choose from {', '.join(READOUTS)}."
+    )
+  if config.reduce not in ("sum", "mean"):
+    raise ValueError(f"reduce={config.reduce!r}: choose sum or mean.")
+  if config.num_tokens < 1:
+    raise ValueError(f"num_tokens={config.num_tokens}: must be at least 1.")
+
+
+class Asked(NamedTuple):
+  """What a language model is asked about.
+
+  Attributes:
+    ids: int32 `[k]`, the tokens.
+    said: their text.
+    prediction: the model's own, in words.
+    value: what is read, in words.
+    read: it.
+  """
+
+  ids: np.ndarray
+  said: str
+  prediction: str
+  value: str
+  read: readouts.Prediction
+
+
+def asked(
+  config: ml_collections.ConfigDict,
+  net: sites.Network,
+  prompt: text_lib.Prompt,
+  see: Callable,
+) -> Asked:
+  """The tokens that a configuration names, or the model's own, and how to read.
+
+  Args:
+    config: with `target`, `target_id`, `num_tokens`, `readout`, `rival` and
+      `reduce`.
+    net: a causal language model.
+    prompt: what comes before.
+    see: a mask to inputs of one row; asked for the whole prompt.
+
+  Raises:
+    ValueError: a target or rival that cannot be read.
+  """
+  tokenizer, limit = net.tokenizer, net.config.max_positions
   ids = _given(config, tokenizer, prompt, limit)
   if ids is not None:  # What cannot be asked fails before any forward.
     _reading(config, tokenizer, prompt, ids, config.target)
@@ -62,35 +137,13 @@ def subject(
   if ids is None:
     ids = _own(config, net, prompt, logits)
   said = _piece(tokenizer, prompt.encoding.ids, ids)
-  what, read = _reading(config, tokenizer, prompt, ids, said)
-  if len(ids) > 1:
-    prompt, _ = text_lib.continued(
-      prompt, ids.tolist(), tokenizer, max_length=limit
-    )
-    see, _ = networks.absence(config, net, prompt)
-  kind = "matches" if config.pattern else config.players
+  value, read = _reading(config, tokenizer, prompt, ids, said)
   likeliest = [
     f"{_piece(tokenizer, prompt.encoding.ids, [token])!r} {share:.1%}"
     for token, share in _likeliest(logits)
   ]
-  facts = {
-    "model": networks.described(net, config.model),
-    "prediction": f"next comes {', '.join(likeliest)}",
-    "value": what,
-  }
-  if prompt.encoding.special[0]:
-    first = tokenizer.token(int(prompt.encoding.ids[0]))
-    facts["value"] += f"; {first} stands in front and always stays"
-  evaluator, shared_facts = _evaluator(config, net, prompt, see, read)
-  return subjects.Subject(
-    question=f"Which {kind} of the prompt make the model say {said!r} next?",
-    facts=facts | absent_facts | shared_facts,
-    evaluator=evaluator,
-    names=prompt.names,
-    units=_UNITS[config.readout],
-    differentiable=networks.differentiable(config, net, prompt, read),
-    **networks.reader(prompt, what),
-  )
+  prediction = f"next comes {', '.join(likeliest)}"
+  return Asked(ids, said, prediction, value, read)
 
 
 def _evaluator(

@@ -16,6 +16,7 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.ablate import baselines, evaluate, gradients
+from spex_jax.explanation import Explanation
 from spex_jax.indices import interactions as interactions_lib
 from spex_jax.models import sites
 from spex_jax.report.tables import count
@@ -40,6 +41,7 @@ class Subject:
     picture: a renderable of first-order values, shown above their table.
     together: the members of a set and the labels of all players to how the
       set is written; in braces by default.
+    findings: what else the answer says, as facts by name.
     differentiable: the same value as a function that JAX differentiates, for
       `ablate.gradients.METHODS`; None where there is no gradient.
   """
@@ -52,6 +54,7 @@ class Subject:
   draw: Draw
   picture: Callable[[Interactions], Any] | None = None
   together: Callable[[tuple[int, ...], Sequence[str]], str] | None = None
+  findings: Callable[[Explanation], Mapping[str, str]] | None = None
   differentiable: gradients.Differentiable | None = None
 
 

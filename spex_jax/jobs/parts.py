@@ -1,0 +1,308 @@
+"""The subjects of `spex attribute components`: parts of a network.
+
+Heads, neurons, filters or blocks of a language model on a prompt
+(`lm_components`), or of a small vision transformer that is trained here on
+digits (`digits_components`).
+
+Shapes: n players, B examples, P positions.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from spex_jax.ablate import components, readouts, stand_ins
+from spex_jax.ablate import text as text_lib
+from spex_jax.components import layers
+from spex_jax.datasets import images
+from spex_jax.explanation import Explanation
+from spex_jax.indices import interactions as interactions_lib
+from spex_jax.jobs import classifiers, language, networks, subjects
+from spex_jax.models import sites
+from spex_jax.report import layers as pictures
+from spex_jax.report import plots
+from spex_jax.report import tables as report_tables
+
+ABSENT = ("zero", "mean", "resample")
+_EXAMPLES = 4096  # The most that a mean is taken of.
+
+
+def of_language_model(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> subjects.Subject:
+  """Parts of a causal language model, and what it says after a prompt.
+
+  Raises:
+    ValueError: a setting out of range, or a model, prompt or target that
+      cannot be used, named.
+  """
+  del workdir  # Nothing is trained.
+  check(config)
+  language.check(config)
+  net = networks.load(config, "causal language model")
+  tokenizer, limit = net.tokenizer, net.config.max_positions
+  bos = "bos" in tokenizer.special
+  if not config.prompt.strip():
+    raise ValueError(f"The prompt is empty: {config.prompt!r}.")
+  prompt = text_lib.prompt(
+    config.prompt, tokenizer, "tokens", add_bos=bos, max_length=limit
+  )
+  whole = lambda mask: {"input_ids": prompt.encoding.ids[None]}
+  found = language.asked(config, net, prompt, whole)
+  if len(found.ids) > 1:
+    prompt, _ = text_lib.continued(
+      prompt, found.ids.tolist(), tokenizer, max_length=limit
+    )
+  given = {"input_ids": prompt.encoding.ids[None]}
+
+  def background() -> tuple[dict[str, np.ndarray], np.ndarray, str]:
+    if not config.background:
+      raise ValueError(
+        f"absent={config.absent!r} needs other texts: give a file of them, a "
+        "line each, by --config.background=FILE."
+      )
+    path = pathlib.Path(config.background)
+    lines = [line for line in path.read_text("utf-8").splitlines() if line]
+    if not lines:
+      raise ValueError(f"background={config.background!r} holds no text.")
+    rows = [
+      tokenizer.encode(line, add_bos=bos).ids[:limit]
+      for line in lines[:_EXAMPLES]
+    ]
+    if config.absent == "resample":
+      # Position by position, so as long as the prompt.
+      length = given["input_ids"].shape[1]
+      rows = [row[:length] for row in rows if len(row) >= length]
+      if not rows:
+        raise ValueError(
+          f"No text of {config.background} has the prompt's {length} tokens."
+        )
+    ids = np.zeros((len(rows), max(map(len, rows))), np.int32)
+    seen = np.zeros_like(ids)
+    for number, row in enumerate(rows):
+      ids[number, : len(row)], seen[number, : len(row)] = row, 1
+    name = f"{report_tables.count(len(rows), 'text')} of {path.name}"
+    return {"input_ids": ids, "attention_mask": seen}, seen, name
+
+  return _subject(
+    config,
+    net,
+    given,
+    found.read,
+    background,
+    axes=(0, 1),
+    question=f"make the model say {found.said!r} next?",
+    facts={
+      "model": networks.described(net, config.model),
+      "prompt": repr(config.prompt),
+      "prediction": found.prediction,
+      "value": found.value,
+    },
+    units=language.UNITS[config.readout],
+    title=f"{found.value} after {config.prompt!r}",
+  )
+
+
+def of_digits(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> subjects.Subject:
+  """Parts of a small network of digits, trained here or restored.
+
+  Raises:
+    ValueError: a setting out of range, named.
+  """
+  import optax  # Slow to import.
+
+  check(config)
+  data = images.digits()
+  train, test = data.split(
+    subjects.key_of(config, "split"), config.test_fraction
+  )
+  if not 1 <= config.num_images <= test.num_examples:
+    raise ValueError(
+      f"num_images={config.num_images}: must lie in 1..{test.num_examples}."
+    )
+  net, name = classifiers.transformer(
+    config.model, data.pixels.shape[1:], len(data.classes)
+  )
+  pixels = lambda part: part.pixels[:, None].astype(np.float32)
+
+  def losses(params, batch):
+    return optax.softmax_cross_entropy_with_integer_labels(
+      net.apply(params, pixel_values=batch["features"]).logits,
+      batch["targets"],
+    )
+
+  params, origin = subjects.trained(
+    net, pixels(train), train.labels, losses, config, workdir
+  )
+  net = dataclasses.replace(net, params=params)
+  logits = net.apply(params, pixel_values=pixels(test)).logits
+  right = (np.asarray(logits).argmax(axis=1) == test.labels).mean()
+  shown = slice(config.num_images)
+  each = readouts.margins(test.labels[shown])
+  images_of = report_tables.count(config.num_images, "test image")
+
+  def background():
+    part = pixels(train)[:_EXAMPLES]
+    name = report_tables.count(len(part), "training image")
+    return {"pixel_values": part}, np.ones(len(part)), name
+
+  return _subject(
+    config,
+    net,
+    {"pixel_values": pixels(test)[shown]},
+    lambda output, inputs: each(output, inputs).mean(keepdims=True),
+    background,
+    axes=(0, 1),
+    question=f"make the network right about {images_of}?",
+    facts={
+      "model": f"{name}: {right:.1%} of {test.num_examples} test images right; "
+      f"{origin}",
+      "value": f"mean margin of the right digit over {images_of}",
+    },
+    units="logit",
+    title=f"margin of the right digit, {images_of}",
+  )
+
+
+def _subject(
+  config: ml_collections.ConfigDict,
+  net: sites.Network,
+  inputs: Mapping[str, np.ndarray],
+  read: readouts.Readout,
+  background: Callable[[], tuple[dict[str, np.ndarray], np.ndarray, str]],
+  *,
+  axes: Sequence[int],
+  question: str,
+  facts: Mapping[str, str],
+  units: str,
+  title: str,
+) -> subjects.Subject:
+  """What both have in common: players, what stands in for them, a figure."""
+  players = _players(config, net, inputs)
+  absent, how = _absent(config, net, players, background, axes)
+  evaluator = components.evaluator(
+    net,
+    players,
+    inputs,
+    read,
+    absent=absent,
+    rescale=config.rescale,
+    batch_size=config.batch_size,
+    microbatch=config.microbatch,
+  )
+  layer_of = layers.of_names(players.names)
+  kind = config.pattern or config.players.replace("_", " ")
+
+  def draw(found: interactions_lib.Interactions, path: pathlib.Path) -> None:
+    plots.save(pictures.grid(found, layer_of, title=title), path)
+
+  def findings(explanation: Explanation) -> Mapping[str, str]:
+    return {"layers": str(layers.energy(explanation.fourier, layer_of))}
+
+  number = report_tables.count(players.n, "part")
+  of_layers = report_tables.count(len(set(layer_of)), "layer")
+  return subjects.Subject(
+    question=f"Which {kind} {question}",
+    facts={
+      **facts,
+      "players": f"{number} in {of_layers}; {how}",
+    },
+    evaluator=evaluator,
+    names=players.names,
+    units=units,
+    draw=draw,
+    findings=findings,
+  )
+
+
+def _players(config, net, inputs) -> components.Players:
+  """The parts that the configuration names.
+
+  Raises:
+    ValueError: parts that this network does not have, or fewer than two.
+  """
+  at = components.shapes(net, net.params, **inputs)
+  if config.pattern:
+    patterns = [part.strip() for part in config.pattern.split(",")]
+    players = components.chosen(at, patterns)
+  elif config.players in components.KINDS:
+    players = components.KINDS[config.players](at)
+  else:
+    raise ValueError(
+      f"players={config.players!r}: choose from "
+      f"{', '.join(components.KINDS)}, or name sites by --config.pattern."
+    )
+  if players.n < 2:
+    raise ValueError(
+      f"There is one part only, {players.names[0]}; two or more are needed."
+    )
+  return players
+
+
+def _absent(config, net, players, background, axes):
+  """What stands in for an absent part, and that in words."""
+  if config.absent == "zero":
+    if config.rescale:
+      return None, (
+        "an absent one gives zeros, and the others of its layer are scaled up"
+      )
+    return None, "an absent one gives zeros"
+  given, weights, name = background()
+  at = tuple(players.owner)
+  if config.absent == "mean":
+    found = stand_ins.mean_of(
+      net, at, given, _spread(players, axes), weights=_fit(weights, players)
+    )
+    return found, f"an absent one gives its mean over {name}"
+  run = jax.jit(lambda rows: net.apply(net.params, capture=at, **rows))
+  captured = run(jax.tree.map(jnp.asarray, given)).activations
+  draws = min(config.draws, len(weights))
+  found = stand_ins.resampled(
+    subjects.key_of(config, "resample"), captured, draws
+  )
+  return found, (
+    f"an absent one gives what it does on {draws} others of {name}, averaged "
+    "over"
+  )
+
+
+def _spread(players, axes) -> tuple[int, ...]:
+  """Axes to average over: examples, and positions where there are any."""
+  ranks = {owner.ndim for owner in players.owner.values()}
+  return tuple(axes) if min(ranks) > 2 else (0,)
+
+
+def _fit(weights, players):
+  """Weights of the axes that are averaged over."""
+  ranks = {owner.ndim for owner in players.owner.values()}
+  if weights.ndim == 2 and min(ranks) <= 2:
+    return weights[:, 0]
+  return weights
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses settings that no network could use, before any work.
+
+  Raises:
+    ValueError: names the setting, what it is, and what it may be.
+  """
+  if config.absent not in ABSENT:
+    raise ValueError(
+      f"absent={config.absent!r}: choose from {', '.join(ABSENT)}."
+    )
+  if config.rescale and config.absent != "zero":
+    raise ValueError(
+      "rescale makes up for parts that are zero; it does not go with "
+      f"absent={config.absent!r}."
+    )
+  if config.draws < 1:
+    raise ValueError(f"draws={config.draws}: must be at least 1.")
+  if not 0 < config.keep < 1:
+    raise ValueError(f"keep={config.keep}: must lie between 0 and 1.")
