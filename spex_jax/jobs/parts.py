@@ -128,9 +128,8 @@ def of_digits(
       f"num_images={config.num_images}: must lie in 1..{test.num_examples}."
     )
   net, name = classifiers.transformer(
-    config.model, data.pixels.shape[1:], len(data.classes)
+    config.model, data.pixels.shape[2:], len(data.classes)
   )
-  pixels = lambda part: part.pixels[:, None].astype(np.float32)
 
   def losses(params, batch):
     return optax.softmax_cross_entropy_with_integer_labels(
@@ -139,24 +138,24 @@ def of_digits(
     )
 
   params, origin = subjects.trained(
-    net, pixels(train), train.labels, losses, config, workdir
+    net, train.pixels, train.labels, losses, config, workdir
   )
   net = dataclasses.replace(net, params=params)
-  logits = net.apply(params, pixel_values=pixels(test)).logits
+  logits = net.apply(params, pixel_values=test.pixels).logits
   right = (np.asarray(logits).argmax(axis=1) == test.labels).mean()
   shown = slice(config.num_images)
   each = readouts.margins(test.labels[shown])
   images_of = report_tables.count(config.num_images, "test image")
 
   def background():
-    part = pixels(train)[:_EXAMPLES]
+    part = train.pixels[:_EXAMPLES]
     name = report_tables.count(len(part), "training image")
     return {"pixel_values": part}, np.ones(len(part)), name
 
   return _subject(
     config,
     net,
-    {"pixel_values": pixels(test)[shown]},
+    {"pixel_values": test.pixels[shown]},
     lambda output, inputs: each(output, inputs).mean(keepdims=True),
     background,
     axes=(0, 1),
