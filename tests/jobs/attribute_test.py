@@ -142,7 +142,7 @@ def test_a_table_of_ones_own_solved_outright(files, capsys):
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    ([], "has one word, data; got '': say `spex attribute data`"),
+    ([], "has two words, data and components; got ''"),
     (["model"], "got 'model': say `spex attribute data`"),
     (["data", "more"], "unexpected argument 'more'"),
     (["data", "--config=digits"], "no configuration 'digits': neither a file"),

@@ -1,0 +1,199 @@
+"""`spex attribute components`: end to end, and refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from spex_jax import cli
+from spex_jax.ablate import components
+from spex_jax.jobs import components as job
+from spex_jax.jobs import explain, parts
+from spex_jax.models import hub
+from tests import command
+from tests.jobs import small
+
+
+def _run(config, workdir):
+  lines = []
+  answer = job.run(config, workdir, show=lines.append)
+  return answer, [line for line in lines if isinstance(line, str)]
+
+
+def _config(name, **changes):
+  config = cli.load_config(name, "components")
+  config.update({"budget": 60, **changes})
+  return config
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+  return str(small.gpt2(tmp_path_factory.mktemp("gpt2")))
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+  """The quick command, run once: its workdir, answer and lines."""
+  workdir = tmp_path_factory.mktemp("digits")
+  config = _config("components_digits:quick")
+  config.training.num_epochs = 1
+  answer, lines = _run(config, workdir)
+  return config, workdir, answer, lines
+
+
+def test_every_configuration_is_tested_here():
+  assert cli.config_names("components") == [
+    "components_digits",
+    "components_lm",
+  ]
+
+
+def test_the_network_of_digits_is_taken_apart(digits):
+  _, workdir, answer, lines = digits
+  said = "\n".join(lines)
+  assert "Which heads make the network right about 8 test images?" in said
+  assert "8 parts in 2 layers; an absent one gives zeros" in said
+  assert "lies within layers, where 42.9% of all pairs are" in said
+  names = [f"blocks.{b}.attn {h}" for b in range(2) for h in range(4)]
+  body = json.loads((workdir / "explanation.json").read_text())
+  assert body["names"] == names and answer.fourier.n == 8
+  assert (workdir / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_coar_needs_no_sets_and_uses_the_same_network(digits):
+  config, workdir, _, _ = digits
+  config = config.copy_and_resolve_references()
+  config.method, config.keep = "coar", 0.7
+  answer, lines = _run(config, workdir)
+  said = "\n".join(lines)
+  assert "restored from" in said and "correlation" in said
+  assert "40 masks to fit and 20 to judge, each of 8 parts kept" in said
+  body = json.loads((workdir / "attribution.json").read_text())
+  assert body["names"][3] == "blocks.0.attn 3" and body["keep"] == 0.7
+  np.testing.assert_array_equal(body["scores"], answer.scores[0])
+  assert body["correlation"] > 0.5
+
+
+def test_a_language_model_by_short_flags(model, tmp_path, capsys, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  code, out, err = command.run(
+    capsys, "attribute", "components", "--model", model, "--prompt=the cat sat",
+    "--target= on", "--config.budget=64", "--config.method=lasso",
+    "--config.batch_size=16", "--config.microbatch=8",
+  )  # fmt: skip
+  assert code == 0, err
+  assert "make the model say ' on' next?" in out
+  assert "prompt        'the cat sat'" in out
+  assert (tmp_path / "runs/components_lm/figure.png").exists()
+
+
+@pytest.mark.parametrize("absent", ["mean", "resample"])
+def test_stand_ins_are_of_the_background(model, tmp_path, absent):
+  """The value of no head is that of heads that give what stands in."""
+  file = tmp_path / "texts.txt"
+  file.write_text("the cat sat on the mat\n\nthe dog sat on it and sat\n")
+  config = _config(
+    "components_lm:quick", model=model, prompt="the cat", absent=absent,
+    background=str(file), target=" sat", readout="logit",
+  )  # fmt: skip
+  subject = parts.of_language_model(config, tmp_path)
+  net = hub.load(model)
+  ids = net.tokenizer.encode("the cat", add_bos=True).ids
+  texts = [
+    net.tokenizer.encode(line, add_bos=True).ids
+    for line in file.read_text().splitlines()
+    if line
+  ]
+  token = net.tokenizer.find(" sat")
+  sites = [f"blocks.{b}.attn.z" for b in range(net.config.num_blocks)]
+  own = [
+    net.apply(net.params, capture=tuple(sites), input_ids=text[None])
+    for text in texts
+  ]
+  players = components.heads(
+    components.shapes(net, net.params, input_ids=ids[None])
+  )
+  none = np.zeros(players.n, bool)
+
+  def value(stand_ins):
+    edits = players.edits(none, stand_ins)
+    return net.apply(net.params, edits, input_ids=ids[None]).logits[
+      0, -1, token
+    ]
+
+  if absent == "mean":
+    means = {
+      site: np.concatenate([o.activations[site][0] for o in own]).mean(axis=0)
+      for site in sites
+    }
+    expected = value({s: m[None, None] for s, m in means.items()})
+  else:
+    drawn = [
+      value({s: o.activations[s][:, : len(ids)] for s in sites}) for o in own
+    ]
+    expected = np.mean(drawn)
+  # A handful of float32 sums on logits of size 1.
+  found = subject.evaluator(none[None])[0]
+  np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"players": "toes"}, "players='toes': choose from heads, kv_groups"),
+    ({"players": "filters"}, "No convolution filters here"),
+    ({"pattern": "blocks.7.attn.z"}, "Did you mean blocks."),
+    ({"pattern": "logits"}, "There is one part only, logits"),
+    ({"absent": "none"}, "absent='none': choose from zero, mean, resample"),
+    ({"absent": "mean"}, "give a file of them, a line each, by --config.backg"),
+    ({"absent": "mean", "rescale": True}, "does not go with absent='mean'"),
+    ({"keep": 1.0}, "keep=1.0: must lie between 0 and 1"),
+    ({"draws": 0}, "draws=0: must be at least 1"),
+    ({"prompt": "  "}, "The prompt is empty"),
+    (
+      {"target": "zebra", "readout": "logit"},
+      "readout='logit' is of one token",
+    ),
+    ({"readout": "loss"}, "readout='loss': choose from log_probability"),
+    ({"method": "coar", "budget": 20}, "method=coar needs 40 masks"),
+    ({"method": "coar", "order": 0}, "order=0: must be at least 1"),
+    ({"method": "magic"}, "method='magic': choose from"),
+    ({"model": ""}, "give a causal language model by --config.model"),
+  ],
+)
+def test_bad_settings(model, tmp_path, changes, message):
+  config = _config("components_lm:quick", **{"model": model, **changes})
+  with pytest.raises(ValueError, match=message):
+    job.run(config, tmp_path / "run", show=lambda line: None)
+
+
+def test_backgrounds_that_hold_nothing(model, tmp_path):
+  empty, short = tmp_path / "empty.txt", tmp_path / "short.txt"
+  empty.write_text("\n")
+  short.write_text("a\n")
+  for file, absent, message in (
+    (empty, "mean", "holds no text"),
+    (short, "resample", "No text of .* has the prompt's"),
+  ):
+    config = _config(
+      "components_lm:quick", model=model, absent=absent, background=str(file)
+    )
+    with pytest.raises(ValueError, match=message):
+      parts.of_language_model(config, tmp_path)
+
+
+def test_a_configuration_of_another_command(tmp_path):
+  config = cli.load_config("digits:quick")
+  with pytest.raises(ValueError, match="is it one of `spex attribute comp"):
+    job.run(config, tmp_path)
+
+
+def test_help_names_every_method_and_kind(capsys):
+  code, out, err = command.run(capsys, "attribute", "components", "--help")
+  assert (code, err) == (0, "")
+  for word in (*job.METHODS, *components.KINDS, *parts.ABSENT):
+    assert word in out
+  for name in cli.config_names("components"):
+    assert f"\n  {name}\n" in out
+  assert max(map(len, out.splitlines())) <= 80
+  assert {"digits_components", "lm_components"} <= set(explain.SUBJECTS)
