@@ -40,7 +40,7 @@ from absl import app, flags
 import spex_jax as spex
 from experiments import rows, tasks
 from spex_jax import base
-from spex_jax.ablate import components, readouts
+from spex_jax.ablate import components, likelihoods, readouts
 from spex_jax.components import coar, layers, pruning
 from spex_jax.influence import datamodels
 from spex_jax.masks import sampling
@@ -107,16 +107,23 @@ class Problem:
 
 
 def of_task(
-  net: sites.Network, name: str, config: Config, rescale: bool, value: str
+  net: sites.Network,
+  name: str,
+  config: Config,
+  rescale: bool,
+  value: likelihoods.Value,
 ) -> Problem:
   """Accuracy on a task; one half of the questions, drawn, is for judging."""
   questions = tasks.TASKS[name]()
   order = np.random.default_rng(0).permutation(len(questions))
   questions = [questions[i] for i in order[: config.most]]
   value_fns, heads = [], None
-  for part, read_as in ((questions[::2], value), (questions[1::2], "accuracy")):
+  judge_by: likelihoods.Value = "accuracy"
+  for part, read_as in ((questions[::2], value), (questions[1::2], judge_by)):
     asked = tasks.rows(part, net.tokenizer)
-    read = readouts.choice(asked.num_tokens, asked.num_choices, value=read_as)
+    read = likelihoods.choice(
+      asked.num_tokens, asked.num_choices, value=read_as
+    )
     heads, value_fn = _evaluator(net, asked.inputs, read, rescale)
     value_fns.append(value_fn)
   assert heads is not None
@@ -150,7 +157,7 @@ def of_prompts(
     ids[np.arange(len(ids)), ends] = own
     seen[np.arange(len(ids)), ends] = 1
     inputs = {"input_ids": ids, "attention_mask": seen}
-    read = readouts.continuation(1)
+    read = likelihoods.continuation(1)
     heads, value_fn = _evaluator(net, inputs, read, rescale)
     value_fns.append(value_fn)
   assert heads is not None

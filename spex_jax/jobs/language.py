@@ -8,7 +8,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from spex_jax.ablate import evaluate, prefix, readouts
+from spex_jax.ablate import evaluate, likelihoods, prefix, readouts
 from spex_jax.ablate import text as text_lib
 from spex_jax.jobs import networks, subjects
 from spex_jax.models import generate, sites, tokens
@@ -235,7 +235,7 @@ def _reading(
     )
   if count > 1:
     log = name == "log_probability"
-    read = readouts.continuation(count, reduce=config.reduce, log=log)
+    read = likelihoods.continuation(count, reduce=config.reduce, log=log)
     mean = "mean " if config.reduce == "mean" else ""
     words = name.replace("_", "-")
     return f"{mean}{words} of the {count} tokens {said!r}", read

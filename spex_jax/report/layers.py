@@ -58,7 +58,7 @@ def grid(
       values[row[players[0]], column[players[0]]] = value
     elif len(larger) < top:
       larger.append((players, value))
-  limit = max(np.nanmax(np.abs(values)), np.finfo(np.float32).tiny)
+  limit = max(float(np.nanmax(np.abs(values))), 1e-30)
   width = min(12.0, 3.5 + 0.3 * min(columns, _CELLS))
   height = max(2.6, 1.2 + 0.42 * len(names) + 0.22 * len(larger))
   figure = plots.blank(width, height, arranged=True)

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spex_jax.ablate import absent, embeddings, evaluate, readouts, text
+from spex_jax.ablate import (
+  absent,
+  embeddings,
+  evaluate,
+  likelihoods,
+  readouts,
+  text,
+)
 from spex_jax.models import sites
 from tests import tokenizers_small
 
@@ -108,7 +115,7 @@ def test_continuations(count, reduce, log):
   ends = np.stack([_likelihoods(case[0], row)[-count:] for row in range(3)])
   expected = getattr(ends, reduce)(axis=1)
   expected = expected if log else np.exp(expected)
-  read = readouts.continuation(count, reduce=reduce, log=log)
+  read = likelihoods.continuation(count, reduce=reduce, log=log)
   _check(read, case, expected)
 
 
@@ -120,7 +127,7 @@ def test_continuations_of_different_lengths(reduce):
     getattr(_likelihoods(case[0], row)[-count:], reduce)()
     for row, count in enumerate(counts)
   ]
-  _check(readouts.continuation(counts, reduce=reduce), case, expected)
+  _check(likelihoods.continuation(counts, reduce=reduce), case, expected)
 
 
 def test_choices():
@@ -136,19 +143,19 @@ def test_choices():
   ]
   margin = np.array([scores[0] - scores[1], scores[2] - scores[3]])
   case = output, inputs
-  _check(readouts.choice(counts, 2), case, margin)
-  accuracy = readouts.choice(counts, 2, value="accuracy")
+  _check(likelihoods.choice(counts, 2), case, margin)
+  accuracy = likelihoods.choice(counts, 2, value="accuracy")
   _check(accuracy, case, (margin > 0).astype(float))
-  three = readouts.choice([2, 1, 1], 3)
+  three = likelihoods.choice([2, 1, 1], 3)
   _check(three, _texts(), [scores[0] - max(scores[1:3])])
   # No answer is right where all are the same.
   same = {name: value[[0, 0]] for name, value in _texts()[1].items()}
   twice = output.replace(logits=output.logits[jnp.array([0, 0])])
-  assert readouts.choice(1, 2, value="accuracy")(twice, same)[0] == 0
+  assert likelihoods.choice(1, 2, value="accuracy")(twice, same)[0] == 0
 
 
 def test_a_continuation_of_which_too_little_is_seen_is_no_number():
-  read = readouts.continuation(3)
+  read = likelihoods.continuation(3)
   got = np.asarray(read(*_texts()))
   assert np.isfinite(got[0]) and np.isnan(got[1:]).all()
 
@@ -158,9 +165,9 @@ def test_sequences(reduce):
   output, inputs = _texts()
   labels = [1, 5, 0, 0, 2]
   each = _logs(output.logits)[:, np.arange(5), labels]
-  read = readouts.sequence(labels, reduce=reduce)
+  read = likelihoods.sequence(labels, reduce=reduce)
   _check(read, (output, inputs), getattr(each, reduce)(axis=1))
-  read = readouts.sequence(labels, reduce=reduce, log=False)
+  read = likelihoods.sequence(labels, reduce=reduce, log=False)
   expected = np.exp(getattr(each, reduce)(axis=1))
   _check(read, (output, inputs), expected)
 
@@ -168,9 +175,9 @@ def test_sequences(reduce):
 def test_log_perplexity():
   case = _texts()
   expected = [-_likelihoods(case[0], row).mean() for row in range(3)]
-  _check(readouts.log_perplexity(), case, expected)
+  _check(likelihoods.log_perplexity(), case, expected)
   inputs = case[1] | {"attention_mask": np.eye(3, 5, dtype=int)}
-  assert np.isnan(readouts.log_perplexity()(case[0], inputs)).all()
+  assert np.isnan(likelihoods.log_perplexity()(case[0], inputs)).all()
 
 
 def test_embeddings():
@@ -192,7 +199,7 @@ def test_embeddings():
 def test_bfloat16_is_read_in_float32():
   output, inputs = _texts()
   narrow = output.replace(logits=output.logits.astype(jnp.bfloat16))
-  for read in (readouts.log_probability(1), readouts.continuation(1)):
+  for read in (readouts.log_probability(1), likelihoods.continuation(1)):
     got = read(narrow, inputs)
     assert got.dtype == jnp.float32
     # Rounding the logits alone changes them by 2 ** -8 of their size.
@@ -209,13 +216,13 @@ def test_bfloat16_is_read_in_float32():
     (lambda: readouts.logit(True), TypeError, "must be integers; got True"),
     (lambda: readouts.log_probability(-1), ValueError, "-1 is below 0"),
     (lambda: readouts.margin(1, [0, 1]), ValueError, r"rivals \[0, 1\]"),
-    (lambda: readouts.continuation(0), ValueError, "at least 1; got 0"),
-    (lambda: readouts.continuation(1, reduce="max"), ValueError, "'max'"),
-    (lambda: readouts.continuation([1, 0]), ValueError, "at least 1; got 0"),
-    (lambda: readouts.continuation([1.0]), TypeError, "must be integers"),
-    (lambda: readouts.choice(1, 1), ValueError, "at least 2; got 1"),
-    (lambda: readouts.choice(1, 2, value="x"), ValueError, "'x'"),
-    (lambda: readouts.sequence([1], reduce="max"), ValueError, "'max'"),
+    (lambda: likelihoods.continuation(0), ValueError, "at least 1; got 0"),
+    (lambda: likelihoods.continuation(1, reduce="max"), ValueError, "'max'"),
+    (lambda: likelihoods.continuation([1, 0]), ValueError, "at least 1; got 0"),
+    (lambda: likelihoods.continuation([1.0]), TypeError, "must be integers"),
+    (lambda: likelihoods.choice(1, 1), ValueError, "at least 2; got 1"),
+    (lambda: likelihoods.choice(1, 2, value="x"), ValueError, "'x'"),
+    (lambda: likelihoods.sequence([1], reduce="max"), ValueError, "'max'"),
     (lambda: embeddings.similarity(np.zeros(3)), ValueError, "not zero"),
     (lambda: embeddings.similarity(np.ones((1, 3))), ValueError, r"\(1, 3\)"),
   ],
@@ -232,15 +239,15 @@ def test_readouts_that_make_no_sense(make, error, message):
     (readouts.log_probability([0, 6]), _texts, "Target 6 lies outside the 6"),
     (readouts.margin(9), _texts, "Target 9 lies outside"),
     (readouts.margin(0, 9), _texts, "Target 9 lies outside"),
-    (readouts.sequence([0, 1, 2, 3, 6]), _texts, "Target 6 lies outside"),
-    (readouts.sequence([0, 1]), _texts, r"2 labels need logits \[B, 2, V\]"),
+    (likelihoods.sequence([0, 1, 2, 3, 6]), _texts, "Target 6 lies outside"),
+    (likelihoods.sequence([0, 1]), _texts, r"2 labels need logits \[B, 2, V\]"),
     (readouts.logit(0, position=5), _texts, "position=5 lies outside the 5"),
     (readouts.logit(0, position=0), _classes, "have no positions"),
-    (readouts.continuation(5), _texts, "no continuation of 5"),
-    (readouts.continuation([1, 2]), _texts, "2 continuations, 3 rows"),
-    (readouts.choice(1, 2), _texts, "3 rows are no groups of 2"),
-    (readouts.continuation(1), _classes, "from a language model"),
-    (readouts.log_perplexity(), _classes, "from a language model"),
+    (likelihoods.continuation(5), _texts, "no continuation of 5"),
+    (likelihoods.continuation([1, 2]), _texts, "2 continuations, 3 rows"),
+    (likelihoods.choice(1, 2), _texts, "3 rows are no groups of 2"),
+    (likelihoods.continuation(1), _classes, "from a language model"),
+    (likelihoods.log_perplexity(), _classes, "from a language model"),
     (embeddings.embedding(), _classes, r"needs hidden states \[B, P, d\]"),
     (
       embeddings.embedding("cls"),
@@ -294,7 +301,7 @@ def test_from_a_text_to_a_value_function():
   )
   params = net.init(jax.random.key(0))
   see = absent.inputs(longer, tokenizer, "remove")
-  f = readouts.value(net, see, readouts.continuation(count))
+  f = readouts.value(net, see, likelihoods.continuation(count))
   masks = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]], bool)
   values = evaluate.compiled(f, prompt.n, batch_size=8, shared=params)(masks)
   logs = _logs(params["table"])
@@ -357,6 +364,6 @@ def test_the_mean_margin_of_tokens_that_are_seen():
       _margin(row[before], ids[at]) for before, at in itertools.pairwise(places)
     ]
     expected.append(np.mean(each))
-  _check(readouts.token_margin(), (output, inputs), expected)
+  _check(likelihoods.token_margin(), (output, inputs), expected)
   inputs["attention_mask"] = np.array([[1, 0, 0, 0, 0]] * 3)
-  assert np.isnan(readouts.token_margin()(output, inputs)).all()
+  assert np.isnan(likelihoods.token_margin()(output, inputs)).all()

@@ -11,6 +11,7 @@ from spex_jax.ablate import (
   absent,
   components,
   evaluate,
+  likelihoods,
   prefix,
   readouts,
   text,
@@ -76,7 +77,7 @@ def test_a_shared_prefix_gives_what_the_whole_text_gives(
   prompt, read = _PROMPT, readouts.log_probability(1)
   if way != "one":
     prompt, count = text.continued(_PROMPT, " film is", _TOKENIZER)
-    read = readouts.continuation(count)
+    read = likelihoods.continuation(count)
   see = absent.inputs(prompt, _TOKENIZER, way, token=token)
   # All logits and all blocks, and only then what is read.
   plain = lambda mask, params: read.whole(
@@ -114,8 +115,8 @@ def test_only_the_logits_that_are_read_are_computed():
 
   assert ask(readouts.logit(3)).tolist() == [[22]]
   assert ask(readouts.margin(3, position=-2)).tolist() == [[22]]
-  assert ask(readouts.continuation(5)).tolist() == [[10, 11, 19, 20, 21]]
-  assert ask(readouts.log_perplexity()) is None
+  assert ask(likelihoods.continuation(5)).tolist() == [[10, 11, 19, 20, 21]]
+  assert ask(likelihoods.log_perplexity()) is None
   assert ask(readouts.logit(3), capture=("embed",)) is None
   with pytest.raises(ValueError, match="position=24 lies outside the"):
     readouts.value(net, see, readouts.logit(3, position=24))(_MASKS[0], params)
@@ -208,7 +209,7 @@ def test_prefixes_that_cannot_be_shared():
   with pytest.raises(ValueError, match="at token 1, within the 5 tokens"):
     ask(read=readouts.logit(3, position=1))
   with pytest.raises(TypeError, match="readout of a few predictions"):
-    ask(read=readouts.log_perplexity())
+    ask(read=likelihoods.log_perplexity())
   with pytest.raises(ValueError, match="params and tokenizer"):
     ask(tokenizer=None)
   with pytest.raises(ValueError, match="tokens; the model has 32 positions"):
