@@ -13,6 +13,11 @@ gathers patches once and multiplies matrices, batched. See the rows `conv` of
 `experiments/bench_retrain.py`: patches are the default on a CPU, where grouped
 kernels are slow; accelerators have grouped convolutions of their own.
 
+A trained one is a network like any other by `network`, whose filters can be
+ablated: sites, in order, `layers.N.conv` `[B, F, H, W]`, before batch norm and
+bias, so that scaling a filter by 0 there is the same as zeroing its weights;
+`layers.N.out`, behind the pool; `pooled` `[B, F]`; `logits`.
+
 Shapes: B images of C channels, H by W pixels, `[B, C, H, W]`; K classes.
 """
 
@@ -23,6 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from spex_jax import base
+from spex_jax.models import sites
 
 _EPSILON = 1e-5  # Of batch norm.
 _NARROW = ("NCHW", "OIHW", "NCHW")
@@ -120,6 +126,32 @@ class ConvNet:
     params = state.get("params", state)
     return self._run(params, x, weights, state.get("moments"))[0]
 
+  def tapped(
+    self, tap: sites.Tap, state: Any, x: jax.Array
+  ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Logits and what each layer gives, past a tap.
+
+    Args:
+      tap: of this forward.
+      state: what `settle` gave: one image must not be felt in another.
+      x: images.
+
+    Raises:
+      ValueError: batch norm without statistics, or images of another shape.
+    """
+    if self.norm == "weighted" and "moments" not in state:
+      raise ValueError(
+        "These parameters have no statistics of batch norm: give what `settle` "
+        "made of them."
+      )
+    if x.ndim != 4 or x.shape[1] != self.channels:
+      raise ValueError(
+        f"pixel_values must be [B, {self.channels}, H, W]; got {x.shape}."
+      )
+    moments = state.get("moments")
+    logits, _, outputs = self._run(state["params"], x, None, moments, tap)
+    return logits, outputs
+
   def settle(
     self, params: Any, data: Any, weights: jax.Array
   ) -> dict[str, Any]:
@@ -138,7 +170,7 @@ class ConvNet:
     def batch(carry, inputs):
       rows, w = inputs
       total, sums = carry
-      _, moments = self._run(params, rows, w, None)
+      moments = self._run(params, rows, w, None)[1]
       sums = jax.tree.map(lambda a, b: a + w.sum() * b, sums, moments)
       return (total + w.sum(), sums), None
 
@@ -149,12 +181,15 @@ class ConvNet:
     moments = jax.tree.map(lambda leaf: leaf / total, sums)
     return {"params": params, "moments": moments}
 
-  def _run(self, params, x, weights, moments):
+  def _run(self, params, x, weights, moments, tap=None):
+    """Logits, the moments used, and the outputs of the layers."""
+    tap = tap or (lambda site, x: x)
     if weights is None:
       weights = jnp.ones(len(x), x.dtype)
     kept, outputs = [], []
     for number, (spec, layer) in enumerate(zip(self.convs, params["layers"])):
-      x = self._convolve(x, layer["kernel"], spec)
+      site = f"layers.{number}"
+      x = tap(f"{site}.conv", self._convolve(x, layer["kernel"], spec))
       if self.norm == "weighted":
         given = None if moments is None else moments[number]
         x, found = _normalise(x, weights, layer["scale"], given)
@@ -162,9 +197,11 @@ class ConvNet:
       x = jax.nn.relu(x + layer["bias"][None, :, None, None])
       if spec.residual:
         x = x + outputs[-spec.residual]
-      x = _pool(x, spec.pool)
+      x = tap(f"{site}.out", _pool(x, spec.pool))
       outputs.append(x)
-    return self.head_scale * (x.max(axis=(2, 3)) @ params["head"]), kept
+    pooled = tap("pooled", x.max(axis=(2, 3)))
+    logits = tap("logits", self.head_scale * (pooled @ params["head"]))
+    return logits, kept, tuple(outputs)
 
   def _convolve(self, x, kernel, spec):
     way = self.conv
@@ -183,6 +220,56 @@ class ConvNet:
     )
     flat = kernel.reshape(len(kernel), -1)
     return jnp.einsum("bphw,op->bohw", patches, flat)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Face:
+  """What `sites.Network` asks of its module."""
+
+  net: ConvNet
+
+  def init(
+    self, key: base.Key, tap: sites.Tap, pixel_values: jax.Array
+  ) -> dict[str, Any]:
+    """Fresh parameters; normalisation as if nothing had to be done."""
+    del tap, pixel_values
+    state: dict[str, Any] = {"params": self.net.init(key)}
+    if self.net.norm == "weighted":
+      state["moments"] = [
+        (jnp.zeros(spec.width), jnp.ones(spec.width)) for spec in self.net.convs
+      ]
+    return {"params": state}
+
+  def apply(
+    self, variables: Any, tap: sites.Tap, pixel_values: base.Array
+  ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Logits and hidden states."""
+    images = jnp.asarray(pixel_values)
+    return self.net.tapped(tap, variables["params"], images)
+
+
+def network(net: ConvNet, side: int = 8, params: Any = None) -> sites.Network:
+  """A `ConvNet` as a network with sites; its one input is `pixel_values`.
+
+  Args:
+    net: its layers.
+    side: pixels of an image's side, for shapes.
+    params: what `settle` gave, or None.
+  """
+  names = []
+  for number in range(len(net.convs)):
+    names += [f"layers.{number}.conv", f"layers.{number}.out"]
+  shape = (1, net.channels, side, side)
+  face: Any = _Face(net)
+  return sites.Network(
+    module=face,
+    config=net,
+    sites=(*names, "pooled", "logits"),
+    example={"pixel_values": jax.ShapeDtypeStruct(shape, jnp.float32)},
+    no_edges="the heads and neurons of a residual stream have edges; the "
+    "filters of a convolutional network do not. Use edits.",
+    params=params,
+  )
 
 
 def small(num_classes: int, channels: int = 1, width: int = 16, **more: Any):
