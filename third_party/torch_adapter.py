@@ -4,9 +4,11 @@
 `transformers`' own, called as a user would who wants many masked forwards. This
 file imports nothing of ours.
 
-Shapes: B masks, P tokens, L layers, H heads, d width.
+Shapes: B masks, P tokens, L layers, H heads, F neurons, d width, T prompts or
+images.
 """
 
+import copy
 import math
 import time
 
@@ -34,22 +36,29 @@ def _model(kind, folder):
 
 
 def _timed(request, one_batch):
-  """Answers of all rows, and the seconds of each repeat."""
+  """Answers of all rows; the seconds of each repeat, and of its processors."""
   torch.set_num_threads(request["threads"])
   with np.load(request["inputs"]) as file:
     arrays = {name: torch.from_numpy(file[name]) for name in file}
   count, size = len(arrays["rows"]), request["batch"]
-  seconds, values = [], []
+  seconds, cpu, values = [], [], []
   with torch.inference_mode():
     for _ in range(1 + request["repeats"]):
-      begin = time.perf_counter()
+      begin, busy = time.perf_counter(), time.process_time()
       values = [
         one_batch(arrays, slice(start, start + size))
         for start in range(0, count, size)
       ]
       seconds.append(time.perf_counter() - begin)
+      cpu.append(time.process_time() - busy)
   np.savez(request["out"], values=torch.cat(values).double().numpy())
-  return {"seconds": seconds[1:]}
+  return {"seconds": seconds[1:], "cpu": cpu[1:]}
+
+
+def _margins(logits, labels):
+  """The right logit less the largest other: `[R, V]` and `[R, 1]` to `[R]`."""
+  right = logits.gather(1, labels)[:, 0]
+  return right - logits.scatter(1, labels, -math.inf).amax(dim=1)
 
 
 def embed(request):
@@ -104,6 +113,92 @@ def heads(request):
   return _timed(request, one_batch)
 
 
+def neurons(request):
+  """Margin of each prompt's next token, by masks `[B, L * F]`.
+
+  A hook before each down-projection multiplies with the masks of the whole
+  batch, whose rows are all prompts under all masks; with `each`, every mask has
+  a forward of all prompts and hooks of its own.
+  """
+  model = _model("AutoModelForCausalLM", request["folder"])
+  layers = model.model.layers
+  size = model.config.intermediate_size
+
+  def predict(tokens, targets, masks):
+    count = len(tokens)
+    gates = masks.view(len(masks), len(layers), 1, size)
+    gates = gates.repeat_interleave(count, dim=0)
+    handles = [
+      layer.mlp.down_proj.register_forward_pre_hook(
+        lambda module, args, gate=gates[:, number]: (args[0] * gate,)
+      )
+      for number, layer in enumerate(layers)
+    ]
+    try:
+      ids = tokens.repeat(len(masks), 1)
+      logits = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits
+    finally:
+      for handle in handles:
+        handle.remove()
+    wanted = targets.repeat(len(masks))[:, None]
+    return _margins(logits[:, -1].float(), wanted).view(len(masks), count)
+
+  def one_batch(arrays, rows):
+    masks = arrays["rows"][rows].float()
+    tokens, targets = arrays["tokens"], arrays["targets"]
+    if not request["each"]:
+      return predict(tokens, targets, masks)
+    each = [predict(tokens, targets, row[None]) for row in masks]
+    return torch.cat(each)
+
+  return _timed(request, one_batch)
+
+
+def filters(request):
+  """Margins of images `[B, T]` with filters' weights zeroed, mask by mask.
+
+  As COAR's code does: for every mask a deep copy of the network, zeros in the
+  weights of absent filters, and a forward on all images. The network is two
+  convolutions with batch norm, ReLU and pools, and a linear head.
+  """
+  with np.load(request["inputs"]) as file:
+    given = {name: torch.from_numpy(file[name]) for name in file}
+  parts = []
+  for number in range(request["layers"]):
+    kernel = given[f"kernel{number}"]
+    conv = torch.nn.Conv2d(
+      kernel.shape[1], len(kernel), kernel.shape[2], padding=1, bias=False
+    )
+    norm = torch.nn.BatchNorm2d(len(kernel))
+    with torch.no_grad():
+      conv.weight.copy_(kernel)
+      for name in ("weight", "bias", "running_mean", "running_var"):
+        getattr(norm, name).copy_(given[f"{name}{number}"])
+    last = number == request["layers"] - 1
+    pool = torch.nn.AdaptiveMaxPool2d(1) if last else torch.nn.MaxPool2d(2)
+    parts += [conv, norm, torch.nn.ReLU(), pool]
+  head = torch.nn.Linear(*given["head"].shape, bias=False)
+  with torch.no_grad():
+    head.weight.copy_(given["head"].T)
+  model = torch.nn.Sequential(*parts, torch.nn.Flatten(), head).eval()
+  labels = given["labels"][:, None]
+
+  def one_batch(arrays, rows):
+    found = []
+    for mask in arrays["rows"][rows].bool():
+      cut, first = copy.deepcopy(model), 0
+      for part in cut:
+        if isinstance(part, torch.nn.Conv2d):
+          own = mask[first : first + part.out_channels]
+          part.weight.data[~own] = 0
+          first += part.out_channels
+      logits = cut(arrays["images"])
+      found.append(_margins(logits, labels))
+    return torch.stack(found)
+
+  return _timed(request, one_batch)
+
+
 def products(request):
   """Multiply-adds per second, times two, of plain matrix products."""
   torch.set_num_threads(request["threads"])
@@ -122,4 +217,4 @@ def products(request):
 
 if __name__ == "__main__":
   transformers.logging.set_verbosity_error()
-  serving.serve(versions, embed, heads, products)
+  serving.serve(versions, embed, heads, neurons, filters, products)

@@ -5,11 +5,12 @@
 
 `make peers-torch` builds the environment. Nothing of ours runs meanwhile.
 
-Shapes: B masks, P tokens, L layers, H heads, d width.
+Shapes: B masks, P tokens, L layers, H heads, F neurons, d width, T prompts or
+images.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -19,7 +20,13 @@ PeerError = process.PeerError
 
 
 class Torch(process.Peer):
-  """Forwards of transformers' models in a process of its own."""
+  """Forwards of PyTorch's models in a process of its own.
+
+  Attributes:
+    cpu_seconds: processor time of each repeat of the last task.
+  """
+
+  cpu_seconds: tuple[float, ...] = ()
 
   adapter = "torch_adapter"
   variable = "SPEX_TORCH_PYTHON"
@@ -91,6 +98,75 @@ class Torch(process.Peer):
       "heads", arrays, folder, target=int(target), each=each, **settings
     )
 
+  def neurons(
+    self,
+    folder: str | os.PathLike,
+    tokens: np.ndarray,
+    targets: np.ndarray,
+    masks: np.ndarray,
+    *,
+    batch: int,
+    threads: int,
+    each: bool = False,
+    repeats: int = 1,
+  ) -> tuple[np.ndarray, tuple[float, ...]]:
+    """Margins of next tokens, with neurons zeroed.
+
+    Args:
+      folder: a checkpoint of Llama's kind.
+      tokens: int `[T, P]`, prompts of one length.
+      targets: int `[T]`, the next token of each.
+      masks: bool `[B, L * F]`, layer-major, True = kept.
+      batch: masks in a forward, each with all prompts.
+      threads: as for `embed`.
+      each: a forward and hooks for every single mask instead.
+      repeats: as for `embed`.
+
+    Returns:
+      Values `[B, T]`, and the seconds of each repeat. Raises as `embed`.
+    """
+    arrays = {
+      "rows": masks.astype(np.uint8),
+      "tokens": np.asarray(tokens, np.int64),
+      "targets": np.asarray(targets, np.int64),
+    }
+    settings = {"batch": batch, "threads": threads, "repeats": repeats}
+    return self._run("neurons", arrays, folder, each=each, **settings)
+
+  def filters(
+    self,
+    network: Mapping[str, np.ndarray],
+    images: np.ndarray,
+    labels: np.ndarray,
+    masks: np.ndarray,
+    *,
+    threads: int,
+    repeats: int = 1,
+  ) -> tuple[np.ndarray, tuple[float, ...]]:
+    """Margins with filters' weights zeroed, one copy of the network a mask.
+
+    Args:
+      network: of layer N, from 0: `kernelN` `[F, C, k, k]` and the batch norm's
+        `weightN`, `biasN`, `running_meanN`, `running_varN` `[F]`; `head`.
+      images: float `[T, C, H, W]`.
+      labels: int `[T]`.
+      masks: bool `[B, filters]`, layer-major, True = kept.
+      threads: as for `embed`.
+      repeats: as for `embed`.
+
+    Returns:
+      Values `[B, T]`, and the seconds of each repeat. Raises as `embed`.
+    """
+    arrays = {
+      "rows": masks.astype(np.uint8),
+      "images": np.asarray(images, np.float32),
+      "labels": np.asarray(labels, np.int64),
+      **{name: np.asarray(x, np.float32) for name, x in network.items()},
+    }
+    layers = sum(name.startswith("kernel") for name in network)
+    settings = {"batch": len(masks), "threads": threads, "repeats": repeats}
+    return self._run("filters", arrays, "", layers=layers, **settings)
+
   def products(
     self, shapes: Sequence[tuple[int, int, int]], *, threads: int
   ) -> float:
@@ -104,5 +180,6 @@ class Torch(process.Peer):
     answer = self._ask(
       task, folder=os.fspath(folder), inputs=source, out=out, **settings
     )
+    self.cpu_seconds = tuple(answer.get("cpu", ()))
     with np.load(out) as file:
       return file["values"], tuple(answer["seconds"])

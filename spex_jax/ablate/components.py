@@ -2,8 +2,10 @@
 
 A player owns units: entries along one axis of the activations at one site or
 several. An absent player's units are set to zero, or to what stands in for
-them: a mean activation, or one resampled from another input. Every position
-and every example of a batch is treated alike.
+them (`stand_ins`): a mean activation, or one resampled from another input.
+Every position and every example of a batch is treated alike. Zero times a NaN
+is NaN: a network that breaks is not mended by its ablation, and evaluators
+refuse such values.
 
 `edits` is what `sites.Network.apply` takes, traced, so that one compiled
 program serves every mask:
@@ -11,6 +13,7 @@ program serves every mask:
   f = lambda mask, params: read(net.apply(params, heads.edits(mask), **inputs))
 
 `evaluator` is that, compiled, with what no player touches computed once.
+`KINDS` lists the usual players by name; `chosen` takes patterns of site names.
 
 Shapes: n players; an activation has any shape `[B, ...]`, with B examples.
 """
@@ -19,7 +22,7 @@ import dataclasses
 import fnmatch
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -71,39 +74,90 @@ class Players:
     return len(self.names)
 
   def edits(
-    self, mask: base.Array, absent: Mapping[str, base.Array] | None = None
+    self,
+    mask: base.Array,
+    absent: Mapping[str, base.Array] | None = None,
+    *,
+    rescale: bool = False,
   ) -> sites.Edits:
     """The edits that remove absent players. Unbatched over masks.
 
     Args:
       mask: bool `[n]`.
       absent: None for zero, by a scale; or site to what stands in for its
-        units, of the full rank of the activation, 1 where broadcast: `mean`
-        or `resampled` of captured activations.
+        units, of the full rank of the activation, 1 where broadcast: of
+        `stand_ins`.
+      rescale: multiply what is left at a site by its units over those that are
+        kept, as ProxySPEX does with the heads of a layer (arXiv 2505.17495,
+        section 5). A site where none is kept stays zero. Not with `absent`.
 
     Raises:
-      ValueError: a mask of another shape, or stand-ins that lack a site of
-        these players or have one of another rank.
+      ValueError: a mask of another shape, stand-ins that lack a site of these
+        players or have one of another rank, or both options.
     """
     if np.shape(mask) != (self.n,):
       raise ValueError(f"Need a mask [{self.n}]; got {np.shape(mask)}.")
     padded = jnp.append(jnp.asarray(mask, jnp.bool_), True)
     kept = {site: padded[owner] for site, owner in self.owner.items()}
     if absent is None:
-      scale = {site: keep.astype(jnp.float32) for site, keep in kept.items()}
+      scale = {}
+      for site, keep in kept.items():
+        scale[site] = keep.astype(jnp.float32)
+        if rescale:
+          left = jnp.maximum(scale[site].sum(), 1)
+          scale[site] *= keep.size / left
       return sites.Edits(scale=scale)
-    missing = sorted(kept.keys() - absent.keys())
+    if rescale:
+      raise ValueError(
+        "rescale=True makes up for units that are zero; with stand-ins "
+        "(`absent`) there are none."
+      )
+    self._check_absent(absent)
+    return sites.Edits(
+      replace={
+        site: (~keep, jnp.asarray(absent[site])) for site, keep in kept.items()
+      }
+    )
+
+  def strengths(
+    self,
+    amounts: base.Array,
+    absent: Mapping[str, base.Array] | None = None,
+  ) -> sites.Edits:
+    """The edits that keep players to a degree: differentiable gates.
+
+    Args:
+      amounts: float `[n]`, or `[B, n]` for every example its own; 1 is kept,
+        0 absent.
+      absent: as for `edits`.
+
+    Raises:
+      ValueError: as `edits`.
+    """
+    amounts = jnp.asarray(amounts)
+    if amounts.ndim not in (1, 2) or amounts.shape[-1] != self.n:
+      raise ValueError(
+        f"Need strengths [{self.n}] or [B, {self.n}]; got {amounts.shape}."
+      )
+    rows = amounts.reshape(-1, self.n)
+    padded = jnp.pad(rows, ((0, 0), (0, 1)), constant_values=1)
+    scale = {site: padded[:, owner[0]] for site, owner in self.owner.items()}
+    if absent is None:
+      return sites.Edits(scale=scale)
+    self._check_absent(absent)
+    rest = {site: (1 - gate) * absent[site] for site, gate in scale.items()}
+    return sites.Edits(scale=scale, add=rest)
+
+  def _check_absent(self, absent: Mapping[str, base.Array]) -> None:
+    missing = sorted(self.owner.keys() - absent.keys())
     if missing:
       raise ValueError(f"`absent` lacks activations of {missing}.")
-    replace = {}
-    for site, keep in kept.items():
-      if np.ndim(absent[site]) != keep.ndim:
+    for site, owner in self.owner.items():
+      if np.ndim(absent[site]) != owner.ndim:
         raise ValueError(
           f"`absent` at {site} has shape {np.shape(absent[site])}; it needs "
-          f"{keep.ndim} axes, 1 long where broadcast."
+          f"{owner.ndim} axes, 1 long where broadcast."
         )
-      replace[site] = (~keep, jnp.asarray(absent[site]))
-    return sites.Edits(replace=replace)
 
   def grouped(self, groups: Mapping[str, Sequence[str]]) -> "Players":
     """Coarser players: each group owns what its members own together.
@@ -150,6 +204,32 @@ def heads(at: Mapping[str, tuple[int, ...]]) -> Players:
   mask is layer-major. A part of `at` gives the heads of a part of the layers.
   """
   return _units(at, HEADS, 2, "attention heads", cut=".z")
+
+
+def kv_groups(at: Mapping[str, tuple[int, ...]]) -> Players:
+  """Every key-value head with its query heads, as "blocks.0.attn kv 1".
+
+  What its query heads give (`attn.z`) is removed together. Nobody else reads
+  its values, so that this equals zeroing them (`attn.v`). Without grouped
+  queries each head is a group.
+
+  Raises:
+    ValueError: no heads, or `at` lacks the values of a layer.
+  """
+  groups: dict[str, list[str]] = {}
+  for site, shape in at.items():
+    if not any(fnmatch.fnmatchcase(site, one) for one in HEADS):
+      continue
+    layer = site.removesuffix(".z")
+    if f"{layer}.v" not in at:
+      raise ValueError(
+        f"Key-value groups of {site} need the shape of {layer}.v, too."
+      )
+    size = shape[2] // at[f"{layer}.v"][2]
+    for head in range(shape[2]):
+      group = groups.setdefault(f"{layer} kv {head // size}", [])
+      group.append(f"{layer} {head}")
+  return heads(at).grouped(groups)
 
 
 def neurons(at: Mapping[str, tuple[int, ...]]) -> Players:
@@ -199,10 +279,53 @@ def units(
     axis: of the activations; not 0, the examples.
 
   Raises:
-    ValueError: a pattern that names no site, or a site without that axis.
+    ValueError: a pattern that names no site (close ones are listed), or a site
+      without that axis.
   """
-  sites.match(tuple(at), patterns)
+  sites.match(tuple(at), patterns, "patterns")
   return _units(at, patterns, axis, "units", cut="")
+
+
+def chosen(
+  at: Mapping[str, tuple[int, ...]],
+  patterns: Sequence[str],
+  *,
+  whole: bool = False,
+) -> Players:
+  """The parts at the sites that patterns name: ("blocks.3.mlp.neurons",).
+
+  What a part is follows from the site: a head, a neuron, a filter, named as by
+  `heads`, `neurons` and `filters`; any other site is one player of its name.
+
+  Args:
+    at: site to shape, of `shapes`.
+    patterns: as `sites.match` takes them.
+    whole: one player for each site, named after it, whatever its kind.
+
+  Raises:
+    ValueError: a pattern that names no site; close ones are listed.
+  """
+  found = sites.match(tuple(at), patterns, "patterns")
+  owner: dict[str, np.ndarray] = {}
+  names: list[str] = []
+  for site in (site for site in at if site in found):
+    kind = None if whole else _kind(site)
+    if kind is None:
+      owner[site] = np.full((1,) * len(at[site]), len(names), np.int32)
+      names.append(site)
+    else:
+      _add_units(owner, names, site, at[site], *kind)
+  return Players(tuple(names), owner)
+
+
+# The usual players by name, each from `shapes`.
+KINDS: Mapping[str, Callable[[Mapping[str, tuple[int, ...]]], Players]] = {
+  "heads": heads,
+  "kv_groups": kv_groups,
+  "neurons": neurons,
+  "filters": filters,
+  "blocks": blocks,
+}
 
 
 def first_block(net: sites.Network, players: Players) -> int | None:
@@ -236,10 +359,13 @@ def evaluator(
   read: readouts.Readout,
   *,
   absent: Mapping[str, base.Array] | None = None,
+  rescale: bool = False,
   params: Any = None,
   **settings: Any,
 ) -> evaluate.Evaluator:
   """A compiled evaluator of a network's parts on given inputs.
+
+  One forward of a mask serves all examples and all that is read of them.
 
   The blocks before the first that a player touches run once, here, whichever
   masks are drawn; and only the logits that `read` needs are computed.
@@ -248,18 +374,21 @@ def evaluator(
     net: any network.
     players: of its parts.
     inputs: batched arrays, by their usual names; one example, or B of them.
-    read: what to read of the output: `[B]`, or `[1, T]` of one example.
-    absent: as for `Players.edits`.
+    read: what to read of the output: `[B]`, or `[B, T]`.
+    absent: as for `Players.edits`; or with one more axis in front, of R draws
+      (`stand_ins.resampled`): then a value is the mean over the draws.
+    rescale: as for `Players.edits`.
     params: of the network; its own by default.
     **settings: of `evaluate.compiled`.
 
   Returns:
-    An evaluator of `players.n` players, with one target for every example, or
-    T of one; a single one has no axis of targets.
+    An evaluator of `players.n` players, with one target for every example, T of
+    one, or B * T, those of the first example first; a single one has no axis
+    of targets.
 
   Raises:
-    ValueError: no parameters, or several targets of several examples (when
-      first called); see `first_block`, `Players.edits`, `prefix.split`.
+    ValueError: no parameters; see `first_block`, `Players.edits`,
+      `prefix.split`.
   """
   params = net.params if params is None else params
   if params is None:
@@ -269,19 +398,23 @@ def evaluator(
   # Traced with the parameters, so that they are no constants of the program.
   shared = (params, inputs, absent or {})
 
+  some = next(iter(players.owner))
+  rank = players.owner[some].ndim
+  drawn = (absent or {}).get(some, np.zeros(0)).ndim == rank + 1
+
   def values(mask, shared, run):
     params, inputs, stand_ins = shared
-    edits = players.edits(mask, None if absent is None else stand_ins)
-    out = readouts.forward(
-      net, read, inputs, functools.partial(run, params, edits)
-    )
-    if len(out) == 1:
-      return out[0]
-    if out.ndim > 1:
-      raise ValueError(
-        f"Several targets of several examples, {out.shape}: one or the other."
+
+    def one(stand_in):
+      edits = players.edits(
+        mask, None if absent is None else stand_in, rescale=rescale
       )
-    return out
+      return readouts.forward(
+        net, read, inputs, functools.partial(run, params, edits)
+      )
+
+    out = jax.vmap(one)(stand_ins).mean(axis=0) if drawn else one(stand_ins)
+    return out[0] if len(out) == 1 else out.reshape(-1)
 
   if start is None or start == 0:
     whole = lambda mask, shared: values(
@@ -303,96 +436,37 @@ def evaluator(
   return prefix.split(head, tail, players.n, shared=shared, **settings)
 
 
-def mean(
-  activations: Mapping[str, base.Array],
-  axes: Sequence[int],
-  weights: base.Array | None = None,
-) -> dict[str, jax.Array]:
-  """The mean activation at each site, to stand in for absent players.
-
-  Args:
-    activations: captured ones, `[B, ...]`, such as those of a background.
-    axes: to average over, and to leave 1 long: (0,) keeps positions apart,
-      (0, 1) does not; (0, 2, 3) for filters.
-    weights: `[B]`, or `[B, P]` such as an attention mask, so that padding does
-      not count; of the leading axes, all of them averaged over.
-
-  Raises:
-    ValueError: weights that are negative or all zero, of another shape, or of
-      axes that are kept; axes that an activation lacks.
-  """
-  axes = tuple(axes)
-  out = {}
-  for site, captured in activations.items():
-    x = np.asarray(captured, np.float64)  # Summed so: there may be many.
-    if not set(axes) <= set(range(x.ndim)):
-      raise ValueError(f"{site} has axes 0..{x.ndim - 1}; got axes={axes}.")
-    if weights is None:
-      found = x.mean(axis=axes, keepdims=True)
-    else:
-      w = _weights(weights, x, axes, site)
-      found = (w * x).sum(axis=axes, keepdims=True) / (
-        np.broadcast_to(w, x.shape).sum(axis=axes, keepdims=True)
-      )
-    out[site] = jnp.asarray(found, jnp.float32)
-  return out
-
-
-def resampled(
-  key: base.Key, activations: Mapping[str, base.Array], num_draws: int
-) -> dict[str, jax.Array]:
-  """Activations of other inputs, drawn once: site to `[R, 1, ...]`.
-
-  A draw takes the same input at every site. Average the output over R by a
-  `vmap` over the leading axis; every mask sees the same draws.
-
-  Args:
-    key: consumed.
-    activations: captured ones, `[B, ...]` each.
-    num_draws: R, distinct inputs, at most B.
-
-  Raises:
-    ValueError: R outside 1..B, or sites of unequal B.
-  """
-  sizes = {len(x) for x in activations.values()}
-  if len(sizes) != 1 or not 1 <= num_draws <= min(sizes):
-    raise ValueError(
-      f"Need 1 <= num_draws <= B and one B for all sites; got {num_draws} of "
-      f"B in {sorted(sizes)}."
-    )
-  rows = jax.random.choice(key, sizes.pop(), (num_draws,), replace=False)
-  return {s: jnp.asarray(x)[rows][:, None] for s, x in activations.items()}
-
-
-def _weights(weights, x, axes, site) -> np.ndarray:
-  w = np.asarray(weights, np.float64)
-  if w.shape != x.shape[: w.ndim] or not set(range(w.ndim)) <= set(axes):
-    raise ValueError(
-      f"Weights {w.shape} must be of the leading axes of {site}, "
-      f"{x.shape}, and `axes` must name these axes; got {axes}."
-    )
-  if (w < 0).any() or not w.any():
-    raise ValueError("Weights must not be negative, nor all zero.")
-  return w.reshape(w.shape + (1,) * (x.ndim - w.ndim))
-
-
 def _units(at, patterns, axis, what, cut) -> Players:
   owner: dict[str, np.ndarray] = {}
   names: list[str] = []
   for site, shape in at.items():
-    if not any(fnmatch.fnmatchcase(site, one) for one in patterns):
-      continue
-    if not -len(shape) < axis < len(shape) or axis == 0:
-      raise ValueError(f"{site} {shape} has no axis {axis} of units.")
-    size = shape[axis]
-    full = [1] * len(shape)
-    full[axis] = size
-    first = len(names)
-    owner[site] = np.arange(first, first + size, dtype=np.int32).reshape(full)
-    names += [f"{site.removesuffix(cut)} {i}" for i in range(size)]
+    if any(fnmatch.fnmatchcase(site, one) for one in patterns):
+      _add_units(owner, names, site, shape, axis, cut)
   if not names:
     raise ValueError(_none(what, patterns, at))
   return Players(tuple(names), owner)
+
+
+def _add_units(owner, names, site, shape, axis, cut) -> None:
+  """Makes every entry along `axis` of a site a player."""
+  if not -len(shape) < axis < len(shape) or axis == 0:
+    raise ValueError(f"{site} {shape} has no axis {axis} of units.")
+  size = shape[axis]
+  full = [1] * len(shape)
+  full[axis] = size
+  first = len(names)
+  owner[site] = np.arange(first, first + size, dtype=np.int32).reshape(full)
+  names += [f"{site.removesuffix(cut)} {i}" for i in range(size)]
+
+
+def _kind(site) -> tuple[int, str] | None:
+  """The axis of a site's units, and what their names leave out of its name."""
+  named = lambda patterns: any(fnmatch.fnmatchcase(site, p) for p in patterns)
+  if named(HEADS):
+    return 2, ".z"
+  if named(NEURONS):
+    return -1, ".neurons"
+  return (1, "") if named(FILTERS) else None
 
 
 def _none(what, patterns, at) -> str:

@@ -21,6 +21,7 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.models import sites
+from spex_jax.training import learners
 
 # Output and inputs to `[B]` or `[B, T]`.
 Readout: TypeAlias = Callable[
@@ -169,12 +170,57 @@ def margin(
     top = _pick(scores, own)
     if others is not None:
       return top - _pick(scores, others).max(axis=-1)
-    if scores.shape[-1] < 2:
-      raise ValueError("A margin needs a second class; there is one.")
+    _check_rivals(scores)
     at_target = jnp.arange(scores.shape[-1])[None] == own
     return top - jnp.where(at_target, -jnp.inf, scores).max(axis=-1)
 
   return _prediction(above, position)
+
+
+def margins(labels: base.Array, position: int | None = None) -> Prediction:
+  """Each row's own margin: its right class's logit less the largest other.
+
+  What COAR (Shah et al. 2024, arXiv 2404.11534, section 4) reads of
+  classifiers, and datamodels of images.
+
+  Args:
+    labels: int `[B]`, each row's right class, or next token.
+    position: as for `logit`.
+
+  Raises:
+    TypeError: labels that are no integers.
+    ValueError: no label. When read: another number of rows, or a label outside
+      the vocabulary or the classes, or no other class at all.
+  """
+  right = np.atleast_1d(_targets(labels))
+
+  def above(scores):
+    if len(scores) != len(right):
+      raise ValueError(f"{len(right)} labels for {len(scores)} rows.")
+    _check_targets(right, scores.shape[-1])
+    _check_rivals(scores)
+    return learners.outputs(scores, right, "margin")
+
+  return _prediction(above, position)
+
+
+def token_margin() -> Readout:
+  """Mean margin of the tokens that are seen, each given those before it.
+
+  The logit of the token above the largest other, over all tokens but the
+  first: what COAR reads of language models. NaN where one token is left.
+  """
+
+  def read(output, inputs):
+    ids, scores, counts = _predicted(output, inputs)
+    scores = scores.astype(jnp.float32)
+    own = jnp.take_along_axis(scores, ids[..., None], axis=-1)[..., 0]
+    at_own = jnp.arange(scores.shape[-1])[None, None] == ids[..., None]
+    others = jnp.where(at_own, -jnp.inf, scores).max(axis=-1)
+    each = jnp.where(counts, own - others, 0)
+    return each.sum(axis=1) / counts.sum(axis=1)
+
+  return read
 
 
 def continuation(
@@ -276,15 +322,7 @@ def log_perplexity() -> Readout:
   """
 
   def read(output, inputs):
-    ids, seen = _tokens(output, inputs)
-    places = jnp.arange(ids.shape[1])[None]
-    # For each token the nearest seen one before it, or -1.
-    last = jax.lax.cummax(jnp.where(seen, places, -1), axis=1)
-    before = jnp.concatenate([jnp.full_like(last[:, :1], -1), last[:, :-1]], 1)
-    scores = jnp.take_along_axis(
-      output.logits, jnp.maximum(before, 0)[..., None], axis=1
-    )
-    counts = seen & (before >= 0)
+    ids, scores, counts = _predicted(output, inputs)
     each = jnp.where(counts, _log_likelihoods(scores, ids), 0)
     return -each.sum(axis=1) / counts.sum(axis=1)
 
@@ -309,6 +347,11 @@ def _check_targets(targets: np.ndarray, size: int) -> None:
       f"Target {targets.max()} lies outside the {size} classes or tokens, "
       f"0..{size - 1}."
     )
+
+
+def _check_rivals(scores: jax.Array) -> None:
+  if scores.shape[-1] < 2:
+    raise ValueError("A margin needs a second class; there is one.")
 
 
 def _check_reduce(reduce: str) -> None:
@@ -385,6 +428,23 @@ def _tokens(
       f"{output.logits.shape}. For an encoder-decoder use `sequence`."
     )
   return ids, seen_tokens(inputs, ids.shape)
+
+
+def _predicted(
+  output: sites.Output, inputs: Mapping[str, base.Array]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Ids `[B, P]`, the logits that predict each, and which are predicted.
+
+  Each seen token but the first is, by the nearest seen one before it.
+  """
+  ids, seen = _tokens(output, inputs)
+  places = jnp.arange(ids.shape[1])[None]
+  last = jax.lax.cummax(jnp.where(seen, places, -1), axis=1)
+  before = jnp.concatenate([jnp.full_like(last[:, :1], -1), last[:, :-1]], 1)
+  scores = jnp.take_along_axis(
+    output.logits, jnp.maximum(before, 0)[..., None], axis=1
+  )
+  return ids, scores, seen & (before >= 0)
 
 
 def seen_tokens(

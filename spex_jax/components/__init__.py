@@ -1,1 +1,13 @@
-"""Which parts of a model matter to what it answers, and edits made of that."""
+"""How the parts of a network make its predictions, alone and together.
+
+Players are of `ablate.components`, values those of its evaluators: masks bool
+`[B, n]`, outputs float64 `[B, T]`, one column per example.
+
+  coar          component attribution: outputs as sums over what is kept
+  baselines     leave-one-out, gradient x parameter, neuron conductance,
+                internal influence, random
+  interactions  the same with pairs, on masks that keep most
+  judging       correlation with outputs under fresh ablations
+  editing       which components to remove so that a model answers otherwise,
+                and edits as objects: applied, saved, joined, undone
+"""

@@ -38,6 +38,7 @@ _LASSO = tuple(10.0 ** (-k / 2) for k in range(13))
 _RIDGE = tuple(10.0**-k for k in range(7))
 _ROWS = 4096  # Masks turned into characters at once.
 _CELLS = 1 << 25  # Characters held at once for a Gram: 128 MB.
+_SMALL = 1000  # Columns below which threads cost more than they bring.
 _TIE = 1e-14  # Held-out energy, as a share, below which rounding decides.
 
 
@@ -75,6 +76,13 @@ def one_blas_thread() -> contextlib.AbstractContextManager[None]:
   Cholesky of 300 columns then took 0.4 s in place of 1 ms.
   """
   return _blas().limit(limits=1, user_api="blas")
+
+
+def blas_threads(size: int) -> contextlib.AbstractContextManager[None]:
+  """`one_blas_thread` for matrices of up to 1,000 columns; else a no-op."""
+  if size <= _SMALL:
+    return one_blas_thread()
+  return contextlib.nullcontext()
 
 
 def design(

@@ -11,33 +11,24 @@ targets at once. On uniform masks the scores of least squares estimate Banzhaf
 values, -2 F({i}), and what they leave is the energy of interactions.
 
 Least squares and ridge work on the smaller of the two Gram matrices, of the n
-columns or of the B masks, in float64, on the host: a Cholesky factor for one
-penalty, an eigendecomposition for many or for columns that are not independent.
+columns (`fourier.normal`) or of the B masks, in float64, on the host: a
+Cholesky factor for one penalty, an eigendecomposition for many or for columns
+that are not independent.
 
 Shapes: n examples, B masks, T targets, r = min(n, B).
 """
 
-import contextlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import lasso as fourier_lasso
-from spex_jax.fourier import regress
+from spex_jax.fourier import normal, regress
 from spex_jax.indices import attribution
 
 PENALTIES = tuple(10.0 ** (k / 2) for k in range(-8, 5))
 _ROUNDING = 1e-10  # Eigenvalues below this share of the largest are none.
-_SMALL = 1000  # Columns below which threads cost more than they bring.
-
-
-def leave_one_out_masks(n: int) -> np.ndarray:
-  """bool `[n + 1, n]`: everybody, then all but player i in row i + 1."""
-  n = base.check_integer(n, "The number of players n")
-  if n < 1:
-    raise ValueError(f"Need at least one example; got n={n}.")
-  return np.concatenate([np.ones((1, n), bool), ~np.eye(n, dtype=bool)])
 
 
 def leave_one_out(
@@ -49,7 +40,7 @@ def leave_one_out(
   rows that drop two or more players are not read.
 
   Args:
-    masks: bool `[B, n]`, with those of `leave_one_out_masks` among them.
+    masks: bool `[B, n]`, with those of `sampling.leave_one_out` among them.
     values: `[B]` or `[B, T]`.
 
   Returns:
@@ -72,7 +63,7 @@ def leave_one_out(
       f"Leave-one-out needs {n + 1} masks, and {len(missing)} of them are not "
       "there: "
       + ("the full one" if missing[0] == n else f"without player {missing[0]}")
-      + " is the first. Ask for leave_one_out_masks(n)."
+      + " is the first. Ask for sampling.leave_one_out(n)."
     )
   sums = np.zeros((n + 1, values.shape[1]))
   np.add.at(sums, which, values)
@@ -206,17 +197,28 @@ def lasso(
 
 def _by_cholesky(masks, values, penalty):
   """Weights `[n, T]` and their errors; None where it takes a spectrum."""
+  num_masks, n = masks.shape
+  if n > num_masks:
+    return _wide(masks, values, penalty)
+  sums = normal.Normal(n, values.shape[1]).add(masks, values)
+  weights = sums.solve(penalty / 4)
+  if weights is None:
+    return None
+  std = None if penalty else sums.errors(weights, np.ones(n, bool))
+  return weights, None if std is None else std.T
+
+
+def _wide(masks, values, penalty):
+  """The same by the Gram matrix of the masks, the smaller one here."""
   from scipy import linalg
 
-  num_masks, n = masks.shape
+  num_masks = len(masks)
   x, y = masks - masks.mean(axis=0), values - values.mean(axis=0)
-  wide = n > num_masks
-  with _threads(min(masks.shape)):
-    gram = x @ x.T if wide else x.T @ x
+  with regress.blas_threads(num_masks):
+    gram = x @ x.T
     largest = gram.max()
-    if wide:
-      # Centred rows sum to 0, and so do y: this fills that direction alone.
-      gram += largest / num_masks
+    # Centred rows sum to 0, and so do y: this fills that direction alone.
+    gram += largest / num_masks
     gram[np.diag_indices(len(gram))] += penalty / 4 * num_masks
     try:
       factor = linalg.cho_factor(gram, lower=True, overwrite_a=True)
@@ -224,30 +226,12 @@ def _by_cholesky(masks, values, penalty):
       return None
     if np.diag(factor[0]).min() ** 2 <= _ROUNDING * max(largest, 1.0):
       return None
-    if wide:
-      return x.T @ np.asarray(linalg.cho_solve(factor, y)), None
-    weights = np.asarray(linalg.cho_solve(factor, x.T @ y))
-    free = num_masks - 1 - n
-    if penalty or free < 1:
-      return weights, None
-    left = ((y - x @ weights) ** 2).sum(axis=0) / free
-    # The diagonal of the inverse, by that of the factor's.
-    inverse = np.asarray(
-      linalg.solve_triangular(factor[0], np.eye(n), lower=True)
-    )
-  return weights, np.sqrt(np.outer(left, (inverse**2).sum(axis=0)))
+    return x.T @ np.asarray(linalg.cho_solve(factor, y)), None
 
 
 def _answer(masks, values, weights, std, method, notes=()):
   baseline = values.mean(axis=0) - masks.mean(axis=0) @ weights
   return attribution.Attribution(weights.T, baseline, method, std, notes)
-
-
-def _threads(size):
-  """BLAS on one thread where several cost more than they bring."""
-  if size <= _SMALL:
-    return regress.one_blas_thread()
-  return contextlib.nullcontext()
 
 
 class _Spectrum:
@@ -258,7 +242,7 @@ class _Spectrum:
     self.x = masks - masks.mean(axis=0)
     self.y = values - values.mean(axis=0)
     wide = self.n > len(masks)
-    with _threads(min(self.x.shape)):
+    with regress.blas_threads(min(self.x.shape)):
       gram = self.x @ self.x.T if wide else self.x.T @ self.x
       squares, vectors = np.linalg.eigh(gram)
       kept = squares > _ROUNDING * max(squares.max(initial=0.0), 1.0)

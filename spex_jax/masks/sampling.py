@@ -79,6 +79,18 @@ def biased(
   return draws < keep
 
 
+def leave_one_out(n: int) -> np.ndarray:
+  """bool `[n + 1, n]`: everybody, then all but player i in row i + 1.
+
+  Raises:
+    TypeError: no integer.
+    ValueError: no player.
+  """
+  if base.check_integer(n, "The number of players n") < 1:
+    raise ValueError(f"Need at least one player to leave out; got n={n}.")
+  return np.concatenate([np.ones((1, n), bool), ~np.eye(n, dtype=bool)])
+
+
 def by_size(
   key: base.Key, num_masks: int, n: int, weights: base.Array
 ) -> np.ndarray:

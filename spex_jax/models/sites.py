@@ -421,20 +421,22 @@ def take(x: base.Array, positions: Positions, axis: int = 1) -> jax.Array:
   return jax.vmap(one)(rows, positions)
 
 
-def match(sites: Sequence[str], patterns: Sequence[str]) -> frozenset[str]:
-  """The sites that any of the patterns names.
+def match(
+  sites: Sequence[str], patterns: Sequence[str], what: str = "capture"
+) -> frozenset[str]:
+  """The sites that any of the patterns names; `what` they are given as.
 
   Raises:
     ValueError: a pattern that names none, or a bare string of patterns.
   """
   if isinstance(patterns, str):
-    raise ValueError(f"capture takes patterns; write ({patterns!r},).")
+    raise ValueError(f"{what} takes patterns; write ({patterns!r},).")
   found: set[str] = set()
   for pattern in patterns:
     hits = fnmatch.filter(sites, pattern)
     if not hits:
       raise ValueError(
-        f"capture={pattern!r} names no site."
+        f"{what}={pattern!r} names no site."
         + _close([pattern], sites)
         + f" Sites are {list(sites)}."
       )

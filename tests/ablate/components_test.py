@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spex_jax.ablate import components, evaluate
+from spex_jax.ablate import components, evaluate, stand_ins
 from spex_jax.models import mlp, sites
 
 _B, _P, _D, _H, _F, _L = 3, 5, 12, 3, 7, 2
@@ -195,7 +195,7 @@ def test_absent_is_a_mean():
   players = components.heads(components.shapes(net, params, **inputs))
   weights = np.float32([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]])
   captured = net.apply(params, capture=("*attn.z",), **inputs).activations
-  absent = components.mean(captured, (0, 1), weights)
+  absent = stand_ins.mean(captured, (0, 1), weights)
   for site, found in absent.items():
     z = np.asarray(captured[site], np.float64)
     rows = np.concatenate([z[0], z[1, :3], z[2, :1]])
@@ -208,7 +208,7 @@ def test_absent_is_a_mean():
   z[:, :, 2] = absent["blocks.0.attn.z"][0, 0, 2]
   np.testing.assert_array_equal(out.activations["blocks.0.attn.z"], z)
   # By position, and without weights.
-  apart = components.mean(captured, (0,))["blocks.1.attn.z"]
+  apart = stand_ins.mean(captured, (0,))["blocks.1.attn.z"]
   np.testing.assert_allclose(
     apart[0], np.mean(captured["blocks.1.attn.z"], axis=0), atol=1e-6
   )
@@ -219,7 +219,7 @@ def test_absent_is_resampled():
   net, params, inputs = _decoder()
   players = components.blocks(components.shapes(net, params, **inputs))
   captured = net.apply(params, capture=("*.out",), **inputs).activations
-  draws = components.resampled(jax.random.key(3), captured, 3)
+  draws = stand_ins.resampled(jax.random.key(3), captured, 3)
   one = {"x": inputs["x"][:1]}
 
   def logits(absent):
@@ -316,14 +316,14 @@ def test_bad_requests_name_the_offender():
     players.edits(np.ones(10, bool), short)
   x = {"a": np.ones((2, 3, 4))}
   with pytest.raises(ValueError, match=r"a has axes 0..2; got axes=\(3,\)"):
-    components.mean(x, (3,))
+    stand_ins.mean(x, (3,))
   with pytest.raises(ValueError, match=r"Weights \(2, 3\) must be of"):
-    components.mean(x, (0,), np.ones((2, 3)))
-  with pytest.raises(ValueError, match="nor all zero"):
-    components.mean(x, (0,), np.zeros(2))
+    stand_ins.mean(x, (0,), np.ones((2, 3)))
+  with pytest.raises(ValueError, match="not be all zero"):
+    stand_ins.mean(x, (0,), np.zeros(2))
   for draws in (0, 3):
     with pytest.raises(ValueError, match="1 <= num_draws <= B"):
-      components.resampled(jax.random.key(0), x, draws)
+      stand_ins.resampled(jax.random.key(0), x, draws)
   owner = np.zeros((1, 2), np.int32)
   with pytest.raises(ValueError, match="own nothing: b"):
     components.Players(("a", "b"), {"s": owner})

@@ -1,5 +1,7 @@
 """Readouts against NumPy in float64, row by row."""
 
+import itertools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -277,3 +279,43 @@ def test_a_head_on_an_embedding_is_an_affine_map():
     ValueError, match=r"takes embeddings \[B, 3\]; got \(2, 4"
   ):
     embeddings.head(kernel[:3], bias, readouts.logit(0))(output, {})
+
+
+def _margin(logits, right):
+  others = np.delete(np.asarray(logits, np.float64), right)
+  return float(logits[right]) - others.max()
+
+
+def test_each_row_has_its_own_margin():
+  output, inputs = _classes()
+  labels = np.array([2, 0, 3])
+  logits = np.asarray(output.logits)
+  expected = [_margin(row, label) for row, label in zip(logits, labels)]
+  _check(readouts.margins(labels), (output, inputs), expected)
+  output, inputs = _texts()
+  last = np.asarray(output.logits)[np.arange(3), _LAST]
+  expected = [_margin(row, label) for row, label in zip(last, labels)]
+  _check(readouts.margins(labels), (output, inputs), expected)
+  for wrong, message in (
+    ([1, 2], "2 labels for 3 rows"),
+    ([1, 2, 6], "Target 6 lies outside the 6"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      readouts.margins(np.array(wrong))(output, inputs)
+  one = sites.Output(logits=jnp.zeros((1, 1)), hidden=(), activations={})
+  with pytest.raises(ValueError, match="needs a second class"):
+    readouts.margins(np.array([0]))(one, {})
+
+
+def test_the_mean_margin_of_tokens_that_are_seen():
+  output, inputs = _texts()
+  logits, expected = np.asarray(output.logits), []
+  for row, ids, seen in zip(logits, _IDS, _SEEN):
+    places = np.flatnonzero(seen)
+    each = [
+      _margin(row[before], ids[at]) for before, at in itertools.pairwise(places)
+    ]
+    expected.append(np.mean(each))
+  _check(readouts.token_margin(), (output, inputs), expected)
+  inputs["attention_mask"] = np.array([[1, 0, 0, 0, 0]] * 3)
+  assert np.isnan(readouts.token_margin()(output, inputs)).all()

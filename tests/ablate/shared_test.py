@@ -189,8 +189,6 @@ def test_networks_without_blocks_and_several_examples():
   ]
   got = build(readouts.logit(1))(masks)
   np.testing.assert_allclose(got, expected, rtol=0, atol=_ATOL)
-  with pytest.raises(ValueError, match=r"of several examples, \(2, 2\)"):
-    build(readouts.logit([0, 1]))(masks)
   with pytest.raises(ValueError, match="no parameters"):
     components.evaluator(net, neurons, {name: x}, readouts.logit(1))
 

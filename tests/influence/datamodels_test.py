@@ -67,7 +67,7 @@ def test_leave_one_out_reads_a_bank(game):
   for i in range(_N):
     expected = full - ridge_games.without([i], *data)
     np.testing.assert_allclose(found.scores[:, i], expected, atol=1e-10)
-  asked = datamodels.leave_one_out_masks(_N)
+  asked = sampling.leave_one_out(_N)
   np.testing.assert_allclose(found(asked[:1])[0], full, atol=1e-10)
   assert asked[0].all() and (~asked[1:] == np.eye(_N, dtype=bool)).all()
   assert found.std is None
@@ -75,7 +75,7 @@ def test_leave_one_out_reads_a_bank(game):
 
 def test_leave_one_out_averages_repeats_and_knows_its_error():
   rng = np.random.default_rng(0)
-  asked = np.tile(datamodels.leave_one_out_masks(3), (400, 1))
+  asked = np.tile(sampling.leave_one_out(3), (400, 1))
   values = asked @ [1.0, -2.0, 0.5] + 0.1 * rng.normal(size=len(asked))
   found = datamodels.leave_one_out(asked, values)
   assert found.std is not None
@@ -193,7 +193,7 @@ def test_one_example_and_constant_values():
     (lambda m, v: datamodels.ridge(m, v, penalties=[0.0]), "positive"),
     (lambda m, v: datamodels.ridge(m[:2], v[:2]), "needs 3 masks; got 2"),
     (lambda m, v: datamodels.leave_one_out(m, v), "Leave-one-out needs 8"),
-    (lambda m, v: datamodels.leave_one_out_masks(0), "at least one example"),
+    (lambda m, v: sampling.leave_one_out(0), "at least one player"),
   ],
 )
 def test_bad_input_is_refused(call, message):

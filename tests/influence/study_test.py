@@ -55,7 +55,7 @@ def test_every_reader_reads_the_bank(studied):
     scores[method.__name__] = judging.lds(method(masks, known), fresh, values)
   assert scores["least_squares"].mean > 0.8
   assert scores["least_squares"].mean >= scores["banzhaf"].mean - 0.02
-  kept.ask(datamodels.leave_one_out_masks(_N))
+  kept.ask(sampling.leave_one_out(_N))
   everything = kept.samples()
   one = datamodels.leave_one_out(everything.masks, everything.values)
   data = ridge_games.data(_N)

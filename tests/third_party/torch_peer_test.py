@@ -14,7 +14,12 @@ import numpy as np
 for line in iter(sys.stdin.readline, ""):
   request = json.loads(line)
   answer = {{"torch": "0"}}
-  if request["task"] in ("embed", "heads"):
+  if request["task"] in ("neurons", "filters"):
+    with np.load(request["inputs"]) as file:
+      values = file["rows"] * 1.0 + sum(file[name].sum() for name in file)
+    np.savez(request["out"], values=values + request.get("layers", 0))
+    answer = {{"seconds": [0.5], "cpu": [0.75]}}
+  elif request["task"] in ("embed", "heads"):
     with np.load(request["inputs"]) as file:
       rows = file["rows"]
       values = rows.sum(axis=1) + request["batch"] + file[request["task"] ==
@@ -60,6 +65,21 @@ def test_what_is_sent_and_given_back(fake):
       "folder", np.array([5]), 3, rows > 1, batch=1, threads=1, each=True
     )
   assert fake.products([(2, 3, 4)], threads=2) == 18
+
+
+def test_components_are_sent(fake):
+  masks = np.array([[1, 0], [1, 1]], bool)
+  tokens, targets = np.array([[5, 6]]), np.array([7])
+  found, seconds = fake.neurons(
+    "folder", tokens, targets, masks, batch=1, threads=1
+  )
+  np.testing.assert_array_equal(found, masks + 21.0)
+  assert seconds == (0.5,) and fake.cpu_seconds == (0.75,)
+  network = {"kernel0": np.ones(2), "kernel1": np.ones(3), "head": np.ones(1)}
+  found, _ = fake.filters(
+    network, np.ones((1, 1, 2, 2)), targets, masks, threads=1
+  )
+  np.testing.assert_array_equal(found, masks + 3 + 6 + 4 + 7 + 2.0)
 
 
 @pytest.mark.peers

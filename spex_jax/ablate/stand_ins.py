@@ -1,0 +1,157 @@
+"""What stands in for absent parts of a network: means, or other inputs' own.
+
+Each is site to an array of the full rank of its activation, for `absent` of
+`components.Players.edits`.
+
+Shapes: B examples, R draws; an activation is `[B, ...]`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spex_jax import base
+from spex_jax.models import sites
+
+
+def mean(
+  activations: Mapping[str, base.Array],
+  axes: Sequence[int],
+  weights: base.Array | None = None,
+) -> dict[str, jax.Array]:
+  """The mean activation at each site, to stand in for absent players.
+
+  Args:
+    activations: captured ones, `[B, ...]`, such as those of a background.
+    axes: to average over, and to leave 1 long: (0,) keeps positions apart,
+      (0, 1) does not; (0, 2, 3) for filters.
+    weights: `[B]`, or `[B, P]` such as an attention mask, so that padding does
+      not count; of the leading axes, all of them averaged over.
+
+  Raises:
+    ValueError: weights that are negative or all zero, of another shape, or of
+      axes that are kept; axes that an activation lacks.
+  """
+  axes = tuple(axes)
+  out = {}
+  for site, captured in activations.items():
+    x = np.asarray(captured, np.float64)  # Summed so: there may be many.
+    _check_axes(axes, x, site)
+    if weights is None:
+      found = x.mean(axis=axes, keepdims=True)
+    else:
+      w = _weights(weights, x, axes, site)
+      if not w.any():
+        raise ValueError("Weights must not be all zero.")
+      found = (w * x).sum(axis=axes, keepdims=True) / (
+        np.broadcast_to(w, x.shape).sum(axis=axes, keepdims=True)
+      )
+    out[site] = jnp.asarray(found, jnp.float32)
+  return out
+
+
+def resampled(
+  key: base.Key, activations: Mapping[str, base.Array], num_draws: int
+) -> dict[str, jax.Array]:
+  """Activations of other inputs, drawn once: site to `[R, 1, ...]`.
+
+  A draw takes the same input at every site, and every mask sees the same draws.
+  `components.evaluator` averages the value over them.
+
+  Args:
+    key: consumed.
+    activations: captured ones, `[B, ...]` each.
+    num_draws: R, distinct inputs, at most B.
+
+  Raises:
+    ValueError: R outside 1..B, or sites of unequal B.
+  """
+  sizes = {len(x) for x in activations.values()}
+  if len(sizes) != 1 or not 1 <= num_draws <= min(sizes):
+    raise ValueError(
+      f"Need 1 <= num_draws <= B and one B for all sites; got {num_draws} of "
+      f"B in {sorted(sizes)}."
+    )
+  rows = jax.random.choice(key, sizes.pop(), (num_draws,), replace=False)
+  return {s: jnp.asarray(x)[rows][:, None] for s, x in activations.items()}
+
+
+def mean_of(
+  net: sites.Network,
+  at: Sequence[str],
+  inputs: Mapping[str, base.Array],
+  axes: Sequence[int],
+  *,
+  params: Any = None,
+  weights: base.Array | None = None,
+  batch_size: int = 256,
+) -> dict[str, jax.Array]:
+  """The mean activation over a data set, a batch at a time.
+
+  Args:
+    net: any network.
+    at: sites, such as `Players.owner`.
+    inputs: the data set, by the network's names for it; B examples.
+    axes: as for `mean`; 0, the examples, among them.
+    params: of the network; its own by default.
+    weights: as for `mean`.
+    batch_size: examples of a forward.
+
+  Raises:
+    ValueError: no parameters, no example, axes without 0; see `mean`.
+  """
+  params = net.params if params is None else params
+  if params is None:
+    raise ValueError("This network has no parameters: give `params`.")
+  count = len(next(iter(inputs.values())))
+  if 0 not in axes or not count:
+    raise ValueError(
+      f"A mean over {count} examples needs one, and axis 0; got axes={axes}."
+    )
+  if weights is None:
+    weights = np.ones(count)
+  weights = np.asarray(weights, np.float64)
+  if not weights.any():
+    raise ValueError("Weights must not be all zero.")
+  size = min(batch_size, count)
+  run = jax.jit(
+    lambda params, rows: net.apply(params, capture=tuple(at), **rows)
+  )
+  totals = dict.fromkeys(at, 0.0)
+  shares = dict.fromkeys(at, 0.0)
+  for start in range(0, count, size):
+    # The last batch reaches back: one shape; what it repeats weighs nothing.
+    first = min(start, count - size)
+    rows = {name: x[first : first + size] for name, x in inputs.items()}
+    part = weights[first : first + size].copy()
+    part[: start - first] = 0
+    found = run(params, rows).activations
+    for site in at:
+      x = np.asarray(found[site], np.float64)
+      _check_axes(axes, x, site)
+      w = np.broadcast_to(_weights(part, x, tuple(axes), site), x.shape)
+      totals[site] += (w * x).sum(axis=tuple(axes), keepdims=True)
+      shares[site] += w.sum(axis=tuple(axes), keepdims=True)
+  return {
+    site: jnp.asarray(totals[site] / shares[site], jnp.float32) for site in at
+  }
+
+
+def _check_axes(axes, x, site) -> None:
+  if not set(axes) <= set(range(x.ndim)):
+    raise ValueError(f"{site} has axes 0..{x.ndim - 1}; got axes={axes}.")
+
+
+def _weights(weights, x, axes, site) -> np.ndarray:
+  w = np.asarray(weights, np.float64)
+  if w.shape != x.shape[: w.ndim] or not set(range(w.ndim)) <= set(axes):
+    raise ValueError(
+      f"Weights {w.shape} must be of the leading axes of {site}, "
+      f"{x.shape}, and `axes` must name these axes; got {axes}."
+    )
+  if (w < 0).any():
+    raise ValueError("Weights must not be negative.")
+  return w.reshape(w.shape + (1,) * (x.ndim - w.ndim))

@@ -1,0 +1,182 @@
+"""How well component models predict outputs under fresh ablations.
+
+COAR's measure (Shah et al. 2024, section 4): for every example Pearson's
+correlation, over random masks, of predicted and true outputs, then its mean
+over examples; at the share of components that was dropped to fit, and around
+it.
+
+Shapes: n components, B masks, T targets (examples).
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+
+from spex_jax import base
+from spex_jax.indices import attribution
+from spex_jax.masks import sampling
+
+
+@dataclasses.dataclass(frozen=True)
+class Correlation:
+  """Correlations of one method at one share of components kept.
+
+  Attributes:
+    per_target: float64 `[T]`; 0 where all predictions are equal, NaN where
+      the outputs are.
+    mean: over the targets whose outputs vary.
+    error: its standard error over these targets; None for one of them.
+    undefined: targets whose outputs never vary.
+    num_masks: B.
+  """
+
+  per_target: np.ndarray
+  mean: float
+  error: float | None
+  undefined: int
+  num_masks: int
+
+  def __str__(self) -> str:
+    return f"{self.mean:.3f}" + (
+      "" if self.error is None else f" ± {self.error:.3f}"
+    )
+
+
+def correlation(
+  predict: base.ValueFn, masks: base.Masks, values: base.Values
+) -> Correlation:
+  """Pearson's correlation of predictions and outputs, per target.
+
+  Args:
+    predict: masks to `[B]` or `[B, T]`: an `Attribution`, an expansion.
+    masks: bool `[B, n]`, fresh: none that the method was fitted to.
+    values: `[B]` or `[B, T]`.
+
+  Raises:
+    ValueError: fewer than 3 masks, other shapes, values or predictions that
+      are not finite, or values that never vary for any target.
+  """
+  masks, values = attribution.samples(masks, values)
+  if len(masks) < 3:
+    raise ValueError(f"A correlation needs 3 masks; got {len(masks)}.")
+  guess = base.check_values(predict(masks), len(masks))
+  guess = guess.reshape(len(masks), -1)
+  if guess.shape != values.shape:
+    raise ValueError(
+      f"Predictions are of {guess.shape[1]} targets, values of "
+      f"{values.shape[1]}."
+    )
+  varied = np.ptp(values, axis=0) > 0
+  if not varied.any():
+    raise ValueError("The values never vary: nothing can be predicted.")
+  flat = np.ptp(guess, axis=0) == 0
+  a, b = (x - x.mean(axis=0) for x in (values, guess))
+  norms = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
+  ok = varied & ~flat & (norms > 0)
+  found = np.zeros(values.shape[1])
+  np.divide((a * b).sum(axis=0), norms, out=found, where=ok)
+  found[~varied] = np.nan
+  seen = found[varied]
+  error = None
+  if len(seen) > 1:
+    error = float(seen.std(ddof=1) / math.sqrt(len(seen)))
+  return Correlation(
+    found, float(seen.mean()), error, int((~varied).sum()), len(masks)
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """Several methods on the same fresh ablations.
+
+  Attributes:
+    found: share kept to method to its `Correlation`.
+    fitted: the share kept of the masks that methods were fitted to, or None.
+  """
+
+  found: Mapping[float, Mapping[str, Correlation]]
+  fitted: float | None = None
+
+  def gap(
+    self, method: str, over: str, keep: float
+  ) -> tuple[float, float | None]:
+    """How much better a method correlates than another, pair by pair.
+
+    Returns:
+      The mean over targets of the difference, and its standard error.
+    """
+    pair = self.found[keep][method], self.found[keep][over]
+    each = pair[0].per_target - pair[1].per_target
+    each = each[np.isfinite(each)]
+    error = None
+    if len(each) > 1:
+      error = float(each.std(ddof=1) / math.sqrt(len(each)))
+    return float(each.mean()), error
+
+  def left(self, method: str, over: str, keep: float) -> float:
+    """1 - correlation of a method, as a share of another's."""
+    row = self.found[keep]
+    return (1 - row[method].mean) / (1 - row[over].mean)
+
+  def __str__(self) -> str:
+    shares = list(self.found)
+    names = list(dict.fromkeys(m for row in self.found.values() for m in row))
+    star = lambda keep: "*" * (keep == self.fitted)
+    head = ["method", *(f"{keep:.3g} kept{star(keep)}" for keep in shares)]
+    lines = [
+      [name, *(str(self.found[keep].get(name, "")) for keep in shares)]
+      for name in names
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *lines)]
+    text = [
+      "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip()
+      for line in (head, *lines)
+    ]
+    one = next(iter(next(iter(self.found.values())).values()))
+    text.append(
+      f"mean correlation ± its standard error over {len(one.per_target)} "
+      f"targets, {one.num_masks} fresh masks each"
+      + ("; * the share that was fitted" if self.fitted in shares else "")
+    )
+    return "\n".join(text)
+
+
+def compare(
+  methods: Mapping[str, base.ValueFn],
+  value_fn: base.ValueFn,
+  n: int,
+  *,
+  key: base.Key,
+  keep: Sequence[float],
+  num_masks: int = 200,
+  fitted: float | None = None,
+) -> Report:
+  """Judges methods on fresh ablations, the same for all of them.
+
+  Args:
+    methods: name to predictions.
+    value_fn: the evaluator; asked once for each share.
+    n: components.
+    key: consumed.
+    keep: shares of components kept, each between 0 and 1.
+    num_masks: B, fresh ones of each share.
+    fitted: the share that methods were fitted at, for the report.
+
+  Raises:
+    ValueError: no method, or as `correlation`.
+  """
+  if not methods or not keep:
+    raise ValueError("Give at least one method, and one share to keep.")
+  found = {}
+  for number, share in enumerate(keep):
+    fresh = jax.random.fold_in(key, number)
+    masks = sampling.biased(fresh, num_masks, n, share)
+    values = np.asarray(value_fn(masks))
+    found[share] = {
+      name: correlation(predict, masks, values)
+      for name, predict in methods.items()
+    }
+  return Report(found, fitted)

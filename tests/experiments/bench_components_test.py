@@ -1,0 +1,66 @@
+"""The benchmark of component attribution runs, and says what it should."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from experiments import bench_components, digits_cnn
+
+_QUICK = bench_components.CONFIGS["quick"]
+_NOWHERE = pathlib.Path("nowhere")
+
+
+def _rows(*names):
+  return list(
+    bench_components.run(_QUICK, list(names), stories=_NOWHERE, with_peer=False)
+  )
+
+
+def test_regression_agrees_with_scikit_learn():
+  found = _rows("regression", "neurons")
+  assert [row["row"] for row in found] == ["regression"] * 2 + ["neurons"]
+  assert [row.get("peer") for row in found[:2]] == [
+    "LinearRegression", "Ridge(cholesky)",
+  ]  # fmt: skip
+  # float32 values near 5, 200 of them.
+  assert max(row["largest_difference"] for row in found[:2]) < 1e-4
+  assert "no checkpoint" in found[2]["skipped"]
+
+
+@pytest.mark.slow
+def test_quick_rows_are_whole():
+  filters, *correlations = _rows("filters", "correlation")
+  assert filters["who"] == "ours" and filters["players"] == 6
+  assert filters["masks_per_s"] > 0
+  assert [row["kept"] for row in correlations] == list(_QUICK.shares)
+  for row in correlations:
+    assert len(row["correlations"]) == 7
+    coar = row["correlations"]["COAR"][0]
+    assert coar > row["correlations"]["random"][0] and coar > 0.5
+
+
+def _layer(network, number, x, side):
+  """A convolution, batch norm, ReLU and pool by these arrays, in NumPy."""
+  get = lambda name: network[f"{name}{number}"].astype(np.float64)
+  wide = lambda name: get(name)[:, None, None]
+  padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+  window = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
+  x = np.einsum("bchwij,ocij->bohw", window, get("kernel"))
+  x = (x - wide("running_mean")) / np.sqrt(wide("running_var") + 1e-5)
+  x = np.maximum(x * wide("weight") + wide("bias"), 0)
+  height, width = x.shape[2] // side, x.shape[3] // side
+  return x.reshape(*x.shape[:2], height, side, width, side).max(axis=(3, 5))
+
+
+@pytest.mark.slow
+def test_what_the_peer_is_given():
+  made = digits_cnn.trained(_QUICK.width, _QUICK.epochs)
+  network = bench_components.for_torch(made)
+  assert network["kernel1"].shape == (4, 2, 3, 3)
+  assert network["running_var1"].shape == (4,) and "kernel2" not in network
+  x = _layer(network, 0, made.test.pixels[:3].astype(np.float64), 2)
+  x = _layer(network, 1, x, 4)
+  expected = x[..., 0, 0] @ network["head"]
+  got = made.net.apply(made.net.params, pixel_values=made.test.pixels[:3])
+  np.testing.assert_allclose(got.logits, expected, rtol=0, atol=1e-4)
