@@ -8,4 +8,6 @@ Players are of `ablate.components`, values those of its evaluators: masks bool
                 internal influence, random
   interactions  the same with pairs, on masks that keep most
   judging       correlation with outputs under fresh ablations
+  editing       which components to remove so that a model answers otherwise,
+                and edits as objects: applied, saved, joined, undone
 """
