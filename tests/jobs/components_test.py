@@ -119,9 +119,7 @@ def test_stand_ins_are_of_the_background(model, tmp_path, absent):
 
   def value(stand_ins):
     edits = players.edits(none, stand_ins)
-    return net.apply(net.params, edits, input_ids=ids[None]).logits[
-      0, -1, token
-    ]
+    return net.apply(net.params, edits, input_ids=ids[None]).logits[0, -1, 7]
 
   if absent == "mean":
     means = {
