@@ -9,7 +9,7 @@ import numpy as np
 
 from spex_jax.ablate import evaluate, prefix, readouts
 from spex_jax.ablate import text as text_lib
-from spex_jax.jobs import networks, subjects
+from spex_jax.jobs import networks, settings, subjects
 from spex_jax.models import generate, sites, tokens
 
 READOUTS = ("log_probability", "probability", "logit", "margin")
@@ -33,14 +33,10 @@ def subject(
       cannot be used, named.
   """
   del workdir  # Nothing is trained.
-  if config.readout not in READOUTS:
-    raise ValueError(
-      f"readout={config.readout!r}: choose from {', '.join(READOUTS)}."
-    )
+  settings.choice("readout", config.readout, READOUTS)
   if config.reduce not in ("sum", "mean"):
     raise ValueError(f"reduce={config.reduce!r}: choose sum or mean.")
-  if config.num_tokens < 1:
-    raise ValueError(f"num_tokens={config.num_tokens}: must be at least 1.")
+  settings.integer("num_tokens", config.num_tokens, 1)
   net = networks.load(config, "causal language model")
   tokenizer, limit = net.tokenizer, net.config.max_positions
   if not config.text.strip():
