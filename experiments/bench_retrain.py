@@ -2,6 +2,7 @@
 
   python -m experiments.bench_retrain                # ten minutes on two cores
   python -m experiments.bench_retrain --rows=banzhaf,ridge
+  python -m experiments.bench_retrain --rows=loops --torch
   python -m experiments.bench_retrain --config=quick # seconds
 
 Prints one JSON line per row and its load average. Rows:
@@ -11,7 +12,8 @@ Prints one JSON line per row and its load average. Rows:
             10,000 subsets x 5 independent seeds. Features are synthetic.
             Its authors: about 5 CPU hours.
   loops     an MLP 64-32-10 on digits, 180 steps of momentum: vmapped over
-            masks, a jitted function in a loop, and PyTorch in a loop.
+            masks, a jitted function in a loop, and with `--torch` PyTorch in a
+            loop (needs `make peers-torch`).
   logistic  digits 3 against 8, n = 100, 64 features, 6,096 subsets, float64,
             beside scikit-learn in a loop (timed on a part), tol = 1e-8.
   ridge     4,096 exact retrains, n = 300, 64 features, float64.
@@ -19,16 +21,10 @@ Prints one JSON line per row and its load average. Rows:
             kernels as grouped convolutions, as patches, or one after another.
   memory    bytes of one more training, as compiled, beside the formula of
             `ablate.examples`.
-
-The PyTorch loop runs in the interpreter that SPEX_TORCH_PYTHON names, and is
-left out where that is unset.
 """
 
 import dataclasses
-import json
 import os
-import pathlib
-import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -42,8 +38,7 @@ from spex_jax.ablate import examples
 from spex_jax.datasets import images
 from spex_jax.models import convnet, mlp
 from spex_jax.training import learners, linear, loop
-
-_TORCH = pathlib.Path(__file__).parent.parent / "third_party" / "torch_loop.py"
+from third_party import process, torch_peer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +52,7 @@ class Config:
     ridge: subsets.
     epochs: of the networks, 15 and 30 in the settings above.
     repeats: of which the best counts.
+    torch: PyTorch's loop, too.
   """
 
   banzhaf: tuple[int, int] = (10_000, 5)
@@ -65,6 +61,7 @@ class Config:
   ridge: int = 4096
   epochs: tuple[int, int] = (15, 30)
   repeats: int = 3
+  torch: bool = False
 
 
 CONFIGS = {
@@ -141,6 +138,13 @@ def _banzhaf(config: Config) -> Iterator[rows.Row]:
 
 def _loops(config: Config) -> Iterator[rows.Row]:
   """Common random numbers, weight masks: one order for all."""
+  with process.optional(torch_peer.Torch, config.torch) as peer:
+    yield from _looped(config, peer)
+
+
+def _looped(
+  config: Config, peer: torch_peer.Torch | None
+) -> Iterator[rows.Row]:
   data = images.digits()
   x = data.pixels.reshape(len(data.pixels), -1)
   recipe = loop.Recipe(config.epochs[1], 50, 0.1, "sgd")
@@ -185,22 +189,24 @@ def _loops(config: Config) -> Iterator[rows.Row]:
     "models_per_cpu_s": round(few / cpu, 1),
     "vmapped_over_it": round(vmapped / jitted, 2),
   }  # fmt: skip
-  interpreter = os.environ.get("SPEX_TORCH_PYTHON")
-  if interpreter is None:
+  if peer is None:
     return
-  settings = {"models": few, "epochs": config.epochs[1]}
-  done = subprocess.run(
-    [interpreter, str(_TORCH), json.dumps(settings)],
-    text=True,
-    capture_output=True,
-    check=True,
+  epochs = config.epochs[1]
+  # So small products may be quicker without threads that wait for each other.
+  threads = min(
+    (1, os.cpu_count() or 1),
+    key=lambda n: peer.trainings(2, epochs, threads=n, repeats=1)[0],
   )
-  found = json.loads(done.stdout.splitlines()[-1])
+  seconds, busy = peer.trainings(
+    few, epochs, threads=threads, repeats=config.repeats
+  )
+  theirs = few / min(seconds)
   yield {
-    "row": "loops", "who": f"PyTorch {found['torch']} loop",
-    "models_per_s": round(found["models_per_s"], 1),
-    "models_per_cpu_s": round(found["models_per_cpu_s"], 1),
-    "vmapped_over_it": round(vmapped / found["models_per_s"], 2),
+    "row": "loops", "who": f"PyTorch {peer.versions['torch']} loop",
+    "models_per_s": round(theirs, 1),
+    "models_per_cpu_s": round(few * len(busy) / sum(busy), 1),
+    "vmapped_over_it": round(vmapped / theirs, 2),
+    "threads": threads,
   }  # fmt: skip
 
 
@@ -357,8 +363,10 @@ def main(argv):
   """Prints the rows."""
   del argv
   jax.config.update("jax_num_cpu_devices", flags.FLAGS.cpu_devices)
-  names = flags.FLAGS.rows
-  rows.write(run(CONFIGS[flags.FLAGS.config], names), flags.FLAGS.output)
+  config = dataclasses.replace(
+    CONFIGS[flags.FLAGS.config], torch=flags.FLAGS.torch
+  )
+  rows.write(run(config, flags.FLAGS.rows), flags.FLAGS.output)
 
 
 if __name__ == "__main__":
@@ -366,5 +374,6 @@ if __name__ == "__main__":
   flags.DEFINE_enum("config", "full", sorted(CONFIGS), "Which sizes.")
   flags.DEFINE_list("rows", list(_ROWS), "Which rows.")
   flags.DEFINE_integer("cpu_devices", os.cpu_count(), "Devices of a CPU.")
+  flags.DEFINE_boolean("torch", False, "Run PyTorch beside ours.")
   flags.DEFINE_string("output", None, "File for the lines, as well.")
   app.run(main)

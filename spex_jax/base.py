@@ -199,6 +199,19 @@ def read_json(
   return body
 
 
+def sync(path: str | os.PathLike) -> None:
+  """Returns once a file, or the names in a folder, are on the disk.
+
+  Raises:
+    OSError: no such path, or the system cannot.
+  """
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
 def _digest(body: dict[str, Any]) -> str:
   text = json.dumps(body, sort_keys=True, allow_nan=False)
   return hashlib.sha256(text.encode()).hexdigest()

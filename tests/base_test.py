@@ -196,3 +196,9 @@ class TestJson:
     assert base.read_json(path) == {"x": 1}
     with pytest.raises(FileNotFoundError):
       base.read_json(tmp_path / "b.json")
+
+
+def test_what_is_not_there_cannot_be_on_the_disk(tmp_path):
+  base.sync(tmp_path)
+  with pytest.raises(FileNotFoundError, match="gone"):
+    base.sync(tmp_path / "gone")

@@ -7,17 +7,13 @@ Any causal language model of Hugging Face of the families that are supported:
 import ml_collections
 from ml_collections import config_dict
 
-from spex_jax.configs import components_digits
+from spex_jax import configs
 
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: a minute or more; `quick`: seconds, and a rough answer."""
-  if size not in ("full", "quick"):
-    raise ValueError(f"size must be 'full' or 'quick'; got {size!r}.")
-  config = ml_collections.ConfigDict()
-  config.subject = "lm_components"
-  config.seed = 0
-
+  quick = configs.is_quick(size)
+  config = configs.subject("lm_components")
   config.model = ""  # Directory or hub name; needed.
   config.dtype = "float32"
   config.prompt = (
@@ -33,5 +29,5 @@ def get_config(size: str = "full") -> ml_collections.ConfigDict:
   config.reduce = "sum"  # Or mean, over the tokens of a continuation.
   config.background = ""  # A file of texts, for absent=mean and resample.
 
-  components_digits.parts(config, size == "quick")
+  configs.ask_parts(config, quick)
   return config

@@ -5,12 +5,12 @@ All ten classes: `--config.classes=`. Other data: `data_cancer`, `data_file`.
 
 import ml_collections
 
+from spex_jax import configs
+
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: under two minutes on 2 cores; `quick`: seconds."""
-  if size not in ("full", "quick"):
-    raise ValueError(f"size must be 'full' or 'quick'; got {size!r}.")
-  quick = size == "quick"
+  quick = configs.is_quick(size)
   config = ml_collections.ConfigDict()
   config.seed = 0  # Of the split, the networks, the masks: of everything.
 

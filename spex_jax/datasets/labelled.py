@@ -4,7 +4,6 @@ Shapes: N examples, C classes.
 """
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Sequence
 
@@ -147,7 +146,12 @@ def load(source: str) -> tuple[Labelled, Labelled | None]:
 
 
 def _npz(path: pathlib.Path) -> tuple[Labelled, Labelled | None]:
-  arrays = _arrays(path)
+  if not path.is_file():
+    raise FileNotFoundError(f"{str(path)!r} is no file.")
+  try:
+    arrays = tabular.read_npz(path)
+  except ValueError as error:
+    raise ValueError(f"{path} holds {error}") from error
   if missing := [name for name in ("x", "y") if name not in arrays]:
     raise ValueError(
       f"{path} lacks {' and '.join(missing)}; it holds "
@@ -173,14 +177,3 @@ def _npz(path: pathlib.Path) -> tuple[Labelled, Labelled | None]:
       f"{train.x.shape[1:]}."
     )
   return train, test
-
-
-def _arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  path = pathlib.Path(path)
-  if not path.is_file():
-    raise FileNotFoundError(f"{str(path)!r} is no file.")
-  try:
-    with np.load(path, allow_pickle=False) as file:
-      return dict(file)
-  except (OSError, ValueError, TypeError, AttributeError) as error:
-    raise ValueError(f"{path} holds no arrays of NumPy's: {error}.") from error

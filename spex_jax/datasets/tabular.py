@@ -231,12 +231,21 @@ def _labelled(
   return from_arrays(features, labels, columns=columns, classes=classes)
 
 
-def _npz(path: pathlib.Path) -> Table:
+def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """The arrays of an `.npz` file, by name.
+
+  Raises:
+    ValueError: there are none; the message does not name the file.
+  """
   try:
     with np.load(path, allow_pickle=False) as file:
-      arrays = dict(file)
-  except OSError as error:
+      return dict(file)
+  except (OSError, ValueError, TypeError, AttributeError) as error:
     raise ValueError(f"no arrays of NumPy's: {error}.") from error
+
+
+def _npz(path: pathlib.Path) -> Table:
+  arrays = read_npz(path)
   missing = {"x", "y"} - set(arrays)
   if missing:
     raise ValueError(

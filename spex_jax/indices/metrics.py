@@ -1,6 +1,6 @@
 """How good an expansion is, and how alike two of them are.
 
-Shapes: n players, B masks, T targets, M things ranked.
+Shapes: n players, B masks, T targets, M things compared.
 """
 
 from collections.abc import Sequence
@@ -180,23 +180,46 @@ def support_scores(truth: Sets, guess: Sets) -> SupportScores:
   )
 
 
-def spearman(a: base.Array, b: base.Array) -> float:
-  """Rank correlation of two scores `[M]` of the same things, ties averaged.
+def spearman(
+  a: base.Array, b: base.Array, *, constant: float | None = None
+) -> float | np.ndarray:
+  """Rank correlation of two scores of the same things, ties averaged.
+
+  Args:
+    a: `[M]`, or `[M, T]`, of which each column is compared with its own of b.
+    b: the same shape.
+    constant: what columns get that are all equal on one side or both, and so
+      rank nothing; None for an error.
+
+  Returns:
+    In -1..1: a float, or float64 `[T]`.
 
   Raises:
-    ValueError: shapes that differ, fewer than two things, NaN or infinities,
-      or scores that are all equal (no ranking, so no correlation).
+    ValueError: shapes that differ, NaN or infinities, or scores that rank
+      nothing (fewer than two do not) where no `constant` is given.
   """
   import scipy.stats  # Slow to import.
 
-  a, b = _scores(a, b)
-  for name, scores in (("first", a), ("second", b)):
-    if len(scores) < 2 or np.ptp(scores) == 0:
-      raise ValueError(
-        f"The {name} scores rank nothing: {len(scores)} of them, all equal."
-      )
-  ranks = [scipy.stats.rankdata(scores) for scores in (a, b)]
-  return float(np.corrcoef(*ranks)[0, 1])
+  a, b = _scores(a, b, most_axes=2)
+  flat = _flat(a, b, "rank nothing", constant)
+  a, b = (scipy.stats.rankdata(scores, axis=0) for scores in (a, b))
+  return _correlation(a, b, flat, constant)
+
+
+def pearson(
+  a: base.Array, b: base.Array, *, constant: float | None = None
+) -> float | np.ndarray:
+  """Linear correlation; arguments, result and errors as of `spearman`.
+
+  Scores of any finite size are taken: their squares need not be finite.
+  """
+  a, b = _scores(a, b, most_axes=2)
+  flat = _flat(a, b, "correlate with nothing", constant)
+  tops = [np.abs(scores).max(axis=0, initial=0) for scores in (a, b)]
+  a, b = (
+    scores / np.where(top > 0, top, 1) for scores, top in zip((a, b), tops)
+  )
+  return _correlation(a, b, flat, constant)
 
 
 def top_k_agreement(a: base.Array, b: base.Array, k: int) -> float:
@@ -217,9 +240,43 @@ def top_k_agreement(a: base.Array, b: base.Array, k: int) -> float:
   return len(tops[0] & tops[1]) / k
 
 
-def _scores(a: base.Array, b: base.Array) -> tuple[np.ndarray, np.ndarray]:
+def _flat(
+  a: np.ndarray, b: np.ndarray, fault: str, constant: float | None
+) -> np.ndarray:
+  """bool `[]` or `[T]`: whether all scores are equal, on one side or both."""
+  found = []
+  for name, scores in (("first", a), ("second", b)):
+    flat = np.ones(scores.shape[1:], bool)
+    if len(scores):
+      flat = np.asarray(scores.min(axis=0) == scores.max(axis=0))
+    if flat.any() and constant is None:
+      where = f" in column {flat.argmax()}" if flat.ndim else ""
+      raise ValueError(
+        f"The {name} scores {fault}{where}: {len(scores)} of them, all equal."
+      )
+    found.append(flat)
+  return found[0] | found[1]
+
+
+def _correlation(
+  a: np.ndarray, b: np.ndarray, flat: np.ndarray, constant: float | None
+) -> float | np.ndarray:
+  """Of two `[M]` or `[M, T]`; `constant` where they are flat."""
+  fill = 0.0 if constant is None else constant
+  out = np.full(flat.shape, fill, np.float64)
+  if not flat.all():
+    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
+    norms = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
+    cosine = (a * b).sum(axis=0) / np.where(flat, 1, norms)
+    out = np.where(flat, out, np.clip(cosine, -1, 1))
+  return out if out.ndim else float(out)
+
+
+def _scores(
+  a: base.Array, b: base.Array, most_axes: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
   a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-  if a.ndim != 1 or a.shape != b.shape:
+  if not 1 <= a.ndim <= most_axes or a.shape != b.shape:
     raise ValueError(
       f"Need two score vectors of one length; got {a.shape} and {b.shape}."
     )

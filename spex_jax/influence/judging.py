@@ -22,7 +22,7 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import score, sparse
-from spex_jax.indices import attribution
+from spex_jax.indices import attribution, metrics
 from spex_jax.masks import packing
 
 _Z95 = 1.959964  # The normal quantile of a 95 % interval.
@@ -136,7 +136,7 @@ def lds(predict: base.ValueFn, masks: base.Masks, values: base.Array) -> Lds:
   defined = np.ptp(truth, axis=0) > 0
   if not defined.any():
     raise ValueError("The values never change: there is nothing to rank.")
-  per_target = np.where(defined, spearman_columns(truth, guess), np.nan)
+  per_target = np.where(defined, _ranks(truth, guess), np.nan)
   scores = per_target[defined]
   interval = None
   if len(scores) > 1:
@@ -145,7 +145,7 @@ def lds(predict: base.ValueFn, masks: base.Masks, values: base.Array) -> Lds:
   reliability = ceiling = None
   if num_seeds > 1:
     pairs = [
-      spearman_columns(values[:, i], values[:, j])[defined]
+      _ranks(values[:, i], values[:, j])[defined]
       for i in range(num_seeds)
       for j in range(i)
     ]
@@ -164,20 +164,6 @@ def lds(predict: base.ValueFn, masks: base.Masks, values: base.Array) -> Lds:
     num_masks=num_masks,
     num_seeds=num_seeds,
   )
-
-
-def spearman_columns(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  """`[T]` rank correlations of the columns of two `[B, T]`; 0 if constant.
-
-  Ties get their mean rank, as in `scipy.stats.spearmanr`.
-  """
-  import scipy.stats  # Slow to import.
-
-  ranks = [scipy.stats.rankdata(part, axis=0) for part in (a, b)]
-  a, b = (part - part.mean(axis=0) for part in ranks)
-  norms = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
-  product = (a * b).sum(axis=0)
-  return np.divide(product, norms, out=np.zeros_like(norms), where=norms > 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,7 +237,7 @@ def surrogate(
   whole = sparse.SparseFourier.stack(functions)
   guesses = [_predictions(f, masks, truth.shape[1]) for f in (whole, linear)]
   r2 = [np.atleast_1d(score.r2(truth, guess)) for guess in guesses]
-  rank = [spearman_columns(truth, guess) for guess in guesses]
+  rank = [_ranks(truth, guess) for guess in guesses]
   return Surrogate(r2[0], rank[0], r2[1], rank[1])
 
 
@@ -409,6 +395,11 @@ def mislabelled(
     recall=found / bad,
     precision=found / grid,
   )
+
+
+def _ranks(a, b):
+  """`[T]` rank correlations; 0 where one side is all equal: it says nothing."""
+  return np.atleast_1d(metrics.spearman(a, b, constant=0.0))
 
 
 def _checked(masks, values):

@@ -24,7 +24,7 @@ from spex_jax.fourier import score
 from spex_jax.indices import attribution
 from spex_jax.influence import bank as banks
 from spex_jax.influence import corners, judging, semivalues
-from spex_jax.jobs import classifiers, explain, retraining, valuations
+from spex_jax.jobs import classifiers, retraining, settings, valuations
 from spex_jax.report import examples as pictures
 from spex_jax.report import plots, progress
 from spex_jax.report import tables as report_tables
@@ -80,17 +80,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     ValueError: names the setting, what it is, and what it may be.
   """
   needed = ("seed", *_COUNTS, *_TEXTS, "damping", "model", "training")
-  if missing := [name for name in needed if name not in config]:
-    raise ValueError(
-      f"The configuration lacks {', '.join(missing)}: is it one of `spex "
-      "attribute data`?"
-    )
+  settings.need(config, needed, ": is it one of `spex attribute data`?")
   for name, least in (("seed", None), *_COUNTS.items()):
-    value = config[name]
-    if isinstance(value, bool) or not isinstance(value, int):
-      raise ValueError(f"{name}={value!r}: must be an integer.")
-    if least is not None and value < least:
-      raise ValueError(f"{name}={value}: must be at least {least}.")
+    settings.integer(name, config[name], least)
   choices = {
     "players": (config.players, retraining.PLAYERS),
     "method": (config.method, tuple(valuations.METHODS)),
@@ -99,16 +91,13 @@ def check(config: ml_collections.ConfigDict) -> None:
     "model.output": (config.model.output, tuple(_OUTPUTS)),
   }
   for name, (value, known) in choices.items():
-    if value not in known:
-      raise ValueError(f"{name}={value!r}: choose from {', '.join(known)}.")
+    settings.choice(name, value, known)
   valuations.check(config)
   for name in classifiers.SIZES:
-    value = config.model.get(name, 1)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-      raise ValueError(f"model.{name}={value!r}: must be a whole number, 1 up.")
+    settings.integer(f"model.{name}", config.model.get(name, 1), 1)
   if config.num_train == 1:
     raise ValueError("num_train=1: must be 2 or more, or 0 for all.")
-  explain.check_finite(config)
+  settings.finite(config)
 
 
 def run(
@@ -137,7 +126,7 @@ def run(
   problem = retraining.problem(config)
   masks = retraining.masks(config, problem)
   chosen = _chosen(config, problem)
-  explain.prepare(workdir)
+  settings.writable(workdir)
   show = show or report_tables.printer()
   for name, fact in _question(config, problem, masks):
     show(report_tables.fact(name, fact))

@@ -19,7 +19,7 @@ from spex_jax.components import coar, judging
 from spex_jax.explanation import Explanation
 from spex_jax.indices import attribution
 from spex_jax.indices import interactions as interactions_lib
-from spex_jax.jobs import explain, parts, subjects
+from spex_jax.jobs import explain, parts, settings, subjects
 from spex_jax.report import progress
 from spex_jax.report import tables as report_tables
 
@@ -48,11 +48,8 @@ def run(
       are NaN.
     OSError: the disk is full.
   """
-  if "players" not in config or "keep" not in config:
-    raise ValueError(
-      "The configuration lacks players or keep: is it one of `spex attribute "
-      "components`?"
-    )
+  hint = ": is it one of `spex attribute components`?"
+  settings.need(config, ("players", "pattern", "absent", "keep"), hint)
   parts.check(config)
   if config.method == COAR:
     return _coar(config, workdir, show or report_tables.printer())
@@ -61,15 +58,15 @@ def run(
 
 def _coar(config, workdir, show) -> attribution.Attribution:
   """One effect for each part, with few absent, judged on fresh ablations."""
-  settings = config.copy_and_resolve_references()
-  settings.method = "lasso"  # One that exists: all else is checked as ever.
-  explain.check(settings)
+  others = config.copy_and_resolve_references()
+  others.method = "lasso"  # One that exists: all else is checked as ever.
+  explain.check(others)
   fresh = max(_LEAST, int(_FRESH * config.budget))
   if config.budget < 2 * _LEAST:
     raise ValueError(
       f"budget={config.budget}: method=coar needs {2 * _LEAST} masks."
     )
-  explain.prepare(workdir)
+  settings.writable(workdir)
   subject = explain.SUBJECTS[config.subject](config, workdir)
   evaluator, n = subject.evaluator, subject.evaluator.n
   show(report_tables.fact("asked", subject.question))

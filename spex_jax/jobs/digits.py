@@ -9,7 +9,7 @@ import numpy as np
 
 from spex_jax.ablate import evaluate, features, gradients
 from spex_jax.datasets import images
-from spex_jax.jobs import subjects
+from spex_jax.jobs import settings, subjects
 from spex_jax.models import mlp
 from spex_jax.report import plots
 
@@ -59,10 +59,7 @@ def subject(
   ranking = np.asarray(logits(params, image)[0]).argsort()[::-1]
   first, second = int(ranking[0]), int(ranking[1])
   name, rival = data.classes[first], data.classes[second]
-  if config.target not in _TARGETS:
-    raise ValueError(
-      f"target={config.target!r}: choose from {', '.join(_TARGETS)}."
-    )
+  settings.choice("target", config.target, _TARGETS)
 
   def read(pixels: jax.Array, params) -> jax.Array:
     answers = logits(params, pixels)

@@ -4,7 +4,6 @@ import pathlib
 from collections.abc import Callable, Mapping
 
 import ml_collections
-import numpy as np
 
 from spex_jax import base
 from spex_jax.ablate import evaluate, gradients
@@ -20,6 +19,7 @@ from spex_jax.jobs import (
   parts,
   pictures,
   sentiment,
+  settings,
   subjects,
   tables,
 )
@@ -66,26 +66,15 @@ def check(config: ml_collections.ConfigDict) -> None:
   Raises:
     ValueError: names the setting, what it is, and what it may be.
   """
-  missing = [name for name in _SETTINGS if name not in config]
-  if missing:
-    raise ValueError(f"The configuration lacks {', '.join(missing)}.")
-  choices = {
-    "subject": tuple(SUBJECTS),
-    "method": METHODS,
-  }
-  for name, known in choices.items():
-    if config[name] not in known:
-      raise ValueError(
-        f"{name}={config[name]!r}: choose from {', '.join(sorted(known))}."
-      )
-  for name in ("seed", "budget", "batch_size", "order", "top"):
-    value = config[name]
-    if name in ("order", "batch_size") and value is None:
-      continue  # No limit; measured.
-    if isinstance(value, bool) or not isinstance(value, int):
-      raise ValueError(f"{name}={value!r}: must be an integer.")
-    if name != "seed" and value < 1:
-      raise ValueError(f"{name}={value}: must be at least 1.")
+  settings.need(config, _SETTINGS)
+  settings.choice("subject", config.subject, sorted(SUBJECTS))
+  settings.choice("method", config.method, sorted(METHODS))
+  settings.integer("seed", config.seed)
+  for name in ("budget", "top"):
+    settings.integer(name, config[name], 1)
+  for name in ("order", "batch_size"):
+    if config[name] is not None:  # No limit; measured.
+      settings.integer(name, config[name], 1)
   goal = request.goal(config.get("target_faithfulness"))
   if goal is not None and config.method in ("spex", *_ADDITIVE):
     who = f"{config.method} has masks"
@@ -100,7 +89,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   # Whether the index has this order, asked of a function that is constant.
   constant = sparse.SparseFourier.from_terms(config.order or 1, [((), 0.0)])
   index_table.interactions(constant, config.index, config.order)
-  check_finite(config)
+  settings.finite(config)
 
 
 def run(
@@ -124,7 +113,7 @@ def run(
     OSError: the disk is full.
   """
   check(config)
-  prepare(workdir)
+  settings.writable(workdir)
   show = show or report_tables.printer()
   subject = SUBJECTS[config.subject](config, workdir)
   if config.method in gradients.METHODS:
@@ -181,7 +170,7 @@ def answer(
   Raises:
     ValueError: a method that has no gradient to go by, or as `explain`.
   """
-  settings = {
+  common = {
     "key": subjects.key_of(config, "explain"),
     # A few of the evaluator's batches.
     "batch_size": 4 * (config.batch_size or _BATCH),
@@ -190,7 +179,7 @@ def answer(
     "progress": lambda asked, budget: report(asked),
   }
   if config.method in gradients.METHODS:
-    return by_gradient.explain(subject, value_fn, config, **settings)
+    return by_gradient.explain(subject, value_fn, config, **common)
   return explain(
     value_fn,
     subject.evaluator.n,
@@ -198,7 +187,7 @@ def answer(
     method=config.method,
     target_faithfulness=config.get("target_faithfulness"),
     kernel_width=_kernel_width(config),
-    **settings,
+    **common,
   )
 
 
@@ -256,29 +245,3 @@ def _outcome(
   terms = report_tables.count(int(explanation.fourier.count), "Fourier term")
   facts.append(("answer", f"{terms}, found by {explanation.method}"))
   return facts + [("note", note) for note in explanation.notes]
-
-
-def prepare(workdir: pathlib.Path) -> None:
-  """Makes `workdir`, and sees that it can be written before any work.
-
-  Raises:
-    ValueError: it cannot.
-  """
-  probe = workdir / ".probe"
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    probe.touch()
-    probe.unlink()
-  except OSError as error:
-    raise ValueError(
-      f"workdir {workdir} cannot be written: {error.strerror}."
-    ) from error
-
-
-def check_finite(config: ml_collections.ConfigDict, prefix: str = "") -> None:
-  """Raises ValueError for a setting that is NaN or infinite; names it."""
-  for name, value in config.items():
-    if isinstance(value, ml_collections.ConfigDict):
-      check_finite(value, f"{prefix}{name}.")
-    elif isinstance(value, float) and not np.isfinite(value):
-      raise ValueError(f"{prefix}{name}={value}: must be finite.")

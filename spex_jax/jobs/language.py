@@ -10,7 +10,7 @@ import numpy as np
 
 from spex_jax.ablate import evaluate, likelihoods, prefix, readouts
 from spex_jax.ablate import text as text_lib
-from spex_jax.jobs import networks, subjects
+from spex_jax.jobs import networks, settings, subjects
 from spex_jax.models import generate, sites, tokens
 
 READOUTS = ("log_probability", "probability", "logit", "margin")
@@ -83,14 +83,9 @@ def check(config: ml_collections.ConfigDict) -> None:
   Raises:
     ValueError: names the setting and what it may be.
   """
-  if config.readout not in READOUTS:
-    raise ValueError(
-      f"readout={config.readout!r}: choose from {', '.join(READOUTS)}."
-    )
-  if config.reduce not in ("sum", "mean"):
-    raise ValueError(f"reduce={config.reduce!r}: choose sum or mean.")
-  if config.num_tokens < 1:
-    raise ValueError(f"num_tokens={config.num_tokens}: must be at least 1.")
+  settings.choice("readout", config.readout, READOUTS)
+  settings.choice("reduce", config.reduce, ("sum", "mean"))
+  settings.integer("num_tokens", config.num_tokens, 1)
 
 
 class Asked(NamedTuple):

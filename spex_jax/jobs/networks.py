@@ -14,7 +14,7 @@ import numpy as np
 
 from spex_jax.ablate import absent, evaluate, gradients, readouts
 from spex_jax.ablate import text as text_lib
-from spex_jax.jobs import subjects
+from spex_jax.jobs import settings, subjects
 from spex_jax.models import encoder, hub, resnet, sites, transformer, vit
 from spex_jax.report import plots, tables, texts
 
@@ -145,8 +145,7 @@ def target(
       f"{tables.some(names)}, numbered from 0."
     )
   readout = config.readout
-  if readout not in READOUTS:
-    raise ValueError(f"readout={readout!r}: choose from {', '.join(READOUTS)}.")
+  settings.choice("readout", readout, READOUTS)
   if readout == "margin" and len(names) < 2:
     raise ValueError(
       "readout='margin' needs a second class; this model has one output. "
@@ -177,11 +176,8 @@ def players(config: ml_collections.ConfigDict) -> text_lib.By:
     ValueError: a pattern that is no regular expression, or unknown players.
   """
   if not config.pattern:
-    if config.players not in _PLAYERS:
-      raise ValueError(
-        f"players={config.players!r}: choose from {', '.join(_PLAYERS)}, or "
-        "give a regular expression by --config.pattern=PATTERN."
-      )
+    otherwise = ", or give a regular expression by --config.pattern=PATTERN"
+    settings.choice("players", config.players, _PLAYERS, otherwise)
     return config.players
   try:
     return re.compile(config.pattern)
@@ -202,8 +198,7 @@ def absence(
     ValueError: what `absent.inputs` refuses, with the settings that help.
   """
   token, way = config.token or None, config.absent
-  if way not in absent.WAYS:
-    raise ValueError(f"absent={way!r}: choose from {', '.join(absent.WAYS)}.")
+  settings.choice("absent", way, absent.WAYS)
   if (
     way in ("mask", "one")
     and not token

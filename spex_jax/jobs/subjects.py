@@ -18,6 +18,7 @@ from spex_jax import base
 from spex_jax.ablate import baselines, evaluate, gradients
 from spex_jax.explanation import Explanation
 from spex_jax.indices import interactions as interactions_lib
+from spex_jax.jobs import settings
 from spex_jax.models import sites
 from spex_jax.report.tables import count
 from spex_jax.training import checkpoint, loop
@@ -68,6 +69,7 @@ def baseline_of(
   config: ml_collections.ConfigDict, x: np.ndarray, background: np.ndarray
 ) -> tuple[jax.Array, str]:
   """The stand-in that a configuration names, and that in words."""
+  settings.choice("baseline", config.baseline, baselines.NAMES)
   if config.baseline == "zero":
     return baselines.zero(x), "zero"
   if config.baseline == "mean":
@@ -77,15 +79,12 @@ def baseline_of(
   if config.baseline == "constant":
     value = config.baseline_value
     return baselines.constant(x, value), f"the constant {value:g}"
-  if config.baseline == "resample":
-    key, draws = key_of(config, "baseline"), config.baseline_draws
-    examples = count(draws, "training example")
-    return (
-      baselines.resample(key, background, draws),
-      f"the values of {examples}, averaged over",
-    )
-  known = ", ".join(baselines.NAMES)
-  raise ValueError(f"baseline={config.baseline!r}: choose from {known}.")
+  key, draws = key_of(config, "baseline"), config.baseline_draws
+  examples = count(draws, "training example")
+  return (
+    baselines.resample(key, background, draws),
+    f"the values of {examples}, averaged over",
+  )
 
 
 def pick(name: str, row: int, num_rows: int) -> int:

@@ -126,6 +126,23 @@ class Combine(nn.Module):
     if self.use_bias:
       self.bias = self.param("bias", nn.initializers.zeros, shape[-1:])
 
+  def __call__(
+    self, tap: sites.Tap, site: str, z: jax.Array, split: bool = False
+  ) -> tuple[jax.Array, jax.Array | None]:
+    """`{site}.out` `[B, P, d]`, and each head's part where it is needed.
+
+    Parts `[B, P, H, d]` are None unless edited, captured, or asked for by
+    `split`.
+    """
+    parts = None
+    if split or tap.wants(f"{site}.heads"):
+      parts = tap(f"{site}.heads", self.each(z))
+    if parts is not None and tap.edits(f"{site}.heads"):
+      out = self.biased(parts.sum(axis=2))
+    else:
+      out = self.all(z)
+    return tap(f"{site}.out", out), parts
+
   def each(self, z: jax.Array) -> jax.Array:
     """What every head adds: `[B, P, H, h]` to `[B, P, H, d]`."""
     return jnp.einsum("bpnh,nhd->bpnd", z, self.kernel)
@@ -230,23 +247,6 @@ class Attention(nn.Module):
       "bkms,bskh->bkmh", pattern.reshape(*rows, k.shape[1]), v
     ).reshape(batch, num, length, width)
     return tap(f"{site}.z", jnp.swapaxes(z, 1, 2)), cache
-
-  def combine(
-    self, tap: sites.Tap, site: str, z: jax.Array, split: bool = False
-  ) -> tuple[jax.Array, jax.Array | None]:
-    """`attn.out` `[B, P, d]`, and each head's part where it is needed.
-
-    Parts `[B, P, H, d]` are None unless edited, captured, or asked for by
-    `split`.
-    """
-    parts = None
-    if split or tap.wants(f"{site}.heads"):
-      parts = tap(f"{site}.heads", self.out.each(z))
-    if parts is not None and tap.edits(f"{site}.heads"):
-      out = self.out.biased(parts.sum(axis=2))
-    else:
-      out = self.out.all(z)
-    return tap(f"{site}.out", out), parts
 
 
 def causal(

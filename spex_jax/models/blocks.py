@@ -25,6 +25,7 @@ Shapes: B batch, P positions, d width, H heads, F neurons.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -136,9 +137,9 @@ class Config:
 
 
 class Mlp(nn.Module):
-  """`up` (and `gate`), activation, `down`."""
+  """`up` (and `gate`), activation, `down`; `config` is a `Config`, or T5's."""
 
-  config: Config
+  config: Any
 
   def setup(self):
     c = self.config
@@ -190,7 +191,7 @@ class Block(nn.Module):
       inputs = (sites.take(inputs[0], context.keep), *inputs[1:])
     z, cache = self.attn.mix(tap, f"{site}.attn", inputs, context, cache)
     split = tap.cuts or tap.wants(f"{site}.attn.heads_post_norm")
-    added, parts = self.attn.combine(tap, f"{site}.attn", z, split)
+    added, parts = self.attn.out(tap, f"{site}.attn", z, split)
     if self.config.order == "parallel":
       read = self._mlp_input(tap, site, x)
       x = x + added
@@ -246,7 +247,7 @@ class Block(nn.Module):
     read = tap(f"{site}.attn.in", x)
     inputs = (read, read, read)
     z, _ = self.attn.mix(tap, f"{site}.attn", inputs, context)
-    added, _ = self.attn.combine(tap, f"{site}.attn", z)
+    added, _ = self.attn.out(tap, f"{site}.attn", z)
     x = tap(f"{site}.attn.post_norm", self.norm1(x + added))
     x = tap(f"{site}.resid_mid", x)
     out = self.mlp(tap, f"{site}.mlp", tap(f"{site}.mlp.in", x))

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.models import sites, tokens, weights
+from spex_jax.models import reading, sites, tokens, weights
 
 # model_type to the module of its family, and the architectures of it that are
 # implemented.
@@ -98,7 +98,7 @@ def load(
   """
   dtype = _check_dtype(dtype)
   folder = local(path)
-  settings = _json(folder / "config.json")
+  settings = reading.json_object(folder / "config.json")
   family = _family(settings, folder)
   config = family.config_from_hub(settings)
   _check_pooling(folder)
@@ -159,7 +159,7 @@ def class_names(path: str | pathlib.Path, num_labels: int) -> tuple[str, ...]:
     ValueError: names that are not distinct, or not `num_labels`; labels that
       do not exclude each other, so that none is "the" class.
   """
-  settings = _json(local(path) / "config.json")
+  settings = reading.json_object(local(path) / "config.json")
   kind = settings.get("problem_type")
   if kind == "multi_label_classification":
     raise ValueError(
@@ -215,18 +215,6 @@ def _check_dtype(dtype: Any) -> np.dtype:
   return dtype
 
 
-def _json(path: pathlib.Path) -> dict[str, Any]:
-  if not path.is_file():
-    raise FileNotFoundError(f"{path} is missing.")
-  try:
-    content = json.loads(path.read_text())
-  except ValueError as error:
-    raise ValueError(f"{path} is not JSON: {error}.") from None
-  if not isinstance(content, dict):
-    raise ValueError(f"{path} must hold an object.")
-  return content
-
-
 def _family(settings: Mapping[str, Any], folder: pathlib.Path) -> Any:
   kind = settings.get("model_type")
   if kind not in FAMILIES:
@@ -269,7 +257,7 @@ def _check_pooling(folder: pathlib.Path) -> None:
   if path.is_file():
     modes = {
       name: value
-      for name, value in _json(path).items()
+      for name, value in reading.json_object(path).items()
       if name.startswith("pooling_mode") and value
     }
     if modes not in (
@@ -301,7 +289,8 @@ def _files(folder: pathlib.Path) -> dict[pathlib.Path, set[str] | None]:
   """The safetensors files, each with the keys that an index promises."""
   if (folder / _INDEX).is_file():
     promised: dict[pathlib.Path, set[str] | None] = {}
-    for key, name in _json(folder / _INDEX).get("weight_map", {}).items():
+    index = reading.json_object(folder / _INDEX)
+    for key, name in index.get("weight_map", {}).items():
       keys = promised.setdefault(folder / name, set())
       if keys is not None:
         keys.add(key)

@@ -8,13 +8,14 @@ Shapes: images are uint8 `[H, W, 3]`; pixel values `[C, H', W']`.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+from spex_jax.models import reading
 
 # Which function a processor is: "crop" keeps proportions, enlarges and cuts
 # out the middle, as ConvNeXt's does below `_WHOLE` pixels.
@@ -118,12 +119,7 @@ def load(directory: str | os.PathLike) -> Preparation | None:
   path = pathlib.Path(directory) / "preprocessor_config.json"
   if not path.is_file():
     return None
-  try:
-    settings = json.loads(path.read_text())
-  except ValueError as error:
-    raise ValueError(f"{path} is not JSON: {error}.") from None
-  if not isinstance(settings, dict):
-    raise ValueError(f"{path} must hold an object.")
+  settings = reading.json_object(path)
   try:
     return _preparation(settings)
   except (KeyError, TypeError, ValueError) as error:

@@ -1,10 +1,12 @@
-"""Strict reading of a `config.json`: nothing that matters is ignored.
+"""Strict reading of a checkpoint's JSON: nothing that matters is ignored.
 
 A family takes the settings that it implements, refuses by name the values of
 settings that it does not, and at the end every setting that nobody asked for
 and that is not known to be harmless.
 """
 
+import json
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,6 +40,28 @@ _REFUSED = (
   "adapters",
 )
 _MISSING = object()
+
+
+def json_object(
+  path: pathlib.Path, *, optional: bool = False
+) -> dict[str, Any]:
+  """The object that a JSON file holds; {} where an optional one is missing.
+
+  Raises:
+    FileNotFoundError: no such file, unless it is optional.
+    ValueError: no JSON of UTF-8, or no object.
+  """
+  if not path.is_file():
+    if optional:
+      return {}
+    raise FileNotFoundError(f"{path} is missing.")
+  try:
+    content = json.loads(path.read_text(encoding="utf-8"))
+  except ValueError as error:  # Of JSON, and of UTF-8.
+    raise ValueError(f"{path} is not JSON: {error}.") from error
+  if not isinstance(content, dict):
+    raise ValueError(f"{path} must hold an object.")
+  return content
 
 
 class Reader:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.models import blocks, sites
+from spex_jax.models import attention, blocks, sites
 
 INIT = nn.initializers.normal(0.05)
 
@@ -82,6 +82,11 @@ class Config:
     """Each head has keys and values of its own."""
     return self.num_heads
 
+  @property
+  def mlp_bias(self) -> bool:
+    """No matrix has one."""
+    return False
+
 
 class Memory(NamedTuple):
   """What a decoder looks at.
@@ -128,31 +133,6 @@ def buckets(
   return first + near
 
 
-class Norm(nn.Module):
-  """Division by the root mean square, in float32; parameter `scale`."""
-
-  config: Config
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """`[..., d]` to the same."""
-    shape = (self.config.width,)
-    scale = self.param("scale", nn.initializers.ones, shape)
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    square = jnp.square(wide).mean(axis=-1, keepdims=True)
-    out = wide * jax.lax.rsqrt(square + self.config.norm_eps)
-    return (out * scale.reshape((1,) * (x.ndim - 1) + shape)).astype(x.dtype)
-
-
-class Heads(nn.Module):
-  """A projection into heads, or out of them; parameter `kernel`."""
-
-  shape: tuple[int, int, int]
-
-  def setup(self):
-    self.kernel = self.param("kernel", INIT, self.shape)
-
-
 class Attention(nn.Module):
   """Attention of one text to itself, or to another."""
 
@@ -160,9 +140,10 @@ class Attention(nn.Module):
 
   def setup(self):
     c = self.config
-    into = (c.width, c.num_heads, c.head_width)
-    self.q, self.k, self.v = Heads(into), Heads(into), Heads(into)
-    self.out = Heads((c.num_heads, c.head_width, c.width))
+    shape = (c.width, c.num_heads, c.head_width)
+    project = lambda: attention.Project(*shape, False)
+    self.q, self.k, self.v = project(), project(), project()
+    self.out = attention.Combine(*shape, False)
 
   def __call__(
     self,
@@ -184,7 +165,7 @@ class Attention(nn.Module):
       bias: `[1, H, P, S]`, or None.
     """
     q, k, v = (
-      tap(f"{site}.{name}", jnp.einsum("bpd,dnh->bpnh", of, part.kernel))
+      tap(f"{site}.{name}", part(of))
       for name, part, of in (
         ("q", self.q, x),
         ("k", self.k, memory),
@@ -200,35 +181,7 @@ class Attention(nn.Module):
     scores = jnp.where(mask, scores, jnp.finfo(wide).min)
     pattern = tap(f"{site}.pattern", jax.nn.softmax(scores).astype(q.dtype))
     z = tap(f"{site}.z", jnp.einsum("bnps,bsnh->bpnh", pattern, v))
-    out = jnp.einsum("bpnh,nhd->bpd", z, self.out.kernel)
-    if tap.wants(f"{site}.heads"):
-      heads = jnp.einsum("bpnh,nhd->bpnd", z, self.out.kernel)
-      heads = tap(f"{site}.heads", heads)
-      if tap.edits(f"{site}.heads"):
-        out = heads.sum(axis=2)
-    return tap(f"{site}.out", out)
-
-
-class Mlp(nn.Module):
-  """Neurons, gated or not; parameters `up`, `down` and perhaps `gate`."""
-
-  config: Config
-
-  def setup(self):
-    c = self.config
-    self.up = nn.Dense(c.num_neurons, use_bias=False)
-    self.down = nn.Dense(c.width, use_bias=False)
-    if c.gated:
-      self.gate = nn.Dense(c.num_neurons, use_bias=False)
-
-  def __call__(self, tap: sites.Tap, site: str, x: jax.Array) -> jax.Array:
-    """`[B, P, d]` to `[B, P, d]`."""
-    act = blocks.ACTIVATIONS[self.config.activation]
-    if self.config.gated:
-      neurons = act(tap(f"{site}.pre", self.gate(x))) * self.up(x)
-    else:
-      neurons = act(tap(f"{site}.pre", self.up(x)))
-    return tap(f"{site}.out", self.down(tap(f"{site}.neurons", neurons)))
+    return self.out(tap, site, z)[0]
 
 
 class Block(nn.Module):
@@ -239,10 +192,10 @@ class Block(nn.Module):
 
   def setup(self):
     c = self.config
-    self.norm1, self.norm2 = Norm(c), Norm(c)
-    self.attn, self.mlp = Attention(c), Mlp(c)
+    self.norm1, self.norm2 = _norm(c), _norm(c)
+    self.attn, self.mlp = Attention(c), blocks.Mlp(c)
     if self.is_decoder:
-      self.norm_cross, self.cross = Norm(c), Attention(c)
+      self.norm_cross, self.cross = _norm(c), Attention(c)
 
   def __call__(
     self,
@@ -282,7 +235,7 @@ class Stack(nn.Module):
     self.blocks = [Block(c, self.is_decoder) for _ in range(number)]
     shape = (c.num_buckets, c.num_heads)
     self.distance = self.param("distance", INIT, shape)
-    self.final_norm = Norm(c)
+    self.final_norm = _norm(c)
 
   def __call__(
     self,
@@ -314,3 +267,7 @@ class Stack(nn.Module):
       hidden.append(x)
     hidden[-1] = tap(f"{name}.final_norm", self.final_norm(hidden[-1]))
     return tuple(hidden)
+
+
+def _norm(config: Config) -> attention.Norm:
+  return attention.Norm("rms", config.width, config.norm_eps)

@@ -7,7 +7,6 @@ what the special tokens are called is in `tokenizer_config.json`,
 Shapes: P tokens of one text.
 """
 
-import json
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spex_jax import base
+from spex_jax.models import reading
 
 # Roles of special tokens, and their names in Hugging Face's files.
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
@@ -198,9 +198,9 @@ def load(directory: str | os.PathLike) -> Tokenizer | None:
     backend = tokenizers.Tokenizer.from_file(str(path))
   except Exception as error:  # `tokenizers` raises nothing narrower.
     raise ValueError(f"{path} is no tokenizer: {error}") from error
-  model = _json(directory / "config.json")
-  named = _json(directory / "special_tokens_map.json")
-  named |= _json(directory / "tokenizer_config.json")
+  read = lambda name: reading.json_object(directory / name, optional=True)
+  model = read("config.json")
+  named = read("special_tokens_map.json") | read("tokenizer_config.json")
   special = {}
   for role in ROLES:
     token = named.get(f"{role}_token")
@@ -229,15 +229,3 @@ def _max_length(
   if stated is not None and stated < _NO_LIMIT:
     limits.append(int(stated))
   return min(limits, default=None)
-
-
-def _json(path: pathlib.Path) -> dict[str, Any]:
-  if not path.exists():
-    return {}
-  try:
-    body = json.loads(path.read_text(encoding="utf-8"))
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
-    raise ValueError(f"{path} is not JSON: {error}.") from error
-  if not isinstance(body, dict):
-    raise ValueError(f"{path} must hold a JSON object.")
-  return body

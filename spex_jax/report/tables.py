@@ -37,11 +37,17 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
 
 
 def cost(stats: Any, decode_seconds: float) -> str:
-  """What an evaluator's `stats` say, beside the seconds of decoding."""
+  """What an evaluator's `stats` say, beside the seconds of decoding.
+
+  Batches are given as settings of the evaluator, which would make the same
+  ones again: its `microbatch` where it is not a whole batch of a device.
+  """
   text = count(stats.batches, "batch", "batches")
   if stats.batch_shape is not None:
-    padding = count(stats.padded, "row")
-    text += f" of {stats.batch_shape[0]} ({padding} of padding)"
+    size = f"batch_size={stats.batch_shape[0]}"
+    if stats.microbatch != stats.device_batch:
+      size += f", microbatch={stats.microbatch}"
+    text += f" ({size}; {count(stats.padded, 'row')} of padding)"
   return (
     f"{text} on {stats.device}; compile {stats.compile_seconds:.2f} s, run "
     f"{stats.run_seconds:.2f} s, decode {decode_seconds:.2f} s"

@@ -172,7 +172,7 @@ class Ledger:
           folder / f"{index:08d}.{turn}.{suffix}"
         )
     (folder / f"{index:08d}.{turn}.txt").write_text(reason + "\n")
-    _sync(self._shards)
+    base.sync(self._shards)
     self.quarantined.append(Quarantined(index, reason, count))
     logging.warning("Shard %d of %s: %s", index, self.path, reason)
 
@@ -324,7 +324,7 @@ def _publish(place: pathlib.Path, data: bytes) -> bool:
       os.link(temporary, place)
     except FileExistsError:
       return False
-    _sync(place.parent)
+    base.sync(place.parent)
     return True
   finally:
     temporary.unlink(missing_ok=True)
@@ -338,11 +338,3 @@ def _publish_json(place: pathlib.Path, body: dict[str, Any]) -> bool:
     return _publish(place, draft.read_bytes())
   finally:
     draft.unlink(missing_ok=True)
-
-
-def _sync(folder: pathlib.Path) -> None:
-  descriptor = os.open(folder, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)

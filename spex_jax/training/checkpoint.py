@@ -47,7 +47,7 @@ def save(path: str | os.PathLike, state: Any, config: dict[str, Any]) -> None:
     with ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save(temporary / _STATE, state)
     for file in _files(temporary):
-      _sync(temporary / file)
+      base.sync(temporary / file)
     manifest = {
       "config": config,
       "leaves": _leaves(state),
@@ -55,7 +55,7 @@ def save(path: str | os.PathLike, state: Any, config: dict[str, Any]) -> None:
     }
     base.write_json(temporary / _MANIFEST, manifest)
     temporary.rename(path)
-    _sync(path.parent)
+    base.sync(path.parent)
   except Exception as error:  # Of the system, or Orbax's own kinds.
     raise OSError(f"{path} could not be saved: {_reason(error)}.") from error
   finally:
@@ -187,11 +187,3 @@ def _files(path: pathlib.Path) -> list[str]:
 def _digest(path: pathlib.Path) -> str:
   with path.open("rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: pathlib.Path) -> None:
-  descriptor = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)

@@ -43,7 +43,11 @@ def test_an_npz(tmp_path):
   with pytest.raises(ValueError, match="holds x; it must hold x and y"):
     tabular.read(path)
   path.write_text("no zip")
-  with pytest.raises(ValueError, match=r"mine.npz: "):
+  with pytest.raises(ValueError, match=r"mine.npz: no arrays of NumPy's"):
+    tabular.read(path)
+  with path.open("wb") as file:
+    np.save(file, x)  # One array without a name.
+  with pytest.raises(ValueError, match=r"mine.npz: no arrays of NumPy's"):
     tabular.read(path)
 
 

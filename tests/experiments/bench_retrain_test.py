@@ -1,5 +1,7 @@
 """The benchmark of retraining runs, and measures what it says."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -18,6 +20,37 @@ def test_rows_of_the_solved_learners():
   assert logistic["largest_difference"] < 1e-4
   assert logistic["diverged"] == 0
   assert logistic["seconds"] > 0 and logistic["scikit_learn_s"] > 0
+
+
+class _Peer:
+  """Trains three models a second on two processors, by one thread alone."""
+
+  versions = {"torch": "9.9"}
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *exc_info):
+    pass
+
+  def trainings(self, models, epochs, *, threads, repeats):
+    assert epochs == 1
+    spent = models / 3 * threads
+    return (spent,) * repeats, (2 * spent,) * repeats
+
+
+@pytest.mark.slow
+def test_loops_beside_pytorch(monkeypatch):
+  monkeypatch.setattr(bench_retrain.torch_peer, "Torch", _Peer)
+  config = dataclasses.replace(bench_retrain.CONFIGS["quick"], torch=True)
+  vmapped, looped, torch = bench_retrain.run(config, ["loops"])
+  assert (vmapped["who"], looped["who"]) == ("vmapped", "jitted loop")
+  assert torch["who"] == "PyTorch 9.9 loop"
+  assert (torch["models_per_s"], torch["models_per_cpu_s"]) == (3.0, 1.5)
+  assert torch["threads"] == 1
+  assert torch["vmapped_over_it"] == pytest.approx(
+    vmapped["models_per_s"] / 3, rel=0.02
+  )
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """R², removal curves, supports and rankings, by hand and by brute force."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -186,6 +187,64 @@ def test_spearman():
     metrics.spearman([1.0], [4.0, 5.0])
   with pytest.raises(ValueError, match="must be finite"):
     metrics.spearman([1.0, np.nan], [4.0, 5.0])
+
+
+@pytest.mark.parametrize(
+  "correlation, reference",
+  [
+    (metrics.spearman, scipy.stats.spearmanr),
+    (metrics.pearson, scipy.stats.pearsonr),
+  ],
+)
+def test_correlations_of_columns(correlation, reference):
+  rng = np.random.default_rng(3)
+  a = rng.integers(0, 6, (40, 4)).astype(float)  # Ties.
+  b = a + rng.normal(size=a.shape)
+  b[:, 2] = 0.1  # Its mean is not 0.1 in floats.
+  expected = [reference(a[:, t], b[:, t]).statistic for t in (0, 1, 3)]
+  actual = correlation(a, b, constant=0.0)
+  assert actual.dtype == np.float64 and actual[2] == 0.0
+  # 40 sums of products, a few roundings each.
+  np.testing.assert_allclose(actual[[0, 1, 3]], expected, atol=1e-13)
+  np.testing.assert_array_equal(correlation(b, a, constant=0.0), actual)
+  assert correlation(a[:, 0], b[:, 0]) == pytest.approx(expected[0], abs=1e-13)
+  np.testing.assert_allclose(correlation(a, a), 1.0, rtol=1e-15)
+  np.testing.assert_array_equal(
+    correlation(a[:1], b[:1], constant=-2.0), [-2.0] * 4
+  )
+  np.testing.assert_array_equal(
+    correlation(a[:0], b[:0], constant=-2.0), [-2.0] * 4
+  )
+  with pytest.raises(ValueError, match=r"second scores .* in column 2: 40 of"):
+    correlation(a, b)
+  with pytest.raises(ValueError, match=r"got \(40, 4\) and \(40,\)"):
+    correlation(a, b[:, 0])
+  with pytest.raises(ValueError, match=r"got \(1, 40, 4\)"):
+    correlation(a[None], b[None])
+
+
+def test_pearson_by_its_definition():
+  rng = np.random.default_rng(4)
+  a = rng.normal(size=30)
+  b = 0.3 * a + rng.normal(size=30)
+  left, right = (
+    [x - math.fsum(part) / 30 for x in part.tolist()] for part in (a, b)
+  )
+  total = lambda x, y: math.fsum(p * q for p, q in zip(x, y))
+  expected = total(left, right) / math.sqrt(
+    total(left, left) * total(right, right)
+  )
+  assert metrics.pearson(a, b) == pytest.approx(expected, abs=1e-14)
+  # Squares that overflow or vanish; a shift of 1e6 costs six digits.
+  for scale, shift, atol in ((1e300, 0, 1e-14), (1e-300, 0, 1e-14),
+                             (-1, 1e6, 1e-8)):  # fmt: skip
+    actual = metrics.pearson(a * scale + shift, b)
+    assert actual == pytest.approx(np.sign(scale) * expected, abs=atol)
+  # The two smallest numbers, and neighbours near 1, still vary.
+  assert metrics.pearson([0.0, 5e-324], [0.0, 5e-324]) == 1.0
+  assert metrics.pearson([1.0, np.nextafter(1, 2)], [2.0, 1.0]) == -1.0
+  with pytest.raises(ValueError, match="scores correlate with nothing: 2"):
+    metrics.pearson([4.0, 4.0], [1.0, 2.0])
 
 
 def test_top_k_agreement():

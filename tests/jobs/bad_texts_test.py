@@ -112,7 +112,7 @@ _SUBJECTS = {"sentiment": sentiment.subject, "lm": language.subject}
       {"text": "the fi", "target": "lm"},
       "Begin it with a space",
     ),
-    ("lm", "lm", {"reduce": "max"}, "reduce='max': choose sum or mean"),
+    ("lm", "lm", {"reduce": "max"}, "reduce='max': choose from sum, mean"),
     ("lm", "lm", {"num_tokens": 0}, "num_tokens=0: must be at least 1"),
     ("lm", "lm", {"rival": " fun"}, "rival=' fun' is for readout='margin'"),
     (

@@ -100,8 +100,12 @@ def test_cost_says_what_was_spent():
     device="2 x cpu",
   )
   assert tables.cost(stats, 2.25) == (
-    "12 batches of 256 (72 rows of padding) on 2 x cpu; "
+    "12 batches (batch_size=256; 72 rows of padding) on 2 x cpu; "
     "compile 0.50 s, run 1.25 s, decode 2.25 s"
+  )
+  stats.device_batch, stats.microbatch = 128, 32
+  assert tables.cost(stats, 2.25).startswith(
+    "12 batches (batch_size=256, microbatch=32; 72 rows of padding) on"
   )
   host = evaluate.Stats(evaluations=5, batches=1, run_seconds=1.0)
   assert tables.cost(host, 0.5) == (

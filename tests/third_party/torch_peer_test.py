@@ -30,6 +30,10 @@ for line in iter(sys.stdin.readline, ""):
       answer = {{"error": "ValueError: " + str(request["target"])}}
   elif request["task"] == "products":
     answer = {{"rate": sum(request["shapes"][0]) * request["threads"]}}
+  elif request["task"] == "trainings":
+    spent = request["models"] * request["epochs"] / request["threads"]
+    answer = {{"seconds": [spent] * request["repeats"],
+               "busy": [2 * spent] * request["repeats"]}}
   print(json.dumps(answer), flush=True)
 """
 
@@ -65,6 +69,8 @@ def test_what_is_sent_and_given_back(fake):
       "folder", np.array([5]), 3, rows > 1, batch=1, threads=1, each=True
     )
   assert fake.products([(2, 3, 4)], threads=2) == 18
+  seconds, busy = fake.trainings(6, 4, threads=3, repeats=2)
+  assert seconds == (8, 8) and busy == (16, 16)
 
 
 def test_components_are_sent(fake):
@@ -83,8 +89,13 @@ def test_components_are_sent(fake):
 
 
 @pytest.mark.peers
-def test_the_peer_multiplies():
+def test_the_peer_multiplies_and_trains():
   with torch_peer.Torch() as peer:
     assert peer.products([(64, 64, 64)], threads=1) > 1e8
+    one, four = (
+      min(peer.trainings(count, 1, threads=1, repeats=3)[0])
+      for count in (10, 40)
+    )
+    assert 0 < one < four
     with pytest.raises(process.PeerError, match="embed"):
       peer.embed("/nowhere", np.ones((1, 2)), np.ones(3), batch=1, threads=1)
