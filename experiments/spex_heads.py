@@ -68,10 +68,10 @@ class Config:
   budget: int = 1000
   shares: tuple[float, ...] = (0.9, 0.75, 0.5, 0.35, 0.25)
   methods: tuple[str, ...] = METHODS
-  num_seeds: int = 3
+  num_seeds: int = 2
   most: int | None = None
   keep: float = 0.9
-  time_limit: float = 20.0
+  time_limit: float = 5.0
 
 
 CONFIGS = {
