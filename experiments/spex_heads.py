@@ -12,11 +12,11 @@ layers; and pruning to k heads, as ProxySPEX (arXiv 2505.17495, section 5) does
 on MMLU: heads are chosen on one half of the questions, and accuracy is given on
 the other half, for
 
-  proxyspex, spex, auto  the optimum of the sparse expansion
-  lasso                  the largest of first-order effects on the same masks
-  coar                   the same, fitted where few heads are absent
-  random                 the best of as many random subsets of k heads
-  greedy                 dropping the head that costs least, one by one
+  proxyspex, spex  the optimum of the sparse expansion
+  lasso            the largest of first-order effects on as many masks
+  coar             the same, fitted where few heads are absent
+  random           the best of as many random subsets of k heads
+  greedy           dropping the head that costs least, one by one
 
 With --value=margin heads are chosen by the mean log-probability of the right
 answer above the largest other's, which says more per question.
@@ -47,7 +47,7 @@ from spex_jax.masks import sampling
 from spex_jax.models import hub, sites
 from spex_jax.report import plots
 
-DECODERS = ("proxyspex", "spex", "auto")
+DECODERS = ("proxyspex", "spex")
 METHODS = (*DECODERS, "lasso", "coar", "random", "greedy")
 
 
