@@ -222,11 +222,16 @@ def _regression(
     ),
   )
   for who, penalty, make in cases:
+    # In turns; the slow one once.
+    many = 1 if who == "LinearRegression" else config.repeats + 1
     fit = functools.partial(coar.fit, masks, values, penalty=penalty)
-    found, *ours = _best(fit, config.repeats)
-    # The slow one once.
-    many = 1 if who == "LinearRegression" else config.repeats
-    fitted, *theirs = _best(functools.partial(make().fit, x, values), many)
+    both = [
+      (_clocked(fit), _clocked(functools.partial(make().fit, x, values)))
+      for _ in range(many)
+    ]
+    (found, *ours), (fitted, *theirs) = (
+      min(side, key=lambda one: one[1]) for side in zip(*both)
+    )
     yield work | {
       "peer": who,
       "seconds": round(ours[0], 2),
@@ -370,11 +375,6 @@ def _ours(value_fn: evaluate.Evaluator) -> "_Ask":
 def _of(peer, answer):
   values, seconds = answer
   return values, seconds[0], peer.cpu_seconds[0]
-
-
-def _best(call, repeats):
-  """What a call gives, and wall and processor seconds of its best."""
-  return min((_clocked(call) for _ in range(repeats)), key=lambda one: one[1])
 
 
 def _clocked(call):

@@ -265,20 +265,26 @@ class _Host:
     gram[np.diag_indices(len(gram))] += loading[among]
     with regress.blas_threads(len(gram)):
       try:
-        factor = linalg.cho_factor(gram, lower=True, overwrite_a=True)
+        # In LAPACK's order of columns, so that nothing is copied.
+        factor: Any = linalg.cho_factor(
+          gram.T, lower=True, overwrite_a=True, check_finite=False
+        )
       except linalg.LinAlgError:
         return None
       if np.diag(factor[0]).min() ** 2 <= _ROUNDING * max(largest, 1.0):
         return None
       if not loading[among].any():
         self._factor = factor[0]
-      return np.asarray(linalg.cho_solve(factor, right[among]))
+      if not among.all():
+        right = right[among]
+      return np.asarray(linalg.cho_solve(factor, right, check_finite=False))
 
   def inverse_diagonal(self) -> np.ndarray:
     """The diagonal of the inverse of the centred Gram matrix last solved."""
-    from scipy.linalg import lapack
+    from scipy import linalg
 
     assert self._factor is not None
+    lapack: Any = linalg.lapack
     with regress.blas_threads(len(self._factor)):
       inverse, _ = lapack.dtrtri(self._factor, lower=1)
     return (np.tril(inverse) ** 2).sum(axis=0)
