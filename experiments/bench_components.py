@@ -10,7 +10,8 @@ shared (`load`):
 
 `neurons`      stories260k, the margins of the next token of 32 prompts under
                masks of its 860 neurons, beside a batched PyTorch forward with
-               masks, and a forward with hooks for every mask.
+               masks, and forwards with hooks: one for every mask, or for every
+               prompt under every mask.
 `filters`      margins of 500 digits under masks of all filters of a small CNN,
                beside a PyTorch loop that copies and zeroes weights.
 `regression`   COAR's least squares, float32 data, beside scikit-learn's
@@ -151,11 +152,13 @@ def _neurons(config: Config, stories: pathlib.Path, peer) -> Iterator[rows.Row]:
   for row in found:
     yield row | extra
   if peer is not None:
-    hooks = lambda masks, threads: peer().neurons(
-      stories, ids, targets, masks, batch=len(masks), threads=threads, each=True
-    )
-    few = masks[: config.one_by_one[0]]
-    yield _alone("torch, hooks", peer, hooks, few, ours, found[0])
+    for who, apart in (("hooks", False), ("hooks, prompt by prompt", True)):
+      hooks = lambda masks, threads, apart=apart: peer().neurons(
+        stories, ids, targets, masks, batch=len(masks), threads=threads,
+        each=True, apart=apart,
+      )  # fmt: skip
+      few = masks[: config.one_by_one[0]]
+      yield _alone(f"torch, {who}", peer, hooks, few, ours, found[0])
 
 
 def _filters(config: Config, stories: pathlib.Path, peer) -> Iterator[rows.Row]:
@@ -249,20 +252,27 @@ def _correlation(
   key = jax.random.key(0)
   given = (made.net, players, inputs, read)
   begin = time.process_time()
-  batches = list(
-    coar.ablations(
+
+  def fitted(keep, cause):
+    """COAR and pairs from ablations at one share."""
+    batches = coar.ablations(
       value_fn,
       players.n,
-      key=jax.random.fold_in(key, 0),
+      key=jax.random.fold_in(key, cause),
       budget=config.budget,
-      keep=config.keep,
+      keep=keep,
     )
-  )
-  masks, values = (np.concatenate(part) for part in zip(*batches))
-  pairs = interactions.fit(masks, values, keep=config.keep)
+    masks, values = (np.concatenate(part) for part in zip(*batches))
+    model = interactions.fit(masks, values, keep=keep)
+    return coar.fit(masks, values), model
+
+  alone, pairs = fitted(config.keep, 0)
+  far, far_pairs = fitted(0.5, 3)
   methods = {
-    "COAR": coar.fit(masks, values),
+    "COAR": alone,
     "COAR with pairs": pairs,
+    "COAR, fitted at .5": far,
+    "with pairs, fitted at .5": far_pairs,
     "leave-one-out": baselines.leave_one_out(value_fn, players.n),
     "gradient x parameter": baselines.gradient_x_parameter(*given),
     "neuron conductance": baselines.neuron_conductance(
