@@ -273,13 +273,7 @@ def _sinks(text: str) -> list[str]:
 
 
 def _tensorboard(workdir: str) -> run.Sink:
-  try:
-    import tensorboardX  # Optional.
-  except ImportError:
-    raise ImportError(
-      "The sink tensorboard needs tensorboardX (pip install tensorboardX)."
-    ) from None
-  writer = tensorboardX.SummaryWriter(f"{workdir}/tensorboard")
+  writer = _optional("tensorboardX").SummaryWriter(f"{workdir}/tensorboard")
 
   def sink(step: int, numbers: Mapping[str, float]) -> None:
     for name, value in numbers.items():
@@ -290,14 +284,20 @@ def _tensorboard(workdir: str) -> run.Sink:
 
 
 def _wandb(workdir: str) -> run.Sink:
+  logged = _optional("wandb").init(dir=workdir, project="spex_jax")
+  return lambda step, numbers: logged.log(dict(numbers), step=step)
+
+
+def _optional(package: str) -> Any:
+  """A package that only a sink needs."""
+  import importlib
+
   try:
-    import wandb  # Optional.
+    return importlib.import_module(package)
   except ImportError:
     raise ImportError(
-      "The sink wandb needs Weights & Biases (pip install wandb)."
+      f"This sink needs {package} (pip install {package})."
     ) from None
-  run_ = wandb.init(dir=workdir, project="spex_jax")
-  return lambda step, numbers: run_.log(dict(numbers), step=step)
 
 
 SINKS: Mapping[str, Callable[[str], run.Sink]] = {
