@@ -29,6 +29,10 @@ ValueFn: TypeAlias = Callable[[Masks], Values]
 Key: TypeAlias = jax.Array  # A typed key of `jax.random.key`, consumed once.
 
 
+class NotFiniteError(ValueError):
+  """Values with NaN or infinity."""
+
+
 def check_masks(masks: Masks, n: int | None = None) -> np.ndarray:
   """Returns masks as a host `bool[B, n]`, or says what is wrong with them.
 
@@ -125,9 +129,9 @@ def check_values(values: Values, num_masks: int) -> np.ndarray:
 
   Raises:
     TypeError: values that are not real numbers (complex, strings, objects).
-    ValueError: another shape than `[B]` or `[B, T]`, B = 0, or NaN or
-      infinities; the message counts them and names the first mask that has
-      one.
+    ValueError: another shape than `[B]` or `[B, T]`, B = 0; or
+      `NotFiniteError`, NaN or infinities: the message counts them and names the
+      first mask that has one.
   """
   array = np.asarray(values)
   if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
@@ -147,7 +151,7 @@ def check_values(values: Values, num_masks: int) -> np.ndarray:
   finite = np.isfinite(array).reshape(num_masks, -1).all(axis=1)
   if not finite.all():
     bad = np.flatnonzero(~finite)
-    raise ValueError(
+    raise NotFiniteError(
       f"The value function returned NaN or infinity for {len(bad)} of "
       f"{num_masks} masks (first at row {bad[0]}). Nothing can be decoded "
       "from them; mend the value function."

@@ -37,6 +37,8 @@ commands:
   attribute components
             removes heads, neurons or filters of a network, and tells which of
             them its predictions need, alone and together
+  sweep     runs thousands of such questions, on one machine or many, so that
+            no kill loses or repeats what was done
 
 `spex explain` alone trains a small network on handwritten digits and explains
 one image; `spex attribute data` alone retrains one thousands of times; `spex
@@ -137,6 +139,29 @@ examples:
   spex attribute components
   spex attribute components --model=gpt2 --prompt="The cat sat on the"
   spex attribute components --config.players=neurons --config.method=coar
+"""
+
+_USAGE_SWEEP = """\
+usage: spex sweep run --config=FILE[:SIZE] --workdir=DIR [--config.KEY=VALUE]
+                      [--task_index=I --task_count=N] [--retry_failed]
+                      [--sinks=tensorboard,wandb] [--dry_run]
+       spex sweep status | verify | gc --workdir=DIR
+       spex sweep export --workdir=DIR --output=FILE.parquet
+
+  run       evaluates what is missing of a sweep, shard by shard; the same
+            command goes on after a kill. `FILE` has get_config() and sweep()
+            (see spex_jax/sweeps/grid.py, experiments/configs/sweep_digits.py)
+  status    what is done, the rate, what is left, failures with their causes
+  verify    reads every byte; damaged shards are put aside, and made again by
+            the next run
+  export    all rows as one Parquet file, for pandas and DuckDB
+  gc        removes what killed writers left, and what was put aside
+
+  --task_index, --task_count
+            which part of the work; by default of the scheduler's environment
+            (SLURM_ARRAY_TASK_ID, JOB_COMPLETION_INDEX, ...), or all of it
+  --retry_failed
+            tries shards once more that failed too often
 """
 
 
@@ -405,6 +430,15 @@ def _attribute_components(arguments: list[str]) -> None:
   components.run(config, workdir)
 
 
+def _sweep(arguments: list[str]) -> None:
+  if _asks_for_help(arguments):
+    print(_USAGE_SWEEP, end="")
+    return
+  from spex_jax.jobs import sweep  # Slow to import.
+
+  sweep.command(arguments)
+
+
 def _asks_for_help(arguments: Sequence[str]) -> bool:
   return bool({"-h", "--help", "-help"} & {*arguments})
 
@@ -449,4 +483,5 @@ _ATTRIBUTE: dict[str, Callable[[list[str]], None]] = {
 _COMMANDS: dict[str, Callable[[list[str]], None]] = {
   "explain": _explain,
   "attribute": _attribute,
+  "sweep": _sweep,
 }

@@ -27,7 +27,7 @@ def subject(
       or `names` are not n names.
   """
   del workdir
-  function = _load(config.function)
+  function = load(config.function)
   n = config.n
   if n < 1:
     raise ValueError(
@@ -59,12 +59,17 @@ def subject(
   )
 
 
-def _load(path: str):
+def load(path: str, setting: str = "function") -> Callable[..., Any]:
+  """The function that a setting names as "module:function".
+
+  Raises:
+    ValueError: another form, a module that cannot be imported, or no function.
+  """
   module, colon, name = path.partition(":")
   if not (module and colon and name):
     raise ValueError(
-      f"function={path!r}: give module:function, as "
-      "--config.function=my_module:value does."
+      f"{setting}={path!r}: give module:function, as "
+      f"--config.{setting}=my_module:value does."
     )
   here = str(pathlib.Path.cwd())
   if here not in sys.path:  # A console script does not search it.
@@ -73,12 +78,14 @@ def _load(path: str):
     found = importlib.import_module(module)
   except (Exception, SystemExit) as error:  # Whatever the module does.
     raise ValueError(
-      f"function={path!r}: importing {module!r} failed with "
+      f"{setting}={path!r}: importing {module!r} failed with "
       f"{type(error).__name__}: {error}."
     ) from error
   function = getattr(found, name, None)
   if not callable(function):
-    raise ValueError(f"function={path!r}: {module!r} has no function {name!r}.")
+    raise ValueError(
+      f"{setting}={path!r}: {module!r} has no function {name!r}."
+    )
   return function
 
 

@@ -5,6 +5,7 @@ Shapes: N training examples, n players, T test points, B masks.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import ml_collections
@@ -60,8 +61,15 @@ class Problem:
     return f"test point {target} (row {self.test.rows[target]}: {label})"
 
 
-def problem(config: ml_collections.ConfigDict) -> Problem:
+def problem(
+  config: ml_collections.ConfigDict,
+  degenerate: Literal["refuse", "train"] = "refuse",
+) -> Problem:
   """Reads, splits and checks; nothing is trained.
+
+  Args:
+    config: of `spex attribute data`.
+    degenerate: of the retrainer.
 
   Raises:
     ValueError: a setting out of range, or data that cannot be used, named.
@@ -89,6 +97,7 @@ def problem(config: ml_collections.ConfigDict) -> Problem:
     key=subjects.key_of(config, "retraining"),
     seeds="common",
     players=players,
+    degenerate=degenerate,
     batch_size=config.microbatch or None,
     microbatch=config.microbatch or None,
   )

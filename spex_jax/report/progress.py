@@ -55,6 +55,39 @@ def evaluations(total: int) -> Iterator[Monitor]:
 
 
 @contextlib.contextmanager
+def sweep(total: int) -> Iterator[Callable[[int, int, str], None]]:
+  """Yields a function of rows done, all rows, and what is being done.
+
+  Args:
+    total: rows of the task.
+  """
+  if not sys.stderr.isatty():
+    last = time.monotonic()
+
+    def line(done: int, total: int, what: str) -> None:
+      nonlocal last
+      if time.monotonic() - last >= _SECONDS:
+        last = time.monotonic()
+        _say(f"{done} of {total} rows: {what}")
+
+    yield line
+    return
+  from rich import console, progress  # Slow to import.
+
+  columns = (
+    progress.BarColumn(),
+    progress.MofNCompleteColumn(),
+    progress.TimeRemainingColumn(),
+    progress.TextColumn("{task.description}"),
+  )
+  with progress.Progress(*columns, console=console.Console(stderr=True)) as bar:
+    task = bar.add_task("", total=total)
+    yield lambda done, total, what: bar.update(
+      task, completed=done, total=total, description=what
+    )
+
+
+@contextlib.contextmanager
 def _on_terminal(total: int) -> Iterator[Monitor]:
   from rich import console, progress  # Slow to import.
 

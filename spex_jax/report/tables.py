@@ -36,6 +36,18 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
   return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
+def duration(seconds: float) -> str:
+  """`45 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
+  whole = round(seconds)
+  for size, unit, small, name in (
+    (86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"),
+  ):  # fmt: skip
+    if whole >= size:
+      rest = whole % size // small
+      return f"{whole // size} {unit}" + (f" {rest} {name}" if rest else "")
+  return f"{whole} s"
+
+
 def cost(stats: Any, decode_seconds: float) -> str:
   """What an evaluator's `stats` say, beside the seconds of decoding.
 

@@ -118,6 +118,24 @@ class Ledger:
       raise DamagedError(f"{place} is of another configuration.")
     return body
 
+  def check(self, index: int) -> None:
+    """Reads the manifest of a shard, and the size of its file.
+
+    Raises:
+      KeyError: no such shard.
+      DamagedError: a damaged manifest, or a file that is missing or of another
+        size.
+    """
+    manifest, place = self.manifest(index), self._place(index, "parquet")
+    try:
+      size = place.stat().st_size
+    except FileNotFoundError:
+      raise DamagedError(f"{place} is missing.") from None
+    if size != manifest.get("bytes"):
+      raise DamagedError(
+        f"{place} has {size} of {manifest.get('bytes')} bytes."
+      )
+
   def read(self, index: int) -> Rows:
     """The rows of a shard, after checking every byte.
 

@@ -1,0 +1,306 @@
+"""`spex sweep`: runs a sweep's task, and tells of it.
+
+The words of the command are `ACTIONS`.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from spex_jax.jobs import sweeping
+from spex_jax.report import progress
+from spex_jax.report import tables as report_tables
+from spex_jax.sweeps import grid, run, state
+
+# Pairs of variables: a task's index and count, as schedulers give them.
+SCHEDULERS = (
+  ("SPEX_TASK_INDEX", "SPEX_TASK_COUNT"),
+  ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"),
+  ("JOB_COMPLETION_INDEX", "SPEX_TASK_COUNT"),  # Kubernetes, Indexed Job.
+)
+
+
+def command(arguments: Sequence[str]) -> None:
+  """Carries out `spex sweep ACTION ...`.
+
+  Raises:
+    ValueError: an unknown action or flag, or one that is missing; and what the
+      actions raise.
+  """
+  action, *rest = arguments or [""]
+  if action not in ACTIONS:
+    raise ValueError(
+      f"`spex sweep` has the words {', '.join(ACTIONS)}; got {action!r}."
+    )
+  flags, overrides = _flags(rest, _KNOWN[action])
+  if not flags.get("workdir"):
+    raise ValueError(f"spex sweep {action} needs --workdir=DIR.")
+  ACTIONS[action](flags, overrides)
+
+
+def task_of(
+  flags: Mapping[str, str], environment: Mapping[str, str] | None = None
+) -> tuple[int, int]:
+  """A task's index and count: of flags, of the scheduler, or all of the work.
+
+  Raises:
+    ValueError: one without the other, or no whole numbers.
+  """
+  environment = os.environ if environment is None else environment
+  pairs = [(flags.get("task_index"), flags.get("task_count"), "--task_index")]
+  for index, count in SCHEDULERS:
+    # An array of Slurm need not begin at 0.
+    first = environment.get("SLURM_ARRAY_TASK_MIN", "0")
+    given = environment.get(index)
+    if given and index.startswith("SLURM") and given.isdigit():
+      given = str(int(given) - int(first))
+    pairs.append((given, environment.get(count), index))
+  for index, count, name in pairs:
+    if index is None and count is None:
+      continue
+    if index is None and name != "--task_index":
+      continue  # A count without an index is nobody's task.
+    if index is None or count is None:
+      raise ValueError(
+        f"{name} needs both an index and a count of tasks; got {index} of "
+        f"{count}. Give --task_index=I --task_count=N."
+      )
+    if not (index.isdigit() and count.isdigit()):
+      raise ValueError(f"{name}: {index!r} of {count!r} are no whole numbers.")
+    return int(index), int(count)
+  return 0, 1
+
+
+def _run(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
+  if not flags.get("config"):
+    raise ValueError("spex sweep run needs --config=FILE[:SIZE].")
+  sweep = grid.load(flags["config"], overrides)
+  index, count = task_of(flags)
+  mine = sweep.of_task(index, count)
+  show = report_tables.printer()
+  rows = sum(shard.stop - shard.start for shard in mine)
+  show(
+    report_tables.fact(
+      "sweep",
+      f"{report_tables.count(len(sweep.items), 'item')}, "
+      f"{sweep.num_rows:,} rows in "
+      + report_tables.count(sweep.num_shards, "shard"),
+    )
+  )
+  show(
+    report_tables.fact(
+      "task",
+      f"{index} of {count}: {report_tables.count(len(mine), 'shard')}, "
+      f"{rows:,} rows",
+    )
+  )
+  if "dry_run" in flags:
+    for item in sorted({shard.item for shard in mine})[:10]:
+      show(report_tables.fact("", sweep.item_name(item)))
+    return
+  found = run.Run(flags["workdir"], sweep, sweeping.build)
+  sinks = tuple(
+    SINKS[name](flags["workdir"]) for name in _sinks(flags.get("sinks", ""))
+  )
+  with progress.sweep(rows) as say:
+    report = found.run(
+      index,
+      count,
+      progress=say,
+      sinks=sinks,
+      retry_failed="retry_failed" in flags,
+    )
+  rate = report.rows / max(report.seconds, 1e-9)
+  show(
+    report_tables.fact(
+      "done",
+      f"{report_tables.count(report.shards, 'shard')}, {report.rows:,} rows in "
+      f"{report.seconds:.1f} s ({rate:,.0f} rows/s)",
+    )
+  )
+  for shard, cause in list(report.given_up.items())[:10]:
+    show(report_tables.fact("given up", f"shard {shard}: {cause}"))
+  if report.interrupted:
+    raise InterruptedError(
+      "asked to end: what was begun is published; the same command goes on."
+    )
+
+
+def _status(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
+  del overrides
+  found = state.status(flags["workdir"])
+  show = report_tables.printer()
+  share = found.rows / max(found.num_rows, 1)
+  show(
+    report_tables.fact(
+      "done",
+      f"{found.shards:,} of {found.num_shards:,} shards, {found.rows:,} of "
+      f"{found.num_rows:,} rows ({share:.1%})",
+    )
+  )
+  if found.rate is not None and not found.complete:
+    eta = report_tables.duration(found.eta or 0.0)
+    show(report_tables.fact("rate", f"{found.rate:,.1f} rows/s; {eta} left"))
+  show(
+    report_tables.fact(
+      "cost",
+      f"{report_tables.duration(found.cost)} of evaluation, in "
+      + report_tables.count(found.processes, "process", "processes"),
+    )
+  )
+  if found.marked:
+    show(
+      report_tables.fact(
+        "marked", f"{report_tables.count(found.marked, 'row')} without a value"
+      )
+    )
+  if found.quarantined:
+    show(
+      report_tables.fact(
+        "damaged",
+        report_tables.count(found.quarantined, "shard") + " put aside so far",
+      )
+    )
+  for shard, cause in list(found.given_up.items())[:10]:
+    show(report_tables.fact("given up", f"shard {shard}: {cause}"))
+  more = len(found.given_up) - 10
+  if more > 0:
+    show(report_tables.fact("", f"and {more:,} more"))
+
+
+def _verify(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
+  del overrides
+  found = state.verify(flags["workdir"])
+  show = report_tables.printer()
+  show(
+    report_tables.fact(
+      "sound",
+      report_tables.count(found.sound, "shard")
+      + f"; {found.missing:,} are not there",
+    )
+  )
+  for shard, reason in found.damaged.items():
+    show(report_tables.fact("damaged", f"shard {shard}: {reason}"))
+  if found.damaged:
+    raise ValueError(
+      f"{report_tables.count(len(found.damaged), 'shard')} damaged and put "
+      "aside; `spex sweep run` makes them again."
+    )
+
+
+def _export(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
+  del overrides
+  if not flags.get("output"):
+    raise ValueError("spex sweep export needs --output=FILE.parquet.")
+  rows = state.export(flags["workdir"], flags["output"])
+  show = report_tables.printer()
+  show(report_tables.fact("wrote", f"{rows:,} rows to {flags['output']}"))
+
+
+def _gc(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
+  del overrides
+  removed = state.collect_garbage(flags["workdir"])
+  show = report_tables.printer()
+  show(report_tables.fact("removed", report_tables.count(len(removed), "file")))
+  for name in removed[:20]:
+    show(report_tables.fact("", name))
+
+
+ACTIONS: Mapping[str, Callable[..., None]] = {
+  "run": _run,
+  "status": _status,
+  "verify": _verify,
+  "export": _export,
+  "gc": _gc,
+}
+_KNOWN: Mapping[str, tuple[str, ...]] = {
+  "run": (
+    "config", "workdir", "task_index", "task_count", "retry_failed", "sinks",
+    "dry_run",
+  ),
+  "status": ("workdir",),
+  "verify": ("workdir",),
+  "export": ("workdir", "output"),
+  "gc": ("workdir",),
+}  # fmt: skip
+_BARE = ("retry_failed", "dry_run")
+
+
+def _flags(
+  arguments: Sequence[str], known: Sequence[str]
+) -> tuple[dict[str, str], dict[str, Any]]:
+  """Flags, and the settings that `--config.KEY=VALUE` changes."""
+  flags: dict[str, str] = {}
+  overrides: dict[str, Any] = {}
+  waiting = iter(arguments)
+  for argument in waiting:
+    name, equals, value = argument.lstrip("-").partition("=")
+    if not argument.startswith("-"):
+      raise ValueError(f"unexpected argument {argument!r}; see --help.")
+    if name.startswith("config."):
+      if not equals:
+        raise ValueError(f"{argument} needs a value.")
+      overrides[name.removeprefix("config.")] = _read(value)
+      continue
+    if name not in known:
+      raise ValueError(
+        f"unknown flag --{name}; this has "
+        + ", ".join(f"--{flag}" for flag in known)
+        + "."
+      )
+    if not equals and name not in _BARE:
+      value = next(waiting, "")
+    flags[name] = value
+  return flags, overrides
+
+
+def _read(text: str) -> Any:
+  """A value as Python writes it, or else as text."""
+  import ast
+
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return text
+
+
+def _sinks(text: str) -> list[str]:
+  names = [name.strip() for name in text.split(",") if name.strip()]
+  for name in names:
+    if name not in SINKS:
+      raise ValueError(f"sinks={name!r}: choose from {', '.join(SINKS)}.")
+  return names
+
+
+def _tensorboard(workdir: str) -> run.Sink:
+  writer = _optional("tensorboardX").SummaryWriter(f"{workdir}/tensorboard")
+
+  def sink(step: int, numbers: Mapping[str, float]) -> None:
+    for name, value in numbers.items():
+      writer.add_scalar(name, value, step)
+    writer.flush()
+
+  return sink
+
+
+def _wandb(workdir: str) -> run.Sink:
+  logged = _optional("wandb").init(dir=workdir, project="spex_jax")
+  return lambda step, numbers: logged.log(dict(numbers), step=step)
+
+
+def _optional(package: str) -> Any:
+  """A package that only a sink needs."""
+  import importlib
+
+  try:
+    return importlib.import_module(package)
+  except ImportError:
+    raise ImportError(
+      f"This sink needs {package} (pip install {package})."
+    ) from None
+
+
+SINKS: Mapping[str, Callable[[str], run.Sink]] = {
+  "tensorboard": _tensorboard,
+  "wandb": _wandb,
+}

@@ -1,0 +1,138 @@
+"""Builders of sweeps: an item's configuration to masks and their values.
+
+`build` of a sweep names one of these, or a function of your own:
+
+  spex_jax.jobs.sweeping:explanations   a subject of `spex explain` or of
+                                        `spex attribute components`
+  spex_jax.jobs.sweeping:retrainings    the examples of `spex attribute data`
+  spex_jax.jobs.sweeping:calls          your own function of masks
+
+Masks are drawn in blocks of a fixed size, each by a key of its own, so that any
+range of rows is the same whoever asks for it. Batch sizes are settings, since
+the last digits of values depend on them: none is measured.
+
+Shapes: B masks, n players, T targets.
+"""
+
+import dataclasses
+import pathlib
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from spex_jax import base
+from spex_jax.jobs import callables, explain, retraining
+from spex_jax.masks import sampling
+from spex_jax.sweeps import run
+
+_BLOCK = 4096  # Masks of one key.
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+  """Of `sweeps.run.Work`.
+
+  Attributes:
+    n: players.
+    num_targets: T.
+    key: of the masks.
+    keep: probability that a player is there.
+    values: the value function.
+  """
+
+  n: int
+  num_targets: int
+  key: base.Key
+  keep: float
+  values: Callable[[np.ndarray], base.Array]
+
+  def masks(self, start: int, stop: int) -> np.ndarray:
+    """bool `[stop - start, n]`; distinct only by chance."""
+    parts = []
+    for block in range(start // _BLOCK, -(-stop // _BLOCK)):
+      key = jax.random.fold_in(self.key, block)
+      if self.keep == 0.5:
+        drawn = sampling.uniform(key, _BLOCK, self.n)
+      else:
+        drawn = sampling.biased(key, _BLOCK, self.n, self.keep)
+      first = block * _BLOCK
+      parts.append(drawn[max(start - first, 0) : stop - first])
+    return np.concatenate(parts)
+
+
+def explanations(config: ml_collections.ConfigDict) -> Work:
+  """A subject of `spex explain`; what it trains is kept in `model_dir`.
+
+  Raises:
+    ValueError: a setting that the subject refuses, or no batch size.
+  """
+  _need_batch(config.batch_size)
+  folder = pathlib.Path(config.model_dir)
+  folder.mkdir(parents=True, exist_ok=True)
+  subject = explain.SUBJECTS[config.subject](config, folder)
+  evaluator = subject.evaluator
+  return Work(evaluator.n, 1, _key(config), config.keep, evaluator)
+
+
+def retrainings(config: ml_collections.ConfigDict) -> Work:
+  """Retrainings on subsets: T test points, under seed index `seed_index`.
+
+  A subset that keeps no example, or those of one class, is trained all the
+  same; one that diverges has no value.
+
+  Raises:
+    ValueError: a setting that `spex attribute data` refuses, or no microbatch.
+  """
+  _need_batch(config.microbatch)
+  problem = retraining.problem(config, degenerate="train")
+  retrainer = problem.retrainer
+
+  def values(masks: np.ndarray) -> np.ndarray:
+    return retrainer.run(masks, config.seed_index).values
+
+  return Work(
+    retrainer.n, retrainer.num_targets, _key(config), config.keep, values
+  )
+
+
+def calls(config: ml_collections.ConfigDict) -> Work:
+  """Your own `function`, "module:function": bool `[B, n]` to `[B]`.
+
+  Raises:
+    ValueError: no such function.
+  """
+  function = callables.load(config.function)
+  return Work(
+    config.n,
+    config.get("num_targets") or 1,
+    _key(config),
+    config.keep,
+    function,
+  )
+
+
+def _need_batch(size: Any) -> None:
+  if not isinstance(size, int) or size < 1:
+    raise ValueError(
+      f"A sweep needs a batch size of its own, not {size!r}: what is measured "
+      "may differ from one machine to the next, and so may last digits."
+    )
+
+
+def _key(config: ml_collections.ConfigDict) -> base.Key:
+  """Of an item's masks: of the seed, and of nothing else."""
+  root = jax.random.key(config.seed)
+  return jax.random.fold_in(root, zlib.crc32(b"sweep"))
+
+
+def build(config: ml_collections.ConfigDict) -> run.Work:
+  """An item's work, by the builder that its configuration names.
+
+  Raises:
+    ValueError: no such builder; and what the builder raises.
+  """
+  return callables.load(config.build, "build")(config)

@@ -1,0 +1,140 @@
+"""`spex sweep`: its words, its tasks, and what it says when used wrongly."""
+
+import numpy as np
+import pytest
+
+from spex_jax import cli
+from spex_jax.jobs import sweep as job
+from spex_jax.jobs import sweeping
+from tests import command
+from tests.sweeps import small
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "mine.py").write_text(
+    "from tests.sweeps import small\n"
+    "def get_config():\n  return small.config()\n"
+    "def sweep():\n  yield {'scale': 1.0}\n  yield {'scale': 2.0}\n"
+  )
+  return "mine.py"
+
+
+def _spex(capsys, *arguments):
+  return command.run(capsys, "sweep", *arguments)
+
+
+def test_from_a_file_to_a_table(file, capsys):
+  run = ("run", f"--config={file}", "--workdir=run", "--config.rows=16")
+  code, out, err = _spex(capsys, *run, "--task_index=0", "--task_count=2")
+  assert code == 0, err
+  assert "2 items, 32 rows in 4 shards" in out
+  assert "0 of 2: 2 shards, 16 rows" in out and "2 shards, 16 rows in" in out
+  code, out, _ = _spex(capsys, "status", "--workdir=run")
+  assert "2 of 4 shards, 16 of 32 rows (50.0%)" in out and "rows/s; " in out
+  assert _spex(capsys, *run)[0] == 0
+  code, out, _ = _spex(capsys, "verify", "--workdir", "run")
+  assert (code, out) == (0, "sound         4 shards; 0 are not there\n")
+  code, out, _ = _spex(
+    capsys, "export", "--workdir=run", "--output=all.parquet"
+  )
+  assert "wrote         32 rows to all.parquet" in out
+  assert "removed       0 files" in _spex(capsys, "gc", "--workdir=run")[1]
+
+
+def test_a_dry_run_does_nothing(file, capsys, tmp_path):
+  code, out, _ = _spex(
+    capsys, "run", f"--config={file}", "--workdir=run", "--dry_run"
+  )
+  assert code == 0 and "scale=2.0" in out and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ([], "has the words run, status, verify, export, gc; got ''"),
+    (["go"], "got 'go'"),
+    (["run", "--workdir=run"], "needs --config=FILE"),
+    (["run", "--config=mine.py"], "needs --workdir=DIR"),
+    (["status"], "needs --workdir=DIR"),
+    (["status", "--workdir=none"], "holds no sweep"),
+    (["export", "--workdir=run"], "needs --output=FILE.parquet"),
+    (["run", "--config=mine.py", "--workdir=run", "--fast"], "flag --fast"),
+    (["run", "more"], "unexpected argument 'more'"),
+    (
+      ["run", "--config=mine.py", "--workdir=run", "--config.scael=1"],
+      "Did you mean scale?",
+    ),
+    (
+      ["run", "--config=mine.py", "--workdir=run", "--task_index=2"],
+      "needs both an index and a count",
+    ),
+    (
+      ["run", "--config=mine.py", "--workdir=run", "--task_index=2",
+       "--task_count=2"],
+      "task_index=2 must lie in 0..1",
+    ),
+    (
+      ["run", "--config=mine.py", "--workdir=run", "--sinks=paper"],
+      "sinks='paper': choose from tensorboard, wandb",
+    ),
+    (["run", "--config=mine.py", "--workdir=run",
+      "--config.build=tests.sweeps.small:Nothing", "--config.max_failed=0.0"],
+     "has no function 'Nothing'"),
+  ],
+)  # fmt: skip
+def test_used_wrongly(file, capsys, arguments, message):
+  code, _, err = _spex(capsys, *arguments)
+  assert code == 1 and message in err, err
+  assert err.splitlines()[-1].startswith("spex: error: ")
+
+
+def test_tasks_of_schedulers():
+  assert job.task_of({}, {}) == (0, 1)
+  slurm = {
+    "SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "4",
+    "SLURM_ARRAY_TASK_COUNT": "8",
+  }  # fmt: skip
+  assert job.task_of({}, slurm) == (3, 8)
+  pods = {"JOB_COMPLETION_INDEX": "2", "SPEX_TASK_COUNT": "5"}
+  assert job.task_of({}, pods) == (2, 5)
+  flags = {"task_index": "0", "task_count": "2"}
+  assert job.task_of(flags, slurm) == (0, 2)
+  with pytest.raises(ValueError, match="JOB_COMPLETION_INDEX needs both"):
+    job.task_of({}, {"JOB_COMPLETION_INDEX": "2"})
+  with pytest.raises(ValueError, match="no whole numbers"):
+    job.task_of({"task_index": "a", "task_count": "2"}, {})
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.9])
+def test_any_range_of_masks_is_the_same_rows(keep):
+  config = small.config(function="tests.sweeps.small:config", n=11, keep=keep,
+                        seed=3)  # fmt: skip
+  work = sweeping.calls(config)
+  whole = work.masks(0, 10_000)
+  assert whole.shape == (10_000, 11)
+  np.testing.assert_allclose(whole.mean(), keep, atol=0.01)
+  for start, stop in ((0, 1), (4090, 4100), (4096, 8192), (9999, 10_000)):
+    np.testing.assert_array_equal(work.masks(start, stop), whole[start:stop])
+
+
+def test_builders_give_what_the_commands_ask_for(tmp_path):
+  config = cli.load_config("digits:quick")
+  config.update(small.config(keep=0.5, model_dir=str(tmp_path)))
+  config.model = cli.load_config("digits:quick").model
+  work = sweeping.explanations(config)
+  masks = work.masks(0, 5)
+  values = work.values(masks)
+  assert values.shape == (5,) and np.isfinite(values).all()
+  np.testing.assert_array_equal(work.values(masks[3:4]), values[3:4])
+  data = cli.load_config("data_digits:quick", "attribute")
+  data.update(small.config(keep=0.5, seed_index=1, microbatch=4))
+  data.model = cli.load_config("data_digits:quick", "attribute").model
+  data.model.kind = "ridge"
+  work = sweeping.retrainings(data)
+  assert (work.n, work.num_targets) == (24, 6)
+  assert work.values(work.masks(0, 3)).shape == (3, 6)
+  data.microbatch = 0
+  with pytest.raises(ValueError, match="needs a batch size of its own, not 0"):
+    sweeping.retrainings(data)

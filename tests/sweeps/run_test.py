@@ -1,0 +1,272 @@
+"""Runs: resumed, shared, failing; the same bytes all the same."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from spex_jax import base
+from spex_jax.store import ledger
+from spex_jax.sweeps import failures, grid, run, state
+from tests.sweeps import small
+
+
+def _run(path, sweep=None, *task, **more):
+  return run.Run(path, sweep or small.sweep(), small.Sum).run(*task, **more)
+
+
+def _files(path, folder="shards"):
+  return {place.name: place.read_bytes() for place in (path / folder).iterdir()}
+
+
+@pytest.fixture
+def whole(tmp_path):
+  """A sweep that was never disturbed."""
+  _run(tmp_path / "whole")
+  return tmp_path / "whole"
+
+
+def test_a_run_holds_every_value(whole):
+  for item, scale in enumerate((1.0, 2.0)):
+    masks, values = state.samples(whole, item)
+    total = scale * (masks @ np.arange(1.0, small.N + 1))
+    np.testing.assert_array_equal(values, np.stack([total, -total], axis=1))
+    assert len(masks) == 20
+  found = state.status(whole)
+  assert (found.shards, found.num_shards) == (6, 6) and found.complete
+  assert (found.rows, found.num_rows, found.marked) == (40, 40, 0)
+  assert found.processes == 1 and found.rate > 0 and found.eta == 0
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_tasks_make_the_same_bytes_as_one(whole, tmp_path, order):
+  for index in order:
+    report = _run(tmp_path / "parts", None, index, 3)
+    assert report.shards == 2 and not report.given_up
+  assert _files(tmp_path / "parts") == _files(whole)
+  again = _run(tmp_path / "parts")
+  assert again.shards == 0 and again.rows == 0
+
+
+def test_a_signal_ends_after_the_shard_and_the_rest_is_done_later(
+  whole, tmp_path
+):
+  path = tmp_path / "run"
+
+  def interrupt(done, total, what):
+    if done == 8:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  report = _run(path, progress=interrupt)
+  assert report.interrupted and 1 <= report.shards <= 2
+  assert not state.status(path).complete
+  assert _run(path).shards == 6 - report.shards
+  assert _files(path) == _files(whole)
+
+
+@pytest.mark.parametrize("name", ["00000002.parquet", "00000002.json"])
+@pytest.mark.parametrize("how", ["flip", "cut", "gone"])
+def test_damage_is_found_and_made_again_alone(whole, tmp_path, name, how):
+  clean = _files(whole)
+  place = whole / "shards" / name
+  data = bytearray(place.read_bytes())
+  if how == "gone":
+    place.unlink()
+  else:
+    data[len(data) // 2] ^= 4
+    place.write_bytes(data if how == "flip" else data[: len(data) // 2])
+  found = state.verify(whole)
+  assert found.sound == 5 and found.missing == 1
+  if (name, how) != ("00000002.json", "gone"):  # Else it is just not there.
+    assert list(found.damaged) == [2]
+    assert state.status(whole).quarantined == 1
+  asked = len(small.Sum.asked)
+  assert _run(whole).shards == 1
+  assert len(small.Sum.asked) == asked + 1
+  assert _files(whole) == clean
+
+
+def test_a_run_mends_what_a_look_at_manifests_shows(whole):
+  clean = _files(whole)
+  (whole / "shards" / "00000001.parquet").write_bytes(b"cut")
+  (whole / "shards" / "00000004.json").write_bytes(b"{}")
+  assert _run(whole).shards == 2
+  assert _files(whole) == clean
+
+
+def test_a_damaged_list_of_items_is_refused(whole):
+  place = whole / "items.json"
+  place.write_text(place.read_text().replace("2.0", "3.0"))
+  with pytest.raises(ValueError, match="contradict its sha256"):
+    state.status(whole)
+
+
+def test_rows_without_a_number_are_marked(tmp_path):
+  for broken, kind in (("nan", 1), ("raise", 2)):
+    path = tmp_path / broken
+    report = _run(path, small.sweep(broken=broken))
+    assert report.rows == 40 and not report.given_up
+    book, _ = run.opened(path)
+    for _, rows in book.scan():
+      total = rows.masks() @ np.arange(1.0, small.N + 1)
+      np.testing.assert_array_equal(rows.status, np.where(total > 30, kind, 0))
+    masks, values = state.samples(path, 0)
+    assert len(values) == (masks @ np.arange(1.0, small.N + 1) <= 30).sum()
+    assert state.status(path).marked == 40 - 2 * len(values)
+    kept = tmp_path / f"{broken}.parquet"
+    assert state.export(path, kept) == 2 * len(values)
+  with pytest.raises(base.NotFiniteError, match="Shard 0 .scale=1.0.: .*drop"):
+    _run(tmp_path / "strict", small.sweep(broken="nan", nan="error"))
+
+
+def test_failures_are_told_retried_and_then_given_up(tmp_path):
+  sweep = small.sweep(broken="build", retries=2)
+  report = _run(tmp_path, sweep)
+  assert report.shards == 3 and sorted(report.given_up) == [3, 4, 5]
+  assert "RuntimeError: no such model (small.py" in report.given_up[3]
+  assert len(failures.attempts(tmp_path, 3)) == 3
+  built = small.Sum.built
+  assert sorted(_run(tmp_path, sweep).given_up) == [3, 4, 5]
+  assert small.Sum.built == built  # Nothing is tried that was given up, ...
+  _run(tmp_path, sweep, retry_failed=True)
+  assert small.Sum.built == built + 3  # ... unless that is asked for.
+  found = state.status(tmp_path)
+  assert sorted(found.given_up) == [3, 4, 5] and found.shards == 3
+
+
+@pytest.mark.parametrize(
+  ("broken", "cause"),
+  [
+    ("always", "every mask of the shard failed: MemoryError: out of memory"),
+    ("shape", "The value function gave 5 targets; 2 were announced"),
+  ],
+)
+def test_too_much_that_fails_ends_the_sweep(tmp_path, broken, cause):
+  sweep = small.sweep(broken=broken, max_failed=0.2)
+  with pytest.raises(run.TooManyFailedError, match="2 of 6 shards") as error:
+    _run(tmp_path, sweep)
+  assert cause in str(error.value) and "max_failed=0.2" in str(error.value)
+
+
+def test_two_writers_of_one_shard_agree(whole, tmp_path):
+  """Both did the work; the first publishes, the second sees that."""
+  path, other = tmp_path / "run", run.Run(tmp_path / "run", small.sweep(),
+                                          small.Sum)  # fmt: skip
+
+  def race(done, total, what):
+    if done == 0:
+      other.ledger.write(0, ledger.Ledger.read(run.opened(whole)[0], 0))
+
+  report = _run(path, progress=race)
+  assert report.shards == 5 and _files(path) == _files(whole)
+  lines = [
+    json.loads(line)
+    for place in (path / "log").iterdir()
+    for line in place.read_text().splitlines()
+  ]
+  assert [line["event"] for line in lines] == ["twice"] + ["shard"] * 5
+
+
+def test_others_are_refused_by_name(whole, tmp_path, monkeypatch):
+  with pytest.raises(ledger.OtherConfigError, match="sweep.scale differs"):
+    _run(whole, small.sweep(scale=4.0))
+  with pytest.raises(ledger.OtherConfigError, match="items.count, items.sha"):
+    _run(whole, small.sweep([{}]))
+  facts = run.environment.facts()
+  facts["code"]["commit"] = "another"
+  monkeypatch.setattr(run.environment, "facts", lambda: facts)
+  with pytest.raises(ledger.OtherConfigError, match="code.commit differs"):
+    _run(whole)
+  (tmp_path / "mine").mkdir()
+  (tmp_path / "mine" / "thesis.txt").write_text("precious")
+  with pytest.raises(ValueError, match="it is no ledger of"):
+    _run(tmp_path / "mine")
+  with pytest.raises(ValueError, match="holds no sweep"):
+    state.status(tmp_path / "mine")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_without_permission(tmp_path):
+  tmp_path.chmod(0o500)
+  with pytest.raises(ValueError, match="cannot be written: Permission denied"):
+    _run(tmp_path / "run")
+
+
+def test_clocks_may_go_backwards(whole, tmp_path, monkeypatch):
+  clock = iter(range(10**6, 0, -1000))
+  monkeypatch.setattr(run.time, "time", lambda: float(next(clock)))
+  _run(tmp_path / "run")
+  assert _files(tmp_path / "run") == _files(whole)
+  found = state.status(tmp_path / "run")
+  assert found.complete and found.rate > 0
+
+
+def test_a_full_disk_is_an_error_and_nothing_is_lost(
+  whole, tmp_path, monkeypatch
+):
+  """As the system says it; the shards before it stay, and no part of one."""
+  path, fsync, count = tmp_path / "run", os.fsync, 0
+
+  def full(descriptor):
+    nonlocal count
+    count += 1
+    if count > 20:
+      raise OSError(28, "No space left on device")
+    fsync(descriptor)
+
+  monkeypatch.setattr(os, "fsync", full)
+  with pytest.raises(OSError, match="No space left"):
+    _run(path)
+  monkeypatch.setattr(os, "fsync", fsync)
+  before = state.status(path).shards
+  assert 0 < before < 6 and not state.status(path).given_up
+  assert _run(path).shards == 6 - before
+  assert _files(path) == _files(whole)
+
+
+def test_rubbish_is_collected_and_nothing_else(whole):
+  clean = _files(whole)
+  names = ("shards/.00000009.parquet.77.tmp", "shards/00000009.parquet",
+           "shards/.config.json.7.draft")  # fmt: skip
+  for name in names:
+    (whole / name).write_bytes(b"half")
+  assert state.collect_garbage(whole) == []  # Somebody may be at work still.
+  for name in names:
+    os.utime(whole / name, (1, 1))
+  assert state.collect_garbage(whole) == sorted(names)
+  assert _files(whole) == clean and state.verify(whole).sound == 6
+
+
+def test_export_is_read_by_others(whole, tmp_path):
+  import pyarrow.parquet as pq
+
+  assert state.export(whole, tmp_path / "all.parquet") == 40
+  table = pq.read_table(tmp_path / "all.parquet")
+  assert table.column_names == [
+    "item", "row", "n", "mask", "status", "value", "settings",
+  ]  # fmt: skip
+  rows = table.to_pylist()
+  assert [row["row"] for row in rows] == [*range(20), *range(20)]
+  assert json.loads(rows[-1]["settings"]) == {"scale": 2.0}
+  bits = np.unpackbits(
+    np.frombuffer(rows[-1]["mask"], np.uint8), count=small.N,
+  )  # fmt: skip
+  weights = np.arange(1.0, small.N + 1)
+  assert rows[-1]["value"][0] == 2 * (bits @ weights)
+  empty = small.sweep(broken="build", rows=8)
+  _run(tmp_path / "none", grid.Sweep(empty.config, ({"scale": 2.0},)))
+  with pytest.raises(ValueError, match="has no shard yet"):
+    state.export(tmp_path / "none", tmp_path / "no.parquet")
+  assert not (tmp_path / "no.parquet").exists()
+  for item, message in ((0, "has no row yet"), (3, "has 0..0")):
+    with pytest.raises(ValueError, match=message):
+      state.samples(tmp_path / "none", item)
+
+
+def test_sinks_get_the_numbers(tmp_path):
+  seen = []
+  _run(tmp_path, sinks=(lambda step, numbers: seen.append((step, numbers)),))
+  assert [step for step, _ in seen] == list(range(6))
+  assert seen[-1][1]["done"] == 1.0 and seen[0][1]["rows"] == 8
