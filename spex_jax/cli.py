@@ -160,6 +160,9 @@ usage: spex sweep run --config=FILE[:SIZE] --workdir=DIR [--config.KEY=VALUE]
   --task_index, --task_count
             which part of the work; by default of the scheduler's environment
             (SLURM_ARRAY_TASK_ID, JOB_COMPLETION_INDEX, ...), or all of it
+  --coordinator=HOST:PORT --process_id=I --num_processes=N [--timeout=SECONDS]
+            of one task that is several processes of jax.distributed; each
+            evaluates shards of its own on its own devices
   --retry_failed
             tries shards once more that failed too often
 """

@@ -175,7 +175,8 @@ def compiled(
       the axes of `mesh` other than "masks"; None for one copy per device.
     mesh: with an axis "masks", over which batches are split, and automatic
       axis types; by default one of that axis alone.
-    devices: of the default mesh; all of `jax.devices()` by default.
+    devices: of the default mesh; by default all of this process. A mesh over
+      several processes needs all of them to ask for the same masks.
     dtype: floating dtype that the floating leaves of `shared` are cast to,
       such as `jnp.bfloat16`; None leaves them.
     memory_limit: bytes that a program may need on one device, where the batch

@@ -90,7 +90,7 @@ class Retrainer:
       microbatch: trainings in one `vmap` on one device; None measures, or
         takes the batch. Values are the same bit for bit on any number of
         devices and with any `batch_size` at the same `microbatch`.
-      devices: all by default.
+      devices: all of this process by default.
       memory_limit: as in `evaluate.compiled`.
       progress: called after each batch.
 
@@ -282,7 +282,7 @@ class Retrainer:
       batching = {
         "batch_size": rows,
         "microbatch": rows,
-        "devices": jax.devices()[:1],
+        "devices": jax.local_devices()[:1],
       }
       with self._precision():
         stats = self._compiled(batching).prepare()
@@ -301,7 +301,7 @@ class Retrainer:
     size, micro = batching["batch_size"], batching["microbatch"]
     if size is not None and micro is not None:
       # Whole microbatches on every device, or their size would be another.
-      whole = micro * len(batching["devices"] or jax.devices())
+      whole = micro * len(batching["devices"] or jax.local_devices())
       batching = batching | {"batch_size": -(-size // whole) * whole}
     return evaluate.compiled(
       self._train,

@@ -146,7 +146,7 @@ def mesh_of(
   """
   automatic = jax.sharding.AxisType.Auto
   if mesh is None:
-    devices = list(jax.devices() if devices is None else devices)
+    devices = list(jax.local_devices() if devices is None else devices)
     shape = (len(devices),)
     return jax.make_mesh(
       shape, (AXIS,), axis_types=(automatic,), devices=devices

@@ -10,7 +10,7 @@ from typing import Any
 from spex_jax.jobs import sweeping
 from spex_jax.report import progress
 from spex_jax.report import tables as report_tables
-from spex_jax.sweeps import grid, run, state
+from spex_jax.sweeps import grid, processes, run, state
 
 # Pairs of variables: a task's index and count, as schedulers give them.
 SCHEDULERS = (
@@ -76,6 +76,9 @@ def _run(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
     raise ValueError("spex sweep run needs --config=FILE[:SIZE].")
   sweep = grid.load(flags["config"], overrides)
   index, count = task_of(flags)
+  job = _job(flags)
+  if job is not None:
+    index, count = index * job[2] + job[1], count * job[2]
   mine = sweep.of_task(index, count)
   show = report_tables.printer()
   rows = sum(shard.stop - shard.start for shard in mine)
@@ -98,18 +101,13 @@ def _run(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
     for item in sorted({shard.item for shard in mine})[:10]:
       show(report_tables.fact("", sweep.item_name(item)))
     return
-  found = run.Run(flags["workdir"], sweep, sweeping.build)
-  sinks = tuple(
-    SINKS[name](flags["workdir"]) for name in _sinks(flags.get("sinks", ""))
-  )
-  with progress.sweep(rows) as say:
-    report = found.run(
-      index,
-      count,
-      progress=say,
-      sinks=sinks,
-      retry_failed="retry_failed" in flags,
-    )
+  if job is not None:
+    processes.join(*job, timeout=float(flags.get("timeout", 60)))
+  try:
+    report = _evaluate(flags, sweep, index, count, rows)
+  finally:
+    if job is not None:
+      processes.leave()
   rate = report.rows / max(report.seconds, 1e-9)
   show(
     report_tables.fact(
@@ -124,6 +122,40 @@ def _run(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
     raise InterruptedError(
       "asked to end: what was begun is published; the same command goes on."
     )
+
+
+def _evaluate(flags, sweep, index, count, rows) -> run.Report:
+  found = run.Run(flags["workdir"], sweep, sweeping.build)
+  sinks = tuple(
+    SINKS[name](flags["workdir"]) for name in _sinks(flags.get("sinks", ""))
+  )
+  with progress.sweep(rows) as say:
+    return found.run(
+      index,
+      count,
+      progress=say,
+      sinks=sinks,
+      retry_failed="retry_failed" in flags,
+    )
+
+
+def _job(flags: Mapping[str, str]) -> tuple[str, int, int] | None:
+  """Address, number and count of a job's processes, if it has several."""
+  names = ("coordinator", "process_id", "num_processes")
+  given = [flags.get(name) for name in names]
+  if given == [None] * 3:
+    return None
+  if None in given:
+    raise ValueError(
+      "A job of several processes needs --coordinator=HOST:PORT, "
+      "--process_id=I and --num_processes=N."
+    )
+  address, index, count = map(str, given)
+  if not (index.isdigit() and count.isdigit()):
+    raise ValueError(
+      f"process_id={index!r} and num_processes={count!r} must be whole numbers."
+    )
+  return address, int(index), int(count)
 
 
 def _status(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
@@ -216,7 +248,7 @@ ACTIONS: Mapping[str, Callable[..., None]] = {
 _KNOWN: Mapping[str, tuple[str, ...]] = {
   "run": (
     "config", "workdir", "task_index", "task_count", "retry_failed", "sinks",
-    "dry_run",
+    "dry_run", "coordinator", "process_id", "num_processes", "timeout",
   ),
   "status": ("workdir",),
   "verify": ("workdir",),

@@ -76,6 +76,10 @@ def test_a_dry_run_does_nothing(file, capsys, tmp_path):
       "task_index=2 must lie in 0..1",
     ),
     (
+      ["run", "--config=mine.py", "--workdir=run", "--process_id=1"],
+      "needs --coordinator=HOST:PORT, --process_id=I and",
+    ),
+    (
       ["run", "--config=mine.py", "--workdir=run", "--sinks=paper"],
       "sinks='paper': choose from tensorboard, wandb",
     ),
