@@ -37,7 +37,6 @@ _COUNTS = {  # Least values.
 }  # fmt: skip
 # More is better: helpful examples raise them.
 _OUTPUTS = {"margin": "margin", "log_odds": "log odds", "logit": "logit"}
-_LEAST_GRAM = 64  # Subsets that the Gram scan needs.
 _TEXTS = ("data", "classes", "points", "players", "method", "decoder")
 _FILES = ("attribution.json", "explanation.json", "figure.png")
 
@@ -158,7 +157,7 @@ def run(
     explanation = spex.decode(
       fit_masks,
       values[:, list(points)],
-      method=_decoder(config, fit_masks),
+      method=valuations.decoder(config, fit_masks),
       max_order=min(config.order, problem.players.n),
       names=problem.names,
       units=_units(config),
@@ -240,13 +239,6 @@ def _sound(masks: np.ndarray, values: np.ndarray):
   return masks[sound], values[sound]
 
 
-def _decoder(config, masks: np.ndarray) -> str:
-  """The decoder of the configuration, or what speaks of few subsets, too."""
-  if config.decoder == "gram" and len(masks) < _LEAST_GRAM:
-    return "lasso"
-  return config.decoder
-
-
 def _retrained(config, problem, bank, ask, explanation, points):
   """The corners of the strongest sets of each point: all seeds, and the own."""
   lists = []
@@ -313,7 +305,7 @@ def _question(config, problem, masks):
     (
       "budget",
       f"{len(masks.fit):,} subsets of half the players, {judged}; method "
-      f"{config.method}, sets by {_decoder(config, masks.fit)}",
+      f"{config.method}, sets by {valuations.decoder(config, masks.fit)}",
     ),
   ]
   if masks.unusable:
