@@ -15,6 +15,7 @@ import pathlib
 
 import numpy as np
 
+from spex_jax.masks import packing
 from spex_jax.store import ledger, shards
 
 _ROWS = 10_000  # Of a shard.
@@ -33,7 +34,7 @@ def import_memmaps(
   Rows that were never completed are left out; a row whose outputs are not
   finite counts as diverged. Every row gets the seed index 0: these banks vary
   the seed with the mask and do not record it. A copy that was interrupted is
-  continued.
+  continued, and shards of it that were damaged are copied again.
 
   Args:
     source: the directory.
@@ -47,7 +48,9 @@ def import_memmaps(
 
   Raises:
     FileNotFoundError: a file is missing.
-    ValueError: shapes or dtypes that do not fit, or no completed row.
+    ValueError: shapes or dtypes that do not fit, no completed row, or a ledger
+      that holds other rows: of another source or size of shards, or copied
+      before the source had grown.
   """
   kept = _open(source, masks)
   outputs = _open(source, values)
@@ -65,11 +68,10 @@ def import_memmaps(
   completed = np.flatnonzero(np.asarray(done).reshape(-1))
   if not len(completed):
     raise ValueError(f"{source}: no training was completed.")
-  have = set(into.indices())
   for index, start in enumerate(range(0, len(completed), rows_per_shard)):
-    if index in have:
-      continue
     rows = completed[start : start + rows_per_shard]
+    if _holds(into, index, kept[rows]):
+      continue
     # float16 outputs are exact in float32.
     dtype = np.float64 if outputs.dtype.itemsize == 8 else np.float32
     into.write(index, shards.rows_of(kept[rows], outputs[rows], dtype=dtype))
@@ -103,6 +105,24 @@ def trak_scores(directory: str | os.PathLike, experiment: str) -> np.ndarray:
   if scores.ndim != 2 or not np.isfinite(scores).all():
     raise ValueError(f"{place} must hold finite scores [N, T].")
   return scores
+
+
+def _holds(into: ledger.Ledger, index: int, masks: np.ndarray) -> bool:
+  """Whether a sound shard holds these masks; refuses one of others."""
+  try:
+    stored = into.read(index)
+  except KeyError:
+    return False
+  except ledger.DamagedError as error:
+    into.quarantine(index, str(error))
+    return False
+  if not np.array_equal(stored.packed, packing.pack(masks.astype(bool))):
+    raise ValueError(
+      f"Shard {index} of {into.path} holds other rows than this copy would put "
+      "there. Copy into a new ledger, or with the rows_per_shard of the first "
+      "attempt."
+    )
+  return True
 
 
 def _open(source: str | os.PathLike, name: str) -> np.ndarray:
