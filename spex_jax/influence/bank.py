@@ -97,6 +97,8 @@ class Bank:
     self._known: dict[bytes, tuple[int, int]] = {}
     for _, rows in self.ledger.scan():
       self._remember(rows)
+    # Sizes of the shards that were damaged, until they are made again.
+    self._lost = [lost.rows for lost in self.ledger.quarantined if lost.rows]
 
   @property
   def n(self) -> int:
@@ -185,10 +187,9 @@ class Bank:
 
   def _chunks(self, count: int) -> "list[tuple[int, int]]":
     """Cuts missing rows into shards: first what was lost, of its own size."""
-    sizes = [lost.rows for lost in self.ledger.quarantined if lost.rows]
     edges = [0]
     while edges[-1] < count:
-      size = sizes.pop(0) if sizes else self.rows_per_shard
+      size = self._lost.pop(0) if self._lost else self.rows_per_shard
       edges.append(min(edges[-1] + size, count))
     return list(itertools.pairwise(edges))
 
