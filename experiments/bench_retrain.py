@@ -304,19 +304,35 @@ def _conv(config: Config) -> Iterator[rows.Row]:
 def _memory(config: Config) -> Iterator[rows.Row]:
   del config  # Nothing is run.
   rng = np.random.default_rng(0)
-  for width, optimizer in ((32, "sgd"), (100, "adam"), (400, "adam")):
-    data = {"x": rng.normal(size=(300, 64)), "y": np.arange(300) % 10}
-    recipe = loop.Recipe(2, 50, 0.01, optimizer)
+  for width, optimizer, size, tests, capacity in (
+    (32, "sgd", 50, 40, None),
+    (100, "adam", 50, 40, None),
+    (400, "adam", 50, 40, None),
+    (32, "adam", 250, 40, None),
+    (32, "adam", 50, 4000, None),
+    (100, "adam", 50, 40, 200),
+  ):
+    data, test = (
+      {"x": rng.normal(size=(count, 64)), "y": np.arange(count) % 10}
+      for count in (300, tests)
+    )
+    recipe = loop.Recipe(2, size, 0.01, optimizer)
     made = examples.Retrainer(
-      network(64, width, 10, recipe, "relu"), data, data,
+      network(64, width, 10, recipe, "relu", capacity), data, test,
       key=jax.random.key(0), seeds="common",
     )  # fmt: skip
     said = examples.replica_formula(
-      65 * width + 10 * (width + 1), 50 * (width + 10)
+      65 * width + 10 * (width + 1),
+      # Index subsets have batches of their own.
+      size * (width + 10 + (64 if capacity else 0)),
+      num_examples=300,
+      num_read=tests * width,
+      optimizer=optimizer,
     )
     counted = made.replica_bytes()
     yield {
       "row": "memory", "width": width, "optimizer": optimizer,
+      "batch": size, "test_points": tests, "capacity": capacity,
       "formula_kb": round(said / 1e3, 1),
       "compiled_kb": round(counted / 1e3, 1),
       "formula_over_compiled": round(said / counted, 3),
