@@ -19,6 +19,8 @@ Prints one JSON line per row and its load average. Rows:
   ridge     4,096 exact retrains, n = 300, 64 features, float64.
   conv      a small convolutional network on digits, 8 trainings at once:
             kernels as grouped convolutions, as patches, or one after another.
+  transformer  one block of width 16 on digits, 30 steps of 20: by 16, by 4, and
+            one after another.
   memory    bytes of one more training, as compiled, beside the formula of
             `ablate.examples`.
 """
@@ -30,12 +32,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 from absl import app, flags
 
 from experiments import rows
 from spex_jax.ablate import examples
 from spex_jax.datasets import images
+from spex_jax.jobs import classifiers
 from spex_jax.models import convnet, mlp
 from spex_jax.training import learners, linear, loop
 from third_party import process, torch_peer
@@ -301,6 +305,42 @@ def _conv(config: Config) -> Iterator[rows.Row]:
       }  # fmt: skip
 
 
+def _transformer(config: Config) -> Iterator[rows.Row]:
+  data = images.digits()
+  x = data.pixels.reshape(len(data.pixels), -1)
+  model = ml_collections.ConfigDict(
+    {"width": 16, "num_blocks": 1, "num_heads": 2, "patch_size": 2}
+  )
+  net, name = classifiers.transformer(model, (8, 8), 10)
+  learner = learners.classifier(
+    name,
+    net.init,
+    lambda params, x: (
+      net.apply(params, pixel_values=x.reshape(-1, 1, 8, 8)).logits
+    ),
+    10,
+    loop.Recipe(min(3, config.epochs[1]), 20, 3e-3),
+  )
+  count = min(32, config.looped[0])
+  masks = _masks(count, 200)
+  for microbatch in (1, 4, 16):
+    made = examples.Retrainer(
+      learner,
+      {"x": x[:200], "y": data.labels[:200]},
+      {"x": x[200:240], "y": data.labels[200:240]},
+      key=jax.random.key(0), seeds="common",
+      microbatch=microbatch, batch_size=count,
+    )  # fmt: skip
+    made.run(masks[:1])
+    busy = time.process_time()
+    _, best = rows.seconds(made.run, masks, repeats=config.repeats)
+    yield {
+      "row": "transformer", "microbatch": microbatch,
+      "models_per_s": round(count / best, 2),
+      "models_per_cpu_s": round(count / _busy(busy, config), 2),
+    }  # fmt: skip
+
+
 def _memory(config: Config) -> Iterator[rows.Row]:
   del config  # Nothing is run.
   rng = np.random.default_rng(0)
@@ -346,6 +386,7 @@ _ROWS = {
   "logistic": _logistic,
   "ridge": _ridge,
   "conv": _conv,
+  "transformer": _transformer,
   "memory": _memory,
 }
 
