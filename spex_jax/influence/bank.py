@@ -119,15 +119,17 @@ class Bank:
         default.
 
     Raises:
-      ValueError: masks that the retrainer refuses.
+      ValueError: masks that the retrainer refuses, no mask or no seed.
     """
     masks = base.check_masks(masks, self.n)
     if not len(masks):
       raise ValueError("Need at least one mask to ask for; got none.")
     if seeds is None:
       seeds = self.retrainer.num_seeds
-    if isinstance(seeds, int):
+    if isinstance(seeds, int | np.integer):
       seeds = list(range(seeds))
+    if not len(seeds):
+      raise ValueError("Need at least one seed to ask for; got none.")
     self.retrainer.check(masks)
     hashes = packing.hash_masks(masks, bits=128)
     missing: dict[bytes, tuple[int, int]] = {}

@@ -38,6 +38,10 @@ _COUNTS = {  # Least values.
 # More is better: helpful examples raise them.
 _OUTPUTS = {"margin": "margin", "log_odds": "log odds", "logit": "logit"}
 _TEXTS = ("data", "classes", "points", "players", "method", "decoder")
+_SIGNS = (
+  "synergy: together they raise the output by more than one by one; redundancy:"
+  " by less. Of examples that harm, synergy says that their harm overlaps"
+)
 _FILES = ("attribution.json", "explanation.json", "figure.png")
 
 
@@ -193,6 +197,7 @@ def run(
   units = _units(config)
   for point in shown:
     show(pictures.table(point, problem.names, units))
+  show(report_tables.fact("sets", _SIGNS))
   show(report_tables.fact("retrained", _survival(answer)))
   if answer.checks is not None:
     show(str(answer.checks).partition("\n")[2])

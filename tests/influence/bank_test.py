@@ -259,6 +259,8 @@ def test_bad_requests_are_refused(tmp_path, retrainer):
   made = bank.Bank(tmp_path / "b", retrainer)
   with pytest.raises(ValueError, match="at least one mask"):
     made.ask(np.zeros((0, _N), bool))
+  with pytest.raises(ValueError, match="at least one seed"):
+    made.ask(_masks(1), np.int64(0))
   with pytest.raises(ValueError, match="keep no example"):
     made.ask(np.zeros((1, _N), bool))
   with pytest.raises(ValueError, match="holds no row yet"):
