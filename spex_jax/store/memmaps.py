@@ -2,13 +2,16 @@
 
 Trainings of MadryLab's datamodels, and ablations of its COAR, lie in a
 directory of `.npy` memmaps with a row each: `masks` (true: kept), the outputs
-(`margins`, float16), and `_completed`, set last. TRAK keeps its scores in
-`scores/<experiment>.mmap`, which is an `.npy` file too, `[N, T]`, with
+(`margins`, float16), and `_completed`, set last. The banks that MadryLab
+published (datamodels-data) are files of the same kind, all rows complete:
+`masks="train_masks_50pct", values="test_margins_50pct"`. TRAK keeps its scores
+in `scores/<experiment>.mmap`, which is an `.npy` file too, `[N, T]`, with
 `experiments.json` beside. Pickles are never loaded.
 
 Shapes: R rows, n players, T targets, N training examples.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -31,7 +34,8 @@ def import_memmaps(
 ) -> int:
   """Copies a directory of memmaps into a ledger, which starts empty.
 
-  Rows that were never completed are left out; a row whose outputs are not
+  Rows that were never completed are left out (without a file `_completed.npy`
+  all count as complete); a row whose outputs are not
   finite counts as diverged. Every row gets the seed index 0: these banks vary
   the seed with the mask and do not record it. A copy that was interrupted is
   continued, and shards of it that were damaged are copied again.
@@ -54,7 +58,10 @@ def import_memmaps(
   """
   kept = _open(source, masks)
   outputs = _open(source, values)
-  done = _open(source, "_completed")
+  # Published banks have no such file.
+  done = np.ones(len(kept), bool)
+  with contextlib.suppress(FileNotFoundError):
+    done = _open(source, "_completed")
   if kept.ndim != 2 or len(outputs) != len(kept) or done.size != len(kept):
     raise ValueError(
       f"{source}: {masks} {kept.shape}, {values} {outputs.shape} and "

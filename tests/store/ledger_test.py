@@ -272,6 +272,17 @@ def test_memmaps_of_others_are_imported(tmp_path):
     memmaps.import_memmaps(tmp_path / "theirs", book, values="logits")
 
 
+def test_a_published_bank_has_no_file_of_completed_rows(tmp_path):
+  theirs = tmp_path / "theirs"
+  masks, _, _ = _memmaps(theirs)
+  (theirs / "_completed.npy").unlink()
+  (theirs / "masks.npy").rename(theirs / "train_masks_50pct.npy")
+  book = ledger.Ledger(tmp_path / "ours", {"origin": "theirs"})
+  count = memmaps.import_memmaps(theirs, book, masks="train_masks_50pct")
+  assert count == len(masks)
+  np.testing.assert_array_equal(book.read(0).masks(), masks)
+
+
 def test_scores_of_trak_are_read(tmp_path):
   (tmp_path / "scores").mkdir()
   scores = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
