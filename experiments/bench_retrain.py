@@ -19,6 +19,8 @@ Prints one JSON line per row and its load average. Rows:
   ridge     4,096 exact retrains, n = 300, 64 features, float64.
   conv      a small convolutional network on digits, 8 trainings at once:
             kernels as grouped convolutions, as patches, or one after another.
+  transformer  one block of width 16 on digits, 30 steps of 20: by 16, by 4, and
+            one after another.
   memory    bytes of one more training, as compiled, beside the formula of
             `ablate.examples`.
 """
@@ -30,12 +32,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 from absl import app, flags
 
 from experiments import rows
 from spex_jax.ablate import examples
 from spex_jax.datasets import images
+from spex_jax.jobs import classifiers
 from spex_jax.models import convnet, mlp
 from spex_jax.training import learners, linear, loop
 from third_party import process, torch_peer
@@ -301,22 +305,74 @@ def _conv(config: Config) -> Iterator[rows.Row]:
       }  # fmt: skip
 
 
+def _transformer(config: Config) -> Iterator[rows.Row]:
+  data = images.digits()
+  x = data.pixels.reshape(len(data.pixels), -1)
+  model = ml_collections.ConfigDict(
+    {"width": 16, "num_blocks": 1, "num_heads": 2, "patch_size": 2}
+  )
+  net, name = classifiers.transformer(model, (8, 8), 10)
+  learner = learners.classifier(
+    name,
+    net.init,
+    lambda params, x: (
+      net.apply(params, pixel_values=x.reshape(-1, 1, 8, 8)).logits
+    ),
+    10,
+    loop.Recipe(min(3, config.epochs[1]), 20, 3e-3),
+  )
+  count = min(32, config.looped[0])
+  masks = _masks(count, 200)
+  for microbatch in (1, 4, 16):
+    made = examples.Retrainer(
+      learner,
+      {"x": x[:200], "y": data.labels[:200]},
+      {"x": x[200:240], "y": data.labels[200:240]},
+      key=jax.random.key(0), seeds="common",
+      microbatch=microbatch, batch_size=count,
+    )  # fmt: skip
+    made.run(masks[:1])
+    busy = time.process_time()
+    _, best = rows.seconds(made.run, masks, repeats=config.repeats)
+    yield {
+      "row": "transformer", "microbatch": microbatch,
+      "models_per_s": round(count / best, 2),
+      "models_per_cpu_s": round(count / _busy(busy, config), 2),
+    }  # fmt: skip
+
+
 def _memory(config: Config) -> Iterator[rows.Row]:
   del config  # Nothing is run.
   rng = np.random.default_rng(0)
-  for width, optimizer in ((32, "sgd"), (100, "adam"), (400, "adam")):
-    data = {"x": rng.normal(size=(300, 64)), "y": np.arange(300) % 10}
-    recipe = loop.Recipe(2, 50, 0.01, optimizer)
+  for width, optimizer, size, tests, capacity in (
+    (32, "sgd", 50, 40, None),
+    (100, "adam", 50, 40, None),
+    (400, "adam", 50, 40, None),
+    (32, "adam", 250, 40, None),
+    (32, "adam", 50, 4000, None),
+    (100, "adam", 50, 40, 200),
+  ):
+    data, test = (
+      {"x": rng.normal(size=(count, 64)), "y": np.arange(count) % 10}
+      for count in (300, tests)
+    )
+    recipe = loop.Recipe(2, size, 0.01, optimizer)
     made = examples.Retrainer(
-      network(64, width, 10, recipe, "relu"), data, data,
+      network(64, width, 10, recipe, "relu", capacity), data, test,
       key=jax.random.key(0), seeds="common",
     )  # fmt: skip
     said = examples.replica_formula(
-      65 * width + 10 * (width + 1), 50 * (width + 10)
+      65 * width + 10 * (width + 1),
+      # Index subsets have batches of their own.
+      size * (width + 10 + (64 if capacity else 0)),
+      num_examples=300,
+      num_read=tests * width,
+      optimizer=optimizer,
     )
     counted = made.replica_bytes()
     yield {
       "row": "memory", "width": width, "optimizer": optimizer,
+      "batch": size, "test_points": tests, "capacity": capacity,
       "formula_kb": round(said / 1e3, 1),
       "compiled_kb": round(counted / 1e3, 1),
       "formula_over_compiled": round(said / counted, 3),
@@ -330,6 +386,7 @@ _ROWS = {
   "logistic": _logistic,
   "ridge": _ridge,
   "conv": _conv,
+  "transformer": _transformer,
   "memory": _memory,
 }
 

@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from tests.jobs import small
 
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -48,3 +50,19 @@ def test_the_five_lines_each_run_as_they_stand(tmp_path, monkeypatch, capsys):
   exec(compile(code, "experiments/README.md", "exec"), {})
   shown = capsys.readouterr().out
   assert re.findall(r"sets of (\d+) players", shown) == ["5", "4", "4", "4"]
+
+
+@pytest.mark.slow
+def test_retraining_from_python_runs_as_it_stands(
+  tmp_path, monkeypatch, capsys
+):
+  text = (_ROOT / "experiments" / "README.md").read_text()
+  match = re.search(
+    r"## Retrain from Python.*?```python\n(.*?)```", text, re.DOTALL
+  )
+  assert match is not None
+  monkeypatch.chdir(tmp_path)  # Where the bank is.
+  exec(compile(match.group(1), "experiments/README.md", "exec"), {})
+  lds, surrogate, report, *_ = capsys.readouterr().out.splitlines()
+  assert float(re.search(r"LDS (\S+)", lds)[1]) > 0.8
+  assert surrogate.startswith("R^2 0.") and "of 3 interactions" in report

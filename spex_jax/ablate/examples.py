@@ -36,6 +36,7 @@ from spex_jax.training import learners, loop
 
 Seeds = Literal["common", "independent"]
 _KEY_BITS = 64
+_CHECK_BYTES = 1 << 26  # Of masks as floats, where they are checked.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +222,13 @@ class Retrainer:
       classes = np.zeros(len(owner), np.int64)
     table = np.zeros((self.n + 1, classes.max() + 1))
     np.add.at(table, (owner, classes), 1)
-    counts = masks @ table[:-1] + table[-1:]
+    # By parts: the product copies its masks into floats.
+    rows = max(1, _CHECK_BYTES // (8 * self.n))
+    parts = [
+      masks[start : start + rows] @ table[:-1]
+      for start in range(0, len(masks), rows)
+    ]
+    counts = np.concatenate(parts) + table[-1:]
     total = counts.sum(axis=1)
     capacity = self.learner.capacity
     if capacity is not None and (total > capacity).any():
@@ -353,17 +360,40 @@ class Retrainer:
     return jax.enable_x64(self.dtype == "float64")
 
 
-def replica_formula(num_parameters: int, num_activations: int) -> int:
+def replica_formula(
+  num_parameters: int,
+  num_activations: int,
+  *,
+  num_examples: int,
+  num_read: int,
+  optimizer: str = "adam",
+) -> int:
   """Bytes that one more training in a microbatch should take, in float32.
 
-  59 Q + 8 A, of Q parameters and A activations of a batch with their gradients:
-  parameters, gradients and the optimiser's states, in the copies that a
-  compiled loop keeps, some 15 in all. Adam and momentum were the same. Divide
-  a device's memory by it for the trainings that fit; on a CPU it is within 2 %
-  of what the compiler counts for networks of one hidden layer (rows `memory` of
-  `experiments/bench_retrain.py`).
+    max(c Q + 8 A, (c - 8) Q + 16 A, 16 R) + 8 N
+
+  The first is the optimiser's step: parameters, gradients, states and a copy,
+  c = 20 for Adam, 16 for momentum. The second is the backward pass of large
+  batches. The third is reading all test points at once, afterwards: four
+  copies of the widest layer's activations there, which is the most of all with
+  many test points. Masks and weights of the examples come on top. Divide a
+  device's memory by it for the trainings that fit. On a CPU it is within 4 % of
+  what the compiler counts for networks of one hidden layer of 32 to 400 units
+  and weight masks, and within 18 % for index subsets, independent seeds, or 8
+  units (rows `memory` of `experiments/bench_retrain.py`).
+
+  Args:
+    num_parameters: Q.
+    num_activations: A, of all layers on a batch; with the inputs of the batch
+      where every training has its own (independent seeds, index subsets).
+    num_examples: N, to train on.
+    num_read: R, activations of the widest hidden layer on all test points.
+    optimizer: of the recipe.
   """
-  return 59 * num_parameters + 8 * num_activations
+  states = 16 if optimizer == "sgd" else 20
+  step = states * num_parameters + 8 * num_activations
+  backward = (states - 8) * num_parameters + 16 * num_activations
+  return max(step, backward, 16 * num_read) + 8 * num_examples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -447,7 +477,9 @@ def _words(root: np.ndarray, cause: bytes, seed: int) -> np.ndarray:
 
 def _cast(leaf: Any, dtype: str) -> np.ndarray:
   array = np.asarray(leaf)
-  return array.astype(dtype) if array.dtype.kind == "f" else array
+  # bfloat16 counts; NumPy itself does not know it as a float.
+  floating = jnp.issubdtype(array.dtype, jnp.floating)
+  return array.astype(dtype) if floating else array
 
 
 def _digest(tree: Any) -> str:

@@ -97,6 +97,8 @@ class Bank:
     self._known: dict[bytes, tuple[int, int]] = {}
     for _, rows in self.ledger.scan():
       self._remember(rows)
+    # Sizes of the shards that were damaged, until they are made again.
+    self._lost = [lost.rows for lost in self.ledger.quarantined if lost.rows]
 
   @property
   def n(self) -> int:
@@ -117,15 +119,17 @@ class Bank:
         default.
 
     Raises:
-      ValueError: masks that the retrainer refuses.
+      ValueError: masks that the retrainer refuses, no mask or no seed.
     """
     masks = base.check_masks(masks, self.n)
     if not len(masks):
       raise ValueError("Need at least one mask to ask for; got none.")
     if seeds is None:
       seeds = self.retrainer.num_seeds
-    if isinstance(seeds, int):
+    if isinstance(seeds, int | np.integer):
       seeds = list(range(seeds))
+    if not len(seeds):
+      raise ValueError("Need at least one seed to ask for; got none.")
     self.retrainer.check(masks)
     hashes = packing.hash_masks(masks, bits=128)
     missing: dict[bytes, tuple[int, int]] = {}
@@ -185,10 +189,9 @@ class Bank:
 
   def _chunks(self, count: int) -> "list[tuple[int, int]]":
     """Cuts missing rows into shards: first what was lost, of its own size."""
-    sizes = [lost.rows for lost in self.ledger.quarantined if lost.rows]
     edges = [0]
     while edges[-1] < count:
-      size = sizes.pop(0) if sizes else self.rows_per_shard
+      size = self._lost.pop(0) if self._lost else self.rows_per_shard
       edges.append(min(edges[-1] + size, count))
     return list(itertools.pairwise(edges))
 

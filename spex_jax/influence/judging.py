@@ -25,7 +25,7 @@ from spex_jax.fourier import score, sparse
 from spex_jax.indices import attribution, metrics
 from spex_jax.masks import packing
 
-_Z95 = 1.959964  # The normal quantile of a 95 % interval.
+_LEVEL = 0.95  # Of intervals over targets, by Student's t: targets are few.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Lds:
       )
     text += (
       f"; {len(self.per_target)} targets, {self.num_masks} subsets, "
-      f"{self.num_seeds} seeds"
+      f"{self.num_seeds} seed{'s' * (self.num_seeds > 1)}"
     )
     if self.undefined:
       text += f"; {self.undefined} targets never change and are left out"
@@ -138,10 +138,6 @@ def lds(predict: base.ValueFn, masks: base.Masks, values: base.Array) -> Lds:
     raise ValueError("The values never change: there is nothing to rank.")
   per_target = np.where(defined, _ranks(truth, guess), np.nan)
   scores = per_target[defined]
-  interval = None
-  if len(scores) > 1:
-    half = _Z95 * scores.std(ddof=1) / math.sqrt(len(scores))
-    interval = float(scores.mean() - half), float(scores.mean() + half)
   reliability = ceiling = None
   if num_seeds > 1:
     pairs = [
@@ -157,7 +153,7 @@ def lds(predict: base.ValueFn, masks: base.Masks, values: base.Array) -> Lds:
   return Lds(
     per_target=per_target,
     mean=float(scores.mean()),
-    interval=interval,
+    interval=mean_interval(scores)[1],
     reliability=reliability,
     ceiling=ceiling,
     undefined=int((~defined).sum()),
@@ -182,12 +178,7 @@ class Surrogate:
 
   def gain(self) -> tuple[float, tuple[float, float] | None]:
     """Mean gain in R^2 by interactions, and its 95 % interval over targets."""
-    gains = self.r2 - self.first_r2
-    mean = float(gains.mean())
-    if len(gains) < 2:
-      return mean, None
-    half = _Z95 * gains.std(ddof=1) / math.sqrt(len(gains))
-    return mean, (mean - float(half), mean + float(half))
+    return mean_interval(self.r2 - self.first_r2)
 
   def __str__(self) -> str:
     mean, interval = self.gain()
@@ -395,6 +386,21 @@ def mislabelled(
     recall=found / bad,
     precision=found / grid,
   )
+
+
+def mean_interval(
+  each: base.Array,
+) -> tuple[float, tuple[float, float] | None]:
+  """The mean over targets, and its 95 % interval; None for one target."""
+  import scipy.stats  # Slow to import.
+
+  each = np.asarray(each, np.float64)
+  mean = float(each.mean())
+  if len(each) < 2:
+    return mean, None
+  quantile = float(scipy.stats.t.ppf((1 + _LEVEL) / 2, len(each) - 1))
+  half = quantile * float(each.std(ddof=1)) / math.sqrt(len(each))
+  return mean, (mean - half, mean + half)
 
 
 def _ranks(a, b):

@@ -37,8 +37,11 @@ _COUNTS = {  # Least values.
 }  # fmt: skip
 # More is better: helpful examples raise them.
 _OUTPUTS = {"margin": "margin", "log_odds": "log odds", "logit": "logit"}
-_LEAST_GRAM = 64  # Subsets that the Gram scan needs.
 _TEXTS = ("data", "classes", "points", "players", "method", "decoder")
+_SIGNS = (
+  "synergy: together they raise the output by more than one by one; redundancy:"
+  " by less. Of examples that harm, synergy says that their harm overlaps"
+)
 _FILES = ("attribution.json", "explanation.json", "figure.png")
 
 
@@ -158,7 +161,7 @@ def run(
     explanation = spex.decode(
       fit_masks,
       values[:, list(points)],
-      method=_decoder(config, fit_masks),
+      method=valuations.decoder(config, fit_masks),
       max_order=min(config.order, problem.players.n),
       names=problem.names,
       units=_units(config),
@@ -194,6 +197,7 @@ def run(
   units = _units(config)
   for point in shown:
     show(pictures.table(point, problem.names, units))
+  show(report_tables.fact("sets", _SIGNS))
   show(report_tables.fact("retrained", _survival(answer)))
   if answer.checks is not None:
     show(str(answer.checks).partition("\n")[2])
@@ -238,13 +242,6 @@ def _sound(masks: np.ndarray, values: np.ndarray):
       "training.learning_rate, or raise model.penalty."
     )
   return masks[sound], values[sound]
-
-
-def _decoder(config, masks: np.ndarray) -> str:
-  """The decoder of the configuration, or what speaks of few subsets, too."""
-  if config.decoder == "gram" and len(masks) < _LEAST_GRAM:
-    return "lasso"
-  return config.decoder
 
 
 def _retrained(config, problem, bank, ask, explanation, points):
@@ -313,7 +310,7 @@ def _question(config, problem, masks):
     (
       "budget",
       f"{len(masks.fit):,} subsets of half the players, {judged}; method "
-      f"{config.method}, sets by {_decoder(config, masks.fit)}",
+      f"{config.method}, sets by {valuations.decoder(config, masks.fit)}",
     ),
   ]
   if masks.unusable:

@@ -35,6 +35,7 @@ class Classifier:
   Attributes:
     learner: which answers `config.model.output`.
     by_loss: the same learner, which answers the cross-entropy.
+    by_log_odds: the same, which answers the log odds.
     words: for the reader.
     recipe: of a network; None for models that are solved.
     init: key to the parameters of a network, or None.
@@ -42,6 +43,7 @@ class Classifier:
 
   learner: learners.Learner
   by_loss: learners.Learner
+  by_log_odds: learners.Learner
   words: str
   recipe: loop.Recipe | None = None
   init: Callable[[base.Key], Any] | None = None
@@ -67,6 +69,7 @@ def classifier(
     return Classifier(
       make(model, num_classes, model.output),
       make(model, num_classes, "loss"),
+      make(model, num_classes, "log_odds"),
       f"{model.kind} regression, penalty {model.penalty:g}",
     )
   init, logits, name, more = _NETWORKS[model.kind](model, shape, num_classes)
@@ -82,7 +85,14 @@ def classifier(
     f"{name}, {epochs} of {recipe.optimizer} at {recipe.learning_rate:g}, "
     f"batches of {recipe.batch_size}"
   )
-  return Classifier(trained(model.output), trained("loss"), words, recipe, init)
+  return Classifier(
+    trained(model.output),
+    trained("loss"),
+    trained("log_odds"),
+    words,
+    recipe,
+    init,
+  )
 
 
 def _logistic(model, num_classes, output) -> learners.Learner:

@@ -31,6 +31,7 @@ from spex_jax.training import loop
 
 Attribution = attribution.Attribution
 _CHECKPOINTS = 3  # Of TracIn, along training.
+_LEAST_GRAM = 64  # Subsets that the Gram scan needs.
 
 
 def _datamodel(config, problem, masks, values):
@@ -43,9 +44,11 @@ def _datamodel(config, problem, masks, values):
 
 def _shapley(config, problem, masks, values):
   """Of the expansion that the decoder finds, for all test points."""
-  del problem
   found = spex.decode(
-    masks, values, method=config.decoder, max_order=config.order
+    masks,
+    values,
+    method=decoder(config, masks),
+    max_order=min(config.order, problem.players.n),
   )
   return semivalues.of_expansion(found.fourier)
 
@@ -92,7 +95,7 @@ def _trak(config, problem, masks, values):
     for seed, half in enumerate(halves)
   ]
   found = trak.trak(
-    _log_odds(problem),
+    _one(problem.classifier.by_log_odds),
     models,
     problem.data,
     problem.test_data,
@@ -218,6 +221,13 @@ def score(
   return METHODS[config.method](config, problem, masks, values)
 
 
+def decoder(config: ml_collections.ConfigDict, masks: np.ndarray) -> str:
+  """The decoder of the configuration, or what speaks of few subsets, too."""
+  if config.decoder == "gram" and len(masks) < _LEAST_GRAM:
+    return "lasso"
+  return config.decoder
+
+
 def _by_players(problem: retraining.Problem, found: Attribution) -> Attribution:
   """Scores of examples, added up within each player."""
   owner, n = problem.players.owner, problem.players.n
@@ -233,18 +243,6 @@ def _one(learner: Any) -> Callable[[Any, Any], jax.Array]:
   return lambda state, example: learner.read(
     state, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], example)
   )[0]
-
-
-def _log_odds(problem: retraining.Problem) -> Callable[[Any, Any], jax.Array]:
-  """log p / (1 - p) of the right class, from the cross-entropy."""
-  loss = _one(problem.classifier.by_loss)
-
-  def output(state, example):
-    value = loss(state, example)
-    # p = exp(-loss); log(1 - p) by the stable form.
-    return -value - jnp.log(-jnp.expm1(-jnp.maximum(value, 1e-7)))
-
-  return output
 
 
 def trained(

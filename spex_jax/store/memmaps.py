@@ -2,19 +2,23 @@
 
 Trainings of MadryLab's datamodels, and ablations of its COAR, lie in a
 directory of `.npy` memmaps with a row each: `masks` (true: kept), the outputs
-(`margins`, float16), and `_completed`, set last. TRAK keeps its scores in
-`scores/<experiment>.mmap`, which is an `.npy` file too, `[N, T]`, with
+(`margins`, float16), and `_completed`, set last. The banks that MadryLab
+published (datamodels-data) are files of the same kind, all rows complete:
+`masks="train_masks_50pct", values="test_margins_50pct"`. TRAK keeps its scores
+in `scores/<experiment>.mmap`, which is an `.npy` file too, `[N, T]`, with
 `experiments.json` beside. Pickles are never loaded.
 
 Shapes: R rows, n players, T targets, N training examples.
 """
 
+import contextlib
 import json
 import os
 import pathlib
 
 import numpy as np
 
+from spex_jax.masks import packing
 from spex_jax.store import ledger, shards
 
 _ROWS = 10_000  # Of a shard.
@@ -30,10 +34,11 @@ def import_memmaps(
 ) -> int:
   """Copies a directory of memmaps into a ledger, which starts empty.
 
-  Rows that were never completed are left out; a row whose outputs are not
+  Rows that were never completed are left out (without a file `_completed.npy`
+  all count as complete); a row whose outputs are not
   finite counts as diverged. Every row gets the seed index 0: these banks vary
   the seed with the mask and do not record it. A copy that was interrupted is
-  continued.
+  continued, and shards of it that were damaged are copied again.
 
   Args:
     source: the directory.
@@ -47,11 +52,16 @@ def import_memmaps(
 
   Raises:
     FileNotFoundError: a file is missing.
-    ValueError: shapes or dtypes that do not fit, or no completed row.
+    ValueError: shapes or dtypes that do not fit, no completed row, or a ledger
+      that holds other rows: of another source or size of shards, or copied
+      before the source had grown.
   """
   kept = _open(source, masks)
   outputs = _open(source, values)
-  done = _open(source, "_completed")
+  # Published banks have no such file.
+  done = np.ones(len(kept), bool)
+  with contextlib.suppress(FileNotFoundError):
+    done = _open(source, "_completed")
   if kept.ndim != 2 or len(outputs) != len(kept) or done.size != len(kept):
     raise ValueError(
       f"{source}: {masks} {kept.shape}, {values} {outputs.shape} and "
@@ -65,11 +75,10 @@ def import_memmaps(
   completed = np.flatnonzero(np.asarray(done).reshape(-1))
   if not len(completed):
     raise ValueError(f"{source}: no training was completed.")
-  have = set(into.indices())
   for index, start in enumerate(range(0, len(completed), rows_per_shard)):
-    if index in have:
-      continue
     rows = completed[start : start + rows_per_shard]
+    if _holds(into, index, kept[rows]):
+      continue
     # float16 outputs are exact in float32.
     dtype = np.float64 if outputs.dtype.itemsize == 8 else np.float32
     into.write(index, shards.rows_of(kept[rows], outputs[rows], dtype=dtype))
@@ -103,6 +112,24 @@ def trak_scores(directory: str | os.PathLike, experiment: str) -> np.ndarray:
   if scores.ndim != 2 or not np.isfinite(scores).all():
     raise ValueError(f"{place} must hold finite scores [N, T].")
   return scores
+
+
+def _holds(into: ledger.Ledger, index: int, masks: np.ndarray) -> bool:
+  """Whether a sound shard holds these masks; refuses one of others."""
+  try:
+    stored = into.read(index)
+  except KeyError:
+    return False
+  except ledger.DamagedError as error:
+    into.quarantine(index, str(error))
+    return False
+  if not np.array_equal(stored.packed, packing.pack(masks.astype(bool))):
+    raise ValueError(
+      f"Shard {index} of {into.path} holds other rows than this copy would put "
+      "there. Copy into a new ledger, or with the rows_per_shard of the first "
+      "attempt."
+    )
+  return True
 
 
 def _open(source: str | os.PathLike, name: str) -> np.ndarray:

@@ -66,12 +66,13 @@ def ridge(
       # Without any example b is not determined; let it be 0.
       none = (weights.sum() <= 0).astype(x.dtype)
       gram = gram.at[-1, -1].add(none)
-    right = x.T @ (weights[:, None] * y)
+    right = solve.product(x.T, weights[:, None] * y)
     theta = solve.positive_definite(gram, right)
     return theta, jnp.isfinite(theta).all()
 
   def read(theta, test):
-    scores = _features(test["x"], intercept, theta.dtype) @ theta
+    features = _features(test["x"], intercept, theta.dtype)
+    scores = solve.product(features, theta)
     if num_classes is not None:
       return learners.outputs(scores, test["y"], output)
     if output == "prediction":
@@ -155,12 +156,12 @@ def logistic(
     def step(state):
       theta, scores, number, _ = state
       probability, spread = _moments(scores)
-      slope = x.T @ (weights[:, None] * (probability - y))
+      slope = solve.product(x.T, weights[:, None] * (probability - y))
       slope += penalties[:, None] * theta
       hessian = _hessian(shared, weights, spread, penalties)
       move = solve.positive_definite(hessian, slope.T.reshape(-1, 1))
       move = move.reshape(num_scores, -1).T
-      along = x @ move
+      along = solve.product(x, move)
       tried = [(theta - t * move, scores - t * along) for t in _STEPS]
       values = jnp.stack([objective(*pair) for pair in tried])
       best = jnp.argmin(jnp.where(jnp.isnan(values), jnp.inf, values))
@@ -177,7 +178,7 @@ def logistic(
       return (number < max_steps) & ~small & jnp.isfinite(theta).all()
 
     theta, _, _, small = jax.lax.while_loop(
-      unfinished, step, (start, x @ start, 0, False)
+      unfinished, step, (start, solve.product(x, start), 0, False)
     )
     return theta, small & jnp.isfinite(theta).all()
 
@@ -186,7 +187,8 @@ def logistic(
     return newton(shared, weights, shared["start"])
 
   def read(theta, test):
-    scores = _features(test["x"], intercept, theta.dtype) @ theta
+    features = _features(test["x"], intercept, theta.dtype)
+    scores = solve.product(features, theta)
     if num_classes == 2:
       scores = jnp.concatenate([jnp.zeros_like(scores), scores], axis=1)
     return learners.outputs(scores, test["y"], output)
@@ -252,13 +254,15 @@ def _gram(shared: Any, weights: jax.Array) -> jax.Array:
   x = shared["x"]
   if "pairs" not in shared:
     if weights.ndim == 1:
-      return x.T @ (weights[:, None] * x)
-    return jnp.einsum("nl,nd,ne->lde", weights, x, x)
+      return solve.product(x.T, weights[:, None] * x)
+    return jnp.einsum(
+      "nl,nd,ne->lde", weights, x, x, precision=jax.lax.Precision.HIGHEST
+    )
   width = x.shape[1]
   place = np.zeros((width, width), np.int32)
   low, high = np.triu_indices(width)
   place[low, high] = place[high, low] = np.arange(len(low))
-  return (weights.T @ shared["pairs"])[..., place]
+  return solve.product(weights.T, shared["pairs"])[..., place]
 
 
 def _hessian(

@@ -248,7 +248,7 @@ def check(data: Data, weights: base.Array) -> None:
   _check_shapes(data, np.asarray(weights))
   for path, leaf in jax.tree_util.tree_leaves_with_path(data):
     array = np.asarray(leaf)
-    if array.dtype.kind == "f":
+    if jnp.issubdtype(array.dtype, jnp.floating):  # bfloat16, too.
       finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
       if not finite.all():
         raise ValueError(

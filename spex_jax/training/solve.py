@@ -35,15 +35,24 @@ def positive_definite(matrix: jax.Array, right: jax.Array) -> jax.Array:
     panels.append(panel)
     below = panel[size:]
     inner = below[: width - start - size]
-    rest = rest[size:, size:] - below @ inner.T
+    rest = rest[size:, size:] - product(below, inner.T)
   # Back from the last block: L' x = y.
   found = jnp.zeros((0, right.shape[1]), right.dtype)
   for panel in reversed(panels):
     size = panel.shape[1]
     lower, inner = panel[:size], panel[size : size + len(found)]
-    y = panel[size + len(found) :].T - inner.T @ found
+    y = panel[size + len(found) :].T - product(inner.T, found)
     found = jnp.concatenate([_back(lower, y), found])
   return found
+
+
+def product(left: jax.Array, right: jax.Array) -> jax.Array:
+  """A matrix product in full precision.
+
+  Accelerators round float32 factors to 10 bits (TF32) or 7 otherwise, and a
+  solution would be no better than that.
+  """
+  return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
 def _panel(columns: jax.Array) -> jax.Array:

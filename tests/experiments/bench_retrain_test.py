@@ -54,15 +54,22 @@ def test_loops_beside_pytorch(monkeypatch):
 
 
 @pytest.mark.slow
-def test_memory_is_what_the_formula_says():
+@pytest.mark.parametrize("tests", [40, 2000])
+def test_memory_is_what_the_formula_says(tests):
+  """Where training takes the most, and where reading many test points does."""
   # Loops of one turn would be unrolled, and keep fewer copies.
   recipe = bench_retrain.loop.Recipe(2, 50, 0.01)
   rng = np.random.default_rng(0)
-  data = {"x": rng.normal(size=(300, 64)), "y": np.arange(300) % 10}
+  data, test = (
+    {"x": rng.normal(size=(count, 64)), "y": np.arange(count) % 10}
+    for count in (300, tests)
+  )
   made = examples.Retrainer(
     bench_retrain.network(64, 100, 10, recipe, "relu"),
-    data, data, key=jax.random.key(0), seeds="common",
+    data, test, key=jax.random.key(0), seeds="common",
   )  # fmt: skip
   parameters = 64 * 100 + 100 + 100 * 10 + 10
-  said = examples.replica_formula(parameters, 50 * (100 + 10))
+  said = examples.replica_formula(
+    parameters, 50 * (100 + 10), num_examples=300, num_read=tests * 100
+  )
   assert 0.75 < said / made.replica_bytes() < 1.25

@@ -156,21 +156,25 @@ def test_chunks_and_devices_change_no_byte(tmp_path, whole):
   assert _files(tmp_path) == _files(whole[0])
 
 
+@pytest.mark.parametrize(("damaged", "lost"), [(1, 15), (3, 5)])
 def test_a_damaged_shard_is_made_again_alone(
-  tmp_path, whole, retrainer, monkeypatch
+  tmp_path, whole, retrainer, monkeypatch, damaged, lost
 ):
   bank.Bank(tmp_path, retrainer, rows_per_shard=15).ask(_masks(25))
-  place = tmp_path / "shards" / "00000001.parquet"
+  place = tmp_path / "shards" / f"{damaged:08d}.parquet"
   data = bytearray(place.read_bytes())
   data[len(data) // 2] ^= 4
   place.write_bytes(data)
   done = _count(retrainer, monkeypatch)
   opened = bank.Bank(tmp_path, retrainer)
-  assert [lost.index for lost in opened.ledger.quarantined] == [1]
-  assert len(opened) == 35
+  assert [one.index for one in opened.ledger.quarantined] == [damaged]
+  assert len(opened) == 50 - lost
   np.testing.assert_array_equal(opened.ask(_masks(25)), whole[1])
-  assert len(done) == 15
+  assert len(done) == lost
   assert _files(tmp_path) == _files(whole[0])
+  # What is asked for afterwards is cut as ever.
+  opened.ask(_masks(40)[25:], 2)
+  assert opened.ledger.manifest(4)["rows"] == 15
 
 
 _RUN = """
@@ -255,6 +259,8 @@ def test_bad_requests_are_refused(tmp_path, retrainer):
   made = bank.Bank(tmp_path / "b", retrainer)
   with pytest.raises(ValueError, match="at least one mask"):
     made.ask(np.zeros((0, _N), bool))
+  with pytest.raises(ValueError, match="at least one seed"):
+    made.ask(_masks(1), np.int64(0))
   with pytest.raises(ValueError, match="keep no example"):
     made.ask(np.zeros((1, _N), bool))
   with pytest.raises(ValueError, match="holds no row yet"):

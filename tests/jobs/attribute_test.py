@@ -34,7 +34,9 @@ def _config(name="data_digits:quick", **changes):
 def test_the_command_writes_and_says_everything(finished):
   workdir, lines, answer = finished
   said = "\n".join(lines)
-  for start in ("asked", "data", "model", "budget", "cost", "LDS", "R2"):
+  for start in (
+    "asked", "data", "model", "budget", "cost", "LDS", "R2", "sets",
+  ):  # fmt: skip
     assert sum(line.startswith(start) for line in lines) == 1, start
   assert "ceiling 0." in said and "sets survive over 2 seeds" in said
   body = json.loads((workdir / "attribution.json").read_text())

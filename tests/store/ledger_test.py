@@ -250,6 +250,18 @@ def test_memmaps_of_others_are_imported(tmp_path):
   assert rows.counts() == {
     "ok": int(done.sum()) - 1, "diverged": 1, "failed": 0
   }  # fmt: skip
+  # A damaged copy is made again.
+  place = book.path / "shards" / "00000001.parquet"
+  data = place.read_bytes()
+  place.write_bytes(data[:-9] + bytes(9))
+  memmaps.import_memmaps(tmp_path / "theirs", book, rows_per_shard=8)
+  assert place.read_bytes() == data and len(book.quarantined) == 1
+  # Rows that came since, or shards of another size, would be lost or doubled.
+  with pytest.raises(ValueError, match="Shard 0 of .* holds other rows"):
+    memmaps.import_memmaps(tmp_path / "theirs", book, rows_per_shard=9)
+  np.save(tmp_path / "theirs" / "_completed.npy", np.ones(25, bool))
+  with pytest.raises(ValueError, match="Shard . of .* holds other rows"):
+    memmaps.import_memmaps(tmp_path / "theirs", book, rows_per_shard=8)
   np.save(tmp_path / "theirs" / "_completed.npy", np.zeros(25, bool))
   with pytest.raises(ValueError, match="no training was completed"):
     memmaps.import_memmaps(tmp_path / "theirs", book)
@@ -258,6 +270,17 @@ def test_memmaps_of_others_are_imported(tmp_path):
     memmaps.import_memmaps(tmp_path / "theirs", book)
   with pytest.raises(FileNotFoundError):
     memmaps.import_memmaps(tmp_path / "theirs", book, values="logits")
+
+
+def test_a_published_bank_has_no_file_of_completed_rows(tmp_path):
+  theirs = tmp_path / "theirs"
+  masks, _, _ = _memmaps(theirs)
+  (theirs / "_completed.npy").unlink()
+  (theirs / "masks.npy").rename(theirs / "train_masks_50pct.npy")
+  book = ledger.Ledger(tmp_path / "ours", {"origin": "theirs"})
+  count = memmaps.import_memmaps(theirs, book, masks="train_masks_50pct")
+  assert count == len(masks)
+  np.testing.assert_array_equal(book.read(0).masks(), masks)
 
 
 def test_scores_of_trak_are_read(tmp_path):

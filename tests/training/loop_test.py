@@ -181,6 +181,9 @@ def test_bad_data_are_refused_by_name():
   weights[3] = 0
   with pytest.raises(ValueError, match=r"\['x'\]: 1 examples .* \(first: 3\)"):
     loop.check(bad, weights)
+  short = {"x": bad["x"].astype(jnp.bfloat16)}
+  with pytest.raises(ValueError, match=r"1 examples .* \(first: 3\)"):
+    loop.check(short, weights)
   with pytest.raises(ValueError, match="not negative"):
     loop.check(_data(), -weights)
   with pytest.raises(ValueError, match=r"\['x'\] has shape \(12, 3\)"):
