@@ -409,6 +409,11 @@ def _attribute_data(arguments: list[str]) -> None:
   config, workdir = _parse(
     arguments, default="data_digits", command="attribute"
   )
+  import jax
+
+  # Trainings are small: one device for each core, not all cores for one.
+  with contextlib.suppress(RuntimeError):  # Its backend is up already.
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
   from spex_jax.jobs import attribute  # Slow to import.
 
   attribute.run(config, workdir)

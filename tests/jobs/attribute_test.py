@@ -120,6 +120,15 @@ def files(tmp_path, monkeypatch):
   return tmp_path
 
 
+@pytest.mark.parametrize("name", ["data_cancer", "data_all_digits"])
+def test_other_configurations_run(name, tmp_path):
+  answer = attribute.run(
+    _config(f"{name}:quick", budget=60, checked=2), tmp_path, lambda *_: None
+  )
+  assert np.isfinite(answer.lds.mean) and answer.num_trained > 60
+  assert (tmp_path / "figure.png").exists()
+
+
 @pytest.mark.slow
 def test_a_table_of_ones_own_solved_outright(files, capsys):
   """Groups of its examples, by logistic regression; bars as a figure."""
