@@ -106,12 +106,14 @@ def logistic(
 
   Minimises sum_i w_i loss_i + penalty / 2 |theta|^2, the intercepts free:
   scikit-learn's `LogisticRegression(C=1 / penalty)`, which for two classes has
-  one score, and for more a softmax of C. Each step is the best of four lengths,
-  so that the objective never grows. Newton's method converges quadratically:
+  one score, and for more a softmax of C. Each step is the best of four lengths
+  by the objective. Newton's method converges quadratically:
   it ends once a step is below the square root of the rounding error, and the
   next would be below the error itself. A training that `max_steps` do not
   finish counts as diverged: so does one of a single class with an intercept,
-  whose solution lies at infinity.
+  whose solution lies at infinity. In float32, penalties of 1e-4 and less leave
+  steps that never become so small on classes that can be separated, and nearly
+  all trainings are counted so: take float64 there.
 
   Args:
     penalty: above 0; 1 / C of scikit-learn.
