@@ -8,9 +8,9 @@ Networks are trained here, on digits and on pictures that are drawn; components
 are convolution filters. Each task scores them by COAR, removes the k at one end
 of Welch's statistic, k by validation, and is judged on fresh examples: before
 and after with 95 % intervals, what is to be kept, and random edits of the same
-size. `improves` and `keeps` say whether the target moves beyond the interval of
-its paired change, and what is to be kept stays in its interval;
-`random_improves` and the like are shares of the random edits.
+size. `improves` says whether the target moves beyond its interval and that of
+its paired change, `keeps` whether what is to be kept does not fall below its
+interval; `random_improves` and the like are shares of the random edits.
 
 A checkpoint of yours, by directory or hub name, on labelled examples of yours
 (an .npz with the inputs by the network's names, and `labels`: classes, or the
@@ -38,7 +38,7 @@ from spex_jax.ablate import components
 from spex_jax.report import plots
 
 TASKS = ("errors", "forget", "subgroups", "backdoor", "typographic")
-AGREE = 0.9  # Share of training examples whose mark agrees with the answer.
+AGREE = 0.95  # Share of training examples whose mark agrees with the answer.
 
 CONFIGS = {
   "quick": edit_tasks.Config(

@@ -27,6 +27,9 @@ Answer = edit_study.Answer
 Examples = edit_study.Examples
 Study = edit_study.Study
 
+# Accuracy elsewhere that an edit may cost where k is chosen; less where attacks
+# are to be undone.
+_LOSS, _STRICT = 0.01, 0.005
 _SLACK = 1.0  # Logits by which a mended or broken answer is to be so.
 
 
@@ -190,7 +193,7 @@ def _single(rng, study, scores, validate, row, sign) -> editing.Choice:
     editing.welch(scores, np.array([row]), reference),
     "raise" if sign > 0 else "lower",
     worth,
-    0.01,
+    _LOSS,
   )
 
 
@@ -212,7 +215,7 @@ def forget(key: base.Key, config: Config, task: Task) -> Iterator[Answer]:
         [-hits[:, mine].mean(axis=1), hits[:, ~mine].mean(axis=1)], axis=1
       )
 
-    choice = study.choose(statistic, "lower", worth, 0.01)
+    choice = study.choose(statistic, "lower", worth, _LOSS)
     edited = study.edit(choice).apply(study.net, params)
     after = study.margins(edited, task.test) > 0
     draws = of_test(study.random(jax.random.fold_in(key, number), choice.k))
@@ -266,7 +269,7 @@ def subgroups(key: base.Key, config: Config, agree: float) -> Iterator[Answer]:
       chosen.labels, chosen_agrees)], axis=0)  # fmt: skip
     return np.stack([worst, mean], axis=1)
 
-  choice = study.choose(statistic, "raise", worth, 0.01)
+  choice = study.choose(statistic, "raise", worth, _LOSS)
   edited = study.edit(choice).apply(net, params)
   # Every test digit under each mark: those that mislead are the target.
   parts = {
@@ -342,7 +345,7 @@ def _cleaned(key, config, net, data, target, planted) -> Answer:
   statistic = editing.welch(scores, hit, ~hit)
   worth = _attacked(study, *pairs["chosen"])
 
-  choice = study.choose(statistic, "raise", worth, 0.01)
+  choice = study.choose(statistic, "raise", worth, _STRICT)
   edited = study.edit(choice).apply(net, params)
   draws = study.random(keys[1], choice.k)
   parts = [
@@ -387,7 +390,7 @@ def typographic(key: base.Key, config: Config) -> Iterator[Answer]:
   statistic = editing.welch(scores, wrong, ~wrong)
   made = edit_pictures.attacks(rng, config.num_chosen)
   worth = _attacked(study, made["clean"], made["wrong"])
-  choice = study.choose(statistic, "raise", worth, 0.005)
+  choice = study.choose(statistic, "raise", worth, _STRICT)
   edited = study.edit(choice).apply(net, params)
   draws = study.random(keys[3], choice.k)
   made = edit_pictures.attacks(rng, config.picture_tests)

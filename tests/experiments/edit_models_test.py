@@ -34,7 +34,7 @@ def test_judgement_beside_chance():
   assert found["improves"] and found["keeps"]
   assert found["target_after"]["mean"] == 0.9
   assert found["random_improves"] == 0.25
-  assert found["random_keeps"] == 0.5  # All right is more than before.
+  assert found["random_keeps"] == 0.75  # More than before is no harm.
   assert found["random_both"] == 0.25
   assert not edit_study.improves(wrong, mostly, -1)
   assert edit_study.improves(mostly, wrong, -1)
