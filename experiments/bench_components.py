@@ -10,7 +10,8 @@ shared (`load`):
 
 `neurons`      stories260k, the margins of the next token of 32 prompts under
                masks of its 860 neurons, beside a batched PyTorch forward with
-               masks, and a forward with hooks for every mask.
+               masks, and forwards with hooks: one for every mask, or for every
+               prompt under every mask.
 `filters`      margins of 500 digits under masks of all filters of a small CNN,
                beside a PyTorch loop that copies and zeroes weights.
 `regression`   COAR's least squares, float32 data, beside scikit-learn's
@@ -151,15 +152,13 @@ def _neurons(config: Config, stories: pathlib.Path, peer) -> Iterator[rows.Row]:
   for row in found:
     yield row | extra
   if peer is not None:
-    few = masks[: config.one_by_one[0]]
-    hooks = lambda masks: _of(
-      peer(),
-      peer().neurons(
-        stories, ids, targets, masks, batch=len(masks), threads=_cores(),
-        each=True,
-      ),
-    )  # fmt: skip
-    yield _alone("torch, hooks", hooks, few, found[0])
+    for who, apart in (("hooks", False), ("hooks, prompt by prompt", True)):
+      hooks = lambda masks, threads, apart=apart: peer().neurons(
+        stories, ids, targets, masks, batch=len(masks), threads=threads,
+        each=True, apart=apart,
+      )  # fmt: skip
+      few = masks[: config.one_by_one[0]]
+      yield _alone(f"torch, {who}", peer, hooks, few, ours, found[0])
 
 
 def _filters(config: Config, stories: pathlib.Path, peer) -> Iterator[rows.Row]:
@@ -184,19 +183,11 @@ def _filters(config: Config, stories: pathlib.Path, peer) -> Iterator[rows.Row]:
   if peer is None:
     return
   network = for_torch(made)
+  loop = lambda masks, threads: peer().filters(
+    network, x, y, masks, threads=threads
+  )
   few = masks[: config.one_by_one[1]]
-  best = None
-  for threads in sorted({1, _cores()}):
-    loop = lambda masks, threads=threads: _of(
-      peer(), peer().filters(network, x, y, masks, threads=threads)
-    )
-    row = _alone(f"torch, copies, {threads} threads", loop, few, found[0])
-    difference = np.abs(loop(few)[0] - ours[found[0]["best"]](few)[0]).max()
-    row |= {"difference": float(difference)}
-    if best is None or row["masks_per_s"] > best["masks_per_s"]:
-      best = row
-  assert best is not None
-  yield best
+  yield _alone("torch, copies", peer, loop, few, ours, found[0])
 
 
 def _regression(
@@ -222,11 +213,16 @@ def _regression(
     ),
   )
   for who, penalty, make in cases:
+    # In turns; the slow one once.
+    many = 1 if who == "LinearRegression" else config.repeats + 1
     fit = functools.partial(coar.fit, masks, values, penalty=penalty)
-    found, *ours = _best(fit, config.repeats)
-    # The slow one once.
-    many = 1 if who == "LinearRegression" else config.repeats
-    fitted, *theirs = _best(functools.partial(make().fit, x, values), many)
+    both = [
+      (_clocked(fit), _clocked(functools.partial(make().fit, x, values)))
+      for _ in range(many)
+    ]
+    (found, *ours), (fitted, *theirs) = (
+      min(side, key=lambda one: one[1]) for side in zip(*both)
+    )
     yield work | {
       "peer": who,
       "seconds": round(ours[0], 2),
@@ -256,20 +252,27 @@ def _correlation(
   key = jax.random.key(0)
   given = (made.net, players, inputs, read)
   begin = time.process_time()
-  batches = list(
-    coar.ablations(
+
+  def fitted(keep, cause):
+    """COAR and pairs from ablations at one share."""
+    batches = coar.ablations(
       value_fn,
       players.n,
-      key=jax.random.fold_in(key, 0),
+      key=jax.random.fold_in(key, cause),
       budget=config.budget,
-      keep=config.keep,
+      keep=keep,
     )
-  )
-  masks, values = (np.concatenate(part) for part in zip(*batches))
-  pairs = interactions.fit(masks, values, keep=config.keep)
+    masks, values = (np.concatenate(part) for part in zip(*batches))
+    model = interactions.fit(masks, values, keep=keep)
+    return coar.fit(masks, values), model
+
+  alone, pairs = fitted(config.keep, 0)
+  far, far_pairs = fitted(0.5, 3)
   methods = {
-    "COAR": coar.fit(masks, values),
+    "COAR": alone,
     "COAR with pairs": pairs,
+    "COAR, fitted at .5": far,
+    "with pairs, fitted at .5": far_pairs,
     "leave-one-out": baselines.leave_one_out(value_fn, players.n),
     "gradient x parameter": baselines.gradient_x_parameter(*given),
     "neuron conductance": baselines.neuron_conductance(
@@ -372,11 +375,6 @@ def _of(peer, answer):
   return values, seconds[0], peer.cpu_seconds[0]
 
 
-def _best(call, repeats):
-  """What a call gives, and wall and processor seconds of its best."""
-  return min((_clocked(call) for _ in range(repeats)), key=lambda one: one[1])
-
-
 def _clocked(call):
   begin, busy = time.perf_counter(), time.process_time()
   out = call()
@@ -421,16 +419,26 @@ def _turns(ours, theirs, masks, chunk, few) -> Iterator[rows.Row]:
     yield row
 
 
-def _alone(who, ask, masks, ours) -> rows.Row:
-  _, wall, busy = ask(masks)
+def _alone(who, peer, ask, masks, ours, mine) -> rows.Row:
+  """A slow peer on a few masks, at its best number of threads."""
+  tried = {
+    threads: _of(peer(), ask(masks, threads))
+    for threads in sorted({1, _cores()})
+  }
+  best = min(tried, key=lambda threads: tried[threads][1])
+  values, wall, _ = tried[best]
+  busy = min(one[2] for one in tried.values())
   per_s, per_cpu = len(masks) / wall, len(masks) / busy
+  gap = values - ours[mine["best"]](masks)[0]
   return {
     "who": who,
     "masks": len(masks),
+    "best": best,
     "masks_per_s": round(per_s, 1),
     "masks_per_cpu_s": round(per_cpu, 1),
-    "ours_over_theirs": round(ours["masks_per_s"] / per_s, 2),
-    "by_cpu": round(ours["masks_per_cpu_s"] / per_cpu, 2),
+    "ours_over_theirs": round(mine["masks_per_s"] / per_s, 2),
+    "by_cpu": round(mine["masks_per_cpu_s"] / per_cpu, 2),
+    "difference": float(np.abs(gap).max()),
   }
 
 

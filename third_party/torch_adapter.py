@@ -118,7 +118,8 @@ def neurons(request):
 
   A hook before each down-projection multiplies with the masks of the whole
   batch, whose rows are all prompts under all masks; with `each`, every mask has
-  a forward of all prompts and hooks of its own.
+  a forward of all prompts and hooks of its own, or with `apart` every prompt of
+  every mask.
   """
   model = _model("AutoModelForCausalLM", request["folder"])
   layers = model.model.layers
@@ -148,8 +149,13 @@ def neurons(request):
     tokens, targets = arrays["tokens"], arrays["targets"]
     if not request["each"]:
       return predict(tokens, targets, masks)
-    each = [predict(tokens, targets, row[None]) for row in masks]
-    return torch.cat(each)
+    size = 1 if request["apart"] else len(tokens)
+    each = [
+      predict(part, wanted, row[None])
+      for row in masks
+      for part, wanted in zip(tokens.split(size), targets.split(size))
+    ]
+    return torch.cat(each, dim=1).view(len(masks), len(tokens))
 
   return _timed(request, one_batch)
 

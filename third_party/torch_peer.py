@@ -108,6 +108,7 @@ class Torch(process.Peer):
     batch: int,
     threads: int,
     each: bool = False,
+    apart: bool = False,
     repeats: int = 1,
   ) -> tuple[np.ndarray, tuple[float, ...]]:
     """Margins of next tokens, with neurons zeroed.
@@ -120,6 +121,7 @@ class Torch(process.Peer):
       batch: masks in a forward, each with all prompts.
       threads: as for `embed`.
       each: a forward and hooks for every single mask instead.
+      apart: with `each`, for every prompt of it, too.
       repeats: as for `embed`.
 
     Returns:
@@ -131,7 +133,9 @@ class Torch(process.Peer):
       "targets": np.asarray(targets, np.int64),
     }
     settings = {"batch": batch, "threads": threads, "repeats": repeats}
-    return self._run("neurons", arrays, folder, each=each, **settings)
+    return self._run(
+      "neurons", arrays, folder, each=each, apart=apart, **settings
+    )
 
   def filters(
     self,

@@ -93,26 +93,30 @@ def stream(
     )
   sums, held, num_masks = None, _Held(), 0
   for masks, values in batches:
-    masks, y = attribution.samples(masks, values)
-    y = _narrow(y)
+    masks, y = _checked(masks, values)
     if sums is None:
       sums = normal.Normal(masks.shape[1], y.shape[1], tile=tile)
-    apart = held.take(masks, y, num_masks)
-    num_masks += len(masks)
+    before, num_masks = num_masks, num_masks + len(masks)
+    if penalty is not None:
+      sums.add(masks, y)
+      continue
+    apart = held.take(masks, y, before)
     if not apart.all():
       sums.add(masks[~apart], y[~apart])
   if sums is None or num_masks < _EVERY:
     raise ValueError(
       f"Component attribution needs at least {_EVERY} masks; got {num_masks}."
     )
-  masks, y = held.rows()
+  why = "given"
   if penalty is None:
+    masks, y = held.rows()
     loadings = [one / 4 for one in candidates]
     chosen, _ = normal.choose(sums, (masks, y), loadings, sums.varies)
     used = np.array(candidates)[chosen]
+    sums.add(masks, y)
+    why = f"chosen on {len(masks)} masks"
   else:
     used = np.full(sums.num_targets, float(penalty))
-  sums.add(masks, y)
   varies = sums.varies
   weights = np.zeros((sums.n, sums.num_targets))
   for one in np.unique(used):
@@ -122,14 +126,17 @@ def stream(
         f"penalty=0 asks for least squares, which has no single answer here: "
         f"{num_masks} masks, {sums.n} components. penalty=None chooses ridge."
       )
-    weights[:, used == one] = found[:, used == one]
+    if (used == one).all():
+      weights = found
+    else:
+      weights[:, used == one] = found[:, used == one]
   notes = _idle(varies, sums)
   unknowns = int(varies.sum()) + 1
   if num_masks <= unknowns:
     notes.append(
       f"ridge, because {num_masks} masks are fewer than {sums.n} components "
       "and a constant need: least squares has no single answer; the penalty "
-      + (f"is chosen on {len(masks)} masks" if penalty is None else "is given")
+      f"is {why}"
     )
   levels = ", ".join(f"{one:.3g}" for one in np.unique(used))
   notes.append(f"{num_masks} masks; penalties {levels}")
@@ -232,11 +239,19 @@ class _Held:
     return masks, np.concatenate(self._values)
 
 
-def _narrow(values: np.ndarray) -> np.ndarray:
-  """float32 where that holds the same numbers: half the work."""
+def _checked(masks, values) -> tuple[np.ndarray, np.ndarray]:
+  """Masks and values `[B, T]`, in float32 where that holds the same numbers.
+
+  Half the work, and float32 values are not copied.
+  """
+  array = np.asarray(values)
+  if array.dtype == np.float32 and array.ndim == 2 and np.isfinite(array).all():
+    masks, _ = attribution.samples(masks, array[:, :1])
+    return masks, array
+  masks, wide = attribution.samples(masks, array)
   with np.errstate(over="ignore"):
-    narrow = values.astype(np.float32)
-  return narrow if (narrow == values).all() else values
+    narrow = wide.astype(np.float32)
+  return masks, narrow if (narrow == wide).all() else wide
 
 
 def _idle(varies, sums) -> list[str]:

@@ -12,6 +12,10 @@ carry the most over all targets, and fits them by ridge with a penalty of their
 own, chosen for each target by held-out masks; no pairs at all is a candidate,
 so that a target without any is answered by its first order.
 
+It holds near the masks it was fitted to: far from p a product of two biased
+bits grows fast, and the first order may predict better. Draw masks where the
+answer is to hold (see `experiments/README.md`).
+
 `PairModel.fourier` is the same function in characters, for `indices` and
 `report`; `restricted` asks about a few components alone, all others kept, for
 `explain` on uniform masks.

@@ -108,10 +108,9 @@ class Normal:
         "NaN or infinity."
       )
     self.count += len(x)
-    self.columns += x.sum(axis=0, dtype=np.float64)
     self.sums += sums
     self.squares += np.einsum("bt,bt->t", y, y, dtype=np.float64)
-    self._sums.add(x, y)
+    self.columns += self._sums.add(x, y)
 
   def merge(self, other: "Normal") -> "Normal":
     """Takes in the rows of another, made alike; returns itself.
@@ -179,12 +178,15 @@ class Normal:
     return mean - self.columns / self.count @ weights
 
   def errors(self, weights: np.ndarray, among: np.ndarray) -> np.ndarray | None:
-    """Standard errors `[n, T]` of the least squares fit `weights`, or None.
+    """Standard errors `[n, T]` of `weights`, the last fit without a loading.
 
     Of errors that are independent and of one size for each target; 0 for
     columns that are not `among`. None where as many are unknown as rows, and
     for tiles, whose inverse is not formed. Fits that leave less than 1e-14 of
     the energy leave rounding.
+
+    Raises:
+      ValueError: the last solution had a loading, or rows came since.
     """
     free = self.count - 1 - int(among.sum())
     if free < 1 or not isinstance(self._sums, _Host):
@@ -194,7 +196,9 @@ class Normal:
     left = np.maximum(left, 0.0) / free
     out = np.zeros((self.n, self.num_targets))
     if among.any():
-      inverse = self._sums.inverse_diagonal(self.columns, self.count, among)
+      if not self._sums.has_factor:
+        raise ValueError("Errors are those of the last fit without a loading.")
+      inverse = self._sums.inverse_diagonal()
       out[among] = np.sqrt(np.outer(inverse, left))
     return out
 
@@ -210,27 +214,39 @@ class _Host:
   def __init__(self, n: int, num_targets: int):
     self._gram = np.zeros((n, n))
     self._product = np.zeros((n, num_targets))
+    # Of the last solution without a loading, for its errors.
+    self._factor: np.ndarray | None = None
 
-  def add(self, x: np.ndarray, y: np.ndarray) -> None:
+  def add(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Takes rows in; returns the sums of their columns."""
+    self._factor = None
     with regress.blas_threads(self._gram.shape[0]):
       # Masks in float32 are exact; measurements are not.
       wide = x.astype(np.float32 if x.dtype == bool else np.float64)
       self._gram += wide.T @ wide  # BLAS knows it as symmetric.
       self._product += wide.astype(y.dtype, copy=False).T @ y
+      return np.ones(len(wide), wide.dtype) @ wide
 
   def merge(self, other: Any, shift: np.ndarray) -> None:
+    self._factor = None
     self._gram += other._gram
     self._product += other._product + shift
 
   def product(self) -> np.ndarray:
     return self._product
 
+  @property
+  def has_factor(self) -> bool:
+    return self._factor is not None
+
   def _centred(self, columns, count, among):
     if among.all():
       gram = self._gram
     else:
       gram, columns = self._gram[np.ix_(among, among)], columns[among]
-    return gram - np.outer(columns, columns / count)
+    centred = np.outer(columns, columns / -count)
+    centred += gram
+    return centred
 
   def solve(
     self,
@@ -243,31 +259,35 @@ class _Host:
     """Weights of the columns `among`."""
     from scipy import linalg
 
+    self._factor = None
     gram = self._centred(columns, count, among)
     largest = gram.max()
     gram[np.diag_indices(len(gram))] += loading[among]
     with regress.blas_threads(len(gram)):
       try:
-        factor = linalg.cho_factor(gram, lower=True, overwrite_a=True)
+        # In LAPACK's order of columns, so that nothing is copied.
+        factor: Any = linalg.cho_factor(
+          gram.T, lower=True, overwrite_a=True, check_finite=False
+        )
       except linalg.LinAlgError:
         return None
       if np.diag(factor[0]).min() ** 2 <= _ROUNDING * max(largest, 1.0):
         return None
-      return np.asarray(linalg.cho_solve(factor, right[among]))
+      if not loading[among].any():
+        self._factor = factor[0]
+      if not among.all():
+        right = right[among]
+      return np.asarray(linalg.cho_solve(factor, right, check_finite=False))
 
-  def inverse_diagonal(
-    self, columns: np.ndarray, count: int, among: np.ndarray
-  ) -> np.ndarray:
-    """The diagonal of the inverse of the centred Gram matrix."""
+  def inverse_diagonal(self) -> np.ndarray:
+    """The diagonal of the inverse of the centred Gram matrix last solved."""
     from scipy import linalg
 
-    gram = self._centred(columns, count, among)
-    with regress.blas_threads(len(gram)):
-      lower = linalg.cholesky(gram, lower=True, overwrite_a=True)
-      inverse = linalg.solve_triangular(
-        lower, np.eye(len(gram)), lower=True, overwrite_b=True
-      )
-    return (np.asarray(inverse) ** 2).sum(axis=0)
+    assert self._factor is not None
+    lapack: Any = linalg.lapack
+    with regress.blas_threads(len(self._factor)):
+      inverse, _ = lapack.dtrtri(self._factor, lower=1)
+    return (np.tril(inverse) ** 2).sum(axis=0)
 
 
 def choose(

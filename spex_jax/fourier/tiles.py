@@ -49,8 +49,11 @@ class Tiles:
         zeros((self._tile, num_targets), jnp.float64) for _ in range(self._side)
       ]
 
-  def add(self, x: np.ndarray, y: np.ndarray) -> None:
-    """Takes in masks `[r, n]` and values `[r, T]`, in float32."""
+  def add(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Takes in masks `[r, n]` and values `[r, T]`, in float32.
+
+    Returns the sums of the masks' columns.
+    """
     if x.dtype != bool:
       raise TypeError(f"Tiles hold sums of masks; got {x.dtype}.")
     if self._count + len(x) > _MOST_ROWS:
@@ -69,6 +72,7 @@ class Tiles:
     with jax.enable_x64(True):
       for i, part in enumerate(parts):
         self._product[i] = _add_product(self._product[i], part, y)
+    return x.sum(axis=0, dtype=np.float64)
 
   def merge(self, other: Any, shift: np.ndarray) -> None:
     """Takes in the sums of another; `shift` `[n, T]` is added to products."""

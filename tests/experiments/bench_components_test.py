@@ -35,7 +35,7 @@ def test_quick_rows_are_whole():
   assert filters["masks_per_s"] > 0
   assert [row["kept"] for row in correlations] == list(_QUICK.shares)
   for row in correlations:
-    assert len(row["correlations"]) == 7
+    assert len(row["correlations"]) == 9
     coar = row["correlations"]["COAR"][0]
     assert coar > row["correlations"]["random"][0] and coar > 0.5
 
