@@ -223,9 +223,7 @@ def forget(key: base.Key, config: Config, task: Task) -> Iterator[Answer]:
     yield {
       "task": "forget",
       "row": f"class {number}",
-      "n": study.players.n,
-      "k": choice.k,
-      "removed": _names(study, choice),
+      **_said(study, choice),
     } | edit_study.judged(
       (before[here], after[here], draws[:, here] > 0),
       (before[~here], after[~here], draws[:, ~here] > 0),
@@ -292,9 +290,7 @@ def subgroups(key: base.Key, config: Config, agree: float) -> Iterator[Answer]:
   yield {
     "task": "subgroups",
     "row": f"marks agree for {agree:.0%}",
-    "n": study.players.n,
-    "k": choice.k,
-    "removed": _names(study, choice),
+    **_said(study, choice),
     "worst_before": worst[0],
     "worst_after": worst[1],
     "groups": groups,
@@ -343,9 +339,9 @@ def _cleaned(key, config, net, data, target, planted) -> Answer:
   scores = study.scores(keys[0], both).scores
   hit = np.arange(len(both)) >= len(pairs["scored"][0])
   statistic = editing.welch(scores, hit, ~hit)
-  worth = _attacked(study, *pairs["chosen"])
+  worth = _attacked(study, data["chosen"], pairs["chosen"][1])
 
-  choice = study.choose(statistic, "raise", worth, _STRICT)
+  choice = study.choose(statistic, "raise", worth, _LOSS)
   edited = study.edit(choice).apply(net, params)
   draws = study.random(keys[1], choice.k)
   parts = [
@@ -353,9 +349,7 @@ def _cleaned(key, config, net, data, target, planted) -> Answer:
     for part in (pairs["test"][1], data["test"])
   ]
   found: Answer = {
-    "n": study.players.n,
-    "k": choice.k,
-    "removed": _names(study, choice),
+    **_said(study, choice),
   }
   if planted is not None:
     found["planted"] = int(planted.sum())
@@ -400,9 +394,7 @@ def typographic(key: base.Key, config: Config) -> Iterator[Answer]:
   yield {
     "task": "typographic",
     "row": f"{len(edit_pictures.NAMES)} shapes and words",
-    "n": study.players.n,
-    "k": choice.k,
-    "removed": _names(study, choice),
+    **_said(study, choice),
   } | edit_study.judged(parts[0], parts[1])
 
 
@@ -472,8 +464,17 @@ def _by_example(hits: np.ndarray, count: int) -> np.ndarray:
   return hits.reshape(*hits.shape[:-1], count, -1).mean(axis=-1)
 
 
-def _names(study: Study, choice: editing.Choice) -> list[str]:
-  return [study.players.names[i] for i in sorted(choice.removed)]
+def _said(study: Study, choice: editing.Choice) -> Answer:
+  """A choice as JSON: what goes, and what every size was worth."""
+  return {
+    "n": study.players.n,
+    "k": choice.k,
+    "removed": [study.players.names[i] for i in sorted(choice.removed)],
+    "grid": [
+      [int(k), *(round(float(value), 4) for value in (worth, *guards))]
+      for k, worth, guards in zip(choice.grid, choice.objective, choice.guards)
+    ],
+  }
 
 
 def _seed(key: base.Key) -> int:
