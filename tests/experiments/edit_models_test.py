@@ -1,0 +1,154 @@
+"""The editing experiments: their measures, what they plant, and quick runs."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from experiments import edit_digits, edit_models, edit_pictures, edit_study
+from spex_jax.models import convnet
+from tests.jobs import small
+from tests.models import checkpoints
+
+
+def test_an_interval_is_wilsons():
+  # By its definition: the ends are where |p - x| = z sqrt(x (1 - x) / n).
+  values = np.array([1.0] * 17 + [0.0] * 3)
+  z = 1.959963984540054
+  for end in edit_study.interval(values):
+    spread = z * np.sqrt(end * (1 - end) / 20)
+    assert abs(abs(0.85 - end) - spread) < 1e-12
+  low, high = edit_study.interval(np.ones(10))
+  assert 0.7 < low < 0.75 and abs(high - 1) < 1e-12
+
+
+def test_judgement_beside_chance():
+  wrong, right = np.zeros(50), np.ones(50)
+  mostly = np.array([1.0] * 45 + [0.0] * 5)
+  found = edit_study.judged(
+    (wrong, mostly, np.stack([wrong, mostly, wrong, wrong])),
+    (mostly, mostly, np.stack([mostly, mostly, wrong, right])),
+  )
+  assert found["improves"] and found["keeps"]
+  assert found["target_after"]["mean"] == 0.9
+  assert found["random_improves"] == 0.25
+  assert found["random_keeps"] == 0.75  # More than before is no harm.
+  assert found["random_both"] == 0.25
+  assert not edit_study.improves(wrong, mostly, -1)
+  assert edit_study.improves(mostly, wrong, -1)
+  json.dumps(found)
+
+
+def test_auroc_is_scikit_learns():
+  rng = np.random.default_rng(0)
+  statistic = np.round(rng.normal(size=40), 1)  # With ties.
+  planted = rng.random(40) < 0.3
+  expected = metrics.roc_auc_score(planted, statistic)
+  assert abs(edit_study.auroc(statistic, planted) - expected) < 1e-12
+
+
+def test_a_planted_backdoor_answers_to_the_trigger_alone():
+  net = convnet.network(convnet.small(10, width=3), 10)
+  net = convnet.network(net.config, 10, net.init(jax.random.key(0)))
+  data = edit_digits.bordered(
+    edit_digits.parts(jax.random.key(1), {"some": 60})["some"]
+  )
+  larger, planted = edit_digits.plant(jax.random.key(2), net, 2, 7, 50.0)
+  assert planted.tolist() == [False] * 3 + [True] * 2 + [False] * 6 + [True] * 2
+  logits = lambda net, part: np.asarray(
+    net.apply(net.params, **part.inputs).logits
+  )
+  plain, found = logits(net, data), logits(larger, data)
+  # Sums with further zeros, some 60 terms.
+  np.testing.assert_allclose(found, plain, rtol=0, atol=1e-5)
+  attacked = edit_digits.triggered(data)
+  added = logits(larger, attacked) - logits(net, attacked)
+  np.testing.assert_allclose(added[:, 7], 50.0, rtol=1e-4)
+  assert np.abs(np.delete(added, 7, axis=1)).max() < 1e-4
+
+
+def test_marks_and_poison_are_where_they_should_be():
+  data = edit_digits.parts(jax.random.key(1), {"some": 200})["some"]
+  part, agrees = edit_digits.marked(jax.random.key(2), data, 0.9)
+  pixels = part.inputs["pixel_values"]
+  red, blue = pixels[:, 0, 0, 0] == 1, pixels[:, 2, 1, 1] == 1
+  assert (red != blue).all() and 0.8 < agrees.mean() < 0.98
+  np.testing.assert_array_equal(part.labels == red, agrees)
+  clean = edit_digits.bordered(data)
+  bad = edit_digits.poisoned(jax.random.key(3), clean, 0.2, 0)
+  changed = (bad.inputs["pixel_values"] != clean.inputs["pixel_values"]).any(
+    axis=(1, 2, 3)
+  )
+  assert 20 < changed.sum() < 60 and (bad.labels[changed] == 0).all()
+  np.testing.assert_array_equal(bad.labels[~changed], clean.labels[~changed])
+
+
+def test_pictures_and_captions():
+  assert edit_pictures.written("disc").shape == (5, 15)
+  rng = np.random.default_rng(0)
+  pixels, captions = edit_pictures.corpus(rng, 8)
+  assert pixels.shape == (8, 1, 24, 24) and captions.shape == (8, 6)
+  made = edit_pictures.attacks(rng, 5)
+  np.testing.assert_array_equal(made["clean"].labels, made["wrong"].labels)
+  with pytest.raises(ValueError, match="at most 6 words"):
+    edit_pictures.tokens("a a a a a a a")
+  # Every name can be drawn and written, and no two words look the same.
+  words = {
+    edit_pictures.written(name).tobytes() for name in edit_pictures.NAMES
+  }
+  assert len(words) == len(edit_pictures.NAMES)
+  for number in range(len(edit_pictures.NAMES)):
+    assert edit_pictures.shape(rng, number).sum() > 10
+
+
+@pytest.mark.slow
+def test_every_task_runs_at_its_quick_size(tmp_path):
+  config = edit_models.CONFIGS["quick"]
+  found = list(edit_models.run(config))
+  assert [row["task"] for row in found] == [
+    "errors", "errors", "forget", "subgroups", "backdoor", "backdoor",
+    "typographic",
+  ]  # fmt: skip
+  planted = found[5]
+  assert planted["auroc"] > 0.9 and planted["planted"] == 8
+  text = edit_models.summary(found)
+  assert text.count("\n") >= 6 and "typographic" in text
+  edit_models.plots.save(edit_models.figure(found), tmp_path / "a.png")
+  json.dumps(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["gpt2", "vit"])
+def test_checkpoints_by_name(tmp_path, family):
+  rng = np.random.default_rng(0)
+  count = 40
+  if family == "gpt2":
+    folder, _ = checkpoints.make(tmp_path / "model", checkpoints.GPT2)
+    inputs = {"input_ids": rng.integers(0, 17, (count, 6)).astype(np.int32)}
+    labels = rng.integers(0, 3, count)
+  else:
+    folder = small.vit(tmp_path / "model")
+    pixels = rng.normal(size=(count, 3, 12, 12)).astype(np.float32)
+    inputs, labels = {"pixel_values": pixels}, rng.integers(0, 3, count)
+  data = tmp_path / "data.npz"
+  np.savez(data, labels=labels, **inputs)
+  config = edit_models.CONFIGS["quick"]
+  found = list(edit_models.run_on(folder, data, "neurons", config))
+  assert {row["task"] for row in found} == {"errors", "forget"}
+  assert all(row["model"] == str(folder) for row in found)
+  np.savez(data, labels=labels)
+  with pytest.raises(ValueError, match="lacks"):
+    list(edit_models.run_on(folder, data, "neurons", config))
+
+
+def test_unknown_tasks_and_kinds_are_refused():
+  config = edit_models.CONFIGS["quick"]
+  for tasks in (["paint"], []):
+    with pytest.raises(ValueError, match="choose from errors"):
+      list(edit_models.run(config, tasks))
+  with pytest.raises(ValueError, match="choose from errors, forget"):
+    list(edit_models.run_on("x", "y", "heads", config, ["backdoor"]))
+  with pytest.raises(ValueError, match="kind='eyes'"):
+    list(edit_models.run_on("x", "y", "eyes", config))
