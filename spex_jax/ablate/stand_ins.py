@@ -69,14 +69,37 @@ def resampled(
   Raises:
     ValueError: R outside 1..B, or sites of unequal B.
   """
-  sizes = {len(x) for x in activations.values()}
-  if len(sizes) != 1 or not 1 <= num_draws <= min(sizes):
-    raise ValueError(
-      f"Need 1 <= num_draws <= B and one B for all sites; got {num_draws} of "
-      f"B in {sorted(sizes)}."
-    )
-  rows = jax.random.choice(key, sizes.pop(), (num_draws,), replace=False)
+  rows = _draw(key, {len(x) for x in activations.values()}, num_draws)
   return {s: jnp.asarray(x)[rows][:, None] for s, x in activations.items()}
+
+
+def resampled_of(
+  key: base.Key,
+  net: sites.Network,
+  at: Sequence[str],
+  inputs: Mapping[str, base.Array],
+  num_draws: int,
+  *,
+  params: Any = None,
+) -> dict[str, jax.Array]:
+  """`resampled` of a data set, of which only the draws are run.
+
+  Args:
+    key: consumed.
+    net: any network.
+    at: sites, such as `Players.owner`.
+    inputs: the data set, by the network's names for it; B examples.
+    num_draws: R, distinct inputs, at most B.
+    params: of the network; its own by default.
+
+  Raises:
+    ValueError: no parameters, R outside 1..B.
+  """
+  params = _params(net, params)
+  rows = _draw(key, {len(x) for x in inputs.values()}, num_draws)
+  given = {name: jnp.asarray(x)[rows] for name, x in inputs.items()}
+  found = _capture(net, at)(params, given)
+  return {site: found[site][:, None] for site in at}
 
 
 def mean_of(
@@ -103,9 +126,7 @@ def mean_of(
   Raises:
     ValueError: no parameters, no example, axes without 0; see `mean`.
   """
-  params = net.params if params is None else params
-  if params is None:
-    raise ValueError("This network has no parameters: give `params`.")
+  params = _params(net, params)
   count = len(next(iter(inputs.values())))
   if 0 not in axes or not count:
     raise ValueError(
@@ -117,9 +138,7 @@ def mean_of(
   if not weights.any():
     raise ValueError("Weights must not be all zero.")
   size = min(batch_size, count)
-  run = jax.jit(
-    lambda params, rows: net.apply(params, capture=tuple(at), **rows)
-  )
+  run = _capture(net, at)
   totals = dict.fromkeys(at, 0.0)
   shares = dict.fromkeys(at, 0.0)
   for start in range(0, count, size):
@@ -128,7 +147,7 @@ def mean_of(
     rows = {name: x[first : first + size] for name, x in inputs.items()}
     part = weights[first : first + size].copy()
     part[: start - first] = 0
-    found = run(params, rows).activations
+    found = run(params, rows)
     for site in at:
       x = np.asarray(found[site], np.float64)
       _check_axes(axes, x, site)
@@ -138,6 +157,31 @@ def mean_of(
   return {
     site: jnp.asarray(totals[site] / shares[site], jnp.float32) for site in at
   }
+
+
+def _params(net, params):
+  params = net.params if params is None else params
+  if params is None:
+    raise ValueError("This network has no parameters: give `params`.")
+  return params
+
+
+def _capture(net, at):
+  """Parameters and inputs to activations alone: no logits of all tokens."""
+  return jax.jit(
+    lambda params, rows: (
+      net.apply(params, capture=tuple(at), **rows).activations
+    )
+  )
+
+
+def _draw(key, sizes, num_draws) -> jax.Array:
+  if len(sizes) != 1 or not 1 <= num_draws <= min(sizes):
+    raise ValueError(
+      f"Need 1 <= num_draws <= B and one B for all sites; got {num_draws} of "
+      f"B in {sorted(sizes)}."
+    )
+  return jax.random.choice(key, min(sizes), (num_draws,), replace=False)
 
 
 def _check_axes(axes, x, site) -> None:

@@ -132,7 +132,7 @@ def stream(
       weights[:, used == one] = found[:, used == one]
   notes = _idle(varies, sums)
   unknowns = int(varies.sum()) + 1
-  if num_masks <= unknowns:
+  if num_masks < unknowns:
     notes.append(
       f"ridge, because {num_masks} masks are fewer than {sums.n} components "
       "and a constant need: least squares has no single answer; the penalty "

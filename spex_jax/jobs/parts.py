@@ -11,8 +11,6 @@ import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
-import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -263,11 +261,9 @@ def _absent(config, net, players, background, axes):
       net, at, given, _spread(players, axes), weights=_fit(weights, players)
     )
     return found, f"an absent one gives its mean over {name}"
-  run = jax.jit(lambda rows: net.apply(net.params, capture=at, **rows))
-  captured = run(jax.tree.map(jnp.asarray, given)).activations
   draws = min(config.draws, len(weights))
-  found = stand_ins.resampled(
-    subjects.key_of(config, "resample"), captured, draws
+  found = stand_ins.resampled_of(
+    subjects.key_of(config, "resample"), net, at, given, draws
   )
   return found, (
     f"an absent one gives what it does on {draws} others of {name}, averaged "

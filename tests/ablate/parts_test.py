@@ -206,6 +206,15 @@ def test_values_are_averaged_over_draws_of_other_inputs():
     build(draws)(masks), np.mean(each, axis=0), rtol=0, atol=1e-5
   )
   assert np.ptp([part[1] for part in each], axis=0).max() > 5e-4
+  # The same draws, where nothing but them is run.
+  again = stand_ins.resampled_of(
+    jax.random.key(0), net, ("layers.0.neurons",), inputs, 3, params=params
+  )
+  np.testing.assert_allclose(
+    again["layers.0.neurons"], draws["layers.0.neurons"], rtol=0, atol=1e-6
+  )
+  with pytest.raises(ValueError, match="1 <= num_draws <= B"):
+    stand_ins.resampled_of(jax.random.key(0), net, (), inputs, 7, params=params)
 
 
 def test_the_mean_over_a_data_set_comes_in_batches():

@@ -72,6 +72,11 @@ def test_fewer_masks_than_components_are_answered_by_ridge_and_a_note():
   assert (left < 0.95).all()
   with pytest.raises(ValueError, match="penalty=0 asks.*60 masks, 100 compo"):
     coar.fit(masks, values, penalty=0)
+  # As many masks as unknowns: one answer, no errors, and no ridge.
+  exact = np.vstack([np.ones(4), np.eye(4)]) > 0
+  found = coar.fit(exact, exact @ effects[0, :4], penalty=0)
+  np.testing.assert_allclose(found.scores[0], effects[0, :4], atol=1e-12)
+  assert found.std is None and found.notes == ("5 masks; penalties 0",)
 
 
 def test_a_component_that_never_varies_has_score_0_and_is_named():
