@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _CONFIGS = pathlib.Path(__file__).parent / "configs"
 _RUNS = pathlib.Path("runs")
+_SHORT = ("model", "prompt", "target", "image")  # For --config.model, ...
 
 _USAGE = """\
 usage: spex COMMAND [--config=NAME_OR_FILE[:SIZE]] [--config.KEY=VALUE ...]
@@ -108,14 +109,15 @@ examples:
 """
 
 _USAGE_COMPONENTS = """\
-usage: spex attribute components [--model=DIR_OR_NAME --prompt=TEXT]
-                                 [--target=TOKEN] [--config=NAME_OR_FILE[:SIZE]]
-                                 [--config.KEY=VALUE] [--workdir=DIR] [--debug]
+usage: spex attribute components
+         [--model=DIR_OR_NAME --prompt=TEXT|--image=FILE] [--target=TARGET]
+         [--config=NAME_OR_FILE[:SIZE]] [--config.KEY=VALUE] [--workdir=DIR]
 
   --model, --prompt, --target
               a causal language model (a directory or a hub name), what it
               reads, and what it is to say next: short for --config.model and so
-              on, with --config=components_lm
+              on, with --config=components_lm; or --model, --image, --target of
+              an image classifier, with --config=components_image
   --config    one of the names below, or a Python file with a function
               `get_config(size)` that returns an ml_collections.ConfigDict;
               `:quick` after it asks for a small run (default:
@@ -138,6 +140,7 @@ usage: spex attribute components [--model=DIR_OR_NAME --prompt=TEXT]
 examples:
   spex attribute components
   spex attribute components --model=gpt2 --prompt="The cat sat on the"
+  spex attribute components --model=google/vit-base-patch16-224 --image=cat.jpg
   spex attribute components --config.players=neurons --config.method=coar
 """
 
@@ -427,8 +430,9 @@ def _attribute_components(arguments: list[str]) -> None:
   waiting = iter(arguments)
   for argument in waiting:
     name, equals, value = argument.lstrip("-").partition("=")
-    if argument.startswith("-") and name in ("model", "prompt", "target"):
-      default = "components_lm"
+    if argument.startswith("-") and name in _SHORT:
+      if name == "image" or default == "components_digits":
+        default = f"components_{'image' if name == 'image' else 'lm'}"
       value = value if equals else next(waiting, "")
       argument = f"--config.{name}={value}"
     rest.append(argument)

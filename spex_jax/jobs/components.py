@@ -39,7 +39,8 @@ def run(
   With `config.method` "coar": `attribution.json` and `figure.png`.
 
   Args:
-    config: `components_digits` or `components_lm` of `spex_jax/configs`.
+    config: `components_digits`, `components_image` or `components_lm` of
+      `spex_jax/configs`.
     workdir: made if it does not exist.
     show: takes a line or a rich table; prints by default.
 

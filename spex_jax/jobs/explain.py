@@ -35,6 +35,7 @@ SUBJECTS: Mapping[
   "digits": digits.subject,
   "digits_components": parts.of_digits,
   "image": pictures.subject,
+  "image_components": parts.of_picture,
   "lm": language.subject,
   "lm_components": parts.of_language_model,
   "sentiment": sentiment.subject,

@@ -1,8 +1,9 @@
 """The subjects of `spex attribute components`: parts of a network.
 
 Heads, neurons, filters or blocks of a language model on a prompt
-(`lm_components`), or of a small vision transformer that is trained here on
-digits (`digits_components`).
+(`lm_components`), of an image classifier on a picture (`image_components`), or
+of a small vision transformer that is trained here on digits
+(`digits_components`).
 
 Shapes: n players, B examples, P positions.
 """
@@ -24,11 +25,12 @@ from spex_jax.jobs import (
   classifiers,
   language,
   networks,
+  pictures,
   settings,
   subjects,
 )
-from spex_jax.models import sites
-from spex_jax.report import layers as pictures
+from spex_jax.models import resnet, sites
+from spex_jax.report import layers as layer_plots
 from spex_jax.report import plots
 from spex_jax.report import tables as report_tables
 
@@ -109,6 +111,66 @@ def of_language_model(
     },
     units=language.UNITS[config.readout],
     title=f"{found.value} after {config.prompt!r}",
+  )
+
+
+def of_picture(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> subjects.Subject:
+  """Parts of an image classifier, and what it sees in a picture.
+
+  Raises:
+    ValueError: a setting out of range, or a model, picture or target that
+      cannot be used, named.
+  """
+  del workdir  # Nothing is trained.
+  check(config)
+  found = pictures.given(config)
+  net, inputs = found.net, {"pixel_values": found.image[None]}
+  filtered = isinstance(net.module, resnet.ResNet)
+  config = config.copy_and_resolve_references()
+  config.players = config.players or ("filters" if filtered else "heads")
+  logits = networks.scores(
+    net, lambda mask: inputs, lambda output, given: output.logits, 1
+  )
+  target = networks.target(config, logits, found.names)
+
+  def background():
+    folder = pathlib.Path(config.background)
+    if not config.background or not folder.is_dir():
+      raise ValueError(
+        f"absent={config.absent!r} needs other pictures: give a folder of "
+        "nothing else by --config.background=FOLDER."
+      )
+    files = sorted(p for p in folder.iterdir() if p.is_file())[:_EXAMPLES]
+    rows = [
+      pictures.prepared(config, images.read(file), found.preparation)[0]
+      for file in files
+    ]
+    if not rows or any(row.shape != found.image.shape for row in rows):
+      raise ValueError(
+        f"background={config.background!r} needs pictures that are, prepared, "
+        f"of {config.image}'s shape {found.image.shape}."
+      )
+    name = f"{report_tables.count(len(rows), 'picture')} of {folder.name}"
+    return {"pixel_values": np.stack(rows)}, np.ones(len(rows)), name
+
+  return _subject(
+    config,
+    net,
+    inputs,
+    target.read,
+    background,
+    axes=(0, 2, 3) if filtered else (0, 1),
+    question=f"make the model see {target.name} in {config.image}?",
+    facts={
+      "model": networks.described(net, config.model),
+      "image": found.said,
+      "prediction": f"{target.name}, with probability {target.probability:.1%}",
+      "value": target.value,
+    },
+    units=target.units,
+    title=f"{target.value}, {config.image}",
   )
 
 
@@ -204,7 +266,7 @@ def _subject(
   kind = config.pattern or config.players.replace("_", " ")
 
   def draw(found: interactions_lib.Interactions, path: pathlib.Path) -> None:
-    plots.save(pictures.grid(found, layer_of, title=title), path)
+    plots.save(layer_plots.grid(found, layer_of, title=title), path)
 
   def findings(explanation: Explanation) -> Mapping[str, str]:
     return {"layers": str(layers.energy(explanation.fourier, layer_of))}

@@ -4,6 +4,8 @@ Shapes: an image is `[C, H, W]`.
 """
 
 import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import ml_collections
 import numpy as np
@@ -18,6 +20,46 @@ from spex_jax.report import plots
 _PLAYERS = ("grid", "patches", "segments")
 
 
+class Given(NamedTuple):
+  """A classifier and a picture for it.
+
+  Attributes:
+    net: the classifier.
+    names: of its classes.
+    preparation: of pictures; None where the checkpoint says nothing of it.
+    image: float `[C, H, W]`, pixel values as the network takes them.
+    shown: the picture as it is drawn, `[H, W, 3]`.
+    said: its size, in words.
+    is_file: whether the picture is one, and not pixel values.
+  """
+
+  net: sites.Network
+  names: Sequence[str]
+  preparation: pixels.Preparation | None
+  image: np.ndarray
+  shown: np.ndarray
+  said: str
+  is_file: bool
+
+
+def given(config: ml_collections.ConfigDict) -> Given:
+  """The classifier `config.model` and the picture `config.image`.
+
+  Raises:
+    ValueError: a model or picture that cannot be used, named.
+  """
+  picture = images.read(config.image)
+  net = networks.load(config, "image classifier")
+  if not net.config.num_labels:
+    raise ValueError(f"model={config.model!r} has no classes.")
+  names = hub.class_names(config.model, net.config.num_labels)
+  preparation = pixels.load(hub.local(config.model))
+  image, shown, said = prepared(config, picture, preparation)
+  _check_channels(net, image)
+  is_file = picture.dtype == np.uint8
+  return Given(net, names, preparation, image, shown, said, is_file)
+
+
 def subject(
   config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> subjects.Subject:
@@ -29,25 +71,19 @@ def subject(
   """
   del workdir  # Nothing is trained.
   settings.choice("baseline", config.baseline, image_ways.WAYS)
-  picture = images.read(config.image)
-  net = networks.load(config, "image classifier")
-  if not net.config.num_labels:
-    raise ValueError(f"model={config.model!r} has no classes.")
-  names = hub.class_names(config.model, net.config.num_labels)
-  preparation = pixels.load(hub.local(config.model))
-  image, shown, prepared = _prepared(config, picture, preparation)
-  _check_channels(net, image)
+  found = given(config)
+  net, image = found.net, found.image
   players = _players(config, image)
   level = config.value
-  if preparation is not None and picture.dtype == np.uint8:
-    level = preparation.level(level)
+  if found.preparation is not None and found.is_file:
+    level = found.preparation.level(level)
   see = image_ways.inputs(
     image, players, config.baseline, sigma=config.sigma, value=level
   )
   logits = networks.scores(
     net, see, lambda output, inputs: output.logits, players.n
   )
-  target = networks.target(config, logits, names)
+  target = networks.target(config, logits, found.names)
   absent = {
     "mean": "the mean colour of the image",
     "blur": "the blurred image",
@@ -55,15 +91,16 @@ def subject(
     "inpainted": "what is kept around it",
   }[config.baseline]
 
-  def draw(found: subjects.Interactions, path: pathlib.Path) -> None:
+  def draw(answer: subjects.Interactions, path: pathlib.Path) -> None:
     title = f"{config.image}: {target.value}, {target.probability:.1%}"
-    plots.save(plots.image(shown, players.owner[0], found, title=title), path)
+    owner = players.owner[0]
+    plots.save(plots.image(found.shown, owner, answer, title=title), path)
 
   return subjects.Subject(
     question=f"Which parts of {config.image} make the model see {target.name}?",
     facts={
       "model": networks.described(net, config.model),
-      "image": prepared,
+      "image": found.said,
       "prediction": f"{target.name}, with probability {target.probability:.1%}",
       "value": f"{target.value}; an absent part takes {absent}",
     },
@@ -98,7 +135,7 @@ def _differentiable(config, net, image, players, see, target):
   )
 
 
-def _prepared(
+def prepared(
   config: ml_collections.ConfigDict,
   picture: np.ndarray,
   preparation: pixels.Preparation | None,

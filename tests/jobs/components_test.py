@@ -4,14 +4,16 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from spex_jax import cli
-from spex_jax.ablate import components
+from spex_jax.ablate import components, stand_ins
 from spex_jax.jobs import components as job
 from spex_jax.jobs import explain, parts
 from spex_jax.models import hub
 from tests import command
 from tests.jobs import small
+from tests.models import checkpoints
 
 
 def _run(config, workdir):
@@ -46,6 +48,7 @@ def digits(tmp_path_factory):
 def test_every_configuration_is_tested_here():
   assert cli.config_names("components") == [
     "components_digits",
+    "components_image",
     "components_lm",
   ]
 
@@ -88,6 +91,57 @@ def test_a_language_model_by_short_flags(model, tmp_path, capsys, monkeypatch):
   assert "make the model say ' on' next?" in out
   assert "prompt        'the cat sat'" in out
   assert (tmp_path / "runs/components_lm/figure.png").exists()
+
+
+def test_a_picture_by_short_flags(tmp_path, capsys):
+  folder = small.vit(tmp_path / "vit")
+  Image.fromarray(small.picture()).save(tmp_path / "cat.png")
+  code, out, err = command.run(
+    capsys, "attribute", "components", f"--image={tmp_path / 'cat.png'}",
+    "--model", str(folder), "--target=eel", "--config.players=neurons",
+    "--config.method=coar", "--config.budget=60", "--config.batch_size=20",
+    "--config.microbatch=10", f"--workdir={tmp_path / 'run'}",
+  )  # fmt: skip
+  assert code == 0, err
+  assert "Which neurons make the model see eel in " in out
+  assert "10 parts in 1 layer; an absent one gives zeros" in out
+  body = json.loads((tmp_path / "run/attribution.json").read_text())
+  assert body["names"][9] == "blocks.0.mlp 9" and body["units"] == "logit"
+
+
+def test_filters_of_a_resnet(tmp_path):
+  """Those of two layers; absent ones give their means over other pictures."""
+  folder = checkpoints.shared("tiny", "resnet_basic")
+  net = hub.load(folder)
+  rng = np.random.default_rng(0)
+  size = (net.config.num_channels, *net.example["pixel_values"].shape[2:])
+  pixels = rng.normal(size=(3, *size)).astype(np.float32)
+  (tmp_path / "others").mkdir()
+  np.save(tmp_path / "one.npy", pixels[0])
+  for number in (1, 2):
+    np.save(tmp_path / "others" / f"{number}.npy", pixels[number])
+  config = _config(
+    "components_image:quick", model=str(folder), readout="logit", target="1",
+    image=str(tmp_path / "one.npy"), absent="mean",
+    background=str(tmp_path / "others"),
+  )  # fmt: skip
+  subject = parts.of_picture(config, tmp_path)
+  at = components.shapes(net, net.params, pixel_values=pixels)
+  players = components.filters(at)
+  assert subject.names == players.names
+  captured = net.apply(
+    net.params, capture=tuple(players.owner), pixel_values=pixels[1:]
+  ).activations
+  means = stand_ins.mean(captured, (0, 2, 3))
+  mask = rng.random(players.n) < 0.5
+  edits = players.edits(mask, means)
+  logits = net.apply(net.params, edits, pixel_values=pixels[:1]).logits
+  found = subject.evaluator(mask[None])[0]
+  # float32 sums of a small network, in two orders.
+  np.testing.assert_allclose(found, logits[0, 1], rtol=1e-4, atol=1e-4)
+  config.background = str(tmp_path / "one.npy")
+  with pytest.raises(ValueError, match="give a folder of nothing else by"):
+    parts.of_picture(config, tmp_path)
 
 
 @pytest.mark.parametrize("absent", ["mean", "resample"])
@@ -196,4 +250,5 @@ def test_help_names_every_method_and_kind(capsys):
   for name in cli.config_names("components"):
     assert f"\n  {name}\n" in out
   assert max(map(len, out.splitlines())) <= 80
-  assert {"digits_components", "lm_components"} <= set(explain.SUBJECTS)
+  known = {"digits_components", "image_components", "lm_components"}
+  assert known <= set(explain.SUBJECTS)
