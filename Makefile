@@ -112,6 +112,7 @@ bench: $(env311)/.spex-all peers peers-shapiq
 	"$(env311)/bin/python" -m experiments.bench_evaluate
 	"$(env311)/bin/python" -m experiments.spex_removal
 	"$(env311)/bin/python" -m experiments.bench_retrain
+	"$(env311)/bin/python" -m experiments.bench_components
 
 peers: third_party/.venv/.installed
 

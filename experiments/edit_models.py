@@ -21,7 +21,7 @@ next token):
   python -m experiments.edit_models --model=gpt2 --data=texts.npz \
       --task=forget --kind=heads
 
-Expect `quick` in 1 minute and `full` in 10 on 2 CPU cores.
+Expect `quick` in 1 minute and `full` in 5 on 2 CPU cores.
 """
 
 import dataclasses
@@ -207,7 +207,7 @@ def figure(found: Sequence[rows.Row]):
         label = when if number == 0 else None
         axes.plot(one["mean"], place, "o", color=color, ms=4, label=label)
     axes.set_xlim(-0.03, 1.03)
-    axes.set_xlabel("share right, 95 % interval")
+    axes.set_xlabel("share right (errors: as asked), 95 % interval")
     axes.set_title("what is targeted" if what == "target" else "what is kept")
     axes.spines[["top", "right"]].set_visible(False)
   labels = [plots.escape(f"{row['task']}: {row['row']}") for row in shown]

@@ -176,8 +176,11 @@ def share(values: np.ndarray) -> Answer:
 def improves(before: np.ndarray, after: np.ndarray, sign: int) -> bool:
   """Whether the mean moves by this sign beyond two 95 % intervals.
 
-  That of the mean before, and that of the paired change.
+  That of the mean before, and that of the paired change; one example alone has
+  none.
   """
+  if len(before) < 2:
+    return False
   change = sign * (np.asarray(after, float) - np.asarray(before, float))
   error = change.std(ddof=1) / np.sqrt(len(change))
   low, high = interval(before)

@@ -340,7 +340,6 @@ def _cleaned(key, config, net, data, target, planted) -> Answer:
   hit = np.arange(len(both)) >= len(pairs["scored"][0])
   statistic = editing.welch(scores, hit, ~hit)
   worth = _attacked(study, data["chosen"], pairs["chosen"][1])
-
   choice = study.choose(statistic, "raise", worth, _LOSS)
   edited = study.edit(choice).apply(net, params)
   draws = study.random(keys[1], choice.k)
@@ -348,9 +347,7 @@ def _cleaned(key, config, net, data, target, planted) -> Answer:
     _hits(study, edited, draws, part)
     for part in (pairs["test"][1], data["test"])
   ]
-  found: Answer = {
-    **_said(study, choice),
-  }
+  found = _said(study, choice)
   if planted is not None:
     found["planted"] = int(planted.sum())
     found["auroc"] = edit_study.auroc(-statistic, planted)

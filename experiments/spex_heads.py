@@ -68,7 +68,7 @@ class Config:
   budget: int = 1000
   shares: tuple[float, ...] = (0.9, 0.75, 0.5, 0.35, 0.25)
   methods: tuple[str, ...] = METHODS
-  num_seeds: int = 2
+  num_seeds: int = 1
   most: int | None = None
   keep: float = 0.9
   time_limit: float = 5.0

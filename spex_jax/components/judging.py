@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from spex_jax import base
-from spex_jax.indices import attribution
+from spex_jax.indices import attribution, metrics
 from spex_jax.masks import sampling
 
 
@@ -72,12 +72,7 @@ def correlation(
   varied = np.ptp(values, axis=0) > 0
   if not varied.any():
     raise ValueError("The values never vary: nothing can be predicted.")
-  flat = np.ptp(guess, axis=0) == 0
-  a, b = (x - x.mean(axis=0) for x in (values, guess))
-  norms = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
-  ok = varied & ~flat & (norms > 0)
-  found = np.zeros(values.shape[1])
-  np.divide((a * b).sum(axis=0), norms, out=found, where=ok)
+  found = np.atleast_1d(metrics.pearson(guess, values, constant=0.0))
   found[~varied] = np.nan
   seen = found[varied]
   error = None

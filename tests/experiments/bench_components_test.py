@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from experiments import bench_components, digits_cnn
+from spex_jax.ablate import components, readouts
+from third_party import torch_peer
 
 _QUICK = bench_components.CONFIGS["quick"]
 _NOWHERE = pathlib.Path("nowhere")
@@ -64,3 +66,21 @@ def test_what_the_peer_is_given():
   expected = x[..., 0, 0] @ network["head"]
   got = made.net.apply(made.net.params, pixel_values=made.test.pixels[:3])
   np.testing.assert_allclose(got.logits, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.peers
+def test_pytorch_gives_the_same_margins():
+  made = digits_cnn.trained(_QUICK.width, _QUICK.epochs)
+  x, y = made.test.pixels[:20], made.test.labels[:20]
+  at = components.shapes(made.net, made.net.params, pixel_values=x)
+  players = components.filters(at)
+  masks = np.random.default_rng(0).random((6, players.n)) < 0.7
+  ours = components.evaluator(
+    made.net, players, {"pixel_values": x}, readouts.margins(y), batch_size=8
+  )(masks)
+  network = bench_components.for_torch(made)
+  with torch_peer.Torch() as peer:
+    theirs, _ = peer.filters(network, x, y, masks, threads=1)
+  assert peer.cpu_seconds[0] > 0
+  # Sums of 36 products of numbers near 1, twice.
+  np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)

@@ -119,8 +119,36 @@ def test_every_task_runs_at_its_quick_size(tmp_path):
   json.dumps(found)
 
 
+def _resnet(folder):
+  """A checkpoint of random weights: one basic block, three classes."""
+  settings = {
+    "model_type": "resnet",
+    "architectures": ["ResNetForImageClassification"],
+    "embedding_size": 6,
+    "hidden_sizes": [6],
+    "depths": [1],
+    "layer_type": "basic",
+    "id2label": {"0": "cat", "1": "dog", "2": "eel"},
+  }
+  shapes = {"classifier.1.weight": (3, 6), "classifier.1.bias": (3,)}
+  block = "resnet.encoder.stages.0.layers.0.layer."
+  for at, size in (
+    ("resnet.embedder.embedder.", (6, 3, 7, 7)),
+    (block + "0.", (6, 6, 3, 3)),
+    (block + "1.", (6, 6, 3, 3)),
+  ):
+    shapes[at + "convolution.weight"] = size
+    for name in ("weight", "bias", "running_mean", "running_var"):
+      shapes[at + f"normalization.{name}"] = (6,)
+  tensors = checkpoints.random_tensors(shapes)
+  for name in tensors:
+    if name.endswith("running_var"):
+      tensors[name] = np.abs(tensors[name]) + np.float32(0.5)
+  return checkpoints.save(folder, settings, tensors)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["gpt2", "vit"])
+@pytest.mark.parametrize("family", ["gpt2", "vit", "resnet"])
 def test_checkpoints_by_name(tmp_path, family):
   rng = np.random.default_rng(0)
   count = 40
@@ -129,13 +157,15 @@ def test_checkpoints_by_name(tmp_path, family):
     inputs = {"input_ids": rng.integers(0, 17, (count, 6)).astype(np.int32)}
     labels = rng.integers(0, 3, count)
   else:
-    folder = small.vit(tmp_path / "model")
+    make = {"vit": small.vit, "resnet": _resnet}[family]
+    folder = make(tmp_path / "model")
     pixels = rng.normal(size=(count, 3, 12, 12)).astype(np.float32)
     inputs, labels = {"pixel_values": pixels}, rng.integers(0, 3, count)
   data = tmp_path / "data.npz"
   np.savez(data, labels=labels, **inputs)
   config = edit_models.CONFIGS["quick"]
-  found = list(edit_models.run_on(folder, data, "neurons", config))
+  kind = "filters" if family == "resnet" else "neurons"
+  found = list(edit_models.run_on(folder, data, kind, config))
   assert {row["task"] for row in found} == {"errors", "forget"}
   assert all(row["model"] == str(folder) for row in found)
   np.savez(data, labels=labels)
