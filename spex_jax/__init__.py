@@ -35,6 +35,7 @@ __all__ = [
 
 _ROOMS = (
   "ablate",
+  "components",
   "datasets",
   "fourier",
   "indices",

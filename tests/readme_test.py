@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
 
 from tests.jobs import small
@@ -50,6 +52,28 @@ def test_the_five_lines_each_run_as_they_stand(tmp_path, monkeypatch, capsys):
   exec(compile(code, "experiments/README.md", "exec"), {})
   shown = capsys.readouterr().out
   assert re.findall(r"sets of (\d+) players", shown) == ["5", "4", "4", "4"]
+
+
+@pytest.mark.slow
+def test_taking_apart_from_python_runs_as_it_stands(
+  tmp_path, monkeypatch, capsys
+):
+  small.vit(tmp_path / "IMAGE_CLASSIFIER")
+  text = (_ROOT / "experiments" / "README.md").read_text()
+  match = re.search(
+    r"## Take apart from Python.*?```python\n(.*?)```", text, re.DOTALL
+  )
+  assert match is not None
+  monkeypatch.chdir(tmp_path)
+  names = {}
+  exec(compile(match.group(1), "experiments/README.md", "exec"), names)
+  report, edit = capsys.readouterr().out.split("Edit of ")
+  assert re.search(r"COAR +0\.9\d\d ± ", report)
+  assert re.search(r"\d components? removed", edit)
+  net = names["net"]
+  for old, new in zip(*map(jax.tree.leaves, (net.params, names["params"]))):
+    np.testing.assert_array_equal(old, new)
+  assert (tmp_path / "edit.json").exists()
 
 
 @pytest.mark.slow

@@ -10,4 +10,6 @@ Players are of `ablate.components`, values those of its evaluators: masks bool
   judging       correlation with outputs under fresh ablations
   editing       which components to remove so that a model answers otherwise,
                 and edits as objects: applied, saved, joined, undone
+  layers        where an expansion's energy lies among the layers
+  pruning       which k components to keep
 """

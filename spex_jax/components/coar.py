@@ -83,7 +83,8 @@ def stream(
       n = 100,000 fits on one device of 80 GB.
 
   Raises:
-    ValueError, TypeError: as `fit`.
+    ValueError: as `fit`; with tiles, also a penalty too small for float32.
+    TypeError: as `fit`.
   """
   candidates = sorted({0.0, *penalties}, reverse=True)
   given = [] if penalty is None else [penalty]
@@ -122,9 +123,12 @@ def stream(
   for one in np.unique(used):
     found = sums.solve(one / 4, varies)
     if found is None:
+      what = f"penalty={one:.3g} is too small for a factor in float32"
+      if one == 0:
+        what = "penalty=0 asks for least squares, which has no single answer"
       raise ValueError(
-        f"penalty=0 asks for least squares, which has no single answer here: "
-        f"{num_masks} masks, {sums.n} components. penalty=None chooses ridge."
+        f"{what} here: {num_masks} masks, {sums.n} components. Give a larger "
+        "one; penalty=None chooses ridge."
       )
     if (used == one).all():
       weights = found

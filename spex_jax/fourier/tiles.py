@@ -25,7 +25,8 @@ import numpy as np
 
 _MOST_ROWS = 1 << 24  # Above, float32 no longer counts.
 _REFINEMENTS = 20
-_SETTLED = 1e-12  # Share of the solution that a last correction may have.
+_SETTLED = 1e-12  # Share of the solution at which corrections end, ...
+_CLOSE = 1e-6  # ... and that the last of them all may have.
 
 
 class Tiles:
@@ -136,7 +137,7 @@ class Tiles:
     with jax.enable_x64(True):
       weights = [jnp.zeros_like(side) for side in sides]
       left = sides
-      before = np.inf
+      before = change = whole = np.inf
       for _ in range(_REFINEMENTS):
         step = self._substitute(factor, left)
         weights = [w + s for w, s in zip(weights, step)]
@@ -148,6 +149,9 @@ class Tiles:
           break
         before = change
         left = residual(weights)
+      else:
+        if change > _CLOSE * whole:
+          return None  # Still on its way.
       found = np.concatenate([np.asarray(w) for w in weights])[: self._n]
     return found[among]
 

@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 import platform
+import sys
 from typing import Any
 
 _PACKAGES = ("jax", "jaxlib", "numpy", "flax", "optax", "scikit-learn")
@@ -14,14 +15,14 @@ def facts() -> dict[str, Any]:
 
   import jax
 
-  import spex_jax
-
   versions = {"python": platform.python_version()}
   for package in _PACKAGES:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
       versions[package] = importlib.metadata.version(package)
+  # A room imports no more than rooms; the package that it is of is there.
+  package: Any = sys.modules[__name__.partition(".")[0]]
   return {
-    "code": {"spex_jax": spex_jax.__version__, "commit": _commit()},
+    "code": {"spex_jax": package.__version__, "commit": _commit()},
     "versions": versions,
     "device": jax.devices()[0].device_kind,
   }

@@ -143,6 +143,15 @@ def test_in_a_linear_network_regression_recovers_leave_one_out():
   assert np.abs(left_out.scores).max() > 0.1
 
 
+def test_a_penalty_too_small_for_float32_says_so():
+  masks = np.random.default_rng(0).random((50, 60)) < 0.9
+  masks[:, 1] = masks[:, 0]
+  values = np.random.default_rng(1).normal(size=(50, 2))
+  assert np.isfinite(coar.fit(masks, values, penalty=4e-7).scores).all()
+  with pytest.raises(ValueError, match="penalty=4e-07 is too small for a fact"):
+    coar.stream([(masks, values)], penalty=4e-7, tile=16)
+
+
 @pytest.mark.parametrize(
   ("call", "message"),
   [
