@@ -33,7 +33,7 @@ def mean(
 
   Raises:
     ValueError: weights that are negative or all zero, of another shape, or of
-      axes that are kept; axes that an activation lacks.
+      axes that are kept; axes that an activation lacks; NaN and infinity.
   """
   axes = tuple(axes)
   out = {}
@@ -49,7 +49,7 @@ def mean(
       found = (w * x).sum(axis=axes, keepdims=True) / (
         np.broadcast_to(w, x.shape).sum(axis=axes, keepdims=True)
       )
-    out[site] = jnp.asarray(found, jnp.float32)
+    out[site] = _finite(site, jnp.asarray(found, jnp.float32))
   return out
 
 
@@ -93,13 +93,13 @@ def resampled_of(
     params: of the network; its own by default.
 
   Raises:
-    ValueError: no parameters, R outside 1..B.
+    ValueError: no parameters, R outside 1..B, NaN and infinity.
   """
   params = _params(net, params)
   rows = _draw(key, {len(x) for x in inputs.values()}, num_draws)
   given = {name: jnp.asarray(x)[rows] for name, x in inputs.items()}
   found = _capture(net, at)(params, given)
-  return {site: found[site][:, None] for site in at}
+  return {site: _finite(site, found[site])[:, None] for site in at}
 
 
 def mean_of(
@@ -154,9 +154,20 @@ def mean_of(
       w = np.broadcast_to(_weights(part, x, tuple(axes), site), x.shape)
       totals[site] += (w * x).sum(axis=tuple(axes), keepdims=True)
       shares[site] += w.sum(axis=tuple(axes), keepdims=True)
+  means = {site: totals[site] / shares[site] for site in at}
   return {
-    site: jnp.asarray(totals[site] / shares[site], jnp.float32) for site in at
+    site: _finite(site, jnp.asarray(x, jnp.float32))
+    for site, x in means.items()
   }
+
+
+def _finite(site: str, x: jax.Array) -> jax.Array:
+  if not np.isfinite(x).all():
+    raise ValueError(
+      f"What {site} gives on these inputs holds NaN or infinity, so nothing of "
+      "it can stand in. Look for inputs that break the network."
+    )
+  return x
 
 
 def _params(net, params):

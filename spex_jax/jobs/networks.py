@@ -41,8 +41,9 @@ def load(config: ml_collections.ConfigDict, kind: str) -> sites.Network:
       reads text, or what `models.load` refuses.
   """
   if not config.model:
+    what = f"an {kind}" if kind.startswith("image") else f"a {kind}"
     raise ValueError(
-      f"model='': give a {kind} by --config.model=DIRECTORY_OR_HUB_NAME "
+      f"model='': give {what} by --config.model=DIRECTORY_OR_HUB_NAME "
       "(config.json, model.safetensors and what belongs to them)."
     )
   net = hub.load(config.model, config.dtype)

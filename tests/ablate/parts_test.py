@@ -242,6 +242,16 @@ def test_the_mean_over_a_data_set_comes_in_batches():
     ask((0,), weights=np.zeros(6))
   with pytest.raises(ValueError, match="no parameters"):
     ask((0,), params=None)
+  broken = jax.tree.map(lambda leaf: leaf * np.nan, params)
+  for call in (
+    lambda: ask((0,), params=broken),
+    lambda: stand_ins.mean({"layers.0.neurons": np.array([[np.inf]])}, (0,)),
+    lambda: stand_ins.resampled_of(
+      jax.random.key(0), net, ("layers.0.neurons",), inputs, 2, params=broken
+    ),
+  ):
+    with pytest.raises(ValueError, match="layers.0.neurons gives.*holds NaN"):
+      call()
 
 
 def test_nothing_kept_is_a_value_and_nan_is_none():
