@@ -15,6 +15,7 @@ from spex_jax.report import plots
 if TYPE_CHECKING:
   import matplotlib.figure
 
+_STYLES = ("-", "--", ":")
 _CELLS = 40  # Columns that still get cells of their own width.
 
 
@@ -81,7 +82,9 @@ def grid(
   handles = []
   labels = interactions.labels()
   for number, (players, value) in enumerate(larger):
-    color = plots.LINKS[number % len(plots.LINKS)]
+    turn, color = divmod(number, len(plots.LINKS))
+    color = plots.LINKS[color]
+    style = _STYLES[turn % len(_STYLES)]  # Where colours come again.
     places = [(int(column[p]), int(row[p])) for p in players]
     for a, b in itertools.pairwise(places):
       # Bent, so that arcs within a layer leave its row.
@@ -89,13 +92,15 @@ def grid(
       axes.add_patch(
         patches.FancyArrowPatch(
           a, b, connectionstyle=f"arc3,rad={bend}", arrowstyle="-",
-          color=color, lw=1.8, clip_on=False,
+          color=color, lw=1.8, ls=style, clip_on=False,
         )
       )  # fmt: skip
     axes.plot(*zip(*places), "o", color=color, ms=4)
     text = f"{value:+.3g}  {', '.join(labels[p] for p in players)}"
     handles.append(
-      lines.Line2D([], [], color=color, lw=2, label=plots.escape(text))
+      lines.Line2D(
+        [], [], color=color, lw=2, ls=style, label=plots.escape(text)
+      )
     )
   if handles:
     figure.legend(

@@ -35,6 +35,17 @@ def test_cells_stand_where_their_layer_is(tmp_path):
   assert (tmp_path / "grid.png").stat().st_size > 1000
 
 
+def test_no_two_sets_look_alike():
+  pairs = [(i, j) for i in range(5) for j in range(i + 1, 5)]
+  found = _found({pair: 10.0 - k for k, pair in enumerate(pairs)})
+  figure = layers.grid(found, list("aabcc"), top=8)
+  looks = {
+    (line.get_color(), line.get_linestyle())
+    for line in figure.legends[0].get_lines()
+  }
+  assert len(looks) == 8 > len(plots.LINKS)
+
+
 def test_no_values_and_bad_layers():
   figure = layers.grid(_found({}), list("aabcc"))
   assert not figure.legends
