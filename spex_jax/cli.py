@@ -126,7 +126,8 @@ usage: spex attribute components
               changes one setting, as in --config.budget=1000
   --config.players=PLAYERS
               heads, kv_groups, neurons, filters, blocks; or sites by name:
-              --config.pattern=blocks.3.mlp.neurons
+              --config.pattern=blocks.3.mlp.neurons (--config.whole=True: each
+              site is one part)
   --config.absent=ABSENT
               what a part gives when it is absent: zero, mean, resample
   --config.method=METHOD

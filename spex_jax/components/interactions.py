@@ -16,6 +16,9 @@ It holds near the masks it was fitted to: far from p a product of two biased
 bits grows fast, and the first order may predict better. Draw masks where the
 answer is to hold (see `experiments/README.md`).
 
+`fit` holds all columns, in some 30 B (n + P) bytes: for thousands of components
+ask about a part of them (`restricted`).
+
 `PairModel.fourier` is the same function in characters, for `indices` and
 `report`; `restricted` asks about a few components alone, all others kept, for
 `explain` on uniform masks.

@@ -93,6 +93,7 @@ def ask_parts(config: ml_collections.ConfigDict, quick: bool) -> None:
   """How parts of a network are asked about."""
   config.players = "heads"  # Or kv_groups, neurons, filters, blocks.
   config.pattern = ""  # Or sites by name, as in blocks.3.*neurons,*.2.attn.z
+  config.whole = False  # Each site of `pattern` is one part: whole layers.
   config.absent = "zero"  # Or mean, resample.
   config.draws = 8  # Of resample.
   config.rescale = False  # Scales what is left of a layer up, as ProxySPEX.

@@ -50,7 +50,8 @@ def run(
     OSError: the disk is full.
   """
   hint = ": is it one of `spex attribute components`?"
-  settings.need(config, ("players", "pattern", "absent", "keep"), hint)
+  asked = ("players", "pattern", "whole", "absent", "keep")
+  settings.need(config, asked, hint)
   parts.check(config)
   if config.method == COAR:
     return _coar(config, workdir, show or report_tables.printer())

@@ -296,7 +296,7 @@ def _players(config, net, inputs) -> components.Players:
   at = components.shapes(net, net.params, **inputs)
   if config.pattern:
     patterns = [part.strip() for part in config.pattern.split(",")]
-    players = components.chosen(at, patterns)
+    players = components.chosen(at, patterns, whole=config.whole)
   else:
     otherwise = ", or name sites by --config.pattern"
     settings.choice("players", config.players, components.KINDS, otherwise)
@@ -360,5 +360,10 @@ def check(config: ml_collections.ConfigDict) -> None:
       f"absent={config.absent!r}."
     )
   settings.integer("draws", config.draws, 1)
+  if config.whole and not config.pattern:
+    raise ValueError(
+      "whole makes sites one part each: name them by --config.pattern, as in "
+      "--config.pattern=*mlp.out"
+    )
   if not 0 < config.keep < 1:
     raise ValueError(f"keep={config.keep}: must lie between 0 and 1.")

@@ -191,6 +191,21 @@ def test_stand_ins_are_of_the_background(model, tmp_path, absent):
   np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
 
 
+def test_whole_layers_by_pattern(model, tmp_path):
+  config = _config(
+    "components_lm:quick", model=model, pattern="*mlp.neurons,*attn.z",
+    whole=True,
+  )  # fmt: skip
+  subject = parts.of_language_model(config, tmp_path)
+  net = hub.load(model)
+  parts_of = ("attn.z", "mlp.neurons")
+  expected = [
+    f"blocks.{b}.{part}" for b in range(net.config.num_blocks)
+    for part in parts_of
+  ]  # fmt: skip
+  assert subject.names == tuple(expected)
+
+
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
@@ -201,6 +216,7 @@ def test_stand_ins_are_of_the_background(model, tmp_path, absent):
     ({"absent": "none"}, "absent='none': choose from zero, mean, resample"),
     ({"absent": "mean"}, "give a file of them, a line each, by --config.backg"),
     ({"absent": "mean", "rescale": True}, "does not go with absent='mean'"),
+    ({"whole": True}, "name them by --config.pattern"),
     ({"keep": 1.0}, "keep=1.0: must lie between 0 and 1"),
     ({"draws": 0}, "draws=0: must be at least 1"),
     ({"prompt": "  "}, "The prompt is empty"),
