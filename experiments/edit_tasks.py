@@ -29,7 +29,7 @@ Study = edit_study.Study
 
 # Accuracy elsewhere that an edit may cost where k is chosen; less where attacks
 # are to be undone.
-_LOSS = 0.005
+_LOSS, _STRICT = 0.01, 0.005
 _SLACK = 1.0  # Logits by which a mended or broken answer is to be so.
 
 
@@ -381,7 +381,7 @@ def typographic(key: base.Key, config: Config) -> Iterator[Answer]:
   statistic = editing.welch(scores, wrong, ~wrong)
   made = edit_pictures.attacks(rng, config.num_chosen)
   worth = _attacked(study, made["clean"], made["wrong"])
-  choice = study.choose(statistic, "raise", worth, _LOSS)
+  choice = study.choose(statistic, "raise", worth, _STRICT)
   edited = study.edit(choice).apply(net, params)
   draws = study.random(keys[3], choice.k)
   made = edit_pictures.attacks(rng, config.picture_tests)
