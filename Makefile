@@ -63,8 +63,8 @@ demo: $(env)/.spex-core
 # Side by side: most of a run is compilation, on one core. All tests run on one
 # Python, in two halves; on the other, what depends on versions most: the face,
 # the command, files. `make test-3.11 test-3.12` runs all on both.
-first_half := $(addprefix tests/,ablate datasets experiments influence jobs \
-  masks report store third_party training)
+first_half := $(addprefix tests/,ablate components datasets experiments indices influence \
+  jobs masks report store sweeps third_party training)
 test: check
 	$(MAKE) --no-print-directory -j2 \
 	  $(if $(filter output-sync,$(.FEATURES)),-Otarget) \
