@@ -45,7 +45,7 @@ env := $(or $(active),$(env_dev))
 setup := setup.cfg pyproject.toml
 # Where `make bench` records the games that decoders are compared on.
 games ?= build/games
-sources := spex_jax tests experiments third_party
+sources := spex_jax tests experiments third_party launch
 install = "$(1)/bin/python" -m pip install --quiet --require-hashes -r $(2) \
   && "$(1)/bin/python" -m pip install --quiet --no-deps \
     --no-build-isolation -e .
