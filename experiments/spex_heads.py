@@ -23,8 +23,8 @@ answer above the largest other's, which says more per question.
 
 Absent heads give zero, and what is left of a layer is scaled up (--rescale).
 The accuracy of the unpruned model is printed. JSON lines, then tables;
---figure draws accuracy by heads kept. On 2 CPU cores `full` takes 10 minutes
-for the three tasks of stories260k, `quick` one.
+--figure draws accuracy by heads kept. On 2 CPU cores `full` takes half an hour
+for the three tasks of stories260k, `quick` a minute.
 
 Shapes: n heads, B masks, Q questions.
 """

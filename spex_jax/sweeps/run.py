@@ -244,7 +244,12 @@ class Run:
     status = np.full(len(masks), shards.Status.OK, np.uint8)
     strict = self.sweep.item_config(shard.item).nan == "error"
 
-    def ask(start: int, stop: int) -> None:
+    causes: dict[str, int] = {}
+    # A stack, and no function that calls itself: that would be a cycle, which
+    # holds a shard's masks until it is collected.
+    waiting = [(0, len(masks))]
+    while waiting:
+      start, stop = waiting.pop()
       try:
         found = np.asarray(work.values(masks[start:stop]))
         found, finite = _checked(found, stop - start, work.num_targets)
@@ -257,24 +262,20 @@ class Run:
             f"Shard {shard.index} ({self.sweep.item_name(shard.item)}): "
             f"{error} Or set nan to drop or keep."
           ) from error
-        if stop - start == 1:
-          kind = shards.Status.DIVERGED if bad else shards.Status.FAILED
-          status[start] = kind
-          causes.setdefault(_cause(error), start)
-          if len(causes) > _CAUSES:
-            raise RuntimeError(
-              f"more than {_CAUSES} masks fail, each in its way: {error}"
-            ) from error
-          return
-        middle = (start + stop) // 2
-        ask(start, middle)
-        ask(middle, stop)
+        if stop - start > 1:
+          middle = (start + stop) // 2
+          waiting += [(middle, stop), (start, middle)]
+          continue
+        kind = shards.Status.DIVERGED if bad else shards.Status.FAILED
+        status[start] = kind
+        causes.setdefault(_cause(error), start)
+        if len(causes) > _CAUSES:
+          raise RuntimeError(
+            f"more than {_CAUSES} masks fail, each in its way: {error}"
+          ) from error
       else:
         status[start:stop][~finite] = shards.Status.DIVERGED
         values[start:stop][finite] = found[finite]
-
-    causes: dict[str, int] = {}
-    ask(0, len(masks))
     if (status == shards.Status.FAILED).all():
       raise RuntimeError(
         f"every mask of the shard failed: {next(iter(causes))}"
