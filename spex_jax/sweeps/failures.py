@@ -34,17 +34,21 @@ def attempts(
   return found
 
 
+def by_shard(path: pathlib.Path) -> dict[int, list[str]]:
+  """The causes of every shard that ever failed, oldest first."""
+  causes: dict[int, list[str]] = {}
+  for index, cause in attempts(path):
+    causes.setdefault(index, []).append(cause)
+  return causes
+
+
 def given_up(
   path: pathlib.Path, sweep: grid.Sweep, done: set[int]
 ) -> dict[int, str]:
   """Shards that failed as often as they may, with the last cause."""
-  counts: dict[int, list[str]] = {}
-  for index, cause in attempts(path):
-    if index not in done:
-      counts.setdefault(index, []).append(cause)
   allowed = sweep.config["retries"] + 1
   return {
     index: causes[-1]
-    for index, causes in counts.items()
-    if len(causes) >= allowed
+    for index, causes in by_shard(path).items()
+    if index not in done and len(causes) >= allowed
   }

@@ -69,7 +69,7 @@ class Sweep:
   def shards_per_item(self) -> np.ndarray:
     """int64 `[I]`."""
     return np.array(
-      [-(-self._of(i, "rows") // self._of(i, "rows_per_shard"))
+      [-(-self.setting(i, "rows") // self.setting(i, "rows_per_shard"))
        for i in range(len(self.items))]
     )  # fmt: skip
 
@@ -81,13 +81,16 @@ class Sweep:
   @property
   def num_rows(self) -> int:
     """Of all items."""
-    return sum(self._of(i, "rows") for i in range(len(self.items)))
+    return sum(self.setting(i, "rows") for i in range(len(self.items)))
 
   def shards(self) -> list[Shard]:
     """All of them, by address."""
     found: list[Shard] = []
     for item in range(len(self.items)):
-      rows, size = self._of(item, "rows"), self._of(item, "rows_per_shard")
+      rows, size = (
+        self.setting(item, "rows"),
+        self.setting(item, "rows_per_shard"),
+      )
       for start in range(0, rows, size):
         stop = min(start + size, rows)
         found.append(Shard(len(found), item, start, stop))
@@ -124,7 +127,8 @@ class Sweep:
     ends = np.cumsum(self.shards_per_item)
     return int(np.searchsorted(ends, index, side="right"))
 
-  def _of(self, item: int, name: str) -> int:
+  def setting(self, item: int, name: str) -> Any:
+    """One setting of an item, its own or that of all."""
     return self.items[item].get(name, self.config[name])
 
 

@@ -125,10 +125,6 @@ class Run:
         "another --workdir."
       ) from error
 
-  def failures(self, index: int) -> list[str]:
-    """The causes of a shard's failed attempts, oldest first."""
-    return [cause for _, cause in failures.attempts(self.path, index)]
-
   def run(
     self,
     task_index: int = 0,
@@ -162,6 +158,8 @@ class Run:
     begin = time.monotonic()
     count = rows = 0
     given_up: dict[int, str] = {}
+    attempts = failures.by_shard(self.path)
+    allowed = self.sweep.config["retries"] + 1
     built: tuple[int, Work] | None = None
     with _until_signalled() as signalled, _log(self.path) as log:
       for shard in mine:
@@ -169,8 +167,7 @@ class Run:
           continue
         if signalled():
           break
-        causes = self.failures(shard.index)
-        allowed = self.sweep.config["retries"] + 1
+        causes = attempts.setdefault(shard.index, [])
         if len(causes) >= allowed and not retry_failed:
           given_up[shard.index] = causes[-1]
           continue
@@ -242,7 +239,7 @@ class Run:
     masks = base.check_masks(work.masks(shard.start, shard.stop), work.n)
     values = np.full((len(masks), work.num_targets), np.nan)
     status = np.full(len(masks), shards.Status.OK, np.uint8)
-    strict = self.sweep.item_config(shard.item).nan == "error"
+    strict = self.sweep.setting(shard.item, "nan") == "error"
 
     causes: dict[str, int] = {}
     # A stack, and no function that calls itself: that would be a cycle, which

@@ -147,7 +147,7 @@ def export(workdir: str | os.PathLike, path: str | os.PathLike) -> int:
     for index, rows in book.scan():
       shard = every[index]
       keep = np.ones(len(rows), bool)
-      if sweep.item_config(shard.item).nan != "keep":
+      if sweep.setting(shard.item, "nan") != "keep":
         keep = rows.status == shards.Status.OK
       numbers = np.arange(shard.start, shard.stop)[keep]
       rows = rows.take(keep)
