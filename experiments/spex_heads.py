@@ -44,7 +44,7 @@ from spex_jax.ablate import components, likelihoods, readouts
 from spex_jax.components import coar, layers, pruning
 from spex_jax.influence import datamodels
 from spex_jax.masks import sampling
-from spex_jax.models import hub, sites
+from spex_jax.models import hub, sites, tokens
 from spex_jax.report import plots
 
 DECODERS = ("proxyspex", "spex")
@@ -145,10 +145,8 @@ def of_prompts(
   for part in (lines[::2], lines[1::2]):
     bos = "bos" in net.tokenizer.special
     found = [net.tokenizer.encode(line, add_bos=bos).ids for line in part]
-    ids = np.zeros((len(found), max(map(len, found)) + 1), np.int32)
-    seen = np.zeros_like(ids)
-    for row, tokens in enumerate(found):
-      ids[row, : len(tokens)], seen[row, : len(tokens)] = tokens, 1
+    inputs = tokens.padded(found, max(map(len, found)) + 1)  # Room for one.
+    ids, seen = inputs["input_ids"], inputs["attention_mask"]
     ends = seen.sum(axis=1)
     logits = net.apply(
       net.params, input_ids=ids[:, :-1], attention_mask=seen[:, :-1]
@@ -156,7 +154,6 @@ def of_prompts(
     own = np.asarray(logits)[np.arange(len(ids)), ends - 1].argmax(axis=1)
     ids[np.arange(len(ids)), ends] = own
     seen[np.arange(len(ids)), ends] = 1
-    inputs = {"input_ids": ids, "attention_mask": seen}
     read = likelihoods.continuation(1)
     heads, value_fn = _evaluator(net, inputs, read, rescale)
     value_fns.append(value_fn)

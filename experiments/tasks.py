@@ -130,9 +130,5 @@ def rows(questions: list[Question], tokenizer: tokens.Tokenizer) -> Rows:
     for answer in question.answers:
       whole, count = text.continued(prompt, answer, tokenizer)
       encoded.append((whole.encoding.ids, count))
-  ids = np.zeros((len(encoded), max(len(i) for i, _ in encoded)), np.int32)
-  seen = np.zeros_like(ids)
-  for row, (found, _) in enumerate(encoded):
-    ids[row, : len(found)], seen[row, : len(found)] = found, 1
   counts = np.array([count for _, count in encoded])
-  return Rows({"input_ids": ids, "attention_mask": seen}, counts, choices.pop())
+  return Rows(tokens.padded([ids for ids, _ in encoded]), counts, choices.pop())

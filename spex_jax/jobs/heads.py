@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 
 from spex_jax.datasets import text as text_data
-from spex_jax.models import sites
+from spex_jax.models import sites, tokens
 from spex_jax.report import tables
 from spex_jax.training import checkpoint
 
@@ -118,13 +118,10 @@ def embeddings(
     length = _SHORTEST
     while length < len(rows[some[-1]]):
       length *= 2
-    ids = np.zeros((_BATCH, min(length, max_tokens)), np.int32)
-    mask = np.zeros_like(ids)
-    mask[:, 0] = 1  # A row of padding sees something.
-    for place, row in enumerate(some):
-      ids[place, : len(rows[row])] = rows[row]
-      mask[place, : len(rows[row])] = 1
-    found = run(net.params, input_ids=ids, attention_mask=mask)
+    batch = [rows[row] for row in some]
+    batch += [np.zeros(1, np.int32)] * (_BATCH - len(some))  # See a token.
+    inputs = tokens.padded(batch, min(length, max_tokens))
+    found = run(net.params, **inputs)
     vectors[some] = np.asarray(found, np.float32)[: len(some)]
   return vectors, cut
 

@@ -29,7 +29,7 @@ from spex_jax.jobs import (
   settings,
   subjects,
 )
-from spex_jax.models import resnet, sites
+from spex_jax.models import resnet, sites, tokens
 from spex_jax.report import layers as layer_plots
 from spex_jax.report import plots
 from spex_jax.report import tables as report_tables
@@ -64,7 +64,7 @@ def of_language_model(
     prompt, _ = text_lib.continued(
       prompt, found.ids.tolist(), tokenizer, max_length=limit
     )
-  given = {"input_ids": prompt.encoding.ids[None]}
+  asked = {"input_ids": prompt.encoding.ids[None]}
 
   def background() -> tuple[dict[str, np.ndarray], np.ndarray, str]:
     if not config.background:
@@ -82,23 +82,20 @@ def of_language_model(
     ]
     if config.absent == "resample":
       # Position by position, so as long as the prompt.
-      length = given["input_ids"].shape[1]
+      length = asked["input_ids"].shape[1]
       rows = [row[:length] for row in rows if len(row) >= length]
       if not rows:
         raise ValueError(
           f"No text of {config.background} has the prompt's {length} tokens."
         )
-    ids = np.zeros((len(rows), max(map(len, rows))), np.int32)
-    seen = np.zeros_like(ids)
-    for number, row in enumerate(rows):
-      ids[number, : len(row)], seen[number, : len(row)] = row, 1
+    given = tokens.padded(rows)
     name = f"{report_tables.count(len(rows), 'text')} of {path.name}"
-    return {"input_ids": ids, "attention_mask": seen}, seen, name
+    return given, given["attention_mask"], name
 
   return _subject(
     config,
     net,
-    given,
+    asked,
     found.read,
     background,
     axes=(0, 1),

@@ -9,7 +9,7 @@ Shapes: P tokens of one text.
 
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -168,6 +168,25 @@ class Tokenizer:
         f"{text!r} is not one token of the vocabulary; it becomes {pieces}."
       )
     return ids[0]
+
+
+def padded(
+  texts: Sequence[base.Array], length: int | None = None
+) -> dict[str, np.ndarray]:
+  """Texts of different lengths as one batch; padding stands behind, unseen.
+
+  Args:
+    texts: ids `[P]` of each of B texts, at least one.
+    length: of the batch; the longest text's by default.
+
+  Returns:
+    `input_ids` and `attention_mask`, int32 `[B, length]`.
+  """
+  ids = np.zeros((len(texts), length or max(map(len, texts))), np.int32)
+  seen = np.zeros_like(ids)
+  for row, text in enumerate(texts):
+    ids[row, : len(text)], seen[row, : len(text)] = text, 1
+  return {"input_ids": ids, "attention_mask": seen}
 
 
 def load(directory: str | os.PathLike) -> Tokenizer | None:

@@ -163,3 +163,10 @@ def test_damaged_names(tmp_path, body):
 def test_bad_calls(call, error, message):
   with pytest.raises(error, match=message):
     call(tokenizers_small.bert_like())
+
+
+def test_padding_stands_behind_and_is_not_seen():
+  found = tokens.padded([[5, 6, 7], [8]], 4)
+  assert found["input_ids"].tolist() == [[5, 6, 7, 0], [8, 0, 0, 0]]
+  assert found["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
+  assert tokens.padded([[5], [6, 7]])["input_ids"].shape == (2, 2)
