@@ -161,7 +161,8 @@ compile = uv pip compile --quiet --universal --python-version $(1) \
   --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
   --no-annotate
 lock:
-	$(call compile,3.11) setup.cfg --all-extras -o requirements.lock
+	$(call compile,3.11) setup.cfg --extra build --extra dev \
+	  --extra proxy --extra sweeps -o requirements.lock
 	$(call compile,3.11) setup.cfg --extra build -c requirements.lock \
 	  -o requirements-core.lock
 	$(call compile,3.11) third_party/requirements.txt \
