@@ -5,15 +5,18 @@ Signals, and what is done about them:
 
   USR2, or SUBMITIT_PREEMPT_SIGNAL   the time limit, or a preemption: the child
       ends behind its shard, and submitit requeues the job
-  TERM    Slurm's own word before it requeues or cancels: the child ends behind
-      its shard, and Slurm goes on as it meant to
+  TERM    Slurm's own word before it preempts or cancels: the child ends behind
+      its shard; in the first case the job is queued again, which Slurm does not
+      do by itself for one that ends within its GraceTime
 """
 
 import dataclasses
 import json
 import os
 import pathlib
+import re
 import signal
+import subprocess
 import time
 from typing import Any
 
@@ -66,6 +69,10 @@ class Task:
       signal.signal(warning, self._end)
     code = self._child.run()
     self._record(code)
+    if self._child.asked and not self._rank and _preempted():
+      job = os.environ["SLURM_JOB_ID"]
+      tending.say(f"preempted: job {job} is queued again")
+      subprocess.run(["scontrol", "requeue", job], check=False)
     if code:
       raise SystemExit(code if code > 0 else 128 - code)
 
@@ -113,6 +120,16 @@ def preempt_signal() -> int:
   """The signal that submitit takes for a warning."""
   name = os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2")
   return int(signal.Signals[f"SIG{name.removeprefix('SIG')}"])
+
+
+def _preempted() -> bool:
+  """Whether Slurm takes the node for another job."""
+  shown = subprocess.run(
+    ["scontrol", "show", "job", os.environ["SLURM_JOB_ID"]],
+    capture_output=True,
+    text=True,
+  )
+  return re.search(r"\bPreemptTime=\d", shown.stdout) is not None
 
 
 def _shares() -> dict[str, str]:
