@@ -218,7 +218,7 @@ def define(values: flags.FlagValues) -> None:
   number("max_failed", None, "Failed tasks that end the job.")
   number("ttl", 7 * 24 * 3600, "Seconds a finished job stays.")
   number("port", 8476, "Of process 0 of a slice.")
-  number("join_timeout", 1800, "Seconds to wait for a slice.")
+  number("join_timeout", 3600, "Seconds to wait for a slice.")
   switch("config_in_image", False, "--config is the image's.")
   switch("again", False, "Replaces objects of the same name.")
   text("context", "", "Of kubectl's configuration.")

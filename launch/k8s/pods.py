@@ -51,7 +51,7 @@ def template(
     ],
     "env": [
       {"name": name, "value": _as_is(value)}
-      for name, value in {**wanted.env, **env}.items()
+      for name, value in {**_platforms(wanted), **wanted.env, **env}.items()
     ],
     "resources": _resources(wanted),
   }
@@ -87,6 +87,13 @@ def template(
 def _as_is(text: str) -> str:
   """Text in which Kubernetes puts no variable in place of `$(NAME)`."""
   return text.replace("$(", "$$(")
+
+
+def _platforms(wanted: settings.Settings) -> dict[str, str]:
+  """A device that JAX does not find is an error; else it would take the CPU."""
+  if wanted.tpu:
+    return {"JAX_PLATFORMS": "tpu,cpu"}
+  return {"JAX_PLATFORMS": "cuda,cpu"} if wanted.gpus else {}
 
 
 def _resources(wanted: settings.Settings) -> dict[str, Any]:

@@ -93,7 +93,7 @@ class Settings:
   max_failed: int | None = None
   ttl: int | None = 7 * 24 * 3600
   port: int = 8476
-  join_timeout: int = 1800
+  join_timeout: int = 3600
   config_in_image: bool = False
 
   @property

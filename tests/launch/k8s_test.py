@@ -113,6 +113,7 @@ def test_a_jobset_for_each_task_and_a_process_for_each_host():
     # There JOB_COMPLETION_INDEX is the host: the task is given by name.
     assert _env(found) == {
       "SPEX_TASK_INDEX": str(task), "SPEX_TASK_COUNT": "3",
+      "JAX_PLATFORMS": "cuda,cpu",
     }  # fmt: skip
     words = _container(found)["command"]
     # JobSet's names: <set>-<job>-<replica>-<pod>.<set>.
@@ -136,6 +137,7 @@ def test_a_slice_of_tpus():
   }
   assert {"key": "google.com/tpu", "operator": "Exists",
           "effect": "NoSchedule"} in pod["tolerations"]  # fmt: skip
+  assert _env(found)["JAX_PLATFORMS"] == "tpu,cpu"
   assert "--distributed" in _container(found)["command"]
   assert not [w for w in _container(found)["command"] if "coordinator" in w]
   assert list(found["metadata"]["annotations"].values()) == [
