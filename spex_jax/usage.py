@@ -154,6 +154,9 @@ usage: spex sweep run --config=FILE[:SIZE] --workdir=DIR [--config.KEY=VALUE]
             by itself (TPU slices, Slurm); each evaluates shards of its own on
             its own devices. Elsewhere:
   --coordinator=HOST:PORT --process_id=I --num_processes=N [--timeout=SECONDS]
+  --together
+            all processes of the task evaluate every shard together, for a
+            value function whose parameters lie on the devices of all of them
   --patience=SECONDS
             that process 0 waits for the next shard of the others (1800)
   --retry_failed

@@ -79,7 +79,11 @@ def _run(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
   sweep = grid.load(flags["config"], overrides)
   index, count = task_of(flags)
   process, num_processes = _joined(flags)
-  index, count = index * num_processes + process, count * num_processes
+  group = processes.ALONE
+  if "together" not in flags:
+    index, count = index * num_processes + process, count * num_processes
+  elif num_processes > 1:
+    group = processes.Together()
   mine = sweep.of_task(index, count)
   show = report_tables.printer()
   rows = sum(shard.stop - shard.start for shard in mine)
@@ -103,9 +107,10 @@ def _run(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
       show(report_tables.fact("", sweep.item_name(item)))
     return
   try:
-    report = _evaluate(flags, sweep, index, count, rows)
+    report = _evaluate(flags, sweep, index, count, rows, group)
     missing = 0
-    if num_processes > 1 and process == 0 and not report.interrupted:
+    alone = num_processes > 1 and group is processes.ALONE
+    if alone and process == 0 and not report.interrupted:
       missing = _stay(flags, sweep, index, count, num_processes)
   finally:
     if num_processes > 1:
@@ -131,7 +136,7 @@ def _run(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
     )
 
 
-def _evaluate(flags, sweep, index, count, rows) -> run.Report:
+def _evaluate(flags, sweep, index, count, rows, group) -> run.Report:
   found = run.Run(
     flags["workdir"],
     sweep,
@@ -149,6 +154,7 @@ def _evaluate(flags, sweep, index, count, rows) -> run.Report:
       progress=say,
       sinks=sinks,
       retry_failed="retry_failed" in flags,
+      group=group,
     )
 
 
@@ -304,15 +310,15 @@ ACTIONS: Mapping[str, Callable[..., None]] = {
 _KNOWN: Mapping[str, tuple[str, ...]] = {
   "run": (
     "config", "workdir", "task_index", "task_count", "retry_failed", "sinks",
-    "dry_run", "distributed", "coordinator", "process_id", "num_processes",
-    "timeout", "patience", "accept",
+    "dry_run", "distributed", "together", "coordinator", "process_id",
+    "num_processes", "timeout", "patience", "accept",
   ),
   "status": ("workdir", "json", "price"),
   "verify": ("workdir",),
   "export": ("workdir", "output", "sql"),
   "gc": ("workdir",),
 }  # fmt: skip
-_BARE = ("retry_failed", "dry_run", "distributed", "json")
+_BARE = ("retry_failed", "dry_run", "distributed", "together", "json")
 
 
 def _flags(

@@ -5,19 +5,101 @@ is exchanged. A process that dies takes nothing with it but the shard that it
 was at: JAX is told that processes may be lost (`jax_enable_recoverability`),
 which else end one another by SIGABRT. Process 0 coordinates, and the others
 cannot live without it; so it stays until they are done.
+
+Where the parameters lie on the devices of all processes, these evaluate every
+shard `Together`; the first publishes it before anything else is exchanged.
 """
 
 import contextlib
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 _RETRY = 0.2  # Seconds.
+_GRACE = 5.0  # Seconds.
 _LOOK = 2.0  # Seconds between two looks for what is published.
+
+
+class LostError(InterruptedError):
+  """Another process of the task is gone; the same command goes on."""
+
+
+class Alone:
+  """A process that evaluates its shards by itself."""
+
+  @property
+  def first(self) -> bool:
+    """Whether it is the one of its group that publishes."""
+    return True
+
+  def any(self, flag: bool) -> bool:
+    """Whether the flag of one of the group is set."""
+    return flag
+
+  def follow(self, numbers: Sequence[int]) -> Sequence[int]:
+    """What the first of the group has in their place."""
+    return numbers
+
+  def agreed(self, function: Callable[[Any], Any], given: Any) -> Any:
+    """`function(given)`; raises in all of the group if it does in one."""
+    return function(given)
+
+
+ALONE = Alone()
+
+
+class Together(Alone):
+  """All processes of a task, after `join`, at the same shard at a time.
+
+  What fails must fail in all of them alike: one that raises where the others
+  wait for it within a collective ends the task, as one that is killed does.
+
+  Raises:
+    LostError: by every method, where another process is gone.
+  """
+
+  @property
+  def first(self) -> bool:
+    """See `Alone`."""
+    return jax.process_index() == 0
+
+  def any(self, flag: bool) -> bool:
+    """See `Alone`."""
+    return bool(self._gathered(np.array([flag], np.int32)).any())
+
+  def follow(self, numbers: Sequence[int]) -> Sequence[int]:
+    """See `Alone`."""
+    if not numbers:
+      return numbers
+    return self._gathered(np.asarray(numbers, np.int32))[0].tolist()
+
+  def agreed(self, function: Callable[[Any], Any], given: Any) -> Any:
+    """See `Alone`."""
+    found, error = None, None
+    try:
+      found = function(given)
+    except (Exception, MemoryError) as caught:
+      error = caught
+    if self.any(error is not None):
+      raise error or RuntimeError("it failed in another process of the task")
+    return found
+
+  def _gathered(self, numbers: np.ndarray) -> np.ndarray:
+    from jax.experimental import multihost_utils
+
+    try:
+      return np.asarray(multihost_utils.process_allgather(numbers))
+    except Exception as error:
+      raise LostError(
+        "another process of this task is gone, and this one cannot go on "
+        f"without it; the same command goes on "
+        f"({' '.join(str(error).split())[:120]})."
+      ) from error
 
 
 def join(
@@ -90,7 +172,13 @@ def stay(
 
 
 def leave() -> None:
-  """Leaves the task; the others go on."""
+  """Leaves the task; the others go on.
+
+  Process 0 is given a few seconds for the others to leave first: one that
+  finds it gone is aborted, though all that it did is published.
+  """
+  if jax.process_index() == 0:
+    time.sleep(_GRACE)
   with contextlib.suppress(Exception):  # They may have left before.
     jax.distributed.shutdown()
 

@@ -25,7 +25,7 @@ import os
 import pathlib
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -145,6 +145,7 @@ class Run:
     progress: Callable[[int, int, str], None] | None = None,
     sinks: "tuple[Sink, ...]" = (),
     retry_failed: bool = False,
+    group: processes.Alone = processes.ALONE,
   ) -> Report:
     """Evaluates what is missing of a task's shards.
 
@@ -154,8 +155,11 @@ class Run:
       progress: told rows done and rows of the task, and what is being done.
       sinks: get the numbers of every shard.
       retry_failed: whether shards that were given up are tried once more.
+      group: of processes that evaluate every shard together, all of them by
+        this call; the first of them publishes.
 
     Raises:
+      processes.LostError: one of the group is gone.
       TooManyFailedError: of the whole sweep's shards; the message has the
         causes.
       base.NotFiniteError: NaN or infinity where `nan` is "error".
@@ -163,14 +167,14 @@ class Run:
       ValueError: an index outside the count.
     """
     mine = self.sweep.of_task(task_index, task_count)
-    done = self.ledger.check(shard.index for shard in mine)
+    failed = {i: c[-1] for i, c in failures.by_shard(self.folder).items()}
+    done, tried = self._begun(mine, group)
     total = sum(shard.stop - shard.start for shard in mine)
     finished = sum(s.stop - s.start for s in mine if s.index in done)
     say = progress or (lambda done, total, what: None)
     begin = time.monotonic()
     count = rows = 0
     given_up: dict[int, str] = {}
-    attempts = failures.by_shard(self.folder)
     allowed = self.sweep.config["retries"] + 1
     built: tuple[int, Work] | None = None
     with _reachable(self.folder):
@@ -186,11 +190,10 @@ class Run:
       for shard in mine:
         if shard.index in done:
           continue
-        if signalled():
+        if group.any(signalled()):
           break
-        causes = attempts.setdefault(shard.index, [])
-        if len(causes) >= allowed and not retry_failed:
-          given_up[shard.index] = causes[-1]
+        if tried[shard.index] >= allowed and not retry_failed:
+          given_up[shard.index] = failed.get(shard.index, "see process 0")
           continue
         say(finished, total, self.sweep.item_name(shard.item))
         while True:
@@ -199,8 +202,8 @@ class Run:
             if built is None or built[0] != shard.item:
               built = None  # Room for the next, first.
               config = self.sweep.item_config(shard.item)
-              built = shard.item, self._build(config)
-            found = self._evaluate(built[1], shard)
+              built = shard.item, group.agreed(self._build, config)
+            found = self._evaluate(built[1], shard, group)
           except base.NotFiniteError:
             raise
           except (Exception, MemoryError) as error:
@@ -209,21 +212,27 @@ class Run:
             ):
               raise  # The disk's, not the item's.
             built = None
-            causes.append(_cause(error))
-            failures.write(self.folder, shard.index, len(causes), causes[-1])
+            tried[shard.index] += 1
+            attempt, cause = tried[shard.index], _cause(error)
+            failed[shard.index] = cause
+            if group.first:
+              failures.write(self.folder, shard.index, attempt, cause)
             log(
-              event="failed", shard=shard.index, attempt=len(causes),
-              seconds=round(time.monotonic() - start, 4), cause=causes[-1],
+              event="failed", shard=shard.index, attempt=attempt,
+              seconds=round(time.monotonic() - start, 4), cause=cause,
             )  # fmt: skip
-            if len(causes) < allowed:
+            if attempt < allowed:
               continue
-            given_up[shard.index] = causes[-1]
-            self._check_failed()
+            given_up[shard.index] = cause
+            self._check_failed(group)
             break
           seconds = time.monotonic() - start
           facts = {"made_with": self._made_with} if self._made_with else None
-          first = self.ledger.write(shard.index, found, facts)
-          count, rows = count + first, rows + len(found)
+          event = "followed"
+          if group.first:
+            first = self.ledger.write(shard.index, found, facts)
+            event = "shard" if first else "twice"
+          count, rows = count + (event == "shard"), rows + len(found)
           finished += len(found)
           numbers = {
             "rows": len(found),
@@ -232,20 +241,37 @@ class Run:
             "done": finished / total,
           }
           log(
-            event="shard" if first else "twice", shard=shard.index,
-            item=shard.item, attempt=len(causes) + 1,
-            seconds=round(seconds, 4), **numbers,
+            event=event, shard=shard.index, item=shard.item,
+            attempt=tried[shard.index] + 1, seconds=round(seconds, 4),
+            **numbers,
           )  # fmt: skip
           for sink in sinks:
             sink(shard.index, numbers)
           say(finished, total, self.sweep.item_name(shard.item))
           break
-      log(event="end", shards=count, rows=rows, interrupted=signalled())
-      return Report(
-        count, rows, given_up, signalled(), time.monotonic() - begin
-      )
+      asked = group.any(signalled())
+      log(event="end", shards=count, rows=rows, interrupted=asked)
+      return Report(count, rows, given_up, asked, time.monotonic() - begin)
 
-  def _evaluate(self, work: Work, shard: grid.Shard) -> shards.Rows:
+  def _begun(
+    self, mine: list[grid.Shard], group: processes.Alone
+  ) -> tuple[set[int], dict[int, int]]:
+    """Which shards are done, and how often each was tried in vain."""
+    done: Iterable[int] = ()
+    causes: dict[int, list[str]] = {}
+    if group.first:
+      done = self.ledger.check(shard.index for shard in mine)
+      causes = failures.by_shard(self.folder)
+    there = group.follow([shard.index in done for shard in mine])
+    tried = group.follow([len(causes.get(s.index, ())) for s in mine])
+    return (
+      {shard.index for shard, is_there in zip(mine, there) if is_there},
+      {shard.index: int(number) for shard, number in zip(mine, tried)},
+    )
+
+  def _evaluate(
+    self, work: Work, shard: grid.Shard, group: processes.Alone
+  ) -> shards.Rows:
     masks = base.check_masks(work.masks(shard.start, shard.stop), work.n)
     values = np.full((len(masks), work.num_targets), np.nan)
     status = np.full(len(masks), shards.Status.OK, np.uint8)
@@ -258,10 +284,12 @@ class Run:
     while waiting:
       start, stop = waiting.pop()
       try:
-        found = np.asarray(work.values(masks[start:stop]))
+        found = np.asarray(group.agreed(work.values, masks[start:stop]))
         found, finite = _checked(found, stop - start, work.num_targets)
         if strict and not finite.all():
           base.check_values(found, stop - start)  # Says which.
+      except processes.LostError:
+        raise
       except (Exception, MemoryError) as error:
         bad = isinstance(error, base.NotFiniteError)
         if strict and bad:
@@ -289,13 +317,15 @@ class Run:
       )
     return shards.rows_of(masks, values, status=status, seeds=0)
 
-  def _check_failed(self) -> None:
+  def _check_failed(self, group: processes.Alone) -> None:
     """Ends a sweep in which too much fails."""
     allowed = self.sweep.config["max_failed"] * self.sweep.num_shards
-    causes = failures.given_up(
-      self.folder, self.sweep, set(self.ledger.indices())
-    )
-    if len(causes) > allowed:
+    causes: dict[int, str] = {}
+    if group.first:
+      causes = failures.given_up(
+        self.folder, self.sweep, set(self.ledger.indices())
+      )
+    if group.any(len(causes) > allowed):
       kinds: dict[str, int] = {}
       for cause in causes.values():
         kinds[cause] = kinds.get(cause, 0) + 1
@@ -303,8 +333,9 @@ class Run:
       raise TooManyFailedError(
         f"{len(causes)} of {self.sweep.num_shards} shards were given up, more "
         f"than max_failed={self.sweep.config['max_failed']} allows: "
-        + "; ".join(f"{count} x {cause}" for cause, count in worst)
-      )
+        + ("; ".join(f"{count} x {cause}" for cause, count in worst)
+           or "process 0 tells the causes")
+      )  # fmt: skip
 
 
 _ITEMS = "items.json"

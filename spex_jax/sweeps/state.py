@@ -67,7 +67,7 @@ def status(workdir: Workdir) -> Status:
   rows = sum(every[index].stop - every[index].start for index in done)
   lines = metrics.read(book.folder)
   entries = [e for e in lines.entries if "seconds" in e]
-  made = [e for e in entries if "rows" in e]
+  made = [e for e in entries if e["event"] in ("shard", "twice")]
   latest = max((e["time"] for e in made), default=0.0)
   recent = [e for e in made if e["time"] > latest - _WINDOW]
   rate = None

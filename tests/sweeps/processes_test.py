@@ -7,9 +7,10 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
-from spex_jax.sweeps import processes, state
+from spex_jax.sweeps import processes, run, state
 from tests.sweeps import crash_test
 
 _SETTINGS = ("--config.model.kind=ridge", "--config.rows=24")
@@ -117,3 +118,79 @@ def test_a_coordinator_that_does_not_answer():
 def test_jobs_that_cannot_be(address, index, count, message):
   with pytest.raises(ValueError, match=message):
     processes.join(address, index, count)
+
+
+_SPLIT = """
+import ml_collections
+
+def get_config():
+  return ml_collections.ConfigDict({
+    "build": "spex_jax.jobs.sweeping:calls",
+    "function": "tests.sweeps.split:value", "n": 12, "keep": 0.5, "seed": 0,
+    "rows": 60, "rows_per_shard": 6, "nan": "drop", "retries": 0,
+    "max_failed": 0.5,
+  })
+"""
+
+
+def _together(workdir, file, broken="", axes="masks,model"):
+  """Two processes with two devices each, at every shard together."""
+  address = f"127.0.0.1:{_free_port()}"
+  flags = "--xla_force_host_platform_device_count=2"
+  return [
+    subprocess.Popen(
+      [
+        sys.executable, "-c", "from spex_jax import cli; cli.run()", "sweep",
+        "run", f"--config={file}", f"--workdir={workdir}", "--together",
+        f"--coordinator={address}", f"--process_id={index}",
+        "--num_processes=2",
+      ],
+      cwd=crash_test._ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+      text=True,
+      env=os.environ | {
+        "XLA_FLAGS": flags, "SPLIT_AXES": axes,
+        "SPLIT_BROKEN": broken,
+      },
+    )
+    for index in range(2)
+  ]  # fmt: skip
+
+
+@pytest.mark.parametrize("axes", ["masks,model", "model,masks"])
+def test_parameters_may_lie_on_several_processes(tmp_path, axes):
+  """A mask that fails is marked, and all else is evaluated."""
+  (tmp_path / "split.py").write_text(_SPLIT)
+  both = _together(tmp_path / "run", tmp_path / "split.py", "yes", axes)
+  said = [process.communicate(timeout=120)[1] for process in both]
+  assert [process.returncode for process in both] == [0, 0], said
+  found = state.status(tmp_path / "run")
+  assert found.complete and found.processes == 2
+  book, _ = run.opened(tmp_path / "run")
+  weights = np.random.default_rng(0).normal(size=(12, 16)).astype(np.float32)
+  for _, rows in book.scan():
+    masks = rows.masks()
+    wrong = masks[:, :3].all(axis=1)
+    np.testing.assert_array_equal(rows.status, np.where(wrong, 2, 0))
+    expected = np.tanh(masks.astype(np.float64) @ weights).sum(axis=1)
+    # 16 values of at most 1, each with errors of a few roundings.
+    np.testing.assert_allclose(
+      rows.values[~wrong, 0], expected[~wrong], rtol=0, atol=2e-5
+    )
+
+
+def test_without_another_a_process_ends_where_it_can_go_on(tmp_path):
+  """The values are those of a run that nobody disturbed."""
+  (tmp_path / "split.py").write_text(
+    _SPLIT.replace('"rows": 60', '"rows": 12000')
+  )
+  both = _together(tmp_path / "run", tmp_path / "split.py")
+  deadline = time.monotonic() + 120
+  while len(crash_test._published(tmp_path / "run")) < 4:
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+  both[1].send_signal(signal.SIGKILL)
+  _, said = both[0].communicate(timeout=120)
+  assert both[0].returncode == 75, said
+  assert "another process of this task is gone" in said
+  before = crash_test._published(tmp_path / "run")
+  assert 4 <= len(before) < 2000 and not state.status(tmp_path / "run").given_up
