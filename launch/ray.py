@@ -17,6 +17,7 @@ alone. `--dry_run` prints the tasks, and needs no Ray.
 Exit code 0 if every shard is there, 1 else.
 """
 
+import functools
 import json
 import os
 import shlex
@@ -115,7 +116,7 @@ def execute(
   watch = tending.Watch(workdir, given.tasks, stall=given.stall)
   waiting = {
     remote.remote(words_of(config, workdir, index, given.tasks, extra)): index
-    for index in watch.missing()
+    for index in tending.unfinished(workdir, given.tasks)
   }
   tending.say(f"{len(waiting)} of {given.tasks} tasks are with Ray")
   try:
@@ -214,9 +215,15 @@ def _cause(error: Exception) -> str:
   return f"{type(cause).__name__}: {' '.join(str(cause).split())[:500]}"
 
 
-def main(argv: Sequence[str]) -> None:
-  """Runs, or prints what it would run."""
-  given, extra = flags.FLAGS, list(argv[1:])
+def command(given: Any, extra: Sequence[str]) -> int:
+  """Runs, or prints what it would run.
+
+  Returns:
+    The exit code.
+
+  Raises:
+    SystemExit: wrong use; one line says what to do.
+  """
   for name, least in (
     ("cpus_per_task", 0), ("gpus_per_task", 0), ("max_retries", -1),
     ("bundles", 0), ("poll", 0.01), ("stall", 1),
@@ -239,12 +246,17 @@ def main(argv: Sequence[str]) -> None:
       print(shlex.join(["spex", "sweep", *words]))
     print(f"# options: {json.dumps(chosen)}")
     print(f"# runtime_env: {json.dumps(environment(given))}")
-    return
+    return 0
   try:
     import ray  # noqa: F401
   except ImportError as error:
     raise SystemExit("This needs Ray (pip install ray).") from error
-  sys.exit(0 if execute(given, config, workdir, extra) else 1)
+  return 0 if execute(given, config, workdir, extra) else 1
+
+
+def main(argv: Sequence[str]) -> None:
+  """Of the command."""
+  sys.exit(command(flags.FLAGS, argv[1:]))
 
 
 def _inside(config: str, folder: str) -> str:
@@ -259,24 +271,29 @@ def _inside(config: str, folder: str) -> str:
   return name + colon + size
 
 
-def define_flags() -> None:
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Of the command."""
-  flags.DEFINE_string("config", None, "File of the sweep.", required=True)
-  flags.DEFINE_string("workdir", None, "Its directory or URL.", required=True)
-  flags.DEFINE_integer("tasks", None, "Of the sweep.", required=True)
-  flags.DEFINE_string("address", "auto", "Of Ray; `local` starts one here.")
-  flags.DEFINE_float("cpus_per_task", 1, "Cores.")
-  flags.DEFINE_float("gpus_per_task", 0, "GPUs.")
-  flags.DEFINE_string("resources", None, "More of one task, as TPU=4.")
-  flags.DEFINE_integer("max_retries", 10, "Of a task; -1 is without end.")
-  flags.DEFINE_enum("strategy", "SPREAD", _PLAIN + _GROUPS, "Placement.")
-  flags.DEFINE_integer("bundles", 0, "Tasks at a time that a group holds.")
-  flags.DEFINE_float("group_timeout", 600, "Seconds to wait for a group.")
-  flags.DEFINE_string("working_dir", None, "Folder that Ray carries to nodes.")
-  flags.DEFINE_float("poll", 10.0, "Seconds between two looks.")
-  flags.DEFINE_float("stall", 1800.0, "Seconds without a row until it warns.")
-  flags.DEFINE_bool("verbose", False, "Shows what workers print.")
-  flags.DEFINE_bool("dry_run", False, "Prints the tasks.")
+  text = functools.partial(flags.DEFINE_string, flag_values=values)
+  whole = functools.partial(flags.DEFINE_integer, flag_values=values)
+  real = functools.partial(flags.DEFINE_float, flag_values=values)
+  switch = functools.partial(flags.DEFINE_bool, flag_values=values)
+  choice = functools.partial(flags.DEFINE_enum, flag_values=values)
+  text("config", None, "File of the sweep.", required=True)
+  text("workdir", None, "Its directory or URL.", required=True)
+  whole("tasks", None, "Of the sweep.", required=True)
+  text("address", "auto", "Of Ray; `local` starts one here.")
+  real("cpus_per_task", 1, "Cores.")
+  real("gpus_per_task", 0, "GPUs.")
+  text("resources", None, "More of one task, as TPU=4.")
+  whole("max_retries", 10, "Of a task; -1 is without end.")
+  choice("strategy", "SPREAD", _PLAIN + _GROUPS, "Placement.")
+  whole("bundles", 0, "Tasks at a time that a group holds.")
+  real("group_timeout", 600, "Seconds to wait for a group.")
+  text("working_dir", None, "Folder that Ray carries to nodes.")
+  real("poll", 10.0, "Seconds between two looks.")
+  real("stall", 1800.0, "Seconds without a row until it warns.")
+  switch("verbose", False, "Shows what workers print.")
+  switch("dry_run", False, "Prints the tasks.")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ else.
 import collections
 import contextlib
 import fcntl
+import functools
 import os
 import pathlib
 import shlex
@@ -33,8 +34,20 @@ from launch import slurm_jobs, tending
 
 @contextlib.contextmanager
 def _alone(log_dir: pathlib.Path) -> Iterator[None]:
-  """No other launcher submits between our look and our submission."""
-  with (log_dir / "lock").open("w") as file:
+  """No other launcher submits between our look and our submission.
+
+  Raises:
+    SystemExit: no permission, or no room; one line says what to do.
+  """
+  try:
+    log_dir.mkdir(parents=True, exist_ok=True)
+    file = (log_dir / "lock").open("w")
+  except OSError as error:
+    raise SystemExit(
+      f"{log_dir} cannot be written: {error.strerror}. Give another --workdir "
+      "or --logs."
+    ) from error
+  with file:
     fcntl.flock(file, fcntl.LOCK_EX)
     yield
 
@@ -48,7 +61,7 @@ def _wanted(
     SystemExit: jobs of another number of tasks are alive, or nobody knows.
   """
   alive = jobs.alive()
-  missing = tending.Watch(plan.workdir, plan.count).missing()
+  missing = tending.unfinished(plan.workdir, plan.count)
   if force:
     return missing
   if alive is None:
@@ -138,47 +151,42 @@ def plan_of(given: Any, extra: Sequence[str]) -> slurm_jobs.Plan:
   )
 
 
-def main(argv: Sequence[str]) -> None:
-  """Submits and, if asked, follows; or prints what it would submit."""
-  given = flags.FLAGS
-  plan = plan_of(given, argv[1:])
+def command(given: Any, extra: Sequence[str]) -> int:
+  """Submits and, if asked, follows; or prints what it would submit.
+
+  Returns:
+    The exit code.
+
+  Raises:
+    SystemExit: wrong use; one line says what to do.
+  """
+  plan = plan_of(given, extra)
   try:
     import submitit  # noqa: F401
   except ImportError as error:
     raise SystemExit("This needs submitit (pip install submitit).") from error
-  words = " ".join(plan.task(0).words)
+  words = shlex.join(plan.task(0).words)
   if given.dry_run:
     print(slurm_jobs.script(plan, range(plan.count)))
     print(f"# Task 0 of {plan.count}, under submitit:\n# {words}")
-    return
+    return 0
   for program in ("sbatch", "srun", "squeue"):
     if shutil.which(program) is None:
       raise SystemExit(
         f"No {program} here: run this where Slurm's commands are, or see "
         "--dry_run."
       )
-  try:
-    plan.log_dir.mkdir(parents=True, exist_ok=True)
-    lock = _alone(plan.log_dir)
-    lock.__enter__()
-  except OSError as error:
-    raise SystemExit(
-      f"{plan.log_dir} cannot be written: {error.strerror}. Give another "
-      "--workdir or --logs."
-    ) from error
-  try:
+  with _alone(plan.log_dir):
     jobs = slurm_jobs.Jobs(plan.log_dir)
     wanted = _wanted(plan, jobs, given.force)
     if wanted:
-      print(f"each task: {words}")
+      print(f"each task, as the first: {words}", flush=True)
       slurm_jobs.submit(plan, wanted, jobs)
     else:
       tending.say("nothing to submit")
-  finally:
-    lock.__exit__(None, None, None)
   if not given.wait:
     print(f"spex sweep status --workdir={shlex.quote(plan.workdir)}")
-    return
+    return 0
   try:
     done = slurm_jobs.follow(
       plan,
@@ -193,35 +201,47 @@ def main(argv: Sequence[str]) -> None:
       f"The jobs go on; the same command follows them again, `scancel "
       f"{numbers}` ends them."
     ) from None
-  sys.exit(0 if done else 1)
+  except ValueError as error:  # A damaged configuration.
+    raise SystemExit(" ".join(str(error).split())) from error
+  return 0 if done else 1
 
 
-def define_flags() -> None:
+def main(argv: Sequence[str]) -> None:
   """Of the command."""
-  flags.DEFINE_string("config", None, "File of the sweep.", required=True)
-  flags.DEFINE_string("workdir", None, "Its directory or URL.", required=True)
-  flags.DEFINE_integer("tasks", None, "Elements of the array.", required=True)
-  flags.DEFINE_string("name", None, "Of the job.")
-  flags.DEFINE_string("partition", None, "Of Slurm.")
-  flags.DEFINE_string("account", None, "Of Slurm.")
-  flags.DEFINE_string("qos", None, "Quality of service.")
-  flags.DEFINE_integer("time", 240, "Minutes of one job; it is requeued then.")
-  flags.DEFINE_string("mem", None, "Memory of one node, as 16G.")
-  flags.DEFINE_integer("cpus", None, "Cores of one process.")
-  flags.DEFINE_integer("gpus", None, "GPUs of one node.")
-  flags.DEFINE_integer("nodes", 1, "Of one task: a process on each, joined.")
-  flags.DEFINE_integer("array_parallelism", 256, "Tasks at one time.")
-  flags.DEFINE_integer("signal_delay", 90, "Seconds of warning to end a shard.")
-  flags.DEFINE_multi_string("setup", [], "Shell lines before, as module load.")
-  flags.DEFINE_multi_string("option", [], "More of sbatch, as constraint=a100.")
-  flags.DEFINE_string("logs", None, "Their directory; else WORKDIR/.slurm.")
-  flags.DEFINE_integer("restarts", 3, "Of a process that was killed.")
-  flags.DEFINE_bool("wait", False, "Follows the sweep until all is there.")
-  flags.DEFINE_integer("resubmits", 3, "With --wait: of a task's job.")
-  flags.DEFINE_float("poll", 30.0, "With --wait: seconds between two looks.")
-  flags.DEFINE_float("stall", 1800.0, "With --wait: seconds until it warns.")
-  flags.DEFINE_bool("force", False, "Submits beside jobs that are alive.")
-  flags.DEFINE_bool("dry_run", False, "Prints the script for sbatch.")
+  sys.exit(command(flags.FLAGS, argv[1:]))
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Of the command."""
+  text = functools.partial(flags.DEFINE_string, flag_values=values)
+  whole = functools.partial(flags.DEFINE_integer, flag_values=values)
+  real = functools.partial(flags.DEFINE_float, flag_values=values)
+  switch = functools.partial(flags.DEFINE_bool, flag_values=values)
+  several = functools.partial(flags.DEFINE_multi_string, flag_values=values)
+  text("config", None, "File of the sweep.", required=True)
+  text("workdir", None, "Its directory or URL.", required=True)
+  whole("tasks", None, "Elements of the array.", required=True)
+  text("name", None, "Of the job.")
+  text("partition", None, "Of Slurm.")
+  text("account", None, "Of Slurm.")
+  text("qos", None, "Quality of service.")
+  whole("time", 240, "Minutes of one job; it is requeued then.")
+  text("mem", None, "Memory of one node, as 16G.")
+  whole("cpus", None, "Cores of one process.")
+  whole("gpus", None, "GPUs of one node.")
+  whole("nodes", 1, "Of one task: a process on each, joined.")
+  whole("array_parallelism", 256, "Tasks at one time.")
+  whole("signal_delay", 90, "Seconds of warning to end a shard.")
+  several("setup", [], "Shell lines before, as module load.")
+  several("option", [], "More of sbatch, as constraint=a100.")
+  text("logs", None, "Their directory; else WORKDIR/.slurm.")
+  whole("restarts", 3, "Of a process that was killed.")
+  switch("wait", False, "Follows the sweep until all is there.")
+  whole("resubmits", 3, "With --wait: of a task's job.")
+  real("poll", 30.0, "With --wait: seconds between two looks.")
+  real("stall", 1800.0, "With --wait: seconds until it warns.")
+  switch("force", False, "Submits beside jobs that are alive.")
+  switch("dry_run", False, "Prints the script for sbatch.")
 
 
 if __name__ == "__main__":

@@ -98,22 +98,12 @@ class Jobs:
     """
     if not self.submitted:
       return {}
-    for attempt in range(_TRIES):
-      if attempt:
-        time.sleep(1)
-      asked = subprocess.run(
-        ["squeue", "--me", "--noheader", "--array", "--format=%F %K %T"],
-        capture_output=True,
-        text=True,
-      )
-      if asked.returncode == 0:
-        break
-    else:
-      tending.say(f"squeue does not answer: {asked.stderr.strip()}")
+    listed = _squeue()
+    if listed is None:
       return None
     known = {entry["job"]: entry for entry in self.submitted}
     found = {}
-    for line in asked.stdout.splitlines():
+    for line in listed.splitlines():
       job, element, state = [*line.split(maxsplit=2), "", ""][:3]
       # A job of one task is no array.
       place = int(element) if element.isdigit() else 0
@@ -121,6 +111,21 @@ class Jobs:
         entry = known[job]
         found[entry["tasks"][place], entry["count"]] = state.strip()
     return found
+
+
+def _squeue() -> str | None:
+  """One line for each of our tasks; None if Slurm does not answer."""
+  words = ["squeue", "--me", "--noheader", "--array", "--format=%F %K %T"]
+  error = ""
+  for attempt in range(_TRIES):
+    if attempt:
+      time.sleep(1)
+    asked = subprocess.run(words, capture_output=True, text=True)
+    if asked.returncode == 0:
+      return asked.stdout
+    error = asked.stderr.strip()
+  tending.say(f"squeue does not answer: {error}")
+  return None
 
 
 def submit(plan: Plan, tasks: Sequence[int], jobs: Jobs) -> str:
@@ -186,11 +191,8 @@ def follow(
     found = watch.look()
     if found is not None and found.complete:
       return tending.verdict(plan.workdir, found)
-    try:
-      missing = watch.missing()
-    except OSError:
-      alive = None  # `look` has said so.
-    if alive is not None:
+    missing = watch.missing()
+    if alive is not None and missing is not None:
       running = {index for index, count in alive if count == plan.count}
       gone = set(missing) - running
       sure = sorted(gone & suspected)
@@ -229,9 +231,7 @@ def why(plan: Plan, jobs: Jobs, index: int) -> str:
   ]
   last = f" Its last words in {found[0].name}: {lines[-1]}" if lines else ""
   if entry is None:
-    return (
-      f"(job {job}) is gone without a word: killed, or its node lost.{last}"
-    )
+    return f"(job {job}) went without a word: killed, or its node lost.{last}"
   return f"(job {job}) ended with {entry['code']}.{last}"
 
 
@@ -244,7 +244,8 @@ def _outcome(plan: Plan, jobs: Jobs, index: int) -> dict[str, Any] | None:
       entry = json.loads(place.read_text())
       if job is not None and entry["job"] == job.partition("_")[0]:
         found.append(entry)
-  return max(found, key=lambda entry: entry["code"] == 1, default=None)
+  errors = [entry for entry in found if entry["code"] == 1]
+  return next(iter(errors + found), None)
 
 
 def _worth(plan: Plan, jobs: Jobs, index: int) -> bool:

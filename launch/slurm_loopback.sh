@@ -34,8 +34,13 @@ port=${SPEX_SLURM_PORT:-17100}
 nodes=(127.0.0.1 127.0.0.2)
 export SLURM_CONF=$dir/slurm.conf
 
-# Whether the process whose number is in a file lives.
-alive() { [ -s "$1" ] && kill -0 "$(cat "$1")" 2> /dev/null; }
+# Whether the process whose number is in a file lives; one that was killed may
+# wait for init to take note.
+alive() {
+  [ -s "$1" ] && case $(ps -o stat= -p "$(cat "$1")") in
+    "" | Z*) false ;;
+  esac
+}
 
 configure() {
   local cpus=$((($(nproc) + 1) / 2)) user
@@ -114,30 +119,53 @@ start() {
     fi
     sleep 0.2
   done
-  stop
   die "The nodes did not come up in 30 s; see $dir/*.log."
 }
 
 stop() {
-  local file
-  ! alive "$dir/slurmctld.pid" ||
-    timeout 10 scancel --me 2> /dev/null || true
+  local file pid tries
+  if alive "$dir/slurmd-${nodes[0]}.pid"; then
+    controller # It may have been killed; jobs would outlive it.
+    scancel --me
+    for tries in $(seq 100); do
+      [ -n "$(squeue -h)" ] || break
+      sleep 0.2
+    done
+  fi
   for file in "$dir"/slurmd-*.pid "$dir/slurmctld.pid" "$dir/munge.pid"; do
     alive "$file" || continue
-    local pid tries
     pid=$(cat "$file")
     kill "$pid"
     for tries in $(seq 50); do
-      kill -0 "$pid" 2> /dev/null || break
+      alive "$file" || break
       [ "$tries" != 50 ] || kill -9 "$pid"
-      sleep 0.2
+      sleep 0.1
     done
   done
+  # What no controller knew of, as it was killed too soon.
+  local task
+  for pid in $(ps -C slurmstepd -o pid=); do
+    grep -qzxsF "SLURM_CONF=$SLURM_CONF" "/proc/$pid/environ" || continue
+    for task in $(ps --ppid "$pid" -o pid=); do
+      kill -9 -- "-$task" 2> /dev/null || true # Its process group.
+    done
+    kill -9 "$pid" 2> /dev/null || true
+  done
+}
+
+controller() {
+  alive "$dir/slurmctld.pid" || slurmctld
+  local tries
+  for tries in $(seq 100); do
+    ! scontrol ping 2> /dev/null | grep -q "is UP" || return 0
+    sleep 0.2
+  done
+  die "slurmctld does not answer; see $dir/slurmctld.log."
 }
 
 case $action in
   start) start ;;
   stop) stop ;;
-  controller) alive "$dir/slurmctld.pid" || slurmctld ;;
+  controller) controller ;;
   *) usage ;;
 esac

@@ -20,7 +20,7 @@ import subprocess
 import time
 from typing import Any
 
-from launch import tending
+from launch import children
 
 
 @dataclasses.dataclass
@@ -43,7 +43,7 @@ class Task:
   environment: dict[str, str]
   log_dir: str
 
-  _child: tending.Child | None = dataclasses.field(default=None, init=False)
+  _child: children.Child | None = dataclasses.field(default=None, init=False)
   _rank: int = dataclasses.field(default=0, init=False)
 
   def __call__(self) -> None:
@@ -56,7 +56,7 @@ class Task:
 
     self._rank = submitit.JobEnvironment().global_rank
     warning = preempt_signal()
-    self._child = tending.Child(
+    self._child = children.Child(
       self.words,
       environment=os.environ | _shares() | self.environment,
       restarts=self.restarts,
@@ -71,7 +71,7 @@ class Task:
     self._record(code)
     if self._child.asked and not self._rank and _preempted():
       job = os.environ["SLURM_JOB_ID"]
-      tending.say(f"preempted: job {job} is queued again")
+      children.say(f"preempted: job {job} is queued again")
       subprocess.run(["scontrol", "requeue", job], check=False)
     if code:
       raise SystemExit(code if code > 0 else 128 - code)
@@ -92,7 +92,7 @@ class Task:
 
   def _end(self, number: int, frame: Any) -> None:
     del frame
-    tending.say(f"got {signal.Signals(number).name}: ends behind its shard")
+    children.say(f"got {signal.Signals(number).name}: ends behind its shard")
     assert self._child is not None
     self._child.end()
 
