@@ -6,6 +6,7 @@
 # make test-slow    benchmarks at their quick sizes, and tests that take long
 # make test-peers   the tests that run peer packages (slow; the same)
 # make peers peers-shapiq peers-torch   the environments of the peers alone
+# make test-cluster   a real Slurm, Ray, stores, schemas (slow; Debian, root once)
 # make lock     pins every dependency anew (needs uv)
 
 SHELL := /bin/bash
@@ -52,7 +53,7 @@ install = "$(1)/bin/python" -m pip install --quiet --require-hashes -r $(2) \
 
 .PHONY: help demo test test-first-half test-second-half test-ends test-3.11 \
   test-3.12 check test-slow test-peers bench \
-  parity lock peers peers-shapiq peers-torch
+  parity lock peers peers-shapiq peers-torch test-cluster
 
 help:
 	@sed -n 's/^# //;/^make/p' Makefile
@@ -97,6 +98,19 @@ test-slow: $(env_dev)/.spex-all
 
 test-peers: $(env311)/.spex-all peers peers-shapiq
 	"$(env311)/bin/python" -m pytest -m peers
+
+# Of Debian's packages; they start nothing by themselves where systemd is not.
+slurm_packages := slurmctld slurmd slurm-client munge
+test-cluster: third_party/.venv-cluster/.installed
+	@for program in slurmctld slurmd sbatch munged; do \
+	  PATH="$$PATH:/usr/sbin" command -v $$program > /dev/null && continue; \
+	  echo "$$program is missing; installing $(slurm_packages)"; \
+	  [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null || { \
+	    echo "This needs root, on Debian or Ubuntu: apt-get install" \
+	      "$(slurm_packages)" >&2; exit 1; }; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install \
+	    -qq -y --no-install-recommends $(slurm_packages); break; done
+	third_party/.venv-cluster/bin/python -m pytest -m cluster
 
 parity: $(env311)/.spex-all peers
 	"$(env311)/bin/python" -m experiments.parity_shapiq
@@ -157,14 +171,28 @@ third_party/.venv-torch/.installed: third_party/requirements-torch.txt
 	third_party/.venv-torch/bin/python -m pip install --quiet -r $<
 	touch "$@"
 
-compile = uv pip compile --quiet --universal --python-version $(1) \
-  --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
-  --no-annotate
+# The launchers' engines and object stores, of Linux and Python 3.11.
+third_party/.venv-cluster/.installed: third_party/requirements-cluster.lock \
+    $(setup)
+	$(if $(python311),,$(error The cluster suite needs Python 3.11))
+	"$(python311)" -m venv third_party/.venv-cluster
+	$(call install,third_party/.venv-cluster,$<)
+	touch "$@"
+
+pin = uv pip compile --quiet --generate-hashes --no-emit-index-url \
+  --no-emit-find-links --no-header --no-annotate
+compile = $(pin) --universal --python-version $(1)
 lock:
-	$(call compile,3.11) setup.cfg --all-extras -o requirements.lock
+	$(call compile,3.11) setup.cfg --extra build --extra dev \
+	  --extra proxy --extra sweeps -o requirements.lock
 	$(call compile,3.11) setup.cfg --extra build -c requirements.lock \
 	  -o requirements-core.lock
 	$(call compile,3.11) third_party/requirements.txt \
 	  -o third_party/requirements.lock
 	$(call compile,3.12) third_party/requirements-shapiq.txt \
 	  -o third_party/requirements-shapiq.lock
+	# botocore and kubernetes have no python-dateutil 4 yet.
+	$(pin) --python-version 3.11 --python-platform linux setup.cfg \
+	  --extra build third_party/requirements-cluster.txt \
+	  -c <(sed -n '/^python-dateutil/d;/==/s/ \\$$//p' requirements.lock) \
+	  -o third_party/requirements-cluster.lock

@@ -1,5 +1,7 @@
-"""Two processes of one job, and a coordinator that nobody is."""
+"""Two processes of one task, one of them killed; and a coordinator gone."""
 
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -10,6 +12,8 @@ import pytest
 from spex_jax.sweeps import processes, state
 from tests.sweeps import crash_test
 
+_SETTINGS = ("--config.model.kind=ridge", "--config.rows=24")
+
 
 def _free_port():
   with socket.socket() as probe:
@@ -17,30 +21,80 @@ def _free_port():
     return probe.getsockname()[1]
 
 
-def test_two_processes_make_the_bytes_of_one(tmp_path):
-  settings = ("--config.model.kind=ridge", "--config.rows=24")
+def _start(*more, settings=_SETTINGS, **environment):
   words = [
     sys.executable, "-c", "from spex_jax import cli; cli.run()", "sweep", "run",
     f"--config={crash_test._CONFIG}", *settings,
   ]  # fmt: skip
-  start = lambda *more: subprocess.Popen(
-    [*words, *more], cwd=crash_test._ROOT, stdout=subprocess.DEVNULL
-  )
+  return subprocess.Popen(
+    [*words, *more], cwd=crash_test._ROOT, stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE, text=True, env=os.environ | environment,
+  )  # fmt: skip
+
+
+def _both(workdir, *more, settings=_SETTINGS):
+  """Two processes of one task."""
   address = f"127.0.0.1:{_free_port()}"
-  both = [
-    start(
-      f"--workdir={tmp_path / 'two'}", f"--coordinator={address}",
-      f"--process_id={index}", "--num_processes=2",
+  return [
+    _start(
+      f"--workdir={workdir}", f"--coordinator={address}",
+      f"--process_id={index}", "--num_processes=2", *more, settings=settings,
     )
     for index in range(2)
   ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("one") / "run"
+  assert _start(f"--workdir={workdir}").wait(120) == 0
+  return crash_test._bytes(workdir)
+
+
+def test_two_processes_make_the_bytes_of_one(one, tmp_path):
+  both = _both(tmp_path)
   assert [process.wait(120) for process in both] == [0, 0]
-  assert start(f"--workdir={tmp_path / 'one'}").wait(120) == 0
-  found = state.status(tmp_path / "two")
+  found = state.status(tmp_path)
   assert found.complete and found.processes == 2
-  assert crash_test._bytes(tmp_path / "two") == crash_test._bytes(
-    tmp_path / "one"
-  )
+  assert crash_test._bytes(tmp_path) == one
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_any_number_of_devices_makes_the_same_bytes(one, tmp_path, devices):
+  """The batch of one device is part of the configuration."""
+  flags = f"--xla_force_host_platform_device_count={devices}"
+  process = _start(f"--workdir={tmp_path}", XLA_FLAGS=flags)
+  assert process.wait(120) == 0
+  assert crash_test._bytes(tmp_path) == one
+
+
+def test_a_process_that_is_killed_takes_no_other_with_it(tmp_path):
+  """The other ends its part; the same command makes what is missing."""
+  many = (*_SETTINGS, "--config.rows=96", "--config.rows_per_shard=2")
+  both = _both(tmp_path / "two", "--patience=3", settings=many)
+  deadline = time.monotonic() + 120
+  while len(crash_test._published(tmp_path / "two")) < 6:
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+  both[1].send_signal(signal.SIGKILL)
+  _, said = both[0].communicate(timeout=120)
+  assert both[0].returncode == 75, said
+  assert "other processes of this task did not publish" in said
+  published = crash_test._published(tmp_path / "two")
+  assert 48 <= len(published) < 96
+  both = _both(tmp_path / "two", settings=many)
+  assert [process.wait(120) for process in both] == [0, 0]
+  assert published.items() <= crash_test._published(tmp_path / "two").items()
+  process = _start(f"--workdir={tmp_path / 'one'}", settings=many)
+  assert process.wait(120) == 0
+  left = crash_test._bytes(tmp_path / "two")
+  whole = {n: data for n, data in left.items() if not n.startswith(".")}
+  assert whole == crash_test._bytes(tmp_path / "one")
+
+
+def test_where_there_is_no_job_that_is_said(tmp_path):
+  _, said = _start(f"--workdir={tmp_path}", "--distributed").communicate()
+  assert "JAX finds no job of several processes here: give" in said
 
 
 def test_a_coordinator_that_does_not_answer():
@@ -57,6 +111,7 @@ def test_a_coordinator_that_does_not_answer():
     ("nowhere", 0, 2, "give HOST:PORT"),
     ("host:http", 0, 2, "give HOST:PORT"),
     ("127.0.0.1:1", 2, 2, "process_id=2 must lie in 0..1"),
+    ("127.0.0.1:1", None, None, "needs process_id and num_processes"),
   ],
 )
 def test_jobs_that_cannot_be(address, index, count, message):

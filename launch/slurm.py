@@ -1,0 +1,229 @@
+"""Runs a sweep as an array of Slurm, by submitit.
+
+  python -m launch.slurm --config=experiments/configs/sweep_digits.py \
+    --workdir=DIR --tasks=100 --time=240 --cpus=8 --gpus=1 --wait
+
+Flags of `spex sweep run` follow behind `--`. Only tasks with missing shards are
+submitted, and none that is still queued or running; so the same command may be
+given at any time. `--wait` follows the sweep's files until all is there, and
+submits tasks again whose jobs are gone. `--dry_run` prints the script for
+sbatch. Jobs are queued again by themselves at the time limit and when they are
+preempted. Logs, pickles and numbers of jobs lie in `WORKDIR/.slurm` or
+`--logs`; the file system must be shared by all nodes.
+
+Exit code 0 if all was submitted, or with `--wait` if every shard is there; 1
+else.
+"""
+
+import collections
+import contextlib
+import fcntl
+import os
+import pathlib
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from absl import app, flags
+
+from launch import slurm_jobs, tending
+
+
+@contextlib.contextmanager
+def _alone(log_dir: pathlib.Path) -> Iterator[None]:
+  """No other launcher submits between our look and our submission."""
+  with (log_dir / "lock").open("w") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    yield
+
+
+def _wanted(
+  plan: slurm_jobs.Plan, jobs: slurm_jobs.Jobs, force: bool
+) -> list[int]:
+  """The tasks to submit now.
+
+  Raises:
+    SystemExit: jobs of another number of tasks are alive, or nobody knows.
+  """
+  alive = jobs.alive()
+  missing = tending.Watch(plan.workdir, plan.count).missing()
+  if force:
+    return missing
+  if alive is None:
+    raise SystemExit(
+      "Which jobs of this sweep are alive is unknown, as squeue does not "
+      "answer. Try later, or submit all the same by --force."
+    )
+  others = sorted({count for _, count in alive} - {plan.count})
+  if others:
+    raise SystemExit(
+      f"{len(alive)} tasks of --tasks={others[0]} are queued or running. Give "
+      "that number, cancel them, or submit all the same by --force."
+    )
+  running = {index for index, _ in alive}
+  if running:
+    states = collections.Counter(alive.values())
+    told = ", ".join(f"{n} {state}" for state, n in sorted(states.items()))
+    tending.say(f"{len(running)} tasks are there already ({told})")
+  return [index for index in missing if index not in running]
+
+
+def plan_of(given: Any, extra: Sequence[str]) -> slurm_jobs.Plan:
+  """What the flags ask for.
+
+  Raises:
+    SystemExit: a flag without sense; one line says what to do.
+  """
+  for name, least in (
+    ("time", 1), ("nodes", 1), ("array_parallelism", 1), ("restarts", 0),
+    ("resubmits", 0), ("signal_delay", 0), ("cpus", 1), ("gpus", 0),
+    ("poll", 0.01), ("stall", 1),
+  ):  # fmt: skip
+    value = getattr(given, name)
+    if value is not None and value < least:
+      raise SystemExit(f"--{name}={value}: at least {least}.")
+  if given.signal_delay >= given.time * 60:
+    raise SystemExit(
+      f"--signal_delay={given.signal_delay} seconds leave nothing of "
+      f"--time={given.time} minutes."
+    )
+  if given.logs is None and "://" in given.workdir:
+    raise SystemExit(
+      f"--workdir={given.workdir} is a URL: give --logs, a directory that "
+      "all nodes share, for the logs."
+    )
+  options = {}
+  for option in given.option:
+    name, equals, value = option.partition("=")
+    options[name.lstrip("-")] = value if equals else True
+  config, workdir = tending.checked(
+    given.config, given.workdir, given.tasks, extra
+  )
+  parameters = {
+    "job_name": given.name or f"spex-{pathlib.PurePath(workdir).name}",
+    "partition": given.partition,
+    "account": given.account,
+    "qos": given.qos,
+    "time": given.time,
+    "mem": given.mem,
+    "cpus_per_task": given.cpus,
+    "gpus_per_node": given.gpus or None,
+    "nodes": given.nodes,
+    "ntasks_per_node": 1,
+    "array_parallelism": given.array_parallelism,
+    "signal_delay_s": given.signal_delay,
+    # Whatever directory the job starts in.
+    "setup": [
+      f"export PYTHONPATH={shlex.quote(str(tending.ROOT))}"
+      "${PYTHONPATH:+:$PYTHONPATH}",
+      *given.setup,
+    ],
+    # srun takes this from sbatch no longer, since 22.05.
+    "srun_args": [f"--cpus-per-task={given.cpus}"] if given.cpus else None,
+    "additional_parameters": {"requeue": True} | options,
+  }
+  return slurm_jobs.Plan(
+    config=config,
+    workdir=workdir,
+    count=given.tasks,
+    extra=tuple(extra),
+    log_dir=pathlib.Path(os.path.abspath(given.logs or f"{workdir}/.slurm")),
+    parameters={k: v for k, v in parameters.items() if v is not None},
+    nodes=given.nodes,
+    gpus=given.gpus or 0,
+    restarts=given.restarts,
+    signal_delay=given.signal_delay,
+  )
+
+
+def main(argv: Sequence[str]) -> None:
+  """Submits and, if asked, follows; or prints what it would submit."""
+  given = flags.FLAGS
+  plan = plan_of(given, argv[1:])
+  try:
+    import submitit  # noqa: F401
+  except ImportError as error:
+    raise SystemExit("This needs submitit (pip install submitit).") from error
+  words = " ".join(plan.task(0).words)
+  if given.dry_run:
+    print(slurm_jobs.script(plan, range(plan.count)))
+    print(f"# Task 0 of {plan.count}, under submitit:\n# {words}")
+    return
+  for program in ("sbatch", "srun", "squeue"):
+    if shutil.which(program) is None:
+      raise SystemExit(
+        f"No {program} here: run this where Slurm's commands are, or see "
+        "--dry_run."
+      )
+  try:
+    plan.log_dir.mkdir(parents=True, exist_ok=True)
+    lock = _alone(plan.log_dir)
+    lock.__enter__()
+  except OSError as error:
+    raise SystemExit(
+      f"{plan.log_dir} cannot be written: {error.strerror}. Give another "
+      "--workdir or --logs."
+    ) from error
+  try:
+    jobs = slurm_jobs.Jobs(plan.log_dir)
+    wanted = _wanted(plan, jobs, given.force)
+    if wanted:
+      print(f"each task: {words}")
+      slurm_jobs.submit(plan, wanted, jobs)
+    else:
+      tending.say("nothing to submit")
+  finally:
+    lock.__exit__(None, None, None)
+  if not given.wait:
+    print(f"spex sweep status --workdir={shlex.quote(plan.workdir)}")
+    return
+  try:
+    done = slurm_jobs.follow(
+      plan,
+      jobs,
+      resubmits=given.resubmits,
+      poll=given.poll,
+      stall=given.stall,
+    )
+  except KeyboardInterrupt:
+    numbers = " ".join(entry["job"] for entry in jobs.submitted)
+    raise SystemExit(
+      f"The jobs go on; the same command follows them again, `scancel "
+      f"{numbers}` ends them."
+    ) from None
+  sys.exit(0 if done else 1)
+
+
+def define_flags() -> None:
+  """Of the command."""
+  flags.DEFINE_string("config", None, "File of the sweep.", required=True)
+  flags.DEFINE_string("workdir", None, "Its directory or URL.", required=True)
+  flags.DEFINE_integer("tasks", None, "Elements of the array.", required=True)
+  flags.DEFINE_string("name", None, "Of the job.")
+  flags.DEFINE_string("partition", None, "Of Slurm.")
+  flags.DEFINE_string("account", None, "Of Slurm.")
+  flags.DEFINE_string("qos", None, "Quality of service.")
+  flags.DEFINE_integer("time", 240, "Minutes of one job; it is requeued then.")
+  flags.DEFINE_string("mem", None, "Memory of one node, as 16G.")
+  flags.DEFINE_integer("cpus", None, "Cores of one process.")
+  flags.DEFINE_integer("gpus", None, "GPUs of one node.")
+  flags.DEFINE_integer("nodes", 1, "Of one task: a process on each, joined.")
+  flags.DEFINE_integer("array_parallelism", 256, "Tasks at one time.")
+  flags.DEFINE_integer("signal_delay", 90, "Seconds of warning to end a shard.")
+  flags.DEFINE_multi_string("setup", [], "Shell lines before, as module load.")
+  flags.DEFINE_multi_string("option", [], "More of sbatch, as constraint=a100.")
+  flags.DEFINE_string("logs", None, "Their directory; else WORKDIR/.slurm.")
+  flags.DEFINE_integer("restarts", 3, "Of a process that was killed.")
+  flags.DEFINE_bool("wait", False, "Follows the sweep until all is there.")
+  flags.DEFINE_integer("resubmits", 3, "With --wait: of a task's job.")
+  flags.DEFINE_float("poll", 30.0, "With --wait: seconds between two looks.")
+  flags.DEFINE_float("stall", 1800.0, "With --wait: seconds until it warns.")
+  flags.DEFINE_bool("force", False, "Submits beside jobs that are alive.")
+  flags.DEFINE_bool("dry_run", False, "Prints the script for sbatch.")
+
+
+if __name__ == "__main__":
+  define_flags()
+  app.run(main)
