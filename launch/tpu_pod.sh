@@ -217,9 +217,7 @@ gcloud compute tpus queued-resources delete $name $(quoted "${common[@]}") \
 }
 
 complete() {
-  PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" "$python" -c \
-    'import sys; from spex_jax.sweeps import state
-sys.exit(not state.status(sys.argv[1]).complete)' "$workdir"
+  spex sweep status "--workdir=$workdir" --json | grep -q '"complete": true'
 }
 
 # Waits for the pod; makes it where there is none, or one that is gone.

@@ -10,8 +10,10 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 _FAKE = pathlib.Path(os.environ["FAKE"])
 
@@ -44,18 +46,32 @@ def _copy(words):
 
 
 def _run(command):
-  """On all workers at once; the code of the first that failed."""
+  """On all workers at once; the code of the first that failed.
+
+  A file `preempted` takes the pod away: nothing of it is left, and ssh fails.
+  """
   running = [
     subprocess.Popen(
       ["bash", "-c", command],
       cwd=home,
       env={**os.environ, "HOME": str(home), "WORKER": home.name,
            "PATH": f"{_FAKE}/worker_bin:{os.environ['PATH']}"},
+      start_new_session=True,
     )
     for home in _workers()
   ]  # fmt: skip
-  codes = [process.wait() for process in running]
-  return next((code for code in codes if code), 0)
+  while None in [process.poll() for process in running]:
+    time.sleep(0.05)
+    if (_FAKE / "preempted").exists():
+      (_FAKE / "preempted").unlink()
+      for process, home in zip(running, _workers(), strict=True):
+        leader = int((home / ".spex/running").read_text().split()[0])
+        for session in (leader, process.pid):
+          os.killpg(session, signal.SIGKILL)
+        shutil.rmtree(home)
+        home.mkdir()
+      return 255
+  return next((p.returncode for p in running if p.returncode), 0)
 
 
 def main(words):

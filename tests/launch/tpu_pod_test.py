@@ -5,11 +5,15 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
+from launch import local
+from spex_jax.sweeps import state
 from tests.launch import kubelet
 
 _ROOT = kubelet.ROOT
@@ -35,8 +39,7 @@ def _program(place, text):
 def fake(tmp_path, monkeypatch):
   """A folder for what fakes know; gcloud and Python of it are on the path.
 
-  The Python ends with what is in `complete` when it is asked for that, and
-  with what is in `python` else.
+  To this Python all is well with a sweep unless there is a file `missing`.
   """
   gcloud = _ROOT / "tests/launch/fake_gcloud.py"
   _program(
@@ -44,9 +47,8 @@ def fake(tmp_path, monkeypatch):
   )
   _program(
     tmp_path / "bin/python3",
-    f'#!/bin/sh\nF={tmp_path}\necho "$@" >> $F/asked\n'
-    'case "$*" in *.complete*) C=complete;; *) C=python;; esac\n'
-    "exit $(cat $F/$C 2>/dev/null || echo 0)\n",
+    f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n'
+    f"[ -e {tmp_path}/missing ] || echo '{{\"complete\": true}}'\n",
   )
   monkeypatch.setenv("FAKE", str(tmp_path))
   monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
@@ -127,7 +129,7 @@ def test_how_one_run_ends(fake, code, ends):
 
 
 def test_what_was_given_up_is_no_success(fake):
-  (fake / "complete").write_text("1")
+  (fake / "missing").touch()
   done = _call()
   assert done.returncode == 65 and "not all is there" in done.stderr
 
@@ -231,3 +233,72 @@ def test_a_sweep_that_is_refused_starts_nothing(fake):
   assert done.returncode == 65
   assert "Did you mean rows?" in done.stderr
   assert not _calls(fake)
+
+
+# In place of what `install` makes: `spex` of this checkout, on a CPU, whose
+# processes find each other at an address of the test.
+_WORKER_PYTHON = """\
+#!/bin/bash
+mkdir -p env/bin
+cat > env/bin/spex <<'END'
+#!/bin/bash
+words=()
+for word in "$@"; do
+  if [[ $word == --distributed ]]; then
+    words+=("--coordinator=127.0.0.1:$PORT" --process_id=$WORKER
+            --num_processes=2)
+  else
+    words+=("$word")
+  fi
+done
+export JAX_PLATFORMS=cpu PYTHONPATH=$CHECKOUT:$PYTHONPATH
+exec "$PYTHON" -c 'from spex_jax import cli; cli.run()' "${words[@]}"
+END
+chmod +x env/bin/spex
+"""
+
+
+@pytest.mark.cluster
+def test_a_pod_that_is_preempted_makes_the_bytes_of_one_process(fake, tmp_path):
+  """Two workers of a pod that vanishes, with all that was on it; then done."""
+  for number in range(2):
+    (fake / "workers" / str(number)).mkdir(parents=True)
+  (fake / "worker_bin").mkdir()
+  _program(fake / "worker_bin/python3", _WORKER_PYTHON)
+  (fake / "states").write_text("ACTIVE\nSUSPENDED\n\nACTIVE\n")
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    port = probe.getsockname()[1]
+  config, run = "tests/launch/sweep_sums.py", tmp_path / "runs/pod"
+  script = subprocess.Popen(
+    [_SCRIPT, *_GIVEN[:2], *_WATCH, f"--config={config}:double",
+     f"--workdir=file://{run}", f"--python={sys.executable}",
+     "--code=tests/launch"],
+    cwd=_ROOT, text=True, stderr=subprocess.PIPE,
+    env=os.environ | {
+      "PORT": str(port), "CHECKOUT": str(_ROOT), "PYTHON": sys.executable,
+      "PAUSE": "0.1", "SPEX_POLL": "0.1",
+    },
+  )  # fmt: skip
+  deadline = time.monotonic() + 120
+  while len(list(run.glob("shards/*.json"))) < 6:
+    assert time.monotonic() < deadline and script.poll() is None
+    time.sleep(0.05)
+  before = {p.name: p.stat().st_mtime_ns for p in run.glob("shards/*.json")}
+  (fake / "preempted").touch()
+  _, said = script.communicate(timeout=120)
+  assert script.returncode == 0, said
+  assert "run 1 on pod" in said and "run 1 ended with 255" in said
+  assert "pod pod is SUSPENDED: made again" in said and "run 2 on pod" in said
+  assert state.status(run).complete
+  after = {p.name: p.stat().st_mtime_ns for p in run.glob("shards/*.json")}
+  assert before.items() <= after.items() and len(before) < len(after)
+  alone = tmp_path / "alone"
+  words = local.command(f"{config}:double", str(alone), 0, 1)
+  subprocess.run(words, cwd=_ROOT, check=True, timeout=120)
+  made, wanted = (
+    {p.name: p.read_bytes() for p in (place / "shards").iterdir()
+     if not p.name.startswith(".")}
+    for place in (run, alone)
+  )  # fmt: skip
+  assert made == wanted
