@@ -72,10 +72,16 @@ run() {
   tail --lines=+1 --follow=name "$id.log" 2> /dev/null 9>&- &
   # shellcheck disable=SC2064
   trap "kill $! 2> /dev/null || true" EXIT
+  local leader other machine
+  read -r leader other machine < running
   until [[ -e $id.code ]]; do
-    # After a restart of the machine nobody writes the code any more.
-    [[ $(< running) == *" $id $(boot)" ]] || exit 75
     sleep "${SPEX_POLL:-1}"
+    # Of another run, killed, or of before a restart of the machine: nobody is
+    # left to write the code.
+    if [[ $other != "$id" || $machine != "$(boot)" ]] \
+        || ! kill -0 "$leader" 2> /dev/null; then
+      [[ -e $id.code ]] || exit 75
+    fi
   done
   sleep "${SPEX_POLL:-1}"  # What was written last is shown, too.
   code=$(< "$id.code")
@@ -90,7 +96,10 @@ stop() {
   read -r leader id machine < running
   [[ $machine == "$(boot)" ]] || return 0
   # The command alone: its parent is to write down how it ended.
-  [[ -e $id.code ]] || pkill -TERM --parent "$leader" || true
+  while [[ ! -e $id.code ]] && ! pkill -TERM --parent "$leader" \
+      && kill -0 "$leader" 2> /dev/null; do
+    sleep 0.1  # It has just begun.
+  done
   while [[ ! -e $id.code ]] && kill -0 "$leader" 2> /dev/null; do
     if (( waited++ >= grace * 10 )); then
       kill -KILL -- "-$leader" 2> /dev/null || true

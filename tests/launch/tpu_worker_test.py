@@ -15,10 +15,10 @@ _LIMIT = 20.0  # Seconds that one wait may take.
 # In place of `spex`: writes what it is asked to, waits, and ends as it is told.
 _SPEX = """\
 #!/bin/bash
-echo "began $*"
-echo "$*" >> "$HOME/began"
 trap 'echo asked; sleep 0.2; echo ended; exit 75' TERM
 [[ $1 != deaf ]] || trap '' TERM
+echo "began $*"
+echo "$*" >> "$HOME/began"
 until [[ -e $HOME/go ]]; do sleep 0.05; done
 echo "ended $*"
 exit "$(cat "$HOME/go")"
@@ -117,6 +117,17 @@ def test_what_does_not_end_is_killed(home):
   subprocess.run([_SCRIPT, "stop"], check=True, env=env, timeout=_LIMIT)
   worker.communicate(timeout=_LIMIT)
   assert worker.returncode == 137
+
+
+def test_a_run_whose_processes_were_killed_ends(home):
+  """With nobody left to write down how."""
+  worker = _start("run", "a", "sweep")
+  _wait_for(lambda: _began(home))
+  leader = int((home / ".spex/running").read_text().split()[0])
+  os.killpg(leader, signal.SIGKILL)
+  worker.communicate(timeout=_LIMIT)
+  assert worker.returncode == 75
+  subprocess.run([_SCRIPT, "stop"], check=True, timeout=_LIMIT)
 
 
 def test_a_number_of_before_a_restart_is_nobody(home):
