@@ -196,3 +196,7 @@ lock:
 	  --extra build third_party/requirements-cluster.txt \
 	  -c <(sed -n '/^python-dateutil/d;/==/s/ \\$$//p' requirements.lock) \
 	  -o third_party/requirements-cluster.lock
+	for name in stores cuda12 tpu; do \
+	  $(call compile,3.12) launch/locks/$$name.txt -c <(sed -n \
+	    '/^python-dateutil/d;/==/s/ \\$$//p' requirements-core.lock) \
+	    -o launch/locks/$$name.lock || exit; done

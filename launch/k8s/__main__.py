@@ -120,22 +120,20 @@ def _wanted(given: flags.FlagValues, extra: Sequence[str]) -> settings.Settings:
       raise ValueError(f"unexpected argument {word!r}; see --help.")
     if name in _OURS:
       raise ValueError(f"{word}: a pod gets --{name} from its manifest.")
-  same = {
-    field.name: given[field.name].value
+  values: dict[str, Any] = {
+    field.name: getattr(given, field.name)
     for field in dataclasses.fields(settings.Settings)
     if field.name in given
   }
-  return settings.Settings(
-    **same
-    | {
-      "name": given.name or settings.name_of(given.workdir),
-      "extra": tuple(extra),
-      "tolerations": tuple(given.toleration),
-      "node_selector": _pairs("node_selector", given.node_selector),
-      "labels": _pairs("label", given.label),
-      "env": _pairs("env", given.env),
-    }
-  )
+  values |= {
+    "name": given.name or settings.name_of(given.workdir),
+    "extra": tuple(extra),
+    "tolerations": tuple(given.toleration),
+    "node_selector": _pairs("node_selector", given.node_selector),
+    "labels": _pairs("label", given.label),
+    "env": _pairs("env", given.env),
+  }
+  return settings.Settings(**values)
 
 
 def run(given: flags.FlagValues, extra: Sequence[str]) -> None:

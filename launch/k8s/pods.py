@@ -90,7 +90,7 @@ def _as_is(text: str) -> str:
 
 
 def _platforms(wanted: settings.Settings) -> dict[str, str]:
-  """A device that JAX does not find is an error; else it would take the CPU."""
+  """An image without the plugin of its device fails, and takes no CPU."""
   if wanted.tpu:
     return {"JAX_PLATFORMS": "tpu,cpu"}
   return {"JAX_PLATFORMS": "cuda,cpu"} if wanted.gpus else {}

@@ -24,7 +24,7 @@ _CONFIG = str(kubelet.ROOT / "tests/launch/sweep_sums.py")
 def _settings(**changes):
   return settings.Settings(
     **{
-      "config": f"{_CONFIG}:slow", "workdir": "gs://bucket/digits",
+      "config": f"{_CONFIG}:double", "workdir": "gs://bucket/digits",
       "image": "registry/spex:1", "name": "digits",
     }
     | changes
@@ -58,7 +58,7 @@ def test_a_job_has_an_index_for_each_task():
   # The index comes from JOB_COMPLETION_INDEX, which Kubernetes sets.
   assert _env(job) == {"SPEX_TASK_COUNT": "7"}
   assert _container(job)["command"] == [
-    "spex", "sweep", "run", "--config=/etc/spex/sweep_sums.py:slow",
+    "spex", "sweep", "run", "--config=/etc/spex/sweep_sums.py:double",
     "--workdir=gs://bucket/digits",
   ]  # fmt: skip
 

@@ -1,24 +1,24 @@
-"""A sweep of sums that takes its time: 40 shards, a few hundredths each."""
+"""A sweep of 40 shards; `PAUSE`, a variable, is the seconds that one takes."""
 
+import os
 import time
 
 from tests.sweeps import small
 
 
 def get_config(size=""):
-  """Forty rows of one item; `:slow` leaves room for signals."""
+  """Forty rows of one item, twice as many if `:double`."""
   return small.config(
     build="tests.launch.sweep_sums:Sums",
-    rows=40,
+    rows=80 if size == "double" else 40,
     rows_per_shard=1,
-    pause=0.05 if size == "slow" else 0.0,
   )
 
 
 class Sums(small.Sum):
-  """`pause` is the seconds that a shard takes."""
+  """Slower than it must be."""
 
   def values(self, masks):
     """`[B, 2]`."""
-    time.sleep(self.config.pause)
+    time.sleep(float(os.environ.get("PAUSE", "0")))
     return super().values(masks)
