@@ -74,6 +74,14 @@ def task_of(
 
 
 def _run(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
+  try:
+    _task(flags, overrides)
+  except (TimeoutError, ConnectionError) as error:
+    # Of other processes, or of a store: they may be there the next time.
+    raise InterruptedError(f"{error} The same command goes on.") from error
+
+
+def _task(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
   if not flags.get("config"):
     raise ValueError("spex sweep run needs --config=FILE[:SIZE].")
   sweep = grid.load(flags["config"], overrides)
