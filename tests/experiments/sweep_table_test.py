@@ -33,7 +33,7 @@ def test_rows_and_tables(workdir):
   shares = [row["share_of_points"] for row in strong]
   assert shares == sorted(shares, reverse=True) and shares[0] <= 1
   text = sweep_table._markdown(found)
-  assert text.count("\n| ") == 8 and f"| {strong[0]['example']} |" in text
+  assert text.count("\n| ") == 9 and f"| {strong[0]['example']} |" in text
 
 
 def test_items_with_other_subsets_are_refused(tmp_path):
