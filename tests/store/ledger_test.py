@@ -1,7 +1,6 @@
 """Shards survive kills, flipped bits, truncation and a second writer."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
