@@ -205,7 +205,7 @@ def _stay(flags, sweep, index, count, num_processes) -> int:
 
   def left() -> int:
     done = set(book.indices())
-    lost = failures.given_up(book.folder, sweep, done)
+    lost = failures.given_up(book.folder, sweep, done.intersection)
     return len(wanted - done - set(lost))
 
   with processes.until_signalled() as asked:

@@ -3,6 +3,8 @@
   config.json            what all values depend on, and its SHA-256
   shards/00000007.parquet    the rows of shard 7; never changed
   shards/00000007.json       its manifest: SHA-256, rows, counts; published last
+  shards/0001/00010000.*     from 10^4 on in folders of as many, so that one who
+                             looks for a few lists no more than these
   quarantine/                what was damaged
 
 The directory may be one of a file system or of an object store (`folders`): a
@@ -31,6 +33,7 @@ from spex_jax.store import folders, shards
 DamagedError = shards.DamagedError
 Rows = shards.Rows
 _CONFIG, _SHARDS, _QUARANTINE = "config.json", "shards", "quarantine"
+_PER_FOLDER = 10_000
 
 
 class OtherConfigError(ValueError):
@@ -98,7 +101,10 @@ class Ledger:
 
   def indices(self) -> list[int]:
     """The shards that are published, ascending; none of them read yet."""
-    manifests = (n for n in self.folder.sizes(_SHARDS) if n.endswith(".json"))
+    names = (
+      name.rpartition("/")[2] for name in self.folder.sizes(_SHARDS, deep=True)
+    )
+    manifests = (name for name in names if name.endswith(".json"))
     return sorted(int(name[:-5]) for name in manifests if name[:-5].isdigit())
 
   def manifest(self, index: int) -> dict[str, Any]:
@@ -122,17 +128,17 @@ class Ledger:
     Reads their manifests, and the sizes of their files; what does not fit goes
     to quarantine. What only reading finds, this does not see.
     """
-    sizes = self.folder.sizes(_SHARDS)
-    bare = lambda index, suffix: _name(index, suffix).removeprefix("shards/")
-    names = {
-      _name(index, "json"): index
-      for index in wanted
-      if bare(index, "json") in sizes
+    wanted = list(wanted)
+    sizes = {
+      f"{folder}/{name}": size
+      for folder in {_folder(index) for index in wanted}
+      for name, size in self.folder.sizes(folder).items()
     }
+    names = {_name(i, "json"): i for i in wanted if _name(i, "json") in sizes}
     sound = set()
     for name, data in self.folder.read_all(names).items():
       index = names[name]
-      size = sizes.get(bare(index, "parquet"))
+      size = sizes.get(_name(index, "parquet"))
       try:
         told = self._manifest(name, data).get("bytes")
         if size != told:
@@ -221,11 +227,16 @@ class Ledger:
     data = shards.to_bytes(_some(rows))
     if self._publish(index, rows, data, facts):
       return True
-    if _name(index, "json") in self.folder.read_all([_name(index, "json")]):
+    if self.published([index]):
       return False
     # Left by a writer that died before its manifest, and not the same.
     self.quarantine(index, "no manifest, and other contents than it should")
     return self._publish(index, rows, data, facts)
+
+  def published(self, wanted: Iterable[int]) -> set[int]:
+    """Those of a few shards that have a manifest, which is not looked into."""
+    names = {_name(index, "json"): index for index in wanted}
+    return {names[name] for name in self.folder.read_all(names)}
 
   def append(self, rows: Rows, facts: Mapping[str, Any] | None = None) -> int:
     """Publishes rows at the lowest free index, and returns that.
@@ -362,8 +373,13 @@ def _check_same(path: Any, stored: Any, config: dict[str, Any]) -> None:
     )
 
 
+def _folder(index: int) -> str:
+  block = index // _PER_FOLDER
+  return f"{_SHARDS}/{block:04d}" if block else _SHARDS
+
+
 def _name(index: int, suffix: str) -> str:
-  return f"{_SHARDS}/{index:08d}.{suffix}"
+  return f"{_folder(index)}/{index:08d}.{suffix}"
 
 
 def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:

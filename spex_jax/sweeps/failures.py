@@ -5,6 +5,7 @@
 
 import socket
 import time
+from collections.abc import Callable, Iterable
 
 from spex_jax import base
 from spex_jax.store import folders
@@ -36,15 +37,25 @@ def damaged(folder: folders.Folder) -> list[str]:
 
 
 def given_up(
-  folder: folders.Folder, sweep: grid.Sweep, done: set[int]
+  folder: folders.Folder,
+  sweep: grid.Sweep,
+  published: Callable[[Iterable[int]], set[int]],
 ) -> dict[int, str]:
-  """Shards that failed as often as they may, with the last cause."""
+  """Shards that failed as often as they may, with the last cause.
+
+  Args:
+    folder: of the sweep.
+    sweep: as it was frozen.
+    published: which of a few shards are there all the same.
+  """
   allowed = sweep.config["retries"] + 1
-  return {
+  lost = {
     index: causes[-1]
     for index, causes in by_shard(folder).items()
-    if index not in done and len(causes) >= allowed
+    if len(causes) >= allowed
   }
+  there = published(lost) if lost else set()
+  return {index: cause for index, cause in lost.items() if index not in there}
 
 
 def _read(folder: folders.Folder) -> list[tuple[str, str | None]]:

@@ -117,7 +117,7 @@ class Run:
         permission, or an unknown word of `accept`.
       OSError: no room, or (`ConnectionError`) an object store out of reach.
     """
-    self.sweep, self._build = sweep, build
+    self.sweep, self._build, self._counted = sweep, build, -_COUNT
     self.folder = folders.opened(workdir)
     self.log = metrics.of_process()
     facts = {
@@ -224,7 +224,7 @@ class Run:
             if attempt < allowed:
               continue
             given_up[shard.index] = cause
-            self._check_failed(group)
+            self._check_failed(len(given_up), group)
             break
           seconds = time.monotonic() - start
           facts = {"made_with": self._made_with} if self._made_with else None
@@ -249,6 +249,8 @@ class Run:
             sink(shard.index, numbers)
           say(finished, total, self.sweep.item_name(shard.item))
           break
+      if given_up:
+        self._check_failed(len(given_up), group, at_the_end=True)
       asked = group.any(signalled())
       log(event="end", shards=count, rows=rows, interrupted=asked)
       return Report(count, rows, given_up, asked, time.monotonic() - begin)
@@ -317,14 +319,19 @@ class Run:
       )
     return shards.rows_of(masks, values, status=status, seeds=0)
 
-  def _check_failed(self, group: processes.Alone) -> None:
-    """Ends a sweep in which too much fails."""
+  def _check_failed(
+    self, mine: int, group: processes.Alone, *, at_the_end: bool = False
+  ) -> None:
+    """Ends a sweep in which too much fails, in all tasks together.
+
+    Those of the others are counted now and then alone: it means reading all.
+    """
     allowed = self.sweep.config["max_failed"] * self.sweep.num_shards
     causes: dict[int, str] = {}
-    if group.first:
-      causes = failures.given_up(
-        self.folder, self.sweep, set(self.ledger.indices())
-      )
+    late = time.monotonic() - self._counted > _COUNT
+    if group.first and (mine > allowed or late or at_the_end):
+      self._counted = time.monotonic()
+      causes = failures.given_up(self.folder, self.sweep, self.ledger.published)
     if group.any(len(causes) > allowed):
       kinds: dict[str, int] = {}
       for cause in causes.values():
@@ -340,6 +347,7 @@ class Run:
 
 _ITEMS = "items.json"
 _ACCEPTED = ("code", "versions", "device")
+_COUNT = 10.0  # Seconds between two counts of what all tasks gave up.
 _CAUSES = 32  # Kinds of failure in one shard before the shard itself has.
 
 # Gets a step and its numbers.

@@ -83,7 +83,7 @@ def status(workdir: Workdir) -> Status:
     rows=rows,
     num_rows=sweep.num_rows,
     marked=sum(marked.get(index, 0) for index in done),
-    given_up=failures.given_up(book.folder, sweep, done),
+    given_up=failures.given_up(book.folder, sweep, done.intersection),
     rate=rate,
     eta=left / rate if rate else None,
     cost=sum(e["seconds"] for e in entries),
@@ -183,9 +183,9 @@ def collect_garbage(
   published = set(book.indices())
   found += (  # Rows whose manifest was never written.
     f"shards/{name}"
-    for name in folder.sizes("shards")
+    for name in folder.sizes("shards", deep=True)
     if name.endswith(".parquet")
-    and int(name.partition(".")[0]) not in published
+    and int(name.rpartition("/")[2][:-8]) not in published
   )
   removed = []
   for name in found:

@@ -185,6 +185,23 @@ def test_unfit_directories_and_rows_are_refused(tmp_path):
     shards.Rows(25, rows.packed, rows.seeds, rows.status, rows.values)
 
 
+def test_many_shards_lie_in_folders_of_their_own(tmp_path):
+  book = ledger.Ledger(tmp_path, _CONFIG)
+  for index in (7, 9_999, 10_000, 25_000):
+    assert book.write(index, _rows(index)) and not book.write(index, _rows())
+  names = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.json")}
+  assert names == {
+    "config.json", "shards/00000007.json", "shards/00009999.json",
+    "shards/0001/00010000.json", "shards/0002/00025000.json",
+  }  # fmt: skip
+  assert book.indices() == [7, 9_999, 10_000, 25_000]
+  assert _same(book.read(25_000), _rows(25_000)) is None
+  (tmp_path / "shards/0001/00010000.parquet").write_bytes(b"cut")
+  assert book.check([7, 10_000, 25_000, 30_000]) == {7, 25_000}
+  assert book.published([7, 10_000, 9_999]) == {7, 9_999}
+  assert book.verify() == 3
+
+
 def test_no_permission_is_an_error(tmp_path, request):
   (tmp_path / "shut").mkdir(mode=0o500)
   request.getfixturevalue("stranger")
