@@ -69,14 +69,21 @@ class Work:
 def explanations(config: ml_collections.ConfigDict) -> Work:
   """A subject of `spex explain`; what it trains is kept in `model_dir`.
 
+  `batch_size` is of one device, so that any number of them gives the same bits.
+
   Raises:
     ValueError: a setting that the subject refuses, or no batch size.
   """
   _need_batch(config.batch_size)
   folder = pathlib.Path(config.model_dir)
   folder.mkdir(parents=True, exist_ok=True)
-  subject = explain.SUBJECTS[config.subject](config, folder)
-  evaluator = subject.evaluator
+  make = explain.SUBJECTS[config.subject]
+  one = config.batch_size
+  config.batch_size = one * jax.local_device_count()
+  evaluator = make(config, folder).evaluator
+  if evaluator.prepare().device == "host" and config.batch_size != one:
+    config.batch_size = one  # Of a call, which knows of no devices.
+    evaluator = make(config, folder).evaluator
   return Work(evaluator.n, 1, _key(config), config.keep, evaluator)
 
 

@@ -38,7 +38,7 @@ def facts(sources: Mapping[str, str] | None = None) -> dict[str, Any]:
       **(sources or {}),
     },
     "versions": versions,
-    "device": jax.devices()[0].device_kind,
+    "device": _device(jax.devices()[0].device_kind),
   }
 
 
@@ -47,6 +47,18 @@ def of_process() -> dict[str, Any]:
   import jax
 
   return {"devices": jax.local_device_count(), "commit": _commit()}
+
+
+def _device(kind: str) -> str:
+  """The kind; of a CPU with the widest vectors, on which last digits depend."""
+  if kind != "cpu":
+    return kind
+  with contextlib.suppress(OSError):
+    words = set(pathlib.Path("/proc/cpuinfo").read_text().split())
+    for name in ("avx512f", "avx2", "sve", "asimd"):
+      if name in words:
+        return f"cpu {platform.machine()} {name}"
+  return f"cpu {platform.machine()}"
 
 
 @functools.cache

@@ -69,6 +69,37 @@ def test_any_number_of_devices_makes_the_same_bytes(one, tmp_path, devices):
   assert crash_test._bytes(tmp_path) == one
 
 
+_EXPLAINED = """
+from spex_jax import cli
+
+def get_config():
+  config = cli.load_config("digits:quick")
+  config.build = "spex_jax.jobs.sweeping:explanations"
+  config.keep, config.batch_size, config.model_dir = 0.5, 16, "model"
+  config.rows, config.rows_per_shard, config.nan = 90, 45, "error"
+  config.retries, config.max_failed = 0, 0.0
+  return config
+"""
+
+
+def test_explanations_too_are_the_same_on_any_number_of_devices(tmp_path):
+  (tmp_path / "explained.py").write_text(_EXPLAINED)
+  found = []
+  for devices in (1, 3):
+    workdir = tmp_path / f"run{devices}"
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    done = subprocess.run(
+      [sys.executable, "-c", "from spex_jax import cli; cli.run()", "sweep",
+       "run", "--config=explained.py", f"--workdir={workdir}"],
+      cwd=tmp_path, capture_output=True, text=True,
+      env=os.environ | {"XLA_FLAGS": flags,
+                        "PYTHONPATH": str(crash_test._ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found.append(crash_test._bytes(workdir))
+  assert found[0] == found[1]
+
+
 def test_a_process_that_is_killed_takes_no_other_with_it(tmp_path):
   """The other ends its part; the same command makes what is missing."""
   many = (*_SETTINGS, "--config.rows=96", "--config.rows_per_shard=2")
