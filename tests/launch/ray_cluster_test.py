@@ -38,8 +38,7 @@ def launch(tmp_path):
   yield run
   for found in started:
     below = clusters.processes("", below=found.process.pid)
-    found.process.kill()
-    found.process.communicate()
+    found.kill()
     for pid in below:
       if pid in clusters.processes("ray"):
         os.kill(pid, signal.SIGKILL)
@@ -78,8 +77,7 @@ def test_a_killed_driver_takes_its_tasks_and_goes_on(launch, whole):
   below = clusters.processes("", below=launched.process.pid)
   workers = _workers(launched)
   assert workers
-  launched.process.kill()
-  launched.process.communicate()
+  launched.kill()
   clusters.wait(lambda: not set(below) & set(clusters.processes("ray")))
   again = launch("--address=local")
   code, said = again.end()

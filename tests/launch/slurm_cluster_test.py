@@ -51,8 +51,7 @@ def launched(slurm, tmp_path):
   )
   yield found
   subprocess.run(["scancel", "--me"], check=True)
-  found.process.kill()
-  found.process.communicate()
+  found.kill()
   clusters.wait(lambda: not _squeue())
 
 
@@ -173,7 +172,7 @@ def test_a_preempted_job_ends_behind_its_shard_and_is_queued_again(
 def test_the_launcher_is_killed_and_started_again(launched, whole, tmp_path):
   """It finds the jobs that it had submitted, and follows them."""
   before = launched.until(20)
-  launched.process.kill()
+  launched.kill()
   again = clusters.Launched(
     "slurm", tmp_path / "run", "--tasks=2", "--cpus=1", "--wait"
   )
