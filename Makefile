@@ -183,7 +183,8 @@ pin = uv pip compile --quiet --generate-hashes --no-emit-index-url \
   --no-emit-find-links --no-header --no-annotate
 compile = $(pin) --universal --python-version $(1)
 lock:
-	$(call compile,3.11) setup.cfg --all-extras -o requirements.lock
+	$(call compile,3.11) setup.cfg --extra build --extra dev \
+	  --extra proxy --extra sweeps -o requirements.lock
 	$(call compile,3.11) setup.cfg --extra build -c requirements.lock \
 	  -o requirements-core.lock
 	$(call compile,3.11) third_party/requirements.txt \
@@ -195,3 +196,7 @@ lock:
 	  --extra build third_party/requirements-cluster.txt \
 	  -c <(sed -n '/^python-dateutil/d;/==/s/ \\$$//p' requirements.lock) \
 	  -o third_party/requirements-cluster.lock
+	for name in stores cuda12 tpu; do \
+	  $(call compile,3.12) launch/locks/$$name.txt -c <(sed -n \
+	    '/^python-dateutil/d;/==/s/ \\$$//p' requirements-core.lock) \
+	    -o launch/locks/$$name.lock || exit; done

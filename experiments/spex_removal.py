@@ -43,6 +43,7 @@ from spex_jax.ablate import gradients
 from spex_jax.indices import metrics
 from spex_jax.jobs import explain as job
 from spex_jax.report import plots
+from spex_jax.settings import check_key
 
 _DRAWS = 16
 METHODS = ("auto", "lasso", "occlusion", "lime", "kernelshap")
@@ -110,7 +111,7 @@ def of_subject(
   config = cli.load_config(name)
   settings = {**changes, vary: number}
   for key in settings:
-    cli.check_key(key, config, name)
+    check_key(key, config, f"configuration {name!r}")
   config.update_from_flattened_dict(settings)
   # Texts and images offer their gradient only to a method that goes by it.
   config.method = gradients.METHODS[0]

@@ -167,11 +167,11 @@ def write_json(path: str | os.PathLike, body: dict[str, Any]) -> None:
     ValueError: NaN or infinity in `body`.
   """
   path = pathlib.Path(path)
-  text = json.dumps(body | {"sha256": _digest(body)}, allow_nan=False)
+  data = to_json(body)
   temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
   try:
-    with temporary.open("w") as file:
-      file.write(text + "\n")
+    with temporary.open("wb") as file:
+      file.write(data)
       file.flush()
       os.fsync(file.fileno())
     temporary.replace(path)
@@ -185,12 +185,38 @@ def read_json(
   """Reads an object that `write_json` wrote, without its checksum.
 
   Raises:
+    ValueError: as `from_json`.
+  """
+  data = pathlib.Path(path).read_bytes()
+  return from_json(data, path, must_have_checksum=must_have_checksum)
+
+
+def to_json(body: dict[str, Any]) -> bytes:
+  """A file of `body` and the SHA-256 of its contents.
+
+  Raises:
+    ValueError: NaN or infinity in `body`.
+  """
+  text = json.dumps(body | {"sha256": _digest(body)}, allow_nan=False)
+  return text.encode() + b"\n"
+
+
+def from_json(
+  data: bytes, path: Any, *, must_have_checksum: bool = False
+) -> dict[str, Any]:
+  """The object of a file that `to_json` made, without its checksum.
+
+  Args:
+    data: of the file.
+    path: its name, for messages.
+    must_have_checksum: whether a file without one is refused: damage may hide
+      the checksum itself.
+
+  Raises:
     ValueError: not a JSON object, or contents that the checksum contradicts.
-      A file without a checksum is accepted, unless it must have one: damage
-      may hide the checksum itself.
   """
   try:
-    body = json.loads(pathlib.Path(path).read_text())
+    body = json.loads(data)
   except (json.JSONDecodeError, UnicodeDecodeError) as error:
     raise ValueError(f"{path} is not JSON: {error}.") from error
   if not isinstance(body, dict):

@@ -1,10 +1,10 @@
 """The `spex` command: reads a configuration, and runs a job on it.
 
-Bad input ends in one line on stderr and exit code 1.
+Bad input ends in one line on stderr and exit code 1; a signal that ended a
+sweep where it can go on, in exit code 75, as `sysexits.h` has it.
 """
 
 import contextlib
-import difflib
 import importlib.util
 import logging
 import os
@@ -15,161 +15,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import spex_jax
+from spex_jax import settings, usage
 
 if TYPE_CHECKING:
   import ml_collections
 
 _CONFIGS = pathlib.Path(__file__).parent / "configs"
 _RUNS = pathlib.Path("runs")
+GO_ON = os.EX_TEMPFAIL  # The same command goes on, later.
 _SHORT = ("model", "prompt", "target", "image")  # For --config.model, ...
-
-_USAGE = """\
-usage: spex COMMAND [--config=NAME_OR_FILE[:SIZE]] [--config.KEY=VALUE ...]
-                    [--workdir=DIR]
-
-Which sets of things matter together in a model's decision?
-
-commands:
-  explain   masks subsets of a model's input, and recovers from its outputs
-            which sets of features interact
-  attribute data
-            retrains on subsets of the training examples, and tells which of
-            them help or harm a prediction, alone and together
-  attribute components
-            removes heads, neurons or filters of a network, and tells which of
-            them its predictions need, alone and together
-  sweep     runs thousands of such questions, on one machine or many, so that
-            no kill loses or repeats what was done
-
-`spex explain` alone trains a small network on handwritten digits and explains
-one image; `spex attribute data` alone retrains one thousands of times; `spex
-attribute components` alone takes one apart. With `--help` each lists its
-configurations and settings, and `spex --version` prints the version.
-"""
-
-_USAGE_EXPLAIN = """\
-usage: spex explain [--config=NAME_OR_FILE[:SIZE]] [--config.KEY=VALUE ...]
-                    [--workdir=DIR] [--debug]
-
-  --config    one of the names below, or a Python file with a function
-              `get_config(size)` that returns an ml_collections.ConfigDict;
-              `:quick` after it asks for a small run (default: digits)
-  --config.KEY=VALUE
-              changes one setting, as in --config.budget=1000
-  --config.method=METHOD
-              sets of players: auto (the best of all on your masks), spex,
-              proxyspex, gaussian, gram, lasso, or exact (all masks);
-              one value for each player: occlusion, lime, kernelshap, and, where
-              the model is differentiable, gradient_x_input and
-              integrated_gradients
-  --config.target_faithfulness=R2
-              stops asking once held-out masks are predicted this well
-  --workdir   where explanation.json, fourier.json, figure.png and a trained
-              network go (default: runs/NAME)
-  --debug     shows the traceback of an error
-
-examples:
-  spex explain
-  spex explain --config=sentiment --config.model=DIRECTORY_OR_HUB_NAME
-  spex explain --config=lm --config.model=... --config.text="The cat sat on the"
-  spex explain --config=image --config.model=... --config.image=cat.jpg
-  spex explain --config=tabular --config.table=mine.csv --config.row=3
-  spex explain --config.method=integrated_gradients
-  spex explain --config=callable --config.function=my_module:value --config.n=20
-"""
-
-_USAGE_ATTRIBUTE = """\
-usage: spex attribute data [--config=NAME_OR_FILE[:SIZE]]
-                           [--config.KEY=VALUE] [--workdir=DIR] [--debug]
-
-  --config    one of the names below, or a Python file with a function
-              `get_config(size)` that returns an ml_collections.ConfigDict;
-              `:quick` after it asks for a small run (default: data_digits)
-  --config.KEY=VALUE
-              changes one setting, as in --config.budget=1000
-  --config.data=DATA
-              digits, breast_cancer, iris, wine; a .npz file with x, y and
-              perhaps x_test, y_test and classes; or a .csv file
-  --config.method=METHOD
-              scores of single examples: datamodel, lasso, banzhaf, shapley
-              read the retrained models; knn needs none; trak, influence,
-              tracin, metagradient differentiate one
-  --config.players=PLAYERS
-              examples, or groups of them: classes, clusters
-  --workdir   where attribution.json, explanation.json, figure.png and the
-              bank of outputs go (default: runs/NAME); a second run reads what
-              the bank holds, and trains what is missing
-  --debug     shows the traceback of an error
-
-examples:
-  spex attribute data
-  spex attribute data --config.classes= --config.num_train=500
-  spex attribute data --config=data_cancer
-  spex attribute data --config=data_file --config.data=mine.npz
-"""
-
-_USAGE_COMPONENTS = """\
-usage: spex attribute components
-         [--model=DIR_OR_NAME --prompt=TEXT|--image=FILE] [--target=TARGET]
-         [--config=NAME_OR_FILE[:SIZE]] [--config.KEY=VALUE] [--workdir=DIR]
-
-  --model, --prompt, --target
-              a causal language model (a directory or a hub name), what it
-              reads, and what it is to say next: short for --config.model and so
-              on, with --config=components_lm; or --model, --image, --target of
-              an image classifier, with --config=components_image
-  --config    one of the names below, or a Python file with a function
-              `get_config(size)` that returns an ml_collections.ConfigDict;
-              `:quick` after it asks for a small run (default:
-              components_digits, a small network that is trained here)
-  --config.KEY=VALUE
-              changes one setting, as in --config.budget=1000
-  --config.players=PLAYERS
-              heads, kv_groups, neurons, filters, blocks; or sites by name:
-              --config.pattern=blocks.3.mlp.neurons (--config.whole=True: each
-              site is one part)
-  --config.absent=ABSENT
-              what a part gives when it is absent: zero, mean, resample
-  --config.method=METHOD
-              sets of parts: auto, spex, proxyspex, gaussian, gram, lasso,
-              exact; one value for each: coar (few absent at a time),
-              occlusion, lime, kernelshap
-  --workdir   where explanation.json, fourier.json (or attribution.json) and
-              figure.png go (default: runs/NAME)
-  --debug     shows the traceback of an error
-
-examples:
-  spex attribute components
-  spex attribute components --model=gpt2 --prompt="The cat sat on the"
-  spex attribute components --model=google/vit-base-patch16-224 --image=cat.jpg
-  spex attribute components --config.players=neurons --config.method=coar
-"""
-
-_USAGE_SWEEP = """\
-usage: spex sweep run --config=FILE[:SIZE] --workdir=DIR [--config.KEY=VALUE]
-                      [--task_index=I --task_count=N] [--retry_failed]
-                      [--sinks=tensorboard,wandb] [--dry_run]
-       spex sweep status | verify | gc --workdir=DIR
-       spex sweep export --workdir=DIR --output=FILE.parquet
-
-  run       evaluates what is missing of a sweep, shard by shard; the same
-            command goes on after a kill. `FILE` has get_config() and sweep()
-            (see spex_jax/sweeps/grid.py, experiments/configs/sweep_digits.py)
-  status    what is done, the rate, what is left, failures with their causes
-  verify    reads every byte; damaged shards are put aside, and made again by
-            the next run
-  export    all rows as one Parquet file, for pandas and DuckDB
-  gc        removes what killed writers left, and what was put aside
-
-  --task_index, --task_count
-            which part of the work; by default of the scheduler's environment
-            (SLURM_ARRAY_TASK_ID, JOB_COMPLETION_INDEX, ...), or all of it
-  --coordinator=HOST:PORT --process_id=I --num_processes=N [--timeout=SECONDS]
-            of one task that is several processes of jax.distributed; each
-            evaluates shards of its own on its own devices
-  --retry_failed
-            tries shards once more that failed too often
-"""
 
 
 def run() -> None:
@@ -187,7 +41,7 @@ def run() -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-  """Runs one command; returns the exit code.
+  """Runs one command; returns the exit code: 0, 1, or `GO_ON`.
 
   Args:
     arguments: of the command line, without the program's name.
@@ -201,6 +55,9 @@ def main(arguments: Sequence[str]) -> int:
   except KeyboardInterrupt:
     print("spex: interrupted", file=sys.stderr)
     return 130
+  except InterruptedError as error:  # Asked to end; and it can go on.
+    print(f"spex: {_one_line(error)}", file=sys.stderr)
+    return GO_ON
   except (Exception, SystemExit) as error:  # One line, whatever went wrong.
     if _is_broken_pipe(error):
       # Nobody reads on, as in `spex ... | head`: no error of ours. What is
@@ -217,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _command(arguments: Sequence[str]) -> None:
   if not arguments or arguments[0] in ("-h", "--help", "-help", "help"):
-    print(_USAGE, end="")
+    print(usage.SPEX, end="")
     return
   command, *rest = arguments
   if command in ("--version", "-version", "version"):
@@ -321,7 +178,11 @@ def _parse(
   config = load_config(name, command)
   for argument in rest:
     if argument.startswith("--config."):
-      check_key(argument.removeprefix("--config.").split("=")[0], config, name)
+      settings.check_key(
+        argument.removeprefix("--config.").split("=")[0],
+        config,
+        f"configuration {name!r}",
+      )
   values = flags.FlagValues()
   flags.DEFINE_string("workdir", None, "Where files go.", flag_values=values)
   argv = ["spex", *rest]
@@ -360,32 +221,9 @@ def _take_config(
   return name, rest
 
 
-def check_key(key: str, config: "ml_collections.ConfigDict", name: str) -> None:
-  """Refuses a setting that the configuration `name` does not have.
-
-  Raises:
-    ValueError: names those that it has, and one that comes close.
-  """
-  import ml_collections
-
-  node = config
-  for depth, part in enumerate(key.split(".")):
-    if isinstance(node, ml_collections.ConfigDict) and part in node:
-      node = node[part]
-      continue
-    prefix = ".".join(key.split(".")[:depth] + [""]) if depth else ""
-    known = list(node) if isinstance(node, ml_collections.ConfigDict) else []
-    close = difflib.get_close_matches(part, known, n=1)
-    hint = f" Did you mean {prefix}{close[0]}?" if close else ""
-    raise ValueError(
-      f"configuration {name!r} has no setting {key!r}.{hint} It has: "
-      f"{', '.join(prefix + k for k in known) or 'nothing there'}."
-    )
-
-
 def _explain(arguments: list[str]) -> None:
   if _asks_for_help(arguments):
-    _print_help(_USAGE_EXPLAIN, "explain")
+    _print_help(usage.EXPLAIN, "explain")
     return
   config, workdir = _parse(arguments, default="digits")
   from spex_jax.jobs import explain  # Slow to import; help needs none of it.
@@ -398,7 +236,7 @@ def _attribute(arguments: list[str]) -> None:
   if what in _ATTRIBUTE:
     _ATTRIBUTE[what](rest)
   elif _asks_for_help(arguments):
-    print(f"{_USAGE_ATTRIBUTE}\n{_USAGE_COMPONENTS}", end="")
+    print(f"{usage.ATTRIBUTE}\n{usage.COMPONENTS}", end="")
   else:
     raise ValueError(
       f"`spex attribute` has two words, data and components; got {what!r}: say "
@@ -408,7 +246,7 @@ def _attribute(arguments: list[str]) -> None:
 
 def _attribute_data(arguments: list[str]) -> None:
   if _asks_for_help(arguments):
-    _print_help(_USAGE_ATTRIBUTE, "attribute")
+    _print_help(usage.ATTRIBUTE, "attribute")
     return
   config, workdir = _parse(
     arguments, default="data_digits", command="attribute"
@@ -425,7 +263,7 @@ def _attribute_data(arguments: list[str]) -> None:
 
 def _attribute_components(arguments: list[str]) -> None:
   if _asks_for_help(arguments):
-    _print_help(_USAGE_COMPONENTS, "components")
+    _print_help(usage.COMPONENTS, "components")
     return
   default, rest = "components_digits", []
   waiting = iter(arguments)
@@ -445,7 +283,7 @@ def _attribute_components(arguments: list[str]) -> None:
 
 def _sweep(arguments: list[str]) -> None:
   if _asks_for_help(arguments):
-    print(_USAGE_SWEEP, end="")
+    print(usage.SWEEP, end="")
     return
   from spex_jax.jobs import sweep  # Slow to import.
 
@@ -481,7 +319,9 @@ def _one_line(error: BaseException) -> str:
   text = " ".join(str(error).split())
   own = (ValueError, TypeError, RuntimeError, flags.Error)
   # One of ours is a sentence; the system's has a number.
-  sentences = (OSError, FileNotFoundError, ImportError)
+  sentences = (
+    OSError, FileNotFoundError, ImportError, InterruptedError, TimeoutError,
+  )  # fmt: skip
   if isinstance(error, own) or (
     type(error) in sentences and not getattr(error, "errno", None)
   ):

@@ -43,10 +43,12 @@ _MAY_IMPORT = {
   "circuits": {"base", "models", "ablate"},
   "context": _MODEL_USERS,
   "agents": _MODEL_USERS,
-  "sweeps": {"base", "store"},
+  "sweeps": {"base", "store", "settings"},
   "report": {"base", "indices", "sweeps"},
   # The command: settings that name nothing, what to do with them, the flags.
   "configs": set(),
+  "settings": set(),
+  "usage": set(),
   "jobs": None,
   "cli": None,
   "__init__": None,
@@ -62,7 +64,7 @@ _FORBIDDEN = {
 _LAZY = {
   "sklearn", "scipy", "matplotlib", "pandas", "pyarrow", "orbax", "optax",
   "shapiq", "lightgbm", "tokenizers", "safetensors", "huggingface_hub",
-  "PIL",
+  "PIL", "fsspec", "duckdb",
 }  # fmt: skip
 
 

@@ -25,7 +25,9 @@ _PACKAGE_OF = {
 }
 # Imported only where the user has it: conversions to and from its types,
 # trees that they grew, and models fetched by name.
-_OPTIONAL = {"shapiq", "lightgbm", "xgboost", "huggingface_hub"}
+_OPTIONAL = {
+  "shapiq", "lightgbm", "xgboost", "huggingface_hub", "pandas", "duckdb",
+}  # fmt: skip
 
 
 def _pins(name):

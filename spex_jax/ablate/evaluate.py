@@ -341,7 +341,7 @@ def _stream(
 
   def fetch():
     output, count = waiting.popleft()
-    found.add(np.asarray(output)[:count], count)
+    found.add(program.fetched(output)[:count], count)
 
   for start in range(0, len(masks), made.rows):
     rows = masks[start : start + made.rows]

@@ -22,6 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spex_jax import base
+
 AXIS = "masks"
 IN_FLIGHT = 2  # Batches computing or on their way back to the host.
 
@@ -133,6 +135,18 @@ class Source:
       return compiled(jax.device_put(masks, self._by_mask), *self._extra)[0]
 
     return Program(run, rows, microbatch, _memory(compiled))
+
+
+def fetched(values: base.Array) -> np.ndarray:
+  """The values of a batch on the host, those of other processes, too.
+
+  Where the mesh is of several processes, all of them have to call it.
+  """
+  if not isinstance(values, jax.Array) or values.is_fully_addressable:
+    return np.asarray(values)
+  from jax.experimental import multihost_utils  # Seldom needed.
+
+  return np.asarray(multihost_utils.process_allgather(values, tiled=True))
 
 
 def mesh_of(

@@ -3,6 +3,8 @@
 The words of the command are `ACTIONS`.
 """
 
+import dataclasses
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 from spex_jax.jobs import sweeping
 from spex_jax.report import progress
 from spex_jax.report import tables as report_tables
-from spex_jax.sweeps import grid, processes, run, state
+from spex_jax.sweeps import failures, grid, processes, run, state, tables
 
 # Pairs of variables: a task's index and count, as schedulers give them.
 SCHEDULERS = (
@@ -76,9 +78,12 @@ def _run(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
     raise ValueError("spex sweep run needs --config=FILE[:SIZE].")
   sweep = grid.load(flags["config"], overrides)
   index, count = task_of(flags)
-  job = _job(flags)
-  if job is not None:
-    index, count = index * job[2] + job[1], count * job[2]
+  process, num_processes = _joined(flags)
+  group = processes.ALONE
+  if "together" not in flags:
+    index, count = index * num_processes + process, count * num_processes
+  elif num_processes > 1:
+    group = processes.Together()
   mine = sweep.of_task(index, count)
   show = report_tables.printer()
   rows = sum(shard.stop - shard.start for shard in mine)
@@ -101,12 +106,14 @@ def _run(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
     for item in sorted({shard.item for shard in mine})[:10]:
       show(report_tables.fact("", sweep.item_name(item)))
     return
-  if job is not None:
-    processes.join(*job, timeout=float(flags.get("timeout", 60)))
   try:
-    report = _evaluate(flags, sweep, index, count, rows)
+    report = _evaluate(flags, sweep, index, count, rows, group)
+    missing = 0
+    alone = num_processes > 1 and group is processes.ALONE
+    if alone and process == 0 and not report.interrupted:
+      missing = _stay(flags, sweep, index, count, num_processes)
   finally:
-    if job is not None:
+    if num_processes > 1:
       processes.leave()
   rate = report.rows / max(report.seconds, 1e-9)
   show(
@@ -122,13 +129,24 @@ def _run(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
     raise InterruptedError(
       "asked to end: what was begun is published; the same command goes on."
     )
+  if missing:
+    raise InterruptedError(
+      f"other processes of this task did not publish {missing} of its shards: "
+      "the same command goes on."
+    )
 
 
-def _evaluate(flags, sweep, index, count, rows) -> run.Report:
-  found = run.Run(flags["workdir"], sweep, sweeping.build)
-  sinks = tuple(
-    SINKS[name](flags["workdir"]) for name in _sinks(flags.get("sinks", ""))
+def _evaluate(flags, sweep, index, count, rows, group) -> run.Report:
+  found = run.Run(
+    flags["workdir"],
+    sweep,
+    sweeping.build,
+    sources=sweeping.sources(sweep),
+    accept=_words(flags.get("accept", "")),
   )
+  # Beside this process's own log: TensorBoard takes each folder for a run.
+  place = f"{found.folder.path}/{found.log}"
+  sinks = tuple(sinks_of(flags.get("sinks", ""), place))
   with progress.sweep(rows) as say:
     return found.run(
       index,
@@ -136,31 +154,59 @@ def _evaluate(flags, sweep, index, count, rows) -> run.Report:
       progress=say,
       sinks=sinks,
       retry_failed="retry_failed" in flags,
+      group=group,
     )
 
 
-def _job(flags: Mapping[str, str]) -> tuple[str, int, int] | None:
-  """Address, number and count of a job's processes, if it has several."""
+def _joined(flags: Mapping[str, str]) -> tuple[int, int]:
+  """This process's number, and how many the task has."""
   names = ("coordinator", "process_id", "num_processes")
   given = [flags.get(name) for name in names]
+  if "dry_run" in flags or (given == [None] * 3 and "distributed" not in flags):
+    return 0, 1
+  timeout = _seconds(flags, "timeout", 60.0)
   if given == [None] * 3:
-    return None
+    return processes.join(timeout=timeout)
   if None in given:
     raise ValueError(
-      "A job of several processes needs --coordinator=HOST:PORT, "
-      "--process_id=I and --num_processes=N."
+      "A task of several processes needs --coordinator=HOST:PORT, "
+      "--process_id=I and --num_processes=N, or --distributed where JAX finds "
+      "all that by itself."
     )
   address, index, count = map(str, given)
   if not (index.isdigit() and count.isdigit()):
     raise ValueError(
       f"process_id={index!r} and num_processes={count!r} must be whole numbers."
     )
-  return address, int(index), int(count)
+  return processes.join(address, int(index), int(count), timeout=timeout)
+
+
+def _stay(flags, sweep, index, count, num_processes) -> int:
+  """Waits for the other processes of a task; how many shards they leave."""
+  book, _ = run.opened(flags["workdir"])
+  wanted = {
+    shard.index
+    for process in range(num_processes)
+    for shard in sweep.of_task(index + process, count)
+  }
+
+  def left() -> int:
+    done = set(book.indices())
+    lost = failures.given_up(book.folder, sweep, done)
+    return len(wanted - done - set(lost))
+
+  with processes.until_signalled() as asked:
+    return processes.stay(
+      left, _seconds(flags, "patience", 1800.0), asked=asked
+    )
 
 
 def _status(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
   del overrides
   found = state.status(flags["workdir"])
+  if "json" in flags:
+    print(json.dumps(dataclasses.asdict(found) | {"complete": found.complete}))
+    return
   show = report_tables.printer()
   share = found.rows / max(found.num_rows, 1)
   show(
@@ -177,7 +223,8 @@ def _status(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
     report_tables.fact(
       "cost",
       f"{report_tables.duration(found.cost)} of evaluation, in "
-      + report_tables.count(found.processes, "process", "processes"),
+      + report_tables.count(found.processes, "process", "processes")
+      + _money(flags, found.cost),
     )
   )
   if found.marked:
@@ -213,19 +260,34 @@ def _verify(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
   )
   for shard, reason in found.damaged.items():
     show(report_tables.fact("damaged", f"shard {shard}: {reason}"))
-  if found.damaged:
+  for name in found.failures:
+    show(report_tables.fact("damaged", f"{name}: counts as never tried"))
+  for name, count in found.lines.items():
+    lines = report_tables.count(count, "line")
+    show(report_tables.fact("damaged", f"{name}: {lines}; no value needs them"))
+  if found.damaged or found.failures:
+    number = len(found.damaged) + len(found.failures)
     raise ValueError(
-      f"{report_tables.count(len(found.damaged), 'shard')} damaged and put "
-      "aside; `spex sweep run` makes them again."
+      f"{report_tables.count(number, 'file')} damaged and put aside; `spex "
+      "sweep run` makes them again."
     )
 
 
 def _export(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
   del overrides
-  if not flags.get("output"):
-    raise ValueError("spex sweep export needs --output=FILE.parquet.")
-  rows = state.export(flags["workdir"], flags["output"])
+  if bool(flags.get("output")) == bool(flags.get("sql")):
+    raise ValueError(
+      "spex sweep export needs --output=FILE.parquet, or --sql='select ... "
+      "from sweep'."
+    )
   show = report_tables.printer()
+  if flags.get("sql"):
+    found = tables.query(flags["workdir"], flags["sql"])
+    print("\t".join(found.column_names))
+    for row in zip(*(column.to_pylist() for column in found.columns)):
+      print("\t".join("" if cell is None else str(cell) for cell in row))
+    return
+  rows = tables.export(flags["workdir"], flags["output"])
   show(report_tables.fact("wrote", f"{rows:,} rows to {flags['output']}"))
 
 
@@ -248,14 +310,15 @@ ACTIONS: Mapping[str, Callable[..., None]] = {
 _KNOWN: Mapping[str, tuple[str, ...]] = {
   "run": (
     "config", "workdir", "task_index", "task_count", "retry_failed", "sinks",
-    "dry_run", "coordinator", "process_id", "num_processes", "timeout",
+    "dry_run", "distributed", "together", "coordinator", "process_id",
+    "num_processes", "timeout", "patience", "accept",
   ),
-  "status": ("workdir",),
+  "status": ("workdir", "json", "price"),
   "verify": ("workdir",),
-  "export": ("workdir", "output"),
+  "export": ("workdir", "output", "sql"),
   "gc": ("workdir",),
 }  # fmt: skip
-_BARE = ("retry_failed", "dry_run")
+_BARE = ("retry_failed", "dry_run", "distributed", "together", "json")
 
 
 def _flags(
@@ -296,16 +359,48 @@ def _read(text: str) -> Any:
     return text
 
 
-def _sinks(text: str) -> list[str]:
-  names = [name.strip() for name in text.split(",") if name.strip()]
+def _words(text: str) -> list[str]:
+  return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _seconds(flags: Mapping[str, str], name: str, default: float) -> float:
+  try:
+    found = float(flags.get(name, default))
+  except ValueError:
+    found = -1.0
+  if not found > 0:
+    raise ValueError(f"{name}={flags[name]!r}: seconds, above 0.")
+  return found
+
+
+def _money(flags: Mapping[str, str], seconds: float) -> str:
+  if "price" not in flags:
+    return ""
+  try:
+    price = float(flags["price"])
+  except ValueError:
+    raise ValueError(
+      f"price={flags['price']!r}: of one process in an hour, a number."
+    ) from None
+  return f"; {price * seconds / 3600:,.2f} at {price:g} an hour"
+
+
+def sinks_of(text: str, place: str) -> list[run.Sink]:
+  """The sinks that are named, with commas between, for one process.
+
+  Raises:
+    ImportError: one that is not installed.
+    ValueError: an unknown one.
+  """
+  names = _words(text)
   for name in names:
     if name not in SINKS:
       raise ValueError(f"sinks={name!r}: choose from {', '.join(SINKS)}.")
-  return names
+  return [SINKS[name](place) for name in names]
 
 
-def _tensorboard(workdir: str) -> run.Sink:
-  writer = _optional("tensorboardX").SummaryWriter(f"{workdir}/tensorboard")
+def _tensorboard(place: str) -> run.Sink:
+  writer = _optional("tensorboardX").SummaryWriter(place)
 
   def sink(step: int, numbers: Mapping[str, float]) -> None:
     for name, value in numbers.items():
@@ -315,8 +410,9 @@ def _tensorboard(workdir: str) -> run.Sink:
   return sink
 
 
-def _wandb(workdir: str) -> run.Sink:
-  logged = _optional("wandb").init(dir=workdir, project="spex_jax")
+def _wandb(place: str) -> run.Sink:
+  folder = None if "://" in place else place
+  logged = _optional("wandb").init(dir=folder, project="spex_jax")
   return lambda step, numbers: logged.log(dict(numbers), step=step)
 
 

@@ -15,7 +15,9 @@ Shapes: B masks, n players, T targets.
 """
 
 import dataclasses
+import hashlib
 import pathlib
+import sys
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +29,7 @@ import numpy as np
 from spex_jax import base
 from spex_jax.jobs import callables, explain, retraining
 from spex_jax.masks import sampling
-from spex_jax.sweeps import run
+from spex_jax.sweeps import grid, run
 
 _BLOCK = 4096  # Masks of one key.
 
@@ -136,3 +138,23 @@ def build(config: ml_collections.ConfigDict) -> run.Work:
     ValueError: no such builder; and what the builder raises.
   """
   return callables.load(config.build, "build")(config)
+
+
+def sources(sweep: grid.Sweep) -> dict[str, str]:
+  """SHA-256 of the files of your own code that the items name, by module.
+
+  Those of `build` and `function`; of what they import, nothing is known.
+  """
+  found = {}
+  for item in range(len(sweep.items)):
+    for name in ("build", "function"):
+      path = sweep.items[item].get(name, sweep.config.get(name))
+      module = str(path).partition(":")[0]
+      if not path or module in found or module.startswith("spex_jax."):
+        continue
+      callables.load(path, name)  # Imports it, from where it will be.
+      file = getattr(sys.modules[module], "__file__", None)
+      if file:
+        data = pathlib.Path(file).read_bytes()
+        found[module] = hashlib.sha256(data).hexdigest()
+  return found

@@ -5,33 +5,32 @@
   shards/00000007.json       its manifest: SHA-256, rows, counts; published last
   quarantine/                what was damaged
 
-A file is written under another name, fsynced, and linked to its own: the first
-writer wins, and a name stands for whole contents. A shard without a manifest
-does not exist yet. Reading checks the bytes against the manifest, then every
-page. A shard that fails is moved to `quarantine/` with a reason and counts as
-absent, so that it, and nothing else, is made again.
+The directory may be one of a file system or of an object store (`folders`): a
+name stands for whole contents, and the first writer wins. A shard without a
+manifest does not exist yet. Reading checks the bytes against the manifest, then
+every page. A shard that fails is moved to `quarantine/` with a reason and
+counts as absent, so that it, and nothing else, is made again. A damaged
+`config.json` is written again if the manifests know its hash.
 
 One flipped bit in a zstd page was read back silently in 299 of 300 trials
 without these checks.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from absl import logging
 
 from spex_jax import base
-from spex_jax.store import shards
+from spex_jax.store import folders, shards
 
 DamagedError = shards.DamagedError
 Rows = shards.Rows
-_CONFIG = "config.json"
+_CONFIG, _SHARDS, _QUARANTINE = "config.json", "shards", "quarantine"
 
 
 class OtherConfigError(ValueError):
@@ -56,47 +55,50 @@ class Quarantined:
 class Ledger:
   """Shards by index, in one directory, of one configuration."""
 
-  def __init__(self, path: str | os.PathLike, config: Mapping[str, Any]):
+  def __init__(
+    self,
+    path: str | os.PathLike | folders.Folder,
+    config: Mapping[str, Any],
+  ):
     """Opens a directory, or starts one.
 
     Args:
       path: a directory of the same configuration, or one that is empty or
-        does not exist yet.
+        does not exist yet; or the URL of one, as `gs://bucket/run`.
       config: what the values depend on, as JSON.
 
     Raises:
       OtherConfigError: the directory has another configuration; the message
         names the keys that differ.
-      DamagedError: a `config.json` that its checksum contradicts.
+      DamagedError: a `config.json` that its checksum contradicts, and shards
+        of another configuration.
       ValueError: a directory that holds something else, or a configuration
         that is no JSON.
       OSError: no room or no permission.
     """
-    self.path = pathlib.Path(path)
+    self.folder = folders.opened(path)
+    self.path = self.folder.path
     self.config = _as_json(config)
     self.hash = config_hash(self.config)
     self.quarantined: list[Quarantined] = []
-    self._shards = self.path / "shards"
-    place = self.path / _CONFIG
-    if not place.exists():
-      if self.path.exists() and not self.path.is_dir():
-        raise ValueError(f"{self.path} is a file; give a directory.")
-      if self.path.is_dir() and any(
-        not entry.name.startswith(".") for entry in self.path.iterdir()
-      ):
+    try:
+      stored = stored_config(self.folder)
+    except DamagedError as error:
+      self._mend_config(str(error))
+      stored = self.config
+    if stored is None:
+      if self.folder.exists() and self.folder.sizes(deep=True):
         raise ValueError(
           f"{self.path} holds files, but no {_CONFIG}: it is no ledger of "
           "ours. Choose an empty or new directory."
         )
-      self.path.mkdir(parents=True, exist_ok=True)
-      _publish_json(place, {"config": self.config, "hash": self.hash})
-    _check_same(place, self.config)
-    self._shards.mkdir(exist_ok=True)
+      self._write_config()
+      stored = stored_config(self.folder)  # Another may have been first.
+    _check_same(self.path, stored, self.config)
 
   def indices(self) -> list[int]:
     """The shards that are published, ascending; none of them read yet."""
-    names = (entry.name for entry in os.scandir(self._shards))
-    manifests = (name for name in names if name.endswith(".json"))
+    manifests = (n for n in self.folder.sizes(_SHARDS) if n.endswith(".json"))
     return sorted(int(name[:-5]) for name in manifests if name[:-5].isdigit())
 
   def manifest(self, index: int) -> dict[str, Any]:
@@ -107,34 +109,53 @@ class Ledger:
       DamagedError: a manifest that its checksum contradicts, or of another
         configuration.
     """
-    place = self._place(index, "json")
+    name = _name(index, "json")
     try:
-      body = base.read_json(place, must_have_checksum=True)
+      data = self.folder.read(name)
     except FileNotFoundError:
       raise KeyError(f"{self.path} has no shard {index}.") from None
-    except ValueError as error:
-      raise DamagedError(str(error)) from error
-    if body.get("config") != self.hash:
-      raise DamagedError(f"{place} is of another configuration.")
-    return body
+    return self._manifest(name, data)
 
-  def check(self, index: int) -> None:
-    """Reads the manifest of a shard, and the size of its file.
+  def check(
+    self, wanted: Iterable[int], *, mend: bool = True
+  ) -> dict[int, int]:
+    """Those of the wanted shards that are published and look sound.
 
-    Raises:
-      KeyError: no such shard.
-      DamagedError: a damaged manifest, or a file that is missing or of another
-        size.
+    Reads their manifests, and the sizes of their files. What only reading
+    finds, this does not see.
+
+    Args:
+      wanted: indices.
+      mend: whether what does not fit goes to quarantine.
+
+    Returns:
+      By index, how many of the shard's rows have no value.
     """
-    manifest, place = self.manifest(index), self._place(index, "parquet")
-    try:
-      size = place.stat().st_size
-    except FileNotFoundError:
-      raise DamagedError(f"{place} is missing.") from None
-    if size != manifest.get("bytes"):
-      raise DamagedError(
-        f"{place} has {size} of {manifest.get('bytes')} bytes."
-      )
+    sizes = self.folder.sizes(_SHARDS)
+    bare = lambda index, suffix: _name(index, suffix).removeprefix("shards/")
+    names = {
+      _name(index, "json"): index
+      for index in wanted
+      if bare(index, "json") in sizes
+    }
+    sound = {}
+    for name, data in self.folder.read_all(names).items():
+      index = names[name]
+      size = sizes.get(bare(index, "parquet"))
+      try:
+        manifest = self._manifest(name, data)
+        told = manifest.get("bytes")
+        if size != told:
+          found = (
+            "is missing" if size is None else f"has {size} of {told} bytes"
+          )
+          raise DamagedError(f"{self._at(index)} {found}.")
+      except DamagedError as error:
+        if mend:
+          self.quarantine(index, str(error))
+      else:
+        sound[index] = manifest["rows"] - manifest["counts"]["ok"]
+    return sound
 
   def read(self, index: int) -> Rows:
     """The rows of a shard, after checking every byte.
@@ -144,19 +165,18 @@ class Ledger:
       DamagedError: bytes or a page that a checksum contradicts.
     """
     manifest = self.manifest(index)
-    place = self._place(index, "parquet")
     try:
-      data = place.read_bytes()
+      data = self.folder.read(_name(index, "parquet"))
     except FileNotFoundError:
-      raise DamagedError(f"{place} is missing.") from None
+      raise DamagedError(f"{self._at(index)} is missing.") from None
     if hashlib.sha256(data).hexdigest() != manifest["file_sha256"]:
       raise DamagedError(
-        f"{place} contradicts its SHA-256 ({len(data)} of "
+        f"{self._at(index)} contradicts its SHA-256 ({len(data)} of "
         f"{manifest['bytes']} bytes)."
       )
     rows = shards.from_bytes(data)
     if len(rows) != manifest["rows"]:
-      raise DamagedError(f"{place} holds {len(rows)} rows.")
+      raise DamagedError(f"{self._at(index)} holds {len(rows)} rows.")
     return rows
 
   def scan(self) -> Iterator[tuple[int, Rows]]:
@@ -180,17 +200,17 @@ class Ledger:
       count = int(self.manifest(index)["rows"])
     except (KeyError, DamagedError):
       count = None
-    folder = self.path / "quarantine"
-    folder.mkdir(exist_ok=True)
-    turn = sum(1 for _ in folder.glob(f"{index:08d}.*.txt"))
+    before = self.folder.sizes(_QUARANTINE)
+    turn = sum(n.startswith(f"{index:08d}.") and n.endswith(".txt")
+               for n in before)  # fmt: skip
     # The manifest first: without it the shard does not exist.
     for suffix in ("json", "parquet"):
-      with contextlib.suppress(FileNotFoundError):
-        self._place(index, suffix).rename(
-          folder / f"{index:08d}.{turn}.{suffix}"
-        )
-    (folder / f"{index:08d}.{turn}.txt").write_text(reason + "\n")
-    base.sync(self._shards)
+      self.folder.move(
+        _name(index, suffix), f"{_QUARANTINE}/{index:08d}.{turn}.{suffix}"
+      )
+    self.folder.replace(
+      f"{_QUARANTINE}/{index:08d}.{turn}.txt", reason.encode() + b"\n"
+    )
     self.quarantined.append(Quarantined(index, reason, count))
     logging.warning("Shard %d of %s: %s", index, self.path, reason)
 
@@ -214,7 +234,7 @@ class Ledger:
     data = shards.to_bytes(_some(rows))
     if self._publish(index, rows, data, facts):
       return True
-    if self._place(index, "json").exists():
+    if _name(index, "json") in self.folder.read_all([_name(index, "json")]):
       return False
     # Left by a writer that died before its manifest, and not the same.
     self.quarantine(index, "no manifest, and other contents than it should")
@@ -242,7 +262,7 @@ class Ledger:
     import pyarrow.parquet as pq
 
     parts = [
-      pq.read_table(pa.BufferReader(self._place(index, "parquet").read_bytes()))
+      pq.read_table(pa.BufferReader(self.folder.read(_name(index, "parquet"))))
       for index, _ in self.scan()
     ]
     if not parts:
@@ -250,8 +270,8 @@ class Ledger:
     return pa.concat_tables(parts)
 
   def _publish(self, index, rows, data, facts) -> bool:
-    place = self._place(index, "parquet")
-    if not _publish(place, data) and place.read_bytes() != data:
+    name = _name(index, "parquet")
+    if not self.folder.create(name, data) and self.folder.read(name) != data:
       return False
     body = {
       "schema": shards.SCHEMA,
@@ -265,10 +285,42 @@ class Ledger:
       "counts": rows.counts(),
       **(facts or {}),
     }
-    return _publish_json(self._place(index, "json"), body)
+    return self.folder.create(_name(index, "json"), base.to_json(body))
 
-  def _place(self, index: int, suffix: str) -> pathlib.Path:
-    return self._shards / f"{index:08d}.{suffix}"
+  def _write_config(self) -> None:
+    body = {"config": self.config, "hash": self.hash}
+    self.folder.create(_CONFIG, base.to_json(body))
+
+  def _mend_config(self, reason: str) -> None:
+    """Writes a damaged configuration again, if it is that of the shards.
+
+    Raises:
+      DamagedError: it may be another.
+    """
+    for index in self.indices():
+      try:
+        self.manifest(index)
+      except DamagedError as error:
+        raise DamagedError(
+          f"{reason} Shard {index} is not of the configuration at hand, either "
+          "(or damaged): give the settings that the directory was begun with."
+        ) from error
+    self.folder.move(_CONFIG, f"{_QUARANTINE}/{_CONFIG}")
+    self._write_config()
+    logging.warning("%s It was written again.", reason)
+
+  def _manifest(self, name: str, data: bytes) -> dict[str, Any]:
+    place = f"{self.path}/{name}"
+    try:
+      body = base.from_json(data, place, must_have_checksum=True)
+    except ValueError as error:
+      raise DamagedError(str(error)) from error
+    if body.get("config") != self.hash:
+      raise DamagedError(f"{place} is of another configuration.")
+    return body
+
+  def _at(self, index: int) -> str:
+    return f"{self.path}/{_name(index, 'parquet')}"
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -277,17 +329,24 @@ def config_hash(config: Mapping[str, Any]) -> str:
   return hashlib.sha256(text.encode()).hexdigest()
 
 
-def stored_config(path: str | os.PathLike) -> dict[str, Any] | None:
+def stored_config(
+  path: str | os.PathLike | folders.Folder,
+) -> dict[str, Any] | None:
   """The configuration of a ledger; None where none has been started.
 
   Raises:
     DamagedError: it contradicts its checksum.
   """
-  place = pathlib.Path(path) / _CONFIG
+  folder = folders.opened(path)
+  place = f"{folder.path}/{_CONFIG}"
+  if not folder.exists():
+    return None
   try:
-    return base.read_json(place, must_have_checksum=True)["config"]
+    data = folder.read(_CONFIG)
   except FileNotFoundError:
     return None
+  try:
+    return base.from_json(data, place, must_have_checksum=True)["config"]
   except (ValueError, KeyError) as error:
     raise DamagedError(f"{place} is damaged: {error}") from error
 
@@ -306,15 +365,18 @@ def differing(one: Any, other: Any, prefix: str = "") -> list[str]:
   return found
 
 
-def _check_same(place: pathlib.Path, config: dict[str, Any]) -> None:
-  stored = stored_config(place.parent)
+def _check_same(path: Any, stored: Any, config: dict[str, Any]) -> None:
   if stored != config:
     names = differing(stored, config)
     verb = "differs" if len(names) == 1 else "differ"
     raise OtherConfigError(
-      f"{place.parent} belongs to another configuration: {', '.join(names)} "
+      f"{path} belongs to another configuration: {', '.join(names)} "
       f"{verb}. Use its settings, or choose another directory."
     )
+
+
+def _name(index: int, suffix: str) -> str:
+  return f"{_SHARDS}/{index:08d}.{suffix}"
 
 
 def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -328,31 +390,3 @@ def _some(rows: Rows) -> Rows:
   if not len(rows):
     raise ValueError("A shard needs at least one row.")
   return rows
-
-
-def _publish(place: pathlib.Path, data: bytes) -> bool:
-  """Writes a file whole, or not at all; False if the name is taken."""
-  temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-  try:
-    with temporary.open("wb") as file:
-      file.write(data)
-      file.flush()
-      os.fsync(file.fileno())
-    try:
-      os.link(temporary, place)
-    except FileExistsError:
-      return False
-    base.sync(place.parent)
-    return True
-  finally:
-    temporary.unlink(missing_ok=True)
-
-
-def _publish_json(place: pathlib.Path, body: dict[str, Any]) -> bool:
-  """As `_publish`, of what `base.read_json` reads."""
-  draft = place.with_name(f".{place.name}.{os.getpid()}.draft")
-  try:
-    base.write_json(draft, body)
-    return _publish(place, draft.read_bytes())
-  finally:
-    draft.unlink(missing_ok=True)

@@ -1,16 +1,26 @@
 """What values may depend on besides a sweep: code, versions, the device."""
 
 import contextlib
+import functools
+import hashlib
 import pathlib
 import platform
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 _PACKAGES = ("jax", "jaxlib", "numpy", "flax", "optax", "scikit-learn")
 
 
-def facts() -> dict[str, Any]:
-  """What values may depend on besides a sweep: versions, and the device."""
+def facts(sources: Mapping[str, str] | None = None) -> dict[str, Any]:
+  """What values may depend on: code, versions, and the kind of device.
+
+  Code is known by the contents of its files: a commit that changes none of
+  them is the same code, and a checkout with changes is another.
+
+  Args:
+    sources: of code besides this package, by names of its own.
+  """
   import importlib.metadata
 
   import jax
@@ -22,10 +32,32 @@ def facts() -> dict[str, Any]:
   # A room imports no more than rooms; the package that it is of is there.
   package: Any = sys.modules[__name__.partition(".")[0]]
   return {
-    "code": {"spex_jax": package.__version__, "commit": _commit()},
+    "code": {
+      "spex_jax": package.__version__,
+      "sources": _digest(),
+      **(sources or {}),
+    },
     "versions": versions,
     "device": jax.devices()[0].device_kind,
   }
+
+
+def of_process() -> dict[str, Any]:
+  """What values do not depend on: how many devices, and which commit."""
+  import jax
+
+  return {"devices": jax.local_device_count(), "commit": _commit()}
+
+
+@functools.cache
+def _digest() -> str:
+  """Of every file of this package, by name."""
+  root = pathlib.Path(__file__).resolve().parents[1]
+  total = hashlib.sha256()
+  for place in sorted(root.rglob("*.py")):
+    total.update(place.relative_to(root).as_posix().encode() + b"\0")
+    total.update(hashlib.sha256(place.read_bytes()).digest())
+  return total.hexdigest()
 
 
 def _commit() -> str | None:
@@ -38,8 +70,11 @@ def _commit() -> str | None:
   ask = lambda *words: subprocess.run(
     ["git", "-C", str(root), *words], capture_output=True, text=True
   )
-  found = ask("rev-parse", "HEAD")
+  try:
+    found = ask("rev-parse", "HEAD")
+    changed = ask("status", "--porcelain", "--untracked-files=no", "spex_jax")
+  except FileNotFoundError:  # No git.
+    return None
   if found.returncode:
     return None
-  changed = ask("status", "--porcelain", "--untracked-files=no", "spex_jax")
   return found.stdout.strip() + "*" * bool(changed.stdout.strip())

@@ -19,11 +19,9 @@ Shapes: I items, S shards.
 """
 
 import dataclasses
-import difflib
 import hashlib
 import importlib.util
 import json
-import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -31,7 +29,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from spex_jax import base
+from spex_jax import settings
 
 NAN = ("error", "drop", "keep")
 _NEEDED = ("build", "rows", "rows_per_shard", "nan", "retries", "max_failed")
@@ -119,8 +117,8 @@ class Sweep:
 
   def item_name(self, item: int) -> str:
     """What tells an item from the others."""
-    settings = self.items[item]
-    return ", ".join(f"{k}={v}" for k, v in settings.items()) or "all settings"
+    own = self.items[item].items()
+    return ", ".join(f"{name}={value}" for name, value in own) or "all settings"
 
   def item_of(self, index: int) -> int:
     """The item of a shard."""
@@ -209,11 +207,6 @@ def digest(items: Sequence[Mapping[str, Any]]) -> str:
   return hashlib.sha256(text.encode()).hexdigest()
 
 
-def save_items(path: str | os.PathLike, sweep: Sweep) -> None:
-  """Writes the items, with a checksum."""
-  base.write_json(path, {"items": list(sweep.items)})
-
-
 def _check(config: ml_collections.ConfigDict, number: int) -> None:
   where = f" (item {number})"
   for name, least in (("rows", 1), ("rows_per_shard", 1), ("retries", 0)):
@@ -235,18 +228,7 @@ def _check(config: ml_collections.ConfigDict, number: int) -> None:
 
 def _apply(config, overrides: Mapping[str, Any], who: str) -> None:
   for name in overrides:
-    node = config
-    for part in str(name).split("."):
-      if isinstance(node, ml_collections.ConfigDict) and part in node:
-        node = node[part]
-        continue
-      known = list(node) if isinstance(node, ml_collections.ConfigDict) else []
-      close = difflib.get_close_matches(part, known, n=1)
-      hint = f" Did you mean {close[0]}?" if close else ""
-      raise ValueError(
-        f"{who} of the sweep sets {name!r}, which its configuration does not "
-        f"have.{hint} It has: {', '.join(known) or 'nothing there'}."
-      )
+    settings.check_key(str(name), config, f"{who}: the sweep's configuration")
   try:
     config.update_from_flattened_dict(dict(overrides))
   except TypeError as error:

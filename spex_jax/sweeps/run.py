@@ -4,7 +4,7 @@
   items.json    the overrides of every item
   shards/       rows and manifests (`store.ledger`)
   failures/     one file for every attempt that failed, with its cause
-  log/          one file of JSON lines for each process: times, hosts, rates
+  log/          a folder for each process: its `metrics.jsonl` (`metrics`)
 
 A task is `(workdir, task_index, task_count)`, and owns a run of neighbouring
 shards. What is done is read from the shards, never from a scheduler: the same
@@ -21,21 +21,18 @@ Shapes: B masks, n players, T targets.
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
-import signal
-import socket
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from spex_jax import base
-from spex_jax.store import ledger, shards
-from spex_jax.sweeps import environment, failures, grid
+from spex_jax.store import folders, ledger, shards
+from spex_jax.sweeps import environment, failures, grid, metrics, processes
 
 
 class TooManyFailedError(RuntimeError):
@@ -85,45 +82,60 @@ class Report:
 
 
 class Run:
-  """A sweep's directory."""
+  """A sweep's directory.
+
+  Attributes:
+    folder: where its files are.
+    log: the name of this process's folder in it.
+  """
 
   def __init__(
-    self, workdir: str | os.PathLike, sweep: grid.Sweep, build: Builder
+    self,
+    workdir: str | os.PathLike,
+    sweep: grid.Sweep,
+    build: Builder,
+    *,
+    sources: Mapping[str, str] | None = None,
+    accept: Sequence[str] = (),
   ):
     """Opens the directory of a sweep, or starts it.
 
     Args:
-      workdir: of this sweep, empty, or not there yet.
+      workdir: of this sweep, empty, or not there yet; or a URL.
       sweep: what is to be done.
       build: an item's configuration to its work.
+      sources: what tells one release of the caller's own code from the next,
+        by names of its own.
+      accept: of "code", "versions" and "device": what may differ from what the
+        directory was begun with. Manifests of new shards then tell it.
 
     Raises:
       store.ledger.OtherConfigError: it belongs to another sweep, other
         versions, another device kind or other code; the message names what
         differs.
-      ValueError: a directory that is not empty and no run, or one without
-        permission.
+      ValueError: a directory that is not empty and no run, one without
+        permission or out of reach, or an unknown word of `accept`.
       OSError: no room.
     """
     self.sweep, self._build = sweep, build
-    self.path = pathlib.Path(workdir)
+    self.folder = folders.opened(workdir)
+    self.log = metrics.of_process()
     facts = {
       "sweep": sweep.config,
       "items": {"count": len(sweep.items), "sha256": grid.digest(sweep.items)},
-      **environment.facts(),
+      **environment.facts(sources),
     }
-    try:
-      self.ledger = ledger.Ledger(self.path, facts)
-      items = self.path / "items.json"
-      if not items.exists():
-        grid.save_items(items, sweep)
-      for name in ("failures", "log"):
-        (self.path / name).mkdir(exist_ok=True)
-    except PermissionError as error:
-      raise ValueError(
-        f"workdir {self.path} cannot be written: {error.strerror}. Give "
-        "another --workdir."
-      ) from error
+    with _reachable(self.folder):
+      stored = _stored(self.folder, accept)
+      known = facts | {name: stored[name] for name in accept if name in stored}
+      self._made_with = {
+        name: facts[name] for name in accept if known[name] != facts[name]
+      }
+      try:
+        self.ledger = ledger.Ledger(self.folder, known)
+      except ledger.OtherConfigError as error:
+        raise _advised(error) from error
+      _write_items(self.folder, sweep)
 
   def run(
     self,
@@ -133,6 +145,7 @@ class Run:
     progress: Callable[[int, int, str], None] | None = None,
     sinks: "tuple[Sink, ...]" = (),
     retry_failed: bool = False,
+    group: processes.Alone = processes.ALONE,
   ) -> Report:
     """Evaluates what is missing of a task's shards.
 
@@ -142,8 +155,11 @@ class Run:
       progress: told rows done and rows of the task, and what is being done.
       sinks: get the numbers of every shard.
       retry_failed: whether shards that were given up are tried once more.
+      group: of processes that evaluate every shard together, all of them by
+        this call; the first of them publishes.
 
     Raises:
+      processes.LostError: one of the group is gone.
       TooManyFailedError: of the whole sweep's shards; the message has the
         causes.
       base.NotFiniteError: NaN or infinity where `nan` is "error".
@@ -151,25 +167,33 @@ class Run:
       ValueError: an index outside the count.
     """
     mine = self.sweep.of_task(task_index, task_count)
-    done = self._done(mine)
+    failed = {i: c[-1] for i, c in failures.by_shard(self.folder).items()}
+    done, tried = self._begun(mine, group)
     total = sum(shard.stop - shard.start for shard in mine)
     finished = sum(s.stop - s.start for s in mine if s.index in done)
     say = progress or (lambda done, total, what: None)
     begin = time.monotonic()
     count = rows = 0
     given_up: dict[int, str] = {}
-    attempts = failures.by_shard(self.path)
     allowed = self.sweep.config["retries"] + 1
     built: tuple[int, Work] | None = None
-    with _until_signalled() as signalled, _log(self.path) as log:
+    with _reachable(self.folder):
+      writer = metrics.Writer(self.folder, self.log)
+    with (
+      processes.until_signalled() as signalled,
+      contextlib.closing(writer) as log,
+    ):
+      log(
+        event="start", task_index=task_index, task_count=task_count,
+        shards=len(mine), done=len(done), **environment.of_process(),
+      )  # fmt: skip
       for shard in mine:
         if shard.index in done:
           continue
-        if signalled():
+        if group.any(signalled()):
           break
-        causes = attempts.setdefault(shard.index, [])
-        if len(causes) >= allowed and not retry_failed:
-          given_up[shard.index] = causes[-1]
+        if tried[shard.index] >= allowed and not retry_failed:
+          given_up[shard.index] = failed.get(shard.index, "see process 0")
           continue
         say(finished, total, self.sweep.item_name(shard.item))
         while True:
@@ -178,8 +202,8 @@ class Run:
             if built is None or built[0] != shard.item:
               built = None  # Room for the next, first.
               config = self.sweep.item_config(shard.item)
-              built = shard.item, self._build(config)
-            found = self._evaluate(built[1], shard)
+              built = shard.item, group.agreed(self._build, config)
+            found = self._evaluate(built[1], shard, group)
           except base.NotFiniteError:
             raise
           except (Exception, MemoryError) as error:
@@ -188,17 +212,27 @@ class Run:
             ):
               raise  # The disk's, not the item's.
             built = None
-            causes.append(_cause(error))
-            self._failed(shard, causes[-1], len(causes))
-            log(event="failed", shard=shard.index, cause=causes[-1])
-            if len(causes) < allowed:
+            tried[shard.index] += 1
+            attempt, cause = tried[shard.index], _cause(error)
+            failed[shard.index] = cause
+            if group.first:
+              failures.write(self.folder, shard.index, attempt, cause)
+            log(
+              event="failed", shard=shard.index, attempt=attempt,
+              seconds=round(time.monotonic() - start, 4), cause=cause,
+            )  # fmt: skip
+            if attempt < allowed:
               continue
-            given_up[shard.index] = causes[-1]
-            self._check_failed()
+            given_up[shard.index] = cause
+            self._check_failed(group)
             break
           seconds = time.monotonic() - start
-          first = self.ledger.write(shard.index, found)
-          count, rows = count + first, rows + len(found)
+          facts = {"made_with": self._made_with} if self._made_with else None
+          event = "followed"
+          if group.first:
+            first = self.ledger.write(shard.index, found, facts)
+            event = "shard" if first else "twice"
+          count, rows = count + (event == "shard"), rows + len(found)
           finished += len(found)
           numbers = {
             "rows": len(found),
@@ -207,35 +241,37 @@ class Run:
             "done": finished / total,
           }
           log(
-            event="shard" if first else "twice", shard=shard.index,
-            item=shard.item, seconds=round(seconds, 4), **numbers,
+            event=event, shard=shard.index, item=shard.item,
+            attempt=tried[shard.index] + 1, seconds=round(seconds, 4),
+            **numbers,
           )  # fmt: skip
           for sink in sinks:
             sink(shard.index, numbers)
           say(finished, total, self.sweep.item_name(shard.item))
           break
-      return Report(
-        count, rows, given_up, signalled(), time.monotonic() - begin
-      )
+      asked = group.any(signalled())
+      log(event="end", shards=count, rows=rows, interrupted=asked)
+      return Report(count, rows, given_up, asked, time.monotonic() - begin)
 
-  def _done(self, mine: list[grid.Shard]) -> set[int]:
-    """Which of these are published, with a sound manifest and a whole file.
+  def _begun(
+    self, mine: list[grid.Shard], group: processes.Alone
+  ) -> tuple[set[int], dict[int, int]]:
+    """Which shards are done, and how often each was tried in vain."""
+    done: Iterable[int] = ()
+    causes: dict[int, list[str]] = {}
+    if group.first:
+      done = self.ledger.check(shard.index for shard in mine)
+      causes = failures.by_shard(self.folder)
+    there = group.follow([shard.index in done for shard in mine])
+    tried = group.follow([len(causes.get(s.index, ())) for s in mine])
+    return (
+      {shard.index for shard, is_there in zip(mine, there) if is_there},
+      {shard.index: int(number) for shard, number in zip(mine, tried)},
+    )
 
-    What `verify` finds only by reading, this does not see.
-    """
-    published, done = set(self.ledger.indices()), set()
-    for shard in mine:
-      if shard.index not in published:
-        continue
-      try:
-        self.ledger.check(shard.index)
-      except ledger.DamagedError as error:
-        self.ledger.quarantine(shard.index, str(error))
-      else:
-        done.add(shard.index)
-    return done
-
-  def _evaluate(self, work: Work, shard: grid.Shard) -> shards.Rows:
+  def _evaluate(
+    self, work: Work, shard: grid.Shard, group: processes.Alone
+  ) -> shards.Rows:
     masks = base.check_masks(work.masks(shard.start, shard.stop), work.n)
     values = np.full((len(masks), work.num_targets), np.nan)
     status = np.full(len(masks), shards.Status.OK, np.uint8)
@@ -248,10 +284,12 @@ class Run:
     while waiting:
       start, stop = waiting.pop()
       try:
-        found = np.asarray(work.values(masks[start:stop]))
+        found = np.asarray(group.agreed(work.values, masks[start:stop]))
         found, finite = _checked(found, stop - start, work.num_targets)
         if strict and not finite.all():
           base.check_values(found, stop - start)  # Says which.
+      except processes.LostError:
+        raise
       except (Exception, MemoryError) as error:
         bad = isinstance(error, base.NotFiniteError)
         if strict and bad:
@@ -279,16 +317,15 @@ class Run:
       )
     return shards.rows_of(masks, values, status=status, seeds=0)
 
-  def _failed(self, shard: grid.Shard, cause: str, attempt: int) -> None:
-    failures.write(self.path, shard.index, attempt, cause)
-
-  def _check_failed(self) -> None:
+  def _check_failed(self, group: processes.Alone) -> None:
     """Ends a sweep in which too much fails."""
     allowed = self.sweep.config["max_failed"] * self.sweep.num_shards
-    causes = failures.given_up(
-      self.path, self.sweep, set(self.ledger.indices())
-    )
-    if len(causes) > allowed:
+    causes: dict[int, str] = {}
+    if group.first:
+      causes = failures.given_up(
+        self.folder, self.sweep, set(self.ledger.indices())
+      )
+    if group.any(len(causes) > allowed):
       kinds: dict[str, int] = {}
       for cause in causes.values():
         kinds[cause] = kinds.get(cause, 0) + 1
@@ -296,35 +333,102 @@ class Run:
       raise TooManyFailedError(
         f"{len(causes)} of {self.sweep.num_shards} shards were given up, more "
         f"than max_failed={self.sweep.config['max_failed']} allows: "
-        + "; ".join(f"{count} x {cause}" for cause, count in worst)
-      )
+        + ("; ".join(f"{count} x {cause}" for cause, count in worst)
+           or "process 0 tells the causes")
+      )  # fmt: skip
 
 
+_ITEMS = "items.json"
+_ACCEPTED = ("code", "versions", "device")
 _CAUSES = 32  # Kinds of failure in one shard before the shard itself has.
 
 # Gets a step and its numbers.
 Sink = Callable[[int, Mapping[str, float]], None]
 
 
-def opened(workdir: str | os.PathLike) -> tuple[ledger.Ledger, grid.Sweep]:
+def opened(
+  workdir: str | os.PathLike | folders.Folder,
+) -> tuple[ledger.Ledger, grid.Sweep]:
   """The ledger and the sweep of a directory, as they were frozen.
 
   Raises:
     ValueError: no directory of a sweep, or files that their checksums
       contradict.
   """
-  path = pathlib.Path(workdir)
-  config = ledger.stored_config(path)
-  if config is None or "sweep" not in config:
-    raise ValueError(
-      f"{path} holds no sweep: no config.json of one. Start it by `spex sweep "
-      "run --config=FILE --workdir=DIR`."
-    )
-  items = base.read_json(path / "items.json", must_have_checksum=True)["items"]
-  if grid.digest(items) != config["items"]["sha256"]:
-    raise ValueError(f"{path / 'items.json'} is of another sweep.")
-  book = ledger.Ledger(path, config)
+  folder = folders.opened(workdir)
+  with _reachable(folder):
+    config = ledger.stored_config(folder)
+    if config is None or "sweep" not in config:
+      raise ValueError(
+        f"{folder.path} holds no sweep: no config.json of one. Start it by "
+        "`spex sweep run --config=FILE --workdir=DIR`."
+      )
+    items = _items(folder, config["items"]["sha256"])
+    book = ledger.Ledger(folder, config)
   return book, grid.Sweep(config["sweep"], tuple(items))
+
+
+def _items(folder: folders.Folder, digest: str) -> list[dict[str, Any]]:
+  place = f"{folder.path}/{_ITEMS}"
+  try:
+    data = folder.read(_ITEMS)
+    items = base.from_json(data, place, must_have_checksum=True)["items"]
+  except (FileNotFoundError, ValueError) as error:
+    raise ValueError(
+      f"{error} The run's own command writes it again."
+    ) from error
+  if grid.digest(items) != digest:
+    raise ValueError(f"{place} is of another sweep.")
+  return items
+
+
+def _write_items(folder: folders.Folder, sweep: grid.Sweep) -> None:
+  """Writes the items, or what is left of them, again."""
+  try:
+    _items(folder, grid.digest(sweep.items))
+  except ValueError:
+    folder.replace(_ITEMS, base.to_json({"items": list(sweep.items)}))
+
+
+def _stored(folder: folders.Folder, accept: Sequence[str]) -> dict[str, Any]:
+  """What the directory was begun with, where some of that is accepted."""
+  for name in accept:
+    if name not in _ACCEPTED:
+      raise ValueError(f"accept={name!r}: choose from {', '.join(_ACCEPTED)}.")
+  return (ledger.stored_config(folder) or {}) if accept else {}
+
+
+def _advised(error: ledger.OtherConfigError) -> ledger.OtherConfigError:
+  """With a way on, where only code, versions or the device are others."""
+  text = str(error)
+  names = text.partition("another configuration: ")[2].partition(" differ")[0]
+  kinds = {name.partition(".")[0] for name in names.split(", ")}
+  if kinds <= set(_ACCEPTED):
+    text += (
+      f" Or accept the difference by --accept={','.join(sorted(kinds))}: the "
+      "manifests of new shards then tell it."
+    )
+  return ledger.OtherConfigError(text)
+
+
+@contextlib.contextmanager
+def _reachable(folder: folders.Folder) -> Iterator[None]:
+  """Says of what cannot be reached which directory that is."""
+  try:
+    yield
+  except (ValueError, FileNotFoundError):
+    raise
+  except PermissionError as error:
+    raise ValueError(
+      f"workdir {folder.path} cannot be read and written: "
+      f"{error.strerror or error}. Give another --workdir, or credentials."
+    ) from error
+  except Exception as error:
+    if isinstance(folder, folders.Directory):
+      raise
+    raise ValueError(
+      f"workdir {folder.path} is out of reach: {type(error).__name__}: {error}"
+    ) from error
 
 
 def _checked(
@@ -353,40 +457,3 @@ def _cause(error: BaseException) -> str:
   if frames:
     where = f" ({pathlib.Path(frames[-1].filename).name}:{frames[-1].lineno})"
   return f"{type(error).__name__}: {text}{where}"
-
-
-@contextlib.contextmanager
-def _until_signalled() -> Iterator[Callable[[], bool]]:
-  """Whether the process was asked to end: a preemption, say, or control-C."""
-  asked = False
-
-  def note(number: int, frame: Any) -> None:
-    nonlocal asked
-    del frame
-    if asked and number == signal.SIGINT:
-      raise KeyboardInterrupt  # Asked twice: at once.
-    asked = True
-
-  before = {}
-  for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-    with contextlib.suppress(ValueError):  # Not in the main thread.
-      before[number] = signal.signal(number, note)
-  try:
-    yield lambda: asked
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _log(path: pathlib.Path) -> Iterator[Callable[..., None]]:
-  """Appends JSON lines to this process's own file."""
-  host = socket.gethostname()
-  place = path / "log" / f"{host}.{os.getpid()}.jsonl"
-  with place.open("a") as file:
-
-    def write(**entry: Any) -> None:
-      file.write(json.dumps({"time": time.time(), "host": host} | entry) + "\n")
-      file.flush()
-
-    yield write

@@ -11,7 +11,7 @@ import pytest
 
 from spex_jax.ablate import examples
 from spex_jax.influence import bank
-from spex_jax.store import ledger
+from spex_jax.store import folders, ledger
 from spex_jax.training import learners, loop
 
 _N, _T = 14, 3
@@ -127,18 +127,18 @@ def test_a_kill_changes_no_byte(
   """Killed in training, and between a shard and its manifest."""
   made = bank.Bank(tmp_path, retrainer, rows_per_shard=15)
   shards = 0
-  publish = ledger._publish_json
+  create = folders.Directory.create
 
-  def killing(place, body):
+  def killing(folder, name, data):
     nonlocal shards
-    if place.name != "config.json":
+    if name.startswith("shards/") and name.endswith(".json"):
       shards += 1
       if shards > kill_at:
         raise _Killed
-    return publish(place, body)
+    return create(folder, name, data)
 
   with monkeypatch.context() as patch:
-    patch.setattr(ledger, "_publish_json", killing)
+    patch.setattr(folders.Directory, "create", killing)
     with pytest.raises(_Killed):
       made.ask(_masks(25))
   assert len(made.ledger.indices()) == kill_at

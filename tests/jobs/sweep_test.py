@@ -1,11 +1,17 @@
 """`spex sweep`: its words, its tasks, and what it says when used wrongly."""
 
+import json
+import os
+import pathlib
+import signal
+
 import numpy as np
 import pytest
 
 from spex_jax import cli
 from spex_jax.jobs import sweep as job
 from spex_jax.jobs import sweeping
+from spex_jax.sweeps import state
 from tests import command
 from tests.sweeps import small
 
@@ -31,8 +37,11 @@ def test_from_a_file_to_a_table(file, capsys):
   assert code == 0, err
   assert "2 items, 32 rows in 4 shards" in out
   assert "0 of 2: 2 shards, 16 rows" in out and "2 shards, 16 rows in" in out
-  code, out, _ = _spex(capsys, "status", "--workdir=run")
+  code, out, _ = _spex(capsys, "status", "--workdir=run", "--price=2")
   assert "2 of 4 shards, 16 of 32 rows (50.0%)" in out and "rows/s; " in out
+  assert "in 1 process; 0.00 at 2 an hour" in out
+  told = json.loads(_spex(capsys, "status", "--workdir=run", "--json")[1])
+  assert (told["shards"], told["complete"]) == (2, False)
   assert _spex(capsys, *run)[0] == 0
   code, out, _ = _spex(capsys, "verify", "--workdir", "run")
   assert (code, out) == (0, "sound         4 shards; 0 are not there\n")
@@ -41,6 +50,34 @@ def test_from_a_file_to_a_table(file, capsys):
   )
   assert "wrote         32 rows to all.parquet" in out
   assert "removed       0 files" in _spex(capsys, "gc", "--workdir=run")[1]
+
+
+def test_asked_to_end_it_says_that_it_can_go_on(file, capsys, monkeypatch):
+  values = small.Sum.values
+
+  def preempted(work, masks):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return values(work, masks)
+
+  run = ("run", f"--config={file}", "--workdir=run")
+  with monkeypatch.context() as patch:
+    patch.setattr(small.Sum, "values", preempted)
+    code, out, err = _spex(capsys, *run)
+  assert code == 75 and "done          1 shard, 8 rows" in out
+  assert err.splitlines()[-1].startswith("spex: asked to end: what was begun")
+  assert _spex(capsys, *run)[0] == 0 and state.status("run").complete
+
+
+def test_tensorboard_reads_what_its_sink_wrote(file, capsys):
+  pytest.importorskip("tensorboardX", reason="an extra")
+  code, _, err = _spex(
+    capsys, "run", f"--config={file}", "--workdir=run", "--sinks=tensorboard"
+  )
+  assert code == 0, err
+  log = next(pathlib.Path("run/log").iterdir())
+  events = next(log.glob("events.out.tfevents.*")).read_bytes()
+  assert b"rows_per_s" in events and b"marked" in events
+  assert state.verify("run").lines == {}
 
 
 def test_a_dry_run_does_nothing(file, capsys, tmp_path):
@@ -60,6 +97,12 @@ def test_a_dry_run_does_nothing(file, capsys, tmp_path):
     (["status"], "needs --workdir=DIR"),
     (["status", "--workdir=none"], "holds no sweep"),
     (["export", "--workdir=run"], "needs --output=FILE.parquet"),
+    (["status", "--workdir=gs//b/run"], "holds no sweep"),
+    (["status", "--workdir=floppy://b/run"], "Protocol not known: floppy"),
+    (["run", "--config=mine.py", "--workdir=run", "--distributed"],
+     "JAX was in use before the processes of the task"),
+    (["run", "--config=mine.py", "--workdir=run", "--accept=sweep"],
+     "accept='sweep': choose from code, versions, device"),
     (["run", "--config=mine.py", "--workdir=run", "--fast"], "flag --fast"),
     (["run", "more"], "unexpected argument 'more'"),
     (

@@ -147,10 +147,21 @@ def test_another_configuration_is_refused_by_its_keys(tmp_path):
     match=r"model\.decay, model\.rate, model\.width differ\. Use its settings",
   ):
     ledger.Ledger(tmp_path, changed)
-  text = (tmp_path / "config.json").read_text()
-  (tmp_path / "config.json").write_text(text.replace("planted", "plantee"))
+
+
+def test_a_damaged_configuration_is_mended_by_who_knows_it(tmp_path):
+  place = tmp_path / "config.json"
+  book = ledger.Ledger(tmp_path, _CONFIG)
+  text = place.read_text()
+  book.write(0, _rows())
+  place.write_text(text.replace("planted", "plantee"))
   with pytest.raises(ledger.DamagedError, match="contradict its sha256"):
-    ledger.Ledger(tmp_path, _CONFIG)
+    ledger.stored_config(tmp_path)
+  with pytest.raises(ledger.DamagedError, match="give the settings that the"):
+    ledger.Ledger(tmp_path, {"data": "plantee"})
+  assert ledger.Ledger(tmp_path, _CONFIG).read(0).n == book.read(0).n
+  assert place.read_text() == text
+  assert "plantee" in (tmp_path / "quarantine/config.json").read_text()
 
 
 def test_unfit_directories_and_rows_are_refused(tmp_path):

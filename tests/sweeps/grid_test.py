@@ -46,8 +46,8 @@ def test_an_item_is_the_configuration_with_its_overrides():
       ValueError,
       "0 and 1 .* equal",
     ),
-    ([{"scael": 2.0}], {}, ValueError, "item 0 .*'scael'.* Did you mean scale"),
-    ([{"model.widht": 2}], {}, ValueError, "Did you mean width"),
+    ([{"scael": 2.0}], {}, ValueError, "item 0.*'scael'.* Did you mean scale"),
+    ([{"model.widht": 2}], {}, ValueError, "Did you mean model.width"),
     ([{"scale": "big"}], {}, TypeError, "item 0 of the sweep"),
     ([{}], {"rows": 0}, ValueError, "rows=0: an integer from 1 up"),
     ([{"rows": 0}], {}, ValueError, r"rows=0: .*\(item 0\)"),
@@ -73,7 +73,7 @@ def test_files_of_sweeps(tmp_path):
   assert grid.load(str(file)).num_rows == 20
   assert grid.load(f"{file}:quick").num_rows == 4
   assert grid.load(str(file), {"rows": 7}).num_rows == 7
-  with pytest.raises(ValueError, match="the command .* Did you mean rows"):
+  with pytest.raises(ValueError, match="the command: .* Did you mean rows"):
     grid.load(str(file), {"rosw": 7})
   with pytest.raises(ValueError, match="no sweep 'none.py'"):
     grid.load("none.py")

@@ -1,5 +1,6 @@
 """Runs: resumed, shared, failing; the same bytes all the same."""
 
+import hashlib
 import json
 import os
 import signal
@@ -8,8 +9,8 @@ import numpy as np
 import pytest
 
 from spex_jax import base
-from spex_jax.store import ledger
-from spex_jax.sweeps import failures, grid, run, state
+from spex_jax.store import folders, ledger
+from spex_jax.sweeps import failures, grid, metrics, run, state, tables
 from tests.sweeps import small
 
 
@@ -116,7 +117,7 @@ def test_rows_without_a_number_are_marked(tmp_path):
     assert len(values) == (masks @ np.arange(1.0, small.N + 1) <= 30).sum()
     assert state.status(path).marked == 40 - 2 * len(values)
     kept = tmp_path / f"{broken}.parquet"
-    assert state.export(path, kept) == 2 * len(values)
+    assert tables.export(path, kept) == 2 * len(values)
   with pytest.raises(base.NotFiniteError, match="Shard 0 .scale=1.0.: .*drop"):
     _run(tmp_path / "strict", small.sweep(broken="nan", nan="error"))
 
@@ -126,7 +127,7 @@ def test_failures_are_told_retried_and_then_given_up(tmp_path):
   report = _run(tmp_path, sweep)
   assert report.shards == 3 and sorted(report.given_up) == [3, 4, 5]
   assert "RuntimeError: no such model (small.py" in report.given_up[3]
-  assert len(failures.attempts(tmp_path, 3)) == 3
+  assert len(failures.by_shard(folders.opened(tmp_path))[3]) == 3
   built = small.Sum.built
   assert sorted(_run(tmp_path, sweep).given_up) == [3, 4, 5]
   assert small.Sum.built == built  # Nothing is tried that was given up, ...
@@ -161,12 +162,9 @@ def test_two_writers_of_one_shard_agree(whole, tmp_path):
 
   report = _run(path, progress=race)
   assert report.shards == 5 and _files(path) == _files(whole)
-  lines = [
-    json.loads(line)
-    for place in (path / "log").iterdir()
-    for line in place.read_text().splitlines()
-  ]
-  assert [line["event"] for line in lines] == ["twice"] + ["shard"] * 5
+  lines = metrics.read(folders.opened(path)).entries
+  events = ["start", "twice", *["shard"] * 5, "end"]
+  assert [line["event"] for line in lines] == events
 
 
 def test_others_are_refused_by_name(whole, tmp_path, monkeypatch):
@@ -175,9 +173,11 @@ def test_others_are_refused_by_name(whole, tmp_path, monkeypatch):
   with pytest.raises(ledger.OtherConfigError, match="items.count, items.sha"):
     _run(whole, small.sweep([{}]))
   facts = run.environment.facts()
-  facts["code"]["commit"] = "another"
-  monkeypatch.setattr(run.environment, "facts", lambda: facts)
-  with pytest.raises(ledger.OtherConfigError, match="code.commit differs"):
+  facts["code"]["sources"] = "another"
+  monkeypatch.setattr(run.environment, "facts", lambda sources: facts)
+  with pytest.raises(
+    ledger.OtherConfigError, match="code.sources differs.*--accept=code:"
+  ):
     _run(whole)
   (tmp_path / "mine").mkdir()
   (tmp_path / "mine" / "thesis.txt").write_text("precious")
@@ -187,11 +187,36 @@ def test_others_are_refused_by_name(whole, tmp_path, monkeypatch):
     state.status(tmp_path / "mine")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_directory_without_permission(tmp_path):
-  tmp_path.chmod(0o500)
-  with pytest.raises(ValueError, match="cannot be written: Permission denied"):
-    _run(tmp_path / "run")
+@pytest.fixture
+def stranger():
+  """Root is nobody for a while: permissions are none for root."""
+  if os.geteuid():
+    yield
+    return
+  os.seteuid(65534)
+  try:
+    yield
+  finally:
+    os.seteuid(0)
+
+
+def test_directories_without_permission(whole, tmp_path, request):
+  top = tmp_path
+  while top != top.parent:  # pytest's own are for their owner alone.
+    top.chmod(top.stat().st_mode | 0o555)
+    top = top.parent
+  (tmp_path / "closed").mkdir(mode=0o000)
+  (whole / "shards/00000002.json").unlink()
+  for place in (tmp_path, whole, whole / "shards", whole / "log"):
+    place.chmod(0o555)
+  request.getfixturevalue("stranger")
+  for name in ("new", "closed/run"):
+    with pytest.raises(ValueError, match=f"{name} cannot be read and written"):
+      _run(tmp_path / name)
+  # One that is for reading alone can be looked at, and no more.
+  assert state.status(whole).shards == 5
+  with pytest.raises(ValueError, match="whole cannot be read and written"):
+    _run(whole)
 
 
 def test_clocks_may_go_backwards(whole, tmp_path, monkeypatch):
@@ -203,33 +228,28 @@ def test_clocks_may_go_backwards(whole, tmp_path, monkeypatch):
   assert found.complete and found.rate > 0
 
 
-def test_a_full_disk_is_an_error_and_nothing_is_lost(
-  whole, tmp_path, monkeypatch
-):
-  """As the system says it; the shards before it stay, and no part of one."""
-  path, fsync, count = tmp_path / "run", os.fsync, 0
-
-  def full(descriptor):
-    nonlocal count
-    count += 1
-    if count > 20:
-      raise OSError(28, "No space left on device")
-    fsync(descriptor)
-
-  monkeypatch.setattr(os, "fsync", full)
-  with pytest.raises(OSError, match="No space left"):
-    _run(path)
-  monkeypatch.setattr(os, "fsync", fsync)
-  before = state.status(path).shards
-  assert 0 < before < 6 and not state.status(path).given_up
-  assert _run(path).shards == 6 - before
-  assert _files(path) == _files(whole)
+def test_other_code_is_accepted_when_that_is_said(whole, tmp_path, monkeypatch):
+  """And the manifests of what it made say so."""
+  (whole / "shards/00000002.json").unlink()
+  (whole / "shards/00000002.parquet").unlink()
+  facts = run.environment.facts()
+  facts["code"]["sources"] = "mended"
+  monkeypatch.setattr(run.environment, "facts", lambda sources: facts)
+  with pytest.raises(ValueError, match="accept='sweep': choose from code"):
+    run.Run(whole, small.sweep(), small.Sum, accept=["sweep"])
+  again = run.Run(whole, small.sweep(), small.Sum, accept=["code", "device"])
+  assert again.run().shards == 1
+  made = [again.ledger.manifest(index).get("made_with") for index in (1, 2)]
+  assert made[0] is None and made[1] == {"code": facts["code"]}
+  with pytest.raises(ledger.OtherConfigError, match="scale differs"):
+    run.Run(whole, small.sweep(scale=3.0), small.Sum, accept=["code"])
 
 
 def test_rubbish_is_collected_and_nothing_else(whole):
   clean = _files(whole)
   names = ("shards/.00000009.parquet.77.tmp", "shards/00000009.parquet",
-           "shards/.config.json.7.draft")  # fmt: skip
+           "quarantine/00000003.0.json")  # fmt: skip
+  (whole / "quarantine").mkdir()
   for name in names:
     (whole / name).write_bytes(b"half")
   assert state.collect_garbage(whole) == []  # Somebody may be at work still.
@@ -242,7 +262,7 @@ def test_rubbish_is_collected_and_nothing_else(whole):
 def test_export_is_read_by_others(whole, tmp_path):
   import pyarrow.parquet as pq
 
-  assert state.export(whole, tmp_path / "all.parquet") == 40
+  assert tables.export(whole, tmp_path / "all.parquet") == 40
   table = pq.read_table(tmp_path / "all.parquet")
   assert table.column_names == [
     "item", "row", "n", "mask", "status", "value", "settings",
@@ -257,8 +277,15 @@ def test_export_is_read_by_others(whole, tmp_path):
   assert rows[-1]["value"][0] == 2 * (bits @ weights)
   empty = small.sweep(broken="build", rows=8)
   _run(tmp_path / "none", grid.Sweep(empty.config, ({"scale": 2.0},)))
+  told = (tmp_path / "all.parquet.sha256").read_text().split()
+  data = (tmp_path / "all.parquet").read_bytes()
+  assert told == [hashlib.sha256(data).hexdigest(), "all.parquet"]
+  frame = tables.frame(whole)
+  assert len(frame) == 40 and frame.value[39][0] == rows[-1]["value"][0]
+  with pytest.raises(ValueError, match="nowhere is no folder"):
+    tables.export(whole, tmp_path / "nowhere/all.parquet")
   with pytest.raises(ValueError, match="has no shard yet"):
-    state.export(tmp_path / "none", tmp_path / "no.parquet")
+    tables.export(tmp_path / "none", tmp_path / "no.parquet")
   assert not (tmp_path / "no.parquet").exists()
   for item, message in ((0, "has no row yet"), (3, "has 0..0")):
     with pytest.raises(ValueError, match=message):
@@ -270,3 +297,17 @@ def test_sinks_get_the_numbers(tmp_path):
   _run(tmp_path, sinks=(lambda step, numbers: seen.append((step, numbers)),))
   assert [step for step, _ in seen] == list(range(6))
   assert seen[-1][1]["done"] == 1.0 and seen[0][1]["rows"] == 8
+
+
+def test_sql_is_answered(whole):
+  pytest.importorskip("duckdb", reason="DuckDB is an extra")
+  found = tables.query(
+    whole,
+    "select a.item, count(*) as number, max(a.value[1]) as most from sweep a "
+    "join sweep b using (item, row) group by item order by item",
+  ).to_pydict()
+  assert found["item"] == [0, 1] and found["number"] == [20, 20]
+  most = [state.samples(whole, item)[1][:, 0].max() for item in range(2)]
+  assert found["most"] == most
+  with pytest.raises(ValueError, match="sql='select nothing'"):
+    tables.query(whole, "select nothing")

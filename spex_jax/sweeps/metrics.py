@@ -1,0 +1,97 @@
+"""A process's own lines of JSON: times, hosts, rates. No value depends on them.
+
+`log/HOST.PID.TOKEN/metrics.jsonl`, in parts on an object store. The folder has
+one writer, and may hold the events of TensorBoard, too. Each line ends with a
+checksum of its own; one that a kill cut off is skipped.
+"""
+
+import dataclasses
+import json
+import os
+import secrets
+import socket
+import time
+import zlib
+from typing import Any
+
+from spex_jax.store import folders
+
+FOLDER = "log"
+
+
+def of_process() -> str:
+  """The folder of this process's log; of no other, whoever has its number."""
+  token = secrets.token_hex(3)
+  return f"{FOLDER}/{socket.gethostname()}.{os.getpid()}.{token}"
+
+
+class Writer:
+  """Appends lines to one log."""
+
+  def __init__(self, folder: folders.Folder, name: str):
+    """Begins `name/metrics.jsonl`."""
+    self._log = folder.log(f"{name}/metrics.jsonl")
+    self._host = socket.gethostname()
+
+  def __call__(self, **entry: Any) -> None:
+    """Writes a line, with the time and the host."""
+    body = {"time": time.time(), "host": self._host} | entry
+    self._log.write(_line(body))
+
+  def close(self) -> None:
+    """Ends the log."""
+    self._log.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Lines:
+  """What the logs of all processes tell.
+
+  Attributes:
+    entries: of all logs, by time.
+    processes: that wrote one.
+    damaged: lines that their checksum contradicts, by the name of the log.
+  """
+
+  entries: list[dict[str, Any]]
+  processes: int
+  damaged: dict[str, int]
+
+
+def read(folder: folders.Folder) -> Lines:
+  """Every line of every log."""
+  names = sorted(
+    f"{FOLDER}/{name}"
+    for name in folder.sizes(FOLDER, deep=True)
+    if name.endswith(".jsonl")
+  )
+  entries: list[dict[str, Any]] = []
+  damaged: dict[str, int] = {}
+  for name, data in folder.read_all(names).items():
+    *lines, _ = data.split(b"\n")  # The last is empty, or cut off.
+    for line in lines:
+      entry = _entry(line)
+      if entry is None:
+        damaged[name] = damaged.get(name, 0) + 1
+      else:
+        entries.append(entry)
+  entries.sort(key=lambda entry: entry["time"])
+  writers = {name.rpartition("/")[0] for name in names}
+  return Lines(entries, len(writers), damaged)
+
+
+def _line(body: dict[str, Any]) -> bytes:
+  text = json.dumps(body)
+  return f'{text[:-1]}, "crc32": "{_sum(text)}"}}\n'.encode()
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+  """What a line says; None if it is damaged."""
+  text, comma, told = line.decode(errors="replace").rpartition(', "crc32": ')
+  if not comma or told != f'"{_sum(text + "}")}"}}':
+    return None
+  return json.loads(text + "}")
+
+
+def _sum(text: str) -> str:
+  return f"{zlib.crc32(text.encode()):08x}"
