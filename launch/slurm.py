@@ -201,8 +201,6 @@ def command(given: Any, extra: Sequence[str]) -> int:
       f"The jobs go on; the same command follows them again, `scancel "
       f"{numbers}` ends them."
     ) from None
-  except ValueError as error:  # A damaged configuration.
-    raise SystemExit(" ".join(str(error).split())) from error
   return 0 if done else 1
 
 

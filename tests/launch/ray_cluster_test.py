@@ -100,7 +100,8 @@ def _node(folder, *words):
   return subprocess.Popen(
     [
       sys.executable, "-m", "ray.scripts.scripts", "start", "--block",
-      "--num-cpus=1", f"--temp-dir={folder}", "--disable-usage-stats", *words,
+      "--num-cpus=1", "--node-ip-address=127.0.0.1", f"--temp-dir={folder}",
+      "--disable-usage-stats", *words,
     ],
     env=os.environ | _ENVIRONMENT, stdout=subprocess.DEVNULL,
     stderr=subprocess.DEVNULL,
@@ -117,7 +118,7 @@ def test_a_node_that_is_lost(launch, whole, tmp_path):
     clusters.wait(lambda: clusters.processes("raylet", below=head.pid), head)
     nodes.append(_node(folder, f"--address=127.0.0.1:{port}"))
     clusters.wait(
-      lambda: clusters.processes("ray::IDLE", below=nodes[1].pid), nodes[1]
+      lambda: clusters.processes("raylet", below=nodes[1].pid), nodes[1]
     )
     launched = launch(f"--address=127.0.0.1:{port}", "--strategy=SPREAD")
     before = launched.until(20)

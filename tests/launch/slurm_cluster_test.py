@@ -169,6 +169,19 @@ def test_a_preempted_job_ends_behind_its_shard_and_is_queued_again(
   assert sum("is queued again" in log for log in logs) == 2
 
 
+def test_two_nodes_join_for_one_task(slurm, whole, tmp_path):
+  """Each makes its share; one that is killed comes back."""
+  launched = clusters.Launched(
+    "slurm", tmp_path / "run", "--tasks=1", "--nodes=2", "--cpus=1", "--wait"
+  )
+  before = launched.until(20)
+  assert len(_children(launched)) == 2
+  os.kill(_children(launched)[-1], signal.SIGKILL)
+  code, said = launched.end()
+  assert code == 0, said
+  clusters.check(launched.workdir, whole, before)
+
+
 def test_the_launcher_is_killed_and_started_again(launched, whole, tmp_path):
   """It finds the jobs that it had submitted, and follows them."""
   before = launched.until(20)
