@@ -22,6 +22,7 @@ import json
 import os
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -119,6 +120,7 @@ def execute(
     for index in tending.unfinished(workdir, given.tasks)
   }
   tending.say(f"{len(waiting)} of {given.tasks} tasks are with Ray")
+  looked = time.monotonic()
   try:
     while waiting:
       ready, _ = ray.wait(list(waiting), timeout=given.poll)
@@ -128,7 +130,8 @@ def execute(
           ray.get(reference)
         except ray.exceptions.RayError as error:
           tending.say(f"task {index} ended: {_cause(error)}")
-      if not waiting or len(ready) == 0:
+      if time.monotonic() - looked >= given.poll:
+        looked = time.monotonic()
         watch.look()
   except KeyboardInterrupt:
     for reference in waiting:

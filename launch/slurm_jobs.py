@@ -7,12 +7,13 @@ queued or running: without accounting it forgets the others.
 import collections
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import pathlib
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from launch import local, slurm_task, tending
@@ -73,16 +74,21 @@ class Jobs:
     """`log_dir` need not be there yet."""
     self._place = log_dir / "jobs.json"
     self.submitted: list[dict[str, Any]] = []
-    with contextlib.suppress(FileNotFoundError):
-      self.submitted = json.loads(self._place.read_text())
+    self._read()
 
   def add(self, job: str, tasks: Sequence[int], count: int) -> None:
     """Remembers an array whose elements are these tasks."""
+    self._read()
     entry = {"job": job, "tasks": list(tasks), "count": count}
     self.submitted.append(entry | {"time": time.time()})
     draft = self._place.with_suffix(f".{os.getpid()}.tmp")
     draft.write_text(json.dumps(self.submitted))
     draft.replace(self._place)
+
+  def _read(self) -> None:
+    """Other launchers of this sweep may have added theirs."""
+    with contextlib.suppress(FileNotFoundError):
+      self.submitted = json.loads(self._place.read_text())
 
   def last(self, task: int) -> str | None:
     """The job that a task was last submitted with, as `123_4`."""
@@ -96,6 +102,7 @@ class Jobs:
 
     None if Slurm does not answer.
     """
+    self._read()
     if not self.submitted:
       return {}
     listed = _squeue()
@@ -126,6 +133,26 @@ def _squeue() -> str | None:
     error = asked.stderr.strip()
   tending.say(f"squeue does not answer: {error}")
   return None
+
+
+@contextlib.contextmanager
+def alone(log_dir: pathlib.Path) -> Iterator[None]:
+  """No other launcher submits between our look and our submission.
+
+  Raises:
+    SystemExit: no permission, or no room; one line says what to do.
+  """
+  try:
+    log_dir.mkdir(parents=True, exist_ok=True)
+    file = (log_dir / "lock").open("w")
+  except OSError as error:
+    raise SystemExit(
+      f"{log_dir} cannot be written: {error.strerror}. Give another --workdir "
+      "or --logs."
+    ) from error
+  with file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    yield
 
 
 def submit(plan: Plan, tasks: Sequence[int], jobs: Jobs) -> str:
@@ -203,16 +230,27 @@ def follow(
         if again[index] < resubmits and _worth(plan, jobs, index)
       ]
       if mended:
-        for index in mended[:10]:
-          tending.say(f"task {index} {why(plan, jobs, index)}")
         again.update(mended)
         suspected -= set(mended)
-        submit(plan, mended, jobs)
+        _submit_again(plan, mended, jobs)
       elif not alive and len(sure) == len(gone):
         for index in sure[:10]:
           tending.say(f"task {index} {why(plan, jobs, index)}; not tried again")
         return tending.verdict(plan.workdir, found)
     time.sleep(poll)
+
+
+def _submit_again(plan: Plan, tasks: Sequence[int], jobs: Jobs) -> None:
+  """Tells why; leaves those that another launcher was first to submit."""
+  with alone(plan.log_dir):
+    alive = jobs.alive()
+    if alive is None:
+      return
+    tasks = [index for index in tasks if (index, plan.count) not in alive]
+    for index in tasks[:10]:
+      tending.say(f"task {index} {why(plan, jobs, index)}")
+    if tasks:
+      submit(plan, tasks, jobs)
 
 
 def why(plan: Plan, jobs: Jobs, index: int) -> str:

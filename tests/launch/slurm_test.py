@@ -1,5 +1,6 @@
 """What is submitted to Slurm, and when; scripts stand for its programs."""
 
+import contextlib
 import json
 import pathlib
 import subprocess
@@ -203,6 +204,33 @@ def test_a_task_whose_job_is_gone_is_submitted_again(
   said = capsys.readouterr().err
   assert "task 1 (job 100_1) went without a word: killed, or its node" in said
   assert "6 of 6 shards are there" in said
+
+
+def test_two_launchers_submit_a_lost_task_once(
+  tmp_path, fake, launch, monkeypatch
+):
+  """The other was first, while this one waited for the lock."""
+  config, lock = sweeps.config(tmp_path), slurm_jobs.alone
+
+  @contextlib.contextmanager
+  def late(log_dir):
+    if fake.scripts():
+      slurm_jobs.Jobs(log_dir).add("500", [1], 3)
+      fake.lists("500 N/A PENDING")
+    with lock(log_dir):
+      yield
+
+  monkeypatch.setattr(slurm_jobs, "alone", late)
+  for index in (0, 2):
+    sweeps.do(tmp_path / "run", config, index, 3)
+  _meanwhile(
+    monkeypatch,
+    lambda: None,
+    lambda: sweeps.do(tmp_path / "run", config, 1, 3),
+  )
+  assert launch("--wait") == 0
+  assert len(fake.scripts()) == 1
+  assert _submitted(tmp_path) == [[1], [1]]
 
 
 def test_an_error_that_stays_is_not_tried_again(
