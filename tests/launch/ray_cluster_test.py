@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -16,6 +17,16 @@ from tests.launch import clusters
 pytestmark = pytest.mark.cluster
 # Ray writes nothing into the home of who tests.
 _ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _folder():
+  """Of Ray's own files; sockets' names must be short, and pytest's is not."""
+  with tempfile.TemporaryDirectory(
+    prefix="ray", dir="/tmp", ignore_cleanup_errors=True
+  ) as folder:
+    _ENVIRONMENT["RAY_TMPDIR"] = folder
+    yield
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +122,7 @@ def _node(folder, *words):
 def test_a_node_that_is_lost(launch, whole, tmp_path):
   """Two nodes of one core, one task on each; one is killed with its task."""
   port = _free_port()
-  folder = f"/tmp/ray{os.getpid()}"  # Sockets' names must be short.
+  folder = f"{_ENVIRONMENT['RAY_TMPDIR']}/nodes"
   head = _node(folder, "--head", f"--port={port}", "--include-dashboard=false")
   nodes = [head]
   try:
