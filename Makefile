@@ -127,6 +127,8 @@ bench: $(env311)/.spex-all peers peers-shapiq
 	"$(env311)/bin/python" -m experiments.spex_removal
 	"$(env311)/bin/python" -m experiments.bench_retrain
 	"$(env311)/bin/python" -m experiments.bench_components
+	rm -rf build/sweep
+	"$(env311)/bin/python" -m experiments.bench_sweep --workdir=build/sweep
 
 peers: third_party/.venv/.installed
 

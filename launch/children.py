@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 _POLL = 0.2  # Seconds between two looks at a child.
-_STEADY = 600.0  # A child that lived so long may be started anew as often.
+STEADY = 600.0  # A child that lived so long may be started anew as often.
 
 # Becomes the command; on Linux it is killed when its parent dies (prctl's
 # PR_SET_PDEATHSIG), which may have happened before it could ask for that.
@@ -75,15 +75,9 @@ class Child:
     left = self._restarts
     while not self.asked:
       begin = time.monotonic()
-      self._process = subprocess.Popen(
-        [
-          sys.executable, "-S", "-E", "-c", _BOUND, str(os.getpid()),
-          " ".join(str(int(number)) for number in self._ignore), *self.words,
-        ],
-        env=self._environment,
-      )  # fmt: skip
+      self._process = started(self.words, self._environment, self._ignore)
       code = self._wait()
-      if time.monotonic() - begin > _STEADY:
+      if time.monotonic() - begin > STEADY:
         left = self._restarts
       if self.asked:
         break
@@ -137,6 +131,23 @@ class Child:
       if code == os.EX_TEMPFAIL and not self.asked:
         time.sleep(_POLL)  # The same signal may be on its way to us.
       return code
+
+
+def started(
+  words: Sequence[str],
+  environment: Mapping[str, str] | None = None,
+  ignore: Sequence[int] = (),
+) -> subprocess.Popen:
+  """A process that does not outlive this one (on Linux); see `Child`.
+
+  On Linux it ends with the thread that called this.
+  """
+  numbers = " ".join(str(int(number)) for number in ignore)
+  parent = str(os.getpid())
+  return subprocess.Popen(
+    [sys.executable, "-S", "-E", "-c", _BOUND, parent, numbers, *words],
+    env=environment,
+  )
 
 
 def say(text: str) -> None:

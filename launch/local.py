@@ -1,25 +1,31 @@
 """Runs a sweep in several processes of this machine.
 
   python -m launch.local --config=experiments/configs/sweep_digits.py \
-    --workdir=DIR --processes=2
+    --workdir=DIR --processes=2 [-- more flags of `spex sweep run`]
 
 Every process is one task of `spex sweep run`. One that dies is started again,
-`--restarts` times; the others go on. `--dry_run` prints the commands. Threads
-and devices are split: each process gets its share of the cores.
+`--restarts` times; the others go on. With `--stall=SECONDS` one that publishes
+nothing for so long is killed, and started again, too. Asked to end (TERM, or
+control-C), all end behind their shards. `--dry_run` prints the commands.
+Threads are split: each process gets its share of the cores.
 
-Exit code 0 if every shard is there, 1 else.
+Exit code 0 if every shard is there, 75 if it was asked to end before (the same
+command goes on), 1 else.
 """
 
 import os
+import shlex
 import signal
-import subprocess
+import socket
 import sys
 import time
 from collections.abc import Sequence
 
 from absl import app, flags
 
-from spex_jax.sweeps import state
+from launch import children, tending
+from spex_jax.store import folders
+from spex_jax.sweeps import metrics, processes
 
 _POLL = 0.2  # Seconds.
 
@@ -42,89 +48,152 @@ def command(
   ]
 
 
+class Task:
+  """One process of the sweep, and those that were started in its place.
+
+  Attributes:
+    index: of the task.
+    left: times that it may be started again.
+  """
+
+  def __init__(self, index: int, words: list[str], restarts: int):
+    """Nothing is started yet."""
+    self.index, self.left = index, restarts
+    self._words, self._restarts = words, restarts
+
+  def start(self, environment: dict[str, str]) -> None:
+    """Starts it, again perhaps."""
+    self.began = time.monotonic()
+    self.process = children.started(self._words, environment)
+
+  def goes_on(self, code: int) -> bool:
+    """Whether it should be started again; says why it ended."""
+    if code in (0, 1):
+      if code:
+        children.say(f"task {self.index} ended with {code}: see above")
+      return False
+    if time.monotonic() - self.began > children.STEADY:
+      self.left = self._restarts
+    cause = f"by signal {-code}" if code < 0 else f"with {code}"
+    if not self.left:
+      children.say(f"task {self.index} ended {cause}, once too often")
+      return False
+    self.left -= 1
+    children.say(
+      f"task {self.index} ended {cause}; started again ({self.left} more times)"
+    )
+    return True
+
+  def silent_for(self, folder: folders.Folder) -> float:
+    """Seconds since it wrote to its log, or was started."""
+    mine = f"{socket.gethostname()}.{self.process.pid}."
+    latest = 0.0
+    for name in folder.sizes(metrics.FOLDER, deep=True):
+      if name.startswith(mine):
+        latest = max(latest, folder.modified(f"{metrics.FOLDER}/{name}"))
+    lived = time.monotonic() - self.began
+    return min(lived, time.time() - latest) if latest else lived
+
+
 def run(
   config: str,
   workdir: str,
-  processes: int,
+  count: int,
   *,
   restarts: int = 3,
+  stall: float = 0.0,
   extra: Sequence[str] = (),
-) -> bool:
-  """Starts all tasks, and those that die again; returns whether all is done.
+) -> int:
+  """Starts all tasks, and those that die again; returns the exit code.
 
   Args:
     config: of the sweep, a file.
     workdir: of the sweep.
-    processes: tasks.
-    restarts: of each task, after it died.
+    count: tasks.
+    restarts: of each task, after it died; again as many once one has lived for
+      ten minutes.
+    stall: seconds without a line in its log after which a task is killed; 0
+      for none.
     extra: more flags of `spex sweep run`.
   """
-  cores = max(1, (os.cpu_count() or 1) // processes)
-  environment = os.environ | {
-    "OMP_NUM_THREADS": str(cores),
-    "OPENBLAS_NUM_THREADS": str(cores),
-    # Cores that XLA's thread pool may use.
-    "NPROC": str(cores),
-  }
-  begin = lambda index: subprocess.Popen(
-    command(config, workdir, index, processes, extra), env=environment
-  )
-  tasks = {index: begin(index) for index in range(processes)}
-  left = dict.fromkeys(tasks, restarts)
-  try:
+  cores = str(max(1, (os.cpu_count() or 1) // count))
+  # The last is of XLA's thread pool.
+  names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC")
+  environment = os.environ | dict.fromkeys(names, cores)
+  tasks = [
+    Task(i, command(config, workdir, i, count, extra), restarts)
+    for i in range(count)
+  ]
+  watch = tending.Watch(workdir, count)
+  folder = folders.opened(workdir)
+  told = looked = time.monotonic()
+  asked = False
+  with processes.until_signalled() as signalled:
+    for task in tasks:
+      task.start(environment)
     while tasks:
       time.sleep(_POLL)
-      for index, process in list(tasks.items()):
-        code = process.poll()
+      if signalled() and not asked:
+        asked = True
+        children.say("asked to end: each task ends behind its shard")
+        for task in tasks:
+          task.process.send_signal(signal.SIGTERM)
+      now = time.monotonic()
+      if stall and now - looked > min(stall / 4, 30.0):
+        looked = now
+        for task in tasks:
+          if task.process.poll() is None and task.silent_for(folder) > stall:
+            children.say(f"task {task.index} said nothing for {stall:g} s")
+            task.process.kill()
+      if now - told > _REPORT:
+        told = now
+        watch.look()
+      for task in list(tasks):
+        code = task.process.poll()
         if code is None:
           continue
-        del tasks[index]
-        if code < 0 and left[index]:  # By a signal: killed, out of memory.
-          left[index] -= 1
-          print(
-            f"task {index} ended by signal {-code}; started again "
-            f"({left[index]} more times)",
-            file=sys.stderr,
-          )
-          tasks[index] = begin(index)
-        elif code:
-          print(f"task {index} ended with {code}", file=sys.stderr)
-  except KeyboardInterrupt:
-    for process in tasks.values():
-      process.send_signal(signal.SIGTERM)
-    for process in tasks.values():
-      process.wait()
-    raise
-  return state.status(workdir).complete
+        if not asked and task.goes_on(code):
+          task.start(environment)
+        else:
+          tasks.remove(task)
+  if tending.verdict(workdir, watch.look()):
+    return 0
+  return os.EX_TEMPFAIL if asked else 1
+
+
+_REPORT = 30.0  # Seconds between two lines about the whole.
 
 
 def main(argv):
   """Runs, or prints what it would run."""
   given = flags.FLAGS
   extra = argv[1:]
-  if given.processes < 1:
-    raise app.UsageError("--processes must be at least 1.")
-  if given.dry_run:
-    for index in range(given.processes):
-      words = command(
-        given.config, given.workdir, index, given.processes, extra
-      )
-      print(" ".join(words))
-    return
-  done = run(
-    given.config,
-    given.workdir,
-    given.processes,
-    restarts=given.restarts,
-    extra=extra,
+  config, workdir = tending.checked(
+    given.config, given.workdir, given.processes, extra
   )
-  sys.exit(0 if done else 1)
+  for index in range(given.processes):
+    words = command(config, workdir, index, given.processes, extra)
+    print(shlex.join(words))
+  if given.dry_run:
+    return
+  sys.stdout.flush()
+  sys.exit(
+    run(
+      config,
+      workdir,
+      given.processes,
+      restarts=given.restarts,
+      stall=given.stall,
+      extra=extra,
+    )
+  )
 
 
 if __name__ == "__main__":
   flags.DEFINE_string("config", None, "File of the sweep.", required=True)
   flags.DEFINE_string("workdir", None, "Its directory.", required=True)
-  flags.DEFINE_integer("processes", 2, "Tasks.")
+  flags.DEFINE_integer("processes", 2, "Tasks.", lower_bound=1)
   flags.DEFINE_integer("restarts", 3, "Of a task that was killed.")
+  flags.DEFINE_float("stall", 0.0, "Seconds of silence; 0: for ever.")
   flags.DEFINE_bool("dry_run", False, "Prints the commands.")
   app.run(main)

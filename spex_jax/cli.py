@@ -321,6 +321,7 @@ def _one_line(error: BaseException) -> str:
   # One of ours is a sentence; the system's has a number.
   sentences = (
     OSError, FileNotFoundError, ImportError, InterruptedError, TimeoutError,
+    ConnectionError,
   )  # fmt: skip
   if isinstance(error, own) or (
     type(error) in sentences and not getattr(error, "errno", None)

@@ -1,5 +1,7 @@
 """Strict switches for every test; the library itself sets none of them."""
 
+import os
+
 import hypothesis
 import jax
 import pytest
@@ -23,3 +25,24 @@ def _patience(monkeypatch):
   """No line of progress appears because a test's machine is slow."""
   monkeypatch.setattr(progress, "_SECONDS", 3600.0)
   monkeypatch.setattr(progress, "_QUIET_SECONDS", 3600.0)
+
+
+@pytest.fixture
+def stranger(tmp_path):
+  """Until the test ends, root is nobody: no permission stops root.
+
+  Asked for by `request.getfixturevalue("stranger")`, once all is laid out.
+  """
+  top = tmp_path
+  while top != top.parent:  # pytest's own folders are for their owner alone.
+    if top.owner() == "root" == tmp_path.owner():
+      top.chmod(top.stat().st_mode | 0o555)
+    top = top.parent
+  if os.geteuid():
+    yield
+    return
+  os.seteuid(65534)
+  try:
+    yield
+  finally:
+    os.seteuid(0)

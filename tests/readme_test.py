@@ -1,5 +1,6 @@
 """The README keeps its word: its example prints what it shows."""
 
+import json
 import pathlib
 import re
 import subprocess
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests import command
 from tests.jobs import small
 
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -52,6 +54,24 @@ def test_the_five_lines_each_run_as_they_stand(tmp_path, monkeypatch, capsys):
   exec(compile(code, "experiments/README.md", "exec"), {})
   shown = capsys.readouterr().out
   assert re.findall(r"sets of (\d+) players", shown) == ["5", "4", "4", "4"]
+
+
+def test_the_sweep_that_is_written_there_runs(tmp_path, monkeypatch, capsys):
+  text = (_ROOT / "experiments" / "README.md").read_text()
+  match = re.search(r"### Write a sweep.*?```python\n(.*?)```", text, re.DOTALL)
+  assert match is not None
+  (tmp_path / "mine.py").write_text(match.group(1))
+  (tmp_path / "my_module.py").write_text(
+    "def value(masks):\n  return masks.sum(axis=1) * 1.0\n"
+  )
+  monkeypatch.chdir(tmp_path)
+  code, out, err = command.run(
+    capsys, "sweep", "run", "--config=mine.py", "--workdir=run",
+    "--config.rows=40", "--config.rows_per_shard=20",
+  )  # fmt: skip
+  assert code == 0 and "10 items, 400 rows in 20 shards" in out, err
+  frozen = json.loads((tmp_path / "run/config.json").read_text())["config"]
+  assert "my_module" in frozen["code"]
 
 
 @pytest.mark.slow

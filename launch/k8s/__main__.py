@@ -132,6 +132,7 @@ def _wanted(given: flags.FlagValues, extra: Sequence[str]) -> settings.Settings:
     "node_selector": _pairs("node_selector", given.node_selector),
     "labels": _pairs("label", given.label),
     "env": _pairs("env", given.env),
+    "ttl": None if given.ttl < 0 else given.ttl,
   }
   return settings.Settings(**values)
 
@@ -214,7 +215,7 @@ def define(values: flags.FlagValues) -> None:
   number("retries", 5, "Of a task whose pod crashed.")
   number("restarts", 100, "Of a slice, whatever ended it.")
   number("max_failed", None, "Failed tasks that end the job.")
-  number("ttl", 7 * 24 * 3600, "Seconds a finished job stays.")
+  number("ttl", 7 * 24 * 3600, "Seconds a finished job stays; -1: for ever.")
   number("port", 8476, "Of process 0 of a slice.")
   number("join_timeout", 3600, "Seconds to wait for a slice.")
   switch("config_in_image", False, "--config is the image's.")

@@ -3,12 +3,14 @@
 The words of the command are `ACTIONS`.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from spex_jax.jobs import sinks as sinks_of
 from spex_jax.jobs import sweeping
 from spex_jax.report import progress
 from spex_jax.report import tables as report_tables
@@ -74,6 +76,14 @@ def task_of(
 
 
 def _run(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
+  try:
+    _task(flags, overrides)
+  except (TimeoutError, ConnectionError) as error:
+    # Of other processes, or of a store: they may be there the next time.
+    raise InterruptedError(f"{error} The same command goes on.") from error
+
+
+def _task(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
   if not flags.get("config"):
     raise ValueError("spex sweep run needs --config=FILE[:SIZE].")
   sweep = grid.load(flags["config"], overrides)
@@ -137,6 +147,7 @@ def _run(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
 
 
 def _evaluate(flags, sweep, index, count, rows, group) -> run.Report:
+  names = sinks_of.named(flags.get("sinks", ""))
   found = run.Run(
     flags["workdir"],
     sweep,
@@ -146,8 +157,10 @@ def _evaluate(flags, sweep, index, count, rows, group) -> run.Report:
   )
   # Beside this process's own log: TensorBoard takes each folder for a run.
   place = f"{found.folder.path}/{found.log}"
-  sinks = tuple(sinks_of(flags.get("sinks", ""), place))
-  with progress.sweep(rows) as say:
+  with contextlib.ExitStack() as stack, progress.sweep(rows) as say:
+    sinks = tuple(
+      stack.enter_context(sinks_of.SINKS[name](place)) for name in names
+    )
     return found.run(
       index,
       count,
@@ -383,52 +396,3 @@ def _money(flags: Mapping[str, str], seconds: float) -> str:
       f"price={flags['price']!r}: of one process in an hour, a number."
     ) from None
   return f"; {price * seconds / 3600:,.2f} at {price:g} an hour"
-
-
-def sinks_of(text: str, place: str) -> list[run.Sink]:
-  """The sinks that are named, with commas between, for one process.
-
-  Raises:
-    ImportError: one that is not installed.
-    ValueError: an unknown one.
-  """
-  names = _words(text)
-  for name in names:
-    if name not in SINKS:
-      raise ValueError(f"sinks={name!r}: choose from {', '.join(SINKS)}.")
-  return [SINKS[name](place) for name in names]
-
-
-def _tensorboard(place: str) -> run.Sink:
-  writer = _optional("tensorboardX").SummaryWriter(place)
-
-  def sink(step: int, numbers: Mapping[str, float]) -> None:
-    for name, value in numbers.items():
-      writer.add_scalar(name, value, step)
-    writer.flush()
-
-  return sink
-
-
-def _wandb(place: str) -> run.Sink:
-  folder = None if "://" in place else place
-  logged = _optional("wandb").init(dir=folder, project="spex_jax")
-  return lambda step, numbers: logged.log(dict(numbers), step=step)
-
-
-def _optional(package: str) -> Any:
-  """A package that only a sink needs."""
-  import importlib
-
-  try:
-    return importlib.import_module(package)
-  except ImportError:
-    raise ImportError(
-      f"This sink needs {package} (pip install {package})."
-    ) from None
-
-
-SINKS: Mapping[str, Callable[[str], run.Sink]] = {
-  "tensorboard": _tensorboard,
-  "wandb": _wandb,
-}

@@ -116,20 +116,11 @@ class Ledger:
       raise KeyError(f"{self.path} has no shard {index}.") from None
     return self._manifest(name, data)
 
-  def check(
-    self, wanted: Iterable[int], *, mend: bool = True
-  ) -> dict[int, int]:
+  def check(self, wanted: Iterable[int]) -> set[int]:
     """Those of the wanted shards that are published and look sound.
 
-    Reads their manifests, and the sizes of their files. What only reading
-    finds, this does not see.
-
-    Args:
-      wanted: indices.
-      mend: whether what does not fit goes to quarantine.
-
-    Returns:
-      By index, how many of the shard's rows have no value.
+    Reads their manifests, and the sizes of their files; what does not fit goes
+    to quarantine. What only reading finds, this does not see.
     """
     sizes = self.folder.sizes(_SHARDS)
     bare = lambda index, suffix: _name(index, suffix).removeprefix("shards/")
@@ -138,23 +129,19 @@ class Ledger:
       for index in wanted
       if bare(index, "json") in sizes
     }
-    sound = {}
+    sound = set()
     for name, data in self.folder.read_all(names).items():
       index = names[name]
       size = sizes.get(bare(index, "parquet"))
       try:
-        manifest = self._manifest(name, data)
-        told = manifest.get("bytes")
+        told = self._manifest(name, data).get("bytes")
         if size != told:
-          found = (
-            "is missing" if size is None else f"has {size} of {told} bytes"
-          )
-          raise DamagedError(f"{self._at(index)} {found}.")
+          what = "is missing" if size is None else f"{size} of {told} bytes"
+          raise DamagedError(f"{self._at(index)}: {what}.")
       except DamagedError as error:
-        if mend:
-          self.quarantine(index, str(error))
+        self.quarantine(index, str(error))
       else:
-        sound[index] = manifest["rows"] - manifest["counts"]["ok"]
+        sound.add(index)
     return sound
 
   def read(self, index: int) -> Rows:

@@ -114,8 +114,8 @@ class Run:
         versions, another device kind or other code; the message names what
         differs.
       ValueError: a directory that is not empty and no run, one without
-        permission or out of reach, or an unknown word of `accept`.
-      OSError: no room.
+        permission, or an unknown word of `accept`.
+      OSError: no room, or (`ConnectionError`) an object store out of reach.
     """
     self.sweep, self._build = sweep, build
     self.folder = folders.opened(workdir)
@@ -354,6 +354,7 @@ def opened(
   Raises:
     ValueError: no directory of a sweep, or files that their checksums
       contradict.
+    ConnectionError: an object store out of reach.
   """
   folder = folders.opened(workdir)
   with _reachable(folder):
@@ -426,7 +427,7 @@ def _reachable(folder: folders.Folder) -> Iterator[None]:
   except Exception as error:
     if isinstance(folder, folders.Directory):
       raise
-    raise ValueError(
+    raise ConnectionError(
       f"workdir {folder.path} is out of reach: {type(error).__name__}: {error}"
     ) from error
 

@@ -22,7 +22,7 @@ class Status:
   Attributes:
     shards, num_shards: published, and all.
     rows, num_rows: the same of rows.
-    marked: rows that are published, and have no value.
+    marked: rows that are published, and have no value, as the logs tell.
     given_up: shards that failed too often, with the last cause.
     rate: rows per second of all processes of the last ten minutes of work, or
       None before the first shard.
@@ -55,19 +55,20 @@ _WINDOW = 600.0  # Seconds that a rate is taken over.
 
 
 def status(workdir: Workdir) -> Status:
-  """Reads manifests and logs; no shard is opened.
+  """Reads the names of what is published, and logs; no shard is opened.
 
   Raises:
     ValueError: no sweep, or a damaged configuration.
   """
   book, sweep = run.opened(workdir)
   every = sweep.shards()
-  sound = book.check(range(len(every)), mend=False)
-  done = set(sound)
+  done = {index for index in book.indices() if index < len(every)}
   rows = sum(every[index].stop - every[index].start for index in done)
   lines = metrics.read(book.folder)
   entries = [e for e in lines.entries if "seconds" in e]
   made = [e for e in entries if e["event"] in ("shard", "twice")]
+  # The last word on a shard counts: one in quarantine is made again.
+  marked = {e["shard"]: e["marked"] for e in made}
   latest = max((e["time"] for e in made), default=0.0)
   recent = [e for e in made if e["time"] > latest - _WINDOW]
   rate = None
@@ -81,7 +82,7 @@ def status(workdir: Workdir) -> Status:
     num_shards=sweep.num_shards,
     rows=rows,
     num_rows=sweep.num_rows,
-    marked=sum(sound.values()),
+    marked=sum(marked.get(index, 0) for index in done),
     given_up=failures.given_up(book.folder, sweep, done),
     rate=rate,
     eta=left / rate if rate else None,

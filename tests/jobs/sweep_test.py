@@ -80,6 +80,17 @@ def test_tensorboard_reads_what_its_sink_wrote(file, capsys):
   assert state.verify("run").lines == {}
 
 
+@pytest.mark.cluster
+def test_weights_and_biases_gets_the_numbers(file, capsys, monkeypatch):
+  monkeypatch.setenv("WANDB_MODE", "offline")
+  code, _, err = _spex(
+    capsys, "run", f"--config={file}", "--workdir=run", "--sinks=wandb"
+  )
+  assert code == 0, err
+  logs = list(pathlib.Path("run/log").rglob("*.wandb"))
+  assert len(logs) == 1 and b"rows_per_s" in logs[0].read_bytes()
+
+
 def test_a_dry_run_does_nothing(file, capsys, tmp_path):
   code, out, _ = _spex(
     capsys, "run", f"--config={file}", "--workdir=run", "--dry_run"

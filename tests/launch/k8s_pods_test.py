@@ -21,6 +21,12 @@ def _documents(**changes):
   return manifests.documents(settings.Settings(_CONFIG, **given | changes))
 
 
+def _free_port():
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    return probe.getsockname()[1]
+
+
 def _bytes(workdir):
   return {
     place.name: place.read_bytes() for place in (workdir / "shards").iterdir()
@@ -78,10 +84,7 @@ def test_slices_of_two_hosts_make_the_bytes_of_one_process(whole, tmp_path):
 
   One after the other: each thinks that it is alone at its address.
   """
-  with socket.socket() as probe:
-    probe.bind(("127.0.0.1", 0))
-    port = probe.getsockname()[1]
-  found = _documents(kind="jobset", tasks=2, hosts=2, port=port)
+  found = _documents(kind="jobset", tasks=2, hosts=2, port=_free_port())
   workdir = tmp_path / "workdir" / "run"
   for task, jobset in enumerate(found[1:]):
     hosts = [kubelet.start(found, jobset, i, tmp_path) for i in range(2)]
@@ -90,3 +93,25 @@ def test_slices_of_two_hosts_make_the_bytes_of_one_process(whole, tmp_path):
     assert state.status(workdir).shards == 20 * (task + 1)
   assert state.status(workdir).complete
   assert _bytes(workdir) == whole
+
+
+@pytest.mark.cluster
+def test_a_slice_that_loses_a_host_comes_back_as_a_whole(whole, tmp_path):
+  """As JobSet does it: one pod fails, the other is ended, both start anew."""
+  found = _documents(
+    kind="jobset", hosts=2, port=_free_port(), env={"PAUSE": "0.1"}
+  )
+  jobset, workdir = found[-1], tmp_path / "workdir" / "run"
+  hosts = [kubelet.start(found, jobset, i, tmp_path) for i in range(2)]
+  _wait_for_shard(workdir, 22)  # The third of the second host's.
+  hosts[1].kill()
+  assert kubelet.verdict(jobset, hosts[1].wait(_LIMIT)) == "Count"
+  assert kubelet.job_spec(jobset)["backoffLimit"] == 0
+  hosts[0].terminate()
+  # 75, or an end by JAX that misses the other: neither ends the JobSet.
+  assert kubelet.verdict(jobset, hosts[0].wait(_LIMIT)) == "Count"
+  assert not state.status(workdir).complete
+  hosts = [kubelet.start(found, jobset, i, tmp_path) for i in range(2)]
+  assert [host.wait(_LIMIT) for host in hosts] == [0, 0]
+  left = _bytes(workdir)
+  assert {n: left[n] for n in left if not n.startswith(".")} == whole

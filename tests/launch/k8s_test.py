@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import stat
+import subprocess
 import sys
 
 import pytest
@@ -188,6 +189,24 @@ def test_what_a_pod_gets():
   assert "ttlSecondsAfterFinished" not in found["spec"]
 
 
+@pytest.mark.parametrize("changes", [{}, {"kind": "jobset", "hosts": 2}])
+def test_what_schemas_do_not_see(changes):
+  """Rules of Kubernetes' own validation of a policy for failures."""
+  spec = kubelet.job_spec(_documents(**changes)[-1])
+  pod = spec["template"]["spec"]
+  assert pod["restartPolicy"] == "Never"
+  for rule in spec["podFailurePolicy"]["rules"]:
+    assert len({"onExitCodes", "onPodConditions"} & rule.keys()) == 1
+    assert rule["action"] != "FailIndex" or "backoffLimitPerIndex" in spec
+    codes = rule.get("onExitCodes")
+    if codes:
+      assert codes["containerName"] == pod["containers"][0]["name"]
+      assert codes["values"] == sorted(set(codes["values"]))
+      assert 0 not in codes["values"]
+  mounts = {m["name"] for m in pod["containers"][0]["volumeMounts"]}
+  assert mounts == {volume["name"] for volume in pod["volumes"]}
+
+
 def test_another_file_is_another_config_map(tmp_path):
   place = tmp_path / "sweep.py"
   names = []
@@ -309,6 +328,17 @@ def test_a_dry_run_prints_the_manifests_and_starts_nothing(kubectl, capsys):
   assert [document["kind"] for document in found] == ["ConfigMap", "Job"]
   assert "40 rows in 40 shards" in said.err
   assert not (kubectl / "words").exists()
+
+
+def test_the_module_is_a_command(tmp_path):
+  done = subprocess.run(
+    [sys.executable, "-m", "launch.k8s", f"--config={_CONFIG}",
+     "--workdir=gs://b/sums", "--image=i", "--ttl=-1", "--dry_run"],
+    cwd=kubelet.ROOT, capture_output=True, text=True, check=True,
+  )  # fmt: skip
+  job = list(yaml.safe_load_all(done.stdout))[-1]
+  assert job["metadata"]["name"] == "spex-sums"
+  assert "ttlSecondsAfterFinished" not in job["spec"]
 
 
 def test_manifests_are_given_to_kubectl(kubectl, capsys):

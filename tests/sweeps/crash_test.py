@@ -132,16 +132,3 @@ def test_the_launcher_starts_killed_tasks_again(whole, tmp_path):
   assert launcher.returncode == 0, said
   assert b"ended by signal 9; started again (2 more times)" in said
   _check(workdir, whole)
-
-
-def test_a_dry_run_prints_the_commands_and_does_nothing(tmp_path):
-  done = subprocess.run(
-    [
-      sys.executable, "-m", "launch.local", f"--config={_CONFIG}",
-      f"--workdir={tmp_path / 'run'}", "--processes=3", "--dry_run",
-    ],
-    cwd=_ROOT, capture_output=True, text=True, check=True,
-  )  # fmt: skip
-  lines = done.stdout.splitlines()
-  assert len(lines) == 3 and "--task_index=2 --task_count=3" in lines[2]
-  assert not (tmp_path / "run").exists()

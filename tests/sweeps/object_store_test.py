@@ -81,7 +81,9 @@ def test_a_store_that_does_not_answer_is_named(url, monkeypatch):
 
   run.Run(url, small.sweep(), small.Sum)
   monkeypatch.setattr(folders.ObjectStore, "read", broken)
-  with pytest.raises(ValueError, match=f"workdir {url} is out of reach: Conn"):
+  with pytest.raises(
+    ConnectionError, match=f"workdir {url} is out of reach: Conn"
+  ):
     state.status(url)
 
 

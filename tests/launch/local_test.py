@@ -1,0 +1,109 @@
+"""Tasks as processes of this machine."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from spex_jax.sweeps import state
+from tests.sweeps import crash_test
+
+_SLOW = """
+import os, time
+import numpy as np
+from experiments.configs import sweep_scale
+
+def get_config():
+  config = sweep_scale.get_config()
+  config.function = "slow:value"
+  config.n, config.rows, config.rows_per_shard = 10, 40, 4
+  return config
+
+def value(masks):
+  if os.environ["SLOW"] == "hang" and not os.path.exists("hung"):
+    open("hung", "w").close()
+    time.sleep(1000)
+  time.sleep(0.2)
+  return masks.sum(axis=1) * 1.0
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+  (tmp_path / "slow.py").write_text(_SLOW)
+  return tmp_path
+
+
+def _launch(folder, *more, how="slow"):
+  return subprocess.Popen(
+    [sys.executable, "-m", "launch.local", "--config=slow.py", "--workdir=run",
+     *more],
+    cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    env=os.environ | {"SLOW": how, "PYTHONPATH": str(crash_test._ROOT)},
+  )  # fmt: skip
+
+
+def test_a_dry_run_prints_the_commands_and_does_nothing(folder):
+  out, err = _launch(folder, "--processes=3", "--dry_run").communicate()
+  lines = [line for line in out.splitlines() if "--task_index" in line]
+  assert len(lines) == 3 and "--task_index=2 --task_count=3" in lines[2], err
+  assert "1 item, 40 rows in 10 shards" in out
+  assert not (folder / "run").exists()
+
+
+def test_asked_to_end_all_tasks_end_and_the_same_command_goes_on(folder):
+  launcher = _launch(folder)
+  deadline = time.monotonic() + 60
+  while len(crash_test._published(folder / "run")) < 2:
+    assert time.monotonic() < deadline and launcher.poll() is None
+    time.sleep(0.02)
+  launcher.send_signal(signal.SIGTERM)
+  _, err = launcher.communicate(timeout=60)
+  assert launcher.returncode == 75, err
+  assert "asked to end: each task ends behind its shard" in err
+  assert 2 <= state.status(folder / "run").shards < 10
+  again = _launch(folder)
+  _, err = again.communicate(timeout=60)
+  assert again.returncode == 0 and "10 of 10 shards are there" in err
+
+
+def test_a_task_that_hangs_is_killed_and_started_again(folder):
+  launcher = _launch(folder, "--processes=1", "--stall=6", how="hang")
+  _, err = launcher.communicate(timeout=120)
+  assert launcher.returncode == 0, err
+  assert "task 0 said nothing for 6 s" in err
+  assert "task 0 ended by signal 9; started again (2 more times)" in err
+
+
+def test_a_launcher_that_is_killed_takes_its_tasks_with_it(folder):
+  launcher = _launch(folder)
+  deadline = time.monotonic() + 60
+  while not crash_test._published(folder / "run"):
+    assert time.monotonic() < deadline and launcher.poll() is None
+    time.sleep(0.02)
+  launcher.kill()
+  launcher.communicate()
+  time.sleep(1)
+  before = len(crash_test._published(folder / "run"))
+  time.sleep(1)
+  assert len(crash_test._published(folder / "run")) == before < 10
+
+
+@pytest.mark.parametrize(
+  ("more", "message"),
+  [
+    (["--processes=0"], "positive integer"),
+    (["--", "--config.rosw=3"], "has no setting 'rosw'. Did you mean rows"),
+    (["--", "--task_index=3"], "--task_index is the launcher's to give"),
+    (["--", "--workdir=other"], "--workdir is the launcher's to give"),
+  ],
+)
+def test_used_wrongly(folder, more, message):
+  launcher = _launch(folder, *more)
+  _, err = launcher.communicate(timeout=60)
+  assert launcher.returncode == 1 and message in err
+  assert not (folder / "run").exists() and not pathlib.Path("run").exists()
