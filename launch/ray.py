@@ -40,11 +40,16 @@ def work(words: list[str]) -> None:
   """One task, in the process of a worker.
 
   Raises:
-    InterruptedError: it was asked to end; Ray tries it again.
+    InterruptedError: it was asked to end, or can go on later; Ray tries it
+      again.
   """
   from spex_jax.jobs import sweep
 
-  sweep.command(words)
+  try:
+    sweep.command(words)
+  except InterruptedError:
+    time.sleep(10)  # A store may be out of reach for a while.
+    raise
 
 
 def words_of(
