@@ -59,8 +59,10 @@ def _workers(launched):
   return clusters.processes("ray::work", below=launched.process.pid)
 
 
-def test_nothing_disturbs(launch, whole):
-  launched = launch("--address=local")
+@pytest.mark.parametrize("words", [(), ("--working_dir=.",)])
+def test_nothing_disturbs(launch, whole, words):
+  """By the code of this folder, and by the copy of it that Ray carries."""
+  launched = launch("--address=local", *words)
   code, said = launched.end()
   assert code == 0, said
   clusters.check(launched.workdir, whole, {})
