@@ -215,7 +215,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   switch("wait", False, "Follows the sweep until all is there.")
   whole("resubmits", 3, "With --wait: of a task's job.")
   real("poll", 30.0, "With --wait: seconds between two looks.")
-  real("stall", 1800.0, "With --wait: seconds until it warns.")
+  real("stall", 1800.0, "With --wait: seconds until it worries.")
   switch("force", False, "Submits beside jobs that are alive.")
   switch("dry_run", False, "Prints the script for sbatch.")
 

@@ -63,7 +63,8 @@ def _squeue(*words):
 
 
 def _running():
-  return _squeue("--states=RUNNING", "--format=%i")
+  listed = _squeue("--format=%i=%T")  # --states takes completing ones, too.
+  return [x.partition("=")[0] for x in listed if x.endswith("=RUNNING")]
 
 
 def _children(launched):
