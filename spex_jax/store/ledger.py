@@ -21,6 +21,7 @@ without these checks.
 """
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -207,7 +208,9 @@ class Ledger:
       self.folder.move(_name(index, "json"), f"{place}.json")
       self.folder.move(file, f"{place}.parquet")
       self.folder.replace(f"{place}.txt", reason.encode() + b"\n")
-    except PermissionError as error:
+    except OSError as error:
+      if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        raise
       reason += f" (It could not be put aside: {error.strerror}.)"
     self.quarantined.append(Quarantined(index, reason, count))
     logging.warning("Shard %d of %s: %s", index, self.path, reason)
