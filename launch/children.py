@@ -13,6 +13,9 @@ from collections.abc import Mapping, Sequence
 _POLL = 0.2  # Seconds between two looks at a child.
 STEADY = 600.0  # A child that lived so long may be started anew as often.
 
+# Seconds before one that can go on is started again; five minutes in all.
+_PAUSES = (1, 2, 4, 8, 16, 32, 60, 60, 60, 60)
+
 # Becomes the command; on Linux it is killed when its parent dies (prctl's
 # PR_SET_PDEATHSIG), which may have happened before it could ask for that.
 _BOUND = """
@@ -70,26 +73,32 @@ class Child:
   def run(self) -> int:
     """Starts it and waits, in the main thread; returns its last code.
 
-    `os.EX_TEMPFAIL` if it was asked to end before all was done.
+    `os.EX_TEMPFAIL` if it was asked to end before all was done, or can still
+    not go on after minutes.
     """
-    left = self._restarts
+    left, pauses = self._restarts, iter(_PAUSES)
     while not self.asked:
       begin = time.monotonic()
       self._process = started(self.words, self._environment, self._ignore)
       code = self._wait()
       if time.monotonic() - begin > STEADY:
-        left = self._restarts
+        left, pauses = self._restarts, iter(_PAUSES)
       if self.asked:
         break
-      if code >= 0 and code != os.EX_TEMPFAIL:
+      if code == os.EX_TEMPFAIL:  # Its store was out of reach, say.
+        pause = next(pauses, None)
+        if pause is None:
+          break
+        say(f"the task can go on; started again in {pause} s")
+        self._pause(pause)
+      elif code < 0 and left:
+        left -= 1
+        say(
+          f"the task ended by signal {-code}; started again ({left} more times)"
+        )
+      else:
         self.code = code
         return code
-      if not left:
-        self.code = code
-        return code
-      left -= 1
-      cause = f"by signal {-code}" if code < 0 else "as it was asked to"
-      say(f"the task ended {cause}; started again ({left} more times)")
     if self.code is None:
       self.code = os.EX_TEMPFAIL
     return self.code
@@ -115,6 +124,12 @@ class Child:
     if code == 0:
       self.code = 0
     return self.code
+
+  def _pause(self, seconds: float) -> None:
+    """Shorter where it was asked to end meanwhile."""
+    deadline = time.monotonic() + seconds
+    while not self.asked and time.monotonic() < deadline:
+      time.sleep(_POLL)
 
   def _wait(self) -> int:
     process = self._process

@@ -22,6 +22,7 @@ import json
 import os
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,11 +40,16 @@ def work(words: list[str]) -> None:
   """One task, in the process of a worker.
 
   Raises:
-    InterruptedError: it was asked to end; Ray tries it again.
+    InterruptedError: it was asked to end, or can go on later; Ray tries it
+      again.
   """
   from spex_jax.jobs import sweep
 
-  sweep.command(words)
+  try:
+    sweep.command(words)
+  except InterruptedError:
+    time.sleep(10)  # A store may be out of reach for a while.
+    raise
 
 
 def words_of(
@@ -119,6 +125,7 @@ def execute(
     for index in tending.unfinished(workdir, given.tasks)
   }
   tending.say(f"{len(waiting)} of {given.tasks} tasks are with Ray")
+  looked = time.monotonic()
   try:
     while waiting:
       ready, _ = ray.wait(list(waiting), timeout=given.poll)
@@ -128,7 +135,8 @@ def execute(
           ray.get(reference)
         except ray.exceptions.RayError as error:
           tending.say(f"task {index} ended: {_cause(error)}")
-      if not waiting or len(ready) == 0:
+      if time.monotonic() - looked >= given.poll:
+        looked = time.monotonic()
         watch.look()
   except KeyboardInterrupt:
     for reference in waiting:

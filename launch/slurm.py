@@ -16,40 +16,18 @@ else.
 """
 
 import collections
-import contextlib
-import fcntl
 import functools
 import os
 import pathlib
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from absl import app, flags
 
 from launch import slurm_jobs, tending
-
-
-@contextlib.contextmanager
-def _alone(log_dir: pathlib.Path) -> Iterator[None]:
-  """No other launcher submits between our look and our submission.
-
-  Raises:
-    SystemExit: no permission, or no room; one line says what to do.
-  """
-  try:
-    log_dir.mkdir(parents=True, exist_ok=True)
-    file = (log_dir / "lock").open("w")
-  except OSError as error:
-    raise SystemExit(
-      f"{log_dir} cannot be written: {error.strerror}. Give another --workdir "
-      "or --logs."
-    ) from error
-  with file:
-    fcntl.flock(file, fcntl.LOCK_EX)
-    yield
 
 
 def _wanted(
@@ -176,7 +154,7 @@ def command(given: Any, extra: Sequence[str]) -> int:
         f"No {program} here: run this where Slurm's commands are, or see "
         "--dry_run."
       )
-  with _alone(plan.log_dir):
+  with slurm_jobs.alone(plan.log_dir):
     jobs = slurm_jobs.Jobs(plan.log_dir)
     wanted = _wanted(plan, jobs, given.force)
     if wanted:
@@ -201,8 +179,6 @@ def command(given: Any, extra: Sequence[str]) -> int:
       f"The jobs go on; the same command follows them again, `scancel "
       f"{numbers}` ends them."
     ) from None
-  except ValueError as error:  # A damaged configuration.
-    raise SystemExit(" ".join(str(error).split())) from error
   return 0 if done else 1
 
 
@@ -239,7 +215,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   switch("wait", False, "Follows the sweep until all is there.")
   whole("resubmits", 3, "With --wait: of a task's job.")
   real("poll", 30.0, "With --wait: seconds between two looks.")
-  real("stall", 1800.0, "With --wait: seconds until it warns.")
+  real("stall", 1800.0, "With --wait: seconds until it worries.")
   switch("force", False, "Submits beside jobs that are alive.")
   switch("dry_run", False, "Prints the script for sbatch.")
 

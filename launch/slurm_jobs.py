@@ -7,18 +7,22 @@ queued or running: without accounting it forgets the others.
 import collections
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import pathlib
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from launch import local, slurm_task, tending
 
 _MARGIN = 15  # Seconds between a child's last and its job's.
 _TRIES = 3  # Of squeue, before its answer counts as unknown.
+# Of a job that should be so for seconds, or until somebody releases it.
+_IDLE = ("COMPLETING", "HELD")
+_HELD = "requeued held"  # In words of Slurm's: its launch failed.
 _FOREVER = 1_000_000  # Time limits that a task may reach.
 
 
@@ -73,16 +77,21 @@ class Jobs:
     """`log_dir` need not be there yet."""
     self._place = log_dir / "jobs.json"
     self.submitted: list[dict[str, Any]] = []
-    with contextlib.suppress(FileNotFoundError):
-      self.submitted = json.loads(self._place.read_text())
+    self._read()
 
   def add(self, job: str, tasks: Sequence[int], count: int) -> None:
     """Remembers an array whose elements are these tasks."""
+    self._read()
     entry = {"job": job, "tasks": list(tasks), "count": count}
     self.submitted.append(entry | {"time": time.time()})
     draft = self._place.with_suffix(f".{os.getpid()}.tmp")
     draft.write_text(json.dumps(self.submitted))
     draft.replace(self._place)
+
+  def _read(self) -> None:
+    """Other launchers of this sweep may have added theirs."""
+    with contextlib.suppress(FileNotFoundError):
+      self.submitted = json.loads(self._place.read_text())
 
   def last(self, task: int) -> str | None:
     """The job that a task was last submitted with, as `123_4`."""
@@ -96,6 +105,7 @@ class Jobs:
 
     None if Slurm does not answer.
     """
+    self._read()
     if not self.submitted:
       return {}
     listed = _squeue()
@@ -104,18 +114,19 @@ class Jobs:
     known = {entry["job"]: entry for entry in self.submitted}
     found = {}
     for line in listed.splitlines():
-      job, element, state = [*line.split(maxsplit=2), "", ""][:3]
+      job, element, state, reason = [*line.split(maxsplit=3), "", "", ""][:4]
       # A job of one task is no array.
       place = int(element) if element.isdigit() else 0
       if job in known and place < len(known[job]["tasks"]):
-        entry = known[job]
-        found[entry["tasks"][place], entry["count"]] = state.strip()
+        task = known[job]["tasks"][place], known[job]["count"]
+        if found.get(task, _IDLE[0]) in _IDLE:  # Else, a later job is it.
+          found[task] = "HELD" if _HELD in reason else state
     return found
 
 
 def _squeue() -> str | None:
   """One line for each of our tasks; None if Slurm does not answer."""
-  words = ["squeue", "--me", "--noheader", "--array", "--format=%F %K %T"]
+  words = ["squeue", "--me", "--noheader", "--array", "--format=%F %K %T %r"]
   error = ""
   for attempt in range(_TRIES):
     if attempt:
@@ -126,6 +137,26 @@ def _squeue() -> str | None:
     error = asked.stderr.strip()
   tending.say(f"squeue does not answer: {error}")
   return None
+
+
+@contextlib.contextmanager
+def alone(log_dir: pathlib.Path) -> Iterator[None]:
+  """No other launcher submits between our look and our submission.
+
+  Raises:
+    SystemExit: no permission, or no room; one line says what to do.
+  """
+  try:
+    log_dir.mkdir(parents=True, exist_ok=True)
+    file = (log_dir / "lock").open("w")
+  except OSError as error:
+    raise SystemExit(
+      f"{log_dir} cannot be written: {error.strerror}. Give another --workdir "
+      "or --logs."
+    ) from error
+  with file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    yield
 
 
 def submit(plan: Plan, tasks: Sequence[int], jobs: Jobs) -> str:
@@ -181,11 +212,15 @@ def follow(
   """Waits until all is there, or nothing more will come.
 
   A task whose job is gone while it has missing shards is submitted again, when
-  it was found so twice: a shared file system shows new files late.
+  it was found so twice: a shared file system shows new files late. A job that
+  does nothing but complete, or is held as its launch failed, for `stall`
+  seconds counts as gone: a controller that dies at the wrong time leaves it so
+  for ever.
   """
   watch = tending.Watch(plan.workdir, plan.count, stall=stall)
   again: collections.Counter[int] = collections.Counter()
   suspected: set[int] = set()
+  leaving: dict[int, float] = {}  # Since when.
   while True:
     alive = jobs.alive()  # Before the store: what ends now has published.
     found = watch.look()
@@ -193,8 +228,14 @@ def follow(
       return tending.verdict(plan.workdir, found)
     missing = watch.missing()
     if alive is not None and missing is not None:
-      running = {index for index, count in alive if count == plan.count}
-      gone = set(missing) - running
+      now, mine = time.monotonic(), _states(alive, plan.count)
+      leaving = {
+        index: leaving.get(index, now)
+        for index, state in mine.items()
+        if state in _IDLE
+      }
+      stuck = {i for i, since in leaving.items() if now - since > stall}
+      gone = set(missing) - (mine.keys() - stuck)
       sure = sorted(gone & suspected)
       suspected = gone
       mended = [
@@ -203,16 +244,33 @@ def follow(
         if again[index] < resubmits and _worth(plan, jobs, index)
       ]
       if mended:
-        for index in mended[:10]:
-          tending.say(f"task {index} {why(plan, jobs, index)}")
         again.update(mended)
         suspected -= set(mended)
-        submit(plan, mended, jobs)
-      elif not alive and len(sure) == len(gone):
+        _submit_again(plan, mended, jobs)
+      elif len(alive) == len(stuck) and len(sure) == len(gone):
         for index in sure[:10]:
           tending.say(f"task {index} {why(plan, jobs, index)}; not tried again")
         return tending.verdict(plan.workdir, found)
     time.sleep(poll)
+
+
+def _states(alive: dict[tuple[int, int], str], count: int) -> dict[int, str]:
+  """Of the tasks of a sweep that is cut into `count`."""
+  return {task: state for (task, of), state in alive.items() if of == count}
+
+
+def _submit_again(plan: Plan, tasks: Sequence[int], jobs: Jobs) -> None:
+  """Tells why; leaves those that another launcher was first to submit."""
+  with alone(plan.log_dir):
+    alive = jobs.alive()
+    if alive is None:
+      return
+    mine = _states(alive, plan.count)
+    tasks = [index for index in tasks if mine.get(index, _IDLE[0]) in _IDLE]
+    for index in tasks[:10]:
+      tending.say(f"task {index} {why(plan, jobs, index)}")
+    if tasks:
+      submit(plan, tasks, jobs)
 
 
 def why(plan: Plan, jobs: Jobs, index: int) -> str:

@@ -37,8 +37,10 @@ export SLURM_CONF=$dir/slurm.conf
 # Whether the process whose number is in a file lives; one that was killed may
 # wait for init to take note.
 alive() {
-  [ -s "$1" ] && case $(ps -o stat= -p "$(cat "$1")") in
-    "" | Z*) false ;;
+  local pid
+  pid=$(cat "$1" 2> /dev/null) && [ -n "$pid" ] || return 1
+  case $(ps -o stat= -p "$pid") in
+    "" | Z*) return 1 ;;
   esac
 }
 
@@ -66,7 +68,7 @@ SwitchType=switch/none
 JobAcctGatherType=jobacct_gather/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
-SchedulerParameters=sched_min_interval=0,bf_interval=1
+SchedulerParameters=sched_min_interval=0,sched_interval=1,bf_interval=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1

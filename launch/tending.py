@@ -68,24 +68,21 @@ class Watch:
     self._stall = stall
     self._rows = -1
     self._since = time.monotonic()
+    self._told = ""
     self._spans: list[tuple[int, int]] | None = None
 
   def look(self) -> state.Status | None:
     """What is done, and says it where that is new; None before a start.
 
-    A store that does not answer counts as one without news.
-
-    Raises:
-      ValueError: files that their checksums contradict.
+    A store that does not answer, or is damaged, counts as one without news.
     """
+    found = None
     try:
-      if ledger.stored_config(self.workdir) is None:
-        return self._waited(None)
-      found = state.status(self.workdir)
-    except OSError as error:
-      say(f"the store does not answer: {error}")
-      return self._waited(None)
-    if found.rows != self._rows:
+      if ledger.stored_config(self.workdir) is not None:
+        found = state.status(self.workdir)
+    except Exception as error:  # Each kind of store has its own.
+      self._tell(error)
+    if found is not None and found.rows != self._rows:
       self._rows, self._since = found.rows, time.monotonic()
       share = found.rows / max(found.num_rows, 1)
       line = f"{found.rows:,} of {found.num_rows:,} rows ({share:.1%})"
@@ -94,20 +91,28 @@ class Watch:
       if found.eta:
         line += f", {tables.duration(found.eta)} left"
       say(line)
-    return self._waited(found)
+    now = time.monotonic()
+    if now - self._since > self._stall:
+      self._since = now
+      say(
+        f"no new row for {tables.duration(self._stall)}: do the tasks run, "
+        "and does what they say tell why?"
+      )
+    return found
 
   def missing(self) -> list[int] | None:
     """Tasks that have a shard neither published nor given up.
 
-    All of them before a start; None if the store does not answer.
-
-    Raises:
-      ValueError: as `look`.
+    All of them before a start, or where a task must mend the directory first;
+    None if the store does not answer: networks fail for a while.
     """
     try:
       return self._missing()
-    except OSError as error:
-      say(f"the store does not answer: {error}")
+    except Exception as error:
+      self._tell(error)
+      damaged = ValueError | KeyError | None
+      if isinstance(error, ValueError) and isinstance(error.__cause__, damaged):
+        return list(range(self.count))
       return None
 
   def _missing(self) -> list[int]:
@@ -127,27 +132,20 @@ class Watch:
       if any(shard not in there for shard in range(start, stop))
     ]
 
-  def _waited(self, found: state.Status | None) -> state.Status | None:
-    now = time.monotonic()
-    if now - self._since > self._stall:
-      self._since = now
-      say(
-        f"no new row for {tables.duration(self._stall)}: do the tasks run, "
-        "and does what they say tell why?"
-      )
-    return found
+  def _tell(self, error: Exception) -> None:
+    text = " ".join(str(error).split())[:300]
+    if text != self._told:  # And not every few seconds of an outage.
+      self._told = text
+      say(f"the store does not answer as it should: {text}")
 
 
 def unfinished(workdir: str, count: int) -> list[int]:
   """Tasks that a launcher should start; see `Watch.missing`.
 
   Raises:
-    SystemExit: a store that does not answer, or is damaged.
+    SystemExit: a store that does not answer.
   """
-  try:
-    found = Watch(workdir, count).missing()
-  except ValueError as error:
-    raise SystemExit(" ".join(str(error).split())) from error
+  found = Watch(workdir, count).missing()
   if found is None:
     raise SystemExit(f"--workdir={workdir} cannot be read.")
   return found

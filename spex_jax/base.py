@@ -16,6 +16,8 @@ import json
 import operator
 import os
 import pathlib
+import secrets
+import socket
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -168,9 +170,9 @@ def write_json(path: str | os.PathLike, body: dict[str, Any]) -> None:
   """
   path = pathlib.Path(path)
   data = to_json(body)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  temporary = draft(path)
   try:
-    with temporary.open("wb") as file:
+    with temporary.open("xb") as file:
       file.write(data)
       file.flush()
       os.fsync(file.fileno())
@@ -227,6 +229,17 @@ def from_json(
   if stored is not None and stored != _digest(body):
     raise ValueError(f"{path} is damaged: its contents contradict its sha256.")
   return body
+
+
+def draft(path: pathlib.Path) -> pathlib.Path:
+  """Where a file is written before it gets its name; no other writer's.
+
+  Process numbers alone coincide between hosts and between containers.
+  """
+  return path.with_name(
+    f".{path.name}.{socket.gethostname()}.{os.getpid()}."
+    f"{secrets.token_hex(4)}.tmp"
+  )
 
 
 def sync(path: str | os.PathLike) -> None:

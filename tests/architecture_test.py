@@ -125,7 +125,7 @@ def _too_long(root):
     path
     for folder in folders
     for path in (root / folder).rglob("*.py")
-    if ".venv" not in path.parts
+    if not any(part.startswith(".venv") for part in path.parts)
   ]
   sizes = {str(p.relative_to(root)): p.read_text().count("\n") for p in files}
   return {name: size for name, size in sizes.items() if size > _MAX_LINES}

@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from spex_jax.report import progress
+from spex_jax.sweeps import task
 
 # Broadcasting of ranks must be written out.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -25,6 +26,8 @@ def _patience(monkeypatch):
   """No line of progress appears because a test's machine is slow."""
   monkeypatch.setattr(progress, "_SECONDS", 3600.0)
   monkeypatch.setattr(progress, "_QUIET_SECONDS", 3600.0)
+  # Nor is there anything to wait for.
+  monkeypatch.setattr(task, "BACKOFF", 0.0)
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ import inspect
 import os
 import pathlib
 import time
-from collections.abc import Iterable
+import urllib.parse
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 from spex_jax import base
@@ -86,6 +87,10 @@ class Folder(Protocol):
     """
     ...
 
+  def names(self, folder: str = "", *, deep: bool = False) -> set[str]:
+    """As `sizes`, without looking at the files."""
+    ...
+
   def move(self, name: str, to: str) -> None:
     """Renames a file; one that is not there is no error."""
     ...
@@ -121,11 +126,16 @@ def opened(path: "str | os.PathLike | Folder") -> Folder:
   if not colon:
     return Directory(pathlib.Path(path))
   if scheme == "file":
-    return Directory(pathlib.Path(rest))
+    return Directory(pathlib.Path(urllib.parse.unquote(rest)))
   import fsspec  # Slow to import.
 
   try:
     system, root = fsspec.core.url_to_fs(text)
+  except ValueError as error:
+    raise ValueError(
+      f"{text}: {error}. Give a directory, or a URL as gs://BUCKET/RUN or "
+      "s3://BUCKET/RUN."
+    ) from error
   except ImportError as error:
     raise ImportError(
       f"{text} needs another package: {error}. For gs:// that is gcsfs, for "
@@ -145,6 +155,8 @@ class Directory:
     """See `Folder`."""
     if self.path.exists() and not self.path.is_dir():
       raise ValueError(f"{self.path} is a file; give a directory.")
+    if self.path.is_symlink() and not self.path.exists():
+      raise ValueError(f"{self.path} is a link to nowhere.")
     return self.path.is_dir()
 
   def create(self, name: str, data: bytes) -> bool:
@@ -189,20 +201,14 @@ class Directory:
   def sizes(self, folder: str = "", *, deep: bool = False) -> dict[str, int]:
     """See `Folder`."""
     found: dict[str, int] = {}
-    waiting = [""]
-    while waiting:
-      inner = waiting.pop()
+    for name, entry in self._entries(folder, deep):
       with contextlib.suppress(FileNotFoundError):
-        for entry in os.scandir(self.path / folder / inner):
-          name = f"{inner}{entry.name}"
-          if entry.name.startswith("."):
-            continue  # Being written.
-          if entry.is_dir():
-            waiting += [f"{name}/"] if deep else []
-            continue
-          with contextlib.suppress(FileNotFoundError):
-            found[name] = entry.stat().st_size
+        found[name] = entry.stat().st_size
     return found
+
+  def names(self, folder: str = "", *, deep: bool = False) -> set[str]:
+    """See `Folder`."""
+    return {name for name, _ in self._entries(folder, deep)}
 
   def move(self, name: str, to: str) -> None:
     """See `Folder`."""
@@ -227,6 +233,22 @@ class Directory:
   def log(self, name: str) -> Log:
     """See `Folder`."""
     return _Growing(self._place(name))
+
+  def _entries(
+    self, folder: str, deep: bool
+  ) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
+    waiting = [""]
+    while waiting:
+      inner = waiting.pop()
+      with contextlib.suppress(FileNotFoundError):
+        for entry in os.scandir(self.path / folder / inner):
+          if entry.name.startswith("."):
+            continue  # Being written.
+          name = f"{inner}{entry.name}"
+          if not entry.is_dir():
+            yield name, entry
+          elif deep:
+            waiting.append(f"{name}/")
 
   def _place(self, name: str) -> pathlib.Path:
     place = self.path / name
@@ -299,6 +321,10 @@ class ObjectStore:
       for entry in self._list(folder, deep)
       if entry["type"] == "file"
     }
+
+  def names(self, folder: str = "", *, deep: bool = False) -> set[str]:
+    """See `Folder`."""
+    return set(self.sizes(folder, deep=deep))
 
   def move(self, name: str, to: str) -> None:
     """See `Folder`; a copy, and then the end of the first."""
@@ -386,9 +412,9 @@ class _Segments:
 @contextlib.contextmanager
 def _written(place: pathlib.Path, data: bytes):
   """The data on the disk under another name, which ends with the block."""
-  temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+  temporary = base.draft(place)
   try:
-    with temporary.open("wb") as file:
+    with temporary.open("xb") as file:
       file.write(data)
       file.flush()
       os.fsync(file.fileno())

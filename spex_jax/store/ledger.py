@@ -2,17 +2,19 @@
 
   config.json            what all values depend on, and its SHA-256
   shards/00000007.parquet    the rows of shard 7; never changed
-  shards/00000007.json       its manifest: SHA-256, rows, counts; published last
+  shards/00000007.json       its manifest: SHA-256, rows, counts, and which file
+                             they are of; published last
   shards/0001/00010000.*     from 10^4 on in folders of as many, so that one who
                              looks for a few lists no more than these
   quarantine/                what was damaged
 
 The directory may be one of a file system or of an object store (`folders`): a
-name stands for whole contents, and the first writer wins. A shard without a
-manifest does not exist yet. Reading checks the bytes against the manifest, then
-every page. A shard that fails is moved to `quarantine/` with a reason and
-counts as absent, so that it, and nothing else, is made again. A damaged
-`config.json` is written again if the manifests know its hash.
+name stands for whole contents, and the first writer wins: the first manifest. A
+shard without one does not exist yet, and a second writer whose rows are others
+keeps them in a file of another name. Reading checks the bytes against the
+manifest, then every page. A shard that fails is moved to `quarantine/` with a
+reason and counts as absent, so that it, and nothing else, is made again. A
+damaged `config.json` is written again if the manifests know its hash.
 
 One flipped bit in a zstd page was read back silently in 299 of 300 trials
 without these checks.
@@ -22,6 +24,8 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -34,6 +38,8 @@ DamagedError = shards.DamagedError
 Rows = shards.Rows
 _CONFIG, _SHARDS, _QUARANTINE = "config.json", "shards", "quarantine"
 _PER_FOLDER = 10_000
+_MANIFEST = re.compile(r"(\d{8,})\.json")
+_ROWS = re.compile(r"(\d{8,})(?:\.[0-9a-f]{12})?\.parquet")
 
 
 class OtherConfigError(ValueError):
@@ -101,11 +107,9 @@ class Ledger:
 
   def indices(self) -> list[int]:
     """The shards that are published, ascending; none of them read yet."""
-    names = (
-      name.rpartition("/")[2] for name in self.folder.sizes(_SHARDS, deep=True)
-    )
-    manifests = (name for name in names if name.endswith(".json"))
-    return sorted(int(name[:-5]) for name in manifests if name[:-5].isdigit())
+    names = self.folder.names(_SHARDS, deep=True)
+    found = (_MANIFEST.fullmatch(name.rpartition("/")[2]) for name in names)
+    return sorted(int(match[1]) for match in found if match)
 
   def manifest(self, index: int) -> dict[str, Any]:
     """What is known of a shard without reading it.
@@ -115,18 +119,17 @@ class Ledger:
       DamagedError: a manifest that its checksum contradicts, or of another
         configuration.
     """
-    name = _name(index, "json")
     try:
-      data = self.folder.read(name)
+      data = self.folder.read(_name(index, "json"))
     except FileNotFoundError:
       raise KeyError(f"{self.path} has no shard {index}.") from None
-    return self._manifest(name, data)
+    return self._manifest(index, data)
 
-  def check(self, wanted: Iterable[int]) -> set[int]:
-    """Those of the wanted shards that are published and look sound.
+  def check(self, wanted: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """Manifests of those wanted shards that are published and look sound.
 
-    Reads their manifests, and the sizes of their files; what does not fit goes
-    to quarantine. What only reading finds, this does not see.
+    Reads the manifests, and the sizes of the files; what does not fit goes to
+    quarantine. What only reading finds, this does not see.
     """
     wanted = list(wanted)
     sizes = {
@@ -135,19 +138,19 @@ class Ledger:
       for name, size in self.folder.sizes(folder).items()
     }
     names = {_name(i, "json"): i for i in wanted if _name(i, "json") in sizes}
-    sound = set()
+    sound = {}
     for name, data in self.folder.read_all(names).items():
       index = names[name]
-      size = sizes.get(_name(index, "parquet"))
       try:
-        told = self._manifest(name, data).get("bytes")
-        if size != told:
+        manifest = self._manifest(index, data)
+        file, told = self._file(index, manifest), manifest["bytes"]
+        if (size := sizes.get(file)) != told:
           what = "is missing" if size is None else f"{size} of {told} bytes"
-          raise DamagedError(f"{self._at(index)}: {what}.")
+          raise DamagedError(f"{self.path}/{file}: {what}.")
       except DamagedError as error:
         self.quarantine(index, str(error))
       else:
-        sound.add(index)
+        sound[index] = manifest
     return sound
 
   def read(self, index: int) -> Rows:
@@ -157,20 +160,7 @@ class Ledger:
       KeyError: no such shard.
       DamagedError: bytes or a page that a checksum contradicts.
     """
-    manifest = self.manifest(index)
-    try:
-      data = self.folder.read(_name(index, "parquet"))
-    except FileNotFoundError:
-      raise DamagedError(f"{self._at(index)} is missing.") from None
-    if hashlib.sha256(data).hexdigest() != manifest["file_sha256"]:
-      raise DamagedError(
-        f"{self._at(index)} contradicts its SHA-256 ({len(data)} of "
-        f"{manifest['bytes']} bytes)."
-      )
-    rows = shards.from_bytes(data)
-    if len(rows) != manifest["rows"]:
-      raise DamagedError(f"{self._at(index)} holds {len(rows)} rows.")
-    return rows
+    return self._read(index)[1]
 
   def scan(self) -> Iterator[tuple[int, Rows]]:
     """Every sound shard, ascending; damaged ones go to quarantine."""
@@ -179,6 +169,8 @@ class Ledger:
         yield index, self.read(index)
       except DamagedError as error:
         self.quarantine(index, str(error))
+      except KeyError:  # Put aside by another reader.
+        continue
 
   def verify(self) -> int:
     """Reads everything; returns how many shards are sound.
@@ -187,23 +179,36 @@ class Ledger:
     """
     return sum(1 for _ in self.scan())
 
-  def quarantine(self, index: int, reason: str) -> None:
-    """Puts a shard aside, so that it can be made again."""
+  def quarantine(
+    self, index: int, reason: str, *, always: bool = False
+  ) -> None:
+    """Puts a shard aside, so that it can be made again.
+
+    It is looked at once more before: another process may have mended it. Where
+    nothing may be written, this is told and no more.
+
+    Args:
+      index: of the shard.
+      reason: what was wrong.
+      always: even if it is sound.
+    """
+    count, file = None, _name(index, "parquet")
     try:
-      count = int(self.manifest(index)["rows"])
+      manifest = self.manifest(index)
+      count, file = int(manifest["rows"]), self._file(index, manifest)
+      self.read(index)
+      if not always:
+        return
     except (KeyError, DamagedError):
-      count = None
-    before = self.folder.sizes(_QUARANTINE)
-    turn = sum(n.startswith(f"{index:08d}.") and n.endswith(".txt")
-               for n in before)  # fmt: skip
-    # The manifest first: without it the shard does not exist.
-    for suffix in ("json", "parquet"):
-      self.folder.move(
-        _name(index, suffix), f"{_QUARANTINE}/{index:08d}.{turn}.{suffix}"
-      )
-    self.folder.replace(
-      f"{_QUARANTINE}/{index:08d}.{turn}.txt", reason.encode() + b"\n"
-    )
+      pass
+    place = f"{_QUARANTINE}/{index:08d}.{secrets.token_hex(4)}"
+    try:
+      # The manifest first: without it the shard does not exist.
+      self.folder.move(_name(index, "json"), f"{place}.json")
+      self.folder.move(file, f"{place}.parquet")
+      self.folder.replace(f"{place}.txt", reason.encode() + b"\n")
+    except PermissionError as error:
+      reason += f" (It could not be put aside: {error.strerror}.)"
     self.quarantined.append(Quarantined(index, reason, count))
     logging.warning("Shard %d of %s: %s", index, self.path, reason)
 
@@ -225,12 +230,6 @@ class Ledger:
       OSError: no room or no permission; nothing is published.
     """
     data = shards.to_bytes(_some(rows))
-    if self._publish(index, rows, data, facts):
-      return True
-    if self.published([index]):
-      return False
-    # Left by a writer that died before its manifest, and not the same.
-    self.quarantine(index, "no manifest, and other contents than it should")
     return self._publish(index, rows, data, facts)
 
   def published(self, wanted: Iterable[int]) -> set[int]:
@@ -260,7 +259,7 @@ class Ledger:
     import pyarrow.parquet as pq
 
     parts = [
-      pq.read_table(pa.BufferReader(self.folder.read(_name(index, "parquet"))))
+      pq.read_table(pa.BufferReader(self._read(index)[0]))
       for index, _ in self.scan()
     ]
     if not parts:
@@ -268,13 +267,24 @@ class Ledger:
     return pa.concat_tables(parts)
 
   def _publish(self, index, rows, data, facts) -> bool:
-    name = _name(index, "parquet")
-    if not self.folder.create(name, data) and self.folder.read(name) != data:
-      return False
+    name, told = _name(index, "parquet"), hashlib.sha256(data).hexdigest()
+    if not self.folder.create(name, data):
+      if self.published([index]):
+        return False
+      # Left by a writer that died before its manifest, or that is at work.
+      try:
+        same = self.folder.read(name) == data
+      except FileNotFoundError:
+        same = False
+      if not same:
+        name = f"{_folder(index)}/{index:08d}.{told[:12]}.parquet"
+      self.folder.replace(name, data)  # As new, for `rest`.
     body = {
       "schema": shards.SCHEMA,
       "config": self.hash,
-      "file_sha256": hashlib.sha256(data).hexdigest(),
+      "shard": index,
+      "file": name.rpartition("/")[2],
+      "file_sha256": told,
       "bytes": len(data),
       "rows": len(rows),
       "n": rows.n,
@@ -284,6 +294,49 @@ class Ledger:
       **(facts or {}),
     }
     return self.folder.create(_name(index, "json"), base.to_json(body))
+
+  def rest(self) -> list[str]:
+    """Names of files of rows that no manifest names."""
+    found = []
+    names = self.folder.names(_SHARDS, deep=True)
+    wanted = {}
+    for name in names:
+      if match := _ROWS.fullmatch(name.rpartition("/")[2]):
+        wanted[f"{_SHARDS}/{name}"] = int(match[1])
+    manifests = self.folder.read_all(
+      {_name(index, "json") for index in wanted.values()}
+    )
+    for name, index in wanted.items():
+      data = manifests.get(_name(index, "json"))
+      try:
+        if data and self._file(index, self._manifest(index, data)) == name:
+          continue
+      except DamagedError:  # Its rows may be sound.
+        continue
+      found.append(name)
+    return found
+
+  def _read(self, index: int) -> tuple[bytes, Rows]:
+    """The file of a shard, and its rows; raises as `read`."""
+    manifest = self.manifest(index)
+    file = self._file(index, manifest)
+    place = f"{self.path}/{file}"
+    try:
+      data = self.folder.read(file)
+    except FileNotFoundError:
+      raise DamagedError(f"{place} is missing.") from None
+    if hashlib.sha256(data).hexdigest() != manifest["file_sha256"]:
+      raise DamagedError(
+        f"{place} contradicts its SHA-256 ({len(data)} of "
+        f"{manifest['bytes']} bytes)."
+      )
+    rows = shards.from_bytes(data)
+    if len(rows) != manifest["rows"]:
+      raise DamagedError(f"{place} holds {len(rows)} rows.")
+    return data, rows
+
+  def _file(self, index: int, manifest: Mapping[str, Any]) -> str:
+    return f"{_folder(index)}/{manifest['file']}"
 
   def _write_config(self) -> None:
     body = {"config": self.config, "hash": self.hash}
@@ -303,22 +356,21 @@ class Ledger:
           f"{reason} Shard {index} is not of the configuration at hand, either "
           "(or damaged): give the settings that the directory was begun with."
         ) from error
-    self.folder.move(_CONFIG, f"{_QUARANTINE}/{_CONFIG}")
+    self.folder.move(_CONFIG, f"{_QUARANTINE}/{secrets.token_hex(4)}.{_CONFIG}")
     self._write_config()
     logging.warning("%s It was written again.", reason)
 
-  def _manifest(self, name: str, data: bytes) -> dict[str, Any]:
-    place = f"{self.path}/{name}"
+  def _manifest(self, index: int, data: bytes) -> dict[str, Any]:
+    place = f"{self.path}/{_name(index, 'json')}"
     try:
       body = base.from_json(data, place, must_have_checksum=True)
     except ValueError as error:
       raise DamagedError(str(error)) from error
     if body.get("config") != self.hash:
       raise DamagedError(f"{place} is of another configuration.")
+    if body.get("shard") != index:
+      raise DamagedError(f"{place} is of shard {body.get('shard')}.")
     return body
-
-  def _at(self, index: int) -> str:
-    return f"{self.path}/{_name(index, 'parquet')}"
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

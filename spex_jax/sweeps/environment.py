@@ -3,13 +3,24 @@
 import contextlib
 import functools
 import hashlib
+import os
 import pathlib
 import platform
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-_PACKAGES = ("jax", "jaxlib", "numpy", "flax", "optax", "scikit-learn")
+_PACKAGES = (
+  "jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "libtpu", "numpy",
+  "scipy", "flax", "optax", "scikit-learn", "pyarrow",
+)  # fmt: skip
+# Of JAX: what changes random bits or roundings.
+_SETTINGS = (
+  "jax_default_prng_impl", "jax_threefry_partitionable", "jax_enable_x64",
+  "jax_default_matmul_precision",
+)  # fmt: skip
+# Of XLA: how many devices there are, and where it writes, changes nothing.
+_HARMLESS = ("--xla_force_host_platform_device_count", "--xla_dump")
 
 
 def facts(sources: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -38,6 +49,7 @@ def facts(sources: Mapping[str, str] | None = None) -> dict[str, Any]:
       **(sources or {}),
     },
     "versions": versions,
+    "flags": _flags(),
     "device": _device(jax.devices()[0].device_kind),
   }
 
@@ -47,6 +59,16 @@ def of_process() -> dict[str, Any]:
   import jax
 
   return {"devices": jax.local_device_count(), "commit": _commit()}
+
+
+def _flags() -> dict[str, Any]:
+  """Settings of JAX and XLA that values depend on."""
+  import jax
+
+  words = os.environ.get("XLA_FLAGS", "").split()
+  return {name: getattr(jax.config, name) for name in _SETTINGS} | {
+    "xla": sorted(word for word in words if not word.startswith(_HARMLESS))
+  }
 
 
 def _device(kind: str) -> str:

@@ -1,8 +1,11 @@
 """Failed attempts of shards: a file for each, with its cause.
 
-`failures/00000007.0002.json` is the second of shard 7.
+`failures/00000007.0002.json` is the second of shard 7. The highest number
+counts: a shard of an item that cannot be built is given up by one file.
 """
 
+import dataclasses
+import re
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -12,28 +15,42 @@ from spex_jax.store import folders
 from spex_jax.sweeps import grid
 
 FOLDER = "failures"
+_FILE = re.compile(r"(\d{8,})\.(\d{4,})\.json")
 
 
 def write(folder: folders.Folder, index: int, attempt: int, cause: str) -> None:
   """Notes an attempt of a shard, numbered from 1."""
   body = {"cause": cause, "host": socket.gethostname(), "time": time.time()}
-  folder.create(f"{FOLDER}/{index:08d}.{attempt:04d}.json", base.to_json(body))
+  folder.create(_name(index, attempt), base.to_json(body))
 
 
-def by_shard(folder: folders.Folder) -> dict[int, list[str]]:
-  """The causes of every shard that ever failed, oldest first."""
-  causes: dict[int, list[str]] = {}
-  for name, cause in _read(folder):
-    index = int(name.removeprefix(f"{FOLDER}/").partition(".")[0])
-    causes.setdefault(index, []).append(
-      "a cause that is damaged on the disk" if cause is None else cause
+@dataclasses.dataclass(frozen=True)
+class Attempts:
+  """Of one shard.
+
+  Attributes:
+    number: of them.
+    cause: of the last.
+  """
+
+  number: int
+  cause: str
+
+
+def by_shard(folder: folders.Folder) -> dict[int, Attempts]:
+  """The attempts of every shard that ever failed."""
+  found: dict[int, Attempts] = {}
+  for (shard, number), cause in sorted(_read(folder).items()):
+    found[shard] = Attempts(
+      number, cause or "a cause that is damaged on the disk"
     )
-  return causes
+  return found
 
 
 def damaged(folder: folders.Folder) -> list[str]:
   """Names of files whose contents contradict their checksum."""
-  return [name for name, cause in _read(folder) if cause is None]
+  read = _read(folder).items()
+  return [_name(*key) for key, cause in read if cause is None]
 
 
 def given_up(
@@ -50,28 +67,27 @@ def given_up(
   """
   allowed = sweep.config["retries"] + 1
   lost = {
-    index: causes[-1]
-    for index, causes in by_shard(folder).items()
-    if len(causes) >= allowed
+    index: attempts.cause
+    for index, attempts in by_shard(folder).items()
+    if attempts.number >= allowed
   }
   there = published(lost) if lost else set()
   return {index: cause for index, cause in lost.items() if index not in there}
 
 
-def _read(folder: folders.Folder) -> list[tuple[str, str | None]]:
-  """Names and causes by shard and attempt; None where one is damaged."""
-  names = [
-    f"{FOLDER}/{name}" for name in sorted(folder.sizes(FOLDER))
-    if name.endswith(".json")
-  ]  # fmt: skip
-  found: list[tuple[str, str | None]] = []
-  read = folder.read_all(names)
-  for name in names:
+def _name(index: int, attempt: int) -> str:
+  return f"{FOLDER}/{index:08d}.{attempt:04d}.json"
+
+
+def _read(folder: folders.Folder) -> dict[tuple[int, int], str | None]:
+  """Causes by shard and attempt; None where one is damaged."""
+  matches = (_FILE.fullmatch(name) for name in folder.names(FOLDER))
+  keys = {f"{FOLDER}/{m[0]}": (int(m[1]), int(m[2])) for m in matches if m}
+  found: dict[tuple[int, int], str | None] = {}
+  for name, data in folder.read_all(keys).items():
     try:
-      body = base.from_json(read[name], name, must_have_checksum=True)
-      found.append((name, str(body["cause"])))
-    except ValueError:
-      found.append((name, None))
-    except KeyError:  # Gone between the two looks, or no cause.
-      found.append((name, None))
+      body = base.from_json(data, name, must_have_checksum=True)
+      found[keys[name]] = str(body["cause"])
+    except (ValueError, KeyError):
+      found[keys[name]] = None
   return found

@@ -12,7 +12,10 @@ import secrets
 import socket
 import time
 import zlib
+from collections.abc import Callable
 from typing import Any
+
+from absl import logging
 
 from spex_jax.store import folders
 
@@ -31,16 +34,25 @@ class Writer:
   def __init__(self, folder: folders.Folder, name: str):
     """Begins `name/metrics.jsonl`."""
     self._log = folder.log(f"{name}/metrics.jsonl")
-    self._host = socket.gethostname()
+    self._host, self._told = socket.gethostname(), False
 
   def __call__(self, **entry: Any) -> None:
     """Writes a line, with the time and the host."""
     body = {"time": time.time(), "host": self._host} | entry
-    self._log.write(_line(body))
+    self._try(lambda: self._log.write(_line(body)))
 
   def close(self) -> None:
     """Ends the log."""
-    self._log.close()
+    self._try(self._log.close)
+
+  def _try(self, do: Callable[[], None]) -> None:
+    """A log that cannot be written ends no run: no value depends on it."""
+    try:
+      do()
+    except Exception as error:
+      if not self._told:
+        logging.warning("The log cannot be written: %s", error)
+      self._told = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +74,7 @@ def read(folder: folders.Folder) -> Lines:
   """Every line of every log."""
   names = sorted(
     f"{FOLDER}/{name}"
-    for name in folder.sizes(FOLDER, deep=True)
+    for name in folder.names(FOLDER, deep=True)
     if name.endswith(".jsonl")
   )
   entries: list[dict[str, Any]] = []

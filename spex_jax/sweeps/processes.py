@@ -22,7 +22,8 @@ import numpy as np
 
 _RETRY = 0.2  # Seconds.
 _GRACE = 5.0  # Seconds.
-_LOOK = 2.0  # Seconds between two looks for what is published.
+_LOOK = 2.0  # Seconds between two looks for what is published, at first, ...
+_SELDOM = 60.0  # ... and later.
 
 
 class LostError(InterruptedError):
@@ -162,9 +163,13 @@ def stay(
     How many shards are missing still.
   """
   found, since = left(), time.monotonic()
+  looked, pause = since, _LOOK
   while found and time.monotonic() - since < patience and not asked():
-    time.sleep(_LOOK)
-    now = left()
+    time.sleep(_RETRY)
+    if time.monotonic() - looked < min(pause, patience):
+      continue
+    now, looked = left(), time.monotonic()
+    pause = min(pause * 1.5, _SELDOM)  # Looking costs requests.
     if now < found:
       since = time.monotonic()
     found = now

@@ -4,6 +4,7 @@
   items.json    the overrides of every item
   shards/       rows and manifests (`store.ledger`)
   failures/     one file for every attempt that failed, with its cause
+  anchors/      values of every item's first masks
   log/          a folder for each process: its `metrics.jsonl` (`metrics`)
 
 A task is `(workdir, task_index, task_count)`, and owns a run of neighbouring
@@ -12,73 +13,37 @@ command continues a killed run, and another number of tasks may, too. A process
 holds one shard at a time; a kill costs that.
 
 A value function that raises, or gives NaN, is asked again in halves until the
-masks at fault are alone: these rows are marked, the others kept. What cannot
-even be built is a failed attempt; after `retries` more it is given up, and the
-run goes on.
+masks at fault are alone, and each of these `retries` times more: then its row
+is marked, the others kept. A shard of which nothing can be had, or whose item
+cannot be built, is a failed attempt; after `retries` more it is given up, and
+the run goes on, until more than `max_failed` of all shards, or of a task's
+rows, have failed.
 
 Shapes: B masks, n players, T targets.
 """
 
 import contextlib
-import dataclasses
+import errno
 import os
-import pathlib
-import time
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
-
-import numpy as np
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from spex_jax import base
-from spex_jax.store import folders, ledger, shards
-from spex_jax.sweeps import environment, failures, grid, metrics, processes
+from spex_jax.store import folders, ledger
+from spex_jax.sweeps import (
+  environment,
+  evaluating,
+  grid,
+  metrics,
+  processes,
+  task,
+)
 
-
-class TooManyFailedError(RuntimeError):
-  """More shards were given up than `max_failed` allows."""
-
-
-class Work(Protocol):
-  """One item, built: what a builder returns.
-
-  Attributes:
-    n: players.
-    num_targets: T.
-  """
-
-  n: int
-  num_targets: int
-
-  def masks(self, start: int, stop: int) -> np.ndarray:
-    """bool `[stop - start, n]`: the same rows whoever asks, and in parts."""
-    ...
-
-  def values(self, masks: np.ndarray) -> base.Array:
-    """`[B]` or `[B, T]`; a row depends on its mask alone."""
-    ...
-
-
-Builder = Callable[[Any], Work]
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-  """What a call of `run` did.
-
-  Attributes:
-    shards: published by it.
-    rows: of these.
-    given_up: shards of the task that failed too often, with their causes.
-    interrupted: whether a signal ended it after a shard.
-    seconds: by the clock.
-  """
-
-  shards: int
-  rows: int
-  given_up: dict[int, str]
-  interrupted: bool
-  seconds: float
+Builder = task.Builder
+Report = task.Report
+Sink = task.Sink
+TooManyFailedError = task.TooManyFailedError
+Work = evaluating.Work
 
 
 class Run:
@@ -106,8 +71,8 @@ class Run:
       build: an item's configuration to its work.
       sources: what tells one release of the caller's own code from the next,
         by names of its own.
-      accept: of "code", "versions" and "device": what may differ from what the
-        directory was begun with. Manifests of new shards then tell it.
+      accept: of "code", "versions", "flags" and "device": what may differ from
+        what the directory was begun with. Manifests of new shards tell it.
 
     Raises:
       store.ledger.OtherConfigError: it belongs to another sweep, other
@@ -117,7 +82,7 @@ class Run:
         permission, or an unknown word of `accept`.
       OSError: no room, or (`ConnectionError`) an object store out of reach.
     """
-    self.sweep, self._build, self._counted = sweep, build, -_COUNT
+    self.sweep, self._build = sweep, build
     self.folder = folders.opened(workdir)
     self.log = metrics.of_process()
     facts = {
@@ -154,204 +119,57 @@ class Run:
       task_count: which shards; see `grid.Sweep.of_task`.
       progress: told rows done and rows of the task, and what is being done.
       sinks: get the numbers of every shard.
-      retry_failed: whether shards that were given up are tried once more.
+      retry_failed: whether shards that were given up are tried once more, and
+        those with rows that failed are made again.
       group: of processes that evaluate every shard together, all of them by
         this call; the first of them publishes.
 
     Raises:
       processes.LostError: one of the group is gone.
-      TooManyFailedError: of the whole sweep's shards; the message has the
-        causes.
+      TooManyFailedError: of the whole sweep's shards, or the task's rows; the
+        message has the causes.
+      anchors.OtherValuesError: an item is not what it was when the sweep was
+        begun.
       base.NotFiniteError: NaN or infinity where `nan` is "error".
-      OSError: no room; everything published stays.
+      OSError: no room; everything published stays. `ConnectionError`: a store
+        out of reach.
       ValueError: an index outside the count.
     """
     mine = self.sweep.of_task(task_index, task_count)
-    failed = {i: c[-1] for i, c in failures.by_shard(self.folder).items()}
-    done, tried = self._begun(mine, group)
-    total = sum(shard.stop - shard.start for shard in mine)
-    finished = sum(s.stop - s.start for s in mine if s.index in done)
-    say = progress or (lambda done, total, what: None)
-    begin = time.monotonic()
-    count = rows = 0
-    given_up: dict[int, str] = {}
-    allowed = self.sweep.config["retries"] + 1
-    built: tuple[int, Work] | None = None
-    with _reachable(self.folder):
-      writer = metrics.Writer(self.folder, self.log)
     with (
+      _reachable(self.folder),
       processes.until_signalled() as signalled,
-      contextlib.closing(writer) as log,
+      contextlib.closing(metrics.Writer(self.folder, self.log)) as log,
     ):
+      at_work = task.Task(
+        self.ledger,
+        self.sweep,
+        self._build,
+        mine,
+        log,
+        group=group,
+        signalled=signalled,
+        sinks=sinks,
+        say=progress or (lambda done, total, what: None),
+        made_with=self._made_with,
+        retry_failed=retry_failed,
+      )
       log(
         event="start", task_index=task_index, task_count=task_count,
-        shards=len(mine), done=len(done), **environment.of_process(),
+        shards=len(mine), done=at_work.num_done, **environment.of_process(),
       )  # fmt: skip
-      for shard in mine:
-        if shard.index in done:
-          continue
-        if group.any(signalled()):
-          break
-        if tried[shard.index] >= allowed and not retry_failed:
-          given_up[shard.index] = failed.get(shard.index, "see process 0")
-          continue
-        say(finished, total, self.sweep.item_name(shard.item))
-        while True:
-          start = time.monotonic()
-          try:
-            if built is None or built[0] != shard.item:
-              built = None  # Room for the next, first.
-              config = self.sweep.item_config(shard.item)
-              built = shard.item, group.agreed(self._build, config)
-            found = self._evaluate(built[1], shard, group)
-          except base.NotFiniteError:
-            raise
-          except (Exception, MemoryError) as error:
-            if isinstance(error, OSError) and not isinstance(
-              error, FileNotFoundError | ConnectionError | TimeoutError
-            ):
-              raise  # The disk's, not the item's.
-            built = None
-            tried[shard.index] += 1
-            attempt, cause = tried[shard.index], _cause(error)
-            failed[shard.index] = cause
-            if group.first:
-              failures.write(self.folder, shard.index, attempt, cause)
-            log(
-              event="failed", shard=shard.index, attempt=attempt,
-              seconds=round(time.monotonic() - start, 4), cause=cause,
-            )  # fmt: skip
-            if attempt < allowed:
-              continue
-            given_up[shard.index] = cause
-            self._check_failed(len(given_up), group)
-            break
-          seconds = time.monotonic() - start
-          facts = {"made_with": self._made_with} if self._made_with else None
-          event = "followed"
-          if group.first:
-            first = self.ledger.write(shard.index, found, facts)
-            event = "shard" if first else "twice"
-          count, rows = count + (event == "shard"), rows + len(found)
-          finished += len(found)
-          numbers = {
-            "rows": len(found),
-            "rows_per_s": len(found) / max(seconds, 1e-9),
-            "marked": int((found.status > 0).sum()),
-            "done": finished / total,
-          }
-          log(
-            event=event, shard=shard.index, item=shard.item,
-            attempt=tried[shard.index] + 1, seconds=round(seconds, 4),
-            **numbers,
-          )  # fmt: skip
-          for sink in sinks:
-            sink(shard.index, numbers)
-          say(finished, total, self.sweep.item_name(shard.item))
-          break
-      if given_up:
-        self._check_failed(len(given_up), group, at_the_end=True)
-      asked = group.any(signalled())
-      log(event="end", shards=count, rows=rows, interrupted=asked)
-      return Report(count, rows, given_up, asked, time.monotonic() - begin)
-
-  def _begun(
-    self, mine: list[grid.Shard], group: processes.Alone
-  ) -> tuple[set[int], dict[int, int]]:
-    """Which shards are done, and how often each was tried in vain."""
-    done: Iterable[int] = ()
-    causes: dict[int, list[str]] = {}
-    if group.first:
-      done = self.ledger.check(shard.index for shard in mine)
-      causes = failures.by_shard(self.folder)
-    there = group.follow([shard.index in done for shard in mine])
-    tried = group.follow([len(causes.get(s.index, ())) for s in mine])
-    return (
-      {shard.index for shard, is_there in zip(mine, there) if is_there},
-      {shard.index: int(number) for shard, number in zip(mine, tried)},
-    )
-
-  def _evaluate(
-    self, work: Work, shard: grid.Shard, group: processes.Alone
-  ) -> shards.Rows:
-    masks = base.check_masks(work.masks(shard.start, shard.stop), work.n)
-    values = np.full((len(masks), work.num_targets), np.nan)
-    status = np.full(len(masks), shards.Status.OK, np.uint8)
-    strict = self.sweep.setting(shard.item, "nan") == "error"
-
-    causes: dict[str, int] = {}
-    # A stack, and no function that calls itself: that would be a cycle, which
-    # holds a shard's masks until it is collected.
-    waiting = [(0, len(masks))]
-    while waiting:
-      start, stop = waiting.pop()
-      try:
-        found = np.asarray(group.agreed(work.values, masks[start:stop]))
-        found, finite = _checked(found, stop - start, work.num_targets)
-        if strict and not finite.all():
-          base.check_values(found, stop - start)  # Says which.
-      except processes.LostError:
-        raise
-      except (Exception, MemoryError) as error:
-        bad = isinstance(error, base.NotFiniteError)
-        if strict and bad:
-          raise base.NotFiniteError(
-            f"Shard {shard.index} ({self.sweep.item_name(shard.item)}): "
-            f"{error} Or set nan to drop or keep."
-          ) from error
-        if stop - start > 1:
-          middle = (start + stop) // 2
-          waiting += [(middle, stop), (start, middle)]
-          continue
-        kind = shards.Status.DIVERGED if bad else shards.Status.FAILED
-        status[start] = kind
-        causes.setdefault(_cause(error), start)
-        if len(causes) > _CAUSES:
-          raise RuntimeError(
-            f"more than {_CAUSES} masks fail, each in its way: {error}"
-          ) from error
-      else:
-        status[start:stop][~finite] = shards.Status.DIVERGED
-        values[start:stop][finite] = found[finite]
-    if (status == shards.Status.FAILED).all():
-      raise RuntimeError(
-        f"every mask of the shard failed: {next(iter(causes))}"
-      )
-    return shards.rows_of(masks, values, status=status, seeds=0)
-
-  def _check_failed(
-    self, mine: int, group: processes.Alone, *, at_the_end: bool = False
-  ) -> None:
-    """Ends a sweep in which too much fails, in all tasks together.
-
-    Those of the others are counted now and then alone: it means reading all.
-    """
-    allowed = self.sweep.config["max_failed"] * self.sweep.num_shards
-    causes: dict[int, str] = {}
-    late = time.monotonic() - self._counted > _COUNT
-    if group.first and (mine > allowed or late or at_the_end):
-      self._counted = time.monotonic()
-      causes = failures.given_up(self.folder, self.sweep, self.ledger.published)
-    if group.any(len(causes) > allowed):
-      kinds: dict[str, int] = {}
-      for cause in causes.values():
-        kinds[cause] = kinds.get(cause, 0) + 1
-      worst = sorted(kinds.items(), key=lambda pair: -pair[1])[:5]
-      raise TooManyFailedError(
-        f"{len(causes)} of {self.sweep.num_shards} shards were given up, more "
-        f"than max_failed={self.sweep.config['max_failed']} allows: "
-        + ("; ".join(f"{count} x {cause}" for cause, count in worst)
-           or "process 0 tells the causes")
+      report = at_work.run()
+      log(
+        event="end", shards=report.shards, rows=report.rows,
+        interrupted=report.interrupted,
       )  # fmt: skip
+    return report
 
 
 _ITEMS = "items.json"
-_ACCEPTED = ("code", "versions", "device")
-_COUNT = 10.0  # Seconds between two counts of what all tasks gave up.
-_CAUSES = 32  # Kinds of failure in one shard before the shard itself has.
-
-# Gets a step and its numbers.
-Sink = Callable[[int, Mapping[str, float]], None]
+_ACCEPTED = ("code", "versions", "flags", "device")
+# What a file system of other machines says when these are away.
+_AWAY = (errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.EHOSTDOWN)
 
 
 def opened(
@@ -404,7 +222,12 @@ def _stored(folder: folders.Folder, accept: Sequence[str]) -> dict[str, Any]:
   for name in accept:
     if name not in _ACCEPTED:
       raise ValueError(f"accept={name!r}: choose from {', '.join(_ACCEPTED)}.")
-  return (ledger.stored_config(folder) or {}) if accept else {}
+  if not accept:
+    return {}
+  try:
+    return ledger.stored_config(folder) or {}
+  except ledger.DamagedError:  # Mended by what is at hand, if at all.
+    return {}
 
 
 def _advised(error: ledger.OtherConfigError) -> ledger.OtherConfigError:
@@ -425,7 +248,7 @@ def _reachable(folder: folders.Folder) -> Iterator[None]:
   """Says of what cannot be reached which directory that is."""
   try:
     yield
-  except (ValueError, FileNotFoundError):
+  except (ValueError, FileNotFoundError, RuntimeError, InterruptedError):
     raise
   except PermissionError as error:
     raise ValueError(
@@ -433,36 +256,9 @@ def _reachable(folder: folders.Folder) -> Iterator[None]:
       f"{error.strerror or error}. Give another --workdir, or credentials."
     ) from error
   except Exception as error:
-    if isinstance(folder, folders.Directory):
+    away = isinstance(error, OSError) and error.errno in _AWAY
+    if isinstance(folder, folders.Directory) and not away:
       raise
     raise ConnectionError(
       f"workdir {folder.path} is out of reach: {type(error).__name__}: {error}"
     ) from error
-
-
-def _checked(
-  found: np.ndarray, count: int, num_targets: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """Values float64 `[B, T]`, and which rows are finite."""
-  finite = np.ones(count, bool)
-  if found.dtype.kind == "f" and len(found) == count and found.ndim in (1, 2):
-    finite = np.asarray(np.isfinite(found).reshape(count, -1).all(axis=1))
-    base.check_values(np.where(np.isfinite(found), found, 0), count)
-  else:
-    base.check_values(found, count)
-  found = found.astype(np.float64).reshape(count, -1)
-  if found.shape[1] != num_targets:
-    raise ValueError(
-      f"The value function gave {found.shape[1]} targets; {num_targets} were "
-      "announced."
-    )
-  return found, finite
-
-
-def _cause(error: BaseException) -> str:
-  text = " ".join(str(error).split())[:500]
-  frames = traceback.extract_tb(error.__traceback__)
-  where = ""
-  if frames:
-    where = f" ({pathlib.Path(frames[-1].filename).name}:{frames[-1].lineno})"
-  return f"{type(error).__name__}: {text}{where}"

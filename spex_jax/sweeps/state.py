@@ -24,9 +24,14 @@ class Status:
     rows, num_rows: the same of rows.
     marked: rows that are published, and have no value, as the logs tell.
     given_up: shards that failed too often, with the last cause.
+    causes: of rows that failed in a user's function, and how many each, as the
+      logs tell.
+    accepted: shards that were made with other code, versions or device than
+      the sweep was begun with, as the logs tell.
     rate: rows per second of all processes of the last ten minutes of work, or
       None before the first shard.
-    eta: seconds that the rest takes at this rate, or None.
+    eta: seconds that the rest, but what was given up, takes at this rate, or
+      None.
     cost: seconds of processes that evaluated, all together; of failed attempts
       and shards that were made twice, too.
     processes: that wrote a log.
@@ -39,6 +44,8 @@ class Status:
   num_rows: int
   marked: int
   given_up: dict[int, str]
+  causes: dict[str, int]
+  accepted: int
   rate: float | None
   eta: float | None
   cost: float
@@ -66,24 +73,32 @@ def status(workdir: Workdir) -> Status:
   rows = sum(every[index].stop - every[index].start for index in done)
   lines = metrics.read(book.folder)
   entries = [e for e in lines.entries if "seconds" in e]
-  made = [e for e in entries if e["event"] in ("shard", "twice")]
+  made = [e for e in entries if e["event"] == "shard"]
   # The last word on a shard counts: one in quarantine is made again.
-  marked = {e["shard"]: e["marked"] for e in made}
-  latest = max((e["time"] for e in made), default=0.0)
-  recent = [e for e in made if e["time"] > latest - _WINDOW]
+  latest = {e["shard"]: e for e in made if e["shard"] in done}
+  causes: dict[str, int] = {}
+  for entry in latest.values():
+    for cause, number in entry.get("causes", {}).items():
+      causes[cause] = causes.get(cause, 0) + number
+  now = max((e["time"] for e in made), default=0.0)
+  recent = [e for e in made if e["time"] > now - _WINDOW]
   rate = None
   if recent:
     begin = min(e["time"] - e["seconds"] for e in recent)
-    rate = sum(e["rows"] for e in recent) / max(latest - begin, 1e-9)
-  left = sweep.num_rows - rows
-  put_aside = book.folder.sizes("quarantine")
+    rate = sum(e["rows"] for e in recent) / max(now - begin, 1e-9)
+  given_up = failures.given_up(book.folder, sweep, done.intersection)
+  lost = sum(every[i].stop - every[i].start for i in given_up if i < len(every))
+  left = sweep.num_rows - rows - lost
+  put_aside = book.folder.names("quarantine")
   return Status(
     shards=len(done),
     num_shards=sweep.num_shards,
     rows=rows,
     num_rows=sweep.num_rows,
-    marked=sum(marked.get(index, 0) for index in done),
-    given_up=failures.given_up(book.folder, sweep, done.intersection),
+    marked=sum(entry["marked"] for entry in latest.values()),
+    given_up=given_up,
+    causes=causes,
+    accepted=sum("made_with" in entry for entry in latest.values()),
     rate=rate,
     eta=left / rate if rate else None,
     cost=sum(e["seconds"] for e in entries),
@@ -162,16 +177,17 @@ def samples(
 
 
 def collect_garbage(
-  workdir: Workdir, *, older_than: float = 3600.0
+  workdir: Workdir, *, older_than: float = 3600.0, dry_run: bool = False
 ) -> list[str]:
   """Removes what killed writers left, and what is in quarantine.
 
   Args:
     workdir: of the sweep.
     older_than: seconds; younger files may belong to a writer at work.
+    dry_run: whether nothing is removed.
 
   Returns:
-    The names that were removed.
+    The names that were removed, or would be.
 
   Raises:
     ValueError: no sweep.
@@ -179,17 +195,18 @@ def collect_garbage(
   book, _ = run.opened(workdir)
   folder, limit = book.folder, time.time() - older_than
   found = folder.rest()
-  found += (f"quarantine/{n}" for n in folder.sizes("quarantine", deep=True))
-  published = set(book.indices())
-  found += (  # Rows whose manifest was never written.
-    f"shards/{name}"
-    for name in folder.sizes("shards", deep=True)
-    if name.endswith(".parquet")
-    and int(name.rpartition("/")[2][:-8]) not in published
-  )
+  found += (f"quarantine/{n}" for n in folder.names("quarantine", deep=True))
+  orphans = book.rest()
   removed = []
-  for name in found:
-    if folder.modified(name) < limit:
+  for name in [*found, *orphans]:
+    try:
+      if folder.modified(name) >= limit:
+        continue
+    except FileNotFoundError:  # Its writer is done.
+      continue
+    if name in orphans and name not in book.rest():
+      continue  # Published just now.
+    if not dry_run:
       folder.remove(name)
-      removed.append(name)
+    removed.append(name)
   return sorted(removed)

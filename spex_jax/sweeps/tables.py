@@ -10,10 +10,12 @@ import hashlib
 import json
 import os
 import pathlib
+import tempfile
 from typing import Any
 
 import numpy as np
 
+from spex_jax import base
 from spex_jax.store import shards
 from spex_jax.sweeps import grid, run, state
 
@@ -39,7 +41,11 @@ def batches(workdir: state.Workdir) -> Any:
       ("value", pa.list_(pa.float64())), ("settings", pa.string()),
     ]
   )  # fmt: skip
-  made = (_batch(sweep, every[index], rows) for index, rows in book.scan())
+  made = (
+    _batch(sweep, every[index], rows)
+    for index, rows in book.scan()
+    if index < len(every)
+  )
   return pa.RecordBatchReader.from_batches(
     schema, (batch.cast(schema) for batch in made)
   )
@@ -60,7 +66,7 @@ def export(workdir: state.Workdir, path: str | os.PathLike) -> int:
   place = pathlib.Path(path)
   if not place.parent.is_dir():
     raise ValueError(f"{place.parent} is no folder; {place.name} needs one.")
-  temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+  temporary = base.draft(place)
   reader, total = batches(workdir), 0
   try:
     with pq.ParquetWriter(
@@ -111,7 +117,10 @@ def query(workdir: state.Workdir, sql: str) -> Any:
       "SQL over a sweep needs DuckDB (pip install duckdb)."
     ) from None
   reader = batches(workdir)
-  with duckdb.connect() as database:
+  with (
+    tempfile.TemporaryDirectory() as place,  # Rows need not fit into memory.
+    duckdb.connect(f"{place}/rows.duckdb") as database,
+  ):
     database.register("_rows", reader)
     # Kept, since a query may look at rows twice.
     database.execute("create table sweep as select * from _rows")

@@ -36,12 +36,14 @@ sys.exit(int(sys.argv[4]))
     (9, 2, 0, -signal.SIGKILL, 3),
     (0, 3, 1, 1, 1),  # An error that stays is not tried again.
     (1, 3, 1, 1, 2),
-    (0, 1, os.EX_TEMPFAIL, os.EX_TEMPFAIL, 2),  # Asked by somebody else.
+    (0, 0, os.EX_TEMPFAIL, os.EX_TEMPFAIL, 3),  # After both of the pauses.
+    (1, 1, os.EX_TEMPFAIL, os.EX_TEMPFAIL, 4),
   ],
 )
 def test_a_killed_child_is_started_again(
-  tmp_path, deaths, restarts, last, code, starts
+  tmp_path, monkeypatch, deaths, restarts, last, code, starts
 ):
+  monkeypatch.setattr(children, "_PAUSES", (0.1, 0.1))
   words = _python(_DIES, tmp_path, deaths, int(signal.SIGKILL), last)
   child = children.Child(words, restarts=restarts)
   assert child.run() == code == child.code
@@ -102,6 +104,23 @@ def test_a_signal_ends_the_child_behind_its_shard(tmp_path, capfd, last, code):
     signal.signal(signal.SIGUSR2, before)
   assert found == [code] and child.asked
   assert output.read_text() == "up\nends\n"  # Once, and not started again.
+
+
+def test_a_signal_ends_the_pause_before_a_start(tmp_path):
+  words = _python(_DIES, tmp_path, 0, 9, os.EX_TEMPFAIL)
+  child = children.Child(words)  # It waits for 1, 2, 4, ... seconds.
+  before = signal.signal(signal.SIGUSR2, lambda *_: child.end())
+  timer = threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGUSR2))
+  timer.start()
+  begin = time.monotonic()
+  try:
+    assert child.run() == os.EX_TEMPFAIL
+  finally:
+    timer.cancel()
+    timer.join()
+    signal.signal(signal.SIGUSR2, before)
+  assert child.asked and time.monotonic() - begin < 3
+  assert len(list(tmp_path.iterdir())) in (1, 2)
 
 
 def test_a_child_that_does_not_end_is_killed(tmp_path, capfd):

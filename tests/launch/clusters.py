@@ -58,6 +58,13 @@ class Launched:
     _, said = self.process.communicate(timeout=LIMIT)
     return self.process.returncode, said
 
+  def kill(self):
+    """At once; may be called again."""
+    self.process.kill()
+    self.process.wait()
+    assert self.process.stderr is not None
+    self.process.stderr.close()
+
 
 def wait(ready, process=None):
   """Waits for something, while a process lives."""

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -16,6 +17,16 @@ from tests.launch import clusters
 pytestmark = pytest.mark.cluster
 # Ray writes nothing into the home of who tests.
 _ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _folder():
+  """Of Ray's own files; sockets' names must be short, and pytest's is not."""
+  with tempfile.TemporaryDirectory(
+    prefix="ray", dir="/tmp", ignore_cleanup_errors=True
+  ) as folder:
+    _ENVIRONMENT["RAY_TMPDIR"] = folder
+    yield
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +49,7 @@ def launch(tmp_path):
   yield run
   for found in started:
     below = clusters.processes("", below=found.process.pid)
-    found.process.kill()
-    found.process.communicate()
+    found.kill()
     for pid in below:
       if pid in clusters.processes("ray"):
         os.kill(pid, signal.SIGKILL)
@@ -49,8 +59,10 @@ def _workers(launched):
   return clusters.processes("ray::work", below=launched.process.pid)
 
 
-def test_nothing_disturbs(launch, whole):
-  launched = launch("--address=local")
+@pytest.mark.parametrize("words", [(), ("--working_dir=.",)])
+def test_nothing_disturbs(launch, whole, words):
+  """By the code of this folder, and by the copy of it that Ray carries."""
+  launched = launch("--address=local", *words)
   code, said = launched.end()
   assert code == 0, said
   clusters.check(launched.workdir, whole, {})
@@ -78,8 +90,7 @@ def test_a_killed_driver_takes_its_tasks_and_goes_on(launch, whole):
   below = clusters.processes("", below=launched.process.pid)
   workers = _workers(launched)
   assert workers
-  launched.process.kill()
-  launched.process.communicate()
+  launched.kill()
   clusters.wait(lambda: not set(below) & set(clusters.processes("ray")))
   again = launch("--address=local")
   code, said = again.end()
@@ -102,7 +113,8 @@ def _node(folder, *words):
   return subprocess.Popen(
     [
       sys.executable, "-m", "ray.scripts.scripts", "start", "--block",
-      "--num-cpus=1", f"--temp-dir={folder}", "--disable-usage-stats", *words,
+      "--num-cpus=1", "--node-ip-address=127.0.0.1", f"--temp-dir={folder}",
+      "--disable-usage-stats", *words,
     ],
     env=os.environ | _ENVIRONMENT, stdout=subprocess.DEVNULL,
     stderr=subprocess.DEVNULL,
@@ -112,14 +124,14 @@ def _node(folder, *words):
 def test_a_node_that_is_lost(launch, whole, tmp_path):
   """Two nodes of one core, one task on each; one is killed with its task."""
   port = _free_port()
-  folder = f"/tmp/ray{os.getpid()}"  # Sockets' names must be short.
+  folder = f"{_ENVIRONMENT['RAY_TMPDIR']}/nodes"
   head = _node(folder, "--head", f"--port={port}", "--include-dashboard=false")
   nodes = [head]
   try:
     clusters.wait(lambda: clusters.processes("raylet", below=head.pid), head)
     nodes.append(_node(folder, f"--address=127.0.0.1:{port}"))
     clusters.wait(
-      lambda: clusters.processes("ray::IDLE", below=nodes[1].pid), nodes[1]
+      lambda: clusters.processes("raylet", below=nodes[1].pid), nodes[1]
     )
     launched = launch(f"--address=127.0.0.1:{port}", "--strategy=SPREAD")
     before = launched.until(20)

@@ -1,5 +1,6 @@
 """What is submitted to Slurm, and when; scripts stand for its programs."""
 
+import contextlib
 import json
 import pathlib
 import subprocess
@@ -85,14 +86,17 @@ def _submitted(tmp_path):
 
 def _meanwhile(monkeypatch, *events):
   """Does these one after the other, each time that the launcher waits."""
-  left = list(events)
+  left, now = list(events), [1000.0]
 
-  def sleep(_):
+  def sleep(seconds):
+    now[0] += seconds
     assert left, "the launcher waits on"
     left.pop(0)()
 
   # Of the module alone: submitit sleeps, too.
-  clock = types.SimpleNamespace(sleep=sleep, time=time.time)
+  clock = types.SimpleNamespace(
+    sleep=sleep, time=time.time, monotonic=lambda: now[0]
+  )
   monkeypatch.setattr(slurm_jobs, "time", clock)
 
 
@@ -203,6 +207,59 @@ def test_a_task_whose_job_is_gone_is_submitted_again(
   said = capsys.readouterr().err
   assert "task 1 (job 100_1) went without a word: killed, or its node" in said
   assert "6 of 6 shards are there" in said
+
+
+@pytest.mark.parametrize(
+  "stuck",
+  ["100 N/A COMPLETING None", "100 N/A PENDING launch failed requeued held"],
+)
+def test_a_job_that_is_stuck_for_ever_is_gone(
+  tmp_path, fake, launch, monkeypatch, stuck
+):
+  """As after a controller that was killed while it requeued the job."""
+  config = sweeps.config(tmp_path)
+  for index in (0, 2):
+    sweeps.do(tmp_path / "run", config, index, 3)
+  _meanwhile(
+    monkeypatch,
+    lambda: None,
+    lambda: None,  # 40 s: it may be about to end.
+    lambda: None,
+    lambda: None,  # 80 s; seen gone once.
+    lambda: fake.lists("101 N/A PENDING", stuck),
+    lambda: fake.lists(stuck, "101 N/A RUNNING"),
+    lambda: sweeps.do(tmp_path / "run", config, 1, 3),
+  )
+  fake.lists(stuck)
+  assert launch("--wait", "--poll=20", "--stall=60") == 0
+  assert _submitted(tmp_path) == [[1], [1]]
+
+
+def test_two_launchers_submit_a_lost_task_once(
+  tmp_path, fake, launch, monkeypatch
+):
+  """The other was first, while this one waited for the lock."""
+  config, lock = sweeps.config(tmp_path), slurm_jobs.alone
+
+  @contextlib.contextmanager
+  def late(log_dir):
+    if fake.scripts():
+      slurm_jobs.Jobs(log_dir).add("500", [1], 3)
+      fake.lists("500 N/A PENDING")
+    with lock(log_dir):
+      yield
+
+  monkeypatch.setattr(slurm_jobs, "alone", late)
+  for index in (0, 2):
+    sweeps.do(tmp_path / "run", config, index, 3)
+  _meanwhile(
+    monkeypatch,
+    lambda: None,
+    lambda: sweeps.do(tmp_path / "run", config, 1, 3),
+  )
+  assert launch("--wait") == 0
+  assert len(fake.scripts()) == 1
+  assert _submitted(tmp_path) == [[1], [1]]
 
 
 def test_an_error_that_stays_is_not_tried_again(

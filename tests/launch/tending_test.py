@@ -64,6 +64,30 @@ def test_a_store_that_does_not_answer_is_asked_again(
   assert watch.missing() == []
 
 
+def test_a_bucket_out_of_reach_is_asked_again(tmp_path, monkeypatch, capsys):
+  """A damaged directory is for tasks to mend."""
+  config, workdir = sweeps.config(tmp_path), str(tmp_path / "run")
+  sweeps.do(workdir, config, 0, 1)
+  watch = tending.Watch(workdir, 2)
+
+  def away(_):
+    raise ValueError("out of reach") from ConnectionError("no route")
+
+  with monkeypatch.context() as broken:
+    broken.setattr(tending.state, "status", away)
+    assert watch.look() is None and watch.missing() is None
+  assert "as it should: out of reach" in capsys.readouterr().err
+  # What a task mends is none's alone to do.
+  place = tmp_path / "run" / "items.json"
+  whole = place.read_text()
+  place.write_text(whole.replace("2.0", "3.0"))
+  assert watch.look() is None and watch.missing() == [0, 1]
+  assert watch.missing() == tending.unfinished(workdir, 2) == [0, 1]
+  assert capsys.readouterr().err.count("items.json is damaged") == 2
+  place.write_text(whole)
+  assert watch.missing() == []
+
+
 def test_paths_are_made_absolute_and_urls_left(tmp_path, monkeypatch, capsys):
   config = sweeps.config(tmp_path)
   monkeypatch.chdir(tmp_path)

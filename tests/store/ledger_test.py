@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from spex_jax.masks import packing
-from spex_jax.store import ledger, memmaps, shards
+from spex_jax.store import folders, ledger, memmaps, shards
 
 _N, _TARGETS = 19, 3
 _CONFIG = {"data": "planted", "model": {"width": 4, "rate": 0.1}}
@@ -86,8 +86,8 @@ def test_every_flipped_bit_is_found(tmp_path):
   assert (lost.index, lost.rows) == (1, 40)
   assert "contradicts its SHA-256" in lost.reason
   assert book.indices() == [0, 2]
-  reason = (tmp_path / "quarantine" / "00000001.0.txt").read_text()
-  assert reason.strip() == lost.reason
+  (reason,) = (tmp_path / "quarantine").glob("00000001.*.txt")
+  assert reason.read_text().strip() == lost.reason
   assert book.append(_rows(1)) == 1
   after = _files(tmp_path)
   assert {name: after[name] for name in clean} == clean
@@ -128,14 +128,60 @@ def test_a_shard_without_manifest_does_not_exist(tmp_path):
   assert book.indices() == []
   with pytest.raises(KeyError, match="no shard 0"):
     book.read(0)
-  # The same rows complete it; others put it aside, or go elsewhere.
+  # The same rows complete it; others are kept in a file of another name.
   assert book.append(_rows(0)) == 0
   assert _files(tmp_path) == clean
   (tmp_path / "shards" / "00000000.json").unlink()
-  assert book.append(_rows(1)) == 1
   assert book.write(0, _rows(2))
   _same(book.read(0), _rows(2))
-  assert book.quarantined[0].rows is None
+  file = f"shards/{book.manifest(0)['file']}"
+  assert file.count(".") == 2 and not book.quarantined
+  assert book.rest() == ["shards/00000000.parquet"]
+
+
+def test_of_two_writers_of_other_rows_one_is_read(tmp_path, monkeypatch):
+  """Whatever the order of their four files."""
+  one, other = (ledger.Ledger(tmp_path, _CONFIG) for _ in range(2))
+  create = folders.Directory.create
+
+  def slow(folder, name, data):
+    if name.endswith(".json") and folder is one.folder:
+      assert other.write(0, _rows(1))  # Between the rows and their manifest.
+    return create(folder, name, data)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(folders.Directory, "create", slow)
+    assert not one.write(0, _rows(0))
+  _same(one.read(0), _rows(1))
+  assert list(one.check([0])) == [0] and one.verify() == 1
+  assert one.rest() == ["shards/00000000.parquet"]
+
+
+def test_a_shard_in_the_place_of_another_is_found(tmp_path):
+  book = ledger.Ledger(tmp_path, _CONFIG)
+  for index in range(2):
+    book.write(index, _rows(index))
+  for kind in ("json", "parquet"):
+    paths = [tmp_path / f"shards/0000000{i}.{kind}" for i in range(2)]
+    data = [path.read_bytes() for path in paths]
+    for path, other in zip(paths, reversed(data)):
+      path.write_bytes(other)
+  assert book.verify() == 0 and len(book.quarantined) == 2
+  assert "is of shard 1" in book.quarantined[0].reason
+
+
+def test_what_another_mended_is_not_put_aside(tmp_path):
+  one, other = (ledger.Ledger(tmp_path, _CONFIG) for _ in range(2))
+  one.write(0, _rows(0))
+  (tmp_path / "shards/00000000.parquet").write_bytes(b"cut")
+  with pytest.raises(ledger.DamagedError):
+    one.read(0)
+  other.verify()
+  other.write(0, _rows(0))
+  one.quarantine(0, "cut")  # What it saw is no longer so.
+  _same(one.read(0), _rows(0))
+  one.quarantine(0, "wanted anew", always=True)
+  assert one.indices() == []
 
 
 def test_another_configuration_is_refused_by_its_keys(tmp_path):
@@ -160,7 +206,8 @@ def test_a_damaged_configuration_is_mended_by_who_knows_it(tmp_path):
     ledger.Ledger(tmp_path, {"data": "plantee"})
   assert ledger.Ledger(tmp_path, _CONFIG).read(0).n == book.read(0).n
   assert place.read_text() == text
-  assert "plantee" in (tmp_path / "quarantine/config.json").read_text()
+  aside = next((tmp_path / "quarantine").glob("*.config.json"))
+  assert "plantee" in aside.read_text()
 
 
 def test_unfit_directories_and_rows_are_refused(tmp_path):
@@ -197,7 +244,7 @@ def test_many_shards_lie_in_folders_of_their_own(tmp_path):
   assert book.indices() == [7, 9_999, 10_000, 25_000]
   assert _same(book.read(25_000), _rows(25_000)) is None
   (tmp_path / "shards/0001/00010000.parquet").write_bytes(b"cut")
-  assert book.check([7, 10_000, 25_000, 30_000]) == {7, 25_000}
+  assert set(book.check([7, 10_000, 25_000, 30_000])) == {7, 25_000}
   assert book.published([7, 10_000, 9_999]) == {7, 9_999}
   assert book.verify() == 3
 

@@ -26,7 +26,7 @@ def test_a_flipped_bit_is_found_in_every_file(tmp_path, kind, position):
   place = {
     "config": tmp_path / "config.json",
     "items": tmp_path / "items.json",
-    "failures": tmp_path / "failures/00000004.0001.json",
+    "failures": tmp_path / "failures/00000004.0002.json",
     "log": next((tmp_path / "log").rglob("metrics.jsonl")),
   }[kind]
   data = place.read_bytes()
@@ -39,7 +39,7 @@ def test_a_flipped_bit_is_found_in_every_file(tmp_path, kind, position):
     assert place.read_bytes() == data
   found = state.verify(tmp_path)
   assert found.sound == 3 and not found.damaged
-  names = ["failures/00000004.0001.json"] if kind == "failures" else []
+  names = ["failures/00000004.0002.json"] if kind == "failures" else []
   assert found.failures == names
   assert sum(found.lines.values()) == (kind == "log")
   if kind == "failures":  # Put aside; so it is tried once more.

@@ -32,6 +32,7 @@ class Sum:
   n, num_targets = N, 2
   built = 0  # How often, of all.
   asked: list = []
+  moods: list = []
 
   def __init__(self, config):
     Sum.built += 1
@@ -49,6 +50,8 @@ class Sum:
     """`[B, 2]`."""
     Sum.asked.append(len(masks))
     broken = self.config.broken
+    if broken == "once" and Sum.moods:  # A server that is away for a while.
+      raise Sum.moods.pop()
     total = masks @ np.arange(1.0, N + 1) * self.config.scale
     if broken == "nan":
       total = np.where(total > 30 * self.config.scale, np.nan, total)

@@ -1,0 +1,328 @@
+"""The shards of one task, one after the other, and what is told of each.
+
+A shard that another task published meanwhile is left out, and the rest is taken
+from the other end: two tasks with the same shards meet in the middle.
+"""
+
+import collections
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from spex_jax.store import ledger, shards
+from spex_jax.sweeps import (
+  anchors,
+  evaluating,
+  failures,
+  grid,
+  metrics,
+  processes,
+)
+
+BACKOFF = 1.0  # Seconds before a shard's second attempt; then twice as many.
+_MOST = 60.0  # Seconds before any.
+_COUNT = 10.0  # Seconds between two counts of what all tasks gave up.
+
+# Gets a step and its numbers.
+Sink = Callable[[int, Mapping[str, float]], None]
+# Of an item's configuration.
+Builder = Callable[[Any], evaluating.Work]
+
+
+class TooManyFailedError(RuntimeError):
+  """More shards, or rows, failed than `max_failed` allows."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """What a task did.
+
+  Attributes:
+    shards: published by it.
+    rows: of these.
+    given_up: shards of the task that failed too often, with their causes.
+    interrupted: whether a signal ended it after a shard.
+    seconds: by the clock.
+  """
+
+  shards: int
+  rows: int
+  given_up: dict[int, str]
+  interrupted: bool
+  seconds: float
+
+
+class Task:
+  """A task at work; see `run.Run.run`, which makes it."""
+
+  def __init__(
+    self,
+    book: ledger.Ledger,
+    sweep: grid.Sweep,
+    build: Builder,
+    mine: Sequence[grid.Shard],
+    log: metrics.Writer,
+    *,
+    group: processes.Alone,
+    signalled: Callable[[], bool],
+    sinks: Sequence[Sink] = (),
+    say: Callable[[int, int, str], None] = lambda done, total, what: None,
+    made_with: Mapping[str, Any] | None = None,
+    retry_failed: bool = False,
+  ):
+    """Reads what is done, and what failed.
+
+    Args:
+      book: where shards go.
+      sweep: of which they are.
+      build: an item's configuration to its work.
+      mine: the task's shards.
+      log: of this process.
+      group: of processes at the same shard.
+      signalled: whether the process was asked to end.
+      sinks: get the numbers of every shard.
+      say: told rows done, all rows, and what is being done.
+      made_with: what differs from what the sweep was begun with.
+      retry_failed: whether what was given up, and shards with rows that
+        failed, are evaluated again.
+    """
+    self.book, self.sweep, self._build, self.log = book, sweep, build, log
+    self.group, self._signalled, self._say = group, signalled, say
+    self._sinks, self._made_with = list(sinks), dict(made_with or {})
+    self._retry = retry_failed
+    self._allowed = sweep.config["retries"] + 1
+    self._built: tuple[int, evaluating.Work] | None = None
+    self._unbuildable: dict[int, str] = {}
+    self._failed_rows, self._counted = 0, -_COUNT
+    self.count = self.rows = 0
+    self.given_up: dict[int, str] = {}
+    self._total = sum(shard.stop - shard.start for shard in mine)
+    done = self._begun(mine)
+    self.num_done = len(done)
+    self._finished = sum(s.stop - s.start for s in mine if s.index in done)
+    self._left = collections.deque(s for s in mine if s.index not in done)
+
+  def run(self) -> Report:
+    """Evaluates what is left; raises as `run.Run.run`."""
+    begin = time.monotonic()
+    if self.group.any(bool(self._failed)) and not self._retry:
+      self._check_failed(now=True)
+    while self._left:
+      if self.group.any(self._signalled()):
+        break
+      shard = self._left.popleft()
+      if self._tried[shard.index] >= self._allowed and not self._retry:
+        self.given_up[shard.index] = self._failed.get(
+          shard.index, "process 0 tells why"
+        )
+      elif self._is_there(shard):
+        self._finished += shard.stop - shard.start
+        self._left.reverse()
+      elif self._until_published(shard) == "twice":
+        self._left.reverse()
+    if self.given_up:
+      self._check_failed(now=True)
+    asked = self.group.any(self._signalled())
+    seconds = time.monotonic() - begin
+    return Report(self.count, self.rows, self.given_up, asked, seconds)
+
+  def _begun(self, mine: Sequence[grid.Shard]) -> set[int]:
+    """Which shards are done; and how often each was tried in vain."""
+    done: dict[int, dict[str, Any]] = {}
+    known: dict[int, failures.Attempts] = {}
+    if self.group.first:
+      done = self.book.check(shard.index for shard in mine)
+      known = failures.by_shard(self.book.folder)
+    self._failed = {index: tries.cause for index, tries in known.items()}
+    if self._retry:
+      again = [i for i, body in done.items() if body["counts"]["failed"]]
+      for index in again:
+        self.book.quarantine(
+          index, "its rows that failed are asked again", always=True
+        )
+        del done[index]
+    numbers = {index: tries.number for index, tries in known.items()}
+    there = self.group.follow([shard.index in done for shard in mine])
+    tried = self.group.follow([numbers.get(s.index, 0) for s in mine])
+    self._tried = {s.index: int(number) for s, number in zip(mine, tried)}
+    return {shard.index for shard, is_there in zip(mine, there) if is_there}
+
+  def _is_there(self, shard: grid.Shard) -> bool:
+    """Whether another task published it since this one began."""
+    there = self.group.first and self.book.published([shard.index])
+    return self.group.any(bool(there))
+
+  def _until_published(self, shard: grid.Shard) -> str | None:
+    """Evaluates a shard, again if it fails; None if it is given up."""
+    what = self.sweep.item_name(shard.item)
+    self._say(self._finished, self._total, what)
+    if shard.item in self._unbuildable:
+      self._fail(shard, self._unbuildable[shard.item], 0.0, self._allowed)
+      return None
+    while True:
+      begin = time.monotonic()
+      try:
+        work = self._work(shard.item)
+        found = evaluating.shard(
+          work,
+          shard.start,
+          shard.stop,
+          strict=self.sweep.setting(shard.item, "nan") == "error",
+          retries=self.sweep.config["retries"],
+          group=self.group,
+        )
+      except evaluating.StrictError as error:
+        raise evaluating.StrictError(
+          f"Shard {shard.index} ({what}): {error}"
+        ) from error
+      except (processes.LostError, anchors.OtherValuesError):
+        raise
+      except (Exception, MemoryError) as error:
+        could_build = self._built is not None
+        self._built = None
+        cause, seconds = evaluating.cause(error), time.monotonic() - begin
+        attempt = self._tried[shard.index] + 1
+        if attempt >= self._allowed and not could_build:
+          self._unbuildable[shard.item] = cause
+        self._fail(shard, cause, seconds, attempt)
+        if attempt >= self._allowed:
+          return None
+        self._pause(min(_MOST, BACKOFF * 2 ** (attempt - 1)))
+        if self.group.any(self._signalled()):
+          return None
+      else:
+        return self._publish(shard, found, time.monotonic() - begin)
+
+  def _work(self, item: int) -> evaluating.Work:
+    if self._built is not None and self._built[0] == item:
+      return self._built[1]
+    self._built = None  # Room for the next, first.
+    config = self.sweep.item_config(item)
+    work = self.group.agreed(self._build, config)
+    number = min(getattr(work, "anchors", 0), self.sweep.setting(item, "rows"))
+    values = None
+    if number:
+      try:
+        values = self.group.agreed(work.values, work.masks(0, number))
+      except processes.LostError:
+        raise
+      except (Exception, MemoryError):
+        values = None  # It will fail again, and be told then.
+    if values is not None:
+      self.group.agreed(lambda found: self._anchor(item, found), values)
+    self._built = item, work
+    return work
+
+  def _anchor(self, item: int, values: Any) -> None:
+    if self.group.first:
+      rows = np.asarray(values, np.float64)
+      rows = rows.reshape(len(rows), -1)
+      anchors.check(self.book.folder, item, self.sweep.item_name(item), rows)
+
+  def _fail(
+    self, shard: grid.Shard, cause: str, seconds: float, attempt: int
+  ) -> None:
+    self._tried[shard.index] = attempt
+    self._failed[shard.index] = cause
+    if self.group.first:
+      failures.write(self.book.folder, shard.index, attempt, cause)
+    self.log(
+      event="failed", shard=shard.index, attempt=attempt,
+      seconds=round(seconds, 4), cause=cause,
+    )  # fmt: skip
+    if attempt >= self._allowed:
+      self.given_up[shard.index] = cause
+      self._check_failed()
+
+  def _publish(
+    self, shard: grid.Shard, found: evaluating.Found, seconds: float
+  ) -> str:
+    rows = found.rows
+    self._check_rows(found)
+    event = "followed"
+    if self.group.first:
+      facts = {"made_with": self._made_with} if self._made_with else None
+      first = self.book.write(shard.index, rows, facts)
+      event = "shard" if first else "twice"
+    self.count, self.rows = (
+      self.count + (event == "shard"),
+      self.rows + len(rows),
+    )
+    self._finished += len(rows)
+    numbers = {
+      "rows": len(rows),
+      "rows_per_s": len(rows) / max(seconds, 1e-9),
+      "marked": int((rows.status != shards.Status.OK).sum()),
+      "done": self._finished / self._total,
+    }
+    more: dict[str, Any] = {"causes": found.causes} if found.causes else {}
+    if self._made_with:
+      more["made_with"] = sorted(self._made_with)
+    self.log(
+      event=event, shard=shard.index, item=shard.item,
+      attempt=self._tried[shard.index] + 1, seconds=round(seconds, 4),
+      **numbers, **more,
+    )  # fmt: skip
+    for sink in list(self._sinks):
+      try:
+        sink(shard.index, numbers)
+      except Exception as error:  # Of somebody else's server, perhaps.
+        logging.warning("A sink is given up: %s", evaluating.cause(error))
+        self._sinks.remove(sink)
+    self._say(self._finished, self._total, self.sweep.item_name(shard.item))
+    return event
+
+  def _pause(self, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not self._signalled():
+      time.sleep(min(0.2, max(end - time.monotonic(), 0.0)))
+
+  def _check_rows(self, found: evaluating.Found) -> None:
+    """Ends a sweep in which too many rows of a task fail."""
+    self._failed_rows += sum(found.causes.values())
+    share = self.sweep.config["max_failed"]
+    if found.causes and self._failed_rows > share * self._total:
+      raise TooManyFailedError(
+        f"{self._failed_rows} rows of this task failed, more than max_failed="
+        f"{share} of its {self._total} allows: {_most(found.causes)}. Mend "
+        "the function, and go on by --accept=code; --retry_failed asks the "
+        "rows that failed once more."
+      )
+
+  def _check_failed(self, *, now: bool = False) -> None:
+    """Ends a sweep in which too many shards fail, in all tasks together.
+
+    Those of the others are counted now and then alone: it means reading all.
+    """
+    share, number = self.sweep.config["max_failed"], self.sweep.num_shards
+    causes: dict[int, str] = {}
+    late = time.monotonic() - self._counted > _COUNT
+    if self.group.first and (
+      now or late or len(self.given_up) > share * number
+    ):
+      self._counted = time.monotonic()
+      causes = failures.given_up(
+        self.book.folder, self.sweep, self.book.published
+      )
+    if self.group.any(len(causes) > share * number):
+      raise TooManyFailedError(
+        f"{len(causes)} of {number} shards were given up, more than max_failed="
+        f"{share} allows: {_most(_counts(causes.values()))}. --retry_failed "
+        "tries them once more."
+      )
+
+
+def _counts(causes: Iterable[str]) -> dict[str, int]:
+  return dict(collections.Counter(causes))
+
+
+def _most(causes: Mapping[str, int]) -> str:
+  """The most frequent causes."""
+  most = sorted(causes.items(), key=lambda pair: -pair[1])[:5]
+  return "; ".join(f"{count} x {cause}" for cause, count in most) or (
+    "process 0 tells why"
+  )
