@@ -7,19 +7,25 @@ Every process is one task of `spex sweep run`. One that dies is started again,
 `--restarts` times; the others go on. With `--stall=SECONDS` one that publishes
 nothing for so long is killed, and started again, too. Asked to end (TERM, or
 control-C), all end behind their shards. `--dry_run` prints the commands.
-Threads are split: each process gets its share of the cores.
+Threads and GPUs are split: each process gets its share of the cores, and GPUs
+of its own; where there are fewer GPUs than processes, a share of the memory of
+one, unless XLA_PYTHON_CLIENT_MEM_FRACTION is set.
 
 Exit code 0 if every shard is there, 75 if it was asked to end before (the same
 command goes on), 1 else.
 """
 
+import itertools
 import os
+import pathlib
+import re
 import shlex
 import signal
 import socket
+import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from absl import app, flags
 
@@ -28,6 +34,8 @@ from spex_jax.store import folders
 from spex_jax.sweeps import metrics, processes
 
 _POLL = 0.2  # Seconds.
+_DEVICES = pathlib.Path("/dev")
+_FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 
 
 def command(
@@ -48,6 +56,64 @@ def command(
   ]
 
 
+def shares(count: int, environment: Mapping[str, str]) -> list[dict[str, str]]:
+  """Variables that give each of `count` processes GPUs of its own.
+
+  Several of them where there are more GPUs than processes, one to share where
+  there are fewer; nothing without GPUs.
+
+  Args:
+    count: processes.
+    environment: of them all.
+  """
+  gpus = _gpus(environment)
+  if not gpus:
+    return [{} for _ in range(count)]
+  found = []
+  for index in range(count):
+    own = gpus[index::count] or [gpus[index % len(gpus)]]
+    found.append({"CUDA_VISIBLE_DEVICES": ",".join(own)})
+  each = -(-count // len(gpus))
+  if each > 1 and _FRACTION not in environment:
+    for share in found:
+      share[_FRACTION] = f"{0.75 / each:.3f}"  # JAX takes 0.75, alone.
+  return found
+
+
+def _gpus(environment: Mapping[str, str]) -> list[str]:
+  """The GPUs that a process would see, as CUDA_VISIBLE_DEVICES names them."""
+  if environment.get("JAX_PLATFORMS") == "cpu":
+    return []
+  listed = environment.get("CUDA_VISIBLE_DEVICES")
+  if listed is not None:
+    names = [name.strip() for name in listed.split(",")]
+    # CUDA stops at the first that is none.
+    return list(itertools.takewhile(lambda name: name not in ("", "-1"), names))
+  try:
+    told = subprocess.run(
+      ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60
+    ).stdout
+  except FileNotFoundError:  # As in a container that is for computing alone.
+    devices = [p for p in _DEVICES.glob("nvidia*") if p.name[6:].isdigit()]
+    return [str(index) for index in range(len(devices))]
+  except (OSError, subprocess.TimeoutExpired):
+    return []
+  found: list[str] = []
+  for name in re.findall(r"UUID: ((?:GPU|MIG)-[^)\s]+)", told):
+    # A GPU that is cut up is used by its parts alone; they stand below it.
+    if name.startswith("MIG") and found and found[-1].startswith("GPU"):
+      found.pop()
+    found.append(name)
+  return found
+
+
+def _cores() -> int:
+  """Those that this process may use."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
 class Task:
   """One process of the sweep, and those that were started in its place.
 
@@ -56,15 +122,22 @@ class Task:
     left: times that it may be started again.
   """
 
-  def __init__(self, index: int, words: list[str], restarts: int):
+  def __init__(
+    self,
+    index: int,
+    words: list[str],
+    restarts: int,
+    environment: Mapping[str, str],
+  ):
     """Nothing is started yet."""
     self.index, self.left = index, restarts
     self._words, self._restarts = words, restarts
+    self._environment = environment
 
-  def start(self, environment: dict[str, str]) -> None:
+  def start(self) -> None:
     """Starts it, again perhaps."""
     self.began = time.monotonic()
-    self.process = children.started(self._words, environment)
+    self.process = children.started(self._words, self._environment)
 
   def goes_on(self, code: int) -> bool:
     """Whether it should be started again; says why it ended."""
@@ -116,13 +189,13 @@ def run(
       for none.
     extra: more flags of `spex sweep run`.
   """
-  cores = str(max(1, (os.cpu_count() or 1) // count))
+  cores = str(max(1, _cores() // count))
   # The last is of XLA's thread pool.
   names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC")
-  environment = os.environ | dict.fromkeys(names, cores)
+  split = os.environ | dict.fromkeys(names, cores)
   tasks = [
-    Task(i, command(config, workdir, i, count, extra), restarts)
-    for i in range(count)
+    Task(i, command(config, workdir, i, count, extra), restarts, split | share)
+    for i, share in enumerate(shares(count, os.environ))
   ]
   watch = tending.Watch(workdir, count)
   folder = folders.opened(workdir)
@@ -130,7 +203,7 @@ def run(
   asked = False
   with processes.until_signalled() as signalled:
     for task in tasks:
-      task.start(environment)
+      task.start()
     while tasks:
       time.sleep(_POLL)
       if signalled() and not asked:
@@ -153,7 +226,7 @@ def run(
         if code is None:
           continue
         if not asked and task.goes_on(code):
-          task.start(environment)
+          task.start()
         else:
           tasks.remove(task)
   if tending.verdict(workdir, watch.look()):
@@ -171,9 +244,10 @@ def main(argv):
   config, workdir = tending.checked(
     given.config, given.workdir, given.processes, extra
   )
-  for index in range(given.processes):
-    words = command(config, workdir, index, given.processes, extra)
-    print(shlex.join(words))
+  for index, share in enumerate(shares(given.processes, os.environ)):
+    words = [f"{name}={shlex.quote(value)}" for name, value in share.items()]
+    task = command(config, workdir, index, given.processes, extra)
+    print(" ".join([*words, shlex.join(task)]))
   if given.dry_run:
     return
   sys.stdout.flush()

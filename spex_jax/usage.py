@@ -128,9 +128,10 @@ usage: spex sweep run --config=FILE[:SIZE] --workdir=DIR [--config.KEY=VALUE]
                       [--accept=code,versions,device] [--dry_run]
                       [--sinks=tensorboard,wandb]
        spex sweep status --workdir=DIR [--price=PER_HOUR] [--json]
-       spex sweep verify | gc --workdir=DIR
-       spex sweep export --workdir=DIR --output=FILE.parquet
-       spex sweep export --workdir=DIR --sql="select ... from sweep"
+       spex sweep verify --workdir=DIR
+       spex sweep gc --workdir=DIR [--older_than=SECONDS] [--dry_run]
+       spex sweep export --workdir=DIR --output=FILE.parquet [--partial]
+       spex sweep export --workdir=DIR --sql="select ... from sweep" [--partial]
 
   run       evaluates what is missing of a sweep, shard by shard; the same
             command goes on after a kill. `FILE` has get_config() and sweep()
@@ -142,8 +143,10 @@ usage: spex sweep run --config=FILE[:SIZE] --workdir=DIR [--config.KEY=VALUE]
   verify    reads every byte; damaged shards are put aside, and made again by
             the next run
   export    all rows as one Parquet file, for pandas and DuckDB, and its
-            SHA-256; or what DuckDB answers, tab-separated
-  gc        removes what killed writers left, and what was put aside
+            SHA-256; or what DuckDB answers, tab-separated. Refused where
+            shards are missing or damaged, unless with --partial
+  gc        removes what killed writers left, and what was put aside, if it is
+            older than an hour (--older_than); --dry_run names it alone
 
   --workdir a directory, or a URL of an object store (gs://, s3://)
   --task_index, --task_count
@@ -161,6 +164,11 @@ usage: spex sweep run --config=FILE[:SIZE] --workdir=DIR [--config.KEY=VALUE]
             that process 0 waits for the next shard of the others (1800)
   --retry_failed
             tries shards once more that failed too often
+  --config.KEY=VALUE
+            changes one setting of all items; text stays text where the setting
+            is, as in --config.classes=3,8
+  --dry_run tells what the task would do; like every flag without a value it
+            may be given as --dry_run=false, too
   --accept=code,versions,device
             goes on although these differ from what the directory was begun
             with; manifests of new shards tell the difference

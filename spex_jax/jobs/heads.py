@@ -61,19 +61,22 @@ def head(
   depends = origin(config, data, max_tokens)
   name = pathlib.Path(config.data).name
   texts = tables.count(data.num_examples, "text")
-  if path.exists():
+  found, cut, made = None, 0, f"saved to {path}"
+  if not path.exists():
+    vectors, cut = embeddings(net, data.texts, max_tokens)
+    found = fit(vectors, data.labels, config.head_c)
+    try:
+      checkpoint.save(path, found, depends)
+    except FileExistsError:  # Another task was quicker: its head holds for all.
+      found = None
+  if found is None:
     width, count = net.config.width, len(data.classes)
     shapes = ((width, count), (count,), ())
     like = Head(*(np.zeros(shape, np.float32) for shape in shapes))
-    found = checkpoint.restore(path, like, depends)
+    found, cut = checkpoint.restore(path, like, depends), 0
     made = f"restored from {path}"
-  else:
-    vectors, cut = embeddings(net, data.texts, max_tokens)
-    found = fit(vectors, data.labels, config.head_c)
-    checkpoint.save(path, found, depends)
-    made = f"saved to {path}"
-    if cut:
-      made = f"{tables.count(cut, 'text')} cut to {max_tokens} tokens; {made}"
+  if cut:
+    made = f"{tables.count(cut, 'text')} cut to {max_tokens} tokens; {made}"
   fact = f"logistic regression on the {texts} of {name}"
   if np.isfinite(found.accuracy):
     fact += f", {float(found.accuracy):.1%} right in cross-validation"

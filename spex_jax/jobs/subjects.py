@@ -125,9 +125,13 @@ def trained(
     **{f"training.{k}": v for k, v in _plain(config.training).items()},
     **_table(config),
   }
-  if path.exists():
+
+  def restored() -> tuple[Any, str]:
     like = jax.eval_shape(net.init, jax.random.key(0))  # Shapes alone.
     return checkpoint.restore(path, like, origin), f"restored from {path}"
+
+  if path.exists():
+    return restored()
   recipe = loop.Recipe(**config.training)
   data = {"features": features, "targets": targets}
   weights = np.ones(len(features), np.float32)
@@ -149,7 +153,10 @@ def trained(
     raise ValueError(
       f"Training diverged at step {step}; lower training.learning_rate."
     )
-  checkpoint.save(path, done.params, origin)
+  try:
+    checkpoint.save(path, done.params, origin)
+  except FileExistsError:  # Another task was quicker: its model holds for all.
+    return restored()
   steps = count(len(done.losses), "step")
   return done.params, f"trained in {steps} and saved to {path}"
 

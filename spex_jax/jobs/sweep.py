@@ -7,9 +7,12 @@ import contextlib
 import dataclasses
 import json
 import os
+import pathlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from spex_jax.jobs import flags as flags_of
 from spex_jax.jobs import sinks as sinks_of
 from spex_jax.jobs import sweeping
 from spex_jax.report import progress
@@ -36,7 +39,7 @@ def command(arguments: Sequence[str]) -> None:
     raise ValueError(
       f"`spex sweep` has the words {', '.join(ACTIONS)}; got {action!r}."
     )
-  flags, overrides = _flags(rest, _KNOWN[action])
+  flags, overrides = flags_of.read(rest, _KNOWN[action])
   if not flags.get("workdir"):
     raise ValueError(f"spex sweep {action} needs --workdir=DIR.")
   ACTIONS[action](flags, overrides)
@@ -133,8 +136,7 @@ def _task(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
       f"{report.seconds:.1f} s ({rate:,.0f} rows/s)",
     )
   )
-  for shard, cause in list(report.given_up.items())[:10]:
-    show(report_tables.fact("given up", f"shard {shard}: {cause}"))
+  _show_given_up(report.given_up, sweep)
   if report.interrupted:
     raise InterruptedError(
       "asked to end: what was begun is published; the same command goes on."
@@ -153,7 +155,7 @@ def _evaluate(flags, sweep, index, count, rows, group) -> run.Report:
     sweep,
     sweeping.build,
     sources=sweeping.sources(sweep),
-    accept=_words(flags.get("accept", "")),
+    accept=flags_of.words(flags.get("accept", "")),
   )
   # Beside this process's own log: TensorBoard takes each folder for a run.
   place = f"{found.folder.path}/{found.log}"
@@ -177,7 +179,7 @@ def _joined(flags: Mapping[str, str]) -> tuple[int, int]:
   given = [flags.get(name) for name in names]
   if "dry_run" in flags or (given == [None] * 3 and "distributed" not in flags):
     return 0, 1
-  timeout = _seconds(flags, "timeout", 60.0)
+  timeout = flags_of.seconds(flags, "timeout", 60.0)
   if given == [None] * 3:
     return processes.join(timeout=timeout)
   if None in given:
@@ -210,7 +212,7 @@ def _stay(flags, sweep, index, count, num_processes) -> int:
 
   with processes.until_signalled() as asked:
     return processes.stay(
-      left, _seconds(flags, "patience", 1800.0), asked=asked
+      left, flags_of.seconds(flags, "patience", 1800.0), asked=asked
     )
 
 
@@ -253,11 +255,22 @@ def _status(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
         report_tables.count(found.quarantined, "shard") + " put aside so far",
       )
     )
-  for shard, cause in list(found.given_up.items())[:10]:
-    show(report_tables.fact("given up", f"shard {shard}: {cause}"))
-  more = len(found.given_up) - 10
+  if found.given_up:
+    _show_given_up(found.given_up, run.opened(flags["workdir"])[1])
+
+
+def _show_given_up(given_up: Mapping[int, str], sweep: grid.Sweep) -> None:
+  show = report_tables.printer()
+  for shard, cause in list(given_up.items())[:10]:
+    name = sweep.item_name(sweep.item_of(shard))
+    show(report_tables.fact("given up", f"shard {shard} ({name}): {cause}"))
+  more = len(given_up) - 10
   if more > 0:
     show(report_tables.fact("", f"and {more:,} more"))
+  if given_up:
+    show(
+      report_tables.fact("", "`spex sweep run --retry_failed` tries them again")
+    )
 
 
 def _verify(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
@@ -288,29 +301,86 @@ def _verify(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
 
 def _export(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
   del overrides
-  if bool(flags.get("output")) == bool(flags.get("sql")):
+  output, sql = flags.get("output"), flags.get("sql")
+  if bool(output) == bool(sql):
     raise ValueError(
       "spex sweep export needs --output=FILE.parquet, or --sql='select ... "
       "from sweep'."
     )
-  show = report_tables.printer()
-  if flags.get("sql"):
+  if output and flags_of.is_url(output):
+    raise ValueError(
+      f"--output={output}: an export is written to a disk; give a file here, "
+      "and copy it there."
+    )
+  partial = "partial" in flags
+  before = state.status(flags["workdir"])
+  if not (before.complete or partial):
+    retry = " --retry_failed" if before.given_up else ""
+    raise ValueError(
+      f"{_lacks(before)}; nothing is exported. `spex sweep run{retry}` makes "
+      "them; or say --partial to export the others."
+    )
+  rows, found = 0, None
+  if output:
+    rows = tables.export(flags["workdir"], output)
+  else:
     found = tables.query(flags["workdir"], flags["sql"])
+  after = state.status(flags["workdir"])
+  # Reading put aside what is damaged; others may have published meanwhile.
+  damaged = after.quarantined - before.quarantined
+  if damaged and not partial:
+    if output:
+      for name in (output, f"{output}.sha256"):
+        pathlib.Path(name).unlink(missing_ok=True)
+    raise ValueError(
+      f"{report_tables.count(damaged, 'shard')} damaged and put aside; nothing "
+      "is exported. `spex sweep run` makes them again; or say --partial to "
+      "export the others."
+    )
+  if found is not None:
     print("\t".join(found.column_names))
     for row in zip(*(column.to_pylist() for column in found.columns)):
       print("\t".join("" if cell is None else str(cell) for cell in row))
-    return
-  rows = tables.export(flags["workdir"], flags["output"])
-  show(report_tables.fact("wrote", f"{rows:,} rows to {flags['output']}"))
+  else:
+    show = report_tables.printer()
+    show(report_tables.fact("wrote", f"{rows:,} rows to {output}"))
+  if damaged or not before.complete:
+    # Beside a table that a program reads.
+    print(
+      f"spex: a part: {_lacks(after if damaged else before)}.", file=sys.stderr
+    )
+
+
+def _lacks(found: state.Status) -> str:
+  """What is not there, in words."""
+  shards = found.num_shards - found.shards
+  parts = []
+  if found.given_up:
+    parts.append(f"{len(found.given_up):,} given up")
+  if found.quarantined:
+    parts.append(f"{found.quarantined:,} put aside as damaged so far")
+  return (
+    f"{shards:,} of {report_tables.count(found.num_shards, 'shard')}, "
+    f"{found.num_rows - found.rows:,} of {found.num_rows:,} rows, are missing"
+    + (f" ({', '.join(parts)})" if parts else "")
+  )
 
 
 def _gc(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
   del overrides
-  removed = state.collect_garbage(flags["workdir"])
+  dry = {"dry_run": True} if "dry_run" in flags else {}
+  removed = state.collect_garbage(
+    flags["workdir"],
+    older_than=flags_of.seconds(flags, "older_than", 3600.0, least=0.0),
+    **dry,
+  )
   show = report_tables.printer()
-  show(report_tables.fact("removed", report_tables.count(len(removed), "file")))
+  what = "would remove" if dry else "removed"
+  show(report_tables.fact(what, report_tables.count(len(removed), "file")))
   for name in removed[:20]:
     show(report_tables.fact("", name))
+  if len(removed) > 20:
+    show(report_tables.fact("", f"and {len(removed) - 20:,} more"))
 
 
 ACTIONS: Mapping[str, Callable[..., None]] = {
@@ -328,62 +398,9 @@ _KNOWN: Mapping[str, tuple[str, ...]] = {
   ),
   "status": ("workdir", "json", "price"),
   "verify": ("workdir",),
-  "export": ("workdir", "output", "sql"),
-  "gc": ("workdir",),
+  "export": ("workdir", "output", "sql", "partial"),
+  "gc": ("workdir", "dry_run", "older_than"),
 }  # fmt: skip
-_BARE = ("retry_failed", "dry_run", "distributed", "together", "json")
-
-
-def _flags(
-  arguments: Sequence[str], known: Sequence[str]
-) -> tuple[dict[str, str], dict[str, Any]]:
-  """Flags, and the settings that `--config.KEY=VALUE` changes."""
-  flags: dict[str, str] = {}
-  overrides: dict[str, Any] = {}
-  waiting = iter(arguments)
-  for argument in waiting:
-    name, equals, value = argument.lstrip("-").partition("=")
-    if not argument.startswith("-"):
-      raise ValueError(f"unexpected argument {argument!r}; see --help.")
-    if name.startswith("config."):
-      if not equals:
-        raise ValueError(f"{argument} needs a value.")
-      overrides[name.removeprefix("config.")] = _read(value)
-      continue
-    if name not in known:
-      raise ValueError(
-        f"unknown flag --{name}; this has "
-        + ", ".join(f"--{flag}" for flag in known)
-        + "."
-      )
-    if not equals and name not in _BARE:
-      value = next(waiting, "")
-    flags[name] = value
-  return flags, overrides
-
-
-def _read(text: str) -> Any:
-  """A value as Python writes it, or else as text."""
-  import ast
-
-  try:
-    return ast.literal_eval(text)
-  except (ValueError, SyntaxError):
-    return text
-
-
-def _words(text: str) -> list[str]:
-  return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _seconds(flags: Mapping[str, str], name: str, default: float) -> float:
-  try:
-    found = float(flags.get(name, default))
-  except ValueError:
-    found = -1.0
-  if not found > 0:
-    raise ValueError(f"{name}={flags[name]!r}: seconds, above 0.")
-  return found
 
 
 def _money(flags: Mapping[str, str], seconds: float) -> str:

@@ -56,11 +56,12 @@ class Work:
     """bool `[stop - start, n]`; distinct only by chance."""
     parts = []
     for block in range(start // _BLOCK, -(-stop // _BLOCK)):
-      key = jax.random.fold_in(self.key, block)
-      if self.keep == 0.5:
-        drawn = sampling.uniform(key, _BLOCK, self.n)
-      else:
-        drawn = sampling.biased(key, _BLOCK, self.n, self.keep)
+      with jax.threefry_partitionable(True):  # Else other bits.
+        key = jax.random.fold_in(self.key, block)
+        if self.keep == 0.5:
+          drawn = sampling.uniform(key, _BLOCK, self.n)
+        else:
+          drawn = sampling.biased(key, _BLOCK, self.n, self.keep)
       first = block * _BLOCK
       parts.append(drawn[max(start - first, 0) : stop - first])
     return np.concatenate(parts)
@@ -133,8 +134,8 @@ def _need_batch(size: Any) -> None:
 
 
 def _key(config: ml_collections.ConfigDict) -> base.Key:
-  """Of an item's masks: of the seed, and of nothing else."""
-  root = jax.random.key(config.seed)
+  """Of an item's masks: of the seed, and of no setting of JAX."""
+  root = jax.random.key(config.seed, impl="threefry2x32")
   return jax.random.fold_in(root, zlib.crc32(b"sweep"))
 
 

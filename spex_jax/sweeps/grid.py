@@ -12,18 +12,21 @@ configuration itself. Settings that every sweep has:
   retries         how often a shard that failed is tried again
   max_failed      the share of shards that may be given up
 
-All others are the builder's. A shard is rows `start` to `stop` of one item; its
+The last two hold for the whole sweep: no item has its own. All others are the
+builder's. A shard is rows `start` to `stop` of one item; its
 address, its place in the list of all, never changes.
 
 Shapes: I items, S shards.
 """
 
+import ast
 import dataclasses
+import functools
 import hashlib
 import importlib.util
 import json
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -32,7 +35,8 @@ import numpy as np
 from spex_jax import settings
 
 NAN = ("error", "drop", "keep")
-_NEEDED = ("build", "rows", "rows_per_shard", "nan", "retries", "max_failed")
+_OF_ALL = ("retries", "max_failed")  # Not of one item.
+_NEEDED = ("build", "rows", "rows_per_shard", "nan", *_OF_ALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,36 +67,48 @@ class Sweep:
   config: dict[str, Any]
   items: tuple[dict[str, Any], ...]
 
+  @functools.cached_property
+  def _rows(self) -> np.ndarray:
+    """int64 `[I]`, of each item."""
+    return self._numbers("rows")
+
+  @functools.cached_property
+  def _sizes(self) -> np.ndarray:
+    """int64 `[I]`, rows per shard."""
+    return self._numbers("rows_per_shard")
+
+  @functools.cached_property
+  def _ends(self) -> np.ndarray:
+    """int64 `[I]`, the address behind the last shard of each item."""
+    return np.cumsum(self.shards_per_item)
+
   @property
   def shards_per_item(self) -> np.ndarray:
     """int64 `[I]`."""
-    return np.array(
-      [-(-self.setting(i, "rows") // self.setting(i, "rows_per_shard"))
-       for i in range(len(self.items))]
-    )  # fmt: skip
+    return -(-self._rows // self._sizes)
 
   @property
   def num_shards(self) -> int:
     """S."""
-    return int(self.shards_per_item.sum())
+    return int(self._ends[-1])
 
   @property
   def num_rows(self) -> int:
     """Of all items."""
-    return sum(self.setting(i, "rows") for i in range(len(self.items)))
+    return int(self._rows.sum())
 
   def shards(self) -> list[Shard]:
     """All of them, by address."""
-    found: list[Shard] = []
-    for item in range(len(self.items)):
-      rows, size = (
-        self.setting(item, "rows"),
-        self.setting(item, "rows_per_shard"),
-      )
-      for start in range(0, rows, size):
-        stop = min(start + size, rows)
-        found.append(Shard(len(found), item, start, stop))
-    return found
+    return self._between(0, self.num_shards)
+
+  def shard(self, index: int) -> Shard:
+    """The shard of an address.
+
+    Raises:
+      ValueError: there is none.
+    """
+    self._check_address(index)
+    return self._between(index, index + 1)[0]
 
   def of_task(self, index: int, count: int) -> list[Shard]:
     """The shards of one task of several: a run of neighbours.
@@ -104,10 +120,8 @@ class Sweep:
       raise ValueError(
         f"task_index={index} must lie in 0..{count - 1} (task_count={count})."
       )
-    every = self.shards()
-    return every[
-      len(every) * index // count : len(every) * (index + 1) // count
-    ]
+    total = self.num_shards
+    return self._between(total * index // count, total * (index + 1) // count)
 
   def item_config(self, item: int) -> ml_collections.ConfigDict:
     """The configuration of an item, with its overrides."""
@@ -121,13 +135,42 @@ class Sweep:
     return ", ".join(f"{name}={value}" for name, value in own) or "all settings"
 
   def item_of(self, index: int) -> int:
-    """The item of a shard."""
-    ends = np.cumsum(self.shards_per_item)
-    return int(np.searchsorted(ends, index, side="right"))
+    """The item of a shard.
+
+    Raises:
+      ValueError: no such shard.
+    """
+    self._check_address(index)
+    return int(np.searchsorted(self._ends, index, side="right"))
 
   def setting(self, item: int, name: str) -> Any:
     """One setting of an item, its own or that of all."""
     return self.items[item].get(name, self.config[name])
+
+  def _between(self, start: int, stop: int) -> list[Shard]:
+    """Shards by address, and no other is made."""
+    found: list[Shard] = []
+    item = int(np.searchsorted(self._ends, start, side="right"))
+    while start < stop:
+      end, rows, size = (
+        int(numbers[item]) for numbers in (self._ends, self._rows, self._sizes)
+      )
+      first = end + -rows // size  # The item's first address.
+      for index in range(start, min(stop, end)):
+        begin = (index - first) * size
+        found.append(Shard(index, item, begin, min(begin + size, rows)))
+      start, item = min(stop, end), item + 1
+    return found
+
+  def _numbers(self, name: str) -> np.ndarray:
+    every = self.config[name]
+    return np.array([item.get(name, every) for item in self.items], np.int64)
+
+  def _check_address(self, index: int) -> None:
+    if not 0 <= index < self.num_shards:
+      raise ValueError(
+        f"shard {index}: the sweep has 0..{self.num_shards - 1}."
+      )
 
 
 def load(path: str, overrides: Mapping[str, Any] | None = None) -> Sweep:
@@ -135,11 +178,13 @@ def load(path: str, overrides: Mapping[str, Any] | None = None) -> Sweep:
 
   Args:
     path: of the file; `:SIZE` is given to `get_config` and `sweep`.
-    overrides: dotted settings of the configuration, changed before its items.
+    overrides: dotted settings of the configuration, changed before its items;
+      text for a setting of another type is read as Python writes such values.
 
   Raises:
     ValueError: no such file, one that does not run, a setting that the
-      configuration lacks (with a close name), no item, or two that are equal.
+      configuration lacks (with a close name), no item, two that give the same
+      configuration, or one with a setting that holds for the whole sweep.
   """
   name, colon, size = path.partition(":")
   file = pathlib.Path(name)
@@ -181,23 +226,27 @@ def freeze(
   missing = [name for name in _NEEDED if name not in config]
   if missing:
     raise ValueError(f"The sweep's configuration lacks {', '.join(missing)}.")
-  _apply(config, overrides or {}, "the command")
+  defaults = _flat(config)
+  given = {k: _read(v, defaults.get(k)) for k, v in (overrides or {}).items()}
+  _apply(config, given, "the command")
+  resolve = _resolver(config)
   frozen = []
-  for number, item in enumerate(items):
-    trial = config.copy_and_resolve_references()
-    _apply(trial, item, f"item {number}")
-    _check(trial, number)
-    frozen.append(_plain(item))
-  if not frozen:
-    raise ValueError("The sweep has no item: `sweep()` yields none.")
   seen: dict[str, int] = {}
-  for number, item in enumerate(frozen):
-    text = json.dumps(item, sort_keys=True)
+  for number, item in enumerate(items):
+    _check({name: item.get(name, config[name]) for name in _NEEDED}, number)
+    text = resolve(number, item)
+    own = _plain(item)
     if text in seen:
+      first = seen[text]
       raise ValueError(
-        f"Items {seen[text]} and {number} of the sweep are equal: {text}."
+        f"Items {first} and {number} of the sweep are equal: "
+        f"{json.dumps(frozen[first])} and {json.dumps(own)} give the same "
+        "configuration."
       )
     seen[text] = number
+    frozen.append(own)
+  if not frozen:
+    raise ValueError("The sweep has no item: `sweep()` yields none.")
   return Sweep(_plain(config.to_dict()), tuple(frozen))
 
 
@@ -207,23 +256,64 @@ def digest(items: Sequence[Mapping[str, Any]]) -> str:
   return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _check(config: ml_collections.ConfigDict, number: int) -> None:
+def _resolver(
+  config: ml_collections.ConfigDict,
+) -> Callable[[int, Mapping[str, Any]], str]:
+  """What checks an item, and tells the configuration that it gives.
+
+  Two items give the same text if they give the same configuration: it holds
+  what differs from the configuration of all. A ConfigDict is asked once about
+  a setting and a type: there may be 10^6 items.
+  """
+  defaults = {name: _canonical(v) for name, v in _flat(config).items()}
+  tried: set[tuple[str, type]] = set()
+
+  def resolve(number: int, item: Mapping[str, Any]) -> str:
+    for name in _OF_ALL:
+      if name in item:
+        raise ValueError(
+          f"item {number} of the sweep sets {name}, which holds for the whole "
+          f"sweep: set it in get_config(), or by --config.{name}=VALUE."
+        )
+    kinds = {(name, type(value)) for name, value in item.items()}
+    own: Mapping[str, Any] = item
+    if not kinds <= tried:
+      trial = config.copy_and_resolve_references()
+      _apply(trial, item, f"item {number}")
+      if item.keys() <= defaults.keys():
+        tried.update(kinds)
+      else:  # A group of settings.
+        own = _flat(trial)
+    changed = {name: _canonical(_plain(value)) for name, value in own.items()}
+    changed = {
+      name: value
+      for name, value in changed.items()
+      if name not in defaults or value != defaults[name]
+    }
+    gone = [] if own is item else sorted(defaults.keys() - own.keys())
+    return json.dumps([changed, gone], sort_keys=True)
+
+  return resolve
+
+
+def _check(settings: Mapping[str, Any], number: int) -> None:
   where = f" (item {number})"
   for name, least in (("rows", 1), ("rows_per_shard", 1), ("retries", 0)):
-    value = config[name]
+    value = settings[name]
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
       raise ValueError(f"{name}={value!r}: an integer from {least} up{where}.")
-  if config.nan not in NAN:
+  if settings["nan"] not in NAN:
     raise ValueError(
-      f"nan={config.nan!r}: choose from {', '.join(NAN)}{where}."
+      f"nan={settings['nan']!r}: choose from {', '.join(NAN)}{where}."
     )
-  if not 0 <= config.max_failed <= 1:
-    raise ValueError(
-      f"max_failed={config.max_failed}: a share, from 0 to 1{where}."
-    )
-  module, colon, function = str(config.build).partition(":")
+  share = settings["max_failed"]
+  if not isinstance(share, int | float) or not 0 <= share <= 1:
+    raise ValueError(f"max_failed={share!r}: a share, from 0 to 1{where}.")
+  module, colon, function = str(settings["build"]).partition(":")
   if not (module and colon and function):
-    raise ValueError(f"build={config.build!r}: give module:function{where}.")
+    raise ValueError(
+      f"build={settings['build']!r}: give module:function{where}."
+    )
 
 
 def _apply(config, overrides: Mapping[str, Any], who: str) -> None:
@@ -235,8 +325,47 @@ def _apply(config, overrides: Mapping[str, Any], who: str) -> None:
     raise TypeError(f"{who} of the sweep: {error}") from error
 
 
+def _read(value: Any, default: Any) -> Any:
+  """A value that may be text, for a setting that is `default`."""
+  if not isinstance(value, str) or isinstance(default, str):
+    return value
+  truth = {"true": True, "yes": True, "false": False, "no": False}
+  if isinstance(default, bool) and value.lower() in truth:
+    return truth[value.lower()]
+  try:
+    return ast.literal_eval(value)
+  except (ValueError, SyntaxError):
+    return value
+
+
+def _flat(
+  config: ml_collections.ConfigDict, prefix: str = ""
+) -> dict[str, Any]:
+  """Values by dotted names, as JSON holds them; an empty group is a value."""
+  found: dict[str, Any] = {}
+  for name, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict) and len(value):
+      found |= _flat(value, f"{prefix}{name}.")
+    else:
+      found[f"{prefix}{name}"] = _plain(value)
+  return found
+
+
+def _canonical(value: Any) -> Any:
+  """Equal numbers alike, as 1 and 1.0 are."""
+  if isinstance(value, dict):
+    return {name: _canonical(part) for name, part in value.items()}
+  if isinstance(value, list):
+    return [_canonical(part) for part in value]
+  if isinstance(value, float) and value.is_integer():
+    return int(value)
+  return value
+
+
 def _plain(value: Any) -> Any:
   """As JSON holds it: tuples become lists, NumPy's numbers Python's."""
+  if isinstance(value, ml_collections.ConfigDict):
+    value = value.to_dict()
   if isinstance(value, Mapping):
     return {str(name): _plain(part) for name, part in value.items()}
   if isinstance(value, list | tuple):

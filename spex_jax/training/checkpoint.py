@@ -12,7 +12,9 @@ import errno
 import hashlib
 import os
 import pathlib
+import secrets
 import shutil
+import socket
 from typing import Any
 
 import jax
@@ -33,17 +35,19 @@ def save(path: str | os.PathLike, state: Any, config: dict[str, Any]) -> None:
     config: what the state depends on, as JSON; `restore` compares it.
 
   Raises:
-    FileExistsError: `path` exists.
+    FileExistsError: `path` exists, perhaps since another process was quicker.
     OSError: no room or no permission, naming `path`; nothing is left behind.
   """
   import orbax.checkpoint as ocp  # Slow to import.
 
   path = pathlib.Path(path).absolute()
   if path.exists():
-    raise FileExistsError(f"{path} exists; checkpoints are not overwritten.")
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    raise _exists(path)
+  # Containers that share a disk may have equal process numbers.
+  own = f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}"
+  temporary = path.with_name(f".{path.name}.{own}.tmp")
   try:
-    temporary.mkdir(parents=True)
+    temporary.mkdir(parents=True, exist_ok=False)
     with ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save(temporary / _STATE, state)
     for file in _files(temporary):
@@ -54,8 +58,15 @@ def save(path: str | os.PathLike, state: Any, config: dict[str, Any]) -> None:
       "files": {file: _digest(temporary / file) for file in _files(temporary)},
     }
     base.write_json(temporary / _MANIFEST, manifest)
-    temporary.rename(path)
+    try:
+      temporary.rename(path)
+    except OSError as error:
+      if error.errno in _TAKEN:
+        raise _exists(path) from error
+      raise
     base.sync(path.parent)
+  except FileExistsError:
+    raise
   except Exception as error:  # Of the system, or Orbax's own kinds.
     raise OSError(f"{path} could not be saved: {_reason(error)}.") from error
   finally:
@@ -111,7 +122,13 @@ def restore(path: str | os.PathLike, like: Any, config: dict[str, Any]) -> Any:
 
 
 _ABSENT = object()
+# Of a rename onto what another writer has put there.
+_TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 _REMEDY = "Remove it, or choose another directory (--workdir of a command)."
+
+
+def _exists(path: pathlib.Path) -> FileExistsError:
+  return FileExistsError(f"{path} exists; checkpoints are not overwritten.")
 
 
 def _differ(names: list[str]) -> str:

@@ -5,12 +5,10 @@ import os
 import pathlib
 import signal
 
-import numpy as np
 import pytest
+from pyarrow import parquet
 
-from spex_jax import cli
 from spex_jax.jobs import sweep as job
-from spex_jax.jobs import sweeping
 from spex_jax.sweeps import state
 from tests import command
 from tests.sweeps import small
@@ -48,8 +46,124 @@ def test_from_a_file_to_a_table(file, capsys):
   code, out, _ = _spex(
     capsys, "export", "--workdir=run", "--output=all.parquet"
   )
-  assert "wrote         32 rows to all.parquet" in out
+  assert (code, out) == (0, "wrote         32 rows to all.parquet\n")
   assert "removed       0 files" in _spex(capsys, "gc", "--workdir=run")[1]
+
+
+def test_an_export_of_a_part_is_one_that_was_asked_for(file, capsys):
+  pytest.importorskip("duckdb", reason="an extra")
+  run = ("run", f"--config={file}", "--workdir=run", "--config.rows=16")
+  assert _spex(capsys, *run, "--task_index=0", "--task_count=4")[0] == 0
+  export = ("export", "--workdir=run", "--output=all.parquet")
+  code, out, err = _spex(capsys, *export)
+  assert (code, out) == (1, "") and not pathlib.Path("all.parquet").exists()
+  missing = "3 of 4 shards, 24 of 32 rows, are missing"
+  assert f"{missing}; nothing is exported. `spex sweep run` makes them" in err
+  code, out, err = _spex(capsys, *export, "--partial")
+  assert (code, out) == (0, "wrote         8 rows to all.parquet\n")
+  assert err == f"spex: a part: {missing}.\n"
+  sql = ("export", "--workdir=run", "--sql=select count(*) as n from sweep")
+  code, out, err = _spex(capsys, *sql)
+  assert (code, out) == (1, "") and missing in err
+  code, out, err = _spex(capsys, *sql, "--partial")
+  assert (code, out) == (0, "n\n8\n") and missing in err
+  assert _spex(capsys, *run)[0] == 0
+  code, out, err = _spex(capsys, *export, "--partial=no")
+  assert (code, out) == (0, "wrote         32 rows to all.parquet\n"), err
+  assert err == "" and parquet.read_metadata("all.parquet").num_rows == 32
+
+
+def test_an_export_that_meets_damage_is_none(file, capsys):
+  run = ("run", f"--config={file}", "--workdir=run", "--config.rows=16")
+  assert _spex(capsys, *run)[0] == 0
+
+  def damage():
+    shard = sorted(pathlib.Path("run/shards").rglob("*.parquet"))[2]
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+
+  damage()
+  export = ("export", "--workdir=run", "--output=all.parquet")
+  code, out, err = _spex(capsys, *export)
+  assert (code, out) == (1, "") and "1 shard damaged and put aside" in err
+  assert not list(pathlib.Path().glob("all.parquet*"))
+  code, _, err = _spex(capsys, *export)
+  assert code == 1 and "1 of 4 shards, 8 of 32 rows, are missing (1 put" in err
+  assert _spex(capsys, *run)[0] == 0
+  damage()
+  code, out, err = _spex(capsys, *export, "--partial")
+  assert code == 0 and "wrote         24 rows" in out
+  assert "a part: 1 of 4 shards, 8 of 32 rows, are missing" in err
+
+
+def test_what_was_given_up_is_told_by_its_item(file, capsys):
+  run = ("run", f"--config={file}", "--workdir=run", "--config.broken=build")
+  code, out, _ = _spex(capsys, *run)
+  line = "given up      shard 3 (scale=2.0): RuntimeError: no such model"
+  retry = "`spex sweep run --retry_failed` tries them again"
+  assert code == 0 and line in out and retry in out
+  code, out, _ = _spex(capsys, "status", "--workdir=run")
+  assert code == 0 and line in out and retry in out
+  code, _, err = _spex(
+    capsys, "export", "--workdir=run", "--output=all.parquet"
+  )
+  assert code == 1 and "are missing (3 given up)" in err
+  assert "`spex sweep run --retry_failed` makes them" in err
+
+
+def test_garbage_is_removed_by_its_age(file, capsys):
+  assert _spex(capsys, "run", f"--config={file}", "--workdir=run")[0] == 0
+  left = pathlib.Path("run/quarantine/00000000.0.txt")
+  left.parent.mkdir()
+  left.write_text("damaged")
+  gc = ("gc", "--workdir=run")
+  assert "removed       0 files" in _spex(capsys, *gc)[1]
+  code, _, err = _spex(capsys, *gc, "--older_than=soon")
+  assert code == 1 and "older_than='soon': seconds, a number from 0 up" in err
+  out = _spex(capsys, *gc, "--older_than=0")[1]
+  assert "removed       1 file\n" in out and left.name in out
+  assert not left.exists()
+
+
+def test_a_dry_run_of_gc_asks_for_one(file, capsys, monkeypatch):
+  asked = []
+
+  def collect(workdir, **how):
+    asked.append((workdir, how))
+    return [f"quarantine/{index:08d}.0.txt" for index in range(30)]
+
+  monkeypatch.setattr(state, "collect_garbage", collect)
+  code, out, _ = _spex(capsys, "gc", "--workdir=run", "--dry_run")
+  assert code == 0 and out.startswith("would remove  30 files\n")
+  assert out.endswith("and 10 more\n")
+  assert asked == [("run", {"older_than": 3600.0, "dry_run": True})]
+
+
+def test_home_and_bare_flags(file, capsys, monkeypatch, tmp_path):
+  monkeypatch.setenv("HOME", str(tmp_path / "home"))
+  run = ("run", f"--config={file}", "--workdir=~/run")
+  assert _spex(capsys, *run, "--dry_run=true")[0] == 0
+  assert not (tmp_path / "home").exists()
+  code, _, err = _spex(capsys, *run, "--dry_run", "--dry_run=false")
+  assert code == 0, err
+  assert (tmp_path / "home" / "run" / "config.json").exists()
+  assert not (tmp_path / "~").exists()
+  code, out, _ = _spex(capsys, "status", "--workdir=~/run", "--json=0")
+  assert code == 0 and out.startswith("done ")
+  _spex(capsys, "export", "--workdir=~/run", "--output=~/all.parquet")
+  assert (tmp_path / "home" / "all.parquet").exists()
+
+
+def test_text_of_a_setting_stays_text(file, capsys):
+  run = ("run", f"--config={file}", "--workdir=run", "--dry_run")
+  for value in ("3,5", "123", "None", "'a'"):
+    code, _, err = _spex(capsys, *run, f"--config.broken={value}")
+    assert code == 0, err
+  code, out, _ = _spex(capsys, *run, "--config.rows=7")
+  assert code == 0 and "14 rows" in out
+  code, _, err = _spex(capsys, *run, "--config.rows=7.5")
+  assert code == 1 and "the command of the sweep" in err
 
 
 def test_asked_to_end_it_says_that_it_can_go_on(file, capsys, monkeypatch):
@@ -115,6 +229,20 @@ def test_a_dry_run_does_nothing(file, capsys, tmp_path):
     (["run", "--config=mine.py", "--workdir=run", "--accept=sweep"],
      "accept='sweep': choose from code, versions, device"),
     (["run", "--config=mine.py", "--workdir=run", "--fast"], "flag --fast"),
+    (["status", "--work_dir=run"], "Did you mean --workdir?"),
+    (["run", "--workdir", "--task_index=0"], "--workdir needs a value"),
+    (["status", "--workdir"], "--workdir needs a value"),
+    (["run", "--config=mine.py", "--workdir=run", "--task_index="],
+     "--task_index needs a value"),
+    (["run", "--config.rows", "--workdir=run"], "--config.rows needs a value"),
+    (["run", "--config=mine.py", "--workdir=run", "--dry_run=perhaps"],
+     "--dry_run=perhaps: give true or false, or --dry_run alone"),
+    (["status", "--workdir=s3:/bucket/run"],
+     "two slashes: give --workdir=s3://bucket/run, or --workdir=./s3:/bucket"),
+    (["run", "--config=mine.py", "--workdir=file:/tmp/run"],
+     "give --workdir=/tmp/run, or"),
+    (["export", "--workdir=run", "--output=s3://bucket/all.parquet"],
+     "an export is written to a disk"),
     (["run", "more"], "unexpected argument 'more'"),
     (
       ["run", "--config=mine.py", "--workdir=run", "--config.scael=1"],
@@ -163,36 +291,3 @@ def test_tasks_of_schedulers():
     job.task_of({}, {"JOB_COMPLETION_INDEX": "2"})
   with pytest.raises(ValueError, match="no whole numbers"):
     job.task_of({"task_index": "a", "task_count": "2"}, {})
-
-
-@pytest.mark.parametrize("keep", [0.5, 0.9])
-def test_any_range_of_masks_is_the_same_rows(keep):
-  config = small.config(function="tests.sweeps.small:config", n=11, keep=keep,
-                        seed=3)  # fmt: skip
-  work = sweeping.calls(config)
-  whole = work.masks(0, 10_000)
-  assert whole.shape == (10_000, 11)
-  np.testing.assert_allclose(whole.mean(), keep, atol=0.01)
-  for start, stop in ((0, 1), (4090, 4100), (4096, 8192), (9999, 10_000)):
-    np.testing.assert_array_equal(work.masks(start, stop), whole[start:stop])
-
-
-def test_builders_give_what_the_commands_ask_for(tmp_path):
-  config = cli.load_config("digits:quick")
-  config.update(small.config(keep=0.5, model_dir=str(tmp_path)))
-  config.model = cli.load_config("digits:quick").model
-  work = sweeping.explanations(config)
-  masks = work.masks(0, 5)
-  values = work.values(masks)
-  assert values.shape == (5,) and np.isfinite(values).all()
-  np.testing.assert_array_equal(work.values(masks[3:4]), values[3:4])
-  data = cli.load_config("data_digits:quick", "attribute")
-  data.update(small.config(keep=0.5, seed_index=1, microbatch=4))
-  data.model = cli.load_config("data_digits:quick", "attribute").model
-  data.model.kind = "ridge"
-  work = sweeping.retrainings(data)
-  assert (work.n, work.num_targets) == (24, 6)
-  assert work.values(work.masks(0, 3)).shape == (3, 6)
-  data.microbatch = 0
-  with pytest.raises(ValueError, match="needs a batch size of its own, not 0"):
-    sweeping.retrainings(data)

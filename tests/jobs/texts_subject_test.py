@@ -172,6 +172,29 @@ def test_a_head_is_fitted_once_and_used_again(made, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_of_two_tasks_that_fit_a_head_the_quicker_one_s_holds(
+  made, tmp_path, monkeypatch
+):
+  config = _config(
+    "sentiment", made / "embedding", data=str(made / "rows.csv"), row=4,
+    absent="remove", players="tokens",
+  )  # fmt: skip
+  save = checkpoint.save
+
+  def late(path, state, depends):
+    other = heads.Head(state.kernel + 1, state.bias, state.accuracy)
+    save(path, other, depends)
+    save(path, state, depends)
+
+  monkeypatch.setattr(checkpoint, "save", late)
+  asked = sentiment.subject(config, tmp_path)
+  assert f"restored from {tmp_path / 'model'}" in asked.facts["head"]
+  again = sentiment.subject(config, tmp_path)
+  masks = np.arange(8)[:, None] >> np.arange(3) & 1 > 0
+  np.testing.assert_array_equal(asked.evaluator(masks), again.evaluator(masks))
+
+
+@pytest.mark.slow
 def test_embeddings_are_those_of_one_text_at_a_time(made):
   net = models.load(made / "embedding")
   apply = jax.jit(net.apply)

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from launch import local
 from spex_jax.sweeps import state
 from tests.sweeps import crash_test
 
@@ -53,6 +54,72 @@ def test_a_dry_run_prints_the_commands_and_does_nothing(folder):
   assert len(lines) == 3 and "--task_index=2 --task_count=3" in lines[2], err
   assert "1 item, 40 rows in 10 shards" in out
   assert not (folder / "run").exists()
+
+
+def _nvidia_smi(folder, monkeypatch, told):
+  program = folder / "nvidia-smi"
+  program.write_text(f"#!/bin/sh\ncat <<'END'\n{told}\nEND\n")
+  program.chmod(0o755)
+  monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def test_gpus_are_split_among_processes(folder, monkeypatch):
+  def visible(count, **environment):
+    found = local.shares(count, environment)
+    return [share.get("CUDA_VISIBLE_DEVICES") for share in found]
+
+  listed = {"CUDA_VISIBLE_DEVICES": "4,5,GPU-6,7"}
+  assert visible(4, **listed) == ["4", "5", "GPU-6", "7"]
+  assert visible(2, **listed) == ["4,GPU-6", "5,7"]
+  assert visible(3, **listed) == ["4,7", "5", "GPU-6"]
+  none = [{}, {}]
+  assert local.shares(2, {"CUDA_VISIBLE_DEVICES": ""}) == none
+  assert local.shares(2, {"CUDA_VISIBLE_DEVICES": "-1"}) == none
+  assert local.shares(2, listed | {"JAX_PLATFORMS": "cpu"}) == none
+  _nvidia_smi(folder, monkeypatch, "NVIDIA-SMI has failed")
+  assert local.shares(2, {}) == none
+  _nvidia_smi(
+    folder, monkeypatch,
+    "GPU 0: NVIDIA A100 (UUID: GPU-aa)\nGPU 1: NVIDIA A100 (UUID: GPU-bb)\n"
+    "  MIG 1g.5gb     Device  0: (UUID: MIG-cc)\n"
+    "  MIG 1g.5gb     Device  1: (UUID: MIG-dd)",
+  )  # fmt: skip
+  assert visible(3) == ["GPU-aa", "MIG-cc", "MIG-dd"]
+  monkeypatch.setenv("PATH", str(folder / "none"))
+  monkeypatch.setattr(local, "_DEVICES", folder)
+  assert local.shares(2, {}) == none
+  for name in ("nvidia3", "nvidia5", "nvidiactl", "nvidia-uvm"):
+    (folder / name).touch()
+  assert visible(2) == ["0", "1"]  # Numbered anew, as CUDA does.
+
+
+def test_processes_that_share_a_gpu_share_its_memory():
+  name = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+  two = {"CUDA_VISIBLE_DEVICES": "0,1"}
+  found = local.shares(5, two)
+  assert [s["CUDA_VISIBLE_DEVICES"] for s in found] == ["0", "1", "0", "1", "0"]
+  assert {share[name] for share in found} == {"0.250"}
+  assert all(name not in share for share in local.shares(2, two))
+  assert all(name not in s for s in local.shares(5, two | {name: "0.1"}))
+
+
+def test_the_commands_and_the_tasks_have_their_gpus(folder):
+  (folder / "slow.py").write_text(
+    _SLOW.replace(
+      "  time.sleep(0.2)\n",
+      "  open('gpu' + os.environ['CUDA_VISIBLE_DEVICES'], 'w').close()\n",
+    )
+  )
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("CUDA_VISIBLE_DEVICES", "3,7")
+    patch.delenv("JAX_PLATFORMS", raising=False)
+    patch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    out, err = _launch(folder).communicate(timeout=60)
+  lines = [line for line in out.splitlines() if "--task_index" in line]
+  assert [line[:23] for line in lines] == [
+    "CUDA_VISIBLE_DEVICES=3 ", "CUDA_VISIBLE_DEVICES=7 "
+  ], err  # fmt: skip
+  assert {path.name for path in folder.glob("gpu*")} == {"gpu3", "gpu7"}
 
 
 def test_asked_to_end_all_tasks_end_and_the_same_command_goes_on(folder):

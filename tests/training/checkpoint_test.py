@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -109,6 +110,27 @@ def test_another_structure_is_refused_by_its_leaves(saved):
 def test_nothing_is_overwritten(saved):
   with pytest.raises(FileExistsError, match="not overwritten"):
     checkpoint.save(saved, _state(), _CONFIG)
+
+
+def test_of_two_writers_with_one_process_number_the_first_wins(
+  tmp_path, monkeypatch
+):
+  """As two containers have it that share a disk."""
+  path, rename = tmp_path / "model", pathlib.Path.rename
+  quicker = {"a": jnp.arange(3.0)}
+
+  def late(self, target):
+    if target == path:
+      monkeypatch.setattr(pathlib.Path, "rename", rename)
+      checkpoint.save(path, quicker, _CONFIG)
+    return rename(self, target)
+
+  monkeypatch.setattr(pathlib.Path, "rename", late)
+  with pytest.raises(FileExistsError, match="not overwritten"):
+    checkpoint.save(path, {"a": jnp.ones(3)}, _CONFIG)
+  found = checkpoint.restore(path, quicker, _CONFIG)
+  np.testing.assert_array_equal(found["a"], quicker["a"])
+  assert os.listdir(tmp_path) == ["model"]
 
 
 def test_a_failed_save_leaves_nothing(tmp_path):
