@@ -125,7 +125,7 @@ examples:
 SWEEP = """\
 usage: spex sweep run --config=FILE[:SIZE] --workdir=DIR [--config.KEY=VALUE]
                       [--task_index=I --task_count=N] [--retry_failed]
-                      [--accept=code,versions,device] [--dry_run]
+                      [--accept=code,versions,flags,device] [--dry_run]
                       [--sinks=tensorboard,wandb]
        spex sweep status --workdir=DIR [--price=PER_HOUR] [--json]
        spex sweep verify --workdir=DIR
@@ -169,7 +169,7 @@ usage: spex sweep run --config=FILE[:SIZE] --workdir=DIR [--config.KEY=VALUE]
             is, as in --config.classes=3,8
   --dry_run tells what the task would do; like every flag without a value it
             may be given as --dry_run=false, too
-  --accept=code,versions,device
+  --accept=code,versions,flags,device
             goes on although these differ from what the directory was begun
             with; manifests of new shards tell the difference
 """

@@ -248,6 +248,14 @@ def _status(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
         "marked", f"{report_tables.count(found.marked, 'row')} without a value"
       )
     )
+  causes = sorted(found.causes.items(), key=lambda pair: -pair[1])
+  for cause, number in causes[:5]:
+    rows = report_tables.count(number, "row")
+    show(report_tables.fact("failed", f"{rows}: {cause}"))
+  if found.accepted:
+    number = report_tables.count(found.accepted, "shard")
+    what = "with other code, versions, flags or device, as was accepted"
+    show(report_tables.fact("accepted", f"{number} made {what}"))
   if found.quarantined:
     show(
       report_tables.fact(

@@ -44,6 +44,7 @@ class Work:
     key: of the masks.
     keep: probability that a player is there.
     values: the value function.
+    anchors: masks whose values show whether the item is what it was.
   """
 
   n: int
@@ -51,6 +52,7 @@ class Work:
   key: base.Key
   keep: float
   values: Callable[[np.ndarray], base.Array]
+  anchors: int = 0
 
   def masks(self, start: int, stop: int) -> np.ndarray:
     """bool `[stop - start, n]`; distinct only by chance."""
@@ -85,7 +87,9 @@ def explanations(config: ml_collections.ConfigDict) -> Work:
   if evaluator.prepare().device == "host" and config.batch_size != one:
     config.batch_size = one  # Of a call, which knows of no devices.
     evaluator = make(config, folder).evaluator
-  return Work(evaluator.n, 1, _key(config), config.keep, evaluator)
+  return Work(
+    evaluator.n, 1, _key(config), config.keep, evaluator, _anchors(config)
+  )
 
 
 def retrainings(config: ml_collections.ConfigDict) -> Work:
@@ -105,7 +109,12 @@ def retrainings(config: ml_collections.ConfigDict) -> Work:
     return retrainer.run(masks, config.seed_index).values
 
   return Work(
-    retrainer.n, retrainer.num_targets, _key(config), config.keep, values
+    retrainer.n,
+    retrainer.num_targets,
+    _key(config),
+    config.keep,
+    values,
+    _anchors(config),
   )
 
 
@@ -122,7 +131,13 @@ def calls(config: ml_collections.ConfigDict) -> Work:
     _key(config),
     config.keep,
     function,
+    _anchors(config),
   )
+
+
+def _anchors(config: ml_collections.ConfigDict) -> int:
+  """`anchors`, a setting that may be left out."""
+  return 2 if config.get("anchors") is None else config.anchors
 
 
 def _need_batch(size: Any) -> None:

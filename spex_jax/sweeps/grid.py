@@ -9,12 +9,13 @@ configuration itself. Settings that every sweep has:
   rows            masks of an item
   rows_per_shard  of them in one file; 10^4 to 10^5 suits a disk
   nan             what values that are not finite do: error, drop, keep
-  retries         how often a shard that failed is tried again
-  max_failed      the share of shards that may be given up
+  retries         how often a shard that failed, or a mask alone, is tried again
+  max_failed      the share of shards that may be given up, and of a task's rows
+                  that may fail
 
 The last two hold for the whole sweep: no item has its own. All others are the
-builder's. A shard is rows `start` to `stop` of one item; its
-address, its place in the list of all, never changes.
+builder's. A shard is rows `start` to `stop` of one item; its address, its place
+in the list of all, never changes.
 
 Shapes: I items, S shards.
 """

@@ -227,7 +227,7 @@ def test_a_dry_run_does_nothing(file, capsys, tmp_path):
     (["run", "--config=mine.py", "--workdir=run", "--distributed"],
      "JAX was in use before the processes of the task"),
     (["run", "--config=mine.py", "--workdir=run", "--accept=sweep"],
-     "accept='sweep': choose from code, versions, device"),
+     "accept='sweep': choose from code, versions, flags"),
     (["run", "--config=mine.py", "--workdir=run", "--fast"], "flag --fast"),
     (["status", "--work_dir=run"], "Did you mean --workdir?"),
     (["run", "--workdir", "--task_index=0"], "--workdir needs a value"),
