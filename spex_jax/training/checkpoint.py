@@ -12,9 +12,7 @@ import errno
 import hashlib
 import os
 import pathlib
-import secrets
 import shutil
-import socket
 from typing import Any
 
 import jax
@@ -43,9 +41,7 @@ def save(path: str | os.PathLike, state: Any, config: dict[str, Any]) -> None:
   path = pathlib.Path(path).absolute()
   if path.exists():
     raise _exists(path)
-  # Containers that share a disk may have equal process numbers.
-  own = f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}"
-  temporary = path.with_name(f".{path.name}.{own}.tmp")
+  temporary = base.draft(path)
   try:
     temporary.mkdir(parents=True, exist_ok=False)
     with ocp.StandardCheckpointer() as checkpointer:
