@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 
 from launch import children
+from spex_jax.jobs import flags
 from spex_jax.jobs import sweep as sweep_job
 from spex_jax.report import tables
 from spex_jax.store import ledger
@@ -32,10 +33,16 @@ def checked(
   """
   if count < 1:
     raise SystemExit(f"--tasks={count}: a sweep has at least one task.")
-  file, colon, size = config.partition(":")
-  config = os.path.abspath(file) + colon + size
+  try:
+    read, _ = flags.read(
+      [f"--config={config}", f"--workdir={workdir}"], ["config", "workdir"]
+    )
+  except ValueError as error:
+    raise SystemExit(str(error)) from error
+  file, colon, size = read["config"].partition(":")
+  config, workdir = os.path.abspath(file) + colon + size, read["workdir"]
   if "://" not in workdir:
-    workdir = os.path.abspath(os.path.expanduser(workdir))
+    workdir = os.path.abspath(workdir)
     _check_writable(pathlib.Path(workdir))
   for word in extra:
     name = word.lstrip("-").partition("=")[0]

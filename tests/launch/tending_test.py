@@ -107,6 +107,7 @@ def test_paths_are_made_absolute_and_urls_left(tmp_path, monkeypatch, capsys):
     ({}, ("--rows=2",), "unknown flag --rows"),
     ({}, ("--task_index=0",), "the launcher's to give"),
     ({}, ("--workdir=x",), "the launcher's to give"),
+    ({"workdir": "s3:/bucket/run"}, (), "s3://bucket/run"),
     ({"workdir": "sweep_small.py"}, (), "sweep_small.py is no directory"),
     ({"workdir": "sweep_small.py/run"}, (), "sweep_small.py is no directory"),
   ],
