@@ -24,6 +24,10 @@ _MANIFEST = "manifest.json"
 _STATE = "state"
 
 
+class DamagedError(ValueError):
+  """A directory that is no checkpoint, or no longer the one that was saved."""
+
+
 def save(path: str | os.PathLike, state: Any, config: dict[str, Any]) -> None:
   """Writes `state` to the directory `path`, whole or not at all.
 
@@ -83,9 +87,10 @@ def restore(path: str | os.PathLike, like: Any, config: dict[str, Any]) -> Any:
 
   Raises:
     FileNotFoundError: no such directory.
-    ValueError: no manifest (an unfinished or foreign directory), a file that
-      is missing, unknown or damaged, another configuration (naming the keys
-      that differ), or another structure.
+    DamagedError: no manifest (an unfinished or foreign directory), a file that
+      is missing, unknown or damaged.
+    ValueError: another configuration (naming the keys that differ), or another
+      structure.
   """
   import orbax.checkpoint as ocp  # Slow to import.
 
@@ -150,35 +155,35 @@ def _reason(error: BaseException) -> str:
 def _verified(path: pathlib.Path) -> dict[str, Any]:
   """The manifest of a directory whose files all agree with it."""
   if path.exists() and not path.is_dir():
-    raise ValueError(f"{path} is a file, not a checkpoint. {_REMEDY}")
+    raise DamagedError(f"{path} is a file, not a checkpoint. {_REMEDY}")
   if not path.exists():
     raise FileNotFoundError(f"No checkpoint at {path}.")
   if not (path / _MANIFEST).is_file():
-    raise ValueError(
+    raise DamagedError(
       f"{path} has no {_MANIFEST}: not a finished checkpoint. {_REMEDY}"
     )
   try:
     manifest = base.read_json(path / _MANIFEST)
   except ValueError as error:
-    raise ValueError(
+    raise DamagedError(
       f"{path} is damaged: {_MANIFEST} cannot be read. {_REMEDY}"
     ) from error
   parts = [manifest.get(name) for name in ("config", "leaves", "files")]
   if not all(isinstance(part, dict) for part in parts):
-    raise ValueError(
+    raise DamagedError(
       f"{path} is damaged: {_MANIFEST} is none of a checkpoint. {_REMEDY}"
     )
   expected, present = manifest["files"], set(_files(path))
   missing = sorted(expected.keys() - present)
   foreign = sorted(present - expected.keys())
   if missing or foreign:
-    raise ValueError(
+    raise DamagedError(
       f"{path} is damaged: missing files {missing}, unknown files {foreign}. "
       f"{_REMEDY}"
     )
   for file, digest in expected.items():
     if _digest(path / file) != digest:
-      raise ValueError(
+      raise DamagedError(
         f"{path} is damaged: {file} contradicts its SHA-256. {_REMEDY}"
       )
   return manifest

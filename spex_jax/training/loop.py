@@ -12,7 +12,7 @@ import dataclasses
 import inspect
 import zlib
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import flax.struct
 import jax
@@ -176,6 +176,52 @@ def train(
     ValueError: a leading axis of `data` that is not that of `weights`, or a
       batch larger than the data (when traced, not at run time).
   """
+  program = steps(
+    order_key, data, weights,
+    losses=losses, recipe=recipe, augment=augment, rows=rows,
+  )  # fmt: skip
+  state, epochs = program.start(init(init_key)), jnp.arange(recipe.num_epochs)
+  if segment is None:
+    (params, _), step_losses = jax.lax.scan(program.epoch, state, epochs)
+  else:
+    number = program.num_steps
+    slots = jax.lax.map(program.ordered, epochs).reshape(number, -1)
+    (params, _), step_losses = _in_segments(
+      program.step, state, (jnp.arange(number), slots), segment
+    )
+  return Trained(params=params, losses=step_losses.reshape(-1))
+
+
+class Steps(NamedTuple):
+  """A training in parts; a state is the parameters and the optimiser's.
+
+  Attributes:
+    num_steps: S.
+    start: parameters to the state before the first step.
+    step: state, and the number of a step with its slots, to the next state and
+      the loss before it.
+    ordered: the number of an epoch to its slots, `[S / epochs, b]`.
+    epoch: state and the number of an epoch to the next state and its losses.
+  """
+
+  num_steps: int
+  start: Callable[[Params], Any]
+  step: Callable[[Any, Any], tuple[Any, jax.Array]]
+  ordered: Callable[[Any], jax.Array]
+  epoch: Callable[[Any, Any], tuple[Any, jax.Array]]
+
+
+def steps(
+  order_key: base.Key,
+  data: Data,
+  weights: base.Array,
+  *,
+  losses: Callable[[Params, Data], jax.Array],
+  recipe: Recipe,
+  augment: Callable[[base.Key, Data], Data] | None = None,
+  rows: base.Array | None = None,
+) -> Steps:
+  """What `train` does, in parts; its arguments, and its errors."""
   import optax  # Slow to import.
 
   weights = jnp.asarray(weights, jnp.float32)
@@ -186,6 +232,7 @@ def train(
   augment_key = jax.random.fold_in(order_key, _cause("augment"))
   order_key = jax.random.fold_in(order_key, _cause("order"))
   each = weighted(losses)
+  data = jax.tree.map(jnp.asarray, data)
 
   def batch_loss(params, batch, batch_weights):
     total = (batch_weights * each(params, batch, batch_weights)).sum()
@@ -216,17 +263,8 @@ def train(
     numbers = number * per_epoch + jnp.arange(per_epoch)
     return jax.lax.scan(step, state, (numbers, ordered(number)))
 
-  data = jax.tree.map(jnp.asarray, data)
-  params = init(init_key)
-  state, epochs = (params, rule.init(params)), jnp.arange(recipe.num_epochs)
-  if segment is None:
-    (params, _), step_losses = jax.lax.scan(epoch, state, epochs)
-  else:
-    slots = jax.lax.map(ordered, epochs).reshape(num_steps, -1)
-    (params, _), step_losses = _in_segments(
-      step, state, (jnp.arange(num_steps), slots), segment
-    )
-  return Trained(params=params, losses=step_losses.reshape(-1))
+  start = lambda params: (params, rule.init(params))
+  return Steps(num_steps, start, step, ordered, epoch)
 
 
 def weighted(losses: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
