@@ -44,19 +44,19 @@ def train(
 
   However often it is killed, the result is the same bit for bit; that of
   another `every`, or of `loop.train`, may differ in last digits, as another
-  program does.
+  program does. Arguments without more are those of `loop.train`.
 
   Args:
     path: a folder of its own.
-    init_key: of `loop.train`, as are
-    order_key: ,
-    data: ,
-    weights: ,
-    init: ,
-    losses: ,
-    recipe: ,
-    augment: and
-    rows: .
+    init_key: consumed by `init`.
+    order_key: of orders and augmentation.
+    data: pytree of arrays with a leading axis N.
+    weights: float `[N]`, or `[M]` with `rows`.
+    init: key to parameters.
+    losses: parameters and a batch to the loss of each example.
+    recipe: how to train.
+    augment: key and one example to one of the same shapes.
+    rows: int `[M]`, the example in each slot; None for every example.
     config: what the training depends on besides recipe, keys and shapes, as
       JSON: which data and which loss.
     every: epochs of a part.
