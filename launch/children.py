@@ -14,7 +14,7 @@ _POLL = 0.2  # Seconds between two looks at a child.
 STEADY = 600.0  # A child that lived so long may be started anew as often.
 
 # Seconds before one that can go on is started again; five minutes in all.
-_PAUSES = (1, 2, 4, 8, 16, 32, 60, 60, 60, 60)
+PAUSES = (1, 2, 4, 8, 16, 32, 60, 60, 60, 60)
 
 # Becomes the command; on Linux it is killed when its parent dies (prctl's
 # PR_SET_PDEATHSIG), which may have happened before it could ask for that.
@@ -76,13 +76,13 @@ class Child:
     `os.EX_TEMPFAIL` if it was asked to end before all was done, or can still
     not go on after minutes.
     """
-    left, pauses = self._restarts, iter(_PAUSES)
+    left, pauses = self._restarts, iter(PAUSES)
     while not self.asked:
       begin = time.monotonic()
       self._process = started(self.words, self._environment, self._ignore)
       code = self._wait()
       if time.monotonic() - begin > STEADY:
-        left, pauses = self._restarts, iter(_PAUSES)
+        left, pauses = self._restarts, iter(PAUSES)
       if self.asked:
         break
       if code == os.EX_TEMPFAIL:  # Its store was out of reach, say.

@@ -131,12 +131,13 @@ class Task:
   ):
     """Nothing is started yet."""
     self.index, self.left = index, restarts
+    self.stalled, self._pauses, self._after = False, iter(children.PAUSES), 0.0
     self._words, self._restarts = words, restarts
     self._environment = environment
 
   def start(self) -> None:
     """Starts it, again perhaps."""
-    self.began = time.monotonic()
+    self.began, self.stalled, self._after = time.monotonic(), False, 0.0
     self.process = children.started(self._words, self._environment)
 
   def goes_on(self, code: int) -> bool:
@@ -145,8 +146,15 @@ class Task:
       if code:
         children.say(f"task {self.index} ended with {code}: see above")
       return False
-    if time.monotonic() - self.began > children.STEADY:
-      self.left = self._restarts
+    # One that was killed for its silence lived long, and did nothing.
+    if not self.stalled and time.monotonic() - self.began > children.STEADY:
+      self.left, self._pauses = self._restarts, iter(children.PAUSES)
+    if code == os.EX_TEMPFAIL:  # Its store was out of reach, say.
+      pause = next(self._pauses, None)
+      if pause is not None:
+        children.say(f"task {self.index} can go on; started again in {pause} s")
+        self._after = time.monotonic() + pause
+        return True
     cause = f"by signal {-code}" if code < 0 else f"with {code}"
     if not self.left:
       children.say(f"task {self.index} ended {cause}, once too often")
@@ -157,13 +165,26 @@ class Task:
     )
     return True
 
+  @property
+  def pauses(self) -> bool:
+    """Whether it waits for its next start."""
+    return self._after > 0
+
+  def is_due(self) -> bool:
+    """Whether its pause is over."""
+    return time.monotonic() >= self._after
+
   def silent_for(self, folder: folders.Folder) -> float:
     """Seconds since it wrote to its log, or was started."""
     mine = f"{socket.gethostname()}.{self.process.pid}."
     latest = 0.0
-    for name in folder.sizes(metrics.FOLDER, deep=True):
-      if name.startswith(mine):
-        latest = max(latest, folder.modified(f"{metrics.FOLDER}/{name}"))
+    try:
+      for name in folder.names(metrics.FOLDER, deep=True):
+        if name.startswith(mine):
+          latest = max(latest, folder.modified(f"{metrics.FOLDER}/{name}"))
+    except Exception as error:  # A store that does not answer tells nothing.
+      children.say(f"the store does not answer: {error}")
+      return 0.0
     lived = time.monotonic() - self.began
     return min(lived, time.time() - latest) if latest else lived
 
@@ -217,18 +238,25 @@ def run(
         for task in tasks:
           if task.process.poll() is None and task.silent_for(folder) > stall:
             children.say(f"task {task.index} said nothing for {stall:g} s")
+            task.stalled = True
             task.process.kill()
       if now - told > _REPORT:
         told = now
         watch.look()
       for task in list(tasks):
+        if task.pauses:
+          if asked:
+            tasks.remove(task)
+          elif task.is_due():
+            task.start()
+          continue
         code = task.process.poll()
         if code is None:
           continue
-        if not asked and task.goes_on(code):
-          task.start()
-        else:
+        if asked or not task.goes_on(code):
           tasks.remove(task)
+        elif not task.pauses:
+          task.start()
   if tending.verdict(workdir, watch.look()):
     return 0
   return os.EX_TEMPFAIL if asked else 1

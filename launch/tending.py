@@ -161,7 +161,7 @@ def unfinished(workdir: str, count: int) -> list[int]:
 def verdict(workdir: str, found: state.Status | None) -> bool:
   """Says how it ended; returns whether all is there."""
   if found is None:
-    say(f"{workdir}: nothing was started")
+    say(f"{workdir}: nothing was started, or the store does not answer")
     return False
   for shard, cause in list(found.given_up.items())[:10]:
     say(f"shard {shard} was given up: {cause}")

@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -330,21 +329,9 @@ def _export(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
     )
   rows, found = 0, None
   if output:
-    rows = tables.export(flags["workdir"], output)
+    rows = tables.export(flags["workdir"], output, partial=partial)
   else:
-    found = tables.query(flags["workdir"], flags["sql"])
-  after = state.status(flags["workdir"])
-  # Reading put aside what is damaged; others may have published meanwhile.
-  damaged = after.quarantined - before.quarantined
-  if damaged and not partial:
-    if output:
-      for name in (output, f"{output}.sha256"):
-        pathlib.Path(name).unlink(missing_ok=True)
-    raise ValueError(
-      f"{report_tables.count(damaged, 'shard')} damaged and put aside; nothing "
-      "is exported. `spex sweep run` makes them again; or say --partial to "
-      "export the others."
-    )
+    found = tables.query(flags["workdir"], flags["sql"], partial=partial)
   if found is not None:
     print("\t".join(found.column_names))
     for row in zip(*(column.to_pylist() for column in found.columns)):
@@ -352,11 +339,10 @@ def _export(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
   else:
     show = report_tables.printer()
     show(report_tables.fact("wrote", f"{rows:,} rows to {output}"))
-  if damaged or not before.complete:
+  after = state.status(flags["workdir"])
+  if partial and not (before.complete and after.complete):
     # Beside a table that a program reads.
-    print(
-      f"spex: a part: {_lacks(after if damaged else before)}.", file=sys.stderr
-    )
+    print(f"spex: a part: {_lacks(after)}.", file=sys.stderr)
 
 
 def _lacks(found: state.Status) -> str:

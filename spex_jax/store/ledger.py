@@ -96,12 +96,14 @@ class Ledger:
     except DamagedError as error:
       self._mend_config(str(error))
       stored = self.config
-    if stored is None:
-      if self.folder.exists() and self.folder.sizes(deep=True):
+    if stored is None and self.folder.exists() and self.folder.names(deep=True):
+      stored = stored_config(self.folder)  # Another began it just now.
+      if stored is None and not self._is_ours():
         raise ValueError(
           f"{self.path} holds files, but no {_CONFIG}: it is no ledger of "
           "ours. Choose an empty or new directory."
         )
+    if stored is None:
       self._write_config()
       stored = stored_config(self.folder)  # Another may have been first.
     _check_same(self.path, stored, self.config)
@@ -181,7 +183,12 @@ class Ledger:
     return sum(1 for _ in self.scan())
 
   def quarantine(
-    self, index: int, reason: str, *, always: bool = False
+    self,
+    index: int,
+    reason: str,
+    *,
+    always: bool = False,
+    damaged: bool = True,
   ) -> None:
     """Puts a shard aside, so that it can be made again.
 
@@ -192,6 +199,7 @@ class Ledger:
       index: of the shard.
       reason: what was wrong.
       always: even if it is sound.
+      damaged: whether it counts as such.
     """
     count, file = None, _name(index, "parquet")
     try:
@@ -200,18 +208,23 @@ class Ledger:
       self.read(index)
       if not always:
         return
-    except (KeyError, DamagedError):
+    except KeyError:  # Another has put it aside.
+      return
+    except DamagedError:
       pass
     place = f"{_QUARANTINE}/{index:08d}.{secrets.token_hex(4)}"
     try:
       # The manifest first: without it the shard does not exist.
       self.folder.move(_name(index, "json"), f"{place}.json")
       self.folder.move(file, f"{place}.parquet")
-      self.folder.replace(f"{place}.txt", reason.encode() + b"\n")
+      note = f"{place}.{'txt' if damaged else 'note'}"
+      self.folder.replace(note, reason.encode() + b"\n")
     except OSError as error:
-      if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+      if error.errno != errno.EROFS and not isinstance(error, PermissionError):
         raise
       reason += f" (It could not be put aside: {error.strerror}.)"
+    if not damaged:
+      return
     self.quarantined.append(Quarantined(index, reason, count))
     logging.warning("Shard %d of %s: %s", index, self.path, reason)
 
@@ -341,9 +354,21 @@ class Ledger:
   def _file(self, index: int, manifest: Mapping[str, Any]) -> str:
     return f"{_folder(index)}/{manifest['file']}"
 
+  def _config_file(self) -> bytes:
+    return base.to_json({"config": self.config, "hash": self.hash})
+
   def _write_config(self) -> None:
-    body = {"config": self.config, "hash": self.hash}
-    self.folder.create(_CONFIG, base.to_json(body))
+    self.folder.create(_CONFIG, self._config_file())
+
+  def _is_ours(self) -> bool:
+    """Whether there are shards of this configuration, which itself is gone."""
+    for index in self.indices():
+      try:
+        self.manifest(index)
+      except (KeyError, DamagedError):
+        continue
+      return True
+    return False
 
   def _mend_config(self, reason: str) -> None:
     """Writes a damaged configuration again, if it is that of the shards.
@@ -359,8 +384,10 @@ class Ledger:
           f"{reason} Shard {index} is not of the configuration at hand, either "
           "(or damaged): give the settings that the directory was begun with."
         ) from error
-    self.folder.move(_CONFIG, f"{_QUARANTINE}/{secrets.token_hex(4)}.{_CONFIG}")
-    self._write_config()
+    name = f"{_QUARANTINE}/{secrets.token_hex(4)}.{_CONFIG}"
+    self.folder.replace(name, self.folder.read(_CONFIG))
+    # In its place: there is a configuration at any time.
+    self.folder.replace(_CONFIG, self._config_file())
     logging.warning("%s It was written again.", reason)
 
   def _manifest(self, index: int, data: bytes) -> dict[str, Any]:

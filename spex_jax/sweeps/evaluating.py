@@ -78,7 +78,11 @@ def shard(
     processes.LostError: a process of the group is gone.
     ValueError: masks of another shape.
   """
-  masks = base.check_masks(work.masks(start, stop), work.n)
+  masks = group.agreed(
+    lambda span: base.check_masks(work.masks(*span), work.n), (start, stop)
+  )
+  # Errors of a device come when its values are fetched.
+  ask = lambda chosen: np.asarray(work.values(chosen))
   values = np.full((len(masks), work.num_targets), np.nan)
   status = np.full(len(masks), shards.Status.OK, np.uint8)
   kinds: dict[str, str] = {}
@@ -90,7 +94,7 @@ def shard(
   while waiting:
     first, last, attempt = waiting.pop()
     try:
-      found = np.asarray(group.agreed(work.values, masks[first:last]))
+      found = group.agreed(ask, masks[first:last])
       found, finite = _checked(found, last - first, work.num_targets)
     except processes.LostError:
       raise

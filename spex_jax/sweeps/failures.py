@@ -24,6 +24,15 @@ def write(folder: folders.Folder, index: int, attempt: int, cause: str) -> None:
   folder.create(_name(index, attempt), base.to_json(body))
 
 
+def forget(folder: folders.Folder, index: int, attempts: int) -> None:
+  """Removes what is known of a shard's failures, since it is published.
+
+  Its log keeps them.
+  """
+  for attempt in range(1, attempts + 1):
+    folder.remove(_name(index, attempt))
+
+
 @dataclasses.dataclass(frozen=True)
 class Attempts:
   """Of one shard.

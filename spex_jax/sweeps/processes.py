@@ -162,13 +162,20 @@ def stay(
   Returns:
     How many shards are missing still.
   """
-  found, since = left(), time.monotonic()
+
+  def seen(before: int) -> int:
+    try:
+      return left()
+    except Exception:  # A store that does not answer: no news.
+      return before
+
+  found, since = seen(1), time.monotonic()
   looked, pause = since, _LOOK
   while found and time.monotonic() - since < patience and not asked():
     time.sleep(_RETRY)
     if time.monotonic() - looked < min(pause, patience):
       continue
-    now, looked = left(), time.monotonic()
+    now, looked = seen(found), time.monotonic()
     pause = min(pause * 1.5, _SELDOM)  # Looking costs requests.
     if now < found:
       since = time.monotonic()

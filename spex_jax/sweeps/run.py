@@ -248,7 +248,15 @@ def _reachable(folder: folders.Folder) -> Iterator[None]:
   """Says of what cannot be reached which directory that is."""
   try:
     yield
-  except (ValueError, FileNotFoundError, RuntimeError, InterruptedError):
+  except (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    RuntimeError,
+    FileNotFoundError,
+    InterruptedError,
+  ):  # Ours, or nothing that time mends.
     raise
   except PermissionError as error:
     raise ValueError(
@@ -259,6 +267,8 @@ def _reachable(folder: folders.Folder) -> Iterator[None]:
     away = isinstance(error, OSError) and error.errno in _AWAY
     if isinstance(folder, folders.Directory) and not away:
       raise
+    if "Credentials" in type(error).__name__:
+      raise ValueError(f"workdir {folder.path}: {error}") from error
     raise ConnectionError(
       f"workdir {folder.path} is out of reach: {type(error).__name__}: {error}"
     ) from error

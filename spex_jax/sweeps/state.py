@@ -139,9 +139,9 @@ def verify(workdir: Workdir) -> Verified:
   every, sound = sweep.shards(), 0
   for index, rows in book.scan():
     if index >= len(every):
-      book.quarantine(index, "no shard of this sweep")
+      book.quarantine(index, "no shard of this sweep", always=True)
     elif len(rows) != every[index].stop - every[index].start:
-      book.quarantine(index, f"{len(rows)} rows")
+      book.quarantine(index, f"{len(rows)} rows", always=True)
     else:
       sound += 1
   records = failures.damaged(book.folder)
@@ -160,7 +160,8 @@ def samples(
   What `spex_jax.decode` takes.
 
   Raises:
-    ValueError: no sweep, no such item, or none of its rows.
+    ValueError: no sweep, no such item, or none of its rows; a damaged shard,
+      which `verify` puts aside.
   """
   book, sweep = run.opened(workdir)
   if not 0 <= item < len(sweep.items):
@@ -197,16 +198,16 @@ def collect_garbage(
   found = folder.rest()
   found += (f"quarantine/{n}" for n in folder.names("quarantine", deep=True))
   orphans = book.rest()
-  removed = []
+  old = []
   for name in [*found, *orphans]:
     try:
-      if folder.modified(name) >= limit:
-        continue
+      if folder.modified(name) < limit:
+        old.append(name)
     except FileNotFoundError:  # Its writer is done.
       continue
-    if name in orphans and name not in book.rest():
-      continue  # Published just now.
-    if not dry_run:
+  still = set(book.rest())  # Some may have been published just now.
+  removed = [name for name in old if name not in orphans or name in still]
+  if not dry_run:
+    for name in removed:
       folder.remove(name)
-    removed.append(name)
   return sorted(removed)

@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,10 @@ import numpy as np
 from spex_jax import base
 from spex_jax.store import shards
 from spex_jax.sweeps import grid, run, state
+
+
+class PartialError(ValueError):
+  """Some of a sweep's shards cannot be read."""
 
 
 def batches(workdir: state.Workdir) -> Any:
@@ -28,35 +33,67 @@ def batches(workdir: state.Workdir) -> Any:
   Raises:
     ValueError: no sweep, or none of its shards is there.
   """
-  import pyarrow as pa  # Slow to import.
-
-  book, sweep = run.opened(workdir)
-  if not book.indices():
-    raise ValueError(f"{workdir} has no shard yet: nothing to export.")
-  every = sweep.shards()
-  schema = pa.schema(
-    [
-      ("item", pa.int64()), ("row", pa.int64()), ("n", pa.int32()),
-      ("mask", pa.binary()), ("status", pa.uint8()),
-      ("value", pa.list_(pa.float64())), ("settings", pa.string()),
-    ]
-  )  # fmt: skip
-  made = (
-    _batch(sweep, every[index], rows)
-    for index, rows in book.scan()
-    if index < len(every)
-  )
-  return pa.RecordBatchReader.from_batches(
-    schema, (batch.cast(schema) for batch in made)
-  )
+  return _Reading(workdir).reader
 
 
-def export(workdir: state.Workdir, path: str | os.PathLike) -> int:
+class _Reading:
+  """A reader of all shards, and what it could not read."""
+
+  def __init__(self, workdir: state.Workdir):
+    import pyarrow as pa  # Slow to import.
+
+    self._book, self._sweep = run.opened(workdir)
+    self._read = 0
+    if not self._book.indices():
+      raise ValueError(f"{workdir} has no shard yet: nothing to export.")
+    schema = pa.schema(
+      [
+        ("item", pa.int64()), ("row", pa.int64()), ("n", pa.int32()),
+        ("mask", pa.binary()), ("status", pa.uint8()),
+        ("value", pa.list_(pa.float64())), ("settings", pa.string()),
+      ]
+    )  # fmt: skip
+    self.reader = pa.RecordBatchReader.from_batches(
+      schema, (batch.cast(schema) for batch in self._batches())
+    )
+
+  def _batches(self) -> Iterator[Any]:
+    for index, rows in self._book.scan():
+      if index < self._sweep.num_shards:
+        self._read += 1
+        yield _batch(self._sweep, self._sweep.shard(index), rows)
+
+  def check_whole(self) -> None:
+    """After all was read.
+
+    Raises:
+      PartialError: shards were missing, or damaged.
+    """
+    missing = self._sweep.num_shards - self._read
+    if missing:
+      damaged = len(self._book.quarantined)
+      raise PartialError(
+        f"{missing} of {self._sweep.num_shards} shards are missing"
+        + (f", {damaged} of them damaged and put aside" * bool(damaged))
+        + "; nothing is exported. `spex sweep run` makes them; or export the "
+        "others as a part (--partial)."
+      )
+
+
+def export(
+  workdir: state.Workdir, path: str | os.PathLike, *, partial: bool = False
+) -> int:
   """All rows as one Parquet file, shard by shard; returns how many.
 
   Beside it, `PATH.sha256` is what `sha256sum --check` reads.
 
+  Args:
+    workdir: of the sweep.
+    path: of the file.
+    partial: whether shards may be missing.
+
   Raises:
+    PartialError: they are, or are damaged; an older file stays.
     ValueError: no sweep, none of its shards is there, or the path of a folder
       that is not there.
     OSError: no room; no file is left.
@@ -67,14 +104,19 @@ def export(workdir: state.Workdir, path: str | os.PathLike) -> int:
   if not place.parent.is_dir():
     raise ValueError(f"{place.parent} is no folder; {place.name} needs one.")
   temporary = base.draft(place)
-  reader, total = batches(workdir), 0
+  reading, total = _Reading(workdir), 0
   try:
     with pq.ParquetWriter(
-      temporary, reader.schema, compression="zstd", write_page_checksum=True
+      temporary,
+      reading.reader.schema,
+      compression="zstd",
+      write_page_checksum=True,
     ) as writer:
-      for batch in reader:
+      for batch in reading.reader:
         writer.write_batch(batch)
         total += len(batch)
+    if not partial:
+      reading.check_whole()
     with temporary.open("rb") as file:
       os.fsync(file.fileno())
       told = hashlib.file_digest(file, "sha256").hexdigest()
@@ -87,10 +129,15 @@ def export(workdir: state.Workdir, path: str | os.PathLike) -> int:
   return total
 
 
-def frame(workdir: state.Workdir) -> Any:
+def frame(workdir: state.Workdir, *, partial: bool = False) -> Any:
   """All rows as a `pandas.DataFrame`.
 
+  Args:
+    workdir: of the sweep.
+    partial: whether shards may be missing.
+
   Raises:
+    PartialError: they are, or are damaged.
     ImportError: no pandas.
     ValueError: as `batches`.
   """
@@ -100,13 +147,23 @@ def frame(workdir: state.Workdir) -> Any:
     raise ImportError(
       "A DataFrame needs pandas (pip install pandas)."
     ) from None
-  return batches(workdir).read_pandas()
+  reading = _Reading(workdir)
+  found = reading.reader.read_pandas()
+  if not partial:
+    reading.check_whole()
+  return found
 
 
-def query(workdir: state.Workdir, sql: str) -> Any:
+def query(workdir: state.Workdir, sql: str, *, partial: bool = False) -> Any:
   """What DuckDB answers to `sql`, a `pyarrow.Table`; the table is `sweep`.
 
+  Args:
+    workdir: of the sweep.
+    sql: a query.
+    partial: whether shards may be missing.
+
   Raises:
+    PartialError: they are, or are damaged.
     ImportError: no DuckDB.
     ValueError: as `batches`, and what DuckDB says of the query.
   """
@@ -116,15 +173,17 @@ def query(workdir: state.Workdir, sql: str) -> Any:
     raise ImportError(
       "SQL over a sweep needs DuckDB (pip install duckdb)."
     ) from None
-  reader = batches(workdir)
+  reading = _Reading(workdir)
   with (
     tempfile.TemporaryDirectory() as place,  # Rows need not fit into memory.
     duckdb.connect(f"{place}/rows.duckdb") as database,
   ):
-    database.register("_rows", reader)
+    database.register("_rows", reading.reader)
     # Kept, since a query may look at rows twice.
     database.execute("create table sweep as select * from _rows")
     database.unregister("_rows")
+    if not partial:
+      reading.check_whole()
     try:
       found = database.sql(sql)
       if found is None:

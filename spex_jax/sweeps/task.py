@@ -98,6 +98,8 @@ class Task:
     self._built: tuple[int, evaluating.Work] | None = None
     self._unbuildable: dict[int, str] = {}
     self._failed_rows, self._counted = 0, -_COUNT
+    self._again: set[int] = set()
+    self._anchor_values: tuple[int, np.ndarray] | None = None
     self.count = self.rows = 0
     self.given_up: dict[int, str] = {}
     self._total = sum(shard.stop - shard.start for shard in mine)
@@ -122,7 +124,7 @@ class Task:
       elif self._is_there(shard):
         self._finished += shard.stop - shard.start
         self._left.reverse()
-      elif self._until_published(shard) == "twice":
+      elif self.group.any(self._until_published(shard) == "twice"):
         self._left.reverse()
     if self.given_up:
       self._check_failed(now=True)
@@ -139,12 +141,11 @@ class Task:
       known = failures.by_shard(self.book.folder)
     self._failed = {index: tries.cause for index, tries in known.items()}
     if self._retry:
-      again = [i for i, body in done.items() if body["counts"]["failed"]]
-      for index in again:
-        self.book.quarantine(
-          index, "its rows that failed are asked again", always=True
-        )
-        del done[index]
+      self._again = {i for i in done if done[i]["counts"]["failed"]}
+    for index in self._again:
+      del done[index]
+    failed_rows = sum(body["counts"]["failed"] for body in done.values())
+    (self._failed_rows,) = self.group.follow([failed_rows])
     numbers = {index: tries.number for index, tries in known.items()}
     there = self.group.follow([shard.index in done for shard in mine])
     tried = self.group.follow([numbers.get(s.index, 0) for s in mine])
@@ -153,7 +154,11 @@ class Task:
 
   def _is_there(self, shard: grid.Shard) -> bool:
     """Whether another task published it since this one began."""
-    there = self.group.first and self.book.published([shard.index])
+    there = (
+      self.group.first
+      and shard.index not in self._again
+      and self.book.published([shard.index])
+    )
     return self.group.any(bool(there))
 
   def _until_published(self, shard: grid.Shard) -> str | None:
@@ -179,7 +184,7 @@ class Task:
         raise evaluating.StrictError(
           f"Shard {shard.index} ({what}): {error}"
         ) from error
-      except (processes.LostError, anchors.OtherValuesError):
+      except processes.LostError:
         raise
       except (Exception, MemoryError) as error:
         could_build = self._built is not None
@@ -195,6 +200,7 @@ class Task:
         if self.group.any(self._signalled()):
           return None
       else:
+        self._check_anchor()
         return self._publish(shard, found, time.monotonic() - begin)
 
   def _work(self, item: int) -> evaluating.Work:
@@ -204,24 +210,38 @@ class Task:
     config = self.sweep.item_config(item)
     work = self.group.agreed(self._build, config)
     number = min(getattr(work, "anchors", 0), self.sweep.setting(item, "rows"))
-    values = None
+    self._anchor_values = None
     if number:
       try:
-        values = self.group.agreed(work.values, work.masks(0, number))
+        values = self.group.agreed(
+          lambda count: np.asarray(work.values(work.masks(0, count))), number
+        )
+        values = values.astype(np.float64).reshape(number, -1)
+        self._anchor_values = item, values
       except processes.LostError:
         raise
       except (Exception, MemoryError):
-        values = None  # It will fail again, and be told then.
-    if values is not None:
-      self.group.agreed(lambda found: self._anchor(item, found), values)
+        pass  # It will fail again, and be told then.
     self._built = item, work
     return work
 
-  def _anchor(self, item: int, values: Any) -> None:
+  def _check_anchor(self) -> None:
+    """Before the first shard of an item is published."""
+    if self._anchor_values is None:
+      return
+    (item, values), self._anchor_values = self._anchor_values, None
+    error = None
     if self.group.first:
-      rows = np.asarray(values, np.float64)
-      rows = rows.reshape(len(rows), -1)
-      anchors.check(self.book.folder, item, self.sweep.item_name(item), rows)
+      try:
+        anchors.check(
+          self.book.folder, item, self.sweep.item_name(item), values
+        )
+      except anchors.OtherValuesError as caught:
+        error = caught
+    if self.group.any(error is not None):
+      raise error or anchors.OtherValuesError(
+        f"Item {item} is not what it was: process 0 tells why."
+      )
 
   def _fail(
     self, shard: grid.Shard, cause: str, seconds: float, attempt: int
@@ -246,12 +266,15 @@ class Task:
     event = "followed"
     if self.group.first:
       facts = {"made_with": self._made_with} if self._made_with else None
+      if shard.index in self._again:
+        self.book.quarantine(
+          shard.index, "asked again", always=True, damaged=False
+        )
       first = self.book.write(shard.index, rows, facts)
       event = "shard" if first else "twice"
-    self.count, self.rows = (
-      self.count + (event == "shard"),
-      self.rows + len(rows),
-    )
+      failures.forget(self.book.folder, shard.index, self._tried[shard.index])
+    if event == "shard":
+      self.count, self.rows = self.count + 1, self.rows + len(rows)
     self._finished += len(rows)
     numbers = {
       "rows": len(rows),
@@ -305,8 +328,13 @@ class Task:
       now or late or len(self.given_up) > share * number
     ):
       self._counted = time.monotonic()
-      causes = failures.given_up(
-        self.book.folder, self.sweep, self.book.published
+      # What is tried again is not given up yet.
+      causes = (
+        self.given_up
+        if self._retry
+        else failures.given_up(
+          self.book.folder, self.sweep, self.book.published
+        )
       )
     if self.group.any(len(causes) > share * number):
       raise TooManyFailedError(

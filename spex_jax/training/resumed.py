@@ -73,6 +73,8 @@ def train(
   if base.check_integer(every, "every") < 1:
     raise ValueError(f"every must be at least 1; got {every}.")
   folder, asked = pathlib.Path(path), recipe.num_epochs
+  for draft in folder.glob(".*.tmp"):  # Of a kill.
+    shutil.rmtree(draft, ignore_errors=True)
   weights = jnp.asarray(weights, jnp.float32)
   of = {
     **config,

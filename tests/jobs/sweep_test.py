@@ -86,7 +86,7 @@ def test_an_export_that_meets_damage_is_none(file, capsys):
   damage()
   export = ("export", "--workdir=run", "--output=all.parquet")
   code, out, err = _spex(capsys, *export)
-  assert (code, out) == (1, "") and "1 shard damaged and put aside" in err
+  assert (code, out) == (1, "") and "1 of them damaged and put aside" in err
   assert not list(pathlib.Path().glob("all.parquet*"))
   code, _, err = _spex(capsys, *export)
   assert code == 1 and "1 of 4 shards, 8 of 32 rows, are missing (1 put" in err

@@ -43,7 +43,7 @@ sys.exit(int(sys.argv[4]))
 def test_a_killed_child_is_started_again(
   tmp_path, monkeypatch, deaths, restarts, last, code, starts
 ):
-  monkeypatch.setattr(children, "_PAUSES", (0.1, 0.1))
+  monkeypatch.setattr(children, "PAUSES", (0.1, 0.1))
   words = _python(_DIES, tmp_path, deaths, int(signal.SIGKILL), last)
   child = children.Child(words, restarts=restarts)
   assert child.run() == code == child.code

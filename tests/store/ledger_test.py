@@ -139,6 +139,43 @@ def test_a_shard_without_manifest_does_not_exist(tmp_path):
   assert book.rest() == ["shards/00000000.parquet"]
 
 
+def test_a_lost_configuration_is_written_again(tmp_path):
+  book = ledger.Ledger(tmp_path, _CONFIG)
+  book.write(0, _rows())
+  place = tmp_path / "config.json"
+  text = place.read_text()
+  place.unlink()
+  with pytest.raises(ValueError, match="no ledger of ours"):
+    ledger.Ledger(tmp_path, {"data": "other"})
+  ledger.Ledger(tmp_path, _CONFIG)
+  assert place.read_text() == text
+
+
+def test_two_may_begin_at_once(tmp_path, monkeypatch):
+  """One sees nothing, and then the files of the other."""
+  names = folders.Directory.names
+
+  def slow(folder, *args, **more):
+    with monkeypatch.context() as patch:
+      patch.setattr(folders.Directory, "names", names)
+      ledger.Ledger(tmp_path / "run", _CONFIG).write(0, _rows())
+    return names(folder, *args, **more)
+
+  (tmp_path / "run").mkdir()
+  with monkeypatch.context() as patch:
+    patch.setattr(folders.Directory, "names", slow)
+    one = ledger.Ledger(tmp_path / "run", _CONFIG)
+  _same(one.read(0), _rows())
+
+
+def test_what_another_put_aside_is_let_be(tmp_path):
+  book = ledger.Ledger(tmp_path, _CONFIG)
+  book.write(0, _rows())
+  (tmp_path / "shards/00000000.json").unlink()  # A writer is at work.
+  book.quarantine(0, "damaged")
+  assert (tmp_path / "shards/00000000.parquet").exists()
+
+
 def test_of_two_writers_of_other_rows_one_is_read(tmp_path, monkeypatch):
   """Whatever the order of their four files."""
   one, other = (ledger.Ledger(tmp_path, _CONFIG) for _ in range(2))

@@ -10,6 +10,8 @@ import time
 import numpy as np
 import pytest
 
+from spex_jax.jobs import sweeping
+from spex_jax.store import shards
 from spex_jax.sweeps import processes, run, state
 from tests.sweeps import crash_test
 
@@ -225,3 +227,29 @@ def test_without_another_a_process_ends_where_it_can_go_on(tmp_path):
   assert "another process of this task is gone" in said
   before = crash_test._published(tmp_path / "run")
   assert 4 <= len(before) < 2000 and not state.status(tmp_path / "run").given_up
+
+
+def test_together_all_take_the_same_shard_whatever_others_do(tmp_path):
+  """Another task publishes shards meanwhile; no value is of another mask."""
+  (tmp_path / "split.py").write_text(
+    _SPLIT.replace('"rows": 60', '"rows": 3000')
+  )
+  both = _together(tmp_path / "run", tmp_path / "split.py")
+  deadline = time.monotonic() + 120
+  while len(crash_test._published(tmp_path / "run")) < 4:
+    assert time.monotonic() < deadline
+    time.sleep(0.005)
+  book, sweep = run.opened(tmp_path / "run")
+  weights = np.random.default_rng(0).normal(size=(12, 16)).astype(np.float32)
+  work = sweeping.calls(sweep.item_config(0))
+  for index in range(0, 500, 7):
+    shard = sweep.shard(index)
+    masks = work.masks(shard.start, shard.stop)
+    values = np.tanh(masks.astype(np.float32) @ weights).sum(axis=1)
+    book.write(index, shards.rows_of(masks, values))
+  said = [process.communicate(timeout=120)[1] for process in both]
+  assert [process.returncode for process in both] == [0, 0], said
+  assert state.status(tmp_path / "run").complete
+  for _, rows in book.scan():
+    expected = np.tanh(rows.masks().astype(np.float64) @ weights).sum(axis=1)
+    np.testing.assert_allclose(rows.values[:, 0], expected, rtol=0, atol=2e-5)

@@ -266,6 +266,13 @@ def test_export_is_read_by_others(whole, tmp_path):
   assert told == [hashlib.sha256(data).hexdigest(), "all.parquet"]
   frame = tables.frame(whole)
   assert len(frame) == 40 and frame.value[39][0] == rows[-1]["value"][0]
+  (whole / "shards/00000003.json").unlink()
+  for export in (tables.export, lambda *_: tables.frame(whole)):
+    with pytest.raises(tables.PartialError, match="1 of 6 shards are missing"):
+      export(whole, tmp_path / "all.parquet")
+  assert (tmp_path / "all.parquet").read_bytes() == data
+  part = tables.export(whole, tmp_path / "part.parquet", partial=True)
+  assert part == 32 == len(tables.frame(whole, partial=True))
   with pytest.raises(ValueError, match="nowhere is no folder"):
     tables.export(whole, tmp_path / "nowhere/all.parquet")
   with pytest.raises(ValueError, match="has no shard yet"):

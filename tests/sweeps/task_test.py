@@ -230,3 +230,54 @@ def test_items_are_rebuilt_from_what_was_frozen():
   again = grid.Sweep(sweep.config, sweep.items)
   assert again.shards() == sweep.shards()
   np.testing.assert_array_equal(again.shards_per_item, [3, 3])
+
+
+def test_what_is_tried_again_is_not_given_up_yet(tmp_path):
+  """An outage is over, but one shard still fails."""
+  names = [{"scale": float(i)} for i in range(10)]
+
+  class Away(small.Sum):
+    def __init__(self, config):
+      super().__init__(config)
+      raise RuntimeError("away")
+
+  class Mended(small.Sum):
+    def __init__(self, config):
+      super().__init__(config)
+      if config.scale == 0.0:
+        raise RuntimeError("still broken")
+
+  sweep = small.sweep(names, rows=8, max_failed=0.15, retries=0)
+  with pytest.raises(run.TooManyFailedError):
+    run.Run(tmp_path, sweep, Away).run()
+  again = run.Run(tmp_path, sweep, Mended)
+  assert again.run(retry_failed=True).shards == 9
+  assert list(state.status(tmp_path).given_up) == [0]
+  # What was published has no failures any more, if it is made once more.
+  (tmp_path / "shards/00000004.json").unlink()
+  assert again.run().shards == 1
+
+
+def test_rows_that_failed_before_a_kill_count_too(tmp_path):
+  sweep = small.sweep([{}], broken="raise", rows=40, max_failed=0.2)
+  whole = small.sweep([{}], broken="raise", rows=40)
+  _run(tmp_path / "whole", whole)
+  failed = state.status(tmp_path / "whole").marked
+  assert failed > 0.2 * 40
+  for _ in range(6):
+    try:
+      _run(tmp_path / "killed", sweep)
+    except run.TooManyFailedError:
+      continue
+    pytest.fail("more rows failed than are allowed")
+
+
+def test_shards_of_other_sizes_are_put_aside(tmp_path):
+  _run(tmp_path)
+  book, _ = run.opened(tmp_path)
+  rows = book.read(1).take(slice(0, 2))
+  for kind in ("json", "parquet"):
+    (tmp_path / f"shards/00000001.{kind}").unlink()
+  book.write(1, rows)
+  assert state.verify(tmp_path).damaged == {1: "2 rows"}
+  assert _run(tmp_path).shards == 1 and state.verify(tmp_path).sound == 6
