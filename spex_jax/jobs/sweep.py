@@ -339,8 +339,10 @@ def _export(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
   else:
     show = report_tables.printer()
     show(report_tables.fact("wrote", f"{rows:,} rows to {output}"))
+  if not partial:
+    return
   after = state.status(flags["workdir"])
-  if partial and not (before.complete and after.complete):
+  if not (before.complete and after.complete):
     # Beside a table that a program reads.
     print(f"spex: a part: {_lacks(after)}.", file=sys.stderr)
 
@@ -362,14 +364,14 @@ def _lacks(found: state.Status) -> str:
 
 def _gc(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
   del overrides
-  dry = {"dry_run": True} if "dry_run" in flags else {}
+  dry_run = "dry_run" in flags
   removed = state.collect_garbage(
     flags["workdir"],
     older_than=flags_of.seconds(flags, "older_than", 3600.0, least=0.0),
-    **dry,
+    dry_run=dry_run,
   )
   show = report_tables.printer()
-  what = "would remove" if dry else "removed"
+  what = "would remove" if dry_run else "removed"
   show(report_tables.fact(what, report_tables.count(len(removed), "file")))
   for name in removed[:20]:
     show(report_tables.fact("", name))

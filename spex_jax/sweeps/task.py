@@ -7,7 +7,7 @@ from the other end: two tasks with the same shards meet in the middle.
 import collections
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -337,15 +337,11 @@ class Task:
         )
       )
     if self.group.any(len(causes) > share * number):
+      most = _most(collections.Counter(causes.values()))
       raise TooManyFailedError(
         f"{len(causes)} of {number} shards were given up, more than max_failed="
-        f"{share} allows: {_most(_counts(causes.values()))}. --retry_failed "
-        "tries them once more."
+        f"{share} allows: {most}. --retry_failed tries them once more."
       )
-
-
-def _counts(causes: Iterable[str]) -> dict[str, int]:
-  return dict(collections.Counter(causes))
 
 
 def _most(causes: Mapping[str, int]) -> str:

@@ -35,6 +35,14 @@ def _start(*more, settings=_SETTINGS, **environment):
   )  # fmt: skip
 
 
+def _wait_for(workdir, number):
+  """Until so many shards are published."""
+  deadline = time.monotonic() + 120
+  while len(crash_test._published(workdir)) < number:
+    assert time.monotonic() < deadline
+    time.sleep(0.005)
+
+
 def _both(workdir, *more, settings=_SETTINGS):
   """Two processes of one task."""
   address = f"127.0.0.1:{_free_port()}"
@@ -106,10 +114,7 @@ def test_a_process_that_is_killed_takes_no_other_with_it(tmp_path):
   """The other ends its part; the same command makes what is missing."""
   many = (*_SETTINGS, "--config.rows=96", "--config.rows_per_shard=2")
   both = _both(tmp_path / "two", "--patience=3", settings=many)
-  deadline = time.monotonic() + 120
-  while len(crash_test._published(tmp_path / "two")) < 6:
-    assert time.monotonic() < deadline
-    time.sleep(0.01)
+  _wait_for(tmp_path / "two", 6)
   both[1].send_signal(signal.SIGKILL)
   _, said = both[0].communicate(timeout=120)
   assert both[0].returncode == 75, said
@@ -217,10 +222,7 @@ def test_without_another_a_process_ends_where_it_can_go_on(tmp_path):
     _SPLIT.replace('"rows": 60', '"rows": 12000')
   )
   both = _together(tmp_path / "run", tmp_path / "split.py")
-  deadline = time.monotonic() + 120
-  while len(crash_test._published(tmp_path / "run")) < 4:
-    assert time.monotonic() < deadline
-    time.sleep(0.01)
+  _wait_for(tmp_path / "run", 4)
   both[1].send_signal(signal.SIGKILL)
   _, said = both[0].communicate(timeout=120)
   assert both[0].returncode == 75, said
@@ -235,10 +237,7 @@ def test_together_all_take_the_same_shard_whatever_others_do(tmp_path):
     _SPLIT.replace('"rows": 60', '"rows": 3000')
   )
   both = _together(tmp_path / "run", tmp_path / "split.py")
-  deadline = time.monotonic() + 120
-  while len(crash_test._published(tmp_path / "run")) < 4:
-    assert time.monotonic() < deadline
-    time.sleep(0.005)
+  _wait_for(tmp_path / "run", 4)
   book, sweep = run.opened(tmp_path / "run")
   weights = np.random.default_rng(0).normal(size=(12, 16)).astype(np.float32)
   work = sweeping.calls(sweep.item_config(0))
