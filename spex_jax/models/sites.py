@@ -94,8 +94,8 @@ class Tap:
     self._captured = captured
     self._kept: dict[int, Positions] = {}
     self._edges: edges.Differences | None = None
-    if self._edits.cut:
-      cut, ref = self._edits.cut, self._edits.ref
+    cut, ref = self._edits.cut, self._edits.ref
+    if cut and ref is not None:
       self._edges = edges.Differences(cut, ref, self._taken)
     self._passed: set[str] = set()
     self.activations: dict[str, jax.Array] = {}
