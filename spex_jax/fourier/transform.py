@@ -14,6 +14,7 @@ Shapes: n players, N = 2^n masks.
 Cost: about 64 * N * n / 5 flops. Error: below (n + 32) * eps * sum|x|.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,6 +110,7 @@ def _factor_bits(n: int) -> list[int]:
 
 def _contract(x: jax.Array, axis: int, bits: int) -> jax.Array:
   """Multiplies `axis`, of size 2^bits, by H and moves it to the end."""
+  chex.assert_axis_dimension(x, axis, 1 << bits)
   index = np.arange(1 << bits)
   parity = np.bitwise_count(index[:, None] & index) & 1
   return jax.lax.dot_general(
