@@ -386,6 +386,7 @@ def _readings(
 def _distinct(candidates, terms, n):
   """The `[K]` best candidates: no repeats, none that the support holds."""
   players, score = candidates
+  chex.assert_shape(players, (*score.shape, terms.players.shape[1]))
   # Two mixes of the players identify a set, up to a chance of 2^-64.
   salt = np.random.default_rng(0).integers(0, 2**32, (2, n + 1), np.uint64)
   salt = jnp.asarray(salt.astype(np.uint32)).at[:, n].set(0)

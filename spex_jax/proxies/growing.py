@@ -142,6 +142,8 @@ def _undo_last(feature, gains, totals, leaves, n, max_leaves):
   Returns:
     Features, totals of leaves, and the leaf int32 `[2^D]` that each became.
   """
+  chex.assert_equal_shape([feature, gains])
+  chex.assert_shape([totals, leaves], (None, 2))
   below, under, first = _family(len(leaves))
   move = jnp.arange(len(leaves), dtype=jnp.int32)
 
@@ -218,6 +220,7 @@ def _sample(key, weight, real, settings):
 
 def _draw(key, members, share):
   """A random share of the members, at least one: bool, like `members`."""
+  chex.assert_type(members, bool)
   draw = jnp.where(members, jax.random.uniform(key, members.shape), 2.0)
   count = jnp.maximum(1, jnp.round(share * members.sum())).astype(jnp.int32)
   return members & (draw <= jnp.sort(draw)[count - 1])
