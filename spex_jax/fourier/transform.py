@@ -88,19 +88,6 @@ def fourier_from_values(values: base.Array, axis: int = -1) -> jax.Array:
   return walsh_hadamard(values, axis) / np.shape(values)[axis]
 
 
-def values_from_fourier(coefs: base.Array, axis: int = -1) -> jax.Array:
-  """Returns `f(m) = sum_S F(S) chi_S(m)` for every mask m: the inverse.
-
-  Args:
-    coefs: `[..., N, ...]` coefficient of every set along `axis`.
-    axis: the axis of sets.
-
-  Raises:
-    ValueError: N is not a power of two.
-  """
-  return walsh_hadamard(coefs, axis)
-
-
 def _factor_bits(n: int) -> list[int]:
   """Splits n bits into the fewest factors of at most `_BITS`, near equal."""
   num_factors = -(-n // _BITS)
