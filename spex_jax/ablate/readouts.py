@@ -21,7 +21,6 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.models import sites
-from spex_jax.training import learners
 
 # Output and inputs to `[B]` or `[B, T]`.
 Readout: TypeAlias = Callable[
@@ -199,7 +198,9 @@ def margins(labels: base.Array, position: int | None = None) -> Prediction:
       raise ValueError(f"{len(right)} labels for {len(scores)} rows.")
     check_targets(right, scores.shape[-1])
     _check_rivals(scores)
-    return learners.outputs(scores, right, "margin")
+    at_right = jax.nn.one_hot(right, scores.shape[-1], dtype=bool)
+    top = jnp.where(at_right, scores, 0).sum(axis=-1)
+    return top - jnp.where(at_right, -jnp.inf, scores).max(axis=-1)
 
   return _prediction(above, position)
 

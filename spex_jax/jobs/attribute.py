@@ -18,7 +18,7 @@ import numpy as np
 
 import spex_jax as spex
 from spex_jax import base
-from spex_jax.explain import DECODERS
+from spex_jax.api import DECODERS
 from spex_jax.explanation import Explanation
 from spex_jax.fourier import score
 from spex_jax.indices import attribution, judging

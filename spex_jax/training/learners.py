@@ -1,7 +1,7 @@
 """What can be retrained: a way to learn from weighted examples, and to answer.
 
 A `Learner` is pure: weights of examples and two keys to a state, and a state
-to one number per test point. It is unbatched; `ablate.examples` maps it over
+to one number per test point. It is unbatched; `influence.examples` maps it over
 thousands of subsets. `gradient` makes one of any network or functions, by
 `loop.train`; `linear` holds those that are solved outright.
 
