@@ -51,15 +51,13 @@ class Normal:
     num_targets: int,
     *,
     tile: int | None = None,
-    device: Any = None,
   ):
     """No rows yet.
 
     Args:
       n: columns, at least 1.
       num_targets: T, at least 1.
-      tile: side of the tiles on `device`; None for the host.
-      device: of JAX, for tiles; the default one if None.
+      tile: side of the tiles on JAX's default device; None for the host.
     """
     if n < 1 or num_targets < 1:
       raise ValueError(f"Need n >= 1 and T >= 1; got {n}, {num_targets}.")
@@ -69,7 +67,7 @@ class Normal:
     self.sums, self.squares = np.zeros(num_targets), np.zeros(num_targets)
     self._sums: _Host | tiles.Tiles = _Host(n, num_targets)
     if tile is not None:
-      self._sums = tiles.Tiles(n, num_targets, tile, device)
+      self._sums = tiles.Tiles(n, num_targets, tile)
 
   def add(self, x: base.Array, y: base.Array) -> "Normal":
     """Takes rows in; returns itself.
