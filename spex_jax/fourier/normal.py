@@ -146,7 +146,7 @@ class Normal:
     """Weights float64 `[n, T]`; None where least squares is not unique.
 
     Args:
-      loading: at least 0, for all columns or `[n]` of them.
+      loading: a number of at least 0, for all columns or `[n]` of them.
       among: bool `[n]`, the columns with a weight; others have 0. All if None.
 
     Raises:
@@ -297,10 +297,10 @@ def choose(
   """The loading that predicts held-out rows best, for each target.
 
   Args:
-    sums: of the rows to fit.
+    sums: the sums of the rows to fit.
     held_out: x `[b, n]` and y `[b, T]`, not among them.
     loadings: candidates, each as `Normal.solve` takes them.
-    among: as for `Normal.solve`.
+    among: the columns with a weight, as in `Normal.solve`.
 
   Returns:
     int `[T]`, the index of the best of `loadings` (the first of equal ones),

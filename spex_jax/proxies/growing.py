@@ -385,8 +385,8 @@ def grow_all(
     start: the values.
     depth: D.
     num_trees: M.
-    settings: of a tree.
-    key: for shares below 1.
+    settings: the limits of every tree.
+    key: consumed; None where no share is below 1.
     patience: ends when every target is done: no better pooled error for so
       many trees, or no hope of the goal; None to grow all.
     goal: T shares of the energy that others have left at best, or none.

@@ -33,7 +33,7 @@ class Config(NamedTuple):
   """What was chosen.
 
   Attributes:
-    depth: of the trees; 0 where none was fitted.
+    depth: the depth of the trees; 0 where none was fitted.
     rate: their shrinkage.
     num_trees: their number.
     tree_score: their R^2 on held-out folds, before the cut.
@@ -90,8 +90,8 @@ def fit(
       after the other ("paper").
     max_order: the deepest trees, unless `depths` are given: the grid has
       max_order and max_order - 2.
-    depths: to try.
-    rates: to try.
+    depths: the depths of trees to try.
+    rates: the learning rates to try.
     counts: numbers of trees to try. None for 500, 1000 and 5000 ("paper"), or
       all up to 1000 with early stopping ("ours"). shapiq 1.8 tries 500 and
       1000.

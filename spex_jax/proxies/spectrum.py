@@ -43,24 +43,6 @@ def _project(posterior: gaussian.Posterior, players: base.Array) -> np.ndarray:
   return out
 
 
-def covariance(
-  posterior: gaussian.Posterior, players: base.Array
-) -> np.ndarray:
-  """Posterior covariance of K coefficients, `[K, K]`, values' units squared.
-
-  Args:
-    posterior: of n players.
-    players: int `[K, D]`, padded with n, no set twice.
-  """
-  weight = prior_variance(posterior.params, players)
-  x = regress.design(posterior.signs < 0, players, dtype=np.float64)
-  with regress.one_blas_thread():
-    known = x.T @ (posterior.inverse @ x)
-  unit = np.diag(weight) - weight[:, None] * known * weight[None]
-  # Twice in place of once by a square, which overflows sooner.
-  return unit * posterior.scale * posterior.scale
-
-
 def standard_errors(
   posterior: gaussian.Posterior, players: base.Array
 ) -> np.ndarray:
