@@ -23,6 +23,7 @@ Shapes: n columns, B rows so far, T targets.
 from collections.abc import Sequence
 from typing import Any
 
+import chex
 import numpy as np
 
 from spex_jax import base
@@ -172,6 +173,7 @@ class Normal:
 
   def intercept(self, weights: np.ndarray) -> np.ndarray:
     """The constant `[T]` that goes with weights `[n, T]`."""
+    chex.assert_shape(weights, (self.n, self.num_targets))
     mean = self.origin + self.sums / self.count
     return mean - self.columns / self.count @ weights
 

@@ -212,6 +212,7 @@ def finish(
   notes: tuple[str, ...] = (),
 ) -> attribution.Attribution:
   """Scores `[T, N]` whose prediction for everybody is `here` `[T]`."""
+  chex.assert_rank([scores, here], [2, 1])
   scores = np.asarray(scores, np.float64)
   baseline = np.asarray(here, np.float64) - scores.sum(axis=1)
   return attribution.Attribution(scores, baseline, method, None, notes)

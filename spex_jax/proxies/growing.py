@@ -307,6 +307,8 @@ class Start(NamedTuple):
   @classmethod
   def of(cls, values: np.ndarray, seen: np.ndarray) -> "Start":
     """From values `[B, T]`, and who sees what."""
+    chex.assert_rank([values, seen], 2)
+    chex.assert_axis_dimension(seen, 1, len(values))
     size = np.abs(values).max(axis=0)
     size = np.where(size > 0, size, 1.0)
     values = (values / size).T
