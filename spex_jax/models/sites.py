@@ -379,11 +379,6 @@ class Network:
         + f" Sites are {list(self.sites)}."
       )
 
-  def check(self, edits: Edits | None) -> None:
-    unknown = (frozenset() if edits is None else edits.sites) - {*self.sites}
-    if unknown:
-      raise ValueError(f"No such site: {sorted(unknown)}.")
-
   def _check_block(self, block: int) -> None:
     if not self.resumes:
       raise TypeError(
