@@ -146,9 +146,9 @@ def extend(
   """
   _check_module(net)
   net.check(edits)
-  _, own = _split(net, edits, sites.match(net.sites, capture))
+  _, each = _split(net, edits, sites.match(net.sites, capture))
   (logits, caches), found = _run(
-    net, params, own, input_ids, start, caches, logits_at, attention_mask,
+    net, params, each, input_ids, start, caches, logits_at, attention_mask,
     method="extend",
   )  # fmt: skip
   return Extended(logits, caches, found)

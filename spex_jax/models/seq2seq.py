@@ -164,7 +164,8 @@ class EncoderDecoder(Encoder):
     num_slots = caches.own[0].k.shape[1]
     first = jnp.full(1, start) if isinstance(start, int) else start
     at = first[:, None] + jnp.arange(x.shape[1])[None]
-    tap.keep(at[0] if isinstance(start, int) else at, num_slots)
+    if x.shape[1] < num_slots:
+      tap.keep(at[0] if isinstance(start, int) else at, num_slots)
     seen = attention.causal(at, num_slots)
     if attention_mask is not None:
       seen = seen & jnp.asarray(attention_mask, bool)[:, None, None]
