@@ -26,7 +26,6 @@ from spex_jax.ablate import (
   closed,
   program,
   repeats,
-  shapes,
 )
 
 Progress = answers.Progress
@@ -295,21 +294,18 @@ class _Lifted:
   def run(self, found: answers.Answers, stats: Stats) -> None:
     self.prepare(stats)
     assert self._made is not None
-    sizes = self._made.sizes
+    which = self._made.numbers(found.masks)
+    for number, size in enumerate(self._made.sizes):
+      stats.sizes[size] += int((which == number).sum())
     begin = time.perf_counter()
     try:
-      if sizes:
-        which = self._made.numbers(found.masks)
-        for size, count in zip(sizes, np.bincount(which, minlength=len(sizes))):
-          stats.sizes[size] += int(count)
-      else:
-        which = np.zeros(len(found.masks), int)
       _stream(self._programs, which, found, stats)
     except Exception as error:
       if not batching.out_of_memory(error):
         raise
+      rows = self._programs[-1].rows
       raise MemoryError(
-        f"A batch of {self._programs[-1].rows} masks ran out of memory: {error} "
+        f"A batch of {rows} masks ran out of memory: {error} "
         "Use a smaller batch_size or microbatch, or batch_size=None, which "
         "measures what fits."
       ) from error

@@ -84,7 +84,8 @@ class Source:
     if shared is not None:
       self.share(shared)
     one = jax.ShapeDtypeStruct((n,), jnp.bool_)
-    check_output(jax.eval_shape(f, one, *self._extra))
+    self._like = jax.eval_shape(f, one, *self._extra)
+    check_output(self._like)
 
   def share(self, shared: Any) -> None:
     """Puts `shared` on the devices, in the place of what was there.
@@ -104,9 +105,10 @@ class Source:
     self._extra = extra
 
   def numbers(self, masks: np.ndarray) -> np.ndarray:
-    """Which of `sizes` each mask takes: int `[B]`."""
-    assert isinstance(self._f, shapes.Shaped)
-    return self._f.numbers(masks)
+    """Which of `sizes` each mask takes: int `[B]`, 0 without any."""
+    if isinstance(self._f, shapes.Shaped):
+      return self._f.numbers(masks)
+    return np.zeros(len(masks), int)
 
   def build(
     self, per_device: int, microbatch: int, size: int | None = None
@@ -116,7 +118,7 @@ class Source:
     `size` is one of `sizes`, where there are any; the largest by default.
     """
     rows = per_device * self.num_shards
-    f = self._f
+    f, like = self._f, self._like
     if size is not None:
       assert isinstance(f, shapes.Shaped)
       f = f.at(size)
@@ -125,8 +127,7 @@ class Source:
       many = lambda rows: jax.vmap(lambda mask: f(mask, *extra))(rows)
       if microbatch == per_device:
         return many(masks)
-      like = jax.eval_shape(many, masks[:microbatch])
-      nothing = lambda rows: jnp.zeros(like.shape, like.dtype)
+      nothing = lambda rows: jnp.zeros((microbatch, *like.shape), like.dtype)
       # Of this device's rows, so many are masks that were asked for.
       count = count - jax.lax.axis_index(AXIS) * per_device
 
@@ -136,7 +137,7 @@ class Source:
 
       parts = masks.reshape(-1, microbatch, self.n)
       values = jax.lax.scan(step, jnp.int32(0), parts)[1]
-      return values.reshape(per_device, *like.shape[1:])
+      return values.reshape(per_device, *like.shape)
 
     over_mesh = jax.shard_map(
       local,
