@@ -9,6 +9,7 @@ as they are kept to a degree, with what no player touches computed once, and
 Shapes: n players; an activation has any shape `[B, ...]`, with B examples.
 """
 
+import dataclasses
 import fnmatch
 import functools
 import re
@@ -183,8 +184,8 @@ def first_block(net: sites.Network, players: parts.Players) -> int | None:
   """The first block that any player's site is in or before, or None.
 
   The blocks before it are the same for every mask: `net.enter` runs them. None
-  where there is nothing to run apart: a site before block 0, or a network
-  whose blocks cannot be entered.
+  where there is nothing to run apart: a site before block 0, a network whose
+  blocks cannot be entered, or edges, whose writers must all be run.
 
   Raises:
     ValueError: a site of the players that the network lacks.
@@ -193,7 +194,7 @@ def first_block(net: sites.Network, players: parts.Players) -> int | None:
   missing = sorted(touched - {*net.sites})
   if missing:
     raise ValueError(f"The network has no sites {missing}.")
-  if not net.resumes:
+  if not net.resumes or players.edges:
     return None
   first = min(net.sites.index(site) for site in touched)
   names = (f"blocks.{i}.resid_pre" for i in range(net.config.num_blocks))
@@ -228,7 +229,8 @@ def game(
     read: what to read of the output: `[B]`, or `[B, T]`.
     absent: as for `Players.edits`; or with one more axis in front, of R draws
       (`stand_ins.resampled`): then a value is the mean over the draws.
-    ref: what absent edges carry, as for `Players.edits`; zeros by default.
+    ref: what absent edges carry, as for `Players.edits`; zeros by default, or
+      the `ref` of `edits` where that cuts edges.
     rescale: as for `Players.edits`.
     edits: what is done to the network whoever is kept, before the players' own
       edits: an edited model, a circuit.
@@ -242,43 +244,46 @@ def game(
     of targets. Its `shared` has "params", "inputs", "absent", "ref", "edits".
 
   Raises:
-    ValueError: no parameters, or edges and `edits` that cut others against
-      another `ref`; see `first_block`. As `Players.edits`, where it is traced.
+    ValueError: no parameters, or a `ref` that no player needs; see
+      `first_block`. As `Players.edits`, where it is traced.
   """
   params = net.params if params is None else params
   if params is None:
     raise ValueError("This network has no parameters: give `params`.")
-  fixed_cut = edits is not None and bool(edits.cut)
-  if players.edges and fixed_cut and ref is not None:
+  fixed = sites.Edits() if edits is None else edits
+  if players.edges and not fixed.cut:
+    zeros = jnp.zeros((1, 1, len(net.writers), net.config.width))
+    fixed = dataclasses.replace(fixed, ref=zeros if ref is None else ref)
+  elif ref is not None:
     raise ValueError(
-      "Edges are cut by `edits`, too: what absent ones carry is its `ref`, for "
-      "all; leave `ref` out."
+      "`ref` is for players that own edges; where `edits` cuts some, too, all "
+      "carry what its own `ref` says."
     )
-  if players.edges and ref is None and not fixed_cut:
-    ref = jnp.zeros((1, 1, len(net.writers), net.config.width))
   shared = {
     "params": params,
     "inputs": {name: jnp.asarray(value) for name, value in inputs.items()},
     "absent": absent,
-    "ref": ref,
-    "edits": edits,
+    "edits": fixed,
   }
-  start = first_block(net, players) or 0
+  # Cut edges need what all writers write.
+  start = 0 if fixed.cut else first_block(net, players) or 0
   line = net.sites.index(f"blocks.{start}.resid_pre") if start else 0
   some = next(iter(players.owner), None)
-  drawn = some is not None and absent is not None and (
-    np.ndim(absent.get(some)) == players.owner[some].ndim + 1
-  )  # fmt: skip
+  drawn = (
+    absent is not None
+    and some in absent
+    and np.ndim(absent[some]) == players.owner[some].ndim + 1
+  )
 
   def value(strengths, given):
     state, shared = given if start else (None, given)
+    late = parts.only(shared["edits"], net.sites[line:])
 
     def one(stand_in):
-      # One `ref`, which all cut edges carry.
-      carried = shared["edits"].ref if fixed_cut else shared["ref"]
-      own = players.edits(strengths, stand_in, ref=carried, rescale=rescale)
-      if shared["edits"] is not None:
-        own = shared["edits"].only(net.sites[line:]).then(own)
+      own = players.edits(
+        strengths, stand_in, ref=shared["edits"].ref, rescale=rescale
+      )
+      own = parts.joined(late, own)
       if start:
         run = functools.partial(net.resume, shared["params"], start, state)
       else:
@@ -291,10 +296,8 @@ def game(
     return out[0] if len(out) == 1 else out.reshape(-1)
 
   def head(shared):
-    fixed = shared["edits"]
-    if fixed is not None:
-      fixed = fixed.only(net.sites[:line])
-    return net.enter(shared["params"], start, fixed, **shared["inputs"])
+    early = parts.only(shared["edits"], net.sites[:line])
+    return net.enter(shared["params"], start, early, **shared["inputs"])
 
   return base.Game(
     value,

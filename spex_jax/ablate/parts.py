@@ -17,7 +17,7 @@ Shapes: n players; an activation has any shape `[B, ...]`, with B examples.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -168,3 +168,35 @@ class Players:
 
     names = tuple(f"{name} [{b}]" for b in range(count) for name in self.names)
     return Players(names, each(self.owner), each(self.edges))
+
+
+def joined(first: sites.Edits, later: sites.Edits) -> sites.Edits:
+  """One intervention that does `first` and, on what it gives, `later`.
+
+  Cut edges carry what `later.ref` says, or `first.ref` where it says nothing.
+
+  Args:
+    first: whatever.
+    later: replaces nothing, as the edits of players.
+  """
+  scale, add, cut = dict(first.scale), dict(first.add), dict(first.cut)
+  for site, factor in later.scale.items():
+    scale[site] = scale[site] * factor if site in scale else factor
+    if site in add:
+      add[site] = add[site] * factor
+  for site, summand in later.add.items():
+    add[site] = add[site] + summand if site in add else summand
+  for reader, edges in later.cut.items():
+    whole = 1 - edges
+    cut[reader] = 1 - (1 - cut[reader]) * whole if reader in cut else edges
+  ref = first.ref if later.ref is None else later.ref
+  return sites.Edits(first.replace, scale, add, cut, ref)
+
+
+def only(edits: sites.Edits, names: Iterable[str]) -> sites.Edits:
+  """Of some edits those at the named sites and readers."""
+  names = frozenset(names)
+  some = lambda found: {k: v for k, v in found.items() if k in names}
+  ref = edits.ref if some(edits.cut) else None
+  fields = (edits.replace, edits.scale, edits.add, edits.cut)
+  return sites.Edits(*map(some, fields), ref)
