@@ -35,7 +35,7 @@ ValueFn: TypeAlias = Callable[[Masks], Values]
 Key: TypeAlias = jax.Array  # A typed key of `jax.random.key`, consumed once.
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Game:
   """A differentiable value of players that are kept to a degree.
 

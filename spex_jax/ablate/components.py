@@ -276,6 +276,7 @@ def game(
   )
 
   def value(strengths, given):
+    state: Any
     state, shared = given if start else (None, given)
     late = parts.only(shared["edits"], net.sites[line:])
 

@@ -197,6 +197,11 @@ def only(edits: sites.Edits, names: Iterable[str]) -> sites.Edits:
   """Of some edits those at the named sites and readers."""
   names = frozenset(names)
   some = lambda found: {k: v for k, v in found.items() if k in names}
-  ref = edits.ref if some(edits.cut) else None
-  fields = (edits.replace, edits.scale, edits.add, edits.cut)
-  return sites.Edits(*map(some, fields), ref)
+  cut = some(edits.cut)
+  return sites.Edits(
+    replace=some(edits.replace),
+    scale=some(edits.scale),
+    add=some(edits.add),
+    cut=cut,
+    ref=edits.ref if cut else None,
+  )
