@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
@@ -45,7 +46,7 @@ class Stats:
     retries: calls of a host function that were made again.
     compile_seconds: tracing and compilation, of the candidates too.
     probe_seconds: measuring batch sizes, compilation included.
-    head_seconds: what is computed once, before all masks (`prefix.split`).
+    head_seconds: what is computed once, before all masks.
     run_seconds: everything else: transfers and computation.
     batch_shape: `(P, n)`, or None where the host function chooses.
     sizes: masks that were run at each size of a `shapes.Shaped`, all of them
@@ -152,12 +153,13 @@ class Evaluator:
 
 
 def compiled(
-  f: Callable[..., jax.Array],
-  n: int,
+  f: base.Game | Callable[..., jax.Array],
+  n: int | None = None,
   *,
   batch_size: int | None = 256,
   microbatch: int | None = None,
   shared: Any = None,
+  head: Callable[[Any], Any] | None = None,
   shared_sharding: Any = None,
   mesh: jax.sharding.Mesh | None = None,
   devices: Sequence[jax.Device] | None = None,
@@ -166,14 +168,15 @@ def compiled(
   remember_bytes: int = 0,
   progress: Progress | None = None,
 ) -> Evaluator:
-  """Lifts an unbatched `f(mask)` to a compiled, sharded `ValueFn`.
+  """Lifts a game, or an unbatched `f(mask)`, to a compiled, sharded `ValueFn`.
 
   Compilation happens at the first call, once; its time is kept apart. The
   value of a mask does not depend on which other masks are asked for.
 
   Args:
-    f: bool `[n]` to a real scalar, or `[T]` for T targets; traceable. Given
-      `shared`, it is called as `f(mask, shared)`. A `shapes.Shaped` is
+    f: a game, restricted to strengths of 0 and 1, which brings n, `shared` and
+      `head`; or bool `[n]` to a real scalar, or `[T]` for T targets, traceable.
+      Given `shared`, it is called as `f(mask, shared)`. A `shapes.Shaped` is
       compiled for each of its sizes; batch sizes are measured at the largest.
     n: number of players.
     batch_size: masks in a batch, over all devices; rounded up to a multiple
@@ -184,6 +187,9 @@ def compiled(
       None too.
     shared: pytree of arrays that every mask uses, such as parameters; placed
       once, and not baked into the program as constants.
+    head: traceable, of `shared`: what no mask touches. It runs once; f is then
+      called as `f(mask, (state, shared))`. A `dtype` casts what it is given,
+      and leaves the state as it is.
     shared_sharding: a `PartitionSpec`, or a pytree of them like `shared`, over
       the axes of `mesh` other than "masks"; None for one copy per device.
     mesh: with an axis "masks", over which batches are split, and automatic
@@ -199,6 +205,7 @@ def compiled(
     progress: called after each batch.
 
   Raises:
+    TypeError: no n, or one beside a game.
     ValueError: n, batch_size or microbatch below 1, `remember_bytes` below 0.
       At the first call: an unfit mesh or sharding, both a mesh and devices, a
       `dtype` that is not floating; `f` returns another shape than `[]` or
@@ -206,9 +213,17 @@ def compiled(
     MemoryError: at the first call, if no measured batch size fits; at any,
       if a batch ran out of memory.
   """
+  if isinstance(f, base.Game):
+    if n is not None or shared is not None or head is not None:
+      raise TypeError("A game brings n, shared and head: give it alone.")
+    n, shared, head, value = f.n, f.shared, f.head, f.value
+    f = lambda mask, given=None: value(mask.astype(jnp.float32), given)
+  if n is None:
+    raise TypeError("Give n, the number of players of f.")
   _check_sizes(n, batch_size, microbatch, remember_bytes)
   settings = {
     "shared": shared,
+    "head": head,
     "shared_sharding": shared_sharding,
     "mesh": mesh,
     "devices": devices,
@@ -315,8 +330,9 @@ class _Lifted:
   def prepare(self, stats: Stats) -> None:
     if self._programs:
       return
-    begin = time.perf_counter()
     source = self._made = self._source()
+    stats.head_seconds = source.head_seconds
+    begin = time.perf_counter()
 
     def build(per_device, microbatch, size=None):
       start = time.perf_counter()

@@ -17,7 +17,6 @@ passes through an edit which leaves it alone counts as reached.
 beginning, `components.evaluator` that of layers.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
-from spex_jax.ablate import absent, evaluate, program, readouts, shapes
+from spex_jax.ablate import absent, evaluate, readouts, shapes
 from spex_jax.ablate import text as text_lib
 from spex_jax.models import generate, inputs, sites, transformer
 
@@ -41,9 +40,9 @@ def split(
 ) -> evaluate.Evaluator:
   """A compiled evaluator of the tail, whose head has run once.
 
-  The head runs once, here; `stats.head_seconds` has its time, compilation
-  included. The state stays on the devices, a copy on each, and counts in
-  `stats.memory_bytes`.
+  The head runs once, before the first mask; `stats.head_seconds` has its time,
+  compilation included. The state stays on the devices, a copy on each, and
+  counts in `stats.memory_bytes`.
 
   Args:
     head: traceable; `shared` to any pytree of arrays.
@@ -51,38 +50,14 @@ def split(
       `shapes.Shaped` of such functions.
     n: number of players.
     shared: pytree of arrays that both use, such as parameters and inputs.
-    **settings: of `evaluate.compiled`; a `dtype` casts `shared` before the
-      head sees it, and leaves what the head returns as it is.
+    **settings: of `evaluate.compiled`.
 
   Raises:
-    ValueError: what `evaluate.compiled` refuses of `shared`, the mesh and the
-      dtype here, and of the rest where it does.
+    ValueError: what `evaluate.compiled` refuses, where it does.
   """
-  mesh = program.mesh_of(settings.get("mesh"), settings.pop("devices", None))
-  dtype = settings.pop("dtype", None)
-  specs = settings.pop("shared_sharding", None)
-  settings["mesh"] = mesh
-  begin = time.perf_counter()
-  places = program.places(shared, specs, mesh)
-  shared = jax.device_put(program.cast(shared, dtype), places)
-  everywhere = jax.NamedSharding(mesh, jax.P())
-  state = jax.jit(head, out_shardings=everywhere)(shared)
-  jax.block_until_ready(state)
-  seconds = time.perf_counter() - begin
-  both = (
-    jax.tree.map(lambda leaf: jax.P(), state),
-    jax.tree.map(lambda place: place.spec, places),
-  )
-  joined = lambda tail: lambda mask, operands: tail(mask, *operands)
-  evaluator = evaluate.compiled(
-    tail.wrap(joined) if isinstance(tail, shapes.Shaped) else joined(tail),
-    n,
-    shared=(state, shared),
-    shared_sharding=both,
-    **settings,
-  )
-  evaluator.stats.head_seconds = seconds
-  return evaluator
+  joined = lambda tail: lambda mask, both: tail(mask, *both)
+  f = tail.wrap(joined) if isinstance(tail, shapes.Shaped) else joined(tail)
+  return evaluate.compiled(f, n, shared=shared, head=head, **settings)
 
 
 def evaluator(

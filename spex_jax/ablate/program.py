@@ -16,6 +16,7 @@ targets.
 import dataclasses
 import math
 import re
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -66,6 +67,7 @@ class Source:
     mesh: jax.sharding.Mesh | None = None,
     devices: Sequence[jax.Device] | None = None,
     dtype: Any = None,
+    head: Callable[[Any], Any] | None = None,
   ):
     """Puts `shared` on the devices; see `evaluate.compiled` for all else.
 
@@ -81,28 +83,37 @@ class Source:
     self._by_mask = jax.NamedSharding(self.mesh, jax.P(AXIS))
     self._sharding, self._dtype = shared_sharding, dtype
     self._extra: tuple[Any, ...] = ()
+    everywhere = jax.NamedSharding(self.mesh, jax.P())
+    self._head = head and jax.jit(head, out_shardings=everywhere)
+    self.head_seconds = 0.0
     if shared is not None:
       self.share(shared)
     one = jax.ShapeDtypeStruct((n,), jnp.bool_)
-    self._like = jax.eval_shape(f, one, *self._extra)
-    check_output(self._like)
+    self._output = jax.eval_shape(f, one, *self._extra)
+    check_output(self._output)
 
   def share(self, shared: Any) -> None:
     """Puts `shared` on the devices, in the place of what was there.
+
+    The head runs here, and leaves a copy of its state on every device.
 
     Raises:
       ValueError: another structure, shape or dtype than before.
     """
     placed = places(shared, self._sharding, self.mesh)
-    extra = (jax.device_put(cast(shared, self._dtype), placed),)
-    if self._extra and jax.tree.map(jax.typeof, extra) != jax.tree.map(
-      jax.typeof, self._extra
-    ):
+    shared = jax.device_put(cast(shared, self._dtype), placed)
+    like = jax.tree.map(jax.typeof, shared)
+    if self._extra and like != self._like:
       raise ValueError(
         "What is shared may be replaced by arrays of the same structure, "
         "shapes and dtypes only."
       )
-    self._extra = extra
+    self._like, self._extra = like, (shared,)
+    if self._head is not None:
+      begin = time.perf_counter()
+      state = jax.block_until_ready(self._head(shared))
+      self.head_seconds += time.perf_counter() - begin
+      self._extra = ((state, shared),)
 
   def numbers(self, masks: np.ndarray) -> np.ndarray:
     """Which of `sizes` each mask takes: int `[B]`, 0 without any."""
@@ -118,7 +129,7 @@ class Source:
     `size` is one of `sizes`, where there are any; the largest by default.
     """
     rows = per_device * self.num_shards
-    f, like = self._f, self._like
+    f, like = self._f, self._output
     if size is not None:
       assert isinstance(f, shapes.Shaped)
       f = f.at(size)

@@ -60,7 +60,7 @@ def extend(
     input_ids: int `[B, Q]`.
     start: int `[B]`, the slot of each row's first token, or a static number.
     caches: from `empty_caches`, or from an earlier call.
-    edits: traced, or None; shapes are those of Q positions.
+    edits: traced, or None; their positions are the Q, the S slots, or 1.
     logits_at: int `[B]`, one token per row to give logits for, or `[B, k]`,
       or None for all.
     attention_mask: `[B or 1, S]`, which slots are seen; None for all.
@@ -70,16 +70,14 @@ def extend(
 
   Raises:
     TypeError: a network that is no causal model.
-    ValueError: an edit at an unknown site, or that does not fit.
+    ValueError: an edit that does not fit; see `sites.Network.check`.
   """
   if not isinstance(net.module, transformer.Decoder):
     raise TypeError(
       f"{type(net.module).__name__} is no causal language model; only those "
       "generate."
     )
-  unknown = sorted((edits.sites if edits else frozenset()) - {*net.sites})
-  if unknown:
-    raise ValueError(f"No such site: {unknown}. Sites are {list(net.sites)}.")
+  net.check(edits)
   tap = sites.Tap(edits)
   run: Any = net.module.apply
   logits, caches = run(
@@ -116,7 +114,8 @@ def generate(
     top_k: draws from the k likeliest only; 0 from all.
     key: consumed; needed where tokens are drawn.
     end: token behind which a row is over, or None.
-    edits: at every step alike, so 1 (broadcast) on the position axis.
+    edits: at every step; on the axis of positions (of `cut` and `ref`, too) 1
+      for all alike, or P + N, those of the prompt and the text made.
 
   Raises:
     TypeError: a network that is no causal model, or ids that are no integers.

@@ -89,6 +89,30 @@ def test_edits_hold_at_every_step():
   assert np.abs(plain.logprobs - out.logprobs).max() > 1e-3
 
 
+def test_edges_are_cut_at_every_step():
+  net, _ = checkpoints.compiled(checkpoints.LLAMA)
+  # By position of prompt and text, of which a step takes its own.
+  rng = np.random.default_rng(0)
+  cut = {
+    reader: rng.uniform(size=(1, 8, *net.readers[reader]))
+    for reader in ("blocks.1.attn.k_in", "final_norm.in")
+  }
+  ref = rng.normal(size=(1, 8, len(net.writers), net.config.width)) / 10
+  edits = sites.Edits(cut=cut, ref=ref)
+  prompts = np.array([[3, 1, 4, 1, 5], [2, 7, 0, 0, 0]], np.int32)
+  out = _generate(net, prompts, 3, attention_mask=prompts > 0, edits=edits)
+  for row, length in enumerate((5, 2)):
+    text = np.zeros((1, 8), np.int32)  # Zeros behind it change nothing.
+    text[0, :length] = prompts[row, :length]
+    text[0, length : length + 3] = out.tokens[row]
+    logits = net.apply(net.params, edits, input_ids=text).logits[0]
+    logprobs = jax.nn.log_softmax(logits)[np.arange(3) + length - 1]
+    assert out.tokens[row].tolist() == logprobs.argmax(-1).tolist()
+    np.testing.assert_allclose(
+      out.logprobs[row], logprobs.max(-1), rtol=0, atol=1e-5
+    )
+
+
 def test_rows_end_at_the_end_token():
   net, _ = checkpoints.compiled(checkpoints.GPT2)
   free = _generate(net, _IDS, 5, attention_mask=_MASK)
