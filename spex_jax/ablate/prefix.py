@@ -154,14 +154,14 @@ def evaluator(
     caches = generate.empty_caches(config, 1, num_slots, dtype)
     # Its logits are not asked for, so they are not computed.
     early = jnp.asarray(ids[:, :start])
-    return generate.extend(net, params, early, 0, caches)[1]
+    return generate.extend(net, params, early, 0, caches).caches
 
   def tail(mask, caches, params):
     given = see(mask)
     places = read.where(given)
     # One before the prefix has no logits here: NaN, which is refused.
     places = jnp.where(places < start, num_slots, places - start)
-    logits, _ = generate.extend(
+    out = generate.extend(
       net,
       params,
       given["input_ids"][:, start:],
@@ -171,7 +171,7 @@ def evaluator(
       places,
       given["attention_mask"],
     )
-    return read.of(logits, given)[0]
+    return read.of(out.logits, given)[0]
 
   return split(head, tail, prompt.n, shared=params, **settings)
 

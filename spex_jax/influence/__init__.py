@@ -13,6 +13,7 @@ one column per test point. What must retrain more takes a value function.
   gradients      influence functions, TracIn
   trak           TRAK
   metagradients  the exact derivative through training
-  judging        linear datamodeling score, brittleness, mislabelled examples
   corners        each reported interaction, retrained
+  (`indices.judging` has the linear datamodeling score, brittleness and
+  mislabelled examples)
 """

@@ -138,10 +138,8 @@ class Encoder(nn.Module):
       pooled = tap("pooled", _POOLS[c.pool](self.pooler(x[:, 0])))
       logits = self.classifier(pooled)
     else:
-      pooled = tap("pooled", _mean(x, mask))
-      wide = pooled.astype(jnp.promote_types(x.dtype, jnp.float32))
-      length = jnp.linalg.norm(wide, axis=-1, keepdims=True)
-      logits = (wide / jnp.maximum(length, 1e-12)).astype(x.dtype)
+      pooled = tap("pooled", mean(x, mask))
+      logits = unit(pooled)
     return tap("logits", logits), tuple(hidden)
 
   def _positions(self, ids):
@@ -152,11 +150,18 @@ class Encoder(nn.Module):
     return jnp.cumsum(real, axis=1) * real + pad
 
 
-def _mean(x: jax.Array, mask: jax.Array) -> jax.Array:
+def mean(x: jax.Array, mask: jax.Array) -> jax.Array:
   """The mean over the kept positions of `[B, P, d]`; NaN without any."""
   kept = mask[:, :, None].astype(jnp.promote_types(x.dtype, jnp.float32))
   total = (x * kept).sum(axis=1)
   return (total / kept.sum(axis=1)).astype(x.dtype)
+
+
+def unit(x: jax.Array) -> jax.Array:
+  """`x` `[B, d]` at length 1."""
+  wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  length = jnp.linalg.norm(wide, axis=-1, keepdims=True)
+  return (wide / jnp.maximum(length, 1e-12)).astype(x.dtype)
 
 
 def network(config: Config) -> sites.Network:

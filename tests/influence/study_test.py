@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 import spex_jax as spex
+from spex_jax.indices import judging
 from spex_jax.influence import (
   bank,
   corners,
   datamodels,
   examples,
-  judging,
   semivalues,
 )
 from spex_jax.masks import sampling
