@@ -248,7 +248,9 @@ class Attention(nn.Module):
     whole = len(inputs) == 1
     if whole and cache is None:
       raise ValueError("Without inputs to k and v, attention needs a cache.")
-    k, v = cache if whole else self.remember(tap, site, *inputs[1:], norm)
+    k, v = (
+      cache if whole else self.remember(tap, site, inputs[1], inputs[2], norm)
+    )
     mask, cos_sin = context.mask, context.cos_sin
     if context.keep is not None:
       mask = sites.take(mask, context.keep, axis=2)

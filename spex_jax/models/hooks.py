@@ -85,10 +85,10 @@ DIFFERENCES: dict[str, str] = {
   "hook_attn_scores": "ours is before the mask, theirs behind it",
   "hook_q_input": "ours may differ by head whenever it is edited, theirs only "
   "with use_split_qkv_input or use_attn_in",
-  "hook_mlp_in": "version 4's bridge has an alias of this name behind the norm, "
-  "our mlp.in; ours is before it, as in HookedTransformer",
-  "mlp.in.hook_out": "with a gate, theirs is the other factor, which is no site "
-  "here; the gate's is mlp.gate.hook_out",
+  "hook_mlp_in": "version 4's bridge has an alias of this name behind the "
+  "norm, our mlp.in; ours is before it, as in HookedTransformer",
+  "mlp.in.hook_out": "with a gate, theirs is the other factor, which is no "
+  "site here; the gate's is mlp.gate.hook_out",
   "hook_embed": "ours is behind the factor of Gemma's embeddings",
 }
 

@@ -184,9 +184,9 @@ class Tap:
     missed = sorted({*self._edits.sites, *self._edits.cut} - self._passed)
     if missed:
       raise ValueError(
-        f"Nothing passed through the edited sites {missed} in this run: "
-        "attn.in is not computed where heads' inputs are split (`cut` of, or "
-        "edits at, q_in, k_in or v_in); edit those instead."
+        f"Nothing passed through the edited sites {missed} in this run; "
+        "attn.in is not computed where heads' inputs are split (by `cut`, or "
+        "an edit at q_in, k_in or v_in): edit those."
       )
 
 
@@ -400,14 +400,12 @@ class Network:
   def _written(self, block: int, written: base.Array | None) -> jax.Array:
     """Of what was written, that by the writers before a block."""
     heads = f"blocks.{block}.heads.0"
-    num = len(self.writers)
-    if heads in self.writers:
-      num = self.writers.index(heads)
-    got = None if written is None else np.shape(written)
-    if got is None or len(got) != 4 or got[2] < num:
+    num = [*self.writers, heads].index(heads)
+    got = np.shape(written)
+    if written is None or len(got) != 4 or got[2] < num:
       raise ValueError(
-        f"Edges are cut behind block {block}: give `written`, [B, P, {num}, d], "
-        f"what the writers before it write (`contributions`); got {got}."
+        f"Edges are cut behind block {block}: `written` must be [B, P, {num}, "
+        f"d], what the writers before it write (`contributions`); got {got}."
       )
     return jnp.asarray(written)[:, :, :num]
 
