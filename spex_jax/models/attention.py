@@ -246,11 +246,12 @@ class Attention(nn.Module):
     q = self.q(inputs[0], norm)
     q = tap(f"{site}.q", self.q_norm(q) if c.qk_norm else q)
     whole = len(inputs) == 1
-    if whole and cache is None:
+    if not whole:
+      k, v = self.remember(tap, site, inputs[1], inputs[2], norm)
+    elif cache is not None:
+      k, v = cache
+    else:
       raise ValueError("Without inputs to k and v, attention needs a cache.")
-    k, v = (
-      cache if whole else self.remember(tap, site, inputs[1], inputs[2], norm)
-    )
     mask, cos_sin = context.mask, context.cos_sin
     if context.keep is not None:
       mask = sites.take(mask, context.keep, axis=2)
