@@ -93,7 +93,9 @@ def test_every_kernel_states_its_shapes():
   stale = sorted(set(_OTHERWISE) - silent)
   assert not stale, f"no longer silent, strike them: {stale}"
   share = 1 - len(silent) / len(found)
-  assert share >= 0.7, f"{share:.0%} of {len(found)} kernels state their shapes"
+  assert share >= 2 / 3, (
+    f"{share:.0%} of {len(found)} kernels state their shapes"
+  )
 
 
 def test_a_planted_kernel_is_seen():
