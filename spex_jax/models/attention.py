@@ -21,6 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from spex_jax import base
 from spex_jax.models import rope, sites
 
 _INIT = nn.initializers.normal(0.02)
@@ -246,9 +247,12 @@ class Attention(nn.Module):
     q = self.q(inputs[0], norm if inputs[0].ndim == 4 else None)
     q = tap(f"{site}.q", self.q_norm(q) if c.qk_norm else q)
     whole = len(inputs) == 1
-    if whole and cache is None:
+    if not whole:
+      k, v = self.remember(tap, site, *inputs[1:], norm)
+    elif cache is not None:
+      k, v = cache
+    else:
       raise ValueError("Without inputs to k and v, attention needs a cache.")
-    k, v = cache if whole else self.remember(tap, site, *inputs[1:], norm)
     mask, cos_sin = context.mask, context.cos_sin
     if context.keep is not None:
       mask = sites.take(mask, context.keep, axis=2)
@@ -315,7 +319,7 @@ class Attention(nn.Module):
 
 
 def causal(
-  query: jax.Array, num_keys: int, window: int | None = None
+  query: base.Array, num_keys: int, window: int | None = None
 ) -> jax.Array:
   """Which slots 0..S-1 a query at slot `query` int `[B, P]` may see.
 
