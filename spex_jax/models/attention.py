@@ -106,9 +106,11 @@ class Project(nn.Module):
       self.bias = self.param("bias", nn.initializers.zeros, shape[1:])
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    """`[B, P, d]`, or `[B, P, N, d]` one input per head, to `[B, P, N, h]`."""
-    per_head = "n" if x.ndim == 4 else ""
-    out = jnp.einsum(f"bp{per_head}d,dnh->bpnh", x, self.kernel)
+    """`[B, P, d]`, or `[N, B, P, d]` one input per head, to `[B, P, N, h]`."""
+    if x.ndim == 4:
+      out = jnp.moveaxis(jnp.einsum("nbpd,dnh->nbph", x, self.kernel), 0, 2)
+    else:
+      out = jnp.einsum("bpd,dnh->bpnh", x, self.kernel)
     return out + self.bias[None, None] if self.use_bias else out
 
 
@@ -145,7 +147,8 @@ class Combine(nn.Module):
 
   def each(self, z: jax.Array) -> jax.Array:
     """What every head adds: `[B, P, H, h]` to `[B, P, H, d]`."""
-    return jnp.einsum("bpnh,nhd->bpnd", z, self.kernel)
+    # Heads first, as they are computed and as edges take them.
+    return jnp.moveaxis(jnp.einsum("bpnh,nhd->nbpd", z, self.kernel), 0, 2)
 
   def all(self, z: jax.Array) -> jax.Array:
     """The sum over heads, with the bias: `[B, P, d]`."""
@@ -188,7 +191,7 @@ class Attention(nn.Module):
       tap: of this forward.
       site: prefix of the sites, "blocks.L.attn".
       inputs: three, to q, k and v, each `[B, P, d]` or one per head
-        `[B, P, H or K, d]`; to q, of the kept positions alone.
+        `[H or K, B, P, d]`; to q, of the kept positions alone.
       context: masks and positions.
       cache: written at `context.start`, and attended to.
 
