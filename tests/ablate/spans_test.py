@@ -146,8 +146,11 @@ def test_edits_beneath_those_of_players():
   fixed = sites.Edits(
     replace={"blocks.1.attn.z": (rng.random(z) < 0.3, rng.normal(size=z))},
     scale={"blocks.0.attn.z": np.full((1, 1, 1, 1), 0.5)},
-    add={"blocks.1.attn.z": rng.normal(size=z), "final_norm.in": np.ones((1, 1, 1))},
-  )  # fmt: skip
+    add={
+      "blocks.1.attn.z": rng.normal(size=z),
+      "final_norm.in": np.ones((1, 1, 1)),
+    },
+  )
   absent = {"blocks.1.attn.z": np.full((1, 1, 1, 1), 0.7)}
   value_fn = components.evaluator(
     net, heads, _IDS, _READ, absent=absent, edits=fixed, params=params, **_ONE
