@@ -190,7 +190,9 @@ class Block(nn.Module):
       x = sites.take(x, context.keep)
       axis = inputs[0].ndim - 2
       inputs = (sites.take(inputs[0], context.keep, axis), *inputs[1:])
-    z, cache = self.attn.mix(tap, f"{site}.attn", inputs, context, cache)
+    z, cache = self.attn.mix(
+      tap, f"{site}.attn", inputs, context, cache, self.norm1
+    )
     split = tap.splits or tap.wants(f"{site}.attn.heads_post_norm")
     added, parts = self.attn.out(tap, f"{site}.attn", z, split)
     if self.config.order == "parallel":
@@ -230,7 +232,7 @@ class Block(nn.Module):
     for name in names:
       if name in seen:
         one = tap(name, jnp.moveaxis(seen[name], 0, 2))
-        inputs.append(self.norm1(jnp.moveaxis(one, 2, 0)))
+        inputs.append(jnp.moveaxis(one, 2, 0))
       else:
         inputs.append(normed)
     return tuple(inputs)

@@ -103,7 +103,8 @@ class Differences:
       share = change[begin : begin + cut.shape[2]]
       begin += cut.shape[2]
       if name in names:
-        seen[name] = x + share
+        rows = share.reshape(len(share), -1, x.shape[-1])
+        seen[name] = (rows + x.reshape(rows.shape[1:])).reshape(share.shape)
       else:
         self._early[name] = share, num
     return seen
