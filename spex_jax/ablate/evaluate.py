@@ -2,8 +2,10 @@
 
 `compiled` lifts an unbatched, traceable `f(mask)` into a `ValueFn`. Every
 batch has one fixed shape (the last one is padded), because the last digits of
-a value change with the shape; the shape is recorded with the cost. No mask is
-run twice in a request; given room for them, nor across requests.
+a value change with the shape; the shape is recorded with the cost. A function
+of a few sizes (`shapes.Shaped`) has one program for each, and a mask runs in
+that of the least size that fits. No mask is run twice in a request; given room
+for them, nor across requests.
 
 Shapes: n players, B masks asked for, T targets, P masks in a padded batch.
 """
@@ -19,7 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
-from spex_jax.ablate import answers, batching, closed, program, repeats
+from spex_jax.ablate import (
+  answers,
+  batching,
+  closed,
+  program,
+  repeats,
+)
 
 Progress = answers.Progress
 Candidate = batching.Candidate
@@ -32,7 +40,8 @@ class Stats:
   Attributes:
     evaluations: masks asked for.
     repeated: those of them that were not run, because they had been before.
-    padded: further rows that filled up batches.
+    padded: further rows that filled up batches; whole microbatches of them
+      are not computed.
     batches: batches run.
     retries: calls of a host function that were made again.
     compile_seconds: tracing and compilation, of the candidates too.
@@ -40,11 +49,13 @@ class Stats:
     head_seconds: what is computed once, before all masks.
     run_seconds: everything else: transfers and computation.
     batch_shape: `(P, n)`, or None where the host function chooses.
+    sizes: masks that were run at each size of a `shapes.Shaped`, all of them
+      in batches of `batch_shape`; empty for any other function.
     device_batch: rows of a batch on one device; values are the same bit for
       bit on any number of devices at the same `device_batch`, `microbatch`.
     microbatch: rows that are computed at once on one device.
     memory_bytes: bound on what the program needs on one device, parameters
-      included, or None where the compiler does not say.
+      included, or None where the compiler does not say; of several the most.
     candidates: the batch sizes that were measured, if any were.
     device: kind and number of devices, as text.
   """
@@ -59,6 +70,7 @@ class Stats:
   head_seconds: float = 0.0
   run_seconds: float = 0.0
   batch_shape: tuple[int, int] | None = None
+  sizes: dict[int, int] = dataclasses.field(default_factory=dict)
   device_batch: int | None = None
   microbatch: int | None = None
   memory_bytes: int | None = None
@@ -164,7 +176,8 @@ def compiled(
   Args:
     f: a game, restricted to strengths of 0 and 1, which brings n, `shared` and
       `head`; or bool `[n]` to a real scalar, or `[T]` for T targets, traceable.
-      Given `shared`, it is called as `f(mask, shared)`.
+      Given `shared`, it is called as `f(mask, shared)`. A `shapes.Shaped` is
+      compiled for each of its sizes; batch sizes are measured at the largest.
     n: number of players.
     batch_size: masks in a batch, over all devices; rounded up to a multiple
       of their number and of `microbatch`. None measures powers of two before
@@ -271,7 +284,7 @@ def host(
       values = np.asarray(tried(rows))
       stats.run_seconds += time.perf_counter() - begin
       stats.batches += 1
-      found.add(values, len(rows))
+      found.add(values, np.arange(start, start + len(rows)))
 
   stores = _stores(remember_bytes)
   if cache is not None:
@@ -286,7 +299,7 @@ class _Lifted:
     self._source: Callable[[], program.Source] = source
     self._batch_size, self._microbatch = batch_size, microbatch
     self._limit = memory_limit
-    self._program: program.Program | None = None
+    self._programs: list[program.Program] = []  # One a size, ascending.
     self._made: program.Source | None = None
 
   def share(self, shared: Any) -> None:
@@ -295,15 +308,19 @@ class _Lifted:
 
   def run(self, found: answers.Answers, stats: Stats) -> None:
     self.prepare(stats)
-    assert self._program is not None
+    assert self._made is not None
+    which = self._made.numbers(found.masks)
+    for number, size in enumerate(self._made.sizes):
+      stats.sizes[size] += int((which == number).sum())
     begin = time.perf_counter()
     try:
-      _stream(self._program, found, stats)
+      _stream(self._programs, which, found, stats)
     except Exception as error:
       if not batching.out_of_memory(error):
         raise
+      rows = self._programs[-1].rows
       raise MemoryError(
-        f"A batch of {self._program.rows} masks ran out of memory: {error} "
+        f"A batch of {rows} masks ran out of memory: {error} "
         "Use a smaller batch_size or microbatch, or batch_size=None, which "
         "measures what fits."
       ) from error
@@ -311,16 +328,16 @@ class _Lifted:
       stats.run_seconds += time.perf_counter() - begin
 
   def prepare(self, stats: Stats) -> None:
-    if self._program is not None:
+    if self._programs:
       return
     source = self._made = self._source()
     stats.head_seconds = source.head_seconds
     begin = time.perf_counter()
 
-    def build(per_device, microbatch):
+    def build(per_device, microbatch, size=None):
       start = time.perf_counter()
       try:
-        return source.build(per_device, microbatch)
+        return source.build(per_device, microbatch, size)
       finally:
         stats.compile_seconds += time.perf_counter() - start
 
@@ -340,37 +357,48 @@ class _Lifted:
       per_device = -(-self._batch_size // source.num_shards)
       microbatch = min(self._microbatch or per_device, per_device)
       made = build(-(-per_device // microbatch) * microbatch, microbatch)
-    self._program = made
     stats.batch_shape = (made.rows, source.n)
     stats.device_batch = made.rows // source.num_shards
-    stats.microbatch, stats.memory_bytes = made.microbatch, made.memory_bytes
+    smaller = [
+      build(stats.device_batch, made.microbatch, size)
+      for size in source.sizes[:-1]
+    ]
+    self._programs = [*smaller, made]
+    stats.sizes = dict.fromkeys(source.sizes, 0)
+    memory = [each.memory_bytes for each in self._programs]
+    stats.memory_bytes = max((x for x in memory if x is not None), default=None)
+    stats.microbatch = made.microbatch
     devices = source.devices
     stats.device = f"{len(devices)} x {devices[0].device_kind}"
 
 
 def _stream(
-  made: program.Program, found: answers.Answers, stats: Stats
+  programs: Sequence[program.Program],
+  numbers: np.ndarray,
+  found: answers.Answers,
+  stats: Stats,
 ) -> None:
-  """Keeps a few batches in flight, and fails at the first bad value."""
-  waiting: collections.deque[tuple[jax.Array, int]] = collections.deque()
-  masks = found.masks
+  """Keeps a few batches in flight, and fails at the first bad value.
+
+  Each mask runs in the program that `numbers` `[U]` names for it.
+  """
+  waiting: collections.deque[tuple[jax.Array, np.ndarray]] = collections.deque()
 
   def fetch():
-    output, count = waiting.popleft()
-    found.add(program.fetched(output)[:count], count)
+    output, rows = waiting.popleft()
+    found.add(program.fetched(output)[: len(rows)], rows)
 
-  for start in range(0, len(masks), made.rows):
-    rows = masks[start : start + made.rows]
-    # The padding keeps every player: a mask like any other.
-    batch = np.ones((made.rows, masks.shape[1]), bool)
-    batch[: len(rows)] = rows
-    output = made.run(batch)
-    output.copy_to_host_async()
-    waiting.append((output, len(rows)))
-    stats.batches += 1
-    stats.padded += made.rows - len(rows)
-    if len(waiting) >= program.IN_FLIGHT:
-      fetch()
+  for number, made in enumerate(programs):
+    own = np.flatnonzero(numbers == number)
+    for start in range(0, len(own), made.rows):
+      rows = own[start : start + made.rows]
+      output = made.run(found.masks[rows])
+      output.copy_to_host_async()
+      waiting.append((output, rows))
+      stats.batches += 1
+      stats.padded += made.rows - len(rows)
+      if len(waiting) >= program.IN_FLIGHT:
+        fetch()
   while waiting:
     fetch()
 

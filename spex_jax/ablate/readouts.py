@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
+from spex_jax.ablate import absent, shapes
 from spex_jax.models import sites
-from spex_jax.training import learners
 
 # Output and inputs to `[B]` or `[B, T]`.
 Readout: TypeAlias = Callable[
@@ -41,11 +41,14 @@ class Prediction:
     whole: of the output.
     where: inputs to the positions that are read, int `[B, k]`.
     of: logits there, `[B, k, V]`, and the inputs to `[B]` or `[B, T]`.
+    fixed: it reads at a place in the row that is given as a number, not at
+      what attention sees: rows must keep one length.
   """
 
   whole: Readout
   where: Callable[[Mapping[str, base.Array]], jax.Array]
   of: Callable[[jax.Array, Mapping[str, base.Array]], jax.Array]
+  fixed: bool = False
 
   def __call__(
     self, output: sites.Output, inputs: Mapping[str, base.Array]
@@ -93,20 +96,55 @@ def value(
   Args:
     net: any network.
     see: one mask `[n]` to inputs of one row, as `absent.inputs` makes it.
+      Where that has several lengths, `read` must be of what attention sees,
+      not of numbered places in the row.
     read: of the output.
     capture: sites that `read` asks for.
     **fixed: inputs that do not depend on the mask, of one row.
 
   Returns:
-    `f(mask, params)`, a scalar or `[T]`.
+    `f(mask, params)`, a scalar or `[T]`; a `shapes.Shaped` where rows have
+    several lengths. They have one alone where the network does not allow more
+    (`absent.Inputs.fit`), where a prediction is read at a fixed place, and
+    beside `capture` or fixed inputs (but a decoder's), which have places of
+    their own.
   """
 
-  def f(mask: base.Array, params: Any) -> jax.Array:
-    inputs: dict[str, Any] = {**fixed, **see(mask)}
-    run = functools.partial(net.apply, params, capture=capture)
-    return forward(net, read, inputs, run, capture)[0]
+  def lift(see) -> Callable[[base.Array, Any], jax.Array]:
+    def f(mask: base.Array, params: Any) -> jax.Array:
+      inputs: dict[str, Any] = {**fixed, **see(mask)}
+      run = functools.partial(net.apply, params, capture=capture)
+      return forward(net, read, inputs, run, capture)[0]
 
-  return f
+    return f
+
+  placed = any(not name.startswith("decoder_") for name in fixed)
+  if not isinstance(see, absent.Inputs) or capture or placed:
+    return lift(see)
+  return packed(see, net, read, lambda length: lift(see.at(length)))
+
+
+def packed(
+  see: absent.Inputs,
+  net: sites.Network,
+  read: Readout,
+  at: Callable[[int], Callable[..., jax.Array]],
+) -> Callable[..., jax.Array]:
+  """A value function of a text at the lengths of `see` that are allowed.
+
+  Args:
+    see: a mask to inputs, at several lengths.
+    net: what runs on them.
+    read: what is read.
+    at: a length to the value function in rows of it.
+
+  Returns:
+    A `shapes.Shaped`, or `at(P)` where that is the one length.
+  """
+  lengths = see.fit(net)
+  if len(lengths) == 1 or (isinstance(read, Prediction) and read.fixed):
+    return at(lengths[-1])
+  return shapes.Shaped(lengths, at, see.need)
 
 
 def logit(targets: Targets, position: int | None = None) -> Prediction:
@@ -199,7 +237,9 @@ def margins(labels: base.Array, position: int | None = None) -> Prediction:
       raise ValueError(f"{len(right)} labels for {len(scores)} rows.")
     check_targets(right, scores.shape[-1])
     _check_rivals(scores)
-    return learners.outputs(scores, right, "margin")
+    at_right = jax.nn.one_hot(right, scores.shape[-1], dtype=bool)
+    top = jnp.where(at_right, scores, 0).sum(axis=-1)
+    return top - jnp.where(at_right, -jnp.inf, scores).max(axis=-1)
 
   return _prediction(above, position)
 
@@ -251,6 +291,7 @@ def _prediction(
     lambda output, inputs: score(_predictions(output, inputs, position)),
     where,
     lambda logits, inputs: score(logits[:, 0].astype(jnp.float32)),
+    position is not None,
   )
 
 

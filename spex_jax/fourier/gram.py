@@ -15,6 +15,7 @@ Shapes: n players, B masks, K sets, J row and L column sets of one product.
 import itertools
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,6 +64,9 @@ def scan(
     every pair (i, j) its best completion by later players; and `[J]` their
     mean products with the residual.
   """
+  chex.assert_rank(signs, 2)
+  chex.assert_shape(residual, signs.shape[:1])
+  chex.assert_type([signs, residual], float)
   num_masks, n = signs.shape
   singles = residual @ signs / num_masks
   found = [(_padded(n, np.arange(n)[:, None]), singles)]
@@ -143,6 +147,9 @@ def grow_support(
   Returns:
     int `[K', width]` the new support, without the empty set.
   """
+  chex.assert_rank([masks, players], 2)
+  chex.assert_shape(values, masks.shape[:1])
+  chex.assert_type([masks, values, players], [bool, float, int])
   num_masks, n = masks.shape
   limit = num_masks // 4 if max_terms is None else max_terms
   width = max(players.shape[1], width, MAX_ORDER)

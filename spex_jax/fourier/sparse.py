@@ -7,6 +7,7 @@ import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -333,6 +334,8 @@ def evaluate(fourier: SparseFourier, masks: base.Masks) -> jax.Array:
   Returns:
     `[B]`, or `[B, T]`.
   """
+  chex.assert_shape(masks, (None, fourier.n))
+  chex.assert_equal_rank([fourier.players, fourier.coefs[..., None]])
   # Row n stands for the padding: no player, parity 0.
   bits = jnp.pad(jnp.asarray(masks).T.astype(jnp.uint8), ((0, 1), (0, 0)))
 

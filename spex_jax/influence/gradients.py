@@ -25,6 +25,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -220,6 +221,7 @@ def output_gradients(
   output: Scalar, flat: jax.Array, unravel: Any, test: Example, chunk: int
 ) -> tuple[np.ndarray, jax.Array]:
   """Outputs `[T]` at test points, and their gradients `[T, P]`."""
+  chex.assert_rank(flat, 1)
   one = lambda flat, example: output(unravel(flat), example)
   many = jax.jit(jax.vmap(jax.value_and_grad(one), in_axes=(None, 0)))
   values, slopes = [], []
@@ -242,6 +244,8 @@ def along_gradients(
 
   Per chunk one product of `[T, P]` and `[P, c]`; gradients are not kept.
   """
+  chex.assert_rank(flat, 1)
+  chex.assert_shape(directions, (None, *flat.shape))
   one = jax.grad(lambda flat, example: loss(unravel(flat), example))
 
   @jax.jit
@@ -259,6 +263,7 @@ def along_gradients(
 
 def _hessian(loss, flat, unravel, train, chunk):
   """float64 `[P, P]`, the mean over examples."""
+  chex.assert_rank(flat, 1)
 
   @jax.jit
   def part(flat, rows, weights):
@@ -277,6 +282,7 @@ def _hessian(loss, flat, unravel, train, chunk):
 
 def _solve_exact(hessian, damping, slopes):
   """`[T, P]`: (H + damping)^-1 times the slopes, in float64."""
+  chex.assert_shape(hessian, (slopes.shape[1], slopes.shape[1]))
   import scipy.linalg  # Slow to import.
 
   if not np.isfinite(hessian).all():
@@ -300,6 +306,7 @@ def _solve_cg(
   loss, flat, unravel, train, chunk, damping, slopes, max_steps, tolerance
 ):
   """The same without H, and the largest relative residual."""
+  chex.assert_shape(slopes, (None, *flat.shape))
   count = num_examples(train, "train")
   stacked = [
     (rows, (np.arange(len(jax.tree.leaves(rows)[0])) < real) / count)

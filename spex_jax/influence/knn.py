@@ -21,6 +21,7 @@ Shapes: n examples, D features, T test points.
 import functools
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,12 +100,16 @@ def _distances(x: jax.Array, point: jax.Array) -> jax.Array:
 
 @jax.jit
 def _orders(x: Any, test_x: Any) -> jax.Array:
+  chex.assert_shape(test_x, (None, x.shape[1]))
   nearest = lambda point: jnp.argsort(_distances(x, point), stable=True)
   return jax.lax.map(nearest, test_x, batch_size=_TOGETHER)
 
 
 @functools.partial(jax.jit, static_argnames="neighbours")
 def _shapley(x: Any, test_x: Any, same: Any, neighbours: int) -> jax.Array:
+  chex.assert_shape(test_x, (None, x.shape[1]))
+  chex.assert_shape(same, (len(test_x), len(x)))
+  chex.assert_type([x, test_x, same], [float, float, bool])
   count = len(x)
   place = jnp.arange(1, count)
   shares = jnp.minimum(neighbours, place) / (place * neighbours)

@@ -30,6 +30,7 @@ Shapes: n players, B masks.
 
 from typing import NamedTuple
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -125,6 +126,8 @@ def kernel(params: Params, left: jax.Array, right: jax.Array) -> jax.Array:
   Batched over masks: log(1 + rho s s') = c + d s s' turns the product over
   players into a matrix product.
   """
+  chex.assert_shape([left, right], (None, len(params.relevance)))
+  chex.assert_type([left, right], float)
   tilt, level = exponent(params, left)
   product = jnp.exp(level + tilt @ right.T)
   linear = (left * jnp.exp(params.linear)[None]) @ right.T
@@ -139,6 +142,8 @@ def with_directions(params: Params) -> Params:
 
 def exponent(params: Params, signs: jax.Array) -> tuple[jax.Array, jax.Array]:
   """u `[B, n]` and level: the product part of k(s, s') is exp(level + u s')."""
+  chex.assert_shape(signs, (None, len(params.relevance)))
+  chex.assert_type(signs, float)
   rho = jax.nn.sigmoid(params.relevance)
   tilt = signs * jnp.arctanh(rho)[None]
   level = jnp.sum(0.5 * jnp.log1p(-(rho**2)) - jnp.log1p(rho))
@@ -153,6 +158,7 @@ def exponent(params: Params, signs: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def inverse_factor(params: Params, gram: jax.Array) -> jax.Array:
   """Lower H of H^T H = (gram + noise)^-1, `[B, B]`; NaN if there is none."""
+  chex.assert_shape(gram, (len(gram), len(gram)))
   identity = jnp.eye(len(gram), dtype=gram.dtype)
   noise = jnp.exp(params.noise) + LEAST_NOISE
   factor = jnp.linalg.cholesky(gram + noise * identity)
@@ -176,6 +182,8 @@ def objective(
     values: `[B]`, standardised.
     spread: see the module header.
   """
+  chex.assert_shape(values, signs.shape[:1])
+  chex.assert_type([signs, values], float)
   gram = kernel(params, signs, signs)
   noise = jnp.exp(params.noise) + LEAST_NOISE
   half = jax.lax.stop_gradient(inverse_factor(params, gram))
@@ -210,6 +218,8 @@ def tune(
     The last parameters whose objective and gradient were finite (those given
     if none were), and `[steps]` the objective in nats before each step.
   """
+  chex.assert_shape(signs, (None, len(params.relevance)))
+  chex.assert_shape(values, signs.shape[:1])
   import optax
 
   optimiser = optax.adam(optax.cosine_decay_schedule(rate, max(1, steps), 0.1))
@@ -248,6 +258,8 @@ def condition(
   params: Params, signs: jax.Array, values: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   """`(weights [B], inverse [B, B])` of `Posterior`."""
+  chex.assert_shape(values, signs.shape[:1])
+  chex.assert_type([signs, values], float)
   half = inverse_factor(params, kernel(params, signs, signs))
   inverse = triangular.square(half)
   return inverse @ values, inverse

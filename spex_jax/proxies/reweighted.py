@@ -11,6 +11,7 @@ Shapes: n players, B masks, K sets, D the largest order.
 
 from typing import NamedTuple
 
+import chex
 import jax
 import numpy as np
 
@@ -96,6 +97,8 @@ def condition(
     characters: `[B, K]` of the sets whose variance changes.
     more: `[K]` by how much; may be negative, as the sum stays positive.
   """
+  chex.assert_shape(characters, (len(signs), *more.shape))
+  chex.assert_shape(values, signs.shape[:1])
   gram = gaussian.kernel(params, signs, signs)
   gram += (characters * more[None]) @ characters.T
   half = gaussian.inverse_factor(params, gram)

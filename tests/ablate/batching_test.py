@@ -122,7 +122,7 @@ def test_running_out_later_names_the_remedy():
   def run(masks):
     raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 3 GiB")
 
-  made = value_fn._run.__self__._program
+  made = value_fn._run.__self__._programs[-1]
   object.__setattr__(made, "run", run)
   with pytest.raises(MemoryError, match="batch of 16 masks.*batch_size=None"):
     value_fn(masks)

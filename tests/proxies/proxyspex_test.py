@@ -7,6 +7,7 @@ import pytest
 
 from spex_jax.fourier import regress, score, sparse
 from spex_jax.proxies import boosting, proxyspex, tree_fourier
+from tests import functions
 
 _QUICK = dict(depths=(3,), rates=(0.1,), counts=(100, 200))
 
@@ -76,7 +77,7 @@ def test_the_paper_keeps_95_percent_and_fits_a_ridge():
 
   _, masks, values = _planted(2, 300, noise=0.3)
   found = proxyspex.fit(masks, values, mode="paper", **_QUICK)
-  grown = boosting.fit(
+  grown = functions.grown(
     masks,
     values,
     depth=3,

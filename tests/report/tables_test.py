@@ -107,6 +107,10 @@ def test_cost_says_what_was_spent():
   assert tables.cost(stats, 2.25).startswith(
     "12 batches (batch_size=256, microbatch=32; 72 rows of padding) on"
   )
+  stats.sizes = {40: 1200, 89: 1800}
+  assert "padding; rows by length: 1,200 of 40, 1,800 of 89) on" in (
+    tables.cost(stats, 2.25)
+  )
   host = evaluate.Stats(evaluations=5, batches=1, run_seconds=1.0)
   assert tables.cost(host, 0.5) == (
     "1 batch on host; compile 0.00 s, run 1.00 s, decode 0.50 s"
