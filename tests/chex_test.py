@@ -28,6 +28,8 @@ _OTHERWISE = {
   "fourier/transform.py:walsh_hadamard": _WORDS,
   "influence/gradients.py:flatten": _WORDS,
   "influence/metagradients.py:through_training": _WORDS,
+  "influence/examples.py:_keys": _PART,
+  "influence/examples.py:_cast": _HOST,
   "training/learners.py:gradient": _WORDS,
   "training/linear.py:ridge": _WORDS,
   "training/linear.py:logistic": _WORDS,

@@ -152,11 +152,12 @@ def packed(
   return shapes.Shaped(lengths, at, see.need)
 
 
-def logit(targets: Targets, position: int | None = None) -> Prediction:
+def logit(targets: Targets | None, position: int | None = None) -> Prediction:
   """The logit of a class or token, or of several.
 
   Args:
-    targets: one of them gives `[B]`, T of them `[B, T]`.
+    targets: one of them gives `[B]`, T of them `[B, T]`; None for all of the
+      classes or the vocabulary, `[B, V]`.
     position: of a language model's prediction; None for the last token that
       attention sees. A classifier has none. One that is fixed is a place in
       the row: where absent tokens are removed, other tokens move there, and a
@@ -167,25 +168,25 @@ def logit(targets: Targets, position: int | None = None) -> Prediction:
     ValueError: no target. When read: one outside the vocabulary or the
       classes, or a position outside the text.
   """
-  wanted = targets_of(targets)
-  return _prediction(lambda scores: _pick(scores, wanted), position)
+  wanted = _wanted(targets)
+  return prediction(lambda scores: pick(scores, wanted), position)
 
 
 def log_probability(
-  targets: Targets, position: int | None = None
+  targets: Targets | None, position: int | None = None
 ) -> Prediction:
-  """The same of log-probabilities, in nats."""
-  wanted = targets_of(targets)
-  return _prediction(
-    lambda scores: _pick(jax.nn.log_softmax(scores), wanted), position
+  """The same of log-probabilities, in nats; None for the distribution."""
+  wanted = _wanted(targets)
+  return prediction(
+    lambda scores: pick(jax.nn.log_softmax(scores), wanted), position
   )
 
 
 def probability(targets: Targets, position: int | None = None) -> Prediction:
   """The same of probabilities, in 0..1."""
   wanted = targets_of(targets)
-  return _prediction(
-    lambda scores: _pick(jax.nn.softmax(scores), wanted), position
+  return prediction(
+    lambda scores: pick(jax.nn.softmax(scores), wanted), position
   )
 
 
@@ -210,14 +211,14 @@ def margin(
     raise ValueError(f"Target {own} is among its rivals {others.tolist()}.")
 
   def above(scores):
-    top = _pick(scores, own)
+    top = pick(scores, own)
     if others is not None:
-      return top - _pick(scores, others).max(axis=-1)
+      return top - pick(scores, others).max(axis=-1)
     _check_rivals(scores)
     at_target = jnp.arange(scores.shape[-1])[None] == own
     return top - jnp.where(at_target, -jnp.inf, scores).max(axis=-1)
 
-  return _prediction(above, position)
+  return prediction(above, position)
 
 
 def margins(labels: base.Array, position: int | None = None) -> Prediction:
@@ -246,7 +247,7 @@ def margins(labels: base.Array, position: int | None = None) -> Prediction:
     top = jnp.where(at_right, scores, 0).sum(axis=-1)
     return top - jnp.where(at_right, -jnp.inf, scores).max(axis=-1)
 
-  return _prediction(above, position)
+  return prediction(above, position)
 
 
 def targets_of(targets: Any) -> np.ndarray:
@@ -275,15 +276,27 @@ def _check_rivals(scores: jax.Array) -> None:
     raise ValueError("A margin needs a second class; there is one.")
 
 
-def _pick(scores: jax.Array, targets: np.ndarray) -> jax.Array:
+def _wanted(targets: Targets | None) -> np.ndarray | None:
+  return None if targets is None else targets_of(targets)
+
+
+def pick(scores: jax.Array, targets: np.ndarray | None) -> jax.Array:
+  """The targets' of `[B, V]`: `[B]` or `[B, T]`; None for all."""
+  if targets is None:
+    return scores
   check_targets(targets, scores.shape[-1])
   return scores[:, targets]
 
 
-def _prediction(
+def prediction(
   score: Callable[[jax.Array], jax.Array], position: int | None
 ) -> Prediction:
-  """`score` of the classes `[B, V]`, or of the tokens at a position."""
+  """`score` of the classes' logits `[B, V]`, or of the tokens' at a position.
+
+  Args:
+    score: float32 `[B, V]` to what is read.
+    position: as for `logit`.
+  """
 
   def where(inputs):
     shape = np.shape(inputs["input_ids"])

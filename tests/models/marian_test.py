@@ -12,7 +12,7 @@ import pytest
 from spex_jax.models import generate, hub, marian, seq2seq_blocks, sites
 from tests.models import checkpoints, reference
 
-_HUB = {
+HUB = {
   "model_type": "marian",
   "architectures": ["MarianMTModel"],
   "is_encoder_decoder": True,
@@ -39,7 +39,7 @@ _HUB = {
 _RTOL = 1e-5
 
 
-def tensors(settings=_HUB, seed=0):
+def tensors(settings=HUB, seed=0):
   """A random checkpoint, by transformers' keys."""
   d, f, v = (settings[k] for k in ("d_model", "encoder_ffn_dim", "vocab_size"))
   shapes = {"model.shared.weight": (v, d), "final_logits_bias": (1, v)}
@@ -66,7 +66,7 @@ def compiled():
   """The network of a random checkpoint, and its tensors."""
   made = tensors()
   with tempfile.TemporaryDirectory() as folder:
-    path = checkpoints.save(pathlib.Path(folder) / "model", _HUB, made)
+    path = checkpoints.save(pathlib.Path(folder) / "model", HUB, made)
     told = '{"bad_words_ids": [[10]], "num_beams": 4}'
     (path / "generation_config.json").write_text(told)
     return checkpoints.Compiled(hub.load(path)), made
@@ -99,7 +99,7 @@ def _norm(t, at, name, x):
 
 def _stack(t, stack, ids, mask, memory=None, seen=None):
   """Hidden states of one text: ids `[P]`, masks `[P, P]` and `[S]`."""
-  d, heads = _HUB["d_model"], _HUB["encoder_attention_heads"]
+  d, heads = HUB["d_model"], HUB["encoder_attention_heads"]
   x = t["model.shared.weight"][ids] * math.sqrt(d)
   for place in range(len(ids)):
     for i in range(d // 2):
@@ -107,7 +107,7 @@ def _stack(t, stack, ids, mask, memory=None, seen=None):
       x[place, i] += math.sin(angle)
       x[place, d // 2 + i] += math.cos(angle)
   hidden = [x]
-  for number in range(_HUB[f"{stack}_layers"]):
+  for number in range(HUB[f"{stack}_layers"]):
     at = f"model.{stack}.layers.{number}."
     norm = functools.partial(_norm, t, at)
     key = at + "self_attn"
@@ -206,7 +206,7 @@ def test_settings_of_a_checkpoint():
 )
 def test_settings_that_are_refused(change, message):
   with pytest.raises(ValueError, match=message):
-    marian.config_from_hub(_HUB | change)
+    marian.config_from_hub(HUB | change)
 
 
 def test_older_files_hold_the_table_and_the_sinusoids_again(tmp_path):
@@ -216,7 +216,7 @@ def test_older_files_hold_the_table_and_the_sinusoids_again(tmp_path):
     old[f"model.{stack}.embed_tokens.weight"] = made["model.shared.weight"]
     old[f"model.{stack}.embed_positions.weight"] = np.zeros((16, 6), np.float32)
   old["lm_head.weight"] = made["model.shared.weight"]
-  got = hub.load(checkpoints.save(tmp_path, _HUB, old))
+  got = hub.load(checkpoints.save(tmp_path, HUB, old))
   jax.tree.map(np.testing.assert_array_equal, got.params, net.params)
   (tmp_path / "source.spm").write_bytes(b"")
   with pytest.raises(ValueError, match="source.spm and no tokenizer.json"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from spex_jax.models import generate, hub, seq2seq, sites, t5
-from tests.models import checkpoints, marian_test
+from tests.models import checkpoints, marian_test, t5_test
 
 _T5 = t5.config(
   vocab_size=11, width=6, num_heads=2, head_width=4, num_neurons=7,
@@ -206,25 +206,11 @@ _HUB = {
 @pytest.mark.parametrize("said", [False, True])
 def test_an_encoder_alone_is_that_of_the_whole(said, tmp_path):
   net, params = _network("t5")
-  at = "encoder.block.0.layer."
-  own = jax.tree.map(np.asarray, params["encoder"])
-  block = own["blocks_0"]
-  rows = lambda kernel: kernel.reshape(6, 8).T
   tensors = {
-    "shared.weight": params["tokens"]["table"],
-    "encoder.final_layer_norm.weight": own["final_norm"]["scale"],
-    f"{at}0.SelfAttention.relative_attention_bias.weight": own["distance"],
-    f"{at}0.layer_norm.weight": block["norm1"]["scale"],
-    f"{at}1.layer_norm.weight": block["norm2"]["scale"],
-    f"{at}1.DenseReluDense.wi.weight": block["mlp"]["up"]["kernel"].T,
-    f"{at}1.DenseReluDense.wo.weight": block["mlp"]["down"]["kernel"].T,
-    f"{at}0.SelfAttention.o.weight": (
-      block["attn"]["out"]["kernel"].reshape(8, 6).T
-    ),
+    key: x
+    for key, x in t5_test.tensors_of(net.config, params).items()
+    if key.startswith(("shared", "encoder"))
   }
-  for x in "qkv":
-    key = f"{at}0.SelfAttention.{x}.weight"
-    tensors[key] = rows(block["attn"][x]["kernel"])
   settings = _HUB | {"is_encoder_decoder": said}
   alone = hub.load(checkpoints.save(tmp_path, settings, tensors))
   scale = {"encoder.blocks.0.attn.z": np.array([0.0, 1])[None, None, :, None]}

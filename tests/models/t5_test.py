@@ -320,7 +320,7 @@ def test_an_id_outside_the_vocabulary_shows_under_jit():
   assert np.isnan(run(inputs["input_ids"]).logits).all()
 
 
-_HUB = {
+HUB = {
   "model_type": "t5",
   "architectures": ["T5ForConditionalGeneration"],
   "vocab_size": 11,
@@ -337,7 +337,7 @@ _HUB = {
 }
 
 
-_CHANGES = {
+CHANGES = {
   "relu": {},
   "gated": {
     "feed_forward_proj": "gated-gelu",
@@ -350,12 +350,12 @@ _CHANGES = {
 
 
 def test_settings_of_a_checkpoint():
-  assert t5.config_from_hub(_HUB) == _RELU
-  gated = _CHANGES["gated"]
-  assert t5.config_from_hub(_HUB | gated) == _GATED
+  assert t5.config_from_hub(HUB) == _RELU
+  gated = CHANGES["gated"]
+  assert t5.config_from_hub(HUB | gated) == _GATED
   # As later versions of transformers write the same model.
   gated = gated | {"tie_word_embeddings": True, "scale_decoder_outputs": False}
-  assert t5.config_from_hub(_HUB | gated) == _GATED
+  assert t5.config_from_hub(HUB | gated) == _GATED
 
 
 @pytest.mark.parametrize(
@@ -374,18 +374,17 @@ def test_settings_of_a_checkpoint():
 )
 def test_settings_that_are_refused(change, message):
   with pytest.raises(ValueError, match=message):
-    t5.config_from_hub(_HUB | change)
+    t5.config_from_hub(HUB | change)
 
 
 def test_settings_that_are_missing():
-  bare = {k: v for k, v in _HUB.items() if k not in ("d_ff", "d_kv")}
+  bare = {k: v for k, v in HUB.items() if k not in ("d_ff", "d_kv")}
   with pytest.raises(ValueError, match="t5 must set d_kv"):
     t5.config_from_hub(bare)
 
 
-@pytest.mark.parametrize("name", _CONFIGS)
-def test_rules_take_every_key_and_fill_every_parameter(name, tmp_path):
-  net, params, _ = _setup(_CONFIGS[name])
+def tensors_of(config, params):
+  """The parameters by transformers' keys, in its layout."""
   tensors, ours = {}, jax.tree.map(np.asarray, params)
   for stack, last in (("encoder", 1), ("decoder", 2)):
     p, root = ours[stack], f"{stack}.block.0.layer.0.SelfAttention"
@@ -407,16 +406,23 @@ def test_rules_take_every_key_and_fill_every_parameter(name, tmp_path):
         tensors[f"{key}.{layer}.{kind}.o.weight"] = out
       tensors[f"{key}.{last}.layer_norm.weight"] = b["norm2"]["scale"]
       parts = {"wi": "up", "wo": "down"}
-      if net.config.gated:
+      if config.gated:
         parts = {"wi_0": "gate", "wi_1": "up", "wo": "down"}
       for theirs, part in parts.items():
         kernel = b["mlp"][part]["kernel"]
         tensors[f"{key}.{last}.DenseReluDense.{theirs}.weight"] = kernel.T
   tensors["shared.weight"] = ours["tokens"]["table"]
-  head = (
-    ours["tokens"]["table"] if net.config.tied else ours["head"]["kernel"].T
-  )
+  head = ours["tokens"]["table"] if config.tied else ours["head"]["kernel"].T
   tensors["lm_head.weight"] = head
-  got = hub.load(checkpoints.save(tmp_path, _HUB | _CHANGES[name], tensors))
+  return tensors
+
+
+@pytest.mark.parametrize("name", _CONFIGS)
+def test_rules_take_every_key_and_fill_every_parameter(name, tmp_path):
+  net, params, _ = _setup(_CONFIGS[name])
+  tensors = tensors_of(net.config, params)
+  got = hub.load(checkpoints.save(tmp_path, HUB | CHANGES[name], tensors))
   assert got.config == net.config
-  jax.tree.map(np.testing.assert_array_equal, got.params, ours)
+  jax.tree.map(
+    np.testing.assert_array_equal, got.params, jax.tree.map(np.asarray, params)
+  )
