@@ -67,9 +67,12 @@ def chosen(net: sites.Network, patterns: Sequence[str]) -> parts.Players:
   found = _named(net, patterns)
   owner = np.full(found.shape, found.sum(), np.int32)
   owner[found] = np.arange(found.sum())
-  names = np.asarray(net.writers, object), np.asarray(rows(net), object)
-  reads, writes = np.nonzero(found)
-  return owned(net, names[0][writes] + ARROW + names[1][reads], owner)
+  read = rows(net)
+  names = [
+    f"{net.writers[writer]}{ARROW}{read[row]}"
+    for row, writer in np.argwhere(found).tolist()
+  ]
+  return owned(net, names, owner)
 
 
 def grouped(
