@@ -63,7 +63,7 @@ class Config:
     turns: of each side.
   """
 
-  encoder: tuple[int, int, tuple[int, ...]] = (256, 32, (4, 8))
+  encoder: tuple[int, int, tuple[int, ...]] = (512, 32, (4, 8))
   causal: tuple[int, int, tuple[int, ...]] = (32, 8, (1, 2))
   words: int = 200
   turns: int = 2

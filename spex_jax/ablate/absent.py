@@ -39,8 +39,8 @@ from spex_jax.models import sites, tokens
 WAYS = ("mask", "one", "hide", "remove")
 # So many masks pay for the compilation of more than one program, of so many
 # lengths: on two cores, see `kept` in `experiments/bench_evaluate.py`.
-_WORTH = 1024
-_LENGTHS = 4
+_WORTH = 2048
+_LENGTHS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,10 +216,10 @@ def inputs(
 def lengths(prompt: text_lib.Prompt, way: str, budget: int) -> tuple[int, ...]:
   """A few lengths of rows for a run, the last one P.
 
-  Those, at most four, whose mean over uniform masks is least
+  Those, at most five, whose mean over uniform masks is least
   (`shapes.choose`). They follow from the players, the way and the budget that
   is declared, never from the masks: values do not depend on what else is asked
-  for. P alone where nothing is left out, or for fewer than 1,024 masks, which
+  for. P alone where nothing is left out, or for fewer than 2,048 masks, which
   do not pay for the compilation of more than one program.
 
   Args:
