@@ -9,6 +9,7 @@ import pytest
 from spex_jax.ablate import (
   absent,
   evaluate,
+  features,
   likelihoods,
   prefix,
   readouts,
@@ -173,18 +174,19 @@ def test_networks_that_see_hidden_tokens_keep_one_length():
   first = text.Prompt(
     owned.text,
     owned.encoding,
-    absent.text_lib.features.Players(("a",), np.array([0, 1, 1, 1, 1])),
+    features.Players(("a",), np.array([0, 1, 1, 1, 1])),
     owned.spans,
   )
   fit = lambda prompt, net: absent.inputs(
-    prompt, _BERT, "hide", lengths=(4,)
+    prompt, _BERT, "hide", lengths=(prompt.num_tokens - 1,)
   ).fit(net)
   assert fit(owned, _net("bert")[0]) == (4, 5)
   assert fit(first, _net("bert")[0]) == (5,)  # A classifier reads it.
   assert fit(first, _net("gpt2")[0]) == (4, 5)
   assert fit(owned, _net("t5")[0]) == (5,)
   sliding = _net("gemma2")[0]
-  assert fit(text.prompt("the", _BERT), sliding) == (3,)
+  assert fit(text.prompt("the", _BERT), sliding) == (2, 3)
+  assert fit(owned, sliding) == (5,)  # Longer than the window of 4.
   removed = absent.inputs(_CONTINUED, _GPT, "remove", lengths=(9,))
   assert removed.fit(sliding) == (9, _CONTINUED.num_tokens)
 
@@ -203,8 +205,8 @@ def test_lengths_follow_from_the_players_and_the_budget():
   few = text.prompt("tacky film", _BERT)  # Of which there are four masks.
   assert absent.lengths(few, "hide", 4000) == (few.num_tokens,)
   # A continuation has a token before it at any length.
-  bare = text.prompt("the film " * 6, _GPT)
-  longer, count = text.continued(bare, "is", _GPT)
+  bare = text.prompt(" ".join(["film fun"] * 6), _GPT)
+  longer, count = text.continued(bare, " is", _GPT)
   assert min(absent.lengths(longer, "remove", 4000)) > count
 
 
