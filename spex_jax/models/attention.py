@@ -21,6 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from spex_jax import base
 from spex_jax.models import rope, sites
 
 _INIT = nn.initializers.normal(0.02)
@@ -247,7 +248,7 @@ class Attention(nn.Module):
     q = tap(f"{site}.q", self.q_norm(q) if c.qk_norm else q)
     whole = len(inputs) == 1
     if not whole:
-      k, v = self.remember(tap, site, inputs[1], inputs[2], norm)
+      k, v = self.remember(tap, site, *inputs[1:], norm)
     elif cache is not None:
       k, v = cache
     else:
@@ -316,7 +317,7 @@ class Attention(nn.Module):
 
 
 def causal(
-  query: jax.Array, num_keys: int, window: int | None = None
+  query: base.Array, num_keys: int, window: int | None = None
 ) -> jax.Array:
   """Which slots 0..S-1 a query at slot `query` int `[B, P]` may see.
 
