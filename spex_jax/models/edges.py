@@ -17,6 +17,7 @@ Shapes: B batch, P positions, W writers, R rows of a reader, d width.
 import functools
 from collections.abc import Callable, Mapping, Sequence
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -56,6 +57,7 @@ class Differences:
     Raises:
       ValueError: a `ref` of another batch or of other positions.
     """
+    chex.assert_rank(z, 4)
     begin = sum(map(len, self._parts))
     if begin == self._groups[-1]:
       return
@@ -78,6 +80,7 @@ class Differences:
     Raises:
       ValueError: a `cut` of another batch or of other positions.
     """
+    chex.assert_rank(x, 3)
     names = [name for name in readers if name in self._left]
     if not names:
       return {}
