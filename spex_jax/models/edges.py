@@ -23,7 +23,8 @@ import jax.numpy as jnp
 
 from spex_jax import base
 
-# Of an array whose given axis has more positions, those that are left.
+# Of an array, batch first, whose given axis has more positions, those that are
+# left.
 Fit = Callable[[jax.Array, int, int], jax.Array]
 
 
@@ -146,9 +147,11 @@ class Differences:
     batch, had, width = self._shape
     if had == length:
       return
-    take = lambda flat: self._fit(
-      flat.reshape(-1, batch, had, width), 2, length
-    )
+
+    def take(rows):
+      rows = jnp.swapaxes(rows.reshape(-1, batch, had, width), 0, 1)
+      return jnp.swapaxes(self._fit(rows, 2, length), 0, 1)
+
     self._parts = [take(part).reshape(len(part), -1) for part in self._parts]
     self._early = {
       name: (take(change), num) for name, (change, num) in self._early.items()
