@@ -228,9 +228,10 @@ class Block(nn.Module):
       if memory is None:
         raise ValueError("A block of a decoder needs a memory.")
       near = tap(f"{site}.cross.in", x if post else self.norm_cross(x))
-      given, cross = (near, memory.states, memory.states), None
       if isinstance(memory, Known):
         given, cross = (near,), memory.states
+      else:
+        given, cross = (near, memory.states, memory.states), None
       seen = attention.Context(memory.mask[:, None, None])
       z, _ = self.cross.mix(tap, f"{site}.cross", given, seen, cross)
       added, _ = self.cross.out(tap, f"{site}.cross", z)
