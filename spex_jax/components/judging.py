@@ -85,9 +85,9 @@ def compare(
   """Judges methods on fresh ablations, the same for all of them.
 
   Args:
-    methods: name to predictions.
+    methods: the name of each method to its predictions.
     value_fn: the evaluator; asked once for each share.
-    n: components.
+    n: the number of components.
     key: consumed.
     keep: shares of components kept, each between 0 and 1.
     num_masks: B, fresh ones of each share.

@@ -25,6 +25,7 @@ from spex_jax.fourier import regress
 _SAMPLES = 1024  # Samples of one product; bounds the columns held at once.
 _FALSE_SETS = 0.1  # Expected false sets of one order in one scan.
 _CANDIDATES = 128  # Sets of one scan that are looked at together.
+_SCANS = 20  # At most, of one support.
 _ROWS = 4096  # Samples turned into characters at once.
 MAX_ORDER = 4
 
@@ -129,7 +130,6 @@ def grow_support(
   *,
   width: int = MAX_ORDER,
   max_terms: int | None = None,
-  max_scans: int = 20,
 ) -> np.ndarray:
   """Adds significant sets to a support, and drops those that are not.
 
@@ -142,7 +142,6 @@ def grow_support(
     order: largest sets to scan for, 1 to 4.
     width: columns of the result, at least those of `players` and 4.
     max_terms: most sets of the result; None for a quarter of the samples.
-    max_scans: most scans.
 
   Returns:
     int `[K', width]` the new support, without the empty set.
@@ -163,7 +162,7 @@ def grow_support(
   def level(sets):
     return levels[np.maximum((sets < n).sum(axis=1), 1) - 1]
 
-  for _ in range(max_scans):
+  for _ in range(_SCANS):
     support, residual = _prune(masks, values, support, level)
     error = residual.std() / math.sqrt(num_masks)
     if error <= 1e-7 * scale or len(support) >= limit:

@@ -328,7 +328,7 @@ def evaluate(fourier: SparseFourier, masks: base.Masks) -> jax.Array:
   operations and K * B multiply-adds; memory 128 * B beside the masks.
 
   Args:
-    fourier: with K terms of order <= D; optionally T targets.
+    fourier: an expansion of K terms of order <= D; optionally T targets.
     masks: bool `[B, n]`.
 
   Returns:

@@ -204,7 +204,7 @@ def decode(
   """Recovers a sparse expansion from the values of a plan's masks.
 
   Args:
-    plan: from `make_plan`.
+    plan: the plan whose masks were asked, from `make_plan`.
     values: `[N]` or `[N, T]`, in the order of the plan's masks, finite.
     decoding: "hard", "soft" (the paper's), or "joint": soft, then, where
       energy is left, the joint reading of `peeling` and the Gram scan of

@@ -33,11 +33,11 @@ _CLOSE = 1e-6  # ... and that the last of them all may have.
 class Tiles:
   """Gram matrix and products of masks on a device; used by `normal.Normal`."""
 
-  def __init__(self, n: int, num_targets: int, tile: int, device: Any = None):
+  def __init__(self, n: int, num_targets: int, tile: int):
     if tile < 1:
       raise ValueError(f"Tiles need a side of at least 1; got {tile}.")
     self._n, self._tile, self._count = n, min(tile, n), 0
-    self._device = device or jax.devices()[0]
+    self._device = jax.devices()[0]
     self._side = -(-n // self._tile)
     shape = (self._tile, self._tile)
     zeros = functools.partial(jnp.zeros, device=self._device)

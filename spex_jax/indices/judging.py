@@ -22,6 +22,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+import chex
 import numpy as np
 
 from spex_jax import base
@@ -391,6 +392,7 @@ def mean_interval(
   each: base.Array,
 ) -> tuple[float, tuple[float, float] | None]:
   """The mean over targets, and its 95 % interval; None for one target."""
+  chex.assert_rank(each, 1)
   import scipy.stats  # Slow to import.
 
   each = np.asarray(each, np.float64)

@@ -69,13 +69,13 @@ def influence_functions(
     params: a pytree of floats.
     train: pytree of arrays with a leading axis N.
     test: the same with T.
-    damping: at least 0.
+    damping: what is added to the Hessian's diagonal, at least 0.
     solver: "exact" forms H (P up to 8,192) and factors it, and refuses one
       that is not positive definite; "cg" solves for each test point by
       conjugate gradients, a pass over the data per step.
     chunk: examples at once.
-    max_steps: of conjugate gradients.
-    tolerance: their relative residual; what is reached is noted.
+    max_steps: the most steps of conjugate gradients.
+    tolerance: the relative residual to stop at; what is reached is noted.
 
   Returns:
     Scores `[T, N]`; predictions without one example, `attribution(masks)`,
@@ -212,6 +212,7 @@ def finish(
   notes: tuple[str, ...] = (),
 ) -> attribution.Attribution:
   """Scores `[T, N]` whose prediction for everybody is `here` `[T]`."""
+  chex.assert_rank([scores, here], [2, 1])
   scores = np.asarray(scores, np.float64)
   baseline = np.asarray(here, np.float64) - scores.sum(axis=1)
   return attribution.Attribution(scores, baseline, method, None, notes)

@@ -187,9 +187,12 @@ class Block(nn.Module):
     inputs = self._inputs(tap, site, x)
     if context.keep is not None:
       x = sites.take(x, context.keep)
-      inputs = (sites.take(inputs[0], context.keep), *inputs[1:])
-    z, cache = self.attn.mix(tap, f"{site}.attn", inputs, context, cache)
-    split = tap.cuts or tap.wants(f"{site}.attn.heads_post_norm")
+      axis = inputs[0].ndim - 2
+      inputs = (sites.take(inputs[0], context.keep, axis), *inputs[1:])
+    z, cache = self.attn.mix(
+      tap, f"{site}.attn", inputs, context, cache, self.norm1
+    )
+    split = tap.splits or tap.wants(f"{site}.attn.heads_post_norm")
     added, parts = self.attn.out(tap, f"{site}.attn", z, split)
     if self.config.order == "parallel":
       read = self._mlp_input(tap, site, x)
@@ -210,26 +213,34 @@ class Block(nn.Module):
 
   def _inputs(self, tap, site, x):
     """To q, k and v: one array for all, or one row per head where split."""
-    names = [f"{site}.attn.{kind}_in" for kind in "qkv"]
     c = self.config
-    if tap.cuts or any(tap.edits(name) for name in names):
-      rows = (c.num_heads, c.num_kv_heads, c.num_kv_heads)
-      return tuple(
-        self.norm1(tap(name, tap.read(name, x, num)))
-        for name, num in zip(names, rows)
-      )
+    rows = (c.num_heads, c.num_kv_heads, c.num_kv_heads)
+    names = [f"{site}.attn.{kind}_in" for kind in "qkv"]
+    seen = tap.read(x, *names)
+    for name, num in zip(names, rows):
+      if name not in seen and tap.wants(name):
+        same = jnp.broadcast_to(x, (num, *x.shape))
+        if tap.edits(name):
+          seen[name] = same
+        else:  # Recorded only: the path stays the plain one.
+          tap(name, jnp.moveaxis(same, 0, 2))
+    normed = self.norm1(x)
+    if not seen:
+      normed = tap(f"{site}.attn.in", normed)
+    inputs = []
     for name in names:
-      if tap.wants(name):  # Recorded only: the path stays the plain one.
-        num = c.num_heads if name.endswith("q_in") else c.num_kv_heads
-        tap(name, tap.read(name, x, num))
-    normed = tap(f"{site}.attn.in", self.norm1(x))
-    return normed, normed, normed
+      if name in seen:
+        one = tap(name, jnp.moveaxis(seen[name], 0, 2))
+        inputs.append(jnp.moveaxis(one, 2, 0))
+      else:
+        inputs.append(normed)
+    return tuple(inputs)
 
   def _mlp_input(self, tap, site, x):
-    name = f"{site}.mlp.in"
-    if tap.cuts:
-      x = tap.read(name, x, 1)[:, :, 0]
-    return tap(name, self.norm2(x))
+    name = f"{site}.mlp.read"
+    if name in (seen := tap.read(x, name)):
+      (x,) = seen[name]
+    return tap(f"{site}.mlp.in", self.norm2(tap(name, x)))
 
   def _sandwich(self, tap, site, added, parts):
     """The norm of the sum, and the heads' shares under its factor."""

@@ -27,7 +27,7 @@ def block_sites(
   names = ["resid_pre", *(f"attn.{name}" for name in attn)]
   if config.order != "parallel":
     names.append("resid_mid")
-  names += ["mlp.in", "mlp.pre", "mlp.neurons", "mlp.out"]
+  names += ["mlp.read", "mlp.in", "mlp.pre", "mlp.neurons", "mlp.out"]
   if post or sandwich:
     names.append("mlp.post_norm")
   names.append("resid_post")
@@ -66,6 +66,6 @@ def readers(config: blocks.Config) -> dict[str, tuple[int, int]]:
     found[f"{site}.attn.k_in"] = (config.num_kv_heads, before)
     found[f"{site}.attn.v_in"] = (config.num_kv_heads, before)
     heads = 0 if config.order == "parallel" else config.num_heads
-    found[f"{site}.mlp.in"] = (1, before + heads)
+    found[f"{site}.mlp.read"] = (1, before + heads)
     before += config.num_heads + 1
   return found | {"final_norm.in": (1, before)}

@@ -37,7 +37,7 @@ class CrossValidation(NamedTuple):
   """The best configuration on held-out folds, and its fits.
 
   Attributes:
-    depth: of its trees.
+    depth: the depth of its trees.
     rate: its shrinkage.
     num_trees: how many trees; 0 for the mean alone.
     score: R^2 of `predictions`, all folds pooled.
@@ -99,8 +99,8 @@ def cross_validate_targets(
     masks: bool `[B, n]`.
     values: `[B, T]`, finite, of any scale and offset.
     folds: integers `[B]`, the fold of each mask; at least two differ.
-    depths: to try, each 1..12.
-    rates: to try, each in (0, 1].
+    depths: the depths to try, each 1..12.
+    rates: the learning rates to try, each in (0, 1].
     num_trees: the most trees.
     counts: the numbers of trees to choose among, without early stopping; None
       for all of 0..num_trees.

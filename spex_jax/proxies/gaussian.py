@@ -77,12 +77,12 @@ class Posterior:
   """A fitted process; float64.
 
   Attributes:
-    params: of the prior.
+    params: the parameters of the prior.
     signs: `[B, n]`, 1 - 2 m.
     weights: `[B]`, (K + noise)^-1 y of the standardised values y.
     inverse: `[B, B]`, (K + noise)^-1.
     unit: `[B]` y, the standardised values.
-    mean: of the values, which was removed; in their units.
+    mean: the mean of the values, which was removed; in their units.
     scale: their standard deviation.
     rising: nats by which the last ten steps raised the log posterior of the
       parameters, per step; NaN where it was not finite.
@@ -177,7 +177,7 @@ def objective(
   than the way back through the factor. There is no second derivative.
 
   Args:
-    params: of the prior.
+    params: the parameters of the prior.
     signs: `[B, n]`.
     values: `[B]`, standardised.
     spread: see the module header.
@@ -207,10 +207,10 @@ def tune(
   """Adam on `objective`, rate annealed.
 
   Args:
-    params: to start from.
+    params: the parameters to start from.
     signs: `[B, n]`.
     values: `[B]`, standardised.
-    spread: of the prior, see the module header.
+    spread: how far players may differ; see the module header.
     steps: static.
     rate: the first step size; it falls to a tenth along a cosine.
 
@@ -450,9 +450,9 @@ def cross_predict(
   Args:
     masks: bool `[B, n]`, B >= 2.
     values: `[B]`, finite.
-    spread: as for `fit`.
+    spread: how far players may differ, as for `fit`.
     groups: at least 2; fewer masks than groups are a group each.
-    most_tuned: as for `fit`.
+    most_tuned: how many masks are tuned on, as for `fit`.
     turn: that of a product kernel on the same samples; its groups, and their
       parameters with directions added.
 

@@ -307,6 +307,8 @@ class Start(NamedTuple):
   @classmethod
   def of(cls, values: np.ndarray, seen: np.ndarray) -> "Start":
     """From values `[B, T]`, and who sees what."""
+    chex.assert_rank([values, seen], 2)
+    chex.assert_axis_dimension(seen, 1, len(values))
     size = np.abs(values).max(axis=0)
     size = np.where(size > 0, size, 1.0)
     values = (values / size).T
@@ -385,8 +387,8 @@ def grow_all(
     start: the values.
     depth: D.
     num_trees: M.
-    settings: of a tree.
-    key: for shares below 1.
+    settings: the limits of every tree.
+    key: consumed; None where no share is below 1.
     patience: ends when every target is done: no better pooled error for so
       many trees, or no hope of the goal; None to grow all.
     goal: T shares of the energy that others have left at best, or none.

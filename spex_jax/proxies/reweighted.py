@@ -48,7 +48,7 @@ def fit(
       value, its `left_out` is honest.
     masks: bool `[B, n]`, those of the posterior or more.
     values: `[B]`.
-    num_terms: of the result, besides the empty set.
+    num_terms: how many sets the result has besides the empty one.
   """
   # Sets of low prior variance are not among the largest.
   most = max(4 * num_terms, _LEAST_VISITED)
@@ -91,7 +91,7 @@ def condition(
   """Weights `[B]` and the diagonal of the inverse `[B]`.
 
   Args:
-    params: of the kernel.
+    params: the parameters of the kernel.
     signs: `[B, n]`.
     values: `[B]`, standardised.
     characters: `[B, K]` of the sets whose variance changes.

@@ -5,6 +5,7 @@ Shapes: n players, B masks, M trees, D depth.
 
 import dataclasses
 
+import chex
 import flax.struct
 import numpy as np
 
@@ -87,6 +88,7 @@ def truncate(trees: Trees, num_trees: int) -> Trees:
 
 def leaf_index(trees: Trees, masks: np.ndarray) -> np.ndarray:
   """The leaf that each mask ends in, int `[M, B]`, by bits of many masks."""
+  chex.assert_shape(masks, (None, trees.n))
   num_masks = len(masks)
   columns = np.pad(np.packbits(masks.T, axis=1), ((0, 1), (0, 0)))
   num_trees = trees.num_trees

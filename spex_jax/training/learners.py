@@ -77,7 +77,7 @@ def gradient(
       trains on index subsets: the examples that are kept fill M slots, the
       rest of which have weight 0, and an epoch is M // b steps. Steps cost the
       same, and are fewer; masks may keep M examples at most.
-    augment: as in `loop.train`.
+    augment: how an example is varied, as in `loop.train`.
     finish: parameters, data and weights to a state, after training: say,
       statistics of normalisation.
     classes: see `Learner`.
@@ -183,8 +183,8 @@ def outputs(
   """One number per test point: `[T, C]` logits and int `[T]` labels to `[T]`.
 
   Args:
-    logits: of the classes.
-    targets: the right ones.
+    logits: `[T, C]`, one for each class.
+    targets: int `[T]`, the right classes.
     output: `margin`, the right logit less the largest of the others
       (datamodels, Ilyas et al. 2022); `log_odds`, less their log-sum-exp
       (TRAK, Park et al. 2023); `logit`; or `loss`, the cross-entropy.
