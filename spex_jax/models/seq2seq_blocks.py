@@ -237,8 +237,9 @@ class Block(nn.Module):
       added, _ = self.cross.out(tap, f"{site}.cross", z)
       x = self._joined(tap, f"{site}.cross", x, added, self.norm_cross)
       x = tap(f"{site}.resid_cross", x)
-    read = x if post else self.norm2(tap(f"{site}.mlp.read", x))
-    added = self.mlp(tap, f"{site}.mlp", tap(f"{site}.mlp.in", read))
+    read = tap(f"{site}.mlp.read", x)
+    near = tap(f"{site}.mlp.in", read if post else self.norm2(read))
+    added = self.mlp(tap, f"{site}.mlp", near)
     x = self._joined(tap, f"{site}.mlp", x, added, self.norm2)
     return tap(f"{site}.resid_post", x), cache
 
