@@ -21,6 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from spex_jax import base
 from spex_jax.models import rope, sites
 
 _INIT = nn.initializers.normal(0.02)
@@ -140,11 +141,11 @@ class Project(nn.Module):
       self.bias = self.param("bias", nn.initializers.zeros, shape[1:])
 
   def __call__(self, x: jax.Array, norm: Norm | None = None) -> jax.Array:
-    """`[B, P, d]` to `[B, P, N, h]`.
+    """`[B, P, d]`, or one input per head `[N, B, P, d]`, to `[B, P, N, h]`.
 
-    With the `norm` that stands before it, `[N, B, P, d]`: each head's input.
+    The inputs per head are those before the `norm`, which is folded in.
     """
-    if norm is None:
+    if norm is None or x.ndim == 3:
       out = jnp.einsum("bpd,dnh->bpnh", x, self.kernel)
     else:
       kernel, bias = norm.fold(self.kernel)
@@ -235,20 +236,23 @@ class Attention(nn.Module):
       inputs: three, to q, k and v, each `[B, P, d]` behind the norm, or one
         per head `[H or K, B, P, d]` before it; to q, of the kept positions
         alone. Or one, to q: then the cache is attended to as it is.
-      norm: of inputs per head.
       context: masks and positions.
       cache: written at `context.start`, and attended to.
+      norm: that of inputs per head.
 
     Raises:
       ValueError: a cache without a start.
     """
     c = self.config
-    q = self.q(inputs[0], norm if inputs[0].ndim == 4 else None)
+    q = self.q(inputs[0], norm)
     q = tap(f"{site}.q", self.q_norm(q) if c.qk_norm else q)
     whole = len(inputs) == 1
-    if whole and cache is None:
+    if not whole:
+      k, v = self.remember(tap, site, *inputs[1:], norm)
+    elif cache is not None:
+      k, v = cache
+    else:
       raise ValueError("Without inputs to k and v, attention needs a cache.")
-    k, v = cache if whole else self.remember(tap, site, *inputs[1:], norm)
     mask, cos_sin = context.mask, context.cos_sin
     if context.keep is not None:
       mask = sites.take(mask, context.keep, axis=2)
@@ -307,14 +311,13 @@ class Attention(nn.Module):
     norm: Norm | None = None,
   ) -> Cache:
     """Keys, before rotary, and values `[B, P, K, h]` of inputs as of `mix`."""
-    k = self.k(to_k, norm if to_k.ndim == 4 else None)
+    k = self.k(to_k, norm)
     k = tap(f"{site}.k", self.k_norm(k) if self.config.qk_norm else k)
-    v = self.v(to_v, norm if to_v.ndim == 4 else None)
-    return Cache(k, tap(f"{site}.v", v))
+    return Cache(k, tap(f"{site}.v", self.v(to_v, norm)))
 
 
 def causal(
-  query: jax.Array, num_keys: int, window: int | None = None
+  query: base.Array, num_keys: int, window: int | None = None
 ) -> jax.Array:
   """Which slots 0..S-1 a query at slot `query` int `[B, P]` may see.
 

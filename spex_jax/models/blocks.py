@@ -9,10 +9,13 @@ Sites of block L, besides those of attention: `resid_pre` `[B, P, d]`;
 `attn.q_in`, `attn.k_in`, `attn.v_in` (what one head reads, before the norm;
 computed where asked for); `attn.in` (after the norm); `attn.post_norm` where
 there is one, and with `sandwich` `attn.heads_post_norm` `[B, P, H, d]`, the
-heads' shares of it; `resid_mid` (not in `parallel`); `mlp.in` (after the
-norm), `mlp.pre`, `mlp.neurons` `[B, P, F]`, `mlp.out`, `mlp.post_norm`;
-`resid_post`. Where the heads' inputs are split, by edges or an edit at one of
-them, there is no single `attn.in`: it is not captured, and editing it fails.
+heads' shares of it; `resid_mid` (not in `parallel`); `mlp.read` (what the MLP
+reads, before the norm), `mlp.in` (after it), `mlp.pre`, `mlp.neurons` `[B, P,
+F]`, `mlp.out`, `mlp.post_norm`; `resid_post`. With `post`, where no norm
+stands before, `attn.in` and `mlp.in` are the stream, and there are no `_in`
+and no `mlp.read`. Where a head's input is split, by an edge into it or an edit
+at it, there is no single `attn.in`: it is not captured, and editing it fails.
+The inputs that are not split stay one.
 
 Where only some positions are wanted of a last block (`Context.keep`), it
 computes only its keys and values at all of them: `resid_pre`, `attn.in`,

@@ -1,15 +1,15 @@
 """What readers see of a stream some of whose edges are cut.
 
 A reader sees the stream plus the sum over the writers u before it of
-`cut[u] * (ref[u] - z[u])` (`sites.Edits`). The differences are held once, in
-one array with the writers leading that every write updates in place, and all
-readers at one point of the stream contract with it in one product. So a reader
-costs one pass over the differences, however many of its edges are cut, and one
-that is not named costs nothing.
+`cut[u] * (ref[u] - z[u])` (`sites.Edits`). The differences are held once, one
+array for every time that writers write, with the writers leading. All readers
+at one point contract with them in one product, in which those of one row that
+read next (an MLP behind its heads) ride along. So a point costs one pass over
+the differences, however many edges into it are cut, and a reader that is not
+named costs nothing.
 
-Derivatives are reverse mode's alone: an array that is updated in place cannot
-be kept for every reader, so the backward pass returns to what each writer
-wrote, which is kept once.
+Derivatives are those of reverse mode alone: what a product joins is not kept
+for the backward pass, which returns to what each writer wrote.
 
 Shapes: B batch, P positions, W writers, R rows of a reader, d width.
 """
@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from spex_jax import base
 
@@ -38,12 +37,14 @@ class Differences:
       ref: as in `sites.Edits`.
       fit: called with an array, its axis of positions, and their number.
     """
-    self._cut = cut
+    self._cut = {name: jnp.asarray(one) for name, one in cut.items()}
     self._ref = jnp.asarray(ref)
+    self._left = {*cut}
+    self._num = {name: one.shape[-1] for name, one in self._cut.items()}
     self._fit = fit
     # Writers before each group of readers that read at one point. Nothing is
     # held of writers behind the last one.
-    self._groups = sorted({np.shape(one)[-1] for one in cut.values()})
+    self._groups = sorted({*self._num.values()})
     self._shape: tuple[int, int, int] = (0, 0, 0)  # B, P, d
     self._parts: list[jax.Array] = []  # [k, B P d] each
     # Of the readers to come, what they see of writers before the last read.
@@ -59,13 +60,13 @@ class Differences:
     if begin == self._groups[-1]:
       return
     batch, length, num, width = z.shape
-    ref = self._fit(self._ref[:, :, begin : begin + num], 1, length)
-    _check("ref", ref.shape, z.shape)
-    part = jnp.moveaxis(ref.astype(z.dtype) - z, 2, 0).reshape(num, -1)
     if begin:
       self._keep(length)
     self._shape = batch, length, width
-    self._parts.append(part)
+    ref = self._ref[:, :, begin : begin + num].astype(z.dtype)
+    ref = self._fit(ref, 1, length)
+    _check("ref", ref.shape[:2], self._shape)
+    self._parts.append(jnp.moveaxis(ref - z, 2, 0).reshape(num, -1))
 
   def read(self, readers: Sequence[str], x: jax.Array) -> dict[str, jax.Array]:
     """What those of the readers that are cut see: `[R, B, P, d]` each.
@@ -77,41 +78,52 @@ class Differences:
     Raises:
       ValueError: a `cut` of another batch or of other positions.
     """
-    names = [name for name in readers if name in self._cut]
+    names = [name for name in readers if name in self._left]
     if not names:
       return {}
     self._keep(x.shape[1])
-    cuts = {name: self._cut_of(name, x) for name in names}
+    changes = {}
+    for name in names:
+      if name in self._early:
+        change, had = self._early.pop(name)
+        fresh = self._cut_of(name, x)[..., had:]
+        changes[name] = change + self._fresh(fresh, had)
+    self._left -= {*names}
+    if wanted := [name for name in names if name not in changes]:
+      changes |= self._changes(wanted, x)
     seen = {}
-    if names[0] in self._early:
-      for name, cut in cuts.items():
-        early, had = self._early.pop(name)
-        seen[name] = x + early + self._fresh(cut[..., had:], had)
-      return seen
-    num = cuts[names[0]].shape[-1]
-    later = [g for g in self._groups if g > num][:1]
-    for name in self._cut:
-      if np.shape(self._cut[name])[-1] in later:
-        cuts[name] = self._cut_of(name, x)[..., :num]
-    lead = jnp.broadcast_shapes(*(cut.shape[:2] for cut in cuts.values()))
-    rows = [jnp.broadcast_to(c, (*lead, *c.shape[2:])) for c in cuts.values()]
-    change = _contract(
-      self._shape, jnp.concatenate(rows, 2), tuple(self._parts)
-    )
-    begin = 0
-    for name, cut in cuts.items():
-      share = change[begin : begin + cut.shape[2]]
-      begin += cut.shape[2]
-      if name in names:
-        rows = share.reshape(len(share), -1, x.shape[-1])
-        seen[name] = (rows + x.reshape(rows.shape[1:])).reshape(share.shape)
-      else:
-        self._early[name] = share, num
+    for name in names:
+      rows = changes[name].reshape(len(changes[name]), -1, x.shape[-1])
+      rows = rows + x.reshape(1, *rows.shape[1:])
+      seen[name] = rows.reshape(-1, *x.shape)
     return seen
 
+  def _changes(self, names, x):
+    """Contracts the cuts of these readers, and of those that ride along."""
+    num = self._num[names[0]]
+    after = [group for group in self._groups if group > num][:1]
+    riders = [
+      name
+      for name in sorted(self._left - self._early.keys())
+      if self._num[name] in (num, *after) and self._cut[name].shape[2] == 1
+    ]
+    cuts = [self._cut_of(name, x)[..., :num] for name in (*names, *riders)]
+    lead = jnp.broadcast_shapes(*(cut.shape[:2] for cut in cuts))
+    joint = [jnp.broadcast_to(cut, (*lead, *cut.shape[2:])) for cut in cuts]
+    joint = jnp.concatenate(joint, axis=2)
+    found = _contract(self._shape, joint, tuple(self._parts))
+    changes, begin = {}, 0
+    for name, cut in zip((*names, *riders), cuts):
+      change = found[begin : begin + cut.shape[2]]
+      begin += cut.shape[2]
+      if name in names:
+        changes[name] = change
+      else:
+        self._early[name] = change, num
+    return changes
+
   def _cut_of(self, name, x):
-    cut = jnp.asarray(self._cut[name]).astype(x.dtype)
-    cut = self._fit(cut, 1, x.shape[1])
+    cut = self._fit(self._cut[name].astype(x.dtype), 1, x.shape[1])
     _check(f"cut[{name!r}]", cut.shape[:2], x.shape)
     return cut
 
@@ -133,8 +145,11 @@ class Differences:
       return
     take = lambda flat: self._fit(
       flat.reshape(-1, batch, had, width), 2, length
-    ).reshape(len(flat), -1)
-    self._parts = [take(part) for part in self._parts]
+    )
+    self._parts = [take(part).reshape(len(part), -1) for part in self._parts]
+    self._early = {
+      name: (take(change), num) for name, (change, num) in self._early.items()
+    }
     self._shape = (batch, length, width)
 
 
@@ -151,9 +166,8 @@ def _contract(
   """
   if cut.shape[2] > 1:
     return _product(shape, cut, jnp.concatenate(parts))
-  return sum(
-    _product(shape, share, part) for share, part in _shares(cut, parts)
-  )
+  found = (_product(shape, one, part) for one, part in _shares(cut, parts))
+  return functools.reduce(jnp.add, found)
 
 
 def _shares(cut, parts):
@@ -183,8 +197,10 @@ _contract.defvjp(_forward, _backward)
 def _product(shape, cut, parts):
   """`[B|1, P|1, R, W]` and `[W, B P d]` to `[R, B, P, d]`."""
   if cut.shape[:2] == (1, 1):
-    return jnp.matmul(cut[0, 0], parts, precision="highest").reshape(-1, *shape)
-  return jnp.einsum("bprw,wbpd->rbpd", cut, parts.reshape(-1, *shape))
+    out = jnp.matmul(cut[0, 0], parts, precision="highest")
+    return out.reshape(-1, *shape)
+  parts = parts.reshape(-1, *shape)
+  return jnp.einsum("bprw,wbpd->rbpd", cut, parts, precision="highest")
 
 
 def _check(what: str, got: Sequence[int], want: Sequence[int]) -> None:

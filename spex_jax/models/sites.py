@@ -94,8 +94,8 @@ class Tap:
     self._captured = captured
     self._kept: dict[int, Positions] = {}
     self._edges: edges.Differences | None = None
-    if self._edits.cut:
-      cut, ref = self._edits.cut, self._edits.ref
+    cut, ref = self._edits.cut, self._edits.ref
+    if cut and ref is not None:
       self._edges = edges.Differences(cut, ref, self._taken)
     self._passed: set[str] = set()
     self.activations: dict[str, jax.Array] = {}
@@ -184,9 +184,9 @@ class Tap:
     missed = sorted({*self._edits.sites, *self._edits.cut} - self._passed)
     if missed:
       raise ValueError(
-        f"Nothing passed through the edited sites {missed} in this run: an "
-        "input of a block is not computed where the heads' inputs are split "
-        "(`cut`, or edits at q_in, k_in or v_in); edit those instead."
+        f"Nothing passed through the edited sites {missed} in this run; "
+        "attn.in is not computed where heads' inputs are split (by `cut`, or "
+        "an edit at q_in, k_in or v_in): edit those."
       )
 
 
@@ -301,16 +301,24 @@ class Network:
     x: base.Array,
     edits: Edits | None = None,
     capture: Sequence[str] = (),
+    *,
+    written: base.Array | None = None,
     **inputs: Any,
   ) -> Output:
     """The rest of a forward, from a block on: the other half of `enter`.
+
+    Edges into block N and later are cut as in a whole forward, at the cost of
+    these blocks alone; `written` tells what was written before.
 
     Args:
       params: as for `apply`.
       block: N, the first one to run.
       x: `[B, P, d]`, what enters it.
-      edits: of sites from `blocks.N.resid_pre` on, or None.
+      edits: of sites from `blocks.N.resid_pre` on, and readers; or None.
       capture: as for `apply`; of sites that are passed.
+      written: `[B, P, W', d]`, what the writers before block N write in the run
+        that gave `x`, as `contributions` has it (what follows is ignored);
+        needed where edges are cut.
       **inputs: as for `apply`, the same that `enter` was given.
 
     Returns:
@@ -323,6 +331,8 @@ class Network:
     self.check(edits)
     self._check_inputs(inputs)
     tap = Tap(edits, match(self.sites, capture))
+    if edits is not None and edits.cut:
+      tap.write(self._written(block, written))
     forward: Any = self.module.apply
     logits, hidden = forward(
       {"params": params}, tap, jnp.asarray(x), block, method="resume", **inputs
@@ -386,6 +396,18 @@ class Network:
       raise TypeError(
         f"Inputs must be {sorted(needed)}{may}; got {sorted(inputs)}."
       )
+
+  def _written(self, block: int, written: base.Array | None) -> jax.Array:
+    """Of what was written, that by the writers before a block."""
+    heads = f"blocks.{block}.heads.0"
+    num = [*self.writers, heads].index(heads)
+    got = np.shape(written)
+    if written is None or len(got) != 4 or got[2] < num:
+      raise ValueError(
+        f"Edges are cut behind block {block}: `written` must be [B, P, {num}, "
+        f"d], what the writers before it write (`contributions`); got {got}."
+      )
+    return jnp.asarray(written)[:, :, :num]
 
   def _check_block(self, block: int) -> None:
     if not self.resumes:

@@ -2,8 +2,10 @@
 
 The residual stream is the embedding plus what every block adds. Its writers
 are `embed`, then per block each head and the MLP; its readers are each head's
-q, k and v input, each MLP's input, and the final norm. Biases of attention's
-output belong to no writer. The embedding includes that of positions.
+q, k and v input, each MLP and the final norm, by the names of the sites before
+their norms: `attn.q_in`, `attn.k_in`, `attn.v_in`, `mlp.read`, `final_norm.in`.
+Biases of attention's output belong to no writer. The embedding includes that of
+positions.
 """
 
 from spex_jax.models import blocks
@@ -27,7 +29,9 @@ def block_sites(
   names = ["resid_pre", *(f"attn.{name}" for name in attn)]
   if config.order != "parallel":
     names.append("resid_mid")
-  names += ["mlp.read", "mlp.in", "mlp.pre", "mlp.neurons", "mlp.out"]
+  if not post:
+    names.append("mlp.read")
+  names += ["mlp.in", "mlp.pre", "mlp.neurons", "mlp.out"]
   if post or sandwich:
     names.append("mlp.post_norm")
   names.append("resid_post")
