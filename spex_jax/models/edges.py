@@ -143,9 +143,8 @@ class Differences:
     batch, had, width = self._shape
     if had == length:
       return
-    take = lambda flat: self._fit(
-      flat.reshape(-1, batch, had, width), 2, length
-    )
+    fit = jax.vmap(lambda one: self._fit(one, 1, length))
+    take = lambda flat: fit(flat.reshape(-1, batch, had, width))
     self._parts = [take(part).reshape(len(part), -1) for part in self._parts]
     self._early = {
       name: (take(change), num) for name, (change, num) in self._early.items()
