@@ -38,10 +38,11 @@ def subject(
   asked, what, units, fact = make(
     config, workdir, train, test, x, players, baseline, absent
   )
-  game, evaluator = None, asked
   if isinstance(asked, base.Game):
     game = asked
     evaluator = evaluate.compiled(game, batch_size=config.batch_size)
+  else:
+    game, evaluator = None, asked
 
   def draw(interactions: subjects.Interactions, path: pathlib.Path) -> None:
     title = f"{config.table}, test row {row}: {what}"

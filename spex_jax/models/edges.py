@@ -146,12 +146,8 @@ class Differences:
     batch, had, width = self._shape
     if had == length:
       return
-
-    def take(flat):
-      # Rows of the batch lead, where each keeps positions of its own.
-      rows = jnp.moveaxis(flat.reshape(-1, batch, had, width), 0, 2)
-      return jnp.moveaxis(self._fit(rows, 1, length), 2, 0)
-
+    fit = jax.vmap(lambda one: self._fit(one, 1, length))
+    take = lambda flat: fit(flat.reshape(-1, batch, had, width))
     self._parts = [take(part).reshape(len(part), -1) for part in self._parts]
     self._early = {
       name: (take(change), num) for name, (change, num) in self._early.items()
