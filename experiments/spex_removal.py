@@ -124,7 +124,7 @@ def of_subject(
     job.check(asked)
     return job.answer(subject, subject.evaluator, asked)
 
-  more = gradients.METHODS if subject.differentiable is not None else ()
+  more = gradients.METHODS if subject.game is not None else ()
   evaluator = subject.evaluator
   return Question(f"{vary} {number}", evaluator.n, evaluator, explain, more)
 

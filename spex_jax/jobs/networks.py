@@ -12,7 +12,8 @@ import jax
 import ml_collections
 import numpy as np
 
-from spex_jax.ablate import absent, evaluate, gradients, readouts
+from spex_jax import base
+from spex_jax.ablate import absent, embeddings, evaluate, gradients, readouts
 from spex_jax.ablate import text as text_lib
 from spex_jax.jobs import settings, subjects
 from spex_jax.models import encoder, hub, resnet, sites, transformer, vit
@@ -239,12 +240,12 @@ def absence(
   return see, facts
 
 
-def differentiable(
+def game(
   config: ml_collections.ConfigDict,
   net: sites.Network,
   prompt: text_lib.Prompt,
   read: readouts.Readout,
-) -> gradients.Differentiable | None:
+) -> base.Game | None:
   """The value as a function of embeddings, if the method asks for gradients.
 
   Absent tokens stay in their places there, as they do not under absent="one";
@@ -254,13 +255,8 @@ def differentiable(
     return None
   if config.absent not in ("mask", "one"):
     return None
-  return gradients.text(
-    net,
-    net.params,
-    prompt,
-    net.tokenizer,
-    read,
-    token=config.token or None,
+  return embeddings.game(
+    net, prompt, net.tokenizer, read, token=config.token or None
   )
 
 

@@ -60,7 +60,7 @@ def subject(
     evaluator=networks.evaluator(config, net, see, read, prompt.n),
     names=prompt.names,
     units=target.units,
-    differentiable=networks.differentiable(config, net, prompt, read),
+    game=networks.game(config, net, prompt, read),
     **networks.reader(prompt, f"{target.value}, {target.probability:.1%}"),
   )
 

@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 
 from spex_jax import base
-from spex_jax.ablate import baselines, evaluate, gradients
+from spex_jax.ablate import baselines, evaluate
 from spex_jax.explanation import Explanation
 from spex_jax.indices import interactions as interactions_lib
 from spex_jax.jobs import settings
@@ -43,7 +43,7 @@ class Subject:
     together: the members of a set and the labels of all players to how the
       set is written; in braces by default.
     findings: what else the answer says, as facts by name.
-    differentiable: the same value as a function that JAX differentiates, for
+    game: the same value as JAX differentiates it, for
       `ablate.gradients.METHODS`; None where there is no gradient.
   """
 
@@ -56,7 +56,7 @@ class Subject:
   picture: Callable[[Interactions], Any] | None = None
   together: Callable[[tuple[int, ...], Sequence[str]], str] | None = None
   findings: Callable[[Explanation], Mapping[str, str]] | None = None
-  differentiable: gradients.Differentiable | None = None
+  game: base.Game | None = None
 
 
 def key_of(config: ml_collections.ConfigDict, cause: str) -> base.Key:
