@@ -147,7 +147,10 @@ def _read(
       _Parser(kind), None, prefix + name, None, kind.help,
       boolean=kind.type is bool,
     )  # fmt: skip
-  _, *rest = values(["spex", *words], known_only=True)
+  try:
+    _, *rest = values(["spex", *words], known_only=True)
+  except flags.Error as error:
+    raise ValueError(str(error)) from error
   given = {
     name: values[prefix + name].value
     for name in known
@@ -371,7 +374,7 @@ def _print_help(word: str) -> None:
 
 def _one_line(error: BaseException) -> str:
   text = " ".join(str(error).split())
-  own = (ValueError, TypeError, RuntimeError, flags.Error)
+  own = (ValueError, TypeError, RuntimeError)
   # One of ours is a sentence; the system's has a number.
   sentences = (
     OSError, FileNotFoundError, ImportError, InterruptedError, TimeoutError,
