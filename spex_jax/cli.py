@@ -165,7 +165,8 @@ def _flags(
   """The flags of a word, and the words that remain.
 
   Raises:
-    ValueError: one that is needed and not given, or without its value.
+    ValueError: one that is unknown (with one that is close), without its
+      value, or needed and not given.
   """
   known = settings.kinds(own)
   for word, after in zip(words, [*words[1:], "--"]):
@@ -174,33 +175,36 @@ def _flags(
     if needs and after.startswith("--"):
       raise ValueError(f"{word} needs a value: {word}=VALUE.")
   given, rest = _read(words, known)
+  for word in rest:
+    name = word.lstrip("-").partition("=")[0]
+    if word.startswith("-") and not name.removeprefix("no").startswith(
+      "config."
+    ):
+      flags_of = [f"--{flag}" for flag in known]
+      raise settings.unknown(f"--{name}", flags_of, who, "flag")
   return settings.read(given, own, where=who, missing="needs --")[0], rest
 
 
 def _overrides(
   words: Sequence[str],
   classes: Sequence[type[settings.Settings]],
-  own: type[settings.Settings],
   where: str,
 ) -> dict[str, Any]:
   """Settings that `--config.KEY=VALUE` changes; nothing else may be left.
 
   Raises:
-    ValueError: an unknown flag or setting, with one that is close.
+    ValueError: an unknown setting, with one that is close.
   """
   known: dict[str, settings.Kind] = {}
   for cls in classes:
     known |= settings.leaves(cls)
   given, rest = _read(words, known, "config.")
   for word in rest:
-    name = word.lstrip("-").partition("=")[0]
     if not word.startswith("-"):
       raise ValueError(f"unexpected argument {word!r}; see --help.")
-    if name.startswith("config."):
-      names = [name for name, kind in known.items() if not kind.is_group]
-      raise settings.unknown(name.removeprefix("config."), names, where)
-    names = [f"--{name}" for name in settings.kinds(own)]
-    raise settings.unknown(f"--{name}", names, "the command", "flag")
+    name = word.lstrip("-").partition("=")[0].partition("config.")[2]
+    names = [name for name, kind in known.items() if not kind.is_group]
+    raise settings.unknown(name, names, where)
   return given
 
 
@@ -254,7 +258,7 @@ def _run(word: str, arguments: Sequence[str]) -> None:
   file = configs.load(name, configs.named(word))
   where = f"configuration {name!r}"
   kind = own.kind(file.config, where)
-  changes |= _overrides(rest, [kind], own.flags, where)
+  changes |= _overrides(rest, [kind], where)
   (config,) = settings.read(
     settings.merged(file.config, changes), kind, where=where
   )
@@ -346,14 +350,13 @@ def _sweep(arguments: Sequence[str]) -> None:
   own, act = sweep.ACTIONS[action]
   given, rest = _flags(rest, own, f"spex sweep {action}")
   if own is not sweep.Run:
-    _overrides(rest, [], own, "the command")
+    _overrides(rest, [], "the command")
     act(given)
     return
   file = configs.load(given.config, {})
   changes = _overrides(
     rest,
     sweeping.classes(file.config),
-    own,
     "the command: the sweep's configuration",
   )
   config = settings.merged(file.config, changes)

@@ -104,7 +104,7 @@ def _config(name, model, **changes):
 def test_bad_texts(made, tmp_path, monkeypatch, name, model, changes, message):
   monkeypatch.chdir(made)
   text = "the film is fun" if name == "lm" else "the film is great fun"
-  config = _config(name, made / model, text=text, **changes)
+  config = _config(name, made / model, **{"text": text, **changes})
   with pytest.raises(ValueError, match=message):
     job.subject_of(config, tmp_path)
 
