@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
-from spex_jax.ablate import examples, features
-from spex_jax.influence import classifiers
+from spex_jax.ablate import features
+from spex_jax.influence import classifiers, examples
 from spex_jax.masks import packing, sampling
 
 _LISTED = 12  # Players of whom all subsets are listed, and then drawn from.

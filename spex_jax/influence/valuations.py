@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
-from spex_jax.explain import decode
+from spex_jax.api import decode
 from spex_jax.indices import attribution
 from spex_jax.influence import (
   classifiers,

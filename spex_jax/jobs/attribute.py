@@ -19,9 +19,9 @@ import spex_jax as spex
 from spex_jax import base
 from spex_jax.explanation import Explanation
 from spex_jax.fourier import score
-from spex_jax.indices import attribution
+from spex_jax.indices import attribution, judging
 from spex_jax.influence import bank as banks
-from spex_jax.influence import corners, judging, semivalues, valuations
+from spex_jax.influence import corners, semivalues, valuations
 from spex_jax.influence import problem as problems
 from spex_jax.jobs import retraining
 from spex_jax.jobs.explain import writable
@@ -57,8 +57,8 @@ class Answer:
   scores: attribution.Attribution
   explanation: Explanation
   points: tuple[int, ...]
-  lds: judging.Lds
-  lds_seeds: judging.Lds
+  lds: judging.Correlation
+  lds_seeds: judging.Correlation
   r2: np.ndarray
   surrogate: judging.Surrogate
   checks: corners.Report | None

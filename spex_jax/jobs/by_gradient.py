@@ -9,7 +9,7 @@ from typing import Any
 
 from spex_jax import base
 from spex_jax.ablate import gradients
-from spex_jax.explain import METHODS, Explanation, assess
+from spex_jax.api import METHODS, Explanation, assess
 from spex_jax.jobs import subjects
 from spex_jax.proxies import additive
 from spex_jax.proxies import budget as budget_lib

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from spex_jax import base, settings
 from spex_jax.ablate import evaluate, gradients
-from spex_jax.explain import Explanation, explain
+from spex_jax.api import Explanation, explain
 from spex_jax.jobs import (
   by_gradient,
   callables,

@@ -171,7 +171,7 @@ def _evaluator(
   config: Language,
   net: sites.Network,
   prompt: text_lib.Prompt,
-  see: Callable,
+  see: absent.Inputs,
   read: readouts.Prediction,
 ) -> tuple[evaluate.Evaluator, dict[str, str]]:
   """The value function; a long beginning that no player has is run once."""
@@ -184,6 +184,7 @@ def _evaluator(
     read,
     config.absent,
     token=config.token or None,
+    lengths=see.lengths,
     batch_size=config.batch_size,
     microbatch=config.microbatch,
   )

@@ -10,10 +10,15 @@ import jax
 import numpy as np
 
 from spex_jax import settings
-from spex_jax.ablate import examples, subsets
+from spex_jax.api import DECODERS
 from spex_jax.datasets import labelled
-from spex_jax.explain import DECODERS
-from spex_jax.influence import classifiers, problem, valuations
+from spex_jax.influence import (
+  classifiers,
+  examples,
+  problem,
+  subsets,
+  valuations,
+)
 from spex_jax.jobs import subjects
 
 PLAYERS = ("examples", "classes", "clusters")

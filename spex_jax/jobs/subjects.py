@@ -15,7 +15,7 @@ import numpy as np
 
 from spex_jax import base, settings
 from spex_jax.ablate import baselines, evaluate, gradients
-from spex_jax.explain import METHODS as MASKED
+from spex_jax.api import METHODS as MASKED
 from spex_jax.explanation import Explanation
 from spex_jax.fourier import sparse
 from spex_jax.indices import interactions as interactions_lib

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from spex_jax import cli
-from spex_jax.influence import judging, valuations
+from spex_jax.indices import judging
 from spex_jax.influence import problem as problems
+from spex_jax.influence import valuations
 from spex_jax.jobs import retraining
 
 

@@ -228,7 +228,7 @@ def test_a_dry_run_does_nothing(file, capsys, tmp_path):
      "JAX was in use before the processes of the task"),
     (["run", "--config=mine.py", "--workdir=run", "--accept=sweep"],
      "accept=sweep: choose from code, versions, flags"),
-    (["run", "--config=mine.py", "--workdir=run", "--fast"], "no flag '--fast'"),
+    (["run", "--config=mine.py", "--workdir=run", "--fast"], "no flag '--fast"),
     (["status", "--work_dir=run"], "Did you mean --workdir?"),
     (["run", "--workdir", "--task_index=0"], "--workdir needs a value"),
     (["status", "--workdir"], "--workdir needs a value"),
