@@ -299,7 +299,7 @@ def _plant(root, files):
     ("ablate/batching.py", "from spex_jax import models", "import models"),
     ("ablate/batching.py", "from spex_jax.ablate import text", "import text"),
     ("ablate/batching.py", "from .text import prompt", "import text"),
-    ("influence/knn.py", "from spex_jax import models", "import models"),
+    ("influence/knn.py", "from spex_jax import datasets", "import datasets"),
     ("components/coar.py", "from spex_jax import api", "import api"),
     ("api.py", "from spex_jax import indices", "import indices"),
     ("context/cite.py", "from spex_jax import circuits", "import circuits"),
