@@ -118,7 +118,7 @@ def of_subject(
     asked = dataclasses.replace(config, method=method, budget=budget)
     return job.answer(subject, subject.evaluator, asked)
 
-  more = gradients.METHODS if subject.differentiable is not None else ()
+  more = gradients.METHODS if subject.game is not None else ()
   evaluator = subject.evaluator
   return Question(f"{vary} {number}", evaluator.n, evaluator, explain, more)
 

@@ -53,10 +53,10 @@ _MAY_IMPORT = {
   "settings": set(),
   "configs": {"settings", "jobs"},
   "usage": {"settings"},
-  "cli": {"jobs", "configs", "settings", "usage", "the package itself"},
+  "cli": {"configs", "jobs", "settings", "usage", "the package itself"},
   "__init__": {"api", "explanation", "fourier", "indices"},
 }  # fmt: skip
-# These may import any room but those above them, and modules of a user's choice.
+# These may import any room but those above, and modules of a user's choice.
 _MAY_IMPORT["jobs"] = {*_MAY_IMPORT, "the package itself"} - {
   "configs", "usage", "cli", "__init__",
 }  # fmt: skip

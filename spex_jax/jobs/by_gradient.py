@@ -28,22 +28,20 @@ _REMEDIES = {
 _INCOMPLETE = 0.05  # Share of f(all) - f(none) above which a gap is told of.
 
 
-def differentiable(
-  subject: subjects.Subject, config: subjects.Ask
-) -> gradients.Differentiable:
+def game(subject: subjects.Subject, config: subjects.Ask) -> base.Game:
   """What a subject offers to methods by gradients.
 
   Raises:
     ValueError: nothing; the message names the methods that work.
   """
-  if subject.differentiable is None:
+  if subject.game is None:
     raise ValueError(
       f"method={config.method!r} needs a model that JAX can differentiate; "
       f"subject {config.subject!r} as configured has none"
       f"{_REMEDIES.get(config.subject, '')}. Or choose from "
       f"{', '.join(METHODS)}."
     )
-  return subject.differentiable
+  return subject.game
 
 
 def explain(
@@ -55,7 +53,7 @@ def explain(
   """One value for each player of a subject, judged on held-out masks.
 
   Args:
-    subject: with a `differentiable`.
+    subject: with a `game`.
     value_fn: its evaluator, perhaps watched.
     config: `method` is one of `gradients.METHODS`.
     **common: of `assess`.
@@ -63,7 +61,7 @@ def explain(
   Raises:
     ValueError: a subject without a gradient.
   """
-  model, method = differentiable(subject, config), config.method
+  model, method = game(subject, config), config.method
   begin = time.perf_counter()
   more = {}
   if method == "integrated_gradients":
@@ -95,12 +93,12 @@ def _note(method, model, found, seconds, units):
   """What was computed, from where, and how complete it is."""
   name = method.replace("_", " ").capitalize()
   change = found.kept - found.absent
-  line = "at the input, baseline"
+  line = "at the input, absent players"
   if method == "integrated_gradients":
-    line = "on the line from the baseline,"
+    line = "on the line from absent players,"
   text = (
-    f"{name}: {count(found.num_gradients, 'gradient')} in {model.where} {line} "
-    f"{model.baseline} ({seconds:.2f} s with compilation); values sum to "
+    f"{name}: {count(found.num_gradients, 'gradient')} {line} "
+    f"{model.absent} ({seconds:.2f} s with compilation); values sum to "
     f"{found.values.sum():.4g} {units}, f(all) - f(none) is {change:.4g} "
     f"(gap {found.gap:.2g})."
   )

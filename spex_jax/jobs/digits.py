@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import settings
-from spex_jax.ablate import evaluate, features, gradients
+from spex_jax.ablate import evaluate, features
 from spex_jax.datasets import images
 from spex_jax.jobs import subjects
 from spex_jax.models import mlp
@@ -103,11 +103,6 @@ def subject(config: Digits, workdir: pathlib.Path) -> subjects.Subject:
       values -= jax.nn.logsumexp(others, axis=1)
     return values
 
-  def value(mask: jax.Array, shared) -> jax.Array:
-    params, image, baseline = shared
-    masked = players.apply(mask, image, baseline)
-    return read(masked, params).mean()  # Over the stand-ins.
-
   what = {
     "log_odds": f"log odds of {name} against all other digits",
     "margin": f"logit({name}) - logit({rival})",
@@ -124,6 +119,10 @@ def subject(config: Digits, workdir: pathlib.Path) -> subjects.Subject:
       plots.image(image[0], players.owner[0], interactions, title=title), path
     )
 
+  units = "nat" if config.target == "log_odds" else "logit"
+  game = features.game(
+    read, players, image, baseline, params, absent=absent, units=units
+  )
   return subjects.Subject(
     question=f"Which pixels of test image {row} make the network {question}?",
     facts={
@@ -132,22 +131,9 @@ def subject(config: Digits, workdir: pathlib.Path) -> subjects.Subject:
       f"right; {origin}",
       "value": f"{what}; an absent player takes {absent}",
     },
-    evaluator=evaluate.compiled(
-      value,
-      players.n,
-      batch_size=config.batch_size,
-      shared=(params, image, baseline),
-    ),
+    evaluator=evaluate.compiled(game, batch_size=config.batch_size),
     names=players.names,
-    units="nat" if config.target == "log_odds" else "logit",
+    units=units,
     draw=draw,
-    differentiable=gradients.inputs(
-      read,
-      players,
-      image,
-      baseline,
-      params,
-      where="pixels",
-      stands_in=absent,
-    ),
+    game=game,
   )

@@ -95,7 +95,7 @@ def run(
   show = show or report_tables.printer()
   subject = subject_of(config, workdir)
   if config.method in gradients.METHODS:
-    by_gradient.differentiable(subject, config)  # Refused before any word.
+    by_gradient.game(subject, config)  # Refused before any word.
   evaluator = subject.evaluator
   n = evaluator.n
   show(report_tables.fact("asked", subject.question))

@@ -110,7 +110,7 @@ def subject(config: Language, workdir: pathlib.Path) -> subjects.Subject:
     evaluator=evaluator,
     names=prompt.names,
     units=UNITS[config.readout],
-    differentiable=networks.differentiable(config, net, prompt, found.read),
+    game=networks.game(config, net, prompt, found.read),
     **networks.reader(prompt, found.value),
   )
 

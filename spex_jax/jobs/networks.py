@@ -12,8 +12,8 @@ from typing import cast
 import jax
 import numpy as np
 
-from spex_jax import settings
-from spex_jax.ablate import absent, evaluate, gradients, readouts
+from spex_jax import base, settings
+from spex_jax.ablate import absent, embeddings, evaluate, gradients, readouts
 from spex_jax.ablate import text as text_lib
 from spex_jax.jobs import subjects
 from spex_jax.models import encoder, hub, resnet, sites, transformer, vit
@@ -280,12 +280,12 @@ def absence(
   return see, facts
 
 
-def differentiable(
+def game(
   config: OfText,
   net: sites.Network,
   prompt: text_lib.Prompt,
   read: readouts.Readout,
-) -> gradients.Differentiable | None:
+) -> base.Game | None:
   """The value as a function of embeddings, if the method asks for gradients.
 
   Absent tokens stay in their places there, as they do not under absent="one";
@@ -295,13 +295,8 @@ def differentiable(
     return None
   if config.absent not in ("mask", "one"):
     return None
-  return gradients.text(
-    net,
-    net.params,
-    prompt,
-    net.tokenizer,
-    read,
-    token=config.token or None,
+  return embeddings.game(
+    net, prompt, net.tokenizer, read, token=config.token or None
   )
 
 

@@ -136,11 +136,11 @@ def subject(config: Picture, workdir: pathlib.Path) -> subjects.Subject:
     names=players.names,
     units=target.units,
     draw=draw,
-    differentiable=_differentiable(config, net, image, players, see, target),
+    game=_game(config, net, image, players, see, target),
   )
 
 
-def _differentiable(config, net, image, players, see, target):
+def _game(config, net, image, players, see, target):
   """The value as a function of pixels, if the method asks for gradients."""
   if config.method not in gradients.METHODS:
     return None
@@ -152,14 +152,14 @@ def _differentiable(config, net, image, players, see, target):
     return target.read(net.apply(params, **inputs), inputs)
 
   nothing = see(np.zeros(players.n, bool))["pixel_values"][0]
-  return gradients.inputs(
+  return features.game(
     read,
     players,
     np.asarray(image, np.float32),
     nothing,
     net.params,
-    where="pixels",
-    stands_in=f"the image with every part absent ({config.baseline})",
+    absent=f"the image with every part absent ({config.baseline})",
+    units=target.units,
   )
 
 

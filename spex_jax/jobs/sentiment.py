@@ -93,7 +93,7 @@ def subject(config: Sentiment, workdir: pathlib.Path) -> subjects.Subject:
     evaluator=networks.evaluator(config, net, see, read, prompt.n),
     names=prompt.names,
     units=target.units,
-    differentiable=networks.differentiable(config, net, prompt, read),
+    game=networks.game(config, net, prompt, read),
     **networks.reader(prompt, f"{target.value}, {target.probability:.1%}"),
   )
 

@@ -147,7 +147,7 @@ class Subject:
     together: the members of a set and the labels of all players to how the
       set is written; in braces by default.
     findings: what else the answer says, as facts by name.
-    differentiable: the same value as a function that JAX differentiates, for
+    game: the same value as JAX differentiates it, for
       `ablate.gradients.METHODS`; None where there is no gradient.
   """
 
@@ -160,7 +160,7 @@ class Subject:
   picture: Callable[[Interactions], Any] | None = None
   together: Callable[[tuple[int, ...], Sequence[str]], str] | None = None
   findings: Callable[[Explanation], Mapping[str, str]] | None = None
-  differentiable: gradients.Differentiable | None = None
+  game: base.Game | None = None
 
 
 def key_of(seed: int, cause: str) -> base.Key:

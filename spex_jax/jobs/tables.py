@@ -9,11 +9,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from spex_jax import settings
-from spex_jax.ablate import evaluate, features, gradients
+from spex_jax import base, settings
+from spex_jax.ablate import evaluate, features
 from spex_jax.datasets import tabular
 from spex_jax.jobs import subjects
 from spex_jax.models import mlp
@@ -72,21 +71,14 @@ def subject(config: Table, workdir: pathlib.Path) -> subjects.Subject:
   players = features.columns(data.columns)
   baseline, absent = subjects.baseline_of(config, x, train.features)
   make = _network if config.model.kind == "mlp" else _scikit_learn
-  evaluator, what, units, fact, with_gradient = make(
-    config, workdir, train, test, x, players, baseline
+  asked, what, units, fact = make(
+    config, workdir, train, test, x, players, baseline, absent
   )
-  differentiable = None
-  if with_gradient is not None:
-    read, params = with_gradient
-    differentiable = gradients.inputs(
-      read,
-      players,
-      x,
-      baseline,
-      params,
-      where="columns",
-      stands_in=absent,
-    )
+  if isinstance(asked, base.Game):
+    game = asked
+    evaluator = evaluate.compiled(game, batch_size=config.batch_size)
+  else:
+    game, evaluator = None, asked
 
   def draw(interactions: subjects.Interactions, path: pathlib.Path) -> None:
     title = f"{config.table}, test row {row}: {what}"
@@ -103,7 +95,7 @@ def subject(config: Table, workdir: pathlib.Path) -> subjects.Subject:
     names=data.columns,
     units=units,
     draw=draw,
-    differentiable=differentiable,
+    game=game,
   )
 
 
@@ -126,7 +118,7 @@ def _contents(table: str) -> dict[str, Any]:
   return {"table": table} | data
 
 
-def _network(config, workdir, train, test, x, players, baseline):
+def _network(config, workdir, train, test, x, players, baseline, absent):
   """A Flax MLP on standardised columns, compiled with the masking."""
   import optax  # Slow to import.
 
@@ -178,26 +170,19 @@ def _network(config, workdir, train, test, x, players, baseline):
     values = answers[:, first]
     return values if second is None else values - answers[:, second]
 
-  def value(mask: jax.Array, shared) -> jax.Array:
-    params, x, baseline = shared
-    rows = jnp.atleast_2d(players.apply(mask, x, baseline))
-    return read(rows, params).mean()
-
   widths = "-".join(map(str, (len(x), *config.model.widths, len(answers[0]))))
-  evaluator = evaluate.compiled(
-    value,
-    players.n,
-    batch_size=config.batch_size,
-    shared=(params, x, baseline),
-  )
   fact = f"MLP {widths}, {_score(test, guesses)}; {origin}"
   units = "logit" if classes else "response"
-  return evaluator, what, units, fact, (read, params)
+  game = features.game(
+    read, players, x, baseline, params, absent=absent, units=units
+  )
+  return game, what, units, fact
 
 
-def _scikit_learn(config, workdir, train, test, x, players, baseline):
+def _scikit_learn(config, workdir, train, test, x, players, baseline, absent):
   """Any estimator, fitted in a moment, masked on the host."""
-  del workdir  # Nothing is kept: pickles are not to be trusted.
+  # Nothing is kept: pickles are not to be trusted.
+  del workdir, absent
   kind = config.model.kind
   if kind == "boosting":
     # Waits for no threads of OpenMP, unlike the histogram kind.
@@ -218,8 +203,7 @@ def _scikit_learn(config, workdir, train, test, x, players, baseline):
 
   evaluator = evaluate.host(value, players.n, batch_size=config.batch_size)
   score = _score(test, model.predict(test.features))
-  # Not differentiable: nothing to read.
-  return evaluator, what, units, f"{kind}, {score}", None
+  return evaluator, what, units, f"{kind}, {score}"
 
 
 def _estimator(kind: str, given: Mapping[str, Any], seed: int) -> Any:

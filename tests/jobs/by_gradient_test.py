@@ -1,5 +1,6 @@
 """`spex explain` by gradients and by what others compute, end to end."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -36,7 +37,7 @@ def test_integrated_gradients_of_pixels(workdir):
   answer, text = _run(config, workdir)
   assert answer.method == "integrated_gradients"
   assert answer.num_evaluations == answer.held_out == 64
-  assert "64 gradients in pixels on the line from the baseline, the tr" in text
+  assert "64 gradients on the line from absent players, the tr" in text
   assert "64 distinct masks" in text and "R2 " in text and "(gap " in text
   subject = digits.subject(config, workdir)
   ends = np.stack([np.ones(16, bool), np.zeros(16, bool)])
@@ -61,15 +62,12 @@ def test_gradient_x_input_of_stand_ins(workdir):
   np.testing.assert_allclose(
     answer.fourier(full), subject.evaluator(full), atol=1e-4
   )
-  assert "1 gradient in pixels at the input, baseline the values of 16" in text
+  assert "1 gradient at the input, absent players the values of 16" in text
   # It is what occlusion becomes for small steps: its first order.
   (step,) = np.float32([1e-2])
-  soft = subject.differentiable
+  soft = jax.jit(subject.game)
   for player in (5, 9):
-    ends = [
-      soft.value(1 + s * step * (np.arange(16) == player), soft.shared)
-      for s in (1, -1)
-    ]
+    ends = [soft(1 + s * step * (np.arange(16) == player)) for s in (1, -1)]
     slope = (ends[0] - ends[1]) / (2 * step)
     np.testing.assert_allclose(_values(answer)[player], slope, atol=0.05)
 
@@ -93,7 +91,7 @@ def test_a_table_and_its_network(tmp_path):
     model={"kind": "mlp"},
   )
   answer, text = _run(config, tmp_path)
-  assert answer.fourier.n == 30 and "8 gradients in columns" in text
+  assert answer.fourier.n == 30 and "8 gradients on the line" in text
 
 
 def test_a_model_without_a_gradient(tmp_path):

@@ -72,9 +72,7 @@ def test_a_constant_in_the_place_of_absent_patches(folder, tmp_path):
     # float32 of one tiny block, in two orders of summation.
     assert got == pytest.approx(float(logits[0, 1]), abs=1e-5)
   config = dataclasses.replace(config, method="gradient_x_input")
-  found = gradients.gradient_x_input(
-    pictures.subject(config, tmp_path).differentiable
-  )
+  found = gradients.gradient_x_input(pictures.subject(config, tmp_path).game)
   ends = asked.evaluator(np.repeat([[True], [False]], 4, axis=1))
   np.testing.assert_allclose(
     [found.kept, found.absent], ends, rtol=0, atol=1e-5

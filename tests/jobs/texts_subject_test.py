@@ -361,8 +361,8 @@ def test_gradients_meet_the_values_at_both_ends(
 ):
   config = _config(name, made / model, method="gradient_x_input", **changes)
   asked = explain.subject_of(config, tmp_path)
-  assert asked.differentiable is not None
-  found = gradients.gradient_x_input(asked.differentiable)
+  assert asked.game is not None
+  found = gradients.gradient_x_input(asked.game)
   n = len(asked.names)
   ends = asked.evaluator(np.stack([np.ones(n, bool), np.zeros(n, bool)]))
   # These words are one token each, so one mask token is as good as many.
