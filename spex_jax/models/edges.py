@@ -23,8 +23,7 @@ import jax.numpy as jnp
 
 from spex_jax import base
 
-# Of an array, batch first, whose given axis has more positions, those that are
-# left.
+# Of an array whose given axis has more positions, those that are left.
 Fit = Callable[[jax.Array, int, int], jax.Array]
 
 
@@ -147,11 +146,8 @@ class Differences:
     batch, had, width = self._shape
     if had == length:
       return
-
-    def take(rows):
-      rows = jnp.swapaxes(rows.reshape(-1, batch, had, width), 0, 1)
-      return jnp.swapaxes(self._fit(rows, 2, length), 0, 1)
-
+    fit = jax.vmap(lambda one: self._fit(one, 1, length))
+    take = lambda flat: fit(flat.reshape(-1, batch, had, width))
     self._parts = [take(part).reshape(len(part), -1) for part in self._parts]
     self._early = {
       name: (take(change), num) for name, (change, num) in self._early.items()
