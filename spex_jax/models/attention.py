@@ -248,7 +248,7 @@ class Attention(nn.Module):
     q = tap(f"{site}.q", self.q_norm(q) if c.qk_norm else q)
     whole = len(inputs) == 1
     if not whole:
-      k, v = self.remember(tap, site, *inputs[1:], norm)
+      k, v = self.remember(tap, site, inputs[1], inputs[2], norm)
     elif cache is not None:
       k, v = cache
     else:
