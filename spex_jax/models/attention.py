@@ -17,6 +17,7 @@ width, H heads, K key-value heads, h head width.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -145,6 +146,7 @@ class Project(nn.Module):
 
     The inputs per head are those before the `norm`, which is folded in.
     """
+    chex.assert_rank(x, {3, 4})
     if norm is None or x.ndim == 3:
       out = jnp.einsum("bpd,dnh->bpnh", x, self.kernel)
     else:
