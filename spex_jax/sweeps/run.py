@@ -167,7 +167,7 @@ class Run:
 
 
 _ITEMS = "items.json"
-_ACCEPTED = ("code", "versions", "flags", "device")
+ACCEPTED = ("code", "versions", "flags", "device")
 # What a file system of other machines says when these are away.
 _AWAY = (errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.EHOSTDOWN)
 
@@ -220,8 +220,8 @@ def _write_items(folder: folders.Folder, sweep: grid.Sweep) -> None:
 def _stored(folder: folders.Folder, accept: Sequence[str]) -> dict[str, Any]:
   """What the directory was begun with, where some of that is accepted."""
   for name in accept:
-    if name not in _ACCEPTED:
-      raise ValueError(f"accept={name!r}: choose from {', '.join(_ACCEPTED)}.")
+    if name not in ACCEPTED:
+      raise ValueError(f"accept={name!r}: choose from {', '.join(ACCEPTED)}.")
   if not accept:
     return {}
   try:
@@ -235,7 +235,7 @@ def _advised(error: ledger.OtherConfigError) -> ledger.OtherConfigError:
   text = str(error)
   names = text.partition("another configuration: ")[2].partition(" differ")[0]
   kinds = {name.partition(".")[0] for name in names.split(", ")}
-  if kinds <= set(_ACCEPTED):
+  if kinds <= set(ACCEPTED):
     text += (
       f" Or accept the difference by --accept={','.join(sorted(kinds))}: the "
       "manifests of new shards then tell it."
