@@ -52,8 +52,13 @@ class Heads(NamedTuple):
     """What each writes: `[B, P, H, d]`."""
     # Heads first, as they are computed and as edges take them.
     each = jnp.einsum("bpnh,nhd->nbpd", self.z, self.kernel)
-    each = each if self.factor is None else each * self.factor
+    each = each if self.factor is None else each * self.factor[None]
     return jnp.moveaxis(each, 0, 2)
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """B, P, H, d."""
+    return (*self.z.shape[:3], self.kernel.shape[-1])
 
   def at(self, few: Callable[[jax.Array], jax.Array]) -> "Heads":
     """These at some positions, as `few` takes them from axis 1."""
@@ -104,35 +109,23 @@ class Once:
     names = [name for name in readers if name in self._cut]
     if not names:
       return {}
-    cuts = [_fitted(self._fit, name, self._cut[name], x) for name in names]
-    seen = x + self._changes(_joined(cuts), x)
-    ends = np.cumsum([cut.shape[2] for cut in cuts])
-    return dict(zip(names, jnp.split(seen, ends[:-1])))
-
-  def _changes(self, cut, x):
-    """`[R, B, P, d]` of cuts `[B|1, P|1, R, W']`."""
     few = lambda one: self._fit(one, 1, x.shape[1])
-    ref = few(self._ref.astype(x.dtype))
+    cuts = [_fitted(self._fit, name, self._cut[name], x) for name in names]
+    cut, ref = _joined(cuts), few(self._ref.astype(x.dtype))
     _check("ref", ref.shape[:2], x.shape)
-    changes, begin = _other(cut, ref), 0
+    # Summed in the shape in which it is multiplied next: in two shapes it would
+    # be computed twice.
+    flat = lambda rows: jnp.broadcast_to(rows, (len(rows), *x.shape)).reshape(
+      len(rows), -1, x.shape[-1]
+    )
+    seen, begin = flat(x[None]) + flat(_mixed(cut, ref)), 0
     for z in self._written:
       z = z.at(few) if isinstance(z, Heads) else few(z)
-      num = (z.z if isinstance(z, Heads) else z).shape[2]
-      changes = changes - _weighted(cut[..., begin : begin + num], z)
-      begin += num
-    return changes
-
-
-def _weighted(cut: jax.Array, z: Written) -> jax.Array:
-  """What writers write, under weights of every row: `[R, B, P, d]`."""
-  if isinstance(z, Heads):
-    if cut.shape[2] == 1:
-      return z.total(cut[:, :, 0])[None]
-    z = z.each
-  weights = jnp.moveaxis(cut, 2, 0)[..., None]
-  # A sum of products, not a product of matrices: it is computed together with
-  # what it is added to, so that nothing of R rows is written on the way.
-  return sum(weights[..., i, :] * z[:, :, i] for i in range(z.shape[2]))
+      share = cut[..., begin : begin + z.shape[2]]
+      begin += z.shape[2]
+      seen = seen - flat(_weighted(share, z))
+    ends = np.cumsum([cut.shape[2] for cut in cuts])
+    return dict(zip(names, jnp.split(seen.reshape(-1, *x.shape), ends[:-1])))
 
 
 class Differences:
@@ -302,8 +295,8 @@ def _product(shape, cut, parts):
   return jnp.einsum("bprw,wbpd->rbpd", cut, parts, precision="highest")
 
 
-def _other(cut: jax.Array, ref: jax.Array) -> jax.Array:
-  """What cut edges carry instead: `[R, B|1, P|1, d]`."""
+def _mixed(cut: jax.Array, ref: jax.Array) -> jax.Array:
+  """Writers `[B|1, P|1, W, d]` mixed by the first W': `[R, B|1, P|1, d]`."""
   num, every = cut.shape[-1], ref.shape[2]
   # Writers are not the leading axis here, so that a part of them is a copy.
   if 3 * num < every:
@@ -315,6 +308,19 @@ def _other(cut: jax.Array, ref: jax.Array) -> jax.Array:
   cut = jnp.broadcast_to(cut, (*lead, *cut.shape[2:]))
   out = jnp.einsum("bprw,bpwd->bprd", cut, ref, precision="highest")
   return jnp.moveaxis(out, 2, 0)
+
+
+def _weighted(cut: jax.Array, z: Written) -> jax.Array:
+  """What writers write, under weights of every row: `[R, B, P, d]`."""
+  if not isinstance(z, Heads):
+    return _mixed(cut, z)
+  if cut.shape[2] == 1:
+    return z.total(cut[:, :, 0])[None]
+  weights = jnp.moveaxis(cut, 2, 0)[..., None]
+  each = z.each[None]
+  # A sum of products, not a product of matrices: it is computed together with
+  # what it is added to, so that nothing of R rows is written on the way.
+  return sum(weights[..., i, :] * each[..., i, :] for i in range(cut.shape[3]))
 
 
 def _joined(cuts: Sequence[jax.Array]) -> jax.Array:
