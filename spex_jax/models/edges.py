@@ -76,6 +76,12 @@ class Heads(NamedTuple):
 Written: TypeAlias = jax.Array | Heads
 
 
+def stacked(wrote: Sequence[jax.Array]) -> jax.Array:
+  """What writers write, `[B, P, d]` or `[B, P, k, d]` each: `[B, P, W, d]`."""
+  each = [z[:, :, None] if z.ndim == 3 else z for z in wrote]
+  return jnp.concatenate(each, axis=2)
+
+
 def tracker(
   cut: Mapping[str, base.Array], ref: base.Array, fit: Fit
 ) -> "Once | Differences":

@@ -357,9 +357,7 @@ class Network:
         "Writers are wanted at every position: leave out logits_to_keep."
       )
     out = self.apply(params, edits, capture=self.writer_sites, **inputs)
-    parts = [out.activations[site] for site in self.writer_sites]
-    parts = [z[:, :, None] if z.ndim == 3 else z for z in parts]
-    return jnp.concatenate(parts, axis=2)
+    return edges.stacked([out.activations[s] for s in self.writer_sites])
 
   def check(self, edits: Edits | None) -> None:
     """Fails for an intervention that fits no run of this network.
