@@ -147,6 +147,8 @@ class Differences:
     self._groups = sorted({*self._num.values()})
     self._shape: tuple[int, int, int] = (0, 0, 0)  # B, P, d
     self._parts: list[jax.Array] = []  # [k, B P d] each
+    # All of them and zeros behind, in one array that is written in place.
+    self._held: jax.Array | None = None
     # Of the readers to come, what they see of writers before the last read.
     self._early: dict[str, tuple[jax.Array, int]] = {}
 
@@ -169,7 +171,15 @@ class Differences:
     ref = self._ref[:, :, begin : begin + num].astype(z.dtype)
     ref = self._fit(ref, 1, length)
     _check("ref", ref.shape[:2], self._shape)
-    self._parts.append(jnp.moveaxis(ref - z, 2, 0).reshape(num, -1))
+    part = jnp.moveaxis(ref - z, 2, 0).reshape(num, -1)
+    self._parts.append(part)
+    part = jax.lax.stop_gradient(part)
+    if self._held is None:
+      rest = jnp.zeros((self._groups[-1] - num, part.shape[1]), part.dtype)
+      self._held = jnp.concatenate([part, rest])
+    else:
+      update = jax.lax.dynamic_update_slice_in_dim
+      self._held = update(self._held, part, begin, 0)
 
   def read(self, readers: Sequence[str], x: jax.Array) -> dict[str, jax.Array]:
     """What those of the readers that are cut see: `[R, B, P, d]` each.
@@ -212,7 +222,9 @@ class Differences:
       if self._num[name] in (num, *after) and self._cut[name].shape[2] == 1
     ]
     cuts = [self._cut_of(name, x)[..., :num] for name in (*names, *riders)]
-    found = _contract(self._shape, _joined(cuts), tuple(self._parts))
+    parts = tuple(self._parts)
+    held = self._held if len(parts) > 1 else parts[0]
+    found = _contract(self._shape, _joined(cuts), held, parts)
     changes, begin = {}, 0
     for name, cut in zip((*names, *riders), cuts):
       change = found[begin : begin + cut.shape[2]]
@@ -235,7 +247,7 @@ class Differences:
       if begin >= had:
         fresh.append(part)
       begin += len(part)
-    return _product(self._shape, cut, jnp.concatenate(fresh))
+    return _contract(self._shape, cut, None, tuple(fresh))
 
   def _keep(self, length):
     """Goes on at `length` positions, where these are fewer than so far."""
@@ -245,27 +257,42 @@ class Differences:
     fit = jax.vmap(lambda one: self._fit(one, 1, length))
     take = lambda flat: fit(flat.reshape(-1, batch, had, width))
     self._parts = [take(part).reshape(len(part), -1) for part in self._parts]
+    if self._held is not None:
+      self._held = take(self._held).reshape(len(self._held), -1)
     self._early = {
-      name: (take(change), num) for name, (change, num) in self._early.items()
+      name: (take(change).reshape(len(change), -1), num)
+      for name, (change, num) in self._early.items()
     }
     self._shape = (batch, length, width)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _contract(
-  shape: tuple[int, int, int], cut: jax.Array, parts: tuple[jax.Array, ...]
+  shape: tuple[int, int, int],
+  cut: jax.Array,
+  held: jax.Array | None,
+  parts: tuple[jax.Array, ...],
 ) -> jax.Array:
-  """The change that every row sees: `[R, B, P, d]`.
+  """The change that every row sees: `[R, B P d]`.
 
   Args:
     shape: B, P, d.
     cut: `[B|1, P|1, R, W']`.
-    parts: `[k, B P d]` each, of W' writers together.
+    held: the parts in one array `[W' or more, B P d]`, for many rows; None
+      for one row, which is summed up writer by writer.
+    parts: `[k, B P d]` each, of W' writers together. The backward pass returns
+      to them.
   """
-  if cut.shape[2] > 1:
-    return _product(shape, cut, jnp.concatenate(parts))
-  found = (_product(shape, one, part) for one, part in _shares(cut, parts))
-  return functools.reduce(jnp.add, found)
+  if held is not None:
+    room = len(held) - cut.shape[-1]
+    cut = jnp.pad(cut, ((0, 0), (0, 0), (0, 0), (0, room)))
+    return _product(shape, cut, held)
+  found = jnp.zeros((), cut.dtype)
+  for share, part in _shares(cut, parts):
+    for i in range(len(part)):
+      weight = share[..., i].transpose(2, 0, 1)[..., None]
+      found = found + weight * part[i].reshape(1, *shape)
+  return found.reshape(cut.shape[2], -1)
 
 
 def _shares(cut, parts):
@@ -275,8 +302,8 @@ def _shares(cut, parts):
     begin += len(part)
 
 
-def _forward(shape, cut, parts):
-  return _contract(shape, cut, parts), (cut, parts)
+def _forward(shape, cut, held, parts):
+  return _contract(shape, cut, held, parts), (cut, parts)
 
 
 def _backward(shape, saved, change):
@@ -286,19 +313,19 @@ def _backward(shape, saved, change):
     _, back = jax.vjp(functools.partial(_product, shape), share, part)
     for found, one in zip((to_cut, to_parts), back(change)):
       found.append(one)
-  return jnp.concatenate(to_cut, axis=-1), tuple(to_parts)
+  return jnp.concatenate(to_cut, axis=-1), None, tuple(to_parts)
 
 
 _contract.defvjp(_forward, _backward)
 
 
 def _product(shape, cut, parts):
-  """`[B|1, P|1, R, W]` and `[W, B P d]` to `[R, B, P, d]`."""
+  """`[B|1, P|1, R, W]` and `[W, B P d]` to `[R, B P d]`."""
   if cut.shape[:2] == (1, 1):
-    out = jnp.matmul(cut[0, 0], parts, precision="highest")
-    return out.reshape(-1, *shape)
+    return jnp.matmul(cut[0, 0], parts, precision="highest")
   parts = parts.reshape(-1, *shape)
-  return jnp.einsum("bprw,wbpd->rbpd", cut, parts, precision="highest")
+  out = jnp.einsum("bprw,wbpd->rbpd", cut, parts, precision="highest")
+  return out.reshape(len(out), -1)
 
 
 def _mixed(cut: jax.Array, ref: jax.Array) -> jax.Array:
