@@ -34,6 +34,9 @@ Values: TypeAlias = Array  # float[B], or float[B, T] for T targets.
 ValueFn: TypeAlias = Callable[[Masks], Values]
 Key: TypeAlias = jax.Array  # A typed key of `jax.random.key`, consumed once.
 
+# Share of the largest |value| below which differences are float64's rounding.
+ROUNDING = 8 * float(np.finfo(np.float64).eps)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Game:
@@ -77,6 +80,47 @@ class NotFiniteError(ValueError):
   """Values with NaN or infinity."""
 
 
+def check_unmasked(array: Any, what: str) -> None:
+  """Refuses NumPy's masked arrays that mask anything.
+
+  What lies under their masks is no data, and `np.asarray` would take it.
+
+  Args:
+    array: anything.
+    what: it holds, for the message: "Values", say.
+
+  Raises:
+    ValueError: masked entries; the message counts them.
+  """
+  if isinstance(array, np.ma.MaskedArray):
+    count = int(np.ma.count_masked(array))
+    if count:
+      raise ValueError(
+        f"{what} come as a NumPy masked array with {count} of {array.size} "
+        "entries masked: they have no value. Leave these rows out, or fill "
+        "them (.filled)."
+      )
+
+
+def origin(values: np.ndarray) -> np.ndarray:
+  """What to subtract from values `[B, T]` before sums of them: `[T]`.
+
+  The value nearest to 0 where all are within a factor of two of one another:
+  then no difference rounds (Sterbenz 1974), and what they all share costs no
+  digit of what tells them apart. Else 0: there is nothing to gain.
+  """
+  low, high = values.min(axis=0), values.max(axis=0)
+  above = (low > 0) & (high / 2 <= low)
+  below = (high < 0) & (low / 2 >= high)
+  return np.where(above, low, np.where(below, high, 0.0))
+
+
+def is_constant(values: np.ndarray) -> np.ndarray:
+  """bool `[T]`: whether values `[B, T]` differ by rounding at most."""
+  half = values / 2  # So that no range overflows.
+  return np.ptp(half, axis=0) <= ROUNDING * np.abs(half).max(axis=0)
+
+
 def check_masks(masks: Masks, n: int | None = None) -> np.ndarray:
   """Returns masks as a host `bool[B, n]`, or says what is wrong with them.
 
@@ -86,8 +130,9 @@ def check_masks(masks: Masks, n: int | None = None) -> np.ndarray:
 
   Raises:
     ValueError: not two-dimensional, another number of players, or an entry
-      that is neither 0 nor 1.
+      that is neither 0 nor 1, or one that a masked array masks.
   """
+  check_unmasked(masks, "Masks")
   array = np.asarray(masks)
   if array.ndim != 2:
     raise ValueError(
@@ -175,8 +220,9 @@ def check_values(values: Values, num_masks: int) -> np.ndarray:
     TypeError: values that are not real numbers (complex, strings, objects).
     ValueError: another shape than `[B]` or `[B, T]`, B = 0; or
       `NotFiniteError`, NaN or infinities: the message counts them and names the
-      first mask that has one.
+      first mask that has one; or entries that a masked array masks.
   """
+  check_unmasked(values, "Values")
   array = np.asarray(values)
   if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
     raise TypeError(

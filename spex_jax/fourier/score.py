@@ -7,14 +7,16 @@ import numpy as np
 
 from spex_jax import base
 
-_ROUNDING = 1e-9  # Relative to the largest |value|: a perfect match, or none.
+_MATCHED = 8 * base.ROUNDING  # Of a constant: a sum of many terms is allowed.
 
 
 def r2(truth: base.Values, guess: base.Values) -> float | np.ndarray:
   """Coefficient of determination, `1 - |truth - guess|^2 / |truth - mean|^2`.
 
-  A constant truth has no variance to explain: the answer is 1 if the guess
-  matches it (to 1e-9 of its size) and 0 if not, as in scikit-learn's
+  What all values share is subtracted first, so that an offset costs no digits
+  but those that float64 lost before. A truth that is constant to rounding
+  (`base.ROUNDING`) has no variance to explain: the answer is 1 if the guess
+  matches it (to 64 steps of float64) and 0 if not, as in scikit-learn's
   `r2_score`. It is never NaN or infinite: a guess so bad that its score is
   beyond float64 gets the lowest float64.
 
@@ -37,16 +39,21 @@ def r2(truth: base.Values, guess: base.Values) -> float | np.ndarray:
   truth = base.check_values(truth, len(truth))
   if not np.isfinite(guess.astype(np.float64)).all():
     raise ValueError("The guesses hold NaN or infinity.")
-  # Free of units first, so that no square overflows or vanishes.
+  constant = base.is_constant(truth)
+  # Free of units first, so that no square overflows or vanishes; and of the
+  # offset before that, exactly.
   size = np.abs(truth).max(axis=0)
-  size = np.where(size > 0, size, 1.0)
+  start = base.origin(truth)
+  truth = truth - start
+  unit = np.abs(truth).max(axis=0)
+  unit = np.where(unit > 0, unit, 1.0)
   # Guesses far beyond the truth may still overflow, to a score of -infinity.
   with np.errstate(over="ignore"):
-    truth, guess = truth / size, guess.astype(np.float64) / size
+    guess = guess.astype(np.float64) - start
+    matched = np.abs(truth - guess).max(axis=0) <= _MATCHED * size
+    truth, guess = truth / unit, guess / unit
     error = ((truth - guess) ** 2).sum(axis=0)
   total = ((truth - truth.mean(axis=0, keepdims=True)) ** 2).sum(axis=0)
-  constant = np.ptp(truth, axis=0) <= _ROUNDING
-  matched = np.abs(truth - guess).max(axis=0) <= _ROUNDING
   with np.errstate(over="ignore"):
     score = 1 - error / np.where(constant, 1.0, total)
   score = np.maximum(score, np.finfo(np.float64).min)

@@ -34,7 +34,8 @@ from spex_jax.masks import packing
 
 Verdict = Literal["survives", "unproved", "contradicted"]
 _MOST_PLAYERS = 8  # Of one set: 256 corners in each context.
-_ROUNDING = 1e-12  # Of the largest |value|: a spread below it is none.
+# Of the largest |value|, in sums of 256 corners: a spread below it is none.
+_ROUNDING = 16 * base.ROUNDING
 
 
 class Reported(NamedTuple):

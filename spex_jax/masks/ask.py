@@ -15,8 +15,6 @@ from spex_jax.masks import request
 _JITTED_BATCH, _HOST_BATCH = 256, 1024
 _REPEATS = 4
 _SHOWN = 10  # Players of a mask that an error names.
-_REPEATABLE = 1e-6  # Differences below this share of max|f| are rounding.
-_CONSTANT = 1e-12  # And below this one, f is constant.
 
 Progress = Callable[[int, int], None]  # Distinct masks asked, and the budget.
 
@@ -93,9 +91,8 @@ class Asker:
     """
     again = self._evaluate(masks[:_REPEATS], count=False)
     self.num_repeats = len(again)
-    size = np.abs(values).max(axis=0)
     self.noise = spread_of_pairs(again, values[:_REPEATS])
-    if (self.noise > _REPEATABLE * size).any():
+    if (self.noise > repeatable(np.concatenate([values, again]))).any():
       gap = np.abs(again - values[:_REPEATS]).max()
       self.note = (
         f"The value function is not deterministic: {len(again)} masks asked "
@@ -117,7 +114,9 @@ class Asker:
         batch = np.ones((self._size, self.n), bool)
         batch[: len(rows)] = rows
       begin = time.perf_counter()
-      output = np.asarray(self._fn(batch))
+      output = self._fn(batch)
+      base.check_unmasked(output, "The value function's values")
+      output = np.asarray(output)
       self.seconds += time.perf_counter() - begin
       if output.shape[:1] == (len(batch),):
         output = output[: len(rows)]
@@ -170,8 +169,16 @@ def spread_of_pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
   return np.sqrt((unit**2).mean(axis=0) / 2) * size
 
 
-def is_constant(values: np.ndarray) -> bool:
-  """Whether `[B, T]` values are the same for all masks, up to rounding."""
-  return bool(
-    (np.ptp(values, axis=0) <= _CONSTANT * np.abs(values).max(axis=0)).all()
-  )
+def repeatable(values: np.ndarray) -> np.ndarray:
+  """`[T]` differences between repeats that are rounding, of values `[B, T]`.
+
+  A millionth of their spread, or what sums of a few dozen terms lose in the
+  narrowest float that holds all of them: models run in float32, of which
+  float64 values may be copies.
+  """
+  size = np.abs(values).max(axis=0)
+  with np.errstate(over="ignore"):
+    narrow = (values == values.astype(np.float32)).all(axis=0)
+  eps = np.where(narrow, *(float(np.finfo(t).eps) for t in ("f4", "f8")))
+  low, high = values.min(axis=0), values.max(axis=0)
+  return np.maximum(1e-6 * (high / 2 - low / 2) * 2, 16 * eps * size)

@@ -115,7 +115,7 @@ def ask_and_fit(
     ask.repeat(held, values, strict=strict)
     test = samples_lib.Samples(held, values)
     seen = np.concatenate([values, ends])
-  if len(held) >= budget_lib.LEAST and ask_lib.is_constant(seen):
+  if len(held) >= budget_lib.LEAST and base.is_constant(seen).all():
     among = "the full and the empty one"
     if method == "occlusion":
       among = "the full one and all that lack one player"
@@ -147,7 +147,7 @@ def _on_all(ask, method, kernel_width, strict):
   values = ask(masks)
   ask.repeat(masks, values, strict=strict)
   note = f"All {len(masks)} masks were asked; R^2 is on all of them. "
-  if ask_lib.is_constant(values):
+  if base.is_constant(values).all():
     answer = staged.constant(ask.n, values, [], ask.asked, "all 2**n")
     return Fitted(answer, None, np.ones(values.shape[1]))
   if method == "lime":

@@ -8,9 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from spex_jax import base
+from spex_jax.masks import ask as ask_lib
 from spex_jax.masks import packing
-
-_REPEATABLE = 1e-6  # Differences below this share of max|f| are rounding.
 
 
 class Samples(NamedTuple):
@@ -54,9 +53,10 @@ def merge(
   num_repeats = len(values) - len(first)
   if not num_repeats:
     return Merged(values, None, [])
-  size = np.abs(values).max(axis=0)
+  origin = base.origin(values)
+  size = np.abs(values - origin).max(axis=0)
   size = np.where(size > 0, size, 1.0)
-  unit = values / size
+  unit = (values - origin) / size
   counts = np.bincount(inverse)[:, None]
   means = np.zeros((len(first), values.shape[1]))
   np.add.at(means, inverse, unit)
@@ -64,12 +64,12 @@ def merge(
   left = unit - means[inverse]
   noise = np.sqrt((left**2).sum(axis=0) / num_repeats) * size
   notes = [f"{num_repeats} repeated masks were merged by their mean."]
-  if (np.abs(left).max(axis=0) > _REPEATABLE).any():
+  if (np.abs(left).max(axis=0) * size > ask_lib.repeatable(values)).any():
     text = f"{num_repeats} repeats of equal masks have other values"
     if strict:
       raise ValueError(f"{text}; mend the samples, or use strict=False.")
     notes.append(f"{text}; see the noise floor.")
-  return Merged(means * size, noise, notes)
+  return Merged(means * size + origin, noise, notes)
 
 
 def unseen(

@@ -17,7 +17,6 @@ from spex_jax.proxies import boosting, members, stack
 from spex_jax.proxies.samples import Samples
 
 _EXPLAINED = 1e-9  # Share of the energy left by an exact SPEX decode.
-_ROUNDING = 1e-13  # Share of max|f| below which differences are rounding.
 _ALMOST = 1e-5  # Share of the deviation that an exact scan may leave.
 _PLANTED = 0.5  # R^2 of the quick proxies below which a plan is tried.
 # The best of many fits to noise looks better than the mean by about as much.
@@ -67,6 +66,24 @@ def by_proxies(
     method: one of `PROXIES`, or "auto".
     max_order: of the sets; the lasso's are of at most 2, the trees' of 5.
   """
+  # Without what all values share, which would cost the others their digits.
+  origin = base.origin(samples.values)
+  values = samples.values - origin
+  values[:, base.is_constant(samples.values)] = 0.0
+  centred = Samples(samples.masks, values)
+  return _shifted(_by_proxies(centred, method, max_order), origin)
+
+
+def _shifted(answer, by):
+  """The answer with `by` `[T]` added to its functions."""
+  crossed = answer.crossed
+  return answer._replace(
+    functions=[f.shifted(c) for f, c in zip(answer.functions, by.tolist())],
+    crossed=None if crossed is None else crossed + by,
+  )
+
+
+def _by_proxies(samples, method, max_order):
   num_masks = len(samples.masks)
   if num_masks < 3:
     note = f"{num_masks} masks, under 3: only their mean."
@@ -107,7 +124,7 @@ def _spoken(names):
 def _best(masks, values, folds, method, max_order):
   """The answer for one target: members, then a stack of them."""
   alone = members.mean(masks, values)
-  if np.ptp(values) <= _ROUNDING * np.abs(values).max():
+  if base.is_constant(values):
     note = f"All {len(values)} values are equal to rounding: only their mean."
     return stack.stack(masks, values, [alone])._replace(note=note)
   largest = min(masks.shape[1], max_order or LASSO_ORDER, LASSO_ORDER)
@@ -195,7 +212,7 @@ def suspects_planted(samples: Samples, max_order: int | None = None) -> bool:
   """
   folds = boosting.spread_folds(len(samples.masks), members.FOLDS)
   scores = []
-  for column in samples.values.T:
+  for column in (samples.values - base.origin(samples.values)).T:
     found = [
       members.mean(samples.masks, column),
       members.by_lasso(samples.masks, column, folds, 1),

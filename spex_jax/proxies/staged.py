@@ -173,11 +173,11 @@ def _test(ask, masks, strict):
   """
   test = samples_lib.Samples(masks, ask(masks))
   ask.repeat(*test, strict=strict)
-  if not ask_lib.is_constant(test.values):
+  if not base.is_constant(test.values).all():
     return test, "", None
   probes = ask(corners(ask.n))
   both = np.concatenate([test.values, probes])
-  state = "constant" if ask_lib.is_constant(both) else "probed"
+  state = "constant" if base.is_constant(both).all() else "probed"
   return test, state, probes
 
 
@@ -252,8 +252,8 @@ def constant(
 ) -> select.Answer:
   """The answer where all values `[B, T]` are the same; `among` the masks."""
   note = (
-    f"f is constant: {asked} masks, {among} among them, have one value, to 12 "
-    "digits; no others were asked."
+    f"f is constant: {asked} masks, {among} among them, have one value, to "
+    "rounding; no others were asked."
   )
   # The middle of the range: a mean of equal numbers may round away.
   means = (values.max(axis=0) / 2 + values.min(axis=0) / 2).tolist()
