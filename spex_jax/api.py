@@ -26,6 +26,7 @@ Shapes: n players, B masks, T targets, K sets, D the largest order.
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +55,7 @@ def explain(
   max_order: int | None = None,
   strict: bool = False,
   batch_size: int | None = None,
-  names: Sequence[str] | None = None,
+  names: Sequence[Any] | None = None,
   units: str | None = None,
   progress: ask_lib.Progress | None = None,
   target_faithfulness: float | None = None,
@@ -81,7 +82,8 @@ def explain(
     strict: a value function that does not repeat its values is an error,
       rather than a noise floor.
     batch_size: masks in one call; None for 256 if jitted, else 1,024.
-    names: n names of players, for printing.
+    names: n names of players, for printing: a list, an array, a pandas Index,
+      a range; kept as text.
     units: the units of the values, for printing.
     progress: called with the distinct masks asked so far, and the budget.
     target_faithfulness: stop asking once the held-out masks (max(64, 10 %) of
@@ -104,7 +106,7 @@ def explain(
   n = request.whole("n", n, 0)
   budget = request.whole("budget", budget, 1)
   max_order = request.order(max_order, n)
-  names = request.player_names(names, n)
+  names = base.check_names(names, n)
   key = request.typed_key(key)
   goal = request.goal(target_faithfulness)
   if goal is not None and method in ("spex", *additive.METHODS):
@@ -166,7 +168,7 @@ def decode(
   max_order: int | None = None,
   strict: bool = False,
   held_out: tuple[base.Masks, base.Values] | None = None,
-  names: Sequence[str] | None = None,
+  names: Sequence[Any] | None = None,
   units: str | None = None,
 ) -> Explanation:
   """The same from samples that you already have. Deterministic.
@@ -206,7 +208,7 @@ def decode(
   if num_masks == 0:
     raise ValueError("Need at least one mask to decode; got none.")
   max_order = request.order(max_order, n)
-  names = request.player_names(names, n)
+  names = base.check_names(names, n)
   if plan is None and method == "spex":
     raise ValueError(
       "method='spex' needs the QueryPlan that the masks came from: "
@@ -265,7 +267,7 @@ def assess(
   method: str = "given",
   strict: bool = False,
   batch_size: int | None = None,
-  names: Sequence[str] | None = None,
+  names: Sequence[Any] | None = None,
   units: str | None = None,
   notes: Sequence[str] = (),
   progress: ask_lib.Progress | None = None,
@@ -294,7 +296,7 @@ def assess(
   start = time.perf_counter()
   n = request.whole("The number of players", fourier.n, 1)
   num_masks = request.whole("num_masks", num_masks, 1)
-  names = request.player_names(names, n)
+  names = base.check_names(names, n)
   key = request.typed_key(key)
   if n <= _MOST_EXACT:
     num_masks = min(num_masks, 1 << n)

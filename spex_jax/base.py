@@ -22,7 +22,7 @@ import os
 import pathlib
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -36,6 +36,40 @@ Key: TypeAlias = jax.Array  # A typed key of `jax.random.key`, consumed once.
 
 # Share of the largest |value| below which differences are float64's rounding.
 ROUNDING = 8 * float(np.finfo(np.float64).eps)
+_HASHED = 64  # Entries of an array that its hash reads.
+
+
+class ByValue:
+  """What makes dataclasses that hold arrays compare, hash and copy by value.
+
+  Equal are objects of one class whose fields are equal: arrays in shape and
+  every entry (NaN is NaN), whatever their dtypes. Fields of `compare=False`
+  are left out. Copies and pickles keep arrays that were read-only so. For
+  dataclasses of `eq=False`, which keep these methods.
+  """
+
+  def __eq__(self, other: object) -> bool:
+    if self is other or type(self) is not type(other):
+      return self is other
+    return _same(_compared(self), _compared(other))
+
+  def __hash__(self) -> int:
+    return hash((type(self).__name__, _key(_compared(self))))
+
+  def __getstate__(self) -> dict[str, Any]:
+    fixed = [
+      name
+      for name, value in vars(self).items()
+      if isinstance(value, np.ndarray) and not value.flags.writeable
+    ]
+    return vars(self) | {"_read_only": fixed}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    fixed = state.get("_read_only", ())
+    fields = {k: v for k, v in state.items() if k != "_read_only"}
+    vars(self).update(fields)
+    for name in fixed:
+      fields[name].flags.writeable = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -164,6 +198,31 @@ def check_integer(value: Any, what: str) -> int:
     except TypeError:
       pass  # Said below, by name.
   raise TypeError(f"{what} must be an integer; got {value!r}.")
+
+
+def check_names(names: Iterable[Any] | None, n: int) -> tuple[str, ...] | None:
+  """Returns n names of players as text, or None for none.
+
+  Args:
+    names: anything in an order: a list, an array `[n]`, a pandas Index, a
+      range; what it holds becomes text.
+    n: the number of players.
+
+  Raises:
+    TypeError: one string, a set, an array of other axes, or nothing that can
+      be listed.
+    ValueError: another number of names.
+  """
+  if names is None:
+    return None
+  unordered = isinstance(names, str | bytes | set | frozenset | Mapping)
+  flat = getattr(names, "ndim", 1) == 1
+  if unordered or not flat or not isinstance(names, Iterable):
+    raise TypeError(f"names must be a list of {n} strings; got {names!r}.")
+  out = tuple(map(str, names))
+  if len(out) != n:
+    raise ValueError(f"Need {n} names, one per player; got {len(out)}.")
+  return out
 
 
 def check_players(players: Array, n: int) -> np.ndarray:
@@ -341,6 +400,39 @@ def sync(path: str | os.PathLike) -> None:
     os.fsync(descriptor)
   finally:
     os.close(descriptor)
+
+
+def _compared(value: Any) -> dict[str, Any]:
+  return {
+    field.name: getattr(value, field.name)
+    for field in dataclasses.fields(value)
+    if field.compare
+  }
+
+
+def _same(a: Any, b: Any) -> bool:
+  if isinstance(a, Mapping) and isinstance(b, Mapping):
+    return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+  if isinstance(a, Array) or isinstance(b, Array):
+    a, b = np.asarray(a), np.asarray(b)
+    floats = a.dtype.kind in "fc" and b.dtype.kind in "fc"
+    return np.array_equal(a, b, equal_nan=floats)
+  if isinstance(a, tuple | list) and isinstance(b, tuple | list):
+    return len(a) == len(b) and all(map(_same, a, b))
+  return bool(a == b) or (a != a and b != b)
+
+
+def _key(value: Any) -> Any:
+  """Hashable, and equal for what `_same` calls equal; not for that alone."""
+  if isinstance(value, Mapping):
+    return frozenset((k, _key(v)) for k, v in value.items())
+  if isinstance(value, Array):
+    array = np.asarray(value)
+    value = array.ravel()[:_HASHED].tolist() if array.ndim else array.item()
+    return (array.shape, _key(value)) if array.ndim else _key(value)
+  if isinstance(value, tuple | list):
+    return tuple(map(_key, value))
+  return None if value != value else value
 
 
 def _digest(body: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ Shapes: n players, B masks, T targets, K sets.
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,8 +19,8 @@ from spex_jax.masks import request
 _ARRAYS = ("faithfulness", "noise_floor", "coef_std", "error_quantiles")
 
 
-@dataclasses.dataclass(frozen=True)
-class Explanation:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Explanation(base.ByValue):
   """A sparse function that stands for f, and how far to trust it.
 
   Attributes:
@@ -58,15 +58,17 @@ class Explanation:
   coef_std: Any = None
   error_quantiles: Any = None
   notes: tuple[str, ...] = ()
-  seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+  seconds: dict[str, float] = dataclasses.field(
+    default_factory=dict, compare=False
+  )
   names: tuple[str, ...] | None = None
   units: str | None = None
 
   def interactions(
     self,
     index: str = "FBII",
-    order: int | None = 2,
-    names: Sequence[str] | None = None,
+    order: int | Literal["own"] | None = "own",
+    names: Sequence[Any] | None = None,
     *,
     target: int | None = None,
   ) -> interactions_lib.Interactions:
@@ -74,7 +76,8 @@ class Explanation:
 
     Args:
       index: its name.
-      order: the largest set; None for no limit.
+      order: the largest set; None for no limit; "own" for an index's only
+        order (SV, BV: 1), or 2.
       names: of the players; those of the explanation if None.
       target: which of T targets; needed if there are several.
 
@@ -101,8 +104,8 @@ class Explanation:
     return table.interactions(
       fourier,
       index,
-      order,
-      names=names or self.names,
+      table.own_order(index) if order == "own" else order,
+      names=self.names if names is None else names,
       units=self.units,
       coef_std=std,
     )

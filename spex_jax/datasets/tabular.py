@@ -17,8 +17,8 @@ from spex_jax.datasets import splits
 NAMES = ("breast_cancer", "diabetes", "iris", "wine")
 
 
-@dataclasses.dataclass(frozen=True)
-class Table:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Table(base.ByValue):
   """Examples by columns.
 
   Attributes:

@@ -15,8 +15,8 @@ _TEXTS = ("text", "review", "sentence", "content")
 _LABELS = ("label", "sentiment", "class", "target")
 
 
-@dataclasses.dataclass(frozen=True)
-class Texts:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Texts(base.ByValue):
   """Labelled texts.
 
   Attributes:

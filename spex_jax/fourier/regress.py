@@ -445,6 +445,7 @@ def _lasso(gram, product, energy, grid, most):
         Xy=product,
         check_input=False,
         tol=1e-6,
+        random_state=0,  # Without, NumPy's global generator moves.
       )[1]
       coefs = out[i] = path[:, 0]
   return out

@@ -20,8 +20,8 @@ _CHUNK = 128  # Terms evaluated at once: [128, B] parities stay near the cache.
 Term = tuple[Sequence[int], float]
 
 
-@flax.struct.dataclass
-class SparseFourier:
+@flax.struct.dataclass(eq=False)
+class SparseFourier(base.ByValue):
   """f(m) = sum_k coefs[k] (-1)^(sum_{i in players[k]} m_i); a pytree.
 
   Build one with `from_terms` or `from_supports`, which check and merge. With

@@ -188,8 +188,8 @@ def spearman(
   Args:
     a: `[M]`, or `[M, T]`, of which each column is compared with its own of b.
     b: the same shape.
-    constant: what columns get that are all equal on one side or both, and so
-      rank nothing; None for an error.
+    constant: what columns get that are all equal (to rounding) on one side or
+      both, and so rank nothing; None for an error.
 
   Returns:
     In -1..1: a float, or float64 `[T]`.
@@ -248,11 +248,12 @@ def _flat(
   for name, scores in (("first", a), ("second", b)):
     flat = np.ones(scores.shape[1:], bool)
     if len(scores):
-      flat = np.asarray(scores.min(axis=0) == scores.max(axis=0))
+      flat = np.asarray(base.is_constant(scores))
     if flat.any() and constant is None:
       where = f" in column {flat.argmax()}" if flat.ndim else ""
       raise ValueError(
-        f"The {name} scores {fault}{where}: {len(scores)} of them, all equal."
+        f"The {name} scores {fault}{where}: {len(scores)} of them, all equal "
+      "to rounding."
       )
     found.append(flat)
   return found[0] | found[1]

@@ -357,7 +357,8 @@ def _process_note(posterior, trial, out):
 def _error(values, guess, rows=slice(None)):
   """Mean square over rows, free of units, so that no square overflows."""
   scale = np.abs(values).max() or 1.0
-  return (((guess - values)[rows] / scale) ** 2).mean()
+  # Of these rows alone: the others of a guess may not be filled yet.
+  return (((guess[rows] - values[rows]) / scale) ** 2).mean()
 
 
 def most_masks() -> int:
