@@ -144,6 +144,7 @@ def explain(
     answer, test = staged.ask_and_decode(
       ask, key, method, max_order=max_order, strict=strict, goal=goal
     )
+  ends = ask.ends()
   judged = select.judge(answer, None, test)
   total = time.perf_counter() - start
   return Explanation(
@@ -153,7 +154,8 @@ def explain(
     num_repeats=ask.num_repeats,
     method=answer.method,
     **_trust(answer, judged, score, ask.single),
-    notes=tuple(answer.notes + [ask.note] * bool(ask.note)),
+    ends=_ends(ends, ask.single),
+    notes=_notes(answer, [ask.note], names),
     seconds=_seconds(ask.seconds, total),
     names=names,
     units=units,
@@ -250,8 +252,9 @@ def decode(
     num_evaluations=num_evaluations,
     num_repeats=num_masks - num_distinct,
     **_trust(answer, judged, score, single),
+    ends=_ends(_held_ends(hashes, n, values[distinct.inverse]), single),
     method=answer.method,
-    notes=tuple(notes + answer.notes),
+    notes=_notes(answer, notes, names),
     seconds=_seconds(0.0, time.perf_counter() - start),
     names=names,
     units=units,
@@ -279,7 +282,8 @@ def assess(
     fourier: of n players, 1 or more; with a leading T where `value_fn` has T
       targets. `proxies.additive.function` makes one of a value per player.
     key: consumed.
-    num_masks: uniform masks to judge it on, at most all 2^n.
+    num_masks: uniform masks to judge it on, at most all 2^n; f(none) and
+      f(all) are asked besides, for `ends`.
     method: what made it, for the report.
     strict: and `batch_size`, `names`, `units` and `progress`, as for `explain`.
     batch_size: of calls.
@@ -301,7 +305,7 @@ def assess(
   if n <= _MOST_EXACT:
     num_masks = min(num_masks, 1 << n)
   ask = ask_lib.Asker(
-    value_fn, n, num_masks, batch_size=batch_size, progress=progress
+    value_fn, n, num_masks + 2, batch_size=batch_size, progress=progress
   )
   masks = sampling.distinct(key, num_masks, n)
   values = ask(masks)
@@ -315,6 +319,7 @@ def assess(
       f"value function has {'none' if ask.single else values.shape[1]}."
     )
   answer = select.Answer(functions, method, list(notes))
+  ends = ask.ends()
   judged = select.judge(answer, None, samples_lib.Samples(masks, values))
   return Explanation(
     fourier=fourier,
@@ -323,7 +328,8 @@ def assess(
     num_repeats=ask.num_repeats,
     method=method,
     **_trust(answer, judged, None, single),
-    notes=tuple(answer.notes + [ask.note] * bool(ask.note)),
+    ends=_ends(ends, single),
+    notes=_notes(answer, [ask.note], names),
     seconds=_seconds(ask.seconds, time.perf_counter() - start),
     names=names,
     units=units,
@@ -352,16 +358,41 @@ def _trust(answer, judged, score, single):
     std = padded[0] if single else np.stack(padded)
   if judged is None:
     return {
-      "faithfulness": _unwrap(score, single), "held_out": 0, "coef_std": std,
-    }  # fmt: skip
-  quantiles = judged.error_quantiles
+      "faithfulness": _unwrap(score, single),
+      # All masks were asked, or none was left to test on.
+      "faithfulness_std": None if score is None else _unwrap(0 * score, single),
+      "held_out": 0,
+      "coef_std": std,
+    }
   return {
     "faithfulness": _unwrap(judged.faithfulness, single),
+    "faithfulness_std": _unwrap(judged.std, single),
     "held_out": judged.num_masks,
     "by_terms": {k: _unwrap(v, single) for k, v in judged.by_terms.items()},
-    "error_quantiles": quantiles[0] if single else quantiles,
+    "errors": judged.errors[0] if single else judged.errors,
     "coef_std": std,
   }
+
+
+def _notes(answer, more, names):
+  told = [] if answer.untold is None else [answer.untold.note(names)]
+  return tuple(note for note in (*more, *told, *answer.notes) if note)
+
+
+def _ends(ends, single):
+  """(f(none), f(all)) as they are kept, or None where they were not asked."""
+  return None if ends is None else tuple(_unwrap(end, single) for end in ends)
+
+
+def _held_ends(hashes, n, values):
+  """`[T]` values of the empty and the full mask, if both are among samples."""
+  found = []
+  for mask in packing.hash_masks(staged.corners(n)[::-1], bits=128):
+    rows = np.flatnonzero((hashes == mask).all(axis=1))
+    if not len(rows):
+      return None
+    found.append(values[rows[0]])
+  return found
 
 
 def _unwrap(per_target, single):

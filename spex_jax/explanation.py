@@ -4,7 +4,9 @@ Shapes: n players, B masks, T targets, K sets.
 """
 
 import dataclasses
+import math
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -16,7 +18,10 @@ from spex_jax.indices import interactions as interactions_lib
 from spex_jax.indices import table
 from spex_jax.masks import request
 
-_ARRAYS = ("faithfulness", "noise_floor", "coef_std", "error_quantiles")
+_UNKNOWN = float(np.finfo(np.float64).max)  # As of a single mask.
+_ARRAYS = (
+  "faithfulness", "faithfulness_std", "noise_floor", "coef_std", "errors",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,6 +32,9 @@ class Explanation(base.ByValue):
     fourier: the expansion; a leading T for T targets.
     faithfulness: R^2 on masks that no decoder saw (`[T]` for T targets); on
       all masks where all were asked; None where no mask was left to test on.
+    faithfulness_std: its standard error (`[T]`), by the delta method over these
+      masks (`fourier.score.r2_std`); 0 where all were asked; None where
+      faithfulness is.
     noise_floor: standard deviation of one value between repeats of the same
       mask (`[T]`), in the units of f; 0 for a function, None if never seen
       twice.
@@ -39,8 +47,11 @@ class Explanation(base.ByValue):
       faithfulness is.
     coef_std: standard errors of `fourier.coefs`, of the same shape and units;
       None from decoders that do not know them.
-    error_quantiles: `[101]` (`[T, 101]`) quantiles 0, .01, ... 1 of the errors
-      |f - answer| behind `faithfulness`, in the units of f; see `interval`.
+    errors: `[E]` (`[T, E]`) the errors |f - answer| of the `held_out` masks,
+      ascending, in the units of f; of more than 1,000, the ranks
+      ceil(r held_out / E); see `interval`.
+    ends: f(none) and f(all) as f gave them (each `[T]`), which the expansion
+      need not meet: see `gaps`. None where they were not asked.
     notes: what was decided on the way, and why.
     seconds: "evaluating", "decoding" and "total".
     names: of the players, or None.
@@ -54,9 +65,11 @@ class Explanation(base.ByValue):
   num_repeats: int
   held_out: int
   method: str
+  faithfulness_std: Any = None
   by_terms: dict[str, Any] | None = None
   coef_std: Any = None
-  error_quantiles: Any = None
+  errors: Any = None
+  ends: tuple[Any, Any] | None = None
   notes: tuple[str, ...] = ()
   seconds: dict[str, float] = dataclasses.field(
     default_factory=dict, compare=False
@@ -115,9 +128,11 @@ class Explanation(base.ByValue):
   ) -> tuple[np.ndarray, np.ndarray]:
     """Bounds `[B]` (`[B, T]`) that hold the value f(mask) with a probability.
 
-    The answer plus and minus the `level` quantile of its errors on masks that
-    it had not seen (split conformal prediction, Vovk et al. 2005): right on
-    average over uniform masks, whatever the decoder; not for each mask apart.
+    The answer plus and minus the ceil((m + 1) level)-th smallest of its errors
+    on the m masks that it had not seen (split conformal prediction, Vovk et
+    al. 2005): with at least that probability on average over uniform masks,
+    whatever the decoder; not for each mask apart. Where m is too small for the
+    level, there is no bound: they are infinite, and a warning says so.
 
     Args:
       masks: bool `[B, n]`.
@@ -126,17 +141,41 @@ class Explanation(base.ByValue):
     Raises:
       ValueError: no such errors are known, or a level outside (0, 1).
     """
-    if self.error_quantiles is None:
+    if self.errors is None:
       raise ValueError("No mask was left to measure errors on.")
     if not 0 < level < 1:
       raise ValueError(f"level must lie in (0, 1); got {level}.")
-    grid = np.linspace(0, 1, self.error_quantiles.shape[-1])
-    width = np.asarray(
-      [np.interp(level, grid, q) for q in np.atleast_2d(self.error_quantiles)]
-    )
+    errors = np.atleast_2d(self.errors)
+    # Less a little, as (m + 1) level may round up where it is whole.
+    rank = math.ceil((self.held_out + 1) * level * (1 - base.ROUNDING))
+    if rank > self.held_out:
+      least = math.ceil(level / (1 - level) * (1 - base.ROUNDING))
+      width = np.full(len(errors), np.inf)
+      warnings.warn(
+        f"{self.held_out} held-out masks bound no value at level {level:g}: "
+        f"the interval is infinite. It takes {least}.",
+        stacklevel=2,
+      )
+    else:
+      # The first kept whose own rank is no less.
+      kept = errors.shape[1]
+      ranks = -(-np.arange(1, kept + 1) * self.held_out // kept)
+      width = errors[:, np.searchsorted(ranks, rank)]
     guess = np.asarray(self.fourier(masks))
     width = width[0] if self.fourier.num_targets is None else width[None]
     return guess - width, guess + width
+
+  @property
+  def gaps(self) -> tuple[Any, Any] | None:
+    """What the expansion says of f(none) and f(all), less what f said.
+
+    None where `ends` is.
+    """
+    if self.ends is None:
+      return None
+    corners = np.repeat([[False], [True]], self.fourier.n, axis=1)
+    none, everyone = np.asarray(self.fourier(corners))
+    return none - self.ends[0], everyone - self.ends[1]
 
   def __str__(self) -> str:
     units = f" {self.units}" if self.units else ""
@@ -146,12 +185,18 @@ class Explanation(base.ByValue):
       f"{self.num_evaluations} masks",
       "faithfulness (R^2): "
       + ("not measured" if self.faithfulness is None else "")
-      + _text(self.faithfulness)
+      + _with_error(self.faithfulness, self.faithfulness_std)
       + (f" on {self.held_out} held-out masks" if self.held_out else ""),
     ]
     if self.by_terms is not None:
       told = [f"{_text(v)} ({k} sets)" for k, v in self.by_terms.items()]
       lines.append("R^2 by size: " + ", ".join(told))
+    if self.ends is not None and self.gaps is not None:
+      told = [
+        f"f({name}) {_text(end)}{units} (expansion {_text(gap, '+')})"
+        for name, end, gap in zip(("none", "all"), self.ends, self.gaps)
+      ]
+      lines.append("ends: " + ", ".join(told))
     if self.noise_floor is not None:
       lines.append(f"noise floor: {_text(self.noise_floor)}{units}")
     return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
@@ -193,6 +238,11 @@ class Explanation(base.ByValue):
       for key, value in (body.get("by_terms") or {}).items():
         if isinstance(value, list):
           body["by_terms"][key] = np.asarray(value)
+      if body.get("ends") is not None:
+        body["ends"] = tuple(
+          np.asarray(end) if isinstance(end, list) else end
+          for end in body["ends"]
+        )
       for name in ("notes", "names"):
         body[name] = None if body[name] is None else tuple(body[name])
       fourier = (
@@ -211,12 +261,24 @@ def _targets(fourier: sparse.SparseFourier) -> list[sparse.SparseFourier]:
 
 
 def _plain(value):
+  if isinstance(value, tuple):
+    return [_plain(inner) for inner in value]
   if isinstance(value, dict):
     return {key: _plain(inner) for key, inner in value.items()}
   return value.tolist() if hasattr(value, "tolist") else value
 
 
-def _text(value):
+def _text(value, sign=""):
   if value is None:
     return ""
-  return ", ".join(f"{v:.4g}" for v in np.atleast_1d(value))
+  return ", ".join(f"{v:{sign}.4g}" for v in np.atleast_1d(value))
+
+
+def _with_error(value, std):
+  """Scores and their standard errors, where these are known and not 0."""
+  if value is None or std is None:
+    return _text(value)
+  return ", ".join(
+    f"{v:.4g}" + (f" ± {s:.2g}" if 0 < s < _UNKNOWN else "")
+    for v, s in zip(np.atleast_1d(value), np.atleast_1d(std))
+  )

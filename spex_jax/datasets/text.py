@@ -10,6 +10,8 @@ import pathlib
 
 import numpy as np
 
+from spex_jax import base
+
 # Columns that are taken where none is named.
 _TEXTS = ("text", "review", "sentence", "content")
 _LABELS = ("label", "sentiment", "class", "target")

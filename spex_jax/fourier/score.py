@@ -30,6 +30,51 @@ def r2(truth: base.Values, guess: base.Values) -> float | np.ndarray:
   Raises:
     ValueError: shapes that differ, no values, NaN or infinities.
   """
+  truth, guess, constant, matched = _free(truth, guess)
+  # Guesses far beyond the truth may still overflow, to a score of -infinity.
+  with np.errstate(over="ignore"):
+    error = ((truth - guess) ** 2).sum(axis=0)
+  total = ((truth - truth.mean(axis=0, keepdims=True)) ** 2).sum(axis=0)
+  with np.errstate(over="ignore"):
+    score = 1 - error / np.where(constant, 1.0, total)
+  score = np.maximum(score, np.finfo(np.float64).min)
+  score = np.where(constant, matched.astype(np.float64), score)
+  return float(score) if score.ndim == 0 else score
+
+
+def r2_std(truth: base.Values, guess: base.Values) -> float | np.ndarray:
+  """Standard error of `r2`: what other masks of the same kind would say.
+
+  By the delta method: R² = 1 - E / V, the means of squared errors e² and
+  deviations d², varies with each mask by `(E / V d² - e²) / V`. Of a constant
+  truth it is 0. Beyond float64, and of a single mask, it is the largest one.
+
+  Args:
+    truth: `[B]`, or `[B, T]`.
+    guess: the same shape.
+
+  Raises:
+    ValueError: as `r2`.
+  """
+  truth, guess, constant, _ = _free(truth, guess)
+  count = len(truth)
+  with np.errstate(over="ignore", invalid="ignore"):
+    errors = (truth - guess) ** 2
+    apart = (truth - truth.mean(axis=0, keepdims=True)) ** 2
+    total = np.where(constant, 1.0, apart.mean(axis=0))
+    moves = (errors.mean(axis=0) / total * apart - errors) / total
+    std = np.sqrt((moves**2).mean(axis=0) / max(1, count - 1))
+  std = np.where(constant, 0.0, std)
+  known = np.isfinite(std) & (count > 1)
+  std = np.where(known, std, np.finfo(np.float64).max)
+  return float(std) if std.ndim == 0 else std
+
+
+def _free(truth, guess):
+  """Both without offset and units, float64; whether the truth is constant.
+
+  And whether the guess matches it then.
+  """
   truth, guess = np.asarray(truth), np.asarray(guess)
   if truth.shape != guess.shape or not truth.size:
     raise ValueError(
@@ -47,15 +92,7 @@ def r2(truth: base.Values, guess: base.Values) -> float | np.ndarray:
   truth = truth - start
   unit = np.abs(truth).max(axis=0)
   unit = np.where(unit > 0, unit, 1.0)
-  # Guesses far beyond the truth may still overflow, to a score of -infinity.
   with np.errstate(over="ignore"):
     guess = guess.astype(np.float64) - start
     matched = np.abs(truth - guess).max(axis=0) <= _MATCHED * size
-    truth, guess = truth / unit, guess / unit
-    error = ((truth - guess) ** 2).sum(axis=0)
-  total = ((truth - truth.mean(axis=0, keepdims=True)) ** 2).sum(axis=0)
-  with np.errstate(over="ignore"):
-    score = 1 - error / np.where(constant, 1.0, total)
-  score = np.maximum(score, np.finfo(np.float64).min)
-  score = np.where(constant, matched.astype(np.float64), score)
-  return float(score) if score.ndim == 0 else score
+    return truth / unit, guess / unit, constant, matched

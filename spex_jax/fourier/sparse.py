@@ -384,7 +384,7 @@ def evaluate(fourier: SparseFourier, masks: base.Masks) -> jax.Array:
   if fourier.num_targets is None:
     return one_target(players, coefs) + constant
   out = jax.lax.map(lambda pair: one_target(*pair), (players, coefs))
-  return out.T + constant
+  return out.T + constant[None]
 
 
 _evaluate_jit = jax.jit(evaluate)

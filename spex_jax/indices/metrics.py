@@ -188,8 +188,8 @@ def spearman(
   Args:
     a: `[M]`, or `[M, T]`, of which each column is compared with its own of b.
     b: the same shape.
-    constant: what columns get that are all equal (to rounding) on one side or
-      both, and so rank nothing; None for an error.
+    constant: what columns get that are all equal on one side or both, and so
+      rank nothing; None for an error.
 
   Returns:
     In -1..1: a float, or float64 `[T]`.
@@ -215,6 +215,8 @@ def pearson(
   """
   a, b = _scores(a, b, most_axes=2)
   flat = _flat(a, b, "correlate with nothing", constant)
+  if len(a):
+    a, b = a - base.origin(a), b - base.origin(b)
   tops = [np.abs(scores).max(axis=0, initial=0) for scores in (a, b)]
   a, b = (
     scores / np.where(top > 0, top, 1) for scores, top in zip((a, b), tops)
@@ -248,12 +250,11 @@ def _flat(
   for name, scores in (("first", a), ("second", b)):
     flat = np.ones(scores.shape[1:], bool)
     if len(scores):
-      flat = np.asarray(base.is_constant(scores))
+      flat = np.asarray(scores.min(axis=0) == scores.max(axis=0))
     if flat.any() and constant is None:
       where = f" in column {flat.argmax()}" if flat.ndim else ""
       raise ValueError(
-        f"The {name} scores {fault}{where}: {len(scores)} of them, all equal "
-      "to rounding."
+        f"The {name} scores {fault}{where}: {len(scores)} of them, all equal."
       )
     found.append(flat)
   return found[0] | found[1]

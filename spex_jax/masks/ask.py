@@ -60,6 +60,7 @@ class Asker:
     self.asked, self.num_repeats, self.seconds = 0, 0, 0.0
     self.single, self.note = True, ""
     self.noise: np.ndarray | None = None
+    self._ends: list[np.ndarray | None] = [None, None]
     self._fn, self._progress = value_fn, progress
     self._pads = isinstance(value_fn, jax.stages.Wrapped)
     self._size = batch_size or (_JITTED_BATCH if self._pads else _HOST_BATCH)
@@ -80,6 +81,18 @@ class Asker:
         f"{self.budget}."
       )
     return self._evaluate(masks, count=True)
+
+  def ends(self) -> tuple[np.ndarray, np.ndarray] | None:
+    """f(none) and f(all), `[T]` each; asked now if the budget has room.
+
+    None where it has not, and one of them was not among the masks.
+    """
+    corners = np.stack([np.zeros(self.n, bool), np.ones(self.n, bool)])
+    new = [i for i, end in enumerate(self._ends) if end is None]
+    if new and self.asked + len(new) <= self.budget:
+      self(corners[new])
+    none, everyone = self._ends
+    return None if none is None or everyone is None else (none, everyone)
 
   def repeat(
     self, masks: np.ndarray, values: np.ndarray, *, strict: bool
@@ -131,7 +144,11 @@ class Asker:
           f"The value function returned shape {self._shape} a mask for one "
           f"batch and {values.shape[1:]} for another."
         )
-      parts.append(values.reshape(len(rows), -1))
+      values = values.reshape(len(rows), -1)
+      for end, found in enumerate((~rows.any(axis=1), rows.all(axis=1))):
+        if count and found.any():
+          self._ends[end] = values[found][0]
+      parts.append(values)
       if count:
         self.asked += len(rows)
         if self._progress:

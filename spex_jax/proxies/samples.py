@@ -11,6 +11,8 @@ from spex_jax import base
 from spex_jax.masks import ask as ask_lib
 from spex_jax.masks import packing
 
+_SHOWN = 10  # Players, or groups of them, that a note names.
+
 
 class Samples(NamedTuple):
   """Distinct masks bool `[B, n]` with their values float64 `[B, T]`."""
@@ -105,3 +107,59 @@ def unseen(
   if not len(rows):
     raise ValueError(none)
   return Samples(masks[rows], values[rows])
+
+
+class Untold(NamedTuple):
+  """Players that no mask tells apart.
+
+  Attributes:
+    kept: kept by every mask.
+    dropped: by none.
+    tied: groups of which each mask keeps all or none, or always one of two
+      halves: their effects are shared among them as a decoder likes.
+  """
+
+  kept: list[int]
+  dropped: list[int]
+  tied: list[list[int]]
+
+  def note(self, names: tuple[str, ...] | None) -> str:
+    """A sentence that names them, or ""."""
+
+    def listed(players):
+      shown = [str(i) if names is None else names[i] for i in players[:_SHOWN]]
+      more = len(players) - len(shown)
+      return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+
+    said = []
+    if self.kept:
+      said.append(f"every mask keeps {listed(self.kept)}")
+    if self.dropped:
+      said.append(f"no mask keeps {listed(self.dropped)}")
+    if self.tied:
+      groups = "; ".join("{" + listed(g) + "}" for g in self.tied[:_SHOWN])
+      more = len(self.tied) - _SHOWN
+      groups += f" and {more} more groups" if more > 0 else ""
+      said.append(f"no mask tells apart {groups}")
+    if not said:
+      return ""
+    return (
+      f"These masks cannot say what some players do: {', '.join(said)}. Their "
+      "values are a convention; ask masks in which they differ."
+    )
+
+
+def untold(masks: base.Masks) -> Untold:
+  """Which players of masks `[B, n]`, B at least 1, cannot be told apart."""
+  masks = base.check_masks(masks)
+  # Players that are always opposite are as alike as those always equal.
+  columns = np.packbits((masks ^ masks[:1]).T, axis=1)
+  groups: dict[bytes, list[int]] = {}
+  for player, column in enumerate(columns):
+    groups.setdefault(column.tobytes(), []).append(player)
+  fixed = groups.pop(bytes(columns.shape[1]), [])
+  return Untold(
+    kept=[i for i in fixed if masks[0, i]],
+    dropped=[i for i in fixed if not masks[0, i]],
+    tied=[group for group in groups.values() if len(group) > 1],
+  )

@@ -235,7 +235,7 @@ def test_damaged_and_foreign_files(tmp_path):
     ({"n": -1}, ValueError, "must be at least 0; got -1"),
     ({"order": 1.5}, TypeError, "order must be an integer; got 1.5"),
     ({"order": True}, TypeError, "order must be an integer; got True"),
-    ({"names": ("a",)}, ValueError, "Need 4 names of players; got 1"),
+    ({"names": ("a",)}, ValueError, "Need 4 names, one per player; got 1"),
     ({"names": "abcd"}, TypeError, "must be a list of 4 strings; got 'abcd'"),
     ({"names": {"a", "b", "c", "d"}}, TypeError, "must be a list of 4"),
     ({"names": np.array([["a"] * 4])}, TypeError, "must be a list of 4"),

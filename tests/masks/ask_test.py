@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from spex_jax import base
 from spex_jax.masks import ask as ask_lib
 
 
@@ -45,6 +46,11 @@ def test_spread_of_pairs(scale):
 
 
 def test_is_constant():
-  assert ask_lib.is_constant(np.full((5, 2), [3.0, 0.0]))
-  assert not ask_lib.is_constant(np.array([[3.0, 0.0], [3.0, 1e-300]]))
-  assert ask_lib.is_constant(np.array([[0.1 + 0.2], [0.3]]))
+  for values, expected in (
+    (np.full((5, 2), [3.0, 0.0]), [True, True]),
+    ([[3.0, 0.0], [3.0, 1e-300]], [True, False]),
+    ([[0.1 + 0.2], [0.3]], [True]),
+    ([[1e17], [1e17 + 1024]], [False]),  # float64 has 63 numbers between.
+    ([[1.7e308], [-1.7e308]], [False]),
+  ):
+    assert base.is_constant(np.asarray(values)).tolist() == expected
