@@ -13,12 +13,11 @@ from typing import Any, Literal
 import numpy as np
 
 from spex_jax import base
-from spex_jax.fourier import sparse
+from spex_jax.fourier import score, sparse
 from spex_jax.indices import interactions as interactions_lib
 from spex_jax.indices import table
 from spex_jax.masks import request
 
-_UNKNOWN = float(np.finfo(np.float64).max)  # As of a single mask.
 _ARRAYS = (
   "faithfulness", "faithfulness_std", "noise_floor", "coef_std", "errors",
 )  # fmt: skip
@@ -278,7 +277,5 @@ def _with_error(value, std):
   """Scores and their standard errors, where these are known and not 0."""
   if value is None or std is None:
     return _text(value)
-  return ", ".join(
-    f"{v:.4g}" + (f" ± {s:.2g}" if 0 < s < _UNKNOWN else "")
-    for v, s in zip(np.atleast_1d(value), np.atleast_1d(std))
-  )
+  pairs = zip(np.atleast_1d(value), np.atleast_1d(std))
+  return ", ".join(score.shown(*pair) for pair in pairs)

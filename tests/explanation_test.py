@@ -80,7 +80,7 @@ def test_intervals_hold_new_values_at_their_level(both, level):
   single = dataclasses.replace(
     both,
     fourier=both.fourier.target(1),
-    error_quantiles=both.error_quantiles[1],
+    errors=both.errors[1],
   )
   np.testing.assert_allclose(single.interval(masks, level)[1], high[:, 1])
 
@@ -101,8 +101,12 @@ def test_what_is_printed(both, samples):
   sizes = both.fourier.count.tolist()
   assert lines[0] == f"lasso: {sizes} sets of 12 players from 136 masks"
   first, second = (f"{score:.4g}" for score in both.faithfulness)
+  beside = [
+    f"{value:.3f} ± {std:.3f}"
+    for value, std in zip(both.faithfulness, both.faithfulness_std)
+  ]
   assert lines[1] == (
-    f"faithfulness (R^2): {first}, {second} on 136 held-out masks"
+    f"faithfulness (R^2): {beside[0]}, {beside[1]} on 136 held-out masks"
   )
   assert lines[2].startswith("R^2 by size: ") and "(100 sets)" in lines[2]
   assert lines[2].endswith(f"{first}, {second} (all sets)")
@@ -122,7 +126,7 @@ def test_everything_survives_a_file(both, tmp_path):
   both.save(tmp_path / "a.json")
   back = Explanation.load(tmp_path / "a.json")
   assert str(back) == str(both)
-  for field in ("coef_std", "error_quantiles"):
+  for field in ("coef_std", "errors"):
     np.testing.assert_array_equal(getattr(back, field), getattr(both, field))
   assert back.by_terms.keys() == both.by_terms.keys()
   for size, score in both.by_terms.items():

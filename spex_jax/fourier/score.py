@@ -70,6 +70,20 @@ def r2_std(truth: base.Values, guess: base.Values) -> float | np.ndarray:
   return float(std) if std.ndim == 0 else std
 
 
+def shown(value: float, std: float | None) -> str:
+  """An R² and its standard error, as "0.976 ± 0.004".
+
+  As many digits as the error bears, three or more; the value alone where the
+  error is not known or none.
+  """
+  if not std or std >= np.finfo(np.float64).max:
+    return f"{value:.4g}"
+  digits = min(6, max(3, -int(np.floor(np.log10(std))))) if std > 1e-6 else 3
+  if abs(value) >= 100 or std >= 100:
+    return f"{value:.4g} ± {std:.2g}"
+  return f"{value:.{digits}f} ± {std:.{digits}f}"
+
+
 def _free(truth, guess):
   """Both without offset and units, float64; whether the truth is constant.
 

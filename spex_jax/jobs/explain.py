@@ -9,6 +9,7 @@ from spex_jax import base
 from spex_jax.ablate import evaluate, gradients
 from spex_jax.api import METHODS as MASKED
 from spex_jax.api import Explanation, explain
+from spex_jax.fourier import score as score_lib
 from spex_jax.fourier import sparse
 from spex_jax.indices import table as index_table
 from spex_jax.jobs import (
@@ -219,7 +220,7 @@ def _outcome(
     facts.append(
       (
         "faithfulness",
-        f"R2 {score:.4f} on "
+        f"R2 {score_lib.shown(score, explanation.faithfulness_std)} on "
         + report_tables.count(explanation.held_out, "held-out mask"),
       )
     )
