@@ -30,6 +30,8 @@ class Interactions(base.ByValue):
     order: the largest set that the index speaks of.
     baseline: the value of the empty set, as `indices.table` says for the index:
       f(none) for efficient ones, so that `baseline + values.sum()` is f(all).
+      f is the expansion here; what the value function itself said of none and
+      all is in `Explanation.ends`.
     names: n names of players, or None for their numbers. Given as any
       sequence of anything; kept as text.
     units: the units of `values`, or None.
