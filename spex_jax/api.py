@@ -376,7 +376,7 @@ def _trust(answer, judged, score, single):
 
 def _notes(answer, more, names):
   told = [] if answer.untold is None else [answer.untold.note(names)]
-  return tuple(note for note in (*more, *told, *answer.notes) if note)
+  return tuple(note for note in (*more, *answer.notes, *told) if note)
 
 
 def _ends(ends, single):

@@ -15,8 +15,11 @@ from spex_jax.components import coar
 from spex_jax.influence import datamodels
 
 _N, _BUDGET = 8, 200
-_METHODS = ("auto", "spex", "proxyspex", "gaussian", "gram", "lasso", "exact",
-            "occlusion", "lime", "kernelshap")  # fmt: skip
+_METHODS = (
+  "auto", "gram", "lasso", "exact", "occlusion", "lime", "kernelshap",
+  *(pytest.param(method, marks=pytest.mark.slow)
+    for method in ("spex", "proxyspex", "gaussian")),
+)  # fmt: skip
 _CHANGES = ((1.0, 1e9), (1.0, -1e11), (1e-9, 0.0), (1e9, 0.0), (1e-9, -10.0))
 
 
