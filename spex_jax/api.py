@@ -155,7 +155,7 @@ def explain(
     method=answer.method,
     **_trust(answer, judged, score, ask.single),
     ends=_ends(ends, ask.single),
-    notes=_notes(answer, [ask.note], names),
+    notes=_notes([*answer.notes, ask.note], answer, names),
     seconds=_seconds(ask.seconds, total),
     names=names,
     units=units,
@@ -254,7 +254,7 @@ def decode(
     **_trust(answer, judged, score, single),
     ends=_ends(_held_ends(hashes, n, values[distinct.inverse]), single),
     method=answer.method,
-    notes=_notes(answer, notes, names),
+    notes=_notes([*notes, *answer.notes], answer, names),
     seconds=_seconds(0.0, time.perf_counter() - start),
     names=names,
     units=units,
@@ -329,7 +329,7 @@ def assess(
     method=method,
     **_trust(answer, judged, None, single),
     ends=_ends(ends, single),
-    notes=_notes(answer, [ask.note], names),
+    notes=_notes([*answer.notes, ask.note], answer, names),
     seconds=_seconds(ask.seconds, time.perf_counter() - start),
     names=names,
     units=units,
@@ -374,9 +374,9 @@ def _trust(answer, judged, score, single):
   }
 
 
-def _notes(answer, more, names):
-  told = [] if answer.untold is None else [answer.untold.note(names)]
-  return tuple(note for note in (*more, *answer.notes, *told) if note)
+def _notes(notes, answer, names):
+  told = "" if answer.untold is None else answer.untold.note(names)
+  return tuple(note for note in (*notes, told) if note)
 
 
 def _ends(ends, single):

@@ -115,6 +115,8 @@ def ask_and_fit(
     ask.repeat(held, values, strict=strict)
     test = samples_lib.Samples(held, values)
     seen = np.concatenate([values, ends])
+  if method == "occlusion" and (both := ask.ends()) is not None:
+    seen = np.concatenate([seen, np.stack(both)])
   if len(held) >= budget_lib.LEAST and base.is_constant(seen).all():
     among = "the full and the empty one"
     if method == "occlusion":
