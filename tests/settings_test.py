@@ -52,9 +52,10 @@ def _wrong(kind):
   if kind.is_group:
     yield 3, "must be a group of settings"
     return
-  yield {bool: "perhaps", int: 1.5, float: "much", str: 3}.get(
-    kind.type, 3
-  ), "must be"
+  yield (
+    {bool: "perhaps", int: 1.5, float: "much", str: 3}.get(kind.type, 3),
+    "must be",
+  )
   part = kind.part or kind
   as_given = (lambda value: [value]) if kind.part else (lambda value: value)
   if part.choices:

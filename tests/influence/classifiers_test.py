@@ -53,9 +53,7 @@ def test_networks_of_images_learn(kind):
 
 
 def test_words_of_every_model():
-  said = {
-    kind: _classifier(kind, (8, 8)).words for kind in classifiers.MODELS
-  }
+  said = {kind: _classifier(kind, (8, 8)).words for kind in classifiers.MODELS}
   training = "1 epoch of adam at 0.01, batches of 8"
   assert said == {
     "mlp": f"MLP 64-8-2 relu, {training}",

@@ -51,9 +51,7 @@ def test_the_keys_are_those_of_the_bank(known):
 )
 def test_each_method_ranks_retrainings(known, method, least):
   config, problem, masks, values = known
-  scores = valuations.score(
-    method, problem, masks.fit, values, config.options
-  )
+  scores = valuations.score(method, problem, masks.fit, values, config.options)
   assert scores.scores.shape == (6, 24)
   assert judging.lds(scores, masks.fit, values).mean > least
 

@@ -290,6 +290,4 @@ def test_tasks_of_schedulers():
   with pytest.raises(ValueError, match="JOB_COMPLETION_INDEX needs both"):
     job.task_of(variables={"JOB_COMPLETION_INDEX": "2"})
   with pytest.raises(ValueError, match="no whole numbers"):
-    job.task_of(
-      variables={"JOB_COMPLETION_INDEX": "a", "SPEX_TASK_COUNT": "2"}
-    )
+    job.task_of(variables={"JOB_COMPLETION_INDEX": "a", "SPEX_TASK_COUNT": "2"})
