@@ -102,7 +102,7 @@ def test_paths_are_made_absolute_and_urls_left(tmp_path, monkeypatch, capsys):
   ("changes", "extra", "message"),
   [
     ({"count": 0}, (), "--tasks=0: a sweep has at least one task"),
-    ({"config": "no.py"}, (), "no sweep .*no.py"),
+    ({"config": "no.py"}, (), "no configuration .*no.py"),
     ({}, ("--config.scael=2",), "Did you mean scale"),
     ({}, ("--rows=2",), "no flag .--rows"),
     ({}, ("--task_index=0",), "the launcher's to give"),
