@@ -316,7 +316,9 @@ def _flat(config: "ml_collections.ConfigDict", prefix: str = ""):
 def _one_line(error: BaseException) -> str:
   from absl import flags
 
-  text = " ".join(str(error).split())
+  from spex_jax import base
+
+  text = base.printable(" ".join(str(error).split()))
   own = (ValueError, TypeError, RuntimeError, flags.Error)
   # One of ours is a sentence; the system's has a number.
   sentences = (

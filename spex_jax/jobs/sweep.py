@@ -295,11 +295,17 @@ def _verify(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
     show(report_tables.fact("damaged", f"shard {shard}: {reason}"))
   for name in found.failures:
     show(report_tables.fact("damaged", f"{name}: counts as never tried"))
+  for name in found.anchors:
+    show(
+      report_tables.fact(
+        "damaged", f"{name}: the next run compares with published rows"
+      )
+    )
   for name, count in found.lines.items():
     lines = report_tables.count(count, "line")
     show(report_tables.fact("damaged", f"{name}: {lines}; no value needs them"))
-  if found.damaged or found.failures:
-    number = len(found.damaged) + len(found.failures)
+  number = sum(map(len, (found.damaged, found.failures, found.anchors)))
+  if number:
     raise ValueError(
       f"{report_tables.count(number, 'file')} damaged and put aside; `spex "
       "sweep run` makes them again."

@@ -8,7 +8,7 @@ import collections
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
@@ -56,6 +56,14 @@ class Report:
   seconds: float
 
 
+class _Anchors(NamedTuple):
+  """What an item answers to its first masks; see `anchors.check`."""
+
+  item: int
+  values: np.ndarray
+  seen: tuple[anchors.Witness, np.ndarray] | None
+
+
 class Task:
   """A task at work; see `run.Run.run`, which makes it."""
 
@@ -99,7 +107,7 @@ class Task:
     self._unbuildable: dict[int, str] = {}
     self._failed_rows, self._counted = 0, -_COUNT
     self._again: set[int] = set()
-    self._anchor_values: tuple[int, np.ndarray] | None = None
+    self._anchor_values: _Anchors | None = None
     self.count = self.rows = 0
     self.given_up: dict[int, str] = {}
     self._total = sum(shard.stop - shard.start for shard in mine)
@@ -144,6 +152,7 @@ class Task:
       self._again = {i for i in done if done[i]["counts"]["failed"]}
     for index in self._again:
       del done[index]
+    self._done = set(done)
     failed_rows = sum(body["counts"]["failed"] for body in done.values())
     (self._failed_rows,) = self.group.follow([failed_rows])
     numbers = {index: tries.number for index, tries in known.items()}
@@ -171,7 +180,7 @@ class Task:
     while True:
       begin = time.monotonic()
       try:
-        work = self._work(shard.item)
+        work = self._work(shard)
         found = evaluating.shard(
           work,
           shard.start,
@@ -184,7 +193,7 @@ class Task:
         raise evaluating.StrictError(
           f"Shard {shard.index} ({what}): {error}"
         ) from error
-      except processes.LostError:
+      except (processes.LostError, ledger.UnreadableError):
         raise
       except (Exception, MemoryError) as error:
         could_build = self._built is not None
@@ -203,7 +212,8 @@ class Task:
         self._check_anchor()
         return self._publish(shard, found, time.monotonic() - begin)
 
-  def _work(self, item: int) -> evaluating.Work:
+  def _work(self, shard: grid.Shard) -> evaluating.Work:
+    item = shard.item
     if self._built is not None and self._built[0] == item:
       return self._built[1]
     self._built = None  # Room for the next, first.
@@ -212,12 +222,13 @@ class Task:
     number = min(getattr(work, "anchors", 0), self.sweep.setting(item, "rows"))
     self._anchor_values = None
     if number:
+      witness, span = self._witness(shard, number)
       try:
-        values = self.group.agreed(
-          lambda count: np.asarray(work.values(work.masks(0, count))), number
-        )
-        values = values.astype(np.float64).reshape(number, -1)
-        self._anchor_values = item, values
+        values, seen = self._first_values(work, 0, number), None
+        if span is not None:
+          found = self._first_values(work, *span)
+          seen = witness and (witness, found)
+        self._anchor_values = _Anchors(item, values, seen)
       except processes.LostError:
         raise
       except (Exception, MemoryError):
@@ -225,16 +236,58 @@ class Task:
     self._built = item, work
     return work
 
+  def _first_values(
+    self, work: evaluating.Work, start: int, count: int
+  ) -> np.ndarray:
+    """float64 `[count, T]`, of the item's rows from `start` on."""
+    values = self.group.agreed(
+      lambda span: evaluating.asked(work, work.masks(*span)),
+      (start, start + count),
+    )
+    return values.astype(np.float64).reshape(count, -1)
+
+  def _witness(
+    self, shard: grid.Shard, count: int
+  ) -> tuple[anchors.Witness | None, tuple[int, int] | None]:
+    """Published rows of the item, where its anchors are lost or damaged.
+
+    And their place in the item, which all of the group are told.
+    """
+    found = None
+    if self.group.first:
+      size = self.sweep.setting(shard.item, "rows_per_shard")
+      rows = self.sweep.setting(shard.item, "rows")
+      first = shard.index - shard.start // size
+      every = range(first, first - (-rows // size))
+      wanted = None
+      try:
+        if anchors.kept(self.book.folder, shard.item) is None:
+          # Most often the item is new: all of its names are not listed for it.
+          wanted = self._done.intersection(every)
+          wanted |= self.book.published({every[0], every[-1]} - wanted)
+      except ledger.DamagedError:
+        wanted = self.book.listed(every)
+      if wanted:
+        found = anchors.witness(self.book, first, size, sorted(wanted), count)
+    span = (found.start, len(found.rows)) if found else (-1, 0)
+    start, length = self.group.follow(span)
+    return found, (None if start < 0 else (start, length))
+
   def _check_anchor(self) -> None:
     """Before the first shard of an item is published."""
     if self._anchor_values is None:
       return
-    (item, values), self._anchor_values = self._anchor_values, None
+    found, self._anchor_values = self._anchor_values, None
+    item = found.item
     error = None
     if self.group.first:
       try:
         anchors.check(
-          self.book.folder, item, self.sweep.item_name(item), values
+          self.book.folder,
+          item,
+          self.sweep.item_name(item),
+          found.values,
+          found.seen,
         )
       except anchors.OtherValuesError as caught:
         error = caught
