@@ -18,6 +18,7 @@ import os
 import pathlib
 import secrets
 import socket
+import stat
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -166,10 +167,11 @@ def write_json(path: str | os.PathLike, body: dict[str, Any]) -> None:
 
   Raises:
     OSError: no room, no permission: the old file, if any, is left as it was.
-    ValueError: NaN or infinity in `body`.
+    ValueError: NaN or infinity in `body`; something at `path` that is no file.
   """
   path = pathlib.Path(path)
   data = to_json(body)
+  check_replaceable(path)
   temporary = draft(path)
   try:
     with temporary.open("xb") as file:
@@ -246,6 +248,24 @@ def printable(text: str) -> str:
   return "".join(
     c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
   )
+
+
+def check_replaceable(path: pathlib.Path) -> None:
+  """Refuses to write a file in place of what is none.
+
+  Raises:
+    ValueError: a folder, a link, a device, a pipe or a socket is there.
+  """
+  try:
+    mode = path.lstat().st_mode
+  except FileNotFoundError:
+    return
+  if not stat.S_ISREG(mode):
+    what = {
+      stat.S_IFDIR: "folder", stat.S_IFLNK: "link", stat.S_IFIFO: "pipe",
+      stat.S_IFSOCK: "socket",
+    }.get(stat.S_IFMT(mode), "device")  # fmt: skip
+    raise ValueError(f"{path} is a {what}: it is not replaced by a file.")
 
 
 def draft(path: pathlib.Path) -> pathlib.Path:

@@ -160,6 +160,9 @@ usage: spex sweep run --config=FILE[:SIZE] --workdir=DIR [--config.KEY=VALUE]
   --together
             all processes of the task evaluate every shard together, for a
             value function whose parameters lie on the devices of all of them
+  --stall=SECONDS
+            that one call of the value function may take (3600; 0: for ever):
+            one that does not return is told of, and ends the process with 75
   --patience=SECONDS
             that process 0 waits for the next shard of the others (1800)
   --retry_failed

@@ -89,7 +89,7 @@ def seconds(
     found = float(flags.get(name, default))
   except ValueError:
     found = -1.0
-  if not found >= least:
+  if not least <= found < float("inf"):
     raise ValueError(
       f"{name}={flags[name]!r}: seconds, a number from {least:g} up."
     )

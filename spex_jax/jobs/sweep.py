@@ -11,12 +11,21 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from spex_jax import base
 from spex_jax.jobs import flags as flags_of
 from spex_jax.jobs import sinks as sinks_of
 from spex_jax.jobs import sweeping
 from spex_jax.report import progress
 from spex_jax.report import tables as report_tables
-from spex_jax.sweeps import failures, grid, processes, run, state, tables
+from spex_jax.sweeps import (
+  failures,
+  grid,
+  processes,
+  run,
+  stalls,
+  state,
+  tables,
+)
 
 # Pairs of variables: a task's index and count, as schedulers give them.
 SCHEDULERS = (
@@ -132,7 +141,9 @@ def _task(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
     report_tables.fact(
       "done",
       f"{report_tables.count(report.shards, 'shard')}, {report.rows:,} rows in "
-      f"{report.seconds:.1f} s ({rate:,.0f} rows/s)",
+      f"{report.seconds:.1f} s ({rate:,.0f} rows/s)"
+      + f", {report.marked:,} of them without a value"
+      * bool(report.marked),
     )
   )
   _show_given_up(report.given_up, sweep)
@@ -169,6 +180,7 @@ def _evaluate(flags, sweep, index, count, rows, group) -> run.Report:
       sinks=sinks,
       retry_failed="retry_failed" in flags,
       group=group,
+      stall=flags_of.seconds(flags, "stall", stalls.LIMIT, least=0.0),
     )
 
 
@@ -341,7 +353,7 @@ def _export(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
   if found is not None:
     print("\t".join(found.column_names))
     for row in zip(*(column.to_pylist() for column in found.columns)):
-      print("\t".join("" if cell is None else str(cell) for cell in row))
+      print("\t".join(map(_cell, row)))
   else:
     show = report_tables.printer()
     show(report_tables.fact("wrote", f"{rows:,} rows to {output}"))
@@ -351,6 +363,11 @@ def _export(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
   if not (before.complete and after.complete):
     # Beside a table that a program reads.
     print(f"spex: a part: {_lacks(after)}.", file=sys.stderr)
+
+
+def _cell(value: Any) -> str:
+  """As one cell of a table of text."""
+  return "" if value is None else base.printable(str(value))
 
 
 def _lacks(found: state.Status) -> str:
@@ -396,7 +413,7 @@ _KNOWN: Mapping[str, tuple[str, ...]] = {
   "run": (
     "config", "workdir", "task_index", "task_count", "retry_failed", "sinks",
     "dry_run", "distributed", "together", "coordinator", "process_id",
-    "num_processes", "timeout", "patience", "accept",
+    "num_processes", "timeout", "patience", "accept", "stall",
   ),
   "status": ("workdir", "json", "price"),
   "verify": ("workdir",),
@@ -410,8 +427,10 @@ def _money(flags: Mapping[str, str], seconds: float) -> str:
     return ""
   try:
     price = float(flags["price"])
+    if not 0 <= price < float("inf"):
+      raise ValueError
   except ValueError:
     raise ValueError(
-      f"price={flags['price']!r}: of one process in an hour, a number."
+      f"price={flags['price']!r}: of one process in an hour, a number from 0."
     ) from None
   return f"; {price * seconds / 3600:,.2f} at {price:g} an hour"

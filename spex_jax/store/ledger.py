@@ -456,8 +456,10 @@ def stored_config(
     return None
   try:
     return base.from_json(data, place, must_have_checksum=True)["config"]
-  except (ValueError, KeyError) as error:
-    raise DamagedError(f"{place} is damaged: {error}") from error
+  except KeyError as error:
+    raise DamagedError(f"{place} is damaged: it has no config.") from error
+  except ValueError as error:
+    raise DamagedError(str(error)) from error
 
 
 def differing(one: Any, other: Any, prefix: str = "") -> list[str]:

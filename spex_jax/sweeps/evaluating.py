@@ -153,10 +153,10 @@ def asked(work: Work, masks: np.ndarray) -> np.ndarray:
   """
   own, leave = os.getpid(), os._exit
 
-  def refuse(code: int) -> NoReturn:
+  def refuse(status: int) -> NoReturn:
     if os.getpid() != own:  # A process that it forked ends like this.
-      leave(code)
-    raise ExitError(f"the function called os._exit({code})")
+      leave(status)
+    raise ExitError(f"the function called os._exit({status})")
 
   os._exit = refuse
   try:

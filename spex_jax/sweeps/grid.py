@@ -38,6 +38,7 @@ from spex_jax import settings
 NAN = ("error", "drop", "keep")
 _OF_ALL = ("retries", "max_failed")  # Not of one item.
 _NEEDED = ("build", "rows", "rows_per_shard", "nan", *_OF_ALL)
+NEEDED = frozenset(_NEEDED)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -83,9 +83,7 @@ def read(folder: folders.Folder) -> Lines:
     *lines, last = data.split(b"\n")
     # The last is empty, or was cut off by a kill; but one that is whole, and
     # does not end as a line does, was not.
-    if _entry(last) is not None:
-      lines.append(last)
-    elif last and _entry(last[:-1]) is not None:
+    if _entry(last) is not None or (last and _entry(last[:-1]) is not None):
       lines.append(last)
     for line in lines:
       entry = _entry(line)

@@ -21,10 +21,12 @@ from spex_jax.sweeps import (
   grid,
   metrics,
   processes,
+  stalls,
 )
 
 BACKOFF = 1.0  # Seconds before a shard's second attempt; then twice as many.
 _MOST = 60.0  # Seconds before any.
+MOST_NAN = 0.5  # Of a task's rows, unless `max_nan` is set.
 _COUNT = 10.0  # Seconds between two counts of what all tasks gave up.
 
 # Gets a step and its numbers.
@@ -44,6 +46,7 @@ class Report:
   Attributes:
     shards: published by it.
     rows: of these.
+    marked: of these rows, those that have no value.
     given_up: shards of the task that failed too often, with their causes.
     interrupted: whether a signal ended it after a shard.
     seconds: by the clock.
@@ -51,6 +54,7 @@ class Report:
 
   shards: int
   rows: int
+  marked: int
   given_up: dict[int, str]
   interrupted: bool
   seconds: float
@@ -81,6 +85,7 @@ class Task:
     say: Callable[[int, int, str], None] = lambda done, total, what: None,
     made_with: Mapping[str, Any] | None = None,
     retry_failed: bool = False,
+    stall: float = stalls.LIMIT,
   ):
     """Reads what is done, and what failed.
 
@@ -97,6 +102,8 @@ class Task:
       made_with: what differs from what the sweep was begun with.
       retry_failed: whether what was given up, and shards with rows that
         failed, are evaluated again.
+      stall: seconds after which a call that does not return ends the process;
+        0 for never.
     """
     self.book, self.sweep, self._build, self.log = book, sweep, build, log
     self.group, self._signalled, self._say = group, signalled, say
@@ -105,10 +112,14 @@ class Task:
     self._allowed = sweep.config["retries"] + 1
     self._built: tuple[int, evaluating.Work] | None = None
     self._unbuildable: dict[int, str] = {}
-    self._failed_rows, self._counted = 0, -_COUNT
+    self._failed_rows, self._nan_rows, self._counted = 0, 0, -_COUNT
+    self._stalls = stalls.Watch(stall)
+    self._max_nan = sweep.config.get("max_nan", MOST_NAN)
+    if isinstance(self._max_nan, bool) or not 0 <= self._max_nan <= 1:
+      raise ValueError(f"max_nan={self._max_nan!r}: a share, from 0 to 1.")
     self._again: set[int] = set()
     self._anchor_values: _Anchors | None = None
-    self.count = self.rows = 0
+    self.count = self.rows = self.marked = 0
     self.given_up: dict[int, str] = {}
     self._total = sum(shard.stop - shard.start for shard in mine)
     done = self._begun(mine)
@@ -121,6 +132,7 @@ class Task:
     begin = time.monotonic()
     if self.group.any(bool(self._failed)) and not self._retry:
       self._check_failed(now=True)
+    self._check_nan()
     while self._left:
       if self.group.any(self._signalled()):
         break
@@ -138,7 +150,9 @@ class Task:
       self._check_failed(now=True)
     asked = self.group.any(self._signalled())
     seconds = time.monotonic() - begin
-    return Report(self.count, self.rows, self.given_up, asked, seconds)
+    return Report(
+      self.count, self.rows, self.marked, self.given_up, asked, seconds
+    )
 
   def _begun(self, mine: Sequence[grid.Shard]) -> set[int]:
     """Which shards are done; and how often each was tried in vain."""
@@ -149,12 +163,20 @@ class Task:
       known = failures.by_shard(self.book.folder)
     self._failed = {index: tries.cause for index, tries in known.items()}
     if self._retry:
-      self._again = {i for i in done if done[i]["counts"]["failed"]}
+      # Where NaN is the rule, it is a fault of the function, too.
+      bad = sum(body["counts"]["diverged"] for body in done.values())
+      kinds = ["failed", "diverged"][: 1 + (bad > self._max_nan * self._total)]
+      self._again = {
+        i for i in done if any(done[i]["counts"][kind] for kind in kinds)
+      }
     for index in self._again:
       del done[index]
     self._done = set(done)
     failed_rows = sum(body["counts"]["failed"] for body in done.values())
-    (self._failed_rows,) = self.group.follow([failed_rows])
+    nan_rows = sum(body["counts"]["diverged"] for body in done.values())
+    self._failed_rows, self._nan_rows = self.group.follow(
+      [failed_rows, nan_rows]
+    )
     numbers = {index: tries.number for index, tries in known.items()}
     there = self.group.follow([shard.index in done for shard in mine])
     tried = self.group.follow([numbers.get(s.index, 0) for s in mine])
@@ -179,16 +201,22 @@ class Task:
       return None
     while True:
       begin = time.monotonic()
+      lost = lambda why, begin=begin: self._note(
+        shard, why, time.monotonic() - begin, self._tried[shard.index] + 1
+      )
+      part = f"rows {shard.start} to {shard.stop - 1} of shard {shard.index}"
       try:
-        work = self._work(shard)
-        found = evaluating.shard(
-          work,
-          shard.start,
-          shard.stop,
-          strict=self.sweep.setting(shard.item, "nan") == "error",
-          retries=self.sweep.config["retries"],
-          group=self.group,
-        )
+        with self._stalls.on(f"the work of {what}", lost):
+          work = self._work(shard)
+        with self._stalls.on(f"the values of {part} ({what})", lost):
+          found = evaluating.shard(
+            work,
+            shard.start,
+            shard.stop,
+            strict=self.sweep.setting(shard.item, "nan") == "error",
+            retries=self.sweep.config["retries"],
+            group=self.group,
+          )
       except evaluating.StrictError as error:
         raise evaluating.StrictError(
           f"Shard {shard.index} ({what}): {error}"
@@ -227,7 +255,7 @@ class Task:
         values, seen = self._first_values(work, 0, number), None
         if span is not None:
           found = self._first_values(work, *span)
-          seen = witness and (witness, found)
+          seen = None if witness is None else (witness, found)
         self._anchor_values = _Anchors(item, values, seen)
       except processes.LostError:
         raise
@@ -301,15 +329,20 @@ class Task:
   ) -> None:
     self._tried[shard.index] = attempt
     self._failed[shard.index] = cause
+    self._note(shard, cause, seconds, attempt)
+    if attempt >= self._allowed:
+      self.given_up[shard.index] = cause
+      self._check_failed()
+
+  def _note(
+    self, shard: grid.Shard, cause: str, seconds: float, attempt: int
+  ) -> None:
     if self.group.first:
       failures.write(self.book.folder, shard.index, attempt, cause)
     self.log(
       event="failed", shard=shard.index, attempt=attempt,
       seconds=round(seconds, 4), cause=cause,
     )  # fmt: skip
-    if attempt >= self._allowed:
-      self.given_up[shard.index] = cause
-      self._check_failed()
 
   def _publish(
     self, shard: grid.Shard, found: evaluating.Found, seconds: float
@@ -328,6 +361,7 @@ class Task:
       failures.forget(self.book.folder, shard.index, self._tried[shard.index])
     if event == "shard":
       self.count, self.rows = self.count + 1, self.rows + len(rows)
+      self.marked += int((rows.status != shards.Status.OK).sum())
     self._finished += len(rows)
     numbers = {
       "rows": len(rows),
@@ -367,6 +401,18 @@ class Task:
         f"{share} of its {self._total} allows: {_most(found.causes)}. Mend "
         "the function, and go on by --accept=code; --retry_failed asks the "
         "rows that failed once more."
+      )
+
+    self._nan_rows += int((found.rows.status == shards.Status.DIVERGED).sum())
+    self._check_nan()
+
+  def _check_nan(self) -> None:
+    if self._nan_rows > self._max_nan * self._total:
+      raise TooManyFailedError(
+        f"{self._nan_rows} rows of this task have no value (NaN or infinity), "
+        f"more than max_nan={self._max_nan} of its {self._total} allows. Mend "
+        "the function, and go on by --accept=code --retry_failed, which asks "
+        "them again; or begin another sweep with a larger max_nan."
       )
 
   def _check_failed(self, *, now: bool = False) -> None:
