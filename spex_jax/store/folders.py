@@ -219,9 +219,10 @@ class Directory:
       if error.errno == errno.ENOTDIR:
         raise FileNotFoundError(*error.args, str(path)) from error
       raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+      os.close(descriptor)
+      return b""
     with open(descriptor, "rb") as file:
-      if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return b""
       return file.read()
 
   def read_all(self, names: Iterable[str]) -> dict[str, bytes]:

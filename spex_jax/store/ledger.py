@@ -25,7 +25,6 @@ without these checks.
 import dataclasses
 import errno
 import hashlib
-import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,7 +33,7 @@ from typing import Any
 from absl import logging
 
 from spex_jax import base
-from spex_jax.store import folders, manifests, shards
+from spex_jax.store import configs, folders, manifests, shards
 
 DamagedError = shards.DamagedError
 UnreadableError = shards.UnreadableError
@@ -88,8 +87,8 @@ class Ledger:
     """
     self.folder = folders.opened(path)
     self.path = self.folder.path
-    self.config = _as_json(config)
-    self.hash = config_hash(self.config)
+    self.config = configs.as_json(config)
+    self.hash = configs.digest(self.config)
     self.quarantined: list[Quarantined] = []
     try:
       stored = stored_config(self.folder)
@@ -209,6 +208,10 @@ class Ledger:
       reason: what was wrong.
       always: even if it is sound.
       damaged: whether it counts as such.
+
+    Raises:
+      OtherConfigError: it is of another configuration, as all are: then it is
+        `config.json` that is wrong, and nothing is put aside.
     """
     count, file = None, manifests.name(index, "parquet")
     try:
@@ -219,6 +222,13 @@ class Ledger:
         return
     except KeyError:  # Another has put it aside.
       return
+    except manifests.ForeignError as error:
+      if not self._is_ours():
+        raise OtherConfigError(
+          f"{self.path}/{_CONFIG} is of another run than all of its shards: "
+          "nothing was put aside. Give back the right one; the run's own "
+          "command writes it, once this one is gone."
+        ) from error
     except DamagedError:
       pass
     place = f"{QUARANTINE}/{index:08d}.{secrets.token_hex(4)}"
@@ -432,12 +442,6 @@ class Ledger:
     return manifests.checked(data, place, index, self.hash)
 
 
-def config_hash(config: Mapping[str, Any]) -> str:
-  """SHA-256 of a configuration, whatever the order of its keys."""
-  text = json.dumps(_as_json(config), sort_keys=True, allow_nan=False)
-  return hashlib.sha256(text.encode()).hexdigest()
-
-
 def stored_config(
   path: str | os.PathLike | folders.Folder,
 ) -> dict[str, Any] | None:
@@ -462,35 +466,14 @@ def stored_config(
     raise DamagedError(str(error)) from error
 
 
-def differing(one: Any, other: Any, prefix: str = "") -> list[str]:
-  """Dotted names of the keys in which two configurations differ."""
-  if not (isinstance(one, dict) and isinstance(other, dict)):
-    return [] if one == other else [prefix or "everything"]
-  found = []
-  for key in sorted(one.keys() | other.keys()):
-    name = f"{prefix}.{key}" if prefix else key
-    if key not in one or key not in other:
-      found.append(name)
-    else:
-      found += differing(one[key], other[key], name)
-  return found
-
-
 def _check_same(path: Any, stored: Any, config: dict[str, Any]) -> None:
   if stored != config:
-    names = differing(stored, config)
+    names = configs.differing(stored, config)
     verb = "differs" if len(names) == 1 else "differ"
     raise OtherConfigError(
       f"{path} belongs to another configuration: {', '.join(names)} "
       f"{verb}. Use its settings, or choose another directory."
     )
-
-
-def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
-  try:
-    return json.loads(json.dumps(dict(config), allow_nan=False))
-  except (TypeError, ValueError) as error:
-    raise ValueError(f"The configuration is no JSON: {error}.") from error
 
 
 def _some(rows: Rows) -> Rows:

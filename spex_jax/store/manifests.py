@@ -19,6 +19,10 @@ ROWS = re.compile(r"(\d{8,})(?:\.[0-9a-f]{12})?\.parquet")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
+class ForeignError(shards.DamagedError):
+  """A sound manifest, of another configuration."""
+
+
 def folder(index: int) -> str:
   """Where a shard lies."""
   block = index // PER_FOLDER
@@ -41,25 +45,28 @@ def described(rows: shards.Rows) -> dict[str, Any]:
   }
 
 
-def checked(data: bytes, place: str, index: int, config: str) -> dict[str, Any]:
+def checked(
+  data: bytes, place: str, index: int, config: str | None
+) -> dict[str, Any]:
   """A manifest that can be believed.
 
   Args:
     data: of its file.
     place: of it, for messages.
     index: of the shard.
-    config: SHA-256 of the configuration.
+    config: SHA-256 of the configuration; None for any.
 
   Raises:
-    DamagedError: one that its checksum contradicts, of another shard or
-      configuration, or that lacks an entry.
+    ForeignError: one of another configuration.
+    DamagedError: one that its checksum contradicts, of another shard, or that
+      lacks an entry.
   """
   try:
     body = base.from_json(data, place, must_have_checksum=True)
   except ValueError as error:
     raise shards.DamagedError(str(error)) from error
-  if body.get("config") != config:
-    raise shards.DamagedError(f"{place} is of another configuration.")
+  if config not in (None, body.get("config")):
+    raise ForeignError(f"{place} is of another configuration.")
   if body.get("shard") != index:
     raise shards.DamagedError(f"{place} is of shard {body.get('shard')}.")
   for key, fits in _FORM.items():
