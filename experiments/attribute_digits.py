@@ -34,12 +34,11 @@ import spex_jax as spex
 from experiments import rows
 from spex_jax.ablate import evaluate
 from spex_jax.fourier import score
-from spex_jax.indices import attribution, metrics
+from spex_jax.indices import attribution, judging, metrics
 from spex_jax.influence import (
   corners,
   datamodels,
   gradients,
-  judging,
   knn,
   metagradients,
   semivalues,

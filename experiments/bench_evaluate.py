@@ -2,10 +2,13 @@
 
   python -m experiments.bench_evaluate --config=full   # 15 min on 2 cores
     [--rows=networks] [--games=../shared/games] [--minilm=FOLDER] [--torch]
+    [--causal=FOLDER]
 
-First a plain encoder, then whole networks (`--rows` picks one of the two): see
+First a plain encoder, then whole networks, then texts whose absent words are
+not computed (`--rows` picks one of encoder, networks, kept): see
 `bench_networks.py`, whose trained ones need `--games` and `--minilm`, and
-PyTorch `make peers-torch` and `--torch`.
+PyTorch `make peers-torch` and `--torch`; and `bench_kept.py`, which needs the
+folder of a causal model besides.
 
 The encoder has the shape of all-MiniLM-L6-v2 (6 layers, 384 wide, 12 heads, 57
 tokens, of which 55 are players) and random weights; an absent token becomes
@@ -51,7 +54,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from experiments import bench_networks, rows
+from experiments import bench_kept, bench_networks, rows
 from spex_jax.ablate import evaluate, prefix
 
 _GIVE_BACK = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
@@ -367,17 +370,29 @@ def main(argv):
     batch, microbatch = map(int, flags.FLAGS.memory)
     print(json.dumps(peak(config, batch, microbatch)))
     return
-  name, parts = flags.FLAGS.config, []
-  if flags.FLAGS.rows != "networks":
+  name, chosen, parts = flags.FLAGS.config, flags.FLAGS.rows, []
+  folders = {
+    "games": pathlib.Path(flags.FLAGS.games),
+    "minilm": flags.FLAGS.minilm,
+  }
+  if chosen in ("all", "encoder"):
     parts.append(run(config, name))
-  if flags.FLAGS.rows != "encoder":
+  if chosen in ("all", "networks"):
     parts.append(
       bench_networks.run(
         bench_networks.CONFIGS[name],
         rows.common("evaluate"),
-        games=pathlib.Path(flags.FLAGS.games),
-        minilm=flags.FLAGS.minilm,
         with_peer=flags.FLAGS.torch,
+        **folders,
+      )
+    )
+  if chosen in ("all", "kept"):
+    parts.append(
+      bench_kept.run(
+        bench_kept.CONFIGS[name],
+        rows.common("evaluate"),
+        causal=flags.FLAGS.causal,
+        **folders,
       )
     )
   rows.write(itertools.chain(*parts), flags.FLAGS.output)
@@ -387,9 +402,12 @@ if __name__ == "__main__":
   # Defined here, so that a test may import several experiments.
   flags.DEFINE_enum("config", "full", sorted(CONFIGS), "Which sizes.")
   flags.DEFINE_list("memory", None, "batch,microbatch: only their peak.")
-  flags.DEFINE_enum("rows", "all", ["all", "encoder", "networks"], "Which.")
+  flags.DEFINE_enum(
+    "rows", "all", ["all", "encoder", "networks", "kept"], "Which."
+  )
   flags.DEFINE_string("games", "../shared/games", "Folder of cards.json.")
   flags.DEFINE_string("minilm", None, "Folder of all-MiniLM-L6-v2.")
+  flags.DEFINE_string("causal", None, "Folder of a causal language model.")
   flags.DEFINE_boolean("torch", False, "Run PyTorch beside ours.")
   flags.DEFINE_string("output", None, "File for the lines, as well.")
   app.run(main)

@@ -48,6 +48,9 @@ from spex_jax.ablate import (
 from spex_jax.models import gpt2, hub, sites, tokens, transformer
 from third_party import torch_peer
 
+# What a random prompt needs of a tokenizer.
+PADDING: Any = types.SimpleNamespace(special={"pad": 0})
+
 Row = dict[str, Any]
 Ask = Callable[[np.ndarray], np.ndarray]  # Masks to values.
 
@@ -204,7 +207,7 @@ def _heads(config, card, folder, peer) -> Iterator[Row]:
       "masks": len(few),
       "masks_per_s": round(per_s, 1),
       "ours_over_theirs": round(found[0]["masks_per_s"] / per_s, 2),
-      "load": _load(),
+      "load": load(),
     }
 
 
@@ -249,7 +252,7 @@ def _duel(who, ours, theirs, masks, few, chunk, of_rate=None, more=None):
         "of_all": round(sum(times[name]) / sum(times["ours"]), 2),
       }),
       **(more or {}),
-      "load": _load(),
+      "load": load(),
     }  # fmt: skip
 
 
@@ -279,9 +282,8 @@ def random_prompt(config: Config) -> text.Prompt:
 def _prompts(config: Config) -> Iterator[Row]:
   net, params = random_network(config)
   prompt = random_prompt(config)
-  padding: Any = types.SimpleNamespace(special={"pad": 0})
   read = readouts.log_probability(1)
-  see = absent.inputs(prompt, padding, "remove")
+  see = absent.inputs(prompt, PADDING, "remove")
   settings = {"batch_size": config.prompt_masks, "devices": jax.devices()[:1]}
   whole = lambda micro: evaluate.compiled(
     readouts.value(net, see, read),
@@ -291,7 +293,7 @@ def _prompts(config: Config) -> Iterator[Row]:
     **settings,
   )
   shared = lambda micro: prefix.evaluator(
-    net, prompt, read, "remove", params=params, tokenizer=padding,
+    net, prompt, read, "remove", params=params, tokenizer=PADDING,
     microbatch=micro, **settings,
   )  # fmt: skip
   yield from _pair("prompt", config, whole, shared, prompt.n, config.length)
@@ -359,7 +361,7 @@ def _pair(who, config, whole, shared, n, length) -> Iterator[Row]:
       "shape": f"{config.layers} x {config.width}, {length} tokens",
       "best": best[name],
       "masks_per_s": round(len(masks) / times[name, best[name]], 2),
-      "load": _load(),
+      "load": load(),
     }
     if name == "shared":
       both = [times[side, best[side]] for side in ("whole", "shared")]
@@ -468,5 +470,6 @@ def _cores() -> int:
   return os.cpu_count() or 1
 
 
-def _load() -> float:
+def load() -> float:
+  """How many processes ran of late."""
   return round(os.getloadavg()[0], 1)

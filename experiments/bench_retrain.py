@@ -22,7 +22,7 @@ Prints one JSON line per row and its load average. Rows:
   transformer  one block of width 16 on digits, 30 steps of 20: by 16, by 4, and
             one after another.
   memory    bytes of one more training, as compiled, beside the formula of
-            `ablate.examples`.
+            `influence.examples`.
 """
 
 import dataclasses
@@ -37,8 +37,8 @@ import numpy as np
 from absl import app, flags
 
 from experiments import rows
-from spex_jax.ablate import examples
 from spex_jax.datasets import images
+from spex_jax.influence import examples
 from spex_jax.jobs import classifiers
 from spex_jax.models import convnet, mlp
 from spex_jax.training import learners, linear, loop

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
-from spex_jax.ablate import components, readouts
+from spex_jax.ablate import components, parts, readouts
 from spex_jax.components import coar, editing
 from spex_jax.indices import attribution
 from spex_jax.masks import sampling
@@ -87,7 +87,7 @@ class Study:
   """
 
   net: sites.Network
-  players: components.Players
+  players: parts.Players
   sizes: Sizes
   read: Callable[[np.ndarray], readouts.Readout] = readouts.margins
 

@@ -40,7 +40,7 @@ from absl import app, flags
 import spex_jax as spex
 from experiments import rows, tasks
 from spex_jax import base
-from spex_jax.ablate import components, likelihoods, readouts
+from spex_jax.ablate import components, likelihoods, parts, readouts
 from spex_jax.components import coar, layers, pruning
 from spex_jax.influence import datamodels
 from spex_jax.masks import sampling
@@ -100,7 +100,7 @@ class Problem:
   """
 
   name: str
-  heads: components.Players
+  heads: parts.Players
   choose: base.ValueFn
   judge: base.ValueFn
   units: str

@@ -27,7 +27,8 @@ import numpy as np
 from absl import app, flags
 
 from experiments import rows
-from spex_jax.influence import datamodels, judging
+from spex_jax.indices import judging
+from spex_jax.influence import datamodels
 from spex_jax.sweeps import run, state
 
 _FITTED = 0.8  # Of the subsets.

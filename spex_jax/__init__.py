@@ -9,9 +9,10 @@
 """
 
 import importlib
+import pkgutil
 from typing import Any
 
-from spex_jax.explain import assess, decode, explain
+from spex_jax.api import assess, decode, explain
 from spex_jax.explanation import Explanation
 from spex_jax.fourier.sparse import SparseFourier
 from spex_jax.fourier.spex import QueryPlan, make_plan
@@ -33,22 +34,16 @@ __all__ = [
   "make_plan",
 ]
 
-_ROOMS = (
-  "ablate",
-  "components",
-  "datasets",
-  "fourier",
-  "indices",
-  "influence",
-  "masks",
-  "models",
-  "report",
-  "training",
-)
+# Every file and folder beside this one.
+_ROOMS = frozenset(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def __getattr__(name: str) -> Any:
-  """Rooms that pull in plotting or training load when first named."""
+  """Loads a room when it is first named: some pull in plotting or training."""
   if name in _ROOMS:
     return importlib.import_module(f"spex_jax.{name}")
   raise AttributeError(f"module 'spex_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *_ROOMS})

@@ -5,12 +5,16 @@
   Fourier    f(m) = sum_S F(S) chi_S(m),   F(S) = E_m[f(m) chi_S(m)]
   Moebius    f(m) = sum_{S subset of kept} M(S)
 
-Left of `ValueFn` nothing knows a Fourier coefficient; right of it nothing
-knows a model.
+The halves meet at a function of masks, which has two faces: `ValueFn`, all that
+a decoder sees and what any host callable is; and `Game`, what networks give,
+which is differentiable between the masks. A game restricted to {0, 1} and
+compiled (`ablate.evaluate.compiled`) is a value function. Left of the joint
+nothing knows a Fourier coefficient; right of it nothing knows a model.
 
 Shapes: n players, B masks in a batch, T targets.
 """
 
+import dataclasses
 import hashlib
 import json
 import operator
@@ -30,6 +34,44 @@ Masks: TypeAlias = Array  # bool[B, n], True = kept.
 Values: TypeAlias = Array  # float[B], or float[B, T] for T targets.
 ValueFn: TypeAlias = Callable[[Masks], Values]
 Key: TypeAlias = jax.Array  # A typed key of `jax.random.key`, consumed once.
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Game:
+  """A differentiable value of players that are kept to a degree.
+
+  `value` is pure, traceable and unbatched; parameters and inputs reach it as
+  arguments, so that they can be differentiated, sharded and replaced.
+
+  Attributes:
+    value: strengths, float `[n]` (1 is kept, 0 absent, and between them a
+      mixture), and what `given` returns, to a real number or `[T]` of them.
+    names: of the n players, distinct.
+    units: of the values; "" where they are not said.
+    shared: pytree of arrays that all strengths share: parameters and inputs.
+    absent: what an absent player is, in words.
+    head: what no strength touches, so that it is computed once: traceable,
+      `shared` to a state. None for nothing.
+  """
+
+  value: Callable[[Array, Any], jax.Array]
+  names: tuple[str, ...]
+  units: str = ""
+  shared: Any = None
+  absent: str = ""
+  head: Callable[[Any], Any] | None = None
+
+  @property
+  def n(self) -> int:
+    return len(self.names)
+
+  def given(self, shared: Any) -> Any:
+    """What `value` is given: `shared`, behind the state if there is a head."""
+    return shared if self.head is None else (self.head(shared), shared)
+
+  def __call__(self, strengths: Array) -> jax.Array:
+    """The value at strengths `[n]`, with `shared` as it is."""
+    return self.value(strengths, self.given(self.shared))
 
 
 class NotFiniteError(ValueError):

@@ -1,6 +1,7 @@
 """Strict switches for every test; the library itself sets none of them."""
 
 import os
+import pathlib
 
 import hypothesis
 import jax
@@ -9,6 +10,22 @@ import pytest
 from spex_jax.report import progress
 from spex_jax.sweeps import task
 
+# Most of a test is compilation. What was compiled once, by another test, in
+# another process or yesterday, is read from disk; traces are made all the same.
+# In the environment too, for the processes that tests start.
+jax.config.update(
+  "jax_compilation_cache_dir",
+  os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR",
+    str(pathlib.Path(__file__).resolve().parents[1] / "build" / "jax"),
+  ),
+)
+jax.config.update(
+  "jax_persistent_cache_min_compile_time_secs",
+  float(
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+  ),
+)
 # Broadcasting of ranks must be written out.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Eight devices on one CPU, so that sharding is tested everywhere.

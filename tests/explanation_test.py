@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from spex_jax import base
-from spex_jax.explain import Explanation, decode, explain
+from spex_jax.api import Explanation, decode, explain
 from spex_jax.masks import sampling
 
 _KEY = jax.random.key(0)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from spex_jax.fourier import sparse
+from spex_jax.proxies import boosting
 
 
 def planted(n, num_terms, order, seed=0):
@@ -19,3 +20,17 @@ def planted(n, num_terms, order, seed=0):
 def pairs(masks):
   """Of order 2, of four players."""
   return 2.0 * masks[:, 0] - masks[:, 1] + 3.0 * masks[:, 2] * masks[:, 3]
+
+
+def grown(masks, values, *, depth=5, num_trees=500, rate=0.1, **settings):
+  """Boosted trees of one setting, all of them, on all masks."""
+  return boosting.cross_validate(
+    masks,
+    values,
+    np.arange(len(masks)) % 2,
+    depths=(depth,),
+    rates=(rate,),
+    num_trees=num_trees,
+    counts=(num_trees,),
+    **settings,
+  ).trees

@@ -206,6 +206,33 @@ def filters(request):
   return _timed(request, one_batch)
 
 
+def generate(request):
+  """Greedy texts of an encoder-decoder, and the logits of every step.
+
+  As its generation configuration says, without beams and without an end.
+  """
+  model = _model("AutoModelForSeq2SeqLM", request["folder"])
+  settings = model.generation_config
+  settings.eos_token_id = settings.forced_eos_token_id = None
+  with np.load(request["inputs"]) as file:
+    ids, mask = (torch.from_numpy(file[name]) for name in ("rows", "mask"))
+  with torch.inference_mode():
+    made = model.generate(
+      input_ids=ids,
+      attention_mask=mask,
+      max_new_tokens=request["number"],
+      do_sample=False,
+      num_beams=1,
+      output_logits=True,
+      return_dict_in_generate=True,
+    )
+  logits = torch.stack(made.logits, dim=1)
+  np.savez(
+    request["out"], tokens=made.sequences[:, 1:].numpy(), logits=logits.numpy()
+  )
+  return {}
+
+
 def products(request):
   """Multiply-adds per second, times two, of plain matrix products."""
   torch.set_num_threads(request["threads"])
@@ -265,4 +292,6 @@ def trainings(request):
 
 if __name__ == "__main__":
   transformers.logging.set_verbosity_error()
-  serving.serve(versions, embed, heads, neurons, filters, products, trainings)
+  serving.serve(
+    versions, embed, heads, neurons, filters, generate, products, trainings
+  )

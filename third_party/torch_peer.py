@@ -171,6 +171,40 @@ class Torch(process.Peer):
     settings = {"batch": len(masks), "threads": threads, "repeats": repeats}
     return self._run("filters", arrays, "", layers=layers, **settings)
 
+  def generate(
+    self,
+    folder: str | os.PathLike,
+    ids: np.ndarray,
+    mask: np.ndarray,
+    number: int,
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Greedy texts of an encoder-decoder that never end.
+
+    Args:
+      folder: its checkpoint.
+      ids: int `[B, P]`, what the encoder reads.
+      mask: `[B, P]`, 1 on the tokens.
+      number: N, tokens to make.
+
+    Returns:
+      Tokens int `[B, N]` and the logits of every step `[B, N, V]`.
+
+    Raises:
+      PeerError: the peer raised, or died.
+    """
+    source, out = self._path("inputs"), self._path("found")
+    arrays = {"rows": ids.astype(np.int64), "mask": mask.astype(np.int64)}
+    np.savez(source, **arrays)
+    self._ask(
+      "generate",
+      folder=os.fspath(folder),
+      inputs=source,
+      out=out,
+      number=number,
+    )
+    with np.load(out) as file:
+      return file["tokens"], file["logits"]
+
   def products(
     self, shapes: Sequence[tuple[int, int, int]], *, threads: int
   ) -> float:

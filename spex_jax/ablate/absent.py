@@ -8,27 +8,163 @@ Four ways, each a traceable function of one mask, of static shapes:
   remove    its tokens are gone: the kept ones move to the front and are
             numbered anew, and what is left at the end is padding
 
-The last of these is what running the kept tokens alone would give, in one
-shape for every mask. It need not be what a user gets who deletes the words and
-tokenizes again: `retokenizes` says where.
+The last of these is what running the kept tokens alone would give. It need not
+be what a user gets who deletes the words and tokenizes again: `retokenizes`
+says where. What stands between two players goes with the one behind it
+(`text`): so sentences that line breaks separate are joined by them again. A
+line break that a player has goes, too, where nothing that can be seen is left
+before it, for it would stand between nothing.
 
-Shapes: n players, P tokens, B masks.
+A hidden or removed token need not cost anything: rows may be as short as what
+is kept, at a few lengths that are fixed before the run (`lengths`). What is
+kept then stands at the front of the row, under "hide" with the positions that
+it has in the text (`position_ids`).
+
+Shapes: n players, P tokens, B masks, L places of a row.
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
+from spex_jax.ablate import shapes
 from spex_jax.ablate import text as text_lib
-from spex_jax.models import tokens
+from spex_jax.models import sites, tokens
 
 WAYS = ("mask", "one", "hide", "remove")
+# So many masks pay for the compilation of more than one program, of so many
+# lengths: on two cores, see `kept` in `experiments/bench_evaluate.py`.
+_WORTH = 1024
+_LENGTHS = 4
 
-# A mask `[n]` to the inputs of a network, one row: each `[1, P]`.
-Inputs = Callable[[base.Array], dict[str, jax.Array]]
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+  """How a network sees the text of a prompt under a mask; `inputs` makes it.
+
+  Called with a bool mask `[n]`, traceable, it gives `input_ids` and
+  `attention_mask`, int32 `[1, P]`.
+
+  Attributes:
+    prompt: tokens and players.
+    way: of `WAYS`.
+    padding: the id that fills what is left at the end.
+    token: what absent tokens become (ways "mask" and "one").
+    lengths: of the rows, ascending, the last one P.
+  """
+
+  prompt: text_lib.Prompt
+  way: str
+  padding: int
+  token: int | None
+  lengths: tuple[int, ...]
+
+  def __call__(self, mask: base.Array) -> dict[str, jax.Array]:
+    return self.at(self.prompt.num_tokens)(mask)
+
+  def at(self, length: int) -> Callable[[base.Array], dict[str, jax.Array]]:
+    """The same in rows of `length`, for masks that need no more.
+
+    What is hidden is left out of rows shorter than P, which then have
+    `position_ids`.
+    """
+    ids = self.prompt.encoding.ids
+    hides = self.way == "hide"
+
+    def see(mask):
+      kept = self.prompt.players.kept(mask)
+      chex.assert_shape(kept, ids.shape)
+      shown = jnp.asarray(ids)
+      if self.token is not None:
+        shown = jnp.where(kept, shown, self.token)
+      if not self._moves(length):
+        seen = (kept if hides else jnp.ones_like(kept)).astype(ids.dtype)
+        return {"input_ids": shown[None], "attention_mask": seen[None]}
+      places = self.places(mask, length)
+      fill = lambda start, values: (
+        jnp.full(length, start, ids.dtype).at[places].set(values, mode="drop")
+      )
+      given = {
+        "input_ids": fill(self.padding, shown),
+        "attention_mask": fill(0, 1),
+      }
+      if hides:
+        given["position_ids"] = fill(0, jnp.arange(len(ids), dtype=ids.dtype))
+      return {name: row[None] for name, row in given.items()}
+
+    return see
+
+  def places(self, mask: base.Array, length: int | None = None) -> jax.Array:
+    """Where each token of the text stands in the row: int32 `[P]`, traceable.
+
+    `length` (P by default) where it stands nowhere; a stand-in for a player
+    stands for its first token. The tokens of player i stand at
+    `places[owner == i]`.
+    """
+    size = self.prompt.num_tokens
+    length = size if length is None else length
+    stay = self._stay(mask)
+    moves = self._moves(length)
+    place = jnp.cumsum(stay) - 1 if moves else jnp.arange(size)
+    return jnp.where(stay, place, length).astype(jnp.int32)
+
+  def owners(self, mask: base.Array, length: int | None = None) -> jax.Array:
+    """Whose token stands at each place of the row: int32 `[L]`.
+
+    n for nobody's and for padding. Traceable; for sums over players of what is
+    read, captured or differentiated along the row.
+    """
+    length = self.prompt.num_tokens if length is None else length
+    owner = self.prompt.players.owner
+    nobody = jnp.full(length, self.prompt.n, owner.dtype)
+    return nobody.at[self.places(mask, length)].set(owner, mode="drop")
+
+  def need(self, masks: np.ndarray) -> np.ndarray:
+    """How long a row each of bool `[B, n]` needs, at most: int `[B]`."""
+    kept, gone, always = _needs(self.prompt, self.way)
+    return always + masks @ kept + ~masks @ gone
+
+  def fit(self, net: sites.Network) -> tuple[int, ...]:
+    """The lengths at which a network gives the values that it gives at P.
+
+    All of them where what is absent is not hidden. Hidden tokens can be left
+    out where the network takes `position_ids`, no sliding window is shorter
+    than the text (windows count places of the row), and nobody owns the first
+    token, which encoders read; a causal model does not.
+    """
+    if self.way != "hide" or len(self.lengths) == 1:
+      return self.lengths
+    size, owner = self.prompt.num_tokens, self.prompt.players.owner
+    windows = getattr(net.config, "windows", ())
+    fits = (
+      "position_ids" in net.optional
+      and all(window is None or window >= size for window in windows)
+      and ("logits_to_keep" in net.optional or owner[0] == self.prompt.n)
+    )
+    return self.lengths if fits else (size,)
+
+  def _moves(self, length):
+    """Whether tokens leave their places in rows of a length."""
+    still = self.way == "hide" and length == self.prompt.num_tokens
+    return not (still or self.way == "mask")
+
+  def _stay(self, mask):
+    """Which tokens, or stand-ins, stand in the row: bool `[P]`."""
+    owner, n = self.prompt.players.owner, self.prompt.n
+    stay = self.prompt.players.kept(mask)
+    if self.way == "mask":
+      return jnp.ones_like(stay)
+    if self.way == "one":
+      _, firsts = np.unique(owner[owner < n], return_index=True)
+      first = np.zeros(len(owner), bool)
+      first[np.flatnonzero(owner < n)[firsts]] = True
+      return stay | first
+    return _left(self.prompt, mask) if self.way == "remove" else stay
 
 
 def inputs(
@@ -37,6 +173,7 @@ def inputs(
   way: str = "mask",
   *,
   token: int | str | None = None,
+  lengths: Sequence[int] = (),
 ) -> Inputs:
   """How a network sees the text of a prompt under a mask.
 
@@ -46,15 +183,14 @@ def inputs(
     way: one of `WAYS`.
     token: what absent tokens become (ways "mask" and "one"), an id or a text
       that is one token; the mask token by default.
-
-  Returns:
-    A function of a bool mask `[n]`, traceable, that gives `input_ids` and
-    `attention_mask`, int32 `[1, P]`.
+    lengths: of rows, beside P: a mask runs in the shortest that takes it, if
+      the network and what is read of it allow that (`Inputs.fit`,
+      `readouts.value`). `lengths` of this file chooses some; none by default.
 
   Raises:
     ValueError: an unknown way, no mask token and none given, a token beside a
-      way that has no use for it, a token outside the vocabulary, or nothing
-      left once every player is gone.
+      way that has no use for it, a token outside the vocabulary, nothing left
+      once every player is gone, or a length outside 1..P.
   """
   if way not in WAYS:
     raise ValueError(f"way={way!r}: choose from {', '.join(WAYS)}.")
@@ -67,19 +203,59 @@ def inputs(
         "token that nobody owns: prompt(..., add_bos=True), or players for "
         "part of the text."
       )
+  size = prompt.num_tokens
+  given = sorted({*lengths, size})
+  if given[0] < 1 or given[-1] > size:
+    raise ValueError(f"Lengths must lie in 1..{size}; got {list(lengths)}.")
   # What fills the end is never seen; models without padding take any token.
   padding = tokenizer.special.get("pad", tokenizer.special.get("eos", 0))
-  if way == "hide":
-    see = lambda mask: hidden(prompt, mask)
-  elif way == "remove":
-    see = lambda mask: repacked(prompt, mask, padding)
-  else:
-    stand_in = _stand_in(tokenizer, token)
-    if way == "mask":
-      see = lambda mask: replaced(prompt, mask, stand_in)
-    else:
-      see = lambda mask: repacked(prompt, mask, padding, stand_in)
-  return lambda mask: dict(zip(("input_ids", "attention_mask"), see(mask)))
+  stand_in = _stand_in(tokenizer, token) if way in ("mask", "one") else None
+  return Inputs(prompt, way, padding, stand_in, tuple(given))
+
+
+def lengths(prompt: text_lib.Prompt, way: str, budget: int) -> tuple[int, ...]:
+  """A few lengths of rows for a run, the last one P.
+
+  Those, at most four, whose mean over uniform masks is least
+  (`shapes.choose`). They follow from the players, the way and the budget that
+  is declared, never from the masks: values do not depend on what else is asked
+  for. P alone where nothing is left out, or for fewer than 1,024 masks, which
+  do not pay for the compilation of more than one program.
+
+  Args:
+    prompt: tokens and players.
+    way: one of `WAYS`.
+    budget: how many masks the run will ask for; no more than all of them.
+  """
+  if way == "mask" or min(budget, 1 << min(prompt.n, 30)) < _WORTH:
+    return (prompt.num_tokens,)
+  kept, gone, always = _needs(prompt, way)
+  chosen = shapes.choose(shapes.chances(kept, gone, always), _LENGTHS)
+  # A continuation is read at the token before it.
+  return tuple(sorted({max(length, always + 1) for length in chosen}))
+
+
+def _needs(
+  prompt: text_lib.Prompt, way: str
+) -> tuple[np.ndarray, np.ndarray, int]:
+  """Places that players take when kept and when gone, `[n]`, and the others."""
+  *kept, always = np.bincount(prompt.players.owner, minlength=prompt.n + 1)
+  kept = np.array(kept)
+  gone = {"mask": kept, "one": np.ones_like(kept)}.get(way, 0 * kept)
+  return kept, gone, int(always)
+
+
+def _left(prompt: text_lib.Prompt, mask: base.Array) -> jax.Array:
+  """The tokens that removal leaves: bool `[P]`; traceable."""
+  stay = prompt.players.kept(mask)
+  pieces = [prompt.text[a:b] for a, b in prompt.encoding.offsets]
+  blank = np.array([piece.isspace() for piece in pieces])
+  breaks = blank & np.array(["\n" in piece for piece in pieces])
+  breaks &= prompt.players.owner < prompt.n
+  if not breaks.any():
+    return stay
+  seen = ~blank & ~prompt.encoding.special
+  return stay & (~breaks | (jnp.cumsum(stay & seen) > 0))
 
 
 def _stand_in(tokenizer: tokens.Tokenizer, token: int | str | None) -> int:
@@ -90,62 +266,12 @@ def _stand_in(tokenizer: tokens.Tokenizer, token: int | str | None) -> int:
   return tokenizer.check(token)
 
 
-def replaced(
-  prompt: text_lib.Prompt, mask: base.Array, token: int
-) -> tuple[jax.Array, jax.Array]:
-  """Ids with `token` for absent ones, and an attention mask of ones."""
-  ids = jnp.where(prompt.players.kept(mask), prompt.encoding.ids, token)
-  return ids[None], jnp.ones_like(ids)[None]
-
-
-def hidden(
-  prompt: text_lib.Prompt, mask: base.Array
-) -> tuple[jax.Array, jax.Array]:
-  """The ids as they are, and an attention mask without the absent ones."""
-  ids = jnp.asarray(prompt.encoding.ids)
-  return ids[None], prompt.players.kept(mask).astype(ids.dtype)[None]
-
-
-def repacked(
-  prompt: text_lib.Prompt,
-  mask: base.Array,
-  padding: int,
-  token: int | None = None,
-) -> tuple[jax.Array, jax.Array]:
-  """The kept ids at the front, then padding that attention does not see.
-
-  Args:
-    prompt: tokens and players.
-    mask: bool `[n]`.
-    padding: the id that fills the end.
-    token: stands once for each absent player, where its first token was; None
-      for nothing.
-
-  Returns:
-    Ids and attention mask, `[1, P]`.
-  """
-  owner, ids = prompt.players.owner, jnp.asarray(prompt.encoding.ids)
-  stay = prompt.players.kept(mask)
-  if token is not None:
-    _, firsts = np.unique(owner[owner < prompt.n], return_index=True)
-    first = np.zeros(len(owner), bool)
-    first[np.flatnonzero(owner < prompt.n)[firsts]] = True
-    ids = jnp.where(stay, ids, token)
-    stay = stay | first
-  count = len(owner)
-  # Those that go are written beyond the end, that is, nowhere.
-  place = jnp.where(stay, jnp.cumsum(stay) - 1, count)
-  packed = jnp.full(count, padding, ids.dtype).at[place].set(ids, mode="drop")
-  seen = jnp.arange(count) < stay.sum()
-  return packed[None], seen.astype(ids.dtype)[None]
-
-
 def kept_text(prompt: text_lib.Prompt, mask: base.Array) -> str:
-  """The text without the characters of absent tokens.
+  """The text without the characters of removed tokens.
 
   A space that no token has goes with the token behind it.
   """
-  stay = np.append(np.asarray(mask, bool), True)[prompt.players.owner]
+  stay = np.asarray(_left(prompt, mask))
   keep = np.ones(len(prompt.text), bool)
   end_before = 0
   for (start, end), stays in zip(prompt.encoding.offsets, stay):
@@ -176,10 +302,9 @@ def retokenizes(
   """
   masks = base.check_masks(masks, prompt.n)
   plain = ~prompt.encoding.special
-  owner = prompt.players.owner
   differs = np.zeros(len(masks), bool)
   for row, mask in enumerate(masks):
-    stay = np.append(mask, True)[owner] & plain
+    stay = np.asarray(_left(prompt, mask)) & plain
     expected = prompt.encoding.ids[stay].tolist()
     text = kept_text(prompt, mask)
     again = (

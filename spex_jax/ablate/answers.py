@@ -1,4 +1,4 @@
-"""Values of one request as they come: checked, told, kept, in order.
+"""Values of one request as they come: checked, told, kept, put in order.
 
 Shapes: n players, B masks asked for, U of them run, T targets.
 """
@@ -37,22 +37,24 @@ class Answers:
       keep: each is called with the masks and values of each batch.
     """
     self.masks = masks
-    self._rows, self._asked = rows, num_asked
-    known = num_asked - counts.sum()
-    self._done_after = known + np.cumsum(counts)
-    self._parts: list[np.ndarray] = []
-    self._count = 0
+    self._rows, self._counts, self._asked = rows, counts, num_asked
+    self._done = num_asked - int(counts.sum())
+    self._values: np.ndarray | None = None
     self._progress, self._keep = progress, keep
 
-  def add(self, values: base.Values, count: int) -> None:
-    """Takes the values of the next `count` masks, in float64.
+  def add(self, values: base.Values, which: np.ndarray) -> None:
+    """Takes the values of some of `masks`, in float64.
+
+    Args:
+      values: `[b]` or `[b, T]`.
+      which: int `[b]`, ascending: the masks that they are of.
 
     Raises:
       ValueError: values of another shape, NaN or infinite (naming the first
         row of the request), or another number of targets than before.
       TypeError: values that are not real numbers.
     """
-    values = np.asarray(values)
+    values, count = np.asarray(values), len(which)
     if values.dtype.name == "bfloat16":
       values = values.astype(np.float64)
     if values.dtype.kind == "f" and values.shape[:1] == (count,):
@@ -60,25 +62,29 @@ class Answers:
       finite = np.isfinite(values).reshape(count, -1).all(axis=1)
       if not finite.all() and values.ndim <= 2:
         # By their place in the request, where the masks run are a part.
-        rows = self._rows[self._count : self._count + count]
+        rows = self._rows[which]
         request = np.zeros(rows[-1] + 1)
         request[rows[~finite]] = np.nan
         base.check_values(request, len(request))
     values = base.check_values(values, count)
     self._check_targets(values)
+    if self._values is None:
+      self._values = np.empty((len(self.masks), *values.shape[1:]))
     for keep in self._keep:
-      keep(self.masks[self._count : self._count + count], values)
-    self._parts.append(values)
-    self._count += count
-    self._progress(int(self._done_after[self._count - 1]), self._asked)
+      keep(self.masks[which], values)
+    self._values[which] = values
+    self._done += int(self._counts[which].sum())
+    self._progress(self._done, self._asked)
 
   def values(self) -> np.ndarray:
     """All values, float64 `[U]` or `[U, T]`."""
-    return np.concatenate(self._parts)
+    assert self._values is not None
+    return self._values
 
   def _check_targets(self, values: np.ndarray) -> None:
-    if self._parts and values.shape[1:] != self._parts[0].shape[1:]:
+    first = self._values
+    if first is not None and values.shape[1:] != first.shape[1:]:
       raise ValueError(
-        f"The value function returned {self._parts[0].shape[1:]} targets per "
+        f"The value function returned {first.shape[1:]} targets per "
         f"mask for the first batch, and {values.shape[1:]} for a later one."
       )

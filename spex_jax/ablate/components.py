@@ -1,19 +1,10 @@
 """Parts of a network as players: heads, neurons, filters, whole blocks.
 
-A player owns units: entries along one axis of the activations at one site or
-several. An absent player's units are set to zero, or to what stands in for
-them (`stand_ins`): a mean activation, or one resampled from another input.
-Every position and every example of a batch is treated alike. Zero times a NaN
-is NaN: a network that breaks is not mended by its ablation, and evaluators
-refuse such values.
-
-`edits` is what `sites.Network.apply` takes, traced, so that one compiled
-program serves every mask:
-
-  f = lambda mask, params: read(net.apply(params, heads.edits(mask), **inputs))
-
-`evaluator` is that, compiled, with what no player touches computed once.
-`KINDS` lists the usual players by name; `chosen` takes patterns of site names.
+`KINDS` lists the usual players by name; `chosen` takes patterns of site names;
+`edges` has players of edges, `spans` those at some positions. What they own,
+and what becomes of absent ones, is in `parts`. `game` is the network's value
+as they are kept to a degree, with what no player touches computed once, and
+`evaluator` the same on masks, compiled.
 
 Shapes: n players; an activation has any shape `[B, ...]`, with B examples.
 """
@@ -30,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
-from spex_jax.ablate import evaluate, prefix, readouts
+from spex_jax.ablate import evaluate, parts, readouts
 from spex_jax.models import sites
 
 HEADS = ("*attn.z", "*cross.z")  # [B, P, H, h]; query heads.
@@ -38,147 +29,6 @@ NEURONS = ("*mlp.neurons", "layers.*.neurons")  # [B, P, F], [B, F].
 FILTERS = ("*conv", "*conv[0-9]")  # [B, F, H, W].
 BLOCKS = ("attn.out", "cross.out", "mlp.out")  # [B, P, d]
 _BLOCK = re.compile(r"((?:.*\.)?blocks\.\d+)\.(.+)")
-
-
-@dataclasses.dataclass(frozen=True)
-class Players:
-  """Named players and the units that each owns.
-
-  Attributes:
-    names: n distinct names.
-    owner: site to int32 of the full rank of its activation, 1 where
-      broadcast: the player that owns each unit, or n for a unit that nobody
-      owns and that is always kept.
-  """
-
-  names: tuple[str, ...]
-  owner: Mapping[str, np.ndarray]
-
-  def __post_init__(self):
-    n = len(self.names)
-    if len(set(self.names)) != n:
-      raise ValueError("Player names must be distinct.")
-    present: set[int] = set()
-    for site, owner in self.owner.items():
-      if owner.dtype.kind not in "iu":
-        raise TypeError(f"Owners must be integers; {site} has {owner.dtype}.")
-      present.update(np.unique(owner).tolist())
-    if present - set(range(n + 1)):
-      raise ValueError(f"Owners must lie in 0..{n}; got {sorted(present)}.")
-    idle = [self.names[i] for i in range(n) if i not in present]
-    if idle:
-      raise ValueError(f"These players own nothing: {', '.join(idle)}.")
-
-  @property
-  def n(self) -> int:
-    return len(self.names)
-
-  def edits(
-    self,
-    mask: base.Array,
-    absent: Mapping[str, base.Array] | None = None,
-    *,
-    rescale: bool = False,
-  ) -> sites.Edits:
-    """The edits that remove absent players. Unbatched over masks.
-
-    Args:
-      mask: bool `[n]`.
-      absent: None for zero, by a scale; or site to what stands in for its
-        units, of the full rank of the activation, 1 where broadcast: of
-        `stand_ins`.
-      rescale: multiply what is left at a site by its units over those that are
-        kept, as ProxySPEX does with the heads of a layer (arXiv 2505.17495,
-        section 5). A site where none is kept stays zero. Not with `absent`.
-
-    Raises:
-      ValueError: a mask of another shape, stand-ins that lack a site of these
-        players or have one of another rank, or both options.
-    """
-    if np.shape(mask) != (self.n,):
-      raise ValueError(f"Need a mask [{self.n}]; got {np.shape(mask)}.")
-    padded = jnp.append(jnp.asarray(mask, jnp.bool_), True)
-    kept = {site: padded[owner] for site, owner in self.owner.items()}
-    if absent is None:
-      scale = {}
-      for site, keep in kept.items():
-        scale[site] = keep.astype(jnp.float32)
-        if rescale:
-          left = jnp.maximum(scale[site].sum(), 1)
-          scale[site] *= keep.size / left
-      return sites.Edits(scale=scale)
-    if rescale:
-      raise ValueError(
-        "rescale=True makes up for units that are zero; with stand-ins "
-        "(`absent`) there are none."
-      )
-    self._check_absent(absent)
-    return sites.Edits(
-      replace={
-        site: (~keep, jnp.asarray(absent[site])) for site, keep in kept.items()
-      }
-    )
-
-  def strengths(
-    self,
-    amounts: base.Array,
-    absent: Mapping[str, base.Array] | None = None,
-  ) -> sites.Edits:
-    """The edits that keep players to a degree: differentiable gates.
-
-    Args:
-      amounts: float `[n]`, or `[B, n]` for every example its own; 1 is kept,
-        0 absent.
-      absent: as for `edits`.
-
-    Raises:
-      ValueError: as `edits`.
-    """
-    amounts = jnp.asarray(amounts)
-    if amounts.ndim not in (1, 2) or amounts.shape[-1] != self.n:
-      raise ValueError(
-        f"Need strengths [{self.n}] or [B, {self.n}]; got {amounts.shape}."
-      )
-    rows = amounts.reshape(-1, self.n)
-    padded = jnp.pad(rows, ((0, 0), (0, 1)), constant_values=1)
-    scale = {site: padded[:, owner[0]] for site, owner in self.owner.items()}
-    if absent is None:
-      return sites.Edits(scale=scale)
-    self._check_absent(absent)
-    rest = {site: (1 - gate) * absent[site] for site, gate in scale.items()}
-    return sites.Edits(scale=scale, add=rest)
-
-  def _check_absent(self, absent: Mapping[str, base.Array]) -> None:
-    missing = sorted(self.owner.keys() - absent.keys())
-    if missing:
-      raise ValueError(f"`absent` lacks activations of {missing}.")
-    for site, owner in self.owner.items():
-      if np.ndim(absent[site]) != owner.ndim:
-        raise ValueError(
-          f"`absent` at {site} has shape {np.shape(absent[site])}; it needs "
-          f"{owner.ndim} axes, 1 long where broadcast."
-        )
-
-  def grouped(self, groups: Mapping[str, Sequence[str]]) -> "Players":
-    """Coarser players: each group owns what its members own together.
-
-    Players in no group become nobody's: they are always kept.
-
-    Raises:
-      ValueError: a group that names no player, or one that another group has.
-    """
-    index = {name: i for i, name in enumerate(self.names)}
-    new = np.full(self.n + 1, len(groups), np.int32)
-    for number, (group, members) in enumerate(groups.items()):
-      for member in members:
-        if member not in index:
-          raise ValueError(f"Group {group!r} names no player {member!r}.")
-        if new[index[member]] != len(groups):
-          raise ValueError(f"Player {member!r} is in two groups.")
-        new[index[member]] = number
-    owner = {site: new[old] for site, old in self.owner.items()}
-    used = {s: own for s, own in owner.items() if (own < len(groups)).any()}
-    return Players(tuple(groups), used)
 
 
 def shapes(
@@ -196,7 +46,7 @@ def shapes(
   return {site: found[site].shape for site in net.sites if site in found}
 
 
-def heads(at: Mapping[str, tuple[int, ...]]) -> Players:
+def heads(at: Mapping[str, tuple[int, ...]]) -> parts.Players:
   """Every attention head, named as "blocks.0.attn 3"; `at` is of `shapes`.
 
   The head's output before the projection (`attn.z`) is removed. With grouped
@@ -206,7 +56,7 @@ def heads(at: Mapping[str, tuple[int, ...]]) -> Players:
   return _units(at, HEADS, 2, "attention heads", cut=".z")
 
 
-def kv_groups(at: Mapping[str, tuple[int, ...]]) -> Players:
+def kv_groups(at: Mapping[str, tuple[int, ...]]) -> parts.Players:
   """Every key-value head with its query heads, as "blocks.0.attn kv 1".
 
   What its query heads give (`attn.z`) is removed together. Nobody else reads
@@ -232,12 +82,12 @@ def kv_groups(at: Mapping[str, tuple[int, ...]]) -> Players:
   return heads(at).grouped(groups)
 
 
-def neurons(at: Mapping[str, tuple[int, ...]]) -> Players:
+def neurons(at: Mapping[str, tuple[int, ...]]) -> parts.Players:
   """Every MLP neuron, named as "blocks.0.mlp 17"; `at` is of `shapes`."""
   return _units(at, NEURONS, -1, "MLP neurons", cut=".neurons")
 
 
-def filters(at: Mapping[str, tuple[int, ...]]) -> Players:
+def filters(at: Mapping[str, tuple[int, ...]]) -> parts.Players:
   """Every convolution filter, as "stages.0.blocks.1.conv2 5", by `shapes`.
 
   Removed before bias and batch norm: the same as zeroing its weights.
@@ -245,7 +95,7 @@ def filters(at: Mapping[str, tuple[int, ...]]) -> Players:
   return _units(at, FILTERS, 1, "convolution filters", cut="")
 
 
-def blocks(at: Mapping[str, tuple[int, ...]]) -> Players:
+def blocks(at: Mapping[str, tuple[int, ...]]) -> parts.Players:
   """Every block, named as "blocks.0": what it adds to the residual stream.
 
   The outputs of its attention and its MLP (`attn.out`, `cross.out`,
@@ -265,12 +115,12 @@ def blocks(at: Mapping[str, tuple[int, ...]]) -> Players:
       owner[site] = np.full((1,) * len(shape), number, np.int32)
   if not names:
     raise ValueError(_none("blocks", BLOCKS, at))
-  return Players(tuple(names), owner)
+  return parts.Players(tuple(names), owner)
 
 
 def units(
   at: Mapping[str, tuple[int, ...]], patterns: Sequence[str], axis: int
-) -> Players:
+) -> parts.Players:
   """Every entry along `axis` of the sites that any of the patterns names.
 
   Args:
@@ -291,7 +141,7 @@ def chosen(
   patterns: Sequence[str],
   *,
   whole: bool = False,
-) -> Players:
+) -> parts.Players:
   """The parts at the sites that patterns name: ("blocks.3.mlp.neurons",).
 
   What a part is follows from the site: a head, a neuron, a filter, named as by
@@ -315,11 +165,13 @@ def chosen(
       names.append(site)
     else:
       _add_units(owner, names, site, at[site], *kind)
-  return Players(tuple(names), owner)
+  return parts.Players(tuple(names), owner)
 
 
 # The usual players by name, each from `shapes`.
-KINDS: Mapping[str, Callable[[Mapping[str, tuple[int, ...]]], Players]] = {
+KINDS: Mapping[
+  str, Callable[[Mapping[str, tuple[int, ...]]], parts.Players]
+] = {
   "heads": heads,
   "kv_groups": kv_groups,
   "neurons": neurons,
@@ -328,115 +180,158 @@ KINDS: Mapping[str, Callable[[Mapping[str, tuple[int, ...]]], Players]] = {
 }
 
 
-def first_block(net: sites.Network, players: Players) -> int | None:
+def first_block(net: sites.Network, players: parts.Players) -> int | None:
   """The first block that any player's site is in or before, or None.
 
   The blocks before it are the same for every mask: `net.enter` runs them. None
-  where there is nothing to run apart: a site before block 0, or a network
-  whose blocks cannot be entered.
+  where there is nothing to run apart: a site before block 0, a network whose
+  blocks cannot be entered, or edges, whose writers must all be run.
 
   Raises:
     ValueError: a site of the players that the network lacks.
   """
-  missing = sorted(players.owner.keys() - {*net.sites})
+  touched = {*players.owner, *players.edges}
+  missing = sorted(touched - {*net.sites})
   if missing:
     raise ValueError(f"The network has no sites {missing}.")
-  if not net.resumes:
+  if not net.resumes or players.edges:
     return None
-  first = min(net.sites.index(site) for site in players.owner)
-  starts = [
-    net.sites.index(f"blocks.{number}.resid_pre")
-    for number in range(net.config.num_blocks)
-  ]
-  before = sum(start <= first for start in starts)
+  first = min(net.sites.index(site) for site in touched)
+  names = (f"blocks.{i}.resid_pre" for i in range(net.config.num_blocks))
+  before = sum(net.sites.index(name) <= first for name in names)
   return before - 1 if before else None
 
 
-def evaluator(
+def game(
   net: sites.Network,
-  players: Players,
+  players: parts.Players,
   inputs: Mapping[str, base.Array],
   read: readouts.Readout,
   *,
   absent: Mapping[str, base.Array] | None = None,
+  ref: base.Array | None = None,
   rescale: bool = False,
+  edits: sites.Edits | None = None,
   params: Any = None,
-  **settings: Any,
-) -> evaluate.Evaluator:
-  """A compiled evaluator of a network's parts on given inputs.
+  capture: Sequence[str] = (),
+  units: str = "",
+) -> base.Game:
+  """A network's parts on given inputs, kept to a degree.
 
-  One forward of a mask serves all examples and all that is read of them.
-
-  The blocks before the first that a player touches run once, here, whichever
-  masks are drawn; and only the logits that `read` needs are computed.
+  One forward of all players' strengths serves all examples and all that is
+  read of them. The blocks before the first that a player touches are the game's
+  `head`; and only the logits that `read` needs are computed.
 
   Args:
     net: any network.
-    players: of its parts.
+    players: of its parts or edges.
     inputs: batched arrays, by their usual names; one example, or B of them.
     read: what to read of the output: `[B]`, or `[B, T]`.
     absent: as for `Players.edits`; or with one more axis in front, of R draws
       (`stand_ins.resampled`): then a value is the mean over the draws.
+    ref: what absent edges carry, as for `Players.edits`; zeros by default, or
+      the `ref` of `edits` where that cuts edges.
     rescale: as for `Players.edits`.
+    edits: what is done to the network whoever is kept, before the players' own
+      edits: an edited model, a circuit.
     params: of the network; its own by default.
-    **settings: of `evaluate.compiled`.
+    capture: sites that `read` asks for.
+    units: of the values.
 
   Returns:
-    An evaluator of `players.n` players, with one target for every example, T of
+    A game of `players.n` players, with one target for every example, T of
     one, or B * T, those of the first example first; a single one has no axis
-    of targets.
+    of targets. Its `shared` has "params", "inputs", "absent", "ref", "edits".
 
   Raises:
-    ValueError: no parameters; see `first_block`, `Players.edits`,
-      `prefix.split`.
+    ValueError: no parameters, or a `ref` that no player needs; see
+      `first_block`. As `Players.edits`, where it is traced.
   """
   params = net.params if params is None else params
   if params is None:
     raise ValueError("This network has no parameters: give `params`.")
-  inputs = {name: jnp.asarray(value) for name, value in inputs.items()}
-  start = first_block(net, players)
-  # Traced with the parameters, so that they are no constants of the program.
-  shared = (params, inputs, absent or {})
+  fixed = sites.Edits() if edits is None else edits
+  if players.edges and not fixed.cut:
+    zeros = jnp.zeros((1, 1, len(net.writers), net.config.width))
+    fixed = dataclasses.replace(fixed, ref=zeros if ref is None else ref)
+  elif ref is not None:
+    raise ValueError(
+      "`ref` is for players that own edges; where `edits` cuts some, too, all "
+      "carry what its own `ref` says."
+    )
+  shared = {
+    "params": params,
+    "inputs": {name: jnp.asarray(value) for name, value in inputs.items()},
+    "absent": absent,
+    "edits": fixed,
+  }
+  # Cut edges need what all writers write.
+  start = 0 if fixed.cut else first_block(net, players) or 0
+  line = net.sites.index(f"blocks.{start}.resid_pre") if start else 0
+  some = next(iter(players.owner), None)
+  drawn = (
+    absent is not None
+    and some in absent
+    and np.ndim(absent[some]) == players.owner[some].ndim + 1
+  )
 
-  some = next(iter(players.owner))
-  rank = players.owner[some].ndim
-  drawn = (absent or {}).get(some, np.zeros(0)).ndim == rank + 1
-
-  def values(mask, shared, run):
-    params, inputs, stand_ins = shared
+  def value(strengths, given):
+    state: Any
+    state, shared = given if start else (None, given)
+    late = parts.only(shared["edits"], net.sites[line:])
 
     def one(stand_in):
-      edits = players.edits(
-        mask, None if absent is None else stand_in, rescale=rescale
+      own = players.edits(
+        strengths, stand_in, ref=shared["edits"].ref, rescale=rescale
       )
-      return readouts.forward(
-        net, read, inputs, functools.partial(run, params, edits)
-      )
+      own = parts.joined(late, own)
+      if start:
+        run = functools.partial(net.resume, shared["params"], start, state)
+      else:
+        run = functools.partial(net.apply, shared["params"])
+      run = functools.partial(run, own, capture=capture)
+      return readouts.forward(net, read, shared["inputs"], run, capture)
 
+    stand_ins = shared["absent"]
     out = jax.vmap(one)(stand_ins).mean(axis=0) if drawn else one(stand_ins)
     return out[0] if len(out) == 1 else out.reshape(-1)
 
-  if start is None or start == 0:
-    whole = lambda mask, shared: values(
-      mask,
-      shared,
-      lambda params, edits, **given: net.apply(params, edits, **given),
-    )
-    return evaluate.compiled(whole, players.n, shared=shared, **settings)
+  def head(shared):
+    early = parts.only(shared["edits"], net.sites[:line])
+    return net.enter(shared["params"], start, early, **shared["inputs"])
 
-  block: int = start
-
-  def tail(mask, x, shared):
-    run = lambda params, edits, **given: net.resume(
-      params, block, x, edits, **given
-    )
-    return values(mask, shared, run)
-
-  head = lambda shared: net.enter(shared[0], block, **shared[1])
-  return prefix.split(head, tail, players.n, shared=shared, **settings)
+  return base.Game(
+    value,
+    players.names,
+    units,
+    shared,
+    "zero" if absent is None else "what stands in for it",
+    head if start else None,
+  )
 
 
-def _units(at, patterns, axis, what, cut) -> Players:
+def evaluator(
+  net: sites.Network,
+  players: parts.Players,
+  inputs: Mapping[str, base.Array],
+  read: readouts.Readout,
+  *,
+  absent: Mapping[str, base.Array] | None = None,
+  ref: base.Array | None = None,
+  rescale: bool = False,
+  edits: sites.Edits | None = None,
+  params: Any = None,
+  **settings: Any,
+) -> evaluate.Evaluator:
+  """`game` on masks, compiled; `settings` are those of `evaluate.compiled`."""
+  made = game(
+    net, players, inputs, read,
+    absent=absent, ref=ref, rescale=rescale, edits=edits, params=params,
+  )  # fmt: skip
+  return evaluate.compiled(made, **settings)
+
+
+def _units(at, patterns, axis, what, cut) -> parts.Players:
   owner: dict[str, np.ndarray] = {}
   names: list[str] = []
   for site, shape in at.items():
@@ -444,7 +339,7 @@ def _units(at, patterns, axis, what, cut) -> Players:
       _add_units(owner, names, site, shape, axis, cut)
   if not names:
     raise ValueError(_none(what, patterns, at))
-  return Players(tuple(names), owner)
+  return parts.Players(tuple(names), owner)
 
 
 def _add_units(owner, names, site, shape, axis, cut) -> None:

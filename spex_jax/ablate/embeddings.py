@@ -1,17 +1,94 @@
-"""Readouts of embeddings: a head on them, themselves, or how alike two are.
+"""Embeddings: a text's, mixed by players' strengths, and readouts of a model's.
+
+Readouts are a head on an embedding, itself, or how alike two are.
 
 Shapes: B rows, P positions, d width, K classes.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
-from spex_jax.ablate import readouts
-from spex_jax.models import sites
+from spex_jax.ablate import absent, components, parts, readouts
+from spex_jax.ablate import text as text_lib
+from spex_jax.models import sites, tokens
+
+
+def game(
+  net: sites.Network,
+  prompt: text_lib.Prompt,
+  tokenizer: tokens.Tokenizer,
+  read: readouts.Readout,
+  *,
+  way: str = "mask",
+  token: int | str | None = None,
+  edits: sites.Edits | None = None,
+  params: Any = None,
+  capture: tuple[str, ...] = (),
+  units: str = "",
+  **fixed: base.Array,
+) -> base.Game:
+  """Players that own tokens of a text: their embeddings are mixed.
+
+  The baseline is the all-absent input: in an absent player's places stand the
+  embeddings of the mask token, or of `token`.
+
+  Args:
+    net: any with the site `embed.tokens` (T5: `encoder.embed.tokens`).
+    prompt: tokens and players.
+    tokenizer: of the model.
+    read: of the output. Given the ids of the whole text, so that one which
+      reads the tokens themselves (`log_perplexity`) has no baseline here.
+    way: "mask"; the others of `absent.WAYS` move or hide tokens, which has no
+      derivative.
+    token: as for `absent.inputs`.
+    edits: as for `components.game`.
+    params: of the network; its own by default.
+    capture: sites that `read` asks for.
+    units: of the values.
+    **fixed: inputs that do not depend on the mask, of one row.
+
+  Raises:
+    ValueError: another way, no such site, or as `absent.inputs`.
+  """
+  if way != "mask":
+    raise ValueError(
+      f"way={way!r}: gradients need absent tokens to stay in their places as "
+      "another token, way='mask'. For other ways use a method of masks."
+    )
+  site = next((s for s in net.sites if s.endswith("embed.tokens")), None)
+  if site is None:
+    raise ValueError("The network has no site 'embed.tokens' to differentiate.")
+  params = net.params if params is None else params
+  see = absent.inputs(prompt, tokenizer, way, token=token)
+  whole, nothing = see(np.ones(prompt.n, bool)), see(np.zeros(prompt.n, bool))
+
+  def embeddings(params, edits, given):
+    # The rest of the network is not run: the compiler drops it.
+    inputs: dict[str, Any] = {**fixed, **given}
+    return net.apply(params, edits, capture=(site,), **inputs).activations
+
+  owner = prompt.players.owner
+  mixed = components.game(
+    net,
+    parts.Players(prompt.names, {site: owner[None, :, None]}),
+    {**fixed, **whole},
+    read,
+    absent=jax.jit(embeddings)(params, edits, nothing),
+    edits=edits,
+    params=params,
+    capture=capture,
+    units=units,
+  )
+  # The token that stands for the absent ones, as absent.inputs chose it.
+  owned = np.flatnonzero(owner < prompt.n)[0]
+  name = tokenizer.token(int(np.asarray(nothing["input_ids"])[0, owned]))
+  words = f"the embedding of {name!r} for each token"
+  return dataclasses.replace(mixed, absent=words)
 
 
 def head(

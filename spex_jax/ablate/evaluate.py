@@ -2,8 +2,10 @@
 
 `compiled` lifts an unbatched, traceable `f(mask)` into a `ValueFn`. Every
 batch has one fixed shape (the last one is padded), because the last digits of
-a value change with the shape; the shape is recorded with the cost. No mask is
-run twice in a request; given room for them, nor across requests.
+a value change with the shape; the shape is recorded with the cost. A function
+of a few sizes (`shapes.Shaped`) has one program for each, and a mask runs in
+that of the least size that fits. No mask is run twice in a request; given room
+for them, nor across requests.
 
 Shapes: n players, B masks asked for, T targets, P masks in a padded batch.
 """
@@ -15,10 +17,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
-from spex_jax.ablate import answers, batching, closed, program, repeats
+from spex_jax.ablate import (
+  answers,
+  batching,
+  closed,
+  program,
+  repeats,
+)
 
 Progress = answers.Progress
 Candidate = batching.Candidate
@@ -31,19 +40,22 @@ class Stats:
   Attributes:
     evaluations: masks asked for.
     repeated: those of them that were not run, because they had been before.
-    padded: further rows that filled up batches.
+    padded: further rows that filled up batches; whole microbatches of them
+      are not computed.
     batches: batches run.
     retries: calls of a host function that were made again.
     compile_seconds: tracing and compilation, of the candidates too.
     probe_seconds: measuring batch sizes, compilation included.
-    head_seconds: what is computed once, before all masks (`prefix.split`).
+    head_seconds: what is computed once, before all masks.
     run_seconds: everything else: transfers and computation.
     batch_shape: `(P, n)`, or None where the host function chooses.
+    sizes: masks that were run at each size of a `shapes.Shaped`, all of them
+      in batches of `batch_shape`; empty for any other function.
     device_batch: rows of a batch on one device; values are the same bit for
       bit on any number of devices at the same `device_batch`, `microbatch`.
     microbatch: rows that are computed at once on one device.
     memory_bytes: bound on what the program needs on one device, parameters
-      included, or None where the compiler does not say.
+      included, or None where the compiler does not say; of several the most.
     candidates: the batch sizes that were measured, if any were.
     device: kind and number of devices, as text.
   """
@@ -58,6 +70,7 @@ class Stats:
   head_seconds: float = 0.0
   run_seconds: float = 0.0
   batch_shape: tuple[int, int] | None = None
+  sizes: dict[int, int] = dataclasses.field(default_factory=dict)
   device_batch: int | None = None
   microbatch: int | None = None
   memory_bytes: int | None = None
@@ -140,12 +153,13 @@ class Evaluator:
 
 
 def compiled(
-  f: Callable[..., jax.Array],
-  n: int,
+  f: base.Game | Callable[..., jax.Array],
+  n: int | None = None,
   *,
   batch_size: int | None = 256,
   microbatch: int | None = None,
   shared: Any = None,
+  head: Callable[[Any], Any] | None = None,
   shared_sharding: Any = None,
   mesh: jax.sharding.Mesh | None = None,
   devices: Sequence[jax.Device] | None = None,
@@ -154,14 +168,16 @@ def compiled(
   remember_bytes: int = 0,
   progress: Progress | None = None,
 ) -> Evaluator:
-  """Lifts an unbatched `f(mask)` to a compiled, sharded `ValueFn`.
+  """Lifts a game, or an unbatched `f(mask)`, to a compiled, sharded `ValueFn`.
 
   Compilation happens at the first call, once; its time is kept apart. The
   value of a mask does not depend on which other masks are asked for.
 
   Args:
-    f: bool `[n]` to a real scalar, or `[T]` for T targets; traceable. Given
-      `shared`, it is called as `f(mask, shared)`.
+    f: a game, restricted to strengths of 0 and 1, which brings n, `shared` and
+      `head`; or bool `[n]` to a real scalar, or `[T]` for T targets, traceable.
+      Given `shared`, it is called as `f(mask, shared)`. A `shapes.Shaped` is
+      compiled for each of its sizes; batch sizes are measured at the largest.
     n: number of players.
     batch_size: masks in a batch, over all devices; rounded up to a multiple
       of their number and of `microbatch`. None measures powers of two before
@@ -171,6 +187,9 @@ def compiled(
       None too.
     shared: pytree of arrays that every mask uses, such as parameters; placed
       once, and not baked into the program as constants.
+    head: traceable, of `shared`: what no mask touches. It runs once; f is then
+      called as `f(mask, (state, shared))`. A `dtype` casts what it is given,
+      and leaves the state as it is.
     shared_sharding: a `PartitionSpec`, or a pytree of them like `shared`, over
       the axes of `mesh` other than "masks"; None for one copy per device.
     mesh: with an axis "masks", over which batches are split, and automatic
@@ -186,6 +205,7 @@ def compiled(
     progress: called after each batch.
 
   Raises:
+    TypeError: no n, or one beside a game.
     ValueError: n, batch_size or microbatch below 1, `remember_bytes` below 0.
       At the first call: an unfit mesh or sharding, both a mesh and devices, a
       `dtype` that is not floating; `f` returns another shape than `[]` or
@@ -193,9 +213,17 @@ def compiled(
     MemoryError: at the first call, if no measured batch size fits; at any,
       if a batch ran out of memory.
   """
+  if isinstance(f, base.Game):
+    if n is not None or shared is not None or head is not None:
+      raise TypeError("A game brings n, shared and head: give it alone.")
+    n, shared, head, value = f.n, f.shared, f.head, f.value
+    f = lambda mask, given=None: value(mask.astype(jnp.float32), given)
+  if n is None:
+    raise TypeError("Give n, the number of players of f.")
   _check_sizes(n, batch_size, microbatch, remember_bytes)
   settings = {
     "shared": shared,
+    "head": head,
     "shared_sharding": shared_sharding,
     "mesh": mesh,
     "devices": devices,
@@ -256,7 +284,7 @@ def host(
       values = np.asarray(tried(rows))
       stats.run_seconds += time.perf_counter() - begin
       stats.batches += 1
-      found.add(values, len(rows))
+      found.add(values, np.arange(start, start + len(rows)))
 
   stores = _stores(remember_bytes)
   if cache is not None:
@@ -271,7 +299,7 @@ class _Lifted:
     self._source: Callable[[], program.Source] = source
     self._batch_size, self._microbatch = batch_size, microbatch
     self._limit = memory_limit
-    self._program: program.Program | None = None
+    self._programs: list[program.Program] = []  # One a size, ascending.
     self._made: program.Source | None = None
 
   def share(self, shared: Any) -> None:
@@ -280,15 +308,19 @@ class _Lifted:
 
   def run(self, found: answers.Answers, stats: Stats) -> None:
     self.prepare(stats)
-    assert self._program is not None
+    assert self._made is not None
+    which = self._made.numbers(found.masks)
+    for number, size in enumerate(self._made.sizes):
+      stats.sizes[size] += int((which == number).sum())
     begin = time.perf_counter()
     try:
-      _stream(self._program, found, stats)
+      _stream(self._programs, which, found, stats)
     except Exception as error:
       if not batching.out_of_memory(error):
         raise
+      rows = self._programs[-1].rows
       raise MemoryError(
-        f"A batch of {self._program.rows} masks ran out of memory: {error} "
+        f"A batch of {rows} masks ran out of memory: {error} "
         "Use a smaller batch_size or microbatch, or batch_size=None, which "
         "measures what fits."
       ) from error
@@ -296,15 +328,16 @@ class _Lifted:
       stats.run_seconds += time.perf_counter() - begin
 
   def prepare(self, stats: Stats) -> None:
-    if self._program is not None:
+    if self._programs:
       return
-    begin = time.perf_counter()
     source = self._made = self._source()
+    stats.head_seconds = source.head_seconds
+    begin = time.perf_counter()
 
-    def build(per_device, microbatch):
+    def build(per_device, microbatch, size=None):
       start = time.perf_counter()
       try:
-        return source.build(per_device, microbatch)
+        return source.build(per_device, microbatch, size)
       finally:
         stats.compile_seconds += time.perf_counter() - start
 
@@ -324,37 +357,48 @@ class _Lifted:
       per_device = -(-self._batch_size // source.num_shards)
       microbatch = min(self._microbatch or per_device, per_device)
       made = build(-(-per_device // microbatch) * microbatch, microbatch)
-    self._program = made
     stats.batch_shape = (made.rows, source.n)
     stats.device_batch = made.rows // source.num_shards
-    stats.microbatch, stats.memory_bytes = made.microbatch, made.memory_bytes
+    smaller = [
+      build(stats.device_batch, made.microbatch, size)
+      for size in source.sizes[:-1]
+    ]
+    self._programs = [*smaller, made]
+    stats.sizes = dict.fromkeys(source.sizes, 0)
+    memory = [each.memory_bytes for each in self._programs]
+    stats.memory_bytes = max((x for x in memory if x is not None), default=None)
+    stats.microbatch = made.microbatch
     devices = source.devices
     stats.device = f"{len(devices)} x {devices[0].device_kind}"
 
 
 def _stream(
-  made: program.Program, found: answers.Answers, stats: Stats
+  programs: Sequence[program.Program],
+  numbers: np.ndarray,
+  found: answers.Answers,
+  stats: Stats,
 ) -> None:
-  """Keeps a few batches in flight, and fails at the first bad value."""
-  waiting: collections.deque[tuple[jax.Array, int]] = collections.deque()
-  masks = found.masks
+  """Keeps a few batches in flight, and fails at the first bad value.
+
+  Each mask runs in the program that `numbers` `[U]` names for it.
+  """
+  waiting: collections.deque[tuple[jax.Array, np.ndarray]] = collections.deque()
 
   def fetch():
-    output, count = waiting.popleft()
-    found.add(program.fetched(output)[:count], count)
+    output, rows = waiting.popleft()
+    found.add(program.fetched(output)[: len(rows)], rows)
 
-  for start in range(0, len(masks), made.rows):
-    rows = masks[start : start + made.rows]
-    # The padding keeps every player: a mask like any other.
-    batch = np.ones((made.rows, masks.shape[1]), bool)
-    batch[: len(rows)] = rows
-    output = made.run(batch)
-    output.copy_to_host_async()
-    waiting.append((output, len(rows)))
-    stats.batches += 1
-    stats.padded += made.rows - len(rows)
-    if len(waiting) >= program.IN_FLIGHT:
-      fetch()
+  for number, made in enumerate(programs):
+    own = np.flatnonzero(numbers == number)
+    for start in range(0, len(own), made.rows):
+      rows = own[start : start + made.rows]
+      output = made.run(found.masks[rows])
+      output.copy_to_host_async()
+      waiting.append((output, rows))
+      stats.batches += 1
+      stats.padded += made.rows - len(rows)
+      if len(waiting) >= program.IN_FLIGHT:
+        fetch()
   while waiting:
     fetch()
 

@@ -4,7 +4,8 @@ Shapes: n players; an input has any shape `[...]`.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -88,6 +89,53 @@ class Players:
       jnp.asarray(x).reshape(extra + np.shape(x)),
       jnp.asarray(baseline),
     )
+
+
+def game(
+  read: Callable[[jax.Array, Any], jax.Array],
+  players: Players,
+  x: base.Array,
+  baseline: base.Array,
+  params: Any,
+  *,
+  absent: str,
+  units: str = "",
+) -> base.Game:
+  """Players that own entries of an input, which are mixed with a baseline.
+
+  Args:
+    read: a batch of inputs `[R, ...]` and `params` to values `[R]` or
+      `[R, T]`, which are averaged, as over stand-ins.
+    players: owners of the entries; what nobody owns is always kept.
+    x: `[...]`, floating.
+    baseline: `[...]`, or `[R, ...]` for R stand-ins. One that depends on the
+      mask, such as inpainting or a conditional sampler, has no line to it.
+    params: given to `read`.
+    absent: the baseline, in words.
+    units: of the values.
+
+  Raises:
+    ValueError: shapes that do not fit.
+    TypeError: an input of integers.
+  """
+  x, baseline = jnp.asarray(x), jnp.asarray(baseline)
+  if not jnp.issubdtype(x.dtype, jnp.floating):
+    raise TypeError(f"An input must be floating to be mixed; got {x.dtype}.")
+  if x.shape != players.owner.shape or baseline.shape[-x.ndim :] != x.shape:
+    raise ValueError(
+      f"Players own an input of shape {players.owner.shape}; got an input "
+      f"{x.shape} and a baseline {baseline.shape}."
+    )
+  stand_ins = baseline.reshape(-1, *x.shape)
+
+  def value(strengths, shared):
+    params, x, stand_ins = shared
+    share = jnp.append(strengths, 1.0)[players.owner][None]
+    mixed = share * x[None] + (1 - share) * stand_ins
+    return read(mixed, params).mean(axis=0)
+
+  shared = (params, x, stand_ins)
+  return base.Game(value, players.names, units, shared, absent)
 
 
 def columns(

@@ -2,12 +2,13 @@
 
 Readouts, as those of `readouts`: of the last tokens, of one continuation among
 several, of a decoder's labels, of all tokens. Which tokens are there follows
-from `attention_mask`.
+from `attention_mask`. What is not reduced has a target for every token,
+`[B, L]`, so that one ablated forward serves all of them.
 
 Shapes: B rows, P positions, V tokens, L tokens that are read.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import jax
@@ -24,7 +25,7 @@ Value = Literal["margin", "accuracy"]
 def continuation(
   num_tokens: int | Sequence[int] | np.ndarray,
   *,
-  reduce: str = "sum",
+  reduce: str | None = "sum",
   log: bool = True,
 ) -> readouts.Prediction:
   """How likely the last tokens of the text are, given those before them.
@@ -35,24 +36,54 @@ def continuation(
 
   Args:
     num_tokens: how many tokens of the text's end; or `[B]`, of each row's.
-    reduce: "sum" of their log-probabilities, or "mean".
+    reduce: "sum" of their log-probabilities, or "mean"; None for each token's,
+      `[B, L]`, where all rows have as many.
     log: in nats; False for the probability (of a mean, the geometric mean).
 
   Raises:
     TypeError: a number of tokens that is no integer.
-    ValueError: fewer than one token, or another way to reduce. When read: a
-      text that is not longer than its continuation, other than B rows, or no
-      language model.
+    ValueError: fewer than one token, another way to reduce, or none for rows
+      of different numbers of tokens. When read: a text that is not longer than
+      its continuation, other than B rows, or no language model.
   """
-  counts = np.asarray([num_tokens] if np.ndim(num_tokens) == 0 else num_tokens)
-  if counts.dtype.kind not in "iu" or counts.ndim != 1 or not counts.size:
-    raise TypeError(f"num_tokens must be integers; got {num_tokens!r}.")
-  if counts.min() < 1:
-    raise ValueError(f"num_tokens must be at least 1; got {counts.min()}.")
   _check_reduce(reduce)
+  counts = _counts(num_tokens)
+  if reduce is None and counts.min() < counts.max():
+    raise ValueError(
+      f"Continuations of {counts.tolist()} tokens have no targets in common; "
+      "reduce them by sum or mean."
+    )
   most = int(counts.max())
   # Columns hold a row's last tokens; those before its own do not count.
   own = np.arange(most)[None] >= most - counts[:, None]
+
+  def score(scores, words):
+    each = jnp.where(own, _log_likelihoods(scores, words), 0)
+    return _reduced(each, reduce, log, counts)
+
+  return read_continuation(counts, score)
+
+
+def read_continuation(
+  num_tokens: int | Sequence[int] | np.ndarray,
+  score: Callable[[jax.Array, jax.Array], jax.Array],
+) -> readouts.Prediction:
+  """Any readout of the predictions of the last tokens of the text.
+
+  Args:
+    num_tokens: as for `continuation`; L is the largest.
+    score: logits `[B, L, V]` and the tokens int `[B, L]` that they predict, to
+      `[B / g]` or `[B / g, L]`, of rows in groups of g.
+
+  Returns:
+    A readout of what `score` gives; NaN where one of a group of rows sees too
+    few tokens.
+
+  Raises:
+    TypeError, ValueError: as `continuation`.
+  """
+  counts = _counts(num_tokens)
+  most = int(counts.max())
 
   def places(inputs):
     """Ids, the positions of the tokens and of that before, and ranks."""
@@ -75,14 +106,11 @@ def continuation(
   def of(scores, inputs):
     ids, at, rank = places(inputs)
     words = jnp.take_along_axis(ids, at[:, 1:], axis=1)
+    found = score(scores, words)
     # A row that sees too little has no such tokens; never an innocent number.
-    enough = rank[:, -1] > counts
-    each = jnp.where(own, _log_likelihoods(scores, words), 0)
-    total = each.sum(axis=1)
-    if reduce == "mean":
-      total = total / counts
-    total = jnp.where(enough, total, jnp.nan)
-    return total if log else jnp.exp(total)
+    enough = (rank[:, -1] > counts).reshape(len(found), -1).all(axis=1)
+    enough = enough.reshape(-1, *(1,) * (found.ndim - 1))
+    return jnp.where(enough, found, jnp.nan)
 
   def whole(output, inputs):
     _tokens(output, inputs)
@@ -125,6 +153,8 @@ def choice(
     raise ValueError(f"num_choices must be at least 2; got {num_choices}.")
   if value not in ("margin", "accuracy"):
     raise ValueError(f"value={value!r}: choose margin or accuracy.")
+  if reduce is None:
+    raise ValueError("Answers are compared whole: reduce by sum or mean.")
   each = continuation(num_tokens, reduce=reduce)
 
   def compared(scores: jax.Array) -> jax.Array:
@@ -145,14 +175,15 @@ def choice(
 
 
 def sequence(
-  labels: base.Array, *, reduce: str = "sum", log: bool = True
+  labels: base.Array, *, reduce: str | None = "sum", log: bool = True
 ) -> readouts.Readout:
   """How likely an encoder-decoder finds `labels`, teacher-forced.
 
   Args:
     labels: int `[L]`; `decoder_input_ids` are the start token and all labels
       but the last.
-    reduce: "sum" of their log-probabilities, or "mean".
+    reduce: "sum" of their log-probabilities, or "mean"; None for each
+      label's, `[B, L]`.
     log: in nats; False for the probability (of a mean, the geometric mean).
 
   Raises:
@@ -160,8 +191,28 @@ def sequence(
     ValueError: no labels, or another way to reduce. When read: a label outside
       the vocabulary, or another number of predictions.
   """
-  words = np.atleast_1d(readouts.targets_of(labels))
   _check_reduce(reduce)
+  return read_sequence(
+    labels,
+    lambda scores, words: _reduced(
+      _log_likelihoods(scores, words), reduce, log, words.shape[1]
+    ),
+  )
+
+
+def read_sequence(
+  labels: base.Array, score: Callable[[jax.Array, jax.Array], jax.Array]
+) -> readouts.Readout:
+  """Any readout of an encoder-decoder's predictions of `labels`.
+
+  Args:
+    labels: int `[L]`, as for `sequence`.
+    score: as for `read_continuation`.
+
+  Raises:
+    TypeError, ValueError: as `sequence`.
+  """
+  words = np.atleast_1d(readouts.targets_of(labels))
 
   def read(output, inputs):
     del inputs
@@ -173,7 +224,7 @@ def sequence(
       )
     readouts.check_targets(words, logits.shape[-1])
     rows = jnp.broadcast_to(jnp.asarray(words)[None], logits.shape[:2])
-    return _reduced(_log_likelihoods(logits, rows), reduce, log)
+    return score(logits, rows)
 
   return read
 
@@ -247,9 +298,19 @@ def _predicted(
   return ids, scores, seen & (before >= 0)
 
 
-def _check_reduce(reduce: str) -> None:
-  if reduce not in ("sum", "mean"):
-    raise ValueError(f"reduce={reduce!r}: choose sum or mean.")
+def _counts(num_tokens: int | Sequence[int] | np.ndarray) -> np.ndarray:
+  """Numbers of tokens `[1]` or `[B]`, checked."""
+  counts = np.asarray([num_tokens] if np.ndim(num_tokens) == 0 else num_tokens)
+  if counts.dtype.kind not in "iu" or counts.ndim != 1 or not counts.size:
+    raise TypeError(f"num_tokens must be integers; got {num_tokens!r}.")
+  if counts.min() < 1:
+    raise ValueError(f"num_tokens must be at least 1; got {counts.min()}.")
+  return counts
+
+
+def _check_reduce(reduce: str | None) -> None:
+  if reduce not in ("sum", "mean", None):
+    raise ValueError(f"reduce={reduce!r}: choose sum, mean or None.")
 
 
 def _log_likelihoods(logits: jax.Array, ids: jax.Array) -> jax.Array:
@@ -258,6 +319,9 @@ def _log_likelihoods(logits: jax.Array, ids: jax.Array) -> jax.Array:
   return jnp.take_along_axis(logs, ids[..., None], axis=-1)[..., 0]
 
 
-def _reduced(each: jax.Array, reduce: str, log: bool) -> jax.Array:
-  total = each.sum(axis=1) if reduce == "sum" else each.mean(axis=1)
-  return total if log else jnp.exp(total)
+def _reduced(each, reduce, log, counts):
+  """Log-probabilities `[B, L]`, 0 where none is, of `counts` tokens."""
+  if reduce is not None:
+    each = each.sum(axis=1)
+    each = each / counts if reduce == "mean" else each
+  return each if log else jnp.exp(each)

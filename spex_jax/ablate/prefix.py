@@ -17,8 +17,7 @@ passes through an edit which leaves it alone counts as reached.
 beginning, `components.evaluator` that of layers.
 """
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -26,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
-from spex_jax.ablate import absent, evaluate, program, readouts
+from spex_jax.ablate import absent, evaluate, readouts, shapes
 from spex_jax.ablate import text as text_lib
 from spex_jax.models import generate, inputs, sites, transformer
 
@@ -41,46 +40,24 @@ def split(
 ) -> evaluate.Evaluator:
   """A compiled evaluator of the tail, whose head has run once.
 
-  The head runs once, here; `stats.head_seconds` has its time, compilation
-  included. The state stays on the devices, a copy on each, and counts in
-  `stats.memory_bytes`.
+  The head runs once, before the first mask; `stats.head_seconds` has its time,
+  compilation included. The state stays on the devices, a copy on each, and
+  counts in `stats.memory_bytes`.
 
   Args:
     head: traceable; `shared` to any pytree of arrays.
-    tail: traceable; bool `[n]`, the state and `shared` to `[]` or `[T]`.
+    tail: traceable; bool `[n]`, the state and `shared` to `[]` or `[T]`; or a
+      `shapes.Shaped` of such functions.
     n: number of players.
     shared: pytree of arrays that both use, such as parameters and inputs.
-    **settings: of `evaluate.compiled`; a `dtype` casts `shared` before the
-      head sees it, and leaves what the head returns as it is.
+    **settings: of `evaluate.compiled`.
 
   Raises:
-    ValueError: what `evaluate.compiled` refuses of `shared`, the mesh and the
-      dtype here, and of the rest where it does.
+    ValueError: what `evaluate.compiled` refuses, where it does.
   """
-  mesh = program.mesh_of(settings.get("mesh"), settings.pop("devices", None))
-  dtype = settings.pop("dtype", None)
-  specs = settings.pop("shared_sharding", None)
-  settings["mesh"] = mesh
-  begin = time.perf_counter()
-  places = program.places(shared, specs, mesh)
-  shared = jax.device_put(program.cast(shared, dtype), places)
-  everywhere = jax.NamedSharding(mesh, jax.P())
-  state = jax.jit(head, out_shardings=everywhere)(shared)
-  jax.block_until_ready(state)
-  seconds = time.perf_counter() - begin
-  both = (
-    jax.tree.map(lambda leaf: jax.P(), state),
-    jax.tree.map(lambda place: place.spec, places),
-  )
-  evaluator = evaluate.compiled(
-    lambda mask, operands: tail(mask, *operands),
-    n,
-    shared=(state, shared),
-    shared_sharding=both,
-    **settings,
-  )
-  evaluator.stats.head_seconds = seconds
-  return evaluator
+  joined = lambda tail: lambda mask, both: tail(mask, *both)
+  f = tail.wrap(joined) if isinstance(tail, shapes.Shaped) else joined(tail)
+  return evaluate.compiled(f, n, shared=shared, head=head, **settings)
 
 
 def evaluator(
@@ -90,6 +67,7 @@ def evaluator(
   way: str = "mask",
   *,
   token: int | str | None = None,
+  lengths: Sequence[int] = (),
   length: int | None = None,
   params: Any = None,
   tokenizer: Any = None,
@@ -100,7 +78,8 @@ def evaluator(
   The keys and values of that beginning are computed once; every mask runs the
   tokens behind it alone. Where absent tokens are removed, what follows them
   moves and is numbered anew, as without a shared prefix; the prefix itself
-  stands still.
+  stands still. Rows may then be of several lengths, prefix included, but not
+  where tokens are hidden: a cache has each token at the slot of its position.
 
   Args:
     net: a causal language model.
@@ -108,6 +87,7 @@ def evaluator(
     read: `readouts.logit`, `log_probability`, `margin` or `continuation`.
     way: what becomes of absent tokens; of `absent.WAYS`.
     token: as for `absent.inputs`.
+    lengths: of rows, as for `absent.inputs`.
     length: how many tokens to share; by default all but one of those before
       the first that a player has, which is run again because what follows the
       prefix may be read there.
@@ -139,7 +119,11 @@ def evaluator(
   ids = prompt.encoding.ids[None]
   inputs.check_ids(ids, config.vocab_size, config.max_positions)
   start = _shared_length(prompt, length)
-  see = absent.inputs(prompt, tokenizer, way, token=token)
+  if way == "hide":
+    lengths = ()
+  # The token behind the prefix is run again.
+  lengths = [max(each, start + 1) for each in lengths]
+  see = absent.inputs(prompt, tokenizer, way, token=token, lengths=lengths)
   for kept in (True, False):
     first = int(read.where(see(np.full(prompt.n, kept))).min())
     if first < start:
@@ -154,25 +138,29 @@ def evaluator(
     caches = generate.empty_caches(config, 1, num_slots, dtype)
     # Its logits are not asked for, so they are not computed.
     early = jnp.asarray(ids[:, :start])
-    return generate.extend(net, params, early, 0, caches)[1]
+    return generate.extend(net, params, early, 0, caches).caches
 
-  def tail(mask, caches, params):
-    given = see(mask)
-    places = read.where(given)
-    # One before the prefix has no logits here: NaN, which is refused.
-    places = jnp.where(places < start, num_slots, places - start)
-    logits, _ = generate.extend(
-      net,
-      params,
-      given["input_ids"][:, start:],
-      start,
-      caches,
-      None,
-      places,
-      given["attention_mask"],
-    )
-    return read.of(logits, given)[0]
+  def at(size):
+    def tail(mask, caches, params):
+      given = see.at(size)(mask)
+      places = read.where(given)
+      # One before the prefix has no logits here: NaN, which is refused.
+      places = jnp.where(places < start, num_slots, places - start)
+      out = generate.extend(
+        net,
+        params,
+        given["input_ids"][:, start:],
+        start,
+        jax.tree.map(lambda slots: slots[:, :size], caches),
+        None,
+        places,
+        given["attention_mask"],
+      )
+      return read.of(out.logits, given)[0]
 
+    return tail
+
+  tail = readouts.packed(see, net, read, at)
   return split(head, tail, prompt.n, shared=params, **settings)
 
 

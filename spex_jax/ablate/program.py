@@ -6,7 +6,8 @@ are the same bit for bit at equal rows per device. The other axes, if any, stay
 automatic: they carry what `shared` is sharded over.
 
 On a device, a batch is mapped in microbatches of m masks each, one after the
-other, and a microbatch is one `vmap`. Small ones stay in a CPU's caches.
+other, and a microbatch is one `vmap`. Small ones stay in a CPU's caches, and
+those that hold nothing but padding are passed over.
 
 Shapes: n players, P masks in a padded batch, D devices along `masks`, T
 targets.
@@ -15,6 +16,7 @@ targets.
 import dataclasses
 import math
 import re
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
+from spex_jax.ablate import shapes
 
 AXIS = "masks"
 IN_FLIGHT = 2  # Batches computing or on their way back to the host.
@@ -36,7 +39,8 @@ class Program:
   """A compiled batch.
 
   Attributes:
-    run: bool `[P, n]` on the host to values `[P]` or `[P, T]` on the devices.
+    run: bool `[B, n]` on the host, B no more than P, to values `[P]` or
+      `[P, T]` on the devices, of which the first B count.
     rows: P, over all devices.
     microbatch: m, masks in one `vmap` on one device.
     memory_bytes: the most that it needs on one device: parameters, scratch,
@@ -63,6 +67,7 @@ class Source:
     mesh: jax.sharding.Mesh | None = None,
     devices: Sequence[jax.Device] | None = None,
     dtype: Any = None,
+    head: Callable[[Any], Any] | None = None,
   ):
     """Puts `shared` on the devices; see `evaluate.compiled` for all else.
 
@@ -74,45 +79,81 @@ class Source:
     self.num_shards = self.mesh.shape[AXIS]
     self.devices = list(self.mesh.devices.flat)
     self._f = f
+    self.sizes = f.sizes if isinstance(f, shapes.Shaped) else ()
     self._by_mask = jax.NamedSharding(self.mesh, jax.P(AXIS))
     self._sharding, self._dtype = shared_sharding, dtype
     self._extra: tuple[Any, ...] = ()
+    everywhere = jax.NamedSharding(self.mesh, jax.P())
+    self._head = head and jax.jit(head, out_shardings=everywhere)
+    self.head_seconds = 0.0
     if shared is not None:
       self.share(shared)
     one = jax.ShapeDtypeStruct((n,), jnp.bool_)
-    check_output(jax.eval_shape(f, one, *self._extra))
+    self._output = jax.eval_shape(f, one, *self._extra)
+    check_output(self._output)
 
   def share(self, shared: Any) -> None:
     """Puts `shared` on the devices, in the place of what was there.
+
+    The head runs here, and leaves a copy of its state on every device.
 
     Raises:
       ValueError: another structure, shape or dtype than before.
     """
     placed = places(shared, self._sharding, self.mesh)
-    extra = (jax.device_put(cast(shared, self._dtype), placed),)
-    if self._extra and jax.tree.map(jax.typeof, extra) != jax.tree.map(
-      jax.typeof, self._extra
-    ):
+    shared = jax.device_put(cast(shared, self._dtype), placed)
+    like = jax.tree.map(jax.typeof, shared)
+    if self._extra and like != self._like:
       raise ValueError(
         "What is shared may be replaced by arrays of the same structure, "
         "shapes and dtypes only."
       )
-    self._extra = extra
+    self._like, self._extra = like, (shared,)
+    if self._head is not None:
+      begin = time.perf_counter()
+      state = jax.block_until_ready(self._head(shared))
+      self.head_seconds += time.perf_counter() - begin
+      self._extra = ((state, shared),)
 
-  def build(self, per_device: int, microbatch: int) -> Program:
-    """Compiles for `per_device` rows a device; `microbatch` divides them."""
+  def numbers(self, masks: np.ndarray) -> np.ndarray:
+    """Which of `sizes` each mask takes: int `[B]`, 0 without any."""
+    if isinstance(self._f, shapes.Shaped):
+      return self._f.numbers(masks)
+    return np.zeros(len(masks), int)
+
+  def build(
+    self, per_device: int, microbatch: int, size: int | None = None
+  ) -> Program:
+    """Compiles for `per_device` rows a device; `microbatch` divides them.
+
+    `size` is one of `sizes`, where there are any; the largest by default.
+    """
     rows = per_device * self.num_shards
+    f, like = self._f, self._output
+    if size is not None:
+      assert isinstance(f, shapes.Shaped)
+      f = f.at(size)
 
-    def local(masks, *extra):
+    def local(masks, count, *extra):
+      many = lambda rows: jax.vmap(lambda mask: f(mask, *extra))(rows)
       if microbatch == per_device:
-        return jax.vmap(lambda mask: self._f(mask, *extra))(masks)
-      one = lambda mask: self._f(mask, *extra)
-      return jax.lax.map(one, masks, batch_size=microbatch)
+        return many(masks)
+      nothing = lambda rows: jnp.zeros((microbatch, *like.shape), like.dtype)
+      # Of this device's rows, so many are masks that were asked for.
+      count = count - jax.lax.axis_index(AXIS) * per_device
+
+      def step(start, rows):
+        values = jax.lax.cond(start < count, many, nothing, rows)
+        return start + microbatch, values
+
+      parts = masks.reshape(-1, microbatch, self.n)
+      values = jax.lax.scan(step, jnp.int32(0), parts)[1]
+      return values.reshape(per_device, *like.shape)
 
     over_mesh = jax.shard_map(
       local,
       mesh=self.mesh,
-      in_specs=(jax.P(AXIS), *[jax.P()] * len(self._extra)),
+      in_specs=(jax.P(AXIS), jax.P(), *[jax.P()] * len(self._extra)),
       out_specs=jax.P(AXIS),
       axis_names={AXIS},
       # A loop inside f may start from a constant.
@@ -121,7 +162,7 @@ class Source:
     program = jax.jit(
       # The masks are returned so that their donated buffer is one of the
       # outputs; nothing holds it once the batch has run.
-      lambda masks, *extra: (over_mesh(masks, *extra), masks),
+      lambda masks, *given: (over_mesh(masks, *given), masks),
       donate_argnums=0,
       keep_unused=True,  # They take memory all the same, and are counted.
       out_shardings=(self._by_mask, self._by_mask),
@@ -129,10 +170,18 @@ class Source:
     batch = jax.ShapeDtypeStruct(
       (rows, self.n), jnp.bool_, sharding=self._by_mask
     )
-    compiled = program.lower(batch, *self._extra).compile()
+    everywhere = jax.NamedSharding(self.mesh, jax.P())
+    number = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
+    compiled = program.lower(batch, number, *self._extra).compile()
 
     def run(masks: np.ndarray) -> jax.Array:
-      return compiled(jax.device_put(masks, self._by_mask), *self._extra)[0]
+      # The padding keeps every player: a mask like any other.
+      whole = np.ones((rows, self.n), bool)
+      whole[: len(masks)] = masks
+      given = jax.device_put(
+        (whole, np.int32(len(masks))), (self._by_mask, everywhere)
+      )
+      return compiled(*given, *self._extra)[0]
 
     return Program(run, rows, microbatch, _memory(compiled))
 

@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
+from spex_jax.ablate import absent, shapes
 from spex_jax.models import sites
-from spex_jax.training import learners
 
 # Output and inputs to `[B]` or `[B, T]`.
 Readout: TypeAlias = Callable[
@@ -41,11 +41,14 @@ class Prediction:
     whole: of the output.
     where: inputs to the positions that are read, int `[B, k]`.
     of: logits there, `[B, k, V]`, and the inputs to `[B]` or `[B, T]`.
+    fixed: it reads at a place in the row that is given as a number, not at
+      what attention sees: rows must keep one length.
   """
 
   whole: Readout
   where: Callable[[Mapping[str, base.Array]], jax.Array]
   of: Callable[[jax.Array, Mapping[str, base.Array]], jax.Array]
+  fixed: bool = False
 
   def __call__(
     self, output: sites.Output, inputs: Mapping[str, base.Array]
@@ -93,27 +96,63 @@ def value(
   Args:
     net: any network.
     see: one mask `[n]` to inputs of one row, as `absent.inputs` makes it.
+      Where that has several lengths, `read` must be of what attention sees,
+      not of numbered places in the row.
     read: of the output.
     capture: sites that `read` asks for.
     **fixed: inputs that do not depend on the mask, of one row.
 
   Returns:
-    `f(mask, params)`, a scalar or `[T]`.
+    `f(mask, params)`, a scalar or `[T]`; a `shapes.Shaped` where rows have
+    several lengths. They have one alone where the network does not allow more
+    (`absent.Inputs.fit`), where a prediction is read at a fixed place, and
+    beside `capture` or fixed inputs (but a decoder's), which have places of
+    their own.
   """
 
-  def f(mask: base.Array, params: Any) -> jax.Array:
-    inputs: dict[str, Any] = {**fixed, **see(mask)}
-    run = functools.partial(net.apply, params, capture=capture)
-    return forward(net, read, inputs, run, capture)[0]
+  def lift(see) -> Callable[[base.Array, Any], jax.Array]:
+    def f(mask: base.Array, params: Any) -> jax.Array:
+      inputs: dict[str, Any] = {**fixed, **see(mask)}
+      run = functools.partial(net.apply, params, capture=capture)
+      return forward(net, read, inputs, run, capture)[0]
 
-  return f
+    return f
+
+  placed = any(not name.startswith("decoder_") for name in fixed)
+  if not isinstance(see, absent.Inputs) or capture or placed:
+    return lift(see)
+  return packed(see, net, read, lambda length: lift(see.at(length)))
 
 
-def logit(targets: Targets, position: int | None = None) -> Prediction:
+def packed(
+  see: absent.Inputs,
+  net: sites.Network,
+  read: Readout,
+  at: Callable[[int], Callable[..., jax.Array]],
+) -> Callable[..., jax.Array]:
+  """A value function of a text at the lengths of `see` that are allowed.
+
+  Args:
+    see: a mask to inputs, at several lengths.
+    net: what runs on them.
+    read: what is read.
+    at: a length to the value function in rows of it.
+
+  Returns:
+    A `shapes.Shaped`, or `at(P)` where that is the one length.
+  """
+  lengths = see.fit(net)
+  if len(lengths) == 1 or (isinstance(read, Prediction) and read.fixed):
+    return at(lengths[-1])
+  return shapes.Shaped(lengths, at, see.need)
+
+
+def logit(targets: Targets | None, position: int | None = None) -> Prediction:
   """The logit of a class or token, or of several.
 
   Args:
-    targets: one of them gives `[B]`, T of them `[B, T]`.
+    targets: one of them gives `[B]`, T of them `[B, T]`; None for all of the
+      classes or the vocabulary, `[B, V]`.
     position: of a language model's prediction; None for the last token that
       attention sees. A classifier has none. One that is fixed is a place in
       the row: where absent tokens are removed, other tokens move there, and a
@@ -124,25 +163,25 @@ def logit(targets: Targets, position: int | None = None) -> Prediction:
     ValueError: no target. When read: one outside the vocabulary or the
       classes, or a position outside the text.
   """
-  wanted = targets_of(targets)
-  return _prediction(lambda scores: _pick(scores, wanted), position)
+  wanted = _wanted(targets)
+  return prediction(lambda scores: pick(scores, wanted), position)
 
 
 def log_probability(
-  targets: Targets, position: int | None = None
+  targets: Targets | None, position: int | None = None
 ) -> Prediction:
-  """The same of log-probabilities, in nats."""
-  wanted = targets_of(targets)
-  return _prediction(
-    lambda scores: _pick(jax.nn.log_softmax(scores), wanted), position
+  """The same of log-probabilities, in nats; None for the distribution."""
+  wanted = _wanted(targets)
+  return prediction(
+    lambda scores: pick(jax.nn.log_softmax(scores), wanted), position
   )
 
 
 def probability(targets: Targets, position: int | None = None) -> Prediction:
   """The same of probabilities, in 0..1."""
   wanted = targets_of(targets)
-  return _prediction(
-    lambda scores: _pick(jax.nn.softmax(scores), wanted), position
+  return prediction(
+    lambda scores: pick(jax.nn.softmax(scores), wanted), position
   )
 
 
@@ -167,14 +206,14 @@ def margin(
     raise ValueError(f"Target {own} is among its rivals {others.tolist()}.")
 
   def above(scores):
-    top = _pick(scores, own)
+    top = pick(scores, own)
     if others is not None:
-      return top - _pick(scores, others).max(axis=-1)
+      return top - pick(scores, others).max(axis=-1)
     _check_rivals(scores)
     at_target = jnp.arange(scores.shape[-1])[None] == own
     return top - jnp.where(at_target, -jnp.inf, scores).max(axis=-1)
 
-  return _prediction(above, position)
+  return prediction(above, position)
 
 
 def margins(labels: base.Array, position: int | None = None) -> Prediction:
@@ -199,9 +238,11 @@ def margins(labels: base.Array, position: int | None = None) -> Prediction:
       raise ValueError(f"{len(right)} labels for {len(scores)} rows.")
     check_targets(right, scores.shape[-1])
     _check_rivals(scores)
-    return learners.outputs(scores, right, "margin")
+    at_right = jax.nn.one_hot(right, scores.shape[-1], dtype=bool)
+    top = jnp.where(at_right, scores, 0).sum(axis=-1)
+    return top - jnp.where(at_right, -jnp.inf, scores).max(axis=-1)
 
-  return _prediction(above, position)
+  return prediction(above, position)
 
 
 def targets_of(targets: Any) -> np.ndarray:
@@ -230,15 +271,27 @@ def _check_rivals(scores: jax.Array) -> None:
     raise ValueError("A margin needs a second class; there is one.")
 
 
-def _pick(scores: jax.Array, targets: np.ndarray) -> jax.Array:
+def _wanted(targets: Targets | None) -> np.ndarray | None:
+  return None if targets is None else targets_of(targets)
+
+
+def pick(scores: jax.Array, targets: np.ndarray | None) -> jax.Array:
+  """The targets' of `[B, V]`: `[B]` or `[B, T]`; None for all."""
+  if targets is None:
+    return scores
   check_targets(targets, scores.shape[-1])
   return scores[:, targets]
 
 
-def _prediction(
+def prediction(
   score: Callable[[jax.Array], jax.Array], position: int | None
 ) -> Prediction:
-  """`score` of the classes `[B, V]`, or of the tokens at a position."""
+  """`score` of the classes' logits `[B, V]`, or of the tokens' at a position.
+
+  Args:
+    score: float32 `[B, V]` to what is read.
+    position: as for `logit`.
+  """
 
   def where(inputs):
     shape = np.shape(inputs["input_ids"])
@@ -251,6 +304,7 @@ def _prediction(
     lambda output, inputs: score(_predictions(output, inputs, position)),
     where,
     lambda logits, inputs: score(logits[:, 0].astype(jnp.float32)),
+    position is not None,
   )
 
 

@@ -1,7 +1,7 @@
 """What stands in for absent parts of a network: means, or other inputs' own.
 
 Each is site to an array of the full rank of its activation, for `absent` of
-`components.Players.edits`.
+`parts.Players.edits`.
 
 Shapes: B examples, R draws; an activation is `[B, ...]`.
 """

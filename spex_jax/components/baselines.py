@@ -26,7 +26,7 @@ join the scores, where that is too much.
 Shapes: n components, B examples, T targets, S steps.
 """
 
-import functools
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,7 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
-from spex_jax.ablate import components, readouts
+from spex_jax.ablate import components, gradients, parts, readouts
 from spex_jax.indices import attribution
 from spex_jax.masks import sampling
 from spex_jax.models import sites
@@ -57,7 +57,7 @@ def leave_one_out(value_fn: base.ValueFn, n: int) -> attribution.Attribution:
 
 def gradient_x_parameter(
   net: sites.Network,
-  players: components.Players,
+  players: parts.Players,
   inputs: Mapping[str, base.Array],
   read: readouts.Readout,
   *,
@@ -79,27 +79,24 @@ def gradient_x_parameter(
   Raises:
     ValueError: no parameters, gradients that are NaN or infinite.
   """
-  params, inputs = _given(net, inputs, params)
+  count = _count(inputs)
+  game = components.game(
+    net, players.apart(count), inputs, read, params=_given(net, params)
+  )
 
-  def outputs(gates, params, inputs):
-    run = functools.partial(net.apply, params, players.strengths(gates))
-    out = readouts.forward(net, read, inputs, run)
-    return out.reshape(len(out), -1)
+  def total(gates, given):
+    return game.value(gates, given).reshape(count, -1).sum(axis=0)
 
-  @jax.jit
-  def slopes(params, inputs):
-    ones = jnp.ones((_count(inputs), players.n))
-    total = lambda gates: outputs(gates, params, inputs).sum(axis=0)
-    return jax.jacrev(total)(ones), outputs(ones, params, inputs)
-
-  found, full = slopes(params, inputs)
-  name = "gradient x parameter"
-  return _complete(_by_example(found), np.ravel(full), name)
+  apart = dataclasses.replace(game, value=total)
+  ones = np.ones((1, game.n), np.float32)
+  full = jax.jit(lambda shared: game.value(ones[0], game.given(shared)))
+  scores = _scores(apart, ones, count, players.n)
+  return _complete(scores, full(game.shared), "gradient x parameter")
 
 
 def neuron_conductance(
   net: sites.Network,
-  players: components.Players,
+  players: parts.Players,
   inputs: Mapping[str, base.Array],
   read: readouts.Readout,
   *,
@@ -128,14 +125,15 @@ def neuron_conductance(
   Raises:
     ValueError: no such place, fewer than one step, NaN or infinite gradients.
   """
-  path = _Path(net, inputs, read, params, where)
-  scores = path.integrate(players, baseline, steps, times_change=True)
-  return _complete(scores, path.full(), "neuron conductance")
+  found = _along(
+    net, players, inputs, read, params, baseline, where, steps, moved=True
+  )
+  return _complete(*found, "neuron conductance")
 
 
 def internal_influence(
   net: sites.Network,
-  players: components.Players,
+  players: parts.Players,
   inputs: Mapping[str, base.Array],
   read: readouts.Readout,
   *,
@@ -148,9 +146,10 @@ def internal_influence(
 
   Args, errors: as for `neuron_conductance`.
   """
-  path = _Path(net, inputs, read, params, where)
-  scores = path.integrate(players, baseline, steps, times_change=False)
-  return _complete(scores, path.full(), "internal influence")
+  found = _along(
+    net, players, inputs, read, params, baseline, where, steps, moved=False
+  )
+  return _complete(*found, "internal influence")
 
 
 def random(key: base.Key, n: int, num_targets: int) -> attribution.Attribution:
@@ -159,91 +158,80 @@ def random(key: base.Key, n: int, num_targets: int) -> attribution.Attribution:
   return attribution.Attribution(scores, np.zeros(num_targets), "random")
 
 
-class _Path:
-  """A network on the line from a baseline to its input."""
+def _along(
+  net, players, inputs, read, params, baseline, where, steps, *, moved
+):
+  """Scores `[B * T, n]` along the line from a baseline, and the values there.
 
-  def __init__(self, net, inputs, read, params, where):
-    self._net, self._read = net, read
-    self._params, self._inputs = _given(net, inputs, params)
-    self._where = _place(net, self._inputs) if where is None else where
-    self._is_input = self._where in self._inputs
-    if not self._is_input and self._where not in net.sites:
-      raise ValueError(
-        f"where={where!r} is neither an input, {sorted(self._inputs)}, nor a "
-        f"site, {list(net.sites)}."
-      )
-
-  def _forward(self, x, adds, params, inputs):
-    """Outputs `[B, T]` and activations where `adds` are added, at input x."""
-    at: dict[str, Any] = {}
-    if self._is_input:
-      inputs = {**inputs, self._where: x}
-    else:
-      at[self._where] = (jnp.ones((1,) * x.ndim, bool), x)
-    edits = sites.Edits(replace=at, add=adds)
-    out = self._net.apply(params, edits, capture=tuple(adds), **inputs)
-    values = self._read(out, inputs)
-    return values.reshape(len(values), -1), out.activations
-
-  def full(self) -> np.ndarray:
-    """f(x), `[B * T]`."""
-    run = jax.jit(
-      lambda params, inputs: self._read(
-        self._net.apply(params, **inputs), inputs
-      )
+  They are the mean gradient of a game with one player for each component of
+  each example, and one more, the strength of the input. A component's strength
+  s adds s - 1 to its units; or s - 1 times what moves them, dy/da.
+  """
+  if base.check_integer(steps, "steps") < 1:
+    raise ValueError(f"steps must be at least 1; got {steps}.")
+  inputs = {name: jnp.asarray(x) for name, x in inputs.items()}
+  where = _place(net, inputs) if where is None else where
+  if where not in inputs and where not in net.sites:
+    raise ValueError(
+      f"where={where!r} is neither an input, {sorted(inputs)}, nor a site, "
+      f"{list(net.sites)}."
     )
-    return np.ravel(run(self._params, self._inputs))
+  count = _count(inputs)
+  apart = players.apart(count)
+  capture = tuple(players.owner)
 
-  def integrate(self, players, baseline, steps, times_change) -> np.ndarray:
-    """Scores `[B * T, n]`."""
-    if base.check_integer(steps, "steps") < 1:
-      raise ValueError(f"steps must be at least 1; got {steps}.")
+  def forward(x, adds, params, inputs):
+    at: dict[str, Any] = {}
+    if where in inputs:
+      inputs = {**inputs, where: x}
+    else:
+      at[where] = (jnp.ones((1,) * x.ndim, bool), x)
+    edits = sites.Edits(replace=at, add=adds)
+    return net.apply(params, edits, capture=capture, **inputs), inputs
 
-    def run(params, inputs):
-      if self._is_input:
-        x = inputs[self._where]
-      else:
-        x = self._net.apply(
-          params, capture=(self._where,), **inputs
-        ).activations[self._where]
-      line = x - jnp.broadcast_to(jnp.asarray(baseline, x.dtype), x.shape)
-      capture = tuple(players.owner)
-      shapes = jax.eval_shape(
-        lambda: self._net.apply(params, capture=capture, **inputs).activations
-      )
-      zeros = {s: jnp.zeros(shapes[s].shape, shapes[s].dtype) for s in capture}
+  def head(shared):
+    if where in inputs:
+      return shared["inputs"][where]
+    out = net.apply(shared["params"], capture=(where,), **shared["inputs"])
+    return out.activations[where]
 
-      def step(total, amount):
-        at = x - (1 - amount) * line
-        outputs = lambda adds: self._forward(at, adds, params, inputs)[0].sum(0)
-        slopes = jax.jacrev(outputs)(zeros)
-        if times_change:
-          units = lambda x: self._forward(x, zeros, params, inputs)[1]
-          change = jax.jvp(units, (at,), (line,))[1]
-          slopes = {s: slopes[s] * change[s][None] for s in capture}
-        return total + _summed(slopes, players), None
+  def value(strengths, given):
+    x, shared = given
+    fixed = shared["params"], shared["inputs"]
+    line = x - jnp.broadcast_to(shared["baseline"].astype(x.dtype), x.shape)
+    at = x - (1 - strengths[-1]) * line
+    padded = jnp.append(strengths[:-1] - 1, 0.0)
+    adds = {site: padded[owner] for site, owner in apart.owner.items()}
+    if moved:
+      units = lambda x: forward(x, {}, *fixed)[0].activations
+      # Only the components' gradients are wanted of this.
+      ways = jax.lax.stop_gradient((at, line))
+      change = jax.jvp(units, *([way] for way in ways))[1]
+      adds = {site: adds[site] * change[site] for site in capture}
+    values = read(*forward(at, adds, *fixed))
+    return values.reshape(count, -1).sum(axis=0)
 
-      one = jax.eval_shape(
-        lambda: self._forward(x, zeros, params, inputs)[0]
-      ).shape
-      total = jnp.zeros((one[1], one[0], players.n))
-      amounts = (jnp.arange(steps) + 0.5) / steps
-      return jax.lax.scan(step, total, amounts)[0] / steps
+  shared = {
+    "params": _given(net, params),
+    "inputs": inputs,
+    "baseline": jnp.asarray(baseline),
+  }
+  names = (*apart.names, "the input")
+  game = base.Game(value, names, shared=shared, head=head)
+  points = np.ones((steps, game.n), np.float32)
+  points[:, -1] = (np.arange(steps) + 0.5) / steps
+  full = jax.jit(
+    lambda shared: read(net.apply(shared["params"], **shared["inputs"]), inputs)
+  )
+  return _scores(game, points, count, players.n), full(shared)
 
-    return _by_example(jax.jit(run)(self._params, self._inputs))
 
-
-def _summed(slopes, players):
-  """Sums `[T, B, ...]` at every site over each player's units: `[T, B, n]`."""
-  total: Any = 0.0
-  for site, owner in players.owner.items():
-    part = slopes[site]
-    # Axes of the activation along which all units are one player's.
-    axes = tuple(i + 1 for i in range(1, owner.ndim) if owner.shape[i] == 1)
-    part = part.sum(axis=axes).reshape(*part.shape[:2], -1)
-    everyone = jnp.zeros((*part.shape[:2], players.n + 1), part.dtype)
-    total += everyone.at[:, :, owner.reshape(-1)].add(part)
-  return total[..., : players.n]
+def _scores(game, points, count, n) -> np.ndarray:
+  """float64 `[B * T, n]`, those of the first example first."""
+  run = jax.jit(lambda shared: gradients.mean_gradient(game, points, shared))
+  slopes = np.asarray(run(game.shared), np.float64)
+  slopes = slopes[:, : n * count].reshape(len(slopes), count, n)
+  return np.moveaxis(slopes, 0, 1).reshape(-1, n)
 
 
 def _place(net, inputs) -> str:
@@ -262,24 +250,19 @@ def _place(net, inputs) -> str:
   return found[0]
 
 
-def _given(net, inputs, params):
+def _given(net, params):
   params = net.params if params is None else params
   if params is None:
     raise ValueError("This network has no parameters: give `params`.")
-  return params, {name: jnp.asarray(x) for name, x in inputs.items()}
+  return params
 
 
 def _count(inputs) -> int:
   return len(next(iter(inputs.values())))
 
 
-def _by_example(slopes) -> np.ndarray:
-  """`[T, B, n]` to float64 `[B * T, n]`."""
-  slopes = np.asarray(slopes, np.float64)
-  return np.moveaxis(slopes, 0, 1).reshape(-1, slopes.shape[-1])
-
-
 def _complete(scores, full, method):
   """Scores whose sum meets the value at the full mask."""
-  baseline = np.asarray(full, np.float64) - scores.sum(axis=1)
+  full = np.ravel(np.asarray(full, np.float64))
+  baseline = full - scores.sum(axis=1)
   return attribution.Attribution(scores, baseline, method)

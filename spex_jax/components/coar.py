@@ -48,9 +48,10 @@ def fit(
   Args:
     masks: bool `[B, n]`, drawn in any order that says nothing of them.
     values: `[B]` or `[B, T]`.
-    penalty: of all targets, 0 for least squares; None chooses for each target
-      by every fifth mask (at most 4,096 of them), then fits all of them.
-    penalties: to choose from, beside 0 where that has a single answer.
+    penalty: the penalty of all targets, 0 for least squares; None chooses for
+      each target by every fifth mask (at most 4,096 of them), then fits all.
+    penalties: the candidates to choose from, beside 0 where that has a single
+      answer.
 
   Returns:
     Scores; with standard errors from least squares. Notes say which components
@@ -76,8 +77,8 @@ def stream(
 
   Args:
     batches: pairs as for `fit`, of one n and T.
-    penalty: and `penalties`, as for `fit`.
-    penalties: to choose from.
+    penalty: the penalty of all targets, as for `fit`.
+    penalties: the candidates to choose from, as for `fit`.
     tile: side of the Gram matrix's tiles on JAX's default device, say 8,192;
       None for the host, in 16 n^2 bytes. See `fourier.tiles` for its memory:
       n = 100,000 fits on one device of 80 GB.

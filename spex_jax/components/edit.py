@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from spex_jax import base
-from spex_jax.ablate import components
+from spex_jax.ablate import parts
 from spex_jax.components import cutting, identity
 from spex_jax.models import removal, sites
 
@@ -50,7 +50,7 @@ class Edit:
     cls,
     net: sites.Network,
     params: Any,
-    players: components.Players,
+    players: parts.Players,
     remove: Sequence[int | str] | np.ndarray,
     absent: Mapping[str, base.Array] | None = None,
   ) -> "Edit":

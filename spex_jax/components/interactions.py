@@ -17,11 +17,10 @@ bits grows fast, and the first order may predict better. Draw masks where the
 answer is to hold (see `experiments/README.md`).
 
 `fit` holds all columns, in some 30 B (n + P) bytes: for thousands of components
-ask about a part of them (`restricted`).
+make players of a part of them (`ablate.components.chosen`).
 
 `PairModel.fourier` is the same function in characters, for `indices` and
-`report`; `restricted` asks about a few components alone, all others kept, for
-`explain` on uniform masks.
+`report`.
 
 Shapes: n components, B masks, T targets, P pairs.
 """
@@ -77,12 +76,6 @@ class PairModel:
       guess = chi @ self.singles.T + products @ self.weights.T
       parts.append(self.mean + guess)
     return np.concatenate(parts)
-
-  def first_order(self) -> attribution.Attribution:
-    """The singles alone, in effects of keeping a component: no pair counts."""
-    effects = self.singles / _deviation(self.keep)
-    baseline = self.mean - effects @ self.keep
-    return attribution.Attribution(effects, baseline, "first order")
 
   def strongest(
     self, target: int, count: int
@@ -215,27 +208,6 @@ def fit(
       "first order's",
     ),
   )
-
-
-def restricted(
-  value_fn: base.ValueFn, n: int, players: Sequence[int]
-) -> base.ValueFn:
-  """The value function of a few components, all others kept.
-
-  Raises:
-    ValueError: players outside 0..n-1, or one that is named twice.
-  """
-  chosen = np.asarray(players)
-  base.check_players(chosen[None], n)
-  if (chosen == n).any() or not len(chosen):
-    raise ValueError(f"Players must lie in 0..{n - 1}; got {players}.")
-
-  def value(masks: base.Masks) -> base.Values:
-    whole = np.ones((len(masks), n), bool)
-    whole[:, chosen] = masks
-    return value_fn(whole)
-
-  return value
 
 
 def _scan(chi, left, alone, varies, strongest, room) -> np.ndarray:

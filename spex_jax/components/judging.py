@@ -9,78 +9,14 @@ Shapes: n components, B masks, T targets (examples).
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 
 from spex_jax import base
-from spex_jax.indices import attribution, metrics
+from spex_jax.indices import judging
 from spex_jax.masks import sampling
-
-
-@dataclasses.dataclass(frozen=True)
-class Correlation:
-  """Correlations of one method at one share of components kept.
-
-  Attributes:
-    per_target: float64 `[T]`; 0 where all predictions are equal, NaN where
-      the outputs are.
-    mean: over the targets whose outputs vary.
-    error: its standard error over these targets; None for one of them.
-    undefined: targets whose outputs never vary.
-    num_masks: B.
-  """
-
-  per_target: np.ndarray
-  mean: float
-  error: float | None
-  undefined: int
-  num_masks: int
-
-  def __str__(self) -> str:
-    return f"{self.mean:.3f}" + (
-      "" if self.error is None else f" ± {self.error:.3f}"
-    )
-
-
-def correlation(
-  predict: base.ValueFn, masks: base.Masks, values: base.Values
-) -> Correlation:
-  """Pearson's correlation of predictions and outputs, per target.
-
-  Args:
-    predict: masks to `[B]` or `[B, T]`: an `Attribution`, an expansion.
-    masks: bool `[B, n]`, fresh: none that the method was fitted to.
-    values: `[B]` or `[B, T]`.
-
-  Raises:
-    ValueError: fewer than 3 masks, other shapes, values or predictions that
-      are not finite, or values that never vary for any target.
-  """
-  masks, values = attribution.samples(masks, values)
-  if len(masks) < 3:
-    raise ValueError(f"A correlation needs 3 masks; got {len(masks)}.")
-  guess = base.check_values(predict(masks), len(masks))
-  guess = guess.reshape(len(masks), -1)
-  if guess.shape != values.shape:
-    raise ValueError(
-      f"Predictions are of {guess.shape[1]} targets, values of "
-      f"{values.shape[1]}."
-    )
-  varied = np.ptp(values, axis=0) > 0
-  if not varied.any():
-    raise ValueError("The values never vary: nothing can be predicted.")
-  found = np.atleast_1d(metrics.pearson(guess, values, constant=0.0))
-  found[~varied] = np.nan
-  seen = found[varied]
-  error = None
-  if len(seen) > 1:
-    error = float(seen.std(ddof=1) / math.sqrt(len(seen)))
-  return Correlation(
-    found, float(seen.mean()), error, int((~varied).sum()), len(masks)
-  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,11 +24,11 @@ class Report:
   """Several methods on the same fresh ablations.
 
   Attributes:
-    found: share kept to method to its `Correlation`.
+    found: share kept to method to its `indices.judging.Correlation`.
     fitted: the share kept of the masks that methods were fitted to, or None.
   """
 
-  found: Mapping[float, Mapping[str, Correlation]]
+  found: Mapping[float, Mapping[str, judging.Correlation]]
   fitted: float | None = None
 
   def gap(
@@ -106,10 +42,7 @@ class Report:
     pair = self.found[keep][method], self.found[keep][over]
     each = pair[0].per_target - pair[1].per_target
     each = each[np.isfinite(each)]
-    error = None
-    if len(each) > 1:
-      error = float(each.std(ddof=1) / math.sqrt(len(each)))
-    return float(each.mean()), error
+    return float(each.mean()), judging.standard_error(each)
 
   def left(self, method: str, over: str, keep: float) -> float:
     """1 - correlation of a method, as a share of another's."""
@@ -152,16 +85,16 @@ def compare(
   """Judges methods on fresh ablations, the same for all of them.
 
   Args:
-    methods: name to predictions.
+    methods: the name of each method to its predictions.
     value_fn: the evaluator; asked once for each share.
-    n: components.
+    n: the number of components.
     key: consumed.
     keep: shares of components kept, each between 0 and 1.
     num_masks: B, fresh ones of each share.
     fitted: the share that methods were fitted at, for the report.
 
   Raises:
-    ValueError: no method, or as `correlation`.
+    ValueError: no method, or as `indices.judging.correlation`.
   """
   if not methods or not keep:
     raise ValueError("Give at least one method, and one share to keep.")
@@ -171,7 +104,7 @@ def compare(
     masks = sampling.biased(fresh, num_masks, n, share)
     values = np.asarray(value_fn(masks))
     found[share] = {
-      name: correlation(predict, masks, values)
+      name: judging.correlation(predict, masks, values)
       for name, predict in methods.items()
     }
   return Report(found, fitted)

@@ -7,6 +7,7 @@ Shapes: n players, C groups, B = 2^b bins a group, P delays, K sets, D players
 a set.
 """
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -61,6 +62,9 @@ def make_geometry(affine: hadamard.AffineMasks, code: bch.Code) -> Geometry:
 
 def locate(geometry: Geometry, players: base.Array, used: base.Array) -> Terms:
   """Bins and signs of sets, `players` int32 `[K, D]`. Batched over sets."""
+  chex.assert_rank([players, used], [2, 1])
+  chex.assert_equal_shape_prefix([players, used], 1)
+  chex.assert_type([players, used], [int, bool])
   fold = jax.vmap(hadamard.fold_players, in_axes=(None, 0))
   delays = fold(geometry.delays, players)
   offsets = fold(geometry.offsets, players)
@@ -71,6 +75,8 @@ def locate(geometry: Geometry, players: base.Array, used: base.Array) -> Terms:
 
 def project(terms: Terms, bins: jax.Array) -> jax.Array:
   """Mean over delays of each set's bins times its signs, `[K, C]`."""
+  _, num_groups, num_delays = terms.signs.shape
+  chex.assert_shape(bins, (num_groups, None, num_delays))
   groups = jnp.arange(bins.shape[0])[None]
   values = bins[groups, terms.bins]
   return (values * terms.signs).mean(axis=2)
@@ -78,6 +84,7 @@ def project(terms: Terms, bins: jax.Array) -> jax.Array:
 
 def expand(terms: Terms, coefs: jax.Array, num_bins: int) -> jax.Array:
   """The bins `[C, B, P]` of coefficients `[K]`: the adjoint of `project`."""
+  chex.assert_equal_shape([coefs, terms.used])
   _, num_groups, num_delays = terms.signs.shape
   groups = jnp.arange(num_groups)[None]
   out = jnp.zeros((num_groups, num_bins, num_delays), coefs.dtype)
@@ -96,6 +103,8 @@ def solve(
   Returns:
     coefficients `[K]`, and the residual bins.
   """
+  chex.assert_equal_shape([coefs, terms.used])
+  chex.assert_type([coefs, bins], float)
   num_bins = bins.shape[1]
 
   def gather(x):

@@ -15,6 +15,7 @@ Shapes: n players, B masks, K sets, J row and L column sets of one product.
 import itertools
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +25,7 @@ from spex_jax.fourier import regress
 _SAMPLES = 1024  # Samples of one product; bounds the columns held at once.
 _FALSE_SETS = 0.1  # Expected false sets of one order in one scan.
 _CANDIDATES = 128  # Sets of one scan that are looked at together.
+_SCANS = 20  # At most, of one support.
 _ROWS = 4096  # Samples turned into characters at once.
 MAX_ORDER = 4
 
@@ -63,6 +65,9 @@ def scan(
     every pair (i, j) its best completion by later players; and `[J]` their
     mean products with the residual.
   """
+  chex.assert_rank(signs, 2)
+  chex.assert_shape(residual, signs.shape[:1])
+  chex.assert_type([signs, residual], float)
   num_masks, n = signs.shape
   singles = residual @ signs / num_masks
   found = [(_padded(n, np.arange(n)[:, None]), singles)]
@@ -125,7 +130,6 @@ def grow_support(
   *,
   width: int = MAX_ORDER,
   max_terms: int | None = None,
-  max_scans: int = 20,
 ) -> np.ndarray:
   """Adds significant sets to a support, and drops those that are not.
 
@@ -138,11 +142,13 @@ def grow_support(
     order: largest sets to scan for, 1 to 4.
     width: columns of the result, at least those of `players` and 4.
     max_terms: most sets of the result; None for a quarter of the samples.
-    max_scans: most scans.
 
   Returns:
     int `[K', width]` the new support, without the empty set.
   """
+  chex.assert_rank([masks, players], 2)
+  chex.assert_shape(values, masks.shape[:1])
+  chex.assert_type([masks, values, players], [bool, float, int])
   num_masks, n = masks.shape
   limit = num_masks // 4 if max_terms is None else max_terms
   width = max(players.shape[1], width, MAX_ORDER)
@@ -156,7 +162,7 @@ def grow_support(
   def level(sets):
     return levels[np.maximum((sets < n).sum(axis=1), 1) - 1]
 
-  for _ in range(max_scans):
+  for _ in range(_SCANS):
     support, residual = _prune(masks, values, support, level)
     error = residual.std() / math.sqrt(num_masks)
     if error <= 1e-7 * scale or len(support) >= limit:

@@ -23,6 +23,7 @@ Shapes: n columns, B rows so far, T targets.
 from collections.abc import Sequence
 from typing import Any
 
+import chex
 import numpy as np
 
 from spex_jax import base
@@ -51,15 +52,13 @@ class Normal:
     num_targets: int,
     *,
     tile: int | None = None,
-    device: Any = None,
   ):
     """No rows yet.
 
     Args:
       n: columns, at least 1.
       num_targets: T, at least 1.
-      tile: side of the tiles on `device`; None for the host.
-      device: of JAX, for tiles; the default one if None.
+      tile: side of the tiles on JAX's default device; None for the host.
     """
     if n < 1 or num_targets < 1:
       raise ValueError(f"Need n >= 1 and T >= 1; got {n}, {num_targets}.")
@@ -69,7 +68,7 @@ class Normal:
     self.sums, self.squares = np.zeros(num_targets), np.zeros(num_targets)
     self._sums: _Host | tiles.Tiles = _Host(n, num_targets)
     if tile is not None:
-      self._sums = tiles.Tiles(n, num_targets, tile, device)
+      self._sums = tiles.Tiles(n, num_targets, tile)
 
   def add(self, x: base.Array, y: base.Array) -> "Normal":
     """Takes rows in; returns itself.
@@ -148,7 +147,7 @@ class Normal:
     """Weights float64 `[n, T]`; None where least squares is not unique.
 
     Args:
-      loading: at least 0, for all columns or `[n]` of them.
+      loading: a number of at least 0, for all columns or `[n]` of them.
       among: bool `[n]`, the columns with a weight; others have 0. All if None.
 
     Raises:
@@ -174,6 +173,7 @@ class Normal:
 
   def intercept(self, weights: np.ndarray) -> np.ndarray:
     """The constant `[T]` that goes with weights `[n, T]`."""
+    chex.assert_shape(weights, (self.n, self.num_targets))
     mean = self.origin + self.sums / self.count
     return mean - self.columns / self.count @ weights
 
@@ -299,10 +299,10 @@ def choose(
   """The loading that predicts held-out rows best, for each target.
 
   Args:
-    sums: of the rows to fit.
+    sums: the sums of the rows to fit.
     held_out: x `[b, n]` and y `[b, T]`, not among them.
     loadings: candidates, each as `Normal.solve` takes them.
-    among: as for `Normal.solve`.
+    among: the columns with a weight, as in `Normal.solve`.
 
   Returns:
     int `[T]`, the index of the best of `loadings` (the first of equal ones),

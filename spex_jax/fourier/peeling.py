@@ -24,6 +24,7 @@ import dataclasses
 import enum
 from collections.abc import Callable
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -125,6 +126,8 @@ def read_words(
     int32 `[H, keep', D]` players, bool `[H, keep']` decodable; keep' is twice
     `keep` with `both_signs`.
   """
+  chex.assert_shape(rows, (None, geometry.delays.shape[1]))
+  chex.assert_type(rows, float)
   reference = jnp.where(rows[:, :1] < 0, -1.0, 1.0)
   words = [rows[:, 1:] * reference]
   if both_signs:
@@ -156,6 +159,8 @@ def agreeing_bins(
     int32 `[H, keep, C]` the bin of each group, and `[H, keep, P]` the signed
     sum of the normalised bins.
   """
+  chex.assert_rank([bins, anchors], [3, 1])
+  chex.assert_type([bins, anchors], [float, int])
   num_groups, num_bins, num_delays = bins.shape
   scale = jax.lax.rsqrt((bins**2).mean(axis=2, keepdims=True) + 1e-30)
   unit = bins * scale
@@ -213,6 +218,11 @@ def peel(
   Returns:
     The final state; `status` says how it ended.
   """
+  num_groups, num_delays = geometry.bins.shape[1], geometry.delays.shape[1]
+  chex.assert_shape(bins, (num_groups, None, num_delays))
+  chex.assert_shape(players, (settings.capacity, geometry.code.t))
+  chex.assert_shape(used, (settings.capacity,))
+  chex.assert_type([bins, players, used], [float, int, bool])
   code, capacity = geometry.code, settings.capacity
   num_bins = bins.shape[1]
   power = jnp.maximum((bins**2).mean(), 1e-30)
@@ -376,6 +386,7 @@ def _readings(
 def _distinct(candidates, terms, n):
   """The `[K]` best candidates: no repeats, none that the support holds."""
   players, score = candidates
+  chex.assert_shape(players, (*score.shape, terms.players.shape[1]))
   # Two mixes of the players identify a set, up to a chance of 2^-64.
   salt = np.random.default_rng(0).integers(0, 2**32, (2, n + 1), np.uint64)
   salt = jnp.asarray(salt.astype(np.uint32)).at[:, n].set(0)
@@ -402,6 +413,7 @@ def _distinct(candidates, terms, n):
 
 def _prune(terms, coefs, residual, settings):
   """Drops sets whose coefficient is not significant in what is left."""
+  chex.assert_equal_shape([coefs, terms.used])
   num_groups, _, num_delays = residual.shape
   energy = (residual**2).mean(axis=2) + 1e-30
   spread = energy[jnp.arange(num_groups)[None], terms.bins]

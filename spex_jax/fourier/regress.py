@@ -27,6 +27,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import chex
 import jax
 import numpy as np
 
@@ -280,6 +281,7 @@ def standardise(
   y = unit * deviation + mean; a constant function's unit values are 0, and
   its deviation 1. Without `centre` the mean is left in, and 0 returned.
   """
+  chex.assert_rank(y, 2)
   largest = np.abs(y).max(axis=0)
   largest = np.where(largest > 0, largest, 1.0)
   y = y / largest  # First, so that no sum or square overflows.

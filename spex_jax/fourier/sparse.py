@@ -7,6 +7,7 @@ import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -327,12 +328,14 @@ def evaluate(fourier: SparseFourier, masks: base.Masks) -> jax.Array:
   operations and K * B multiply-adds; memory 128 * B beside the masks.
 
   Args:
-    fourier: with K terms of order <= D; optionally T targets.
+    fourier: an expansion of K terms of order <= D; optionally T targets.
     masks: bool `[B, n]`.
 
   Returns:
     `[B]`, or `[B, T]`.
   """
+  chex.assert_shape(masks, (None, fourier.n))
+  chex.assert_equal_rank([fourier.players, fourier.coefs[..., None]])
   # Row n stands for the padding: no player, parity 0.
   bits = jnp.pad(jnp.asarray(masks).T.astype(jnp.uint8), ((0, 1), (0, 0)))
 

@@ -11,6 +11,7 @@ Shapes: n players, C groups, P delays, b bits, N = C P 2^b masks, T targets.
 import dataclasses
 from typing import Any
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -178,6 +179,7 @@ def fold(plan: QueryPlan, values: np.ndarray) -> np.ndarray:
   U_c[j, p] = 2^-b sum_l f(M_c l + d_p + o_c) (-1)^<j, l>. Values should be
   centred and scaled first: an offset of 10,000 would cost float32 its digits.
   """
+  chex.assert_shape(values, (plan.num_masks,))
   shape = plan.affine.num_groups, plan.affine.num_delays, 1 << plan.num_bits
   groups = jnp.asarray(values, jnp.float32).reshape(shape)
   return _fold_jit(groups)
@@ -185,6 +187,7 @@ def fold(plan: QueryPlan, values: np.ndarray) -> np.ndarray:
 
 @jax.jit
 def _fold_jit(groups: jax.Array) -> jax.Array:
+  chex.assert_rank(groups, 3)
   return transform.fourier_from_values(groups, axis=2).transpose(0, 2, 1)
 
 
@@ -201,7 +204,7 @@ def decode(
   """Recovers a sparse expansion from the values of a plan's masks.
 
   Args:
-    plan: from `make_plan`.
+    plan: the plan whose masks were asked, from `make_plan`.
     values: `[N]` or `[N, T]`, in the order of the plan's masks, finite.
     decoding: "hard", "soft" (the paper's), or "joint": soft, then, where
       energy is left, the joint reading of `peeling` and the Gram scan of
@@ -475,6 +478,7 @@ def _mean_square(masks, values, players, coefs):
 
 def _expand(geometry, players, used, coefs, bins):
   """Bins `[K, C]` of sets, and mean squares `[C, B]` of what they leave."""
+  chex.assert_equal_shape_prefix([players, used, coefs], 1)
   terms = folding.locate(geometry, players, used)
   rest = bins - folding.expand(terms, coefs, bins.shape[1])
   return terms.bins, (rest**2).mean(axis=2)
@@ -482,6 +486,7 @@ def _expand(geometry, players, used, coefs, bins):
 
 def _peel_batch(geometry, bins, players, used, settings):
   """`peeling.peel` of bins `[T, C, B, P]`, one after the other."""
+  chex.assert_rank(bins, 4)
   # vmap would run every target as long as the slowest, and gained nothing.
   return jax.lax.map(
     lambda one: peeling.peel(geometry, one, players, used, settings), bins

@@ -19,6 +19,7 @@ Shapes: n columns, T targets, b side of a tile, q tiles a side.
 import functools
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,11 +33,11 @@ _CLOSE = 1e-6  # ... and that the last of them all may have.
 class Tiles:
   """Gram matrix and products of masks on a device; used by `normal.Normal`."""
 
-  def __init__(self, n: int, num_targets: int, tile: int, device: Any = None):
+  def __init__(self, n: int, num_targets: int, tile: int):
     if tile < 1:
       raise ValueError(f"Tiles need a side of at least 1; got {tile}.")
     self._n, self._tile, self._count = n, min(tile, n), 0
-    self._device = device or jax.devices()[0]
+    self._device = jax.devices()[0]
     self._side = -(-n // self._tile)
     shape = (self._tile, self._tile)
     zeros = functools.partial(jnp.zeros, device=self._device)
@@ -187,18 +188,25 @@ _EXACT = jax.lax.Precision.HIGHEST
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _add_gram(tile, a, b):
+  chex.assert_shape(tile, (a.shape[1], b.shape[1]))
+  chex.assert_equal_shape_prefix([a, b], 1)
   # Zeros and ones are exact in any format that products may be taken in.
   return tile + a.astype(jnp.float32).T @ b.astype(jnp.float32)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _add_product(total, a, y):
+  chex.assert_shape(total, (a.shape[1], y.shape[1]))
+  chex.assert_equal_shape_prefix([a, y], 1)
   part = jnp.matmul(a.astype(jnp.float32).T, y, precision=_EXACT)
   return total + part.astype(jnp.float64)
 
 
 @functools.partial(jax.jit, static_argnames=("dtype",))
 def _centred(tile, live_a, live_b, mean_a, mean_b, ridge, diagonal, dtype):
+  chex.assert_equal_shape([live_a, mean_a])
+  chex.assert_equal_shape([live_b, mean_b])
+  chex.assert_shape(tile, (*live_a.shape, *live_b.shape))
   kept = live_a[:, None] * live_b[None]
   whole = tile.astype(jnp.float64) * kept - mean_a[:, None] * mean_b[None]
   return (whole + diagonal * jnp.diag(ridge)).astype(dtype)
@@ -206,11 +214,13 @@ def _centred(tile, live_a, live_b, mean_a, mean_b, ridge, diagonal, dtype):
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _cholesky(tile):
+  chex.assert_shape(tile, (len(tile), len(tile)))
   return jnp.linalg.cholesky(tile, symmetrize_input=False)
 
 
 @functools.partial(jax.jit, donate_argnums=1)
 def _below(corner, tile):
+  chex.assert_shape(corner, (tile.shape[1], tile.shape[1]))
   return jax.lax.linalg.triangular_solve(
     corner, tile, left_side=False, lower=True, transpose_a=True
   )
@@ -218,16 +228,19 @@ def _below(corner, tile):
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _minus(tile, a, b):
+  chex.assert_shape(tile, (len(a), len(b)))
   return tile - jnp.matmul(a, b.T, precision=_EXACT)
 
 
 @jax.jit
 def _times(a, b):
+  chex.assert_rank([a, b], 2)
   return jnp.matmul(a, b, precision=_EXACT)
 
 
 @jax.jit
 def _forwards(corner, right):
+  chex.assert_shape(corner, (len(right), len(right)))
   return jax.lax.linalg.triangular_solve(
     corner, right, left_side=True, lower=True
   )
@@ -235,6 +248,7 @@ def _forwards(corner, right):
 
 @jax.jit
 def _backwards(corner, right):
+  chex.assert_shape(corner, (len(right), len(right)))
   return jax.lax.linalg.triangular_solve(
     corner, right, left_side=True, lower=True, transpose_a=True
   )
@@ -242,4 +256,5 @@ def _backwards(corner, right):
 
 @jax.jit
 def _sound(corner):
+  chex.assert_rank(corner, 2)
   return jnp.isfinite(corner).all()

@@ -14,6 +14,7 @@ Shapes: n players, N = 2^n masks.
 Cost: about 64 * N * n / 5 flops. Error: below (n + 32) * eps * sum|x|.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,19 +88,6 @@ def fourier_from_values(values: base.Array, axis: int = -1) -> jax.Array:
   return walsh_hadamard(values, axis) / np.shape(values)[axis]
 
 
-def values_from_fourier(coefs: base.Array, axis: int = -1) -> jax.Array:
-  """Returns `f(m) = sum_S F(S) chi_S(m)` for every mask m: the inverse.
-
-  Args:
-    coefs: `[..., N, ...]` coefficient of every set along `axis`.
-    axis: the axis of sets.
-
-  Raises:
-    ValueError: N is not a power of two.
-  """
-  return walsh_hadamard(coefs, axis)
-
-
 def _factor_bits(n: int) -> list[int]:
   """Splits n bits into the fewest factors of at most `_BITS`, near equal."""
   num_factors = -(-n // _BITS)
@@ -109,6 +97,7 @@ def _factor_bits(n: int) -> list[int]:
 
 def _contract(x: jax.Array, axis: int, bits: int) -> jax.Array:
   """Multiplies `axis`, of size 2^bits, by H and moves it to the end."""
+  chex.assert_axis_dimension(x, axis, 1 << bits)
   index = np.arange(1 << bits)
   parity = np.bitwise_count(index[:, None] & index) & 1
   return jax.lax.dot_general(

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import NamedTuple
 
+import chex
 import numpy as np
 
 from spex_jax import base
@@ -201,6 +202,7 @@ def rank_rows(rows: np.ndarray, base_size: int) -> np.ndarray:
     rows: int, entries in 0..base_size - 1.
     base_size: number of digits.
   """
+  chex.assert_rank(rows, 2)
   key = np.zeros(len(rows), np.int64)
   span = 1  # Keys lie below it; an exact int, never rounded.
   for column in rows.T:

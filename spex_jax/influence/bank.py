@@ -26,7 +26,7 @@ import jax
 import numpy as np
 
 from spex_jax import base
-from spex_jax.ablate import examples
+from spex_jax.influence import examples
 from spex_jax.masks import packing
 from spex_jax.store import ledger, shards
 

@@ -105,9 +105,6 @@ class Report:
   def count(self, verdict: Verdict) -> int:
     return sum(row.verdict == verdict for row in self.rows)
 
-  def surviving(self) -> list[Row]:
-    return [row for row in self.rows if row.verdict == "survives"]
-
   def __str__(self) -> str:
     lines = [
       f"{self.count('survives')} of {len(self.rows)} interactions survive, "

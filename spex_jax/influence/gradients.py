@@ -25,6 +25,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,13 +69,13 @@ def influence_functions(
     params: a pytree of floats.
     train: pytree of arrays with a leading axis N.
     test: the same with T.
-    damping: at least 0.
+    damping: what is added to the Hessian's diagonal, at least 0.
     solver: "exact" forms H (P up to 8,192) and factors it, and refuses one
       that is not positive definite; "cg" solves for each test point by
       conjugate gradients, a pass over the data per step.
     chunk: examples at once.
-    max_steps: of conjugate gradients.
-    tolerance: their relative residual; what is reached is noted.
+    max_steps: the most steps of conjugate gradients.
+    tolerance: the relative residual to stop at; what is reached is noted.
 
   Returns:
     Scores `[T, N]`; predictions without one example, `attribution(masks)`,
@@ -211,6 +212,7 @@ def finish(
   notes: tuple[str, ...] = (),
 ) -> attribution.Attribution:
   """Scores `[T, N]` whose prediction for everybody is `here` `[T]`."""
+  chex.assert_rank([scores, here], [2, 1])
   scores = np.asarray(scores, np.float64)
   baseline = np.asarray(here, np.float64) - scores.sum(axis=1)
   return attribution.Attribution(scores, baseline, method, None, notes)
@@ -220,6 +222,7 @@ def output_gradients(
   output: Scalar, flat: jax.Array, unravel: Any, test: Example, chunk: int
 ) -> tuple[np.ndarray, jax.Array]:
   """Outputs `[T]` at test points, and their gradients `[T, P]`."""
+  chex.assert_rank(flat, 1)
   one = lambda flat, example: output(unravel(flat), example)
   many = jax.jit(jax.vmap(jax.value_and_grad(one), in_axes=(None, 0)))
   values, slopes = [], []
@@ -242,6 +245,8 @@ def along_gradients(
 
   Per chunk one product of `[T, P]` and `[P, c]`; gradients are not kept.
   """
+  chex.assert_rank(flat, 1)
+  chex.assert_shape(directions, (None, *flat.shape))
   one = jax.grad(lambda flat, example: loss(unravel(flat), example))
 
   @jax.jit
@@ -259,6 +264,7 @@ def along_gradients(
 
 def _hessian(loss, flat, unravel, train, chunk):
   """float64 `[P, P]`, the mean over examples."""
+  chex.assert_rank(flat, 1)
 
   @jax.jit
   def part(flat, rows, weights):
@@ -277,6 +283,7 @@ def _hessian(loss, flat, unravel, train, chunk):
 
 def _solve_exact(hessian, damping, slopes):
   """`[T, P]`: (H + damping)^-1 times the slopes, in float64."""
+  chex.assert_shape(hessian, (slopes.shape[1], slopes.shape[1]))
   import scipy.linalg  # Slow to import.
 
   if not np.isfinite(hessian).all():
@@ -300,6 +307,7 @@ def _solve_cg(
   loss, flat, unravel, train, chunk, damping, slopes, max_steps, tolerance
 ):
   """The same without H, and the largest relative residual."""
+  chex.assert_shape(slopes, (None, *flat.shape))
   count = num_examples(train, "train")
   stacked = [
     (rows, (np.arange(len(jax.tree.leaves(rows)[0])) < real) / count)

@@ -21,6 +21,7 @@ Shapes: n examples, D features, T test points.
 import functools
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,48 +64,15 @@ def shapley(
   )
 
 
-def value_fn(
-  x: base.Array,
-  y: base.Array,
-  test_x: base.Array,
-  test_y: base.Array,
-  *,
-  neighbours: int,
-) -> base.ValueFn:
-  """The game itself, bool `[B, n]` to float64 `[B, T]`: nothing is trained.
-
-  For decoders and checks: with K = 1 a copy of the nearest example is exactly
-  redundant. Arguments and errors as in `shapley`.
-  """
-  x, same, test_x = _checked(x, y, test_x, test_y, neighbours)
-  with jax.enable_x64(True):
-    order = np.asarray(_orders(x, test_x))
-  same = np.take_along_axis(same, order, axis=1)
-
-  def values(masks: base.Masks) -> np.ndarray:
-    masks = base.check_masks(masks, len(x))
-    out = np.empty((len(masks), len(order)))
-    for t, nearest in enumerate(order):
-      kept = masks[:, nearest]
-      counted = kept & (kept.cumsum(axis=1) <= neighbours)
-      out[:, t] = counted @ same[t].astype(np.float64) / neighbours
-    return out
-
-  return values
-
-
 def _distances(x: jax.Array, point: jax.Array) -> jax.Array:
   return ((x - point[None]) ** 2).sum(axis=1)
 
 
-@jax.jit
-def _orders(x: Any, test_x: Any) -> jax.Array:
-  nearest = lambda point: jnp.argsort(_distances(x, point), stable=True)
-  return jax.lax.map(nearest, test_x, batch_size=_TOGETHER)
-
-
 @functools.partial(jax.jit, static_argnames="neighbours")
 def _shapley(x: Any, test_x: Any, same: Any, neighbours: int) -> jax.Array:
+  chex.assert_shape(test_x, (None, x.shape[1]))
+  chex.assert_shape(same, (len(test_x), len(x)))
+  chex.assert_type([x, test_x, same], [float, float, bool])
   count = len(x)
   place = jnp.arange(1, count)
   shares = jnp.minimum(neighbours, place) / (place * neighbours)

@@ -15,7 +15,7 @@ three forward passes and one backward per target.
 Exact where training is smooth. A ReLU has a derivative almost everywhere; Adam
 needs `eps_root`, for the square root at a gradient of 0; with large steps the
 derivative is exact and yet of little use (metasmoothness): compare with
-retrainings, by `judging.lds`.
+retrainings, by `indices.judging.lds`.
 
 Shapes: N examples, S steps, T targets.
 """

@@ -29,7 +29,7 @@ import jax
 import numpy as np
 
 from spex_jax import base
-from spex_jax.explain import Explanation
+from spex_jax.api import Explanation
 from spex_jax.fourier import sparse
 from spex_jax.indices import attribution, mobius
 from spex_jax.indices import interactions as interactions_lib

@@ -21,6 +21,7 @@ Shapes: N training examples, T test points, P parameters, M models, k dim.
 
 from collections.abc import Callable, Sequence
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -129,6 +130,8 @@ def project(key: base.Key, vectors: jax.Array, dim: int) -> jax.Array:
   Inner products are kept on average (Johnson and Lindenstrauss 1984), with
   variance of about |a|^2 |b|^2 / k. Batched: blocks of P serve all vectors.
   """
+  chex.assert_rank(vectors, 2)
+  chex.assert_type(vectors, float)
   count, size = vectors.shape
   block = max(1, min(size, _CELLS // dim))
   padded = jnp.pad(vectors, ((0, 0), (0, -size % block)))

@@ -18,12 +18,12 @@ import numpy as np
 
 import spex_jax as spex
 from spex_jax import base
-from spex_jax.explain import DECODERS
+from spex_jax.api import DECODERS
 from spex_jax.explanation import Explanation
 from spex_jax.fourier import score
-from spex_jax.indices import attribution
+from spex_jax.indices import attribution, judging
 from spex_jax.influence import bank as banks
-from spex_jax.influence import corners, judging, semivalues
+from spex_jax.influence import corners, semivalues
 from spex_jax.jobs import classifiers, retraining, settings, valuations
 from spex_jax.report import examples as pictures
 from spex_jax.report import plots, progress
@@ -66,8 +66,8 @@ class Answer:
   scores: attribution.Attribution
   explanation: Explanation
   points: tuple[int, ...]
-  lds: judging.Lds
-  lds_seeds: judging.Lds
+  lds: judging.Correlation
+  lds_seeds: judging.Correlation
   r2: np.ndarray
   surrogate: judging.Surrogate
   checks: corners.Report | None

@@ -11,7 +11,7 @@ import ml_collections
 
 from spex_jax import base
 from spex_jax.ablate import gradients
-from spex_jax.explain import METHODS, Explanation, assess
+from spex_jax.api import METHODS, Explanation, assess
 from spex_jax.jobs import subjects
 from spex_jax.masks import request
 from spex_jax.proxies import additive

@@ -7,8 +7,8 @@ import ml_collections
 
 from spex_jax import base
 from spex_jax.ablate import evaluate, gradients
-from spex_jax.explain import METHODS as MASKED
-from spex_jax.explain import Explanation, explain
+from spex_jax.api import METHODS as MASKED
+from spex_jax.api import Explanation, explain
 from spex_jax.fourier import sparse
 from spex_jax.indices import table as index_table
 from spex_jax.jobs import (

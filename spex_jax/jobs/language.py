@@ -8,7 +8,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from spex_jax.ablate import evaluate, likelihoods, prefix, readouts
+from spex_jax.ablate import absent, evaluate, likelihoods, prefix, readouts
 from spex_jax.ablate import text as text_lib
 from spex_jax.jobs import networks, settings, subjects
 from spex_jax.models import generate, sites, tokens
@@ -145,7 +145,7 @@ def _evaluator(
   config: ml_collections.ConfigDict,
   net: sites.Network,
   prompt: text_lib.Prompt,
-  see: Callable,
+  see: absent.Inputs,
   read: readouts.Prediction,
 ) -> tuple[evaluate.Evaluator, dict[str, str]]:
   """The value function; a long beginning that no player has is run once."""
@@ -158,6 +158,7 @@ def _evaluator(
     read,
     config.absent,
     token=config.token or None,
+    lengths=see.lengths,
     batch_size=config.batch_size,
     microbatch=config.microbatch,
   )

@@ -215,7 +215,8 @@ def absence(
       "this tokenizer puts nothing in front. Give --config.prefix=TEXT, which "
       "always stays, or --config.absent=mask with --config.token=TOKEN."
     )
-  see = absent.inputs(prompt, net.tokenizer, way, token=token)
+  lengths = absent.lengths(prompt, way, config.budget)
+  see = absent.inputs(prompt, net.tokenizer, way, token=token, lengths=lengths)
   shown = token or net.tokenizer.special.get("mask")
   if isinstance(shown, int):
     shown = net.tokenizer.token(shown)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 import ml_collections
 import numpy as np
 
-from spex_jax.ablate import components, readouts, stand_ins
+from spex_jax.ablate import components, parts, readouts, stand_ins
 from spex_jax.ablate import text as text_lib
 from spex_jax.components import layers
 from spex_jax.datasets import images
@@ -284,7 +284,7 @@ def _subject(
   )
 
 
-def _players(config, net, inputs) -> components.Players:
+def _players(config, net, inputs) -> parts.Players:
   """The parts that the configuration names.
 
   Raises:

@@ -12,8 +12,9 @@ import ml_collections
 import numpy as np
 
 from spex_jax import base
-from spex_jax.ablate import examples, features, subsets
+from spex_jax.ablate import features
 from spex_jax.datasets import labelled
+from spex_jax.influence import examples, subsets
 from spex_jax.jobs import classifiers, subjects
 from spex_jax.masks import packing, sampling
 

@@ -21,6 +21,7 @@ Shapes: n players, R parity rows, t designed order, W words, L code positions.
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,6 +70,7 @@ def multiply(a: jax.Array, b: jax.Array, m: int) -> jax.Array:
   The barrier keeps chains of products from being fused into one kernel, which
   would recompute the factors for every bit.
   """
+  chex.assert_type([a, b], jnp.int32)
   a, b = jax.lax.optimization_barrier((a, b))
   product = jnp.zeros(jnp.broadcast_shapes(a.shape, b.shape), jnp.int32)
   for bit in reversed(range(m)):
@@ -80,6 +82,7 @@ def multiply(a: jax.Array, b: jax.Array, m: int) -> jax.Array:
 
 def square(a: jax.Array, m: int) -> jax.Array:
   """Squares in GF(2^m): linear over GF(2), one fixed element per bit."""
+  chex.assert_type(a, jnp.int32)
   powers = _powers(m)
   out = jnp.zeros_like(a)
   for bit in range(m):
@@ -261,6 +264,8 @@ def chase_patterns(num_positions: int, num_patterns: int) -> np.ndarray:
 
 def syndromes_of(code: Code, bits: jax.Array) -> jax.Array:
   """int32 `[t]`: odd syndromes of parity bits, bool `[R]`. Unbatched."""
+  chex.assert_shape(bits, (code.num_rows,))
+  chex.assert_type(bits, bool)
   columns = jnp.asarray(code.columns)
   return _xor_sum(jnp.where(bits[:, None], columns, 0), axis=0)
 
@@ -278,6 +283,9 @@ def chase_syndromes(
   Returns:
     int32 `[Q, t]` odd syndromes, and float `[Q]` the reliability given up.
   """
+  chex.assert_shape(soft, (code.num_rows,))
+  chex.assert_rank(patterns, 2)
+  chex.assert_type([soft, patterns], [float, bool])
   num_flips = min(patterns.shape[1], code.num_rows)
   patterns = patterns[:, :num_flips]
   columns = jnp.asarray(code.columns)
@@ -301,6 +309,8 @@ def error_locator(
     int32 `[t + 1, W]` coefficients of Lambda(x) = c prod_i (1 - X_i x), lowest
     power first, with c != 0; and int32 `[W]` the number of errors it claims.
   """
+  chex.assert_shape(syndromes, (code.t, None))
+  chex.assert_type(syndromes, jnp.int32)
   t, m = code.t, code.m
   num_words = syndromes.shape[1]
   # All syndromes 1..2t: the even ones are squares. Row k is s_{k+1}.
@@ -349,6 +359,8 @@ def splits(code: Code, locator: jax.Array) -> jax.Array:
   Returns:
     bool `[W]`.
   """
+  chex.assert_shape(locator, (code.t + 1, None))
+  chex.assert_type(locator, jnp.int32)
   t, m = code.t, code.m
   # x^t Lambda(1 / x), made monic: its lower coefficients reduce x^t.
   reduction = multiply(locator[1:], inverse(locator[:1], m), m)[::-1]
@@ -392,6 +404,9 @@ def find_players(
     parity is no player), and bool `[W]`, whether the word was decodable; rows
     of words that were not hold only padding.
   """
+  chex.assert_shape(locator, (code.t + 1, None))
+  chex.assert_shape(length, locator.shape[1:])
+  chex.assert_type([locator, length], jnp.int32)
   order = (1 << code.m) - 1
   points = jnp.asarray(_powers(code.m)[-code.exponents % order])[None]
 
@@ -426,6 +441,7 @@ def decode(code: Code, bits: jax.Array) -> tuple[jax.Array, jax.Array]:
     int32 `[W, t]` players padded with n, and bool `[W]` decodable, as
     `find_players`.
   """
+  chex.assert_shape(bits, (None, code.num_rows))
   syndromes = jax.vmap(lambda word: syndromes_of(code, word))(bits)
   return find_players(code, *error_locator(code, syndromes.T))
 
@@ -448,6 +464,8 @@ def decode_chase(
     int32 `[W, keep, t]` players padded with n, cheapest first, and bool
     `[W, keep]` decodable.
   """
+  chex.assert_shape(soft, (None, code.num_rows))
+  chex.assert_rank(patterns, 2)
   num_words, num_patterns = len(soft), len(patterns)
   syndromes, cost = jax.vmap(
     lambda word: chase_syndromes(code, word, patterns)

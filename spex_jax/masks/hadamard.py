@@ -10,6 +10,7 @@ random row a group; without it the groups share the masks at l = 0.
 Shapes: n players, C groups, P delays, b bits, N = C P 2^b masks, D order.
 """
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -126,6 +127,7 @@ def player_bins(maps: base.Array) -> np.ndarray:
 
   The bin of a set is the XOR of its players' bins.
   """
+  chex.assert_rank(maps, 3)
   maps = np.asarray(maps)
   weights = 1 << np.arange(maps.shape[2], dtype=np.int32)
   bins = (maps * weights).sum(axis=2, dtype=np.int32)
@@ -134,11 +136,14 @@ def player_bins(maps: base.Array) -> np.ndarray:
 
 def player_parities(rows: base.Array) -> np.ndarray:
   """bool `[n + 1, R]`: rows `[R, n]` by player, False for the padding."""
+  chex.assert_rank(rows, 2)
   return np.pad(np.asarray(rows, bool).T, ((0, 1), (0, 0)))
 
 
 def fold_players(table: base.Array, players: base.Array) -> jax.Array:
   """XOR of `table` `[n + 1, ..]` over the players `[D]` of one set."""
+  chex.assert_rank(players, 1)
+  chex.assert_type(players, int)
   rows = jnp.asarray(table)[players]
   zero = np.zeros((), rows.dtype)
   return jax.lax.reduce(rows, zero, jax.lax.bitwise_xor, (0,))

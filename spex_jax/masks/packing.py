@@ -15,7 +15,7 @@ rows collide with probability 3e-6 at 64 bits and 1e-25 at 128.
 Shapes: n players, B masks, W = ceil(n / 8) bytes.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -59,44 +59,6 @@ def unpack(packed: np.ndarray, n: int) -> np.ndarray:
   if n % 8 and (packed[:, -1] & (0xFF >> n % 8)).any():
     raise ValueError(f"A packed mask has bits beyond its n={n} players.")
   return np.unpackbits(packed, axis=1, count=n).view(np.bool_)
-
-
-def pack_chunks(
-  chunks: Iterable[base.Masks], n: int, num_masks: int
-) -> np.ndarray:
-  """Packs masks that come in chunks, into one array of 1 bit a player.
-
-  Args:
-    chunks: bool `[b, n]` arrays; their rows are `num_masks` together.
-    n: number of players.
-    num_masks: B, so that the array is allocated once.
-
-  Returns:
-    uint8 `[B, W]`. Memory: this and one chunk.
-
-  Raises:
-    ValueError: more or fewer masks than said, or what `pack` refuses.
-  """
-  out = np.empty((num_masks, num_bytes(n)), np.uint8)
-  start = 0
-  for chunk in chunks:
-    chunk = base.check_masks(chunk, n)
-    stop = start + len(chunk)
-    if stop > num_masks:
-      raise ValueError(f"More than the {num_masks} masks that were announced.")
-    out[start:stop] = np.packbits(chunk, axis=1)
-    start = stop
-  if start != num_masks:
-    raise ValueError(f"Got {start} masks; {num_masks} were announced.")
-  return out
-
-
-def unpack_chunks(
-  packed: np.ndarray, n: int, size: int = _CHUNK
-) -> Iterator[np.ndarray]:
-  """Yields bool `[b, n]` of at most `size` masks each, in order."""
-  for start in range(0, len(packed), size):
-    yield unpack(packed[start : start + size], n)
 
 
 def hash_packed(packed: np.ndarray, n: int, *, bits: int = 64) -> np.ndarray:

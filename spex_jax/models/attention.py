@@ -5,7 +5,8 @@ heads, query head i reads key-value head i // (H / K). Sites of a block
 `blocks.L`, in order: `attn.q` `[B, P, H, h]`, `attn.k`, `attn.v`
 `[B, P, K, h]` (after bias and norm, before rotary); `attn.q_rot`,
 `attn.k_rot` after it, where there is one; `attn.scores` `[B, H, P, S]` before
-the mask (after a soft cap), `attn.pattern` `[B, H, P, S]`; `attn.z`
+the mask (after a soft cap, with a bias for distance), `attn.pattern`
+`[B, H, P, S]`; `attn.z`
 `[B, P, H, h]` before the projection; `attn.heads` `[B, P, H, d]` what each
 head adds to `attn.out` `[B, P, d]`, computed only where asked for.
 
@@ -36,18 +37,20 @@ class Context(NamedTuple):
   """What every block of a forward shares.
 
   Attributes:
-    mask: bool `[B or 1, 1, P, S]`, True where a query may attend.
+    mask: bool `[B or 1, 1, P or 1, S]`, True where a query may attend.
     cos_sin: `[2, B or 1, P, w/2]` for rotary embeddings, or None.
     start: int `[B]`, the slot of a cache that the first query takes, or a
       number, the same for all rows; None without a cache.
     keep: the positions of which more than keys and values is computed, fewer
       than P; None for all.
+    bias: `[B or 1, H, P, S]`, added to the scores, or None.
   """
 
   mask: jax.Array
   cos_sin: jax.Array | None = None
   start: jax.Array | int | None = None
   keep: sites.Positions | None = None
+  bias: jax.Array | None = None
 
 
 class Norm(nn.Module):
@@ -188,7 +191,8 @@ class Attention(nn.Module):
       tap: of this forward.
       site: prefix of the sites, "blocks.L.attn".
       inputs: three, to q, k and v, each `[B, P, d]` or one per head
-        `[B, P, H or K, d]`; to q, of the kept positions alone.
+        `[B, P, H or K, d]`; to q, of the kept positions alone. Or one, to q:
+        then the cache is attended to as it is.
       context: masks and positions.
       cache: written at `context.start`, and attended to.
 
@@ -196,11 +200,12 @@ class Attention(nn.Module):
       ValueError: a cache without a start.
     """
     c = self.config
-    q, k, v = self.q(inputs[0]), self.k(inputs[1]), self.v(inputs[2])
-    if c.qk_norm:
-      q, k = self.q_norm(q), self.k_norm(k)
-    q, k = tap(f"{site}.q", q), tap(f"{site}.k", k)
-    v = tap(f"{site}.v", v)
+    q = self.q(inputs[0])
+    q = tap(f"{site}.q", self.q_norm(q) if c.qk_norm else q)
+    whole = len(inputs) == 1
+    if whole and cache is None:
+      raise ValueError("Without inputs to k and v, attention needs a cache.")
+    k, v = cache if whole else self.remember(tap, site, *inputs[1:])
     mask, cos_sin = context.mask, context.cos_sin
     if context.keep is not None:
       mask = sites.take(mask, context.keep, axis=2)
@@ -210,7 +215,7 @@ class Attention(nn.Module):
         of_q = jnp.stack([sites.take(part, context.keep) for part in cos_sin])
       q = tap(f"{site}.q_rot", rope.rotate(q, of_q))
       k = tap(f"{site}.k_rot", rope.rotate(k, cos_sin))
-    if cache is not None:
+    if cache is not None and not whole:
       if context.start is None:
         raise ValueError("A cache needs the slots to write at: context.start.")
       write = jax.lax.dynamic_update_slice_in_dim
@@ -238,6 +243,8 @@ class Attention(nn.Module):
     scores = scores.reshape(batch, num, length, k.shape[1])
     if c.score_cap is not None:
       scores = c.score_cap * jnp.tanh(scores / c.score_cap)
+    if context.bias is not None:
+      scores = scores + context.bias.astype(scores.dtype)
     scores = tap(f"{site}.scores", scores, axis=2)
     # Finite, so that a query without any key stays finite too.
     low = jnp.finfo(scores.dtype).min
@@ -247,6 +254,14 @@ class Attention(nn.Module):
       "bkms,bskh->bkmh", pattern.reshape(*rows, k.shape[1]), v
     ).reshape(batch, num, length, width)
     return tap(f"{site}.z", jnp.swapaxes(z, 1, 2)), cache
+
+  def remember(
+    self, tap: sites.Tap, site: str, to_k: jax.Array, to_v: jax.Array
+  ) -> Cache:
+    """Keys, before rotary, and values `[B, P, K, h]` of inputs as of `mix`."""
+    k = self.k(to_k)
+    k = tap(f"{site}.k", self.k_norm(k) if self.config.qk_norm else k)
+    return Cache(k, tap(f"{site}.v", self.v(to_v)))
 
 
 def causal(

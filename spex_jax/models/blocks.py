@@ -25,7 +25,6 @@ Shapes: B batch, P positions, d width, H heads, F neurons.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -137,9 +136,9 @@ class Config:
 
 
 class Mlp(nn.Module):
-  """`up` (and `gate`), activation, `down`; `config` is a `Config`, or T5's."""
+  """`up` (and `gate`), activation, `down`."""
 
-  config: Any
+  config: Config
 
   def setup(self):
     c = self.config

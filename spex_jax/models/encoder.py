@@ -1,11 +1,12 @@
 """Bidirectional text encoders: BERT, DistilBERT, RoBERTa, with their heads.
 
 Inputs: `input_ids` int `[B, P]`; optionally `attention_mask` `[B, P]` (all
-ones by default) and `token_type_ids` `[B, P]` (zeros), where the model has
-types. A classifier reads the first token through a dense layer, `pooled`
-`[B, d]`. Without a head, `pooled` is the mean over the tokens that the mask
-keeps, and `logits` is that embedding at length 1 (as sentence-transformers
-compute it).
+ones by default), `position_ids` `[B, P]` (0, 1, ... by default; of RoBERTa,
+too, where Hugging Face's count on from `pad_id + 1`) and `token_type_ids`
+`[B, P]` (zeros), where the model has types. A classifier reads the first token
+through a dense layer, `pooled` `[B, d]`. Without a head, `pooled` is the mean
+over the tokens that the mask keeps, and `logits` is that embedding at length 1
+(as sentence-transformers compute it).
 
 Sites: `embed.tokens` and `embed` `[B, P, d]` (after the norm), those of
 `stream.block_sites`, `pooled`, `logits` `[B, C]` or `[B, d]`. `hidden` holds
@@ -86,9 +87,10 @@ class Encoder(nn.Module):
     input_ids: base.Array,
     attention_mask: base.Array | None = None,
     token_type_ids: base.Array | None = None,
+    position_ids: base.Array | None = None,
   ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """Logits `[B, C]` or embeddings `[B, d]`, and the hidden states."""
-    text = (input_ids, attention_mask, token_type_ids)
+    text = (input_ids, attention_mask, token_type_ids, position_ids)
     return self.resume(tap, self.enter(tap, 0, *text), 0, *text)
 
   def enter(
@@ -98,13 +100,14 @@ class Encoder(nn.Module):
     input_ids: base.Array,
     attention_mask: base.Array | None = None,
     token_type_ids: base.Array | None = None,
+    position_ids: base.Array | None = None,
   ) -> jax.Array:
     """What enters block `stop`: `[B, P, d]`."""
     c = self.config
     ids = inputs.check_ids(input_ids, c.vocab_size, c.max_positions)
     mask = inputs.check_mask(attention_mask, ids.shape)
     x = tap("embed.tokens", self.tokens(ids))
-    x = x + self.positions(self._positions(ids))
+    x = x + self.positions(self._positions(ids, position_ids))
     if c.num_types:
       types = jnp.zeros_like(ids) if token_type_ids is None else token_type_ids
       x = x + self.types(
@@ -124,9 +127,10 @@ class Encoder(nn.Module):
     input_ids: base.Array,
     attention_mask: base.Array | None = None,
     token_type_ids: base.Array | None = None,
+    position_ids: base.Array | None = None,
   ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """What `__call__` gives, from what enters block `start`."""
-    del token_type_ids  # Of `enter`.
+    del token_type_ids, position_ids  # Of `enter`.
     c = self.config
     mask = inputs.check_mask(attention_mask, np.shape(input_ids))
     hidden = [x]
@@ -138,25 +142,34 @@ class Encoder(nn.Module):
       pooled = tap("pooled", _POOLS[c.pool](self.pooler(x[:, 0])))
       logits = self.classifier(pooled)
     else:
-      pooled = tap("pooled", _mean(x, mask))
-      wide = pooled.astype(jnp.promote_types(x.dtype, jnp.float32))
-      length = jnp.linalg.norm(wide, axis=-1, keepdims=True)
-      logits = (wide / jnp.maximum(length, 1e-12)).astype(x.dtype)
+      pooled = tap("pooled", mean(x, mask))
+      logits = unit(pooled)
     return tap("logits", logits), tuple(hidden)
 
-  def _positions(self, ids):
+  def _positions(self, ids, position_ids):
     pad = self.config.pad_id
+    if position_ids is not None:
+      limit = self.config.max_positions
+      inputs.check_range(position_ids, "position_ids", limit, ids.shape)
+      return jnp.asarray(position_ids) + (0 if pad is None else pad + 1)
     if pad is None:
       return jnp.arange(ids.shape[1])[None]
     real = (ids != pad).astype(jnp.int32)
     return jnp.cumsum(real, axis=1) * real + pad
 
 
-def _mean(x: jax.Array, mask: jax.Array) -> jax.Array:
+def mean(x: jax.Array, mask: jax.Array) -> jax.Array:
   """The mean over the kept positions of `[B, P, d]`; NaN without any."""
   kept = mask[:, :, None].astype(jnp.promote_types(x.dtype, jnp.float32))
   total = (x * kept).sum(axis=1)
   return (total / kept.sum(axis=1)).astype(x.dtype)
+
+
+def unit(x: jax.Array) -> jax.Array:
+  """`x` `[B, d]` at length 1."""
+  wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  length = jnp.linalg.norm(wide, axis=-1, keepdims=True)
+  return (wide / jnp.maximum(length, 1e-12)).astype(x.dtype)
 
 
 def network(config: Config) -> sites.Network:
@@ -172,5 +185,5 @@ def network(config: Config) -> sites.Network:
     example={"input_ids": jax.ShapeDtypeStruct((1, 1), jnp.int32)},
     no_edges="the norms of this encoder stand behind the sums, so that what "
     "a head writes does not add up to what is read later; use edits.",
-    optional=("attention_mask", *types),
+    optional=("attention_mask", "position_ids", *types),
   )

@@ -3,19 +3,35 @@
 One program reads the prompts, another makes one token after the other; shapes
 are static. Every row of a batch keeps its own length: a prompt is padded on the
 right, and the tokens made overwrite the padding, so that positions and what is
-attended to are those of a forward on that row alone.
+attended to are those of a forward on that row alone. Of an encoder-decoder the
+encoder, and its keys and values for every block of the decoder, are computed
+once; the prompt below is then that of the decoder, its start token.
 
 Shapes: B prompts, P positions of the longest, N new tokens, V vocabulary, S
 slots of the cache.
 """
 
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from spex_jax import base
-from spex_jax.models import attention, inputs, sites, transformer
+from spex_jax.models import (
+  attention,
+  inputs,
+  seq2seq,
+  seq2seq_blocks,
+  sites,
+  transformer,
+)
+
+# One of each block of a decoder, and of an encoder-decoder the encoder's, too.
+Caches = tuple[attention.Cache, ...] | seq2seq_blocks.Caches
 
 
 class Generated(NamedTuple):
@@ -23,14 +39,36 @@ class Generated(NamedTuple):
 
   Attributes:
     tokens: int32 `[B, N]`; the end token repeats behind the first.
-    logprobs: `[B, N]`, of each token under the model, whatever the
-      temperature; 0 behind the end.
+    logprobs: `[B, N]`, of each token under the model, in nats, whatever the
+      temperature and what is suppressed; 0 behind the end.
     lengths: int32 `[B]`, tokens up to and with the end token.
+    logits: `[B, N, V]`, from which each token was chosen, before temperature;
+      None unless asked for. Behind the end they go on.
+    activations: captured site to `[B, N, ...]`, at the position that predicts
+      each token: as `apply` gives them for the whole text, with keys in S slots
+      (`attn.scores`, `attn.pattern`) and without the axis of positions. Of an
+      encoder, and of keys and values of cross-attention, as `apply` gives them.
   """
 
   tokens: jax.Array
   logprobs: jax.Array
   lengths: jax.Array
+  logits: jax.Array | None
+  activations: Mapping[str, jax.Array]
+
+
+class Extended(NamedTuple):
+  """What some more tokens give.
+
+  Attributes:
+    logits: `[B, Q or k or 1, V]`.
+    caches: with these tokens.
+    activations: captured site to activation, after its edits.
+  """
+
+  logits: jax.Array
+  caches: Caches
+  activations: Mapping[str, jax.Array]
 
 
 def empty_caches(
@@ -42,52 +80,78 @@ def empty_caches(
   return tuple(attention.Cache(zeros, zeros) for _ in range(config.num_blocks))
 
 
+def begin(
+  net: sites.Network,
+  params: Any,
+  num_slots: int,
+  edits: sites.Edits | None = None,
+  capture: Sequence[str] = (),
+  **encoder: base.Array,
+) -> tuple[seq2seq_blocks.Caches, Mapping[str, jax.Array]]:
+  """Runs an encoder: what a decoder of S tokens needs of it.
+
+  Args:
+    net: an encoder-decoder.
+    params: its parameters.
+    num_slots: S, the most tokens of the decoder.
+    edits: traced, or None. Those at sites of the encoder, and at keys and
+      values of cross-attention, are applied here, the others by `extend`.
+    capture: static patterns; of the same sites.
+    **encoder: `input_ids` int `[B, P]`, perhaps `attention_mask` `[B, P]`.
+
+  Returns:
+    The caches, and what was captured.
+
+  Raises:
+    TypeError: another network.
+    ValueError: an edit that does not fit, or a capture that names no site.
+  """
+  if not isinstance(net.module, seq2seq.EncoderDecoder):
+    raise TypeError(f"{type(net.module).__name__} is no encoder-decoder.")
+  net.check(edits)
+  own, _ = _split(net, edits, sites.match(net.sites, capture))
+  return _run(net, params, own, num_slots, method="begin", **encoder)
+
+
 def extend(
   net: sites.Network,
   params: Any,
   input_ids: jax.Array,
   start: jax.Array | int,
-  caches: tuple[attention.Cache, ...],
+  caches: Caches,
   edits: sites.Edits | None = None,
   logits_at: jax.Array | None = None,
   attention_mask: base.Array | None = None,
-) -> tuple[jax.Array, tuple[attention.Cache, ...]]:
+  capture: Sequence[str] = (),
+) -> Extended:
   """Runs tokens behind those in the caches: see `transformer.Decoder.extend`.
 
   Args:
-    net: of `transformer.network`.
+    net: a causal model, or an encoder-decoder: then all is of its decoder.
     params: its parameters.
     input_ids: int `[B, Q]`.
     start: int `[B]`, the slot of each row's first token, or a static number.
-    caches: from `empty_caches`, or from an earlier call.
-    edits: traced, or None; shapes are those of Q positions.
+    caches: from `empty_caches` or `begin`, or from an earlier call.
+    edits: traced, or None; their positions are the Q, the S slots, or 1.
+      Those that `begin` applies are not applied again.
     logits_at: int `[B]`, one token per row to give logits for, or `[B, k]`,
       or None for all.
     attention_mask: `[B or 1, S]`, which slots are seen; None for all.
-
-  Returns:
-    Logits `[B, Q or k or 1, V]` and the caches.
+    capture: static; patterns of site names. Sites of `begin` are left out.
 
   Raises:
-    TypeError: a network that is no causal model.
-    ValueError: an edit at an unknown site, or that does not fit.
+    TypeError: a network that does not generate.
+    ValueError: an edit that does not fit, see `sites.Network.check`, or a
+      capture that names no site.
   """
-  if not isinstance(net.module, transformer.Decoder):
-    raise TypeError(
-      f"{type(net.module).__name__} is no causal language model; only those "
-      "generate."
-    )
-  unknown = sorted((edits.sites if edits else frozenset()) - {*net.sites})
-  if unknown:
-    raise ValueError(f"No such site: {unknown}. Sites are {list(net.sites)}.")
-  tap = sites.Tap(edits)
-  run: Any = net.module.apply
-  logits, caches = run(
-    {"params": params}, tap, input_ids, start, caches, logits_at,
-    attention_mask, method="extend",
+  _check_module(net)
+  net.check(edits)
+  _, each = _split(net, edits, sites.match(net.sites, capture))
+  (logits, caches), found = _run(
+    net, params, each, input_ids, start, caches, logits_at, attention_mask,
+    method="extend",
   )  # fmt: skip
-  tap.finish()
-  return logits, caches
+  return Extended(logits, caches, found)
 
 
 def generate(
@@ -97,72 +161,214 @@ def generate(
   max_new_tokens: int,
   *,
   attention_mask: base.Array | None = None,
+  decoder_input_ids: base.Array | None = None,
+  decoder_attention_mask: base.Array | None = None,
   temperature: float = 0.0,
   top_k: int = 0,
   key: base.Key | None = None,
   end: int | None = None,
+  suppress: Sequence[int] | None = None,
   edits: sites.Edits | None = None,
+  capture: Sequence[str] = (),
+  logits: bool = False,
 ) -> Generated:
   """Continues prompts; pure, and jittable with static settings.
 
   Args:
-    net: a causal model, of `transformer.network`.
+    net: a causal model, of `transformer.network`, or an encoder-decoder, of
+      `seq2seq.network`.
     params: its parameters.
-    input_ids: int `[B, P]`, padded on the right.
+    input_ids: int `[B, P]`, padded on the right; of an encoder-decoder what
+      the encoder reads, padded anywhere.
     max_new_tokens: N; at least 1.
     attention_mask: `[B, P]`, 1 on the prompt; all ones by default.
+    decoder_input_ids: of an encoder-decoder, int `[B, D]`, what its text
+      begins with, padded on the right; the start token by default.
+    decoder_attention_mask: `[B, D]`, as `attention_mask`.
     temperature: 0 takes the likeliest token; above, logits are divided by it
       and a token is drawn.
     top_k: draws from the k likeliest only; 0 from all.
     key: consumed; needed where tokens are drawn.
     end: token behind which a row is over, or None.
-    edits: at every step alike, so 1 (broadcast) on the position axis.
+    suppress: tokens that are never made; None for those that an
+      encoder-decoder's configuration names, none of a causal model.
+    edits: at every step; on the axis of positions (of `cut` and `ref`, too) 1
+      for all alike, or P + N, those of the prompt and the text made. Of an
+      encoder-decoder the decoder's are D + N, the encoder's P.
+    capture: static; patterns of site names.
+    logits: static; whether to return those of every step.
 
   Raises:
-    TypeError: a network that is no causal model, or ids that are no integers.
+    TypeError: a network that does not generate, ids that are no integers, or
+      inputs of a decoder for a causal model.
     ValueError: more tokens than the model has positions, a prompt padded on
-      the left or empty (where the mask is known), a setting out of range, or
-      drawing without a key.
+      the left or empty (where the mask is known), an edit, a capture or a
+      setting out of range, or drawing without a key.
   """
-  if not isinstance(net.module, transformer.Decoder):
-    raise TypeError(
-      f"{type(net.module).__name__} is no causal language model; only those "
-      "generate."
+  _check_module(net)
+  net.check(edits)
+  config = net.config
+  captured = sites.match(net.sites, capture)
+  found: Mapping[str, jax.Array] = {}
+  if isinstance(net.module, seq2seq.EncoderDecoder):
+    if decoder_input_ids is None:
+      shape = (np.shape(input_ids)[0], 1)
+      decoder_input_ids = np.full(shape, config.start_id, np.int32)
+    ids, lengths = _prompts(
+      config,
+      decoder_input_ids,
+      decoder_attention_mask,
+      max_new_tokens,
+      "decoder_",
     )
-  config: transformer.Config = net.config
-  ids = inputs.check_ids(input_ids, config.vocab_size, config.max_positions)
-  batch, length = ids.shape
-  mask = inputs.check_mask(attention_mask, ids.shape)
+    once, each = _split(net, edits, captured)
+    caches, found = _run(
+      net, params, once, ids.shape[1] + max_new_tokens, input_ids,
+      attention_mask, method="begin",
+    )  # fmt: skip
+    suppress = config.suppressed if suppress is None else suppress
+  else:
+    if decoder_input_ids is not None or decoder_attention_mask is not None:
+      raise TypeError("A causal model has no decoder_input_ids; one prompt.")
+    ids, lengths = _prompts(config, input_ids, attention_mask, max_new_tokens)
+    each = edits, captured
+    dtype = jax.tree.leaves(params)[0].dtype
+    num_slots = ids.shape[1] + max_new_tokens
+    caches = empty_caches(config, len(ids), num_slots, dtype)
+  choose = _chooser(
+    config.vocab_size, max_new_tokens, temperature, top_k, key, suppress or ()
+  )
+  if end is not None and not 0 <= end < config.vocab_size:
+    raise ValueError(
+      f"The end token must lie in 0..{config.vocab_size - 1}; got {end}."
+    )
+  run = lambda tap, *rest: _run(net, params, tap, *rest, method="extend")
+  if ids.shape[1] > 1:
+    # Its logits are not asked for, so they are not computed. The last token of
+    # a prompt runs again as the first step, so that all steps are alike.
+    (_, caches), _ = run(
+      (each[0], frozenset()), ids, jnp.zeros_like(lengths), caches, lengths - 1
+    )
+
+  def step(state, number):
+    token, caches, over = state
+    (scores, caches), seen = run(
+      each, token[:, None], lengths - 1 + number, caches
+    )
+    wide = scores[:, 0].astype(jnp.promote_types(scores.dtype, jnp.float32))
+    token = choose(wide, number)
+    if end is not None:
+      token = jnp.where(over, end, token)
+    logprob = jnp.take_along_axis(jax.nn.log_softmax(wide), token[:, None], 1)
+    made = Generated(
+      tokens=token,
+      logprobs=jnp.where(over, 0, logprob[:, 0]),
+      lengths=~over,
+      logits=scores[:, 0] if logits else None,
+      activations={
+        site: x.take(0, axis=_axis(site)) for site, x in seen.items()
+      },
+    )
+    if end is not None:
+      over = over | (token == end)
+    return (token, caches, over), made
+
+  last = jnp.take_along_axis(ids, lengths[:, None] - 1, axis=1)[:, 0]
+  over = jnp.zeros(len(ids), bool)
+  start = (last.astype(jnp.int32), caches, over)
+  _, made = jax.lax.scan(step, start, jnp.arange(max_new_tokens))
+  made = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), made)
+  chex.assert_shape(made.tokens, (len(ids), max_new_tokens))
+  return made._replace(
+    lengths=made.lengths.sum(axis=1, dtype=jnp.int32),
+    activations={**found, **made.activations},
+  )
+
+
+def _check_module(net: sites.Network) -> None:
+  kinds = (transformer.Decoder, seq2seq.EncoderDecoder)
+  if not isinstance(net.module, kinds):
+    raise TypeError(
+      f"{type(net.module).__name__} is no causal language model and no "
+      "encoder-decoder; only those generate."
+    )
+
+
+def _split(net, edits, captured):
+  """Edits and captures of the sites passed once, and of those at every step."""
+  if not isinstance(net.module, seq2seq.EncoderDecoder):
+    return (None, frozenset()), (edits, captured)
+
+  def part(once):
+    keep = lambda site: seq2seq.computed_once(site) == once
+    chosen = frozenset(filter(keep, captured))
+    if edits is None:
+      return None, chosen
+    at = {
+      name: {k: v for k, v in getattr(edits, name).items() if keep(k)}
+      for name in ("replace", "scale", "add")
+    }
+    return dataclasses.replace(edits, **at), chosen
+
+  return part(True), part(False)
+
+
+def _run(net, params, tapped, *args, method, **kwargs):
+  """A method of the module, and what was captured meanwhile."""
+  tap = sites.Tap(*tapped)
+  run: Any = net.module.apply
+  out = run({"params": params}, tap, *args, method=method, **kwargs)
+  tap.finish()
+  return out, tap.activations
+
+
+def _prompts(config, ids, mask, num, name=""):
+  """Prompts `[B, P]` and their lengths `[B]`, checked; `num` tokens follow."""
+  ids = inputs.check_ids(
+    ids, config.vocab_size, config.max_positions, f"{name}input_ids"
+  )
+  mask = inputs.check_mask(mask, ids.shape, f"{name}attention_mask")
   mask = jnp.broadcast_to(mask, ids.shape)
   if not isinstance(mask, jax.core.Tracer):
     falls = bool((mask[:, 1:] <= mask[:, :-1]).all())
     if not falls or not bool(mask[:, 0].all()):
       raise ValueError(
         "Prompts must hold a token and be padded on the right: a row of "
-        "attention_mask is ones, then zeros."
+        f"{name}attention_mask is ones, then zeros."
       )
-  num_slots = length + max_new_tokens
-  if max_new_tokens < 1 or num_slots > config.max_positions:
+  length, limit = ids.shape[1], config.max_positions
+  if num < 1 or (limit is not None and length + num > limit):
+    most = "any number" if limit is None else f"{limit}, the model's positions,"
     raise ValueError(
-      f"{length} tokens and {max_new_tokens} new ones must be at least 1 new "
-      f"and at most {config.max_positions} together, the model's positions."
+      f"{length} tokens and {num} new ones must be at least 1 new and at most "
+      f"{most} together."
     )
-  draws = temperature != 0
-  if temperature < 0 or not 0 <= top_k <= config.vocab_size:
+  return ids, mask.sum(axis=1, dtype=jnp.int32)
+
+
+def _chooser(vocab_size, num, temperature, top_k, key, suppress):
+  """Logits `[B, V]` and the number of a step to tokens int32 `[B]`."""
+  if temperature < 0 or not 0 <= top_k <= vocab_size:
     raise ValueError(
-      f"Need temperature >= 0 and top_k in 0..{config.vocab_size}; got "
+      f"Need temperature >= 0 and top_k in 0..{vocab_size}; got "
       f"{temperature} and {top_k}."
     )
-  if draws and key is None:
+  if temperature and key is None:
     raise ValueError("Drawing tokens (temperature > 0) needs a key.")
-  if end is not None and not 0 <= end < config.vocab_size:
+  never = np.array(sorted({*suppress}), np.int32)
+  if never.size and not 0 <= never[0] <= never[-1] < vocab_size:
     raise ValueError(
-      f"The end token must lie in 0..{config.vocab_size - 1}; got {end}."
+      f"suppress must lie in 0..{vocab_size - 1}; got {never.tolist()}."
     )
-  keys = None if key is None else jax.random.split(key, max_new_tokens)
+  if len(never) == vocab_size:
+    raise ValueError("All tokens are suppressed; one must be left.")
+  keys = None if key is None else jax.random.split(key, num)
 
   def choose(logits, number):
-    if keys is None or not draws:
+    chex.assert_shape(logits, (None, vocab_size))
+    if never.size:
+      logits = logits.at[:, never].set(-jnp.inf)
+    if keys is None or not temperature:
       return logits.argmax(-1).astype(jnp.int32)
     logits = logits / temperature
     if top_k:
@@ -170,32 +376,9 @@ def generate(
       logits = jnp.where(logits >= low, logits, -jnp.inf)
     return jax.random.categorical(keys[number], logits).astype(jnp.int32)
 
-  lengths = mask.sum(axis=1, dtype=jnp.int32)
-  dtype = jax.tree.leaves(params)[0].dtype
-  caches = empty_caches(config, batch, num_slots, dtype)
-  logits, caches = extend(
-    net, params, ids, jnp.zeros_like(lengths), caches, edits, lengths - 1
-  )
+  return choose
 
-  def step(state, number):
-    logits, caches, over = state
-    wide = logits[:, 0].astype(jnp.promote_types(logits.dtype, jnp.float32))
-    token = choose(wide, number)
-    if end is not None:
-      token = jnp.where(over, end, token)
-    logprob = jax.nn.log_softmax(wide)
-    logprob = jnp.take_along_axis(logprob, token[:, None], axis=1)[:, 0]
-    logprob = jnp.where(over, 0, logprob)
-    was_over = over
-    if end is not None:
-      over = over | (token == end)
-    logits, caches = extend(
-      net, params, token[:, None], lengths + number, caches, edits
-    )
-    return (logits, caches, over), (token, logprob, ~was_over)
 
-  over = jnp.zeros(batch, bool)
-  _, (tokens, logprobs, live) = jax.lax.scan(
-    step, (logits, caches, over), jnp.arange(max_new_tokens)
-  )
-  return Generated(tokens.T, logprobs.T, live.sum(axis=0, dtype=jnp.int32))
+def _axis(site: str) -> int:
+  """The axis of positions of a site's activation."""
+  return 2 if site.endswith((".scores", ".pattern")) else 1

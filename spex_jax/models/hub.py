@@ -40,8 +40,13 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
   ),
   "vit": ("vit", ("ViTForImageClassification",)),
   "resnet": ("resnet", ("ResNetForImageClassification", "ResNetModel")),
-  "t5": ("t5", ("T5ForConditionalGeneration",)),
+  "t5": ("t5", ("T5ForConditionalGeneration", "T5EncoderModel")),
+  "marian": ("marian", ("MarianMTModel",)),
 }
+
+# What of an encoder-decoder's `generation_config.json` is followed; it comes
+# before `config.json`.
+_GENERATION = ("decoder_start_token_id", "bad_words_ids")
 
 # Which axis of a parameter is split over the mesh axis "model": heads or
 # neurons, where they enter and where they leave. All else is replicated.
@@ -50,6 +55,9 @@ PARTITIONS: tuple[tuple[str, int], ...] = (
   ("*/attn/[qkv]/kernel", 1),
   ("*/attn/[qkv]/bias", 0),
   ("*/attn/out/kernel", 0),
+  ("*/cross/[qkv]/kernel", 1),
+  ("*/cross/[qkv]/bias", 0),
+  ("*/cross/out/kernel", 0),
   ("*/mlp/up/kernel", 1),
   ("*/mlp/gate/kernel", 1),
   ("*/mlp/up/bias", 0),
@@ -99,6 +107,9 @@ def load(
   dtype = _check_dtype(dtype)
   folder = local(path)
   settings = reading.json_object(folder / "config.json")
+  if settings.get("is_encoder_decoder"):
+    told = reading.json_object(folder / "generation_config.json", optional=True)
+    settings |= {name: told[name] for name in _GENERATION if name in told}
   family = _family(settings, folder)
   config = family.config_from_hub(settings)
   _check_pooling(folder)

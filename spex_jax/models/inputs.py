@@ -35,21 +35,27 @@ class Table(nn.Module):
 
 
 def check_ids(
-  ids: base.Array, vocab_size: int, max_positions: int
+  ids: base.Array,
+  vocab_size: int,
+  max_positions: int | None,
+  name: str = "input_ids",
 ) -> jax.Array:
   """Token ids `[B, P]` of a fitting length; checked further outside jit.
+
+  A model of which `max_positions` is None takes any length.
 
   Raises:
     TypeError: ids that are no integers.
     ValueError: another rank, no token, more than the model has positions, or
       (where the values are known) an id outside the vocabulary.
   """
-  ids = check_range(ids, "input_ids", vocab_size)
+  ids = check_range(ids, name, vocab_size)
   if ids.ndim != 2 or 0 in ids.shape:
-    raise ValueError(f"input_ids must be [B, P], not empty; got {ids.shape}.")
-  if ids.shape[1] > max_positions:
+    raise ValueError(f"{name} must be [B, P], not empty; got {ids.shape}.")
+  if max_positions is not None and ids.shape[1] > max_positions:
+    what = "input" if name == "input_ids" else name
     raise ValueError(
-      f"The input has {ids.shape[1]} tokens; the model has {max_positions} "
+      f"The {what} has {ids.shape[1]} tokens; the model has {max_positions} "
       "positions. Shorten it."
     )
   return ids
@@ -82,7 +88,11 @@ def check_range(
   return jnp.asarray(numbers)
 
 
-def check_mask(mask: base.Array | None, shape: tuple[int, ...]) -> jax.Array:
+def check_mask(
+  mask: base.Array | None,
+  shape: tuple[int, ...],
+  name: str = "attention_mask",
+) -> jax.Array:
   """An attention mask as bool `[B, P]`; all True for None.
 
   Raises:
@@ -92,7 +102,5 @@ def check_mask(mask: base.Array | None, shape: tuple[int, ...]) -> jax.Array:
     return jnp.ones((1, shape[1]), bool)
   mask = jnp.asarray(mask)
   if mask.shape != shape:
-    raise ValueError(
-      f"attention_mask must be {shape}, like input_ids; got {mask.shape}."
-    )
+    raise ValueError(f"{name} must be {shape}, like its ids; got {mask.shape}.")
   return mask.astype(bool)

@@ -68,14 +68,17 @@ class Reader:
   """The settings of one `config.json`, with account of what was read."""
 
   def __init__(
-    self, settings: Mapping[str, Any], *, encoder_decoder: bool = False
+    self, settings: Mapping[str, Any], *, encoder_decoder: bool | None = False
   ):
+    """Of an encoder-decoder, or not; None where a file may say either."""
     self.settings = settings
     self.family = settings.get("model_type", "?")
     self._read: set[str] = set(_HARMLESS.split())
     for name in _REFUSED:
       self.only(name, False)
-    self.only("is_encoder_decoder", encoder_decoder)
+    either = encoder_decoder is None
+    allowed = (False, True) if either else (encoder_decoder,)
+    self.only("is_encoder_decoder", *allowed)
 
   def get(self, *names: str, default: Any = _MISSING) -> Any:
     """The first of these settings that is present and not null.
@@ -130,6 +133,20 @@ class Reader:
         f"id2label, and num_labels={number}."
       )
     return len(labels) if labels else int(2 if number is None else number)
+
+  def suppressed(self) -> tuple[int, ...]:
+    """The tokens that are never generated.
+
+    Raises:
+      ValueError: a phrase of several tokens among them.
+    """
+    words = self.get("bad_words_ids", default=[])
+    if any(len(tokens) != 1 for tokens in words):
+      raise ValueError(
+        f"config.json of this {self.family} sets bad_words_ids={words!r}; "
+        "single tokens can be suppressed, phrases not."
+      )
+    return tuple(tokens[0] for tokens in words)
 
   def finish(self) -> None:
     """Refuses settings that nobody asked for.

@@ -19,7 +19,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from spex_jax.models import blocks, convnet, mlp, resnet, sites, t5_blocks
+from spex_jax.models import blocks, convnet, mlp, resnet, sites
 
 KINDS = ("into", "out", "filter")
 _STACK = re.compile(
@@ -89,7 +89,7 @@ def weights(
 
 
 def _found(config: Any, site: str) -> Weights | None:
-  if isinstance(config, blocks.Config | t5_blocks.Config):
+  if isinstance(config, blocks.Config):
     hit = _STACK.fullmatch(site)
     return hit and _of_block(config, *hit.groups())
   if isinstance(config, resnet.Config):

@@ -2,9 +2,9 @@
 
 A network calls its `Tap` once at every site, in the order of computation. The
 tap edits the activation, records it where it is asked for, and hands it on.
-One mechanism serves four uses: `scale` for component ablation, `replace` for
-patching, `add` (differentiated) for attribution patching, and a `scale` kept
-for good in model editing.
+One mechanism serves five uses: `scale` for component ablation, `replace` for
+patching, `add` (differentiated) for attribution patching, `cut` for circuits
+and paths, and a `scale` kept for good in model editing.
 """
 
 import dataclasses
@@ -28,16 +28,28 @@ Positions: TypeAlias = int | base.Array
 
 @flax.struct.dataclass
 class Edits:
-  """What to do at which sites; a pytree, so edits are traced and vmapped.
+  """An intervention: what to do at which sites and edges.
 
-  Every array has the full rank of its site's activation, with 1 where it is
-  broadcast. At one site the order is replace, scale, add.
+  A pytree, so that interventions are traced, vmapped and differentiated. At a
+  site every array has the full rank of the activation, with 1 where it is
+  broadcast; the order is replace, scale, add.
+
+  An edge leads from a writer of the residual stream to a reader of it. A reader
+  sees the stream plus the sum over the writers u before it of
+  `cut[u] * (ref[u] - z[u])`, where z[u] is what u writes in this run. A reader
+  has the name of its site, where edits see what it reads.
 
   Attributes:
     replace: site to `(where, value)`: bool and float arrays; the activation
       becomes `value` where `where` holds.
     scale: site to a factor.
     add: site to a summand.
+    cut: reader to `[B|1, P|1, R, W']`: 1 where an edge is cut, 0 where it is
+      whole, anything between to differentiate; R rows of the reader (its heads
+      or 1) and W' writers before it (`Network.readers`). A reader that is not
+      named is whole.
+    ref: `[B|1, P|1, W, d]`, what each of `Network.writers` writes in another
+      run (`Network.contributions`), or zeros; None where nothing is cut.
   """
 
   replace: Mapping[str, tuple[base.Array, base.Array]] = flax.struct.field(
@@ -45,31 +57,13 @@ class Edits:
   )
   scale: Mapping[str, base.Array] = flax.struct.field(default_factory=dict)
   add: Mapping[str, base.Array] = flax.struct.field(default_factory=dict)
+  cut: Mapping[str, base.Array] = flax.struct.field(default_factory=dict)
+  ref: base.Array | None = None
 
   @property
   def sites(self) -> frozenset[str]:
-    """The sites that are edited."""
+    """The sites that are edited; readers are not among them."""
     return frozenset((*self.replace, *self.scale, *self.add))
-
-
-@flax.struct.dataclass
-class Edges:
-  """Which edges of the residual stream are cut, and what runs there instead.
-
-  A reader sees the stream plus the sum over the writers u before it of
-  `cut[u] * (ref[u] - z[u])`, where z[u] is what u writes in this run.
-
-  Attributes:
-    cut: reader to `[B|1, P|1, R, W']`: 1 where an edge is cut, 0 where it is
-      whole, anything between to differentiate; R rows of the reader (its heads
-      or 1) and W' writers before it (`Network.readers`). A reader that is not
-      named is whole.
-    ref: `[B|1, P|1, W, d]`, what each of `Network.writers` writes in another
-      run (`Network.contributions`), or zeros.
-  """
-
-  cut: Mapping[str, base.Array]
-  ref: base.Array
 
 
 @flax.struct.dataclass
@@ -94,12 +88,10 @@ class Tap:
     self,
     edits: Edits | None = None,
     captured: frozenset[str] = frozenset(),
-    edges: Edges | None = None,
   ):
     self._edits = Edits() if edits is None else edits
     self._captured = captured
-    self._edges = edges
-    self._kept: tuple[Positions, int] | None = None
+    self._kept: dict[int, Positions] = {}
     self._writes: list[jax.Array] = []
     self._passed: set[str] = set()
     self.activations: dict[str, jax.Array] = {}
@@ -126,21 +118,25 @@ class Tap:
       self.activations[site] = x
     return x
 
-  def keep(self, positions: "Positions", length: int) -> None:
+  def keep(self, positions: Positions, length: int) -> None:
     """From here on some activations hold these of `length` positions alone.
 
     Edits may still be given for all of them: the kept ones are taken.
     """
-    self._kept = positions, length
+    self._kept[length] = positions
 
   def _fit(self, site, what, edit, x, axis):
     """An edit that fits `x`, at the positions that it still has."""
     edit = jnp.asarray(edit)
-    if self._kept is not None and edit.ndim == x.ndim:
-      positions, length = self._kept
-      if edit.shape[axis] == length != x.shape[axis]:
-        edit = take(edit, positions, axis)
+    if self._kept and edit.ndim == x.ndim:
+      edit = self._taken(edit, axis, x.shape[axis])
     return _check(site, what, edit, x)
+
+  def _taken(self, edit, axis, size):
+    """Of an edit of more positions, those of an activation of `size`."""
+    while edit.shape[axis] != size and edit.shape[axis] in self._kept:
+      edit = take(edit, self._kept[edit.shape[axis]], axis)
+    return edit
 
   def edits(self, site: str) -> bool:
     """Whether `site` is edited."""
@@ -152,8 +148,8 @@ class Tap:
 
   @property
   def cuts(self) -> bool:
-    """Whether edges are given: then writers write and readers read."""
-    return self._edges is not None
+    """Whether edges are cut: then writers write and readers read."""
+    return bool(self._edits.cut)
 
   def write(self, z: jax.Array) -> None:
     """Notes what the next writers add to the stream, `[B, P, k, d]`."""
@@ -166,37 +162,40 @@ class Tap:
     Raises:
       ValueError: a `cut` or `ref` that does not fit.
     """
+    self._passed.add(reader)
     seen = jnp.broadcast_to(x[:, :, None], (*x.shape[:2], rows, x.shape[2]))
-    if self._edges is None or reader not in self._edges.cut:
+    if reader not in self._edits.cut:
       return seen
-    cut = jnp.asarray(self._edges.cut[reader]).astype(x.dtype)
-    z = jnp.concatenate(self._writes, axis=2)
-    ref = jnp.asarray(self._edges.ref).astype(x.dtype)
-    batch, length, num, width = z.shape
-    for what, got, want in (
-      ("cut", cut.shape, (rows, num)),
-      ("ref", ref.shape, (ref.shape[2] if ref.ndim == 4 else num, width)),
-    ):
-      fits = len(got) == 4 and got[2:] == want and ref.shape[2] >= num
-      if not fits or got[0] not in (1, batch) or got[1] not in (1, length):
-        raise ValueError(
-          f"Edges: `{what}` at reader {reader!r} has shape {got}; it must be "
-          f"[{batch} or 1, {length} or 1, {want[0]}, {want[1]}]."
-        )
-    return seen + jnp.einsum("bprw,bpwd->bprd", cut, ref[:, :, :num] - z)
+    size = x.shape[1]
+    z = [self._taken(part, 1, size) for part in self._writes]
+    z = jnp.concatenate(z, axis=2)
+    cut = self._edge(f"cut[{reader!r}]", self._edits.cut[reader], z)
+    ref = self._edge("ref", self._edits.ref, z)
+    change = ref[:, :, : z.shape[2]] - z
+    return seen + jnp.einsum("bprw,bpwd->bprd", cut, change)
+
+  def _edge(self, what, edit, z):
+    """`cut` or `ref` for what is written at these positions, `[B, P, ...]`."""
+    edit = self._taken(jnp.asarray(edit).astype(z.dtype), 1, z.shape[1])
+    if any(a not in (1, b) for a, b in zip(edit.shape[:2], z.shape[:2])):
+      raise ValueError(
+        f"Edit `{what}` has shape {edit.shape}; its first two axes must be "
+        f"{z.shape[:2]}, batch and positions, or 1 where broadcast."
+      )
+    return edit
 
   def finish(self) -> None:
-    """Fails for an edit at a site that the forward did not pass.
+    """Fails for an edit at a site or reader that the forward did not pass.
 
     Raises:
       ValueError: naming the sites.
     """
-    missed = sorted(self._edits.sites - self._passed)
+    missed = sorted({*self._edits.sites, *self._edits.cut} - self._passed)
     if missed:
       raise ValueError(
         f"Nothing passed through the edited sites {missed} in this run: an "
         "input of a block is not computed where the heads' inputs are split "
-        "(`edges`, or edits at q_in, k_in or v_in); edit those instead."
+        "(`cut`, or edits at q_in, k_in or v_in); edit those instead."
       )
 
 
@@ -209,8 +208,7 @@ class Network:
     config: its settings, a frozen dataclass.
     sites: the names of its sites, in the order of computation.
     example: name to a `jax.ShapeDtypeStruct` of each input, for `init`.
-    no_edges: why `edges` cannot be given, for the error message; "" if they
-      can.
+    no_edges: why no edge can be cut, for the error message; "" if they can.
     optional: names of inputs that may be left out.
     params: those of a checkpoint, or None.
     tokenizer: of its text, or None.
@@ -246,7 +244,6 @@ class Network:
     self,
     params: Any,
     edits: Edits | None = None,
-    edges: Edges | None = None,
     capture: Sequence[str] = (),
     **inputs: Any,
   ) -> Output:
@@ -254,21 +251,18 @@ class Network:
 
     Args:
       params: what `init` returned, perhaps trained.
-      edits: traced, or None.
-      edges: None traces the plain forward; else see `Edges`. Not for every
-        network.
+      edits: the intervention, traced; None for the plain forward. Edges can
+        be cut only where `no_edges` is "".
       capture: static; patterns of site names (`*` and `?` as in `fnmatch`).
       **inputs: batched arrays, by their usual names.
 
     Raises:
-      ValueError: an edited site, reader or capture pattern that names none,
-        an edit or cut that does not fit, or edges given to a network that
-        has none.
-      TypeError: an input missing or not known, or edges of another type.
+      ValueError: a capture pattern that names no site; see also `check`.
+      TypeError: an input missing or not known; see also `check`.
     """
-    self._check_edges(edges)
-    self._check_inputs(edits, inputs)
-    tap = Tap(edits, match(self.sites, capture), edges)
+    self.check(edits)
+    self._check_inputs(inputs)
+    tap = Tap(edits, match(self.sites, capture))
     forward: Any = self.module.apply
     logits, hidden = forward({"params": params}, tap, **inputs)
     tap.finish()
@@ -301,7 +295,8 @@ class Network:
       ValueError: as `apply`, or a block that it does not have.
     """
     self._check_block(block)
-    self._check_inputs(edits, inputs)
+    self.check(edits)
+    self._check_inputs(inputs)
     tap = Tap(edits)
     forward: Any = self.module.apply
     x = forward({"params": params}, tap, block, method="enter", **inputs)
@@ -334,7 +329,8 @@ class Network:
       TypeError, ValueError: as `enter`.
     """
     self._check_block(block)
-    self._check_inputs(edits, inputs)
+    self.check(edits)
+    self._check_inputs(inputs)
     tap = Tap(edits, match(self.sites, capture))
     forward: Any = self.module.apply
     logits, hidden = forward(
@@ -348,7 +344,7 @@ class Network:
   ) -> jax.Array:
     """What each writer adds to the residual stream: `[B, P, W, d]`.
 
-    The `ref` of `Edges`, from a plain forward on `inputs`.
+    The `ref` of `Edits`, from a forward on `inputs` under `edits`.
 
     Raises:
       ValueError: a network without edges; see also `apply`.
@@ -364,19 +360,40 @@ class Network:
     parts = [z[:, :, None] if z.ndim == 3 else z for z in parts]
     return jnp.concatenate(parts, axis=2)
 
-  def _check_inputs(self, edits: Edits | None, inputs: Any) -> None:
+  def check(self, edits: Edits | None) -> None:
+    """Fails for an intervention that fits no run of this network.
+
+    Raises:
+      TypeError: `edits` of another type.
+      ValueError: an unknown site or reader, a cut in a network without edges
+        or without `ref`, or a `cut` or `ref` of a shape that fits no input.
+    """
+    if edits is None:
+      return
+    if not isinstance(edits, Edits):
+      raise TypeError(f"edits must be sites.Edits; got {type(edits).__name__}.")
+    _check_known("site", edits.sites, self.sites)
+    if not edits.cut and edits.ref is None:
+      return
+    if self.no_edges:
+      raise ValueError(f"No edge can be cut here: {self.no_edges}")
+    _check_known("reader", edits.cut, tuple(self.readers))
+    for reader, cut in edits.cut.items():
+      _check_edge(f"cut[{reader!r}]", cut, self.readers[reader])
+    if edits.ref is not None:
+      _check_edge("ref", edits.ref, (len(self.writers), self.config.width))
+    elif edits.cut:
+      raise ValueError(
+        f"Edges into {sorted(edits.cut)} are cut: give `ref`, what the writers "
+        "write instead (`Network.contributions` of another run, or zeros)."
+      )
+
+  def _check_inputs(self, inputs: Any) -> None:
     needed = self.example.keys()
     if not needed <= inputs.keys() <= needed | set(self.optional):
       may = f" (and may have {sorted(self.optional)})" if self.optional else ""
       raise TypeError(
         f"Inputs must be {sorted(needed)}{may}; got {sorted(inputs)}."
-      )
-    unknown = (frozenset() if edits is None else edits.sites) - {*self.sites}
-    if unknown:
-      raise ValueError(
-        f"No such site: {sorted(unknown)}."
-        + _close(unknown, self.sites)
-        + f" Sites are {list(self.sites)}."
       )
 
   def _check_block(self, block: int) -> None:
@@ -388,21 +405,6 @@ class Network:
     num_blocks = self.config.num_blocks
     if not 0 <= base.check_integer(block, "A block") <= num_blocks:
       raise ValueError(f"A block must lie in 0..{num_blocks}; got {block}.")
-
-  def _check_edges(self, edges: Any) -> None:
-    if edges is None:
-      return
-    if self.no_edges:
-      raise ValueError(f"`edges` must be None here: {self.no_edges}")
-    if not isinstance(edges, Edges):
-      raise TypeError(f"edges must be sites.Edges; got {type(edges).__name__}.")
-    unknown = edges.cut.keys() - self.readers.keys()
-    if unknown:
-      raise ValueError(
-        f"No such reader: {sorted(unknown)}."
-        + _close(unknown, list(self.readers))
-        + f" Readers are {list(self.readers)}."
-      )
 
 
 def take(x: base.Array, positions: Positions, axis: int = 1) -> jax.Array:
@@ -442,6 +444,25 @@ def match(
       )
     found.update(hits)
   return frozenset(found)
+
+
+def _check_known(what: str, names: Iterable[str], known: Sequence[str]) -> None:
+  unknown = sorted({*names} - {*known})
+  if unknown:
+    raise ValueError(
+      f"No such {what}: {unknown}."
+      + _close(unknown, known)
+      + f" {what.capitalize()}s are {list(known)}."
+    )
+
+
+def _check_edge(what: str, edit: base.Array, want: tuple[int, int]) -> None:
+  got = np.shape(edit)
+  if len(got) != 4 or got[2:] != want:
+    raise ValueError(
+      f"Edit `{what}` has shape {got}; it must be [B or 1, P or 1, {want[0]}, "
+      f"{want[1]}]."
+    )
 
 
 def _close(unknown: Iterable[str], sites: Sequence[str]) -> str:

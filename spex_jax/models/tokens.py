@@ -30,6 +30,7 @@ _OTHER_FILES = (
   "vocab.json",
   "merges.txt",
   "spiece.model",
+  "source.spm",
   "tokenizer.model",
   "sentencepiece.bpe.model",
 )

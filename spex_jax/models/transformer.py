@@ -11,9 +11,8 @@ Sites: `embed.tokens` and `embed` `[B, P, d]`, those of `stream.block_sites`,
 `final_norm.in` and `final_norm` `[B, P or k, d]`, `logits` `[B, P or k, V]`.
 `hidden` holds what enters block 0, what each block but the last leaves, and
 the final norm's output (`[B, P or k, d]`), like Hugging Face's
-`hidden_states`, whose last one is not cut. With edges nothing but the logits
-is. Under jit, an id or a position that the tables lack gives NaN; elsewhere it
-is refused.
+`hidden_states`, whose last one is not cut. Under jit, an id or a position that
+the tables lack gives NaN; elsewhere it is refused.
 
 Shapes: B batch, P positions, d width, V vocabulary, S slots of a cache.
 """
@@ -127,8 +126,7 @@ class Decoder(nn.Module):
     contexts = self._contexts(input_ids, attention_mask, position_ids)
     length = input_ids.shape[1]
     keep = _check_keep(logits_to_keep, length)
-    whole = tap.cuts or start == c.num_blocks
-    early = None if whole else _fewer(keep, length)
+    early = None if start == c.num_blocks else _fewer(keep, length)
     hidden = []
     for number in range(start, c.num_blocks):
       hidden.append(x)
@@ -178,6 +176,9 @@ class Decoder(nn.Module):
       keep = logits_at if logits_at.ndim == 2 else logits_at[:, None]
     early = _fewer(keep, length)
     cos_sin = self._cos_sin(positions, num_slots)
+    if length < num_slots:
+      slots = positions[0] if isinstance(start, int) else positions
+      tap.keep(slots, num_slots)
     x = self._embed(tap, input_ids, positions)
     new: list[Any] = []
     for number, block in enumerate(self.blocks):

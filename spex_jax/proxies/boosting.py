@@ -37,7 +37,7 @@ class CrossValidation(NamedTuple):
   """The best configuration on held-out folds, and its fits.
 
   Attributes:
-    depth: of its trees.
+    depth: the depth of its trees.
     rate: its shrinkage.
     num_trees: how many trees; 0 for the mean alone.
     score: R^2 of `predictions`, all folds pooled.
@@ -59,78 +59,6 @@ class CrossValidation(NamedTuple):
   fold_trees: tuple[trees_lib.Trees, ...]
   configs: tuple[tuple[int, float], ...]
   scores: np.ndarray
-
-
-def fit(
-  masks: base.Masks,
-  values: base.Values,
-  *,
-  depth: int = 5,
-  num_trees: int = 500,
-  rate: float = 0.1,
-  l2: float = 0.0,
-  min_leaf: int = 20,
-  max_leaves: int = 31,
-  min_gain: float = 0.0,
-  row_share: float = 1.0,
-  column_share: float = 1.0,
-  key: base.Key | None = None,
-) -> trees_lib.Trees:
-  """Fits one ensemble (or T of them) to all masks.
-
-  Args:
-    masks: bool `[B, n]`. Equal masks are separate samples.
-    values: `[B]` or `[B, T]`, finite, of any scale and offset.
-    depth: splits from a root to a leaf, 1..12.
-    num_trees: M.
-    rate: shrinkage of every tree, in (0, 1].
-    l2: added to the count in a leaf's mean.
-    min_leaf: least masks on each side of a split. With fewer than twice as
-      many masks nothing is split, and the mean is what is left.
-    max_leaves: most leaves of a tree, at least 2.
-    min_gain: least decrease of the mean squared error by a split, as a share
-      of the values' variance.
-    row_share: share of the masks that each tree sees, in (0, 1].
-    column_share: share of the players that each tree may split on.
-    key: consumed; for shares below 1.
-
-  Returns:
-    `trees.Trees`, with a leading T where the values have one. Constant values
-    give trees without a split, and the constant.
-
-  Raises:
-    ValueError: a setting out of range, a share below 1 without a key, or what
-      `base.check_masks` and `base.check_values` refuse.
-    TypeError: a depth, number of trees or min_leaf that is no integer.
-  """
-  masks, values = _check_samples(masks, values)
-  _check_settings([depth], [rate], num_trees, min_leaf, max_leaves)
-  _check_penalties(l2, min_gain)
-  _check_shares(row_share, column_share, key)
-  weight = np.ones((1, len(masks)), bool)
-  single = values.ndim == 1
-  values = values.reshape(len(values), -1)
-  problem = growing.pad(masks)
-  out = []
-  size = _batch(masks, depth, 1)
-  for t in range(0, values.shape[1], size):
-    start = growing.Start.of(values[:, t : t + size], weight)
-    feature, leaf, _ = growing.grow_all(
-      problem,
-      start,
-      depth=depth,
-      num_trees=num_trees,
-      settings=growing.Settings(
-        rate, l2, min_leaf, min_gain, max_leaves, row_share, column_share
-      ),
-      key=key,
-      patience=None,
-    )
-    out += [
-      start.trees(problem, feature[:, e], leaf[:, e], e)
-      for e in range(feature.shape[1])
-    ]
-  return out[0] if single else trees_lib.stack(out)
 
 
 def cross_validate(
@@ -171,21 +99,23 @@ def cross_validate_targets(
     masks: bool `[B, n]`.
     values: `[B, T]`, finite, of any scale and offset.
     folds: integers `[B]`, the fold of each mask; at least two differ.
-    depths: to try, each 1..12.
-    rates: to try, each in (0, 1].
+    depths: the depths to try, each 1..12.
+    rates: the learning rates to try, each in (0, 1].
     num_trees: the most trees.
     counts: the numbers of trees to choose among, without early stopping; None
       for all of 0..num_trees.
     patience: a configuration stops growing once every target's pooled error
       has not improved for so many trees, or falls too slowly to reach the best
       of the others; None to grow all trees.
-    l2: as in `fit`, like the settings below.
-    min_leaf: as there.
-    max_leaves: as there.
-    min_gain: as there.
-    row_share: as there.
-    column_share: as there.
-    key: as there.
+    l2: added to the count in a leaf's mean.
+    min_leaf: least masks on each side of a split. With fewer than twice as
+      many masks nothing is split, and the mean is what is left.
+    max_leaves: most leaves of a tree, at least 2.
+    min_gain: least decrease of the mean squared error by a split, as a share
+      of the values' variance.
+    row_share: share of the masks that each tree sees, in (0, 1].
+    column_share: share of the players that each tree may split on.
+    key: consumed; for shares below 1.
 
   Returns:
     T results. The least number of trees wins ties, and the configuration
@@ -193,8 +123,9 @@ def cross_validate_targets(
 
   Raises:
     ValueError: folds of another shape or all alike, no depth, rate or count,
-      a count above num_trees, or what `fit` refuses.
-    TypeError: folds that are no integers, or what `fit` refuses.
+      a count above num_trees, a setting out of range, a share below 1 without
+      a key, or what `base.check_masks` and `base.check_values` refuse.
+    TypeError: folds, a depth or a number that are no integers.
   """
   masks, values = _check_samples(masks, values)
   if values.ndim != 2:
@@ -276,7 +207,7 @@ def check_folds(folds: np.ndarray, num_masks: int) -> np.ndarray:
   if len(names) < 2:
     raise ValueError(
       f"Cross-validation needs at least two folds; {num_masks} masks have "
-      f"{len(names)}. Use `fit`, or more masks."
+      f"{len(names)}. Use more masks."
     )
   return ids
 

@@ -30,6 +30,7 @@ Shapes: n players, B masks.
 
 from typing import NamedTuple
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -76,12 +77,12 @@ class Posterior:
   """A fitted process; float64.
 
   Attributes:
-    params: of the prior.
+    params: the parameters of the prior.
     signs: `[B, n]`, 1 - 2 m.
     weights: `[B]`, (K + noise)^-1 y of the standardised values y.
     inverse: `[B, B]`, (K + noise)^-1.
     unit: `[B]` y, the standardised values.
-    mean: of the values, which was removed; in their units.
+    mean: the mean of the values, which was removed; in their units.
     scale: their standard deviation.
     rising: nats by which the last ten steps raised the log posterior of the
       parameters, per step; NaN where it was not finite.
@@ -125,6 +126,8 @@ def kernel(params: Params, left: jax.Array, right: jax.Array) -> jax.Array:
   Batched over masks: log(1 + rho s s') = c + d s s' turns the product over
   players into a matrix product.
   """
+  chex.assert_shape([left, right], (None, len(params.relevance)))
+  chex.assert_type([left, right], float)
   tilt, level = exponent(params, left)
   product = jnp.exp(level + tilt @ right.T)
   linear = (left * jnp.exp(params.linear)[None]) @ right.T
@@ -139,6 +142,8 @@ def with_directions(params: Params) -> Params:
 
 def exponent(params: Params, signs: jax.Array) -> tuple[jax.Array, jax.Array]:
   """u `[B, n]` and level: the product part of k(s, s') is exp(level + u s')."""
+  chex.assert_shape(signs, (None, len(params.relevance)))
+  chex.assert_type(signs, float)
   rho = jax.nn.sigmoid(params.relevance)
   tilt = signs * jnp.arctanh(rho)[None]
   level = jnp.sum(0.5 * jnp.log1p(-(rho**2)) - jnp.log1p(rho))
@@ -153,6 +158,7 @@ def exponent(params: Params, signs: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def inverse_factor(params: Params, gram: jax.Array) -> jax.Array:
   """Lower H of H^T H = (gram + noise)^-1, `[B, B]`; NaN if there is none."""
+  chex.assert_shape(gram, (len(gram), len(gram)))
   identity = jnp.eye(len(gram), dtype=gram.dtype)
   noise = jnp.exp(params.noise) + LEAST_NOISE
   factor = jnp.linalg.cholesky(gram + noise * identity)
@@ -171,11 +177,13 @@ def objective(
   than the way back through the factor. There is no second derivative.
 
   Args:
-    params: of the prior.
+    params: the parameters of the prior.
     signs: `[B, n]`.
     values: `[B]`, standardised.
     spread: see the module header.
   """
+  chex.assert_shape(values, signs.shape[:1])
+  chex.assert_type([signs, values], float)
   gram = kernel(params, signs, signs)
   noise = jnp.exp(params.noise) + LEAST_NOISE
   half = jax.lax.stop_gradient(inverse_factor(params, gram))
@@ -199,10 +207,10 @@ def tune(
   """Adam on `objective`, rate annealed.
 
   Args:
-    params: to start from.
+    params: the parameters to start from.
     signs: `[B, n]`.
     values: `[B]`, standardised.
-    spread: of the prior, see the module header.
+    spread: how far players may differ; see the module header.
     steps: static.
     rate: the first step size; it falls to a tenth along a cosine.
 
@@ -210,6 +218,8 @@ def tune(
     The last parameters whose objective and gradient were finite (those given
     if none were), and `[steps]` the objective in nats before each step.
   """
+  chex.assert_shape(signs, (None, len(params.relevance)))
+  chex.assert_shape(values, signs.shape[:1])
   import optax
 
   optimiser = optax.adam(optax.cosine_decay_schedule(rate, max(1, steps), 0.1))
@@ -248,6 +258,8 @@ def condition(
   params: Params, signs: jax.Array, values: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   """`(weights [B], inverse [B, B])` of `Posterior`."""
+  chex.assert_shape(values, signs.shape[:1])
+  chex.assert_type([signs, values], float)
   half = inverse_factor(params, kernel(params, signs, signs))
   inverse = triangular.square(half)
   return inverse @ values, inverse
@@ -438,9 +450,9 @@ def cross_predict(
   Args:
     masks: bool `[B, n]`, B >= 2.
     values: `[B]`, finite.
-    spread: as for `fit`.
+    spread: how far players may differ, as for `fit`.
     groups: at least 2; fewer masks than groups are a group each.
-    most_tuned: as for `fit`.
+    most_tuned: how many masks are tuned on, as for `fit`.
     turn: that of a product kernel on the same samples; its groups, and their
       parameters with directions added.
 

@@ -19,6 +19,7 @@ import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,7 +71,15 @@ def grow_tree(
     Features int32 `[2^D - 1]`, leaves `[2^D]` (shrunk), and the tree's value
     at every mask `[B]`, those of weight 0 included.
   """
+  chex.assert_rank(bits, 2)
   num_masks, n = bits.shape
+  chex.assert_shape(columns, (n + 1, num_masks))
+  chex.assert_shape([residual, weight], (num_masks,))
+  chex.assert_shape(allowed, (n,))
+  chex.assert_type(
+    [bits, columns, residual, weight, allowed],
+    [jnp.float32, jnp.uint8, jnp.float32, jnp.float32, bool],
+  )
   pair = jnp.stack([weight * residual, weight])  # Sums and counts together.
   total = pair.sum(axis=1)[None]  # [nodes, 2]
   ones = _multiply(pair, bits)[None]  # [nodes, 2, n], of masks with bit 1.
@@ -133,6 +142,8 @@ def _undo_last(feature, gains, totals, leaves, n, max_leaves):
   Returns:
     Features, totals of leaves, and the leaf int32 `[2^D]` that each became.
   """
+  chex.assert_equal_shape([feature, gains])
+  chex.assert_shape([totals, leaves], (None, 2))
   below, under, first = _family(len(leaves))
   move = jnp.arange(len(leaves), dtype=jnp.int32)
 
@@ -172,6 +183,8 @@ def _best_split(ones, total, allowed, settings, floor):
 
   The player is n where no split is worth it.
   """
+  chex.assert_shape(total, (len(ones), 2))
+  chex.assert_shape(ones, (None, 2, *allowed.shape))
   n = ones.shape[2]
   sums, counts = total[:, :1], total[:, 1:]
   num_one = ones[:, 1]
@@ -207,6 +220,7 @@ def _sample(key, weight, real, settings):
 
 def _draw(key, members, share):
   """A random share of the members, at least one: bool, like `members`."""
+  chex.assert_type(members, bool)
   draw = jnp.where(members, jax.random.uniform(key, members.shape), 2.0)
   count = jnp.maximum(1, jnp.round(share * members.sum())).astype(jnp.int32)
   return members & (draw <= jnp.sort(draw)[count - 1])
@@ -225,6 +239,8 @@ def _grow_chunk(
   limited,
 ):
   """Grows the next trees of E fits: `residual` and the `lanes` are `[E, B]`."""
+  chex.assert_equal_shape([residual, *lanes])
+  chex.assert_shape(residual, (None, len(problem.bits)))
   bits, columns = problem.bits, problem.columns
   real = jnp.arange(bits.shape[1]) < problem.n
   weight, held = lanes
@@ -258,6 +274,8 @@ class Problem(NamedTuple):
 
 def pad(masks: np.ndarray) -> Problem:
   """The masks bool `[B, n]`, padded; no tree sees or asks for padding."""
+  chex.assert_rank(masks, 2)
+  chex.assert_type(masks, bool)
   num_masks, n = masks.shape
   rows = -num_masks % _ROWS
   columns = max(_COLUMNS, n + -n % _COLUMNS) - n
@@ -289,6 +307,8 @@ class Start(NamedTuple):
   @classmethod
   def of(cls, values: np.ndarray, seen: np.ndarray) -> "Start":
     """From values `[B, T]`, and who sees what."""
+    chex.assert_rank([values, seen], 2)
+    chex.assert_axis_dimension(seen, 1, len(values))
     size = np.abs(values).max(axis=0)
     size = np.where(size > 0, size, 1.0)
     values = (values / size).T
@@ -367,8 +387,8 @@ def grow_all(
     start: the values.
     depth: D.
     num_trees: M.
-    settings: of a tree.
-    key: for shares below 1.
+    settings: the limits of every tree.
+    key: consumed; None where no share is below 1.
     patience: ends when every target is done: no better pooled error for so
       many trees, or no hope of the goal; None to grow all.
     goal: T shares of the energy that others have left at best, or none.

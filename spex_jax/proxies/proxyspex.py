@@ -5,18 +5,18 @@ Butler et al. 2025, arXiv 2505.17495. Two ways to cut and refit:
   paper   the fewest sets that hold 95 % of the energy, then ridge
   ours    what held-out folds like best (`sparsify`), the uncut trees included
 
-Deviations of "paper" from the paper's package: the trees are ours unless
-`trees="lightgbm"`; configurations are compared by R^2 of all folds pooled, not
-by the mean of the folds' own; the empty set is kept however small. As there,
-its coefficient is penalised like the others, so that an offset of the values
-changes the fit: "ours" has no such flaw.
+Deviations of "paper" from the paper's package: the trees are ours, which are
+LightGBM's but for ties (`tree_fourier.expand` reads LightGBM's own);
+configurations are compared by R^2 of all folds pooled, not by the mean of the
+folds' own; the empty set is kept however small. As there, its coefficient is
+penalised like the others, so that an offset of the values changes the fit:
+"ours" has no such flaw.
 
 Shapes: n players, B masks, F folds.
 """
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -33,15 +33,13 @@ class Config(NamedTuple):
   """What was chosen.
 
   Attributes:
-    trees: "jax" or "lightgbm".
-    depth: of the trees; 0 where none was fitted.
+    depth: the depth of the trees; 0 where none was fitted.
     rate: their shrinkage.
     num_trees: their number.
     tree_score: their R^2 on held-out folds, before the cut.
     refit: how the sets were cut and fitted, in words.
   """
 
-  trees: str
   depth: int
   rate: float
   num_trees: int
@@ -69,21 +67,11 @@ class ProxySpex(NamedTuple):
   notes: list[str]
 
 
-class _Grown(NamedTuple):
-  """The best trees, expanded."""
-
-  config: Config
-  predictions: np.ndarray
-  fold_functions: list[sparse.SparseFourier]
-  function: sparse.SparseFourier
-
-
 def fit(
   masks: base.Masks,
   values: base.Values,
   *,
   mode: Literal["ours", "paper"] = "ours",
-  trees: Literal["jax", "lightgbm"] = "jax",
   folds: np.ndarray | None = None,
   max_order: int = 5,
   depths: Sequence[int] | None = None,
@@ -98,17 +86,15 @@ def fit(
     masks: bool `[B, n]`. Equal masks are separate samples.
     values: `[B]`, finite, of any scale and offset.
     mode: "paper" for reproduction, "ours" for accuracy.
-    trees: "jax", or "lightgbm" for the paper's own (extra `[proxy]`), with
-      flags that make it deterministic.
     folds: integers `[B]`; None for 5: spread over the masks ("ours"), or one
       after the other ("paper").
     max_order: the deepest trees, unless `depths` are given: the grid has
       max_order and max_order - 2.
-    depths: to try.
-    rates: to try.
-    counts: numbers of trees to try. None for 500, 1000 and 5000 ("paper", and
-      up to 1000 by steps of 50 for LightGBM in "ours"), or all up to 1000
-      with early stopping ("ours"). shapiq 1.8 tries 500 and 1000.
+    depths: the depths of trees to try.
+    rates: the learning rates to try.
+    counts: numbers of trees to try. None for 500, 1000 and 5000 ("paper"), or
+      all up to 1000 with early stopping ("ours"). shapiq 1.8 tries 500 and
+      1000.
     min_leaf: least masks on each side of a split.
     l2: added to the count in a leaf's mean.
 
@@ -118,14 +104,11 @@ def fit(
     so.
 
   Raises:
-    ValueError: an unknown mode or kind of trees, values of several targets,
+    ValueError: an unknown mode, values of several targets,
       or what `boosting.cross_validate` refuses.
-    ModuleNotFoundError: LightGBM is asked for and not installed.
   """
   if mode not in ("ours", "paper"):
     raise ValueError(f"mode must be 'ours' or 'paper'; got {mode!r}.")
-  if trees not in ("jax", "lightgbm"):
-    raise ValueError(f"trees must be 'jax' or 'lightgbm'; got {trees!r}.")
   masks = base.check_masks(masks)
   values = base.check_values(values, len(masks))
   if values.ndim != 1:
@@ -137,23 +120,28 @@ def fit(
   if folds is None:
     folds = boosting.spread_folds(len(masks))
     folds = np.sort(folds) if mode == "paper" else folds
-  trivial = _trivial(masks, values, trees)
+  trivial = _trivial(masks, values)
   if trivial is not None:
     return trivial
   ids = boosting.check_folds(folds, len(masks))
-  settings = dict(depths=depths, rates=rates, min_leaf=min_leaf, l2=l2)
   if counts is None and mode == "paper":
     counts = _PAPER_COUNTS
-  if trees == "jax":
-    grown = _by_jax(masks, values, ids, counts, settings)
-  else:
-    counts = counts or tuple(range(50, 1001, 50))
-    grown = _by_lightgbm(masks, values, ids, counts, **settings)
-  config = grown.config
+  grown = boosting.cross_validate(
+    masks,
+    values,
+    ids,
+    num_trees=1000 if counts is None else max(counts),
+    counts=counts,
+    depths=depths,
+    rates=rates,
+    min_leaf=min_leaf,
+    l2=l2,
+  )
+  functions = [tree_fourier.expand(trees) for trees in grown.fold_trees]
+  whole = tree_fourier.expand(grown.trees)
   notes = [
-    f"Trees ({trees}) of depth {config.depth}, rate {config.rate:g}, "
-    f"{config.num_trees} of them: R^2 {config.tree_score:.3f} on held-out "
-    "folds."
+    f"Trees of depth {grown.depth}, rate {grown.rate:g}, {grown.num_trees} of "
+    f"them: R^2 {grown.score:.3f} on held-out folds."
   ]
   if len(masks) - np.bincount(ids).max() < 2 * min_leaf:
     notes.append(
@@ -165,16 +153,16 @@ def fit(
       masks,
       values,
       ids,
-      grown.fold_functions,
-      grown.function,
+      functions,
+      whole,
       grown.predictions,
     )
     fourier, predictions = found.fourier, found.predictions
     refit = str(found.candidate)
   else:
-    fourier = _cut(masks, values, grown.function)
+    fourier = _cut(masks, values, whole)
     predictions = np.empty(len(masks))
-    for f, function in enumerate(grown.fold_functions):
+    for f, function in enumerate(functions):
       held = ids == f
       part = _cut(masks[~held], values[~held], function)
       predictions[held] = lasso.evaluate(masks[held], part)
@@ -184,12 +172,11 @@ def fit(
     f"Kept {refit}: {int(fourier.count) - 1} sets, R^2 {reached:.3f} on "
     "held-out folds."
   )
-  return ProxySpex(
-    fourier, predictions, reached, config._replace(refit=refit), notes
-  )
+  config = Config(grown.depth, grown.rate, grown.num_trees, grown.score, refit)
+  return ProxySpex(fourier, predictions, reached, config, notes)
 
 
-def _trivial(masks, values, trees):
+def _trivial(masks, values):
   """The mean, where there is nothing to fit; else None."""
   size = np.abs(values).max() or 1.0
   if len(masks) == 1:
@@ -201,84 +188,11 @@ def _trivial(masks, values, trees):
   else:
     return None
   mean = float(values[0] + ((values - values[0]) / size).mean() * size)
-  config = Config(trees, 0, 0.0, 0, 0.0, "the mean alone")
+  config = Config(0, 0.0, 0, 0.0, "the mean alone")
   predictions = np.full(len(masks), mean)
   fourier = sparse.SparseFourier.from_terms(masks.shape[1], [((), mean)])
   reached = float(score.r2(values, predictions))
   return ProxySpex(fourier, predictions, reached, config, [note])
-
-
-def _by_jax(masks, values, ids, counts, settings):
-  found = boosting.cross_validate(
-    masks,
-    values,
-    ids,
-    num_trees=1000 if counts is None else max(counts),
-    counts=counts,
-    **settings,
-  )
-  config = Config(
-    "jax", found.depth, found.rate, found.num_trees, found.score, ""
-  )
-  functions = [tree_fourier.expand(trees) for trees in found.fold_trees]
-  whole = tree_fourier.expand(found.trees)
-  return _Grown(config, found.predictions, functions, whole)
-
-
-def _by_lightgbm(masks, values, ids, counts, *, depths, rates, min_leaf, l2):
-  """The paper's trees: each long fit answers all smaller counts."""
-  try:
-    import lightgbm
-  except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-      "trees='lightgbm' needs LightGBM: pip install 'spex-jax[proxy]', or use "
-      "trees='jax'."
-    ) from error
-  # It holds labels in float32: centre and scale them first.
-  y, mean, scale = (
-    part[..., 0] for part in regress.standardise(values[:, None])
-  )
-  num_folds = ids.max() + 1
-
-  def grow(depth, rate, rows):
-    model = lightgbm.LGBMRegressor(
-      max_depth=depth,
-      learning_rate=rate,
-      n_estimators=max(counts),
-      min_child_samples=min_leaf,
-      reg_lambda=l2,
-      random_state=0,
-      n_jobs=1,
-      deterministic=True,
-      force_row_wise=True,
-      verbose=-1,
-    )
-    return model.fit(masks[rows], y[rows]).booster_
-
-  best: Any = None
-  for depth in depths:
-    for rate in rates:
-      fits = [grow(depth, rate, ids != f) for f in range(num_folds)]
-      for count in counts:
-        guess = np.empty(len(masks))
-        for f, booster in enumerate(fits):
-          held = ids == f
-          part = booster.predict(masks[held], num_iteration=count)
-          guess[held] = np.asarray(part)
-        reached = score.r2(y, guess)
-        if best is None or reached > best[0]:
-          best = reached, depth, rate, count, fits, guess
-  reached, depth, rate, count, fits, guess = best
-  functions = []
-  for booster in (*fits, grow(depth, rate, slice(None))):
-    booster.best_iteration = count  # What is read, and predicted.
-    one = tree_fourier.expand(booster, masks.shape[1])
-    coefs = np.asarray(one.coefs) * scale
-    coefs[0] += mean
-    functions.append(dataclasses.replace(one, coefs=coefs))
-  predictions = guess * scale + mean
-  config = Config("lightgbm", depth, rate, count, float(reached), "")
-  return _Grown(config, predictions, functions[:-1], functions[-1])
 
 
 def _cut(masks, values, function):

@@ -11,6 +11,7 @@ Shapes: n players, B masks, K sets, D the largest order.
 
 from typing import NamedTuple
 
+import chex
 import jax
 import numpy as np
 
@@ -47,7 +48,7 @@ def fit(
       value, its `left_out` is honest.
     masks: bool `[B, n]`, those of the posterior or more.
     values: `[B]`.
-    num_terms: of the result, besides the empty set.
+    num_terms: how many sets the result has besides the empty one.
   """
   # Sets of low prior variance are not among the largest.
   most = max(4 * num_terms, _LEAST_VISITED)
@@ -90,12 +91,14 @@ def condition(
   """Weights `[B]` and the diagonal of the inverse `[B]`.
 
   Args:
-    params: of the kernel.
+    params: the parameters of the kernel.
     signs: `[B, n]`.
     values: `[B]`, standardised.
     characters: `[B, K]` of the sets whose variance changes.
     more: `[K]` by how much; may be negative, as the sum stays positive.
   """
+  chex.assert_shape(characters, (len(signs), *more.shape))
+  chex.assert_shape(values, signs.shape[:1])
   gram = gaussian.kernel(params, signs, signs)
   gram += (characters * more[None]) @ characters.T
   half = gaussian.inverse_factor(params, gram)

@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import chex
 import numpy as np
 
 from spex_jax.fourier import regress, sparse
@@ -98,6 +99,7 @@ def sparsify(
     The candidate of the least pooled error; among those within 0.2 % of it
     the one of the fewest sets.
   """
+  chex.assert_shape([values, folds, predictions], (len(masks),))
   candidates = _candidates(int(function.count) - 1)
   outs, terms = [], []
   with _quietly():

@@ -7,6 +7,7 @@ is enumerated here.
 Shapes: n players, B masks, K sets, D the largest order.
 """
 
+import chex
 import numpy as np
 
 from spex_jax import base
@@ -24,6 +25,7 @@ def coefs(posterior: gaussian.Posterior, players: base.Array) -> np.ndarray:
     posterior: of n players.
     players: int `[K, D]`, padded with n.
   """
+  chex.assert_rank(players, 2)
   sums = _project(posterior, players)
   unit = sums * prior_variance(posterior.params, players)
   empty = (np.asarray(players) == posterior.n).all(axis=1)
@@ -43,28 +45,11 @@ def _project(posterior: gaussian.Posterior, players: base.Array) -> np.ndarray:
   return out
 
 
-def covariance(
-  posterior: gaussian.Posterior, players: base.Array
-) -> np.ndarray:
-  """Posterior covariance of K coefficients, `[K, K]`, values' units squared.
-
-  Args:
-    posterior: of n players.
-    players: int `[K, D]`, padded with n, no set twice.
-  """
-  weight = prior_variance(posterior.params, players)
-  x = regress.design(posterior.signs < 0, players, dtype=np.float64)
-  with regress.one_blas_thread():
-    known = x.T @ (posterior.inverse @ x)
-  unit = np.diag(weight) - weight[:, None] * known * weight[None]
-  # Twice in place of once by a square, which overflows sooner.
-  return unit * posterior.scale * posterior.scale
-
-
 def standard_errors(
   posterior: gaussian.Posterior, players: base.Array
 ) -> np.ndarray:
   """Posterior standard deviations of K coefficients, `[K]`, values' units."""
+  chex.assert_rank(players, 2)
   players = np.asarray(players)
   weight = prior_variance(posterior.params, players)
   known = np.empty(len(players))
@@ -88,6 +73,7 @@ def levels(params: gaussian.Params) -> tuple[np.ndarray, float]:
 
 def prior_variance(params: gaussian.Params, players: base.Array) -> np.ndarray:
   """w_S of K sets, `[K]`, the linear and constant parts included."""
+  chex.assert_rank(players, 2)
   players = np.asarray(players)
   n = len(params.relevance)
   sizes = (players < n).sum(axis=1)

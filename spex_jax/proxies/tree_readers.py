@@ -136,10 +136,6 @@ def _tree(feature, left, right, value, zero_left, one_left):
 
 
 def _read_ours(trees):
-  if trees.feature.ndim != 2:
-    raise ValueError(
-      f"These Trees have {len(trees.bias)} targets; choose by trees.target."
-    )
   num_trees, num_inner = trees.feature.shape
   inner = np.where(trees.feature < trees.n, trees.feature, trees.n)
   feature = np.concatenate([inner, np.full_like(trees.leaf, -1)], axis=1)

@@ -1,13 +1,12 @@
 """Ensembles of complete binary trees on masks, and their predictions.
 
-Shapes: n players, B masks, T targets, M trees, D depth.
+Shapes: n players, B masks, M trees, D depth.
 """
 
 import dataclasses
-from collections.abc import Sequence
 
+import chex
 import flax.struct
-import jax
 import numpy as np
 
 from spex_jax import base
@@ -21,7 +20,7 @@ class Trees:
   """A sum of M trees of depth D and a constant, on the host.
 
   Nodes are breadth first: the children of node k are 2k + 1, where the mask's
-  bit is 0, and 2k + 2. With T targets every array has a leading T.
+  bit is 0, and 2k + 2.
 
   Attributes:
     feature: int32 `[M, 2^D - 1]` the player that a node asks for; n where it
@@ -38,7 +37,7 @@ class Trees:
 
   @property
   def num_trees(self) -> int:
-    return self.feature.shape[-2]
+    return len(self.feature)
 
   @property
   def depth(self) -> int:
@@ -46,19 +45,16 @@ class Trees:
 
 
 def predict(trees: Trees, masks: base.Masks) -> np.ndarray:
-  """Values of an ensemble, float64 `[B]` or `[B, T]`, on the host.
+  """Values of an ensemble, float64 `[B]`, on the host.
 
   Args:
-    trees: one ensemble, or T of them.
+    trees: the ensemble.
     masks: bool `[B, n]`.
 
   Raises:
     ValueError: masks of another number of players.
   """
   masks = base.check_masks(masks, trees.n)
-  if trees.feature.ndim == 3:
-    parts = [predict(target(trees, t), masks) for t in range(len(trees.bias))]
-    return np.stack(parts, axis=1)
   out = np.full(len(masks), float(trees.bias))
   size = max(8, _LEAVES // max(1, trees.num_trees) // 8 * 8)
   for start in range(0, len(masks), size):
@@ -85,13 +81,14 @@ def truncate(trees: Trees, num_trees: int) -> Trees:
     )
   return dataclasses.replace(
     trees,
-    feature=trees.feature[..., :num_trees, :],
-    leaf=trees.leaf[..., :num_trees, :],
+    feature=trees.feature[:num_trees],
+    leaf=trees.leaf[:num_trees],
   )
 
 
 def leaf_index(trees: Trees, masks: np.ndarray) -> np.ndarray:
   """The leaf that each mask ends in, int `[M, B]`, by bits of many masks."""
+  chex.assert_shape(masks, (None, trees.n))
   num_masks = len(masks)
   columns = np.pad(np.packbits(masks.T, axis=1), ((0, 1), (0, 0)))
   num_trees = trees.num_trees
@@ -106,13 +103,3 @@ def leaf_index(trees: Trees, masks: np.ndarray) -> np.ndarray:
     where = np.stack([where ^ right, right], axis=2)
     where = where.reshape(num_trees, 2 << level, columns.shape[1])
   return leaf
-
-
-def target(trees: Trees, t: int) -> Trees:
-  """The ensemble of target t, of T."""
-  return jax.tree.map(lambda x: x[t], trees)
-
-
-def stack(parts: Sequence[Trees]) -> Trees:
-  """Joins T ensembles of one shape into one with a leading T."""
-  return jax.tree.map(lambda *x: np.stack(x), *parts)

@@ -7,6 +7,7 @@ multiply-adds in place of the 1.5 of a solve and a product.
 Shapes: B rows.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -19,6 +20,8 @@ def invert(factor: jax.Array, halvings: int = _HALVINGS) -> jax.Array:
 
   [[A, 0], [C, D]] has the inverse [[A', 0], [-D' C A', D']].
   """
+  chex.assert_shape(factor, (len(factor), len(factor)))
+  chex.assert_type(factor, float)
   size = len(factor)
   if not halvings or size < 2 * _LEAST:
     identity = jnp.eye(size, dtype=factor.dtype)
@@ -36,6 +39,8 @@ def square(factor: jax.Array, halvings: int = _HALVINGS) -> jax.Array:
 
   Of [[A, 0], [C, D]] it is [[A^T A + C^T C, C^T D], [D^T C, D^T D]].
   """
+  chex.assert_shape(factor, (len(factor), len(factor)))
+  chex.assert_type(factor, float)
   size = len(factor)
   if not halvings or size < 2 * _LEAST:
     return factor.T @ factor

@@ -60,7 +60,11 @@ def cost(stats: Any, decode_seconds: float) -> str:
     size = f"batch_size={stats.batch_shape[0]}"
     if stats.microbatch != stats.device_batch:
       size += f", microbatch={stats.microbatch}"
-    text += f" ({size}; {count(stats.padded, 'row')} of padding)"
+    size += f"; {count(stats.padded, 'row')} of padding"
+    if stats.sizes:
+      shares = [f"{run:,} of {length}" for length, run in stats.sizes.items()]
+      size += f"; rows by length: {', '.join(shares)}"
+    text += f" ({size})"
   return (
     f"{text} on {stats.device}; compile {stats.compile_seconds:.2f} s, run "
     f"{stats.run_seconds:.2f} s, decode {decode_seconds:.2f} s"

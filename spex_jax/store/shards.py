@@ -150,17 +150,6 @@ def concatenate(parts: "list[Rows]") -> Rows:
   return Rows(parts[0].n, *columns)
 
 
-def empty(n: int, num_targets: int, dtype: Any = np.float64) -> Rows:
-  """No rows."""
-  return Rows(
-    n,
-    np.zeros((0, packing.num_bytes(n)), np.uint8),
-    np.zeros(0, np.int32),
-    np.zeros(0, np.uint8),
-    np.zeros((0, num_targets), dtype),
-  )
-
-
 def to_bytes(rows: Rows) -> bytes:
   """The file of a shard."""
   import pyarrow as pa  # Slow to import.

@@ -6,7 +6,6 @@ import hashlib
 import os
 import pathlib
 import platform
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,14 +39,8 @@ def facts(sources: Mapping[str, str] | None = None) -> dict[str, Any]:
   for package in _PACKAGES:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
       versions[package] = importlib.metadata.version(package)
-  # A room imports no more than rooms; the package that it is of is there.
-  package: Any = sys.modules[__name__.partition(".")[0]]
   return {
-    "code": {
-      "spex_jax": package.__version__,
-      "sources": _digest(),
-      **(sources or {}),
-    },
+    "code": {"sources": _digest(), **(sources or {})},
     "versions": versions,
     "flags": _flags(),
     "device": _device(jax.devices()[0].device_kind),

@@ -1,7 +1,7 @@
 """What can be retrained: a way to learn from weighted examples, and to answer.
 
 A `Learner` is pure: weights of examples and two keys to a state, and a state
-to one number per test point. It is unbatched; `ablate.examples` maps it over
+to one number per test point. It is unbatched; `influence.examples` maps it over
 thousands of subsets. `gradient` makes one of any network or functions, by
 `loop.train`; `linear` holds those that are solved outright.
 
@@ -14,6 +14,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,7 +77,7 @@ def gradient(
       trains on index subsets: the examples that are kept fill M slots, the
       rest of which have weight 0, and an epoch is M // b steps. Steps cost the
       same, and are fewer; masks may keep M examples at most.
-    augment: as in `loop.train`.
+    augment: how an example is varied, as in `loop.train`.
     finish: parameters, data and weights to a state, after training: say,
       statistics of normalisation.
     classes: see `Learner`.
@@ -182,12 +183,15 @@ def outputs(
   """One number per test point: `[T, C]` logits and int `[T]` labels to `[T]`.
 
   Args:
-    logits: of the classes.
-    targets: the right ones.
+    logits: `[T, C]`, one for each class.
+    targets: int `[T]`, the right classes.
     output: `margin`, the right logit less the largest of the others
       (datamodels, Ilyas et al. 2022); `log_odds`, less their log-sum-exp
       (TRAK, Park et al. 2023); `logit`; or `loss`, the cross-entropy.
   """
+  chex.assert_rank(logits, 2)
+  chex.assert_shape(targets, logits.shape[:1])
+  chex.assert_type([logits, targets], [float, int])
   right = jax.nn.one_hot(targets, logits.shape[-1], dtype=bool)
   chosen = jnp.where(right, logits, 0).sum(axis=-1)
   others = jnp.where(right, -jnp.inf, logits)
@@ -234,6 +238,7 @@ def fill_slots(
   In the order of the examples; slots left over have weight 0. What exceeds M
   is cut off, for the caller to refuse.
   """
+  chex.assert_rank(weights, 1)
   kept = weights > 0
   place = jnp.where(kept, jnp.cumsum(kept) - 1, capacity)
   rows = jnp.zeros(capacity, jnp.int32)

@@ -10,6 +10,7 @@ of an example, T test points, P = D (D + 1) / 2 pairs.
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -253,6 +254,7 @@ def _shared(x: base.Array, intercept: bool) -> dict[str, jax.Array]:
 
 def _gram(shared: Any, weights: jax.Array) -> jax.Array:
   """sum_i w_i x_i x_i', `[D, D]`; with weights `[N, L]`, `[L, D, D]`."""
+  chex.assert_equal_shape_prefix([weights, shared["x"]], 1)
   x = shared["x"]
   if "pairs" not in shared:
     if weights.ndim == 1:
@@ -271,6 +273,8 @@ def _hessian(
   shared: Any, weights: jax.Array, spread: jax.Array, penalties: jax.Array
 ) -> jax.Array:
   """`[K D, K D]`, of spreads `[N, K, K]`."""
+  chex.assert_shape(spread, (len(weights), None, None))
+  chex.assert_shape(penalties, shared["x"].shape[1:])
   count, scores, _ = spread.shape
   width = shared["x"].shape[1]
   each = (weights[:, None, None] * spread).reshape(count, -1)
@@ -284,12 +288,14 @@ def _hessian(
 
 
 def _penalties(x: jax.Array, penalty: float, intercept: bool) -> jax.Array:
+  chex.assert_rank(x, 2)
   free = np.arange(x.shape[1]) == (x.shape[1] - 1 if intercept else -1)
   return jnp.asarray(np.where(free, 0.0, penalty), x.dtype)
 
 
 def _losses(scores: jax.Array, y: jax.Array) -> jax.Array:
   """Of each example, `[N]`; `y` holds its targets, `[N, K]`."""
+  chex.assert_equal_shape([scores, y])
   chosen = (scores * y).sum(axis=-1)
   if scores.shape[1] == 1:
     return jax.nn.softplus(scores[:, 0]) - chosen
@@ -298,6 +304,7 @@ def _losses(scores: jax.Array, y: jax.Array) -> jax.Array:
 
 def _moments(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Probabilities `[N, K]`, and their covariance given the scores."""
+  chex.assert_rank(scores, 2)
   if scores.shape[1] == 1:
     probability = jax.nn.sigmoid(scores)
     return probability, (probability * (1 - probability))[:, :, None]

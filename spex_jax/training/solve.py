@@ -8,6 +8,7 @@ products alone, and the same on every kind of device.
 Shapes: D unknowns, K right sides.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -24,6 +25,9 @@ def positive_definite(matrix: jax.Array, right: jax.Array) -> jax.Array:
   Returns:
     `[D, K]`; NaN where the matrix is not positive definite.
   """
+  chex.assert_shape(matrix, (len(matrix), len(matrix)))
+  chex.assert_shape(right, (len(matrix), None))
+  chex.assert_type([matrix, right], float)
   width = len(matrix)
   # The right sides ride along as further rows: what becomes of them is
   # L^-1 right.
@@ -52,11 +56,13 @@ def product(left: jax.Array, right: jax.Array) -> jax.Array:
   Accelerators round float32 factors to 10 bits (TF32) or 7 otherwise, and a
   solution would be no better than that.
   """
+  chex.assert_type([left, right], float)
   return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
 def _panel(columns: jax.Array) -> jax.Array:
   """Factors the leading columns `[M, b]`, their square on top."""
+  chex.assert_rank(columns, 2)
   size = columns.shape[1]
   numbers = jnp.arange(size)
 
@@ -74,6 +80,7 @@ def _panel(columns: jax.Array) -> jax.Array:
 
 def _back(lower: jax.Array, y: jax.Array) -> jax.Array:
   """Solves `lower.T @ x = y`, `[b, K]`."""
+  chex.assert_equal_shape_prefix([lower, y], 1)
   size = len(lower)
   numbers = jnp.arange(size)
 

@@ -44,7 +44,7 @@ def test_every_mask_against_a_loop(way, tokenizer, by):
   token = None if way in ("hide", "remove") else ("fun" if gpt else 4)
   see = absent.inputs(prompt, tokenizer, way, token=token)
   chex.clear_trace_counter()
-  one = jax.jit(chex.assert_max_traces(see, n=1))
+  one = jax.jit(chex.assert_max_traces(lambda mask: see(mask), n=1))
   masks = np.unique(_ALL[:, : prompt.n], axis=0)
   batch = jax.vmap(see)(masks)
   padding = tokenizer.special["eos"] if gpt else 0

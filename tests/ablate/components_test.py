@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spex_jax.ablate import components, evaluate, stand_ins
+from spex_jax.ablate import components, evaluate, parts, stand_ins
 from spex_jax.models import mlp, sites
 
 _B, _P, _D, _H, _F, _L = 3, 5, 12, 3, 7, 2
@@ -307,7 +307,7 @@ def test_bad_requests_name_the_offender():
     with pytest.raises(ValueError, match=f"No {what} here"):
       players_of(at)
   players = components.filters(at)
-  with pytest.raises(ValueError, match=r"a mask \[10\]; got \(9,\)"):
+  with pytest.raises(ValueError, match=r"strengths \[10\]; got \(9,\)"):
     players.edits(np.ones(9, bool))
   with pytest.raises(ValueError, match="lacks activations of .*blocks.1.conv1"):
     players.edits(np.ones(10, bool), {"stages.0.blocks.0.conv1": np.ones(1)})
@@ -326,10 +326,10 @@ def test_bad_requests_name_the_offender():
       stand_ins.resampled(jax.random.key(0), x, draws)
   owner = np.zeros((1, 2), np.int32)
   with pytest.raises(ValueError, match="own nothing: b"):
-    components.Players(("a", "b"), {"s": owner})
+    parts.Players(("a", "b"), {"s": owner})
   with pytest.raises(ValueError, match="distinct"):
-    components.Players(("a", "a"), {"s": owner})
+    parts.Players(("a", "a"), {"s": owner})
   with pytest.raises(ValueError, match=r"lie in 0..1; got \[0, 2\]"):
-    components.Players(("a",), {"s": owner, "t": owner + 2})
+    parts.Players(("a",), {"s": owner, "t": owner + 2})
   with pytest.raises(TypeError, match="s has float32"):
-    components.Players(("a",), {"s": owner.astype(np.float32)})
+    parts.Players(("a",), {"s": owner.astype(np.float32)})

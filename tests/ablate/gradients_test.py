@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spex_jax.ablate import absent, evaluate, features, gradients, readouts
+from spex_jax import base
+from spex_jax.ablate import (
+  absent,
+  embeddings,
+  evaluate,
+  features,
+  gradients,
+  readouts,
+)
 from spex_jax.ablate import text as text_lib
 from spex_jax.models import encoder, mlp, transformer
 from tests import tokenizers_small
@@ -14,7 +22,7 @@ from tests.models import checkpoints
 
 def _soft(model):
   """The value at any strengths, jitted."""
-  return jax.jit(lambda s: model.value(s, model.shared))
+  return jax.jit(model)
 
 
 def _central(model, at, step=1e-2):
@@ -39,14 +47,8 @@ def _linear(targets=1):
     answers = rows @ params + 4.0
     return answers[:, 0] if targets == 1 else answers
 
-  model = gradients.inputs(
-    read,
-    players,
-    x,
-    baseline.astype(np.float32),
-    weights,
-    where="columns",
-    stands_in="two rows",
+  model = features.game(
+    read, players, x, baseline.astype(np.float32), weights, absent="two rows"
   )
   each = (x - baseline.mean(axis=0))[:, None] * weights  # [6, T]
   owned = np.stack([each[[0, 1]].sum(0), each[[2, 4]].sum(0), each[3]])
@@ -83,19 +85,19 @@ def small_mlp():
     flat = pixels.reshape(-1, 12)
     return net.apply(params, features=flat).logits[:, 1]
 
-  model = gradients.inputs(
-    read, players, x, baseline, params, where="pixels", stands_in="noise"
-  )
+  model = features.game(read, players, x, baseline, params, absent="noise")
   return model, players, x, baseline, read, params
 
 
 def test_ends_are_the_value_function(small_mlp):
   model, players, x, baseline, read, params = small_mlp
   masks = np.random.default_rng(0).random((6, 4)) < 0.5
+  found = evaluate.compiled(model, batch_size=8)(masks)
   f = _soft(model)
-  for mask in masks:
+  for mask, value in zip(masks, found):
     expected = read(players.apply(mask, x, baseline)[None], params)[0]
     np.testing.assert_allclose(f(mask.astype(np.float32)), expected, atol=1e-6)
+    np.testing.assert_allclose(value, expected, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -129,11 +131,10 @@ def test_kernels_are_pure(small_mlp):
   """Under `jit`, and batches of gradients equal one by one."""
   model, *_ = small_mlp
   at = np.array([0.2, 0.5, 0.9], np.float32)
-  whole = gradients.mean_gradient(
-    model.value, 4, at, model.shared, batch_size=3
-  )
+  points = np.tile(at[:, None], (1, 4))
+  whole = gradients.mean_gradient(model, points, model.shared, batch_size=3)
   single = jax.jit(
-    lambda shared: gradients.mean_gradient(model.value, 4, at, shared)
+    lambda shared: gradients.mean_gradient(model, points, shared)
   )(model.shared)
   np.testing.assert_allclose(whole, single, rtol=0, atol=1e-6)
 
@@ -165,9 +166,10 @@ def _values_at(net, params, prompt, tokenizer, read, token, masks):
 
 @pytest.mark.slow
 def test_text_of_an_encoder(tiny_encoder):
-  model = gradients.text(*tiny_encoder)
+  net, params, *rest = tiny_encoder
+  model = embeddings.game(net, *rest, params=params)
   masks = np.random.default_rng(0).random((8, 4)) < 0.5
-  soft = jax.jit(jax.vmap(lambda s: model.value(s, model.shared)))
+  soft = jax.jit(jax.vmap(model))
   expected = _values_at(*tiny_encoder, None, masks)
   np.testing.assert_allclose(
     soft(masks.astype(np.float32)), expected, rtol=1e-5, atol=1e-5
@@ -175,8 +177,7 @@ def test_text_of_an_encoder(tiny_encoder):
   found = gradients.integrated_gradients(model)
   change = found.kept - found.absent
   assert abs(change) > 0.05 and abs(found.gap) < 1e-3 * abs(change)
-  assert model.where == "embeddings"
-  assert model.baseline == "the embedding of '[MASK]' for each token"
+  assert model.absent == "the embedding of '[MASK]' for each token"
 
 
 @pytest.mark.slow
@@ -186,7 +187,9 @@ def test_text_of_a_decoder():
   prompt = text_lib.prompt("the film is fun", tokenizer, add_bos=True)
   given = (net, checkpoints.random_params(net), prompt, tokenizer)
   read = readouts.logit(7)
-  model = gradients.text(*given, read, token=" film")
+  model = embeddings.game(
+    net, prompt, tokenizer, read, token=" film", params=given[1]
+  )
   found = gradients.integrated_gradients(model, steps=128)
   ends = np.stack([np.ones(4, bool), np.zeros(4, bool)])
   expected = _values_at(*given, read, " film", ends)
@@ -202,14 +205,14 @@ def test_what_has_no_gradient(tiny_encoder):
   net, params, prompt, tokenizer, read = tiny_encoder
   for way in ("hide", "remove", "one"):
     with pytest.raises(ValueError, match=f"way='{way}': gradients need absent"):
-      gradients.text(net, params, prompt, tokenizer, read, way=way)
+      embeddings.game(net, prompt, tokenizer, read, way=way, params=params)
   flat = mlp.network(mlp.Config(3, 1))
   with pytest.raises(ValueError, match=r"no site 'embed\.tokens'"):
-    gradients.text(flat, None, prompt, tokenizer, read)
+    embeddings.game(flat, prompt, tokenizer, read)
 
 
 def _bad(read):
-  return gradients.Differentiable(read, 2, None, "columns", "zero")
+  return base.Game(read, ("a", "b"), absent="zero")
 
 
 @pytest.mark.parametrize(
@@ -236,27 +239,25 @@ def _bad(read):
       "steps must be an integer",
     ),
     (
-      lambda: gradients.inputs(
+      lambda: features.game(
         None,
         features.columns(["a", "b"]),
         np.ones(2, int),
         np.ones(2),
         None,
-        where="columns",
-        stands_in="ones",
+        absent="ones",
       ),
       TypeError,
       "floating to be mixed; got int32",
     ),
     (
-      lambda: gradients.inputs(
+      lambda: features.game(
         None,
         features.columns(["a", "b"]),
         np.ones(2, np.float32),
         np.ones(3),
         None,
-        where="columns",
-        stands_in="ones",
+        absent="ones",
       ),
       ValueError,
       r"an input \(2,\) and a baseline \(3,\)",

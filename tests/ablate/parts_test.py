@@ -155,22 +155,26 @@ def test_strengths_between_kept_and_absent():
   w = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
   hidden = np.maximum(x @ w["layers_0"]["kernel"] + w["layers_0"]["bias"], 0)
   head = lambda h: h @ w["head"]["kernel"] + w["head"]["bias"]
-  run = jax.jit(
-    lambda amounts, absent: (
-      net.apply(params, players.strengths(amounts, absent), **inputs).logits
-    )
+  run = lambda owners, amounts, absent: (
+    net.apply(
+      params, owners.edits(amounts.reshape(-1), absent), **inputs
+    ).logits
   )
   rows = np.random.default_rng(2).random((6, 4)).astype(np.float32)
-  for amounts in (rows, rows[0]):
+  apart = players.apart(6)
+  assert apart.names[5] == f"{players.names[1]} [1]"
+  for owners, amounts in ((apart, rows), (players, rows[0])):
     np.testing.assert_allclose(
-      run(amounts, None), head(amounts * hidden), rtol=0, atol=1e-5
+      run(owners, amounts, None), head(amounts * hidden), rtol=0, atol=1e-5
     )
     mixed = amounts * hidden + (1 - amounts) * 0.7
     np.testing.assert_allclose(
-      run(amounts, absent), head(mixed), rtol=0, atol=1e-5
+      run(owners, amounts, absent), head(mixed), rtol=0, atol=1e-5
     )
-  with pytest.raises(ValueError, match=r"strengths \[4\] or \[B, 4\]"):
-    players.strengths(rows[:, :3])
+  with pytest.raises(ValueError, match=r"strengths \[24\]; got \(6, 4\)"):
+    apart.edits(rows)
+  with pytest.raises(ValueError, match="has owners of 6 examples"):
+    apart.apart(4)
 
 
 def test_several_targets_of_several_examples_are_served_together():

@@ -144,7 +144,7 @@ def test_a_split_on_a_mesh():
 def test_unfit_settings_are_refused():
   ask = lambda **settings: prefix.split(
     _head, _tail, _N, shared=_weights(), **settings
-  )
+  )(_masks(2))
   with pytest.raises(ValueError, match="floating one"):
     ask(dtype=jnp.int32)
   with pytest.raises(ValueError, match="a tree of them like `shared`"):

@@ -142,7 +142,7 @@ def test_masks_are_donated(monkeypatch):
   monkeypatch.setattr(jax, "device_put", spy)
   value_fn(_masks(20))
   assert len(put) == 3
-  assert all(batch.is_deleted() for batch in put)
+  assert all(masks.is_deleted() for masks, _ in put)
 
 
 def test_scratch_of_cpu_kernels_is_counted():

@@ -119,6 +119,23 @@ def test_continuations(count, reduce, log):
   _check(read, case, expected)
 
 
+@pytest.mark.parametrize("log", [True, False])
+def test_every_token_of_a_continuation(log):
+  case = _texts()
+  each = np.stack([_likelihoods(case[0], row)[-2:] for row in range(3)])
+  read = likelihoods.continuation(2, reduce=None, log=log)
+  _check(read, case, each if log else np.exp(each))
+
+
+def test_whole_distributions():
+  case = _texts()
+  logs = _logs(case[0].logits)[np.arange(3), _LAST]
+  _check(readouts.log_probability(None), case, logs)
+  _check(readouts.probability(None), case, np.exp(logs))
+  case = _classes()
+  _check(readouts.logit(None), case, case[0].logits)
+
+
 @pytest.mark.parametrize("reduce", ["sum", "mean"])
 def test_continuations_of_different_lengths(reduce):
   case = _texts()
@@ -167,6 +184,8 @@ def test_sequences(reduce):
   each = _logs(output.logits)[:, np.arange(5), labels]
   read = likelihoods.sequence(labels, reduce=reduce)
   _check(read, (output, inputs), getattr(each, reduce)(axis=1))
+  read = likelihoods.sequence(labels, reduce=None)
+  _check(read, (output, inputs), each)
   read = likelihoods.sequence(labels, reduce=reduce, log=False)
   expected = np.exp(getattr(each, reduce)(axis=1))
   _check(read, (output, inputs), expected)
@@ -220,6 +239,12 @@ def test_bfloat16_is_read_in_float32():
     (lambda: likelihoods.continuation(1, reduce="max"), ValueError, "'max'"),
     (lambda: likelihoods.continuation([1, 0]), ValueError, "at least 1; got 0"),
     (lambda: likelihoods.continuation([1.0]), TypeError, "must be integers"),
+    (
+      lambda: likelihoods.continuation([1, 2], reduce=None),
+      ValueError,
+      "no targets in common",
+    ),
+    (lambda: likelihoods.choice(1, 2, reduce=None), ValueError, "compared who"),
     (lambda: likelihoods.choice(1, 1), ValueError, "at least 2; got 1"),
     (lambda: likelihoods.choice(1, 2, value="x"), ValueError, "'x'"),
     (lambda: likelihoods.sequence([1], reduce="max"), ValueError, "'max'"),

@@ -12,6 +12,7 @@ from spex_jax.ablate import (
   components,
   evaluate,
   likelihoods,
+  parts,
   prefix,
   readouts,
   text,
@@ -95,7 +96,7 @@ def test_a_shared_prefix_gives_what_the_whole_text_gives(
   )  # fmt: skip
   np.testing.assert_allclose(value_fn(_MASKS), expected, rtol=0, atol=_ATOL)
   assert np.ptp(expected, axis=0).min() > 0.01
-  assert value_fn.stats.head_seconds > 0
+  assert value_fn.prepare().head_seconds > 0
 
 
 def test_only_the_logits_that_are_read_are_computed():
@@ -134,7 +135,7 @@ def test_players_in_late_layers_run_early_ones_once():
   masks = _MASKS
   assert components.first_block(net, heads) == 1
   value_fn = components.evaluator(net, heads, inputs, read, **settings)
-  assert value_fn.stats.head_seconds > 0
+  assert value_fn.prepare().head_seconds > 0
   plain = lambda mask, params: read.whole(
     net.apply(params, heads.edits(mask), **inputs), inputs
   )[0]
@@ -158,7 +159,7 @@ def test_players_in_late_layers_run_early_ones_once():
 
 def test_first_blocks():
   net, _ = _net("gpt2")
-  at = lambda *names: components.Players(
+  at = lambda *names: parts.Players(
     ("all",), {name: np.zeros((1, 1, 1), np.int32) for name in names}
   )
   for names, first in (

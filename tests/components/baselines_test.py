@@ -116,6 +116,11 @@ def test_conductance_and_influence_are_their_integrals(network, steps):
     conductance.scores, (slopes * np.diff(units, axis=0)).sum(0), atol=atol
   )
   np.testing.assert_allclose(influence.scores, slopes.mean(0), atol=atol)
+  alone = baselines.internal_influence(
+    net, players, {"features": _X[:1]}, readouts.margins(_LABELS[:1]),
+    params=params, steps=steps,
+  )  # fmt: skip
+  np.testing.assert_allclose(alone.scores, influence.scores[:1], atol=1e-5)
   # One layer that everything passes: f(x) - f(0).
   total = _margins(params, _X)[0] - _margins(params, 0 * _X)[0]
   np.testing.assert_allclose(
@@ -146,7 +151,7 @@ def test_a_site_is_the_line_of_a_language_model():
 
   @jax.jit
   def at(amounts):
-    out = net.apply(params, players.strengths(amounts), **inputs)
+    out = net.apply(params, players.edits(amounts), **inputs)
     return out.logits[:, -1, jnp.array([2, 7])].reshape(-1)
 
   for method in (found, gated):

@@ -1,9 +1,12 @@
 """Pairs in the p-biased basis: planted ones are found, and expanded exactly."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from spex_jax.components import interactions, judging
+from spex_jax.components import interactions
+from spex_jax.indices import judging
 
 _N = 12
 
@@ -33,18 +36,17 @@ def test_planted_pairs_are_found_with_their_effects(model):
   assert np.abs(model.weights[1]).max() < 0.01
   # Effects on average over the others: 1.5 * .85 of the pair goes to each.
   _, _, singles = _planted()
-  alone = model.first_order()
-  np.testing.assert_allclose(alone.scores[1], singles[1], atol=0.05)
-  np.testing.assert_allclose(
-    alone.scores[0, 4], singles[0, 4] + 1.5 * 0.85, atol=0.05
-  )
+  alone = model.singles / np.sqrt(0.85 * 0.15)
+  np.testing.assert_allclose(alone[1], singles[1], atol=0.05)
+  np.testing.assert_allclose(alone[0, 4], singles[0, 4] + 1.5 * 0.85, atol=0.05)
   assert "help" in model.notes[0]
 
 
 def test_it_predicts_other_shares_where_the_first_order_does_not(model):
   masks, values, _ = _planted(500, keep=0.5, noise=0.0, seed=7)
   with_pairs = judging.correlation(model, masks, values).per_target
-  alone = judging.correlation(model.first_order(), masks, values).per_target
+  first = dataclasses.replace(model, weights=0 * model.weights)
+  alone = judging.correlation(first, masks, values).per_target
   assert with_pairs[0] > 0.999 > 0.97 > alone[0]
   np.testing.assert_allclose(with_pairs[1], alone[1], atol=1e-3)
 
@@ -70,18 +72,6 @@ def test_idle_components_and_few_masks():
   assert len(single.pairs) == 0 and single(masks[:, :2]).shape == (200, 1)
 
 
-def test_restricted_players_keep_all_others():
-  seen = []
-
-  def value_fn(masks):
-    seen.append(masks)
-    return masks.sum(axis=1)
-
-  few = interactions.restricted(value_fn, 5, [3, 1])
-  np.testing.assert_array_equal(few(np.array([[1, 0], [0, 0]], bool)), [4, 3])
-  np.testing.assert_array_equal(seen[0], [[1, 0, 1, 1, 1], [1, 0, 1, 0, 1]])
-
-
 @pytest.mark.parametrize(
   ("call", "error", "message"),
   [
@@ -92,16 +82,6 @@ def test_restricted_players_keep_all_others():
     ),
     (lambda m, v: interactions.fit(m, v, keep=1.0), ValueError, "between 0"),
     (lambda m, v: interactions.fit(m, v * np.nan), ValueError, "NaN or inf"),
-    (
-      lambda m, v: interactions.restricted(np.sum, 3, [3]),
-      ValueError,
-      r"0..2; got \[3\]",
-    ),
-    (
-      lambda m, v: interactions.restricted(np.sum, 3, [1, 1]),
-      ValueError,
-      "names a player twice",
-    ),
     (
       lambda m, v: interactions.fit(m, v).strongest(2, 1),
       IndexError,

@@ -75,7 +75,7 @@ def _gemma():
 
 
 def _t5():
-  config = t5.Config(
+  config = t5.config(
     vocab_size=11, width=6, num_heads=2, head_width=4, num_neurons=7,
     num_blocks=1, num_decoder_blocks=1, num_buckets=8, max_distance=10,
   )  # fmt: skip

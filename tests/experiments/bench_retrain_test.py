@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import bench_retrain
-from spex_jax.ablate import examples
+from spex_jax.influence import examples
 
 
 @pytest.mark.slow

@@ -9,8 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from spex_jax.ablate import examples
-from spex_jax.influence import bank
+from spex_jax.influence import bank, examples
 from spex_jax.store import folders, ledger
 from spex_jax.training import learners, loop
 

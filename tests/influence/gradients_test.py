@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spex_jax.indices import metrics
-from spex_jax.influence import gradients, judging, trak
+from spex_jax.indices import judging, metrics
+from spex_jax.influence import gradients, trak
 from tests import ridge_games
 
 _N = 24

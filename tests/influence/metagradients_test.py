@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn import datasets
 
-from spex_jax.influence import judging, metagradients
+from spex_jax.indices import judging
+from spex_jax.influence import metagradients
 from spex_jax.training import loop
 from tests import ridge_games
 

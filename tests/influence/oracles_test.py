@@ -4,8 +4,7 @@ import jax
 import numpy as np
 
 import spex_jax as spex
-from spex_jax.ablate import examples, subsets
-from spex_jax.influence import semivalues
+from spex_jax.influence import examples, semivalues, subsets
 from spex_jax.masks import sampling
 from spex_jax.training import linear
 from tests import ridge_games

@@ -5,8 +5,14 @@ import numpy as np
 import pytest
 
 import spex_jax as spex
-from spex_jax.ablate import examples
-from spex_jax.influence import bank, corners, datamodels, judging, semivalues
+from spex_jax.indices import judging
+from spex_jax.influence import (
+  bank,
+  corners,
+  datamodels,
+  examples,
+  semivalues,
+)
 from spex_jax.masks import sampling
 from spex_jax.training import linear
 from tests import ridge_games

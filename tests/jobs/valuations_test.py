@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spex_jax import cli
-from spex_jax.influence import judging
+from spex_jax.indices import judging
 from spex_jax.jobs import retraining, valuations
 
 

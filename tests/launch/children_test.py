@@ -106,21 +106,19 @@ def test_a_signal_ends_the_child_behind_its_shard(tmp_path, capfd, last, code):
   assert output.read_text() == "up\nends\n"  # Once, and not started again.
 
 
-def test_a_signal_ends_the_pause_before_a_start(tmp_path):
+def test_a_signal_ends_the_pause_before_a_start(tmp_path, monkeypatch):
   words = _python(_DIES, tmp_path, 0, 9, os.EX_TEMPFAIL)
-  child = children.Child(words)  # It waits for 1, 2, 4, ... seconds.
+  child = children.Child(words)
+  monkeypatch.setattr(children, "PAUSES", (3600.0,))
+  timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR2))
+  monkeypatch.setattr(children, "say", lambda text: timer.start())
   before = signal.signal(signal.SIGUSR2, lambda *_: child.end())
-  timer = threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGUSR2))
-  timer.start()
-  begin = time.monotonic()
   try:
-    assert child.run() == os.EX_TEMPFAIL
+    assert child.run() == os.EX_TEMPFAIL  # Not in an hour.
   finally:
     timer.cancel()
-    timer.join()
     signal.signal(signal.SIGUSR2, before)
-  assert child.asked and time.monotonic() - begin < 3
-  assert len(list(tmp_path.iterdir())) in (1, 2)
+  assert child.asked and len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_child_that_does_not_end_is_killed(tmp_path, capfd):
@@ -129,13 +127,11 @@ def test_a_child_that_does_not_end_is_killed(tmp_path, capfd):
   child = children.Child(_python(_ENDS, "never"), patience=0.2)
   before = signal.signal(signal.SIGUSR2, lambda *_: child.end())
   thread = _when_up(output, lambda: os.kill(os.getpid(), signal.SIGUSR2))
-  begin = time.monotonic()
   try:
     assert _run_to_file(child, output) == os.EX_TEMPFAIL
   finally:
     thread.join()
     signal.signal(signal.SIGUSR2, before)
-  assert time.monotonic() - begin < 20
   assert "not ended within 0.2 s: killed" in capfd.readouterr().err
 
 
@@ -168,7 +164,7 @@ def test_a_child_does_not_outlive_a_killed_parent():
   os.kill(pid, 0)  # It lives.
   parent.kill()
   parent.wait()
-  deadline = time.monotonic() + 20
+  deadline = time.monotonic() + 120
   while time.monotonic() < deadline:
     state = pathlib.Path(f"/proc/{pid}/stat")
     if not state.exists() or state.read_text().split()[2] == "Z":

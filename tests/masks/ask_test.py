@@ -1,4 +1,4 @@
-"""Tests of asking: budget, batches, repeats. `explain_test` has the rest."""
+"""Tests of asking: budget, batches, repeats. `api_test` has the rest."""
 
 import jax
 import numpy as np

@@ -56,17 +56,6 @@ def test_distinct_keeps_first_occurrences(masks):
     np.testing.assert_array_equal(actual.inverse, inverse)
 
 
-@pytest.mark.parametrize("n", [1, 9, 1000])
-def test_chunks_equal_the_whole(n):
-  masks = _random(n)
-  chunks = [masks[:7], masks[7:7], masks[7:]]
-  packed = packing.pack_chunks(chunks, n, 50)
-  np.testing.assert_array_equal(packed, packing.pack(masks))
-  back = list(packing.unpack_chunks(packed, n, size=8))
-  assert [len(b) for b in back] == [8] * 6 + [2]
-  np.testing.assert_array_equal(np.concatenate(back), masks)
-
-
 def _hash_by_definition(row, n, multiplier):
   """SplitMix64-mixed polynomial hash in Python integers."""
   ones = (1 << 64) - 1
@@ -144,8 +133,6 @@ def test_hash_depends_on_n_not_on_chunks():
       lambda: packing.hash_packed(np.zeros((1, 1), np.uint8), 9),
       "9 players pack to 2",
     ),
-    (lambda: packing.pack_chunks([np.ones((3, 2))], 2, 2), "More than the 2"),
-    (lambda: packing.pack_chunks([np.ones((1, 2))], 2, 2), "Got 1 masks"),
   ],
 )
 def test_bad_input(call, message):

@@ -235,6 +235,6 @@ def test_the_face_refuses_as_that_of_other_networks_does():
   with pytest.raises(ValueError, match="No such site.*Did you mean second"):
     net.apply(params, sites.Edits(add={"secnd": np.ones((1, 1))}), rows=_ROWS)
   with pytest.raises(ValueError, match="a module of your own"):
-    net.apply(params, edges={}, rows=_ROWS)
+    net.apply(params, sites.Edits(ref=np.zeros(1)), rows=_ROWS)
   with pytest.raises(TypeError, match="Inputs must be"):
     net.apply(params, x=_ROWS)

@@ -44,11 +44,11 @@ def test_nothing_cut_is_plain_and_everything_cut_is_the_other_run(name):
   plain = [run(net.params, input_ids=ids).logits for ids in (_CLEAN, _OTHER)]
   assert checkpoints.difference(*plain) > 0.1
   for value, expected in zip((0.0, 1.0), plain):
-    edges = sites.Edges(_cut(net, value), ref)
-    out = run(net.params, None, edges, input_ids=_CLEAN)
+    edits = sites.Edits(cut=_cut(net, value), ref=ref)
+    out = run(net.params, edits, input_ids=_CLEAN)
     assert checkpoints.difference(out.logits, expected) < _TOLERANCE
   # No reader named, none cut.
-  out = net.apply(net.params, None, sites.Edges({}, ref), input_ids=_CLEAN)
+  out = net.apply(net.params, sites.Edits(ref=ref), input_ids=_CLEAN)
   assert checkpoints.difference(out.logits, plain[0]) < _TOLERANCE
 
 
@@ -92,8 +92,7 @@ def test_one_edge_is_cut_for_one_head_only():
   plain = net.apply(net.params, input_ids=_CLEAN, capture=capture).activations
   out = net.apply(
     net.params,
-    None,
-    sites.Edges({reader: cut}, ref),
+    sites.Edits(cut={reader: cut}, ref=ref),
     input_ids=_CLEAN,
     capture=capture,
   ).activations
@@ -124,10 +123,8 @@ def test_gradients_by_cut_are_finite_differences(tmp_path):
     @jax.jit
     def value(step):
       moved = {reader: cut[reader] + step * way[reader] for reader in cut}
-      edges = sites.Edges(moved, ref)
-      return net.apply(net.params, None, edges, input_ids=_CLEAN).logits[
-        0, -1, 3
-      ]
+      edits = sites.Edits(cut=moved, ref=ref)
+      return net.apply(net.params, edits, input_ids=_CLEAN).logits[0, -1, 3]
 
     # Central differences: step^2 for the curvature, 1e-16 / step for rounding.
     step = 1e-5
@@ -149,8 +146,8 @@ def test_vmap_over_cuts_equals_a_loop():
 
   @jax.jit
   def value(cut):
-    edges = sites.Edges(cut, ref)
-    return net.apply(net.params, None, edges, input_ids=_CLEAN).logits[0, -1]
+    edits = sites.Edits(cut=cut, ref=ref)
+    return net.apply(net.params, edits, input_ids=_CLEAN).logits[0, -1]
 
   looped = [value({r: x[i] for r, x in cuts.items()}) for i in range(3)]
   batched = jax.jit(jax.vmap(value))(
@@ -169,9 +166,8 @@ def test_a_vision_transformer_has_edges_too():
   images = np.random.default_rng(1).normal(size=(2, 1, 1, 4, 4))
   ref = net.contributions(params, pixel_values=images[1])
   run = net.apply
-  out = run(
-    params, None, sites.Edges(_cut(net, 1.0), ref), pixel_values=images[0]
-  )
+  edits = sites.Edits(cut=_cut(net, 1.0), ref=ref)
+  out = run(params, edits, pixel_values=images[0])
   expected = run(params, pixel_values=images[1]).logits
   assert checkpoints.difference(out.logits, expected) < _TOLERANCE
 
@@ -179,25 +175,25 @@ def test_a_vision_transformer_has_edges_too():
 def test_edges_that_do_not_fit_are_refused():
   net = _load("llama")
   ref = np.zeros((1, 1, len(net.writers), 12))
-  reader = "blocks.0.mlp.in"
-  good = np.zeros((1, 1, 1, 5))
+  reader = "blocks.0.attn.q_in"
+  good = np.zeros((1, 1, 4, 1))
 
-  def run(cut, ref):
-    return net.apply(net.params, None, sites.Edges(cut, ref), input_ids=_CLEAN)
+  def run(cut, ref, **kwargs):
+    edits = sites.Edits(cut=cut, ref=ref, **kwargs)
+    return net.apply(net.params, edits, input_ids=_CLEAN)
 
   run({reader: good}, ref)
-  for bad in (good[0], good[..., :4], np.zeros((2, 1, 1, 5))):
-    with pytest.raises(ValueError, match=r"`cut` at reader 'blocks.0.mlp.in'"):
+  for bad in (good[0], good[:, :, :2], np.zeros((2, 1, 4, 1))):
+    with pytest.raises(ValueError, match=r"`cut\['blocks.0.attn.q_in'\]` has"):
       run({reader: bad}, ref)
   for bad in (ref[0], ref[..., :3], ref[:, :, :4], np.zeros((1, 3, 11, 12))):
-    with pytest.raises(ValueError, match=r"`(cut|ref)` at reader"):
+    with pytest.raises(ValueError, match=r"Edit `ref` has shape"):
       run({reader: good}, bad)
-  with pytest.raises(ValueError, match=r"No such reader: .*'blocks.0.mlp.inn'"):
-    run({"blocks.0.mlp.inn": good}, ref)
-  with pytest.raises(TypeError, match="must be sites.Edges; got dict"):
-    net.apply(net.params, None, {}, input_ids=_CLEAN)
-  edits = sites.Edits(scale={"blocks.0.attn.in": np.ones((1, 1, 1))})
+  with pytest.raises(ValueError, match=r"are cut: give `ref`, what the writ"):
+    run({reader: good}, None)
+  with pytest.raises(ValueError, match=r"No such reader: .*Did you mean block"):
+    run({"blocks.0.attn.q_inn": good}, ref)
+  with pytest.raises(TypeError, match="must be sites.Edits; got dict"):
+    net.apply(net.params, {}, input_ids=_CLEAN)
   with pytest.raises(ValueError, match="passed .*'blocks.0.attn.in'"):
-    net.apply(
-      net.params, edits, sites.Edges({reader: good}, ref), input_ids=_CLEAN
-    )
+    run({reader: good}, ref, scale={"blocks.0.attn.in": np.ones((1, 1, 1))})

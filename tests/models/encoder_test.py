@@ -111,7 +111,7 @@ def test_every_site_of_a_post_norm_block_feeds_the_next():
 def test_edges_are_refused_by_name():
   net, params = _embedding()
   with pytest.raises(ValueError, match="norms of this encoder stand behind"):
-    net.apply(params, None, sites.Edges({}, np.zeros(1)), input_ids=_IDS)
+    net.apply(params, sites.Edits(ref=np.zeros(1)), input_ids=_IDS)
   with pytest.raises(ValueError, match="No writers here: the norms"):
     net.contributions(params, input_ids=_IDS)
 

@@ -64,15 +64,15 @@ def test_extending_in_pieces_equals_one_forward():
   caches = generate.empty_caches(net.config, 2, 9, jnp.float32)
   parts, start = [], 0
   for size in (3, 1, 3):
-    logits, caches = jax.jit(generate.extend, static_argnums=0)(
+    out = jax.jit(generate.extend, static_argnums=0)(
       net,
       net.params,
       jnp.asarray(ids[:, start : start + size]),
       jnp.full(2, start),
       caches,
     )
-    parts.append(logits)
-    start += size
+    parts.append(out.logits)
+    caches, start = out.caches, start + size
   got = jnp.concatenate(parts, axis=1)
   assert checkpoints.difference(got, full) < _TOLERANCE
 
@@ -87,6 +87,63 @@ def test_edits_hold_at_every_step():
   np.testing.assert_allclose(out.logprobs[0], logprobs, rtol=0, atol=1e-5)
   plain = _generate(net, _IDS[:1], 4)
   assert np.abs(plain.logprobs - out.logprobs).max() > 1e-3
+
+
+def test_edges_are_cut_at_every_step():
+  net, _ = checkpoints.compiled(checkpoints.LLAMA)
+  # By position of prompt and text, of which a step takes its own.
+  rng = np.random.default_rng(0)
+  cut = {
+    reader: rng.uniform(size=(1, 8, *net.readers[reader]))
+    for reader in ("blocks.1.attn.k_in", "final_norm.in")
+  }
+  ref = rng.normal(size=(1, 8, len(net.writers), net.config.width)) / 10
+  edits = sites.Edits(cut=cut, ref=ref)
+  prompts = np.array([[3, 1, 4, 1, 5], [2, 7, 0, 0, 0]], np.int32)
+  out = _generate(net, prompts, 3, attention_mask=prompts > 0, edits=edits)
+  for row, length in enumerate((5, 2)):
+    text = np.zeros((1, 8), np.int32)  # Zeros behind it change nothing.
+    text[0, :length] = prompts[row, :length]
+    text[0, length : length + 3] = out.tokens[row]
+    logits = net.apply(net.params, edits, input_ids=text).logits[0]
+    logprobs = jax.nn.log_softmax(logits)[np.arange(3) + length - 1]
+    assert out.tokens[row].tolist() == logprobs.argmax(-1).tolist()
+    np.testing.assert_allclose(
+      out.logprobs[row], logprobs.max(-1), rtol=0, atol=1e-5
+    )
+
+
+def test_logits_and_captures_by_step_are_those_of_the_whole_text():
+  net, _ = checkpoints.compiled(checkpoints.LLAMA)
+  names = ("embed", "blocks.1.attn.z", "blocks.0.attn.pattern", "final_norm")
+  edits = sites.Edits(scale={"blocks.0.mlp.out": np.full((1, 1, 1), 0.5)})
+  out = _generate(
+    net, _IDS, 4, attention_mask=_MASK, edits=edits, capture=names, logits=True
+  )
+  assert sorted(out.activations) == sorted(names)
+  for row in range(2):
+    prompt = _IDS[row][_MASK[row] > 0]
+    text = np.zeros((1, 9), np.int32)
+    text[0, : len(prompt)] = prompt
+    text[0, len(prompt) : len(prompt) + 4] = out.tokens[row]
+    whole = net.apply(net.params, edits, capture=names, input_ids=text)
+    at = len(prompt) - 1 + np.arange(4)
+    expected = whole.logits[0, at]
+    assert checkpoints.difference(out.logits[row], expected) < _TOLERANCE
+    assert out.tokens[row].tolist() == expected.argmax(-1).tolist()
+    for name in names:
+      axis = 1 if name.endswith("pattern") else 0
+      expected = whole.activations[name][0].take(at, axis)
+      got = jnp.moveaxis(out.activations[name][row], 0, axis)
+      assert checkpoints.difference(got, expected) < _TOLERANCE, name
+
+
+def test_suppressed_tokens_are_never_made():
+  net, _ = checkpoints.compiled(checkpoints.GPT2)
+  free = _generate(net, _IDS, 5, attention_mask=_MASK)
+  never = tuple(int(token) for token in np.unique(free.tokens))
+  out = _generate(net, _IDS, 5, attention_mask=_MASK, suppress=never)
+  assert not np.isin(out.tokens, never).any()
 
 
 def test_rows_end_at_the_end_token():
@@ -136,6 +193,9 @@ def test_drawn_tokens_follow_the_distribution():
     ({"temperature": -1.0}, "temperature >= 0"),
     ({"temperature": 1.0}, "needs a key"),
     ({"top_k": 18}, "top_k in 0..17"),
+    ({"suppress": (0, 17)}, r"suppress must lie in 0..16; got \[0, 17\]"),
+    ({"suppress": range(17)}, "one must be left"),
+    ({"capture": ("blocks.9.*",)}, "names no site"),
     ({"end": 17}, "end token must lie in 0..16; got 17"),
     ({"attention_mask": 1 - _MASK}, "padded on the right"),
     ({"attention_mask": _MASK[:, ::-1]}, "padded on the right"),
@@ -165,6 +225,11 @@ def test_only_causal_models_generate():
   )  # fmt: skip
   with pytest.raises(TypeError, match="Encoder is no causal language model"):
     generate.generate(net, {}, _IDS, 2)
+  net, _ = checkpoints.compiled(checkpoints.LLAMA)
+  with pytest.raises(TypeError, match="has no decoder_input_ids"):
+    generate.generate(net, net.params, _IDS, 2, decoder_input_ids=_IDS)
+  with pytest.raises(TypeError, match="Decoder is no encoder-decoder"):
+    generate.begin(net, net.params, 3, input_ids=_IDS)
 
 
 def test_a_trained_model_writes_english():

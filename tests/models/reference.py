@@ -16,7 +16,7 @@ def _rms(x, weight, eps):
   return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * weight
 
 
-def _layer_norm(x, weight, bias, eps):
+def layer_norm(x, weight, bias, eps):
   x = x - x.mean(-1, keepdims=True)
   return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * weight + bias
 
@@ -167,7 +167,7 @@ def gpt2(settings, tensors, ids):
   t = {key: np.asarray(x, np.float64) for key, x in tensors.items()}
   d, heads = settings["n_embd"], settings["n_head"]
   line = lambda x, key: x @ t[key + ".weight"] + t[key + ".bias"]
-  norm = lambda x, key: _layer_norm(
+  norm = lambda x, key: layer_norm(
     x, t[key + ".weight"], t[key + ".bias"], 1e-5
   )
   x = t["transformer.wte.weight"][ids]
@@ -192,7 +192,7 @@ def gpt_neox(settings, tensors, ids):
   d, heads = settings["hidden_size"], settings["num_attention_heads"]
   h = d // heads
   line = lambda x, key: x @ t[key + ".weight"].T + t[key + ".bias"]
-  norm = lambda x, key: _layer_norm(
+  norm = lambda x, key: layer_norm(
     x, t[key + ".weight"], t[key + ".bias"], 1e-5
   )
   width = int(h * settings["rotary_pct"])

@@ -143,17 +143,17 @@ def test_extending_caches_gives_what_a_forward_gives(nets, name):
   @jax.jit
   def run(mask, at, start):
     caches = generate.empty_caches(net.config, 2, 6, jnp.float32)
-    _, caches = generate.extend(
+    caches = generate.extend(
       net, net.params, _IDS[:, :2], 0, caches, attention_mask=mask
-    )
+    ).caches
     ids = _IDS[:, 2:]
-    by_number, _ = generate.extend(
+    by_number = generate.extend(
       net, net.params, ids, 2, caches, None, at - 2, mask
     )
-    by_row, _ = generate.extend(
+    by_row = generate.extend(
       net, net.params, ids, start, caches, None, at - 2, mask
     )
-    return by_number, by_row
+    return by_number.logits, by_row.logits
 
   for logits in run(mask, at, np.array([2, 2])):
     assert checkpoints.difference(logits, expected) < 2 * _TOLERANCE

@@ -168,8 +168,11 @@ def test_every_pattern_must_name_a_site():
 
 
 def test_edges_and_other_inputs_are_refused():
-  with pytest.raises(ValueError, match="must be None here: two sites have no"):
-    _run(edges={})
+  for edits in (sites.Edits(cut={"sums": 1}), sites.Edits(ref=1)):
+    with pytest.raises(ValueError, match="cut here: two sites have no edges"):
+      _run(edits)
+  with pytest.raises(TypeError, match="must be sites.Edits; got dict"):
+    _run({})
   params = _NETWORK.init(jax.random.key(0))
   with pytest.raises(TypeError, match=r"must be \['x'\]; got \['x', 'y'\]"):
     _NETWORK.apply(params, x=_X, y=_X)

@@ -295,7 +295,7 @@ def test_bfloat16_stays_bfloat16_and_close(tmp_path):
     (
       {"input_ids": _IDS, "attention_mask": np.ones((2, 7))},
       ValueError,
-      r"must be \(2, 8\), like input_ids; got \(2, 7\)",
+      r"must be \(2, 8\), like its ids; got \(2, 7\)",
     ),
     (
       {"input_ids": _IDS, "position_ids": _IDS + 30},

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from spex_jax.fourier import score
 from spex_jax.proxies import boosting, growing, trees
+from tests import functions
 
 _EPS = np.finfo(np.float32).eps
 
@@ -65,7 +66,7 @@ def _oracle(masks, values, test, depth, num_trees, rate, l2, min_leaf):
 def test_trees_are_those_of_an_exhaustive_search(depth, l2, min_leaf):
   masks, values = _data(depth)
   test, _ = _data(50, 64)
-  fitted = boosting.fit(
+  fitted = functions.grown(
     masks, values, depth=depth, num_trees=12, rate=0.3, l2=l2, min_leaf=min_leaf
   )
   expected = _oracle(masks, values, test, depth, 12, 0.3, l2, min_leaf)
@@ -111,7 +112,7 @@ def _oracle_best_first(masks, residual, depth, min_leaf, max_leaves):
 @pytest.mark.parametrize("max_leaves", [2, 3, 6, 11, 15])
 def test_fewer_leaves_are_those_of_best_first_growth(max_leaves):
   masks, values = _data(20)
-  grown = boosting.fit(
+  grown = functions.grown(
     masks,
     values,
     depth=4,
@@ -136,7 +137,7 @@ def test_fewer_leaves_are_those_of_best_first_growth(max_leaves):
 
 def test_predictions_walk_the_trees():
   masks, values = _data(1)
-  fitted = boosting.fit(masks, values, depth=3, num_trees=7, min_leaf=5)
+  fitted = functions.grown(masks, values, depth=3, num_trees=7, min_leaf=5)
   test, _ = _data(2, 77)
   expected = np.full(len(test), float(fitted.bias))
   for row, mask in enumerate(test):
@@ -158,7 +159,7 @@ def test_as_accurate_as_lightgbm(depth, rate):
   lightgbm = pytest.importorskip("lightgbm")
   masks, values = _data(3, 512, 30, noise=0.5)
   test, truth = _data(3, 1024, 30, noise=0.0)
-  fitted = boosting.fit(masks, values, depth=depth, num_trees=300, rate=rate)
+  fitted = functions.grown(masks, values, depth=depth, num_trees=300, rate=rate)
   peer = lightgbm.LGBMRegressor(
     max_depth=depth,
     n_estimators=300,
@@ -175,7 +176,7 @@ def test_as_accurate_as_lightgbm(depth, rate):
 
 def test_settings_limit_the_trees():
   masks, values = _data(4)
-  grow = lambda **kw: boosting.fit(masks, values, num_trees=5, depth=3, **kw)
+  grow = lambda **kw: functions.grown(masks, values, num_trees=5, depth=3, **kw)
   index = lambda fitted: trees.leaf_index(fitted, masks)
   counts = np.bincount(index(grow(min_leaf=30))[0], minlength=8)
   assert counts[counts > 0].min() >= 30
@@ -190,7 +191,7 @@ def test_settings_limit_the_trees():
 @pytest.mark.slow
 def test_shares_draw_masks_and_players():
   masks, values = _data(5)
-  grow = lambda seed, **kw: boosting.fit(
+  grow = lambda seed, **kw: functions.grown(
     masks, values, num_trees=40, depth=3, key=jax.random.key(seed), **kw
   )
   one = grow(0, column_share=0.125)  # Of 8 players: one a tree.
@@ -223,7 +224,7 @@ def test_cross_validation_fits_each_fold_apart():
   predictions = np.zeros(200)
   for f, name in enumerate(np.unique(folds)):
     out = folds == name
-    alone = boosting.fit(masks[~out], values[~out], **settings)
+    alone = functions.grown(masks[~out], values[~out], **settings)
     predictions[out] = trees.predict(alone, masks[out])
     np.testing.assert_array_equal(alone.feature, found.fold_trees[f].feature)
   # float32 sums over other paddings, twice the roundings of the oracle test.
@@ -233,7 +234,7 @@ def test_cross_validation_fits_each_fold_apart():
   # The staged score is the same number, summed in float32.
   staged = found.scores[config, found.num_trees]
   np.testing.assert_allclose(staged, found.score, atol=1e-4)
-  whole = boosting.fit(masks, values, **settings)
+  whole = functions.grown(masks, values, **settings)
   np.testing.assert_array_equal(whole.feature, found.trees.feature)
 
 
@@ -312,11 +313,6 @@ def test_targets_are_fitted_as_if_alone():
     # Batches of another size may sum in another order.
     atol = 1e-5 * np.abs(column).max()
     np.testing.assert_allclose(joint.predictions, alone.predictions, atol=atol)
-  stacked = boosting.fit(masks, values, num_trees=20, depth=3)
-  single = boosting.fit(masks, values[:, 1], num_trees=20, depth=3)
-  both = trees.predict(stacked, masks), trees.predict(single, masks)
-  np.testing.assert_allclose(both[0][:, 1], both[1], atol=1e-5 * 1e6)
-  assert trees.predict(stacked, masks).shape == (200, 3)
 
 
 @given(
@@ -326,9 +322,11 @@ def test_targets_are_fitted_as_if_alone():
 def test_units_and_offsets_change_nothing(scale, offset):
   masks, values = _data(10)
   plain = trees.predict(
-    boosting.fit(masks, values, depth=3, num_trees=30), masks
+    functions.grown(masks, values, depth=3, num_trees=30), masks
   )
-  moved = boosting.fit(masks, scale * (values + offset), depth=3, num_trees=30)
+  moved = functions.grown(
+    masks, scale * (values + offset), depth=3, num_trees=30
+  )
   # The offset costs its digits in float64, then float32 as in the oracle test.
   atol = 30 * np.sqrt(200) * _EPS * np.abs(values).max()
   actual = trees.predict(moved, masks) / scale - offset
@@ -345,7 +343,7 @@ def test_constant_values_give_the_constant(constant):
   assert found.num_trees == 0
   assert found.score == 1.0
   np.testing.assert_array_equal(found.predictions, values)
-  fitted = boosting.fit(masks, values, depth=3, num_trees=3)
+  fitted = functions.grown(masks, values, depth=3, num_trees=3)
   assert (fitted.feature == 8).all()
   np.testing.assert_array_equal(trees.predict(fitted, masks), values)
 
@@ -361,12 +359,9 @@ def test_two_distinct_values_are_learnt():
 
 
 @pytest.mark.slow
-def test_one_sample_and_too_few_to_split_give_the_mean():
-  mask = np.ones((1, 3), bool)
-  fitted = boosting.fit(mask, [5.0], depth=3, num_trees=4)
-  np.testing.assert_array_equal(trees.predict(fitted, mask), [5.0])
+def test_too_few_to_split_give_the_mean():
   masks, values = _data(13, 30)
-  fitted = boosting.fit(masks, values, depth=3, num_trees=4)  # 30 < 2 * 20.
+  fitted = functions.grown(masks, values, depth=3, num_trees=4)  # 30 < 2 * 20.
   # Each tree adds the float32 mean of residuals whose mean is 0.
   atol = 4 * np.sqrt(30) * _EPS * np.abs(values).max()
   np.testing.assert_allclose(
@@ -396,7 +391,7 @@ def test_a_single_player_and_duplicate_masks():
 def test_sizes_that_pad_alike_compile_once():
   for num_masks, n in ((130, 9), (200, 14), (256, 16)):
     masks, values = _data(14, num_masks, n)
-    boosting.fit(masks, values, num_trees=10, depth=2, rate=num_masks / 1000)
+    functions.grown(masks, values, num_trees=10, depth=2, rate=num_masks / 1000)
     if num_masks == 130:
       before = growing._grow_chunk._cache_size()
   assert growing._grow_chunk._cache_size() == before
@@ -404,8 +399,8 @@ def test_sizes_that_pad_alike_compile_once():
 
 def test_truncate_keeps_the_first_trees():
   masks, values = _data(15)
-  long = boosting.fit(masks, values, depth=3, num_trees=20)
-  short = boosting.fit(masks, values, depth=3, num_trees=8)
+  long = functions.grown(masks, values, depth=3, num_trees=20)
+  short = functions.grown(masks, values, depth=3, num_trees=8)
   np.testing.assert_array_equal(trees.truncate(long, 8).leaf, short.leaf)
   none = trees.predict(trees.truncate(long, 0), masks)
   np.testing.assert_allclose(none, values.mean(), rtol=1e-12)
@@ -437,7 +432,7 @@ def test_bad_fits_are_refused(change, error, message):
   masks, values = _data(16)
   settings = dict(masks=masks, values=values) | change
   with pytest.raises(error, match=message):
-    boosting.fit(settings.pop("masks"), settings.pop("values"), **settings)
+    functions.grown(settings.pop("masks"), settings.pop("values"), **settings)
 
 
 @pytest.mark.parametrize(
@@ -463,6 +458,6 @@ def test_bad_cross_validations_are_refused(change, error, message):
 
 def test_predictions_refuse_other_players():
   masks, values = _data(18)
-  fitted = boosting.fit(masks, values, depth=3, num_trees=1)
+  fitted = functions.grown(masks, values, depth=3, num_trees=1)
   with pytest.raises(ValueError, match="expected n=8"):
     trees.predict(fitted, masks[:, :4])

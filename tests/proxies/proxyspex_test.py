@@ -1,12 +1,11 @@
 """ProxySPEX: what is cut, what is fitted again, and what is said about it."""
 
-import sys
-
 import numpy as np
 import pytest
 
 from spex_jax.fourier import regress, score, sparse
 from spex_jax.proxies import boosting, proxyspex, tree_fourier
+from tests import functions
 
 _QUICK = dict(depths=(3,), rates=(0.1,), counts=(100, 200))
 
@@ -76,7 +75,7 @@ def test_the_paper_keeps_95_percent_and_fits_a_ridge():
 
   _, masks, values = _planted(2, 300, noise=0.3)
   found = proxyspex.fit(masks, values, mode="paper", **_QUICK)
-  grown = boosting.fit(
+  grown = functions.grown(
     masks,
     values,
     depth=3,
@@ -96,39 +95,12 @@ def test_the_paper_keeps_95_percent_and_fits_a_ridge():
   np.testing.assert_allclose(found.fourier.coefs, ridge.coef_, rtol=1e-6)
 
 
-@pytest.mark.parametrize("mode", ["ours", "paper"])
-def test_lightgbm_grows_the_same_trees(mode):
-  pytest.importorskip("lightgbm")
-  function, masks, values = _planted(3, 300, noise=0.2)
-  both = [
-    proxyspex.fit(masks, values, mode=mode, trees=trees, **_QUICK)
-    for trees in ("jax", "lightgbm")
-  ]
-  assert [found.config.trees for found in both] == ["jax", "lightgbm"]
-  again = proxyspex.fit(masks, values, mode=mode, trees="lightgbm", **_QUICK)
-  np.testing.assert_array_equal(both[1].fourier.coefs, again.fourier.coefs)
-  test = _test_masks()
-  one, two = (score.r2(function(test), f.fourier(test)) for f in both)
-  assert abs(one - two) < 0.01
-  assert abs(both[0].config.tree_score - both[1].config.tree_score) < 0.01
-
-
-def test_lightgbm_that_is_missing_is_named(monkeypatch):
-  _, masks, values = _planted()
-  monkeypatch.setitem(sys.modules, "lightgbm", None)
-  with pytest.raises(ModuleNotFoundError, match=r"spex-jax\[proxy\]"):
-    proxyspex.fit(masks, values, trees="lightgbm")
-
-
-@pytest.mark.parametrize("trees", ["jax", "lightgbm"])
 @pytest.mark.parametrize(
   ("scale", "offset"), [(1e30, 0.0), (1e-30, 0.0), (1.0, 1e4), (-2.0, 1e6)]
 )
-def test_units_and_offsets_change_nothing(trees, scale, offset):
-  if trees == "lightgbm":
-    pytest.importorskip("lightgbm")
+def test_units_and_offsets_change_nothing(scale, offset):
   function, masks, values = _planted(4, 250, noise=0.1)
-  found = proxyspex.fit(masks, scale * values + offset, trees=trees, **_QUICK)
+  found = proxyspex.fit(masks, scale * values + offset, **_QUICK)
   test = _test_masks()
   guess = (found.fourier(test) - offset) / scale
   assert np.isfinite(found.fourier.coefs).all()
@@ -196,7 +168,6 @@ def test_pure_noise_is_not_worse_than_the_mean():
   ("change", "error", "message"),
   [
     (dict(mode="best"), ValueError, "mode must be 'ours' or 'paper'"),
-    (dict(trees="xgboost"), ValueError, "trees must be 'jax' or 'lightgbm'"),
     (dict(max_order=0), ValueError, "max_order must be at least 1"),
     (dict(max_order=2.5), TypeError, "max_order must be an integer"),
     (dict(values=np.zeros((400, 2))), ValueError, "Need one target"),

@@ -55,9 +55,6 @@ def test_posterior_is_that_of_all_characters(num_masks, n):
   tight = {"rtol": 1e-9, "atol": 1e-10}
   np.testing.assert_allclose(spectrum.coefs(posterior, sets), expected, **tight)
   np.testing.assert_allclose(
-    spectrum.covariance(posterior, sets), 4.0 * covariance, **tight
-  )
-  np.testing.assert_allclose(
     spectrum.standard_errors(posterior, sets) ** 2,
     4.0 * np.diagonal(covariance),
     **tight,

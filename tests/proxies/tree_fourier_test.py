@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spex_jax.masks import sampling
-from spex_jax.proxies import boosting, tree_fourier, tree_readers, trees
+from spex_jax.proxies import tree_fourier, tree_readers, trees
+from tests import functions
 
 _EPS = np.finfo(np.float64).eps
 
@@ -91,7 +92,7 @@ def test_any_trees_match_the_recursion(seed, n, depth, num_trees):
 @pytest.mark.slow
 def test_terms_come_as_sparse_fourier_wants_them():
   masks, values = _samples()
-  found = tree_fourier.expand(boosting.fit(masks, values, num_trees=20))
+  found = tree_fourier.expand(functions.grown(masks, values, num_trees=20))
   again = type(found).from_players(found.n, found.players, found.coefs)
   assert int(found.count) == int(again.count) == len(found.coefs)
   assert dict(found.terms()) == dict(again.terms())  # Ties in any order.
@@ -105,7 +106,7 @@ def test_many_players_are_expanded_as_few():
   rng = np.random.default_rng(1)
   masks = rng.integers(0, 2, (600, 1000)).astype(bool)
   values = masks[:, :3] @ [3.0, 2.0, 1.0] + rng.normal(size=600)
-  grown = boosting.fit(masks, values, num_trees=100, depth=5)
+  grown = functions.grown(masks, values, num_trees=100, depth=5)
   test = rng.integers(0, 2, (100, 1000)).astype(bool)
   found = tree_fourier.expand(grown)
   assert int(found.count) > 5000
@@ -117,7 +118,7 @@ def test_many_players_are_expanded_as_few():
 @pytest.mark.slow
 def test_batches_of_trees_add_up(monkeypatch):
   masks, values = _samples()
-  grown = boosting.fit(masks, values, num_trees=30, depth=4, min_leaf=2)
+  grown = functions.grown(masks, values, num_trees=30, depth=4, min_leaf=2)
   whole = tree_fourier.expand(grown)
   monkeypatch.setattr(tree_fourier, "_ROWS", 150)  # Some two trees each.
   assert len(tree_fourier._batches(tree_readers.read(grown, 8))) > 5
@@ -357,10 +358,7 @@ def test_masks_of_other_players_are_refused():
     tree_fourier.expand(model, 5)
   with pytest.raises(ValueError, match="Pass n, the number of players"):
     tree_fourier.expand(model)
-  both = boosting.fit(masks, np.stack([values, values], 1), num_trees=2)
-  with pytest.raises(ValueError, match="have 2 targets"):
-    tree_fourier.expand(both)
-  broken = boosting.fit(masks, values, num_trees=2)
+  broken = functions.grown(masks, values, num_trees=2)
   broken.leaf[0, 0] = np.nan
   with pytest.raises(ValueError, match="leaves of NaN"):
     tree_fourier.expand(broken)

@@ -3,7 +3,6 @@
 import io
 import re
 import sys
-import time
 
 from rich import console
 
@@ -107,6 +106,10 @@ def test_cost_says_what_was_spent():
   assert tables.cost(stats, 2.25).startswith(
     "12 batches (batch_size=256, microbatch=32; 72 rows of padding) on"
   )
+  stats.sizes = {40: 1200, 89: 1800}
+  assert "padding; rows by length: 1,200 of 40, 1,800 of 89) on" in (
+    tables.cost(stats, 2.25)
+  )
   host = evaluate.Stats(evaluations=5, batches=1, run_seconds=1.0)
   assert tables.cost(host, 0.5) == (
     "1 batch on host; compile 0.00 s, run 1.00 s, decode 0.50 s"
@@ -136,17 +139,36 @@ def test_progress_prints_plain_lines_now_and_then(capsys, monkeypatch):
   assert capsys.readouterr().err == "evaluating: 50 of 100 masks\n"
 
 
+class _Timer:
+  """Fires when it is told to, not when time has passed."""
+
+  def __init__(self, seconds, function, args):
+    self.fire, self.state = lambda: function(*args), "made"
+
+  def start(self):
+    self.state = "running"
+
+  def cancel(self):
+    self.state = "cancelled"
+
+
 def test_decoding_is_one_plain_line_if_it_lasts(capsys, monkeypatch):
-  monkeypatch.setattr(progress, "_QUIET_SECONDS", 0.2)
+  timers = []
+
+  def timer(*args):
+    timers.append(_Timer(*args))
+    return timers[-1]
+
+  monkeypatch.setattr(progress.threading, "Timer", timer)
   with progress.evaluations(100) as monitor:
     function = monitor.watch(lambda masks: 2 * masks)
     assert [function(x) for x in (1, 2, 3)] == [2, 4, 6]
-    time.sleep(1.0)
+    states = [timer.state for timer in timers]
+    assert states == ["cancelled", "cancelled", "running"]
+    assert capsys.readouterr().err == ""
+    timers[-1].fire()
   assert capsys.readouterr().err == "decoding\n"
-  with progress.evaluations(100) as monitor:
-    monitor.watch(abs)(1)
-  time.sleep(0.5)
-  assert capsys.readouterr().err == ""
+  assert timers[-1].state == "cancelled"
 
 
 class _Terminal(io.StringIO):

@@ -256,11 +256,12 @@ def test_unfit_directories_and_rows_are_refused(tmp_path):
   with pytest.raises(ValueError, match="no JSON"):
     ledger.Ledger(tmp_path / "new", {"rate": np.nan})
   book = ledger.Ledger(tmp_path / "new", _CONFIG)
+  rows = _rows()
+  parts = rows.packed, rows.seeds, rows.status, rows.values
   with pytest.raises(ValueError, match="at least one row"):
-    book.write(0, shards.empty(_N, _TARGETS))
+    book.write(0, shards.Rows(_N, *(part[:0] for part in parts)))
   with pytest.raises(ValueError, match="no shard yet"):
     book.export()
-  rows = _rows()
   with pytest.raises(ValueError, match="cannot have the status OK"):
     shards.Rows(_N, rows.packed, rows.seeds, rows.status * 0, rows.values)
   with pytest.raises(ValueError, match="NaN and nothing else"):

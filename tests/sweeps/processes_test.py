@@ -37,7 +37,7 @@ def _start(*more, settings=_SETTINGS, **environment):
 
 def _wait_for(workdir, number):
   """Until so many shards are published."""
-  deadline = time.monotonic() + 120
+  deadline = time.monotonic() + crash_test._LIMIT
   while len(crash_test._published(workdir)) < number:
     assert time.monotonic() < deadline
     time.sleep(0.005)
@@ -116,7 +116,7 @@ def test_a_process_that_is_killed_takes_no_other_with_it(tmp_path):
   both = _both(tmp_path / "two", "--patience=3", settings=many)
   _wait_for(tmp_path / "two", 6)
   both[1].send_signal(signal.SIGKILL)
-  _, said = both[0].communicate(timeout=120)
+  _, said = both[0].communicate(timeout=crash_test._LIMIT)
   assert both[0].returncode == 75, said
   assert "other processes of this task did not publish" in said
   published = crash_test._published(tmp_path / "two")
@@ -141,7 +141,7 @@ def test_a_coordinator_that_does_not_answer():
   begin = time.monotonic()
   with pytest.raises(TimeoutError, match=f"Nobody answers .* {address} within"):
     processes.join(address, 1, 2, timeout=0.5)
-  assert time.monotonic() - begin < 30
+  assert time.monotonic() - begin < 200  # JAX's own limit is 300 s.
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_parameters_may_lie_on_several_processes(tmp_path, axes):
   """A mask that fails is marked, and all else is evaluated."""
   (tmp_path / "split.py").write_text(_SPLIT)
   both = _together(tmp_path / "run", tmp_path / "split.py", "yes", axes)
-  said = [process.communicate(timeout=120)[1] for process in both]
+  said = [process.communicate(timeout=crash_test._LIMIT)[1] for process in both]
   assert [process.returncode for process in both] == [0, 0], said
   found = state.status(tmp_path / "run")
   assert found.complete and found.processes == 2
@@ -224,7 +224,7 @@ def test_without_another_a_process_ends_where_it_can_go_on(tmp_path):
   both = _together(tmp_path / "run", tmp_path / "split.py")
   _wait_for(tmp_path / "run", 4)
   both[1].send_signal(signal.SIGKILL)
-  _, said = both[0].communicate(timeout=120)
+  _, said = both[0].communicate(timeout=crash_test._LIMIT)
   assert both[0].returncode == 75, said
   assert "another process of this task is gone" in said
   before = crash_test._published(tmp_path / "run")
@@ -246,7 +246,7 @@ def test_together_all_take_the_same_shard_whatever_others_do(tmp_path):
     masks = work.masks(shard.start, shard.stop)
     values = np.tanh(masks.astype(np.float32) @ weights).sum(axis=1)
     book.write(index, shards.rows_of(masks, values))
-  said = [process.communicate(timeout=120)[1] for process in both]
+  said = [process.communicate(timeout=crash_test._LIMIT)[1] for process in both]
   assert [process.returncode for process in both] == [0, 0], said
   assert state.status(tmp_path / "run").complete
   for _, rows in book.scan():

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spex_jax.ablate import examples, subsets
+from spex_jax.influence import examples, subsets
 from spex_jax.models import mlp
 from spex_jax.training import learners, linear, loop
 

@@ -30,7 +30,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
-from spex_jax.ablate import evaluate, features, subsets
+from spex_jax.ablate import evaluate, features
+from spex_jax.influence import subsets
 from spex_jax.masks import packing
 from spex_jax.training import learners, loop
 

@@ -1,13 +1,17 @@
-"""How good an attribution is, judged by models that were really retrained.
+"""How good an attribution is, judged by what really happens on fresh masks.
 
-  lds          linear datamodeling score (Park et al. 2023, arXiv 2303.14186,
-               definition 2.3), with the most that any score could have
+  correlation  of predictions and outputs, target by target: COAR's measure
+               (Shah et al. 2024, section 4) by Pearson's correlation
+  lds          the same by ranks, the linear datamodeling score (Park et al.
+               2023, arXiv 2303.14186, definition 2.3), with the most that any
+               score could have
   surrogate    R^2 and rank of an expansion with its interactions, and of its
                first order alone
   brittleness  fewest removals that flip a prediction (Ilyas et al. 2022,
                section 4.1), the whole grid asked at once
   mislabelled  whether the lowest scores are the wrong labels
-  (interactions are judged in `corners`)
+  (`influence.corners` judges interactions; `components.judging` compares
+  methods on masks that it draws)
 
 Masks are to be fresh: none that the attribution was fitted to.
 
@@ -18,48 +22,71 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+import chex
 import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import score, sparse
 from spex_jax.indices import attribution, metrics
-from spex_jax.masks import packing
 
 _LEVEL = 0.95  # Of intervals over targets, by Student's t: targets are few.
 
 
 @dataclasses.dataclass(frozen=True)
-class Lds:
-  """Linear datamodeling scores.
+class Correlation:
+  """How well predictions correlate with values, target by target.
 
   Attributes:
-    per_target: float64 `[T]` rank correlations; 0 where the predictions are
-      all equal, NaN where the values are.
-    mean: over the targets whose values rank anything.
-    interval: 95 %, of the mean over targets like these; None for one target.
-    reliability: mean rank correlation of the values under two seeds; None with
-      one seed.
+    per_target: float64 `[T]`; 0 where the predictions are all equal, NaN where
+      the values are.
+    num_masks: B.
+    num_seeds: S.
+    ranks: whether these are rank correlations: linear datamodeling scores.
+    reliability: mean correlation of the values under two seeds; None with one
+      seed.
     ceiling: what a perfect prediction of the mean over seeds would score
       against the values given, `sqrt` of the reliability of their mean
       (Spearman-Brown); None with one seed.
-    undefined: targets whose values are all equal, left out of the mean.
-    num_masks: B.
-    num_seeds: S.
   """
 
   per_target: np.ndarray
-  mean: float
-  interval: tuple[float, float] | None
-  reliability: float | None
-  ceiling: float | None
-  undefined: int
   num_masks: int
-  num_seeds: int
+  num_seeds: int = 1
+  ranks: bool = False
+  reliability: float | None = None
+  ceiling: float | None = None
+
+  @property
+  def defined(self) -> np.ndarray:
+    """float64 `[<= T]`: of the targets whose values vary."""
+    return self.per_target[np.isfinite(self.per_target)]
+
+  @property
+  def undefined(self) -> int:
+    """How many targets never vary; they are left out of the mean."""
+    return len(self.per_target) - len(self.defined)
+
+  @property
+  def mean(self) -> float:
+    return float(self.defined.mean())
+
+  @property
+  def error(self) -> float | None:
+    """Standard error of the mean over targets; None for one of them."""
+    return standard_error(self.defined)
+
+  @property
+  def interval(self) -> tuple[float, float] | None:
+    """95 %, of the mean over targets like these; None for one target."""
+    return mean_interval(self.defined)[1]
 
   def __str__(self) -> str:
+    if not self.ranks:
+      error = self.error
+      return f"{self.mean:.3f}" + ("" if error is None else f" ± {error:.3f}")
     text = f"LDS {self.mean:.3f}"
-    if self.interval:
-      text += f" [{self.interval[0]:.3f}, {self.interval[1]:.3f}]"
+    if interval := self.interval:
+      text += f" [{interval[0]:.3f}, {interval[1]:.3f}]"
     if self.ceiling is None:
       text += ", ceiling not measured (one seed)"
     else:
@@ -76,72 +103,40 @@ class Lds:
     return text
 
 
-def by_seed(
-  masks: base.Masks, values: base.Values, seeds: base.Array
-) -> tuple[np.ndarray, np.ndarray]:
-  """Gathers a bank's rows: distinct masks `[B', n]`, values `[B', S, T]`.
-
-  Args:
-    masks: bool `[B, n]`, each once for every seed.
-    values: `[B]` or `[B, T]`.
-    seeds: int `[B]`, the seed index of each row.
-
-  Raises:
-    ValueError: a mask that lacks a seed, or has one twice.
-  """
-  masks, values = attribution.samples(masks, values)
-  seeds = np.asarray(seeds)
-  if seeds.shape != masks.shape[:1]:
-    raise ValueError(
-      f"Need one seed index per mask; got {seeds.shape} for {len(masks)}."
-    )
-  distinct = packing.distinct_masks(masks)
-  names, columns = np.unique(seeds, return_inverse=True)
-  shape = len(distinct.first), len(names)
-  cells = distinct.inverse * len(names) + columns
-  counts = np.bincount(cells, minlength=shape[0] * shape[1])
-  if (counts != 1).any():
-    cell = int(np.flatnonzero(counts != 1)[0])
-    row, column = divmod(cell, len(names))
-    raise ValueError(
-      f"Every mask needs every seed once: the mask of row "
-      f"{distinct.first[row]} has seed {names[column]} {counts[cell]} times."
-    )
-  out = np.empty((len(counts), values.shape[1]))
-  out[cells] = values
-  return masks[distinct.first], out.reshape(*shape, -1)
-
-
-def lds(predict: base.ValueFn, masks: base.Masks, values: base.Array) -> Lds:
-  """Rank correlation of predictions and retrainings over fresh subsets.
-
-  Spearman's with ties averaged, per target, then the mean over targets.
+def correlation(
+  predict: base.ValueFn,
+  masks: base.Masks,
+  values: base.Array,
+  *,
+  ranks: bool = False,
+) -> Correlation:
+  """Correlation of predictions and values over fresh masks, per target.
 
   Args:
     predict: masks to `[B]` or `[B, T]`: an `Attribution`, an expansion.
-    masks: bool `[B, n]`, at least 3.
-    values: `[B, T]`, or `[B, S, T]` for S seeds of each mask (`by_seed`), of
-      which the mean is predicted and the ceiling measured.
+    masks: bool `[B, n]`, at least 3; none that the method was fitted to.
+    values: `[B]`, `[B, T]`, or `[B, S, T]` for S seeds of each mask, of which
+      the mean is predicted and the ceiling measured.
+    ranks: Spearman's, ties averaged, in place of Pearson's.
 
   Raises:
     ValueError: fewer than 3 masks, other shapes, values or predictions that
-      are not finite, or values that never change for any target.
+      are not finite, or values that never vary for any target.
   """
   masks, values = _checked(masks, values)
   if len(masks) < 3:
-    raise ValueError(f"Ranking needs at least 3 masks; got {len(masks)}.")
+    raise ValueError(f"A correlation needs at least 3 masks; got {len(masks)}.")
   num_masks, num_seeds, num_targets = values.shape
   truth = values.mean(axis=1)
   guess = _predictions(predict, masks, num_targets)
   defined = np.ptp(truth, axis=0) > 0
   if not defined.any():
-    raise ValueError("The values never change: there is nothing to rank.")
-  per_target = np.where(defined, _ranks(truth, guess), np.nan)
-  scores = per_target[defined]
+    raise ValueError("The values never vary: there is nothing to predict.")
+  compare = _ranks if ranks else _products
   reliability = ceiling = None
   if num_seeds > 1:
     pairs = [
-      _ranks(values[:, i], values[:, j])[defined]
+      compare(values[:, i], values[:, j])[defined]
       for i in range(num_seeds)
       for j in range(i)
     ]
@@ -150,16 +145,21 @@ def lds(predict: base.ValueFn, masks: base.Masks, values: base.Array) -> Lds:
     one = np.clip(one, 0, 1)
     mean = num_seeds * one / (1 + (num_seeds - 1) * one)
     ceiling = float(np.sqrt(mean).mean())
-  return Lds(
-    per_target=per_target,
-    mean=float(scores.mean()),
-    interval=mean_interval(scores)[1],
-    reliability=reliability,
-    ceiling=ceiling,
-    undefined=int((~defined).sum()),
+  return Correlation(
+    per_target=np.where(defined, compare(truth, guess), np.nan),
     num_masks=num_masks,
     num_seeds=num_seeds,
+    ranks=ranks,
+    reliability=reliability,
+    ceiling=ceiling,
   )
+
+
+def lds(
+  predict: base.ValueFn, masks: base.Masks, values: base.Array
+) -> Correlation:
+  """The linear datamodeling score: `correlation` by ranks."""
+  return correlation(predict, masks, values, ranks=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +206,7 @@ def surrogate(
       meant.
 
   Raises:
-    ValueError: as in `lds`.
+    ValueError: as in `correlation`.
   """
   masks, values = _checked(masks, values)
   truth = values.mean(axis=1)
@@ -295,15 +295,15 @@ def brittleness(
   rank = np.argsort(order, axis=1, kind="stable")
   kept = rank[:, None] >= grid[:, None]  # [T, G, n]
   masks = np.concatenate([np.ones((1, n), bool), kept.reshape(-1, n)])
-  distinct = packing.distinct_masks(masks)
+  distinct, inverse = np.unique(masks, axis=0, return_inverse=True)
   values = base.check_values(
-    np.asarray(value_fn(masks[distinct.first])), len(distinct.first)
-  ).reshape(len(distinct.first), -1)
+    np.asarray(value_fn(distinct)), len(distinct)
+  ).reshape(len(distinct), -1)
   if values.shape[1] != num_targets:
     raise ValueError(
       f"Scores are of {num_targets} targets, margins of {values.shape[1]}."
     )
-  values = values[distinct.inverse]
+  values = values[inverse.ravel()]
   own = values[1:].reshape(num_targets, len(grid), num_targets)
   margins = np.column_stack([values[0], np.einsum("tgt->tg", own)])
   tried = np.append(0, grid)
@@ -392,20 +392,33 @@ def mean_interval(
   each: base.Array,
 ) -> tuple[float, tuple[float, float] | None]:
   """The mean over targets, and its 95 % interval; None for one target."""
+  chex.assert_rank(each, 1)
   import scipy.stats  # Slow to import.
 
   each = np.asarray(each, np.float64)
-  mean = float(each.mean())
-  if len(each) < 2:
+  mean, error = float(each.mean()), standard_error(each)
+  if error is None:
     return mean, None
   quantile = float(scipy.stats.t.ppf((1 + _LEVEL) / 2, len(each) - 1))
-  half = quantile * float(each.std(ddof=1)) / math.sqrt(len(each))
+  half = quantile * error
   return mean, (mean - half, mean + half)
+
+
+def standard_error(each: base.Array) -> float | None:
+  """Of the mean over targets; None for one target."""
+  if len(each) < 2:
+    return None
+  return float(np.std(each, ddof=1)) / math.sqrt(len(each))
 
 
 def _ranks(a, b):
   """`[T]` rank correlations; 0 where one side is all equal: it says nothing."""
   return np.atleast_1d(metrics.spearman(a, b, constant=0.0))
+
+
+def _products(a, b):
+  """The same of the values themselves."""
+  return np.atleast_1d(metrics.pearson(a, b, constant=0.0))
 
 
 def _checked(masks, values):

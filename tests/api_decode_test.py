@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from spex_jax.explain import decode
+from spex_jax.api import decode
 from spex_jax.fourier import spex
 from spex_jax.masks import sampling
 from spex_jax.proxies import select

@@ -1,11 +1,14 @@
 """Tests of the public face: budgets, choices, and every kind of bad input."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spex_jax.explain import DECODERS, explain
+import spex_jax
+from spex_jax.api import DECODERS, explain
 from spex_jax.fourier import spex
 from spex_jax.masks import packing, sampling
 from tests import functions
@@ -25,6 +28,17 @@ class _Counting:
 
   def distinct(self):
     return len(packing.distinct_masks(np.concatenate(self.batches)).first)
+
+
+def test_every_room_is_an_attribute():
+  folder = pathlib.Path(spex_jax.__file__).parent
+  rooms = {path.stem for path in folder.iterdir() if path.stem[0] != "_"}
+  assert {"api", "ablate", "store", "sweeps"} < rooms < {*dir(spex_jax)}
+  for name in rooms:
+    # No name of the face, such as `explain`, hides a room.
+    assert getattr(spex_jax, name).__name__ == f"spex_jax.{name}"
+  with pytest.raises(AttributeError, match="no attribute 'rooms'"):
+    _ = spex_jax.rooms
 
 
 class TestSpex:

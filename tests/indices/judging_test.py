@@ -6,8 +6,8 @@ from scipy import stats
 from sklearn import datasets, metrics
 
 import spex_jax as spex
-from spex_jax.indices import attribution
-from spex_jax.influence import datamodels, judging, semivalues
+from spex_jax.indices import attribution, judging
+from spex_jax.influence import datamodels, semivalues
 from spex_jax.masks import sampling
 from tests import functions, ridge_games
 
@@ -40,6 +40,20 @@ def test_lds_is_scipys_with_ties():
   assert found.ceiling is None and "not measured" in str(found)
 
 
+def test_correlations_are_numpys():
+  masks, predict = _masks(), _linear()
+  values = predict(masks) + np.random.default_rng(2).normal(size=(40, 3))
+  found = judging.correlation(predict, masks, values)
+  expected = [
+    np.corrcoef(values[:, t], predict(masks)[:, t])[0, 1] for t in range(3)
+  ]
+  np.testing.assert_allclose(found.per_target, expected, atol=1e-12)
+  np.testing.assert_allclose(found.mean, np.mean(expected))
+  np.testing.assert_allclose(found.error, np.std(expected, ddof=1) / 3**0.5)
+  one = judging.correlation(lambda m: predict(m)[:, 0], masks, values[:, 0])
+  assert one.error is None and str(one) == f"{expected[0]:.3f}"
+
+
 def test_the_ceiling_is_what_the_truth_itself_scores():
   masks, truth = _masks(2000, seed=3), _linear()
   rng = np.random.default_rng(4)
@@ -65,23 +79,6 @@ def test_targets_that_never_change_are_left_out_and_flat_guesses_score_0():
   assert found.undefined == 1 and np.isnan(found.per_target[1])
   np.testing.assert_allclose(found.per_target[[0, 2]], [1.0, 0.0])
   assert found.mean == 0.5 and "1 targets never change" in str(found)
-
-
-def test_rows_of_a_bank_are_gathered_by_seed():
-  masks = sampling.enumerate_masks(3)
-  rng = np.random.default_rng(0)
-  rows = rng.permutation(16)
-  seeds = np.repeat([7, 9], 8)[rows]
-  long = np.tile(masks, (2, 1))[rows]
-  values = (long @ [1, 2, 4]) * 10.0 + seeds
-  distinct, found = judging.by_seed(long, values, seeds)
-  np.testing.assert_array_equal(
-    found[:, :, 0], (distinct @ [1, 2, 4])[:, None] * 10.0 + [[7, 9]]
-  )
-  with pytest.raises(ValueError, match="has seed 9 0 times|has seed 7 0 times"):
-    judging.by_seed(long[1:], values[1:], seeds[1:])
-  with pytest.raises(ValueError, match="one seed index per mask"):
-    judging.by_seed(long, values, seeds[1:])
 
 
 def test_a_surrogate_is_judged_with_interactions_and_without():
@@ -172,7 +169,7 @@ def test_banzhaf_and_datamodels_find_wrong_labels():
   ("call", "message"),
   [
     (lambda: judging.lds(_linear(), _masks(2), np.ones((2, 3))), "at least 3"),
-    (lambda: judging.lds(_linear(), _masks(), np.ones((40, 3))), "never chang"),
+    (lambda: judging.lds(_linear(), _masks(), np.ones((40, 3))), "never vary"),
     (
       lambda: judging.lds(_linear(), _masks(), np.full((40, 3), np.nan)),
       "NaN or infinity for 40",
