@@ -285,6 +285,35 @@ def from_json(
   return body
 
 
+def check_fits(num_masks: int, n: int, what: str) -> None:
+  """Refuses masks bool `[num_masks, n]` that this machine cannot hold.
+
+  Args:
+    num_masks: B, of any size.
+    n: players, of any number.
+    what: asks for them, as a message names it.
+
+  Raises:
+    ValueError: they do not fit; the message tells how many would.
+  """
+  room = _memory()
+  if num_masks * n > room:
+    fit = ((room // n, "masks"), (room // num_masks, "players"))
+    most = " or ".join(f"{count:,} {name}" for count, name in fit if count)
+    raise ValueError(
+      f"{what}: {num_masks:,} masks of {n:,} players do not fit into this "
+      f"machine's {room / 2**30:,.0f} GiB: {most} do, at most."
+    )
+
+
+def _memory() -> int:
+  """Bytes of this machine."""
+  try:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  except (AttributeError, ValueError, OSError):  # Not told.
+    return 1 << 36
+
+
 def printable(text: str) -> str:
   """Escapes what could break a line or steer a terminal."""
   return "".join(

@@ -83,6 +83,9 @@ def shard(
     processes.LostError: a process of the group is gone.
     ValueError: masks of another shape.
   """
+  base.check_fits(
+    stop - start, work.n + 16 * work.num_targets, "rows_per_shard"
+  )
   # Its own copy: what a function keeps and writes into later is another.
   masks = group.agreed(
     lambda span: np.array(base.check_masks(work.masks(*span), work.n)),

@@ -36,6 +36,7 @@ import numpy as np
 from spex_jax import settings
 
 NAN = ("error", "drop", "keep")
+_MOST_SHARDS = 2_000_000  # A task lists its own, and a folder them all.
 _OF_ALL = ("retries", "max_failed")  # Not of one item.
 _NEEDED = ("build", "rows", "rows_per_shard", "nan", *_OF_ALL)
 NEEDED = frozenset(_NEEDED)
@@ -68,6 +69,20 @@ class Sweep:
 
   config: dict[str, Any]
   items: tuple[dict[str, Any], ...]
+
+  def __post_init__(self):
+    rows = [self._of(item, "rows") for item in self.items]
+    sizes = [self._of(item, "rows_per_shard") for item in self.items]
+    shards = sum(-(-all_of // size) for all_of, size in zip(rows, sizes))
+    if shards > _MOST_SHARDS or sum(rows) >= 1 << 62:
+      # As few shards as may be, in sizes alike.
+      size = -(-sum(rows) // max(1, _MOST_SHARDS - len(rows)))
+      raise ValueError(
+        f"rows={max(rows):,} at rows_per_shard={min(sizes):,}: {shards:,} "
+        f"shards of {sum(rows):,} rows, where {_MOST_SHARDS:,} shards are the "
+        f"most: give a rows_per_shard from {size:,} up, or at most "
+        f"{_MOST_SHARDS * min(sizes) // len(rows):,} rows."
+      )
 
   @functools.cached_property
   def _rows(self) -> np.ndarray:
@@ -165,8 +180,10 @@ class Sweep:
     return found
 
   def _numbers(self, name: str) -> np.ndarray:
-    every = self.config[name]
-    return np.array([item.get(name, every) for item in self.items], np.int64)
+    return np.array([self._of(item, name) for item in self.items], np.int64)
+
+  def _of(self, item: Mapping[str, Any], name: str) -> int:
+    return item.get(name, self.config[name])
 
   def _check_address(self, index: int) -> None:
     if not 0 <= index < self.num_shards:
