@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 
 LIMIT = 3600.0  # Seconds, by default.
-_FIRST = 30.0  # Seconds before the first word; then twice as many.
+_FIRST = 10.0  # Seconds before the first word; then twice as many.
 _LEAVE = os._exit  # A value function has another, while it runs.
 
 
