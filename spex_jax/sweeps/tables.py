@@ -104,9 +104,9 @@ def export(
   place = pathlib.Path(path)
   if not place.parent.is_dir():
     raise ValueError(f"{place.parent} is no folder; {place.name} needs one.")
+  base.check_replaceable(place)
   told_at = place.with_name(f"{place.name}.sha256")
-  for one in (place, told_at):
-    base.check_replaceable(one)
+  base.check_replaceable(told_at)
   _check_apart(workdir, place)
   temporary = base.draft(place)
   reading, total = _Reading(workdir), 0
