@@ -225,6 +225,8 @@ class Explanation:
         if isinstance(value, list):
           body["by_terms"][key] = np.asarray(value)
       for name in ("notes", "names"):
+        if not isinstance(body[name], list | None):
+          raise TypeError(f"{name} are no list")
         body[name] = None if body[name] is None else tuple(body[name])
       fourier = (
         functions[0] if single else sparse.SparseFourier.stack(functions)

@@ -18,6 +18,8 @@ commands:
   sweep     runs thousands of such questions, on one machine or many, so that
             no kill loses or repeats what was done
 
+A FILE given to --config is Python, and is run: take none from a stranger.
+
 `spex explain` alone trains a small network on handwritten digits and explains
 one image; `spex attribute data` alone retrains one thousands of times; `spex
 attribute components` alone takes one apart. With `--help` each lists its
@@ -135,7 +137,8 @@ usage: spex sweep run --config=FILE[:SIZE] --workdir=DIR [--config.KEY=VALUE]
 
   run       evaluates what is missing of a sweep, shard by shard; the same
             command goes on after a kill. `FILE` has get_config() and sweep()
-            (see spex_jax/sweeps/grid.py, experiments/configs/sweep_digits.py).
+            (see spex_jax/sweeps/grid.py, experiments/configs/sweep_digits.py),
+            and is run: take none from a stranger.
             Exit code 0: all is tried; 75: asked to end by a signal, the same
             command goes on; 1: what trying again does not mend
   status    what is done, the rate, what is left, the cost, failures with their

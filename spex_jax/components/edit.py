@@ -224,7 +224,7 @@ class Edit:
     """
     try:
       return saved.edit(cls, body)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
       raise ValueError(f"This is no saved edit: {error!r}.") from error
 
   def __eq__(self, other: object) -> bool:
