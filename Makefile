@@ -61,7 +61,7 @@ install = "$(1)/bin/python" -m pip install --quiet --no-deps --no-compile \
   && "$(1)/bin/python" -m pip install --quiet --no-deps \
     --no-build-isolation -e .
 
-.PHONY: help demo test test-first-half test-second-half test-ends check \
+.PHONY: help demo test test-ends check \
   $(versions:%=test-%) test-slow faults test-peers bench \
   parity lock peers peers-shapiq peers-torch test-cluster
 
@@ -71,21 +71,24 @@ help:
 demo: $(env)/.spex-core
 	"$(env)/bin/spex" explain
 
-# Side by side: most of a run is compilation, on one core. All tests run on one
-# Python, in two halves; on the newest, what depends on versions most: the face,
-# the command, files.
-first_half := $(addprefix tests/,ablate components datasets experiments indices influence \
-  jobs masks report store sweeps third_party training)
+# Two at a time, as most of a run is compilation, on one core: all tests on one
+# Python, in parts of some equal cost, the last of which has the folders that no
+# other names; on the newest, what depends on versions most: the face, the
+# command, files. Programs that were compiled once are shared by all (conftest).
+part-1 := $(addprefix tests/,models components)
+part-2 := $(addprefix tests/,jobs experiments third_party)
+part-3 := $(addprefix tests/,proxies fourier masks)
+part-4 := $(addprefix tests/,ablate influence training datasets indices report)
+part-5 := $(foreach n,1 2 3 4,$(part-$n:%=--ignore=%))
+parts := $(addprefix test-part-,1 2 3 4 5)
 test: check
-	$(MAKE) --no-print-directory -j2 \
+	$(MAKE) --no-print-directory --keep-going -j2 \
 	  $(if $(filter output-sync,$(.FEATURES)),-Otarget) \
-	  test-second-half test-first-half $(if $(filter-out $(main),$(newest)),test-ends)
+	  $(parts) $(if $(filter-out $(main),$(newest)),test-ends)
 
-test-first-half: $(env_dev)/.spex-all
-	"$(env_dev)/bin/python" -m pytest $(first_half)
-
-test-second-half: $(env_dev)/.spex-all
-	"$(env_dev)/bin/python" -m pytest $(first_half:%=--ignore=%)
+.PHONY: $(parts)
+$(parts): test-part-%: $(env_dev)/.spex-all
+	"$(env_dev)/bin/python" -m pytest $(part-$*)
 
 test-ends: $(env-$(newest))/.spex-all
 	"$(env-$(newest))/bin/python" -m pytest tests/store \

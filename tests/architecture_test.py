@@ -38,7 +38,8 @@ _MAY_IMPORT = {
   "ablate": {"base", "masks", "models", "store"},
   # Datamodels are first-order Fourier fits; SparseFourier is read out here.
   "influence": {
-    "base", "masks", "fourier", "training", "ablate", "store", "indices", "api",
+    "base", "masks", "fourier", "models", "training", "ablate", "store",
+    "indices", "api",
   },
   # Masks are drawn here, and component models are Fourier fits.
   "components": {"base", "masks", "fourier", "models", "ablate", "indices"},
@@ -47,15 +48,18 @@ _MAY_IMPORT = {
   "agents": _MODELS | {"components", "circuits", "store"},
   "sweeps": {"base", "masks", "store", "settings"},
   "report": {"base", "fourier", "indices"},
-  # The command: settings that name nothing, what to do with them, the flags.
-  "configs": set(),
+  # The command: the mechanism of settings, which knows none; the named ones,
+  # of the classes that jobs take; its flags.
   "settings": set(),
-  "usage": set(),
-  "cli": {"jobs", "settings", "usage", "the package itself"},
+  "configs": {"settings", "jobs"},
+  "usage": {"settings"},
+  "cli": {"configs", "jobs", "settings", "usage", "the package itself"},
   "__init__": {"api", "explanation", "fourier", "indices"},
 }  # fmt: skip
-# These may import any room but the command, and modules of a user's choice.
-_MAY_IMPORT["jobs"] = {*_MAY_IMPORT, "the package itself"} - {"cli", "__init__"}
+# These may import any room but those above, and modules of a user's choice.
+_MAY_IMPORT["jobs"] = {*_MAY_IMPORT, "the package itself"} - {
+  "configs", "usage", "cli", "__init__",
+}  # fmt: skip
 _LOADERS = {"jobs", "__init__"}
 
 # The half of `ablate` that knows no player; it imports none of the others.
@@ -295,7 +299,7 @@ def _plant(root, files):
     ("ablate/batching.py", "from spex_jax import models", "import models"),
     ("ablate/batching.py", "from spex_jax.ablate import text", "import text"),
     ("ablate/batching.py", "from .text import prompt", "import text"),
-    ("influence/knn.py", "from spex_jax import models", "import models"),
+    ("influence/knn.py", "from spex_jax import datasets", "import datasets"),
     ("components/coar.py", "from spex_jax import api", "import api"),
     ("api.py", "from spex_jax import indices", "import indices"),
     ("context/cite.py", "from spex_jax import circuits", "import circuits"),

@@ -259,8 +259,8 @@ _BAD = {
   "more rows": (["run", f"--config.rows={10**30}"], "rows_per_shard"),
   "a place in /proc": (["run", "--workdir=/proc/none"], "cannot be made"),
   "/proc": (["run", "--workdir=/proc"], "no ledger of ours"),
-  "stall": (["run", "--stall=nan"], "stall='nan'"),
-  "price": (["status", "--price=nan"], "price='nan'"),
+  "stall": (["run", "--stall=nan"], "--stall=nan"),
+  "price": (["status", "--price=nan"], "--price=nan"),
   "onto a folder": (["export", "--output=."], "is a folder"),
   "onto a device": (["export", "--output=/dev/null"], "is a device"),
   "onto a link": (["export", "--output=link"], "is a link"),
@@ -269,7 +269,7 @@ _BAD = {
   "onto a shard": (
     ["export", "--output=run/shards/00000000.parquet"], "own files",
   ),
-  "older than": (["gc", "--older_than=inf"], "older_than='inf'"),
+  "older than": (["gc", "--older_than=inf"], "--older_than=inf"),
 }  # fmt: skip
 
 

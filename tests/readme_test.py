@@ -12,6 +12,7 @@ import pytest
 
 from tests import command
 from tests.jobs import small
+from tests.models import marian_test
 
 _ROOT = pathlib.Path(__file__).parents[1]
 
@@ -54,6 +55,26 @@ def test_the_five_lines_each_run_as_they_stand(tmp_path, monkeypatch, capsys):
   exec(compile(code, "experiments/README.md", "exec"), {})
   shown = capsys.readouterr().out
   assert re.findall(r"sets of (\d+) players", shown) == ["5", "4", "4", "4"]
+
+
+def test_generating_from_python_runs_as_it_stands(
+  tmp_path, monkeypatch, capsys
+):
+  marian_test.save(tmp_path / "TRANSLATOR")
+  text = (_ROOT / "experiments" / "README.md").read_text()
+  match = re.search(
+    r"## Generate from Python.*?```python\n(.*?)```", text, re.DOTALL
+  )
+  assert match is not None
+  monkeypatch.chdir(tmp_path)
+  names = {}
+  exec(compile(match.group(1), "experiments/README.md", "exec"), names)
+  shown = capsys.readouterr().out
+  assert len(re.findall(r"-\d+\.\d\d nats: '", shown)) == 2
+  made = names["made"]
+  assert made.logits.shape == (1, 8, 11)
+  (pattern,) = made.activations.values()
+  assert pattern.shape == (1, 8, 2, 5)
 
 
 def test_the_sweep_that_is_written_there_runs(tmp_path, monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""Small tokenizers of the three common kinds, made by the tests themselves."""
+"""Small tokenizers of the four common kinds, made by the tests themselves."""
 
 import json
 import re
@@ -56,6 +56,24 @@ def byte_level():
   backend.decoder = decoders.ByteLevel()
   backend.post_processor = processors.ByteLevel(trim_offsets=False)
   backend.add_special_tokens(["<|end|>"])
+  return backend
+
+
+def unigram():
+  """SentencePiece's kind, as of translators: a space is a mark before a word.
+
+  Of 11 pieces; a text ends with the first, the last is padding.
+  """
+  words = ["▁the", "▁film", "▁is", "▁fun", "▁", "n", "o", "t"]
+  scores = {"</s>": 0.0, "<unk>": 0.0, **dict.fromkeys(words, -1.0), "<pad>": 0}
+  vocab = [(piece, float(score)) for piece, score in scores.items()]
+  backend = tokenizers.Tokenizer(models.Unigram(vocab, unk_id=1))
+  backend.pre_tokenizer = pre_tokenizers.Metaspace()
+  backend.decoder = decoders.Metaspace()
+  backend.post_processor = processors.TemplateProcessing(
+    single="$A </s>", special_tokens=[("</s>", 0)]
+  )
+  backend.add_special_tokens(["</s>", "<unk>", "<pad>"])
   return backend
 
 

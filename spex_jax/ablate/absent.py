@@ -11,9 +11,10 @@ Four ways, each a traceable function of one mask, of static shapes:
 The last of these is what running the kept tokens alone would give. It need not
 be what a user gets who deletes the words and tokenizes again: `retokenizes`
 says where. What stands between two players goes with the one behind it
-(`text`): so sentences that line breaks separate are joined by them again. A
-line break that a player has goes, too, where nothing that can be seen is left
-before it, for it would stand between nothing.
+(`text`): so lines are joined by their breaks again. Space with a line break in
+it that a player has goes, too, where nothing that can be seen is left before
+it, for it would stand between nothing; a mere space stays with its word, and a
+player that is nothing but space stays.
 
 A hidden or removed token need not cost anything: rows may be as short as what
 is kept, at a few lengths that are fixed before the run (`lengths`). What is
@@ -39,8 +40,8 @@ from spex_jax.models import sites, tokens
 WAYS = ("mask", "one", "hide", "remove")
 # So many masks pay for the compilation of more than one program, of so many
 # lengths: on two cores, see `kept` in `experiments/bench_evaluate.py`.
-_WORTH = 1024
-_LENGTHS = 4
+_WORTH = 2048
+_LENGTHS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,10 +217,10 @@ def inputs(
 def lengths(prompt: text_lib.Prompt, way: str, budget: int) -> tuple[int, ...]:
   """A few lengths of rows for a run, the last one P.
 
-  Those, at most four, whose mean over uniform masks is least
+  Those, at most five, whose mean over uniform masks is least
   (`shapes.choose`). They follow from the players, the way and the budget that
   is declared, never from the masks: values do not depend on what else is asked
-  for. P alone where nothing is left out, or for fewer than 1,024 masks, which
+  for. P alone where nothing is left out, or for fewer than 2,048 masks, which
   do not pay for the compilation of more than one program.
 
   Args:
@@ -250,8 +251,12 @@ def _left(prompt: text_lib.Prompt, mask: base.Array) -> jax.Array:
   stay = prompt.players.kept(mask)
   pieces = [prompt.text[a:b] for a, b in prompt.encoding.offsets]
   blank = np.array([piece.isspace() for piece in pieces])
-  breaks = blank & np.array(["\n" in piece for piece in pieces])
-  breaks &= prompt.players.owner < prompt.n
+  run = np.cumsum(~blank)  # Blank tokens in a row have one number.
+  broken = blank & np.array(["\n" in piece for piece in pieces])
+  breaks = blank & np.isin(run, run[broken])
+  owner = prompt.players.owner
+  # Not where a player is nothing else, as tokens may be.
+  breaks &= np.isin(owner, owner[~blank & (owner < prompt.n)])
   if not breaks.any():
     return stay
   seen = ~blank & ~prompt.encoding.special

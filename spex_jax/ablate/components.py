@@ -276,20 +276,19 @@ def game(
   )
 
   def value(strengths, given):
-    state: Any
-    state, shared = given if start else (None, given)
+    if start:
+      state, shared = given
+      whole = functools.partial(net.resume, shared["params"], start, state)
+    else:
+      shared = given
+      whole = functools.partial(net.apply, shared["params"])
     late = parts.only(shared["edits"], net.sites[line:])
 
     def one(stand_in):
       own = players.edits(
         strengths, stand_in, ref=shared["edits"].ref, rescale=rescale
       )
-      own = parts.joined(late, own)
-      if start:
-        run = functools.partial(net.resume, shared["params"], start, state)
-      else:
-        run = functools.partial(net.apply, shared["params"])
-      run = functools.partial(run, own, capture=capture)
+      run = functools.partial(whole, parts.joined(late, own), capture=capture)
       return readouts.forward(net, read, shared["inputs"], run, capture)
 
     stand_ins = shared["absent"]

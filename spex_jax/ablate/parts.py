@@ -92,8 +92,16 @@ class Players:
       raise ValueError(
         f"Need a mask or strengths [{self.n}]; got {np.shape(strengths)}."
       )
-    padded = jnp.append(jnp.asarray(strengths, jnp.float32), 1.0)
-    scale = {site: padded[owner] for site, owner in self.owner.items()}
+    # One gather for all that is owned.
+    owners = [*self.owner.values(), *self.edges.values()]
+    whose = np.concatenate([owner.reshape(-1) for owner in owners])
+    gates = jnp.append(jnp.asarray(strengths, jnp.float32), 1.0)[whose]
+    sizes = [owner.size for owner in owners]
+    each = [
+      gate.reshape(owner.shape)
+      for gate, owner in zip(jnp.split(gates, np.cumsum(sizes)[:-1]), owners)
+    ]
+    scale = dict(zip(self.owner, each))
     add: dict[str, jax.Array] = {}
     if absent is not None:
       if rescale:
@@ -106,7 +114,10 @@ class Players:
     elif rescale:
       for site, gate in scale.items():
         scale[site] = gate * (gate.size / jnp.maximum(gate.sum(), 1))
-    cut = {reader: 1 - padded[owner] for reader, owner in self.edges.items()}
+    cut = {
+      reader: 1 - gate
+      for reader, gate in zip(self.edges, each[len(self.owner) :])
+    }
     if cut and ref is None:
       raise ValueError(
         "These players own edges: give `ref`, what absent ones carry "

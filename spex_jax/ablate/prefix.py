@@ -69,6 +69,7 @@ def evaluator(
   token: int | str | None = None,
   lengths: Sequence[int] = (),
   length: int | None = None,
+  edits: sites.Edits | None = None,
   params: Any = None,
   tokenizer: Any = None,
   **settings: Any,
@@ -78,8 +79,7 @@ def evaluator(
   The keys and values of that beginning are computed once; every mask runs the
   tokens behind it alone. Where absent tokens are removed, what follows them
   moves and is numbered anew, as without a shared prefix; the prefix itself
-  stands still. Rows may then be of several lengths, prefix included, but not
-  where tokens are hidden: a cache has each token at the slot of its position.
+  stands still. Rows may be of several lengths, prefix included.
 
   Args:
     net: a causal language model.
@@ -91,6 +91,8 @@ def evaluator(
     length: how many tokens to share; by default all but one of those before
       the first that a player has, which is run again because what follows the
       prefix may be read there.
+    edits: what is done to the network under every mask; its positions are
+      those of the prompt's tokens, or 1. Rows then have one length.
     params: of the network; its own by default.
     tokenizer: of the model; the network's by default.
     **settings: of `evaluate.compiled`.
@@ -119,7 +121,7 @@ def evaluator(
   ids = prompt.encoding.ids[None]
   inputs.check_ids(ids, config.vocab_size, config.max_positions)
   start = _shared_length(prompt, length)
-  if way == "hide":
+  if edits is not None:
     lengths = ()
   # The token behind the prefix is run again.
   lengths = [max(each, start + 1) for each in lengths]
@@ -133,35 +135,39 @@ def evaluator(
       )
   num_slots = prompt.num_tokens
 
-  def head(params):
+  def head(shared):
+    params, edits = shared
     dtype = jax.tree.leaves(params)[0].dtype
     caches = generate.empty_caches(config, 1, num_slots, dtype)
     # Its logits are not asked for, so they are not computed.
     early = jnp.asarray(ids[:, :start])
-    return generate.extend(net, params, early, 0, caches).caches
+    return generate.extend(net, params, early, 0, caches, edits).caches
 
   def at(size):
-    def tail(mask, caches, params):
+    def tail(mask, caches, shared):
+      params, edits = shared
       given = see.at(size)(mask)
       places = read.where(given)
       # One before the prefix has no logits here: NaN, which is refused.
       places = jnp.where(places < start, num_slots, places - start)
+      own = given.get("position_ids")
       out = generate.extend(
         net,
         params,
         given["input_ids"][:, start:],
         start,
         jax.tree.map(lambda slots: slots[:, :size], caches),
-        None,
+        edits,
         places,
         given["attention_mask"],
+        position_ids=None if own is None else own[:, start:],
       )
       return read.of(out.logits, given)[0]
 
     return tail
 
   tail = readouts.packed(see, net, read, at)
-  return split(head, tail, prompt.n, shared=params, **settings)
+  return split(head, tail, prompt.n, shared=(params, edits), **settings)
 
 
 def _shared_length(prompt: text_lib.Prompt, length: int | None) -> int:

@@ -89,6 +89,7 @@ def value(
   read: Readout,
   *,
   capture: Sequence[str] = (),
+  edits: sites.Edits | None = None,
   **fixed: base.Array,
 ) -> Callable[[base.Array, Any], jax.Array]:
   """The function that `evaluate.compiled` lifts, with parameters shared.
@@ -100,26 +101,30 @@ def value(
       not of numbered places in the row.
     read: of the output.
     capture: sites that `read` asks for.
+    edits: what is done to the network under every mask; its positions are
+      places in the row. Large arrays become operands where `value` itself is
+      traced: `lambda mask, s: value(net, see, read, edits=s[1])(mask, s[0])`.
     **fixed: inputs that do not depend on the mask, of one row.
 
   Returns:
     `f(mask, params)`, a scalar or `[T]`; a `shapes.Shaped` where rows have
     several lengths. They have one alone where the network does not allow more
     (`absent.Inputs.fit`), where a prediction is read at a fixed place, and
-    beside `capture` or fixed inputs (but a decoder's), which have places of
-    their own.
+    beside `capture`, `edits` or fixed inputs (but a decoder's), which have
+    places of their own.
   """
 
   def lift(see) -> Callable[[base.Array, Any], jax.Array]:
     def f(mask: base.Array, params: Any) -> jax.Array:
       inputs: dict[str, Any] = {**fixed, **see(mask)}
-      run = functools.partial(net.apply, params, capture=capture)
+      run = functools.partial(net.apply, params, edits, capture=capture)
       return forward(net, read, inputs, run, capture)[0]
 
     return f
 
   placed = any(not name.startswith("decoder_") for name in fixed)
-  if not isinstance(see, absent.Inputs) or capture or placed:
+  placed |= edits is not None or bool(capture)
+  if not isinstance(see, absent.Inputs) or placed:
     return lift(see)
   return packed(see, net, read, lambda length: lift(see.at(length)))
 
@@ -177,9 +182,11 @@ def log_probability(
   )
 
 
-def probability(targets: Targets, position: int | None = None) -> Prediction:
-  """The same of probabilities, in 0..1."""
-  wanted = targets_of(targets)
+def probability(
+  targets: Targets | None, position: int | None = None
+) -> Prediction:
+  """The same of probabilities, in 0..1; None for the distribution."""
+  wanted = _wanted(targets)
   return prediction(
     lambda scores: pick(jax.nn.softmax(scores), wanted), position
   )

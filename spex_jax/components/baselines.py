@@ -205,8 +205,8 @@ def _along(
     if moved:
       units = lambda x: forward(x, {}, *fixed)[0].activations
       # Only the components' gradients are wanted of this.
-      ways = jax.lax.stop_gradient((at, line))
-      change = jax.jvp(units, *([way] for way in ways))[1]
+      here, way = jax.lax.stop_gradient((at, line))
+      change = jax.jvp(units, (here,), (way,))[1]
       adds = {site: adds[site] * change[site] for site in capture}
     values = read(*forward(at, adds, *fixed))
     return values.reshape(count, -1).sum(axis=0)

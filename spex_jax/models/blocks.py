@@ -9,10 +9,13 @@ Sites of block L, besides those of attention: `resid_pre` `[B, P, d]`;
 `attn.q_in`, `attn.k_in`, `attn.v_in` (what one head reads, before the norm;
 computed where asked for); `attn.in` (after the norm); `attn.post_norm` where
 there is one, and with `sandwich` `attn.heads_post_norm` `[B, P, H, d]`, the
-heads' shares of it; `resid_mid` (not in `parallel`); `mlp.in` (after the
-norm), `mlp.pre`, `mlp.neurons` `[B, P, F]`, `mlp.out`, `mlp.post_norm`;
-`resid_post`. Where the heads' inputs are split, by edges or an edit at one of
-them, there is no single `attn.in`: it is not captured, and editing it fails.
+heads' shares of it; `resid_mid` (not in `parallel`); `mlp.read` (what the MLP
+reads, before the norm), `mlp.in` (after it), `mlp.pre`, `mlp.neurons` `[B, P,
+F]`, `mlp.out`, `mlp.post_norm`; `resid_post`. With `post`, where no norm
+stands before, `attn.in` and `mlp.in` are the stream, and there are no `_in`
+and no `mlp.read`. Where a head's input is split, by an edge into it or an edit
+at it, there is no single `attn.in`: it is not captured, and editing it fails.
+The inputs that are not split stay one.
 
 Where only some positions are wanted of a last block (`Context.keep`), it
 computes only its keys and values at all of them: `resid_pre`, `attn.in`,
@@ -186,10 +189,14 @@ class Block(nn.Module):
       return self._post(tap, site, x, context), cache
     inputs = self._inputs(tap, site, x)
     if context.keep is not None:
-      x = sites.take(x, context.keep)
-      inputs = (sites.take(inputs[0], context.keep), *inputs[1:])
-    z, cache = self.attn.mix(tap, f"{site}.attn", inputs, context, cache)
-    split = tap.cuts or tap.wants(f"{site}.attn.heads_post_norm")
+      few = lambda x: sites.take(x, context.keep)
+      x = few(x)
+      take = jax.vmap(few) if inputs[0].ndim == 4 else few
+      inputs = (take(inputs[0]), *inputs[1:])
+    z, cache = self.attn.mix(
+      tap, f"{site}.attn", inputs, context, cache, self.norm1
+    )
+    split = tap.splits or tap.wants(f"{site}.attn.heads_post_norm")
     added, parts = self.attn.out(tap, f"{site}.attn", z, split)
     if self.config.order == "parallel":
       read = self._mlp_input(tap, site, x)
@@ -210,26 +217,34 @@ class Block(nn.Module):
 
   def _inputs(self, tap, site, x):
     """To q, k and v: one array for all, or one row per head where split."""
-    names = [f"{site}.attn.{kind}_in" for kind in "qkv"]
     c = self.config
-    if tap.cuts or any(tap.edits(name) for name in names):
-      rows = (c.num_heads, c.num_kv_heads, c.num_kv_heads)
-      return tuple(
-        self.norm1(tap(name, tap.read(name, x, num)))
-        for name, num in zip(names, rows)
-      )
+    rows = (c.num_heads, c.num_kv_heads, c.num_kv_heads)
+    names = [f"{site}.attn.{kind}_in" for kind in "qkv"]
+    seen = tap.read(x, *names)
+    for name, num in zip(names, rows):
+      if name not in seen and tap.wants(name):
+        same = jnp.broadcast_to(x, (num, *x.shape))
+        if tap.edits(name):
+          seen[name] = same
+        else:  # Recorded only: the path stays the plain one.
+          tap(name, jnp.moveaxis(same, 0, 2))
+    normed = self.norm1(x)
+    if not seen:
+      normed = tap(f"{site}.attn.in", normed)
+    inputs = []
     for name in names:
-      if tap.wants(name):  # Recorded only: the path stays the plain one.
-        num = c.num_heads if name.endswith("q_in") else c.num_kv_heads
-        tap(name, tap.read(name, x, num))
-    normed = tap(f"{site}.attn.in", self.norm1(x))
-    return normed, normed, normed
+      if name in seen:
+        one = tap(name, jnp.moveaxis(seen[name], 0, 2))
+        inputs.append(jnp.moveaxis(one, 2, 0))
+      else:
+        inputs.append(normed)
+    return tuple(inputs)
 
   def _mlp_input(self, tap, site, x):
-    name = f"{site}.mlp.in"
-    if tap.cuts:
-      x = tap.read(name, x, 1)[:, :, 0]
-    return tap(name, self.norm2(x))
+    name = f"{site}.mlp.read"
+    if name in (seen := tap.read(x, name)):
+      (x,) = seen[name]
+    return tap(f"{site}.mlp.in", self.norm2(tap(name, x)))
 
   def _sandwich(self, tap, site, added, parts):
     """The norm of the sum, and the heads' shares under its factor."""

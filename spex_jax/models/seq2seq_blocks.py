@@ -100,12 +100,18 @@ class Memory(NamedTuple):
   """What a decoder looks at.
 
   Attributes:
-    states: `[B, S, d]`, the encoder's output; or, to a block, the keys and
-      values that it has of it already.
+    states: `[B, S, d]`, the encoder's output.
     mask: bool `[B or 1, S]`, where it may look.
   """
 
-  states: jax.Array | attention.Cache
+  states: jax.Array
+  mask: jax.Array
+
+
+class Known(NamedTuple):
+  """A memory of which a block has keys and values already, and its mask."""
+
+  states: attention.Cache
   mask: jax.Array
 
 
@@ -198,7 +204,7 @@ class Block(nn.Module):
     site: str,
     x: jax.Array,
     context: attention.Context,
-    memory: Memory | None = None,
+    memory: Memory | Known | None = None,
     cache: attention.Cache | None = None,
   ) -> tuple[jax.Array, attention.Cache | None]:
     """`[B, P, d]` to `[B, P, d]`, and the cache with these tokens.
@@ -222,20 +228,18 @@ class Block(nn.Module):
       if memory is None:
         raise ValueError("A block of a decoder needs a memory.")
       near = tap(f"{site}.cross.in", x if post else self.norm_cross(x))
-      seen, states = (
-        attention.Context(memory.mask[:, None, None]),
-        memory.states,
-      )
-      known = isinstance(states, attention.Cache)
-      given, cross = (
-        ((near,), states) if known else ((near, states, states), None)
-      )
+      if isinstance(memory, Known):
+        given, cross = (near,), memory.states
+      else:
+        given, cross = (near, memory.states, memory.states), None
+      seen = attention.Context(memory.mask[:, None, None])
       z, _ = self.cross.mix(tap, f"{site}.cross", given, seen, cross)
       added, _ = self.cross.out(tap, f"{site}.cross", z)
       x = self._joined(tap, f"{site}.cross", x, added, self.norm_cross)
       x = tap(f"{site}.resid_cross", x)
-    read = x if post else self.norm2(tap(f"{site}.mlp.read", x))
-    added = self.mlp(tap, f"{site}.mlp", tap(f"{site}.mlp.in", read))
+    read = tap(f"{site}.mlp.read", x)
+    near = tap(f"{site}.mlp.in", read if post else self.norm2(read))
+    added = self.mlp(tap, f"{site}.mlp", near)
     x = self._joined(tap, f"{site}.mlp", x, added, self.norm2)
     return tap(f"{site}.resid_post", x), cache
 
@@ -269,7 +273,7 @@ class Stack(nn.Module):
     places: Places,
     memory: Memory | None = None,
     caches: Caches | None = None,
-  ) -> tuple[tuple[jax.Array, ...], tuple[attention.Cache | None, ...]]:
+  ) -> tuple[tuple[jax.Array, ...], tuple[attention.Cache, ...]]:
     """The tokens' embeddings `[B, P, d]` to hidden states, and own caches.
 
     The hidden states are what enters block 0 and what each block leaves, the
@@ -290,17 +294,19 @@ class Stack(nn.Module):
     else:
       x = x + self._sinusoids(places, x.dtype)
     hidden = [tap(f"{name}.embed", x)]
+    seen: Memory | Known | None = memory
     context = attention.Context(places.mask, start=places.start, bias=bias)
     kept = []
     for number, block in enumerate(self.blocks):
       own = None
       if caches is not None:
         own = caches.own[number]
-        memory = Memory(caches.cross[number], caches.mask)
+        seen = Known(caches.cross[number], caches.mask)
       site = f"{name}.blocks.{number}"
-      x, own = block(tap, site, hidden[-1], context, memory, own)
+      x, own = block(tap, site, hidden[-1], context, seen, own)
       hidden.append(x)
-      kept.append(own)
+      if own is not None:
+        kept.append(own)
     if self.config.order == "pre":
       hidden[-1] = tap(f"{name}.final_norm", self.final_norm(hidden[-1]))
     return tuple(hidden), tuple(kept)
@@ -327,6 +333,6 @@ class Stack(nn.Module):
 
   def _sinusoids(self, places, dtype):
     c = self.config
-    table = sinusoids(c.max_positions, c.width)
+    table = sinusoids(c.max_positions or 0, c.width)
     table = jnp.asarray(table.astype(np.float32), dtype)
     return table.at[jnp.asarray(places.at)].get(mode="fill")

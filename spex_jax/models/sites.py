@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
+from spex_jax.models import edges
 
 # Which positions are kept: so many of the last ones, those of int `[k]`, or for
 # every row its own, int `[B, k]`.
@@ -92,7 +93,10 @@ class Tap:
     self._edits = Edits() if edits is None else edits
     self._captured = captured
     self._kept: dict[int, Positions] = {}
-    self._writes: list[jax.Array] = []
+    self._edges: edges.Differences | None = None
+    cut, ref = self._edits.cut, self._edits.ref
+    if cut and ref is not None:
+      self._edges = edges.Differences(cut, ref, self._taken)
     self._passed: set[str] = set()
     self.activations: dict[str, jax.Array] = {}
 
@@ -147,42 +151,29 @@ class Tap:
     return site in self._captured or self.edits(site)
 
   @property
-  def cuts(self) -> bool:
-    """Whether edges are cut: then writers write and readers read."""
-    return bool(self._edits.cut)
+  def splits(self) -> bool:
+    """Whether a reader is cut that is still to come: then writers write."""
+    return not self._edits.cut.keys() <= self._passed
 
   def write(self, z: jax.Array) -> None:
     """Notes what the next writers add to the stream, `[B, P, k, d]`."""
-    if self.cuts:
-      self._writes.append(z)
+    if self._edges is not None and self.splits:
+      self._edges.write(z)
 
-  def read(self, reader: str, x: jax.Array, rows: int) -> jax.Array:
-    """What a reader sees of the stream `x` `[B, P, d]`: `[B, P, rows, d]`.
+  def read(self, x: jax.Array, *readers: str) -> dict[str, jax.Array]:
+    """What those of the readers that are cut see: `[R, B, P, d]` each.
+
+    Args:
+      x: `[B, P, d]`, the stream where they read it.
+      *readers: all at this point.
 
     Raises:
-      ValueError: a `cut` or `ref` that does not fit.
+      ValueError: a `cut` that does not fit.
     """
-    self._passed.add(reader)
-    seen = jnp.broadcast_to(x[:, :, None], (*x.shape[:2], rows, x.shape[2]))
-    if reader not in self._edits.cut:
-      return seen
-    size = x.shape[1]
-    z = [self._taken(part, 1, size) for part in self._writes]
-    z = jnp.concatenate(z, axis=2)
-    cut = self._edge(f"cut[{reader!r}]", self._edits.cut[reader], z)
-    ref = self._edge("ref", self._edits.ref, z)
-    change = ref[:, :, : z.shape[2]] - z
-    return seen + jnp.einsum("bprw,bpwd->bprd", cut, change)
-
-  def _edge(self, what, edit, z):
-    """`cut` or `ref` for what is written at these positions, `[B, P, ...]`."""
-    edit = self._taken(jnp.asarray(edit).astype(z.dtype), 1, z.shape[1])
-    if any(a not in (1, b) for a, b in zip(edit.shape[:2], z.shape[:2])):
-      raise ValueError(
-        f"Edit `{what}` has shape {edit.shape}; its first two axes must be "
-        f"{z.shape[:2]}, batch and positions, or 1 where broadcast."
-      )
-    return edit
+    if self._edges is None:
+      return {}
+    self._passed.update(readers)
+    return self._edges.read(readers, x)
 
   def finish(self) -> None:
     """Fails for an edit at a site or reader that the forward did not pass.
@@ -193,9 +184,9 @@ class Tap:
     missed = sorted({*self._edits.sites, *self._edits.cut} - self._passed)
     if missed:
       raise ValueError(
-        f"Nothing passed through the edited sites {missed} in this run: an "
-        "input of a block is not computed where the heads' inputs are split "
-        "(`cut`, or edits at q_in, k_in or v_in); edit those instead."
+        f"Nothing passed through the edited sites {missed} in this run; "
+        "attn.in is not computed where heads' inputs are split (by `cut`, or "
+        "an edit at q_in, k_in or v_in): edit those."
       )
 
 
@@ -310,16 +301,24 @@ class Network:
     x: base.Array,
     edits: Edits | None = None,
     capture: Sequence[str] = (),
+    *,
+    written: base.Array | None = None,
     **inputs: Any,
   ) -> Output:
     """The rest of a forward, from a block on: the other half of `enter`.
+
+    Edges into block N and later are cut as in a whole forward, at the cost of
+    these blocks alone; `written` tells what was written before.
 
     Args:
       params: as for `apply`.
       block: N, the first one to run.
       x: `[B, P, d]`, what enters it.
-      edits: of sites from `blocks.N.resid_pre` on, or None.
+      edits: of sites from `blocks.N.resid_pre` on, and readers; or None.
       capture: as for `apply`; of sites that are passed.
+      written: `[B, P, W', d]`, what the writers before block N write in the run
+        that gave `x`, as `contributions` has it (what follows is ignored);
+        needed where edges are cut.
       **inputs: as for `apply`, the same that `enter` was given.
 
     Returns:
@@ -332,6 +331,8 @@ class Network:
     self.check(edits)
     self._check_inputs(inputs)
     tap = Tap(edits, match(self.sites, capture))
+    if edits is not None and edits.cut:
+      tap.write(self._written(block, written))
     forward: Any = self.module.apply
     logits, hidden = forward(
       {"params": params}, tap, jnp.asarray(x), block, method="resume", **inputs
@@ -395,6 +396,18 @@ class Network:
       raise TypeError(
         f"Inputs must be {sorted(needed)}{may}; got {sorted(inputs)}."
       )
+
+  def _written(self, block: int, written: base.Array | None) -> jax.Array:
+    """Of what was written, that by the writers before a block."""
+    heads = f"blocks.{block}.heads.0"
+    num = [*self.writers, heads].index(heads)
+    got = getattr(written, "shape", None)
+    if written is None or got is None or len(got) != 4 or got[2] < num:
+      raise ValueError(
+        f"Edges are cut behind block {block}: `written` must be [B, P, {num}, "
+        f"d], what the writers before it write (`contributions`); got {got}."
+      )
+    return jnp.asarray(written)[:, :, :num]
 
   def _check_block(self, block: int) -> None:
     if not self.resumes:

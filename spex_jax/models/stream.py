@@ -2,8 +2,10 @@
 
 The residual stream is the embedding plus what every block adds. Its writers
 are `embed`, then per block each head and the MLP; its readers are each head's
-q, k and v input, each MLP's input, and the final norm. Biases of attention's
-output belong to no writer. The embedding includes that of positions.
+q, k and v input, each MLP and the final norm, by the names of the sites before
+their norms: `attn.q_in`, `attn.k_in`, `attn.v_in`, `mlp.read`, `final_norm.in`.
+Biases of attention's output belong to no writer. The embedding includes that of
+positions.
 """
 
 from spex_jax.models import blocks
@@ -27,6 +29,8 @@ def block_sites(
   names = ["resid_pre", *(f"attn.{name}" for name in attn)]
   if config.order != "parallel":
     names.append("resid_mid")
+  if not post:
+    names.append("mlp.read")
   names += ["mlp.in", "mlp.pre", "mlp.neurons", "mlp.out"]
   if post or sandwich:
     names.append("mlp.post_norm")
@@ -66,6 +70,6 @@ def readers(config: blocks.Config) -> dict[str, tuple[int, int]]:
     found[f"{site}.attn.k_in"] = (config.num_kv_heads, before)
     found[f"{site}.attn.v_in"] = (config.num_kv_heads, before)
     heads = 0 if config.order == "parallel" else config.num_heads
-    found[f"{site}.mlp.in"] = (1, before + heads)
+    found[f"{site}.mlp.read"] = (1, before + heads)
     before += config.num_heads + 1
   return found | {"final_norm.in": (1, before)}

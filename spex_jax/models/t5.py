@@ -20,7 +20,7 @@ def config(
   *, num_heads: int, num_buckets: int = 32, **settings: Any
 ) -> seq2seq_blocks.Config:
   """The settings of a T5: those given, and what all of them share."""
-  shared = {
+  shared: dict[str, Any] = {
     "norm": "rms",
     "norm_eps": 1e-6,
     "activation": "relu",

@@ -106,8 +106,8 @@ class Vit(nn.Module):
     for block in self.blocks[start:]:
       x, _ = block(tap, x, self._context())
       hidden.append(x)
-    if tap.cuts:
-      x = tap.read("final_norm.in", x, 1)[:, :, 0]
+    if seen := tap.read(x, "final_norm.in"):
+      (x,) = seen["final_norm.in"]
     x = tap("final_norm", self.final_norm(tap("final_norm.in", x)))
     pooled = tap("pooled", x[:, 0])
     return tap("logits", self.classifier(pooled)), tuple(hidden)

@@ -175,7 +175,7 @@ class Run:
 
 _ITEMS = "items.json"
 FILES = ("config.json", _ITEMS)
-_ACCEPTED = ("code", "versions", "flags", "device")
+ACCEPTED = ("code", "versions", "flags", "device")
 # What a file system of other machines says when these are away.
 _AWAY = (errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.EHOSTDOWN)
 
@@ -199,17 +199,17 @@ def opened(
         "`spex sweep run --config=FILE --workdir=DIR`."
       )
     try:
-      sweep, digest = config["sweep"], config["items"]["sha256"]
-      if missing := sorted(grid.NEEDED - sweep.keys()):
-        raise KeyError(*missing)
+      digest = config["items"]["sha256"]
+      # What a sweep needs; its items may be damaged by themselves.
+      grid.Sweep(config["sweep"], ({},))
     except (KeyError, TypeError, AttributeError) as error:
       raise ValueError(
         f"{folder.path}/config.json is damaged: it lacks what a sweep has "
-        f"({error})."
+        f"({error!r})."
       ) from error
     items = _items(folder, digest)
     book = ledger.Ledger(folder, config)
-  return book, grid.Sweep(sweep, tuple(items))
+  return book, grid.Sweep(config["sweep"], tuple(items))
 
 
 def _items(folder: folders.Folder, digest: str) -> list[dict[str, Any]]:
@@ -239,8 +239,8 @@ def _write_items(folder: folders.Folder, sweep: grid.Sweep) -> None:
 def _stored(folder: folders.Folder, accept: Sequence[str]) -> dict[str, Any]:
   """What the directory was begun with, where some of that is accepted."""
   for name in accept:
-    if name not in _ACCEPTED:
-      raise ValueError(f"accept={name!r}: choose from {', '.join(_ACCEPTED)}.")
+    if name not in ACCEPTED:
+      raise ValueError(f"accept={name!r}: choose from {', '.join(ACCEPTED)}.")
   if not accept:
     return {}
   try:
@@ -254,7 +254,7 @@ def _advised(error: ledger.OtherConfigError) -> ledger.OtherConfigError:
   text = str(error)
   names = text.partition("another configuration: ")[2].partition(" differ")[0]
   kinds = {name.partition(".")[0] for name in names.split(", ")}
-  if kinds <= set(_ACCEPTED):
+  if kinds <= set(ACCEPTED):
     text += (
       f" Or accept the difference by --accept={','.join(sorted(kinds))}: the "
       "manifests of new shards then tell it."

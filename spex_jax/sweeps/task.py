@@ -26,7 +26,6 @@ from spex_jax.sweeps import (
 
 BACKOFF = 1.0  # Seconds before a shard's second attempt; then twice as many.
 _MOST = 60.0  # Seconds before any.
-MOST_NAN = 0.5  # Of a task's rows, unless `max_nan` is set.
 _COUNT = 10.0  # Seconds between two counts of what all tasks gave up.
 
 # Gets a step and its numbers.
@@ -114,9 +113,7 @@ class Task:
     self._unbuildable: dict[int, str] = {}
     self._failed_rows, self._nan_rows, self._counted = 0, 0, -_COUNT
     self._stalls = stalls.Watch(stall)
-    self._max_nan = sweep.config.get("max_nan", MOST_NAN)
-    if isinstance(self._max_nan, bool) or not 0 <= self._max_nan <= 1:
-      raise ValueError(f"max_nan={self._max_nan!r}: a share, from 0 to 1.")
+    self._max_nan = sweep.config.get("max_nan", grid.Plan.max_nan)
     self._again: set[int] = set()
     self._anchor_values: _Anchors | None = None
     self.count = self.rows = self.marked = 0

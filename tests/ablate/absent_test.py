@@ -59,6 +59,115 @@ def test_every_mask_against_a_loop(way, tokenizer, by):
     np.testing.assert_array_equal(batch["attention_mask"][row, 0], seen)
 
 
+@pytest.mark.parametrize("way", ["one", "hide", "remove"])
+@pytest.mark.parametrize("length", [8, 9])
+def test_short_rows_against_plain_lists(way, length):
+  prompt = text.prompt(_TEXT, _BERT)
+  owner, n = prompt.players.owner, prompt.n
+  see = absent.inputs(prompt, _BERT, way, token="fun" if way == "one" else None)
+  every = jax.vmap(
+    lambda mask: (
+      see.at(length)(mask), see.places(mask, length), see.owners(mask, length)
+    )
+  )  # fmt: skip
+  need = see.need(_ALL)
+  masks = _ALL[need <= length]
+  assert 0 < len(masks) < len(_ALL)
+  given, places, owners = every(masks)
+  for row, mask in enumerate(masks):
+    kept = [p for p in range(len(owner)) if owner[p] == n or mask[owner[p]]]
+    stand = dict.fromkeys(kept)
+    if way == "one":
+      for player in np.flatnonzero(~mask):
+        stand[int((owner == player).argmax())] = None
+    stand = sorted(stand)
+    assert len(stand) == need[_ALL.tolist().index(mask.tolist())]
+    fill = length - len(stand)
+    ids = [prompt.encoding.ids[p] if p in kept else _BERT.find("fun")
+           for p in stand]  # fmt: skip
+    assert given["input_ids"][row, 0].tolist() == ids + [0] * fill
+    seen = [1] * len(stand) + [0] * fill
+    assert given["attention_mask"][row, 0].tolist() == seen
+    assert ("position_ids" in given) == (way == "hide")
+    if way == "hide":
+      assert given["position_ids"][row, 0].tolist() == stand + [0] * fill
+    # And where each player's tokens are.
+    where = [
+      stand.index(p) if p in stand else length for p in range(len(owner))
+    ]
+    assert places[row].tolist() == where
+    assert owners[row].tolist() == [owner[p] for p in stand] + [n] * fill
+
+
+def test_places_of_rows_that_nothing_leaves():
+  prompt = text.prompt("the film is", _BERT)
+  gone = np.array([True, False, True])
+  see = absent.inputs(prompt, _BERT, "mask")
+  assert see.places(gone).tolist() == [0, 1, 2, 3, 4]
+  hide = absent.inputs(prompt, _BERT, "hide")
+  assert hide.places(gone).tolist() == [0, 1, 5, 3, 4]
+  assert hide.places(gone, 4).tolist() == [0, 1, 4, 2, 3]
+  assert hide.owners(gone).tolist() == [3, 0, 3, 2, 3]
+
+
+def _pieces(pieces, separator):
+  """The characters of each piece of what they are joined to."""
+  ends = np.cumsum([len(piece) + len(separator) for piece in pieces])
+  starts = [0, *ends[:-1]]
+  return separator.join(pieces), [
+    (int(a), int(a) + len(piece)) for a, piece in zip(starts, pieces)
+  ]
+
+
+@pytest.mark.parametrize("separator", ["\n", "\n\n", "\n \n"])
+@pytest.mark.parametrize("before", ["", "fun is\n"])
+def test_lines_are_joined_anew(separator, before):
+  """Removal leaves what the tokenizer makes of the kept lines, joined."""
+  lines = ["film fun", "the boring film", "is"]
+  # What stands before a line goes with it.
+  leads = ["\n" if before else "", separator, separator]
+  body, spans = _pieces(lines, separator)
+  spans = [(a + len(before), b + len(before)) for a, b in spans]
+  prompt = text.prompt(before + body, _GPT, spans, add_bos=True)
+  see = absent.inputs(prompt, _GPT, "remove")
+  masks = np.unique(_ALL[:, :3], axis=0)
+  given = jax.vmap(see)(masks)
+  for row, mask in enumerate(masks):
+    joined = before.rstrip() + "".join(
+      lead + line for lead, line, stays in zip(leads, lines, mask) if stays
+    )
+    joined = joined.lstrip()
+    assert absent.kept_text(prompt, mask) == joined
+    expected = [_GPT.id_of("bos")]
+    if joined:
+      expected += _GPT.encode(joined).ids.tolist()
+    seen = given["attention_mask"][row, 0] > 0
+    assert given["input_ids"][row, 0][seen].tolist() == expected
+  assert (see.need(masks) >= given["attention_mask"].sum(axis=(1, 2))).all()
+  assert not absent.retokenizes(prompt, _GPT, masks).any()
+
+
+def test_a_line_break_that_is_a_player_stays():
+  prompt = text.prompt("film\n fun", _GPT, "tokens", add_bos=True)
+  see = absent.inputs(prompt, _GPT, "remove")
+  only = np.array([name == "" for name in prompt.names])
+  assert only.sum() == 1
+  given = see(only)
+  assert given["attention_mask"].sum() == 2
+  assert given["input_ids"][0, 1] == _GPT.encode("a\n").ids[-1]
+
+
+def test_words_of_an_encoder_are_joined_anew():
+  words = _TEXT.split()
+  prompt = text.prompt(_TEXT, _BERT)
+  see = jax.vmap(absent.inputs(prompt, _BERT, "remove"))(_ALL)
+  for row, mask in enumerate(_ALL[1:], 1):
+    joined = " ".join(word for word, stays in zip(words, mask) if stays)
+    expected = _BERT.encode(joined).ids.tolist()
+    seen = see["attention_mask"][row, 0] > 0
+    assert see["input_ids"][row, 0][seen].tolist() == expected
+
+
 def test_the_mask_token_is_the_default_and_one_may_be_given():
   prompt = text.prompt("the film", _BERT)
   gone = np.array([True, False])

@@ -17,7 +17,7 @@ from spex_jax.ablate import (
   readouts,
   text,
 )
-from spex_jax.models import encoder, gpt2, hub, llama, mlp
+from spex_jax.models import encoder, gpt2, hub, llama, mlp, sites
 from tests import tokenizers_small
 from tests.models import checkpoints
 
@@ -80,11 +80,15 @@ def test_a_shared_prefix_gives_what_the_whole_text_gives(
     prompt, count = text.continued(_PROMPT, " film is", _TOKENIZER)
     read = likelihoods.continuation(count)
   see = absent.inputs(prompt, _TOKENIZER, way, token=token)
+  edits = None
+  if way == "one":  # Under an intervention, by position.
+    by_token = np.linspace(0, 2, prompt.num_tokens).reshape(1, -1, 1, 1)
+    edits = sites.Edits(scale={"blocks.0.attn.z": by_token})
   # All logits and all blocks, and only then what is read.
   plain = lambda mask, params: read.whole(
-    net.apply(params, **see(mask)), see(mask)
+    net.apply(params, edits, **see(mask)), see(mask)
   )[0]
-  few = readouts.value(net, see, read)
+  few = readouts.value(net, see, read, edits=edits)
   both = lambda mask, params: jnp.stack(
     [plain(mask, params), few(mask, params)]
   )
@@ -92,7 +96,8 @@ def test_a_shared_prefix_gives_what_the_whole_text_gives(
   np.testing.assert_allclose(by_few, expected, rtol=0, atol=_ATOL)
   value_fn = prefix.evaluator(
     net, prompt, read, way, token=token, length=length, params=params,
-    tokenizer=_TOKENIZER, batch_size=4, devices=jax.devices()[:1],
+    tokenizer=_TOKENIZER, edits=edits, batch_size=4,
+    devices=jax.devices()[:1],
   )  # fmt: skip
   np.testing.assert_allclose(value_fn(_MASKS), expected, rtol=0, atol=_ATOL)
   assert np.ptp(expected, axis=0).min() > 0.01

@@ -1,19 +1,17 @@
 """`spex explain` by gradients and by what others compute, end to end."""
 
-import ml_collections
+import jax
 import numpy as np
 import pytest
 
 from spex_jax import cli
 from spex_jax.explanation import Explanation
-from spex_jax.jobs import by_gradient, digits
+from spex_jax.jobs import digits
 from spex_jax.jobs import explain as job
 
 
 def _config(name, **changes):
-  config = cli.load_config(f"{name}:quick")
-  config.update(changes)
-  return config
+  return cli.load_config(f"{name}:quick", changes=changes)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +37,7 @@ def test_integrated_gradients_of_pixels(workdir):
   answer, text = _run(config, workdir)
   assert answer.method == "integrated_gradients"
   assert answer.num_evaluations == answer.held_out == 64
-  assert "64 gradients in pixels on the line from the baseline, the tr" in text
+  assert "64 gradients on the line from absent players, the tr" in text
   assert "64 distinct masks" in text and "R2 " in text and "(gap " in text
   subject = digits.subject(config, workdir)
   ends = np.stack([np.ones(16, bool), np.zeros(16, bool)])
@@ -64,15 +62,12 @@ def test_gradient_x_input_of_stand_ins(workdir):
   np.testing.assert_allclose(
     answer.fourier(full), subject.evaluator(full), atol=1e-4
   )
-  assert "1 gradient in pixels at the input, baseline the values of 16" in text
+  assert "1 gradient at the input, absent players the values of 16" in text
   # It is what occlusion becomes for small steps: its first order.
   (step,) = np.float32([1e-2])
-  soft = subject.differentiable
+  soft = jax.jit(subject.game)
   for player in (5, 9):
-    ends = [
-      soft.value(1 + s * step * (np.arange(16) == player), soft.shared)
-      for s in (1, -1)
-    ]
+    ends = [soft(1 + s * step * (np.arange(16) == player)) for s in (1, -1)]
     slope = (ends[0] - ends[1]) / (2 * step)
     np.testing.assert_allclose(_values(answer)[player], slope, atol=0.05)
 
@@ -89,10 +84,14 @@ def test_masks_by_the_same_command(workdir, method):
 
 @pytest.mark.slow
 def test_a_table_and_its_network(tmp_path):
-  config = _config("cancer", method="integrated_gradients", gradient_steps=8)
-  config.model.kind = "mlp"
+  config = _config(
+    "cancer",
+    method="integrated_gradients",
+    gradient_steps=8,
+    model={"kind": "mlp"},
+  )
   answer, text = _run(config, tmp_path)
-  assert answer.fourier.n == 30 and "8 gradients in columns" in text
+  assert answer.fourier.n == 30 and "8 gradients on the line" in text
 
 
 def test_a_model_without_a_gradient(tmp_path):
@@ -103,12 +102,3 @@ def test_a_model_without_a_gradient(tmp_path):
     "subject 'table' as configured has none: .*kind=mlp. Or choose from auto",
   ):
     job.run(config, tmp_path, show=pytest.fail)
-
-
-def test_steps():
-  config = ml_collections.ConfigDict({"gradient_steps": 3})
-  assert by_gradient.steps_of(config) == 3
-  assert by_gradient.steps_of(ml_collections.ConfigDict()) == 64
-  config.gradient_steps = 0
-  with pytest.raises(ValueError, match="gradient_steps must be at least 1"):
-    by_gradient.steps_of(config)

@@ -43,8 +43,13 @@ def test_nothing_cut_is_plain_and_everything_cut_is_the_other_run(name):
   run = net.apply
   plain = [run(net.params, input_ids=ids).logits for ids in (_CLEAN, _OTHER)]
   assert checkpoints.difference(*plain) > 0.1
-  for value, expected in zip((0.0, 1.0), plain):
-    edits = sites.Edits(cut=_cut(net, value), ref=ref)
+  own = net.contributions(net.params, input_ids=_CLEAN)
+  for value, values, expected in (
+    (0.0, ref, plain[0]),
+    (1.0, own, plain[0]),
+    (1.0, ref, plain[1]),
+  ):
+    edits = sites.Edits(cut=_cut(net, value), ref=values)
     out = run(net.params, edits, input_ids=_CLEAN)
     assert checkpoints.difference(out.logits, expected) < _TOLERANCE
   # No reader named, none cut.
@@ -156,6 +161,72 @@ def test_vmap_over_cuts_equals_a_loop():
   assert checkpoints.difference(batched, np.stack(looped)) < _TOLERANCE
 
 
+def _check_gradients(net, params, ref, **inputs):
+  """The gradient by every edge: by `cut`, and by `add` at the readers."""
+
+  @jax.jit
+  def both(params, ref):
+    def value(**edits):
+      return net.net.apply(params, sites.Edits(**edits), **inputs).logits.sum()
+
+    z = net.net.contributions(params, **inputs)
+    add = {}
+    for reader, (rows, _) in net.readers.items():
+      shape = z.shape[:2] + ((rows,) if reader.endswith("_in") else ())
+      add[reader] = jnp.zeros((*shape, z.shape[-1]))
+    by_cut = jax.grad(lambda cut: value(cut=cut, ref=ref))(_cut(net, 0.0))
+    by_add = jax.grad(lambda add: value(add=add))(add)
+    return by_cut, by_add, ref - z
+
+  by_cut, by_add, change = both(params, ref)
+  largest = max(np.abs(x).max() for x in by_cut.values())
+  assert largest > 1e-3
+  for reader, (rows, before) in net.readers.items():
+    slope = by_add[reader].reshape(*change.shape[:2], rows, -1)
+    want = np.einsum("bprd,bpwd->rw", slope, change[:, :, :before])
+    # Sums of rounded products, of relative size 1e-7 each.
+    np.testing.assert_allclose(
+      by_cut[reader][0, 0], want, rtol=0, atol=2e-5 * largest, err_msg=reader
+    )
+
+
+@pytest.mark.parametrize("name", _SETTINGS)
+def test_gradients_by_edges_are_those_at_the_readers(name):
+  net = _load(name)
+  ref = net.contributions(net.params, input_ids=_OTHER)
+  _check_gradients(net, net.params, ref, input_ids=_CLEAN)
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gpt_neox"])
+def test_cuts_by_position_of_a_part_of_a_forward(name):
+  net = _load(name)
+  rng = np.random.default_rng(5)
+  written = net.contributions(net.params, input_ids=_CLEAN)
+  late = ("blocks.1.attn.k_in", "blocks.1.mlp.read", "final_norm.in")
+  cut = {
+    reader: rng.uniform(size=(1, 5, *net.readers[reader])).astype(np.float32)
+    for reader in late
+  }
+  ref = rng.normal(size=(1, 5, *written.shape[2:])).astype(np.float32)
+  edits = sites.Edits(cut=cut, ref=ref)
+  whole = net.apply(net.params, edits, input_ids=_CLEAN).logits
+
+  @jax.jit
+  def parts(params, edits, written):
+    inputs = {"input_ids": _CLEAN, "logits_to_keep": 2}
+    few = net.net.apply(params, edits, **inputs).logits
+    x = net.net.enter(params, 1, **inputs)
+    resume = net.net.resume
+    rest = resume(params, 1, x, edits, written=written, **inputs).logits
+    return few, rest
+
+  for logits in parts(net.params, edits, written):
+    assert checkpoints.difference(logits, whole[:, -2:]) < _TOLERANCE
+  x = np.zeros((1, 5, net.config.width), np.float32)
+  with pytest.raises(ValueError, match=r"`written` must be \[B, P, \d, d\]"):
+    net.resume(net.params, 1, x, edits, input_ids=_CLEAN)
+
+
 def test_a_vision_transformer_has_edges_too():
   config = vit.Config(
     width=8, num_blocks=2, num_heads=2, num_kv_heads=2, head_width=4,
@@ -165,11 +236,13 @@ def test_a_vision_transformer_has_edges_too():
   params = checkpoints.random_params(net)
   images = np.random.default_rng(1).normal(size=(2, 1, 1, 4, 4))
   ref = net.contributions(params, pixel_values=images[1])
-  run = net.apply
-  edits = sites.Edits(cut=_cut(net, 1.0), ref=ref)
-  out = run(params, edits, pixel_values=images[0])
-  expected = run(params, pixel_values=images[1]).logits
-  assert checkpoints.difference(out.logits, expected) < _TOLERANCE
+  expected = [net.apply(params, pixel_values=x).logits for x in images]
+  own = net.contributions(params, pixel_values=images[0])
+  for values, want in ((own, expected[0]), (ref, expected[1])):
+    edits = sites.Edits(cut=_cut(net, 1.0), ref=values)
+    out = net.apply(params, edits, pixel_values=images[0])
+    assert checkpoints.difference(out.logits, want) < _TOLERANCE
+  _check_gradients(net, params, ref, pixel_values=images[0])
 
 
 def test_edges_that_do_not_fit_are_refused():
@@ -187,7 +260,7 @@ def test_edges_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"`cut\['blocks.0.attn.q_in'\]` has"):
       run({reader: bad}, ref)
   for bad in (ref[0], ref[..., :3], ref[:, :, :4], np.zeros((1, 3, 11, 12))):
-    with pytest.raises(ValueError, match=r"Edit `ref` has shape"):
+    with pytest.raises(ValueError, match=r"Edit `ref` has"):
       run({reader: good}, bad)
   with pytest.raises(ValueError, match=r"are cut: give `ref`, what the writ"):
     run({reader: good}, None)

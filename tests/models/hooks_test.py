@@ -18,7 +18,7 @@ def test_every_name_maps_to_a_site_of_a_loaded_model(tmp_path, family):
   names = [*hooks.TOP]
   names += [f"blocks.{number}.{x}" for number in range(2) for x in hooks.BLOCK]
   found = [hooks.site(name, net) for name in names]
-  assert len(set(found)) == len(names) == 2 + 2 * 21
+  assert len(set(found)) == len(names) == 2 + 2 * 22
   ids = np.array([[3, 1, 4]])
   out = net.apply(net.params, input_ids=ids, capture=found)
   shapes = {"attn.q": (1, 3, 4, 4), "attn.k": (1, 3, 2, 4)}
@@ -31,8 +31,26 @@ def test_every_name_maps_to_a_site_of_a_loaded_model(tmp_path, family):
   assert checkpoints.difference(total, get("hook_resid_post")) < 1e-6
 
 
+def test_the_names_of_version_4_are_the_same_sites():
+  net, _ = checkpoints.compiled(checkpoints.LLAMA)
+  for number, pairs in (
+    (0, hooks.BRIDGE_BLOCK),
+    (1, {"hook_mlp_in": "mlp.read", "hook_resid_mid": "resid_mid"}),
+  ):
+    for hook, inner in pairs.items():
+      if not hook.endswith("_post.hook_out"):  # Norms that a Llama lacks.
+        name = f"blocks.{number}.{inner}"
+        assert hooks.site(f"blocks.{number}.{hook}", net) == name
+  for hook, name in hooks.BRIDGE_TOP.items():
+    assert hooks.site(hook, net) == name
+  with pytest.raises(ValueError, match="this network lacks it"):
+    hooks.site("blocks.0.ln1_post.hook_out", net)
+
+
 def test_differences_are_of_known_names():
-  known = " ".join([*hooks.TOP, *hooks.BLOCK])
+  known = " ".join(
+    [*hooks.TOP, *hooks.BLOCK, *hooks.BRIDGE_TOP, *hooks.BRIDGE_BLOCK]
+  )
   for name in hooks.DIFFERENCES:
     assert name in known
 

@@ -4,15 +4,17 @@ import functools
 import math
 import pathlib
 import tempfile
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
 from spex_jax.models import generate, hub, marian, seq2seq_blocks, sites
+from tests import tokenizers_small
 from tests.models import checkpoints, reference
 
-HUB = {
+HUB: dict[str, Any] = {
   "model_type": "marian",
   "architectures": ["MarianMTModel"],
   "is_encoder_decoder": True,
@@ -61,14 +63,23 @@ def tensors(settings=HUB, seed=0):
   return checkpoints.random_tensors(shapes, seed)
 
 
+def save(path):
+  """A random checkpoint with a tokenizer; returns its tensors."""
+  made = tensors()
+  checkpoints.save(path, HUB, made)
+  names = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+  tokenizers_small.save(tokenizers_small.unigram(), path, names, **HUB)
+  told = '{"bad_words_ids": [[10]], "num_beams": 4}'
+  (path / "generation_config.json").write_text(told)
+  return made
+
+
 @functools.cache
 def compiled():
   """The network of a random checkpoint, and its tensors."""
-  made = tensors()
   with tempfile.TemporaryDirectory() as folder:
-    path = checkpoints.save(pathlib.Path(folder) / "model", HUB, made)
-    told = '{"bad_words_ids": [[10]], "num_beams": 4}'
-    (path / "generation_config.json").write_text(told)
+    path = pathlib.Path(folder) / "model"
+    made = save(path)
     return checkpoints.Compiled(hub.load(path)), made
 
 
@@ -97,7 +108,7 @@ def _norm(t, at, name, x):
   return reference.layer_norm(x, weight, bias, 1e-5)
 
 
-def _stack(t, stack, ids, mask, memory=None, seen=None):
+def _stack(t, stack, ids, mask, memory=None, seen=()):
   """Hidden states of one text: ids `[P]`, masks `[P, P]` and `[S]`."""
   d, heads = HUB["d_model"], HUB["encoder_attention_heads"]
   x = t["model.shared.weight"][ids] * math.sqrt(d)
@@ -221,6 +232,19 @@ def test_older_files_hold_the_table_and_the_sinusoids_again(tmp_path):
   (tmp_path / "source.spm").write_bytes(b"")
   with pytest.raises(ValueError, match="source.spm and no tokenizer.json"):
     hub.load(tmp_path)
+
+
+def test_the_tokenizer_comes_along():
+  net, _ = compiled()
+  tokenizer = net.tokenizer
+  assert tokenizer.special == {"eos": 0, "unk": 1, "pad": 10}
+  assert tokenizer.max_length == 16
+  text = "the film is fun"
+  encoding = tokenizer.encode(text)
+  assert encoding.ids.tolist() == [2, 3, 4, 5, 0]
+  assert tokenizer.decode(encoding.ids) == text
+  words = [text[start:end].strip() for start, end in encoding.offsets[:-1]]
+  assert words == text.split() and encoding.special.tolist()[-1]
 
 
 def test_texts_end_where_positions_do():

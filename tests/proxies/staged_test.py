@@ -71,7 +71,6 @@ def test_a_goal_that_only_a_plan_can_reach(high):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_no_plan_where_quick_proxies_explain(size):
   found = _Asked(_planted(size))
