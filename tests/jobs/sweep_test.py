@@ -9,7 +9,6 @@ import pytest
 from pyarrow import parquet
 
 from spex_jax.jobs import scheduled
-from spex_jax.jobs import sweep as job
 from spex_jax.sweeps import state
 from tests import command
 from tests.sweeps import small
