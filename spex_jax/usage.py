@@ -113,8 +113,8 @@ examples:
 """
 
 DATA = f"""\
-usage: spex attribute data {_WORDS}
-                           [--workdir=DIR] [--debug]
+usage: spex attribute data
+         {_WORDS} [--workdir=DIR]
 
 {settings.flags_of(Data)}
 {_DEBUG}
