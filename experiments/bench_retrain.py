@@ -32,14 +32,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from absl import app, flags
 
 from experiments import rows
 from spex_jax.datasets import images
-from spex_jax.influence import examples
-from spex_jax.jobs import classifiers
+from spex_jax.influence import classifiers, examples
 from spex_jax.models import convnet, mlp
 from spex_jax.training import learners, linear, loop
 from third_party import process, torch_peer
@@ -308,10 +306,9 @@ def _conv(config: Config) -> Iterator[rows.Row]:
 def _transformer(config: Config) -> Iterator[rows.Row]:
   data = images.digits()
   x = data.pixels.reshape(len(data.pixels), -1)
-  model = ml_collections.ConfigDict(
-    {"width": 16, "num_blocks": 1, "num_heads": 2, "patch_size": 2}
+  net, name = classifiers.transformer(
+    (8, 8), 10, width=16, num_blocks=1, num_heads=2, patch_size=2
   )
-  net, name = classifiers.transformer(model, (8, 8), 10)
   learner = learners.classifier(
     name,
     net.init,

@@ -43,7 +43,6 @@ from spex_jax.ablate import gradients
 from spex_jax.indices import metrics
 from spex_jax.jobs import explain as job
 from spex_jax.report import plots
-from spex_jax.settings import check_key
 
 _DRAWS = 16
 METHODS = ("auto", "lasso", "occlusion", "lime", "kernelshap")
@@ -105,23 +104,18 @@ def of_subject(
     workdir: where a trained network is kept.
 
   Raises:
-    ValueError: a setting that it does not have.
-    TypeError: a value of another type.
+    ValueError: a setting that it does not have, or a value that it is not.
   """
-  config = cli.load_config(name)
-  settings = {**changes, vary: number}
-  for key in settings:
-    check_key(key, config, f"configuration {name!r}")
-  config.update_from_flattened_dict(settings)
   # Texts and images offer their gradient only to a method that goes by it.
-  config.method = gradients.METHODS[0]
-  subject = job.SUBJECTS[config.subject](config, pathlib.Path(workdir))
+  changes = {
+    **changes, vary: number, "method": gradients.METHODS[0],
+    "target_faithfulness": None,
+  }  # fmt: skip
+  config = cli.load_config(name, changes=changes)
+  subject = job.subject_of(config, pathlib.Path(workdir))
 
   def explain(method, budget):
-    asked = config.copy_and_resolve_references()
-    asked.method, asked.budget = method, budget
-    asked.target_faithfulness = None
-    job.check(asked)
+    asked = dataclasses.replace(config, method=method, budget=budget)
     return job.answer(subject, subject.evaluator, asked)
 
   more = gradients.METHODS if subject.game is not None else ()

@@ -33,7 +33,6 @@ from absl import app, flags, logging
 
 import spex_jax as spex
 from experiments import rows
-from spex_jax.configs import sentiment as sentiment_config
 from spex_jax.fourier import score
 from spex_jax.jobs import sentiment, subjects
 from spex_jax.masks import sampling
@@ -116,10 +115,9 @@ def run(
   """Rows of every review; each text compiles once."""
   with tempfile.TemporaryDirectory() as folder:  # The head is fitted once.
     for number in picked:
-      config = sentiment_config.get_config()
-      config.data, config.model, config.row = data, model, number
+      config = sentiment.Sentiment(data=data, model=model, row=number)
       subject = sentiment.subject(config, pathlib.Path(folder))
-      key = subjects.key_of(config, f"review {number}")
+      key = subjects.key_of(config.seed, f"review {number}")
       for row in fits(subject, budgets, methods, num_tests, key):
         yield rows.common("spex_sentiment") | {"review": number} | row
 

@@ -43,10 +43,10 @@ def work(words: list[str]) -> None:
     InterruptedError: it was asked to end, or can go on later; Ray tries it
       again.
   """
-  from spex_jax.jobs import sweep
+  from spex_jax import cli
 
   try:
-    sweep.command(words)
+    cli.command(["sweep", *words])
   except InterruptedError:
     time.sleep(10)  # A store may be out of reach for a while.
     raise

@@ -9,8 +9,7 @@ import time
 from collections.abc import Sequence
 
 from launch import children
-from spex_jax.jobs import flags
-from spex_jax.jobs import sweep as sweep_job
+from spex_jax import cli, settings
 from spex_jax.report import tables
 from spex_jax.store import ledger
 from spex_jax.sweeps import run, state
@@ -34,13 +33,11 @@ def checked(
   if count < 1:
     raise SystemExit(f"--tasks={count}: a sweep has at least one task.")
   try:
-    read, _ = flags.read(
-      [f"--config={config}", f"--workdir={workdir}"], ["config", "workdir"]
-    )
+    config, workdir = settings.place(config), settings.place(workdir)
   except ValueError as error:
-    raise SystemExit(str(error)) from error
-  file, colon, size = read["config"].partition(":")
-  config, workdir = os.path.abspath(file) + colon + size, read["workdir"]
+    raise SystemExit(f"--workdir={workdir}: {error}") from error
+  file, colon, size = config.partition(":")
+  config = os.path.abspath(file) + colon + size
   if "://" not in workdir:
     workdir = os.path.abspath(workdir)
     _check_writable(pathlib.Path(workdir))
@@ -49,10 +46,10 @@ def checked(
     if name in ("task_index", "task_count", "config", "workdir"):
       raise SystemExit(f"{word}: --{name} is the launcher's to give.")
   try:
-    sweep_job.command(
+    cli.command(
       [
-        "run", f"--config={config}", f"--workdir={workdir}", "--task_index=0",
-        f"--task_count={count}", *extra, "--dry_run",
+        "sweep", "run", f"--config={config}", f"--workdir={workdir}",
+        "--task_index=0", f"--task_count={count}", *extra, "--dry_run",
       ]
     )  # fmt: skip
   except (ValueError, TypeError, OSError, ImportError) as error:

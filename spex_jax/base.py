@@ -22,6 +22,7 @@ import os
 import pathlib
 import secrets
 import socket
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
@@ -49,9 +50,8 @@ class ByValue:
   """
 
   def __eq__(self, other: object) -> bool:
-    if self is other or type(self) is not type(other):
-      return self is other
-    return _same(_compared(self), _compared(other))
+    alike = type(self) is type(other)
+    return alike and _same(_compared(self), _compared(other))
 
   def __hash__(self) -> int:
     return hash((type(self).__name__, _key(_compared(self))))
@@ -115,9 +115,7 @@ class NotFiniteError(ValueError):
 
 
 def check_unmasked(array: Any, what: str) -> None:
-  """Refuses NumPy's masked arrays that mask anything.
-
-  What lies under their masks is no data, and `np.asarray` would take it.
+  """Refuses NumPy's masked arrays that mask anything: `np.asarray` would take it.
 
   Args:
     array: anything.
@@ -204,13 +202,11 @@ def check_names(names: Iterable[Any] | None, n: int) -> tuple[str, ...] | None:
   """Returns n names of players as text, or None for none.
 
   Args:
-    names: anything in an order: a list, an array `[n]`, a pandas Index, a
-      range; what it holds becomes text.
+    names: anything in an order; what it holds becomes text.
     n: the number of players.
 
   Raises:
-    TypeError: one string, a set, an array of other axes, or nothing that can
-      be listed.
+    TypeError: one string, a set, an array of other axes, nothing to list.
     ValueError: another number of names.
   """
   if names is None:
@@ -313,10 +309,11 @@ def write_json(path: str | os.PathLike, body: dict[str, Any]) -> None:
 
   Raises:
     OSError: no room, no permission: the old file, if any, is left as it was.
-    ValueError: NaN or infinity in `body`.
+    ValueError: NaN or infinity in `body`; something at `path` that is no file.
   """
   path = pathlib.Path(path)
   data = to_json(body)
+  check_replaceable(path)
   temporary = draft(path)
   try:
     with temporary.open("xb") as file:
@@ -362,20 +359,84 @@ def from_json(
       the checksum itself.
 
   Raises:
-    ValueError: not a JSON object, or contents that the checksum contradicts.
+    ValueError: not a JSON object, or contents that the checksum contradicts;
+      with `must_have_checksum` any other bytes than `to_json` writes, too.
   """
   try:
     body = json.loads(data)
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+  except RecursionError as error:
+    raise ValueError(f"{path} is not JSON: it is nested too deep.") from error
+  except ValueError as error:
     raise ValueError(f"{path} is not JSON: {error}.") from error
   if not isinstance(body, dict):
     raise ValueError(f"{path} must hold a JSON object.")
   stored = body.pop("sha256", None)
   if stored is None and must_have_checksum:
     raise ValueError(f"{path} is damaged: it has no sha256.")
-  if stored is not None and stored != _digest(body):
+  try:
+    # The same contents in other bytes (a 5 for a last 4 that rounds alike, an
+    # E for an e) are a fault of the disk all the same.
+    sound = not must_have_checksum or to_json(body) == data
+    sound = sound and (stored is None or stored == _digest(body))
+  except ValueError:  # NaN: none of ours.
+    sound = False
+  if not sound:
     raise ValueError(f"{path} is damaged: its contents contradict its sha256.")
   return body
+
+
+def check_fits(num_masks: int, n: int, what: str) -> None:
+  """Refuses masks bool `[num_masks, n]` that this machine cannot hold.
+
+  Args:
+    num_masks: B, of any size.
+    n: players, of any number.
+    what: asks for them, as a message names it.
+
+  Raises:
+    ValueError: they do not fit; the message tells how many would.
+  """
+  room = _memory()
+  if num_masks * n > room:
+    fit = ((room // n, "masks"), (room // num_masks, "players"))
+    most = " or ".join(f"{count:,} {name}" for count, name in fit if count)
+    raise ValueError(
+      f"{what}: {num_masks:,} masks of {n:,} players do not fit into this "
+      f"machine's {room / 2**30:,.0f} GiB: {most} do, at most."
+    )
+
+
+def _memory() -> int:
+  """Bytes of this machine."""
+  try:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  except (AttributeError, ValueError, OSError):  # Not told.
+    return 1 << 36
+
+
+def printable(text: str) -> str:
+  """Escapes what could break a line or steer a terminal."""
+  return "".join(
+    c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
+  )
+
+
+def check_replaceable(path: pathlib.Path) -> None:
+  """Refuses to write a file in place of what is none.
+
+  Raises:
+    ValueError: a folder, a link, a device, a pipe or a socket is there.
+  """
+  try:
+    mode = path.lstat().st_mode
+  except FileNotFoundError:
+    return
+  if not stat.S_ISREG(mode):
+    what = {
+      stat.S_IFDIR: "folder", stat.S_IFLNK: "link", stat.S_IFIFO: "pipe",
+      stat.S_IFSOCK: "socket",
+    }.get(stat.S_IFMT(mode), "device")  # fmt: skip
+    raise ValueError(f"{path} is a {what}: it is not replaced by a file.")
 
 
 def draft(path: pathlib.Path) -> pathlib.Path:
@@ -427,9 +488,9 @@ def _key(value: Any) -> Any:
   if isinstance(value, Mapping):
     return frozenset((k, _key(v)) for k, v in value.items())
   if isinstance(value, Array):
-    array = np.asarray(value)
-    value = array.ravel()[:_HASHED].tolist() if array.ndim else array.item()
-    return (array.shape, _key(value)) if array.ndim else _key(value)
+    value = np.asarray(value)
+    entries = value.ravel()[:_HASHED].tolist()
+    return (value.shape, _key(entries)) if value.ndim else _key(entries[0])
   if isinstance(value, tuple | list):
     return tuple(map(_key, value))
   return None if value != value else value

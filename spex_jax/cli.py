@@ -1,29 +1,26 @@
-"""The `spex` command: reads a configuration, and runs a job on it.
+"""The `spex` command: turns flags and files into settings, and runs a job.
 
 Bad input ends in one line on stderr and exit code 1; a signal that ended a
 sweep where it can go on, in exit code 75, as `sysexits.h` has it.
 """
 
 import contextlib
-import importlib.util
 import logging
 import os
 import pathlib
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from absl import flags
 
 import spex_jax
-from spex_jax import settings, usage
+from spex_jax import configs, settings, usage
 
-if TYPE_CHECKING:
-  import ml_collections
-
-_CONFIGS = pathlib.Path(__file__).parent / "configs"
 _RUNS = pathlib.Path("runs")
 GO_ON = os.EX_TEMPFAIL  # The same command goes on, later.
-_SHORT = ("model", "prompt", "target", "image")  # For --config.model, ...
 
 
 def run() -> None:
@@ -50,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
   arguments = [argument for argument in arguments if argument != "--debug"]
   try:
     with contextlib.nullcontext() if debug else _quiet():
-      _command(arguments)
+      command(arguments)
     sys.stdout.flush()
   except KeyboardInterrupt:
     print("spex: interrupted", file=sys.stderr)
@@ -72,19 +69,25 @@ def main(arguments: Sequence[str]) -> int:
   return 0
 
 
-def _command(arguments: Sequence[str]) -> None:
+def command(arguments: Sequence[str]) -> None:
+  """Runs one command.
+
+  Raises:
+    ValueError: what is unknown, missing, or not what it may be, in a line.
+    InterruptedError: it can go on, later.
+  """
   if not arguments or arguments[0] in ("-h", "--help", "-help", "help"):
     print(usage.SPEX, end="")
     return
-  command, *rest = arguments
-  if command in ("--version", "-version", "version"):
+  first, *rest = arguments
+  if first in ("--version", "-version", "version"):
     print(f"spex {spex_jax.__version__}")
     return
-  if command not in _COMMANDS:
+  if first not in _COMMANDS:
     raise ValueError(
-      f"unknown command {command!r}; known are {', '.join(_COMMANDS)}."
+      f"unknown command {first!r}; known are {', '.join(_COMMANDS)}."
     )
-  _COMMANDS[command](rest)
+  _COMMANDS[first](rest)
 
 
 @contextlib.contextmanager
@@ -115,128 +118,217 @@ def _is_broken_pipe(error: BaseException) -> bool:
   )
 
 
-def load_config(
-  name: str, command: str = "explain"
-) -> "ml_collections.ConfigDict":
-  """The configuration `NAME_OR_FILE[:SIZE]` of a command.
+class _Parser(flags.ArgumentParser):
+  """Reads one setting."""
+
+  def __init__(self, kind: settings.Kind):
+    """Of a kind."""
+    self._kind = kind
+
+  def parse(self, argument: Any) -> Any:
+    """Text, as the setting has it; absl names the flag."""
+    if isinstance(argument, str):
+      return self._kind.parsed(argument)
+    return argument
+
+
+def _read(
+  words: Sequence[str],
+  known: Mapping[str, settings.Kind],
+  prefix: str = "",
+) -> tuple[dict[str, Any], list[str]]:
+  """Values of the flags `--PREFIXname` that are given, and all other words."""
+  values = flags.FlagValues()
+  values.set_gnu_getopt(True)
+  for name, kind in known.items():
+    if kind.is_group:
+      kind = settings.Kind(Mapping)
+    values[prefix + name] = flags.Flag(
+      _Parser(kind), None, prefix + name, None, kind.help,
+      boolean=kind.type is bool,
+    )  # fmt: skip
+  try:
+    _, *rest = values(["spex", *words], known_only=True)
+  except flags.Error as error:
+    raise ValueError(str(error)) from error
+  given = {
+    name: values[prefix + name].value
+    for name in known
+    if values[prefix + name].present
+  }
+  return given, rest
+
+
+def _flags(
+  words: Sequence[str], own: type[settings.Settings], who: str
+) -> tuple[Any, list[str]]:
+  """The flags of a word, and the words that remain.
 
   Raises:
-    ValueError: no such name or file, a file that does not run, or one without
-      a `get_config` that returns a ConfigDict.
+    ValueError: one that is unknown (with one that is close), without its
+      value, or needed and not given.
   """
-  import ml_collections  # An interrupt while it loads is one line, too.
-
-  path, colon, size = name.partition(":")
-  file = pathlib.Path(path)
-  if path in config_names(command):
-    file = _CONFIGS / f"{path}.py"
-  elif not file.is_file():
-    raise ValueError(
-      f"no configuration {path!r}: neither a file nor one of "
-      f"{', '.join(config_names(command))}."
-    )
-  spec = importlib.util.spec_from_file_location(f"_config_{file.stem}", file)
-  if spec is None or spec.loader is None:
-    raise ValueError(f"{file} is no Python file; its name must end in .py.")
-  module = importlib.util.module_from_spec(spec)
-  try:
-    spec.loader.exec_module(module)
-    config = module.get_config(*([size] if colon else []))
-  except (Exception, SystemExit) as error:  # Whatever the file does.
-    raise ValueError(f"configuration {name!r}: {_one_line(error)}") from error
-  if not isinstance(config, ml_collections.ConfigDict):
-    raise ValueError(
-      f"configuration {name!r}: get_config must return a ConfigDict; it "
-      f"returns {type(config).__name__}."
-    )
-  return config
+  known = settings.kinds(own)
+  for word, after in zip(words, [*words[1:], "--"]):
+    kind = known.get(word.lstrip("-"))
+    needs = word.startswith("-") and kind and kind.type is not bool
+    if needs and after.startswith("--"):
+      raise ValueError(f"{word} needs a value: {word}=VALUE.")
+  given, rest = _read(words, known)
+  for word in rest:
+    name = word.lstrip("-").partition("=")[0]
+    if word.startswith("-") and not name.removeprefix("no").startswith(
+      "config."
+    ):
+      flags_of = [f"--{flag}" for flag in known]
+      raise settings.unknown(f"--{name}", flags_of, who, "flag")
+  return settings.read(given, own, where=who, missing="needs --")[0], rest
 
 
-def config_names(command: str = "explain") -> list[str]:
-  """The named configurations of a command.
+def _overrides(
+  words: Sequence[str],
+  classes: Sequence[type[settings.Settings]],
+  where: str,
+) -> dict[str, Any]:
+  """Settings that `--config.KEY=VALUE` changes; nothing else may be left.
 
-  Those named `data_*` are of `attribute data`, those named `components_*` of
-  `attribute components`, the others of `explain`.
+  Raises:
+    ValueError: an unknown setting, with one that is close.
   """
-  names = sorted(p.stem for p in _CONFIGS.glob("*.py") if p.stem != "__init__")
-  owner = {"data": "attribute", "components": "components"}
-  return [
-    name
-    for name in names
-    if owner.get(name.partition("_")[0], "explain") == command
-  ]
+  known: dict[str, settings.Kind] = {}
+  for cls in classes:
+    known |= settings.leaves(cls)
+  given, rest = _read(words, known, "config.")
+  for word in rest:
+    if not word.startswith("-"):
+      raise ValueError(f"unexpected argument {word!r}; see --help.")
+    name = word.lstrip("-").partition("=")[0].partition("config.")[2]
+    names = [name for name, kind in known.items() if not kind.is_group]
+    raise settings.unknown(name, names, where)
+  return given
 
 
-def _parse(
-  arguments: Sequence[str], default: str, command: str = "explain"
-) -> "tuple[ml_collections.ConfigDict, pathlib.Path]":
-  """The configuration with its overrides, and the workdir."""
-  from absl import flags
-  from ml_collections.config_flags import config_flags
+class Word(NamedTuple):
+  """What runs a configuration.
 
-  name, rest = _take_config(arguments, default)
-  config = load_config(name, command)
-  for argument in rest:
-    if argument.startswith("--config."):
-      settings.check_key(
-        argument.removeprefix("--config.").split("=")[0],
-        config,
-        f"configuration {name!r}",
-      )
-  values = flags.FlagValues()
-  flags.DEFINE_string("workdir", None, "Where files go.", flag_values=values)
-  argv = ["spex", *rest]
-  config_flags.DEFINE_config_dict(
-    "config", config, lock_config=True, flag_values=values, sys_argv=argv
-  )  # Overrides go into `config` itself.
-  extra = values(argv)[1:]
-  if extra:
-    raise ValueError(f"unexpected argument {extra[0]!r}; see --help.")
-  stem = pathlib.Path(name.partition(":")[0]).stem
-  size = name.partition(":")[2]
-  workdir = values["workdir"].value
-  if workdir == "":
-    raise ValueError("--workdir is empty; give a directory.")
-  default_dir = _RUNS / (f"{stem}-{size}" if size else stem)
-  return config, pathlib.Path(workdir or default_dir)
+  Attributes:
+    flags: of the word: a class with `config` and `workdir`.
+    help: its text.
+    kind: a configuration's mapping, and where it is from, to the class of its
+      settings.
+    run: settings and a workdir.
+  """
+
+  flags: type[settings.Settings]
+  help: str
+  kind: Callable[[Mapping[str, Any], str], type[settings.Settings]]
+  run: Callable[[Any, pathlib.Path], object]
 
 
-def _take_config(
-  arguments: Sequence[str], default: str
-) -> tuple[str, list[str]]:
-  """The value of `--config`, and all other arguments in `--key=value` form."""
-  name, rest = default, []
-  waiting = iter(arguments)
-  for argument in waiting:
-    if argument.startswith("-") and not argument.startswith("--"):
-      argument = "-" + argument  # absl takes a single dash, too.
-    if argument == "--config":
-      argument = f"--config={next(waiting, '')}"
-    if argument.startswith("--config="):
-      name = argument.removeprefix("--config=")
-      if not name:
-        raise ValueError("--config needs a name or a file.")
-    else:
-      rest.append(argument)
-  return name, rest
+def load_config(
+  name: str,
+  command: str = "explain",
+  changes: Mapping[str, Any] = types.MappingProxyType({}),
+) -> Any:
+  """The settings `NAME_OR_FILE[:SIZE]` of a command.
+
+  Args:
+    name: of the configuration.
+    command: "explain", "attribute" (data) or "components".
+    changes: of settings, by dotted names.
+
+  Raises:
+    ValueError: as `configs.load` and `settings.read`.
+  """
+  file = configs.load(name, configs.named(command))
+  where = f"configuration {name!r}"
+  kind = _WORDS[command].kind(file.config, where)
+  given = settings.merged(file.config, changes)
+  return settings.read(given, kind, where=where)[0]
 
 
-def _explain(arguments: list[str]) -> None:
+def _run(word: str, arguments: Sequence[str]) -> None:
+  """Runs `explain`, `attribute data` or `attribute components`."""
+  own = _WORDS[word]
   if _asks_for_help(arguments):
-    _print_help(usage.EXPLAIN, "explain")
+    _print_help(word)
     return
-  config, workdir = _parse(arguments, default="digits")
-  from spex_jax.jobs import explain  # Slow to import; help needs none of it.
+  given, rest = _flags(arguments, own.flags, "the command")
+  name, changes = _named(given)
+  file = configs.load(name, configs.named(word))
+  where = f"configuration {name!r}"
+  kind = own.kind(file.config, where)
+  changes |= _overrides(rest, [kind], where)
+  (config,) = settings.read(
+    settings.merged(file.config, changes), kind, where=where
+  )
+  stem, _, size = name.partition(":")
+  default = "-".join(filter(None, (pathlib.Path(stem).stem, size)))
+  own.run(config, pathlib.Path(given.workdir or _RUNS / default))
+
+
+def _named(given: Any) -> tuple[str, dict[str, Any]]:
+  """The configuration, and the settings, that flags of a word speak of."""
+  changes = {
+    name: value
+    for name, value in settings.as_dict(given).items()
+    if name not in ("config", "workdir") and value is not None
+  }
+  name = given.config
+  if name is None:
+    name = "components_lm" if changes else "components_digits"
+    name = "components_image" if "image" in changes else name
+  if not name:
+    raise ValueError("--config needs a name or a file.")
+  return name, changes
+
+
+def _kind_of_subject(
+  given: Mapping[str, Any], where: str
+) -> type[settings.Settings]:
+  from spex_jax.jobs import explain  # Slow to import, like what follows.
+
+  return explain.kind_of(given, where)
+
+
+def _kind_of_data(
+  given: Mapping[str, Any], where: str
+) -> type[settings.Settings]:
+  from spex_jax.jobs import retraining
+
+  return retraining.Data
+
+
+def _explain(config: Any, workdir: pathlib.Path) -> None:
+  from spex_jax.jobs import explain
 
   explain.run(config, workdir)
 
 
-def _attribute(arguments: list[str]) -> None:
+def _data(config: Any, workdir: pathlib.Path) -> None:
+  import jax
+
+  # Trainings are small: one device for each core, not all cores for one.
+  with contextlib.suppress(RuntimeError):  # Its backend is up already.
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+  from spex_jax.jobs import attribute
+
+  attribute.run(config, workdir)
+
+
+def _components(config: Any, workdir: pathlib.Path) -> None:
+  from spex_jax.jobs import components
+
+  components.run(config, workdir)
+
+
+def _attribute(arguments: Sequence[str]) -> None:
   what, *rest = arguments or [""]
-  if what in _ATTRIBUTE:
-    _ATTRIBUTE[what](rest)
+  words = {"data": "attribute", "components": "components"}
+  if what in words:
+    _run(words[what], rest)
   elif _asks_for_help(arguments):
-    print(f"{usage.ATTRIBUTE}\n{usage.COMPONENTS}", end="")
+    print(f"{usage.DATA}\n{usage.COMPONENTS}", end="")
   else:
     raise ValueError(
       f"`spex attribute` has two words, data and components; got {what!r}: say "
@@ -244,80 +336,52 @@ def _attribute(arguments: list[str]) -> None:
     )
 
 
-def _attribute_data(arguments: list[str]) -> None:
+def _sweep(arguments: Sequence[str]) -> None:
+  from spex_jax.jobs import sweep, sweeping  # Slow to import.
+
   if _asks_for_help(arguments):
-    _print_help(usage.ATTRIBUTE, "attribute")
+    print(sweep.usage(), end="")
     return
-  config, workdir = _parse(
-    arguments, default="data_digits", command="attribute"
+  action, *rest = arguments or [""]
+  if action not in sweep.ACTIONS:
+    raise ValueError(
+      f"`spex sweep` has the words {', '.join(sweep.ACTIONS)}; got {action!r}."
+    )
+  own, act = sweep.ACTIONS[action]
+  given, rest = _flags(rest, own, f"spex sweep {action}")
+  if own is not sweep.Run:
+    _overrides(rest, [], "the command")
+    act(given)
+    return
+  file = configs.load(given.config, {})
+  changes = _overrides(
+    rest,
+    sweeping.classes(file.config),
+    "the command: the sweep's configuration",
   )
-  import jax
-
-  # Trainings are small: one device for each core, not all cores for one.
-  with contextlib.suppress(RuntimeError):  # Its backend is up already.
-    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
-  from spex_jax.jobs import attribute  # Slow to import.
-
-  attribute.run(config, workdir)
-
-
-def _attribute_components(arguments: list[str]) -> None:
-  if _asks_for_help(arguments):
-    _print_help(usage.COMPONENTS, "components")
-    return
-  default, rest = "components_digits", []
-  waiting = iter(arguments)
-  for argument in waiting:
-    name, equals, value = argument.lstrip("-").partition("=")
-    if argument.startswith("-") and name in _SHORT:
-      if name == "image" or default == "components_digits":
-        default = f"components_{'image' if name == 'image' else 'lm'}"
-      value = value if equals else next(waiting, "")
-      argument = f"--config.{name}={value}"
-    rest.append(argument)
-  config, workdir = _parse(rest, default=default, command="components")
-  from spex_jax.jobs import components  # Slow to import.
-
-  components.run(config, workdir)
-
-
-def _sweep(arguments: list[str]) -> None:
-  if _asks_for_help(arguments):
-    print(usage.SWEEP, end="")
-    return
-  from spex_jax.jobs import sweep  # Slow to import.
-
-  sweep.command(arguments)
+  config = settings.merged(file.config, changes)
+  act(given, sweeping.freeze(config, file.items()))
 
 
 def _asks_for_help(arguments: Sequence[str]) -> bool:
   return bool({"-h", "--help", "-help"} & {*arguments})
 
 
-def _print_help(usage: str, command: str) -> None:
-  print(usage)
+def _print_help(word: str) -> None:
+  print(_WORDS[word].help)
   print("configurations:")
-  for name in config_names(command):
+  for name in configs.named(word):
     print(f"\n  {name}")
-    for key, value in _flat(load_config(name, command)):
-      print(f"    {key}={value!r}")
-
-
-def _flat(config: "ml_collections.ConfigDict", prefix: str = ""):
-  import ml_collections
-
-  for key, value in config.items():
-    if isinstance(value, ml_collections.ConfigDict):
-      yield from _flat(value, f"{prefix}{key}.")
-    else:
-      yield f"{prefix}{key}", value
+    print(settings.help_of(load_config(name, word)))
 
 
 def _one_line(error: BaseException) -> str:
-  from absl import flags
-
-  text = " ".join(str(error).split())
-  own = (ValueError, TypeError, RuntimeError, flags.Error)
+  # What an error quotes must not steer a terminal.
+  text = "".join(
+    c if c.isprintable() else ascii(c)[1:-1]
+    for c in " ".join(str(error).split())
+  )
+  own = (ValueError, TypeError, RuntimeError)
   # One of ours is a sentence; the system's has a number.
   sentences = (
     OSError, FileNotFoundError, ImportError, InterruptedError, TimeoutError,
@@ -330,12 +394,15 @@ def _one_line(error: BaseException) -> str:
   return f"{type(error).__name__}: {text}"
 
 
-_ATTRIBUTE: dict[str, Callable[[list[str]], None]] = {
-  "data": _attribute_data,
-  "components": _attribute_components,
+_WORDS: dict[str, Word] = {
+  "explain": Word(usage.Explain, usage.EXPLAIN, _kind_of_subject, _explain),
+  "attribute": Word(usage.Data, usage.DATA, _kind_of_data, _data),
+  "components": Word(
+    usage.Components, usage.COMPONENTS, _kind_of_subject, _components
+  ),
 }
-_COMMANDS: dict[str, Callable[[list[str]], None]] = {
-  "explain": _explain,
+_COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+  "explain": lambda arguments: _run("explain", arguments),
   "attribute": _attribute,
   "sweep": _sweep,
 }

@@ -24,7 +24,7 @@ from typing import Any
 from absl import app, flags
 
 from launch.k8s import manifests, settings
-from spex_jax.jobs import sweep
+from spex_jax import cli
 
 # Flags of `spex sweep run` that the manifests set.
 _OURS = (
@@ -90,6 +90,7 @@ def check_sweep(wanted: settings.Settings) -> None:
     TypeError, ValueError: what `spex sweep run` would refuse.
   """
   words = [
+    "sweep",
     "run",
     f"--config={wanted.config}",
     f"--workdir={wanted.workdir}",
@@ -99,7 +100,7 @@ def check_sweep(wanted: settings.Settings) -> None:
     "--dry_run",
   ]
   with contextlib.redirect_stdout(sys.stderr):
-    sweep.command(words)
+    cli.command(words)
 
 
 def _pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:

@@ -13,7 +13,8 @@ be what a user gets who deletes the words and tokenizes again: `retokenizes`
 says where. What stands between two players goes with the one behind it
 (`text`): so lines are joined by their breaks again. Space with a line break in
 it that a player has goes, too, where nothing that can be seen is left before
-it, for it would stand between nothing; a mere space stays with its word.
+it, for it would stand between nothing; a mere space stays with its word, and a
+player that is nothing but space stays.
 
 A hidden or removed token need not cost anything: rows may be as short as what
 is kept, at a few lengths that are fixed before the run (`lengths`). What is
@@ -253,7 +254,9 @@ def _left(prompt: text_lib.Prompt, mask: base.Array) -> jax.Array:
   run = np.cumsum(~blank)  # Blank tokens in a row have one number.
   broken = blank & np.array(["\n" in piece for piece in pieces])
   breaks = blank & np.isin(run, run[broken])
-  breaks &= prompt.players.owner < prompt.n
+  owner = prompt.players.owner
+  # Not where a player is nothing else, as tokens may be.
+  breaks &= np.isin(owner, owner[~blank & (owner < prompt.n)])
   if not breaks.any():
     return stay
   seen = ~blank & ~prompt.encoding.special

@@ -145,7 +145,9 @@ def continuation(
   return likelihoods.read_continuation(num_tokens, _by_token(measure))
 
 
-def sequence(labels: base.Array, measure: str) -> readouts.Readout:
+def sequence(
+  labels: base.Array | Sequence[int], measure: str
+) -> readouts.Readout:
   """Compares an encoder-decoder's predictions of `labels`: `[B / 2, L]`.
 
   Args:

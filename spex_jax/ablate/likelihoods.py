@@ -175,7 +175,10 @@ def choice(
 
 
 def sequence(
-  labels: base.Array, *, reduce: str | None = "sum", log: bool = True
+  labels: base.Array | Sequence[int],
+  *,
+  reduce: str | None = "sum",
+  log: bool = True,
 ) -> readouts.Readout:
   """How likely an encoder-decoder finds `labels`, teacher-forced.
 
@@ -201,7 +204,8 @@ def sequence(
 
 
 def read_sequence(
-  labels: base.Array, score: Callable[[jax.Array, jax.Array], jax.Array]
+  labels: base.Array | Sequence[int],
+  score: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> readouts.Readout:
   """Any readout of an encoder-decoder's predictions of `labels`.
 

@@ -79,8 +79,7 @@ def evaluator(
   The keys and values of that beginning are computed once; every mask runs the
   tokens behind it alone. Where absent tokens are removed, what follows them
   moves and is numbered anew, as without a shared prefix; the prefix itself
-  stands still. Rows may then be of several lengths, prefix included, but not
-  where tokens are hidden: a cache has each token at the slot of its position.
+  stands still. Rows may be of several lengths, prefix included.
 
   Args:
     net: a causal language model.
@@ -122,7 +121,7 @@ def evaluator(
   ids = prompt.encoding.ids[None]
   inputs.check_ids(ids, config.vocab_size, config.max_positions)
   start = _shared_length(prompt, length)
-  if way == "hide" or edits is not None:
+  if edits is not None:
     lengths = ()
   # The token behind the prefix is run again.
   lengths = [max(each, start + 1) for each in lengths]
@@ -151,6 +150,7 @@ def evaluator(
       places = read.where(given)
       # One before the prefix has no logits here: NaN, which is refused.
       places = jnp.where(places < start, num_slots, places - start)
+      own = given.get("position_ids")
       out = generate.extend(
         net,
         params,
@@ -160,6 +160,7 @@ def evaluator(
         edits,
         places,
         given["attention_mask"],
+        position_ids=None if own is None else own[:, start:],
       )
       return read.of(out.logits, given)[0]
 

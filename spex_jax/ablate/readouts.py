@@ -182,9 +182,11 @@ def log_probability(
   )
 
 
-def probability(targets: Targets, position: int | None = None) -> Prediction:
-  """The same of probabilities, in 0..1."""
-  wanted = targets_of(targets)
+def probability(
+  targets: Targets | None, position: int | None = None
+) -> Prediction:
+  """The same of probabilities, in 0..1; None for the distribution."""
+  wanted = _wanted(targets)
   return prediction(
     lambda scores: pick(jax.nn.softmax(scores), wanted), position
   )

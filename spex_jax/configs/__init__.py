@@ -1,14 +1,69 @@
 """Named settings of `spex`: one file each, with `get_config(size)`.
 
-Here, what several of them have in common.
+Here, how such files are written and run.
 """
 
-import ml_collections
-from ml_collections import config_dict
+import importlib.util
+import pathlib
+import types
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from spex_jax import settings
+
+if TYPE_CHECKING:
+  import ml_collections
+
+_FOLDER = pathlib.Path(__file__).parent
+_OWNERS = {"data": "attribute", "components": "components"}
+
+
+def named(command: str) -> dict[str, pathlib.Path]:
+  """The files of a command's named configurations.
+
+  Those named `data_*` are of `attribute`, those named `components_*` of
+  `components`, the others of `explain`.
+  """
+  return {
+    file.stem: file
+    for file in sorted(_FOLDER.glob("*.py"))
+    if file.stem != "__init__"
+    and _OWNERS.get(file.stem.partition("_")[0], "explain") == command
+  }
+
+
+def config(
+  cls: type[settings.Settings], **changes: Any
+) -> "ml_collections.ConfigDict":
+  """What a `get_config` returns: the defaults of a class, with changes.
+
+  Args:
+    cls: of the settings.
+    **changes: of fields, or of a part of a group: `model={"width": 8}`.
+
+  Raises:
+    ValueError: as `settings.read`.
+  """
+  import ml_collections
+  from ml_collections import config_dict
+
+  def made(given: settings.Settings) -> ml_collections.ConfigDict:
+    found = ml_collections.ConfigDict()
+    for name, kind in settings.kinds(type(given)).items():
+      value = getattr(given, name)
+      if isinstance(value, settings.Settings):
+        value = made(value)
+      elif value is None:
+        value = config_dict.placeholder(kind.type)
+      found[name] = value
+    return found
+
+  (given,) = settings.read(changes, cls)
+  return made(given)
 
 
 def is_quick(size: str) -> bool:
-  """Whether a size is "quick" rather than "full".
+  """Whether the size that a `get_config` is given is "quick", not "full".
 
   Raises:
     ValueError: it is neither.
@@ -18,84 +73,72 @@ def is_quick(size: str) -> bool:
   return size == "quick"
 
 
-def subject(name: str) -> ml_collections.ConfigDict:
-  """The beginning of the settings of a subject of `jobs.explain`."""
-  config = ml_collections.ConfigDict()
-  config.subject = name
-  config.seed = 0  # Of the split, the network, the masks: of everything.
-  return config
+class File(NamedTuple):
+  """A configuration's file, as it was run.
+
+  Attributes:
+    name: as it was given.
+    config: what `get_config` returned, as a dictionary.
+    module: the file.
+    arguments: of `get_config`: the size, if one was given.
+  """
+
+  name: str
+  config: dict[str, Any]
+  module: types.ModuleType
+  arguments: tuple[str, ...]
+
+  def items(self) -> list[Mapping[str, Any]]:
+    """What `sweep` yields, of a sweep's file; one without changes otherwise.
+
+    Raises:
+      ValueError: it does not run.
+    """
+    if not hasattr(self.module, "sweep"):
+      return [{}]
+    try:
+      return list(self.module.sweep(*self.arguments))
+    except (Exception, SystemExit) as error:
+      raise ValueError(
+        f"sweep {self.name!r}: {type(error).__name__}: {error}"
+      ) from error
 
 
-def ask(
-  config: ml_collections.ConfigDict, budget: int, method: str = "auto"
-) -> None:
-  """How every subject is asked, and what is shown of the answer."""
-  config.budget = budget  # Distinct masks, held-out included.
-  config.method = method
-  # R^2 on held-out masks at which no more are asked; None for all the budget.
-  config.target_faithfulness = config_dict.placeholder(float)
-  config.kernel_width = 0.25  # Of LIME, in cosine distance.
-  config.index = "FBII"
-  config.order = 2
-  config.top = 8  # Rows of single players, and of larger sets.
+def load(name: str, named: Mapping[str, pathlib.Path]) -> File:
+  """Runs a configuration, `NAME_OR_FILE[:SIZE]`.
 
+  Args:
+    name: of `named`, or a file's.
+    named: files by name.
 
-def ask_checkpoint(
-  config: ml_collections.ConfigDict, quick: bool, budget: int
-) -> None:
-  """How a checkpoint of Hugging Face is asked; `budget` of the full size."""
-  ask(config, 100 if quick else budget, "lasso" if quick else "auto")
-  config.gradient_steps = 64  # Of integrated gradients.
-  # Masks in a batch, and those computed at once; None measures what is fastest.
-  config.batch_size = config_dict.placeholder(int)
-  config.microbatch = config_dict.placeholder(int)
-  if quick:
-    config.batch_size, config.microbatch = 16, 8
+  Raises:
+    ValueError: no such name or file, a file that does not run, or one without
+      a `get_config` that returns a ConfigDict.
+  """
+  import ml_collections  # Slow to import.
 
-
-def ask_trained(
-  config: ml_collections.ConfigDict,
-  budget: int,
-  method: str = "auto",
-  *,
-  batch_size: int,
-) -> None:
-  """How a model is asked that the command trains: against training data."""
-  ask(config, budget, method)
-  config.gradient_steps = 64  # Of integrated gradients.
-  config.batch_size = batch_size
-  config.baseline = "mean"  # Or zero, median, constant, resample.
-  config.baseline_value = 0.0  # For constant.
-  config.baseline_draws = 16  # For resample.
-
-
-def train_mlp(
-  config: ml_collections.ConfigDict,
-  widths: tuple[int, ...],
-  num_epochs: int,
-  batch_size: int,
-) -> None:
-  """How a small network is trained, on the examples that are not tested."""
-  config.model = ml_collections.ConfigDict()
-  config.model.widths = widths
-  config.model.activation = "relu"
-  config.training = ml_collections.ConfigDict()
-  config.training.num_epochs = num_epochs
-  config.training.batch_size = batch_size
-  config.training.learning_rate = 3e-3
-  config.training.optimizer = "adamw"
-  config.training.schedule = "cosine"
-  config.training.weight_decay = 1e-2
-  config.test_fraction = 0.25
-
-
-def ask_parts(config: ml_collections.ConfigDict, quick: bool) -> None:
-  """How parts of a network are asked about."""
-  config.players = "heads"  # Or kv_groups, neurons, filters, blocks.
-  config.pattern = ""  # Or sites by name, as in blocks.3.*neurons,*.2.attn.z
-  config.whole = False  # Each site of `pattern` is one part: whole layers.
-  config.absent = "zero"  # Or mean, resample.
-  config.draws = 8  # Of resample.
-  config.rescale = False  # Scales what is left of a layer up, as ProxySPEX.
-  ask_checkpoint(config, quick, 4000)  # Or method=coar, with few absent:
-  config.keep = 0.9  # the probability that each part is there.
+  path, colon, size = name.partition(":")
+  file = named.get(path) or pathlib.Path(path).expanduser()
+  if not file.is_file():
+    one_of = f" nor one of {', '.join(named)}" if named else ""
+    neither = "neither a file" if named else "no such file"
+    raise ValueError(f"no configuration {path!r}: {neither}{one_of}.")
+  spec = importlib.util.spec_from_file_location(f"_config_{file.stem}", file)
+  if spec is None or spec.loader is None:
+    raise ValueError(f"{file} is no Python file; its name must end in .py.")
+  module = importlib.util.module_from_spec(spec)
+  arguments = (size,) if colon else ()
+  try:
+    spec.loader.exec_module(module)
+    found = module.get_config(*arguments)
+  except (Exception, SystemExit) as error:  # Whatever the file does.
+    raise ValueError(
+      f"configuration {name!r}: {type(error).__name__}: {error}"
+    ) from error
+  if not isinstance(found, ml_collections.ConfigDict):
+    raise ValueError(
+      f"configuration {name!r}: get_config must return a ConfigDict; it "
+      f"returns {type(found).__name__}."
+    )
+  found = found.copy_and_resolve_references().to_dict()
+  return File(name, found, module, arguments)

@@ -5,29 +5,13 @@ Any causal language model of Hugging Face of the families that are supported:
 """
 
 import ml_collections
-from ml_collections import config_dict
 
 from spex_jax import configs
+from spex_jax.jobs import networks, parts
 
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: a minute or more; `quick`: seconds, and a rough answer."""
-  quick = configs.is_quick(size)
-  config = configs.subject("lm_components")
-  config.model = ""  # Directory or hub name; needed.
-  config.dtype = "float32"
-  config.prompt = (
-    "Once upon a time, there was a little girl named Lily. She loved to"
-  )
-  # What comes next: a text, usually with its space in front, or one token's
-  # number; by default the model's own likeliest `num_tokens`.
-  config.target = ""
-  config.target_id = config_dict.placeholder(int)
-  config.num_tokens = 1
-  config.readout = "log_probability"  # Or probability, logit, margin.
-  config.rival = ""  # For margin: the other token; all others where empty.
-  config.reduce = "sum"  # Or mean, over the tokens of a continuation.
-  config.background = ""  # A file of texts, for absent=mean and resample.
-
-  configs.ask_parts(config, quick)
-  return config
+  if not configs.is_quick(size):
+    return configs.config(parts.OfLanguageModel)
+  return configs.config(parts.OfLanguageModel, **networks.QUICK)

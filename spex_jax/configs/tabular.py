@@ -9,16 +9,16 @@ unless given.
 
 import ml_collections
 
-from spex_jax.configs import cancer
+from spex_jax import configs
+from spex_jax.jobs import tables
 
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: some seconds; `quick`: one or two."""
-  config = cancer.get_config(size)
-  # A CSV with a header, an .npz with x and y, or breast_cancer, diabetes, iris.
-  config.table = "wine"
-  config.target_column = ""  # Of a CSV; the last where empty.
-  # `boosting` (scikit-learn's, of the kind that the target asks for), `mlp`, or
-  # `module:Class` with `fit` and `predict`.
-  config.model.kind = "boosting"
-  return config
+  quick = configs.is_quick(size)
+  return configs.config(
+    tables.Table,
+    table="wine",
+    model={"kind": "boosting"},
+    **tables.QUICK if quick else {},
+  )

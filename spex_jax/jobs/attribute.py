@@ -13,31 +13,22 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import ml_collections
 import numpy as np
 
 import spex_jax as spex
 from spex_jax import base
-from spex_jax.api import DECODERS
 from spex_jax.explanation import Explanation
 from spex_jax.fourier import score
 from spex_jax.indices import attribution, judging
 from spex_jax.influence import bank as banks
-from spex_jax.influence import corners, semivalues
-from spex_jax.jobs import classifiers, retraining, settings, valuations
+from spex_jax.influence import corners, semivalues, valuations
+from spex_jax.influence import problem as problems
+from spex_jax.jobs import retraining
+from spex_jax.jobs.explain import writable
 from spex_jax.report import examples as pictures
 from spex_jax.report import plots, progress
 from spex_jax.report import tables as report_tables
 
-_COUNTS = {  # Least values.
-  "num_train": 0, "num_test": 1, "num_points": 1, "num_clusters": 1,
-  "budget": 8, "fresh": 4, "num_seeds": 1, "order": 2, "checked": 0,
-  "contexts": 2, "top": 1, "microbatch": 0, "rows_per_shard": 1,
-  "neighbours": 1, "trak_models": 1, "trak_dim": 0,
-}  # fmt: skip
-# More is better: helpful examples raise them.
-_OUTPUTS = {"margin": "margin", "log_odds": "log odds", "logit": "logit"}
-_TEXTS = ("data", "classes", "points", "players", "method", "decoder")
 _SIGNS = (
   "synergy: together they raise the output by more than one by one; redundancy:"
   " by less. Of examples that harm, synergy says that their harm overlaps"
@@ -76,35 +67,8 @@ class Answer:
   num_rows: int
 
 
-def check(config: ml_collections.ConfigDict) -> None:
-  """Refuses settings that nothing could be done with, before any work.
-
-  Raises:
-    ValueError: names the setting, what it is, and what it may be.
-  """
-  needed = ("seed", *_COUNTS, *_TEXTS, "damping", "model", "training")
-  settings.need(config, needed, ": is it one of `spex attribute data`?")
-  for name, least in (("seed", None), *_COUNTS.items()):
-    settings.integer(name, config[name], least)
-  choices = {
-    "players": (config.players, retraining.PLAYERS),
-    "method": (config.method, tuple(valuations.METHODS)),
-    "decoder": (config.decoder, tuple(d for d in DECODERS if d != "spex")),
-    "model.kind": (config.model.kind, classifiers.MODELS),
-    "model.output": (config.model.output, tuple(_OUTPUTS)),
-  }
-  for name, (value, known) in choices.items():
-    settings.choice(name, value, known)
-  valuations.check(config)
-  for name in classifiers.SIZES:
-    settings.integer(f"model.{name}", config.model.get(name, 1), 1)
-  if config.num_train == 1:
-    raise ValueError("num_train=1: must be 2 or more, or 0 for all.")
-  settings.finite(config)
-
-
 def run(
-  config: ml_collections.ConfigDict,
+  config: retraining.Data,
   workdir: pathlib.Path,
   show: Callable[..., None] | None = None,
 ) -> Answer:
@@ -114,7 +78,7 @@ def run(
   bank, in `bank/`, is kept and extended.
 
   Args:
-    config: see `spex_jax/configs/data_digits.py`.
+    config: of the command.
     workdir: made if it does not exist.
     show: takes a line or a rich table; prints by default.
 
@@ -125,11 +89,12 @@ def run(
     FileNotFoundError: no such file of data.
     OSError: the disk is full.
   """
-  check(config)
-  problem = retraining.problem(config)
-  masks = retraining.masks(config, problem)
+  problem = retraining.problem_of(config)
+  masks = problems.masks(
+    problem, config.key("subsets"), config.budget, config.fresh
+  )
   chosen = _chosen(config, problem)
-  settings.writable(workdir)
+  writable(workdir)
   show = show or report_tables.printer()
   for name, fact in _question(config, problem, masks):
     show(report_tables.fact(name, fact))
@@ -157,11 +122,13 @@ def run(
     fit_masks, values = _sound(masks.fit, values)
     fresh_masks, fresh = _sound(masks.fresh, fresh)
     points = chosen or _undecided(config, values)
-    scores = valuations.score(config, problem, fit_masks, values)
+    scores = valuations.score(
+      config.method, problem, fit_masks, values, config.options
+    )
     explanation = spex.decode(
       fit_masks,
       values[:, list(points)],
-      method=valuations.decoder(config, fit_masks),
+      method=valuations.decoder(config.decoder, fit_masks),
       max_order=min(config.order, problem.players.n),
       names=problem.names,
       units=_units(config),
@@ -212,7 +179,7 @@ def _chosen(config, problem) -> tuple[int, ...]:
   if not config.points:
     return ()
   last = problem.test.num_examples - 1
-  parts = [part.strip() for part in str(config.points).split(",")]
+  parts = [part.strip() for part in config.points.split(",")]
   if not all(part.isdigit() and int(part) <= last for part in parts):
     raise ValueError(
       f"points={config.points!r}: give numbers of test points, 0 to {last}, "
@@ -257,7 +224,9 @@ def _retrained(config, problem, bank, ask, explanation, points):
   if not claims:
     return None, None
   sets = [claim.players for claim in claims]
-  contexts = retraining.contexts(config, problem, sets)
+  contexts = problems.contexts(
+    problem, config.key("contexts"), config.contexts, sets
+  )
   seeds = list(range(config.num_seeds))
   contexts = _finite(sets, contexts, lambda masks: ask(masks, seeds))
   if len(contexts) < 2:
@@ -292,13 +261,14 @@ def _question(config, problem, masks):
   who = report_tables.count(n, "training example")
   if not problem.singles:
     who = f"{n} {config.players} of {train.num_examples:,} training examples"
-  output = _OUTPUTS[config.model.output]
+  output = retraining.OUTPUTS[config.model.output]
   where = report_tables.count(problem.test.num_examples, "test point")
   counts = np.bincount(train.y, minlength=len(train.classes))
   classes = ", ".join(
     f"{c} of {name}" for c, name in zip(counts, train.classes)
   )
   seeds = report_tables.count(config.num_seeds, "seed")
+  decoder = valuations.decoder(config.decoder, masks.fit)
   judged = f"{len(masks.fresh):,} fresh ones under {seeds}"
   facts = [
     (
@@ -310,7 +280,7 @@ def _question(config, problem, masks):
     (
       "budget",
       f"{len(masks.fit):,} subsets of half the players, {judged}; method "
-      f"{config.method}, sets by {valuations.decoder(config, masks.fit)}",
+      f"{config.method}, sets by {decoder}",
     ),
   ]
   if masks.unusable:

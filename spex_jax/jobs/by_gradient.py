@@ -7,13 +7,10 @@ held-out ones, on which the additive answer is judged as any other is.
 import time
 from typing import Any
 
-import ml_collections
-
 from spex_jax import base
 from spex_jax.ablate import gradients
 from spex_jax.api import METHODS, Explanation, assess
 from spex_jax.jobs import subjects
-from spex_jax.masks import request
 from spex_jax.proxies import additive
 from spex_jax.proxies import budget as budget_lib
 from spex_jax.report.tables import count
@@ -31,21 +28,7 @@ _REMEDIES = {
 _INCOMPLETE = 0.05  # Share of f(all) - f(none) above which a gap is told of.
 
 
-def steps_of(config: ml_collections.ConfigDict) -> int:
-  """The steps of integrated gradients that a configuration asks for.
-
-  Raises:
-    TypeError: no integer.
-    ValueError: below 1.
-  """
-  return request.whole(
-    "gradient_steps", config.get("gradient_steps", gradients.STEPS), 1
-  )
-
-
-def game(
-  subject: subjects.Subject, config: ml_collections.ConfigDict
-) -> base.Game:
+def game(subject: subjects.Subject, config: subjects.Ask) -> base.Game:
   """What a subject offers to methods by gradients.
 
   Raises:
@@ -64,8 +47,8 @@ def game(
 def explain(
   subject: subjects.Subject,
   value_fn: base.ValueFn,
-  config: ml_collections.ConfigDict,
-  **settings: Any,
+  config: subjects.Ask,
+  **common: Any,
 ) -> Explanation:
   """One value for each player of a subject, judged on held-out masks.
 
@@ -73,7 +56,7 @@ def explain(
     subject: with a `game`.
     value_fn: its evaluator, perhaps watched.
     config: `method` is one of `gradients.METHODS`.
-    **settings: of `assess`.
+    **common: of `assess`.
 
   Raises:
     ValueError: a subject without a gradient.
@@ -82,7 +65,7 @@ def explain(
   begin = time.perf_counter()
   more = {}
   if method == "integrated_gradients":
-    more = {"steps": steps_of(config)}
+    more = {"steps": config.gradient_steps}
   found = gradients.BY_NAME[method](model, **more)
   seconds = time.perf_counter() - begin
   if found.values.ndim != 1:
@@ -98,7 +81,7 @@ def explain(
     num_masks=budget_lib.num_held_out(config.budget, model.n),
     method=method,
     notes=[_note(method, model, found, seconds, subject.units)],
-    **settings,
+    **common,
   )
   spent = explanation.seconds
   spent["decoding"] += seconds

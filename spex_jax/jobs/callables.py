@@ -1,5 +1,6 @@
 """The subject `callable`: the user's own value function."""
 
+import dataclasses
 import functools
 import importlib
 import pathlib
@@ -9,17 +10,37 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
+from spex_jax import base, settings
 from spex_jax.ablate import evaluate
 from spex_jax.jobs import subjects
 from spex_jax.report import plots
 
 
-def subject(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path
-) -> subjects.Subject:
+@dataclasses.dataclass(frozen=True)
+class Function(subjects.Ask):
+  """Your own value function."""
+
+  subject: str = settings.field("callable", choices=("callable",))
+  function: str = settings.field(
+    "", "module:function; the current directory is searched"
+  )
+  n: int = settings.field(0, "number of players", low=0)
+  names: str = settings.field(
+    "", "n names, with commas between; x0, x1, ... where empty"
+  )
+  units: str = settings.field("value", "of the values")
+  compiled: bool = settings.field(
+    False, "whether it takes one mask, and JAX traces it"
+  )
+  target: int | None = settings.field(
+    None, "which of T, if it returns [B, T] (compiled: [T])"
+  )
+  batch_size: int = settings.field(1024, "masks in a batch", low=1)
+
+
+def subject(config: Function, workdir: pathlib.Path) -> subjects.Subject:
   """Imports the function and names its players.
 
   Raises:
@@ -33,12 +54,13 @@ def subject(
     raise ValueError(
       f"n={n}: give the number of players, as --config.n=20 does."
     )
+  base.check_fits(1024, n, f"n={n:,}")  # A batch of them.
   names = tuple(name.strip() for name in config.names.split(",") if name)
   names = names or tuple(f"x{i}" for i in range(n))
   if len(names) != n:
     raise ValueError(f"names={config.names!r} are {len(names)} for n={n}.")
   make = evaluate.compiled if config.compiled else evaluate.host
-  target = config.get("target")
+  target = config.target
   checked = _checked(function, config.function, target, config.compiled)
   evaluator = make(checked, n, batch_size=config.batch_size)
 

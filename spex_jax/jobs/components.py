@@ -10,27 +10,23 @@ import pathlib
 from collections.abc import Callable
 
 import jax
-import ml_collections
 import numpy as np
 
 from spex_jax import base
-from spex_jax.ablate import gradients
 from spex_jax.components import coar, judging
 from spex_jax.explanation import Explanation
 from spex_jax.indices import attribution
 from spex_jax.indices import interactions as interactions_lib
-from spex_jax.jobs import explain, parts, settings, subjects
+from spex_jax.jobs import explain, parts, subjects
 from spex_jax.report import progress
 from spex_jax.report import tables as report_tables
 
-COAR = "coar"
-METHODS = (COAR, *(m for m in explain.METHODS if m not in gradients.METHODS))
-_FRESH = 0.1  # Share of COAR's budget that it is judged by, ...
-_LEAST = 20  # ... but no fewer masks than these.
+# Share of COAR's budget that it is judged by, but no fewer than `parts.LEAST`.
+_FRESH = 0.1
 
 
 def run(
-  config: ml_collections.ConfigDict,
+  config: parts.Parts,
   workdir: pathlib.Path,
   show: Callable[..., None] | None = None,
 ) -> Explanation | attribution.Attribution:
@@ -39,37 +35,30 @@ def run(
   With `config.method` "coar": `attribution.json` and `figure.png`.
 
   Args:
-    config: `components_digits`, `components_image` or `components_lm` of
-      `spex_jax/configs`.
+    config: of a class of `parts`.
     workdir: made if it does not exist.
     show: takes a line or a rich table; prints by default.
 
   Raises:
-    ValueError: a bad setting, a network that has no such parts, or values that
-      are NaN.
+    ValueError: settings of another command, a network that has no such parts,
+      or values that are NaN.
     OSError: the disk is full.
   """
-  hint = ": is it one of `spex attribute components`?"
-  asked = ("players", "pattern", "whole", "absent", "keep")
-  settings.need(config, asked, hint)
-  parts.check(config)
-  if config.method == COAR:
+  if not isinstance(config, parts.Parts):
+    raise ValueError(
+      f"subject={config.subject!r} has no parts: is it one of `spex attribute "
+      "components`?"
+    )
+  if config.method == parts.COAR:
     return _coar(config, workdir, show or report_tables.printer())
   return explain.run(config, workdir, show)
 
 
-def _coar(config, workdir, show) -> attribution.Attribution:
+def _coar(config: parts.Parts, workdir, show) -> attribution.Attribution:
   """One effect for each part, with few absent, judged on fresh ablations."""
-  others = config.copy_and_resolve_references()
-  others.method = "lasso"  # One that exists: all else is checked as ever.
-  explain.check(others)
-  fresh = max(_LEAST, int(_FRESH * config.budget))
-  if config.budget < 2 * _LEAST:
-    raise ValueError(
-      f"budget={config.budget}: method=coar needs {2 * _LEAST} masks."
-    )
-  settings.writable(workdir)
-  subject = explain.SUBJECTS[config.subject](config, workdir)
+  fresh = max(parts.LEAST, int(_FRESH * config.budget))
+  explain.writable(workdir)
+  subject = explain.subject_of(config, workdir)
   evaluator, n = subject.evaluator, subject.evaluator.n
   show(report_tables.fact("asked", subject.question))
   for name, fact in subject.facts.items():
@@ -82,7 +71,7 @@ def _coar(config, workdir, show) -> attribution.Attribution:
       f"with probability {config.keep:g}; method coar",
     )
   )
-  draws, judge = jax.random.split(subjects.key_of(config, "coar"))
+  draws, judge = jax.random.split(subjects.key_of(config.seed, "coar"))
   with progress.evaluations(config.budget) as monitor:
     watched = monitor.watch(evaluator)
     found = coar.attribute(

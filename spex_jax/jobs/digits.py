@@ -1,24 +1,50 @@
 """The subject `digits`: pixels of one image, as a small network sees them."""
 
+import dataclasses
 import pathlib
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
+from spex_jax import settings
 from spex_jax.ablate import evaluate, features
 from spex_jax.datasets import images
-from spex_jax.jobs import settings, subjects
+from spex_jax.jobs import subjects
 from spex_jax.models import mlp
 from spex_jax.report import plots
 
-_TARGETS = ("log_odds", "margin", "logit")
+_MODEL = subjects.Mlp(widths=(64, 64))
+_TRAINING = subjects.Training(num_epochs=40, batch_size=64)
 
 
-def subject(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path
-) -> subjects.Subject:
+@dataclasses.dataclass(frozen=True)
+class Digits(subjects.Trained):
+  """Which pixels of a digit are asked about."""
+
+  subject: str = settings.field("digits", choices=("digits",))
+  budget: int = settings.field(
+    4000, "distinct masks, held-out ones included", low=1
+  )
+  method: str = settings.field(
+    "spex", subjects.SPEAKERS, choices=subjects.METHODS
+  )
+  batch_size: int | None = settings.field(
+    256, "masks in a batch; None measures what is fastest", low=1
+  )
+  model: subjects.Mlp = _MODEL
+  training: subjects.Training = _TRAINING
+  image: int = settings.field(5, "row of the test set", low=0)
+  patch: int = settings.field(1, "side of a player, in pixels", low=1)
+  target: str = settings.field(
+    "log_odds",
+    "of its class: log_odds against all others, margin over the runner-up, or "
+    "logit",
+    choices=("log_odds", "margin", "logit"),
+  )
+
+
+def subject(config: Digits, workdir: pathlib.Path) -> subjects.Subject:
   """Trains or restores the network, and masks one test image.
 
   Raises:
@@ -28,7 +54,7 @@ def subject(
 
   data = images.digits()
   train, test = data.split(
-    subjects.key_of(config, "split"), config.test_fraction
+    subjects.key_of(config.seed, "split"), config.test_fraction
   )
   row = subjects.pick("image", config.image, test.num_examples)
   image = test.pixels[row]
@@ -38,7 +64,7 @@ def subject(
     mlp.Config(
       num_features=image.size,
       num_outputs=len(data.classes),
-      widths=tuple(config.model.widths),
+      widths=config.model.widths,
       activation=config.model.activation,
     )
   )
@@ -53,13 +79,19 @@ def subject(
     )
 
   params, origin = subjects.trained(
-    net, train.pixels, train.labels, losses, config, workdir
+    net,
+    train.pixels,
+    train.labels,
+    losses,
+    workdir,
+    seed=config.seed,
+    training=config.training,
+    depends=subjects.depends_on(config),
   )
   right = (logits(params, test.pixels).argmax(axis=1) == test.labels).mean()
   ranking = np.asarray(logits(params, image)[0]).argsort()[::-1]
   first, second = int(ranking[0]), int(ranking[1])
   name, rival = data.classes[first], data.classes[second]
-  settings.choice("target", config.target, _TARGETS)
 
   def read(pixels: jax.Array, params) -> jax.Array:
     answers = logits(params, pixels)

@@ -2,16 +2,12 @@
 
 import pathlib
 from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-import ml_collections
-
-from spex_jax import base
+from spex_jax import base, settings
 from spex_jax.ablate import evaluate, gradients
-from spex_jax.api import METHODS as MASKED
 from spex_jax.api import Explanation, explain
 from spex_jax.fourier import score as score_lib
-from spex_jax.fourier import sparse
-from spex_jax.indices import table as index_table
 from spex_jax.jobs import (
   by_gradient,
   callables,
@@ -20,82 +16,64 @@ from spex_jax.jobs import (
   parts,
   pictures,
   sentiment,
-  settings,
   subjects,
   tables,
 )
-from spex_jax.masks import request
-from spex_jax.proxies import additive, lime
 from spex_jax.report import progress
 from spex_jax.report import tables as report_tables
 
-SUBJECTS: Mapping[
-  str, Callable[[ml_collections.ConfigDict, pathlib.Path], subjects.Subject]
-] = {
-  "callable": callables.subject,
-  "digits": digits.subject,
-  "digits_components": parts.of_digits,
-  "image": pictures.subject,
-  "image_components": parts.of_picture,
-  "lm": language.subject,
-  "lm_components": parts.of_language_model,
-  "sentiment": sentiment.subject,
-  "table": tables.subject,
+
+class Kind(NamedTuple):
+  """A kind of subject.
+
+  Attributes:
+    settings: their class.
+    make: settings and a workdir to the subject.
+  """
+
+  settings: type[subjects.Ask]
+  make: Callable[[Any, pathlib.Path], subjects.Subject]
+
+
+SUBJECTS: Mapping[str, Kind] = {
+  "callable": Kind(callables.Function, callables.subject),
+  "digits": Kind(digits.Digits, digits.subject),
+  "digits_components": Kind(parts.OfDigits, parts.of_digits),
+  "image": Kind(pictures.Picture, pictures.subject),
+  "image_components": Kind(parts.OfPicture, parts.of_picture),
+  "lm": Kind(language.Language, language.subject),
+  "lm_components": Kind(parts.OfLanguageModel, parts.of_language_model),
+  "sentiment": Kind(sentiment.Sentiment, sentiment.subject),
+  "table": Kind(tables.Table, tables.subject),
 }
 
-
-METHODS = (*MASKED, *gradients.METHODS)
-# One value for each player, and no sets.
-_ADDITIVE = (*additive.METHODS, *gradients.METHODS)
-
-_SETTINGS = (
-  "subject",
-  "seed",
-  "budget",
-  "method",
-  "batch_size",
-  "index",
-  "order",
-  "top",
-)
 _BATCH = 256  # Masks at a time where the evaluator measures its batches.
 _TRUSTED = 0.5  # Least R^2 of an answer that is shown without a warning.
 
 
-def check(config: ml_collections.ConfigDict) -> None:
-  """Refuses settings that no subject could use, before any work.
+def kind_of(given: Mapping[str, Any], where: str) -> type[subjects.Ask]:
+  """The class of settings that a configuration's `subject` names.
 
   Raises:
-    ValueError: names the setting, what it is, and what it may be.
+    ValueError: it names none.
   """
-  settings.need(config, _SETTINGS)
-  settings.choice("subject", config.subject, sorted(SUBJECTS))
-  settings.choice("method", config.method, sorted(METHODS))
-  settings.integer("seed", config.seed)
-  for name in ("budget", "top"):
-    settings.integer(name, config[name], 1)
-  for name in ("order", "batch_size"):
-    if config[name] is not None:  # No limit; measured.
-      settings.integer(name, config[name], 1)
-  goal = request.goal(config.get("target_faithfulness"))
-  if goal is not None and config.method in ("spex", *_ADDITIVE):
-    who = f"{config.method} has masks"
-    if config.method == "spex":
-      who = "SPEX asks for a plan"
-    raise ValueError(
-      f"target_faithfulness={goal:g}: {who} of one size; choose "
-      "--config.method=auto."
-    )
-  _kernel_width(config)
-  by_gradient.steps_of(config)
-  # Whether the index has this order, asked of a function that is constant.
-  constant = sparse.SparseFourier.from_terms(config.order or 1, [((), 0.0)])
-  index_table.interactions(constant, config.index, config.order)
-  settings.finite(config)
+  if "subject" not in given:
+    raise ValueError(f"{where} lacks subject.")
+  known = settings.Kind(str, choices=tuple(SUBJECTS))
+  return SUBJECTS[settings.checked("subject", known, given["subject"])].settings
+
+
+def subject_of(config: subjects.Ask, workdir: pathlib.Path) -> subjects.Subject:
+  """The subject of settings.
+
+  Raises:
+    ValueError: what it refuses.
+  """
+  return SUBJECTS[config.subject].make(config, workdir)
 
 
 def run(
-  config: ml_collections.ConfigDict,
+  config: subjects.Ask,
   workdir: pathlib.Path,
   show: Callable[..., None] | None = None,
 ) -> Explanation:
@@ -105,19 +83,18 @@ def run(
   network is kept in `model/` and used again.
 
   Args:
-    config: see `spex_jax/configs`.
+    config: of a class of `SUBJECTS`.
     workdir: made if it does not exist.
     show: takes a line or a rich table; prints by default.
 
   Raises:
-    ValueError: a bad setting, `workdir` cannot be written, or a value
-      function that misbehaves.
+    ValueError: `workdir` cannot be written, or a value function that
+      misbehaves.
     OSError: the disk is full.
   """
-  check(config)
-  settings.writable(workdir)
+  writable(workdir)
   show = show or report_tables.printer()
-  subject = SUBJECTS[config.subject](config, workdir)
+  subject = subject_of(config, workdir)
   if config.method in gradients.METHODS:
     by_gradient.game(subject, config)  # Refused before any word.
   evaluator = subject.evaluator
@@ -155,10 +132,27 @@ def run(
   return explanation
 
 
+def writable(workdir: pathlib.Path) -> None:
+  """Makes `workdir`, and sees that it can be written before any work.
+
+  Raises:
+    ValueError: it cannot.
+  """
+  probe = workdir / ".probe"
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    probe.touch()
+    probe.unlink()
+  except OSError as error:
+    raise ValueError(
+      f"workdir {workdir} cannot be written: {error.strerror}."
+    ) from error
+
+
 def answer(
   subject: subjects.Subject,
   value_fn: base.ValueFn,
-  config: ml_collections.ConfigDict,
+  config: subjects.Ask,
   report: Callable[[int], None] = lambda asked: None,
 ) -> Explanation:
   """Explains a subject by the method that its configuration names.
@@ -173,7 +167,7 @@ def answer(
     ValueError: a method that has no gradient to go by, or as `explain`.
   """
   common = {
-    "key": subjects.key_of(config, "explain"),
+    "key": subjects.key_of(config.seed, "explain"),
     # A few of the evaluator's batches.
     "batch_size": 4 * (config.batch_size or _BATCH),
     "names": subject.names,
@@ -187,15 +181,9 @@ def answer(
     subject.evaluator.n,
     budget=config.budget,
     method=config.method,
-    target_faithfulness=config.get("target_faithfulness"),
-    kernel_width=_kernel_width(config),
+    target_faithfulness=config.target_faithfulness,
+    kernel_width=config.kernel_width,
     **common,
-  )
-
-
-def _kernel_width(config: ml_collections.ConfigDict) -> float:
-  return request.positive(
-    "kernel_width", config.get("kernel_width", lime.WIDTH)
   )
 
 
@@ -235,7 +223,7 @@ def _outcome(
         + (
           f"{explanation.method} has one value for each player: "
           "--config.method=auto finds sets."
-          if explanation.method in _ADDITIVE
+          if explanation.method in subjects.ADDITIVE
           else "A larger budget may help."
         ),
       )

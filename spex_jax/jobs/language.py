@@ -1,19 +1,21 @@
 """The subject `lm`: parts of a prompt, and what a language model says next."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import ml_collections
 import numpy as np
 
+from spex_jax import settings
 from spex_jax.ablate import absent, evaluate, likelihoods, prefix, readouts
 from spex_jax.ablate import text as text_lib
-from spex_jax.jobs import networks, settings, subjects
+from spex_jax.jobs import networks, subjects
 from spex_jax.models import generate, sites, tokens
 
 READOUTS = ("log_probability", "probability", "logit", "margin")
+EXAMPLE = "Once upon a time, there was a little girl named Lily. She loved to"
 UNITS = {
   "log_probability": "nat",
   "probability": "probability",
@@ -24,9 +26,46 @@ _SHOWN = 3  # Likeliest tokens.
 _SHARED = 0.25  # Least share of the tokens that is worth a cache of its own.
 
 
-def subject(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path
-) -> subjects.Subject:
+@dataclasses.dataclass(frozen=True)
+class Said(networks.Checkpoint):
+  """A causal language model, and what of its next tokens is asked about."""
+
+  target: str = settings.field(
+    "",
+    "what comes next, usually with its space in front; the model's own "
+    "likeliest where empty",
+  )
+  target_id: int | None = settings.field(
+    None, "one token's number, in the place of target", low=0
+  )
+  num_tokens: int = settings.field(1, "of the model's own likeliest", low=1)
+  readout: str = settings.field("log_probability", choices=READOUTS)
+  rival: str = settings.field(
+    "", "of readout=margin: the other token; all others where empty"
+  )
+  reduce: str = settings.field(
+    "sum", "over the tokens of a continuation", choices=("sum", "mean")
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Language(networks.OfText, Said):
+  """Which parts of a prompt are asked about."""
+
+  subject: str = settings.field("lm", choices=("lm",))
+  prefix: str = settings.field("", "in front of the text, and always there")
+  text: str = settings.field(EXAMPLE, "that is read")
+  suffix: str = settings.field("", "behind the text, and always there")
+  absent: str = settings.field(
+    "remove",
+    "an absent player: taken out (remove), not seen by attention (hide), a "
+    "token for each of its own (mask), one token (one)",
+    choices=absent.WAYS,
+  )
+  token: str = settings.field("", "what absent tokens become: of mask and one")
+
+
+def subject(config: Language, workdir: pathlib.Path) -> subjects.Subject:
   """Loads the model, chooses what it is asked about, and masks the prompt.
 
   Raises:
@@ -34,7 +73,6 @@ def subject(
       cannot be used, named.
   """
   del workdir  # Nothing is trained.
-  check(config)
   net = networks.load(config, "causal language model")
   tokenizer, limit = net.tokenizer, net.config.max_positions
   if not config.text.strip():
@@ -77,17 +115,6 @@ def subject(
   )
 
 
-def check(config: ml_collections.ConfigDict) -> None:
-  """Refuses a reading that does not exist, before a model is loaded.
-
-  Raises:
-    ValueError: names the setting and what it may be.
-  """
-  settings.choice("readout", config.readout, READOUTS)
-  settings.choice("reduce", config.reduce, ("sum", "mean"))
-  settings.integer("num_tokens", config.num_tokens, 1)
-
-
 class Asked(NamedTuple):
   """What a language model is asked about.
 
@@ -107,7 +134,7 @@ class Asked(NamedTuple):
 
 
 def asked(
-  config: ml_collections.ConfigDict,
+  config: Said,
   net: sites.Network,
   prompt: text_lib.Prompt,
   see: Callable,
@@ -115,8 +142,7 @@ def asked(
   """The tokens that a configuration names, or the model's own, and how to read.
 
   Args:
-    config: with `target`, `target_id`, `num_tokens`, `readout`, `rival` and
-      `reduce`.
+    config: which tokens, and how they are read.
     net: a causal language model.
     prompt: what comes before.
     see: a mask to inputs of one row; asked for the whole prompt.
@@ -142,7 +168,7 @@ def asked(
 
 
 def _evaluator(
-  config: ml_collections.ConfigDict,
+  config: Language,
   net: sites.Network,
   prompt: text_lib.Prompt,
   see: absent.Inputs,
@@ -173,7 +199,7 @@ def _all_logits(output: sites.Output, inputs) -> jax.Array:
 
 
 def _given(
-  config: ml_collections.ConfigDict,
+  config: Said,
   tokenizer: tokens.Tokenizer,
   prompt: text_lib.Prompt,
   limit: int,
@@ -197,7 +223,7 @@ def _given(
 
 
 def _own(
-  config: ml_collections.ConfigDict,
+  config: Said,
   net: sites.Network,
   prompt: text_lib.Prompt,
   logits: np.ndarray,
@@ -214,7 +240,7 @@ def _own(
 
 
 def _reading(
-  config: ml_collections.ConfigDict,
+  config: Said,
   tokenizer: tokens.Tokenizer,
   prompt: text_lib.Prompt,
   ids: np.ndarray,

@@ -7,15 +7,15 @@ import dataclasses
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import jax
-import ml_collections
 import numpy as np
 
-from spex_jax import base
+from spex_jax import base, settings
 from spex_jax.ablate import absent, embeddings, evaluate, gradients, readouts
 from spex_jax.ablate import text as text_lib
-from spex_jax.jobs import settings, subjects
+from spex_jax.jobs import subjects
 from spex_jax.models import encoder, hub, resnet, sites, transformer, vit
 from spex_jax.report import plots, tables, texts
 
@@ -30,11 +30,57 @@ _KINDS = {
   ),
   "image classifier": (("vit", "resnet"), (vit.Vit, resnet.ResNet)),
 }
-_PLAYERS = ("words", "sentences", "tokens")
 _SAMPLE = 200  # Masks on which removal is compared with tokenizing again.
 
 
-def load(config: ml_collections.ConfigDict, kind: str) -> sites.Network:
+@dataclasses.dataclass(frozen=True)
+class Checkpoint(subjects.Ask):
+  """A model of Hugging Face."""
+
+  model: str = settings.field("", "directory or hub name; needed")
+  dtype: str = settings.field("float32", "of its weights")
+  microbatch: int | None = settings.field(
+    None, "masks computed at once; None measures what is fastest", low=1
+  )
+
+
+# How the quick size of a checkpoint is asked.
+QUICK = {"budget": 100, "method": "lasso", "batch_size": 16, "microbatch": 8}
+
+
+@dataclasses.dataclass(frozen=True)
+class OfText(Checkpoint):
+  """A model that reads a text, of which parts are the players."""
+
+  text: str = settings.field("", "that is read")
+  players: str = settings.field(
+    "words", choices=("words", "sentences", "tokens")
+  )
+  pattern: str = settings.field(
+    "", "a regular expression: every match is a player instead"
+  )
+  absent: str = settings.field(
+    "one",
+    "an absent player: one mask token (one), a mask token for each of its own "
+    "(mask), not seen by attention (hide), taken out (remove)",
+    choices=absent.WAYS,
+  )
+  token: str = settings.field("", "in the place of the mask token")
+
+
+@dataclasses.dataclass(frozen=True)
+class OfClass(Checkpoint):
+  """A classifier, of whose classes one is asked about."""
+
+  target: str = settings.field(
+    "", "name or number of a class; the model's own where empty"
+  )
+  readout: str = settings.field(
+    "margin", "margin is over the best other class", choices=READOUTS
+  )
+
+
+def load(config: Checkpoint, kind: str) -> sites.Network:
   """The network that `config.model` names, if it is of a kind of `_KINDS`.
 
   Raises:
@@ -70,7 +116,7 @@ def described(net: sites.Network, name: str) -> str:
 
 
 def evaluator(
-  config: ml_collections.ConfigDict,
+  config: Checkpoint,
   net: sites.Network,
   see: Callable,
   read: readouts.Readout,
@@ -123,20 +169,18 @@ class Target:
   read: readouts.Readout
 
 
-def target(
-  config: ml_collections.ConfigDict, logits: np.ndarray, names: Sequence[str]
-) -> Target:
+def target(config: OfClass, logits: np.ndarray, names: Sequence[str]) -> Target:
   """The class of `config.target`, or the model's own choice if it is empty.
 
   Args:
-    config: with `target`, the name or number of a class, and `readout`.
+    config: its `target` and `readout`.
     logits: `[K]`, for the whole input.
     names: K.
 
   Raises:
-    ValueError: an unknown class or readout, or a margin of one class.
+    ValueError: an unknown class, or a margin of one class.
   """
-  given, number = str(config.target), int(logits.argmax())
+  given, number = config.target, int(logits.argmax())
   if given in names:
     number = names.index(given)
   elif given.isdecimal() and int(given) < len(names):
@@ -147,7 +191,6 @@ def target(
       f"{tables.some(names)}, numbered from 0."
     )
   readout = config.readout
-  settings.choice("readout", readout, READOUTS)
   if readout == "margin" and len(names) < 2:
     raise ValueError(
       "readout='margin' needs a second class; this model has one output. "
@@ -171,16 +214,14 @@ def target(
   )
 
 
-def players(config: ml_collections.ConfigDict) -> text_lib.By:
+def players(config: OfText) -> text_lib.By:
   """How the configuration cuts its text.
 
   Raises:
-    ValueError: a pattern that is no regular expression, or unknown players.
+    ValueError: a pattern that is no regular expression.
   """
   if not config.pattern:
-    otherwise = ", or give a regular expression by --config.pattern=PATTERN"
-    settings.choice("players", config.players, _PLAYERS, otherwise)
-    return config.players
+    return cast(text_lib.By, config.players)
   try:
     return re.compile(config.pattern)
   except re.error as error:
@@ -190,7 +231,7 @@ def players(config: ml_collections.ConfigDict) -> text_lib.By:
 
 
 def absence(
-  config: ml_collections.ConfigDict,
+  config: OfText,
   net: sites.Network,
   prompt: text_lib.Prompt,
 ) -> tuple[absent.Inputs, dict[str, str]]:
@@ -200,7 +241,6 @@ def absence(
     ValueError: what `absent.inputs` refuses, with the settings that help.
   """
   token, way = config.token or None, config.absent
-  settings.choice("absent", way, absent.WAYS)
   if (
     way in ("mask", "one")
     and not token
@@ -230,7 +270,7 @@ def absence(
     }[way]
   }
   if way == "remove":
-    key = subjects.key_of(config, "retokenizes")
+    key = subjects.key_of(config.seed, "retokenizes")
     masks = jax.random.bernoulli(key, 0.5, (_SAMPLE, prompt.n))
     differ = absent.retokenizes(prompt, net.tokenizer, np.asarray(masks)).sum()
     facts["removal"] = (
@@ -241,7 +281,7 @@ def absence(
 
 
 def game(
-  config: ml_collections.ConfigDict,
+  config: OfText,
   net: sites.Network,
   prompt: text_lib.Prompt,
   read: readouts.Readout,

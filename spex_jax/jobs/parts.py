@@ -12,34 +12,144 @@ import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
-import ml_collections
 import numpy as np
 
+from spex_jax import settings
 from spex_jax.ablate import components, parts, readouts, stand_ins
 from spex_jax.ablate import text as text_lib
 from spex_jax.components import layers
 from spex_jax.datasets import images
 from spex_jax.explanation import Explanation
 from spex_jax.indices import interactions as interactions_lib
-from spex_jax.jobs import (
-  classifiers,
-  language,
-  networks,
-  pictures,
-  settings,
-  subjects,
-)
+from spex_jax.influence import classifiers
+from spex_jax.jobs import language, networks, pictures, subjects
 from spex_jax.models import resnet, sites, tokens
 from spex_jax.report import layers as layer_plots
 from spex_jax.report import plots
 from spex_jax.report import tables as report_tables
 
 ABSENT = ("zero", "mean", "resample")
+COAR = "coar"
+METHODS = (COAR, *subjects.MASKED)
+LEAST = 20  # Masks that COAR is judged by.
+_TRAINING = subjects.Training(
+  num_epochs=30, batch_size=64, optimizer="adam", weight_decay=0.0
+)
 _EXAMPLES = 4096  # The most that a mean is taken of.
 
 
+@dataclasses.dataclass(frozen=True)
+class Parts(subjects.Ask):
+  """Which parts of a network are asked about, and how they are absent."""
+
+  players: str = settings.field(
+    "heads", "or sites by name: see pattern", choices=tuple(components.KINDS)
+  )
+  pattern: str = settings.field(
+    "", "sites by name, as in blocks.3.*neurons,*.2.attn.z"
+  )
+  whole: bool = settings.field(
+    False, "each site of pattern is one part: whole layers"
+  )
+  absent: str = settings.field(
+    "zero", "what a part gives when it is absent", choices=ABSENT
+  )
+  draws: int = settings.field(8, "of absent=resample", low=1)
+  rescale: bool = settings.field(
+    False, "scales what is left of a layer up, as ProxySPEX"
+  )
+  keep: float = settings.field(
+    0.9, "of coar: the probability that each part is there", above=0, below=1
+  )
+  budget: int = settings.field(
+    4000, "distinct masks, held-out ones included", low=1
+  )
+  method: str = settings.field(
+    "auto",
+    "sets of parts: auto, spex, proxyspex, gaussian, gram, lasso, exact; one "
+    "value for each: coar (few absent at a time), occlusion, lime, kernelshap",
+    choices=METHODS,
+  )
+  microbatch: int | None = settings.field(
+    None, "masks computed at once; None measures what is fastest", low=1
+  )
+
+  def check(self) -> None:
+    """Refuses what does not go together."""
+    super().check()
+    if self.rescale and self.absent != "zero":
+      raise ValueError(
+        "rescale makes up for parts that are zero; it does not go with "
+        f"absent={self.absent!r}."
+      )
+    if self.whole and not self.pattern:
+      raise ValueError(
+        "whole makes sites one part each: name them by --config.pattern, as in "
+        "--config.pattern=*mlp.out"
+      )
+    if self.method == COAR and self.budget < 2 * LEAST:
+      raise ValueError(
+        f"budget={self.budget}: method=coar needs {2 * LEAST} masks."
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class OfLanguageModel(Parts, language.Said):
+  """Parts of a causal language model."""
+
+  subject: str = settings.field("lm_components", choices=("lm_components",))
+  prompt: str = settings.field(language.EXAMPLE, "what the model reads")
+  background: str = settings.field(
+    "", "a file of texts, a line each, for absent=mean and resample"
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class OfPicture(Parts, pictures.Seen):
+  """Parts of an image classifier."""
+
+  subject: str = settings.field(
+    "image_components", choices=("image_components",)
+  )
+  players: str = settings.field(
+    "",
+    "filters of a ResNet, heads of a ViT where empty; or sites: see pattern",
+    choices=("", *components.KINDS),
+  )
+  background: str = settings.field(
+    "", "a folder of pictures, for absent=mean and resample"
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Transformer(settings.Settings):
+  """A small vision transformer."""
+
+  width: int = settings.field(32, "of its stream", low=1)
+  num_blocks: int = settings.field(4, "of it", low=1)
+  num_heads: int = settings.field(8, "of each block", low=1)
+  patch_size: int = settings.field(2, "in pixels", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class OfDigits(Parts):
+  """Parts of a small network of digits, which is trained here."""
+
+  subject: str = settings.field(
+    "digits_components", choices=("digits_components",)
+  )
+  num_images: int = settings.field(
+    64, "test images that are asked about", low=1
+  )
+  test_fraction: float = settings.field(
+    0.25, "share of the examples that are tested", above=0, below=1
+  )
+  model: Transformer = Transformer()
+  training: subjects.Training = _TRAINING
+
+
 def of_language_model(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path
+  config: OfLanguageModel, workdir: pathlib.Path
 ) -> subjects.Subject:
   """Parts of a causal language model, and what it says after a prompt.
 
@@ -48,8 +158,6 @@ def of_language_model(
       cannot be used, named.
   """
   del workdir  # Nothing is trained.
-  check(config)
-  language.check(config)
   net = networks.load(config, "causal language model")
   tokenizer, limit = net.tokenizer, net.config.max_positions
   bos = "bos" in tokenizer.special
@@ -111,9 +219,7 @@ def of_language_model(
   )
 
 
-def of_picture(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path
-) -> subjects.Subject:
+def of_picture(config: OfPicture, workdir: pathlib.Path) -> subjects.Subject:
   """Parts of an image classifier, and what it sees in a picture.
 
   Raises:
@@ -121,12 +227,11 @@ def of_picture(
       cannot be used, named.
   """
   del workdir  # Nothing is trained.
-  check(config)
   found = pictures.given(config)
   net, inputs = found.net, {"pixel_values": found.image[None]}
   filtered = isinstance(net.module, resnet.ResNet)
-  config = config.copy_and_resolve_references()
-  config.players = config.players or ("filters" if filtered else "heads")
+  players = config.players or ("filters" if filtered else "heads")
+  config = dataclasses.replace(config, players=players)
   logits = networks.scores(
     net, lambda mask: inputs, lambda output, given: output.logits, 1
   )
@@ -141,7 +246,7 @@ def of_picture(
       )
     files = sorted(p for p in folder.iterdir() if p.is_file())[:_EXAMPLES]
     rows = [
-      pictures.prepared(config, images.read(file), found.preparation)[0]
+      pictures.prepared(config.model, images.read(file), found.preparation)[0]
       for file in files
     ]
     if not rows or any(row.shape != found.image.shape for row in rows):
@@ -171,9 +276,7 @@ def of_picture(
   )
 
 
-def of_digits(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path
-) -> subjects.Subject:
+def of_digits(config: OfDigits, workdir: pathlib.Path) -> subjects.Subject:
   """Parts of a small network of digits, trained here or restored.
 
   Raises:
@@ -181,17 +284,18 @@ def of_digits(
   """
   import optax  # Slow to import.
 
-  check(config)
   data = images.digits()
   train, test = data.split(
-    subjects.key_of(config, "split"), config.test_fraction
+    subjects.key_of(config.seed, "split"), config.test_fraction
   )
-  if not 1 <= config.num_images <= test.num_examples:
+  if config.num_images > test.num_examples:
     raise ValueError(
       f"num_images={config.num_images}: must lie in 1..{test.num_examples}."
     )
   net, name = classifiers.transformer(
-    config.model, data.pixels.shape[2:], len(data.classes)
+    data.pixels.shape[2:],
+    len(data.classes),
+    **settings.as_dict(config.model),
   )
 
   def losses(params, batch):
@@ -201,7 +305,14 @@ def of_digits(
     )
 
   params, origin = subjects.trained(
-    net, train.pixels, train.labels, losses, config, workdir
+    net,
+    train.pixels,
+    train.labels,
+    losses,
+    workdir,
+    seed=config.seed,
+    training=config.training,
+    depends=subjects.depends_on(config),
   )
   net = dataclasses.replace(net, params=params)
   logits = net.apply(params, pixel_values=test.pixels).logits
@@ -234,7 +345,7 @@ def of_digits(
 
 
 def _subject(
-  config: ml_collections.ConfigDict,
+  config: Parts,
   net: sites.Network,
   inputs: Mapping[str, np.ndarray],
   read: readouts.Readout,
@@ -295,8 +406,6 @@ def _players(config, net, inputs) -> parts.Players:
     patterns = [part.strip() for part in config.pattern.split(",")]
     players = components.chosen(at, patterns, whole=config.whole)
   else:
-    otherwise = ", or name sites by --config.pattern"
-    settings.choice("players", config.players, components.KINDS, otherwise)
     players = components.KINDS[config.players](at)
   if players.n < 2:
     raise ValueError(
@@ -322,7 +431,7 @@ def _absent(config, net, players, background, axes):
     return found, f"an absent one gives its mean over {name}"
   draws = min(config.draws, len(weights))
   found = stand_ins.resampled_of(
-    subjects.key_of(config, "resample"), net, at, given, draws
+    subjects.key_of(config.seed, "resample"), net, at, given, draws
   )
   return found, (
     f"an absent one gives what it does on {draws} others of {name}, averaged "
@@ -342,25 +451,3 @@ def _fit(weights, players):
   if weights.ndim == 2 and min(ranks) <= 2:
     return weights[:, 0]
   return weights
-
-
-def check(config: ml_collections.ConfigDict) -> None:
-  """Refuses settings that no network could use, before any work.
-
-  Raises:
-    ValueError: names the setting, what it is, and what it may be.
-  """
-  settings.choice("absent", config.absent, ABSENT)
-  if config.rescale and config.absent != "zero":
-    raise ValueError(
-      "rescale makes up for parts that are zero; it does not go with "
-      f"absent={config.absent!r}."
-    )
-  settings.integer("draws", config.draws, 1)
-  if config.whole and not config.pattern:
-    raise ValueError(
-      "whole makes sites one part each: name them by --config.pattern, as in "
-      "--config.pattern=*mlp.out"
-    )
-  if not 0 < config.keep < 1:
-    raise ValueError(f"keep={config.keep}: must lie between 0 and 1.")

@@ -3,21 +3,52 @@
 Shapes: an image is `[C, H, W]`.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import ml_collections
 import numpy as np
 
+from spex_jax import settings
 from spex_jax.ablate import features, gradients
 from spex_jax.ablate import images as image_ways
 from spex_jax.datasets import images
-from spex_jax.jobs import networks, settings, subjects
+from spex_jax.jobs import networks, subjects
 from spex_jax.models import hub, pixels, sites
 from spex_jax.report import plots
 
-_PLAYERS = ("grid", "patches", "segments")
+
+@dataclasses.dataclass(frozen=True)
+class Seen(networks.OfClass):
+  """An image classifier, and a picture for it."""
+
+  image: str = settings.field(
+    "flower",
+    "a file (PNG, JPEG, ...; .npy of pixel values), or china, flower",
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture(Seen):
+  """Which parts of a picture are asked about."""
+
+  subject: str = settings.field("image", choices=("image",))
+  budget: int = settings.field(
+    1000, "distinct masks, held-out ones included", low=1
+  )
+  players: str = settings.field("grid", choices=("grid", "patches", "segments"))
+  rows: int = settings.field(7, "of the grid", low=1)
+  cols: int = settings.field(7, "of the grid", low=1)
+  patch: int = settings.field(32, "side of a patch, in pixels", low=1)
+  num_segments: int = settings.field(50, "about so many", low=1)
+  baseline: str = settings.field(
+    "blur", "what an absent part takes", choices=image_ways.WAYS
+  )
+  sigma: float | None = settings.field(
+    None, "of the blur, in pixels; None: a fifth of a part's side", above=0
+  )
+  value: float = settings.field(0.5, "of the constant, 0 black to 1 white")
 
 
 class Given(NamedTuple):
@@ -42,8 +73,8 @@ class Given(NamedTuple):
   is_file: bool
 
 
-def given(config: ml_collections.ConfigDict) -> Given:
-  """The classifier `config.model` and the picture `config.image`.
+def given(config: Seen) -> Given:
+  """The classifier and the picture that settings name.
 
   Raises:
     ValueError: a model or picture that cannot be used, named.
@@ -54,15 +85,13 @@ def given(config: ml_collections.ConfigDict) -> Given:
     raise ValueError(f"model={config.model!r} has no classes.")
   names = hub.class_names(config.model, net.config.num_labels)
   preparation = pixels.load(hub.local(config.model))
-  image, shown, said = prepared(config, picture, preparation)
+  image, shown, said = prepared(config.model, picture, preparation)
   _check_channels(net, image)
   is_file = picture.dtype == np.uint8
   return Given(net, names, preparation, image, shown, said, is_file)
 
 
-def subject(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path
-) -> subjects.Subject:
+def subject(config: Picture, workdir: pathlib.Path) -> subjects.Subject:
   """Loads the classifier, prepares the picture, and masks parts of it.
 
   Raises:
@@ -70,7 +99,6 @@ def subject(
       used, named.
   """
   del workdir  # Nothing is trained.
-  settings.choice("baseline", config.baseline, image_ways.WAYS)
   found = given(config)
   net, image = found.net, found.image
   players = _players(config, image)
@@ -136,7 +164,7 @@ def _game(config, net, image, players, see, target):
 
 
 def prepared(
-  config: ml_collections.ConfigDict,
+  model: str,
   picture: np.ndarray,
   preparation: pixels.Preparation | None,
 ) -> tuple[np.ndarray, np.ndarray, str]:
@@ -150,7 +178,7 @@ def prepared(
     return picture, grey.transpose(1, 2, 0), f"pixel values as given, {size}"
   if preparation is None:
     raise ValueError(
-      f"{config.model} has no preprocessor_config.json, so nothing says how "
+      f"{model} has no preprocessor_config.json, so nothing says how "
       "its pixels are scaled. Give the values that it takes as an .npy file, "
       "floats [C, H, W]."
     )
@@ -168,10 +196,7 @@ def _check_channels(net: sites.Network, image: np.ndarray) -> None:
     )
 
 
-def _players(
-  config: ml_collections.ConfigDict, image: np.ndarray
-) -> features.Players:
-  settings.choice("players", config.players, _PLAYERS)
+def _players(config: Picture, image: np.ndarray) -> features.Players:
   shape = (image.shape[0], image.shape[1], image.shape[2])
   if config.players == "grid":
     return features.grid(shape, config.rows, config.cols)

@@ -1,60 +1,187 @@
-"""What `spex attribute data` retrains: examples, players, a model, its masks.
+"""What `spex attribute data` retrains: settings, examples, players, a model.
 
-Shapes: N training examples, n players, T test points, B masks.
+Shapes: N training examples, n players, T test points.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Literal
 
 import jax
-import ml_collections
 import numpy as np
 
-from spex_jax import base
-from spex_jax.ablate import features
+from spex_jax import settings
+from spex_jax.api import DECODERS
 from spex_jax.datasets import labelled
-from spex_jax.influence import examples, subsets
-from spex_jax.jobs import classifiers, subjects
-from spex_jax.masks import packing, sampling
+from spex_jax.influence import (
+  classifiers,
+  examples,
+  problem,
+  subsets,
+  valuations,
+)
+from spex_jax.jobs import subjects
 
 PLAYERS = ("examples", "classes", "clusters")
-_LISTED = 12  # Players of whom all subsets are listed, and then drawn from.
-_BLOCK = 256  # Masks drawn by one key.
-_ROUNDS = 64  # Blocks without a new mask before giving up.
+# More is better: helpful examples raise them.
+OUTPUTS = {"margin": "margin", "log_odds": "log odds", "logit": "logit"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem:
-  """Everything that is retrained.
+class Model(settings.Settings):
+  """What is retrained, see `classifiers.classifier`."""
+
+  kind: str = settings.field(
+    "mlp",
+    "mlp; transformer, convnet, on images; logistic, ridge: solved outright",
+    choices=classifiers.MODELS,
+  )
+  widths: tuple[int, ...] = settings.field((64, 32), "of the MLP", low=1)
+  activation: str = settings.field("relu", choices=subjects.ACTIVATIONS)
+  width: int = settings.field(16, "of transformer and convnet", low=1)
+  num_blocks: int = settings.field(1, "of the transformer", low=1)
+  num_heads: int = settings.field(2, "of the transformer", low=1)
+  patch_size: int = settings.field(2, "of the transformer, in pixels", low=1)
+  penalty: float = settings.field(1.0, "of logistic and ridge", low=0)
+  output: str = settings.field(
+    "margin", "of the right class, at a test point", choices=tuple(OUTPUTS)
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Training(subjects.Training):
+  """How a network is trained, so that training has a derivative."""
+
+  num_epochs: int = settings.field(15, "passes over the examples", low=1)
+  batch_size: int = settings.field(20, "examples in a step", low=1)
+  optimizer: str = settings.field("adam", choices=("adam", "adamw", "sgd"))
+  schedule: str = settings.field(
+    "constant", choices=("constant", "cosine", "triangle")
+  )
+  weight_decay: float = settings.field(0.0, "0 for adam", low=0)
+  denominator: str = settings.field(
+    "batch", "of a step's sum of losses", choices=("batch", "weight")
+  )
+  eps_root: float = settings.field(
+    1e-12, "of adam: added inside its square root", low=0
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Data(settings.Settings):
+  """Which training examples are asked about, and how."""
+
+  seed: int = settings.field(
+    0, "of the split, the networks, the masks: of everything"
+  )
+  data: str = settings.field(
+    "digits",
+    "digits, breast_cancer, iris, wine; a .npz file with x and y, and perhaps "
+    "x_test, y_test and classes; or a .csv file",
+  )
+  classes: str = settings.field(
+    "3,8", "only these, by name, with commas between; all where empty"
+  )
+  num_train: int = settings.field(
+    200, "examples that are not tested, 2 or more; 0 for all", low=0
+  )
+  num_test: int = settings.field(32, "test points that are scored", low=1)
+  points: str = settings.field(
+    "", "numbers of those that are explained, as in 0,3,5; or"
+  )
+  num_points: int = settings.field(4, "the least certain ones", low=1)
+  players: str = settings.field(
+    "examples", "or groups of them: classes, clusters", choices=PLAYERS
+  )
+  num_clusters: int = settings.field(20, "of players=clusters", low=1)
+  budget: int = settings.field(
+    4000, "subsets, halves drawn at random, to fit to", low=8
+  )
+  fresh: int = settings.field(200, "more of them, to judge by", low=4)
+  num_seeds: int = settings.field(
+    4, "of initialisation and order, to judge by", low=1
+  )
+  method: str = settings.field(
+    "datamodel",
+    "scores of single examples: datamodel, lasso, banzhaf, shapley read the "
+    "retrained models; knn needs none; trak, influence, tracin, metagradient "
+    "differentiate one",
+    choices=tuple(valuations.METHODS),
+  )
+  decoder: str = settings.field(
+    "gram",
+    "of sets",
+    choices=tuple(name for name in DECODERS if name != "spex"),
+  )
+  order: int = settings.field(2, "the largest sets", low=2)
+  checked: int = settings.field(12, "sets that are retrained", low=0)
+  contexts: int = settings.field(24, "among so many random others each", low=2)
+  top: int = settings.field(5, "rows of every list", low=1)
+  microbatch: int = settings.field(
+    64, "trainings side by side; 0 measures what is fastest", low=0
+  )
+  rows_per_shard: int = settings.field(
+    512, "trainings that a kill may cost", low=1
+  )
+  neighbours: int = settings.field(5, "of knn", low=1)
+  damping: float = settings.field(1e-2, "of influence")
+  trak_models: int = settings.field(5, "retrained for trak", low=1)
+  trak_dim: int = settings.field(64, "of trak's projection; 0 for none", low=0)
+  model: Model = Model()
+  training: Training = Training()
+
+  def check(self) -> None:
+    """Refuses a method that this model or training does not allow."""
+    if self.num_train == 1:
+      raise ValueError("num_train=1: must be 2 or more, or 0 for all.")
+    method, training = self.method, self.training
+    kinds = valuations.NEEDS.get(method, classifiers.MODELS)
+    if self.model.kind not in kinds:
+      raise ValueError(
+        f"method={method} needs model.kind={' or '.join(kinds)}; got "
+        f"{self.model.kind}."
+      )
+    if method == "tracin" and training.schedule != "constant":
+      raise ValueError(
+        "method=tracin trains up to each checkpoint, which needs "
+        f"training.schedule=constant; got {training.schedule}."
+      )
+    adaptive = training.optimizer != "sgd"
+    if method == "metagradient" and adaptive and not training.eps_root > 0:
+      raise ValueError(
+        f"method=metagradient with training.optimizer={training.optimizer} "
+        "needs training.eps_root above 0, 1e-12 say: its square root has no "
+        "derivative at 0."
+      )
+
+  def key(self, cause: str) -> jax.Array:
+    """The key of a named cause."""
+    return subjects.key_of(self.seed, cause)
+
+  @property
+  def options(self) -> valuations.Options:
+    """What the methods need to know."""
+    return valuations.Options(
+      self.key("trak"),
+      self.decoder,
+      self.order,
+      self.neighbours,
+      self.damping,
+      self.trak_models,
+      self.trak_dim,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem(problem.Problem):
+  """Everything that is retrained, and where it is from.
 
   Attributes:
     train: N training examples, as they came.
     test: T test points.
-    data: what the learner gets, `{"x": float32 [N, D], "y": [N]}`.
-    test_data: the same of the test points.
-    players: groups of training examples.
-    names: of the players.
-    classifier: what learns.
-    retrainer: of all that.
   """
 
   train: labelled.Labelled
   test: labelled.Labelled
-  data: dict[str, np.ndarray]
-  test_data: dict[str, np.ndarray]
-  players: features.Players
-  classifier: classifiers.Classifier
-  retrainer: examples.Retrainer
-
-  @property
-  def names(self) -> tuple[str, ...]:
-    return self.players.names
-
-  @property
-  def singles(self) -> bool:
-    """Whether every player is one example."""
-    return self.players.n == self.train.num_examples
 
   def point(self, target: int) -> str:
     """A test point in words."""
@@ -62,9 +189,8 @@ class Problem:
     return f"test point {target} (row {self.test.rows[target]}: {label})"
 
 
-def problem(
-  config: ml_collections.ConfigDict,
-  degenerate: Literal["refuse", "train"] = "refuse",
+def problem_of(
+  config: Data, degenerate: Literal["refuse", "train"] = "refuse"
 ) -> Problem:
   """Reads, splits and checks; nothing is trained.
 
@@ -87,7 +213,12 @@ def problem(
   data = {"x": flat[0], "y": train.y}
   test_data = {"x": flat[1], "y": test.y}
   players = _players(config, train, flat[0])
-  made = classifiers.classifier(config, train.x.shape[1:], len(train.classes))
+  made = classifiers.classifier(
+    shape=train.x.shape[1:],
+    num_classes=len(train.classes),
+    recipe=config.training.recipe,
+    **settings.as_dict(config.model),
+  )
   if made.recipe is not None:
     # Refuses a batch that is too large.
     made.recipe.num_steps(train.num_examples)
@@ -95,7 +226,7 @@ def problem(
     made.learner,
     data,
     test_data,
-    key=subjects.key_of(config, "retraining"),
+    key=config.key("retraining"),
     seeds="common",
     players=players,
     degenerate=degenerate,
@@ -107,119 +238,14 @@ def problem(
     test=test,
     data=data,
     test_data=test_data,
+    num_classes=len(train.classes),
     players=players,
     classifier=made,
     retrainer=retrainer,
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class Masks:
-  """Which subsets are retrained.
-
-  Attributes:
-    fit: bool `[B, n]`, to fit to.
-    fresh: bool `[F, n]`, none of those, to judge by.
-    unusable: how many that were drawn kept no example, or one class only.
-  """
-
-  fit: np.ndarray
-  fresh: np.ndarray
-  unusable: int
-
-
-def masks(config: ml_collections.ConfigDict, problem: Problem) -> Masks:
-  """Distinct uniform masks; a larger budget has all of a smaller one's.
-
-  Raises:
-    ValueError: so few players that fewer than 8 subsets can be retrained.
-  """
-  n = problem.players.n
-  key = subjects.key_of(config, "subsets")
-  if n <= _LISTED:
-    everything = sampling.enumerate_masks(n)
-    order = np.asarray(jax.random.permutation(key, len(everything)))
-    kept = everything[order[usable(problem, everything[order])]]
-    few = min(config.fresh, len(kept) // 5)
-    fresh, fit = kept[:few], kept[few:][: config.budget]
-    unusable = len(everything) - len(kept)
-  else:
-    fresh_key, fit_key = jax.random.split(key)
-    fresh, lost = draw(problem, fresh_key, config.fresh)
-    fit, more = draw(problem, fit_key, config.budget, fresh)
-    unusable = lost + more
-  if min(len(fit) // 2, len(fresh)) < 4:
-    raise ValueError(
-      f"Of {n} players, {len(fit)} subsets can be fitted to and {len(fresh)} "
-      "judged by; 8 and 4 are needed. Take more players (--config.players="
-      "examples, say), a larger budget, or more fresh subsets."
-    )
-  return Masks(fit, fresh, unusable)
-
-
-def draw(
-  problem: Problem, key: base.Key, size: int, exclude: np.ndarray | None = None
-) -> tuple[np.ndarray, int]:
-  """Distinct uniform masks that can be retrained, block by block.
-
-  Args:
-    problem: whose players.
-    key: consumed.
-    size: how many; fewer come back where there are no more.
-    exclude: bool `[E, n]`, none of these.
-
-  Returns:
-    bool `[size, n]`, and how many were passed over.
-  """
-  n = problem.players.n
-  found = np.zeros((0, n), bool) if exclude is None else exclude
-  number, idle, unusable, start = 0, 0, 0, len(found)
-  while len(found) < start + size and idle < _ROUNDS:
-    drawn = sampling.uniform(jax.random.fold_in(key, number), _BLOCK, n)
-    sound = usable(problem, drawn)
-    unusable += int((~sound).sum())
-    joined = np.concatenate([found, drawn[sound]])
-    joined = joined[packing.distinct_masks(joined).first]
-    idle = idle + 1 if len(joined) == len(found) else 0
-    found, number = joined, number + 1
-  return found[start : start + size], unusable
-
-
-def usable(problem: Problem, masks: np.ndarray) -> np.ndarray:
-  """bool `[B]`: which masks the retrainer does not refuse."""
-  owner, n = problem.players.owner, problem.players.n
-  table = np.zeros((n + 1, len(problem.train.classes)))
-  np.add.at(table, (owner, problem.train.y), 1)
-  counts = masks.astype(np.float64) @ table[:n] + table[n]
-  return (counts > 0).sum(axis=1) >= 2
-
-
-def contexts(
-  config: ml_collections.ConfigDict,
-  problem: Problem,
-  sets: Sequence[Sequence[int]],
-) -> np.ndarray:
-  """bool `[C, n]`: uniform masks in which every corner of `sets` is usable."""
-  n = problem.players.n
-  found = np.zeros((0, n), bool)
-  key = subjects.key_of(config, "contexts")
-  for number in range(_ROUNDS):
-    drawn = sampling.uniform(jax.random.fold_in(key, number), _BLOCK, n)
-    sound = np.ones(len(drawn), bool)
-    for players in sets:
-      neither = drawn.copy()
-      neither[:, list(players)] = False
-      sound &= usable(problem, neither)
-    found = np.concatenate([found, drawn[sound]])
-    found = found[packing.distinct_masks(found).first][: config.contexts]
-    if len(found) == config.contexts:
-      break
-  return found
-
-
-def _split(
-  config: ml_collections.ConfigDict,
-) -> tuple[labelled.Labelled, labelled.Labelled]:
+def _split(config: Data) -> tuple[labelled.Labelled, labelled.Labelled]:
   """Training examples, and the test points that are scored."""
   train, test = labelled.load(config.data)
   if config.classes:
@@ -227,7 +253,7 @@ def _split(
     train = train.only(names)
     test = None if test is None else test.only(names)
   _check_classes(train)
-  key = subjects.key_of(config, "split")
+  key = config.key("split")
   order = np.asarray(jax.random.permutation(key, train.num_examples))
   if test is None:
     if train.num_examples < config.num_test + 2:
@@ -263,7 +289,7 @@ def _check_classes(train: labelled.Labelled) -> None:
     )
 
 
-def _players(config, train: labelled.Labelled, x: np.ndarray):
+def _players(config: Data, train: labelled.Labelled, x: np.ndarray):
   if config.players == "classes":
     names = [train.classes[c] for c in np.unique(train.y)]
     return subsets.players_of(train.y, names)

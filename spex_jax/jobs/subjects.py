@@ -1,7 +1,7 @@
 """What `spex explain` can be asked about: a value function and its players.
 
-A subject is made from a configuration by the function that `config.subject`
-names; a new kind of subject is a new entry of `explain.SUBJECTS`.
+A subject is made from settings, a class derived from `Ask`, by a function
+beside it; a new kind of subject is a new entry of `explain.SUBJECTS`.
 """
 
 import dataclasses
@@ -11,21 +11,125 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
-from spex_jax import base
-from spex_jax.ablate import baselines, evaluate
+from spex_jax import base, settings
+from spex_jax.ablate import baselines, evaluate, gradients
+from spex_jax.api import METHODS as MASKED
 from spex_jax.explanation import Explanation
+from spex_jax.fourier import sparse
 from spex_jax.indices import interactions as interactions_lib
-from spex_jax.jobs import settings
+from spex_jax.indices import table as index_table
 from spex_jax.models import sites
+from spex_jax.proxies import additive, lime
 from spex_jax.report.tables import count
 from spex_jax.training import checkpoint, loop
 
 Interactions = interactions_lib.Interactions
 # Draws first-order values and the strongest sets into a file.
 Draw = Callable[[Interactions, pathlib.Path], None]
+
+METHODS = (*MASKED, *gradients.METHODS)
+ACTIVATIONS = ("relu", "leaky_relu", "gelu", "tanh", "identity")
+# One value for each player, and no sets.
+ADDITIVE = (*additive.METHODS, *gradients.METHODS)
+SPEAKERS = (
+  "sets of players: auto (the best of all on your masks), spex, proxyspex, "
+  "gaussian, gram, lasso, or exact (all masks); one value for each player: "
+  "occlusion, lime, kernelshap, and, where the model is differentiable, "
+  "gradient_x_input and integrated_gradients"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ask(settings.Settings):
+  """How every subject is asked, and what is shown of the answer."""
+
+  subject: str = settings.field(help="what is asked about")
+  seed: int = settings.field(
+    0, "of the split, the network, the masks: of everything"
+  )
+  budget: int = settings.field(
+    2000, "distinct masks, held-out ones included", low=1
+  )
+  method: str = settings.field("auto", SPEAKERS, choices=METHODS)
+  target_faithfulness: float | None = settings.field(
+    None, "R2 on held-out masks at which no more are asked", above=0, high=1
+  )
+  kernel_width: float = settings.field(
+    lime.WIDTH, "of lime, in cosine distance", above=0
+  )
+  gradient_steps: int = settings.field(
+    gradients.STEPS, "of integrated_gradients", low=1
+  )
+  batch_size: int | None = settings.field(
+    None, "masks in a batch; None measures what is fastest", low=1
+  )
+  index: str = settings.field(
+    "FBII", "what is shown of sets", choices=tuple(index_table.INDICES)
+  )
+  order: int | None = settings.field(2, "the largest sets shown", low=1)
+  top: int = settings.field(
+    8, "rows of single players, and of larger sets", low=1
+  )
+
+  def check(self) -> None:
+    """Refuses a target where masks are of one size, and an order too large."""
+    goal, method = self.target_faithfulness, self.method
+    if goal is not None and method in ("spex", *ADDITIVE):
+      who = f"{method} has masks"
+      if method == "spex":
+        who = "SPEX asks for a plan"
+      raise ValueError(
+        f"target_faithfulness={goal:g}: {who} of one size; choose "
+        "--config.method=auto."
+      )
+    # Whether the index has this order, asked of a function that is constant.
+    constant = sparse.SparseFourier.from_terms(self.order or 1, [((), 0.0)])
+    index_table.interactions(constant, self.index, self.order)
+
+
+@dataclasses.dataclass(frozen=True)
+class Training(settings.Settings):
+  """How a network is trained: a `loop.Recipe`."""
+
+  num_epochs: int = settings.field(60, "passes over the examples", low=1)
+  batch_size: int = settings.field(32, "examples in a step", low=1)
+  learning_rate: float = settings.field(3e-3, "the peak", above=0)
+  optimizer: str = settings.field("adamw", choices=("adam", "adamw", "sgd"))
+  schedule: str = settings.field(
+    "cosine", choices=("constant", "cosine", "triangle")
+  )
+  weight_decay: float = settings.field(1e-2, "0 for adam", low=0)
+
+  @property
+  def recipe(self) -> loop.Recipe:
+    """What the loop takes."""
+    return loop.Recipe(**settings.as_dict(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class Mlp(settings.Settings):
+  """A small network."""
+
+  widths: tuple[int, ...] = settings.field((32,), "of its layers", low=1)
+  activation: str = settings.field("relu", choices=ACTIVATIONS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained(Ask):
+  """A model that the command trains, asked against its training data."""
+
+  baseline: str = settings.field(
+    "mean", "what an absent player takes", choices=baselines.NAMES
+  )
+  baseline_value: float = settings.field(0.0, "of baseline=constant")
+  baseline_draws: int = settings.field(16, "of baseline=resample", low=1)
+  test_fraction: float = settings.field(
+    0.25, "share of the examples that are tested", above=0, below=1
+  )
+  model: Mlp = Mlp()
+  training: Training = Training()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,17 +163,16 @@ class Subject:
   game: base.Game | None = None
 
 
-def key_of(config: ml_collections.ConfigDict, cause: str) -> base.Key:
-  """The key of a named cause, from the configuration's seed."""
-  root = jax.random.key(config.seed)
+def key_of(seed: int, cause: str) -> base.Key:
+  """The key of a named cause, from the settings' seed."""
+  root = jax.random.key(seed)
   return jax.random.fold_in(root, zlib.crc32(cause.encode()))
 
 
 def baseline_of(
-  config: ml_collections.ConfigDict, x: np.ndarray, background: np.ndarray
+  config: Trained, x: np.ndarray, background: np.ndarray
 ) -> tuple[jax.Array, str]:
-  """The stand-in that a configuration names, and that in words."""
-  settings.choice("baseline", config.baseline, baselines.NAMES)
+  """The stand-in that is asked for, and that in words."""
   if config.baseline == "zero":
     return baselines.zero(x), "zero"
   if config.baseline == "mean":
@@ -78,8 +181,8 @@ def baseline_of(
     return baselines.median(background), "the training median"
   if config.baseline == "constant":
     value = config.baseline_value
-    return baselines.constant(x, value), f"the constant {value:g}"
-  key, draws = key_of(config, "baseline"), config.baseline_draws
+    return baselines.constant(x, np.asarray(value)), f"the constant {value:g}"
+  key, draws = key_of(config.seed, "baseline"), config.baseline_draws
   examples = count(draws, "training example")
   return (
     baselines.resample(key, background, draws),
@@ -100,10 +203,24 @@ def trained(
   features: np.ndarray,
   targets: np.ndarray,
   losses: Callable[[Any, Any], jax.Array],
-  config: ml_collections.ConfigDict,
   workdir: pathlib.Path,
+  *,
+  seed: int,
+  training: Training,
+  depends: Mapping[str, Any],
 ) -> tuple[Any, str]:
   """Parameters of `net`: those that `workdir` holds, or freshly trained ones.
+
+  Args:
+    net: without parameters.
+    features: of the training examples.
+    targets: of the same.
+    losses: parameters and a batch to the loss of each example.
+    workdir: of the run.
+    seed: of initialisation and order.
+    training: how.
+    depends: what else a trained network depends on, as JSON: a saved one of
+      another is refused.
 
   Returns:
     The parameters, and where they come from in words.
@@ -113,18 +230,9 @@ def trained(
       one, or training diverged.
   """
   path = workdir / "model"
-  origin = {
-    "subject": config.subject,
-    "seed": config.seed,
-    "test_fraction": config.test_fraction,
-    **{
-      f"model.{k}": v
-      for k, v in _plain(config.model).items()
-      if k != "arguments"  # Of other models than networks.
-    },
-    **{f"training.{k}": v for k, v in _plain(config.training).items()},
-    **_table(config),
-  }
+  origin = {**depends, "seed": seed}
+  for name, value in settings.flat(training).items():
+    origin[f"training.{name}"] = value
 
   def restored() -> tuple[Any, str]:
     like = jax.eval_shape(net.init, jax.random.key(0))  # Shapes alone.
@@ -132,7 +240,6 @@ def trained(
 
   if path.exists():
     return restored()
-  recipe = loop.Recipe(**config.training)
   data = {"features": features, "targets": targets}
   weights = np.ones(len(features), np.float32)
   loop.check(data, weights)
@@ -144,10 +251,10 @@ def trained(
       weights,
       init=net.init,
       losses=losses,
-      recipe=recipe,
+      recipe=training.recipe,
     )
   )
-  done = fit(key_of(config, "init"), key_of(config, "order"))
+  done = fit(key_of(seed, "init"), key_of(seed, "order"))
   if not np.isfinite(done.losses).all():
     step = int(np.argmin(np.isfinite(done.losses)))
     raise ValueError(
@@ -161,20 +268,16 @@ def trained(
   return done.params, f"trained in {steps} and saved to {path}"
 
 
-def _table(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """The table of a configuration, with the contents of a file."""
-  if "table" not in config:
-    return {}
-  path = pathlib.Path(config.table)
-  data = {"data": zlib.crc32(path.read_bytes())} if path.is_file() else {}
-  return {"table": config.table} | data
+def depends_on(config: Any) -> dict[str, Any]:
+  """What a network depends on besides its training, as JSON.
 
-
-def _plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """A ConfigDict as JSON holds it: tuples become lists."""
-  plain = {}
-  for name, value in config.items():
-    if isinstance(value, ml_collections.ConfigDict):
-      value = _plain(value)
-    plain[name] = list(value) if isinstance(value, tuple) else value
-  return plain
+  Args:
+    config: settings with `subject`, `test_fraction` and a group `model`.
+  """
+  model = {
+    f"model.{name}": list(value) if isinstance(value, tuple) else value
+    for name, value in settings.as_dict(config.model).items()
+    if name != "arguments"  # Of other models than networks.
+  }
+  split = {"subject": config.subject, "test_fraction": config.test_fraction}
+  return split | model

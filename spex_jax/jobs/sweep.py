@@ -5,94 +5,174 @@ The words of the command are `ACTIONS`.
 
 import contextlib
 import dataclasses
+import inspect
 import json
-import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from spex_jax.jobs import flags as flags_of
+from spex_jax import base, settings
+from spex_jax.jobs import scheduled, sweeping
 from spex_jax.jobs import sinks as sinks_of
-from spex_jax.jobs import sweeping
 from spex_jax.report import progress
 from spex_jax.report import tables as report_tables
-from spex_jax.sweeps import failures, grid, processes, run, state, tables
-
-# Pairs of variables: a task's index and count, as schedulers give them.
-SCHEDULERS = (
-  ("SPEX_TASK_INDEX", "SPEX_TASK_COUNT"),
-  ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"),
-  ("JOB_COMPLETION_INDEX", "SPEX_TASK_COUNT"),  # Kubernetes, Indexed Job.
+from spex_jax.sweeps import (
+  failures,
+  grid,
+  processes,
+  run,
+  stalls,
+  state,
+  tables,
 )
 
+_DIRECTORY = "a directory, or a URL of an object store (gs://, s3://)"
 
-def command(arguments: Sequence[str]) -> None:
-  """Carries out `spex sweep ACTION ...`.
 
-  Raises:
-    ValueError: an unknown action or flag, or one that is missing; and what the
-      actions raise.
+@dataclasses.dataclass(frozen=True)
+class Workdir(settings.Settings):
+  """Of a sweep."""
+
+  workdir: str = settings.field(help=_DIRECTORY, place=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run(Workdir):
+  """Evaluates what is missing of a sweep, shard by shard.
+
+  The same command goes on after a kill. Exit code 0: all is tried; 75: asked to
+  end by a signal, the same command goes on; 1: what trying again does not mend.
   """
-  action, *rest = arguments or [""]
-  if action not in ACTIONS:
-    raise ValueError(
-      f"`spex sweep` has the words {', '.join(ACTIONS)}; got {action!r}."
-    )
-  flags, overrides = flags_of.read(rest, _KNOWN[action])
-  if not flags.get("workdir"):
-    raise ValueError(f"spex sweep {action} needs --workdir=DIR.")
-  ACTIONS[action](flags, overrides)
+
+  config: str = settings.field(
+    help="FILE[:SIZE], with get_config() and sweep() (see "
+    "spex_jax/sweeps/grid.py, experiments/configs/sweep_digits.py); "
+    "--config.KEY=VALUE changes one setting of all items. It is run: take none "
+    "from a stranger",
+    place=True,
+  )
+  task_index: int | None = settings.field(
+    None,
+    "which part of the work; by default of the scheduler's environment "
+    "(SLURM_ARRAY_TASK_ID, JOB_COMPLETION_INDEX, ...), or all of it",
+    low=0,
+  )
+  task_count: int | None = settings.field(None, "of how many", low=1)
+  distributed: bool = settings.field(
+    False,
+    "the task is several processes of jax.distributed, which JAX finds by "
+    "itself (TPU slices, Slurm); each evaluates shards of its own on its own "
+    "devices. Elsewhere:",
+  )
+  coordinator: str | None = settings.field(None, "HOST:PORT of process 0")
+  process_id: int | None = settings.field(None, "of this process", low=0)
+  num_processes: int | None = settings.field(None, "of the task", low=1)
+  timeout: float = settings.field(
+    60.0, "seconds to wait for all of them (60)", low=0.001
+  )
+  together: bool = settings.field(
+    False,
+    "all processes of the task evaluate every shard together, for a value "
+    "function whose parameters lie on the devices of all of them",
+  )
+  patience: float = settings.field(
+    1800.0,
+    "seconds that process 0 waits for the next shard of the others (1800)",
+    low=0.001,
+  )
+  stall: float = settings.field(
+    stalls.LIMIT,
+    "seconds that one call of the value function may take (3600; 0: for ever): "
+    "one that does not return is told of, and ends the process with 75",
+    low=0,
+  )
+  retry_failed: bool = settings.field(
+    False, "tries shards once more that failed too often"
+  )
+  accept: tuple[str, ...] = settings.field(
+    (),
+    "goes on although these differ from what the directory was begun with; "
+    "manifests of new shards tell the difference",
+    choices=run.ACCEPTED,
+  )
+  sinks: tuple[str, ...] = settings.field(
+    (), "where its numbers go, besides its log", choices=tuple(sinks_of.SINKS)
+  )
+  dry_run: bool = settings.field(
+    False,
+    "tells what the task would do; like every flag without a value it may be "
+    "given as --dry_run=false, too",
+  )
 
 
-def task_of(
-  flags: Mapping[str, str], environment: Mapping[str, str] | None = None
-) -> tuple[int, int]:
-  """A task's index and count: of flags, of the scheduler, or all of the work.
+@dataclasses.dataclass(frozen=True)
+class Status(Workdir):
+  """Tells what is done, the rate, what is left, the cost, and failures."""
 
-  Raises:
-    ValueError: one without the other, or no whole numbers.
+  price: float | None = settings.field(
+    None, "of one process in an hour: tells the cost", low=0
+  )
+  json: bool = settings.field(False, "prints it for programs")
+
+
+@dataclasses.dataclass(frozen=True)
+class Verify(Workdir):
+  """Reads every byte, and puts damaged shards aside.
+
+  The next run makes them again.
   """
-  environment = os.environ if environment is None else environment
-  pairs = [(flags.get("task_index"), flags.get("task_count"), "--task_index")]
-  for index, count in SCHEDULERS:
-    # An array of Slurm need not begin at 0.
-    first = environment.get("SLURM_ARRAY_TASK_MIN", "0")
-    given = environment.get(index)
-    if given and index.startswith("SLURM") and given.isdigit():
-      given = str(int(given) - int(first))
-    pairs.append((given, environment.get(count), index))
-  for index, count, name in pairs:
-    if index is None and count is None:
-      continue
-    if index is None and name != "--task_index":
-      continue  # A count without an index is nobody's task.
-    if index is None or count is None:
-      raise ValueError(
-        f"{name} needs both an index and a count of tasks; got {index} of "
-        f"{count}. Give --task_index=I --task_count=N."
-      )
-    if not (index.isdigit() and count.isdigit()):
-      raise ValueError(f"{name}: {index!r} of {count!r} are no whole numbers.")
-    return int(index), int(count)
-  return 0, 1
 
 
-def _run(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
+@dataclasses.dataclass(frozen=True)
+class Export(Workdir):
+  """Writes all rows as one Parquet file, with its SHA-256; or asks DuckDB.
+
+  Refused where shards are missing or damaged, unless with --partial.
+  """
+
+  output: str | None = settings.field(
+    None, "FILE.parquet, for pandas and DuckDB", place=True
+  )
+  sql: str | None = settings.field(
+    None, "'select ... from sweep': what DuckDB answers, tab-separated"
+  )
+  partial: bool = settings.field(
+    False, "exports, too, where shards are missing or damaged"
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Garbage(Workdir):
+  """Removes what killed writers left, and what was put aside, if it is old."""
+
+  older_than: float = settings.field(
+    3600.0, "seconds (3600) that it has been there", low=0
+  )
+  dry_run: bool = settings.field(False, "names it alone")
+
+
+def usage() -> str:
+  """Of the words of `spex sweep`."""
+  return "\n".join(
+    f"usage: spex sweep {action} --workdir=DIR [--NAME=VALUE ...]\n\n"
+    f"{inspect.getdoc(own)}\n\n{settings.flags_of(own)}\n"
+    for action, (own, _) in ACTIONS.items()
+  )
+
+
+def _run(given: Run, sweep: grid.Sweep) -> None:
   try:
-    _task(flags, overrides)
+    _task(given, sweep)
   except (TimeoutError, ConnectionError) as error:
     # Of other processes, or of a store: they may be there the next time.
     raise InterruptedError(f"{error} The same command goes on.") from error
 
 
-def _task(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
-  if not flags.get("config"):
-    raise ValueError("spex sweep run needs --config=FILE[:SIZE].")
-  sweep = grid.load(flags["config"], overrides)
-  index, count = task_of(flags)
-  process, num_processes = _joined(flags)
+def _task(given: Run, sweep: grid.Sweep) -> None:
+  index, count = scheduled.task_of(given.task_index, given.task_count)
+  process, num_processes = _joined(given)
   group = processes.ALONE
-  if "together" not in flags:
+  if not given.together:
     index, count = index * num_processes + process, count * num_processes
   elif num_processes > 1:
     group = processes.Together()
@@ -114,16 +194,16 @@ def _task(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
       f"{rows:,} rows",
     )
   )
-  if "dry_run" in flags:
+  if given.dry_run:
     for item in sorted({shard.item for shard in mine})[:10]:
       show(report_tables.fact("", sweep.item_name(item)))
     return
   try:
-    report = _evaluate(flags, sweep, index, count, rows, group)
+    report = _evaluate(given, sweep, index, count, rows, group)
     missing = 0
     alone = num_processes > 1 and group is processes.ALONE
     if alone and process == 0 and not report.interrupted:
-      missing = _stay(flags, sweep, index, count, num_processes)
+      missing = _stay(given, sweep, index, count, num_processes)
   finally:
     if num_processes > 1:
       processes.leave()
@@ -132,7 +212,9 @@ def _task(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
     report_tables.fact(
       "done",
       f"{report_tables.count(report.shards, 'shard')}, {report.rows:,} rows in "
-      f"{report.seconds:.1f} s ({rate:,.0f} rows/s)",
+      f"{report.seconds:.1f} s ({rate:,.0f} rows/s)"
+      + f", {report.marked:,} of them without a value"
+      * bool(report.marked),
     )
   )
   _show_given_up(report.given_up, sweep)
@@ -147,57 +229,51 @@ def _task(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
     )
 
 
-def _evaluate(flags, sweep, index, count, rows, group) -> run.Report:
-  names = sinks_of.named(flags.get("sinks", ""))
+def _evaluate(given: Run, sweep, index, count, rows, group) -> run.Report:
   found = run.Run(
-    flags["workdir"],
+    given.workdir,
     sweep,
     sweeping.build,
     sources=sweeping.sources(sweep),
-    accept=flags_of.words(flags.get("accept", "")),
+    accept=given.accept,
   )
   # Beside this process's own log: TensorBoard takes each folder for a run.
   place = f"{found.folder.path}/{found.log}"
   with contextlib.ExitStack() as stack, progress.sweep(rows) as say:
     sinks = tuple(
-      stack.enter_context(sinks_of.SINKS[name](place)) for name in names
+      stack.enter_context(sinks_of.SINKS[name](place)) for name in given.sinks
     )
     return found.run(
       index,
       count,
       progress=say,
       sinks=sinks,
-      retry_failed="retry_failed" in flags,
+      retry_failed=given.retry_failed,
       group=group,
+      stall=given.stall,
     )
 
 
-def _joined(flags: Mapping[str, str]) -> tuple[int, int]:
+def _joined(given: Run) -> tuple[int, int]:
   """This process's number, and how many the task has."""
-  names = ("coordinator", "process_id", "num_processes")
-  given = [flags.get(name) for name in names]
-  if "dry_run" in flags or (given == [None] * 3 and "distributed" not in flags):
+  own = (given.coordinator, given.process_id, given.num_processes)
+  if given.dry_run or (own == (None,) * 3 and not given.distributed):
     return 0, 1
-  timeout = flags_of.seconds(flags, "timeout", 60.0)
-  if given == [None] * 3:
-    return processes.join(timeout=timeout)
-  if None in given:
+  if own == (None,) * 3:
+    return processes.join(timeout=given.timeout)
+  address, index, count = own
+  if address is None or index is None or count is None:
     raise ValueError(
       "A task of several processes needs --coordinator=HOST:PORT, "
       "--process_id=I and --num_processes=N, or --distributed where JAX finds "
       "all that by itself."
     )
-  address, index, count = map(str, given)
-  if not (index.isdigit() and count.isdigit()):
-    raise ValueError(
-      f"process_id={index!r} and num_processes={count!r} must be whole numbers."
-    )
-  return processes.join(address, int(index), int(count), timeout=timeout)
+  return processes.join(address, index, count, timeout=given.timeout)
 
 
-def _stay(flags, sweep, index, count, num_processes) -> int:
+def _stay(given: Run, sweep, index, count, num_processes) -> int:
   """Waits for the other processes of a task; how many shards they leave."""
-  book, _ = run.opened(flags["workdir"])
+  book, _ = run.opened(given.workdir)
   wanted = {
     shard.index
     for process in range(num_processes)
@@ -210,15 +286,12 @@ def _stay(flags, sweep, index, count, num_processes) -> int:
     return len(wanted - done - set(lost))
 
   with processes.until_signalled() as asked:
-    return processes.stay(
-      left, flags_of.seconds(flags, "patience", 1800.0), asked=asked
-    )
+    return processes.stay(left, given.patience, asked=asked)
 
 
-def _status(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
-  del overrides
-  found = state.status(flags["workdir"])
-  if "json" in flags:
+def _status(given: Status) -> None:
+  found = state.status(given.workdir)
+  if given.json:
     print(json.dumps(dataclasses.asdict(found) | {"complete": found.complete}))
     return
   show = report_tables.printer()
@@ -238,7 +311,7 @@ def _status(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
       "cost",
       f"{report_tables.duration(found.cost)} of evaluation, in "
       + report_tables.count(found.processes, "process", "processes")
-      + _money(flags, found.cost),
+      + _money(given.price, found.cost),
     )
   )
   if found.marked:
@@ -263,7 +336,7 @@ def _status(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
       )
     )
   if found.given_up:
-    _show_given_up(found.given_up, run.opened(flags["workdir"])[1])
+    _show_given_up(found.given_up, run.opened(given.workdir)[1])
 
 
 def _show_given_up(given_up: Mapping[int, str], sweep: grid.Sweep) -> None:
@@ -280,9 +353,8 @@ def _show_given_up(given_up: Mapping[int, str], sweep: grid.Sweep) -> None:
     )
 
 
-def _verify(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
-  del overrides
-  found = state.verify(flags["workdir"])
+def _verify(given: Verify) -> None:
+  found = state.verify(given.workdir)
   show = report_tables.printer()
   show(
     report_tables.fact(
@@ -295,32 +367,37 @@ def _verify(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
     show(report_tables.fact("damaged", f"shard {shard}: {reason}"))
   for name in found.failures:
     show(report_tables.fact("damaged", f"{name}: counts as never tried"))
+  for name in found.anchors:
+    show(
+      report_tables.fact(
+        "damaged", f"{name}: the next run compares with published rows"
+      )
+    )
   for name, count in found.lines.items():
     lines = report_tables.count(count, "line")
     show(report_tables.fact("damaged", f"{name}: {lines}; no value needs them"))
-  if found.damaged or found.failures:
-    number = len(found.damaged) + len(found.failures)
+  number = sum(map(len, (found.damaged, found.failures, found.anchors)))
+  if number:
     raise ValueError(
       f"{report_tables.count(number, 'file')} damaged and put aside; `spex "
       "sweep run` makes them again."
     )
 
 
-def _export(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
-  del overrides
-  output, sql = flags.get("output"), flags.get("sql")
+def _export(given: Export) -> None:
+  output, sql = given.output, given.sql
   if bool(output) == bool(sql):
     raise ValueError(
       "spex sweep export needs --output=FILE.parquet, or --sql='select ... "
       "from sweep'."
     )
-  if output and flags_of.is_url(output):
+  if output and settings.is_url(output):
     raise ValueError(
       f"--output={output}: an export is written to a disk; give a file here, "
       "and copy it there."
     )
-  partial = "partial" in flags
-  before = state.status(flags["workdir"])
+  partial = given.partial
+  before = state.status(given.workdir)
   if not (before.complete or partial):
     retry = " --retry_failed" if before.given_up else ""
     raise ValueError(
@@ -329,22 +406,27 @@ def _export(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
     )
   rows, found = 0, None
   if output:
-    rows = tables.export(flags["workdir"], output, partial=partial)
-  else:
-    found = tables.query(flags["workdir"], flags["sql"], partial=partial)
+    rows = tables.export(given.workdir, output, partial=partial)
+  elif sql:
+    found = tables.query(given.workdir, sql, partial=partial)
   if found is not None:
     print("\t".join(found.column_names))
     for row in zip(*(column.to_pylist() for column in found.columns)):
-      print("\t".join("" if cell is None else str(cell) for cell in row))
+      print("\t".join(map(_cell, row)))
   else:
     show = report_tables.printer()
     show(report_tables.fact("wrote", f"{rows:,} rows to {output}"))
   if not partial:
     return
-  after = state.status(flags["workdir"])
+  after = state.status(given.workdir)
   if not (before.complete and after.complete):
     # Beside a table that a program reads.
     print(f"spex: a part: {_lacks(after)}.", file=sys.stderr)
+
+
+def _cell(value: Any) -> str:
+  """As one cell of a table of text."""
+  return "" if value is None else base.printable(str(value))
 
 
 def _lacks(found: state.Status) -> str:
@@ -362,16 +444,12 @@ def _lacks(found: state.Status) -> str:
   )
 
 
-def _gc(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
-  del overrides
-  dry_run = "dry_run" in flags
+def _gc(given: Garbage) -> None:
   removed = state.collect_garbage(
-    flags["workdir"],
-    older_than=flags_of.seconds(flags, "older_than", 3600.0, least=0.0),
-    dry_run=dry_run,
+    given.workdir, older_than=given.older_than, dry_run=given.dry_run
   )
   show = report_tables.printer()
-  what = "would remove" if dry_run else "removed"
+  what = "would remove" if given.dry_run else "removed"
   show(report_tables.fact(what, report_tables.count(len(removed), "file")))
   for name in removed[:20]:
     show(report_tables.fact("", name))
@@ -379,33 +457,17 @@ def _gc(flags: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
     show(report_tables.fact("", f"and {len(removed) - 20:,} more"))
 
 
-ACTIONS: Mapping[str, Callable[..., None]] = {
-  "run": _run,
-  "status": _status,
-  "verify": _verify,
-  "export": _export,
-  "gc": _gc,
-}
-_KNOWN: Mapping[str, tuple[str, ...]] = {
-  "run": (
-    "config", "workdir", "task_index", "task_count", "retry_failed", "sinks",
-    "dry_run", "distributed", "together", "coordinator", "process_id",
-    "num_processes", "timeout", "patience", "accept",
-  ),
-  "status": ("workdir", "json", "price"),
-  "verify": ("workdir",),
-  "export": ("workdir", "output", "sql", "partial"),
-  "gc": ("workdir", "dry_run", "older_than"),
-}  # fmt: skip
-
-
-def _money(flags: Mapping[str, str], seconds: float) -> str:
-  if "price" not in flags:
+def _money(price: float | None, seconds: float) -> str:
+  if price is None:
     return ""
-  try:
-    price = float(flags["price"])
-  except ValueError:
-    raise ValueError(
-      f"price={flags['price']!r}: of one process in an hour, a number."
-    ) from None
   return f"; {price * seconds / 3600:,.2f} at {price:g} an hour"
+
+
+# Flags, and what takes them; a run takes its sweep, too.
+ACTIONS: Mapping[str, tuple[type[Workdir], Callable[..., None]]] = {
+  "run": (Run, _run),
+  "status": (Status, _status),
+  "verify": (Verify, _verify),
+  "export": (Export, _export),
+  "gc": (Garbage, _gc),
+}

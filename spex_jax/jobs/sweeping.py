@@ -15,23 +15,97 @@ Shapes: B masks, n players, T targets.
 """
 
 import dataclasses
-import hashlib
 import pathlib
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
-from spex_jax import base
+from spex_jax import base, settings
+from spex_jax.ablate import evaluate
 from spex_jax.jobs import callables, explain, retraining
 from spex_jax.masks import sampling
-from spex_jax.sweeps import grid, run
+from spex_jax.sweeps import code, grid, run
 
 _BLOCK = 4096  # Masks of one key.
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws(grid.Plan):
+  """How the masks of an item are drawn."""
+
+  seed: int = settings.field(0, "of the masks, and of what is asked")
+  keep: float = settings.field(
+    0.5, "probability that a player is there", above=0, high=1
+  )
+  anchors: int | None = settings.field(
+    2, "masks whose values show whether the item is what it was", low=0
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanations(Draws):
+  """Beside the settings of a subject."""
+
+  model_dir: str = settings.field(
+    "model", "where what is trained is kept, for all tasks"
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrainings(Draws):
+  """Beside the settings of `spex attribute data`."""
+
+  seed_index: int = settings.field(0, "of initialisation and order", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Calls(Draws):
+  """A function of your own."""
+
+  function: str = settings.field(
+    "", "module:function, bool [B, n] to [B] or [B, T]"
+  )
+  n: int = settings.field(1, "number of players", low=1)
+  num_targets: int | None = settings.field(1, "T", low=1)
+
+
+def classes(config: Any) -> tuple[type[settings.Settings], ...]:
+  """The classes of a sweep's settings, as its builder has them.
+
+  Those of a builder of your own are what its values are.
+
+  Raises:
+    ValueError: a subject that does not exist.
+  """
+  given = settings.plain(config)
+  module, _, builder = str(given.get("build")).partition(":")
+  if module == __name__ and builder == "explanations":
+    return _of_subject(given)
+  if module == __name__ and builder == "retrainings":
+    return Retrainings, retraining.Data
+  if module == __name__ and builder == "calls":
+    return (Calls,)
+  return (settings.like(given),)
+
+
+def _of_subject(given: Mapping[str, Any]):
+  return Explanations, explain.kind_of(given, "The sweep's configuration")
+
+
+def freeze(config: Any, items: Iterable[Mapping[str, Any]]) -> grid.Sweep:
+  """A sweep whose settings are checked by the classes of its builder.
+
+  Raises:
+    ValueError: as `grid.freeze`.
+  """
+  items = list(items)
+  if any("build" in item for item in items):
+    return grid.freeze(config, items)
+  return grid.freeze(config, items, classes(config))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +143,7 @@ class Work:
     return np.concatenate(parts)
 
 
-def explanations(config: ml_collections.ConfigDict) -> Work:
+def explanations(config: Any) -> Work:
   """A subject of `spex explain`; what it trains is kept in `model_dir`.
 
   `batch_size` is of one device, so that any number of them gives the same bits.
@@ -77,22 +151,23 @@ def explanations(config: ml_collections.ConfigDict) -> Work:
   Raises:
     ValueError: a setting that the subject refuses, or no batch size.
   """
-  _need_batch(config.batch_size)
-  folder = pathlib.Path(config.model_dir)
+  draws, asked = settings.read(config, *_of_subject(config))
+  one = _batch(asked.batch_size)
+  folder = pathlib.Path(draws.model_dir)
   folder.mkdir(parents=True, exist_ok=True)
-  make = explain.SUBJECTS[config.subject]
-  one = config.batch_size
-  config.batch_size = one * jax.local_device_count()
-  evaluator = make(config, folder).evaluator
-  if evaluator.prepare().device == "host" and config.batch_size != one:
-    config.batch_size = one  # Of a call, which knows of no devices.
-    evaluator = make(config, folder).evaluator
-  return Work(
-    evaluator.n, 1, _key(config), config.keep, evaluator, _anchors(config)
-  )
+
+  def evaluator_of(size: int) -> evaluate.Evaluator:
+    sized = dataclasses.replace(asked, batch_size=size)
+    return explain.subject_of(sized, folder).evaluator
+
+  devices = jax.local_device_count()
+  evaluator = evaluator_of(one * devices)
+  if evaluator.prepare().device == "host" and devices > 1:
+    evaluator = evaluator_of(one)  # Of a call, which knows of no devices.
+  return _work(draws, evaluator.n, 1, evaluator)
 
 
-def retrainings(config: ml_collections.ConfigDict) -> Work:
+def retrainings(config: Any) -> Work:
   """Retrainings on subsets: T test points, under seed index `seed_index`.
 
   A subset that keeps no example, or those of one class, is trained all the
@@ -101,60 +176,45 @@ def retrainings(config: ml_collections.ConfigDict) -> Work:
   Raises:
     ValueError: a setting that `spex attribute data` refuses, or no microbatch.
   """
-  _need_batch(config.microbatch)
-  problem = retraining.problem(config, degenerate="train")
-  retrainer = problem.retrainer
+  draws, data = settings.read(config, Retrainings, retraining.Data)
+  _batch(data.microbatch)
+  retrainer = retraining.problem_of(data, degenerate="train").retrainer
 
   def values(masks: np.ndarray) -> np.ndarray:
-    return retrainer.run(masks, config.seed_index).values
+    return retrainer.run(masks, draws.seed_index).values
 
-  return Work(
-    retrainer.n,
-    retrainer.num_targets,
-    _key(config),
-    config.keep,
-    values,
-    _anchors(config),
-  )
+  return _work(draws, retrainer.n, retrainer.num_targets, values)
 
 
-def calls(config: ml_collections.ConfigDict) -> Work:
+def calls(config: Any) -> Work:
   """Your own `function`, "module:function": bool `[B, n]` to `[B]`.
 
   Raises:
     ValueError: no such function.
   """
-  function = callables.load(config.function)
-  return Work(
-    config.n,
-    config.get("num_targets") or 1,
-    _key(config),
-    config.keep,
-    function,
-    _anchors(config),
-  )
+  (given,) = settings.read(config, Calls)
+  function = callables.load(given.function)
+  return _work(given, given.n, given.num_targets or 1, function)
 
 
-def _anchors(config: ml_collections.ConfigDict) -> int:
-  """`anchors`, a setting that may be left out."""
-  return 2 if config.get("anchors") is None else config.anchors
-
-
-def _need_batch(size: Any) -> None:
-  if not isinstance(size, int) or size < 1:
+def _batch(size: int | None) -> int:
+  if not size:
     raise ValueError(
       f"A sweep needs a batch size of its own, not {size!r}: what is measured "
       "may differ from one machine to the next, and so may last digits."
     )
+  return size
 
 
-def _key(config: ml_collections.ConfigDict) -> base.Key:
-  """Of an item's masks: of the seed, and of no setting of JAX."""
-  root = jax.random.key(config.seed, impl="threefry2x32")
-  return jax.random.fold_in(root, zlib.crc32(b"sweep"))
+def _work(draws: Draws, n: int, num_targets: int, values: Callable) -> Work:
+  # The key of an item's masks: of the seed, and of no setting of JAX.
+  root = jax.random.key(draws.seed, impl="threefry2x32")
+  key = jax.random.fold_in(root, zlib.crc32(b"sweep"))
+  anchors = 2 if draws.anchors is None else draws.anchors
+  return Work(n, num_targets, key, draws.keep, values, anchors)
 
 
-def build(config: ml_collections.ConfigDict) -> run.Work:
+def build(config: Any) -> run.Work:
   """An item's work, by the builder that its configuration names.
 
   Raises:
@@ -164,11 +224,15 @@ def build(config: ml_collections.ConfigDict) -> run.Work:
 
 
 def sources(sweep: grid.Sweep) -> dict[str, str]:
-  """SHA-256 of the files of your own code that the items name, by module.
+  """SHA-256 of your own code that the items name, by module.
 
-  Those of `build` and `function`; of what they import, nothing is known.
+  Of `build` and `function`, with what these import from beside them; and of
+  `files`, a setting that may be left out. See `sweeps.code`.
+
+  Raises:
+    ValueError: a function that is not there, or a file that cannot be read.
   """
-  found = {}
+  found = code.files(sweep.config.get("files") or ())
   for item in range(len(sweep.items)):
     for name in ("build", "function"):
       path = sweep.items[item].get(name, sweep.config.get(name))
@@ -178,6 +242,5 @@ def sources(sweep: grid.Sweep) -> dict[str, str]:
       callables.load(path, name)  # Imports it, from where it will be.
       file = getattr(sys.modules[module], "__file__", None)
       if file:
-        data = pathlib.Path(file).read_bytes()
-        found[module] = hashlib.sha256(data).hexdigest()
+        found[module] = code.digest(module, pathlib.Path(file).resolve())
   return found

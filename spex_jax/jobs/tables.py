@@ -1,16 +1,17 @@
 """The subject `table`: the columns of one row, as a classifier uses them."""
 
+import dataclasses
 import importlib
 import inspect
 import pathlib
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
-from spex_jax import base
+from spex_jax import base, settings
 from spex_jax.ablate import evaluate, features
 from spex_jax.datasets import tabular
 from spex_jax.jobs import subjects
@@ -18,9 +19,44 @@ from spex_jax.models import mlp
 from spex_jax.report import plots
 
 
-def subject(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path
-) -> subjects.Subject:
+@dataclasses.dataclass(frozen=True)
+class Model(subjects.Mlp):
+  """What learns a table."""
+
+  kind: str = settings.field(
+    # The default waits for no threads of OpenMP, unlike the histogram kind.
+    "sklearn.ensemble:GradientBoostingClassifier",
+    "boosting (scikit-learn's, of the kind that the target asks for), mlp, or "
+    "module:Class with fit and predict",
+  )
+  arguments: Mapping[str, Any] = settings.field(
+    {}, "of that class, as in \"{'n_estimators': 50}\""
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Table(subjects.Trained):
+  """Which row of which table is asked about."""
+
+  subject: str = settings.field("table", choices=("table",))
+  batch_size: int = settings.field(1024, "masks in a batch", low=1)
+  table: str = settings.field(
+    "breast_cancer",
+    "a .csv with a header, an .npz with x and y, or breast_cancer, diabetes, "
+    "iris, wine",
+  )
+  target_column: str = settings.field(
+    "", "of a .csv file; the last where empty"
+  )
+  row: int = settings.field(0, "of the test set", low=0)
+  model: Model = Model()
+
+
+# The quick size.
+QUICK = {"budget": 200, "training": {"num_epochs": 5}}
+
+
+def subject(config: Table, workdir: pathlib.Path) -> subjects.Subject:
   """Fits or restores the model, and masks columns of one test row.
 
   Raises:
@@ -28,7 +64,7 @@ def subject(
   """
   data = _table(config)
   train, test = data.split(
-    subjects.key_of(config, "split"), config.test_fraction
+    subjects.key_of(config.seed, "split"), config.test_fraction
   )
   row = subjects.pick("row", config.row, test.num_examples)
   x = test.features[row]
@@ -38,10 +74,11 @@ def subject(
   asked, what, units, fact = make(
     config, workdir, train, test, x, players, baseline, absent
   )
-  game, evaluator = None, asked
   if isinstance(asked, base.Game):
     game = asked
     evaluator = evaluate.compiled(game, batch_size=config.batch_size)
+  else:
+    game, evaluator = None, asked
 
   def draw(interactions: subjects.Interactions, path: pathlib.Path) -> None:
     title = f"{config.table}, test row {row}: {what}"
@@ -62,9 +99,9 @@ def subject(
   )
 
 
-def _table(config: ml_collections.ConfigDict) -> tabular.Table:
+def _table(config: Table) -> tabular.Table:
   """A table by name or from a file."""
-  column = config.get("target_column") or ""
+  column = config.target_column
   if pathlib.Path(config.table).suffix in (".csv", ".npz"):
     return tabular.read(config.table, column)
   if column:
@@ -72,6 +109,13 @@ def _table(config: ml_collections.ConfigDict) -> tabular.Table:
       f"target_column={column!r} is for a .csv file; {config.table!r} is none."
     )
   return tabular.load(config.table)
+
+
+def _contents(table: str) -> dict[str, Any]:
+  """A table's name, with the contents of a file."""
+  path = pathlib.Path(table)
+  data = {"data": zlib.crc32(path.read_bytes())} if path.is_file() else {}
+  return {"table": table} | data
 
 
 def _network(config, workdir, train, test, x, players, baseline, absent):
@@ -84,7 +128,7 @@ def _network(config, workdir, train, test, x, players, baseline, absent):
     mlp.Config(
       num_features=len(x),
       num_outputs=max(1, len(classes)),
-      widths=tuple(config.model.widths),
+      widths=config.model.widths,
       activation=config.model.activation,
     )
   )
@@ -102,7 +146,14 @@ def _network(config, workdir, train, test, x, players, baseline, absent):
     )
 
   params, origin = subjects.trained(
-    net, train.features, train.targets, losses, config, workdir
+    net,
+    train.features,
+    train.targets,
+    losses,
+    workdir,
+    seed=config.seed,
+    training=config.training,
+    depends=subjects.depends_on(config) | _contents(config.table),
   )
   answers = np.asarray(outputs(params, test.features))
   if classes:
@@ -179,9 +230,7 @@ def _estimator(kind: str, given: Mapping[str, Any], seed: int) -> Any:
   return model
 
 
-def _check_kind(
-  model: Any, config: ml_collections.ConfigDict, classes: bool
-) -> None:
+def _check_kind(model: Any, config: Table, classes: bool) -> None:
   """A classifier for a table of classes, a regressor for one of responses."""
   tags = getattr(model, "__sklearn_tags__", None)
   kind = tags().estimator_type if tags else None

@@ -17,6 +17,7 @@ width, H heads, K key-value heads, h head width.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -145,6 +146,7 @@ class Project(nn.Module):
 
     The inputs per head are those before the `norm`, which is folded in.
     """
+    chex.assert_rank(x, {3, 4})
     if norm is None or x.ndim == 3:
       out = jnp.einsum("bpd,dnh->bpnh", x, self.kernel)
     else:
@@ -248,7 +250,7 @@ class Attention(nn.Module):
     q = tap(f"{site}.q", self.q_norm(q) if c.qk_norm else q)
     whole = len(inputs) == 1
     if not whole:
-      k, v = self.remember(tap, site, *inputs[1:], norm)
+      k, v = self.remember(tap, site, inputs[1], inputs[2], norm)
     elif cache is not None:
       k, v = cache
     else:

@@ -189,9 +189,10 @@ class Block(nn.Module):
       return self._post(tap, site, x, context), cache
     inputs = self._inputs(tap, site, x)
     if context.keep is not None:
-      x = sites.take(x, context.keep)
-      axis = inputs[0].ndim - 2
-      inputs = (sites.take(inputs[0], context.keep, axis), *inputs[1:])
+      few = lambda x: sites.take(x, context.keep)
+      x = few(x)
+      take = jax.vmap(few) if inputs[0].ndim == 4 else few
+      inputs = (take(inputs[0]), *inputs[1:])
     z, cache = self.attn.mix(
       tap, f"{site}.attn", inputs, context, cache, self.norm1
     )

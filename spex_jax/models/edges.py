@@ -17,6 +17,7 @@ Shapes: B batch, P positions, W writers, R rows of a reader, d width.
 import functools
 from collections.abc import Callable, Mapping, Sequence
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -56,6 +57,7 @@ class Differences:
     Raises:
       ValueError: a `ref` of another batch or of other positions.
     """
+    chex.assert_rank(z, 4)
     begin = sum(map(len, self._parts))
     if begin == self._groups[-1]:
       return
@@ -78,6 +80,7 @@ class Differences:
     Raises:
       ValueError: a `cut` of another batch or of other positions.
     """
+    chex.assert_rank(x, 3)
     names = [name for name in readers if name in self._left]
     if not names:
       return {}
@@ -143,9 +146,8 @@ class Differences:
     batch, had, width = self._shape
     if had == length:
       return
-    take = lambda flat: self._fit(
-      flat.reshape(-1, batch, had, width), 2, length
-    )
+    fit = jax.vmap(lambda one: self._fit(one, 1, length))
+    take = lambda flat: fit(flat.reshape(-1, batch, had, width))
     self._parts = [take(part).reshape(len(part), -1) for part in self._parts]
     self._early = {
       name: (take(change), num) for name, (change, num) in self._early.items()

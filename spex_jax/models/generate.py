@@ -123,6 +123,7 @@ def extend(
   logits_at: jax.Array | None = None,
   attention_mask: base.Array | None = None,
   capture: Sequence[str] = (),
+  position_ids: base.Array | None = None,
 ) -> Extended:
   """Runs tokens behind those in the caches: see `transformer.Decoder.extend`.
 
@@ -138,6 +139,7 @@ def extend(
       or None for all.
     attention_mask: `[B or 1, S]`, which slots are seen; None for all.
     capture: static; patterns of site names. Sites of `begin` are left out.
+    position_ids: int `[B or 1, Q]`, of a causal model; None for the slots.
 
   Raises:
     TypeError: a network that does not generate.
@@ -147,9 +149,10 @@ def extend(
   _check_module(net)
   net.check(edits)
   _, each = _split(net, edits, sites.match(net.sites, capture))
+  places = {} if position_ids is None else {"position_ids": position_ids}
   (logits, caches), found = _run(
     net, params, each, input_ids, start, caches, logits_at, attention_mask,
-    method="extend",
+    method="extend", **places,
   )  # fmt: skip
   return Extended(logits, caches, found)
 

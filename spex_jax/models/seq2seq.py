@@ -10,13 +10,13 @@ and `embed` `[B, P, d]` (with sinusoids, where there are some); for each block L
 `.attn.q`, `.attn.k`, `.attn.v` `[B, P, H, h]`, `.attn.scores` (with the bias
 for distance, masked afterwards) and `.attn.pattern` `[B, H, P, P]`, `.attn.z`
 `[B, P, H, h]`, `.attn.heads` `[B, P, H, d]` (what each head adds; computed
-where asked for), `.attn.out`, `.resid_mid`, `.mlp.read` (before the norm, where
-it comes first), `.mlp.in`, `.mlp.pre` (of the gate, where gated),
-`.mlp.neurons` `[B, P, F]`, `.mlp.out`, `.resid_post`; `final_norm`. Where norms
-come behind the sums, `.attn.post_norm` and `.mlp.post_norm` `[B, P, d]` stand
-behind `out`, and there is no `.mlp.read` and no `final_norm`. Then the same of
-`decoder.` over D positions, with `blocks.L.cross.*` and `.resid_cross` between
-attention and MLP, whose keys are the encoder's positions; `logits` `[B, D, V]`.
+where asked for), `.attn.out`, `.resid_mid`, `.mlp.read` (before the norm),
+`.mlp.in`, `.mlp.pre` (of the gate, where gated), `.mlp.neurons` `[B, P, F]`,
+`.mlp.out`, `.resid_post`; `final_norm`. Where norms come behind the sums,
+`.attn.post_norm` and `.mlp.post_norm` `[B, P, d]` stand behind `out`, and there
+is no `final_norm`. Then the same of `decoder.` over D positions, with
+`blocks.L.cross.*` and `.resid_cross` between attention and MLP, whose keys are
+the encoder's positions; `logits` `[B, D, V]`.
 
 An encoder alone ends with `pooled` `[B, d]`, the mean over the tokens that the
 mask keeps, and `logits` `[B, d]`, that embedding at length 1, as `encoder` has
@@ -226,8 +226,7 @@ def _stack_sites(config: Config, stack: str, number: int) -> list[str]:
   parts = ["resid_pre", *(f"attn.{step}" for step in steps), "resid_mid"]
   if stack == "decoder":
     parts += [*(f"cross.{step}" for step in steps), "resid_cross"]
-  steps = ["read"] * (not post) + ["in", "pre", "neurons", "out"]
-  steps += ["post_norm"] * post
+  steps = ["read", "in", "pre", "neurons", "out"] + ["post_norm"] * post
   parts += [*(f"mlp.{step}" for step in steps), "resid_post"]
   names = [f"{stack}.embed.tokens", f"{stack}.embed"]
   for block in range(number):

@@ -228,16 +228,18 @@ class Block(nn.Module):
       if memory is None:
         raise ValueError("A block of a decoder needs a memory.")
       near = tap(f"{site}.cross.in", x if post else self.norm_cross(x))
-      given, cross = (near, memory.states, memory.states), None
       if isinstance(memory, Known):
         given, cross = (near,), memory.states
+      else:
+        given, cross = (near, memory.states, memory.states), None
       seen = attention.Context(memory.mask[:, None, None])
       z, _ = self.cross.mix(tap, f"{site}.cross", given, seen, cross)
       added, _ = self.cross.out(tap, f"{site}.cross", z)
       x = self._joined(tap, f"{site}.cross", x, added, self.norm_cross)
       x = tap(f"{site}.resid_cross", x)
-    read = x if post else self.norm2(tap(f"{site}.mlp.read", x))
-    added = self.mlp(tap, f"{site}.mlp", tap(f"{site}.mlp.in", read))
+    read = tap(f"{site}.mlp.read", x)
+    near = tap(f"{site}.mlp.in", read if post else self.norm2(read))
+    added = self.mlp(tap, f"{site}.mlp", near)
     x = self._joined(tap, f"{site}.mlp", x, added, self.norm2)
     return tap(f"{site}.resid_post", x), cache
 

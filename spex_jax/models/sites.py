@@ -401,8 +401,8 @@ class Network:
     """Of what was written, that by the writers before a block."""
     heads = f"blocks.{block}.heads.0"
     num = [*self.writers, heads].index(heads)
-    got = np.shape(written)
-    if written is None or len(got) != 4 or got[2] < num:
+    got = getattr(written, "shape", None)
+    if written is None or got is None or len(got) != 4 or got[2] < num:
       raise ValueError(
         f"Edges are cut behind block {block}: `written` must be [B, P, {num}, "
         f"d], what the writers before it write (`contributions`); got {got}."

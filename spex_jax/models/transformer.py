@@ -147,11 +147,12 @@ class Decoder(nn.Module):
     caches: Sequence[attention.Cache],
     logits_at: jax.Array | None = None,
     attention_mask: base.Array | None = None,
+    position_ids: base.Array | None = None,
   ) -> tuple[jax.Array, tuple[attention.Cache, ...]]:
     """Runs further tokens behind those that the caches hold.
 
-    Token j of row b takes slot and position `start[b] + j`, and attends to
-    all slots up to it that `attention_mask` shows.
+    Token j of row b takes slot `start[b] + j`, and attends to all slots up to
+    it that `attention_mask` shows.
 
     Args:
       tap: of this forward.
@@ -162,6 +163,7 @@ class Decoder(nn.Module):
         computed, or `[B, k]`; all by default. As for `logits_to_keep`, the
         last block does no more.
       attention_mask: `[B or 1, S]`, of the slots; all ones by default.
+      position_ids: int `[B or 1, Q]`; the slots by default.
 
     Returns:
       Logits `[B, Q or k or 1, V]`, and the caches with these tokens.
@@ -170,19 +172,21 @@ class Decoder(nn.Module):
     num_slots = caches[0].k.shape[1]
     length = input_ids.shape[1]
     first = jnp.full(1, start) if isinstance(start, int) else start
-    positions = first[:, None] + jnp.arange(length)[None]
+    slots = first[:, None] + jnp.arange(length)[None]
+    positions, num = slots, num_slots
+    if position_ids is not None:
+      positions, num = jnp.asarray(position_ids), c.max_positions
     keep = None
     if logits_at is not None:
       keep = logits_at if logits_at.ndim == 2 else logits_at[:, None]
     early = _fewer(keep, length)
-    cos_sin = self._cos_sin(positions, num_slots)
+    cos_sin = self._cos_sin(positions, num)
     if length < num_slots:
-      slots = positions[0] if isinstance(start, int) else positions
-      tap.keep(slots, num_slots)
+      tap.keep(slots[0] if isinstance(start, int) else slots, num_slots)
     x = self._embed(tap, input_ids, positions)
     new: list[Any] = []
     for number, block in enumerate(self.blocks):
-      seen = attention.causal(positions, num_slots, c.window(number))
+      seen = attention.causal(slots, num_slots, c.window(number))
       if attention_mask is not None:
         seen = seen & jnp.asarray(attention_mask, bool)[:, None, None]
       context = attention.Context(seen, cos_sin, start)

@@ -3,41 +3,71 @@
 A sweep's file has `get_config()`, an ml_collections.ConfigDict, and `sweep()`,
 which yields the items: dictionaries of dotted settings to the values that an
 item has in place of the configuration's. An item without any is the
-configuration itself. Settings that every sweep has:
-
-  build           "module:function": an item's configuration to a `run.Work`
-  rows            masks of an item
-  rows_per_shard  of them in one file; 10^4 to 10^5 suits a disk
-  nan             what values that are not finite do: error, drop, keep
-  retries         how often a shard that failed, or a mask alone, is tried again
-  max_failed      the share of shards that may be given up, and of a task's rows
-                  that may fail
-
-The last two hold for the whole sweep: no item has its own. All others are the
-builder's. A shard is rows `start` to `stop` of one item; its address, its place
-in the list of all, never changes.
+configuration itself. Settings that every sweep has are those of `Plan`; those
+from `retries` on hold for the whole sweep: no item has its own. All others are
+the builder's. A shard is rows `start` to `stop` of one item; its address, its
+place in the list of all, never changes.
 
 Shapes: I items, S shards.
 """
 
-import ast
 import dataclasses
 import functools
 import hashlib
-import importlib.util
 import json
-import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import ml_collections
 import numpy as np
 
 from spex_jax import settings
 
-NAN = ("error", "drop", "keep")
-_OF_ALL = ("retries", "max_failed")  # Not of one item.
-_NEEDED = ("build", "rows", "rows_per_shard", "nan", *_OF_ALL)
+if TYPE_CHECKING:
+  import ml_collections
+
+_MOST_SHARDS = 2_000_000  # A task lists its own, and a folder them all.
+_OF_ALL = ("retries", "max_failed", "max_nan", "files")  # Not of one item.
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan(settings.Settings):
+  """The settings of every sweep."""
+
+  build: str = settings.field(
+    help="module:function, an item's configuration to a `run.Work`"
+  )
+  rows: int = settings.field(help="masks of an item", low=1)
+  rows_per_shard: int = settings.field(
+    help="of them in one file; 10^4 to 10^5 suits a disk", low=1
+  )
+  nan: str = settings.field(
+    help="what values that are not finite do", choices=("error", "drop", "keep")
+  )
+  retries: int = settings.field(
+    help="how often a shard that failed, or a mask alone, is tried again",
+    low=0,
+  )
+  max_failed: float = settings.field(
+    help="the share of shards that may be given up, and of a task's rows that "
+    "may fail",
+    low=0,
+    high=1,
+  )
+  max_nan: float = settings.field(
+    0.5,
+    "the share of a task's rows that may have no value (NaN, infinity)",
+    low=0,
+    high=1,
+  )
+  files: tuple[str, ...] = settings.field(
+    (), "what values are read from: a task that has others is refused"
+  )
+
+  def check(self) -> None:
+    """Refuses a builder that names no function."""
+    module, colon, function = self.build.partition(":")
+    if not (module and colon and function):
+      raise ValueError(f"build={self.build!r}: give module:function.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +97,22 @@ class Sweep:
 
   config: dict[str, Any]
   items: tuple[dict[str, Any], ...]
+
+  def __post_init__(self):
+    for name in ("build", "nan", "retries", "max_failed"):
+      self.config[name]  # A KeyError names it.
+    rows = [self._of(item, "rows") for item in self.items]
+    sizes = [self._of(item, "rows_per_shard") for item in self.items]
+    shards = sum(-(-all_of // size) for all_of, size in zip(rows, sizes))
+    if shards > _MOST_SHARDS or sum(rows) >= 1 << 62:
+      # As few shards as may be, in sizes alike.
+      size = -(-sum(rows) // max(1, _MOST_SHARDS - len(rows)))
+      raise ValueError(
+        f"rows={max(rows):,} at rows_per_shard={min(sizes):,}: {shards:,} "
+        f"shards of {sum(rows):,} rows, where {_MOST_SHARDS:,} shards are the "
+        f"most: give a rows_per_shard from {size:,} up, or at most "
+        f"{_MOST_SHARDS * min(sizes) // len(rows):,} rows."
+      )
 
   @functools.cached_property
   def _rows(self) -> np.ndarray:
@@ -124,11 +170,12 @@ class Sweep:
     total = self.num_shards
     return self._between(total * index // count, total * (index + 1) // count)
 
-  def item_config(self, item: int) -> ml_collections.ConfigDict:
+  def item_config(self, item: int) -> "ml_collections.ConfigDict":
     """The configuration of an item, with its overrides."""
-    config = ml_collections.ConfigDict(self.config)
-    config.update_from_flattened_dict(dict(self.items[item]))
-    return config
+    import ml_collections
+
+    found = settings.merged(self.config, self.items[item])
+    return ml_collections.ConfigDict(found)
 
   def item_name(self, item: int) -> str:
     """What tells an item from the others."""
@@ -164,8 +211,10 @@ class Sweep:
     return found
 
   def _numbers(self, name: str) -> np.ndarray:
-    every = self.config[name]
-    return np.array([item.get(name, every) for item in self.items], np.int64)
+    return np.array([self._of(item, name) for item in self.items], np.int64)
+
+  def _of(self, item: Mapping[str, Any], name: str) -> int:
+    return item.get(name, self.config[name])
 
   def _check_address(self, index: int) -> None:
     if not 0 <= index < self.num_shards:
@@ -174,68 +223,39 @@ class Sweep:
       )
 
 
-def load(path: str, overrides: Mapping[str, Any] | None = None) -> Sweep:
-  """Reads a sweep's file, `FILE[:SIZE]`.
-
-  Args:
-    path: of the file; `:SIZE` is given to `get_config` and `sweep`.
-    overrides: dotted settings of the configuration, changed before its items;
-      text for a setting of another type is read as Python writes such values.
-
-  Raises:
-    ValueError: no such file, one that does not run, a setting that the
-      configuration lacks (with a close name), no item, two that give the same
-      configuration, or one with a setting that holds for the whole sweep.
-  """
-  name, colon, size = path.partition(":")
-  file = pathlib.Path(name)
-  if not file.is_file():
-    raise ValueError(f"no sweep {name!r}: give a Python file of one.")
-  spec = importlib.util.spec_from_file_location(f"_sweep_{file.stem}", file)
-  if spec is None or spec.loader is None:
-    raise ValueError(f"{file} is no Python file; its name must end in .py.")
-  module = importlib.util.module_from_spec(spec)
-  arguments = [size] if colon else []
-  try:
-    spec.loader.exec_module(module)
-    config = module.get_config(*arguments)
-    items = list(module.sweep(*arguments)) if hasattr(module, "sweep") else [{}]
-  except (Exception, SystemExit) as error:  # Whatever the file does.
-    raise ValueError(
-      f"sweep {path!r}: {type(error).__name__}: {error}"
-    ) from error
-  return freeze(config, items, overrides)
-
-
 def freeze(
-  config: ml_collections.ConfigDict,
+  config: Any,
   items: Iterable[Mapping[str, Any]],
-  overrides: Mapping[str, Any] | None = None,
+  classes: Sequence[type[settings.Settings]] = (),
 ) -> Sweep:
   """Checks a configuration and its items.
 
+  Args:
+    config: a ConfigDict, or another mapping.
+    items: what each has in place of the configuration's, by dotted names.
+    classes: of all settings but those of `Plan`; by default types are those
+      that the configuration's values have.
+
   Raises:
-    TypeError: no ConfigDict, or a value of another type than the setting has.
-    ValueError: as `load`; settings that every sweep needs missing or out of
-      range.
+    ValueError: a setting that no class has (with a close name), one that is
+      missing or not what it may be, no item, two that give the same
+      configuration, or one with a setting that holds for the whole sweep.
   """
-  if not isinstance(config, ml_collections.ConfigDict):
-    raise TypeError(
-      f"A sweep's configuration is a ConfigDict; got {type(config).__name__}."
-    )
-  config = config.copy_and_resolve_references()
-  missing = [name for name in _NEEDED if name not in config]
-  if missing:
-    raise ValueError(f"The sweep's configuration lacks {', '.join(missing)}.")
-  defaults = _flat(config)
-  given = {k: _read(v, defaults.get(k)) for k, v in (overrides or {}).items()}
-  _apply(config, given, "the command")
-  resolve = _resolver(config)
+  config = settings.plain(config)
+  where = "The sweep's configuration"
+  classes = (*(classes or [settings.like(config)]), Plan)
+  settings.read(config, *classes, where=where)
+  kinds: dict[str, settings.Kind] = {}
+  for cls in classes:
+    kinds |= settings.leaves(cls)
+  defaults = {
+    name: _canonical(value) for name, value in settings.flat(config).items()
+  }
   frozen = []
   seen: dict[str, int] = {}
   for number, item in enumerate(items):
-    _check({name: item.get(name, config[name]) for name in _NEEDED}, number)
-    text = resolve(number, item)
+    changed = _changed(item, kinds, defaults, f"item {number} of the sweep")
+    text = json.dumps(changed, sort_keys=True)
     own = _plain(item)
     if text in seen:
       first = seen[text]
@@ -248,108 +268,36 @@ def freeze(
     frozen.append(own)
   if not frozen:
     raise ValueError("The sweep has no item: `sweep()` yields none.")
-  return Sweep(_plain(config.to_dict()), tuple(frozen))
+  return Sweep(_plain(config), tuple(frozen))
+
+
+def _changed(
+  item: Mapping[str, Any],
+  kinds: Mapping[str, settings.Kind],
+  defaults: Mapping[str, Any],
+  who: str,
+) -> dict[str, Any]:
+  """What an item checks and changes; 10^6 of them take some seconds."""
+  found = {}
+  for name, value in settings.flat(item).items():
+    if name in _OF_ALL:
+      raise ValueError(
+        f"{who} sets {name}, which holds for the whole sweep: set it in "
+        f"get_config(), or by --config.{name}=VALUE."
+      )
+    if name not in kinds:
+      raise settings.unknown(name, list(kinds), who)
+    value = settings.checked(f"{who}: {name}", kinds[name], value)
+    value = _canonical(_plain(value))
+    if name not in defaults or value != defaults[name]:
+      found[name] = value
+  return found
 
 
 def digest(items: Sequence[Mapping[str, Any]]) -> str:
   """SHA-256 of all items, in order."""
   text = json.dumps(list(items), sort_keys=True, allow_nan=False)
   return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _resolver(
-  config: ml_collections.ConfigDict,
-) -> Callable[[int, Mapping[str, Any]], str]:
-  """What checks an item, and tells the configuration that it gives.
-
-  Two items give the same text if they give the same configuration: it holds
-  what differs from the configuration of all. A ConfigDict is asked once about
-  a setting and a type: there may be 10^6 items.
-  """
-  defaults = {name: _canonical(v) for name, v in _flat(config).items()}
-  tried: set[tuple[str, type]] = set()
-
-  def resolve(number: int, item: Mapping[str, Any]) -> str:
-    for name in _OF_ALL:
-      if name in item:
-        raise ValueError(
-          f"item {number} of the sweep sets {name}, which holds for the whole "
-          f"sweep: set it in get_config(), or by --config.{name}=VALUE."
-        )
-    kinds = {(name, type(value)) for name, value in item.items()}
-    own: Mapping[str, Any] = item
-    if not kinds <= tried:
-      trial = config.copy_and_resolve_references()
-      _apply(trial, item, f"item {number}")
-      if item.keys() <= defaults.keys():
-        tried.update(kinds)
-      else:  # A group of settings.
-        own = _flat(trial)
-    changed = {name: _canonical(_plain(value)) for name, value in own.items()}
-    changed = {
-      name: value
-      for name, value in changed.items()
-      if name not in defaults or value != defaults[name]
-    }
-    gone = [] if own is item else sorted(defaults.keys() - own.keys())
-    return json.dumps([changed, gone], sort_keys=True)
-
-  return resolve
-
-
-def _check(settings: Mapping[str, Any], number: int) -> None:
-  where = f" (item {number})"
-  for name, least in (("rows", 1), ("rows_per_shard", 1), ("retries", 0)):
-    value = settings[name]
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-      raise ValueError(f"{name}={value!r}: an integer from {least} up{where}.")
-  if settings["nan"] not in NAN:
-    raise ValueError(
-      f"nan={settings['nan']!r}: choose from {', '.join(NAN)}{where}."
-    )
-  share = settings["max_failed"]
-  if not isinstance(share, int | float) or not 0 <= share <= 1:
-    raise ValueError(f"max_failed={share!r}: a share, from 0 to 1{where}.")
-  module, colon, function = str(settings["build"]).partition(":")
-  if not (module and colon and function):
-    raise ValueError(
-      f"build={settings['build']!r}: give module:function{where}."
-    )
-
-
-def _apply(config, overrides: Mapping[str, Any], who: str) -> None:
-  for name in overrides:
-    settings.check_key(str(name), config, f"{who}: the sweep's configuration")
-  try:
-    config.update_from_flattened_dict(dict(overrides))
-  except TypeError as error:
-    raise TypeError(f"{who} of the sweep: {error}") from error
-
-
-def _read(value: Any, default: Any) -> Any:
-  """A value that may be text, for a setting that is `default`."""
-  if not isinstance(value, str) or isinstance(default, str):
-    return value
-  truth = {"true": True, "yes": True, "false": False, "no": False}
-  if isinstance(default, bool) and value.lower() in truth:
-    return truth[value.lower()]
-  try:
-    return ast.literal_eval(value)
-  except (ValueError, SyntaxError):
-    return value
-
-
-def _flat(
-  config: ml_collections.ConfigDict, prefix: str = ""
-) -> dict[str, Any]:
-  """Values by dotted names, as JSON holds them; an empty group is a value."""
-  found: dict[str, Any] = {}
-  for name, value in config.items():
-    if isinstance(value, ml_collections.ConfigDict) and len(value):
-      found |= _flat(value, f"{prefix}{name}.")
-    else:
-      found[f"{prefix}{name}"] = _plain(value)
-  return found
 
 
 def _canonical(value: Any) -> Any:
@@ -365,8 +313,6 @@ def _canonical(value: Any) -> Any:
 
 def _plain(value: Any) -> Any:
   """As JSON holds it: tuples become lists, NumPy's numbers Python's."""
-  if isinstance(value, ml_collections.ConfigDict):
-    value = value.to_dict()
   if isinstance(value, Mapping):
     return {str(name): _plain(part) for name, part in value.items()}
   if isinstance(value, list | tuple):

@@ -147,6 +147,16 @@ def test_lines_are_joined_anew(separator, before):
   assert not absent.retokenizes(prompt, _GPT, masks).any()
 
 
+def test_a_line_break_that_is_a_player_stays():
+  prompt = text.prompt("film\n fun", _GPT, "tokens", add_bos=True)
+  see = absent.inputs(prompt, _GPT, "remove")
+  only = np.array([name == "" for name in prompt.names])
+  assert only.sum() == 1
+  given = see(only)
+  assert given["attention_mask"].sum() == 2
+  assert given["input_ids"][0, 1] == _GPT.encode("a\n").ids[-1]
+
+
 def test_words_of_an_encoder_are_joined_anew():
   words = _TEXT.split()
   prompt = text.prompt(_TEXT, _BERT)

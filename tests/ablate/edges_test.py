@@ -133,6 +133,7 @@ def test_groups_are_their_edges_and_all_cut_is_the_other_run():
   )
 
 
+@pytest.mark.slow
 def test_gradient_is_edge_attribution_patching():
   """dv/dstrength = (z - ref) . dv/d(what the reader sees)."""
   net, params, ref = _net()

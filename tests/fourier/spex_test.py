@@ -174,6 +174,7 @@ class TestDecode:
     assert _r2(f, result.fourier) > 0.985
     assert result.energy_left == pytest.approx(1 / 11, rel=0.35)
 
+  @pytest.mark.slow
   def test_joint_reading_beats_soft_where_no_scan_is_affordable(self):
     f = _planted(num_terms=15, min_order=3)
     recalls = {"soft": 0, "joint": 0}

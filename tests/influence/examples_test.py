@@ -344,6 +344,7 @@ def test_bad_data_are_refused():
     subsets.players_of(np.array([0, 1]), ["a"])
 
 
+@pytest.mark.slow
 def test_fifty_thousand_examples():
   """Ridge on weight masks, and a network on index subsets."""
   n, kept = 50_000, 300

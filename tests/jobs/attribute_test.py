@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from spex_jax import cli
-from spex_jax.influence import corners
-from spex_jax.jobs import attribute, retraining, valuations
+from spex_jax import cli, configs
+from spex_jax.influence import corners, valuations
+from spex_jax.jobs import attribute, retraining
 from tests import command
 
 
@@ -21,14 +21,8 @@ def finished(tmp_path_factory):
 
 
 def _config(name="data_digits:quick", **changes):
-  config = cli.load_config(name, "attribute")
-  for key, value in changes.items():
-    node, *rest = key.split("__")
-    if rest:
-      config[node][rest[0]] = value
-    else:
-      config[key] = value
-  return config
+  changes = {key.replace("__", "."): value for key, value in changes.items()}
+  return cli.load_config(name, "attribute", changes)
 
 
 def test_the_command_writes_and_says_everything(finished):
@@ -157,9 +151,7 @@ def test_a_table_of_ones_own_solved_outright(files, capsys):
     (["model"], "got 'model': say `spex attribute data`"),
     (["data", "more"], "unexpected argument 'more'"),
     (["data", "--config=digits"], "no configuration 'digits': neither a file"),
-    (["data", "--config.method=magic"], "method='magic': choose from datamod"),
-    (["data", "--config.decoder=spex"], "decoder='spex': choose from auto"),
-    (["data", "--config.budget=3"], "budget=3: must be at least 8"),
+    (["data", "--config.method=magic"], "method=magic: choose from datamodel"),
     (["data", "--config.points=1,99"], "give numbers of test points, 0 to 31"),
     (["data", "--config.classes=3,x"], "classes=3, x: choose distinct ones"),
     (["data", "--config.classes=3"], "are all of class 3; two classes are ne"),
@@ -197,12 +189,35 @@ def test_bad_input_is_one_line(files, capsys, arguments, message):
   assert not (files / "runs").exists()
 
 
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    (
+      {"method": "tracin", "training__schedule": "cosine"},
+      "training.schedule=constant; got cosine",
+    ),
+    (
+      {"method": "metagradient", "training__eps_root": 0.0},
+      "needs training.eps_root above 0",
+    ),
+    (
+      {"method": "metagradient", "model__kind": "convnet"},
+      "needs model.kind=mlp or transformer",
+    ),
+    ({"num_train": 1}, "num_train=1: must be 2 or more, or 0 for all"),
+  ],
+)
+def test_methods_say_what_they_need(changes, message):
+  with pytest.raises(ValueError, match=message):
+    _config(**changes)
+
+
 def test_help_lists_what_there_is(capsys):
   code, out, err = command.run(capsys, "attribute", "data", "--help")
   assert (code, err) == (0, "")
-  for name in cli.config_names("attribute"):
+  for name in configs.named("attribute"):
     assert f"\n  {name}\n" in out
-  for word in (*valuations.METHODS, *retraining.PLAYERS, "\n    budget=4000\n"):
+  for word in (*valuations.METHODS, *retraining.PLAYERS, "\n    budget=4000 "):
     assert word in out
   assert max(map(len, out.splitlines())) <= 80
 

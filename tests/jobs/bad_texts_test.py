@@ -1,5 +1,6 @@
 """Texts, targets and models that cannot be used: one clear message each."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -24,7 +25,9 @@ def made(tmp_path_factory):
   return root
 
 
-_SUBJECTS = {"sentiment": sentiment.subject, "lm": language.subject}
+def _config(name, model, **changes):
+  changes = {"model": str(model), **changes}
+  return cli.load_config(f"{name}:quick", changes=changes)
 
 
 @pytest.mark.parametrize(
@@ -44,26 +47,8 @@ _SUBJECTS = {"sentiment": sentiment.subject, "lm": language.subject}
       "target='wonderful' is no class of the model; it has bad, fine, great,",
     ),
     ("sentiment", "classifier", {"target": "3"}, "target='3' is no class"),
-    (
-      "sentiment",
-      "classifier",
-      {"readout": "odds"},
-      "readout='odds': choose from margin, logit, log_probability",
-    ),
     ("sentiment", "single", {}, "margin' needs a second class"),
-    (
-      "sentiment",
-      "classifier",
-      {"players": "letters"},
-      "players='letters': choose",
-    ),
     ("sentiment", "classifier", {"pattern": "("}, "is no regular expression"),
-    (
-      "sentiment",
-      "classifier",
-      {"absent": "gone"},
-      "absent='gone': choose from",
-    ),
     ("sentiment", "classifier", {"token": "zebra"}, "'zebra' is not one token"),
     ("sentiment", "classifier", {"row": 1}, "row=1 of what\\? Give the texts"),
     ("sentiment", "embedding", {}, "gives embeddings and no classes. Give te"),
@@ -97,12 +82,6 @@ _SUBJECTS = {"sentiment": sentiment.subject, "lm": language.subject}
     (
       "lm",
       "lm",
-      {"readout": "odds"},
-      "readout='odds': choose from log_probability, probability, logit, margin",
-    ),
-    (
-      "lm",
-      "lm",
       {"text": "the", "readout": "logit", "target": " the film"},
       "readout='logit' is of one token",
     ),
@@ -112,8 +91,6 @@ _SUBJECTS = {"sentiment": sentiment.subject, "lm": language.subject}
       {"text": "the fi", "target": "lm"},
       "Begin it with a space",
     ),
-    ("lm", "lm", {"reduce": "max"}, "reduce='max': choose from sum, mean"),
-    ("lm", "lm", {"num_tokens": 0}, "num_tokens=0: must be at least 1"),
     ("lm", "lm", {"rival": " fun"}, "rival=' fun' is for readout='margin'"),
     (
       "lm",
@@ -126,11 +103,10 @@ _SUBJECTS = {"sentiment": sentiment.subject, "lm": language.subject}
 )
 def test_bad_texts(made, tmp_path, monkeypatch, name, model, changes, message):
   monkeypatch.chdir(made)
-  config = cli.load_config(f"{name}:quick")
   text = "the film is fun" if name == "lm" else "the film is great fun"
-  config.update({"model": str(made / model), "text": text} | changes)
+  config = _config(name, made / model, **{"text": text, **changes})
   with pytest.raises(ValueError, match=message):
-    _SUBJECTS[name](config, tmp_path)
+    job.subject_of(config, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["sentiment", "lm", "image"])
@@ -162,8 +138,7 @@ def test_a_directory_that_is_not_there_is_one_line(tmp_path, capsys):
 def test_a_model_without_a_tokenizer(made, tmp_path):
   folder = small.gpt2(tmp_path / "mute")
   (folder / "tokenizer.json").unlink()
-  config = cli.load_config("lm:quick")
-  config.model = str(folder)
+  config = _config("lm", folder)
   with pytest.raises(ValueError, match="mute' has no tokenizer.json"):
     language.subject(config, tmp_path)
 
@@ -171,11 +146,10 @@ def test_a_model_without_a_tokenizer(made, tmp_path):
 def test_nothing_may_be_left_once_all_is_removed(tmp_path):
   folder = small.gpt2(tmp_path / "headless")
   (folder / "tokenizer_config.json").write_text("{}")
-  config = cli.load_config("lm:quick")
-  config.update({"model": str(folder), "text": "the film is"})
+  config = _config("lm", folder, text="the film is")
   with pytest.raises(ValueError, match="puts nothing in front. Give --config."):
     language.subject(config, tmp_path)
-  config.update({"prefix": "fun ", "text": "the film is"})
+  config = dataclasses.replace(config, prefix="fun ")
   asked = language.subject(config, tmp_path)
   assert "stands in front" not in asked.facts["value"]
 
@@ -186,16 +160,14 @@ def test_logits_that_are_nan(made, tmp_path):
   tensors = safetensors.numpy.load_file(str(path))
   tensors["transformer.ln_f.bias"][0] = np.nan
   safetensors.numpy.save_file(tensors, str(path))
-  config = cli.load_config("lm:quick")
-  config.update({"model": str(folder), "text": "the film is"})
+  config = _config("lm", folder, text="the film is")
   with pytest.raises(ValueError, match="logits for the whole input hold NaN"):
     language.subject(config, tmp_path)
 
 
 def test_class_names_must_fit(tmp_path):
   folder = small.bert(tmp_path / "twins", labels=("same", "same"))
-  config = cli.load_config("sentiment:quick")
-  config.update({"model": str(folder), "text": "the film is fun"})
+  config = _config("sentiment", folder, text="the film is fun")
   with pytest.raises(ValueError, match="need 2 different names for 0..1"):
     sentiment.subject(config, tmp_path)
   settings = json.loads((folder / "config.json").read_text())
@@ -210,7 +182,6 @@ def test_labels_that_do_not_exclude_each_other(tmp_path):
   settings = json.loads((folder / "config.json").read_text())
   settings["problem_type"] = "multi_label_classification"
   (folder / "config.json").write_text(json.dumps(settings))
-  config = cli.load_config("sentiment:quick")
-  config.update({"model": str(folder), "text": "the film is fun"})
+  config = _config("sentiment", folder, text="the film is fun")
   with pytest.raises(ValueError, match="labels do not exclude each other"):
     sentiment.subject(config, tmp_path)

@@ -1,20 +1,17 @@
 """`spex explain` by gradients and by what others compute, end to end."""
 
 import jax
-import ml_collections
 import numpy as np
 import pytest
 
 from spex_jax import cli
 from spex_jax.explanation import Explanation
-from spex_jax.jobs import by_gradient, digits
+from spex_jax.jobs import digits
 from spex_jax.jobs import explain as job
 
 
 def _config(name, **changes):
-  config = cli.load_config(f"{name}:quick")
-  config.update(changes)
-  return config
+  return cli.load_config(f"{name}:quick", changes=changes)
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +84,12 @@ def test_masks_by_the_same_command(workdir, method):
 
 @pytest.mark.slow
 def test_a_table_and_its_network(tmp_path):
-  config = _config("cancer", method="integrated_gradients", gradient_steps=8)
-  config.model.kind = "mlp"
+  config = _config(
+    "cancer",
+    method="integrated_gradients",
+    gradient_steps=8,
+    model={"kind": "mlp"},
+  )
   answer, text = _run(config, tmp_path)
   assert answer.fourier.n == 30 and "8 gradients on the line" in text
 
@@ -101,12 +102,3 @@ def test_a_model_without_a_gradient(tmp_path):
     "subject 'table' as configured has none: .*kind=mlp. Or choose from auto",
   ):
     job.run(config, tmp_path, show=pytest.fail)
-
-
-def test_steps():
-  config = ml_collections.ConfigDict({"gradient_steps": 3})
-  assert by_gradient.steps_of(config) == 3
-  assert by_gradient.steps_of(ml_collections.ConfigDict()) == 64
-  config.gradient_steps = 0
-  with pytest.raises(ValueError, match="gradient_steps must be at least 1"):
-    by_gradient.steps_of(config)

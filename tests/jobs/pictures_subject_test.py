@@ -1,5 +1,6 @@
 """Pictures on the command: values against forwards on images made by hand."""
 
+import dataclasses
 import json
 
 import jax
@@ -24,10 +25,8 @@ def folder(tmp_path_factory):
 
 
 def _config(folder, **changes):
-  config = cli.load_config("image:quick")
-  config.update({"model": str(folder), "image": str(folder / "cat.png")})
-  config.update(changes)
-  return config
+  own = {"model": str(folder), "image": str(folder / "cat.png")}
+  return cli.load_config("image:quick", changes=own | changes)
 
 
 @pytest.mark.slow
@@ -72,7 +71,7 @@ def test_a_constant_in_the_place_of_absent_patches(folder, tmp_path):
     logits = apply(net.params, pixel_values=values.astype(np.float32)).logits
     # float32 of one tiny block, in two orders of summation.
     assert got == pytest.approx(float(logits[0, 1]), abs=1e-5)
-  config.method = "gradient_x_input"
+  config = dataclasses.replace(config, method="gradient_x_input")
   found = gradients.gradient_x_input(pictures.subject(config, tmp_path).game)
   ends = asked.evaluator(np.repeat([[True], [False]], 4, axis=1))
   np.testing.assert_allclose(

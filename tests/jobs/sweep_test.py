@@ -8,7 +8,7 @@ import signal
 import pytest
 from pyarrow import parquet
 
-from spex_jax.jobs import sweep as job
+from spex_jax.jobs import scheduled
 from spex_jax.sweeps import state
 from tests import command
 from tests.sweeps import small
@@ -120,7 +120,7 @@ def test_garbage_is_removed_by_its_age(file, capsys):
   gc = ("gc", "--workdir=run")
   assert "removed       0 files" in _spex(capsys, *gc)[1]
   code, _, err = _spex(capsys, *gc, "--older_than=soon")
-  assert code == 1 and "older_than='soon': seconds, a number from 0 up" in err
+  assert code == 1 and "older_than=soon: must be a number" in err
   out = _spex(capsys, *gc, "--older_than=0")[1]
   assert "removed       1 file\n" in out and left.name in out
   assert not left.exists()
@@ -163,7 +163,7 @@ def test_text_of_a_setting_stays_text(file, capsys):
   code, out, _ = _spex(capsys, *run, "--config.rows=7")
   assert code == 0 and "14 rows" in out
   code, _, err = _spex(capsys, *run, "--config.rows=7.5")
-  assert code == 1 and "the command of the sweep" in err
+  assert code == 1 and "--config.rows=7.5: must be an integer" in err
 
 
 def test_asked_to_end_it_says_that_it_can_go_on(file, capsys, monkeypatch):
@@ -217,9 +217,9 @@ def test_a_dry_run_does_nothing(file, capsys, tmp_path):
   [
     ([], "has the words run, status, verify, export, gc; got ''"),
     (["go"], "got 'go'"),
-    (["run", "--workdir=run"], "needs --config=FILE"),
-    (["run", "--config=mine.py"], "needs --workdir=DIR"),
-    (["status"], "needs --workdir=DIR"),
+    (["run", "--workdir=run"], "spex sweep run needs --config."),
+    (["run", "--config=mine.py"], "needs --workdir."),
+    (["status"], "spex sweep status needs --workdir."),
     (["status", "--workdir=none"], "holds no sweep"),
     (["export", "--workdir=run"], "needs --output=FILE.parquet"),
     (["status", "--workdir=gs//b/run"], "holds no sweep"),
@@ -227,23 +227,24 @@ def test_a_dry_run_does_nothing(file, capsys, tmp_path):
     (["run", "--config=mine.py", "--workdir=run", "--distributed"],
      "JAX was in use before the processes of the task"),
     (["run", "--config=mine.py", "--workdir=run", "--accept=sweep"],
-     "accept='sweep': choose from code, versions, flags"),
-    (["run", "--config=mine.py", "--workdir=run", "--fast"], "flag --fast"),
+     "accept=sweep: choose from code, versions, flags"),
+    (["run", "--config=mine.py", "--workdir=run", "--fast"], "no flag '--fast"),
     (["status", "--work_dir=run"], "Did you mean --workdir?"),
     (["run", "--workdir", "--task_index=0"], "--workdir needs a value"),
     (["status", "--workdir"], "--workdir needs a value"),
     (["run", "--config=mine.py", "--workdir=run", "--task_index="],
-     "--task_index needs a value"),
-    (["run", "--config.rows", "--workdir=run"], "--config.rows needs a value"),
+     "--task_index=: must be an integer"),
+    (["run", "--config=mine.py", "--workdir=run", "--config.rows"],
+     "Missing value for flag --config.rows"),
     (["run", "--config=mine.py", "--workdir=run", "--dry_run=perhaps"],
-     "--dry_run=perhaps: give true or false, or --dry_run alone"),
+     "--dry_run=perhaps: must be true or false"),
     (["status", "--workdir=s3:/bucket/run"],
-     "two slashes: give --workdir=s3://bucket/run, or --workdir=./s3:/bucket"),
+     "a URL has two slashes: give s3://bucket/run, or ./s3:/bucket/run"),
     (["run", "--config=mine.py", "--workdir=file:/tmp/run"],
-     "give --workdir=/tmp/run, or"),
+     "--workdir=file:/tmp/run: a URL has two slashes: give /tmp/run, or"),
     (["export", "--workdir=run", "--output=s3://bucket/all.parquet"],
      "an export is written to a disk"),
-    (["run", "more"], "unexpected argument 'more'"),
+    (["status", "--workdir=run", "more"], "unexpected argument 'more'"),
     (
       ["run", "--config=mine.py", "--workdir=run", "--config.scael=1"],
       "Did you mean scale?",
@@ -263,7 +264,7 @@ def test_a_dry_run_does_nothing(file, capsys, tmp_path):
     ),
     (
       ["run", "--config=mine.py", "--workdir=run", "--sinks=paper"],
-      "sinks='paper': choose from tensorboard, wandb",
+      "sinks=paper: choose from tensorboard, wandb",
     ),
     (["run", "--config=mine.py", "--workdir=run",
       "--config.build=tests.sweeps.small:Nothing", "--config.max_failed=0.0"],
@@ -277,17 +278,18 @@ def test_used_wrongly(file, capsys, arguments, message):
 
 
 def test_tasks_of_schedulers():
-  assert job.task_of({}, {}) == (0, 1)
+  assert scheduled.task_of(variables={}) == (0, 1)
   slurm = {
     "SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "4",
     "SLURM_ARRAY_TASK_COUNT": "8",
   }  # fmt: skip
-  assert job.task_of({}, slurm) == (3, 8)
+  assert scheduled.task_of(variables=slurm) == (3, 8)
   pods = {"JOB_COMPLETION_INDEX": "2", "SPEX_TASK_COUNT": "5"}
-  assert job.task_of({}, pods) == (2, 5)
-  flags = {"task_index": "0", "task_count": "2"}
-  assert job.task_of(flags, slurm) == (0, 2)
+  assert scheduled.task_of(variables=pods) == (2, 5)
+  assert scheduled.task_of(0, 2, slurm) == (0, 2)
   with pytest.raises(ValueError, match="JOB_COMPLETION_INDEX needs both"):
-    job.task_of({}, {"JOB_COMPLETION_INDEX": "2"})
+    scheduled.task_of(variables={"JOB_COMPLETION_INDEX": "2"})
   with pytest.raises(ValueError, match="no whole numbers"):
-    job.task_of({"task_index": "a", "task_count": "2"}, {})
+    scheduled.task_of(
+      variables={"JOB_COMPLETION_INDEX": "a", "SPEX_TASK_COUNT": "2"}
+    )

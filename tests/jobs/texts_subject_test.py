@@ -1,6 +1,7 @@
 """Texts on the command: values against forwards on the same tokens by hand."""
 
 import csv
+import dataclasses
 import json
 import re
 
@@ -12,9 +13,9 @@ from sklearn import linear_model
 from spex_jax import cli, models
 from spex_jax.ablate import gradients
 from spex_jax.fourier import sparse
-from spex_jax.jobs import explain, heads, language, networks, sentiment
-from spex_jax.models import sites
-from spex_jax.training import checkpoint
+from spex_jax.jobs import explain, language, networks, sentiment
+from spex_jax.models import embedding, sites
+from spex_jax.training import checkpoint, heads
 from tests import command
 from tests.jobs import small
 from tests.models import checkpoints
@@ -60,9 +61,8 @@ def spoken(made):
 
 
 def _config(name, folder, **changes):
-  config = cli.load_config(f"{name}:quick")
-  config.update({"model": str(folder), **changes})
-  return config
+  changes = {"model": str(folder), **changes}
+  return cli.load_config(f"{name}:quick", changes=changes)
 
 
 def _masks(n, count=4):
@@ -129,9 +129,9 @@ def test_what_is_read_of_a_class(readout):
   assert float(target.read(output, {})[0]) == pytest.approx(
     expected[readout], abs=1e-6
   )
-  config.target = ""
+  config = dataclasses.replace(config, target="")
   assert networks.target(config, -logits, names).name == "b"
-  config.target = "d"
+  config = dataclasses.replace(config, target="d")
   assert networks.target(config, logits, names).name == "d"
 
 
@@ -166,7 +166,7 @@ def test_a_head_is_fitted_once_and_used_again(made, tmp_path, capsys):
   np.testing.assert_allclose(
     asked.evaluator(masks), fourier(masks), rtol=0, atol=_TOLERANCE
   )
-  config.head_c = 1.0
+  config = dataclasses.replace(config, head_c=1.0)
   with pytest.raises(ValueError, match="another configuration: head_c differs"):
     sentiment.subject(config, tmp_path)
 
@@ -199,7 +199,7 @@ def test_embeddings_are_those_of_one_text_at_a_time(made):
   net = models.load(made / "embedding")
   apply = jax.jit(net.apply)
   texts = ("the film is great fun and never boring", "fun", "great")
-  vectors, cut = heads.embeddings(net, texts, max_tokens=6)
+  vectors, cut = embedding.of_texts(net, texts, max_tokens=6)
   assert cut == 1
   for text, vector in zip(texts, vectors):
     ids = net.tokenizer.encode(text).ids
@@ -221,7 +221,7 @@ def test_a_head_is_scikit_learn_s(num_classes):
   # The head is rounded to float32.
   np.testing.assert_allclose(logs, expected, rtol=0, atol=1e-5)
   assert 0 <= head.accuracy <= 1
-  with pytest.raises(ValueError, match="head_c must be above 0; got 0"):
+  with pytest.raises(ValueError, match="must be above 0; got 0"):
     heads.fit(vectors, labels, 0)
 
 
@@ -240,7 +240,7 @@ def test_the_recorded_game_of_a_review(tmp_path):
   bias = np.concatenate([-intercept, intercept]) / 2
   given = heads.Head(*map(np.float32, (kernel, bias, np.array(0.7))))
   data = sentiment.texts(config)
-  origin = heads.origin(config, data, card["max_tokens"])
+  origin = sentiment.origin(config, data, card["max_tokens"])
   checkpoint.save(tmp_path / "model", given, origin)
   asked = sentiment.subject(config, tmp_path)
   with np.load(shared / "games" / "sentiment55.npz") as game:
@@ -360,7 +360,7 @@ def test_gradients_meet_the_values_at_both_ends(
   made, tmp_path, name, model, changes
 ):
   config = _config(name, made / model, method="gradient_x_input", **changes)
-  asked = explain.SUBJECTS[name](config, tmp_path)
+  asked = explain.subject_of(config, tmp_path)
   assert asked.game is not None
   found = gradients.gradient_x_input(asked.game)
   n = len(asked.names)

@@ -5,6 +5,7 @@ import pathlib
 
 from absl import flags
 
+from spex_jax import configs
 from spex_jax.sweeps import grid, run
 from tests.sweeps import small
 
@@ -29,7 +30,9 @@ def config(folder):
 
 def do(workdir, config, index, count):
   """Evaluates one task, here and now."""
-  found = run.Run(workdir, grid.load(config), small.Sum)
+  file = configs.load(config, {})
+  sweep = grid.freeze(file.config, file.items())
+  found = run.Run(workdir, sweep, small.Sum)
   return found.run(index, count)
 
 

@@ -4,6 +4,8 @@ Shapes of GPT-2 small: 12 blocks of 12 heads, d = 768, 50,257 tokens, 157
 writers, 32,491 edges; one text of 128 tokens.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -30,7 +32,7 @@ def _value(net):
   return value
 
 
-def _compiled(run, net, readers):
+def _compiled(run, net, readers) -> Any:
   """`run(cut, params, ref, ids)` with the edges into some readers."""
   params = jax.eval_shape(net.init, jax.random.key(0))
   shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)

@@ -4,6 +4,7 @@ import functools
 import math
 import pathlib
 import tempfile
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from spex_jax.models import generate, hub, marian, seq2seq_blocks, sites
 from tests import tokenizers_small
 from tests.models import checkpoints, reference
 
-HUB = {
+HUB: dict[str, Any] = {
   "model_type": "marian",
   "architectures": ["MarianMTModel"],
   "is_encoder_decoder": True,
@@ -107,7 +108,7 @@ def _norm(t, at, name, x):
   return reference.layer_norm(x, weight, bias, 1e-5)
 
 
-def _stack(t, stack, ids, mask, memory=None, seen=None):
+def _stack(t, stack, ids, mask, memory=None, seen=()):
   """Hidden states of one text: ids `[P]`, masks `[P, P]` and `[S]`."""
   d, heads = HUB["d_model"], HUB["encoder_attention_heads"]
   x = t["model.shared.weight"][ids] * math.sqrt(d)

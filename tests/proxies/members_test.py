@@ -232,33 +232,14 @@ def test_what_a_readout_leaves_out_is_counted_as_error(monkeypatch):
   assert 0.7 < (1 - told) / (1 - unseen) < 1.6
 
 
-@pytest.mark.slow
-def test_hopeless_directions_are_not_fitted(monkeypatch):
-  masks, values = _ridge(0)
-  plain = gaussian.cross_predict
-
-  def cross(*args, turn=None, **options):
-    found = plain(*args, **options)
-    wrong = 2.0 * values.std() * (turn is not None)
-    return found._replace(mean=found.mean + wrong)
-
-  monkeypatch.setattr(gaussian, "cross_predict", cross)
-  names = [member.name for member in members.by_gaussian(masks, values)]
-  assert names == ["gaussian", "gaussian reweighted"]
-
-
-def test_a_processor_takes_fewer_masks_than_an_accelerator():
-  assert members.most_masks() in (4096, gaussian.MOST_MASKS)
-
-
 def test_a_fit_cut_short_says_so(monkeypatch):
   masks, values, folds = _data()
   whole = _by_gaussian(masks, values, folds)
   assert "rising" not in whole.note
   plain = gaussian._tune
 
-  def short(params, signs, values, spread, steps, rate):
-    params, path = plain(params, signs, values, spread, steps, rate)
+  def short(*args):
+    params, path = plain(*args)
     return params, np.append(path, path[-1] - 30.0 * np.arange(1, 12))
 
   monkeypatch.setattr(gaussian, "_tune", short)
@@ -266,21 +247,19 @@ def test_a_fit_cut_short_says_so(monkeypatch):
   assert "Its likelihood was still rising, by 30.0 nats a step." in note
 
 
-@pytest.mark.parametrize("broken", [0, 4])
-def test_a_likelihood_that_is_not_finite_is_told(monkeypatch, broken):
-  """In a group (0) or in the fit to all (4, after four groups)."""
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_likelihood_that_is_not_finite_is_told(monkeypatch, whole):
+  """In groups, or in the fit to all."""
   monkeypatch.setattr(gaussian, "SPREADS", (1.25,))
   masks, values, folds = _data()
-  plain, calls = gaussian._tune, []
+  plain = gaussian._tune
 
-  def tune(params, signs, values, spread, steps, rate):
-    params, path = plain(params, signs, values, spread, steps, rate)
-    calls.append(len(signs))
-    return params, path * (np.nan if len(calls) == broken + 1 else 1.0)
+  def tune(params, signs, *args):
+    params, path = plain(params, signs, *args)
+    return params, path * (np.nan if (len(signs) == 40) == whole else 1.0)
 
   monkeypatch.setattr(gaussian, "_tune", tune)
   note = _by_gaussian(masks, values, folds).note
-  assert calls == [30] * 4 + [40]
   assert "not finite" in note and "nan" not in note
 
 
@@ -330,7 +309,7 @@ def test_a_scan_of_the_same_samples_is_done_once(monkeypatch):
   fit = members.gram_fit(masks, values)
   first = members.first_fold(masks, folds, fit)
   found = members.by_gram(masks, values, folds, fit)
-  assert done == [80] * 5 + [100]
+  assert done.count(100) == 1
   held = folds == folds[0]
   np.testing.assert_array_equal(first[held], found.crossed[held])
   assert np.isnan(first[~held]).all()

@@ -80,10 +80,10 @@ def test_any_number_of_devices_makes_the_same_bytes(one, tmp_path, devices):
 
 
 _EXPLAINED = """
-from spex_jax import cli
+from spex_jax.configs import digits
 
 def get_config():
-  config = cli.load_config("digits:quick")
+  config = digits.get_config("quick")
   config.build = "spex_jax.jobs.sweeping:explanations"
   config.keep, config.batch_size, config.model_dir = 0.5, 16, "model"
   config.rows, config.rows_per_shard, config.nan = 90, 45, "error"

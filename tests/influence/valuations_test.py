@@ -1,5 +1,8 @@
 """The methods of the command, on one problem whose retrainings are known."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,19 +10,24 @@ import pytest
 
 from spex_jax import cli
 from spex_jax.indices import judging
-from spex_jax.jobs import retraining, valuations
+from spex_jax.influence import problem as problems
+from spex_jax.influence import valuations
+from spex_jax.jobs import retraining
+
+
+def _masks(config, problem, budget):
+  return problems.masks(problem, config.key("subsets"), budget, config.fresh)
 
 
 @pytest.fixture(scope="module")
 def known():
   """A problem of one epoch, subsets and what retraining them gave."""
-  config = cli.load_config("data_digits:quick", "attribute")
-  config.training.num_epochs = 1
-  config.training.optimizer = "sgd"
-  config.training.learning_rate = 0.1
-  config.budget = 60
-  problem = retraining.problem(config)
-  masks = retraining.masks(config, problem)
+  training = {"num_epochs": 1, "optimizer": "sgd", "learning_rate": 0.1}
+  config = cli.load_config(
+    "data_digits:quick", "attribute", {"training": training, "budget": 60}
+  )
+  problem = retraining.problem_of(config)
+  masks = _masks(config, problem, 60)
   return config, problem, masks, problem.retrainer.run(masks.fit).values
 
 
@@ -27,7 +35,7 @@ def test_the_keys_are_those_of_the_bank(known):
   _, problem, _, _ = known
   everybody = np.ones((1, problem.players.n), bool)
   for seed in (0, 3):
-    state = valuations.trained(problem, seed=seed)
+    state = problem.trained(seed=seed)
     answer = problem.classifier.learner.read(
       state, jax.tree.map(jnp.asarray, problem.test_data)
     )
@@ -43,21 +51,21 @@ def test_the_keys_are_those_of_the_bank(known):
 )
 def test_each_method_ranks_retrainings(known, method, least):
   config, problem, masks, values = known
-  config.method = method
-  scores = valuations.score(config, problem, masks.fit, values)
+  scores = valuations.score(method, problem, masks.fit, values, config.options)
   assert scores.scores.shape == (6, 24)
   assert judging.lds(scores, masks.fit, values).mean > least
 
 
 def test_scores_of_groups_are_sums_of_their_members(known):
   config, problem, masks, values = known
-  config.method = "knn"
-  each = valuations.score(config, problem, masks.fit, values)
-  config.players, config.num_clusters = "clusters", 5
-  grouped = retraining.problem(config)
-  config.players = "examples"
+  score = functools.partial(
+    valuations.score, "knn", values=values, options=config.options
+  )
+  each = score(problem, masks.fit)
+  changed = dataclasses.replace(config, players="clusters", num_clusters=5)
+  grouped = retraining.problem_of(changed)
   assert grouped.players.n == 5 and not grouped.singles
-  found = valuations.score(config, grouped, masks.fit[:, :5], values)
+  found = score(grouped, masks.fit[:, :5])
   for player in range(5):
     members = grouped.players.owner == player
     np.testing.assert_allclose(
@@ -67,9 +75,7 @@ def test_scores_of_groups_are_sums_of_their_members(known):
 
 def test_a_larger_budget_holds_the_smaller_ones_masks(known):
   config, problem, masks, _ = known
-  config.budget = 90
-  more = retraining.masks(config, problem)
-  config.budget = 60
+  more = _masks(config, problem, 90)
   np.testing.assert_array_equal(more.fit[:60], masks.fit)
   np.testing.assert_array_equal(more.fresh, masks.fresh)
   every = np.concatenate([more.fit, more.fresh])
@@ -79,11 +85,13 @@ def test_a_larger_budget_holds_the_smaller_ones_masks(known):
 def test_contexts_leave_two_classes_at_every_corner(known):
   config, problem, _, _ = known
   sets = [(0, 1), (2, 5, 7)]
-  drawn = retraining.contexts(config, problem, sets)
+  drawn = problems.contexts(
+    problem, config.key("contexts"), config.contexts, sets
+  )
   assert len(drawn) == config.contexts
   for players in sets:
     corner = drawn.copy()
     corner[:, players] = False
     problem.retrainer.check(corner)  # Refuses a class alone.
   none = np.zeros((1, problem.players.n), bool)
-  assert not retraining.usable(problem, none).any()
+  assert not problem.usable(none).any()

@@ -1,4 +1,4 @@
-"""The methods of `spex attribute data`: one score per player and test point.
+"""Scores of training data by the name of a method: per player and test point.
 
 Those that read the bank get masks and values; the others train once with
 everybody there, under the bank's own initialisation and order.
@@ -13,12 +13,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
-import spex_jax as spex
+from spex_jax import base
+from spex_jax.api import decode
 from spex_jax.indices import attribution
 from spex_jax.influence import (
+  classifiers,
   datamodels,
   gradients,
   knn,
@@ -26,7 +27,7 @@ from spex_jax.influence import (
   semivalues,
   trak,
 )
-from spex_jax.jobs import classifiers, retraining, subjects
+from spex_jax.influence import problem as problems
 from spex_jax.training import loop
 
 Attribution = attribution.Attribution
@@ -34,64 +35,86 @@ _CHECKPOINTS = 3  # Of TracIn, along training.
 _LEAST_GRAM = 64  # Subsets that the Gram scan needs.
 
 
-def _datamodel(config, problem, masks, values):
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What some of the methods need to know.
+
+  Attributes:
+    key: of trak.
+    decoder: of sets, for shapley: a method of `spex.decode`.
+    order: the largest sets, for shapley.
+    neighbours: of knn.
+    damping: of influence.
+    trak_models: retrained ones that trak averages over.
+    trak_dim: of its projection; 0 for none.
+  """
+
+  key: base.Key
+  decoder: str = "gram"
+  order: int = 2
+  neighbours: int = 5
+  damping: float = 1e-2
+  trak_models: int = 5
+  trak_dim: int = 64
+
+
+def _datamodel(problem, masks, values, options):
   """Least squares where masks abound, so that errors are known; else ridge."""
-  del config, problem
+  del problem, options
   if len(masks) >= 3 * masks.shape[1]:
     return datamodels.least_squares(masks, values)
   return datamodels.ridge(masks, values)
 
 
-def _shapley(config, problem, masks, values):
+def _shapley(problem, masks, values, options):
   """Of the expansion that the decoder finds, for all test points."""
-  found = spex.decode(
+  found = decode(
     masks,
     values,
-    method=decoder(config, masks),
-    max_order=min(config.order, problem.players.n),
+    method=decoder(options.decoder, masks),
+    max_order=min(options.order, problem.players.n),
   )
   return semivalues.of_expansion(found.fourier)
 
 
-def _knn(config, problem, masks, values):
+def _knn(problem, masks, values, options):
   del masks, values
   found = knn.shapley(
     problem.data["x"],
     problem.data["y"],
     problem.test_data["x"],
     problem.test_data["y"],
-    neighbours=config.neighbours,
+    neighbours=options.neighbours,
   )
   return _by_players(problem, found)
 
 
-def _influence(config, problem, masks, values):
+def _influence(problem, masks, values, options):
   del masks, values
-  kind = config.model.kind
-  damping = config.damping
-  if kind == "logistic":
-    # Its penalty is of the sum of losses; intercepts, which have none, too.
-    damping = config.model.penalty / problem.train.num_examples
+  penalty, damping = problem.classifier.penalty, options.damping
+  if penalty is not None:
+    # It is of the sum of losses; intercepts, which have none, get it too.
+    damping = penalty / problem.num_examples
   found = gradients.influence_functions(
     _one(problem.classifier.by_loss),
     _one(problem.classifier.learner),
-    trained(problem),
+    problem.trained(),
     problem.data,
     problem.test_data,
     damping=damping,
-    solver="exact" if kind == "logistic" else "cg",
+    solver="cg" if penalty is None else "exact",
   )
   return _by_players(problem, found)
 
 
-def _trak(config, problem, masks, values):
+def _trak(problem, masks, values, options):
   """Models of random halves under several seeds, as in the paper."""
   del masks, values
-  mask_key, project_key = jax.random.split(subjects.key_of(config, "trak"))
-  halves, _ = retraining.draw(problem, mask_key, config.trak_models)
+  mask_key, project_key = jax.random.split(options.key)
+  halves, _ = problems.draw(problem, mask_key, options.trak_models)
   owner = problem.players.owner
   models = [
-    trained(problem, np.append(half, True)[owner], seed)
+    problem.trained(np.append(half, True)[owner], seed)
     for seed, half in enumerate(halves)
   ]
   found = trak.trak(
@@ -100,15 +123,15 @@ def _trak(config, problem, masks, values):
     problem.data,
     problem.test_data,
     key=project_key,
-    dim=config.trak_dim or None,
+    dim=options.trak_dim or None,
     penalty=1e-6,
   )
   return _by_players(problem, found)
 
 
-def _tracin(config, problem, masks, values):
+def _tracin(problem, masks, values, options):
   """Checkpoints along the bank's own training."""
-  del config, masks, values
+  del masks, values, options
   recipe = problem.classifier.recipe
   marks = np.linspace(1, recipe.num_epochs, _CHECKPOINTS).round()
   epochs = np.unique(marks).astype(int).tolist()
@@ -121,10 +144,10 @@ def _tracin(config, problem, masks, values):
       losses=problem.classifier.by_loss.read,
       recipe=part,
     )
-    weights = np.ones(problem.train.num_examples, np.float32)
+    weights = np.ones(problem.num_examples, np.float32)
     keys = problem.retrainer.keys(0)
     checkpoints.append(jax.jit(fit)(*keys, problem.data, weights).params)
-  examples = problem.train.num_examples
+  examples = problem.num_examples
   rate = recipe.learning_rate * recipe.num_steps(examples) / len(epochs)
   found = gradients.tracin(
     _one(problem.classifier.by_loss),
@@ -137,8 +160,8 @@ def _tracin(config, problem, masks, values):
   return _by_players(problem, found)
 
 
-def _metagradient(config, problem, masks, values):
-  del config, masks, values
+def _metagradient(problem, masks, values, options):
+  del masks, values, options
   init_key, order_key = problem.retrainer.keys(0)
   found = metagradients.metagradients(
     init_key,
@@ -156,8 +179,8 @@ def _metagradient(config, problem, masks, values):
 
 METHODS: Mapping[str, Callable[..., Attribution]] = {
   "datamodel": _datamodel,
-  "lasso": lambda c, p, masks, values: datamodels.lasso(masks, values),
-  "banzhaf": lambda c, p, masks, values: semivalues.banzhaf(masks, values),
+  "lasso": lambda p, masks, values, o: datamodels.lasso(masks, values),
+  "banzhaf": lambda p, masks, values, o: semivalues.banzhaf(masks, values),
   "shapley": _shapley,
   "knn": _knn,
   "trak": _trak,
@@ -174,61 +197,36 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def check(config: ml_collections.ConfigDict) -> None:
-  """Refuses a method that this model or training does not allow.
-
-  Raises:
-    ValueError: says which it needs.
-  """
-  method, training = config.method, config.training
-  kinds = NEEDS.get(method, classifiers.MODELS)
-  if config.model.kind not in kinds:
-    raise ValueError(
-      f"method={method} needs model.kind={' or '.join(kinds)}; got "
-      f"{config.model.kind}."
-    )
-  if method == "tracin" and training.schedule != "constant":
-    raise ValueError(
-      "method=tracin trains up to each checkpoint, which needs "
-      f"training.schedule=constant; got {training.schedule}."
-    )
-  adaptive = training.optimizer != "sgd"
-  if method == "metagradient" and adaptive and not training.eps_root > 0:
-    raise ValueError(
-      f"method=metagradient with training.optimizer={training.optimizer} "
-      "needs training.eps_root above 0, 1e-12 say: its square root has no "
-      "derivative at 0."
-    )
-
-
 def score(
-  config: ml_collections.ConfigDict,
-  problem: retraining.Problem,
+  method: str,
+  problem: problems.Problem,
   masks: np.ndarray,
   values: np.ndarray,
+  options: Options,
 ) -> Attribution:
-  """Scores `[T, n]` by `config.method`.
+  """Scores `[T, n]` by one of `METHODS`.
 
   Args:
-    config: of the command.
-    problem: what it retrains.
+    method: its name; `NEEDS` says which models some of them need.
+    problem: what is retrained.
     masks: bool `[B, n]`, uniform.
     values: float64 `[B, T]`.
+    options: of the methods.
 
   Raises:
     ValueError: what the method refuses.
   """
-  return METHODS[config.method](config, problem, masks, values)
+  return METHODS[method](problem, masks, values, options)
 
 
-def decoder(config: ml_collections.ConfigDict, masks: np.ndarray) -> str:
-  """The decoder of the configuration, or what speaks of few subsets, too."""
-  if config.decoder == "gram" and len(masks) < _LEAST_GRAM:
+def decoder(name: str, masks: np.ndarray) -> str:
+  """The decoder that is asked for, or what speaks of few subsets, too."""
+  if name == "gram" and len(masks) < _LEAST_GRAM:
     return "lasso"
-  return config.decoder
+  return name
 
 
-def _by_players(problem: retraining.Problem, found: Attribution) -> Attribution:
+def _by_players(problem: problems.Problem, found: Attribution) -> Attribution:
   """Scores of examples, added up within each player."""
   owner, n = problem.players.owner, problem.players.n
   scores = np.zeros((found.num_targets, n + 1))
@@ -243,22 +241,3 @@ def _one(learner: Any) -> Callable[[Any, Any], jax.Array]:
   return lambda state, example: learner.read(
     state, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], example)
   )[0]
-
-
-def trained(
-  problem: retraining.Problem,
-  weights: np.ndarray | None = None,
-  seed: int = 0,
-) -> Any:
-  """The state after training, as the bank has it."""
-  if weights is None:
-    weights = np.ones(problem.train.num_examples, np.float32)
-  data = problem.classifier.learner.prepare(problem.data)
-  state, finite = jax.jit(problem.classifier.learner.fit)(
-    *problem.retrainer.keys(seed), data, jnp.asarray(weights, jnp.float32)
-  )
-  if not finite:
-    raise ValueError(
-      "Training diverged with all examples; lower training.learning_rate."
-    )
-  return state

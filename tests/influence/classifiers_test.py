@@ -4,23 +4,31 @@ import jax
 import numpy as np
 import pytest
 
-from spex_jax import cli
-from spex_jax.jobs import attribute, classifiers, retraining
+from spex_jax import cli, settings
+from spex_jax.influence import classifiers
+from spex_jax.jobs import retraining
 
 
 def _config(kind, **changes):
-  config = cli.load_config("data_digits:quick", "attribute")
-  config.model.kind = kind
-  config.model.update(changes)
-  return config
+  changes = {f"model.{name}": value for name, value in changes.items()}
+  changes |= {"model.kind": kind, "training.num_epochs": 1}
+  return cli.load_config("data_digits:quick", "attribute", changes)
+
+
+def _classifier(kind, shape, **changes):
+  config = _config(kind, **changes)
+  return classifiers.classifier(
+    shape=shape,
+    num_classes=2,
+    recipe=config.training.recipe,
+    **settings.as_dict(config.model),
+  )
 
 
 @pytest.mark.parametrize("kind", ["transformer", "convnet"])
 def test_networks_of_images_are_retrained(kind):
   """Values depend on who is there, and not on what the others look like."""
-  config = _config(kind)
-  config.training.num_epochs = 1
-  problem = retraining.problem(config)
+  problem = retraining.problem_of(_config(kind))
   masks = np.arange(24) % 4 != np.arange(3)[:, None]
   values = problem.retrainer.run(masks).values
   assert values.shape == (3, 6) and np.isfinite(values).all()
@@ -38,19 +46,15 @@ def test_networks_of_images_are_retrained(kind):
 @pytest.mark.parametrize("kind", ["transformer", "convnet"])
 def test_networks_of_images_learn(kind):
   """Most digits right, with all examples there, at the full size."""
-  config = cli.load_config("data_digits", "attribute")
-  config.model.kind = kind
-  problem = retraining.problem(config)
+  config = cli.load_config("data_digits", "attribute", {"model.kind": kind})
+  problem = retraining.problem_of(config)
   margins = problem.retrainer.run(np.ones((1, 200), bool)).values
   assert (margins > 0).mean() > 0.9
 
 
 def test_words_of_every_model():
-  said = {
-    kind: classifiers.classifier(_config(kind), (8, 8), 2).words
-    for kind in classifiers.MODELS
-  }
-  training = "4 epochs of adam at 0.01, batches of 8"
+  said = {kind: _classifier(kind, (8, 8)).words for kind in classifiers.MODELS}
+  training = "1 epoch of adam at 0.01, batches of 8"
   assert said == {
     "mlp": f"MLP 64-8-2 relu, {training}",
     "transformer": "transformer of 1 block, 2 heads, width 8, patches of 4, "
@@ -73,13 +77,12 @@ def test_words_of_every_model():
 )
 def test_networks_that_do_not_fit(kind, shape, changes, message):
   with pytest.raises(ValueError, match=message):
-    classifiers.classifier(_config(kind, **changes), shape, 2)
+    _classifier(kind, shape, **changes)
 
 
 def test_colours_are_the_last_axis():
   """The same as the network on channels first."""
-  config = _config("convnet")
-  made = classifiers.classifier(config, (8, 8, 3), 2)
+  made = _classifier("convnet", (8, 8, 3))
   x = np.random.default_rng(0).random((4, 8, 8, 3)).astype(np.float32)
   params = made.init(jax.random.key(0))
   test = {"x": x.reshape(4, -1), "y": np.zeros(4, int)}
@@ -88,21 +91,3 @@ def test_colours_are_the_last_axis():
   np.testing.assert_array_equal(
     made.learner.read(params, test), logits[:, 0] - logits[:, 1]
   )
-
-
-def test_methods_say_what_they_need_before_any_training():
-  for method, changes, message in (
-    ("tracin", {"schedule": "cosine"}, "training.schedule=constant; got cos"),
-    ("metagradient", {"eps_root": 0.0}, "needs training.eps_root above 0"),
-  ):
-    config = _config("mlp")
-    config.method = method
-    config.training.update(changes)
-    with pytest.raises(ValueError, match=message):
-      attribute.check(config)
-  config = _config("convnet")
-  config.method = "metagradient"
-  with pytest.raises(ValueError, match="needs model.kind=mlp or transformer"):
-    attribute.check(config)
-  with pytest.raises(ValueError, match="model.width=0: must be"):
-    attribute.check(_config("mlp", width=0))
