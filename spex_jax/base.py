@@ -35,7 +35,7 @@ Values: TypeAlias = Array  # float[B], or float[B, T] for T targets.
 ValueFn: TypeAlias = Callable[[Masks], Values]
 Key: TypeAlias = jax.Array  # A typed key of `jax.random.key`, consumed once.
 
-# Share of the largest |value| below which differences are float64's rounding.
+# Share of the largest |value| below which differences are rounding.
 ROUNDING = 8 * float(np.finfo(np.float64).eps)
 _HASHED = 64  # Entries of an array that its hash reads.
 
@@ -50,8 +50,7 @@ class ByValue:
   """
 
   def __eq__(self, other: object) -> bool:
-    alike = type(self) is type(other)
-    return alike and _same(_compared(self), _compared(other))
+    return type(self) is type(other) and _same(*map(_compared, (self, other)))
 
   def __hash__(self) -> int:
     return hash((type(self).__name__, _key(_compared(self))))
@@ -65,8 +64,8 @@ class ByValue:
     return vars(self) | {"_read_only": fixed}
 
   def __setstate__(self, state: dict[str, Any]) -> None:
-    fixed = state.get("_read_only", ())
-    fields = {k: v for k, v in state.items() if k != "_read_only"}
+    fields = dict(state)
+    fixed = fields.pop("_read_only", ())
     vars(self).update(fields)
     for name in fixed:
       fields[name].flags.writeable = False
@@ -149,7 +148,7 @@ def origin(values: np.ndarray) -> np.ndarray:
 
 def is_constant(values: np.ndarray) -> np.ndarray:
   """bool `[T]`: whether values `[B, T]` differ by rounding at most."""
-  half = values / 2  # So that no range overflows.
+  half = values / 2  # No range overflows.
   return np.ptp(half, axis=0) <= ROUNDING * np.abs(half).max(axis=0)
 
 
@@ -484,7 +483,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _key(value: Any) -> Any:
-  """Hashable, and equal for what `_same` calls equal; not for that alone."""
+  """Hashable, and equal for what `_same` calls equal."""
   if isinstance(value, Mapping):
     return frozenset((k, _key(v)) for k, v in value.items())
   if isinstance(value, Array):

@@ -228,8 +228,10 @@ class Explanation(base.ByValue):
       told = [f"{_text(v)} ({k} sets)" for k, v in self.by_terms.items()]
       lines.append("R^2 by size: " + ", ".join(told))
     if self.ends is not None and self.gaps is not None:
+      none = 8 * base.ROUNDING * np.abs(self.ends).max(axis=0)
       told = [
-        f"f({name}) {_text(end)}{units} (expansion {_text(gap, '+')})"
+        f"f({name}) {_text(end)}{units} (expansion "
+        f"{_text(np.where(np.abs(gap) <= none, 0, gap), '+')})"
         for name, end, gap in zip(("none", "all"), self.ends, self.gaps)
       ]
       lines.append("ends: " + ", ".join(told))
