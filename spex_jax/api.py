@@ -383,7 +383,10 @@ def _notes(notes, answer, names):
 
 def _ends(ends, single):
   """(f(none), f(all)) as they are kept, or None where they were not asked."""
-  return None if ends is None else tuple(_unwrap(end, single) for end in ends)
+  if ends is None:
+    return None
+  none, everyone = ends
+  return _unwrap(none, single), _unwrap(everyone, single)
 
 
 def _held_ends(hashes, n, values):

@@ -114,7 +114,7 @@ class NotFiniteError(ValueError):
 
 
 def check_unmasked(array: Any, what: str) -> None:
-  """Refuses NumPy's masked arrays that mask anything: `np.asarray` would take it.
+  """Refuses NumPy's masked arrays that mask anything: `asarray` would take it.
 
   Args:
     array: anything.

@@ -147,7 +147,7 @@ def interactions(
     index=name,
     order=limit,
     baseline=baseline,
-    names=names,
+    names=base.check_names(names, n),
     units=units,
     std=None
     if coef_std is None

@@ -201,7 +201,8 @@ def _in_stages(ask, method, scouts, rest, test, max_order, goal):
     most = total - len(test.masks)  # The rest judge an answer that stops here.
     sizes = sorted({size for size in tried if size <= most} | {total})
   samples = scouts
-  for size in sizes:
+  while True:
+    size = sizes.pop(0)
     new = rest[: size - (0 if samples is None else len(samples.masks))]
     rest = rest[len(new) :]
     if len(new) or samples is None:
@@ -210,13 +211,14 @@ def _in_stages(ask, method, scouts, rest, test, max_order, goal):
     answer = select.by_proxies(samples, method, max_order)
     if goal is None:
       return answer, test
-    if len(rest) and select.mean_score(test, answer) >= goal:
+    if not sizes:
+      note = _told(goal, answer, test, ask)
+      return answer._replace(notes=[note, *answer.notes]), test
+    if select.mean_score(test, answer) >= goal:
       masks = rest[: len(test.masks)]
       fresh = samples_lib.Samples(masks, ask(masks))
       note = _told(goal, answer, test, ask, fresh)
       return answer._replace(notes=[note, *answer.notes]), fresh
-  note = _told(goal, answer, test, ask)
-  return answer._replace(notes=[note, *answer.notes]), test
 
 
 def _told(goal, answer, test, ask, fresh=None):
