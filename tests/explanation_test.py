@@ -11,7 +11,7 @@ import pytest
 
 from spex_jax import base
 from spex_jax.api import Explanation, decode, explain
-from spex_jax.fourier import sparse
+from spex_jax.fourier import score, sparse
 from spex_jax.masks import sampling
 from spex_jax.proxies import select
 from spex_jax.proxies.samples import Samples
@@ -358,3 +358,27 @@ def test_names_of_any_sequence(both, names):
   assert found.names == tuple(map(str, names))
   with pytest.raises(ValueError, match="Need 12 names"):
     both.interactions(names=[], target=0)
+
+
+def test_masks_that_chose_to_stop_do_not_judge():
+  asked = []
+
+  def fn(masks):
+    asked.append(masks.copy())
+    jitter = np.sin(masks @ np.arange(1.0, _N + 1) ** 3)
+    return _pairs(masks) + jitter
+
+  answer = explain(
+    fn, _N, budget=700, method="lasso", key=_KEY, target_faithfulness=0.7
+  )
+  masks = np.concatenate(asked)
+  assert answer.num_evaluations < 700 and answer.held_out == 70
+  # The first 70 chose to stop; the last ones tell what it came to.
+  for rows, place in ((masks[:70], "on 70 held-out masks"),
+                      (masks[-70:], "on 70 that did not choose")):  # fmt: skip
+    found = score.r2(fn(rows), answer.fourier(rows))
+    said = f"{found:.3f} {place}"
+    assert said in answer.notes[0]
+  assert answer.faithfulness == pytest.approx(found)
+  hashed = {row.tobytes() for row in masks[:-70]}
+  assert not hashed & {row.tobytes() for row in masks[-70:]}
