@@ -267,9 +267,7 @@ class _Decoder:
     # Centred and scaled in float64: the rest is float32 and free of units.
     unit, mean, spread = regress.standardise(values)
     geometry = folding.make_geometry(self.plan.affine, self.plan.code)
-    results: list[SpexResult] = [
-      self._constant(float(value)) for value in mean
-    ]
+    results: list[SpexResult] = [self._constant(float(value)) for value in mean]
     live = np.flatnonzero(unit.any(axis=0))
     for start in range(0, len(live), _TARGETS):
       batch = live[start : start + _TARGETS]
