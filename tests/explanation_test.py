@@ -135,8 +135,8 @@ def test_everything_survives_a_file(both, tmp_path):
   for field in ("coef_std", "errors"):
     np.testing.assert_array_equal(getattr(back, field), getattr(both, field))
   assert back.by_terms.keys() == both.by_terms.keys()
-  for size, score in both.by_terms.items():
-    np.testing.assert_array_equal(back.by_terms[size], score)
+  for size, found in both.by_terms.items():
+    np.testing.assert_array_equal(back.by_terms[size], found)
   masks = np.ones((1, _N), bool)
   np.testing.assert_array_equal(back.interval(masks), both.interval(masks))
 
