@@ -46,7 +46,7 @@ _MOST_EXACT = 24  # Players; 2^24 values and coefficients fit in memory.
 
 def explain(
   value_fn: base.ValueFn,
-  n: int,
+  n: int | None = None,
   *,
   key: base.Key,
   budget: int = 2000,
@@ -68,7 +68,8 @@ def explain(
       is padded, so that it compiles once). NaN and infinity are errors, as
       one of them would enter every coefficient of a transform and dropping
       it would break a plan; give such masks a value of your own choice.
-    n: number of players; 0 is answered with the one value there is.
+    n: number of players; 0 is answered with the one value there is. None
+      for that of an evaluator of `ablate`.
     key: consumed.
     budget: most distinct masks to ask for. max(64, 10 %) of them, but at
       most a third, are held out.
@@ -81,7 +82,7 @@ def explain(
     strict: a value function that does not repeat its values is an error,
       rather than a noise floor.
     batch_size: masks in one call; None for 256 if jitted, else 1,024.
-    names: n names of players, for printing.
+    names: n names of players, for printing; the evaluator's if None.
     units: the units of the values, for printing.
     progress: called with the distinct masks asked so far, and the budget.
     target_faithfulness: stop asking once the held-out masks (max(64, 10 %) of
@@ -101,7 +102,9 @@ def explain(
   """
   start = time.perf_counter()
   request.choice("method", method, METHODS)
+  n = getattr(value_fn, "n", None) if n is None else n
   n = request.whole("n", n, 0)
+  names = getattr(value_fn, "names", None) if names is None else names
   budget = request.whole("budget", budget, 1)
   max_order = request.order(max_order, n)
   names = request.player_names(names, n)

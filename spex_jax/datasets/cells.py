@@ -24,8 +24,15 @@ _MARKS = {
 }
 
 
-def read(path: pathlib.Path) -> tuple[list[str], list[list[str]], str]:
+def read(
+  path: pathlib.Path, *, strip: bool = True
+) -> tuple[list[str], list[list[str]], str]:
   """The header, the rows and the separator of a CSV file with a header.
+
+  Args:
+    path: of the file.
+    strip: whether spaces around a cell are none of it; of a name they never
+      are.
 
   Raises:
     ValueError: no CSV of UTF-8 or UTF-16 text, one column without a separator
@@ -43,10 +50,13 @@ def read(path: pathlib.Path) -> tuple[list[str], list[list[str]], str]:
     lines = list(csv.reader(file, delimiter=separator))
   except (csv.Error, UnicodeDecodeError) as error:
     raise ValueError(f"no CSV of UTF-8 text: {error}.") from error
-  lines = [[cell.strip() for cell in line] for line in lines if any(line)]
+  lines = [line for line in lines if any(line)]
   if not lines:
     return [], [], separator
   header, *rows = lines
+  header = [name.strip() for name in header]
+  if strip:
+    rows = [[cell.strip() for cell in row] for row in rows]
   while len(header) > 1 and not header[-1] and _ends_empty(rows, len(header)):
     header = header[:-1]
     rows = [row[: len(header)] for row in rows]
@@ -120,6 +130,11 @@ def _refuse_loss(plain: list[str], found: np.ndarray, column: str) -> None:
       f"column {column!r} has {distinct:,} distinct values, of which float64 "
       f"keeps {kept:,}. Subtract what they share, or leave it out."
     )
+
+
+def has_decimal_commas(rows: list[list[str]]) -> bool:
+  """Whether some cell is a number with a comma."""
+  return any("," in cell and is_number(cell) for row in rows for cell in row)
 
 
 def is_number(cell: str) -> bool:

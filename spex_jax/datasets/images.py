@@ -182,9 +182,9 @@ def _eight_bits(opened: Any) -> Picture:
     )
   said = []
   mode = opened.mode
-  turned = ImageOps.exif_transpose(opened)
   if opened.getexif().get(_ORIENTATION, 1) != 1:
     said.append("turned as its EXIF says")
+  turned = ImageOps.exif_transpose(opened)
   if mode.startswith("I;16") or (
     mode == "I" and opened.format in ("PNG", "PPM")  # 16 bits, widened.
   ):

@@ -11,7 +11,7 @@ import numpy as np
 
 from spex_jax import settings
 from spex_jax.api import DECODERS
-from spex_jax.datasets import labelled
+from spex_jax.datasets import casts, labelled
 from spex_jax.influence import (
   classifiers,
   examples,
@@ -208,8 +208,10 @@ def problem_of(
   if not train.are_images:
     # Columns differ in scale; the scale is of all examples, and stays.
     mean, std = flat[0].mean(axis=0), flat[0].std(axis=0)
-    std = np.where(std > 1e-6 * np.abs(mean), std, 1.0)
-    flat = [((x - mean) / std).astype(np.float32) for x in flat]
+    std = np.where(np.ptp(flat[0], axis=0) > 0, std, 1.0)
+    flat = [(x - mean) / std for x in flat]
+  names = [f"x{i}" for i in range(flat[0].shape[1])]
+  flat = [casts.narrow(x, names) for x in flat]
   data = {"x": flat[0], "y": train.y}
   test_data = {"x": flat[1], "y": test.y}
   players = _players(config, train, flat[0])
