@@ -203,7 +203,7 @@ def _eight_bits(opened: Any) -> Picture:
     said.append("CMYK turned to RGB without its colour profile")
   if turned.has_transparency_data:
     clear = turned.convert("RGBA")
-    if clear.getchannel("A").getextrema()[0] < 255:
+    if np.asarray(clear.getchannel("A")).min() < 255:
       said.append("transparent parts on white")
     ground = Image.new("RGBA", clear.size, "white")
     turned = Image.alpha_composite(ground, clear)

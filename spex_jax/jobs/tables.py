@@ -111,14 +111,18 @@ def _learned(config: Table, workdir: pathlib.Path) -> fitted.Asked:
   x = data.features[config.row]
   baseline, absent = subjects.baseline_of(config, x, train.features)
   make = _network if config.model.kind == "mlp" else _scikit_learn
-  asked, what, units, fact = make(
+  found, what, units, fact = make(
     config, workdir, data, train, test, x, baseline, absent
   )
-  game = asked if isinstance(asked, base.Game) else None
-  if game is not None:
-    asked = evaluate.compiled(game, batch_size=config.batch_size)
+  if isinstance(found, base.Game):
+    game = found
+    evaluator = evaluate.compiled(game, batch_size=config.batch_size)
+  else:
+    game, evaluator = None, found
   row = f", {subjects.SEEN[part]}: {data.text(config.row)}"
-  return fitted.Asked(asked, data.columns, what, units, fact, absent, row, game)
+  return fitted.Asked(
+    evaluator, data.columns, what, units, fact, absent, row, game
+  )
 
 
 def _table(config: Table) -> tabular.Table:

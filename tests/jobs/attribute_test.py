@@ -172,7 +172,7 @@ def test_a_table_of_ones_own_solved_outright(files, capsys):
     (["data", "--config.data=text.npz"], "text.npz holds no arrays"),
     (["data", "--config.data=no_x.npz"], "no_x.npz lacks x; it holds y"),
     (["data", "--config.data=nan.npz"], "1 examples hold NaN or infinity (fir"),
-    (["data", "--config.data=named.npz"], "Labels must lie in 0..1; "),
+    (["data", "--config.data=named.npz"], "y must lie in 0..1, the classes"),
     (["data", "--config.data=floats.npz"], "y must hold integers or texts"),
     (["data", "--config.data=half.npz"], "x_test and y_test go together"),
     (

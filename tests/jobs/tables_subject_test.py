@@ -95,10 +95,10 @@ def test_a_network_of_another_file_s_contents_is_refused(tmp_path, capsys):
 
 
 def _clock(tmp_path, first=1_700_000_000):
-  """A table whose answer is in its clock: late if after 50 seconds."""
+  """A table whose answer is in its clock: late if after 70 seconds."""
   seconds = np.random.default_rng(1).permutation(100)
   path = tmp_path / "clock.csv"
-  rows = [f"{first + s},{i % 7}.5,{int(s > 50)}" for i, s in enumerate(seconds)]
+  rows = [f"{first + s},{i % 7}.5,{int(s > 70)}" for i, s in enumerate(seconds)]
   path.write_text("\n".join(["when,b,late", *rows]))
   return path, seconds
 
