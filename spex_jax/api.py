@@ -94,9 +94,10 @@ def explain(
     kernel_width: of LIME, in cosine distance from the full mask.
 
   Raises:
-    ValueError: a budget that cannot carry the method (the message says what
-      would), `max_order` outside 1..n, an unknown method, or values that are
-      not finite, of the wrong shape, or (strict) not repeated.
+    ValueError: a budget that cannot carry the method, or whose masks fit into
+      no memory (the message says what would), `max_order` outside 1..n, an
+      unknown method, or values that are not finite, of the wrong shape, or
+      (strict) not repeated.
     TypeError: values that are not real numbers, or an argument of another
       kind; the message names it. What `value_fn` raises comes through as is.
   """
@@ -106,6 +107,7 @@ def explain(
   n = request.whole("n", n, 0)
   names = getattr(value_fn, "names", None) if names is None else names
   budget = request.whole("budget", budget, 1)
+  base.check_fits(min(budget, 1 << min(n, 62)), n, f"budget={budget:,}")
   max_order = request.order(max_order, n)
   names = request.player_names(names, n)
   key = request.typed_key(key)

@@ -22,6 +22,7 @@ import os
 import pathlib
 import secrets
 import socket
+import stat
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -208,10 +209,11 @@ def write_json(path: str | os.PathLike, body: dict[str, Any]) -> None:
 
   Raises:
     OSError: no room, no permission: the old file, if any, is left as it was.
-    ValueError: NaN or infinity in `body`.
+    ValueError: NaN or infinity in `body`; something at `path` that is no file.
   """
   path = pathlib.Path(path)
   data = to_json(body)
+  check_replaceable(path)
   temporary = draft(path)
   try:
     with temporary.open("xb") as file:
@@ -257,20 +259,84 @@ def from_json(
       the checksum itself.
 
   Raises:
-    ValueError: not a JSON object, or contents that the checksum contradicts.
+    ValueError: not a JSON object, or contents that the checksum contradicts;
+      with `must_have_checksum` any other bytes than `to_json` writes, too.
   """
   try:
     body = json.loads(data)
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+  except RecursionError as error:
+    raise ValueError(f"{path} is not JSON: it is nested too deep.") from error
+  except ValueError as error:
     raise ValueError(f"{path} is not JSON: {error}.") from error
   if not isinstance(body, dict):
     raise ValueError(f"{path} must hold a JSON object.")
   stored = body.pop("sha256", None)
   if stored is None and must_have_checksum:
     raise ValueError(f"{path} is damaged: it has no sha256.")
-  if stored is not None and stored != _digest(body):
+  try:
+    # The same contents in other bytes (a 5 for a last 4 that rounds alike, an
+    # E for an e) are a fault of the disk all the same.
+    sound = not must_have_checksum or to_json(body) == data
+    sound = sound and (stored is None or stored == _digest(body))
+  except ValueError:  # NaN: none of ours.
+    sound = False
+  if not sound:
     raise ValueError(f"{path} is damaged: its contents contradict its sha256.")
   return body
+
+
+def check_fits(num_masks: int, n: int, what: str) -> None:
+  """Refuses masks bool `[num_masks, n]` that this machine cannot hold.
+
+  Args:
+    num_masks: B, of any size.
+    n: players, of any number.
+    what: asks for them, as a message names it.
+
+  Raises:
+    ValueError: they do not fit; the message tells how many would.
+  """
+  room = _memory()
+  if num_masks * n > room:
+    fit = ((room // n, "masks"), (room // num_masks, "players"))
+    most = " or ".join(f"{count:,} {name}" for count, name in fit if count)
+    raise ValueError(
+      f"{what}: {num_masks:,} masks of {n:,} players do not fit into this "
+      f"machine's {room / 2**30:,.0f} GiB: {most} do, at most."
+    )
+
+
+def _memory() -> int:
+  """Bytes of this machine."""
+  try:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  except (AttributeError, ValueError, OSError):  # Not told.
+    return 1 << 36
+
+
+def printable(text: str) -> str:
+  """Escapes what could break a line or steer a terminal."""
+  return "".join(
+    c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
+  )
+
+
+def check_replaceable(path: pathlib.Path) -> None:
+  """Refuses to write a file in place of what is none.
+
+  Raises:
+    ValueError: a folder, a link, a device, a pipe or a socket is there.
+  """
+  try:
+    mode = path.lstat().st_mode
+  except FileNotFoundError:
+    return
+  if not stat.S_ISREG(mode):
+    what = {
+      stat.S_IFDIR: "folder", stat.S_IFLNK: "link", stat.S_IFIFO: "pipe",
+      stat.S_IFSOCK: "socket",
+    }.get(stat.S_IFMT(mode), "device")  # fmt: skip
+    raise ValueError(f"{path} is a {what}: it is not replaced by a file.")
 
 
 def draft(path: pathlib.Path) -> pathlib.Path:

@@ -135,12 +135,45 @@ class Explanation:
     width = width[0] if self.fourier.num_targets is None else width[None]
     return guess - width, guess + width
 
+  def _check(self) -> None:
+    """Refuses what no decoder says, as a file may.
+
+    Raises:
+      ValueError: naming the field.
+      TypeError: fields of other kinds.
+    """
+    if self.names is not None:
+      request.player_names(self.names, self.fourier.n)
+    counts = (self.num_evaluations, self.num_repeats, self.held_out)
+    for name, number in zip(
+      ("num_evaluations", "num_repeats", "held_out"), counts
+    ):
+      request.whole(name, number, 0)
+    told = [self.faithfulness, *(self.by_terms or {}).values()]
+    for value in told:
+      if value is not None and not (np.asarray(value, float) <= 1).all():
+        raise ValueError(f"R^2 is {value}, above 1.")
+    spread = [self.noise_floor, self.coef_std, self.error_quantiles]
+    for value in spread:
+      if value is not None and not (np.asarray(value, float) >= 0).all():
+        raise ValueError("noise_floor, coef_std and error_quantiles are >= 0.")
+    shape = np.shape(self.fourier.coefs)
+    std = np.shape(self.coef_std)
+    if self.coef_std is not None and (
+      std[:-1] != shape[:-1] or std[-1:] < shape[-1:]  # It may be padded.
+    ):
+      raise ValueError(f"coef_std must be {shape}, as the coefficients are.")
+    if not (_texts((self.method, *self.notes)) and _texts([self.units or ""])):
+      raise ValueError("method, notes and units must be texts.")
+    if not isinstance(self.seconds, dict):
+      raise ValueError("seconds must be by name.")
+
   def __str__(self) -> str:
-    units = f" {self.units}" if self.units else ""
+    units = f" {base.printable(self.units)}" if self.units else ""
     size = np.asarray(self.fourier.count).tolist()
     lines = [
-      f"{self.method}: {size} sets of {self.fourier.n} players from "
-      f"{self.num_evaluations} masks",
+      f"{base.printable(self.method)}: {size} sets of {self.fourier.n} players "
+      f"from {self.num_evaluations} masks",
       "faithfulness (R^2): "
       + ("not measured" if self.faithfulness is None else "")
       + _text(self.faithfulness)
@@ -151,7 +184,8 @@ class Explanation:
       lines.append("R^2 by size: " + ", ".join(told))
     if self.noise_floor is not None:
       lines.append(f"noise floor: {_text(self.noise_floor)}{units}")
-    return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+    notes = (f"note: {base.printable(note)}" for note in self.notes)
+    return "\n".join([*lines, *notes])
 
   def save(self, path: str | os.PathLike) -> None:
     """Writes everything as JSON with a checksum, whole or not at all.
@@ -191,13 +225,21 @@ class Explanation:
         if isinstance(value, list):
           body["by_terms"][key] = np.asarray(value)
       for name in ("notes", "names"):
+        if not isinstance(body[name], list | None):
+          raise TypeError(f"{name} are no list")
         body[name] = None if body[name] is None else tuple(body[name])
       fourier = (
         functions[0] if single else sparse.SparseFourier.stack(functions)
       )
-      return cls(fourier=fourier, **body)
-    except (KeyError, TypeError, IndexError) as error:
+      found = cls(fourier=fourier, **body)
+      found._check()
+      return found
+    except (LookupError, TypeError, AttributeError, OverflowError) as error:
       raise ValueError(f"{path} is no saved explanation: {error}.") from error
+
+
+def _texts(items: Any) -> bool:
+  return all(isinstance(item, str) for item in items)
 
 
 def _targets(fourier: sparse.SparseFourier) -> list[sparse.SparseFourier]:

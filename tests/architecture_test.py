@@ -389,11 +389,11 @@ def test_a_long_file_is_found(tmp_path):
 
 _PROBE = """
 import time
-start = time.perf_counter()
+start = time.process_time()
 import jax
-middle = time.perf_counter()
+middle = time.process_time()
 import spex_jax
-end = time.perf_counter()
+end = time.process_time()
 import sys
 from jax._src import xla_bridge
 assert not xla_bridge._backends, f"backends: {list(xla_bridge._backends)}"
@@ -406,8 +406,8 @@ print((end - middle) / (middle - start))
 
 
 def test_import_is_quick_and_starts_no_backend():
-  # Beside JAX's own import, half of which it takes on an idle machine: a busy
-  # one slows both. The best of three, after one that fills the file cache.
+  # Processor time beside that of JAX's own import, half of which it takes; what
+  # else runs here slows both. The best of three, after one that compiles files.
   shares = []
   for _ in range(4):
     run = subprocess.run(

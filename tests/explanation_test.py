@@ -161,6 +161,36 @@ def test_other_and_damaged_files(tmp_path):
     Explanation.load(path)
 
 
+@pytest.mark.parametrize(
+  ("field", "value"),
+  [
+    ("names", ["a"]), ("names", "abcde"), ("faithfulness", 7.0),
+    ("faithfulness", "high"), ("by_terms", {"10": 1.5}), ("by_terms", [1]),
+    ("noise_floor", -1.0), ("coef_std", []), ("coef_std", [[1.0]]),
+    ("num_evaluations", -1), ("num_evaluations", True), ("held_out", "x"),
+    ("error_quantiles", [-1.0, 2.0]), ("notes", [1]), ("method", 3),
+    ("units", 4), ("seconds", []), ("n", -1), ("n", "x"), ("targets", [[1]]),
+    ("targets", None), ("extra", 1),
+  ],
+)  # fmt: skip
+def test_a_tampered_file_is_refused(tmp_path, field, value):
+  """Its checksum is right; what it says, no decoder does."""
+  path = tmp_path / "a.json"
+  explain(
+    _pairs, 5, budget=32, key=_KEY, names=list("abcde"), units="logit"
+  ).save(path)
+  base.write_json(path, base.read_json(path) | {field: value})
+  with pytest.raises(ValueError, match=r"\w"):
+    Explanation.load(path)
+
+
+def test_notes_cannot_steer_a_terminal():
+  found = explain(_pairs, 5, budget=32, key=_KEY)
+  bad = "a\x1b[2Jb"
+  changed = dataclasses.replace(found, method=bad, notes=(bad,), units=bad)
+  assert "\x1b" not in str(changed) and str(changed).count(r"a\x1b[2Jb") == 3
+
+
 def test_seconds_add_up():
   seconds = explain(_pairs, 5, budget=32, key=_KEY).seconds
   np.testing.assert_allclose(

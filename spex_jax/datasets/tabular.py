@@ -223,7 +223,7 @@ def _targets(
   if response or all(map(cells.is_number, answers)):
     numbers = cells.numbers(answers, target)
     for row in np.flatnonzero(~np.isfinite(numbers)):
-      raise ValueError(f"row {row} has {answers[row]!r} as its {target!r}.")
+      raise ValueError(f"row {row} has {answers[row]!r} as {target!r}.")
     whole = np.array_equal(numbers, np.round(numbers))
     if response or (response is None and not whole):
       return numbers

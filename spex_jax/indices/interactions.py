@@ -162,7 +162,7 @@ class Interactions:
     """
     if self.names is None:
       return [str(i) for i in range(self.n)]
-    names = [printable(name) for name in self.names]
+    names = [base.printable(name) for name in self.names]
     count: dict[str, int] = {}
     for name in names:
       count[name] = count.get(name, 0) + 1
@@ -181,10 +181,10 @@ class Interactions:
     errors = [""] * len(shown)
     if self.std is not None:
       errors = [f" +/- {std:<9.4g}" for std in self.std[:_SHOWN]]
-    units = "" if self.units is None else f" {printable(self.units)}"
+    units = "" if self.units is None else f" {base.printable(self.units)}"
     lines = [
-      f"{printable(self.index)} up to order {self.order}: {len(self)} sets of "
-      f"{self.n} players, baseline {self.baseline:+.4g}{units}"
+      f"{base.printable(self.index)} up to order {self.order}: {len(self)} "
+      f"sets of {self.n} players, baseline {self.baseline:+.4g}{units}"
     ]
     lines += [
       f"  {value:+11.4g}{error}{units}  "
@@ -375,13 +375,6 @@ def check_std(std: base.Array, size: int, name: str, of: str) -> np.ndarray:
       f"Give {name}=None if standard errors are not known."
     )
   return out
-
-
-def printable(text: str) -> str:
-  """Escapes what could break a line or steer a terminal."""
-  return "".join(
-    c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
-  )
 
 
 def _shapiq() -> Any:
