@@ -255,6 +255,8 @@ def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
   try:
     with np.load(path, allow_pickle=False) as file:
       return dict(file)
+  except MemoryError:  # This machine's, not the file's.
+    raise
   except Exception as error:  # Whatever zipfile and zlib meet in a bad one.
     raise ValueError(f"no arrays of NumPy's: {error}.") from error
 
