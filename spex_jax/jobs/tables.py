@@ -158,10 +158,17 @@ def _network(config, workdir, data, train, test, x, baseline, absent):
   own = scaled[config.row]
   stand_in = np.asarray((baseline - mean) / std, np.float32)
   classes = train.classes
-  targets, offset = train.targets, 0.0
-  if not classes and casts.lost(targets, np.asarray(targets, np.float32)):
-    offset = float(targets.mean())
-    targets = casts.narrow((targets - offset)[:, None], ("the target",))[:, 0]
+  targets, centre, spread, depends = train.targets, 0.0, 1.0, {}
+  if not classes:
+    # Learned in units of its own spread, as columns are.
+    centre = float(targets.mean())
+    spread = float(targets.std()) or 1.0
+    targets = (targets - centre) / spread
+    targets = casts.narrow(targets[:, None], ("of the target",))[:, 0]
+    depends = {"response": "standardised"}
+  # Added again, unless it would swallow the digits.
+  merged = casts.lost(train.targets, np.asarray(train.targets, np.float32))
+  shift = 0.0 if merged else centre
   net = mlp.network(
     mlp.Config(
       num_features=len(x),
@@ -185,12 +192,12 @@ def _network(config, workdir, data, train, test, x, baseline, absent):
   params, origin = subjects.trained(
     net,
     scaled[train.rows],
-    targets if classes else np.asarray(targets, np.float32),
+    targets,
     losses,
     workdir,
     seed=config.seed,
     training=config.training,
-    depends=subjects.depends_on(config) | _contents(config.table),
+    depends=subjects.depends_on(config) | _contents(config.table) | depends,
   )
   answers = np.asarray(outputs(params, scaled[test.rows]))
   if classes:
@@ -200,13 +207,15 @@ def _network(config, workdir, data, train, test, x, baseline, absent):
     guesses = answers.argmax(axis=1)
   else:
     first, second = 0, None
-    what = f"response less {offset:.12g}" if offset else "response"
-    guesses = answers[:, 0] + offset
+    what = f"response less {centre:.12g}" if merged else "response"
+    guesses = answers[:, 0] * spread + centre
 
   def read(rows: jax.Array, params) -> jax.Array:
     answers = outputs(params, rows)
     values = answers[:, first]
-    return values if second is None else values - answers[:, second]
+    if second is None:
+      return values * spread + shift
+    return values - answers[:, second]
 
   widths = "-".join(map(str, (len(x), *config.model.widths, len(answers[0]))))
   fact = f"MLP {widths}, {_score(test, guesses)}; {origin}"
