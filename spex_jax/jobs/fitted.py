@@ -16,17 +16,15 @@ import pickle
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from spex_jax import base
-from spex_jax.ablate import evaluate, features
+from spex_jax.ablate import evaluate
 from spex_jax.ablate import tables as masked
-from spex_jax.datasets import casts, cells, tabular
-from spex_jax.jobs import callables, subjects
+from spex_jax.datasets import cells, tabular
+from spex_jax.jobs import subjects
 
 _PICKLES = (".joblib", ".pkl", ".pickle")
-_FLAX = ".msgpack"
 _KINDS = ".joblib, .pkl, .txt (LightGBM), .json or .ubj (XGBoost), .msgpack"
 
 
@@ -67,13 +65,9 @@ def asked(config: Any, workdir: pathlib.Path) -> Asked:
   """
   del workdir
   path = pathlib.Path(config.model.file)
-  if not path.exists():
-    raise ValueError(f"model.file={config.model.file!r} is no file.")
-  if path.is_dir() or path.suffix == _FLAX:
-    return _network(config, path)
   model = _loaded(path)
-  table = _own(model, _table(config), config)
-  _check_row(config, table)
+  table = _own(model, frame(config), config)
+  check_row(config, table)
   given = table.iloc[[config.row]]
   stand_ins, absent = _background(config, table)
   as_array = not _names_of(model)
@@ -94,7 +88,7 @@ def asked(config: Any, workdir: pathlib.Path) -> Asked:
       "is needed."
     )
   evaluator = masked.masked(
-    lambda frame: read(enter(frame)),
+    lambda rows: read(enter(rows)),
     given,
     stand_ins,
     rows_per_call=config.batch_size * len(stand_ins),
@@ -113,7 +107,8 @@ def asked(config: Any, workdir: pathlib.Path) -> Asked:
   )
 
 
-def _check_row(config: Any, table: Any) -> None:
+def check_row(config: Any, table: Any) -> None:
+  """Raises ValueError where a table has no row of the number asked for."""
   if config.row >= len(table):
     raise ValueError(
       f"row={config.row}: {config.table} has rows 0 to {len(table) - 1}."
@@ -198,7 +193,7 @@ def _names_of(model: Any) -> list[str]:
   return [str(name) for name in getattr(model, "feature_names_in_", ())]
 
 
-def _table(config: Any) -> Any:
+def frame(config: Any) -> Any:
   """The table as a frame, the target perhaps among its columns."""
   try:
     import pandas as pd
@@ -306,11 +301,11 @@ def _background(config: Any, table: Any) -> tuple[Any, str]:
     words += ", and of texts the most frequent one"
   import pandas as pd
 
-  frame = pd.DataFrame(found)
+  one = pd.DataFrame(found)
   for name, column in table.items():
     if column.dtype.kind not in "iufb":
-      frame[name] = frame[name].astype(column.dtype)
-  return frame, words
+      one[name] = one[name].astype(column.dtype)
+  return one, words
 
 
 def answer(
@@ -374,104 +369,3 @@ def _predicted(
     read = lambda rows: np.asarray(model.predict(rows))[:, column]
     return read, f"prediction {column} of {first.shape[1]}", "prediction"
   return lambda rows: np.ravel(model.predict(rows)), "response", "response"
-
-
-def _network(config: Any, path: pathlib.Path) -> Asked:
-  """A Flax module with parameters of a file, compiled with the masking."""
-  make = callables.load(config.model.kind, "model.kind")
-  variables = _variables(path)
-  try:
-    apply, variables = _applied(make(**config.model.arguments), variables)
-  except Exception as error:  # Whatever the module does.
-    raise ValueError(
-      f"model.kind={config.model.kind!r} with model.arguments="
-      f"{dict(config.model.arguments)} does not take {path}: "
-      f"{type(error).__name__}: {error}"
-    ) from error
-  table = _table(config)
-  target = config.target_column
-  if target and target not in table.columns:
-    raise ValueError(f"{config.table} has no column {target!r}.")
-  if pathlib.Path(config.table).suffix == ".csv":
-    table = table.drop(columns=target or table.columns[-1])
-  _check_row(config, table)
-  names = tuple(map(str, table.columns))
-  # A network that was fitted to raw columns: they cannot be centred for it.
-  wide = casts.real(table.to_numpy(), f"Columns of {config.table}", names)
-  data = tabular.from_arrays(wide, np.zeros(len(wide)), columns=names)
-  rows = casts.narrow(data.features, names)
-  x = rows[config.row]
-  baseline, absent = subjects.baseline_of(config, x, rows)
-  absent = absent.replace("training", "table's")
-  try:
-    first = np.asarray(apply(variables, x[None]))
-  except Exception as error:  # Whatever the module does.
-    raise ValueError(
-      f"model.kind={config.model.kind!r} does not take {len(names)} columns "
-      f"with the parameters of {path}: {type(error).__name__}: {error}"
-    ) from error
-  if first.ndim > 2 or first.shape[0] != 1 or 0 in first.shape:
-    raise ValueError(
-      f"model.kind={config.model.kind!r} gives {first.shape} for one row; it "
-      "must give one number for each row, or one for each class."
-    )
-  several = first.ndim == 2 and first.shape[1] > 1
-  order = first.reshape(-1).argsort()[::-1]
-  what = f"output {order[0]} less output {order[1]}" if several else "response"
-
-  def read(rows: jax.Array, variables: Any) -> jax.Array:
-    outputs = apply(variables, rows).reshape(len(rows), -1)
-    values = outputs[:, order[0]]
-    return values - outputs[:, order[1]] if several else values
-
-  game = features.game(
-    read,
-    features.columns(names),
-    x,
-    np.asarray(baseline, np.float32),
-    variables,
-    absent=absent,
-    units="output" if several else "response",
-  )
-  text = ", ".join(f"{name}={value:.12g}" for name, value in zip(names, x))
-  return Asked(
-    evaluate.compiled(game, batch_size=config.batch_size),
-    names,
-    what,
-    game.units,
-    f"{config.model.kind} of Flax, with the parameters of {path}",
-    absent,
-    f": {text}",
-    game,
-  )
-
-
-def _variables(path: pathlib.Path) -> Any:
-  """A tree of arrays that Flax or Orbax saved."""
-  try:
-    if path.is_dir():
-      import orbax.checkpoint as ocp
-
-      return ocp.StandardCheckpointer().restore(path.resolve())
-    import flax.serialization
-
-    return flax.serialization.msgpack_restore(path.read_bytes())
-  except Exception as error:  # Whatever a damaged file brings about.
-    text = str(error).strip().splitlines() or [""]
-    raise ValueError(
-      f"model.file={str(path)!r} holds no parameters of Flax: "
-      f"{type(error).__name__}: {text[0]}"
-    ) from error
-
-
-def _applied(module: Any, variables: Any) -> tuple[Callable, Any]:
-  """How a module of linen or NNX is applied, and to which variables."""
-  from flax import nnx
-
-  if isinstance(module, nnx.Module):
-    graph, state = nnx.split(module)
-    nnx.replace_by_pure_dict(state, variables)
-    return (lambda state, rows: nnx.merge(graph, state)(rows)), state
-  if "params" not in variables:
-    variables = {"params": variables}
-  return module.apply, variables

@@ -5,7 +5,7 @@ import importlib
 import inspect
 import pathlib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from spex_jax import base, settings
 from spex_jax.ablate import evaluate, features
 from spex_jax.ablate import tables as masked
 from spex_jax.datasets import casts, tabular
-from spex_jax.jobs import fitted, subjects
+from spex_jax.jobs import fitted, fitted_networks, subjects
 from spex_jax.models import mlp
 from spex_jax.report import plots
 
@@ -76,8 +76,7 @@ def subject(config: Table, workdir: pathlib.Path) -> subjects.Subject:
   Raises:
     ValueError: a setting out of range, or a model that cannot be had, named.
   """
-  make = fitted.asked if config.model.file else _learned
-  asked = make(config, workdir)
+  asked = _way(config.model.file)(config, workdir)
 
   def draw(interactions: subjects.Interactions, path: pathlib.Path) -> None:
     title = f"{config.table}, row {config.row}: {asked.what}"
@@ -97,6 +96,18 @@ def subject(config: Table, workdir: pathlib.Path) -> subjects.Subject:
     notes=(f"Asked about row {config.row} of {config.table}{asked.row}.",),
     game=asked.game,
   )
+
+
+def _way(file: str) -> Callable[[Table, pathlib.Path], fitted.Asked]:
+  """How a model is had: fitted here, or read from a file."""
+  if not file:
+    return _learned
+  path = pathlib.Path(file)
+  if not path.exists():
+    raise ValueError(f"model.file={file!r} is no file.")
+  if path.is_dir() or path.suffix == fitted_networks.SUFFIX:
+    return fitted_networks.asked
+  return fitted.asked
 
 
 def _learned(config: Table, workdir: pathlib.Path) -> fitted.Asked:
