@@ -204,6 +204,27 @@ def test_what_is_not_there_cannot_be_on_the_disk(tmp_path):
     base.sync(tmp_path / "gone")
 
 
+class TestMaskedArrays:
+  def test_masked_entries_are_counted(self):
+    masks = np.ma.masked_array(np.ones((4, 3), bool), mask=np.eye(4, 3))
+    with pytest.raises(ValueError, match="Masks come .* 3 of 12 entries"):
+      base.check_masks(masks)
+    values = np.ma.masked_greater(np.array([1.0, 1e20, 2.0]), 1e19)
+    with pytest.raises(ValueError, match="Values come .* 1 of 3 entries"):
+      base.check_values(values, 3)
+
+  def test_nothing_masked_is_an_array(self):
+    values = np.ma.masked_array([1.0, 2.0])
+    np.testing.assert_array_equal(base.check_values(values, 2), [1.0, 2.0])
+
+
+def test_an_origin_is_taken_off_without_rounding():
+  values = np.array([[1e11 + 0.25, -3.0, 1.0], [1e11 + 7.5, -1.0, 2.0]])
+  origin = base.origin(values)
+  np.testing.assert_array_equal(origin, [1e11 + 0.25, 0.0, 1.0])
+  np.testing.assert_array_equal(values - origin + origin, values)
+
+
 def test_bytes_are_those_that_were_written():
   """Not only contents: what reads back as the same numbers is damage, too."""
   data = base.to_json({"a": 0.30000000000000004, "b": 1e-05})

@@ -114,6 +114,7 @@ def conditional(
 
 
 def _check_background(background: base.Array) -> None:
+  base.check_unmasked(background, "Rows of a background")
   if np.ndim(background) < 1 or len(background) == 0:
     raise ValueError(
       f"A background must hold examples [N, ...]; got {np.shape(background)}."

@@ -112,9 +112,7 @@ def _pool(row: Any, background: Any) -> _Pool:
 def _of_arrays(row: Any, background: Any) -> _Pool:
   given = []
   for what, array in (("row", row), ("background", background)):
-    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
-      count = int(np.ma.count_masked(array))
-      raise ValueError(f"{what} has {count} masked entries; fill them first.")
+    base.check_unmasked(array, f"Cells of {what}")
     array = np.atleast_2d(np.asarray(array))
     if array.ndim != 2 or 0 in array.shape:
       raise ValueError(f"{what} must be [rows, n]; got {array.shape}.")

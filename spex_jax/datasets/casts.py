@@ -9,26 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from spex_jax import base
+
 
 def unmasked(given: Any, what: str) -> np.ndarray:
-  """An array, and none of NumPy's masked ones that hides entries.
-
-  Args:
-    given: what `np.asarray` takes.
-    what: it is, in messages.
-
-  Raises:
-    ValueError: masked entries, counted; the first is named.
-  """
-  if isinstance(given, np.ma.MaskedArray):
-    hidden = np.ma.getmaskarray(given)
-    if hidden.any():
-      first = np.argwhere(hidden)[0].tolist()
-      raise ValueError(
-        f"{what} has {int(hidden.sum())} masked entries (first at "
-        f"{first if len(first) > 1 else first[0]}); drop or impute them first."
-      )
-    given = given.data
+  """An array; `base.check_unmasked` refuses one that hides entries."""
+  base.check_unmasked(given, what)
   return np.asarray(given)
 
 

@@ -18,8 +18,8 @@ SAMPLES = ("china", "flower")  # Photographs that come with scikit-learn.
 _ORIENTATION = 274  # EXIF's number of it.
 
 
-@dataclasses.dataclass(frozen=True)
-class Images:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Images(base.ByValue):
   """Labelled images.
 
   Attributes:

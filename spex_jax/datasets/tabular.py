@@ -16,8 +16,8 @@ from spex_jax.datasets import casts, cells, labels, splits
 NAMES = ("breast_cancer", "diabetes", "iris", "wine")
 
 
-@dataclasses.dataclass(frozen=True)
-class Table:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Table(base.ByValue):
   """Examples by columns.
 
   Attributes:

@@ -9,6 +9,7 @@ import pathlib
 
 import numpy as np
 
+from spex_jax import base
 from spex_jax.datasets import cells, labels
 
 # Columns that are taken where none is named.
@@ -16,8 +17,8 @@ _TEXTS = ("text", "review", "sentence", "content")
 _LABELS = ("label", "sentiment", "class", "target")
 
 
-@dataclasses.dataclass(frozen=True)
-class Texts:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Texts(base.ByValue):
   """Labelled texts.
 
   Attributes:

@@ -16,7 +16,7 @@ _SHOWN = 20  # Rows that `str` prints.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Interactions:
+class Interactions(base.ByValue):
   """An index of one function: a value for every set of players listed.
 
   Sorted by |value|, largest first, ties by players. Sets that are not listed
@@ -30,13 +30,16 @@ class Interactions:
     order: the largest set that the index speaks of.
     baseline: the value of the empty set, as `indices.table` says for the index:
       f(none) for efficient ones, so that `baseline + values.sum()` is f(all).
-    names: n names of players, or None for their numbers. Any text.
+      f is the expansion here; what the value function itself said of none and
+      all is in `Explanation.ends`.
+    names: n names of players, or None for their numbers. Given as any
+      sequence of anything; kept as text.
     units: the units of `values`, or None.
     std: float64 `[K]` standard errors of `values`, in their units; read-only.
       None where they are not known. The baseline has none.
 
   Raises:
-    TypeError: players, n or order that are no integers, names that are no text.
+    TypeError: players, n or order that are no integers, names in no order.
     ValueError: shapes that disagree, NaN or infinities, players outside 0..n, a
       set that names one twice, a set listed twice, the empty set, a set of more
       than `order` players, names that are not n, or a negative `std`.
@@ -75,13 +78,7 @@ class Interactions:
       raise ValueError(
         f"The set {largest} has {width} players, more than order={order}."
       )
-    if self.names is not None:
-      names = tuple(self.names)
-      if len(names) != self.n:
-        raise ValueError(f"Need {self.n} names of players; got {len(names)}.")
-      if odd := [name for name in names if not isinstance(name, str)]:
-        raise TypeError(f"Names of players must be text; got {odd[0]!r}.")
-      object.__setattr__(self, "names", names)
+    object.__setattr__(self, "names", base.check_names(self.names, self.n))
     players = players[:, :width]
     # By players first, so that equal sets are neighbours.
     rank = np.lexsort(players.T[::-1]) if width else np.arange(len(players))
@@ -276,8 +273,9 @@ class Interactions:
   def to_shapiq(self) -> Any:
     """The same as a `shapiq.InteractionValues`, with the empty set listed.
 
-    `shapiq` renames order 1 of an index to SV or BV, and has no place for
-    names, units and standard errors: they are dropped.
+    So are all single players: its network plot leaves out pairs of those that
+    are not. `shapiq` renames order 1 of an index to SV or BV, and has no place
+    for names, units and standard errors: they are dropped.
 
     Raises:
       ImportError: no shapiq here.
@@ -287,7 +285,8 @@ class Interactions:
       raise ValueError(
         "shapiq has no Fourier coefficients; take index 'Moebius' or 'BII'."
       )
-    values = {(): self.baseline} | dict(self)
+    values = {(): self.baseline} | {(i,): 0.0 for i in range(self.n)}
+    values |= dict(self)
     return _shapiq().InteractionValues(
       values=np.asarray(list(values.values())),
       # Without a lookup it would list all sets of up to `order` players.

@@ -122,7 +122,7 @@ def test_a_missing_cell_of_a_column_of_integers():
       np.ma.masked_array([1.0, 2], mask=[0, 1]),
       np.ones((3, 2)),
       ValueError,
-      "row has 1 masked",
+      "Cells of row come .* 1 of 2 entries masked",
     ),
   ],
 )

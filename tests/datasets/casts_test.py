@@ -79,7 +79,7 @@ def test_masked_entries_are_counted():
     lambda: tabular.from_arrays(hidden, y),
     lambda: labelled.from_arrays(hidden, y),
   ):
-    with pytest.raises(ValueError, match=r"3 masked entries .*\[4, 1\]"):
+    with pytest.raises(ValueError, match="with 3 of 12 entries masked"):
       call()
   labels = np.ma.masked_array(y, mask=y == 1)
   for call in (
@@ -91,7 +91,7 @@ def test_masked_entries_are_counted():
       np.ma.masked_less(np.arange(24.0).reshape(6, 1, 2, 2), 4), y
     ),
   ):
-    with pytest.raises(ValueError, match=r"[34] masked entries"):
+    with pytest.raises(ValueError, match="with [34] of [0-9]+ entries masked"):
       call()
   # A mask that hides nothing is none.
   nothing = np.ma.masked_array(x, mask=False)
