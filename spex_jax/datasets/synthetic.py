@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-
 _CHUNK = 32  # Terms evaluated at once: [32, B] bytes of parities.
 
 
