@@ -82,7 +82,15 @@ class Evaluator:
   """A `ValueFn`: bool `[B, n]` to float64 `[B]` or `[B, T]`, with `stats`.
 
   Made by `compiled` and `host`.
+
+  Attributes:
+    n: number of players.
+    names: of the players, where who made it knows them.
+    stats: what it has cost so far.
+    progress: called after each batch.
   """
+
+  names: tuple[str, ...] | None = None
 
   def __init__(
     self,

@@ -1,5 +1,6 @@
 """`spex explain`: asks a subject's value function, and reports the answer."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -114,6 +115,9 @@ def run(
     explanation = answer(
       subject, monitor.watch(evaluator), config, monitor.report
     )
+  explanation = dataclasses.replace(
+    explanation, notes=(*subject.notes, *explanation.notes)
+  )
   # First of all: what comes below may fail, and the masks were dear.
   explanation.save(workdir / "explanation.json")
   explanation.fourier.save(workdir / "fourier.json")

@@ -181,7 +181,7 @@ def of_language_model(
         "line each, by --config.background=FILE."
       )
     path = pathlib.Path(config.background)
-    lines = [line for line in path.read_text("utf-8").splitlines() if line]
+    lines = [line for line in path.read_text("utf-8-sig").splitlines() if line]
     if not lines:
       raise ValueError(f"background={config.background!r} holds no text.")
     rows = [
