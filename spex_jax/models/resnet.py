@@ -43,7 +43,8 @@ class Config:
     hidden_sizes: filters of each stage.
     depths: blocks of each stage.
     layer_type: "basic" or "bottleneck".
-    hidden_act: one of `blocks.ACTIVATIONS`.
+    hidden_act: one of `blocks.ACTIVATIONS`; of the embedder and behind each
+      block's sum. Between the convolutions of a block stands relu.
     downsample_in_first_stage: whether the first stage halves the image too.
     downsample_in_bottleneck: stride on the first 1 x 1 convolution.
   """
@@ -177,14 +178,14 @@ class Block(nn.Module):
 
   def __call__(self, tap: sites.Tap, prefix: str, x: jax.Array) -> jax.Array:
     """`[B, num_inputs, H, W]` to `[B, F, H / stride, W / stride]`."""
-    act = blocks.ACTIVATIONS[self.config.hidden_act]
     out = x
     for number, layer in enumerate(self.layers, 1):
       out = layer(tap, f"{prefix}.conv{number}", out)
       if number < len(self.layers):
-        out = tap(f"{prefix}.act{number}", act(out))
+        out = tap(f"{prefix}.act{number}", nn.relu(out))
     if self.has_shortcut:
       x = self.shortcut(tap, f"{prefix}.shortcut", x)
+    act = blocks.ACTIVATIONS[self.config.hidden_act]
     return tap(f"{prefix}.act", act(out + x))
 
 

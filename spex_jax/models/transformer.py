@@ -188,7 +188,7 @@ class Decoder(nn.Module):
     for number, block in enumerate(self.blocks):
       seen = attention.causal(slots, num_slots, c.window(number))
       if attention_mask is not None:
-        seen = seen & jnp.asarray(attention_mask, bool)[:, None, None]
+        seen = seen & inputs.check_bool(attention_mask)[:, None, None]
       context = attention.Context(seen, cos_sin, start)
       if number == c.num_blocks - 1 and early is not None:
         context = context._replace(keep=early)
