@@ -69,7 +69,6 @@ class UnknownSettings(ValueError):
     self.names = frozenset(names)
 
 
-
 def json_object(
   path: pathlib.Path, *, optional: bool = False
 ) -> dict[str, Any]:
@@ -152,7 +151,7 @@ class Reader:
       ValueError: another value, named with its setting.
     """
     return self._checked(
-      names, self.get(*names, default=default), _is_positive, _POSITIVE
+      names, self.get(*names, default=default), is_positive, _POSITIVE
     )
 
   def flag(self, name: str, default: bool) -> bool:
@@ -179,8 +178,8 @@ class Reader:
       f"one of {', '.join(known)}",
     )
 
-  def sequence(self, name: str, default: Any = _MISSING) -> list[Any] | None:
-    """A list, read as by `get`.
+  def sequence(self, name: str, default: Any = _MISSING) -> Any:
+    """A list, or null where that is the default, read as by `get`.
 
     Raises:
       ValueError: another value, named with its setting.
@@ -218,7 +217,7 @@ class Reader:
       ValueError: another value, named with its setting.
     """
     value = self.given(name, absent)
-    fits = lambda x: x is None or _is_positive(x)
+    fits = lambda x: x is None or is_positive(x)
     return self._checked((name,), value, fits, _POSITIVE)
 
   def given(self, name: str, absent: Any) -> Any:
@@ -304,5 +303,7 @@ class Reader:
 _POSITIVE = "a finite number above 0"
 
 
-def _is_positive(value: Any) -> bool:
-  return isinstance(value, int | float) and 0 < value < math.inf
+def is_positive(value: Any) -> bool:
+  """Whether a value is a finite number above 0."""
+  number = isinstance(value, int | float) and not isinstance(value, bool)
+  return number and 0 < value < math.inf

@@ -107,7 +107,7 @@ class Tap:
     edits = self._edits
     if site in edits.replace:
       where, value = edits.replace[site]
-      if jnp.result_type(where) != bool:
+      if jnp.result_type(where) != jnp.bool_:
         raise ValueError(
           f"Edit `replace (where)` at site {site!r} must be bool; got "
           f"{jnp.result_type(where)}. Write where > 0, or whatever is meant."
