@@ -438,6 +438,7 @@ def _make(folder: pathlib.Path, family: str, seed: int) -> None:
 
 
 def main() -> None:
+  """Makes the checkpoints that are asked for."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--output", type=pathlib.Path, required=True)
   parser.add_argument("--each", type=int, default=25)

@@ -138,14 +138,19 @@ def rules(config: encoder.Config) -> tuple[Rule, ...]:
     rules += _linear(dense, "head_dense", "transpose")
     rules += _linear(norm, "head_norm", "")
     rules += [
-      Rule(bias, "head_bias"),
       of_head(decoder + r"\.weight", config.tied),
       # The head for pairs of sentences, and its pooler.
       Rule(r"cls\.seq_relationship\.(?:weight|bias)", ""),
       Rule(root + r"pooler\.dense\.(?:weight|bias)", ""),
     ]
-    if family != "distilbert":
+    if family == "distilbert":
+      rules.append(Rule(bias, "head_bias"))
+    elif config.tied:
+      rules.append(Rule(bias, "head_bias"))
       rules.append(Rule(decoder + r"\.bias", "head_bias", copy=True))
+    else:  # Then the table's own bias is the one that is added.
+      rules.append(Rule(bias, ""))
+      rules.append(Rule(decoder + r"\.bias", "head_bias"))
   else:
     rules.append(Rule(root + r"pooler\.dense\.(?:weight|bias)", ""))
   return tuple(rules)

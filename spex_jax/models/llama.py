@@ -173,9 +173,9 @@ def _windows(reader: reading.Reader, num_blocks: int) -> tuple[int | None, ...]:
       "phi3": "sliding_window",
       "gemma3_text": "sliding_window_pattern",
     }.get(family, "")
-    if family == "gemma3_text" and not any(
-      reader.settings.get(x) for x in every
-    ):
+    # With an underscore it is written whatever the layers are.
+    said = reader.settings.get("sliding_window_pattern")
+    if family == "gemma3_text" and said is None:
       other = ""
     expected = slides if size is not None else [False] * num_blocks
     if other and told != expected:

@@ -97,7 +97,7 @@ def _reference(config, params, x):
       for i in range(last + 1):
         step = stride if i == where else 1
         out = _filters(block[f"layers_{i}"], out, step)
-        out = out if i == last else _act(config, out)
+        out = out if i == last else np.maximum(out, 0)
       if "shortcut" in block:
         x = _filters(block["shortcut"], x, stride)
       x = _act(config, out + x)

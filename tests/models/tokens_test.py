@@ -93,11 +93,11 @@ def test_a_first_token_is_added_once():
   tokenizer = tokenizers_small.gpt_like()
   end = tokenizer.id_of("bos")
   plain, with_bos = (
-    tokenizer.encode("the fun", add_bos=bos) for bos in (False, True)
+    tokenizer.encode("the fun", bos=bos) for bos in ("no", "yes")
   )
   assert with_bos.ids.tolist() == [end, *plain.ids]
   assert with_bos.special.tolist() == [True, *[False] * len(plain.ids)]
-  again = tokenizer.encode("<|end|>the fun", add_bos=True)
+  again = tokenizer.encode("<|end|>the fun", bos="yes")
   assert again.ids.tolist() == with_bos.ids.tolist()
 
 
@@ -154,7 +154,7 @@ def test_damaged_names(tmp_path, body):
     (lambda t: t.find("zebra"), ValueError, r"becomes \['\[UNK\]'\]"),
     (lambda t: t.id_of("bos"), ValueError, "no bos token; it has pad, unk"),
     (
-      lambda t: t.encode("the", add_bos=True),
+      lambda t: t.encode("the", bos="yes"),
       ValueError,
       "has no bos token",
     ),
