@@ -16,6 +16,7 @@ import random
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 import torch
 import transformers
 
@@ -437,6 +438,22 @@ def _make(folder: pathlib.Path, family: str, seed: int) -> None:
   )
 
 
+def pack(folder: pathlib.Path, path: pathlib.Path) -> None:
+  """One checkpoint with its recorded outputs as one small file, for tests.
+
+  `config` is the text of `config.json`, `t_KEY` a tensor; the rest is that of
+  `reference.npz`.
+  """
+  tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+  with np.load(folder / "reference.npz") as reference:
+    np.savez_compressed(
+      path,
+      config=(folder / "config.json").read_text(),
+      **{f"t_{key}": x for key, x in tensors.items()},
+      **reference,
+    )
+
+
 def main() -> None:
   """Makes the checkpoints that are asked for."""
   parser = argparse.ArgumentParser(description=__doc__)
@@ -444,6 +461,9 @@ def main() -> None:
   parser.add_argument("--each", type=int, default=25)
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--families", default=",".join(FAMILIES))
+  parser.add_argument(
+    "--pack", type=pathlib.Path, help="also as one file each, into this folder"
+  )
   given = parser.parse_args()
   transformers.logging.set_verbosity_error()
   transformers.logging.disable_progress_bar()
@@ -451,6 +471,9 @@ def main() -> None:
     for number in range(given.each):
       folder = given.output / f"{family}_{number:02d}"
       _make(folder, family, given.seed + number)
+      if given.pack:
+        given.pack.mkdir(parents=True, exist_ok=True)
+        pack(folder, given.pack / f"{folder.name}.npz")
     print(f"{family}: {given.each} made", flush=True)
 
 

@@ -164,9 +164,8 @@ def asked(
   tokenizer, limit = net.tokenizer, net.config.max_positions
   ids = _given(config, tokenizer, prompt, limit)
   if ids is not None and ids.max() >= net.config.vocab_size:
-    raise ValueError(
-      f"target_id={config.target_id} must lie in 0..{net.config.vocab_size - 1}."
-    )
+    last = net.config.vocab_size - 1
+    raise ValueError(f"target_id={config.target_id} must lie in 0..{last}.")
   if ids is not None:  # What cannot be asked fails before any forward.
     _reading(config, tokenizer, prompt, ids, config.target)
   logits = networks.scores(net, see, _all_logits, prompt.n)

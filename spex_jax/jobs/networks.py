@@ -262,7 +262,8 @@ def absence(
     raise ValueError(
       f"absent={way!r} would leave nothing once every player is absent, for "
       "this tokenizer puts nothing in front. Give --config.prefix=TEXT, which "
-      "always stays, or --config.bos=yes, or --config.absent=mask with --config.token=TOKEN."
+      "always stays, or --config.bos=yes, or --config.absent=mask with "
+      "--config.token=TOKEN."
     )
   lengths = absent.lengths(prompt, way, config.budget)
   see = absent.inputs(prompt, net.tokenizer, way, token=token, lengths=lengths)

@@ -263,7 +263,7 @@ def test_settings_of_a_checkpoint():
   [
     ({"se_ratio": 4}, "not known here .*: se_ratio=4"),
     ({"layer_type": "wide"}, "layer_type='wide': choose"),
-    ({"hidden_act": "mish"}, "hidden_act='mish': known are gelu"),
+    ({"hidden_act": "mish"}, "hidden_act='mish'; it must be one of gelu"),
     ({"depths": [1]}, "needs a depth and a size"),
     ({"depths": [1, 0]}, "at least 1"),
     ({"num_labels": 7}, "3 labels in id2label, and num_labels=7"),
