@@ -82,7 +82,7 @@ def _llama_like(r: random.Random, family: str) -> tuple[Any, Any, dict]:
     "bos_token_id": 1,
     "eos_token_id": 2,
   }
-  if family not in ("phi3", "olmo2", "mixtral"):
+  if family not in ("phi3", "olmo2"):
     kwargs["head_dim"] = width
   if family not in ("gemma2", "gemma3"):
     kwargs["hidden_act"] = r.choice(_ACTS)
@@ -92,11 +92,11 @@ def _llama_like(r: random.Random, family: str) -> tuple[Any, Any, dict]:
       "query_pre_attn_scalar": r.choice([4, 16, 256]),
       "final_logit_softcapping": r.choice([None, 5.0]),
     }
-  if family in ("llama", "qwen3", "olmo2", "gemma2", "gemma3", "qwen3_moe"):
+  if family in ("llama", "qwen3", "olmo2", "gemma2", "gemma3"):
     kwargs["attention_bias"] = r.random() < 0.4
   if family == "llama":
     kwargs["mlp_bias"] = r.random() < 0.4
-  if family in ("mistral", "phi3", "mixtral"):
+  if family in ("mistral", "phi3"):
     kwargs["sliding_window"] = r.choice([None, 3, 50])
   if family in ("qwen2", "qwen3", "gemma2", "gemma3"):
     kinds = ("sliding_attention", "full_attention")
@@ -107,18 +107,6 @@ def _llama_like(r: random.Random, family: str) -> tuple[Any, Any, dict]:
       kwargs["use_sliding_window"] = slides
   if family == "gemma2":
     kwargs["attn_logit_softcapping"] = r.choice([None, 2.0])
-  if family in ("mixtral", "qwen3_moe"):
-    many = r.choice([2, 4])
-    kwargs["num_experts_per_tok"] = r.choice([1, 2])
-    name = "num_local_experts" if family == "mixtral" else "num_experts"
-    kwargs[name] = many
-    if family == "qwen3_moe":
-      kwargs |= {
-        "moe_intermediate_size": r.choice([6, 12]),
-        "norm_topk_prob": r.random() < 0.5,
-        "decoder_sparse_step": r.choice([1, 1, 2]),
-        "mlp_only_layers": r.choice([[], [0]]),
-      }
   rope = _rope(r, width, positions)
   if family == "phi3":
     if rope["rope_type"] not in ("default", "longrope"):
@@ -147,7 +135,7 @@ def _llama_like(r: random.Random, family: str) -> tuple[Any, Any, dict]:
   names = {
     "llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2",
     "qwen3": "Qwen3", "phi3": "Phi3", "olmo2": "Olmo2", "gemma2": "Gemma2",
-    "gemma3": "Gemma3", "mixtral": "Mixtral", "qwen3_moe": "Qwen3Moe",
+    "gemma3": "Gemma3",
   }  # fmt: skip
   name = names[family]
   config = "Gemma3TextConfig" if family == "gemma3" else f"{name}Config"
@@ -274,30 +262,6 @@ def _vit(r: random.Random) -> tuple[Any, Any, dict]:
       "hidden_act": r.choice(_ACTS[:4]),
       "qkv_bias": r.random() < 0.7,
       "layer_norm_eps": r.choice([1e-12, 1e-3]),
-      "num_labels": 3,
-    },
-  )
-
-
-def _dinov2(r: random.Random) -> tuple[Any, Any, dict]:
-  heads = r.choice([1, 2])
-  model = r.choice(["Dinov2ForImageClassification", "Dinov2Model"])
-  return (
-    transformers.Dinov2Config,
-    getattr(transformers, model),
-    {
-      "hidden_size": heads * r.choice([4, 6]),
-      "num_attention_heads": heads,
-      "num_hidden_layers": r.choice([1, 2]),
-      "mlp_ratio": r.choice([2, 4]),
-      "image_size": 12,
-      "patch_size": r.choice([3, 4, 6]),
-      "num_channels": r.choice([1, 3]),
-      "hidden_act": r.choice(_ACTS[:4]),
-      "qkv_bias": r.random() < 0.7,
-      "layer_norm_eps": r.choice([1e-6, 1e-3]),
-      "layerscale_value": 0.7,
-      "use_swiglu_ffn": r.random() < 0.3,
       "num_labels": 3,
     },
   )

@@ -58,9 +58,8 @@ class Context(NamedTuple):
 class Norm(nn.Module):
   """Layer norm or RMS norm over the last axis, computed in float32 at least.
 
-  `rms_one` multiplies by 1 + scale (Gemma). Two kinds are no norms: `scale`
-  multiplies alone, and `none`, without parameters, does nothing. Parameters
-  `scale`, and `bias` for `layer`.
+  `rms_one` multiplies by 1 + scale (Gemma); `none` does nothing. Parameters
+  `scale`, unless `none`, and `bias` for `layer`.
   """
 
   kind: str
@@ -89,7 +88,7 @@ class Norm(nn.Module):
     return (wide * self._factor(wide)).astype(x.dtype)
 
   def factor(self, x: jax.Array) -> jax.Array:
-    """By what an RMS norm or a scale multiplies `x`: `[..., width]`."""
+    """By what an RMS norm multiplies `x`: `[..., width]`."""
     return self._factor(_widen(x)).astype(x.dtype)
 
   def fold(self, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -120,7 +119,7 @@ class Norm(nn.Module):
 
   def inverse(self, x: jax.Array) -> jax.Array:
     """One over the size that `x` is divided by: `[..., 1]`."""
-    if self.kind in ("none", "scale"):
+    if self.kind == "none":
       return jnp.ones((*x.shape[:-1], 1), x.dtype)
     wide = _widen(x)
     if self.kind == "layer":
@@ -130,8 +129,6 @@ class Norm(nn.Module):
 
   def _factor(self, wide):
     scale = _last(self.scale, wide.ndim).astype(wide.dtype)
-    if self.kind == "scale":
-      return scale
     mean_square = jnp.square(wide).mean(axis=-1, keepdims=True)
     if self.kind == "rms_one":
       scale = scale + 1

@@ -77,8 +77,6 @@ class Config:
     norm: "layer", "rms", or "rms_one" (RMS times 1 + scale).
     pre_norm: of the norms before attention and MLP, if another kind than
       `norm`: "none" where nothing stands there (OLMo 2).
-    post_norm: of those of `sandwich` on what is added, if another kind than
-      `norm`: "scale" is a factor alone (DINOv2).
     norm_eps: added to a variance or mean square.
     activation: one of `ACTIVATIONS`.
     gated: the MLP multiplies its activation with a second input matrix.
@@ -103,7 +101,6 @@ class Config:
   order: str = "pre"
   norm: str = "layer"
   pre_norm: str = ""
-  post_norm: str = ""
   norm_eps: float = 1e-5
   activation: str = "gelu"
   gated: bool = False
@@ -132,14 +129,13 @@ class Config:
       ("order", self.order, ORDERS),
       ("norm", self.norm, _NORMS),
       ("pre_norm", self.pre_norm, ("", "none", *_NORMS)),
-      ("post_norm", self.post_norm, ("", "scale", *_NORMS)),
       ("qk_norm", self.qk_norm, ("", "each", "all")),
     ):
       if name not in known:
         raise ValueError(
           f"Unknown {what} {name!r}; known are {', '.join(known)}."
         )
-    if self.order == "sandwich" and (self.post_norm or self.norm) == "layer":
+    if self.order == "sandwich" and self.norm == "layer":
       raise ValueError("Sandwich norms are RMS norms; got layer norms.")
     if len(self.windows) not in (0, self.num_blocks):
       raise ValueError(
@@ -185,7 +181,7 @@ class Block(nn.Module):
     norm = lambda kind: attention.Norm(kind or c.norm, c.width, c.norm_eps)
     self.norm1, self.norm2 = norm(c.pre_norm), norm(c.pre_norm)
     if c.order == "sandwich":
-      self.attn_post, self.mlp_post = norm(c.post_norm), norm(c.post_norm)
+      self.attn_post, self.mlp_post = norm(""), norm("")
     shrink = self.number + 1 if c.score_scale_by_layer else 1
     self.attn = attention.Attention(c, c.score_scale / shrink)
     self.mlp = Mlp(c)
