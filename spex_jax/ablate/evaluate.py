@@ -12,6 +12,7 @@ Shapes: n players, B masks asked for, T targets, P masks in a padded batch.
 
 import collections
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,6 +29,10 @@ from spex_jax.ablate import (
   program,
   repeats,
 )
+from spex_jax.ablate import cache as kept
+from spex_jax.masks import ask
+
+_HOST_BATCH = 1024  # Masks in a call of a host function, at most.
 
 Progress = answers.Progress
 Candidate = batching.Candidate
@@ -134,6 +139,8 @@ class Evaluator:
     masks = base.check_masks(masks, self.n)
     if not len(masks):
       raise ValueError("Need at least one mask to evaluate; got none.")
+    if self._stores:
+      self._prepare(self.stats)  # What is kept is proven before it is used.
     split = repeats.split(masks, self._stores)
     self.stats.evaluations += len(masks)
     self.stats.repeated += len(masks) - len(split.missing)
@@ -240,10 +247,10 @@ def host(
   fn: Callable[[np.ndarray], base.Values],
   n: int,
   *,
-  batch_size: int = 1024,
+  batch_size: int | None = None,
   retry: closed.Retry | None = None,
   calls_per_second: float | None = None,
-  cache: closed.File | None = None,
+  cache: closed.File | str | os.PathLike | None = None,
   remember_bytes: int = 0,
   progress: Progress | None = None,
 ) -> Evaluator:
@@ -255,19 +262,26 @@ def host(
   Args:
     fn: bool `[b, n]` to `[b]` or `[b, T]`, for any b up to `batch_size`.
     n: number of players.
-    batch_size: masks per call of `fn`.
+    batch_size: masks per call of `fn`; None for one at first, then as many as
+      take about a second, at most 1,024 (see `masks.ask.Growing`).
     retry: which exceptions of `fn` to try again after, and how; None for none.
     calls_per_second: most calls of `fn` in a second, retries included.
     cache: a file that answers masks asked before, in this process or another,
-      and takes the values of each batch as soon as they come.
+      and takes the values of each batch as soon as they come. A path is opened
+      for `fn` and n, and a few of the masks that it keeps are asked again.
     remember_bytes: memory for values of earlier calls, the latest kept; 0
       remembers none.
     progress: called after each batch.
 
   Raises:
-    ValueError: a size or rate that is not positive, `remember_bytes` below 0.
+    ValueError: a size or rate that is not positive, `remember_bytes` below 0,
+      or a path of another function's values.
   """
   _check_sizes(n, batch_size, None, remember_bytes)
+  growing = None if batch_size else ask.Growing(_HOST_BATCH)
+  opened = cache
+  if isinstance(cache, str | os.PathLike):
+    opened = kept.opened(cache, fn, n)
   # It may write into its masks, and be tried again with them.
   call = lambda rows: fn(rows.copy())
   if calls_per_second is not None:
@@ -278,18 +292,33 @@ def host(
       stats.retries += 1
 
     tried = call if retry is None else retry.wrap(call, again)
-    for start in range(0, len(found.masks), batch_size):
-      rows = found.masks[start : start + batch_size]
+    start = 0
+    while start < len(found.masks):
+      size = batch_size or growing.size
+      rows = found.masks[start : start + size]
       begin = time.perf_counter()
       values = np.asarray(tried(rows))
-      stats.run_seconds += time.perf_counter() - begin
+      seconds = time.perf_counter() - begin
+      stats.run_seconds += seconds
       stats.batches += 1
+      if growing is not None:
+        growing.took(len(rows), seconds)
       found.add(values, np.arange(start, start + len(rows)))
+      start += len(rows)
 
+  def prove(stats: Stats) -> None:
+    del stats
+    if opened is not cache and not proven:
+      ask.prove(opened, n, lambda few: base.check_values(call(few), len(few)))
+      proven.append(True)
+
+  proven: list[bool] = []
   stores = _stores(remember_bytes)
-  if cache is not None:
-    stores.append(cache)
-  return Evaluator(n, run, Stats(), progress, stores)
+  if opened is not None:
+    stores.append(opened)
+  made = Evaluator(n, run, Stats(), progress, stores, prove)
+  made.__wrapped__ = fn
+  return made
 
 
 class _Lifted:
