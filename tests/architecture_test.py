@@ -69,7 +69,7 @@ _LOADERS = {"jobs", "__init__"}
 # The half of `ablate` that knows no player; it imports none of the others.
 _ENGINE = {
   "evaluate", "program", "batching", "shapes", "repeats", "closed", "answers",
-  "cache",
+  "cache", "choices", "sizing",
 }  # fmt: skip
 
 # Folders are one deep; these have rooms of their own inside.

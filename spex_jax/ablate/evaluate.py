@@ -13,6 +13,7 @@ Shapes: n players, B masks asked for, T targets, P masks in a padded batch.
 import collections
 import dataclasses
 import os
+import pathlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,6 +29,7 @@ from spex_jax.ablate import (
   closed,
   program,
   repeats,
+  sizing,
 )
 from spex_jax.ablate import cache as kept
 from spex_jax.masks import ask
@@ -63,6 +65,7 @@ class Stats:
       included, or None where the compiler does not say; of several the most.
     candidates: the batch sizes that were measured, if any were.
     device: kind and number of devices, as text.
+    chosen: how batch sizes came about, as text; "" as they were given.
   """
 
   evaluations: int = 0
@@ -81,6 +84,7 @@ class Stats:
   memory_bytes: int | None = None
   candidates: tuple[Candidate, ...] = ()
   device: str = "host"
+  chosen: str = ""
 
 
 class Evaluator:
@@ -98,12 +102,18 @@ class Evaluator:
     stores: Sequence[repeats.Store] = (),
     prepare: "Callable[[Stats], None]" = lambda stats: None,
     share: "Callable[[Any], None] | None" = None,
+    expect: "Callable[[int, pathlib.Path | None], None] | None" = None,
   ):
     self.n = n
     self.stats = stats
     self.progress: Progress = progress or (lambda done, asked: None)
     self._run, self._stores, self._prepare = run, stores, prepare
-    self._share = share
+    self._share, self._expect = share, expect
+
+  def of(self, f: Any) -> "Evaluator":
+    """Itself, known to be of `f`, as `functools.wraps` has it."""
+    self.__wrapped__ = f
+    return self
 
   def prepare(self) -> Stats:
     """Compiles, and fixes the batch size, before the first mask is asked.
@@ -112,6 +122,19 @@ class Evaluator:
     """
     self._prepare(self.stats)
     return self.stats
+
+  def expect(self, masks: int, choices: pathlib.Path | None = None) -> None:
+    """Says how many masks will be asked in all, before the first one.
+
+    No batch is larger than that; where sizes are to be measured, a small job
+    is spared it. Once compiled, an evaluator stays as it is.
+
+    Args:
+      masks: at most, over all requests.
+      choices: a file of sizes that were measured before (see `choices`).
+    """
+    if self._expect is not None:
+      self._expect(masks, choices)
 
   def share(self, shared: Any) -> None:
     """Replaces what all masks share, without compiling again.
@@ -240,7 +263,10 @@ def compiled(
   lift = _Lifted(made, batch_size, microbatch, memory_limit)
   stores = _stores(remember_bytes)
   share = None if shared is None else lift.share
-  return Evaluator(n, lift.run, Stats(), progress, stores, lift.prepare, share)
+  made = Evaluator(
+    n, lift.run, Stats(), progress, stores, lift.prepare, share, lift.expect
+  )
+  return made.of(f)
 
 
 def host(
@@ -278,10 +304,9 @@ def host(
       or a path of another function's values.
   """
   _check_sizes(n, batch_size, None, remember_bytes)
-  growing = None if batch_size else ask.Growing(_HOST_BATCH)
-  opened = cache
-  if isinstance(cache, str | os.PathLike):
-    opened = kept.opened(cache, fn, n)
+  growing = ask.Growing(_HOST_BATCH)
+  by_path = isinstance(cache, str | os.PathLike)
+  opened = kept.opened(cache, fn, n) if by_path else cache
   # It may write into its masks, and be tried again with them.
   call = lambda rows: fn(rows.copy())
   if calls_per_second is not None:
@@ -301,14 +326,13 @@ def host(
       seconds = time.perf_counter() - begin
       stats.run_seconds += seconds
       stats.batches += 1
-      if growing is not None:
-        growing.took(len(rows), seconds)
+      growing.took(len(rows), seconds)
       found.add(values, np.arange(start, start + len(rows)))
       start += len(rows)
 
   def prove(stats: Stats) -> None:
     del stats
-    if opened is not cache and not proven:
+    if by_path and opened is not None and not proven:
       ask.prove(opened, n, lambda few: base.check_values(call(few), len(few)))
       proven.append(True)
 
@@ -316,9 +340,7 @@ def host(
   stores = _stores(remember_bytes)
   if opened is not None:
     stores.append(opened)
-  made = Evaluator(n, run, Stats(), progress, stores, prove)
-  made.__wrapped__ = fn
-  return made
+  return Evaluator(n, run, Stats(), progress, stores, prove).of(fn)
 
 
 class _Lifted:
@@ -330,6 +352,12 @@ class _Lifted:
     self._limit = memory_limit
     self._programs: list[program.Program] = []  # One a size, ascending.
     self._made: program.Source | None = None
+    self._expected: int | None = None
+    self._choices: pathlib.Path | None = None
+
+  def expect(self, masks: int, choices: pathlib.Path | None) -> None:
+    if not self._programs:
+      self._expected, self._choices = masks, choices or self._choices
 
   def share(self, shared: Any) -> None:
     assert self._made is not None
@@ -370,20 +398,20 @@ class _Lifted:
       finally:
         stats.compile_seconds += time.perf_counter() - start
 
+    most = self._expected
     if self._batch_size is None:
-      limit = self._limit
-      if limit is None:
-        limit = batching.memory_limit(source.devices)
-      made, stats.candidates = batching.choose(
+      made, stats.candidates, stats.chosen = sizing.sized(
+        source,
         build,
-        source.n,
-        limit=limit,
-        shrink=source.devices[0].platform != "cpu",
-        sizes=self._microbatch and [self._microbatch],
+        limit=self._limit,
+        microbatch=self._microbatch,
+        expected=most,
+        choices_path=self._choices,
       )
       stats.probe_seconds += time.perf_counter() - begin
     else:
-      per_device = -(-self._batch_size // source.num_shards)
+      batch_size = min(self._batch_size, most or self._batch_size)
+      per_device = -(-batch_size // source.num_shards)
       microbatch = min(self._microbatch or per_device, per_device)
       made = build(-(-per_device // microbatch) * microbatch, microbatch)
     stats.batch_shape = (made.rows, source.n)

@@ -239,7 +239,7 @@ class Asker:
     known = [None] * len(rows) if kept is None else kept.get(rows)
     new = np.array([value is None for value in known])
     if not new.any():
-      return np.stack(known)
+      return np.stack([value for value in known if value is not None])
     asked = rows[new]
     batch = asked.copy()  # The function may write into its masks.
     if self._pads:
