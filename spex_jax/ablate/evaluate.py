@@ -91,6 +91,12 @@ class Evaluator:
   """A `ValueFn`: bool `[B, n]` to float64 `[B]` or `[B, T]`, with `stats`.
 
   Made by `compiled` and `host`.
+
+  Attributes:
+    n: number of players.
+    stats: what it has cost so far.
+    progress: called after each batch.
+    batch_size: masks in a call of a host function, where that was given.
   """
 
   def __init__(
@@ -109,6 +115,12 @@ class Evaluator:
     self.progress: Progress = progress or (lambda done, asked: None)
     self._run, self._stores, self._prepare = run, stores, prepare
     self._share, self._expect = share, expect
+    self.batch_size: int | None = None
+
+  @property
+  def compiled(self) -> bool:
+    """Whether it pads, and has batches of its own, as `compiled` makes it."""
+    return self._expect is not None
 
   def of(self, f: Any) -> "Evaluator":
     """Itself, known to be of `f`, as `functools.wraps` has it."""
@@ -340,7 +352,9 @@ def host(
   stores = _stores(remember_bytes)
   if opened is not None:
     stores.append(opened)
-  return Evaluator(n, run, Stats(), progress, stores, prove).of(fn)
+  made = Evaluator(n, run, Stats(), progress, stores, prove).of(fn)
+  made.batch_size = batch_size
+  return made
 
 
 class _Lifted:

@@ -82,6 +82,8 @@ class Parts(subjects.Ask):
         "rescale makes up for parts that are zero; it does not go with "
         f"absent={self.absent!r}."
       )
+    if self.cache and self.method == COAR:
+      raise ValueError("cache does not go with method=coar.")
     if self.whole and not self.pattern:
       raise ValueError(
         "whole makes sites one part each: name them by --config.pattern, as in "

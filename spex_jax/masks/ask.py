@@ -159,10 +159,12 @@ class Asker:
     size = batch_size or (_JITTED_BATCH if self._pads else _HOST_BATCH)
     self._size = min(size, budget) if self._pads else size
     self._growing = None
-    if expect := getattr(value_fn, "expect", None):
-      expect(budget)  # An evaluator, which has batches of its own.
+    if getattr(value_fn, "compiled", False):
+      value_fn.expect(budget)  # An evaluator, which has batches of its own.
     elif not self._pads and batch_size is None:
-      self._growing = Growing(size)
+      own = getattr(value_fn, "batch_size", None)  # A host evaluator's.
+      self._size = own or size
+      self._growing = None if own else Growing(size)
     self._kept, self._proven = kept, kept is None
     if watch is not None:
       self._fn = watch(value_fn)

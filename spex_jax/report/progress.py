@@ -92,6 +92,7 @@ class Monitor:
       self._end()
       return values
 
+    watched.__wrapped__ = function  # pyrefly: ignore
     return watched
 
 
