@@ -15,6 +15,7 @@ from spex_jax.jobs import (
   parts,
   pictures,
   sentiment,
+  shares,
   subjects,
   tables,
 )
@@ -192,6 +193,10 @@ def answer(
     common["cache"] = config.cache
   if config.method in gradients.METHODS:
     return by_gradient.explain(subject, value_fn, config, **common)
+  if isinstance(config, parts.Parts) and config.method in parts.SHARED:
+    found = _shared(subject, value_fn, config, common)
+    if found is not None:
+      return found
   return explain(
     value_fn,
     subject.evaluator.n,
@@ -199,6 +204,38 @@ def answer(
     method=config.method,
     target_faithfulness=config.target_faithfulness,
     kernel_width=config.kernel_width,
+    **common,
+  )
+
+
+def _shared(
+  subject: subjects.Subject,
+  value_fn: base.ValueFn,
+  config: parts.Parts,
+  common: dict[str, Any],
+) -> Explanation | None:
+  """By masks that keep more than half, where half leaves nothing of the value.
+
+  None where half is what was asked for or chosen, and all is as usual.
+  """
+  n, budget, note, asked = subject.evaluator.n, config.budget, "", 0
+  share = config.share
+  if share is None:
+    goal = config.target_faithfulness
+    if goal is not None or not shares.worth(n, budget):
+      return None
+    pilot = shares.pilot(value_fn, n, subjects.key_of(config.seed, "pilot"))
+    share, note, asked = pilot.share, pilot.note, pilot.asked
+  if share == shares.HALF:
+    return None
+  return shares.explain(
+    value_fn,
+    n,
+    share=share,
+    budget=budget - asked,
+    method=config.method,
+    note=note or f"Each part is kept with probability {share:g}, as given.",
+    asked=asked,
     **common,
   )
 
