@@ -4,6 +4,7 @@
 # make parity   our answers beside shapiq's and spectralexplain's (slow: peers)
 # make bench    the benchmarks, beside the peers (slow; builds their environment)
 # make test-slow    benchmarks at their quick sizes, and tests that take long
+# make faults   200 flipped bits, 50 kills, bad inputs (slow)
 # make test-peers   the tests that run peer packages (slow; the same)
 # make peers peers-shapiq peers-torch   the environments of the peers alone
 # make test-cluster   a real Slurm, Ray, stores, schemas (slow; Debian, root once)
@@ -61,7 +62,7 @@ install = "$(1)/bin/python" -m pip install --quiet --no-deps --no-compile \
     --no-build-isolation -e .
 
 .PHONY: help demo test test-ends check \
-  $(versions:%=test-%) test-slow test-peers bench \
+  $(versions:%=test-%) test-slow faults test-peers bench \
   parity lock peers peers-shapiq peers-torch test-cluster
 
 help:

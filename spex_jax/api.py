@@ -28,6 +28,7 @@ import contextlib
 import os
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +59,7 @@ def explain(
   max_order: int | None = None,
   strict: bool = False,
   batch_size: int | None = None,
-  names: Sequence[str] | None = None,
+  names: Sequence[Any] | None = None,
   units: str | None = None,
   progress: ask_lib.Progress | bool | None = None,
   target_faithfulness: float | None = None,
@@ -87,7 +88,8 @@ def explain(
       rather than a noise floor.
     batch_size: masks in one call. None for 256 if jitted; a host function gets
       one mask at first, then as many as take about a second, at most 1,024.
-    names: n names of players, for printing.
+    names: n names of players, for printing: a list, an array, a pandas Index,
+      a range; kept as text.
     units: the units of the values, for printing.
     progress: called with the distinct masks asked so far, and the budget.
       True shows a bar, or lines, with rate and time left on stderr.
@@ -103,10 +105,11 @@ def explain(
       few kept masks are asked again first, aside from the budget.
 
   Raises:
-    ValueError: a budget that cannot carry the method (the message says what
-      would), `max_order` outside 1..n, an unknown method, values that are
-      not finite, of the wrong shape, or (strict) not repeated, or a `cache` of
-      another function or number of players.
+    ValueError: a budget that cannot carry the method, or whose masks fit into
+      no memory (the message says what would), `max_order` outside 1..n, an
+      unknown method, values that are not finite, of the wrong shape, or
+      (strict) not repeated, or a `cache` of another function or number of
+      players.
     TypeError: values that are not real numbers, or an argument of another
       kind; the message names it. What `value_fn` raises comes through as is.
   """
@@ -114,8 +117,9 @@ def explain(
   request.choice("method", method, METHODS)
   n = request.whole("n", n, 0)
   budget = request.whole("budget", budget, 1)
+  base.check_fits(min(budget, 1 << min(n, 62)), n, f"budget={budget:,}")
   max_order = request.order(max_order, n)
-  names = request.player_names(names, n)
+  names = base.check_names(names, n)
   key = request.typed_key(key)
   goal = request.goal(target_faithfulness)
   if goal is not None and method in ("spex", *additive.METHODS):
@@ -150,6 +154,7 @@ def explain(
       goal=goal,
       kernel_width=kernel_width,
     )
+    ends = ask.ends()
   judged = select.judge(answer, None, test)
   total = time.perf_counter() - start
   return Explanation(
@@ -159,7 +164,8 @@ def explain(
     num_repeats=ask.num_repeats,
     method=answer.method,
     **_trust(answer, judged, score, ask.single),
-    notes=tuple(answer.notes + [ask.note] * bool(ask.note)),
+    ends=_ends(ends, ask.single),
+    notes=_notes([*answer.notes, ask.note], answer, names),
     seconds=_seconds(ask.seconds, total),
     names=names,
     units=units,
@@ -174,7 +180,7 @@ def decode(
   max_order: int | None = None,
   strict: bool = False,
   held_out: tuple[base.Masks, base.Values] | None = None,
-  names: Sequence[str] | None = None,
+  names: Sequence[Any] | None = None,
   units: str | None = None,
 ) -> Explanation:
   """The same from samples that you already have. Deterministic.
@@ -214,7 +220,7 @@ def decode(
   if num_masks == 0:
     raise ValueError("Need at least one mask to decode; got none.")
   max_order = request.order(max_order, n)
-  names = request.player_names(names, n)
+  names = base.check_names(names, n)
   if plan is None and method == "spex":
     raise ValueError(
       "method='spex' needs the QueryPlan that the masks came from: "
@@ -256,8 +262,9 @@ def decode(
     num_evaluations=num_evaluations,
     num_repeats=num_masks - num_distinct,
     **_trust(answer, judged, score, single),
+    ends=_ends(_held_ends(hashes, n, values[distinct.inverse]), single),
     method=answer.method,
-    notes=tuple(notes + answer.notes),
+    notes=_notes([*notes, *answer.notes], answer, names),
     seconds=_seconds(0.0, time.perf_counter() - start),
     names=names,
     units=units,
@@ -273,7 +280,7 @@ def assess(
   method: str = "given",
   strict: bool = False,
   batch_size: int | None = None,
-  names: Sequence[str] | None = None,
+  names: Sequence[Any] | None = None,
   units: str | None = None,
   notes: Sequence[str] = (),
   progress: ask_lib.Progress | None = None,
@@ -285,7 +292,8 @@ def assess(
     fourier: of n players, 1 or more; with a leading T where `value_fn` has T
       targets. `proxies.additive.function` makes one of a value per player.
     key: consumed.
-    num_masks: uniform masks to judge it on, at most all 2^n.
+    num_masks: uniform masks to judge it on, at most all 2^n; f(none) and
+      f(all) are asked besides, for `ends`.
     method: what made it, for the report.
     strict: and `batch_size`, `names`, `units` and `progress`, as for `explain`.
     batch_size: of calls.
@@ -302,12 +310,12 @@ def assess(
   start = time.perf_counter()
   n = request.whole("The number of players", fourier.n, 1)
   num_masks = request.whole("num_masks", num_masks, 1)
-  names = request.player_names(names, n)
+  names = base.check_names(names, n)
   key = request.typed_key(key)
   if n <= _MOST_EXACT:
     num_masks = min(num_masks, 1 << n)
   ask = ask_lib.Asker(
-    value_fn, n, num_masks, batch_size=batch_size, progress=progress
+    value_fn, n, num_masks + 2, batch_size=batch_size, progress=progress
   )
   masks = sampling.distinct(key, num_masks, n)
   values = ask(masks)
@@ -321,6 +329,7 @@ def assess(
       f"value function has {'none' if ask.single else values.shape[1]}."
     )
   answer = select.Answer(functions, method, list(notes))
+  ends = ask.ends()
   judged = select.judge(answer, None, samples_lib.Samples(masks, values))
   return Explanation(
     fourier=fourier,
@@ -329,7 +338,8 @@ def assess(
     num_repeats=ask.num_repeats,
     method=method,
     **_trust(answer, judged, None, single),
-    notes=tuple(answer.notes + [ask.note] * bool(ask.note)),
+    ends=_ends(ends, single),
+    notes=_notes([*answer.notes, ask.note], answer, names),
     seconds=_seconds(ask.seconds, time.perf_counter() - start),
     names=names,
     units=units,
@@ -390,16 +400,44 @@ def _trust(answer, judged, score, single):
     std = padded[0] if single else np.stack(padded)
   if judged is None:
     return {
-      "faithfulness": _unwrap(score, single), "held_out": 0, "coef_std": std,
-    }  # fmt: skip
-  quantiles = judged.error_quantiles
+      "faithfulness": _unwrap(score, single),
+      # All masks were asked, or none was left to test on.
+      "faithfulness_std": None if score is None else _unwrap(0 * score, single),
+      "held_out": 0,
+      "coef_std": std,
+    }
   return {
     "faithfulness": _unwrap(judged.faithfulness, single),
+    "faithfulness_std": _unwrap(judged.std, single),
     "held_out": judged.num_masks,
     "by_terms": {k: _unwrap(v, single) for k, v in judged.by_terms.items()},
-    "error_quantiles": quantiles[0] if single else quantiles,
+    "errors": judged.errors[0] if single else judged.errors,
     "coef_std": std,
   }
+
+
+def _notes(notes, answer, names):
+  told = "" if answer.untold is None else answer.untold.note(names)
+  return tuple(note for note in (*notes, told) if note)
+
+
+def _ends(ends, single):
+  """(f(none), f(all)) as they are kept, or None where they were not asked."""
+  if ends is None:
+    return None
+  none, everyone = ends
+  return _unwrap(none, single), _unwrap(everyone, single)
+
+
+def _held_ends(hashes, n, values):
+  """`[T]` values of the empty and the full mask, if both are among samples."""
+  found = []
+  for mask in packing.hash_masks(staged.corners(n)[::-1], bits=128):
+    rows = np.flatnonzero((hashes == mask).all(axis=1))
+    if not len(rows):
+      return None
+    found.append(values[rows[0]])
+  return found
 
 
 def _unwrap(per_target, single):

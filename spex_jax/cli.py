@@ -383,7 +383,11 @@ def _print_help(word: str) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-  text = " ".join(str(error).split())
+  # What an error quotes must not steer a terminal.
+  text = "".join(
+    c if c.isprintable() else ascii(c)[1:-1]
+    for c in " ".join(str(error).split())
+  )
   own = (ValueError, TypeError, RuntimeError)
   # One of ours is a sentence; the system's has a number.
   sentences = (

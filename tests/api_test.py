@@ -290,7 +290,14 @@ class TestValues:
       progress=lambda done, budget: calls.append((done, budget)),
     )
     assert max(map(len, fn.batches)) == 30
-    assert calls == [(30, 100), (33, 100), (63, 100), (93, 100), (100, 100)]
+    assert calls == [
+      (30, 100),
+      (33, 100),
+      (35, 100),
+      (65, 100),
+      (95, 100),
+      (100, 100),
+    ]
 
   @pytest.mark.parametrize("method", ["auto", "lasso"])
   def test_integers_and_booleans(self, method):

@@ -53,14 +53,16 @@ class Retry:
   """Which failures to try again after, and how long to wait.
 
   The wait doubles from `first_seconds` up to `most_seconds`; an exception
-  whose attribute `retry_after` holds a longer one in seconds is obeyed. There
-  is no jitter: calls are made one after the other, by one process.
+  whose attribute `retry_after` holds a longer one in seconds is obeyed, up to
+  `most_asked`: one that asks for more is raised, since nobody waits for a year.
+  There is no jitter: calls are made one after the other, by one process.
 
   Attributes:
     on: exceptions to try again after; others are raised at once.
     attempts: calls at most, the first included.
     first_seconds: wait before the second call.
     most_seconds: longest wait that doubling leads to.
+    most_asked: longest wait that an exception may ask for.
     sleep: waits so many seconds; a test replaces it.
   """
 
@@ -68,15 +70,17 @@ class Retry:
   attempts: int = 5
   first_seconds: float = 1.0
   most_seconds: float = 60.0
+  most_asked: float = 600.0
   sleep: Callable[[float], None] = time.sleep
 
   def __post_init__(self):
     if not self.on:
       raise ValueError("Retry needs the exceptions to try again after.")
-    if self.attempts < 1 or min(self.first_seconds, self.most_seconds) < 0:
+    waits = (self.first_seconds, self.most_seconds, self.most_asked)
+    if self.attempts < 1 or not all(0 <= wait < np.inf for wait in waits):
       raise ValueError(
         f"Retry needs attempts >= 1 and waits >= 0; got {self.attempts}, "
-        f"{self.first_seconds}, {self.most_seconds}."
+        f"{', '.join(map(str, waits))}."
       )
 
   def wrap(
@@ -95,13 +99,18 @@ class Retry:
       wait = self.first_seconds
       for attempt in range(1, self.attempts + 1):
         try:
-          return fn(masks)
+          return fn(masks.copy())  # It may write into them.
         except self.on as error:
+          asked = getattr(error, "retry_after", None) or 0.0
           if attempt == self.attempts:
             error.add_note(f"Gave up after {attempt} attempts.")
             raise
+          if not asked <= self.most_asked:
+            error.add_note(
+              f"It asks for {asked:,g} s; most_asked={self.most_asked:g}."
+            )
+            raise
           again(error)
-          asked = getattr(error, "retry_after", None) or 0.0
         self.sleep(max(min(wait, self.most_seconds), asked))
         wait *= 2
       raise AssertionError("The last attempt returns or raises.")
@@ -295,6 +304,8 @@ class File:
     with self.path.open("rb") as file:
       for number, line in enumerate(file, 1):
         if not line.endswith(b"\n"):
+          if _is_whole(line[:-1]):  # Its end is another byte.
+            raise _damaged(f"{self.path}, line {number}")
           if not _begun(line):
             raise ValueError(f"{self.path} is no file of kept values.")
           self._file.truncate(self._end)  # A run was killed while it wrote.
@@ -334,10 +345,7 @@ def _line(entry: Mapping[str, Any]) -> bytes:
 def _parse(line: bytes, where: str) -> dict[str, Any]:
   digest, _, body = line[:-1].partition(b" ")
   if _digest(body) != digest:
-    raise ValueError(
-      f"{where} is damaged: its checksum contradicts it. Delete the line to "
-      "have its mask asked again."
-    )
+    raise _damaged(where)
   return json.loads(body)
 
 
@@ -360,6 +368,18 @@ def _compare(
         f"{found.get(name)!r}, and now it is {value!r}. Give this one a file "
         "of its own, or delete that one."
       )
+
+
+def _damaged(where: str) -> ValueError:
+  return ValueError(
+    f"{where} is damaged: its checksum contradicts it. Delete the line to "
+    "have its mask asked again."
+  )
+
+
+def _is_whole(line: bytes) -> bool:
+  digest, _, body = line.partition(b" ")
+  return _digest(body) == digest
 
 
 def _digest(body: bytes) -> bytes:

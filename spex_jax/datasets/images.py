@@ -17,8 +17,8 @@ from spex_jax.datasets import splits
 SAMPLES = ("china", "flower")  # Photographs that come with scikit-learn.
 
 
-@dataclasses.dataclass(frozen=True)
-class Images:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Images(base.ByValue):
   """Labelled images.
 
   Attributes:

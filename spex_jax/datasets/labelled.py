@@ -15,8 +15,8 @@ from spex_jax.datasets import images, tabular
 NAMES = ("digits", "breast_cancer", "iris", "wine")
 
 
-@dataclasses.dataclass(frozen=True)
-class Labelled:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Labelled(base.ByValue):
   """Examples and their classes.
 
   Attributes:

@@ -17,8 +17,8 @@ from spex_jax.datasets import splits
 NAMES = ("breast_cancer", "diabetes", "iris", "wine")
 
 
-@dataclasses.dataclass(frozen=True)
-class Table:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Table(base.ByValue):
   """Examples by columns.
 
   Attributes:
@@ -214,6 +214,9 @@ def _labelled(
     numbers = np.array([float(answer) for answer in answers])
   except ValueError:
     numbers = None
+  if numbers is not None and not np.isfinite(numbers).all():
+    row = int(np.flatnonzero(~np.isfinite(numbers))[0])
+    raise ValueError(f"row {row} has {answers[row]!r} as {target!r}.")
   if numbers is not None and not (numbers == np.round(numbers)).all():
     return from_arrays(features, numbers, columns=columns)
   if numbers is None:

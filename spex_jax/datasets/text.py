@@ -10,13 +10,15 @@ import pathlib
 
 import numpy as np
 
+from spex_jax import base
+
 # Columns that are taken where none is named.
 _TEXTS = ("text", "review", "sentence", "content")
 _LABELS = ("label", "sentiment", "class", "target")
 
 
-@dataclasses.dataclass(frozen=True)
-class Texts:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Texts(base.ByValue):
   """Labelled texts.
 
   Attributes:

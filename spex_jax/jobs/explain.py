@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from spex_jax import base, settings
 from spex_jax.ablate import choices, evaluate, gradients
 from spex_jax.api import Explanation, explain
+from spex_jax.fourier import score as score_lib
 from spex_jax.jobs import (
   by_gradient,
   callables,
@@ -261,7 +262,7 @@ def _outcome(
     facts.append(
       (
         "faithfulness",
-        f"R2 {score:.4f} on "
+        f"R2 {score_lib.shown(score, explanation.faithfulness_std)} on "
         + report_tables.count(explanation.held_out, "held-out mask"),
       )
     )

@@ -16,8 +16,6 @@ from spex_jax.masks import request
 _JITTED_BATCH, _HOST_BATCH = 256, 1024
 _REPEATS = 4
 _SHOWN = 10  # Players of a mask that an error names.
-_REPEATABLE = 1e-6  # Differences below this share of max|f| are rounding.
-_CONSTANT = 1e-12  # And below this one, f is constant.
 
 _SECOND = 1.0  # A call of a host function should last about as long.
 _GROWTH = 8  # From one call to the next, at most.
@@ -102,8 +100,8 @@ def prove(kept: Kept, n: int, ask: Callable[[np.ndarray], np.ndarray]) -> None:
 
 
 def _alike(first: np.ndarray, second: np.ndarray) -> bool:
-  size = np.maximum(np.abs(first), np.abs(second)).max(axis=0)
-  return bool((np.abs(first - second) <= _REPEATABLE * size).all())
+  rounding = repeatable(np.concatenate([first, second]))
+  return bool((np.abs(first - second) <= rounding).all())
 
 
 class Asker:
@@ -154,6 +152,7 @@ class Asker:
     self.asked, self.num_repeats, self.seconds = 0, 0, 0.0
     self.single, self.note = True, ""
     self.noise: np.ndarray | None = None
+    self._ends: list[np.ndarray | None] = [None, None]
     self._fn, self._progress = value_fn, progress
     self._pads = isinstance(value_fn, jax.stages.Wrapped)
     size = batch_size or (_JITTED_BATCH if self._pads else _HOST_BATCH)
@@ -189,6 +188,18 @@ class Asker:
       self._proven = True
     return self._evaluate(masks, count=True)
 
+  def ends(self) -> tuple[np.ndarray, np.ndarray] | None:
+    """f(none) and f(all), `[T]` each; asked now if the budget has room.
+
+    None where it has not, and one of them was not among the masks.
+    """
+    corners = np.stack([np.zeros(self.n, bool), np.ones(self.n, bool)])
+    new = [i for i, end in enumerate(self._ends) if end is None]
+    if new and self.asked + len(new) <= self.budget:
+      self(corners[new])
+    none, everyone = self._ends
+    return None if none is None or everyone is None else (none, everyone)
+
   def repeat(
     self, masks: np.ndarray, values: np.ndarray, *, strict: bool
   ) -> None:
@@ -199,9 +210,8 @@ class Asker:
     """
     again = self._evaluate(masks[:_REPEATS], count=False)
     self.num_repeats = len(again)
-    size = np.abs(values).max(axis=0)
     self.noise = spread_of_pairs(again, values[:_REPEATS])
-    if (self.noise > _REPEATABLE * size).any():
+    if (self.noise > repeatable(np.concatenate([values, again]))).any():
       gap = np.abs(again - values[:_REPEATS]).max()
       self.note = (
         f"The value function is not deterministic: {len(again)} masks asked "
@@ -227,7 +237,11 @@ class Asker:
           f"The value function returned shape {self._shape} a mask for one "
           f"batch and {values.shape[1:]} for another."
         )
-      parts.append(values.reshape(len(rows), -1))
+      values = values.reshape(len(rows), -1)
+      for end, found in enumerate((~rows.any(axis=1), rows.all(axis=1))):
+        if count and found.any():
+          self._ends[end] = values[found][0]
+      parts.append(values)
       if count:
         self.asked += len(rows)
         if self._progress:
@@ -249,7 +263,9 @@ class Asker:
       batch = np.ones((self._size, self.n), bool)
       batch[: len(asked)] = asked
     begin = time.perf_counter()
-    output = np.asarray(self._fn(batch))
+    output = self._fn(batch)
+    base.check_unmasked(output, "The value function's values")
+    output = np.asarray(output)
     seconds = time.perf_counter() - begin
     self.seconds += seconds
     if self._growing:
@@ -298,8 +314,16 @@ def spread_of_pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
   return np.sqrt((unit**2).mean(axis=0) / 2) * size
 
 
-def is_constant(values: np.ndarray) -> bool:
-  """Whether `[B, T]` values are the same for all masks, up to rounding."""
-  return bool(
-    (np.ptp(values, axis=0) <= _CONSTANT * np.abs(values).max(axis=0)).all()
-  )
+def repeatable(values: np.ndarray) -> np.ndarray:
+  """`[T]` differences between repeats that are rounding, of values `[B, T]`.
+
+  A millionth of their spread, or what sums of a few dozen terms lose in the
+  narrowest float that holds all of them: models run in float32, of which
+  float64 values may be copies.
+  """
+  size = np.abs(values).max(axis=0)
+  with np.errstate(over="ignore"):
+    narrow = (values == values.astype(np.float32)).all(axis=0)
+  eps = np.where(narrow, *(float(np.finfo(t).eps) for t in ("f4", "f8")))
+  low, high = values.min(axis=0), values.max(axis=0)
+  return np.maximum(1e-6 * (high / 2 - low / 2) * 2, 16 * eps * size)

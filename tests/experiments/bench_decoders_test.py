@@ -148,7 +148,7 @@ def test_coverage_is_of_the_ninety_percent_interval():
   assert 0 < sum(hits) < len(hits)
   share = bench_decoders.coverage(explanation, game)
   assert share == round(sum(hits) / len(hits), 4)
-  untested = dataclasses.replace(explanation, error_quantiles=None)
+  untested = dataclasses.replace(explanation, errors=None)
   assert bench_decoders.coverage(untested, game) is None
 
 

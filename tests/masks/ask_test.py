@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from spex_jax import base
 from spex_jax.masks import ask as ask_lib
 
 
@@ -45,9 +46,48 @@ def test_spread_of_pairs(scale):
 
 
 def test_is_constant():
-  assert ask_lib.is_constant(np.full((5, 2), [3.0, 0.0]))
-  assert not ask_lib.is_constant(np.array([[3.0, 0.0], [3.0, 1e-300]]))
-  assert ask_lib.is_constant(np.array([[0.1 + 0.2], [0.3]]))
+  for values, expected in (
+    (np.full((5, 2), [3.0, 0.0]), [True, True]),
+    ([[3.0, 0.0], [3.0, 1e-300]], [True, False]),
+    ([[0.1 + 0.2], [0.3]], [True]),
+    ([[1e17], [1e17 + 1024]], [False]),  # float64 has 63 numbers between.
+    ([[1.7e308], [-1.7e308]], [False]),
+  ):
+    assert base.is_constant(np.asarray(values)).tolist() == expected
+
+
+def test_masked_values_of_a_function_are_refused():
+  fn = lambda m: np.ma.masked_array(m[:, 0] * 1.0, mask=m[:, 0])
+  ask = ask_lib.Asker(fn, 3, 10)
+  with pytest.raises(ValueError, match="masked array with 1 of 2 entries"):
+    ask(np.array([[True, False, True], [False, True, True]]))
+
+
+def test_ends_are_asked_once_and_within_the_budget():
+  corners = np.array([[False] * 3, [True] * 3])
+  for budget, first, expected, asked in (
+    (5, corners[:0], (0.0, 3.0), 2),
+    (5, corners[:1], (0.0, 3.0), 2),
+    (2, corners, (0.0, 3.0), 2),
+    (1, corners[1:], None, 1),
+  ):
+    ask = ask_lib.Asker(lambda m: m.sum(axis=1), 3, budget)
+    ask(first)
+    assert ask.ends() == expected and ask.asked == asked
+
+
+@pytest.mark.parametrize(
+  "values, expected",
+  [
+    # float32 values: some steps of it; float64 ones: a share of the spread.
+    (np.array([1e9, 1e9 + 64]), 16 * 2.0**-23 * (1e9 + 64)),
+    (np.array([1e9 + 0.5, 1e9 + 64.5]), 64e-6),
+    (np.array([0.1, 3.1]), 3e-6),
+  ],
+)
+def test_repeatable(values, expected):
+  found = ask_lib.repeatable(values[:, None])
+  np.testing.assert_allclose(found, [expected], rtol=1e-6)
 
 
 def _sizes(cost, most=1024, calls=12):
