@@ -80,6 +80,7 @@ def _coar(config: parts.Parts, workdir, show, clock) -> attribution.Attribution:
   draws, judge = jax.random.split(subjects.key_of(config.seed, "coar"))
   evaluator.expect(config.budget, choices.default())
   with progress.evaluations(config.budget) as monitor:
+    evaluator.progress = monitor.within
     watched = monitor.watch(evaluator)
     found = coar.attribute(
       watched, n, key=draws, budget=fitted, keep=config.keep

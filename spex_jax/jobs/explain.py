@@ -1,5 +1,6 @@
 """`spex explain`: asks a subject's value function, and reports the answer."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -119,6 +120,7 @@ def run(
   # As many as it may ask twice are beyond the budget; measurements are kept.
   evaluator.expect(total, choices.default())
   with progress.evaluations(total) as monitor:
+    evaluator.progress = monitor.within
     explanation = answer(
       subject, monitor.watch(evaluator), config, monitor.report
     )
@@ -194,51 +196,50 @@ def answer(
     common["cache"] = config.cache
   if config.method in gradients.METHODS:
     return by_gradient.explain(subject, value_fn, config, **common)
+  pilot = None
   if isinstance(config, parts.Parts) and config.method in parts.SHARED:
-    found = _shared(subject, value_fn, config, common)
-    if found is not None:
-      return found
-  return explain(
+    pilot = _pilot(subject, value_fn, config)
+    report(pilot.asked)
+  if pilot is not None and pilot.share != shares.HALF:
+    return shares.explain(
+      value_fn,
+      subject.evaluator.n,
+      pilot,
+      budget=config.budget - pilot.asked,
+      method=config.method,
+      **common,
+    )
+  found = explain(
     value_fn,
     subject.evaluator.n,
-    budget=config.budget,
+    budget=config.budget - (pilot.asked if pilot else 0),
     method=config.method,
     target_faithfulness=config.target_faithfulness,
     kernel_width=config.kernel_width,
     **common,
   )
+  if pilot is not None and pilot.note:
+    found = dataclasses.replace(
+      found,
+      notes=(pilot.note, *found.notes),
+      num_evaluations=found.num_evaluations + pilot.asked,
+    )
+  return found
 
 
-def _shared(
-  subject: subjects.Subject,
-  value_fn: base.ValueFn,
-  config: parts.Parts,
-  common: dict[str, Any],
-) -> Explanation | None:
-  """By masks that keep more than half, where half leaves nothing of the value.
-
-  None where half is what was asked for or chosen, and all is as usual.
-  """
-  n, budget, note, asked = subject.evaluator.n, config.budget, "", 0
-  share = config.share
-  if share is None:
-    goal = config.target_faithfulness
-    if goal is not None or not shares.worth(n, budget):
-      return None
-    pilot = shares.pilot(value_fn, n, subjects.key_of(config.seed, "pilot"))
-    share, note, asked = pilot.share, pilot.note, pilot.asked
-  if share == shares.HALF:
-    return None
-  return shares.explain(
-    value_fn,
-    n,
-    share=share,
-    budget=budget - asked,
-    method=config.method,
-    note=note or f"Each part is kept with probability {share:g}, as given.",
-    asked=asked,
-    **common,
-  )
+def _pilot(
+  subject: subjects.Subject, value_fn: base.ValueFn, config: parts.Parts
+) -> shares.Pilot:
+  """The share of parts that masks keep: given, measured, or half."""
+  n, share = subject.evaluator.n, config.share
+  if share is not None:
+    note = f"Each part is kept with probability {share:g}, as given."
+    return shares.Pilot(share, note, 0)
+  if config.target_faithfulness is not None:
+    return shares.Pilot(shares.HALF, "", 0)
+  if not shares.worth(n, config.budget):
+    return shares.Pilot(shares.HALF, "", 0)
+  return shares.pilot(value_fn, n, subjects.key_of(config.seed, "pilot"))
 
 
 def _outcome(

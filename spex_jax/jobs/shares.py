@@ -85,13 +85,11 @@ def pilot(value_fn: base.ValueFn, n: int, key: base.Key) -> Pilot:
 def explain(
   value_fn: base.ValueFn,
   n: int,
+  chosen: Pilot,
   *,
-  share: float,
   key: base.Key,
   budget: int,
   method: str,
-  note: str,
-  asked: int = 0,
   batch_size: int | None = None,
   cache: str | os.PathLike | None = None,
   progress: Callable[[int, int], None] | None = None,
@@ -103,22 +101,20 @@ def explain(
     value_fn: of one target; and `n`, `batch_size`, `cache`, `progress`, as for
       `api.explain`.
     n: number of players.
-    share: probability that each player is kept, in (0, 1).
+    chosen: the probability that each player is kept, and why.
     key: consumed.
     budget: masks, held-out ones included.
     method: one of `api.DECODERS` that takes any masks.
-    note: how the share was chosen.
-    asked: masks that a pilot has asked before, for the count.
     batch_size: of calls.
     cache: path.
     progress: is told.
     **names: and units, of the players.
   """
-  masks = sampling.biased(key, budget, n, share)
+  masks = sampling.biased(key, budget, n, chosen.share)
   first = packing.distinct_masks(masks).first
   masks = masks[np.sort(first)]
   store = None if not cache else cache_lib.opened(cache, value_fn, n)
-  told = None
+  told, asked = None, chosen.asked
   if progress is not None:
     told = lambda done, total: progress(asked + done, asked + total)
   try:
@@ -145,7 +141,7 @@ def explain(
     num_evaluations=asked + ask.asked,
     num_repeats=ask.num_repeats,
     noise_floor=None if ask.noise is None else float(ask.noise[0]),
-    notes=(note, *found.notes, *filter(None, [ask.note])),
+    notes=(chosen.note, *found.notes, *filter(None, [ask.note])),
     seconds={
       "evaluating": ask.seconds,
       "decoding": spent["decoding"],

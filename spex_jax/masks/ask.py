@@ -158,8 +158,9 @@ class Asker:
     size = batch_size or (_JITTED_BATCH if self._pads else _HOST_BATCH)
     self._size = min(size, budget) if self._pads else size
     self._growing = None
-    if getattr(value_fn, "compiled", False):
-      value_fn.expect(budget)  # An evaluator, which has batches of its own.
+    own_batches = getattr(value_fn, "compiled", False)  # An evaluator.
+    if own_batches and (expect := getattr(value_fn, "expect", None)):
+      expect(budget)
     elif not self._pads and batch_size is None:
       own = getattr(value_fn, "batch_size", None)  # A host evaluator's.
       self._size = own or size

@@ -60,11 +60,7 @@ class Pace:
 
 
 class Monitor:
-  """What is shown while masks are evaluated and their values decoded.
-
-  Attributes:
-    report: takes the number of masks evaluated so far.
-  """
+  """What is shown while masks are evaluated and their values decoded."""
 
   def __init__(
     self,
@@ -72,8 +68,18 @@ class Monitor:
     begin: Callable[[], None],
     end: Callable[[], None],
   ):
-    self.report = report
+    self._report, self._done = report, 0
     self._begin, self._end = begin, end
+
+  def report(self, done: int) -> None:
+    """Takes the number of masks evaluated so far."""
+    self._done = done
+    self._report(done)
+
+  def within(self, done: int, asked: int) -> None:
+    """Takes what an evaluator says of its own batches, inside of one call."""
+    del asked
+    self._report(self._done + done)
 
   def told(self, done: int, budget: int) -> None:
     """`report`, as `explain` calls its `progress`."""
