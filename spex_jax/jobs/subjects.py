@@ -65,6 +65,9 @@ class Ask(settings.Settings):
   batch_size: int | None = settings.field(
     None, "masks in a batch; None measures what is fastest", low=1
   )
+  cache: str = settings.field(
+    "", "a file that keeps the values of all masks, for a run that goes on"
+  )
   index: str = settings.field(
     "FBII", "what is shown of sets", choices=tuple(index_table.INDICES)
   )
@@ -76,6 +79,11 @@ class Ask(settings.Settings):
   def check(self) -> None:
     """Refuses a target where masks are of one size, and an order too large."""
     goal, method = self.target_faithfulness, self.method
+    if self.cache and method in gradients.METHODS:
+      raise ValueError(
+        f"cache={self.cache!r} keeps the values of masks; {method} asks for "
+        "gradients."
+      )
     if goal is not None and method in ("spex", *ADDITIVE):
       who = f"{method} has masks"
       if method == "spex":
