@@ -60,7 +60,7 @@ def coverage(
   explanation: spex.Explanation, game: games.Recording
 ) -> float | None:
   """Share of test values inside the 90 % interval; None if none is known."""
-  if explanation.error_quantiles is None:
+  if explanation.errors is None:
     return None
   low, high = explanation.interval(game.test_masks, 0.9)
   inside = (low <= game.test_values) & (game.test_values <= high)

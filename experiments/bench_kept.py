@@ -107,9 +107,9 @@ def run(
     for way in ("hide", "remove"):
       made = _both(net, net.params, review, net.tokenizer, way, linear)
       yield common | _measured(f"minilm, {way}", config.encoder, config, *made)
-  for name, *subject in _causal(config, causal):
+  for name, net, params, prompt, tokenizer, read in _causal(config, causal):
     for way in ("hide", "remove"):
-      made = _both(*subject[:-1], way, subject[-1])
+      made = _both(net, params, prompt, tokenizer, way, read)
       yield common | _measured(f"{name}, {way}", config.causal, config, *made)
   if causal is None and config != CONFIGS["quick"]:
     yield common | {"who": "kept, causal", "skipped": "no checkpoint at hand"}
@@ -120,7 +120,7 @@ def _causal(config: Config, folder: str | None) -> Iterator[tuple[Any, ...]]:
   if folder is not None:
     net = hub.load(folder)
     words = " ".join(_NOVEL.split()[: config.words])
-    prompt = text.prompt(words, net.tokenizer, add_bos=True)
+    prompt = text.prompt(words, net.tokenizer, bos="yes")
     ids = {"input_ids": prompt.encoding.ids[None], "logits_to_keep": 1}
     # The position is static, so it is closed over.
     last = jax.jit(
@@ -177,9 +177,9 @@ def _measured(who, sizes, config, n, make) -> rows.Row:
   values = {}
   for _ in range(config.turns):
     for (side, micro), value_fn in made.items():
-      *seconds, values[side] = _seconds(value_fn, masks)
-      pairs = zip(spent[side, micro], seconds)
-      spent[side, micro] = tuple(min(pair) for pair in pairs)
+      clock, processor, values[side] = _seconds(value_fn, masks)
+      least = spent[side, micro]
+      spent[side, micro] = min(least[0], clock), min(least[1], processor)
   # Others may be running: their time does not choose.
   best = {
     side: min(micros, key=lambda micro, side=side: spent[side, micro][1])

@@ -15,40 +15,21 @@ ones are tried again, and every answer is kept in `--cache`, so that a run that
 was stopped goes on where it was, for nothing. A service need not be
 deterministic; what it answered first is what counts.
 
-It needs nothing but Python's own `urllib`. `tests/experiments` runs it against
-a local server.
+The key is sent to `--url` alone, which is https, or on this machine
+(`ablate.services`). `tests/experiments` runs it against a local server.
 """
 
 import dataclasses
-import http.client
 import json
+import math
 import os
-import urllib.error
-import urllib.request
-from typing import Any
 
 import jax
 import numpy as np
 from absl import app, flags
 
 import spex_jax as spex
-from spex_jax.ablate import closed, evaluate
-
-
-class Overloaded(Exception):
-  """The service failed in a way that may pass: worth another attempt.
-
-  Attributes:
-    retry_after: seconds that it asked to be left alone for, or None.
-  """
-
-  def __init__(self, message: str, retry_after: float | None = None):
-    super().__init__(message)
-    self.retry_after = retry_after
-
-
-class Refused(Exception):
-  """The service refused the request: another attempt would end alike."""
+from spex_jax.ablate import closed, evaluate, services
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +42,9 @@ class Client:
     key: sent as a bearer token; "" for none. Never written anywhere.
     likeliest: how many log probabilities to ask for; 20 is OpenAI's most.
     timeout: seconds until a call counts as failed.
+
+  Raises:
+    ValueError: a url that is neither https nor on this machine.
   """
 
   url: str
@@ -69,15 +53,22 @@ class Client:
   likeliest: int = 20
   timeout: float = 60.0
 
+  def __post_init__(self):
+    self._service  # noqa: B018  Refuses an address at once.
+
+  @property
+  def _service(self) -> services.Service:
+    return services.Service(self.url, self.key, self.timeout)
+
   def first_token(self, prompt: str) -> dict[str, float]:
     """The likeliest first tokens of the answer, and their log probabilities.
 
     Raises:
-      Overloaded: no connection, a timeout, an answer that breaks off, status
-        408, 409, 429 or 5xx.
-      Refused: any other status, or an answer without log probabilities.
+      services.Overloaded, services.Refused: as `services.Service.post`; an
+        answer without log probabilities that are numbers is refused.
     """
-    answer = self._post(
+    service = self._service
+    answer = service.post(
       "/chat/completions",
       {
         "model": self.model,
@@ -94,35 +85,20 @@ class Client:
         entry["token"]: float(entry["logprob"])
         for entry in token["top_logprobs"]
       }
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-      raise Refused(
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
+      raise services.Refused(
         f"{self.url} gave no log probabilities of {self.model}; does it "
-        f"support `logprobs`? It said {json.dumps(answer)[:300]}."
+        f"support `logprobs`? It said {service.safe(json.dumps(answer))}."
       ) from error
+    if not all(math.isfinite(value) for value in found.values()):
+      raise services.Refused(
+        f"{self.url} gave NaN or infinity as log probabilities of {self.model}."
+      )
     if not found:
-      raise Refused(f"{self.url} gave an empty list of log probabilities.")
+      raise services.Refused(
+        f"{self.url} gave an empty list of log probabilities."
+      )
     return found
-
-  def _post(self, path: str, body: dict[str, Any]) -> Any:
-    headers = {"Content-Type": "application/json"}
-    if self.key:
-      headers["Authorization"] = f"Bearer {self.key}"
-    request = urllib.request.Request(
-      self.url.rstrip("/") + path, json.dumps(body).encode(), headers
-    )
-    try:
-      with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-        return json.loads(answer.read())
-    except urllib.error.HTTPError as error:
-      said = error.read().decode(errors="replace")[:300]
-      message = f"{self.url}: status {error.code}, {said!r}"
-      if error.code in (408, 409, 429) or error.code >= 500:
-        wait = error.headers.get("Retry-After", "")
-        seconds = float(wait) if wait.replace(".", "", 1).isdigit() else None
-        raise Overloaded(message, seconds) from error
-      raise Refused(message) from error
-    except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
-      raise Overloaded(f"{self.url}: {error!r}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +153,7 @@ def evaluator(
     fn,
     len(question.words),
     batch_size=1,  # Every answer is on disk before the next is asked for.
-    retry=retry or closed.Retry((Overloaded,)),
+    retry=retry or closed.Retry((services.Overloaded,)),
     calls_per_second=calls_per_second,
     cache=cache,
     progress=progress,

@@ -167,6 +167,7 @@ def started(
 
 def say(text: str) -> None:
   """One line of a launcher, with the time: it may be read days later."""
+  text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
   print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 

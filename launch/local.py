@@ -4,9 +4,9 @@
     --workdir=DIR --processes=2 [-- more flags of `spex sweep run`]
 
 Every process is one task of `spex sweep run`. One that dies is started again,
-`--restarts` times; the others go on. With `--stall=SECONDS` one that publishes
-nothing for so long is killed, and started again, too. Asked to end (TERM, or
-control-C), all end behind their shards. `--dry_run` prints the commands.
+`--restarts` times; the others go on. One that publishes nothing for `--stall`
+seconds (two hours) is killed, and started again, too. Asked to end (TERM, HUP,
+or control-C), all end behind their shards. `--dry_run` prints the commands.
 Threads and GPUs are split: each process gets its share of the cores, and GPUs
 of its own; where there are fewer GPUs than processes, a share of the memory of
 one, unless XLA_PYTHON_CLIENT_MEM_FRACTION is set.
@@ -296,6 +296,6 @@ if __name__ == "__main__":
   flags.DEFINE_string("workdir", None, "Its directory.", required=True)
   flags.DEFINE_integer("processes", 2, "Tasks.", lower_bound=1)
   flags.DEFINE_integer("restarts", 3, "Of a task that was killed.")
-  flags.DEFINE_float("stall", 0.0, "Seconds of silence; 0: for ever.")
+  flags.DEFINE_float("stall", 7200.0, "Seconds of silence; 0: for ever.")
   flags.DEFINE_bool("dry_run", False, "Prints the commands.")
   app.run(main)

@@ -24,12 +24,16 @@ asked twice, aside, to see whether the answers repeat.
 Shapes: n players, B masks, T targets, K sets, D the largest order.
 """
 
+import contextlib
+import os
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from spex_jax import base
+from spex_jax.ablate import cache as cache_lib
 from spex_jax.explanation import Explanation
 from spex_jax.fourier import exact, sparse, spex
 from spex_jax.masks import ask as ask_lib
@@ -37,6 +41,7 @@ from spex_jax.masks import packing, request, sampling
 from spex_jax.proxies import additive, lime, select, staged
 from spex_jax.proxies import budget as budget_lib
 from spex_jax.proxies import samples as samples_lib
+from spex_jax.report import progress as progress_lib
 
 DECODERS = ("auto", "spex", *select.PROXIES, "exact")
 METHODS = (*DECODERS, *additive.METHODS)
@@ -46,7 +51,7 @@ _MOST_EXACT = 24  # Players; 2^24 values and coefficients fit in memory.
 
 def explain(
   value_fn: base.ValueFn,
-  n: int,
+  n: int | None = None,
   *,
   key: base.Key,
   budget: int = 2000,
@@ -54,11 +59,12 @@ def explain(
   max_order: int | None = None,
   strict: bool = False,
   batch_size: int | None = None,
-  names: Sequence[str] | None = None,
+  names: Sequence[Any] | None = None,
   units: str | None = None,
-  progress: ask_lib.Progress | None = None,
+  progress: ask_lib.Progress | bool | None = None,
   target_faithfulness: float | None = None,
   kernel_width: float = lime.WIDTH,
+  cache: str | os.PathLike | None = None,
 ) -> Explanation:
   """Finds which sets of players matter together to a value function.
 
@@ -68,7 +74,8 @@ def explain(
       is padded, so that it compiles once). NaN and infinity are errors, as
       one of them would enter every coefficient of a transform and dropping
       it would break a plan; give such masks a value of your own choice.
-    n: number of players; 0 is answered with the one value there is.
+    n: number of players; 0 is answered with the one value there is. None
+      for that of an evaluator of `ablate`.
     key: consumed.
     budget: most distinct masks to ask for. max(64, 10 %) of them, but at
       most a third, are held out.
@@ -80,10 +87,13 @@ def explain(
       methods with one value for each player have no use for it.
     strict: a value function that does not repeat its values is an error,
       rather than a noise floor.
-    batch_size: masks in one call; None for 256 if jitted, else 1,024.
-    names: n names of players, for printing.
+    batch_size: masks in one call. None for 256 if jitted; a host function gets
+      one mask at first, then as many as take about a second, at most 1,024.
+    names: n names of players, for printing: a list, an array, a pandas Index,
+      a range; kept as text. None for those that the evaluator has.
     units: the units of the values, for printing.
     progress: called with the distinct masks asked so far, and the budget.
+      True shows a bar, or lines, with rate and time left on stderr.
     target_faithfulness: stop asking once the held-out masks (max(64, 10 %) of
       the budget, asked first) are predicted with this R^2, tried at an
       eighth, a quarter, half and all of the budget; a note tells whether it
@@ -91,20 +101,28 @@ def explain(
       has one size, nor for methods with one value for each player; "exact"
       meets any.
     kernel_width: of LIME, in cosine distance from the full mask.
+    cache: path of a file that keeps the values of every batch and answers for
+      them when the same function is explained again, whatever stopped it. A
+      few kept masks are asked again first, aside from the budget.
 
   Raises:
-    ValueError: a budget that cannot carry the method (the message says what
-      would), `max_order` outside 1..n, an unknown method, or values that are
-      not finite, of the wrong shape, or (strict) not repeated.
+    ValueError: a budget that cannot carry the method, or whose masks fit into
+      no memory (the message says what would), `max_order` outside 1..n, an
+      unknown method, values that are not finite, of the wrong shape, or
+      (strict) not repeated, or a `cache` of another function or number of
+      players.
     TypeError: values that are not real numbers, or an argument of another
       kind; the message names it. What `value_fn` raises comes through as is.
   """
   start = time.perf_counter()
   request.choice("method", method, METHODS)
+  n = getattr(value_fn, "n", None) if n is None else n
   n = request.whole("n", n, 0)
+  names = getattr(value_fn, "names", None) if names is None else names
   budget = request.whole("budget", budget, 1)
+  base.check_fits(min(budget, 1 << min(n, 62)), n, f"budget={budget:,}")
   max_order = request.order(max_order, n)
-  names = request.player_names(names, n)
+  names = base.check_names(names, n)
   key = request.typed_key(key)
   goal = request.goal(target_faithfulness)
   if goal is not None and method in ("spex", *additive.METHODS):
@@ -113,35 +131,33 @@ def explain(
       f"{who} of one size; use target_faithfulness with method='auto'."
     )
   kernel_width = request.positive("kernel_width", kernel_width)
-  ask = ask_lib.Asker(
-    value_fn, n, budget, batch_size=batch_size, progress=progress
-  )
-  test = score = None
-  if n and method in additive.METHODS:
-    answer, test, score = additive.ask_and_fit(
-      ask, key, method, kernel_width=kernel_width, strict=strict
+  with contextlib.ExitStack() as stack:
+    watch = kept = None
+    if progress is True:
+      total = min(budget, 1 << n)
+      monitor = stack.enter_context(progress_lib.evaluations(total))
+      watch, progress = monitor.watch, monitor.told
+    if cache is not None:
+      kept = stack.enter_context(cache_lib.opened(cache, value_fn, n))
+    ask = ask_lib.Asker(
+      value_fn,
+      n,
+      budget,
+      batch_size=batch_size,
+      progress=progress or None,
+      kept=kept,
+      watch=watch,
     )
-    if max_order is not None and max_order > 1:
-      answer.notes.append(f"{method} has no sets, as of max_order={max_order}.")
-  elif n <= _MOST_EXACT and 1 << n <= budget:
-    masks = sampling.enumerate_masks(n)
-    values = ask(masks)
-    ask.repeat(masks, values, strict=strict)
-    answer, score = _exact(values, max_order)
-  elif method == "exact":
-    raise ValueError(
-      f"exact asks all 2**{n} masks of up to {_MOST_EXACT} players; the "
-      f"budget is {budget}. Use method='auto'."
+    answer, test, score = _asked(
+      ask,
+      key,
+      method,
+      max_order=max_order,
+      strict=strict,
+      goal=goal,
+      kernel_width=kernel_width,
     )
-  elif budget < budget_lib.LEAST and method != "spex":
-    raise ValueError(
-      f"A budget of {budget} is too small for n={n}: need at least "
-      f"{min(budget_lib.LEAST, 1 << n)} masks."
-    )
-  else:
-    answer, test = staged.ask_and_decode(
-      ask, key, method, max_order=max_order, strict=strict, goal=goal
-    )
+    ends = ask.ends()
   judged = select.judge(answer, None, test)
   total = time.perf_counter() - start
   return Explanation(
@@ -151,7 +167,8 @@ def explain(
     num_repeats=ask.num_repeats,
     method=answer.method,
     **_trust(answer, judged, score, ask.single),
-    notes=tuple(answer.notes + [ask.note] * bool(ask.note)),
+    ends=_ends(ends, ask.single),
+    notes=_notes([*answer.notes, ask.note], answer, names),
     seconds=_seconds(ask.seconds, total),
     names=names,
     units=units,
@@ -166,7 +183,7 @@ def decode(
   max_order: int | None = None,
   strict: bool = False,
   held_out: tuple[base.Masks, base.Values] | None = None,
-  names: Sequence[str] | None = None,
+  names: Sequence[Any] | None = None,
   units: str | None = None,
 ) -> Explanation:
   """The same from samples that you already have. Deterministic.
@@ -206,7 +223,7 @@ def decode(
   if num_masks == 0:
     raise ValueError("Need at least one mask to decode; got none.")
   max_order = request.order(max_order, n)
-  names = request.player_names(names, n)
+  names = base.check_names(names, n)
   if plan is None and method == "spex":
     raise ValueError(
       "method='spex' needs the QueryPlan that the masks came from: "
@@ -248,8 +265,9 @@ def decode(
     num_evaluations=num_evaluations,
     num_repeats=num_masks - num_distinct,
     **_trust(answer, judged, score, single),
+    ends=_ends(_held_ends(hashes, n, values[distinct.inverse]), single),
     method=answer.method,
-    notes=tuple(notes + answer.notes),
+    notes=_notes([*notes, *answer.notes], answer, names),
     seconds=_seconds(0.0, time.perf_counter() - start),
     names=names,
     units=units,
@@ -265,7 +283,7 @@ def assess(
   method: str = "given",
   strict: bool = False,
   batch_size: int | None = None,
-  names: Sequence[str] | None = None,
+  names: Sequence[Any] | None = None,
   units: str | None = None,
   notes: Sequence[str] = (),
   progress: ask_lib.Progress | None = None,
@@ -277,7 +295,8 @@ def assess(
     fourier: of n players, 1 or more; with a leading T where `value_fn` has T
       targets. `proxies.additive.function` makes one of a value per player.
     key: consumed.
-    num_masks: uniform masks to judge it on, at most all 2^n.
+    num_masks: uniform masks to judge it on, at most all 2^n; f(none) and
+      f(all) are asked besides, for `ends`.
     method: what made it, for the report.
     strict: and `batch_size`, `names`, `units` and `progress`, as for `explain`.
     batch_size: of calls.
@@ -294,12 +313,12 @@ def assess(
   start = time.perf_counter()
   n = request.whole("The number of players", fourier.n, 1)
   num_masks = request.whole("num_masks", num_masks, 1)
-  names = request.player_names(names, n)
+  names = base.check_names(names, n)
   key = request.typed_key(key)
   if n <= _MOST_EXACT:
     num_masks = min(num_masks, 1 << n)
   ask = ask_lib.Asker(
-    value_fn, n, num_masks, batch_size=batch_size, progress=progress
+    value_fn, n, num_masks + 2, batch_size=batch_size, progress=progress
   )
   masks = sampling.distinct(key, num_masks, n)
   values = ask(masks)
@@ -313,6 +332,7 @@ def assess(
       f"value function has {'none' if ask.single else values.shape[1]}."
     )
   answer = select.Answer(functions, method, list(notes))
+  ends = ask.ends()
   judged = select.judge(answer, None, samples_lib.Samples(masks, values))
   return Explanation(
     fourier=fourier,
@@ -321,11 +341,44 @@ def assess(
     num_repeats=ask.num_repeats,
     method=method,
     **_trust(answer, judged, None, single),
-    notes=tuple(answer.notes + [ask.note] * bool(ask.note)),
+    ends=_ends(ends, single),
+    notes=_notes([*answer.notes, ask.note], answer, names),
     seconds=_seconds(ask.seconds, time.perf_counter() - start),
     names=names,
     units=units,
   )
+
+
+def _asked(ask, key, method, *, max_order, strict, goal, kernel_width):
+  """Asks what the method needs: the answer, samples to test it, R^2 or None."""
+  test = score = None
+  n, budget = ask.n, ask.budget
+  if n and method in additive.METHODS:
+    answer, test, score = additive.ask_and_fit(
+      ask, key, method, kernel_width=kernel_width, strict=strict
+    )
+    if max_order is not None and max_order > 1:
+      answer.notes.append(f"{method} has no sets, as of max_order={max_order}.")
+  elif n <= _MOST_EXACT and 1 << n <= budget:
+    masks = sampling.enumerate_masks(n)
+    values = ask(masks)
+    ask.repeat(masks, values, strict=strict)
+    answer, score = _exact(values, max_order)
+  elif method == "exact":
+    raise ValueError(
+      f"exact asks all 2**{n} masks of up to {_MOST_EXACT} players; the "
+      f"budget is {budget}. Use method='auto'."
+    )
+  elif budget < budget_lib.LEAST and method != "spex":
+    raise ValueError(
+      f"A budget of {budget} is too small for n={n}: need at least "
+      f"{min(budget_lib.LEAST, 1 << n)} masks."
+    )
+  else:
+    answer, test = staged.ask_and_decode(
+      ask, key, method, max_order=max_order, strict=strict, goal=goal
+    )
+  return answer, test, score
 
 
 def _held_masks(given):
@@ -350,16 +403,44 @@ def _trust(answer, judged, score, single):
     std = padded[0] if single else np.stack(padded)
   if judged is None:
     return {
-      "faithfulness": _unwrap(score, single), "held_out": 0, "coef_std": std,
-    }  # fmt: skip
-  quantiles = judged.error_quantiles
+      "faithfulness": _unwrap(score, single),
+      # All masks were asked, or none was left to test on.
+      "faithfulness_std": None if score is None else _unwrap(0 * score, single),
+      "held_out": 0,
+      "coef_std": std,
+    }
   return {
     "faithfulness": _unwrap(judged.faithfulness, single),
+    "faithfulness_std": _unwrap(judged.std, single),
     "held_out": judged.num_masks,
     "by_terms": {k: _unwrap(v, single) for k, v in judged.by_terms.items()},
-    "error_quantiles": quantiles[0] if single else quantiles,
+    "errors": judged.errors[0] if single else judged.errors,
     "coef_std": std,
   }
+
+
+def _notes(notes, answer, names):
+  told = "" if answer.untold is None else answer.untold.note(names)
+  return tuple(note for note in (*notes, told) if note)
+
+
+def _ends(ends, single):
+  """(f(none), f(all)) as they are kept, or None where they were not asked."""
+  if ends is None:
+    return None
+  none, everyone = ends
+  return _unwrap(none, single), _unwrap(everyone, single)
+
+
+def _held_ends(hashes, n, values):
+  """`[T]` values of the empty and the full mask, if both are among samples."""
+  found = []
+  for mask in packing.hash_masks(staged.corners(n)[::-1], bits=128):
+    rows = np.flatnonzero((hashes == mask).all(axis=1))
+    if not len(rows):
+      return None
+    found.append(values[rows[0]])
+  return found
 
 
 def _unwrap(per_target, single):

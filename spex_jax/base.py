@@ -22,7 +22,8 @@ import os
 import pathlib
 import secrets
 import socket
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -33,6 +34,41 @@ Masks: TypeAlias = Array  # bool[B, n], True = kept.
 Values: TypeAlias = Array  # float[B], or float[B, T] for T targets.
 ValueFn: TypeAlias = Callable[[Masks], Values]
 Key: TypeAlias = jax.Array  # A typed key of `jax.random.key`, consumed once.
+
+# Share of the largest |value| below which differences are rounding.
+ROUNDING = 8 * float(np.finfo(np.float64).eps)
+_HASHED = 64  # Entries of an array that its hash reads.
+
+
+class ByValue:
+  """What makes dataclasses that hold arrays compare, hash and copy by value.
+
+  Equal are objects of one class whose fields are equal: arrays in shape and
+  every entry (NaN is NaN), whatever their dtypes. Fields of `compare=False`
+  are left out. Copies and pickles keep arrays that were read-only so. For
+  dataclasses of `eq=False`, which keep these methods.
+  """
+
+  def __eq__(self, other: object) -> bool:
+    return type(self) is type(other) and _same(*map(_compared, (self, other)))
+
+  def __hash__(self) -> int:
+    return hash((type(self).__name__, _key(_compared(self))))
+
+  def __getstate__(self) -> dict[str, Any]:
+    fixed = [
+      name
+      for name, value in vars(self).items()
+      if isinstance(value, np.ndarray) and not value.flags.writeable
+    ]
+    return vars(self) | {"_read_only": fixed}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    fields = dict(state)
+    fixed = fields.pop("_read_only", ())
+    vars(self).update(fields)
+    for name in fixed:
+      fields[name].flags.writeable = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,6 +113,45 @@ class NotFiniteError(ValueError):
   """Values with NaN or infinity."""
 
 
+def check_unmasked(array: Any, what: str) -> None:
+  """Refuses NumPy's masked arrays that mask anything: `asarray` would take it.
+
+  Args:
+    array: anything.
+    what: it holds, for the message: "Values", say.
+
+  Raises:
+    ValueError: masked entries; the message counts them.
+  """
+  if isinstance(array, np.ma.MaskedArray):
+    count = int(np.ma.count_masked(array))
+    if count:
+      raise ValueError(
+        f"{what} come as a NumPy masked array with {count} of {array.size} "
+        "entries masked: they have no value. Leave these rows out, or fill "
+        "them (.filled)."
+      )
+
+
+def origin(values: np.ndarray) -> np.ndarray:
+  """What to subtract from values `[B, T]` before sums of them: `[T]`.
+
+  The value nearest to 0 where all are within a factor of two of one another:
+  then no difference rounds (Sterbenz 1974), and what they all share costs no
+  digit of what tells them apart. Else 0: there is nothing to gain.
+  """
+  low, high = values.min(axis=0), values.max(axis=0)
+  above = (low > 0) & (high / 2 <= low)
+  below = (high < 0) & (low / 2 >= high)
+  return np.where(above, low, np.where(below, high, 0.0))
+
+
+def is_constant(values: np.ndarray) -> np.ndarray:
+  """bool `[T]`: whether values `[B, T]` differ by rounding at most."""
+  half = values / 2  # No range overflows.
+  return np.ptp(half, axis=0) <= ROUNDING * np.abs(half).max(axis=0)
+
+
 def check_masks(masks: Masks, n: int | None = None) -> np.ndarray:
   """Returns masks as a host `bool[B, n]`, or says what is wrong with them.
 
@@ -86,8 +161,9 @@ def check_masks(masks: Masks, n: int | None = None) -> np.ndarray:
 
   Raises:
     ValueError: not two-dimensional, another number of players, or an entry
-      that is neither 0 nor 1.
+      that is neither 0 nor 1, or one that a masked array masks.
   """
+  check_unmasked(masks, "Masks")
   array = np.asarray(masks)
   if array.ndim != 2:
     raise ValueError(
@@ -119,6 +195,29 @@ def check_integer(value: Any, what: str) -> int:
     except TypeError:
       pass  # Said below, by name.
   raise TypeError(f"{what} must be an integer; got {value!r}.")
+
+
+def check_names(names: Iterable[Any] | None, n: int) -> tuple[str, ...] | None:
+  """Returns n names of players as text, or None for none.
+
+  Args:
+    names: anything in an order; what it holds becomes text.
+    n: the number of players.
+
+  Raises:
+    TypeError: one string, a set, an array of other axes, nothing to list.
+    ValueError: another number of names.
+  """
+  if names is None:
+    return None
+  unordered = isinstance(names, str | bytes | set | frozenset | Mapping)
+  flat = getattr(names, "ndim", 1) == 1
+  if unordered or not flat or not isinstance(names, Iterable):
+    raise TypeError(f"names must be a list of {n} strings; got {names!r}.")
+  out = tuple(map(str, names))
+  if len(out) != n:
+    raise ValueError(f"Need {n} names, one per player; got {len(out)}.")
+  return out
 
 
 def check_players(players: Array, n: int) -> np.ndarray:
@@ -175,8 +274,9 @@ def check_values(values: Values, num_masks: int) -> np.ndarray:
     TypeError: values that are not real numbers (complex, strings, objects).
     ValueError: another shape than `[B]` or `[B, T]`, B = 0; or
       `NotFiniteError`, NaN or infinities: the message counts them and names the
-      first mask that has one.
+      first mask that has one; or entries that a masked array masks.
   """
+  check_unmasked(values, "Values")
   array = np.asarray(values)
   if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
     raise TypeError(
@@ -208,10 +308,11 @@ def write_json(path: str | os.PathLike, body: dict[str, Any]) -> None:
 
   Raises:
     OSError: no room, no permission: the old file, if any, is left as it was.
-    ValueError: NaN or infinity in `body`.
+    ValueError: NaN or infinity in `body`; something at `path` that is no file.
   """
   path = pathlib.Path(path)
   data = to_json(body)
+  check_replaceable(path)
   temporary = draft(path)
   try:
     with temporary.open("xb") as file:
@@ -257,20 +358,84 @@ def from_json(
       the checksum itself.
 
   Raises:
-    ValueError: not a JSON object, or contents that the checksum contradicts.
+    ValueError: not a JSON object, or contents that the checksum contradicts;
+      with `must_have_checksum` any other bytes than `to_json` writes, too.
   """
   try:
     body = json.loads(data)
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+  except RecursionError as error:
+    raise ValueError(f"{path} is not JSON: it is nested too deep.") from error
+  except ValueError as error:
     raise ValueError(f"{path} is not JSON: {error}.") from error
   if not isinstance(body, dict):
     raise ValueError(f"{path} must hold a JSON object.")
   stored = body.pop("sha256", None)
   if stored is None and must_have_checksum:
     raise ValueError(f"{path} is damaged: it has no sha256.")
-  if stored is not None and stored != _digest(body):
+  try:
+    # The same contents in other bytes (a 5 for a last 4 that rounds alike, an
+    # E for an e) are a fault of the disk all the same.
+    sound = not must_have_checksum or to_json(body) == data
+    sound = sound and (stored is None or stored == _digest(body))
+  except ValueError:  # NaN: none of ours.
+    sound = False
+  if not sound:
     raise ValueError(f"{path} is damaged: its contents contradict its sha256.")
   return body
+
+
+def check_fits(num_masks: int, n: int, what: str) -> None:
+  """Refuses masks bool `[num_masks, n]` that this machine cannot hold.
+
+  Args:
+    num_masks: B, of any size.
+    n: players, of any number.
+    what: asks for them, as a message names it.
+
+  Raises:
+    ValueError: they do not fit; the message tells how many would.
+  """
+  room = _memory()
+  if num_masks * n > room:
+    fit = ((room // n, "masks"), (room // num_masks, "players"))
+    most = " or ".join(f"{count:,} {name}" for count, name in fit if count)
+    raise ValueError(
+      f"{what}: {num_masks:,} masks of {n:,} players do not fit into this "
+      f"machine's {room / 2**30:,.0f} GiB: {most} do, at most."
+    )
+
+
+def _memory() -> int:
+  """Bytes of this machine."""
+  try:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  except (AttributeError, ValueError, OSError):  # Not told.
+    return 1 << 36
+
+
+def printable(text: str) -> str:
+  """Escapes what could break a line or steer a terminal."""
+  return "".join(
+    c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
+  )
+
+
+def check_replaceable(path: pathlib.Path) -> None:
+  """Refuses to write a file in place of what is none.
+
+  Raises:
+    ValueError: a folder, a link, a device, a pipe or a socket is there.
+  """
+  try:
+    mode = path.lstat().st_mode
+  except FileNotFoundError:
+    return
+  if not stat.S_ISREG(mode):
+    what = {
+      stat.S_IFDIR: "folder", stat.S_IFLNK: "link", stat.S_IFIFO: "pipe",
+      stat.S_IFSOCK: "socket",
+    }.get(stat.S_IFMT(mode), "device")  # fmt: skip
+    raise ValueError(f"{path} is a {what}: it is not replaced by a file.")
 
 
 def draft(path: pathlib.Path) -> pathlib.Path:
@@ -295,6 +460,39 @@ def sync(path: str | os.PathLike) -> None:
     os.fsync(descriptor)
   finally:
     os.close(descriptor)
+
+
+def _compared(value: Any) -> dict[str, Any]:
+  return {
+    field.name: getattr(value, field.name)
+    for field in dataclasses.fields(value)
+    if field.compare
+  }
+
+
+def _same(a: Any, b: Any) -> bool:
+  if isinstance(a, Mapping) and isinstance(b, Mapping):
+    return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+  if isinstance(a, Array) or isinstance(b, Array):
+    a, b = np.asarray(a), np.asarray(b)
+    floats = a.dtype.kind in "fc" and b.dtype.kind in "fc"
+    return np.array_equal(a, b, equal_nan=floats)
+  if isinstance(a, tuple | list) and isinstance(b, tuple | list):
+    return len(a) == len(b) and all(map(_same, a, b))
+  return bool(a == b) or (a != a and b != b)
+
+
+def _key(value: Any) -> Any:
+  """Hashable, and equal for what `_same` calls equal."""
+  if isinstance(value, Mapping):
+    return frozenset((k, _key(v)) for k, v in value.items())
+  if isinstance(value, Array):
+    value = np.asarray(value)
+    entries = value.ravel()[:_HASHED].tolist()
+    return (value.shape, _key(entries)) if value.ndim else _key(entries[0])
+  if isinstance(value, tuple | list):
+    return tuple(map(_key, value))
+  return None if value != value else value
 
 
 def _digest(body: dict[str, Any]) -> str:

@@ -4,29 +4,36 @@ Shapes: n players, B masks, T targets, K sets.
 """
 
 import dataclasses
+import math
 import os
+import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from spex_jax import base
-from spex_jax.fourier import sparse
+from spex_jax.fourier import score, sparse
 from spex_jax.indices import interactions as interactions_lib
 from spex_jax.indices import table
 from spex_jax.masks import request
 
-_ARRAYS = ("faithfulness", "noise_floor", "coef_std", "error_quantiles")
+_ARRAYS = (
+  "faithfulness", "faithfulness_std", "noise_floor", "coef_std", "errors",
+)  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
-class Explanation:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Explanation(base.ByValue):
   """A sparse function that stands for f, and how far to trust it.
 
   Attributes:
     fourier: the expansion; a leading T for T targets.
     faithfulness: R^2 on masks that no decoder saw (`[T]` for T targets); on
       all masks where all were asked; None where no mask was left to test on.
+    faithfulness_std: its standard error (`[T]`), by the delta method over these
+      masks (`fourier.score.r2_std`); 0 where all were asked; None where
+      faithfulness is.
     noise_floor: standard deviation of one value between repeats of the same
       mask (`[T]`), in the units of f; 0 for a function, None if never seen
       twice.
@@ -39,8 +46,11 @@ class Explanation:
       faithfulness is.
     coef_std: standard errors of `fourier.coefs`, of the same shape and units;
       None from decoders that do not know them.
-    error_quantiles: `[101]` (`[T, 101]`) quantiles 0, .01, ... 1 of the errors
-      |f - answer| behind `faithfulness`, in the units of f; see `interval`.
+    errors: `[E]` (`[T, E]`) the errors |f - answer| of the `held_out` masks,
+      ascending, in the units of f; of more than 1,000, the ranks
+      ceil(r held_out / E); see `interval`.
+    ends: f(none) and f(all) as f gave them (each `[T]`), which the expansion
+      need not meet: see `gaps`. None where they were not asked.
     notes: what was decided on the way, and why.
     seconds: "evaluating", "decoding" and "total".
     names: of the players, or None.
@@ -54,19 +64,23 @@ class Explanation:
   num_repeats: int
   held_out: int
   method: str
+  faithfulness_std: Any = None
   by_terms: dict[str, Any] | None = None
   coef_std: Any = None
-  error_quantiles: Any = None
+  errors: Any = None
+  ends: tuple[Any, Any] | None = None
   notes: tuple[str, ...] = ()
-  seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+  seconds: dict[str, float] = dataclasses.field(
+    default_factory=dict, compare=False
+  )
   names: tuple[str, ...] | None = None
   units: str | None = None
 
   def interactions(
     self,
     index: str = "FBII",
-    order: int | None = 2,
-    names: Sequence[str] | None = None,
+    order: int | Literal["own"] | None = "own",
+    names: Sequence[Any] | None = None,
     *,
     target: int | None = None,
   ) -> interactions_lib.Interactions:
@@ -74,7 +88,8 @@ class Explanation:
 
     Args:
       index: its name.
-      order: the largest set; None for no limit.
+      order: the largest set; None for no limit; "own" for an index's only
+        order (SV, BV: 1), or 2.
       names: of the players; those of the explanation if None.
       target: which of T targets; needed if there are several.
 
@@ -101,8 +116,8 @@ class Explanation:
     return table.interactions(
       fourier,
       index,
-      order,
-      names=names or self.names,
+      table.own_order(index) if order == "own" else order,
+      names=self.names if names is None else names,
       units=self.units,
       coef_std=std,
     )
@@ -112,9 +127,11 @@ class Explanation:
   ) -> tuple[np.ndarray, np.ndarray]:
     """Bounds `[B]` (`[B, T]`) that hold the value f(mask) with a probability.
 
-    The answer plus and minus the `level` quantile of its errors on masks that
-    it had not seen (split conformal prediction, Vovk et al. 2005): right on
-    average over uniform masks, whatever the decoder; not for each mask apart.
+    The answer plus and minus the ceil((m + 1) level)-th smallest of its errors
+    on the m masks that it had not seen (split conformal prediction, Vovk et
+    al. 2005): with at least that probability on average over uniform masks,
+    whatever the decoder; not for each mask apart. Where m is too small for the
+    level, there is no bound: they are infinite, and a warning says so.
 
     Args:
       masks: bool `[B, n]`.
@@ -123,35 +140,105 @@ class Explanation:
     Raises:
       ValueError: no such errors are known, or a level outside (0, 1).
     """
-    if self.error_quantiles is None:
+    if self.errors is None:
       raise ValueError("No mask was left to measure errors on.")
     if not 0 < level < 1:
       raise ValueError(f"level must lie in (0, 1); got {level}.")
-    grid = np.linspace(0, 1, self.error_quantiles.shape[-1])
-    width = np.asarray(
-      [np.interp(level, grid, q) for q in np.atleast_2d(self.error_quantiles)]
-    )
+    errors = np.atleast_2d(self.errors)
+    # Less a little, as (m + 1) level may round up where it is whole.
+    rank = math.ceil((self.held_out + 1) * level * (1 - base.ROUNDING))
+    if rank > self.held_out:
+      least = math.ceil(level / (1 - level) * (1 - base.ROUNDING))
+      width = np.full(len(errors), np.inf)
+      warnings.warn(
+        f"{self.held_out} held-out masks bound no value at level {level:g}: "
+        f"the interval is infinite. It takes {least}.",
+        stacklevel=2,
+      )
+    else:
+      # The first kept whose own rank is no less.
+      kept = errors.shape[1]
+      ranks = -(-np.arange(1, kept + 1) * self.held_out // kept)
+      width = errors[:, np.searchsorted(ranks, rank)]
     guess = np.asarray(self.fourier(masks))
     width = width[0] if self.fourier.num_targets is None else width[None]
     return guess - width, guess + width
 
+  @property
+  def gaps(self) -> tuple[Any, Any] | None:
+    """What the expansion says of f(none) and f(all), less what f said.
+
+    None where `ends` is.
+    """
+    if self.ends is None:
+      return None
+    corners = np.repeat([[False], [True]], self.fourier.n, axis=1)
+    none, everyone = np.asarray(self.fourier(corners))
+    return none - self.ends[0], everyone - self.ends[1]
+
+  def _check(self) -> None:
+    """Refuses what no decoder says, as a file may.
+
+    Raises:
+      ValueError: naming the field.
+      TypeError: fields of other kinds.
+    """
+    if self.names is not None:
+      base.check_names(self.names, self.fourier.n)
+    counts = (self.num_evaluations, self.num_repeats, self.held_out)
+    for name, number in zip(
+      ("num_evaluations", "num_repeats", "held_out"), counts
+    ):
+      request.whole(name, number, 0)
+    told = [self.faithfulness, *(self.by_terms or {}).values()]
+    for value in told:
+      if value is not None and not (np.asarray(value, float) <= 1).all():
+        raise ValueError(f"R^2 is {value}, above 1.")
+    spread = [
+      self.noise_floor, self.coef_std, self.errors, self.faithfulness_std,
+    ]  # fmt: skip
+    for value in spread:
+      if value is not None and not (np.asarray(value, float) >= 0).all():
+        raise ValueError("Standard errors and errors are at least 0.")
+    if self.ends is not None and len(self.ends) != 2:
+      raise ValueError("ends must be f(none) and f(all).")
+    shape = np.shape(self.fourier.coefs)
+    std = np.shape(self.coef_std)
+    if self.coef_std is not None and (
+      std[:-1] != shape[:-1] or std[-1:] < shape[-1:]  # It may be padded.
+    ):
+      raise ValueError(f"coef_std must be {shape}, as the coefficients are.")
+    if not (_texts((self.method, *self.notes)) and _texts([self.units or ""])):
+      raise ValueError("method, notes and units must be texts.")
+    if not isinstance(self.seconds, dict):
+      raise ValueError("seconds must be by name.")
+
   def __str__(self) -> str:
-    units = f" {self.units}" if self.units else ""
+    units = f" {base.printable(self.units)}" if self.units else ""
     size = np.asarray(self.fourier.count).tolist()
     lines = [
-      f"{self.method}: {size} sets of {self.fourier.n} players from "
-      f"{self.num_evaluations} masks",
+      f"{base.printable(self.method)}: {size} sets of {self.fourier.n} players "
+      f"from {self.num_evaluations} masks",
       "faithfulness (R^2): "
       + ("not measured" if self.faithfulness is None else "")
-      + _text(self.faithfulness)
+      + _with_error(self.faithfulness, self.faithfulness_std)
       + (f" on {self.held_out} held-out masks" if self.held_out else ""),
     ]
     if self.by_terms is not None:
       told = [f"{_text(v)} ({k} sets)" for k, v in self.by_terms.items()]
       lines.append("R^2 by size: " + ", ".join(told))
+    if self.ends is not None and self.gaps is not None:
+      none = 8 * base.ROUNDING * np.abs(self.ends).max(axis=0)
+      told = [
+        f"f({name}) {_text(end)}{units} (expansion "
+        f"{_text(np.where(np.abs(gap) <= none, 0, gap), '+')})"
+        for name, end, gap in zip(("none", "all"), self.ends, self.gaps)
+      ]
+      lines.append("ends: " + ", ".join(told))
     if self.noise_floor is not None:
       lines.append(f"noise floor: {_text(self.noise_floor)}{units}")
-    return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+    notes = (f"note: {base.printable(note)}" for note in self.notes)
+    return "\n".join([*lines, *notes])
 
   def save(self, path: str | os.PathLike) -> None:
     """Writes everything as JSON with a checksum, whole or not at all.
@@ -190,14 +277,27 @@ class Explanation:
       for key, value in (body.get("by_terms") or {}).items():
         if isinstance(value, list):
           body["by_terms"][key] = np.asarray(value)
+      if body.get("ends") is not None:
+        body["ends"] = tuple(
+          np.asarray(end) if isinstance(end, list) else end
+          for end in body["ends"]
+        )
       for name in ("notes", "names"):
+        if not isinstance(body[name], list | None):
+          raise TypeError(f"{name} are no list")
         body[name] = None if body[name] is None else tuple(body[name])
       fourier = (
         functions[0] if single else sparse.SparseFourier.stack(functions)
       )
-      return cls(fourier=fourier, **body)
-    except (KeyError, TypeError, IndexError) as error:
+      found = cls(fourier=fourier, **body)
+      found._check()
+      return found
+    except (LookupError, TypeError, AttributeError, OverflowError) as error:
       raise ValueError(f"{path} is no saved explanation: {error}.") from error
+
+
+def _texts(items: Any) -> bool:
+  return all(isinstance(item, str) for item in items)
 
 
 def _targets(fourier: sparse.SparseFourier) -> list[sparse.SparseFourier]:
@@ -208,12 +308,22 @@ def _targets(fourier: sparse.SparseFourier) -> list[sparse.SparseFourier]:
 
 
 def _plain(value):
+  if isinstance(value, tuple):
+    return [_plain(inner) for inner in value]
   if isinstance(value, dict):
     return {key: _plain(inner) for key, inner in value.items()}
   return value.tolist() if hasattr(value, "tolist") else value
 
 
-def _text(value):
+def _text(value, sign=""):
   if value is None:
     return ""
-  return ", ".join(f"{v:.4g}" for v in np.atleast_1d(value))
+  return ", ".join(f"{v:{sign}.4g}" for v in np.atleast_1d(value))
+
+
+def _with_error(value, std):
+  """Scores and their standard errors, where these are known and not 0."""
+  if value is None or std is None:
+    return _text(value)
+  pairs = zip(np.atleast_1d(value), np.atleast_1d(std))
+  return ", ".join(score.shown(*pair) for pair in pairs)

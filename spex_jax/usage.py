@@ -25,6 +25,8 @@ commands:
   sweep     runs thousands of such questions, on one machine or many, so that
             no kill loses or repeats what was done
 
+A FILE given to --config is Python, and is run: take none from a stranger.
+
 `spex explain` alone trains a small network on handwritten digits and explains
 one image; `spex attribute data` alone retrains one thousands of times; `spex
 attribute components` alone takes one apart. With `--help` each lists its
@@ -111,8 +113,8 @@ examples:
 """
 
 DATA = f"""\
-usage: spex attribute data {_WORDS}
-                           [--workdir=DIR] [--debug]
+usage: spex attribute data
+         {_WORDS} [--workdir=DIR]
 
 {settings.flags_of(Data)}
 {_DEBUG}

@@ -55,7 +55,7 @@ class TestMethods:
     scores = list(answer.by_terms.values())
     assert scores == sorted(scores) and scores[-1] == answer.faithfulness
     assert answer.coef_std.shape == answer.fourier.coefs.shape
-    assert (answer.coef_std > 0).all() and answer.error_quantiles[0] >= 0
+    assert (answer.coef_std > 0).all() and answer.errors[0] >= 0
 
   @pytest.mark.slow
   @pytest.mark.parametrize("method", ["proxyspex", "gaussian", "gram", "lasso"])

@@ -290,7 +290,14 @@ class TestValues:
       progress=lambda done, budget: calls.append((done, budget)),
     )
     assert max(map(len, fn.batches)) == 30
-    assert calls == [(30, 100), (33, 100), (63, 100), (93, 100), (100, 100)]
+    assert calls == [
+      (30, 100),
+      (33, 100),
+      (35, 100),
+      (65, 100),
+      (95, 100),
+      (100, 100),
+    ]
 
   @pytest.mark.parametrize("method", ["auto", "lasso"])
   def test_integers_and_booleans(self, method):
@@ -438,7 +445,7 @@ class TestValues:
       ValueError,
       match=r"NaN or infinity for 4 of the 32 .* 0 of 5 players: \[\]",
     ):
-      explain(fn, 5, budget=32, key=_KEY)
+      explain(fn, 5, budget=32, key=_KEY, batch_size=32)
 
   def test_a_function_without_low_orders_is_its_mean(self):
     fn = lambda m: 1.0 - 2.0 * (m.sum(axis=1) % 2)

@@ -202,3 +202,68 @@ def test_what_is_not_there_cannot_be_on_the_disk(tmp_path):
   base.sync(tmp_path)
   with pytest.raises(FileNotFoundError, match="gone"):
     base.sync(tmp_path / "gone")
+
+
+class TestMaskedArrays:
+  def test_masked_entries_are_counted(self):
+    masks = np.ma.masked_array(np.ones((4, 3), bool), mask=np.eye(4, 3))
+    with pytest.raises(ValueError, match="Masks come .* 3 of 12 entries"):
+      base.check_masks(masks)
+    values = np.ma.masked_greater(np.array([1.0, 1e20, 2.0]), 1e19)
+    with pytest.raises(ValueError, match="Values come .* 1 of 3 entries"):
+      base.check_values(values, 3)
+
+  def test_nothing_masked_is_an_array(self):
+    values = np.ma.masked_array([1.0, 2.0])
+    np.testing.assert_array_equal(base.check_values(values, 2), [1.0, 2.0])
+
+
+def test_an_origin_is_taken_off_without_rounding():
+  values = np.array([[1e11 + 0.25, -3.0, 1.0], [1e11 + 7.5, -1.0, 2.0]])
+  origin = base.origin(values)
+  np.testing.assert_array_equal(origin, [1e11 + 0.25, 0.0, 1.0])
+  np.testing.assert_array_equal(values - origin + origin, values)
+
+
+def test_bytes_are_those_that_were_written():
+  """Not only contents: what reads back as the same numbers is damage, too."""
+  data = base.to_json({"a": 0.30000000000000004, "b": 1e-05})
+  for old, new in ((b"04,", b"05,"), (b"1e-05", b"1E-05"), (b"}\n", b"} ")):
+    assert old in data
+    changed = data.replace(old, new)
+    assert base.from_json(changed, "x") == base.from_json(data, "x")
+    with pytest.raises(ValueError, match="x is damaged"):
+      base.from_json(changed, "x", must_have_checksum=True)
+
+
+@pytest.mark.parametrize(
+  "data",
+  [b"", b"[" * 200_000, b'{"a": NaN, "sha256": "x"}', b"\xff", b"[]",
+   b'{"a": ' + b"9" * 5000 + b"}"],
+)  # fmt: skip
+def test_what_is_no_object_of_ours_is_named(data):
+  with pytest.raises(ValueError, match="x .*"):
+    base.from_json(data, "x", must_have_checksum=True)
+
+
+def test_text_that_steers_a_terminal_is_escaped():
+  assert base.printable("a\x1b[31mb\u202ec\nd") == r"a\x1b[31mb\u202ec\nd"
+  assert base.printable("Grüße, 东京 9 µm") == "Grüße, 东京 9 µm"
+
+
+def test_masks_that_fit_nowhere_are_refused():
+  base.check_fits(10**7, 1_000, "budget")  # On any machine of 10 GB.
+  with pytest.raises(ValueError, match="budget: 1,0.* masks, or|masks do"):
+    base.check_fits(10**30, 40, "budget")
+  with pytest.raises(ValueError, match="players do, at most"):
+    base.check_fits(1024, 10**12, "n")
+
+
+def test_only_files_are_replaced(tmp_path):
+  os.mkfifo(tmp_path / "pipe")
+  (tmp_path / "link").symlink_to("target")
+  for name, what in (("pipe", "pipe"), ("link", "link"), (".", "folder")):
+    with pytest.raises(ValueError, match=f"is a {what}"):
+      base.write_json(tmp_path / name, {})
+  assert not (tmp_path / "target").exists()
+  base.check_replaceable(tmp_path / "none")

@@ -30,6 +30,7 @@ _OTHERWISE = {
   "influence/metagradients.py:through_training": _WORDS,
   "influence/examples.py:_keys": _PART,
   "influence/examples.py:_cast": _HOST,
+  "influence/valuations.py:_one": _PART,
   "training/learners.py:gradient": _WORDS,
   "training/linear.py:ridge": _WORDS,
   "training/linear.py:logistic": _WORDS,

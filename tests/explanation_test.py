@@ -1,14 +1,20 @@
 """Tests of what is kept of an answer: files, print, bounds, standard errors."""
 
+import copy
 import dataclasses
+import pickle
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 
 from spex_jax import base
 from spex_jax.api import Explanation, decode, explain
+from spex_jax.fourier import score, sparse
 from spex_jax.masks import sampling
+from spex_jax.proxies import select
+from spex_jax.proxies.samples import Samples
 
 _KEY = jax.random.key(0)
 _N, _NUM_MASKS = 12, 136
@@ -80,7 +86,7 @@ def test_intervals_hold_new_values_at_their_level(both, level):
   single = dataclasses.replace(
     both,
     fourier=both.fourier.target(1),
-    error_quantiles=both.error_quantiles[1],
+    errors=both.errors[1],
   )
   np.testing.assert_allclose(single.interval(masks, level)[1], high[:, 1])
 
@@ -101,8 +107,12 @@ def test_what_is_printed(both, samples):
   sizes = both.fourier.count.tolist()
   assert lines[0] == f"lasso: {sizes} sets of 12 players from 136 masks"
   first, second = (f"{score:.4g}" for score in both.faithfulness)
+  beside = [
+    f"{value:.3f} ± {std:.3f}"
+    for value, std in zip(both.faithfulness, both.faithfulness_std)
+  ]
   assert lines[1] == (
-    f"faithfulness (R^2): {first}, {second} on 136 held-out masks"
+    f"faithfulness (R^2): {beside[0]}, {beside[1]} on 136 held-out masks"
   )
   assert lines[2].startswith("R^2 by size: ") and "(100 sets)" in lines[2]
   assert lines[2].endswith(f"{first}, {second} (all sets)")
@@ -122,11 +132,11 @@ def test_everything_survives_a_file(both, tmp_path):
   both.save(tmp_path / "a.json")
   back = Explanation.load(tmp_path / "a.json")
   assert str(back) == str(both)
-  for field in ("coef_std", "error_quantiles"):
+  for field in ("coef_std", "errors"):
     np.testing.assert_array_equal(getattr(back, field), getattr(both, field))
   assert back.by_terms.keys() == both.by_terms.keys()
-  for size, score in both.by_terms.items():
-    np.testing.assert_array_equal(back.by_terms[size], score)
+  for size, found in both.by_terms.items():
+    np.testing.assert_array_equal(back.by_terms[size], found)
   masks = np.ones((1, _N), bool)
   np.testing.assert_array_equal(back.interval(masks), both.interval(masks))
 
@@ -161,8 +171,214 @@ def test_other_and_damaged_files(tmp_path):
     Explanation.load(path)
 
 
+@pytest.mark.parametrize(
+  ("field", "value"),
+  [
+    ("names", ["a"]), ("names", "abcde"), ("faithfulness", 7.0),
+    ("faithfulness", "high"), ("by_terms", {"10": 1.5}), ("by_terms", [1]),
+    ("noise_floor", -1.0), ("coef_std", []), ("coef_std", [[1.0]]),
+    ("num_evaluations", -1), ("num_evaluations", True), ("held_out", "x"),
+    ("errors", [-1.0, 2.0]), ("notes", [1]), ("method", 3),
+    ("units", 4), ("seconds", []), ("n", -1), ("n", "x"), ("targets", [[1]]),
+    ("targets", None), ("extra", 1),
+  ],
+)  # fmt: skip
+def test_a_tampered_file_is_refused(tmp_path, field, value):
+  """Its checksum is right; what it says, no decoder does."""
+  path = tmp_path / "a.json"
+  explain(
+    _pairs, 5, budget=32, key=_KEY, names=list("abcde"), units="logit"
+  ).save(path)
+  base.write_json(path, base.read_json(path) | {field: value})
+  with pytest.raises(ValueError, match=r"\w"):
+    Explanation.load(path)
+
+
+def test_notes_cannot_steer_a_terminal():
+  found = explain(_pairs, 5, budget=32, key=_KEY)
+  bad = "a\x1b[2Jb"
+  changed = dataclasses.replace(found, method=bad, notes=(bad,), units=bad)
+  assert "\x1b" not in str(changed) and str(changed).count(r"a\x1b[2Jb") == 5
+
+
 def test_seconds_add_up():
   seconds = explain(_pairs, 5, budget=32, key=_KEY).seconds
   np.testing.assert_allclose(
     seconds["evaluating"] + seconds["decoding"], seconds["total"]
   )
+
+
+def _known_errors(errors):
+  """An answer 0 whose errors on held-out masks are these."""
+  return Explanation(
+    fourier=sparse.SparseFourier.from_terms(3, [((), 0.0)]),
+    faithfulness=0.5,
+    noise_floor=None,
+    num_evaluations=len(errors),
+    num_repeats=0,
+    held_out=len(errors),
+    method="given",
+    errors=np.sort(errors),
+  )
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.95])
+def test_an_interval_holds_at_least_its_level(level):
+  # Errors uniform in (0, 1): a bound b holds a new one with probability b.
+  rng = np.random.default_rng(0)
+  mask = np.ones((1, 3), bool)
+  bounds = [
+    _known_errors(rng.random(64)).interval(mask, level)[1][0]
+    for _ in range(400)
+  ]
+  rank = int(np.ceil(65 * level))
+  # The mean of the rank-th of 64; 4 standard errors of 400 draws.
+  spread = np.sqrt(rank * (65 - rank) / (65**2 * 66))
+  assert np.mean(bounds) == pytest.approx(rank / 65, abs=4 * spread / 20)
+  assert rank / 65 >= level
+
+
+def test_too_few_errors_bound_nothing_and_say_so():
+  mask = np.ones((1, 3), bool)
+  few = _known_errors(np.arange(1.0, 65))
+  with pytest.warns(UserWarning, match="64 held-out masks.*It takes 99"):
+    low, high = few.interval(mask, 0.99)
+  assert np.isinf(low).all() and np.isinf(high).all()
+  # 9 are just enough for .9: the largest; whatever (m + 1) level rounds to.
+  np.testing.assert_array_equal(
+    _known_errors(np.arange(1.0, 10)).interval(mask, 0.9)[1], [9.0]
+  )
+
+
+def test_errors_that_were_thinned_bound_as_well(samples):
+  masks = np.ones((1, 2), bool)
+  whole = np.arange(1.0, 4501)
+  answer = select.Answer(
+    [sparse.SparseFourier.from_terms(13, [((), 0.0)])], "given", []
+  )
+  rows = sampling.distinct(_KEY, 4500, 13)
+  judged = select.judge(answer, None, Samples(rows, whole[:, None]))
+  assert judged.errors.shape == (1, 1000) and judged.errors[0, -1] == 4500
+  thin = dataclasses.replace(
+    _known_errors(whole),
+    errors=judged.errors[0],
+    fourier=sparse.SparseFourier.from_terms(2, [((), 0.0)]),
+  )
+  for level in (0.1, 0.5, 0.9, 0.999):
+    exact = np.ceil(4501 * level - 1e-9)
+    assert 0 <= thin.interval(masks, level)[1][0] - exact < 4.5
+
+
+@pytest.mark.parametrize("method", ["gram", "occlusion", "lime", "kernelshap"])
+def test_the_ends_are_fs_own(method, tmp_path):
+  # A jump at both ends that no uniform mask sees.
+  def fn(m):
+    jump = 5.0 * m.all(axis=1) + 7.0 * ~m.any(axis=1)
+    return _pairs(m) + jump
+
+  answer = explain(fn, _N, budget=300, method=method, key=_KEY)
+  assert answer.ends == (7.0, 9.0)
+  assert answer.num_evaluations <= 300
+  ends = np.repeat([[False], [True]], _N, axis=1)
+  np.testing.assert_allclose(answer.gaps, answer.fourier(ends) - [7.0, 9.0])
+  assert "ends: f(none) 7 (expansion " in str(answer)
+  answer.save(tmp_path / "a.json")
+  assert Explanation.load(tmp_path / "a.json").ends == answer.ends
+
+
+def test_ends_of_samples_are_those_among_them(samples):
+  masks, values = samples
+  assert decode(masks, values[:, 0], method="lasso").ends is None
+  ends = np.repeat([[False], [True]], _N, axis=1)
+  more = np.concatenate([masks, ends]), np.append(values[:, 0], [4.0, 6.0])
+  assert decode(*more, method="lasso").ends == (4.0, 6.0)
+
+
+@pytest.mark.parametrize("method", ["auto", "proxyspex", "gaussian", "gram",
+                                    "lasso"])  # fmt: skip
+def test_players_that_no_mask_tells_apart_are_named(samples, method):
+  masks, values = samples
+  names = [f"p{i}" for i in range(_N)]
+  masks = masks.copy()
+  masks[:, 5], masks[:, 6], masks[:, 7] = True, False, ~masks[:, 0]
+  (note,) = (
+    note
+    for note in decode(masks, values[:, 0], method=method, names=names).notes
+    if "cannot say" in note
+  )
+  assert "every mask keeps p5," in note and "no mask keeps p6," in note
+  assert "no mask tells apart {p0, p7}" in note
+  whole = decode(*samples, method="lasso").notes
+  assert not any("cannot say" in note for note in whole)
+
+
+@pytest.mark.parametrize("method", ["lasso", "proxyspex", "kernelshap", "lime"])
+def test_numpys_global_generator_stays_where_it_is(method):
+  before = np.random.get_state()[1:3]  # noqa: NPY002
+  explain(_pairs, _N, budget=150, method=method, key=_KEY)
+  after = np.random.get_state()[1:3]  # noqa: NPY002
+  np.testing.assert_equal(after, before)
+
+
+def test_answers_compare_hash_and_copy_by_value(both):
+  twin = copy.deepcopy(both)
+  assert twin == both and hash(twin) == hash(both) and twin in [both]
+  assert dataclasses.replace(twin, seconds={}) == both  # Not the answer's.
+  for change in (
+    {"units": "nat"},
+    {"faithfulness": both.faithfulness + [0, 1e-9]},
+    {"fourier": both.fourier.target(0)},
+  ):
+    assert dataclasses.replace(both, **change) != both
+  functions_of = {both.fourier.target(t): t for t in range(2)}
+  assert functions_of[twin.fourier.target(1)] == 1
+  found = both.interactions("BII", target=0)
+  for other in (
+    pickle.loads(pickle.dumps(found)),
+    copy.copy(found),
+    copy.deepcopy(found),
+  ):
+    assert other == found and hash(other) == hash(found)
+    assert not (other.values.flags.writeable or other.players.flags.writeable)
+  assert found != both.interactions("BII", target=1) and found != "BII"
+
+
+def test_an_index_has_its_own_order_by_default(both):
+  for index, order in (("SV", 1), ("BV", 1), ("FBII", 2), ("SII", 2)):
+    assert both.interactions(index, target=0).order == order
+  with pytest.raises(ValueError, match="SV has order 1 only"):
+    both.interactions("SV", 2, target=0)
+
+
+@pytest.mark.parametrize(
+  "names", [np.array(list("abcdefghijkl")), range(12), pd.Index(range(12))]
+)
+def test_names_of_any_sequence(both, names):
+  found = both.interactions(names=names, target=0)
+  assert found.names == tuple(map(str, names))
+  with pytest.raises(ValueError, match="Need 12 names"):
+    both.interactions(names=[], target=0)
+
+
+def test_masks_that_chose_to_stop_do_not_judge():
+  asked = []
+
+  def fn(masks):
+    asked.append(masks.copy())
+    jitter = np.sin(masks @ np.arange(1.0, _N + 1) ** 3)
+    return _pairs(masks) + jitter
+
+  answer = explain(
+    fn, _N, budget=700, method="lasso", key=_KEY, target_faithfulness=0.7
+  )
+  masks = np.concatenate(asked)
+  assert answer.num_evaluations < 700 and answer.held_out == 70
+  # The first 70 chose to stop; the last ones tell what it came to.
+  for rows, place in ((masks[:70], "on 70 held-out masks"),
+                      (masks[-70:], "on 70 that did not choose")):  # fmt: skip
+    found = score.r2(fn(rows), answer.fourier(rows))
+    said = f"{found:.3f} {place}"
+    assert said in answer.notes[0]
+  assert answer.faithfulness == pytest.approx(found)
+  hashed = {row.tobytes() for row in masks[:-70]}
+  assert not hashed & {row.tobytes() for row in masks[-70:]}

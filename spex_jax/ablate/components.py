@@ -22,8 +22,8 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.ablate import evaluate, parts, readouts
+from spex_jax.models import checks, sites
 from spex_jax.models import edges as stream_edges
-from spex_jax.models import sites
 
 HEADS = ("*attn.z", "*cross.z")  # [B, P, H, h]; query heads.
 NEURONS = ("*mlp.neurons", "layers.*.neurons")  # [B, P, F], [B, F].
@@ -126,14 +126,14 @@ def units(
 
   Args:
     at: site to shape, of `shapes`.
-    patterns: as `sites.match` takes them.
+    patterns: as `models.checks.match` takes them.
     axis: of the activations; not 0, the examples.
 
   Raises:
     ValueError: a pattern that names no site (close ones are listed), or a site
       without that axis.
   """
-  sites.match(tuple(at), patterns, "patterns")
+  checks.match(tuple(at), patterns, "patterns")
   return _units(at, patterns, axis, "units", cut="")
 
 
@@ -150,13 +150,13 @@ def chosen(
 
   Args:
     at: site to shape, of `shapes`.
-    patterns: as `sites.match` takes them.
+    patterns: as `models.checks.match` takes them.
     whole: one player for each site, named after it, whatever its kind.
 
   Raises:
     ValueError: a pattern that names no site; close ones are listed.
   """
-  found = sites.match(tuple(at), patterns, "patterns")
+  found = checks.match(tuple(at), patterns, "patterns")
   owner: dict[str, np.ndarray] = {}
   names: list[str] = []
   for site in (site for site in at if site in found):

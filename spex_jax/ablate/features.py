@@ -14,8 +14,8 @@ import numpy as np
 from spex_jax import base
 
 
-@dataclasses.dataclass(frozen=True)
-class Players:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Players(base.ByValue):
   """A partition of (part of) an input among named players.
 
   Attributes:

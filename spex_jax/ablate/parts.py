@@ -27,8 +27,8 @@ from spex_jax import base
 from spex_jax.models import sites
 
 
-@dataclasses.dataclass(frozen=True)
-class Players:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Players(base.ByValue):
   """Named players and the units that each owns.
 
   Attributes:

@@ -28,6 +28,7 @@ By: TypeAlias = (
   str | re.Pattern[str] | Sequence[Span] | Mapping[str, Sequence[Span]]
 )
 
+_SPACES = ("▁", "Ġ")  # Space, as vocabularies write it.
 _WORD = re.compile(r"\S+")
 # A sentence ends at a stop, before a space that no small letter follows, or at
 # an empty line. "Dr. Who" is two sentences by this rule, "e.g. this" is one.
@@ -71,7 +72,7 @@ def prompt(
   by: By = "words",
   *,
   within: Span | None = None,
-  add_bos: bool = False,
+  bos: str = "auto",
   max_length: int | None = None,
 ) -> Prompt:
   """Cuts a text into players.
@@ -83,7 +84,7 @@ def prompt(
       regular expression, spans of characters, or names with spans.
     within: the part of the text that "words", "sentences", "tokens" or an
       expression cuts; what is around it nobody owns. All by default.
-    add_bos: with a `bos` token in front, for models whose tokenizer adds none.
+    bos: whether a `bos` token stands in front, as for `tokens.encode`.
     max_length: the most tokens that the model takes; the tokenizer's by
       default.
 
@@ -94,7 +95,7 @@ def prompt(
       are given, a span outside the text, an empty one, one that overlaps
       another, or a player that covers no token.
   """
-  encoding = tokenizer.encode(text, add_bos=add_bos)
+  encoding = tokenizer.encode(text, bos=bos)
   limit = tokenizer.max_length if max_length is None else max_length
   _check_length(len(encoding.ids), limit)
   if within is not None:
@@ -103,7 +104,7 @@ def prompt(
     within = _check_span("within", within, text)
   first, last = within or (0, len(text))
   if isinstance(by, str) and by == "tokens":
-    return _by_tokens(text, encoding, within)
+    return _by_tokens(text, encoding, tokenizer, within)
   if isinstance(by, Mapping):
     labels, given = list(by), list(by.values())
   else:
@@ -174,7 +175,7 @@ def continued(
       )
     more, offsets = whole.ids[start:], whole.offsets[start:]
   else:
-    more = np.array([tokenizer.check(i) for i in continuation], np.int32)
+    more = np.array([tokenizer.check_id(i) for i in continuation], np.int32)
     body = prompt.text
     offsets = np.full((len(more), 2), len(body), np.int32)
   if not len(more):
@@ -275,7 +276,10 @@ def _owner(
 
 
 def _by_tokens(
-  text: str, encoding: tokens.Encoding, within: Span | None
+  text: str,
+  encoding: tokens.Encoding,
+  tokenizer: tokens.Tokenizer,
+  within: Span | None,
 ) -> Prompt:
   """Every token inside that the tokenizer did not add is a player."""
   plain = ~encoding.special
@@ -285,7 +289,13 @@ def _by_tokens(
   spans = [(int(a), int(b)) for a, b in encoding.offsets[plain]]
   owner = np.full(len(plain), len(spans), np.int32)
   owner[plain] = np.arange(len(spans))
-  names = _distinct(text[a:b] for a, b in spans)
+  # A token of space may be placed at the character behind it: it has its own
+  # name, not that of what it does not write.
+  own = [tokenizer.token(int(token)) for token in encoding.ids[plain]]
+  names = _distinct(
+    name if name in _SPACES and text[a:b].strip() else text[a:b]
+    for name, (a, b) in zip(own, spans)
+  )
   players = features.Players(names, owner)
   return Prompt(text, encoding, players, tuple((span,) for span in spans))
 

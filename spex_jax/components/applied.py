@@ -132,18 +132,21 @@ class Applied:
         f"{path} holds no applied edits: {body.get('format')!r}."
       )
     flat = identity.paths(params)
-    other = [
-      name
-      for name, known in body["edited"].items()
-      if name not in flat or identity.digest(flat[name]) != known
-    ]
+    try:
+      edits = tuple(edit.Edit.from_body(one) for one in body["edits"])
+      taken = tuple(_unpacked(part) for part in body["taken"])
+      other = [
+        name
+        for name, known in body["edited"].items()
+        if name not in flat or identity.digest(flat[name]) != known
+      ]
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+      raise ValueError(f"{path} is no file of ours: {error!r}.") from error
     if other:
       raise ValueError(
         f"{path} belongs to other parameters: {', '.join(other)} differ from "
         "those that were edited."
       )
-    edits = tuple(edit.Edit.from_body(one) for one in body["edits"])
-    taken = tuple(_unpacked(part) for part in body["taken"])
     found = cls(net, params, edits, taken, weights or {})
     for one in edits:
       identity.check(one.model, net, found._original())

@@ -215,7 +215,9 @@ def ablations(
       jax.random.fold_in(key, number), batch_size, n, keep
     )
     masks = drawn[: budget - start]
-    yield masks, np.asarray(value_fn(masks))
+    values = value_fn(masks)
+    base.check_unmasked(values, "Values")
+    yield masks, np.asarray(values)
 
 
 class _Held:

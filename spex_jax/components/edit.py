@@ -19,7 +19,7 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.ablate import parts
-from spex_jax.components import cutting, identity
+from spex_jax.components import cutting, identity, saved
 from spex_jax.models import removal, sites
 
 _FORMAT = "spex_jax.edit/1"
@@ -216,16 +216,16 @@ class Edit:
 
   @classmethod
   def from_body(cls, body: Mapping[str, Any]) -> "Edit":
-    """The edit that `body` describes."""
-    removed, stand_ins = {}, {}
-    for site, entry in body["sites"].items():
-      units = np.zeros(int(np.prod(entry["shape"])), bool)
-      units[entry["units"]] = True
-      removed[site] = units.reshape(entry["shape"])
-      if "values" in entry:
-        values = np.asarray(entry["values"], np.float32)
-        stand_ins[site] = values.reshape(entry["values_shape"])
-    return cls(tuple(body["names"]), removed, stand_ins, body["model"])
+    """The edit that `body` describes.
+
+    Raises:
+      ValueError: an entry that is missing or of another kind, a unit or a shape
+        that cannot be; the message names it.
+    """
+    try:
+      return saved.edit(cls, body)
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+      raise ValueError(f"This is no saved edit: {error!r}.") from error
 
   def __eq__(self, other: object) -> bool:
     return isinstance(other, Edit) and self.body() == other.body()

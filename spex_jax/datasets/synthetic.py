@@ -16,7 +16,7 @@ import numpy as np
 _CHUNK = 32  # Terms evaluated at once: [32, B] bytes of parities.
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Planted:
   """A sparse function whose spectrum is known; callable on masks.
 

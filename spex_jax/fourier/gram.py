@@ -137,7 +137,7 @@ def grow_support(
 
   Args:
     masks: bool `[B, n]`.
-    values: `[B]`, float64.
+    values: `[B]`, float64, of any scale and offset.
     players: int `[K, D]` the support so far, padded with n; may be empty.
     order: largest sets to scan for, 1 to 4.
     width: columns of the result, at least those of `players` and 4.
@@ -156,7 +156,8 @@ def grow_support(
   support = np.pad(players, fill, constant_values=n)
   support = support[(support < n).any(axis=1)]
   signs = jnp.asarray(1 - 2 * masks.view(np.int8), jnp.float32)
-  scale = values.std() or 1.0
+  # Centred: the energy of an offset would drown what sets leave.
+  values = regress.standardise(values[:, None])[0][:, 0]
   levels = np.array([significance(n, k) for k in range(1, min(n, width) + 1)])
 
   def level(sets):
@@ -165,12 +166,12 @@ def grow_support(
   for _ in range(_SCANS):
     support, residual = _prune(masks, values, support, level)
     error = residual.std() / math.sqrt(num_masks)
-    if error <= 1e-7 * scale or len(support) >= limit:
+    if error <= 1e-7 or len(support) >= limit:
       break
-    scores = jnp.asarray(residual / scale, jnp.float32)
+    scores = jnp.asarray(residual, jnp.float32)
     sets, scores = map(np.asarray, _scan_jit(signs, scores, order))
     sets = np.pad(sets, ((0, 0), (0, width - MAX_ORDER)), constant_values=n)
-    z = np.abs(scores.astype(np.float64)) * scale / error
+    z = np.abs(scores.astype(np.float64)) / error
     ranked = np.argsort(-z, kind="stable")[:_CANDIDATES]
     held = set(map(tuple, np.sort(support, axis=1).tolist()))
     fresh = sets[

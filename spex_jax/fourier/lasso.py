@@ -121,9 +121,11 @@ def evaluate(masks: base.Masks, function: sparse.SparseFourier) -> np.ndarray:
   """
   masks = base.check_masks(masks, function.n)
   parts = [np.zeros(0)]
-  for rows in _chunks(masks, 2 * max(masks.shape[1], len(function.coefs))):
+  # The constant last: beside a large one the other sums would lose digits.
+  constant, coefs = sparse.split_constant(function)
+  for rows in _chunks(masks, 2 * max(masks.shape[1], len(coefs))):
     x = regress.design(masks[rows], function.players, dtype=np.float64)
-    parts.append(x @ np.asarray(function.coefs))
+    parts.append(x @ coefs + constant)
   return np.concatenate(parts)
 
 

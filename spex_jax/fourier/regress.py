@@ -278,21 +278,23 @@ def standardise(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Returns y `[B, T]` of mean 0 and deviation 1, and what undoes it: `[T]`s.
 
-  y = unit * deviation + mean; a constant function's unit values are 0, and
-  its deviation 1. Without `centre` the mean is left in, and 0 returned.
+  y = unit * deviation + mean; the unit values of a function that is constant
+  to rounding are 0, and its deviation 1. Without `centre` the mean is left in,
+  and 0 returned.
   """
   chex.assert_rank(y, 2)
+  flat = base.is_constant(y) if centre else ~y.any(axis=0)
+  start = base.origin(y) * centre
+  y = y - start
   largest = np.abs(y).max(axis=0)
   largest = np.where(largest > 0, largest, 1.0)
   y = y / largest  # First, so that no sum or square overflows.
   mean = y.mean(axis=0) * centre
   y = y - mean
   deviation = np.sqrt((y**2).mean(axis=0))
-  # Differences of rounding size are a constant function's.
-  flat = deviation <= 4 * np.finfo(np.float64).eps
   y = np.where(flat, 0.0, y)
   deviation = np.where(flat, 1.0, deviation)
-  return y / deviation, mean * largest, deviation * largest
+  return y / deviation, start + mean * largest, deviation * largest
 
 
 def _gram_by_fold(masks, players, y, parts):
@@ -443,6 +445,7 @@ def _lasso(gram, product, energy, grid, most):
         Xy=product,
         check_input=False,
         tol=1e-6,
+        random_state=0,  # Without, NumPy's global generator moves.
       )[1]
       coefs = out[i] = path[:, 0]
   return out

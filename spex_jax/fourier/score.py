@@ -7,14 +7,16 @@ import numpy as np
 
 from spex_jax import base
 
-_ROUNDING = 1e-9  # Relative to the largest |value|: a perfect match, or none.
+_MATCHED = 8 * base.ROUNDING  # Of a constant: a sum of many terms is allowed.
 
 
 def r2(truth: base.Values, guess: base.Values) -> float | np.ndarray:
   """Coefficient of determination, `1 - |truth - guess|^2 / |truth - mean|^2`.
 
-  A constant truth has no variance to explain: the answer is 1 if the guess
-  matches it (to 1e-9 of its size) and 0 if not, as in scikit-learn's
+  What all values share is subtracted first, so that an offset costs no digits
+  but those that float64 lost before. A truth that is constant to rounding
+  (`base.ROUNDING`) has no variance to explain: the answer is 1 if the guess
+  matches it (to 64 steps of float64) and 0 if not, as in scikit-learn's
   `r2_score`. It is never NaN or infinite: a guess so bad that its score is
   beyond float64 gets the lowest float64.
 
@@ -28,6 +30,65 @@ def r2(truth: base.Values, guess: base.Values) -> float | np.ndarray:
   Raises:
     ValueError: shapes that differ, no values, NaN or infinities.
   """
+  truth, guess, constant, matched = _free(truth, guess)
+  # Guesses far beyond the truth may still overflow, to a score of -infinity.
+  with np.errstate(over="ignore"):
+    error = ((truth - guess) ** 2).sum(axis=0)
+  total = ((truth - truth.mean(axis=0, keepdims=True)) ** 2).sum(axis=0)
+  with np.errstate(over="ignore"):
+    score = 1 - error / np.where(constant, 1.0, total)
+  score = np.maximum(score, np.finfo(np.float64).min)
+  score = np.where(constant, matched.astype(np.float64), score)
+  return float(score) if score.ndim == 0 else score
+
+
+def r2_std(truth: base.Values, guess: base.Values) -> float | np.ndarray:
+  """Standard error of `r2`: what other masks of the same kind would say.
+
+  By the delta method: R² = 1 - E / V, the means of squared errors e² and
+  deviations d², varies with each mask by `(E / V d² - e²) / V`. Of a constant
+  truth it is 0. Beyond float64, and of a single mask, it is the largest one.
+
+  Args:
+    truth: `[B]`, or `[B, T]`.
+    guess: the same shape.
+
+  Raises:
+    ValueError: as `r2`.
+  """
+  truth, guess, constant, _ = _free(truth, guess)
+  count = len(truth)
+  with np.errstate(over="ignore", invalid="ignore"):
+    errors = (truth - guess) ** 2
+    apart = (truth - truth.mean(axis=0, keepdims=True)) ** 2
+    total = np.where(constant, 1.0, apart.mean(axis=0))
+    moves = (errors.mean(axis=0) / total * apart - errors) / total
+    std = np.sqrt((moves**2).mean(axis=0) / max(1, count - 1))
+  std = np.where(constant, 0.0, std)
+  known = np.isfinite(std) & (count > 1)
+  std = np.where(known, std, np.finfo(np.float64).max)
+  return float(std) if std.ndim == 0 else std
+
+
+def shown(value: float, std: float | None) -> str:
+  """An R² and its standard error, as "0.976 ± 0.004".
+
+  As many digits as the error bears, three or more; the value alone where the
+  error is not known or none.
+  """
+  if not std or std >= np.finfo(np.float64).max:
+    return f"{value:.4g}"
+  digits = min(6, max(3, -int(np.floor(np.log10(std))))) if std > 1e-6 else 3
+  if abs(value) >= 100 or std >= 100:
+    return f"{value:.4g} ± {std:.2g}"
+  return f"{value:.{digits}f} ± {std:.{digits}f}"
+
+
+def _free(truth, guess):
+  """Both without offset and units, float64; whether the truth is constant.
+
+  And whether the guess matches it then.
+  """
   truth, guess = np.asarray(truth), np.asarray(guess)
   if truth.shape != guess.shape or not truth.size:
     raise ValueError(
@@ -37,18 +98,15 @@ def r2(truth: base.Values, guess: base.Values) -> float | np.ndarray:
   truth = base.check_values(truth, len(truth))
   if not np.isfinite(guess.astype(np.float64)).all():
     raise ValueError("The guesses hold NaN or infinity.")
-  # Free of units first, so that no square overflows or vanishes.
+  constant = base.is_constant(truth)
+  # Free of units first, so that no square overflows or vanishes; and of the
+  # offset before that, exactly.
   size = np.abs(truth).max(axis=0)
-  size = np.where(size > 0, size, 1.0)
-  # Guesses far beyond the truth may still overflow, to a score of -infinity.
+  start = base.origin(truth)
+  truth = truth - start
+  unit = np.abs(truth).max(axis=0)
+  unit = np.where(unit > 0, unit, 1.0)
   with np.errstate(over="ignore"):
-    truth, guess = truth / size, guess.astype(np.float64) / size
-    error = ((truth - guess) ** 2).sum(axis=0)
-  total = ((truth - truth.mean(axis=0, keepdims=True)) ** 2).sum(axis=0)
-  constant = np.ptp(truth, axis=0) <= _ROUNDING
-  matched = np.abs(truth - guess).max(axis=0) <= _ROUNDING
-  with np.errstate(over="ignore"):
-    score = 1 - error / np.where(constant, 1.0, total)
-  score = np.maximum(score, np.finfo(np.float64).min)
-  score = np.where(constant, matched.astype(np.float64), score)
-  return float(score) if score.ndim == 0 else score
+    guess = guess.astype(np.float64) - start
+    matched = np.abs(truth - guess).max(axis=0) <= _MATCHED * size
+    return truth / unit, guess / unit, constant, matched

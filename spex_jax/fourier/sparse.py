@@ -20,8 +20,8 @@ _CHUNK = 128  # Terms evaluated at once: [128, B] parities stay near the cache.
 Term = tuple[Sequence[int], float]
 
 
-@flax.struct.dataclass
-class SparseFourier:
+@flax.struct.dataclass(eq=False)
+class SparseFourier(base.ByValue):
   """f(m) = sum_k coefs[k] (-1)^(sum_{i in players[k]} m_i); a pytree.
 
   Build one with `from_terms` or `from_supports`, which check and merge. With
@@ -277,6 +277,13 @@ class SparseFourier:
     pairs = self.terms() + other.terms()
     return type(self).from_terms(self.n, pairs)
 
+  def shifted(self, by: float) -> "SparseFourier":
+    """The same single function with a constant added."""
+    self._need_single("shifted")
+    if not by:
+      return self
+    return self + type(self).from_terms(self.n, [((), by)])
+
   def save(self, path: str | os.PathLike) -> None:
     """Writes `{"n", "terms": [[[i, ...], coef], ...], "sha256"}` as JSON.
 
@@ -321,10 +328,21 @@ class SparseFourier:
       raise ValueError(f"`{what}` needs one target; choose by .target(t).")
 
 
+def split_constant(fourier: SparseFourier) -> tuple[base.Array, base.Array]:
+  """The empty set's coefficient, `[]` or `[T]`, and all with 0 in its place."""
+  leaves = (fourier.players, fourier.coefs)
+  traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+  xp = jnp if traced else np
+  empty = (xp.asarray(fourier.players) == fourier.n).all(axis=-1)
+  coefs = xp.asarray(fourier.coefs)
+  return xp.where(empty, coefs, 0).sum(-1), xp.where(empty, 0, coefs)
+
+
 def evaluate(fourier: SparseFourier, masks: base.Masks) -> jax.Array:
   """Values of an expansion. Batched over masks: parities are row gathers.
 
-  The sum runs in the dtype of `fourier.coefs`. Cost: K * D * B byte
+  The sum runs in the dtype of `fourier.coefs`, the constant last: beside a
+  large one the others would lose digits. Cost: K * D * B byte
   operations and K * B multiply-adds; memory 128 * B beside the masks.
 
   Args:
@@ -361,10 +379,12 @@ def evaluate(fourier: SparseFourier, masks: base.Masks) -> jax.Array:
     )
     return jax.lax.scan(add_chunk, start, chunks)[0]
 
-  players, coefs = jnp.asarray(fourier.players), jnp.asarray(fourier.coefs)
+  constant, coefs = map(jnp.asarray, split_constant(fourier))
+  players = jnp.asarray(fourier.players)
   if fourier.num_targets is None:
-    return one_target(players, coefs)
-  return jax.lax.map(lambda pair: one_target(*pair), (players, coefs)).T
+    return one_target(players, coefs) + constant
+  out = jax.lax.map(lambda pair: one_target(*pair), (players, coefs))
+  return out.T + constant[None]
 
 
 _evaluate_jit = jax.jit(evaluate)

@@ -265,28 +265,19 @@ class _Decoder:
   def run(self, values: np.ndarray) -> list[SpexResult]:
     """Decodes `[N, T]`, a list of T results."""
     # Centred and scaled in float64: the rest is float32 and free of units.
-    # The largest value goes first, so that no square overflows.
-    largest = np.maximum(np.abs(values).max(axis=0), np.finfo(float).tiny)
-    relative = values / largest
-    mean = relative.mean(axis=0)
-    spread = relative.std(axis=0)
-    flat = spread <= 1e-12
-    unit = (relative - mean) / np.where(flat, 1.0, spread)
+    unit, mean, spread = regress.standardise(values)
     geometry = folding.make_geometry(self.plan.affine, self.plan.code)
-    results: list[SpexResult] = [
-      self._constant(float(m * size)) for m, size in zip(mean, largest)
-    ]
-    live = np.flatnonzero(~flat)
+    results: list[SpexResult] = [self._constant(float(value)) for value in mean]
+    live = np.flatnonzero(unit.any(axis=0))
     for start in range(0, len(live), _TARGETS):
       batch = live[start : start + _TARGETS]
       found = self._decode_batch(geometry, unit[:, batch])
       for t, result in zip(batch, found):
-        fourier, scale = result.fourier, spread[t] * largest[t]
-        fourier = dataclasses.replace(fourier, coefs=fourier.coefs * scale)
-        shift = sparse.SparseFourier.from_terms(
-          fourier.n, [((), float(mean[t] * largest[t]))]
+        fourier = result.fourier
+        fourier = dataclasses.replace(fourier, coefs=fourier.coefs * spread[t])
+        results[t] = dataclasses.replace(
+          result, fourier=fourier.shifted(float(mean[t]))
         )
-        results[t] = dataclasses.replace(result, fourier=fourier + shift)
     return results
 
   def _decode_batch(self, geometry, values):

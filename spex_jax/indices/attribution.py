@@ -17,7 +17,7 @@ from spex_jax import base
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Attribution:
+class Attribution(base.ByValue):
   """Scores of n players for T targets; predicts by adding them.
 
   Attributes:

@@ -16,7 +16,7 @@ _SHOWN = 20  # Rows that `str` prints.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Interactions:
+class Interactions(base.ByValue):
   """An index of one function: a value for every set of players listed.
 
   Sorted by |value|, largest first, ties by players. Sets that are not listed
@@ -30,13 +30,16 @@ class Interactions:
     order: the largest set that the index speaks of.
     baseline: the value of the empty set, as `indices.table` says for the index:
       f(none) for efficient ones, so that `baseline + values.sum()` is f(all).
-    names: n names of players, or None for their numbers. Any text.
+      f is the expansion here; what the value function itself said of none and
+      all is in `Explanation.ends`.
+    names: n names of players, or None for their numbers. Given as any
+      sequence of anything; kept as text.
     units: the units of `values`, or None.
     std: float64 `[K]` standard errors of `values`, in their units; read-only.
       None where they are not known. The baseline has none.
 
   Raises:
-    TypeError: players, n or order that are no integers, names that are no text.
+    TypeError: players, n or order that are no integers, names in no order.
     ValueError: shapes that disagree, NaN or infinities, players outside 0..n, a
       set that names one twice, a set listed twice, the empty set, a set of more
       than `order` players, names that are not n, or a negative `std`.
@@ -75,13 +78,7 @@ class Interactions:
       raise ValueError(
         f"The set {largest} has {width} players, more than order={order}."
       )
-    if self.names is not None:
-      names = tuple(self.names)
-      if len(names) != self.n:
-        raise ValueError(f"Need {self.n} names of players; got {len(names)}.")
-      if odd := [name for name in names if not isinstance(name, str)]:
-        raise TypeError(f"Names of players must be text; got {odd[0]!r}.")
-      object.__setattr__(self, "names", names)
+    object.__setattr__(self, "names", base.check_names(self.names, self.n))
     players = players[:, :width]
     # By players first, so that equal sets are neighbours.
     rank = np.lexsort(players.T[::-1]) if width else np.arange(len(players))
@@ -162,7 +159,7 @@ class Interactions:
     """
     if self.names is None:
       return [str(i) for i in range(self.n)]
-    names = [printable(name) for name in self.names]
+    names = [base.printable(name) for name in self.names]
     count: dict[str, int] = {}
     for name in names:
       count[name] = count.get(name, 0) + 1
@@ -181,10 +178,10 @@ class Interactions:
     errors = [""] * len(shown)
     if self.std is not None:
       errors = [f" +/- {std:<9.4g}" for std in self.std[:_SHOWN]]
-    units = "" if self.units is None else f" {printable(self.units)}"
+    units = "" if self.units is None else f" {base.printable(self.units)}"
     lines = [
-      f"{printable(self.index)} up to order {self.order}: {len(self)} sets of "
-      f"{self.n} players, baseline {self.baseline:+.4g}{units}"
+      f"{base.printable(self.index)} up to order {self.order}: {len(self)} "
+      f"sets of {self.n} players, baseline {self.baseline:+.4g}{units}"
     ]
     lines += [
       f"  {value:+11.4g}{error}{units}  "
@@ -276,8 +273,9 @@ class Interactions:
   def to_shapiq(self) -> Any:
     """The same as a `shapiq.InteractionValues`, with the empty set listed.
 
-    `shapiq` renames order 1 of an index to SV or BV, and has no place for
-    names, units and standard errors: they are dropped.
+    So are all single players: its network plot leaves out pairs of those that
+    are not. `shapiq` renames order 1 of an index to SV or BV, and has no place
+    for names, units and standard errors: they are dropped.
 
     Raises:
       ImportError: no shapiq here.
@@ -287,7 +285,8 @@ class Interactions:
       raise ValueError(
         "shapiq has no Fourier coefficients; take index 'Moebius' or 'BII'."
       )
-    values = {(): self.baseline} | dict(self)
+    values = {(): self.baseline} | {(i,): 0.0 for i in range(self.n)}
+    values |= dict(self)
     return _shapiq().InteractionValues(
       values=np.asarray(list(values.values())),
       # Without a lookup it would list all sets of up to `order` players.
@@ -375,13 +374,6 @@ def check_std(std: base.Array, size: int, name: str, of: str) -> np.ndarray:
       f"Give {name}=None if standard errors are not known."
     )
   return out
-
-
-def printable(text: str) -> str:
-  """Escapes what could break a line or steer a terminal."""
-  return "".join(
-    c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
-  )
 
 
 def _shapiq() -> Any:

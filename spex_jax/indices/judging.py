@@ -32,8 +32,8 @@ from spex_jax.indices import attribution, metrics
 _LEVEL = 0.95  # Of intervals over targets, by Student's t: targets are few.
 
 
-@dataclasses.dataclass(frozen=True)
-class Correlation:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Correlation(base.ByValue):
   """How well predictions correlate with values, target by target.
 
   Attributes:
@@ -77,8 +77,19 @@ class Correlation:
 
   @property
   def interval(self) -> tuple[float, float] | None:
-    """95 %, of the mean over targets like these; None for one target."""
-    return mean_interval(self.defined)[1]
+    """95 %, of the mean over targets like these; None for one target.
+
+    By Fisher's z = artanh(mean), whose error is that of the mean over
+    1 - mean^2: correlations end at -1 and 1, and so do their intervals.
+    """
+    mean, interval = mean_interval(self.defined)
+    if interval is None or interval[0] == interval[1]:
+      return interval
+    half = (interval[1] - interval[0]) / 2
+    most = 1 - base.ROUNDING  # Its z is finite.
+    mean = min(max(mean, -most), most)
+    z, width = math.atanh(mean), half / (1 - mean**2)
+    return math.tanh(z - width), math.tanh(z + width)
 
   def __str__(self) -> str:
     if not self.ranks:
@@ -129,7 +140,7 @@ def correlation(
   num_masks, num_seeds, num_targets = values.shape
   truth = values.mean(axis=1)
   guess = _predictions(predict, masks, num_targets)
-  defined = np.ptp(truth, axis=0) > 0
+  defined = ~base.is_constant(truth)
   if not defined.any():
     raise ValueError("The values never vary: there is nothing to predict.")
   compare = _ranks if ranks else _products
@@ -162,8 +173,8 @@ def lds(
   return correlation(predict, masks, values, ranks=True)
 
 
-@dataclasses.dataclass(frozen=True)
-class Surrogate:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Surrogate(base.ByValue):
   """An expansion on fresh masks, with interactions and without.
 
   Attributes:
@@ -232,8 +243,8 @@ def surrogate(
   return Surrogate(r2[0], rank[0], r2[1], rank[1])
 
 
-@dataclasses.dataclass(frozen=True)
-class Brittleness:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Brittleness(base.ByValue):
   """How few removals flip each prediction.
 
   Attributes:
@@ -296,9 +307,9 @@ def brittleness(
   kept = rank[:, None] >= grid[:, None]  # [T, G, n]
   masks = np.concatenate([np.ones((1, n), bool), kept.reshape(-1, n)])
   distinct, inverse = np.unique(masks, axis=0, return_inverse=True)
-  values = base.check_values(
-    np.asarray(value_fn(distinct)), len(distinct)
-  ).reshape(len(distinct), -1)
+  values = base.check_values(value_fn(distinct), len(distinct)).reshape(
+    len(distinct), -1
+  )
   if values.shape[1] != num_targets:
     raise ValueError(
       f"Scores are of {num_targets} targets, margins of {values.shape[1]}."
@@ -423,6 +434,7 @@ def _products(a, b):
 
 def _checked(masks, values):
   """bool `[B, n]` and float64 `[B, S, T]`."""
+  base.check_unmasked(values, "Values")
   values = np.asarray(values)
   if values.ndim == 3:
     flat = values.reshape(len(values), -1)

@@ -215,6 +215,8 @@ def pearson(
   """
   a, b = _scores(a, b, most_axes=2)
   flat = _flat(a, b, "correlate with nothing", constant)
+  if len(a):
+    a, b = a - base.origin(a), b - base.origin(b)
   tops = [np.abs(scores).max(axis=0, initial=0) for scores in (a, b)]
   a, b = (
     scores / np.where(top > 0, top, 1) for scores, top in zip((a, b), tops)

@@ -5,7 +5,7 @@ import functools
 import operator
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -86,12 +86,21 @@ def find(name: str) -> str:
   return known[key]
 
 
+def own_order(name: str) -> int:
+  """An index's only order, or 2: what people look at first.
+
+  Raises:
+    ValueError: an unknown name.
+  """
+  return INDICES[find(name)].fixed_order or 2
+
+
 def interactions(
   fourier: sparse.SparseFourier,
   index: str = "FBII",
   order: int | None = None,
   *,
-  names: Sequence[str] | None = None,
+  names: Sequence[Any] | None = None,
   units: str | None = None,
   coef_std: base.Array | None = None,
 ) -> interactions_lib.Interactions:
@@ -138,7 +147,7 @@ def interactions(
     index=name,
     order=limit,
     baseline=baseline,
-    names=None if names is None else tuple(names),
+    names=base.check_names(names, n),
     units=units,
     std=None
     if coef_std is None

@@ -34,7 +34,8 @@ from spex_jax.masks import packing
 
 Verdict = Literal["survives", "unproved", "contradicted"]
 _MOST_PLAYERS = 8  # Of one set: 256 corners in each context.
-_ROUNDING = 1e-12  # Of the largest |value|: a spread below it is none.
+# Of the largest |value|, in sums of 256 corners: a spread below it is none.
+_ROUNDING = 16 * base.ROUNDING
 
 
 class Reported(NamedTuple):
@@ -292,7 +293,7 @@ def _ask(value_fns, masks):
   """float64 `[S, B, T]`."""
   out = []
   for number, value_fn in enumerate(value_fns):
-    values = base.check_values(np.asarray(value_fn(masks)), len(masks))
+    values = base.check_values(value_fn(masks), len(masks))
     out.append(values.reshape(len(masks), -1))
     if out[-1].shape != out[0].shape:
       raise ValueError(

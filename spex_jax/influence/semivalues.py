@@ -244,7 +244,9 @@ def ame(
     coefs = np.zeros((values.shape[1], masks.shape[1]))
     for t, column in enumerate(values.T):
       if np.ptp(column) > 0:
-        path = linear_model.LassoCV(cv=folds, alphas=30, tol=1e-6)
+        path = linear_model.LassoCV(
+          cv=folds, alphas=30, tol=1e-6, random_state=0
+        )
         coefs[t] = path.fit(x, column).coef_
   scores = coefs * scale
   baseline = offset - scores @ masks.mean(axis=0)
@@ -429,7 +431,7 @@ def _position_weights(n: int, law: Beta) -> np.ndarray:
 
 def _ask(value_fn: base.ValueFn, masks: np.ndarray) -> np.ndarray:
   """Values float64 `[B, T]`, checked."""
-  values = base.check_values(np.asarray(value_fn(masks)), len(masks))
+  values = base.check_values(value_fn(masks), len(masks))
   return values.reshape(len(masks), -1)
 
 

@@ -7,14 +7,13 @@ import contextlib
 import dataclasses
 import inspect
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from spex_jax import settings
+from spex_jax import base, settings
+from spex_jax.jobs import scheduled, sweeping
 from spex_jax.jobs import sinks as sinks_of
-from spex_jax.jobs import sweeping
 from spex_jax.report import progress
 from spex_jax.report import tables as report_tables
 from spex_jax.sweeps import (
@@ -22,17 +21,10 @@ from spex_jax.sweeps import (
   grid,
   processes,
   run,
+  stalls,
   state,
   tables,
 )
-
-# Pairs of variables: a task's index and count, as schedulers give them.
-SCHEDULERS = (
-  ("SPEX_TASK_INDEX", "SPEX_TASK_COUNT"),
-  ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"),
-  ("JOB_COMPLETION_INDEX", "SPEX_TASK_COUNT"),  # Kubernetes, Indexed Job.
-)
-
 
 _DIRECTORY = "a directory, or a URL of an object store (gs://, s3://)"
 
@@ -55,7 +47,8 @@ class Run(Workdir):
   config: str = settings.field(
     help="FILE[:SIZE], with get_config() and sweep() (see "
     "spex_jax/sweeps/grid.py, experiments/configs/sweep_digits.py); "
-    "--config.KEY=VALUE changes one setting of all items",
+    "--config.KEY=VALUE changes one setting of all items. It is run: take none "
+    "from a stranger",
     place=True,
   )
   task_index: int | None = settings.field(
@@ -86,6 +79,12 @@ class Run(Workdir):
     1800.0,
     "seconds that process 0 waits for the next shard of the others (1800)",
     low=0.001,
+  )
+  stall: float = settings.field(
+    stalls.LIMIT,
+    "seconds that one call of the value function may take (3600; 0: for ever): "
+    "one that does not return is told of, and ends the process with 75",
+    low=0,
   )
   retry_failed: bool = settings.field(
     False, "tries shards once more that failed too often"
@@ -161,45 +160,6 @@ def usage() -> str:
   )
 
 
-def task_of(
-  index: int | None = None,
-  count: int | None = None,
-  variables: Mapping[str, str] = os.environ,
-) -> tuple[int, int]:
-  """A task's index and count: given, of the scheduler, or all of the work.
-
-  Args:
-    index: that a flag gave.
-    count: that a flag gave.
-    variables: of the environment.
-
-  Raises:
-    ValueError: one without the other, or no whole numbers.
-  """
-  if index is not None or count is not None:
-    return _task_of("--task_index", index, count)
-  for name, number in SCHEDULERS:
-    given = variables.get(name)
-    if given is None:
-      continue  # A count without an index is nobody's task.
-    if name.startswith("SLURM") and given.isdigit():
-      # An array of Slurm need not begin at 0.
-      given = str(int(given) - int(variables.get("SLURM_ARRAY_TASK_MIN", "0")))
-    return _task_of(name, given, variables.get(number))
-  return 0, 1
-
-
-def _task_of(name: str, index: Any, count: Any) -> tuple[int, int]:
-  if index is None or count is None:
-    raise ValueError(
-      f"{name} needs both an index and a count of tasks; got {index} of "
-      f"{count}. Give --task_index=I --task_count=N."
-    )
-  if not (str(index).isdigit() and str(count).isdigit()):
-    raise ValueError(f"{name}: {index!r} of {count!r} are no whole numbers.")
-  return int(index), int(count)
-
-
 def _run(given: Run, sweep: grid.Sweep) -> None:
   try:
     _task(given, sweep)
@@ -209,7 +169,7 @@ def _run(given: Run, sweep: grid.Sweep) -> None:
 
 
 def _task(given: Run, sweep: grid.Sweep) -> None:
-  index, count = task_of(given.task_index, given.task_count)
+  index, count = scheduled.task_of(given.task_index, given.task_count)
   process, num_processes = _joined(given)
   group = processes.ALONE
   if not given.together:
@@ -252,7 +212,9 @@ def _task(given: Run, sweep: grid.Sweep) -> None:
     report_tables.fact(
       "done",
       f"{report_tables.count(report.shards, 'shard')}, {report.rows:,} rows in "
-      f"{report.seconds:.1f} s ({rate:,.0f} rows/s)",
+      f"{report.seconds:.1f} s ({rate:,.0f} rows/s)"
+      + f", {report.marked:,} of them without a value"
+      * bool(report.marked),
     )
   )
   _show_given_up(report.given_up, sweep)
@@ -288,6 +250,7 @@ def _evaluate(given: Run, sweep, index, count, rows, group) -> run.Report:
       sinks=sinks,
       retry_failed=given.retry_failed,
       group=group,
+      stall=given.stall,
     )
 
 
@@ -404,11 +367,17 @@ def _verify(given: Verify) -> None:
     show(report_tables.fact("damaged", f"shard {shard}: {reason}"))
   for name in found.failures:
     show(report_tables.fact("damaged", f"{name}: counts as never tried"))
+  for name in found.anchors:
+    show(
+      report_tables.fact(
+        "damaged", f"{name}: the next run compares with published rows"
+      )
+    )
   for name, count in found.lines.items():
     lines = report_tables.count(count, "line")
     show(report_tables.fact("damaged", f"{name}: {lines}; no value needs them"))
-  if found.damaged or found.failures:
-    number = len(found.damaged) + len(found.failures)
+  number = sum(map(len, (found.damaged, found.failures, found.anchors)))
+  if number:
     raise ValueError(
       f"{report_tables.count(number, 'file')} damaged and put aside; `spex "
       "sweep run` makes them again."
@@ -443,7 +412,7 @@ def _export(given: Export) -> None:
   if found is not None:
     print("\t".join(found.column_names))
     for row in zip(*(column.to_pylist() for column in found.columns)):
-      print("\t".join("" if cell is None else str(cell) for cell in row))
+      print("\t".join(map(_cell, row)))
   else:
     show = report_tables.printer()
     show(report_tables.fact("wrote", f"{rows:,} rows to {output}"))
@@ -453,6 +422,11 @@ def _export(given: Export) -> None:
   if not (before.complete and after.complete):
     # Beside a table that a program reads.
     print(f"spex: a part: {_lacks(after)}.", file=sys.stderr)
+
+
+def _cell(value: Any) -> str:
+  """As one cell of a table of text."""
+  return "" if value is None else base.printable(str(value))
 
 
 def _lacks(found: state.Status) -> str:

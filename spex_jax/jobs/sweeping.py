@@ -15,7 +15,6 @@ Shapes: B masks, n players, T targets.
 """
 
 import dataclasses
-import hashlib
 import pathlib
 import sys
 import zlib
@@ -29,7 +28,7 @@ from spex_jax import base, settings
 from spex_jax.ablate import evaluate
 from spex_jax.jobs import callables, explain, retraining
 from spex_jax.masks import sampling
-from spex_jax.sweeps import grid, run
+from spex_jax.sweeps import code, grid, run
 
 _BLOCK = 4096  # Masks of one key.
 
@@ -225,11 +224,15 @@ def build(config: Any) -> run.Work:
 
 
 def sources(sweep: grid.Sweep) -> dict[str, str]:
-  """SHA-256 of the files of your own code that the items name, by module.
+  """SHA-256 of your own code that the items name, by module.
 
-  Those of `build` and `function`; of what they import, nothing is known.
+  Of `build` and `function`, with what these import from beside them; and of
+  `files`, a setting that may be left out. See `sweeps.code`.
+
+  Raises:
+    ValueError: a function that is not there, or a file that cannot be read.
   """
-  found = {}
+  found = code.files(sweep.config.get("files") or ())
   for item in range(len(sweep.items)):
     for name in ("build", "function"):
       path = sweep.items[item].get(name, sweep.config.get(name))
@@ -239,6 +242,5 @@ def sources(sweep: grid.Sweep) -> dict[str, str]:
       callables.load(path, name)  # Imports it, from where it will be.
       file = getattr(sys.modules[module], "__file__", None)
       if file:
-        data = pathlib.Path(file).read_bytes()
-        found[module] = hashlib.sha256(data).hexdigest()
+        found[module] = code.digest(module, pathlib.Path(file).resolve())
   return found

@@ -2,7 +2,7 @@
 
 import numbers
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -90,23 +90,6 @@ def positive(name: str, value: Any) -> float:
   if not 0 < number < float("inf"):
     raise ValueError(f"{name} must be finite and above 0; got {number:g}.")
   return number
-
-
-def player_names(names: Iterable[Any] | None, n: int) -> tuple[str, ...] | None:
-  """Returns n names as strings, or None.
-
-  Raises:
-    TypeError: one string, or nothing that can be listed.
-    ValueError: another number of names.
-  """
-  if names is None:
-    return None
-  if isinstance(names, str | bytes) or not isinstance(names, Iterable):
-    raise TypeError(f"names must be a list of {n} strings; got {names!r}.")
-  out = tuple(map(str, names))
-  if len(out) != n:
-    raise ValueError(f"Need {n} names, one per player; got {len(out)}.")
-  return out
 
 
 def typed_key(key: Any) -> base.Key:

@@ -3,7 +3,8 @@
 Three orders are known. `pre`: a norm before attention and before the MLP,
 each added to the stream. `parallel` (GPT-NeoX): both read the stream before
 the block. `post` (BERT): the norm follows each sum, and its result is the new
-stream. `sandwich` (Gemma 2) is `pre` with a further norm on what is added.
+stream. `sandwich` (Gemma 2) is `pre` with a further norm on what is added;
+with `pre_norm` "none" it is the only one (OLMo 2).
 
 Sites of block L, besides those of attention: `resid_pre` `[B, P, d]`;
 `attn.q_in`, `attn.k_in`, `attn.v_in` (what one head reads, before the norm;
@@ -57,6 +58,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "swish": nn.silu,
   "tanh": nn.tanh,
 }
+_NORMS = ("layer", "rms", "rms_one")
 ORDERS = ("pre", "parallel", "sandwich", "post")
 
 
@@ -73,14 +75,18 @@ class Config:
     num_neurons: F.
     order: one of `ORDERS`.
     norm: "layer", "rms", or "rms_one" (RMS times 1 + scale).
+    pre_norm: of the norms before attention and MLP, if another kind than
+      `norm`: "none" where nothing stands there (OLMo 2).
     norm_eps: added to a variance or mean square.
     activation: one of `ACTIVATIONS`.
     gated: the MLP multiplies its activation with a second input matrix.
     qkv_bias: whether q, k and v have biases; so on for the others.
     out_bias: of attention's output.
     mlp_bias: of the MLP's matrices.
-    qk_norm: RMS norm of every query and key head (Qwen 3).
+    qk_norm: "" without a norm of queries and keys; "each" normalises every
+      head (Qwen 3), "all" the heads of a position as one (OLMo 2).
     score_scale: factor of q k.
+    score_scale_by_layer: scores of block L are divided by L + 1, too.
     score_cap: c in c tanh(score / c), or None.
     windows: of each block, its sliding window or None; () where no block
       has one.
@@ -94,14 +100,16 @@ class Config:
   num_neurons: int
   order: str = "pre"
   norm: str = "layer"
+  pre_norm: str = ""
   norm_eps: float = 1e-5
   activation: str = "gelu"
   gated: bool = False
   qkv_bias: bool = True
   out_bias: bool = True
   mlp_bias: bool = True
-  qk_norm: bool = False
+  qk_norm: str = ""
   score_scale: float = 1.0
+  score_scale_by_layer: bool = False
   score_cap: float | None = None
   windows: tuple[int | None, ...] = ()
 
@@ -119,7 +127,9 @@ class Config:
     for what, name, known in (
       ("activation", self.activation, ACTIVATIONS),
       ("order", self.order, ORDERS),
-      ("norm", self.norm, ("layer", "rms", "rms_one")),
+      ("norm", self.norm, _NORMS),
+      ("pre_norm", self.pre_norm, ("", "none", *_NORMS)),
+      ("qk_norm", self.qk_norm, ("", "each", "all")),
     ):
       if name not in known:
         raise ValueError(
@@ -168,11 +178,12 @@ class Block(nn.Module):
 
   def setup(self):
     c = self.config
-    norm = lambda: attention.Norm(c.norm, c.width, c.norm_eps)
-    self.norm1, self.norm2 = norm(), norm()
+    norm = lambda kind: attention.Norm(kind or c.norm, c.width, c.norm_eps)
+    self.norm1, self.norm2 = norm(c.pre_norm), norm(c.pre_norm)
     if c.order == "sandwich":
-      self.attn_post, self.mlp_post = norm(), norm()
-    self.attn = attention.Attention(c)
+      self.attn_post, self.mlp_post = norm(""), norm("")
+    shrink = self.number + 1 if c.score_scale_by_layer else 1
+    self.attn = attention.Attention(c, c.score_scale / shrink)
     self.mlp = Mlp(c)
 
   def __call__(

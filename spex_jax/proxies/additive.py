@@ -115,11 +115,14 @@ def ask_and_fit(
     ask.repeat(held, values, strict=strict)
     test = samples_lib.Samples(held, values)
     seen = np.concatenate([values, ends])
-  if len(held) >= budget_lib.LEAST and ask_lib.is_constant(seen):
+  if method == "occlusion" and (both := ask.ends()) is not None:
+    seen = np.concatenate([seen, np.stack(both)])
+  if len(held) >= budget_lib.LEAST and base.is_constant(seen).all():
     among = "the full and the empty one"
     if method == "occlusion":
       among = "the full one and all that lack one player"
     return Fitted(staged.constant(n, seen, notes, ask.asked, among), test)
+  untold = None
   if method == "occlusion":
     full = ends[0]
     found = full - ends[1:]
@@ -135,10 +138,12 @@ def ask_and_fit(
     values = np.concatenate([ends, ask(more)])
     offset, found = lime.solve(masks, weights, values)
     notes.append(_lime_note(len(masks), kernel_width))
+    untold = samples_lib.untold(masks)
   else:
     offset, found, test, note = _kernel_shap(ask, design_key, fixed, ends, test)
     notes.append(note)
-  return Fitted(_answer(method, offset, found, notes), test)
+  answer = _answer(method, offset, found, notes)
+  return Fitted(answer._replace(untold=untold), test)
 
 
 def _on_all(ask, method, kernel_width, strict):
@@ -147,7 +152,7 @@ def _on_all(ask, method, kernel_width, strict):
   values = ask(masks)
   ask.repeat(masks, values, strict=strict)
   note = f"All {len(masks)} masks were asked; R^2 is on all of them. "
-  if ask_lib.is_constant(values):
+  if base.is_constant(values).all():
     answer = staged.constant(ask.n, values, [], ask.asked, "all 2**n")
     return Fitted(answer, None, np.ones(values.shape[1]))
   if method == "lime":

@@ -357,7 +357,8 @@ def _process_note(posterior, trial, out):
 def _error(values, guess, rows=slice(None)):
   """Mean square over rows, free of units, so that no square overflows."""
   scale = np.abs(values).max() or 1.0
-  return (((guess - values)[rows] / scale) ** 2).mean()
+  # Of these rows alone: the others of a guess may not be filled yet.
+  return (((guess[rows] - values[rows]) / scale) ** 2).mean()
 
 
 def most_masks() -> int:
@@ -389,14 +390,13 @@ def gram_fit(
   order = min(order, max_order or order)
   if order < 1 or len(values) < LEAST_SCANNED:
     return None
-  unit = values / (np.abs(values).max() or 1.0)  # So that no square overflows.
   done: dict[bytes, sparse.SparseFourier] = {}
 
   def fit(rows):
     key = np.packbits(rows).tobytes()
     if key not in done:
       nothing = np.zeros((0, gram.MAX_ORDER), np.int64)
-      sets = gram.grow_support(masks[rows], unit[rows], nothing, order)
+      sets = gram.grow_support(masks[rows], values[rows], nothing, order)
       empty = np.full((1, sets.shape[1]), n)
       sets = np.concatenate([empty, sets])
       found = regress.refit(masks[rows], values[rows], sets, penalty="ridge")

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from spex_jax import base
+from spex_jax.masks import ask as ask_lib
 from spex_jax.masks import packing
 
-_REPEATABLE = 1e-6  # Differences below this share of max|f| are rounding.
+_SHOWN = 10  # Players, or groups of them, that a note names.
 
 
 class Samples(NamedTuple):
@@ -54,9 +55,10 @@ def merge(
   num_repeats = len(values) - len(first)
   if not num_repeats:
     return Merged(values, None, [])
-  size = np.abs(values).max(axis=0)
+  origin = base.origin(values)
+  size = np.abs(values - origin).max(axis=0)
   size = np.where(size > 0, size, 1.0)
-  unit = values / size
+  unit = (values - origin) / size
   counts = np.bincount(inverse)[:, None]
   means = np.zeros((len(first), values.shape[1]))
   np.add.at(means, inverse, unit)
@@ -64,12 +66,12 @@ def merge(
   left = unit - means[inverse]
   noise = np.sqrt((left**2).sum(axis=0) / num_repeats) * size
   notes = [f"{num_repeats} repeated masks were merged by their mean."]
-  if (np.abs(left).max(axis=0) > _REPEATABLE).any():
+  if (np.abs(left).max(axis=0) * size > ask_lib.repeatable(values)).any():
     text = f"{num_repeats} repeats of equal masks have other values"
     if strict:
       raise ValueError(f"{text}; mend the samples, or use strict=False.")
     notes.append(f"{text}; see the noise floor.")
-  return Merged(means * size, noise, notes)
+  return Merged(means * size + origin, noise, notes)
 
 
 def unseen(
@@ -105,3 +107,59 @@ def unseen(
   if not len(rows):
     raise ValueError(none)
   return Samples(masks[rows], values[rows])
+
+
+class Untold(NamedTuple):
+  """Players that no mask tells apart.
+
+  Attributes:
+    kept: kept by every mask.
+    dropped: by none.
+    tied: groups of which each mask keeps all or none, or always one of two
+      halves: their effects are shared among them as a decoder likes.
+  """
+
+  kept: list[int]
+  dropped: list[int]
+  tied: list[list[int]]
+
+  def note(self, names: tuple[str, ...] | None) -> str:
+    """A sentence that names them, or ""."""
+
+    def listed(players):
+      shown = [str(i) if names is None else names[i] for i in players[:_SHOWN]]
+      more = len(players) - len(shown)
+      return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+
+    said = []
+    if self.kept:
+      said.append(f"every mask keeps {listed(self.kept)}")
+    if self.dropped:
+      said.append(f"no mask keeps {listed(self.dropped)}")
+    if self.tied:
+      groups = "; ".join("{" + listed(g) + "}" for g in self.tied[:_SHOWN])
+      more = len(self.tied) - _SHOWN
+      groups += f" and {more} more groups" if more > 0 else ""
+      said.append(f"no mask tells apart {groups}")
+    if not said:
+      return ""
+    return (
+      f"These masks cannot say what some players do: {', '.join(said)}. Their "
+      "values are a convention; ask masks in which they differ."
+    )
+
+
+def untold(masks: base.Masks) -> Untold:
+  """Which players of masks `[B, n]`, B at least 1, cannot be told apart."""
+  masks = base.check_masks(masks)
+  # Players that are always opposite are as alike as those always equal.
+  columns = np.packbits((masks ^ masks[:1]).T, axis=1)
+  groups: dict[bytes, list[int]] = {}
+  for player, column in enumerate(columns):
+    groups.setdefault(column.tobytes(), []).append(player)
+  fixed = groups.pop(bytes(columns.shape[1]), [])
+  return Untold(
+    kept=[i for i in fixed if masks[0, i]],
+    dropped=[i for i in fixed if not masks[0, i]],
+    tied=[group for group in groups.values() if len(group) > 1],
+  )

@@ -14,15 +14,15 @@ import numpy as np
 from spex_jax import base
 from spex_jax.fourier import lasso, regress, score, sparse, spex
 from spex_jax.proxies import boosting, members, stack
-from spex_jax.proxies.samples import Samples
+from spex_jax.proxies.samples import Samples, Untold, untold
 
 _EXPLAINED = 1e-9  # Share of the energy left by an exact SPEX decode.
-_ROUNDING = 1e-13  # Share of max|f| below which differences are rounding.
 _ALMOST = 1e-5  # Share of the deviation that an exact scan may leave.
 _PLANTED = 0.5  # R^2 of the quick proxies below which a plan is tried.
 # The best of many fits to noise looks better than the mean by about as much.
 _SURE = 2.0  # Standard errors of the gain over the mean.
 _LEAST_SPLIT = 8  # Fewer samples are not split to compare decoders.
+_MOST_ERRORS = 1000  # Of a target, that are kept for intervals.
 MASK_BYTES = 1 << 28  # Masks held unpacked at once.
 LASSO_ORDER = 2
 
@@ -37,6 +37,7 @@ class Answer(NamedTuple):
     crossed: `[B, T]` predictions of the samples by fits that have not seen
       them, of the same masks in the same order; or None.
     std: standard errors of the coefficients of each function; or None.
+    untold: players that the masks fitted to cannot tell apart; or None.
   """
 
   functions: list[sparse.SparseFourier]
@@ -44,6 +45,7 @@ class Answer(NamedTuple):
   notes: list[str]
   crossed: np.ndarray | None = None
   std: list[np.ndarray] | None = None
+  untold: Untold | None = None
 
 
 def r2(samples: Samples, functions: list[sparse.SparseFourier]) -> np.ndarray:
@@ -67,6 +69,25 @@ def by_proxies(
     method: one of `PROXIES`, or "auto".
     max_order: of the sets; the lasso's are of at most 2, the trees' of 5.
   """
+  # Without what all values share, which would cost the others their digits.
+  origin = base.origin(samples.values)
+  values = samples.values - origin
+  values[:, base.is_constant(samples.values)] = 0.0
+  centred = Samples(samples.masks, values)
+  answer = _shifted(_by_proxies(centred, method, max_order), origin)
+  return answer._replace(untold=untold(samples.masks))
+
+
+def _shifted(answer, by):
+  """The answer with `by` `[T]` added to its functions."""
+  crossed = answer.crossed
+  return answer._replace(
+    functions=[f.shifted(c) for f, c in zip(answer.functions, by.tolist())],
+    crossed=None if crossed is None else crossed + by,
+  )
+
+
+def _by_proxies(samples, method, max_order):
   num_masks = len(samples.masks)
   if num_masks < 3:
     note = f"{num_masks} masks, under 3: only their mean."
@@ -107,7 +128,7 @@ def _spoken(names):
 def _best(masks, values, folds, method, max_order):
   """The answer for one target: members, then a stack of them."""
   alone = members.mean(masks, values)
-  if np.ptp(values) <= _ROUNDING * np.abs(values).max():
+  if base.is_constant(values):
     note = f"All {len(values)} values are equal to rounding: only their mean."
     return stack.stack(masks, values, [alone])._replace(note=note)
   largest = min(masks.shape[1], max_order or LASSO_ORDER, LASSO_ORDER)
@@ -195,7 +216,7 @@ def suspects_planted(samples: Samples, max_order: int | None = None) -> bool:
   """
   folds = boosting.spread_folds(len(samples.masks), members.FOLDS)
   scores = []
-  for column in samples.values.T:
+  for column in (samples.values - base.origin(samples.values)).T:
     found = [
       members.mean(samples.masks, column),
       members.by_lasso(samples.masks, column, folds, 1),
@@ -300,7 +321,10 @@ def by_spex(plan: spex.QueryPlan, values: np.ndarray) -> Answer:
     f"SPEX on {plan.num_masks} masks, sets of up to {plan.code.t}, ended as "
     f"{ends}; it leaves {left.max():.2g} of the variance of its samples."
   )
-  return Answer(functions, "spex", [note])
+  alike = None
+  if plan.num_masks * plan.n <= MASK_BYTES:
+    alike = untold(plan.masks())
+  return Answer(functions, "spex", [note], untold=alike)
 
 
 def is_explained(samples: Samples, answer: Answer) -> bool:
@@ -319,14 +343,17 @@ class Judged(NamedTuple):
 
   Attributes:
     faithfulness: `[T]` R^2.
+    std: `[T]` its standard errors.
     by_terms: the same by number of sets, see `stack.sparse_scores`.
-    error_quantiles: `[T, 101]` quantiles of |f - answer|.
+    errors: `[T, E]` the sizes |f - answer|, ascending; of more than 1,000 every
+      so manieth, the last among them.
     num_masks: behind them.
   """
 
   faithfulness: np.ndarray
+  std: np.ndarray
   by_terms: dict[str, np.ndarray]
-  error_quantiles: np.ndarray
+  errors: np.ndarray
   num_masks: int
 
 
@@ -347,17 +374,21 @@ def judge(
     values, crossed = samples.values, answer.crossed
   else:
     return None
-  scores, quantiles = [], []
+  scores = []
   for t, function in enumerate(answer.functions):
     truth, guess = values[:, t], crossed[:, t]
     if test is not None:
       scores.append(_scores(test.masks, truth, function, guess))
     else:
       scores.append(stack.sparse_scores(truth, function, guess))
-    errors = np.abs(truth - guess)
-    quantiles.append(np.quantile(errors, np.linspace(0, 1, 101)))
   by_terms = {k: np.asarray([one[k] for one in scores]) for k in scores[0]}
-  return Judged(by_terms["all"], by_terms, np.stack(quantiles), len(values))
+  errors = np.sort(np.abs(values - crossed), axis=0).T
+  kept = min(len(values), _MOST_ERRORS)
+  # Rank r of the e kept is rank ceil(r m / e) of all m.
+  ranks = -(-np.arange(1, kept + 1) * len(values) // kept)
+  std = np.asarray(score.r2_std(values, crossed))
+  whole = by_terms["all"]
+  return Judged(whole, std, by_terms, errors[:, ranks - 1], len(values))
 
 
 def _scores(masks, values, function, whole):

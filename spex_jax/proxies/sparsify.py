@@ -268,6 +268,7 @@ class _Problem(NamedTuple):
         Xy=weight * self.product[:k],
         check_input=False,
         tol=1e-4,
+        random_state=0,  # Without, NumPy's global generator moves.
       )[1][:, 0]
       out[i] = weight * coefs
       if 2 * np.count_nonzero(coefs) > self.num_masks:

@@ -19,7 +19,8 @@ from spex_jax.proxies import budget as budget_lib
 from spex_jax.proxies import samples as samples_lib
 from spex_jax.proxies import select
 
-_PROBES = 2  # The full and the empty mask, asked if f seems constant.
+_PROBES = 2  # The full and the empty mask.
+_LEAST_PROBED = 32  # Smaller budgets ask them only if f seems constant.
 _STAGES = (8, 4, 2, 1)  # A goal is tried at these fractions of the masks.
 _LEAST_STAGE = 128
 
@@ -44,7 +45,8 @@ def ask_and_decode(
     goal: held-out R^2 (mean of targets) at which to stop; not for "spex".
 
   Returns:
-    The answer, and the held-out samples, which nothing was fitted to.
+    The answer, and the held-out samples, which nothing was fitted to; those
+    that stopped the asking are not among them.
   """
   if method == "spex":
     return _by_plan(ask, key, max_order, strict)
@@ -68,12 +70,12 @@ def _by_plan(ask, key, max_order, strict):
   # The last ones make room for the probes, if these are asked.
   waiting = 0 if left >= _PROBES else _PROBES
   early = masks[: len(masks) - waiting]
-  test, state, probes = _test(ask, early, strict)
+  test, state, probes = _test(ask, early, strict, probed=left >= _PROBES)
   if state == "constant":
     return constant(n, test.values, notes, ask.asked), test
   if state == "probed":
     notes.append(_RARE)
-  else:
+  if probes is None or not waiting:
     later = masks[len(early) :]
     test = test.join(samples_lib.Samples(later, ask(later)))
   answer = select.by_spex(plan, _ask_plan(ask, plan, distinct, probes))
@@ -103,14 +105,16 @@ def _by_proxies(ask, key, method, max_order, strict, goal):
   else:
     num_scouts = budget - num_held
   masks = draw(mask_key, num_held + num_scouts, n, exclude)
-  test, state, probes = _test(ask, masks[:num_held], strict)
+  test, state, probes = _test(
+    ask, masks[:num_held], strict, probed=budget >= _LEAST_PROBED
+  )
   if state == "constant":
     return constant(n, test.values, notes, ask.asked), test
   if state == "probed":
     notes.append(_RARE)
   if plan is None:
     rest = masks[num_held : num_held + budget - ask.asked]
-    answer = _in_stages(ask, method, None, rest, test, max_order, goal)
+    answer, test = _in_stages(ask, method, None, rest, test, max_order, goal)
     return answer._replace(notes=notes + answer.notes), test
   distinct = _distinct(plan)
   num_scouts = min(num_scouts, budget - ask.asked - len(distinct.first))
@@ -122,7 +126,7 @@ def _by_proxies(ask, key, method, max_order, strict, goal):
   known = np.concatenate([exclude if suspect else ends, masks])
   rest = draw(more_key, left, n, known)
   if not suspect:
-    answer = _in_stages(ask, method, scouts, rest, test, max_order, goal)
+    answer, test = _in_stages(ask, method, scouts, rest, test, max_order, goal)
     return answer._replace(notes=notes + answer.notes), test
   notes.append(
     "Quick proxies explain under half of the values, so SPEX's plan was asked "
@@ -165,32 +169,40 @@ def draw(key: base.Key, count: int, n: int, exclude: np.ndarray) -> np.ndarray:
   return sampling.distinct(key, count, n, exclude=exclude)
 
 
-def _test(ask, masks, strict):
+def _test(ask, masks, strict, *, probed):
   """Asks held-out masks: the samples, what they look like, and the probes.
 
   "constant": the full and the empty mask have the same value, too; "probed":
-  they do not, and were asked; "": they vary.
+  they do not; "": they vary, and the probes were asked only if `probed`.
   """
   test = samples_lib.Samples(masks, ask(masks))
   ask.repeat(*test, strict=strict)
-  if not ask_lib.is_constant(test.values):
+  varies = not base.is_constant(test.values).all()
+  if varies and not probed:
     return test, "", None
   probes = ask(corners(ask.n))
+  if varies:
+    return test, "", probes
   both = np.concatenate([test.values, probes])
-  state = "constant" if ask_lib.is_constant(both) else "probed"
+  state = "constant" if base.is_constant(both).all() else "probed"
   return test, state, probes
 
 
 def _in_stages(ask, method, scouts, rest, test, max_order, goal):
-  """Proxies on uniform masks, all of them or until the goal is reached."""
+  """Proxies on uniform masks, all of them or until the goal is reached.
+
+  Masks that chose when to stop flatter: fresh ones then judge the answer.
+  """
   known = 0 if scouts is None else len(scouts.masks)
   total = known + len(rest)
   sizes = [total]
   if goal is not None:
     tried = {max(_LEAST_STAGE, known, total // k) for k in _STAGES}
-    sizes = sorted({min(total, size) for size in tried})
+    most = total - len(test.masks)  # The rest judge an answer that stops here.
+    sizes = sorted({size for size in tried if size <= most} | {total})
   samples = scouts
-  for size in sizes:
+  while True:
+    size = sizes.pop(0)
     new = rest[: size - (0 if samples is None else len(samples.masks))]
     rest = rest[len(new) :]
     if len(new) or samples is None:
@@ -198,15 +210,23 @@ def _in_stages(ask, method, scouts, rest, test, max_order, goal):
       samples = asked if samples is None else samples.join(asked)
     answer = select.by_proxies(samples, method, max_order)
     if goal is None:
-      return answer
+      return answer, test
+    if not sizes:
+      note = _told(goal, answer, test, ask)
+      return answer._replace(notes=[note, *answer.notes]), test
     if select.mean_score(test, answer) >= goal:
-      break
-  return answer._replace(notes=[_told(goal, answer, test, ask), *answer.notes])
+      masks = rest[: len(test.masks)]
+      fresh = samples_lib.Samples(masks, ask(masks))
+      note = _told(goal, answer, test, ask, fresh)
+      return answer._replace(notes=[note, *answer.notes]), fresh
 
 
-def _told(goal, answer, test, ask):
+def _told(goal, answer, test, ask, fresh=None):
   found = select.mean_score(test, answer)
   where = f"R^2 {found:.3f} on {len(test.masks)} held-out masks"
+  if fresh is not None:
+    again = select.mean_score(fresh, answer)
+    where += f", {again:.3f} on {len(fresh.masks)} that did not choose to stop"
   if found >= goal:
     return (
       f"The target faithfulness {goal} was reached ({where}) with "
@@ -252,8 +272,8 @@ def constant(
 ) -> select.Answer:
   """The answer where all values `[B, T]` are the same; `among` the masks."""
   note = (
-    f"f is constant: {asked} masks, {among} among them, have one value, to 12 "
-    "digits; no others were asked."
+    f"f is constant: {asked} masks, {among} among them, have one value, to "
+    "rounding; no others were asked."
   )
   # The middle of the range: a mean of equal numbers may round away.
   means = (values.max(axis=0) / 2 + values.min(axis=0) / 2).tolist()

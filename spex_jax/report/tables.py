@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from spex_jax import base
 from spex_jax.indices import interactions as interactions_lib
 
 _WIDTH = 14  # Of the names of facts.
@@ -27,8 +28,8 @@ def printer() -> Callable[[Any], None]:
 
 
 def fact(name: str, value: str) -> str:
-  """One named fact on a line."""
-  return f"{name:<{_WIDTH}}{value}"
+  """One named fact on a line, whatever its text holds."""
+  return f"{name:<{_WIDTH}}{base.printable(value)}"
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:
@@ -63,6 +64,8 @@ def cost(stats: Any, decode_seconds: float) -> str:
     if stats.sizes:
       shares = [f"{run:,} of {length}" for length, run in stats.sizes.items()]
       size += f"; rows by length: {', '.join(shares)}"
+    if stats.chosen:
+      size += f"; {stats.chosen}"
     text += f" ({size})"
   return (
     f"{text} on {stats.device}; compile {stats.compile_seconds:.2f} s, run "
@@ -93,9 +96,9 @@ def interactions(
   from rich import box, table, text  # Slow to import.
 
   # Text: neither an index, nor units, nor a label is ever markup.
-  name = interactions_lib.printable(found.index)
+  name = base.printable(found.index)
   title = text.Text(f"{name}, order up to {found.order}", style="table.title")
-  units = interactions_lib.printable(found.units or "")
+  units = base.printable(found.units or "")
   rows = table.Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
   rows.add_column("value", justify="right")
   if found.std is not None:

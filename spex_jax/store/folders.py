@@ -5,7 +5,8 @@ On a file system it is written under another name, fsynced, and linked to its
 own; an object store (`gs://`, `s3://`, whatever fsspec opens) creates it on
 the condition that there is none.
 
-Names are relative, with slashes.
+Names are relative, with slashes, and stay inside: what a damaged or a planted
+file names is refused where it is absolute, has `..`, or leads away by a link.
 """
 
 import contextlib
@@ -13,6 +14,8 @@ import errno
 import inspect
 import os
 import pathlib
+import re
+import stat
 import time
 import urllib.parse
 from collections.abc import Iterable, Iterator
@@ -23,6 +26,8 @@ from spex_jax import base
 _SEGMENT = 1 << 18  # Bytes of a log that an object store gets at once, ...
 _PAUSE = 10.0  # ... and seconds between two times that it does.
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+# As `base.draft` names what is being written.
+_DRAFT = re.compile(r"\..+\.\d+\.(?:[0-9a-f]{8}\.)?tmp")
 
 
 class Log(Protocol):
@@ -50,6 +55,10 @@ class Folder(Protocol):
     """Whether there is a folder, or anything in it."""
     ...
 
+  def is_empty(self) -> bool:
+    """Whether no file is in it, or in its folders."""
+    return not self.names(deep=True)
+
   def create(self, name: str, data: bytes) -> bool:
     """Writes a file whole; False if the name is taken.
 
@@ -67,7 +76,9 @@ class Folder(Protocol):
     ...
 
   def read(self, name: str) -> bytes:
-    """A file's contents.
+    """A file's contents; none of what is no file (a folder, a device, a pipe).
+
+    No file of ours is empty, so that whoever reads one finds it damaged.
 
     Raises:
       FileNotFoundError: no such file.
@@ -84,6 +95,7 @@ class Folder(Protocol):
     Args:
       folder: "" for the whole; one that is not there has no files.
       deep: whether the files of its folders count, too; names have slashes.
+        Links to other folders are not followed, and are names like files.
     """
     ...
 
@@ -159,6 +171,10 @@ class Directory:
       raise ValueError(f"{self.path} is a link to nowhere.")
     return self.path.is_dir()
 
+  def is_empty(self) -> bool:
+    """See `Folder`."""
+    return not any(True for _ in self._entries("", deep=True))
+
   def create(self, name: str, data: bytes) -> bool:
     """See `Folder`."""
     place = self._place(name)
@@ -183,12 +199,31 @@ class Directory:
     """See `Folder`."""
     place = self._place(name)
     with _written(place, data) as temporary:
-      temporary.replace(place)
+      try:
+        temporary.replace(place)
+      except IsADirectoryError as error:
+        raise ValueError(
+          f"{place} is a folder where a file belongs: remove it."
+        ) from error
     base.sync(place.parent)
 
   def read(self, name: str) -> bytes:
     """See `Folder`."""
-    return (self.path / name).read_bytes()
+    path = self.path / _inside(name)
+    try:
+      # A pipe that nobody writes to would else be waited for.
+      descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+      if error.errno in (errno.ELOOP, errno.ENXIO):
+        return b""
+      if error.errno == errno.ENOTDIR:
+        raise FileNotFoundError(*error.args, str(path)) from error
+      raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+      os.close(descriptor)
+      return b""
+    with open(descriptor, "rb") as file:
+      return file.read()
 
   def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
     """See `Folder`."""
@@ -202,8 +237,14 @@ class Directory:
     """See `Folder`."""
     found: dict[str, int] = {}
     for name, entry in self._entries(folder, deep):
-      with contextlib.suppress(FileNotFoundError):
+      try:
         found[name] = entry.stat().st_size
+      except FileNotFoundError:
+        continue
+      except OSError as error:  # A link to itself.
+        if error.errno != errno.ELOOP:
+          raise
+        found[name] = 0
     return found
 
   def names(self, folder: str = "", *, deep: bool = False) -> set[str]:
@@ -213,50 +254,75 @@ class Directory:
   def move(self, name: str, to: str) -> None:
     """See `Folder`."""
     place = self._place(to)
+    self._check_own(name)
+    self._check_own(to)
     with contextlib.suppress(FileNotFoundError):
       (self.path / name).rename(place)
       base.sync((self.path / name).parent)
 
   def remove(self, name: str) -> None:
     """See `Folder`."""
+    self._check_own(name)
     (self.path / name).unlink(missing_ok=True)
 
   def modified(self, name: str) -> float:
-    """See `Folder`."""
-    return (self.path / name).stat().st_mtime
+    """See `Folder`; of a link, not of what it leads to."""
+    return (self.path / _inside(name)).lstat().st_mtime
 
   def rest(self) -> list[str]:
     """See `Folder`."""
-    found = self.path.rglob(".*.tmp")
-    return sorted(place.relative_to(self.path).as_posix() for place in found)
+    found = self._entries("", deep=True, drafts=True)
+    return sorted(name for name, _ in found)
 
   def log(self, name: str) -> Log:
     """See `Folder`."""
     return _Growing(self._place(name))
 
   def _entries(
-    self, folder: str, deep: bool
+    self, folder: str, deep: bool, drafts: bool = False
   ) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
+    """What is there; or, of files that are being written, all."""
     waiting = [""]
     while waiting:
       inner = waiting.pop()
-      with contextlib.suppress(FileNotFoundError):
+      with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for entry in os.scandir(self.path / folder / inner):
-          if entry.name.startswith("."):
-            continue  # Being written.
           name = f"{inner}{entry.name}"
-          if not entry.is_dir():
-            yield name, entry
+          if entry.name.startswith("."):
+            if drafts and _DRAFT.fullmatch(entry.name):
+              yield name, entry
+          elif not entry.is_dir(follow_symlinks=False):
+            if not drafts:
+              yield name, entry
           elif deep:
             waiting.append(f"{name}/")
 
   def _place(self, name: str) -> pathlib.Path:
-    place = self.path / name
-    place.parent.mkdir(parents=True, exist_ok=True)
+    """Where a file is written; its folder is made.
+
+    Raises:
+      ValueError: a folder that cannot be, in /proc or under a file, say.
+    """
+    place = self.path / _inside(name)
+    try:
+      place.parent.mkdir(parents=True, exist_ok=True)
+    except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+      raise ValueError(
+        f"{place.parent} cannot be made ({error.strerror}): a file is in its "
+        "way, or no folders are made there. Choose another directory."
+      ) from error
     return place
 
+  def _check_own(self, name: str) -> None:
+    """Refuses what a link within the folder would have us move or remove."""
+    place = self.path / _inside(name)
+    if not place.parent.resolve().is_relative_to(self.path.resolve()):
+      raise ValueError(
+        f"{place} lies outside {self.path}, by a link: remove the link."
+      )
 
-class ObjectStore:
+
+class ObjectStore(Folder):
   """Keys with a common beginning, in whatever fsspec opens.
 
   Its own retries and credentials are fsspec's.
@@ -350,7 +416,7 @@ class ObjectStore:
     return _Segments(self, name)
 
   def _key(self, name: str) -> str:
-    return f"{self._root}/{name}" if name else self._root
+    return f"{self._root}/{_inside(name)}" if name else self._root
 
   def _list(self, folder: str, deep: bool = False) -> list[dict[str, Any]]:
     key = self._key(folder)
@@ -407,6 +473,17 @@ class _Segments:
     if self._written >= _SEGMENT:
       self._segment, self._written = self._segment + 1, 0
       self._data.clear()
+
+
+def _inside(name: str) -> str:
+  """A name that stays in its folder.
+
+  Raises:
+    ValueError: any other.
+  """
+  if name.startswith("/") or "\0" in name or ".." in name.split("/"):
+    raise ValueError(f"{name!r} is no name of a file inside a folder.")
+  return name
 
 
 @contextlib.contextmanager

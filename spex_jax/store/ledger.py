@@ -13,8 +13,10 @@ name stands for whole contents, and the first writer wins: the first manifest. A
 shard without one does not exist yet, and a second writer whose rows are others
 keeps them in a file of another name. Reading checks the bytes against the
 manifest, then every page. A shard that fails is moved to `quarantine/` with a
-reason and counts as absent, so that it, and nothing else, is made again. A
-damaged `config.json` is written again if the manifests know its hash.
+reason and counts as absent, so that it, and nothing else, is made again. Bytes
+that fit their SHA-256 are never damaged: what a machine without memory or
+without a codec cannot read stays where it is. A damaged `config.json` is
+written again if the manifests know its hash.
 
 One flipped bit in a zstd page was read back silently in 299 of 300 trials
 without these checks.
@@ -23,9 +25,7 @@ without these checks.
 import dataclasses
 import errno
 import hashlib
-import json
 import os
-import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -33,14 +33,13 @@ from typing import Any
 from absl import logging
 
 from spex_jax import base
-from spex_jax.store import folders, shards
+from spex_jax.store import configs, folders, manifests, shards
 
 DamagedError = shards.DamagedError
+UnreadableError = shards.UnreadableError
 Rows = shards.Rows
-_CONFIG, _SHARDS, _QUARANTINE = "config.json", "shards", "quarantine"
-_PER_FOLDER = 10_000
-_MANIFEST = re.compile(r"(\d{8,})\.json")
-_ROWS = re.compile(r"(\d{8,})(?:\.[0-9a-f]{12})?\.parquet")
+_CONFIG, _SHARDS = "config.json", manifests.SHARDS
+QUARANTINE = "quarantine"
 
 
 class OtherConfigError(ValueError):
@@ -88,15 +87,15 @@ class Ledger:
     """
     self.folder = folders.opened(path)
     self.path = self.folder.path
-    self.config = _as_json(config)
-    self.hash = config_hash(self.config)
+    self.config = configs.as_json(config)
+    self.hash = configs.digest(self.config)
     self.quarantined: list[Quarantined] = []
     try:
       stored = stored_config(self.folder)
     except DamagedError as error:
       self._mend_config(str(error))
       stored = self.config
-    if stored is None and self.folder.exists() and self.folder.names(deep=True):
+    if stored is None and self.folder.exists() and not self.folder.is_empty():
       stored = stored_config(self.folder)  # Another began it just now.
       if stored is None and not self._is_ours():
         raise ValueError(
@@ -111,7 +110,9 @@ class Ledger:
   def indices(self) -> list[int]:
     """The shards that are published, ascending; none of them read yet."""
     names = self.folder.names(_SHARDS, deep=True)
-    found = (_MANIFEST.fullmatch(name.rpartition("/")[2]) for name in names)
+    found = (
+      manifests.NAME.fullmatch(name.rpartition("/")[2]) for name in names
+    )
     return sorted(int(match[1]) for match in found if match)
 
   def manifest(self, index: int) -> dict[str, Any]:
@@ -123,7 +124,7 @@ class Ledger:
         configuration.
     """
     try:
-      data = self.folder.read(_name(index, "json"))
+      data = self.folder.read(manifests.name(index, "json"))
     except FileNotFoundError:
       raise KeyError(f"{self.path} has no shard {index}.") from None
     return self._manifest(index, data)
@@ -137,10 +138,14 @@ class Ledger:
     wanted = list(wanted)
     sizes = {
       f"{folder}/{name}": size
-      for folder in {_folder(index) for index in wanted}
+      for folder in {manifests.folder(index) for index in wanted}
       for name, size in self.folder.sizes(folder).items()
     }
-    names = {_name(i, "json"): i for i in wanted if _name(i, "json") in sizes}
+    names = {
+      manifests.name(i, "json"): i
+      for i in wanted
+      if manifests.name(i, "json") in sizes
+    }
     sound = {}
     for name, data in self.folder.read_all(names).items():
       index = names[name]
@@ -161,7 +166,10 @@ class Ledger:
 
     Raises:
       KeyError: no such shard.
-      DamagedError: bytes or a page that a checksum contradicts.
+      DamagedError: bytes that a checksum contradicts, or rows that are not
+        those of the manifest.
+      UnreadableError: sound bytes that this machine cannot read.
+      MemoryError: no room for them.
     """
     return self._read(index)[1]
 
@@ -200,8 +208,12 @@ class Ledger:
       reason: what was wrong.
       always: even if it is sound.
       damaged: whether it counts as such.
+
+    Raises:
+      OtherConfigError: it is of another configuration, as all are: then it is
+        `config.json` that is wrong, and nothing is put aside.
     """
-    count, file = None, _name(index, "parquet")
+    count, file = None, manifests.name(index, "parquet")
     try:
       manifest = self.manifest(index)
       count, file = int(manifest["rows"]), self._file(index, manifest)
@@ -210,12 +222,19 @@ class Ledger:
         return
     except KeyError:  # Another has put it aside.
       return
+    except manifests.ForeignError as error:
+      if not self._is_ours():
+        raise OtherConfigError(
+          f"{self.path}/{_CONFIG} is of another run than all of its shards: "
+          "nothing was put aside. Give back the right one; the run's own "
+          "command writes it, once this one is gone."
+        ) from error
     except DamagedError:
       pass
-    place = f"{_QUARANTINE}/{index:08d}.{secrets.token_hex(4)}"
+    place = f"{QUARANTINE}/{index:08d}.{secrets.token_hex(4)}"
     try:
       # The manifest first: without it the shard does not exist.
-      self.folder.move(_name(index, "json"), f"{place}.json")
+      self.folder.move(manifests.name(index, "json"), f"{place}.json")
       self.folder.move(file, f"{place}.parquet")
       note = f"{place}.{'txt' if damaged else 'note'}"
       self.folder.replace(note, reason.encode() + b"\n")
@@ -250,8 +269,17 @@ class Ledger:
 
   def published(self, wanted: Iterable[int]) -> set[int]:
     """Those of a few shards that have a manifest, which is not looked into."""
-    names = {_name(index, "json"): index for index in wanted}
-    return {names[name] for name in self.folder.read_all(names)}
+    names = {manifests.name(index, "json"): index for index in wanted}
+    found = self.folder.read_all(names).items()
+    return {names[name] for name, data in found if data}
+
+  def listed(self, wanted: Iterable[int]) -> list[int]:
+    """Those of wanted shards that are published, by names alone."""
+    wanted = set(wanted)
+    blocks = {manifests.folder(index) for index in wanted}
+    names = {name for block in blocks for name in self.folder.names(block)}
+    found = (manifests.NAME.fullmatch(name) for name in names)
+    return sorted(int(m[1]) for m in found if m and int(m[1]) in wanted)
 
   def append(self, rows: Rows, facts: Mapping[str, Any] | None = None) -> int:
     """Publishes rows at the lowest free index, and returns that.
@@ -283,7 +311,10 @@ class Ledger:
     return pa.concat_tables(parts)
 
   def _publish(self, index, rows, data, facts) -> bool:
-    name, told = _name(index, "parquet"), hashlib.sha256(data).hexdigest()
+    name, told = (
+      manifests.name(index, "parquet"),
+      hashlib.sha256(data).hexdigest(),
+    )
     if not self.folder.create(name, data):
       if self.published([index]):
         return False
@@ -293,7 +324,7 @@ class Ledger:
       except FileNotFoundError:
         same = False
       if not same:
-        name = f"{_folder(index)}/{index:08d}.{told[:12]}.parquet"
+        name = f"{manifests.folder(index)}/{index:08d}.{told[:12]}.parquet"
       self.folder.replace(name, data)  # As new, for `rest`.
     body = {
       "schema": shards.SCHEMA,
@@ -302,14 +333,18 @@ class Ledger:
       "file": name.rpartition("/")[2],
       "file_sha256": told,
       "bytes": len(data),
-      "rows": len(rows),
-      "n": rows.n,
-      "targets": rows.num_targets,
-      "dtype": str(rows.values.dtype),
-      "counts": rows.counts(),
+      **manifests.described(rows),
       **(facts or {}),
     }
-    return self.folder.create(_name(index, "json"), base.to_json(body))
+    name, data = manifests.name(index, "json"), base.to_json(body)
+    if self.folder.create(name, data):
+      return True
+    if self.published([index]):
+      return False
+    # A folder, or an empty file, is in its place.
+    aside = f"{QUARANTINE}/{index:08d}.{secrets.token_hex(4)}.json"
+    self.folder.move(name, aside)
+    return self.folder.create(name, data)
 
   def rest(self) -> list[str]:
     """Names of files of rows that no manifest names."""
@@ -317,13 +352,13 @@ class Ledger:
     names = self.folder.names(_SHARDS, deep=True)
     wanted = {}
     for name in names:
-      if match := _ROWS.fullmatch(name.rpartition("/")[2]):
+      if match := manifests.ROWS.fullmatch(name.rpartition("/")[2]):
         wanted[f"{_SHARDS}/{name}"] = int(match[1])
-    manifests = self.folder.read_all(
-      {_name(index, "json") for index in wanted.values()}
+    told = self.folder.read_all(
+      {manifests.name(index, "json") for index in wanted.values()}
     )
     for name, index in wanted.items():
-      data = manifests.get(_name(index, "json"))
+      data = told.get(manifests.name(index, "json"))
       try:
         if data and self._file(index, self._manifest(index, data)) == name:
           continue
@@ -346,13 +381,25 @@ class Ledger:
         f"{place} contradicts its SHA-256 ({len(data)} of "
         f"{manifest['bytes']} bytes)."
       )
-    rows = shards.from_bytes(data)
-    if len(rows) != manifest["rows"]:
-      raise DamagedError(f"{place} holds {len(rows)} rows.")
+    try:
+      rows = shards.from_bytes(data)
+    except (DamagedError, ImportError) as error:
+      raise UnreadableError(
+        f"{place} is sound by its SHA-256, but cannot be read here: {error}. "
+        "Nothing was put aside; mend this environment (pyarrow, its codecs)."
+      ) from error
+    found = manifests.described(rows)
+    wrong = [name for name in found if manifest[name] != found[name]]
+    if wrong:
+      raise DamagedError(
+        f"{place} and its manifest disagree on {', '.join(wrong)}: "
+        f"{[found[name] for name in wrong]} and "
+        f"{[manifest[name] for name in wrong]}."
+      )
     return data, rows
 
   def _file(self, index: int, manifest: Mapping[str, Any]) -> str:
-    return f"{_folder(index)}/{manifest['file']}"
+    return f"{manifests.folder(index)}/{manifest['file']}"
 
   def _config_file(self) -> bytes:
     return base.to_json({"config": self.config, "hash": self.hash})
@@ -384,29 +431,15 @@ class Ledger:
           f"{reason} Shard {index} is not of the configuration at hand, either "
           "(or damaged): give the settings that the directory was begun with."
         ) from error
-    name = f"{_QUARANTINE}/{secrets.token_hex(4)}.{_CONFIG}"
+    name = f"{QUARANTINE}/{secrets.token_hex(4)}.{_CONFIG}"
     self.folder.replace(name, self.folder.read(_CONFIG))
     # In its place: there is a configuration at any time.
     self.folder.replace(_CONFIG, self._config_file())
     logging.warning("%s It was written again.", reason)
 
   def _manifest(self, index: int, data: bytes) -> dict[str, Any]:
-    place = f"{self.path}/{_name(index, 'json')}"
-    try:
-      body = base.from_json(data, place, must_have_checksum=True)
-    except ValueError as error:
-      raise DamagedError(str(error)) from error
-    if body.get("config") != self.hash:
-      raise DamagedError(f"{place} is of another configuration.")
-    if body.get("shard") != index:
-      raise DamagedError(f"{place} is of shard {body.get('shard')}.")
-    return body
-
-
-def config_hash(config: Mapping[str, Any]) -> str:
-  """SHA-256 of a configuration, whatever the order of its keys."""
-  text = json.dumps(_as_json(config), sort_keys=True, allow_nan=False)
-  return hashlib.sha256(text.encode()).hexdigest()
+    place = f"{self.path}/{manifests.name(index, 'json')}"
+    return manifests.checked(data, place, index, self.hash)
 
 
 def stored_config(
@@ -427,48 +460,20 @@ def stored_config(
     return None
   try:
     return base.from_json(data, place, must_have_checksum=True)["config"]
-  except (ValueError, KeyError) as error:
-    raise DamagedError(f"{place} is damaged: {error}") from error
-
-
-def differing(one: Any, other: Any, prefix: str = "") -> list[str]:
-  """Dotted names of the keys in which two configurations differ."""
-  if not (isinstance(one, dict) and isinstance(other, dict)):
-    return [] if one == other else [prefix or "everything"]
-  found = []
-  for key in sorted(one.keys() | other.keys()):
-    name = f"{prefix}.{key}" if prefix else key
-    if key not in one or key not in other:
-      found.append(name)
-    else:
-      found += differing(one[key], other[key], name)
-  return found
+  except KeyError as error:
+    raise DamagedError(f"{place} is damaged: it has no config.") from error
+  except ValueError as error:
+    raise DamagedError(str(error)) from error
 
 
 def _check_same(path: Any, stored: Any, config: dict[str, Any]) -> None:
   if stored != config:
-    names = differing(stored, config)
+    names = configs.differing(stored, config)
     verb = "differs" if len(names) == 1 else "differ"
     raise OtherConfigError(
       f"{path} belongs to another configuration: {', '.join(names)} "
       f"{verb}. Use its settings, or choose another directory."
     )
-
-
-def _folder(index: int) -> str:
-  block = index // _PER_FOLDER
-  return f"{_SHARDS}/{block:04d}" if block else _SHARDS
-
-
-def _name(index: int, suffix: str) -> str:
-  return f"{_folder(index)}/{index:08d}.{suffix}"
-
-
-def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
-  try:
-    return json.loads(json.dumps(dict(config), allow_nan=False))
-  except (TypeError, ValueError) as error:
-    raise ValueError(f"The configuration is no JSON: {error}.") from error
 
 
 def _some(rows: Rows) -> Rows:

@@ -27,6 +27,10 @@ class DamagedError(ValueError):
   """A file that its checksum, its pages or its shape contradict."""
 
 
+class UnreadableError(RuntimeError):
+  """A sound file that this machine cannot read: it lacks a codec, say."""
+
+
 class Status(enum.IntEnum):
   """How a row ended. Only the values of `OK` rows are values."""
 
@@ -184,6 +188,7 @@ def from_bytes(data: bytes) -> Rows:
   Raises:
     DamagedError: no Parquet file, a page that its checksum contradicts, or
       columns of another layout.
+    MemoryError, ImportError: of this machine, which tell nothing of the file.
   """
   import pyarrow as pa  # Slow to import.
   import pyarrow.parquet as pq
@@ -208,7 +213,7 @@ def from_bytes(data: bytes) -> Rows:
       table.column("status").to_numpy().astype(np.uint8, copy=False),
       flat.reshape(count, value.type.list_size).copy(),
     )
-  except DamagedError:
+  except (DamagedError, MemoryError, ImportError):
     raise
   except Exception as error:  # pyarrow has many, and damage can be anywhere.
     first = (str(error).splitlines() or [""])[0]

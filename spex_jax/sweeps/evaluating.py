@@ -4,9 +4,10 @@ Shapes: B masks, n players, T targets.
 """
 
 import dataclasses
+import os
 import pathlib
 import traceback
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import numpy as np
 
@@ -19,6 +20,10 @@ _HOPELESS = 32  # Masks that fail alone, before any succeeds.
 
 class StrictError(base.NotFiniteError):
   """NaN or infinity, where `nan` is "error": it ends the sweep."""
+
+
+class ExitError(RuntimeError):
+  """A value function that would end the process."""
 
 
 class Work(Protocol):
@@ -78,11 +83,15 @@ def shard(
     processes.LostError: a process of the group is gone.
     ValueError: masks of another shape.
   """
-  masks = group.agreed(
-    lambda span: base.check_masks(work.masks(*span), work.n), (start, stop)
+  base.check_fits(
+    stop - start, work.n + 16 * work.num_targets, "rows_per_shard"
   )
-  # Errors of a device come when its values are fetched.
-  ask = lambda chosen: np.asarray(work.values(chosen))
+  # Its own copy: what a function keeps and writes into later is another.
+  masks = group.agreed(
+    lambda span: np.array(base.check_masks(work.masks(*span), work.n)),
+    (start, stop),
+  )
+  ask = lambda chosen: asked(work, chosen)
   values = np.full((len(masks), work.num_targets), np.nan)
   status = np.full(len(masks), shards.Status.OK, np.uint8)
   kinds: dict[str, str] = {}
@@ -135,9 +144,36 @@ def shard(
   return Found(shards.rows_of(masks, values, status=status, seeds=0), causes)
 
 
+def asked(work: Work, masks: np.ndarray) -> np.ndarray:
+  """Values of masks by a function that may do anything.
+
+  It gets a copy of the masks, which it may write into; where it would end the
+  process by `os._exit`, perhaps as if all were well, it fails. Errors of a
+  device come when its values are fetched.
+
+  Raises:
+    ExitError: it called `os._exit`.
+    ValueError: a NumPy masked array that masks some.
+  """
+  own, leave = os.getpid(), os._exit
+
+  def refuse(status: int) -> NoReturn:
+    if os.getpid() != own:  # A process that it forked ends like this.
+      leave(status)
+    raise ExitError(f"the function called os._exit({status})")
+
+  os._exit = refuse
+  try:
+    found = work.values(masks.copy())
+    base.check_unmasked(found, "Values")
+    return np.asarray(found)
+  finally:
+    os._exit = leave
+
+
 def cause(error: BaseException) -> str:
   """One line: the kind, the message, and where it was raised."""
-  text = " ".join(str(error).split())[:500]
+  text = base.printable(" ".join(str(error).split()))[:500]
   return f"{type(error).__name__}: {text}{_where(error)}"
 
 

@@ -96,7 +96,8 @@ def _read(folder: folders.Folder) -> dict[tuple[int, int], str | None]:
   for name, data in folder.read_all(keys).items():
     try:
       body = base.from_json(data, name, must_have_checksum=True)
-      found[keys[name]] = str(body["cause"])
+      cause = body["cause"]
+      found[keys[name]] = cause if isinstance(cause, str) else None
     except (ValueError, KeyError):
       found[keys[name]] = None
   return found

@@ -3,10 +3,10 @@
 A sweep's file has `get_config()`, an ml_collections.ConfigDict, and `sweep()`,
 which yields the items: dictionaries of dotted settings to the values that an
 item has in place of the configuration's. An item without any is the
-configuration itself. Settings that every sweep has are those of `Plan`; the
-last two hold for the whole sweep: no item has its own. All others are the
-builder's. A shard is rows `start` to `stop` of one item; its address, its place
-in the list of all, never changes.
+configuration itself. Settings that every sweep has are those of `Plan`; those
+from `retries` on hold for the whole sweep: no item has its own. All others are
+the builder's. A shard is rows `start` to `stop` of one item; its address, its
+place in the list of all, never changes.
 
 Shapes: I items, S shards.
 """
@@ -25,7 +25,8 @@ from spex_jax import settings
 if TYPE_CHECKING:
   import ml_collections
 
-_OF_ALL = ("retries", "max_failed")  # Not of one item.
+_MOST_SHARDS = 2_000_000  # A task lists its own, and a folder them all.
+_OF_ALL = ("retries", "max_failed", "max_nan", "files")  # Not of one item.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,15 @@ class Plan(settings.Settings):
     "may fail",
     low=0,
     high=1,
+  )
+  max_nan: float = settings.field(
+    0.5,
+    "the share of a task's rows that may have no value (NaN, infinity)",
+    low=0,
+    high=1,
+  )
+  files: tuple[str, ...] = settings.field(
+    (), "what values are read from: a task that has others is refused"
   )
 
   def check(self) -> None:
@@ -87,6 +97,22 @@ class Sweep:
 
   config: dict[str, Any]
   items: tuple[dict[str, Any], ...]
+
+  def __post_init__(self):
+    for name in ("build", "nan", "retries", "max_failed"):
+      self.config[name]  # A KeyError names it.
+    rows = [self._of(item, "rows") for item in self.items]
+    sizes = [self._of(item, "rows_per_shard") for item in self.items]
+    shards = sum(-(-all_of // size) for all_of, size in zip(rows, sizes))
+    if shards > _MOST_SHARDS or sum(rows) >= 1 << 62:
+      # As few shards as may be, in sizes alike.
+      size = -(-sum(rows) // max(1, _MOST_SHARDS - len(rows)))
+      raise ValueError(
+        f"rows={max(rows):,} at rows_per_shard={min(sizes):,}: {shards:,} "
+        f"shards of {sum(rows):,} rows, where {_MOST_SHARDS:,} shards are the "
+        f"most: give a rows_per_shard from {size:,} up, or at most "
+        f"{_MOST_SHARDS * min(sizes) // len(rows):,} rows."
+      )
 
   @functools.cached_property
   def _rows(self) -> np.ndarray:
@@ -185,8 +211,10 @@ class Sweep:
     return found
 
   def _numbers(self, name: str) -> np.ndarray:
-    every = self.config[name]
-    return np.array([item.get(name, every) for item in self.items], np.int64)
+    return np.array([self._of(item, name) for item in self.items], np.int64)
+
+  def _of(self, item: Mapping[str, Any], name: str) -> int:
+    return item.get(name, self.config[name])
 
   def _check_address(self, index: int) -> None:
     if not 0 <= index < self.num_shards:

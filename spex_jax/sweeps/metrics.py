@@ -80,7 +80,11 @@ def read(folder: folders.Folder) -> Lines:
   entries: list[dict[str, Any]] = []
   damaged: dict[str, int] = {}
   for name, data in folder.read_all(names).items():
-    *lines, _ = data.split(b"\n")  # The last is empty, or cut off.
+    *lines, last = data.split(b"\n")
+    # The last is empty, or was cut off by a kill; but one that is whole, and
+    # does not end as a line does, was not.
+    if _entry(last) is not None or (last and _entry(last[:-1]) is not None):
+      lines.append(last)
     for line in lines:
       entry = _entry(line)
       if entry is None:
@@ -98,11 +102,36 @@ def _line(body: dict[str, Any]) -> bytes:
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:
-  """What a line says; None if it is damaged."""
+  """What a line says; None if it is damaged, or lacks what its kind has."""
   text, comma, told = line.decode(errors="replace").rpartition(', "crc32": ')
   if not comma or told != f'"{_sum(text + "}")}"}}':
     return None
-  return json.loads(text + "}")
+  try:
+    body = json.loads(text + "}")
+  except (ValueError, RecursionError):
+    return None
+  needed = _NEEDED | _NEEDED_BY.get(str(body.get("event")), {})
+  for name, kinds in needed.items():
+    if not isinstance(body.get(name), kinds) or body[name] is True:
+      return None
+  causes = body.get("causes", {})
+  if not isinstance(causes, dict) or not all(
+    isinstance(number, int) for number in causes.values()
+  ):
+    return None
+  return body
+
+
+_NUMBER = (int, float)
+_NEEDED: dict[str, Any] = {"time": _NUMBER, "event": str}
+_EVALUATED: dict[str, Any] = {"shard": int, "seconds": _NUMBER}
+_PUBLISHED = _EVALUATED | {"rows": int, "marked": int}
+_NEEDED_BY: dict[str, dict[str, Any]] = {
+  "failed": _EVALUATED,
+  "shard": _PUBLISHED,
+  "twice": _PUBLISHED,
+  "followed": _PUBLISHED,
+}
 
 
 def _sum(text: str) -> str:

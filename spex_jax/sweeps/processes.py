@@ -208,7 +208,11 @@ def until_signalled() -> Iterator[Callable[[], bool]]:
     asked = True
 
   before = {}
-  for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+  asking = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
+  # A terminal that goes; nohup has it ignored.
+  if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+    asking.append(signal.SIGHUP)
+  for number in asking:
     with contextlib.suppress(ValueError):  # Not in the main thread.
       before[number] = signal.signal(number, note)
   try:

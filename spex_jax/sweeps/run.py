@@ -17,7 +17,8 @@ masks at fault are alone, and each of these `retries` times more: then its row
 is marked, the others kept. A shard of which nothing can be had, or whose item
 cannot be built, is a failed attempt; after `retries` more it is given up, and
 the run goes on, until more than `max_failed` of all shards, or of a task's
-rows, have failed.
+rows, have failed; or more than `max_nan` (.5) of a task's rows are NaN. A call
+that does not return is told of, and ended in the end (`stalls`).
 
 Shapes: B masks, n players, T targets.
 """
@@ -36,6 +37,7 @@ from spex_jax.sweeps import (
   grid,
   metrics,
   processes,
+  stalls,
   task,
 )
 
@@ -111,6 +113,7 @@ class Run:
     sinks: "tuple[Sink, ...]" = (),
     retry_failed: bool = False,
     group: processes.Alone = processes.ALONE,
+    stall: float = stalls.LIMIT,
   ) -> Report:
     """Evaluates what is missing of a task's shards.
 
@@ -123,6 +126,9 @@ class Run:
         those with rows that failed are made again.
       group: of processes that evaluate every shard together, all of them by
         this call; the first of them publishes.
+      stall: seconds after which a call of the item's work that does not return
+        ends the process, with `os.EX_TEMPFAIL`; it counts as a failed attempt.
+        0 for never.
 
     Raises:
       processes.LostError: one of the group is gone.
@@ -153,6 +159,7 @@ class Run:
         say=progress or (lambda done, total, what: None),
         made_with=self._made_with,
         retry_failed=retry_failed,
+        stall=stall,
       )
       log(
         event="start", task_index=task_index, task_count=task_count,
@@ -167,6 +174,7 @@ class Run:
 
 
 _ITEMS = "items.json"
+FILES = ("config.json", _ITEMS)
 ACCEPTED = ("code", "versions", "flags", "device")
 # What a file system of other machines says when these are away.
 _AWAY = (errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.EHOSTDOWN)
@@ -190,7 +198,16 @@ def opened(
         f"{folder.path} holds no sweep: no config.json of one. Start it by "
         "`spex sweep run --config=FILE --workdir=DIR`."
       )
-    items = _items(folder, config["items"]["sha256"])
+    try:
+      digest = config["items"]["sha256"]
+      # What a sweep needs; its items may be damaged by themselves.
+      grid.Sweep(config["sweep"], ({},))
+    except (KeyError, TypeError, AttributeError) as error:
+      raise ValueError(
+        f"{folder.path}/config.json is damaged: it lacks what a sweep has "
+        f"({error!r})."
+      ) from error
+    items = _items(folder, digest)
     book = ledger.Ledger(folder, config)
   return book, grid.Sweep(config["sweep"], tuple(items))
 
@@ -200,7 +217,9 @@ def _items(folder: folders.Folder, digest: str) -> list[dict[str, Any]]:
   try:
     data = folder.read(_ITEMS)
     items = base.from_json(data, place, must_have_checksum=True)["items"]
-  except (FileNotFoundError, ValueError) as error:
+    if not isinstance(items, list):
+      raise ValueError(f"{place} is damaged: its items are no list.")
+  except (FileNotFoundError, KeyError, ValueError) as error:
     raise ValueError(
       f"{error} The run's own command writes it again."
     ) from error
@@ -254,6 +273,8 @@ def _reachable(folder: folders.Folder) -> Iterator[None]:
     LookupError,
     AttributeError,
     RuntimeError,
+    MemoryError,
+    ImportError,
     FileNotFoundError,
     InterruptedError,
   ):  # Ours, or nothing that time mends.

@@ -9,8 +9,9 @@ import time
 
 import numpy as np
 
-from spex_jax.store import shards
-from spex_jax.sweeps import failures, metrics, run
+from spex_jax.store import aside as aside_of
+from spex_jax.store import ledger, shards
+from spex_jax.sweeps import anchors, failures, metrics, run
 
 Workdir = str | os.PathLike  # Or a URL.
 
@@ -118,6 +119,8 @@ class Verified:
     missing: shards that are not published yet.
     failures: damaged records of failed attempts, put aside as well: the shard
       may be tried once more.
+    anchors: damaged values of items' first masks, put aside as well: the rows
+      that are published stand in for them.
     lines: damaged lines of logs, by the name of the log; no value depends on
       them.
   """
@@ -126,6 +129,7 @@ class Verified:
   damaged: dict[int, str]
   missing: int
   failures: list[str]
+  anchors: list[str]
   lines: dict[str, int]
 
 
@@ -145,11 +149,14 @@ def verify(workdir: Workdir) -> Verified:
     else:
       sound += 1
   records = failures.damaged(book.folder)
-  for name in records:
-    book.folder.move(name, f"quarantine/{name}")
+  guards = anchors.damaged(book.folder)
+  for name in (*records, *guards):
+    book.folder.move(name, f"{ledger.QUARANTINE}/{name}")
   damaged = {one.index: one.reason for one in book.quarantined}
   lines = metrics.read(book.folder).damaged
-  return Verified(sound, damaged, sweep.num_shards - sound, records, lines)
+  return Verified(
+    sound, damaged, sweep.num_shards - sound, records, guards, lines
+  )
 
 
 def samples(
@@ -182,6 +189,8 @@ def collect_garbage(
 ) -> list[str]:
   """Removes what killed writers left, and what is in quarantine.
 
+  But what is sound by its bytes, and published nowhere else, stays there.
+
   Args:
     workdir: of the sweep.
     older_than: seconds; younger files may belong to a writer at work.
@@ -196,7 +205,10 @@ def collect_garbage(
   book, _ = run.opened(workdir)
   folder, limit = book.folder, time.time() - older_than
   found = folder.rest()
-  found += (f"quarantine/{n}" for n in folder.names("quarantine", deep=True))
+  aside = {f"quarantine/{n}" for n in folder.names("quarantine", deep=True)}
+  if aside:
+    aside -= {*aside_of.sound(book)}
+  found += aside
   orphans = book.rest()
   old = []
   for name in [*found, *orphans]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from spex_jax import base
-from spex_jax.store import shards
+from spex_jax.store import folders, shards
 from spex_jax.sweeps import grid, run, state
 
 
@@ -94,8 +94,9 @@ def export(
 
   Raises:
     PartialError: they are, or are damaged; an older file stays.
-    ValueError: no sweep, none of its shards is there, or the path of a folder
-      that is not there.
+    ValueError: no sweep, none of its shards is there, a path in a folder that
+      is not there or is the sweep's own, or at which something other than a
+      file is: a folder, a link, a device, a pipe.
     OSError: no room; no file is left.
   """
   import pyarrow.parquet as pq  # Slow to import.
@@ -103,6 +104,10 @@ def export(
   place = pathlib.Path(path)
   if not place.parent.is_dir():
     raise ValueError(f"{place.parent} is no folder; {place.name} needs one.")
+  base.check_replaceable(place)
+  told_at = place.with_name(f"{place.name}.sha256")
+  base.check_replaceable(told_at)
+  _check_apart(workdir, place)
   temporary = base.draft(place)
   reading, total = _Reading(workdir), 0
   try:
@@ -120,13 +125,27 @@ def export(
     with temporary.open("rb") as file:
       os.fsync(file.fileno())
       told = hashlib.file_digest(file, "sha256").hexdigest()
+    # One whose sum is that of an older file is found wrong, not right.
     temporary.replace(place)
-    place.with_name(f"{place.name}.sha256").write_text(
-      f"{told}  {place.name}\n"
-    )
+    temporary.write_text(f"{told}  {place.name}\n")
+    temporary.replace(told_at)
   finally:
     temporary.unlink(missing_ok=True)
   return total
+
+
+def _check_apart(workdir: state.Workdir, place: pathlib.Path) -> None:
+  """Refuses a path among the files of the sweep itself."""
+  folder = folders.opened(workdir)
+  if not isinstance(folder, folders.Directory):
+    return
+  within = place.resolve()
+  if within.is_relative_to(folder.path.resolve()):
+    name = within.relative_to(folder.path.resolve()).as_posix()
+    if "/" in name or name in run.FILES:
+      raise ValueError(
+        f"{place} is among the sweep's own files: choose another place."
+      )
 
 
 def frame(workdir: state.Workdir, *, partial: bool = False) -> Any:

@@ -8,7 +8,7 @@ import collections
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
@@ -21,6 +21,7 @@ from spex_jax.sweeps import (
   grid,
   metrics,
   processes,
+  stalls,
 )
 
 BACKOFF = 1.0  # Seconds before a shard's second attempt; then twice as many.
@@ -44,6 +45,7 @@ class Report:
   Attributes:
     shards: published by it.
     rows: of these.
+    marked: of these rows, those that have no value.
     given_up: shards of the task that failed too often, with their causes.
     interrupted: whether a signal ended it after a shard.
     seconds: by the clock.
@@ -51,9 +53,18 @@ class Report:
 
   shards: int
   rows: int
+  marked: int
   given_up: dict[int, str]
   interrupted: bool
   seconds: float
+
+
+class _Anchors(NamedTuple):
+  """What an item answers to its first masks; see `anchors.check`."""
+
+  item: int
+  values: np.ndarray
+  seen: tuple[anchors.Witness, np.ndarray] | None
 
 
 class Task:
@@ -73,6 +84,7 @@ class Task:
     say: Callable[[int, int, str], None] = lambda done, total, what: None,
     made_with: Mapping[str, Any] | None = None,
     retry_failed: bool = False,
+    stall: float = stalls.LIMIT,
   ):
     """Reads what is done, and what failed.
 
@@ -89,6 +101,8 @@ class Task:
       made_with: what differs from what the sweep was begun with.
       retry_failed: whether what was given up, and shards with rows that
         failed, are evaluated again.
+      stall: seconds after which a call that does not return ends the process;
+        0 for never.
     """
     self.book, self.sweep, self._build, self.log = book, sweep, build, log
     self.group, self._signalled, self._say = group, signalled, say
@@ -97,10 +111,12 @@ class Task:
     self._allowed = sweep.config["retries"] + 1
     self._built: tuple[int, evaluating.Work] | None = None
     self._unbuildable: dict[int, str] = {}
-    self._failed_rows, self._counted = 0, -_COUNT
+    self._failed_rows, self._nan_rows, self._counted = 0, 0, -_COUNT
+    self._stalls = stalls.Watch(stall)
+    self._max_nan = sweep.config.get("max_nan", grid.Plan.max_nan)
     self._again: set[int] = set()
-    self._anchor_values: tuple[int, np.ndarray] | None = None
-    self.count = self.rows = 0
+    self._anchor_values: _Anchors | None = None
+    self.count = self.rows = self.marked = 0
     self.given_up: dict[int, str] = {}
     self._total = sum(shard.stop - shard.start for shard in mine)
     done = self._begun(mine)
@@ -113,6 +129,7 @@ class Task:
     begin = time.monotonic()
     if self.group.any(bool(self._failed)) and not self._retry:
       self._check_failed(now=True)
+    self._check_nan()
     while self._left:
       if self.group.any(self._signalled()):
         break
@@ -130,7 +147,9 @@ class Task:
       self._check_failed(now=True)
     asked = self.group.any(self._signalled())
     seconds = time.monotonic() - begin
-    return Report(self.count, self.rows, self.given_up, asked, seconds)
+    return Report(
+      self.count, self.rows, self.marked, self.given_up, asked, seconds
+    )
 
   def _begun(self, mine: Sequence[grid.Shard]) -> set[int]:
     """Which shards are done; and how often each was tried in vain."""
@@ -141,11 +160,20 @@ class Task:
       known = failures.by_shard(self.book.folder)
     self._failed = {index: tries.cause for index, tries in known.items()}
     if self._retry:
-      self._again = {i for i in done if done[i]["counts"]["failed"]}
+      # Where NaN is the rule, it is a fault of the function, too.
+      bad = sum(body["counts"]["diverged"] for body in done.values())
+      kinds = ["failed", "diverged"][: 1 + (bad > self._max_nan * self._total)]
+      self._again = {
+        i for i in done if any(done[i]["counts"][kind] for kind in kinds)
+      }
     for index in self._again:
       del done[index]
+    self._done = set(done)
     failed_rows = sum(body["counts"]["failed"] for body in done.values())
-    (self._failed_rows,) = self.group.follow([failed_rows])
+    nan_rows = sum(body["counts"]["diverged"] for body in done.values())
+    self._failed_rows, self._nan_rows = self.group.follow(
+      [failed_rows, nan_rows]
+    )
     numbers = {index: tries.number for index, tries in known.items()}
     there = self.group.follow([shard.index in done for shard in mine])
     tried = self.group.follow([numbers.get(s.index, 0) for s in mine])
@@ -170,21 +198,27 @@ class Task:
       return None
     while True:
       begin = time.monotonic()
+      lost = lambda why, begin=begin: self._note(
+        shard, why, time.monotonic() - begin, self._tried[shard.index] + 1
+      )
+      part = f"rows {shard.start} to {shard.stop - 1} of shard {shard.index}"
       try:
-        work = self._work(shard.item)
-        found = evaluating.shard(
-          work,
-          shard.start,
-          shard.stop,
-          strict=self.sweep.setting(shard.item, "nan") == "error",
-          retries=self.sweep.config["retries"],
-          group=self.group,
-        )
+        with self._stalls.on(f"the work of {what}", lost):
+          work = self._work(shard)
+        with self._stalls.on(f"the values of {part} ({what})", lost):
+          found = evaluating.shard(
+            work,
+            shard.start,
+            shard.stop,
+            strict=self.sweep.setting(shard.item, "nan") == "error",
+            retries=self.sweep.config["retries"],
+            group=self.group,
+          )
       except evaluating.StrictError as error:
         raise evaluating.StrictError(
           f"Shard {shard.index} ({what}): {error}"
         ) from error
-      except processes.LostError:
+      except (processes.LostError, ledger.UnreadableError):
         raise
       except (Exception, MemoryError) as error:
         could_build = self._built is not None
@@ -203,7 +237,8 @@ class Task:
         self._check_anchor()
         return self._publish(shard, found, time.monotonic() - begin)
 
-  def _work(self, item: int) -> evaluating.Work:
+  def _work(self, shard: grid.Shard) -> evaluating.Work:
+    item = shard.item
     if self._built is not None and self._built[0] == item:
       return self._built[1]
     self._built = None  # Room for the next, first.
@@ -212,12 +247,13 @@ class Task:
     number = min(getattr(work, "anchors", 0), self.sweep.setting(item, "rows"))
     self._anchor_values = None
     if number:
+      witness, span = self._witness(shard, number)
       try:
-        values = self.group.agreed(
-          lambda count: np.asarray(work.values(work.masks(0, count))), number
-        )
-        values = values.astype(np.float64).reshape(number, -1)
-        self._anchor_values = item, values
+        values, seen = self._first_values(work, 0, number), None
+        if span is not None:
+          found = self._first_values(work, *span)
+          seen = None if witness is None else (witness, found)
+        self._anchor_values = _Anchors(item, values, seen)
       except processes.LostError:
         raise
       except (Exception, MemoryError):
@@ -225,16 +261,58 @@ class Task:
     self._built = item, work
     return work
 
+  def _first_values(
+    self, work: evaluating.Work, start: int, count: int
+  ) -> np.ndarray:
+    """float64 `[count, T]`, of the item's rows from `start` on."""
+    values = self.group.agreed(
+      lambda span: evaluating.asked(work, work.masks(*span)),
+      (start, start + count),
+    )
+    return values.astype(np.float64).reshape(count, -1)
+
+  def _witness(
+    self, shard: grid.Shard, count: int
+  ) -> tuple[anchors.Witness | None, tuple[int, int] | None]:
+    """Published rows of the item, where its anchors are lost or damaged.
+
+    And their place in the item, which all of the group are told.
+    """
+    found = None
+    if self.group.first:
+      size = self.sweep.setting(shard.item, "rows_per_shard")
+      rows = self.sweep.setting(shard.item, "rows")
+      first = shard.index - shard.start // size
+      every = range(first, first - (-rows // size))
+      wanted = None
+      try:
+        if anchors.kept(self.book.folder, shard.item) is None:
+          # Most often the item is new: all of its names are not listed for it.
+          wanted = self._done.intersection(every)
+          wanted |= self.book.published({every[0], every[-1]} - wanted)
+      except ledger.DamagedError:
+        wanted = self.book.listed(every)
+      if wanted:
+        found = anchors.witness(self.book, first, size, sorted(wanted), count)
+    span = (found.start, len(found.rows)) if found else (-1, 0)
+    start, length = self.group.follow(span)
+    return found, (None if start < 0 else (start, length))
+
   def _check_anchor(self) -> None:
     """Before the first shard of an item is published."""
     if self._anchor_values is None:
       return
-    (item, values), self._anchor_values = self._anchor_values, None
+    found, self._anchor_values = self._anchor_values, None
+    item = found.item
     error = None
     if self.group.first:
       try:
         anchors.check(
-          self.book.folder, item, self.sweep.item_name(item), values
+          self.book.folder,
+          item,
+          self.sweep.item_name(item),
+          found.values,
+          found.seen,
         )
       except anchors.OtherValuesError as caught:
         error = caught
@@ -248,15 +326,20 @@ class Task:
   ) -> None:
     self._tried[shard.index] = attempt
     self._failed[shard.index] = cause
+    self._note(shard, cause, seconds, attempt)
+    if attempt >= self._allowed:
+      self.given_up[shard.index] = cause
+      self._check_failed()
+
+  def _note(
+    self, shard: grid.Shard, cause: str, seconds: float, attempt: int
+  ) -> None:
     if self.group.first:
       failures.write(self.book.folder, shard.index, attempt, cause)
     self.log(
       event="failed", shard=shard.index, attempt=attempt,
       seconds=round(seconds, 4), cause=cause,
     )  # fmt: skip
-    if attempt >= self._allowed:
-      self.given_up[shard.index] = cause
-      self._check_failed()
 
   def _publish(
     self, shard: grid.Shard, found: evaluating.Found, seconds: float
@@ -275,6 +358,7 @@ class Task:
       failures.forget(self.book.folder, shard.index, self._tried[shard.index])
     if event == "shard":
       self.count, self.rows = self.count + 1, self.rows + len(rows)
+      self.marked += int((rows.status != shards.Status.OK).sum())
     self._finished += len(rows)
     numbers = {
       "rows": len(rows),
@@ -314,6 +398,18 @@ class Task:
         f"{share} of its {self._total} allows: {_most(found.causes)}. Mend "
         "the function, and go on by --accept=code; --retry_failed asks the "
         "rows that failed once more."
+      )
+
+    self._nan_rows += int((found.rows.status == shards.Status.DIVERGED).sum())
+    self._check_nan()
+
+  def _check_nan(self) -> None:
+    if self._nan_rows > self._max_nan * self._total:
+      raise TooManyFailedError(
+        f"{self._nan_rows} rows of this task have no value (NaN or infinity), "
+        f"more than max_nan={self._max_nan} of its {self._total} allows. Mend "
+        "the function, and go on by --accept=code --retry_failed, which asks "
+        "them again; or begin another sweep with a larger max_nan."
       )
 
   def _check_failed(self, *, now: bool = False) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import closed_model
-from spex_jax.ablate import closed
+from spex_jax.ablate import closed, services
 
 _QUESTION = closed_model.Question(
   text="good but long good", prompt="Say: {text}", answer="yes", rival="no"
@@ -108,7 +108,7 @@ def test_values_are_margins_of_the_kept_words(server):
 def test_passing_failures_are_tried_again_as_the_server_asks(server):
   waits = []
   retry = closed.Retry(
-    (closed_model.Overloaded,), first_seconds=1, sleep=waits.append
+    (services.Overloaded,), first_seconds=1, sleep=waits.append
   )
   client = closed_model.Client(server.url, "tiny")
   server.script = [
@@ -142,7 +142,7 @@ def test_passing_failures_are_tried_again_as_the_server_asks(server):
 def test_refusals_are_raised_at_once(server, answer, complaint):
   server.script = [answer]
   client = closed_model.Client(server.url, "tiny")
-  with pytest.raises(closed_model.Refused, match=complaint):
+  with pytest.raises(services.Refused, match=complaint):
     closed_model.evaluator(client, _QUESTION)(np.ones((1, 4), bool))
   assert len(server.requests) == 1
 
@@ -151,7 +151,7 @@ def test_nobody_listens():
   with _Server() as gone:
     url = gone.url
   client = closed_model.Client(url, "tiny")
-  with pytest.raises(closed_model.Overloaded, match="refused"):
+  with pytest.raises(services.Overloaded, match="refused"):
     client.first_token("hello")
 
 

@@ -235,8 +235,11 @@ def test_damaged_and_foreign_files(tmp_path):
     ({"n": -1}, ValueError, "must be at least 0; got -1"),
     ({"order": 1.5}, TypeError, "order must be an integer; got 1.5"),
     ({"order": True}, TypeError, "order must be an integer; got True"),
-    ({"names": ("a",)}, ValueError, "Need 4 names of players; got 1"),
-    ({"names": ("a", "b", "c", 4)}, TypeError, "must be text; got 4"),
+    ({"names": ("a",)}, ValueError, "Need 4 names, one per player; got 1"),
+    ({"names": "abcd"}, TypeError, "must be a list of 4 strings; got 'abcd'"),
+    ({"names": {"a", "b", "c", "d"}}, TypeError, "must be a list of 4"),
+    ({"names": np.array([["a"] * 4])}, TypeError, "must be a list of 4"),
+    ({"names": []}, ValueError, "Need 4 names, one per player; got 0"),
     (
       {"std": np.ones(2)},
       ValueError,
@@ -341,7 +344,9 @@ def test_shapiq_takes_many_players():
   sets = [((1, 2, 3, 4, 999), 2.0), ((7,), 1.0)]
   ours = lib.Interactions.from_sets(1000, sets, index="FBII", order=5)
   theirs = ours.to_shapiq()
-  assert len(theirs.interactions) == 3
+  # Its network plot drops pairs of players that are not listed alone.
+  assert len(theirs.interactions) == 1 + 1000 + 1
+  assert theirs[(3,)] == 0.0 and theirs[(7,)] == 1.0
   assert list(lib.Interactions.from_shapiq(theirs)) == list(ours)
 
 

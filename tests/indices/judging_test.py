@@ -36,8 +36,21 @@ def test_lds_is_scipys_with_ties():
   np.testing.assert_allclose(found.mean, np.mean(expected))
   # Three targets: two degrees of freedom.
   half = stats.t.ppf(0.975, 2) * np.std(expected, ddof=1) / np.sqrt(3)
-  np.testing.assert_allclose(np.ptp(found.interval), 2 * half)
+  mean = np.mean(expected)
+  ends = np.tanh(np.arctanh(mean) + np.array([-1, 1]) * half / (1 - mean**2))
+  np.testing.assert_allclose(found.interval, ends)
   assert found.ceiling is None and "not measured" in str(found)
+
+
+def test_the_interval_of_correlations_ends_at_one():
+  for each in ([0.2, 0.999, 0.999], [-0.1, -1.0], [0.99, 1.0], [1.0, 1.0]):
+    found = judging.Correlation(np.array(each), num_masks=40)
+    low, high = found.interval
+    assert -1 <= low <= found.mean <= high <= 1, each
+  # Far from the ends it is that of the mean itself.
+  found = judging.Correlation(np.array([0.01, -0.01, 0.02]), num_masks=40)
+  expected = judging.mean_interval(found.per_target)[1]
+  np.testing.assert_allclose(found.interval, expected, atol=1e-4)
 
 
 def test_correlations_are_numpys():

@@ -450,7 +450,7 @@ def test_bad_input():
     table.interactions(fourier, "SII", 1.5)
   with pytest.raises(ValueError, match="SV has order 1 only; got order=2"):
     table.interactions(fourier, "SV", 2)
-  with pytest.raises(ValueError, match="Need 3 names of players; got 2"):
+  with pytest.raises(ValueError, match="Need 3 names, one per player; got 2"):
     table.interactions(fourier, "SV", names=["a", "b"])
   both = sparse.SparseFourier.stack([fourier, fourier])
   with pytest.raises(ValueError, match=r"2 targets; choose one"):

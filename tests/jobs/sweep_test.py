@@ -8,7 +8,7 @@ import signal
 import pytest
 from pyarrow import parquet
 
-from spex_jax.jobs import sweep as job
+from spex_jax.jobs import scheduled
 from spex_jax.sweeps import state
 from tests import command
 from tests.sweeps import small
@@ -278,16 +278,18 @@ def test_used_wrongly(file, capsys, arguments, message):
 
 
 def test_tasks_of_schedulers():
-  assert job.task_of(variables={}) == (0, 1)
+  assert scheduled.task_of(variables={}) == (0, 1)
   slurm = {
     "SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "4",
     "SLURM_ARRAY_TASK_COUNT": "8",
   }  # fmt: skip
-  assert job.task_of(variables=slurm) == (3, 8)
+  assert scheduled.task_of(variables=slurm) == (3, 8)
   pods = {"JOB_COMPLETION_INDEX": "2", "SPEX_TASK_COUNT": "5"}
-  assert job.task_of(variables=pods) == (2, 5)
-  assert job.task_of(0, 2, slurm) == (0, 2)
+  assert scheduled.task_of(variables=pods) == (2, 5)
+  assert scheduled.task_of(0, 2, slurm) == (0, 2)
   with pytest.raises(ValueError, match="JOB_COMPLETION_INDEX needs both"):
-    job.task_of(variables={"JOB_COMPLETION_INDEX": "2"})
+    scheduled.task_of(variables={"JOB_COMPLETION_INDEX": "2"})
   with pytest.raises(ValueError, match="no whole numbers"):
-    job.task_of(variables={"JOB_COMPLETION_INDEX": "a", "SPEX_TASK_COUNT": "2"})
+    scheduled.task_of(
+      variables={"JOB_COMPLETION_INDEX": "a", "SPEX_TASK_COUNT": "2"}
+    )

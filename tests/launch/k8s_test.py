@@ -357,7 +357,7 @@ def test_manifests_are_given_to_kubectl(kubectl, capsys):
   ("words", "message"),
   [
     (("--", "--config.scales=1"), "Did you mean scale?"),
-    (("--", "--nonsense=1"), "unknown flag --nonsense"),
+    (("--", "--nonsense=1"), "no flag '--nonsense'"),
     (("--", "--task_index=1"), "a pod gets --task_index from its manifest"),
     (("surplus",), "unexpected argument 'surplus'"),
     (("--env=A",), "--env='A': give NAME=VALUE"),

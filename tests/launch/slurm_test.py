@@ -329,7 +329,7 @@ def test_nodes_are_joined_and_see_all_their_gpus(tmp_path, launch, capsys):
     (["--time=1", "--signal_delay=60"], "leave nothing of --time=1 minutes"),
     (["--workdir=s3://bucket/run"], "is a URL: give --logs"),
     (["--tasks=0"], "a sweep has at least one task"),
-    (["--config=no.py"], "no sweep"),
+    (["--config=no.py"], "no configuration"),
     (["--logs=/proc/nothing"], "/proc/nothing cannot be written"),
   ],
 )

@@ -102,9 +102,9 @@ def test_paths_are_made_absolute_and_urls_left(tmp_path, monkeypatch, capsys):
   ("changes", "extra", "message"),
   [
     ({"count": 0}, (), "--tasks=0: a sweep has at least one task"),
-    ({"config": "no.py"}, (), "no sweep .*no.py"),
+    ({"config": "no.py"}, (), "no configuration .*no.py"),
     ({}, ("--config.scael=2",), "Did you mean scale"),
-    ({}, ("--rows=2",), "unknown flag --rows"),
+    ({}, ("--rows=2",), "has no flag .--rows"),
     ({}, ("--task_index=0",), "the launcher's to give"),
     ({}, ("--workdir=x",), "the launcher's to give"),
     ({"workdir": "s3:/bucket/run"}, (), "s3://bucket/run"),

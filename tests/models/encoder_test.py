@@ -86,6 +86,23 @@ def test_roberta_counts_positions_of_tokens_that_are_no_padding():
     net.apply(params, input_ids=np.full((1, 8), 3))
 
 
+@pytest.mark.parametrize("pad_id", [None, 1])
+def test_the_order_of_tokens_is_that_of_their_positions(pad_id):
+  net, params = _embedding()
+  config = dataclasses.replace(net.config, pad_id=pad_id)
+  net = checkpoints.Compiled(encoder.network(config))
+  ids = _IDS[:1] + 2  # None of them is padding.
+  plain = net.apply(params, input_ids=ids)
+  order = np.array([4, 0, 5, 1, 3, 2])
+  moved = net.apply(params, input_ids=ids[:, order], position_ids=order[None])
+  # Attention and the mean have no order of their own.
+  assert checkpoints.difference(moved.logits, plain.logits) < 1e-6
+  other = net.apply(params, input_ids=ids[:, order])
+  assert checkpoints.difference(other.logits, plain.logits) > 1e-3
+  with pytest.raises(ValueError, match="position_ids must lie in 0"):
+    net.net.apply(params, input_ids=ids, position_ids=order[None] + 9)
+
+
 @pytest.mark.slow
 def test_every_site_of_a_post_norm_block_feeds_the_next():
   net, params = _embedding()

@@ -65,7 +65,7 @@ def test_occlusion_leaves_one_out():
   np.testing.assert_allclose(_values(answer, 20), expected, atol=1e-12)
   np.testing.assert_allclose(answer.fourier(full), 11, atol=1e-12)
   assert answer.method == "occlusion" and answer.held_out == 64
-  assert answer.num_evaluations == fn.distinct() == 21 + 64
+  assert answer.num_evaluations == fn.distinct() == 22 + 64
   # Both of a pair lose all of it: far from what random masks show.
   assert answer.faithfulness < 0.5 and answer.noise_floor == 0
   assert list(answer.by_terms) == ["10", "30", "100", "all"]
@@ -242,7 +242,9 @@ class TestAssess:
       fn, given, key=_KEY, num_masks=200, method="mine", notes=["By hand."]
     )
     assert answer.method == "mine" and answer.notes == ("By hand.",)
-    assert answer.num_evaluations == answer.held_out == fn.distinct() == 200
+    # Both ends of f beside them.
+    assert answer.num_evaluations == fn.distinct() == 202
+    assert answer.held_out == 200 and answer.ends == (0.0, 4.0)
     masks = np.concatenate(fn.masks)[:200]
     left = functions.pairs(masks) - given(masks)
     expected = 1 - (left**2).mean() / functions.pairs(masks).var()

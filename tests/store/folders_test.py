@@ -52,6 +52,54 @@ def test_moved_and_removed(folder):
   assert folder.sizes("aside") == {}
 
 
+@pytest.mark.parametrize("name", ["../a", "in/../../a", "/etc/a", "a\0b"])
+def test_names_stay_inside(folder, name):
+  folder.create("in/b", b"1")
+  for act in (folder.read, folder.remove, folder.modified):
+    with pytest.raises(ValueError, match="no name of a file inside"):
+      act(name)
+  with pytest.raises(ValueError, match="no name of a file inside"):
+    folder.move("in/b", name)
+  with pytest.raises(ValueError, match="no name of a file inside"):
+    folder.create(name, b"2")
+  assert folder.names(deep=True) == {"in/b"}
+
+
+def test_links_lead_nowhere(tmp_path):
+  """Neither listed behind, nor moved, nor removed; a link itself is."""
+  away = tmp_path / "away"
+  away.mkdir()
+  (away / "precious").write_bytes(b"x")
+  (away / ".precious.tmp").write_bytes(b"x")
+  folder = folders.opened(tmp_path / "run")
+  folder.create("a", b"1")
+  (tmp_path / "run/quarantine").symlink_to(away)
+  (tmp_path / "run/one").symlink_to(away / "precious")
+  (tmp_path / "run/.notes.tmp").write_bytes(b"x")  # Of somebody else.
+  assert folder.names(deep=True) == {"a", "one", "quarantine"}
+  assert folder.rest() == []
+  for act in (folder.remove, lambda name: folder.move("a", name)):
+    with pytest.raises(ValueError, match="lies outside .* by a link"):
+      act("quarantine/precious")
+  folder.remove("one")
+  assert sorted(p.name for p in away.iterdir()) == [".precious.tmp", "precious"]
+
+
+def test_what_is_no_file_reads_as_empty(tmp_path):
+  folder = folders.opened(tmp_path)
+  (tmp_path / "folder").mkdir()
+  os.mkfifo(tmp_path / "pipe")
+  (tmp_path / "circle").symlink_to("circle")
+  (tmp_path / "zero").symlink_to("/dev/zero")
+  for name in ("folder", "pipe", "circle", "zero"):
+    assert folder.read(name) == b"" == folder.read_all([name])[name]
+  assert folder.sizes()["circle"] == 0
+  with pytest.raises(FileNotFoundError):
+    folder.read("pipe/in")
+  with pytest.raises(ValueError, match="a folder where a file belongs"):
+    folder.replace("folder", b"1")
+
+
 def test_a_log_grows(folder, monkeypatch):
   monkeypatch.setattr(folders, "_SEGMENT", 20)
   monkeypatch.setattr(folders, "_PAUSE", 0.0)

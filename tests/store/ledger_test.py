@@ -153,17 +153,17 @@ def test_a_lost_configuration_is_written_again(tmp_path):
 
 def test_two_may_begin_at_once(tmp_path, monkeypatch):
   """One sees nothing, and then the files of the other."""
-  names = folders.Directory.names
+  is_empty = folders.Directory.is_empty
 
-  def slow(folder, *args, **more):
+  def slow(folder):
     with monkeypatch.context() as patch:
-      patch.setattr(folders.Directory, "names", names)
+      patch.setattr(folders.Directory, "is_empty", is_empty)
       ledger.Ledger(tmp_path / "run", _CONFIG).write(0, _rows())
-    return names(folder, *args, **more)
+    return is_empty(folder)
 
   (tmp_path / "run").mkdir()
   with monkeypatch.context() as patch:
-    patch.setattr(folders.Directory, "names", slow)
+    patch.setattr(folders.Directory, "is_empty", slow)
     one = ledger.Ledger(tmp_path / "run", _CONFIG)
   _same(one.read(0), _rows())
 

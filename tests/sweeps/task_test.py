@@ -1,6 +1,8 @@
 """What fails, for a while or for good; and others at the same shards."""
 
 import json
+import os
+import types
 import urllib.error
 
 import numpy as np
@@ -8,7 +10,15 @@ import pytest
 
 from spex_jax import base
 from spex_jax.store import folders
-from spex_jax.sweeps import anchors, grid, metrics, run, state, task
+from spex_jax.sweeps import (
+  anchors,
+  evaluating,
+  grid,
+  metrics,
+  run,
+  state,
+  task,
+)
 from tests.sweeps import small
 
 
@@ -185,6 +195,84 @@ def test_another_model_is_noticed(tmp_path):
   assert json.loads(place.read_text())["values"]
 
 
+class _Writes(small.Sum):
+  """Writes into its masks, and keeps them to write into them again."""
+
+  anchors = 2
+
+  def values(self, masks):
+    found = super().values(masks)
+    masks[:] = False
+    return found
+
+
+def test_a_function_may_write_into_its_masks(tmp_path):
+  run.Run(tmp_path / "writes", small.sweep(), _Writes).run()
+  _run(tmp_path / "reads")
+  assert _files(tmp_path / "writes") == _files(tmp_path / "reads")
+
+
+class _Without(small.Sum):
+  """NaN for the first masks of every shard of eight, as many as `scale`."""
+
+  def values(self, masks):
+    found = super().values(masks)
+    found[: int(self.config.scale)] = np.nan
+    return found
+
+
+def test_rows_without_a_value_are_counted_and_too_many_end_a_sweep(tmp_path):
+  """4, 4 and 4 of 20 are more than half."""
+  few = small.sweep([{"scale": 2.0}])
+  report = run.Run(tmp_path / "few", few, _Without).run()
+  assert (report.rows, report.marked) == (20, 6)
+  many = small.sweep([{"scale": 4.0}])
+  with pytest.raises(task.TooManyFailedError, match=r"12 rows .* max_nan=0.5"):
+    run.Run(tmp_path / "many", many, _Without).run()
+  more = small.sweep([{"scale": 4.0}], max_nan=0.7)
+  assert run.Run(tmp_path / "more", more, _Without).run().marked == 12
+  with pytest.raises(ValueError, match="max_nan"):
+    small.sweep(max_nan=2.0)
+  # A mended function is asked again for all of them.
+  book, _ = run.opened(tmp_path / "many")
+  assert len(book.indices()) == 2
+  many.config["max_nan"] = 0.1
+  with pytest.raises(task.TooManyFailedError, match="8 rows"):
+    _many(tmp_path / "many", many).run()
+  report = _many(tmp_path / "many", many).run(retry_failed=True)
+  assert (report.rows, report.marked) == (20, 0)
+
+
+def _many(path, sweep):
+  """A run of another limit than the directory was begun with."""
+  found = run.Run(path, small.sweep([{"scale": 4.0}]), small.Sum)
+  found.sweep = sweep
+  return found
+
+
+class _Leaves(small.Sum):
+  def values(self, masks):
+    os._exit(0)
+
+
+def test_a_function_that_would_end_the_process_fails(tmp_path):
+  leave = os._exit
+  sweep = small.sweep(retries=0, max_failed=0.0)
+  with pytest.raises(task.TooManyFailedError, match=r"called os._exit\(0\)"):
+    run.Run(tmp_path, sweep, _Leaves).run()
+  assert os._exit is leave
+
+
+def test_causes_cannot_steer_a_terminal(tmp_path):
+  class Coloured(small.Sum):
+    def values(self, masks):
+      raise ValueError("boom\nred \x1b[31m")
+
+  run.Run(tmp_path, small.sweep(retries=0), Coloured).run()
+  for cause in state.status(tmp_path).given_up.values():
+    assert r"boom red \x1b[31m" in cause and cause.isprintable()
+
+
 def test_settings_of_jax_are_frozen(tmp_path, monkeypatch):
   _run(tmp_path)
   monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_max_isa=AVX")
@@ -281,3 +369,10 @@ def test_shards_of_other_sizes_are_put_aside(tmp_path):
   book.write(1, rows)
   assert state.verify(tmp_path).damaged == {1: "2 rows"}
   assert _run(tmp_path).shards == 1 and state.verify(tmp_path).sound == 6
+
+
+def test_masked_values_of_a_function_are_refused():
+  values = lambda m: np.ma.masked_array(m[:, 0] * 1.0, mask=m[:, 0])
+  work = types.SimpleNamespace(values=values)
+  with pytest.raises(ValueError, match="masked array with 3 of 3 entries"):
+    evaluating.asked(work, np.ones((3, 2), bool))
