@@ -352,7 +352,9 @@ def _weighted(cut: jax.Array, z: Written) -> jax.Array:
   each = z.each[None]
   # A sum of products, not a product of matrices: it is computed together with
   # what it is added to, so that nothing of R rows is written on the way.
-  return sum(weights[..., i, :] * each[..., i, :] for i in range(cut.shape[3]))
+  every = range(cut.shape[3])
+  products = (weights[..., i, :] * each[..., i, :] for i in every)
+  return functools.reduce(jnp.add, products)
 
 
 def _joined(cuts: Sequence[jax.Array]) -> jax.Array:
