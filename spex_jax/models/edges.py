@@ -353,7 +353,10 @@ def _weighted(cut: jax.Array, z: Written) -> jax.Array:
   each = z.each[None]
   # A sum of products, not a product of matrices: it is computed together with
   # what it is added to, so that nothing of R rows is written on the way.
-  return sum(weights[..., i, :] * each[..., i, :] for i in range(cut.shape[3]))
+  first, *others = (
+    weights[..., i, :] * each[..., i, :] for i in range(cut.shape[3])
+  )
+  return sum(others, start=first)
 
 
 def _joined(cuts: Sequence[jax.Array]) -> jax.Array:
