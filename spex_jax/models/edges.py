@@ -7,13 +7,12 @@ nothing. What the others cost depends on where they read:
 - All at one point of the stream (`Once`): nothing is held but what the heads
   gather, `[B, P, h]` each. At that point `ref` is read once, and what heads
   write is weighted on its way: for one row before it is projected.
-- At several (`Differences`): the differences are held once, one array for every
-  time that writers write, with the writers leading. All readers at one point
-  contract with them in one product, in which those of one row that read next
-  (an MLP behind its heads) ride along. So a point costs one pass over the
-  differences, however many edges into it are cut. Derivatives are those of
-  reverse mode alone: what a product joins is not kept for the backward pass,
-  which returns to what each writer wrote.
+- At several (`Differences`): the differences are held in one array, with the
+  writers leading, that is written in place. All readers at one point contract
+  with it in one product, in which those of one row that read next (an MLP
+  behind its heads) ride along. So a point costs one pass over it, however many
+  edges into it are cut. Derivatives are those of reverse mode alone: the array
+  is not kept for the backward pass, which returns to what each writer wrote.
 
 Shapes: B batch, P positions, W writers, R rows of a reader, d width, H heads,
 h head width.
