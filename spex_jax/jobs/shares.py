@@ -110,9 +110,9 @@ def explain(
     progress: is told.
     **names: and units, of the players.
   """
-  masks = sampling.biased(key, budget, n, chosen.share)
-  first = packing.distinct_masks(masks).first
-  masks = masks[np.sort(first)]
+  # Some come twice where players are few; so many are drawn, and cut.
+  masks = sampling.biased(key, 2 * budget, n, chosen.share)
+  masks = masks[np.sort(packing.distinct_masks(masks).first)[:budget]]
   store = None if not cache else cache_lib.opened(cache, value_fn, n)
   told, asked = None, chosen.asked
   if progress is not None:
