@@ -2,6 +2,7 @@
 # make test     lint, types and all tests; the face also on a second Python
 # make test-3.11 test-3.12 test-3.13 test-3.14   all tests on each (slow)
 # make parity   our answers beside shapiq's and spectralexplain's (slow: peers)
+# make fuzz     random checkpoints beside transformers, 25 of each family (slow: peers)
 # make bench    the benchmarks, beside the peers (slow; builds their environment)
 # make test-slow    benchmarks at their quick sizes, and tests that take long
 # make faults   200 flipped bits, 50 kills, bad inputs (slow)
@@ -63,7 +64,7 @@ install = "$(1)/bin/python" -m pip install --quiet --no-deps --no-compile \
 
 .PHONY: help demo test test-ends check \
   $(versions:%=test-%) test-slow faults test-peers bench \
-  parity lock peers peers-shapiq peers-torch test-cluster
+  fuzz parity lock peers peers-shapiq peers-torch test-cluster
 
 help:
 	@sed -n 's/^# //;/^make/p' Makefile
@@ -122,6 +123,12 @@ test-cluster: third_party/.venv-cluster/.installed
 parity: $(env-3.11)/.spex-all peers
 	"$(env-3.11)/bin/python" -m experiments.parity_shapiq
 	"$(env-3.11)/bin/python" -m experiments.parity_spectralexplain
+
+fuzz: $(env-3.11)/.spex-all peers-torch
+	rm -rf build/fuzz
+	third_party/.venv-torch/bin/python third_party/fuzz_models.py \
+	  --output=build/fuzz --each=25
+	"$(env-3.11)/bin/python" -m experiments.fuzz_models --folder=build/fuzz
 
 bench: $(env-3.11)/.spex-all peers peers-shapiq
 	"$(env-3.11)/bin/python" -m experiments.bench_transform

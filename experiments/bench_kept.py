@@ -120,7 +120,7 @@ def _causal(config: Config, folder: str | None) -> Iterator[tuple[Any, ...]]:
   if folder is not None:
     net = hub.load(folder)
     words = " ".join(_NOVEL.split()[: config.words])
-    prompt = text.prompt(words, net.tokenizer, add_bos=True)
+    prompt = text.prompt(words, net.tokenizer, bos="yes")
     ids = {"input_ids": prompt.encoding.ids[None], "logits_to_keep": 1}
     # The position is static, so it is closed over.
     last = jax.jit(

@@ -143,8 +143,7 @@ def of_prompts(
     raise ValueError(f"{path} must hold two beginnings or more, a line each.")
   value_fns, heads = [], None
   for part in (lines[::2], lines[1::2]):
-    bos = "bos" in net.tokenizer.special
-    found = [net.tokenizer.encode(line, add_bos=bos).ids for line in part]
+    found = [net.tokenizer.encode(line).ids for line in part]
     inputs = tokens.padded(found, max(map(len, found)) + 1)  # Room for one.
     ids, seen = inputs["input_ids"], inputs["attention_mask"]
     ends = seen.sum(axis=1)

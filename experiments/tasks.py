@@ -124,9 +124,7 @@ def rows(questions: list[Question], tokenizer: tokens.Tokenizer) -> Rows:
     raise ValueError(f"Questions need one number of answers; got {choices}.")
   encoded: list[tuple[Any, int]] = []
   for question in questions:
-    prompt = text.prompt(
-      question.prompt, tokenizer, "tokens", add_bos="bos" in tokenizer.special
-    )
+    prompt = text.prompt(question.prompt, tokenizer, "tokens")
     for answer in question.answers:
       whole, count = text.continued(prompt, answer, tokenizer)
       encoded.append((whole.encoding.ids, count))

@@ -51,7 +51,7 @@ _MOST_EXACT = 24  # Players; 2^24 values and coefficients fit in memory.
 
 def explain(
   value_fn: base.ValueFn,
-  n: int,
+  n: int | None = None,
   *,
   key: base.Key,
   budget: int = 2000,
@@ -74,7 +74,8 @@ def explain(
       is padded, so that it compiles once). NaN and infinity are errors, as
       one of them would enter every coefficient of a transform and dropping
       it would break a plan; give such masks a value of your own choice.
-    n: number of players; 0 is answered with the one value there is.
+    n: number of players; 0 is answered with the one value there is. None
+      for that of an evaluator of `ablate`.
     key: consumed.
     budget: most distinct masks to ask for. max(64, 10 %) of them, but at
       most a third, are held out.
@@ -89,7 +90,7 @@ def explain(
     batch_size: masks in one call. None for 256 if jitted; a host function gets
       one mask at first, then as many as take about a second, at most 1,024.
     names: n names of players, for printing: a list, an array, a pandas Index,
-      a range; kept as text.
+      a range; kept as text. None for those that the evaluator has.
     units: the units of the values, for printing.
     progress: called with the distinct masks asked so far, and the budget.
       True shows a bar, or lines, with rate and time left on stderr.
@@ -115,7 +116,9 @@ def explain(
   """
   start = time.perf_counter()
   request.choice("method", method, METHODS)
+  n = getattr(value_fn, "n", None) if n is None else n
   n = request.whole("n", n, 0)
+  names = getattr(value_fn, "names", None) if names is None else names
   budget = request.whole("budget", budget, 1)
   base.check_fits(min(budget, 1 << min(n, 62)), n, f"budget={budget:,}")
   max_order = request.order(max_order, n)

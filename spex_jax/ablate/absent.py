@@ -201,8 +201,8 @@ def inputs(
     if (prompt.players.owner < prompt.n).all():
       raise ValueError(
         f"way={way!r} would leave nothing once every player is absent. Keep a "
-        "token that nobody owns: prompt(..., add_bos=True), or players for "
-        "part of the text."
+        "token that nobody owns: prompt(..., bos='yes'), or players for part "
+        "of the text."
       )
   size = prompt.num_tokens
   given = sorted({*lengths, size})

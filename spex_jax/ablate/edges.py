@@ -28,7 +28,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from spex_jax.ablate import parts
-from spex_jax.models import sites
+from spex_jax.models import checks, sites
 
 ARROW = " -> "
 
@@ -208,7 +208,7 @@ def _groups(names, groups, what) -> np.ndarray:
   """The group of each name, or their number for none."""
   owner = np.full(len(names), len(groups), np.int32)
   for number, patterns in enumerate(groups.values()):
-    found = sites.match(names, patterns, what)
+    found = checks.match(names, patterns, what)
     mask = np.array([name in found for name in names])
     if (mask & (owner < len(groups))).any():
       name = names[int(np.argmax(mask & (owner < len(groups))))]

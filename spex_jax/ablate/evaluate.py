@@ -94,10 +94,13 @@ class Evaluator:
 
   Attributes:
     n: number of players.
+    names: of the players, where who made it knows them.
     stats: what it has cost so far.
     progress: called after each batch.
     batch_size: masks in a call of a host function, where that was given.
   """
+
+  names: tuple[str, ...] | None = None
 
   def __init__(
     self,

@@ -72,7 +72,7 @@ def prompt(
   by: By = "words",
   *,
   within: Span | None = None,
-  add_bos: bool = False,
+  bos: str = "auto",
   max_length: int | None = None,
 ) -> Prompt:
   """Cuts a text into players.
@@ -84,7 +84,7 @@ def prompt(
       regular expression, spans of characters, or names with spans.
     within: the part of the text that "words", "sentences", "tokens" or an
       expression cuts; what is around it nobody owns. All by default.
-    add_bos: with a `bos` token in front, for models whose tokenizer adds none.
+    bos: whether a `bos` token stands in front, as for `tokens.encode`.
     max_length: the most tokens that the model takes; the tokenizer's by
       default.
 
@@ -95,7 +95,7 @@ def prompt(
       are given, a span outside the text, an empty one, one that overlaps
       another, or a player that covers no token.
   """
-  encoding = tokenizer.encode(text, add_bos=add_bos)
+  encoding = tokenizer.encode(text, bos=bos)
   limit = tokenizer.max_length if max_length is None else max_length
   _check_length(len(encoding.ids), limit)
   if within is not None:
@@ -175,7 +175,7 @@ def continued(
       )
     more, offsets = whole.ids[start:], whole.offsets[start:]
   else:
-    more = np.array([tokenizer.check(i) for i in continuation], np.int32)
+    more = np.array([tokenizer.check_id(i) for i in continuation], np.int32)
     body = prompt.text
     offsets = np.full((len(more), 2), len(body), np.int32)
   if not len(more):

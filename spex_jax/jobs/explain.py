@@ -124,6 +124,9 @@ def run(
     explanation = answer(
       subject, monitor.watch(evaluator), config, monitor.report
     )
+  explanation = dataclasses.replace(
+    explanation, notes=(*subject.notes, *explanation.notes)
+  )
   # First of all: what comes below may fail, and the masks were dear.
   explanation.save(workdir / "explanation.json")
   explanation.fourier.save(workdir / "fourier.json")

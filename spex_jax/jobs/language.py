@@ -35,6 +35,12 @@ class Said(networks.Checkpoint):
     "what comes next, usually with its space in front; the model's own "
     "likeliest where empty",
   )
+  bos: str = settings.field(
+    "auto",
+    "whether the text begins with a BOS token: as its tokenizer has it, yes, "
+    "no",
+    choices=tokens.BOS,
+  )
   target_id: int | None = settings.field(
     None, "one token's number, in the place of target", low=0
   )
@@ -75,15 +81,20 @@ def subject(config: Language, workdir: pathlib.Path) -> subjects.Subject:
   del workdir  # Nothing is trained.
   net = networks.load(config, "causal language model")
   tokenizer, limit = net.tokenizer, net.config.max_positions
-  if not config.text.strip():
+  if not config.text:
     raise ValueError(f"The text is empty: {config.text!r}.")
+  bos = config.bos
+  if bos == "auto" and config.absent in ("hide", "remove"):
+    # Something has to stay once every player is absent.
+    starts = config.prefix or tokenizer.encode("a").special[0]
+    bos = "auto" if starts or "bos" not in tokenizer.special else "yes"
   start = len(config.prefix)
   prompt = text_lib.prompt(
     config.prefix + config.text + config.suffix,
     tokenizer,
     networks.players(config),
     within=(start, start + len(config.text)),
-    add_bos="bos" in tokenizer.special,
+    bos=bos,
     max_length=limit,
   )
   see, absent_facts = networks.absence(config, net, prompt)
@@ -152,6 +163,9 @@ def asked(
   """
   tokenizer, limit = net.tokenizer, net.config.max_positions
   ids = _given(config, tokenizer, prompt, limit)
+  if ids is not None and ids.max() >= net.config.vocab_size:
+    last = net.config.vocab_size - 1
+    raise ValueError(f"target_id={config.target_id} must lie in 0..{last}.")
   if ids is not None:  # What cannot be asked fails before any forward.
     _reading(config, tokenizer, prompt, ids, config.target)
   logits = networks.scores(net, see, _all_logits, prompt.n)
@@ -208,7 +222,7 @@ def _given(
   if config.target_id is not None:
     if config.target:
       raise ValueError("Give target or target_id, not both.")
-    return np.array([tokenizer.check(config.target_id)], np.int32)
+    return np.array([tokenizer.check_id(config.target_id)], np.int32)
   if not config.target:
     return None
   longer, count = text_lib.continued(

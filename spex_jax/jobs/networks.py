@@ -7,7 +7,7 @@ import dataclasses
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -25,7 +25,7 @@ _UNITS = {"margin": "logit", "logit": "logit", "log_probability": "nat"}
 _KINDS = {
   "text encoder": (("bert",), (encoder.Encoder,)),
   "causal language model": (
-    ("gpt2", "llama", "gpt_neox"),
+    ("gpt2", "llama", "gpt_neo", "gpt_neox"),
     (transformer.Decoder,),
   ),
   "image classifier": (("vit", "resnet"), (vit.Vit, resnet.ResNet)),
@@ -39,6 +39,9 @@ class Checkpoint(subjects.Ask):
 
   model: str = settings.field("", "directory or hub name; needed")
   dtype: str = settings.field("float32", "of its weights")
+  ignore: tuple[str, ...] = settings.field(
+    (), "settings of config.json that are not known here and change nothing"
+  )
   microbatch: int | None = settings.field(
     None, "masks computed at once; None measures what is fastest", low=1
   )
@@ -93,7 +96,7 @@ def load(config: Checkpoint, kind: str) -> sites.Network:
       f"model='': give {what} by --config.model=DIRECTORY_OR_HUB_NAME "
       "(config.json, model.safetensors and what belongs to them)."
     )
-  net = hub.load(config.model, config.dtype)
+  net = hub.load(config.model, config.dtype, ignore=config.ignore)
   modules, classes = _KINDS[kind]
   if not isinstance(net.module, classes):
     families = [
@@ -102,6 +105,11 @@ def load(config: Checkpoint, kind: str) -> sites.Network:
     raise ValueError(
       f"model={config.model!r} ({type(net.module).__name__}) is no {kind}; "
       f"such are {', '.join(families)}."
+    )
+  if getattr(net.config, "token_head", ""):
+    raise ValueError(
+      f"model={config.model!r} is a masked language model, which is no {kind} "
+      "here; run it from Python (`models.load`)."
     )
   if net.tokenizer is None and "image" not in kind:
     raise ValueError(f"model={config.model!r} has no tokenizer.json.")
@@ -254,7 +262,8 @@ def absence(
     raise ValueError(
       f"absent={way!r} would leave nothing once every player is absent, for "
       "this tokenizer puts nothing in front. Give --config.prefix=TEXT, which "
-      "always stays, or --config.absent=mask with --config.token=TOKEN."
+      "always stays, or --config.bos=yes, or --config.absent=mask with "
+      "--config.token=TOKEN."
     )
   lengths = absent.lengths(prompt, way, config.budget)
   see = absent.inputs(prompt, net.tokenizer, way, token=token, lengths=lengths)
@@ -300,7 +309,7 @@ def game(
   )
 
 
-def reader(prompt: text_lib.Prompt, title: str) -> Mapping[str, Callable]:
+def reader(prompt: text_lib.Prompt, title: str) -> Mapping[str, Any]:
   """The fields of a `Subject` that show its text."""
   text, spans = prompt.text, prompt.spans
 

@@ -186,11 +186,10 @@ def of_language_model(
   del workdir  # Nothing is trained.
   net = networks.load(config, "causal language model")
   tokenizer, limit = net.tokenizer, net.config.max_positions
-  bos = "bos" in tokenizer.special
-  if not config.prompt.strip():
+  if not config.prompt:
     raise ValueError(f"The prompt is empty: {config.prompt!r}.")
   prompt = text_lib.prompt(
-    config.prompt, tokenizer, "tokens", add_bos=bos, max_length=limit
+    config.prompt, tokenizer, "tokens", bos=config.bos, max_length=limit
   )
   whole = lambda mask: {"input_ids": prompt.encoding.ids[None]}
   found = language.asked(config, net, prompt, whole)
@@ -209,11 +208,11 @@ def of_language_model(
         "line each, by --config.background=FILE."
       )
     path = pathlib.Path(config.background)
-    lines = [line for line in path.read_text("utf-8").splitlines() if line]
+    lines = [line for line in path.read_text("utf-8-sig").splitlines() if line]
     if not lines:
       raise ValueError(f"background={config.background!r} holds no text.")
     rows = [
-      tokenizer.encode(line, add_bos=bos).ids[:limit]
+      tokenizer.encode(line, bos=config.bos).ids[:limit]
       for line in lines[:_EXAMPLES]
     ]
     if config.absent == "resample":

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from spex_jax import base
-from spex_jax.models import rope, sites
+from spex_jax.models import edges, rope, sites
 
 _INIT = nn.initializers.normal(0.02)
 
@@ -58,8 +58,8 @@ class Context(NamedTuple):
 class Norm(nn.Module):
   """Layer norm or RMS norm over the last axis, computed in float32 at least.
 
-  `rms_one` multiplies by 1 + scale (Gemma). Parameters `scale`, and `bias`
-  for `layer`.
+  `rms_one` multiplies by 1 + scale (Gemma); `none` does nothing. Parameters
+  `scale`, unless `none`, and `bias` for `layer`.
   """
 
   kind: str
@@ -71,12 +71,15 @@ class Norm(nn.Module):
     zeros = nn.initializers.zeros
     shape = (self.width,)
     init = zeros if self.kind == "rms_one" else ones
-    self.scale = self.param("scale", init, shape)
+    if self.kind != "none":
+      self.scale = self.param("scale", init, shape)
     if self.kind == "layer":
       self.bias = self.param("bias", zeros, shape)
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """`x` `[..., width]`, normalised, in its own dtype."""
+    if self.kind == "none":
+      return x
     wide = _widen(x)
     if self.kind == "layer":
       wide = wide - wide.mean(axis=-1, keepdims=True)
@@ -102,6 +105,9 @@ class Norm(nn.Module):
       `[N, d, h]` and `[N, h]`.
     """
     wide = _widen(kernel)
+    if self.kind == "none":
+      zeros = jnp.zeros(kernel.shape[1:], kernel.dtype)
+      return jnp.moveaxis(kernel, 1, 0), zeros
     scale = self.scale + 1 if self.kind == "rms_one" else self.scale
     folded = jnp.moveaxis(wide, 1, 0) * scale[None, :, None]
     bias = jnp.zeros(kernel.shape[1:], wide.dtype)
@@ -113,6 +119,8 @@ class Norm(nn.Module):
 
   def inverse(self, x: jax.Array) -> jax.Array:
     """One over the size that `x` is divided by: `[..., 1]`."""
+    if self.kind == "none":
+      return jnp.ones((*x.shape[:-1], 1), x.dtype)
     wide = _widen(x)
     if self.kind == "layer":
       wide = wide - wide.mean(axis=-1, keepdims=True)
@@ -120,8 +128,8 @@ class Norm(nn.Module):
     return jax.lax.rsqrt(mean_square + self.eps).astype(x.dtype)
 
   def _factor(self, wide):
-    mean_square = jnp.square(wide).mean(axis=-1, keepdims=True)
     scale = _last(self.scale, wide.ndim).astype(wide.dtype)
+    mean_square = jnp.square(wide).mean(axis=-1, keepdims=True)
     if self.kind == "rms_one":
       scale = scale + 1
     return jax.lax.rsqrt(mean_square + self.eps) * scale
@@ -174,25 +182,19 @@ class Combine(nn.Module):
 
   def __call__(
     self, tap: sites.Tap, site: str, z: jax.Array, split: bool = False
-  ) -> tuple[jax.Array, jax.Array | None]:
-    """`{site}.out` `[B, P, d]`, and each head's part where it is needed.
+  ) -> tuple[jax.Array, edges.Written | None]:
+    """`{site}.out` `[B, P, d]`, and what each head writes, where needed.
 
-    Parts `[B, P, H, d]` are None unless edited, captured, or asked for by
-    `split`.
+    Where edited or captured, that is computed, `[B, P, H, d]`; else it is None
+    unless asked for by `split`.
     """
-    parts = None
-    if split or tap.wants(f"{site}.heads"):
-      parts = tap(f"{site}.heads", self.each(z))
-    if parts is not None and tap.edits(f"{site}.heads"):
-      out = self.biased(parts.sum(axis=2))
-    else:
-      out = self.all(z)
+    heads = edges.Heads(z, self.kernel)
+    if not tap.wants(f"{site}.heads"):
+      return tap(f"{site}.out", self.all(z)), heads if split else None
+    parts = tap(f"{site}.heads", heads.each)
+    edited = tap.edits(f"{site}.heads")
+    out = self.biased(parts.sum(axis=2)) if edited else self.all(z)
     return tap(f"{site}.out", out), parts
-
-  def each(self, z: jax.Array) -> jax.Array:
-    """What every head adds: `[B, P, H, h]` to `[B, P, H, d]`."""
-    # Heads first, as they are computed and as edges take them.
-    return jnp.moveaxis(jnp.einsum("bpnh,nhd->nbpd", z, self.kernel), 0, 2)
 
   def all(self, z: jax.Array) -> jax.Array:
     """The sum over heads, with the bias: `[B, P, d]`."""
@@ -205,9 +207,13 @@ class Combine(nn.Module):
 
 
 class Attention(nn.Module):
-  """One attention layer; `config` is a `blocks.Config`."""
+  """One attention layer; `config` is a `blocks.Config`.
+
+  `score_scale` is the factor of q k, the configuration's by default.
+  """
 
   config: Any
+  score_scale: float | None = None
 
   def setup(self):
     c = self.config
@@ -218,8 +224,10 @@ class Attention(nn.Module):
     self.v = Project(*shared, c.qkv_bias)
     self.out = Combine(*own, c.out_bias)
     if c.qk_norm:
-      self.q_norm = Norm("rms", c.head_width, c.norm_eps)
-      self.k_norm = Norm("rms", c.head_width, c.norm_eps)
+      each = c.qk_norm == "each"
+      width = lambda num: c.head_width * (1 if each else num)
+      self.q_norm = Norm(c.norm, width(c.num_heads), c.norm_eps)
+      self.k_norm = Norm(c.norm, width(c.num_kv_heads), c.norm_eps)
 
   def mix(
     self,
@@ -247,7 +255,7 @@ class Attention(nn.Module):
     """
     c = self.config
     q = self.q(inputs[0], norm)
-    q = tap(f"{site}.q", self.q_norm(q) if c.qk_norm else q)
+    q = tap(f"{site}.q", self._normed(q, self.q_norm) if c.qk_norm else q)
     whole = len(inputs) == 1
     if not whole:
       k, v = self.remember(tap, site, inputs[1], inputs[2], norm)
@@ -276,6 +284,7 @@ class Attention(nn.Module):
         write(cache.v, v.astype(cache.v.dtype), context.start, axis),
       )
       k, v = cache
+    factor = c.score_scale if self.score_scale is None else self.score_scale
     batch, length, num, width = q.shape
     groups = num // c.num_kv_heads
     # Rows of one product per key-value head: its query heads, position by
@@ -283,7 +292,7 @@ class Attention(nn.Module):
     rows = (batch, c.num_kv_heads, groups * length)
     scores = jnp.einsum(
       "bkmh,bskh->bkms",
-      jnp.swapaxes(q * jnp.asarray(c.score_scale, q.dtype), 1, 2).reshape(
+      jnp.swapaxes(q * jnp.asarray(factor, q.dtype), 1, 2).reshape(
         *rows, width
       ),
       k,
@@ -314,8 +323,14 @@ class Attention(nn.Module):
   ) -> Cache:
     """Keys, before rotary, and values `[B, P, K, h]` of inputs as of `mix`."""
     k = self.k(to_k, norm)
-    k = tap(f"{site}.k", self.k_norm(k) if self.config.qk_norm else k)
-    return Cache(k, tap(f"{site}.v", self.v(to_v, norm)))
+    k = self._normed(k, self.k_norm) if self.config.qk_norm else k
+    return Cache(tap(f"{site}.k", k), tap(f"{site}.v", self.v(to_v, norm)))
+
+  def _normed(self, heads: jax.Array, norm: Norm) -> jax.Array:
+    """Heads `[B, P, N, h]`, each normalised, or all of a position as one."""
+    if self.config.qk_norm == "each":
+      return norm(heads)
+    return norm(heads.reshape(*heads.shape[:2], -1)).reshape(heads.shape)
 
 
 def causal(

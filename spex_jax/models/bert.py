@@ -1,14 +1,16 @@
 """BERT, RoBERTa and DistilBERT checkpoints, as `encoder` networks.
 
-`...ForSequenceClassification` gives a classifier. The bare `...Model` gives
-embeddings (MiniLM): its own pooler, which they do not read, is left out.
+`...ForSequenceClassification` gives a classifier, `...ForMaskedLM` a masked
+language model, whose other head, for pairs of sentences, is left out. The bare
+`...Model` gives embeddings (MiniLM): its own pooler, which they do not read, is
+left out.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from spex_jax.models import encoder, reading
-from spex_jax.models.weights import Rule
+from spex_jax.models.weights import Rule, of_head
 
 network = encoder.network
 
@@ -23,35 +25,39 @@ def config_from_hub(settings: Mapping[str, Any]) -> encoder.Config:
   small = reader.family == "distilbert"
   (name,) = settings.get("architectures") or ["Model"]
   classifies = str(name).endswith("ForSequenceClassification")
-  width = reader.get("dim" if small else "hidden_size")
-  heads = reader.get("n_heads" if small else "num_attention_heads")
+  masked = str(name).endswith("ForMaskedLM")
+  width = reader.size("dim" if small else "hidden_size")
+  heads = reader.size("n_heads" if small else "num_attention_heads")
   reader.only("position_embedding_type", "absolute")
   reader.only("is_decoder", False)
   if small:
     # Whether the table was filled with sines before training.
     reader.ignore("sinusoidal_pos_embds")
-  # The output matrix of the language model, which is not loaded.
-  reader.ignore("tie_word_embeddings")
+  activation = reader.activation(
+    "activation" if small else "hidden_act", default="gelu"
+  )
   roberta = reader.family == "roberta"
   config = encoder.Config(
     order="post",
     width=width,
-    num_blocks=reader.get("n_layers" if small else "num_hidden_layers"),
+    num_blocks=reader.num_blocks("n_layers" if small else "num_hidden_layers"),
     num_heads=heads,
     num_kv_heads=heads,
-    head_width=width // heads,
-    num_neurons=reader.get("hidden_dim" if small else "intermediate_size"),
-    norm_eps=1e-12 if small else reader.get("layer_norm_eps", default=1e-12),
-    activation=reader.get(
-      "activation" if small else "hidden_act", default="gelu"
-    ),
+    head_width=reader.head_width(width, heads),
+    num_neurons=reader.size("hidden_dim" if small else "intermediate_size"),
+    norm_eps=1e-12
+    if small
+    else reader.positive("layer_norm_eps", default=1e-12),
+    activation=activation,
     score_scale=(width // heads) ** -0.5,
-    vocab_size=reader.get("vocab_size"),
-    num_positions=reader.get("max_position_embeddings"),
-    num_types=0 if small else reader.get("type_vocab_size", default=2),
+    vocab_size=reader.size("vocab_size"),
+    num_positions=reader.size("max_position_embeddings"),
+    num_types=0 if small else reader.size("type_vocab_size", default=2),
     pad_id=reader.get("pad_token_id", default=1) if roberta else None,
     num_labels=reader.num_labels() if classifies else 0,
     pool="relu" if small else "tanh",
+    token_head=("gelu" if roberta else activation) if masked else "",
+    tied=reader.flag("tie_word_embeddings", True),
   )
   reader.finish()
   return config
@@ -78,6 +84,24 @@ _DISTILBERT = (
   ("ffn.lin2", "mlp/down", "transpose"),
   ("output_layer_norm", "norm2", ""),
 )
+# The head of a masked language model: dense layer, norm, bias, and the table,
+# with the bias saved again.
+_TOKEN_HEADS = {
+  "bert": (
+    r"cls\.predictions\.transform\.dense",
+    r"cls\.predictions\.transform\.LayerNorm",
+    r"cls\.predictions\.bias",
+    r"cls\.predictions\.decoder",
+  ),
+  "roberta": (
+    r"lm_head\.dense", r"lm_head\.layer_norm", r"lm_head\.bias",
+    r"lm_head\.decoder",
+  ),
+  "distilbert": (
+    "vocab_transform", "vocab_layer_norm", r"vocab_projector\.bias",
+    "vocab_projector",
+  ),
+}  # fmt: skip
 _HEADS = {
   "bert": (r"(?:bert\.)?pooler\.dense", "classifier"),
   "roberta": (r"classifier\.dense", r"classifier\.out_proj"),
@@ -109,6 +133,24 @@ def rules(config: encoder.Config) -> tuple[Rule, ...]:
     first, second = _HEADS[family]
     rules += _linear(first, "pooler", "transpose")
     rules += _linear(second, "classifier", "transpose")
+  elif config.token_head:
+    dense, norm, bias, decoder = _TOKEN_HEADS[family]
+    rules += _linear(dense, "head_dense", "transpose")
+    rules += _linear(norm, "head_norm", "")
+    rules += [
+      of_head(decoder + r"\.weight", config.tied),
+      # The head for pairs of sentences, and its pooler.
+      Rule(r"cls\.seq_relationship\.(?:weight|bias)", ""),
+      Rule(root + r"pooler\.dense\.(?:weight|bias)", ""),
+    ]
+    if family == "distilbert":
+      rules.append(Rule(bias, "head_bias"))
+    elif config.tied:
+      rules.append(Rule(bias, "head_bias"))
+      rules.append(Rule(decoder + r"\.bias", "head_bias", copy=True))
+    else:  # Then the table's own bias is the one that is added.
+      rules.append(Rule(bias, ""))
+      rules.append(Rule(decoder + r"\.bias", "head_bias"))
   else:
     rules.append(Rule(root + r"pooler\.dense\.(?:weight|bias)", ""))
   return tuple(rules)

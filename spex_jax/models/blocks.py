@@ -3,7 +3,8 @@
 Three orders are known. `pre`: a norm before attention and before the MLP,
 each added to the stream. `parallel` (GPT-NeoX): both read the stream before
 the block. `post` (BERT): the norm follows each sum, and its result is the new
-stream. `sandwich` (Gemma 2) is `pre` with a further norm on what is added.
+stream. `sandwich` (Gemma 2) is `pre` with a further norm on what is added;
+with `pre_norm` "none" it is the only one (OLMo 2).
 
 Sites of block L, besides those of attention: `resid_pre` `[B, P, d]`;
 `attn.q_in`, `attn.k_in`, `attn.v_in` (what one head reads, before the norm;
@@ -33,7 +34,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from spex_jax.models import attention, sites
+from spex_jax.models import attention, edges, sites
 
 
 def _gelu(x: jax.Array) -> jax.Array:
@@ -57,6 +58,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "swish": nn.silu,
   "tanh": nn.tanh,
 }
+_NORMS = ("layer", "rms", "rms_one")
 ORDERS = ("pre", "parallel", "sandwich", "post")
 
 
@@ -73,14 +75,18 @@ class Config:
     num_neurons: F.
     order: one of `ORDERS`.
     norm: "layer", "rms", or "rms_one" (RMS times 1 + scale).
+    pre_norm: of the norms before attention and MLP, if another kind than
+      `norm`: "none" where nothing stands there (OLMo 2).
     norm_eps: added to a variance or mean square.
     activation: one of `ACTIVATIONS`.
     gated: the MLP multiplies its activation with a second input matrix.
     qkv_bias: whether q, k and v have biases; so on for the others.
     out_bias: of attention's output.
     mlp_bias: of the MLP's matrices.
-    qk_norm: RMS norm of every query and key head (Qwen 3).
+    qk_norm: "" without a norm of queries and keys; "each" normalises every
+      head (Qwen 3), "all" the heads of a position as one (OLMo 2).
     score_scale: factor of q k.
+    score_scale_by_layer: scores of block L are divided by L + 1, too.
     score_cap: c in c tanh(score / c), or None.
     windows: of each block, its sliding window or None; () where no block
       has one.
@@ -94,14 +100,16 @@ class Config:
   num_neurons: int
   order: str = "pre"
   norm: str = "layer"
+  pre_norm: str = ""
   norm_eps: float = 1e-5
   activation: str = "gelu"
   gated: bool = False
   qkv_bias: bool = True
   out_bias: bool = True
   mlp_bias: bool = True
-  qk_norm: bool = False
+  qk_norm: str = ""
   score_scale: float = 1.0
+  score_scale_by_layer: bool = False
   score_cap: float | None = None
   windows: tuple[int | None, ...] = ()
 
@@ -119,7 +127,9 @@ class Config:
     for what, name, known in (
       ("activation", self.activation, ACTIVATIONS),
       ("order", self.order, ORDERS),
-      ("norm", self.norm, ("layer", "rms", "rms_one")),
+      ("norm", self.norm, _NORMS),
+      ("pre_norm", self.pre_norm, ("", "none", *_NORMS)),
+      ("qk_norm", self.qk_norm, ("", "each", "all")),
     ):
       if name not in known:
         raise ValueError(
@@ -168,11 +178,12 @@ class Block(nn.Module):
 
   def setup(self):
     c = self.config
-    norm = lambda: attention.Norm(c.norm, c.width, c.norm_eps)
-    self.norm1, self.norm2 = norm(), norm()
+    norm = lambda kind: attention.Norm(kind or c.norm, c.width, c.norm_eps)
+    self.norm1, self.norm2 = norm(c.pre_norm), norm(c.pre_norm)
     if c.order == "sandwich":
-      self.attn_post, self.mlp_post = norm(), norm()
-    self.attn = attention.Attention(c)
+      self.attn_post, self.mlp_post = norm(""), norm("")
+    shrink = self.number + 1 if c.score_scale_by_layer else 1
+    self.attn = attention.Attention(c, c.score_scale / shrink)
     self.mlp = Mlp(c)
 
   def __call__(
@@ -197,21 +208,21 @@ class Block(nn.Module):
       tap, f"{site}.attn", inputs, context, cache, self.norm1
     )
     split = tap.splits or tap.wants(f"{site}.attn.heads_post_norm")
-    added, parts = self.attn.out(tap, f"{site}.attn", z, split)
+    added, wrote = self.attn.out(tap, f"{site}.attn", z, split)
     if self.config.order == "parallel":
       read = self._mlp_input(tap, site, x)
       x = x + added
     else:
       if self.config.order == "sandwich":
-        added, parts = self._sandwich(tap, site, added, parts)
+        added, wrote = self._sandwich(tap, site, added, wrote)
       x = tap(f"{site}.resid_mid", x + added)
-      _write(tap, parts)
+      _write(tap, wrote)
       read = self._mlp_input(tap, site, x)
     out = self.mlp(tap, f"{site}.mlp", read)
     if self.config.order == "sandwich":
       out = tap(f"{site}.mlp.post_norm", self.mlp_post(out))
     if self.config.order == "parallel":
-      _write(tap, parts)
+      _write(tap, wrote)
     tap.write(out[:, :, None])
     return tap(f"{site}.resid_post", x + out), cache
 
@@ -246,16 +257,22 @@ class Block(nn.Module):
       (x,) = seen[name]
     return tap(f"{site}.mlp.in", self.norm2(tap(name, x)))
 
-  def _sandwich(self, tap, site, added, parts):
+  def _sandwich(self, tap, site, added, wrote):
     """The norm of the sum, and the heads' shares under its factor."""
     name = f"{site}.attn.heads_post_norm"
     normed = self.attn_post(added)
-    if parts is not None:
-      whole = parts * self.attn_post.factor(added)[:, :, None]
-      parts = tap(name, whole)
-      if tap.edits(name):
-        normed = normed + (parts - whole).sum(axis=2)
-    return tap(f"{site}.attn.post_norm", normed), parts
+    if wrote is not None:
+      factor = self.attn_post.factor(added)
+      if isinstance(wrote, edges.Heads):
+        wrote = wrote._replace(factor=factor)
+      else:
+        wrote = wrote * factor[:, :, None]
+      if tap.wants(name):
+        whole = wrote.each if isinstance(wrote, edges.Heads) else wrote
+        wrote = tap(name, whole)
+        if tap.edits(name):
+          normed = normed + (wrote - whole).sum(axis=2)
+    return tap(f"{site}.attn.post_norm", normed), wrote
 
   def _post(self, tap, site, x, context):
     read = tap(f"{site}.attn.in", x)
@@ -269,6 +286,6 @@ class Block(nn.Module):
     return tap(f"{site}.resid_post", x)
 
 
-def _write(tap: sites.Tap, parts: jax.Array | None) -> None:
-  if parts is not None:
-    tap.write(parts)
+def _write(tap: sites.Tap, wrote: edges.Written | None) -> None:
+  if wrote is not None:
+    tap.write(wrote)

@@ -1,5 +1,10 @@
 """Bidirectional text encoders: BERT, DistilBERT, RoBERTa, with their heads.
 
+A masked language model gives the logits of every token, `[B, P, V]`, by a
+dense layer, its activation, a norm and a table, which is that of the
+embeddings or its own. It has the site `head` `[B, P, d]` behind that norm, and
+no `pooled`.
+
 Inputs: `input_ids` int `[B, P]`; optionally `attention_mask` `[B, P]` (all
 ones by default), `position_ids` `[B, P]` (0, 1, ... by default; of RoBERTa,
 too, where Hugging Face's count on from `pad_id + 1`) and `token_type_ids`
@@ -41,6 +46,9 @@ class Config(blocks.Config):
       that are not padding; None counts from 0.
     num_labels: C, or 0 for an embedding.
     pool: the activation of the classifier's dense layer, "tanh" or "relu".
+    token_head: the activation of a masked language model's head, or "" without
+      such a head.
+    tied: the head's table is that of the embeddings.
   """
 
   vocab_size: int
@@ -49,6 +57,8 @@ class Config(blocks.Config):
   pad_id: int | None = None
   num_labels: int = 0
   pool: str = "tanh"
+  token_head: str = ""
+  tied: bool = True
 
   def __post_init__(self):
     super().__post_init__()
@@ -56,6 +66,10 @@ class Config(blocks.Config):
       raise ValueError("An encoder here has its norms behind the sums.")
     if self.pool not in _POOLS:
       raise ValueError(f"Unknown pool {self.pool!r}; one of {list(_POOLS)}.")
+    if self.token_head and self.token_head not in blocks.ACTIVATIONS:
+      raise ValueError(f"Unknown activation {self.token_head!r} of the head.")
+    if self.token_head and self.num_labels:
+      raise ValueError("An encoder has one head: of classes or of tokens.")
 
   @property
   def max_positions(self) -> int:
@@ -80,6 +94,14 @@ class Encoder(nn.Module):
     if c.num_labels:
       self.pooler = nn.Dense(c.width)
       self.classifier = nn.Dense(c.num_labels)
+    if c.token_head:
+      self.head_dense = nn.Dense(c.width)
+      self.head_norm = attention.Norm(c.norm, c.width, c.norm_eps)
+      self.head_bias = self.param(
+        "head_bias", nn.initializers.zeros, (c.vocab_size,)
+      )
+      if not c.tied:
+        self.head = nn.Dense(c.vocab_size, use_bias=False)
 
   def __call__(
     self,
@@ -89,7 +111,7 @@ class Encoder(nn.Module):
     token_type_ids: base.Array | None = None,
     position_ids: base.Array | None = None,
   ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """Logits `[B, C]` or embeddings `[B, d]`, and the hidden states."""
+    """Logits `[B, C]`, `[B, P, V]` or embeddings `[B, d]`; hidden states."""
     text = (input_ids, attention_mask, token_type_ids, position_ids)
     return self.resume(tap, self.enter(tap, 0, *text), 0, *text)
 
@@ -138,6 +160,8 @@ class Encoder(nn.Module):
     for block in self.blocks[start:]:
       x, _ = block(tap, x, context)
       hidden.append(x)
+    if c.token_head:
+      return tap("logits", self._of_tokens(tap, x)), tuple(hidden)
     if c.num_labels:
       pooled = tap("pooled", _POOLS[c.pool](self.pooler(x[:, 0])))
       logits = self.classifier(pooled)
@@ -145,6 +169,12 @@ class Encoder(nn.Module):
       pooled = tap("pooled", mean(x, mask))
       logits = unit(pooled)
     return tap("logits", logits), tuple(hidden)
+
+  def _of_tokens(self, tap, x):
+    act = blocks.ACTIVATIONS[self.config.token_head]
+    x = tap("head", self.head_norm(act(self.head_dense(x))))
+    logits = self.tokens.attend(x) if self.config.tied else self.head(x)
+    return logits + self.head_bias[None, None]
 
   def _positions(self, ids, position_ids):
     pad = self.config.pad_id
@@ -181,7 +211,7 @@ def network(config: Config) -> sites.Network:
   return sites.Network(
     module=Encoder(config),
     config=config,
-    sites=(*names, "pooled", "logits"),
+    sites=(*names, "head" if config.token_head else "pooled", "logits"),
     example={"input_ids": jax.ShapeDtypeStruct((1, 1), jnp.int32)},
     no_edges="the norms of this encoder stand behind the sums, so that what "
     "a head writes does not add up to what is read later; use edits.",

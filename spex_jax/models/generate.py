@@ -23,6 +23,7 @@ import numpy as np
 from spex_jax import base
 from spex_jax.models import (
   attention,
+  checks,
   inputs,
   seq2seq,
   seq2seq_blocks,
@@ -109,7 +110,7 @@ def begin(
   if not isinstance(net.module, seq2seq.EncoderDecoder):
     raise TypeError(f"{type(net.module).__name__} is no encoder-decoder.")
   net.check(edits)
-  own, _ = _split(net, edits, sites.match(net.sites, capture))
+  own, _ = _split(net, edits, checks.match(net.sites, capture))
   return _run(net, params, own, num_slots, method="begin", **encoder)
 
 
@@ -148,7 +149,7 @@ def extend(
   """
   _check_module(net)
   net.check(edits)
-  _, each = _split(net, edits, sites.match(net.sites, capture))
+  _, each = _split(net, edits, checks.match(net.sites, capture))
   places = {} if position_ids is None else {"position_ids": position_ids}
   (logits, caches), found = _run(
     net, params, each, input_ids, start, caches, logits_at, attention_mask,
@@ -182,7 +183,9 @@ def generate(
       `seq2seq.network`.
     params: its parameters.
     input_ids: int `[B, P]`, padded on the right; of an encoder-decoder what
-      the encoder reads, padded anywhere.
+      the encoder reads, padded anywhere. Under jit, padding anywhere is moved
+      to the right first, and a row without any token gives tokens of -1 and
+      NaN.
     max_new_tokens: N; at least 1.
     attention_mask: `[B, P]`, 1 on the prompt; all ones by default.
     decoder_input_ids: of an encoder-decoder, int `[B, D]`, what its text
@@ -211,7 +214,7 @@ def generate(
   _check_module(net)
   net.check(edits)
   config = net.config
-  captured = sites.match(net.sites, capture)
+  captured = checks.match(net.sites, capture)
   found: Mapping[str, jax.Array] = {}
   if isinstance(net.module, seq2seq.EncoderDecoder):
     if decoder_input_ids is None:
@@ -282,7 +285,10 @@ def generate(
   _, made = jax.lax.scan(step, start, jnp.arange(max_new_tokens))
   made = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), made)
   chex.assert_shape(made.tokens, (len(ids), max_new_tokens))
+  empty = (lengths == 0)[:, None]
   return made._replace(
+    tokens=jnp.where(empty, -1, made.tokens),
+    logprobs=jnp.where(empty, jnp.nan, made.logprobs),
     lengths=made.lengths.sum(axis=1, dtype=jnp.int32),
     activations={**found, **made.activations},
   )
@@ -339,6 +345,9 @@ def _prompts(config, ids, mask, num, name=""):
         "Prompts must hold a token and be padded on the right: a row of "
         f"{name}attention_mask is ones, then zeros."
       )
+  else:  # Of unknown values: what is padded moves behind, in order.
+    order = jnp.argsort(~mask, axis=1, stable=True)
+    ids = jnp.take_along_axis(jnp.asarray(ids), order, axis=1)
   length, limit = ids.shape[1], config.max_positions
   if num < 1 or (limit is not None and length + num > limit):
     most = "any number" if limit is None else f"{limit}, the model's positions,"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from spex_jax.models import reading, transformer
-from spex_jax.models.weights import Rule
+from spex_jax.models.weights import Rule, of_head
 
 network = transformer.network
 
@@ -16,30 +16,31 @@ def config_from_hub(settings: Mapping[str, Any]) -> transformer.Config:
     ValueError: a setting that changes the function and is not implemented.
   """
   reader = reading.Reader(settings)
-  width = reader.get("n_embd")
-  heads = reader.get("n_head")
-  reader.only("scale_attn_by_inverse_layer_idx", False)
+  width = reader.size("n_embd")
+  heads = reader.size("n_head")
   # Upcasting changes the rounding, not the function.
   reader.ignore("reorder_and_upcast_attn")
   reader.ignore(
     *(f"summary_{x}" for x in ("activation", "type", "use_proj")),
     "summary_proj_to_labels",
   )
-  scaled = reader.get("scale_attn_weights", default=True)
-  head_width = width // heads
+  scaled = reader.flag("scale_attn_weights", True)
+  by_layer = reader.flag("scale_attn_by_inverse_layer_idx", False)
+  head_width = reader.head_width(width, heads)
   config = transformer.Config(
     width=width,
-    num_blocks=reader.get("n_layer"),
+    num_blocks=reader.num_blocks("n_layer"),
     num_heads=heads,
     num_kv_heads=heads,
     head_width=head_width,
-    num_neurons=reader.get("n_inner", default=4 * width),
-    norm_eps=reader.get("layer_norm_epsilon", default=1e-5),
-    activation=reader.get("activation_function", default="gelu_new"),
+    num_neurons=reader.size("n_inner", default=4 * width),
+    norm_eps=reader.positive("layer_norm_epsilon", default=1e-5),
+    activation=reader.activation("activation_function", default="gelu_new"),
     score_scale=head_width**-0.5 if scaled else 1.0,
-    vocab_size=reader.get("vocab_size"),
-    max_positions=reader.get("n_positions"),
-    tied=reader.get("tie_word_embeddings", default=True),
+    score_scale_by_layer=by_layer,
+    vocab_size=reader.size("vocab_size"),
+    max_positions=reader.size("n_positions"),
+    tied=reader.flag("tie_word_embeddings", True),
   )
   reader.finish()
   return config
@@ -77,5 +78,4 @@ def rules(config: transformer.Config) -> tuple[Rule, ...]:
     (r"mlp\.c_proj\.bias", "mlp/down/bias", ""),
   ):
     rules.append(Rule(block + key, rf"blocks_\1/{to}", transform))
-  head = ("", "") if config.tied else ("head/kernel", "transpose")
-  return (*rules, Rule(r"lm_head\.weight", *head))
+  return (*rules, of_head(r"lm_head\.weight", config.tied))

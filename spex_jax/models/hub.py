@@ -1,44 +1,59 @@
 """Hugging Face checkpoints to networks: `load`.
 
 A directory or hub name with `config.json` and safetensors, as `transformers`
-writes them. Tensors are read one at a time from memory-mapped files, cast,
-and placed on their devices. Anything that is left over, unknown or
-not implemented is an error that names it.
+writes them. Tensors are read one at a time, cast, and placed on their devices
+(`files`). Anything that is left over, unknown or not implemented is an error
+that names it.
 """
 
-import contextlib
 import dataclasses
 import fnmatch
 import importlib
 import json
+import math
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.models import reading, sites, tokens, weights
+from spex_jax.models import files, reading, sites, tokens, weights
 
 # model_type to the module of its family, and the architectures of it that are
-# implemented.
+# implemented. A causal model that is saved bare, without its head, can be read
+# where the head is the embedding table.
 FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
-  "gpt2": ("gpt2", ("GPT2LMHeadModel",)),
-  "llama": ("llama", ("LlamaForCausalLM",)),
-  "mistral": ("llama", ("MistralForCausalLM",)),
-  "qwen2": ("llama", ("Qwen2ForCausalLM",)),
-  "qwen3": ("llama", ("Qwen3ForCausalLM",)),
-  "phi3": ("llama", ("Phi3ForCausalLM",)),
-  "gemma2": ("llama", ("Gemma2ForCausalLM",)),
-  "gpt_neox": ("gpt_neox", ("GPTNeoXForCausalLM",)),
-  "bert": ("bert", ("BertForSequenceClassification", "BertModel")),
-  "roberta": ("bert", ("RobertaForSequenceClassification", "RobertaModel")),
+  "gpt2": ("gpt2", ("GPT2LMHeadModel", "GPT2Model")),
+  "llama": ("llama", ("LlamaForCausalLM", "LlamaModel")),
+  "mistral": ("llama", ("MistralForCausalLM", "MistralModel")),
+  "qwen2": ("llama", ("Qwen2ForCausalLM", "Qwen2Model")),
+  "qwen3": ("llama", ("Qwen3ForCausalLM", "Qwen3Model")),
+  "phi3": ("llama", ("Phi3ForCausalLM", "Phi3Model")),
+  "gemma2": ("llama", ("Gemma2ForCausalLM", "Gemma2Model")),
+  "gemma3_text": ("llama", ("Gemma3ForCausalLM", "Gemma3TextModel")),
+  "olmo2": ("llama", ("Olmo2ForCausalLM", "Olmo2Model")),
+  "gpt_neo": ("gpt_neo", ("GPTNeoForCausalLM", "GPTNeoModel")),
+  "gpt_neox": ("gpt_neox", ("GPTNeoXForCausalLM", "GPTNeoXModel")),
+  "bert": (
+    "bert",
+    ("BertForSequenceClassification", "BertForMaskedLM", "BertModel"),
+  ),
+  "roberta": (
+    "bert",
+    ("RobertaForSequenceClassification", "RobertaForMaskedLM", "RobertaModel"),
+  ),
   "distilbert": (
     "bert",
-    ("DistilBertForSequenceClassification", "DistilBertModel"),
+    (
+      "DistilBertForSequenceClassification",
+      "DistilBertForMaskedLM",
+      "DistilBertModel",
+    ),
   ),
-  "vit": ("vit", ("ViTForImageClassification",)),
+  "vit": ("vit", ("ViTForImageClassification", "ViTModel")),
   "resnet": ("resnet", ("ResNetForImageClassification", "ResNetModel")),
   "t5": ("t5", ("T5ForConditionalGeneration", "T5EncoderModel")),
   "marian": ("marian", ("MarianMTModel",)),
@@ -65,9 +80,6 @@ PARTITIONS: tuple[tuple[str, int], ...] = (
   ("*/mlp/down/kernel", 0),
 )
 
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
 _FILES = (
   "*.json",
   "1_Pooling/config.json",
@@ -76,13 +88,15 @@ _FILES = (
   "*.txt",
 )
 
-_Tensors = Iterator[tuple[str, Callable[[], np.ndarray]]]
+_HUB_NAME = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)?")
 
 
 def load(
   path: str | pathlib.Path,
   dtype: Any = jnp.float32,
   mesh: jax.sharding.Mesh | None = None,
+  *,
+  ignore: Sequence[str] = (),
 ) -> sites.Network:
   """A network with the parameters of a checkpoint.
 
@@ -93,6 +107,8 @@ def load(
     mesh: where parameters are placed: split along `PARTITIONS` if the mesh
       has an axis "model" whose size divides them, else replicated. The
       default device without one.
+    ignore: settings of `config.json` that are not known here and do not change
+      the function; they are left out.
 
   Returns:
     The network, with `params`, `config`, and `tokenizer` where there is one.
@@ -100,9 +116,11 @@ def load(
   Raises:
     FileNotFoundError: no such directory, or a file of it that is missing.
     ImportError: a hub name, or a tokenizer, without the library for it.
-    ValueError: a family, architecture or setting that is not implemented; a
-      pickle instead of safetensors; a file that is truncated; tensors
-      missing, left over or of the wrong shape; a dtype that is not floating.
+    ValueError: a family, architecture or setting that is not implemented, or
+      two settings that disagree; a pickle instead of safetensors, or two sets
+      of weights; a file that is truncated; tensors missing, left over, of the
+      wrong shape, not finite, beyond the range of `dtype`, or said to be
+      copies of another and none; a dtype that is not floating.
   """
   dtype = _check_dtype(dtype)
   folder = local(path)
@@ -111,44 +129,96 @@ def load(
     told = reading.json_object(folder / "generation_config.json", optional=True)
     settings |= {name: told[name] for name in _GENERATION if name in told}
   family = _family(settings, folder)
-  config = family.config_from_hub(settings)
+  config = _config(family, settings, folder, ignore)
   _check_pooling(folder)
+  held = files.Files(folder)
+  if hasattr(family, "fit"):
+    config = family.fit(config, settings, held.keys)
   network = family.network(config)
   shapes = parameter_shapes(network)
 
   def place(name: str, array: np.ndarray) -> jax.Array:
-    array = np.ascontiguousarray(array.astype(dtype))
+    array = np.ascontiguousarray(_cast(array, dtype))
     if mesh is None:
       return jnp.asarray(array)
     spec = partition(name, array.shape, mesh)
     return jax.device_put(array, jax.NamedSharding(mesh, spec))
 
-  with _tensors(folder) as tensors:
-    try:
-      flat = weights.assign(
-        family.rules(config), tensors, shapes, config, place
-      )
-    except ValueError as error:
-      raise ValueError(f"{folder}: {error}") from None
+  try:
+    flat = weights.assign(
+      family.rules(config), held.tensors(), shapes, config, place
+    )
+  except ValueError as error:
+    raise ValueError(f"{folder}: {error}") from None
   return dataclasses.replace(
     network, params=_nest(flat), tokenizer=tokens.load(folder)
   )
+
+
+def _config(
+  family: Any,
+  settings: dict[str, Any],
+  folder: pathlib.Path,
+  ignore: Sequence[str],
+) -> Any:
+  """The configuration, without settings that are to be ignored."""
+  if isinstance(ignore, str):
+    raise ValueError(f"ignore takes names; write ({ignore!r},).")
+  path = folder / "config.json"
+  try:
+    try:
+      return family.config_from_hub(settings)
+    except reading.UnknownSettings as error:
+      if not error.names <= set(ignore):
+        raise
+      known = {k: v for k, v in settings.items() if k not in error.names}
+      return family.config_from_hub(known)
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from None
+  except (
+    ArithmeticError, AttributeError, IndexError, KeyError, TypeError,
+  ) as error:  # fmt: skip
+    # Of a value in a form that no reader foresaw.
+    raise ValueError(
+      f"{path} has a setting of a form that no {settings['model_type']} has: "
+      f"{error!r}."
+    ) from error
+
+
+def _cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+  """The same numbers, as far as `dtype` can tell them apart.
+
+  Raises:
+    weights.Unfit: numbers that are not finite, or that it cannot hold.
+  """
+  low, high = float(array.min()), float(array.max())
+  if not math.isfinite(low) or not math.isfinite(high):
+    raise weights.Unfit("holds NaN or infinity")
+  most = float(jnp.finfo(dtype).max)
+  if max(-low, high) > most:
+    raise weights.Unfit(
+      f"holds {low if -low > high else high:.6g}, beyond the range of {dtype} "
+      f"(up to {most:.6g}): choose bfloat16 or float32"
+    )
+  return array.astype(dtype, copy=False)
 
 
 def local(path: str | pathlib.Path) -> pathlib.Path:
   """The directory of a checkpoint; a hub name is fetched first.
 
   Raises:
-    FileNotFoundError: neither a directory nor a hub name.
+    FileNotFoundError: neither a directory nor a hub name, or one that the hub
+      does not give.
     ImportError: a hub name, without `huggingface_hub`.
   """
   folder = pathlib.Path(path).expanduser()
   if folder.is_dir():
     return folder
   name = str(path)
-  if isinstance(path, pathlib.Path) or name.count("/") != 1 or name[0] in "./~":
+  if isinstance(path, pathlib.Path) or not _HUB_NAME.fullmatch(name):
     raise FileNotFoundError(
-      f"{name!r} is neither a directory nor a hub name like 'owner/model'."
+      f"{name!r} is neither a directory nor a hub name like 'owner/model' or "
+      "'gpt2'."
     )
   try:
     import huggingface_hub
@@ -157,9 +227,15 @@ def local(path: str | pathlib.Path) -> pathlib.Path:
       f"{name!r} is no directory here. To fetch it from the Hugging Face hub, "
       "install huggingface_hub (pip install huggingface_hub)."
     ) from None
-  return pathlib.Path(
-    huggingface_hub.snapshot_download(name, allow_patterns=list(_FILES))
-  )
+  try:
+    return pathlib.Path(
+      huggingface_hub.snapshot_download(name, allow_patterns=list(_FILES))
+    )
+  except Exception as error:  # Of its own, of its HTTP client, of the system.
+    raise FileNotFoundError(
+      f"{name!r} is no directory here, and the Hugging Face hub did not give "
+      f"it: {type(error).__name__}: {error}"
+    ) from error
 
 
 def class_names(path: str | pathlib.Path, num_labels: int) -> tuple[str, ...]:
@@ -180,6 +256,8 @@ def class_names(path: str | pathlib.Path, num_labels: int) -> tuple[str, ...]:
   named = settings.get("id2label")
   if named is None:
     return tuple(str(number) for number in range(num_labels))
+  if not isinstance(named, dict) or not all(map(str.isdecimal, named)):
+    raise ValueError(f"{path}: id2label={named!r} is no object of numbers.")
   numbers = sorted(int(number) for number in named)
   names = tuple(str(named[str(number)]) for number in numbers)
   if numbers != list(range(num_labels)) or len(set(names)) != len(names):
@@ -228,13 +306,18 @@ def _check_dtype(dtype: Any) -> np.dtype:
 
 def _family(settings: Mapping[str, Any], folder: pathlib.Path) -> Any:
   kind = settings.get("model_type")
-  if kind not in FAMILIES:
+  if not isinstance(kind, str) or kind not in FAMILIES:
     raise ValueError(
       f"{folder}: models of type {kind!r} are not supported; supported are "
       f"{', '.join(sorted(FAMILIES))}."
     )
   module, known = FAMILIES[kind]
   named = settings.get("architectures") or [known[0]]
+  if not isinstance(named, list):
+    raise ValueError(
+      f"{folder / 'config.json'} sets architectures={named!r}; it must be a "
+      "list of one name."
+    )
   if len(named) != 1 or named[0] not in known:
     raise ValueError(
       f"{folder}: the architecture {' and '.join(map(str, named))} is not "
@@ -278,85 +361,6 @@ def _check_pooling(folder: pathlib.Path) -> None:
       raise ValueError(
         f"{path} asks for {modes}; only the mean over tokens is implemented."
       )
-
-
-@contextlib.contextmanager
-def _tensors(folder: pathlib.Path) -> Iterator[_Tensors]:
-  """Every tensor of a checkpoint: its key, and a function that reads it."""
-  files = _files(folder)
-  with contextlib.ExitStack() as stack:
-    opened = {path: _open(path, stack) for path in files}
-    _check_index(opened, files)
-
-    def each() -> _Tensors:
-      for path, file in opened.items():
-        for key in sorted(file.keys()):
-          yield key, lambda key=key, path=path: _read(opened[path], key, path)
-
-    yield each()
-
-
-def _files(folder: pathlib.Path) -> dict[pathlib.Path, set[str] | None]:
-  """The safetensors files, each with the keys that an index promises."""
-  if (folder / _INDEX).is_file():
-    promised: dict[pathlib.Path, set[str] | None] = {}
-    index = reading.json_object(folder / _INDEX)
-    for key, name in index.get("weight_map", {}).items():
-      keys = promised.setdefault(folder / name, set())
-      if keys is not None:
-        keys.add(key)
-    if not promised:
-      raise ValueError(f"{folder / _INDEX} lists no tensors.")
-    missing = [path.name for path in promised if not path.is_file()]
-    if missing:
-      raise FileNotFoundError(
-        f"{folder / _INDEX} names files that are missing: "
-        f"{', '.join(sorted(missing))}."
-      )
-    return promised
-  if (folder / _SINGLE).is_file():
-    return {folder / _SINGLE: None}
-  other = [path.name for kind in _PICKLES for path in folder.glob(kind)]
-  if other:
-    raise ValueError(
-      f"{folder} holds {', '.join(sorted(other))} but no {_SINGLE}. Pickles "
-      "can run code when they are read and are refused; save the model with "
-      "safetensors."
-    )
-  raise FileNotFoundError(f"{folder} holds no {_SINGLE} and no {_INDEX}.")
-
-
-def _open(path: pathlib.Path, stack: contextlib.ExitStack) -> Any:
-  import safetensors
-
-  try:
-    return stack.enter_context(safetensors.safe_open(str(path), "np"))
-  except safetensors.SafetensorError as error:
-    raise ValueError(
-      f"{path} is truncated, damaged or no safetensors file: {error}."
-    ) from None
-
-
-def _check_index(opened: Mapping[pathlib.Path, Any], files: Mapping) -> None:
-  faults = []
-  for path, keys in files.items():
-    if keys is not None:
-      held = set(opened[path].keys())
-      for key in sorted(keys ^ held):
-        where = "not listed by" if key in held else "missing, listed by"
-        faults.append(f"{path.name}: {key!r} is {where} {_INDEX}")
-  if faults:
-    raise ValueError("The shards do not fit their index: " + "; ".join(faults))
-
-
-def _read(file: Any, key: str, path: pathlib.Path) -> np.ndarray:
-  kind = file.get_slice(key).get_dtype()
-  if kind not in ("F64", "F32", "F16", "BF16"):
-    raise ValueError(
-      f"{path.name}: the tensor {key!r} is stored as {kind}; only floating "
-      "tensors of 16 bits and more can be read."
-    )
-  return file.get_tensor(key)
 
 
 def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -96,11 +96,28 @@ def check_mask(
   """An attention mask as bool `[B, P]`; all True for None.
 
   Raises:
-    ValueError: another shape than the ids'.
+    ValueError: another shape than the ids', or another entry than 0 and 1,
+      such as those of a mask that is added to scores. Where values are not
+      known, under jit, no floats.
   """
   if mask is None:
     return jnp.ones((1, shape[1]), bool)
-  mask = jnp.asarray(mask)
-  if mask.shape != shape:
-    raise ValueError(f"{name} must be {shape}, like its ids; got {mask.shape}.")
-  return mask.astype(bool)
+  if np.shape(mask) != shape:
+    raise ValueError(
+      f"{name} must be {shape}, like its ids; got {np.shape(mask)}."
+    )
+  return check_bool(mask, name)
+
+
+def check_bool(mask: base.Array, name: str = "attention_mask") -> jax.Array:
+  """An attention mask of any shape, checked as `check_mask` does, as bool."""
+  remedy = "1 where a token is there, 0 where not; none that is added to scores"
+  if isinstance(mask, jax.core.Tracer):
+    if jnp.issubdtype(mask.dtype, jnp.inexact):
+      raise ValueError(
+        f"{name} must be of integers or bool under jit ({remedy}); got "
+        f"{mask.dtype}."
+      )
+  elif bad := set(np.unique(np.asarray(mask)).tolist()) - {0, 1}:
+    raise ValueError(f"{name} must be {remedy}; got {sorted(bad)[0]}.")
+  return jnp.asarray(mask).astype(bool)

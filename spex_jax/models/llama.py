@@ -1,17 +1,19 @@
 """Llama and its relatives, as `transformer` networks.
 
-Llama, Mistral, Qwen 2, Qwen 3, Phi-3 and Gemma 2: rotary positions, RMS
-norms, gated MLPs, grouped-query attention. Only the settings differ, and the
-names of fused matrices in Phi-3.
+Llama, Mistral, Qwen 2, Qwen 3, Phi-3, OLMo 2, Gemma 2 and 3: rotary positions,
+RMS norms, gated MLPs, grouped-query attention. Only the settings differ, and
+the names of fused matrices in Phi-3.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from spex_jax.models import reading, rope, transformer
-from spex_jax.models.weights import Rule
+from spex_jax.models import reading, rope, rope_settings, transformer
+from spex_jax.models.weights import Rule, of_head
 
 network = transformer.network
+
+_GEMMA = ("gemma2", "gemma3_text")
 
 
 def config_from_hub(settings: Mapping[str, Any]) -> transformer.Config:
@@ -22,163 +24,185 @@ def config_from_hub(settings: Mapping[str, Any]) -> transformer.Config:
   """
   reader = reading.Reader(settings)
   family = reader.family
-  width = reader.get("hidden_size")
-  heads = reader.get("num_attention_heads")
-  head_width = reader.get(
-    "head_dim",
-    default={"gemma2": 256, "qwen3": 128}.get(family, width // heads),
-  )
-  num_blocks = reader.get("num_hidden_layers")
-  if "num_key_value_heads" not in settings and family not in ("llama", "phi3"):
+  gemma = family in _GEMMA
+  width = reader.size("hidden_size")
+  heads = reader.size("num_attention_heads")
+  default = 128 if family == "qwen3" else max(width // heads, 1)
+  head_width = reader.size("head_dim", default=256 if gemma else default)
+  num_blocks = reader.num_blocks("num_hidden_layers")
+  if settings.get("num_key_value_heads") is None and family not in (
+    "llama", "phi3", "olmo2",
+  ):  # fmt: skip
     # Defaults of transformers' own that are no function of the other sizes.
     raise ValueError(f"config.json of a {family} must set num_key_value_heads.")
-  kv_heads = reader.get("num_key_value_heads", default=heads)
+  kv_heads = reader.size("num_key_value_heads", default=heads)
   # Mistral and Phi-3 have no such setting: their layers have no biases.
-  all_biased = family in ("llama", "qwen3", "gemma2") and reader.get(
-    "attention_bias", default=False
-  )
-  activation = reader.get(
-    *(("hidden_activation",) if family == "gemma2" else ()),
-    "hidden_act",
-    default="gelu_pytorch_tanh" if family == "gemma2" else "silu",
-  )
-  kwargs: dict[str, Any] = {"norm": "rms", "score_scale": head_width**-0.5}
-  if family == "gemma2":
-    reader.ignore("hidden_act")
-    reader.only("use_bidirectional_attention", False)
-    kwargs = dict(
-      order="sandwich",
-      norm="rms_one",
-      score_scale=reader.get("query_pre_attn_scalar", default=256) ** -0.5,
-      score_cap=reader.given("attn_logit_softcapping", 50.0),
-      logit_cap=reader.given("final_logit_softcapping", 30.0),
-      embed_scale=width**0.5,
-    )
+  can_be_biased = family in ("llama", "qwen3", "olmo2", *_GEMMA)
+  all_biased = can_be_biased and reader.flag("attention_bias", False)
   reader.only("attention_bias", False, *([True] if all_biased else []))
   if family != "llama":
     reader.only("mlp_bias", False)
-  # The position where Phi-3's scalings begin, used by them alone.
-  original = reader.get("original_max_position_embeddings", default=None)
+  kwargs: dict[str, Any] = {"norm": "rms", "score_scale": head_width**-0.5}
+  if gemma:
+    kwargs = _gemma(reader, width)
+  if family == "olmo2":
+    kwargs |= {"order": "sandwich", "pre_norm": "none", "qk_norm": "all"}
+  elif family in ("qwen3", "gemma3_text"):
+    kwargs["qk_norm"] = "each"
+  max_positions = reader.size("max_position_embeddings")
+  windows = _windows(reader, num_blocks)
+  if family == "gemma3_text":
+    rotary, local = _ropes(reader, head_width, max_positions)
+    kwargs |= {"rotary": rotary, "local_rotary": local if windows else None}
+  else:
+    rotary = rope_settings.read(reader, head_width, max_positions)
+    kwargs["rotary"] = rotary
+  if rotary.kind == "dynamic":  # It is for longer texts than it was made for.
+    max_positions = int(max_positions * rotary.factor)
+  epsilon = 1e-5 if family in ("olmo2", "phi3") else 1e-6
+  activation = "gelu_pytorch_tanh" if gemma else "silu"
+  names = ("hidden_activation", "hidden_act") if gemma else ("hidden_act",)
   config = transformer.Config(
     width=width,
     num_blocks=num_blocks,
     num_heads=heads,
     num_kv_heads=kv_heads,
     head_width=head_width,
-    num_neurons=reader.get("intermediate_size"),
-    norm_eps=reader.get("rms_norm_eps", default=1e-6),
-    activation=activation,
+    num_neurons=reader.size("intermediate_size"),
+    norm_eps=reader.positive("rms_norm_eps", default=epsilon),
+    activation=reader.activation(*names, default=activation),
     gated=True,
     qkv_bias=family == "qwen2" or all_biased,
     out_bias=all_biased,
-    mlp_bias=family == "llama" and reader.get("mlp_bias", default=False),
-    qk_norm=family == "qwen3",
-    windows=_windows(reader, num_blocks),
-    vocab_size=reader.get("vocab_size"),
-    max_positions=reader.get("max_position_embeddings"),
-    rotary=read_rope(reader, head_width, original),
-    tied=reader.get("tie_word_embeddings", default=family == "gemma2"),
+    mlp_bias=family == "llama" and reader.flag("mlp_bias", False),
+    windows=windows,
+    vocab_size=reader.size("vocab_size"),
+    max_positions=max_positions,
+    tied=reader.flag("tie_word_embeddings", gemma),
     **kwargs,
   )
   reader.finish()
   return config
 
 
-def read_rope(
-  reader: reading.Reader, head_width: int, original: int | None = None
-) -> rope.Rope:
-  """Rotary settings, in the spelling of transformers 5 or of its elders.
-
-  Raises:
-    ValueError: a scaling that is not implemented, or a setting of one that is
-      not known, by name.
-  """
-  settings = dict(reader.get("rope_parameters", "rope_scaling", default={}))
-  kind = settings.pop("rope_type", settings.pop("type", "default"))
-  settings.pop("type", None)
-  theta = settings.pop(
-    "rope_theta", reader.get("rope_theta", "rotary_emb_base", default=10000.0)
-  )
-  fraction = settings.pop(
-    "partial_rotary_factor",
-    reader.get("partial_rotary_factor", "rotary_pct", default=None),
-  )
-  if fraction is None:
-    fraction = 0.25 if reader.family == "gpt_neox" else 1.0
-  if kind not in rope.KINDS:
-    raise ValueError(
-      f"config.json of this {reader.family} asks for RoPE scaling {kind!r}, "
-      f"which is not implemented; only {', '.join(rope.KINDS)}."
-    )
-  extra: dict[str, Any] = {}
-  if original is not None:
-    settings.setdefault("original_max_position_embeddings", original)
-  needed = {
-    "linear": ("factor",),
-    "llama3": (
-      "factor",
-      "low_freq_factor",
-      "high_freq_factor",
-      "original_max_position_embeddings",
+def _gemma(reader: reading.Reader, width: int) -> dict[str, Any]:
+  """What a Gemma does in its own way."""
+  reader.only("use_bidirectional_attention", False)
+  second = reader.family == "gemma2"
+  scalar = reader.positive("query_pre_attn_scalar", default=256)
+  if not second:
+    reader.only("attn_logit_softcapping")  # Which transformers never applies.
+  return {
+    "order": "sandwich",
+    "norm": "rms_one",
+    "score_scale": scalar**-0.5,
+    "score_cap": (
+      reader.optional_positive("attn_logit_softcapping", 50.0)
+      if second
+      else None
     ),
-  }.get(kind, ())
-  missing = [name for name in needed if settings.get(name) is None]
-  if missing:
-    raise ValueError(
-      f"RoPE scaling {kind!r} of this {reader.family} must set "
-      f"{', '.join(missing)}."
-    )
-  for name in needed:
-    if name == "original_max_position_embeddings":
-      extra["original_positions"] = int(settings.pop(name))
-    else:
-      extra[name] = float(settings.pop(name))
-  settings.pop("original_max_position_embeddings", None)
-  if settings:
-    raise ValueError(
-      f"RoPE settings of this {reader.family} that are not known here: "
-      f"{settings}."
-    )
-  width = int(head_width * fraction)
-  return rope.Rope(float(theta), width, kind, **extra)
+    "logit_cap": reader.optional_positive(
+      "final_logit_softcapping", 30.0 if second else None
+    ),
+    "embed_scale": width**0.5,
+  }
+
+
+def _ropes(
+  reader: reading.Reader, head_width: int, max_positions: int
+) -> tuple[rope.Rope, rope.Rope]:
+  """Gemma 3's rotary embeddings: of whole attention, and of windows."""
+  by_kind = reader.get("rope_parameters", default={})
+  scaling = reader.get("rope_scaling", default={})
+  sizes = (head_width, max_positions)
+  found = []
+  for kind, name, default, extra in (
+    ("full_attention", "rope_theta", 1e6, scaling),
+    ("sliding_attention", "rope_local_base_freq", 1e4, {}),
+  ):
+    if not isinstance(by_kind, dict) or not isinstance(extra, dict):
+      raise ValueError(
+        f"config.json of this {reader.family} sets rope_parameters={by_kind!r} "
+        f"and rope_scaling={extra!r}; they must be objects."
+      )
+    if set(by_kind) - {"full_attention", "sliding_attention"}:
+      raise ValueError(
+        f"config.json of this {reader.family} sets rope_parameters={by_kind}; "
+        "it must hold full_attention and sliding_attention alone."
+      )
+    inside = by_kind.get(kind) or {}
+    outside = extra | {"rope_theta": reader.get(name, default=None)}
+    if inside.get("rope_theta") is None and outside["rope_theta"] is None:
+      outside["rope_theta"] = default
+    where = f"rope_parameters.{kind}"
+    found.append(rope_settings.of(reader, inside, outside, *sizes, where))
+  return found[0], found[1]
 
 
 def _windows(reader: reading.Reader, num_blocks: int) -> tuple[int | None, ...]:
   """The sliding window of every block, or () where there is none."""
-  if reader.family == "llama":
+  family = reader.family
+  if family in ("llama", "olmo2"):
     return ()  # It has no such setting; one that is there is not known.
-  default = 4096 if reader.family in ("mistral", "gemma2") else None
-  size = reader.given("sliding_window", default)
-  types = reader.get("layer_types", default=None)
+  default = 4096 if family in ("mistral", *_GEMMA) else None
+  size = reader.optional_positive("sliding_window", default)
+  types = reader.sequence("layer_types", default=None)
   used = True
   first = 0
-  if reader.family in ("qwen2", "qwen3"):
-    used = reader.get("use_sliding_window", default=False)
+  if family in ("qwen2", "qwen3"):
+    used = reader.flag("use_sliding_window", False)
     first = reader.get("max_window_layers", default=28)
-  if types is None:
-    slides = [number >= first for number in range(num_blocks)]
-    if reader.family == "gemma2":
-      slides = [number % 2 == 0 for number in range(num_blocks)]
-  else:
+  slides = [number >= first for number in range(num_blocks)]
+  if family == "gemma2":
+    slides = [number % 2 == 0 for number in range(num_blocks)]
+  every = "_sliding_window_pattern", "sliding_window_pattern"
+  if family == "gemma3_text":
+    step = reader.size(*every, default=6)
+    slides = [(number + 1) % step > 0 for number in range(num_blocks)]
+  if types is not None:
     known = {"sliding_attention": True, "full_attention": False}
-    bad = sorted(set(types) - set(known))
-    if bad or len(types) != num_blocks:
+    if len(types) != num_blocks or any(str(x) not in known for x in types):
       raise ValueError(
         f"layer_types must name one of {sorted(known)} for each of "
         f"{num_blocks} layers; got {types}."
       )
-    slides = [known[name] for name in types]
+    told = [known[name] for name in types]
+    # Two sources of one fact, of which transformers reads only one.
+    other = {
+      "mistral": "sliding_window",
+      "phi3": "sliding_window",
+      "gemma3_text": "sliding_window_pattern",
+    }.get(family, "")
+    # With an underscore it is written whatever the layers are.
+    said = reader.settings.get("sliding_window_pattern")
+    if family == "gemma3_text" and said is None:
+      other = ""
+    expected = slides if size is not None else [False] * num_blocks
+    if other and told != expected:
+      raise ValueError(
+        f"config.json of this {family} sets layer_types={types} and {other}="
+        f"{reader.settings.get(other, size)}, which disagree; leave the wrong "
+        "one out."
+      )
+    slides = told
   if size is None or not used or not any(slides):
     return ()
-  return tuple(size if slide else None for slide in slides)
+  return tuple(int(size) if slide else None for slide in slides)
 
 
 def rules(config: transformer.Config) -> tuple[Rule, ...]:
   """Checkpoint keys to parameters."""
-  block = r"model\.layers\.(\d+)\."
+  root = r"(?:model\.)?"  # The bare models are saved without it.
+  block = root + r"layers\.(\d+)\."
   sandwich = config.order == "sandwich"
-  pairs = [
-    (r"input_layernorm\.weight", "norm1/scale", ""),
+  pairs = (
+    []
+    if config.pre_norm
+    else [
+      (r"input_layernorm\.weight", "norm1/scale", ""),
+    ]
+  )
+  pairs += [
     (r"self_attn\.o_proj\.weight", "attn/out/kernel", "heads_out"),
     (r"self_attn\.o_proj\.bias", "attn/out/bias", ""),
     (r"self_attn\.q_norm\.weight", "attn/q_norm/scale", ""),
@@ -188,9 +212,10 @@ def rules(config: transformer.Config) -> tuple[Rule, ...]:
     (r"mlp\.gate_up_proj\.weight", "mlp/up/kernel", "half:1"),
   ]
   if sandwich:
+    if not config.pre_norm:
+      pairs.append((r"pre_feedforward_layernorm\.weight", "norm2/scale", ""))
     pairs += [
       (r"post_attention_layernorm\.weight", "attn_post/scale", ""),
-      (r"pre_feedforward_layernorm\.weight", "norm2/scale", ""),
       (r"post_feedforward_layernorm\.weight", "mlp_post/scale", ""),
     ]
   else:
@@ -211,11 +236,10 @@ def rules(config: transformer.Config) -> tuple[Rule, ...]:
         f"fused_rows:{name}",
       ),
     ]
-  head = ("", "") if config.tied else ("head/kernel", "transpose")
   return (
-    Rule(r"model\.embed_tokens\.weight", "tokens/table"),
-    Rule(r"model\.norm\.weight", "final_norm/scale"),
-    Rule(r"lm_head\.weight", *head),
+    Rule(root + r"embed_tokens\.weight", "tokens/table"),
+    Rule(root + r"norm\.weight", "final_norm/scale"),
+    of_head(r"lm_head\.weight", config.tied),
     *(
       Rule(block + key, rf"blocks_\1/{to}" if to else "", transform)
       for key, to, transform in pairs

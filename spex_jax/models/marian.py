@@ -44,27 +44,27 @@ def config_from_hub(settings: Mapping[str, Any]) -> seq2seq_blocks.Config:
     "tie_word_embeddings",
   ):  # fmt: skip
     reader.only(name, True)
-  width, vocab = reader.get("d_model"), reader.get("vocab_size")
-  heads = reader.get("encoder_attention_heads")
-  neurons = reader.get("encoder_ffn_dim")
+  width, vocab = reader.size("d_model"), reader.size("vocab_size")
+  heads = reader.size("encoder_attention_heads")
+  neurons = reader.size("encoder_ffn_dim")
   reader.only("decoder_attention_heads", heads)
   reader.only("decoder_ffn_dim", neurons)
   reader.only("decoder_vocab_size", vocab)
   pad = reader.get("pad_token_id")
-  scaled = reader.get("scale_embedding", default=False)
+  scaled = reader.flag("scale_embedding", False)
   config = seq2seq_blocks.Config(
     order="post",
     width=width,
-    num_blocks=reader.get("encoder_layers"),
-    num_decoder_blocks=reader.get("decoder_layers"),
+    num_blocks=reader.num_blocks("encoder_layers"),
+    num_decoder_blocks=reader.num_blocks("decoder_layers"),
     num_heads=heads,
     num_kv_heads=heads,
-    head_width=width // heads,
+    head_width=reader.head_width(width, heads),
     num_neurons=neurons,
-    activation=reader.get("activation_function", default="gelu"),
+    activation=reader.activation("activation_function", default="gelu"),
     score_scale=(width // heads) ** -0.5,
     vocab_size=vocab,
-    max_positions=reader.get("max_position_embeddings", default=1024),
+    max_positions=reader.size("max_position_embeddings", default=1024),
     embed_scale=width**0.5 if scaled else 1.0,
     logits_bias=True,
     start_id=reader.get("decoder_start_token_id", default=pad),
@@ -90,7 +90,11 @@ def rules(config: seq2seq_blocks.Config) -> tuple[Rule, ...]:
     Rule(r"model\.shared\.weight", "tokens/table"),
     Rule(r"final_logits_bias", "bias", "squeeze"),
     # The same table again, and the sinusoids, as older versions saved them.
-    Rule(r"model\.(?:en|de)coder\.embed_tokens\.weight|lm_head\.weight", ""),
+    Rule(
+      r"model\.(?:en|de)coder\.embed_tokens\.weight|lm_head\.weight",
+      "tokens/table",
+      copy=True,
+    ),
     Rule(r"model\.(?:en|de)coder\.embed_positions\.weight", ""),
   ]
   for stack in ("encoder", "decoder"):

@@ -94,5 +94,5 @@ def network(config: Config) -> sites.Network:
     sites=tuple(names),
     example={"features": shape},
     no_edges="an MLP has no residual stream whose edges could be cut; "
-    "use edits.",
+    "edit its sites.",
   )

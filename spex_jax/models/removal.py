@@ -120,7 +120,7 @@ def _of_block(config, stack, number, part, what) -> Weights | None:
     return Weights("out", at + "out/kernel", ((2, 2),), at + "out/bias")
   if what in ("q", "k", "v"):
     # Where a norm lies between them and the site, no bias can be a constant.
-    normed = what != "v" and getattr(config, "qk_norm", False)
+    normed = what != "v" and getattr(config, "qk_norm", "")
     if normed and config.qkv_bias:
       return None
     offset = "" if normed else f"{at}{what}/bias"

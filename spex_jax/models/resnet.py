@@ -43,7 +43,8 @@ class Config:
     hidden_sizes: filters of each stage.
     depths: blocks of each stage.
     layer_type: "basic" or "bottleneck".
-    hidden_act: one of `blocks.ACTIVATIONS`.
+    hidden_act: one of `blocks.ACTIVATIONS`; of the embedder and behind each
+      block's sum. Between the convolutions of a block stands relu.
     downsample_in_first_stage: whether the first stage halves the image too.
     downsample_in_bottleneck: stride on the first 1 x 1 convolution.
   """
@@ -73,8 +74,11 @@ class Config:
         f"Every stage needs a depth and a size; got depths={self.depths}, "
         f"hidden_sizes={self.hidden_sizes}."
       )
-    sizes = (self.num_channels, self.embedding_size, *self.hidden_sizes)
-    if min(*sizes, *self.depths) < 1 or self.num_labels < 0:
+    sizes = (
+      self.num_channels, self.embedding_size, *self.hidden_sizes, *self.depths,
+    )  # fmt: skip
+    whole = all(isinstance(size, int) and size >= 1 for size in sizes)
+    if not whole or self.num_labels < 0:
       raise ValueError(f"Sizes of a ResNet must be at least 1; got {self}.")
 
 
@@ -87,13 +91,20 @@ def config_from_hub(hub: Mapping[str, Any]) -> Config:
   reader = reading.Reader(hub)
   # Which feature maps a backbone would return.
   reader.ignore("out_features", "out_indices", "stage_names")
-  given = {
-    field.name: reader.get(field.name, default=field.default)
-    for field in dataclasses.fields(Config)
-    if field.name != "num_labels"
-  }
-  for name in ("hidden_sizes", "depths"):
-    given[name] = tuple(given[name])
+  given: dict[str, Any] = {}
+  for field in dataclasses.fields(Config):
+    name = field.name
+    default: Any = field.default
+    if isinstance(default, bool):
+      given[name] = reader.flag(name, default)
+    elif isinstance(default, int):
+      given[name] = reader.size(name, default=default)
+    elif isinstance(default, tuple):
+      given[name] = tuple(reader.sequence(name, default))
+    elif name == "hidden_act":
+      given[name] = reader.activation(name, default=default)
+    elif name != "num_labels":
+      given[name] = reader.get(name, default=default)
   labels = reader.num_labels()
   if reader.get("architectures", default=[]) == ["ResNetModel"]:
     labels = 0
@@ -177,14 +188,14 @@ class Block(nn.Module):
 
   def __call__(self, tap: sites.Tap, prefix: str, x: jax.Array) -> jax.Array:
     """`[B, num_inputs, H, W]` to `[B, F, H / stride, W / stride]`."""
-    act = blocks.ACTIVATIONS[self.config.hidden_act]
     out = x
     for number, layer in enumerate(self.layers, 1):
       out = layer(tap, f"{prefix}.conv{number}", out)
       if number < len(self.layers):
-        out = tap(f"{prefix}.act{number}", act(out))
+        out = tap(f"{prefix}.act{number}", nn.relu(out))
     if self.has_shortcut:
       x = self.shortcut(tap, f"{prefix}.shortcut", x)
+    act = blocks.ACTIVATIONS[self.config.hidden_act]
     return tap(f"{prefix}.act", act(out + x))
 
 

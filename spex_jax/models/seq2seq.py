@@ -168,7 +168,7 @@ class EncoderDecoder(Encoder):
       tap.keep(at[0] if isinstance(start, int) else at, num_slots)
     seen = attention.causal(at, num_slots)
     if attention_mask is not None:
-      seen = seen & jnp.asarray(attention_mask, bool)[:, None, None]
+      seen = seen & inputs.check_bool(attention_mask)[:, None, None]
     places = Places(at, seen, start)
     hidden, own = self.decoder(tap, x, places, caches=caches)
     x = hidden[-1]

@@ -8,9 +8,7 @@ and paths, and a `scale` kept for good in model editing.
 """
 
 import dataclasses
-import difflib
-import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import flax.linen as nn
@@ -20,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
-from spex_jax.models import edges
+from spex_jax.models import checks, edges
 
 # Which positions are kept: so many of the last ones, those of int `[k]`, or for
 # every row its own, int `[B, k]`.
@@ -93,10 +91,10 @@ class Tap:
     self._edits = Edits() if edits is None else edits
     self._captured = captured
     self._kept: dict[int, Positions] = {}
-    self._edges: edges.Differences | None = None
+    self._edges: edges.Once | edges.Differences | None = None
     cut, ref = self._edits.cut, self._edits.ref
     if cut and ref is not None:
-      self._edges = edges.Differences(cut, ref, self._taken)
+      self._edges = edges.tracker(cut, ref, self._taken)
     self._passed: set[str] = set()
     self.activations: dict[str, jax.Array] = {}
 
@@ -109,6 +107,11 @@ class Tap:
     edits = self._edits
     if site in edits.replace:
       where, value = edits.replace[site]
+      if jnp.result_type(where) != jnp.bool_:
+        raise ValueError(
+          f"Edit `replace (where)` at site {site!r} must be bool; got "
+          f"{jnp.result_type(where)}. Write where > 0, or whatever is meant."
+        )
       where = self._fit(site, "replace (where)", where, x, axis)
       value = self._fit(site, "replace (value)", value, x, axis)
       x = jnp.where(where, value.astype(x.dtype), x)
@@ -134,7 +137,7 @@ class Tap:
     edit = jnp.asarray(edit)
     if self._kept and edit.ndim == x.ndim:
       edit = self._taken(edit, axis, x.shape[axis])
-    return _check(site, what, edit, x)
+    return checks.check_fits(site, what, edit, x)
 
   def _taken(self, edit, axis, size):
     """Of an edit of more positions, those of an activation of `size`."""
@@ -155,8 +158,8 @@ class Tap:
     """Whether a reader is cut that is still to come: then writers write."""
     return not self._edits.cut.keys() <= self._passed
 
-  def write(self, z: jax.Array) -> None:
-    """Notes what the next writers add to the stream, `[B, P, k, d]`."""
+  def write(self, z: edges.Written) -> None:
+    """Notes what the next writers add to the stream."""
     if self._edges is not None and self.splits:
       self._edges.write(z)
 
@@ -176,18 +179,20 @@ class Tap:
     return self._edges.read(readers, x)
 
   def finish(self) -> None:
-    """Fails for an edit at a site or reader that the forward did not pass.
+    """Fails for what the forward did not pass: an edit, a cut, a capture.
 
     Raises:
       ValueError: naming the sites.
     """
-    missed = sorted({*self._edits.sites, *self._edits.cut} - self._passed)
-    if missed:
-      raise ValueError(
-        f"Nothing passed through the edited sites {missed} in this run; "
-        "attn.in is not computed where heads' inputs are split (by `cut`, or "
-        "an edit at q_in, k_in or v_in): edit those."
-      )
+    edited = {*self._edits.sites, *self._edits.cut}
+    for what, wanted in (("edited", edited), ("captured", self._captured)):
+      missed = sorted(wanted - self._passed)
+      if missed:
+        raise ValueError(
+          f"Nothing passed through the {what} sites {missed} in this run; "
+          "attn.in is not computed where heads' inputs are split (by `cut`, or "
+          "an edit at q_in, k_in or v_in): take those."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,7 +258,7 @@ class Network:
     """
     self.check(edits)
     self._check_inputs(inputs)
-    tap = Tap(edits, match(self.sites, capture))
+    tap = Tap(edits, checks.match(self.sites, capture))
     forward: Any = self.module.apply
     logits, hidden = forward({"params": params}, tap, **inputs)
     tap.finish()
@@ -315,7 +320,8 @@ class Network:
       block: N, the first one to run.
       x: `[B, P, d]`, what enters it.
       edits: of sites from `blocks.N.resid_pre` on, and readers; or None.
-      capture: as for `apply`; of sites that are passed.
+      capture: as for `apply`; a pattern of many names stands for those of
+        them that are still to come.
       written: `[B, P, W', d]`, what the writers before block N write in the run
         that gave `x`, as `contributions` has it (what follows is ignored);
         needed where edges are cut.
@@ -330,7 +336,7 @@ class Network:
     self._check_block(block)
     self.check(edits)
     self._check_inputs(inputs)
-    tap = Tap(edits, match(self.sites, capture))
+    tap = Tap(edits, self._still(block, capture))
     if edits is not None and edits.cut:
       tap.write(self._written(block, written))
     forward: Any = self.module.apply
@@ -357,9 +363,7 @@ class Network:
         "Writers are wanted at every position: leave out logits_to_keep."
       )
     out = self.apply(params, edits, capture=self.writer_sites, **inputs)
-    parts = [out.activations[site] for site in self.writer_sites]
-    parts = [z[:, :, None] if z.ndim == 3 else z for z in parts]
-    return jnp.concatenate(parts, axis=2)
+    return edges.stacked([out.activations[s] for s in self.writer_sites])
 
   def check(self, edits: Edits | None) -> None:
     """Fails for an intervention that fits no run of this network.
@@ -373,16 +377,18 @@ class Network:
       return
     if not isinstance(edits, Edits):
       raise TypeError(f"edits must be sites.Edits; got {type(edits).__name__}.")
-    _check_known("site", edits.sites, self.sites)
+    checks.check_known("site", edits.sites, self.sites)
     if not edits.cut and edits.ref is None:
       return
     if self.no_edges:
       raise ValueError(f"No edge can be cut here: {self.no_edges}")
-    _check_known("reader", edits.cut, tuple(self.readers))
+    checks.check_known("reader", edits.cut, tuple(self.readers))
     for reader, cut in edits.cut.items():
-      _check_edge(f"cut[{reader!r}]", cut, self.readers[reader])
+      checks.check_edge(f"cut[{reader!r}]", cut, self.readers[reader])
     if edits.ref is not None:
-      _check_edge("ref", edits.ref, (len(self.writers), self.config.width))
+      checks.check_edge(
+        "ref", edits.ref, (len(self.writers), self.config.width)
+      )
     elif edits.cut:
       raise ValueError(
         f"Edges into {sorted(edits.cut)} are cut: give `ref`, what the writers "
@@ -396,6 +402,15 @@ class Network:
       raise TypeError(
         f"Inputs must be {sorted(needed)}{may}; got {sorted(inputs)}."
       )
+
+  def _still(self, block: int, capture: Sequence[str]) -> frozenset[str]:
+    """The captured sites without those that a pattern names before a block."""
+    found = checks.match(self.sites, capture)
+    starts = tuple(f"blocks.{number}." for number in range(block))
+    gone = {
+      site for site in found if site.startswith(("embed", *starts))
+    }.difference(capture)
+    return found - gone or found
 
   def _written(self, block: int, written: base.Array | None) -> jax.Array:
     """Of what was written, that by the writers before a block."""
@@ -434,67 +449,3 @@ def take(x: base.Array, positions: Positions, axis: int = 1) -> jax.Array:
   rows = jnp.broadcast_to(x, (len(positions), *x.shape[1:]))
   one = lambda row, at: jnp.take(row, at, axis=axis - 1, mode="fill")
   return jax.vmap(one)(rows, positions)
-
-
-def match(
-  sites: Sequence[str], patterns: Sequence[str], what: str = "capture"
-) -> frozenset[str]:
-  """The sites that any of the patterns names; `what` they are given as.
-
-  Raises:
-    ValueError: a pattern that names none, or a bare string of patterns.
-  """
-  if isinstance(patterns, str):
-    raise ValueError(f"{what} takes patterns; write ({patterns!r},).")
-  found: set[str] = set()
-  for pattern in patterns:
-    hits = fnmatch.filter(sites, pattern)
-    if not hits:
-      raise ValueError(
-        f"{what}={pattern!r} names no site."
-        + _close([pattern], sites)
-        + f" Sites are {list(sites)}."
-      )
-    found.update(hits)
-  return frozenset(found)
-
-
-def _check_known(what: str, names: Iterable[str], known: Sequence[str]) -> None:
-  unknown = sorted({*names} - {*known})
-  if unknown:
-    raise ValueError(
-      f"No such {what}: {unknown}."
-      + _close(unknown, known)
-      + f" {what.capitalize()}s are {list(known)}."
-    )
-
-
-def _check_edge(what: str, edit: base.Array, want: tuple[int, int]) -> None:
-  got = np.shape(edit)
-  if len(got) != 4 or got[2:] != want:
-    raise ValueError(
-      f"Edit `{what}` has shape {got}; it must be [B or 1, P or 1, {want[0]}, "
-      f"{want[1]}]."
-    )
-
-
-def _close(unknown: Iterable[str], sites: Sequence[str]) -> str:
-  """A question after the sites that come close to the unknown ones, or ""."""
-  close: list[str] = []
-  for name in sorted(unknown):
-    close += difflib.get_close_matches(name, sites, n=3, cutoff=0.6)
-  guess = " or ".join(dict.fromkeys(close))
-  return f" Did you mean {guess}?" if guess else ""
-
-
-def _check(site: str, what: str, edit: base.Array, x: jax.Array) -> jax.Array:
-  edit = jnp.asarray(edit)
-  fits = edit.ndim == x.ndim and all(
-    a in (1, b) for a, b in zip(edit.shape, x.shape)
-  )
-  if not fits:
-    raise ValueError(
-      f"Edit `{what}` at site {site!r} has shape {edit.shape}; the "
-      f"activation has {x.shape}. Give every axis, 1 where broadcast."
-    )
-  return edit

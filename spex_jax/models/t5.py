@@ -8,10 +8,11 @@ projections; relu or gated.
 Source: Raffel et al., arXiv:1910.10683.
 """
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from spex_jax.models import reading, seq2seq, seq2seq_blocks, weights
+from spex_jax.models import blocks, reading, seq2seq, seq2seq_blocks, weights
 
 network = seq2seq.network
 
@@ -49,11 +50,14 @@ def config_from_hub(hub: Mapping[str, Any]) -> seq2seq_blocks.Config:
   reader.only("is_decoder", False)
   # Of training and of generation.
   reader.ignore("dropout_rate", "n_positions", "output_past")
-  num_blocks = reader.get("num_layers")
+  num_blocks = reader.num_blocks("num_layers")
   proj = reader.get("feed_forward_proj", default="relu")
-  gate, _, act = proj.rpartition("-")
-  if gate not in ("", "gated"):
-    raise ValueError(f"feed_forward_proj={proj!r} is not implemented.")
+  gate, _, act = str(proj).rpartition("-")
+  if gate not in ("", "gated") or act not in blocks.ACTIVATIONS:
+    raise ValueError(
+      f"config.json of this t5 sets feed_forward_proj={proj!r}; it must be an "
+      f"activation, perhaps behind gated-, of {', '.join(blocks.ACTIVATIONS)}."
+    )
   # By an old habit of the library, this one name stands for another function.
   act = "gelu_new" if (gate, act) == ("gated", "gelu") else act
   for name, value in (("dense_act_fn", act), ("is_gated_act", bool(gate))):
@@ -62,25 +66,27 @@ def config_from_hub(hub: Mapping[str, Any]) -> seq2seq_blocks.Config:
       raise ValueError(
         f"{name}={said!r} contradicts feed_forward_proj, which says {value!r}."
       )
-  tied = reader.get("tie_word_embeddings", default=True)
+  tied = reader.flag("tie_word_embeddings", True)
   # Later versions of transformers always write that embeddings are tied, and
   # keep here what was said of them first.
-  scaled = reader.get("scale_decoder_outputs", default=tied)
-  width = reader.get("d_model")
-  num_decoder_blocks = reader.get("num_decoder_layers", default=num_blocks)
+  scaled = reader.flag("scale_decoder_outputs", tied)
+  width = reader.size("d_model")
+  num_decoder_blocks = reader.num_blocks(
+    "num_decoder_layers", default=num_blocks
+  )
   found = config(
-    vocab_size=reader.get("vocab_size"),
+    vocab_size=reader.size("vocab_size"),
     width=width,
-    num_heads=reader.get("num_heads"),
-    head_width=reader.get("d_kv"),
-    num_neurons=reader.get("d_ff"),
+    num_heads=reader.size("num_heads"),
+    head_width=reader.size("d_kv"),
+    num_neurons=reader.size("d_ff"),
     num_blocks=num_blocks,
     num_decoder_blocks=0 if alone else num_decoder_blocks,
     activation=act,
     gated=bool(gate),
-    num_buckets=reader.get("relative_attention_num_buckets", default=32),
-    max_distance=reader.get("relative_attention_max_distance", default=128),
-    norm_eps=reader.get("layer_norm_epsilon", default=1e-6),
+    num_buckets=reader.size("relative_attention_num_buckets", default=32),
+    max_distance=reader.size("relative_attention_max_distance", default=128),
+    norm_eps=reader.positive("layer_norm_epsilon", default=1e-6),
     tied=tied and scaled,
     output_scale=width**-0.5 if scaled else 1.0,
     start_id=reader.get("decoder_start_token_id", "pad_token_id", default=0),
@@ -88,6 +94,22 @@ def config_from_hub(hub: Mapping[str, Any]) -> seq2seq_blocks.Config:
   )
   reader.finish()
   return found
+
+
+def fit(
+  config: seq2seq_blocks.Config,
+  settings: Mapping[str, Any],
+  keys: Collection[str],
+) -> seq2seq_blocks.Config:
+  """The configuration, with what the tensors tell of the output matrix.
+
+  Later versions of transformers call every model tied. One whose outputs are
+  not scaled may have a matrix of its own, as Flan-T5 has, or none.
+  """
+  called_tied = settings.get("tie_word_embeddings", True)
+  if called_tied and not config.tied and "lm_head.weight" not in keys:
+    return dataclasses.replace(config, tied=True)
+  return config
 
 
 def _matrix(path: str) -> tuple[str, str]:
@@ -99,10 +121,10 @@ def rules(config: seq2seq_blocks.Config) -> tuple[weights.Rule, ...]:
   rules = [
     weights.Rule(r"shared\.weight", "tokens/table"),
     # The same table again, as older versions saved it.
-    weights.Rule(r"(?:encoder|decoder)\.embed_tokens\.weight", ""),
     weights.Rule(
-      r"lm_head\.weight", *(("",) if config.tied else _matrix("head"))
+      r"(?:encoder|decoder)\.embed_tokens\.weight", "tokens/table", copy=True
     ),
+    weights.of_head(r"lm_head\.weight", config.tied),
     # Saved by older versions, and never used.
     weights.Rule(
       r"decoder\.block\.0\.layer\.1\.EncDecAttention\."

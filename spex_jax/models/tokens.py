@@ -20,6 +20,9 @@ from spex_jax.models import reading
 # Roles of special tokens, and their names in Hugging Face's files.
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
+# Whether a text begins with a `bos` token: as its tokenizer has it, or said.
+BOS = ("auto", "yes", "no")
+
 # A `model_max_length` beyond this means that nobody set one.
 _NO_LIMIT = 10**9
 # Their first positions are taken by the padding.
@@ -78,30 +81,41 @@ class Tokenizer:
     self.vocab_size = int(backend.get_vocab_size())
 
   def encode(
-    self, text: str, *, add_special: bool = True, add_bos: bool = False
+    self, text: str, *, add_special: bool = True, bos: str = "auto"
   ) -> Encoding:
     """The tokens of a text.
 
     Args:
       text: any length.
       add_special: with the tokens that the tokenizer puts around a text.
-      add_bos: with a `bos` token in front, if it is not there already.
+      bos: whether a `bos` token stands in front: "auto" where the tokenizer
+        puts it there, "yes", "no". A text that begins with one, as a rendered
+        chat template does, gets no second one.
 
     Raises:
       TypeError: no string.
-      ValueError: an empty text, or no `bos` token to add.
+      ValueError: an empty text, no `bos` token to add, or another `bos`.
     """
+    if bos not in BOS:
+      raise ValueError(f"bos={bos!r}: choose one of {', '.join(BOS)}.")
     if not isinstance(text, str):
       raise TypeError(f"A text must be a string; got {type(text).__name__}.")
-    if not text.strip():
+    if not text:
       raise ValueError(f"The text is empty: {text!r}.")
     found = self._backend.encode(text, add_special_tokens=add_special)
     ids = list(found.ids)
     offsets = [tuple(pair) for pair in found.offsets]
     special = list(found.special_tokens_mask)
-    if add_bos and (not ids or ids[0] != self.id_of("bos")):
+    first = self.special.get("bos")
+    # Added by the tokenizer though the text has one, or though none is wanted.
+    twice = bos != "no" and ids[1:2] == [first]
+    if ids and ids[0] == first and special[0] and (twice or bos == "no"):
+      ids, offsets, special = ids[1:], offsets[1:], special[1:]
+    elif bos == "yes" and (not ids or ids[0] != self.id_of("bos")):
       ids, offsets = [self.id_of("bos"), *ids], [(0, 0), *offsets]
       special = [1, *special]
+    if not ids:
+      raise ValueError(f"The text has no tokens: {text!r}.")
     return Encoding(
       np.array(ids, np.int32),
       np.array(offsets, np.int32).reshape(len(ids), 2),
@@ -109,31 +123,56 @@ class Tokenizer:
     )
 
   def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
-    """The text of token ids.
+    """The text of token ids; `<562>` for one without text.
 
     Raises:
-      ValueError: an id outside the vocabulary.
+      TypeError: an id that is no integer.
+      ValueError: one below 0.
     """
-    ids = [self.check(token) for token in ids]
-    return self._backend.decode(ids, skip_special_tokens=skip_special)
+    text, run = "", []
+    for token in [*map(self.check_id, ids), None]:
+      if token is not None and self._backend.id_to_token(token) is not None:
+        run.append(token)
+        continue
+      text += self._backend.decode(run, skip_special_tokens=skip_special)
+      text += "" if token is None else self.token(token)
+      run = []
+    return text
 
   def token(self, token_id: int) -> str:
     """The vocabulary's own spelling of a token.
 
+    `<562>` for one without text: a model's table may have more rows than its
+    tokenizer has tokens.
+
     Raises:
-      ValueError: an id outside the vocabulary.
+      TypeError: an id that is no integer.
+      ValueError: one below 0.
     """
-    return self._backend.id_to_token(self.check(token_id))
+    found = self._backend.id_to_token(self.check_id(token_id))
+    return f"<{token_id}>" if found is None else found
+
+  def check_id(self, token_id: int) -> int:
+    """`token_id` as an int, of the vocabulary or of a padded table.
+
+    Raises:
+      TypeError: no integer.
+      ValueError: below 0.
+    """
+    token_id = base.check_integer(token_id, "A token id")
+    if token_id < 0:
+      raise ValueError(f"A token id must not be below 0; got {token_id}.")
+    return token_id
 
   def check(self, token_id: int) -> int:
-    """`token_id` as an int.
+    """`token_id` as an int, of the vocabulary.
 
     Raises:
       TypeError: no integer.
       ValueError: outside the vocabulary.
     """
-    token_id = base.check_integer(token_id, "A token id")
-    if token_id < 0 or self._backend.id_to_token(token_id) is None:
+    token_id = self.check_id(token_id)
+    if self._backend.id_to_token(token_id) is None:
       raise ValueError(
         f"Token {token_id} lies outside the vocabulary of {self.vocab_size}."
       )

@@ -24,6 +24,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from spex_jax import base
 from spex_jax.models import attention, blocks, inputs, rope, sites, stream
@@ -37,6 +38,7 @@ class Config(blocks.Config):
     vocab_size: V.
     max_positions: the longest input.
     rotary: rotary embedding, or None for a learned table of positions.
+    local_rotary: that of blocks with a window, if it is another (Gemma 3).
     embed_scale: factor of the token embeddings.
     tied: the output matrix is the embedding table.
     logit_cap: c in c tanh(logit / c), or None.
@@ -45,6 +47,7 @@ class Config(blocks.Config):
   vocab_size: int
   max_positions: int
   rotary: rope.Rope | None = None
+  local_rotary: rope.Rope | None = None
   embed_scale: float = 1.0
   tied: bool = True
   logit_cap: float | None = None
@@ -180,7 +183,7 @@ class Decoder(nn.Module):
     if logits_at is not None:
       keep = logits_at if logits_at.ndim == 2 else logits_at[:, None]
     early = _fewer(keep, length)
-    cos_sin = self._cos_sin(positions, num)
+    cos_sin = self._cos_sin(positions, num, num_slots)
     if length < num_slots:
       tap.keep(slots[0] if isinstance(start, int) else slots, num_slots)
     x = self._embed(tap, input_ids, positions)
@@ -188,8 +191,8 @@ class Decoder(nn.Module):
     for number, block in enumerate(self.blocks):
       seen = attention.causal(slots, num_slots, c.window(number))
       if attention_mask is not None:
-        seen = seen & jnp.asarray(attention_mask, bool)[:, None, None]
-      context = attention.Context(seen, cos_sin, start)
+        seen = seen & inputs.check_bool(attention_mask)[:, None, None]
+      context = attention.Context(seen, cos_sin[number], start)
       if number == c.num_blocks - 1 and early is not None:
         context = context._replace(keep=early)
         tap.keep(early, length)
@@ -205,7 +208,7 @@ class Decoder(nn.Module):
     c = self.config
     ids = inputs.check_ids(input_ids, c.vocab_size, c.max_positions)
     if position_ids is None:
-      return ids, jnp.arange(ids.shape[1])[None], ids.shape[1]
+      return ids, np.arange(ids.shape[1])[None], ids.shape[1]
     inputs.check_range(position_ids, "position_ids", c.max_positions, ids.shape)
     return ids, jnp.asarray(position_ids), c.max_positions
 
@@ -222,7 +225,7 @@ class Decoder(nn.Module):
     }
     cos_sin = self._cos_sin(positions, num)
     return [
-      attention.Context(seen[c.window(number)], cos_sin)
+      attention.Context(seen[c.window(number)], cos_sin[number])
       for number in range(c.num_blocks)
     ]
 
@@ -237,15 +240,51 @@ class Decoder(nn.Module):
     tap.write(x[:, :, None])
     return x
 
-  def _cos_sin(self, positions, num):
-    """Rows of the rotary table of `num` positions, or None."""
-    if self.config.rotary is None:
-      return None
-    table = rope.table(self.config.rotary, num)
-    table = jnp.asarray(table, jnp.result_type(float))
+  def _cos_sin(self, positions, num, num_slots=None):
+    """For every block, rows of its rotary table of `num` positions, or None.
+
+    `num_slots` is the size of a cache, where there is one.
+    """
+    c = self.config
+    rows = {}
+    for rotary in {c.rotary, c.local_rotary} - {None}:
+      rows[rotary] = self._rows(rotary, positions, num, num_slots)
+    local = c.local_rotary or c.rotary
+    return [
+      rows.get(c.rotary if c.window(number) is None else local)
+      for number in range(c.num_blocks)
+    ]
+
+  def _rows(self, rotary, positions, num, num_slots):
+    dtype = jnp.result_type(float)
+    table = jnp.asarray(rope.table(rotary, num, 0), dtype)
+    longest = rotary.original_positions
+    if rotary.by_length and num > longest:
+      if num_slots is not None and num_slots > longest:
+        raise ValueError(
+          f"RoPE {rotary.kind!r} depends on the length of a text beyond "
+          f"{longest} tokens, so that keys cannot be kept in a cache of "
+          f"{num_slots}: make the text shorter, or run it whole (`apply`)."
+        )
+      if num_slots is None:
+        table = self._by_length(rotary, positions, num, table)
     return table.at[:, positions].get(
       mode="fill", fill_value=jnp.nan, wrap_negative_indices=False
     )
+
+  def _by_length(self, rotary, positions, num, short):
+    """The table for texts whose length may exceed the trained one."""
+    if not isinstance(positions, jax.core.Tracer):
+      length = int(positions.max()) + 1
+    elif rotary.kind == "longrope":
+      long = jnp.asarray(rope.table(rotary, num), short.dtype)
+      return jnp.where(positions.max() < rotary.original_positions, short, long)
+    else:
+      raise ValueError(
+        f"RoPE {rotary.kind!r} depends on the length of a text, so that "
+        "position_ids must be left out."
+      )
+    return jnp.asarray(rope.table(rotary, num, length), short.dtype)
 
   def _final(self, tap, x):
     if seen := tap.read(x, "final_norm.in"):

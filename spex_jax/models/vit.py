@@ -1,4 +1,4 @@
-"""Vision transformers (`ViTForImageClassification`).
+"""Vision transformers (`ViTForImageClassification`, `ViTModel`, DINO).
 
 Input: `pixel_values` `[B, C, H, W]`, of the size that the model was made for.
 Token 0 is the class token, the others are the patches, row by row.
@@ -32,7 +32,7 @@ class Config(blocks.Config):
     image_size: height and width in pixels.
     patch_size: of a patch; divides `image_size`.
     num_channels: C.
-    num_labels: K.
+    num_labels: K; 0 for a network without a head, whose logits are `pooled`.
   """
 
   image_size: int
@@ -73,7 +73,8 @@ class Vit(nn.Module):
     self.positions = inputs.Table(c.num_positions, c.width)
     self.blocks = [blocks.Block(c, number) for number in range(c.num_blocks)]
     self.final_norm = attention.Norm(c.norm, c.width, c.norm_eps)
-    self.classifier = nn.Dense(c.num_labels)
+    if c.num_labels:
+      self.classifier = nn.Dense(c.num_labels)
 
   def __call__(
     self, tap: sites.Tap, pixel_values: base.Array
@@ -110,7 +111,8 @@ class Vit(nn.Module):
       (x,) = seen["final_norm.in"]
     x = tap("final_norm", self.final_norm(tap("final_norm.in", x)))
     pooled = tap("pooled", x[:, 0])
-    return tap("logits", self.classifier(pooled)), tuple(hidden)
+    logits = self.classifier(pooled) if self.config.num_labels else pooled
+    return tap("logits", logits), tuple(hidden)
 
   def _context(self):
     seen = jnp.ones((1, 1, 1, self.config.num_positions), bool)
@@ -156,25 +158,27 @@ def config_from_hub(settings: Mapping[str, Any]) -> Config:
     ValueError: a setting that changes the function and is not implemented.
   """
   reader = reading.Reader(settings)
-  width = reader.get("hidden_size")
-  heads = reader.get("num_attention_heads")
+  width = reader.size("hidden_size")
+  heads = reader.size("num_attention_heads")
   # A pooler that a classifier does not have.
   reader.ignore("pooler_act", "pooler_output_size", "tie_word_embeddings")
+  classifies = settings.get("architectures") != ["ViTModel"]
+  labels = reader.num_labels()
   config = Config(
     width=width,
-    num_blocks=reader.get("num_hidden_layers"),
+    num_blocks=reader.num_blocks("num_hidden_layers"),
     num_heads=heads,
     num_kv_heads=heads,
-    head_width=width // heads,
-    num_neurons=reader.get("intermediate_size"),
-    norm_eps=reader.get("layer_norm_eps", default=1e-12),
-    activation=reader.get("hidden_act", default="gelu"),
-    qkv_bias=reader.get("qkv_bias", default=True),
+    head_width=reader.head_width(width, heads),
+    num_neurons=reader.size("intermediate_size"),
+    norm_eps=reader.positive("layer_norm_eps", default=1e-12),
+    activation=reader.activation("hidden_act", default="gelu"),
+    qkv_bias=reader.flag("qkv_bias", True),
     score_scale=(width // heads) ** -0.5,
-    image_size=reader.get("image_size", default=224),
-    patch_size=reader.get("patch_size", default=16),
-    num_channels=reader.get("num_channels", default=3),
-    num_labels=reader.num_labels(),
+    image_size=reader.size("image_size", default=224),
+    patch_size=reader.size("patch_size", default=16),
+    num_channels=reader.size("num_channels", default=3),
+    num_labels=labels if classifies else 0,
   )
   reader.finish()
   return config
@@ -182,19 +186,25 @@ def config_from_hub(settings: Mapping[str, Any]) -> Config:
 
 def rules(config: Config) -> tuple[Rule, ...]:
   """Checkpoint keys to parameters."""
-  del config
-  embed, block = r"vit\.embeddings\.", r"vit\.encoder\.layer\.(\d+)\."
+  root = r"(?:vit\.)?"  # A bare model is saved without it.
+  embed, block = root + r"embeddings\.", root + r"encoder\.layer\.(\d+)\."
   patch = embed + r"patch_embeddings\.projection\."
   rules = [
     Rule(embed + "cls_token", "class_token"),
     Rule(embed + "position_embeddings", "positions/table", "squeeze"),
     Rule(patch + "weight", "patch/kernel", "patches"),
     Rule(patch + "bias", "patch/bias"),
-    Rule(r"vit\.layernorm\.weight", "final_norm/scale"),
-    Rule(r"vit\.layernorm\.bias", "final_norm/bias"),
-    Rule(r"classifier\.weight", "classifier/kernel", "transpose"),
-    Rule(r"classifier\.bias", "classifier/bias"),
+    Rule(root + r"layernorm\.weight", "final_norm/scale"),
+    Rule(root + r"layernorm\.bias", "final_norm/bias"),
   ]
+  if config.num_labels:
+    rules += [
+      Rule(r"classifier\.weight", "classifier/kernel", "transpose"),
+      Rule(r"classifier\.bias", "classifier/bias"),
+    ]
+  else:
+    # A pooler that is not read: embeddings are the class token.
+    rules.append(Rule(root + r"pooler\.dense\.(?:weight|bias)", ""))
   attn = r"attention\.attention\."
   for key, to, weight, bias in (
     (attn + "query", "attn/q/kernel", "heads_in:q", "heads_in:q"),

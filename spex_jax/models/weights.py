@@ -23,11 +23,21 @@ class Rule(NamedTuple):
       "" drops the tensor: a buffer that the model computes for itself.
     transform: name of an entry of `TRANSFORMS`, with an argument behind a
       colon: "heads_in:q".
+    copy: whether the tensor is saved again: it must equal what another rule
+      puts at the path, and fills it where that is missing.
   """
 
   pattern: str
   path: str
   transform: str = ""
+  copy: bool = False
+
+
+def of_head(pattern: str, tied: bool) -> Rule:
+  """The rule of an output matrix that may be the embedding table."""
+  if tied:
+    return Rule(pattern, "tokens/table", copy=True)
+  return Rule(pattern, "head/kernel", "transpose")
 
 
 def _split_in(x: np.ndarray, config: Any, part: str) -> np.ndarray:
@@ -107,42 +117,64 @@ def assign(
     tensors: key and a function that reads the tensor, one at a time.
     shapes: path to the shape of every parameter.
     config: of the network, for the transforms.
-    place: path and array to what is kept: cast, on its device.
+    place: path and array to what is kept: cast, on its device; may raise
+      `Unfit`.
 
   Raises:
     ValueError: naming every key that no rule takes, every parameter that none
-      fills or two fill, every tensor that does not fit.
+      fills or two fill, every tensor that does not fit, every copy that is
+      none.
   """
   compiled = [(re.compile(rule.pattern), rule) for rule in rules]
   found: dict[str, Any] = {}
+  sources: dict[str, tuple[str, Callable[[], np.ndarray]]] = {}
+  copies: list[tuple[str, Callable[[], np.ndarray], Rule, str]] = []
   faults: list[str] = []
+
+  def fill(key: str, read: Callable[[], np.ndarray], rule: Rule, path: str):
+    if path not in shapes:
+      faults.append(f"{key!r} has no place: the model has no {path!r}")
+      return
+    if path in found:
+      faults.append(f"{key!r} would fill {path!r} a second time")
+      return
+    name, _, part = rule.transform.partition(":")
+    tensor = read()
+    found[path], sources[path] = None, (key, read)
+    try:
+      array = TRANSFORMS[name](tensor, config, part)
+    except _Misfit as error:
+      faults.append(f"{key!r} has shape {tensor.shape}: {error}")
+      return
+    if array.shape != shapes[path]:
+      faults.append(
+        f"{key!r} of shape {tensor.shape} gives {path!r} the shape "
+        f"{array.shape}; it must be {shapes[path]}"
+      )
+      return
+    try:
+      found[path] = place(path, array)
+    except Unfit as error:
+      faults.append(f"{key!r} {error}")
+
   for key, read in tensors:
     hits = [(m, r) for p, r in compiled if (m := p.fullmatch(key))]
     if not hits:
       faults.append(f"no rule takes the tensor {key!r}")
-    wanted = [(m.expand(r.path), r.transform) for m, r in hits if r.path]
-    for path, transform in wanted:
-      if path not in shapes:
-        faults.append(f"{key!r} has no place: the model has no {path!r}")
-      elif path in found:
-        faults.append(f"{key!r} would fill {path!r} a second time")
-      else:
-        name, _, part = transform.partition(":")
-        tensor = read()
-        try:
-          array = TRANSFORMS[name](tensor, config, part)
-        except _Misfit as error:
-          faults.append(f"{key!r} has shape {tensor.shape}: {error}")
-          found[path] = None
-          continue
-        if array.shape != shapes[path]:
-          faults.append(
-            f"{key!r} of shape {tensor.shape} gives {path!r} the shape "
-            f"{array.shape}; it must be {shapes[path]}"
-          )
-          found[path] = None
-          continue
-        found[path] = place(path, array)
+    for hit, rule in hits:
+      path = hit.expand(rule.path)
+      if path and rule.copy:
+        copies.append((key, read, rule, path))
+      elif path:
+        fill(key, read, rule, path)
+  for key, read, rule, path in copies:
+    if path not in found:
+      fill(key, read, rule, path)
+    elif fault := _differs(read(), sources[path][1]()):
+      faults.append(
+        f"{key!r} must be a copy of {sources[path][0]!r}, as config.json says "
+        f"or implies (tie_word_embeddings), but {fault}"
+      )
   faults += [
     f"no tensor fills {path!r} {shapes[path]}"
     for path in shapes
@@ -154,6 +186,19 @@ def assign(
       + "".join(f"\n  {fault}" for fault in faults)
     )
   return found
+
+
+def _differs(x: np.ndarray, y: np.ndarray) -> str:
+  """How a copy differs from its original, or ""."""
+  if x.shape != y.shape:
+    return f"their shapes are {x.shape} and {y.shape}"
+  if (x == y).all():
+    return ""
+  return f"{int((x != y).sum()):,} of {x.size:,} numbers differ"
+
+
+class Unfit(Exception):
+  """A tensor whose values cannot be kept; says why behind its key."""
 
 
 class _Misfit(Exception):

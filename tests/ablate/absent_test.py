@@ -128,7 +128,7 @@ def test_lines_are_joined_anew(separator, before):
   leads = ["\n" if before else "", separator, separator]
   body, spans = _pieces(lines, separator)
   spans = [(a + len(before), b + len(before)) for a, b in spans]
-  prompt = text.prompt(before + body, _GPT, spans, add_bos=True)
+  prompt = text.prompt(before + body, _GPT, spans, bos="yes")
   see = absent.inputs(prompt, _GPT, "remove")
   masks = np.unique(_ALL[:, :3], axis=0)
   given = jax.vmap(see)(masks)
@@ -148,7 +148,7 @@ def test_lines_are_joined_anew(separator, before):
 
 
 def test_a_line_break_that_is_a_player_stays():
-  prompt = text.prompt("film\n fun", _GPT, "tokens", add_bos=True)
+  prompt = text.prompt("film\n fun", _GPT, "tokens", bos="yes")
   see = absent.inputs(prompt, _GPT, "remove")
   only = np.array([name == "" for name in prompt.names])
   assert only.sum() == 1
@@ -208,7 +208,7 @@ def test_where_tokenizing_again_differs():
 
 
 def test_a_first_word_that_lost_its_neighbour_is_not_counted():
-  prompt = text.prompt("the film is", _GPT, add_bos=True)
+  prompt = text.prompt("the film is", _GPT, bos="yes")
   masks = np.array([[0, 1, 1], [1, 0, 1], [0, 0, 1]], bool)
   assert not absent.retokenizes(prompt, _GPT, masks).any()
 
@@ -222,7 +222,7 @@ def test_a_first_word_that_lost_its_neighbour_is_not_counted():
     ("one", 10**6, "Token 1000000 lies outside the vocabulary"),
     ("hide", "fun", "puts no token in the place of another"),
     ("hide", None, "would leave nothing once every player is absent"),
-    ("remove", None, r"add_bos=True"),
+    ("remove", None, r"bos='yes'"),
   ],
 )
 def test_ways_that_are_refused(way, token, message):

@@ -184,7 +184,7 @@ def test_text_of_an_encoder(tiny_encoder):
 def test_text_of_a_decoder():
   tokenizer = tokenizers_small.gpt_like()
   net = transformer.network(transformer.Config(max_positions=40, **_SIZES))
-  prompt = text_lib.prompt("the film is fun", tokenizer, add_bos=True)
+  prompt = text_lib.prompt("the film is fun", tokenizer, bos="yes")
   given = (net, checkpoints.random_params(net), prompt, tokenizer)
   read = readouts.logit(7)
   model = embeddings.game(

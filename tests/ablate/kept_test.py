@@ -28,7 +28,7 @@ _SPANS = {
   "fun": [(29, 32)],
 }
 _PROMPT = text.prompt(
-  "the film is never boring and fun", _GPT, _SPANS, add_bos=True
+  "the film is never boring and fun", _GPT, _SPANS, bos="yes"
 )
 _CONTINUED, _COUNT = text.continued(_PROMPT, " film is", _GPT)
 # Some hundred float32 roundings in another order, of numbers of size 5.

@@ -314,7 +314,7 @@ class _Bigrams(nn.Module):
 
 def test_from_a_text_to_a_value_function():
   tokenizer = tokenizers_small.gpt_like()
-  prompt = text.prompt("the film is fun", tokenizer, add_bos=True)
+  prompt = text.prompt("the film is fun", tokenizer, bos="yes")
   longer, count = text.continued(prompt, " is", tokenizer)
   shape = jax.ShapeDtypeStruct((1, longer.num_tokens), jnp.int32)
   net = sites.Network(

@@ -26,7 +26,7 @@ _PROMPT = text.prompt(
   "the film is never boring and fun",
   _TOKENIZER,
   {"never": [(12, 17)], "boring": [(18, 24)], "fun": [(29, 32)]},
-  add_bos=True,
+  bos="yes",
 )
 _MASKS = np.array([[m >> i & 1 for i in range(3)] for m in range(8)], bool)
 _SLIDING = checkpoints.relative(
@@ -209,7 +209,7 @@ def test_prefixes_that_cannot_be_shared():
   )
   with pytest.raises(ValueError, match="'never' has token 6, within the fir"):
     ask(length=7)
-  early = text.prompt("the film", _TOKENIZER, add_bos=True)
+  early = text.prompt("the film", _TOKENIZER, bos="yes")
   with pytest.raises(ValueError, match="'the' has token 1, .* Use readouts.v"):
     ask(early)
   with pytest.raises(ValueError, match="at token 1, within the 5 tokens"):

@@ -73,7 +73,7 @@ def test_sentences():
 
 
 def test_tokens_are_players():
-  prompt = text.prompt("the film", _GPT, "tokens", add_bos=True)
+  prompt = text.prompt("the film", _GPT, "tokens", bos="yes")
   assert prompt.names == ("t", "h", "e", "film")
   assert prompt.players.owner.tolist() == [4, 0, 1, 2, 3]
   assert prompt.spans[3] == ((3, 8),)
@@ -147,7 +147,7 @@ def test_a_longer_text_where_the_caller_says_so():
 
 
 def test_a_continuation_belongs_to_nobody():
-  prompt = text.prompt("the film", _GPT, add_bos=True)
+  prompt = text.prompt("the film", _GPT, bos="yes")
   longer, count = text.continued(prompt, " is fun", _GPT)
   assert (count, longer.n, longer.text) == (2, 2, "the film is fun")
   assert longer.players.owner.tolist() == [2, 0, 0, 0, 1, 2, 2]

@@ -67,7 +67,7 @@ def _gemma():
   config = transformer.Config(
     width=8, num_blocks=1, num_heads=4, num_kv_heads=2, head_width=4,
     num_neurons=6, order="sandwich", norm="rms_one", gated=True,
-    qkv_bias=False, out_bias=False, mlp_bias=False, qk_norm=True,
+    qkv_bias=False, out_bias=False, mlp_bias=False, qk_norm="each",
     vocab_size=11, max_positions=8,
   )  # fmt: skip
   net = transformer.network(config)

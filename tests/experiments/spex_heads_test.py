@@ -98,7 +98,7 @@ def test_prompts_are_judged_by_what_the_model_says(net, tmp_path):
   problem = spex_heads.of_prompts(net, file, False)
   expected = []
   for line in ("the cat", "the"):
-    ids = net.tokenizer.encode(line, add_bos=True).ids
+    ids = net.tokenizer.encode(line).ids
     logits = np.asarray(
       net.apply(net.params, input_ids=ids[None]).logits, np.float64
     )[0, -1]

@@ -152,9 +152,9 @@ def test_stand_ins_are_of_the_background(model, tmp_path, absent):
   )  # fmt: skip
   subject = parts.of_language_model(config, tmp_path)
   net = hub.load(model)
-  ids = net.tokenizer.encode("the cat", add_bos=True).ids
+  ids = net.tokenizer.encode("the cat").ids
   texts = [
-    net.tokenizer.encode(line, add_bos=True).ids
+    net.tokenizer.encode(line).ids
     for line in file.read_text().splitlines()
     if line
   ]

@@ -335,7 +335,7 @@ def test_other_questions_to_a_language_model(
   asked = language.subject(config, tmp_path)
   assert any(words in fact for fact in asked.facts.values()), asked.facts
   tokenizer, logits_of = spoken
-  logits = logits_of(tokenizer.encode("the fun is", add_bos=True).ids)[-1]
+  logits = logits_of(tokenizer.encode("the fun is", bos="yes").ids)[-1]
   film, fun = (tokenizer.find(word) for word in ("Ġfilm", "Ġfun"))
   expected = {
     "margin": logits[film] - logits[fun],

@@ -122,7 +122,11 @@ def test_gradient_by_an_add_edit_is_the_derivative():
 @pytest.mark.parametrize(
   "kwargs, error, message",
   [
-    ({"edges": {}}, ValueError, "MLP has no residual stream"),
+    (
+      {"edits": sites.Edits(cut={"logits": np.ones((1, 1, 1, 1))})},
+      ValueError,
+      "MLP has no residual stream",
+    ),
     ({"capture": ("heads.*",)}, ValueError, r"'heads\.\*' names no site"),
     ({"capture": "logits"}, ValueError, r"write \('logits',\)"),
     (

@@ -97,7 +97,7 @@ def _reference(config, params, x):
       for i in range(last + 1):
         step = stride if i == where else 1
         out = _filters(block[f"layers_{i}"], out, step)
-        out = out if i == last else _act(config, out)
+        out = out if i == last else np.maximum(out, 0)
       if "shortcut" in block:
         x = _filters(block["shortcut"], x, stride)
       x = _act(config, out + x)
@@ -263,7 +263,7 @@ def test_settings_of_a_checkpoint():
   [
     ({"se_ratio": 4}, "not known here .*: se_ratio=4"),
     ({"layer_type": "wide"}, "layer_type='wide': choose"),
-    ({"hidden_act": "mish"}, "hidden_act='mish': known are gelu"),
+    ({"hidden_act": "mish"}, "hidden_act='mish'; it must be one of gelu"),
     ({"depths": [1]}, "needs a depth and a size"),
     ({"depths": [1, 0]}, "at least 1"),
     ({"num_labels": 7}, "3 labels in id2label, and num_labels=7"),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spex_jax.models import sites
+from spex_jax.models import checks, sites
 
 
 class _Halver(nn.Module):
@@ -155,16 +155,16 @@ def test_an_unknown_site_is_refused_with_those_that_come_close():
   ],
 )
 def test_patterns(patterns, expected):
-  assert sites.match(("a.0", "a.1", "b"), patterns) == expected
+  assert checks.match(("a.0", "a.1", "b"), patterns) == expected
 
 
 def test_every_pattern_must_name_a_site():
   with pytest.raises(ValueError, match=r"'c\*' names no site\. Sites are"):
-    sites.match(("a.0", "b"), ("b", "c*"))
+    checks.match(("a.0", "b"), ("b", "c*"))
   with pytest.raises(ValueError, match=r"'a\.9' names no site\. Did you mean"):
-    sites.match(("a.0", "b"), ("a.9",))
+    checks.match(("a.0", "b"), ("a.9",))
   with pytest.raises(ValueError, match=r"takes patterns; write \('b',\)"):
-    sites.match(("a.0", "b"), "b")
+    checks.match(("a.0", "b"), "b")
 
 
 def test_edges_and_other_inputs_are_refused():

@@ -93,12 +93,37 @@ def test_a_first_token_is_added_once():
   tokenizer = tokenizers_small.gpt_like()
   end = tokenizer.id_of("bos")
   plain, with_bos = (
-    tokenizer.encode("the fun", add_bos=bos) for bos in (False, True)
+    tokenizer.encode("the fun", bos=bos) for bos in ("no", "yes")
   )
   assert with_bos.ids.tolist() == [end, *plain.ids]
   assert with_bos.special.tolist() == [True, *[False] * len(plain.ids)]
-  again = tokenizer.encode("<|end|>the fun", add_bos=True)
+  again = tokenizer.encode("<|end|>the fun", bos="yes")
   assert again.ids.tolist() == with_bos.ids.tolist()
+
+
+def test_a_first_token_is_the_tokenizer_s_own_affair():
+  import tokenizers
+
+  added = tokenizers_small.gpt_like()
+  end = added.id_of("bos")
+  added._backend.post_processor = tokenizers.processors.TemplateProcessing(
+    single="<|end|> $A", special_tokens=[("<|end|>", end)]
+  )
+  plain = tokenizers_small.gpt_like().encode("the fun").ids.tolist()
+  assert end not in plain  # Nothing adds one.
+  for text in ("the fun", "<|end|>the fun"):  # As a chat template renders it.
+    for bos in ("auto", "yes"):
+      assert added.encode(text, bos=bos).ids.tolist() == [end, *plain]
+  assert added.encode("the fun", bos="no").ids.tolist() == plain
+
+
+def test_a_token_without_text_is_its_number():
+  tokenizer = tokenizers_small.gpt_like()
+  last = tokenizer.vocab_size
+  ids = tokenizer.encode("the fun").ids.tolist()
+  assert tokenizer.token(last + 5) == f"<{last + 5}>"
+  text = tokenizer.decode([*ids, last + 5])
+  assert text == tokenizer.decode(ids) + f"<{last + 5}>"
 
 
 def test_recorded_text():
@@ -145,16 +170,16 @@ def test_damaged_names(tmp_path, body):
   "call, error, message",
   [
     (lambda t: t.encode(""), ValueError, "text is empty: ''"),
-    (lambda t: t.encode(" \n"), ValueError, "text is empty"),
+    (lambda t: t.encode("the", bos="maybe"), ValueError, "one of auto, yes"),
     (lambda t: t.encode(b"the"), TypeError, "must be a string; got bytes"),
-    (lambda t: t.decode([1, 99]), ValueError, "Token 99 lies outside.* 22"),
-    (lambda t: t.token(-1), ValueError, "Token -1 lies outside"),
+    (lambda t: t.check(99), ValueError, "Token 99 lies outside.* 22"),
+    (lambda t: t.token(-1), ValueError, "not be below 0; got -1"),
     (lambda t: t.check(1.0), TypeError, "must be an integer; got 1.0"),
     (lambda t: t.find("tacky"), ValueError, r"becomes \['tack', '##y'\]"),
     (lambda t: t.find("zebra"), ValueError, r"becomes \['\[UNK\]'\]"),
     (lambda t: t.id_of("bos"), ValueError, "no bos token; it has pad, unk"),
     (
-      lambda t: t.encode("the", add_bos=True),
+      lambda t: t.encode("the", bos="yes"),
       ValueError,
       "has no bos token",
     ),
