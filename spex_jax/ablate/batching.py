@@ -29,7 +29,7 @@ _TIMED_CALLS = 3
 _PATIENCE = 2  # Slower sizes in a row before the search ends.
 # Of jobs of up to so many masks, whose sizes are not measured.
 SMALL = 1024
-_MODEST_ROWS, _MICROBATCH, _CPU_MICROBATCH = 128, 128, 16
+_MICROBATCH, _CPU_MICROBATCH = 64, 16
 _SPARE = 0.8  # Of the memory that is free: others use it too.
 
 Build = Callable[[int, int], program_lib.Program]  # Rows a device, microbatch.
@@ -133,8 +133,7 @@ def modest(
   """
   size = min(_CPU_MICROBATCH if cpu else _MICROBATCH, max(masks, 1))
   while True:
-    rows = max(min(_MODEST_ROWS, masks) // size, 1) * size
-    made = build(rows, size)
+    made = build(size, size)
     memory = made.memory_bytes
     if limit is None or memory is None or memory <= limit:
       return made

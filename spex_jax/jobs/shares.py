@@ -28,7 +28,7 @@ SHARES = (HALF, 0.7, 0.85, 0.95)
 _EACH = 8  # Masks of the pilot at each share.
 _LEAST = 200  # Masks of a budget that a pilot is paid of.
 # Of the way from no part to all of them, where a value is alive.
-_ALIVE = 0.25
+_ALIVE = 0.5
 
 
 class Pilot(NamedTuple):
@@ -110,9 +110,9 @@ def explain(
     progress: is told.
     **names: and units, of the players.
   """
-  masks = sampling.biased(key, budget, n, chosen.share)
-  first = packing.distinct_masks(masks).first
-  masks = masks[np.sort(first)]
+  # Some come twice where players are few; so many are drawn, and cut.
+  masks = sampling.biased(key, 2 * budget, n, chosen.share)
+  masks = masks[np.sort(packing.distinct_masks(masks).first)[:budget]]
   store = None if not cache else cache_lib.opened(cache, value_fn, n)
   told, asked = None, chosen.asked
   if progress is not None:
