@@ -20,7 +20,7 @@ def _fragile(least):
 
 
 @pytest.mark.parametrize(
-  ("least", "share"), [(0.0, 0.5), (0.63, 0.7), (0.78, 0.85), (0.99, 0.95)]
+  ("least", "share"), [(0.0, 0.5), (0.6, 0.7), (0.75, 0.85), (0.99, 0.95)]
 )
 def test_the_least_share_that_leaves_the_value_alive(least, share):
   pilot = shares.pilot(_fragile(least), _N, _KEY)
