@@ -28,7 +28,7 @@ SHARES = (HALF, 0.7, 0.85, 0.95)
 _EACH = 8  # Masks of the pilot at each share.
 _LEAST = 200  # Masks of a budget that a pilot is paid of.
 # Of the way from no part to all of them, where a value is alive.
-_ALIVE = 0.5
+_ALIVE = 0.75
 
 
 class Pilot(NamedTuple):

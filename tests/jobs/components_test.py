@@ -212,7 +212,7 @@ def test_whole_layers_by_pattern(model, tmp_path):
     ({"absent": "mean"}, "give a file of them, a line each, by --config.backg"),
     ({"absent": "mean", "rescale": True}, "does not go with absent='mean'"),
     ({"whole": True}, "name them by --config.pattern"),
-    ({"prompt": "  "}, "The prompt is empty"),
+    ({"prompt": ""}, "The prompt is empty"),
     (
       {"target": "zebra", "readout": "logit"},
       "readout='logit' is of one token",
