@@ -24,6 +24,8 @@ asked twice, aside, to see whether the answers repeat.
 Shapes: n players, B masks, T targets, K sets, D the largest order.
 """
 
+import contextlib
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -31,6 +33,7 @@ from typing import Any
 import numpy as np
 
 from spex_jax import base
+from spex_jax.ablate import cache as cache_lib
 from spex_jax.explanation import Explanation
 from spex_jax.fourier import exact, sparse, spex
 from spex_jax.masks import ask as ask_lib
@@ -38,6 +41,7 @@ from spex_jax.masks import packing, request, sampling
 from spex_jax.proxies import additive, lime, select, staged
 from spex_jax.proxies import budget as budget_lib
 from spex_jax.proxies import samples as samples_lib
+from spex_jax.report import progress as progress_lib
 
 DECODERS = ("auto", "spex", *select.PROXIES, "exact")
 METHODS = (*DECODERS, *additive.METHODS)
@@ -47,7 +51,7 @@ _MOST_EXACT = 24  # Players; 2^24 values and coefficients fit in memory.
 
 def explain(
   value_fn: base.ValueFn,
-  n: int,
+  n: int | None = None,
   *,
   key: base.Key,
   budget: int = 2000,
@@ -57,9 +61,10 @@ def explain(
   batch_size: int | None = None,
   names: Sequence[Any] | None = None,
   units: str | None = None,
-  progress: ask_lib.Progress | None = None,
+  progress: ask_lib.Progress | bool | None = None,
   target_faithfulness: float | None = None,
   kernel_width: float = lime.WIDTH,
+  cache: str | os.PathLike | None = None,
 ) -> Explanation:
   """Finds which sets of players matter together to a value function.
 
@@ -69,7 +74,8 @@ def explain(
       is padded, so that it compiles once). NaN and infinity are errors, as
       one of them would enter every coefficient of a transform and dropping
       it would break a plan; give such masks a value of your own choice.
-    n: number of players; 0 is answered with the one value there is.
+    n: number of players; 0 is answered with the one value there is. None
+      for that of an evaluator of `ablate`.
     key: consumed.
     budget: most distinct masks to ask for. max(64, 10 %) of them, but at
       most a third, are held out.
@@ -81,11 +87,13 @@ def explain(
       methods with one value for each player have no use for it.
     strict: a value function that does not repeat its values is an error,
       rather than a noise floor.
-    batch_size: masks in one call; None for 256 if jitted, else 1,024.
+    batch_size: masks in one call. None for 256 if jitted; a host function gets
+      one mask at first, then as many as take about a second, at most 1,024.
     names: n names of players, for printing: a list, an array, a pandas Index,
-      a range; kept as text.
+      a range; kept as text. None for those that the evaluator has.
     units: the units of the values, for printing.
     progress: called with the distinct masks asked so far, and the budget.
+      True shows a bar, or lines, with rate and time left on stderr.
     target_faithfulness: stop asking once the held-out masks (max(64, 10 %) of
       the budget, asked first) are predicted with this R^2, tried at an
       eighth, a quarter, half and all of the budget; a note tells whether it
@@ -93,18 +101,24 @@ def explain(
       has one size, nor for methods with one value for each player; "exact"
       meets any.
     kernel_width: of LIME, in cosine distance from the full mask.
+    cache: path of a file that keeps the values of every batch and answers for
+      them when the same function is explained again, whatever stopped it. A
+      few kept masks are asked again first, aside from the budget.
 
   Raises:
     ValueError: a budget that cannot carry the method, or whose masks fit into
       no memory (the message says what would), `max_order` outside 1..n, an
-      unknown method, or values that are not finite, of the wrong shape, or
-      (strict) not repeated.
+      unknown method, values that are not finite, of the wrong shape, or
+      (strict) not repeated, or a `cache` of another function or number of
+      players.
     TypeError: values that are not real numbers, or an argument of another
       kind; the message names it. What `value_fn` raises comes through as is.
   """
   start = time.perf_counter()
   request.choice("method", method, METHODS)
+  n = getattr(value_fn, "n", None) if n is None else n
   n = request.whole("n", n, 0)
+  names = getattr(value_fn, "names", None) if names is None else names
   budget = request.whole("budget", budget, 1)
   base.check_fits(min(budget, 1 << min(n, 62)), n, f"budget={budget:,}")
   max_order = request.order(max_order, n)
@@ -117,36 +131,33 @@ def explain(
       f"{who} of one size; use target_faithfulness with method='auto'."
     )
   kernel_width = request.positive("kernel_width", kernel_width)
-  ask = ask_lib.Asker(
-    value_fn, n, budget, batch_size=batch_size, progress=progress
-  )
-  test = score = None
-  if n and method in additive.METHODS:
-    answer, test, score = additive.ask_and_fit(
-      ask, key, method, kernel_width=kernel_width, strict=strict
+  with contextlib.ExitStack() as stack:
+    watch = kept = None
+    if progress is True:
+      total = min(budget, 1 << n)
+      monitor = stack.enter_context(progress_lib.evaluations(total))
+      watch, progress = monitor.watch, monitor.told
+    if cache is not None:
+      kept = stack.enter_context(cache_lib.opened(cache, value_fn, n))
+    ask = ask_lib.Asker(
+      value_fn,
+      n,
+      budget,
+      batch_size=batch_size,
+      progress=progress or None,
+      kept=kept,
+      watch=watch,
     )
-    if max_order is not None and max_order > 1:
-      answer.notes.append(f"{method} has no sets, as of max_order={max_order}.")
-  elif n <= _MOST_EXACT and 1 << n <= budget:
-    masks = sampling.enumerate_masks(n)
-    values = ask(masks)
-    ask.repeat(masks, values, strict=strict)
-    answer, score = _exact(values, max_order)
-  elif method == "exact":
-    raise ValueError(
-      f"exact asks all 2**{n} masks of up to {_MOST_EXACT} players; the "
-      f"budget is {budget}. Use method='auto'."
+    answer, test, score = _asked(
+      ask,
+      key,
+      method,
+      max_order=max_order,
+      strict=strict,
+      goal=goal,
+      kernel_width=kernel_width,
     )
-  elif budget < budget_lib.LEAST and method != "spex":
-    raise ValueError(
-      f"A budget of {budget} is too small for n={n}: need at least "
-      f"{min(budget_lib.LEAST, 1 << n)} masks."
-    )
-  else:
-    answer, test = staged.ask_and_decode(
-      ask, key, method, max_order=max_order, strict=strict, goal=goal
-    )
-  ends = ask.ends()
+    ends = ask.ends()
   judged = select.judge(answer, None, test)
   total = time.perf_counter() - start
   return Explanation(
@@ -336,6 +347,38 @@ def assess(
     names=names,
     units=units,
   )
+
+
+def _asked(ask, key, method, *, max_order, strict, goal, kernel_width):
+  """Asks what the method needs: the answer, samples to test it, R^2 or None."""
+  test = score = None
+  n, budget = ask.n, ask.budget
+  if n and method in additive.METHODS:
+    answer, test, score = additive.ask_and_fit(
+      ask, key, method, kernel_width=kernel_width, strict=strict
+    )
+    if max_order is not None and max_order > 1:
+      answer.notes.append(f"{method} has no sets, as of max_order={max_order}.")
+  elif n <= _MOST_EXACT and 1 << n <= budget:
+    masks = sampling.enumerate_masks(n)
+    values = ask(masks)
+    ask.repeat(masks, values, strict=strict)
+    answer, score = _exact(values, max_order)
+  elif method == "exact":
+    raise ValueError(
+      f"exact asks all 2**{n} masks of up to {_MOST_EXACT} players; the "
+      f"budget is {budget}. Use method='auto'."
+    )
+  elif budget < budget_lib.LEAST and method != "spex":
+    raise ValueError(
+      f"A budget of {budget} is too small for n={n}: need at least "
+      f"{min(budget_lib.LEAST, 1 << n)} masks."
+    )
+  else:
+    answer, test = staged.ask_and_decode(
+      ask, key, method, max_order=max_order, strict=strict, goal=goal
+    )
+  return answer, test, score
 
 
 def _held_masks(given):

@@ -10,6 +10,7 @@ import os
 import pathlib
 import sys
 import threading
+import time
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ import spex_jax
 from spex_jax import configs, settings, usage
 
 _RUNS = pathlib.Path("runs")
+_BEGAN = time.perf_counter()
 GO_ON = os.EX_TEMPFAIL  # The same command goes on, later.
 
 
@@ -302,7 +304,7 @@ def _kind_of_data(
 def _explain(config: Any, workdir: pathlib.Path) -> None:
   from spex_jax.jobs import explain
 
-  explain.run(config, workdir)
+  explain.run(config, workdir, before=_since_start())
 
 
 def _data(config: Any, workdir: pathlib.Path) -> None:
@@ -319,7 +321,12 @@ def _data(config: Any, workdir: pathlib.Path) -> None:
 def _components(config: Any, workdir: pathlib.Path) -> None:
   from spex_jax.jobs import components
 
-  components.run(config, workdir)
+  components.run(config, workdir, before=_since_start())
+
+
+def _since_start() -> float:
+  """Seconds since the command began, imports included."""
+  return time.perf_counter() - _BEGAN
 
 
 def _attribute(arguments: Sequence[str]) -> None:

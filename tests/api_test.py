@@ -445,7 +445,7 @@ class TestValues:
       ValueError,
       match=r"NaN or infinity for 4 of the 32 .* 0 of 5 players: \[\]",
     ):
-      explain(fn, 5, budget=32, key=_KEY)
+      explain(fn, 5, budget=32, key=_KEY, batch_size=32)
 
   def test_a_function_without_low_orders_is_its_mean(self):
     fn = lambda m: 1.0 - 2.0 * (m.sum(axis=1) % 2)

@@ -251,7 +251,10 @@ _CALL = ("--config=callable:quick", "--config.n=3")
     (["explain", "--config.index=FBI"], "Did you mean FBII?"),
     (["explain", "--config.subject=dogs"], "subject=dogs: choose from digits"),
     (["explain", "--config=dogs.py"], "subject='dogs': choose from callable"),
-    (["explain", "--config.image=9999"], "image=9999: the test set has rows 0"),
+    (
+      ["explain", "--config.image=9999"],
+      "image=9999: scikit-learn's table of digits",
+    ),
     (["explain", "--config.patch=9"], "patch side must lie in 1..8; got 9"),
     (["explain", "--workdir="], "--workdir=: is empty"),
     (["explain", *_CALL], "function='': give module:function"),

@@ -107,7 +107,7 @@ def _llama_like(r: random.Random, family: str) -> tuple[Any, Any, dict]:
       kwargs["use_sliding_window"] = slides
   if family == "gemma2":
     kwargs["attn_logit_softcapping"] = r.choice([None, 2.0])
-  rope = _rope(r, width, positions)
+  rope: dict[str, Any] = _rope(r, width, positions)
   if family == "phi3":
     if rope["rope_type"] not in ("default", "longrope"):
       rope = {"rope_theta": 1e4, "rope_type": "default"}
@@ -395,11 +395,8 @@ def _make(folder: pathlib.Path, family: str, seed: int) -> None:
     logits = out.pooler_output.flatten(1)
   else:
     logits = out.last_hidden_state[:, 0]
-  np.savez(
-    folder / "reference.npz",
-    out_logits=logits.numpy(),
-    **{f"in_{key}": x for key, x in inputs.items()},
-  )
+  recorded: dict[str, Any] = {f"in_{key}": x for key, x in inputs.items()}
+  np.savez(folder / "reference.npz", out_logits=logits.numpy(), **recorded)
 
 
 def pack(folder: pathlib.Path, path: pathlib.Path) -> None:
@@ -410,12 +407,9 @@ def pack(folder: pathlib.Path, path: pathlib.Path) -> None:
   """
   tensors = safetensors.numpy.load_file(folder / "model.safetensors")
   with np.load(folder / "reference.npz") as reference:
-    np.savez_compressed(
-      path,
-      config=(folder / "config.json").read_text(),
-      **{f"t_{key}": x for key, x in tensors.items()},
-      **reference,
-    )
+    packed: dict[str, Any] = {f"t_{key}": x for key, x in tensors.items()}
+    config = (folder / "config.json").read_text()
+    np.savez_compressed(path, config=config, **packed, **reference)
 
 
 def main() -> None:

@@ -37,20 +37,16 @@ def constant(x: base.Array, value: base.Array) -> jax.Array:
   return jnp.broadcast_to(value.astype(dtype), np.shape(x))
 
 
-def mean(background: base.Array) -> jax.Array:
-  """The mean over a background `[N, ...]`: `[...]`."""
+def mean(background: base.Array) -> np.ndarray:
+  """The mean over a background `[N, ...]`: float64 `[...]`, on the host."""
   _check_background(background)
-  # Summed in float64 on the host: N may be large, and it is done once.
-  return jnp.asarray(
-    np.asarray(background).mean(axis=0, dtype=np.float64), jnp.float32
-  )
+  return np.asarray(background).mean(axis=0, dtype=np.float64)
 
 
-def median(background: base.Array) -> jax.Array:
-  """The median of each entry over a background `[N, ...]`: `[...]`."""
+def median(background: base.Array) -> np.ndarray:
+  """The median of each entry over `[N, ...]`: float64 `[...]`, on the host."""
   _check_background(background)
-  middle = np.median(np.asarray(background, np.float64), axis=0)
-  return jnp.asarray(middle, jnp.float32)
+  return np.median(np.asarray(background, np.float64), axis=0)
 
 
 def resample(
@@ -118,6 +114,7 @@ def conditional(
 
 
 def _check_background(background: base.Array) -> None:
+  base.check_unmasked(background, "Rows of a background")
   if np.ndim(background) < 1 or len(background) == 0:
     raise ValueError(
       f"A background must hold examples [N, ...]; got {np.shape(background)}."

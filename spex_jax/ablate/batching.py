@@ -27,6 +27,9 @@ LARGEST = 1024
 _CALL_SECONDS = 0.05  # A call should last about this long.
 _TIMED_CALLS = 3
 _PATIENCE = 2  # Slower sizes in a row before the search ends.
+# Of jobs of up to so many masks, whose sizes are not measured.
+SMALL = 1024
+_MICROBATCH, _CPU_MICROBATCH = 64, 16
 _SPARE = 0.8  # Of the memory that is free: others use it too.
 
 Build = Callable[[int, int], program_lib.Program]  # Rows a device, microbatch.
@@ -110,6 +113,37 @@ def choose(
     if worse == _PATIENCE:
       break
   return best[1], tuple(tried)
+
+
+def modest(
+  build: Build, masks: int, *, limit: int | None, cpu: bool
+) -> program_lib.Program:
+  """A program of usual sizes, no larger than the job; nothing is measured.
+
+  For jobs so small that measuring would take longer than it could save.
+
+  Args:
+    build: as for `choose`.
+    masks: of the whole job, on one device.
+    limit: as for `choose`.
+    cpu: whether the devices are CPUs, whose caches hold little.
+
+  Raises:
+    MemoryError: not even one mask fits.
+  """
+  size = min(_CPU_MICROBATCH if cpu else _MICROBATCH, max(masks, 1))
+  while True:
+    made = build(size, size)
+    memory = made.memory_bytes
+    if limit is None or memory is None or memory <= limit:
+      return made
+    if size == 1:
+      raise MemoryError(
+        f"Not even one mask a device fits: {_bytes(memory)} of "
+        f"{_bytes(limit)}. Use a smaller model or dtype, shorter inputs, or "
+        "shard the parameters."
+      )
+    size //= 2
 
 
 def memory_limit(devices: Sequence[jax.Device]) -> int | None:

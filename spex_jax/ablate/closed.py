@@ -13,6 +13,10 @@ the packed mask (`masks.packing`), so that one file may serve many settings. A
 run killed half-way leaves at most one unfinished line, which the next run
 removes; any other line that its checksum contradicts is damage, and refused.
 
+A file may be of one function alone: its first line is then `{"about": {...}}`,
+and a few lines have their mask, `"m"`, as well: anchors, which the function is
+asked again before its kept values are believed.
+
 Shapes: n players, b masks in a call, T targets.
 """
 
@@ -25,7 +29,8 @@ import os
 import pathlib
 import time
 import warnings
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,6 +40,10 @@ from spex_jax.masks import packing
 
 # No space, over quota, or past a limit on the size of files.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+_ANCHORS = 4
+# Files of this process that are open, by their full names.
+_OPEN: "weakref.WeakValueDictionary[str, File]" = weakref.WeakValueDictionary()
 
 HostFn = Callable[[np.ndarray], base.Values]
 
@@ -145,10 +154,17 @@ class File:
   """Answers by mask in a file, checksummed, for one model and its settings.
 
   A `repeats.Store`. The file is locked while it is open, where the system can
-  do that (not on Windows).
+  do that (not on Windows). In this process, one that was opened outside of
+  `with` is taken over, as by a notebook's cell that runs again.
   """
 
-  def __init__(self, path: str | os.PathLike, config: str):
+  def __init__(
+    self,
+    path: str | os.PathLike,
+    config: str,
+    *,
+    about: Mapping[str, Any] | None = None,
+  ):
     """Opens or creates the file, and reads what it holds.
 
     Args:
@@ -156,26 +172,40 @@ class File:
       config: everything that the values depend on besides the mask: the
         model's name and version, the prompt, the settings. Answers of another
         `config` in the same file are left alone and not seen.
+      about: whose values these are, as JSON, where the file is for them alone.
 
     Raises:
       ValueError: a damaged line, by its number; a file that is open
-        elsewhere.
+        elsewhere, or of something else than `about`.
       OSError: no permission, no such folder.
     """
     self.path = pathlib.Path(path)
     self._config = config.encode()
     self._full = False
     self._values: dict[bytes, np.ndarray] = {}
+    self._anchors: list[tuple[np.ndarray, np.ndarray]] = []
+    self._about, self._held = about, False
     # Unbuffered: after a failure nothing lingers that would be written later.
     self._file = io.FileIO(self.path, "ab")
+    name = str(self.path.resolve())
+    before = _OPEN.get(name)
+    if before is not None and not before._held:
+      before.close()
     try:
       self._lock()
-      self._end = self._read()
+      self._end = 0
+      found = self._read()
+      if about is not None and found is None:
+        self._append(_line({"about": about}))
+      elif about is not None:
+        _compare(found, about, self.path)
     except BaseException:
       self._file.close()
       raise
+    _OPEN[name] = self
 
   def __enter__(self):
+    self._held = True
     return self
 
   def __exit__(self, *unused):
@@ -186,7 +216,15 @@ class File:
 
   def close(self) -> None:
     """Closes the file; nothing is lost without it."""
+    self._held = False
     self._file.close()
+
+  def anchors(self, n: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Masks `[A, n]`, values `[A]` or `[A, T]`, to ask again; None without."""
+    if not self._anchors:
+      return None
+    masks, values = map(np.stack, zip(*self._anchors))
+    return packing.unpack(masks, n), values
 
   def get(self, masks: np.ndarray) -> list[np.ndarray | None]:
     return [self._values.get(key) for key in self._keys(masks)]
@@ -201,11 +239,25 @@ class File:
     Raises:
       OSError: any failure other than a disk that is full.
     """
+    if self._file.closed:
+      raise ValueError(
+        f"{self.path} was closed, or opened again by a later evaluator: use "
+        "that one."
+      )
     keys = self._keys(masks)
     self._values.update((k, np.array(v)) for k, v in zip(keys, values))
     if self._full:
       return
-    text = b"".join(_line(k, v) for k, v in zip(keys, values))
+    lines = []
+    for key, packed, value in zip(keys, packing.pack(masks), values):
+      entry = {"k": key.hex(), "v": np.asarray(value).tolist()}
+      if self._about is not None and self._tells(value):
+        entry["m"] = packed.tobytes().hex()
+        self._anchors.append((packed, np.array(value, np.float64)))
+      lines.append(_line(entry))
+    self._append(b"".join(lines))
+
+  def _append(self, text: bytes) -> None:
     try:
       done = 0
       while done < len(text):  # A write may stop short, a full disk's does.
@@ -221,10 +273,19 @@ class File:
         f"{self._end:,} bytes that it had, and further answers are not saved. "
         "Make room and start again.",
         RuntimeWarning,
-        stacklevel=2,
+        stacklevel=3,
       )
     else:
       self._end += len(text)
+
+  def _tells(self, value: np.ndarray) -> bool:
+    """Whether a value is worth an anchor: of the first, or unlike all others.
+
+    A function of two values would else be taken for another one too easily.
+    """
+    others = [found for _, found in self._anchors]
+    known = any(np.array_equal(value, found) for found in others)
+    return len(others) < _ANCHORS and (len(others) < 2 or not known)
 
   def _keys(self, masks: np.ndarray) -> list[bytes]:
     # The length comes first, so that no two pairs run into the same bytes.
@@ -237,20 +298,29 @@ class File:
       keys.append(digest.digest())
     return keys
 
-  def _read(self) -> int:
-    """Fills `_values`; cuts an unfinished line off; returns the length."""
-    end = 0
+  def _read(self) -> dict[str, Any] | None:
+    """Fills `_values`; cuts an unfinished line off; returns `about`, if any."""
+    about = None
     with self.path.open("rb") as file:
       for number, line in enumerate(file, 1):
         if not line.endswith(b"\n"):
           if _is_whole(line[:-1]):  # Its end is another byte.
             raise _damaged(f"{self.path}, line {number}")
-          self._file.truncate(end)  # A run was killed while it wrote.
+          if not _begun(line):
+            raise ValueError(f"{self.path} is no file of kept values.")
+          self._file.truncate(self._end)  # A run was killed while it wrote.
           break
-        key, value = _parse(line, f"{self.path}, line {number}")
-        self._values[key] = value
-        end += len(line)
-    return end
+        entry = _parse(line, f"{self.path}, line {number}")
+        self._end += len(line)
+        if "about" in entry:
+          about = about or entry["about"]
+          continue
+        value = np.array(entry["v"], np.float64)
+        self._values[bytes.fromhex(entry["k"])] = value
+        if "m" in entry:
+          packed = np.frombuffer(bytes.fromhex(entry["m"]), np.uint8)
+          self._anchors.append((packed, value))
+    return about
 
   def _lock(self) -> None:
     try:
@@ -266,18 +336,38 @@ class File:
       ) from None
 
 
-def _line(key: bytes, value: Any) -> bytes:
+def _line(entry: Mapping[str, Any]) -> bytes:
   # repr of a float64, which JSON writes, reads back as the same number.
-  body = json.dumps({"k": key.hex(), "v": np.asarray(value).tolist()})
-  return _digest(body.encode()) + b" " + body.encode() + b"\n"
+  body = json.dumps(entry).encode()
+  return _digest(body) + b" " + body + b"\n"
 
 
-def _parse(line: bytes, where: str) -> tuple[bytes, np.ndarray]:
+def _parse(line: bytes, where: str) -> dict[str, Any]:
   digest, _, body = line[:-1].partition(b" ")
   if _digest(body) != digest:
     raise _damaged(where)
-  entry = json.loads(body)
-  return bytes.fromhex(entry["k"]), np.array(entry["v"], np.float64)
+  return json.loads(body)
+
+
+def _begun(line: bytes) -> bool:
+  """Whether a line without its end may be one of ours."""
+  digest, body = line[:16], line[16:]
+  hexadecimal = all(byte in b"0123456789abcdef" for byte in digest)
+  return hexadecimal and b' {"'.startswith(body[:3])
+
+
+def _compare(
+  found: Mapping[str, Any] | None, about: Mapping[str, Any], path: pathlib.Path
+) -> None:
+  """Refuses a file of something else, by what is different."""
+  found = found or {}
+  for name, value in about.items():
+    if found.get(name) != value:
+      raise ValueError(
+        f"{path} keeps values of another function: its {name} is "
+        f"{found.get(name)!r}, and now it is {value!r}. Give this one a file "
+        "of its own, or delete that one."
+      )
 
 
 def _damaged(where: str) -> ValueError:

@@ -23,6 +23,7 @@ import numpy as np
 from spex_jax import base
 from spex_jax.ablate import evaluate, parts, readouts
 from spex_jax.models import checks, sites
+from spex_jax.models import edges as stream_edges
 
 HEADS = ("*attn.z", "*cross.z")  # [B, P, H, h]; query heads.
 NEURONS = ("*mlp.neurons", "layers.*.neurons")  # [B, P, F], [B, F].
@@ -181,20 +182,20 @@ KINDS: Mapping[
 
 
 def first_block(net: sites.Network, players: parts.Players) -> int | None:
-  """The first block that any player's site is in or before, or None.
+  """The first block that any player's site or reader is in or before, or None.
 
-  The blocks before it are the same for every mask: `net.enter` runs them. None
-  where there is nothing to run apart: a site before block 0, a network whose
-  blocks cannot be entered, or edges, whose writers must all be run.
+  The blocks before it are the same for every mask: they run once. None where
+  there is nothing to run apart: a site before block 0, or a network whose
+  blocks cannot be entered.
 
   Raises:
-    ValueError: a site of the players that the network lacks.
+    ValueError: a site or reader of the players that the network lacks.
   """
   touched = {*players.owner, *players.edges}
   missing = sorted(touched - {*net.sites})
   if missing:
     raise ValueError(f"The network has no sites {missing}.")
-  if not net.resumes or players.edges:
+  if not net.resumes:
     return None
   first = min(net.sites.index(site) for site in touched)
   names = (f"blocks.{i}.resid_pre" for i in range(net.config.num_blocks))
@@ -265,9 +266,12 @@ def game(
     "absent": absent,
     "edits": fixed,
   }
-  # Cut edges need what all writers write.
-  start = 0 if fixed.cut else first_block(net, players) or 0
-  line = net.sites.index(f"blocks.{start}.resid_pre") if start else 0
+  start = first_block(net, players) or 0
+  enters = f"blocks.{start}.resid_pre"
+  line = net.sites.index(enters) if start else 0
+  # Edges cut from there on need what was written before.
+  cuts = players.edges or not fixed.cut.keys() <= {*net.sites[:line]}
+  wrote = [one for one in net.writer_sites if one in net.sites[:line]]
   some = next(iter(players.owner), None)
   drawn = (
     absent is not None
@@ -277,8 +281,10 @@ def game(
 
   def value(strengths, given):
     if start:
-      state, shared = given
-      whole = functools.partial(net.resume, shared["params"], start, state)
+      (x, written), shared = given
+      whole = functools.partial(
+        net.resume, shared["params"], start, x, written=written
+      )
     else:
       shared = given
       whole = functools.partial(net.apply, shared["params"])
@@ -297,7 +303,13 @@ def game(
 
   def head(shared):
     early = parts.only(shared["edits"], net.sites[:line])
-    return net.enter(shared["params"], start, early, **shared["inputs"])
+    params, inputs = shared["params"], shared["inputs"]
+    if not cuts:
+      return net.enter(params, start, early, **inputs), None
+    # Compiled, this runs nothing behind what is captured.
+    out = net.apply(params, early, capture=(enters, *wrote), **inputs)
+    found = out.activations
+    return found[enters], stream_edges.stacked([found[site] for site in wrote])
 
   return base.Game(
     value,

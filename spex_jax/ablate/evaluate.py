@@ -12,6 +12,8 @@ Shapes: n players, B masks asked for, T targets, P masks in a padded batch.
 
 import collections
 import dataclasses
+import os
+import pathlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,7 +29,12 @@ from spex_jax.ablate import (
   closed,
   program,
   repeats,
+  sizing,
 )
+from spex_jax.ablate import cache as kept
+from spex_jax.masks import ask
+
+_HOST_BATCH = 1024  # Masks in a call of a host function, at most.
 
 Progress = answers.Progress
 Candidate = batching.Candidate
@@ -58,6 +65,7 @@ class Stats:
       included, or None where the compiler does not say; of several the most.
     candidates: the batch sizes that were measured, if any were.
     device: kind and number of devices, as text.
+    chosen: how batch sizes came about, as text; "" as they were given.
   """
 
   evaluations: int = 0
@@ -76,13 +84,23 @@ class Stats:
   memory_bytes: int | None = None
   candidates: tuple[Candidate, ...] = ()
   device: str = "host"
+  chosen: str = ""
 
 
 class Evaluator:
   """A `ValueFn`: bool `[B, n]` to float64 `[B]` or `[B, T]`, with `stats`.
 
   Made by `compiled` and `host`.
+
+  Attributes:
+    n: number of players.
+    names: of the players, where who made it knows them.
+    stats: what it has cost so far.
+    progress: called after each batch.
+    batch_size: masks in a call of a host function, where that was given.
   """
+
+  names: tuple[str, ...] | None = None
 
   def __init__(
     self,
@@ -93,12 +111,24 @@ class Evaluator:
     stores: Sequence[repeats.Store] = (),
     prepare: "Callable[[Stats], None]" = lambda stats: None,
     share: "Callable[[Any], None] | None" = None,
+    expect: "Callable[[int, pathlib.Path | None], None] | None" = None,
   ):
     self.n = n
     self.stats = stats
     self.progress: Progress = progress or (lambda done, asked: None)
     self._run, self._stores, self._prepare = run, stores, prepare
-    self._share = share
+    self._share, self._expect = share, expect
+    self.batch_size: int | None = None
+
+  @property
+  def compiled(self) -> bool:
+    """Whether it pads, and has batches of its own, as `compiled` makes it."""
+    return self._expect is not None
+
+  def of(self, f: Any) -> "Evaluator":
+    """Itself, known to be of `f`, as `functools.wraps` has it."""
+    self.__wrapped__ = f
+    return self
 
   def prepare(self) -> Stats:
     """Compiles, and fixes the batch size, before the first mask is asked.
@@ -107,6 +137,19 @@ class Evaluator:
     """
     self._prepare(self.stats)
     return self.stats
+
+  def expect(self, masks: int, choices: pathlib.Path | None = None) -> None:
+    """Says how many masks will be asked in all, before the first one.
+
+    No batch is larger than that; where sizes are to be measured, a small job
+    is spared it. Once compiled, an evaluator stays as it is.
+
+    Args:
+      masks: at most, over all requests.
+      choices: a file of sizes that were measured before (see `choices`).
+    """
+    if self._expect is not None:
+      self._expect(masks, choices)
 
   def share(self, shared: Any) -> None:
     """Replaces what all masks share, without compiling again.
@@ -134,6 +177,8 @@ class Evaluator:
     masks = base.check_masks(masks, self.n)
     if not len(masks):
       raise ValueError("Need at least one mask to evaluate; got none.")
+    if self._stores:
+      self._prepare(self.stats)  # What is kept is proven before it is used.
     split = repeats.split(masks, self._stores)
     self.stats.evaluations += len(masks)
     self.stats.repeated += len(masks) - len(split.missing)
@@ -233,17 +278,20 @@ def compiled(
   lift = _Lifted(made, batch_size, microbatch, memory_limit)
   stores = _stores(remember_bytes)
   share = None if shared is None else lift.share
-  return Evaluator(n, lift.run, Stats(), progress, stores, lift.prepare, share)
+  made = Evaluator(
+    n, lift.run, Stats(), progress, stores, lift.prepare, share, lift.expect
+  )
+  return made.of(f)
 
 
 def host(
   fn: Callable[[np.ndarray], base.Values],
   n: int,
   *,
-  batch_size: int = 1024,
+  batch_size: int | None = None,
   retry: closed.Retry | None = None,
   calls_per_second: float | None = None,
-  cache: closed.File | None = None,
+  cache: closed.File | str | os.PathLike | None = None,
   remember_bytes: int = 0,
   progress: Progress | None = None,
 ) -> Evaluator:
@@ -255,19 +303,25 @@ def host(
   Args:
     fn: bool `[b, n]` to `[b]` or `[b, T]`, for any b up to `batch_size`.
     n: number of players.
-    batch_size: masks per call of `fn`.
+    batch_size: masks per call of `fn`; None for one at first, then as many as
+      take about a second, at most 1,024 (see `masks.ask.Growing`).
     retry: which exceptions of `fn` to try again after, and how; None for none.
     calls_per_second: most calls of `fn` in a second, retries included.
     cache: a file that answers masks asked before, in this process or another,
-      and takes the values of each batch as soon as they come.
+      and takes the values of each batch as soon as they come. A path is opened
+      for `fn` and n, and a few of the masks that it keeps are asked again.
     remember_bytes: memory for values of earlier calls, the latest kept; 0
       remembers none.
     progress: called after each batch.
 
   Raises:
-    ValueError: a size or rate that is not positive, `remember_bytes` below 0.
+    ValueError: a size or rate that is not positive, `remember_bytes` below 0,
+      or a path of another function's values.
   """
   _check_sizes(n, batch_size, None, remember_bytes)
+  growing = ask.Growing(_HOST_BATCH)
+  by_path = isinstance(cache, str | os.PathLike)
+  opened = kept.opened(cache, fn, n) if by_path else cache
   # It may write into its masks, and be tried again with them.
   call = lambda rows: fn(rows.copy())
   if calls_per_second is not None:
@@ -278,18 +332,32 @@ def host(
       stats.retries += 1
 
     tried = call if retry is None else retry.wrap(call, again)
-    for start in range(0, len(found.masks), batch_size):
-      rows = found.masks[start : start + batch_size]
+    start = 0
+    while start < len(found.masks):
+      size = batch_size or growing.size
+      rows = found.masks[start : start + size]
       begin = time.perf_counter()
       values = np.asarray(tried(rows))
-      stats.run_seconds += time.perf_counter() - begin
+      seconds = time.perf_counter() - begin
+      stats.run_seconds += seconds
       stats.batches += 1
+      growing.took(len(rows), seconds)
       found.add(values, np.arange(start, start + len(rows)))
+      start += len(rows)
 
+  def prove(stats: Stats) -> None:
+    del stats
+    if by_path and opened is not None and not proven:
+      ask.prove(opened, n, lambda few: base.check_values(call(few), len(few)))
+      proven.append(True)
+
+  proven: list[bool] = []
   stores = _stores(remember_bytes)
-  if cache is not None:
-    stores.append(cache)
-  return Evaluator(n, run, Stats(), progress, stores)
+  if opened is not None:
+    stores.append(opened)
+  made = Evaluator(n, run, Stats(), progress, stores, prove).of(fn)
+  made.batch_size = batch_size
+  return made
 
 
 class _Lifted:
@@ -301,6 +369,12 @@ class _Lifted:
     self._limit = memory_limit
     self._programs: list[program.Program] = []  # One a size, ascending.
     self._made: program.Source | None = None
+    self._expected: int | None = None
+    self._choices: pathlib.Path | None = None
+
+  def expect(self, masks: int, choices: pathlib.Path | None) -> None:
+    if not self._programs:
+      self._expected, self._choices = masks, choices or self._choices
 
   def share(self, shared: Any) -> None:
     assert self._made is not None
@@ -341,20 +415,20 @@ class _Lifted:
       finally:
         stats.compile_seconds += time.perf_counter() - start
 
+    most = self._expected
     if self._batch_size is None:
-      limit = self._limit
-      if limit is None:
-        limit = batching.memory_limit(source.devices)
-      made, stats.candidates = batching.choose(
+      made, stats.candidates, stats.chosen = sizing.sized(
+        source,
         build,
-        source.n,
-        limit=limit,
-        shrink=source.devices[0].platform != "cpu",
-        sizes=self._microbatch and [self._microbatch],
+        limit=self._limit,
+        microbatch=self._microbatch,
+        expected=most,
+        choices_path=self._choices,
       )
       stats.probe_seconds += time.perf_counter() - begin
     else:
-      per_device = -(-self._batch_size // source.num_shards)
+      batch_size = min(self._batch_size, most or self._batch_size)
+      per_device = -(-batch_size // source.num_shards)
       microbatch = min(self._microbatch or per_device, per_device)
       made = build(-(-per_device // microbatch) * microbatch, microbatch)
     stats.batch_shape = (made.rows, source.n)

@@ -14,6 +14,7 @@ targets.
 """
 
 import dataclasses
+import hashlib
 import math
 import re
 import time
@@ -114,6 +115,18 @@ class Source:
       state = jax.block_until_ready(self._head(shared))
       self.head_seconds += time.perf_counter() - begin
       self._extra = ((state, shared),)
+
+  def fingerprint(self) -> str:
+    """Of what one mask computes, and where: for what was measured of it."""
+    one = jax.ShapeDtypeStruct((self.n,), jnp.bool_)
+    traced = str(jax.make_jaxpr(self._f)(one, *self._extra))
+    where = (
+      jax.__version__, self.devices[0].device_kind, len(self.devices),
+      self.num_shards,
+    )  # fmt: skip
+    # Functions are printed with their addresses.
+    text = re.sub(r"0x[0-9a-f]+", "", traced) + repr(where)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
   def numbers(self, masks: np.ndarray) -> np.ndarray:
     """Which of `sizes` each mask takes: int `[B]`, 0 without any."""

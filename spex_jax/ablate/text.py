@@ -28,6 +28,7 @@ By: TypeAlias = (
   str | re.Pattern[str] | Sequence[Span] | Mapping[str, Sequence[Span]]
 )
 
+_SPACES = ("▁", "Ġ")  # Space, as vocabularies write it.
 _WORD = re.compile(r"\S+")
 # A sentence ends at a stop, before a space that no small letter follows, or at
 # an empty line. "Dr. Who" is two sentences by this rule, "e.g. this" is one.
@@ -103,7 +104,7 @@ def prompt(
     within = _check_span("within", within, text)
   first, last = within or (0, len(text))
   if isinstance(by, str) and by == "tokens":
-    return _by_tokens(text, encoding, within)
+    return _by_tokens(text, encoding, tokenizer, within)
   if isinstance(by, Mapping):
     labels, given = list(by), list(by.values())
   else:
@@ -275,7 +276,10 @@ def _owner(
 
 
 def _by_tokens(
-  text: str, encoding: tokens.Encoding, within: Span | None
+  text: str,
+  encoding: tokens.Encoding,
+  tokenizer: tokens.Tokenizer,
+  within: Span | None,
 ) -> Prompt:
   """Every token inside that the tokenizer did not add is a player."""
   plain = ~encoding.special
@@ -285,7 +289,13 @@ def _by_tokens(
   spans = [(int(a), int(b)) for a, b in encoding.offsets[plain]]
   owner = np.full(len(plain), len(spans), np.int32)
   owner[plain] = np.arange(len(spans))
-  names = _distinct(text[a:b] for a, b in spans)
+  # A token of space may be placed at the character behind it: it has its own
+  # name, not that of what it does not write.
+  own = [tokenizer.token(int(token)) for token in encoding.ids[plain]]
+  names = _distinct(
+    name if name in _SPACES and text[a:b].strip() else text[a:b]
+    for name, (a, b) in zip(own, spans)
+  )
   players = features.Players(names, owner)
   return Prompt(text, encoding, players, tuple((span,) for span in spans))
 

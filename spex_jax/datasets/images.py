@@ -7,14 +7,15 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from spex_jax import base
-from spex_jax.datasets import splits
+from spex_jax.datasets import casts, labels, splits
 
 SAMPLES = ("china", "flower")  # Photographs that come with scikit-learn.
+_ORIENTATION = 274  # EXIF's number of it.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,11 +26,13 @@ class Images(base.ByValue):
     pixels: float32 `[N, C, H, W]`, finite; digits lie in [0, 1].
     labels: int32 `[N]`.
     classes: names of the classes.
+    rows: int64 `[N]`, what number each image had where it came from.
   """
 
   pixels: np.ndarray
   labels: np.ndarray
   classes: tuple[str, ...]
+  rows: np.ndarray
 
   @property
   def num_examples(self) -> int:
@@ -38,7 +41,10 @@ class Images(base.ByValue):
   def take(self, rows: np.ndarray) -> "Images":
     """The images of the given rows."""
     return dataclasses.replace(
-      self, pixels=self.pixels[rows], labels=self.labels[rows]
+      self,
+      pixels=self.pixels[rows],
+      labels=self.labels[rows],
+      rows=self.rows[rows],
     )
 
   def split(
@@ -50,29 +56,31 @@ class Images(base.ByValue):
 
 
 def from_arrays(
-  pixels: base.Array, labels: base.Array, classes: Sequence[str] = ()
+  pixels: base.Array, classes_of: base.Array, classes: Sequence[str] = ()
 ) -> Images:
   """Checked images of your own arrays.
 
   Args:
     pixels: real `[N, C, H, W]`.
-    labels: integers `[N]`, from 0.
-    classes: names of the classes; their numbers if empty.
+    classes_of: integers or texts `[N]`, see `labels.numbered`.
+    classes: names of the classes; the distinct labels if empty.
 
   Raises:
-    ValueError: another rank, labels that are no integers or out of range, or
-      NaN and infinity (naming the first image).
+    TypeError: labels that are neither.
+    ValueError: another rank, labels that are missing or none of `classes`,
+      masked entries, NaN and infinity (naming the first image), or pixels that
+      float32 does not tell apart.
   """
-  pixels = np.asarray(pixels, np.float32)
-  labels = np.asarray(labels)
+  pixels = casts.real(pixels, "Pixels")
+  classes_of = casts.unmasked(classes_of, "Labels")
   if pixels.ndim != 4 or 0 in pixels.shape:
     raise ValueError(
       f"Images must be [N, channels, height, width]; got {pixels.shape}."
     )
-  if labels.shape != pixels.shape[:1] or labels.dtype.kind not in "iub":
+  if classes_of.shape != pixels.shape[:1]:
     raise ValueError(
-      f"Need one integer label for each of {len(pixels)} images; got "
-      f"{labels.dtype} of shape {labels.shape}."
+      f"Need one label for each of {len(pixels)} images; got shape "
+      f"{classes_of.shape}."
     )
   finite = np.isfinite(pixels).all(axis=(1, 2, 3))
   if not finite.all():
@@ -80,13 +88,11 @@ def from_arrays(
       f"{(~finite).sum()} images hold NaN or infinity (first: "
       f"{np.flatnonzero(~finite)[0]})."
     )
-  top = int(labels.max())
-  names = tuple(classes) or tuple(str(c) for c in range(top + 1))
-  if labels.min() < 0 or top >= len(names):
-    raise ValueError(
-      f"Labels must lie in 0..{len(names) - 1}; got {labels.min()} to {top}."
-    )
-  return Images(pixels=pixels, labels=labels.astype(np.int32), classes=names)
+  numbers, names = labels.numbered(classes_of, classes, "Labels")
+  cast = casts.narrow(pixels.reshape(-1, 1), ("of pixels",))
+  return Images(
+    cast.reshape(pixels.shape), numbers, names, np.arange(len(pixels))
+  )
 
 
 def digits() -> Images:
@@ -98,36 +104,110 @@ def digits() -> Images:
   return from_arrays(bunch.images[:, None] / 16.0, bunch.target)
 
 
+class Picture(NamedTuple):
+  """One picture.
+
+  Attributes:
+    pixels: uint8 `[H, W, 3]`, or pixel values float32 `[C, H, W]`.
+    said: what was done to it on the way, in words; "" for nothing.
+  """
+
+  pixels: np.ndarray
+  said: str = ""
+
+
 def read(path: str | os.PathLike) -> np.ndarray:
+  """The pixels of `picture`."""
+  return picture(path).pixels
+
+
+def picture(path: str | os.PathLike) -> Picture:
   """One picture, as uint8 `[H, W, 3]`, or ready pixel values `[C, H, W]`.
 
   Args:
-    path: a name in `SAMPLES`; a file that Pillow reads (PNG, JPEG, ...), whose
-      transparency is dropped; or `.npy`, of uint8 `[H, W, 3]` or `[H, W]`, or
-      of floats `[C, H, W]`, which are taken as what a network is fed.
+    path: a name in `SAMPLES`; a file that Pillow reads (PNG, JPEG, ...); or
+      `.npy`, of uint8 `[H, W, 3]` or `[H, W]`, or of floats `[C, H, W]`, which
+      are taken as what a network is fed. A file is turned as its EXIF says,
+      what is transparent stands on white, and 16-bit grey is scaled to 8 bits.
 
   Raises:
     FileNotFoundError: no such file.
-    ValueError: no picture, an array of another shape or dtype, or NaN.
+    ValueError: no picture, one of several frames, one of numbers without a
+      scale (32-bit integers, floats), an array of another shape or dtype, or
+      NaN.
   """
   if str(path) in SAMPLES:
     from sklearn import datasets  # Slow to import.
 
-    return np.asarray(datasets.load_sample_image(f"{path}.jpg"))
+    return Picture(np.asarray(datasets.load_sample_image(f"{path}.jpg")))
   path = pathlib.Path(path)
   if not path.is_file():
     raise FileNotFoundError(
       f"{str(path)!r} is no file, nor one of {', '.join(SAMPLES)}."
     )
   if path.suffix == ".npy":
-    return _array(path)
+    return Picture(_array(path))
   from PIL import Image  # Slow to import.
 
   try:
-    with Image.open(path) as picture:
-      return np.asarray(picture.convert("RGB"))
-  except (OSError, Image.DecompressionBombError) as error:
+    with Image.open(path) as opened:
+      found = _eight_bits(opened)
+  except _Unfit as error:
+    raise ValueError(f"{path} {error}") from error
+  except (
+    OSError,
+    SyntaxError,  # Pillow's, of a broken PNG.
+    ValueError,
+    Image.DecompressionBombError,
+  ) as error:
     raise ValueError(f"{path} is no picture: {error}.") from error
+  return found
+
+
+class _Unfit(ValueError):
+  """A picture that is sound, and cannot be taken as it is."""
+
+
+def _eight_bits(opened: Any) -> Picture:
+  """An open file of Pillow's, as it is looked at."""
+  from PIL import Image, ImageOps  # Slow to import.
+
+  # Of these the first is the picture: previews and layers follow.
+  whole = opened.format in ("MPO", "PSD")
+  frames = getattr(opened, "n_frames", 1)
+  if frames > 1 and not whole:
+    raise _Unfit(
+      f"has {frames} frames or pages; save the one that you mean as a file of "
+      "its own."
+    )
+  said = []
+  mode = opened.mode
+  if opened.getexif().get(_ORIENTATION, 1) != 1:
+    said.append("turned as its EXIF says")
+  turned = ImageOps.exif_transpose(opened)
+  if mode.startswith("I;16") or (
+    mode == "I" and opened.format in ("PNG", "PPM")  # 16 bits, widened.
+  ):
+    levels = np.asarray(turned).astype(np.int64)
+    said.append("16 bits scaled to 8")
+    turned = Image.fromarray((levels // 257).astype(np.uint8))
+  elif mode in ("I", "F"):
+    what = "32-bit integers" if mode == "I" else "floats"
+    raise _Unfit(
+      f"holds {what}, and nothing says which is white. Save it with 8 bits, or "
+      "give the values that the model takes as an .npy file, floats [C, H, W]."
+    )
+  if mode == "LAB":
+    raise _Unfit("is in LAB; save it as RGB.")
+  if mode == "CMYK":
+    said.append("CMYK turned to RGB without its colour profile")
+  if turned.has_transparency_data:
+    clear = turned.convert("RGBA")
+    if np.asarray(clear.getchannel("A")).min() < 255:
+      said.append("transparent parts on white")
+    ground = Image.new("RGBA", clear.size, "white")
+    turned = Image.alpha_composite(ground, clear)
+  return Picture(np.asarray(turned.convert("RGB")), ", ".join(said))
 
 
 def _array(path: pathlib.Path) -> np.ndarray:
@@ -146,4 +226,8 @@ def _array(path: pathlib.Path) -> np.ndarray:
     )
   if not np.isfinite(array).all():
     raise ValueError(f"{path} holds NaN or infinity.")
-  return array.astype(np.float32)
+  try:
+    cast = casts.narrow(array.reshape(-1, 1), ("of pixel values",))
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from error
+  return cast.reshape(array.shape)

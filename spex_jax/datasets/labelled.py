@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from spex_jax import base
-from spex_jax.datasets import images, tabular
+from spex_jax.datasets import casts, images, labels, tabular
 
 NAMES = ("digits", "breast_cancer", "iris", "wine")
 
@@ -20,7 +20,7 @@ class Labelled(base.ByValue):
   """Examples and their classes.
 
   Attributes:
-    x: float32 `[N, ...]`, finite; `[N, H, W]` or `[N, H, W, 3]` are images.
+    x: float64 `[N, ...]`, finite; `[N, H, W]` or `[N, H, W, 3]` are images.
     y: int32 `[N]`, in 0..C-1.
     classes: C names.
     rows: int64 `[N]`, what number each example had where it came from.
@@ -72,50 +72,40 @@ def from_arrays(
 
   Args:
     x: real `[N, ...]`, two axes or more.
-    y: integers `[N]`, from 0.
-    classes: names; the numbers if empty.
+    y: integers or texts `[N]`, see `labels.numbered`.
+    classes: names; the distinct labels if empty.
 
   Raises:
-    TypeError: labels that are no integers.
+    TypeError: labels that are neither.
     ValueError: another rank, no example, one label for each missing, labels
-      out of range, or NaN and infinity (naming the first example).
+      that are missing or none of `classes`, masked entries, or NaN and
+      infinity (naming the first example).
   """
-  x, y = np.asarray(x), np.asarray(y)
-  if x.dtype.kind not in "biuf" or x.ndim < 2 or 0 in x.shape:
+  x, y = casts.real(x, "x"), casts.unmasked(y, "y")
+  if x.ndim < 2 or 0 in x.shape:
     raise ValueError(
       f"x must hold numbers [examples, ...]; got {x.dtype} of shape {x.shape}."
     )
-  if y.dtype.kind not in "iu":
-    raise TypeError(f"y must hold integers, classes from 0; got {y.dtype}.")
   if y.shape != x.shape[:1]:
     raise ValueError(
       f"Need one label in y for each of {len(x)} examples in x; got shape "
       f"{y.shape}."
     )
-  names = tuple(str(name) for name in classes)
-  names = names or tuple(str(c) for c in range(max(int(y.max()), 0) + 1))
-  outside = (y < 0) | (y >= len(names))
-  if outside.any():
-    row = int(np.flatnonzero(outside)[0])
-    raise ValueError(
-      f"Labels must lie in 0..{len(names) - 1}; {outside.sum()} do not "
-      f"(first: {y[row]} at example {row})."
-    )
-  x = x.astype(np.float32)
+  y, names = labels.numbered(y, classes)
   finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
   if not finite.all():
     raise ValueError(
       f"{(~finite).sum()} examples hold NaN or infinity (first: "
       f"{np.flatnonzero(~finite)[0]}); drop or impute them first."
     )
-  return Labelled(x, y.astype(np.int32), names, np.arange(len(x)))
+  return Labelled(x, y, names, np.arange(len(x)))
 
 
 def load(source: str) -> tuple[Labelled, Labelled | None]:
   """Examples by name or file, and test examples where the file has its own.
 
   Args:
-    source: one of `NAMES`; a `.npz` file with `x` `[N, ...]` and integers `y`
+    source: one of `NAMES`; a `.npz` file with `x` `[N, ...]` and labels `y`
       `[N]`, perhaps `x_test` and `y_test`, and `classes`, names; or a `.csv`
       file, see `tabular.read`.
 
@@ -160,11 +150,13 @@ def _npz(path: pathlib.Path) -> tuple[Labelled, Labelled | None]:
   if ("x_test" in arrays) != ("y_test" in arrays):
     raise ValueError(f"{path}: x_test and y_test go together; it has one.")
   classes = [str(name) for name in np.atleast_1d(arrays.get("classes", []))]
-  if not classes and "y_test" in arrays and arrays["y_test"].dtype.kind in "iu":
-    # Test examples may have a class that no training example has.
-    top = max(arrays["y"].max(initial=0), arrays["y_test"].max(initial=0))
-    classes = [str(c) for c in range(int(top) + 1)]
   try:
+    if not classes and "y_test" in arrays:
+      # Test examples may have a class that no training example has.
+      own, names = labels.numbered(np.append(arrays["y"], arrays["y_test"]))
+      size = len(arrays["y"])
+      arrays["y"], arrays["y_test"] = own[:size], own[size:]
+      classes = list(names)
     train = from_arrays(arrays["x"], arrays["y"], classes)
     if "x_test" not in arrays:
       return train, None

@@ -13,13 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax import base
-
 _CHUNK = 32  # Terms evaluated at once: [32, B] bytes of parities.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Planted(base.ByValue):
+class Planted:
   """A sparse function whose spectrum is known; callable on masks.
 
   Attributes:

@@ -3,7 +3,6 @@
 Shapes: N examples, F columns.
 """
 
-import csv
 import dataclasses
 import os
 import pathlib
@@ -12,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from spex_jax import base
-from spex_jax.datasets import splits
+from spex_jax.datasets import casts, cells, labels, splits
 
 NAMES = ("breast_cancer", "diabetes", "iris", "wine")
 
@@ -22,15 +21,17 @@ class Table(base.ByValue):
   """Examples by columns.
 
   Attributes:
-    features: float32 `[N, F]`, finite.
-    targets: `[N]`, int32 classes or float32 responses.
+    features: float64 `[N, F]`, finite; `standard` narrows them.
+    targets: `[N]`, int32 classes or float64 responses.
     columns: F names.
+    rows: int64 `[N]`, what number each example had where it came from.
     classes: names of the classes; empty for a response.
   """
 
   features: np.ndarray
   targets: np.ndarray
   columns: tuple[str, ...]
+  rows: np.ndarray
   classes: tuple[str, ...] = ()
 
   @property
@@ -40,7 +41,10 @@ class Table(base.ByValue):
   def take(self, rows: np.ndarray) -> "Table":
     """The table of the given rows."""
     return dataclasses.replace(
-      self, features=self.features[rows], targets=self.targets[rows]
+      self,
+      features=self.features[rows],
+      targets=self.targets[rows],
+      rows=self.rows[rows],
     )
 
   def split(
@@ -51,18 +55,31 @@ class Table(base.ByValue):
     return self.take(train), self.take(test)
 
   def moments(self) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of the columns, float32 `[F]`.
+    """Mean and standard deviation of the columns, float64 `[F]`.
 
     A constant column has deviation 1, so that dividing by it is harmless.
     """
-    mean = self.features.mean(axis=0, dtype=np.float64)
-    std = self.features.std(axis=0, dtype=np.float64)
+    mean = self.features.mean(axis=0)
+    std = self.features.std(axis=0)
     # A constant column's deviation is rounding, not scale.
-    floor = 1e-6 * np.abs(mean)
-    return (
-      mean.astype(np.float32),
-      np.where(std > floor, std, 1.0).astype(np.float32),
-    )
+    return mean, np.where(np.ptp(self.features, axis=0) > 0, std, 1.0)
+
+  def standard(self, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Features less a mean, over a scale, as networks take them: float32.
+
+    Raises:
+      ValueError: a column that the cast merges values of, named.
+    """
+    advice = "Clip what lies far off, or choose a model that is no network."
+    return casts.narrow((self.features - mean) / std, self.columns, advice)
+
+  def text(self, row: int) -> str:
+    """An example's columns and target, as in "a=1, b=2.5; y=no"."""
+    values = [f"{x:.12g}" for x in self.features[row].tolist()]
+    cells = ", ".join(f"{c}={x}" for c, x in zip(self.columns, values))
+    target = self.targets[row]
+    answer = self.classes[target] if self.classes else f"{target:.12g}"
+    return f"{cells}; target {answer}"
 
 
 def from_arrays(
@@ -76,16 +93,19 @@ def from_arrays(
 
   Args:
     features: real `[N, F]`.
-    targets: `[N]`; integers are classes, numbered from 0, floats a response.
+    targets: `[N]`; integers and texts are classes, see `labels.numbered`,
+      floats a response.
     columns: F names; `x0`, `x1`, ... if empty.
-    classes: names of the classes; their numbers if empty.
+    classes: names of the classes; the distinct labels if empty.
 
   Raises:
-    ValueError: shapes that disagree, NaN or infinity (naming the first row and
-      column), duplicate names, or a class outside the names given.
+    ValueError: shapes that disagree, masked entries, NaN or infinity (naming
+      the first row and column), duplicate names, or a class outside the names
+      given.
   """
-  features = np.asarray(features, np.float32)
-  targets = np.asarray(targets)
+  columns = tuple(columns)
+  features = casts.real(features, "Features", columns)
+  targets = casts.unmasked(targets, "Targets")
   if features.ndim != 2 or 0 in features.shape:
     raise ValueError(
       f"Features must be [examples, columns]; got shape {features.shape}."
@@ -95,7 +115,7 @@ def from_arrays(
       f"Need one target for each of {len(features)} examples; got shape "
       f"{targets.shape}."
     )
-  columns = tuple(columns) or tuple(f"x{i}" for i in range(features.shape[1]))
+  columns = columns or tuple(f"x{i}" for i in range(features.shape[1]))
   if len(columns) != features.shape[1] or len(set(columns)) != len(columns):
     raise ValueError(
       f"Need {features.shape[1]} distinct column names; got {len(columns)} "
@@ -108,23 +128,20 @@ def from_arrays(
       f"Features hold {len(bad)} NaN or infinite entries (first at row "
       f"{row}, column {columns[column]!r}); drop or impute them first."
     )
-  if targets.dtype.kind in "iub":
-    targets = targets.astype(np.int32)
-    top = int(targets.max())
-    names = tuple(classes) or tuple(str(c) for c in range(top + 1))
-    if targets.min() < 0 or top >= len(names):
+  if targets.dtype.kind == "f":
+    targets, names = casts.real(targets, "Targets"), ()
+    bad = np.flatnonzero(~np.isfinite(targets))
+    if classes:
+      raise ValueError("A response has no class names.")
+    if len(bad):
       raise ValueError(
-        f"Classes must lie in 0..{len(names) - 1}; got {targets.min()} to "
-        f"{top}."
+        f"A response must be finite; {len(bad)} are not (first: "
+        f"{targets[bad[0]]} at row {bad[0]})."
       )
   else:
-    targets = targets.astype(np.float32)
-    names = ()
-    if classes or not np.isfinite(targets).all():
-      raise ValueError("A response must be finite, and has no class names.")
-  return Table(
-    features=features, targets=targets, columns=columns, classes=names
-  )
+    targets, names = labels.numbered(targets, classes, "target")
+  rows = np.arange(len(features))
+  return Table(features, targets, columns, rows, names)
 
 
 def load(name: str) -> Table:
@@ -142,14 +159,18 @@ def load(name: str) -> Table:
   )
 
 
-def read(path: str | os.PathLike, target: str = "") -> Table:
+def read(
+  path: str | os.PathLike, target: str = "", response: bool | None = None
+) -> Table:
   """A table from a `.csv` file with a header, or an `.npz` file.
 
   Args:
-    path: CSV in UTF-8, every column but the target numbers; or `.npz` with
+    path: CSV, see `cells`, every column but the target numbers; or `.npz` with
       `x` `[N, F]` and `y` `[N]`, and perhaps `columns` and `classes`, names.
-    target: of a CSV, the column to predict; the last by default. Texts and
-      whole numbers are classes, other numbers a response.
+    target: of a CSV, the column to predict; the last by default.
+    response: whether it is numbers to be predicted as such, True, or classes,
+      False. None: texts and whole numbers of a CSV are classes, and so are
+      integers of an `.npz`.
 
   Raises:
     FileNotFoundError: no such file.
@@ -161,77 +182,68 @@ def read(path: str | os.PathLike, target: str = "") -> Table:
     raise FileNotFoundError(f"{str(path)!r} is no file.")
   try:
     if path.suffix == ".csv":
-      return _csv(path, target)
+      return _csv(path, target, response)
     if path.suffix == ".npz" and not target:
-      return _npz(path)
-  except ValueError as error:
+      return _npz(path, response)
+  except (TypeError, ValueError) as error:
     raise ValueError(f"{path}: {error}") from error
   if path.suffix == ".npz":
     raise ValueError(f"{path}: the target of an .npz file is y, no {target!r}.")
   raise ValueError(f"{path} must be .csv or .npz.")
 
 
-def _csv(path: pathlib.Path, target: str) -> Table:
-  try:
-    with path.open(newline="", encoding="utf-8") as file:
-      lines = [line for line in csv.reader(file) if line]
-  except (csv.Error, UnicodeDecodeError) as error:
-    raise ValueError(f"no CSV of UTF-8 text: {error}.") from error
-  if len(lines) < 2 or len(lines[0]) < 2:
+def _csv(path: pathlib.Path, target: str, response: bool | None) -> Table:
+  header, rows, _ = cells.read(path)
+  if not rows or len(header) < 2:
     raise ValueError("need a header, two columns and one row at least.")
-  header, *rows = [[cell.strip() for cell in line] for line in lines]
   target = target or header[-1]
   if target not in header:
     raise ValueError(f"no column {target!r}; it has {', '.join(header)}.")
-  ragged = [i for i, row in enumerate(rows) if len(row) != len(header)]
-  if ragged:
-    raise ValueError(
-      f"row {ragged[0]} has {len(rows[ragged[0]])} cells; the header has "
-      f"{len(header)}."
-    )
   place = header.index(target)
   columns = [name for i, name in enumerate(header) if i != place]
-  features = np.empty((len(rows), len(columns)), np.float32)
-  for number, row in enumerate(rows):
-    cells = row[:place] + row[place + 1 :]
-    for column, cell in enumerate(cells):
-      try:
-        features[number, column] = float(cell)
-      except ValueError:
-        raise ValueError(
-          f"row {number}, column {columns[column]!r}: {cell!r} is no number. "
-          "Encode texts as numbers, and drop or impute what is missing."
-        ) from None
-  return _labelled(features, [row[place] for row in rows], columns, target)
+  features = np.stack(
+    [
+      cells.numbers([row[i] for row in rows], name)
+      for i, name in enumerate(header)
+      if i != place
+    ],
+    axis=1,
+  )
+  answers = [row[place] for row in rows]
+  labels.refuse_missing(answers, target)
+  return from_arrays(
+    features, _targets(answers, target, response), columns=columns
+  )
 
 
-def _labelled(
-  features: np.ndarray, answers: list[str], columns: list[str], target: str
-) -> Table:
-  if "" in answers:
-    raise ValueError(f"row {answers.index('')} has no {target!r}.")
-  try:
-    numbers = np.array([float(answer) for answer in answers])
-  except ValueError:
-    numbers = None
-  if numbers is not None and not np.isfinite(numbers).all():
-    row = int(np.flatnonzero(~np.isfinite(numbers))[0])
-    raise ValueError(f"row {row} has {answers[row]!r} as {target!r}.")
-  if numbers is not None and not (numbers == np.round(numbers)).all():
-    return from_arrays(features, numbers, columns=columns)
-  if numbers is None:
-    classes = sorted(set(answers))
+def _targets(
+  answers: list[str], target: str, response: bool | None
+) -> np.ndarray:
+  """Responses, float64 `[N]`, or classes, integers or texts."""
+  if response or all(map(cells.is_number, answers)):
+    numbers = cells.numbers(answers, target)
+    for row in np.flatnonzero(~np.isfinite(numbers)):
+      raise ValueError(f"row {row} has {answers[row]!r} as {target!r}.")
+    whole = np.array_equal(numbers, np.round(numbers))
+    if response or (response is None and not whole):
+      return numbers
+    small = whole and np.abs(numbers).max() < 2.0**53
+    found = numbers.astype(np.int64) if small else np.array(answers)
   else:
-    classes = [str(int(x)) for x in np.unique(numbers)]
-    answers = [str(int(x)) for x in numbers]
-  if len(classes) < 2 or len(classes) > max(2, len(answers) // 2):
+    found = np.array(answers)
+  count = len(np.unique(found))
+  if count < 2 or count > max(2, len(answers) // 2):
+    advice = ""
+    if found.dtype.kind == "i":
+      advice = (
+        "; to predict the numbers themselves, say so by "
+        "--config.response=true (response=True)"
+      )
     raise ValueError(
-      f"{target!r} has {len(classes)} classes in {len(answers)} rows. Classes "
-      "are texts or whole numbers; give a response a decimal point."
+      f"{target!r} has {count} classes in {len(answers)} rows. Classes are "
+      f"texts or whole numbers{advice}."
     )
-  index = {name: number for number, name in enumerate(classes)}
-  labels = np.array([index[answer] for answer in answers], np.int32)
-  return from_arrays(features, labels, columns=columns, classes=classes)
+  return found
 
 
 def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -243,11 +255,13 @@ def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
   try:
     with np.load(path, allow_pickle=False) as file:
       return dict(file)
-  except (OSError, ValueError, TypeError, AttributeError) as error:
+  except MemoryError:  # This machine's, not the file's.
+    raise
+  except Exception as error:  # Whatever zipfile and zlib meet in a bad one.
     raise ValueError(f"no arrays of NumPy's: {error}.") from error
 
 
-def _npz(path: pathlib.Path) -> Table:
+def _npz(path: pathlib.Path, response: bool | None) -> Table:
   arrays = read_npz(path)
   missing = {"x", "y"} - set(arrays)
   if missing:
@@ -255,13 +269,22 @@ def _npz(path: pathlib.Path) -> Table:
       f"holds {', '.join(arrays) or 'nothing'}; it must hold x and y."
     )
   names = {
-    name: [str(entry) for entry in arrays[name]]
+    name: [str(entry) for entry in np.atleast_1d(arrays[name])]
     for name in ("columns", "classes")
     if name in arrays
   }
+  y = arrays["y"]
+  if response and y.dtype.kind in "iu":
+    y = casts.real(y, "y")
+  if response is False and y.dtype.kind == "f":
+    whole = np.isfinite(y) & (y == np.round(y))
+    if not whole.all():
+      row = int(np.flatnonzero(~whole)[0])
+      raise ValueError(f"y of row {row} is {y[row]}, no class.")
+    y = y.astype(np.int64)
   return from_arrays(
     arrays["x"],
-    arrays["y"],
+    y,
     columns=names.get("columns", ()),
     classes=names.get("classes", ()),
   )

@@ -3,7 +3,6 @@
 Shapes: N texts.
 """
 
-import csv
 import dataclasses
 import os
 import pathlib
@@ -11,6 +10,7 @@ import pathlib
 import numpy as np
 
 from spex_jax import base
+from spex_jax.datasets import cells, labels
 
 # Columns that are taken where none is named.
 _TEXTS = ("text", "review", "sentence", "content")
@@ -44,43 +44,41 @@ def read(
   Quotes at the ends of a text are taken off: some files quote every text.
 
   Args:
-    path: UTF-8.
+    path: CSV, see `cells`.
     text_column: its name; "" takes the one named like a text.
     label_column: the same of the labels.
 
   Raises:
     FileNotFoundError: no such file.
     ValueError: no such column, no column that looks like one, no CSV, an empty
-      text or label, or fewer than two classes.
+      text, a missing label, or fewer than two classes.
   """
   path = pathlib.Path(path)
   if not path.is_file():
     raise FileNotFoundError(f"{path} is no file.")
   try:
-    with path.open(newline="", encoding="utf-8") as file:
-      reader = csv.DictReader(file)
-      rows = list(reader)
-      header = list(reader.fieldnames or ())
-  except (csv.Error, UnicodeDecodeError) as error:
-    raise ValueError(f"{path} is no CSV of UTF-8 text: {error}.") from error
+    header, rows, _ = cells.read(path)
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from error
   of_text = _column(path, header, text_column, _TEXTS, "text_column")
   of_label = _column(path, header, label_column, _LABELS, "label_column")
-  texts, names = [], []
-  for number, row in enumerate(rows):
-    text, name = (row[of_text] or "").strip(), (row[of_label] or "").strip()
-    text = text.strip('"').strip()
-    if not text or not name:
-      what = of_label if text else of_text
-      raise ValueError(f"{path}: row {number} has an empty {what!r}.")
-    texts.append(text)
-    names.append(name)
-  classes = sorted(set(names))
+  texts = [row[header.index(of_text)].strip('"').strip() for row in rows]
+  if "" in texts:
+    raise ValueError(f"{path}: row {texts.index('')} has an empty {of_text!r}.")
+  try:
+    numbers, classes = labels.numbered(
+      np.array([row[header.index(of_label)] for row in rows], np.str_),
+      (),
+      of_label,
+    )
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from error
   if len(classes) < 2:
     raise ValueError(
-      f"{path}: labels need two classes or more; {of_label!r} has {classes}."
+      f"{path}: labels need two classes or more; {of_label!r} has "
+      f"{list(classes)}."
     )
-  labels = np.array([classes.index(name) for name in names], np.int32)
-  return Texts(tuple(texts), labels, tuple(classes))
+  return Texts(tuple(texts), numbers, classes)
 
 
 def _column(

@@ -175,17 +175,9 @@ def run(
 
 
 def _chosen(config, problem) -> tuple[int, ...]:
-  """The test points that the configuration names, if any."""
-  if not config.points:
-    return ()
-  last = problem.test.num_examples - 1
-  parts = [part.strip() for part in config.points.split(",")]
-  if not all(part.isdigit() and int(part) <= last for part in parts):
-    raise ValueError(
-      f"points={config.points!r}: give numbers of test points, 0 to {last}, "
-      "as in 0,3,5."
-    )
-  return tuple(dict.fromkeys(map(int, parts)))
+  """The test points whose rows the configuration names, if any."""
+  places = problem.test.rows.tolist()
+  return tuple(places.index(row) for row in config.rows)
 
 
 def _undecided(config, values: np.ndarray) -> tuple[int, ...]:

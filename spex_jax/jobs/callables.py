@@ -17,6 +17,8 @@ from spex_jax.ablate import evaluate
 from spex_jax.jobs import subjects
 from spex_jax.report import plots
 
+_COMPILED_BATCH = 1024
+
 
 @dataclasses.dataclass(frozen=True)
 class Function(subjects.Ask):
@@ -37,7 +39,12 @@ class Function(subjects.Ask):
   target: int | None = settings.field(
     None, "which of T, if it returns [B, T] (compiled: [T])"
   )
-  batch_size: int = settings.field(1024, "masks in a batch", low=1)
+  batch_size: int | None = settings.field(
+    None,
+    "masks in a batch; None for a few at first, then about a second's (1024 "
+    "where compiled)",
+    low=1,
+  )
 
 
 def subject(config: Function, workdir: pathlib.Path) -> subjects.Subject:
@@ -59,10 +66,13 @@ def subject(config: Function, workdir: pathlib.Path) -> subjects.Subject:
   names = names or tuple(f"x{i}" for i in range(n))
   if len(names) != n:
     raise ValueError(f"names={config.names!r} are {len(names)} for n={n}.")
-  make = evaluate.compiled if config.compiled else evaluate.host
   target = config.target
   checked = _checked(function, config.function, target, config.compiled)
-  evaluator = make(checked, n, batch_size=config.batch_size)
+  if config.compiled:
+    batch_size = config.batch_size or _COMPILED_BATCH
+    evaluator = evaluate.compiled(checked, n, batch_size=batch_size)
+  else:
+    evaluator = evaluate.host(checked, n, batch_size=config.batch_size)
 
   def draw(interactions: subjects.Interactions, path: pathlib.Path) -> None:
     plots.save(plots.bars(interactions, title=config.function), path)

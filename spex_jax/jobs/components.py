@@ -13,11 +13,13 @@ import jax
 import numpy as np
 
 from spex_jax import base
+from spex_jax.ablate import choices
 from spex_jax.components import coar, judging
 from spex_jax.explanation import Explanation
 from spex_jax.indices import attribution
 from spex_jax.indices import interactions as interactions_lib
 from spex_jax.jobs import explain, parts, subjects
+from spex_jax.report import clock as clock_lib
 from spex_jax.report import progress
 from spex_jax.report import tables as report_tables
 
@@ -29,6 +31,7 @@ def run(
   config: parts.Parts,
   workdir: pathlib.Path,
   show: Callable[..., None] | None = None,
+  before: float = 0.0,
 ) -> Explanation | attribution.Attribution:
   """Answers, and writes into `workdir`, as `explain.run`.
 
@@ -38,6 +41,7 @@ def run(
     config: of a class of `parts`.
     workdir: made if it does not exist.
     show: takes a line or a rich table; prints by default.
+    before: seconds of the command that have passed already.
 
   Raises:
     ValueError: settings of another command, a network that has no such parts,
@@ -50,15 +54,17 @@ def run(
       "components`?"
     )
   if config.method == parts.COAR:
-    return _coar(config, workdir, show or report_tables.printer())
-  return explain.run(config, workdir, show)
+    show = show or report_tables.printer()
+    return _coar(config, workdir, show, clock_lib.Clock(before))
+  return explain.run(config, workdir, show, before)
 
 
-def _coar(config: parts.Parts, workdir, show) -> attribution.Attribution:
+def _coar(config: parts.Parts, workdir, show, clock) -> attribution.Attribution:
   """One effect for each part, with few absent, judged on fresh ablations."""
   fresh = max(parts.LEAST, int(_FRESH * config.budget))
   explain.writable(workdir)
-  subject = explain.subject_of(config, workdir)
+  with clock.of("load"):
+    subject = explain.subject_of(config, workdir)
   evaluator, n = subject.evaluator, subject.evaluator.n
   show(report_tables.fact("asked", subject.question))
   for name, fact in subject.facts.items():
@@ -72,7 +78,9 @@ def _coar(config: parts.Parts, workdir, show) -> attribution.Attribution:
     )
   )
   draws, judge = jax.random.split(subjects.key_of(config.seed, "coar"))
+  evaluator.expect(config.budget, choices.default())
   with progress.evaluations(config.budget) as monitor:
+    evaluator.progress = monitor.within
     watched = monitor.watch(evaluator)
     found = coar.attribute(
       watched, n, key=draws, budget=fitted, keep=config.keep
@@ -119,8 +127,11 @@ def _coar(config: parts.Parts, workdir, show) -> attribution.Attribution:
     units=subject.units,
     std=None if found.std is None else found.std[0],
   )
-  show(report_tables.interactions(effects, config.top))
-  subject.draw(effects, workdir / "figure.png")
+  clock.add(clock_lib.evaluation(evaluator.stats))
+  with clock.of("draw"):
+    show(report_tables.interactions(effects, config.top))
+    subject.draw(effects, workdir / "figure.png")
+  show(report_tables.fact("time", str(clock)))
   files = ", ".join(
     str(workdir / name) for name in ("attribution.json", "figure.png")
   )

@@ -34,7 +34,9 @@ class Digits(subjects.Trained):
   )
   model: subjects.Mlp = _MODEL
   training: subjects.Training = _TRAINING
-  image: int = settings.field(5, "row of the test set", low=0)
+  image: int = settings.field(
+    13, "its number among scikit-learn's 1,797 digits, from 0", low=0
+  )
   patch: int = settings.field(1, "side of a player, in pixels", low=1)
   target: str = settings.field(
     "log_odds",
@@ -56,8 +58,15 @@ def subject(config: Digits, workdir: pathlib.Path) -> subjects.Subject:
   train, test = data.split(
     subjects.key_of(config.seed, "split"), config.test_fraction
   )
-  row = subjects.pick("image", config.image, test.num_examples)
-  image = test.pixels[row]
+  part, place = subjects.pick(
+    "image",
+    config.image,
+    "scikit-learn's table of digits",
+    train.rows,
+    test.rows,
+  )
+  row, held = config.image, {"train": train, "test": test}[part]
+  image, truth = held.pixels[place], data.classes[int(held.labels[place])]
   players = features.patches(image.shape, config.patch)
   baseline, absent = subjects.baseline_of(config, image, train.pixels)
   net = mlp.network(
@@ -113,8 +122,7 @@ def subject(config: Digits, workdir: pathlib.Path) -> subjects.Subject:
     question += f" rather than a {rival}"
 
   def draw(interactions: subjects.Interactions, path: pathlib.Path) -> None:
-    truth = data.classes[int(test.labels[row])]
-    title = f"test image {row}: a {truth}, seen as {name}"
+    title = f"digit {row}: a {truth}, seen as {name}"
     plots.save(
       plots.image(image[0], players.owner[0], interactions, title=title), path
     )
@@ -124,7 +132,7 @@ def subject(config: Digits, workdir: pathlib.Path) -> subjects.Subject:
     read, players, image, baseline, params, absent=absent, units=units
   )
   return subjects.Subject(
-    question=f"Which pixels of test image {row} make the network {question}?",
+    question=f"Which pixels of digit {row} make the network {question}?",
     facts={
       "model": f"MLP {'-'.join(map(str, (image.size, *config.model.widths)))}"
       f"-{len(data.classes)}, {right:.1%} of {test.num_examples} test images "
@@ -135,5 +143,9 @@ def subject(config: Digits, workdir: pathlib.Path) -> subjects.Subject:
     names=players.names,
     units=units,
     draw=draw,
+    notes=(
+      f"Asked about image {row} of scikit-learn's digits, a {truth}, "
+      f"{subjects.SEEN[part]}.",
+    ),
     game=game,
   )

@@ -1,11 +1,12 @@
 """`spex explain`: asks a subject's value function, and reports the answer."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from spex_jax import base, settings
-from spex_jax.ablate import evaluate, gradients
+from spex_jax.ablate import choices, evaluate, gradients
 from spex_jax.api import Explanation, explain
 from spex_jax.fourier import score as score_lib
 from spex_jax.jobs import (
@@ -16,9 +17,11 @@ from spex_jax.jobs import (
   parts,
   pictures,
   sentiment,
+  shares,
   subjects,
   tables,
 )
+from spex_jax.report import clock as clock_lib
 from spex_jax.report import progress
 from spex_jax.report import tables as report_tables
 
@@ -76,6 +79,7 @@ def run(
   config: subjects.Ask,
   workdir: pathlib.Path,
   show: Callable[..., None] | None = None,
+  before: float = 0.0,
 ) -> Explanation:
   """Explains what `config` asks about; writes three files into `workdir`.
 
@@ -86,6 +90,7 @@ def run(
     config: of a class of `SUBJECTS`.
     workdir: made if it does not exist.
     show: takes a line or a rich table; prints by default.
+    before: seconds of the command that have passed already.
 
   Raises:
     ValueError: `workdir` cannot be written, or a value function that
@@ -94,7 +99,9 @@ def run(
   """
   writable(workdir)
   show = show or report_tables.printer()
-  subject = subject_of(config, workdir)
+  clock = clock_lib.Clock(before)
+  with clock.of("load"):
+    subject = subject_of(config, workdir)
   if config.method in gradients.METHODS:
     by_gradient.game(subject, config)  # Refused before any word.
   evaluator = subject.evaluator
@@ -110,23 +117,34 @@ def run(
     )
   )
   total = min(config.budget, 1 << n)  # No more than all masks are asked.
+  # As many as it may ask twice are beyond the budget; measurements are kept.
+  evaluator.expect(total, choices.default())
   with progress.evaluations(total) as monitor:
+    evaluator.progress = monitor.within
     explanation = answer(
       subject, monitor.watch(evaluator), config, monitor.report
     )
+  explanation = dataclasses.replace(
+    explanation, notes=(*subject.notes, *explanation.notes)
+  )
   # First of all: what comes below may fail, and the masks were dear.
   explanation.save(workdir / "explanation.json")
   explanation.fourier.save(workdir / "fourier.json")
+  clock.add(
+    clock_lib.evaluation(evaluator.stats, explanation.seconds["decoding"])
+  )
   for name, text in _outcome(explanation, evaluator.stats):
     show(report_tables.fact(name, text))
-  if subject.findings is not None:
-    for name, text in subject.findings(explanation).items():
-      show(report_tables.fact(name, text))
-  found = explanation.interactions(config.index, config.order)
-  if subject.picture is not None:
-    show(subject.picture(found))
-  show(report_tables.interactions(found, config.top, subject.together))
-  subject.draw(found, workdir / "figure.png")
+  with clock.of("draw"):
+    if subject.findings is not None:
+      for name, text in subject.findings(explanation).items():
+        show(report_tables.fact(name, text))
+    found = explanation.interactions(config.index, config.order)
+    if subject.picture is not None:
+      show(subject.picture(found))
+    show(report_tables.interactions(found, config.top, subject.together))
+    subject.draw(found, workdir / "figure.png")
+  show(report_tables.fact("time", str(clock)))
   files = ("explanation.json", "fourier.json", "figure.png")
   show(report_tables.fact("wrote", ", ".join(str(workdir / f) for f in files)))
   return explanation
@@ -166,25 +184,65 @@ def answer(
   Raises:
     ValueError: a method that has no gradient to go by, or as `explain`.
   """
+  # A few of the evaluator's batches; a host function has small ones at first.
+  batch_size = subject.evaluator.batch_size
+  if subject.evaluator.compiled:
+    batch_size = 4 * (config.batch_size or _BATCH)
   common = {
     "key": subjects.key_of(config.seed, "explain"),
-    # A few of the evaluator's batches.
-    "batch_size": 4 * (config.batch_size or _BATCH),
+    "batch_size": batch_size,
     "names": subject.names,
     "units": subject.units,
     "progress": lambda asked, budget: report(asked),
   }
+  if config.cache:
+    common["cache"] = config.cache
   if config.method in gradients.METHODS:
     return by_gradient.explain(subject, value_fn, config, **common)
-  return explain(
+  pilot = None
+  if isinstance(config, parts.Parts) and config.method in parts.SHARED:
+    pilot = _pilot(subject, value_fn, config)
+    report(pilot.asked)
+  if pilot is not None and pilot.share != shares.HALF:
+    return shares.explain(
+      value_fn,
+      subject.evaluator.n,
+      pilot,
+      budget=config.budget - pilot.asked,
+      method=config.method,
+      **common,
+    )
+  found = explain(
     value_fn,
     subject.evaluator.n,
-    budget=config.budget,
+    budget=config.budget - (pilot.asked if pilot else 0),
     method=config.method,
     target_faithfulness=config.target_faithfulness,
     kernel_width=config.kernel_width,
     **common,
   )
+  if pilot is not None and pilot.note:
+    found = dataclasses.replace(
+      found,
+      notes=(pilot.note, *found.notes),
+      num_evaluations=found.num_evaluations + pilot.asked,
+    )
+  return found
+
+
+def _pilot(
+  subject: subjects.Subject, value_fn: base.ValueFn, config: parts.Parts
+) -> shares.Pilot:
+  """The share of parts that masks keep: given, measured, or half."""
+  n, share = subject.evaluator.n, config.share
+  if share is not None:
+    note = f"Each part is kept with probability {share:g}, as given."
+    return shares.Pilot(share, note, 0)
+  if config.target_faithfulness is not None:
+    return shares.Pilot(shares.HALF, "", 0)
+  if not shares.worth(n, config.budget):
+    return shares.Pilot(shares.HALF, "", 0)
+  return shares.pilot(value_fn, n, subjects.key_of(config.seed, "pilot"))
 
 
 def _outcome(

@@ -7,7 +7,7 @@ import dataclasses
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -309,7 +309,7 @@ def game(
   )
 
 
-def reader(prompt: text_lib.Prompt, title: str) -> Mapping[str, Callable]:
+def reader(prompt: text_lib.Prompt, title: str) -> Mapping[str, Any]:
   """The fields of a `Subject` that show its text."""
   text, spans = prompt.text, prompt.spans
 

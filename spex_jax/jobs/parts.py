@@ -12,6 +12,7 @@ import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
+import jax
 import numpy as np
 
 from spex_jax import settings
@@ -24,12 +25,17 @@ from spex_jax.indices import interactions as interactions_lib
 from spex_jax.influence import classifiers
 from spex_jax.jobs import language, networks, pictures, subjects
 from spex_jax.models import resnet, sites, tokens
+from spex_jax.proxies import select
 from spex_jax.report import layers as layer_plots
 from spex_jax.report import plots
 from spex_jax.report import tables as report_tables
 
 ABSENT = ("zero", "mean", "resample")
+AUTO = "auto"
+_SHUFFLES = 32  # Of a prompt's tokens, where no other texts are given.
 COAR = "coar"
+# Methods that decode masks of any share.
+SHARED = ("auto", *select.PROXIES)
 METHODS = (COAR, *subjects.MASKED)
 LEAST = 20  # Masks that COAR is judged by.
 _TRAINING = subjects.Training(
@@ -70,6 +76,13 @@ class Parts(subjects.Ask):
     "value for each: coar (few absent at a time), occlusion, lime, kernelshap",
     choices=METHODS,
   )
+  share: float | None = settings.field(
+    None,
+    "of the parts that a mask keeps, for auto and decoders of any masks; None "
+    "is half, or more where a few masks show that half leaves nothing",
+    above=0,
+    below=1,
+  )
   microbatch: int | None = settings.field(
     None, "masks computed at once; None measures what is fastest", low=1
   )
@@ -77,10 +90,17 @@ class Parts(subjects.Ask):
   def check(self) -> None:
     """Refuses what does not go together."""
     super().check()
-    if self.rescale and self.absent != "zero":
+    if self.rescale and self.absent not in ("zero", AUTO):
       raise ValueError(
         "rescale makes up for parts that are zero; it does not go with "
         f"absent={self.absent!r}."
+      )
+    if self.cache and self.method == COAR:
+      raise ValueError("cache does not go with method=coar.")
+    if self.share is not None and self.method not in SHARED:
+      raise ValueError(
+        f"share={self.share:g}: {self.method} has masks of its own; choose "
+        f"one of {', '.join(SHARED)}."
       )
     if self.whole and not self.pattern:
       raise ValueError(
@@ -99,6 +119,12 @@ class OfLanguageModel(Parts, language.Said):
 
   subject: str = settings.field("lm_components", choices=("lm_components",))
   prompt: str = settings.field(language.EXAMPLE, "what the model reads")
+  absent: str = settings.field(
+    AUTO,
+    "what a part gives when it is absent; auto is its mean over shuffles of "
+    "the prompt's tokens, or over background; zero beside rescale",
+    choices=(AUTO, *ABSENT),
+  )
   background: str = settings.field(
     "", "a file of texts, a line each, for absent=mean and resample"
   )
@@ -174,13 +200,15 @@ def of_language_model(
   asked = {"input_ids": prompt.encoding.ids[None]}
 
   def background() -> tuple[dict[str, np.ndarray], np.ndarray, str]:
+    if not config.background and config.absent == AUTO:
+      return _shuffled(asked["input_ids"][0], prompt, config.seed)
     if not config.background:
       raise ValueError(
         f"absent={config.absent!r} needs other texts: give a file of them, a "
         "line each, by --config.background=FILE."
       )
     path = pathlib.Path(config.background)
-    lines = [line for line in path.read_text("utf-8").splitlines() if line]
+    lines = [line for line in path.read_text("utf-8-sig").splitlines() if line]
     if not lines:
       raise ValueError(f"background={config.background!r} holds no text.")
     rows = [
@@ -216,6 +244,22 @@ def of_language_model(
     units=language.UNITS[config.readout],
     title=f"{found.value} after {config.prompt!r}",
   )
+
+
+def _shuffled(
+  ids: np.ndarray, prompt: text_lib.Prompt, seed: int
+) -> tuple[dict[str, np.ndarray], np.ndarray, str]:
+  """The prompt's tokens in other orders, special ones left in their places.
+
+  A model that reads them has the same words before it, and not what they say.
+  """
+  plain = np.flatnonzero(~prompt.encoding.special)
+  keys = jax.random.split(subjects.key_of(seed, "shuffles"), _SHUFFLES)
+  rows = np.tile(ids, (_SHUFFLES, 1))
+  for row, key in zip(rows, keys):
+    row[plain] = ids[np.asarray(jax.random.permutation(key, plain))]
+  name = f"{_SHUFFLES} shuffles of the prompt's own tokens"
+  return {"input_ids": rows}, np.ones(rows.shape), name
 
 
 def of_picture(config: OfPicture, workdir: pathlib.Path) -> subjects.Subject:
@@ -415,7 +459,7 @@ def _players(config, net, inputs) -> parts.Players:
 
 def _absent(config, net, players, background, axes):
   """What stands in for an absent part, and that in words."""
-  if config.absent == "zero":
+  if config.absent == "zero" or config.rescale:
     if config.rescale:
       return None, (
         "an absent one gives zeros, and the others of its layer are scaled up"
@@ -423,7 +467,7 @@ def _absent(config, net, players, background, axes):
     return None, "an absent one gives zeros"
   given, weights, name = background()
   at = tuple(players.owner)
-  if config.absent == "mean":
+  if config.absent in ("mean", AUTO):
     found = stand_ins.mean_of(
       net, at, given, _spread(players, axes), weights=_fit(weights, players)
     )

@@ -79,7 +79,7 @@ def given(config: Seen) -> Given:
   Raises:
     ValueError: a model or picture that cannot be used, named.
   """
-  picture = images.read(config.image)
+  picture, noted = images.picture(config.image)
   net = networks.load(config, "image classifier")
   if not net.config.num_labels:
     raise ValueError(f"model={config.model!r} has no classes.")
@@ -87,6 +87,7 @@ def given(config: Seen) -> Given:
   preparation = pixels.load(hub.local(config.model))
   image, shown, said = prepared(config.model, picture, preparation)
   _check_channels(net, image)
+  said = ", ".join(filter(None, (noted, said)))
   is_file = picture.dtype == np.uint8
   return Given(net, names, preparation, image, shown, said, is_file)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from spex_jax import settings
 from spex_jax.api import DECODERS
-from spex_jax.datasets import labelled
+from spex_jax.datasets import casts, labelled
 from spex_jax.influence import (
   classifiers,
   examples,
@@ -86,7 +86,9 @@ class Data(settings.Settings):
   )
   num_test: int = settings.field(32, "test points that are scored", low=1)
   points: str = settings.field(
-    "", "numbers of those that are explained, as in 0,3,5; or"
+    "",
+    "rows of the data (of its x_test, if it has one) that are tested and "
+    "explained, as in 0,3,5; or",
   )
   num_points: int = settings.field(4, "the least certain ones", low=1)
   players: str = settings.field(
@@ -153,6 +155,20 @@ class Data(settings.Settings):
         "derivative at 0."
       )
 
+  @property
+  def rows(self) -> tuple[int, ...]:
+    """Rows of the data that `points` names.
+
+    Raises:
+      ValueError: no numbers.
+    """
+    parts = [part.strip() for part in self.points.split(",") if part.strip()]
+    if not all(part.isdecimal() for part in parts):
+      raise ValueError(
+        f"points={self.points!r}: give rows of the data, as in 0,3,5."
+      )
+    return tuple(dict.fromkeys(map(int, parts)))
+
   def key(self, cause: str) -> jax.Array:
     """The key of a named cause."""
     return subjects.key_of(self.seed, cause)
@@ -208,8 +224,10 @@ def problem_of(
   if not train.are_images:
     # Columns differ in scale; the scale is of all examples, and stays.
     mean, std = flat[0].mean(axis=0), flat[0].std(axis=0)
-    std = np.where(std > 1e-6 * np.abs(mean), std, 1.0)
-    flat = [((x - mean) / std).astype(np.float32) for x in flat]
+    std = np.where(np.ptp(flat[0], axis=0) > 0, std, 1.0)
+    flat = [(x - mean) / std for x in flat]
+  names = [f"x{i}" for i in range(flat[0].shape[1])]
+  flat = [casts.narrow(x, names) for x in flat]
   data = {"x": flat[0], "y": train.y}
   test_data = {"x": flat[1], "y": test.y}
   players = _players(config, train, flat[0])
@@ -261,15 +279,15 @@ def _split(config: Data) -> tuple[labelled.Labelled, labelled.Labelled]:
         f"num_test={config.num_test}: there are {train.num_examples} examples, "
         "and two at least are to be trained on."
       )
-    test = train.take(order[: config.num_test])
-    order = order[config.num_test :]
+    drawn = _drawn(config, train, order)
+    test, order = train.take(drawn), order[~np.isin(order, drawn)]
   elif config.num_test > test.num_examples:
     raise ValueError(
       f"num_test={config.num_test}: {config.data} has {test.num_examples} test "
       "examples."
     )
   else:
-    test = test.take(np.arange(config.num_test))
+    test = test.take(_drawn(config, test, np.arange(test.num_examples)))
   if config.num_train > len(order):
     raise ValueError(
       f"num_train={config.num_train}: {len(order)} examples are left beside "
@@ -278,6 +296,28 @@ def _split(config: Data) -> tuple[labelled.Labelled, labelled.Labelled]:
   train = train.take(order[: config.num_train or len(order)])
   _check_classes(train)
   return train, test
+
+
+def _drawn(
+  config: Data, data: labelled.Labelled, order: np.ndarray
+) -> np.ndarray:
+  """Places of the test points: the first of an order, the named among them."""
+  named = []
+  for row in config.rows:
+    place = np.flatnonzero(data.rows == row)
+    if not len(place):
+      raise ValueError(
+        f"points={config.points!r}: {config.data} has no row {row}"
+        + (f" of classes {config.classes}." if config.classes else ".")
+      )
+    named.append(place[0])
+  if len(named) > config.num_test:
+    raise ValueError(
+      f"points={config.points!r} are {len(named)}; num_test={config.num_test}."
+    )
+  first = order[: config.num_test]
+  others = first[~np.isin(first, named)][: config.num_test - len(named)]
+  return order[np.isin(order, [*named, *others])]
 
 
 def _check_classes(train: labelled.Labelled) -> None:

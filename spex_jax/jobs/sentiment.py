@@ -93,6 +93,7 @@ def subject(config: Sentiment, workdir: pathlib.Path) -> subjects.Subject:
     evaluator=networks.evaluator(config, net, see, read, prompt.n),
     names=prompt.names,
     units=target.units,
+    notes=_asked_about(config, text, truth),
     game=networks.game(config, net, prompt, read),
     **networks.reader(prompt, f"{target.value}, {target.probability:.1%}"),
   )
@@ -135,6 +136,17 @@ def _text(
       f"row={config.row}: {config.data} has rows 0 to {data.num_examples - 1}."
     )
   return data.texts[config.row], data.classes[data.labels[config.row]]
+
+
+def _asked_about(
+  config: Sentiment, text: str, truth: str | None
+) -> tuple[str, ...]:
+  """Which row of the data, as it is kept with the answer."""
+  if config.row is None:
+    return ()
+  return (
+    f"Asked about row {config.row} of {config.data}, labelled {truth}: {text}",
+  )
 
 
 def _headed(config, net, data, workdir):

@@ -65,6 +65,9 @@ class Ask(settings.Settings):
   batch_size: int | None = settings.field(
     None, "masks in a batch; None measures what is fastest", low=1
   )
+  cache: str = settings.field(
+    "", "a file that keeps the values of all masks, for a run that goes on"
+  )
   index: str = settings.field(
     "FBII", "what is shown of sets", choices=tuple(index_table.INDICES)
   )
@@ -76,6 +79,11 @@ class Ask(settings.Settings):
   def check(self) -> None:
     """Refuses a target where masks are of one size, and an order too large."""
     goal, method = self.target_faithfulness, self.method
+    if self.cache and method in gradients.METHODS:
+      raise ValueError(
+        f"cache={self.cache!r} keeps the values of masks; {method} asks for "
+        "gradients."
+      )
     if goal is not None and method in ("spex", *ADDITIVE):
       who = f"{method} has masks"
       if method == "spex":
@@ -147,6 +155,7 @@ class Subject:
     together: the members of a set and the labels of all players to how the
       set is written; in braces by default.
     findings: what else the answer says, as facts by name.
+    notes: what is asked about, as it is kept with the answer.
     game: the same value as JAX differentiates it, for
       `ablate.gradients.METHODS`; None where there is no gradient.
   """
@@ -160,6 +169,7 @@ class Subject:
   picture: Callable[[Interactions], Any] | None = None
   together: Callable[[tuple[int, ...], Sequence[str]], str] | None = None
   findings: Callable[[Explanation], Mapping[str, str]] | None = None
+  notes: tuple[str, ...] = ()
   game: base.Game | None = None
 
 
@@ -171,31 +181,55 @@ def key_of(seed: int, cause: str) -> base.Key:
 
 def baseline_of(
   config: Trained, x: np.ndarray, background: np.ndarray
-) -> tuple[jax.Array, str]:
-  """The stand-in that is asked for, and that in words."""
+) -> tuple[np.ndarray, str]:
+  """The stand-in that is asked for, as float64, and that in words."""
   if config.baseline == "zero":
-    return baselines.zero(x), "zero"
+    return np.zeros(x.shape), "zero"
   if config.baseline == "mean":
     return baselines.mean(background), "the training mean"
   if config.baseline == "median":
     return baselines.median(background), "the training median"
   if config.baseline == "constant":
     value = config.baseline_value
-    return baselines.constant(x, np.asarray(value)), f"the constant {value:g}"
+    return np.full(x.shape, value), f"the constant {value:g}"
   key, draws = key_of(config.seed, "baseline"), config.baseline_draws
   examples = count(draws, "training example")
+  # Drawn by number: JAX would narrow the values themselves.
+  rows = baselines.resample(key, np.arange(len(background)), draws)
   return (
-    baselines.resample(key, background, draws),
+    np.asarray(background, np.float64)[np.asarray(rows)],
     f"the values of {examples}, averaged over",
   )
 
 
-def pick(name: str, row: int, num_rows: int) -> int:
-  """`row` of `num_rows`, or an error that names the setting."""
-  if not 0 <= row < num_rows:
-    last = num_rows - 1
-    raise ValueError(f"{name}={row}: the test set has rows 0 to {last}.")
-  return row
+def pick(
+  name: str, row: int, source: str, train: np.ndarray, test: np.ndarray
+) -> tuple[str, int]:
+  """Where a row of the data is after a split.
+
+  Args:
+    name: of the setting.
+    row: as the data number it, from 0.
+    source: the data, in words.
+    train: int64, the numbers of the training rows.
+    test: the same of the test rows.
+
+  Returns:
+    "train" or "test", and the place among those rows.
+
+  Raises:
+    ValueError: no such row.
+  """
+  for part, rows in (("test", test), ("train", train)):
+    place = np.flatnonzero(rows == row)
+    if len(place):
+      return part, int(place[0])
+  last = len(train) + len(test) - 1
+  raise ValueError(f"{name}={row}: {source} has rows 0 to {last}.")
+
+
+# Whether the model has seen what it is asked about.
+SEEN = {"train": "which it was trained on", "test": "unseen in training"}
 
 
 def trained(
@@ -277,7 +311,7 @@ def depends_on(config: Any) -> dict[str, Any]:
   model = {
     f"model.{name}": list(value) if isinstance(value, tuple) else value
     for name, value in settings.as_dict(config.model).items()
-    if name != "arguments"  # Of other models than networks.
+    if name not in ("arguments", "file")  # Of other models than networks.
   }
   split = {"subject": config.subject, "test_fraction": config.test_fraction}
   return split | model

@@ -13,8 +13,9 @@ import numpy as np
 
 from spex_jax import base, settings
 from spex_jax.ablate import evaluate, features
-from spex_jax.datasets import tabular
-from spex_jax.jobs import subjects
+from spex_jax.ablate import tables as masked
+from spex_jax.datasets import casts, tabular
+from spex_jax.jobs import fitted, fitted_networks, subjects
 from spex_jax.models import mlp
 from spex_jax.report import plots
 
@@ -27,7 +28,15 @@ class Model(subjects.Mlp):
     # The default waits for no threads of OpenMP, unlike the histogram kind.
     "sklearn.ensemble:GradientBoostingClassifier",
     "boosting (scikit-learn's, of the kind that the target asks for), mlp, or "
-    "module:Class with fit and predict",
+    "module:Class with fit and predict; with model.file of Flax's parameters "
+    "the module's class",
+  )
+  file: str = settings.field(
+    "",
+    "a model that is fitted already: scikit-learn's or any other by joblib or "
+    "pickle (.joblib, .pkl: loading one runs its code, so trust where it is "
+    "from), LightGBM's .txt, XGBoost's .json or .ubj, Flax's parameters "
+    "(.msgpack, or an Orbax directory)",
   )
   arguments: Mapping[str, Any] = settings.field(
     {}, "of that class, as in \"{'n_estimators': 50}\""
@@ -48,7 +57,12 @@ class Table(subjects.Trained):
   target_column: str = settings.field(
     "", "of a .csv file; the last where empty"
   )
-  row: int = settings.field(0, "of the test set", low=0)
+  response: bool | None = settings.field(
+    None,
+    "true: the target's numbers are predicted; false: they are classes; none: "
+    "whole numbers and texts are classes",
+  )
+  row: int = settings.field(0, "of the table, from 0", low=0)
   model: Model = Model()
 
 
@@ -57,45 +71,68 @@ QUICK = {"budget": 200, "training": {"num_epochs": 5}}
 
 
 def subject(config: Table, workdir: pathlib.Path) -> subjects.Subject:
-  """Fits or restores the model, and masks columns of one test row.
+  """Fits, restores or loads the model, and masks columns of one row.
 
   Raises:
     ValueError: a setting out of range, or a model that cannot be had, named.
   """
+  asked = _way(config.model.file)(config, workdir)
+
+  def draw(interactions: subjects.Interactions, path: pathlib.Path) -> None:
+    title = f"{config.table}, row {config.row}: {asked.what}"
+    plots.save(plots.bars(interactions, title=title), path)
+
+  return subjects.Subject(
+    question=f"Which columns of row {config.row} of {config.table} move the "
+    f"model's {asked.what}?",
+    facts={
+      "model": asked.fact,
+      "value": f"{asked.what}; an absent player takes {asked.absent}",
+    },
+    evaluator=asked.evaluator,
+    names=asked.names,
+    units=asked.units,
+    draw=draw,
+    notes=(f"Asked about row {config.row} of {config.table}{asked.row}.",),
+    game=asked.game,
+  )
+
+
+def _way(file: str) -> Callable[[Table, pathlib.Path], fitted.Asked]:
+  """How a model is had: fitted here, or read from a file."""
+  if not file:
+    return _learned
+  path = pathlib.Path(file)
+  if not path.exists():
+    raise ValueError(f"model.file={file!r} is no file.")
+  if path.is_dir() or path.suffix == fitted_networks.SUFFIX:
+    return fitted_networks.asked
+  return fitted.asked
+
+
+def _learned(config: Table, workdir: pathlib.Path) -> fitted.Asked:
+  """A model that is fitted here, on the rows that are not tested."""
   data = _table(config)
   train, test = data.split(
     subjects.key_of(config.seed, "split"), config.test_fraction
   )
-  row = subjects.pick("row", config.row, test.num_examples)
-  x = test.features[row]
-  players = features.columns(data.columns)
+  part, _ = subjects.pick(
+    "row", config.row, config.table, train.rows, test.rows
+  )
+  x = data.features[config.row]
   baseline, absent = subjects.baseline_of(config, x, train.features)
   make = _network if config.model.kind == "mlp" else _scikit_learn
-  asked, what, units, fact = make(
-    config, workdir, train, test, x, players, baseline, absent
+  found, what, units, fact = make(
+    config, workdir, data, train, test, x, baseline, absent
   )
-  if isinstance(asked, base.Game):
-    game = asked
+  if isinstance(found, base.Game):
+    game = found
     evaluator = evaluate.compiled(game, batch_size=config.batch_size)
   else:
-    game, evaluator = None, asked
-
-  def draw(interactions: subjects.Interactions, path: pathlib.Path) -> None:
-    title = f"{config.table}, test row {row}: {what}"
-    plots.save(plots.bars(interactions, title=title), path)
-
-  return subjects.Subject(
-    question=f"Which columns of test row {row} of {config.table} move "
-    f"the model's {what}?",
-    facts={
-      "model": fact,
-      "value": f"{what}; an absent player takes {absent}",
-    },
-    evaluator=evaluator,
-    names=data.columns,
-    units=units,
-    draw=draw,
-    game=game,
+    game, evaluator = None, found
+  row = f", {subjects.SEEN[part]}: {data.text(config.row)}"
+  return fitted.Asked(
+    evaluator, data.columns, what, units, fact, absent, row, game
   )
 
 
@@ -103,7 +140,11 @@ def _table(config: Table) -> tabular.Table:
   """A table by name or from a file."""
   column = config.target_column
   if pathlib.Path(config.table).suffix in (".csv", ".npz"):
-    return tabular.read(config.table, column)
+    return tabular.read(config.table, column, config.response)
+  if config.response is not None:
+    raise ValueError(
+      f"response={config.response} is for a file; {config.table!r} is none."
+    )
   if column:
     raise ValueError(
       f"target_column={column!r} is for a .csv file; {config.table!r} is none."
@@ -118,12 +159,27 @@ def _contents(table: str) -> dict[str, Any]:
   return {"table": table} | data
 
 
-def _network(config, workdir, train, test, x, players, baseline, absent):
+def _network(config, workdir, data, train, test, x, baseline, absent):
   """A Flax MLP on standardised columns, compiled with the masking."""
   import optax  # Slow to import.
 
+  # In float64: what is centred and scaled, float32 can tell apart.
   mean, std = train.moments()
+  scaled = data.standard(mean, std)
+  own = scaled[config.row]
+  stand_in = np.asarray((baseline - mean) / std, np.float32)
   classes = train.classes
+  targets, centre, spread, depends = train.targets, 0.0, 1.0, {}
+  if not classes:
+    # Learned in units of its own spread, as columns are.
+    centre = float(targets.mean())
+    spread = float(targets.std()) or 1.0
+    targets = (targets - centre) / spread
+    targets = casts.narrow(targets[:, None], ("of the target",))[:, 0]
+    depends = {"response": "standardised"}
+  # Added again, unless it would swallow the digits.
+  merged = casts.lost(train.targets, np.asarray(train.targets, np.float32))
+  shift = 0.0 if merged else centre
   net = mlp.network(
     mlp.Config(
       num_features=len(x),
@@ -134,8 +190,7 @@ def _network(config, workdir, train, test, x, players, baseline, absent):
   )
 
   def outputs(params, rows):
-    scaled = (rows - mean[None]) / std[None]
-    return net.apply(params, features=scaled).logits
+    return net.apply(params, features=rows).logits
 
   def losses(params, batch):
     answers = outputs(params, batch["features"])
@@ -147,39 +202,43 @@ def _network(config, workdir, train, test, x, players, baseline, absent):
 
   params, origin = subjects.trained(
     net,
-    train.features,
-    train.targets,
+    scaled[train.rows],
+    targets,
     losses,
     workdir,
     seed=config.seed,
     training=config.training,
-    depends=subjects.depends_on(config) | _contents(config.table),
+    depends=subjects.depends_on(config) | _contents(config.table) | depends,
   )
-  answers = np.asarray(outputs(params, test.features))
+  answers = np.asarray(outputs(params, scaled[test.rows]))
   if classes:
-    ranking = np.asarray(outputs(params, x[None])[0]).argsort()[::-1]
+    ranking = np.asarray(outputs(params, own[None])[0]).argsort()[::-1]
     first, second = int(ranking[0]), int(ranking[1])
     what = f"logit({classes[first]}) - logit({classes[second]})"
     guesses = answers.argmax(axis=1)
   else:
     first, second = 0, None
-    what, guesses = "response", answers[:, 0]
+    what = f"response less {centre:.12g}" if merged else "response"
+    guesses = answers[:, 0] * spread + centre
 
   def read(rows: jax.Array, params) -> jax.Array:
     answers = outputs(params, rows)
     values = answers[:, first]
-    return values if second is None else values - answers[:, second]
+    if second is None:
+      return values * spread + shift
+    return values - answers[:, second]
 
   widths = "-".join(map(str, (len(x), *config.model.widths, len(answers[0]))))
   fact = f"MLP {widths}, {_score(test, guesses)}; {origin}"
   units = "logit" if classes else "response"
+  players = features.columns(data.columns)
   game = features.game(
-    read, players, x, baseline, params, absent=absent, units=units
+    read, players, own, stand_in, params, absent=absent, units=units
   )
   return game, what, units, fact
 
 
-def _scikit_learn(config, workdir, train, test, x, players, baseline, absent):
+def _scikit_learn(config, workdir, data, train, test, x, baseline, absent):
   """Any estimator, fitted in a moment, masked on the host."""
   # Nothing is kept: pickles are not to be trusted.
   del workdir, absent
@@ -189,21 +248,53 @@ def _scikit_learn(config, workdir, train, test, x, players, baseline, absent):
     wanted = "Classifier" if train.classes else "Regressor"
     kind = f"sklearn.ensemble:GradientBoosting{wanted}"
   model = _estimator(kind, config.model.arguments, config.seed)
+  baseline = np.atleast_2d(baseline)
   _check_kind(model, config, bool(train.classes))
+  model, centred = _apart(model, data)
   model.fit(train.features, train.targets)
-  answer, what, units = _answer(model, x, train.classes)
-  stand_ins = np.atleast_2d(np.asarray(baseline))
-
-  def value(masks: np.ndarray) -> np.ndarray:
-    kept = masks[:, players.owner]
-    total = np.zeros(len(masks))
-    for stand_in in stand_ins:
-      total += answer(np.where(kept, x, stand_in))
-    return total / len(stand_ins)
-
-  evaluator = evaluate.host(value, players.n, batch_size=config.batch_size)
+  answer, what, units = fitted.answer(model, x[None], train.classes)
+  evaluator = masked.masked(
+    answer,
+    x,
+    baseline,
+    rows_per_call=config.batch_size * len(baseline),
+  )
   score = _score(test, model.predict(test.features))
-  return evaluator, what, units, f"{kind}, {score}"
+  return evaluator, what, units, f"{kind}{centred}, {score}"
+
+
+# Estimators that read float32, whatever they are given.
+_SINGLE = (
+  "sklearn.tree",
+  "sklearn.ensemble._forest",
+  "sklearn.ensemble._gb",
+  "sklearn.ensemble._iforest",
+  "xgboost",
+)
+
+
+def _apart(model: Any, data: tabular.Table) -> tuple[Any, str]:
+  """A model that tells all rows apart, and what was done for it, in words.
+
+  Raises:
+    ValueError: a column that it cannot, named.
+  """
+  if not type(model).__module__.startswith(_SINGLE):
+    return model, ""
+  cast = data.features.astype(np.float32)
+  columns = range(len(data.columns))
+  if not any(casts.lost(data.features[:, i], cast[:, i]) for i in columns):
+    return model, ""
+  from sklearn import pipeline, preprocessing  # Slow to import.
+
+  # Trees do not mind where a column's zero is.
+  casts.narrow(
+    data.features - data.features.mean(axis=0),
+    data.columns,
+    "This model reads float32: clip what lies far off, or choose another.",
+  )
+  centre = preprocessing.StandardScaler(with_std=False)
+  return pipeline.make_pipeline(centre, model), " on columns less their mean"
 
 
 def _estimator(kind: str, given: Mapping[str, Any], seed: int) -> Any:
@@ -244,45 +335,6 @@ def _check_kind(model: Any, config: Table, classes: bool) -> None:
       f"scikit-learn, and {config.table} has {what}: choose a {wanted}, as "
       f"--config.model.kind={example} does, or mlp."
     )
-
-
-def _answer(
-  model: Any, x: np.ndarray, classes: tuple[str, ...]
-) -> tuple[Callable[[np.ndarray], np.ndarray], str, str]:
-  """How to read one number per row off a model, what it is, and its units."""
-  if not classes:
-    return model.predict, "response", "response"
-  if not hasattr(model, "classes_"):
-    raise ValueError(
-      f"{type(model).__name__} has no classes_ once fitted: no classifier."
-    )
-  # Labels need not be the classes' numbers, nor all be in the training part.
-  column = int(np.flatnonzero(model.classes_ == model.predict(x[None])[0])[0])
-  name = classes[int(model.classes_[column])]
-  if hasattr(model, "decision_function"):
-    shape = np.shape(model.decision_function(x[None]))
-    if shape != (1,) and shape != (1, len(model.classes_)):
-      raise ValueError(
-        f"decision_function of {type(model).__name__} gives {shape[1:]} scores "
-        f"for {len(model.classes_)} classes, such as one for each pair of "
-        "them; one for each class is needed. For scikit-learn's SVC leave out "
-        "decision_function_shape='ovo'."
-      )
-
-    def decision(rows):
-      scores = model.decision_function(rows)
-      if scores.ndim == 1:  # Two classes: one score, for the second.
-        return scores if column == 1 else -scores
-      return scores[:, column]
-
-    return decision, f"decision value for {name}", "decision value"
-  if hasattr(model, "predict_proba"):
-    probability = lambda rows: model.predict_proba(rows)[:, column]
-    return probability, f"probability of {name}", "probability"
-  raise ValueError(
-    f"{type(model).__name__} has neither decision_function nor predict_proba; "
-    "a hard class cannot be explained."
-  )
 
 
 def _score(test: tabular.Table, guesses: np.ndarray) -> str:

@@ -5,6 +5,7 @@ Shapes: n players, B masks, T targets.
 
 import time
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -16,7 +17,91 @@ _JITTED_BATCH, _HOST_BATCH = 256, 1024
 _REPEATS = 4
 _SHOWN = 10  # Players of a mask that an error names.
 
+_SECOND = 1.0  # A call of a host function should last about as long.
+_GROWTH = 8  # From one call to the next, at most.
+_FASTER = 1.2  # Masks a second, by which a larger call must be worth it.
+
 Progress = Callable[[int, int], None]  # Distinct masks asked, and the budget.
+Watch = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Kept(Protocol):
+  """Values by mask that outlive this process."""
+
+  def anchors(self, n: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """A few masks `[A, n]`, and their kept values `[A]` or `[A, T]`."""
+    ...
+
+  def get(self, masks: np.ndarray) -> list[np.ndarray | None]:
+    """For each mask of bool `[B, n]` its value, `[]` or `[T]`, or None."""
+    ...
+
+  def put(self, masks: np.ndarray, values: np.ndarray) -> None:
+    """Takes float64 values `[B]` or `[B, T]` of bool `[B, n]` masks."""
+    ...
+
+
+class Growing:
+  """How many masks to ask a host function for in its next call.
+
+  One at first; then as many as fill about a second, at most eight times as many
+  as before. Where a call takes longer whatever it holds, sizes double for as
+  long as that makes the masks quicker.
+
+  Attributes:
+    size: of the next call.
+  """
+
+  def __init__(self, most: int):
+    self.size, self._most = 1, most
+    self._best = (0.0, 1)  # Masks a second, and the size that had them.
+
+  def took(self, count: int, seconds: float) -> None:
+    """Learns from a call of `count` masks."""
+    if count < self.size:
+      return  # The last ones of a request say little.
+    rate = count / max(seconds, 1e-9)
+    fastest, size = self._best
+    if rate > _FASTER * fastest:
+      self._best = (rate, count)
+      wanted = max(int(rate * _SECOND), 2 * count)
+    else:
+      wanted = max(int(rate * _SECOND), size if size < count else 1)
+    self.size = max(1, min(wanted, _GROWTH * count, self._most))
+
+
+def prove(kept: Kept, n: int, ask: Callable[[np.ndarray], np.ndarray]) -> None:
+  """Asks a function for a few values that are kept, before any is believed.
+
+  Args:
+    kept: what is kept.
+    n: number of players.
+    ask: bool `[A, n]` to float64 `[A, T]` or `[A]`.
+
+  Raises:
+    ValueError: they differ, and the function repeats its values: they are
+      another function's.
+  """
+  found = kept.anchors(n)
+  if found is None:
+    return
+  masks, before = found
+  before = before.reshape(len(masks), -1)
+  again = lambda: ask(masks).reshape(len(masks), -1)
+  now = again()
+  if now.shape == before.shape and _alike(now, before):
+    return
+  if now.shape != before.shape or _alike(now, again()):
+    raise ValueError(
+      f"{getattr(kept, 'path', kept)} keeps values of another function: those "
+      f"of {len(masks)} masks that it was asked again differ. Give this "
+      "function a file of its own, or delete that one."
+    )
+
+
+def _alike(first: np.ndarray, second: np.ndarray) -> bool:
+  rounding = repeatable(np.concatenate([first, second]))
+  return bool((np.abs(first - second) <= rounding).all())
 
 
 class Asker:
@@ -39,6 +124,8 @@ class Asker:
     *,
     batch_size: int | None = None,
     progress: Progress | None = None,
+    kept: Kept | None = None,
+    watch: Watch | None = None,
   ):
     """Wraps `value_fn`; nothing is asked yet.
 
@@ -48,8 +135,13 @@ class Asker:
       budget: most masks to ask, repeats aside.
       batch_size: masks in a call; None for 256 if `value_fn` is jitted, else
         1,024. A jitted function gets batches of exactly this size, padded,
-        so that it compiles once; any other gets the last rows as they are.
+        so that it compiles once, but never larger than the budget; any other
+        gets the last rows as they are. A host function of which nothing is
+        known begins with one mask: see `Growing`.
       progress: called after each batch.
+      kept: answers masks that were asked in another process, and is given the
+        values of each batch; repeats are asked of `value_fn` itself.
+      watch: `value_fn` to what is called in its place, and sees the calls.
 
     Raises:
       ValueError: a batch size below 1.
@@ -63,7 +155,19 @@ class Asker:
     self._ends: list[np.ndarray | None] = [None, None]
     self._fn, self._progress = value_fn, progress
     self._pads = isinstance(value_fn, jax.stages.Wrapped)
-    self._size = batch_size or (_JITTED_BATCH if self._pads else _HOST_BATCH)
+    size = batch_size or (_JITTED_BATCH if self._pads else _HOST_BATCH)
+    self._size = min(size, budget) if self._pads else size
+    self._growing = None
+    own_batches = getattr(value_fn, "compiled", False)  # An evaluator.
+    if own_batches and (expect := getattr(value_fn, "expect", None)):
+      expect(budget)
+    elif not self._pads and batch_size is None:
+      own = getattr(value_fn, "batch_size", None)  # A host evaluator's.
+      self._size = own or size
+      self._growing = None if own else Growing(size)
+    self._kept, self._proven = kept, kept is None
+    if watch is not None:
+      self._fn = watch(value_fn)
     self._shape: tuple[int, ...] | None = None
 
   def __call__(self, masks: np.ndarray) -> np.ndarray:
@@ -80,6 +184,9 @@ class Asker:
         f"Asked for {self.asked + len(masks)} masks on a budget of "
         f"{self.budget}."
       )
+    if self._kept is not None and not self._proven:
+      prove(self._kept, self.n, lambda few: self._evaluate(few, count=False))
+      self._proven = True
     return self._evaluate(masks, count=True)
 
   def ends(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -118,25 +225,12 @@ class Asker:
       self.note += "; see the noise floor."
 
   def _evaluate(self, masks, count):
-    parts = []
-    for start in range(0, len(masks), self._size):
-      rows = masks[start : start + self._size]
-      batch = rows.copy()  # The function may write into its masks.
-      if self._pads:
-        # The padding keeps every player: a mask like any other.
-        batch = np.ones((self._size, self.n), bool)
-        batch[: len(rows)] = rows
-      begin = time.perf_counter()
-      output = self._fn(batch)
-      base.check_unmasked(output, "The value function's values")
-      output = np.asarray(output)
-      self.seconds += time.perf_counter() - begin
-      if output.shape[:1] == (len(batch),):
-        output = output[: len(rows)]
-        _check_finite(rows, output)
-        values = base.check_values(output, len(rows))
-      else:
-        values = base.check_values(output, len(batch))
+    parts, start = [], 0
+    while start < len(masks):
+      size = self._growing.size if self._growing else self._size
+      rows = masks[start : start + size]
+      start += len(rows)
+      values = self._answers(rows, self._kept if count else None)
       if self._shape is None:
         self._shape, self.single = values.shape[1:], values.ndim == 1
       if values.shape[1:] != self._shape:
@@ -156,6 +250,41 @@ class Asker:
     if not parts:
       return np.zeros((0, *(self._shape or (1,))))
     return np.concatenate(parts)
+
+  def _answers(self, rows, kept):
+    """Values of one batch, checked; `kept` is told of new ones."""
+    known = [None] * len(rows) if kept is None else kept.get(rows)
+    new = np.array([value is None for value in known])
+    if not new.any():
+      return np.stack([value for value in known if value is not None])
+    asked = rows[new]
+    batch = asked.copy()  # The function may write into its masks.
+    if self._pads:
+      # The padding keeps every player: a mask like any other.
+      batch = np.ones((self._size, self.n), bool)
+      batch[: len(asked)] = asked
+    begin = time.perf_counter()
+    output = self._fn(batch)
+    base.check_unmasked(output, "The value function's values")
+    output = np.asarray(output)
+    seconds = time.perf_counter() - begin
+    self.seconds += seconds
+    if self._growing:
+      self._growing.took(len(asked), seconds)
+    if output.shape[:1] == (len(batch),):
+      output = output[: len(asked)]
+      _check_finite(asked, output)
+      values = base.check_values(output, len(asked))
+    else:
+      values = base.check_values(output, len(batch))
+    if kept is not None:
+      kept.put(asked, values)
+    if new.all():
+      return values
+    whole = np.empty((len(rows), *values.shape[1:]))
+    whole[new] = values
+    whole[~new] = np.stack([value for value in known if value is not None])
+    return whole
 
 
 def _check_finite(masks, output):

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from spex_jax import base
-from spex_jax.models import rope, sites
+from spex_jax.models import edges, rope, sites
 
 _INIT = nn.initializers.normal(0.02)
 
@@ -182,25 +182,19 @@ class Combine(nn.Module):
 
   def __call__(
     self, tap: sites.Tap, site: str, z: jax.Array, split: bool = False
-  ) -> tuple[jax.Array, jax.Array | None]:
-    """`{site}.out` `[B, P, d]`, and each head's part where it is needed.
+  ) -> tuple[jax.Array, edges.Written | None]:
+    """`{site}.out` `[B, P, d]`, and what each head writes, where needed.
 
-    Parts `[B, P, H, d]` are None unless edited, captured, or asked for by
-    `split`.
+    Where edited or captured, that is computed, `[B, P, H, d]`; else it is None
+    unless asked for by `split`.
     """
-    parts = None
-    if split or tap.wants(f"{site}.heads"):
-      parts = tap(f"{site}.heads", self.each(z))
-    if parts is not None and tap.edits(f"{site}.heads"):
-      out = self.biased(parts.sum(axis=2))
-    else:
-      out = self.all(z)
+    heads = edges.Heads(z, self.kernel)
+    if not tap.wants(f"{site}.heads"):
+      return tap(f"{site}.out", self.all(z)), heads if split else None
+    parts = tap(f"{site}.heads", heads.each)
+    edited = tap.edits(f"{site}.heads")
+    out = self.biased(parts.sum(axis=2)) if edited else self.all(z)
     return tap(f"{site}.out", out), parts
-
-  def each(self, z: jax.Array) -> jax.Array:
-    """What every head adds: `[B, P, H, h]` to `[B, P, H, d]`."""
-    # Heads first, as they are computed and as edges take them.
-    return jnp.moveaxis(jnp.einsum("bpnh,nhd->nbpd", z, self.kernel), 0, 2)
 
   def all(self, z: jax.Array) -> jax.Array:
     """The sum over heads, with the bias: `[B, P, d]`."""

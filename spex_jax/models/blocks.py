@@ -34,7 +34,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from spex_jax.models import attention, sites
+from spex_jax.models import attention, edges, sites
 
 
 def _gelu(x: jax.Array) -> jax.Array:
@@ -208,21 +208,21 @@ class Block(nn.Module):
       tap, f"{site}.attn", inputs, context, cache, self.norm1
     )
     split = tap.splits or tap.wants(f"{site}.attn.heads_post_norm")
-    added, parts = self.attn.out(tap, f"{site}.attn", z, split)
+    added, wrote = self.attn.out(tap, f"{site}.attn", z, split)
     if self.config.order == "parallel":
       read = self._mlp_input(tap, site, x)
       x = x + added
     else:
       if self.config.order == "sandwich":
-        added, parts = self._sandwich(tap, site, added, parts)
+        added, wrote = self._sandwich(tap, site, added, wrote)
       x = tap(f"{site}.resid_mid", x + added)
-      _write(tap, parts)
+      _write(tap, wrote)
       read = self._mlp_input(tap, site, x)
     out = self.mlp(tap, f"{site}.mlp", read)
     if self.config.order == "sandwich":
       out = tap(f"{site}.mlp.post_norm", self.mlp_post(out))
     if self.config.order == "parallel":
-      _write(tap, parts)
+      _write(tap, wrote)
     tap.write(out[:, :, None])
     return tap(f"{site}.resid_post", x + out), cache
 
@@ -257,16 +257,22 @@ class Block(nn.Module):
       (x,) = seen[name]
     return tap(f"{site}.mlp.in", self.norm2(tap(name, x)))
 
-  def _sandwich(self, tap, site, added, parts):
+  def _sandwich(self, tap, site, added, wrote):
     """The norm of the sum, and the heads' shares under its factor."""
     name = f"{site}.attn.heads_post_norm"
     normed = self.attn_post(added)
-    if parts is not None:
-      whole = parts * self.attn_post.factor(added)[:, :, None]
-      parts = tap(name, whole)
-      if tap.edits(name):
-        normed = normed + (parts - whole).sum(axis=2)
-    return tap(f"{site}.attn.post_norm", normed), parts
+    if wrote is not None:
+      factor = self.attn_post.factor(added)
+      if isinstance(wrote, edges.Heads):
+        wrote = wrote._replace(factor=factor)
+      else:
+        wrote = wrote * factor[:, :, None]
+      if tap.wants(name):
+        whole = wrote.each if isinstance(wrote, edges.Heads) else wrote
+        wrote = tap(name, whole)
+        if tap.edits(name):
+          normed = normed + (wrote - whole).sum(axis=2)
+    return tap(f"{site}.attn.post_norm", normed), wrote
 
   def _post(self, tap, site, x, context):
     read = tap(f"{site}.attn.in", x)
@@ -280,6 +286,6 @@ class Block(nn.Module):
     return tap(f"{site}.resid_post", x)
 
 
-def _write(tap: sites.Tap, parts: jax.Array | None) -> None:
-  if parts is not None:
-    tap.write(parts)
+def _write(tap: sites.Tap, wrote: edges.Written | None) -> None:
+  if wrote is not None:
+    tap.write(wrote)

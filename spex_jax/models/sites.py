@@ -91,10 +91,10 @@ class Tap:
     self._edits = Edits() if edits is None else edits
     self._captured = captured
     self._kept: dict[int, Positions] = {}
-    self._edges: edges.Differences | None = None
+    self._edges: edges.Once | edges.Differences | None = None
     cut, ref = self._edits.cut, self._edits.ref
     if cut and ref is not None:
-      self._edges = edges.Differences(cut, ref, self._taken)
+      self._edges = edges.tracker(cut, ref, self._taken)
     self._passed: set[str] = set()
     self.activations: dict[str, jax.Array] = {}
 
@@ -158,8 +158,8 @@ class Tap:
     """Whether a reader is cut that is still to come: then writers write."""
     return not self._edits.cut.keys() <= self._passed
 
-  def write(self, z: jax.Array) -> None:
-    """Notes what the next writers add to the stream, `[B, P, k, d]`."""
+  def write(self, z: edges.Written) -> None:
+    """Notes what the next writers add to the stream."""
     if self._edges is not None and self.splits:
       self._edges.write(z)
 
@@ -363,9 +363,7 @@ class Network:
         "Writers are wanted at every position: leave out logits_to_keep."
       )
     out = self.apply(params, edits, capture=self.writer_sites, **inputs)
-    parts = [out.activations[site] for site in self.writer_sites]
-    parts = [z[:, :, None] if z.ndim == 3 else z for z in parts]
-    return jnp.concatenate(parts, axis=2)
+    return edges.stacked([out.activations[s] for s in self.writer_sites])
 
   def check(self, edits: Edits | None) -> None:
     """Fails for an intervention that fits no run of this network.

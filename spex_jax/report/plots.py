@@ -15,6 +15,7 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.indices import interactions as interactions_lib
+from spex_jax.report import fonts
 
 if TYPE_CHECKING:
   import matplotlib.figure
@@ -23,6 +24,11 @@ Interactions = interactions_lib.Interactions
 Set = tuple[tuple[int, ...], float]
 
 _MAP = "RdBu_r"
+_ROW, _LINE = 0.32, 0.155  # Inches: a bar with its label, a further line.
+_OUTSIDE, _LETTER = 1.12, 0.034  # Of a circle's radius: names, a letter.
+# Letters in a line: of a bar's label, a legend's, a node's.
+_TICK, _LEGEND, _NODE = 40, 44, 26
+_MOST_LINES = 12  # Of a label.
 _VEIL = 0.65  # Of a heatmap over a photograph.
 POSITIVE, NEGATIVE = "#b2182b", "#2166ac"
 # Colours of sets, in the order of their strength.
@@ -50,7 +56,13 @@ def image(
 
   pixels, owner = np.asarray(pixels), np.asarray(owner)
   singles, larger = _split(interactions)
-  figure = blank(11, 4.2, arranged=True)
+  larger = larger[:top]
+  labels = [
+    f"{value:+.3g}  {label(interactions, players, wrap=_LEGEND)}"
+    for players, value in larger
+  ]
+  below = sum(text.count("\n") + 1 for text in labels)
+  figure = blank(11, 4.2 + _LINE * max(below - top, 0), arranged=True)
   left, middle, right = figure.subplots(1, 3)
   rows, columns = _grid(owner)
   for axes in (left, middle, right):
@@ -81,7 +93,6 @@ def image(
   right.imshow(pixels, cmap="gray", alpha=0.35)
   right.set_title("strongest sets" if larger else "no sets of 2 or more")
   handles = []
-  larger = larger[:top]
   boxes = {p: _box(owner, p) for players, _ in larger for p in players}
   for left_edge, top_edge, width, height in boxes.values():
     right.add_patch(
@@ -89,7 +100,7 @@ def image(
         (left_edge, top_edge), width, height, fill=False, edgecolor="#555555"
       )
     )
-  for number, (players, value) in enumerate(larger):
+  for number, (players, _) in enumerate(larger):
     color = LINKS[number % len(LINKS)]
     # A player of several sets has a mark for each, around its centre.
     angle = 2 * np.pi * number / max(len(larger), 1)
@@ -99,8 +110,9 @@ def image(
     for mark in marks:
       right.plot(*zip(mark, middle_point), color=color, lw=1.5)
     right.plot(*marks.T, "o", color=color, ms=3.5)
-    label = f"{value:+.3g}  {_label(interactions, players)}"
-    handles.append(lines.Line2D([], [], color=color, lw=2, label=label))
+    handles.append(
+      lines.Line2D([], [], color=color, lw=2, label=labels[number])
+    )
   if handles:
     right.legend(
       handles=handles,
@@ -126,14 +138,22 @@ def bars(
     top: how many sets.
   """
   sets = list(interactions.top(top))
-  figure = blank(8, 1.4 + 0.32 * max(len(sets), 1), arranged=True)
+  labels = [
+    label(interactions, players, " &\n", wrap=_TICK) for players, _ in sets
+  ]
+  # A row is as high as its label, of two lines at least.
+  heights = np.array(
+    [_ROW + _LINE * max(text.count("\n") - 1, 0) for text in labels]
+  )
+  middles = np.cumsum(heights) - heights / 2
+  total = float(heights.sum()) or _ROW
+  figure = blank(8, 1.4 + total, arranged=True)
   axes = figure.subplots()
   values = [value for _, value in sets]
   colors = [POSITIVE if value > 0 else NEGATIVE for value in values]
-  axes.barh(range(len(sets)), values, color=colors)
-  labels = [_label(interactions, players, " &\n") for players, _ in sets]
-  axes.set_yticks(range(len(sets)), labels, fontsize=8)
-  axes.invert_yaxis()
+  axes.barh(middles, values, 0.8 * _ROW, color=colors)
+  axes.set_yticks(middles, labels, fontsize=8)
+  axes.set_ylim(total, 0)
   axes.axvline(0, color="black", lw=0.8)
   axes.set_xlabel(values_in(interactions))
   axes.spines[["top", "right"]].set_visible(False)
@@ -163,7 +183,12 @@ def network(
     {p for players, _ in larger for p in players}
     | {players[0] for players, _ in singles[:top]}
   )
-  figure = blank(7, 7, arranged=True)
+  texts = {p: label(interactions, (p,), wrap=_NODE) for p in shown}
+  longest = max(
+    (len(line) for t in texts.values() for line in t.split("\n")), default=0
+  )
+  limit = max(1.5, _OUTSIDE + _LETTER * longest)  # Room for long names.
+  figure = blank(7 * limit / 1.5, 7 * limit / 1.5, arranged=True)
   axes = figure.subplots()
   axes.set_aspect("equal")
   axes.axis("off")
@@ -189,17 +214,17 @@ def network(
     angle = np.degrees(np.arctan2(place[1], place[0]))
     turned = abs(angle) > 90  # Text on the left half reads towards the node.
     axes.text(
-      1.12 * place[0],
-      1.12 * place[1],
-      _label(interactions, (player,)),
+      _OUTSIDE * place[0],
+      _OUTSIDE * place[1],
+      texts[player],
       rotation=angle + 180 if turned else angle,
       rotation_mode="anchor",
       ha="right" if turned else "left",
       va="center",
       fontsize=9,
     )
-  axes.set_xlim(-1.5, 1.5)
-  axes.set_ylim(-1.5, 1.5)
+  axes.set_xlim(-limit, limit)
+  axes.set_ylim(-limit, limit)
   axes.legend(
     handles=[
       lines.Line2D([], [], color=POSITIVE, lw=3, label="positive"),
@@ -235,8 +260,15 @@ def blank(
   """An empty figure, in inches; `arranged` fits its axes to their labels."""
   from matplotlib import figure  # Slow to import.
 
+  class Dressed(figure.Figure):
+    """Texts get fonts that have their characters, whenever it is drawn."""
+
+    def draw(self, renderer):
+      fonts.dress(self)
+      super().draw(renderer)
+
   layout = "constrained" if arranged else None
-  return figure.Figure(figsize=(width, height), layout=layout)
+  return Dressed(figsize=(width, height), layout=layout)
 
 
 def values_in(interactions: Interactions) -> str:
@@ -245,8 +277,8 @@ def values_in(interactions: Interactions) -> str:
 
 
 def escape(text: str) -> str:
-  """Text as it is: a dollar sign would start a formula."""
-  return text.replace("$", r"\$")
+  """Text as it is: no formula between dollars, no box for a character."""
+  return fonts.shown(text).replace("$", r"\$")
 
 
 def _box(owner: np.ndarray, player: int) -> np.ndarray:
@@ -280,8 +312,35 @@ def _split(interactions: Interactions) -> tuple[list[Set], list[Set]]:
   )
 
 
-def _label(
-  interactions: Interactions, players: tuple[int, ...], joint: str = ", "
+def label(
+  interactions: Interactions,
+  players: tuple[int, ...],
+  joint: str = ", ",
+  *,
+  wrap: int,
 ) -> str:
+  """A set's names, joined; in lines of about `wrap` letters.
+
+  Long names are broken and never shortened, as their ends may be all that
+  tells them apart. Of a very large set the first are named, and the others
+  counted.
+  """
   labels = interactions.labels()
-  return escape(joint.join(labels[p] for p in players))
+  lines = [""]
+  for number, player in enumerate(players):
+    if len(lines) > _MOST_LINES:
+      lines.append(f"… and {len(players) - number} more")
+      break
+    name = labels[player]
+    if number + 1 < len(players):
+      name += joint.rstrip("\n")
+    full = len(lines[-1]) + len(name.rstrip()) > wrap
+    if lines[-1] and (full or joint.endswith("\n")):
+      lines.append("")
+    # Evenly, so that no line is left with a letter or two.
+    count = max(1, -(-len(name.rstrip()) // wrap))
+    size = -(-len(name) // count)
+    pieces = [name[i : i + size] for i in range(0, len(name), size)]
+    lines[-1] += fonts.forward(pieces[0])
+    lines += map(fonts.forward, pieces[1:])
+  return escape("\n".join(line.rstrip() for line in lines))

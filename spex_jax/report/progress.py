@@ -1,4 +1,8 @@
-"""Progress of an explanation: a bar on a terminal, plain lines elsewhere."""
+"""Progress of an explanation: a bar on a terminal, plain lines elsewhere.
+
+Nothing is silent for long: where a batch, a decoder or a model's loading takes
+its time, a line says so every few seconds.
+"""
 
 import contextlib
 import sys
@@ -7,16 +11,56 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from spex_jax.report import tables
+
 _SECONDS = 5.0  # Between plain lines.
-_QUIET_SECONDS = 2.0  # Of decoding, before a plain line says so.
+_QUIET_SECONDS = 1.0  # Between looks whether one is due.
+
+
+class Pace:
+  """How far the masks of an explanation are, in words.
+
+  Attributes:
+    total: masks at most.
+    done: of them.
+    calls: seconds in the value function, without the call that lasts.
+    decoding: whether it is not being called, after it was.
+    since: when that began.
+  """
+
+  def __init__(self, total: int):
+    self.total, self.done, self.calls = total, 0, 0.0
+    self.decoding, self.since = False, time.monotonic()
+
+  def begin(self) -> None:
+    """The value function is called."""
+    self.decoding, self.since = False, time.monotonic()
+
+  def end(self) -> None:
+    """It has returned."""
+    now = time.monotonic()
+    self.calls += now - self.since
+    self.decoding, self.since = True, now
+
+  def rate(self) -> str:
+    """`20 masks/s, 3 min 5 s left`, or "" before anything is known."""
+    if not self.done or self.calls <= 0:
+      return ""
+    rate = self.done / self.calls
+    shown = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+    left = max(self.total - self.done, 0) / rate
+    return f"{shown} masks/s, {tables.duration(left)} left"
+
+  def __str__(self) -> str:
+    lasted = tables.duration(time.monotonic() - self.since)
+    if self.decoding:
+      return f"decoding: {lasted}"
+    rate = self.rate() or f"for {lasted}"
+    return f"evaluating: {self.done:,} of {self.total:,} masks, {rate}"
 
 
 class Monitor:
-  """What is shown while masks are evaluated and their values decoded.
-
-  Attributes:
-    report: takes the number of masks evaluated so far.
-  """
+  """What is shown while masks are evaluated and their values decoded."""
 
   def __init__(
     self,
@@ -24,8 +68,23 @@ class Monitor:
     begin: Callable[[], None],
     end: Callable[[], None],
   ):
-    self.report = report
+    self._report, self._done = report, 0
     self._begin, self._end = begin, end
+
+  def report(self, done: int) -> None:
+    """Takes the number of masks evaluated so far."""
+    self._done = done
+    self._report(done)
+
+  def within(self, done: int, asked: int) -> None:
+    """Takes what an evaluator says of its own batches, inside of one call."""
+    del asked
+    self._report(self._done + done)
+
+  def told(self, done: int, budget: int) -> None:
+    """`report`, as `explain` calls its `progress`."""
+    del budget
+    self.report(done)
 
   def watch(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """`function`, while a call of which masks are being evaluated.
@@ -39,6 +98,7 @@ class Monitor:
       self._end()
       return values
 
+    watched.__wrapped__ = function  # pyrefly: ignore
     return watched
 
 
@@ -88,6 +148,19 @@ def sweep(total: int) -> Iterator[Callable[[int, int, str], None]]:
 
 
 @contextlib.contextmanager
+def phase(name: str) -> Iterator[None]:
+  """Says every few seconds that something without numbers is still going on.
+
+  Args:
+    name: of it, as in "loading".
+  """
+  began = time.monotonic()
+  lasted = lambda: f"{name}: {tables.duration(time.monotonic() - began)}"
+  with _now_and_then(lasted):
+    yield
+
+
+@contextlib.contextmanager
 def _on_terminal(total: int) -> Iterator[Monitor]:
   from rich import console, progress  # Slow to import.
 
@@ -97,57 +170,69 @@ def _on_terminal(total: int) -> Iterator[Monitor]:
     progress.TextColumn("{task.fields[count]}"),
     progress.TimeElapsedColumn(),
   )
+  pace = Pace(total)
   with progress.Progress(*columns, console=console.Console(stderr=True)) as bar:
     asking = bar.add_task("evaluating", total=total, count=f"0/{total}")
     decoding = bar.add_task(
       "decoding", total=None, count="", visible=False, start=False
     )
-    asked = 0
+
+    def count() -> str:
+      rate = pace.rate()
+      return f"{pace.done}/{total}" + (f", {rate}" if rate else "")
 
     def report(done: int) -> None:
-      nonlocal asked
-      asked = min(done, total)
-      bar.update(asking, completed=asked, count=f"{asked}/{total}")
+      pace.done = min(done, total)
+      bar.update(asking, completed=pace.done, count=count())
 
     def begin() -> None:
+      pace.begin()
       bar.update(decoding, visible=False)
 
     def end() -> None:
+      pace.end()
       bar.reset(decoding, start=True, total=None, visible=True)
 
     yield Monitor(report, begin, end)
     # Both bars stay, full: all that was needed was asked and decoded.
-    bar.update(asking, total=max(asked, 1), completed=max(asked, 1))
+    done = max(pace.done, 1)
+    bar.update(asking, total=done, completed=done, count=f"{pace.done}/{total}")
     bar.update(decoding, total=1, completed=1)
 
 
 @contextlib.contextmanager
 def _in_lines(total: int) -> Iterator[Monitor]:
-  last = time.monotonic()
-  timer: threading.Timer | None = None
+  pace = Pace(total)
 
   def report(done: int) -> None:
-    nonlocal last
-    if time.monotonic() - last >= _SECONDS:
-      last = time.monotonic()
-      _say(f"evaluating: {done} of {total} masks")
+    pace.done = min(done, total)  # Repeats are beyond the budget.
 
-  def begin() -> None:
-    if timer:
-      timer.cancel()
+  with _now_and_then(lambda: str(pace)):
+    yield Monitor(report, pace.begin, pace.end)
 
-  def end() -> None:
-    nonlocal timer
-    begin()
-    timer = threading.Timer(_QUIET_SECONDS, _say, ("decoding",))
-    timer.daemon = True  # Never keeps an interrupted process alive.
-    timer.start()
 
+@contextlib.contextmanager
+def _now_and_then(line: Callable[[], str]) -> Iterator[None]:
+  """Says a line whenever another few seconds have passed."""
+  over = threading.Event()
+
+  def tell() -> None:
+    last = time.monotonic()
+    while not over.wait(min(_QUIET_SECONDS, _SECONDS)):
+      if time.monotonic() - last >= _SECONDS:
+        last = time.monotonic()
+        _say(line())
+
+  # Never keeps an interrupted process alive.
+  thread = threading.Thread(target=tell, daemon=True)
+  thread.start()
   try:
-    yield Monitor(report, begin, end)
+    yield
   finally:
-    begin()
+    over.set()
+    thread.join()
 
 
 def _say(line: str) -> None:
-  print(line, file=sys.stderr, flush=True)
+  with contextlib.suppress(OSError, ValueError):  # Nobody listens any more.
+    print(line, file=sys.stderr, flush=True)

@@ -64,6 +64,8 @@ def cost(stats: Any, decode_seconds: float) -> str:
     if stats.sizes:
       shares = [f"{run:,} of {length}" for length, run in stats.sizes.items()]
       size += f"; rows by length: {', '.join(shares)}"
+    if stats.chosen:
+      size += f"; {stats.chosen}"
     text += f" ({size})"
   return (
     f"{text} on {stats.device}; compile {stats.compile_seconds:.2f} s, run "

@@ -6,13 +6,15 @@ colour cannot be shown, the strong ones have their value behind them.
 Shapes: n players; `spans[i]` are the characters `text[start:end]` of player i.
 """
 
+import bisect
 import dataclasses
 import itertools
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from spex_jax.indices import interactions as interactions_lib
-from spex_jax.report import plots
+from spex_jax.report import fonts, plots
 
 if TYPE_CHECKING:
   import matplotlib.figure
@@ -76,10 +78,11 @@ def spread(
     names: one printable name per player.
   """
   order = sorted(players, key=lambda player: spans[player][0][0])
-  shown = names[order[0]]
+  shown = fonts.forward(names[order[0]])
   for before, player in itertools.pairwise(order):
     between = text[spans[before][-1][1] : spans[player][0][0]]
-    shown += (" … " if between.strip() else " ") + names[player]
+    shown += " … " if between.strip() else " "
+    shown += fonts.forward(names[player])
   return shown
 
 
@@ -102,7 +105,8 @@ def figure(
   """
   from matplotlib import patches  # Slow to import.
 
-  places, num_lines = _places(text)
+  places = _Places(text)
+  num_lines = places.num_rows
   larger = [item for item in interactions if len(item[0]) > 1][:top]
   colors = plots.LINKS
   step = 1.4 + 0.14 * max(len(larger) - 2, 0)  # Room for what is underlined.
@@ -117,16 +121,14 @@ def figure(
   top_line = 2.4
 
   def draw(piece_start, piece, share):
-    for row, column, run in _runs(places, piece_start, piece):
+    for row, column, width, run in _runs(places, piece_start, piece):
       y = top_line + step * row
       if share:
         strength = abs(share)
         color = _POSITIVE if share > 0 else _NEGATIVE
         shade = [x / 255 for x in color] + [0.12 + 0.78 * strength]
         axes.add_patch(
-          patches.Rectangle(
-            (column, y - 0.55), len(run), 1.1, color=shade, lw=0
-          )
+          patches.Rectangle((column, y - 0.55), width, 1.1, color=shade, lw=0)
         )
       dark = share and abs(share) > 0.6
       axes.text(
@@ -143,12 +145,12 @@ def figure(
     color = colors[number % len(colors)]
     for player in players:
       for start, end in spans[player]:
-        for row, column, run in _runs(places, start, text[start:end]):
+        for row, column, width, _ in _runs(places, start, text[start:end]):
           y = top_line + step * row + 0.66 + 0.14 * number
-          axes.plot([column, column + len(run)], [y, y], color=color, lw=1.6)
+          axes.plot([column, column + width], [y, y], color=color, lw=1.6)
     y = foot + 1.2 * number
     label = f"{value:+.3g}  {spread(text, spans, players, names)}"
-    label = label if len(label) < _LINE else label[: _LINE - 2] + "…"
+    label = _cut(label)
     axes.text(1, y, plots.escape(label), color=color, **font)
   largest = max((abs(v) for p, v in interactions if len(p) == 1), default=0.0)
   axes.text(
@@ -167,27 +169,41 @@ def _pieces(
 ) -> Iterator[tuple[str, float | None, float]]:
   """The text in parts, each with its player's value and share of the largest.
 
-  None and 0 for parts that nobody owns.
+  None and 0 for parts that nobody owns. A part that several own, as tokens may
+  share a character, has the strongest of their values.
   """
   values = {p[0]: value for p, value in interactions if len(p) == 1}
   largest = max(map(abs, values.values()), default=0.0)
-  flat = sorted(
-    (start, end, player)
+  owned = [
+    (start, end, values.get(player, 0.0))
     for player, its_spans in enumerate(spans)
     for start, end in its_spans
-  )
-  at = 0
-  for start, end, player in flat:
-    if start > at:
-      yield text[at:start], None, 0.0
-    value = values.get(player, 0.0)
-    # Tokens may share a character: it is shown once.
-    piece = text[max(start, at) : end]
-    if piece:
-      yield piece, value, value / largest if largest else 0.0
-    at = max(at, end)
-  if at < len(text):
-    yield text[at:], None, 0.0
+    if start < end
+  ]
+  ends = sorted({0, len(text)} | {end for span in owned for end in span[:2]})
+  before: list[int] = []
+  begin = 0
+  for start in ends[:-1]:
+    # The owners of a piece; tokens may share a character.
+    now = [i for i, span in enumerate(owned) if span[0] <= start < span[1]]
+    if now != before and start > begin:
+      yield _piece(text[begin:start], before, owned, largest)
+      begin = start
+    before = now
+  if begin < len(text):
+    yield _piece(text[begin:], before, owned, largest)
+
+
+def _piece(
+  piece: str,
+  owners: Sequence[int],
+  owned: Sequence[tuple[int, int, float]],
+  largest: float,
+) -> tuple[str, float | None, float]:
+  if not owners:
+    return piece, None, 0.0
+  value = max((owned[i][2] for i in owners), key=abs)
+  return piece, value, value / largest if largest else 0.0
 
 
 def _ink(share: float) -> str:
@@ -214,39 +230,69 @@ def _visible(piece: str) -> str:
   )
 
 
-def _places(text: str) -> tuple[list[tuple[int, int]], int]:
-  """Row and column of every character, wrapped at spaces; number of rows."""
-  places: list[tuple[int, int]] = []
-  row = column = at = 0
-  while at < len(text):
-    if text[at] == "\n":
-      places.append((row, column))
-      row, column, at = row + 1, 0, at + 1
-      continue
-    end = at + 1
-    if not text[at].isspace():
-      while end < len(text) and not text[end].isspace():
-        end += 1
-      if column and column + end - at > _LINE:
-        row, column = row + 1, 0
-    for _ in range(at, end):
-      if column >= _LINE:  # Longer than a line.
-        row, column = row + 1, 0
-      places.append((row, column))
-      column += 1
-    at = end
-  return places, row + 1
+class _Places:
+  """Where every character of a text stands, wrapped at spaces.
+
+  Attributes:
+    rows: of each character.
+    columns: where each begins, in monospaced Latin letters.
+    widths: of each, in the same.
+  """
+
+  def __init__(self, text: str):
+    self.widths = fonts.widths(_spaced(text))
+    self.rows: list[int] = []
+    self.columns: list[float] = []
+    row, column, at = 0, 0.0, 0
+    while at < len(text):
+      if text[at] == "\n":
+        self._put(row, column)
+        row, column, at = row + 1, 0.0, at + 1
+        continue
+      end = at + 1
+      if not text[at].isspace():
+        while end < len(text) and not text[end].isspace():
+          end += 1
+        if column and column + sum(self.widths[at:end]) > _LINE:
+          row, column = row + 1, 0.0
+      for width in self.widths[at:end]:
+        if column and column + width > _LINE:  # Longer than a line.
+          row, column = row + 1, 0.0
+        self._put(row, column)
+        column += width
+      at = end
+    self.num_rows = row + 1
+
+  def _put(self, row: int, column: float) -> None:
+    self.rows.append(row)
+    self.columns.append(column)
 
 
 def _runs(
-  places: Sequence[tuple[int, int]], start: int, piece: str
-) -> Iterator[tuple[int, int, str]]:
-  """Parts of a piece on one line each: row, column, characters."""
-  piece = "".join(c if c.isprintable() else " " for c in piece)
+  places: _Places, start: int, piece: str
+) -> Iterator[tuple[int, float, float, str]]:
+  """Parts of a piece on one line each: row, column, width, characters."""
+  piece = _spaced(piece)
   begin = 0
   for i in range(1, len(piece) + 1):
-    if i == len(piece) or places[start + i][0] != places[start + begin][0]:
-      row, column = places[start + begin]
-      run = piece[begin:i]
-      yield row, column, run
+    row = places.rows[start + begin]
+    if i == len(piece) or places.rows[start + i] != row:
+      width = sum(places.widths[start + begin : start + i])
+      yield row, places.columns[start + begin], width, piece[begin:i]
       begin = i
+
+
+def _spaced(text: str) -> str:
+  """Spaces for what cannot be printed; joiners and marks stay."""
+  return "".join(
+    c if c.isprintable() or unicodedata.category(c) == "Cf" else " "
+    for c in text
+  )
+
+
+def _cut(label: str) -> str:
+  """A label that fits on a line."""
+  ends = list(itertools.accumulate(fonts.widths(label)))
+  if not ends or ends[-1] < _LINE:
+    return label
+  return label[: bisect.bisect_right(ends, _LINE - 2)] + "…"

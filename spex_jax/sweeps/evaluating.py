@@ -153,6 +153,7 @@ def asked(work: Work, masks: np.ndarray) -> np.ndarray:
 
   Raises:
     ExitError: it called `os._exit`.
+    ValueError: a NumPy masked array that masks some.
   """
   own, leave = os.getpid(), os._exit
 
@@ -163,7 +164,9 @@ def asked(work: Work, masks: np.ndarray) -> np.ndarray:
 
   os._exit = refuse
   try:
-    return np.asarray(work.values(masks.copy()))
+    found = work.values(masks.copy())
+    base.check_unmasked(found, "Values")
+    return np.asarray(found)
   finally:
     os._exit = leave
 

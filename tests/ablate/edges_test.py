@@ -176,7 +176,9 @@ def test_gradient_is_edge_attribution_patching():
 def test_edits_beneath_may_cut_others():
   net, params, ref = _net()
   players = edges.chosen(net, ("embed -> blocks.1.*",))
-  circuit = edges.chosen(net, ("blocks.0.heads.* -> blocks.1.*",))
+  circuit = edges.chosen(
+    net, ("blocks.0.heads.* -> blocks.1.*", "embed -> blocks.0.mlp.read")
+  )
   fixed = circuit.edits(np.zeros(circuit.n), ref=ref)
   ask = lambda **more: components.evaluator(
     net, players, {"input_ids": _IDS}, _READ, edits=fixed, params=params,
@@ -315,3 +317,31 @@ def test_a_game_of_edges_on_masks_is_its_evaluator():
     evaluate.compiled(game, 9)
   with pytest.raises(TypeError, match="Give n"):
     evaluate.compiled(lambda mask: mask.sum())
+
+
+def test_edges_into_late_blocks_run_early_ones_once():
+  net, params, ref = _net()
+  players = edges.chosen(net, ("* -> blocks.1.attn.q_in 2", "* -> final*"))
+  assert components.first_block(net, players) == 1
+  game = components.game(
+    net, players, {"input_ids": _IDS}, _READ, ref=ref, params=params
+  )
+  strengths = np.random.default_rng(3).random(players.n).astype(np.float32)
+  whole = lambda strengths, shared: net.apply(
+    shared["params"], players.edits(strengths, ref=ref), input_ids=_IDS
+  ).logits[0, -1, jnp.array([1, 6])]
+  enter = lambda shared: [
+    net.enter(shared["params"], number, input_ids=_IDS) for number in (0, 1)
+  ]
+  state = jax.jit(game.given)(game.shared)
+  tail = jax.jit(game.value).lower(strengths, state).compile()
+  every = jax.jit(whole).lower(strengths, game.shared).compile()
+  np.testing.assert_allclose(
+    tail(strengths, state), every(strengths, game.shared), rtol=0, atol=2e-5
+  )
+  flops = lambda run: run.cost_analysis()["flops"]
+  of = lambda f: flops(jax.jit(f).lower(game.shared).compile())
+  # The first block is in the head, with what each head writes, and no other.
+  block = of(enter)
+  assert flops(tail) < flops(every) - 0.9 * block
+  assert block <= of(game.head) < 1.2 * block

@@ -47,11 +47,11 @@ _X, _Y = np.zeros((4, 2)), np.array([0, 1, 0, 1])
   [
     (_X[:, 0], _Y, (), ValueError, "x must hold numbers [examples, ...]"),
     (_X[:0], _Y[:0], (), ValueError, "of shape (0, 2)"),
-    (_X.astype(str), _Y, (), ValueError, "x must hold numbers"),
+    (_X.astype(str), _Y, (), ValueError, "x must hold real numbers"),
     (_X, _Y + 0.5, (), TypeError, "y must hold integers"),
     (_X, _Y[:3], (), ValueError, "one label in y for each of 4 examples"),
-    (_X, _Y - 1, (), ValueError, "0..0; 2 do not (first: -1 at example 0)"),
-    (_X, 3 * _Y, ("a", "b"), ValueError, "0..1; 2 do not (first: 3 at"),
+    (_X, _Y - 1, ("a", "b"), ValueError, "2 do not (first: -1 at row 0)"),
+    (_X, 3 * _Y, ("a", "b"), ValueError, "2 do not (first: 3 at row 1)"),
     (
       np.full((4, 2), np.nan),
       _Y,

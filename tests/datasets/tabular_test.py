@@ -12,7 +12,7 @@ from spex_jax.datasets import images, splits, tabular
 def test_load_equals_scikit_learn(name):
   table = tabular.load(name)
   bunch = getattr(sklearn_datasets, f"load_{name}")()
-  np.testing.assert_array_equal(table.features, np.float32(bunch.data))
+  np.testing.assert_array_equal(table.features, bunch.data)
   np.testing.assert_allclose(table.targets, bunch.target)
   assert table.columns == tuple(bunch.feature_names)
   assert bool(table.classes) == (name != "diabetes")
@@ -56,7 +56,6 @@ _ONES = np.ones((4, 2))
     ((np.ones(4), np.ones(4)), {}, r"must be \[examples, columns\]"),
     ((_ONES, np.ones(3)), {}, "one target for each of 4"),
     ((_ONES, np.ones(4)), {"columns": ("a", "a")}, "2 distinct column"),
-    ((_ONES, np.array([0, 1, 2, -1])), {}, "must lie in 0..2"),
     ((_ONES, np.array([0, 1, 2, 3])), {"classes": ("a",)}, "0..0"),
     ((_ONES, np.array([0, 1, np.nan, 3])), {}, "response must be finite"),
   ],
@@ -98,9 +97,9 @@ def test_bad_images_are_refused():
   pixels = np.zeros((3, 1, 2, 2))
   with pytest.raises(ValueError, match=r"\[N, channels, height, width\]"):
     images.from_arrays(pixels[:, 0], np.zeros(3, int))
-  with pytest.raises(ValueError, match="one integer label"):
+  with pytest.raises(TypeError, match="integers or texts"):
     images.from_arrays(pixels, np.zeros(3))
-  with pytest.raises(ValueError, match=r"must lie in 0..1; got 0 to 5"):
+  with pytest.raises(ValueError, match=r"must lie in 0..1.*first: 5 at row 2"):
     images.from_arrays(pixels, np.array([0, 1, 5]), classes=("a", "b"))
   pixels[1, 0, 0, 0] = np.inf
   with pytest.raises(ValueError, match=r"1 images hold NaN .* \(first: 1\)"):

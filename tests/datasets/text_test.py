@@ -33,10 +33,10 @@ def test_texts_and_labels(tmp_path):
     ("text,a\nx,1\n", (), "no column label or .* Name one by label_column"),
     ("text,label\nx,1\n", ("body",), "no column 'body'; it has text, label"),
     ("text,label\nx,1\n,2\n", (), "row 1 has an empty 'text'"),
-    ("text,label\nx,1\ny\n", (), "row 1 has an empty 'label'"),
+    ("text,label\nx,1\ny\n", (), "row 1 has 1 cells; the header has 2"),
     ("text,label\nx,1\ny,1\n", (), r"'label' has \['1'\]"),
     ("", (), "it has none"),
-    (b"text,label\n\xff,1\n", (), "is no CSV of UTF-8 text"),
+    (b"text,label\n\xff,1\n", (), "no CSV of UTF-8 text"),
   ],
 )
 def test_files_that_are_refused(tmp_path, content, columns, message):

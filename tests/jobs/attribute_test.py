@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from spex_jax import cli, configs
+from spex_jax.datasets import labelled
 from spex_jax.influence import corners, valuations
 from spex_jax.jobs import attribute, retraining
 from tests import command
@@ -101,7 +102,6 @@ def files(tmp_path, monkeypatch):
     "good": {"x": x[:30], "y": y[:30], "x_test": x[30:], "y_test": y[30:]},
     "no_x": {"y": y},
     "nan": {"x": hole, "y": y},
-    "range": {"x": x, "y": y - 1},
     "named": {"x": x, "y": 2 * y, "classes": np.array(["no", "yes"])},
     "one": {"x": x, "y": np.zeros(40, int)},
     "floats": {"x": x, "y": y + 0.5},
@@ -152,7 +152,8 @@ def test_a_table_of_ones_own_solved_outright(files, capsys):
     (["data", "more"], "unexpected argument 'more'"),
     (["data", "--config=digits"], "no configuration 'digits': neither a file"),
     (["data", "--config.method=magic"], "method=magic: choose from datamodel"),
-    (["data", "--config.points=1,99"], "give numbers of test points, 0 to 31"),
+    (["data", "--config.points=1,x"], "give rows of the data, as in 0,3,5"),
+    (["data", "--config.points=3,0"], "digits has no row 0 of classes 3,8"),
     (["data", "--config.classes=3,x"], "classes=3, x: choose distinct ones"),
     (["data", "--config.classes=3"], "are all of class 3; two classes are ne"),
     (["data", "--config.num_train=999"], "325 examples are left beside"),
@@ -171,9 +172,8 @@ def test_a_table_of_ones_own_solved_outright(files, capsys):
     (["data", "--config.data=text.npz"], "text.npz holds no arrays"),
     (["data", "--config.data=no_x.npz"], "no_x.npz lacks x; it holds y"),
     (["data", "--config.data=nan.npz"], "1 examples hold NaN or infinity (fir"),
-    (["data", "--config.data=range.npz"], "must lie in 0..0; "),
-    (["data", "--config.data=named.npz"], "Labels must lie in 0..1; "),
-    (["data", "--config.data=floats.npz"], "y must hold integers, classes fr"),
+    (["data", "--config.data=named.npz"], "y must lie in 0..1, the classes"),
+    (["data", "--config.data=floats.npz"], "y must hold integers or texts"),
     (["data", "--config.data=half.npz"], "x_test and y_test go together"),
     (
       ["data", "--config=data_file:quick", "--config.data=one.npz"],
@@ -243,3 +243,20 @@ def test_contexts_with_a_diverged_corner_are_left_out(finished, monkeypatch):
   answer = attribute.run(_config(), workdir, show=lines.append)
   assert answer.checks is None and answer.lds.mean > 0.6
   assert any("fewer than two contexts" in str(x) for x in lines)
+
+
+def test_points_are_rows_of_the_data():
+  drawn = retraining.problem_of(_config()).test.rows.tolist()
+  # Of those that are drawn anyway nothing changes; another is taken in.
+  same = retraining.problem_of(_config(points=f"{drawn[2]},{drawn[0]}"))
+  assert same.test.rows.tolist() == drawn
+  train = retraining.problem_of(_config()).train.rows.tolist()
+  problem = retraining.problem_of(_config(points=f"{train[5]},{drawn[1]}"))
+  rows = problem.test.rows.tolist()
+  assert len(rows) == len(drawn) and {train[5], drawn[1]} <= set(rows)
+  assert not set(rows) & set(problem.train.rows.tolist())
+  digits, _ = labelled.load("digits")
+  place = rows.index(train[5])
+  np.testing.assert_array_equal(
+    problem.test_data["x"][place], digits.x[train[5]].ravel().astype("f4")
+  )

@@ -126,7 +126,7 @@ def test_recorded_logits_of_ready_pixel_values(tmp_path):
       ValueError,
       "baseline='zero': choose from mean, blur",
     ),
-    ({"sigma": -1.0}, ValueError, "sigma must be above 0; got -1"),
+    ({"sigma": -1.0}, ValueError, "sigma=-1.0: must be above 0"),
     ({"target": "bat"}, ValueError, "'bat' is no class of the model; it has c"),
     ({"rows": 13}, ValueError, "1..12 rows and 1..12 columns; got 13 and 2"),
   ],

@@ -1,10 +1,13 @@
 """Own tables on the command."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 
+from spex_jax import settings
+from spex_jax.jobs import tables
 from tests import command
 
 
@@ -89,3 +92,116 @@ def test_a_network_of_another_file_s_contents_is_refused(tmp_path, capsys):
   path.write_text("\n".join(["a,b,y", *reversed(rows)]))
   code, _, err = command.run(capsys, *arguments)
   assert code == 1 and "another configuration: data differs" in err
+
+
+def _clock(tmp_path, first=1_700_000_000):
+  """A table whose answer is in its clock: late if after 70 seconds."""
+  seconds = np.random.default_rng(1).permutation(100)
+  path = tmp_path / "clock.csv"
+  rows = [f"{first + s},{i % 7}.5,{int(s > 70)}" for i, s in enumerate(seconds)]
+  path.write_text("\n".join(["when,b,late", *rows]))
+  return path, seconds
+
+
+def _asked(path, tmp_path, **changes):
+  changes = {"table": str(path)} | changes
+  return tables.subject(settings.changed(tables.Table(), changes), tmp_path)
+
+
+@pytest.mark.parametrize(
+  "kind",
+  [
+    "boosting",
+    "sklearn.tree:DecisionTreeClassifier",
+    "sklearn.ensemble:RandomForestClassifier",
+    "sklearn.linear_model:RidgeClassifierCV",
+    "mlp",
+  ],
+)
+def test_a_clock_is_told_apart(tmp_path, kind):
+  path, seconds = _clock(tmp_path)
+  row = int(np.argmax(seconds))  # Late, which the mean is not.
+  subject = _asked(path, tmp_path / kind, **{"model.kind": kind, "row": row})
+  right = float(re.search(r"([\d.]+)% of", subject.facts["model"])[1])
+  assert right >= 84, subject.facts
+  assert f"when={1_700_000_099}, b={row % 7}.5" in subject.notes[0]
+  # The clock moves the answer, the noise hardly does.
+  masks = np.array([[1, 1], [0, 1], [1, 0]], bool)
+  both, noise, clock = subject.evaluator(masks)
+  assert abs(both - noise) > abs(both - clock)
+
+
+def test_a_column_that_float32_merges_is_refused(tmp_path):
+  path, _ = _clock(tmp_path)
+  path.write_text(path.read_text() + "\n1e15,1.5,0")
+  for kind in ("boosting", "mlp"):
+    with pytest.raises(ValueError, match="Column 'when' has 101 distinct"):
+      _asked(path, tmp_path / kind, **{"model.kind": kind})
+  _asked(path, tmp_path, **{"model.kind": "sklearn.svm:LinearSVC"})
+
+
+@pytest.mark.slow
+def test_a_response_that_float32_merges_is_centred(tmp_path):
+  path = tmp_path / "arrives.csv"
+  rows = [f"{s},{1_700_000_000.5 + 3 * s}" for s in range(100)]
+  path.write_text("\n".join(["a,arrives", *rows]))
+  subject = _asked(path, tmp_path, **{"model.kind": "mlp", "row": 99})
+  assert "response less 170000" in subject.facts["value"]
+  score = float(re.search(r"R2 ([\d.]+)", subject.facts["model"])[1])
+  assert score > 0.5, subject.facts
+
+
+def test_a_row_is_that_of_the_file(tmp_path):
+  path = tmp_path / "rows.csv"
+  path.write_text(
+    "id,a,y\n" + "".join(f"{i},{i}.25,{i % 2}\n" for i in range(40))
+  )
+  for suffix in ("csv", "npz"):
+    seen = set()
+    for row in (0, 3, 17, 39):
+      table = path
+      if suffix == "npz":
+        table = tmp_path / "rows.npz"
+        x = np.stack([np.arange(40), np.arange(40) + 0.25], 1)
+        np.savez(table, x=x, y=np.arange(40) % 2, columns=["id", "a"])
+      subject = _asked(table, tmp_path, **{
+        "row": row, "model.kind": "sklearn.linear_model:LogisticRegression",
+      })  # fmt: skip
+      (note,) = subject.notes
+      assert f"row {row} of {table}, " in note
+      assert f": id={row}, a={row}.25; target {row % 2}." in note
+      assert f"Which columns of row {row} of " in subject.question
+      seen.add("unseen in training" in note)
+    assert seen == {True, False}
+  with pytest.raises(ValueError, match="row=40: .*rows.csv has rows 0 to 39"):
+    _asked(path, tmp_path, row=40)
+
+
+def test_the_row_is_saved_with_the_answer(tmp_path, capsys):
+  path = tmp_path / "rows.csv"
+  path.write_text(
+    "id,a,y\n" + "".join(f"{i},{i}.25,{i % 2}\n" for i in range(40))
+  )
+  code, out, err = command.run(
+    capsys, "explain", "--config=tabular:quick", f"--config.table={path}",
+    "--config.row=3", f"--workdir={tmp_path / 'w'}",
+  )  # fmt: skip
+  assert (code, err) == (0, "")
+  saved = json.loads((tmp_path / "w" / "explanation.json").read_text())
+  assert "id=3, a=3.25; target 1" in saved["notes"][0]
+  assert "id=3, a=3.25" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("name", ["inf.csv", "nothing.npz", "empty.npz"])
+@pytest.mark.parametrize("verb", ["explain", "attribute"])
+def test_bad_files_are_one_clear_line(tmp_path, capsys, name, verb):
+  path = tmp_path / name
+  path.write_text("a,y\n1.5,0\n2.5,1\n3.5,inf\n" if name == "inf.csv" else "")
+  if name == "empty.npz":
+    np.savez(path)
+  given = ["explain", "--config=tabular", f"--config.table={path}"]
+  if verb == "attribute":
+    given = ["attribute", "data", "--config=data_file", f"--config.data={path}"]
+  code, _, err = command.run(capsys, *given, f"--workdir={tmp_path / 'w'}")
+  assert code == 1 and len(err.strip().splitlines()) == 1
+  assert name in err and "Traceback" not in err

@@ -15,7 +15,7 @@ def test_budget_is_a_wall():
     calls.append(len(masks))
     return np.ones(len(masks))
 
-  ask = ask_lib.Asker(fn, 3, 5)
+  ask = ask_lib.Asker(fn, 3, 5, batch_size=4)
   ask(np.ones((4, 3), bool))
   with pytest.raises(RuntimeError, match="6 masks on a budget of 5"):
     ask(np.ones((2, 3), bool))
@@ -88,3 +88,52 @@ def test_ends_are_asked_once_and_within_the_budget():
 def test_repeatable(values, expected):
   found = ask_lib.repeatable(values[:, None])
   np.testing.assert_allclose(found, [expected], rtol=1e-6)
+
+
+def _sizes(cost, most=1024, calls=12):
+  """Sizes of calls that take `cost(size)` seconds."""
+  growing, sizes = ask_lib.Growing(most), []
+  for _ in range(calls):
+    sizes.append(growing.size)
+    growing.took(growing.size, cost(growing.size))
+  return sizes
+
+
+def test_calls_begin_small_and_fill_about_a_second():
+  assert _sizes(lambda b: 0.05 * b)[:4] == [1, 8, 20, 20]
+  assert _sizes(lambda b: 1e-6)[:5] == [1, 8, 64, 512, 1024]
+  # Minutes for each mask: never two at once for long.
+  assert _sizes(lambda b: 60.0 * b, calls=5)[2:] == [1, 1, 1]
+  # Two seconds whatever the size: as many as there may be.
+  assert _sizes(lambda b: 2.0 + 1e-4 * b)[-1] == 1024
+  # A first call that loads a model, and quick ones after it.
+  costs = iter([30.0] + [0.001] * 20)
+  assert _sizes(lambda b: next(costs))[-1] == 1024
+
+
+def test_a_host_function_is_asked_a_little_at_first():
+  sizes = []
+
+  def fn(masks):
+    sizes.append(len(masks))
+    return masks.sum(axis=1)
+
+  masks = np.arange(64)[:, None] >> np.arange(6) & 1 > 0
+  values = ask_lib.Asker(fn, 6, 64)(masks)
+  assert sizes[0] == 1 and sum(sizes) == 64
+  np.testing.assert_array_equal(values[:, 0], masks.sum(axis=1))
+
+
+def test_a_jitted_function_is_not_padded_beyond_the_budget():
+  traces = []
+
+  @jax.jit
+  def fn(masks):
+    traces.append(masks.shape)
+    return masks.sum(axis=1)
+
+  masks = np.arange(8)[:, None] >> np.arange(3) & 1 > 0
+  ask = ask_lib.Asker(fn, 3, 8)
+  ask(masks[:5])
+  ask(masks[5:])
+  assert traces == [(8, 3)]

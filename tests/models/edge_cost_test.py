@@ -1,7 +1,8 @@
 """What cut edges cost, as the compiler counts: compiled for CPUs, never run.
 
 Shapes of GPT-2 small: 12 blocks of 12 heads, d = 768, 50,257 tokens, 157
-writers, 32,491 edges; one text of 128 tokens.
+writers, 32,491 edges; one text of 128 tokens. With a vocabulary of 1,000 the
+plain forward moves a third less, so that the same edges weigh more.
 """
 
 from typing import Any
@@ -12,13 +13,19 @@ import pytest
 
 from spex_jax.models import sites, transformer
 
+# Counts are of the program; its machine code may be poor.
+_FAST = {
+  "xla_backend_optimization_level": 0,
+  "xla_llvm_disable_expensive_passes": True,
+}
 
-def _network(num_blocks):
+
+def _network(num_blocks, vocab_size=50_257):
   return transformer.network(
     transformer.Config(
       width=768, num_blocks=num_blocks, num_heads=12, num_kv_heads=12,
-      head_width=64, num_neurons=3072, vocab_size=50_257, max_positions=1024,
-      activation="gelu_new",
+      head_width=64, num_neurons=3072, vocab_size=vocab_size,
+      max_positions=1024, activation="gelu_new",
     )
   )  # fmt: skip
 
@@ -39,26 +46,40 @@ def _compiled(run, net, readers) -> Any:
   cut = {name: shape(1, 1, *net.readers[name]) for name in readers}
   ref = shape(1, 128, len(net.writers), 768)
   ids = jax.ShapeDtypeStruct((1, 128), jnp.int32)
-  return jax.jit(run).lower(cut, params, ref, ids).compile()
+  return jax.jit(run).lower(cut, params, ref, ids).compile(_FAST)
 
 
 def _bytes(net, readers):
   return _compiled(_value(net), net, readers).cost_analysis()["bytes accessed"]
 
 
+_SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
-  "num_blocks", [2, pytest.param(12, marks=pytest.mark.slow)]
+  "num_blocks, vocab_size, block, last, every",
+  [
+    (2, 50_257, 1, 1.15, 1.6),
+    (4, 1_000, 0, 1.4, 3.6),
+    pytest.param(12, 50_257, 8, 1.23, 3.4, marks=_SLOW),
+    pytest.param(12, 1_000, 3, 1.34, 4.5, marks=_SLOW),
+  ],
 )
-def test_a_read_costs_what_is_cut(num_blocks):
-  net = _network(num_blocks)
+def test_a_read_costs_what_is_cut(num_blocks, vocab_size, block, last, every):
+  """1.2 times a plain forward for one reader, 4 times for all of them.
+
+  Readers of one row keep to that wherever they read. For 12 heads, each layer
+  before them adds what its heads write: `block` is the last to keep to it,
+  `last` what heads of the last block take.
+  """
+  net = _network(num_blocks, vocab_size)
   plain = _bytes(net, [])
-  # Into the heads of the first third and the MLPs of the first half: further on
-  # every writer before adds a share, up to 1.32 for the last reader.
   ratio = lambda *readers: _bytes(net, readers) / plain
-  assert ratio(f"blocks.{num_blocks // 3}.attn.q_in") <= 1.2
-  assert ratio(f"blocks.{num_blocks // 2}.mlp.read") <= 1.2
-  assert ratio("final_norm.in") <= 1.35
-  assert ratio(*net.readers) <= 4
+  assert ratio("final_norm.in") <= 1.2
+  assert ratio(f"blocks.{num_blocks - 1}.mlp.read") <= 1.2
+  assert ratio(f"blocks.{block}.attn.q_in") <= 1.2
+  assert ratio(f"blocks.{num_blocks - 1}.attn.k_in") <= last
+  assert ratio(*net.readers) <= every
 
 
 @pytest.mark.parametrize(

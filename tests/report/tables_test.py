@@ -3,7 +3,9 @@
 import io
 import re
 import sys
+import threading
 
+import pytest
 from rich import console
 
 from spex_jax.ablate import evaluate
@@ -128,47 +130,41 @@ def test_counts_agree_with_their_nouns():
   assert tables.count(4000, "mask") == "4,000 masks"
 
 
-def test_progress_prints_plain_lines_now_and_then(capsys, monkeypatch):
-  monkeypatch.setattr(progress, "_SECONDS", 5.0)
-  clock = iter([0.0, 1.0, 6.0, 6.0, 7.0])
-  monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-  with progress.evaluations(100) as monitor:
-    monitor.report(10)
-    monitor.report(50)
-    monitor.report(60)
-  assert capsys.readouterr().err == "evaluating: 50 of 100 masks\n"
+def test_pace_has_a_rate_and_the_time_left(monkeypatch):
+  now = [0.0]
+  monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+  pace = progress.Pace(400)
+  pace.begin()
+  now[0] = 7.0  # The first call lasts.
+  assert str(pace) == "evaluating: 0 of 400 masks, for 7 s"
+  now[0] = 10.0
+  pace.end()
+  pace.done = 200
+  now[0] = 13.0
+  assert str(pace) == "decoding: 3 s"
+  pace.begin()  # Decoding is not counted against the rate.
+  assert str(pace) == "evaluating: 200 of 400 masks, 20 masks/s, 10 s left"
 
 
-class _Timer:
-  """Fires when it is told to, not when time has passed."""
-
-  def __init__(self, seconds, function, args):
-    self.fire, self.state = lambda: function(*args), "made"
-
-  def start(self):
-    self.state = "running"
-
-  def cancel(self):
-    self.state = "cancelled"
-
-
-def test_decoding_is_one_plain_line_if_it_lasts(capsys, monkeypatch):
-  timers = []
-
-  def timer(*args):
-    timers.append(_Timer(*args))
-    return timers[-1]
-
-  monkeypatch.setattr(progress.threading, "Timer", timer)
-  with progress.evaluations(100) as monitor:
-    function = monitor.watch(lambda masks: 2 * masks)
-    assert [function(x) for x in (1, 2, 3)] == [2, 4, 6]
-    states = [timer.state for timer in timers]
-    assert states == ["cancelled", "cancelled", "running"]
-    assert capsys.readouterr().err == ""
-    timers[-1].fire()
-  assert capsys.readouterr().err == "decoding\n"
-  assert timers[-1].state == "cancelled"
+@pytest.mark.parametrize("what", ["a batch", "decoding", "loading"])
+def test_nothing_is_silent(what, capsys, monkeypatch):
+  said = threading.Event()
+  lines = []
+  monkeypatch.setattr(progress, "_SECONDS", 0.001)
+  monkeypatch.setattr(
+    progress, "_say", lambda line: (lines.append(line), said.set())
+  )
+  wait = lambda *_: said.wait(60)
+  if what == "loading":
+    with progress.phase("loading"):
+      wait()
+  else:
+    with progress.evaluations(100) as monitor:
+      monitor.watch(wait if what == "a batch" else lambda masks: masks)(1)
+      said.clear()
+      lines.clear()
+      wait()
+  assert lines[-1].startswith("loading" if what == "loading" else "decoding")
 
 
 class _Terminal(io.StringIO):

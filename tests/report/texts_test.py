@@ -74,6 +74,15 @@ def test_tokens_that_share_a_character_show_it_once():
   assert out.getvalue() == "é[+1]a\n"
 
 
+def test_a_character_of_several_tokens_has_the_strongest_value():
+  out = io.StringIO()
+  # A token of space at the character, then its four bytes; one reaches on.
+  found = _found([((0,), -1.0), ((1,), 5.0), ((2,), 2.0), ((3,), -6.0)])
+  spans = [[(0, 1)], [(0, 1)], [(0, 2)], [(1, 2)]]
+  console.Console(file=out).print(texts.Marked("日本", spans, found))
+  assert out.getvalue() == "日[+5]本[-6]\n"
+
+
 def test_a_figure_has_every_word_and_a_line_under_each_member():
   figure = texts.figure(_TEXT, _SPANS, _FOUND, title="a $title$")
   (axes,) = figure.axes

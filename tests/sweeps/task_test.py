@@ -2,6 +2,7 @@
 
 import json
 import os
+import types
 import urllib.error
 
 import numpy as np
@@ -9,7 +10,15 @@ import pytest
 
 from spex_jax import base
 from spex_jax.store import folders
-from spex_jax.sweeps import anchors, grid, metrics, run, state, task
+from spex_jax.sweeps import (
+  anchors,
+  evaluating,
+  grid,
+  metrics,
+  run,
+  state,
+  task,
+)
 from tests.sweeps import small
 
 
@@ -360,3 +369,10 @@ def test_shards_of_other_sizes_are_put_aside(tmp_path):
   book.write(1, rows)
   assert state.verify(tmp_path).damaged == {1: "2 rows"}
   assert _run(tmp_path).shards == 1 and state.verify(tmp_path).sound == 6
+
+
+def test_masked_values_of_a_function_are_refused():
+  values = lambda m: np.ma.masked_array(m[:, 0] * 1.0, mask=m[:, 0])
+  work = types.SimpleNamespace(values=values)
+  with pytest.raises(ValueError, match="masked array with 3 of 3 entries"):
+    evaluating.asked(work, np.ones((3, 2), bool))

@@ -1,0 +1,131 @@
+"""Parameters of Flax's, read from a file, with the module that they are of.
+
+Of linen or NNX: `.msgpack` as `flax.serialization` writes it, or a directory of
+Orbax's. The module takes `[rows, columns]`, float32, and gives one number for
+each row, or one for each class.
+"""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from spex_jax.ablate import evaluate, features
+from spex_jax.datasets import casts, tabular
+from spex_jax.jobs import callables, fitted, subjects
+
+SUFFIX = ".msgpack"
+
+
+def asked(config: Any, workdir: pathlib.Path) -> fitted.Asked:
+  """The module of `model.kind` with the parameters of `model.file`, compiled.
+
+  Args:
+    config: settings of the subject `table`.
+    workdir: unused: nothing is fitted.
+
+  Raises:
+    ValueError: no such row, a file that holds no parameters, a module that
+      does not take them, or columns that float32 does not tell apart.
+  """
+  del workdir
+  path = pathlib.Path(config.model.file)
+  make = callables.load(config.model.kind, "model.kind")
+  variables = _variables(path)
+  try:
+    apply, variables = _applied(make(**config.model.arguments), variables)
+  except Exception as error:  # Whatever the module does.
+    raise ValueError(
+      f"model.kind={config.model.kind!r} with model.arguments="
+      f"{dict(config.model.arguments)} does not take {path}: "
+      f"{type(error).__name__}: {error}"
+    ) from error
+  table = fitted.frame(config)
+  target = config.target_column
+  if target and target not in table.columns:
+    raise ValueError(f"{config.table} has no column {target!r}.")
+  if pathlib.Path(config.table).suffix == ".csv":
+    table = table.drop(columns=target or table.columns[-1])
+  fitted.check_row(config, table)
+  names = tuple(map(str, table.columns))
+  # A network that was fitted to raw columns: they cannot be centred for it.
+  wide = casts.real(table.to_numpy(), f"Columns of {config.table}", names)
+  data = tabular.from_arrays(wide, np.zeros(len(wide)), columns=names)
+  rows = casts.narrow(data.features, names)
+  x = rows[config.row]
+  baseline, absent = subjects.baseline_of(config, x, rows)
+  absent = absent.replace("training", "table's")
+  try:
+    first = np.asarray(apply(variables, x[None]))
+  except Exception as error:  # Whatever the module does.
+    raise ValueError(
+      f"model.kind={config.model.kind!r} does not take {len(names)} columns "
+      f"with the parameters of {path}: {type(error).__name__}: {error}"
+    ) from error
+  if first.ndim > 2 or first.shape[0] != 1 or 0 in first.shape:
+    raise ValueError(
+      f"model.kind={config.model.kind!r} gives {first.shape} for one row; it "
+      "must give one number for each row, or one for each class."
+    )
+  several = first.ndim == 2 and first.shape[1] > 1
+  order = first.reshape(-1).argsort()[::-1]
+  what = f"output {order[0]} less output {order[1]}" if several else "response"
+
+  def read(rows: jax.Array, variables: Any) -> jax.Array:
+    outputs = apply(variables, rows).reshape(len(rows), -1)
+    values = outputs[:, order[0]]
+    return values - outputs[:, order[1]] if several else values
+
+  game = features.game(
+    read,
+    features.columns(names),
+    x,
+    np.asarray(baseline, np.float32),
+    variables,
+    absent=absent,
+    units="output" if several else "response",
+  )
+  text = ", ".join(f"{name}={value:.12g}" for name, value in zip(names, x))
+  return fitted.Asked(
+    evaluate.compiled(game, batch_size=config.batch_size),
+    names,
+    what,
+    game.units,
+    f"{config.model.kind} of Flax, with the parameters of {path}",
+    absent,
+    f": {text}",
+    game,
+  )
+
+
+def _variables(path: pathlib.Path) -> Any:
+  """A tree of arrays that Flax or Orbax saved."""
+  try:
+    if path.is_dir():
+      import orbax.checkpoint as ocp
+
+      return ocp.StandardCheckpointer().restore(path.resolve())
+    import flax.serialization
+
+    return flax.serialization.msgpack_restore(path.read_bytes())
+  except Exception as error:  # Whatever a damaged file brings about.
+    text = str(error).strip().splitlines() or [""]
+    raise ValueError(
+      f"model.file={str(path)!r} holds no parameters of Flax: "
+      f"{type(error).__name__}: {text[0]}"
+    ) from error
+
+
+def _applied(module: Any, variables: Any) -> tuple[Callable, Any]:
+  """How a module of linen or NNX is applied, and to which variables."""
+  from flax import nnx
+
+  if isinstance(module, nnx.Module):
+    graph, state = nnx.split(module)
+    nnx.replace_by_pure_dict(state, variables)
+    return (lambda state, rows: nnx.merge(graph, state)(rows)), state
+  if "params" not in variables:
+    variables = {"params": variables}
+  return module.apply, variables

@@ -1,0 +1,224 @@
+"""Models that are fitted already, asked about a row of a table."""
+
+import pathlib
+
+import flax.linen as nn
+import flax.serialization
+import jax
+import joblib
+import numpy as np
+import orbax.checkpoint as ocp
+import pandas as pd
+import pytest
+from flax import nnx
+from sklearn import compose, impute, linear_model, pipeline, preprocessing
+
+from spex_jax import settings
+from spex_jax.jobs import tables
+
+_RNG = np.random.default_rng(0)
+_FRAME = pd.DataFrame(
+  {
+    "age": _RNG.integers(20, 70, 60),
+    "city": _RNG.choice(["Rome", "Oslo", "Bonn"], 60),
+    "income": np.where(_RNG.random(60) < 0.2, np.nan, _RNG.normal(size=60)),
+  }
+)
+_CHURN = np.where(
+  (_FRAME["age"] > 45) ^ (_FRAME["city"] == "Oslo"), "leaves", "stays"
+)
+_MASKS = ((np.arange(8)[:, None] >> np.arange(3)) & 1).astype(bool)
+
+
+class Linen(nn.Module):
+  classes: int = 2
+
+  @nn.compact
+  def __call__(self, x):
+    return nn.Dense(self.classes)(nn.relu(nn.Dense(4)(x)))
+
+
+class Nnx(nnx.Module):
+  def __init__(self, inputs=3, outputs=2):
+    self.out = nnx.Linear(inputs, outputs, rngs=nnx.Rngs(0))
+
+  def __call__(self, x):
+    return self.out(x)
+
+
+@pytest.fixture
+def churn(tmp_path):
+  path = tmp_path / "churn.csv"
+  _FRAME.assign(churn=_CHURN).to_csv(path, index=False)
+  return path
+
+
+def _subject(table, file, tmp_path, **changes):
+  config = settings.changed(
+    tables.Table(),
+    {"table": str(table), "model.file": str(file), "row": 3, **changes},
+  )
+  return tables.subject(config, tmp_path)
+
+
+def _filled(kept, row, background):
+  """Frames of one mask: kept cells of the row over the background."""
+  frame = background.copy()
+  for name, keep in zip(frame.columns, kept):
+    if keep:
+      frame[name] = [row[name]] * len(frame)
+  return frame
+
+
+def _common(frame):
+  """The mean of numbers, the most frequent of texts."""
+  return pd.DataFrame(
+    {
+      "age": [frame["age"].mean()],
+      "city": frame["city"].mode()[:1],
+      "income": [frame["income"].mean()],
+    }
+  )
+
+
+def _pipeline():
+  make = compose.make_column_transformer(
+    (preprocessing.OneHotEncoder(), ["city"]),
+    (impute.SimpleImputer(), ["age", "income"]),
+  )
+  return pipeline.make_pipeline(
+    make,
+    preprocessing.StandardScaler(),
+    linear_model.LogisticRegression(),
+  ).fit(_FRAME, _CHURN)
+
+
+@pytest.mark.parametrize("suffix", ["joblib", "pkl"])
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_a_pipeline_with_categories_and_missing_values(
+  tmp_path, suffix, separator
+):
+  model = _pipeline()
+  file, table = tmp_path / f"m.{suffix}", tmp_path / "churn.csv"
+  joblib.dump(model, file)
+  _FRAME.assign(churn=_CHURN).to_csv(
+    table, index=False, sep=separator, encoding="utf-8-sig",
+    decimal="," if separator == ";" else ".",
+  )  # fmt: skip
+  subject = _subject(table, file, tmp_path)
+  row = _FRAME.iloc[3]
+  sign = 1 if model.predict(_FRAME)[3] == model.classes_[1] else -1
+  expected = [
+    sign * model.decision_function(_filled(m, row, _common(_FRAME)))[0]
+    for m in _MASKS
+  ]
+  np.testing.assert_allclose(subject.evaluator(_MASKS), expected, rtol=1e-12)
+  assert subject.names == ("age", "city", "income")
+  assert "ran the code" in subject.facts["model"]
+  (note,) = subject.notes
+  assert f"row 3 of {table}: age={row['age']}, city={row['city']}" in note
+  drawn = _subject(
+    table, file, tmp_path, baseline="resample", baseline_draws=60
+  )
+  expected = [
+    sign * model.decision_function(_filled(m, row, _FRAME)).mean()
+    for m in _MASKS
+  ]
+  np.testing.assert_allclose(drawn.evaluator(_MASKS), expected, rtol=1e-9)
+
+
+def _categories():
+  return _FRAME.astype({"city": "category"})
+
+
+@pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
+def test_boosters(churn, tmp_path, library):
+  module = pytest.importorskip(library)
+  frame, y = _categories(), (_CHURN == "leaves").astype(int)
+  if library == "lightgbm":
+    file = tmp_path / "m.txt"
+    options = {"objective": "binary", "verbose": -1, "num_threads": 1}
+    options |= {"min_data_in_leaf": 2, "min_data_per_group": 1}
+    options |= {"cat_smooth": 0.1, "cat_l2": 0.1}
+    booster = module.train(options, module.Dataset(frame, y), 5)
+    booster.save_model(file)
+    predict = booster.predict
+  else:
+    file = tmp_path / "m.json"
+    wrap = lambda f: module.DMatrix(f, enable_categorical=True)
+    data = module.DMatrix(frame, y, enable_categorical=True)
+    booster = module.train({"nthread": 1}, data, 5)
+    booster.save_model(file)
+    predict = lambda f: booster.predict(wrap(f))
+  subject = _subject(churn, file, tmp_path)
+  expected = []
+  for mask in _MASKS:
+    given = _filled(mask, _FRAME.iloc[3], _common(_FRAME))
+    given["city"] = given["city"].astype(frame["city"].dtype)
+    expected.append(predict(given)[0])
+  np.testing.assert_allclose(subject.evaluator(_MASKS), expected, rtol=1e-6)
+  assert len(set(np.round(expected, 6))) > 2
+
+
+@pytest.mark.parametrize("kind", ["Linen", "Nnx"])
+@pytest.mark.parametrize("saved", ["msgpack", "orbax"])
+def test_flax_parameters(tmp_path, kind, saved):
+  x = _RNG.normal(size=(9, 3)).astype(np.float32)
+  table, file = tmp_path / "x.npz", tmp_path / f"p.{saved}"
+  np.savez(table, x=x, y=np.arange(9) % 2)
+  if kind == "Linen":
+    module = Linen()
+    held = module.init(jax.random.key(0), x)
+    apply = lambda rows: module.apply(held, rows)
+  else:
+    apply = Nnx()
+    held = nnx.to_pure_dict(nnx.state(apply))
+  if saved == "msgpack":
+    file.write_bytes(flax.serialization.msgpack_serialize(
+      jax.tree.map(np.asarray, held)
+    ))  # fmt: skip
+  else:
+    with ocp.StandardCheckpointer() as saver:
+      saver.save(file.resolve(), held)
+  subject = _subject(
+    table, file, tmp_path, **{"model.kind": f"{__name__}:{kind}"}
+  )
+  logits = np.asarray(apply(np.where(_MASKS, x[3], x.mean(axis=0))))
+  first, second = np.argsort(np.asarray(apply(x[3:4]))[0])[::-1]
+  expected = logits[:, first] - logits[:, second]
+  np.testing.assert_allclose(subject.evaluator(_MASKS), expected, atol=1e-5)
+  assert subject.game is not None
+  assert f"output {first} less output {second}" in subject.facts["value"]
+
+
+def test_files_that_do_not_fit_are_named(churn, tmp_path):
+  model = _pipeline()
+  file = tmp_path / "m.joblib"
+  joblib.dump(model, file)
+  bad = {
+    "gone.joblib": (None, "gone.joblib' is no file"),
+    "m.onnx": (b"x", r"it must be \.joblib"),
+    "m.txt": (b"x", "m.txt' cannot be read: LightGBMError"),
+    "m.json": (b"{}", "m.json' cannot be read: XGBoostError"),
+    "x.joblib": (b"junk", "x.joblib' cannot be read"),
+    "y.msgpack": (b"\xc1", "model.kind='nowhere:Net'"),
+  }
+  for name, (content, words) in bad.items():
+    path = tmp_path / name
+    if content is not None:
+      path.write_bytes(content)
+    changes = {"model.kind": "nowhere:Net"} if "msgpack" in name else {}
+    with pytest.raises(ValueError, match=words):
+      _subject(churn, path, tmp_path, **changes)
+  joblib.dump([1, 2], tmp_path / "z.pkl")
+  with pytest.raises(ValueError, match="holds a list, which has no `predict`"):
+    _subject(churn, tmp_path / "z.pkl", tmp_path)
+  with pytest.raises(ValueError, match="row=60: .*churn.csv has rows 0 to 59"):
+    _subject(churn, file, tmp_path, row=60)
+  with pytest.raises(ValueError, match="column 'city' holds no numbers"):
+    _subject(churn, file, tmp_path, baseline="zero")
+  less = tmp_path / "less.csv"
+  _FRAME.drop(columns="age").to_csv(less, index=False)
+  with pytest.raises(ValueError, match="was fitted on: age"):
+    _subject(less, file, tmp_path)
+  assert pathlib.Path(file).exists()
