@@ -363,7 +363,7 @@ def test_settings_of_a_checkpoint():
   [
     ({"is_encoder_decoder": False}, "is_encoder_decoder=False, which is not"),
     ({"attention_bias": True}, "not known here .*: attention_bias=True"),
-    ({"feed_forward_proj": "split-relu"}, "'split-relu'; it must be an activation"),
+    ({"feed_forward_proj": "split-relu"}, "'split-relu'; it must be an"),
     ({"feed_forward_proj": "mish"}, "'mish'; it must be an activation"),
     ({"dense_act_fn": "gelu"}, "dense_act_fn='gelu' contradicts"),
     ({"is_gated_act": True}, "is_gated_act=True contradicts"),
