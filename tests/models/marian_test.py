@@ -210,7 +210,7 @@ def test_settings_of_a_checkpoint():
     ({"decoder_vocab_size": 12}, "decoder_vocab_size=12"),
     ({"bad_words_ids": [[1, 2]]}, "single tokens can be suppressed"),
     ({"bad_words_ids": [[11]]}, "Token 11 lies outside the vocabulary of 11"),
-    ({"max_position_embeddings": 0}, "max_positions >= 1; got 0"),
+    ({"max_position_embeddings": 0}, "max_position_embeddings=0; it must be"),
     ({"is_encoder_decoder": False}, "is_encoder_decoder=False"),
     ({"rotary": 3}, "not known here .*: rotary=3"),
   ],

@@ -363,13 +363,13 @@ def test_settings_of_a_checkpoint():
   [
     ({"is_encoder_decoder": False}, "is_encoder_decoder=False, which is not"),
     ({"attention_bias": True}, "not known here .*: attention_bias=True"),
-    ({"feed_forward_proj": "split-relu"}, "'split-relu' is not implemented"),
-    ({"feed_forward_proj": "mish"}, "Unknown activation 'mish'; known"),
+    ({"feed_forward_proj": "split-relu"}, "'split-relu'; it must be an"),
+    ({"feed_forward_proj": "mish"}, "'mish'; it must be an activation"),
     ({"dense_act_fn": "gelu"}, "dense_act_fn='gelu' contradicts"),
     ({"is_gated_act": True}, "is_gated_act=True contradicts"),
     ({"relative_attention_num_buckets": 6}, "a multiple of 4; got 6"),
     ({"relative_attention_max_distance": 4}, "max_distance=4 must exceed"),
-    ({"d_ff": 0}, "at least 1"),
+    ({"d_ff": 0}, "must be a whole number from 1"),
   ],
 )
 def test_settings_that_are_refused(change, message):
