@@ -266,7 +266,7 @@ def test_a_likelihood_that_is_not_finite_is_told(monkeypatch, whole):
 def test_trees_speak_through_their_own_predictions(monkeypatch):
   masks, values, folds = _data()
   function = sparse.SparseFourier.from_terms(6, {(): 1.0, (0,): -1.0})
-  config = proxyspex.Config("jax", 3, 0.1, 10, 0.5, "as told")
+  config = proxyspex.Config(3, 0.1, 10, 0.5, "as told")
   answer = proxyspex.ProxySpex(
     function, values + 0.5, 0.5, config, ["One.", "Two."]
   )
