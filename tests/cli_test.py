@@ -45,7 +45,7 @@ def functions(tmp_path, monkeypatch):
         return None
 
       def ragged(masks):
-        return [[0.0] * i for i in range(len(masks))]
+        return [[0.0] * (i + 1) for i in range(len(masks))]
 
       def leaves(masks):
         raise SystemExit("bye")

@@ -168,6 +168,8 @@ def _chosen(values: Any, rank: int, target: int | None, path: str) -> Any:
       )
     return values
   count = values.shape[-1]
+  if not count:
+    raise ValueError(f"{path} returns no value: an array {values.shape}.")
   if target is None and count > 1:
     raise ValueError(
       f"{path} returns {count} targets; choose one by --config.target=t, or "

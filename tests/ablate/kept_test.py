@@ -64,7 +64,7 @@ def _net(kind):
     net = llama.network(llama.config_from_hub(settings))
   elif kind == "t5":
     net = t5.network(
-      t5.Config(
+      t5.config(
         vocab_size=_BERT.vocab_size, width=8, num_heads=2, head_width=4,
         num_neurons=8, num_blocks=1, num_decoder_blocks=1,
       )
