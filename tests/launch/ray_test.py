@@ -84,7 +84,7 @@ def test_a_placement_group_is_no_option_of_a_task(launch, capsys):
   ("words", "message"),
   [
     (["--tasks=0"], "a sweep has at least one task"),
-    (["--config=no.py"], "no sweep"),
+    (["--config=no.py"], "no configuration"),
     (["--cpus_per_task=-1"], "--cpus_per_task=-1.0: at least 0"),
     (["--max_retries=-2"], "--max_retries=-2: at least -1"),
     (["--bundles=2"], "--bundles goes with --strategy=PACK"),
