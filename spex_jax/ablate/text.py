@@ -217,6 +217,8 @@ def _spans(text: str, by: str | re.Pattern[str] | Sequence[Span]) -> list[Span]:
   # A pattern such as "x*" matches nothing everywhere as well.
   spans = [(start, end) for start, end in matches if end > start]
   if not spans:
+    if not text.strip():
+      raise ValueError(f"The text is empty: {text!r}.")
     raise ValueError(f"{by.pattern!r} matches nothing in {text!r}.")
   return spans
 

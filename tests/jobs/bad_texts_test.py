@@ -72,7 +72,7 @@ def _config(name, model, **changes):
     ),
     ("lm", "lm", {"text": ""}, "The text is empty: ''"),
     ("lm", "lm", {"text": "film " * 60}, "and the model takes 48"),
-    ("lm", "lm", {"target_id": 9999}, "Token 9999 lies outside the vocabulary"),
+    ("lm", "lm", {"target_id": 9999}, "target_id=9999 must lie in 0..269"),
     (
       "lm",
       "lm",

@@ -59,7 +59,7 @@ def test_is_constant():
 def test_masked_values_of_a_function_are_refused():
   fn = lambda m: np.ma.masked_array(m[:, 0] * 1.0, mask=m[:, 0])
   ask = ask_lib.Asker(fn, 3, 10)
-  with pytest.raises(ValueError, match="masked array with 1 of 2 entries"):
+  with pytest.raises(ValueError, match="masked array with 1 of 1 entries"):
     ask(np.array([[True, False, True], [False, True, True]]))
 
 
