@@ -276,7 +276,7 @@ def _log_softmax(logits):
 def test_a_removed_word_is_as_if_it_had_not_been_there(made, spoken, tmp_path):
   config = _config(
     "lm", made / "lm", prefix="is", text=" the film the fun", suffix=" film",
-    num_tokens=2, reduce="mean",
+    num_tokens=2, reduce="mean", bos="yes",
   )  # fmt: skip
   asked = language.subject(config, tmp_path)
   assert asked.names == ("the", "film", "the (2)", "fun")
