@@ -12,7 +12,7 @@ import pytest
 
 from tests import command
 from tests.jobs import small
-from tests.models import marian_test
+from tests.models import checkpoints, marian_test
 
 _ROOT = pathlib.Path(__file__).parents[1]
 
@@ -115,6 +115,23 @@ def test_taking_apart_from_python_runs_as_it_stands(
   for old, new in zip(*map(jax.tree.leaves, (net.params, names["params"]))):
     np.testing.assert_array_equal(old, new)
   assert (tmp_path / "edit.json").exists()
+
+
+@pytest.mark.slow
+def test_asking_about_edges_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+  model = checkpoints.shared("stories260k")
+  (tmp_path / "LANGUAGE_MODEL").symlink_to(model)
+  text = (_ROOT / "experiments" / "README.md").read_text()
+  match = re.search(
+    r"## Ask about edges from Python.*?```python\n(.*?)```", text, re.DOTALL
+  )
+  assert match is not None
+  monkeypatch.chdir(tmp_path)
+  names = {}
+  exec(compile(match.group(1), "experiments/README.md", "exec"), names)
+  assert "{blocks.4 -> final_norm.in}" in capsys.readouterr().out
+  assert names["found"].faithfulness > 0.7
+  assert names["slopes"].shape == (26,) and names["slopes"].any()
 
 
 @pytest.mark.slow
