@@ -72,6 +72,7 @@ def test_a_function_of_two_values_is_told_from_its_opposite(tmp_path):
     _explain(voted(13), path)  # Never: 0 for all masks.
 
 
+@pytest.mark.slow
 def test_changed_code_is_seen(tmp_path):
   path = tmp_path / "values.jsonl"
   cells = [
@@ -98,6 +99,7 @@ def test_noise_is_no_other_function(tmp_path):
   assert _explain(fn, path).noise_floor > 0  # Repeats are not read back.
 
 
+@pytest.mark.slow
 def test_several_targets(tmp_path):
   fn = lambda masks: np.stack([masks[:, 0], masks[:, 1]], axis=1) * 1.0
   path = tmp_path / "values.jsonl"

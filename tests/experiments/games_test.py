@@ -68,6 +68,7 @@ def test_a_margin_is_the_networks():
     assert games.margin(layers, row, label) == pytest.approx([expected])
 
 
+@pytest.mark.slow
 def test_the_weights_of_the_pixel_game_give_its_values():
   game, arrays = games.pixels(1)
   masks = _masks(64, 5)

@@ -110,6 +110,7 @@ def test_large_players_ids_are_ranked_exactly():
   assert len(set(rows)) == len(rows)
 
 
+@pytest.mark.slow
 def test_ten_thousand_terms_of_order_five():
   rng = np.random.default_rng(0)
   rows = np.argsort(rng.random((10_000, 1000)), axis=1)[:, :5]

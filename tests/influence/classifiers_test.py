@@ -25,7 +25,9 @@ def _classifier(kind, shape, **changes):
   )
 
 
-@pytest.mark.parametrize("kind", ["transformer", "convnet"])
+@pytest.mark.parametrize(
+  "kind", [pytest.param("transformer", marks=pytest.mark.slow), "convnet"]
+)
 def test_networks_of_images_are_retrained(kind):
   """Values depend on who is there, and not on what the others look like."""
   problem = retraining.problem_of(_config(kind))

@@ -131,6 +131,7 @@ def test_weight_masks_equal_physical_subsets():
   np.testing.assert_allclose(slots.run(masks).values, values, atol=2e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_devices_and_chunks_change_no_bit(common):
   """Of common numbers; the bank's tests do it with independent ones."""
   masks = _masks(21)

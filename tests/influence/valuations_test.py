@@ -47,7 +47,12 @@ def test_the_keys_are_those_of_the_bank(known):
 @pytest.mark.parametrize(
   ("method", "least"),
   # Sixty subsets are too few for the default decoder.
-  [("tracin", 0.6), ("trak", 0.1), ("knn", 0.3), ("shapley", 0.6)],
+  [
+    ("tracin", 0.6),
+    ("trak", 0.1),
+    ("knn", 0.3),
+    pytest.param("shapley", 0.6, marks=pytest.mark.slow),
+  ],
 )
 def test_each_method_ranks_retrainings(known, method, least):
   config, problem, masks, values = known

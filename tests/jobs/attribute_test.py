@@ -114,6 +114,7 @@ def files(tmp_path, monkeypatch):
   return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["data_cancer", "data_all_digits"])
 def test_other_configurations_run(name, tmp_path):
   answer = attribute.run(

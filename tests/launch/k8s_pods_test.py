@@ -49,6 +49,7 @@ def whole(tmp_path_factory):
   return _bytes(workdir)
 
 
+@pytest.mark.slow
 def test_pods_of_a_job_make_the_bytes_of_one_process(whole, tmp_path):
   """Three pods, one of them evicted on the way, as Kubernetes runs them."""
   found = _documents(tasks=3, env={"PAUSE": "0.1"})

@@ -122,6 +122,7 @@ def test_the_commands_and_the_tasks_have_their_gpus(folder):
   assert {path.name for path in folder.glob("gpu*")} == {"gpu3", "gpu7"}
 
 
+@pytest.mark.slow
 def test_asked_to_end_all_tasks_end_and_the_same_command_goes_on(folder):
   launcher = _launch(folder)
   deadline = time.monotonic() + crash_test._LIMIT

@@ -47,7 +47,9 @@ def _by_numpy(net, params, x, weights):
   return net.head_scale * x.max(axis=(2, 3)) @ np.asarray(params["head"])
 
 
-@pytest.mark.parametrize("conv", ["grouped", "patches"])
+@pytest.mark.parametrize(
+  "conv", [pytest.param("grouped", marks=pytest.mark.slow), "patches"]
+)
 def test_resnet_is_the_one_described(conv):
   net = convnet.resnet9(4, channels=2, width=2, conv=conv)
   params = net.init(jax.random.key(0))
@@ -65,6 +67,7 @@ def test_resnet_has_the_size_of_the_original():
   assert count == 2_272_192 + 2 * 1344
 
 
+@pytest.mark.slow
 def test_mapped_kernels_agree_in_both_ways():
   ways = [convnet.small(3, width=2, conv=c) for c in ("grouped", "patches")]
   keys = jax.random.split(jax.random.key(1), 3)
@@ -75,6 +78,7 @@ def test_mapped_kernels_agree_in_both_ways():
   np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_dropped_examples_do_not_leak_through_statistics():
   weights = jnp.array([1.0, 1, 0, 1, 0, 1])
   x = _images()
@@ -114,6 +118,7 @@ def test_settled_statistics_are_those_of_all_examples():
   )
 
 
+@pytest.mark.slow
 def test_a_learner_of_it_learns_bright_from_dark():
   net = convnet.small(2, width=2)
   x = _images(24)

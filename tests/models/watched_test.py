@@ -68,6 +68,7 @@ def test_padding_on_the_left_is_moved_under_jit():
   assert (got.tokens[1] == -1).all() and jnp.isnan(got.logprobs[1]).all()
 
 
+@pytest.mark.slow
 def test_edges_of_blocks_without_a_norm_before():
   config = transformer.Config(
     width=8, num_blocks=2, num_heads=2, num_kv_heads=1, head_width=4,

@@ -99,6 +99,7 @@ def _check(workdir, whole):
   assert {name: left[name] for name in left.keys() - rest} == whole
 
 
+@pytest.mark.slow
 def test_five_kills_change_no_byte(whole, tmp_path):
   _kill_again_and_again(tmp_path / "run", 5, seed=0)
   _check(tmp_path / "run", whole)

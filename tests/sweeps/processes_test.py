@@ -92,6 +92,7 @@ def get_config():
 """
 
 
+@pytest.mark.slow
 def test_explanations_too_are_the_same_on_any_number_of_devices(tmp_path):
   (tmp_path / "explained.py").write_text(_EXPLAINED)
   found = []
@@ -110,6 +111,7 @@ def test_explanations_too_are_the_same_on_any_number_of_devices(tmp_path):
   assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_takes_no_other_with_it(tmp_path):
   """The other ends its part; the same command makes what is missing."""
   many = (*_SETTINGS, "--config.rows=96", "--config.rows_per_shard=2")
@@ -194,6 +196,7 @@ def _together(workdir, file, broken="", axes="masks,model"):
   ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axes", ["masks,model", "model,masks"])
 def test_parameters_may_lie_on_several_processes(tmp_path, axes):
   """A mask that fails is marked, and all else is evaluated."""
@@ -231,6 +234,7 @@ def test_without_another_a_process_ends_where_it_can_go_on(tmp_path):
   assert 4 <= len(before) < 2000 and not state.status(tmp_path / "run").given_up
 
 
+@pytest.mark.slow
 def test_together_all_take_the_same_shard_whatever_others_do(tmp_path):
   """Another task publishes shards meanwhile; no value is of another mask."""
   (tmp_path / "split.py").write_text(
