@@ -294,8 +294,16 @@ def test_ends_of_samples_are_those_among_them(samples):
   assert decode(*more, method="lasso").ends == (4.0, 6.0)
 
 
-@pytest.mark.parametrize("method", [pytest.param("auto", marks=pytest.mark.slow), "proxyspex",
-                                    "gaussian", "gram", "lasso"])  # fmt: skip
+@pytest.mark.parametrize(
+  "method",
+  [
+    pytest.param("auto", marks=pytest.mark.slow),
+    "proxyspex",
+    "gaussian",
+    "gram",
+    "lasso",
+  ],
+)
 def test_players_that_no_mask_tells_apart_are_named(samples, method):
   masks, values = samples
   names = [f"p{i}" for i in range(_N)]
