@@ -17,6 +17,16 @@ from tests.models import checkpoints, marian_test
 _ROOT = pathlib.Path(__file__).parents[1]
 
 
+def _snippet(heading: str) -> str:
+  """The first Python block below a heading of `experiments/README.md`."""
+  text = (_ROOT / "experiments" / "README.md").read_text()
+  match = re.search(
+    re.escape(heading) + r".*?```python\n(.*?)```", text, re.DOTALL
+  )
+  assert match is not None
+  return match.group(1)
+
+
 def test_the_worked_example_prints_what_is_shown():
   text = (_ROOT / "README.md").read_text()
   match = re.search(r"```python\n(.*?)```\n\n```\n(.*?)```", text, re.DOTALL)
@@ -44,14 +54,10 @@ def test_the_five_lines_each_run_as_they_stand(tmp_path, monkeypatch, capsys):
   small.bert(tmp_path / "CLASSIFIER")
   small.gpt2(tmp_path / "LANGUAGE_MODEL")
   small.vit(tmp_path / "IMAGE_CLASSIFIER")
-  text = (_ROOT / "experiments" / "README.md").read_text()
-  match = re.search(
-    r"## Explain from Python.*?```python\n(.*?)```", text, re.DOTALL
-  )
-  assert match is not None
+  code = _snippet("## Explain from Python")
   monkeypatch.chdir(tmp_path)  # Where these names are directories.
   # All masks are few enough to be quick.
-  code = match.group(1).replace("7, 7", "2, 2")
+  code = code.replace("7, 7", "2, 2")
   exec(compile(code, "experiments/README.md", "exec"), {})
   shown = capsys.readouterr().out
   assert re.findall(r"sets of (\d+) players", shown) == ["5", "4", "4", "4"]
@@ -61,14 +67,10 @@ def test_generating_from_python_runs_as_it_stands(
   tmp_path, monkeypatch, capsys
 ):
   marian_test.save(tmp_path / "TRANSLATOR")
-  text = (_ROOT / "experiments" / "README.md").read_text()
-  match = re.search(
-    r"## Generate from Python.*?```python\n(.*?)```", text, re.DOTALL
-  )
-  assert match is not None
+  code = _snippet("## Generate from Python")
   monkeypatch.chdir(tmp_path)
   names = {}
-  exec(compile(match.group(1), "experiments/README.md", "exec"), names)
+  exec(compile(code, "experiments/README.md", "exec"), names)
   shown = capsys.readouterr().out
   assert len(re.findall(r"-\d+\.\d\d nats: '", shown)) == 2
   made = names["made"]
@@ -78,10 +80,8 @@ def test_generating_from_python_runs_as_it_stands(
 
 
 def test_the_sweep_that_is_written_there_runs(tmp_path, monkeypatch, capsys):
-  text = (_ROOT / "experiments" / "README.md").read_text()
-  match = re.search(r"### Write a sweep.*?```python\n(.*?)```", text, re.DOTALL)
-  assert match is not None
-  (tmp_path / "mine.py").write_text(match.group(1))
+  code = _snippet("### Write a sweep")
+  (tmp_path / "mine.py").write_text(code)
   (tmp_path / "my_module.py").write_text(
     "def value(masks):\n  return masks.sum(axis=1) * 1.0\n"
   )
@@ -100,14 +100,10 @@ def test_taking_apart_from_python_runs_as_it_stands(
   tmp_path, monkeypatch, capsys
 ):
   small.vit(tmp_path / "IMAGE_CLASSIFIER")
-  text = (_ROOT / "experiments" / "README.md").read_text()
-  match = re.search(
-    r"## Take apart from Python.*?```python\n(.*?)```", text, re.DOTALL
-  )
-  assert match is not None
+  code = _snippet("## Take apart from Python")
   monkeypatch.chdir(tmp_path)
   names = {}
-  exec(compile(match.group(1), "experiments/README.md", "exec"), names)
+  exec(compile(code, "experiments/README.md", "exec"), names)
   report, edit = capsys.readouterr().out.split("Edit of ")
   assert re.search(r"COAR +0\.9\d\d ± ", report)
   assert re.search(r"\d components? removed", edit)
@@ -121,14 +117,10 @@ def test_taking_apart_from_python_runs_as_it_stands(
 def test_asking_about_edges_runs_as_it_stands(tmp_path, monkeypatch, capsys):
   model = checkpoints.shared("stories260k")
   (tmp_path / "LANGUAGE_MODEL").symlink_to(model)
-  text = (_ROOT / "experiments" / "README.md").read_text()
-  match = re.search(
-    r"## Ask about edges from Python.*?```python\n(.*?)```", text, re.DOTALL
-  )
-  assert match is not None
+  code = _snippet("## Ask about edges from Python")
   monkeypatch.chdir(tmp_path)
   names = {}
-  exec(compile(match.group(1), "experiments/README.md", "exec"), names)
+  exec(compile(code, "experiments/README.md", "exec"), names)
   assert "{blocks.4 -> final_norm.in}" in capsys.readouterr().out
   assert names["found"].faithfulness > 0.7
   assert names["slopes"].shape == (26,) and names["slopes"].any()
@@ -138,13 +130,9 @@ def test_asking_about_edges_runs_as_it_stands(tmp_path, monkeypatch, capsys):
 def test_retraining_from_python_runs_as_it_stands(
   tmp_path, monkeypatch, capsys
 ):
-  text = (_ROOT / "experiments" / "README.md").read_text()
-  match = re.search(
-    r"## Retrain from Python.*?```python\n(.*?)```", text, re.DOTALL
-  )
-  assert match is not None
+  code = _snippet("## Retrain from Python")
   monkeypatch.chdir(tmp_path)  # Where the bank is.
-  exec(compile(match.group(1), "experiments/README.md", "exec"), {})
+  exec(compile(code, "experiments/README.md", "exec"), {})
   lds, surrogate, report, *_ = capsys.readouterr().out.splitlines()
   assert float(re.search(r"LDS (\S+)", lds)[1]) > 0.8
   assert surrogate.startswith("R^2 0.") and "of 3 interactions" in report
