@@ -13,6 +13,7 @@ recorded models: `in_*` and `out_logits`.
 import argparse
 import pathlib
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,15 +22,25 @@ import torch
 import transformers
 
 _VOCAB = 40
+_ROPES = (
+  "default",
+  "default",
+  "linear",
+  "llama3",
+  "yarn",
+  "dynamic",
+  "longrope",
+)
+_PLAIN_ROPES = ("default", "default", "linear", "llama3", "yarn", "longrope")
 _ACTS = ("gelu", "gelu_new", "relu", "silu", "gelu_pytorch_tanh", "tanh")
 
 
-def _rope(r: random.Random, width: int, positions: int) -> dict[str, Any]:
-  """Rotary settings, of any kind that a Llama may have."""
+def _rope(
+  r: random.Random, width: int, kinds: Sequence[str] = _ROPES
+) -> dict[str, Any]:
+  """Rotary settings, of one of the kinds; by default any of a Llama."""
   theta = r.choice([50.0, 1e4, 1e6])
-  kind = r.choice(
-    ["default", "default", "linear", "llama3", "yarn", "dynamic", "longrope"]
-  )
+  kind = r.choice(kinds)
   found: dict[str, Any] = {"rope_theta": theta, "rope_type": kind}
   if kind != "default":
     found["factor"] = r.choice([1.5, 2.0, 4.0])
@@ -84,6 +95,8 @@ def _llama_like(r: random.Random, family: str) -> tuple[Any, Any, dict]:
   }
   if family not in ("phi3", "olmo2"):
     kwargs["head_dim"] = width
+  if family in ("mixtral", "qwen3_moe"):
+    kwargs |= _experts(r, family, num_blocks)
   if family not in ("gemma2", "gemma3"):
     kwargs["hidden_act"] = r.choice(_ACTS)
   else:
@@ -92,11 +105,11 @@ def _llama_like(r: random.Random, family: str) -> tuple[Any, Any, dict]:
       "query_pre_attn_scalar": r.choice([4, 16, 256]),
       "final_logit_softcapping": r.choice([None, 5.0]),
     }
-  if family in ("llama", "qwen3", "olmo2", "gemma2", "gemma3"):
+  if family in ("llama", "qwen3", "qwen3_moe", "olmo2", "gemma2", "gemma3"):
     kwargs["attention_bias"] = r.random() < 0.4
   if family == "llama":
     kwargs["mlp_bias"] = r.random() < 0.4
-  if family in ("mistral", "phi3"):
+  if family in ("mistral", "mixtral", "phi3"):
     kwargs["sliding_window"] = r.choice([None, 3, 50])
   if family in ("qwen2", "qwen3", "gemma2", "gemma3"):
     kinds = ("sliding_attention", "full_attention")
@@ -107,7 +120,7 @@ def _llama_like(r: random.Random, family: str) -> tuple[Any, Any, dict]:
       kwargs["use_sliding_window"] = slides
   if family == "gemma2":
     kwargs["attn_logit_softcapping"] = r.choice([None, 2.0])
-  rope: dict[str, Any] = _rope(r, width, positions)
+  rope: dict[str, Any] = _rope(r, width)
   if family == "phi3":
     if rope["rope_type"] not in ("default", "longrope"):
       rope = {"rope_theta": 1e4, "rope_type": "default"}
@@ -135,11 +148,74 @@ def _llama_like(r: random.Random, family: str) -> tuple[Any, Any, dict]:
   names = {
     "llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2",
     "qwen3": "Qwen3", "phi3": "Phi3", "olmo2": "Olmo2", "gemma2": "Gemma2",
-    "gemma3": "Gemma3",
+    "gemma3": "Gemma3", "mixtral": "Mixtral", "qwen3_moe": "Qwen3Moe",
   }  # fmt: skip
   name = names[family]
   config = "Gemma3TextConfig" if family == "gemma3" else f"{name}Config"
   return getattr(t, config), getattr(t, f"{name}ForCausalLM"), kwargs
+
+
+def _experts(r: random.Random, family: str, num_blocks: int) -> dict[str, Any]:
+  """The experts of a Mixtral or a Qwen 3 MoE."""
+  number = r.choice([1, 2, 4, 5])
+  found = {
+    "num_experts_per_tok": r.randint(1, min(number, 3)),
+    "num_local_experts" if family == "mixtral" else "num_experts": number,
+  }
+  if family == "qwen3_moe":
+    found |= {
+      "moe_intermediate_size": r.choice([6, 12]),
+      "norm_topk_prob": r.random() < 0.5,
+      "decoder_sparse_step": r.choice([1, 1, 2]),
+      "mlp_only_layers": [x for x in range(num_blocks) if r.random() < 0.2],
+      "use_sliding_window": r.random() < 0.3,
+      "sliding_window": r.choice([2, 5]),
+    }
+  return found
+
+
+def _modernbert(r: random.Random) -> tuple[Any, Any, dict]:
+  heads = r.choice([1, 2, 3])
+  width, num_blocks = r.choice([4, 8]), r.choice([1, 2, 3, 4])
+  kwargs: dict[str, Any] = {
+    "vocab_size": _VOCAB,
+    "hidden_size": heads * width,
+    "num_attention_heads": heads,
+    "num_hidden_layers": num_blocks,
+    "intermediate_size": r.choice([10, 20]),
+    "hidden_activation": r.choice(_ACTS),
+    "max_position_embeddings": 32,
+    "norm_eps": r.choice([1e-5, 1e-2]),
+    "norm_bias": r.random() < 0.3,
+    "attention_bias": r.random() < 0.3,
+    "mlp_bias": r.random() < 0.3,
+    "local_attention": r.choice([2, 5, 8, 128]),
+    "decoder_bias": r.random() < 0.7,
+    "classifier_bias": r.random() < 0.3,
+    "classifier_pooling": r.choice(["cls", "mean"]),
+    "classifier_activation": r.choice(_ACTS),
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    "cls_token_id": 1, "sep_token_id": 2,
+  }  # fmt: skip
+  kinds = ("sliding_attention", "full_attention")
+  if r.random() < 0.5:
+    kwargs["layer_types"] = [r.choice(kinds) for _ in range(num_blocks)]
+  else:
+    kwargs["global_attn_every_n_layers"] = r.choice([1, 2, 3])
+  if r.random() < 0.5:
+    kwargs["rope_parameters"] = {
+      kind: _rope(r, width, _PLAIN_ROPES) for kind in kinds
+    }
+  else:
+    kwargs["global_rope_theta"] = r.choice([1e3, 1.6e5])
+    kwargs["local_rope_theta"] = r.choice([50.0, 1e4])
+  head = r.choice(["ForSequenceClassification", "ForMaskedLM", "Model"])
+  if head == "ForMaskedLM":
+    kwargs["tie_word_embeddings"] = r.random() < 0.8
+  if head == "ForSequenceClassification":
+    kwargs["num_labels"] = r.choice([2, 3])
+  model = getattr(transformers, f"ModernBert{head}")
+  return transformers.ModernBertConfig, model, kwargs
 
 
 def _gpt2(r: random.Random) -> tuple[Any, Any, dict]:
@@ -267,6 +343,31 @@ def _vit(r: random.Random) -> tuple[Any, Any, dict]:
   )
 
 
+def _dinov2(r: random.Random) -> tuple[Any, Any, dict]:
+  heads = r.choice([1, 2])
+  model = r.choice(["Dinov2ForImageClassification", "Dinov2Model"])
+  return (
+    transformers.Dinov2Config,
+    getattr(transformers, model),
+    {
+      "hidden_size": heads * r.choice([4, 6]),
+      "num_attention_heads": heads,
+      "num_hidden_layers": r.choice([1, 2]),
+      "mlp_ratio": r.choice([1, 2, 4]),
+      "image_size": 12,
+      "patch_size": r.choice([3, 4, 6]),
+      "num_channels": r.choice([1, 3]),
+      "hidden_act": r.choice(_ACTS),
+      "use_swiglu_ffn": r.random() < 0.4,
+      "use_mask_token": r.random() < 0.7,
+      "qkv_bias": r.random() < 0.7,
+      "layerscale_value": r.choice([0.1, 1.0]),
+      "layer_norm_eps": r.choice([1e-6, 1e-3]),
+      "num_labels": 3,
+    },
+  )
+
+
 def _resnet(r: random.Random) -> tuple[Any, Any, dict]:
   stages = r.choice([1, 2, 3])
   model = r.choice(["ResNetForImageClassification", "ResNetModel"])
@@ -337,6 +438,7 @@ def _marian(r: random.Random) -> tuple[Any, Any, dict]:
 
 _LLAMAS = (
   "llama", "mistral", "qwen2", "qwen3", "phi3", "olmo2", "gemma2", "gemma3",
+  "mixtral", "qwen3_moe",
 )  # fmt: skip
 FAMILIES = {
   **{name: lambda r, name=name: _llama_like(r, name) for name in _LLAMAS},
@@ -344,10 +446,12 @@ FAMILIES = {
     name: lambda r, name=name: _bert_like(r, name)
     for name in ("bert", "roberta", "distilbert")
   },
+  "modernbert": _modernbert,
   "gpt2": _gpt2,
   "gpt_neo": _gpt_neo,
   "gpt_neox": _gpt_neox,
   "vit": _vit,
+  "dinov2": _dinov2,
   "resnet": _resnet,
   "t5": _t5,
   "marian": _marian,
@@ -393,6 +497,10 @@ def _make(folder: pathlib.Path, family: str, seed: int) -> None:
     logits = out.logits
   elif family == "resnet":
     logits = out.pooler_output.flatten(1)
+  elif family == "modernbert":  # An embedding, as sentence-transformers' mean.
+    mask = torch.from_numpy(inputs["attention_mask"])[..., None]
+    total = (out.last_hidden_state * mask).sum(1) / mask.sum(1)
+    logits = torch.nn.functional.normalize(total, dim=-1)
   else:
     logits = out.last_hidden_state[:, 0]
   recorded: dict[str, Any] = {f"in_{key}": x for key, x in inputs.items()}

@@ -1,4 +1,4 @@
-"""Parts of a network as players: heads, neurons, filters, whole blocks.
+"""Parts of a network as players: heads, neurons, experts, filters, blocks.
 
 `KINDS` lists the usual players by name; `chosen` takes patterns of site names;
 `edges` has players of edges, `spans` those at some positions. What they own,
@@ -27,6 +27,7 @@ from spex_jax.models import edges as stream_edges
 
 HEADS = ("*attn.z", "*cross.z")  # [B, P, H, h]; query heads.
 NEURONS = ("*mlp.neurons", "layers.*.neurons")  # [B, P, F], [B, F].
+EXPERTS = ("*mlp.experts",)  # [B, P, E, d].
 FILTERS = ("*conv", "*conv[0-9]")  # [B, F, H, W].
 BLOCKS = ("attn.out", "cross.out", "mlp.out")  # [B, P, d]
 _BLOCK = re.compile(r"((?:.*\.)?blocks\.\d+)\.(.+)")
@@ -88,6 +89,15 @@ def neurons(at: Mapping[str, tuple[int, ...]]) -> parts.Players:
   return _units(at, NEURONS, -1, "MLP neurons", cut=".neurons")
 
 
+def experts(at: Mapping[str, tuple[int, ...]]) -> parts.Players:
+  """Every expert, named as "blocks.0.mlp.expert 5"; `at` is of `shapes`.
+
+  What it adds to the output of its block (`mlp.experts`) is removed; the other
+  experts weigh what they weighed, and no other is chosen in its place.
+  """
+  return _units(at, EXPERTS, 2, "experts", cut="s")
+
+
 def filters(at: Mapping[str, tuple[int, ...]]) -> parts.Players:
   """Every convolution filter, as "stages.0.blocks.1.conv2 5", by `shapes`.
 
@@ -145,8 +155,9 @@ def chosen(
 ) -> parts.Players:
   """The parts at the sites that patterns name: ("blocks.3.mlp.neurons",).
 
-  What a part is follows from the site: a head, a neuron, a filter, named as by
-  `heads`, `neurons` and `filters`; any other site is one player of its name.
+  What a part is follows from the site: a head, a neuron, an expert, a filter,
+  named as by `heads`, `neurons`, `experts` and `filters`; any other site is one
+  player of its name.
 
   Args:
     at: site to shape, of `shapes`.
@@ -176,6 +187,7 @@ KINDS: Mapping[
   "heads": heads,
   "kv_groups": kv_groups,
   "neurons": neurons,
+  "experts": experts,
   "filters": filters,
   "blocks": blocks,
 }
@@ -372,6 +384,8 @@ def _kind(site) -> tuple[int, str] | None:
     return 2, ".z"
   if named(NEURONS):
     return -1, ".neurons"
+  if named(EXPERTS):
+    return 2, "s"
   return (1, "") if named(FILTERS) else None
 
 

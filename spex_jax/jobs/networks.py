@@ -23,12 +23,15 @@ READOUTS = ("margin", "logit", "log_probability")
 _UNITS = {"margin": "logit", "logit": "logit", "log_probability": "nat"}
 # Modules of the families of `hub.FAMILIES`, and the networks they make.
 _KINDS = {
-  "text encoder": (("bert",), (encoder.Encoder,)),
+  "text encoder": (("bert", "modernbert"), (encoder.Encoder,)),
   "causal language model": (
     ("gpt2", "llama", "gpt_neo", "gpt_neox"),
     (transformer.Decoder,),
   ),
-  "image classifier": (("vit", "resnet"), (vit.Vit, resnet.ResNet)),
+  "image classifier": (
+    ("vit", "dinov2", "resnet"),
+    (vit.Vit, resnet.ResNet),
+  ),
 }
 _SAMPLE = 200  # Masks on which removal is compared with tokenizing again.
 

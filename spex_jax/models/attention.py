@@ -26,6 +26,7 @@ from spex_jax import base
 from spex_jax.models import edges, rope, sites
 
 _INIT = nn.initializers.normal(0.02)
+_CENTRED = ("layer", "centred")  # Norms that take the mean out.
 
 
 class Cache(NamedTuple):
@@ -58,8 +59,9 @@ class Context(NamedTuple):
 class Norm(nn.Module):
   """Layer norm or RMS norm over the last axis, computed in float32 at least.
 
-  `rms_one` multiplies by 1 + scale (Gemma); `none` does nothing. Parameters
-  `scale`, unless `none`, and `bias` for `layer`.
+  `rms_one` multiplies by 1 + scale (Gemma), `centred` is a layer norm without
+  a bias (ModernBERT), `none` does nothing. Parameters `scale`, unless `none`,
+  and `bias` for `layer`.
   """
 
   kind: str
@@ -81,11 +83,12 @@ class Norm(nn.Module):
     if self.kind == "none":
       return x
     wide = _widen(x)
-    if self.kind == "layer":
+    if self.kind in _CENTRED:
       wide = wide - wide.mean(axis=-1, keepdims=True)
-      out = wide * self._factor(wide) + _last(self.bias, x.ndim)
-      return out.astype(x.dtype)
-    return (wide * self._factor(wide)).astype(x.dtype)
+    out = wide * self._factor(wide)
+    if self.kind == "layer":
+      out = out + _last(self.bias, x.ndim)
+    return out.astype(x.dtype)
 
   def factor(self, x: jax.Array) -> jax.Array:
     """By what an RMS norm multiplies `x`: `[..., width]`."""
@@ -111,8 +114,9 @@ class Norm(nn.Module):
     scale = self.scale + 1 if self.kind == "rms_one" else self.scale
     folded = jnp.moveaxis(wide, 1, 0) * scale[None, :, None]
     bias = jnp.zeros(kernel.shape[1:], wide.dtype)
-    if self.kind == "layer":
-      rows = jnp.stack([scale / self.width, self.bias]).astype(wide.dtype)
+    if self.kind in _CENTRED:
+      own = self.bias if self.kind == "layer" else jnp.zeros_like(scale)
+      rows = jnp.stack([scale / self.width, own]).astype(wide.dtype)
       mean, bias = jnp.einsum("ad,dnh->anh", rows, wide, precision="highest")
       folded = folded - mean[:, None]
     return folded.astype(kernel.dtype), bias.astype(kernel.dtype)
@@ -122,7 +126,7 @@ class Norm(nn.Module):
     if self.kind == "none":
       return jnp.ones((*x.shape[:-1], 1), x.dtype)
     wide = _widen(x)
-    if self.kind == "layer":
+    if self.kind in _CENTRED:
       wide = wide - wide.mean(axis=-1, keepdims=True)
     mean_square = jnp.square(wide).mean(axis=-1, keepdims=True)
     return jax.lax.rsqrt(mean_square + self.eps).astype(x.dtype)
@@ -167,18 +171,30 @@ class Project(nn.Module):
 
 
 class Combine(nn.Module):
-  """Out of the heads: kernel `[H, h, d]`, bias `[d]`."""
+  """Out of the heads: kernel `[H, h, d]`, bias `[d]`.
+
+  With `layer_scale` both are multiplied by a parameter `scale` `[d]`, so that
+  what is written has it everywhere (DINOv2).
+  """
 
   width: int
   heads: int
   head_width: int
   use_bias: bool
+  layer_scale: bool = False
 
   def setup(self):
     shape = (self.heads, self.head_width, self.width)
-    self.kernel = self.param("kernel", _INIT, shape)
+    kernel = self.param("kernel", _INIT, shape)
     if self.use_bias:
-      self.bias = self.param("bias", nn.initializers.zeros, shape[-1:])
+      bias = self.param("bias", nn.initializers.zeros, shape[-1:])
+    if self.layer_scale:
+      scale = self.param("scale", nn.initializers.ones, shape[-1:])
+      kernel = kernel * scale[None, None]
+      bias = bias * scale if self.use_bias else None
+    self.kernel = kernel
+    if self.use_bias:
+      self.bias = bias
 
   def __call__(
     self, tap: sites.Tap, site: str, z: jax.Array, split: bool = False
@@ -222,7 +238,7 @@ class Attention(nn.Module):
     self.q = Project(*own, c.qkv_bias)
     self.k = Project(*shared, c.qkv_bias)
     self.v = Project(*shared, c.qkv_bias)
-    self.out = Combine(*own, c.out_bias)
+    self.out = Combine(*own, c.out_bias, c.layer_scale)
     if c.qk_norm:
       each = c.qk_norm == "each"
       width = lambda num: c.head_width * (1 if each else num)
@@ -345,6 +361,15 @@ def causal(
   key = jnp.arange(num_keys)[None, None, None]
   seen = key <= query
   return seen if window is None else seen & (key > query - window)
+
+
+def around(length: int, window: int) -> jax.Array:
+  """Which of P slots one may see that sees `window` to either side of its own.
+
+  Returns bool `[1, 1, P, P]`.
+  """
+  slots = jnp.arange(length)
+  return (jnp.abs(slots[:, None] - slots[None]) <= window)[None, None]
 
 
 def _widen(x: jax.Array) -> jax.Array:

@@ -4,7 +4,8 @@ Three orders are known. `pre`: a norm before attention and before the MLP,
 each added to the stream. `parallel` (GPT-NeoX): both read the stream before
 the block. `post` (BERT): the norm follows each sum, and its result is the new
 stream. `sandwich` (Gemma 2) is `pre` with a further norm on what is added;
-with `pre_norm` "none" it is the only one (OLMo 2).
+with `pre_norm` "none" it is the only one (OLMo 2). A block may have experts in
+the place of its MLP, with sites of their own (`experts`).
 
 Sites of block L, besides those of attention: `resid_pre` `[B, P, d]`;
 `attn.q_in`, `attn.k_in`, `attn.v_in` (what one head reads, before the norm;
@@ -34,7 +35,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from spex_jax.models import attention, edges, sites
+from spex_jax import base
+from spex_jax.models import attention, edges, experts, rope, sites
 
 
 def _gelu(x: jax.Array) -> jax.Array:
@@ -58,7 +60,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "swish": nn.silu,
   "tanh": nn.tanh,
 }
-_NORMS = ("layer", "rms", "rms_one")
+_NORMS = ("layer", "centred", "rms", "rms_one")
 ORDERS = ("pre", "parallel", "sandwich", "post")
 
 
@@ -74,15 +76,21 @@ class Config:
     head_width: h.
     num_neurons: F.
     order: one of `ORDERS`.
-    norm: "layer", "rms", or "rms_one" (RMS times 1 + scale).
+    norm: "layer", "centred" (without a bias), "rms", or "rms_one" (RMS times
+      1 + scale).
     pre_norm: of the norms before attention and MLP, if another kind than
       `norm`: "none" where nothing stands there (OLMo 2).
+    first_norm: the same of the norm before the first attention alone
+      (ModernBERT, whose embedding is normalised).
     norm_eps: added to a variance or mean square.
     activation: one of `ACTIVATIONS`.
     gated: the MLP multiplies its activation with a second input matrix.
     qkv_bias: whether q, k and v have biases; so on for the others.
     out_bias: of attention's output.
     mlp_bias: of the MLP's matrices.
+    layer_scale: what attention and the MLP add is multiplied by a parameter
+      `scale` `[d]`, before their last sites (DINOv2).
+    mixture: the experts of some blocks, or None.
     qk_norm: "" without a norm of queries and keys; "each" normalises every
       head (Qwen 3), "all" the heads of a position as one (OLMo 2).
     score_scale: factor of q k.
@@ -90,6 +98,8 @@ class Config:
     score_cap: c in c tanh(score / c), or None.
     windows: of each block, its sliding window or None; () where no block
       has one.
+    rotary: rotary embedding, or None.
+    local_rotary: that of blocks with a window, if it is another (Gemma 3).
   """
 
   width: int
@@ -101,17 +111,22 @@ class Config:
   order: str = "pre"
   norm: str = "layer"
   pre_norm: str = ""
+  first_norm: str = ""
   norm_eps: float = 1e-5
   activation: str = "gelu"
   gated: bool = False
   qkv_bias: bool = True
   out_bias: bool = True
   mlp_bias: bool = True
+  layer_scale: bool = False
+  mixture: experts.Experts | None = None
   qk_norm: str = ""
   score_scale: float = 1.0
   score_scale_by_layer: bool = False
   score_cap: float | None = None
   windows: tuple[int | None, ...] = ()
+  rotary: rope.Rope | None = None
+  local_rotary: rope.Rope | None = None
 
   def __post_init__(self):
     sizes = (self.width, self.num_blocks, self.num_kv_heads, self.num_neurons)
@@ -129,14 +144,24 @@ class Config:
       ("order", self.order, ORDERS),
       ("norm", self.norm, _NORMS),
       ("pre_norm", self.pre_norm, ("", "none", *_NORMS)),
+      ("first_norm", self.first_norm, ("", "none", *_NORMS)),
       ("qk_norm", self.qk_norm, ("", "each", "all")),
     ):
       if name not in known:
         raise ValueError(
           f"Unknown {what} {name!r}; known are {', '.join(known)}."
         )
-    if self.order == "sandwich" and self.norm == "layer":
+    if self.order == "sandwich" and not self.norm.startswith("rms"):
       raise ValueError("Sandwich norms are RMS norms; got layer norms.")
+    if self.mixture and (self.mlp_bias or self.layer_scale or not self.gated):
+      raise ValueError(
+        "Experts are gated MLPs without biases and without layer_scale."
+      )
+    if self.rotary is not None and self.rotary.width > self.head_width:
+      raise ValueError(
+        f"RoPE rotates {self.rotary.width} entries of a head of "
+        f"{self.head_width}."
+      )
     if len(self.windows) not in (0, self.num_blocks):
       raise ValueError(
         f"Need a window for each of {self.num_blocks} blocks, or none; got "
@@ -146,6 +171,10 @@ class Config:
   def window(self, number: int) -> int | None:
     """The sliding window of a block, or None."""
     return self.windows[number] if self.windows else None
+
+  def has_experts(self, number: int) -> bool:
+    """Whether a block has experts in the place of its MLP."""
+    return self.mixture is not None and number in self.mixture.blocks
 
 
 class Mlp(nn.Module):
@@ -159,6 +188,8 @@ class Mlp(nn.Module):
     if c.gated:
       self.gate = nn.Dense(c.num_neurons, use_bias=c.mlp_bias)
     self.down = nn.Dense(c.width, use_bias=c.mlp_bias)
+    if c.layer_scale:
+      self.scale = self.param("scale", nn.initializers.ones, (c.width,))
 
   def __call__(self, tap: sites.Tap, site: str, x: jax.Array) -> jax.Array:
     """`[B, P, d]` to `[B, P, d]`; `site` is "blocks.L.mlp"."""
@@ -167,7 +198,10 @@ class Mlp(nn.Module):
       neurons = act(tap(f"{site}.pre", self.gate(x))) * self.up(x)
     else:
       neurons = act(tap(f"{site}.pre", self.up(x)))
-    return tap(f"{site}.out", self.down(tap(f"{site}.neurons", neurons)))
+    out = self.down(tap(f"{site}.neurons", neurons))
+    if self.config.layer_scale:
+      out = out * self.scale[None, None]
+    return tap(f"{site}.out", out)
 
 
 class Block(nn.Module):
@@ -179,12 +213,16 @@ class Block(nn.Module):
   def setup(self):
     c = self.config
     norm = lambda kind: attention.Norm(kind or c.norm, c.width, c.norm_eps)
-    self.norm1, self.norm2 = norm(c.pre_norm), norm(c.pre_norm)
+    first = c.first_norm if self.number == 0 else ""
+    self.norm1, self.norm2 = norm(first or c.pre_norm), norm(c.pre_norm)
     if c.order == "sandwich":
       self.attn_post, self.mlp_post = norm(""), norm("")
     shrink = self.number + 1 if c.score_scale_by_layer else 1
     self.attn = attention.Attention(c, c.score_scale / shrink)
-    self.mlp = Mlp(c)
+    if c.has_experts(self.number):
+      self.mlp = experts.Mixture(c, ACTIVATIONS[c.activation])
+    else:
+      self.mlp = Mlp(c)
 
   def __call__(
     self,
@@ -284,6 +322,30 @@ class Block(nn.Module):
     out = self.mlp(tap, f"{site}.mlp", tap(f"{site}.mlp.in", x))
     x = tap(f"{site}.mlp.post_norm", self.norm2(x + out))
     return tap(f"{site}.resid_post", x)
+
+
+def rotations(
+  config: Config,
+  positions: base.Array,
+  num: int,
+  num_slots: int | None = None,
+) -> list[jax.Array | None]:
+  """For every block, rows of its rotary table, or None; see `rope.rows`."""
+  rows: dict[rope.Rope | None, jax.Array] = {}
+  for rotary in {config.rotary, config.local_rotary} - {None}:
+    rows[rotary] = rope.rows(rotary, positions, num, num_slots)
+  local = config.local_rotary or config.rotary
+  return [
+    rows.get(config.rotary if config.window(number) is None else local)
+    for number in range(config.num_blocks)
+  ]
+
+
+def final(tap: sites.Tap, norm: attention.Norm, x: jax.Array) -> jax.Array:
+  """What the norm behind the last block gives of the stream: `[B, P, d]`."""
+  if seen := tap.read(x, "final_norm.in"):
+    (x,) = seen["final_norm.in"]
+  return tap("final_norm", norm(tap("final_norm.in", x)))
 
 
 def _write(tap: sites.Tap, wrote: edges.Written | None) -> None:

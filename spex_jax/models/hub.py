@@ -35,6 +35,8 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
   "gemma2": ("llama", ("Gemma2ForCausalLM", "Gemma2Model")),
   "gemma3_text": ("llama", ("Gemma3ForCausalLM", "Gemma3TextModel")),
   "olmo2": ("llama", ("Olmo2ForCausalLM", "Olmo2Model")),
+  "mixtral": ("llama", ("MixtralForCausalLM", "MixtralModel")),
+  "qwen3_moe": ("llama", ("Qwen3MoeForCausalLM", "Qwen3MoeModel")),
   "gpt_neo": ("gpt_neo", ("GPTNeoForCausalLM", "GPTNeoModel")),
   "gpt_neox": ("gpt_neox", ("GPTNeoXForCausalLM", "GPTNeoXModel")),
   "bert": (
@@ -53,6 +55,15 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
       "DistilBertModel",
     ),
   ),
+  "modernbert": (
+    "modernbert",
+    (
+      "ModernBertForSequenceClassification",
+      "ModernBertForMaskedLM",
+      "ModernBertModel",
+    ),
+  ),
+  "dinov2": ("dinov2", ("Dinov2ForImageClassification", "Dinov2Model")),
   "vit": ("vit", ("ViTForImageClassification", "ViTModel")),
   "resnet": ("resnet", ("ResNetForImageClassification", "ResNetModel")),
   "t5": ("t5", ("T5ForConditionalGeneration", "T5EncoderModel")),
@@ -63,8 +74,8 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
 # before `config.json`.
 _GENERATION = ("decoder_start_token_id", "bad_words_ids")
 
-# Which axis of a parameter is split over the mesh axis "model": heads or
-# neurons, where they enter and where they leave. All else is replicated.
+# Which axis of a parameter is split over the mesh axis "model": heads, neurons
+# or experts, where they enter and where they leave. All else is replicated.
 _MODEL_AXIS = "model"
 PARTITIONS: tuple[tuple[str, int], ...] = (
   ("*/attn/[qkv]/kernel", 1),
@@ -78,6 +89,7 @@ PARTITIONS: tuple[tuple[str, int], ...] = (
   ("*/mlp/up/bias", 0),
   ("*/mlp/gate/bias", 0),
   ("*/mlp/down/kernel", 0),
+  ("*/mlp/experts_*/kernel", 0),
 )
 
 _FILES = (

@@ -1,19 +1,25 @@
 """Llama and its relatives, as `transformer` networks.
 
-Llama, Mistral, Qwen 2, Qwen 3, Phi-3, OLMo 2, Gemma 2 and 3: rotary positions,
-RMS norms, gated MLPs, grouped-query attention. Only the settings differ, and
-the names of fused matrices in Phi-3.
+Llama, Mistral, Mixtral, Qwen 2, Qwen 3 and its MoE, Phi-3, OLMo 2, Gemma 2 and
+3: rotary positions, RMS norms, gated MLPs or experts, grouped-query attention.
+Only the settings differ, and the names of fused matrices.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from spex_jax.models import reading, rope, rope_settings, transformer
+from spex_jax.models import experts, reading, rope_settings, transformer
 from spex_jax.models.weights import Rule, of_head
 
 network = transformer.network
 
 _GEMMA = ("gemma2", "gemma3_text")
+_EXPERTS = ("mixtral", "qwen3_moe")
+# Of whole attention and of windows, the older setting and its default.
+_THETAS = {
+  "full_attention": ("rope_theta", 1e6),
+  "sliding_attention": ("rope_local_base_freq", 1e4),
+}
 
 
 def config_from_hub(settings: Mapping[str, Any]) -> transformer.Config:
@@ -37,7 +43,9 @@ def config_from_hub(settings: Mapping[str, Any]) -> transformer.Config:
     raise ValueError(f"config.json of a {family} must set num_key_value_heads.")
   kv_heads = reader.size("num_key_value_heads", default=heads)
   # Mistral and Phi-3 have no such setting: their layers have no biases.
-  can_be_biased = family in ("llama", "qwen3", "olmo2", *_GEMMA)
+  can_be_biased = family in (
+    "llama", "qwen3", "qwen3_moe", "olmo2", *_GEMMA
+  )  # fmt: skip
   all_biased = can_be_biased and reader.flag("attention_bias", False)
   reader.only("attention_bias", False, *([True] if all_biased else []))
   if family != "llama":
@@ -47,19 +55,23 @@ def config_from_hub(settings: Mapping[str, Any]) -> transformer.Config:
     kwargs = _gemma(reader, width)
   if family == "olmo2":
     kwargs |= {"order": "sandwich", "pre_norm": "none", "qk_norm": "all"}
-  elif family in ("qwen3", "gemma3_text"):
+  elif family in ("qwen3", "qwen3_moe", "gemma3_text"):
     kwargs["qk_norm"] = "each"
+  if family in _EXPERTS:
+    kwargs["mixture"] = _experts(reader, num_blocks)
   max_positions = reader.size("max_position_embeddings")
   windows = _windows(reader, num_blocks)
   if family == "gemma3_text":
-    rotary, local = _ropes(reader, head_width, max_positions)
+    rotary, local = rope_settings.by_kind(
+      reader, head_width, max_positions, _THETAS, ("full_attention",)
+    )
     kwargs |= {"rotary": rotary, "local_rotary": local if windows else None}
   else:
     rotary = rope_settings.read(reader, head_width, max_positions)
     kwargs["rotary"] = rotary
   if rotary.kind == "dynamic":  # It is for longer texts than it was made for.
     max_positions = int(max_positions * rotary.factor)
-  epsilon = 1e-5 if family in ("olmo2", "phi3") else 1e-6
+  epsilon = 1e-5 if family in ("olmo2", "phi3", "mixtral") else 1e-6
   activation = "gelu_pytorch_tanh" if gemma else "silu"
   names = ("hidden_activation", "hidden_act") if gemma else ("hidden_act",)
   config = transformer.Config(
@@ -108,35 +120,42 @@ def _gemma(reader: reading.Reader, width: int) -> dict[str, Any]:
   }
 
 
-def _ropes(
-  reader: reading.Reader, head_width: int, max_positions: int
-) -> tuple[rope.Rope, rope.Rope]:
-  """Gemma 3's rotary embeddings: of whole attention, and of windows."""
-  by_kind = reader.get("rope_parameters", default={})
-  scaling = reader.get("rope_scaling", default={})
-  sizes = (head_width, max_positions)
-  found = []
-  for kind, name, default, extra in (
-    ("full_attention", "rope_theta", 1e6, scaling),
-    ("sliding_attention", "rope_local_base_freq", 1e4, {}),
-  ):
-    if not isinstance(by_kind, dict) or not isinstance(extra, dict):
-      raise ValueError(
-        f"config.json of this {reader.family} sets rope_parameters={by_kind!r} "
-        f"and rope_scaling={extra!r}; they must be objects."
-      )
-    if set(by_kind) - {"full_attention", "sliding_attention"}:
-      raise ValueError(
-        f"config.json of this {reader.family} sets rope_parameters={by_kind}; "
-        "it must hold full_attention and sliding_attention alone."
-      )
-    inside = by_kind.get(kind) or {}
-    outside = extra | {"rope_theta": reader.get(name, default=None)}
-    if inside.get("rope_theta") is None and outside["rope_theta"] is None:
-      outside["rope_theta"] = default
-    where = f"rope_parameters.{kind}"
-    found.append(rope_settings.of(reader, inside, outside, *sizes, where))
-  return found[0], found[1]
+def _experts(reader: reading.Reader, num_blocks: int) -> experts.Experts | None:
+  """The experts of a Mixtral or a Qwen 3 MoE, where any block has some."""
+  names = ("num_local_experts", "num_experts")
+  told = {name: reader.settings.get(name) for name in names}
+  if len({*told.values()} - {None}) > 1:
+    raise ValueError(
+      f"config.json of this {reader.family} sets {told}, which disagree; leave "
+      "the wrong one out."
+    )
+  # Of training alone.
+  reader.ignore(
+    "router_aux_loss_coef", "output_router_logits", "router_jitter_noise"
+  )
+  number = reader.size(*names)
+  per_token = reader.size("num_experts_per_tok", most=number)
+  if reader.family == "mixtral":
+    size = reader.size("intermediate_size")
+    every = tuple(range(num_blocks))
+    return experts.Experts(number, per_token, size, True, every)
+  plain = reader.sequence("mlp_only_layers", default=[])
+  if any(not isinstance(x, int) or isinstance(x, bool) for x in plain):
+    raise ValueError(
+      f"config.json of this {reader.family} sets mlp_only_layers={plain!r}; it "
+      "must be a list of the numbers of layers."
+    )
+  step = reader.size("decoder_sparse_step", default=1)
+  held = tuple(
+    block
+    for block in range(num_blocks)
+    if block not in plain and (block + 1) % step == 0
+  )
+  size = reader.size("moe_intermediate_size")
+  normalised = reader.flag("norm_topk_prob", False)
+  if not held:
+    return None
+  return experts.Experts(number, per_token, size, normalised, held)
 
 
 def _windows(reader: reading.Reader, num_blocks: int) -> tuple[int | None, ...]:
@@ -149,6 +168,11 @@ def _windows(reader: reading.Reader, num_blocks: int) -> tuple[int | None, ...]:
   types = reader.sequence("layer_types", default=None)
   used = True
   first = 0
+  if family == "qwen3_moe":
+    used = reader.flag("use_sliding_window", False)
+    if used:  # Of all layers then.
+      reader.only("max_window_layers", 0)
+    reader.ignore("max_window_layers")
   if family in ("qwen2", "qwen3"):
     used = reader.flag("use_sliding_window", False)
     first = reader.get("max_window_layers", default=28)
@@ -170,6 +194,8 @@ def _windows(reader: reading.Reader, num_blocks: int) -> tuple[int | None, ...]:
     # Two sources of one fact, of which transformers reads only one.
     other = {
       "mistral": "sliding_window",
+      "mixtral": "sliding_window",
+      "qwen3_moe": "sliding_window",
       "phi3": "sliding_window",
       "gemma3_text": "sliding_window_pattern",
     }.get(family, "")
@@ -188,6 +214,30 @@ def _windows(reader: reading.Reader, num_blocks: int) -> tuple[int | None, ...]:
   if size is None or not used or not any(slides):
     return ()
   return tuple(int(size) if slide else None for slide in slides)
+
+
+# Experts, one by one or fused; Mixtral has names of its own.
+_MLP = r"(?:mlp|block_sparse_moe)\."
+_EXPERT_RULES = [
+  (_MLP + r"gate\.weight", "mlp/router/kernel", "transpose"),
+  *(
+    (
+      _MLP + rf"experts\.(\d+)\.(?:{name}_proj|{old})\.weight",
+      rf"mlp/experts_{name}/kernel[\2]",
+      "transpose",
+    )
+    for name, old in (("gate", "w1"), ("up", "w3"), ("down", "w2"))
+  ),
+  *(
+    (
+      _MLP + r"experts\.gate_up_proj",
+      f"mlp/experts_{name}/kernel",
+      f"expert_half:{number}",
+    )
+    for number, name in enumerate(("gate", "up"))
+  ),
+  (_MLP + r"experts\.down_proj", "mlp/experts_down/kernel", "each"),
+]
 
 
 def rules(config: transformer.Config) -> tuple[Rule, ...]:
@@ -220,6 +270,7 @@ def rules(config: transformer.Config) -> tuple[Rule, ...]:
     ]
   else:
     pairs.append((r"post_attention_layernorm\.weight", "norm2/scale", ""))
+  pairs += _EXPERT_RULES if config.mixture else []
   for name in ("gate", "up", "down"):
     pairs += [
       (rf"mlp\.{name}_proj\.weight", f"mlp/{name}/kernel", "transpose"),

@@ -3,7 +3,8 @@
 Three kinds, by where the matrix is:
   into    the units enter it: their rows are zeroed (heads at `attn.z`, neurons)
   out     they leave it: its columns, and entries of the bias behind it, are
-          zeroed (`attn.out` and `mlp.out`, `pre`, a head's q, k or v)
+          zeroed (`attn.out` and `mlp.out`, `pre`, a head's q, k or v, an
+          expert), or those of the scale behind it
   filter  they leave a convolution: output channels are zeroed; the norm and
           the bias behind it stay as they are
 A forward with such weights equals one with the units scaled by 0.
@@ -23,7 +24,7 @@ from spex_jax.models import blocks, convnet, mlp, resnet, sites
 
 KINDS = ("into", "out", "filter")
 _STACK = re.compile(
-  r"(?:(encoder|decoder)\.)?blocks\.(\d+)\.(attn|cross|mlp)\.(\w+)"
+  r"(?:(encoder|decoder)\.)?blocks\.(\d+)\.(attn|cross|mlp)\.([\w.]+)"
 )
 _STAGE = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.(?:conv(\d+)|(shortcut))")
 
@@ -104,6 +105,11 @@ def _found(config: Any, site: str) -> Weights | None:
 def _of_block(config, stack, number, part, what) -> Weights | None:
   at = f"{stack}/" if stack else ""
   at += f"blocks_{number}/{part}/"
+  if what == "out" and config.layer_scale:  # Zero there takes a bias along.
+    name = "out/scale" if part == "attn" else "scale"
+    return Weights("out", at + name, ((2, 0),))
+  if part == "mlp" and config.has_experts(int(number)):
+    return _of_experts(at + "experts_down/kernel", what)
   if part == "mlp":
     if what == "neurons":
       return Weights("into", at + "down/kernel", ((2, 0),), at + "down/bias")
@@ -126,6 +132,18 @@ def _of_block(config, stack, number, part, what) -> Weights | None:
     offset = "" if normed else f"{at}{what}/bias"
     return Weights("out", f"{at}{what}/kernel", ((2, 1), (3, 2)), offset)
   return None
+
+
+def _of_experts(kernel, what) -> Weights | None:
+  """Of the matrices `[E, F, d]` by which experts write; no bias is behind."""
+  pairs = {
+    "gates": ((2, 0),),
+    "experts": ((2, 0), (3, 2)),
+    "experts.neurons": ((2, 0), (3, 1)),
+    "out": ((2, 2),),
+  }.get(what)
+  kind = "into" if what == "experts.neurons" else "out"
+  return pairs and Weights(kind, kernel, pairs)
 
 
 def _of_resnet(site) -> Weights | None:

@@ -21,6 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spex_jax import base
+
 KINDS = ("default", "linear", "llama3", "yarn", "dynamic", "longrope")
 
 
@@ -135,6 +137,51 @@ def table(rope: Rope, num: int, length: int | None = None) -> np.ndarray:
   length = num if length is None else length
   angles = np.arange(num)[:, None] * frequencies(rope, length)
   return np.stack([np.cos(angles), np.sin(angles)]) * rope.attention_factor
+
+
+def rows(
+  rope: Rope, positions: base.Array, num: int, num_slots: int | None = None
+) -> jax.Array:
+  """The table's rows at int `positions` `[B or 1, P]`: `[2, B or 1, P, w/2]`.
+
+  NaN for a position that a table of `num` does not have. `num_slots` is the
+  size of a cache, where there is one.
+
+  Raises:
+    ValueError: angles that depend on the length of a text, for a cache that may
+      hold another, or for positions whose values are not known.
+  """
+  whole = jnp.asarray(table(rope, num, 0), jnp.result_type(float))
+  longest = rope.original_positions
+  if rope.by_length and num > longest:
+    if num_slots is not None and num_slots > longest:
+      raise ValueError(
+        f"RoPE {rope.kind!r} depends on the length of a text beyond "
+        f"{longest} tokens, so that keys cannot be kept in a cache of "
+        f"{num_slots}: make the text shorter, or run it whole (`apply`)."
+      )
+    if num_slots is None:
+      whole = _by_length(rope, positions, num, whole)
+  return whole.at[:, positions].get(
+    mode="fill", fill_value=jnp.nan, wrap_negative_indices=False
+  )
+
+
+def _by_length(
+  rope: Rope, positions: base.Array, num: int, short: jax.Array
+) -> jax.Array:
+  """The table for texts whose length may exceed the trained one."""
+  if not isinstance(positions, jax.core.Tracer):
+    length = int(positions.max()) + 1
+  elif rope.kind == "longrope":
+    long = jnp.asarray(table(rope, num), short.dtype)
+    return jnp.where(positions.max() < rope.original_positions, short, long)
+  else:
+    raise ValueError(
+      f"RoPE {rope.kind!r} depends on the length of a text, so that "
+      "position_ids must be left out."
+    )
+  return jnp.asarray(table(rope, num, length), short.dtype)
 
 
 def rotate(x: jax.Array, cos_sin: jax.Array) -> jax.Array:

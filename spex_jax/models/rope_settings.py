@@ -8,7 +8,7 @@ Source of the defaults: transformers' `modeling_rope_utils`.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from spex_jax.models import reading, rope
@@ -40,6 +40,7 @@ _OPTIONAL = {
 }  # fmt: skip
 # Others ignore a share of a head that is rotated, where one is given.
 _PARTIAL = {"gpt_neox": 0.25, "phi3": 1.0}
+_THETAS = {"mixtral": 1e6}
 
 
 def read(
@@ -67,6 +68,50 @@ def read(
   )
 
 
+def by_kind(
+  reader: reading.Reader,
+  head_width: int,
+  max_positions: int,
+  thetas: Mapping[str, tuple[str, float]],
+  scaled: Collection[str],
+) -> tuple[rope.Rope, rope.Rope]:
+  """The rotary embeddings of whole attention, and of windows.
+
+  Args:
+    reader: of the settings.
+    head_width: h.
+    max_positions: of texts that the model was made for.
+    thetas: for `full_attention` and `sliding_attention`, the older setting of
+      the base, and its default.
+    scaled: the kinds that `rope_scaling` is for.
+
+  Raises:
+    ValueError: as `read`.
+  """
+  kinds = reader.get("rope_parameters", default={})
+  scaling = reader.get("rope_scaling", default={})
+  found = []
+  for kind, (name, default) in thetas.items():
+    extra = scaling if kind in scaled else {}
+    if not isinstance(kinds, dict) or not isinstance(extra, dict):
+      raise ValueError(
+        f"config.json of this {reader.family} sets rope_parameters={kinds!r} "
+        f"and rope_scaling={extra!r}; they must be objects."
+      )
+    if set(kinds) - set(thetas):
+      raise ValueError(
+        f"config.json of this {reader.family} sets rope_parameters={kinds}; "
+        f"it must hold {' and '.join(thetas)} alone."
+      )
+    inside = kinds.get(kind) or {}
+    outside = extra | {"rope_theta": reader.get(name, default=None)}
+    if inside.get("rope_theta") is None and outside["rope_theta"] is None:
+      outside["rope_theta"] = default
+    where = f"rope_parameters.{kind}"
+    found.append(of(reader, inside, outside, head_width, max_positions, where))
+  return found[0], found[1]
+
+
 def of(
   reader: reading.Reader,
   inside: Mapping[str, Any],
@@ -90,7 +135,7 @@ def of(
       f"config.json of this {reader.family} asks for RoPE scaling {kind!r} "
       f"({name}.rope_type), which is not implemented; only {', '.join(known)}."
     )
-  theta = facts.number("rope_theta", 10000.0)
+  theta = facts.number("rope_theta", _THETAS.get(reader.family, 1e4))
   whole = _PARTIAL.get(reader.family, 1.0)
   share = facts.number("partial_rotary_factor", whole)
   if share != 1 and reader.family not in _PARTIAL:

@@ -8,18 +8,18 @@ Biases of attention's output belong to no writer. The embedding includes that of
 positions.
 """
 
-from spex_jax.models import blocks
+from typing import Any
+
+from spex_jax.models import blocks, experts
 
 
-def block_sites(
-  config: blocks.Config, number: int, rotary: bool
-) -> tuple[str, ...]:
+def block_sites(config: blocks.Config, number: int) -> tuple[str, ...]:
   """The sites of one block, in the order of computation."""
   post, sandwich = config.order == "post", config.order == "sandwich"
   attn = ["in", "q", "k", "v"]
   if not post:
     attn = ["q_in", "k_in", "v_in", *attn]
-  if rotary:
+  if config.rotary is not None:
     attn += ["q_rot", "k_rot"]
   attn += ["scores", "pattern", "z", "heads", "out"]
   if sandwich:
@@ -31,7 +31,12 @@ def block_sites(
     names.append("resid_mid")
   if not post:
     names.append("mlp.read")
-  names += ["mlp.in", "mlp.pre", "mlp.neurons", "mlp.out"]
+  names.append("mlp.in")
+  if config.has_experts(number):
+    names += [f"mlp.{name}" for name in experts.SITES]
+  else:
+    names += ["mlp.pre", "mlp.neurons"]
+  names.append("mlp.out")
   if post or sandwich:
     names.append("mlp.post_norm")
   names.append("resid_post")
@@ -73,3 +78,12 @@ def readers(config: blocks.Config) -> dict[str, tuple[int, int]]:
     found[f"{site}.mlp.read"] = (1, before + heads)
     before += config.num_heads + 1
   return found | {"final_norm.in": (1, before)}
+
+
+def edges(config: blocks.Config) -> dict[str, Any]:
+  """What a `sites.Network` says of its edges."""
+  return {
+    "writers": writers(config),
+    "writer_sites": writer_sites(config),
+    "readers": readers(config),
+  }

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
-from spex_jax.models import attention, blocks, inputs, rope, sites, stream
+from spex_jax.models import attention, blocks, inputs, sites, stream
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,6 @@ class Config(blocks.Config):
   Attributes:
     vocab_size: V.
     max_positions: the longest input.
-    rotary: rotary embedding, or None for a learned table of positions.
-    local_rotary: that of blocks with a window, if it is another (Gemma 3).
     embed_scale: factor of the token embeddings.
     tied: the output matrix is the embedding table.
     logit_cap: c in c tanh(logit / c), or None.
@@ -46,8 +44,6 @@ class Config(blocks.Config):
 
   vocab_size: int
   max_positions: int
-  rotary: rope.Rope | None = None
-  local_rotary: rope.Rope | None = None
   embed_scale: float = 1.0
   tied: bool = True
   logit_cap: float | None = None
@@ -59,11 +55,6 @@ class Config(blocks.Config):
     if self.vocab_size < 1 or self.max_positions < 1:
       raise ValueError(
         f"Sizes of a transformer must be at least 1; got {self}."
-      )
-    if self.rotary is not None and self.rotary.width > self.head_width:
-      raise ValueError(
-        f"RoPE rotates {self.rotary.width} entries of a head of "
-        f"{self.head_width}."
       )
 
 
@@ -138,7 +129,7 @@ class Decoder(nn.Module):
         context = context._replace(keep=early)
         tap.keep(early, length)
       x, _ = self.blocks[number](tap, x, context)
-    x = self._final(tap, x)
+    x = blocks.final(tap, self.final_norm, x)
     late = keep is not None and early is None
     return self._logits(tap, sites.take(x, keep) if late else x), (*hidden, x)
 
@@ -183,7 +174,7 @@ class Decoder(nn.Module):
     if logits_at is not None:
       keep = logits_at if logits_at.ndim == 2 else logits_at[:, None]
     early = _fewer(keep, length)
-    cos_sin = self._cos_sin(positions, num, num_slots)
+    cos_sin = blocks.rotations(c, positions, num, num_slots)
     if length < num_slots:
       tap.keep(slots[0] if isinstance(start, int) else slots, num_slots)
     x = self._embed(tap, input_ids, positions)
@@ -198,7 +189,7 @@ class Decoder(nn.Module):
         tap.keep(early, length)
       x, cache = block(tap, x, context, caches[number])
       new.append(cache)
-    x = self._final(tap, x)
+    x = blocks.final(tap, self.final_norm, x)
     if keep is not None and early is None:
       x = sites.take(x, keep)
     return self._logits(tap, x), tuple(new)
@@ -223,7 +214,7 @@ class Decoder(nn.Module):
       window: attention.causal(slots, length, window) & mask[:, None, None]
       for window in {c.window(number) for number in range(c.num_blocks)}
     }
-    cos_sin = self._cos_sin(positions, num)
+    cos_sin = blocks.rotations(c, positions, num)
     return [
       attention.Context(seen[c.window(number)], cos_sin[number])
       for number in range(c.num_blocks)
@@ -240,57 +231,6 @@ class Decoder(nn.Module):
     tap.write(x[:, :, None])
     return x
 
-  def _cos_sin(self, positions, num, num_slots=None):
-    """For every block, rows of its rotary table of `num` positions, or None.
-
-    `num_slots` is the size of a cache, where there is one.
-    """
-    c = self.config
-    rows = {}
-    for rotary in {c.rotary, c.local_rotary} - {None}:
-      rows[rotary] = self._rows(rotary, positions, num, num_slots)
-    local = c.local_rotary or c.rotary
-    return [
-      rows.get(c.rotary if c.window(number) is None else local)
-      for number in range(c.num_blocks)
-    ]
-
-  def _rows(self, rotary, positions, num, num_slots):
-    dtype = jnp.result_type(float)
-    table = jnp.asarray(rope.table(rotary, num, 0), dtype)
-    longest = rotary.original_positions
-    if rotary.by_length and num > longest:
-      if num_slots is not None and num_slots > longest:
-        raise ValueError(
-          f"RoPE {rotary.kind!r} depends on the length of a text beyond "
-          f"{longest} tokens, so that keys cannot be kept in a cache of "
-          f"{num_slots}: make the text shorter, or run it whole (`apply`)."
-        )
-      if num_slots is None:
-        table = self._by_length(rotary, positions, num, table)
-    return table.at[:, positions].get(
-      mode="fill", fill_value=jnp.nan, wrap_negative_indices=False
-    )
-
-  def _by_length(self, rotary, positions, num, short):
-    """The table for texts whose length may exceed the trained one."""
-    if not isinstance(positions, jax.core.Tracer):
-      length = int(positions.max()) + 1
-    elif rotary.kind == "longrope":
-      long = jnp.asarray(rope.table(rotary, num), short.dtype)
-      return jnp.where(positions.max() < rotary.original_positions, short, long)
-    else:
-      raise ValueError(
-        f"RoPE {rotary.kind!r} depends on the length of a text, so that "
-        "position_ids must be left out."
-      )
-    return jnp.asarray(rope.table(rotary, num, length), short.dtype)
-
-  def _final(self, tap, x):
-    if seen := tap.read(x, "final_norm.in"):
-      (x,) = seen["final_norm.in"]
-    return tap("final_norm", self.final_norm(tap("final_norm.in", x)))
-
   def _logits(self, tap, x):
     c = self.config
     logits = self.tokens.attend(x) if c.tied else self.head(x)
@@ -303,7 +243,7 @@ def network(config: Config) -> sites.Network:
   """The network of `config`, without parameters."""
   names = ["embed.tokens", "embed"]
   for number in range(config.num_blocks):
-    names += stream.block_sites(config, number, config.rotary is not None)
+    names += stream.block_sites(config, number)
   names += ["final_norm.in", "final_norm", "logits"]
   return sites.Network(
     module=Decoder(config),
@@ -311,9 +251,7 @@ def network(config: Config) -> sites.Network:
     sites=tuple(names),
     example={"input_ids": jax.ShapeDtypeStruct((1, 1), jnp.int32)},
     optional=("attention_mask", "position_ids", "logits_to_keep"),
-    writers=stream.writers(config),
-    writer_sites=stream.writer_sites(config),
-    readers=stream.readers(config),
+    **stream.edges(config),
   )
 
 

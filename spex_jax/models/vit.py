@@ -1,11 +1,12 @@
-"""Vision transformers (`ViTForImageClassification`, `ViTModel`, DINO).
+"""Vision transformers: ViT, DINO, DINOv2.
 
 Input: `pixel_values` `[B, C, H, W]`, of the size that the model was made for.
 Token 0 is the class token, the others are the patches, row by row.
 
 Sites: `embed.tokens` and `embed` `[B, P, d]` (before and after positions),
 those of `stream.block_sites`, `final_norm.in`, `final_norm`, `pooled`
-`[B, d]` (the class token) and `logits` `[B, K]`. `hidden` holds what enters
+`[B, d]` (the class token; with `pool_patches` `[B, 2 d]`, the mean of the
+patches behind it) and `logits` `[B, K]`. `hidden` holds what enters
 block 0 and what each block leaves, before the final norm.
 
 Shapes: B batch, P = 1 + patches, d width, K classes.
@@ -33,12 +34,14 @@ class Config(blocks.Config):
     patch_size: of a patch; divides `image_size`.
     num_channels: C.
     num_labels: K; 0 for a network without a head, whose logits are `pooled`.
+    pool_patches: the classifier reads the mean of the patches, too (DINOv2).
   """
 
   image_size: int
   patch_size: int
   num_channels: int
   num_labels: int
+  pool_patches: bool = False
 
   def __post_init__(self):
     super().__post_init__()
@@ -107,10 +110,11 @@ class Vit(nn.Module):
     for block in self.blocks[start:]:
       x, _ = block(tap, x, self._context())
       hidden.append(x)
-    if seen := tap.read(x, "final_norm.in"):
-      (x,) = seen["final_norm.in"]
-    x = tap("final_norm", self.final_norm(tap("final_norm.in", x)))
-    pooled = tap("pooled", x[:, 0])
+    x = blocks.final(tap, self.final_norm, x)
+    pooled = x[:, 0]
+    if self.config.pool_patches:
+      pooled = jnp.concatenate([pooled, x[:, 1:].mean(axis=1)], axis=-1)
+    pooled = tap("pooled", pooled)
     logits = self.classifier(pooled) if self.config.num_labels else pooled
     return tap("logits", logits), tuple(hidden)
 
@@ -125,7 +129,8 @@ class Vit(nn.Module):
     if pixels.ndim != 4 or pixels.shape[1:] != want:
       raise ValueError(
         f"pixel_values must be [B, {', '.join(map(str, want))}], the size "
-        f"that this model was made for; got {pixels.shape}."
+        f"that this model was made for; got {pixels.shape}. Its positions are "
+        "not interpolated: resize the pictures."
       )
     side, size = c.image_size // c.patch_size, c.patch_size
     parts = pixels.reshape(-1, c.num_channels, side, size, side, size)
@@ -138,16 +143,14 @@ def network(config: Config) -> sites.Network:
   """The network of `config`, without parameters."""
   names = ["embed.tokens", "embed"]
   for number in range(config.num_blocks):
-    names += stream.block_sites(config, number, rotary=False)
+    names += stream.block_sites(config, number)
   size = (config.num_channels, config.image_size, config.image_size)
   return sites.Network(
     module=Vit(config),
     config=config,
     sites=(*names, "final_norm.in", "final_norm", "pooled", "logits"),
     example={"pixel_values": jax.ShapeDtypeStruct((1, *size), jnp.float32)},
-    writers=stream.writers(config),
-    writer_sites=stream.writer_sites(config),
-    readers=stream.readers(config),
+    **stream.edges(config),
   )
 
 
@@ -187,22 +190,9 @@ def config_from_hub(settings: Mapping[str, Any]) -> Config:
 def rules(config: Config) -> tuple[Rule, ...]:
   """Checkpoint keys to parameters."""
   root = r"(?:vit\.)?"  # A bare model is saved without it.
-  embed, block = root + r"embeddings\.", root + r"encoder\.layer\.(\d+)\."
-  patch = embed + r"patch_embeddings\.projection\."
-  rules = [
-    Rule(embed + "cls_token", "class_token"),
-    Rule(embed + "position_embeddings", "positions/table", "squeeze"),
-    Rule(patch + "weight", "patch/kernel", "patches"),
-    Rule(patch + "bias", "patch/bias"),
-    Rule(root + r"layernorm\.weight", "final_norm/scale"),
-    Rule(root + r"layernorm\.bias", "final_norm/bias"),
-  ]
-  if config.num_labels:
-    rules += [
-      Rule(r"classifier\.weight", "classifier/kernel", "transpose"),
-      Rule(r"classifier\.bias", "classifier/bias"),
-    ]
-  else:
+  block = root + r"encoder\.layer\.(\d+)\."
+  rules = outer_rules(config, root)
+  if not config.num_labels:
     # A pooler that is not read: embeddings are the class token.
     rules.append(Rule(root + r"pooler\.dense\.(?:weight|bias)", ""))
   attn = r"attention\.attention\."
@@ -222,3 +212,23 @@ def rules(config: Config) -> tuple[Rule, ...]:
       Rule(block + key + r"\.bias", rf"blocks_\1/{parent}/bias", bias),
     ]
   return tuple(rules)
+
+
+def outer_rules(config: Config, root: str) -> list[Rule]:
+  """The rules of what stands before and behind the blocks."""
+  embed = root + r"embeddings\."
+  patch = embed + r"patch_embeddings\.projection\."
+  rules = [
+    Rule(embed + "cls_token", "class_token"),
+    Rule(embed + "position_embeddings", "positions/table", "squeeze"),
+    Rule(patch + "weight", "patch/kernel", "patches"),
+    Rule(patch + "bias", "patch/bias"),
+    Rule(root + r"layernorm\.weight", "final_norm/scale"),
+    Rule(root + r"layernorm\.bias", "final_norm/bias"),
+  ]
+  if config.num_labels:
+    rules += [
+      Rule(r"classifier\.weight", "classifier/kernel", "transpose"),
+      Rule(r"classifier\.bias", "classifier/bias"),
+    ]
+  return rules

@@ -20,7 +20,9 @@ class Rule(NamedTuple):
   Attributes:
     pattern: regular expression that matches the whole of a tensor's key.
     path: of the parameter, joined by "/"; may name groups, `blocks_\1/...`.
-      "" drops the tensor: a buffer that the model computes for itself.
+      "" drops the tensor: a buffer that the model computes for itself. A
+      number behind it, `kernel[\2]`, is that of a slice along axis 0: the
+      parameter is filled when all slices are there.
     transform: name of an entry of `TRANSFORMS`, with an argument behind a
       colon: "heads_in:q".
     copy: whether the tensor is saved again: it must equal what another rule
@@ -82,6 +84,23 @@ def _half(x: np.ndarray, config: Any, part: str) -> np.ndarray:
   return x[at : at + config.num_neurons].T
 
 
+def _expert_half(x: np.ndarray, config: Any, part: str) -> np.ndarray:
+  """Of fused rows of every expert `[E, 2 F, d]`, one half: `[E, d, F]`."""
+  size = config.mixture.num_neurons
+  if x.ndim != 3 or x.shape[1] != 2 * size:
+    raise _Misfit(f"it must have {2 * size} fused rows for every expert")
+  at = int(part) * size
+  return x[:, at : at + size].transpose(0, 2, 1)
+
+
+def _each(x: np.ndarray, config: Any, part: str) -> np.ndarray:
+  """The matrix of every expert `[E, a, b]`, transposed."""
+  del config, part
+  if x.ndim != 3:
+    raise _Misfit("it must have three axes, the first of experts")
+  return x.transpose(0, 2, 1)
+
+
 def _heads_out_first(x: np.ndarray, config: Any, part: str) -> np.ndarray:
   """`[H h, d]`, the input first as in GPT-2, to `[H, h, d]`."""
   del part
@@ -100,6 +119,8 @@ TRANSFORMS: dict[str, Callable[[np.ndarray, Any, str], np.ndarray]] = {
   "fused_columns": _columns,
   "fused_heads": _interleaved,
   "half": _half,
+  "expert_half": _expert_half,
+  "each": _each,
 }
 
 
@@ -129,13 +150,16 @@ def assign(
   found: dict[str, Any] = {}
   sources: dict[str, tuple[str, Callable[[], np.ndarray]]] = {}
   copies: list[tuple[str, Callable[[], np.ndarray], Rule, str]] = []
+  slices: dict[str, dict[int, np.ndarray]] = {}
   faults: list[str] = []
 
   def fill(key: str, read: Callable[[], np.ndarray], rule: Rule, path: str):
-    if path not in shapes:
+    whole, _, index = path.partition("[")
+    number = int(index[:-1]) if index else -1
+    if whole not in shapes or number >= shapes[whole][0]:
       faults.append(f"{key!r} has no place: the model has no {path!r}")
       return
-    if path in found:
+    if path in found or whole in found:
       faults.append(f"{key!r} would fill {path!r} a second time")
       return
     name, _, part = rule.transform.partition(":")
@@ -146,16 +170,24 @@ def assign(
     except _Misfit as error:
       faults.append(f"{key!r} has shape {tensor.shape}: {error}")
       return
-    if array.shape != shapes[path]:
+    shape = shapes[whole][1:] if index else shapes[whole]
+    if array.shape != shape:
       faults.append(
         f"{key!r} of shape {tensor.shape} gives {path!r} the shape "
-        f"{array.shape}; it must be {shapes[path]}"
+        f"{array.shape}; it must be {shape}"
       )
       return
+    if index:
+      filled = slices.setdefault(whole, {})
+      filled[number] = array
+      if len(filled) < shapes[whole][0]:
+        return
+      array = np.stack([filled[i] for i in range(len(filled))])
+      del slices[whole]
     try:
-      found[path] = place(path, array)
+      found[whole] = place(whole, array)
     except Unfit as error:
-      faults.append(f"{key!r} {error}")
+      faults.append(f"{key!r}{' or one beside it' if index else ''} {error}")
 
   for key, read in tensors:
     hits = [(m, r) for p, r in compiled if (m := p.fullmatch(key))]
@@ -177,6 +209,7 @@ def assign(
       )
   faults += [
     f"no tensor fills {path!r} {shapes[path]}"
+    + (f", of which {len(slices[path])} are there" if path in slices else "")
     for path in shapes
     if path not in found
   ]
@@ -185,7 +218,7 @@ def assign(
       f"The checkpoint does not fit its configuration ({len(faults)} faults):"
       + "".join(f"\n  {fault}" for fault in faults)
     )
-  return found
+  return {path: found[path] for path in shapes}
 
 
 def _differs(x: np.ndarray, y: np.ndarray) -> str:
