@@ -51,6 +51,7 @@ def _vit():
   config = vit.Config(
     width=8, num_blocks=1, num_heads=2, num_kv_heads=2, head_width=4,
     num_neurons=10, image_size=4, patch_size=2, num_channels=1, num_labels=3,
+    layer_scale=True,
   )  # fmt: skip
   net = vit.network(config)
   return net, checkpoints.random_params(net), _pixels(1, 4)
@@ -72,6 +73,12 @@ def _gemma():
   )  # fmt: skip
   net = transformer.network(config)
   return net, checkpoints.random_params(net), _ids()
+
+
+def _experts():
+  """A block of an MLP, and one of experts."""
+  net = checkpoints.compiled(checkpoints.QWEN3_MOE)[0].net
+  return net, net.params, _ids()
 
 
 def _t5():
@@ -97,6 +104,7 @@ FAMILIES = {
   "vit": _vit,
   "gpt2": _gpt2,
   "gemma": _gemma,
+  "experts": _experts,
   "t5": _t5,
   "mlp": _mlp,
 }
@@ -146,4 +154,7 @@ def kinds(name):
     found += [components.units(at, (f"*attn.{x}",), 2) for x in "qkv"]
     found.append(components.units(at, ("*attn.out",), 2))
     found.append(components.blocks(at))
+    if name == "experts":
+      found.append(components.units(at, ("*mlp.gates",), 2))
+      found.append(components.units(at, ("*mlp.experts.neurons",), 2))
   return found

@@ -61,7 +61,7 @@ def _config(name, model, **changes):
       "sentiment",
       "lm",
       {},
-      "is no text encoder; such are bert, roberta, distilbert.",
+      "is no text encoder; such are bert, roberta, distilbert, modernbert.",
     ),
     (
       "lm",

@@ -161,9 +161,56 @@ def relative(family, **settings):
   arch = {
     "llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2",
     "qwen3": "Qwen3", "phi3": "Phi3", "gemma2": "Gemma2",
+    "mixtral": "Mixtral", "qwen3_moe": "Qwen3Moe",
   }[family]  # fmt: skip
   own = {"architectures": [f"{arch}ForCausalLM"], "model_type": family}
   return LLAMA | own | settings
+
+
+# Experts in both blocks, and in the second alone.
+MIXTRAL = relative("mixtral", num_local_experts=3, num_experts_per_tok=2)
+QWEN3_MOE = relative(
+  "qwen3_moe",
+  num_experts=4,
+  num_experts_per_tok=2,
+  moe_intermediate_size=5,
+  norm_topk_prob=False,
+  mlp_only_layers=[0],
+)
+
+
+def expert_names(settings, number):
+  """Where a block's experts are and what they are called, or None.
+
+  Keys before them, how many there are, their neurons, names of their matrices.
+  """
+  if settings["model_type"] == "mixtral":
+    num, size = settings["num_local_experts"], settings["intermediate_size"]
+    return "block_sparse_moe.", num, size, ("w1", "w3", "w2")
+  plain = settings.get("mlp_only_layers", [])
+  if settings["model_type"] != "qwen3_moe" or number in plain:
+    return None
+  names = ("gate_proj", "up_proj", "down_proj")
+  return (
+    "mlp.",
+    settings["num_experts"],
+    settings["moe_intermediate_size"],
+    names,
+  )
+
+
+def _expert_shapes(settings, number):
+  """Key, below the block's, to shape; None where it has no experts."""
+  if (found := expert_names(settings, number)) is None:
+    return None
+  at, num, f, (gate, up, down) = found
+  d = settings["hidden_size"]
+  shapes = {f"{at}gate.weight": (num, d)}
+  for expert in range(num):
+    own = f"{at}experts.{expert}."
+    shapes |= {f"{own}{x}.weight": (f, d) for x in (gate, up)}
+    shapes[f"{own}{down}.weight"] = (d, f)
+  return shapes
 
 
 def llama_shapes(settings):
@@ -185,7 +232,12 @@ def llama_shapes(settings):
     at = f"model.layers.{number}."
     shapes |= {f"{at}{norm}.weight": (d,) for norm in norms}
     attn, mlp = at + "self_attn.", at + "mlp."
-    shapes |= {attn + "o_proj.weight": (d, q), mlp + "down_proj.weight": (d, f)}
+    shapes[attn + "o_proj.weight"] = (d, q)
+    own = _expert_shapes(settings, number)
+    if own is not None:
+      shapes |= {at + key: shape for key, shape in own.items()}
+    else:
+      shapes[mlp + "down_proj.weight"] = (d, f)
     if family == "phi3":
       shapes[attn + "qkv_proj.weight"] = (q + 2 * k, d)
       shapes[mlp + "gate_up_proj.weight"] = (2 * f, d)
@@ -194,10 +246,11 @@ def llama_shapes(settings):
         shapes[f"{attn}{name}_proj.weight"] = (size, d)
         if family == "qwen2" or settings.get("attention_bias"):
           shapes[f"{attn}{name}_proj.bias"] = (size,)
-      shapes |= {f"{mlp}{x}_proj.weight": (f, d) for x in ("gate", "up")}
+      if own is None:
+        shapes |= {f"{mlp}{x}_proj.weight": (f, d) for x in ("gate", "up")}
     if settings.get("attention_bias"):
       shapes[attn + "o_proj.bias"] = (d,)
-    if family == "qwen3":
+    if family.startswith("qwen3"):
       shapes |= {f"{attn}{x}_norm.weight": (h,) for x in "qk"}
   return shapes
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spex_jax.models import blocks, hub, sites, vit
+from spex_jax.models import blocks, encoder, hub, rope, sites, vit
 from tests.models import checkpoints
 
 _CLEAN = np.array([[3, 1, 4, 1, 5]], np.int32)
@@ -16,6 +16,7 @@ _SETTINGS = {
   "gpt2": checkpoints.GPT2,
   "gpt_neox": checkpoints.NEOX,
   "llama": checkpoints.LLAMA,
+  "mixtral": checkpoints.MIXTRAL,
   "gemma2": checkpoints.relative(
     "gemma2",
     hidden_act="gelu_pytorch_tanh",
@@ -245,22 +246,52 @@ def test_cuts_by_position_of_a_part_of_a_forward(name, late):
     net.resume(net.params, 1, x, edits, input_ids=_CLEAN)
 
 
-def test_a_vision_transformer_has_edges_too():
+_BLOCKS = {
+  "width": 8, "num_blocks": 2, "num_heads": 2, "num_kv_heads": 2,
+  "head_width": 4, "num_neurons": 6,
+}  # fmt: skip
+
+
+def _vit(**settings):
   config = vit.Config(
-    width=8, num_blocks=2, num_heads=2, num_kv_heads=2, head_width=4,
-    num_neurons=6, image_size=4, patch_size=2, num_channels=1, num_labels=3,
+    image_size=4, patch_size=2, num_channels=1, num_labels=3,
+    **_BLOCKS, **settings,
   )  # fmt: skip
-  net = checkpoints.Compiled(vit.network(config))
-  params = checkpoints.random_params(net)
   images = np.random.default_rng(1).normal(size=(2, 1, 1, 4, 4))
-  ref = net.contributions(params, pixel_values=images[1])
-  expected = [net.apply(params, pixel_values=x).logits for x in images]
-  own = net.contributions(params, pixel_values=images[0])
+  return vit.network(config), [{"pixel_values": x} for x in images]
+
+
+def _modernbert():
+  config = encoder.Config(
+    order="pre", norm="centred", first_norm="none", gated=True, qkv_bias=False,
+    out_bias=False, mlp_bias=False, windows=(None, 1), vocab_size=17,
+    num_positions=8, rotary=rope.Rope(100.0, 4), pool_norm=True, num_labels=3,
+    local_rotary=rope.Rope(10.0, 4), dense_bias=False, **_BLOCKS,
+  )  # fmt: skip
+  return encoder.network(config), [{"input_ids": x} for x in (_CLEAN, _OTHER)]
+
+
+@pytest.mark.parametrize(
+  "make",
+  [
+    pytest.param(_vit, marks=pytest.mark.slow),
+    lambda: _vit(layer_scale=True, pool_patches=True, gated=True),
+    _modernbert,
+  ],
+  ids=("vit", "dinov2", "modernbert"),
+)
+def test_encoders_with_norms_before_have_edges_too(make):
+  plain, inputs = make()
+  net = checkpoints.Compiled(plain)
+  params = checkpoints.random_params(net)
+  ref = net.contributions(params, **inputs[1])
+  expected = [net.apply(params, **x).logits for x in inputs]
+  own = net.contributions(params, **inputs[0])
   for values, want in ((own, expected[0]), (ref, expected[1])):
     edits = sites.Edits(cut=_cut(net, 1.0), ref=values)
-    out = net.apply(params, edits, pixel_values=images[0])
+    out = net.apply(params, edits, **inputs[0])
     assert checkpoints.difference(out.logits, want) < _TOLERANCE
-  _check_gradients(net, params, ref, pixel_values=images[0])
+  _check_gradients(net, params, ref, **inputs[0])
 
 
 def test_edges_that_do_not_fit_are_refused():

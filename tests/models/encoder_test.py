@@ -7,7 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spex_jax.models import bert, encoder, hub, sites, vit, weights
+from spex_jax.models import (
+  bert,
+  encoder,
+  hub,
+  modernbert,
+  sites,
+  vit,
+  weights,
+)
 from tests.models import checkpoints
 
 _IDS = np.array([[3, 1, 4, 1, 5, 9], [2, 7, 1, 8, 2, 8]], np.int32)
@@ -103,9 +111,110 @@ def test_the_order_of_tokens_is_that_of_their_positions(pad_id):
     net.net.apply(params, input_ids=ids, position_ids=order[None] + 9)
 
 
+def _modernbert(**settings):
+  own = {
+    "model_type": "modernbert", "architectures": ["ModernBertModel"],
+    "norm_eps": 1e-5, "local_attention": 2, "hidden_activation": "gelu",
+    "layer_types": ["full_attention", "sliding_attention"],
+  }  # fmt: skip
+  kept = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+  kept += ("intermediate_size", "vocab_size", "max_position_embeddings")
+  plain = {name: _BERT[name] for name in kept}
+  config = modernbert.config_from_hub(plain | own | settings)
+  net = modernbert.network(config)
+  return checkpoints.Compiled(net), checkpoints.random_params(net)
+
+
+def test_windows_reach_to_either_side():
+  net, params = _modernbert()
+  captured = ("blocks.*.attn.pattern",)
+  out = net.apply(
+    params, input_ids=_IDS, attention_mask=_MASK, capture=captured
+  ).activations
+  distance = np.abs(np.arange(6)[:, None] - np.arange(6))
+  for number, near in ((0, distance < 9), (1, distance <= 1)):
+    pattern = np.asarray(out[f"blocks.{number}.attn.pattern"])
+    for row, mask in enumerate(_MASK):
+      real = mask > 0
+      seen = near & real
+      some = real & seen.any(axis=1)  # Of padding nothing is asked.
+      np.testing.assert_array_equal(
+        (pattern[row] > 0)[:, some], np.broadcast_to(seen, (3, 6, 6))[:, some]
+      )
+
+
+def test_padding_and_positions_of_modernbert():
+  net, params = _modernbert()
+  full = net.apply(params, input_ids=_IDS, attention_mask=_MASK).logits
+  short = net.apply(params, input_ids=_IDS[1:, :4]).logits
+  assert checkpoints.difference(full[1:], short) < 1e-6
+  # Rotation tells distances alone.
+  places = np.arange(6)[None] + 3
+  moved = net.apply(
+    params, input_ids=_IDS, attention_mask=_MASK, position_ids=places
+  ).logits
+  assert checkpoints.difference(moved, full) < 1e-5
+  with pytest.raises(ValueError, match="position_ids must lie in 0..8; got 10"):
+    net.net.apply(params, input_ids=_IDS, position_ids=places + 2)
+
+
+def test_what_stands_before_the_blocks_is_resumed():
+  net, params = _modernbert()
+  given = {"input_ids": _IDS, "attention_mask": _MASK}
+  whole = net.apply(params, **given)
+  for number in range(3):
+    x = net.net.enter(params, number, **given)
+    rest = net.net.resume(params, number, x, **given)
+    assert checkpoints.difference(rest.logits, whole.logits) < 1e-6
+    assert len(rest.hidden) == 3 - number
+    last = rest.hidden[-1], whole.hidden[-1]
+    assert checkpoints.difference(*last) < 1e-6
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    ({"classifier_pooling": "max"}, "classifier_pooling='max', which is not"),
+    ({"layer_norm_eps": 1e-3}, "layer_norm_eps=0.001, which is not impl"),
+    (
+      {"global_attn_every_n_layers": 1},
+      "layer_types=.* and global_attn_every_n_layers=1, which disagree",
+    ),
+    ({"layer_types": ["full_attention"]}, "for each of 2 layers; got"),
+    ({"rope_parameters": {"rope_theta": 5.0}}, "full_attention and sliding"),
+    (
+      {
+        "rope_parameters": {"full_attention": {"rope_theta": 5.0}},
+        "global_rope_theta": 7.0,
+      },
+      r"full_attention.rope_theta=5.0 and rope_theta=7.0, which disagree",
+    ),
+    ({"hidden_activation": "x"}, "hidden_activation='x'; it must be one"),
+  ],
+)
+def test_a_modernbert_that_is_refused(change, message):
+  with pytest.raises(ValueError, match=message):
+    _modernbert(**change)
+
+
+def test_both_names_of_the_bases_of_rotation():
+  old, _ = _modernbert(global_rope_theta=7.0)
+  new, _ = _modernbert(
+    rope_parameters={
+      "full_attention": {"rope_theta": 7.0, "rope_type": "default"},
+      "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"},
+    }
+  )
+  assert old.config == new.config
+  assert (new.config.rotary.theta, new.config.local_rotary.theta) == (7, 1e4)
+  plain, _ = _modernbert(layer_types=["full_attention"] * 2)
+  assert plain.config.windows == () and plain.config.local_rotary is None
+
+
 @pytest.mark.slow
-def test_every_site_of_a_post_norm_block_feeds_the_next():
-  net, params = _embedding()
+@pytest.mark.parametrize("make", [_embedding, _modernbert])
+def test_every_site_of_a_block_feeds_the_next(make):
+  net, params = make()
   plain = net.apply(params, input_ids=_IDS, capture=("*",))
   assert set(plain.activations) == set(net.sites)
   same = {

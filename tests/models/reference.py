@@ -9,6 +9,8 @@ import math
 
 import numpy as np
 
+from tests.models import checkpoints
+
 _erf = np.vectorize(math.erf)
 
 
@@ -74,6 +76,30 @@ def attend(q, k, v, scale, window=None, cap=None):
   return np.array(out)
 
 
+def _experts(settings, t, number, read, edit):
+  """What the experts of a block give for `read` `[P, d]`, token by token."""
+  found = checkpoints.expert_names(settings, number)
+  at, num, _, names = found
+  at = f"model.layers.{number}.{at}"
+  site, act = f"blocks.{number}.mlp.", _ACT[settings["hidden_act"]]
+  matrix = lambda e, which: t[f"{at}experts.{e}.{names[which]}.weight"]
+  scores = edit(site + "router", read @ t[at + "gate.weight"].T)
+  gates = np.zeros_like(scores)
+  for p, row in enumerate(scores):
+    shares = np.exp(row) / np.exp(row).sum()
+    best = np.argsort(row)[-settings["num_experts_per_tok"] :]
+    gates[p, best] = shares[best]
+    if settings.get("norm_topk_prob", True):
+      gates[p] /= gates[p].sum()
+  gates = edit(site + "gates", gates)
+  all_of = lambda one: np.stack([one(e) for e in range(num)], axis=1)
+  pre = edit(site + "experts.pre", all_of(lambda e: read @ matrix(e, 0).T))
+  neurons = act(pre) * all_of(lambda e: read @ matrix(e, 1).T)
+  neurons = edit(site + "experts.neurons", neurons)
+  each = all_of(lambda e: gates[:, [e]] * (neurons[:, e] @ matrix(e, 2).T))
+  return edit(site + "experts", each).sum(1)
+
+
 def llama(settings, tensors, ids, edit=lambda site, x: x):
   """Logits `[P, V]` of a relative of Llama, and its hidden states."""
   t = {key: np.asarray(x, np.float64) for key, x in tensors.items()}
@@ -85,6 +111,16 @@ def llama(settings, tensors, ids, edit=lambda site, x: x):
   angles = _angles(
     h, settings["rope_theta"], settings.get("rope_scaling") or {}
   )
+
+  def mlp(at, site, read):
+    if family == "phi3":
+      gate, up = np.split(t[at + "mlp.gate_up_proj.weight"], 2)
+    else:
+      gate, up = (t[f"{at}mlp.{n}_proj.weight"] for n in ("gate", "up"))
+    pre = edit(site + "mlp.pre", read @ gate.T)
+    neurons = edit(site + "mlp.neurons", act(pre) * (read @ up.T))
+    return neurons @ t[at + "mlp.down_proj.weight"].T
+
   x = t["model.embed_tokens.weight"][ids]
   if gemma:
     x = x * np.sqrt(settings["hidden_size"])
@@ -105,7 +141,7 @@ def llama(settings, tensors, ids, edit=lambda site, x: x):
         matrix = t[key + ".weight"]
       out = read @ matrix.T + t.get(key + ".bias", 0)
       out = out.reshape(len(read), num, h)
-      if family == "qwen3" and name != "v":
+      if family.startswith("qwen3") and name != "v":
         out = _rms(out, t[f"{at}self_attn.{name}_norm.weight"], eps)
       return out
 
@@ -142,13 +178,11 @@ def llama(settings, tensors, ids, edit=lambda site, x: x):
       before_mlp = "pre_feedforward_layernorm"
     x = edit(site + "resid_mid", x + added)
     read = edit(site + "mlp.in", norm(x, at + before_mlp))
-    if family == "phi3":
-      gate, up = np.split(t[at + "mlp.gate_up_proj.weight"], 2)
+    if checkpoints.expert_names(settings, number):
+      out = _experts(settings, t, number, read, edit)
     else:
-      gate, up = (t[f"{at}mlp.{n}_proj.weight"] for n in ("gate", "up"))
-    pre = edit(site + "mlp.pre", read @ gate.T)
-    neurons = edit(site + "mlp.neurons", act(pre) * (read @ up.T))
-    out = edit(site + "mlp.out", neurons @ t[at + "mlp.down_proj.weight"].T)
+      out = mlp(at, site, read)
+    out = edit(site + "mlp.out", out)
     if gemma:
       out = norm(out, at + "post_feedforward_layernorm")
       out = edit(site + "mlp.post_norm", out)

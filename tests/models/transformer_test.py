@@ -48,6 +48,8 @@ _VARIANTS = {
   "qwen2": checkpoints.relative("qwen2"),
   "qwen3": checkpoints.relative("qwen3"),
   "phi3": checkpoints.relative("phi3", sliding_window=5),
+  "mixtral": checkpoints.MIXTRAL,
+  "qwen3_moe": checkpoints.QWEN3_MOE,
   "gemma2": _GEMMA,
 }
 
@@ -62,7 +64,9 @@ def test_logits_equal_the_reference(settings):
   assert checkpoints.difference(out.logits, expected) < _TOLERANCE
 
 
-@pytest.mark.parametrize("settings", [checkpoints.LLAMA, _GEMMA])
+@pytest.mark.parametrize(
+  "settings", [checkpoints.LLAMA, _GEMMA, checkpoints.MIXTRAL]
+)
 def test_every_site_is_edited_as_the_reference_edits_it(settings):
   net, tensors = checkpoints.compiled(settings)
   plain = net.apply(net.params, input_ids=_IDS[:1], capture=("*",))
