@@ -11,6 +11,7 @@ recorded models: `in_*` and `out_logits`.
 """
 
 import argparse
+import json
 import pathlib
 import random
 from collections.abc import Sequence
@@ -164,7 +165,7 @@ def _experts(r: random.Random, family: str, num_blocks: int) -> dict[str, Any]:
   }
   if family == "qwen3_moe":
     found |= {
-      "moe_intermediate_size": r.choice([6, 12]),
+      "moe_intermediate_size": r.choice([8, 12]),  # Of 16 bytes, for PyTorch.
       "norm_topk_prob": r.random() < 0.5,
       "decoder_sparse_step": r.choice([1, 1, 2]),
       "mlp_only_layers": [x for x in range(num_blocks) if r.random() < 0.2],
@@ -474,6 +475,34 @@ def _inputs(r: np.random.Generator, config: Any) -> dict[str, np.ndarray]:
   return found
 
 
+def _as_before(path: pathlib.Path) -> None:
+  """Some settings by the names that they have in older files of the hub."""
+  settings = json.loads(path.read_text())
+  if settings["model_type"] == "qwen3_moe":
+    settings["num_experts"] = settings.pop("num_local_experts")
+  if settings["model_type"] == "modernbert":
+    ropes = settings["rope_parameters"]
+    if all(rope["rope_type"] == "default" for rope in ropes.values()):
+      del settings["rope_parameters"]
+      for kind, name in (("full", "global"), ("sliding", "local")):
+        theta = ropes[f"{kind}_attention"]["rope_theta"]
+        settings[f"{name}_rope_theta"] = theta
+    settings["layer_norm_eps"] = settings["norm_eps"]
+    settings |= {
+      "position_embedding_type": "absolute", "repad_logits_with_grad": False,
+      "reference_compile": None,
+    }  # fmt: skip
+    for step in (1, 2, 3):
+      kinds = [
+        "sliding_attention" if number % step else "full_attention"
+        for number in range(settings["num_hidden_layers"])
+      ]
+      if settings.get("layer_types") == kinds:
+        del settings["layer_types"]
+        settings["global_attn_every_n_layers"] = step
+  path.write_text(json.dumps(settings))
+
+
 def _make(folder: pathlib.Path, family: str, seed: int) -> None:
   made, model_of, kwargs = FAMILIES[family](random.Random(f"{family} {seed}"))
   torch.manual_seed(seed)
@@ -489,6 +518,8 @@ def _make(folder: pathlib.Path, family: str, seed: int) -> None:
       elif "running_var" in name:
         x.add_(torch.rand_like(x))
   model.save_pretrained(folder)
+  if seed % 2:
+    _as_before(folder / "config.json")
   model = model_of.from_pretrained(folder).eval()
   inputs = _inputs(np.random.default_rng(seed), model.config)
   with torch.no_grad():

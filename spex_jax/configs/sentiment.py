@@ -1,7 +1,8 @@
 """Which words of a text does a classifier use together?
 
-Any Hugging Face text classifier (BERT, DistilBERT, RoBERTa), or an embedding
-model such as MiniLM with a linear head that is fitted on texts with labels.
+Any Hugging Face text classifier (BERT, DistilBERT, RoBERTa, ModernBERT), or an
+embedding model such as MiniLM with a linear head that is fitted on texts with
+labels.
 """
 
 import ml_collections

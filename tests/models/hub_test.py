@@ -317,7 +317,9 @@ def test_every_transform_of_every_rule_exists():
     for name in ("config_from_hub", "rules", "network"):
       assert callable(getattr(family, name)), kind
     assert architectures
-  for settings in (checkpoints.GPT2, checkpoints.NEOX, checkpoints.LLAMA):
+  for settings in (
+    checkpoints.GPT2, checkpoints.NEOX, checkpoints.LLAMA, checkpoints.MIXTRAL,
+  ):  # fmt: skip
     family = hub._family(settings, pathlib.Path("x"))
     for rule in family.rules(family.config_from_hub(settings)):
       assert rule.transform.partition(":")[0] in weights.TRANSFORMS

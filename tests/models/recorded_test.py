@@ -6,6 +6,7 @@ the same of many more.
 
 import json
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -26,7 +27,32 @@ def _unpack(path, folder):
 
 
 def test_there_are_recordings():
-  assert len(_RECORDED) > 12
+  assert len(_RECORDED) > 19
+
+
+def test_dinov2_by_the_names_of_transformers_5(tmp_path):
+  path = pathlib.Path(__file__).parent / "recorded" / "dinov2.npz"
+  folder, arrays = _unpack(path, tmp_path / "old")
+  tensors = {}
+  for key, x in arrays.items():
+    key = key.removeprefix("t_")
+    key = re.sub(r"attention\.attention\.(.)\w+", r"attention.\1_proj", key)
+    key = key.replace("attention.output.dense", "attention.o_proj")
+    key = key.replace("weights_out", "down_proj")
+    if "weights_in" in key:
+      for name, half in zip(("gate_proj", "up_proj"), np.split(x, 2)):
+        tensors[key.replace("weights_in", name)] = half
+    elif "." in key:
+      tensors[key] = x
+  assert any("q_proj" in key for key in tensors)
+  settings = json.loads(str(arrays["config"]))
+  other = checkpoints.save(tmp_path / "new", settings, tensors)
+  old, new = hub.load(folder), hub.load(other)
+  same = jax.tree.map(np.array_equal, old.params, new.params)
+  assert all(jax.tree.leaves(same))
+  larger = np.zeros((1, old.config.num_channels, 18, 18), np.float32)
+  with pytest.raises(ValueError, match=r"positions are not interpolated"):
+    new.apply(new.params, pixel_values=larger)
 
 
 @pytest.mark.parametrize("path", _RECORDED, ids=lambda path: path.stem)
