@@ -12,7 +12,8 @@ from tests.models import checkpoints, reference
 _IDS = np.array([[3, 1, 4, 1, 5, 9, 2, 6], [2, 7, 1, 8, 2, 8, 1, 8]], np.int32)
 
 # Two blocks of sums of at most 48 products, and norms: some hundred float32
-# roundings of relative size 6e-8 in a row, mostly of random sign.
+# roundings of relative size 6e-8 in a row, mostly of random sign; programs that
+# are not optimised sum one by one.
 _TOLERANCE = 1e-5
 
 _GEMMA = checkpoints.relative(
