@@ -55,6 +55,7 @@ def test_dinov2_by_the_names_of_transformers_5(tmp_path):
     new.apply(new.params, pixel_values=larger)
 
 
+@pytest.mark.slow_where("untied", "distilbert_masked", "bare")
 @pytest.mark.parametrize("path", _RECORDED, ids=lambda path: path.stem)
 def test_logits(path, tmp_path):
   folder, arrays = _unpack(path, tmp_path / "model")
