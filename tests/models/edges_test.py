@@ -250,7 +250,6 @@ def test_cuts_by_position_of_a_part_of_a_forward(name, late):
     net.resume(net.params, 1, x, edits, input_ids=_CLEAN)
 
 
-<<<<<<< HEAD
 _BLOCKS = {
   "width": 8, "num_blocks": 2, "num_heads": 2, "num_kv_heads": 2,
   "head_width": 4, "num_neurons": 6,
@@ -258,10 +257,6 @@ _BLOCKS = {
 
 
 def _vit(**settings):
-=======
-@pytest.mark.slow
-def test_a_vision_transformer_has_edges_too():
->>>>>>> main
   config = vit.Config(
     image_size=4, patch_size=2, num_channels=1, num_labels=3,
     **_BLOCKS, **settings,
@@ -280,10 +275,11 @@ def _modernbert():
   return encoder.network(config), [{"input_ids": x} for x in (_CLEAN, _OTHER)]
 
 
+@pytest.mark.slow_where("vit", "dinov2")
 @pytest.mark.parametrize(
   "make",
   [
-    pytest.param(_vit, marks=pytest.mark.slow),
+    _vit,
     lambda: _vit(layer_scale=True, pool_patches=True, gated=True),
     _modernbert,
   ],
