@@ -15,6 +15,7 @@ from spex_jax import base, settings
 from spex_jax.ablate import evaluate, features
 from spex_jax.ablate import tables as masked
 from spex_jax.datasets import casts, tabular
+from spex_jax.fourier import score
 from spex_jax.jobs import fitted, fitted_networks, subjects
 from spex_jax.models import mlp
 from spex_jax.report import plots
@@ -342,6 +343,5 @@ def _score(test: tabular.Table, guesses: np.ndarray) -> str:
   if test.classes:
     right = (guesses == test.targets).mean()
     return f"{right:.1%} of {test.num_examples} test rows right"
-  residual = ((guesses - test.targets) ** 2).sum()
-  total = ((test.targets - test.targets.mean()) ** 2).sum()
-  return f"R2 {1 - residual / total:.3f} on {test.num_examples} test rows"
+  found = score.told(test.targets, guesses)
+  return f"R2 {found} on {test.num_examples} test rows"
