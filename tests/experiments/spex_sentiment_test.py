@@ -1,8 +1,8 @@
 """The experiment on reviews, with a value function in the place of a model."""
 
-import jax
 import re
 
+import jax
 import numpy as np
 import pytest
 
