@@ -38,6 +38,17 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("spex")
 
 
+def pytest_terminal_summary(terminalreporter, config):
+  """Tells the faults that were injected and found, under `make faults`."""
+  if config.getoption("markexpr") != "faults":
+    return
+  terminalreporter.section("faults found")
+  for report in terminalreporter.stats.get("passed", ()):
+    for name, text in report.user_properties:
+      if name == "fault":
+        terminalreporter.write_line(text)
+
+
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch):
   """No line of progress appears because a test's machine is slow."""

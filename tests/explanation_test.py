@@ -186,15 +186,19 @@ def test_other_and_damaged_files(tmp_path):
     ("targets", None), ("extra", 1),
   ],
 )  # fmt: skip
-def test_a_tampered_file_is_refused(tmp_path, field, value):
+@pytest.mark.faults
+def test_a_tampered_file_is_refused(tmp_path, record_property, field, value):
   """Its checksum is right; what it says, no decoder does."""
   path = tmp_path / "a.json"
   explain(
     _pairs, 5, budget=32, key=_KEY, names=list("abcde"), units="logit"
   ).save(path)
   base.write_json(path, base.read_json(path) | {field: value})
-  with pytest.raises(ValueError, match=r"\w"):
+  with pytest.raises(ValueError, match=r"\w") as caught:
     Explanation.load(path)
+  said = str(caught.value)
+  assert said.isprintable() and len(said) < 400
+  record_property("fault", f"explanation, {field}={value}: {said}")
 
 
 def test_notes_cannot_steer_a_terminal():
