@@ -11,10 +11,8 @@ from tests.models import checkpoints
 pytestmark = pytest.mark.faults
 
 _CALL = (
-  "explain",
-  "--config=callable:quick",
-  "--config.function=bad_inputs:value",
-)
+  "explain", "--config=callable:quick", "--config.function=bad_inputs:value",
+)  # fmt: skip
 _SIZES = {
   "a budget of 10^30": (f"--config.budget={10**30}", "--config.n=40"),
   "10^12 players": (f"--config.n={10**12}",),
