@@ -300,6 +300,13 @@ def check_values(values: Values, num_masks: int) -> np.ndarray:
         f"Values are integers of {distinct:,} sizes, of which float64 keeps "
         f"{kept:,}: subtract what they share from them."
       )
+  if array.dtype.itemsize > 8 and np.isfinite(wide).all():  # Long doubles.
+    lost = np.abs(array - wide).max()
+    if lost > 1e-6 * np.ptp(array):
+      raise ValueError(
+        f"Values of {array.dtype} lose up to {lost:.2g} in float64, of a "
+        f"spread of {np.ptp(array):.2g}: subtract what they share from them."
+      )
   array = wide
   finite = np.isfinite(array).reshape(num_masks, -1).all(axis=1)
   if not finite.all():

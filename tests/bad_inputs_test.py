@@ -18,8 +18,8 @@ _SIZES = {
   "10^12 players": (f"--config.n={10**12}",),
   "10^30 players": (f"--config.n={10**30}",),
   "minus players": ("--config.n=-1",),
-  "a batch of 10^30": (f"--config.batch_size={10**30}", "--config.n=40"),
-  "an order of 10^30": (f"--config.order={10**30}", "--config.n=4"),
+  "an order of -10^30": (f"--config.order=-{10**30}", "--config.n=4"),
+  "a seed of 10^30": (f"--config.seed={10**30}", "--config.n=4"),
 }
 
 

@@ -251,6 +251,7 @@ def _checked(masks, values) -> tuple[np.ndarray, np.ndarray]:
 
   Half the work, and float32 values are not copied.
   """
+  base.check_unmasked(values, "Values")
   array = np.asarray(values)
   if array.dtype == np.float32 and array.ndim == 2 and np.isfinite(array).all():
     masks, _ = attribution.samples(masks, array[:, :1])

@@ -66,7 +66,8 @@ def r2_std(
     errors = (truth - guess) ** 2
     apart = (truth - truth.mean(axis=0, keepdims=True)) ** 2
     total = np.where(constant, 1.0, apart.mean(axis=0))
-    moves = ((errors.mean(axis=0) / total + lost) * apart - errors) / total
+    share = errors.mean(axis=0) / total + lost
+    moves = share * apart / total - errors / total - lost
     std = np.sqrt((moves**2).mean(axis=0) / max(1, count - 1))
   std = np.where(constant, 0.0, std)
   known = np.isfinite(std) & (count > 1)
@@ -103,6 +104,8 @@ def _free(truth, guess):
 
   And whether the guess matches it then.
   """
+  base.check_unmasked(truth, "Values")
+  base.check_unmasked(guess, "Guesses")
   truth, guess = np.asarray(truth), np.asarray(guess)
   if truth.shape != guess.shape or not truth.size:
     raise ValueError(

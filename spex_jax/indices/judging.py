@@ -450,7 +450,9 @@ def _checked(masks, values):
 
 
 def _predictions(predict, masks, num_targets):
-  guess = np.asarray(predict(masks))
+  guess = predict(masks)
+  base.check_unmasked(guess, "Predictions")
+  guess = np.asarray(guess)
   if guess.ndim == 1:
     guess = guess[:, None]
   if guess.shape != (len(masks), num_targets):

@@ -29,7 +29,7 @@ def faithfulness(
     masks: bool `[B, n]`, held out.
     values: the value function's answers.
   """
-  return r2(values, np.asarray(fn(masks)))
+  return r2(values, fn(masks))
 
 
 def r2_by_sparsity(
@@ -277,6 +277,8 @@ def _correlation(
 def _scores(
   a: base.Array, b: base.Array, most_axes: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
+  for scores in (a, b):
+    base.check_unmasked(scores, "Scores")
   a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
   if not 1 <= a.ndim <= most_axes or a.shape != b.shape:
     raise ValueError(

@@ -93,7 +93,7 @@ class Ask(settings.Settings):
         "--config.method=auto."
       )
     # Whether the index has this order, asked of a function that is constant.
-    constant = sparse.SparseFourier.from_terms(self.order or 1, [((), 0.0)])
+    constant = sparse.SparseFourier.from_terms(2, [((), 0.0)])
     index_table.interactions(constant, self.index, self.order)
 
 

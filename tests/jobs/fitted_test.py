@@ -235,7 +235,7 @@ def test_numbers_that_are_categories_take_the_most_frequent(tmp_path, kind):
     file = tmp_path / "m.joblib"
     if library == "histogram":
       model = ensemble.HistGradientBoostingRegressor(
-        max_iter=20, min_samples_leaf=2, categorical_features=["code"]
+        max_iter=60, min_samples_leaf=2, categorical_features=["code"]
       ).fit(x, y)
     else:
       encode = pipeline.make_pipeline(
