@@ -113,6 +113,11 @@ class NotFiniteError(ValueError):
   """Values with NaN or infinity."""
 
 
+def ask(value_fn: ValueFn, masks: Masks) -> Values:
+  """What a user's function answers for masks, which it may write into."""
+  return value_fn(masks.copy())
+
+
 def check_unmasked(array: Any, what: str) -> None:
   """Refuses NumPy's masked arrays that mask anything: `asarray` would take it.
 

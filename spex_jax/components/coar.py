@@ -215,7 +215,7 @@ def ablations(
       jax.random.fold_in(key, number), batch_size, n, keep
     )
     masks = drawn[: budget - start]
-    values = value_fn(masks)
+    values = base.ask(value_fn, masks)
     base.check_unmasked(values, "Values")
     yield masks, np.asarray(values)
 

@@ -312,9 +312,9 @@ def brittleness(
   kept = rank[:, None] >= grid[:, None]  # [T, G, n]
   masks = np.concatenate([np.ones((1, n), bool), kept.reshape(-1, n)])
   distinct, inverse = np.unique(masks, axis=0, return_inverse=True)
-  values = base.check_values(value_fn(distinct), len(distinct)).reshape(
-    len(distinct), -1
-  )
+  values = base.check_values(
+    base.ask(value_fn, distinct), len(distinct)
+  ).reshape(len(distinct), -1)
   if values.shape[1] != num_targets:
     raise ValueError(
       f"Scores are of {num_targets} targets, margins of {values.shape[1]}."
@@ -450,7 +450,7 @@ def _checked(masks, values):
 
 
 def _predictions(predict, masks, num_targets):
-  guess = predict(masks)
+  guess = base.ask(predict, masks)
   base.check_unmasked(guess, "Predictions")
   guess = np.asarray(guess)
   if guess.ndim == 1:
