@@ -53,7 +53,7 @@ _ASKED = {
   "removal": lambda f: metrics.removal_curve(_FOURIER, f, [1, 2]).masks,
   "Shapley": lambda f: semivalues.by_permutations(
     f, _N, num_permutations=8, key=_KEY
-  ).scores,
+  ).attribution.scores,
   "corners": lambda f: corners.four_corners(
     [corners.Reported((0, 2), 1.0, 0)], [f, f], _MASKS[:8]
   ).rows[0].measured,

@@ -312,9 +312,8 @@ def brittleness(
   kept = rank[:, None] >= grid[:, None]  # [T, G, n]
   masks = np.concatenate([np.ones((1, n), bool), kept.reshape(-1, n)])
   distinct, inverse = np.unique(masks, axis=0, return_inverse=True)
-  values = base.check_values(
-    base.ask(value_fn, distinct), len(distinct)
-  ).reshape(len(distinct), -1)
+  values = base.check_values(base.ask(value_fn, distinct), len(distinct))
+  values = values.reshape(len(distinct), -1)
   if values.shape[1] != num_targets:
     raise ValueError(
       f"Scores are of {num_targets} targets, margins of {values.shape[1]}."
