@@ -104,6 +104,12 @@ check: $(env_dev)/.spex-all
 test-slow: $(env_dev)/.spex-all
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 "$(env_dev)/bin/python" -m pytest -m slow
 
+# What is injected is told, and what came of it; "slow" and quick ones.
+faulty := $(addprefix tests/,faults_test.py bad_inputs_test.py explanation_test.py \
+  components/saved_test.py sweeps/crash_test.py)
+faults: $(env_dev)/.spex-all
+	"$(env_dev)/bin/python" -m pytest -m faults $(faulty)
+
 test-peers: $(env-3.11)/.spex-all peers peers-shapiq
 	"$(env-3.11)/bin/python" -m pytest -m peers
 

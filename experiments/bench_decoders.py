@@ -31,7 +31,7 @@ from absl import app, flags
 
 import spex_jax as spex
 from experiments import decoder_figures, decoder_report, games, rows
-from spex_jax.fourier import score, sparse
+from spex_jax.fourier import sparse
 from third_party import process, shapiq_peer
 
 SIZES = (10, 30, 100, 300)
@@ -46,14 +46,12 @@ def fingerprint(game: games.Recording, budget: int) -> str:
 
 def scores(fourier: sparse.SparseFourier, game: games.Recording) -> rows.Row:
   """R² at the test masks, of all terms and of the largest."""
-  value = lambda f: round(
-    float(score.r2(game.test_values, f(game.test_masks))), 4
-  )
-  row = {
-    "terms": sum(1 for members, _ in fourier.terms() if members),
-    "r2": value(fourier),
-  }
-  return row | {f"r2@{k}": value(fourier.truncate(k)) for k in SIZES}
+  told = lambda f, name: rows.r2(game.test_values, f(game.test_masks), name)
+  row = {"terms": sum(1 for members, _ in fourier.terms() if members)}
+  row |= told(fourier, "r2")
+  for k in SIZES:
+    row |= told(fourier.truncate(k), f"r2@{k}")
+  return row
 
 
 def coverage(
@@ -80,12 +78,13 @@ def ours(
   jax.clear_caches()
   first, best = rows.seconds(fit, repeats=repeats)
   explanation = found[-1]
-  stated = explanation.faithfulness
+  stated, error = explanation.faithfulness, explanation.faithfulness_std
   return {
     "first_s": round(first, 3),
     "best_s": round(best, 3),
     "spoke": explanation.method,
     "stated": None if stated is None else round(float(stated), 4),
+    "stated_std": None if stated is None else round(float(error), 4),
     "coverage": coverage(explanation, game),
     "notes": list(explanation.notes),
   } | scores(explanation.fourier, game)
@@ -109,8 +108,8 @@ def theirs(
   fourier = sparse.SparseFourier.from_supports(fit.supports, fit.coefs)
   yield {"method": method} | seconds | scores(fourier, game)
   if fit.trees is not None:
-    r2 = round(float(score.r2(game.test_values, fit.trees)), 4)
-    yield {"method": "trees"} | seconds | {"r2": r2}
+    told = rows.r2(game.test_values, fit.trees)
+    yield {"method": "trees"} | seconds | told
 
 
 def run(

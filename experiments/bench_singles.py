@@ -142,10 +142,11 @@ def _ours(game, budget, seed):
   index = explanation.interactions("SV", order=1)
   values = np.array([index[i] for i in range(game.n)])
   seconds = explanation.seconds["decoding"] + time.perf_counter() - start
-  stated = explanation.faithfulness
+  stated, error = explanation.faithfulness, explanation.faithfulness_std
   more = {
     "spoke": explanation.method,
     "stated": None if stated is None else round(float(stated), 4),
+    "stated_std": None if stated is None else round(float(error), 4),
   }
   return values, seconds, explanation.num_evaluations, more
 

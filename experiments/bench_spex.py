@@ -179,8 +179,7 @@ def _figures(planted, fourier, test):
   return {
     "recall": round(hits / len(true_sets), 4),
     "precision": round(hits / max(1, len(found)), 4),
-    "r2": round(float(1 - ((truth - guess) ** 2).mean() / truth.var()), 5),
-  }
+  } | rows.r2(truth, guess, digits=5)
 
 
 def table(measured: list[rows.Row]) -> str:

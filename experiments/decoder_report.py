@@ -114,6 +114,11 @@ def table(measured: Sequence[rows.Row]) -> str:
       ]
     )
   parts = [rows.table(header, lines)]
+  errors = [row["r2_std"] for row in measured if "r2_std" in row]
+  if errors:
+    parts.append(
+      f"Standard errors of R² over test masks: {max(errors):.3f} at most."
+    )
   if other := _others(found):
     parts.append(other)
   return "\n\n".join(parts)

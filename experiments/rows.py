@@ -11,6 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from spex_jax.fourier import score
+
 Row = dict[str, Any]
 
 
@@ -46,6 +48,16 @@ def read(path: str | os.PathLike) -> list[Row]:
   """The rows of a file that `write` wrote."""
   lines = pathlib.Path(path).read_text().splitlines()
   return [json.loads(line) for line in lines if line]
+
+
+def r2(
+  truth: np.ndarray, guess: np.ndarray, name: str = "r2", digits: int = 4
+) -> Row:
+  """R² of guesses, and its standard error over these masks, beside it."""
+  return {
+    name: round(float(score.r2(truth, guess)), digits),
+    f"{name}_std": round(float(score.r2_std(truth, guess)), digits),
+  }
 
 
 def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

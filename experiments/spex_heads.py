@@ -227,9 +227,10 @@ def _decoder(problem, config, counts, key, method):
   }
   asked = explanation.num_evaluations
   chosen = {k: one._replace(asked=asked) for k, one in chosen.items()}
-  score = explanation.faithfulness
+  score, error = explanation.faithfulness, explanation.faithfulness_std
   return chosen, {
     "r2": None if score is None else round(score, 4),
+    "r2_std": None if score is None else round(error, 4),
     "terms": int(explanation.fourier.count),
     "interactions_share": _rounded(energy.interaction_share),
     "within_layers": _rounded(energy.within_share),

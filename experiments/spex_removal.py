@@ -175,6 +175,7 @@ def run(config: Config, ask: Callable[[int], Question]) -> Iterator[rows.Row]:
           "predicted": float(abs(curve.predicted[i] / curve.full)),
           "proved": curve.status[i] == "optimal",
           "r2": None if score is None else float(score),
+          "r2_std": None if score is None else float(found.faithfulness_std),
           "masks": found.num_evaluations,
           "seconds": round(found.seconds["total"], 2),
         }
@@ -221,7 +222,8 @@ def table(measured: Sequence[rows.Row]) -> str:
   for method, by_count in found.items():
     own = [row for row in measured if row["method"] == method]
     scores = [row["r2"] for row in own if row.get("r2") is not None]
-    cells = [method, f"{np.mean(scores):.2f}" if scores else "–"]
+    told = "{:.2f} ± {:.2f}".format(*_mean_and_error(scores)) if scores else "–"
+    cells = [method, told]
     for k in counts:
       mean, error = by_count.get(k, (np.nan, np.nan))
       text = f"{mean:.2f} ± {error:.2f}"

@@ -95,13 +95,16 @@ def fits(
       except ValueError as error:
         yield row | {"refused": str(error)}
         continue
-      yield row | {
-        "r2": round(float(score.r2(truth, found.fourier(tests))), 4),
-        "terms": int(found.fourier.count),
-        "spoke": found.method,
-        "seconds": round(time.perf_counter() - start, 2),
-        "masks_per_s": round(rate, 1),
-      }
+      yield (
+        row
+        | rows.r2(truth, found.fourier(tests))
+        | {
+          "terms": int(found.fourier.count),
+          "spoke": found.method,
+          "seconds": round(time.perf_counter() - start, 2),
+          "masks_per_s": round(rate, 1),
+        }
+      )
 
 
 def run(
@@ -123,20 +126,25 @@ def run(
 
 
 def tables(measured: Sequence[rows.Row]) -> str:
-  """Mean R^2 by budget, and R^2 of each review at the largest budget."""
+  """Mean R^2 by budget, and R^2 of each review at the largest budget.
+
+  Beside a mean stands its standard error over reviews, else that over masks.
+  """
   methods = list(dict.fromkeys(row["method"] for row in measured))
   budgets = sorted({row["budget"] for row in measured})
 
   def cell(**where):
-    found = [
-      row["r2"]
-      for row in measured
-      if "r2" in row and all(row[k] == v for k, v in where.items())
-    ]
+    found, std = [], None
+    for row in measured:
+      if "r2" in row and all(row[k] == v for k, v in where.items()):
+        found.append(row["r2"])
+        std = row.get("r2_std")  # The last's: of one, its own.
+    if len(found) > 1:
+      std = np.std(found, ddof=1) / np.sqrt(len(found))
     asked = sum(all(row[k] == v for k, v in where.items()) for row in measured)
     if not found:
       return "refused" if asked else "-"
-    text = f"{np.mean(found):.3f}"
+    text = score.shown(found, std)
     return text if len(found) == asked else f"{text} ({len(found)} of {asked})"
 
   mean = rows.table(

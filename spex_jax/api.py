@@ -409,11 +409,16 @@ def _trust(answer, judged, score, single):
       "held_out": 0,
       "coef_std": std,
     }
+  by_terms, by_terms_std = (
+    {k: _unwrap(v, single) for k, v in found.items()}
+    for found in (judged.by_terms, judged.by_terms_std)
+  )
   return {
-    "faithfulness": _unwrap(judged.faithfulness, single),
-    "faithfulness_std": _unwrap(judged.std, single),
+    "faithfulness": by_terms["all"],
+    "faithfulness_std": by_terms_std["all"],
     "held_out": judged.num_masks,
-    "by_terms": {k: _unwrap(v, single) for k, v in judged.by_terms.items()},
+    "by_terms": by_terms,
+    "by_terms_std": by_terms_std,
     "errors": judged.errors[0] if single else judged.errors,
     "coef_std": std,
   }

@@ -113,6 +113,11 @@ class NotFiniteError(ValueError):
   """Values with NaN or infinity."""
 
 
+def ask(value_fn: ValueFn, masks: Masks) -> Values:
+  """What a user's function answers for masks, which it may write into."""
+  return value_fn(masks.copy())
+
+
 def check_unmasked(array: Any, what: str) -> None:
   """Refuses NumPy's masked arrays that mask anything: `asarray` would take it.
 
@@ -272,7 +277,8 @@ def check_values(values: Values, num_masks: int) -> np.ndarray:
 
   Raises:
     TypeError: values that are not real numbers (complex, strings, objects).
-    ValueError: another shape than `[B]` or `[B, T]`, B = 0; or
+    ValueError: another shape than `[B]` or `[B, T]`, B = 0; integers that
+      float64 does not tell apart; or
       `NotFiniteError`, NaN or infinities: the message counts them and names the
       first mask that has one; or entries that a masked array masks.
   """
@@ -291,7 +297,22 @@ def check_values(values: Values, num_masks: int) -> np.ndarray:
     )
   if not num_masks:
     raise ValueError("Need the value of at least one mask; got none.")
-  array = array.astype(np.float64)
+  wide = array.astype(np.float64)
+  if array.dtype.kind in "iu" and (np.abs(wide) > 2.0**53).any():
+    distinct, kept = len(np.unique(array)), len(np.unique(wide))
+    if kept < distinct:
+      raise ValueError(
+        f"Values are integers of {distinct:,} sizes, of which float64 keeps "
+        f"{kept:,}: subtract what they share from them."
+      )
+  if array.dtype.itemsize > 8 and np.isfinite(wide).all():  # Long doubles.
+    lost = np.abs(array - wide).max()
+    if lost > 1e-6 * np.ptp(array):
+      raise ValueError(
+        f"Values of {array.dtype} lose up to {lost:.2g} in float64, of a "
+        f"spread of {np.ptp(array):.2g}: subtract what they share from them."
+      )
+  array = wide
   finite = np.isfinite(array).reshape(num_masks, -1).all(axis=1)
   if not finite.all():
     bad = np.flatnonzero(~finite)
@@ -395,7 +416,7 @@ def check_fits(num_masks: int, n: int, what: str) -> None:
   Raises:
     ValueError: they do not fit; the message tells how many would.
   """
-  room = _memory()
+  room = memory()
   if num_masks * n > room:
     fit = ((room // n, "masks"), (room // num_masks, "players"))
     most = " or ".join(f"{count:,} {name}" for count, name in fit if count)
@@ -405,7 +426,7 @@ def check_fits(num_masks: int, n: int, what: str) -> None:
     )
 
 
-def _memory() -> int:
+def memory() -> int:
   """Bytes of this machine."""
   try:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -44,6 +44,7 @@ class Explanation(base.ByValue):
     by_terms: the same R^2 of the 10, 30 and 100 largest sets besides the
       empty one, and of "all"; of fewer where there are fewer. None where
       faithfulness is.
+    by_terms_std: standard errors of them, as `faithfulness_std`.
     coef_std: standard errors of `fourier.coefs`, of the same shape and units;
       None from decoders that do not know them.
     errors: `[E]` (`[T, E]`) the errors |f - answer| of the `held_out` masks,
@@ -66,6 +67,7 @@ class Explanation(base.ByValue):
   method: str
   faithfulness_std: Any = None
   by_terms: dict[str, Any] | None = None
+  by_terms_std: dict[str, Any] | None = None
   coef_std: Any = None
   errors: Any = None
   ends: tuple[Any, Any] | None = None
@@ -196,6 +198,7 @@ class Explanation(base.ByValue):
         raise ValueError(f"R^2 is {value}, above 1.")
     spread = [
       self.noise_floor, self.coef_std, self.errors, self.faithfulness_std,
+      *(self.by_terms_std or {}).values(),
     ]  # fmt: skip
     for value in spread:
       if value is not None and not (np.asarray(value, float) >= 0).all():
@@ -225,7 +228,11 @@ class Explanation(base.ByValue):
       + (f" on {self.held_out} held-out masks" if self.held_out else ""),
     ]
     if self.by_terms is not None:
-      told = [f"{_text(v)} ({k} sets)" for k, v in self.by_terms.items()]
+      std = self.by_terms_std or {}
+      told = [
+        f"{_with_error(v, std.get(k))} ({k} sets)"
+        for k, v in self.by_terms.items()
+      ]
       lines.append("R^2 by size: " + ", ".join(told))
     if self.ends is not None and self.gaps is not None:
       none = 8 * base.ROUNDING * np.abs(self.ends).max(axis=0)
@@ -274,9 +281,10 @@ class Explanation(base.ByValue):
       for name in _ARRAYS:
         if isinstance(body.get(name), list):
           body[name] = np.asarray(body[name])
-      for key, value in (body.get("by_terms") or {}).items():
-        if isinstance(value, list):
-          body["by_terms"][key] = np.asarray(value)
+      for name in ("by_terms", "by_terms_std"):
+        for key, value in (body.get(name) or {}).items():
+          if isinstance(value, list):
+            body[name][key] = np.asarray(value)
       if body.get("ends") is not None:
         body["ends"] = tuple(
           np.asarray(end) if isinstance(end, list) else end

@@ -90,6 +90,14 @@ def field(
   return dataclasses.field(default=default, metadata=metadata)
 
 
+def seed(help: str) -> Any:
+  """The setting of a seed, 0 where none is given.
+
+  JAX's keys have 32 bits of it: beyond them two seeds would be one.
+  """
+  return field(0, help, low=0, high=2**32 - 1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Kind:
   """What values a setting has.

@@ -154,6 +154,7 @@ class TestProxies:
     assert answer.held_out == 64
     assert list(answer.by_terms) == ["10", "30", "100", "all"]
     assert answer.by_terms["all"] == answer.faithfulness
+    assert answer.by_terms_std["all"] == answer.faithfulness_std
     assert answer.coef_std.shape == answer.fourier.coefs.shape
 
 
@@ -168,7 +169,7 @@ class TestTarget:
     assert answer.faithfulness >= 0.9
     assert answer.num_evaluations == fn.distinct() < 600
     assert sum(map(len, fn.batches)) == fn.distinct() + 4
-    told = "The target faithfulness 0.9 was reached (R^2 {} on 64 held-out"
+    told = "The target faithfulness 0.9 was reached (R^2 {} ± "
     assert told.format(f"{answer.faithfulness:.3f}") in answer.notes[0]
     assert f"with {fn.distinct()} of 600 masks" in answer.notes[0]
 

@@ -218,6 +218,16 @@ class TestMaskedArrays:
     np.testing.assert_array_equal(base.check_values(values, 2), [1.0, 2.0])
 
 
+@pytest.mark.parametrize("kind", [np.int64, np.uint64, np.longdouble])
+def test_what_float64_merges_is_refused(kind):
+  """Nanoseconds since 1970: float64 keeps steps of 256 of them."""
+  start = kind(1_700_000_000_000_000_000)
+  with pytest.raises(ValueError, match="subtract what they share"):
+    base.check_values(start + np.arange(5).astype(kind), 5)
+  wide = start + (np.arange(5) * 2**20).astype(kind)
+  np.testing.assert_array_equal(base.check_values(wide, 5), wide)
+
+
 def test_an_origin_is_taken_off_without_rounding():
   values = np.array([[1e11 + 0.25, -3.0, 1.0], [1e11 + 7.5, -1.0, 2.0]])
   origin = base.origin(values)

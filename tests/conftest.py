@@ -57,6 +57,17 @@ def pytest_collection_modifyitems(items):
         item.add_marker(pytest.mark.slow)
 
 
+def pytest_terminal_summary(terminalreporter, config):
+  """Tells the faults that were injected and found, under `make faults`."""
+  if config.getoption("markexpr") != "faults":
+    return
+  terminalreporter.section("faults found")
+  for report in terminalreporter.stats.get("passed", ()):
+    for name, text in report.user_properties:
+      if name == "fault":
+        terminalreporter.write_line(text)
+
+
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch):
   """No line of progress appears because a test's machine is slow."""

@@ -106,7 +106,6 @@ def test_what_is_printed(both, samples):
   lines = str(both).splitlines()
   sizes = both.fourier.count.tolist()
   assert lines[0] == f"lasso: {sizes} sets of 12 players from 136 masks"
-  first, second = (f"{score:.4g}" for score in both.faithfulness)
   beside = [
     f"{value:.3f} ± {std:.3f}"
     for value, std in zip(both.faithfulness, both.faithfulness_std)
@@ -115,7 +114,8 @@ def test_what_is_printed(both, samples):
     f"faithfulness (R^2): {beside[0]}, {beside[1]} on 136 held-out masks"
   )
   assert lines[2].startswith("R^2 by size: ") and "(100 sets)" in lines[2]
-  assert lines[2].endswith(f"{first}, {second} (all sets)")
+  assert lines[2].endswith(f"{', '.join(beside)} (all sets)")
+  assert lines[2].count(" ± ") == 8
   assert lines[3].startswith("note: Target 0: Spoken by lasso")
   masks, values = samples
   twice = decode(
@@ -137,6 +137,8 @@ def test_everything_survives_a_file(both, tmp_path):
   assert back.by_terms.keys() == both.by_terms.keys()
   for size, found in both.by_terms.items():
     np.testing.assert_array_equal(back.by_terms[size], found)
+    std = both.by_terms_std[size]
+    np.testing.assert_array_equal(back.by_terms_std[size], std)
   masks = np.ones((1, _N), bool)
   np.testing.assert_array_equal(back.interval(masks), both.interval(masks))
 
@@ -177,6 +179,7 @@ def test_other_and_damaged_files(tmp_path):
   [
     ("names", ["a"]), ("names", "abcde"), ("faithfulness", 7.0),
     ("faithfulness", "high"), ("by_terms", {"10": 1.5}), ("by_terms", [1]),
+    ("by_terms_std", {"10": -0.5}),
     ("noise_floor", -1.0), ("coef_std", []), ("coef_std", [[1.0]]),
     ("num_evaluations", -1), ("num_evaluations", True), ("held_out", "x"),
     ("errors", [-1.0, 2.0]), ("notes", [1]), ("method", 3),
@@ -184,15 +187,19 @@ def test_other_and_damaged_files(tmp_path):
     ("targets", None), ("extra", 1),
   ],
 )  # fmt: skip
-def test_a_tampered_file_is_refused(tmp_path, field, value):
+@pytest.mark.faults
+def test_a_tampered_file_is_refused(tmp_path, record_property, field, value):
   """Its checksum is right; what it says, no decoder does."""
   path = tmp_path / "a.json"
   explain(
     _pairs, 5, budget=32, key=_KEY, names=list("abcde"), units="logit"
   ).save(path)
   base.write_json(path, base.read_json(path) | {field: value})
-  with pytest.raises(ValueError, match=r"\w"):
+  with pytest.raises(ValueError, match=r"\w") as caught:
     Explanation.load(path)
+  said = str(caught.value)
+  assert said.isprintable() and len(said) < 400
+  record_property("fault", f"explanation, {field}={value}: {said}")
 
 
 def test_notes_cannot_steer_a_terminal():
@@ -386,9 +393,9 @@ def test_masks_that_chose_to_stop_do_not_judge():
   # The first 70 chose to stop; the last ones tell what it came to.
   for rows, place in ((masks[:70], "on 70 held-out masks"),
                       (masks[-70:], "on 70 that did not choose")):  # fmt: skip
-    found = score.r2(fn(rows), answer.fourier(rows))
-    said = f"{found:.3f} {place}"
-    assert said in answer.notes[0]
+    asked_of = fn(rows), answer.fourier(rows)
+    found = score.r2(*asked_of)
+    assert f"{score.told(*asked_of)} {place}" in answer.notes[0]
   assert answer.faithfulness == pytest.approx(found)
   hashed = {row.tobytes() for row in masks[:-70]}
   assert not hashed & {row.tobytes() for row in masks[-70:]}

@@ -337,7 +337,9 @@ def host(
       size = batch_size or growing.size
       rows = found.masks[start : start + size]
       begin = time.perf_counter()
-      values = np.asarray(tried(rows))
+      given = tried(rows)
+      base.check_unmasked(given, "Values")
+      values = np.asarray(given)
       seconds = time.perf_counter() - begin
       stats.run_seconds += seconds
       stats.batches += 1

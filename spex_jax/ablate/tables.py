@@ -190,6 +190,7 @@ def _column(name: Any, cell: Any, others: Any) -> Any:
 
 
 def _numbers(answers: Any, count: int) -> np.ndarray:
+  base.check_unmasked(answers, "What predict returns")
   array = np.asarray(answers)
   if array.dtype.kind in "OUS":
     raise ValueError(

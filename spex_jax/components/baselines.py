@@ -50,7 +50,7 @@ def leave_one_out(value_fn: base.ValueFn, n: int) -> attribution.Attribution:
     ValueError: no component, NaN or infinite values.
   """
   masks = sampling.leave_one_out(n)
-  _, values = attribution.samples(masks, value_fn(masks))
+  _, values = attribution.samples(masks, base.ask(value_fn, masks))
   scores = (values[0] - values[1:]).T
   return _complete(scores, values[0], "leave-one-out")
 

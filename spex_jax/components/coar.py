@@ -215,7 +215,7 @@ def ablations(
       jax.random.fold_in(key, number), batch_size, n, keep
     )
     masks = drawn[: budget - start]
-    values = value_fn(masks)
+    values = base.ask(value_fn, masks)
     base.check_unmasked(values, "Values")
     yield masks, np.asarray(values)
 
@@ -251,6 +251,7 @@ def _checked(masks, values) -> tuple[np.ndarray, np.ndarray]:
 
   Half the work, and float32 values are not copied.
   """
+  base.check_unmasked(values, "Values")
   array = np.asarray(values)
   if array.dtype == np.float32 and array.ndim == 2 and np.isfinite(array).all():
     masks, _ = attribution.samples(masks, array[:, :1])

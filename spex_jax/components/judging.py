@@ -102,7 +102,7 @@ def compare(
   for number, share in enumerate(keep):
     fresh = jax.random.fold_in(key, number)
     masks = sampling.biased(fresh, num_masks, n, share)
-    values = value_fn(masks)
+    values = base.ask(value_fn, masks)
     found[share] = {
       name: judging.correlation(predict, masks, values)
       for name, predict in methods.items()

@@ -139,7 +139,7 @@ def _count(count: int, n: int) -> int:
 
 
 def _values(value_fn: base.ValueFn, masks: np.ndarray) -> np.ndarray:
-  values = base.check_values(value_fn(masks), len(masks))
+  values = base.check_values(base.ask(value_fn, masks), len(masks))
   if values.ndim != 1:
     raise ValueError(f"Need one value a mask; got shape {values.shape}.")
   return values

@@ -16,6 +16,7 @@ from spex_jax.datasets import casts, labels, splits
 
 SAMPLES = ("china", "flower")  # Photographs that come with scikit-learn.
 _ORIENTATION = 274  # EXIF's number of it.
+_PHOTOMETRIC = 262  # TIFF's number of what 0 stands for: 0 is white.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -182,6 +183,8 @@ def _eight_bits(opened: Any) -> Picture:
     )
   said = []
   mode = opened.mode
+  # Colours that Pillow cuts to their upper halves.
+  cut = any(";16" in str(tile[3]) for tile in getattr(opened, "tile", ()))
   if opened.getexif().get(_ORIENTATION, 1) != 1:
     said.append("turned as its EXIF says")
   turned = ImageOps.exif_transpose(opened)
@@ -189,6 +192,9 @@ def _eight_bits(opened: Any) -> Picture:
     mode == "I" and opened.format in ("PNG", "PPM")  # 16 bits, widened.
   ):
     levels = np.asarray(turned).astype(np.int64)
+    tags = getattr(opened, "tag_v2", {})
+    if tags.get(_PHOTOMETRIC) == 0:  # Pillow turns 8 bits round, not 16.
+      levels = 65535 - levels
     said.append("16 bits scaled to 8")
     turned = Image.fromarray((levels // 257).astype(np.uint8))
   elif mode in ("I", "F"):
@@ -199,6 +205,8 @@ def _eight_bits(opened: Any) -> Picture:
     )
   if mode == "LAB":
     raise _Unfit("is in LAB; save it as RGB.")
+  if cut and not mode.startswith("I"):
+    said.append("16 bits cut to 8")
   if mode == "CMYK":
     said.append("CMYK turned to RGB without its colour profile")
   if turned.has_transparency_data:

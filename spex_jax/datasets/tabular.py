@@ -250,13 +250,20 @@ def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
   """The arrays of an `.npz` file, by name.
 
   Raises:
-    ValueError: there are none; the message does not name the file.
+    ValueError: there are none, or more than this machine can hold; the message
+      does not name the file.
   """
   try:
     with np.load(path, allow_pickle=False) as file:
+      # A small file may unpack to anything.
+      size = sum(part.file_size for part in file.zip.infolist())
+      if size > base.memory():
+        raise ValueError(
+          f"{size:,} bytes of them, unpacked, do not fit into this machine"
+        )
       return dict(file)
-  except MemoryError:  # This machine's, not the file's.
-    raise
+  except MemoryError as error:  # This machine's, not the file's.
+    raise MemoryError(f"{path}: {error}") from error
   except Exception as error:  # Whatever zipfile and zlib meet in a bad one.
     raise ValueError(f"no arrays of NumPy's: {error}.") from error
 

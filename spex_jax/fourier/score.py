@@ -42,7 +42,9 @@ def r2(truth: base.Values, guess: base.Values) -> float | np.ndarray:
   return float(score) if score.ndim == 0 else score
 
 
-def r2_std(truth: base.Values, guess: base.Values) -> float | np.ndarray:
+def r2_std(
+  truth: base.Values, guess: base.Values, lost: float = 0.0
+) -> float | np.ndarray:
   """Standard error of `r2`: what other masks of the same kind would say.
 
   By the delta method: R² = 1 - E / V, the means of squared errors e² and
@@ -52,6 +54,8 @@ def r2_std(truth: base.Values, guess: base.Values) -> float | np.ndarray:
   Args:
     truth: `[B]`, or `[B, T]`.
     guess: the same shape.
+    lost: share of the variance that is taken off R² besides, known without
+      these masks: what sets hold that are left out, say.
 
   Raises:
     ValueError: as `r2`.
@@ -62,7 +66,8 @@ def r2_std(truth: base.Values, guess: base.Values) -> float | np.ndarray:
     errors = (truth - guess) ** 2
     apart = (truth - truth.mean(axis=0, keepdims=True)) ** 2
     total = np.where(constant, 1.0, apart.mean(axis=0))
-    moves = (errors.mean(axis=0) / total * apart - errors) / total
+    share = errors.mean(axis=0) / total + lost
+    moves = share * apart / total - errors / total - lost
     std = np.sqrt((moves**2).mean(axis=0) / max(1, count - 1))
   std = np.where(constant, 0.0, std)
   known = np.isfinite(std) & (count > 1)
@@ -70,12 +75,22 @@ def r2_std(truth: base.Values, guess: base.Values) -> float | np.ndarray:
   return float(std) if std.ndim == 0 else std
 
 
-def shown(value: float, std: float | None) -> str:
-  """An R² and its standard error, as "0.976 ± 0.004".
+def told(truth: base.Values, guess: base.Values) -> str:
+  """`r2` and its standard error, `shown`."""
+  return shown(r2(truth, guess), r2_std(truth, guess))
+
+
+def shown(value: base.Array | float, std: base.Array | float | None) -> str:
+  """An R² and its standard error, as "0.976 ± 0.004"; of several, the means.
 
   As many digits as the error bears, three or more; the value alone where the
-  error is not known or none.
+  error is not known or none. Targets share their masks, so that their errors
+  may go together: the mean of these is the most that the mean's own can be.
   """
+  value = float(np.mean(value))
+  if std is not None:
+    with np.errstate(over="ignore"):
+      std = float(np.mean(std))
   if not std or std >= np.finfo(np.float64).max:
     return f"{value:.4g}"
   digits = min(6, max(3, -int(np.floor(np.log10(std))))) if std > 1e-6 else 3
@@ -89,6 +104,8 @@ def _free(truth, guess):
 
   And whether the guess matches it then.
   """
+  base.check_unmasked(truth, "Values")
+  base.check_unmasked(guess, "Guesses")
   truth, guess = np.asarray(truth), np.asarray(guess)
   if truth.shape != guess.shape or not truth.size:
     raise ValueError(

@@ -102,6 +102,7 @@ class SparseFourier(base.ByValue):
     """
     rows = base.check_players(players, n)
     n = int(n)
+    base.check_unmasked(coefs, "Coefficients")
     values = np.asarray(coefs, np.float64)
     if values.shape != rows.shape[:1]:
       raise ValueError(

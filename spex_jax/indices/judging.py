@@ -180,12 +180,15 @@ class Surrogate(base.ByValue):
   Attributes:
     r2, rank: float64 `[T]` R^2 and rank correlation of the whole expansion.
     first_r2, first_rank: of its sets of up to one player alone.
+    r2_std, first_r2_std: standard errors of R^2, `fourier.score.r2_std`.
   """
 
   r2: np.ndarray
   rank: np.ndarray
   first_r2: np.ndarray
   first_rank: np.ndarray
+  r2_std: np.ndarray
+  first_r2_std: np.ndarray
 
   def gain(self) -> tuple[float, tuple[float, float] | None]:
     """Mean gain in R^2 by interactions, and its 95 % interval over targets."""
@@ -194,10 +197,11 @@ class Surrogate(base.ByValue):
   def __str__(self) -> str:
     mean, interval = self.gain()
     around = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
+    whole = score.shown(self.r2, self.r2_std)
+    first = score.shown(self.first_r2, self.first_r2_std)
     return (
-      f"R^2 {self.r2.mean():.3f}, rank {self.rank.mean():.3f}; first order "
-      f"alone {self.first_r2.mean():.3f}, {self.first_rank.mean():.3f}; gain "
-      f"in R^2 {mean:.3f}{around}"
+      f"R^2 {whole}, rank {self.rank.mean():.3f}; first order alone {first}, "
+      f"{self.first_rank.mean():.3f}; gain in R^2 {mean:.3f}{around}"
     )
 
 
@@ -240,7 +244,8 @@ def surrogate(
   guesses = [_predictions(f, masks, truth.shape[1]) for f in (whole, linear)]
   r2 = [np.atleast_1d(score.r2(truth, guess)) for guess in guesses]
   rank = [_ranks(truth, guess) for guess in guesses]
-  return Surrogate(r2[0], rank[0], r2[1], rank[1])
+  std = [np.atleast_1d(score.r2_std(truth, guess)) for guess in guesses]
+  return Surrogate(r2[0], rank[0], r2[1], rank[1], std[0], std[1])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -307,9 +312,8 @@ def brittleness(
   kept = rank[:, None] >= grid[:, None]  # [T, G, n]
   masks = np.concatenate([np.ones((1, n), bool), kept.reshape(-1, n)])
   distinct, inverse = np.unique(masks, axis=0, return_inverse=True)
-  values = base.check_values(value_fn(distinct), len(distinct)).reshape(
-    len(distinct), -1
-  )
+  values = base.check_values(base.ask(value_fn, distinct), len(distinct))
+  values = values.reshape(len(distinct), -1)
   if values.shape[1] != num_targets:
     raise ValueError(
       f"Scores are of {num_targets} targets, margins of {values.shape[1]}."
@@ -445,7 +449,9 @@ def _checked(masks, values):
 
 
 def _predictions(predict, masks, num_targets):
-  guess = np.asarray(predict(masks))
+  guess = base.ask(predict, masks)
+  base.check_unmasked(guess, "Predictions")
+  guess = np.asarray(guess)
   if guess.ndim == 1:
     guess = guess[:, None]
   if guess.shape != (len(masks), num_targets):

@@ -29,7 +29,7 @@ def faithfulness(
     masks: bool `[B, n]`, held out.
     values: the value function's answers.
   """
-  return r2(values, np.asarray(fn(masks)))
+  return r2(values, base.ask(fn, masks))
 
 
 def r2_by_sparsity(
@@ -136,7 +136,7 @@ def removal_curve(
     proved = all(one.status == "optimal" for one in found)
     status.append("optimal" if proved else "time_limit")
   masks = np.concatenate([everyone, *(one.mask[None] for one in chosen)])
-  values = base.check_values(value_fn(masks), len(masks))
+  values = base.check_values(base.ask(value_fn, masks), len(masks))
   if values.ndim != 1:
     raise ValueError(
       f"A removal curve needs one target; values have shape {values.shape}."
@@ -277,6 +277,8 @@ def _correlation(
 def _scores(
   a: base.Array, b: base.Array, most_axes: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
+  for scores in (a, b):
+    base.check_unmasked(scores, "Scores")
   a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
   if not 1 <= a.ndim <= most_axes or a.shape != b.shape:
     raise ValueError(

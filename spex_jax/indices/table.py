@@ -206,6 +206,8 @@ def _resolve(name: str, order: int | None, n: int, largest: int) -> int:
   if order is None:
     return fixed or max(largest, 1)
   try:
+    if isinstance(order, bool):
+      raise TypeError("no number")
     order = operator.index(order)
   except TypeError as error:
     raise TypeError(f"order must be an integer; got {order!r}.") from error

@@ -293,7 +293,7 @@ def _ask(value_fns, masks):
   """float64 `[S, B, T]`."""
   out = []
   for number, value_fn in enumerate(value_fns):
-    values = base.check_values(value_fn(masks), len(masks))
+    values = base.check_values(base.ask(value_fn, masks), len(masks))
     out.append(values.reshape(len(masks), -1))
     if out[-1].shape != out[0].shape:
       raise ValueError(

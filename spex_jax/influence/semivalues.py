@@ -431,7 +431,7 @@ def _position_weights(n: int, law: Beta) -> np.ndarray:
 
 def _ask(value_fn: base.ValueFn, masks: np.ndarray) -> np.ndarray:
   """Values float64 `[B, T]`, checked."""
-  values = base.check_values(value_fn(masks), len(masks))
+  values = base.check_values(base.ask(value_fn, masks), len(masks))
   return values.reshape(len(masks), -1)
 
 

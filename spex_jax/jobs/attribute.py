@@ -47,6 +47,7 @@ class Answer:
     lds: against the bank's own random numbers, on fresh subsets.
     lds_seeds: against the mean over seeds, with its ceiling.
     r2: float64 `[T]`, of the scores on fresh subsets.
+    r2_std: float64 `[T]`, its standard errors.
     surrogate: of the expansions, on the same.
     checks: the corners retrained under all seeds; None without sets.
     own_checks: under the bank's own seed alone.
@@ -60,6 +61,7 @@ class Answer:
   lds: judging.Correlation
   lds_seeds: judging.Correlation
   r2: np.ndarray
+  r2_std: np.ndarray
   surrogate: judging.Surrogate
   checks: corners.Report | None
   own_checks: corners.Report | None
@@ -137,14 +139,15 @@ def run(
       config, problem, bank, ask, explanation, points
     )
   seconds = time.perf_counter() - start
-  own = fresh[:, 0]
+  own, guess = fresh[:, 0], scores(fresh_masks)
   answer = Answer(
     scores=scores,
     explanation=explanation,
     points=points,
     lds=judging.lds(scores, fresh_masks, own),
     lds_seeds=judging.lds(scores, fresh_masks, fresh),
-    r2=np.atleast_1d(score.r2(own, scores(fresh_masks))),
+    r2=np.atleast_1d(score.r2(own, guess)),
+    r2_std=np.atleast_1d(score.r2_std(own, guess)),
     surrogate=judging.surrogate(
       explanation.fourier, fresh_masks, own[:, list(points)]
     ),
@@ -313,7 +316,8 @@ def _outcome(config, problem, answer, bank, seconds):
   facts += [
     (
       "R2",
-      f"{answer.r2.mean():.3f} of the scores on fresh subsets, mean of "
+      score.shown(answer.r2, answer.r2_std)
+      + " of the scores on fresh subsets, mean of "
       + report_tables.count(len(answer.r2), "test point"),
     ),
     (
@@ -401,7 +405,9 @@ def _as_json(config, problem, answer: Answer, shown) -> dict[str, Any]:
     "lds_seeds": answer.lds_seeds.mean,
     "ceiling": answer.lds_seeds.ceiling,
     "r2": answer.r2.tolist(),
+    "r2_std": answer.r2_std.tolist(),
     "r2_with_sets": answer.surrogate.r2.tolist(),
+    "r2_with_sets_std": answer.surrogate.r2_std.tolist(),
     "points": [
       {"point": target}
       | {

@@ -69,7 +69,7 @@ def asked(config: Any, workdir: pathlib.Path) -> Asked:
   table = _own(model, frame(config), config)
   check_row(config, table)
   given = table.iloc[[config.row]]
-  stand_ins, absent = _background(config, table)
+  stand_ins, absent = _background(config, table, _categorical(model, table))
   as_array = not _names_of(model)
   enter = (
     (lambda frame: frame.to_numpy()) if as_array else (lambda frame: frame)
@@ -168,6 +168,18 @@ class _LightGbm:
     if names != made_up:
       self.feature_names_in_ = names
 
+  def categorical(self, columns: Any) -> list[Any]:
+    """Those of the columns, in its order, that it splits as categories."""
+    head = self.booster.model_to_string(num_iteration=1).splitlines()
+    mark = "feature_infos="
+    told = next((line for line in head if line.startswith(mark)), mark)
+    # Of numbers the range, "[0:1]"; of categories each, "0:1:2".
+    return [
+      column
+      for column, info in zip(columns, told.removeprefix(mark).split())
+      if info != "none" and not info.startswith("[")
+    ]
+
   def predict(self, rows: Any) -> np.ndarray:
     return np.asarray(self.booster.predict(rows))
 
@@ -180,6 +192,11 @@ class _XgBoost:
     self.n_features_in_ = booster.num_features()
     if booster.feature_names:
       self.feature_names_in_ = booster.feature_names
+
+  def categorical(self, columns: Any) -> list[Any]:
+    """Those of the columns, in its order, that it splits as categories."""
+    kinds = self.booster.feature_types or ()
+    return [column for column, kind in zip(columns, kinds) if kind == "c"]
 
   def predict(self, rows: Any) -> np.ndarray:
     import xgboost
@@ -257,6 +274,9 @@ def _own(model: Any, table: Any, config: Any) -> Any:
   if _takes_categories(model):
     texts = table.select_dtypes(exclude=["number", "bool"]).columns
     table = table.astype(dict.fromkeys(texts, "category"))
+    # Numbers of categories: as a booster was fitted to them.
+    for name in _categories_of(model, table):
+      table = table.astype({name: "category"})
   return table
 
 
@@ -270,7 +290,85 @@ def _takes_categories(model: Any) -> bool:
   )
 
 
-def _background(config: Any, table: Any) -> tuple[Any, str]:
+def _categories_of(model: Any, table: Any) -> list[Any]:
+  """Columns that a booster was fitted to as pandas's categories.
+
+  Raises:
+    ValueError: their number is known, and which they are is not.
+  """
+  booster = _booster(model)
+  if isinstance(booster, _LightGbm):
+    kept = booster.booster.pandas_categorical or []
+    found = booster.categorical(table.columns)
+    if kept and len(kept) != len(found):
+      raise ValueError(
+        f"The model was fitted with {len(kept)} columns of categories, of "
+        f"which its file names {len(found)} "
+        f"({', '.join(map(str, found)) or 'none'}): fit it without columns "
+        "that hold one category."
+      )
+    return found if kept else []
+  if isinstance(booster, _XgBoost):
+    return booster.categorical(table.columns)
+  return []
+
+
+def _booster(model: Any) -> Any:
+  """LightGBM's or XGBoost's booster within a model, as it is read here."""
+  if model is None or isinstance(model, _LightGbm | _XgBoost):
+    return model
+  home = type(model).__module__.partition(".")[0]
+  if home == "lightgbm":
+    return _LightGbm(getattr(model, "booster_", model))
+  if home == "xgboost":
+    return _XgBoost(
+      model.get_booster() if hasattr(model, "get_booster") else model
+    )
+  return model
+
+
+def _categorical(model: Any, table: Any) -> set[Any]:
+  """Columns whose numbers are categories: a mean of them is none."""
+  columns = list(table.columns)
+  booster = _booster(model)
+  if isinstance(booster, _LightGbm | _XgBoost):
+    return set(booster.categorical(columns))
+  known = getattr(model, "is_categorical_", None)  # Of histogram boosting.
+  if known is not None:
+    return {name for name, flag in zip(columns, known) if flag}
+  return set(_encoded(model, columns))
+
+
+def _encoded(model: Any, columns: list[Any]) -> list[Any]:
+  """Columns that an encoder of categories takes, in a pipeline."""
+  if len(getattr(model, "categories_", ())) == len(columns):
+    return columns
+  for _, step in getattr(model, "steps", ()):
+    # Imputers and scalers before an encoder keep the columns.
+    if found := _encoded(step, columns):
+      return found
+    if hasattr(step, "transformers_"):
+      return []
+  import pandas as pd
+
+  found = []
+  for _, inner, chosen in getattr(model, "transformers_", ()):
+    if isinstance(inner, str):  # "drop" or "passthrough".
+      continue
+    frame = pd.DataFrame(columns=columns)
+    ends = (chosen.start, chosen.stop) if isinstance(chosen, slice) else chosen
+    names = any(isinstance(end, str) for end in np.atleast_1d(ends).tolist())
+    own = (frame.loc if names else frame.iloc)[:, chosen]
+    if own.ndim > 1:
+      found += _encoded(inner, list(own.columns))
+    else:
+      found += _encoded(inner, [own.name])
+  return found
+
+
+def _background(
+  config: Any, table: Any, categorical: set[Any]
+) -> tuple[Any, str]:
   """Rows that stand in, as a frame of the table's columns, and in words."""
   if config.baseline == "resample":
     draws = np.arange(len(table), dtype=np.float64)
@@ -279,7 +377,7 @@ def _background(config: Any, table: Any) -> tuple[Any, str]:
     return table.iloc[rows.astype(int)], words
   found, texts = {}, []
   for name, column in table.items():
-    number = column.dtype.kind in "iufb"
+    number = column.dtype.kind in "iufb" and name not in categorical
     if number and column.notna().any():
       wide = column.dropna().to_numpy(np.float64)
       value, words = subjects.baseline_of(config, wide[0], wide)
@@ -290,20 +388,20 @@ def _background(config: Any, table: Any) -> tuple[Any, str]:
       found[name] = list(common.iloc[:1]) or [None]
     else:
       raise ValueError(
-        f"baseline={config.baseline}: column {name!r} holds no numbers; choose "
-        "mean, median or resample."
+        f"baseline={config.baseline}: column {name!r} holds no numbers, or "
+        "those of categories; choose mean, median or resample."
       )
   words = {
     "zero": "zero",
     "constant": f"the constant {config.baseline_value:g}",
   }.get(config.baseline, f"the {config.baseline} of the table")
   if texts:
-    words += ", and of texts the most frequent one"
+    words += f", and of {', '.join(texts)} the most frequent"
   import pandas as pd
 
   one = pd.DataFrame(found)
   for name, column in table.items():
-    if column.dtype.kind not in "iufb":
+    if column.dtype.kind not in "iufb" or name in categorical:
       one[name] = one[name].astype(column.dtype)
   return one, words
 

@@ -51,7 +51,14 @@ def asked(config: Any, workdir: pathlib.Path) -> fitted.Asked:
   fitted.check_row(config, table)
   names = tuple(map(str, table.columns))
   # A network that was fitted to raw columns: they cannot be centred for it.
-  wide = casts.real(table.to_numpy(), f"Columns of {config.table}", names)
+  # Each column by itself: beside floats, integers would be cast before.
+  wide = np.stack(
+    [
+      casts.real(table.iloc[:, i].to_numpy(), f"Column {name!r}", (name,))
+      for i, name in enumerate(names)
+    ],
+    axis=1,
+  )
   data = tabular.from_arrays(wide, np.zeros(len(wide)), columns=names)
   rows = casts.narrow(data.features, names)
   x = rows[config.row]

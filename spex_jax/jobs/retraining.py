@@ -70,8 +70,8 @@ class Training(subjects.Training):
 class Data(settings.Settings):
   """Which training examples are asked about, and how."""
 
-  seed: int = settings.field(
-    0, "of the split, the networks, the masks: of everything"
+  seed: int = settings.seed(
+    "of the split, the networks, the masks: of everything"
   )
   data: str = settings.field(
     "digits",

@@ -46,8 +46,8 @@ class Ask(settings.Settings):
   """How every subject is asked, and what is shown of the answer."""
 
   subject: str = settings.field(help="what is asked about")
-  seed: int = settings.field(
-    0, "of the split, the network, the masks: of everything"
+  seed: int = settings.seed(
+    "of the split, the network, the masks: of everything"
   )
   budget: int = settings.field(
     2000, "distinct masks, held-out ones included", low=1
@@ -93,7 +93,7 @@ class Ask(settings.Settings):
         "--config.method=auto."
       )
     # Whether the index has this order, asked of a function that is constant.
-    constant = sparse.SparseFourier.from_terms(self.order or 1, [((), 0.0)])
+    constant = sparse.SparseFourier.from_terms(2, [((), 0.0)])
     index_table.interactions(constant, self.index, self.order)
 
 

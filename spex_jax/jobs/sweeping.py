@@ -37,7 +37,7 @@ _BLOCK = 4096  # Masks of one key.
 class Draws(grid.Plan):
   """How the masks of an item are drawn."""
 
-  seed: int = settings.field(0, "of the masks, and of what is asked")
+  seed: int = settings.seed("of the masks, and of what is asked")
   keep: float = settings.field(
     0.5, "probability that a player is there", above=0, high=1
   )

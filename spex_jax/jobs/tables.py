@@ -15,6 +15,7 @@ from spex_jax import base, settings
 from spex_jax.ablate import evaluate, features
 from spex_jax.ablate import tables as masked
 from spex_jax.datasets import casts, tabular
+from spex_jax.fourier import score
 from spex_jax.jobs import fitted, fitted_networks, subjects
 from spex_jax.models import mlp
 from spex_jax.report import plots
@@ -177,9 +178,13 @@ def _network(config, workdir, data, train, test, x, baseline, absent):
     targets = (targets - centre) / spread
     targets = casts.narrow(targets[:, None], ("of the target",))[:, 0]
     depends = {"response": "standardised"}
-  # Added again, unless it would swallow the digits.
-  merged = casts.lost(train.targets, np.asarray(train.targets, np.float32))
-  shift = 0.0 if merged else centre
+  # Added again, unless it would swallow digits: float32 rounds beside it to
+  # steps of more than 1e-4 of the spread, and networks learn finer ones.
+  swallowed = not classes and (
+    np.spacing(np.float32(abs(centre))) > 1e-4 * spread
+    or casts.lost(train.targets, np.asarray(train.targets, np.float32)) > 0
+  )
+  shift = 0.0 if swallowed else centre
   net = mlp.network(
     mlp.Config(
       num_features=len(x),
@@ -218,8 +223,8 @@ def _network(config, workdir, data, train, test, x, baseline, absent):
     guesses = answers.argmax(axis=1)
   else:
     first, second = 0, None
-    what = f"response less {centre:.12g}" if merged else "response"
-    guesses = answers[:, 0] * spread + centre
+    what = f"response less {centre:.12g}" if swallowed else "response"
+    guesses = answers[:, 0].astype(np.float64) * spread + centre
 
   def read(rows: jax.Array, params) -> jax.Array:
     answers = outputs(params, rows)
@@ -342,6 +347,5 @@ def _score(test: tabular.Table, guesses: np.ndarray) -> str:
   if test.classes:
     right = (guesses == test.targets).mean()
     return f"{right:.1%} of {test.num_examples} test rows right"
-  residual = ((guesses - test.targets) ** 2).sum()
-  total = ((test.targets - test.targets.mean()) ** 2).sum()
-  return f"R2 {1 - residual / total:.3f} on {test.num_examples} test rows"
+  found = score.told(test.targets, guesses)
+  return f"R2 {found} on {test.num_examples} test rows"

@@ -85,7 +85,7 @@ _ATTENTION = (
 
 def rules(config: seq2seq_blocks.Config) -> tuple[Rule, ...]:
   """Checkpoint keys to parameters."""
-  del config
+  table = seq2seq_blocks.sinusoids(config.max_positions or 0, config.width)
   found = [
     Rule(r"model\.shared\.weight", "tokens/table"),
     Rule(r"final_logits_bias", "bias", "squeeze"),
@@ -95,7 +95,7 @@ def rules(config: seq2seq_blocks.Config) -> tuple[Rule, ...]:
       "tokens/table",
       copy=True,
     ),
-    Rule(r"model\.(?:en|de)coder\.embed_positions\.weight", ""),
+    Rule(r"model\.(?:en|de)coder\.embed_positions\.weight", "", computed=table),
   ]
   for stack in ("encoder", "decoder"):
     key = rf"model\.{stack}\.layers\.(\d+)\."

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 Transform = Callable[[np.ndarray, Any], np.ndarray]
@@ -20,19 +21,22 @@ class Rule(NamedTuple):
   Attributes:
     pattern: regular expression that matches the whole of a tensor's key.
     path: of the parameter, joined by "/"; may name groups, `blocks_\1/...`.
-      "" drops the tensor: a buffer that the model computes for itself. A
-      number behind it, `kernel[\2]`, is that of a slice along axis 0: the
-      parameter is filled when all slices are there.
+      "" drops the tensor: one that the model computes for itself, or that
+      its output does not need. A number behind it, `kernel[\2]`, is that of a
+      slice along axis 0: the parameter is filled when all slices are there.
     transform: name of an entry of `TRANSFORMS`, with an argument behind a
       colon: "heads_in:q".
     copy: whether the tensor is saved again: it must equal what another rule
       puts at the path, and fills it where that is missing.
+    computed: of a dropped tensor that a network could use: what the model has
+      in its place, which it must equal to rounding. None for any other.
   """
 
   pattern: str
   path: str
   transform: str = ""
   copy: bool = False
+  computed: np.ndarray | None = None
 
 
 def of_head(pattern: str, tied: bool) -> Rule:
@@ -199,6 +203,12 @@ def assign(
         copies.append((key, read, rule, path))
       elif path:
         fill(key, read, rule, path)
+      elif rule.computed is not None and (
+        fault := _strays(read(), rule.computed)
+      ):
+        faults.append(
+          f"{key!r} would be computed from config.json, but {fault}"
+        )
   for key, read, rule, path in copies:
     if path not in found:
       fill(key, read, rule, path)
@@ -228,6 +238,17 @@ def _differs(x: np.ndarray, y: np.ndarray) -> str:
   if (x == y).all():
     return ""
   return f"{int((x != y).sum()):,} of {x.size:,} numbers differ"
+
+
+def _strays(x: np.ndarray, computed: np.ndarray) -> str:
+  """How a table of sines differs from its own, or ""."""
+  if x.shape != computed.shape:
+    return f"its shape is {x.shape}, not {computed.shape}"
+  # Numbers of up to 1, rounded as they are stored, of angles of up to as many
+  # radians as there are rows, which float32 rounds by a part in 2^24.
+  atol = float(jnp.finfo(x.dtype).eps) + len(x) * 2.0**-23
+  far = ~(np.abs(x.astype(np.float64) - computed) <= atol)
+  return f"{int(far.sum()):,} of {x.size:,} numbers differ" if far.any() else ""
 
 
 class Unfit(Exception):

@@ -141,7 +141,7 @@ def fit(
   whole = tree_fourier.expand(grown.trees)
   notes = [
     f"Trees of depth {grown.depth}, rate {grown.rate:g}, {grown.num_trees} of "
-    f"them: R^2 {grown.score:.3f} on held-out folds."
+    f"them: R^2 {score.told(values, grown.predictions)} on held-out folds."
   ]
   if len(masks) - np.bincount(ids).max() < 2 * min_leaf:
     notes.append(
@@ -169,8 +169,8 @@ def fit(
     refit = "a ridge fit of the sets that hold 95 % of the energy"
   reached = float(score.r2(values, predictions))
   notes.append(
-    f"Kept {refit}: {int(fourier.count) - 1} sets, R^2 {reached:.3f} on "
-    "held-out folds."
+    f"Kept {refit}: {int(fourier.count) - 1} sets, R^2 "
+    f"{score.told(values, predictions)} on held-out folds."
   )
   config = Config(grown.depth, grown.rate, grown.num_trees, grown.score, refit)
   return ProxySpex(fourier, predictions, reached, config, notes)

@@ -48,13 +48,6 @@ class Answer(NamedTuple):
   untold: Untold | None = None
 
 
-def r2(samples: Samples, functions: list[sparse.SparseFourier]) -> np.ndarray:
-  """R² of one function a target, `[T]`; see `fourier.score.r2`."""
-  guess = [lasso.evaluate(samples.masks, f) for f in functions]
-  guess = np.stack(guess, axis=1)
-  return np.asarray(score.r2(samples.values, guess))
-
-
 PROXIES = ("proxyspex", "gaussian", "gram", "lasso")
 
 
@@ -226,7 +219,7 @@ def suspects_planted(samples: Samples, max_order: int | None = None) -> bool:
     scanned = members.by_gram(samples.masks, column, folds, fit, rival.crossed)
     crossed = (scanned or rival).crossed
     scores.append(float(score.r2(column, crossed)))
-  return _mean(np.asarray(scores)) < _PLANTED
+  return float(np.maximum(scores, -1.0).mean()) < _PLANTED
 
 
 def by_plan(
@@ -256,8 +249,8 @@ def by_plan(
   other = np.delete(np.arange(plan.num_masks), index)
   test = samples.at(other)
   scores = (
-    _mean(r2(test, by_spex(half, values[index]).functions)),
-    _mean(r2(test, _lasso(samples.at(index), max_order).functions)),
+    mean_score(test, by_spex(half, values[index])),
+    mean_score(test, _lasso(samples.at(index), max_order)),
   )
   note = _comparison(scores, f"the other half of the plan ({len(other)} masks)")
   if not _prefers_spex(scores):
@@ -288,15 +281,14 @@ def compare(
     max_order: of the proxies.
   """
   answer = by_spex(plan, values)
-  spoken = _mean(r2(uniform, answer.functions))
-  if spoken > 1 - _EXPLAINED:
+  spoken = mean_score(uniform, answer)
+  if spoken.value > 1 - _EXPLAINED:
     return answer._replace(notes=[*answer.notes, _EXACT_NOTE])
   planned = Samples(plan.masks(), values)
   rival = by_proxies(uniform.join(planned), "auto", max_order)
-  best = -1.0
+  best = Score(-1.0, 0.0)
   if rival.crossed is not None:
-    guess = rival.crossed[: len(uniform.masks)]
-    best = _mean(np.asarray(score.r2(uniform.values, guess)))
+    best = _score(uniform.values, rival.crossed[: len(uniform.masks)])
   scores = spoken, best
   where = f"{len(uniform.masks)} masks that neither had seen"
   note = _comparison(scores, where)
@@ -335,24 +327,22 @@ def is_explained(samples: Samples, answer: Answer) -> bool:
   most = max(int(f.count) for f in answer.functions)
   if most > len(samples.masks) // 8:
     return False
-  return _mean(r2(samples, answer.functions)) > 1 - _EXPLAINED
+  return mean_score(samples, answer).value > 1 - _EXPLAINED
 
 
 class Judged(NamedTuple):
   """How far to trust an answer.
 
   Attributes:
-    faithfulness: `[T]` R^2.
-    std: `[T]` its standard errors.
-    by_terms: the same by number of sets, see `stack.sparse_scores`.
+    by_terms: `[T]` R^2 by number of sets, see `stack.sparse_scores`.
+    by_terms_std: `[T]` standard errors of them.
     errors: `[T, E]` the sizes |f - answer|, ascending; of more than 1,000 every
       so manieth, the last among them.
     num_masks: behind them.
   """
 
-  faithfulness: np.ndarray
-  std: np.ndarray
   by_terms: dict[str, np.ndarray]
+  by_terms_std: dict[str, np.ndarray]
   errors: np.ndarray
   num_masks: int
 
@@ -367,9 +357,7 @@ def judge(
   """
   if test is not None:
     values = test.values
-    crossed = np.stack(
-      [lasso.evaluate(test.masks, f) for f in answer.functions], axis=1
-    )
+    crossed = _guesses(test, answer)
   elif samples is not None and answer.crossed is not None:
     values, crossed = samples.values, answer.crossed
   else:
@@ -381,14 +369,15 @@ def judge(
       scores.append(_scores(test.masks, truth, function, guess))
     else:
       scores.append(stack.sparse_scores(truth, function, guess))
-  by_terms = {k: np.asarray([one[k] for one in scores]) for k in scores[0]}
+  by_terms, by_terms_std = (
+    {k: np.asarray([one[k][i] for one in scores]) for k in scores[0]}
+    for i in range(2)
+  )
   errors = np.sort(np.abs(values - crossed), axis=0).T
   kept = min(len(values), _MOST_ERRORS)
   # Rank r of the e kept is rank ceil(r m / e) of all m.
   ranks = -(-np.arange(1, kept + 1) * len(values) // kept)
-  std = np.asarray(score.r2_std(values, crossed))
-  whole = by_terms["all"]
-  return Judged(whole, std, by_terms, errors[:, ranks - 1], len(values))
+  return Judged(by_terms, by_terms_std, errors[:, ranks - 1], len(values))
 
 
 def _scores(masks, values, function, whole):
@@ -397,12 +386,39 @@ def _scores(masks, values, function, whole):
     str(k): lasso.evaluate(masks, function.truncate(k)) for k in stack.SIZES
   }
   guesses["all"] = whole
-  return {k: float(score.r2(values, guess)) for k, guess in guesses.items()}
+  return {
+    k: (float(score.r2(values, guess)), float(score.r2_std(values, guess)))
+    for k, guess in guesses.items()
+  }
 
 
-def mean_score(samples: Samples, answer: Answer) -> float:
-  """R^2 of an answer, averaged over targets, each at least -1."""
-  return _mean(r2(samples, answer.functions))
+class Score(NamedTuple):
+  """R^2, averaged over targets, each at least -1, and its standard error."""
+
+  value: float
+  std: float
+
+  def __str__(self) -> str:
+    return score.shown(*self)
+
+
+def mean_score(samples: Samples, answer: Answer) -> Score:
+  """How well an answer gives the values of samples."""
+  return _score(samples.values, _guesses(samples, answer))
+
+
+def _guesses(samples: Samples, answer: Answer) -> np.ndarray:
+  """`[B, T]` what an answer says of the masks of samples."""
+  guesses = [lasso.evaluate(samples.masks, f) for f in answer.functions]
+  return np.stack(guesses, axis=1)
+
+
+def _score(values: np.ndarray, guess: np.ndarray) -> Score:
+  # One hopeless target must not outvote the others.
+  found = np.atleast_1d(score.r2(values, guess))
+  std = np.where(found > -1, score.r2_std(values, guess), 0.0)
+  with np.errstate(over="ignore"):
+    return Score(float(np.maximum(found, -1.0).mean()), float(std.mean()))
 
 
 def _on_all(answer: Answer, samples: Samples) -> Answer:
@@ -429,7 +445,7 @@ def _lassos(samples, order):
 def _prefers_spex(scores):
   # Far sparser, it speaks unless it leaves a tenth more unexplained; but not
   # where it is worse than the mean.
-  by_spex, by_rival = scores
+  by_spex, by_rival = (found.value for found in scores)
   if by_spex < 0:
     return by_spex >= by_rival
   return 1 - by_spex <= 1.1 * (1 - by_rival)
@@ -438,11 +454,6 @@ def _prefers_spex(scores):
 def _comparison(scores, where):
   winner = "SPEX" if _prefers_spex(scores) else "a proxy"
   return (
-    f"{winner} was chosen: R^2 on {where} is {scores[0]:.3f} for SPEX and "
-    f"{scores[1]:.3f} for the proxies."
+    f"{winner} was chosen: R^2 on {where} is {scores[0]} for SPEX and "
+    f"{scores[1]} for the proxies."
   )
-
-
-def _mean(scores: base.Array) -> float:
-  # One hopeless target must not outvote the others.
-  return float(np.maximum(scores, -1.0).mean())

@@ -84,7 +84,7 @@ def stack(
     joined * scale + middle,
     named,
     std,
-    _note(members, errors, named, gain),
+    _note(unit, guesses, members, named, gain),
   )
 
 
@@ -118,13 +118,14 @@ def gain(
 
 def sparse_scores(
   values: np.ndarray, function: sparse.SparseFourier, crossed: np.ndarray
-) -> dict[str, float]:
+) -> dict[str, tuple[float, float]]:
   """R^2 of the "10", "30" and "100" largest sets of an answer, and of "all".
 
   "all" is that of the crossed predictions; fewer sets lose the energy of
   those left out, by Parseval. That is the posterior expectation where
   coefficients are posterior means; where they were not shrunk, their noise
   is counted as if it were missed, and a small k is told slightly too low.
+  Beside each is its standard error, `score.r2_std`.
 
   Args:
     values: `[B]`.
@@ -132,11 +133,13 @@ def sparse_scores(
     crossed: `[B]` predictions of the values by fits that have not seen them.
   """
   whole = float(score.r2(values, crossed))
+  error = lambda lost: float(score.r2_std(values, crossed, lost))
   unit, _, scale = regress.standardise(values[:, None])
   coefs = np.asarray(function.coefs)[1 : int(function.count)] / scale[0]
   total = float((unit**2).mean()) or 1.0
   lost = {str(k): float((coefs[k:] ** 2).sum()) / total for k in SIZES}
-  return {name: whole - part for name, part in lost.items()} | {"all": whole}
+  lost["all"] = 0.0
+  return {name: (whole - part, error(part)) for name, part in lost.items()}
 
 
 def _weigh(unit, guesses):
@@ -177,8 +180,11 @@ def _thin(function, energy, scale):
   return function.truncate(min(kept, members_lib.MOST_TERMS))
 
 
-def _note(members, errors, named, gain):
-  told = ", ".join(f"{m.name} {1 - e:.3f}" for m, e in zip(members, errors))
+def _note(unit, guesses, members, named, gain):
+  told = ", ".join(
+    f"{m.name} {score.told(unit, guess)}"
+    for m, guess in zip(members, guesses.T)
+  )
   who = " + ".join(f"{w:.2f} {name}" for name, w in named.items())
   if len(named) == 1:
     who = next(iter(named))

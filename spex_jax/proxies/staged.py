@@ -214,7 +214,7 @@ def _in_stages(ask, method, scouts, rest, test, max_order, goal):
     if not sizes:
       note = _told(goal, answer, test, ask)
       return answer._replace(notes=[note, *answer.notes]), test
-    if select.mean_score(test, answer) >= goal:
+    if select.mean_score(test, answer).value >= goal:
       masks = rest[: len(test.masks)]
       fresh = samples_lib.Samples(masks, ask(masks))
       note = _told(goal, answer, test, ask, fresh)
@@ -223,11 +223,11 @@ def _in_stages(ask, method, scouts, rest, test, max_order, goal):
 
 def _told(goal, answer, test, ask, fresh=None):
   found = select.mean_score(test, answer)
-  where = f"R^2 {found:.3f} on {len(test.masks)} held-out masks"
+  where = f"R^2 {found} on {len(test.masks)} held-out masks"
   if fresh is not None:
     again = select.mean_score(fresh, answer)
-    where += f", {again:.3f} on {len(fresh.masks)} that did not choose to stop"
-  if found >= goal:
+    where += f", {again} on {len(fresh.masks)} that did not choose to stop"
+  if found.value >= goal:
     return (
       f"The target faithfulness {goal} was reached ({where}) with "
       f"{ask.asked} of {ask.budget} masks."

@@ -60,13 +60,17 @@ _FAULTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(("path", "value"), _FAULTS)
-def test_a_tampered_edit_is_refused(tmp_path, path, value):
+def test_a_tampered_edit_is_refused(tmp_path, record_property, path, value):
   """Its checksum is right."""
   place = tmp_path / "edit.json"
   base.write_json(place, _with(path, value))
-  with pytest.raises(ValueError, match=r"site|saved edit"):
+  with pytest.raises(ValueError, match=r"site|saved edit") as caught:
     edit.Edit.load(place)
+  said = str(caught.value)
+  assert said.isprintable() and len(said) < 400
+  record_property("fault", f"edit, {path[-1]} {value}"[:40] + f": {said}")
 
 
 def test_an_edit_that_is_one_is_read(tmp_path):

@@ -1,5 +1,8 @@
 """Pictures of every mode: as they are looked at, or refused by name."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -95,6 +98,34 @@ def test_transparent_parts_stand_on_white(tmp_path):
   Image.fromarray(pixels).save(path)
   found = images.picture(path)
   assert found.said == "" and (found.pixels == pixels[..., :3]).all()
+
+
+def test_sixteen_bits_where_nought_is_white_and_in_colours(tmp_path):
+  path = tmp_path / "a.tif"
+  levels = np.linspace(0, 65535, 12).reshape(3, 4).astype(np.uint16)
+  Image.fromarray(levels).save(path, tiffinfo={262: 0})
+  found = images.picture(path)
+  np.testing.assert_array_equal(found.pixels[..., 0], (65535 - levels) // 257)
+  path = tmp_path / "a.png"
+  path.write_bytes(_png(np.dstack([levels, levels[::-1], levels])))
+  found = images.picture(path)
+  assert found.said == "16 bits cut to 8"
+  np.testing.assert_allclose(found.pixels[..., 1], levels[::-1] / 257, atol=1)
+
+
+def _png(levels):
+  """A PNG of 16-bit colours, which Pillow reads and does not write."""
+  height, width, _ = levels.shape
+  rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
+  parts = [b"\x89PNG\r\n\x1a\n"]
+  head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+  for kind, data in (
+    (b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""),
+  ):  # fmt: skip
+    summed = zlib.crc32(kind + data)
+    parts.append(struct.pack(">I", len(data)) + kind + data)
+    parts.append(struct.pack(">I", summed))
+  return b"".join(parts)
 
 
 def test_other_modes(tmp_path):

@@ -40,7 +40,7 @@ def test_sets_are_found_by_whom_knows_sets():
   assert found["occlusion"][2] == pytest.approx((0.1, 0.0))
   assert 0 <= found["random"][1][0] < 0.1
   text = removal.table(measured)
-  assert "| auto | 1.00 |" in text and "**0.80 ± 0.00**" in text
+  assert "| auto | 1.00 ± 0.00 |" in text and "**0.80 ± 0.00**" in text
 
 
 @pytest.mark.slow

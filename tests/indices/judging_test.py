@@ -6,6 +6,7 @@ from scipy import stats
 from sklearn import datasets, metrics
 
 import spex_jax as spex
+from spex_jax.fourier import score
 from spex_jax.indices import attribution, judging
 from spex_jax.influence import datamodels, semivalues
 from spex_jax.masks import sampling
@@ -112,6 +113,8 @@ def test_a_surrogate_is_judged_with_interactions_and_without():
     found.first_rank, stats.spearmanr(values, linear).statistic, atol=0.01
   )
   assert found.gain()[1] is None and "gain in R^2" in str(found)
+  low = found.first_r2[0], found.first_r2_std[0]
+  assert low[1] > 0 and f"alone {score.shown(*low)}," in str(found)
   both = judging.surrogate(
     type(function).stack([function, functions.planted(8, 5, 1)]),
     masks,

@@ -11,7 +11,14 @@ import orbax.checkpoint as ocp
 import pandas as pd
 import pytest
 from flax import nnx
-from sklearn import compose, impute, linear_model, pipeline, preprocessing
+from sklearn import (
+  compose,
+  ensemble,
+  impute,
+  linear_model,
+  pipeline,
+  preprocessing,
+)
 
 from spex_jax import settings
 from spex_jax.jobs import tables
@@ -191,6 +198,66 @@ def test_flax_parameters(tmp_path, kind, saved):
   assert f"output {first} less output {second}" in subject.facts["value"]
 
 
+_CODES = {3: 1.0, 7: -1.0, 11: 2.0}  # Of a category whose mean is none.
+
+
+@pytest.mark.parametrize(
+  "kind", ["lightgbm", "lightgbm arrays", "xgboost", "histogram", "pipeline"]
+)
+def test_numbers_that_are_categories_take_the_most_frequent(tmp_path, kind):
+  """A mean of codes is no code; here it is nearer to another one."""
+  rng = np.random.default_rng(1)
+  code = np.repeat(list(_CODES), (40, 12, 20))
+  rng.shuffle(code)
+  x = pd.DataFrame({"code": code, "age": rng.integers(20, 70, len(code))})
+  y = np.vectorize(_CODES.get)(code) + 0.01 * x["age"]
+  table = tmp_path / "t.csv"
+  x.assign(y=y).to_csv(table, index=False)
+  typed = x.astype({"code": "category"})
+  library = kind.split()[0]
+  if library in ("lightgbm", "xgboost"):
+    module = pytest.importorskip(library)
+  if library == "lightgbm":
+    options = {"verbose": -1, "num_threads": 1, "min_data_in_leaf": 2}
+    options |= {"min_data_per_group": 1, "cat_smooth": 0.1, "cat_l2": 0.1}
+    arrays = kind.endswith("arrays")
+    data = module.Dataset(
+      x.to_numpy() if arrays else typed, y,
+      categorical_feature=[0] if arrays else "auto",
+    )  # fmt: skip
+    model, file = module.train(options, data, 20), tmp_path / "m.txt"
+    model.save_model(file)
+  elif library == "xgboost":
+    data = module.DMatrix(typed, y, enable_categorical=True)
+    model, file = module.train({"nthread": 1}, data, 20), tmp_path / "m.json"
+    model.save_model(file)
+  else:
+    file = tmp_path / "m.joblib"
+    if library == "histogram":
+      model = ensemble.HistGradientBoostingRegressor(
+        max_iter=60, min_samples_leaf=2, categorical_features=["code"]
+      ).fit(x, y)
+    else:
+      encode = pipeline.make_pipeline(
+        impute.SimpleImputer(strategy="most_frequent"),
+        preprocessing.OneHotEncoder(handle_unknown="ignore"),
+      )
+      make = compose.make_column_transformer(
+        (encode, ["code"]), remainder="passthrough"
+      )
+      model = pipeline.make_pipeline(make, linear_model.Ridge(1e-3)).fit(x, y)
+    joblib.dump(model, file)
+  row = int(np.flatnonzero(code == 7)[0])
+  subject = _subject(table, file, tmp_path, row=row, target_column="y")
+  assert "of code the most frequent" in subject.facts["value"]
+  both, age, own, none = subject.evaluator(
+    np.array([[1, 1], [0, 1], [1, 0], [0, 0]], bool)
+  )
+  # The row's -1 against the most frequent one's 1, not 11's 2 or 0.
+  for gap in (both - age, own - none):
+    assert gap == pytest.approx(-2.0, abs=0.3)
+
+
 def test_files_that_do_not_fit_are_named(churn, tmp_path):
   model = _pipeline()
   file = tmp_path / "m.joblib"
@@ -198,6 +265,7 @@ def test_files_that_do_not_fit_are_named(churn, tmp_path):
   bad = {
     "gone.joblib": (None, "gone.joblib' is no file"),
     "m.onnx": (b"x", r"it must be \.joblib"),
+    "m.skops": (b"x", r"it must be \.joblib"),
     "m.txt": (b"x", "m.txt' cannot be read: LightGBMError"),
     "m.json": (b"{}", "m.json' cannot be read: XGBoostError"),
     "x.joblib": (b"junk", "x.joblib' cannot be read"),

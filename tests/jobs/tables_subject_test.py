@@ -141,14 +141,28 @@ def test_a_column_that_float32_merges_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_response_that_float32_merges_is_centred(tmp_path):
-  path = tmp_path / "arrives.csv"
-  rows = [f"{s},{1_700_000_000.5 + 3 * s}" for s in range(100)]
-  path.write_text("\n".join(["a,arrives", *rows]))
-  subject = _asked(path, tmp_path, **{"model.kind": "mlp", "row": 99})
-  assert "response less 170000" in subject.facts["value"]
-  score = float(re.search(r"R2 ([\d.]+)", subject.facts["model"])[1])
-  assert score > 0.5, subject.facts
+def test_a_response_beside_an_offset_is_centred(tmp_path):
+  """Clocks, which float32 merges, and what it would swallow the digits of."""
+
+  def asked(offset):
+    path = tmp_path / f"{offset}.csv"
+    rows = [f"{s},{offset + 0.5 + 3 * s}" for s in range(100)]
+    path.write_text("\n".join(["a,arrives", *rows]))
+    changes = {"model.kind": "mlp", "row": 99}
+    subject = _asked(path, tmp_path / f"{offset}", **changes)
+    score = float(re.search(r"R2 (-?[\d.]+)", subject.facts["model"])[1])
+    masks = np.array([[True], [False]])
+    return subject.facts["value"], score, np.asarray(subject.evaluator(masks))
+
+  value, score, (row, mean) = asked(0)
+  assert value.startswith("response;")
+  for offset in (1_000_000, 1_700_000_000):
+    # The same standardised numbers are learned, to float32's rounding: a part
+    # in 2^24, which some hundreds of steps may raise to the third digit.
+    value, other, (one, all_absent) = asked(offset)
+    assert value.startswith(f"response less {str(offset)[:4]}")
+    assert other == pytest.approx(score, abs=2e-3)
+    assert one - all_absent == pytest.approx(row - mean, rel=2e-3)
 
 
 def test_a_row_is_that_of_the_file(tmp_path):
@@ -190,18 +204,3 @@ def test_the_row_is_saved_with_the_answer(tmp_path, capsys):
   saved = json.loads((tmp_path / "w" / "explanation.json").read_text())
   assert "id=3, a=3.25; target 1" in saved["notes"][0]
   assert "id=3, a=3.25" in " ".join(out.split())
-
-
-@pytest.mark.parametrize("name", ["inf.csv", "nothing.npz", "empty.npz"])
-@pytest.mark.parametrize("verb", ["explain", "attribute"])
-def test_bad_files_are_one_clear_line(tmp_path, capsys, name, verb):
-  path = tmp_path / name
-  path.write_text("a,y\n1.5,0\n2.5,1\n3.5,inf\n" if name == "inf.csv" else "")
-  if name == "empty.npz":
-    np.savez(path)
-  given = ["explain", "--config=tabular", f"--config.table={path}"]
-  if verb == "attribute":
-    given = ["attribute", "data", "--config=data_file", f"--config.data={path}"]
-  code, _, err = command.run(capsys, *given, f"--workdir={tmp_path / 'w'}")
-  assert code == 1 and len(err.strip().splitlines()) == 1
-  assert name in err and "Traceback" not in err

@@ -223,12 +223,26 @@ def test_settings_that_are_refused(change, message):
 def test_older_files_hold_the_table_and_the_sinusoids_again(tmp_path):
   net, made = compiled()
   old = dict(made)
+  table = seq2seq_blocks.sinusoids(16, 6).astype(np.float16)
   for stack in ("encoder", "decoder"):
     old[f"model.{stack}.embed_tokens.weight"] = made["model.shared.weight"]
-    old[f"model.{stack}.embed_positions.weight"] = np.zeros((16, 6), np.float32)
+    old[f"model.{stack}.embed_positions.weight"] = table
   old["lm_head.weight"] = made["model.shared.weight"]
   got = hub.load(checkpoints.save(tmp_path, HUB, old))
   jax.tree.map(np.testing.assert_array_equal, got.params, net.params)
+  # Of other sinusoids (in turn, as in the paper; of one number; of a longer
+  # text) the network would be another one: transformers uses what is stored.
+  key = "model.decoder.embed_positions.weight"
+  swapped = table[:, [0, 3, 1, 4, 2, 5]]
+  one = table.astype(np.float32)
+  one[3, 2] += 1e-4
+  longer = seq2seq_blocks.sinusoids(17, 6).astype(np.float32)
+  for other, words in ((swapped, "of 96 numbers"), (one, "96 numbers"),
+                       (longer, r"shape is \(17, 6\), not")):  # fmt: skip
+    folder = checkpoints.save(tmp_path, HUB, old | {key: other})
+    with pytest.raises(ValueError, match=rf"'{key}' would be .*{words}"):
+      hub.load(folder)
+  checkpoints.save(tmp_path, HUB, old)
   (tmp_path / "source.spm").write_bytes(b"")
   with pytest.raises(ValueError, match="source.spm and no tokenizer.json"):
     hub.load(tmp_path)

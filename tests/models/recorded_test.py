@@ -8,11 +8,10 @@ import json
 import pathlib
 import re
 
-import jax
 import numpy as np
 import pytest
 
-from spex_jax.models import hub
+from experiments import fuzz_models
 from tests.models import checkpoints
 
 _RECORDED = sorted(pathlib.Path(__file__).with_name("recorded").glob("*.npz"))
@@ -59,16 +58,18 @@ def test_dinov2_by_the_names_of_transformers_5(tmp_path):
 @pytest.mark.parametrize("path", _RECORDED, ids=lambda path: path.stem)
 def test_logits(path, tmp_path):
   folder, arrays = _unpack(path, tmp_path / "model")
-  net = hub.load(folder)
-  inputs = {
-    key[3:]: x.astype(np.int32 if x.dtype.kind == "i" else np.float32)
-    for key, x in arrays.items()
-    if key.startswith("in_")
-  }
-  out = jax.jit(net.apply)(net.params, **inputs)
-  mask = inputs.get("attention_mask")
-  if mask is None or out.logits.shape[:2] != mask.shape:
-    mask = None
-  # Some 40 sums of up to 40 products in float32, in another order.
-  gap = checkpoints.difference(out.logits, arrays["out_logits"], mask)
-  assert gap < 2e-5
+  np.savez(folder / "reference.npz", **arrays)
+  answer = fuzz_models.ask(folder)
+  assert answer.verdict == "right", answer
+
+
+def test_a_thousandth_of_a_weight_is_no_rounding(tmp_path):
+  (path,) = [path for path in _RECORDED if path.stem == "gpt_neo"]
+  folder, arrays = _unpack(path, tmp_path / "model")
+  np.savez(folder / "reference.npz", **arrays)
+  tensors = {key[2:]: x for key, x in arrays.items() if key.startswith("t_")}
+  (name,) = [name for name in tensors if "h.0.mlp.c_fc.weight" in name]
+  tensors[name] = tensors[name] * np.float32(1.001)
+  checkpoints.save(folder, json.loads(str(arrays["config"])), tensors)
+  answer = fuzz_models.ask(folder)
+  assert answer.verdict == "wrong" and answer.gap > 1e-5, answer

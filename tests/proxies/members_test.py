@@ -1,5 +1,7 @@
 """Members of the portfolio: what they say of values, they have not seen."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -345,6 +347,25 @@ def test_a_scan_needs_masks_and_few_players(monkeypatch):
   assert found.function.orders.max() == 1 and "up to 1" in found.note
   monkeypatch.setattr(members, "_SCAN_FLOPS", 1.0)
   assert members.gram_fit(masks, values) is None
+
+
+def test_predictions_that_are_not_filled_yet_are_not_read(monkeypatch):
+  """Memory that nobody wrote may hold what warns: a signalling NaN, here."""
+  empty = np.empty
+
+  def dirty(*args, **kwargs):
+    out = empty(*args, **kwargs)
+    if out.dtype == np.float64:
+      out.view(np.uint64)[...] = 0x7FF0_0000_0000_0001
+    return out
+
+  masks, values, folds = _data(shape=(100, 6))
+  fit = members.gram_fit(masks, values)
+  with monkeypatch.context() as patch, warnings.catch_warnings():
+    warnings.simplefilter("error", RuntimeWarning)
+    patch.setattr(np, "empty", dirty)
+    found = members.by_gram(masks, values, folds, fit, np.zeros(100))
+  assert np.isfinite(found.crossed).all()
 
 
 @pytest.mark.slow_where("1e+30", "1e-30")

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from spex_jax.fourier import sparse, spex
+from spex_jax.fourier import score, sparse, spex
 from spex_jax.masks import sampling
 from spex_jax.proxies import samples as samples_lib
 from spex_jax.proxies import select, stack
@@ -28,13 +28,19 @@ def test_r2_by_definition_at_any_scale():
   for scale in (1.0, 1e200, 1e-200):
     scaled = samples_lib.Samples(samples.masks, samples.values * scale)
     found = guess.replace(coefs=guess.coefs * scale)
-    np.testing.assert_allclose(select.r2(scaled, [found]), [expected])
+    answer = select.Answer([found], "given", [])
+    value, std = select.mean_score(scaled, answer)
+    np.testing.assert_allclose(value, expected)
+    np.testing.assert_allclose(
+      std, score.r2_std(truth, guess(samples.masks)), rtol=1e-9
+    )
 
 
-@pytest.mark.parametrize("value, score", [(2.0, 1), (2.1, 0)])
-def test_r2_of_a_constant(value, score):
+@pytest.mark.parametrize("value, expected", [(2.0, 1), (2.1, 0)])
+def test_r2_of_a_constant(value, expected):
   samples = _samples(6, 30, lambda m: np.full(len(m), 2.0))
-  assert select.r2(samples, [_function(6, {(): value})]) == [score]
+  answer = select.Answer([_function(6, {(): value})], "given", [])
+  assert select.mean_score(samples, answer) == (expected, 0)
 
 
 @pytest.mark.parametrize(
@@ -142,8 +148,8 @@ def test_exact_spex_is_not_compared(monkeypatch):
 def test_spex_speaks_unless_it_is_worse_than_the_mean(
   monkeypatch, spoken, rival, speaks
 ):
-  scores = iter([spoken, rival])
-  monkeypatch.setattr(select, "r2", lambda *_: np.asarray([next(scores)]))
+  scores = iter([select.Score(spoken, 0.1), select.Score(rival, 0.1)])
+  monkeypatch.setattr(select, "mean_score", lambda *_: next(scores))
   plan = spex.make_plan(jax.random.key(0), 12, b=2, t=2)
   truth = _function(12, {(0, 1): 1.0, (2,): 1.0})
   monkeypatch.setattr(select, "by_spex", _Fixed("spex", [truth]))
@@ -151,6 +157,7 @@ def test_spex_speaks_unless_it_is_worse_than_the_mean(
   monkeypatch.setattr(select, "is_explained", lambda *_: False)
   answer = select.by_plan(plan, truth(plan.masks())[:, None])
   assert answer.method == ("spex" if speaks else "lasso")
+  assert f"is {spoken:.3f} ± 0.100 for SPEX" in answer.notes[0]
 
 
 @pytest.mark.slow

@@ -186,7 +186,8 @@ def test_scores_of_fewer_sets_lose_the_energy_of_the_others():
   function = _function(rng, 8, 60)
   values = function(masks) + 0.3 * values
   crossed = values + 0.5 * rng.normal(size=200)
-  scores = stack.sparse_scores(values, function, crossed)
+  told = stack.sparse_scores(values, function, crossed)
+  scores = {name: value for name, (value, _) in told.items()}
   coefs = sorted((c**2 for s, c in function.terms() if s), reverse=True)
   variance = values.var()
   whole = 1 - ((values - crossed) ** 2).mean() / variance
@@ -197,6 +198,12 @@ def test_scores_of_fewer_sets_lose_the_energy_of_the_others():
   for name, value in expected.items():
     np.testing.assert_allclose(scores[name], value, rtol=1e-9)
   assert scores["10"] < scores["30"] < scores["all"] == scores["100"]
+  # As of guesses whose errors are larger by what is left out, beside them.
+  unit, apart = values.var(), (values - values.mean()) ** 2
+  for name, (value, std) in told.items():
+    moves = (1 - value) * apart - (values - crossed) ** 2
+    np.testing.assert_allclose(std, moves.std() / unit / np.sqrt(199))
+    assert (std == told["all"][1]) == (name in ("all", "100"))
 
 
 def test_scores_of_all_masks_are_those_of_the_cut_answer():
@@ -209,7 +216,8 @@ def test_scores_of_all_masks_are_those_of_the_cut_answer():
   for k in (10, 30):
     left = values - function.truncate(k)(masks)
     expected = 1 - (left**2).mean() / values.var()
-    np.testing.assert_allclose(scores[str(k)], expected, rtol=1e-9)
+    np.testing.assert_allclose(scores[str(k)][0], expected, rtol=1e-9)
+  assert scores["all"] == (1, 0)
 
 
 def test_no_sets_have_scores_too():
@@ -224,7 +232,8 @@ def test_no_sets_have_scores_too():
   # Each value by the mean of the others: errors larger by 120 / 119.
   expected = 1 - (120 / 119) ** 2
   scores = stack.sparse_scores(values, answer.function, answer.crossed)
-  np.testing.assert_allclose(list(scores.values()), [expected] * 4)
+  found = [value for value, _ in scores.values()]
+  np.testing.assert_allclose(found, [expected] * 4)
 
 
 def test_errors_are_those_of_the_heaviest_that_knows_its_own():
@@ -286,7 +295,7 @@ def test_constant_values():
   assert answer.function.terms() == [((), 5.0)]
   np.testing.assert_array_equal(answer.crossed, values)
   scores = stack.sparse_scores(values, answer.function, answer.crossed)
-  assert set(scores.values()) == {1.0}
+  assert set(scores.values()) == {(1.0, 0.0)}
 
 
 def test_equal_members_and_a_single_mask():
@@ -306,5 +315,5 @@ def test_note_tells_every_member():
   found = _members(masks, values, [0.1, 2.0], rng)
   answer = stack.stack(masks, values, found)
   unexplained = _error(values, found[1].crossed) / values.var()
-  assert f"m1 {1 - unexplained:.3f}." in answer.note
+  assert f"m1 {1 - unexplained:.3f} ± 0." in answer.note
   assert "R^2 on values not seen: m0 0.99" in answer.note

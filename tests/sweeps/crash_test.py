@@ -106,9 +106,11 @@ def test_five_kills_change_no_byte(whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_fifty_kills_change_no_byte(whole, tmp_path):
+@pytest.mark.faults
+def test_fifty_kills_change_no_byte(whole, tmp_path, record_property):
   _kill_again_and_again(tmp_path / "run", 50, seed=1)
   _check(tmp_path / "run", whole)
+  record_property("fault", f"50 kills: all {_SHARDS} shards byte for byte")
 
 
 @pytest.mark.slow
