@@ -209,3 +209,12 @@ def test_which_blocks_have_experts():
   window = {"use_sliding_window": True, "sliding_window": 3}
   config = llama.config_from_hub(checkpoints.QWEN3_MOE | window)
   assert config.windows == (3, 3)
+
+
+def test_experts_are_split_over_a_mesh():
+  mesh = jax.make_mesh(
+    (8,), ("model",), axis_types=(jax.sharding.AxisType.Auto,)
+  )
+  name = "blocks_0/mlp/experts_down/kernel"
+  assert hub.partition(name, (16, 5, 12), mesh) == jax.P("model")
+  assert hub.partition(name, (12, 5, 12), mesh) == jax.P()
