@@ -8,10 +8,12 @@ import json
 import pathlib
 import re
 
+import jax
 import numpy as np
 import pytest
 
 from experiments import fuzz_models
+from spex_jax.models import hub
 from tests.models import checkpoints
 
 _RECORDED = sorted(pathlib.Path(__file__).with_name("recorded").glob("*.npz"))
