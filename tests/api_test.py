@@ -72,6 +72,7 @@ class TestSpex:
     answer = explain(functions.pairs, 30, budget=need, method="spex", key=_KEY)
     assert answer.num_evaluations == need and answer.held_out == 8
 
+  @pytest.mark.slow
   def test_orders_beyond_the_method(self):
     with pytest.raises(ValueError, match="up to 8; got max_order=9"):
       explain(
@@ -342,6 +343,7 @@ class TestValues:
     with pytest.raises(ValueError, match="3 targets; choose one"):
       answer.interactions()
 
+  @pytest.mark.slow
   def test_noise_floor(self):
     rng = np.random.default_rng(0)
     fn = lambda m: functions.pairs(m) + rng.normal(size=len(m))

@@ -306,10 +306,10 @@ def test_ends_of_samples_are_those_among_them(samples):
 @pytest.mark.parametrize(
   "method",
   [
-    pytest.param("auto", marks=pytest.mark.slow),
-    "proxyspex",
-    "gaussian",
-    "gram",
+    *(
+      pytest.param(method, marks=pytest.mark.slow)
+      for method in ("auto", "proxyspex", "gaussian", "gram")
+    ),
     "lasso",
   ],
 )

@@ -147,6 +147,7 @@ def test_continuations_of_different_lengths(reduce):
   _check(likelihoods.continuation(counts, reduce=reduce), case, expected)
 
 
+@pytest.mark.slow
 def test_choices():
   """Two questions with two answers each; the fourth row repeats the first."""
   output, inputs = _texts()

@@ -37,6 +37,7 @@ def test_rows_and_tables(workdir):
   assert text.count("\n| ") == 9 and f"| {strong[0]['example']} |" in text
 
 
+@pytest.mark.slow
 def test_items_with_other_subsets_are_refused(tmp_path):
   config = sweep_digits.get_config("quick")
   config.model.kind = "ridge"

@@ -290,6 +290,7 @@ def test_std_of_fourier_coefficients_is_given_back():
   assert actual.std.tolist() == [given[players] for players, _ in actual]
 
 
+@pytest.mark.slow
 def test_std_has_the_spread_of_noisy_fits():
   # Independent errors, as the docstring takes them: 4,000 draws of a spread
   # are right to 1 / sqrt(8,000) = 1.1 %; 6 sigma allow 7 %.

@@ -90,6 +90,7 @@ def test_equals_one_plain_training(common):
     np.testing.assert_allclose(value, expected, rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_content_of_a_dropped_example_cannot_matter(common):
   mask = _masks(1)
   for learner in (None, linear.logistic(1.0, _CLASSES)):

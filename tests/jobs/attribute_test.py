@@ -69,6 +69,7 @@ def test_a_second_run_trains_nothing_and_says_the_same(finished):
   assert any("no model trained, all" in str(line) for line in lines)
 
 
+@pytest.mark.slow
 def test_a_larger_budget_trains_only_what_is_new(finished):
   workdir, _, first = finished
   # No sets: their corners would be others.

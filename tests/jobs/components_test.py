@@ -65,6 +65,7 @@ def test_the_network_of_digits_is_taken_apart(digits):
   assert (workdir / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_coar_needs_no_sets_and_uses_the_same_network(digits):
   config, workdir, _, _ = digits
   config = dataclasses.replace(config, method="coar", keep=0.7)
@@ -144,7 +145,7 @@ def test_filters_of_a_resnet(tmp_path):
     parts.of_picture(config, tmp_path)
 
 
-@pytest.mark.slow_where("mean")
+@pytest.mark.slow
 @pytest.mark.parametrize("absent", ["mean", "resample"])
 def test_stand_ins_are_of_the_background(model, tmp_path, absent):
   """The value of no head is that of heads that give what stands in."""

@@ -140,6 +140,7 @@ def test_logits_and_captures_by_step_are_those_of_the_whole_text():
       assert checkpoints.difference(got, expected) < _TOLERANCE, name
 
 
+@pytest.mark.slow
 def test_suppressed_tokens_are_never_made():
   net, _ = checkpoints.compiled(checkpoints.GPT2)
   free = _generate(net, _IDS, 5, attention_mask=_MASK)

@@ -162,6 +162,7 @@ def test_extending_caches_gives_what_a_forward_gives(nets, name):
     assert checkpoints.difference(logits, expected) < 2 * _TOLERANCE
 
 
+@pytest.mark.slow_where("vit", "bert")
 @pytest.mark.parametrize("name", ["gemma2", "bert", "vit"])
 def test_a_forward_in_two_parts_is_one(nets, name):
   if name == "gemma2":

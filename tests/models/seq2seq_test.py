@@ -108,6 +108,7 @@ def test_greedy_tokens_equal_forwards_without_a_cache(name, edited):
     assert checkpoints.difference(got, np.tile(value, (2, 1, 1))) < _RTOL
 
 
+@pytest.mark.slow
 def test_a_decoder_continues_prefixes_of_different_lengths():
   net, params = _network("t5")
   prefix = np.array([[0, 3, 7], [0, 4, 0]], np.int32)

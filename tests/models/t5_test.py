@@ -231,6 +231,7 @@ def test_what_is_not_seen_does_not_matter():
   assert checkpoints.difference(got, logits[:1]) < _RTOL
 
 
+@pytest.mark.slow
 def test_removed_players_equal_the_kept_tokens_alone():
   tokenizer = tokenizers_small.bert_like()
   config = dataclasses.replace(

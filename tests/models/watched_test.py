@@ -110,6 +110,7 @@ def test_longer_texts_turn_by_other_angles():
   np.testing.assert_allclose(rope.frequencies(dynamic, 8), want, rtol=1e-15)
 
 
+@pytest.mark.slow
 def test_a_cache_cannot_hold_what_turns_by_length():
   config = transformer.Config(
     width=8, num_blocks=1, num_heads=2, num_kv_heads=2, head_width=4,

@@ -221,6 +221,7 @@ def test_parameters_may_lie_on_several_processes(tmp_path, axes):
     )
 
 
+@pytest.mark.slow
 def test_without_another_a_process_ends_where_it_can_go_on(tmp_path):
   """The values are those of a run that nobody disturbed."""
   (tmp_path / "split.py").write_text(
