@@ -18,6 +18,8 @@ _ALIASES = {
   "rotary_emb_base": "rope_theta",
   "rotary_pct": "partial_rotary_factor",
 }
+# Outside alone, of models with two embeddings.
+_BASES = ("global_rope_theta", "local_rope_theta", "rope_local_base_freq")
 _ORIGINAL = "original_max_position_embeddings"
 _OUTSIDE = (
   "rope_theta", "rotary_emb_base", "partial_rotary_factor", "rotary_pct",
@@ -104,9 +106,9 @@ def by_kind(
         f"it must hold {' and '.join(thetas)} alone."
       )
     inside = kinds.get(kind) or {}
-    outside = extra | {"rope_theta": reader.get(name, default=None)}
-    if inside.get("rope_theta") is None and outside["rope_theta"] is None:
-      outside["rope_theta"] = default
+    outside = extra | {name: reader.get(name, default=None)}
+    if inside.get("rope_theta") is None and outside[name] is None:
+      outside[name] = default
     where = f"rope_parameters.{kind}"
     found.append(of(reader, inside, outside, head_width, max_positions, where))
   return found[0], found[1]
@@ -125,7 +127,7 @@ def of(
   for key, value in inside.items():
     facts.tell(f"{name}.{key}", key, value)
   for key, value in outside.items():
-    facts.tell(key, key, value)
+    facts.tell(key, "rope_theta" if key in _BASES else key, value)
   kind = facts.take("rope_type", "default")
   if reader.family == "phi3" and kind in ("su", "yarn"):
     kind = "longrope"  # Its old names, of which the second is a misnomer.

@@ -155,7 +155,7 @@ def test_padding_and_positions_of_modernbert():
     params, input_ids=_IDS, attention_mask=_MASK, position_ids=places
   ).logits
   assert checkpoints.difference(moved, full) < 1e-5
-  with pytest.raises(ValueError, match="position_ids must lie in 0..8; got 10"):
+  with pytest.raises(ValueError, match="position_ids must lie in 0..8; got 9"):
     net.net.apply(params, input_ids=_IDS, position_ids=places + 2)
 
 
@@ -188,7 +188,7 @@ def test_what_stands_before_the_blocks_is_resumed():
         "rope_parameters": {"full_attention": {"rope_theta": 5.0}},
         "global_rope_theta": 7.0,
       },
-      r"full_attention.rope_theta=5.0 and rope_theta=7.0, which disagree",
+      "full_attention.rope_theta=5.0 and global_rope_theta=7.0, which disag",
     ),
     ({"hidden_activation": "x"}, "hidden_activation='x'; it must be one"),
   ],
