@@ -106,11 +106,13 @@ def by_kind(
         f"it must hold {' and '.join(thetas)} alone."
       )
     inside = kinds.get(kind) or {}
-    outside = extra | {name: reader.get(name, default=None)}
-    if inside.get("rope_theta") is None and outside[name] is None:
+    outside = {name: reader.get(name, default=None)}
+    bases = (inside.get("rope_theta"), extra.get("rope_theta"), outside[name])
+    if bases == (None, None, None):
       outside[name] = default
     where = f"rope_parameters.{kind}"
-    found.append(of(reader, inside, outside, head_width, max_positions, where))
+    sizes = (head_width, max_positions)
+    found.append(of(reader, inside, outside, *sizes, where, extra))
   return found[0], found[1]
 
 
@@ -121,11 +123,17 @@ def of(
   head_width: int,
   max_positions: int,
   name: str,
+  scaling: Mapping[str, Any] | None = None,
 ) -> rope.Rope:
-  """A rotary embedding from the settings inside `name`, and those outside."""
+  """A rotary embedding from the settings inside `name`, and those outside.
+
+  `scaling` holds those of a `rope_scaling` that is there besides.
+  """
   facts = _Facts(reader, name)
   for key, value in inside.items():
     facts.tell(f"{name}.{key}", key, value)
+  for key, value in (scaling or {}).items():
+    facts.tell(f"rope_scaling.{key}", key, value)
   for key, value in outside.items():
     facts.tell(key, "rope_theta" if key in _BASES else key, value)
   kind = facts.take("rope_type", "default")

@@ -190,6 +190,10 @@ def test_what_stands_before_the_blocks_is_resumed():
       },
       "full_attention.rope_theta=5.0 and global_rope_theta=7.0, which disag",
     ),
+    (
+      {"rope_scaling": {"rope_theta": 5.0}, "local_rope_theta": 7.0},
+      r"rope_scaling.rope_theta=5.0 and local_rope_theta=7.0, which disagree",
+    ),
     ({"hidden_activation": "x"}, "hidden_activation='x'; it must be one"),
   ],
 )
