@@ -92,6 +92,7 @@ def test_a_router_that_is_edited_sends_tokens_elsewhere():
   np.testing.assert_allclose(gates.sum(-1), 1, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_cache_gives_what_the_whole_forward_gives():
   net, _ = checkpoints.compiled(checkpoints.QWEN3_MOE)
   made = generate.generate(net.net, net.params, _IDS, 3)
