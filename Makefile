@@ -132,7 +132,7 @@ parity: $(env-3.11)/.spex-all peers
 
 fuzz: $(env-3.11)/.spex-all peers-torch
 	rm -rf build/fuzz
-	third_party/.venv-torch/bin/python third_party/fuzz_models.py \
+	third_party/.venv-torch/bin/python -m third_party.fuzz_models \
 	  --output=build/fuzz --each=25
 	"$(env-3.11)/bin/python" -m experiments.fuzz_models --folder=build/fuzz
 

@@ -145,6 +145,7 @@ class Encoder(nn.Module):
     """What enters block `stop`: `[B, P, d]`."""
     c = self.config
     ids = inputs.check_ids(input_ids, c.vocab_size, c.max_positions)
+    contexts = self._contexts(ids, attention_mask, position_ids)
     x = tap("embed.tokens", self.tokens(ids))
     if c.rotary is None:
       x = x + self.positions(self._positions(ids, position_ids))
@@ -155,7 +156,6 @@ class Encoder(nn.Module):
       )
     x = tap("embed", self.embed_norm(x))
     tap.write(x[:, :, None])
-    contexts = self._contexts(ids, attention_mask, position_ids)
     for block, context in zip(self.blocks[:stop], contexts):
       x, _ = block(tap, x, context)
     return x
@@ -204,7 +204,9 @@ class Encoder(nn.Module):
       seen[window] = seen[None] & attention.around(length, window)
     positions, num = np.arange(length)[None], length
     if position_ids is not None:
-      positions, num = jnp.asarray(position_ids), c.max_positions
+      shape, limit = np.shape(input_ids), c.max_positions
+      inputs.check_range(position_ids, "position_ids", limit, shape)
+      positions, num = jnp.asarray(position_ids), limit
     cos_sin = blocks.rotations(c, positions, num)
     return [
       attention.Context(seen[c.window(number)], cos_sin[number])
@@ -221,8 +223,6 @@ class Encoder(nn.Module):
   def _positions(self, ids, position_ids):
     pad = self.config.pad_id
     if position_ids is not None:
-      limit = self.config.max_positions
-      inputs.check_range(position_ids, "position_ids", limit, ids.shape)
       return jnp.asarray(position_ids) + (0 if pad is None else pad + 1)
     if pad is None:
       return jnp.arange(ids.shape[1])[None]

@@ -18,6 +18,8 @@ _ALIASES = {
   "rotary_emb_base": "rope_theta",
   "rotary_pct": "partial_rotary_factor",
 }
+# Outside alone, of models with two embeddings.
+_BASES = ("global_rope_theta", "local_rope_theta", "rope_local_base_freq")
 _ORIGINAL = "original_max_position_embeddings"
 _OUTSIDE = (
   "rope_theta", "rotary_emb_base", "partial_rotary_factor", "rotary_pct",
@@ -104,11 +106,13 @@ def by_kind(
         f"it must hold {' and '.join(thetas)} alone."
       )
     inside = kinds.get(kind) or {}
-    outside = extra | {"rope_theta": reader.get(name, default=None)}
-    if inside.get("rope_theta") is None and outside["rope_theta"] is None:
-      outside["rope_theta"] = default
+    outside = {name: reader.get(name, default=None)}
+    bases = (inside.get("rope_theta"), extra.get("rope_theta"), outside[name])
+    if bases == (None, None, None):
+      outside[name] = default
     where = f"rope_parameters.{kind}"
-    found.append(of(reader, inside, outside, head_width, max_positions, where))
+    sizes = (head_width, max_positions)
+    found.append(of(reader, inside, outside, *sizes, where, extra))
   return found[0], found[1]
 
 
@@ -119,13 +123,19 @@ def of(
   head_width: int,
   max_positions: int,
   name: str,
+  scaling: Mapping[str, Any] | None = None,
 ) -> rope.Rope:
-  """A rotary embedding from the settings inside `name`, and those outside."""
+  """A rotary embedding from the settings inside `name`, and those outside.
+
+  `scaling` holds those of a `rope_scaling` that is there besides.
+  """
   facts = _Facts(reader, name)
   for key, value in inside.items():
     facts.tell(f"{name}.{key}", key, value)
+  for key, value in (scaling or {}).items():
+    facts.tell(f"rope_scaling.{key}", key, value)
   for key, value in outside.items():
-    facts.tell(key, key, value)
+    facts.tell(key, "rope_theta" if key in _BASES else key, value)
   kind = facts.take("rope_type", "default")
   if reader.family == "phi3" and kind in ("su", "yarn"):
     kind = "longrope"  # Its old names, of which the second is a misnomer.

@@ -29,7 +29,7 @@ def _some(players, seed=0):
   return rng.permutation(players.n)[: max(1, players.n // 3)]
 
 
-_SLOW = {"resnet", "vit", "t5", "gemma", "convnet"}  # To compile.
+_SLOW = {"resnet", "vit", "t5", "gemma", "convnet", "experts"}  # To compile.
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ def _check_gradients(net, params, ref, **inputs):
       )
 
 
-@pytest.mark.slow_where("gpt_neox", "llama", "gpt2")
+@pytest.mark.slow_where("gpt_neox", "llama", "gpt2", "mixtral")
 @pytest.mark.parametrize("name", _SETTINGS)
 def test_gradients_by_edges_are_those_at_the_readers(name):
   net = _load(name)
@@ -275,8 +275,7 @@ def _modernbert():
   return encoder.network(config), [{"input_ids": x} for x in (_CLEAN, _OTHER)]
 
 
-@pytest.mark.slow_where("vit", "dinov2")
-@pytest.mark.parametrize(
+_ENCODERS = pytest.mark.parametrize(
   "make",
   [
     _vit,
@@ -285,6 +284,10 @@ def _modernbert():
   ],
   ids=("vit", "dinov2", "modernbert"),
 )
+
+
+@pytest.mark.slow_where("vit", "dinov2")
+@_ENCODERS
 def test_encoders_with_norms_before_have_edges_too(make):
   plain, inputs = make()
   net = checkpoints.Compiled(plain)
@@ -296,6 +299,15 @@ def test_encoders_with_norms_before_have_edges_too(make):
     edits = sites.Edits(cut=_cut(net, 1.0), ref=values)
     out = net.apply(params, edits, **inputs[0])
     assert checkpoints.difference(out.logits, want) < _TOLERANCE
+
+
+@pytest.mark.slow
+@_ENCODERS
+def test_gradients_by_edges_of_encoders(make):
+  plain, inputs = make()
+  net = checkpoints.Compiled(plain)
+  params = checkpoints.random_params(net)
+  ref = net.contributions(params, **inputs[1])
   _check_gradients(net, params, ref, **inputs[0])
 
 

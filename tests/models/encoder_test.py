@@ -126,37 +126,34 @@ def _modernbert(**settings):
   return checkpoints.Compiled(net), checkpoints.random_params(net)
 
 
-def test_windows_reach_to_either_side():
+def test_windows_and_positions_of_modernbert():
   net, params = _modernbert()
-  captured = ("blocks.*.attn.pattern",)
-  out = net.apply(
-    params, input_ids=_IDS, attention_mask=_MASK, capture=captured
-  ).activations
+
+  def run(first):
+    return net.apply(
+      params,
+      input_ids=_IDS,
+      attention_mask=_MASK,
+      position_ids=np.arange(6)[None] + first,
+      capture=("blocks.*.attn.pattern",),
+    )
+
+  full = run(0)
   distance = np.abs(np.arange(6)[:, None] - np.arange(6))
   for number, near in ((0, distance < 9), (1, distance <= 1)):
-    pattern = np.asarray(out[f"blocks.{number}.attn.pattern"])
-    for row, mask in enumerate(_MASK):
+    pattern = full.activations[f"blocks.{number}.attn.pattern"]
+    for found, mask in zip(np.asarray(pattern), _MASK):
       real = mask > 0
       seen = near & real
       some = real & seen.any(axis=1)  # Of padding nothing is asked.
-      np.testing.assert_array_equal(
-        (pattern[row] > 0)[:, some], np.broadcast_to(seen, (3, 6, 6))[:, some]
-      )
-
-
-def test_padding_and_positions_of_modernbert():
-  net, params = _modernbert()
-  full = net.apply(params, input_ids=_IDS, attention_mask=_MASK).logits
-  short = net.apply(params, input_ids=_IDS[1:, :4]).logits
-  assert checkpoints.difference(full[1:], short) < 1e-6
+      want = np.broadcast_to(seen, found.shape)[:, some]
+      np.testing.assert_array_equal((found > 0)[:, some], want)
   # Rotation tells distances alone.
-  places = np.arange(6)[None] + 3
-  moved = net.apply(
-    params, input_ids=_IDS, attention_mask=_MASK, position_ids=places
-  ).logits
-  assert checkpoints.difference(moved, full) < 1e-5
-  with pytest.raises(ValueError, match="position_ids must lie in 0..8; got 10"):
-    net.net.apply(params, input_ids=_IDS, position_ids=places + 2)
+  assert checkpoints.difference(run(3).logits, full.logits) < 1e-5
+  short = net.apply(params, input_ids=_IDS[1:, :4]).logits
+  assert checkpoints.difference(full.logits[1:], short) < 1e-6
+  with pytest.raises(ValueError, match="position_ids must lie in 0..8; got 9"):
+    net.net.apply(params, input_ids=_IDS, position_ids=np.arange(6)[None] + 5)
 
 
 def test_what_stands_before_the_blocks_is_resumed():
@@ -188,7 +185,11 @@ def test_what_stands_before_the_blocks_is_resumed():
         "rope_parameters": {"full_attention": {"rope_theta": 5.0}},
         "global_rope_theta": 7.0,
       },
-      r"full_attention.rope_theta=5.0 and rope_theta=7.0, which disagree",
+      "full_attention.rope_theta=5.0 and global_rope_theta=7.0, which disag",
+    ),
+    (
+      {"rope_scaling": {"rope_theta": 5.0}, "local_rope_theta": 7.0},
+      r"rope_scaling.rope_theta=5.0 and local_rope_theta=7.0, which disagree",
     ),
     ({"hidden_activation": "x"}, "hidden_activation='x'; it must be one"),
   ],
@@ -309,8 +310,8 @@ def test_patches_are_read_row_by_row_channel_first():
 @pytest.mark.parametrize(
   "change, message",
   [
-    ({"order": "pre"}, "norms behind the sums"),
-    ({"pool": "mean"}, "Unknown pool 'mean'"),
+    ({"order": "parallel"}, "norms behind the sums"),
+    ({"pool": "mean"}, "Unknown activation 'mean' of the head"),
     ({"activation": "mish"}, "Unknown activation 'mish'"),
     ({"num_kv_heads": 2}, "cannot share 2 key-value"),
   ],

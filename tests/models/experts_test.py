@@ -92,6 +92,7 @@ def test_a_router_that_is_edited_sends_tokens_elsewhere():
   np.testing.assert_allclose(gates.sum(-1), 1, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_cache_gives_what_the_whole_forward_gives():
   net, _ = checkpoints.compiled(checkpoints.QWEN3_MOE)
   made = generate.generate(net.net, net.params, _IDS, 3)
@@ -142,6 +143,7 @@ def test_tensors_of_experts_that_do_not_fit(tmp_path):
   _, tensors = checkpoints.compiled(checkpoints.MIXTRAL)
   at = "model.layers.1.block_sparse_moe.experts."
   less = {k: x for k, x in tensors.items() if k != f"{at}2.w1.weight"}
+  none = {k: x for k, x in tensors.items() if at not in k}
   matrix = tensors[f"{at}0.w1.weight"]
   holed = matrix.copy()
   holed[0, 0] = np.nan
@@ -160,7 +162,7 @@ def test_tensors_of_experts_that_do_not_fit(tmp_path):
       r"kernel\[1\]' a second time",
     ),
     (
-      tensors | {"model.layers.1.mlp.experts.gate_up_proj": matrix},
+      none | {"model.layers.1.mlp.experts.gate_up_proj": matrix},
       r"gate_up_proj' has shape \(10, 12\): it must have 20 fused rows",
     ),
     (
