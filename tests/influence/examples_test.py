@@ -111,6 +111,7 @@ def test_content_of_a_dropped_example_cannot_matter(common):
       np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_weight_masks_equal_physical_subsets():
   """Of full batches, where order cannot matter: sums in another order."""
   recipe = loop.Recipe(20, _N, 0.1, "sgd", denominator="weight")
@@ -160,6 +161,7 @@ def test_common_numbers_are_shared_and_independent_ones_are_not(
   assert np.abs(apart[0] - apart[1]).max() > 0.01
 
 
+@pytest.mark.slow
 def test_values_are_means_over_seeds(independent):
   masks = _masks(3)
   runs = [independent.run(masks, seed).values for seed in range(2)]

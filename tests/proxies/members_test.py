@@ -368,6 +368,7 @@ def test_predictions_that_are_not_filled_yet_are_not_read(monkeypatch):
   assert np.isfinite(found.crossed).all()
 
 
+@pytest.mark.slow_where("1e+30", "1e-30")
 @pytest.mark.parametrize(
   "by", [_by_lasso1, _by_lasso2, _by_relaxed, _by_gram, _by_gaussian]
 )

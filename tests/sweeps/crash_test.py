@@ -113,6 +113,7 @@ def test_fifty_kills_change_no_byte(whole, tmp_path, record_property):
   record_property("fault", f"50 kills: all {_SHARDS} shards byte for byte")
 
 
+@pytest.mark.slow
 def test_the_launcher_starts_killed_tasks_again(whole, tmp_path):
   """A worker is killed from outside; the launcher ends with all done."""
   workdir = tmp_path / "run"
