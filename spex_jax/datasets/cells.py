@@ -2,7 +2,8 @@
 
 A byte order mark is no part of a name. Cells are separated by commas,
 semicolons or tabs, whichever the header has; where they are not commas, a
-comma is a decimal one. A separator at the end of all lines makes no column.
+comma is a decimal one. A separator at the end of all lines makes no column. A
+first line "sep=;" says which it is.
 
 Rows count from 0, below the header; empty lines are none.
 """
@@ -17,6 +18,7 @@ import numpy as np
 
 _SEPARATORS = (",", ";", "\t", "|")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
+_SAID = re.compile(r'"?sep=(.)"?\r?\n')  # Excel's own first line.
 _MARKS = {
   b"\xff\xfe": "utf-16",
   b"\xfe\xff": "utf-16",
@@ -45,7 +47,9 @@ def read(
   )
   try:
     text = data.decode(encoding)
-    separator = _separator(text)
+    told = _SAID.match(text)
+    separator = told[1] if told else _separator(text)
+    text = text[told.end() :] if told else text
     file = io.StringIO(text, newline="")
     lines = list(csv.reader(file, delimiter=separator))
   except (csv.Error, UnicodeDecodeError) as error:

@@ -119,6 +119,8 @@ def _rows(separator=",", end="", mark=""):
     _rows(";").replace(".", ",").encode(),
     _rows("\t").replace(".", ",").encode(),
     b"\n" + _rows().encode(),
+    _rows(";", mark="sep=;\r\n").encode("utf-8-sig"),
+    _rows(mark="sep=,\n").encode("utf-16"),
   ],
 )
 def test_tables_as_programs_write_them(tmp_path, content):
