@@ -87,22 +87,34 @@ def _ends_empty(rows: list[list[str]], width: int) -> bool:
   )
 
 
-def numbers(cells: list[str], column: str) -> np.ndarray:
+def numbers(
+  cells: list[str], column: str, decimal_commas: bool = False
+) -> np.ndarray:
   """A column of numbers, float64 `[N]`.
 
+  Args:
+    cells: N of them.
+    column: its name, in messages.
+    decimal_commas: whether the file has some, perhaps in other columns: then
+      the points of a column of "1.234" may be those of thousands.
+
   Raises:
-    ValueError: a cell that is no finite number, or whose commas may be decimal
-      ones or thousands (with its row), or numbers that float64 cannot tell
-      apart.
+    ValueError: a cell that is no finite number, or whose commas or points may
+      be decimal ones or thousands (with its row), or numbers that float64
+      cannot tell apart.
   """
   found = np.empty(len(cells))
-  commas = [cell for cell in cells if "," in cell]
-  if commas and all(_THOUSANDS.fullmatch(cell) for cell in commas):
-    row = cells.index(commas[0])
-    raise ValueError(
-      f"row {row}, column {column!r}: the comma of {commas[0]!r} may be a "
-      "decimal one or one of thousands; write numbers without it."
-    )
+  for mark, name in ((",", "comma"), (".", "point")):
+    marked = [cell for cell in cells if mark in cell]
+    if mark == "." and not decimal_commas:
+      continue
+    alike = (cell.replace(mark, ",") for cell in marked)
+    if marked and all(map(_THOUSANDS.fullmatch, alike)):
+      row = cells.index(marked[0])
+      raise ValueError(
+        f"row {row}, column {column!r}: the {name} of {marked[0]!r} may be a "
+        "decimal one or one of thousands; write numbers without it."
+      )
   plain = [
     cell.replace(",", ".") if cell.count(",") == 1 and "." not in cell else cell
     for cell in cells
