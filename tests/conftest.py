@@ -41,6 +41,17 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("spex")
 
 
+def pytest_terminal_summary(terminalreporter, config):
+  """Tells the faults that were injected and found, under `make faults`."""
+  if config.getoption("markexpr") != "faults":
+    return
+  terminalreporter.section("faults found")
+  for report in terminalreporter.stats.get("passed", ()):
+    for name, text in report.user_properties:
+      if name == "fault":
+        terminalreporter.write_line(text)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
   # What a compiled program costs is asked of an optimised one.
@@ -55,17 +66,6 @@ def pytest_collection_modifyitems(items):
     for mark in item.iter_markers("slow_where"):
       if any(part in item.callspec.id for part in mark.args):
         item.add_marker(pytest.mark.slow)
-
-
-def pytest_terminal_summary(terminalreporter, config):
-  """Tells the faults that were injected and found, under `make faults`."""
-  if config.getoption("markexpr") != "faults":
-    return
-  terminalreporter.section("faults found")
-  for report in terminalreporter.stats.get("passed", ()):
-    for name, text in report.user_properties:
-      if name == "fault":
-        terminalreporter.write_line(text)
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ from spex_jax.components import interactions as pairs
 from spex_jax.indices import attribution, judging, metrics
 from spex_jax.influence import datamodels, semivalues
 from spex_jax.masks import sampling
+from spex_jax.models import inputs
 
 _MASKS = sampling.enumerate_masks(5)
 _SUMS = _MASKS @ np.arange(1.0, 6)
@@ -50,6 +51,10 @@ _DOORS = {
   "faithfulness": lambda: metrics.faithfulness(_hides, _MASKS, _SUMS),
   "ranks": lambda: metrics.spearman(_BAD, _SUMS),
   "LDS": lambda: judging.lds(_EVEN, _MASKS, _BAD),
+  "ids": lambda: inputs.check_ids(np.ma.masked_array([[1]], mask=True), 9, 9),
+  "an attention mask": lambda: inputs.check_mask(
+    np.ma.masked_array([[1]], mask=True), (1, 1)
+  ),
   "LDS of": lambda: judging.lds(_hides, _MASKS, _SUMS),
 }
 

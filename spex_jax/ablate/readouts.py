@@ -254,6 +254,7 @@ def margins(labels: base.Array, position: int | None = None) -> Prediction:
 
 def targets_of(targets: Any) -> np.ndarray:
   """Targets as int32 `[]` or `[T]`."""
+  base.check_unmasked(targets, "Targets")
   array = np.asarray(targets)
   if array.ndim > 1 or array.size == 0:
     raise ValueError(f"Need one target or [T] of them; got {targets!r}.")
@@ -261,6 +262,8 @@ def targets_of(targets: Any) -> np.ndarray:
     raise TypeError(f"Targets must be integers; got {targets!r}.")
   if (array < 0).any():
     raise ValueError(f"Target {array.min()} is below 0.")
+  if (array > np.iinfo(np.int32).max).any():  # The cast would wrap it round.
+    raise ValueError(f"Target {array.max()} is beyond every vocabulary.")
   return array.astype(np.int32)
 
 

@@ -2,7 +2,8 @@
 
 A byte order mark is no part of a name. Cells are separated by commas,
 semicolons or tabs, whichever the header has; where they are not commas, a
-comma is a decimal one. A separator at the end of all lines makes no column.
+comma is a decimal one. A separator at the end of all lines makes no column. A
+first line "sep=;" says which it is.
 
 Rows count from 0, below the header; empty lines are none.
 """
@@ -17,6 +18,7 @@ import numpy as np
 
 _SEPARATORS = (",", ";", "\t", "|")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
+_SAID = re.compile(r'"?sep=(.)"?\r?\n')  # Excel's own first line.
 _MARKS = {
   b"\xff\xfe": "utf-16",
   b"\xfe\xff": "utf-16",
@@ -45,7 +47,9 @@ def read(
   )
   try:
     text = data.decode(encoding)
-    separator = _separator(text)
+    told = _SAID.match(text)
+    separator = told[1] if told else _separator(text)
+    text = text[told.end() :] if told else text
     file = io.StringIO(text, newline="")
     lines = list(csv.reader(file, delimiter=separator))
   except (csv.Error, UnicodeDecodeError) as error:
@@ -83,22 +87,34 @@ def _ends_empty(rows: list[list[str]], width: int) -> bool:
   )
 
 
-def numbers(cells: list[str], column: str) -> np.ndarray:
+def numbers(
+  cells: list[str], column: str, decimal_commas: bool = False
+) -> np.ndarray:
   """A column of numbers, float64 `[N]`.
 
+  Args:
+    cells: N of them.
+    column: its name, in messages.
+    decimal_commas: whether the file has some, perhaps in other columns: then
+      the points of a column of "1.234" may be those of thousands.
+
   Raises:
-    ValueError: a cell that is no finite number, or whose commas may be decimal
-      ones or thousands (with its row), or numbers that float64 cannot tell
-      apart.
+    ValueError: a cell that is no finite number, or whose commas or points may
+      be decimal ones or thousands (with its row), or numbers that float64
+      cannot tell apart.
   """
   found = np.empty(len(cells))
-  commas = [cell for cell in cells if "," in cell]
-  if commas and all(_THOUSANDS.fullmatch(cell) for cell in commas):
-    row = cells.index(commas[0])
-    raise ValueError(
-      f"row {row}, column {column!r}: the comma of {commas[0]!r} may be a "
-      "decimal one or one of thousands; write numbers without it."
-    )
+  for mark, name in ((",", "comma"), (".", "point")):
+    marked = [cell for cell in cells if mark in cell]
+    if mark == "." and not decimal_commas:
+      continue
+    alike = (cell.replace(mark, ",") for cell in marked)
+    if marked and all(map(_THOUSANDS.fullmatch, alike)):
+      row = cells.index(marked[0])
+      raise ValueError(
+        f"row {row}, column {column!r}: the {name} of {marked[0]!r} may be a "
+        "decimal one or one of thousands; write numbers without it."
+      )
   plain = [
     cell.replace(",", ".") if cell.count(",") == 1 and "." not in cell else cell
     for cell in cells

@@ -193,7 +193,7 @@ def read(
 
 
 def _csv(path: pathlib.Path, target: str, response: bool | None) -> Table:
-  header, rows, _ = cells.read(path)
+  header, rows, separator = cells.read(path)
   if not rows or len(header) < 2:
     raise ValueError("need a header, two columns and one row at least.")
   target = target or header[-1]
@@ -201,9 +201,10 @@ def _csv(path: pathlib.Path, target: str, response: bool | None) -> Table:
     raise ValueError(f"no column {target!r}; it has {', '.join(header)}.")
   place = header.index(target)
   columns = [name for i, name in enumerate(header) if i != place]
+  commas = separator != "," and cells.has_decimal_commas(rows)
   features = np.stack(
     [
-      cells.numbers([row[i] for row in rows], name)
+      cells.numbers([row[i] for row in rows], name, commas)
       for i, name in enumerate(header)
       if i != place
     ],
@@ -212,16 +213,16 @@ def _csv(path: pathlib.Path, target: str, response: bool | None) -> Table:
   answers = [row[place] for row in rows]
   labels.refuse_missing(answers, target)
   return from_arrays(
-    features, _targets(answers, target, response), columns=columns
+    features, _targets(answers, target, response, commas), columns=columns
   )
 
 
 def _targets(
-  answers: list[str], target: str, response: bool | None
+  answers: list[str], target: str, response: bool | None, commas: bool
 ) -> np.ndarray:
   """Responses, float64 `[N]`, or classes, integers or texts."""
   if response or all(map(cells.is_number, answers)):
-    numbers = cells.numbers(answers, target)
+    numbers = cells.numbers(answers, target, commas)
     for row in np.flatnonzero(~np.isfinite(numbers)):
       raise ValueError(f"row {row} has {answers[row]!r} as {target!r}.")
     whole = np.array_equal(numbers, np.round(numbers))

@@ -23,11 +23,18 @@ def players_of(
     names: of the groups, in that order; by default what they are.
 
   Raises:
-    ValueError: another rank, no group, or another number of names.
+    ValueError: another rank, no group, another number of names, or groups that
+      are masked or NaN.
   """
+  base.check_unmasked(groups, "Groups")
   array = np.asarray(groups)
   if array.ndim != 1:
     raise ValueError(f"Groups must be [N]; got shape {array.shape}.")
+  if array.dtype.kind == "f" and np.isnan(array).any():
+    row = int(np.flatnonzero(np.isnan(array))[0])
+    raise ValueError(
+      f"Example {row} has the group NaN; write -1 for none, or drop it."
+    )
   free = array < 0 if array.dtype.kind in "if" else np.zeros(len(array), bool)
   distinct = np.unique(array[~free])
   if not len(distinct):

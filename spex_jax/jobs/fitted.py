@@ -22,7 +22,7 @@ from spex_jax import base
 from spex_jax.ablate import evaluate
 from spex_jax.ablate import tables as masked
 from spex_jax.datasets import cells, tabular
-from spex_jax.jobs import subjects
+from spex_jax.jobs import categories, subjects
 
 _PICKLES = (".joblib", ".pkl", ".pickle")
 _KINDS = ".joblib, .pkl, .txt (LightGBM), .json or .ubj (XGBoost), .msgpack"
@@ -69,7 +69,9 @@ def asked(config: Any, workdir: pathlib.Path) -> Asked:
   table = _own(model, frame(config), config)
   check_row(config, table)
   given = table.iloc[[config.row]]
-  stand_ins, absent = _background(config, table, _categorical(model, table))
+  stand_ins, absent = _background(
+    config, table, categories.of_model(model, table)
+  )
   as_array = not _names_of(model)
   enter = (
     (lambda frame: frame.to_numpy()) if as_array else (lambda frame: frame)
@@ -129,13 +131,13 @@ def _loaded(path: pathlib.Path) -> Any:
     elif path.suffix == ".txt":
       import lightgbm
 
-      return _LightGbm(lightgbm.Booster(model_file=str(path)))
+      return categories.LightGbm(lightgbm.Booster(model_file=str(path)))
     elif path.suffix in (".json", ".ubj"):
       import xgboost
 
       booster = xgboost.Booster()
       booster.load_model(str(path))
-      return _XgBoost(booster)
+      return categories.XgBoost(booster)
     else:
       raise ValueError(f"it must be {_KINDS}, or an Orbax directory.")
   except ModuleNotFoundError as error:
@@ -154,55 +156,6 @@ def _loaded(path: pathlib.Path) -> Any:
       "`predict`."
     )
   return model
-
-
-class _LightGbm:
-  """A booster of LightGBM, as estimators are called."""
-
-  def __init__(self, booster: Any):
-    self.booster = booster
-    names = booster.feature_name()
-    self.n_features_in_ = booster.num_feature()
-    # It makes such names up where it has seen none.
-    made_up = [f"Column_{i}" for i in range(len(names))]
-    if names != made_up:
-      self.feature_names_in_ = names
-
-  def categorical(self, columns: Any) -> list[Any]:
-    """Those of the columns, in its order, that it splits as categories."""
-    head = self.booster.model_to_string(num_iteration=1).splitlines()
-    mark = "feature_infos="
-    told = next((line for line in head if line.startswith(mark)), mark)
-    # Of numbers the range, "[0:1]"; of categories each, "0:1:2".
-    return [
-      column
-      for column, info in zip(columns, told.removeprefix(mark).split())
-      if info != "none" and not info.startswith("[")
-    ]
-
-  def predict(self, rows: Any) -> np.ndarray:
-    return np.asarray(self.booster.predict(rows))
-
-
-class _XgBoost:
-  """A booster of XGBoost, as estimators are called."""
-
-  def __init__(self, booster: Any):
-    self.booster = booster
-    self.n_features_in_ = booster.num_features()
-    if booster.feature_names:
-      self.feature_names_in_ = booster.feature_names
-
-  def categorical(self, columns: Any) -> list[Any]:
-    """Those of the columns, in its order, that it splits as categories."""
-    kinds = self.booster.feature_types or ()
-    return [column for column, kind in zip(columns, kinds) if kind == "c"]
-
-  def predict(self, rows: Any) -> np.ndarray:
-    import xgboost
-
-    data = xgboost.DMatrix(rows, enable_categorical=True)
-    return np.asarray(self.booster.predict(data))
 
 
 def _names_of(model: Any) -> list[str]:
@@ -271,99 +224,13 @@ def _own(model: Any, table: Any, config: Any) -> Any:
         f"{config.table} has {len(table.columns)} columns beside its target; "
         f"the model was fitted on {count}."
       )
-  if _takes_categories(model):
+  if categories.takes_them(model):
     texts = table.select_dtypes(exclude=["number", "bool"]).columns
     table = table.astype(dict.fromkeys(texts, "category"))
     # Numbers of categories: as a booster was fitted to them.
-    for name in _categories_of(model, table):
+    for name in categories.of_booster(model, table):
       table = table.astype({name: "category"})
   return table
-
-
-def _takes_categories(model: Any) -> bool:
-  """Whether a model wants texts as pandas's categories."""
-  kind = type(model)
-  return (
-    kind.__module__.startswith(("lightgbm", "xgboost"))
-    or isinstance(model, _LightGbm | _XgBoost)
-    or kind.__name__.startswith("HistGradientBoosting")
-  )
-
-
-def _categories_of(model: Any, table: Any) -> list[Any]:
-  """Columns that a booster was fitted to as pandas's categories.
-
-  Raises:
-    ValueError: their number is known, and which they are is not.
-  """
-  booster = _booster(model)
-  if isinstance(booster, _LightGbm):
-    kept = booster.booster.pandas_categorical or []
-    found = booster.categorical(table.columns)
-    if kept and len(kept) != len(found):
-      raise ValueError(
-        f"The model was fitted with {len(kept)} columns of categories, of "
-        f"which its file names {len(found)} "
-        f"({', '.join(map(str, found)) or 'none'}): fit it without columns "
-        "that hold one category."
-      )
-    return found if kept else []
-  if isinstance(booster, _XgBoost):
-    return booster.categorical(table.columns)
-  return []
-
-
-def _booster(model: Any) -> Any:
-  """LightGBM's or XGBoost's booster within a model, as it is read here."""
-  if model is None or isinstance(model, _LightGbm | _XgBoost):
-    return model
-  home = type(model).__module__.partition(".")[0]
-  if home == "lightgbm":
-    return _LightGbm(getattr(model, "booster_", model))
-  if home == "xgboost":
-    return _XgBoost(
-      model.get_booster() if hasattr(model, "get_booster") else model
-    )
-  return model
-
-
-def _categorical(model: Any, table: Any) -> set[Any]:
-  """Columns whose numbers are categories: a mean of them is none."""
-  columns = list(table.columns)
-  booster = _booster(model)
-  if isinstance(booster, _LightGbm | _XgBoost):
-    return set(booster.categorical(columns))
-  known = getattr(model, "is_categorical_", None)  # Of histogram boosting.
-  if known is not None:
-    return {name for name, flag in zip(columns, known) if flag}
-  return set(_encoded(model, columns))
-
-
-def _encoded(model: Any, columns: list[Any]) -> list[Any]:
-  """Columns that an encoder of categories takes, in a pipeline."""
-  if len(getattr(model, "categories_", ())) == len(columns):
-    return columns
-  for _, step in getattr(model, "steps", ()):
-    # Imputers and scalers before an encoder keep the columns.
-    if found := _encoded(step, columns):
-      return found
-    if hasattr(step, "transformers_"):
-      return []
-  import pandas as pd
-
-  found = []
-  for _, inner, chosen in getattr(model, "transformers_", ()):
-    if isinstance(inner, str):  # "drop" or "passthrough".
-      continue
-    frame = pd.DataFrame(columns=columns)
-    ends = (chosen.start, chosen.stop) if isinstance(chosen, slice) else chosen
-    names = any(isinstance(end, str) for end in np.atleast_1d(ends).tolist())
-    own = (frame.loc if names else frame.iloc)[:, chosen]
-    if own.ndim > 1:
-      found += _encoded(inner, list(own.columns))
-    else:
-      found += _encoded(inner, [own.name])
-  return found
 
 
 def _background(

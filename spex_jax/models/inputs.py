@@ -81,6 +81,7 @@ def check_range(
   if not jnp.issubdtype(jnp.result_type(numbers), jnp.integer):
     raise TypeError(f"{name} must be integers; got {jnp.result_type(numbers)}.")
   if not isinstance(numbers, jax.core.Tracer):
+    base.check_unmasked(numbers, name)
     known = np.asarray(numbers)
     bad = known[(known < 0) | (known >= limit)]
     if bad.size:
@@ -111,6 +112,7 @@ def check_mask(
 
 def check_bool(mask: base.Array, name: str = "attention_mask") -> jax.Array:
   """An attention mask of any shape, checked as `check_mask` does, as bool."""
+  base.check_unmasked(mask, name)
   remedy = "1 where a token is there, 0 where not; none that is added to scores"
   if isinstance(mask, jax.core.Tracer):
     if jnp.issubdtype(mask.dtype, jnp.inexact):

@@ -251,6 +251,12 @@ def test_bfloat16_is_read_in_float32():
     (lambda: likelihoods.sequence([1], reduce="max"), ValueError, "'max'"),
     (lambda: embeddings.similarity(np.zeros(3)), ValueError, "not zero"),
     (lambda: embeddings.similarity(np.ones((1, 3))), ValueError, r"\(1, 3\)"),
+    (lambda: readouts.logit(2**32 + 1), ValueError, "beyond every vocabulary"),
+    (
+      lambda: readouts.margins(np.ma.masked_array([0, 1], mask=[0, 1])),
+      ValueError,
+      "masked array with 1 of 2",
+    ),
   ],
 )
 def test_readouts_that_make_no_sense(make, error, message):

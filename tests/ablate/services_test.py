@@ -170,3 +170,11 @@ def test_nobody_there():
     pass
   with pytest.raises(services.Overloaded, match="ConnectError"):
     _asked(server)
+
+
+def test_no_proxy_sees_what_is_sent_to_this_machine(monkeypatch):
+  with _Server() as proxy, _Server() as server:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+      monkeypatch.setenv(name, proxy.url)
+    assert _asked(server) == {}
+    assert proxy.seen == [] and server.seen == [f"Bearer {_KEY}"]

@@ -119,6 +119,8 @@ def _rows(separator=",", end="", mark=""):
     _rows(";").replace(".", ",").encode(),
     _rows("\t").replace(".", ",").encode(),
     b"\n" + _rows().encode(),
+    _rows(";", mark="sep=;\r\n").encode("utf-8-sig"),
+    _rows(mark="sep=,\n").encode("utf-16"),
   ],
 )
 def test_tables_as_programs_write_them(tmp_path, content):
@@ -134,6 +136,8 @@ def test_tables_as_programs_write_them(tmp_path, content):
   ("content", "message"),
   [
     ("a;y\n1,234;0\n5,678;1\n", "row 0, column 'a': the comma of '1,234' may"),
+    ("a;b;y\n1.234;0,5;0\n5.678;1,5;1\n", "the point of '1.234' may be"),
+    ("a;y\n0,5;1.234\n1,5;5.678\n", "the point of '1.234' may be"),
     ("a;y\n1.234,5;0\n5,5;1\n", "row 0, column 'a': '1.234,5' is no number"),
     ("a,y\n1_000,0\n5,1\n", "row 0, column 'a': '1_000' is no number"),
     ("a,y\n1,0\n2,1\n3,inf\n", "row 2 has 'inf' as 'y'"),

@@ -235,6 +235,8 @@ def test_groups_are_players():
     _retrainer().run(whole).values,
     rtol=0, atol=1e-5,
   )  # fmt: skip
+  with pytest.raises(ValueError, match="Example 1 has the group NaN"):
+    subsets.players_of(np.array([0, np.nan, 1]))
   named = subsets.players_of(np.array(["b", "a", "b"]))
   assert named.names == ("a", "b") and named.owner.tolist() == [1, 0, 1]
   groups = subsets.clusters(np.eye(4).repeat(6, axis=0), 4, seed=0)
