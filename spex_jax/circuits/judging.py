@@ -38,7 +38,7 @@ from spex_jax.models import sites
 
 TOLERANCE = 1e-3  # Of an identity, in what the model does above the empty one.
 _VANISHING = 1e-4  # Of a difference of two metrics, in their size.
-_ROWS = 256  # Circuits of a call, at most.
+ROWS = 256  # Circuits of a call, at most.
 _HELD = 1 << 30  # Bytes of what corrupted prompts write, over all batches.
 _SHOWN = 3  # Pairs that an error names.
 _RESAMPLES = 1000  # Of pairs, for intervals.
@@ -364,9 +364,9 @@ class Judge:
       else:
         ends, ref = self._begin(batch)
       parts = []
-      for start in range(0, len(kept), _ROWS):
-        part = kept[start : start + _ROWS]
-        rows = padded(part, _ROWS if len(kept) > _ROWS else 0, self._at_once)
+      for start in range(0, len(kept), ROWS):
+        part = kept[start : start + ROWS]
+        rows = padded(part, ROWS if len(kept) > ROWS else 0, self._at_once)
         out = _judged(
           self._model, self._metric, self._at_once, self._params, batch,
           ends.logits, ref, rows, len(part),
