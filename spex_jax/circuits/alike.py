@@ -139,11 +139,12 @@ def interchange(
     )
     found.append(runs.real_rows(batch, np.asarray(values)[:count].T))
     clean.append(runs.real_rows(batch, whole))
-    errors = errors + np.asarray(error, np.float64)[:, :count]
+    errors = errors + np.asarray(error, np.float64)[:count]
   values = np.concatenate(found).astype(np.float64).mean(axis=0)
   clean = np.concatenate(clean).astype(np.float64)
   swapped, constant = np.split(values, 2)
-  explained = 1 - np.split(errors[0], 2)[0] / np.split(errors[1], 2)[0]
+  off, spread = np.split(np.asarray(errors), 2)
+  explained = 1 - off / spread
   kept = []
   for k, ((layer, head), _) in enumerate(swaps):
     try:
@@ -242,7 +243,7 @@ def _names(net) -> tuple[str, ...]:
 
 @functools.partial(jax.jit, static_argnames=("model", "metric", "at_once"))
 def _swapped(model, metric, at_once, params, batch, rows, count):
-  """The metric of every swap `[S, B]`, of the clean run, and errors `[2, S]`."""
+  """The metric of every swap `[S, B]`, of the clean run, and squared errors `[S]`."""
   net = model.net
   heads = net.config.num_heads
   z = _gathered(net, params, batch)
@@ -266,11 +267,9 @@ def _swapped(model, metric, at_once, params, batch, rows, count):
 
   def off(row):
     own = jnp.take(z, row["place"], axis=2)
-    mean = jnp.einsum("bp,bph->h", inside, own) / inside.sum()
-    total = lambda x: (inside * jnp.square(x).sum(-1)).sum()
-    return jnp.stack([total(mapped(row) - own), total(own - mean[None, None])])
+    return (inside * jnp.square(mapped(row) - own).sum(-1)).sum()
 
   values = judging.mapped(one, rows, count, at_once)
-  errors = jax.lax.map(off, rows).T
+  errors = jax.lax.map(off, rows)
   clean = runs.read(metric, logits, logits, batch)
   return values, clean, errors

@@ -290,7 +290,7 @@ def learned(
   if np.isnan(found).any():
     raise ValueError("Gates became NaN: the metric's gradient is, somewhere.")
   if edges is None:
-    kept = np.asarray(_gate(jnp.asarray(found), 0.5)) > 0.5
+    kept = np.asarray(gate(jnp.asarray(found), 0.5)) > 0.5
   else:
     kept = np.zeros(graph.num_edges, bool)
     kept[np.argsort(-found, kind="stable")[:edges]] = True
@@ -315,7 +315,7 @@ def _slope(
   noise = jax.random.uniform(key, gates.shape, gates.dtype, 1e-6, 1 - 1e-6)
 
   def loss(gates):
-    kept = jnp.where(inside, _gate(gates, noise), 0)
+    kept = jnp.where(inside, gate(gates, noise), 0)
     edits = sites.Edits(cut=graph.cut(kept), ref=ref)
     each = runs.measured(net, params, metric, batch, clean, edits)
     real = batch.real.astype(each.dtype)
@@ -327,7 +327,7 @@ def _slope(
   return jax.grad(loss)(gates)
 
 
-def _gate(logit: jax.Array, noise: base.Array) -> jax.Array:
+def gate(logit: jax.Array, noise: base.Array) -> jax.Array:
   """The hard concrete gate of a logit and noise in (0, 1); .5 is none."""
   noise = jnp.asarray(noise, logit.dtype)
   noise = jnp.broadcast_to(noise, logit.shape)
