@@ -29,7 +29,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax import base
 from spex_jax.circuits import judging, metrics, runs
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import sites
@@ -117,7 +116,9 @@ def interchange(
   metrics.check(metric, config.vocab_size)
   model = runs.Model(net)
   maps, means = _maps(model, params, fitted, swaps, ridge, size)
-  place = np.array([layer * config.num_heads + head for (layer, head), _ in swaps])
+  place = np.array(
+    [layer * config.num_heads + head for (layer, head), _ in swaps]
+  )
   by = np.array([layer * config.num_heads + head for _, (layer, head) in swaps])
   # With nothing of the other head the map is the mean alone.
   rows = {
@@ -129,9 +130,7 @@ def interchange(
   size = runs.batch_size(judged) if size is None else size
   at_once = at_once or judging.rows_at_once(size * judged.clean.shape[1])
   count = len(rows["place"])
-  rows = {
-    name: judging.padded(x, 0, at_once) for name, x in rows.items()
-  }
+  rows = {name: judging.padded(x, 0, at_once) for name, x in rows.items()}
   found, clean, errors = [], [], 0.0
   for batch in runs.batches(judged, size):
     values, whole, error = _swapped(
@@ -149,7 +148,9 @@ def interchange(
   for k, ((layer, head), _) in enumerate(swaps):
     try:
       kept.append(
-        float(judging.ratio(swapped[k], clean, np.full_like(clean, constant[k])))
+        float(
+          judging.ratio(swapped[k], clean, np.full_like(clean, constant[k]))
+        )
       )
     except ValueError as error:
       raise ValueError(
@@ -243,7 +244,7 @@ def _names(net) -> tuple[str, ...]:
 
 @functools.partial(jax.jit, static_argnames=("model", "metric", "at_once"))
 def _swapped(model, metric, at_once, params, batch, rows, count):
-  """The metric of every swap `[S, B]`, of the clean run, and squared errors `[S]`."""
+  """Metrics of swaps `[S, B]` and of the clean run, and squared errors `[S]`."""
   net = model.net
   heads = net.config.num_heads
   z = _gathered(net, params, batch)
@@ -252,9 +253,9 @@ def _swapped(model, metric, at_once, params, batch, rows, count):
 
   def mapped(row):
     other = jnp.take(z, row["by"], axis=2)
-    return other @ row["kernel"].astype(z.dtype) + row["bias"][None, None].astype(
-      z.dtype
-    )
+    return other @ row["kernel"].astype(z.dtype) + row["bias"][
+      None, None
+    ].astype(z.dtype)
 
   def one(row):
     value = mapped(row)[:, :, None]

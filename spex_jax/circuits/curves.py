@@ -96,9 +96,8 @@ class Curve:
     lines = [
       f"CMD {a.cmd:.3f} (log {a.log_cmd:.3f})   CPR {a.cpr:.3f} (log "
       f"{a.log_cpr:.3f})",
-      "  share     edges  connected  faithful" + "  random" * bool(
-        len(self.random)
-      ),
+      "  share     edges  connected  faithful"
+      + "  random" * bool(len(self.random)),
     ]
     for k, share in enumerate(self.shares):
       line = (

@@ -313,7 +313,9 @@ def gates(
     kind, clear = classify(four)
     none, first, second, both = (float(x) for x in four)
     found.append(
-      Gate((i, j), (known[i], known[j]), (none, first, second, both), kind, clear)
+      Gate(
+        (i, j), (known[i], known[j]), (none, first, second, both), kind, clear
+      )
     )
   return tuple(found)
 
@@ -431,7 +433,9 @@ def optimum(
   effect = np.abs(judge.clean - judge.corrupted).mean()
 
   def kept(masks):
-    inside = np.append(np.asarray(masks, bool), np.zeros((len(masks), 1), bool), 1)
+    inside = np.append(
+      np.asarray(masks, bool), np.zeros((len(masks), 1), bool), 1
+    )
     return inside[:, owner] | sure.kept
 
   def value(masks):

@@ -130,8 +130,8 @@ class Judged:
     if (bad := np.flatnonzero(np.abs(gap) <= _VANISHING * size)).size:
       raise ValueError(
         f"{_pairs(bad)}: the metric of the whole model and of the empty "
-        f"circuit differ by {np.abs(gap[bad]).max():.2g} only, so that no share "
-        "of it can be told. Leave these pairs out, or take `faithfulness()`, a "
+        f"circuit differ by {np.abs(gap[bad]).max():.2g} only, so that no "
+        "share of it can be told. Leave these pairs out, or take `faithfulness()`, a "
         "ratio of means."
       )
     return (self.values - self.empty) / gap
@@ -246,7 +246,9 @@ def faithfulness(
   cut_off[last.start :] = False
   checks = [graph.full, graph.empty, graph_lib.Circuit(graph, cut_off)]
   # Of equal ones the first is run.
-  places = {c: i for i, c in enumerate(dict.fromkeys([*checks, *pruned.values()]))}
+  places = {
+    c: i for i, c in enumerate(dict.fromkeys([*checks, *pruned.values()]))
+  }
   judge = Judge(
     net, params, pairs, metric,
     ablation=ablation, fixed=fixed, size=size, at_once=at_once,
@@ -437,9 +439,11 @@ def mapped(
     some = jax.tree.map(
       lambda x: jax.lax.dynamic_slice_in_dim(x, at, at_once), rows
     )
-    new = jax.vmap(one)(some) if at_once > 1 else one(
-      jax.tree.map(lambda x: x[0], some)
-    )[None]
+    new = (
+      jax.vmap(one)(some)
+      if at_once > 1
+      else one(jax.tree.map(lambda x: x[0], some))[None]
+    )
     return jax.lax.dynamic_update_slice_in_dim(out, new, at, 0)
 
   start = jnp.zeros((size, *shape.shape), shape.dtype)

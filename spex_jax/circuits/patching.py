@@ -231,9 +231,7 @@ def sweep(
     raise ValueError(f"Patched at {named[0]}, the metric is NaN or infinite.")
   unpatched, source = (np.concatenate(x).astype(np.float64) for x in zip(*ends))
   values = values.reshape(*map(len, labels), len(pairs))
-  return Patched(
-    what.site, what.axes, labels, values, unpatched, source
-  )
+  return Patched(what.site, what.axes, labels, values, unpatched, source)
 
 
 def sweeps(

@@ -2,14 +2,15 @@
 
 The tokens of a subject are hidden in noise, and single states of the clean run
 are put back: where this brings the answer back, the states carry it (Meng et
-al. 2022, arXiv 2202.05262, section 2.1 and appendix B). As in the authors' code:
+al. 2022, arXiv 2202.05262, section 2.1 and appendix B). As the authors' code has
+it:
 
 - noise is added to the token embeddings of the subject alone, `factor` times as
   wide as these embeddings spread (3, their "s3"), Gaussian or uniform; or it
   takes their place (`replace`). Each of `copies` noisy runs has a draw of its
   own, the same for every state that is put back;
 - a state is what a layer leaves in the stream ("resid"), or what MLPs or
-  attention add to it ("mlp", "attn") over a window of layers around it, 10 wide;
+  attention add to it ("mlp", "attn") in a window of 10 layers around it;
 - the effect is the mean of the answer's probability over the noisy runs;
 - prompts that the model gets wrong are left out.
 

@@ -1,4 +1,4 @@
-"""Which edges or heads matter together, against derivatives and sums by hand."""
+"""Edges or heads that matter together, by derivatives and sums by hand."""
 
 import itertools
 
@@ -89,28 +89,25 @@ def test_the_game_is_that_of_circuits():
   pairs, graph = tiny.pairs(), graph_lib.Graph.of(net)
   players = edges.nodes(net)
   made = interactions.game(net, params, pairs, players, _METRIC)
-  ask = interactions.mean_value(
-    made, batch_size=4, devices=jax.devices()[:1]
-  )
+  ask = interactions.mean_value(made, batch_size=4, devices=jax.devices()[:1])
   masks = np.random.default_rng(0).random((3, players.n)) < 0.6
   owner = np.concatenate(
     [players.edges[r.name].reshape(-1) for r in graph.readers]
   )
   circuits = [graph_lib.Circuit(graph, mask[owner]) for mask in masks]
-  judged = judging.faithfulness(
-    net, params, pairs, circuits, _METRIC, size=2
-  )
-  np.testing.assert_allclose(
-    ask(masks), judged.values.mean(axis=1), atol=1e-11
-  )
+  judged = judging.faithfulness(net, params, pairs, circuits, _METRIC, size=2)
+  np.testing.assert_allclose(ask(masks), judged.values.mean(axis=1), atol=1e-11)
 
 
 def _value(n, terms):
   """A sum of products of masks, as a value function."""
-  return lambda masks: sum(
-    x * np.asarray(masks)[:, list(players)].all(axis=1)
-    for players, x in terms.items()
-  ) + np.zeros(len(masks))
+  return lambda masks: (
+    sum(
+      x * np.asarray(masks)[:, list(players)].all(axis=1)
+      for players, x in terms.items()
+    )
+    + np.zeros(len(masks))
+  )
 
 
 def test_gates_have_their_names():
@@ -191,9 +188,7 @@ def test_optimum_is_the_best_of_all_circuits():
     graph.circuit([*order[:20], *groups[list(some)].ravel()])
     for some in itertools.combinations(range(8), 4)
   ]
-  judged = judging.faithfulness(
-    net, params, pairs, every, _METRIC, size=2
-  )
+  judged = judging.faithfulness(net, params, pairs, every, _METRIC, size=2)
   effect = np.abs(judged.clean - judged.corrupted).mean()
   close = -np.abs(judged.values - judged.clean).mean(1) / effect
   # All masks fit in the budget: the expansion is the function itself.

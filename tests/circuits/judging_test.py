@@ -152,9 +152,11 @@ def test_ungrouped_circuits_are_of_single_heads():
   graph = graph_lib.Graph.of(net, ungrouped=True)
   (circuit,) = _random(grouped, 1)
   whole = graph.circuit(circuit.kept[graph.members(grouped)])
-  judge = lambda circuits: judging.faithfulness(
-    net, params, tiny.pairs(), circuits, metrics.logit_difference, size=2
-  ).values
+  judge = lambda circuits: (
+    judging.faithfulness(
+      net, params, tiny.pairs(), circuits, metrics.logit_difference, size=2
+    ).values
+  )
   np.testing.assert_allclose(judge([circuit]), judge([whole]), atol=_EXACT)
   part = whole.kept.copy()
   part[graph.index(("embed", "blocks.1.attn.v_in", 1))] ^= True

@@ -41,8 +41,8 @@ def _by_hand(net, params, pairs, sweep, direction, at, row):
   index = [0, slice(None), slice(None), slice(None)][: source.ndim]
   for axis, place in (("pos", 1), ("dest", 2), ("src", 3)):
     if axis in of:
-      index[place] = slice(of[axis], of[axis] + 1) if of[axis] < length else (
-        slice(0, 0)
+      index[place] = (
+        slice(of[axis], of[axis] + 1) if of[axis] < length else (slice(0, 0))
       )
   if "head" in of:
     index[1 if "pattern" in sweep.site else 2] = of["head"]
@@ -202,10 +202,7 @@ def test_tracing_by_hand(kind, window):
   )
   inside = pair.spans.owner[:, :3, None] == 0
   layer, place = 1, 1
-  if kind == "mlp":
-    layers = range(0, 2)  # [l - 1, l + 1)
-  else:
-    layers = range(1, 2)
+  layers = range(0 if kind == "mlp" else 1, 2)  # [l - 1, l + 1) of MLPs.
   values, low = [], []
   for copy in range(copies):
     noise = 0.7 * drawn[row * copies + copy][None, :3]

@@ -141,7 +141,7 @@ def test_gates_are_hard_concrete():
 
 
 def test_learned_gates_find_a_circuit_that_does_the_same():
-  net, params, pairs, graph, value = _setting()
+  net, params, pairs, graph, _ = _setting()
   metric = metrics.logit_difference
   found = search.learned(
     net, params, pairs, metric,

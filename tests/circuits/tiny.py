@@ -77,7 +77,7 @@ def _run(module, length):
   net = transformer.network(module.config)
   del length
   return jax.jit(
-    lambda params, edits, ids: (
-      net.apply(params, edits, input_ids=ids).logits[0, -1]
-    )
+    lambda params, edits, ids: net.apply(params, edits, input_ids=ids).logits[
+      0, -1
+    ]
   )
