@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.circuits import judging, metrics, runs
+from spex_jax.circuits import judging, many, metrics, runs
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import sites
 
@@ -128,9 +128,9 @@ def interchange(
     "bias": np.concatenate([maps[1], means]),
   }
   size = runs.batch_size(judged) if size is None else size
-  at_once = at_once or judging.rows_at_once(size * judged.clean.shape[1])
+  at_once = at_once or many.at_once(size * judged.clean.shape[1])
   count = len(rows["place"])
-  rows = {name: judging.padded(x, 0, at_once) for name, x in rows.items()}
+  rows = {name: many.padded(x, 0, at_once) for name, x in rows.items()}
   found, clean, errors = [], [], 0.0
   for batch in runs.batches(judged, size):
     values, whole, error = _swapped(
@@ -244,7 +244,7 @@ def _names(net) -> tuple[str, ...]:
 
 @functools.partial(jax.jit, static_argnames=("model", "metric", "at_once"))
 def _swapped(model, metric, at_once, params, batch, rows, count):
-  """Metrics of swaps `[S, B]` and of the clean run, and squared errors `[S]`."""
+  """Metrics of swaps `[S, B]`, of the clean run `[B]`, squared errors `[S]`."""
   net = model.net
   heads = net.config.num_heads
   z = _gathered(net, params, batch)
@@ -270,7 +270,7 @@ def _swapped(model, metric, at_once, params, batch, rows, count):
     own = jnp.take(z, row["place"], axis=2)
     return (inside * jnp.square(mapped(row) - own).sum(-1)).sum()
 
-  values = judging.mapped(one, rows, count, at_once)
+  values = many.mapped(one, rows, count, at_once)
   errors = jax.lax.map(off, rows)
   clean = runs.read(metric, logits, logits, batch)
   return values, clean, errors

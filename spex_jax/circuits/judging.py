@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
-from spex_jax.circuits import ablations, metrics, runs, ungrouped
+from spex_jax.circuits import ablations, many, metrics, runs, ungrouped
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import sites
@@ -131,8 +131,8 @@ class Judged:
       raise ValueError(
         f"{_pairs(bad)}: the metric of the whole model and of the empty "
         f"circuit differ by {np.abs(gap[bad]).max():.2g} only, so that no "
-        "share of it can be told. Leave these pairs out, or take `faithfulness()`, a "
-        "ratio of means."
+        "share of it can be told. Leave these pairs out, or take "
+        "`faithfulness()`, a ratio of means."
       )
     return (self.values - self.empty) / gap
 
@@ -339,7 +339,7 @@ class Judge:
       fixed = ablations.stand_ins(net, params, pairs, ablation, size=size)
     elif ablation == "resample":
       raise ValueError("`fixed` says what edges carry: name that ablation.")
-    self._at_once = at_once or rows_at_once(size * pairs.clean.shape[1])
+    self._at_once = at_once or many.at_once(size * pairs.clean.shape[1])
     self._progress = progress or (lambda done, of: None)
     self._batches = list(runs.batches(pairs, size))
     self._begin = lambda batch: _begin(
@@ -368,7 +368,7 @@ class Judge:
       parts = []
       for start in range(0, len(kept), ROWS):
         part = kept[start : start + ROWS]
-        rows = padded(part, ROWS if len(kept) > ROWS else 0, self._at_once)
+        rows = many.padded(part, ROWS if len(kept) > ROWS else 0, self._at_once)
         out = _judged(
           self._model, self._metric, self._at_once, self._params, batch,
           ends.logits, ref, rows, len(part),
@@ -400,56 +400,6 @@ def fitting(
   return ungrouped.network(net), ungrouped.params(net, params)
 
 
-def rows_at_once(tokens: int) -> int:
-  """How many runs of so many tokens are computed at once."""
-  room = 256 if jax.default_backend() == "cpu" else 16_384
-  return max(1, room // tokens)
-
-
-def padded(rows: np.ndarray, size: int, multiple: int) -> np.ndarray:
-  """Rows `[C, ...]`, filled up by the last one for `mapped`.
-
-  Few rows are filled up to a power of two, so that few programs are compiled.
-  What fills up is not computed, but for a rest of `multiple`.
-  """
-  size = size or 1 << (len(rows) - 1).bit_length()
-  size = -(-size // multiple) * multiple
-  return np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), axis=0)])
-
-
-def mapped(
-  one: Callable[[Any], jax.Array], rows: Any, count: base.Array, at_once: int
-) -> jax.Array:
-  """`one` of the first `count` rows, some at once; zeros for the others.
-
-  As `jax.lax.map(batch_size=)`, but the number of rows is traced, so that what
-  fills up an array is not computed.
-
-  Args:
-    one: of a row to an array.
-    rows: a pytree of arrays `[C, ...]`, C a multiple of `at_once`.
-    count: int, at most C.
-    at_once: rows under one `vmap`.
-  """
-  size = jax.tree.leaves(rows)[0].shape[0]
-  shape = jax.eval_shape(one, jax.tree.map(lambda x: x[0], rows))
-
-  def step(i, out):
-    at = i * at_once
-    some = jax.tree.map(
-      lambda x: jax.lax.dynamic_slice_in_dim(x, at, at_once), rows
-    )
-    new = (
-      jax.vmap(one)(some)
-      if at_once > 1
-      else one(jax.tree.map(lambda x: x[0], some))[None]
-    )
-    return jax.lax.dynamic_update_slice_in_dim(out, new, at, 0)
-
-  start = jnp.zeros((size, *shape.shape), shape.dtype)
-  return jax.lax.fori_loop(0, (count + at_once - 1) // at_once, step, start)
-
-
 @functools.partial(jax.jit, static_argnames=("model", "metric"))
 def _begin(model, metric, params, batch, fixed):
   """The unedited runs of a batch, and what its cut edges carry."""
@@ -466,7 +416,7 @@ def _judged(model, metric, at_once, params, batch, logits, ref, kept, count):
     edits = sites.Edits(cut=graph.cut(kept), ref=ref)
     return runs.measured(model.net, params, metric, batch, logits, edits)
 
-  return mapped(one, jnp.asarray(kept), count, at_once)
+  return many.mapped(one, jnp.asarray(kept), count, at_once)
 
 
 def _named(circuits) -> dict[str, graph_lib.Circuit]:

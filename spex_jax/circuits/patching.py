@@ -37,7 +37,7 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.ablate import components
-from spex_jax.circuits import judging, metrics, runs
+from spex_jax.circuits import judging, many, metrics, runs
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import hooks, sites
 
@@ -208,7 +208,7 @@ def sweep(
   items = _items(what.axes, [len(one) for one in labels], len(where) - 1)
   model = runs.Model(net)
   size = runs.batch_size(pairs) if size is None else size
-  at_once = at_once or judging.rows_at_once(size * pairs.clean.shape[1])
+  at_once = at_once or many.at_once(size * pairs.clean.shape[1])
   found, ends, batches = [], [], list(runs.batches(pairs, size))
   for number, batch in enumerate(batches):
     end = _ends(model, metric, params, batch)
@@ -322,9 +322,7 @@ def patched(
     stop = max(stop, min(start + stride, len(named)))  # One program for all.
     for begin in range(0, len(rows), _ROWS):
       some = rows[begin : begin + _ROWS]
-      few = judging.padded(
-        items[some], _ROWS if len(rows) > _ROWS else 0, at_once
-      )
+      few = many.padded(items[some], _ROWS if len(rows) > _ROWS else 0, at_once)
       values = _patched(
         model, metric, tuple(named[start:stop]), start, at_once, params, batch,
         run, source, logits, where, noise, few, len(some),
@@ -365,7 +363,7 @@ def _patched(
     out = net.resume(params, start, x, edits, **given)
     return runs.read(metric, out.logits[:, 0], logits, batch)
 
-  return judging.mapped(one, jnp.asarray(items), count, at_once)
+  return many.mapped(one, jnp.asarray(items), count, at_once)
 
 
 def _mask(name, shape, place, key, head) -> jax.Array:

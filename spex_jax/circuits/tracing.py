@@ -2,8 +2,8 @@
 
 The tokens of a subject are hidden in noise, and single states of the clean run
 are put back: where this brings the answer back, the states carry it (Meng et
-al. 2022, arXiv 2202.05262, section 2.1 and appendix B). As the authors' code has
-it:
+al. 2022, arXiv 2202.05262, section 2.1 and appendix B). As in the
+authors' code:
 
 - noise is added to the token embeddings of the subject alone, `factor` times as
   wide as these embeddings spread (3, their "s3"), Gaussian or uniform; or it
@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
-from spex_jax.circuits import judging, metrics, patching, runs
+from spex_jax.circuits import many, metrics, patching, runs
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import sites
 
@@ -128,7 +128,7 @@ def trace(
     replace: whether noise takes the embeddings' place.
     skip_wrong: whether prompts are left out whose right answers are not the
       model's first choice.
-    programs: how many are compiled, as for `patching.sweep`.
+    programs: how copied are compiled, as for `patching.sweep`.
     size: prompts of a batch, with all copies; `runs.batch_size` by default.
     at_once: states put back at once.
 
@@ -165,19 +165,17 @@ def trace(
   where, labels = patching.places_of(pairs, spans)
   named = patching.every_block(net, KINDS[kind])
   items = _items(len(named), len(labels), window if kind != "resid" else 1)
-  at_once = at_once or judging.rows_at_once(
-    size * copies * pairs.clean.shape[1]
-  )
+  at_once = at_once or many.at_once(size * copies * pairs.clean.shape[1])
   found, low, high = [], [], []
   for number, batch in enumerate(batches):
     rows = np.minimum(np.arange(size) + number * size, len(pairs) - 1)
-    many, added, logits, ends = _noisy(
+    copied, added, logits, ends = _noisy(
       model, metric, copies, distribution, replace, params, batch,
       jax.random.fold_in(key, number), inside[rows], noise,
     )  # fmt: skip
     values = patching.patched(
-      model, metric, params, many, items,
-      run=many.clean, source=many.clean, logits=logits,
+      model, metric, params, copied, items,
+      run=copied.clean, source=copied.clean, logits=logits,
       where=where if where.shape[1] == 1
       else np.repeat(where[:, rows], copies, axis=1),
       named=named, noise=added, programs=programs, at_once=at_once,
@@ -264,8 +262,8 @@ def _noisy(
   """
   net = model.net
   chex.assert_equal_shape([inside, batch.clean])
-  many = jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x), copies, 0), batch)
-  tokens = net.apply(params, capture=(_EMBED,), input_ids=many.clean)
+  copied = jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x), copies, 0), batch)
+  tokens = net.apply(params, capture=(_EMBED,), input_ids=copied.clean)
   x = tokens.activations[_EMBED]
   if distribution == "gaussian":
     drawn = jax.random.normal(key, x.shape, x.dtype)
@@ -275,11 +273,11 @@ def _noisy(
   added = added - x if replace else added
   hidden = jnp.repeat(jnp.asarray(inside), copies, 0)[..., None]
   added = jnp.where(hidden, added, 0)
-  logits = runs.logits(net, params, many)
-  clean = runs.read(metric, logits, logits, many)
+  logits = runs.logits(net, params, copied)
+  clean = runs.read(metric, logits, logits, copied)
   edits = sites.Edits(add={_EMBED: added})
-  noisy = runs.measured(net, params, metric, many, logits, edits)
-  return many, added, logits, (clean, noisy)
+  noisy = runs.measured(net, params, metric, copied, logits, edits)
+  return copied, added, logits, (clean, noisy)
 
 
 def _items(num_layers: int, num_places: int, window: int) -> np.ndarray:
