@@ -17,16 +17,19 @@ Rows, each with compile (`first_s`) and steady time (`best_s`) apart:
              share of edges, for circuits of random edges, of several scores,
              and of an expansion's optimum; asked for alone
 
-Beside `--peer=PYTHON`, the interpreter of an environment that has
-`transformer_lens` 2.16.1 and EAP-IG (commit 795f560, `eap` importable), the
-first two and the third are run there, too, on weights of the same shape, with
-as many threads; without it their rows are absent, and one row says so.
+With `--peer=PYTHON`, the interpreter of an environment that has PyTorch and
+transformer-lens 2.16.1, and `--checkout=DIR`, EAP-IG at commit 795f560, the
+first three are run there, too, on weights of the same shape, with all cores, by
+`third_party/time_eap_ig.py`; else their rows are absent, and one row says so.
 
 Shapes: E edges, N pairs, P positions.
 """
 
 import dataclasses
+import json
 import os
+import pathlib
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -105,14 +108,18 @@ CONFIGS = {
     circuits=2, looped=1, exact_pairs=2, patches=(1, 8, 2), long=8, repeats=1,
     fitted=2, held=2, budget=8,
   ),
+  "brief": Config(pairs=8, circuits=20, looped=2, exact_pairs=16),
   "full": Config(),
 }  # fmt: skip
 
 
 def run(
-  config: Config, common: Row, peer: str | None = None, only: str = ""
+  config: Config,
+  common: Row,
+  peer: tuple[str, str] | None = None,
+  only: str = "",
 ) -> Iterator[Row]:
-  """Yields the rows of speed."""
+  """Yields the rows of speed; `peer` is its interpreter and its checkout."""
   made = {
     "eap-ig": _eap_ig,
     "circuits": _circuits,
@@ -126,10 +133,10 @@ def run(
   if peer is None:
     yield common | {
       "who": "peer",
-      "skipped": "no --peer: the interpreter of an environment with EAP-IG",
+      "skipped": "no --peer and --checkout: an environment with EAP-IG",
     }
     return
-  for row in _peer(config, peer, only):
+  for row in _peer(config, *peer, only):
     yield common | row
 
 
@@ -385,21 +392,31 @@ def _closeness(net, fitted, held, config) -> Iterator[Row]:
     }  # fmt: skip
 
 
-def _peer(config: Config, python: str, only: str) -> Iterator[Row]:
-  from third_party import eap_peer
-
-  with eap_peer.Eap(python) as peer:
-    for name in ("eap-ig", "circuits", "exact"):
-      if only in ("", name):
-        small = name == "exact"
-        layers, width, heads = config.small if small else config.large
-        count = config.exact_pairs if small else config.pairs
-        found = peer.measure(
-          name, layers=layers, width=width, heads=heads,
-          vocabulary=config.vocabulary, pairs=count, length=config.length,
-          steps=STEPS, circuits=config.looped, threads=os.cpu_count() or 1,
-        )  # fmt: skip
-        yield {"who": f"{name}, EAP-IG", **found, "load": load()}
+def _peer(config, python, checkout, only) -> Iterator[Row]:
+  """EAP-IG's times, in an environment of its own; what fails is a row, too."""
+  script = pathlib.Path(__file__).parents[1] / "third_party" / "time_eap_ig.py"
+  for name in ("eap-ig", "circuits", "exact"):
+    if only not in ("", name):
+      continue
+    small = name == "exact"
+    layers, width, heads = config.small if small else config.large
+    settings = {
+      "task": name, "layers": layers, "width": width, "heads": heads,
+      "vocabulary": config.vocabulary, "length": config.length,
+      "pairs": config.exact_pairs if small else config.pairs, "steps": STEPS,
+      "circuits": config.looped, "repeats": config.repeats,
+      "threads": os.cpu_count() or 1,
+    }  # fmt: skip
+    done = subprocess.run(
+      [python, str(script), checkout, json.dumps(settings)],
+      capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+      last = done.stderr.strip().splitlines()[-1:]
+      yield {"who": f"{name}, EAP-IG", "skipped": "".join(last)}
+      continue
+    found = json.loads(done.stdout.splitlines()[-1])
+    yield {"who": f"{name}, EAP-IG", **found, "load": load()}
 
 
 def load() -> float:
@@ -414,7 +431,8 @@ _ROWS = flags.DEFINE_enum(
 )  # fmt: skip
 _MODEL = flags.DEFINE_string("model", None, "Folder of the table's model.")
 _TASKS = flags.DEFINE_list("tasks", list(TASKS), "Of the table.")
-_PEER = flags.DEFINE_string("peer", None, "Interpreter that has EAP-IG.")
+_PEER = flags.DEFINE_string("peer", None, "Interpreter for EAP-IG.")
+_CHECKOUT = flags.DEFINE_string("checkout", None, "EAP-IG's repository.")
 _OUTPUT = flags.DEFINE_string("output", None, "File for the lines, too.")
 
 
@@ -427,7 +445,8 @@ def main(argv):
       raise app.UsageError("--rows=table needs --model, a model's folder.")
     made = table(config, common, _MODEL.value, tuple(_TASKS.value))
   else:
-    made = run(config, common, _PEER.value, _ROWS.value)
+    peer = (_PEER.value, _CHECKOUT.value)
+    made = run(config, common, None if None in peer else peer, _ROWS.value)
   rows.write(made, _OUTPUT.value)
 
 

@@ -128,7 +128,7 @@ def trace(
     replace: whether noise takes the embeddings' place.
     skip_wrong: whether prompts are left out whose right answers are not the
       model's first choice.
-    programs: how copied are compiled, as for `patching.sweep`.
+    programs: how many are compiled, as for `patching.sweep`.
     size: prompts of a batch, with all copies; `runs.batch_size` by default.
     at_once: states put back at once.
 
