@@ -54,8 +54,10 @@ def game(
   pairs: pairs_lib.Pairs,
   players: parts.Players,
   metric: metrics.Metric,
+  *,
+  by_pair: bool = False,
 ) -> base.Game:
-  """The metric of every pair as players are kept to a degree.
+  """The mean metric of pairs as players are kept to a degree.
 
   All pairs are one batch, and what they write on the corrupted prompts is held
   for all: take a few.
@@ -66,9 +68,10 @@ def game(
     pairs: N.
     players: of edges or of other parts.
     metric: one of `metrics.METRICS`, or one like it.
+    by_pair: whether it has N targets instead, one of each pair.
 
   Returns:
-    A game of N targets (of no axis if N is 1).
+    A game; `evaluate.compiled` makes a value function of it.
   """
   metrics.check(metric, net.config.vocab_size)
   pairs.check(net.config.vocab_size, net.config.max_positions)
@@ -88,31 +91,15 @@ def game(
     return of(found, inputs)
 
   read = readouts.Prediction(whole, lambda inputs: at, of, fixed=True)
-  return components.game(
+  made = components.game(
     net, players, {"input_ids": batch.clean}, read,
     absent=absent if players.owner else None, ref=ref, params=params,
     units=metrics.UNITS.get(getattr(metric, "__name__", ""), ""),
   )  # fmt: skip
-
-
-def mean_value(
-  made: base.Game, **settings: Any
-) -> Callable[[base.Masks], np.ndarray]:
-  """The mean over pairs on masks, compiled: what `spex.explain` takes.
-
-  Args:
-    made: of `game`.
-    **settings: of `evaluate.compiled`.
-  """
-  ask = evaluate.compiled(made, **settings)
-
-  @functools.wraps(ask)
-  def value(masks: base.Masks) -> np.ndarray:
-    values = ask(masks)
-    return values.mean(axis=1) if values.ndim > 1 else values
-
-  value.n, value.names = made.n, made.names  # ty: ignore
-  return value
+  if by_pair:
+    return made
+  mean = lambda strengths, given: jnp.mean(made.value(strengths, given))
+  return dataclasses.replace(made, value=mean)
 
 
 class Screened(NamedTuple):
@@ -146,7 +133,7 @@ def screen(
   four forwards of all pairs of prompts.
 
   Args:
-    made: of `game`.
+    made: of `game`, one target.
     points: strengths that all players have on the path, or the number of
       midpoints between none and all; (1.0,) is the clean run alone.
     count: pairs of players to return; all by default.
@@ -183,8 +170,7 @@ def _curvature(value, n, head, at_once):
   def run(points, shared):
     chex.assert_rank(points, 1)
     given = shared if head is None else (head(shared), shared)
-    mean = lambda strengths: jnp.mean(value(strengths, given))
-    slope = jax.grad(mean)
+    slope = jax.grad(lambda strengths: value(strengths, given))
 
     def product(at):
       point, player = at
@@ -233,7 +219,7 @@ def explain(
     **settings: of `api.explain`.
   """
   made = game(net, params, pairs, players, metric)
-  ask = mean_value(made, batch_size=batch_size, microbatch=microbatch)
+  ask = evaluate.compiled(made, batch_size=batch_size, microbatch=microbatch)
   return api.explain(
     ask, made.n, key=key, budget=budget, method=method, max_order=max_order,
     names=players.names, units=made.units or None, **settings,
@@ -286,7 +272,8 @@ def gates(
   """Pairs of players by the four values that they have.
 
   Args:
-    value_fn: masks bool `[M, n]` to `[M]`, such as of `mean_value`.
+    value_fn: masks bool `[M, n]` to `[M]`, such as
+      `evaluate.compiled` makes of a game.
     n: players.
     some: K pairs of them.
     others: whether all others are kept, or absent.

@@ -12,6 +12,7 @@ import numpy as np
 
 from spex_jax import base
 
+_LEAST = 64  # Rows of a program.
 
 def at_once(tokens: int) -> int:
   """How many runs of so many tokens are computed at once."""
@@ -25,7 +26,7 @@ def padded(rows: np.ndarray, size: int, multiple: int) -> np.ndarray:
   Few rows are filled up to a power of two, so that few programs are compiled.
   What fills up is not computed, but for a rest of `multiple`.
   """
-  size = size or 1 << (len(rows) - 1).bit_length()
+  size = size or max(_LEAST, 1 << (len(rows) - 1).bit_length())
   size = -(-size // multiple) * multiple
   return np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), axis=0)])
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from spex_jax import base
-from spex_jax.ablate import components, edges
+from spex_jax.ablate import components, edges, evaluate
 from spex_jax.circuits import alike, interactions, judging, metrics
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.models import sites
@@ -33,12 +33,12 @@ def test_curvature_along_the_path_of_known_functions():
   """Of a multilinear game, the Shapley interaction index."""
   both = lambda a, b: a * b
   either = lambda a, b: a + b - a * b
-  value = lambda s: jnp.stack(
-    [both(s[0], s[1]) + 2 * either(s[2], s[3]), s[4] * s[0] * s[1]]
+  value = lambda s: (
+    both(s[0], s[1]) / 2 + either(s[2], s[3]) + s[4] * s[0] * s[1] / 2
   )
   found = interactions.screen(_game(value, 5), points=50, at_once=4)
   expected = np.zeros((5, 5))
-  # Means over two targets; of a triple, the mean of the third on the path.
+  # Of a triple, the mean of the third on the path.
   for i, j, x in ((0, 1, 0.5 + 0.25), (2, 3, -1), (0, 4, 0.25), (1, 4, 0.25)):
     expected[i, j] = expected[j, i] = x
   np.testing.assert_allclose(found.curvature, expected, atol=1e-6)
@@ -46,7 +46,7 @@ def test_curvature_along_the_path_of_known_functions():
   np.testing.assert_allclose(found.values[:2], [-1, 0.75], atol=1e-6)
   # At the end where all are kept, a saturated OR still has it here; a smooth
   # saturation does not.
-  soft = lambda s: jnp.tanh(4 * (s[0] + s[1]))[None]
+  soft = lambda s: jnp.tanh(4 * (s[0] + s[1]))
   path = interactions.screen(_game(soft, 2), points=20)
   corner = interactions.screen(_game(soft, 2), points=(1.0,))
   assert path.values[0] < -0.3 and abs(corner.values[0]) < 1e-3
@@ -68,7 +68,7 @@ def test_curvature_of_a_network_is_that_of_differences(of):
   made = interactions.game(net, params, pairs, players, _METRIC)
   found = interactions.screen(made, points=(0.4,), at_once=2)
   given = made.given(made.shared)
-  f = jax.jit(lambda s: made.value(s, given).mean())
+  f = jax.jit(lambda s: made.value(s, given))
   at, step = np.full(made.n, 0.4), 1e-2
   unit = np.eye(made.n) * step
   for i, j in found.pairs[:3]:
@@ -89,14 +89,14 @@ def test_the_game_is_that_of_circuits():
   pairs, graph = tiny.pairs(), graph_lib.Graph.of(net)
   players = edges.nodes(net)
   made = interactions.game(net, params, pairs, players, _METRIC)
-  ask = interactions.mean_value(made, batch_size=4, devices=jax.devices()[:1])
+  ask = evaluate.compiled(made, batch_size=4, devices=jax.devices()[:1])
   masks = np.random.default_rng(0).random((3, players.n)) < 0.6
   owner = np.concatenate(
     [players.edges[r.name].reshape(-1) for r in graph.readers]
   )
   circuits = [graph_lib.Circuit(graph, mask[owner]) for mask in masks]
   judged = judging.faithfulness(net, params, pairs, circuits, _METRIC, size=2)
-  np.testing.assert_allclose(ask(masks), judged.values.mean(axis=1), atol=1e-11)
+  np.testing.assert_allclose(ask(masks), judged.values, atol=1e-11)
 
 
 def _value(n, terms):
@@ -153,7 +153,7 @@ def test_heads_that_back_each_other_up_are_an_or():
     return jnp.tanh(6 * (2 * (_METRIC(*given) - none) / (one - none) - 1))
 
   made = interactions.game(net, params, pairs, heads, told)
-  ask = interactions.mean_value(made, batch_size=4, devices=jax.devices()[:1])
+  ask = evaluate.compiled(made, batch_size=4, devices=jax.devices()[:1])
   (gate,) = interactions.gates(ask, 2, [(0, 1)])
   assert gate.kind == "OR" and gate.interaction < -1.9
   # One at a time, neither is needed.

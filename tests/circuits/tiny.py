@@ -32,7 +32,7 @@ def network(kind="gpt2", num_blocks=2):
       score_scale=0.5,
       vocab_size=VOCAB,
       max_positions=8,
-      rotary=rope.Rope(width=4) if grouped else None,
+      rotary=rope.Rope(theta=100.0, width=4) if grouped else None,
     )
   )
   # Wide enough that every edge matters.
