@@ -24,7 +24,7 @@ Shapes: n players, N pairs of prompts, M masks, E edges, K pairs of players.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import chex

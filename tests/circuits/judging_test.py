@@ -105,9 +105,7 @@ def test_other_ablations(ablation):
     )
     for prune in (False, True)
   }  # fmt: skip
-  back = dataclasses.replace(
-    pairs, corrupted=pairs.clean, clean=pairs.corrupted
-  )
+  back = pairs.swapped()
   z = [
     np.asarray(tiny.written(back[i : i + 1], net, params))[0] for i in range(3)
   ]
