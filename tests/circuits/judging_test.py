@@ -7,7 +7,6 @@ import pytest
 
 from spex_jax.circuits import completeness, curves, judging, metrics
 from spex_jax.circuits import graph as graph_lib
-from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import sites
 from tests.circuits import tiny
 
@@ -56,9 +55,7 @@ def test_values_are_those_of_single_runs():
   pairs, graph = tiny.pairs(), graph_lib.Graph.of(net)
   circuits = _random(graph, 3)
   metric = metrics.logit_difference
-  judged = judging.faithfulness(
-    net, params, pairs, circuits, metric, size=2, at_once=2
-  )
+  judged = judging.faithfulness(net, params, pairs, circuits, metric, size=2)
   for circuit, values in zip(circuits, judged.values):
     expected = _by_hand(
       net, params, pairs, circuit, metric, _resampled(net, params)
@@ -85,7 +82,7 @@ def test_all_edges_are_the_model_and_none_the_corrupted_run():
   graph = graph_lib.Graph.of(net)
   judged = judging.faithfulness(
     net, params, tiny.pairs(), {"all": graph.full, "none": graph.empty},
-    metrics.kl, size=2,
+    metrics.logit_difference, size=2,
   )  # fmt: skip
   np.testing.assert_allclose(judged.faithfulness(), [1, 0], atol=_EXACT)
   np.testing.assert_allclose(judged.by_pair().T, [[1, 0]] * 3, atol=_EXACT)
@@ -133,7 +130,13 @@ def test_pruning_changes_nothing_under_resampling():
   circuits = _random(graph, 6, share=0.25)
   whole, pruned = (
     judging.faithfulness(
-      net, params, pairs, circuits, metrics.logit_difference, prune=prune
+      net,
+      params,
+      pairs,
+      circuits,
+      metrics.logit_difference,
+      prune=prune,
+      size=2,
     )
     for prune in (False, True)
   )
@@ -189,18 +192,13 @@ def test_refusals():
     judge([graph_lib.Graph.of(tiny.network("llama")[0]).full])
   with pytest.raises(ValueError, match="leave out means over a batch"):
     judge([graph.full], lambda logits, clean, right, wrong: logits)
-  same = lambda logits, clean, right, wrong: clean[0]
-  with pytest.raises(ValueError, match="no effect that a circuit could keep"):
-    judge([graph.full], same).faithfulness()
-  with pytest.raises(ValueError, match="Pairs 0, 1, 2: the metric"):
-    judge([graph.full], same).by_pair()
   broken = lambda logits, clean, right, wrong: jnp.log(logits.min() - 1e9)
   with pytest.raises(ValueError, match="circuit '0' on pair 0 is nan"):
-    judge([graph.full], broken)
+    judge([graph.full], broken, size=2)
   with pytest.raises(ValueError, match="Unknown ablation"):
     judge([graph.full], ablation="none")
   with pytest.raises(RuntimeError, match="identities"):
-    judge([graph.full], tolerance=-1.0)
+    judge([graph.full], tolerance=-1.0, size=2)
 
 
 def test_areas_are_those_of_mib():
@@ -330,11 +328,18 @@ def test_minimality_by_hand():
   assert len(alone.names) == 4 and alone.partners == ((),) * 4
 
 
-def test_pairs_of_one_prompt_are_enough():
-  net, params = tiny.network()
-  graph = graph_lib.Graph.of(net)
-  one = pairs_lib.Pairs([[1, 2]], [[3, 2]], [2], [[4]], np.zeros((1, 0)))
-  judged = judging.faithfulness(
-    net, params, one, [graph.full], metrics.probability_difference
-  )
-  np.testing.assert_allclose(judged.faithfulness(), 1, atol=_EXACT)
+def test_an_effect_that_vanishes_is_refused_by_name():
+  values, clean = np.zeros((1, 4)), np.array([1.0, 1.0, 2.0, 3.0])
+  make = lambda empty: judging.Judged(
+    ("one",), values, clean, clean, np.array(empty), np.ones(1), np.ones(1),
+    judging.Identities(0.0, 0.0, "resample"),
+  )  # fmt: skip
+  assert make([0.0, 0.0, 0.0, 0.0]).by_pair().shape == (1, 4)
+  some = make([0.0, 1.0, 2.0, 0.0])
+  assert some.faithfulness().shape == (1,)
+  with pytest.raises(ValueError, match="Pairs 1, 2: the metric"):
+    some.by_pair()
+  with pytest.raises(ValueError, match="no effect that a circuit could keep"):
+    make(clean).faithfulness()
+  with pytest.raises(ValueError, match="level lies in"):
+    some.interval(1.5)

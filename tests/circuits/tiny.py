@@ -72,12 +72,22 @@ def alone(pair, net, params, edits=None, *, corrupted=False):
   return run(params, edits or sites.Edits(), jnp.asarray(ids))
 
 
+def written(pair, net, params):
+  """What writers write on one corrupted prompt, `[1, P, W, d]`."""
+  length = int(pair.lengths[0])
+  ids = jnp.asarray(pair.corrupted[:, :length])
+  return _contributions(net.module)(params, ids)
+
+
 @functools.cache
 def _run(module, length):
   net = transformer.network(module.config)
   del length
-  return jax.jit(
-    lambda params, edits, ids: net.apply(params, edits, input_ids=ids).logits[
-      0, -1
-    ]
-  )
+  run = lambda params, edits, ids: net.apply(params, edits, input_ids=ids)
+  return jax.jit(lambda *given: run(*given).logits[0, -1])
+
+
+@functools.cache
+def _contributions(module):
+  net = transformer.network(module.config)
+  return jax.jit(lambda params, ids: net.contributions(params, input_ids=ids))
