@@ -18,8 +18,8 @@ Rows, each with compile (`first_s`) and steady time (`best_s`) apart:
              and of an expansion's optimum; asked for alone
 
 With `--peer=PYTHON`, the interpreter of an environment that has PyTorch and
-transformer-lens 2.16.1, and `--checkout=DIR`, EAP-IG at commit 795f560, the
-first three are run there, too, on weights of the same shape, with all cores, by
+transformer-lens 2.16.1, and `--checkout=DIR`, EAP-IG at commit 795f560, all of
+these are run there, too, on weights of the same shape, with all cores, by
 `third_party/time_eap_ig.py`; else their rows are absent, and one row says so.
 
 Shapes: E edges, N pairs, P positions.
@@ -393,17 +393,22 @@ def _closeness(net, fitted, held, config) -> Iterator[Row]:
 
 
 def _peer(config, python, checkout, only) -> Iterator[Row]:
-  """EAP-IG's times, in an environment of its own; what fails is a row, too."""
+  """The peers' times, in their environment; what fails is a row, too."""
   script = pathlib.Path(__file__).parents[1] / "third_party" / "time_eap_ig.py"
-  for name in ("eap-ig", "circuits", "exact"):
+  large = config.large, config.pairs
+  sizes = {
+    "eap-ig": large,
+    "circuits": large,
+    "exact": (config.small, config.exact_pairs),
+    "patching": (config.patches, config.exact_pairs),
+  }
+  for name, ((layers, width, heads), count) in sizes.items():
     if only not in ("", name):
       continue
-    small = name == "exact"
-    layers, width, heads = config.small if small else config.large
     settings = {
       "task": name, "layers": layers, "width": width, "heads": heads,
       "vocabulary": config.vocabulary, "length": config.length,
-      "pairs": config.exact_pairs if small else config.pairs, "steps": STEPS,
+      "pairs": count, "steps": STEPS,
       "circuits": config.looped, "repeats": config.repeats,
       "threads": os.cpu_count() or 1,
     }  # fmt: skip
@@ -413,10 +418,10 @@ def _peer(config, python, checkout, only) -> Iterator[Row]:
     )  # fmt: skip
     if done.returncode:
       last = done.stderr.strip().splitlines()[-1:]
-      yield {"who": f"{name}, EAP-IG", "skipped": "".join(last)}
+      yield {"who": f"{name}, peer", "skipped": "".join(last)}
       continue
     found = json.loads(done.stdout.splitlines()[-1])
-    yield {"who": f"{name}, EAP-IG", **found, "load": load()}
+    yield {"who": f"{name}, peer", **found, "load": load()}
 
 
 def load() -> float:
