@@ -114,7 +114,7 @@ def _added(net) -> list[tuple[str, str]]:
 
 
 def _pattern(net, params, batch, block, x, reader, rows, change):
-  """The pattern of a block where all rows of a reader read a change `[B, P, d]`.
+  """A block's pattern where all rows of a reader read a change `[B, P, d]`.
 
   No row of queries or keys has a part in another's pattern, but for those that
   share a key.

@@ -19,11 +19,10 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.circuits import ablations, metrics, runs, taps
-from spex_jax.circuits import graph as graph_lib
 from spex_jax.models import sites
 
 _TOKENS = 1024  # Run together, of all pairs and cuts.
-_FEW = 16  # Edges of a block that are worth a program of their own.
+_SAVED = 512  # Runs of a block that are worth a program without them.
 
 
 def effects(
@@ -84,12 +83,14 @@ def _groups(net, level, which):
   blocks = np.array([_block(name, net) for name in every])
   first = blocks[site]
   counts = np.bincount(first, minlength=net.config.num_blocks + 1)
-  many = (counts >= _FEW) | (len(which) == level.size)
-  for start in np.flatnonzero(many & (counts > 0)):
+  apart = counts * np.arange(len(counts)) >= _SAVED
+  for start in np.flatnonzero(apart):
     names = tuple(np.array(every)[blocks == start].tolist())
     yield int(start), names, np.flatnonzero(first == start)
-  rest = np.flatnonzero(~many[first])
+  rest = np.flatnonzero(~apart[first])
   if len(rest):
+    if not first[rest].any():
+      every = tuple(np.array(every)[blocks == 0].tolist())
     yield 0, every, rest
 
 

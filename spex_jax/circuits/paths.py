@@ -37,6 +37,10 @@ RULES = ("midpoint", "left", "right")
 METHODS = (
   "eap", "clean-corrupted", "eap-ig", "ig-activations", "ig-nodes", "ig-edges",
 )  # fmt: skip
+_KINDS = {
+  "ig-activations": "groups", "ig-nodes": "groups", "ig-edges": "cut",
+}  # fmt: skip
+_ROOM = 32  # Points of a program, which takes any number of them up to that.
 
 
 def points(method: str, steps: int, rule: str) -> np.ndarray:
@@ -60,15 +64,12 @@ def points(method: str, steps: int, rule: str) -> np.ndarray:
 
 def gradients(method: str, net: sites.Network, steps: int) -> int:
   """How many gradients of one pair a method takes."""
-  if method in ("ig-activations", "ig-nodes"):
+  if _KINDS.get(method) == "groups":
     return steps * len(net.writer_sites)
   return {"eap": 1, "clean-corrupted": 2}.get(method, steps)
 
 
-@functools.partial(
-  jax.jit, static_argnames=("model", "level", "metric", "method")
-)
-def program(
+def scores(
   model: runs.Model,
   level: taps.Level,
   metric: metrics.Metric,
@@ -76,12 +77,14 @@ def program(
   params: Any,
   batch: runs.Batch,
   fixed: jax.Array | None,
-  at: jax.Array,
+  at: np.ndarray,
 ) -> jax.Array:
   """Scores of a batch: `[B, size]`, or `[B, P, size]` by position.
 
+  One program serves all methods that move the embedding, whatever the points.
+
   Args:
-    model: static.
+    model: the network.
     level: what is scored.
     metric: of one example.
     method: one of `METHODS`.
@@ -90,63 +93,71 @@ def program(
     fixed: as for `ablations.of_batch`.
     at: of `points`.
   """
-  chex.assert_rank(at, 1)
+  room = -(-len(at) // _ROOM) * _ROOM
+  where = np.zeros(room)
+  where[: len(at)] = at
+  return _program(
+    model, level, metric, _KINDS.get(method, "line"),
+    params, batch, fixed, where, len(at), method == "ig-nodes",
+  )  # fmt: skip
+
+
+@functools.partial(
+  jax.jit, static_argnames=("model", "level", "metric", "kind")
+)
+def _program(
+  model, level, metric, kind, params, batch, fixed, at, num, own_alone
+):
+  """`scores` of the first `num` of the points `at`."""
+  chex.assert_rank([at, num], [1, 0])
   net = model.net
   clean_logits = runs.logits(net, params, batch)
   at = at.astype(clean_logits.dtype)
   z = runs.written(net, params, batch)
   ref = ablations.of_batch(net, params, batch, fixed)
-  if method == "ig-edges":
+  if kind == "cut":
     value = lambda cut: runs.measured(
       net, params, metric, batch, clean_logits, sites.Edits(cut=cut, ref=ref)
     ).sum()
     zeros = level.zeros(*batch.clean.shape, clean_logits.dtype)
-    return _mean(lambda one: level.join(_by_cut(value, zeros, one)), at)
+    return _mean(lambda i: level.join(_by_cut(value, zeros, at[i])), num)
   change = level.change(net, params, batch, fixed)
   slopes = lambda edits: taps.slopes(
     net, level, metric, params, batch, clean_logits, change, edits
   )
-  if method == "eap":
-    return slopes(sites.Edits())
+  if kind == "line":
+    first, last = z[:, :, 0], ref[:, :, 0]
 
-  if method in ("clean-corrupted", "eap-ig"):
-
-    def along(share):
-      line = ref[:, :, 0] + share * (z[:, :, 0] - ref[:, :, 0])
+    def along(i):
+      moved = first + (1 - at[i]) * (last - first)
       where = jnp.ones((1, 1, 1), bool)
-      return slopes(sites.Edits(replace={"embed": (where, line)}))
+      return slopes(sites.Edits(replace={"embed": (where, moved)}))
 
-    return _mean(along, at)
+    return _mean(along, num)
 
   # Every group of writers at every point, one after the other.
   counts = list(ablations.by_site(net).values())
-  group = jnp.asarray(np.repeat(np.arange(len(counts)), counts))
-  over = jnp.repeat(jnp.arange(len(counts)), len(at)), jnp.tile(at, len(counts))
+  group = np.repeat(np.arange(len(counts)), counts)
 
-  def moved(given):
-    number, share = given
-    where = (group == number)[None]
-    line = ref + share * (z - ref)
-    found = slopes(sites.Edits(replace=ablations.held(net, where, line)))
-    if method == "ig-activations":
-      return found
-    own = where[0]
-    if level.name != "node":
-      own = own[level.graph.writer]
+  def moved(i):
+    where = jnp.asarray(group) == i // num
+    line = z + (1 - at[i % num]) * (ref - z)
+    edits = sites.Edits(replace=ablations.held(net, where[None], line))
+    found = slopes(edits)
+    own = where if level.name == "node" else where[level.graph.writer]
     # A mean over all groups, of which one alone gives anything.
-    own = own.astype(found.dtype) * len(counts)
-    return found * own.reshape(*(1,) * (found.ndim - 1), -1)
+    share = jnp.where(own_alone, own * len(counts), 1).astype(found.dtype)
+    return found * share.reshape(*(1,) * (found.ndim - 1), -1)
 
-  return _mean(moved, over)
+  return _mean(moved, num * len(counts))
 
 
-def _mean(slope, over):
-  """The mean of `slope` over the leading axis of its argument, in a loop."""
-  first = jax.tree.map(lambda x: x[0], over)
-  zero = jax.eval_shape(slope, first)
-  add = lambda total, one: (total + slope(one), None)
-  total, _ = jax.lax.scan(add, jnp.zeros(zero.shape, zero.dtype), over)
-  return total / len(jax.tree.leaves(over)[0])
+def _mean(slope, num):
+  """The mean of `slope` of 0..num-1, one after the other."""
+  zero = jax.eval_shape(slope, jax.ShapeDtypeStruct((), jnp.int32))
+  add = lambda i, total: total + slope(i)
+  total = jax.lax.fori_loop(0, num, add, jnp.zeros(zero.shape, zero.dtype))
+  return total / jnp.asarray(num, total.dtype)
 
 
 def _by_cut(value, zeros, share):

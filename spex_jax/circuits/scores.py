@@ -16,204 +16,31 @@ beside every result.
 Shapes: N pairs, P positions, E edges (or nodes, or neurons), K checked ones.
 """
 
-import csv
-import dataclasses
-import os
-import pathlib
 from typing import Any
 
-import jax
 import numpy as np
 
 from spex_jax import base
 from spex_jax.circuits import (
-  ablations, atp_star, exact, metrics, paths, routes, runs, second, taps,
+  ablations,
+  atp_star,
+  exact,
+  metrics,
+  paths,
+  routes,
+  runs,
+  scored,
+  second,
+  taps,
   ungrouped,
-)  # fmt: skip
-from spex_jax.circuits import graph as graph_lib
+)
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import backward as backward_lib
 from spex_jax.models import sites
 
 METHODS = (*paths.METHODS, "second-order", "routes", "exact")
 BACKWARD = (*backward_lib.BY_NAME, "atp*")
-_RESAMPLES = 1000
-_COLUMNS = 4096  # Edges whose resamples are held at once.
 _CHECKED_PAIRS = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class Agreement:
-  """Scores beside exact effects, on a sample.
-
-  Attributes:
-    which: numbers of the sample, int `[K]`.
-    exact: their effects, mean over the checked pairs: float64 `[K]`.
-    estimate: their scores, mean over the same pairs.
-    num_pairs: the first so many were checked.
-    pearson: correlation; NaN where either is constant.
-    kendall: rank correlation tau b; NaN likewise.
-  """
-
-  which: np.ndarray
-  exact: np.ndarray
-  estimate: np.ndarray
-  num_pairs: int
-  pearson: float
-  kendall: float
-
-  def __str__(self) -> str:
-    return (
-      f"Kendall {self.kendall:.2f}, Pearson {self.pearson:.2f} with exact "
-      f"effects of {len(self.which)} on {self.num_pairs} pairs"
-    )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Scores:
-  """Scores of every pair.
-
-  Attributes:
-    graph: whose edges and writers.
-    values: float64 `[N, E]`; of level "position" `[N, P, E]`.
-    level: one of `taps.LEVELS`.
-    names: E of them.
-    method: with backward rules and ablation, in words.
-    units: of the values.
-    cost: forward and backward passes of one pair, by name.
-    agreement: with exact effects on a sample; None if there is none.
-    ratio: float64 `[E]`, of second-order scores: the correction against the
-      whole, see `second.Curved`; else None.
-    checked: bool `[E]`, where the value is an exact effect.
-  """
-
-  graph: graph_lib.Graph
-  values: np.ndarray
-  level: str
-  names: tuple[str, ...] = dataclasses.field(repr=False)
-  method: str
-  units: str
-  cost: dict[str, int]
-  agreement: Agreement | None = None
-  ratio: np.ndarray | None = None
-  checked: np.ndarray | None = None
-
-  def mean(self) -> np.ndarray:
-    """Over pairs: `[E]`, or `[P, E]`."""
-    return self.values.mean(axis=0)
-
-  def interval(
-    self, level: float = 0.95, *, resamples: int = _RESAMPLES, seed: int = 0
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """Bootstrap interval of the mean, by percentiles over pairs drawn anew.
-
-    Args:
-      level: of confidence, in (0, 1).
-      resamples: draws of N pairs.
-      seed: of the draws.
-
-    Returns:
-      Lower and upper ends, each of the shape of `mean`.
-
-    Raises:
-      ValueError: a level outside (0, 1), or no resample.
-    """
-    if not 0 < level < 1 or resamples < 1:
-      raise ValueError(
-        f"An interval needs a level in (0, 1) and resamples; got {level}, "
-        f"{resamples}."
-      )
-    rng = np.random.default_rng(seed)
-    num = len(self.values)
-    drawn = rng.multinomial(num, np.full(num, 1 / num), size=resamples) / num
-    flat = self.values.reshape(num, -1)
-    ends = np.empty((2, flat.shape[1]))
-    for start in range(0, flat.shape[1], _COLUMNS):
-      part = slice(start, start + _COLUMNS)
-      tails = [(1 - level) / 2, (1 + level) / 2]
-      ends[:, part] = np.quantile(drawn @ flat[:, part], tails, axis=0)
-    low, high = ends.reshape(2, *self.values.shape[1:])
-    return low, high
-
-  def save(self, path: str | os.PathLike) -> None:
-    """Writes all of it to an `.npz` file."""
-    extra: dict[str, Any] = {}
-    if self.agreement is not None:
-      for field in dataclasses.fields(Agreement):
-        extra[f"agreement_{field.name}"] = getattr(self.agreement, field.name)
-    for name in ("ratio", "checked"):
-      if getattr(self, name) is not None:
-        extra[name] = getattr(self, name)
-    np.savez_compressed(
-      pathlib.Path(path),
-      values=self.values,
-      graph=self.graph.fingerprint,
-      level=self.level,
-      names=np.asarray(self.names),
-      method=self.method,
-      units=self.units,
-      cost=np.asarray(list(self.cost.items()), object).astype(str),
-      **extra,
-    )
-
-  def write_csv(self, path: str | os.PathLike) -> None:
-    """Writes `writer,reader,row,score`, the mean over pairs of every edge.
-
-    Of positions the sum over them is written; of nodes and neurons
-    `name,score`.
-    """
-    mean = self.mean()
-    if self.level == "position":
-      mean = mean.sum(axis=0)
-    with open(path, "w", newline="", encoding="utf-8") as file:
-      rows = csv.writer(file, lineterminator="\n")
-      if self.level in ("edge", "position"):
-        rows.writerow(("writer", "reader", "row", "score"))
-        for i, value in enumerate(mean):
-          rows.writerow((*self.graph.edge(i), repr(float(value))))
-      else:
-        rows.writerow(("name", "score"))
-        rows.writerows(zip(self.names, map(repr, map(float, mean))))
-
-
-def load(path: str | os.PathLike, graph: graph_lib.Graph) -> Scores:
-  """Scores that `Scores.save` wrote.
-
-  Args:
-    path: of the file.
-    graph: of the network that they are of.
-
-  Raises:
-    ValueError: scores of another graph.
-  """
-  with np.load(pathlib.Path(path), allow_pickle=False) as file:
-    held = dict(file)
-  if str(held["graph"]) != graph.fingerprint:
-    raise ValueError(
-      f"{path} holds scores of graph {held['graph']}, not of this one, "
-      f"{graph.fingerprint}."
-    )
-  agreement = None
-  if "agreement_which" in held:
-    given = {
-      field.name: held[f"agreement_{field.name}"]
-      for field in dataclasses.fields(Agreement)
-    }
-    for name, kind in (("num_pairs", int), ("pearson", float), ("kendall", float)):
-      given[name] = kind(given[name])
-    agreement = Agreement(**given)
-  return Scores(
-    graph,
-    held["values"],
-    str(held["level"]),
-    tuple(held["names"].tolist()),
-    str(held["method"]),
-    str(held["units"]),
-    {str(name): int(count) for name, count in held["cost"]},
-    agreement,
-    held.get("ratio"),
-    held.get("checked"),
-  )
 
 
 def score(
@@ -235,7 +62,7 @@ def score(
   check: int = 32,
   size: int | None = None,
   seed: int = 0,
-) -> Scores:
+) -> scored.Scores:
   """Scores of everything at a level, for every pair.
 
   Args:
@@ -244,7 +71,8 @@ def score(
     pairs: N of them.
     metric: of one example.
     method: one of `METHODS`; see `paths`, `second`, `routes`, `exact`.
-    backward: rules of the gradients, one of `BACKWARD`; see `models.backward`, `atp_star`.
+    backward: rules of the gradients, one of `BACKWARD`; see `models.backward`
+      and `atp_star`.
     level: one of `taps.LEVELS`.
     steps: gradients on a path.
     rule: where on it; one of `paths.RULES`.
@@ -264,19 +92,21 @@ def score(
     ValueError: an unknown name, settings that do not go together, with the
       remedy, or scores that are NaN.
   """
-  _check(method, backward, level, ablation, exact_runs)
+  _check(method, backward, level, ablation, direction, exact_runs)
   if not grouped:
     params = ungrouped.params(net, params)
     net = ungrouped.network(net)
   metrics.check(metric, net.config.vocab_size)
   pairs.check(net.config.vocab_size)
   size = runs.batch_size(pairs) if size is None else size
-  fixed = ablations.stand_ins(net, params, pairs, ablation, size=size, seed=seed)
+  fixed = ablations.stand_ins(
+    net, params, pairs, ablation, size=size, seed=seed
+  )
   kind = taps.Level.of(net, level)
   run = _run(
     net, params, metric, kind, fixed,
     method=method, backward=backward, direction=direction, draws=draws,
-    at=paths.points(method, steps, rule), key=jax.random.key(seed),
+    at=paths.points(method, steps, rule), seed=seed,
   )  # fmt: skip
   slopes, halves = [], []
   for batch in runs.batches(pairs, size):
@@ -302,7 +132,7 @@ def score(
   compared = level in ("edge", "node") and method not in ("exact", "routes")
   if check and compared:
     agreement = _agreement(values, pairs, effects, check, seed)
-  return Scores(
+  return scored.Scores(
     kind.graph,
     values,
     level,
@@ -318,10 +148,9 @@ def score(
 
 def _run(
   net, params, metric, level, fixed, *, method, backward, direction, draws,
-  at, key,
+  at, seed,
 ):  # fmt: skip
-  """From a batch to scores of its pairs, and second-order corrections or None."""
-  given = params, level, metric
+  """From a batch to scores of its pairs, and corrections of them or None."""
   if method == "exact":
     every = np.arange(level.size)
     return lambda batch: (
@@ -336,8 +165,8 @@ def _run(
     )
   if method == "second-order":
     model = runs.Model(net)
-    return lambda batch: second.program(
-      model, level, metric, direction, draws, params, batch, fixed, key
+    return lambda batch: second.scores(
+      model, level, metric, direction, draws, params, batch, fixed, seed
     )
   if backward == "atp*":
     model = runs.Model(net)
@@ -347,7 +176,7 @@ def _run(
     )
   model = runs.Model(backward_lib.under(net, backward_lib.BY_NAME[backward]))
   return lambda batch: (
-    paths.program(model, level, metric, method, params, batch, fixed, at),
+    paths.scores(model, level, metric, method, params, batch, fixed, at),
     None,
   )
 
@@ -382,16 +211,17 @@ def _agreement(values, pairs, effects, check, seed):
   if not flat:
     pearson = float(np.corrcoef(found, estimate)[0, 1])
     kendall = float(stats.kendalltau(found, estimate).statistic)
-  return Agreement(which, found, estimate, len(some), pearson, kendall)
+  return scored.Agreement(which, found, estimate, len(some), pearson, kendall)
 
 
-def _check(method, backward, level, ablation, exact_runs) -> None:
+def _check(method, backward, level, ablation, direction, exact_runs) -> None:
   """Refuses names that are not known, and what does not go together."""
   for what, name, known in (
     ("method", method, METHODS),
     ("backward", backward, BACKWARD),
     ("level", level, taps.LEVELS),
     ("ablation", ablation, ablations.KINDS),
+    ("direction", direction, second.DIRECTIONS),
   ):
     if name not in known:
       raise ValueError(f"Unknown {what} {name!r}; known are {list(known)}.")

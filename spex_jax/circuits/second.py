@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from spex_jax.circuits import ablations, metrics, runs, taps
 from spex_jax.models import sites
@@ -46,10 +47,7 @@ class Curved(NamedTuple):
     return second / (total + (total == 0))
 
 
-@functools.partial(
-  jax.jit, static_argnames=("model", "level", "metric", "direction", "draws")
-)
-def program(
+def scores(
   model: runs.Model,
   level: taps.Level,
   metric: metrics.Metric,
@@ -58,12 +56,12 @@ def program(
   params: Any,
   batch: runs.Batch,
   fixed: jax.Array | None,
-  key: jax.Array,
+  seed: int = 0,
 ) -> Curved:
   """First and second order of edges of a batch, `[B, E]` each.
 
   Args:
-    model: static.
+    model: the network.
     level: of edges.
     metric: of one example.
     direction: one of `DIRECTIONS`.
@@ -71,56 +69,53 @@ def program(
     params: the network's.
     batch: B pairs.
     fixed: as for `ablations.of_batch`.
-    key: of the signs; consumed.
+    seed: of the signs.
   """
+  graph = level.graph
+  if direction == "path":
+    ways = [np.ones(len(graph))]
+  elif direction == "own":
+    rng = np.random.default_rng(seed)
+    ways = [rng.choice([-1.0, 1.0], len(graph)) for _ in range(draws)]
+  else:
+    ways = [graph.writer == i for i in range(len(graph.writers))]
+  total: Any = 0.0
+  for way in ways:
+    v = np.asarray(way, np.float64)
+    slope, product = _program(model, level, metric, params, batch, fixed, v)
+    total = total + product
+  num = len(ways) if direction == "own" else 1
+  return Curved(slope, total / (2 * num))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "level", "metric"))
+def _program(model, level, metric, params, batch, fixed, v):
+  """Scores, and v (H v), of every pair `[B, E]`; `v` is `[E]`."""
   net, graph = model.net, level.graph
-  chex.assert_equal_shape([batch.clean, batch.corrupted])
+  chex.assert_shape(v, (len(graph),))
   clean_logits = runs.logits(net, params, batch)
   ref = ablations.of_batch(net, params, batch, fixed)
   change = level.change(net, params, batch, fixed)
+  v = v.astype(clean_logits.dtype)
+  way = {}
+  for name, part in graph.split(v).items():
+    before = change[:, : part.shape[1]]
+    way[name] = jnp.einsum("rw,bwpd->bprd", part, before, precision="highest")
 
-  def along(v):
-    """H v of every pair `[B, E]`, for `v` `[E]`."""
-    way = {
-      name: jnp.einsum(
-        "rw,bwpd->bprd", part, change[:, : part.shape[1]], precision="highest"
-      )
-      for name, part in graph.split(v).items()
-    }
-
-    def slope(step):
-      add = {
-        name: step * (x if name.endswith("_in") and ".attn." in name else x[:, :, 0])
+  def slope(step):
+    edits = sites.Edits(
+      add={
+        name: step * (x if ".attn." in name else x[:, :, 0])
         for name, x in way.items()
       }
-      edits = sites.Edits(add=add)
-      # What writers write moves, too, and with it what a further cut would do.
-      z = net.contributions(
-        params, edits, input_ids=jnp.asarray(batch.clean)
-      )
-      now = jnp.moveaxis(ref - z, 2, 1)
-      return taps.slopes(
-        net, level, metric, params, batch, clean_logits, now, edits
-      )
+    )
+    # What writers write moves, too, and with it what a further cut would do.
+    z = net.contributions(params, edits, input_ids=jnp.asarray(batch.clean))
+    now = jnp.moveaxis(ref - z, 2, 1)
+    return taps.slopes(
+      net, level, metric, params, batch, clean_logits, now, edits
+    )
 
-    zero = jnp.zeros((), clean_logits.dtype)
-    return jax.jvp(slope, (zero,), (jnp.ones_like(zero),))
-
-  if direction == "path":
-    slope, second = along(jnp.ones(len(graph), clean_logits.dtype))
-  elif direction == "own":
-    shape = (draws, len(graph))
-    signs = jax.random.rademacher(key, shape, clean_logits.dtype)
-    slopes, each = jax.lax.map(along, signs)
-    slope, second = slopes[0], (signs[:, None] * each).mean(0)
-  else:
-    num = len(graph.writers)
-
-    def of_writer(writer):
-      own = (jnp.asarray(graph.writer) == writer).astype(clean_logits.dtype)
-      slope, each = along(own)
-      return slope, own[None] * each
-
-    slopes, each = jax.lax.map(of_writer, jnp.arange(num))
-    slope, second = slopes[0], each.sum(0)
-  return Curved(slope, second / 2)
+  zero = jnp.zeros((), clean_logits.dtype)
+  found, product = jax.jvp(slope, (zero,), (jnp.ones_like(zero),))
+  return found, v[None] * product

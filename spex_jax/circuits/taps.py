@@ -128,9 +128,11 @@ class Level:
       change = ref - runs.written(net, params, batch)
       return jnp.moveaxis(change, 2, 1)
     sites_of = [f"blocks.{i}.{NEURONS}" for i in range(len(self.neurons))]
-    run = lambda ids: net.apply(
-      params, input_ids=jnp.asarray(ids), capture=tuple(sites_of)
-    ).activations
+    run = lambda ids: (
+      net.apply(
+        params, input_ids=jnp.asarray(ids), capture=tuple(sites_of)
+      ).activations
+    )
     clean = run(batch.clean)
     if fixed is not None:
       return jax.tree.map(jnp.negative, clean)
@@ -147,9 +149,7 @@ class Level:
     if self.name == "node":
       return {"": make(self.size)}
     lead = (length,) if self.name == "position" else ()
-    return {
-      r.name: make(*lead, r.rows, r.before) for r in self.graph.readers
-    }
+    return {r.name: make(*lead, r.rows, r.before) for r in self.graph.readers}
 
   def add(
     self, net: sites.Network, share: Mapping[str, jax.Array], change: Any
@@ -164,7 +164,10 @@ class Level:
     if self.name == "node":
       begin = 0
       for site, num in ablations.by_site(net).items():
-        one, part = share[""][:, begin : begin + num], change[:, begin:][:, :num]
+        one, part = (
+          share[""][:, begin : begin + num],
+          change[:, begin:][:, :num],
+        )
         begin += num
         if ablations.holds_heads(site):
           found[site] = _silent("bpkd,bkpd->bk", one, part)
@@ -174,7 +177,7 @@ class Level:
     for reader in self.graph.readers:
       one, part = share[reader.name], change[:, : reader.before]
       rule = "bprd,bwpd->bprw" if one.ndim == 4 else "bprd,bwpd->brw"
-      if not reader.name.endswith("_in"):  # But one row: its site has no axis.
+      if ".attn." not in reader.name:  # But one row: its site has no axis.
         rule, one = rule.replace("r", ""), one.reshape(*one.shape[:-2], -1)
       found[reader.name] = _silent(rule, one, part)
     return found

@@ -59,8 +59,8 @@ class Norm(nn.Module):
   """Layer norm or RMS norm over the last axis, computed in float32 at least.
 
   `rms_one` multiplies by 1 + scale (Gemma); `none` does nothing. Parameters
-  `scale`, unless `none`, and `bias` for `layer`. Where `fixed`, the size that it
-  divides by is a constant in derivatives.
+  `scale`, unless `none`, and `bias` for `layer`. Where `fixed`, the size that
+  it divides by is a constant in derivatives.
   """
 
   kind: str

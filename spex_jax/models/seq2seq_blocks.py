@@ -192,9 +192,7 @@ class Block(nn.Module):
 
   def setup(self):
     c = self.config
-    norm = lambda: attention.Norm(
-      c.norm, c.width, c.norm_eps, c.rules.norm
-    )
+    norm = lambda: attention.Norm(c.norm, c.width, c.norm_eps, c.rules.norm)
     self.norm1, self.norm2 = norm(), norm()
     self.attn, self.mlp = attention.Attention(c), blocks.Mlp(c)
     if self.is_decoder:
