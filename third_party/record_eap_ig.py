@@ -27,6 +27,11 @@ import zlib
 import numpy as np
 
 SEED = 0
+# What transformer-lens imports and nothing here needs.
+_UNUSED = (
+  "wandb", "transformers_stream_generator", "datasets",
+  "datasets.arrow_dataset", "datasets.load",
+)  # fmt: skip
 STEPS = 3
 CIRCUITS = 12
 _SHARED = {
@@ -89,10 +94,21 @@ def circuits(num_writers: int, num_rows: int, seed: int) -> np.ndarray:
   return rng.random((CIRCUITS, num_writers, num_rows)) < share
 
 
+class _Stub(types.ModuleType):
+  """A module in which every name is a class."""
+
+  __path__: list[str] = []
+
+  def __getattr__(self, name):
+    if name.startswith("__"):
+      raise AttributeError(name)
+    return type(name, (), {})
+
+
 def main(checkout: str, out: str) -> None:
   """Writes the numbers of all networks to `out`."""
-  for name in ("wandb", "transformers_stream_generator"):
-    sys.modules.setdefault(name, types.ModuleType(name))
+  for name in _UNUSED:
+    sys.modules[name] = _Stub(name)
   import torch
 
   torch.set_default_dtype(torch.float64)

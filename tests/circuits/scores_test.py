@@ -59,7 +59,7 @@ def _total(name):
 
 @pytest.mark.parametrize("name", networks.CONFIGS)
 def test_scores_are_the_interpreters(name):
-  value, clean, other = _slow(name)
+  value, _, other = _slow(name)
   exact, first = _score(name, method="exact"), _first(name)
   graph = exact.graph
   assert graph == graph_lib.Graph.of(networks.load(name)[0])
@@ -215,7 +215,7 @@ def test_scores_of_an_ungrouped_graph_add_up_and_effects_do_not():
     [np.bincount(members, row, len(whole.graph)) for row in first.values]
   )
   np.testing.assert_allclose(added, whole.values, rtol=0, atol=_ROUND)
-  net, params = networks.load("llama")
+  net, _ = networks.load("llama")
   alone = ungrouped.network(net)
   assert first.graph == graph_lib.Graph.of(net, ungrouped=True)
   assert first.graph == graph_lib.Graph.of(alone)
@@ -235,7 +235,7 @@ def test_routes_are_shares_of_what_is_read():
   np.testing.assert_allclose(sums, 1, rtol=0, atol=_ROUND)
   wrote = clean[0][0]
   last = [wrote[name] for name in graph.writers]
-  net, params = networks.load("gpt2")
+  _, params = networks.load("gpt2")
   read = sum(last) + sum(
     params[f"blocks_{i}"]["attn"]["out"]["bias"] for i in range(2)
   )
