@@ -18,6 +18,7 @@ Shapes: N pairs, P positions, W writers, S rows of readers, C circuits.
 """
 
 import importlib
+import importlib.machinery
 import pathlib
 import sys
 import tempfile
@@ -97,7 +98,10 @@ def circuits(num_writers: int, num_rows: int, seed: int) -> np.ndarray:
 class _Stub(types.ModuleType):
   """A module in which every name is a class."""
 
-  __path__: list[str] = []
+  def __init__(self, name):
+    super().__init__(name)
+    self.__path__ = []
+    self.__spec__ = importlib.machinery.ModuleSpec(name, None)
 
   def __getattr__(self, name):
     if name.startswith("__"):

@@ -21,6 +21,7 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from spex_jax.circuits import metrics, runs, taps
 from spex_jax.models import sites
@@ -98,6 +99,11 @@ def program(
         each = jax.lax.map(effect, jnp.moveaxis(change[:, :before], 1, 0))
         share[reader] = jnp.moveaxis(each, 0, -1)
   each = jax.vmap(level.join)(share)
+  if level.name == "node":
+    # What an MLP writes is taken behind where its layer is dropped.
+    own = np.array([f"blocks.{i}." for i in range(num)])[:, None]
+    gone = np.char.startswith(np.array(net.writers)[None], own)
+    each = jnp.where(gone[:, None], 0, each)
   size = jnp.abs(each).sum(0) / max(num - 1, 1)
   return jnp.sign(each.sum(0)) * size
 
