@@ -47,7 +47,7 @@ def _prune(graph, kept):
 
 def test_acdc_asks_all_edges_of_a_point_at_once():
   net, params, pairs, graph, value = _setting()
-  kept, threshold = np.ones(graph.num_edges, bool), 0.3
+  kept, threshold = np.ones(graph.num_edges, bool), 0.001
   for edges in reversed(_points(graph)):
     kept = _prune(graph, kept)
     whole, gone = value(kept), []
@@ -68,7 +68,7 @@ def test_acdc_asks_all_edges_of_a_point_at_once():
 
 def test_acdc_one_by_one_is_that_of_the_paper():
   net, params, pairs, graph, value = _setting()
-  kept, threshold = np.ones(graph.num_edges, bool), 0.1
+  kept, threshold = np.ones(graph.num_edges, bool), 0.001
   for edges in reversed(_points(graph)):
     kept = _prune(graph, kept)
 
@@ -145,7 +145,7 @@ def test_learned_gates_find_a_circuit_that_does_the_same():
   metric = metrics.logit_difference
   found = search.learned(
     net, params, pairs, metric,
-    key=jax.random.key(0), edges=6, steps=80, penalty=1.0, size=2,
+    key=jax.random.key(0), edges=6, steps=40, penalty=1.0, size=2,
   )  # fmt: skip
   rng = np.random.default_rng(0)
   others = [
