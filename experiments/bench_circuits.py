@@ -83,7 +83,8 @@ class Config:
     repeats: of each, behind the first.
     fitted: pairs of the table that scores come from.
     held: and on which circuits are judged.
-    budget: masks of the expansion.
+    budget: masks of an expansion.
+    expanded: shares of edges at which one is asked.
   """
 
   large: tuple[int, int, int] = (12, 768, 12)
@@ -100,15 +101,19 @@ class Config:
   fitted: int = 16
   held: int = 16
   budget: int = 200
+  expanded: tuple[float, ...] = SHARES
 
 
 CONFIGS = {
   "quick": Config(
     large=(1, 8, 2), small=(1, 8, 2), vocabulary=11, pairs=2, length=4,
     circuits=2, looped=1, exact_pairs=2, patches=(1, 8, 2), long=8, repeats=1,
-    fitted=2, held=2, budget=8,
+    fitted=2, held=2, budget=8, expanded=(0.1,),
   ),
-  "brief": Config(pairs=8, circuits=20, looped=2, exact_pairs=16),
+  "brief": Config(
+    pairs=8, circuits=20, looped=2, fitted=8, held=8, budget=64,
+    expanded=(0.01,),
+  ),
   "full": Config(),
 }  # fmt: skip
 
@@ -322,8 +327,9 @@ def table(
       task, net.tokenizer, config.fitted + config.held, jax.random.key(0),
       start="<|endoftext|>",
     )  # fmt: skip
-    fitted = made.pairs[: config.fitted]
-    held = made.pairs[config.fitted :]
+    # One length, so that programs of one task serve all.
+    fitted = made.pairs[: config.fitted].padded(config.length)
+    held = made.pairs[config.fitted :].padded(config.length)
     for row in _closeness(net, fitted, held, config):
       yield common | {"who": "table", "task": task} | row
 
@@ -364,7 +370,8 @@ def _closeness(net, fitted, held, config) -> Iterator[Row]:
     if name != "random" or how == "top"
   }
   begin = time.perf_counter()
-  for size in sizes:
+  expanded = [n for n, x in zip(sizes, SHARES) if x in config.expanded]
+  for size in expanded:
     best = values["eap-ig"]
     found = interactions.optimum(
       net, net.params, fitted, _METRIC, best, size,
@@ -380,13 +387,13 @@ def _closeness(net, fitted, held, config) -> Iterator[Row]:
   kept = dict(zip(circuits, judged.faithfulness()))
   connected = dict(zip(circuits, judged.connected.tolist()))
   for name, how in dict.fromkeys((n, h) for n, h, _ in circuits):
+    own = expanded if how == "groups" else sizes
     yield {
-      "scores": name, "chosen": how,
+      "scores": name, "chosen": how, "edges": own,
       "metric": [round(judged.clean.mean(), 3),
                  round(judged.corrupted.mean(), 3)],
-      "shares": list(SHARES),
-      "faithfulness": [round(kept[name, how, n], 3) for n in sizes],
-      "connected": [connected[name, how, n] for n in sizes],
+      "faithfulness": [round(kept[name, how, n], 3) for n in own],
+      "connected": [connected[name, how, n] for n in own],
       "seconds": round(seconds.get(name, 0.0), 1),
       "identities": [judged.identities.full, judged.identities.empty],
     }  # fmt: skip
