@@ -357,8 +357,12 @@ def _closeness(net, fitted, held, config) -> Iterator[Row]:
   nodes = scores.score(
     net, net.params, fitted, _METRIC, method="exact", level="node"
   ).mean()
-  # An edge is worth what its writer is.
-  values["exact nodes"] = nodes[graph.writer]
+  # An edge is worth the lesser of the two nodes that it joins.
+  read = np.where(graph.fed, np.abs(nodes), 0).max(axis=1)
+  read[-1] = np.inf  # The output.
+  values["exact nodes"] = np.minimum(
+    np.abs(nodes)[graph.writer], read[graph.slot]
+  )
   seconds["exact nodes"] = time.perf_counter() - begin
   rng = np.random.default_rng(0)
   values["random"] = rng.permutation(len(graph)).astype(float)
