@@ -47,7 +47,10 @@ _MAY_IMPORT = {
   },
   # Masks are drawn here, and component models are Fourier fits.
   "components": {"base", "masks", "fourier", "models", "ablate", "indices"},
-  "circuits": _MODELS | {"fourier", "training"},
+  "circuits": {
+    "base", "masks", "fourier", "models", "ablate", "training", "indices",
+    "api",
+  },
   "context": _MODELS,
   "agents": _MODELS | {"components", "circuits", "store"},
   "sweeps": {"base", "masks", "store", "settings"},

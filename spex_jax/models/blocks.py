@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 
 from spex_jax import base
-from spex_jax.models import attention, edges, experts, rope, sites
+from spex_jax.models import attention, backward, edges, experts, rope, sites
 
 
 def _gelu(x: jax.Array) -> jax.Array:
@@ -60,7 +60,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "swish": nn.silu,
   "tanh": nn.tanh,
 }
-_NORMS = ("layer", "centred", "rms", "rms_one")
+_NORMS = ("layer", "centred", "rms", "rms_one", "none")
 ORDERS = ("pre", "parallel", "sandwich", "post")
 
 
@@ -76,8 +76,8 @@ class Config:
     head_width: h.
     num_neurons: F.
     order: one of `ORDERS`.
-    norm: "layer", "centred" (without a bias), "rms", or "rms_one" (RMS times
-      1 + scale).
+    norm: "layer", "centred" (without a bias), "rms", "rms_one" (RMS times
+      1 + scale), or "none".
     pre_norm: of the norms before attention and MLP, if another kind than
       `norm`: "none" where nothing stands there (OLMo 2).
     first_norm: the same of the norm before the first attention alone
@@ -100,6 +100,7 @@ class Config:
       has one.
     rotary: rotary embedding, or None.
     local_rotary: that of blocks with a window, if it is another (Gemma 3).
+    rules: of derivatives; they change nothing else.
   """
 
   width: int
@@ -127,6 +128,7 @@ class Config:
   windows: tuple[int | None, ...] = ()
   rotary: rope.Rope | None = None
   local_rotary: rope.Rope | None = None
+  rules: backward.Rules = backward.PLAIN
 
   def __post_init__(self):
     sizes = (self.width, self.num_blocks, self.num_kv_heads, self.num_neurons)
@@ -143,8 +145,8 @@ class Config:
       ("activation", self.activation, ACTIVATIONS),
       ("order", self.order, ORDERS),
       ("norm", self.norm, _NORMS),
-      ("pre_norm", self.pre_norm, ("", "none", *_NORMS)),
-      ("first_norm", self.first_norm, ("", "none", *_NORMS)),
+      ("pre_norm", self.pre_norm, ("", *_NORMS)),
+      ("first_norm", self.first_norm, ("", *_NORMS)),
       ("qk_norm", self.qk_norm, ("", "each", "all")),
     ):
       if name not in known:
@@ -152,7 +154,7 @@ class Config:
           f"Unknown {what} {name!r}; known are {', '.join(known)}."
         )
     if self.order == "sandwich" and not self.norm.startswith("rms"):
-      raise ValueError("Sandwich norms are RMS norms; got layer norms.")
+      raise ValueError(f"Sandwich norms are RMS norms; got {self.norm!r}.")
     if self.mixture and (self.mlp_bias or self.layer_scale or not self.gated):
       raise ValueError(
         "Experts are gated MLPs without biases and without layer_scale."
@@ -193,9 +195,12 @@ class Mlp(nn.Module):
 
   def __call__(self, tap: sites.Tap, site: str, x: jax.Array) -> jax.Array:
     """`[B, P, d]` to `[B, P, d]`; `site` is "blocks.L.mlp"."""
-    act = ACTIVATIONS[self.config.activation]
+    rules, name = self.config.rules, self.config.activation
+    act = lambda x: backward.activated(ACTIVATIONS[name], x, rules)
     if self.config.gated:
-      neurons = act(tap(f"{site}.pre", self.gate(x))) * self.up(x)
+      gate = act(tap(f"{site}.pre", self.gate(x)))
+      up = backward.scaled(self.up(x), rules.gate)
+      neurons = backward.scaled(gate, rules.gate) * up
     else:
       neurons = act(tap(f"{site}.pre", self.up(x)))
     out = self.down(tap(f"{site}.neurons", neurons))
@@ -212,7 +217,9 @@ class Block(nn.Module):
 
   def setup(self):
     c = self.config
-    norm = lambda kind: attention.Norm(kind or c.norm, c.width, c.norm_eps)
+    norm = lambda kind: attention.Norm(
+      kind or c.norm, c.width, c.norm_eps, c.rules.norm
+    )
     first = c.first_norm if self.number == 0 else ""
     self.norm1, self.norm2 = norm(first or c.pre_norm), norm(c.pre_norm)
     if c.order == "sandwich":

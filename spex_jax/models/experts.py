@@ -31,7 +31,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from spex_jax.models import sites
+from spex_jax.models import backward, sites
 
 # Behind "mlp.", in the order of computation.
 SITES = ("router", "gates", "experts.pre", "experts.neurons", "experts")
@@ -109,10 +109,11 @@ class Mixture(nn.Module):
     scores = tap(f"{site}.router", self.router(x))
     gates = weights(scores, own.per_token, own.normalised)
     gates = tap(f"{site}.gates", gates)
-    neurons = self.activation(
-      tap(f"{site}.experts.pre", self.experts_gate.into(x))
-    )
-    neurons = neurons * self.experts_up.into(x)
+    rules = self.config.rules
+    gate = tap(f"{site}.experts.pre", self.experts_gate.into(x))
+    gate = backward.activated(self.activation, gate, rules)
+    up = backward.scaled(self.experts_up.into(x), rules.gate)
+    neurons = backward.scaled(gate, rules.gate) * up
     neurons = tap(f"{site}.experts.neurons", neurons) * gates[..., None]
     name = f"{site}.experts"
     out = None
