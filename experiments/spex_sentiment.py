@@ -97,7 +97,7 @@ def fits(
         continue
       yield (
         row
-        | rows.r2(truth, found.fourier(tests))
+        | rows.r2(truth, np.asarray(found.fourier(tests)))
         | {
           "terms": int(found.fourier.count),
           "spoke": found.method,
@@ -144,7 +144,7 @@ def tables(measured: Sequence[rows.Row]) -> str:
     asked = sum(all(row[k] == v for k, v in where.items()) for row in measured)
     if not found:
       return "refused" if asked else "-"
-    text = score.shown(found, std)
+    text = score.shown(np.asarray(found), std)
     return text if len(found) == asked else f"{text} ({len(found)} of {asked})"
 
   mean = rows.table(

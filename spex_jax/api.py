@@ -120,7 +120,7 @@ def explain(
   n = request.whole("n", n, 0)
   names = getattr(value_fn, "names", None) if names is None else names
   budget = request.whole("budget", budget, 1)
-  base.check_fits(min(budget, 1 << min(n, 62)), n, f"budget={budget:,}")
+  packing.check_fits(min(budget, 1 << min(n, 62)), n, f"budget={budget:,}")
   max_order = request.order(max_order, n)
   names = base.check_names(names, n)
   key = request.typed_key(key)

@@ -15,6 +15,7 @@ import numpy as np
 from spex_jax import base, settings
 from spex_jax.ablate import evaluate
 from spex_jax.jobs import subjects
+from spex_jax.masks import packing
 from spex_jax.report import plots
 
 _COMPILED_BATCH = 1024
@@ -61,7 +62,7 @@ def subject(config: Function, workdir: pathlib.Path) -> subjects.Subject:
     raise ValueError(
       f"n={n}: give the number of players, as --config.n=20 does."
     )
-  base.check_fits(1024, n, f"n={n:,}")  # A batch of them.
+  packing.check_fits(1024, n, f"n={n:,}")  # A batch of them.
   names = tuple(name.strip() for name in config.names.split(",") if name)
   names = names or tuple(f"x{i}" for i in range(n))
   if len(names) != n:

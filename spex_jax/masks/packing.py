@@ -182,3 +182,24 @@ def _mix(x):
   x = (x ^ (x >> np.uint64(30))) * _MIX_1
   x = (x ^ (x >> np.uint64(27))) * _MIX_2
   return x ^ (x >> np.uint64(31))
+
+
+def check_fits(num_masks: int, n: int, what: str) -> None:
+  """Refuses masks bool `[num_masks, n]` that this machine cannot hold.
+
+  Args:
+    num_masks: B, of any size.
+    n: players, of any number.
+    what: asks for them, as a message names it.
+
+  Raises:
+    ValueError: they do not fit; the message tells how many would.
+  """
+  room = base.memory()
+  if num_masks * n > room:
+    fit = ((room // n, "masks"), (room // num_masks, "players"))
+    most = " or ".join(f"{count:,} {name}" for count, name in fit if count)
+    raise ValueError(
+      f"{what}: {num_masks:,} masks of {n:,} players do not fit into this "
+      f"machine's {room / 2**30:,.0f} GiB: {most} do, at most."
+    )

@@ -259,7 +259,7 @@ def _check_count(num_masks, n):
     raise ValueError(
       f"Need num_masks >= 0 and n >= 0; got {num_masks} and {n}."
     )
-  base.check_fits(num_masks, n, "masks")
+  packing.check_fits(num_masks, n, "masks")
 
 
 def _check_weights(weights, n):

@@ -190,15 +190,13 @@ class Combine(nn.Module):
   def setup(self):
     shape = (self.heads, self.head_width, self.width)
     kernel = self.param("kernel", _INIT, shape)
-    if self.use_bias:
-      bias = self.param("bias", nn.initializers.zeros, shape[-1:])
+    scale = None
     if self.layer_scale:
       scale = self.param("scale", nn.initializers.ones, shape[-1:])
-      kernel = kernel * scale[None, None]
-      bias = bias * scale if self.use_bias else None
-    self.kernel = kernel
+    self.kernel = kernel if scale is None else kernel * scale[None, None]
     if self.use_bias:
-      self.bias = bias
+      bias = self.param("bias", nn.initializers.zeros, shape[-1:])
+      self.bias = bias if scale is None else bias * scale
 
   def __call__(
     self, tap: sites.Tap, site: str, z: jax.Array, split: bool = False

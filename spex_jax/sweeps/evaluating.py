@@ -12,6 +12,7 @@ from typing import NoReturn, Protocol
 import numpy as np
 
 from spex_jax import base
+from spex_jax.masks import packing
 from spex_jax.store import shards
 from spex_jax.sweeps import processes
 
@@ -83,7 +84,7 @@ def shard(
     processes.LostError: a process of the group is gone.
     ValueError: masks of another shape.
   """
-  base.check_fits(
+  packing.check_fits(
     stop - start, work.n + 16 * work.num_targets, "rows_per_shard"
   )
   # Its own copy: what a function keeps and writes into later is another.

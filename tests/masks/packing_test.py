@@ -151,3 +151,11 @@ def test_streams_bound_their_chunks():
   with pytest.raises(ValueError, match="33554432 players pack to 4194304"):
     packing.hash_streamed(packed, 20, n)
   assert sizes == [8]
+
+
+def test_masks_that_fit_nowhere_are_refused():
+  packing.check_fits(10**7, 1_000, "budget")  # On any machine of 10 GB.
+  with pytest.raises(ValueError, match="budget: 1,0.* masks, or|masks do"):
+    packing.check_fits(10**30, 40, "budget")
+  with pytest.raises(ValueError, match="players do, at most"):
+    packing.check_fits(1024, 10**12, "n")
