@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax import base, settings
+from spex_jax import settings
 from spex_jax.ablate import evaluate
 from spex_jax.jobs import subjects
 from spex_jax.masks import packing
