@@ -332,8 +332,9 @@ def rotations(
 ) -> list[jax.Array | None]:
   """For every block, rows of its rotary table, or None; see `rope.rows`."""
   rows: dict[rope.Rope | None, jax.Array] = {}
-  for rotary in {config.rotary, config.local_rotary} - {None}:
-    rows[rotary] = rope.rows(rotary, positions, num, num_slots)
+  for rotary in (config.rotary, config.local_rotary):
+    if rotary is not None and rotary not in rows:
+      rows[rotary] = rope.rows(rotary, positions, num, num_slots)
   local = config.local_rotary or config.rotary
   return [
     rows.get(config.rotary if config.window(number) is None else local)

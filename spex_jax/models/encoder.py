@@ -199,9 +199,11 @@ class Encoder(nn.Module):
     c = self.config
     length = np.shape(input_ids)[1]
     mask = inputs.check_mask(attention_mask, np.shape(input_ids))
-    seen = {None: mask[:, None, None]}
-    for window in {*c.windows} - {None}:
-      seen[window] = seen[None] & attention.around(length, window)
+    whole = mask[:, None, None]
+    seen: dict[int | None, jax.Array] = {None: whole}
+    for window in c.windows:
+      if window is not None:
+        seen[window] = whole & attention.around(length, window)
     positions, num = np.arange(length)[None], length
     if position_ids is not None:
       shape, limit = np.shape(input_ids), c.max_positions
