@@ -339,8 +339,8 @@ def rotations(
 ) -> list[jax.Array | None]:
   """For every block, rows of its rotary table, or None; see `rope.rows`."""
   rows: dict[rope.Rope | None, jax.Array] = {}
-  for rotary in {config.rotary, config.local_rotary}:
-    if rotary is not None:
+  for rotary in (config.rotary, config.local_rotary):
+    if rotary is not None and rotary not in rows:
       rows[rotary] = rope.rows(rotary, positions, num, num_slots)
   local = config.local_rotary or config.rotary
   return [

@@ -202,7 +202,7 @@ class Encoder(nn.Module):
     mask = inputs.check_mask(attention_mask, np.shape(input_ids))
     whole = mask[:, None, None]
     seen: dict[int | None, jax.Array] = {None: whole}
-    for window in {*c.windows}:
+    for window in c.windows:
       if window is not None:
         seen[window] = whole & attention.around(length, window)
     positions, num = np.arange(length)[None], length

@@ -143,7 +143,7 @@ def _of_experts(kernel, what) -> Weights | None:
     "out": ((2, 2),),
   }.get(what)
   kind = "into" if what == "experts.neurons" else "out"
-  return pairs and Weights(kind, kernel, pairs)
+  return None if pairs is None else Weights(kind, kernel, pairs)
 
 
 def _of_resnet(site) -> Weights | None:
