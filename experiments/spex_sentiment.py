@@ -144,7 +144,7 @@ def tables(measured: Sequence[rows.Row]) -> str:
     asked = sum(all(row[k] == v for k, v in where.items()) for row in measured)
     if not found:
       return "refused" if asked else "-"
-    text = score.shown(found, std)
+    text = score.shown(np.asarray(found), std)
     return text if len(found) == asked else f"{text} ({len(found)} of {asked})"
 
   mean = rows.table(
