@@ -15,8 +15,6 @@ _MISSING = frozenset(
   ("", "?", "na", "n/a", "#n/a", "#na", "<na>", "nan", "-nan", "null", "#null!",
    "none", "nil", "nat")
 )  # fmt: skip
-
-
 _DASHES = frozenset((".", "..", "-", "--", "---", "_"))
 
 
