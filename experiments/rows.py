@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from spex_jax import base
 from spex_jax.fourier import score
 
 Row = dict[str, Any]
@@ -51,7 +52,7 @@ def read(path: str | os.PathLike) -> list[Row]:
 
 
 def r2(
-  truth: np.ndarray, guess: np.ndarray, name: str = "r2", digits: int = 4
+  truth: base.Values, guess: base.Values, name: str = "r2", digits: int = 4
 ) -> Row:
   """R² of guesses, and its standard error over these masks, beside it."""
   return {

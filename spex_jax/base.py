@@ -121,12 +121,8 @@ def ask(value_fn: ValueFn, masks: Masks) -> Values:
 def check_unmasked(array: Any, what: str) -> None:
   """Refuses NumPy's masked arrays that mask anything: `asarray` would take it.
 
-  Args:
-    array: anything.
-    what: it holds, for the message: "Values", say.
-
   Raises:
-    ValueError: masked entries; the message counts them.
+    ValueError: masked entries, counted, and `what` they are.
   """
   if isinstance(array, np.ma.MaskedArray):
     count = int(np.ma.count_masked(array))
@@ -298,22 +294,14 @@ def check_values(values: Values, num_masks: int) -> np.ndarray:
   if not num_masks:
     raise ValueError("Need the value of at least one mask; got none.")
   wide = array.astype(np.float64)
-  if array.dtype.kind in "iu" and (np.abs(wide) > 2.0**53).any():
-    distinct, kept = len(np.unique(array)), len(np.unique(wide))
-    if kept < distinct:
+  whole = array.dtype.kind in "iu" and np.abs(wide).max() >= 2.0**53
+  if (whole or array.dtype.itemsize > 8) and np.isfinite(wide).all():
+    lost = float(np.abs((array - array.min()) - (wide - wide.min())).max())
+    if lost > 1e-6 * np.ptp(wide):
       raise ValueError(
-        f"Values are integers of {distinct:,} sizes, of which float64 keeps "
-        f"{kept:,}: subtract what they share from them."
+        f"Values lose up to {lost:.2g} in float64: subtract what they share."
       )
-  if array.dtype.itemsize > 8 and np.isfinite(wide).all():  # Long doubles.
-    lost = np.abs(array - wide).max()
-    if lost > 1e-6 * np.ptp(array):
-      raise ValueError(
-        f"Values of {array.dtype} lose up to {lost:.2g} in float64, of a "
-        f"spread of {np.ptp(array):.2g}: subtract what they share from them."
-      )
-  array = wide
-  finite = np.isfinite(array).reshape(num_masks, -1).all(axis=1)
+  finite = np.isfinite(wide).reshape(num_masks, -1).all(axis=1)
   if not finite.all():
     bad = np.flatnonzero(~finite)
     raise NotFiniteError(
@@ -321,7 +309,7 @@ def check_values(values: Values, num_masks: int) -> np.ndarray:
       f"{num_masks} masks (first at row {bad[0]}). Nothing can be decoded "
       "from them; mend the value function."
     )
-  return array
+  return wide
 
 
 def write_json(path: str | os.PathLike, body: dict[str, Any]) -> None:
@@ -421,11 +409,7 @@ def printable(text: str) -> str:
 
 
 def check_replaceable(path: pathlib.Path) -> None:
-  """Refuses to write a file in place of what is none.
-
-  Raises:
-    ValueError: a folder, a link, a device, a pipe or a socket is there.
-  """
+  """Raises ValueError where a folder, link, device, pipe or socket is there."""
   try:
     mode = path.lstat().st_mode
   except FileNotFoundError:
@@ -450,11 +434,7 @@ def draft(path: pathlib.Path) -> pathlib.Path:
 
 
 def sync(path: str | os.PathLike) -> None:
-  """Returns once a file, or the names in a folder, are on the disk.
-
-  Raises:
-    OSError: no such path, or the system cannot.
-  """
+  """Returns once a file, or the names in a folder, are on the disk."""
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)

@@ -38,8 +38,8 @@ def read(
 
   Raises:
     ValueError: no CSV of UTF-8 or UTF-16 text, one column without a separator
-      that is known, or a row of another length than the header's; the
-      messages do not name the file.
+      that is known, a first line of numbers, or a row of another length than
+      the header's; the messages do not name the file.
   """
   data = path.read_bytes()
   encoding = next(
@@ -64,6 +64,10 @@ def read(
   while len(header) > 1 and not header[-1] and _ends_empty(rows, len(header)):
     header = header[:-1]
     rows = [row[: len(header)] for row in rows]
+  if all(map(is_number, header)):
+    raise ValueError(
+      "the first line has numbers alone; a header of names is needed there."
+    )
   for number, row in enumerate(rows):
     if len(row) != len(header):
       raise ValueError(

@@ -15,6 +15,7 @@ _MISSING = frozenset(
   ("", "?", "na", "n/a", "#n/a", "#na", "<na>", "nan", "-nan", "null", "#null!",
    "none", "nil", "nat")
 )  # fmt: skip
+_DASHES = frozenset((".", "..", "-", "--", "---", "_"))
 
 
 def is_missing(cell: Any) -> bool:
@@ -22,9 +23,20 @@ def is_missing(cell: Any) -> bool:
   return str(cell).strip().lower() in _MISSING
 
 
+def _is_word(cell: str) -> bool:
+  return not cell.isascii() or any(map(str.isalnum, cell))
+
+
 def refuse_missing(given: Sequence[Any], what: str) -> None:
   """Raises ValueError where labels are missing; names the first row."""
-  rows = [row for row, cell in enumerate(given) if is_missing(cell)]
+  # A point or a dash among words stands for nothing; plus and minus do not.
+  marks = {cell for cell in map(str, set(given)) if not _is_word(cell)}
+  none = marks if len(marks) == 1 and not marks - _DASHES else set()
+  rows = [
+    row
+    for row, cell in enumerate(given)
+    if is_missing(cell) or str(cell) in none
+  ]
   if rows:
     raise ValueError(
       f"row {rows[0]} has no {what!r}: it is {given[rows[0]]!r}"

@@ -196,6 +196,11 @@ def _csv(path: pathlib.Path, target: str, response: bool | None) -> Table:
   header, rows, separator = cells.read(path)
   if not rows or len(header) < 2:
     raise ValueError("need a header, two columns and one row at least.")
+  if "" in header:
+    raise ValueError(
+      f"column {header.index('')} has no name. Name it, or leave it out: "
+      "pandas writes numbers of rows there, but for index=False."
+    )
   target = target or header[-1]
   if target not in header:
     raise ValueError(f"no column {target!r}; it has {', '.join(header)}.")
