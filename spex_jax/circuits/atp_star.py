@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.circuits import metrics, runs, taps
+from spex_jax.circuits import ablations, metrics, runs, taps
 from spex_jax.models import sites
 
 
@@ -58,7 +58,9 @@ def program(
     **runs.inputs(batch),
   )
   clean, clean_logits = out.activations, out.logits[:, 0]
-  change = level.change(net, params, batch, fixed)
+  ref = ablations.of_batch(net, params, batch, fixed)
+  z = runs.written(net, params, batch)
+  change = level.change(net, params, batch, ref - z, fixed)
   zeros = level.zeros(*batch.clean.shape, clean_logits.dtype)
   flat = {site: jnp.zeros_like(clean[site]) for site in patterns}
 

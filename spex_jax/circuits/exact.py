@@ -109,9 +109,10 @@ def _state(model, level, metric, params, batch, fixed):
   names = (*enters, "final_norm.in")
   ids = jnp.asarray(batch.clean)
   out = net.apply(params, capture=names, input_ids=ids).activations
-  logits = runs.logits(net, params, batch)
+  z, logits = runs.observed(net, params, batch)
   value = runs.read(metric, logits, logits, batch)
-  change = level.change(net, params, batch, fixed)
+  ref = ablations.of_batch(net, params, batch, fixed)
+  change = level.change(net, params, batch, ref - z, fixed)
   return [out[name] for name in names], logits, value, change
 
 

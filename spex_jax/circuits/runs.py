@@ -27,7 +27,7 @@ import numpy as np
 from spex_jax import base
 from spex_jax.circuits import metrics
 from spex_jax.circuits import pairs as pairs_lib
-from spex_jax.models import sites
+from spex_jax.models import edges, sites
 
 # About as many tokens in a batch are the fastest on a CPU.
 _TOKENS = 256
@@ -206,3 +206,19 @@ def written(
   """
   ids = batch.corrupted if corrupted else batch.clean
   return net.contributions(params, input_ids=jnp.asarray(ids))
+
+
+def observed(
+  net: sites.Network, params: Any, batch: Batch
+) -> tuple[jax.Array, jax.Array]:
+  """`written` on the clean prompts and their `logits`, of one forward."""
+  last = "final_norm.in"
+  out = net.apply(
+    params,
+    capture=(*net.writer_sites, last),
+    input_ids=jnp.asarray(batch.clean),
+  ).activations
+  x = out[last]
+  end = net.resume(params, net.config.num_blocks, x, **inputs(batch))
+  z = edges.stacked([out[site] for site in net.writer_sites])
+  return z, end.logits[:, 0]

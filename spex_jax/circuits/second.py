@@ -93,9 +93,9 @@ def _program(model, level, metric, params, batch, fixed, v):
   """Scores, and v (H v), of every pair `[B, E]`; `v` is `[E]`."""
   net, graph = model.net, level.graph
   chex.assert_shape(v, (len(graph),))
-  clean_logits = runs.logits(net, params, batch)
+  z, clean_logits = runs.observed(net, params, batch)
   ref = ablations.of_batch(net, params, batch, fixed)
-  change = level.change(net, params, batch, fixed)
+  change = level.change(net, params, batch, ref - z, fixed)
   v = v.astype(clean_logits.dtype)
   way = {}
   for name, part in graph.split(v).items():
@@ -111,7 +111,7 @@ def _program(model, level, metric, params, batch, fixed, v):
     )
     # What writers write moves, too, and with it what a further cut would do.
     z = net.contributions(params, edits, input_ids=jnp.asarray(batch.clean))
-    now = jnp.moveaxis(ref - z, 2, 1)
+    now = level.change(net, params, batch, ref - z, fixed)
     return taps.slopes(
       net, level, metric, params, batch, clean_logits, now, edits
     )
