@@ -76,7 +76,9 @@ def test_edges_off_the_circuit_score_nothing(settings):
       net, params, pairs, metrics.logit_difference, check=0, **settings
     )
   inside = found.graph.circuit(list(_CIRCUIT)).kept
-  np.testing.assert_array_equal(found.values[:, ~inside], 0)
+  # Differences of two programs' values are rounded; derivatives are zero.
+  rounding = 1e-12 if settings["method"] == "exact" else 0
+  assert np.abs(found.values[:, ~inside]).max() <= rounding
   assert np.abs(found.values[:, inside]).min() > 0.01
 
 

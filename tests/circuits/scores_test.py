@@ -132,7 +132,7 @@ def test_swaps_orders_and_padding(name):
   swapped = _line(name, _batch(clean=batch.corrupted, corrupted=batch.clean))
   np.testing.assert_allclose(swapped, -found, rtol=0, atol=_ROUND)
   same = _line(name, _batch(corrupted=batch.clean))
-  np.testing.assert_array_equal(same, 0)
+  np.testing.assert_allclose(same, 0, rtol=0, atol=_ROUND)
   turned = jax.tree.map(lambda x: x[::-1], batch)
   np.testing.assert_allclose(
     _line(name, turned)[::-1], found, rtol=0, atol=_ROUND
@@ -176,7 +176,7 @@ def test_levels_add_up(name):
   "name", ["llama", pytest.param("gemma2", marks=pytest.mark.slow)]
 )
 def test_paths_by_cuts_are_complete(name):
-  found = _score(name, method="ig-edges", steps=24).values
+  found = _score(name, method="ig-edges", steps=128).values
   total = _total(name)
   gap = np.abs(found.sum(1) - total).max()
   assert gap < 1e-3 * np.abs(total).max()
@@ -195,7 +195,10 @@ def test_a_groups_path_sums_to_what_patching_it_does():
       want = value(pair, cut) - value(pair, {})
       got = found.values[pair, own.kept].sum()
       np.testing.assert_allclose(
-        got, want, rtol=0, atol=2e-3 * abs(want) + 1e-4
+        got,
+        want,
+        rtol=3e-3,
+        atol=5e-4,  # O(1 / m^2).
       )
 
 
