@@ -9,6 +9,7 @@ import pytest
 
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import metrics, scored, scores
+from spex_jax.circuits import pairs as pairs_lib
 from tests.circuits import networks
 
 
@@ -45,6 +46,23 @@ def test_agreement_is_with_exact_effects():
   assert "Kendall" in str(beside)
   assert found.cost == {"forward": 4, "backward": 2}
   assert found.units == "logit" and found.method == "clean-corrupted, resample"
+
+
+@pytest.mark.slow
+def test_agreement_by_position_is_as_long_as_all_pairs():
+  net, params = networks.load("gpt2")
+  two = networks.pairs()
+  rows = [0] * 8 + [1]
+  pairs = pairs_lib.Pairs(
+    two.clean[rows], two.corrupted[rows], [3] * 8 + [5], two.right[rows],
+    two.wrong[rows],
+  )  # fmt: skip
+  found = scores.score(
+    net, params, pairs, metrics.logit_difference, method="eap", check=6,
+    ablation="mean-position", size=2,
+  )  # fmt: skip
+  assert found.agreement.num_pairs == 8
+  assert found.agreement.pearson > 0.5
 
 
 def _made(values):
