@@ -61,9 +61,8 @@ def _network():
     {"method": "exact"},
     {"method": "eap"},
     {"method": "eap-ig", "steps": 3},
-    {"method": "second-order"},
+    pytest.param({"method": "second-order"}, marks=pytest.mark.slow),
   ],
-  ids=lambda settings: settings["method"],
 )
 def test_edges_off_the_circuit_score_nothing(settings):
   with jax.enable_x64(True):
