@@ -109,10 +109,15 @@ class _Stub(types.ModuleType):
     return type(name, (), {})
 
 
-def main(checkout: str, out: str) -> None:
-  """Writes the numbers of all networks to `out`."""
+def stub() -> None:
+  """Puts empty modules in the place of what is imported and not needed."""
   for name in _UNUSED:
     sys.modules[name] = _Stub(name)
+
+
+def main(checkout: str, out: str) -> None:
+  """Writes the numbers of all networks to `out`."""
+  stub()
   import torch
 
   torch.set_default_dtype(torch.float64)
