@@ -28,10 +28,10 @@ import zlib
 import numpy as np
 
 SEED = 0
-# What transformer-lens imports and nothing here needs.
+# What transformer-lens and the peer import and nothing here needs.
 _UNUSED = (
   "wandb", "transformers_stream_generator", "datasets",
-  "datasets.arrow_dataset", "datasets.load",
+  "datasets.arrow_dataset", "datasets.load", "matplotlib", "matplotlib.cm",
 )  # fmt: skip
 STEPS = 3
 CIRCUITS = 12
@@ -145,8 +145,6 @@ def copy(source, target):
     text = text.replace(
       line, line + " " * 16 + "new_output.requires_grad_(True)\n"
     )
-    if path.name == "visualization.py":
-      text = text.replace("import pygraphviz as pgv", "")
     (target / path.name).write_text(text)
 
 

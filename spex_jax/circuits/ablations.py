@@ -134,6 +134,7 @@ def holds_heads(site: str) -> bool:
 @functools.partial(jax.jit, static_argnames="model")
 def _sums(model, params, batch):
   """Sums over pairs of what is written and its square, and their number."""
+  chex.assert_equal_shape([batch.clean, batch.corrupted])
   inside = batch.inside.astype(jnp.result_type(float))
   z = runs.written(model.net, params, batch)
   add = lambda x: jnp.einsum("bp,bpwd->pwd", inside, x, precision="highest")

@@ -127,6 +127,7 @@ def _pattern(net, params, batch, block, x, reader, rows, change):
   No row of queries or keys has a part in another's pattern, but for those that
   share a key.
   """
+  chex.assert_equal_shape([x, change])
   add = jnp.broadcast_to(
     change[:, :, None], (*change.shape[:2], rows, change.shape[-1])
   )

@@ -105,6 +105,7 @@ def _block(name, net) -> int:
 def _state(model, level, metric, params, batch, fixed):
   """What cuts share: the clean run, and the change of every writer."""
   net = model.net
+  chex.assert_equal_shape([batch.clean, batch.corrupted])
   enters = [f"blocks.{i}.resid_pre" for i in range(net.config.num_blocks)]
   names = (*enters, "final_norm.in")
   ids = jnp.asarray(batch.clean)

@@ -204,6 +204,7 @@ def written(
 
   On the corrupted prompts it is the `ref` of resample ablation.
   """
+  chex.assert_equal_shape([batch.clean, batch.corrupted])
   ids = batch.corrupted if corrupted else batch.clean
   return net.contributions(params, input_ids=jnp.asarray(ids))
 
@@ -212,6 +213,7 @@ def observed(
   net: sites.Network, params: Any, batch: Batch
 ) -> tuple[jax.Array, jax.Array]:
   """`written` on the clean prompts and their `logits`, of one forward."""
+  chex.assert_equal_shape([batch.clean, batch.corrupted])
   last = "final_norm.in"
   out = net.apply(
     params,
