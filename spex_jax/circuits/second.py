@@ -116,6 +116,34 @@ def _program(model, level, metric, params, batch, fixed, v):
       net, level, metric, params, batch, clean_logits, now, edits
     )
 
+  def dampened(writes):
+    """What `v` takes from the weight of what is written, `[B, P, W, d]`."""
+
+    def value(add):
+      run = sites.Edits(add=add)
+      return runs.measured(net, params, metric, batch, clean_logits, run).sum()
+
+    zeros = {
+      name: jnp.zeros_like(x if ".attn." in name else x[:, :, 0])
+      for name, x in way.items()
+    }
+    total = jnp.zeros_like(writes)
+    for name, one in jax.grad(value)(zeros).items():
+      one = one if one.ndim == 4 else one[:, :, None]
+      part = graph.split(v)[name]
+      share = jnp.einsum("rw,bprd->bpwd", part, one, precision="highest")
+      total = total.at[:, :, : part.shape[1]].add(share)
+    return total
+
+  def passed(share):
+    edits = sites.Edits(add=level.add(net, share, change))
+    wrote = net.contributions(params, edits, input_ids=jnp.asarray(batch.clean))
+    return (weights * wrote).sum()
+
   zero = jnp.zeros((), clean_logits.dtype)
   found, product = jax.jvp(slope, (zero,), (jnp.ones_like(zero),))
+  # A cut edge passes less of its writer on, and of what that writer reads.
+  weights = dampened(z)
+  shares = level.zeros(*batch.clean.shape, clean_logits.dtype)
+  product = product - level.join(jax.grad(passed)(shares))
   return found, v[None] * product

@@ -43,7 +43,13 @@ def _recorded(name, key):
 @pytest.mark.parametrize(
   "name, key",
   [
-    pytest.param(name, key, marks=() if name == "gpt2" else pytest.mark.slow)
+    pytest.param(
+      name,
+      key,
+      marks=()
+      if name == "gpt2" and key != "ig_activations"
+      else pytest.mark.slow,
+    )
     for name in record_eap_ig.NETWORKS
     for key in _METHODS
   ],

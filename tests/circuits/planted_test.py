@@ -58,7 +58,7 @@ def _network():
 @pytest.mark.parametrize(
   "settings",
   [
-    {"method": "exact"},
+    pytest.param({"method": "exact"}, marks=pytest.mark.slow),
     {"method": "eap"},
     {"method": "eap-ig", "steps": 3},
     pytest.param({"method": "second-order"}, marks=pytest.mark.slow),
@@ -76,9 +76,12 @@ def test_edges_off_the_circuit_score_nothing(settings):
     )
   inside = found.graph.circuit(list(_CIRCUIT)).kept
   # Differences of two programs' values are rounded; derivatives are zero.
-  rounding = 1e-12 if settings["method"] == "exact" else 0
+  size = np.abs(found.values).max()
+  rounding = 1e-12 * size if settings["method"] == "exact" else 0
   assert np.abs(found.values[:, ~inside]).max() <= rounding
-  assert np.abs(found.values[:, inside]).min() > 0.01
+  if settings["method"] != "second-order":  # Whose two terms may cancel.
+    assert np.abs(found.values[:, inside]).min() > 0.01
+  assert size > 1
 
 
 def _gate(second):
@@ -119,6 +122,7 @@ def _gate(second):
   return score
 
 
+@pytest.mark.slow
 def test_gates():
   with jax.enable_x64(True):
     # Either of two is enough: no edge alone does anything, and no gradient at

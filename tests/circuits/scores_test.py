@@ -186,6 +186,7 @@ def test_paths_by_cuts_are_complete(name):
   assert gap < 1e-3 * np.abs(total).max()
 
 
+@pytest.mark.slow
 def test_a_groups_path_sums_to_what_patching_it_does():
   found = _score("gpt2", method="ig-nodes", steps=32)
   value, _, _ = _slow("gpt2")
@@ -236,6 +237,7 @@ def test_scores_of_an_ungrouped_graph_add_up_and_effects_do_not():
   assert np.abs(added - grouped).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_routes_are_shares_of_what_is_read():
   found = _score("gpt2", method="routes")
   graph, (_, clean, _) = found.graph, _slow("gpt2")
