@@ -298,7 +298,7 @@ def _cost(net, method, backward, steps, direction, draws, level):
   num = paths.gradients(method, net, steps)
   if method == "second-order":
     products = {"path": 1, "own": draws, "writer": len(net.writers)}
-    num = 2 * products[direction]
+    num = 4 * products[direction]
   elif backward == "atp*":
     num = net.config.num_blocks
   return {"forward": 2 + num, "backward": num}

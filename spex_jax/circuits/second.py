@@ -2,7 +2,7 @@
 
 In the strengths c of all cuts, 0 whole and 1 cut, the metric near the clean run
 is m(0) + g c + c H c / 2. First-order scores are g. A product H v, the
-derivative of all of them along v, costs about two gradients; the correction of
+derivative of all of them along v, costs about four gradients; the correction of
 an edge is half of its entry, in one of three directions:
 
   path     v = 1: towards the corrupted run, all edges at once, where g moves as
