@@ -99,7 +99,7 @@ def test_the_embeddings_row_of_integrated_gradients_is_complete(name):
     found = _score(name, method="eap-ig", steps=32, rule=rule)
     row = found.values[:, found.graph.writer == 0].sum(1)
     gaps[rule] = np.abs(row - total).max()
-  assert gaps["midpoint"] < 2e-3 * np.abs(total).max()
+  assert gaps["midpoint"] < 1e-2 * np.abs(total).max()
   # O(1 / m) against O(1 / m^2).
   assert gaps["midpoint"] < min(gaps["left"], gaps["right"]) / 3
   both = [
@@ -183,7 +183,7 @@ def test_paths_by_cuts_are_complete(name):
   found = _score(name, method="ig-edges", steps=128).values
   total = _total(name)
   gap = np.abs(found.sum(1) - total).max()
-  assert gap < 1e-3 * np.abs(total).max()
+  assert gap < 2e-3 * np.abs(total).max()
 
 
 @pytest.mark.slow
