@@ -1,0 +1,208 @@
+"""Runs of pairs of prompts, as scores, judging and patching share them.
+
+Pairs come in batches of one shape each, the last one filled up, so that every
+program is compiled once. A program takes a network as a static `Model`, and its
+parameters and the batch as arguments:
+
+  @functools.partial(jax.jit, static_argnames=("model", "metric"))
+  def program(model, metric, params, batch): ...
+
+Only the logits behind the last token of each prompt are computed. Networks are
+causal, so that what follows it in a padded row changes nothing.
+
+Shapes: B pairs of a batch, P positions, V tokens, A right and C wrong answers,
+W writers, d width.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import chex
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spex_jax import base
+from spex_jax.circuits import metrics
+from spex_jax.circuits import pairs as pairs_lib
+from spex_jax.models import sites
+
+# About as many tokens in a batch are the fastest on a CPU.
+_TOKENS = 256
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+  """A network without parameters as a static argument of `jax.jit`.
+
+  Two are equal where their modules are: then a program is traced once.
+
+  Attributes:
+    net: of a causal language model.
+  """
+
+  net: sites.Network
+
+  def __post_init__(self):
+    bare = dataclasses.replace(self.net, params=None, tokenizer=None)
+    object.__setattr__(self, "net", bare)
+
+  def __eq__(self, other: object) -> bool:
+    return isinstance(other, Model) and self.net.module == other.net.module
+
+  def __hash__(self) -> int:
+    return hash(self.net.module)
+
+
+@flax.struct.dataclass
+class Batch:
+  """Some pairs, in a fixed shape.
+
+  Attributes:
+    clean: int32 `[B, P]`.
+    corrupted: int32 `[B, P]`.
+    last: int32 `[B]`, the position whose logits are read.
+    right: int32 `[B, A]`, padded with -1.
+    wrong: int32 `[B, C]`, padded with -1.
+    real: bool `[B]`, False for a copy that fills the batch up.
+  """
+
+  clean: base.Array
+  corrupted: base.Array
+  last: base.Array
+  right: base.Array
+  wrong: base.Array
+  real: base.Array
+
+  @property
+  def inside(self) -> jax.Array:
+    """The positions of the prompts, without padding: bool `[B, P]`."""
+    at = jnp.arange(self.clean.shape[1])[None]
+    return (at <= jnp.asarray(self.last)[:, None]) & self.real[:, None]
+
+
+@flax.struct.dataclass
+class Ends:
+  """What the two unedited runs of a batch give.
+
+  Attributes:
+    logits: `[B, V]`, of the clean run.
+    clean: `[B]`, the metric there.
+    corrupted: `[B]`, the metric on the corrupted prompts.
+  """
+
+  logits: jax.Array
+  clean: jax.Array
+  corrupted: jax.Array
+
+
+def batch_size(pairs: pairs_lib.Pairs, tokens: int = _TOKENS) -> int:
+  """How many pairs go into a batch of about so many tokens."""
+  return int(np.clip(tokens // pairs.clean.shape[1], 1, len(pairs)))
+
+
+def batches(pairs: pairs_lib.Pairs, size: int) -> Iterator[Batch]:
+  """Pairs in batches of `size`, in order; the last one is filled up.
+
+  Raises:
+    ValueError: a size below 1, or no pairs.
+  """
+  if size < 1 or not len(pairs):
+    raise ValueError(f"Need pairs in batches of 1 or more; got {len(pairs)} in "
+                     f"batches of {size}.")  # fmt: skip
+  for start in range(0, len(pairs), size):
+    rows = np.arange(start, start + size)
+    at = np.minimum(rows, len(pairs) - 1)
+    yield Batch(
+      np.asarray(pairs.clean)[at],
+      np.asarray(pairs.corrupted)[at],
+      np.asarray(pairs.lengths)[at] - 1,
+      np.asarray(pairs.right)[at],
+      np.asarray(pairs.wrong)[at],
+      rows < len(pairs),
+    )
+
+
+def real_rows(batch: Batch, values: base.Array) -> np.ndarray:
+  """Of values `[B, ...]` those of real pairs, on the host."""
+  return np.asarray(values)[np.asarray(batch.real)]
+
+
+def logits(
+  net: sites.Network,
+  params: Any,
+  batch: Batch,
+  edits: sites.Edits | None = None,
+  *,
+  corrupted: bool = False,
+) -> jax.Array:
+  """Logits behind the last token of every prompt, under edits: `[B, V]`.
+
+  Args:
+    net: a causal language model.
+    params: its parameters.
+    batch: B pairs.
+    edits: of the run, or None.
+    corrupted: whether the corrupted prompts are run.
+  """
+  return net.apply(params, edits, **inputs(batch, corrupted)).logits[:, 0]
+
+
+def inputs(batch: Batch, corrupted: bool = False) -> dict[str, jax.Array]:
+  """What `Network.apply`, `enter` and `resume` take: logits `[B, 1, V]`."""
+  chex.assert_equal_shape([batch.clean, batch.corrupted])
+  chex.assert_shape(batch.last, (len(batch.clean),))
+  ids = batch.corrupted if corrupted else batch.clean
+  last = jnp.asarray(batch.last)[:, None]
+  return {"input_ids": jnp.asarray(ids), "logits_to_keep": last}
+
+
+def read(
+  metric: metrics.Metric,
+  found: jax.Array,
+  clean_logits: jax.Array,
+  batch: Batch,
+) -> jax.Array:
+  """The metric of each pair, `[B]`, from logits `[B, V]`."""
+  chex.assert_equal_shape([found, clean_logits])
+  right, wrong = jnp.asarray(batch.right), jnp.asarray(batch.wrong)
+  return jax.vmap(metric)(found, clean_logits, right, wrong)
+
+
+def measured(
+  net: sites.Network,
+  params: Any,
+  metric: metrics.Metric,
+  batch: Batch,
+  clean_logits: jax.Array,
+  edits: sites.Edits | None = None,
+) -> jax.Array:
+  """The metric of each pair on its clean prompt under edits: `[B]`.
+
+  A kernel: `vmap` it over `edits` for many circuits, differentiate it by them.
+  """
+  found = logits(net, params, batch, edits)
+  return read(metric, found, clean_logits, batch)
+
+
+def ends(
+  net: sites.Network, params: Any, metric: metrics.Metric, batch: Batch
+) -> Ends:
+  """The clean and the corrupted run, without edits."""
+  clean = logits(net, params, batch)
+  other = logits(net, params, batch, corrupted=True)
+  value = lambda found: read(metric, found, clean, batch)
+  return Ends(clean, value(clean), value(other))
+
+
+def written(
+  net: sites.Network, params: Any, batch: Batch, *, corrupted: bool = False
+) -> jax.Array:
+  """What every writer writes: `[B, P, W, d]`.
+
+  On the corrupted prompts it is the `ref` of resample ablation.
+  """
+  ids = batch.corrupted if corrupted else batch.clean
+  return net.contributions(params, input_ids=jnp.asarray(ids))
