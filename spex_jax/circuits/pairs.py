@@ -238,6 +238,7 @@ def from_texts(
   rows: Iterable[Mapping[str, Any]],
   tokenizer: tokens.Tokenizer,
   bos: str = "auto",
+  start: str = "",
 ) -> Pairs:
   """Pairs from texts.
 
@@ -247,6 +248,7 @@ def from_texts(
       the space in front that they are said with.
     tokenizer: of the model.
     bos: as for `tokens.Tokenizer.encode`.
+    start: a text in front of every prompt, such as "<|endoftext|>".
 
   Raises:
     ValueError: as `from_ids`; an answer of several tokens, or one that the
@@ -261,16 +263,18 @@ def from_texts(
         raise ValueError(
           f"Pair {number}: {name!r} must be a text; got {row[name]!r}."
         )
+    prompts = {name: start + row[name] for name in TEXTS[:2]}
     one = {
-      f"{name}_ids": encoded(row[name], tokenizer, bos).tolist()
-      for name in TEXTS[:2]
+      f"{name}_ids": encoded(text, tokenizer, bos).tolist()
+      for name, text in prompts.items()
     }
     for name in TEXTS[2:]:
+      who = f"Pair {number}: {name} answer"
       one[f"{name}_ids"] = [
-        _answer(text, tokenizer, row["clean"], f"Pair {number}: {name} answer")
+        _answer(text, tokenizer, prompts["clean"], who)
         for text in _several(row.get(name))
       ]
-    one["texts"] = (row["clean"], row["corrupted"])
+    one["texts"] = tuple(prompts.values())
     one["spans"] = row.get("spans")
     found.append(one)
   return from_ids(found)

@@ -68,8 +68,8 @@ def _batch_mean(logits, clean, right, wrong):
 @pytest.mark.parametrize(
   ("metric", "error", "complaint"),
   [
-    (lambda l, c, r, w: l[r] - l[w], ValueError, "leave out means"),
-    (lambda l, c, r, w: r[0], ValueError, "one floating number"),
+    (lambda x, c, r, w: x[r] - x[w], ValueError, "leave out means"),
+    (lambda x, c, r, w: r[0], ValueError, "one floating number"),
     (_batch_mean, ValueError, "_batch_mean does not take one example"),
     ("logit_difference", TypeError, "must be a function"),
   ],
