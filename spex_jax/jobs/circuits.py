@@ -1,8 +1,4 @@
-"""What the commands of circuits share: models, pairs, metrics, scores.
-
-`spex circuit score`, `judge` and `tasks` are here; `find` and `patch` in files
-of their own.
-"""
+"""What the commands of circuits share: models, pairs, metrics, scores."""
 
 import dataclasses
 import pathlib
@@ -14,7 +10,6 @@ import numpy as np
 from spex_jax import settings
 from spex_jax.circuits import (
   ablations,
-  files,
   judging,
   measured,
   metrics,
@@ -23,14 +18,12 @@ from spex_jax.circuits import (
   scored,
   scores,
   second,
-  taps,
   tasks,
 )
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import pairs as pairs_lib
-from spex_jax.jobs import callables, explain, networks, subjects
+from spex_jax.jobs import callables, explain, subjects
 from spex_jax.models import hub, sites, tokens
-from spex_jax.report import clock as clock_lib
 from spex_jax.report import progress
 from spex_jax.report import tables as report_tables
 
@@ -93,46 +86,6 @@ class Scoring(settings.Settings):
   check: int = settings.field(
     32, "edges whose exact effects are compared; 0 for none", low=0
   )
-
-
-@dataclasses.dataclass(frozen=True)
-class Score(Scoring, Asked):
-  """`spex circuit score`."""
-
-  pairs: str = settings.field("", "a file of pairs; needed", place=True)
-  level: str = settings.field(
-    "edge", "what is scored", choices=tuple(taps.LEVELS)
-  )
-  output: str = settings.field("scores.csv", "that is written", place=True)
-  top: int = settings.field(10, "edges that are printed", low=0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Judge(Asked):
-  """`spex circuit judge`."""
-
-  pairs: str = settings.field("", "a file of pairs; needed", place=True)
-  circuit: tuple[str, ...] = settings.field((), "files of circuits; needed")
-  ablation: str = settings.field(
-    "resample",
-    "what edges outside a circuit carry",
-    choices=tuple(ablations.KINDS),
-  )
-  grouped: bool = settings.field(
-    True, "no: files have a row for each head at shared keys and values"
-  )
-  prune: bool = settings.field(
-    True, "edges on no path to the output are left out first"
-  )
-  output: str = settings.field("judged.csv", "that is written", place=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class Tasks(Asked):
-  """`spex circuit tasks`."""
-
-  tasks: tuple[str, ...] = settings.field(tuple(tasks.TASKS), "that are made")
-  num_pairs: int = settings.field(32, "of each", low=1)
 
 
 def load(config: Asked) -> sites.Network:
@@ -314,71 +267,6 @@ def edges_table(found: scored.Scores, top: int, which: Any = None) -> Any:
   return rows
 
 
-def score(
-  config: Score, show: Show | None = None, before: float = 0.0
-) -> scored.Scores:
-  """`spex circuit score`: scores of pairs into a CSV file.
-
-  Args:
-    config: its settings.
-    show: takes a line or a rich table; prints by default.
-    before: seconds of the command that have passed already.
-
-  Raises:
-    ValueError: what is wrong with model, pairs, metric or settings.
-  """
-  show = show or report_tables.printer()
-  clock = clock_lib.Clock(before)
-  output = writable(config.output)
-  net, pairs, metric = _opened(config, config.pairs, clock, show)
-  with clock.of("score"):
-    found = scored_by(
-      config, net, pairs, metric,
-      level=config.level, size=config.batch_size, seed=config.seed,
-    )  # fmt: skip
-  found.write_csv(output)
-  for name, text in scored_lines(found).items():
-    show(report_tables.fact(name, text))
-  if config.top:
-    show(edges_table(found, config.top))
-  show(report_tables.fact("time", str(clock)))
-  show(report_tables.fact("wrote", str(output)))
-  return found
-
-
-def judge(
-  config: Judge, show: Show | None = None, before: float = 0.0
-) -> judging.Judged:
-  """`spex circuit judge`: what circuits of files do, into a CSV file.
-
-  Args:
-    config: its settings.
-    show: as for `score`.
-    before: likewise.
-
-  Raises:
-    ValueError: what is wrong with model, pairs, circuits or settings.
-  """
-  show = show or report_tables.printer()
-  clock = clock_lib.Clock(before)
-  if not config.circuit:
-    raise ValueError("--circuit is missing: one or more files of circuits.")
-  output = writable(config.output)
-  net, pairs, metric = _opened(config, config.pairs, clock, show)
-  graph = graph_lib.Graph.of(net, ungrouped=not config.grouped)
-  circuits = {
-    name: files.load(path, graph).circuit
-    for name, path in zip(_names(config.circuit), config.circuit)
-  }
-  with clock.of("judge"):
-    found = judged_by(config, net, pairs, circuits, metric, prune=config.prune)
-  show(str(found))
-  write_rows(found.rows(), output)
-  show(report_tables.fact("time", str(clock)))
-  show(report_tables.fact("wrote", str(output)))
-  return found
-
-
 def judged_by(
   config: Any,
   net: sites.Network,
@@ -411,82 +299,6 @@ def judged_by(
     )
 
 
-def run_tasks(
-  config: Tasks, show: Show | None = None, before: float = 0.0
-) -> dict[str, measured.Measured]:
-  """`spex circuit tasks`: what a model does on every task.
-
-  Args:
-    config: its settings.
-    show: as for `score`.
-    before: likewise.
-
-  Raises:
-    ValueError: an unknown task, or what is wrong with model and metric.
-  """
-  from rich import box, table  # Slow to import.
-
-  show = show or report_tables.printer()
-  clock = clock_lib.Clock(before)
-  if unknown := [name for name in config.tasks if name not in tasks.TASKS]:
-    raise ValueError(
-      f"No task {unknown[0]!r}; they are {', '.join(tasks.TASKS)}."
-    )
-  with clock.of("load"):
-    net = load(config)
-  metric = metric_of(config, net)
-  show(report_tables.fact("model", networks.described(net, config.model)))
-  rows = table.Table(box=box.SIMPLE_HEAD)
-  rows.add_column("task")
-  for name in ("correct", "first", "clean", "corrupted", "tokens", "rejected"):
-    rows.add_column(name, justify="right")
-  found, notes = {}, []
-  for name in config.tasks:
-    with clock.of(name):
-      try:
-        given = made(config, net, name, config.num_pairs)
-      except ValueError as error:  # This tokenizer has no such pairs.
-        if net.tokenizer is None:
-          raise
-        notes.append(str(error))
-        rows.add_row(name, "-", "", "", "", "", "all")
-        continue
-      one = measured.measure(
-        net, net.params, given.pairs, metric, size=config.batch_size
-      )
-    found[name] = one
-    lengths = given.pairs.lengths
-    rows.add_row(
-      name,
-      f"{one.accuracy:.0%}",
-      f"{one.first.mean():.0%}",
-      f"{one.clean.mean():+.2f}",
-      f"{one.corrupted.mean():+.2f}",
-      f"{lengths.min()}..{lengths.max()}",
-      f"{sum(given.rejected.values()):,}",
-    )
-    if one.accuracy < measured.LEAST:
-      notes.append(
-        f"{name}: the model fails it (under {measured.LEAST:.0%} correct), so "
-        "`spex circuit find` refuses it unless it is forced"
-      )
-    for reason, count in given.rejected.items():
-      notes.append(f"{name}: {count:,} prompts {reason} rejected")
-  show(
-    report_tables.fact(
-      "metric",
-      f"{config.metric} in {units_of(config)}, means of {config.num_pairs} "
-      "pairs; correct: right answers above wrong ones; first: the likeliest "
-      "token is right",
-    )
-  )
-  show(rows)
-  for note in notes:
-    show(report_tables.fact("note", note))
-  show(report_tables.fact("time", str(clock)))
-  return found
-
-
 def writable(output: str | pathlib.Path) -> pathlib.Path:
   """The path of a file, whose folder is made, and can be written.
 
@@ -514,34 +326,3 @@ def write_rows(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
       }
       for row in rows
     )
-
-
-def _opened(
-  config: Any, path: str, clock: clock_lib.Clock, show: Show
-) -> tuple[sites.Network, pairs_lib.Pairs, metrics.Metric]:
-  """Model, pairs and metric of a command, said and measured."""
-  with clock.of("load"):
-    net = load(config)
-    pairs = pairs_of(config, net, path)
-  metric = metric_of(config, net)
-  show(report_tables.fact("model", networks.described(net, config.model)))
-  lengths = f"{pairs.lengths.min()} to {pairs.lengths.max()} tokens"
-  show(
-    report_tables.fact("pairs", f"{len(pairs):,} of {config.pairs}, {lengths}")
-  )
-  with clock.of("measure"):
-    found = measured.measure(
-      net, net.params, pairs, metric, size=config.batch_size
-    )
-  for name, text in measured_lines(config, found).items():
-    show(report_tables.fact(name, text))
-  return net, pairs, metric
-
-
-def _names(paths_of: Sequence[str]) -> list[str]:
-  """Stems of files, or their paths where two are alike."""
-  stems = [pathlib.Path(path).stem for path in paths_of]
-  names = stems if len({*stems}) == len(stems) else list(paths_of)
-  if len({*names}) < len(names):
-    raise ValueError(f"A circuit is given twice: {', '.join(names)}.")
-  return names

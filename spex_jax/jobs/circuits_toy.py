@@ -26,7 +26,7 @@ from spex_jax.jobs import subjects
 from spex_jax.models import rope, sites, transformer
 
 TRAINING = subjects.Training(
-  num_epochs=6, batch_size=64, learning_rate=5e-3, optimizer="adam",
+  num_epochs=4, batch_size=64, learning_rate=5e-3, optimizer="adam",
   weight_decay=0.0,
 )  # fmt: skip
 
@@ -36,7 +36,7 @@ class Toy(settings.Settings):
   """A network of two layers, and what it reads."""
 
   width: int = settings.field(
-    64, "of the stream, a multiple of num_heads", low=2
+    32, "of the stream, a multiple of num_heads", low=2
   )
   num_heads: int = settings.field(4, "of each of two layers", low=1)
   num_tokens: int = settings.field(24, "of its vocabulary", low=12)
@@ -55,6 +55,9 @@ class Toy(settings.Settings):
         f"num_tokens={self.num_tokens}: a segment has up to length - 2 = "
         f"{self.length - 2} different ones, and a pair one more."
       )
+
+
+TOY = Toy()
 
 
 def network(toy: Toy) -> sites.Network:

@@ -25,7 +25,7 @@ _ROWS = [
     "spans": {"what": [0]},
   },
 ]
-_TOKENIZER = tokens.Tokenizer(tokenizers_small.byte_level())
+_TOKENIZER = tokens.Tokenizer(tokenizers_small.byte_level(), {})
 _TEXTS = [
   {
     "clean": "fun is the",

@@ -107,7 +107,7 @@ def test_what_does_not_fit_is_counted():
   assert f"{made.rejected[reason]} {reason}" in str(made)
   with pytest.raises(ValueError, match=r"0 of 4 pairs .* not one token"):
     tasks.make("greater", _TOKENIZER, 4, _KEY)
-  letters = tokens.Tokenizer(tokenizers_small.byte_level())
+  letters = tokens.Tokenizer(tokenizers_small.byte_level(), {})
   with pytest.raises(ValueError, match=r"of 4 pairs .* of unequal length"):
     tasks.make("capital", letters, 4, _KEY)
 
