@@ -114,7 +114,7 @@ def held(
     part = slice(begin, begin + one)
     begin += one
     mask, value = where[:, None, part, None], values[:, :, part]
-    if not _many(site):
+    if not holds_heads(site):
       mask, value = mask[:, :, 0], value[:, :, 0]
     found[site] = mask, value
   return found
@@ -123,10 +123,11 @@ def held(
 def by_site(net: sites.Network) -> dict[str, int]:
   """Each writer site to the number of writers that it holds, in order."""
   heads = net.config.num_heads
-  return {site: heads if _many(site) else 1 for site in net.writer_sites}
+  return {site: heads if holds_heads(site) else 1 for site in net.writer_sites}
 
 
-def _many(site) -> bool:
+def holds_heads(site: str) -> bool:
+  """Whether a writer site holds what all heads of a layer write."""
   return ".attn.heads" in site
 
 

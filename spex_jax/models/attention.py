@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from spex_jax import base
-from spex_jax.models import edges, rope, sites
+from spex_jax.models import backward, edges, rope, sites
 
 _INIT = nn.initializers.normal(0.02)
 
@@ -59,12 +59,14 @@ class Norm(nn.Module):
   """Layer norm or RMS norm over the last axis, computed in float32 at least.
 
   `rms_one` multiplies by 1 + scale (Gemma); `none` does nothing. Parameters
-  `scale`, unless `none`, and `bias` for `layer`.
+  `scale`, unless `none`, and `bias` for `layer`. Where `fixed`, the size that
+  it divides by is a constant in derivatives.
   """
 
   kind: str
   width: int
   eps: float
+  fixed: bool = False
 
   def setup(self):
     ones = nn.initializers.ones
@@ -125,14 +127,16 @@ class Norm(nn.Module):
     if self.kind == "layer":
       wide = wide - wide.mean(axis=-1, keepdims=True)
     mean_square = jnp.square(wide).mean(axis=-1, keepdims=True)
-    return jax.lax.rsqrt(mean_square + self.eps).astype(x.dtype)
+    size = jax.lax.rsqrt(mean_square + self.eps).astype(x.dtype)
+    return backward.constant(size, self.fixed)
 
   def _factor(self, wide):
     scale = _last(self.scale, wide.ndim).astype(wide.dtype)
     mean_square = jnp.square(wide).mean(axis=-1, keepdims=True)
     if self.kind == "rms_one":
       scale = scale + 1
-    return jax.lax.rsqrt(mean_square + self.eps) * scale
+    size = jax.lax.rsqrt(mean_square + self.eps)
+    return backward.constant(size, self.fixed) * scale
 
 
 class Project(nn.Module):
@@ -226,8 +230,9 @@ class Attention(nn.Module):
     if c.qk_norm:
       each = c.qk_norm == "each"
       width = lambda num: c.head_width * (1 if each else num)
-      self.q_norm = Norm(c.norm, width(c.num_heads), c.norm_eps)
-      self.k_norm = Norm(c.norm, width(c.num_kv_heads), c.norm_eps)
+      fixed = c.rules.norm
+      self.q_norm = Norm(c.norm, width(c.num_heads), c.norm_eps, fixed)
+      self.k_norm = Norm(c.norm, width(c.num_kv_heads), c.norm_eps, fixed)
 
   def mix(
     self,
@@ -284,6 +289,8 @@ class Attention(nn.Module):
         write(cache.v, v.astype(cache.v.dtype), context.start, axis),
       )
       k, v = cache
+    q, k = (backward.scaled(x, c.rules.query_key) for x in (q, k))
+    v = backward.scaled(v, c.rules.value)
     factor = c.score_scale if self.score_scale is None else self.score_scale
     batch, length, num, width = q.shape
     groups = num // c.num_kv_heads
@@ -306,7 +313,7 @@ class Attention(nn.Module):
     scores = tap(f"{site}.scores", scores, axis=2)
     # Finite, so that a query without any key stays finite too.
     low = jnp.finfo(scores.dtype).min
-    pattern = jax.nn.softmax(jnp.where(mask, scores, low), axis=-1)
+    pattern = backward.softmax(jnp.where(mask, scores, low), c.rules)
     pattern = tap(f"{site}.pattern", pattern.astype(q.dtype), axis=2)
     z = jnp.einsum(
       "bkms,bskh->bkmh", pattern.reshape(*rows, k.shape[1]), v

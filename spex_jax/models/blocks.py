@@ -34,7 +34,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from spex_jax.models import attention, edges, sites
+from spex_jax.models import attention, backward, edges, sites
 
 
 def _gelu(x: jax.Array) -> jax.Array:
@@ -58,7 +58,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "swish": nn.silu,
   "tanh": nn.tanh,
 }
-_NORMS = ("layer", "rms", "rms_one")
+_NORMS = ("layer", "rms", "rms_one", "none")
 ORDERS = ("pre", "parallel", "sandwich", "post")
 
 
@@ -74,7 +74,7 @@ class Config:
     head_width: h.
     num_neurons: F.
     order: one of `ORDERS`.
-    norm: "layer", "rms", or "rms_one" (RMS times 1 + scale).
+    norm: "layer", "rms", "rms_one" (RMS times 1 + scale), or "none".
     pre_norm: of the norms before attention and MLP, if another kind than
       `norm`: "none" where nothing stands there (OLMo 2).
     norm_eps: added to a variance or mean square.
@@ -90,6 +90,7 @@ class Config:
     score_cap: c in c tanh(score / c), or None.
     windows: of each block, its sliding window or None; () where no block
       has one.
+    rules: of derivatives; they change nothing else.
   """
 
   width: int
@@ -112,6 +113,7 @@ class Config:
   score_scale_by_layer: bool = False
   score_cap: float | None = None
   windows: tuple[int | None, ...] = ()
+  rules: backward.Rules = backward.PLAIN
 
   def __post_init__(self):
     sizes = (self.width, self.num_blocks, self.num_kv_heads, self.num_neurons)
@@ -128,15 +130,15 @@ class Config:
       ("activation", self.activation, ACTIVATIONS),
       ("order", self.order, ORDERS),
       ("norm", self.norm, _NORMS),
-      ("pre_norm", self.pre_norm, ("", "none", *_NORMS)),
+      ("pre_norm", self.pre_norm, ("", *_NORMS)),
       ("qk_norm", self.qk_norm, ("", "each", "all")),
     ):
       if name not in known:
         raise ValueError(
           f"Unknown {what} {name!r}; known are {', '.join(known)}."
         )
-    if self.order == "sandwich" and self.norm == "layer":
-      raise ValueError("Sandwich norms are RMS norms; got layer norms.")
+    if self.order == "sandwich" and self.norm in ("layer", "none"):
+      raise ValueError(f"Sandwich norms are RMS norms; got {self.norm!r}.")
     if len(self.windows) not in (0, self.num_blocks):
       raise ValueError(
         f"Need a window for each of {self.num_blocks} blocks, or none; got "
@@ -162,9 +164,12 @@ class Mlp(nn.Module):
 
   def __call__(self, tap: sites.Tap, site: str, x: jax.Array) -> jax.Array:
     """`[B, P, d]` to `[B, P, d]`; `site` is "blocks.L.mlp"."""
-    act = ACTIVATIONS[self.config.activation]
+    rules, name = self.config.rules, self.config.activation
+    act = lambda x: backward.activated(ACTIVATIONS[name], x, rules)
     if self.config.gated:
-      neurons = act(tap(f"{site}.pre", self.gate(x))) * self.up(x)
+      gate = act(tap(f"{site}.pre", self.gate(x)))
+      up = backward.scaled(self.up(x), rules.gate)
+      neurons = backward.scaled(gate, rules.gate) * up
     else:
       neurons = act(tap(f"{site}.pre", self.up(x)))
     return tap(f"{site}.out", self.down(tap(f"{site}.neurons", neurons)))
@@ -178,7 +183,9 @@ class Block(nn.Module):
 
   def setup(self):
     c = self.config
-    norm = lambda kind: attention.Norm(kind or c.norm, c.width, c.norm_eps)
+    norm = lambda kind: attention.Norm(
+      kind or c.norm, c.width, c.norm_eps, c.rules.norm
+    )
     self.norm1, self.norm2 = norm(c.pre_norm), norm(c.pre_norm)
     if c.order == "sandwich":
       self.attn_post, self.mlp_post = norm(""), norm("")

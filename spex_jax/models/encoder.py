@@ -89,14 +89,15 @@ class Encoder(nn.Module):
     self.positions = inputs.Table(c.num_positions, c.width)
     if c.num_types:
       self.types = inputs.Table(c.num_types, c.width)
-    self.embed_norm = attention.Norm(c.norm, c.width, c.norm_eps)
+    norm = lambda: attention.Norm(c.norm, c.width, c.norm_eps, c.rules.norm)
+    self.embed_norm = norm()
     self.blocks = [blocks.Block(c, number) for number in range(c.num_blocks)]
     if c.num_labels:
       self.pooler = nn.Dense(c.width)
       self.classifier = nn.Dense(c.num_labels)
     if c.token_head:
       self.head_dense = nn.Dense(c.width)
-      self.head_norm = attention.Norm(c.norm, c.width, c.norm_eps)
+      self.head_norm = norm()
       self.head_bias = self.param(
         "head_bias", nn.initializers.zeros, (c.vocab_size,)
       )

@@ -192,7 +192,7 @@ class Block(nn.Module):
 
   def setup(self):
     c = self.config
-    norm = lambda: attention.Norm(c.norm, c.width, c.norm_eps)
+    norm = lambda: attention.Norm(c.norm, c.width, c.norm_eps, c.rules.norm)
     self.norm1, self.norm2 = norm(), norm()
     self.attn, self.mlp = attention.Attention(c), blocks.Mlp(c)
     if self.is_decoder:
@@ -264,7 +264,9 @@ class Stack(nn.Module):
       init = nn.initializers.normal(0.05)
       self.distance = self.param("distance", init, shape)
     if c.order == "pre":
-      self.final_norm = attention.Norm(c.norm, c.width, c.norm_eps)
+      self.final_norm = attention.Norm(
+        c.norm, c.width, c.norm_eps, c.rules.norm
+      )
 
   def __call__(
     self,

@@ -78,7 +78,7 @@ class Decoder(nn.Module):
     if c.rotary is None:
       self.positions = inputs.Table(c.max_positions, c.width)
     self.blocks = [blocks.Block(c, number) for number in range(c.num_blocks)]
-    self.final_norm = attention.Norm(c.norm, c.width, c.norm_eps)
+    self.final_norm = attention.Norm(c.norm, c.width, c.norm_eps, c.rules.norm)
     if not c.tied:
       self.head = nn.Dense(c.vocab_size, use_bias=False)
 

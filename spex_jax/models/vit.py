@@ -72,7 +72,7 @@ class Vit(nn.Module):
     self.class_token = self.param("class_token", zeros, (1, 1, c.width))
     self.positions = inputs.Table(c.num_positions, c.width)
     self.blocks = [blocks.Block(c, number) for number in range(c.num_blocks)]
-    self.final_norm = attention.Norm(c.norm, c.width, c.norm_eps)
+    self.final_norm = attention.Norm(c.norm, c.width, c.norm_eps, c.rules.norm)
     if c.num_labels:
       self.classifier = nn.Dense(c.num_labels)
 

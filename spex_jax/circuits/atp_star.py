@@ -1,0 +1,136 @@
+"""AtP*: attribution patching without its two false negatives.
+
+Kramár et al. 2024 (arXiv 2403.00745), at the clean run:
+
+- The QK fix. What an edge does by way of a query or a key is the change of the
+  attention pattern, computed, times the gradient by the pattern: a saturated
+  softmax hides it from a gradient by the query. One product of queries and keys
+  for each writer and block, and no further forward.
+- GradDrop. Effects of opposite sign on two ways through the network cancel. So
+  gradients are taken L times, each without what passes through one layer, and
+  absolute values are averaged: the sum over L - 1, as a node lies in one.
+
+The paper's estimates have no sign. Here they have that of the sum over layers.
+
+Shapes: B pairs, P positions, L layers, H heads, K key-value heads, E edges.
+"""
+
+import functools
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spex_jax.circuits import metrics, runs, taps
+from spex_jax.models import sites
+
+
+@functools.partial(jax.jit, static_argnames=("model", "level", "metric"))
+def program(
+  model: runs.Model,
+  level: taps.Level,
+  metric: metrics.Metric,
+  params: Any,
+  batch: runs.Batch,
+  fixed: jax.Array | None,
+) -> jax.Array:
+  """Scores of a batch: `[B, size]`.
+
+  Args:
+    model: static.
+    level: edges, or nodes or neurons, which have no queries to fix.
+    metric: of one example.
+    params: the network's.
+    batch: B pairs.
+    fixed: as for `ablations.of_batch`.
+  """
+  net = model.net
+  chex.assert_equal_shape([batch.clean, batch.corrupted])
+  num = net.config.num_blocks
+  added = _added(net)
+  patterns = [f"blocks.{i}.attn.pattern" for i in range(num)]
+  enters = [f"blocks.{i}.resid_pre" for i in range(num)]
+  out = net.apply(
+    params,
+    capture=(*(site for pair in added for site in pair), *patterns, *enters),
+    **runs.inputs(batch),
+  )
+  clean, clean_logits = out.activations, out.logits[:, 0]
+  change = level.change(net, params, batch, fixed)
+  zeros = level.zeros(*batch.clean.shape, clean_logits.dtype)
+  flat = {site: jnp.zeros_like(clean[site]) for site in patterns}
+
+  def without(dropped):
+    """Gradients by scores and patterns, none through one layer."""
+    replace = {
+      site: (jnp.full((1,) * clean[site].ndim, dropped == i), clean[site])
+      for i, pair in enumerate(added)
+      for site in pair
+    }
+
+    def total(share, moved):
+      add = level.add(net, share, change) | moved
+      edits = sites.Edits(replace=replace, add=add)
+      return runs.measured(
+        net, params, metric, batch, clean_logits, edits
+      ).sum()
+
+    return jax.grad(total, (0, 1))(zeros, flat)
+
+  share, slope = jax.lax.map(without, jnp.arange(num))
+  if level.name == "edge":
+    for i, site in enumerate(patterns):
+      moved = functools.partial(
+        _pattern, net, params, batch, i, clean[enters[i]]
+      )
+      for kind in "qk":
+        reader = f"blocks.{i}.attn.{kind}_in"
+        rows, before = net.readers[reader]
+
+        def effect(one, reader=reader, rows=rows, moved=moved, site=site):
+          found = moved(reader, rows, one) - clean[site]
+          by_head = jnp.einsum(
+            "lbhps,bhps->lbh", slope[site], found, precision="highest"
+          )
+          return by_head.reshape(*by_head.shape[:2], rows, -1).sum(-1)
+
+        each = jax.lax.map(effect, jnp.moveaxis(change[:, :before], 1, 0))
+        share[reader] = jnp.moveaxis(each, 0, -1)
+  each = jax.vmap(level.join)(share)
+  if level.name == "node":
+    # What an MLP writes is taken behind where its layer is dropped.
+    own = np.array([f"blocks.{i}." for i in range(num)])[:, None]
+    gone = np.char.startswith(np.array(net.writers)[None], own)
+    each = jnp.where(gone[:, None], 0, each)
+  size = jnp.abs(each).sum(0) / max(num - 1, 1)
+  return jnp.sign(each.sum(0)) * size
+
+
+def _added(net) -> list[tuple[str, str]]:
+  """The two sites of every block that hold what it adds to the stream."""
+  ends = ("out", "out")
+  if net.config.order == "sandwich":
+    ends = ("post_norm", "post_norm")
+  return [
+    (f"blocks.{i}.attn.{ends[0]}", f"blocks.{i}.mlp.{ends[1]}")
+    for i in range(net.config.num_blocks)
+  ]
+
+
+def _pattern(net, params, batch, block, x, reader, rows, change):
+  """A block's pattern where all rows of a reader read a change `[B, P, d]`.
+
+  No row of queries or keys has a part in another's pattern, but for those that
+  share a key.
+  """
+  add = jnp.broadcast_to(
+    change[:, :, None], (*change.shape[:2], rows, change.shape[-1])
+  )
+  edits = sites.Edits(add={reader: add})
+  site = f"blocks.{block}.attn.pattern"
+  out = net.resume(
+    params, block, x, edits, capture=(site,), **runs.inputs(batch)
+  )
+  return out.activations[site]

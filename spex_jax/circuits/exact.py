@@ -1,0 +1,167 @@
+"""Exact effects: the metric with one edge, or one writer, cut, less the clean.
+
+Before a single cut everything is as in the clean run. So a cut adds the change
+of its writer to its row alone, and what comes before its block is known: runs
+are batched over cuts, each from its own block on, with attention patterns and
+keys shared where a cut does not touch them. Few edges, scattered over blocks,
+take one program for the whole network instead of one for each block.
+
+Shapes: B pairs, P positions, M cuts, S rows of all readers, W writers, d width.
+"""
+
+import functools
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spex_jax import base
+from spex_jax.circuits import ablations, metrics, runs, taps
+from spex_jax.models import sites
+
+_TOKENS = 1024  # Run together, of all pairs and cuts.
+_SAVED = 512  # Runs of a block that are worth a program without them.
+
+
+def effects(
+  net: sites.Network,
+  params: Any,
+  metric: metrics.Metric,
+  level: taps.Level,
+  batch: runs.Batch,
+  fixed: jax.Array | None,
+  which: base.Array,
+) -> np.ndarray:
+  """Effects of cuts on the metric of every pair: float64 `[B, M]`.
+
+  Args:
+    net: the network.
+    params: its parameters.
+    metric: of one example.
+    level: of edges, or of nodes: then all edges out of a writer are cut.
+    batch: B pairs.
+    fixed: as for `ablations.of_batch`.
+    which: int `[M]`, edges or writers by number.
+
+  Raises:
+    ValueError: another level.
+  """
+  if level.name not in ("edge", "node"):
+    raise ValueError(
+      f"Exact effects are of edges and nodes, not of level {level.name!r}; "
+      "patch sites for those of positions and neurons."
+    )
+  which = np.asarray(which)
+  model = runs.Model(net)
+  state = _state(model, level, metric, params, batch, fixed)
+  length = batch.clean.size
+  found = np.zeros((len(batch.last), len(which)))
+  for start, names, at in _groups(net, level, which):
+    chunk = int(np.clip(_TOKENS // length, 1, len(at)))
+    # The last chunk is filled up.
+    some = which[np.resize(at, -(-len(at) // chunk) * chunk)]
+    part = _program(
+      model, level, metric, start, names, chunk,
+      params, batch, state, jnp.asarray(some),
+    )  # fmt: skip
+    found[:, at] = np.asarray(part, np.float64).T[:, : len(at)]
+  return found
+
+
+def _groups(net, level, which):
+  """Yields the block to start at, the sites there, and which of the cuts."""
+  graph = level.graph
+  if level.name == "node":
+    sites_of = ablations.by_site(net)
+    every = tuple(sites_of)
+    site = np.repeat(np.arange(len(every)), list(sites_of.values()))[which]
+  else:
+    every = tuple(reader.name for reader in graph.readers)
+    site = graph.reader[which]
+  blocks = np.array([_block(name, net) for name in every])
+  first = blocks[site]
+  counts = np.bincount(first, minlength=net.config.num_blocks + 1)
+  apart = counts * np.arange(len(counts)) >= _SAVED
+  for start in np.flatnonzero(apart):
+    names = tuple(np.array(every)[blocks == start].tolist())
+    yield int(start), names, np.flatnonzero(first == start)
+  rest = np.flatnonzero(~apart[first])
+  if len(rest):
+    if not first[rest].any():
+      every = tuple(np.array(every)[blocks == 0].tolist())
+    yield 0, every, rest
+
+
+def _block(name, net) -> int:
+  """The block of a site; the one behind the last for the output."""
+  if name.startswith("blocks."):
+    return int(name.split(".")[1])
+  return net.config.num_blocks if name.startswith("final") else 0
+
+
+@functools.partial(jax.jit, static_argnames=("model", "level", "metric"))
+def _state(model, level, metric, params, batch, fixed):
+  """What cuts share: the clean run, and the change of every writer."""
+  net = model.net
+  enters = [f"blocks.{i}.resid_pre" for i in range(net.config.num_blocks)]
+  names = (*enters, "final_norm.in")
+  ids = jnp.asarray(batch.clean)
+  out = net.apply(params, capture=names, input_ids=ids).activations
+  logits = runs.logits(net, params, batch)
+  value = runs.read(metric, logits, logits, batch)
+  change = level.change(net, params, batch, fixed)
+  return [out[name] for name in names], logits, value, change
+
+
+@functools.partial(
+  jax.jit,
+  static_argnames=("model", "level", "metric", "start", "names", "chunk"),
+)
+def _program(
+  model, level, metric, start, names, chunk, params, batch, state, which
+):
+  """Effects `[M, B]` of cuts at some sites of block `start` and later."""
+  net, graph = model.net, level.graph
+  enters, logits, value, change = state
+  chex.assert_rank(which, 1)
+
+  def at_readers(number):
+    moved = change[:, jnp.asarray(graph.writer)[number]]
+    reader, row = (jnp.asarray(x)[number] for x in (graph.reader, graph.row))
+    add = {}
+    for i, one in enumerate(graph.readers):
+      if one.name in names:
+        here = (reader == i) & (row == jnp.arange(one.rows))
+        each = _only(moved, here)
+        add[one.name] = each if ".attn." in one.name else each[:, :, 0]
+    return enters[start], add
+
+  def at_writers(number):
+    x, add, begin = enters[start], {}, 0
+    moved = change[:, number]
+    for site, num in ablations.by_site(net).items():
+      here = number == begin + jnp.arange(num)
+      begin += num
+      if site not in names:
+        continue
+      each = _only(moved, here)
+      if site == "embed":
+        x = x + each[:, :, 0]
+      else:
+        add[site] = each if ablations.holds_heads(site) else each[:, :, 0]
+    return x, add
+
+  def effect(number):
+    x, add = (at_writers if level.name == "node" else at_readers)(number)
+    edits, inputs = sites.Edits(add=add), runs.inputs(batch)
+    found = net.resume(params, start, x, edits, **inputs).logits[:, 0]
+    return runs.read(metric, found, logits, batch) - value
+
+  return jax.lax.map(effect, which, batch_size=chunk)
+
+
+def _only(moved, here):
+  """A change `[B, P, d]` in the rows that are `here`, `[R]`: `[B, P, R, d]`."""
+  return moved[:, :, None] * here.astype(moved.dtype)[None, None, :, None]

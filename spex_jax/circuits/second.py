@@ -1,0 +1,121 @@
+"""Second-order scores: how gradients change on the way, and what that flags.
+
+In the strengths c of all cuts, 0 whole and 1 cut, the metric near the clean run
+is m(0) + g c + c H c / 2. First-order scores are g. A product H v, the
+derivative of all of them along v, costs about two gradients; the correction of
+an edge is half of its entry, in one of three directions:
+
+  path     v = 1: towards the corrupted run, all edges at once, where g moves as
+           it does under EAP-IG; one product
+  own      the diagonal of H, each edge's own curvature, from random signs v as
+           the mean of v (H v) (Hutchinson): unbiased, noisy; one product a draw
+  writer   the curvature by everything that an edge's writer writes, so that
+           the scores of its edges sum to its own second-order effect
+           (arXiv 2606.09899, divided among edges); W products
+
+Where the correction is not small against the gradient, the estimate is not to
+be relied upon: `Curved.ratio` flags it.
+
+Shapes: B pairs, P positions, E edges, W writers, D directions, d width.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spex_jax.circuits import ablations, metrics, runs, taps
+from spex_jax.models import sites
+
+DIRECTIONS = ("path", "own", "writer")
+
+
+class Curved(NamedTuple):
+  """First-order scores of pairs and their corrections: `[B, E]` each."""
+
+  slope: Any
+  half: Any
+
+  @property
+  def ratio(self) -> Any:
+    """The size of the correction against the whole: 0 sure, 1 unsure."""
+    first, second = abs(self.slope).mean(0), abs(self.half).mean(0)
+    total = first + second
+    return second / (total + (total == 0))
+
+
+def scores(
+  model: runs.Model,
+  level: taps.Level,
+  metric: metrics.Metric,
+  direction: str,
+  draws: int,
+  params: Any,
+  batch: runs.Batch,
+  fixed: jax.Array | None,
+  seed: int = 0,
+) -> Curved:
+  """First and second order of edges of a batch, `[B, E]` each.
+
+  Args:
+    model: the network.
+    level: of edges.
+    metric: of one example.
+    direction: one of `DIRECTIONS`.
+    draws: of random signs, for "own".
+    params: the network's.
+    batch: B pairs.
+    fixed: as for `ablations.of_batch`.
+    seed: of the signs.
+  """
+  graph = level.graph
+  if direction == "path":
+    ways = [np.ones(len(graph))]
+  elif direction == "own":
+    rng = np.random.default_rng(seed)
+    ways = [rng.choice([-1.0, 1.0], len(graph)) for _ in range(draws)]
+  else:
+    ways = [graph.writer == i for i in range(len(graph.writers))]
+  total: Any = 0.0
+  for way in ways:
+    v = np.asarray(way, np.float64)
+    slope, product = _program(model, level, metric, params, batch, fixed, v)
+    total = total + product
+  num = len(ways) if direction == "own" else 1
+  return Curved(slope, total / (2 * num))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "level", "metric"))
+def _program(model, level, metric, params, batch, fixed, v):
+  """Scores, and v (H v), of every pair `[B, E]`; `v` is `[E]`."""
+  net, graph = model.net, level.graph
+  chex.assert_shape(v, (len(graph),))
+  clean_logits = runs.logits(net, params, batch)
+  ref = ablations.of_batch(net, params, batch, fixed)
+  change = level.change(net, params, batch, fixed)
+  v = v.astype(clean_logits.dtype)
+  way = {}
+  for name, part in graph.split(v).items():
+    before = change[:, : part.shape[1]]
+    way[name] = jnp.einsum("rw,bwpd->bprd", part, before, precision="highest")
+
+  def slope(step):
+    edits = sites.Edits(
+      add={
+        name: step * (x if ".attn." in name else x[:, :, 0])
+        for name, x in way.items()
+      }
+    )
+    # What writers write moves, too, and with it what a further cut would do.
+    z = net.contributions(params, edits, input_ids=jnp.asarray(batch.clean))
+    now = jnp.moveaxis(ref - z, 2, 1)
+    return taps.slopes(
+      net, level, metric, params, batch, clean_logits, now, edits
+    )
+
+  zero = jnp.zeros((), clean_logits.dtype)
+  found, product = jax.jvp(slope, (zero,), (jnp.ones_like(zero),))
+  return found, v[None] * product

@@ -1,0 +1,228 @@
+"""Gradients at readers and writers, contracted on their way back.
+
+A score is a gradient times a change: that of the metric by what a reader reads,
+times what a writer before it writes in another run less what it writes in this
+one. All gradients of a forward at once are `[B, P, S, d]`, more than anything
+else of it. So each is contracted where the backward pass makes it: at every
+site a zero is added whose own derivative is the score.
+
+Shapes: B pairs, P positions, S rows of all readers, R rows of one, W writers,
+W' before a reader, E edges, F neurons, d width.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from spex_jax.circuits import ablations, metrics, runs
+from spex_jax.circuits import graph as graph_lib
+from spex_jax.models import sites
+
+LEVELS = ("edge", "position", "node", "neuron")
+NEURONS = "mlp.neurons"
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _silent(rule: str, share: jax.Array, change: jax.Array) -> jax.Array:
+  """Zeros to add at a site; the derivative by `share` is the score.
+
+  Args:
+    rule: an einsum of the gradient and `change`, to the shape of `share`.
+    share: zeros.
+    change: two axes of the activation are its last but one and its last.
+  """
+  return _zeros(rule, share, change)
+
+
+def _zeros(rule, share, change):
+  size = dict(zip(rule.split("->")[0].split(",")[1], change.shape))
+  size |= dict(zip(rule.split("->")[1], share.shape))
+  shape = [size[axis] for axis in rule.split(",")[0]]
+  return jnp.zeros(shape, change.dtype)
+
+
+def _forward(rule, share, change):
+  return _zeros(rule, share, change), change
+
+
+def _backward(rule, change, slope):
+  share = jnp.einsum(rule, slope, change, precision="highest")
+  return share, None
+
+
+_silent.defvjp(_forward, _backward)
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+  """What is scored; a static part of programs.
+
+  Attributes:
+    name: one of `LEVELS`: "edge"; "position", edges at each position; "node",
+      what a writer writes; "neuron", the neurons of MLPs.
+    graph: of the network.
+    neurons: F of each block, or ().
+  """
+
+  name: str
+  graph: graph_lib.Graph
+  neurons: tuple[int, ...] = ()
+
+  @classmethod
+  def of(cls, net: sites.Network, name: str) -> "Level":
+    """Of a network.
+
+    Raises:
+      ValueError: an unknown name.
+    """
+    if name not in LEVELS:
+      raise ValueError(f"Unknown level {name!r}; known are {list(LEVELS)}.")
+    config = net.config
+    neurons = (config.num_neurons,) * config.num_blocks
+    return cls(name, graph_lib.Graph.of(net), neurons)
+
+  @property
+  def size(self) -> int:
+    """Scores of one pair, at one position."""
+    if self.name == "node":
+      return len(self.graph.writers)
+    return sum(self.neurons) if self.name == "neuron" else len(self.graph)
+
+  def names(self) -> list[str]:
+    """Of what is scored, in order."""
+    if self.name == "node":
+      return list(self.graph.writers)
+    if self.name == "neuron":
+      return [
+        f"blocks.{number}.{NEURONS} {i}"
+        for number, size in enumerate(self.neurons)
+        for i in range(size)
+      ]
+    return [self.graph.name(i) for i in range(len(self.graph))]
+
+  def change(
+    self,
+    net: sites.Network,
+    params: Any,
+    batch: runs.Batch,
+    fixed: jax.Array | None,
+  ) -> Any:
+    """What the other run has, less what the clean one has.
+
+    Args:
+      net: the network.
+      params: its parameters.
+      batch: B pairs.
+      fixed: as `ablations.of_batch` takes it; of neurons None, or zeros.
+
+    Returns:
+      `[B, W, P, d]`; of neurons `[B, P, F]` by site.
+    """
+    if self.name != "neuron":
+      ref = ablations.of_batch(net, params, batch, fixed)
+      change = ref - runs.written(net, params, batch)
+      return jnp.moveaxis(change, 2, 1)
+    sites_of = [f"blocks.{i}.{NEURONS}" for i in range(len(self.neurons))]
+    run = lambda ids: (
+      net.apply(
+        params, input_ids=jnp.asarray(ids), capture=tuple(sites_of)
+      ).activations
+    )
+    clean = run(batch.clean)
+    if fixed is not None:
+      return jax.tree.map(jnp.negative, clean)
+    return jax.tree.map(jnp.subtract, run(batch.corrupted), clean)
+
+  def zeros(self, num: int, length: int, dtype: Any) -> dict[str, jax.Array]:
+    """The `share` by which scores are derived, of B pairs of P positions."""
+    make = lambda *sizes: jnp.zeros((num, *sizes), dtype)
+    if self.name == "neuron":
+      return {
+        f"blocks.{i}.{NEURONS}": make(size)
+        for i, size in enumerate(self.neurons)
+      }
+    if self.name == "node":
+      return {"": make(self.size)}
+    lead = (length,) if self.name == "position" else ()
+    return {r.name: make(*lead, r.rows, r.before) for r in self.graph.readers}
+
+  def add(
+    self, net: sites.Network, share: Mapping[str, jax.Array], change: Any
+  ) -> dict[str, jax.Array]:
+    """`Edits.add`: zeros that know their change."""
+    found = {}
+    if self.name == "neuron":
+      for site, one in share.items():
+        found[site] = _silent("bpf,bpf->bf", one, change[site])
+      return found
+    chex.assert_rank(change, 4)
+    if self.name == "node":
+      begin = 0
+      for site, num in ablations.by_site(net).items():
+        one, part = (
+          share[""][:, begin : begin + num],
+          change[:, begin:][:, :num],
+        )
+        begin += num
+        if ablations.holds_heads(site):
+          found[site] = _silent("bpkd,bkpd->bk", one, part)
+        else:
+          found[site] = _silent("bpd,bpd->b", one[:, 0], part[:, 0])
+      return found
+    for reader in self.graph.readers:
+      one, part = share[reader.name], change[:, : reader.before]
+      rule = "bprd,bwpd->bprw" if one.ndim == 4 else "bprd,bwpd->brw"
+      if ".attn." not in reader.name:  # But one row: its site has no axis.
+        rule, one = rule.replace("r", ""), one.reshape(*one.shape[:-2], -1)
+      found[reader.name] = _silent(rule, one, part)
+    return found
+
+  def join(self, share: Mapping[str, jax.Array]) -> jax.Array:
+    """Scores `[B, size]`, or `[B, P, size]` by position."""
+    if self.name == "neuron":
+      return jnp.concatenate(list(share.values()), axis=-1)
+    return share[""] if self.name == "node" else self.graph.join(share)
+
+
+def slopes(
+  net: sites.Network,
+  level: Level,
+  metric: metrics.Metric,
+  params: Any,
+  batch: runs.Batch,
+  clean_logits: jax.Array,
+  change: Any,
+  edits: sites.Edits,
+) -> jax.Array:
+  """Gradients of the metric in one run, contracted with a change.
+
+  Args:
+    net: the network.
+    level: what is scored.
+    metric: of one example.
+    params: the network's.
+    batch: B pairs, whose clean prompts are run.
+    clean_logits: `[B, V]`.
+    change: of `Level.change`.
+    edits: of the run.
+
+  Returns:
+    `[B, size]`, or `[B, P, size]` by position.
+  """
+  chex.assert_rank(clean_logits, 2)
+
+  def total(share):
+    add = level.add(net, share, change)
+    for site, one in edits.add.items():
+      add[site] = one + add[site] if site in add else one
+    run = dataclasses.replace(edits, add=add)
+    each = runs.measured(net, params, metric, batch, clean_logits, run)
+    return each.sum()
+
+  zeros = level.zeros(*batch.clean.shape, clean_logits.dtype)
+  return level.join(jax.grad(total)(zeros))

@@ -1,0 +1,247 @@
+"""Scores against the interpreter of the graph, and the identities they obey."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from spex_jax.circuits import graph as graph_lib
+from spex_jax.circuits import metrics, paths, runs, scores, taps, ungrouped
+from tests.circuits import interpreter, networks
+
+_METRIC = metrics.logit_difference
+_ROUND = 1e-12  # Of float64, in sums of some thousand products of size 1.
+
+
+@pytest.fixture(autouse=True)
+def _wide():
+  with jax.enable_x64(True):
+    yield
+
+
+def _score(name, **settings):
+  net, params = networks.load(name)
+  found = scores.score(
+    net, params, networks.pairs(), _METRIC, check=0, **settings
+  )
+  return found
+
+
+@functools.cache
+def _first(name):
+  return _score(name, method="eap")
+
+
+@functools.cache
+def _slow(name):
+  """The interpreter's value of cut edges, of every pair, and the runs."""
+  net, params = networks.load(name)
+  slow, pairs = interpreter.Interpreter(net, params), networks.pairs()
+  clean = [slow.run(ids) for ids in pairs.clean]
+  other = [slow.run(ids) for ids in pairs.corrupted]
+
+  def value(pair, cut):
+    _, logits = slow.run(pairs.clean[pair], cut, other[pair][0])
+    right, wrong = pairs.right[pair, 0], pairs.wrong[pair, 0]
+    return logits[right] - logits[wrong]
+
+  return value, clean, other
+
+
+def _total(name):
+  """The effect of corrupting everything, `[N]`."""
+  value, _, _ = _slow(name)
+  graph = _first(name).graph
+  every = {graph.edge(i): 1.0 for i in range(len(graph))}
+  return np.array([value(pair, every) - value(pair, {}) for pair in range(2)])
+
+
+@pytest.mark.parametrize("name", networks.CONFIGS)
+def test_scores_are_the_interpreters(name):
+  value, _, other = _slow(name)
+  exact, first = _score(name, method="exact"), _first(name)
+  graph = exact.graph
+  assert graph == graph_lib.Graph.of(networks.load(name)[0])
+  whole = [value(pair, {}) for pair in range(2)]
+  rng = np.random.default_rng(1)
+  # Everything cut is the corrupted run.
+  right = networks.pairs().right[:, 0], networks.pairs().wrong[:, 0]
+  ends = [other[k][1][right[0][k]] - other[k][1][right[1][k]] for k in (0, 1)]
+  np.testing.assert_allclose(
+    _total(name), np.subtract(ends, whole), rtol=0, atol=_ROUND
+  )
+  for i in rng.permutation(len(graph))[:40]:
+    edge, pair = graph.edge(int(i)), int(rng.integers(2))
+    want = value(pair, {edge: 1.0}) - whole[pair]
+    np.testing.assert_allclose(
+      exact.values[pair, i], want, rtol=0, atol=_ROUND, err_msg=str(edge)
+    )
+  step = 1e-5  # Squared for the curvature, and 1e-16 / step for rounding.
+  for i in rng.permutation(len(graph))[:15]:
+    edge, pair = graph.edge(int(i)), int(rng.integers(2))
+    want = value(pair, {edge: step}) - value(pair, {edge: -step})
+    np.testing.assert_allclose(
+      first.values[pair, i], want / (2 * step), rtol=0, atol=2e-9
+    )
+  assert np.abs(exact.values).max() > 0.1
+
+
+@pytest.mark.parametrize("name", networks.CONFIGS)
+def test_the_embeddings_row_of_integrated_gradients_is_complete(name):
+  total, gaps = _total(name), {}
+  for rule in paths.RULES:
+    found = _score(name, method="eap-ig", steps=32, rule=rule)
+    row = found.values[:, found.graph.writer == 0].sum(1)
+    gaps[rule] = np.abs(row - total).max()
+  assert gaps["midpoint"] < 2e-3 * np.abs(total).max()
+  # O(1 / m) against O(1 / m^2).
+  assert gaps["midpoint"] < min(gaps["left"], gaps["right"]) / 3
+  both = [
+    _score(name, method="eap-ig", steps=32, rule=rule).values
+    for rule in ("left", "right")
+  ]
+  ends = _score(name, method="clean-corrupted").values
+  # Left and right differ by the two ends, and the right holds the clean one.
+  clean = _first(name).values
+  np.testing.assert_allclose(
+    32 * (both[1] - both[0]), 2 * clean - 2 * ends, rtol=0, atol=1e-11
+  )
+
+
+def _batch(**changes):
+  (batch,) = runs.batches(networks.pairs(), 2)
+  return batch.replace(**changes)
+
+
+def _line(name, batch, method="clean-corrupted"):
+  """Scores of a batch, by the program that other tests have compiled."""
+  net, params = networks.load(name)
+  at = paths.points(method, 1, "left")
+  level = taps.Level.of(net, "edge")
+  model = runs.Model(net)
+  return np.asarray(
+    paths.scores(model, level, _METRIC, method, params, batch, None, at)
+  )
+
+
+@pytest.mark.parametrize("name", networks.CONFIGS)
+def test_swaps_orders_and_padding(name):
+  batch = _batch()
+  found = _line(name, batch)
+  swapped = _line(name, _batch(clean=batch.corrupted, corrupted=batch.clean))
+  np.testing.assert_allclose(swapped, -found, rtol=0, atol=_ROUND)
+  same = _line(name, _batch(corrupted=batch.clean))
+  np.testing.assert_array_equal(same, 0)
+  turned = jax.tree.map(lambda x: x[::-1], batch)
+  np.testing.assert_allclose(
+    _line(name, turned)[::-1], found, rtol=0, atol=_ROUND
+  )
+  # Whatever stands behind the last token.
+  short = _batch(last=np.array([3, 4], np.int32))
+  other = np.array(short.clean)
+  other[0, 4] = (other[0, 4] + 5) % 17
+  np.testing.assert_allclose(
+    _line(name, short), _line(name, short.replace(clean=other)),
+    rtol=0, atol=_ROUND,
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  "name",
+  ["gpt2", pytest.param("gemma2", marks=pytest.mark.slow)],
+)
+def test_levels_add_up(name):
+  edges = _first(name)
+  graph = edges.graph
+  nodes = _score(name, method="eap", level="node").values
+  summed = np.stack(
+    [np.bincount(graph.writer, row, len(graph.writers)) for row in edges.values]
+  )
+  np.testing.assert_allclose(nodes, summed, rtol=0, atol=_ROUND)
+  where = _score(name, method="eap", level="position").values
+  assert where.shape == (2, 5, len(graph))
+  np.testing.assert_allclose(where.sum(1), edges.values, rtol=0, atol=_ROUND)
+  if name == "gemma2":  # The norm behind its MLP is not linear in neurons.
+    return
+  found = _score(name, method="eap", level="neuron")
+  assert found.names[3] == "blocks.0.mlp.neurons 3"
+  # What an MLP writes is linear in its neurons.
+  each = found.values.reshape(2, 2, -1).sum(-1)
+  mlps = [graph.writers.index(f"blocks.{i}.mlp") for i in range(2)]
+  np.testing.assert_allclose(each, nodes[:, mlps], rtol=0, atol=_ROUND)
+
+
+@pytest.mark.parametrize(
+  "name", ["llama", pytest.param("gemma2", marks=pytest.mark.slow)]
+)
+def test_paths_by_cuts_are_complete(name):
+  found = _score(name, method="ig-edges", steps=24).values
+  total = _total(name)
+  gap = np.abs(found.sum(1) - total).max()
+  assert gap < 1e-3 * np.abs(total).max()
+
+
+def test_a_groups_path_sums_to_what_patching_it_does():
+  found = _score("gpt2", method="ig-nodes", steps=32)
+  value, _, _ = _slow("gpt2")
+  graph = found.graph
+  groups = [["embed"], ["blocks.0.mlp"], ["blocks.1.mlp"]]
+  groups += [[f"blocks.{i}.heads.{head}" for head in range(3)] for i in (0, 1)]
+  for writers in groups:
+    own = graph.of_writers(writers)
+    cut = dict.fromkeys(own.edges, 1.0)
+    for pair in range(2):
+      want = value(pair, cut) - value(pair, {})
+      got = found.values[pair, own.kept].sum()
+      np.testing.assert_allclose(
+        got, want, rtol=0, atol=2e-3 * abs(want) + 1e-4
+      )
+
+
+def test_whole_nodes_are_exact():
+  found = _score("gpt2", method="exact", level="node")
+  value, _, _ = _slow("gpt2")
+  for i, writer in enumerate(found.names):
+    cut = dict.fromkeys(found.graph.of_writers([writer]).edges, 1.0)
+    want = value(0, cut) - value(0, {})
+    np.testing.assert_allclose(found.values[0, i], want, rtol=0, atol=_ROUND)
+
+
+def test_scores_of_an_ungrouped_graph_add_up_and_effects_do_not():
+  whole, first = _first("llama"), _score("llama", method="eap", grouped=False)
+  members = first.graph.members(whole.graph)
+  added = np.stack(
+    [np.bincount(members, row, len(whole.graph)) for row in first.values]
+  )
+  np.testing.assert_allclose(added, whole.values, rtol=0, atol=_ROUND)
+  net, _ = networks.load("llama")
+  alone = ungrouped.network(net)
+  assert first.graph == graph_lib.Graph.of(net, ungrouped=True)
+  assert first.graph == graph_lib.Graph.of(alone)
+  effect = _score("llama", method="exact", grouped=False).values
+  grouped = _score("llama", method="exact").values
+  added = np.stack(
+    [np.bincount(members, row, len(whole.graph)) for row in effect]
+  )
+  assert np.abs(added - grouped).max() > 1e-3
+
+
+def test_routes_are_shares_of_what_is_read():
+  found = _score("gpt2", method="routes")
+  graph, (_, clean, _) = found.graph, _slow("gpt2")
+  slot = np.unique(graph.slot)
+  sums = [found.values[0, graph.slot == i].sum() for i in slot]
+  np.testing.assert_allclose(sums, 1, rtol=0, atol=_ROUND)
+  wrote = clean[0][0]
+  last = [wrote[name] for name in graph.writers]
+  _, params = networks.load("gpt2")
+  read = sum(last) + sum(
+    params[f"blocks_{i}"]["attn"]["out"]["bias"] for i in range(2)
+  )
+  near = [
+    np.maximum(np.abs(read).sum(-1) - np.abs(read - z).sum(-1), 0) for z in last
+  ]
+  want = (np.array(near) / np.sum(near, axis=0)).mean(1)
+  got = found.values[0, graph.reader == len(graph.readers) - 1]
+  np.testing.assert_allclose(got, want, rtol=0, atol=_ROUND)
