@@ -1,0 +1,256 @@
+"""Circuits by size, and against a reference: CMD, CPR, overlap, ROC.
+
+f(x) is the faithfulness of the circuit with a share x of all edges. Over sizes
+x_1 < ... < x_k, by trapezoids:
+
+  CMD  the area of |1 - f|: 0 is best, and overshooting costs as much as failing
+  CPR  the area of f: a circuit that beats the model scores above it
+
+(MIB, Mueller et al. 2025, arXiv 2504.13151, section 4.1.) CMD is named first:
+signed selections drop what works against the answer, reach several times the
+model's own value, and win CPR. Over linear size the half of all edges has half
+of the weight, and all below 1 % of them under 1 %: so both are given over the
+logarithm of size, too. A linear area is not divided by x_k - x_1, as in MIB's
+code; a logarithmic one is divided by ln(x_k / x_1), so that it is a mean.
+
+Shapes: K sizes, E edges, N pairs.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from spex_jax import base
+from spex_jax.circuits import graph as graph_lib
+from spex_jax.circuits import judging
+from spex_jax.circuits import metrics as metrics_lib
+from spex_jax.circuits import pairs as pairs_lib
+from spex_jax.models import sites
+
+# Shares of all edges, MIB's.
+FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+RANDOM = 3  # Random circuits of each size.
+
+
+@dataclasses.dataclass(frozen=True)
+class Areas:
+  """Areas of a curve; see the head of this module."""
+
+  cmd: float
+  cpr: float
+  log_cmd: float
+  log_cpr: float
+
+
+def areas(shares: base.Array, faithfulness: base.Array) -> Areas:
+  """CMD and CPR of a curve, over linear and over logarithmic size.
+
+  Args:
+    shares: `[K]`, of all edges, ascending, above 0.
+    faithfulness: `[K]`.
+
+  Raises:
+    ValueError: fewer than two sizes, or sizes that do not ascend from above 0.
+  """
+  x = np.asarray(shares, np.float64)
+  f = np.asarray(faithfulness, np.float64)
+  if x.shape != f.shape or x.ndim != 1 or len(x) < 2:
+    raise ValueError(
+      f"An area needs two sizes or more, and a value at each; got {x.shape} "
+      f"and {f.shape}."
+    )
+  if not (x[0] > 0 and (np.diff(x) > 0).all()):
+    raise ValueError(f"Sizes must ascend from above 0; got {x.tolist()}.")
+  off, log = np.abs(1 - f), np.log(x)
+  span = log[-1] - log[0]
+  return Areas(
+    cmd=float(np.trapezoid(off, x)),
+    cpr=float(np.trapezoid(f, x)),
+    log_cmd=float(np.trapezoid(off, log) / span),
+    log_cpr=float(np.trapezoid(f, log) / span),
+  )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Curve:
+  """Faithfulness by size.
+
+  Attributes:
+    judged: the circuits of every size, the smallest first.
+    shares: float64 `[K]`, edges asked for over all edges.
+    faithfulness: float64 `[K]`.
+    random: float64 `[R, K]` of random circuits as large; R may be 0.
+    areas: of `faithfulness`.
+  """
+
+  judged: judging.Judged
+  shares: np.ndarray
+  faithfulness: np.ndarray
+  random: np.ndarray
+  areas: Areas
+
+  def __str__(self) -> str:
+    a = self.areas
+    lines = [
+      f"CMD {a.cmd:.3f} (log {a.log_cmd:.3f})   CPR {a.cpr:.3f} (log "
+      f"{a.log_cpr:.3f})",
+      "  share     edges  connected  faithful"
+      + "  random" * bool(len(self.random)),
+    ]
+    for k, share in enumerate(self.shares):
+      line = (
+        f"{100 * share:6.2f}% {self.judged.edges[k]:9,d} "
+        f"{self.judged.connected[k]:10,d} {self.faithfulness[k]:9.3f}"
+      )
+      if len(self.random):
+        low, high = self.random[:, k].min(), self.random[:, k].max()
+        line += f"  {low:.3f}..{high:.3f}"
+      lines.append(line)
+    return "\n".join([*lines, *self.judged.identities.lines()])
+
+
+def curve(
+  net: sites.Network,
+  params: Any,
+  pairs: pairs_lib.Pairs,
+  chosen: Callable[[int], graph_lib.Circuit],
+  metric: metrics_lib.Metric,
+  *,
+  graph: graph_lib.Graph | None = None,
+  fractions: Sequence[float] = FRACTIONS,
+  random: int = RANDOM,
+  seed: int = 0,
+  **settings: Any,
+) -> Curve:
+  """Judges circuits of several sizes, and random ones, in one call.
+
+  Args:
+    net: a network with edges.
+    params: its parameters.
+    pairs: what to judge on; not those that scores came from, best.
+    chosen: a number of edges to the circuit, such as `selection.top` of scores.
+    metric: what is kept or lost.
+    graph: of the circuits; the network's own by default.
+    fractions: of all edges.
+    random: random circuits of every size, for the band; 0 for none.
+    seed: of these.
+    **settings: of `judging.faithfulness`.
+
+  Raises:
+    ValueError: fractions outside 0..1; as `judging.faithfulness`.
+  """
+  graph = graph_lib.Graph.of(net) if graph is None else graph
+  shares = np.sort(np.asarray(fractions, np.float64))
+  if not len(shares) or shares[0] <= 0 or shares[-1] > 1:
+    raise ValueError(f"Fractions must lie in (0, 1]; got {list(fractions)}.")
+  sizes = np.maximum(1, np.round(shares * graph.num_edges)).astype(int)
+  rng = np.random.default_rng(seed)
+  circuits = [chosen(int(size)) for size in sizes]
+  for _ in range(random):
+    # Nested: one order, as a ranking by random scores.
+    order = rng.permutation(graph.num_edges)
+    circuits += [graph.circuit(order[:size]) for size in sizes]
+  every = judging.faithfulness(net, params, pairs, circuits, metric, **settings)
+  kept = every.faithfulness().reshape(random + 1, len(sizes))
+  return Curve(
+    judged=every[: len(sizes)],
+    shares=shares,
+    faithfulness=kept[0],
+    random=kept[1:],
+    areas=areas(shares, kept[0]),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Overlap:
+  """How much of a reference a circuit finds, and how much of it is in there.
+
+  Attributes:
+    precision: of the circuit's members, the share that the reference has; 1
+      where the circuit has none.
+    recall: of the reference's members, the share that the circuit has.
+    iou: members of both over members of either.
+  """
+
+  precision: float
+  recall: float
+  iou: float
+
+
+def overlap(
+  circuit: graph_lib.Circuit, reference: graph_lib.Circuit
+) -> Mapping[str, Overlap]:
+  """Overlap of two circuits, by "edges" and by "nodes".
+
+  An edge of the reference that the circuit lacks counts against recall, as it
+  should; in MIB's `compare_graphs` it counts as found.
+
+  Raises:
+    ValueError: circuits of two graphs, or a reference without edges.
+  """
+  reference.check(circuit.graph)
+  if not reference:
+    raise ValueError("The reference has no edge: nothing could be found.")
+  return {
+    "edges": _overlap({*circuit.numbers}, {*reference.numbers}),
+    "nodes": _overlap({*circuit.nodes}, {*reference.nodes}),
+  }
+
+
+def _overlap(found: set, wanted: set) -> Overlap:
+  both = len(found & wanted)
+  return Overlap(
+    precision=both / len(found) if found else 1.0,
+    recall=both / len(wanted),
+    iou=both / len(found | wanted),
+  )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Roc:
+  """The receiver operating characteristic of scores.
+
+  Attributes:
+    false: float64 `[K]`, share of the edges outside the reference whose score
+      is at least a threshold, for thresholds from high to low.
+    true: float64 `[K]`, the same of the reference's.
+    auroc: the area; the chance that an edge of the reference scores above one
+      outside, ties counted half.
+  """
+
+  false: np.ndarray
+  true: np.ndarray
+  auroc: float
+
+
+def roc(scores: base.Array, reference: graph_lib.Circuit) -> Roc:
+  """How well scores tell the edges of a reference from all others.
+
+  Args:
+    scores: `[E]`, such as the size of mean scores; larger is in.
+    reference: the right answer.
+
+  Raises:
+    ValueError: scores of another shape or NaN, or a reference that has all
+      edges or none.
+  """
+  values = np.asarray(scores, np.float64)
+  inside = reference.kept
+  if values.shape != inside.shape or np.isnan(values).any():
+    raise ValueError(
+      f"Need {len(inside)} scores, none of them NaN; got {values.shape} with "
+      f"{int(np.isnan(values).sum())} NaN."
+    )
+  if inside.all() or not inside.any():
+    raise ValueError(
+      f"The reference has {inside.sum()} of {len(inside)} edges: there is "
+      "nothing to tell apart."
+    )
+  levels, where = np.unique(-values, return_inverse=True)
+  hits = np.bincount(where, inside, len(levels))
+  others = np.bincount(where, ~inside, len(levels))
+  true = np.concatenate([[0], np.cumsum(hits) / inside.sum()])
+  false = np.concatenate([[0], np.cumsum(others) / (~inside).sum()])
+  return Roc(false, true, float(np.trapezoid(true, false)))

@@ -1,0 +1,457 @@
+"""How faithful circuits are: what they do of what the model does.
+
+A circuit is run on the clean prompts; the edges outside carry what another run
+writes (`ablations`). Its faithfulness is the share that it keeps of what the
+whole model does above an empty circuit,
+
+  f = (mean m(circuit) - mean m(empty)) / (mean m(full) - mean m(empty)),
+
+a ratio of means over pairs; `Judged.by_pair` has the ratio of every pair, and a
+mean of these is another number (Miller et al. 2024, arXiv 2407.08734). Under
+resampling m(empty) is the metric on the corrupted prompts.
+
+Two identities are checked in every run: the circuit of all edges does what the
+unedited model does, and the one of none what the corrupted run does. Under the
+other ablations an empty circuit does what one does that lacks only the edges to
+the output.
+
+Edges on no path from `embed` to the output are pruned before a circuit is run,
+as EAP-IG has it. Under resampling that changes nothing.
+
+Shapes: C circuits, N pairs, B of a batch, E edges, W writers, d width.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spex_jax import base
+from spex_jax.circuits import ablations, many, metrics, runs, ungrouped
+from spex_jax.circuits import graph as graph_lib
+from spex_jax.circuits import pairs as pairs_lib
+from spex_jax.models import sites
+
+TOLERANCE = 1e-3  # Of an identity, in what the model does above the empty one.
+_VANISHING = 1e-4  # Of a difference of two metrics, in their size.
+ROWS = 256  # Circuits of a call, at most.
+_HELD = 1 << 30  # Bytes of what corrupted prompts write, over all batches.
+_SHOWN = 3  # Pairs that an error names.
+_RESAMPLES = 1000  # Of pairs, for intervals.
+
+Progress = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Identities:
+  """How far the checks of a run are off, in units of the metric.
+
+  Attributes:
+    full: the largest difference, over pairs, between the circuit of all edges
+      and the unedited clean run.
+    empty: the same between the circuit of none and what it should do.
+    ablation: what that is.
+  """
+
+  full: float
+  empty: float
+  ablation: str
+
+  def lines(self) -> tuple[str, ...]:
+    other = (
+      "the corrupted run"
+      if self.ablation == "resample"
+      else "one without edges to the output"
+    )
+    return (
+      f"identities: all edges = the clean run to {self.full:.1e}, "
+      f"none = {other} to {self.empty:.1e}",
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Judged:
+  """What circuits do on pairs.
+
+  Attributes:
+    names: C names.
+    values: float64 `[C, N]`, the metric of every circuit and pair.
+    clean: float64 `[N]`, of the unedited clean run.
+    corrupted: float64 `[N]`, of the unedited corrupted run.
+    empty: float64 `[N]`, of the circuit without edges: f is 0 there.
+    edges: int `[C]`, edges of the circuits as they were given.
+    connected: int `[C]`, those of them that lie on a path to the output.
+    identities: how far the checks were off.
+  """
+
+  names: tuple[str, ...]
+  values: np.ndarray
+  clean: np.ndarray
+  corrupted: np.ndarray
+  empty: np.ndarray
+  edges: np.ndarray
+  connected: np.ndarray
+  identities: Identities
+
+  def __len__(self) -> int:
+    return len(self.values)
+
+  def __getitem__(self, some: slice) -> "Judged":
+    """Some of the circuits."""
+    return dataclasses.replace(
+      self,
+      names=self.names[some],
+      values=self.values[some],
+      edges=self.edges[some],
+      connected=self.connected[some],
+    )
+
+  def faithfulness(self) -> np.ndarray:
+    """Of every circuit, by means over pairs: float64 `[C]`.
+
+    Raises:
+      ValueError: the whole model and the empty circuit do nearly the same.
+    """
+    return ratio(self.values.mean(axis=1), self.clean, self.empty)
+
+  def by_pair(self) -> np.ndarray:
+    """Of every circuit and pair: float64 `[C, N]`.
+
+    Raises:
+      ValueError: a pair on which the whole model and the empty circuit do
+        nearly the same; the first such pairs are named.
+    """
+    gap = self.clean - self.empty
+    size = np.maximum(np.abs(self.clean), np.abs(self.empty))
+    if (bad := np.flatnonzero(np.abs(gap) <= _VANISHING * size)).size:
+      raise ValueError(
+        f"{_pairs(bad)}: the metric of the whole model and of the empty "
+        f"circuit differ by {np.abs(gap[bad]).max():.2g} only, so that no "
+        "share of it can be told. Leave these pairs out, or take "
+        "`faithfulness()`, a ratio of means."
+      )
+    return (self.values - self.empty) / gap
+
+  def interval(self, level: float = 0.95, seed: int = 0) -> np.ndarray:
+    """Of the faithfulness, by bootstrap over pairs: float64 `[C, 2]`.
+
+    Args:
+      level: of confidence, in (0, 1).
+      seed: of the resamples.
+
+    Raises:
+      ValueError: another level; as `faithfulness`, of any resample.
+    """
+    if not 0 < level < 1:
+      raise ValueError(f"A level lies in (0, 1); got {level}.")
+    count = len(self.clean)
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(count, size=(_RESAMPLES, count))
+    each = np.stack(
+      [
+        ratio(
+          self.values[:, rows].mean(axis=1), self.clean[rows], self.empty[rows]
+        )
+        for rows in drawn
+      ]
+    )
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    return np.quantile(each, tails, axis=0).T
+
+  def rows(self) -> list[dict[str, Any]]:
+    """For a table: a row of every circuit and pair."""
+    shares = self.by_pair()
+    return [
+      {
+        "circuit": name,
+        "pair": pair,
+        "metric": float(self.values[c, pair]),
+        "faithfulness": float(shares[c, pair]),
+      }
+      for c, name in enumerate(self.names)
+      for pair in range(self.values.shape[1])
+    ]
+
+  def __str__(self) -> str:
+    f = self.faithfulness()
+    lines = [
+      f"metric: clean {self.clean.mean():.4g}, corrupted "
+      f"{self.corrupted.mean():.4g}, empty circuit {self.empty.mean():.4g} "
+      f"(means of {len(self.clean)} pairs)",
+      *self.identities.lines(),
+      "    edges  connected     metric  faithful  circuit",
+    ]
+    for c, name in enumerate(self.names):
+      lines.append(
+        f"{self.edges[c]:9,d} {self.connected[c]:10,d} "
+        f"{self.values[c].mean():10.4g} {f[c]:9.3f}  {name}"
+      )
+    return "\n".join(lines)
+
+
+def faithfulness(
+  net: sites.Network,
+  params: Any,
+  pairs: pairs_lib.Pairs,
+  circuits: Sequence[graph_lib.Circuit] | Mapping[str, graph_lib.Circuit],
+  metric: metrics.Metric,
+  *,
+  ablation: str = "resample",
+  fixed: base.Array | None = None,
+  prune: bool = True,
+  size: int | None = None,
+  at_once: int | None = None,
+  tolerance: float = TOLERANCE,
+  progress: Progress | None = None,
+) -> Judged:
+  """Runs many circuits in one compiled program.
+
+  What the corrupted prompts write is computed once for a batch of pairs; equal
+  circuits are run once, after pruning.
+
+  Args:
+    net: a network with edges.
+    params: its parameters.
+    pairs: N.
+    circuits: of this network's graph, or of its ungrouped one; with names or
+      without.
+    metric: one of `metrics.METRICS`, or one like it.
+    ablation: one of `ablations.KINDS`: what edges outside carry.
+    fixed: what that is, `[1, 1|P, W, d]`, where it was computed before.
+    prune: whether dangling edges are left out first.
+    size: pairs of a batch; `runs.batch_size` by default.
+    at_once: circuits computed at once.
+    tolerance: of the identities, in mean |m(full) - m(empty)|.
+    progress: called with the runs that are done, and their number.
+
+  Raises:
+    ValueError: no circuit, one of another graph, or an ablation that is not
+      known; a metric that is not of one example; NaN or infinity, with the
+      circuit and the pair.
+    RuntimeError: an identity that does not hold: values cannot be trusted.
+  """
+  named = _named(circuits)
+  metrics.check(metric, net.config.vocab_size)
+  net, params = fitting(net, params, next(iter(named.values())).graph)
+  graph = graph_lib.Graph.of(net)
+  for circuit in named.values():
+    circuit.check(graph)
+  pruned = {name: c.prune() if prune else c for name, c in named.items()}
+  last = graph.readers[-1]
+  cut_off = np.ones(graph.num_edges, bool)
+  cut_off[last.start :] = False
+  checks = [graph.full, graph.empty, graph_lib.Circuit(graph, cut_off)]
+  # Of equal ones the first is run.
+  places = {
+    c: i for i, c in enumerate(dict.fromkeys([*checks, *pruned.values()]))
+  }
+  judge = Judge(
+    net, params, pairs, metric,
+    ablation=ablation, fixed=fixed, size=size, at_once=at_once,
+    progress=progress,
+  )  # fmt: skip
+  kept = np.stack([circuit.kept for circuit in places])
+  values = judge(kept)
+  who = np.array([places[c] for c in pruned.values()])
+  _check_finite(values[who], tuple(named))
+  full, empty, off = (values[places[c]] for c in checks)
+  expected = judge.corrupted if ablation == "resample" else off
+  found = Identities(
+    float(np.abs(full - judge.clean).max()),
+    float(np.abs(empty - expected).max()),
+    ablation,
+  )
+  _check_identities(found, full, empty, tolerance)
+  return Judged(
+    names=tuple(named),
+    values=values[who],
+    clean=judge.clean,
+    corrupted=judge.corrupted,
+    empty=empty,
+    edges=np.array([len(c) for c in named.values()]),
+    connected=np.array(
+      [len(c) if prune else c.connected for c in pruned.values()]
+    ),
+    identities=found,
+  )
+
+
+def ratio(
+  values: np.ndarray, full: np.ndarray, empty: np.ndarray
+) -> np.ndarray:
+  """Faithfulness by means over pairs.
+
+  Args:
+    values: `[C]`, mean metrics of circuits.
+    full: `[N]`, the metric of the whole model on every pair.
+    empty: `[N]`, that of the empty circuit.
+
+  Raises:
+    ValueError: these two have nearly the same mean.
+  """
+  gap = full.mean() - empty.mean()
+  size = max(np.abs(full).mean(), np.abs(empty).mean())
+  if not abs(gap) > _VANISHING * size:
+    raise ValueError(
+      f"The metric of the whole model, {full.mean():.4g}, and of the empty "
+      f"circuit, {empty.mean():.4g}, differ by {gap:.2g} only: there is no "
+      "effect that a circuit could keep. Check the pairs and the metric."
+    )
+  return (values - empty.mean()) / gap
+
+
+class Judge:
+  """The metric of circuits on given pairs: what their batches share is kept.
+
+  Called with circuits bool `[C, E]`, it gives float64 `[C, N]`.
+
+  Attributes:
+    net: as given, without parameters.
+    graph: of the circuits.
+    clean: float64 `[N]`, the metric of the unedited clean run.
+    corrupted: float64 `[N]`, of the corrupted one.
+    runs: circuits times pairs that were run so far, the unedited two too.
+  """
+
+  def __init__(
+    self,
+    net: sites.Network,
+    params: Any,
+    pairs: pairs_lib.Pairs,
+    metric: metrics.Metric,
+    *,
+    ablation: str = "resample",
+    fixed: base.Array | None = None,
+    size: int | None = None,
+    at_once: int | None = None,
+    progress: Progress | None = None,
+  ):
+    pairs.check(net.config.vocab_size, net.config.max_positions)
+    self.graph = graph_lib.Graph.of(net)
+    self._model, self._params, self._metric = runs.Model(net), params, metric
+    self.net = self._model.net
+    size = runs.batch_size(pairs) if size is None else size
+    if fixed is None:
+      fixed = ablations.stand_ins(net, params, pairs, ablation, size=size)
+    elif ablation == "resample":
+      raise ValueError("`fixed` says what edges carry: name that ablation.")
+    self._at_once = at_once or many.at_once(size * pairs.clean.shape[1])
+    self._progress = progress or (lambda done, of: None)
+    self._batches = list(runs.batches(pairs, size))
+    self._begin = lambda batch: _begin(
+      self._model, metric, params, batch, fixed
+    )
+    # What the corrupted prompts write is large: a part of it is held.
+    self._held: list[tuple[runs.Ends, base.Array]] = []
+    room, every = _HELD, []
+    for batch in self._batches:
+      ends, ref = self._begin(batch)
+      every.append((ends.clean, ends.corrupted))
+      room -= ref.nbytes
+      if room >= 0:
+        self._held.append((ends, ref))
+    self.clean, self.corrupted = (self._joined(x) for x in zip(*every))
+    self.runs = 2 * len(pairs)
+
+  def __call__(self, kept: np.ndarray) -> np.ndarray:
+    found = []
+    done, of = 0, len(kept) * len(self._batches)
+    for number, batch in enumerate(self._batches):
+      if number < len(self._held):
+        ends, ref = self._held[number]
+      else:
+        ends, ref = self._begin(batch)
+      parts = []
+      for start in range(0, len(kept), ROWS):
+        part = kept[start : start + ROWS]
+        rows = many.padded(part, ROWS if len(kept) > ROWS else 0, self._at_once)
+        out = _judged(
+          self._model, self._metric, self._at_once, self._params, batch,
+          ends.logits, ref, rows, len(part),
+        )  # fmt: skip
+        parts.append(np.asarray(out, np.float64)[: len(part)].T)
+        done += len(part)
+        self._progress(done, of)
+      found.append(np.concatenate(parts, axis=1))  # [B, C]
+    self.runs += len(kept) * len(self.clean)
+    return self._joined(found).T
+
+  def _joined(self, found) -> np.ndarray:
+    real = [runs.real_rows(*both) for both in zip(self._batches, found)]
+    return np.concatenate(real).astype(np.float64)
+
+
+def fitting(
+  net: sites.Network, params: Any, graph: graph_lib.Graph
+) -> tuple[sites.Network, Any]:
+  """The network whose graph this is: as given, or with keys and values apart.
+
+  Raises:
+    ValueError: the graph of another model, with both fingerprints.
+  """
+  own = graph_lib.Graph.of(net)
+  if graph == own or graph != graph_lib.Graph.of(net, ungrouped=True):
+    graph.empty.check(own)
+    return net, params
+  return ungrouped.network(net), ungrouped.params(net, params)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "metric"))
+def _begin(model, metric, params, batch, fixed):
+  """The unedited runs of a batch, and what its cut edges carry."""
+  ref = ablations.of_batch(model.net, params, batch, fixed)
+  return runs.ends(model.net, params, metric, batch), ref
+
+
+@functools.partial(jax.jit, static_argnames=("model", "metric", "at_once"))
+def _judged(model, metric, at_once, params, batch, logits, ref, kept, count):
+  """The metric of circuits bool `[C, E]`: `[C, B]`."""
+  graph = graph_lib.Graph.of(model.net)
+
+  def one(kept):
+    edits = sites.Edits(cut=graph.cut(kept), ref=ref)
+    return runs.measured(model.net, params, metric, batch, logits, edits)
+
+  return many.mapped(one, jnp.asarray(kept), count, at_once)
+
+
+def _named(circuits) -> dict[str, graph_lib.Circuit]:
+  if not isinstance(circuits, Mapping):
+    circuits = {str(number): one for number, one in enumerate(circuits)}
+  if not circuits:
+    raise ValueError("There is no circuit to judge.")
+  for name, one in circuits.items():
+    if not isinstance(one, graph_lib.Circuit):
+      raise TypeError(f"{name} is no Circuit but {type(one).__name__}.")
+  return dict(circuits)
+
+
+def _check_finite(values, names) -> None:
+  if not (finite := np.isfinite(values)).all():
+    c, pair = np.argwhere(~finite)[0]
+    raise ValueError(
+      f"The metric of circuit {names[c]!r} on pair {pair} is "
+      f"{values[c, pair]}. Look for an answer outside the vocabulary, or "
+      "weights that overflow."
+    )
+
+
+def _check_identities(found: Identities, full, empty, tolerance: float):
+  effect = np.abs(full - empty).mean()
+  allowed = tolerance * effect
+  # Where there is no effect, `faithfulness` says that.
+  told = effect > _VANISHING * max(np.abs(full).mean(), np.abs(empty).mean())
+  if told and not max(found.full, found.empty) <= allowed:
+    raise RuntimeError(
+      f"{found.lines()[0]}; {allowed:.1e} are allowed (tolerance {tolerance} "
+      f"of {effect:.3g}). Compute in float32 or wider, or raise `tolerance`."
+    )
+
+
+def _pairs(numbers) -> str:
+  more = f" and {len(numbers) - _SHOWN} more" * (len(numbers) > _SHOWN)
+  return f"Pairs {', '.join(map(str, numbers[:_SHOWN]))}{more}"

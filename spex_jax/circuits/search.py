@@ -1,0 +1,414 @@
+"""Circuits found by running circuits: ACDC, learned masks, greedy elimination.
+
+  acdc     from the output to the input, an edge is removed if the metric falls
+           by less than a threshold without it (Conmy et al. 2023, arXiv
+           2304.14997, algorithm 1)
+  learned  every edge has a gate that is trained to be open or shut (Louizos et
+           al. 2018, arXiv 1712.01312; Cao et al. 2021, arXiv 2104.03514), so
+           that the circuit stays close to the model and few are open
+  greedy   from a pool of edges, those whose removal changes least are removed,
+           round by round
+
+All measure circuits as `judging` does, many in one compiled call. Scores by
+gradients (`scores`) are cheaper, and say where to look.
+
+Shapes: E edges, N pairs, B of a batch, S steps.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spex_jax import base
+from spex_jax.circuits import ablations, judging, metrics, runs
+from spex_jax.circuits import graph as graph_lib
+from spex_jax.circuits import pairs as pairs_lib
+from spex_jax.models import sites
+
+# Of the hard concrete distribution, as Louizos et al. have it.
+_BETA, _LOW, _HIGH = 2 / 3, -0.1, 1.1
+_ROUNDS = 64  # Of guesses that one reader may take, at most.
+
+Told = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Found:
+  """What a search found.
+
+  Attributes:
+    circuit: the edges that are left.
+    metric: float, the mean metric of that circuit where it was found.
+    runs: forwards that the search took, in pairs.
+    history: rows of what was done, each `(what, edges left, mean metric)`.
+    scores: float64 `[E]`, how strongly each edge is kept: larger is more. By
+      `acdc` the fall that its removal caused when it was asked; infinite for
+      an edge that was not; by `greedy` the round in which it went; by
+      `learned` the logit of its gate.
+  """
+
+  circuit: graph_lib.Circuit
+  metric: float
+  runs: int
+  history: tuple[tuple[str, int, float], ...]
+  scores: np.ndarray
+
+
+def acdc(
+  net: sites.Network,
+  params: Any,
+  pairs: pairs_lib.Pairs,
+  metric: metrics.Metric,
+  threshold: float,
+  *,
+  start: graph_lib.Circuit | None = None,
+  one_by_one: bool = False,
+  absolute: bool = False,
+  progress: Told | None = None,
+  **settings: Any,
+) -> Found:
+  """Removes edges that do not matter, from the output to the input.
+
+  All edges into the readers at one point of the stream are asked at once,
+  given what was decided behind them: those whose removal, each alone, lowers
+  the mean metric by less than `threshold` go together. The paper asks one by
+  one, each given all before it; `one_by_one` does that, row by row, in the
+  order of effects: many removals are guessed in one call, and those up to the
+  first that fails are taken. Edges from writers that nobody reads any more go
+  without being asked.
+
+  Args:
+    net: a network with edges.
+    params: its parameters.
+    pairs: N.
+    metric: such as `metrics.kl`, the paper's; higher is better.
+    threshold: tau, in its units.
+    start: where to begin; all edges by default.
+    one_by_one: see above.
+    absolute: whether a rise counts as a fall does.
+    progress: called with the readers that are done, and their number.
+    **settings: of `judging.Judge`.
+
+  Raises:
+    ValueError: a threshold that is not positive; as `judging.faithfulness`.
+  """
+  if not threshold > 0:
+    raise ValueError(f"The threshold must be positive; got {threshold}.")
+  judge, graph, kept = _begun(net, params, pairs, metric, start, settings)
+  value = float(judge(kept[None]).mean())
+  _check(value)
+  scores = np.full(graph.num_edges, np.inf)
+  fall = lambda before, after: (
+    np.abs(before - after) if absolute else before - after
+  )
+  history = []
+  points = _points(graph)
+  for number, edges in enumerate(reversed(points)):
+    live = graph_lib.Circuit(graph, kept).prune().kept
+    if (live != kept).any():
+      kept, value = live, float(judge(live[None]).mean())
+    edges = edges[kept[edges]]
+    if one_by_one:
+      kept, value = _guessed(judge, kept, edges, value, threshold, fall, scores)
+    elif len(edges):
+      scores[edges] = fall(value, _without(judge, kept, edges))
+      gone = edges[scores[edges] < threshold]
+      if len(gone):
+        kept = kept.copy()
+        kept[gone] = False
+        value = float(judge(kept[None]).mean())
+    reader = graph.edge(points[-1 - number][0])[1]
+    history.append((reader, int(kept.sum()), value))
+    if progress is not None:
+      progress(number + 1, len(points))
+  circuit = graph_lib.Circuit(graph, kept).prune()
+  value = float(judge(circuit.kept[None]).mean())
+  return Found(circuit, value, judge.runs, tuple(history), scores)
+
+
+def greedy(
+  net: sites.Network,
+  params: Any,
+  pairs: pairs_lib.Pairs,
+  metric: metrics.Metric,
+  edges: int,
+  *,
+  pool: graph_lib.Circuit | None = None,
+  share: float = 0.2,
+  progress: Told | None = None,
+  **settings: Any,
+) -> Found:
+  """Removes the edges that change least, until so many are left.
+
+  In every round all single removals are run, and the share that moves the mean
+  metric least, away from the whole model's or towards it, goes; what dangles
+  then goes, too, where that leaves enough.
+
+  Args:
+    net: a network with edges.
+    params: its parameters.
+    pairs: N.
+    metric: what is to stay.
+    edges: how many are left.
+    pool: where to begin, such as the strongest by scores; all by default.
+    share: of what is left, removed in a round; the smaller, the dearer.
+    progress: called with the edges that are gone, and that shall be.
+    **settings: of `judging.Judge`.
+
+  Raises:
+    ValueError: a number of edges below 1 or above the pool's, or a share
+      outside (0, 1]; as `judging.faithfulness`.
+  """
+  if not 0 < share <= 1:
+    raise ValueError(f"A share lies in (0, 1]; got {share}.")
+  judge, graph, kept = _begun(net, params, pairs, metric, pool, settings)
+  begin = int(kept.sum())
+  if not 1 <= edges <= begin:
+    raise ValueError(
+      f"Of a pool of {begin} edges 1 to {begin} can be left; got {edges}."
+    )
+  scores = np.full(graph.num_edges, -np.inf)
+  scores[kept] = np.inf
+  history, aim = [], judge.clean.mean()
+  value, rounds = float(judge(kept[None]).mean()), 0
+  _check(value)
+  while (count := int(kept.sum())) > edges:
+    live = graph_lib.Circuit(graph, kept).prune().kept
+    if edges <= live.sum() < count:
+      scores[kept & ~live] = rounds
+      kept = live
+      continue
+    asked = np.flatnonzero(kept)
+    values = _without(judge, kept, asked)
+    size = min(max(1, int(share * count)), count - edges)
+    # Farther from the whole model is worse; of equal ones the least change.
+    cost = np.abs(values - aim) + 1e-6 * np.abs(values - value)
+    gone = asked[np.argsort(cost, kind="stable")[:size]]
+    kept = kept.copy()
+    kept[gone] = False
+    scores[gone] = rounds
+    value = float(judge(kept[None]).mean())
+    rounds += 1
+    history.append((f"round {rounds}", int(kept.sum()), value))
+    if progress is not None:
+      progress(begin - int(kept.sum()), begin - edges)
+  circuit = graph_lib.Circuit(graph, kept)
+  return Found(circuit, value, judge.runs, tuple(history), scores)
+
+
+def learned(
+  net: sites.Network,
+  params: Any,
+  pairs: pairs_lib.Pairs,
+  metric: metrics.Metric,
+  *,
+  key: base.Key,
+  edges: int | None = None,
+  pool: graph_lib.Circuit | None = None,
+  start: base.Array | None = None,
+  penalty: float = 1.0,
+  steps: int = 200,
+  rate: float = 0.1,
+  ablation: str = "resample",
+  size: int | None = None,
+  progress: Told | None = None,
+) -> Found:
+  """Trains a gate for every edge, by gradients through noisy gates.
+
+  A gate is hard concrete: a stretched and clipped sigmoid of its logit and
+  noise, so that it is exactly 0 or 1 most of the time. What is minimised is
+
+    mean (m(circuit) - m(clean))^2 / mean (m(clean) - m(corrupted))^2
+      + penalty * expected share of open gates in the pool,
+
+  by Adam; the penalty grows from 0 over the first half of the steps. The square
+  is ours: methods that maximise the metric learn to beat the model.
+
+  Args:
+    net: a network with edges.
+    params: its parameters.
+    pairs: N; batches of them take turns.
+    metric: differentiable.
+    key: consumed; of the noise.
+    edges: how many to keep, those of the largest logits; by default those
+      whose gate is more than half open without noise.
+    pool: edges that have gates; all by default. The others are cut.
+    start: float `[E]`, of which the order is that of the first logits, such as
+      the size of scores; by default all gates begin equally open.
+    penalty: of open gates.
+    steps: S.
+    rate: of Adam.
+    ablation: one of `ablations.KINDS`.
+    size: pairs of a batch.
+    progress: called with the steps that are done, and S.
+
+  Raises:
+    ValueError: settings out of range; gates that are NaN.
+  """
+  import optax  # Slow to import.
+
+  if steps < 1 or not rate > 0 or penalty < 0:
+    raise ValueError(
+      f"Need steps >= 1, rate > 0 and penalty >= 0; got {steps}, {rate}, "
+      f"{penalty}."
+    )
+  settings = {"ablation": ablation, "size": size}
+  judge, graph, inside = _begun(net, params, pairs, metric, pool, settings)
+  net, params = judging.fitting(net, params, graph)
+  count = int(inside.sum())
+  if edges is not None and not 1 <= edges <= count:
+    raise ValueError(f"Of {count} gates 1 to {count} can stay; got {edges}.")
+  size = runs.batch_size(pairs) if size is None else size
+  fixed = ablations.stand_ins(net, params, pairs, ablation, size=size)
+  batches = list(runs.batches(pairs, size))
+  effect = float(np.square(judge.clean - judge.corrupted).mean())
+  if not effect > 0:
+    raise ValueError("Clean and corrupted metric are equal: nothing to keep.")
+  gates = jnp.where(inside, 2.0 + _ranked(start, inside), -jnp.inf)
+  open_ = jnp.asarray(inside)
+  gates = jnp.where(open_, gates, 0)
+  adam = optax.adam(rate)
+  state = adam.init(gates)
+  model = runs.Model(net)
+  for step in range(steps):
+    weight = penalty * min(1.0, 2 * (step + 1) / steps)
+    slope = _slope(
+      model, metric, params, batches[step % len(batches)], fixed, gates, open_,
+      jax.random.fold_in(key, step), weight / count, effect,
+    )  # fmt: skip
+    updates, state = adam.update(slope, state)
+    gates = optax.apply_updates(gates, updates)
+    if progress is not None:
+      progress(step + 1, steps)
+  found = np.where(inside, np.asarray(gates, np.float64), -np.inf)
+  if np.isnan(found).any():
+    raise ValueError("Gates became NaN: the metric's gradient is, somewhere.")
+  if edges is None:
+    kept = np.asarray(gate(jnp.asarray(found), 0.5)) > 0.5
+  else:
+    kept = np.zeros(graph.num_edges, bool)
+    kept[np.argsort(-found, kind="stable")[:edges]] = True
+  value = float(judge(kept[None]).mean())
+  # A step runs three: the corrupted prompts, forward, and backward.
+  cost = judge.runs + steps * size * 3
+  circuit = graph_lib.Circuit(graph, kept)
+  history = (("learned", int(kept.sum()), value),)
+  return Found(circuit, value, cost, history, found)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "metric"))
+def _slope(
+  model, metric, params, batch, fixed, gates, inside, key, weight, effect
+):  # fmt: skip
+  """The gradient of the loss by the logits of gates, `[E]`."""
+  net, graph = model.net, graph_lib.Graph.of(model.net)
+  chex.assert_shape([gates, inside], (graph.num_edges,))
+  ref = ablations.of_batch(net, params, batch, fixed)
+  clean = runs.logits(net, params, batch)
+  aim = runs.read(metric, clean, clean, batch)
+  noise = jax.random.uniform(key, gates.shape, gates.dtype, 1e-6, 1 - 1e-6)
+
+  def loss(gates):
+    kept = jnp.where(inside, gate(gates, noise), 0)
+    edits = sites.Edits(cut=graph.cut(kept), ref=ref)
+    each = runs.measured(net, params, metric, batch, clean, edits)
+    real = batch.real.astype(each.dtype)
+    off = (jnp.square(each - aim) * real).sum() / real.sum()
+    # The chance that a gate is not 0.
+    chance = jax.nn.sigmoid(gates - _BETA * np.log(-_LOW / _HIGH))
+    return off / effect + weight * jnp.where(inside, chance, 0).sum()
+
+  return jax.grad(loss)(gates)
+
+
+def gate(logit: jax.Array, noise: base.Array) -> jax.Array:
+  """The hard concrete gate of a logit and noise in (0, 1); .5 is none."""
+  noise = jnp.asarray(noise, logit.dtype)
+  noise = jnp.broadcast_to(noise, logit.shape)
+  chex.assert_equal_shape([logit, noise])
+  drawn = (jnp.log(noise) - jnp.log1p(-noise) + logit) / _BETA
+  stretched = jax.nn.sigmoid(drawn) * (_HIGH - _LOW) + _LOW
+  return jnp.clip(stretched, 0, 1)
+
+
+def _ranked(start, inside) -> np.ndarray:
+  """The first logits by rank, from -1 to 1; 0 without a start."""
+  if start is None:
+    return np.zeros(len(inside))
+  values = np.asarray(start, np.float64)
+  if values.shape != inside.shape or np.isnan(values).any():
+    raise ValueError(f"start must be {len(inside)} numbers, none of them NaN.")
+  rank = np.argsort(np.argsort(values, kind="stable"), kind="stable")
+  return 2 * rank / max(1, len(rank) - 1) - 1
+
+
+def _begun(net, params, pairs, metric, start, settings):
+  """A judge, its graph, and the edges to begin with."""
+  graph = graph_lib.Graph.of(net) if start is None else start.graph
+  net, params = judging.fitting(net, params, graph)
+  metrics.check(metric, net.config.vocab_size)
+  judge = judging.Judge(net, params, pairs, metric, **settings)
+  kept = np.ones(graph.num_edges, bool) if start is None else start.kept.copy()
+  return judge, graph, kept
+
+
+def _check(value: float) -> None:
+  if not np.isfinite(value):
+    raise ValueError(f"The metric of the whole circuit is {value}.")
+
+
+def _points(graph: graph_lib.Graph) -> list[np.ndarray]:
+  """The edges into the readers at each point of the stream, in order."""
+  found: dict[str, list[np.ndarray]] = {}
+  for reader in graph.readers:
+    # q, k and v of a block read at one point; MLPs and the output alone.
+    point = reader.name
+    for kind in "qkv":
+      point = point.replace(f"attn.{kind}_in", "attn")
+    own = np.arange(reader.start, reader.start + reader.rows * reader.before)
+    found.setdefault(point, []).append(own)
+  return [np.concatenate(parts) for parts in found.values()]
+
+
+def _without(judge, kept: np.ndarray, edges: np.ndarray) -> np.ndarray:
+  """The mean metric without each of the edges: float64 `[len(edges)]`."""
+  found = []
+  for start in range(0, len(edges), judging.ROWS):
+    part = edges[start : start + judging.ROWS]
+    rows = np.repeat(kept[None], len(part), axis=0)
+    rows[np.arange(len(part)), part] = False
+    found.append(judge(rows).mean(axis=1))
+  return np.concatenate(found)
+
+
+def _guessed(judge, kept, edges, value, threshold, fall, scores):
+  """ACDC, one edge after the other, in calls that guess removals ahead.
+
+  What is left and the mean metric there. The order is that of the effects of
+  single removals, the smallest first.
+  """
+  if not len(edges):
+    return kept, value
+  alone = fall(value, _without(judge, kept, edges))
+  left = list(edges[np.argsort(alone, kind="stable")])
+  while left:
+    # The circuit after the removal of the first, the first two, and so on.
+    ahead = left[:_ROUNDS]
+    rows = np.repeat(kept[None], len(ahead), axis=0)
+    for k, edge in enumerate(ahead):
+      rows[k:, edge] = False
+    values = judge(rows).mean(axis=1)
+    falls = fall(np.concatenate([[value], values[:-1]]), values)
+    bad = np.flatnonzero(falls >= threshold)
+    taken = int(bad[0]) if len(bad) else len(ahead)
+    scores[ahead[: taken + 1]] = falls[: taken + 1]
+    if taken:
+      kept, value = rows[taken - 1], float(values[taken - 1])
+    left = left[taken + 1 :]
+  return kept, value

@@ -1,0 +1,168 @@
+"""Searches, against the same done one circuit at a time."""
+
+import jax
+import numpy as np
+import pytest
+
+from spex_jax.circuits import graph as graph_lib
+from spex_jax.circuits import judging, metrics, search
+from tests.circuits import tiny
+
+_METRIC = metrics.kl
+_SIZE = {"size": 2}
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+  with jax.enable_x64(True):
+    yield
+
+
+def _setting():
+  net, params = tiny.network(num_blocks=1)
+  pairs = tiny.pairs(2)
+  graph = graph_lib.Graph.of(net)
+  judge = judging.Judge(net, params, pairs, _METRIC, **_SIZE)
+  value = lambda kept: float(judge(kept[None]).mean())
+  return net, params, pairs, graph, value
+
+
+def _point(graph, number):
+  """Which readers read at one point."""
+  name = graph.edge(number)[1]
+  return name[:-4] if name.endswith(("q_in", "k_in", "v_in")) else name
+
+
+def _points(graph):
+  names = [_point(graph, number) for number in range(graph.num_edges)]
+  return [
+    [i for i, name in enumerate(names) if name == one]
+    for one in dict.fromkeys(names)
+  ]
+
+
+def _prune(graph, kept):
+  return graph_lib.Circuit(graph, kept).prune().kept.copy()
+
+
+def test_acdc_asks_all_edges_of_a_point_at_once():
+  net, params, pairs, graph, value = _setting()
+  kept, threshold = np.ones(graph.num_edges, bool), 0.3
+  for edges in reversed(_points(graph)):
+    kept = _prune(graph, kept)
+    whole, gone = value(kept), []
+    for edge in edges:
+      if kept[edge]:
+        without = kept.copy()
+        without[edge] = False
+        if whole - value(without) < threshold:
+          gone.append(edge)
+    kept[gone] = False
+  found = search.acdc(net, params, pairs, _METRIC, threshold, **_SIZE)
+  expected = graph_lib.Circuit(graph, kept).prune()
+  assert found.circuit == expected
+  assert 0 < len(expected) < graph.num_edges
+  np.testing.assert_allclose(found.metric, value(expected.kept), atol=1e-12)
+  assert found.history[0][0] == "final_norm.in" and found.runs > 0
+
+
+def test_acdc_one_by_one_is_that_of_the_paper():
+  net, params, pairs, graph, value = _setting()
+  kept, threshold = np.ones(graph.num_edges, bool), 0.1
+  for edges in reversed(_points(graph)):
+    kept = _prune(graph, kept)
+
+    def without(edge, kept):
+      less = kept.copy()
+      less[edge] = False
+      return less
+
+    whole = value(kept)
+    inside = [edge for edge in edges if kept[edge]]
+    # The order is that of effects, as `acdc` has it.
+    for edge in sorted(inside, key=lambda e: whole - value(without(e, kept))):
+      less = without(edge, kept)
+      if value(kept) - value(less) < threshold:
+        kept = less
+  found = search.acdc(
+    net, params, pairs, _METRIC, threshold, one_by_one=True, **_SIZE
+  )
+  assert found.circuit == graph_lib.Circuit(graph, kept).prune()
+  assert 0 < len(found.circuit) < graph.num_edges
+
+
+def test_acdc_within_a_circuit_and_the_smallest_and_largest_threshold():
+  net, params, pairs, graph, _ = _setting()
+  start = graph.full - graph.of_writers(["blocks.0.mlp"])
+  acdc = lambda threshold, **more: search.acdc(
+    net, params, pairs, _METRIC, threshold, **more, **_SIZE
+  )
+  assert acdc(1e-9, start=start, absolute=True).circuit <= start
+  assert len(acdc(1e9).circuit) == 0
+  with pytest.raises(ValueError, match="threshold must be positive"):
+    acdc(0.0)
+
+
+def test_greedy_removes_what_changes_least():
+  net, params, pairs, graph, value = _setting()
+  kept, aim = np.ones(graph.num_edges, bool), 0.0  # Of the clean run, by KL.
+  while kept.sum() > 12:
+    live = _prune(graph, kept)
+    if 12 <= live.sum() < kept.sum():
+      kept = live
+      continue
+    asked = np.flatnonzero(kept)
+    cost = []
+    for edge in asked:
+      less = kept.copy()
+      less[edge] = False
+      cost.append(abs(value(less) - aim))
+    count = min(max(1, int(0.3 * kept.sum())), int(kept.sum()) - 12)
+    kept[asked[np.argsort(cost, kind="stable")[:count]]] = False
+  found = search.greedy(net, params, pairs, _METRIC, 12, share=0.3, **_SIZE)
+  np.testing.assert_allclose(found.metric, value(kept), atol=1e-9)
+  assert len(found.circuit) == 12
+  assert (np.isinf(found.scores) == found.circuit.kept).all()
+  with pytest.raises(ValueError, match="can be left"):
+    search.greedy(net, params, pairs, _METRIC, 999, **_SIZE)
+
+
+def test_gates_are_hard_concrete():
+  rng = np.random.default_rng(0)
+  noise = rng.random(200_000)
+  for logit in (-2.0, 0.5):
+    gate = np.asarray(
+      search.gate(np.full(len(noise), logit), np.clip(noise, 1e-12, 1 - 1e-12))
+    )
+    # Louizos et al., equation 12: the chance not to be 0.
+    chance = 1 / (1 + np.exp(-(logit - 2 / 3 * np.log(0.1 / 1.1))))
+    np.testing.assert_allclose((gate > 0).mean(), chance, atol=5e-3)
+    assert gate.min() == 0 and gate.max() == 1
+
+
+def test_learned_gates_find_a_circuit_that_does_the_same():
+  net, params, pairs, graph, _ = _setting()
+  metric = metrics.logit_difference
+  found = search.learned(
+    net, params, pairs, metric,
+    key=jax.random.key(0), edges=15, steps=80, penalty=1.0, size=2,
+  )  # fmt: skip
+  rng = np.random.default_rng(0)
+  others = [
+    graph.circuit(rng.permutation(graph.num_edges)[:15]) for _ in range(8)
+  ]
+  judged = judging.faithfulness(
+    net, params, pairs, [found.circuit, *others], metric, size=2
+  )
+  off = np.abs(1 - judged.faithfulness())
+  assert len(found.circuit) == 15 and off[0] < np.median(off[1:])
+  assert np.isfinite(found.scores).all()
+  inside = graph.circuit(np.arange(20))
+  few = search.learned(
+    net, params, pairs, metric,
+    key=jax.random.key(0), pool=inside, start=np.arange(graph.num_edges),
+    steps=1, size=2,
+  )  # fmt: skip
+  assert few.circuit <= inside and np.isinf(few.scores[20:]).all()
+  with pytest.raises(ValueError, match="steps >= 1"):
+    search.learned(net, params, pairs, metric, key=jax.random.key(0), steps=0)
