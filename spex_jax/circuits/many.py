@@ -14,6 +14,7 @@ from spex_jax import base
 
 _LEAST = 64  # Rows of a program.
 
+
 def at_once(tokens: int) -> int:
   """How many runs of so many tokens are computed at once."""
   room = 256 if jax.default_backend() == "cpu" else 16_384

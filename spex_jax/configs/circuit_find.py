@@ -14,7 +14,7 @@ def get_config(size: str = "full") -> ml_collections.ConfigDict:
     circuits_find.OfInduction,
     num_pairs=8,
     random=1,
-    check=8,
+    compared=8,
     toy={"width": 16, "num_heads": 2, "num_sequences": 256},
     training={"num_epochs": 1},
     force=True,

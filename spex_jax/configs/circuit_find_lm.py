@@ -13,4 +13,6 @@ def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: 32 pairs score, 32 judge; `quick`: fewer pairs."""
   if not configs.is_quick(size):
     return configs.config(circuits_find.OfModel)
-  return configs.config(circuits_find.OfModel, num_pairs=8, random=1, check=8)
+  return configs.config(
+    circuits_find.OfModel, num_pairs=8, random=1, compared=8
+  )

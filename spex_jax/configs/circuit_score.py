@@ -13,4 +13,4 @@ def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: five gradients of every pair; `quick`: fewer pairs."""
   if not configs.is_quick(size):
     return configs.config(circuits_files.Score)
-  return configs.config(circuits_files.Score, check=0)
+  return configs.config(circuits_files.Score, compared=0)

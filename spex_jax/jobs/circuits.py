@@ -83,7 +83,7 @@ class Scoring(settings.Settings):
   exact_runs: int = settings.field(
     0, "edges with the largest corrections that get exact effects", low=0
   )
-  check: int = settings.field(
+  compared: int = settings.field(
     32, "edges whose exact effects are compared; 0 for none", low=0
   )
 
@@ -140,6 +140,7 @@ def pairs_of(config: Asked, net: sites.Network, path: str) -> pairs_lib.Pairs:
   """
   if not path:
     raise ValueError("--pairs is missing: a .jsonl or .csv file of pairs.")
+  path = str(pathlib.Path(path).expanduser())
   found = pair_files.load(path, net.tokenizer, config.bos, config.start)
   found.check(net.config.vocab_size, net.config.max_positions)
   return found
@@ -192,7 +193,7 @@ def scored_by(
     direction=config.direction,
     draws=config.draws,
     exact_runs=config.exact_runs,
-    check=config.check,
+    check=config.compared,
     size=size,
     seed=seed,
   )

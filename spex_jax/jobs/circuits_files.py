@@ -27,7 +27,7 @@ from spex_jax.report import tables as report_tables
 class Score(circuits.Scoring, circuits.Asked):
   """`spex circuit score`."""
 
-  pairs: str = settings.field("", "a file of pairs; needed", place=True)
+  pairs: str = settings.field("", "a file of pairs; needed")
   level: str = settings.field(
     "edge", "what is scored", choices=tuple(taps.LEVELS)
   )
@@ -39,7 +39,7 @@ class Score(circuits.Scoring, circuits.Asked):
 class Judge(circuits.Asked):
   """`spex circuit judge`."""
 
-  pairs: str = settings.field("", "a file of pairs; needed", place=True)
+  pairs: str = settings.field("", "a file of pairs; needed")
   circuit: tuple[str, ...] = settings.field((), "files of circuits; needed")
   ablation: str = settings.field(
     "resample",

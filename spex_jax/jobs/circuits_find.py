@@ -19,11 +19,13 @@ from spex_jax.circuits import (
   judging,
   measured,
   scored,
-  selection,
   tasks,
 )
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import pairs as pairs_lib
+from spex_jax.circuits import (
+  selection as selection_lib,
+)
 from spex_jax.jobs import circuits, circuits_toy, explain, networks, subjects
 from spex_jax.models import sites
 from spex_jax.report import circuits as figures
@@ -40,7 +42,6 @@ _SCORES = 2  # Pairs at least: one scores, one judges.
 class Find(circuits.Scoring, circuits.Asked):
   """How a circuit is found."""
 
-  subject: str = settings.field(help="what is asked about")
   num_pairs: int = settings.field(
     64, "of a task; half of them give scores, half judge", low=_SCORES
   )
@@ -52,7 +53,7 @@ class Find(circuits.Scoring, circuits.Asked):
     choices=SELECTIONS,
   )
   by: str = settings.field(
-    "size", "which score comes first", choices=selection.BY
+    "size", "which score comes first", choices=selection_lib.BY
   )
   consistent: float = settings.field(
     0.0,
@@ -170,7 +171,7 @@ def question(config: Find, workdir: pathlib.Path) -> Question:
       },
     )
   if not isinstance(config, OfModel):
-    raise ValueError(f"subject={config.subject!r} has no circuits.")
+    raise TypeError(f"{type(config).__name__} is of no subject.")
   net = circuits.load(config)
   facts = {"model": networks.described(net, config.model)}
   if config.task in tasks.TASKS:
@@ -240,8 +241,8 @@ def run(
     )  # fmt: skip
   scores.save(workdir / "scores.npz")
   tell(circuits.scored_lines(scores))
-  graph, mean, facts = _used(config, scores)
-  choose = _choice(config, graph, mean)
+  graph, mean, facts = used(config, scores)
+  choose = choice(config, graph, mean)
   with clock.of("select"):
     circuit = choose(min(config.edges, graph.num_edges))
   tell(facts)
@@ -288,14 +289,14 @@ def run(
   return Found(circuit, scores, curve, judged)
 
 
-def _used(
+def used(
   config: Find, scores: scored.Scores
 ) -> tuple[graph_lib.Graph, np.ndarray, dict[str, str]]:
   """The graph, the scores that are selected by, and what is left out."""
   mean, facts = scores.mean(), {}
   if config.consistent:
     key = subjects.key_of(config.seed, "consistent")
-    sure = selection.consistent(scores.values, key, level=config.consistent)
+    sure = selection_lib.consistent(scores.values, key, level=config.consistent)
     facts["consistent"] = (
       f"{int(sure.sum()):,} edges have their sign in {config.consistent:.0%} "
       "of bootstraps; the others are not chosen"
@@ -304,18 +305,20 @@ def _used(
   return scores.graph, mean, facts
 
 
-def _choice(
+def choice(
   config: Find, graph: graph_lib.Graph, mean: np.ndarray
 ) -> Callable[[int], graph_lib.Circuit]:
   """A number of edges to the circuit."""
   if config.selection == "greedy":
-    return lambda n: selection.greedy(graph, mean, n, config.by)
+    return lambda n: selection_lib.greedy(graph, mean, n, config.by)
   if config.selection == "programme":
-    return lambda n: selection.programme(
+    return lambda n: selection_lib.programme(
       graph, mean, n, config.by, helpful_share=config.helpful_share
     )
   connected = config.selection == "connected"
-  return lambda n: selection.top(graph, mean, n, config.by, connected=connected)
+  return lambda n: selection_lib.top(
+    graph, mean, n, config.by, connected=connected
+  )
 
 
 def _judged(config, net, pairs, metric, graph, choose, circuit):
@@ -358,7 +361,9 @@ def _figures(workdir, title, circuit, mean, curve, faithful) -> None:
   )
   drawn = circuit.prune()
   if len(drawn) > _DRAWN:
-    drawn = selection.top(drawn.graph, np.where(drawn.kept, mean, 0), _DRAWN)
+    drawn = selection_lib.top(
+      drawn.graph, np.where(drawn.kept, mean, 0), _DRAWN
+    )
     title = f"{title} (the {_DRAWN} strongest edges)"
   path = workdir / "circuit.svg"
   temporary = base.draft(path)
