@@ -323,10 +323,7 @@ def choice(
 
 def _judged(config, net, pairs, metric, graph, choose, circuit):
   """The curve, and the circuit, on pairs that gave no scores."""
-  fractions = [x for x in curves.FRACTIONS if round(x * graph.num_edges) >= 1]
-  if len(fractions) < len(curves.FRACTIONS):  # Of a small graph.
-    sizes = np.geomspace(1, graph.num_edges, len(curves.FRACTIONS))
-    fractions = sorted({float(round(s)) / graph.num_edges for s in sizes})
+  fractions = [size / graph.num_edges for size in _sizes(graph.num_edges)]
   common = dict(ablation=config.ablation, size=config.batch_size)
   total = len(fractions) * (1 + config.random)
   with progress.sweep(total) as shown:
@@ -345,6 +342,19 @@ def _judged(config, net, pairs, metric, graph, choose, circuit):
     )
   judged = circuits.judged_by(config, net, pairs, {"circuit": circuit}, metric)
   return curve, judged
+
+
+def _sizes(num_edges: int) -> list[int]:
+  """MIB's ten sizes, or of a small graph ten from one edge to all."""
+  shares = np.asarray(curves.FRACTIONS) * num_edges
+  if shares[0] >= 1:
+    return np.round(shares).astype(int).tolist()
+  count = min(len(shares), num_edges)
+  found = {*np.round(np.geomspace(1, num_edges, count)).astype(int).tolist()}
+  for size in range(1, num_edges):  # Where rounding made two of them one.
+    if len(found) < count:
+      found.add(size)
+  return sorted(found)
 
 
 def _figures(workdir, title, circuit, mean, curve, faithful) -> None:

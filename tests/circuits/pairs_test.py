@@ -158,7 +158,7 @@ def test_an_id_must_be_an_integer():
   ("row", "complaint"),
   [
     ({"corrupted": "fun is the the"}, "Pair 0.*'fun is the'.*equally long"),
-    ({"right": " tram"}, r"right answer ' tram' is 5 tokens"),
+    ({"right": " tram"}, r"right answer ' tram' is 4 tokens"),
     ({"right": ""}, "no right answer"),
     ({"right": 2.5}, "right answer must be a text; got 2.5"),
     ({"clean": 3}, "'clean' must be a text"),

@@ -4,13 +4,19 @@ import csv
 import json
 import xml.etree.ElementTree
 
+import ml_collections
 import numpy as np
 import pytest
 
-from spex_jax import cli, configs
+from spex_jax import cli, configs, settings
 from spex_jax.circuits import files, scored
 from spex_jax.circuits import graph as graph_lib
-from spex_jax.jobs import circuits_find, circuits_toy
+from spex_jax.jobs import (
+  circuits_find,
+  circuits_sweep,
+  circuits_toy,
+  sweeping,
+)
 from spex_jax.models import hub
 from tests import command
 from tests.jobs import small
@@ -232,7 +238,7 @@ def test_pairs_of_induction():
 
 _BAD = {
   "unequal": ({"corrupted": "fun is the is"}, "equally long"),
-  "two tokens": ({"right": " tram"}, "5 tokens"),
+  "two tokens": ({"right": " tram"}, "4 tokens"),
   "equal": ({"corrupted": "fun is the"}, "are equal"),
 }
 
@@ -331,3 +337,50 @@ def test_help(word, capsys):
   assert f"spex circuit {word}".strip() in out
   if word:
     assert f"circuit_{word}" in out
+
+
+_PLAN = {
+  "rows_per_shard": 4, "nan": "error", "retries": 0, "max_failed": 0.0,
+}  # fmt: skip
+
+
+def test_sweeps_of_circuits(model, pairs):
+  config = settings.as_dict(
+    circuits_find.OfModel(
+      model=model, task=pairs, compared=0, random=1, batch_size=2
+    )
+  )
+  config |= _PLAN | {"shares": (0.2, 1.0), "rows": 4}
+  config["build"] = "spex_jax.jobs.circuits_sweep:sizes"
+  own = sweeping.classes(config)
+  assert own == circuits_sweep.classes_of("sizes")
+  work = sweeping.build(ml_collections.ConfigDict(config))
+  masks = work.masks(0, 4)
+  assert masks.shape == (4, work.n)
+  assert masks[1].all()
+  assert masks[3].all()
+  values = work.values(masks)
+  assert values.shape == (4, 1)
+  np.testing.assert_allclose(values[1], values[3], rtol=1e-5)
+  config["rows"] = 5
+  with pytest.raises(ValueError, match="this item has 4 circuits"):
+    circuits_sweep.sizes(config)
+
+
+def test_sweeps_of_exact_effects(exact, model, pairs):
+  config = settings.as_dict(
+    circuits_find.OfModel(model=model, task=pairs, batch_size=2)
+  )
+  config |= _PLAN | {"rows": 12}
+  config["build"] = "spex_jax.jobs.circuits_sweep:exact"
+  work = circuits_sweep.exact(config)
+  scores = np.array([float(row["score"]) for row in _table(exact)])
+  assert work.n == len(scores)
+  masks = work.masks(3, 9)
+  assert (masks.sum(axis=1) == work.n - 1).all()
+  found = work.values(masks).mean(axis=1)
+  # Float32, in batches of other sizes: logits of size 1.
+  np.testing.assert_allclose(found, scores[3:9], atol=2e-5)
+  config["rows"] = len(scores) + 1
+  with pytest.raises(ValueError, match=f"this item has {len(scores)} edges"):
+    circuits_sweep.exact(config)
