@@ -21,6 +21,8 @@ _COLOURS = ("#0b5cad", "#c8500a")  # Helps, works against.
 _DASHES = {"q": "", "k": "7 4", "v": "1.5 4"}
 _PORTS = {"q": -11.0, "k": 0.0, "v": 11.0}
 _STEP, _ROW, _BOX, _MARGIN = 58.0, 66.0, (44.0, 22.0), 36.0
+_LEAST = 560.0
+_FAN = 0.12, 14.0  # How far lines leave a node's middle towards their ends.
 _SWEEPS = 6  # Of ordering the nodes of a row by their neighbours.
 _INSIDE = re.compile(r"blocks\.(\d+)\.(?:heads\.(\d+)|mlp)")
 _INTO = re.compile(r"blocks\.(\d+)\.(?:attn\.([qkv])_in|mlp\.read)")
@@ -55,7 +57,9 @@ def svg(
   names = [*graph.writers, graph.readers[-1].name]
   places = _places(nodes, ends, names)
   width = max(x for x, _ in places.values()) + _MARGIN + _BOX[0] / 2
-  width = max(width, 560.0)
+  if width < _LEAST:  # The legend's; what is narrower stands in the middle.
+    places = {n: (x + (_LEAST - width) / 2, y) for n, (x, y) in places.items()}
+    width = _LEAST
   top = 34.0 if title else 10.0
   height = max(y for _, y in places.values()) + _MARGIN + top + 46
   strongest = np.abs(scores[numbers]).max() or 1.0
@@ -87,8 +91,9 @@ def svg(
       x1 += _PORTS.get(kind, 0.0)
       start, end = flip(y0) - _BOX[1] / 2, flip(y1) + _BOX[1] / 2 + 5
       bend = 0.45 * (start - end)
+      out = x0 + float(np.clip(_FAN[0] * (x1 - x0), -_FAN[1], _FAN[1]))
       paths.append(
-        f"M{x0:.1f} {start:.1f}C{x0:.1f} {start - bend:.1f} {x1:.1f} "
+        f"M{out:.1f} {start:.1f}C{out:.1f} {start - bend:.1f} {x1:.1f} "
         f"{end + bend:.1f} {x1:.1f} {end:.1f}"
       )
     dash = _DASHES.get(kind, "")

@@ -360,7 +360,7 @@ def _sizes(num_edges: int) -> list[int]:
 def _figures(workdir, title, circuit, mean, curve, faithful) -> None:
   plots.save(
     figures.faithfulness(
-      curve.judged.edges,
+      np.round(curve.shares * circuit.graph.num_edges),
       curve.faithfulness,
       random=curve.random,
       connected=curve.judged.connected,
