@@ -18,8 +18,8 @@ Rows, each with compile (`first_s`) and steady time (`best_s`) apart:
              and of an expansion's optimum; asked for alone
 
 With `--peer=PYTHON`, the interpreter of an environment that has PyTorch and
-transformer-lens 2.16.1, and `--checkout=DIR`, EAP-IG at commit 795f560, the
-first three are run there, too, on weights of the same shape, with all cores, by
+transformer-lens 2.16.1, and `--checkout=DIR`, EAP-IG at commit 795f560, all of
+these are run there, too, on weights of the same shape, with all cores, by
 `third_party/time_eap_ig.py`; else their rows are absent, and one row says so.
 
 Shapes: E edges, N pairs, P positions.
@@ -83,7 +83,8 @@ class Config:
     repeats: of each, behind the first.
     fitted: pairs of the table that scores come from.
     held: and on which circuits are judged.
-    budget: masks of the expansion.
+    budget: masks of an expansion.
+    expanded: shares of edges at which one is asked.
   """
 
   large: tuple[int, int, int] = (12, 768, 12)
@@ -100,15 +101,19 @@ class Config:
   fitted: int = 16
   held: int = 16
   budget: int = 200
+  expanded: tuple[float, ...] = SHARES
 
 
 CONFIGS = {
   "quick": Config(
     large=(1, 8, 2), small=(1, 8, 2), vocabulary=11, pairs=2, length=4,
     circuits=2, looped=1, exact_pairs=2, patches=(1, 8, 2), long=8, repeats=1,
-    fitted=2, held=2, budget=8,
+    fitted=2, held=2, budget=8, expanded=(0.1,),
   ),
-  "brief": Config(pairs=8, circuits=20, looped=2, exact_pairs=16),
+  "brief": Config(
+    pairs=8, circuits=20, looped=2, fitted=8, held=8, budget=64,
+    expanded=(0.01,),
+  ),
   "full": Config(),
 }  # fmt: skip
 
@@ -322,8 +327,9 @@ def table(
       task, net.tokenizer, config.fitted + config.held, jax.random.key(0),
       start="<|endoftext|>",
     )  # fmt: skip
-    fitted = made.pairs[: config.fitted]
-    held = made.pairs[config.fitted :]
+    # One length, so that programs of one task serve all.
+    fitted = made.pairs[: config.fitted].padded(config.length)
+    held = made.pairs[config.fitted :].padded(config.length)
     for row in _closeness(net, fitted, held, config):
       yield common | {"who": "table", "task": task} | row
 
@@ -351,8 +357,12 @@ def _closeness(net, fitted, held, config) -> Iterator[Row]:
   nodes = scores.score(
     net, net.params, fitted, _METRIC, method="exact", level="node"
   ).mean()
-  # An edge is worth what its writer is.
-  values["exact nodes"] = nodes[graph.writer]
+  # An edge is worth the lesser of the two nodes that it joins.
+  read = np.where(graph.fed, np.abs(nodes), 0).max(axis=1)
+  read[-1] = np.inf  # The output.
+  values["exact nodes"] = np.minimum(
+    np.abs(nodes)[graph.writer], read[graph.slot]
+  )
   seconds["exact nodes"] = time.perf_counter() - begin
   rng = np.random.default_rng(0)
   values["random"] = rng.permutation(len(graph)).astype(float)
@@ -364,7 +374,8 @@ def _closeness(net, fitted, held, config) -> Iterator[Row]:
     if name != "random" or how == "top"
   }
   begin = time.perf_counter()
-  for size in sizes:
+  expanded = [n for n, x in zip(sizes, SHARES) if x in config.expanded]
+  for size in expanded:
     best = values["eap-ig"]
     found = interactions.optimum(
       net, net.params, fitted, _METRIC, best, size,
@@ -380,30 +391,35 @@ def _closeness(net, fitted, held, config) -> Iterator[Row]:
   kept = dict(zip(circuits, judged.faithfulness()))
   connected = dict(zip(circuits, judged.connected.tolist()))
   for name, how in dict.fromkeys((n, h) for n, h, _ in circuits):
+    own = expanded if how == "groups" else sizes
     yield {
-      "scores": name, "chosen": how,
+      "scores": name, "chosen": how, "edges": own,
       "metric": [round(judged.clean.mean(), 3),
                  round(judged.corrupted.mean(), 3)],
-      "shares": list(SHARES),
-      "faithfulness": [round(kept[name, how, n], 3) for n in sizes],
-      "connected": [connected[name, how, n] for n in sizes],
+      "faithfulness": [round(kept[name, how, n], 3) for n in own],
+      "connected": [connected[name, how, n] for n in own],
       "seconds": round(seconds.get(name, 0.0), 1),
       "identities": [judged.identities.full, judged.identities.empty],
     }  # fmt: skip
 
 
 def _peer(config, python, checkout, only) -> Iterator[Row]:
-  """EAP-IG's times, in an environment of its own; what fails is a row, too."""
+  """The peers' times, in their environment; what fails is a row, too."""
   script = pathlib.Path(__file__).parents[1] / "third_party" / "time_eap_ig.py"
-  for name in ("eap-ig", "circuits", "exact"):
+  large = config.large, config.pairs
+  sizes = {
+    "eap-ig": large,
+    "circuits": large,
+    "exact": (config.small, config.exact_pairs),
+    "patching": (config.patches, config.exact_pairs),
+  }
+  for name, ((layers, width, heads), count) in sizes.items():
     if only not in ("", name):
       continue
-    small = name == "exact"
-    layers, width, heads = config.small if small else config.large
     settings = {
       "task": name, "layers": layers, "width": width, "heads": heads,
       "vocabulary": config.vocabulary, "length": config.length,
-      "pairs": config.exact_pairs if small else config.pairs, "steps": STEPS,
+      "pairs": count, "steps": STEPS,
       "circuits": config.looped, "repeats": config.repeats,
       "threads": os.cpu_count() or 1,
     }  # fmt: skip
@@ -413,10 +429,10 @@ def _peer(config, python, checkout, only) -> Iterator[Row]:
     )  # fmt: skip
     if done.returncode:
       last = done.stderr.strip().splitlines()[-1:]
-      yield {"who": f"{name}, EAP-IG", "skipped": "".join(last)}
+      yield {"who": f"{name}, peer", "skipped": "".join(last)}
       continue
     found = json.loads(done.stdout.splitlines()[-1])
-    yield {"who": f"{name}, EAP-IG", **found, "load": load()}
+    yield {"who": f"{name}, peer", **found, "load": load()}
 
 
 def load() -> float:

@@ -118,7 +118,7 @@ def main(checkout: str, out: str) -> None:
   torch.set_default_dtype(torch.float64)
   torch.set_num_threads(1)
   with tempfile.TemporaryDirectory() as folder:
-    _copy(pathlib.Path(checkout) / "src" / "eap", pathlib.Path(folder) / "eap")
+    copy(pathlib.Path(checkout) / "src" / "eap", pathlib.Path(folder) / "eap")
     sys.path.insert(0, folder)
     peer = [
       importlib.import_module(f"eap.{name}")
@@ -131,7 +131,8 @@ def main(checkout: str, out: str) -> None:
   np.savez_compressed(out, **found)
 
 
-def _copy(source, target):
+def copy(source, target):
+  """A checkout's package, changed as the head of this file says."""
   target.mkdir()
   for path in source.glob("*.py"):
     text = path.read_text().replace("'cuda'", "'cpu'")

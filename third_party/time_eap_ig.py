@@ -7,9 +7,10 @@ the copy are (the CPU, token ids); weights are float32 and those that the peer
 initialises. `experiments/bench_circuits.py` runs it.
 
 Tasks: "eap-ig" (`attribute`, EAP-IG-inputs), "circuits" (`evaluate_graph` of
-random circuits, one after the other) and "exact" (`evaluate_graph` with one
-edge removed, of some edges: its own `exact` does the same, and forgets to
-restore what it prunes).
+random circuits, one after the other), "exact" (`evaluate_graph` with one edge
+removed, of some edges: its own `exact` does the same, and forgets to restore
+what it prunes) and "patching" (TransformerLens's `generic_activation_patch` of
+heads' outputs, at some layers, positions and heads).
 """
 
 import importlib
@@ -24,6 +25,7 @@ import numpy as np
 import record_eap_ig
 
 _BATCH = 8
+_PATCHES = 48
 
 
 def main(checkout: str, settings: str) -> None:
@@ -96,6 +98,21 @@ def _measured(torch, attribute, evaluate, graph_lib, given):
   def one(graph):
     graph.in_graph[0, 0] = False
 
+  def patched():
+    import pandas
+    import transformer_lens.patching as lens
+
+    places = np.indices((given["layers"], shape[1], given["heads"]))
+    some = places.reshape(3, -1).T[:: max(1, places[0].size // _PATCHES)]
+    frame = pandas.DataFrame(some, columns=["layer", "pos", "head"])
+    _, cache = model.run_with_cache(torch.tensor(clean))
+    with torch.inference_mode():
+      lens.generic_activation_patch(
+        model, torch.tensor(corrupted), cache, metric,
+        lens.layer_pos_head_vector_patch_setter, "z", index_df=frame,
+      )  # fmt: skip
+    return len(some)
+
   task, count = given["task"], given["circuits"]
   run, done, what = {
     "eap-ig": (scored, given["pairs"], "pairs_per_s"),
@@ -103,17 +120,18 @@ def _measured(torch, attribute, evaluate, graph_lib, given):
                  "circuits_per_s"),
     "exact": (lambda: [judged(one) for _ in range(count)], count,
               "edges_per_s"),
+    "patching": (patched, None, "patches_per_s"),
   }[task]  # fmt: skip
   seconds = []
   for _ in range(1 + given["repeats"]):
     begin = time.perf_counter()
-    run()
+    found = run()
     seconds.append(time.perf_counter() - begin)
   best = min(seconds[1:] or seconds)
   return {
     "pairs": given["pairs"], "positions": given["length"],
     "threads": torch.get_num_threads(), "torch": torch.__version__,
-    "best_s": round(best, 3), what: round(done / best, 5),
+    "best_s": round(best, 3), what: round((done or found) / best, 5),
   }  # fmt: skip
 
 

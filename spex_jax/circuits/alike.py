@@ -248,6 +248,8 @@ def _swapped(model, metric, at_once, params, batch, rows, count):
   net = model.net
   heads = net.config.num_heads
   z = _gathered(net, params, batch)
+  chex.assert_shape(rows["kernel"], (None, z.shape[-1], z.shape[-1]))
+  chex.assert_shape(rows["bias"], (None, z.shape[-1]))
   logits = runs.logits(net, params, batch)
   inside = batch.inside.astype(z.dtype)
 

@@ -37,7 +37,6 @@ from spex_jax.ablate import components, evaluate, parts, readouts
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import judging, metrics, runs
 from spex_jax.circuits import pairs as pairs_lib
-from spex_jax.explanation import Explanation
 from spex_jax.indices import optimum as optimum_lib
 from spex_jax.models import sites
 
@@ -201,7 +200,7 @@ def explain(
   microbatch: int | None = None,
   batch_size: int = 64,
   **settings: Any,
-) -> Explanation:
+) -> api.Explanation:
   """Sets of edges or heads that matter together: the mean over pairs, expanded.
 
   Args:
@@ -348,7 +347,7 @@ class Chosen:
   closeness: float
   by_scores: float
   proposed: float
-  explanation: Explanation
+  explanation: api.Explanation
   runs: int
 
 

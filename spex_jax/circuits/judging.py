@@ -26,6 +26,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -411,6 +412,7 @@ def _begin(model, metric, params, batch, fixed):
 def _judged(model, metric, at_once, params, batch, logits, ref, kept, count):
   """The metric of circuits bool `[C, E]`: `[C, B]`."""
   graph = graph_lib.Graph.of(model.net)
+  chex.assert_shape(kept, (None, graph.num_edges))
 
   def one(kept):
     edits = sites.Edits(cut=graph.cut(kept), ref=ref)

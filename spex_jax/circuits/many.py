@@ -6,6 +6,7 @@ Shapes: C rows, each one run.
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,6 +48,8 @@ def mapped(
     at_once: rows under one `vmap`.
   """
   size = jax.tree.leaves(rows)[0].shape[0]
+  chex.assert_tree_shape_prefix(rows, (size,))
+  chex.assert_is_divisible(size, at_once)
   shape = jax.eval_shape(one, jax.tree.map(lambda x: x[0], rows))
 
   def step(i, out):

@@ -49,6 +49,7 @@ def probability(
   wrong: base.Array,
 ) -> jax.Array:
   """The probability of a right answer, whatever is wrong; a metric."""
+  chex.assert_rank([logits, right, wrong], 1)
   none = -jnp.ones_like(jnp.asarray(wrong))
   return metrics.probability_difference(logits, clean_logits, right, none)
 

@@ -54,9 +54,11 @@ def test_curvature_along_the_path_of_known_functions():
     interactions.screen(_game(soft, 1))
 
 
-@pytest.mark.parametrize("of", ["edges", "heads"])
+@pytest.mark.parametrize(
+  "of", ["edges", pytest.param("heads", marks=pytest.mark.slow)]
+)
 def test_curvature_of_a_network_is_that_of_differences(of):
-  net, params = tiny.network()
+  net, params = tiny.network(num_blocks=1 if of == "edges" else 2)
   pairs = tiny.pairs(2)
   if of == "edges":
     players = edges.chosen(
@@ -85,10 +87,10 @@ def test_curvature_of_a_network_is_that_of_differences(of):
 
 
 def test_the_game_is_that_of_circuits():
-  net, params = tiny.network()
+  net, params = tiny.network(num_blocks=1)
   pairs, graph = tiny.pairs(), graph_lib.Graph.of(net)
   players = edges.nodes(net)
-  made = interactions.game(net, params, pairs, players, _METRIC)
+  made = interactions.game(net, params, pairs, players, _METRIC, by_pair=True)
   ask = evaluate.compiled(made, batch_size=4, devices=jax.devices()[:1])
   masks = np.random.default_rng(0).random((3, players.n)) < 0.6
   owner = np.concatenate(
@@ -150,17 +152,17 @@ def test_heads_that_back_each_other_up_are_an_or():
   none, one = (float(plain(jnp.array(s))) for s in ([0.0, 0.0], [1.0, 0.0]))
 
   def told(*given):
-    return jnp.tanh(6 * (2 * (_METRIC(*given) - none) / (one - none) - 1))
+    return jnp.tanh(4 * (_METRIC(*given) - none) / (one - none))
 
   made = interactions.game(net, params, pairs, heads, told)
   ask = evaluate.compiled(made, batch_size=4, devices=jax.devices()[:1])
   (gate,) = interactions.gates(ask, 2, [(0, 1)])
-  assert gate.kind == "OR" and gate.interaction < -1.9
+  assert gate.kind == "OR" and gate.interaction < -0.99
   # One at a time, neither is needed.
-  assert abs(gate.values[3] - gate.values[1]) < 1e-3
+  assert abs(gate.values[3] - gate.values[1]) < 1e-2
   path = interactions.screen(made, points=10).values[0]
   corner = interactions.screen(made, points=(1.0,)).values[0]
-  assert path < -1 and abs(corner) < 1e-2
+  assert path < -0.5 and abs(corner) < 1e-2
   found = interactions.explain(
     net, params, pairs, heads, told,
     key=jax.random.key(0), budget=4, batch_size=4,
@@ -177,15 +179,15 @@ def test_optimum_is_the_best_of_all_circuits():
   rng = np.random.default_rng(3)
   scores = rng.normal(size=graph.num_edges)
   order = np.argsort(-np.abs(scores))
-  sure, pool = graph.circuit(order[:20]), graph.circuit(order[:52])
+  sure, pool = graph.circuit(order[:10]), graph.circuit(order[:42])
   found = interactions.optimum(
-    net, params, pairs, _METRIC, scores, 36,
+    net, params, pairs, _METRIC, scores, 26,
     key=jax.random.key(0), sure=sure, pool=pool, groups=8, budget=256, size=2,
   )  # fmt: skip
-  assert sure <= found.circuit <= pool and len(found.circuit) == 36
-  groups = order[20:52].reshape(8, 4)
+  assert sure <= found.circuit <= pool and len(found.circuit) == 26
+  groups = order[10:42].reshape(8, 4)
   every = [
-    graph.circuit([*order[:20], *groups[list(some)].ravel()])
+    graph.circuit([*order[:10], *groups[list(some)].ravel()])
     for some in itertools.combinations(range(8), 4)
   ]
   judged = judging.faithfulness(net, params, pairs, every, _METRIC, size=2)
@@ -233,13 +235,14 @@ def test_a_swap_by_hand():
   )  # fmt: skip
 
   def gathered(some):
-    found = net.apply(params, capture=("*attn.z",), input_ids=some.clean)
-    inside = np.arange(some.clean.shape[1]) < some.lengths[:, None]
-    act = found.activations
-    return (
-      np.asarray(act["blocks.1.attn.z"])[:, :, 0][inside],
-      np.asarray(act["blocks.0.attn.z"])[:, :, 1][inside],
+    rows = [some[i : i + 1] for i in range(len(some))]
+    z = lambda layer, head: np.concatenate(
+      [
+        tiny.activation(row, net, params, f"blocks.{layer}.attn.z")[0, :, head]
+        for row in rows
+      ]
     )
+    return z(1, 0), z(0, 1)
 
   own, other = gathered(fitted)
   design = np.concatenate([other, np.ones((len(other), 1))], axis=1)

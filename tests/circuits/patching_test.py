@@ -1,5 +1,6 @@
 """Patches in one program, against one run for each patch and pair."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -21,12 +22,6 @@ def _float64():
     yield
 
 
-def _captured(net, params, pair, name, corrupted):
-  length = int(pair.lengths[0])
-  ids = (pair.corrupted if corrupted else pair.clean)[:, :length]
-  return net.apply(params, capture=(name,), input_ids=ids).activations[name]
-
-
 def _by_hand(net, params, pairs, sweep, direction, at, row):
   """One patch of one pair: its mask is set entry by entry."""
   pair = pairs[row : row + 1]
@@ -35,7 +30,7 @@ def _by_hand(net, params, pairs, sweep, direction, at, row):
   if name not in net.sites:
     name = hooks.site(name, net)
   denoise = direction == "denoise"
-  source = np.asarray(_captured(net, params, pair, name, not denoise))
+  source = tiny.activation(pair, net, params, name, corrupted=not denoise)
   length = int(pair.lengths[0])
   where = np.zeros(source.shape, bool)
   index = [0, slice(None), slice(None), slice(None)][: source.ndim]
@@ -140,7 +135,7 @@ def test_spans_are_their_positions_together():
   assert got.labels[1] == ("subject", "rest")
   pair = pairs[:1]
   name = "blocks.1.resid_pre"
-  source = _captured(net, params, pair, name, False)
+  source = tiny.activation(pair, net, params, name)
   where = (pair.spans.owner == 1)[..., None]
   edits = sites.Edits(replace={name: (where, source)})
   logits = tiny.alone(pair, net, params, edits, corrupted=True)
@@ -175,8 +170,6 @@ def test_refusals():
     sweep(patching.Sweep("attn.w", ("layer",)))
   with pytest.raises(ValueError, match="Unknown stack"):
     patching.sweeps(net, params, pairs, "every", _METRIC)
-  import dataclasses
-
   bare = dataclasses.replace(pairs, spans=None)
   with pytest.raises(ValueError, match="no named spans"):
     patching.sweep(net, params, bare, "resid_pre", _METRIC, spans=True)
@@ -209,7 +202,7 @@ def test_tracing_by_hand(kind, window):
     add = {"embed.tokens": jnp.where(inside, noise, 0)}
     where = (np.arange(3) == place)[None, :, None]
     replace = {
-      name: (where, _captured(net, params, pair, name, False))
+      name: (where, tiny.activation(pair, net, params, name))
       for name in (f"blocks.{n}.{site}" for n in layers)
     }
     for edits, out in (
@@ -246,8 +239,6 @@ def test_noise_is_three_times_the_spread_of_the_subject():
 
 def test_prompts_that_are_answered_wrong_are_left_out():
   net, params = tiny.network()
-  import dataclasses
-
   pairs = tiny.pairs()
   first = [
     int(tiny.alone(pairs[i : i + 1], net, params).argmax()) for i in range(3)

@@ -47,7 +47,7 @@ def _prune(graph, kept):
 
 def test_acdc_asks_all_edges_of_a_point_at_once():
   net, params, pairs, graph, value = _setting()
-  kept, threshold = np.ones(graph.num_edges, bool), 0.3
+  kept, threshold = np.ones(graph.num_edges, bool), 0.001
   for edges in reversed(_points(graph)):
     kept = _prune(graph, kept)
     whole, gone = value(kept), []
@@ -68,7 +68,7 @@ def test_acdc_asks_all_edges_of_a_point_at_once():
 
 def test_acdc_one_by_one_is_that_of_the_paper():
   net, params, pairs, graph, value = _setting()
-  kept, threshold = np.ones(graph.num_edges, bool), 0.1
+  kept, threshold = np.ones(graph.num_edges, bool), 0.001
   for edges in reversed(_points(graph)):
     kept = _prune(graph, kept)
 
@@ -106,9 +106,9 @@ def test_acdc_within_a_circuit_and_the_smallest_and_largest_threshold():
 def test_greedy_removes_what_changes_least():
   net, params, pairs, graph, value = _setting()
   kept, aim = np.ones(graph.num_edges, bool), 0.0  # Of the clean run, by KL.
-  while kept.sum() > 12:
+  while kept.sum() > 5:
     live = _prune(graph, kept)
-    if 12 <= live.sum() < kept.sum():
+    if 5 <= live.sum() < kept.sum():
       kept = live
       continue
     asked = np.flatnonzero(kept)
@@ -117,11 +117,11 @@ def test_greedy_removes_what_changes_least():
       less = kept.copy()
       less[edge] = False
       cost.append(abs(value(less) - aim))
-    count = min(max(1, int(0.3 * kept.sum())), int(kept.sum()) - 12)
+    count = min(max(1, int(0.3 * kept.sum())), int(kept.sum()) - 5)
     kept[asked[np.argsort(cost, kind="stable")[:count]]] = False
-  found = search.greedy(net, params, pairs, _METRIC, 12, share=0.3, **_SIZE)
+  found = search.greedy(net, params, pairs, _METRIC, 5, share=0.3, **_SIZE)
   np.testing.assert_allclose(found.metric, value(kept), atol=1e-9)
-  assert len(found.circuit) == 12
+  assert len(found.circuit) == 5
   assert (np.isinf(found.scores) == found.circuit.kept).all()
   with pytest.raises(ValueError, match="can be left"):
     search.greedy(net, params, pairs, _METRIC, 999, **_SIZE)
@@ -145,24 +145,24 @@ def test_learned_gates_find_a_circuit_that_does_the_same():
   metric = metrics.logit_difference
   found = search.learned(
     net, params, pairs, metric,
-    key=jax.random.key(0), edges=15, steps=80, penalty=1.0, size=2,
+    key=jax.random.key(0), edges=6, steps=40, penalty=1.0, size=2,
   )  # fmt: skip
   rng = np.random.default_rng(0)
   others = [
-    graph.circuit(rng.permutation(graph.num_edges)[:15]) for _ in range(8)
+    graph.circuit(rng.permutation(graph.num_edges)[:6]) for _ in range(8)
   ]
   judged = judging.faithfulness(
     net, params, pairs, [found.circuit, *others], metric, size=2
   )
   off = np.abs(1 - judged.faithfulness())
-  assert len(found.circuit) == 15 and off[0] < np.median(off[1:])
+  assert len(found.circuit) == 6 and off[0] < np.median(off[1:])
   assert np.isfinite(found.scores).all()
-  inside = graph.circuit(np.arange(20))
+  inside = graph.circuit(np.arange(8))
   few = search.learned(
     net, params, pairs, metric,
     key=jax.random.key(0), pool=inside, start=np.arange(graph.num_edges),
     steps=1, size=2,
   )  # fmt: skip
-  assert few.circuit <= inside and np.isinf(few.scores[20:]).all()
+  assert few.circuit <= inside and np.isinf(few.scores[8:]).all()
   with pytest.raises(ValueError, match="steps >= 1"):
     search.learned(net, params, pairs, metric, key=jax.random.key(0), steps=0)

@@ -72,6 +72,13 @@ def alone(pair, net, params, edits=None, *, corrupted=False):
   return run(params, edits or sites.Edits(), jnp.asarray(ids))
 
 
+def activation(pair, net, params, name, *, corrupted=False):
+  """What a site holds on one prompt, float64 `[1, P, ...]`."""
+  length = int(pair.lengths[0])
+  ids = (pair.corrupted if corrupted else pair.clean)[:, :length]
+  return np.asarray(_captured(net.module)(params, jnp.asarray(ids))[name])
+
+
 def written(pair, net, params):
   """What writers write on one corrupted prompt, `[1, P, W, d]`."""
   length = int(pair.lengths[0])
@@ -85,6 +92,16 @@ def _run(module, length):
   del length
   run = lambda params, edits, ids: net.apply(params, edits, input_ids=ids)
   return jax.jit(lambda *given: run(*given).logits[0, -1])
+
+
+@functools.cache
+def _captured(module):
+  net = transformer.network(module.config)
+  names = tuple(
+    x for x in net.sites if not x.endswith(("q_in", "k_in", "v_in"))
+  )
+  run = lambda params, ids: net.apply(params, capture=names, input_ids=ids)
+  return jax.jit(lambda *given: run(*given).activations)
 
 
 @functools.cache

@@ -28,7 +28,7 @@ def test_quick_rows_are_whole():
 
 def test_a_peer_that_fails_is_a_row():
   (row,) = bench_circuits._peer(_QUICK, sys.executable, "nowhere", "exact")
-  assert row["who"] == "exact, EAP-IG" and row["skipped"]
+  assert row["who"] == "exact, peer" and row["skipped"]
 
 
 def test_pairs_differ_in_one_token():
