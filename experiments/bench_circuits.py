@@ -13,6 +13,12 @@ Rows, each with compile (`first_s`) and steady time (`best_s`) apart:
              corrupted prompts run again for each
   exact      exact effects of all edges of a small network
   patching   a sweep of heads by positions, and one run for each patch
+  interactions
+             on an induction network that is trained first: all pairs of the
+             strongest edges by exact double removals, beside what the curvature
+             along the path, at the clean end, and random masks say of them;
+             which gates they are; and circuits of one size by scores, by an
+             integer programme, and by the optimum of an expansion
   table      a trained model's tasks: |1 - faithfulness| on held-out pairs, by
              share of edges, for circuits of random edges, of several scores,
              and of an expansion's optimum; asked for alone
@@ -30,6 +36,7 @@ import json
 import os
 import pathlib
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 
@@ -38,6 +45,8 @@ import numpy as np
 from absl import app, flags
 
 from experiments import rows
+from spex_jax import api
+from spex_jax.ablate import edges, evaluate
 from spex_jax.circuits import (
   ablations,
   interactions,
@@ -47,12 +56,14 @@ from spex_jax.circuits import (
   paths,
   runs,
   scores,
+  search,
   selection,
   taps,
   tasks,
 )
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import pairs as pairs_lib
+from spex_jax.jobs import circuits_toy, subjects
 from spex_jax.models import hub, sites, transformer
 
 Row = rows.Row
@@ -85,6 +96,10 @@ class Config:
     held: and on which circuits are judged.
     budget: masks of an expansion.
     expanded: shares of edges at which one is asked.
+    toy: the network that does induction; with `training`.
+    training: how it is trained.
+    players: edges whose pairs are asked about.
+    size: edges of the circuits that are compared there.
   """
 
   large: tuple[int, int, int] = (12, 768, 12)
@@ -102,13 +117,21 @@ class Config:
   held: int = 16
   budget: int = 200
   expanded: tuple[float, ...] = SHARES
+  toy: circuits_toy.Toy = circuits_toy.TOY
+  training: subjects.Training = circuits_toy.TRAINING
+  players: int = 24
+  size: int = 8
 
 
 CONFIGS = {
   "quick": Config(
     large=(1, 8, 2), small=(1, 8, 2), vocabulary=11, pairs=2, length=4,
     circuits=2, looped=1, exact_pairs=2, patches=(1, 8, 2), long=8, repeats=1,
-    fitted=2, held=2, budget=8, expanded=(0.1,),
+    fitted=2, held=2, budget=80, expanded=(0.1,), players=4,
+    toy=circuits_toy.Toy(
+      width=4, num_heads=2, num_tokens=12, length=8, num_sequences=64
+    ),
+    training=dataclasses.replace(circuits_toy.TRAINING, num_epochs=1),
   ),
   "brief": Config(
     pairs=8, circuits=20, looped=2, fitted=8, held=8, budget=64,
@@ -130,6 +153,7 @@ def run(
     "circuits": _circuits,
     "exact": _exact,
     "patching": _patching,
+    "interactions": _together,
   }
   for name, measure in made.items():
     if only in ("", name):
@@ -317,6 +341,98 @@ def _patching(config: Config) -> Iterator[Row]:
   }  # fmt: skip
 
 
+def right_log_probability(logits, clean, right, wrong):
+  """The log-probability of the first right answer: it saturates at 0."""
+  del clean, wrong
+  return jax.nn.log_softmax(logits)[right[0]]
+
+
+def _together(config: Config) -> Iterator[Row]:
+  with tempfile.TemporaryDirectory() as folder:
+    net, origin = circuits_toy.trained(
+      config.toy, config.training, 0, pathlib.Path(folder)
+    )
+  pairs = circuits_toy.pairs(config.toy, config.fitted, 1)
+  held = circuits_toy.pairs(config.toy, config.held, 2)
+  metric = right_log_probability
+  graph = graph_lib.Graph.of(net)
+  given = net, net.params, pairs
+  found = scores.score(*given, metric, method="ig-edges", steps=10, check=0)
+  order = np.argsort(-np.abs(found.mean()), kind="stable")[: config.players]
+  players = edges.chosen(net, [graph.name(i) for i in np.sort(order)])
+  made = interactions.game(*given, players, metric)
+  ask = evaluate.compiled(made, batch_size=64)
+  first, second = np.triu_indices(players.n, 1)
+  both = np.stack([first, second], axis=1)
+  gates = interactions.gates(ask, players.n, both, names=players.names)
+  exact = np.array([gate.interaction for gate in gates])
+  said = {
+    "path": interactions.screen(made).curvature[first, second],
+    "clean end": interactions.screen(made, points=(1.0,)).curvature[
+      first, second
+    ],
+  }
+  told = api.explain(
+    ask, players.n, key=jax.random.key(0), budget=config.budget,
+    names=players.names,
+  )  # fmt: skip
+  masks = np.zeros((players.n, players.n))
+  index = told.interactions("FBII", order=2)
+  for some, value in zip(index.players.tolist(), index.values):
+    if some[-1] < players.n and len(some) == 2:
+      masks[some[0], some[1]] = value
+  said["random masks"] = masks[first, second]
+  best = np.argsort(-np.abs(exact), kind="stable")
+  kinds = [gate.kind for gate in gates]
+  yield {
+    "who": "interactions", "origin": origin, "pairs of edges": len(exact),
+    "metric": [round(float(ask(np.full((1, players.n), kept))[0]), 3)
+               for kept in (True, False)],
+    "pearson": {k: _pearson(v, exact) for k, v in said.items()},
+    "top 10": {
+      k: len({*np.argsort(-np.abs(v), kind="stable")[:10]} & {*best[:10]})
+      for k, v in said.items()
+    },
+    "kinds": {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},
+    "r2": round(float(told.faithfulness), 3), "masks": told.num_evaluations,
+    "strongest": [str(gates[k]) for k in best[:3]],
+  }  # fmt: skip
+  yield from _sized(config, net, pairs, held, found.mean(), graph, metric)
+
+
+def _sized(config, net, pairs, held, mean, graph, metric) -> Iterator[Row]:
+  """Circuits of one size, judged on other pairs."""
+  size = config.size
+  chosen = interactions.optimum(
+    net, net.params, pairs, metric, mean, size,
+    key=jax.random.key(1), budget=config.budget, groups=16,
+    sure=selection.greedy(graph, mean, size // 2),
+    pool=selection.top(graph, mean, min(len(graph), 2 * size)),
+  )  # fmt: skip
+  searched = search.greedy(net, net.params, pairs, metric, size)
+  circuits = {
+    "top": selection.top(graph, mean, size),
+    "greedy": selection.greedy(graph, mean, size),
+    "programme": selection.programme(graph, mean, size),
+    "optimum": chosen.circuit,
+    "elimination": searched.circuit,
+  }
+  judged = judging.faithfulness(net, net.params, held, circuits, metric)
+  yield {
+    "who": "interactions, circuits", "edges": size,
+    "of": len(graph),
+    "faithfulness": dict(
+      zip(circuits, np.round(judged.faithfulness(), 3).tolist())
+    ),
+    "runs": {"optimum": chosen.runs, "elimination": searched.runs},
+  }  # fmt: skip
+
+
+def _pearson(a, b) -> float:
+  flat = np.ptp(a) == 0 or np.ptp(b) == 0
+  return 0.0 if flat else round(float(np.corrcoef(a, b)[0, 1]), 3)
+
+
 def table(
   config: Config, common: Row, folder: str, names: tuple[str, ...] = TASKS
 ) -> Iterator[Row]:
@@ -442,7 +558,8 @@ def load() -> float:
 
 _CONFIG = flags.DEFINE_enum("config", "quick", sorted(CONFIGS), "Sizes.")
 _ROWS = flags.DEFINE_enum(
-  "rows", "", ["", "eap-ig", "circuits", "exact", "patching", "table"],
+  "rows", "",
+  ["", "eap-ig", "circuits", "exact", "patching", "interactions", "table"],
   "One kind alone; the table is asked for by its name.",
 )  # fmt: skip
 _MODEL = flags.DEFINE_string("model", None, "Folder of the table's model.")
