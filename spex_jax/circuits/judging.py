@@ -282,7 +282,10 @@ def faithfulness(
 
 
 def ratio(
-  values: np.ndarray, full: np.ndarray, empty: np.ndarray
+  values: np.ndarray,
+  full: np.ndarray,
+  empty: np.ndarray,
+  names: tuple[str, str] = ("the whole model", "the empty circuit"),
 ) -> np.ndarray:
   """Faithfulness by means over pairs.
 
@@ -290,6 +293,7 @@ def ratio(
     values: `[C]`, mean metrics of circuits.
     full: `[N]`, the metric of the whole model on every pair.
     empty: `[N]`, that of the empty circuit.
+    names: of these two, for the message.
 
   Raises:
     ValueError: these two have nearly the same mean.
@@ -298,9 +302,9 @@ def ratio(
   size = max(np.abs(full).mean(), np.abs(empty).mean())
   if not abs(gap) > _VANISHING * size:
     raise ValueError(
-      f"The metric of the whole model, {full.mean():.4g}, and of the empty "
-      f"circuit, {empty.mean():.4g}, differ by {gap:.2g} only: there is no "
-      "effect that a circuit could keep. Check the pairs and the metric."
+      f"The metric of {names[0]}, {full.mean():.4g}, and of {names[1]}, "
+      f"{empty.mean():.4g}, differ by {gap:.2g} only: there is no effect of "
+      "which a share could be told. Check the pairs and the metric."
     )
   return (values - empty.mean()) / gap
 

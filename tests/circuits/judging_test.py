@@ -339,7 +339,7 @@ def test_an_effect_that_vanishes_is_refused_by_name():
   assert some.faithfulness().shape == (1,)
   with pytest.raises(ValueError, match="Pairs 1, 2: the metric"):
     some.by_pair()
-  with pytest.raises(ValueError, match="no effect that a circuit could keep"):
+  with pytest.raises(ValueError, match="no effect of which a share"):
     make(clean).faithfulness()
   with pytest.raises(ValueError, match="level lies in"):
     some.interval(1.5)
