@@ -177,6 +177,21 @@ def test_more_circuits_than_one_call_takes(monkeypatch):
   np.testing.assert_array_equal(judge(kept), expected)
 
 
+@pytest.mark.parametrize("start", [1, 2])
+def test_circuits_that_are_whole_before_a_block_run_from_there(start):
+  net, params = tiny.network()
+  graph = graph_lib.Graph.of(net)
+  late = np.array([r.name for r in graph.readers])[graph.reader]
+  late = (late == "final_norm.in") | (
+    np.char.startswith(late, "blocks.1") & (start == 1)
+  )
+  kept = np.stack([c.kept | ~late for c in _random(graph, 3)])
+  judge = judging.Judge(
+    net, params, tiny.pairs(), metrics.logit_difference, size=2
+  )
+  np.testing.assert_allclose(judge(kept, start), judge(kept), atol=_EXACT)
+
+
 def test_refusals():
   net, params = tiny.network()
   graph = graph_lib.Graph.of(net)
