@@ -24,6 +24,7 @@ import sys
 import tempfile
 import types
 import zlib
+from typing import Any
 
 import numpy as np
 
@@ -125,13 +126,14 @@ def main(checkout: str, out: str) -> None:
   with tempfile.TemporaryDirectory() as folder:
     copy(pathlib.Path(checkout) / "src" / "eap", pathlib.Path(folder) / "eap")
     sys.path.insert(0, folder)
-    peer = [
+    attribute, evaluate, graph_lib = (
       importlib.import_module(f"eap.{name}")
       for name in ("attribute", "evaluate", "graph")
-    ]
-    found = {}
+    )
+    found: dict[str, Any] = {}
     for name, settings in NETWORKS.items():
-      for key, value in _record(torch, *peer, settings).items():
+      values = _record(torch, attribute, evaluate, graph_lib, settings)
+      for key, value in values.items():
         found[f"{name}_{key}"] = value
   np.savez_compressed(out, **found)
 
@@ -227,7 +229,7 @@ def _record(torch, attribute, evaluate, graph_lib, settings):
       effect[writer, row] = value(remove) - whole
     rows["exact"].append(effect)
     values = []
-    for kept in circuits(*real.shape, SEED):
+    for kept in circuits(len(real), real.shape[1], SEED):
 
       def keep(graph, kept=kept):
         graph.in_graph &= torch.tensor(kept)

@@ -61,7 +61,7 @@ def program(
   ref = ablations.of_batch(net, params, batch, fixed)
   z = runs.written(net, params, batch)
   change = level.change(net, params, batch, ref - z, fixed)
-  zeros = level.zeros(*batch.clean.shape, clean_logits.dtype)
+  zeros = level.zeros(batch, clean_logits.dtype)
   flat = {site: jnp.zeros_like(clean[site]) for site in patterns}
 
   def without(dropped):

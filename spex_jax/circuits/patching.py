@@ -138,7 +138,8 @@ class Patched:
       ValueError: the two runs have nearly the same metric.
     """
     values = self.values.mean(axis=-1)
-    return judging.ratio(values, self.source, self.unpatched)
+    names = "the source", "the run that is patched"
+    return judging.ratio(values, self.source, self.unpatched, names)
 
   def rows(self) -> list[dict[str, Any]]:
     """For a table: labels, the mean metric and the share moved."""

@@ -118,7 +118,7 @@ def _program(
     value = lambda cut: runs.measured(
       net, params, metric, batch, clean_logits, sites.Edits(cut=cut, ref=ref)
     ).sum()
-    zeros = level.zeros(*batch.clean.shape, clean_logits.dtype)
+    zeros = level.zeros(batch, clean_logits.dtype)
     return _mean(lambda i: level.join(_by_cut(value, zeros, at[i])), num)
   change = level.change(net, params, batch, ref - z, fixed)
   slopes = lambda edits: taps.slopes(

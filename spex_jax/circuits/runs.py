@@ -150,7 +150,7 @@ def logits(
   return net.apply(params, edits, **inputs(batch, corrupted)).logits[:, 0]
 
 
-def inputs(batch: Batch, corrupted: bool = False) -> dict[str, jax.Array]:
+def inputs(batch: Batch, corrupted: bool = False) -> dict[str, Any]:
   """What `Network.apply`, `enter` and `resume` take: logits `[B, 1, V]`."""
   chex.assert_equal_shape([batch.clean, batch.corrupted])
   chex.assert_shape(batch.last, (len(batch.clean),))

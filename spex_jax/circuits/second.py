@@ -79,6 +79,7 @@ def scores(
     ways = [rng.choice([-1.0, 1.0], len(graph)) for _ in range(draws)]
   else:
     ways = [graph.writer == i for i in range(len(graph.writers))]
+  slope: Any = None
   total: Any = 0.0
   for way in ways:
     v = np.asarray(way, np.float64)
@@ -144,6 +145,6 @@ def _program(model, level, metric, params, batch, fixed, v):
   found, product = jax.jvp(slope, (zero,), (jnp.ones_like(zero),))
   # A cut edge passes less of its writer on, and of what that writer reads.
   weights = dampened(z)
-  shares = level.zeros(*batch.clean.shape, clean_logits.dtype)
+  shares = level.zeros(batch, clean_logits.dtype)
   product = product - level.join(jax.grad(passed)(shares))
   return found, v[None] * product

@@ -137,8 +137,9 @@ class Level:
       return jax.tree.map(jnp.negative, clean)
     return jax.tree.map(jnp.subtract, run(batch.corrupted), clean)
 
-  def zeros(self, num: int, length: int, dtype: Any) -> dict[str, jax.Array]:
-    """The `share` by which scores are derived, of B pairs of P positions."""
+  def zeros(self, batch: runs.Batch, dtype: Any) -> dict[str, jax.Array]:
+    """The `share` by which scores of a batch are derived."""
+    num, length = batch.clean.shape
     make = lambda *sizes: jnp.zeros((num, *sizes), dtype)
     if self.name == "neuron":
       return {
@@ -216,12 +217,12 @@ def slopes(
   chex.assert_rank(clean_logits, 2)
 
   def total(share):
-    add = level.add(net, share, change)
+    add: dict[str, Any] = level.add(net, share, change)
     for site, one in edits.add.items():
       add[site] = one + add[site] if site in add else one
     run = dataclasses.replace(edits, add=add)
     each = runs.measured(net, params, metric, batch, clean_logits, run)
     return each.sum()
 
-  zeros = level.zeros(*batch.clean.shape, clean_logits.dtype)
+  zeros = level.zeros(batch, clean_logits.dtype)
   return level.join(jax.grad(total)(zeros))
