@@ -56,7 +56,8 @@ def _compare(net, params, pairs, what, direction, every=7):
   sweep = patching.SWEEPS[what] if isinstance(what, str) else what
   assert got.values.shape == (*map(len, got.labels), len(pairs))
   places = list(itertools.product(*map(range, got.values.shape)))
-  for *at, row in places[::every]:
+  # Of the shorter pair, so that padding is tested, too.
+  for *at, row in [place for place in places if place[-1] == 1][::every]:
     expected = _by_hand(net, params, pairs, sweep, direction, at, row)
     np.testing.assert_allclose(
       got.values[(*at, row)], expected, rtol=0, atol=_EXACT
@@ -83,7 +84,7 @@ def test_the_fifteen_have_their_names():
 )
 def test_sweeps_by_hand(what, direction):
   net, params = tiny.network()
-  _compare(net, params, tiny.pairs(), what, direction, every=11)
+  _compare(net, params, tiny.pairs(), what, direction, every=3)
 
 
 @pytest.mark.slow
