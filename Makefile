@@ -4,7 +4,7 @@
 # make parity   our answers beside shapiq's and spectralexplain's (slow: peers)
 # make fuzz     random checkpoints beside transformers, 25 of each family (slow: peers)
 # make bench    the benchmarks, beside the peers (slow; builds their environment)
-# make test-slow    benchmarks at their quick sizes, and tests that take long
+# make test-slow    benchmarks at their quick sizes, tests that take long, optimised
 # make faults   200 flipped bits, 50 kills, bad inputs (slow)
 # make test-peers   the tests that run peer packages (slow; the same)
 # make peers peers-shapiq peers-torch   the environments of the peers alone
@@ -93,7 +93,7 @@ $(parts): test-part-%: $(env_dev)/.spex-all
 
 test-ends: $(env-$(newest))/.spex-all
 	"$(env-$(newest))/bin/python" -m pytest tests/store \
-	  $(foreach x,api architecture cli packaging readme explanation,tests/$(x)_test.py)
+	  $(foreach x,api architecture cli packaging readme,tests/$(x)_test.py)
 
 check: $(env_dev)/.spex-all
 	"$(env_dev)/bin/ruff" check $(sources)
@@ -102,7 +102,7 @@ check: $(env_dev)/.spex-all
 	  --python-interpreter-path "$(env_dev)/bin/python"
 
 test-slow: $(env_dev)/.spex-all
-	"$(env_dev)/bin/python" -m pytest -m slow
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 "$(env_dev)/bin/python" -m pytest -m slow
 
 test-peers: $(env-3.11)/.spex-all peers peers-shapiq
 	"$(env-3.11)/bin/python" -m pytest -m peers

@@ -71,6 +71,7 @@ class TestMethods:
     # Twice the deviation above.
     assert answer.faithfulness < best + 0.24 * (1 - best)
 
+  @pytest.mark.slow
   def test_stack_is_at_least_its_best_member(self, noisy, usual):
     for method in ("proxyspex", "gaussian", "gram", "lasso"):
       alone = decode(*noisy, method=method).faithfulness
@@ -88,6 +89,7 @@ class TestBadSamples:
     told = "All 136 values are equal to rounding: only their mean."
     assert told in answer.notes
 
+  @pytest.mark.slow_where("int", "float")
   @pytest.mark.parametrize("kind", [bool, int, float])
   def test_two_values_of_any_kind(self, noisy, kind):
     masks, values = noisy
@@ -104,6 +106,7 @@ class TestBadSamples:
     assert answer.method == "mean" and "Spoken by mean" in answer.notes[0]
     np.testing.assert_allclose(answer.fourier.coefs, [1 / _NUM_MASKS])
 
+  @pytest.mark.slow_where("1e-30", "1e+30", "1--")
   @pytest.mark.parametrize(
     "scale, offset", [(1e30, 0), (1e-30, 0), (-1e-300, 0), (1, 1e6), (1, -1e6)]
   )
@@ -259,6 +262,7 @@ class TestSamples:
     with pytest.raises(ValueError, match="or none came"):
       decode(masks, values, held_out=(masks[:0], values[:0]))
 
+  @pytest.mark.slow
   def test_a_large_plan_is_read_by_range(self, monkeypatch):
     f = functions.planted(30, 3, 2)
     plan = spex.make_plan(_KEY, 30, b=2)

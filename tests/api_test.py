@@ -82,6 +82,7 @@ class TestSpex:
     )
     assert any("not max_order=4" in note for note in answer.notes)
 
+  @pytest.mark.slow
   def test_held_out_shrinks_to_fit_the_plan_and_says_so(self):
     budget = spex.least_budget(30) + 30
     f = functions.planted(30, 3, 2)
@@ -128,6 +129,7 @@ class TestLasso:
     )
     assert answer.fourier.orders.max() == 1 and answer.faithfulness < 0.95
 
+  @pytest.mark.slow
   def test_deterministic_in_the_key(self):
     first, again, other = (
       explain(
@@ -156,6 +158,7 @@ class TestProxies:
 
 
 class TestTarget:
+  @pytest.mark.slow_where("auto")
   @pytest.mark.parametrize("method", ["auto", "lasso"])
   def test_no_more_is_asked_once_it_is_reached(self, method):
     fn = _Counting(functions.pairs)
@@ -169,6 +172,7 @@ class TestTarget:
     assert told.format(f"{answer.faithfulness:.3f}") in answer.notes[0]
     assert f"with {fn.distinct()} of 600 masks" in answer.notes[0]
 
+  @pytest.mark.slow
   def test_what_is_out_of_reach_is_told_and_the_budget_spent(self):
     fn = _Counting(
       lambda m: functions.pairs(m) + 2.0 * m[:, 4] * m[:, 5] * m[:, 6]
@@ -299,6 +303,7 @@ class TestValues:
       (100, 100),
     ]
 
+  @pytest.mark.slow_where("auto")
   @pytest.mark.parametrize("method", ["auto", "lasso"])
   def test_integers_and_booleans(self, method):
     for cast in (np.int32, np.bool_):
@@ -306,6 +311,7 @@ class TestValues:
       answer = explain(fn, 12, budget=200, method=method, key=_KEY)
       np.testing.assert_allclose(dict(answer.fourier.terms())[(2,)], -0.5)
 
+  @pytest.mark.slow_where("1e-30", "1e+30")
   @pytest.mark.parametrize("method", ["auto", "lasso"])
   @pytest.mark.parametrize("scale, offset", [(1, 1e6), (1e30, 0), (1e-30, 0)])
   def test_any_scale_and_offset(self, scale, offset, method):
@@ -315,6 +321,7 @@ class TestValues:
     coef = dict(answer.fourier.terms())[(2, 3)]
     np.testing.assert_allclose(coef / scale, 0.75, rtol=1e-6)
 
+  @pytest.mark.slow_where("15")
   @pytest.mark.parametrize("n", [5, 15])
   def test_targets(self, n):
     fn = lambda m: np.stack(
@@ -447,6 +454,7 @@ class TestValues:
     ):
       explain(fn, 5, budget=32, key=_KEY, batch_size=32)
 
+  @pytest.mark.slow
   def test_a_function_without_low_orders_is_its_mean(self):
     fn = lambda m: 1.0 - 2.0 * (m.sum(axis=1) % 2)
     answer = explain(fn, 12, budget=200, key=_KEY)

@@ -26,6 +26,9 @@ jax.config.update(
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
   ),
 )
+# Most programs run once or twice: to optimise them costs a quarter more than it
+# saves. `make test-slow` runs them as users do.
+_QUICK = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") != "0"
 # Broadcasting of ranks must be written out.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Eight devices on one CPU, so that sharding is tested everywhere.
@@ -36,6 +39,22 @@ hypothesis.settings.register_profile(
   "spex", deadline=None, max_examples=30, derandomize=True, database=None
 )
 hypothesis.settings.load_profile("spex")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+  # What a compiled program costs is asked of an optimised one.
+  quick = _QUICK and "cost" not in item.path.stem
+  jax.config.update("jax_disable_most_optimizations", quick)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+  """What `slow_where` names is slow: before `-m` is applied."""
+  for item in items:
+    for mark in item.iter_markers("slow_where"):
+      if any(part in item.callspec.id for part in mark.args):
+        item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

@@ -141,6 +141,7 @@ def test_everything_survives_a_file(both, tmp_path):
   np.testing.assert_array_equal(back.interval(masks), both.interval(masks))
 
 
+@pytest.mark.slow_where("2")
 @pytest.mark.parametrize("num_targets", [None, 2])
 def test_save_and_load(tmp_path, num_targets):
   fn = _pairs
@@ -269,6 +270,7 @@ def test_errors_that_were_thinned_bound_as_well(samples):
     assert 0 <= thin.interval(masks, level)[1][0] - exact < 4.5
 
 
+@pytest.mark.slow_where("kernelshap")
 @pytest.mark.parametrize("method", ["gram", "occlusion", "lime", "kernelshap"])
 def test_the_ends_are_fs_own(method, tmp_path):
   # A jump at both ends that no uniform mask sees.

@@ -64,6 +64,7 @@ def test_the_five_lines_each_run_as_they_stand(tmp_path, monkeypatch, capsys):
   assert re.findall(r"sets of (\d+) players", shown) == ["5", "4", "4", "4"]
 
 
+@pytest.mark.slow
 def test_generating_from_python_runs_as_it_stands(
   tmp_path, monkeypatch, capsys
 ):

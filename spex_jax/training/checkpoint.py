@@ -13,6 +13,7 @@ import hashlib
 import os
 import pathlib
 import shutil
+import time
 from typing import Any
 
 import jax
@@ -70,7 +71,7 @@ def save(path: str | os.PathLike, state: Any, config: dict[str, Any]) -> None:
   except Exception as error:  # Of the system, or Orbax's own kinds.
     raise OSError(f"{path} could not be saved: {_reason(error)}.") from error
   finally:
-    shutil.rmtree(temporary, ignore_errors=True)
+    _remove(temporary)
 
 
 def restore(path: str | os.PathLike, like: Any, config: dict[str, Any]) -> Any:
@@ -120,6 +121,15 @@ def restore(path: str | os.PathLike, like: Any, config: dict[str, Any]) -> Any:
   template = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
   with ocp.StandardCheckpointer() as checkpointer:
     return checkpointer.restore(path / _STATE, template)
+
+
+def _remove(folder: pathlib.Path) -> None:
+  """Removes a folder that threads may still write into, as Orbax's do."""
+  deadline = time.monotonic() + 5.0
+  shutil.rmtree(folder, ignore_errors=True)
+  while folder.exists() and time.monotonic() < deadline:
+    time.sleep(0.01)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 _ABSENT = object()

@@ -119,6 +119,7 @@ def _pieces(pieces, separator):
   ]
 
 
+@pytest.mark.slow_where("fun is")
 @pytest.mark.parametrize("separator", ["\n", "\n\n", "\n \n"])
 @pytest.mark.parametrize("before", ["", "fun is\n"])
 def test_lines_are_joined_anew(separator, before):

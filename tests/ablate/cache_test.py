@@ -35,6 +35,7 @@ def _asked(fn, path, **settings):
   return fn.asked
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(tmp_path):
   path = tmp_path / "values.jsonl"
   fn = _Counted(stop=100)

@@ -159,6 +159,7 @@ def test_refused(make, message):
     make()
 
 
+@pytest.mark.slow
 def test_what_is_no_number():
   output, inputs = _texts()
   ids = _IDS.copy()

@@ -89,6 +89,7 @@ def test_grouped_queries_have_key_value_nodes():
   assert "blocks.0.heads.3 -> blocks.1.heads.3" in names
 
 
+@pytest.mark.slow_where("other")
 @pytest.mark.parametrize("of", ["other", "zero"])
 def test_masks_are_cuts_by_hand(of):
   net, params, ref = _net()

@@ -289,6 +289,7 @@ for microbatch in (None, 2):
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_a_process_with_one_bit_for_bit():
   outputs = []
   for num in (1, 8):

@@ -49,6 +49,7 @@ def _slowly(row, background):
   return np.array(values)
 
 
+@pytest.mark.slow_where("3-0", "3-1", "3-2", "1-1")
 @pytest.mark.parametrize("place", range(4))
 @pytest.mark.parametrize("size", [1, 3])
 def test_frames_keep_their_types(place, size):

@@ -62,6 +62,7 @@ def test_gate_gradient_of_neurons_is_gradient_times_parameter(network):
   np.testing.assert_allclose(found(np.ones((1, 5), bool))[0], value, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_gate_gradient_of_filters_is_gradient_times_kernel():
   small = convnet.small(3, width=2)
   pixels = np.random.default_rng(1).random((4, 1, 6, 6)).astype(np.float32)

@@ -29,7 +29,7 @@ def _some(players, seed=0):
   return rng.permutation(players.n)[: max(1, players.n // 3)]
 
 
-_SLOW = {"resnet", "vit", "t5"}  # To compile.
+_SLOW = {"resnet", "vit", "t5", "gemma", "convnet"}  # To compile.
 
 
 @pytest.mark.parametrize(
@@ -106,6 +106,7 @@ def test_a_mean_stands_in(name):
   assert "replaced by a constant" in str(edit)
 
 
+@pytest.mark.slow
 def test_a_mean_of_heads_and_outputs_stands_in():
   net, params, inputs, at = models.model("gpt2")
   run = models.forward("gpt2")

@@ -1,8 +1,11 @@
 """The benchmark of the indices runs, and its peers agree with ours."""
 
+import pytest
+
 from experiments import bench_indices
 
 
+@pytest.mark.slow
 def test_quick_rows():
   rows = list(bench_indices.run(bench_indices.CONFIGS["quick"]))
   ours = [row for row in rows if row["who"] == "spex_jax"]

@@ -57,6 +57,7 @@ def test_ours_is_exact_where_all_masks_fit():
   assert row["mse"] < 1e-20 and row["top5"] == 1 and row["asked"] == 1 << 14
 
 
+@pytest.mark.slow_where("pixels64")
 @pytest.mark.parametrize("name", sorted(bench_singles.GAMES))
 def test_every_game_has_the_players_of_its_name(name):
   game = bench_singles.GAMES[name](1)

@@ -12,6 +12,8 @@ from spex_jax.models import convnet
 from tests.jobs import small
 from tests.models import checkpoints
 
+pytestmark = pytest.mark.slow
+
 
 def test_an_interval_is_wilsons():
   # By its definition: the ends are where |p - x| = z sqrt(x (1 - x) / n).

@@ -11,6 +11,8 @@ from spex_jax.masks import sampling
 from spex_jax.models import hub
 from tests.jobs import small
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def net(tmp_path_factory):

@@ -8,6 +8,8 @@ from experiments import spex_sentiment
 from spex_jax.ablate import evaluate
 from spex_jax.jobs import subjects
 
+pytestmark = pytest.mark.slow
+
 
 def _subject(n):
   # Masks without player 0 are one value, so that lasso of order 1 misses some.

@@ -18,6 +18,7 @@ def workdir(tmp_path_factory):
   return path
 
 
+@pytest.mark.slow
 def test_rows_and_tables(workdir):
   found = list(sweep_table.table(str(workdir), show=3))
   first = found[0]

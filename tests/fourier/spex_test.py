@@ -96,6 +96,7 @@ class TestPlan:
 
 
 class TestDecode:
+  @pytest.mark.slow_where("0-soft", "0-hard")
   @pytest.mark.parametrize("decoding", ["hard", "soft", "joint"])
   @pytest.mark.parametrize("seed", range(3))
   def test_noiseless_is_exact(self, decoding, seed):
@@ -190,6 +191,7 @@ class TestDecode:
         recalls[decoding] += len(found & {s for s, _ in f.terms()})
     assert recalls["joint"] > 2 * recalls["soft"] > 0
 
+  @pytest.mark.slow
   def test_pure_noise_is_no_structure(self):
     plan = _plan()
     values = np.random.default_rng(0).normal(size=plan.num_masks)
@@ -235,6 +237,7 @@ class TestDecode:
     found = dict(spex.decode(plan, values).fourier.terms())
     assert found == {(): pytest.approx(3.0), (0,): pytest.approx(-2.0)}
 
+  @pytest.mark.slow
   def test_decoding_is_deterministic(self):
     f, plan = _planted(), _plan()
     noisy = synthetic.noisy(f, 0, 1.0)(plan.masks())

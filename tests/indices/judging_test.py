@@ -94,6 +94,7 @@ def test_targets_that_never_change_are_left_out_and_flat_guesses_score_0():
   assert found.mean == 0.5 and "1 targets never change" in str(found)
 
 
+@pytest.mark.slow
 def test_a_surrogate_is_judged_with_interactions_and_without():
   function = functions.planted(8, 12, 3, seed=3)
   masks = sampling.enumerate_masks(8)

@@ -191,6 +191,7 @@ made.ask(bank_test._masks(400))
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_continued(tmp_path):
   """SIGKILL in the middle; what it told of is there, and bytes are as ever."""
   here = os.path.dirname(__file__)

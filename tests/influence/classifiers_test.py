@@ -25,9 +25,8 @@ def _classifier(kind, shape, **changes):
   )
 
 
-@pytest.mark.parametrize(
-  "kind", [pytest.param("transformer", marks=pytest.mark.slow), "convnet"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["transformer", "convnet"])
 def test_networks_of_images_are_retrained(kind):
   """Values depend on who is there, and not on what the others look like."""
   problem = retraining.problem_of(_config(kind))
@@ -82,6 +81,7 @@ def test_networks_that_do_not_fit(kind, shape, changes, message):
     _classifier(kind, shape, **changes)
 
 
+@pytest.mark.slow
 def test_colours_are_the_last_axis():
   """The same as the network on channels first."""
   made = _classifier("convnet", (8, 8, 3))

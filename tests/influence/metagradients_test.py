@@ -77,6 +77,7 @@ def test_equals_central_finite_differences(name):
   np.testing.assert_allclose(found(full)[0], values[-1], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_converged_ridge_is_the_infinitesimal_jackknife():
   """d theta / d w_i = A^-1 x_i (y_i - x_i theta), for A = x'x + c."""
   x, y, tests = ridge_games.data(_N)

@@ -31,6 +31,7 @@ def known():
   return config, problem, masks, problem.retrainer.run(masks.fit).values
 
 
+@pytest.mark.slow
 def test_the_keys_are_those_of_the_bank(known):
   _, problem, _, _ = known
   everybody = np.ones((1, problem.players.n), bool)

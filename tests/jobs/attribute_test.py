@@ -223,6 +223,7 @@ def test_help_lists_what_there_is(capsys):
   assert max(map(len, out.splitlines())) <= 80
 
 
+@pytest.mark.slow
 def test_contexts_with_a_diverged_corner_are_left_out(finished, monkeypatch):
   """What was found stands, and so does what the other contexts measure."""
   workdir, _, before = finished

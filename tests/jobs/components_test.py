@@ -51,6 +51,7 @@ def test_every_configuration_is_tested_here():
   ]
 
 
+@pytest.mark.slow
 def test_the_network_of_digits_is_taken_apart(digits):
   _, workdir, answer, lines = digits
   said = "\n".join(lines)
@@ -90,6 +91,7 @@ def test_a_language_model_by_short_flags(model, tmp_path, capsys, monkeypatch):
   assert (tmp_path / "runs/components_lm/figure.png").exists()
 
 
+@pytest.mark.slow
 def test_a_picture_by_short_flags(tmp_path, capsys):
   folder = small.vit(tmp_path / "vit")
   Image.fromarray(small.picture()).save(tmp_path / "cat.png")
@@ -106,6 +108,7 @@ def test_a_picture_by_short_flags(tmp_path, capsys):
   assert body["names"][9] == "blocks.0.mlp 9" and body["units"] == "logit"
 
 
+@pytest.mark.slow
 def test_filters_of_a_resnet(tmp_path):
   """Those of two layers; absent ones give their means over other pictures."""
   folder = checkpoints.shared("tiny", "resnet_basic")
@@ -141,6 +144,7 @@ def test_filters_of_a_resnet(tmp_path):
     parts.of_picture(config, tmp_path)
 
 
+@pytest.mark.slow_where("mean")
 @pytest.mark.parametrize("absent", ["mean", "resample"])
 def test_stand_ins_are_of_the_background(model, tmp_path, absent):
   """The value of no head is that of heads that give what stands in."""

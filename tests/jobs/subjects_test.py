@@ -111,6 +111,7 @@ def test_a_model_that_cannot_be_used_names_the_remedy(
   assert str(workdir / "model") in err and "--workdir" in err
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line(tmp_path):
   """The system's own refusal to write more, met by Orbax in its threads."""
   code = (

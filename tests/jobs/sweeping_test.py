@@ -26,6 +26,7 @@ def test_any_range_of_masks_is_the_same_rows(keep):
     np.testing.assert_array_equal(work.masks(start, stop), whole[start:stop])
 
 
+@pytest.mark.slow
 def test_builders_give_what_the_commands_ask_for(tmp_path):
   config = settings.as_dict(cli.load_config("digits:quick"))
   config |= _PLAN | {"model_dir": str(tmp_path)}

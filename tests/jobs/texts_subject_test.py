@@ -273,6 +273,7 @@ def _log_softmax(logits):
   return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 
 
+@pytest.mark.slow
 def test_a_removed_word_is_as_if_it_had_not_been_there(made, spoken, tmp_path):
   config = _config(
     "lm", made / "lm", prefix="is", text=" the film the fun", suffix=" film",

@@ -162,6 +162,7 @@ def test_a_launcher_that_is_killed_takes_its_tasks_with_it(folder):
   assert len(crash_test._published(folder / "run")) == before < 10
 
 
+@pytest.mark.slow_where("more1", "more2")
 @pytest.mark.parametrize(
   ("more", "message"),
   [

@@ -86,6 +86,7 @@ def test_every_small_pattern_decodes(n, t, kind):
   assert _sets(players, n) == sets
 
 
+@pytest.mark.slow_where("100000", "4000", "raw")
 @pytest.mark.parametrize("kind", _KINDS)
 @pytest.mark.parametrize(
   ("n", "t"), [(100, 5), (1000, 5), (1000, 8), (4000, 2), (100_000, 3)]

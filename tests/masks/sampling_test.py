@@ -119,6 +119,7 @@ def test_distinct_takes_all_there_are():
   assert sorted(_index(masks).tolist()) == list(range(64))
 
 
+@pytest.mark.slow_where("None")
 @pytest.mark.parametrize("weights", [None, np.array([0, 1.0, 2, 6, 0])])
 def test_distinct_follows_its_distribution(weights):
   """Small n ranks all masks; the first two rows are successive draws."""

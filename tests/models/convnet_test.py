@@ -104,6 +104,7 @@ def test_dropped_examples_do_not_leak_through_statistics():
     )
 
 
+@pytest.mark.slow
 def test_settled_statistics_are_those_of_all_examples():
   params = _SMALL.init(jax.random.key(0))
   x, weights = _images(), jnp.array([1.0, 1, 0, 1, 0, 1])

@@ -56,6 +56,7 @@ def _bytes(net, readers):
 _SLOW = pytest.mark.slow
 
 
+@pytest.mark.slow_where("1000")
 @pytest.mark.parametrize(
   "num_blocks, vocab_size, block, last, every",
   [

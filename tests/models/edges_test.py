@@ -36,6 +36,7 @@ def _cut(net, value):
   }
 
 
+@pytest.mark.slow_where("gpt_neox", "gpt2")
 @pytest.mark.parametrize("name", _SETTINGS)
 def test_nothing_cut_is_plain_and_everything_cut_is_the_other_run(name):
   net = _load(name)
@@ -114,6 +115,7 @@ def test_one_edge_is_cut_for_one_head_only():
   assert moved.tolist() == [False, True, False, False]
 
 
+@pytest.mark.slow
 def test_gradients_by_cut_are_finite_differences(tmp_path):
   with jax.enable_x64(True):
     folder, _ = checkpoints.make(tmp_path / "gemma2", _SETTINGS["gemma2"])
@@ -198,6 +200,7 @@ def _check_gradients(net, params, ref, **inputs):
       )
 
 
+@pytest.mark.slow_where("gpt_neox", "llama", "gpt2")
 @pytest.mark.parametrize("name", _SETTINGS)
 def test_gradients_by_edges_are_those_at_the_readers(name):
   net = _load(name)
@@ -205,6 +208,7 @@ def test_gradients_by_edges_are_those_at_the_readers(name):
   _check_gradients(net, net.params, ref, input_ids=_CLEAN)
 
 
+@pytest.mark.slow_where("gemma2-late0", "gemma2-late1", "gpt_neox")
 @pytest.mark.parametrize(
   "name, late",
   [
@@ -245,6 +249,7 @@ def test_cuts_by_position_of_a_part_of_a_forward(name, late):
     net.resume(net.params, 1, x, edits, input_ids=_CLEAN)
 
 
+@pytest.mark.slow
 def test_a_vision_transformer_has_edges_too():
   config = vit.Config(
     width=8, num_blocks=2, num_heads=2, num_kv_heads=2, head_width=4,

@@ -86,6 +86,7 @@ def test_roberta_counts_positions_of_tokens_that_are_no_padding():
     net.apply(params, input_ids=np.full((1, 8), 3))
 
 
+@pytest.mark.slow_where("None")
 @pytest.mark.parametrize("pad_id", [None, 1])
 def test_the_order_of_tokens_is_that_of_their_positions(pad_id):
   net, params = _embedding()

@@ -42,6 +42,7 @@ def _greedy(net, ids, num, edits=None):
   return text[0, len(ids) :].tolist(), np.array(logprobs)
 
 
+@pytest.mark.slow_where("gpt2")
 @pytest.mark.parametrize(
   "settings", [checkpoints.GPT2, _SLIDING], ids=["gpt2", "gemma2 sliding"]
 )
@@ -89,6 +90,7 @@ def test_edits_hold_at_every_step():
   assert np.abs(plain.logprobs - out.logprobs).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_edges_are_cut_at_every_step():
   net, _ = checkpoints.compiled(checkpoints.LLAMA)
   # By position of prompt and text, of which a step takes its own.
@@ -160,6 +162,7 @@ def test_rows_end_at_the_end_token():
     assert not np.asarray(out.logprobs[row, length:]).any()
 
 
+@pytest.mark.slow
 def test_drawn_tokens_follow_the_distribution():
   net, _ = checkpoints.compiled(checkpoints.LLAMA)
   ids = np.tile(_IDS[:1], (4000, 1))
@@ -232,6 +235,7 @@ def test_only_causal_models_generate():
     generate.begin(net, net.params, 3, input_ids=_IDS)
 
 
+@pytest.mark.slow
 def test_a_trained_model_writes_english():
   net = checkpoints.Compiled(models.load(checkpoints.shared("stories260k")))
   prompt = net.tokenizer.encode("Once upon a time, there was a little").ids

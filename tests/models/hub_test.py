@@ -333,6 +333,7 @@ def test_the_frequencies_of_llama3_are_continuous():
   assert ((ratio > 1.01) & (ratio < 7.9)).sum() > 3
 
 
+@pytest.mark.slow
 def test_load_is_imported_lazily():
   code = (
     "import sys, spex_jax.models as m; "

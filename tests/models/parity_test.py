@@ -15,6 +15,9 @@ _FAMILIES = (
 )  # fmt: skip
 
 
+@pytest.mark.slow_where(
+  "vit", "distilbert", "roberta", "qwen3", "resnet_bottleneck", "phi3"
+)
 @pytest.mark.parametrize("name", ["stories260k", *_FAMILIES])
 def test_logits_and_hidden_states(name):
   parts = (name,) if name == "stories260k" else ("tiny", name)
@@ -42,6 +45,7 @@ def test_logits_and_hidden_states(name):
     assert difference(got, expected[f"out_hidden_{number}"], mask) < 1e-5
 
 
+@pytest.mark.slow
 def test_head_masks_of_a_trained_model():
   folder = checkpoints.shared("stories260k")
   net = models.load(folder)

@@ -29,6 +29,7 @@ def test_there_are_recordings():
   assert len(_RECORDED) > 12
 
 
+@pytest.mark.slow_where("untied", "distilbert_masked")
 @pytest.mark.parametrize("path", _RECORDED, ids=lambda path: path.stem)
 def test_logits(path, tmp_path):
   folder, arrays = _unpack(path, tmp_path / "model")

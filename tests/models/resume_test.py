@@ -54,6 +54,7 @@ def _all_edited(net, rng):
   return sites.Edits(scale=scale, add=add)
 
 
+@pytest.mark.slow_where("gemma2", "gpt_neox")
 @pytest.mark.parametrize(
   "name, keep, rows",
   [
@@ -112,6 +113,7 @@ def test_the_work_of_the_last_block_is_less(nets):
   assert flops(1) < 0.75 * flops(6)
 
 
+@pytest.mark.slow
 def test_edits_of_other_sizes_are_refused_at_a_cut_site(nets):
   net = nets("gpt2")
   ask = lambda size: net.apply(
@@ -132,6 +134,7 @@ def test_edits_of_other_sizes_are_refused_at_a_cut_site(nets):
     )
 
 
+@pytest.mark.slow_where("gpt_neox", "gpt2")
 @pytest.mark.parametrize("name", _SETTINGS)
 def test_extending_caches_gives_what_a_forward_gives(nets, name):
   net = nets(name)

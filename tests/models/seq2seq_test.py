@@ -63,6 +63,7 @@ def _edits():
   )
 
 
+@pytest.mark.slow_where("t5", "gated")
 @pytest.mark.parametrize(
   "name, edited", [("t5", True), ("gated", False), ("marian", True)]
 )
@@ -167,6 +168,7 @@ def test_vmapped_edits_equal_a_loop_and_compile_once():
   assert checkpoints.difference(batched, looped) < _RTOL
 
 
+@pytest.mark.slow
 def test_drawn_tokens_are_of_the_k_likeliest():
   net, params = _network("t5")
   settings = {"temperature": 0.7, "top_k": 2, "key": jax.random.key(1)}

@@ -147,6 +147,7 @@ def _reference(config, params, inputs):
   return x @ head, hidden, memory
 
 
+@pytest.mark.slow_where("relu")
 @pytest.mark.parametrize("name", _CONFIGS)
 def test_matches_numpy(name):
   net, params, inputs = _setup(_CONFIGS[name])
@@ -172,6 +173,7 @@ def test_recorded_outputs():
   assert checkpoints.difference(encoded[seen], expected[seen]) < 1e-5
 
 
+@pytest.mark.slow_where("relu")
 @pytest.mark.parametrize("name", _CONFIGS)
 def test_every_site_is_called_in_order_and_takes_edits(name):
   net, params, inputs = _setup(_CONFIGS[name])
@@ -193,6 +195,7 @@ def test_every_site_is_called_in_order_and_takes_edits(name):
     assert checkpoints.difference(other, plain) > 1e-4, site
 
 
+@pytest.mark.slow
 def test_heads_add_up_and_can_be_cut():
   net, params, inputs = _setup()
   names = ("encoder.blocks.1.attn", "decoder.blocks.0.cross")

@@ -12,8 +12,9 @@ from tests.models import checkpoints, reference
 _IDS = np.array([[3, 1, 4, 1, 5, 9, 2, 6], [2, 7, 1, 8, 2, 8, 1, 8]], np.int32)
 
 # Two blocks of sums of at most 48 products, and norms: some hundred float32
-# roundings of relative size 6e-8 in a row, mostly of random sign.
-_TOLERANCE = 6e-6
+# roundings of relative size 6e-8 in a row, mostly of random sign; programs that
+# are not optimised sum one by one.
+_TOLERANCE = 1e-5
 
 _GEMMA = checkpoints.relative(
   "gemma2",
@@ -62,6 +63,7 @@ def test_logits_equal_the_reference(settings):
   assert checkpoints.difference(out.logits, expected) < _TOLERANCE
 
 
+@pytest.mark.slow_where("settings0")
 @pytest.mark.parametrize("settings", [checkpoints.LLAMA, _GEMMA])
 def test_every_site_is_edited_as_the_reference_edits_it(settings):
   net, tensors = checkpoints.compiled(settings)
@@ -140,6 +142,7 @@ def test_head_sites_agree_with_each_other():
       )
 
 
+@pytest.mark.slow
 def test_zeroed_heads_by_z_and_by_heads_are_the_same():
   for settings in (checkpoints.LLAMA, _GEMMA):
     net, _ = checkpoints.compiled(settings)

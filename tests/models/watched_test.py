@@ -51,6 +51,7 @@ def test_a_mask_that_is_added_to_scores_is_refused():
   np.testing.assert_array_equal(run(np.isfinite(added).astype(float)), ones)
 
 
+@pytest.mark.slow
 def test_padding_on_the_left_is_moved_under_jit():
   net = _net()
   made = jax.jit(

@@ -106,6 +106,7 @@ def test_within_the_budget(method):
   assert again.fourier.terms() == answer.fourier.terms()
 
 
+@pytest.mark.slow
 def test_kernelshap_by_shapiq(monkeypatch):
   monkeypatch.delitem(sys.modules, "shapiq")
   pytest.importorskip("shapiq")

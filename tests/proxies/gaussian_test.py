@@ -149,6 +149,7 @@ def test_objective_and_its_gradient(rank):
       np.testing.assert_allclose(leaf[i], difference, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_tuning_lowers_the_objective_and_finds_who_matters():
   masks, values = _data()
   posterior = gaussian.fit(masks, values)

@@ -347,6 +347,7 @@ def test_a_scan_needs_masks_and_few_players(monkeypatch):
   assert members.gram_fit(masks, values) is None
 
 
+@pytest.mark.slow_where("1e+30", "1e-30")
 @pytest.mark.parametrize(
   "by", [_by_lasso1, _by_lasso2, _by_relaxed, _by_gram, _by_gaussian]
 )

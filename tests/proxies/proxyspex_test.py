@@ -123,6 +123,7 @@ def test_one_mask_stands_for_all():
   assert "One mask only" in found.notes[0]
 
 
+@pytest.mark.slow_where("3", "7")
 @pytest.mark.parametrize("num_masks", [2, 3, 7, 30])
 @pytest.mark.parametrize("mode", ["ours", "paper"])
 def test_too_few_masks_to_split_give_the_mean_and_say_so(mode, num_masks):

@@ -51,6 +51,7 @@ def high():
   return _Asked(_planted(5))
 
 
+@pytest.mark.slow
 def test_a_plan_finds_the_order_that_no_proxy_can(high):
   assert "under half of the values, so SPEX's plan was asked" in high.notes
   assert high.answer.method == "spex" and high.ask.asked == _BUDGET
@@ -65,6 +66,7 @@ def test_a_plan_finds_the_order_that_no_proxy_can(high):
   np.testing.assert_array_equal(first, high.test.masks)
 
 
+@pytest.mark.slow
 def test_a_goal_that_only_a_plan_can_reach(high):
   told = _Asked(_planted(5), goal=0.99).notes
   assert "0.99 was reached (R^2 1.000 on 64 held-out masks) with 600" in told

@@ -111,6 +111,7 @@ def test_fifty_kills_change_no_byte(whole, tmp_path):
   _check(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 def test_the_launcher_starts_killed_tasks_again(whole, tmp_path):
   """A worker is killed from outside; the launcher ends with all done."""
   workdir = tmp_path / "run"

@@ -80,6 +80,7 @@ def test_addresses_that_are_none():
       small.sweep().item_of(wrong)
 
 
+@pytest.mark.slow
 def test_a_task_of_many_makes_its_own_shards_alone():
   sweep = small.sweep([{"scale": i + 2.0} for i in range(100_000)])
   begin = time.process_time()

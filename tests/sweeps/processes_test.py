@@ -62,6 +62,7 @@ def one(tmp_path_factory):
   return crash_test._bytes(workdir)
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_bytes_of_one(one, tmp_path):
   both = _both(tmp_path)
   assert [process.wait(120) for process in both] == [0, 0]
@@ -70,6 +71,7 @@ def test_two_processes_make_the_bytes_of_one(one, tmp_path):
   assert crash_test._bytes(tmp_path) == one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 8])
 def test_any_number_of_devices_makes_the_same_bytes(one, tmp_path, devices):
   """The batch of one device is part of the configuration."""

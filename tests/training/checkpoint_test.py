@@ -162,6 +162,7 @@ def test_a_full_disk_is_one_error_that_names_the_path(
   assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_killed_half_way_is_never_taken_as_whole(tmp_path):
   """SIGKILL just before the rename: all bytes written, nothing published."""
   path = tmp_path / "model"
