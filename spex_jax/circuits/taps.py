@@ -110,36 +110,36 @@ class Level:
     net: sites.Network,
     params: Any,
     batch: runs.Batch,
+    of_writers: jax.Array,
     fixed: jax.Array | None,
   ) -> Any:
-    """What the other run has, less what the clean one has.
+    """What the other run has, less what this one has, as `slopes` takes it.
 
     Args:
       net: the network.
       params: its parameters.
       batch: B pairs.
-      fixed: as `ablations.of_batch` takes it; of neurons None, or zeros.
+      of_writers: `[B, P, W, d]`, the change of what they write.
+      fixed: of `ablations.stand_ins`; of neurons, which are changed by the
+        prompts alone, None, or anything for zeros.
 
     Returns:
       `[B, W, P, d]`; of neurons `[B, P, F]` by site.
     """
     if self.name != "neuron":
-      ref = ablations.of_batch(net, params, batch, fixed)
-      change = ref - runs.written(net, params, batch)
-      return jnp.moveaxis(change, 2, 1)
-    sites_of = [f"blocks.{i}.{NEURONS}" for i in range(len(self.neurons))]
+      return jnp.moveaxis(of_writers, 2, 1)
+    named = tuple(f"blocks.{i}.{NEURONS}" for i in range(len(self.neurons)))
     run = lambda ids: (
-      net.apply(
-        params, input_ids=jnp.asarray(ids), capture=tuple(sites_of)
-      ).activations
+      net.apply(params, input_ids=jnp.asarray(ids), capture=named).activations
     )
     clean = run(batch.clean)
     if fixed is not None:
       return jax.tree.map(jnp.negative, clean)
     return jax.tree.map(jnp.subtract, run(batch.corrupted), clean)
 
-  def zeros(self, num: int, length: int, dtype: Any) -> dict[str, jax.Array]:
-    """The `share` by which scores are derived, of B pairs of P positions."""
+  def zeros(self, batch: runs.Batch, dtype: Any) -> dict[str, jax.Array]:
+    """The `share` by which scores of a batch are derived."""
+    num, length = batch.clean.shape
     make = lambda *sizes: jnp.zeros((num, *sizes), dtype)
     if self.name == "neuron":
       return {
@@ -217,12 +217,12 @@ def slopes(
   chex.assert_rank(clean_logits, 2)
 
   def total(share):
-    add = level.add(net, share, change)
+    add: dict[str, Any] = level.add(net, share, change)
     for site, one in edits.add.items():
       add[site] = one + add[site] if site in add else one
     run = dataclasses.replace(edits, add=add)
     each = runs.measured(net, params, metric, batch, clean_logits, run)
     return each.sum()
 
-  zeros = level.zeros(*batch.clean.shape, clean_logits.dtype)
+  zeros = level.zeros(batch, clean_logits.dtype)
   return level.join(jax.grad(total)(zeros))
