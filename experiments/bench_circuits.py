@@ -192,6 +192,7 @@ def _eap_ig(config: Config) -> Iterator[Row]:
     )
   )
   memory = program.lower(params, batch).compile().memory_analysis()
+  assert memory is not None
   yield {
     "who": "eap-ig, memory", "positions": config.long, "pairs": 1,
     "temporaries_mib": round(memory.temp_size_in_bytes / 2**20, 1),
@@ -368,8 +369,10 @@ def main(argv):
       )
     )
   else:
-    peer = (_PEER.value, _CHECKOUT.value)
-    made = run(config, common, None if None in peer else peer, _ROWS.value)
+    peer = None
+    if _PEER.value is not None and _CHECKOUT.value is not None:
+      peer = _PEER.value, _CHECKOUT.value
+    made = run(config, common, peer, _ROWS.value)
   rows.write(made, _OUTPUT.value)
 
 

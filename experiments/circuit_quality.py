@@ -21,6 +21,7 @@ import pathlib
 import tempfile
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -198,7 +199,7 @@ def table(
       yield {"who": "table", "task": task} | row
 
 
-_SCORES = {
+_SCORES: dict[str, dict[str, Any]] = {
   "eap": {"method": "eap"},
   "eap-ig": {"method": "eap-ig"},
   "relp": {"method": "eap", "backward": "relp"},

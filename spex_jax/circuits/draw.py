@@ -22,6 +22,7 @@ _DASHES = {"q": "", "k": "7 4", "v": "1.5 4"}
 _PORTS = {"q": -11.0, "k": 0.0, "v": 11.0}
 _STEP, _ROW, _BOX, _MARGIN = 58.0, 66.0, (44.0, 22.0), 36.0
 _LEAST = 560.0
+_BULGE = 90.0  # How far lines that pass nodes of one column go aside, at most.
 _FAN = 0.12, 14.0  # How far lines leave a node's middle towards their ends.
 _SWEEPS = 6  # Of ordering the nodes of a row by their neighbours.
 _INSIDE = re.compile(r"blocks\.(\d+)\.(?:heads\.(\d+)|mlp)")
@@ -52,11 +53,11 @@ def svg(
   if scores is None:
     scores = -np.ones(graph.num_edges)
   scores = selection.check(graph, scores)
-  ends = [_ends(graph, int(i)) for i in numbers]
+  ends = [_ends(graph, int(i), circuit) for i in numbers]
   nodes = sorted({node for a, into, _ in ends for node in (a, *into)})
   names = [*graph.writers, graph.readers[-1].name]
   places = _places(nodes, ends, names)
-  width = max(x for x, _ in places.values()) + _MARGIN + _BOX[0] / 2
+  width = max(x for x, _ in places.values()) + _MARGIN + _BOX[0] / 2 + _BULGE
   if width < _LEAST:  # The legend's; what is narrower stands in the middle.
     places = {n: (x + (_LEAST - width) / 2, y) for n, (x, y) in places.items()}
     width = _LEAST
@@ -91,9 +92,12 @@ def svg(
       x1 += _PORTS.get(kind, 0.0)
       start, end = flip(y0) - _BOX[1] / 2, flip(y1) + _BOX[1] / 2 + 5
       bend = 0.45 * (start - end)
+      far = abs(x1 - x0) < _STEP and start - end > _ROW
+      aside = min(20 + 0.1 * (start - end), _BULGE) if far else 0.0
       out = x0 + float(np.clip(_FAN[0] * (x1 - x0), -_FAN[1], _FAN[1]))
       paths.append(
-        f"M{out:.1f} {start:.1f}C{out:.1f} {start - bend:.1f} {x1:.1f} "
+        f"M{out:.1f} {start:.1f}C{out + aside:.1f} {start - bend:.1f} "
+        f"{x1 + aside:.1f} "
         f"{end + bend:.1f} {x1:.1f} {end:.1f}"
       )
     dash = _DASHES.get(kind, "")
@@ -130,15 +134,20 @@ def _level(name: str) -> float:
   inside = _INSIDE.fullmatch(name)
   if inside is None:
     return -1.0 if name == "embed" else np.inf
-  return 2.0 * int(inside[1]) + (inside[2] is None)
+  return int(inside[1]) + 0.5 * (inside[2] is None)
 
 
 def _ends(
-  graph: graph_lib.Graph, number: int
+  graph: graph_lib.Graph, number: int, circuit: graph_lib.Circuit
 ) -> tuple[int, tuple[int, ...], str]:
-  """The writer, the nodes that read, and "q", "k", "v" or ""."""
+  """The writer, the nodes that read, and "q", "k", "v" or "".
+
+  Of heads that share a row those that write to the circuit, or all.
+  """
   reader = graph.readers[graph.reader[number]]
   into = np.flatnonzero(graph.fed[graph.slot[number]])
+  writing = into[np.isin(into, graph.writer[circuit.kept])]
+  into = writing if len(writing) else into
   inside = _INTO.fullmatch(reader.name)
   kind = inside[2] or "" if inside else ""
   source = int(graph.writer[number])
@@ -158,9 +167,13 @@ def _places(
       before[node].add(source)
       after[source].add(node)
   levels = [_level(names[node]) for node in nodes]
-  used = sorted({*levels})
-  depth = {node: used.index(level) for node, level in zip(nodes, levels)}
-  rows: dict[int, list[int]] = {}
+  used = sorted({np.floor(level) for level in levels})
+  depth = {
+    node: used.index(np.floor(level)) + 0.6 * (level % 1 > 0 or level == np.inf)
+    for node, level in zip(nodes, levels)
+  }
+  mlps = [node for node, level in zip(nodes, levels) if level % 1 > 0]
+  rows: dict[float, list[int]] = {}
   for node in nodes:
     rows.setdefault(depth[node], []).append(node)
   x = {n: float(i) for row in rows.values() for i, n in enumerate(row)}
@@ -175,6 +188,10 @@ def _places(
       row.sort(key=lambda n: (wish[n], n))
       middle = (len(row) - 1) / 2
       x |= {n: i - middle for i, n in enumerate(row)}
+  # MLPs stand beside the heads, not one above the other.
+  right = max(x.values()) + 1.2
+  for i, node in enumerate(mlps):
+    x[node] = right + 0.9 * (i % 3)
   least = min(x.values())
   side = _MARGIN + _BOX[0] / 2
   return {

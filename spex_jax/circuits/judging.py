@@ -373,8 +373,8 @@ class Judge:
         ends, ref = self._begin(batch)
       entered = _entered(self._model, start, self._params, batch)
       parts = []
-      for start in range(0, len(kept), ROWS):
-        part = kept[start : start + ROWS]
+      for begin in range(0, len(kept), ROWS):
+        part = kept[begin : begin + ROWS]
         rows = many.padded(part, ROWS if len(kept) > ROWS else 0, self._at_once)
         out = _judged(
           self._model, self._metric, self._at_once, start, self._params, batch,

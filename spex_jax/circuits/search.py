@@ -331,8 +331,9 @@ def _slope(
   return jax.grad(loss)(gates)
 
 
-def gate(logit: jax.Array, noise: base.Array) -> jax.Array:
+def gate(logit: base.Array, noise: base.Array | float) -> jax.Array:
   """The hard concrete gate of a logit and noise in (0, 1); .5 is none."""
+  logit = jnp.asarray(logit)
   noise = jnp.asarray(noise, logit.dtype)
   noise = jnp.broadcast_to(noise, logit.shape)
   chex.assert_equal_shape([logit, noise])

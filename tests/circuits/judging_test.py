@@ -90,7 +90,13 @@ def test_all_edges_are_the_model_and_none_the_corrupted_run():
   assert judged.connected.tolist() == [graph.num_edges, 0]
 
 
-@pytest.mark.parametrize("ablation", ["zero", "mean", "mean-position"])
+@pytest.mark.parametrize(
+  "ablation",
+  [
+    "mean-position",
+    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("zero", "mean")),
+  ],
+)
 def test_other_ablations(ablation):
   net, params = tiny.network()
   pairs, graph = tiny.pairs(), graph_lib.Graph.of(net)

@@ -205,6 +205,7 @@ def test_tasks_that_a_tokenizer_lacks_are_told(model, capsys):
   assert "capital gave 0 of 2 pairs for this tokenizer" in out
 
 
+@pytest.mark.slow
 def test_a_network_is_trained_and_its_circuit_found(tmp_path):
   config = cli.load_config(
     "circuit_find:quick", "circuit_find", {"random": 0, "compared": 4}
