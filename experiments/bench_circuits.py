@@ -13,9 +13,9 @@ Rows, each with compile (`first_s`) and steady time (`best_s`) apart:
              corrupted prompts run again for each
   exact      exact effects of all edges of a small network
   patching   a sweep of heads by positions, and one run for each patch
-  table      a trained model's tasks: |1 - faithfulness| on held-out pairs, by
-             share of edges, for circuits of random edges, of several scores,
-             and of an expansion's optimum; asked for alone
+  interactions, table
+             how good circuits are: see `circuit_quality`; the table is asked
+             for alone
 
 With `--peer=PYTHON`, the interpreter of an environment that has PyTorch and
 transformer-lens 2.16.1, and `--checkout=DIR`, EAP-IG at commit 795f560, all of
@@ -30,39 +30,30 @@ import json
 import os
 import pathlib
 import subprocess
-import time
 from collections.abc import Iterator
 
 import jax
 import numpy as np
 from absl import app, flags
 
-from experiments import rows
+from experiments import circuit_quality, rows
 from spex_jax.circuits import (
   ablations,
-  interactions,
   judging,
   metrics,
   patching,
   paths,
   runs,
   scores,
-  selection,
   taps,
-  tasks,
 )
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import pairs as pairs_lib
-from spex_jax.models import hub, sites, transformer
+from spex_jax.models import sites, transformer
 
 Row = rows.Row
 _METRIC = metrics.logit_difference
 STEPS = 5
-TASKS = (
-  "ioi", "greater-than", "agreement", "gender", "capital", "antonym",
-  "docstring",
-)  # fmt: skip
-SHARES = (0.005, 0.01, 0.02, 0.05, 0.1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +72,7 @@ class Config:
     patches: layers, width, heads of the network that is patched.
     long: positions at which temporary memory is asked for.
     repeats: of each, behind the first.
-    fitted: pairs of the table that scores come from.
-    held: and on which circuits are judged.
-    budget: masks of an expansion.
-    expanded: shares of edges at which one is asked.
+    quality: see `circuit_quality`.
   """
 
   large: tuple[int, int, int] = (12, 768, 12)
@@ -98,21 +86,17 @@ class Config:
   patches: tuple[int, int, int] = (6, 256, 8)
   long: int = 128
   repeats: int = 1
-  fitted: int = 16
-  held: int = 16
-  budget: int = 200
-  expanded: tuple[float, ...] = SHARES
+  quality: circuit_quality.Config = circuit_quality.FULL
 
 
 CONFIGS = {
   "quick": Config(
     large=(1, 8, 2), small=(1, 8, 2), vocabulary=11, pairs=2, length=4,
-    circuits=2, looped=1, exact_pairs=2, patches=(1, 8, 2), long=8, repeats=1,
-    fitted=2, held=2, budget=8, expanded=(0.1,),
+    circuits=2, looped=1, exact_pairs=2, patches=(1, 8, 2), long=8,
+    quality=circuit_quality.QUICK,
   ),
   "brief": Config(
-    pairs=8, circuits=20, looped=2, fitted=8, held=8, budget=64,
-    expanded=(0.01,),
+    pairs=8, circuits=20, looped=2, quality=circuit_quality.BRIEF
   ),
   "full": Config(),
 }  # fmt: skip
@@ -130,6 +114,7 @@ def run(
     "circuits": _circuits,
     "exact": _exact,
     "patching": _patching,
+    "interactions": lambda config: circuit_quality.together(config.quality),
   }
   for name, measure in made.items():
     if only in ("", name):
@@ -207,6 +192,7 @@ def _eap_ig(config: Config) -> Iterator[Row]:
     )
   )
   memory = program.lower(params, batch).compile().memory_analysis()
+  assert memory is not None
   yield {
     "who": "eap-ig, memory", "positions": config.long, "pairs": 1,
     "temporaries_mib": round(memory.temp_size_in_bytes / 2**20, 1),
@@ -317,92 +303,6 @@ def _patching(config: Config) -> Iterator[Row]:
   }  # fmt: skip
 
 
-def table(
-  config: Config, common: Row, folder: str, names: tuple[str, ...] = TASKS
-) -> Iterator[Row]:
-  """Yields how close circuits come to a trained model, task by task."""
-  net = hub.load(folder)
-  for task in names:
-    made = tasks.make(
-      task, net.tokenizer, config.fitted + config.held, jax.random.key(0),
-      start="<|endoftext|>",
-    )  # fmt: skip
-    # One length, so that programs of one task serve all.
-    fitted = made.pairs[: config.fitted].padded(config.length)
-    held = made.pairs[config.fitted :].padded(config.length)
-    for row in _closeness(net, fitted, held, config):
-      yield common | {"who": "table", "task": task} | row
-
-
-_SCORES = {
-  "eap": {"method": "eap"},
-  "eap-ig": {"method": "eap-ig"},
-  "relp": {"method": "eap", "backward": "relp"},
-  "gim": {"method": "eap", "backward": "gim"},
-  "second order": {"method": "second-order"},
-}
-
-
-def _closeness(net, fitted, held, config) -> Iterator[Row]:
-  graph = graph_lib.Graph.of(net)
-  sizes = [max(1, round(share * len(graph))) for share in SHARES]
-  values, seconds = {}, {}
-  for name, settings in _SCORES.items():
-    begin = time.perf_counter()
-    values[name] = scores.score(
-      net, net.params, fitted, _METRIC, check=0, **settings
-    ).mean()
-    seconds[name] = time.perf_counter() - begin
-  begin = time.perf_counter()
-  nodes = scores.score(
-    net, net.params, fitted, _METRIC, method="exact", level="node"
-  ).mean()
-  # An edge is worth the lesser of the two nodes that it joins.
-  read = np.where(graph.fed, np.abs(nodes), 0).max(axis=1)
-  read[-1] = np.inf  # The output.
-  values["exact nodes"] = np.minimum(
-    np.abs(nodes)[graph.writer], read[graph.slot]
-  )
-  seconds["exact nodes"] = time.perf_counter() - begin
-  rng = np.random.default_rng(0)
-  values["random"] = rng.permutation(len(graph)).astype(float)
-  circuits = {
-    (name, how, size): choose(graph, found, size)
-    for name, found in values.items()
-    for how, choose in (("top", selection.top), ("greedy", selection.greedy))
-    for size in sizes
-    if name != "random" or how == "top"
-  }
-  begin = time.perf_counter()
-  expanded = [n for n, x in zip(sizes, SHARES) if x in config.expanded]
-  for size in expanded:
-    best = values["eap-ig"]
-    found = interactions.optimum(
-      net, net.params, fitted, _METRIC, best, size,
-      key=jax.random.key(1), budget=config.budget,
-      sure=selection.greedy(graph, best, size // 2),
-      pool=selection.greedy(graph, best, min(len(graph), size * 3 // 2)),
-    )  # fmt: skip
-    circuits["optimum", "groups", size] = found.circuit
-  seconds["optimum"] = time.perf_counter() - begin
-  judged = judging.faithfulness(
-    net, net.params, held, {str(k): c for k, c in circuits.items()}, _METRIC
-  )
-  kept = dict(zip(circuits, judged.faithfulness()))
-  connected = dict(zip(circuits, judged.connected.tolist()))
-  for name, how in dict.fromkeys((n, h) for n, h, _ in circuits):
-    own = expanded if how == "groups" else sizes
-    yield {
-      "scores": name, "chosen": how, "edges": own,
-      "metric": [round(judged.clean.mean(), 3),
-                 round(judged.corrupted.mean(), 3)],
-      "faithfulness": [round(kept[name, how, n], 3) for n in own],
-      "connected": [connected[name, how, n] for n in own],
-      "seconds": round(seconds.get(name, 0.0), 1),
-      "identities": [judged.identities.full, judged.identities.empty],
-    }  # fmt: skip
-
-
 def _peer(config, python, checkout, only) -> Iterator[Row]:
   """The peers' times, in their environment; what fails is a row, too."""
   script = pathlib.Path(__file__).parents[1] / "third_party" / "time_eap_ig.py"
@@ -442,11 +342,14 @@ def load() -> float:
 
 _CONFIG = flags.DEFINE_enum("config", "quick", sorted(CONFIGS), "Sizes.")
 _ROWS = flags.DEFINE_enum(
-  "rows", "", ["", "eap-ig", "circuits", "exact", "patching", "table"],
+  "rows", "",
+  ["", "eap-ig", "circuits", "exact", "patching", "interactions", "table"],
   "One kind alone; the table is asked for by its name.",
 )  # fmt: skip
 _MODEL = flags.DEFINE_string("model", None, "Folder of the table's model.")
-_TASKS = flags.DEFINE_list("tasks", list(TASKS), "Of the table.")
+_TASKS = flags.DEFINE_list(
+  "tasks", list(circuit_quality.TASKS), "Of the table."
+)
 _PEER = flags.DEFINE_string("peer", None, "Interpreter for EAP-IG.")
 _CHECKOUT = flags.DEFINE_string("checkout", None, "EAP-IG's repository.")
 _OUTPUT = flags.DEFINE_string("output", None, "File for the lines, too.")
@@ -459,10 +362,17 @@ def main(argv):
   if _ROWS.value == "table":
     if _MODEL.value is None:
       raise app.UsageError("--rows=table needs --model, a model's folder.")
-    made = table(config, common, _MODEL.value, tuple(_TASKS.value))
+    made = (
+      common | row
+      for row in circuit_quality.table(
+        config.quality, _MODEL.value, tuple(_TASKS.value)
+      )
+    )
   else:
-    peer = (_PEER.value, _CHECKOUT.value)
-    made = run(config, common, None if None in peer else peer, _ROWS.value)
+    peer = None
+    if _PEER.value is not None and _CHECKOUT.value is not None:
+      peer = _PEER.value, _CHECKOUT.value
+    made = run(config, common, peer, _ROWS.value)
   rows.write(made, _OUTPUT.value)
 
 

@@ -219,12 +219,15 @@ class Word(NamedTuple):
     kind: a configuration's mapping, and where it is from, to the class of its
       settings.
     run: settings and a workdir.
+    config: the configuration that is taken without --config, from the settings
+      that flags change; in the flag's own default where this is None.
   """
 
   flags: type[settings.Settings]
   help: str
   kind: Callable[[Mapping[str, Any], str], type[settings.Settings]]
   run: Callable[[Any, pathlib.Path], object]
+  config: Callable[[Mapping[str, Any]], str] | None = None
 
 
 def load_config(
@@ -236,7 +239,7 @@ def load_config(
 
   Args:
     name: of the configuration.
-    command: "explain", "attribute" (data) or "components".
+    command: "explain", "attribute" (data), "components" or "circuit_WORD".
     changes: of settings, by dotted names.
 
   Raises:
@@ -250,13 +253,13 @@ def load_config(
 
 
 def _run(word: str, arguments: Sequence[str]) -> None:
-  """Runs `explain`, `attribute data` or `attribute components`."""
+  """Runs `explain`, `attribute data`, `attribute components`, `circuit ...`."""
   own = _WORDS[word]
   if _asks_for_help(arguments):
     _print_help(word)
     return
   given, rest = _flags(arguments, own.flags, "the command")
-  name, changes = _named(given)
+  name, changes = _named(own, given)
   file = configs.load(name, configs.named(word))
   where = f"configuration {name!r}"
   kind = own.kind(file.config, where)
@@ -266,10 +269,11 @@ def _run(word: str, arguments: Sequence[str]) -> None:
   )
   stem, _, size = name.partition(":")
   default = "-".join(filter(None, (pathlib.Path(stem).stem, size)))
-  own.run(config, pathlib.Path(given.workdir or _RUNS / default))
+  workdir = getattr(given, "workdir", None)
+  own.run(config, pathlib.Path(workdir or _RUNS / default))
 
 
-def _named(given: Any) -> tuple[str, dict[str, Any]]:
+def _named(own: Word, given: Any) -> tuple[str, dict[str, Any]]:
   """The configuration, and the settings, that flags of a word speak of."""
   changes = {
     name: value
@@ -277,12 +281,17 @@ def _named(given: Any) -> tuple[str, dict[str, Any]]:
     if name not in ("config", "workdir") and value is not None
   }
   name = given.config
-  if name is None:
-    name = "components_lm" if changes else "components_digits"
-    name = "components_image" if "image" in changes else name
+  if name is None and own.config is not None:
+    name = own.config(changes)
   if not name:
     raise ValueError("--config needs a name or a file.")
   return name, changes
+
+
+def _of_components(changes: Mapping[str, Any]) -> str:
+  if "image" in changes:
+    return "components_image"
+  return "components_lm" if changes else "components_digits"
 
 
 def _kind_of_subject(
@@ -341,6 +350,57 @@ def _attribute(arguments: Sequence[str]) -> None:
       f"`spex attribute` has two words, data and components; got {what!r}: say "
       "`spex attribute data` or `spex attribute components`."
     )
+
+
+def _circuit(arguments: Sequence[str]) -> None:
+  word, *rest = arguments or [""]
+  if word in usage.CIRCUITS:
+    if word == "judge":
+      rest = _listed(rest, "--circuit")
+    _run(f"circuit_{word}", rest)
+  elif _asks_for_help(arguments):
+    print(usage.CIRCUIT, end="")
+  else:
+    raise ValueError(
+      f"`spex circuit` has the words {', '.join(usage.CIRCUITS)}; got {word!r}."
+    )
+
+
+def _listed(arguments: Sequence[str], flag: str) -> list[str]:
+  """All values of a flag as one, words behind it that are no flags included."""
+  values, rest, behind = [], [], False
+  for word in arguments:
+    name, is_set, value = word.partition("=")
+    if name == flag:
+      values += [value] if is_set else []
+      behind = True
+    elif behind and not word.startswith("-"):
+      values.append(word)
+    else:
+      rest.append(word)
+      behind = False
+  return rest + ([f"{flag}={','.join(values)}"] if values else [])
+
+
+def _circuit_word(word: str) -> Word:
+  """`spex circuit WORD`."""
+
+  def kind(given: Mapping[str, Any], where: str) -> type[settings.Settings]:
+    from spex_jax.jobs import circuits_words  # Slow to import.
+
+    return circuits_words.kind_of(word, given, where)
+
+  def run_it(config: Any, workdir: pathlib.Path) -> None:
+    from spex_jax.jobs import circuits_words
+
+    circuits_words.run(word, config, workdir, _since_start())
+
+  def preset(changes: Mapping[str, Any]) -> str:
+    of_model = word == "find" and changes
+    return "circuit_find_lm" if of_model else f"circuit_{word}"
+
+  flags_of, text = usage.CIRCUITS[word]
+  return Word(flags_of, text, kind, run_it, preset)
 
 
 def _sweep(arguments: Sequence[str]) -> None:
@@ -405,11 +465,17 @@ _WORDS: dict[str, Word] = {
   "explain": Word(usage.Explain, usage.EXPLAIN, _kind_of_subject, _explain),
   "attribute": Word(usage.Data, usage.DATA, _kind_of_data, _data),
   "components": Word(
-    usage.Components, usage.COMPONENTS, _kind_of_subject, _components
+    usage.Components,
+    usage.COMPONENTS,
+    _kind_of_subject,
+    _components,
+    _of_components,
   ),
 }
+_WORDS |= {f"circuit_{word}": _circuit_word(word) for word in usage.CIRCUITS}
 _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
   "explain": lambda arguments: _run("explain", arguments),
   "attribute": _attribute,
+  "circuit": _circuit,
   "sweep": _sweep,
 }

@@ -22,6 +22,8 @@ commands:
   attribute components
             removes heads, neurons or filters of a network, and tells which of
             them its predictions need, alone and together
+  circuit   finds which edges of a language model carry a behaviour, and how
+            faithful they are: scores, judges, patches
   sweep     runs thousands of such questions, on one machine or many, so that
             no kill loses or repeats what was done
 
@@ -29,7 +31,8 @@ A FILE given to --config is Python, and is run: take none from a stranger.
 
 `spex explain` alone trains a small network on handwritten digits and explains
 one image; `spex attribute data` alone retrains one thousands of times; `spex
-attribute components` alone takes one apart. With `--help` each lists its
+attribute components` alone takes one apart; `spex circuit find` alone trains a
+network that does induction, and finds its circuit. With `--help` each lists its
 configurations and settings, and `spex --version` prints the version.
 """
 
@@ -94,6 +97,97 @@ class Components(settings.Settings):
   )
 
 
+_OF_CIRCUITS = settings.field(
+  None,
+  "a causal language model (a directory or a hub name); short for "
+  "--config.model",
+)
+_NAMED = settings.field(
+  None, "one of the names below, or a Python file as for `spex explain`"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class CircuitScore(settings.Settings):
+  """Flags of `spex circuit score`."""
+
+  model: str | None = _OF_CIRCUITS
+  pairs: str | None = settings.field(
+    None, "of prompts, .jsonl or .csv: clean, corrupted, right, wrong"
+  )
+  output: str | None = settings.field(
+    None, "a table: writer, reader, row, score (default: scores.csv)"
+  )
+  config: str | None = _NAMED
+
+
+@dataclasses.dataclass(frozen=True)
+class CircuitJudge(settings.Settings):
+  """Flags of `spex circuit judge`."""
+
+  model: str | None = _OF_CIRCUITS
+  pairs: str | None = settings.field(
+    None, "of prompts, .jsonl or .csv: clean, corrupted, right, wrong"
+  )
+  circuit: tuple[str, ...] | None = settings.field(
+    None,
+    "files of circuits, more than one with commas or spaces between: "
+    '{"edges": [[writer, reader, row], ...]}, or EAP-IG\'s',
+  )
+  output: str | None = settings.field(
+    None, "a table: circuit, pair, metric, faithfulness (default: judged.csv)"
+  )
+  config: str | None = _NAMED
+
+
+@dataclasses.dataclass(frozen=True)
+class CircuitFind(settings.Settings):
+  """Flags of `spex circuit find`."""
+
+  model: str | None = settings.field(
+    None,
+    "a causal language model (a directory or a hub name); without one, a small "
+    "network is trained",
+  )
+  task: str | None = settings.field(
+    None, "what it does: a task's name, or a file of pairs (default: ioi)"
+  )
+  config: str | None = _NAMED
+  workdir: str | None = settings.field(
+    None,
+    "where circuit.json, scores.npz, faithfulness.png, circuit.svg and a "
+    "trained network go (default: runs/NAME)",
+    place=True,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class CircuitPatch(settings.Settings):
+  """Flags of `spex circuit patch`."""
+
+  model: str | None = _OF_CIRCUITS
+  task: str | None = settings.field(
+    None, "a task's name, or a file of pairs (default: ioi)"
+  )
+  sweep: str | None = settings.field(
+    None, "what is patched, one by one (default: resid_pre)"
+  )
+  config: str | None = _NAMED
+  workdir: str | None = settings.field(
+    None,
+    "where a table and a heatmap of each sweep go (default: runs/NAME)",
+    place=True,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class CircuitTasks(settings.Settings):
+  """Flags of `spex circuit tasks`."""
+
+  model: str | None = _OF_CIRCUITS
+  config: str | None = _NAMED
+
+
 _WORDS = "[--config=NAME_OR_FILE[:SIZE]] [--config.KEY=VALUE ...]"
 EXPLAIN = f"""\
 usage: spex explain {_WORDS}
@@ -139,4 +233,81 @@ examples:
   spex attribute components --model=gpt2 --prompt="The cat sat on the"
   spex attribute components --model=google/vit-base-patch16-224 --image=cat.jpg
   spex attribute components --config.players=neurons --config.method=coar
+"""
+
+_CIRCUIT = {
+  "score": (
+    CircuitScore,
+    "scores every edge between a head, an MLP and what reads it: the change of "
+    "the\nmetric when the edge carries what the corrupted prompt writes, or a "
+    "first-order\nestimate of it; negative where that lowers the metric",
+    "--model=DIR_OR_NAME --pairs=FILE [--output=FILE.csv]",
+    ("--model=DIR --pairs=ioi.jsonl --config.method=eap-ig --config.steps=5",
+     "--model=DIR --pairs=ioi.jsonl --config.method=exact"),
+  ),
+  "judge": (
+    CircuitJudge,
+    "runs circuits, all edges outside of which carry what the corrupted prompt "
+    "writes,\nand tells what they keep of what the model does",
+    "--model=DIR_OR_NAME --pairs=FILE --circuit=FILE.json [FILE.json ...]",
+    ("--model=DIR --pairs=ioi.jsonl --circuit=a.json b.json",),
+  ),
+  "find": (
+    CircuitFind,
+    "scores edges on half of the pairs, and judges circuits of ten sizes on "
+    "the other",
+    "[--model=DIR_OR_NAME --task=TASK_OR_FILE]",
+    ("", "--model=DIR --task=ioi --config.edges=400",
+     "--model=DIR --task=mine.jsonl --config.backward=relp"),
+  ),
+  "patch": (
+    CircuitPatch,
+    "puts parts of one run into another, one by one, and draws what that does",
+    "--model=DIR_OR_NAME [--task=TASK_OR_FILE] [--sweep=NAME]",
+    ("--model=DIR --task=ioi --sweep=attn_head_out_all_pos",),
+  ),
+  "tasks": (
+    CircuitTasks,
+    "makes pairs of every task, and tells which a model can do",
+    "--model=DIR_OR_NAME",
+    ("--model=DIR --config.tasks=ioi,greater",),
+  ),
+}  # fmt: skip
+
+
+def _circuit(word: str) -> str:
+  flags, about, given, examples = _CIRCUIT[word]
+  shown = [f"  spex circuit {word} {example}".rstrip() for example in examples]
+  return f"""\
+usage: spex circuit {word}
+         {given}
+         {_WORDS}
+
+{about}
+
+{settings.flags_of(flags)}
+{_DEBUG}
+
+examples:
+{chr(10).join(shown)}
+"""
+
+
+# Word to its flags and its text.
+CIRCUITS = {
+  word: (given[0], _circuit(word)) for word, given in _CIRCUIT.items()
+}
+CIRCUIT = """\
+usage: spex circuit score|judge|find|patch|tasks [FLAGS]
+
+Which edges of a language model carry a behaviour: pairs of prompts, clean and
+corrupted, whose answers differ.
+
+  score     edges one by one, into a table
+  judge     circuits of files: what of the behaviour they keep
+  find      both: scores, circuits of ten sizes, one of them drawn
+  patch     parts of one run put into another, as a heatmap
+  tasks     which of the tasks that come along a model can do
+
+`spex circuit WORD --help` lists flags and settings.
 """

@@ -49,7 +49,7 @@ _MAY_IMPORT = {
   "components": {"base", "masks", "fourier", "models", "ablate", "indices"},
   "circuits": {
     "base", "masks", "fourier", "models", "ablate", "training", "indices",
-    "api",
+    "explanation", "api",
   },
   "context": _MODELS,
   "agents": _MODELS | {"components", "circuits", "store"},

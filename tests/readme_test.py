@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+import spex_jax
 from tests import command
 from tests.jobs import small
 from tests.models import checkpoints, marian_test
@@ -78,6 +79,30 @@ def test_generating_from_python_runs_as_it_stands(
   assert made.logits.shape == (1, 8, 11)
   (pattern,) = made.activations.values()
   assert pattern.shape == (1, 8, 2, 5)
+
+
+@pytest.mark.slow
+def test_circuits_from_python_run_as_they_stand(tmp_path, monkeypatch, capsys):
+  small.gpt2(tmp_path / "LANGUAGE_MODEL")
+  words = ["fun", "the film", "film is the", "is the fun"]
+  rows = [
+    {"clean": f"{a} is", "corrupted": f"{a} the", "right": " fun",
+     "wrong": " film"}
+    for a in words
+  ]  # fmt: skip
+  (tmp_path / "PAIRS.jsonl").write_text("\n".join(map(json.dumps, rows)))
+  code = _snippet("## Find circuits from Python")
+  monkeypatch.chdir(tmp_path)
+  names = {}
+  exec(compile(code, "experiments/README.md", "exec"), names)
+  shown = capsys.readouterr().out
+  assert "Kendall" in shown
+  assert "CMD" in shown
+  assert "identities: all edges = the clean run" in shown
+  assert names["heads"].moved().shape == (2, 3)
+  graph = names["graph"]
+  kept = spex_jax.circuits.files.load(tmp_path / "circuit.json", graph)
+  assert kept.circuit == names["circuit"]
 
 
 def test_the_sweep_that_is_written_there_runs(tmp_path, monkeypatch, capsys):

@@ -106,7 +106,13 @@ def test_every_field_says_what_it_is(name):
 
 
 @pytest.mark.parametrize("size", ["full", "quick"])
-@pytest.mark.parametrize("command", ["explain", "attribute", "components"])
+@pytest.mark.parametrize(
+  "command",
+  [
+    "explain", "attribute", "components", "circuit_score", "circuit_judge",
+    "circuit_find", "circuit_patch", "circuit_tasks",
+  ],
+)  # fmt: skip
 def test_files_give_their_class(command, size):
   from spex_jax import cli
 

@@ -24,14 +24,15 @@ import sys
 import tempfile
 import types
 import zlib
+from typing import Any
 
 import numpy as np
 
 SEED = 0
-# What transformer-lens imports and nothing here needs.
+# What transformer-lens and the peer import and nothing here needs.
 _UNUSED = (
   "wandb", "transformers_stream_generator", "datasets",
-  "datasets.arrow_dataset", "datasets.load",
+  "datasets.arrow_dataset", "datasets.load", "matplotlib", "matplotlib.cm",
 )  # fmt: skip
 STEPS = 3
 CIRCUITS = 12
@@ -109,10 +110,15 @@ class _Stub(types.ModuleType):
     return type(name, (), {})
 
 
-def main(checkout: str, out: str) -> None:
-  """Writes the numbers of all networks to `out`."""
+def stub() -> None:
+  """Puts empty modules in the place of what is imported and not needed."""
   for name in _UNUSED:
     sys.modules[name] = _Stub(name)
+
+
+def main(checkout: str, out: str) -> None:
+  """Writes the numbers of all networks to `out`."""
+  stub()
   import torch
 
   torch.set_default_dtype(torch.float64)
@@ -120,13 +126,14 @@ def main(checkout: str, out: str) -> None:
   with tempfile.TemporaryDirectory() as folder:
     copy(pathlib.Path(checkout) / "src" / "eap", pathlib.Path(folder) / "eap")
     sys.path.insert(0, folder)
-    peer = [
+    attribute, evaluate, graph_lib = (
       importlib.import_module(f"eap.{name}")
       for name in ("attribute", "evaluate", "graph")
-    ]
-    found = {}
+    )
+    found: dict[str, Any] = {}
     for name, settings in NETWORKS.items():
-      for key, value in _record(torch, *peer, settings).items():
+      values = _record(torch, attribute, evaluate, graph_lib, settings)
+      for key, value in values.items():
         found[f"{name}_{key}"] = value
   np.savez_compressed(out, **found)
 
@@ -140,8 +147,6 @@ def copy(source, target):
     text = text.replace(
       line, line + " " * 16 + "new_output.requires_grad_(True)\n"
     )
-    if path.name == "visualization.py":
-      text = text.replace("import pygraphviz as pgv", "")
     (target / path.name).write_text(text)
 
 
@@ -224,7 +229,7 @@ def _record(torch, attribute, evaluate, graph_lib, settings):
       effect[writer, row] = value(remove) - whole
     rows["exact"].append(effect)
     values = []
-    for kept in circuits(*real.shape, SEED):
+    for kept in circuits(len(real), real.shape[1], SEED):
 
       def keep(graph, kept=kept):
         graph.in_graph &= torch.tensor(kept)

@@ -66,7 +66,8 @@ def stand_ins(
   if kind == "zero":
     return jnp.zeros((1, 1, len(net.writers), net.config.width))
   size = runs.batch_size(pairs) if size is None else size
-  model, total = runs.Model(net), None
+  model = runs.Model(net)
+  total: Any = None
   for batch in runs.batches(pairs, size):
     new = _sums(model, params, batch)
     total = new if total is None else jax.tree.map(jnp.add, total, new)
@@ -134,6 +135,7 @@ def holds_heads(site: str) -> bool:
 @functools.partial(jax.jit, static_argnames="model")
 def _sums(model, params, batch):
   """Sums over pairs of what is written and its square, and their number."""
+  chex.assert_equal_shape([batch.clean, batch.corrupted])
   inside = batch.inside.astype(jnp.result_type(float))
   z = runs.written(model.net, params, batch)
   add = lambda x: jnp.einsum("bp,bpwd->pwd", inside, x, precision="highest")

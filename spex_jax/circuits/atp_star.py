@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.circuits import metrics, runs, taps
+from spex_jax.circuits import ablations, metrics, runs, taps
 from spex_jax.models import sites
 
 
@@ -58,8 +58,10 @@ def program(
     **runs.inputs(batch),
   )
   clean, clean_logits = out.activations, out.logits[:, 0]
-  change = level.change(net, params, batch, fixed)
-  zeros = level.zeros(*batch.clean.shape, clean_logits.dtype)
+  ref = ablations.of_batch(net, params, batch, fixed)
+  z = runs.written(net, params, batch)
+  change = level.change(net, params, batch, ref - z, fixed)
+  zeros = level.zeros(batch, clean_logits.dtype)
   flat = {site: jnp.zeros_like(clean[site]) for site in patterns}
 
   def without(dropped):
@@ -125,6 +127,7 @@ def _pattern(net, params, batch, block, x, reader, rows, change):
   No row of queries or keys has a part in another's pattern, but for those that
   share a key.
   """
+  chex.assert_equal_shape([x, change])
   add = jnp.broadcast_to(
     change[:, :, None], (*change.shape[:2], rows, change.shape[-1])
   )

@@ -105,13 +105,15 @@ def _block(name, net) -> int:
 def _state(model, level, metric, params, batch, fixed):
   """What cuts share: the clean run, and the change of every writer."""
   net = model.net
+  chex.assert_equal_shape([batch.clean, batch.corrupted])
   enters = [f"blocks.{i}.resid_pre" for i in range(net.config.num_blocks)]
   names = (*enters, "final_norm.in")
   ids = jnp.asarray(batch.clean)
   out = net.apply(params, capture=names, input_ids=ids).activations
-  logits = runs.logits(net, params, batch)
+  z, logits = runs.observed(net, params, batch)
   value = runs.read(metric, logits, logits, batch)
-  change = level.change(net, params, batch, fixed)
+  ref = ablations.of_batch(net, params, batch, fixed)
+  change = level.change(net, params, batch, ref - z, fixed)
   return [out[name] for name in names], logits, value, change
 
 

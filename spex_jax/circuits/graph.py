@@ -85,10 +85,10 @@ class Graph:
       ValueError: a network without edges, with the reason.
     """
     if net.no_edges or not net.readers:
+      why = net.no_edges.rstrip(".") or "no reader is named"
       raise ValueError(
-        "This network has no edges: "
-        f"{net.no_edges or 'no reader is named'}. Its nodes can be asked about "
-        "by `spex attribute components`, or by activation patching."
+        f"This network has no edges: {why}. Its nodes can be asked about by "
+        "`spex attribute components`, or by activation patching."
       )
     readers, start = [], 0
     for name, (rows, before) in net.readers.items():

@@ -263,7 +263,7 @@ class Gate:
 def gates(
   value_fn: base.ValueFn,
   n: int,
-  some: Sequence[Sequence[int]],
+  some: base.Array | Sequence[Sequence[int]],
   *,
   others: bool = True,
   names: Sequence[str] | None = None,

@@ -35,7 +35,7 @@ from spex_jax import base
 from spex_jax.circuits import ablations, many, metrics, runs, ungrouped
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import pairs as pairs_lib
-from spex_jax.models import sites
+from spex_jax.models import edges, sites
 
 TOLERANCE = 1e-3  # Of an identity, in what the model does above the empty one.
 _VANISHING = 1e-4  # Of a difference of two metrics, in their size.
@@ -246,10 +246,9 @@ def faithfulness(
   cut_off = np.ones(graph.num_edges, bool)
   cut_off[last.start :] = False
   checks = [graph.full, graph.empty, graph_lib.Circuit(graph, cut_off)]
-  # Of equal ones the first is run.
-  places = {
-    c: i for i, c in enumerate(dict.fromkeys([*checks, *pruned.values()]))
-  }
+  # Equal ones are run once.
+  every = dict.fromkeys([*checks, *pruned.values()])
+  places = {circuit: number for number, circuit in enumerate(every)}
   judge = Judge(
     net, params, pairs, metric,
     ablation=ablation, fixed=fixed, size=size, at_once=at_once,
@@ -274,22 +273,22 @@ def faithfulness(
     corrupted=judge.corrupted,
     empty=empty,
     edges=np.array([len(c) for c in named.values()]),
-    connected=np.array(
-      [len(c) if prune else c.connected for c in pruned.values()]
-    ),
+    connected=np.array([c.connected for c in pruned.values()]),
     identities=found,
   )
 
 
 def ratio(
-  values: np.ndarray, full: np.ndarray, empty: np.ndarray
-) -> np.ndarray:
+  values: np.ndarray, full: np.ndarray, empty: np.ndarray,
+  names: tuple[str, str] = ("the whole model", "the empty circuit"),
+) -> np.ndarray:  # fmt: skip
   """Faithfulness by means over pairs.
 
   Args:
     values: `[C]`, mean metrics of circuits.
     full: `[N]`, the metric of the whole model on every pair.
     empty: `[N]`, that of the empty circuit.
+    names: of these two, for the message.
 
   Raises:
     ValueError: these two have nearly the same mean.
@@ -298,9 +297,9 @@ def ratio(
   size = max(np.abs(full).mean(), np.abs(empty).mean())
   if not abs(gap) > _VANISHING * size:
     raise ValueError(
-      f"The metric of the whole model, {full.mean():.4g}, and of the empty "
-      f"circuit, {empty.mean():.4g}, differ by {gap:.2g} only: there is no "
-      "effect that a circuit could keep. Check the pairs and the metric."
+      f"The metric of {names[0]}, {full.mean():.4g}, and of {names[1]}, "
+      f"{empty.mean():.4g}, differ by {gap:.2g} only: there is no effect of "
+      "which a share could be told. Check the pairs and the metric."
     )
   return (values - empty.mean()) / gap
 
@@ -352,13 +351,19 @@ class Judge:
     for batch in self._batches:
       ends, ref = self._begin(batch)
       every.append((ends.clean, ends.corrupted))
-      room -= ref.nbytes
-      if room >= 0:
+      if (room := room - ref.nbytes) >= 0:
         self._held.append((ends, ref))
     self.clean, self.corrupted = (self._joined(x) for x in zip(*every))
     self.runs = 2 * len(pairs)
 
-  def __call__(self, kept: np.ndarray) -> np.ndarray:
+  def __call__(self, kept: np.ndarray, start: int = 0) -> np.ndarray:
+    """The metric of circuits bool `[C, E]` on every pair: float64 `[C, N]`.
+
+    Args:
+      kept: the circuits.
+      start: a block before which all of them are whole: then they run from
+        there on. Every start has a program of its own.
+    """
     found = []
     done, of = 0, len(kept) * len(self._batches)
     for number, batch in enumerate(self._batches):
@@ -366,13 +371,14 @@ class Judge:
         ends, ref = self._held[number]
       else:
         ends, ref = self._begin(batch)
+      entered = _entered(self._model, start, self._params, batch)
       parts = []
-      for start in range(0, len(kept), ROWS):
-        part = kept[start : start + ROWS]
+      for begin in range(0, len(kept), ROWS):
+        part = kept[begin : begin + ROWS]
         rows = many.padded(part, ROWS if len(kept) > ROWS else 0, self._at_once)
         out = _judged(
-          self._model, self._metric, self._at_once, self._params, batch,
-          ends.logits, ref, rows, len(part),
+          self._model, self._metric, self._at_once, start, self._params, batch,
+          ends.logits, ref, entered, rows, len(part),
         )  # fmt: skip
         parts.append(np.asarray(out, np.float64)[: len(part)].T)
         done += len(part)
@@ -408,15 +414,49 @@ def _begin(model, metric, params, batch, fixed):
   return runs.ends(model.net, params, metric, batch), ref
 
 
-@functools.partial(jax.jit, static_argnames=("model", "metric", "at_once"))
-def _judged(model, metric, at_once, params, batch, logits, ref, kept, count):
+def _entrance(net: sites.Network, start: int) -> str:
+  """The site that holds the stream before a block, or behind the last."""
+  last = start == net.config.num_blocks
+  return "final_norm.in" if last else f"blocks.{start}.resid_pre"
+
+
+@functools.partial(jax.jit, static_argnames=("model", "start"))
+def _entered(model, start, params, batch):
+  """What enters a block of the clean run, and what was written before it."""
+  net = model.net
+  if not start:
+    return None
+  enters = _entrance(net, start)
+  line = net.sites.index(enters)
+  wrote = [one for one in net.writer_sites if net.sites.index(one) < line]
+  ids = jnp.asarray(batch.clean)
+  out = net.apply(params, capture=(enters, *wrote), input_ids=ids)
+  found = out.activations
+  return found[enters], edges.stacked([found[one] for one in wrote])
+
+
+@functools.partial(
+  jax.jit, static_argnames=("model", "metric", "at_once", "start")
+)
+def _judged(
+  model, metric, at_once, start, params, batch, logits, ref, entered, kept,
+  count,
+):  # fmt: skip
   """The metric of circuits bool `[C, E]`: `[C, B]`."""
-  graph = graph_lib.Graph.of(model.net)
+  net, graph = model.net, graph_lib.Graph.of(model.net)
   chex.assert_shape(kept, (None, graph.num_edges))
+  line = net.sites.index(_entrance(net, start)) if start else -1
 
   def one(kept):
-    edits = sites.Edits(cut=graph.cut(kept), ref=ref)
-    return runs.measured(model.net, params, metric, batch, logits, edits)
+    cut = graph.cut(kept)
+    late = {name: x for name, x in cut.items() if net.sites.index(name) >= line}
+    edits = sites.Edits(cut=late, ref=ref)
+    if entered is None:
+      return runs.measured(net, params, metric, batch, logits, edits)
+    x, written = entered
+    given = runs.inputs(batch)
+    out = net.resume(params, start, x, edits, written=written, **given)
+    return runs.read(metric, out.logits[:, 0], logits, batch)
 
   return many.mapped(one, jnp.asarray(kept), count, at_once)
 

@@ -35,6 +35,7 @@ def load(
   path: str | pathlib.Path,
   tokenizer: tokens.Tokenizer | None = None,
   bos: str = "auto",
+  start: str = "",
 ) -> pairs_lib.Pairs:
   """Reads pairs from a `.jsonl` or `.csv` file.
 
@@ -42,6 +43,7 @@ def load(
     path: of the file.
     tokenizer: of the model; needed where rows are texts.
     bos: as for `pairs.from_texts`; ids are taken as they are.
+    start: likewise.
 
   Raises:
     FileNotFoundError: no such file.
@@ -75,7 +77,7 @@ def load(
         "its rows are texts, and the model has no tokenizer: give clean_ids, "
         "corrupted_ids, right_ids and wrong_ids."
       )
-    return pairs_lib.from_texts(rows, tokenizer, bos)
+    return pairs_lib.from_texts(rows, tokenizer, bos, start)
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from error
 

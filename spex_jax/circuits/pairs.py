@@ -9,6 +9,7 @@ padding there, and what they say next is read at the last token of each.
 Shapes: N pairs, P positions, A right and C wrong answers.
 """
 
+import contextlib
 import dataclasses
 import json
 import operator
@@ -237,6 +238,7 @@ def from_texts(
   rows: Iterable[Mapping[str, Any]],
   tokenizer: tokens.Tokenizer,
   bos: str = "auto",
+  start: str = "",
 ) -> Pairs:
   """Pairs from texts.
 
@@ -246,6 +248,7 @@ def from_texts(
       the space in front that they are said with.
     tokenizer: of the model.
     bos: as for `tokens.Tokenizer.encode`.
+    start: a text in front of every prompt, such as "<|endoftext|>".
 
   Raises:
     ValueError: as `from_ids`; an answer of several tokens, or one that the
@@ -260,16 +263,18 @@ def from_texts(
         raise ValueError(
           f"Pair {number}: {name!r} must be a text; got {row[name]!r}."
         )
+    prompts = {name: start + row[name] for name in TEXTS[:2]}
     one = {
-      f"{name}_ids": encoded(row[name], tokenizer, bos).tolist()
-      for name in TEXTS[:2]
+      f"{name}_ids": encoded(text, tokenizer, bos).tolist()
+      for name, text in prompts.items()
     }
     for name in TEXTS[2:]:
+      who = f"Pair {number}: {name} answer"
       one[f"{name}_ids"] = [
-        _answer(text, tokenizer, f"Pair {number}: {name} answer")
+        _answer(text, tokenizer, prompts["clean"], who)
         for text in _several(row.get(name))
       ]
-    one["texts"] = (row["clean"], row["corrupted"])
+    one["texts"] = tuple(prompts.values())
     one["spans"] = row.get("spans")
     found.append(one)
   return from_ids(found)
@@ -284,13 +289,23 @@ def encoded(text: str, tokenizer: tokens.Tokenizer, bos: str) -> np.ndarray:
   return ids
 
 
-def answer(text: str, tokenizer: tokens.Tokenizer) -> int:
-  """The id of the one token that an answer is.
+def answer(text: str, tokenizer: tokens.Tokenizer, after: str) -> int:
+  """The id of the one token that continues a prompt.
+
+  Args:
+    text: with the space in front that it is said with.
+    tokenizer: of the model.
+    after: the prompt.
 
   Raises:
-    ValueError: several tokens, or none that the vocabulary knows.
+    ValueError: several tokens, none that the vocabulary knows, or one that
+      joins the last one of the prompt.
   """
-  return _answer(text, tokenizer, "Answer")
+  before = tokenizer.encode(after, add_special=False, bos="no").ids
+  whole = tokenizer.encode(after + text, add_special=False, bos="no").ids
+  if whole[: len(before)].tolist() != before.tolist():
+    raise ValueError(f"Answer {text!r} joins the end of the prompt.")
+  return _one(whole[len(before) :].tolist(), tokenizer, f"Answer {text!r}")
 
 
 def _several(given: Any) -> list[Any]:
@@ -305,19 +320,26 @@ def _several(given: Any) -> list[Any]:
   return list(given) if isinstance(given, list | tuple) else [given]
 
 
-def _answer(text: Any, tokenizer: tokens.Tokenizer, who: str) -> int:
+def _answer(
+  text: Any, tokenizer: tokens.Tokenizer, after: str, who: str
+) -> int:
+  """Behind the prompt, or by itself where tokens would join its end."""
   if isinstance(text, int) and not isinstance(text, bool):
     return text  # A token's id, as in EAP-IG's tables.
   if not isinstance(text, str) or not text:
     raise ValueError(f"{who} must be a text; got {text!r}.")
+  with contextlib.suppress(ValueError):
+    return answer(text, tokenizer, after)
   ids = tokenizer.encode(text, add_special=False, bos="no").ids.tolist()
+  return _one(ids, tokenizer, f"{who} {text!r}")
+
+
+def _one(ids: Sequence[int], tokenizer: tokens.Tokenizer, who: str) -> int:
   if tokenizer.special.get("unk") in ids:
-    raise ValueError(f"{who} {text!r} is not known to the tokenizer.")
+    raise ValueError(f"{who} is not known to the tokenizer.")
   if len(ids) != 1:
     pieces = [tokenizer.token(token) for token in ids]
-    raise ValueError(
-      f"{who} {text!r} is {len(ids)} tokens, {pieces}; it must be one."
-    )
+    raise ValueError(f"{who} is {len(ids)} tokens, {pieces}; it must be one.")
   return ids[0]
 
 

@@ -36,7 +36,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
-from spex_jax.ablate import components
 from spex_jax.circuits import judging, many, metrics, runs
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import hooks, sites
@@ -46,7 +45,8 @@ AXES = ("layer", "pos", "head", "dest", "src")
 _PROGRAMS = 4
 _ROWS = 4096  # Patches of a call, at most.
 _PATTERNS = ("attn.scores", "attn.pattern")  # [B, H, P, P]
-_HEADS = ("q", "k", "v", "q_rot", "k_rot", "z", "heads", "q_in", "k_in", "v_in")
+_HEADS = ("q", "q_rot", "q_in", "z", "heads")
+_SHARED = ("k", "v", "k_rot", "k_in", "v_in")  # By grouped queries.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +138,8 @@ class Patched:
       ValueError: the two runs have nearly the same metric.
     """
     values = self.values.mean(axis=-1)
-    return judging.ratio(values, self.source, self.unpatched)
+    names = "the source", "the run that is patched"
+    return judging.ratio(values, self.source, self.unpatched, names)
 
   def rows(self) -> list[dict[str, Any]]:
     """For a table: labels, the mean metric and the share moved."""
@@ -203,7 +204,7 @@ def sweep(
   layers = tuple(map(str, range(net.config.num_blocks)))
   over = {"layer": layers, "pos": labels, "dest": labels, "src": labels}
   if "head" in what.axes:
-    over["head"] = _heads(net, params, pairs, named[0])
+    over["head"] = _heads(net, named[0])
   labels = tuple(over[axis] for axis in what.axes)
   items = _items(what.axes, [len(one) for one in labels], len(where) - 1)
   model = runs.Model(net)
@@ -402,12 +403,12 @@ def every_block(net: sites.Network, site: str) -> tuple[str, ...]:
   )
 
 
-def _heads(net, params, pairs, name) -> tuple[str, ...]:
-  if name.rsplit(".")[-1] not in (*_HEADS, "scores", "pattern"):
+def _heads(net, name) -> tuple[str, ...]:
+  kind = name.rsplit(".")[-1]
+  if kind not in (*_HEADS, *_SHARED, "scores", "pattern"):
     raise ValueError(f"{name} has no heads: sweep layers and positions.")
-  ids = jax.ShapeDtypeStruct((1, pairs.clean.shape[1]), jnp.int32)
-  shape = components.shapes(net, params, input_ids=ids)[name]
-  count = shape[1] if name.endswith(_PATTERNS) else shape[2]
+  config = net.config
+  count = config.num_kv_heads if kind in _SHARED else config.num_heads
   return tuple(map(str, range(count)))
 
 

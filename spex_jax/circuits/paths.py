@@ -111,17 +111,16 @@ def _program(
   """`scores` of the first `num` of the points `at`."""
   chex.assert_rank([at, num], [1, 0])
   net = model.net
-  clean_logits = runs.logits(net, params, batch)
+  z, clean_logits = runs.observed(net, params, batch)
   at = at.astype(clean_logits.dtype)
-  z = runs.written(net, params, batch)
   ref = ablations.of_batch(net, params, batch, fixed)
   if kind == "cut":
     value = lambda cut: runs.measured(
       net, params, metric, batch, clean_logits, sites.Edits(cut=cut, ref=ref)
     ).sum()
-    zeros = level.zeros(*batch.clean.shape, clean_logits.dtype)
+    zeros = level.zeros(batch, clean_logits.dtype)
     return _mean(lambda i: level.join(_by_cut(value, zeros, at[i])), num)
-  change = level.change(net, params, batch, fixed)
+  change = level.change(net, params, batch, ref - z, fixed)
   slopes = lambda edits: taps.slopes(
     net, level, metric, params, batch, clean_logits, change, edits
   )

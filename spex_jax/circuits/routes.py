@@ -58,6 +58,7 @@ def _point(reader) -> str:
 
 def _shares(x, z, weight):
   """`[B, P, d]`, `[W', B, P, d]` and `[B, P]` to `[B, W']`."""
+  chex.assert_rank([x, z, weight], [3, 4, 2])
   near = lambda one: jnp.abs(x).sum(-1) - jnp.abs(x - one).sum(-1)
   close = jnp.maximum(jax.lax.map(near, z), 0)
   total = close.sum(0, keepdims=True)

@@ -27,7 +27,7 @@ import numpy as np
 from spex_jax import base
 from spex_jax.circuits import metrics
 from spex_jax.circuits import pairs as pairs_lib
-from spex_jax.models import sites
+from spex_jax.models import edges, sites
 
 # About as many tokens in a batch are the fastest on a CPU.
 _TOKENS = 256
@@ -150,7 +150,7 @@ def logits(
   return net.apply(params, edits, **inputs(batch, corrupted)).logits[:, 0]
 
 
-def inputs(batch: Batch, corrupted: bool = False) -> dict[str, jax.Array]:
+def inputs(batch: Batch, corrupted: bool = False) -> dict[str, Any]:
   """What `Network.apply`, `enter` and `resume` take: logits `[B, 1, V]`."""
   chex.assert_equal_shape([batch.clean, batch.corrupted])
   chex.assert_shape(batch.last, (len(batch.clean),))
@@ -204,5 +204,23 @@ def written(
 
   On the corrupted prompts it is the `ref` of resample ablation.
   """
+  chex.assert_equal_shape([batch.clean, batch.corrupted])
   ids = batch.corrupted if corrupted else batch.clean
   return net.contributions(params, input_ids=jnp.asarray(ids))
+
+
+def observed(
+  net: sites.Network, params: Any, batch: Batch
+) -> tuple[jax.Array, jax.Array]:
+  """`written` on the clean prompts and their `logits`, of one forward."""
+  chex.assert_equal_shape([batch.clean, batch.corrupted])
+  last = "final_norm.in"
+  out = net.apply(
+    params,
+    capture=(*net.writer_sites, last),
+    input_ids=jnp.asarray(batch.clean),
+  ).activations
+  x = out[last]
+  end = net.resume(params, net.config.num_blocks, x, **inputs(batch))
+  z = edges.stacked([out[site] for site in net.writer_sites])
+  return z, end.logits[:, 0]

@@ -121,10 +121,11 @@ def score(
     values = values + half
   _check_finite(values, kind)
   effects = lambda some, which: _effects(
-    net, params, metric, kind, fixed, some, size, which
+    net, params, metric, kind, fixed, some, min(size, len(some)), which
   )
   if exact_runs:
-    order = np.argsort(-np.abs(half).mean(0), kind="stable")[:exact_runs]
+    unsure = np.abs(np.concatenate(halves)).mean(0)
+    order = np.argsort(-unsure, kind="stable")[:exact_runs]
     values[:, order] = effects(pairs, order)
     checked = np.zeros(kind.size, bool)
     checked[order] = True
@@ -197,7 +198,8 @@ def _agreement(values, pairs, effects, check, seed):
   """Of the largest scores and of some others, beside exact effects."""
   from scipy import stats
 
-  some = pairs[:_CHECKED_PAIRS]
+  # As long as all of them, for what is ablated by position.
+  some = pairs[:_CHECKED_PAIRS].padded(pairs.clean.shape[1])
   num = min(check, values.shape[1])
   order = np.argsort(-np.abs(values).mean(0), kind="stable")
   top, rest = order[: num // 2], order[num // 2 :]
@@ -296,7 +298,7 @@ def _cost(net, method, backward, steps, direction, draws, level):
   num = paths.gradients(method, net, steps)
   if method == "second-order":
     products = {"path": 1, "own": draws, "writer": len(net.writers)}
-    num = 2 * products[direction]
+    num = 4 * products[direction]
   elif backward == "atp*":
     num = net.config.num_blocks
   return {"forward": 2 + num, "backward": num}

@@ -33,7 +33,8 @@ from spex_jax.models import sites
 
 # Of the hard concrete distribution, as Louizos et al. have it.
 _BETA, _LOW, _HIGH = 2 / 3, -0.1, 1.1
-_ROUNDS = 64  # Of guesses that one reader may take, at most.
+_GUESSES = 64  # Removals that are guessed in one call, at most.
+_STARTS = 4  # Blocks from which ACDC runs.
 
 Told = Callable[[int, int], None]
 
@@ -110,20 +111,23 @@ def acdc(
   history = []
   points = _points(graph)
   for number, edges in enumerate(reversed(points)):
+    reader = graph.edge(edges[0])[1]
+    block = 0 if start is not None else _start(judge.net, reader)
     live = graph_lib.Circuit(graph, kept).prune().kept
     if (live != kept).any():
       kept, value = live, float(judge(live[None]).mean())
     edges = edges[kept[edges]]
     if one_by_one:
-      kept, value = _guessed(judge, kept, edges, value, threshold, fall, scores)
+      kept, value = _guessed(
+        judge, kept, edges, value, threshold, fall, scores, block
+      )
     elif len(edges):
-      scores[edges] = fall(value, _without(judge, kept, edges))
+      scores[edges] = fall(value, _without(judge, kept, edges, block))
       gone = edges[scores[edges] < threshold]
       if len(gone):
         kept = kept.copy()
         kept[gone] = False
         value = float(judge(kept[None]).mean())
-    reader = graph.edge(points[-1 - number][0])[1]
     history.append((reader, int(kept.sum()), value))
     if progress is not None:
       progress(number + 1, len(points))
@@ -327,8 +331,9 @@ def _slope(
   return jax.grad(loss)(gates)
 
 
-def gate(logit: jax.Array, noise: base.Array) -> jax.Array:
+def gate(logit: base.Array, noise: base.Array | float) -> jax.Array:
   """The hard concrete gate of a logit and noise in (0, 1); .5 is none."""
+  logit = jnp.asarray(logit)
   noise = jnp.asarray(noise, logit.dtype)
   noise = jnp.broadcast_to(noise, logit.shape)
   chex.assert_equal_shape([logit, noise])
@@ -376,18 +381,32 @@ def _points(graph: graph_lib.Graph) -> list[np.ndarray]:
   return [np.concatenate(parts) for parts in found.values()]
 
 
-def _without(judge, kept: np.ndarray, edges: np.ndarray) -> np.ndarray:
+def _start(net: sites.Network, reader: str) -> int:
+  """The block from which circuits that are whole before a reader are run.
+
+  One of few, as each has a program of its own.
+  """
+  num = net.config.num_blocks
+  if not reader.startswith("blocks."):
+    return num
+  stride = -(-num // _STARTS)
+  return int(reader.split(".")[1]) // stride * stride
+
+
+def _without(
+  judge: judging.Judge, kept: np.ndarray, edges: np.ndarray, start: int = 0
+) -> np.ndarray:
   """The mean metric without each of the edges: float64 `[len(edges)]`."""
   found = []
   for start in range(0, len(edges), judging.ROWS):
     part = edges[start : start + judging.ROWS]
     rows = np.repeat(kept[None], len(part), axis=0)
     rows[np.arange(len(part)), part] = False
-    found.append(judge(rows).mean(axis=1))
+    found.append(judge(rows, start).mean(axis=1))
   return np.concatenate(found)
 
 
-def _guessed(judge, kept, edges, value, threshold, fall, scores):
+def _guessed(judge, kept, edges, value, threshold, fall, scores, start):
   """ACDC, one edge after the other, in calls that guess removals ahead.
 
   What is left and the mean metric there. The order is that of the effects of
@@ -395,15 +414,15 @@ def _guessed(judge, kept, edges, value, threshold, fall, scores):
   """
   if not len(edges):
     return kept, value
-  alone = fall(value, _without(judge, kept, edges))
+  alone = fall(value, _without(judge, kept, edges, start))
   left = list(edges[np.argsort(alone, kind="stable")])
   while left:
     # The circuit after the removal of the first, the first two, and so on.
-    ahead = left[:_ROUNDS]
+    ahead = left[:_GUESSES]
     rows = np.repeat(kept[None], len(ahead), axis=0)
     for k, edge in enumerate(ahead):
       rows[k:, edge] = False
-    values = judge(rows).mean(axis=1)
+    values = judge(rows, start).mean(axis=1)
     falls = fall(np.concatenate([[value], values[:-1]]), values)
     bad = np.flatnonzero(falls >= threshold)
     taken = int(bad[0]) if len(bad) else len(ahead)

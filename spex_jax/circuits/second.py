@@ -2,7 +2,7 @@
 
 In the strengths c of all cuts, 0 whole and 1 cut, the metric near the clean run
 is m(0) + g c + c H c / 2. First-order scores are g. A product H v, the
-derivative of all of them along v, costs about two gradients; the correction of
+derivative of all of them along v, costs about four gradients; the correction of
 an edge is half of its entry, in one of three directions:
 
   path     v = 1: towards the corrupted run, all edges at once, where g moves as
@@ -79,6 +79,7 @@ def scores(
     ways = [rng.choice([-1.0, 1.0], len(graph)) for _ in range(draws)]
   else:
     ways = [graph.writer == i for i in range(len(graph.writers))]
+  slope: Any = None
   total: Any = 0.0
   for way in ways:
     v = np.asarray(way, np.float64)
@@ -93,9 +94,9 @@ def _program(model, level, metric, params, batch, fixed, v):
   """Scores, and v (H v), of every pair `[B, E]`; `v` is `[E]`."""
   net, graph = model.net, level.graph
   chex.assert_shape(v, (len(graph),))
-  clean_logits = runs.logits(net, params, batch)
+  z, clean_logits = runs.observed(net, params, batch)
   ref = ablations.of_batch(net, params, batch, fixed)
-  change = level.change(net, params, batch, fixed)
+  change = level.change(net, params, batch, ref - z, fixed)
   v = v.astype(clean_logits.dtype)
   way = {}
   for name, part in graph.split(v).items():
@@ -111,11 +112,39 @@ def _program(model, level, metric, params, batch, fixed, v):
     )
     # What writers write moves, too, and with it what a further cut would do.
     z = net.contributions(params, edits, input_ids=jnp.asarray(batch.clean))
-    now = jnp.moveaxis(ref - z, 2, 1)
+    now = level.change(net, params, batch, ref - z, fixed)
     return taps.slopes(
       net, level, metric, params, batch, clean_logits, now, edits
     )
 
+  def dampened(writes):
+    """What `v` takes from the weight of what is written, `[B, P, W, d]`."""
+
+    def value(add):
+      run = sites.Edits(add=add)
+      return runs.measured(net, params, metric, batch, clean_logits, run).sum()
+
+    zeros = {
+      name: jnp.zeros_like(x if ".attn." in name else x[:, :, 0])
+      for name, x in way.items()
+    }
+    total = jnp.zeros_like(writes)
+    for name, one in jax.grad(value)(zeros).items():
+      one = one if one.ndim == 4 else one[:, :, None]
+      part = graph.split(v)[name]
+      share = jnp.einsum("rw,bprd->bpwd", part, one, precision="highest")
+      total = total.at[:, :, : part.shape[1]].add(share)
+    return total
+
+  def passed(share):
+    edits = sites.Edits(add=level.add(net, share, change))
+    wrote = net.contributions(params, edits, input_ids=jnp.asarray(batch.clean))
+    return (weights * wrote).sum()
+
   zero = jnp.zeros((), clean_logits.dtype)
   found, product = jax.jvp(slope, (zero,), (jnp.ones_like(zero),))
+  # A cut edge passes less of its writer on, and of what that writer reads.
+  weights = dampened(z)
+  shares = level.zeros(batch, clean_logits.dtype)
+  product = product - level.join(jax.grad(passed)(shares))
   return found, v[None] * product

@@ -27,15 +27,21 @@ LEVELS = ("edge", "position", "node", "neuron")
 NEURONS = "mlp.neurons"
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _silent(rule: str, share: jax.Array, change: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _silent(
+  rule: str, before: int | None, share: jax.Array, change: jax.Array
+) -> jax.Array:
   """Zeros to add at a site; the derivative by `share` is the score.
 
   Args:
     rule: an einsum of the gradient and `change`, to the shape of `share`.
+    before: as many entries of its last axis are in `share`; None for all. The
+      others are computed for nothing, so that no part of `change`, the largest
+      array, is copied for any reader.
     share: zeros.
     change: two axes of the activation are its last but one and its last.
   """
+  del before
   return _zeros(rule, share, change)
 
 
@@ -46,13 +52,14 @@ def _zeros(rule, share, change):
   return jnp.zeros(shape, change.dtype)
 
 
-def _forward(rule, share, change):
+def _forward(rule, before, share, change):
+  del before
   return _zeros(rule, share, change), change
 
 
-def _backward(rule, change, slope):
+def _backward(rule, before, change, slope):
   share = jnp.einsum(rule, slope, change, precision="highest")
-  return share, None
+  return share[..., :before], None
 
 
 _silent.defvjp(_forward, _backward)
@@ -110,36 +117,36 @@ class Level:
     net: sites.Network,
     params: Any,
     batch: runs.Batch,
+    of_writers: jax.Array,
     fixed: jax.Array | None,
   ) -> Any:
-    """What the other run has, less what the clean one has.
+    """What the other run has, less what this one has, as `slopes` takes it.
 
     Args:
       net: the network.
       params: its parameters.
       batch: B pairs.
-      fixed: as `ablations.of_batch` takes it; of neurons None, or zeros.
+      of_writers: `[B, P, W, d]`, the change of what they write.
+      fixed: of `ablations.stand_ins`; of neurons, which are changed by the
+        prompts alone, None, or anything for zeros.
 
     Returns:
       `[B, W, P, d]`; of neurons `[B, P, F]` by site.
     """
     if self.name != "neuron":
-      ref = ablations.of_batch(net, params, batch, fixed)
-      change = ref - runs.written(net, params, batch)
-      return jnp.moveaxis(change, 2, 1)
-    sites_of = [f"blocks.{i}.{NEURONS}" for i in range(len(self.neurons))]
+      return jnp.moveaxis(of_writers, 2, 1)
+    named = tuple(f"blocks.{i}.{NEURONS}" for i in range(len(self.neurons)))
     run = lambda ids: (
-      net.apply(
-        params, input_ids=jnp.asarray(ids), capture=tuple(sites_of)
-      ).activations
+      net.apply(params, input_ids=jnp.asarray(ids), capture=named).activations
     )
     clean = run(batch.clean)
     if fixed is not None:
       return jax.tree.map(jnp.negative, clean)
     return jax.tree.map(jnp.subtract, run(batch.corrupted), clean)
 
-  def zeros(self, num: int, length: int, dtype: Any) -> dict[str, jax.Array]:
-    """The `share` by which scores are derived, of B pairs of P positions."""
+  def zeros(self, batch: runs.Batch, dtype: Any) -> dict[str, jax.Array]:
+    """The `share` by which scores of a batch are derived."""
+    num, length = batch.clean.shape
     make = lambda *sizes: jnp.zeros((num, *sizes), dtype)
     if self.name == "neuron":
       return {
@@ -158,7 +165,7 @@ class Level:
     found = {}
     if self.name == "neuron":
       for site, one in share.items():
-        found[site] = _silent("bpf,bpf->bf", one, change[site])
+        found[site] = _silent("bpf,bpf->bf", None, one, change[site])
       return found
     chex.assert_rank(change, 4)
     if self.name == "node":
@@ -170,16 +177,16 @@ class Level:
         )
         begin += num
         if ablations.holds_heads(site):
-          found[site] = _silent("bpkd,bkpd->bk", one, part)
+          found[site] = _silent("bpkd,bkpd->bk", None, one, part)
         else:
-          found[site] = _silent("bpd,bpd->b", one[:, 0], part[:, 0])
+          found[site] = _silent("bpd,bpd->b", None, one[:, 0], part[:, 0])
       return found
     for reader in self.graph.readers:
-      one, part = share[reader.name], change[:, : reader.before]
+      one = share[reader.name]
       rule = "bprd,bwpd->bprw" if one.ndim == 4 else "bprd,bwpd->brw"
       if ".attn." not in reader.name:  # But one row: its site has no axis.
         rule, one = rule.replace("r", ""), one.reshape(*one.shape[:-2], -1)
-      found[reader.name] = _silent(rule, one, part)
+      found[reader.name] = _silent(rule, reader.before, one, change)
     return found
 
   def join(self, share: Mapping[str, jax.Array]) -> jax.Array:
@@ -217,12 +224,12 @@ def slopes(
   chex.assert_rank(clean_logits, 2)
 
   def total(share):
-    add = level.add(net, share, change)
+    add: dict[str, Any] = level.add(net, share, change)
     for site, one in edits.add.items():
       add[site] = one + add[site] if site in add else one
     run = dataclasses.replace(edits, add=add)
     each = runs.measured(net, params, metric, batch, clean_logits, run)
     return each.sum()
 
-  zeros = level.zeros(*batch.clean.shape, clean_logits.dtype)
+  zeros = level.zeros(batch, clean_logits.dtype)
   return level.join(jax.grad(total)(zeros))

@@ -16,20 +16,28 @@ if TYPE_CHECKING:
 
 _FOLDER = pathlib.Path(__file__).parent
 _OWNERS = {"data": "attribute", "components": "components"}
+_BY_TWO = "circuit"
 
 
 def named(command: str) -> dict[str, pathlib.Path]:
   """The files of a command's named configurations.
 
   Those named `data_*` are of `attribute`, those named `components_*` of
-  `components`, the others of `explain`.
+  `components`, those named `circuit_WORD*` of `circuit_WORD`, the others of
+  `explain`.
   """
   return {
     file.stem: file
     for file in sorted(_FOLDER.glob("*.py"))
-    if file.stem != "__init__"
-    and _OWNERS.get(file.stem.partition("_")[0], "explain") == command
+    if file.stem != "__init__" and _owner(file.stem) == command
   }
+
+
+def _owner(name: str) -> str:
+  first, *rest = name.split("_")
+  if first == _BY_TWO:
+    return "_".join([first, *rest[:1]])
+  return _OWNERS.get(first, "explain")
 
 
 def config(

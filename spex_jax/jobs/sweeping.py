@@ -6,6 +6,8 @@
                                         `spex attribute components`
   spex_jax.jobs.sweeping:retrainings    the examples of `spex attribute data`
   spex_jax.jobs.sweeping:calls          your own function of masks
+  spex_jax.jobs.circuits_sweep:sizes    circuits of a task, by a method's scores
+  spex_jax.jobs.circuits_sweep:exact    every edge of a model cut alone
 
 Masks are drawn in blocks of a fixed size, each by a key of its own, so that any
 range of rows is the same whoever asks for it. Batch sizes are settings, since
@@ -26,7 +28,7 @@ import numpy as np
 
 from spex_jax import base, settings
 from spex_jax.ablate import evaluate
-from spex_jax.jobs import callables, explain, retraining
+from spex_jax.jobs import callables, circuits_sweep, explain, retraining
 from spex_jax.masks import sampling
 from spex_jax.sweeps import code, grid, run
 
@@ -89,6 +91,8 @@ def classes(config: Any) -> tuple[type[settings.Settings], ...]:
     return Retrainings, retraining.Data
   if module == __name__ and builder == "calls":
     return (Calls,)
+  if module == circuits_sweep.__name__ and builder in ("sizes", "exact"):
+    return circuits_sweep.classes_of(builder)
   return (settings.like(given),)
 
 

@@ -90,7 +90,13 @@ def test_all_edges_are_the_model_and_none_the_corrupted_run():
   assert judged.connected.tolist() == [graph.num_edges, 0]
 
 
-@pytest.mark.parametrize("ablation", ["zero", "mean", "mean-position"])
+@pytest.mark.parametrize(
+  "ablation",
+  [
+    "mean-position",
+    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("zero", "mean")),
+  ],
+)
 def test_other_ablations(ablation):
   net, params = tiny.network()
   pairs, graph = tiny.pairs(), graph_lib.Graph.of(net)
@@ -175,6 +181,21 @@ def test_more_circuits_than_one_call_takes(monkeypatch):
   monkeypatch.setattr(judging, "ROWS", 4)
   monkeypatch.setattr(judge, "_held", [])
   np.testing.assert_array_equal(judge(kept), expected)
+
+
+@pytest.mark.parametrize("start", [1, 2])
+def test_circuits_that_are_whole_before_a_block_run_from_there(start):
+  net, params = tiny.network()
+  graph = graph_lib.Graph.of(net)
+  late = np.array([r.name for r in graph.readers])[graph.reader]
+  late = (late == "final_norm.in") | (
+    np.char.startswith(late, "blocks.1") & (start == 1)
+  )
+  kept = np.stack([c.kept | ~late for c in _random(graph, 3)])
+  judge = judging.Judge(
+    net, params, tiny.pairs(), metrics.logit_difference, size=2
+  )
+  np.testing.assert_allclose(judge(kept, start), judge(kept), atol=_EXACT)
 
 
 def test_refusals():
@@ -339,7 +360,7 @@ def test_an_effect_that_vanishes_is_refused_by_name():
   assert some.faithfulness().shape == (1,)
   with pytest.raises(ValueError, match="Pairs 1, 2: the metric"):
     some.by_pair()
-  with pytest.raises(ValueError, match="no effect that a circuit could keep"):
+  with pytest.raises(ValueError, match="no effect of which a share"):
     make(clean).faithfulness()
   with pytest.raises(ValueError, match="level lies in"):
     some.interval(1.5)

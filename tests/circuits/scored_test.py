@@ -9,6 +9,7 @@ import pytest
 
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import metrics, scored, scores
+from spex_jax.circuits import pairs as pairs_lib
 from tests.circuits import networks
 
 
@@ -25,26 +26,45 @@ def _score(**settings):
   return scores.score(net, params, pairs, metrics.logit_difference, **settings)
 
 
-def test_agreement_is_with_exact_effects():
-  found = _score(method="clean-corrupted", check=12)
+@pytest.mark.parametrize("num", [75, pytest.param(12, marks=pytest.mark.slow)])
+def test_agreement_is_with_exact_effects(num):
+  found = _score(method="clean-corrupted", check=num)
   exact = _score(method="exact")
   beside = found.agreement
-  assert len(beside.which) == 12 and beside.num_pairs == 2
+  assert len(beside.which) == num and beside.num_pairs == 2
   np.testing.assert_allclose(
     beside.exact, exact.mean()[beside.which], rtol=0, atol=1e-12
   )
   np.testing.assert_array_equal(beside.estimate, found.mean()[beside.which])
-  top = np.argsort(-np.abs(found.values).mean(0), kind="stable")[:6]
+  order = np.argsort(-np.abs(found.values).mean(0), kind="stable")
+  top = order[: num // 2]
   assert {*top} <= {*beside.which}
   want = np.corrcoef(beside.exact, beside.estimate)[0, 1]
   assert beside.pearson == pytest.approx(want)
   # Pairs of edges in the same order, less those in the other.
   a, b = (np.sign(x[:, None] - x) for x in (beside.exact, beside.estimate))
-  assert beside.kendall == pytest.approx((a * b).sum() / (12 * 11))
+  assert beside.kendall == pytest.approx((a * b).sum() / (num * (num - 1)))
   assert exact.agreement is None
   assert "Kendall" in str(beside)
   assert found.cost == {"forward": 4, "backward": 2}
   assert found.units == "logit" and found.method == "clean-corrupted, resample"
+
+
+@pytest.mark.slow
+def test_agreement_by_position_is_as_long_as_all_pairs():
+  net, params = networks.load("gpt2")
+  two = networks.pairs()
+  rows = [0] * 8 + [1]
+  pairs = pairs_lib.Pairs(
+    two.clean[rows], two.corrupted[rows], [3] * 8 + [5], two.right[rows],
+    two.wrong[rows],
+  )  # fmt: skip
+  found = scores.score(
+    net, params, pairs, metrics.logit_difference, method="eap", check=6,
+    ablation="mean-position", size=2,
+  )  # fmt: skip
+  assert found.agreement.num_pairs == 8
+  assert found.agreement.pearson > 0.5
 
 
 def _made(values):
@@ -74,7 +94,7 @@ def test_intervals_are_those_of_drawn_means():
 
 
 def test_files_hold_all_of_it(tmp_path):
-  found = _score(method="clean-corrupted", check=12)
+  found = _score(method="clean-corrupted", check=75)
   found.save(tmp_path / "scores.npz")
   back = scored.load(tmp_path / "scores.npz", found.graph)
   for field in dataclasses.fields(scored.Scores):

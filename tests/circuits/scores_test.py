@@ -10,8 +10,13 @@ from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import metrics, paths, runs, scores, taps, ungrouped
 from tests.circuits import interpreter, networks
 
+_SLOW = pytest.mark.slow
 _METRIC = metrics.logit_difference
 _ROUND = 1e-12  # Of float64, in sums of some thousand products of size 1.
+_NAMES = [
+  pytest.param(name, marks=() if name in ("gpt2", "llama") else _SLOW)
+  for name in networks.CONFIGS
+]
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +62,7 @@ def _total(name):
   return np.array([value(pair, every) - value(pair, {}) for pair in range(2)])
 
 
-@pytest.mark.parametrize("name", networks.CONFIGS)
+@pytest.mark.parametrize("name", _NAMES)
 def test_scores_are_the_interpreters(name):
   value, _, other = _slow(name)
   exact, first = _score(name, method="exact"), _first(name)
@@ -82,19 +87,19 @@ def test_scores_are_the_interpreters(name):
     edge, pair = graph.edge(int(i)), int(rng.integers(2))
     want = value(pair, {edge: step}) - value(pair, {edge: -step})
     np.testing.assert_allclose(
-      first.values[pair, i], want / (2 * step), rtol=0, atol=2e-9
+      first.values[pair, i], want / (2 * step), rtol=1e-7, atol=2e-9
     )
   assert np.abs(exact.values).max() > 0.1
 
 
-@pytest.mark.parametrize("name", networks.CONFIGS)
+@pytest.mark.parametrize("name", _NAMES)
 def test_the_embeddings_row_of_integrated_gradients_is_complete(name):
   total, gaps = _total(name), {}
   for rule in paths.RULES:
     found = _score(name, method="eap-ig", steps=32, rule=rule)
     row = found.values[:, found.graph.writer == 0].sum(1)
     gaps[rule] = np.abs(row - total).max()
-  assert gaps["midpoint"] < 2e-3 * np.abs(total).max()
+  assert gaps["midpoint"] < 1e-2 * np.abs(total).max()
   # O(1 / m) against O(1 / m^2).
   assert gaps["midpoint"] < min(gaps["left"], gaps["right"]) / 3
   both = [
@@ -125,14 +130,14 @@ def _line(name, batch, method="clean-corrupted"):
   )
 
 
-@pytest.mark.parametrize("name", networks.CONFIGS)
+@pytest.mark.parametrize("name", _NAMES)
 def test_swaps_orders_and_padding(name):
   batch = _batch()
   found = _line(name, batch)
   swapped = _line(name, _batch(clean=batch.corrupted, corrupted=batch.clean))
   np.testing.assert_allclose(swapped, -found, rtol=0, atol=_ROUND)
   same = _line(name, _batch(corrupted=batch.clean))
-  np.testing.assert_array_equal(same, 0)
+  np.testing.assert_allclose(same, 0, rtol=0, atol=_ROUND)
   turned = jax.tree.map(lambda x: x[::-1], batch)
   np.testing.assert_allclose(
     _line(name, turned)[::-1], found, rtol=0, atol=_ROUND
@@ -147,41 +152,41 @@ def test_swaps_orders_and_padding(name):
   )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-  "name",
-  ["gpt2", pytest.param("gemma2", marks=pytest.mark.slow)],
-)
-def test_levels_add_up(name):
+@pytest.mark.parametrize("name", ["gpt2", pytest.param("gemma2", marks=_SLOW)])
+def test_nodes_are_sums_of_their_edges(name):
   edges = _first(name)
-  graph = edges.graph
+  writer = edges.graph.writer
   nodes = _score(name, method="eap", level="node").values
-  summed = np.stack(
-    [np.bincount(graph.writer, row, len(graph.writers)) for row in edges.values]
-  )
+  summed = [np.bincount(writer, row, nodes.shape[1]) for row in edges.values]
   np.testing.assert_allclose(nodes, summed, rtol=0, atol=_ROUND)
-  where = _score(name, method="eap", level="position").values
-  assert where.shape == (2, 5, len(graph))
+
+
+@pytest.mark.slow
+def test_positions_and_neurons_add_up():
+  edges = _first("gpt2")
+  where = _score("gpt2", method="eap", level="position").values
+  assert where.shape == (2, 5, len(edges.graph))
   np.testing.assert_allclose(where.sum(1), edges.values, rtol=0, atol=_ROUND)
-  if name == "gemma2":  # The norm behind its MLP is not linear in neurons.
-    return
-  found = _score(name, method="eap", level="neuron")
+  found = _score("gpt2", method="eap", level="neuron")
   assert found.names[3] == "blocks.0.mlp.neurons 3"
   # What an MLP writes is linear in its neurons.
   each = found.values.reshape(2, 2, -1).sum(-1)
-  mlps = [graph.writers.index(f"blocks.{i}.mlp") for i in range(2)]
-  np.testing.assert_allclose(each, nodes[:, mlps], rtol=0, atol=_ROUND)
+  for number in range(2):
+    mlp = edges.graph.of_writers([f"blocks.{number}.mlp"]).kept
+    want = edges.values[:, mlp].sum(1)
+    np.testing.assert_allclose(each[:, number], want, rtol=0, atol=_ROUND)
 
 
-@pytest.mark.parametrize(
-  "name", ["llama", pytest.param("gemma2", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
 def test_paths_by_cuts_are_complete(name):
-  found = _score(name, method="ig-edges", steps=24).values
+  found = _score(name, method="ig-edges", steps=128).values
   total = _total(name)
   gap = np.abs(found.sum(1) - total).max()
-  assert gap < 1e-3 * np.abs(total).max()
+  assert gap < 2e-3 * np.abs(total).max()
 
 
+@pytest.mark.slow
 def test_a_groups_path_sums_to_what_patching_it_does():
   found = _score("gpt2", method="ig-nodes", steps=32)
   value, _, _ = _slow("gpt2")
@@ -195,10 +200,14 @@ def test_a_groups_path_sums_to_what_patching_it_does():
       want = value(pair, cut) - value(pair, {})
       got = found.values[pair, own.kept].sum()
       np.testing.assert_allclose(
-        got, want, rtol=0, atol=2e-3 * abs(want) + 1e-4
+        got,
+        want,
+        rtol=3e-3,
+        atol=5e-4,  # O(1 / m^2).
       )
 
 
+@pytest.mark.slow
 def test_whole_nodes_are_exact():
   found = _score("gpt2", method="exact", level="node")
   value, _, _ = _slow("gpt2")
@@ -208,6 +217,7 @@ def test_whole_nodes_are_exact():
     np.testing.assert_allclose(found.values[0, i], want, rtol=0, atol=_ROUND)
 
 
+@pytest.mark.slow
 def test_scores_of_an_ungrouped_graph_add_up_and_effects_do_not():
   whole, first = _first("llama"), _score("llama", method="eap", grouped=False)
   members = first.graph.members(whole.graph)
@@ -227,6 +237,7 @@ def test_scores_of_an_ungrouped_graph_add_up_and_effects_do_not():
   assert np.abs(added - grouped).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_routes_are_shares_of_what_is_read():
   found = _score("gpt2", method="routes")
   graph, (_, clean, _) = found.graph, _slow("gpt2")

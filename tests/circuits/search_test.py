@@ -140,6 +140,7 @@ def test_gates_are_hard_concrete():
     assert gate.min() == 0 and gate.max() == 1
 
 
+@pytest.mark.slow
 def test_learned_gates_find_a_circuit_that_does_the_same():
   net, params, pairs, graph, _ = _setting()
   metric = metrics.logit_difference

@@ -109,6 +109,7 @@ def test_what_is_flagged_is_fixed():
   assert ((plain.ratio >= 0) & (plain.ratio <= 1)).all()
 
 
+@pytest.mark.slow
 def test_atp_star_is_its_definition():
   """For one pair and some edges, by gradients of plain edits."""
   found = _score(method="eap", backward="atp*").values[0]

@@ -17,7 +17,8 @@ def test_quick_rows_are_whole():
   }
   assert list(found) == [
     "eap-ig, ours", "eap-ig, memory", "circuits, ours", "circuits, loop",
-    "exact, ours", "patching, ours", "patching, loop", "peer",
+    "exact, ours", "patching, ours", "patching, loop", "interactions",
+    "interactions, circuits", "peer",
   ]  # fmt: skip
   assert all(row["bench"] == "x" for row in found.values())
   for row in found.values():

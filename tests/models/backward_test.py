@@ -49,7 +49,9 @@ def test_factors_and_constants():
   np.testing.assert_array_equal(slope, x)
 
 
-@pytest.mark.parametrize("name", ["relp", "gim"])
+@pytest.mark.parametrize(
+  "name", ["relp", pytest.param("gim", marks=pytest.mark.slow)]
+)
 def test_rules_change_no_value(name):
   net, params = networks.load("llama")
   ids = networks.pairs().clean
@@ -70,7 +72,7 @@ def test_relevance_is_conserved():
     edits = sites.Edits(replace={"embed": (jnp.ones((1, 1, 1), bool), x)})
     return net.apply(params, edits, input_ids=ids).logits[0, -1, 3]
 
-  x = net.enter(params, 0, input_ids=ids)
+  x = jax.jit(lambda p: net.enter(p, 0, input_ids=ids))(params)
 
   def passed(rules):
     value, slope = jax.jit(

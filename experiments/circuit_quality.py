@@ -1,0 +1,268 @@
+"""How good circuits are, and which edges matter together, measured.
+
+  python -m experiments.bench_circuits --rows=interactions --config=full
+  python -m experiments.bench_circuits --rows=table --config=full --model=DIR
+
+interactions  on an induction network that is trained first: all pairs of the
+              strongest edges by exact double removals, beside what the
+              curvature along the path, at the clean end, and random masks say
+              of them; which gates they are; and circuits of one size by scores,
+              by an integer programme, by elimination, and by the optimum of an
+              expansion, judged on other pairs of prompts
+table         a trained model's tasks: faithfulness on held-out pairs, by share
+              of edges, of circuits of random edges, of several scores, and of
+              an expansion's optimum
+
+Shapes: E edges, N pairs.
+"""
+
+import dataclasses
+import pathlib
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import rows
+from spex_jax import api
+from spex_jax.ablate import edges, evaluate
+from spex_jax.circuits import graph as graph_lib
+from spex_jax.circuits import (
+  interactions,
+  judging,
+  metrics,
+  scores,
+  search,
+  selection,
+  tasks,
+)
+from spex_jax.jobs import circuits_toy, subjects
+from spex_jax.models import hub
+
+Row = rows.Row
+_METRIC = metrics.logit_difference
+TASKS = (
+  "ioi", "greater-than", "agreement", "gender", "capital", "antonym",
+  "docstring",
+)  # fmt: skip
+SHARES = (0.005, 0.01, 0.02, 0.05, 0.1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Sizes.
+
+  Attributes:
+    fitted: pairs of prompts that scores come from.
+    held: and on which circuits are judged.
+    length: positions of the table's prompts, padded.
+    budget: masks of an expansion.
+    expanded: shares of edges at which one is asked.
+    toy: the network that does induction.
+    training: how it is trained.
+    players: edges whose pairs are asked about.
+    size: edges of the circuits that are compared there.
+  """
+
+  fitted: int = 16
+  held: int = 16
+  length: int = 32
+  budget: int = 200
+  expanded: tuple[float, ...] = SHARES
+  toy: circuits_toy.Toy = circuits_toy.TOY
+  training: subjects.Training = circuits_toy.TRAINING
+  players: int = 24
+  size: int = 8
+
+
+QUICK = Config(
+  fitted=2, held=2, budget=80, expanded=(0.1,), players=4,
+  toy=circuits_toy.Toy(
+    width=4, num_heads=2, num_tokens=12, length=8, num_sequences=64
+  ),
+  training=dataclasses.replace(circuits_toy.TRAINING, num_epochs=1),
+)  # fmt: skip
+FULL = Config()
+BRIEF = Config(fitted=8, held=8, budget=64, expanded=(0.01,))
+
+
+def right_log_probability(logits, clean, right, wrong):
+  """The log-probability of the first right answer: it saturates at 0."""
+  del clean, wrong
+  return jax.nn.log_softmax(logits)[right[0]]
+
+
+def together(config: Config) -> Iterator[Row]:
+  """Yields what pairs of edges do in an induction network."""
+  with tempfile.TemporaryDirectory() as folder:
+    net, origin = circuits_toy.trained(
+      config.toy, config.training, 0, pathlib.Path(folder)
+    )
+  pairs = circuits_toy.pairs(config.toy, config.fitted, 1)
+  held = circuits_toy.pairs(config.toy, config.held, 2)
+  metric = right_log_probability
+  graph = graph_lib.Graph.of(net)
+  given = net, net.params, pairs
+  found = scores.score(*given, metric, method="ig-edges", steps=10, check=0)
+  order = np.argsort(-np.abs(found.mean()), kind="stable")[: config.players]
+  players = edges.chosen(net, [graph.name(i) for i in np.sort(order)])
+  made = interactions.game(*given, players, metric)
+  ask = evaluate.compiled(made, batch_size=64)
+  first, second = np.triu_indices(players.n, 1)
+  both = np.stack([first, second], axis=1)
+  gates = interactions.gates(ask, players.n, both, names=players.names)
+  exact = np.array([gate.interaction for gate in gates])
+  said = {
+    "path": interactions.screen(made).curvature[first, second],
+    "clean end": interactions.screen(made, points=(1.0,)).curvature[
+      first, second
+    ],
+  }
+  told = api.explain(
+    ask, players.n, key=jax.random.key(0), budget=config.budget,
+    names=players.names,
+  )  # fmt: skip
+  masks = np.zeros((players.n, players.n))
+  index = told.interactions("FBII", order=2)
+  for some, value in zip(index.players.tolist(), index.values):
+    if some[-1] < players.n and len(some) == 2:
+      masks[some[0], some[1]] = value
+  said["random masks"] = masks[first, second]
+  best = np.argsort(-np.abs(exact), kind="stable")
+  kinds = [gate.kind for gate in gates]
+  yield {
+    "who": "interactions", "origin": origin, "pairs of edges": len(exact),
+    "metric": [round(float(ask(np.full((1, players.n), kept))[0]), 3)
+               for kept in (True, False)],
+    "pearson": {k: _pearson(v, exact) for k, v in said.items()},
+    "top 10": {
+      k: len({*np.argsort(-np.abs(v), kind="stable")[:10]} & {*best[:10]})
+      for k, v in said.items()
+    },
+    "kinds": {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},
+    "r2": round(float(told.faithfulness), 3), "masks": told.num_evaluations,
+    "strongest": [str(gates[k]) for k in best[:3]],
+  }  # fmt: skip
+  yield from _sized(config, net, pairs, held, found.mean(), graph, metric)
+
+
+def _sized(config, net, pairs, held, mean, graph, metric) -> Iterator[Row]:
+  """Circuits of one size, judged on other pairs."""
+  size = config.size
+  chosen = interactions.optimum(
+    net, net.params, pairs, metric, mean, size,
+    key=jax.random.key(1), budget=config.budget, groups=16,
+    sure=selection.greedy(graph, mean, size // 2),
+    pool=selection.top(graph, mean, min(len(graph), 2 * size)),
+  )  # fmt: skip
+  searched = search.greedy(net, net.params, pairs, metric, size)
+  circuits = {
+    "top": selection.top(graph, mean, size),
+    "greedy": selection.greedy(graph, mean, size),
+    "programme": selection.programme(graph, mean, size),
+    "optimum": chosen.circuit,
+    "elimination": searched.circuit,
+  }
+  judged = judging.faithfulness(net, net.params, held, circuits, metric)
+  yield {
+    "who": "interactions, circuits", "edges": size,
+    "of": len(graph),
+    "faithfulness": dict(
+      zip(circuits, np.round(judged.faithfulness(), 3).tolist())
+    ),
+    "runs": {"optimum": chosen.runs, "elimination": searched.runs},
+  }  # fmt: skip
+
+
+def _pearson(a, b) -> float:
+  flat = np.ptp(a) == 0 or np.ptp(b) == 0
+  return 0.0 if flat else round(float(np.corrcoef(a, b)[0, 1]), 3)
+
+
+def table(
+  config: Config, folder: str, names: tuple[str, ...] = TASKS
+) -> Iterator[Row]:
+  """Yields how close circuits come to a trained model, task by task."""
+  net = hub.load(folder)
+  for task in names:
+    made = tasks.make(
+      task, net.tokenizer, config.fitted + config.held, jax.random.key(0),
+      start="<|endoftext|>",
+    )  # fmt: skip
+    # One length, so that programs of one task serve all.
+    fitted = made.pairs[: config.fitted].padded(config.length)
+    held = made.pairs[config.fitted :].padded(config.length)
+    for row in _closeness(net, fitted, held, config):
+      yield {"who": "table", "task": task} | row
+
+
+_SCORES: dict[str, dict[str, Any]] = {
+  "eap": {"method": "eap"},
+  "eap-ig": {"method": "eap-ig"},
+  "relp": {"method": "eap", "backward": "relp"},
+  "gim": {"method": "eap", "backward": "gim"},
+  "second order": {"method": "second-order"},
+}
+
+
+def _closeness(net, fitted, held, config) -> Iterator[Row]:
+  graph = graph_lib.Graph.of(net)
+  sizes = [max(1, round(share * len(graph))) for share in SHARES]
+  values, seconds = {}, {}
+  for name, settings in _SCORES.items():
+    begin = time.perf_counter()
+    values[name] = scores.score(
+      net, net.params, fitted, _METRIC, check=0, **settings
+    ).mean()
+    seconds[name] = time.perf_counter() - begin
+  begin = time.perf_counter()
+  nodes = scores.score(
+    net, net.params, fitted, _METRIC, method="exact", level="node"
+  ).mean()
+  # An edge is worth the lesser of the two nodes that it joins.
+  read = np.where(graph.fed, np.abs(nodes), 0).max(axis=1)
+  read[-1] = np.inf  # The output.
+  values["exact nodes"] = np.minimum(
+    np.abs(nodes)[graph.writer], read[graph.slot]
+  )
+  seconds["exact nodes"] = time.perf_counter() - begin
+  rng = np.random.default_rng(0)
+  values["random"] = rng.permutation(len(graph)).astype(float)
+  circuits = {
+    (name, how, size): choose(graph, found, size)
+    for name, found in values.items()
+    for how, choose in (("top", selection.top), ("greedy", selection.greedy))
+    for size in sizes
+    if name != "random" or how == "top"
+  }
+  begin = time.perf_counter()
+  expanded = [n for n, x in zip(sizes, SHARES) if x in config.expanded]
+  for size in expanded:
+    best = values["eap-ig"]
+    found = interactions.optimum(
+      net, net.params, fitted, _METRIC, best, size,
+      key=jax.random.key(1), budget=config.budget,
+      sure=selection.greedy(graph, best, size // 2),
+      pool=selection.greedy(graph, best, min(len(graph), size * 3 // 2)),
+    )  # fmt: skip
+    circuits["optimum", "groups", size] = found.circuit
+  seconds["optimum"] = time.perf_counter() - begin
+  judged = judging.faithfulness(
+    net, net.params, held, {str(k): c for k, c in circuits.items()}, _METRIC
+  )
+  kept = dict(zip(circuits, judged.faithfulness()))
+  connected = dict(zip(circuits, judged.connected.tolist()))
+  for name, how in dict.fromkeys((n, h) for n, h, _ in circuits):
+    own = expanded if how == "groups" else sizes
+    yield {
+      "scores": name, "chosen": how, "edges": own,
+      "metric": [round(judged.clean.mean(), 3),
+                 round(judged.corrupted.mean(), 3)],
+      "faithfulness": [round(kept[name, how, n], 3) for n in own],
+      "connected": [connected[name, how, n] for n in own],
+      "seconds": round(seconds.get(name, 0.0), 1),
+      "identities": [judged.identities.full, judged.identities.empty],
+    }  # fmt: skip

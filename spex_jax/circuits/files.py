@@ -1,0 +1,344 @@
+"""Circuits in files: ours, EAP-IG's and MIB's, and for circuit-tracer's page.
+
+Ours is JSON, and its edges alone are needed to read it:
+
+  {"edges": [["embed", "blocks.0.mlp.read", 0], ...], "scores": [-1.2, ...],
+   "fingerprint": "dc170ff859cf935b", "num_edges": 70651, ...}
+
+EAP-IG names nodes `input`, `a3.h2`, `m3`, `logits`, and edges
+`a0.h1->a3.h2<q>`; its scores are positive where corrupting an edge lowers the
+metric, ours negative. It has an edge for each query head at k and v. Into our
+graphs with grouped keys and values its members are joined: kept if any is, and
+the scores added up. Out of them, each member is kept, and its score is the
+group's share.
+
+Shapes: E edges.
+"""
+
+import json
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from spex_jax import base
+from spex_jax.circuits import graph as graph_lib
+from spex_jax.circuits import selection
+
+_THEIRS = re.compile(
+  r"(input|m\d+|a\d+\.h\d+)->(logits|m\d+|a\d+\.h\d+<[qkv]>)"
+)
+_NODE = re.compile(r"(?:(?:m(\d+))|(?:a(\d+)\.h(\d+)(?:<([qkv])>)?))")
+_OURS = re.compile(r"blocks\.(\d+)\.(?:heads\.(\d+)|attn\.([qkv])_in|mlp.*)")
+
+
+class Saved(NamedTuple):
+  """What a file holds.
+
+  Attributes:
+    circuit: its edges.
+    scores: float64 `[E]`, 0 where the file has none; or None.
+    about: all else.
+  """
+
+  circuit: graph_lib.Circuit
+  scores: np.ndarray | None
+  about: dict[str, Any]
+
+
+def save(
+  circuit: graph_lib.Circuit,
+  path: str | pathlib.Path,
+  scores: base.Array | None = None,
+  about: Mapping[str, Any] | None = None,
+) -> None:
+  """Writes a circuit as JSON, whole or not at all.
+
+  Args:
+    circuit: any.
+    path: of the file.
+    scores: `[E]`, of which those of its edges are kept; or None.
+    about: what else the file is to say: JSON by names of its own.
+
+  Raises:
+    ValueError: scores that are NaN, or a name that is taken.
+    OSError: no room, no permission.
+  """
+  graph = circuit.graph
+  body: dict[str, Any] = {
+    "edges": [list(edge) for edge in circuit.edges],
+    "fingerprint": graph.fingerprint,
+    "num_edges": graph.num_edges,
+    "connected": circuit.connected,
+  }
+  if scores is not None:
+    body["scores"] = selection.check(graph, scores)[circuit.kept].tolist()
+  if taken := {*body} & {*(about or {})}:
+    raise ValueError(f"These names are taken: {sorted(taken)}.")
+  base.write_json(path, body | dict(about or {}))
+
+
+def load(path: str | pathlib.Path, graph: graph_lib.Graph) -> Saved:
+  """Reads a circuit of a graph, ours or EAP-IG's.
+
+  Args:
+    path: of a JSON file.
+    graph: of the model that it is to be run in.
+
+  Raises:
+    FileNotFoundError: no such file.
+    ValueError: no circuit, one of another model (by its fingerprint, or an
+      edge that there is not), or a damaged file.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise FileNotFoundError(f"There is no file {path}.")
+  try:
+    body = json.loads(path.read_text(encoding="utf-8"))
+  except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    raise ValueError(f"{path} is no JSON: {error}.") from error
+  if isinstance(body, dict) and "sha256" in body:
+    body = base.read_json(path)  # Which compares the digest.
+  edges = body.get("edges") if isinstance(body, dict) else None
+  if isinstance(edges, dict):
+    try:
+      return from_eap_ig(body, graph)
+    except ValueError as error:
+      raise ValueError(f"{path}: {error}") from error
+  if not isinstance(edges, list):
+    raise ValueError(
+      f'{path} holds no circuit: {{"edges": [[writer, reader, row], ...]}}.'
+    )
+  told = body.get("fingerprint", graph.fingerprint)
+  if told != graph.fingerprint:
+    raise ValueError(
+      f"{path} is a circuit of another model: its graph is {told} with "
+      f"{body.get('num_edges')} edges, this one {graph.fingerprint} with "
+      f"{graph.num_edges}."
+    )
+  numbers = []
+  for number, edge in enumerate(edges):
+    try:
+      numbers.append(graph.index(edge))
+    except (ValueError, TypeError) as error:
+      raise ValueError(f"{path}: edge {number}: {error}") from error
+  scores = None
+  if "scores" in body:
+    given = np.asarray(body["scores"], np.float64)
+    if given.shape != (len(numbers),):
+      raise ValueError(
+        f"{path} has {len(numbers)} edges and scores {given.shape}."
+      )
+    scores = np.zeros(graph.num_edges)
+    scores[numbers] = given
+  own = ("edges", "fingerprint", "num_edges", "connected", "scores")
+  about = {name: value for name, value in body.items() if name not in own}
+  return Saved(graph.circuit(numbers), scores, about)
+
+
+def from_eap_ig(body: Mapping[str, Any], graph: graph_lib.Graph) -> Saved:
+  """The circuit and scores of a graph that EAP-IG or MIB wrote as JSON.
+
+  Args:
+    body: of the file, with `cfg` and `edges`.
+    graph: of the model, grouped or not.
+
+  Raises:
+    ValueError: a graph of another model, an edge that there is not, or one
+      that is missing.
+  """
+  layers, heads, parallel = _shape(graph)
+  config = dict(body.get("cfg", {}))
+  told = [config.get(name) for name in ("n_layers", "n_heads", "d_model")]
+  if told != [layers, heads, graph.width] or (
+    bool(config.get("parallel_attn_mlp", parallel)) != parallel
+  ):
+    raise ValueError(
+      f"a circuit of another model: its cfg is {config}, this model has "
+      f"{layers} layers of {heads} heads, width {graph.width}, and "
+      f"{'' if parallel else 'no '}parallel blocks."
+    )
+  kept = np.zeros(graph.num_edges, bool)
+  scores = np.zeros(graph.num_edges)
+  for name, edge in body["edges"].items():
+    number = graph.index(_ours(name, graph, heads))
+    kept[number] |= bool(edge["in_graph"])
+    scores[number] -= float(edge.get("score") or 0.0)
+  return Saved(graph.circuit(kept), scores, {"cfg": config})
+
+
+def to_eap_ig(
+  circuit: graph_lib.Circuit, scores: base.Array | None = None
+) -> dict[str, Any]:
+  """The JSON object that EAP-IG and MIB read: `cfg`, `nodes`, `edges`.
+
+  Args:
+    circuit: any of a transformer.
+    scores: `[E]`; zeros without.
+  """
+  graph = circuit.graph
+  given = np.zeros(graph.num_edges) if scores is None else scores
+  given = selection.check(graph, given)
+  layers, heads, parallel = _shape(graph)
+  edges: dict[str, dict[str, Any]] = {}
+  for number in range(graph.num_edges):
+    writer, name, row = graph.edge(number)
+    reader = graph.readers[graph.reader[number]]
+    inside = _OURS.fullmatch(name)
+    source = _their_writer(writer)
+    kind = inside[3] if inside else None
+    if inside and kind:
+      share = heads // reader.rows
+      ends = [
+        f"a{inside[1]}.h{head}<{kind}>"
+        for head in range(row * share, (row + 1) * share)
+      ]
+    else:
+      ends = [f"m{inside[1]}" if inside else "logits"]
+    for end in ends:
+      edges[f"{source}->{end}"] = {
+        "score": 0.0 - float(given[number]) / len(ends),
+        "in_graph": bool(circuit.kept[number]),
+      }
+  used = {*circuit.prune().nodes}
+  nodes = {
+    _their_writer(writer): {"in_graph": writer in used}
+    for writer in graph.writers
+  }
+  return {
+    "cfg": {
+      "n_layers": layers,
+      "n_heads": heads,
+      "parallel_attn_mlp": parallel,
+      "d_model": graph.width,
+    },
+    "nodes": nodes | {"logits": {"in_graph": True}},
+    "edges": edges,
+  }
+
+
+def to_circuit_tracer(
+  circuit: graph_lib.Circuit,
+  scores: base.Array,
+  tokens: Sequence[str],
+  *,
+  name: str = "circuit",
+  model: str = "",
+) -> dict[str, Any]:
+  """A graph for circuit-tracer's page and Neuronpedia: their schema, version 1.
+
+  Nodes stand at the last token, where the answer is read: a circuit here is of
+  all positions. Weights are minus our scores, so that what helps is positive.
+  A node's influence is the share of the size of all scores that leave it.
+
+  Args:
+    circuit: what is drawn.
+    scores: `[E]`.
+    tokens: of a prompt, for the page's columns.
+    name: of the graph, for its address.
+    model: its name there, such as "gemma-2-2b".
+  """
+  graph = circuit.graph
+  scores = selection.check(graph, scores)
+  layers, _, _ = _shape(graph)
+  last = len(tokens) - 1
+  total = np.abs(scores[circuit.kept]).sum() or 1.0
+  names = [*graph.writers, graph.readers[-1].name]
+  used = {*circuit.nodes}
+  nodes, ids = [], {}
+  for number, writer in enumerate(names):
+    if writer not in used and number < len(graph.writers):
+      continue
+    inside = _OURS.fullmatch(writer)
+    layer = "E" if number == 0 else inside[1] if inside else str(layers)
+    ids[number] = f"{layer}_{number}_{last}"
+    out = circuit.kept & (graph.writer == number)
+    kind = "embedding" if number == 0 else "cross layer transcoder"
+    nodes.append(
+      {
+        "node_id": ids[number],
+        "jsNodeId": f"{layer}_{number}-0",
+        "feature": number,
+        "layer": layer,
+        "ctx_idx": last,
+        "feature_type": kind if number < len(graph.writers) else "logit",
+        "token_prob": 0.0,
+        "is_target_logit": number == len(graph.writers),
+        "run_idx": 0,
+        "reverse_ctx_idx": 0,
+        "clerp": writer,
+        "influence": float(np.abs(scores[out]).sum() / total),
+        "activation": None,
+      }
+    )
+  weights: dict[tuple[str, str], float] = {}
+  for number in circuit.numbers.tolist():
+    source = ids[int(graph.writer[number])]
+    into = np.flatnonzero(graph.fed[graph.slot[number]])
+    ends = [int(i) for i in into] or [len(graph.writers)]
+    for end in ends:
+      if end in ids:  # A row may be read by heads that write nothing here.
+        pair = source, ids[end]
+        weights[pair] = weights.get(pair, 0.0) - scores[number] / len(ends)
+  return {
+    "metadata": {
+      "slug": name,
+      "scan": model,
+      "transcoder_list": [],
+      "prompt_tokens": list(tokens),
+      "prompt": "".join(tokens),
+      "node_threshold": None,
+      "schema_version": 1,
+    },
+    "qParams": {
+      "pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "",
+      "sg_pos": "",
+    },
+    "nodes": nodes,
+    "links": [
+      {"source": a, "target": b, "weight": float(weight)}
+      for (a, b), weight in weights.items()
+    ],
+  }  # fmt: skip
+
+
+def _shape(graph: graph_lib.Graph) -> tuple[int, int, bool]:
+  """Layers, heads of each, and whether MLPs read beside attention."""
+  counts: dict[str, int] = {}
+  for writer in graph.writers:
+    inside = _OURS.fullmatch(writer)
+    if inside and inside[2] is not None:
+      counts[inside[1]] = counts.get(inside[1], 0) + 1
+  before = {r.name: r.before for r in graph.readers}
+  parallel = before.get("blocks.0.mlp.read") == before.get("blocks.0.attn.q_in")
+  return len(counts), max(counts.values(), default=0), parallel
+
+
+def _their_writer(name: str) -> str:
+  inside = _OURS.fullmatch(name)
+  if inside is None:
+    return "input"
+  return f"a{inside[1]}.h{inside[2]}" if inside[2] else f"m{inside[1]}"
+
+
+def _ours(name: str, graph: graph_lib.Graph, heads: int) -> graph_lib.Edge:
+  """Our edge of a name of EAP-IG's."""
+  both = _THEIRS.fullmatch(name)
+  if both is None:
+    raise ValueError(f"{name!r} is no name of an edge of EAP-IG.")
+  source, target = (_NODE.fullmatch(part) for part in both.groups())
+  if source is None:
+    writer = graph.writers[0]
+  elif source[1] is not None:
+    writer = f"blocks.{source[1]}.mlp"
+  else:
+    writer = f"blocks.{source[2]}.heads.{source[3]}"
+  if target is None:
+    return writer, graph.readers[-1].name, 0
+  if target[1] is not None:
+    return writer, f"blocks.{target[1]}.mlp.read", 0
+  reader = f"blocks.{target[2]}.attn.{target[4]}_in"
+  rows = next((r.rows for r in graph.readers if r.name == reader), heads)
+  return writer, reader, int(target[3]) // (heads // rows)

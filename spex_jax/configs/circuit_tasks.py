@@ -1,0 +1,16 @@
+"""Which tasks can a language model do?
+
+`--model=DIRECTORY_OR_HUB_NAME`
+"""
+
+import ml_collections
+
+from spex_jax import configs
+from spex_jax.jobs import circuits_tasks
+
+
+def get_config(size: str = "full") -> ml_collections.ConfigDict:
+  """`full`: 32 pairs of each; `quick`: fewer pairs."""
+  if not configs.is_quick(size):
+    return configs.config(circuits_tasks.Tasks)
+  return configs.config(circuits_tasks.Tasks, num_pairs=4)

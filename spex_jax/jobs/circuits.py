@@ -1,0 +1,329 @@
+"""What the commands of circuits share: models, pairs, metrics, scores."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from spex_jax import settings
+from spex_jax.circuits import (
+  ablations,
+  judging,
+  measured,
+  metrics,
+  pair_files,
+  paths,
+  scored,
+  scores,
+  second,
+  tasks,
+)
+from spex_jax.circuits import graph as graph_lib
+from spex_jax.circuits import pairs as pairs_lib
+from spex_jax.jobs import callables, explain, subjects
+from spex_jax.models import hub, sites, tokens
+from spex_jax.report import progress
+from spex_jax.report import tables as report_tables
+
+Show = Callable[..., None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked(settings.Settings):
+  """A model, and what is read off it."""
+
+  model: str = settings.field("", "directory or hub name; needed")
+  dtype: str = settings.field("float32", "of its weights")
+  ignore: tuple[str, ...] = settings.field(
+    (), "settings of config.json that are not known here and change nothing"
+  )
+  metric: str = settings.field(
+    "logit_difference",
+    "of one pair: logit_difference, probability_difference, kl, or a function "
+    "of your own, module:function",
+  )
+  bos: str = settings.field(
+    "auto",
+    "whether a text begins with a BOS token: as its tokenizer has it, yes, no",
+    choices=tokens.BOS,
+  )
+  start: str = settings.field(
+    "", "in front of every text, such as <|endoftext|>"
+  )
+  seed: int = settings.field(0, "of all draws")
+  batch_size: int | None = settings.field(
+    None, "pairs at a time; None takes about 256 tokens", low=1
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring(settings.Settings):
+  """How edges are scored."""
+
+  method: str = settings.field("eap-ig", "of scores", choices=scores.METHODS)
+  backward: str = settings.field(
+    "gradient", "rules of gradients", choices=scores.BACKWARD
+  )
+  steps: int = settings.field(5, "gradients on a path", low=1)
+  rule: str = settings.field(
+    "midpoint", "where on it they are taken", choices=tuple(paths.RULES)
+  )
+  ablation: str = settings.field(
+    "resample", "what a cut edge carries", choices=tuple(ablations.KINDS)
+  )
+  grouped: bool = settings.field(
+    True, "no: keys and values that heads share have a row for each of them"
+  )
+  direction: str = settings.field(
+    "path", "of method=second-order", choices=tuple(second.DIRECTIONS)
+  )
+  draws: int = settings.field(8, "of its random signs", low=1)
+  exact_runs: int = settings.field(
+    0, "edges with the largest corrections that get exact effects", low=0
+  )
+  compared: int = settings.field(
+    32, "edges whose exact effects are compared; 0 for none", low=0
+  )
+
+
+def load(config: Asked) -> sites.Network:
+  """The causal language model of `config.model`; it may lack a tokenizer.
+
+  Raises:
+    ValueError: no name, another kind of network, or what `hub.load` refuses.
+  """
+  if not config.model:
+    raise ValueError(
+      "--model is missing: a directory or hub name of a causal language model."
+    )
+  net = hub.load(config.model, config.dtype, ignore=config.ignore)
+  graph_lib.Graph.of(net)  # Refuses one without edges, and says why.
+  if "input_ids" not in net.example or not hasattr(net.config, "vocab_size"):
+    raise ValueError(
+      f"model={config.model!r} ({type(net.module).__name__}) is no causal "
+      "language model, whose next token a circuit is asked for."
+    )
+  return net
+
+
+def metric_of(config: Asked, net: sites.Network) -> metrics.Metric:
+  """The metric that is named.
+
+  Raises:
+    ValueError: an unknown name, or a function that is no metric.
+  """
+  if config.metric in metrics.METRICS:
+    return metrics.METRICS[config.metric]
+  if ":" not in config.metric:
+    raise ValueError(
+      f"metric={config.metric!r}: choose from {', '.join(metrics.METRICS)}, or "
+      "name a function of your own, module:function."
+    )
+  found = callables.load(config.metric, "metric")
+  metrics.check(found, net.config.vocab_size)
+  return found
+
+
+def units_of(config: Asked) -> str:
+  """Of the metric; its name where it is one's own."""
+  return metrics.UNITS.get(config.metric, config.metric)
+
+
+def pairs_of(config: Asked, net: sites.Network, path: str) -> pairs_lib.Pairs:
+  """Pairs of a file that the model can read.
+
+  Raises:
+    ValueError: no file is named, or as `pair_files.load` and `Pairs.check`.
+    FileNotFoundError: there is none.
+  """
+  if not path:
+    raise ValueError("--pairs is missing: a .jsonl or .csv file of pairs.")
+  path = str(pathlib.Path(path).expanduser())
+  found = pair_files.load(path, net.tokenizer, config.bos, config.start)
+  found.check(net.config.vocab_size, net.config.max_positions)
+  return found
+
+
+def made(config: Asked, net: sites.Network, task: str, num: int) -> tasks.Made:
+  """Pairs of a task.
+
+  Raises:
+    ValueError: a model without a tokenizer, or as `tasks.make`.
+  """
+  if net.tokenizer is None:
+    raise ValueError(
+      f"model={config.model!r} has no tokenizer.json, which templates of tasks "
+      "need: give a file of token ids."
+    )
+  key = subjects.key_of(config.seed, f"task {task}")
+  return tasks.make(
+    task, net.tokenizer, num, key, start=config.start, bos=config.bos
+  )
+
+
+def scored_by(
+  config: Scoring,
+  net: sites.Network,
+  pairs: pairs_lib.Pairs,
+  metric: metrics.Metric,
+  *,
+  level: str = "edge",
+  size: int | None = None,
+  seed: int = 0,
+) -> scored.Scores:
+  """Scores as settings ask for them.
+
+  Raises:
+    ValueError: as `scores.score`.
+  """
+  return scores.score(
+    net,
+    net.params,
+    pairs,
+    metric,
+    method=config.method,
+    backward=config.backward,
+    level=level,
+    steps=config.steps,
+    rule=config.rule,
+    ablation=config.ablation,
+    grouped=config.grouped,
+    direction=config.direction,
+    draws=config.draws,
+    exact_runs=config.exact_runs,
+    check=config.compared,
+    size=size,
+    seed=seed,
+  )
+
+
+def measured_lines(
+  config: Asked, found: measured.Measured
+) -> Mapping[str, str]:
+  """What a model does on pairs, as facts."""
+  units = units_of(config)
+  return {
+    "accuracy": f"{found.accuracy:.1%} of {len(found.clean)} pairs; the "
+    f"likeliest token is right in {found.first.mean():.1%}",
+    "metric": f"{config.metric}: clean {found.clean.mean():+.4g}, corrupted "
+    f"{found.corrupted.mean():+.4g} {units}",
+  }
+
+
+def scored_lines(found: scored.Scores) -> Mapping[str, str]:
+  """How scores were made, and what exact effects say of them, as facts."""
+  passes = " and ".join(
+    f"{count:,} {kind}" for kind, count in found.cost.items() if count
+  )
+  lines = {
+    "scores": f"{found.method}: {len(found.names):,} {found.level}s on "
+    f"{report_tables.count(len(found.values), 'pair')}",
+    "cost": f"{passes} passes a pair",
+  }
+  if found.agreement is not None:
+    lines["agreement"] = str(found.agreement)
+  if found.ratio is not None:
+    lines["reliability"] = (
+      f"second order is more than half of the whole for "
+      f"{(found.ratio > 0.5).mean():.1%} of edges"
+      + (
+        ""
+        if found.checked is None
+        else f"; {int(found.checked.sum())} have exact effects instead"
+      )
+    )
+  return lines
+
+
+def edges_table(found: scored.Scores, top: int, which: Any = None) -> Any:
+  """A rich table of the largest scores, with intervals.
+
+  Args:
+    found: scores.
+    top: how many.
+    which: numbers of those that are shown; all by default.
+  """
+  from rich import box, table, text  # Slow to import.
+
+  mean = found.mean()
+  if found.level == "position":
+    mean = mean.sum(axis=0)
+  low = high = None
+  if len(found.values) > 1 and found.level != "position":
+    low, high = found.interval()
+  rows = table.Table(box=box.SIMPLE_HEAD)
+  rows.add_column("score", justify="right")
+  rows.add_column("95 %", justify="right")
+  rows.add_column("edge" if found.level == "position" else found.level)
+  numbers = np.arange(len(mean)) if which is None else np.asarray(which)
+  order = numbers[np.argsort(-np.abs(mean[numbers]), kind="stable")]
+  for number in order[:top]:
+    interval = "" if low is None else f"{low[number]:+.3g}..{high[number]:+.3g}"
+    name = found.names[number]
+    if found.level in ("edge", "position"):
+      name = found.graph.name(int(number))
+    rows.add_row(f"{mean[number]:+.4g}", interval, text.Text(name))
+  return rows
+
+
+def judged_by(
+  config: Any,
+  net: sites.Network,
+  pairs: pairs_lib.Pairs,
+  circuits: Mapping[str, graph_lib.Circuit],
+  metric: metrics.Metric,
+  prune: bool = True,
+) -> judging.Judged:
+  """Circuits judged, with progress.
+
+  Args:
+    config: of `ablation` and `batch_size`.
+    net: with parameters.
+    pairs: what they are judged on.
+    circuits: by name.
+    metric: of one example.
+    prune: as for `judging.faithfulness`.
+  """
+  with progress.sweep(len(circuits)) as shown:
+    return judging.faithfulness(
+      net,
+      net.params,
+      pairs,
+      circuits,
+      metric,
+      ablation=config.ablation,
+      prune=prune,
+      size=config.batch_size,
+      progress=lambda done, of: shown(done, of, "circuits"),
+    )
+
+
+def writable(output: str | pathlib.Path) -> pathlib.Path:
+  """The path of a file, whose folder is made, and can be written.
+
+  Raises:
+    ValueError: it cannot, or is a folder.
+  """
+  path = pathlib.Path(output)
+  if path.is_dir():
+    raise ValueError(f"output={str(output)!r} is a folder; name a file.")
+  explain.writable(path.parent)
+  return path
+
+
+def write_rows(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
+  """Rows as a CSV file with a header; floats as they are read back."""
+  import csv
+
+  with path.open("w", newline="", encoding="utf-8") as file:
+    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(
+      {
+        name: repr(value) if isinstance(value, float) else value
+        for name, value in row.items()
+      }
+      for row in rows
+    )

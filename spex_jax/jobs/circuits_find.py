@@ -1,0 +1,383 @@
+"""`spex circuit find`: which edges carry a behaviour, and how faithfully.
+
+Half of the pairs give scores, the other half judge: circuits of ten sizes,
+random ones as large, and the one that is asked for.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from spex_jax import base, settings
+from spex_jax.circuits import (
+  curves,
+  draw,
+  files,
+  judging,
+  measured,
+  scored,
+  tasks,
+)
+from spex_jax.circuits import graph as graph_lib
+from spex_jax.circuits import pairs as pairs_lib
+from spex_jax.circuits import (
+  selection as selection_lib,
+)
+from spex_jax.jobs import circuits, circuits_toy, explain, networks, subjects
+from spex_jax.models import sites
+from spex_jax.report import circuits as figures
+from spex_jax.report import clock as clock_lib
+from spex_jax.report import plots, progress
+from spex_jax.report import tables as report_tables
+
+SELECTIONS = ("top", "connected", "greedy", "programme")
+_DRAWN = 400  # Edges of a picture, at most.
+_SCORES = 2  # Pairs at least: one scores, one judges.
+
+
+@dataclasses.dataclass(frozen=True)
+class Find(circuits.Scoring, circuits.Asked):
+  """How a circuit is found."""
+
+  num_pairs: int = settings.field(
+    64, "of a task; half of them give scores, half judge", low=_SCORES
+  )
+  edges: int = settings.field(400, "of the circuit, at most", low=1)
+  selection: str = settings.field(
+    "greedy",
+    "of edges: the first by score (top), so many that as many are connected "
+    "(connected), from the output backwards (greedy), an integer programme",
+    choices=SELECTIONS,
+  )
+  by: str = settings.field(
+    "size", "which score comes first", choices=selection_lib.BY
+  )
+  consistent: float = settings.field(
+    0.0,
+    "share of bootstraps over pairs in which a score has its sign, else the "
+    "edge is left out; 0 for all",
+    low=0,
+    high=1,
+  )
+  helpful_share: float = settings.field(
+    0.0, "of selection=programme: share of edges that help", low=0, high=1
+  )
+  random: int = settings.field(3, "random circuits of every size", low=0)
+  force: bool = settings.field(False, "asks though the model fails the task")
+  top: int = settings.field(12, "edges that are printed", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class OfModel(Find):
+  """A circuit of a language model, in a task or in a file's pairs."""
+
+  subject: str = settings.field("lm", choices=("lm",))
+  task: str = settings.field(
+    "ioi", f"{', '.join(tasks.TASKS)}, or a file of pairs"
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class OfInduction(Find):
+  """A circuit of a small network that is trained here."""
+
+  subject: str = settings.field("induction", choices=("induction",))
+  edges: int = settings.field(16, "of the circuit, at most", low=1)
+  toy: circuits_toy.Toy = circuits_toy.TOY
+  training: subjects.Training = circuits_toy.TRAINING
+
+  def check(self) -> None:
+    """Refuses a model: this one is trained."""
+    super().check()
+    if self.model:
+      raise ValueError(
+        f"model={self.model!r}: subject=induction trains its own; take "
+        "--config=circuit_find_lm."
+      )
+
+
+SUBJECTS: Mapping[str, type[Find]] = {"lm": OfModel, "induction": OfInduction}
+
+
+class Found(NamedTuple):
+  """What a search gives.
+
+  Attributes:
+    circuit: that is asked for.
+    scores: of all edges.
+    curve: faithfulness by size.
+    judged: the circuit on the judging pairs.
+  """
+
+  circuit: graph_lib.Circuit
+  scores: scored.Scores
+  curve: curves.Curve
+  judged: judging.Judged
+
+
+class Question(NamedTuple):
+  """What is asked.
+
+  Attributes:
+    net: with parameters.
+    pairs: of prompts.
+    question: in words.
+    task: its name.
+    facts: what else the reader should know, by name.
+  """
+
+  net: sites.Network
+  pairs: pairs_lib.Pairs
+  question: str
+  task: str
+  facts: Mapping[str, str]
+
+
+def kind_of(given: Mapping[str, Any], where: str) -> type[Find]:
+  """The class of settings that a configuration's `subject` names.
+
+  Raises:
+    ValueError: it names none.
+  """
+  known = settings.Kind(str, choices=tuple(SUBJECTS))
+  if "subject" not in given:
+    raise ValueError(f"{where} lacks subject.")
+  return SUBJECTS[settings.checked("subject", known, given["subject"])]
+
+
+def question(config: Find, workdir: pathlib.Path) -> Question:
+  """The model and its pairs.
+
+  Raises:
+    ValueError: what is wrong with them, named.
+  """
+  if isinstance(config, OfInduction):
+    net, origin = circuits_toy.trained(
+      config.toy, config.training, config.seed, workdir
+    )
+    pairs = circuits_toy.pairs(config.toy, config.num_pairs, config.seed)
+    return Question(
+      net,
+      pairs,
+      "Which edges make the network say what stood behind the last token "
+      "before?",
+      "induction",
+      {
+        "model": f"{networks.described(net, 'two layers of attention')}; "
+        f"{origin}"
+      },
+    )
+  if not isinstance(config, OfModel):
+    raise TypeError(f"{type(config).__name__} is of no subject.")
+  net = circuits.load(config)
+  facts = {"model": networks.described(net, config.model)}
+  if config.task in tasks.TASKS:
+    made = circuits.made(config, net, config.task, config.num_pairs)
+    facts["pairs"] = str(made)
+    pairs, task = made.pairs, config.task
+  elif pathlib.Path(config.task).suffix in (".jsonl", ".csv"):
+    pairs = circuits.pairs_of(config, net, config.task)
+    if len(pairs) < _SCORES:
+      raise ValueError(f"{config.task} has one pair; two or more are needed.")
+    pairs, task = pairs[: config.num_pairs], pathlib.Path(config.task).stem
+    facts["pairs"] = f"{len(pairs):,} of {config.task}"
+  else:
+    raise ValueError(
+      f"task={config.task!r}: choose from {', '.join(tasks.TASKS)}, or give a "
+      "file of pairs, .jsonl or .csv."
+    )
+  if pairs.texts is not None:
+    clean, corrupted = pairs.texts[0]
+    facts["clean"], facts["corrupted"] = repr(clean), repr(corrupted)
+  return Question(net, pairs, f"Which edges carry {task}?", task, facts)
+
+
+def run(
+  config: Find,
+  workdir: pathlib.Path,
+  show: circuits.Show | None = None,
+  before: float = 0.0,
+) -> Found:
+  """Finds a circuit, and writes four files into `workdir`.
+
+  `scores.npz`, `circuit.json`, `faithfulness.png` and `circuit.svg` are
+  replaced; a trained network is kept in `model/` and used again.
+
+  Args:
+    config: of a class of `SUBJECTS`.
+    workdir: made if it does not exist.
+    show: takes a line or a rich table; prints by default.
+    before: seconds of the command that have passed already.
+
+  Raises:
+    ValueError: a workdir that cannot be written, what is wrong with model,
+      task or settings, or a task that the model fails.
+  """
+  explain.writable(workdir)
+  show = show or report_tables.printer()
+  clock = clock_lib.Clock(before)
+  tell = lambda facts: [
+    show(report_tables.fact(name, text)) for name, text in facts.items()
+  ]
+  with clock.of("load"):
+    asked = question(config, workdir)
+  tell({"asked": asked.question, **asked.facts})
+  net, pairs = asked.net, asked.pairs
+  metric = circuits.metric_of(config, net)
+  with clock.of("measure"):
+    able = measured.measure(
+      net, net.params, pairs, metric, size=config.batch_size
+    )
+  tell(circuits.measured_lines(config, able))
+  able.check(asked.task, config.force)
+  half = -(-len(pairs) // 2)
+  with clock.of("score"):
+    scores = circuits.scored_by(
+      config, net, pairs[:half], metric,
+      size=config.batch_size, seed=config.seed,
+    )  # fmt: skip
+  scores.save(workdir / "scores.npz")
+  tell(circuits.scored_lines(scores))
+  graph, mean, facts = used(config, scores)
+  choose = choice(config, graph, mean)
+  with clock.of("select"):
+    circuit = choose(min(config.edges, graph.num_edges))
+  tell(facts)
+  with clock.of("judge"):
+    curve, judged = _judged(
+      config, net, pairs[half:], metric, graph, choose, circuit
+    )
+  title = f"{asked.task}: {scores.method}, {config.selection}"
+  faithful = float(judged.faithfulness()[0])
+  low, high = judged.interval()[0]
+  about = {
+    "task": asked.task,
+    "method": scores.method,
+    "selection": config.selection,
+    "metric": config.metric,
+    "faithfulness": faithful,
+    "cmd": curve.areas.cmd,
+    "cpr": curve.areas.cpr,
+    "num_pairs": len(pairs),
+  }
+  files.save(circuit, workdir / "circuit.json", scores.mean(), about)
+  show(str(curve))
+  tell(
+    {
+      "circuit": f"{len(circuit):,} edges ({circuit.connected:,} connected) "
+      f"of {len(circuit.nodes):,} nodes, faithfulness {faithful:.3f} "
+      f"({low:.3f}..{high:.3f}) on {len(pairs) - half} other pairs"
+    }
+  )
+  show(circuits.edges_table(scores, config.top, circuit.numbers))
+  with clock.of("draw"):
+    _figures(workdir, title, circuit, scores.mean(), curve, faithful)
+  tell(
+    {
+      "time": str(clock),
+      "wrote": ", ".join(
+        str(workdir / name)
+        for name in (
+          "circuit.json", "scores.npz", "faithfulness.png", "circuit.svg",
+        )
+      ),
+    }
+  )  # fmt: skip
+  return Found(circuit, scores, curve, judged)
+
+
+def used(
+  config: Find, scores: scored.Scores
+) -> tuple[graph_lib.Graph, np.ndarray, dict[str, str]]:
+  """The graph, the scores that are selected by, and what is left out."""
+  mean, facts = scores.mean(), {}
+  if config.consistent:
+    key = subjects.key_of(config.seed, "consistent")
+    sure = selection_lib.consistent(scores.values, key, level=config.consistent)
+    facts["consistent"] = (
+      f"{int(sure.sum()):,} edges have their sign in {config.consistent:.0%} "
+      "of bootstraps; the others are not chosen"
+    )
+    mean = mean * sure
+  return scores.graph, mean, facts
+
+
+def choice(
+  config: Find, graph: graph_lib.Graph, mean: np.ndarray
+) -> Callable[[int], graph_lib.Circuit]:
+  """A number of edges to the circuit."""
+  if config.selection == "greedy":
+    return lambda n: selection_lib.greedy(graph, mean, n, config.by)
+  if config.selection == "programme":
+    return lambda n: selection_lib.programme(
+      graph, mean, n, config.by, helpful_share=config.helpful_share
+    )
+  connected = config.selection == "connected"
+  return lambda n: selection_lib.top(
+    graph, mean, n, config.by, connected=connected
+  )
+
+
+def _judged(config, net, pairs, metric, graph, choose, circuit):
+  """The curve, and the circuit, on pairs that gave no scores."""
+  fractions = [size / graph.num_edges for size in _sizes(graph.num_edges)]
+  common = dict(ablation=config.ablation, size=config.batch_size)
+  total = len(fractions) * (1 + config.random)
+  with progress.sweep(total) as shown:
+    curve = curves.curve(
+      net,
+      net.params,
+      pairs,
+      choose,
+      metric,
+      graph=graph,
+      fractions=fractions,
+      random=config.random,
+      seed=config.seed,
+      progress=lambda done, of: shown(done, of, "circuits"),
+      **common,
+    )
+  judged = circuits.judged_by(config, net, pairs, {"circuit": circuit}, metric)
+  return curve, judged
+
+
+def _sizes(num_edges: int) -> list[int]:
+  """MIB's ten sizes, or of a small graph ten from one edge to all."""
+  shares = np.asarray(curves.FRACTIONS) * num_edges
+  if shares[0] >= 1:
+    return np.round(shares).astype(int).tolist()
+  count = min(len(shares), num_edges)
+  found = {*np.round(np.geomspace(1, num_edges, count)).astype(int).tolist()}
+  for size in range(1, num_edges):  # Where rounding made two of them one.
+    if len(found) < count:
+      found.add(size)
+  return sorted(found)
+
+
+def _figures(workdir, title, circuit, mean, curve, faithful) -> None:
+  plots.save(
+    figures.faithfulness(
+      np.round(curve.shares * circuit.graph.num_edges),
+      curve.faithfulness,
+      random=curve.random,
+      connected=curve.judged.connected,
+      chosen=(len(circuit), faithful),
+      title=title,
+    ),
+    workdir / "faithfulness.png",
+  )
+  drawn = circuit.prune()
+  if len(drawn) > _DRAWN:
+    drawn = selection_lib.top(
+      drawn.graph, np.where(drawn.kept, mean, 0), _DRAWN
+    )
+    title = f"{title} (the {_DRAWN} strongest edges)"
+  path = workdir / "circuit.svg"
+  temporary = base.draft(path)
+  if not drawn:
+    drawn = circuit
+  temporary.write_text(draw.svg(drawn, mean, title), encoding="utf-8")
+  temporary.replace(path)

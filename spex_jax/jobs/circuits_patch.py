@@ -1,0 +1,130 @@
+"""`spex circuit patch`: parts of one run put into another, as a heatmap."""
+
+import dataclasses
+import itertools
+import pathlib
+
+import numpy as np
+
+from spex_jax import settings
+from spex_jax.circuits import measured, patching
+from spex_jax.jobs import circuits, circuits_find, explain
+from spex_jax.report import circuits as figures
+from spex_jax.report import clock as clock_lib
+from spex_jax.report import plots, progress
+from spex_jax.report import tables as report_tables
+
+
+@dataclasses.dataclass(frozen=True)
+class Patch(circuits.Asked):
+  """What is patched, and where."""
+
+  subject: str = settings.field("lm", choices=("lm",))
+  task: str = settings.field("ioi", "a task, or a file of pairs")
+  num_pairs: int = settings.field(16, "of a task", low=1)
+  sweep: str = settings.field(
+    "resid_pre",
+    "what is patched, one by one",
+    choices=(*patching.SWEEPS, *patching.STACKS),
+  )
+  direction: str = settings.field(
+    "denoise",
+    "denoise puts the clean run's parts into the corrupted one, noise the "
+    "reverse",
+    choices=patching.DIRECTIONS,
+  )
+  spans: bool = settings.field(
+    False, "places are the parts of the template, not positions"
+  )
+  force: bool = settings.field(False, "asks though the model fails the task")
+
+
+def run(
+  config: Patch,
+  workdir: pathlib.Path,
+  show: circuits.Show | None = None,
+  before: float = 0.0,
+) -> dict[str, patching.Patched]:
+  """Patches, and writes a table and a heatmap of each sweep into `workdir`.
+
+  Args:
+    config: its settings.
+    workdir: made if it does not exist.
+    show: takes a line or a rich table; prints by default.
+    before: seconds of the command that have passed already.
+
+  Raises:
+    ValueError: what is wrong with model, task or settings.
+  """
+  explain.writable(workdir)
+  show = show or report_tables.printer()
+  clock = clock_lib.Clock(before)
+  tell = lambda name, text: show(report_tables.fact(name, text))
+  with clock.of("load"):
+    asked = circuits_find.question(_as_find(config), workdir)
+  net, pairs = asked.net, asked.pairs
+  tell("asked", f"What does patching {config.sweep} do in {asked.task}?")
+  for name, text in asked.facts.items():
+    tell(name, text)
+  metric = circuits.metric_of(config, net)
+  with clock.of("measure"):
+    able = measured.measure(
+      net, net.params, pairs, metric, size=config.batch_size
+    )
+  for name, text in circuits.measured_lines(config, able).items():
+    tell(name, text)
+  able.check(asked.task, config.force)
+  found, wrote = {}, []
+  for name in patching.STACKS.get(config.sweep, (config.sweep,)):
+    with clock.of(name), progress.sweep(1) as shown:
+      one = patching.sweep(
+        net,
+        net.params,
+        pairs,
+        name,
+        metric,
+        direction=config.direction,
+        spans=config.spans,
+        size=config.batch_size,
+        progress=lambda done, of: shown(done, of, "batches"),
+      )
+    found[name] = one
+    rows = one.rows()
+    circuits.write_rows(rows, workdir / f"{name}.csv")
+    plots.save(_heatmap(one, name, config), workdir / f"{name}.png")
+    wrote += [workdir / f"{name}.csv", workdir / f"{name}.png"]
+    rows.sort(key=lambda row: -abs(row["moved"]))
+    strongest = [
+      f"{row['moved']:+.2f} at "
+      + ", ".join(f"{axis} {row[axis]}" for axis in one.axes)
+      for row in rows[:3]
+    ]
+    tell(name, f"share of the effect moved: {'; '.join(strongest)}")
+  tell("time", str(clock))
+  tell("wrote", ", ".join(map(str, wrote)))
+  return found
+
+
+def _as_find(config: Patch) -> circuits_find.OfModel:
+  """The settings that say which model and pairs."""
+  given = settings.as_dict(config)
+  for name in ("sweep", "direction", "spans"):
+    del given[name]
+  given["num_pairs"] = max(2, config.num_pairs)
+  return circuits_find.OfModel(**given)
+
+
+def _heatmap(one: patching.Patched, name: str, config: Patch):
+  """Layers upwards; of several axes, the others side by side."""
+  values = one.moved()
+  columns = [" ".join(at) for at in itertools.product(*one.labels[1:])]
+  flat = values.reshape(len(one.labels[0]), -1)
+  return figures.heatmap(
+    np.asarray(flat),
+    one.labels[0],
+    columns,
+    row_name=one.axes[0],
+    column_name=", ".join(one.axes[1:]),
+    units="share of the effect moved",
+    title=f"{name}, {config.direction}, {config.task}",
+  )

@@ -1,0 +1,96 @@
+"""`spex circuit tasks`: what a language model does on every task."""
+
+import dataclasses
+
+from spex_jax import settings
+from spex_jax.circuits import (
+  measured,
+  tasks,
+)
+from spex_jax.jobs import circuits, networks
+from spex_jax.report import clock as clock_lib
+from spex_jax.report import tables as report_tables
+
+
+@dataclasses.dataclass(frozen=True)
+class Tasks(circuits.Asked):
+  """`spex circuit tasks`."""
+
+  tasks: tuple[str, ...] = settings.field(tuple(tasks.TASKS), "that are made")
+  num_pairs: int = settings.field(32, "of each", low=1)
+
+
+def run(
+  config: Tasks, show: circuits.Show | None = None, before: float = 0.0
+) -> dict[str, measured.Measured]:
+  """`spex circuit tasks`: what a model does on every task.
+
+  Args:
+    config: its settings.
+    show: as for `score`.
+    before: likewise.
+
+  Raises:
+    ValueError: an unknown task, or what is wrong with model and metric.
+  """
+  from rich import box, table  # Slow to import.
+
+  show = show or report_tables.printer()
+  clock = clock_lib.Clock(before)
+  if unknown := [name for name in config.tasks if name not in tasks.TASKS]:
+    raise ValueError(
+      f"No task {unknown[0]!r}; they are {', '.join(tasks.TASKS)}."
+    )
+  with clock.of("load"):
+    net = circuits.load(config)
+  metric = circuits.metric_of(config, net)
+  show(report_tables.fact("model", networks.described(net, config.model)))
+  rows = table.Table(box=box.SIMPLE_HEAD)
+  rows.add_column("task")
+  for name in ("correct", "first", "clean", "corrupted", "tokens", "rejected"):
+    rows.add_column(name, justify="right")
+  found, notes = {}, []
+  for name in config.tasks:
+    with clock.of(name):
+      try:
+        given = circuits.made(config, net, name, config.num_pairs)
+      except ValueError as error:  # This tokenizer has no such pairs.
+        if net.tokenizer is None:
+          raise
+        notes.append(str(error))
+        rows.add_row(name, "-", "", "", "", "", "all")
+        continue
+      one = measured.measure(
+        net, net.params, given.pairs, metric, size=config.batch_size
+      )
+    found[name] = one
+    lengths = given.pairs.lengths
+    rows.add_row(
+      name,
+      f"{one.accuracy:.0%}",
+      f"{one.first.mean():.0%}",
+      f"{one.clean.mean():+.2f}",
+      f"{one.corrupted.mean():+.2f}",
+      f"{lengths.min()}..{lengths.max()}",
+      f"{sum(given.rejected.values()):,}",
+    )
+    if one.accuracy < measured.LEAST:
+      notes.append(
+        f"{name}: the model fails it (under {measured.LEAST:.0%} correct), so "
+        "`spex circuit find` refuses it unless it is forced"
+      )
+    for reason, count in given.rejected.items():
+      notes.append(f"{name}: {count:,} prompts {reason} rejected")
+  show(
+    report_tables.fact(
+      "metric",
+      f"{config.metric} in {circuits.units_of(config)}, means of "
+      f"{config.num_pairs} pairs; correct: right answers above wrong ones; "
+      "first: the likeliest token is right",
+    )
+  )
+  show(rows)
+  for note in notes:
+    show(report_tables.fact("note", note))
+  show(report_tables.fact("time", str(clock)))
+  return found

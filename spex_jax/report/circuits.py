@@ -1,0 +1,115 @@
+"""Figures of circuits: faithfulness by size, and maps of patches.
+
+Shapes: K sizes, R random circuits, I rows, J columns.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spex_jax import base
+from spex_jax.report import plots
+
+if TYPE_CHECKING:
+  import matplotlib.figure
+
+_MOST = 40  # Labels of an axis.
+
+
+def faithfulness(
+  sizes: base.Array,
+  curve: base.Array,
+  *,
+  random: base.Array | None = None,
+  connected: base.Array | None = None,
+  chosen: tuple[float, float] | None = None,
+  title: str = "",
+) -> "matplotlib.figure.Figure":
+  """Faithfulness against the number of edges, which is on a logarithmic axis.
+
+  Args:
+    sizes: `[K]`, edges asked for.
+    curve: `[K]`, faithfulness: 1 is the whole model, 0 the corrupted run.
+    random: `[R, K]`, of random circuits as large; their range is a band.
+    connected: `[K]`, edges that are left when what dangles is pruned.
+    chosen: edges and faithfulness of one circuit, marked.
+    title: over the figure.
+  """
+  figure = plots.blank(6.4, 4.2, arranged=True)
+  axes = figure.subplots()
+  sizes, curve = np.asarray(sizes), np.asarray(curve)
+  axes.axhline(1, color="0.6", linewidth=0.8, linestyle="--")
+  axes.axhline(0, color="0.6", linewidth=0.8)
+  if random is not None and len(random):
+    low, high = np.min(random, axis=0), np.max(random, axis=0)
+    axes.fill_between(sizes, low, high, color="0.8", label="random circuits")
+  axes.plot(sizes, curve, "o-", color=plots.NEGATIVE, label="by scores")
+  if connected is not None:
+    for x, y, left in zip(sizes, curve, np.asarray(connected)):
+      axes.annotate(
+        f"{left:,}", (x, y), textcoords="offset points", xytext=(0, 6),
+        ha="center", fontsize=7, color="0.3",
+      )  # fmt: skip
+  if chosen is not None:
+    axes.plot(
+      *chosen, "*", color=plots.POSITIVE, markersize=13, label="the circuit"
+    )
+  axes.set_xscale("log")
+  axes.set_xlabel("edges kept" + " (beside points: connected)"
+                  * (connected is not None))  # fmt: skip
+  axes.set_ylabel("faithfulness")
+  axes.set_title(plots.escape(title), fontsize=10)
+  axes.legend(frameon=False, fontsize=8)
+  return figure
+
+
+def heatmap(
+  values: base.Array,
+  rows: Sequence[str],
+  columns: Sequence[str],
+  *,
+  row_name: str = "",
+  column_name: str = "",
+  units: str = "",
+  title: str = "",
+) -> "matplotlib.figure.Figure":
+  """Values as colours, red above zero and blue below; the first row is lowest.
+
+  Args:
+    values: `[I, J]`, finite.
+    rows: I labels.
+    columns: J labels.
+    row_name: what rows are.
+    column_name: what columns are.
+    units: of the values.
+    title: over the figure.
+
+  Raises:
+    ValueError: other than I and J labels.
+  """
+  values = np.asarray(values, np.float64)
+  if values.shape != (len(rows), len(columns)):
+    raise ValueError(
+      f"Values {values.shape} have {len(rows)} rows' and {len(columns)} "
+      "columns' labels."
+    )
+  wide = min(0.34 * len(columns) + 2.2, 14.0)
+  figure = plots.blank(max(wide, 4.0), min(0.24 * len(rows) + 1.6, 12.0),
+                       arranged=True)  # fmt: skip
+  axes = figure.subplots()
+  limit = max(np.abs(values).max(), np.finfo(np.float32).tiny)
+  drawn = axes.imshow(
+    values, cmap="RdBu_r", vmin=-limit, vmax=limit, origin="lower",
+    aspect="auto",
+  )  # fmt: skip
+  for axis, names in ((axes.yaxis, rows), (axes.xaxis, columns)):
+    step = -(-len(names) // _MOST)
+    at = range(0, len(names), step)
+    axis.set_ticks(at, [plots.escape(names[i]) for i in at], fontsize=7)
+  axes.tick_params(axis="x", rotation=90 if max(map(len, columns)) > 3 else 0)
+  axes.set_xlabel(column_name)
+  axes.set_ylabel(row_name)
+  axes.set_title(plots.escape(title), fontsize=10)
+  figure.colorbar(drawn, ax=axes, label=units)
+  return figure

@@ -1,0 +1,162 @@
+"""Files of circuits: ours there and back, EAP-IG's, circuit-tracer's."""
+
+import json
+
+import numpy as np
+import pytest
+
+from spex_jax.circuits import draw, files
+from spex_jax.circuits import graph as graph_lib
+from tests.circuits.graph_test import network
+
+_GRAPH = graph_lib.Graph.of(network())
+_ALONE = graph_lib.Graph.of(network(), ungrouped=True)
+_RNG = np.random.default_rng(0)
+_CIRCUIT = _GRAPH.circuit(_RNG.random(len(_GRAPH)) < 0.3)
+_SCORES = _RNG.normal(size=len(_GRAPH))
+
+
+def test_ours(tmp_path):
+  path = tmp_path / "circuit.json"
+  files.save(_CIRCUIT, path, _SCORES, {"task": "ioi"})
+  found = files.load(path, _GRAPH)
+  assert found.circuit == _CIRCUIT
+  assert found.about == {"task": "ioi"}
+  np.testing.assert_array_equal(
+    found.scores, np.where(_CIRCUIT.kept, _SCORES, 0)
+  )
+  with pytest.raises(ValueError, match="taken: .'edges'"):
+    files.save(_CIRCUIT, path, about={"edges": 3})
+
+
+def test_edges_are_enough(tmp_path):
+  path = tmp_path / "circuit.json"
+  path.write_text(json.dumps({"edges": [list(e) for e in _CIRCUIT.edges]}))
+  found = files.load(path, _GRAPH)
+  assert found.circuit == _CIRCUIT
+  assert found.scores is None
+
+
+def test_eap_ig_there_and_back():
+  circuit = _ALONE.circuit(_RNG.random(len(_ALONE)) < 0.3)
+  scores = _RNG.normal(size=len(_ALONE))
+  body = json.loads(json.dumps(files.to_eap_ig(circuit, scores)))
+  assert body["cfg"] == {
+    "n_layers": 2, "n_heads": 4, "parallel_attn_mlp": False, "d_model": 8,
+  }  # fmt: skip
+  assert len(body["edges"]) == len(_ALONE)
+  number = _ALONE.index(("blocks.0.heads.3", "blocks.1.attn.k_in", 2))
+  edge = body["edges"]["a0.h3->a1.h2<k>"]
+  assert edge == {"score": -scores[number], "in_graph": circuit.kept[number]}
+  assert {"input->m0", "m1->logits", "input->a0.h0<q>"} <= {*body["edges"]}
+  assert {*body["nodes"]} >= {"input", "a1.h3", "m1", "logits"}
+  found = files.from_eap_ig(body, _ALONE)
+  assert found.circuit == circuit
+  np.testing.assert_array_equal(found.scores, scores)
+
+
+def test_eap_ig_of_shared_keys(tmp_path):
+  path = tmp_path / "theirs.json"
+  path.write_text(json.dumps(files.to_eap_ig(_CIRCUIT, _SCORES)))
+  found = files.load(path, _GRAPH)
+  assert found.circuit == _CIRCUIT
+  # Halves added up again.
+  np.testing.assert_allclose(found.scores, _SCORES, rtol=1e-15)
+
+
+def test_circuit_tracer():
+  body = files.to_circuit_tracer(_CIRCUIT, _SCORES, ["a", " b"], model="x")
+  json.dumps(body)
+  ids = [node["node_id"] for node in body["nodes"]]
+  assert len({*ids}) == len(ids) == len({*_CIRCUIT.nodes}) + 1
+  assert body["metadata"]["prompt_tokens"] == ["a", " b"]
+  ends = {end for link in body["links"] for end in (link["source"],
+          link["target"])}  # fmt: skip
+  assert ends <= {*ids}
+  total = sum(link["weight"] for link in body["links"])
+  shown = [
+    i
+    for i in _CIRCUIT.numbers
+    if _GRAPH.fed[_GRAPH.slot[i]].sum() == 0
+    or {*np.flatnonzero(_GRAPH.fed[_GRAPH.slot[i]])}
+    <= {_GRAPH.writers.index(n) for n in _CIRCUIT.nodes}
+  ]
+  if len(shown) == len(_CIRCUIT):
+    assert total == pytest.approx(-_SCORES[_CIRCUIT.kept].sum())
+
+
+@pytest.mark.parametrize(
+  ("body", "complaint"),
+  [
+    ("{", "is no JSON"),
+    ("[]", "holds no circuit"),
+    ('{"edges": 3}', "holds no circuit"),
+    ('{"edges": [["a", "b"]]}', "edge 0: An edge is"),
+    ('{"edges": [["blocks.7.mlp", "final_norm.in", 0]]}', "edge 0: No writer"),
+    ('{"edges": [["embed", "final_norm.in", "x"]]}', "edge 0: The row"),
+    ('{"edges": [], "fingerprint": "00"}', "another model: its graph is 00"),
+    ('{"edges": [], "scores": [1]}', "0 edges and scores"),
+    ('{"edges": {}, "cfg": {"n_layers": 5}}', "another model: its cfg"),
+  ],
+)
+def test_bad_files(tmp_path, body, complaint):
+  path = tmp_path / "circuit.json"
+  path.write_text(body)
+  with pytest.raises(ValueError, match=complaint):
+    files.load(path, _GRAPH)
+  with pytest.raises(FileNotFoundError, match="There is no file"):
+    files.load(tmp_path / "none.json", _GRAPH)
+
+
+def test_a_changed_file_is_noticed(tmp_path):
+  path = tmp_path / "circuit.json"
+  files.save(_CIRCUIT, path)
+  path.write_text(path.read_text().replace("embed", "embeb", 1))
+  with pytest.raises(ValueError, match="sha256|digest|checksum"):
+    files.load(path, _GRAPH)
+
+
+def _places(svg):
+  import xml.etree.ElementTree as tree
+
+  root = tree.fromstring(svg)
+  space = "{http://www.w3.org/2000/svg}"
+  groups = root.iter(f"{space}g")
+  found: dict[str, list] = {"edge": [], "node": []}
+  for group in groups:
+    found[group.get("class", "").split()[0]].append(group)
+  return root, found, space
+
+
+@pytest.mark.parametrize("num", [20, 400])
+def test_pictures(num):
+  graph = graph_lib.Graph.of(network(num_blocks=8))
+  rng = np.random.default_rng(0)
+  circuit = graph.circuit(rng.permutation(len(graph))[:num])
+  scores = rng.normal(size=len(graph))
+  root, found, space = _places(draw.svg(circuit, scores, "a <b> & c"))
+  assert len(found["edge"]) == num
+  against = [g for g in found["edge"] if "against" in g.get("class")]
+  assert len(against) == (scores[circuit.kept] > 0).sum()
+  tips = {g.find(f"{space}title").text.rpartition(": ")[0]
+          for g in found["edge"]}  # fmt: skip
+  assert tips == {graph.name(i) for i in circuit.numbers}
+  for kind, dash in (("q", None), ("k", "7 4"), ("v", "1.5 4")):
+    paths = [p for g in found["edge"] if f" {kind} " in g.get("class")
+             for p in g.iter(f"{space}path")]  # fmt: skip
+    assert paths
+    assert {p.get("stroke-dasharray") for p in paths} == {dash}
+  boxes = [g.find(f"{space}rect") for g in found["node"]]
+  corners = np.array([[float(b.get(n)) for n in ("x", "y")] for b in boxes])
+  apart = np.abs(corners[:, None] - corners[None])
+  clear = (apart[..., 0] >= 46) | (apart[..., 1] >= 24)
+  assert clear[~np.eye(len(boxes), dtype=bool)].all()
+  width, height = (float(root.get(n)) for n in ("width", "height"))
+  assert (corners >= 0).all()
+  assert (corners <= [width - 44, height - 22]).all()
+
+
+def test_what_cannot_be_drawn():
+  with pytest.raises(ValueError, match=r"1\.\.2000 edges; .* has 0"):
+    draw.svg(_GRAPH.empty)
+  assert draw.svg(_CIRCUIT).startswith("<svg")
