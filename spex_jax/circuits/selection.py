@@ -173,7 +173,7 @@ def programme(
   sizes = np.concatenate([limits[1], np.zeros(len(graph.writers))])
   extra, bounds = [sizes], [float(n)]
   if helpful_share:
-    share = helpful_share - (scores[edges] < 0)
+    share = (helpful_share - (scores[edges] < 0)).astype(np.float64)
     extra.append(np.concatenate([share, np.zeros(len(graph.writers))]))
     bounds.append(0.0)
   matrix = scipy.sparse.vstack(

@@ -188,7 +188,7 @@ def _drawn(
   makers: Sequence[Maker], rng: np.random.Generator, most: int
 ) -> Iterator[Row]:
   for _ in range(most):
-    yield makers[rng.integers(len(makers))](rng)
+    yield makers[int(rng.integers(len(makers)))](rng)
 
 
 def _encoded(row, clean, other, where, tokenizer, bos) -> dict:

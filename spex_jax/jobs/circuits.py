@@ -260,7 +260,11 @@ def edges_table(found: scored.Scores, top: int, which: Any = None) -> Any:
   numbers = np.arange(len(mean)) if which is None else np.asarray(which)
   order = numbers[np.argsort(-np.abs(mean[numbers]), kind="stable")]
   for number in order[:top]:
-    interval = "" if low is None else f"{low[number]:+.3g}..{high[number]:+.3g}"
+    interval = (
+      ""
+      if low is None or high is None
+      else f"{low[number]:+.3g}..{high[number]:+.3g}"
+    )
     name = found.names[number]
     if found.level in ("edge", "position"):
       name = found.graph.name(int(number))

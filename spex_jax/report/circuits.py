@@ -98,7 +98,7 @@ def heatmap(
   figure = plots.blank(max(wide, 4.0), min(0.24 * len(rows) + 1.6, 12.0),
                        arranged=True)  # fmt: skip
   axes = figure.subplots()
-  limit = max(np.abs(values).max(), np.finfo(np.float32).tiny)
+  limit = float(max(np.abs(values).max(), np.finfo(np.float32).tiny))
   drawn = axes.imshow(
     values, cmap="RdBu_r", vmin=-limit, vmax=limit, origin="lower",
     aspect="auto",
