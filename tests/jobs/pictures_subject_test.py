@@ -148,5 +148,7 @@ def test_models_that_cannot_take_a_picture(folder, tmp_path):
   with pytest.raises(ValueError, match="bare has no preprocessor_config.json"):
     pictures.subject(_config(bare, image="china"), tmp_path)
   text = small.bert(tmp_path / "text")
-  with pytest.raises(ValueError, match="is no image classifier; such are dinov2, vit"):
+  with pytest.raises(
+    ValueError, match="is no image classifier; such are dinov2, vit"
+  ):
     pictures.subject(_config(text, image="china"), tmp_path)
