@@ -118,7 +118,7 @@ def test_parts_chosen_by_patterns():
   with pytest.raises(ValueError, match=r"patterns takes patterns; write \('"):
     components.chosen(at, "*attn.z")
   assert set(components.KINDS) == {
-    "heads", "kv_groups", "neurons", "filters", "blocks",
+    "heads", "kv_groups", "neurons", "filters", "blocks", "experts",
   }  # fmt: skip
   assert components.KINDS["kv_groups"](at).n == 4
 
