@@ -329,6 +329,7 @@ def test_players_that_no_mask_tells_apart_are_named(samples, method):
   assert not any("cannot say" in note for note in whole)
 
 
+@pytest.mark.slow_where("proxyspex")
 @pytest.mark.parametrize("method", ["lasso", "proxyspex", "kernelshap", "lime"])
 def test_numpys_global_generator_stays_where_it_is(method):
   before = np.random.get_state()[1:3]  # noqa: NPY002

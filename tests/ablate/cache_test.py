@@ -50,6 +50,7 @@ def test_an_interrupted_run_goes_on(tmp_path):
   assert once_more.asked <= 8  # Anchors and repeats.
 
 
+@pytest.mark.slow
 def test_another_function_is_refused(tmp_path):
   path = tmp_path / "values.jsonl"
   _explain(_Counted(), path)

@@ -222,6 +222,7 @@ def test_a_head_and_its_copy_are_alike():
   assert "in 1.0: keeps 1.00" in str(found[0])
 
 
+@pytest.mark.slow
 def test_a_swap_by_hand():
   net, params = tiny.network()
   pairs = tiny.pairs(8)

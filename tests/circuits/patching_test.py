@@ -74,6 +74,7 @@ def test_the_fifteen_have_their_names():
     assert all(s in net.sites for s in patching.every_block(net, sweep.site))
 
 
+@pytest.mark.slow_where("attn_head_pattern_dest_src_pos-denoise")
 @pytest.mark.parametrize(
   "what,direction",
   [

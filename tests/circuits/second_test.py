@@ -56,6 +56,7 @@ def _hessian():
   return np.stack(found, axis=1)
 
 
+@pytest.mark.slow
 def test_products_are_second_derivatives():
   hessian = _hessian()
   assert np.abs(hessian).max() > 0.1
