@@ -42,9 +42,8 @@ def test_every_room_is_an_attribute():
 
 
 class TestSpex:
-  @pytest.mark.parametrize(
-    "method", ["spex", pytest.param("auto", marks=pytest.mark.slow)]
-  )
+  @pytest.mark.slow
+  @pytest.mark.parametrize("method", ["spex", "auto"])
   def test_planted_terms_are_exact_within_the_budget(self, method):
     f = functions.planted(100, 30, 4)
     fn = _Counting(lambda m: f(m) + 5)
@@ -124,6 +123,7 @@ class TestLasso:
     moebius = answer.interactions("Moebius", names=list("abcdefghijklmnopqrst"))
     assert "c" in str(moebius)
 
+  @pytest.mark.slow
   def test_max_order_one(self):
     answer = explain(
       functions.pairs, 20, budget=190, method="lasso", key=_KEY, max_order=1
@@ -305,7 +305,7 @@ class TestValues:
       (100, 100),
     ]
 
-  @pytest.mark.slow_where("auto")
+  @pytest.mark.slow
   @pytest.mark.parametrize("method", ["auto", "lasso"])
   def test_integers_and_booleans(self, method):
     for cast in (np.int32, np.bool_):

@@ -54,9 +54,8 @@ def test_curvature_along_the_path_of_known_functions():
     interactions.screen(_game(soft, 1))
 
 
-@pytest.mark.parametrize(
-  "of", ["edges", pytest.param("heads", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("of", ["edges", "heads"])
 def test_curvature_of_a_network_is_that_of_differences(of):
   net, params = tiny.network(num_blocks=1 if of == "edges" else 2)
   pairs = tiny.pairs(2)
@@ -86,6 +85,7 @@ def test_curvature_of_a_network_is_that_of_differences(of):
   assert np.abs(found.values[0]) > 1e-2
 
 
+@pytest.mark.slow
 def test_the_game_is_that_of_circuits():
   net, params = tiny.network(num_blocks=1)
   pairs, graph = tiny.pairs(), graph_lib.Graph.of(net)

@@ -31,6 +31,7 @@ def _pairs():
   return pairs_lib.from_ids(rows)
 
 
+@pytest.mark.slow
 def test_one_prompt_at_a_time():
   pairs = _pairs()
   found = measured.measure(

@@ -6,6 +6,7 @@ from experiments import parity_shapiq
 from spex_jax.indices import table
 
 
+@pytest.mark.slow
 def test_quick_table_covers_every_index_and_agrees():
   pytest.importorskip(
     "shapiq", reason="shapiq 1.4.1 is installed on Python 3.11 only."

@@ -103,6 +103,7 @@ def test_processes_that_share_a_gpu_share_its_memory():
   assert all(name not in s for s in local.shares(5, two | {name: "0.1"}))
 
 
+@pytest.mark.slow
 def test_the_commands_and_the_tasks_have_their_gpus(folder):
   (folder / "slow.py").write_text(
     _SLOW.replace(

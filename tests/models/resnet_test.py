@@ -154,7 +154,7 @@ def _kernels(params, path=()):
       yield path
 
 
-@pytest.mark.slow_where("config1")
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [_BASIC, _BOTTLENECK])
 def test_gating_a_filter_equals_zeroing_its_weights_exactly(config):
   net, params, pixels = _setup(config)

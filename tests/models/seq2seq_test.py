@@ -150,6 +150,7 @@ def test_what_is_masked_in_the_encoder_does_not_matter():
   assert checkpoints.difference(one.logits, two.logits) < _RTOL
 
 
+@pytest.mark.slow
 def test_vmapped_edits_equal_a_loop_and_compile_once():
   net, params = _network("t5")
   masks = (np.random.default_rng(2).random((3, 2)) < 0.5).astype(np.float32)

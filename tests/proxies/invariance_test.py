@@ -48,7 +48,9 @@ def _explained(method, scale, offset):
   )
 
 
-@pytest.mark.slow_where("1e-09", "1.0--100000000000.0")
+@pytest.mark.slow_where(
+  "1e-09", "1.0--100000000000.0", "1000000000.0-kernelshap"
+)
 @pytest.mark.parametrize("method", _METHODS)
 @pytest.mark.parametrize("scale, offset", _CHANGES)
 def test_offset_and_units_change_nothing(method, scale, offset):
