@@ -152,9 +152,12 @@ def load(
   def place(name: str, array: np.ndarray) -> jax.Array:
     array = np.ascontiguousarray(_cast(array, dtype))
     if mesh is None:
-      return jnp.asarray(array)
-    spec = partition(name, array.shape, mesh)
-    return jax.device_put(array, jax.NamedSharding(mesh, spec))
+      placed = jnp.asarray(array)
+    else:
+      spec = partition(name, array.shape, mesh)
+      placed = jax.device_put(array, jax.NamedSharding(mesh, spec))
+    # Else the host's copies pile up behind the transfers.
+    return jax.block_until_ready(placed)
 
   try:
     flat = weights.assign(

@@ -1,5 +1,6 @@
 """What loading takes of the memory: what is loaded, and a fifth of the file."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -35,11 +36,12 @@ print(told("VmHWM") - before, kept)
   not pathlib.Path("/proc/self/clear_refs").exists(), reason="needs Linux"
 )
 def test_the_peak_is_a_fifth_over_the_file(tmp_path):
-  # Its largest tensor is a fifth of it, as in small language models.
+  # Its largest tensor is a fifth of it, as in small language models. Large
+  # enough that tracing the network (10 MB) does not count.
   large = checkpoints.LLAMA | {
-    "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 4,
-    "num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 64,
-    "vocab_size": 8000,
+    "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 4,
+    "num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 128,
+    "vocab_size": 16000,
   }  # fmt: skip
   checkpoints.make(tmp_path / "small", checkpoints.LLAMA)
   folder, _ = checkpoints.make(tmp_path / "large", large)
@@ -47,9 +49,11 @@ def test_the_peak_is_a_fifth_over_the_file(tmp_path):
   done = subprocess.run(
     [sys.executable, "-c", _CODE, str(tmp_path / "small"), str(folder)],
     capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[2],
+    # What is freed goes back, so that the peak is of what is held.
+    env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"},
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   peak, kept = map(int, done.stdout.split())
-  assert kept > 0.99 * size > 6e7
+  assert kept > 0.99 * size > 2e8
   assert peak <= 1.2 * size, peak / size
   assert peak > 0.8 * size  # What is loaded was measured.
