@@ -62,6 +62,7 @@ class Config:
   Attributes:
     fitted: pairs of prompts that scores come from.
     held: and on which circuits are judged.
+    scores: of the table, besides random edges and an optimum.
     nodes: of the fitted pairs, those of nodes' exact effects.
     lengths: what the table's prompts are padded to, the first that holds them,
       so that programs of one task serve others.
@@ -75,6 +76,9 @@ class Config:
 
   fitted: int = 16
   held: int = 16
+  scores: tuple[str, ...] = (
+    "eap", "eap-ig", "relp", "gim", "second order", "exact nodes",
+  )  # fmt: skip
   nodes: int = 16
   lengths: tuple[int, ...] = (13, 18, 37)
   budget: int = 200
@@ -93,7 +97,10 @@ QUICK = Config(
   training=dataclasses.replace(circuits_toy.TRAINING, num_epochs=1),
 )  # fmt: skip
 FULL = Config()
-BRIEF = Config(fitted=8, held=8, nodes=2, budget=40, expanded=(0.01,))
+BRIEF = Config(
+  fitted=8, held=8, budget=40, expanded=(0.01,),
+  scores=("eap", "eap-ig", "relp", "gim"),  # The others take minutes.
+)  # fmt: skip
 
 
 def right_log_probability(logits, clean, right, wrong):
@@ -221,23 +228,17 @@ def _closeness(net, fitted, held, config) -> Iterator[Row]:
   sizes = [max(1, round(share * len(graph))) for share in SHARES]
   values, seconds = {}, {}
   for name, settings in _SCORES.items():
+    if name not in config.scores:
+      continue
     begin = time.perf_counter()
     values[name] = scores.score(
       net, net.params, fitted, _METRIC, check=0, **settings
     ).mean()
     seconds[name] = time.perf_counter() - begin
-  begin = time.perf_counter()
-  nodes = scores.score(
-    net, net.params, fitted[: config.nodes].padded(fitted.clean.shape[1]),
-    _METRIC, method="exact", level="node",
-  ).mean()  # fmt: skip
-  # An edge is worth the lesser of the two nodes that it joins.
-  read = np.where(graph.fed, np.abs(nodes), 0).max(axis=1)
-  read[-1] = np.inf  # The output.
-  values["exact nodes"] = np.minimum(
-    np.abs(nodes)[graph.writer], read[graph.slot]
-  )
-  seconds["exact nodes"] = time.perf_counter() - begin
+  if "exact nodes" in config.scores:
+    begin = time.perf_counter()
+    values["exact nodes"] = _of_nodes(net, fitted, config, graph)
+    seconds["exact nodes"] = time.perf_counter() - begin
   circuits = {
     (name, "greedy", size): selection.greedy(graph, found, size)
     for name, found in values.items()
@@ -279,6 +280,17 @@ def _closeness(net, fitted, held, config) -> Iterator[Row]:
     }  # fmt: skip
   size = sizes[SHARES.index(_CLAIMED)]
   yield _claim(net, fitted, circuits, kept, size)
+
+
+def _of_nodes(net, fitted, config, graph) -> np.ndarray:
+  """Scores of edges from nodes: the lesser of the two that an edge joins."""
+  some = fitted[: config.nodes].padded(fitted.clean.shape[1])
+  nodes = scores.score(
+    net, net.params, some, _METRIC, method="exact", level="node"
+  ).mean()
+  read = np.where(graph.fed, np.abs(nodes), 0).max(axis=1)
+  read[-1] = np.inf  # The output.
+  return np.minimum(np.abs(nodes)[graph.writer], read[graph.slot])
 
 
 def _claim(net, fitted, circuits, kept, size) -> Row:
