@@ -8,9 +8,11 @@ reverse,   what Tracr compiles from programs (Lindner et al. 2023, arXiv
 share      2301.05062), as `third_party/record_tracr.py` recorded it: under
            resampling, prompts of one length differ in what the program's own
            heads and MLPs carry from the tokens, and in nothing else
-induction  a network that is trained: which of its heads look at the token
-           before, and which at what followed the last token's equal, is read
-           off their patterns; a corrupted prompt lacks that equal
+induction  a network that is trained, with a head in each of two layers: one
+           looks at the token before, the other at what followed the last
+           token's equal, as their patterns say; a corrupted prompt lacks that
+           equal. With more heads several share the work, and where a circuit
+           ends is a matter of degree.
 
 Shapes: N pairs, P positions, E edges, d width.
 """
@@ -36,6 +38,7 @@ Edge = tuple[str, str, int]
 RECORDED = (
   pathlib.Path(__file__).parents[1] / "tests/circuits/recorded/tracr.npz"
 )
+TOY = dataclasses.replace(circuits_toy.TOY, num_heads=1)
 _SCORES: dict[str, dict[str, Any]] = {
   "exact": {"method": "exact"},
   "eap-ig": {"method": "eap-ig", "steps": 5},
@@ -69,7 +72,7 @@ class Known:
 
 def measure(
   seed: int = 0,
-  toy: circuits_toy.Toy = circuits_toy.TOY,
+  toy: circuits_toy.Toy = TOY,
   training: subjects.Training = circuits_toy.TRAINING,
 ) -> Iterator[rows.Row]:
   """Yields for each network how its circuit is found, in float64.
@@ -251,15 +254,15 @@ def _spoken(ids, name):
 
 def induction(
   seed: int,
-  toy: circuits_toy.Toy = circuits_toy.TOY,
+  toy: circuits_toy.Toy = TOY,
   training: subjects.Training = circuits_toy.TRAINING,
   num: int = 16,
 ) -> Known:
   """A network of two layers that is trained to continue what it has read.
 
   Its circuit: of the token where the last one stood first, by the values of
-  heads that look at the token before, to the keys of heads that look from
-  there to what followed, to the output.
+  heads that look at the token before, to the keys of heads that look from the
+  last token to what followed, to the output.
 
   Args:
     seed: of its training.
@@ -272,10 +275,13 @@ def induction(
   params = net.params
   pairs = circuits_toy.pairs(toy, num, seed + 1)
   before, match = looks(net, params, pairs)
-  first = [f"blocks.0.heads.{i}" for i in np.flatnonzero(before > 0.5)]
-  second = np.flatnonzero(match > 0.5)
-  edges = {("embed", "blocks.0.attn.v_in", int(x[-1])) for x in first}
-  edges |= {(x, "blocks.1.attn.k_in", int(i)) for x in first for i in second}
+  first, second = np.flatnonzero(before > 0.5), np.flatnonzero(match > 0.5)
+  edges = {("embed", "blocks.0.attn.v_in", int(i)) for i in first}
+  edges |= {
+    (f"blocks.0.heads.{i}", "blocks.1.attn.k_in", int(j))
+    for i in first
+    for j in second
+  }
   edges |= {(f"blocks.1.heads.{i}", "final_norm.in", 0) for i in second}
   return Known("induction", net, params, pairs, frozenset(edges))
 
