@@ -99,8 +99,7 @@ def test_the_embeddings_row_of_integrated_gradients_is_complete(name):
     found = _score(name, method="eap-ig", steps=32, rule=rule)
     row = found.values[:, found.graph.writer == 0].sum(1)
     gaps[rule] = np.abs(row - total).max()
-  assert gaps["midpoint"] < 1e-2 * np.abs(total).max()
-  # O(1 / m) against O(1 / m^2).
+  # O(1 / m) against O(1 / m^2); `identities_test` has these rates.
   assert gaps["midpoint"] < min(gaps["left"], gaps["right"]) / 3
   both = [
     _score(name, method="eap-ig", steps=32, rule=rule).values
@@ -175,36 +174,6 @@ def test_positions_and_neurons_add_up():
     mlp = edges.graph.of_writers([f"blocks.{number}.mlp"]).kept
     want = edges.values[:, mlp].sum(1)
     np.testing.assert_allclose(each[:, number], want, rtol=0, atol=_ROUND)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["llama", "gemma2"])
-def test_paths_by_cuts_are_complete(name):
-  found = _score(name, method="ig-edges", steps=128).values
-  total = _total(name)
-  gap = np.abs(found.sum(1) - total).max()
-  assert gap < 2e-3 * np.abs(total).max()
-
-
-@pytest.mark.slow
-def test_a_groups_path_sums_to_what_patching_it_does():
-  found = _score("gpt2", method="ig-nodes", steps=32)
-  value, _, _ = _slow("gpt2")
-  graph = found.graph
-  groups = [["embed"], ["blocks.0.mlp"], ["blocks.1.mlp"]]
-  groups += [[f"blocks.{i}.heads.{head}" for head in range(3)] for i in (0, 1)]
-  for writers in groups:
-    own = graph.of_writers(writers)
-    cut = dict.fromkeys(own.edges, 1.0)
-    for pair in range(2):
-      want = value(pair, cut) - value(pair, {})
-      got = found.values[pair, own.kept].sum()
-      np.testing.assert_allclose(
-        got,
-        want,
-        rtol=3e-3,
-        atol=5e-4,  # O(1 / m^2).
-      )
 
 
 @pytest.mark.slow

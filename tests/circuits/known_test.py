@@ -1,58 +1,23 @@
-"""A network whose circuit is known: writers and readers of chosen subspaces.
+"""Networks whose circuits are known: planted, compiled, trained; and gates."""
 
-No norms, and attention that looks everywhere alike. The stream has four parts
-A, B, C, D of four entries. embed writes A; head 0.0 takes A to B, the MLP of
-block 0 B to C, head 1.0 C to D, which the logits read. Head 0.1 takes A to a
-part that nobody reads, and so do the others, in vain.
-"""
+import dataclasses
 
 import jax
 import numpy as np
 import pytest
 
+from experiments import known_circuits
 from spex_jax.circuits import metrics, scores
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import transformer
 
-_CIRCUIT = {
-  ("embed", "blocks.0.attn.v_in", 0),
-  ("blocks.0.heads.0", "blocks.0.mlp.read", 0),
-  ("blocks.0.mlp", "blocks.1.attn.v_in", 0),
-  ("blocks.1.heads.0", "final_norm.in", 0),
-}
+_METRIC = metrics.logit_difference
 
 
-def _network():
-  config = transformer.Config(
-    width=24, num_blocks=2, num_heads=2, num_kv_heads=2, head_width=4,
-    num_neurons=6, norm="none", activation="relu", qkv_bias=False,
-    out_bias=False, mlp_bias=False, vocab_size=4, max_positions=3, tied=False,
-  )  # fmt: skip
-  net = transformer.network(config)
-  shapes = jax.eval_shape(net.init, jax.random.key(0))
-  params = jax.tree.map(lambda x: np.zeros(x.shape), shapes)
-  rng = np.random.default_rng(0)
-  part = {name: slice(4 * i, 4 * i + 4) for i, name in enumerate("ABCDEF")}
-  draw = lambda *shape: rng.uniform(0.5, 1.5, shape)
-  params["tokens"]["table"][:, part["A"]] = draw(4, 4)
-  params["head"]["kernel"][part["D"]] = rng.normal(size=(4, 4))
-
-  def head(block, number, source, target):
-    attn = params[f"blocks_{block}"]["attn"]
-    attn["v"]["kernel"][part[source], number] = draw(4, 4)
-    attn["out"]["kernel"][number, :, part[target]] = draw(4, 4)
-    for kind in "qk":  # What nobody writes.
-      attn[kind]["kernel"][part["F"], number] = draw(4, 4)
-
-  head(0, 0, "A", "B")
-  head(0, 1, "A", "E")
-  head(1, 0, "C", "D")
-  head(1, 1, "B", "E")
-  mlps = [params[f"blocks_{i}"]["mlp"] for i in (0, 1)]
-  for mlp, source, target in zip(mlps, "BD", "CE"):
-    mlp["up"]["kernel"][part[source]] = draw(4, 6)
-    mlp["down"]["kernel"][:, part[target]] = draw(6, 4)
-  return net, params
+def _score(known, **settings):
+  return scores.score(
+    known.net, known.params, known.pairs, _METRIC, check=0, **settings
+  )
 
 
 @pytest.mark.parametrize(
@@ -66,15 +31,9 @@ def _network():
 )
 def test_edges_off_the_circuit_score_nothing(settings):
   with jax.enable_x64(True):
-    net, params = _network()
-    pairs = pairs_lib.Pairs(
-      [[0, 1, 2], [3, 3, 1]], [[1, 1, 3], [2, 0, 0]], [3, 3], [[0], [1]],
-      [[3], [2]],
-    )  # fmt: skip
-    found = scores.score(
-      net, params, pairs, metrics.logit_difference, check=0, **settings
-    )
-  inside = found.graph.circuit(list(_CIRCUIT)).kept
+    known = known_circuits.planted()
+    found = _score(known, **settings)
+  inside = known.circuit.kept
   # Differences of two programs' values are rounded; derivatives are zero.
   size = np.abs(found.values).max()
   rounding = 1e-12 * size if settings["method"] == "exact" else 0
@@ -82,6 +41,73 @@ def test_edges_off_the_circuit_score_nothing(settings):
   if settings["method"] != "second-order":  # Whose two terms may cancel.
     assert np.abs(found.values[:, inside]).min() > 0.01
   assert size > 1
+
+
+@pytest.mark.parametrize("name", ["reverse", "share"])
+def test_programs_are_those_that_tracr_compiled(name):
+  known = known_circuits.tracr(name)
+  with np.load(known_circuits.RECORDED) as file:
+    ids, want = file[f"{name}/ids"], file[f"{name}/stream"]
+  run = jax.jit(known.net.apply, static_argnames="capture")
+  out = run(known.params, input_ids=ids, capture=("final_norm.in",))
+  # Both in float32, of entries up to 1.
+  got = out.activations["final_norm.in"]
+  np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
+  assert len(known.circuit.graph) == {"reverse": 77, "share": 23}[name]
+  if name == "reverse":  # And it does what its name says.
+    told = np.asarray(out.logits)[:, 1:].argmax(-1)
+    np.testing.assert_array_equal(told, ids[:, :0:-1])
+
+
+# With nothing instead of another prompt, what depends on positions matters,
+# too: of ACDC's ten edges of "reverse" (Conmy et al. 2023, arXiv 2304.14997,
+# appendix H) all but two, by which the first head counts, where all prompts are
+# of one length.
+_UNDER_ZERO = {
+  "reverse": {
+    ("embed", "blocks.0.mlp.read", 0),
+    ("blocks.0.mlp", "blocks.1.mlp.read", 0),
+    ("embed", "blocks.1.mlp.read", 0),
+    ("blocks.1.mlp", "blocks.2.mlp.read", 0),
+    ("blocks.2.mlp", "blocks.3.attn.q_in", 0),
+    ("embed", "blocks.3.attn.k_in", 0),
+  },
+  "share": {
+    ("embed", "blocks.1.attn.q_in", 0),
+    ("embed", "blocks.1.attn.k_in", 0),
+  },
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["reverse", "share"])
+def test_edges_of_a_program(name):
+  known = known_circuits.tracr(name)
+  for ablation in ("resample", "zero"):
+    with jax.enable_x64(True):
+      found = _score(known, method="exact", ablation=ablation)
+    size = np.abs(found.values).max(axis=0)
+    more = _UNDER_ZERO[name] if ablation == "zero" else set()
+    want = found.graph.circuit(sorted(known.edges | more)).kept
+    assert size[want].min() > 0.5
+    # A softmax of Tracr's leaves some 1e-6 to what it does not choose.
+    assert size[~want].max() < 1e-5
+    if ablation == "resample":
+      np.testing.assert_array_equal(size[~want], 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["planted", "reverse", "share"])
+def test_known_circuits_are_found(name):
+  with jax.enable_x64(True):
+    known = (
+      known_circuits.planted()
+      if name == "planted"
+      else known_circuits.tracr(name)
+    )
+    row = known_circuits.found(known)
+  assert row["auroc"] == {"exact": 1, "eap-ig": 1, "eap": 1}
+  assert row["faithfulness"] == 1
 
 
 def _gate(second):
