@@ -51,7 +51,7 @@ _MAY_IMPORT = {
     "base", "masks", "fourier", "models", "ablate", "training", "indices",
     "explanation", "api",
   },
-  "context": _MODELS,
+  "context": _MODELS | {"explanation"},
   "agents": _MODELS | {"components", "circuits", "store"},
   "sweeps": {"base", "masks", "store", "settings"},
   "report": {"base", "fourier", "indices"},
