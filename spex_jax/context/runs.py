@@ -271,7 +271,9 @@ class Runs:
       response = list(response) if has_start else [start, *response]
       if own is not None and not has_start:
         own = [own[0] + 1, own[1] + 1]
-      stop = 1 if own is None else _span("output_context", own, len(response))[1]
+      stop = (
+        1 if own is None else _span("output_context", own, len(response))[1]
+      )
       begin = stop if own is None else own[0]
       prefixes["decoder_with"] = response[:stop]
       prefixes["decoder_without"] = response[:begin]
@@ -401,7 +403,9 @@ def _ids(name: str, ids: Any) -> np.ndarray:
 
 def _span(name: str, span: Any, size: int) -> Span:
   if np.ndim(span) != 1 or len(span) != 2:
-    raise ValueError(f"{name}: a span is (start, end), in tokens; got {span!r}.")
+    raise ValueError(
+      f"{name}: a span is (start, end), in tokens; got {span!r}."
+    )
   start, end = (base.check_integer(x, f"An end of {name}") for x in span)
   if not 0 <= start < end <= size:
     raise ValueError(

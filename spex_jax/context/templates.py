@@ -200,7 +200,9 @@ def encode(
     if text is None:
       continue
     if not isinstance(text, str):
-      raise TypeError(f"The {what} must be a string; got {type(text).__name__}.")
+      raise TypeError(
+        f"The {what} must be a string; got {type(text).__name__}."
+      )
     if not text.strip() and what == "context":
       raise ValueError(f"The context is empty: {text!r}.")
     refuse_special(tokenizer, what, text)
