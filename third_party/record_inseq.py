@@ -26,10 +26,11 @@ from inseq.commands.attribute_context.attribute_context_args import (
 )
 from tokenizers import models, pre_tokenizers, processors
 
-WORDS = (
-  "the cat sat . it was big and red today dog ran he she they saw a small "
-  "house near river old man blue"
-).split()
+WORDS = [
+  "the", "cat", "sat", ".", "it", "was", "big", "and", "red", "today", "dog",
+  "ran", "he", "she", "they", "saw", "a", "small", "house", "near", "river",
+  "old", "man", "blue",
+]  # fmt: skip
 CONTEXT, CURRENT, ANSWER = (
   "the cat sat near a dog .",
   "it was",
@@ -99,6 +100,7 @@ def _ask(folder, **settings):
 
 
 def record(family, path):
+  """Writes `FAMILY.npz`, and `FAMILY.json` as Inseq saves its last answer."""
   tokenizer = _tokenizer(family)
   model = _model(family, len(tokenizer))
   arrays = {

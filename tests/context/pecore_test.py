@@ -114,7 +114,7 @@ def test_integrated_gradients_of_one_step_on_the_same_nodes():
 def test_steps_do_not_see_what_stands_behind_them():
   runs = _runs()
   spans = (("input_ids", 0, len(runs.with_context)),)
-  p, q = _predictions()
+  _, q = _predictions()
   given = (jnp.asarray(runs.response), q.argmax(-1), q)
   game = attributions.Game(
     _net(), _net().params, {"input_ids": runs.with_context[None]},
