@@ -51,7 +51,7 @@ _MAY_IMPORT = {
     "base", "masks", "fourier", "models", "ablate", "training", "indices",
     "explanation", "api",
   },
-  "context": _MODELS,
+  "context": _MODELS | {"explanation"},
   "agents": _MODELS | {"components", "circuits", "store"},
   "sweeps": {"base", "masks", "store", "settings"},
   "report": {"base", "fourier", "indices"},
@@ -88,7 +88,7 @@ _FORBIDDEN = {
 _LAZY = {
   "sklearn", "scipy", "matplotlib", "pandas", "pyarrow", "orbax", "optax",
   "shapiq", "lightgbm", "tokenizers", "safetensors", "huggingface_hub",
-  "PIL", "fsspec", "duckdb",
+  "PIL", "fsspec", "duckdb", "jinja2",
 }  # fmt: skip
 
 # Of a NamedTuple, for all who hold one.

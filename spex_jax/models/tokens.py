@@ -63,6 +63,7 @@ class Tokenizer:
     max_length: the most tokens that the model takes, or None where nothing
       says it.
     vocab_size: tokens, added ones included.
+    chat_template: how messages become a text, in jinja2's language, or None.
   """
 
   def __init__(
@@ -70,6 +71,7 @@ class Tokenizer:
     backend: Any,
     special: Mapping[str, int],
     max_length: int | None = None,
+    chat_template: str | None = None,
   ):
     # A saved padding or truncation is the habit of whoever saved it. Padding
     # would add tokens that nobody asked for, truncation lose some unsaid.
@@ -78,6 +80,7 @@ class Tokenizer:
     self._backend = backend
     self.special = dict(special)
     self.max_length = max_length
+    self.chat_template = chat_template
     self.vocab_size = int(backend.get_vocab_size())
 
   def encode(
@@ -271,7 +274,19 @@ def load(directory: str | os.PathLike) -> Tokenizer | None:
       found = found[0] if found else None
     if found is not None and 0 <= found < backend.get_vocab_size():
       special[role] = found
-  return Tokenizer(backend, special, _max_length(model, named))
+  chat = _chat_template(directory, named.get("chat_template"))
+  return Tokenizer(backend, special, _max_length(model, named), chat)
+
+
+def _chat_template(directory: pathlib.Path, named: Any) -> str | None:
+  """A file of its own, or the tokenizer's settings; of several the default."""
+  path = directory / "chat_template.jinja"
+  if path.exists():
+    return path.read_text(encoding="utf-8")
+  if isinstance(named, list):
+    named = {each.get("name"): each.get("template") for each in named}
+    named = named.get("default")
+  return named
 
 
 def _max_length(

@@ -1,0 +1,296 @@
+"""How context and question stand together: templates, tokens, and where.
+
+A template has the places `{context}` and `{current}`; a chat template of a
+tokenizer is rendered with these in its messages, by jinja2's sandbox, and then
+is one like any other. The text is tokenized once. The context has the tokens
+with most of their characters in it (`ablate.text`), and the run without it is
+what is left of the tokens, never another text.
+
+What goes with the context: tokens that are nothing but space directly behind
+it; where nothing stands behind, those directly before it.
+
+Shapes: N tokens of the prompt.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from spex_jax.ablate import text as text_lib
+from spex_jax.models import tokens
+
+DEFAULT = "{context} {current}"
+MESSAGES = ({"role": "user", "content": "{context}\n\n{current}"},)
+
+_PLACE = re.compile(r"\{(context|current)\}")
+# In the place of a placeholder while jinja2 renders: no template trims these.
+_STAND_INS = {"context": "\ue000", "current": "\ue001"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+  """Literal text with the places of context and current text in it.
+
+  Attributes:
+    pieces: literals and "{context}", "{current}", in order.
+  """
+
+  pieces: tuple[str, ...]
+
+  @classmethod
+  def of(cls, text: "str | Template") -> "Template":
+    """Parses `{context}` and `{current}`; other braces are text."""
+    if isinstance(text, Template):
+      return text
+    found = re.split(r"(\{(?:context|current)\})", text)
+    return cls(tuple(piece for piece in found if piece))
+
+  @classmethod
+  def of_chat(
+    cls,
+    tokenizer: tokens.Tokenizer,
+    messages: Sequence[Mapping[str, str]] = MESSAGES,
+    **variables: Any,
+  ) -> "Template":
+    """The tokenizer's chat template around messages with places in them.
+
+    Args:
+      tokenizer: with a `chat_template`.
+      messages: of a `role` and a `content` each, which may hold the places.
+      **variables: further ones of the template; `add_generation_prompt` is
+        True by default.
+
+    Raises:
+      ImportError: no jinja2.
+      ValueError: no chat template, one that raises, or one that drops a place.
+    """
+    marked = [
+      {
+        key: _PLACE.sub(lambda found: _STAND_INS[found[1]], value)
+        for key, value in message.items()
+      }
+      for message in messages
+    ]
+    rendered = _rendered(tokenizer, marked, variables)
+    pieces = re.split("([" + "".join(_STAND_INS.values()) + "])", rendered)
+    names = {mark: f"{{{name}}}" for name, mark in _STAND_INS.items()}
+    return cls(tuple(names.get(piece, piece) for piece in pieces if piece))
+
+  def fill(
+    self, context: str | None, current: str
+  ) -> tuple[str, text_lib.Span | None]:
+    """The text, and the characters where the context stands.
+
+    Args:
+      context: None for a template without its place.
+      current: the other text.
+
+    Raises:
+      ValueError: a place that is missing, there twice, or there without a
+        context.
+    """
+    wanted = {"context": int(context is not None), "current": 1}
+    for name, count in wanted.items():
+      place = f"{{{name}}}"
+      found = self.pieces.count(place)
+      if found != count:
+        raise ValueError(
+          f"The template {''.join(self.pieces)!r} has the placeholder {place} "
+          f"{found} times; it must have it {count} times."
+        )
+    text, span = "", None
+    for piece in self.pieces:
+      if piece == "{context}":
+        assert context is not None
+        span = (len(text), len(text) + len(context))
+        text += context
+      else:
+        text += current if piece == "{current}" else piece
+    return text, span
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+  """A prompt as tokens.
+
+  Attributes:
+    prompt: the text, and its tokens; the context is the one player.
+    ids: int32 `[N]`.
+    context: half open, the tokens of the context; (0, 0) where there is none.
+    stays: bool `[N]`, the tokens of the run without context.
+    closed: the text is an encoder's, and nothing continues it.
+  """
+
+  prompt: text_lib.Prompt
+  ids: np.ndarray
+  context: tuple[int, int]
+  stays: np.ndarray
+  closed: bool
+
+  def follow(
+    self,
+    tokenizer: tokens.Tokenizer,
+    given: str | Sequence[int] | np.ndarray | None,
+    what: str,
+    before: np.ndarray | None = None,
+  ) -> np.ndarray:
+    """The tokens of a text behind the prompt, and behind `before`: int32.
+
+    Args:
+      tokenizer: of the prompt.
+      given: a text, ids, or None for none.
+      what: for messages.
+      before: ids between the prompt and this text.
+
+    Raises:
+      ValueError: an empty text, tokens that would join those before, or a
+        special token that the text spells.
+    """
+    if given is None:
+      return np.zeros(0, np.int32)
+    if not isinstance(given, str):
+      return np.array([tokenizer.check_id(i) for i in given], np.int32)
+    if not given:
+      raise ValueError(f"The {what} is empty; it has no token.")
+    refuse_special(tokenizer, what, given)
+    before = np.zeros(0, np.int32) if before is None else before
+    lead = tokenizer.decode(before) if len(before) else ""
+    if not self.closed:
+      whole, count = text_lib.continued(self.prompt, lead + given, tokenizer)
+      found = whole.encoding.ids[-count:]
+    else:
+      found = tokenizer.encode(lead + given, add_special=False).ids
+    if found[: len(before)].tolist() != before.tolist():
+      raise ValueError(
+        f"The tokens of the {what} {given!r} would join those before it. Begin "
+        "it with a space, or give its token ids."
+      )
+    return found[len(before) :].astype(np.int32)
+
+
+def encode(
+  tokenizer: tokens.Tokenizer,
+  template: str | Template,
+  context: str | None,
+  current: str,
+  *,
+  bos: str = "auto",
+  closed: bool = False,
+) -> Encoded:
+  """A prompt with its context, or without.
+
+  Args:
+    tokenizer: of the model.
+    template: how they stand together.
+    context: None for a template of `{current}` alone.
+    current: the other text.
+    bos: as for `tokens.Tokenizer.encode`.
+    closed: it is an encoder's, which may end with a special token.
+
+  Raises:
+    TypeError: a text that is no string.
+    ValueError: an empty context, one that covers no token, texts that spell
+      special tokens, a template without its places, or one that a causal model
+      cannot continue.
+  """
+  for what, text in (("context", context), ("current text", current)):
+    if text is None:
+      continue
+    if not isinstance(text, str):
+      raise TypeError(
+        f"The {what} must be a string; got {type(text).__name__}."
+      )
+    if not text.strip() and what == "context":
+      raise ValueError(f"The context is empty: {text!r}.")
+    refuse_special(tokenizer, what, text)
+  whole, span = Template.of(template).fill(context, current)
+  by = {"context": [span or (0, len(whole))]}
+  prompt = text_lib.prompt(whole, tokenizer, by, bos=bos)
+  encoding = prompt.encoding
+  if encoding.special[-1] and not closed:
+    raise ValueError(
+      f"The tokenizer closes a text with "
+      f"{tokenizer.token(int(encoding.ids[-1]))!r}: nothing can continue it. "
+      "A causal model's tokenizer must not add one."
+    )
+  stays = np.ones(len(encoding.ids), bool)
+  if span is None:
+    return Encoded(prompt, encoding.ids, (0, 0), stays, closed)
+  own = np.flatnonzero(prompt.players.owner == 0)
+  first, last = int(own[0]), int(own[-1]) + 1
+  stays[first:last] = False
+  blank = np.array([whole[a:b].isspace() for a, b in encoding.offsets])
+  end = last
+  while end < len(blank) and blank[end]:
+    end += 1
+  stays[last:end] = False
+  if (encoding.special[end:]).all():
+    while first and blank[first - 1]:
+      first -= 1
+    stays[first:last] = False
+  return Encoded(prompt, encoding.ids, (int(own[0]), last), stays, closed)
+
+
+def refuse_special(tokenizer: tokens.Tokenizer, what: str, text: str) -> None:
+  """Raises ValueError for a text that spells a special token."""
+  if not text:
+    return
+  known = {
+    token: role for role, token in tokenizer.special.items() if role != "unk"
+  }
+  for token in tokenizer.encode(text, add_special=False).ids:
+    if int(token) in known:
+      raise ValueError(
+        f"The {what} spells the special token {tokenizer.token(int(token))!r} "
+        f"({known[int(token)]}). Remove it; templates may hold special tokens, "
+        "texts may not."
+      )
+
+
+def _rendered(tokenizer, messages, variables) -> str:
+  source = tokenizer.chat_template
+  if source is None:
+    raise ValueError(
+      "The tokenizer has no chat_template; give a template with {context} and "
+      "{current}."
+    )
+  try:
+    import jinja2
+    import jinja2.sandbox
+  except ImportError:
+    raise ImportError("Chat templates need jinja2 (pip install jinja2).") from (
+      None
+    )
+
+  def fail(message):
+    raise jinja2.TemplateError(message)
+
+  # As Hugging Face's `apply_chat_template` renders them.
+  environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+    trim_blocks=True,
+    lstrip_blocks=True,
+    extensions=["jinja2.ext.loopcontrols"],
+  )
+  environment.globals["raise_exception"] = fail
+  special = {
+    f"{role}_token": tokenizer.token(token)
+    for role, token in tokenizer.special.items()
+  }
+  given = {"add_generation_prompt": True, **special, **variables}
+  try:
+    rendered = environment.from_string(source).render(
+      messages=messages, **given
+    )
+  except jinja2.TemplateError as error:
+    raise ValueError(f"The chat template fails: {error}") from error
+  for name, mark in _STAND_INS.items():
+    wanted = sum(mark in v for m in messages for v in m.values())
+    if rendered.count(mark) != wanted:
+      raise ValueError(
+        f"The chat template shows {{{name}}} {rendered.count(mark)} times, the "
+        f"messages hold it {wanted} times. Put it in a role that is shown."
+      )
+  return rendered
