@@ -108,10 +108,10 @@ def prompt(
   if isinstance(by, Mapping):
     labels, given = list(by), list(by.values())
   else:
-    cut = _spans(text[first:last], by)
+    found = cut(text[first:last], by)
     if isinstance(by, str | re.Pattern):
-      cut = [(start + first, end + first) for start, end in cut]
-    given = [[span] for span in cut]
+      found = [(start + first, end + first) for start, end in found]
+    given = [[span] for span in found]
     labels = list(range(len(given)))
   spans = tuple(
     tuple(_check_span(label, span, text) for span in player)
@@ -122,7 +122,21 @@ def prompt(
   if isinstance(by, Mapping):
     names = tuple(by)
   else:
-    names = _distinct(text[start:end] for ((start, end),) in spans)
+    names = distinct(text[start:end] for ((start, end),) in spans)
+  return owned(text, encoding, names, spans)
+
+
+def owned(
+  text: str,
+  encoding: tokens.Encoding,
+  names: tuple[str, ...],
+  spans: tuple[tuple[Span, ...], ...],
+) -> Prompt:
+  """A tokenized text whose tokens go to the players of these spans.
+
+  Raises:
+    ValueError: spans that overlap, or a player that covers no token.
+  """
   owner = _owner(text, encoding, names, spans)
   for player, name in enumerate(names):
     if not (owner == player).any():
@@ -202,7 +216,12 @@ def _check_length(length: int, limit: int | None) -> None:
     )
 
 
-def _spans(text: str, by: str | re.Pattern[str] | Sequence[Span]) -> list[Span]:
+def cut(text: str, by: str | re.Pattern[str] | Sequence[Span]) -> list[Span]:
+  """The spans of what `by` finds in a text; spans that are given as they are.
+
+  Raises:
+    ValueError: an unknown way of cutting, or nothing found.
+  """
   if isinstance(by, str):
     patterns = {"words": _WORD, "sentences": _SENTENCE}
     if by not in patterns:
@@ -294,7 +313,7 @@ def _by_tokens(
   # A token of space may be placed at the character behind it: it has its own
   # name, not that of what it does not write.
   own = [tokenizer.token(int(token)) for token in encoding.ids[plain]]
-  names = _distinct(
+  names = distinct(
     name if name in _SPACES and text[a:b].strip() else text[a:b]
     for name, (a, b) in zip(own, spans)
   )
@@ -302,7 +321,7 @@ def _by_tokens(
   return Prompt(text, encoding, players, tuple((span,) for span in spans))
 
 
-def _distinct(pieces: Iterable[str]) -> tuple[str, ...]:
+def distinct(pieces: Iterable[str]) -> tuple[str, ...]:
   """Names in one line each, numbered from their second occurrence on."""
   names: list[str] = []
   taken: set[str] = set()

@@ -1,0 +1,640 @@
+"""Citations: which sources an answer stands on, and which of them together.
+
+  sources = context.sources.of_texts(passages, query, net.tokenizer)
+  found = context.cite(net, sources, " Paris", key=key, budget=64)
+  found.values, found.sets, found.r2, found.span(0, 3), found.totals()
+
+One set of masks serves the whole response: every token's value under each of
+them is kept, and any span is attributed later without a forward.
+
+  auto, exact, spex, proxyspex, lasso, gaussian, gram
+                 ours: `api.decode` on all masks where the budget holds them, else
+                 on both ends, each source left out where there is room, and
+                 uniform masks; a quarter of the budget verifies sets by the
+                 model itself (`sets`)
+  contextcite    a lasso over masks of seeds 0, 1, ... (arXiv:2409.00729)
+  leave_one_out  v(all) - v(all but i); with `coarse` only within the strongest
+                 coarser sources, with `proxy` only the strongest of a smaller
+                 model (AttriBoT, arXiv:2411.15102)
+  jsd            Jensen-Shannon divergence of leaving one out, summed over the
+                 tokens (ARC-JSD, arXiv:2505.16415)
+  shapley        exact where all masks fit, else KernelSHAP on pairs of masks
+
+Shapes: n sources, B masks asked, R tokens of the response.
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from spex_jax import api, base
+from spex_jax.ablate import text as text_lib
+from spex_jax.context import fitting, scoring
+from spex_jax.context import sets as sets_lib
+from spex_jax.context import sources as sources_lib
+from spex_jax.masks import request, sampling
+from spex_jax.models import sites
+
+OURS = ("auto", "exact", "spex", "proxyspex", "lasso", "gaussian", "gram")
+METHODS = (*OURS, "contextcite", "leave_one_out", "jsd", "shapley")
+_MOST_EXACT = 16  # Sources of which all masks may be asked.
+_FEWEST = 8  # Masks that anything can be decoded from.
+_LEAST = np.log(2)  # Nats: a citation doubles its sentence's probability.
+_BESIDE = 0.25  # Of the strongest source's value: what is cited beside it.
+
+
+@dataclasses.dataclass(frozen=True)
+class Cited:
+  """What one span of the response stands on.
+
+  Attributes:
+    start: first token of the span.
+    stop: behind the last one.
+    value: what is shared out, of `scoring.VALUES`, or "jsd".
+    values: float64 `[n]`, of each source, in its units.
+    sets: of two sources or more, the largest interaction first.
+    needed: sources without any one of which the answer falls.
+    r2: of the fit, on masks that it has not seen; 1 where all are known; None
+      where there is nothing to test.
+    total: v(all) - v(none) as the model gave them; None where not asked.
+    fit: the expansion, of ours and Shapley; None of the others.
+    method: the decoder that spoke.
+    criterion: what says that an answer stands, see `sets`; "" where not asked.
+  """
+
+  start: int
+  stop: int
+  value: str
+  values: np.ndarray
+  sets: tuple[sets_lib.CueSet, ...] = ()
+  needed: tuple[int, ...] = ()
+  r2: float | None = None
+  total: float | None = None
+  fit: fitting.Fit | None = None
+  method: str = ""
+  criterion: str = ""
+
+  def to_dict(self) -> dict[str, Any]:
+    """As JSON takes it."""
+    return {
+      "span": [self.start, self.stop],
+      "value": self.value,
+      "values": self.values.tolist(),
+      "sets": [
+        {
+          "sources": list(each.sources),
+          "value": each.value,
+          "kind": each.kind,
+          "interval": None if each.interval is None else list(each.interval),
+        }
+        for each in self.sets
+      ],
+      "needed": list(self.needed),
+      "r2": self.r2,
+      "total": self.total,
+      "method": self.method,
+      "criterion": self.criterion,
+    }
+
+
+class Citations:
+  """The record of a run: masks, every token's values, and what they say.
+
+  `values`, `sets`, `needed`, `r2` and `total` are those of the whole response.
+
+  Attributes:
+    sources: the prompt.
+    response: int32 `[R]`.
+    pieces: its tokens' texts.
+    masks: bool `[B, n]`, all that were asked, distinct, in the order asked.
+    scores: of each token under each mask.
+    divergences: `[B, R]` of "jsd"; None of all others.
+    method: as asked for.
+    value: what is shared out.
+    forwards: B.
+    whole: of the whole response.
+    notes: what was decided on the way.
+  """
+
+  def __init__(self, record: "_Record", method: str, value: str, notes=()):
+    self.sources, self.response = record.sources, record.scorer.response
+    self.pieces = record.scorer.pieces
+    self.masks, self.scores = record.masks, record.scores
+    self.divergences = record.divergences
+    self.method, self.value, self.notes = method, value, tuple(notes)
+    self._record = record
+    self._found: dict[tuple[int, int, str], Cited] = {}
+    self.whole = self.span()
+
+  @property
+  def forwards(self) -> int:
+    return len(self.masks)
+
+  values = property(lambda self: self.whole.values)
+  sets = property(lambda self: self.whole.sets)
+  needed = property(lambda self: self.whole.needed)
+  r2 = property(lambda self: self.whole.r2)
+  total = property(lambda self: self.whole.total)
+
+  def span(
+    self, start: int = 0, stop: int | None = None, value: str | None = None
+  ) -> Cited:
+    """What a span of the response stands on; no forward.
+
+    Sets are those that the masks asked can show. Half a second or so where
+    "auto" decodes anew.
+
+    Args:
+      start: first token.
+      stop: behind the last one; the end by default.
+      value: of `scoring.VALUES`; that of the run by default.
+
+    Raises:
+      ValueError: an empty span or one outside, or an unknown value.
+    """
+    start, stop = scoring.check_span(start, stop, len(self.response))
+    value = value or self.value
+    key = (start, stop, value)
+    if key not in self._found:
+      self._found[key] = _cited(self._record, self.method, *key)
+    return self._found[key]
+
+  def totals(self) -> list[sets_lib.Total]:
+    """Every token's account: its P-CXMI and the sets that sum to it.
+
+    Raises:
+      ValueError: a method that did not ask both ends.
+    """
+    full, none = self._record.ends()
+    if full is None or none is None:
+      raise ValueError(
+        f"{self.method} did not ask for both ends: v(all) - v(none) is not "
+        "known. Use method='auto'."
+      )
+    n = self.sources.n
+    fit = self.whole.fit
+    sets = tuple((i,) for i in range(n)) if fit is None else fit.sets
+    return sets_lib.totals(
+      self.masks, self.scores.log_probs, self.pieces, sets, full, none
+    )
+
+  def sentences(
+    self, threshold: float = _LEAST
+  ) -> list[tuple[Cited, tuple[int, ...]]]:
+    """Each sentence of the answer, and the sources that are cited for it.
+
+    Cited are sources of at least the threshold and a quarter of the
+    strongest's value, the strongest first; none is an answer, too.
+
+    Args:
+      threshold: in units of the value; see `calibrate`. Of log-probability
+        ln 2 by default: what does not double it is no citation.
+    """
+    out = []
+    for start, stop in sentence_spans(self.pieces):
+      found = self.span(start, stop)
+      least = max(threshold, _BESIDE * float(found.values.max()))
+      order = np.argsort(-found.values, kind="stable")
+      out.append(
+        (found, tuple(int(i) for i in order if found.values[i] >= least))
+      )
+    return out
+
+  def to_dict(self) -> dict[str, Any]:
+    """As JSON takes it: `values`, `sets`, `r2` of the response, and spans."""
+    return self.whole.to_dict() | {
+      "sources": list(self.sources.texts),
+      "tokens": list(self.pieces),
+      "response_ids": self.response.tolist(),
+      "forwards": self.forwards,
+      "method": self.method,
+      "decoder": self.whole.method,
+      "spans": [
+        found.to_dict() | {"cited": list(cited)}
+        for found, cited in self.sentences()
+      ],
+      "notes": list(self.notes),
+    }
+
+  def save(self, path: str | os.PathLike) -> None:
+    """Writes `to_dict` as JSON with a checksum, whole or not at all."""
+    base.write_json(path, self.to_dict())
+
+
+def cite(
+  net: sites.Network | Any,
+  sources: sources_lib.Sources | None = None,
+  response: str | Sequence[int] | None = None,
+  *,
+  key: base.Key,
+  budget: int = 64,
+  method: str = "auto",
+  value: str | None = None,
+  coarse: sources_lib.Sources | None = None,
+  proxy: Any = None,
+  keep: int = 3,
+  max_new_tokens: int = 64,
+  tell: Callable[[str], None] | None = None,
+  **settings: Any,
+) -> Citations:
+  """Attributes a response to its sources.
+
+  Args:
+    net: a language model; or a scorer (`scoring.scorer`, `endpoints.scorer`),
+      which has sources and response with it.
+    sources: the prompt and its sources, of `context.sources`.
+    response: text or ids, the model's own or another's; None for the model's
+      greedy answer.
+    key: consumed; where masks are drawn.
+    budget: most distinct masks to ask, one forward each, those that verify
+      sets included.
+    method: of `METHODS`.
+    value: of `scoring.VALUES`: "log_odds" for ContextCite, else
+      "log_probability", by default.
+    coarse: of "leave_one_out": the same prompt at a coarser level; only what
+      lies within the `keep` strongest of its sources is left out one by one.
+    proxy: of "leave_one_out": a scorer of a smaller model; only the `keep`
+      strongest of its sources are asked of `net`, the others are 0.
+    keep: as above.
+    max_new_tokens: of a response that is made.
+    tell: called with one line before the run: tokens, forwards, memory.
+    **settings: of `scoring.scorer`: `way`, `token`, `params`, `batch_size`.
+
+  Raises:
+    TypeError: neither a network nor a scorer.
+    ValueError: an unknown method or value, a budget that cannot carry the
+      method (the message says what would), a response of no tokens, or what
+      `scoring.scorer` refuses.
+  """
+  request.choice("method", method, METHODS)
+  budget = request.whole("budget", budget, 2)
+  value = value or (
+    "log_odds" if method == "contextcite" else "log_probability"
+  )
+  request.choice("value", value, scoring.VALUES)
+  if method != "leave_one_out" and (coarse is not None or proxy is not None):
+    raise ValueError("coarse and proxy are of method='leave_one_out'.")
+  scorer = net
+  if isinstance(net, sites.Network):
+    if sources is None:
+      raise ValueError("Give the sources of the prompt: `context.sources`.")
+    if response is None:
+      response = scoring.generated(
+        net, sources, max_new_tokens, params=settings.get("params")
+      )
+    scorer = scoring.scorer(
+      net, sources, response, budget=budget, **settings
+    )
+  elif not hasattr(net, "sources") or sources is not None or settings:
+    raise TypeError(
+      "Give a network with sources and settings, or a scorer alone; got "
+      f"{type(net).__name__}."
+    )
+  record = _Record(scorer, budget)
+  if tell is not None:
+    tell(_stated(scorer, budget))
+  notes = _ask(record, key, method, value, coarse, proxy, keep)
+  return Citations(record, method, value, notes)
+
+
+def prune(
+  found: Citations, *, keep: int | None = None, share: float = 0.9
+) -> tuple[str, tuple[int, ...]]:
+  """The prompt without the sources that the answer does not stand on.
+
+  Args:
+    found: of a run.
+    keep: how many sources to keep, the strongest; None for as few as leave
+      `share` of the predicted effect of all, or of the values' positive sum
+      where nothing predicts.
+    share: in (0, 1].
+
+  Returns:
+    The shortened text, and the numbers of the sources kept, ascending.
+
+  Raises:
+    ValueError: a number or share out of range.
+  """
+  n = found.sources.n
+  order = np.argsort(-found.values, kind="stable")
+  if keep is None:
+    if not 0 < share <= 1:
+      raise ValueError(f"share must lie in (0, 1]; got {share}.")
+    keep = _enough(found, order, share)
+  if not 0 <= base.check_integer(keep, "keep") <= n:
+    raise ValueError(f"keep must lie in 0..{n}; got {keep}.")
+  kept = tuple(sorted(int(i) for i in order[:keep]))
+  return found.sources.kept_text(kept), kept
+
+
+def calibrate(nulls: Sequence[float], level: float = 0.95) -> float:
+  """The threshold that an unsupported sentence passes at most so rarely.
+
+  Split conformal: the ceil((m + 1) level)-th smallest of the strongest values
+  of m sentences that no source supports (`span(...).values.max()`), such as
+  answers to other questions. A new such sentence, exchangeable with them, is
+  cited with probability 1 - level at most.
+
+  Raises:
+    ValueError: a level outside (0, 1), or too few to bound it (the message
+      says how many it takes).
+  """
+  if not 0 < level < 1:
+    raise ValueError(f"level must lie in (0, 1); got {level}.")
+  rank = int(np.ceil((len(nulls) + 1) * level * (1 - base.ROUNDING)))
+  if rank > len(nulls):
+    raise ValueError(
+      f"{len(nulls)} sentences bound nothing at level {level:g}: it takes "
+      f"{int(np.ceil(level / (1 - level) * (1 - base.ROUNDING)))}."
+    )
+  # Above it, not at it.
+  return float(np.nextafter(np.sort(nulls)[rank - 1], np.inf))
+
+
+def sentence_spans(pieces: Sequence[str]) -> list[tuple[int, int]]:
+  """Spans of tokens that hold the sentences of a response, in order.
+
+  A token belongs to the sentence with its first visible character; all tokens
+  belong to one.
+  """
+  text = "".join(pieces)
+  if not text.strip():
+    return [(0, len(pieces))]
+  ends = [stop for _, stop in text_lib.cut(text, "sentences")]
+  spans, start, at = [], 0, 0
+  for token, piece in enumerate(pieces):
+    visible = at + len(piece) - len(piece.lstrip())
+    if token > start and ends and visible >= ends[0] and piece.strip():
+      spans.append((start, token))
+      start = token
+    while ends and visible >= ends[0]:
+      ends.pop(0)
+    at += len(piece)
+  return [*spans, (start, len(pieces))]
+
+
+class _Record:
+  """What was asked, each mask once, and the budget that is left."""
+
+  def __init__(self, scorer: Any, budget: int):
+    self.scorer, self.budget = scorer, budget
+    self.sources: sources_lib.Sources = scorer.sources
+    self.n = self.sources.n
+    size = len(scorer.response)
+    self.masks = np.zeros((0, self.n), bool)
+    self.scores = scoring.Scores(np.zeros((0, size)), np.zeros((0, size)))
+    self.divergences: np.ndarray | None = None
+    self.fits: dict[tuple[int, int, str], fitting.Fit] = {}
+    self._rows: dict[bytes, int] = {}
+
+  def new(self, masks: np.ndarray) -> np.ndarray:
+    """Those that were not asked yet, each once."""
+    seen = set(self._rows)
+    rows = []
+    for row, mask in enumerate(masks):
+      if mask.tobytes() not in seen:
+        seen.add(mask.tobytes())
+        rows.append(row)
+    return masks[rows]
+
+  def room(self, masks: np.ndarray) -> int:
+    return len(self.new(masks))
+
+  def ask(self, masks: np.ndarray, diverge: bool = False) -> np.ndarray:
+    """The rows of masks, asked now where they were not: int `[B]`."""
+    new = self.new(masks)
+    if len(new):
+      if diverge:
+        found, self.divergences = self.scorer.diverged(new)
+      else:
+        found = self.scorer(new)
+      for row, mask in enumerate(new, len(self.masks)):
+        self._rows[mask.tobytes()] = row
+      self.masks = np.concatenate([self.masks, new])
+      self.scores = scoring.Scores(
+        np.concatenate([self.scores.log_odds, found.log_odds]),
+        np.concatenate([self.scores.margins, found.margins]),
+      )
+    return self.rows(masks)
+
+  def rows(self, masks: np.ndarray) -> np.ndarray:
+    return np.array([self._rows[mask.tobytes()] for mask in masks], int)
+
+  def row(self, mask: np.ndarray) -> int | None:
+    return self._rows.get(mask.tobytes())
+
+  def ends(self) -> tuple[int | None, int | None]:
+    """The rows of all sources and of none."""
+    full = np.ones(self.n, bool)
+    return self.row(full), self.row(~full)
+
+  def some(self, rows: np.ndarray) -> scoring.Scores:
+    return scoring.Scores(self.scores.log_odds[rows], self.scores.margins[rows])
+
+
+def _ask(record, key, method, value, coarse, proxy, keep) -> list[str]:
+  """Asks a method's masks; returns notes."""
+  n, budget = record.n, record.budget
+  everything = n <= _MOST_EXACT and 1 << n <= budget
+  if method in ("leave_one_out", "jsd"):
+    return _leave_out(record, method, value, coarse, proxy, keep)
+  expect = getattr(record.scorer, "expect", None)
+  if expect is not None:
+    expect(min(budget, 1 << min(n, 62)))
+  if method == "contextcite":
+    record.ask(fitting.context_cite_masks(budget, n))
+    twice = budget - len(record.masks)
+    return [f"{twice} masks came twice, asked once."] if twice else []
+  if everything:
+    record.ask(sampling.enumerate_masks(n))
+    return ["All masks were asked."]
+  if method == "exact" or budget < _FEWEST:
+    raise ValueError(
+      f"All 2**{n} masks do not fit in budget={budget}, and fewer than "
+      f"{_FEWEST} say nothing: raise it, or use another method."
+    )
+  ends = np.array([[True] * n, [False] * n])
+  record.ask(ends)
+  if method == "shapley":
+    weights = sampling.shapley_weights(n)
+    half = sampling.by_size(key, (budget - 2) // 2, n, weights)
+    # Those drawn twice count twice: the fit reads them by rows.
+    drawn = sampling.complementary(half)
+    record.ask(drawn)
+    record.drawn = drawn
+    return []
+  reserve = budget // 4
+  notes = []
+  if method == "spex":
+    seen = lambda masks: record.scores.of(value)[record.ask(np.asarray(masks))]
+    found = api.explain(
+      seen, n, key=key, budget=budget - reserve - 2, method="spex",
+      batch_size=budget,
+    )  # fmt: skip
+    span = (0, len(record.scorer.response), value)
+    record.fits[span] = fitting.of_explanation(
+      found, record.masks, record.scores.of(value), _ends(record, *span)
+    )
+    notes += found.notes
+  else:
+    left = sampling.leave_one_out(n)
+    if n + 2 <= (budget - reserve) // 2:
+      record.ask(left)
+    rest = budget - reserve - len(record.masks)
+    record.ask(sampling.distinct(key, rest, n, exclude=record.masks))
+  # Sets of the whole response are verified now; spans read what is known.
+  whole = (0, len(record.scorer.response), value)
+  fit = _fit(record, method, *whole)
+  _sets(record, fit, *whole, spare=budget - len(record.masks))
+  # What is left of the reserve are masks like any other.
+  rest = min(budget, (1 << min(n, 62)) - 1) - len(record.masks)
+  if method != "spex" and rest > 0:
+    again = jax.random.fold_in(key, 1)
+    record.ask(sampling.distinct(again, rest, n, exclude=record.masks))
+    record.fits.clear()
+  return notes
+
+
+def _leave_out(record, method, value, coarse, proxy, keep) -> list[str]:
+  n = record.n
+  left = sampling.leave_one_out(n)
+  if coarse is not None:
+    parent = record.sources.within(coarse)
+    masks = sampling.leave_one_out(coarse.n)[:, parent]
+    values = record.scores.of(value) if len(record.masks) else None
+    if record.room(masks) > record.budget:
+      _too_many(record, record.room(masks))
+    values = record.ask(masks)
+    values = record.scores.of(value)[values]
+    inside = np.argsort(values[1:], kind="stable")[:keep]
+    left = left[np.append(True, np.isin(parent, inside))]
+  if proxy is not None:
+    small = proxy(left).of(value)
+    strongest = np.sort(np.argsort(small[1:], kind="stable")[:keep]) + 1
+    left = left[np.append(0, strongest)]
+  need = len(record.masks) + record.room(left)
+  if need > record.budget:
+    _too_many(record, need)
+  record.ask(left, method == "jsd")
+  return []
+
+
+def _too_many(record, need):
+  raise ValueError(
+    f"Leaving out one of {record.n} sources at a time takes {need} forwards; "
+    f"the budget is {record.budget}. Raise it, or give coarse= or proxy=."
+  )
+
+
+def _cited(record, method, start, stop, value) -> Cited:
+  """The answer of a method for one span, from what was asked."""
+  n, span = record.n, (start, stop, value)
+  full, none = record.ends()
+  known = full is not None and none is not None
+  values = record.scores.of(value, start, stop)
+  total = float(values[full] - values[none]) if known else None
+  if method in ("leave_one_out", "jsd"):
+    rows = [record.row(mask) for mask in ~np.eye(n, dtype=bool)]
+    of_rows = values[full] - values
+    if method == "jsd":
+      of_rows, value = record.divergences[:, start:stop].sum(axis=1), "jsd"
+    each = [0.0 if row is None else of_rows[row] for row in rows]
+    return Cited(start, stop, value, np.array(each), (), (), None, total, None, method)
+  if method == "contextcite":
+    drawn = record.rows(fitting.context_cite_masks(record.budget, n))
+    masks, values = record.masks[drawn], values[drawn]
+
+    def fit(masks, values):
+      weights, bias = fitting.context_cite(masks, values, stop - start)
+      return lambda some: some @ weights + bias
+
+    weights, _ = fitting.context_cite(masks, values, stop - start)
+    r2 = fitting.cross_validated(masks, values, fit)
+    return Cited(start, stop, value, weights, (), (), r2, total, None, method)
+  fit = _fit(record, method, *span)
+  sets, needed, how = _sets(record, fit, *span, spare=0)
+  return Cited(
+    start, stop, value, fit.values, sets, needed, fit.r2, fit.total, fit,
+    fit.method, how,
+  )  # fmt: skip
+
+
+def _ends(record, start, stop, value) -> tuple[float, float]:
+  """v(none) and v(all) of a span."""
+  full, none = record.ends()
+  values = record.scores.of(value, start, stop)
+  return float(values[none]), float(values[full])
+
+
+def _fit(record, method, start, stop, value) -> fitting.Fit:
+  span = (start, stop, value)
+  if span not in record.fits:
+    values = record.scores.of(value, start, stop)
+    ends = _ends(record, *span)
+    drawn = getattr(record, "drawn", None)
+    if drawn is not None:  # KernelSHAP: what was drawn, as often as it was.
+      rows = record.rows(drawn)
+      fit = fitting.kernel_shap(drawn, values[rows], ends)
+    else:
+      # A span of SPEX's run has no plan of its own.
+      name = "auto" if method in ("spex", "shapley") else method
+      fit = fitting.decoded(record.masks, values, name, ends)
+    record.fits[span] = fit
+  return record.fits[span]
+
+
+def _sets(record, fit, start, stop, value, spare):
+  """The sets of a span, with as many new masks as may be asked."""
+  full, none = record.ends()
+  how, rule = sets_lib.criterion(record.scores, start, stop, full, none)
+  stands = lambda masks: rule(record.some(record.ask(masks)))
+  of = lambda masks: record.some(record.ask(masks)).of(value, start, stop)
+  sets, needed = sets_lib.find(
+    record.n, _order(fit), stands, of, record.room, spare
+  )
+  values = record.scores.of(value, start, stop)
+  between = functools.partial(sets_lib.interval, record.masks, values)
+  sets = tuple(
+    dataclasses.replace(each, interval=between(each.sources)) for each in sets
+  )
+  return sets, needed, how
+
+
+def _order(fit):
+  """Sources by how much they or any of their sets move the value."""
+  strength = np.zeros(len(fit.values))
+  for each, value in zip(fit.sets, fit.moebius):
+    strength[list(each)] += abs(value) / len(each)
+  strength = np.maximum(strength * 0.1, np.abs(fit.values))
+  return np.argsort(-strength, kind="stable").tolist()
+
+
+def _enough(found, order, share):
+  """How many of the strongest sources carry a share of the effect."""
+  n, fit = found.sources.n, found.whole.fit
+  if fit is not None and fit.total > 0:
+    masks = np.zeros((n + 1, n), bool)
+    for k in range(n):
+      masks[k + 1 :, order[k]] = True
+    reached = fit(masks) - fit.none >= share * fit.total
+  else:
+    gains = np.cumsum(np.maximum(found.values[order], 0))
+    reached = np.append(0.0, gains) >= share * gains[-1]
+  return int(reached.argmax())
+
+
+def _stated(scorer, budget):
+  """What the run will take, in one line."""
+  sources = scorer.sources
+  memory = getattr(scorer, "memory_bytes", None)
+  tokens = sources.prompt.num_tokens + len(scorer.response)
+  return (
+    f"{sources.n} sources, {tokens} tokens, at most {budget} forwards, "
+    + ("memory not known" if memory is None else f"{memory / 2**20:,.0f} MiB")
+    + " a device"
+  )

@@ -1,0 +1,280 @@
+"""From values under masks to values of sources and of their sets.
+
+Everything ours is an expansion in Moebius terms that meets both ends,
+
+  v(mask) = v(none) + sum over kept sets S of M(S),
+  sum of all M(S) = v(all) - v(none), exactly,
+
+so that of ln p of a token the sum is P-CXMI in nats (Fernandes et al.,
+arXiv:2105.03482). `api.decode` says which sets there are; their coefficients
+are then fitted again, near the decoder's, under that constraint. The value of a
+source is its Shapley value, its share of each set that it is in.
+
+`context_cite` is the peer's estimator (Cohen-Wang et al., arXiv:2409.00729, and
+context-cite 0.0.4): a lasso of .01 on standardised masks against values per
+token, no sets, ends not met.
+
+Shapes: n sources, B masks, T targets, K sets.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from spex_jax import api, base, explanation
+from spex_jax.indices import mobius
+
+LASSO = 0.01  # ContextCite's.
+_SWEEPS, _TOLERANCE = 10_000, 1e-10
+_NEAR = 1e-3  # Of a squared error per mask: how strongly fits stay near.
+_FOLDS = 5
+# Sets that one decode may leave; beyond them the largest count.
+_MOST_SETS = 1 << 13
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+  """An expansion of the values of one span.
+
+  Attributes:
+    values: float64 `[n]`, of each source.
+    sets: tuples of sources, none empty.
+    moebius: float64 `[K]`, their coefficients; sum to `total`.
+    none: v(none).
+    total: v(all) - v(none), as the model gave them.
+    r2: cross-validated, or 1 where all masks are known; None if never tested.
+    method: the decoder that spoke.
+  """
+
+  values: np.ndarray
+  sets: tuple[tuple[int, ...], ...]
+  moebius: np.ndarray
+  none: float
+  total: float
+  r2: float | None
+  method: str
+
+  def __call__(self, masks: base.Masks) -> np.ndarray:
+    """Predicted values: float64 `[B]`."""
+    return self.none + design(masks, self.sets) @ self.moebius
+
+
+def decoded(
+  masks: np.ndarray,
+  values: np.ndarray,
+  method: str,
+  ends: tuple[float, float],
+) -> Fit:
+  """By a decoder of `api.DECODERS`, its sets refitted to meet both ends.
+
+  Args:
+    masks: bool `[B, n]`, distinct.
+    values: `[B]`.
+    method: "auto" and its like.
+    ends: v(none) and v(all).
+
+  Raises:
+    ValueError: as `api.decode`.
+  """
+  n = masks.shape[1]
+  none, total = ends[0], ends[1] - ends[0]
+  if n == 1:
+    one = np.array([total])
+    return Fit(one, ((0,),), one, none, total, 1.0, "exact")
+  found = api.decode(masks, values, method=method)
+  return of_explanation(found, masks, values, ends)
+
+
+def of_explanation(
+  found: explanation.Explanation,
+  masks: np.ndarray,
+  values: np.ndarray,
+  ends: tuple[float, float],
+) -> Fit:
+  """The same from a decoder's answer."""
+  n = masks.shape[1]
+  none, total = ends[0], ends[1] - ends[0]
+  terms = mobius.mobius_from_fourier(found.fourier)
+  _, players, start = terms.split_empty()
+  order = np.argsort(-np.abs(start), kind="stable")[:_MOST_SETS]
+  sets = tuple(
+    tuple(i for i in row if i < n) for row in players[order].tolist()
+  )
+  start = start[order]
+  sets, start = _with_singles(n, sets, start)
+  if len(masks) == 1 << n:  # Nothing was left out, so nothing is to be fitted.
+    moebius = _spread(start, total)
+  else:
+    moebius = refit(masks, values, sets, none, total, start)
+  r2 = None if found.faithfulness is None else float(found.faithfulness)
+  return Fit(
+    shapley(n, sets, moebius), sets, moebius, none, total, r2, found.method
+  )
+
+
+def kernel_shap(
+  masks: np.ndarray, values: np.ndarray, ends: tuple[float, float]
+) -> Fit:
+  """Shapley values from masks that were drawn by Shapley's kernel.
+
+  Lundberg and Lee 2017 (arXiv:1705.07874): least squares under the constraint
+  that the values sum to v(all) - v(none); drawn masks count once each.
+  """
+  n = masks.shape[1]
+  none, total = ends[0], ends[1] - ends[0]
+  singles = tuple((i,) for i in range(n))
+  fit = lambda masks, values: refit(
+    masks, values, singles, none, total, near=1e-9
+  )
+  found = fit(masks, values)
+  r2 = cross_validated(
+    masks,
+    values,
+    lambda some, v: lambda more: none + more @ fit(some, v),
+  )
+  return Fit(found, singles, found, none, total, r2, "kernelshap")
+
+
+def refit(
+  masks: np.ndarray,
+  values: np.ndarray,
+  sets: tuple[tuple[int, ...], ...],
+  none: float | np.ndarray,
+  total: float | np.ndarray,
+  start: np.ndarray | None = None,
+  near: float = _NEAR,
+) -> np.ndarray:
+  """Coefficients nearest to the values and to `start` that sum to `total`.
+
+  The least of |A x - (v - none)|^2 / B + near |x - start|^2 under sum x =
+  total: one factorisation for all targets.
+
+  Args:
+    masks: bool `[B, n]`.
+    values: `[B]` or `[B, T]`.
+    sets: K of them.
+    none: v(none), `[]` or `[T]`.
+    total: v(all) - v(none), likewise.
+    start: `[K]` or `[K, T]`; 0 by default.
+    near: how strongly the answer stays near it, above 0.
+
+  Returns:
+    float64 `[K]` or `[K, T]`.
+  """
+  x = design(masks, sets)
+  start = np.zeros((x.shape[1], *values.shape[1:])) if start is None else start
+  left = values - none - x @ start
+  # In the sets or in the masks, whichever are fewer; (X'X/B + l)^-1 X'/B.
+  if x.shape[1] <= len(x):
+    gram = x.T @ x / len(x) + near * np.eye(x.shape[1])
+    solve = lambda rhs: np.linalg.solve(gram, rhs)
+  else:
+    inner = x @ x.T + near * len(x) * np.eye(len(x))
+    solve = lambda rhs: (rhs - x.T @ np.linalg.solve(inner, x @ rhs)) / near
+  moved = start + solve(x.T @ left / len(x))
+  # What the sum lacks goes where it costs the fit least.
+  along = solve(np.ones(x.shape[1]))
+  lack = np.asarray(total) - moved.sum(axis=0)
+  return moved + np.multiply.outer(along / along.sum(), lack)
+
+
+def design(
+  masks: base.Masks, sets: tuple[tuple[int, ...], ...]
+) -> np.ndarray:
+  """Which sets each mask keeps whole: float64 `[B, K]`."""
+  masks = np.asarray(masks, bool)
+  columns = [masks[:, list(each)].all(axis=1) for each in sets]
+  return np.stack(columns, axis=1).astype(float)
+
+
+def shapley(
+  n: int, sets: tuple[tuple[int, ...], ...], moebius: np.ndarray
+) -> np.ndarray:
+  """Each source's equal share of its sets: `[n]`, or `[n, T]`."""
+  out = np.zeros((n, *np.shape(moebius)[1:]))
+  for each, value in zip(sets, moebius):
+    out[list(each)] += value / len(each)
+  return out
+
+
+def context_cite(
+  masks: np.ndarray, values: np.ndarray, num_tokens: int
+) -> tuple[np.ndarray, float]:
+  """ContextCite's weights `[n]` and bias, in the units of the values.
+
+  Args:
+    masks: bool `[B, n]`.
+    values: `[B]`, log-odds of the span in the original.
+    num_tokens: of the span; values are divided by it for the penalty.
+  """
+  x = np.asarray(masks, float)
+  mean, scale = x.mean(axis=0), x.std(axis=0)
+  scale[scale == 0] = 1  # A source that is always there, or never.
+  y = values / num_tokens
+  coefs = _lasso((x - mean) / scale, y - y.mean(), LASSO)
+  weights = coefs / scale
+  bias = y.mean() - mean @ weights
+  return weights * num_tokens, float(bias * num_tokens)
+
+
+def context_cite_masks(num_masks: int, n: int) -> np.ndarray:
+  """ContextCite's: mask i of seed i, each source kept with chance 1/2."""
+  return np.stack(
+    [
+      np.random.RandomState(seed).choice([False, True], n, p=[0.5, 0.5])
+      for seed in range(num_masks)
+    ]
+  )
+
+
+def cross_validated(masks: np.ndarray, values: np.ndarray, fit) -> float | None:
+  """R^2 of predictions of masks that a fit has not seen, five folds.
+
+  None for fewer than ten masks or constant values.
+
+  Args:
+    masks: bool `[B, n]`.
+    values: `[B]`.
+    fit: masks and values to a function of masks.
+  """
+  total = ((values - values.mean()) ** 2).sum()
+  if len(masks) < 2 * _FOLDS or not total > 0:
+    return None
+  fold = np.arange(len(masks)) % _FOLDS
+  error = 0.0
+  for k in range(_FOLDS):
+    predict = fit(masks[fold != k], values[fold != k])
+    error += ((predict(masks[fold == k]) - values[fold == k]) ** 2).sum()
+  return float(1 - error / total)
+
+
+def _with_singles(n, sets, start):
+  """Every source is a set: the constraint and the shares have where to go."""
+  missing = [(i,) for i in range(n) if (i,) not in set(sets)]
+  return (*sets, *missing), np.concatenate([start, np.zeros(len(missing))])
+
+
+def _spread(moebius, total):
+  """Takes what rounding left of the sum off the largest coefficient."""
+  moebius = moebius.copy()
+  moebius[np.abs(moebius).argmax()] += total - moebius.sum()
+  return moebius
+
+
+def _lasso(x: np.ndarray, y: np.ndarray, penalty: float) -> np.ndarray:
+  """argmin |y - x b|^2 / 2B + penalty |b|_1, by coordinates, float64."""
+  size = len(x)
+  gram, product = x.T @ x / size, x.T @ y / size
+  coefs = np.zeros(x.shape[1])
+  for _ in range(_SWEEPS):
+    moved = 0.0
+    for j in range(len(coefs)):
+      if gram[j, j] == 0:
+        continue
+      old = coefs[j]
+      pull = product[j] - gram[j] @ coefs + gram[j, j] * old
+      coefs[j] = np.sign(pull) * max(abs(pull) - penalty, 0) / gram[j, j]
+      moved = max(moved, abs(coefs[j] - old))
+    if moved <= _TOLERANCE * max(1.0, np.abs(coefs).max(initial=0)):
+      break
+  return coefs

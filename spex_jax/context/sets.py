@@ -1,0 +1,294 @@
+"""Sources that count only together: "either of" and "both of".
+
+A set is what the model itself says it is. With all sources kept but some, does
+the answer still stand?
+
+  both    each source of the set is needed: without any one of them the answer
+          falls
+  either  the answer falls without the whole set, and stands while any one
+          source of it is left
+
+that is, minimal sets whose removal fells the answer: those of one source
+belong to "both" together, each larger one is an "either". The answer stands
+("greedy") where greedy decoding would still give it, token by token: jointness
+shows there, while ln p saturates and a joint pair's interaction in it may have
+either sign. Where the answer is not the greedy one even with all sources, or is
+long, it stands ("midpoint") where its probability, the geometric mean over
+tokens, is nearer to that with all sources than to that with none.
+
+The number of a set is its interaction at the model's own corners, all other
+sources kept: sum over subsets T of (-1)^|T| v(all but T); below 0 where one
+makes up for the other. Its interval is of the same interaction on average over
+random contexts, from the masks that were asked: of least squares, 90 %.
+
+Shapes: n sources, B masks.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from spex_jax.context import fitting
+
+_GREEDY = 16  # Tokens of a span that are asked to stay as they are, at most.
+_MOST = 4  # Sources in a set; corners grow as 2^m.
+_NORMAL = 1.6449  # 90 % of a normal distribution, both sides.
+_CANDIDATES = 24  # Sources that are looked at, the strongest first.
+
+
+@dataclasses.dataclass(frozen=True)
+class CueSet:
+  """Some sources that count together.
+
+  Attributes:
+    sources: their numbers, ascending.
+    kind: "either" or "both".
+    value: the interaction at the model's corners, in units of the value.
+    corners: kept sources of the set to the value, all other sources kept.
+    interval: of the interaction averaged over the contexts of the masks, or
+      None where they do not tell.
+  """
+
+  sources: tuple[int, ...]
+  kind: str
+  value: float
+  corners: dict[tuple[int, ...], float]
+  interval: tuple[float, float] | None = None
+
+  def words(self) -> str:
+    """Such as "either of [2], [5]"."""
+    listed = ", ".join(f"[{i}]" for i in self.sources)
+    many = "both" if len(self.sources) == 2 else "all"
+    return f"{'either' if self.kind == 'either' else many} of {listed}"
+
+
+def criterion(scores, start: int, stop: int, full: int, none: int):
+  """How it is decided whether an answer stands, and what decides it.
+
+  Args:
+    scores: `scoring.Scores` that has the rows `full` and `none`.
+    start: of the span.
+    stop: behind it.
+    full: the row with all sources.
+    none: the row without any.
+
+  Returns:
+    "greedy" or "midpoint", and a function of `Scores` to bool `[B]`.
+  """
+  length = stop - start
+  if length <= _GREEDY and scores.greedy(start, stop)[full]:
+    return "greedy", lambda found: found.greedy(start, stop)
+  mean = lambda found: np.exp(found.of("log_probability", start, stop) / length)
+  both = mean(scores)
+  middle = (both[full] + both[none]) / 2
+  sign = 1.0 if both[full] >= both[none] else -1.0
+  return "midpoint", lambda found: sign * (mean(found) - middle) > 0
+
+
+def find(
+  n: int,
+  order: Sequence[int],
+  stands: Callable[[np.ndarray], np.ndarray],
+  values: Callable[[np.ndarray], np.ndarray],
+  room: Callable[[np.ndarray], int],
+  spare: int,
+) -> tuple[tuple[CueSet, ...], tuple[int, ...]]:
+  """The sets of an answer that stands with all sources and falls with none.
+
+  Args:
+    n: sources.
+    order: sources, the likeliest first.
+    stands: masks bool `[B, n]` to bool `[B]`; asks the model.
+    values: masks to `[B]`, of the same masks.
+    room: masks to how many of them would have to be asked.
+    spare: how many may be asked.
+
+  Returns:
+    The sets, and the sources that are needed each.
+  """
+  ends = np.array([[True] * n, [False] * n])
+  if stands(ends).tolist() != [True, False]:
+    return (), ()
+  looked, needed, falls = list(order[:_CANDIDATES]), [], []
+
+  def affordable(removals):
+    """The longest beginning of a list of removals that may be asked."""
+    nonlocal spare
+    masks = np.array([_without(n, each) for each in removals]).reshape(-1, n)
+    most = len(masks)
+    while most and room(masks[:most]) > spare:
+      most -= 1
+    spare -= room(masks[:most])
+    return removals[:most], masks[:most]
+
+  for size in range(1, _MOST + 1):
+    others = [i for i in looked if i not in needed]
+    removals = [
+      each
+      # Pairs of the strongest come first.
+      for each in sorted(
+        itertools.combinations(range(len(others)), size), key=max
+      )
+    ]
+    removals = [tuple(sorted(others[k] for k in each)) for each in removals]
+    removals = [
+      each
+      for each in removals
+      if not any(set(found) <= set(each) for found in falls)
+    ]
+    if size == 2 and (
+      len(others) < 2 or not _all_fall(n, others, stands, affordable)
+    ):
+      break  # The answer stands even without all of them.
+    asked, masks = affordable(removals)
+    if asked:
+      fell = [each for each, stays in zip(asked, stands(masks)) if not stays]
+      if size == 1:
+        needed = [each[0] for each in fell]
+      else:
+        falls += fell
+      if size > 1 and fell:
+        break  # Minimal ones of the next size would be rare, and weak.
+  found = [("either", each) for each in falls]
+  if len(needed) > 1:
+    found.append(("both", tuple(sorted(needed[:_MOST]))))
+  out = []
+  for kind, each in found:
+    subsets = [
+      part
+      for size in range(len(each) + 1)
+      for part in itertools.combinations(each, size)
+    ]
+    kept, masks = affordable(subsets)
+    if len(kept) < len(subsets):
+      continue
+    corner = values(masks)
+    signed = sum((-1) ** len(t) * v for t, v in zip(subsets, corner.tolist()))
+    corners = {
+      tuple(i for i in each if i not in gone): float(v)
+      for gone, v in zip(subsets, corner)
+    }
+    out.append(CueSet(each, kind, float(signed), corners))
+  out.sort(key=lambda found: -abs(found.value))
+  return tuple(out), tuple(sorted(needed))
+
+
+def interval(
+  masks: np.ndarray, values: np.ndarray, pair: Sequence[int]
+) -> tuple[float, float] | None:
+  """Of a set's interaction on average over masks: least squares, 90 %.
+
+  The coefficient of the product of its players, each -1/2 or 1/2, beside all
+  main effects and smaller products of the set: its Banzhaf interaction where
+  masks are uniform. None for too few masks, or products that they do not tell
+  apart.
+
+  Args:
+    masks: bool `[B, n]`.
+    values: `[B]`.
+    pair: two sources or more.
+  """
+  x = masks - 0.5
+  products = [
+    x[:, list(each)].prod(axis=1)
+    for size in range(2, len(pair) + 1)
+    for each in itertools.combinations(pair, size)
+  ]
+  columns = np.column_stack([np.ones(len(x)), x, *products])
+  free = len(x) - columns.shape[1]
+  if free < 1:
+    return None
+  coefs, _, rank, _ = np.linalg.lstsq(columns, values)
+  if rank < columns.shape[1]:
+    return None
+  error = values - columns @ coefs
+  cov = np.linalg.inv(columns.T @ columns)
+  half = _NORMAL * math.sqrt(error @ error / free * cov[-1, -1])
+  return float(coefs[-1] - half), float(coefs[-1] + half)
+
+
+def _without(n, gone):
+  mask = np.ones(n, bool)
+  mask[list(gone)] = False
+  return mask
+
+
+def _all_fall(n, others, stands, affordable):
+  asked, masks = affordable([tuple(others)])
+  return bool(asked) and not stands(masks)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Total:
+  """One token's account: what the context did to it, and by which sets.
+
+  Attributes:
+    token: its number in the response.
+    piece: its text.
+    none: ln p without any source, nats.
+    pcxmi: v(all) - v(none) as the model gave them: P-CXMI, nats.
+    values: float64 `[n]`, each source's share.
+    sets: those of more than one source, strongest first, and their Moebius
+      coefficients.
+    sum: of all Moebius coefficients.
+  """
+
+  token: int
+  piece: str
+  none: float
+  pcxmi: float
+  values: np.ndarray
+  sets: tuple[tuple[tuple[int, ...], float], ...]
+  sum: float
+
+  @property
+  def holds(self) -> bool:
+    """Whether the sum is P-CXMI, to 1e-6 nats or of its size."""
+    return abs(self.sum - self.pcxmi) <= 1e-6 * max(1.0, abs(self.pcxmi))
+
+  def __str__(self) -> str:
+    return (
+      f"{self.piece!r}: P-CXMI {self.pcxmi:+.4f} nats, sum of sets "
+      f"{self.sum:+.4f} ({'equal' if self.holds else 'NOT equal'})"
+    )
+
+
+def totals(
+  masks: np.ndarray,
+  log_probs: np.ndarray,
+  pieces: Sequence[str],
+  sets: tuple[tuple[int, ...], ...],
+  full: int,
+  none: int,
+) -> list[Total]:
+  """The account of every token from one set of masks.
+
+  Args:
+    masks: bool `[B, n]`.
+    log_probs: float64 `[B, R]`.
+    pieces: R texts.
+    sets: the sets among which each effect is shared.
+    full: the row of all sources.
+    none: the row of none.
+  """
+  n = masks.shape[1]
+  empty = log_probs[none]
+  total = log_probs[full] - empty
+  moebius = fitting.refit(masks, log_probs, sets, empty, total)
+  values = fitting.shapley(n, sets, moebius)
+  out = []
+  for t, piece in enumerate(pieces):
+    order = np.argsort(-np.abs(moebius[:, t]), kind="stable")
+    strongest = tuple(
+      (sets[k], float(moebius[k, t])) for k in order if len(sets[k]) > 1
+    )
+    out.append(
+      Total(
+        t, piece, float(empty[t]), float(total[t]), values[:, t], strongest,
+        math.fsum(moebius[:, t]),
+      )
+    )  # fmt: skip
+  return out
