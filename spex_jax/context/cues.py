@@ -1,0 +1,253 @@
+"""Contextual cues: what a sensitive token's prediction owes to the context.
+
+Step two of PECoRe (CCI). For token y of a step, y* is what the run *without*
+context predicts behind the same prefix of the response: its largest logit in
+the forward that found the sensitive tokens, at every step of it. Targets are
+of the run with context, at that step:
+
+  name                    of its p, the run's without context q (constant)
+  "contrast_prob_diff"    p(y) - p(y*)
+  "contrast_logits_diff"  the same of logits
+  "kl_divergence"         KL(p || q), nats; not 0 where y* = y
+  "probability", "logit"  of y
+  "log_probability"       ln p(y): less ln q(y) it is what the context gives
+  "pcxmi"                 log2 p(y) / q(y), bits
+  "in_context_pvi"        ln p(y) / q(y), nats
+
+Where y* = y the differences take y in the run without context for y*, as Inseq
+does. A method is of `attributions.METHODS`, or one of `api` ("spex", "auto",
+"proxyspex", "lasso", ...), which gives sets of cues as well (SPEX-CCI): masks
+of context tokens, removed by re-packing, are shared by all steps, and with
+"in_context_pvi" values of sets sum to the step's P-CXMI.
+
+Shapes: S steps, C tokens of the context, V tokens of the vocabulary.
+Source: Sarti et al., arXiv:2310.01188, section 3.2.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spex_jax import api, base, explanation
+from spex_jax.ablate import contrasts
+from spex_jax.context import attributions, stepping
+from spex_jax.context import runs as runs_lib
+from spex_jax.models import sites
+
+SETS = tuple(name for name in api.DECODERS)
+
+
+def _of(scores: jax.Array, token: jax.Array) -> jax.Array:
+  return jnp.take_along_axis(scores, token[:, None], axis=-1)[:, 0]
+
+
+def _difference(transform):
+  def target(logits, given):
+    y, other, q = given
+    same = _of(transform(q), y)
+    rival = _of(transform(logits), other)
+    return _of(transform(logits), y) - jnp.where(other == y, same, rival)
+
+  return target
+
+
+def _own(transform, factor=1.0, less=False):
+  def target(logits, given):
+    y, _, q = given
+    found = _of(transform(logits), y)
+    return factor * (found - _of(transform(q), y) if less else found)
+
+  return target
+
+
+def _kl(logits, given):
+  return contrasts.kl(jax.nn.log_softmax(logits), jax.nn.log_softmax(given[2]))
+
+
+# Of logits `[S, V]` and (y, y*, the logits without context), to `[S]`.
+TARGETS: Mapping[str, attributions.Target] = {
+  "contrast_prob_diff": _difference(jax.nn.softmax),
+  "contrast_logits_diff": _difference(lambda logits: logits),
+  "kl_divergence": _kl,
+  "probability": _own(jax.nn.softmax),
+  "logit": _own(lambda logits: logits),
+  "log_probability": _own(jax.nn.log_softmax),
+  "pcxmi": _own(jax.nn.log_softmax, float(1 / np.log(2)), less=True),
+  "in_context_pvi": _own(jax.nn.log_softmax, less=True),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cues:
+  """Scores of the context at some steps.
+
+  Attributes:
+    steps: indices of the response's tokens, `[S]`.
+    contrasts: int32 `[S]`, y*.
+    scores: float64 `[S, C]`, of the context's own tokens.
+    output_scores: float64 `[S, O]`, of the output context; None where there is
+      none, or the method cannot score it.
+    sets: of the targets that SPEX-CCI explains, one for each step; None for
+      other methods.
+  """
+
+  steps: tuple[int, ...]
+  contrasts: np.ndarray
+  scores: np.ndarray
+  output_scores: np.ndarray | None
+  sets: explanation.Explanation | None
+
+
+def impute(
+  net: sites.Network,
+  runs: runs_lib.Runs,
+  steps: Sequence[int],
+  predictions: tuple[jax.Array, jax.Array],
+  *,
+  method: str = "saliency",
+  target: str = "contrast_prob_diff",
+  params: Any = None,
+  budget: int = 1000,
+  key: base.Key | None = None,
+  unknown: int | None = None,
+) -> Cues:
+  """Scores of the context's tokens for steps of a response.
+
+  Args:
+    net: causal, or an encoder-decoder.
+    runs: the response.
+    steps: indices of its tokens.
+    predictions: what `sensitivity.logits` gave.
+    method: of `attributions.METHODS`, or of `SETS`.
+    target: of `TARGETS`.
+    params: of the network; its own by default.
+    budget: masks, where a method draws some.
+    key: consumed by methods that draw masks.
+    unknown: the id in place of an occluded token; the tokenizer's unknown one
+      by default, else its padding, else 0.
+
+  Raises:
+    ValueError: an unknown method or target, a step outside the response, no
+      key where masks are drawn, or scores that are not finite.
+  """
+  known = (*attributions.METHODS, *SETS)
+  if method not in known:
+    raise ValueError(f"method={method!r}: choose from {', '.join(known)}.")
+  if target not in TARGETS:
+    raise ValueError(f"target={target!r}: choose from {', '.join(TARGETS)}.")
+  wanted = np.array([_step(runs, step) for step in steps], np.int32)
+  without = predictions[1]
+  rivals = np.asarray(without.argmax(axis=-1), np.int32)
+  outer = len(runs.output_context_ids)
+  if not len(wanted):
+    none = np.zeros((0, runs.num_context)), np.zeros((0, outer))
+    return Cues((), rivals[wanted], none[0], none[1] if outer else None, None)
+  game = attributions.Game(
+    net,
+    net.params if params is None else params,
+    _first(runs, runs.inputs()),
+    runs.places()[0][wanted],
+    TARGETS[target],
+    (
+      jnp.asarray(runs.response[wanted]),
+      jnp.asarray(rivals[wanted]),
+      without[wanted],
+    ),
+    _spans(runs, masks=method in (*SETS, "lime", "occlusion")),
+    stand_in(net) if unknown is None else unknown,
+    key,
+    budget,
+  )
+  sets = None
+  if method in SETS:
+    if key is None:
+      raise ValueError(f"method={method!r} draws masks; give a key.")
+    sets = explained(game, runs, method, budget, key)
+    scores = attributions.firsts(sets, len(wanted))
+  else:
+    scores = attributions.METHODS[method](game)
+  inner = scores[:, : runs.num_context]
+  outside = scores[:, runs.num_context :]
+  return Cues(
+    tuple(wanted.tolist()),
+    rivals[wanted],
+    inner,
+    outside if outside.shape[1] else None,
+    sets,
+  )
+
+
+def explained(
+  game: attributions.Game,
+  runs: runs_lib.Runs,
+  method: str,
+  budget: int,
+  key: base.Key,
+) -> explanation.Explanation:
+  """SPEX-CCI: sets of context tokens, all steps from one set of masks.
+
+  The last token of the context takes with it what the run without context
+  lacks besides, the space behind it.
+
+  Args:
+    game: steps and their target.
+    runs: whose context it is.
+    method: of `SETS`.
+    budget: masks.
+    key: consumed.
+  """
+  ids = runs.with_context
+  n = game.num_tokens
+  owner = np.full(len(ids), n, np.int32)
+  at = np.concatenate([np.arange(a, b) for _, a, b in game.spans])
+  owner[at] = np.arange(n)
+  start, end = runs.context
+  # Where the other run is this one less a stretch around the context.
+  more = len(ids) - len(runs.without_context) - n
+  for first, last in ((start, end + more), (start - more, end)):
+    rest = np.concatenate([ids[: max(first, 0)], ids[last:]])
+    if more > 0 and rest.tolist() == runs.without_context.tolist():
+      owner[end:last], owner[max(first, 0) : start] = runs.num_context - 1, 0
+      break
+  pieces = runs.tokens or tuple(str(i) for i in ids)
+  names = tuple(pieces[i] for i in at)
+  run = attributions.masked(game, "remove", owner, names)
+  return api.explain(run, budget=budget, method=method, key=key, names=names)
+
+
+def stand_in(net: sites.Network) -> int:
+  """The id that stands for an occluded token."""
+  special = {} if net.tokenizer is None else net.tokenizer.special
+  return special.get("unk", special.get("pad", 0))
+
+
+def _first(runs, inputs):
+  """The run with context alone, without its padding."""
+  found = {name: rows[:1] for name, rows in inputs.items()}
+  for prefix in ("decoder_", "") if runs.is_encoder_decoder else ("",):
+    size = int(found[f"{prefix}attention_mask"].sum())
+    for name in (f"{prefix}input_ids", f"{prefix}attention_mask"):
+      found[name] = found[name][:, :size]
+  return found
+
+
+def _spans(runs, masks: bool):
+  found = [("input_ids", *runs.context)]
+  if runs.output_context is not None:
+    where = "decoder_input_ids" if runs.is_encoder_decoder else "input_ids"
+    if not (masks and runs.is_encoder_decoder):
+      found.append((where, *runs.output_context))
+  return tuple(found)
+
+
+def _step(runs, step) -> int:
+  step = base.check_integer(step, "A step")
+  if not 0 <= step < len(runs.response):
+    raise ValueError(
+      f"Step {step} lies outside the response of {len(runs.response)} tokens."
+    )
+  return step

@@ -1,0 +1,236 @@
+"""PECoRe: which tokens of a response rely on the context, and on what of it.
+
+Sensitive tokens (`sensitivity`), which of them count (`selectors`), and their
+cues (`cues`), from one forward of two runs and one of each method's passes.
+
+Source: Sarti et al., arXiv:2310.01188. What Inseq 0.7.1 calls by a name is
+computed here by that name; where it goes wrong (the first context token of a
+tokenizer with `<s>`, the second cue behind a contextless prefix, text that is
+tokenized again) the ids decide here.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from spex_jax import base, explanation
+from spex_jax.context import cues as cues_lib
+from spex_jax.context import inseq, selectors, sensitivity
+from spex_jax.context import runs as runs_lib
+from spex_jax.models import sites
+
+
+@dataclasses.dataclass(frozen=True)
+class Cue:
+  """What one token of the response owes to the context.
+
+  Attributes:
+    index: of the token in the response.
+    token: its spelling, or its id in words.
+    score: its sensitivity.
+    contrast: y*, the id that the run without context predicts.
+    contrast_token: its spelling.
+    scores: of the context's tokens, in order.
+    output_scores: of the output context's, or None.
+    chosen: context tokens that count, the strongest first.
+    shift: ln p(y) with context less without, nats: P-CXMI.
+  """
+
+  index: int
+  token: str
+  score: float
+  contrast: int
+  contrast_token: str
+  scores: tuple[float, ...]
+  output_scores: tuple[float, ...] | None
+  chosen: tuple[int, ...]
+  shift: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Pecore:
+  """A response's reliance on its context.
+
+  Attributes:
+    runs: what was scored.
+    metric: of the sensitivity.
+    method: of the cues.
+    target: of the cues.
+    sensitivity: float64 `[R]`.
+    selected: indices of sensitive tokens, the strongest first; perhaps none.
+    cues: of each target that was asked for.
+    texts: `input_context`, `output_context` and `output_current` where a
+      tokenizer knows them.
+    sets: SPEX-CCI's explanation of the cues' targets, or None.
+  """
+
+  runs: runs_lib.Runs
+  metric: str
+  method: str
+  target: str
+  sensitivity: np.ndarray
+  selected: tuple[int, ...]
+  cues: tuple[Cue, ...]
+  texts: Mapping[str, str | None]
+  sets: explanation.Explanation | None = None
+
+  def to_dict(self) -> dict[str, Any]:
+    """Plain values, for JSON."""
+    return {
+      "metric": self.metric,
+      "method": self.method,
+      "target": self.target,
+      "sensitivity": self.sensitivity.tolist(),
+      "selected": list(self.selected),
+      "cues": [dataclasses.asdict(cue) for cue in self.cues],
+      "response": self.runs.response.tolist(),
+      "context": list(self.runs.context),
+      **self.texts,
+    }
+
+  def to_inseq(self) -> dict[str, Any]:
+    """The structure of Inseq's JSON: see `inseq.written`."""
+    return inseq.written(self)
+
+  def save(self, path: str | os.PathLike, form: str = "own") -> None:
+    """Writes JSON.
+
+    Args:
+      path: of the file.
+      form: "own" or "inseq".
+
+    Raises:
+      ValueError: another form.
+    """
+    if form not in ("own", "inseq"):
+      raise ValueError(f"form={form!r}: choose own or inseq.")
+    found = self.to_dict() if form == "own" else self.to_inseq()
+    text = json.dumps(found, ensure_ascii=False, indent=2, allow_nan=False)
+    pathlib.Path(path).write_text(text + "\n", encoding="utf-8")
+
+  def __str__(self) -> str:
+    if not self.selected and not self.cues:
+      return "No token of the response depends on the context by this selector."
+    lines = []
+    for cue in self.cues:
+      pieces = self.runs.tokens or tuple(map(str, self.runs.with_context))
+      own = pieces[slice(*self.runs.context)]
+      named = ", ".join(f"{own[i]} ({cue.scores[i]:.3g})" for i in cue.chosen)
+      lines.append(
+        f"{cue.token} ({self.metric} {cue.score:.3g}; else "
+        f"{cue.contrast_token}): {named or 'no cue stands out'}"
+      )
+    return "\n".join(lines)
+
+
+def pecore(
+  net: sites.Network,
+  runs: runs_lib.Runs,
+  *,
+  metric: str = "kl_divergence",
+  method: str = "saliency",
+  target: str = "contrast_prob_diff",
+  targets: str | Sequence[int] = "selected",
+  selector: str = "mean_std",
+  selector_settings: Mapping[str, Any] | None = None,
+  cue_selector: str = "mean_std",
+  cue_settings: Mapping[str, Any] | None = None,
+  params: Any = None,
+  budget: int = 1000,
+  key: base.Key | None = None,
+) -> Pecore:
+  """Which tokens of a response depend on its context, and on what of it.
+
+  Args:
+    net: causal, or an encoder-decoder.
+    runs: the response with and without its context.
+    metric: of `sensitivity.NAMES`.
+    method: of `attributions.METHODS`, or one of `cues.SETS`, for sets.
+    target: of `cues.TARGETS`.
+    targets: whose cues: "selected", "all", or indices of the response.
+    selector: of `selectors.SELECTORS`, of the response's tokens.
+    selector_settings: `k`, `p`, `q`, `threshold`, `signed`, `most`.
+    cue_selector: of the context's tokens.
+    cue_settings: likewise.
+    params: of the network; its own by default.
+    budget: masks, where the method draws some.
+    key: consumed by a method that draws masks.
+
+  Raises:
+    TypeError, ValueError: as `sensitivity.scores`, `selectors.select` and
+      `cues.impute`; targets that are neither words nor indices.
+  """
+  p, q = sensitivity.logits(net, runs, params)
+  scores = sensitivity.scores(net, runs, metric, params, predictions=(p, q))
+  shift = sensitivity.scores(net, runs, "in_context_pvi", predictions=(p, q))
+  chosen = selectors.select(scores, selector, **(selector_settings or {}))
+  if isinstance(targets, str):
+    if targets not in ("selected", "all"):
+      raise ValueError(
+        f"targets={targets!r}: choose selected or all, or give indices."
+      )
+    wanted = chosen if targets == "selected" else range(len(scores))
+  else:
+    wanted = targets
+  found = cues_lib.impute(
+    net,
+    runs,
+    tuple(wanted),
+    (p, q),
+    method=method,
+    target=target,
+    params=params,
+    budget=budget,
+    key=key,
+  )
+  spell = _speller(net)
+  made = []
+  for row, step in enumerate(found.steps):
+    own = found.scores[row]
+    outer = found.output_scores
+    made.append(
+      Cue(
+        index=step,
+        token=spell(runs.response[step]),
+        score=float(scores[step]),
+        contrast=int(found.contrasts[row]),
+        contrast_token=spell(found.contrasts[row]),
+        scores=tuple(own.tolist()),
+        output_scores=None if outer is None else tuple(outer[row].tolist()),
+        chosen=selectors.select(own, cue_selector, **(cue_settings or {})),
+        shift=float(shift[step]),
+      )
+    )
+  return Pecore(
+    runs,
+    metric,
+    method,
+    target,
+    scores,
+    chosen,
+    tuple(made),
+    _texts(net, runs),
+    found.sets,
+  )
+
+
+def _speller(net):
+  if net.tokenizer is None:
+    return lambda token: f"<{int(token)}>"
+  return lambda token: net.tokenizer.token(int(token))
+
+
+def _texts(net, runs) -> dict[str, str | None]:
+  decode = lambda ids: (
+    None if net.tokenizer is None or not len(ids) else net.tokenizer.decode(ids)
+  )
+  return {
+    "input_context": decode(runs.context_ids),
+    "output_context": decode(runs.output_context_ids),
+    "output_current": decode(runs.response),
+  }
