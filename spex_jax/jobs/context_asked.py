@@ -1,0 +1,164 @@
+"""What both commands of contexts share: a model, texts, how they are shown."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from spex_jax import base, settings
+from spex_jax.context import citing, sets
+from spex_jax.models import hub, seq2seq, sites, tokens, transformer
+from spex_jax.report import tables as report_tables
+
+Show = Callable[..., None]
+_SHADES = 4  # Of a colour, from weak to strong.
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked(settings.Settings):
+  """A model, and what it is asked and answers."""
+
+  model: str = settings.field("", "directory or hub name; needed")
+  dtype: str = settings.field("float32", "of its weights")
+  ignore: tuple[str, ...] = settings.field(
+    (), "settings of config.json that are not known here and change nothing"
+  )
+  query: str = settings.field("", "what stands behind the context")
+  response: str | None = settings.field(
+    None, "an answer, the model's own or another's; made where not given"
+  )
+  max_new_tokens: int = settings.field(
+    32, "of an answer that is made", low=1
+  )
+  bos: str = settings.field(
+    "auto",
+    "whether a text begins with a BOS token: as its tokenizer has it, yes, no",
+    choices=tokens.BOS,
+  )
+  seed: int = settings.seed("of all draws")
+  batch_size: int | None = settings.field(
+    None, "masks at a time; None takes what fits", low=1
+  )
+
+
+def load(config: Asked) -> sites.Network:
+  """The language model of `config.model`; it may lack a tokenizer.
+
+  Raises:
+    ValueError: no name, another kind of network, or what `hub.load` refuses.
+  """
+  if not config.model:
+    raise ValueError(
+      "--model is missing: a directory or hub name of a language model."
+    )
+  net = hub.load(config.model, config.dtype, ignore=config.ignore)
+  kinds = (transformer.Decoder, seq2seq.EncoderDecoder)
+  if not isinstance(net.module, kinds):
+    raise ValueError(
+      f"model={config.model!r} ({type(net.module).__name__}) is no causal "
+      "language model and no encoder-decoder: no answer of its follows a "
+      "context."
+    )
+  return net
+
+
+def tokenizer_of(config: Asked, net: sites.Network) -> tokens.Tokenizer:
+  """The tokenizer that texts need.
+
+  Raises:
+    ValueError: the model has none.
+  """
+  if net.tokenizer is None:
+    raise ValueError(
+      f"model={config.model!r} has no tokenizer.json, which texts need: give "
+      "--ids, a file of token ids."
+    )
+  return net.tokenizer
+
+
+def read(path: str, what: str) -> str:
+  """The text of a file.
+
+  Raises:
+    FileNotFoundError: there is none.
+    ValueError: it cannot be read as UTF-8.
+  """
+  place = pathlib.Path(path).expanduser()
+  if not place.is_file():
+    raise FileNotFoundError(f"{what}={path!r}: there is no such file.")
+  try:
+    return place.read_text(encoding="utf-8")
+  except UnicodeDecodeError as error:
+    raise ValueError(f"{what}={path!r} is no text in UTF-8: {error}.") from None
+
+
+def coloured(
+  pieces: Sequence[str], scores: Any, colour: str, marked: Sequence[int] = ()
+) -> Any:
+  """A rich text of tokens, the darker the larger their scores.
+
+  Args:
+    pieces: of the tokens.
+    scores: `[len(pieces)]`; their sizes count.
+    colour: "green" or "blue".
+    marked: numbers of tokens that stand in brackets, too, which files show.
+  """
+  from rich import style, text  # Slow to import.
+
+  sizes = np.abs(np.asarray(scores, np.float64))
+  shares = sizes / max(sizes.max(initial=0.0), np.finfo(np.float64).tiny)
+  line = text.Text()
+  for number, (piece, share) in enumerate(zip(pieces, shares)):
+    piece = base.printable(piece)
+    shade = round(float(share) * _SHADES)
+    lead = piece[: len(piece) - len(piece.lstrip())]
+    shown = f"[{piece.lstrip()}]" if number in marked else piece.lstrip()
+    strength = 40 + 215 * shade // _SHADES
+    red, blue = (0, 0) if colour == "green" else (0, strength)
+    green = strength if colour == "green" else strength // 2
+    own = style.Style(
+      color="white", bgcolor=f"rgb({red},{green // 2},{blue})"
+    ) if shade else style.Style.null()  # fmt: skip
+    line.append(lead)
+    line.append(shown, own)
+  return line
+
+
+def sources_table(found: citing.Citations) -> Any:
+  """A rich table of the sources and what each is worth, strongest first."""
+  from rich import box, table, text  # Slow to import.
+
+  rows = table.Table(box=box.SIMPLE_HEAD)
+  rows.add_column("value", justify="right")
+  rows.add_column("source")
+  for number in np.argsort(-found.values, kind="stable"):
+    name = base.printable(found.sources.texts[number])
+    rows.add_row(
+      f"{found.values[number]:+.3g}", text.Text(f"[{number}] {name}")
+    )
+  return rows
+
+
+def cited_lines(found: citing.Citations) -> list[tuple[str, str]]:
+  """Sets, citations of each sentence, cost and fit, as facts."""
+  lines = [("set", shown(each)) for each in found.sets]
+  for span, cited in found.sentences():
+    said = "".join(found.pieces[span.start : span.stop]).strip()
+    numbers = ", ".join(f"[{i}]" for i in cited) or "none"
+    lines.append(("cited", f"{said!r}: {numbers}"))
+  fit = "not tested" if found.r2 is None else f"R2 {found.r2:.3f}"
+  cost = report_tables.count(found.forwards, "forward")
+  lines.append(("cost", f"{cost} by {found.whole.method}; {fit}"))
+  if found.total is not None:
+    lines.append(("total", f"v(all) - v(none) = {found.total:+.4g}"))
+  return lines + [("note", note) for note in found.notes]
+
+
+def shown(each: sets.CueSet) -> str:
+  """A set in words."""
+  interval = ""
+  if each.interval is not None:
+    interval = f" ({each.interval[0]:+.3g}..{each.interval[1]:+.3g})"
+  return f"{each.words()}: {each.value:+.3g}{interval}"

@@ -1,0 +1,130 @@
+"""`spex context cite`: what an answer stands on, of sources in a file."""
+
+import dataclasses
+import json
+
+from spex_jax import settings
+from spex_jax.context import citing, scoring
+from spex_jax.context import sources as sources_lib
+from spex_jax.jobs import circuits, context_asked, networks, subjects
+from spex_jax.models import sites
+from spex_jax.report import clock as clock_lib
+from spex_jax.report import tables as report_tables
+
+
+@dataclasses.dataclass(frozen=True)
+class Cite(context_asked.Asked):
+  """What is cited, and how."""
+
+  sources: str = settings.field("", 'a .jsonl file with a "text" a line')
+  separator: str = settings.field(
+    "\\n", "behind each source in the prompt; \\n and \\t are read as such"
+  )
+  before: str = settings.field("", "what stands before the sources")
+  level: str = settings.field(
+    "document", "what a source is, within a line", choices=sources_lib.LEVELS
+  )
+  method: str = settings.field("auto", "of values", choices=citing.METHODS)
+  value: str | None = settings.field(
+    None,
+    "what is shared out; None takes log_odds for contextcite, else "
+    "log_probability",
+    choices=scoring.VALUES,
+  )
+  budget: int = settings.field(64, "forwards at most", low=2)
+  output: str = settings.field("citations.json", "a file, JSON")
+
+
+def run(
+  config: Cite,
+  show: context_asked.Show | None = None,
+  before: float = 0.0,
+) -> citing.Citations:
+  """Cites, prints, and writes `config.output`.
+
+  Args:
+    config: its settings.
+    show: takes a line or a rich renderable; prints by default.
+    before: seconds of the command that have passed already.
+
+  Raises:
+    FileNotFoundError: no file of sources.
+    ValueError: what is wrong with model, sources, query, response or settings.
+  """
+  show = show or report_tables.printer()
+  clock = clock_lib.Clock(before)
+  output = circuits.writable(config.output)
+  texts = texts_of(config.sources)
+  with clock.of("load"):
+    net = context_asked.load(config)
+  tell = lambda name, text: show(report_tables.fact(name, text))
+  tell("model", networks.described(net, config.model))
+  with clock.of("cite"):
+    found = cited(config, net, texts, lambda text: tell("asked", text))
+  tell("response", "".join(found.pieces))
+  show(context_asked.sources_table(found))
+  for name, text in context_asked.cited_lines(found):
+    tell(name, text)
+  found.save(output)
+  tell("time", str(clock))
+  tell("wrote", str(output))
+  return found
+
+
+def cited(config, net: sites.Network, texts, tell=None) -> citing.Citations:
+  """The citations of settings, as `citing.cite` gives them.
+
+  Raises:
+    ValueError: as `sources.of_texts` and `citing.cite`.
+  """
+  tokenizer = context_asked.tokenizer_of(config, net)
+  separator = config.separator.replace("\\n", "\n").replace("\\t", "\t")
+  sources = sources_lib.of_texts(
+    texts,
+    config.query,
+    tokenizer,
+    level=config.level,
+    separator=separator,
+    before=config.before,
+    bos=config.bos,
+  )
+  return citing.cite(
+    net,
+    sources,
+    config.response,
+    key=subjects.key_of(config.seed, "citations"),
+    budget=config.budget,
+    method=config.method,
+    value=config.value,
+    max_new_tokens=config.max_new_tokens,
+    tell=tell,
+    batch_size=config.batch_size,
+  )
+
+
+def texts_of(path: str) -> list[str]:
+  """The texts of a file of sources, a JSON object a line; empty lines are not.
+
+  Raises:
+    FileNotFoundError: there is no file.
+    ValueError: none is named, or a line that is no object with a "text".
+  """
+  if not path:
+    raise ValueError('--sources is missing: a .jsonl file, a "text" a line.')
+  texts = []
+  lines = context_asked.read(path, "sources").split("\n")
+  for number, line in enumerate(lines, 1):
+    if not line.strip():
+      continue
+    try:
+      given = json.loads(line)
+    except json.JSONDecodeError as error:
+      raise ValueError(f"{path}, line {number}, is no JSON: {error}.") from None
+    text = given.get("text") if isinstance(given, dict) else given
+    if not isinstance(text, str):
+      raise ValueError(
+        f'{path}, line {number}: an object with a "text" is needed; got '
+        f"{line[:60]}."
+      )
+    texts.append(text)
+  return texts
