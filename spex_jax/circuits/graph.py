@@ -437,9 +437,9 @@ class Circuit:
 
     The greatest part of it in which every node but these two has an edge into
     it and one out of it. A node is fed by any of its rows, as EAP-IG has it,
-    and by those of all heads beside it where these are `Graph.joined`. Under resampling the value stays the same: what is left out carries what
-    the other run writes there, or is read by nobody. Under zeros or means it
-    may not.
+    and by those of all heads beside it where these are `Graph.joined`. Under
+    resampling the value stays the same: what is left out carries what the other
+    run writes there, or is read by nobody. Under zeros or means it may not.
     """
     graph, kept = self.graph, self.kept
     moved, ends = graph.moved, []

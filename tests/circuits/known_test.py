@@ -1,13 +1,11 @@
 """Networks whose circuits are known: planted, compiled, trained; and gates."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
 
 from experiments import known_circuits
-from spex_jax.circuits import metrics, scores
+from spex_jax.circuits import judging, metrics, scores
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import transformer
 
@@ -108,6 +106,33 @@ def test_known_circuits_are_found(name):
     row = known_circuits.found(known)
   assert row["auroc"] == {"exact": 1, "eap-ig": 1, "eap": 1}
   assert row["faithfulness"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_trained_network_does_induction_by_its_circuit(seed):
+  known = known_circuits.induction(seed)
+  before, match = known_circuits.looks(known.net, known.params, known.pairs)
+  assert min(before.max(), match.max()) > 0.6
+  assert len(known.edges) == 3
+  with jax.enable_x64(True):
+    row = known_circuits.found(known)
+    assert row["auroc"]["exact"] == 1
+    assert row["auroc"]["eap-ig"] >= 0.95
+    assert row["faithfulness"] > 0.9
+    # Beside it: as many edges at random, and the same ones where nothing was
+    # learned.
+    graph, rng = known.circuit.graph, np.random.default_rng(seed)
+    others = [graph.circuit(rng.permutation(len(graph))[:3]) for _ in range(20)]
+    others = [other for other in others if other != known.circuit]
+    judge = lambda params, circuits: judging.faithfulness(
+      known.net, params, known.pairs, circuits, _METRIC
+    ).faithfulness()
+    assert np.abs(judge(known.params, others)).max() < 0.1
+    mixed = jax.tree.map(
+      lambda x: rng.permutation(np.ravel(x)).reshape(x.shape), known.params
+    )
+    assert abs(judge(mixed, [known.circuit])[0] - 1) > 0.1
 
 
 def _gate(second):

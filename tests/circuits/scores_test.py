@@ -151,6 +151,36 @@ def test_swaps_orders_and_padding(name):
   )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+  "name, rule",
+  [
+    pytest.param(
+      name, rule, marks=() if (name, rule) == ("llama", "gim") else _SLOW
+    )
+    for name in ("gpt2", "llama", "gpt_neox")
+    for rule in ("relp", "gim")
+  ],
+)
+def test_rules_of_the_backward_pass_are_their_definition(name, rule):
+  found = _score(name, method="eap", backward=rule)
+  net, params = networks.load(name)
+  slow, pairs = interpreter.Linear(net, params, rule), networks.pairs()
+  rng, graph = np.random.default_rng(4), found.graph
+  for pair in (0, 1):
+    other, _ = slow.around(pairs.corrupted[pair])
+    _, clean = slow.around(pairs.clean[pair])
+    at = pairs.right[pair, 0], pairs.wrong[pair, 0]
+    for i in rng.permutation(len(graph))[:30]:
+      edge = graph.edge(int(i))
+      _, logits = slow.run(pairs.clean[pair], {edge: 1.0}, other)
+      want = (logits - clean)[at[0]] - (logits - clean)[at[1]]
+      np.testing.assert_allclose(
+        found.values[pair, i], want, rtol=0, atol=_ROUND, err_msg=str(edge)
+      )
+  plain = _first(name).values
+  assert np.abs(found.values - plain).max() > 0.01
+
+
 @pytest.mark.parametrize("name", ["gpt2", pytest.param("gemma2", marks=_SLOW)])
 def test_nodes_are_sums_of_their_edges(name):
   edges = _first(name)
