@@ -6,15 +6,18 @@ those of `sites.Network`. Edges are numbered reader by reader in the order of
 computation, row by row, and writer by writer, so that those of one reader are
 an array `[R, W']` in a row, as `sites.Edits.cut` has it.
 
-A circuit is a set of edges. Run, its edges carry what their writers write, and
-all others what they write in another run (`sites.Edits.ref`).
+A circuit is a set of edges; or of edges at single positions, of nodes (all
+edges that leave a writer), or of neurons of MLPs. Run, its edges carry what
+their writers write, and all others what they write in another run
+(`sites.Edits.ref`); neurons outside have their values of that run.
 
 With grouped queries, a row of a key or value reader serves several heads. An
 ungrouped graph has a row for each of them; `ungrouped.network` makes a network
 of that graph from any other. Exact effects of a group are not sums over its
 members, first-order scores are.
 
-Shapes: E edges, S rows of all readers, R rows of one, W writers, W' before it.
+Shapes: E edges, S rows of all readers, R rows of one, W writers, W' before it,
+P positions, F neurons of all blocks.
 """
 
 import dataclasses
@@ -36,6 +39,8 @@ from spex_jax.models import sites
 # Writer, reader, row.
 Edge = tuple[str, str, int]
 
+LEVELS = ("edge", "position", "node", "neuron")
+NEURONS = "mlp.neurons"
 _SHOWN = 3  # Edges that an error names.
 _HEAD = re.compile(r"blocks\.(\d+)\.heads\.(\d+)")
 _ATTENTION = re.compile(r"(blocks\.\d+)\.attn\.[qkv]_in")
@@ -66,12 +71,14 @@ class Graph:
     readers: in the order of computation.
     width: d of the stream.
     vocab_size: of its tokens, or 0.
+    neurons: of the MLP of each block, or ().
   """
 
   writers: tuple[str, ...]
   readers: tuple[Reader, ...]
   width: int
   vocab_size: int
+  neurons: tuple[int, ...] = ()
 
   @classmethod
   def of(cls, net: sites.Network, ungrouped: bool = False) -> "Graph":
@@ -101,6 +108,9 @@ class Graph:
       tuple(readers),
       net.config.width,
       getattr(net.config, "vocab_size", 0),
+      (getattr(net.config, "num_neurons", 0),) * net.config.num_blocks
+      if f"blocks.0.{NEURONS}" in net.sites
+      else (),
     )
 
   def __len__(self) -> int:
@@ -111,6 +121,17 @@ class Graph:
     """E."""
     last = self.readers[-1]
     return last.start + last.rows * last.before
+
+  @property
+  def neuron_sites(self) -> tuple[str, ...]:
+    """The site of every block's neurons."""
+    return tuple(f"blocks.{i}.{NEURONS}" for i in range(len(self.neurons)))
+
+  def size(self, level: str) -> int:
+    """How many there are of a level: E, W or F; of "position" E at each."""
+    if level == "node":
+      return len(self.writers)
+    return sum(self.neurons) if level == "neuron" else self.num_edges
 
   @functools.cached_property
   def fingerprint(self) -> str:
@@ -244,19 +265,20 @@ class Graph:
     return jnp.concatenate(parts, axis=-1)
 
   def cut(self, kept: base.Array) -> dict[str, jax.Array]:
-    """`cut` of `sites.Edits` for edges kept, `[E]`; traceable.
+    """`cut` of `sites.Edits` for edges kept, `[E]` or `[P, E]`; traceable.
 
     Args:
       kept: bool, or float: 1 for a whole edge, 0 for a cut one.
 
     Returns:
-      reader to float `[1, 1, R, W']`, of all readers.
+      reader to float `[1, 1|P, R, W']`, of all readers.
     """
     kept = jnp.asarray(kept)
-    chex.assert_shape(kept, (self.num_edges,))
+    kept = kept[None] if kept.ndim == 1 else kept
+    chex.assert_shape(kept, (None, self.num_edges))
     if kept.dtype == jnp.bool_:
       kept = kept.astype(jnp.result_type(float))
-    return {n: 1 - part[None, None] for n, part in self.split(kept).items()}
+    return {n: 1 - part[None] for n, part in self.split(kept).items()}
 
   def members(self, grouped: "Graph") -> np.ndarray:
     """Of every edge of this ungrouped graph its edge in a grouped one.
@@ -312,8 +334,8 @@ class Graph:
     kept[numbers] = True
     return Circuit(self, kept)
 
-  def of_writers(self, writers: Iterable[str]) -> "Circuit":
-    """The circuit of all edges from some writers: these nodes are kept.
+  def of_nodes(self, writers: Iterable[str]) -> "Circuit":
+    """The circuit of some nodes.
 
     Raises:
       ValueError: a writer that there is not.
@@ -322,9 +344,17 @@ class Graph:
     names = tuple(writers)
     if missing := [name for name in names if name not in numbers]:
       raise ValueError(f"No such writers here: {missing[:_SHOWN]}.")
-    return Circuit(
-      self, np.isin(self.writer, [numbers[name] for name in names])
-    )
+    kept = np.zeros(len(self.writers), bool)
+    kept[[numbers[name] for name in names]] = True
+    return Circuit(self, kept, "node")
+
+  def of_writers(self, writers: Iterable[str]) -> "Circuit":
+    """The circuit of all edges from some writers.
+
+    Raises:
+      ValueError: as `of_nodes`.
+    """
+    return self.of_nodes(writers).of_edges
 
   @property
   def full(self) -> "Circuit":
@@ -339,22 +369,28 @@ class Graph:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Circuit:
-  """A set of edges of a graph.
+  """A set of edges of a graph, or of what else `LEVELS` names.
 
   Attributes:
     graph: theirs.
-    kept: bool `[E]`, read-only.
+    kept: bool `[E]`, read-only; of level "position" `[P, E]`, "node" `[W]`,
+      "neuron" `[F]`.
+    level: one of `LEVELS`.
   """
 
   graph: Graph
   kept: np.ndarray
+  level: str = "edge"
 
   def __post_init__(self):
     kept = np.array(self.kept)
-    if kept.dtype != bool or kept.shape != (self.graph.num_edges,):
+    if self.level not in LEVELS:
+      raise ValueError(f"Unknown level {self.level!r}; known are {LEVELS}.")
+    size, rank = self.graph.size(self.level), 1 + (self.level == "position")
+    if kept.dtype != bool or kept.ndim != rank or kept.shape[-1] != size:
       raise ValueError(
-        f"A circuit is a bool array of {self.graph.num_edges} edges; got "
-        f"{kept.dtype} {kept.shape}."
+        f"A circuit is a bool array of {size} {self.level}s"
+        f"{' at each position' * (rank - 1)}; got {kept.dtype} {kept.shape}."
       )
     kept.flags.writeable = False
     object.__setattr__(self, "kept", kept)
@@ -368,50 +404,72 @@ class Circuit:
   def __eq__(self, other: object) -> bool:
     if not isinstance(other, Circuit):
       return NotImplemented
-    same = self.graph == other.graph
-    return same and bool((self.kept == other.kept).all())
+    same = self.graph == other.graph and self.level == other.level
+    return same and np.array_equal(self.kept, other.kept)
 
   def __hash__(self) -> int:
-    return hash((self.graph.fingerprint, self.kept.tobytes()))
+    return hash((self.graph.fingerprint, self.level, self.kept.tobytes()))
 
   def __repr__(self) -> str:
     return (
-      f"Circuit({len(self)} of {self.graph.num_edges} edges, "
+      f"Circuit({len(self)} of {self.kept.size} {self.level}s, "
       f"{self.graph.fingerprint})"
     )
 
   def __and__(self, other: "Circuit") -> "Circuit":
-    return Circuit(self.graph, self.kept & self._kept_of(other))
+    return self._of(self.kept & self._kept_of(other))
 
   def __or__(self, other: "Circuit") -> "Circuit":
-    return Circuit(self.graph, self.kept | self._kept_of(other))
+    return self._of(self.kept | self._kept_of(other))
 
   def __sub__(self, other: "Circuit") -> "Circuit":
-    return Circuit(self.graph, self.kept & ~self._kept_of(other))
+    return self._of(self.kept & ~self._kept_of(other))
 
   def __xor__(self, other: "Circuit") -> "Circuit":
-    return Circuit(self.graph, self.kept ^ self._kept_of(other))
+    return self._of(self.kept ^ self._kept_of(other))
 
   def __invert__(self) -> "Circuit":
-    return Circuit(self.graph, ~self.kept)
+    return self._of(~self.kept)
 
   def __le__(self, other: "Circuit") -> bool:
     return not (self - other)
 
   @property
   def numbers(self) -> np.ndarray:
-    """Those of its edges, in order: int `[len]`."""
+    """Those of its edges, or of what it has, in order: int `[len]`."""
     return np.flatnonzero(self.kept)
+
+  @property
+  def of_edges(self) -> "Circuit":
+    """The edges that carry what their writers write, wholly or in part.
+
+    Of nodes all that leave them, which run alike; of positions those kept at
+    any; of neurons all but those from MLPs of which none is kept.
+    """
+    graph = self.graph
+    if self.level == "edge":
+      return self
+    if self.level == "position":
+      return Circuit(graph, self.kept.any(axis=0))
+    if self.level == "node":
+      return Circuit(graph, self.kept[graph.writer])
+    ends = np.cumsum([0, *graph.neurons])
+    gone = [
+      f"blocks.{i}.mlp"
+      for i in range(len(graph.neurons))
+      if not self.kept[ends[i] : ends[i + 1]].any()
+    ]
+    return Circuit(graph, ~np.isin(np.array(graph.writers), gone)[graph.writer])
 
   @property
   def edges(self) -> tuple[Edge, ...]:
     """Its edges, in order: (writer, reader, row)."""
-    return tuple(self.graph.edge(i) for i in self.numbers)
+    return tuple(self.graph.edge(i) for i in self.of_edges.numbers)
 
   @property
   def nodes(self) -> tuple[str, ...]:
     """The writers that any of its edges leaves, in order."""
-    used = np.unique(self.graph.writer[self.kept])
+    used = np.unique(self.graph.writer[self.of_edges.kept])
     return tuple(self.graph.writers[i] for i in used)
 
   def prune(self) -> "Circuit":
@@ -421,8 +479,15 @@ class Circuit:
     it and one out of it. A node is fed by any of its rows, as EAP-IG has it.
     Under resampling the value stays the same: what is left out carries what
     the other run writes there, or is read by nobody. Under zeros or means it
-    may not.
+    may not. Of nodes those of such edges stay; of positions what any position
+    connects; of neurons all.
     """
+    if self.level == "neuron":
+      return self
+    if self.level == "position":
+      return self._of(self.kept & self.of_edges.prune().kept)
+    if self.level == "node":
+      return self.graph.of_nodes(self.of_edges.prune().nodes)
     graph, kept = self.graph, self.kept
     fed, ends = graph.fed, []
     # By row, `[W']` each, without an array of all rows and all writers.
@@ -449,12 +514,17 @@ class Circuit:
     """How many of its edges lie on a path from `embed` to the output."""
     return len(self.prune())
 
-  def check(self, graph: Graph) -> None:
-    """Refuses a circuit of another graph.
+  def check(self, graph: Graph, levels: Sequence[str] = LEVELS[:1]) -> None:
+    """Refuses a circuit of another graph or level.
 
     Raises:
-      ValueError: with both fingerprints.
+      ValueError: with both fingerprints, or the levels.
     """
+    if self.level not in levels:
+      raise ValueError(
+        f"Need a circuit of level {' or '.join(levels)}; got {self.level!r}. "
+        "Its `of_edges` may be what is asked for."
+      )
     if self.graph != graph:
       raise ValueError(
         f"This circuit is of graph {self.graph.fingerprint} with "
@@ -465,8 +535,15 @@ class Circuit:
   def _kept_of(self, other: "Circuit") -> np.ndarray:
     if not isinstance(other, Circuit):
       raise TypeError(f"Expected a Circuit; got {type(other).__name__}.")
-    other.check(self.graph)
+    other.check(self.graph, (self.level,))
+    if other.kept.shape != self.kept.shape:
+      raise ValueError(
+        f"These circuits have {len(self.kept)} and {len(other.kept)} positions."
+      )
     return other.kept
+
+  def _of(self, kept: np.ndarray) -> "Circuit":
+    return dataclasses.replace(self, kept=kept)
 
 
 def _fixed(array: np.ndarray) -> np.ndarray:

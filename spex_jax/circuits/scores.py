@@ -16,6 +16,8 @@ beside every result.
 Shapes: N pairs, P positions, E edges (or nodes, or neurons), K checked ones.
 """
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -62,6 +64,7 @@ def score(
   check: int = 32,
   size: int | None = None,
   seed: int = 0,
+  keep: Callable[[int], exact.Keep] | None = None,
 ) -> scored.Scores:
   """Scores of everything at a level, for every pair.
 
@@ -83,10 +86,12 @@ def score(
     draws: of its random signs.
     exact_runs: how many edges, those of the largest second-order corrections,
       get their exact effect instead: screen, flag, fix.
-    check: edges or nodes whose exact effects are compared, on the first 8
-      pairs; 0 for none.
+    check: edges (or nodes, or neurons) whose exact effects are compared, on the
+      first 8 pairs; 0 for none.
     size: pairs of a batch; `runs.batch_size` by default.
     seed: of all draws.
+    keep: of method "exact": the number of a batch to what keeps its effects,
+      so that a run that was killed goes on.
 
   Raises:
     ValueError: an unknown name, settings that do not go together, with the
@@ -106,7 +111,7 @@ def score(
   run = _run(
     net, params, metric, kind, fixed,
     method=method, backward=backward, direction=direction, draws=draws,
-    at=paths.points(method, steps, rule), seed=seed,
+    at=paths.points(method, steps, rule), seed=seed, keep=keep,
   )  # fmt: skip
   slopes, halves = [], []
   for batch in runs.batches(pairs, size):
@@ -130,9 +135,9 @@ def score(
     checked = np.zeros(kind.size, bool)
     checked[order] = True
   agreement = None
-  compared = level in ("edge", "node") and method not in ("exact", "routes")
-  if check and compared:
-    agreement = _agreement(values, pairs, effects, check, seed)
+  if check and method not in ("exact", "routes"):
+    flat = values.reshape(len(values), -1)
+    agreement = _agreement(flat, pairs, effects, check, seed)
   return scored.Scores(
     kind.graph,
     values,
@@ -140,7 +145,7 @@ def score(
     tuple(kind.names()),
     _words(method, backward, rule, steps, ablation, direction),
     "share" if method == "routes" else _units(metric),
-    _cost(net, method, backward, steps, direction, draws, kind),
+    _cost(net, method, backward, steps, direction, draws, values[0].size),
     agreement,
     ratio,
     checked,
@@ -149,15 +154,22 @@ def score(
 
 def _run(
   net, params, metric, level, fixed, *, method, backward, direction, draws,
-  at, seed,
+  at, seed, keep,
 ):  # fmt: skip
   """From a batch to scores of its pairs, and corrections of them or None."""
   if method == "exact":
-    every = np.arange(level.size)
-    return lambda batch: (
-      exact.effects(net, params, metric, level, batch, fixed, every),
-      None,
-    )
+    numbers = itertools.count()
+
+    def every(batch):
+      shape = level.shape(batch.clean.shape[1])
+      number = next(numbers)
+      found = exact.effects(
+        net, params, metric, level, batch, fixed, np.arange(np.prod(shape)),
+        None if keep is None else keep(number),
+      )  # fmt: skip
+      return found.reshape(-1, *shape), None
+
+    return every
   if method == "routes":
     model = runs.Model(net)
     return lambda batch: (
@@ -228,7 +240,6 @@ def _check(method, backward, level, ablation, direction, exact_runs) -> None:
     if name not in known:
       raise ValueError(f"Unknown {what} {name!r}; known are {list(known)}.")
   levels = {
-    "exact": ("edge", "node"),
     "routes": ("edge",),
     "second-order": ("edge",),
     "ig-edges": ("edge", "position"),
@@ -289,12 +300,12 @@ def _units(metric) -> str:
   return metrics.UNITS.get(names.get(metric, ""), "")
 
 
-def _cost(net, method, backward, steps, direction, draws, level):
+def _cost(net, method, backward, steps, direction, draws, cuts):
   """Forward and backward passes of one pair, without what is shared by all."""
   if method == "routes":
     return {"forward": 1, "backward": 0}
   if method == "exact":
-    return {"forward": 2 + level.size, "backward": 0}
+    return {"forward": 2 + cuts, "backward": 0}
   num = paths.gradients(method, net, steps)
   if method == "second-order":
     products = {"path": 1, "own": draws, "writer": len(net.writers)}

@@ -132,9 +132,8 @@ def _opened(
   metric = circuits.metric_of(config, net)
   show(report_tables.fact("model", networks.described(net, config.model)))
   lengths = f"{pairs.lengths.min()} to {pairs.lengths.max()} tokens"
-  show(
-    report_tables.fact("pairs", f"{len(pairs):,} of {config.pairs}, {lengths}")
-  )
+  count = circuits.counted(pairs, config.pairs)
+  show(report_tables.fact("pairs", f"{count}, {lengths}"))
   with clock.of("measure"):
     found = measured.measure(
       net, net.params, pairs, metric, size=config.batch_size
