@@ -21,6 +21,8 @@ With `--peer=PYTHON`, the interpreter of an environment that has PyTorch and
 transformer-lens 2.16.1, and `--checkout=DIR`, EAP-IG at commit 795f560, all of
 these are run there, too, on weights of the same shape, with all cores, by
 `third_party/time_eap_ig.py`; else their rows are absent, and one row says so.
+The peer runs some of the pairs, circuits, edges and patches alone: its time for
+each is the same. `ours_over_this` is our steady rate over its.
 
 Shapes: E edges, N pairs, P positions.
 """
@@ -64,10 +66,12 @@ class Config:
     large: layers, width, heads of the network that is scored and judged.
     small: the same of the one with exact effects.
     vocabulary: tokens of both.
-    pairs: of the scores and of circuits.
+    pairs: of the scores.
+    peer_pairs: of them, that the peer scores, a batch of its own.
     length: positions.
+    judged_pairs: of circuits.
     circuits: judged at once.
-    looped: of them, in the loop.
+    looped: of them, in the loop and by the peer.
     exact_pairs: of exact effects.
     patches: layers, width, heads of the network that is patched.
     long: positions at which temporary memory is asked for.
@@ -79,7 +83,9 @@ class Config:
   small: tuple[int, int, int] = (4, 64, 4)
   vocabulary: int = 50_257
   pairs: int = 32
+  peer_pairs: int = 8
   length: int = 32
+  judged_pairs: int = 4
   circuits: int = 100
   looped: int = 3
   exact_pairs: int = 16
@@ -91,9 +97,9 @@ class Config:
 
 CONFIGS = {
   "quick": Config(
-    large=(1, 8, 2), small=(1, 8, 2), vocabulary=11, pairs=2, length=4,
-    circuits=2, looped=1, exact_pairs=2, patches=(1, 8, 2), long=8,
-    quality=circuit_quality.QUICK,
+    large=(1, 8, 2), small=(1, 8, 2), vocabulary=11, pairs=2, peer_pairs=2,
+    length=4, judged_pairs=2, circuits=2, looped=1, exact_pairs=2,
+    patches=(1, 8, 2), long=8, quality=circuit_quality.QUICK,
   ),
   "brief": Config(
     pairs=8, circuits=20, looped=2, quality=circuit_quality.BRIEF
@@ -116,9 +122,12 @@ def run(
     "patching": _patching,
     "interactions": lambda config: circuit_quality.together(config.quality),
   }
+  rates = {}
   for name, measure in made.items():
     if only in ("", name):
       for row in measure(config):
+        if row["who"] == f"{name}, ours":
+          rates[name] = _rate(row)
         yield common | row
   if peer is None:
     yield common | {
@@ -126,8 +135,16 @@ def run(
       "skipped": "no --peer and --checkout: an environment with EAP-IG",
     }
     return
-  for row in _peer(config, *peer, only):
+  for name, row in _peer(config, *peer, only):
+    if "skipped" not in row:
+      row["ours_over_this"] = round(rates[name] / _rate(row), 2)
     yield common | row
+
+
+def _rate(row: Row) -> float:
+  """The one rate of a row."""
+  (found,) = (row[key] for key in row if key.endswith("_per_s"))
+  return found
 
 
 def network(
@@ -168,13 +185,17 @@ def _eap_ig(config: Config) -> Iterator[Row]:
   net, params = network(config.large, config.vocabulary, config.length)
   pairs = random_pairs(config.pairs, config.length, config.vocabulary)
 
-  def scored():
-    return scores.score(
-      net, params, pairs, _METRIC, method="eap-ig", steps=STEPS, check=0
-    ).values
-
-  first, best = rows.seconds(scored, repeats=config.repeats)
   size = runs.batch_size(pairs)
+
+  def scored(pairs):
+    return scores.score(
+      net, params, pairs, _METRIC, method="eap-ig", steps=STEPS, check=0,
+      size=size,
+    ).values  # fmt: skip
+
+  # One batch compiles what all take.
+  first, _ = rows.seconds(scored, pairs[:size], repeats=0)
+  _, best = rows.seconds(scored, pairs, repeats=config.repeats - 1)
   yield {
     "who": "eap-ig, ours", "pairs": len(pairs), "positions": config.length,
     "edges": len(graph_lib.Graph.of(net)), "steps": STEPS, "batch": size,
@@ -202,7 +223,7 @@ def _eap_ig(config: Config) -> Iterator[Row]:
 
 def _circuits(config: Config) -> Iterator[Row]:
   net, params = network(config.large, config.vocabulary, config.length)
-  pairs = random_pairs(config.pairs, config.length, config.vocabulary)
+  pairs = random_pairs(config.judged_pairs, config.length, config.vocabulary)
   graph = graph_lib.Graph.of(net)
   rng = np.random.default_rng(1)
   kept = rng.random((config.circuits, len(graph))) < 0.5
@@ -303,13 +324,12 @@ def _patching(config: Config) -> Iterator[Row]:
   }  # fmt: skip
 
 
-def _peer(config, python, checkout, only) -> Iterator[Row]:
+def _peer(config, python, checkout, only) -> Iterator[tuple[str, Row]]:
   """The peers' times, in their environment; what fails is a row, too."""
   script = pathlib.Path(__file__).parents[1] / "third_party" / "time_eap_ig.py"
-  large = config.large, config.pairs
   sizes = {
-    "eap-ig": large,
-    "circuits": large,
+    "eap-ig": (config.large, config.peer_pairs),
+    "circuits": (config.large, config.judged_pairs),
     "exact": (config.small, config.exact_pairs),
     "patching": (config.patches, config.exact_pairs),
   }
@@ -320,7 +340,9 @@ def _peer(config, python, checkout, only) -> Iterator[Row]:
       "task": name, "layers": layers, "width": width, "heads": heads,
       "vocabulary": config.vocabulary, "length": config.length,
       "pairs": count, "steps": STEPS,
-      "circuits": config.looped, "repeats": config.repeats,
+      "circuits": config.looped,
+      # Of the large network once: it compiles nothing.
+      "repeats": 0 if name == "eap-ig" else config.repeats,
       "threads": os.cpu_count() or 1,
     }  # fmt: skip
     done = subprocess.run(
@@ -329,10 +351,10 @@ def _peer(config, python, checkout, only) -> Iterator[Row]:
     )  # fmt: skip
     if done.returncode:
       last = done.stderr.strip().splitlines()[-1:]
-      yield {"who": f"{name}, peer", "skipped": "".join(last)}
+      yield name, {"who": f"{name}, peer", "skipped": "".join(last)}
       continue
     found = json.loads(done.stdout.splitlines()[-1])
-    yield {"who": f"{name}, peer", **found, "load": load()}
+    yield name, {"who": f"{name}, peer", **found, "load": load()}
 
 
 def load() -> float:

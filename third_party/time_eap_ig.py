@@ -24,7 +24,7 @@ import numpy as np
 import record_eap_ig
 
 _BATCH = 8
-_PATCHES = 48
+_PATCHES = 16
 
 
 def main(checkout: str, settings: str) -> None:

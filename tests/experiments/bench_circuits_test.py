@@ -28,7 +28,10 @@ def test_quick_rows_are_whole():
 
 
 def test_a_peer_that_fails_is_a_row():
-  (row,) = bench_circuits._peer(_QUICK, sys.executable, "nowhere", "exact")
+  ((name, row),) = bench_circuits._peer(
+    _QUICK, sys.executable, "nowhere", "exact"
+  )
+  assert name == "exact"
   assert row["who"] == "exact, peer" and row["skipped"]
 
 
