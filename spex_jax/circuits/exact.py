@@ -24,6 +24,7 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.circuits import ablations, metrics, runs, taps
+from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import sites
 
 Keep = Callable[[int, Callable[[], np.ndarray]], np.ndarray]
@@ -74,6 +75,26 @@ def effects(
 
     found[:, at] = (run() if keep is None else keep(start, run)).T
   return found
+
+
+def of_pairs(
+  net: sites.Network,
+  params: Any,
+  metric: metrics.Metric,
+  level: taps.Level,
+  pairs: pairs_lib.Pairs,
+  fixed: jax.Array | None,
+  which: base.Array,
+  size: int,
+) -> np.ndarray:
+  """`effects` on N pairs, in batches of `size`: float64 `[N, M]`."""
+  found = [
+    runs.real_rows(
+      batch, effects(net, params, metric, level, batch, fixed, which)
+    )
+    for batch in runs.batches(pairs, size)
+  ]
+  return np.concatenate(found)
 
 
 def _groups(net, level, which):

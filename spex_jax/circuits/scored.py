@@ -52,7 +52,7 @@ class Scores:
   Attributes:
     graph: whose edges and writers.
     values: float64 `[N, E]`; of level "position" `[N, P, E]`.
-    level: one of `taps.LEVELS`.
+    level: one of `graph.LEVELS`.
     names: E of them.
     method: with backward rules and ablation, in words.
     units: of the values.

@@ -36,6 +36,7 @@ from spex_jax.circuits import (
   taps,
   ungrouped,
 )
+from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import backward as backward_lib
 from spex_jax.models import sites
@@ -76,7 +77,7 @@ def score(
     method: one of `METHODS`; see `paths`, `second`, `routes`, `exact`.
     backward: rules of the gradients, one of `BACKWARD`; see `models.backward`
       and `atp_star`.
-    level: one of `taps.LEVELS`.
+    level: one of `graph.LEVELS`.
     steps: gradients on a path.
     rule: where on it; one of `paths.RULES`.
     ablation: what cut edges carry; one of `ablations.KINDS`.
@@ -125,8 +126,8 @@ def score(
     ratio = second.Curved(values, half).ratio
     values = values + half
   _check_finite(values, kind)
-  effects = lambda some, which: _effects(
-    net, params, metric, kind, fixed, some, min(size, len(some)), which
+  effects = lambda some, which: exact.of_pairs(
+    net, params, metric, kind, some, fixed, which, min(size, len(some))
   )
   if exact_runs:
     unsure = np.abs(np.concatenate(halves)).mean(0)
@@ -194,18 +195,6 @@ def _run(
   )
 
 
-def _effects(net, params, metric, level, fixed, pairs, size, which):
-  """Exact effects of some cuts on every pair: `[N, K]`."""
-  return np.concatenate(
-    [
-      runs.real_rows(
-        batch, exact.effects(net, params, metric, level, batch, fixed, which)
-      )
-      for batch in runs.batches(pairs, size)
-    ]
-  )
-
-
 def _agreement(values, pairs, effects, check, seed):
   """Of the largest scores and of some others, beside exact effects."""
   from scipy import stats
@@ -233,7 +222,7 @@ def _check(method, backward, level, ablation, direction, exact_runs) -> None:
   for what, name, known in (
     ("method", method, METHODS),
     ("backward", backward, BACKWARD),
-    ("level", level, taps.LEVELS),
+    ("level", level, graph_lib.LEVELS),
     ("ablation", ablation, ablations.KINDS),
     ("direction", direction, second.DIRECTIONS),
   ):
@@ -245,7 +234,7 @@ def _check(method, backward, level, ablation, direction, exact_runs) -> None:
     "ig-edges": ("edge", "position"),
     "ig-nodes": ("edge", "position", "node"),
     "ig-activations": ("edge", "position", "node"),
-  }.get(method, taps.LEVELS)
+  }.get(method, graph_lib.LEVELS)
   if level not in levels:
     raise ValueError(
       f"Method {method!r} scores levels {list(levels)}; got {level!r}."

@@ -23,8 +23,6 @@ from spex_jax.circuits import ablations, metrics, runs
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.models import sites
 
-LEVELS = graph_lib.LEVELS
-
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _silent(
@@ -69,8 +67,8 @@ class Level:
   """What is scored; a static part of programs.
 
   Attributes:
-    name: one of `LEVELS`: "edge"; "position", edges at each position; "node",
-      what a writer writes; "neuron", the neurons of MLPs.
+    name: one of `graph.LEVELS`: "edge"; "position", edges at each position;
+      "node", what a writer writes; "neuron", the neurons of MLPs.
     graph: of the network.
   """
 
@@ -84,8 +82,10 @@ class Level:
     Raises:
       ValueError: an unknown name.
     """
-    if name not in LEVELS:
-      raise ValueError(f"Unknown level {name!r}; known are {list(LEVELS)}.")
+    if name not in graph_lib.LEVELS:
+      raise ValueError(
+        f"Unknown level {name!r}; known are {list(graph_lib.LEVELS)}."
+      )
     return cls(name, graph_lib.Graph.of(net))
 
   @property

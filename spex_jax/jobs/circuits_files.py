@@ -13,7 +13,6 @@ from spex_jax.circuits import (
   measured,
   metrics,
   scored,
-  taps,
 )
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import pairs as pairs_lib
@@ -29,7 +28,7 @@ class Score(circuits.Scoring, circuits.Asked):
 
   pairs: str = settings.field("", "a file of pairs; needed")
   level: str = settings.field(
-    "edge", "what is scored", choices=tuple(taps.LEVELS)
+    "edge", "what is scored", choices=graph_lib.LEVELS
   )
   output: str = settings.field("scores.csv", "that is written", place=True)
   top: int = settings.field(10, "edges that are printed", low=0)

@@ -122,13 +122,9 @@ def exact(config: Any) -> Work:
 
   def values(masks: np.ndarray) -> np.ndarray:
     which = np.asarray(masks, bool).argmin(axis=1)
-    parts = []
-    for batch in runs.batches(pairs, size):
-      found = exact_lib.effects(
-        net, net.params, metric, level, batch, fixed, which
-      )
-      parts.append(runs.real_rows(batch, found))
-    return np.concatenate(parts).T
+    return exact_lib.of_pairs(
+      net, net.params, metric, level, pairs, fixed, which, size
+    ).T
 
   return Work(
     graph.num_edges, len(pairs), lambda a, b: ~_units(graph, a, b), values
