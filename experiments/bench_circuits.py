@@ -2,6 +2,7 @@
 
   python -m experiments.bench_circuits --config=quick
   python -m experiments.bench_circuits --config=full --output=circuits.jsonl
+  python -m experiments.bench_circuits --rows=known
   python -m experiments.bench_circuits --rows=table --model=DIR
 
 Rows, each with compile (`first_s`) and steady time (`best_s`) apart:
@@ -13,6 +14,8 @@ Rows, each with compile (`first_s`) and steady time (`best_s`) apart:
              corrupted prompts run again for each
   exact      exact effects of all edges of a small network
   patching   a sweep of heads by positions, and one run for each patch
+  known      whether scores find circuits that are known: see `known_circuits`;
+             asked for alone
   interactions, table
              how good circuits are: see `circuit_quality`; the table is asked
              for alone
@@ -38,7 +41,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from experiments import circuit_quality, rows
+from experiments import circuit_quality, known_circuits, rows
 from spex_jax.circuits import (
   ablations,
   judging,
@@ -365,8 +368,11 @@ def load() -> float:
 _CONFIG = flags.DEFINE_enum("config", "quick", sorted(CONFIGS), "Sizes.")
 _ROWS = flags.DEFINE_enum(
   "rows", "",
-  ["", "eap-ig", "circuits", "exact", "patching", "interactions", "table"],
-  "One kind alone; the table is asked for by its name.",
+  [
+    "", "eap-ig", "circuits", "exact", "patching", "interactions", "known",
+    "table",
+  ],
+  "One kind alone; known and table are asked for by name.",
 )  # fmt: skip
 _MODEL = flags.DEFINE_string("model", None, "Folder of the table's model.")
 _TASKS = flags.DEFINE_list(
@@ -390,6 +396,8 @@ def main(argv):
         config.quality, _MODEL.value, tuple(_TASKS.value)
       )
     )
+  elif _ROWS.value == "known":
+    made = (common | row for row in known_circuits.measure())
   else:
     peer = None
     if _PEER.value is not None and _CHECKOUT.value is not None:

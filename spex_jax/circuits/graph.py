@@ -71,6 +71,8 @@ class Graph:
     readers: in the order of computation.
     width: d of the stream.
     vocab_size: of its tokens, or 0.
+    joined: whether a norm stands behind the sum of a block's heads (Gemma 2),
+      so that what one of them reads changes the size of what all write.
     neurons: of the MLP of each block, or ().
   """
 
@@ -78,6 +80,7 @@ class Graph:
   readers: tuple[Reader, ...]
   width: int
   vocab_size: int
+  joined: bool = False
   neurons: tuple[int, ...] = ()
 
   @classmethod
@@ -108,6 +111,7 @@ class Graph:
       tuple(readers),
       net.config.width,
       getattr(net.config, "vocab_size", 0),
+      getattr(net.config, "order", "") == "sandwich",
       (getattr(net.config, "num_neurons", 0),) * net.config.num_blocks
       if f"blocks.0.{NEURONS}" in net.sites
       else (),
@@ -136,9 +140,9 @@ class Graph:
   @functools.cached_property
   def fingerprint(self) -> str:
     """Of what it is, not of any parameters: 16 hexadecimal digits."""
-    body = json.dumps(
-      [self.writers, [r[:3] for r in self.readers], self.width, self.vocab_size]
-    )
+    parts = [r[:3] for r in self.readers]
+    own = [self.writers, parts, self.width, self.vocab_size]
+    body = json.dumps([*own, "joined"] if self.joined else own)
     return hashlib.sha256(body.encode()).hexdigest()[:16]
 
   @functools.cached_property
@@ -186,6 +190,20 @@ class Graph:
       elif block != reader.name:
         found[start, number[f"{block}.mlp"]] = True
       start += reader.rows
+    found.flags.writeable = False
+    return found
+
+  @functools.cached_property
+  def moved(self) -> np.ndarray:
+    """Which writers change when a row does: bool `[S, W]`.
+
+    Those that it feeds, and all heads of the block where they are `joined`.
+    """
+    if not self.joined:
+      return self.fed
+    found = self.fed.copy()
+    for heads in self._heads.values():
+      found[:, heads] |= found[:, heads].any(axis=1, keepdims=True)
     found.flags.writeable = False
     return found
 
@@ -476,11 +494,12 @@ class Circuit:
     """Without the edges that lie on no path from `embed` to the output.
 
     The greatest part of it in which every node but these two has an edge into
-    it and one out of it. A node is fed by any of its rows, as EAP-IG has it.
-    Under resampling the value stays the same: what is left out carries what
-    the other run writes there, or is read by nobody. Under zeros or means it
-    may not. Of nodes those of such edges stay; of positions what any position
-    connects; of neurons all.
+    it and one out of it. A node is fed by any of its rows, as EAP-IG has it,
+    and by those of all heads beside it where these are `Graph.joined`. Under
+    resampling the value stays the same: what is left out carries what the other
+    run writes there, or is read by nobody. Under zeros or means it may not. Of
+    nodes those of such edges stay; of positions what any position connects; of
+    neurons all.
     """
     if self.level == "neuron":
       return self
@@ -489,7 +508,7 @@ class Circuit:
     if self.level == "node":
       return self.graph.of_nodes(self.of_edges.prune().nodes)
     graph, kept = self.graph, self.kept
-    fed, ends = graph.fed, []
+    moved, ends = graph.moved, []
     # By row, `[W']` each, without an array of all rows and all writers.
     for reader in graph.readers:
       size = reader.rows * reader.before
@@ -499,11 +518,11 @@ class Circuit:
     reached[0] = True
     for slot, row in enumerate(ends):
       if (row & reached[: len(row)]).any():
-        reached |= fed[slot]
+        reached |= moved[slot]
     heard = np.zeros(len(graph.writers), bool)
     live = np.zeros(len(ends), bool)
     for slot in reversed(range(len(ends))):
-      live[slot] = slot == len(ends) - 1 or (fed[slot] & heard).any()
+      live[slot] = slot == len(ends) - 1 or (moved[slot] & heard).any()
       if live[slot]:
         row = ends[slot]
         heard[: len(row)] |= row

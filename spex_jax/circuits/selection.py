@@ -129,7 +129,7 @@ def greedy(
     writer = int(graph.writer[edge])
     if writer not in nodes:
       nodes.add(writer)
-      for slot in np.flatnonzero(graph.fed[:, writer]):
+      for slot in np.flatnonzero(graph.moved[:, writer]):
         expose(int(slot))
   return graph.circuit(kept).prune()
 
@@ -280,13 +280,13 @@ def _constraints(graph, edges) -> tuple[Any, Any, Any, np.ndarray]:
   inner = np.flatnonzero(slot != last)  # And a node that reads it.
   add(count + np.arange(len(inner)), inner, 1)
   for row, edge in enumerate(inner):
-    nodes = np.flatnonzero(graph.fed[slot[edge]])
+    nodes = np.flatnonzero(graph.moved[slot[edge]])
     add(np.full(len(nodes), count + row), num + nodes, -1)
   upper.append(np.zeros(len(inner)))
   count += len(inner)
   for node in np.unique(writer):  # A node has an edge out of it, and into it.
     out = np.flatnonzero(writer == node)
-    into = np.flatnonzero(graph.fed[slot, node])
+    into = np.flatnonzero(graph.moved[slot, node])
     for way in [out] if node == 0 else [out, into]:
       add([count], [num + node], 1)
       add(np.full(len(way), count), way, -1)

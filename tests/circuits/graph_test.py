@@ -89,7 +89,7 @@ def _pruned(circuit):
   graph, edges = circuit.graph, {*circuit.edges}
   writers = graph.writers
   feeds = {
-    (r.name, row): {w for w, fed in zip(writers, graph.fed[slot]) if fed}
+    (r.name, row): {w for w, fed in zip(writers, graph.moved[slot]) if fed}
     for slot, (r, row) in enumerate(
       (r, row) for r in graph.readers for row in range(r.rows)
     )
@@ -119,6 +119,23 @@ def test_pruning_is_the_fixed_point(seed):
   assert found.prune() == found
   assert found <= circuit
   assert circuit.connected == len(found)
+
+
+def test_heads_behind_one_norm_are_fed_by_all_their_rows():
+  net = network(order="sandwich", norm="rms")
+  graph = graph_lib.Graph.of(net)
+  assert graph.fingerprint != _GRAPH.fingerprint
+  edges = [
+    ("embed", "blocks.0.attn.q_in", 3),
+    ("blocks.0.heads.1", "final_norm.in", 0),
+  ]
+  assert len(graph.circuit(edges).prune()) == 2
+  assert len(_GRAPH.circuit(edges).prune()) == 0
+  # An MLP's norm is its own.
+  assert graph.moved[graph.slot[graph.index(
+    ("embed", "blocks.0.mlp.read", 0))]].sum() == 1  # fmt: skip
+  with pytest.raises(ValueError, match="another model's"):
+    _GRAPH.full & graph.full
 
 
 def test_algebra():

@@ -91,9 +91,7 @@ class Interpreter:
           [reference.rotate(one, i, angles) for i, one in enumerate(x)]
         )
         q, k = turned(q), turned(k)
-      z = reference.attend(
-        q, k, v, c.score_scale, c.window(number), c.score_cap
-      )
+      z = self._attend(q, k, v, c.window(number))
       found.append(z @ heads["out"]["kernel"][head])
     constant = self._constant + heads["out"].get("bias", 0)
     if c.order == "sandwich":
@@ -115,6 +113,10 @@ class Interpreter:
     if c.order == "sandwich":
       out = self._norm(p["mlp_post"], c.norm, out)
     wrote[f"{site}.mlp"] = out
+
+  def _attend(self, q, k, v, window):
+    c = self.config
+    return reference.attend(q, k, v, c.score_scale, window, c.score_cap)
 
   def _mlp(self, p, x):
     act = _ACT[self.config.activation]
@@ -140,3 +142,90 @@ class Interpreter:
       )
     size = np.sqrt((x**2).mean(-1, keepdims=True) + self.config.norm_eps)
     return x / size * (p["scale"] + (kind == "rms_one"))
+
+
+class Linear(Interpreter):
+  """A network as rules of a backward pass see it: linear around one run.
+
+  `around(ids)` runs it and fixes what the rules hold constant; each of n
+  factors of a product that is not is replaced by its value there plus a share
+  of its change. Then `run(ids, cut, ref)` of one edge changes by that edge's
+  score, exactly: no derivative is taken. For networks without caps, and norms
+  before their blocks.
+
+  rule: "relp" (Jafari et al. 2025, arXiv 2508.21258) or "gim" (Edin et al.
+  2025, arXiv 2505.17630).
+  """
+
+  def __init__(self, net, params, rule):
+    super().__init__(net, params)
+    self._relp, self._kept, self._next = rule == "relp", [], None
+
+  def around(self, ids):
+    """What writers write there, `{writer: [P, d]}`, and the logits `[V]`."""
+    self._kept, self._next = [], None
+    return super().run(ids)
+
+  def run(self, ids, cut=None, ref=None):
+    self._next = iter(self._kept)
+    return super().run(ids, cut, ref)
+
+  def _first(self, *values):
+    """These values in the run that all is linear around."""
+    if self._next is None:
+      self._kept.append(values)
+      return values
+    return next(self._next)
+
+  def _norm(self, p, kind, x):
+    if kind == "layer":
+      x = x - x.mean(-1, keepdims=True)
+    size = np.sqrt((x**2).mean(-1, keepdims=True) + self.config.norm_eps)
+    (size,) = self._first(size)
+    return x / size * p["scale"] + (p["bias"] if kind == "layer" else 0)
+
+  def _attend(self, q, k, v, window):
+    assert window is None and self.config.score_cap is None
+    q0, k0, v0 = self._first(q, k, v)
+    found, scale = [], self.config.score_scale
+    soft = lambda x: np.exp(x) / np.exp(x).sum()
+    for i in range(len(q)):
+      seen = slice(0, i + 1)
+      scores = k0[seen] @ q0[i] * scale
+      if self._relp:  # The pattern is constant.
+        found.append(soft(scores) @ v[seen])
+        continue
+      # Values and pattern are two factors, queries and keys two of the second.
+      change = k0[seen] @ (q - q0)[i] + (k - k0)[seen] @ q0[i]
+      change *= scale / 4
+      warm = soft(scores / 2)
+      pattern = warm * (change - warm @ change)
+      values = v0 + (v - v0) / 2
+      found.append(soft(scores) @ values[seen] + pattern @ v0[seen])
+    return np.array(found)
+
+  def _mlp(self, p, x):
+    dense = lambda name, x: x @ p[name]["kernel"] + p[name].get("bias", 0)
+    if not self.config.gated:
+      return dense("down", self._activated(dense("up", x)))
+    gate, up = self._activated(dense("gate", x)), dense("up", x)
+    gate0, up0 = self._first(gate, up)
+    both = gate0 * up0 + ((gate - gate0) * up0 + gate0 * (up - up0)) / 2
+    return dense("down", both)
+
+  def _activated(self, x):
+    (x0,) = self._first(x)
+    name = self.config.activation
+    value = _ACT[name](x0)
+    if self._relp:
+      return x * value / x0
+    if name == "silu":
+      s = 1 / (1 + np.exp(-x0))
+      slope = s * (1 + x0 * (1 - s))
+    else:
+      assert name == "gelu_new"
+      root = np.sqrt(2 / np.pi)
+      t = np.tanh(root * (x0 + 0.044715 * x0**3))
+      inner = root * (1 + 3 * 0.044715 * x0**2)
+      slope = (1 + t) / 2 + x0 / 2 * (1 - t**2) * inner
+    return value + slope * (x - x0)

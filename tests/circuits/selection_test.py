@@ -45,7 +45,9 @@ def _greedy(graph, gain, n):
       e
       for e in range(len(graph))
       if e not in kept
-      and (graph.slot[e] == output or graph.fed[graph.slot[e]][[*nodes]].any())
+      and (
+        graph.slot[e] == output or graph.moved[graph.slot[e]][[*nodes]].any()
+      )
     ]
     if not open_:
       break
