@@ -466,8 +466,9 @@ def _judged(
   chex.assert_axis_dimension(kept, -1, graph.size(level))
   ends = np.cumsum([0, *graph.neurons])
   named = graph.neuron_sites if level == "neuron" else ()
-  ids = jnp.asarray(batch.corrupted)
-  other = net.apply(params, capture=named, input_ids=ids).activations
+  if named:
+    ids = jnp.asarray(batch.corrupted)
+    other = net.apply(params, capture=named, input_ids=ids).activations
   line = net.sites.index(_entrance(net, start)) if start else -1
 
   def one(kept):
