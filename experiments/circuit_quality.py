@@ -130,8 +130,8 @@ def together(config: Config) -> Iterator[Row]:
   gates = interactions.gates(ask, players.n, both, names=players.names)
   exact = np.array([gate.interaction for gate in gates])
   said = {
-    "path": interactions.screen(made).curvature[first, second],
-    "clean end": interactions.screen(made, points=(1.0,)).curvature[
+    "path": interactions.screen(made).between[first, second],
+    "clean end": interactions.screen(made, points=(1.0,)).between[
       first, second
     ],
   }

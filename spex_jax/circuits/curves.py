@@ -118,7 +118,7 @@ def curve(
   chosen: Callable[[int], graph_lib.Circuit],
   metric: metrics_lib.Metric,
   *,
-  graph: graph_lib.Graph | None = None,
+  among: graph_lib.Circuit | None = None,
   fractions: Sequence[float] = FRACTIONS,
   random: int = RANDOM,
   seed: int = 0,
@@ -132,8 +132,9 @@ def curve(
     pairs: what to judge on; not those that scores came from, best.
     chosen: a number of edges to the circuit, such as `selection.top` of scores.
     metric: what is kept or lost.
-    graph: of the circuits; the network's own by default.
-    fractions: of all edges.
+    among: all edges (or nodes, neurons) of which circuits are parts, a whole
+      circuit; those of the network's own graph by default.
+    fractions: of these.
     random: random circuits of every size, for the band; 0 for none.
     seed: of these.
     **settings: of `judging.faithfulness`.
@@ -141,17 +142,17 @@ def curve(
   Raises:
     ValueError: fractions outside 0..1; as `judging.faithfulness`.
   """
-  graph = graph_lib.Graph.of(net) if graph is None else graph
+  among = graph_lib.Graph.of(net).full if among is None else among
   shares = np.sort(np.asarray(fractions, np.float64))
   if not len(shares) or shares[0] <= 0 or shares[-1] > 1:
     raise ValueError(f"Fractions must lie in (0, 1]; got {list(fractions)}.")
-  sizes = np.maximum(1, np.round(shares * graph.num_edges)).astype(int)
+  sizes = np.maximum(1, np.round(shares * among.kept.size)).astype(int)
   rng = np.random.default_rng(seed)
   circuits = [chosen(int(size)) for size in sizes]
   for _ in range(random):
     # Nested: one order, as a ranking by random scores.
-    order = rng.permutation(graph.num_edges)
-    circuits += [graph.circuit(order[:size]) for size in sizes]
+    order = rng.permutation(among.kept.size).reshape(among.kept.shape)
+    circuits += [dataclasses.replace(among, kept=order < n) for n in sizes]
   every = judging.faithfulness(net, params, pairs, circuits, metric, **settings)
   kept = every.faithfulness().reshape(random + 1, len(sizes))
   return Curve(
@@ -238,6 +239,7 @@ def roc(scores: base.Array, reference: graph_lib.Circuit) -> Roc:
   """
   values = np.asarray(scores, np.float64)
   inside = reference.kept
+  reference.check(reference.graph)
   if values.shape != inside.shape or np.isnan(values).any():
     raise ValueError(
       f"Need {len(inside)} scores, none of them NaN; got {values.shape} with "

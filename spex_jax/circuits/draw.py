@@ -46,6 +46,7 @@ def svg(
     ValueError: an empty circuit, one of more than 2,000 edges, NaN scores.
   """
   graph, numbers = circuit.graph, circuit.numbers
+  circuit.check(graph)
   if not 0 < len(numbers) <= _MOST:
     raise ValueError(
       f"A picture is of 1..{_MOST} edges; this circuit has {len(numbers)}."

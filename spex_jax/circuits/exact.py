@@ -1,4 +1,7 @@
-"""Exact effects: the metric with one edge, or one writer, cut, less the clean.
+"""Exact effects: the metric with one part cut, less that of the clean run.
+
+A part is an edge, an edge at one position, all edges out of a writer, or a
+neuron.
 
 Before a single cut everything is as in the clean run. So a cut adds the change
 of its writer to its row alone, and what comes before its block is known: runs
@@ -6,10 +9,12 @@ are batched over cuts, each from its own block on, with attention patterns and
 keys shared where a cut does not touch them. Few edges, scattered over blocks,
 take one program for the whole network instead of one for each block.
 
-Shapes: B pairs, P positions, M cuts, S rows of all readers, W writers, d width.
+Shapes: B pairs, P positions, M cuts, S rows of all readers, W writers, E edges,
+F neurons of a block, d width.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -19,7 +24,10 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.circuits import ablations, metrics, runs, taps
+from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import sites
+
+Keep = Callable[[int, Callable[[], np.ndarray]], np.ndarray]
 
 _TOKENS = 1024  # Run together, of all pairs and cuts.
 _SAVED = 512  # Runs of a block that are worth a program without them.
@@ -33,6 +41,7 @@ def effects(
   batch: runs.Batch,
   fixed: jax.Array | None,
   which: base.Array,
+  keep: Keep | None = None,
 ) -> np.ndarray:
   """Effects of cuts on the metric of every pair: float64 `[B, M]`.
 
@@ -40,19 +49,13 @@ def effects(
     net: the network.
     params: its parameters.
     metric: of one example.
-    level: of edges, or of nodes: then all edges out of a writer are cut.
+    level: what is cut.
     batch: B pairs.
     fixed: as for `ablations.of_batch`.
-    which: int `[M]`, edges or writers by number.
-
-  Raises:
-    ValueError: another level.
+    which: int `[M]`, by number; of level "position" that of `[P, E]`, flat.
+    keep: called with the first block of some of the cuts and what computes
+      their effects, float `[m, B]`; it returns these, perhaps from before.
   """
-  if level.name not in ("edge", "node"):
-    raise ValueError(
-      f"Exact effects are of edges and nodes, not of level {level.name!r}; "
-      "patch sites for those of positions and neurons."
-    )
   which = np.asarray(which)
   model = runs.Model(net)
   state = _state(model, level, metric, params, batch, fixed)
@@ -62,12 +65,36 @@ def effects(
     chunk = int(np.clip(_TOKENS // length, 1, len(at)))
     # The last chunk is filled up.
     some = which[np.resize(at, -(-len(at) // chunk) * chunk)]
-    part = _program(
-      model, level, metric, start, names, chunk,
-      params, batch, state, jnp.asarray(some),
-    )  # fmt: skip
-    found[:, at] = np.asarray(part, np.float64).T[:, : len(at)]
+
+    def run(start=start, names=names, chunk=chunk, some=some, at=at):
+      part = _program(
+        model, level, metric, start, names, chunk,
+        params, batch, state, jnp.asarray(some),
+      )  # fmt: skip
+      return np.asarray(part, np.float64)[: len(at)]
+
+    found[:, at] = (run() if keep is None else keep(start, run)).T
   return found
+
+
+def of_pairs(
+  net: sites.Network,
+  params: Any,
+  metric: metrics.Metric,
+  level: taps.Level,
+  pairs: pairs_lib.Pairs,
+  fixed: jax.Array | None,
+  which: base.Array,
+  size: int,
+) -> np.ndarray:
+  """`effects` on N pairs, in batches of `size`: float64 `[N, M]`."""
+  found = [
+    runs.real_rows(
+      batch, effects(net, params, metric, level, batch, fixed, which)
+    )
+    for batch in runs.batches(pairs, size)
+  ]
+  return np.concatenate(found)
 
 
 def _groups(net, level, which):
@@ -77,9 +104,12 @@ def _groups(net, level, which):
     sites_of = ablations.by_site(net)
     every = tuple(sites_of)
     site = np.repeat(np.arange(len(every)), list(sites_of.values()))[which]
+  elif level.name == "neuron":
+    every = level.graph.neuron_sites
+    site = np.repeat(np.arange(len(every)), level.graph.neurons)[which]
   else:
     every = tuple(reader.name for reader in graph.readers)
-    site = graph.reader[which]
+    site = graph.reader[which % len(graph)]
   blocks = np.array([_block(name, net) for name in every])
   first = blocks[site]
   counts = np.bincount(first, minlength=net.config.num_blocks + 1)
@@ -130,8 +160,12 @@ def _program(
   chex.assert_rank(which, 1)
 
   def at_readers(number):
-    moved = change[:, jnp.asarray(graph.writer)[number]]
-    reader, row = (jnp.asarray(x)[number] for x in (graph.reader, graph.row))
+    edge = number % len(graph)
+    moved = change[:, jnp.asarray(graph.writer)[edge]]
+    if level.name == "position":
+      at = jnp.arange(moved.shape[1]) == number // len(graph)
+      moved = moved * at.astype(moved.dtype)[None, :, None]
+    reader, row = (jnp.asarray(x)[edge] for x in (graph.reader, graph.row))
     add = {}
     for i, one in enumerate(graph.readers):
       if one.name in names:
@@ -155,8 +189,19 @@ def _program(
         add[site] = each if ablations.holds_heads(site) else each[:, :, 0]
     return x, add
 
+  def at_neurons(number):
+    add, begin = {}, 0
+    for site, num in zip(level.graph.neuron_sites, level.graph.neurons):
+      here = number == begin + jnp.arange(num)
+      begin += num
+      if site in names:
+        add[site] = jnp.where(here[None, None], change[site], 0)
+    return enters[start], add
+
+  cut = {"node": at_writers, "neuron": at_neurons}.get(level.name, at_readers)
+
   def effect(number):
-    x, add = (at_writers if level.name == "node" else at_readers)(number)
+    x, add = cut(number)
     edits, inputs = sites.Edits(add=add), runs.inputs(batch)
     found = net.resume(params, start, x, edits, **inputs).logits[:, 0]
     return runs.read(metric, found, logits, batch) - value

@@ -12,13 +12,16 @@ graphs with grouped keys and values its members are joined: kept if any is, and
 the scores added up. Out of them, each member is kept, and its score is the
 group's share.
 
-Shapes: E edges.
+A circuit of another level than edges has "level", and "nodes", "neurons" (site
+and number), or "edges" with the position behind the row and "positions", P.
+
+Shapes: E edges, P positions, W writers, F neurons.
 """
 
 import json
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,12 +37,18 @@ _NODE = re.compile(r"(?:(?:m(\d+))|(?:a(\d+)\.h(\d+)(?:<([qkv])>)?))")
 _OURS = re.compile(r"blocks\.(\d+)\.(?:heads\.(\d+)|attn\.([qkv])_in|mlp.*)")
 
 
+# Level to the name of what a file lists.
+_LISTS = {"edge": "edges", "position": "edges", "node": "nodes",
+          "neuron": "neurons"}  # fmt: skip
+
+
 class Saved(NamedTuple):
   """What a file holds.
 
   Attributes:
     circuit: its edges.
-    scores: float64 `[E]`, 0 where the file has none; or None.
+    scores: float64 `[E]`, or as the circuit's `kept` is; 0 where the file has
+      none; or None.
     about: all else.
   """
 
@@ -59,7 +68,8 @@ def save(
   Args:
     circuit: any.
     path: of the file.
-    scores: `[E]`, of which those of its edges are kept; or None.
+    scores: `[E]`, or as `circuit.kept` is, of which those of its edges are
+      kept; or None.
     about: what else the file is to say: JSON by names of its own.
 
   Raises:
@@ -68,13 +78,18 @@ def save(
   """
   graph = circuit.graph
   body: dict[str, Any] = {
-    "edges": [list(edge) for edge in circuit.edges],
+    _LISTS[circuit.level]: _written(circuit),
     "fingerprint": graph.fingerprint,
     "num_edges": graph.num_edges,
     "connected": circuit.connected,
   }
+  if circuit.level != "edge":
+    body["level"] = circuit.level
+  if circuit.level == "position":
+    body["positions"] = len(circuit.kept)
   if scores is not None:
-    body["scores"] = selection.check(graph, scores)[circuit.kept].tolist()
+    given = selection.check(graph, scores, circuit.level)
+    body["scores"] = given[circuit.kept].tolist()
   if taken := {*body} & {*(about or {})}:
     raise ValueError(f"These names are taken: {sorted(taken)}.")
   base.write_json(path, body | dict(about or {}))
@@ -96,17 +111,22 @@ def load(path: str | pathlib.Path, graph: graph_lib.Graph) -> Saved:
   if not path.is_file():
     raise FileNotFoundError(f"There is no file {path}.")
   try:
-    body = json.loads(path.read_text(encoding="utf-8"))
+    body = json.loads(path.read_text(encoding="utf-8-sig"))
   except (UnicodeDecodeError, json.JSONDecodeError) as error:
     raise ValueError(f"{path} is no JSON: {error}.") from error
   if isinstance(body, dict) and "sha256" in body:
     body = base.read_json(path)  # Which compares the digest.
-  edges = body.get("edges") if isinstance(body, dict) else None
-  if isinstance(edges, dict):
+  level = body.get("level", "edge") if isinstance(body, dict) else "edge"
+  if level not in graph_lib.LEVELS:
+    raise ValueError(
+      f"{path}: level={level!r}; known are {', '.join(graph_lib.LEVELS)}."
+    )
+  edges = body.get(_LISTS[level]) if isinstance(body, dict) else None
+  if isinstance(edges, dict) and level == "edge":
     try:
       return from_eap_ig(body, graph)
-    except ValueError as error:
-      raise ValueError(f"{path}: {error}") from error
+    except (ValueError, TypeError, KeyError) as error:
+      raise ValueError(f"{path} is no graph of EAP-IG: {error}") from error
   if not isinstance(edges, list):
     raise ValueError(
       f'{path} holds no circuit: {{"edges": [[writer, reader, row], ...]}}.'
@@ -118,24 +138,85 @@ def load(path: str | pathlib.Path, graph: graph_lib.Graph) -> Saved:
       f"{body.get('num_edges')} edges, this one {graph.fingerprint} with "
       f"{graph.num_edges}."
     )
-  numbers = []
-  for number, edge in enumerate(edges):
+  shape: tuple[int, ...] = (graph.size(level),)
+  if level == "position":
+    positions = body.get("positions")
+    if not isinstance(positions, int) or positions < 1:
+      raise ValueError(f"{path}: positions={positions!r} is no number of them.")
+    shape = (positions, *shape)
+  read, numbers = _reader(graph, level, shape), []
+  for number, one in enumerate(edges):
     try:
-      numbers.append(graph.index(edge))
+      numbers.append(read(one))
     except (ValueError, TypeError) as error:
-      raise ValueError(f"{path}: edge {number}: {error}") from error
+      raise ValueError(f"{path}: {level} {number}: {error}") from error
+  kept = np.zeros(shape, bool)
+  kept.flat[numbers] = True
   scores = None
   if "scores" in body:
-    given = np.asarray(body["scores"], np.float64)
-    if given.shape != (len(numbers),):
+    try:
+      given = np.asarray(body["scores"], np.float64)
+    except (ValueError, TypeError):
+      given = np.zeros(0)
+    if given.shape != (len(numbers),) or not np.isfinite(given).all():
       raise ValueError(
-        f"{path} has {len(numbers)} edges and scores {given.shape}."
+        f"{path}: its scores must be {len(numbers)} numbers, one for each "
+        f"{level}."
       )
-    scores = np.zeros(graph.num_edges)
-    scores[numbers] = given
-  own = ("edges", "fingerprint", "num_edges", "connected", "scores")
+    scores = np.zeros(shape)
+    scores.flat[numbers] = given
+  own = {*_LISTS.values(), "fingerprint", "num_edges", "connected", "scores",
+         "level", "positions"}  # fmt: skip
   about = {name: value for name, value in body.items() if name not in own}
-  return Saved(graph.circuit(numbers), scores, about)
+  return Saved(graph_lib.Circuit(graph, kept, level), scores, about)
+
+
+def _written(circuit: graph_lib.Circuit) -> list[Any]:
+  """What a circuit has, as JSON."""
+  graph, numbers = circuit.graph, circuit.numbers.tolist()
+  if circuit.level == "node":
+    return list(circuit.nodes)
+  if circuit.level == "neuron":
+    count = graph.neurons[0]
+    return [[graph.neuron_sites[i // count], i % count] for i in numbers]
+  if circuit.level == "position":
+    both = [divmod(i, graph.num_edges) for i in numbers]
+    return [[*graph.edge(edge), at] for at, edge in both]
+  return [list(edge) for edge in circuit.edges]
+
+
+def _reader(
+  graph: graph_lib.Graph, level: str, shape: tuple[int, ...]
+) -> Callable[[Any], int]:
+  """From an entry of a file to its place in `kept`."""
+
+  def place(one, names, counts, what):
+    name, number = one
+    if name not in names:
+      raise ValueError(f"No {what} {name!r} here; they begin {names[0]!r}.")
+    at = names.index(name)
+    number = base.check_integer(number, f"The number of {name!r}")
+    if not 0 <= number < counts[at]:
+      raise ValueError(f"{name!r} has 0..{counts[at] - 1}; got {number}.")
+    return sum(counts[:at]) + number
+
+  def position(one):
+    *edge, at = one
+    at = base.check_integer(at, "The position")
+    if not 0 <= at < shape[0]:
+      raise ValueError(f"Positions are 0..{shape[0] - 1}; got {at}.")
+    return at * graph.num_edges + graph.index(edge)
+
+  return {
+    "edge": graph.index,
+    "node": lambda one: place(
+      (one, 0), graph.writers, (1,) * len(graph.writers), "node"
+    ),
+    "neuron": lambda one: place(
+      one, graph.neuron_sites, graph.neurons, "site of neurons"
+    ),
+    "position": position,
+  }[level]
 
 
 def from_eap_ig(body: Mapping[str, Any], graph: graph_lib.Graph) -> Saved:
@@ -179,6 +260,7 @@ def to_eap_ig(
     scores: `[E]`; zeros without.
   """
   graph = circuit.graph
+  circuit.check(graph)
   given = np.zeros(graph.num_edges) if scores is None else scores
   given = selection.check(graph, given)
   layers, heads, parallel = _shape(graph)
@@ -241,6 +323,7 @@ def to_circuit_tracer(
     model: its name there, such as "gemma-2-2b".
   """
   graph = circuit.graph
+  circuit.check(graph)
   scores = selection.check(graph, scores)
   layers, _, _ = _shape(graph)
   last = len(tokens) - 1

@@ -6,8 +6,8 @@ other up are an OR: neither matters alone. Scores one by one, by gradients or by
 exact effects, miss them; Fourier coefficients of pairs do not.
 
   game       the metric of pairs of prompts, as players are kept to a degree
-  screen     all pairs, by curvature along the path from the corrupted to the
-             clean run; cheap, to choose among many players
+  screen     all pairs, by random masks or by curvature along the path from the
+             corrupted to the clean run; cheap, to choose among many players
   explain    sets of players, by SPEX and its like on random masks
   gates      pairs by their four values: AND, OR, XOR, or none of these
   optimum    the circuit of a given size that an expansion says is closest to
@@ -43,6 +43,7 @@ from spex_jax.models import sites
 KINDS: Mapping[str, tuple[int, int, int]] = {
   "AND": (0, 0, 1), "OR": (1, 1, 1), "XOR": (1, 1, 0),
 }  # fmt: skip
+SCREENS = ("curvature", "masks")
 _ADDITIVE = 0.2  # An interaction below this share of the effects is none.
 _CLEAR = 0.8  # Of the effects' squares, the share that names a gate.
 
@@ -102,65 +103,97 @@ def game(
 
 
 class Screened(NamedTuple):
-  """Pairs of players by curvature.
+  """Pairs of players by how much their effects are not sums.
 
   Attributes:
-    pairs: int `[K, 2]`, i < j, the largest |curvature| first.
+    pairs: int `[K, 2]`, i < j, the largest |interaction| first.
     values: float64 `[K]`, in the units of the metric.
-    curvature: float64 `[n, n]`, symmetric: the mean of the second derivative
-      along the path; the own one of a player on the diagonal.
-    slopes: float64 `[n]`, the mean of the first derivative there: integrated
-      gradients, by masks.
+    between: float64 `[n, n]`, symmetric. By curvature the mean of the second
+      derivative along the path, the own one of a player on the diagonal; by
+      masks the Banzhaf interaction index, an estimate, 0 on the diagonal.
+    slopes: float64 `[n]`, of single players: the mean of the first derivative
+      along the path, integrated gradients; or the Banzhaf value.
   """
 
   pairs: np.ndarray
   values: np.ndarray
-  curvature: np.ndarray
+  between: np.ndarray
   slopes: np.ndarray
 
 
 def screen(
   made: base.Game,
   *,
+  by: str = "curvature",
   points: int | Sequence[float] = 5,
+  budget: int | None = None,
+  key: base.Key | None = None,
   count: int | None = None,
   at_once: int = 1,
 ) -> Screened:
-  """All pairs of players by curvature along the path, strongest first.
+  """All pairs of players, the strongest interactions first.
 
-  It costs n products of the Hessian with a vector at every point: each some
-  four forwards of all pairs of prompts.
+  "curvature" costs n products of the Hessian with a vector at every point, each
+  some four forwards of all pairs of prompts. "masks" costs `budget` forwards:
+  the interaction of two players is four times the mean over uniform masks, each
+  with its complement, of the game less its mean times the players' signs (+1
+  kept, -1 absent). Of the two masks is the better screen: they see what players
+  do when much else is gone, and a gate whose slope is flat on the whole path.
 
   Args:
     made: of `game`, one target.
-    points: strengths that all players have on the path, or the number of
-      midpoints between none and all; (1.0,) is the clean run alone.
+    by: one of `SCREENS`.
+    points: of curvature: strengths that all players have on the path, or the
+      number of midpoints between none and all; (1.0,) is the clean run alone.
+    budget: of masks; by default as many forwards as 5 points of curvature.
+    key: of masks, consumed.
     count: pairs of players to return; all by default.
-    at_once: products computed at once.
+    at_once: products or masks computed at once.
 
   Raises:
-    ValueError: fewer than two players or no point; NaN.
+    ValueError: another screen, masks without a key or fewer than 2 of them,
+      fewer than two players or no point; NaN.
   """
+  if by not in SCREENS:
+    raise ValueError(f"by={by!r}: choose from {', '.join(SCREENS)}.")
   if isinstance(points, int):
     points = tuple((np.arange(points) + 0.5) / max(points, 1))
   if made.n < 2 or not len(points):
     raise ValueError(
       f"A pair needs two players and a point; got {made.n} and {len(points)}."
     )
-  at = np.asarray(points, np.float32)
-  slopes, curvature = _curvature(made.value, made.n, made.head, at_once)(
-    jnp.asarray(at), made.shared
-  )
-  slopes = np.asarray(slopes, np.float64)
-  curvature = np.asarray(curvature, np.float64)
-  if not (np.isfinite(curvature).all() and np.isfinite(slopes).all()):
-    raise ValueError("Second derivatives of the metric hold NaN or infinity.")
-  curvature = (curvature + curvature.T) / 2
+  if by == "masks":
+    budget = 20 * made.n if budget is None else budget
+    if key is None or budget < 2:
+      raise ValueError(f"Masks need a key and a budget of 2; got {budget}.")
+    slopes, between = _by_masks(made, key, budget, at_once)
+  else:
+    at = np.asarray(points, np.float32)
+    found = _curvature(made.value, made.n, made.head, at_once)(
+      jnp.asarray(at), made.shared
+    )
+    slopes, between = (np.asarray(x, np.float64) for x in found)
+  if not (np.isfinite(between).all() and np.isfinite(slopes).all()):
+    raise ValueError("The metric or its derivatives hold NaN or infinity.")
+  between = (between + between.T) / 2
   first, second = np.triu_indices(made.n, 1)
-  values = curvature[first, second]
+  values = between[first, second]
   order = np.argsort(-np.abs(values), kind="stable")[:count]
   pairs = np.stack([first, second], axis=1)[order]
-  return Screened(pairs, values[order], curvature, slopes)
+  return Screened(pairs, values[order], between, slopes)
+
+
+def _by_masks(made, key, budget, at_once):
+  """Slopes `[n]` and interactions `[n, n]` from uniform masks."""
+  half = np.asarray(jax.random.bernoulli(key, 0.5, (budget // 2, made.n)))
+  masks = np.concatenate([half, ~half])
+  ask = evaluate.compiled(made, batch_size=64, microbatch=at_once)
+  values = np.asarray(ask(masks), np.float64).reshape(len(masks))
+  signs = 2.0 * masks - 1
+  off = (values - values.mean())[:, None] * signs / len(masks)
+  between = 4 * off.T @ signs
+  np.fill_diagonal(between, 0)
+  return 2 * off.sum(0), between
 
 
 def _curvature(value, n, head, at_once):

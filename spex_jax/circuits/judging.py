@@ -23,6 +23,7 @@ Shapes: C circuits, N pairs, B of a batch, E edges, W writers, d width.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -55,7 +56,7 @@ class Identities:
     full: the largest difference, over pairs, between the circuit of all edges
       and the unedited clean run.
     empty: the same between the circuit of none and what it should do.
-    ablation: what that is.
+    ablation: what that is; "neurons" where these are what is resampled.
   """
 
   full: float
@@ -63,11 +64,10 @@ class Identities:
   ablation: str
 
   def lines(self) -> tuple[str, ...]:
-    other = (
-      "the corrupted run"
-      if self.ablation == "resample"
-      else "one without edges to the output"
-    )
+    other = {
+      "resample": "the corrupted run",
+      "neurons": "MLPs cut",
+    }.get(self.ablation, "one without edges to the output")
     return (
       f"identities: all edges = the clean run to {self.full:.1e}, "
       f"none = {other} to {self.empty:.1e}",
@@ -84,7 +84,8 @@ class Judged:
     clean: float64 `[N]`, of the unedited clean run.
     corrupted: float64 `[N]`, of the unedited corrupted run.
     empty: float64 `[N]`, of the circuit without edges: f is 0 there.
-    edges: int `[C]`, edges of the circuits as they were given.
+    edges: int `[C]`, edges of the circuits (or nodes, neurons) as they were
+      given.
     connected: int `[C]`, those of them that lie on a path to the output.
     identities: how far the checks were off.
   """
@@ -219,7 +220,8 @@ def faithfulness(
     params: its parameters.
     pairs: N.
     circuits: of this network's graph, or of its ungrouped one; with names or
-      without.
+      without. Edges and nodes go together, positions and neurons by themselves.
+      The empty circuit of neurons has the MLPs of the other run, and all else.
     metric: one of `metrics.METRICS`, or one like it.
     ablation: one of `ablations.KINDS`: what edges outside carry.
     fixed: what that is, `[1, 1|P, W, d]`, where it was computed before.
@@ -230,9 +232,9 @@ def faithfulness(
     progress: called with the runs that are done, and their number.
 
   Raises:
-    ValueError: no circuit, one of another graph, or an ablation that is not
-      known; a metric that is not of one example; NaN or infinity, with the
-      circuit and the pair.
+    ValueError: no circuit, one of another graph, levels that do not go
+      together, or an ablation that is not known, or not for neurons; a metric
+      that is not of one example; NaN or infinity, with circuit and pair.
     RuntimeError: an identity that does not hold: values cannot be trusted.
   """
   named = _named(circuits)
@@ -240,14 +242,25 @@ def faithfulness(
   net, params = fitting(net, params, next(iter(named.values())).graph)
   graph = graph_lib.Graph.of(net)
   for circuit in named.values():
-    circuit.check(graph)
+    circuit.check(graph, graph_lib.LEVELS)
   pruned = {name: c.prune() if prune else c for name, c in named.items()}
-  last = graph.readers[-1]
-  cut_off = np.ones(graph.num_edges, bool)
-  cut_off[last.start :] = False
-  checks = [graph.full, graph.empty, graph_lib.Circuit(graph, cut_off)]
+  ran = {
+    name: c.of_edges if c.level == "node" else c for name, c in pruned.items()
+  }
+  one = next(iter(ran.values()))
+  for circuit in ran.values():
+    _ = one & circuit  # Refuses another level, or number of positions.
+  level = one.level
+  if level == "neuron" and ablation != "resample":
+    raise ValueError(
+      f"Neurons outside a circuit are resampled; got ablation={ablation!r}."
+    )
+  whole = one | ~one
+  cut_off = whole.kept.copy()
+  cut_off[..., graph.readers[-1].start :] = False
+  checks = [whole, ~whole, dataclasses.replace(whole, kept=cut_off)]
   # Equal ones are run once.
-  every = dict.fromkeys([*checks, *pruned.values()])
+  every = dict.fromkeys([*checks, *ran.values()])
   places = {circuit: number for number, circuit in enumerate(every)}
   judge = Judge(
     net, params, pairs, metric,
@@ -255,11 +268,14 @@ def faithfulness(
     progress=progress,
   )  # fmt: skip
   kept = np.stack([circuit.kept for circuit in places])
-  values = judge(kept)
-  who = np.array([places[c] for c in pruned.values()])
+  values = judge(kept, level=level)
+  who = np.array([places[c] for c in ran.values()])
   _check_finite(values[who], tuple(named))
   full, empty, off = (values[places[c]] for c in checks)
   expected = judge.corrupted if ablation == "resample" else off
+  if level == "neuron":
+    ablation, rest = "neurons", (~whole).of_edges
+    expected = judge(rest.kept[None])[0]
   found = Identities(
     float(np.abs(full - judge.clean).max()),
     float(np.abs(empty - expected).max()),
@@ -356,13 +372,16 @@ class Judge:
     self.clean, self.corrupted = (self._joined(x) for x in zip(*every))
     self.runs = 2 * len(pairs)
 
-  def __call__(self, kept: np.ndarray, start: int = 0) -> np.ndarray:
+  def __call__(
+    self, kept: np.ndarray, start: int = 0, level: str = "edge"
+  ) -> np.ndarray:
     """The metric of circuits bool `[C, E]` on every pair: float64 `[C, N]`.
 
     Args:
-      kept: the circuits.
+      kept: the circuits; `[C, P, E]` or `[C, F]` of another level.
       start: a block before which all of them are whole: then they run from
         there on. Every start has a program of its own.
+      level: "edge", "position" or "neuron".
     """
     found = []
     done, of = 0, len(kept) * len(self._batches)
@@ -377,8 +396,8 @@ class Judge:
         part = kept[begin : begin + ROWS]
         rows = many.padded(part, ROWS if len(kept) > ROWS else 0, self._at_once)
         out = _judged(
-          self._model, self._metric, self._at_once, start, self._params, batch,
-          ends.logits, ref, entered, rows, len(part),
+          self._model, self._metric, self._at_once, start, level,
+          self._params, batch, ends.logits, ref, entered, rows, len(part),
         )  # fmt: skip
         parts.append(np.asarray(out, np.float64)[: len(part)].T)
         done += len(part)
@@ -436,18 +455,28 @@ def _entered(model, start, params, batch):
 
 
 @functools.partial(
-  jax.jit, static_argnames=("model", "metric", "at_once", "start")
+  jax.jit, static_argnames=("model", "metric", "at_once", "start", "level")
 )
 def _judged(
-  model, metric, at_once, start, params, batch, logits, ref, entered, kept,
-  count,
+  model, metric, at_once, start, level, params, batch, logits, ref, entered,
+  kept, count,
 ):  # fmt: skip
-  """The metric of circuits bool `[C, E]`: `[C, B]`."""
+  """The metric of circuits bool `[C, ...]`: `[C, B]`."""
   net, graph = model.net, graph_lib.Graph.of(model.net)
-  chex.assert_shape(kept, (None, graph.num_edges))
+  chex.assert_axis_dimension(kept, -1, graph.size(level))
+  ends = np.cumsum([0, *graph.neurons])
+  named = graph.neuron_sites if level == "neuron" else ()
+  if named:
+    ids = jnp.asarray(batch.corrupted)
+    other = net.apply(params, capture=named, input_ids=ids).activations
   line = net.sites.index(_entrance(net, start)) if start else -1
 
   def one(kept):
+    if level == "neuron":
+      gone = [~kept[None, None, a:b] for a, b in itertools.pairwise(ends)]
+      replace = {n: (x, other[n]) for n, x in zip(named, gone)}
+      edits = sites.Edits(replace=replace)
+      return runs.measured(net, params, metric, batch, logits, edits)
     cut = graph.cut(kept)
     late = {name: x for name, x in cut.items() if net.sites.index(name) >= line}
     edits = sites.Edits(cut=late, ref=ref)

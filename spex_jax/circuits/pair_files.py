@@ -56,7 +56,7 @@ def load(
   if not path.is_file():
     raise FileNotFoundError(f"There is no file {path}.")
   try:
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")
   except UnicodeDecodeError as error:
     raise ValueError(f"{path} is no text in UTF-8: {error}.") from error
   read = _csv_rows if path.suffix == ".csv" else _jsonl_rows
@@ -78,7 +78,7 @@ def load(
         "corrupted_ids, right_ids and wrong_ids."
       )
     return pairs_lib.from_texts(rows, tokenizer, bos, start)
-  except ValueError as error:
+  except (ValueError, TypeError) as error:
     raise ValueError(f"{path}: {error}") from error
 
 
@@ -146,6 +146,12 @@ def _csv_rows(text, path) -> list[dict[str, Any]]:
   except csv.Error as error:
     raise ValueError(f"{path}: {error}.") from error
   columns = list(reader.fieldnames or ())
+  for number, row in enumerate(rows):
+    if None in row or None in row.values():
+      raise ValueError(
+        f"{path}: row {number} has not as many cells as the header, which has "
+        f"{len(columns)}. A cell with a comma stands in quotes."
+      )
   if {"clean_ids", "right_ids"} <= {*columns}:
     parsed = [*pairs_lib.IDS, "texts"]
     return [{n: _cell(row[n]) for n in parsed if n in columns} for row in rows]

@@ -115,6 +115,14 @@ class Pairs:
       spans,
     )
 
+  @property
+  def repeated(self) -> int:
+    """How many of them stand there before, with the same answers."""
+    rows = np.concatenate(
+      [self.clean, self.corrupted, self.right, self.wrong], axis=1
+    )
+    return len(rows) - len(np.unique(rows, axis=0))
+
   def swapped(self) -> "Pairs":
     """Clean for corrupted; right and wrong answers are exchanged.
 
@@ -214,12 +222,18 @@ def from_ids(rows: Iterable[Mapping[str, Any]]) -> Pairs:
         raise ValueError(f"Pair {number} has no {name!r}; it has {list(row)}.")
       found.append(_integers(row.get(name, []), f"pair {number}: {name}"))
     a, b = len(sides["clean_ids"][-1]), len(sides["corrupted_ids"][-1])
-    texts.append(tuple(row.get("texts", ())))
+    texts.append(_texts(row.get("texts") or (), number))
     if a != b:
       said = f" ({_quoted(texts[-1][0])})" if texts[-1] else ""
       raise ValueError(
         f"Pair {number}{said}: the clean prompt has {a} tokens, the corrupted "
         f"one {b}; they must be equally long, so that positions correspond."
+      )
+    if not a:
+      raise ValueError(f"Pair {number} is of empty prompts.")
+    if not isinstance(row.get("spans") or {}, Mapping):
+      raise ValueError(
+        f"Pair {number}: spans are names with positions; got {row['spans']!r}."
       )
   lengths = [len(ids) for ids in sides["clean_ids"]]
   schema = _schema([row.get("spans") or {} for row in rows], max(lengths))
@@ -345,11 +359,27 @@ def _one(ids: Sequence[int], tokenizer: tokens.Tokenizer, who: str) -> int:
 
 def _integers(given: Any, what: str) -> list[int]:
   try:
-    return [operator.index(one) for one in given]
+    if isinstance(given, str) or any(isinstance(one, bool) for one in given):
+      raise TypeError
+    found = [operator.index(one) for one in given]
   except TypeError:
     raise TypeError(
       f"{what.capitalize()} must be a list of integers; got {given!r}."
     ) from None
+  if outside := [one for one in found if not 0 <= one < 1 << 31]:
+    raise ValueError(f"{what.capitalize()}: {outside[0]} is no id of a token.")
+  return found
+
+
+def _texts(given: Any, number: int) -> tuple[str, ...]:
+  """Clean and corrupted text, or ()."""
+  both = isinstance(given, list | tuple) and len(given) in (0, 2)
+  if not both or not all(isinstance(one, str) for one in given):
+    raise ValueError(
+      f"Pair {number}: texts are the clean and the corrupted one; got "
+      f"{given!r}."
+    )
+  return tuple(given)
 
 
 def _block(rows: Sequence[Sequence[int]], fill: int) -> np.ndarray:

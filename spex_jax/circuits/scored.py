@@ -22,7 +22,8 @@ class Agreement:
   """Scores beside exact effects, on a sample.
 
   Attributes:
-    which: numbers of the sample, int `[K]`.
+    which: numbers of the sample, int `[K]`; of level "position" that of
+      `[P, E]`, flat.
     exact: their effects, mean over the checked pairs: float64 `[K]`.
     estimate: their scores, mean over the same pairs.
     num_pairs: the first so many were checked.
@@ -51,7 +52,7 @@ class Scores:
   Attributes:
     graph: whose edges and writers.
     values: float64 `[N, E]`; of level "position" `[N, P, E]`.
-    level: one of `taps.LEVELS`.
+    level: one of `graph.LEVELS`.
     names: E of them.
     method: with backward rules and ablation, in words.
     units: of the values.

@@ -16,6 +16,8 @@ beside every result.
 Shapes: N pairs, P positions, E edges (or nodes, or neurons), K checked ones.
 """
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,7 @@ from spex_jax.circuits import (
   taps,
   ungrouped,
 )
+from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import backward as backward_lib
 from spex_jax.models import sites
@@ -62,6 +65,7 @@ def score(
   check: int = 32,
   size: int | None = None,
   seed: int = 0,
+  keep: Callable[[int], exact.Keep] | None = None,
 ) -> scored.Scores:
   """Scores of everything at a level, for every pair.
 
@@ -73,7 +77,7 @@ def score(
     method: one of `METHODS`; see `paths`, `second`, `routes`, `exact`.
     backward: rules of the gradients, one of `BACKWARD`; see `models.backward`
       and `atp_star`.
-    level: one of `taps.LEVELS`.
+    level: one of `graph.LEVELS`.
     steps: gradients on a path.
     rule: where on it; one of `paths.RULES`.
     ablation: what cut edges carry; one of `ablations.KINDS`.
@@ -83,10 +87,12 @@ def score(
     draws: of its random signs.
     exact_runs: how many edges, those of the largest second-order corrections,
       get their exact effect instead: screen, flag, fix.
-    check: edges or nodes whose exact effects are compared, on the first 8
-      pairs; 0 for none.
+    check: edges (or nodes, or neurons) whose exact effects are compared, on the
+      first 8 pairs; 0 for none.
     size: pairs of a batch; `runs.batch_size` by default.
     seed: of all draws.
+    keep: of method "exact": the number of a batch to what keeps its effects,
+      so that a run that was killed goes on.
 
   Raises:
     ValueError: an unknown name, settings that do not go together, with the
@@ -106,7 +112,7 @@ def score(
   run = _run(
     net, params, metric, kind, fixed,
     method=method, backward=backward, direction=direction, draws=draws,
-    at=paths.points(method, steps, rule), seed=seed,
+    at=paths.points(method, steps, rule), seed=seed, keep=keep,
   )  # fmt: skip
   slopes, halves = [], []
   for batch in runs.batches(pairs, size):
@@ -120,8 +126,8 @@ def score(
     ratio = second.Curved(values, half).ratio
     values = values + half
   _check_finite(values, kind)
-  effects = lambda some, which: _effects(
-    net, params, metric, kind, fixed, some, min(size, len(some)), which
+  effects = lambda some, which: exact.of_pairs(
+    net, params, metric, kind, some, fixed, which, min(size, len(some))
   )
   if exact_runs:
     unsure = np.abs(np.concatenate(halves)).mean(0)
@@ -130,9 +136,9 @@ def score(
     checked = np.zeros(kind.size, bool)
     checked[order] = True
   agreement = None
-  compared = level in ("edge", "node") and method not in ("exact", "routes")
-  if check and compared:
-    agreement = _agreement(values, pairs, effects, check, seed)
+  if check and method not in ("exact", "routes"):
+    flat = values.reshape(len(values), -1)
+    agreement = _agreement(flat, pairs, effects, check, seed)
   return scored.Scores(
     kind.graph,
     values,
@@ -140,7 +146,7 @@ def score(
     tuple(kind.names()),
     _words(method, backward, rule, steps, ablation, direction),
     "share" if method == "routes" else _units(metric),
-    _cost(net, method, backward, steps, direction, draws, kind),
+    _cost(net, method, backward, steps, direction, draws, values[0].size),
     agreement,
     ratio,
     checked,
@@ -149,15 +155,22 @@ def score(
 
 def _run(
   net, params, metric, level, fixed, *, method, backward, direction, draws,
-  at, seed,
+  at, seed, keep,
 ):  # fmt: skip
   """From a batch to scores of its pairs, and corrections of them or None."""
   if method == "exact":
-    every = np.arange(level.size)
-    return lambda batch: (
-      exact.effects(net, params, metric, level, batch, fixed, every),
-      None,
-    )
+    numbers = itertools.count()
+
+    def every(batch):
+      shape = level.shape(batch.clean.shape[1])
+      number = next(numbers)
+      found = exact.effects(
+        net, params, metric, level, batch, fixed, np.arange(np.prod(shape)),
+        None if keep is None else keep(number),
+      )  # fmt: skip
+      return found.reshape(-1, *shape), None
+
+    return every
   if method == "routes":
     model = runs.Model(net)
     return lambda batch: (
@@ -179,18 +192,6 @@ def _run(
   return lambda batch: (
     paths.scores(model, level, metric, method, params, batch, fixed, at),
     None,
-  )
-
-
-def _effects(net, params, metric, level, fixed, pairs, size, which):
-  """Exact effects of some cuts on every pair: `[N, K]`."""
-  return np.concatenate(
-    [
-      runs.real_rows(
-        batch, exact.effects(net, params, metric, level, batch, fixed, which)
-      )
-      for batch in runs.batches(pairs, size)
-    ]
   )
 
 
@@ -221,20 +222,19 @@ def _check(method, backward, level, ablation, direction, exact_runs) -> None:
   for what, name, known in (
     ("method", method, METHODS),
     ("backward", backward, BACKWARD),
-    ("level", level, taps.LEVELS),
+    ("level", level, graph_lib.LEVELS),
     ("ablation", ablation, ablations.KINDS),
     ("direction", direction, second.DIRECTIONS),
   ):
     if name not in known:
       raise ValueError(f"Unknown {what} {name!r}; known are {list(known)}.")
   levels = {
-    "exact": ("edge", "node"),
     "routes": ("edge",),
     "second-order": ("edge",),
     "ig-edges": ("edge", "position"),
     "ig-nodes": ("edge", "position", "node"),
     "ig-activations": ("edge", "position", "node"),
-  }.get(method, taps.LEVELS)
+  }.get(method, graph_lib.LEVELS)
   if level not in levels:
     raise ValueError(
       f"Method {method!r} scores levels {list(levels)}; got {level!r}."
@@ -289,12 +289,12 @@ def _units(metric) -> str:
   return metrics.UNITS.get(names.get(metric, ""), "")
 
 
-def _cost(net, method, backward, steps, direction, draws, level):
+def _cost(net, method, backward, steps, direction, draws, cuts):
   """Forward and backward passes of one pair, without what is shared by all."""
   if method == "routes":
     return {"forward": 1, "backward": 0}
   if method == "exact":
-    return {"forward": 2 + level.size, "backward": 0}
+    return {"forward": 2 + cuts, "backward": 0}
   num = paths.gradients(method, net, steps)
   if method == "second-order":
     products = {"path": 1, "own": draws, "writer": len(net.writers)}

@@ -37,33 +37,42 @@ def top(
   by: str = "size",
   *,
   connected: bool = False,
+  level: str = "edge",
 ) -> graph_lib.Circuit:
-  """The n edges that come first.
+  """The n edges that come first, or what else is scored.
 
   Args:
     graph: of E edges.
-    scores: `[E]`.
+    scores: `[E]`; `[P, E]`, `[W]` or `[F]` of another level.
     n: how many.
     by: one of `BY`.
     connected: as many of the first edges as leave at most n when pruned, and
       those.
+    level: of the circuit, one of `graph.LEVELS`.
 
   Raises:
-    ValueError: scores that are NaN or of another length, n outside 0..E, or
+    ValueError: scores that are NaN or of another shape, n outside 0..E, or
       another `by`.
   """
-  order = np.argsort(-_gain(graph, scores, by), kind="stable")
-  n = _number(graph, n)
+  gain = _gain(graph, scores, by, level)
+  order = np.argsort(-gain, axis=None, kind="stable")
+  n = _number(gain.size, n)
+
+  def first(count):
+    kept = np.zeros(gain.size, bool)
+    kept[order[:count]] = True
+    return graph_lib.Circuit(graph, kept.reshape(gain.shape), level)
+
   if not connected:
-    return graph.circuit(order[:n])
-  low, high = n, graph.num_edges  # Pruned sizes grow with what is taken.
+    return first(n)
+  low, high = n, gain.size  # Pruned sizes grow with what is taken.
   while low < high:
     middle = (low + high + 1) // 2
-    if graph.circuit(order[:middle]).connected <= n:
+    if first(middle).connected <= n:
       low = middle
     else:
       high = middle - 1
-  return graph.circuit(order[:low]).prune()
+  return first(low).prune()
 
 
 def threshold(
@@ -71,13 +80,16 @@ def threshold(
   scores: base.Array,
   least: float,
   by: str = "size",
+  *,
+  level: str = "edge",
 ) -> graph_lib.Circuit:
   """The edges whose size, or whose negative score, is at least this.
 
   Raises:
     ValueError: as `top`.
   """
-  return graph.circuit(_gain(graph, scores, by) >= least)
+  kept = _gain(graph, scores, by, level) >= least
+  return graph_lib.Circuit(graph, kept, level)
 
 
 def greedy(
@@ -110,7 +122,7 @@ def greedy(
   expose(len(firsts) - 1)
   kept: list[int] = []
   nodes: set[int] = set()
-  n = _number(graph, n)
+  n = _number(graph.num_edges, n)
   while waiting and len(kept) < n:
     _, edge = heapq.heappop(waiting)
     kept.append(edge)
@@ -156,7 +168,7 @@ def programme(
   import scipy.sparse
 
   gain = _gain(graph, scores, by)
-  scores, n = np.asarray(scores, np.float64), _number(graph, n)
+  scores, n = np.asarray(scores, np.float64), _number(graph.num_edges, n)
   if not 0 <= helpful_share <= 1:
     raise ValueError(f"helpful_share must lie in 0..1; got {helpful_share}.")
   start = greedy(graph, scores, n, by)
@@ -284,39 +296,44 @@ def _constraints(graph, edges) -> tuple[Any, Any, Any, np.ndarray]:
   return joined[0], joined[1], joined[2], joined[3]
 
 
-def _gain(graph: graph_lib.Graph, scores: base.Array, by: str) -> np.ndarray:
-  """What comes first, largest first: float64 `[E]`."""
+def _gain(
+  graph: graph_lib.Graph, scores: base.Array, by: str, level: str = "edge"
+) -> np.ndarray:
+  """What comes first, largest first: float64, of the shape of scores."""
   if by not in BY:
     raise ValueError(f"by={by!r}: choose one of {', '.join(BY)}.")
-  scores = check(graph, scores)
+  scores = check(graph, scores, level)
   return np.abs(scores) if by == "size" else -scores
 
 
-def check(graph: graph_lib.Graph, scores: base.Array) -> np.ndarray:
-  """Scores as float64 `[E]`.
+def check(
+  graph: graph_lib.Graph, scores: base.Array, level: str = "edge"
+) -> np.ndarray:
+  """Scores as float64 `[E]`; `[P, E]`, `[W]` or `[F]` of another level.
 
   Raises:
     ValueError: another shape, or NaN or infinity, with the edge.
   """
-  scores = np.asarray(scores, np.float64)
-  if scores.shape != (graph.num_edges,):
+  scores, size = np.asarray(scores, np.float64), graph.size(level)
+  rank = 1 + (level == "position")
+  if scores.ndim != rank or scores.shape[-1] != size:
     raise ValueError(
-      f"Scores must be [{graph.num_edges}], one for each edge; got "
+      f"Scores must be [{'P, ' * (rank - 1)}{size}], one for each {level}; got "
       f"{scores.shape}. Of several pairs take the mean first."
     )
   bad = np.flatnonzero(~np.isfinite(scores))
   if len(bad):
+    first = int(bad[0])
+    name = graph.name(first % size) if level in ("edge", "position") else first
     raise ValueError(
-      f"{len(bad)} scores are NaN or infinite, the first that of edge "
-      f"{graph.name(int(bad[0]))}."
+      f"{len(bad)} scores are NaN or infinite, the first that of {level} "
+      f"{name}."
     )
   return scores
 
 
-def _number(graph: graph_lib.Graph, n: int) -> int:
+def _number(most: int, n: int) -> int:
   n = base.check_integer(n, "The number of edges")
-  if not 0 <= n <= graph.num_edges:
-    raise ValueError(
-      f"The number of edges must lie in 0..{graph.num_edges}; got {n}."
-    )
+  if not 0 <= n <= most:
+    raise ValueError(f"The number of edges must lie in 0..{most}; got {n}.")
   return n

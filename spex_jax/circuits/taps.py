@@ -23,9 +23,6 @@ from spex_jax.circuits import ablations, metrics, runs
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.models import sites
 
-LEVELS = ("edge", "position", "node", "neuron")
-NEURONS = "mlp.neurons"
-
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _silent(
@@ -70,15 +67,13 @@ class Level:
   """What is scored; a static part of programs.
 
   Attributes:
-    name: one of `LEVELS`: "edge"; "position", edges at each position; "node",
-      what a writer writes; "neuron", the neurons of MLPs.
+    name: one of `graph.LEVELS`: "edge"; "position", edges at each position;
+      "node", what a writer writes; "neuron", the neurons of MLPs.
     graph: of the network.
-    neurons: F of each block, or ().
   """
 
   name: str
   graph: graph_lib.Graph
-  neurons: tuple[int, ...] = ()
 
   @classmethod
   def of(cls, net: sites.Network, name: str) -> "Level":
@@ -87,29 +82,28 @@ class Level:
     Raises:
       ValueError: an unknown name.
     """
-    if name not in LEVELS:
-      raise ValueError(f"Unknown level {name!r}; known are {list(LEVELS)}.")
-    config = net.config
-    neurons = (config.num_neurons,) * config.num_blocks
-    return cls(name, graph_lib.Graph.of(net), neurons)
+    if name not in graph_lib.LEVELS:
+      raise ValueError(
+        f"Unknown level {name!r}; known are {list(graph_lib.LEVELS)}."
+      )
+    return cls(name, graph_lib.Graph.of(net))
 
   @property
   def size(self) -> int:
     """Scores of one pair, at one position."""
-    if self.name == "node":
-      return len(self.graph.writers)
-    return sum(self.neurons) if self.name == "neuron" else len(self.graph)
+    return self.graph.size(self.name)
+
+  def shape(self, length: int) -> tuple[int, ...]:
+    """Of the scores of one pair of so many positions."""
+    return (length, self.size) if self.name == "position" else (self.size,)
 
   def names(self) -> list[str]:
     """Of what is scored, in order."""
     if self.name == "node":
       return list(self.graph.writers)
     if self.name == "neuron":
-      return [
-        f"blocks.{number}.{NEURONS} {i}"
-        for number, size in enumerate(self.neurons)
-        for i in range(size)
-      ]
+      each = zip(self.graph.neuron_sites, self.graph.neurons)
+      return [f"{site} {i}" for site, size in each for i in range(size)]
     return [self.graph.name(i) for i in range(len(self.graph))]
 
   def change(
@@ -135,9 +129,10 @@ class Level:
     """
     if self.name != "neuron":
       return jnp.moveaxis(of_writers, 2, 1)
-    named = tuple(f"blocks.{i}.{NEURONS}" for i in range(len(self.neurons)))
     run = lambda ids: (
-      net.apply(params, input_ids=jnp.asarray(ids), capture=named).activations
+      net.apply(
+        params, input_ids=jnp.asarray(ids), capture=self.graph.neuron_sites
+      ).activations
     )
     clean = run(batch.clean)
     if fixed is not None:
@@ -150,8 +145,7 @@ class Level:
     make = lambda *sizes: jnp.zeros((num, *sizes), dtype)
     if self.name == "neuron":
       return {
-        f"blocks.{i}.{NEURONS}": make(size)
-        for i, size in enumerate(self.neurons)
+        n: make(s) for n, s in zip(self.graph.neuron_sites, self.graph.neurons)
       }
     if self.name == "node":
       return {"": make(self.size)}

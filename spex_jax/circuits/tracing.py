@@ -5,17 +5,22 @@ are put back: where this brings the answer back, the states carry it (Meng et
 al. 2022, arXiv 2202.05262, section 2.1 and appendix B). As in the
 authors' code:
 
-- noise is added to the token embeddings of the subject alone, `factor` times as
-  wide as these embeddings spread (3, their "s3"), Gaussian or uniform; or it
-  takes their place (`replace`). Each of `copies` noisy runs has a draw of its
-  own, the same for every state that is put back;
+- noise is added to the token embeddings of the subject alone, or takes their
+  place (`replace`): "s3", Gaussian, 3 times as wide as the entries of these
+  embeddings spread; "0.1", of that standard deviation; "m", Gaussian of the
+  mean and covariance of the model's table of embeddings; "t5", of the same two
+  moments and heavy tails, Student's with 5 degrees; "u3", uniform in +-3 ("us3"
+  in +-3 times their spread). Each of `copies` noisy runs has a draw of its own,
+  the same for every state that is put back;
 - a state is what a layer leaves in the stream ("resid"), or what MLPs or
   attention add to it ("mlp", "attn") in a window of 10 layers around it;
 - the effect is the mean of the answer's probability over the noisy runs;
 - prompts that the model gets wrong are left out.
 
 The spread is that of the subjects of these pairs, where the paper takes 1,000
-others; corrupted prompts are not used. In the authors' code a window around
+others, and the table's moments count each token once, where the authors weigh
+them by a corpus; of "t5" they multiply the mean, too, which stays here.
+Corrupted prompts are not used. In the authors' code a window around
 layer l is [l - 5, l + 5); so it is here, for any width w: [l - w // 2,
 l - w // 2 + w), cut off at the ends.
 
@@ -24,6 +29,7 @@ Shapes: N prompts, B of a batch, P positions, K places, L layers, d width.
 
 import dataclasses
 import functools
+import re
 from typing import Any
 
 import chex
@@ -38,7 +44,7 @@ from spex_jax.models import sites
 
 KINDS = {"resid": "hook_resid_post", "mlp": "hook_mlp_out",
          "attn": "hook_attn_out"}  # fmt: skip
-NOISES = ("gaussian", "uniform")
+_NOISE = re.compile(r"m|(us|s|t|u|)(\d+\.?\d*|\.\d+)")
 _EMBED = "embed.tokens"
 
 
@@ -66,7 +72,8 @@ class Traced:
     low: float64 `[N]`, the metric with noise and nothing put back.
     high: float64 `[N]`, of the clean run.
     used: int `[N]`, which of the pairs these are: the model gets them right.
-    noise: the standard deviation of the noise.
+    noise: its width, as "s3" or a number has it; of "t5" its degrees, and 1
+      of "m".
   """
 
   kind: str
@@ -99,9 +106,7 @@ def trace(
   spans: bool = False,
   window: int = 10,
   copies: int = 10,
-  factor: float = 3.0,
-  noise: float | None = None,
-  distribution: str = "gaussian",
+  noise: str | float = "s3",
   replace: bool = False,
   skip_wrong: bool = True,
   programs: int = 4,
@@ -122,10 +127,8 @@ def trace(
     window: layers around one whose MLPs or attention are put back; "resid" has
       no window.
     copies: noisy runs of every prompt.
-    factor: of the spread of the subjects' embeddings, for the noise.
-    noise: its standard deviation instead.
-    distribution: one of `NOISES`; uniform in +- the same number, as the
-      authors' code has it.
+    noise: of the authors' code, as said above: "s3", "m", "t5", "u3", "us3", or
+      a standard deviation.
     replace: whether noise takes the embeddings' place.
     skip_wrong: whether prompts are left out whose right answers are not the
       model's first choice.
@@ -134,11 +137,12 @@ def trace(
     at_once: states put back at once.
 
   Raises:
-    ValueError: pairs without that span, an unknown kind or distribution, a
-      window, a number of copies or a noise that is not positive, or no prompt
-      that the model gets right.
+    ValueError: pairs without that span, an unknown kind or noise, a window, a
+      number of copies or a noise that is not positive, or no prompt that the
+      model gets right.
   """
-  _check(pairs, subject, kind, distribution, window, copies)
+  _check(pairs, subject, kind, window, copies)
+  shape, wide = _noise(noise)
   metrics.check(metric, net.config.vocab_size)
   pairs.check(net.config.vocab_size, net.config.max_positions)
   model = runs.Model(net)
@@ -159,10 +163,10 @@ def trace(
     raise ValueError(f"Pair {used[missing[0]]} has no {subject!r} to hide.")
   size = max(1, (size or runs.batch_size(pairs)) // copies)
   batches = list(runs.batches(pairs, size))
-  if noise is None:
-    noise = factor * _spread(model, params, batches, inside, size)
-  if not noise > 0:
-    raise ValueError(f"The noise must be positive; got {noise}.")
+  if shape.endswith("s"):
+    shape = shape[:-1]
+    wide *= _spread(model, params, batches, inside, size)
+  table = _table(net, params) if shape in ("m", "t") else None
   where, labels = patching.places_of(pairs, spans)
   named = patching.every_block(net, KINDS[kind])
   items = _items(len(named), len(labels), window if kind != "resid" else 1)
@@ -171,8 +175,8 @@ def trace(
   for number, batch in enumerate(batches):
     rows = np.minimum(np.arange(size) + number * size, len(pairs) - 1)
     copied, added, logits, ends = _noisy(
-      model, metric, copies, distribution, replace, params, batch,
-      jax.random.fold_in(key, number), inside[rows], noise,
+      model, metric, copies, shape, replace, params, batch,
+      jax.random.fold_in(key, number), inside[rows], wide, table,
     )  # fmt: skip
     values = patching.patched(
       model, metric, params, copied, items,
@@ -190,26 +194,63 @@ def trace(
     raise ValueError("With states put back, the metric is NaN or infinite.")
   return Traced(
     kind, labels, values, np.concatenate(low), np.concatenate(high), used,
-    float(noise),
+    wide,
   )  # fmt: skip
 
 
-def _check(pairs, subject, kind, distribution, window, copies) -> None:
+def _check(pairs, subject, kind, window, copies) -> None:
   names = () if pairs.spans is None else pairs.spans.names
   if subject not in names:
     raise ValueError(
       f"The pairs have no span {subject!r}; they have {list(names)}."
     )
-  for what, one, known in (
-    ("kind", kind, tuple(KINDS)),
-    ("distribution", distribution, NOISES),
-  ):
-    if one not in known:
-      raise ValueError(f"{what}={one!r}: choose from {', '.join(known)}.")
+  if kind not in KINDS:
+    raise ValueError(f"kind={kind!r}: choose from {', '.join(KINDS)}.")
   if window < 1 or copies < 1:
     raise ValueError(
       f"window and copies must be at least 1; got {window}, {copies}."
     )
+
+
+def _noise(given) -> tuple[str, float]:
+  """What is drawn, "s" behind where it is to spread as subjects do; how wide.
+
+  That is "" for Gaussian, "u", "m" or "t".
+  """
+  found = _NOISE.fullmatch(str(given))
+  wide = float(found[2] or 1) if found else 0.0
+  if found is None or not (0 < wide < np.inf):
+    raise ValueError(
+      f"noise={given!r}: give s3, m, t5, u3, us3 (numbers above 0) or a "
+      "standard deviation above 0."
+    )
+  if found[1] == "t" and wide <= 2:
+    raise ValueError(f"noise={given!r}: below 2 degrees it has no covariance.")
+  return ("m" if found[2] is None else found[1]), wide
+
+
+def _table(net, params) -> tuple[jax.Array, jax.Array]:
+  """Mean `[d]` and a root of the covariance `[d, d]` of token embeddings.
+
+  The root is the symmetric one, of the moments over the vocabulary, each token
+  once.
+  """
+  ids = jnp.arange(net.config.vocab_size)
+  most = net.config.max_positions or len(ids)
+  x = np.concatenate(
+    [
+      np.asarray(
+        net.apply(
+          params, capture=(_EMBED,), input_ids=ids[None, start : start + most]
+        ).activations[_EMBED][0],
+        np.float64,
+      )
+      for start in range(0, len(ids), most)
+    ]
+  )
+  value, vector = np.linalg.eigh(np.cov(x, rowvar=False))
+  root = vector * np.sqrt(np.maximum(value, 0)) @ vector.T
+  return jnp.asarray(x.mean(0)), jnp.asarray(root)
 
 
 def _batches(pairs, size):
@@ -249,11 +290,11 @@ def _embedded(model, params, batch):
 
 @functools.partial(
   jax.jit,
-  static_argnames=("model", "metric", "copies", "distribution", "replace"),
+  static_argnames=("model", "metric", "copies", "shape", "replace"),
 )
 def _noisy(
-  model, metric, copies, distribution, replace, params, batch, key, inside,
-  noise,
+  model, metric, copies, shape, replace, params, batch, key, inside, wide,
+  table,
 ):  # fmt: skip
   """A batch of copies, `[B copies]` rows; what is added to each; and its ends.
 
@@ -266,11 +307,21 @@ def _noisy(
   copied = jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x), copies, 0), batch)
   tokens = net.apply(params, capture=(_EMBED,), input_ids=copied.clean)
   x = tokens.activations[_EMBED]
-  if distribution == "gaussian":
-    drawn = jax.random.normal(key, x.shape, x.dtype)
+  wide = jnp.asarray(wide, x.dtype)
+  if shape == "u":
+    added = wide * jax.random.uniform(key, x.shape, x.dtype, -1, 1)
   else:
-    drawn = jax.random.uniform(key, x.shape, x.dtype, -1, 1)
-  added = drawn * jnp.asarray(noise, x.dtype)
+    own, other = jax.random.split(key) if shape == "t" else (key, None)
+    added = jax.random.normal(own, x.shape, x.dtype)
+    if shape in ("m", "t"):
+      mean, root = (one.astype(x.dtype) for one in table)
+      added = jnp.matmul(added, root, precision="highest")
+      if shape == "t":  # A chi-square of each token.
+        drawn = jax.random.gamma(other, wide / 2, (*x.shape[:2], 1), x.dtype)
+        added = added * jnp.sqrt((wide - 2) / (2 * drawn))
+      added = added + mean[None, None]
+    else:
+      added = wide * added
   added = added - x if replace else added
   hidden = jnp.repeat(jnp.asarray(inside), copies, 0)[..., None]
   added = jnp.where(hidden, added, 0)

@@ -10,6 +10,7 @@ import numpy as np
 from spex_jax import settings
 from spex_jax.circuits import (
   ablations,
+  exact,
   judging,
   measured,
   metrics,
@@ -146,6 +147,16 @@ def pairs_of(config: Asked, net: sites.Network, path: str) -> pairs_lib.Pairs:
   return found
 
 
+def counted(pairs: pairs_lib.Pairs, path: str) -> str:
+  """How many pairs a file has, as a fact; and whether some are the same."""
+  again = pairs.repeated
+  return f"{len(pairs):,} of {path}" + (
+    f"; {again} of them for the second time, so that intervals are too narrow"
+    if again
+    else ""
+  )
+
+
 def made(config: Asked, net: sites.Network, task: str, num: int) -> tasks.Made:
   """Pairs of a task.
 
@@ -172,6 +183,7 @@ def scored_by(
   level: str = "edge",
   size: int | None = None,
   seed: int = 0,
+  keep: Callable[[int], exact.Keep] | None = None,
 ) -> scored.Scores:
   """Scores as settings ask for them.
 
@@ -196,6 +208,7 @@ def scored_by(
     check=config.compared,
     size=size,
     seed=seed,
+    keep=keep,
   )
 
 

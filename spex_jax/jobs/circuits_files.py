@@ -13,7 +13,6 @@ from spex_jax.circuits import (
   measured,
   metrics,
   scored,
-  taps,
 )
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import pairs as pairs_lib
@@ -29,7 +28,7 @@ class Score(circuits.Scoring, circuits.Asked):
 
   pairs: str = settings.field("", "a file of pairs; needed")
   level: str = settings.field(
-    "edge", "what is scored", choices=tuple(taps.LEVELS)
+    "edge", "what is scored", choices=graph_lib.LEVELS
   )
   output: str = settings.field("scores.csv", "that is written", place=True)
   top: int = settings.field(10, "edges that are printed", low=0)
@@ -132,9 +131,8 @@ def _opened(
   metric = circuits.metric_of(config, net)
   show(report_tables.fact("model", networks.described(net, config.model)))
   lengths = f"{pairs.lengths.min()} to {pairs.lengths.max()} tokens"
-  show(
-    report_tables.fact("pairs", f"{len(pairs):,} of {config.pairs}, {lengths}")
-  )
+  count = circuits.counted(pairs, config.pairs)
+  show(report_tables.fact("pairs", f"{count}, {lengths}"))
   with clock.of("measure"):
     found = measured.measure(
       net, net.params, pairs, metric, size=config.batch_size

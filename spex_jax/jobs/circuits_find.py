@@ -26,7 +26,14 @@ from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.circuits import (
   selection as selection_lib,
 )
-from spex_jax.jobs import circuits, circuits_toy, explain, networks, subjects
+from spex_jax.jobs import (
+  circuits,
+  circuits_kept,
+  circuits_toy,
+  explain,
+  networks,
+  subjects,
+)
 from spex_jax.models import sites
 from spex_jax.report import circuits as figures
 from spex_jax.report import clock as clock_lib
@@ -67,7 +74,22 @@ class Find(circuits.Scoring, circuits.Asked):
   )
   random: int = settings.field(3, "random circuits of every size", low=0)
   force: bool = settings.field(False, "asks though the model fails the task")
+  level: str = settings.field(
+    "edge", "what a circuit is of; all but edges are selected by top",
+    choices=graph_lib.LEVELS,
+  )  # fmt: skip
   top: int = settings.field(12, "edges that are printed", low=1)
+
+  def check(self) -> None:
+    """Refuses what is of edges alone."""
+    super().check()
+    if self.level != "edge" and self.selection != "top":
+      raise ValueError(
+        f"selection={self.selection!r} is of edges; for level={self.level!r} "
+        "take --config.selection=top."
+      )
+    if self.level == "position" and self.consistent:
+      raise ValueError("consistent is of edges, nodes and neurons.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +205,7 @@ def question(config: Find, workdir: pathlib.Path) -> Question:
     if len(pairs) < _SCORES:
       raise ValueError(f"{config.task} has one pair; two or more are needed.")
     pairs, task = pairs[: config.num_pairs], pathlib.Path(config.task).stem
-    facts["pairs"] = f"{len(pairs):,} of {config.task}"
+    facts["pairs"] = circuits.counted(pairs, config.task)
   else:
     raise ValueError(
       f"task={config.task!r}: choose from {', '.join(tasks.TASKS)}, or give a "
@@ -204,7 +226,8 @@ def run(
   """Finds a circuit, and writes four files into `workdir`.
 
   `scores.npz`, `circuit.json`, `faithfulness.png` and `circuit.svg` are
-  replaced; a trained network is kept in `model/` and used again.
+  replaced; a trained network is kept in `model/` and used again, and so are
+  exact effects in `exact/`, each as it is done.
 
   Args:
     config: of a class of `SUBJECTS`.
@@ -233,23 +256,29 @@ def run(
     )
   tell(circuits.measured_lines(config, able))
   able.check(asked.task, config.force)
-  half = -(-len(pairs) // 2)
+  half, length = -(-len(pairs) // 2), pairs.clean.shape[1]
+  some, others = pairs[:half], pairs[half:]
+  if config.level == "position":  # Both have the same ones.
+    some, others = some.padded(length), others.padded(length)
+  keep = None
+  if config.method == "exact":
+    keep = circuits_kept.Kept(workdir, config, net, some)
   with clock.of("score"):
     scores = circuits.scored_by(
-      config, net, pairs[:half], metric,
-      size=config.batch_size, seed=config.seed,
+      config, net, some, metric,
+      level=config.level, size=config.batch_size, seed=config.seed, keep=keep,
     )  # fmt: skip
+  if keep is not None:
+    tell({"resumed": str(keep)})
   scores.save(workdir / "scores.npz")
   tell(circuits.scored_lines(scores))
   graph, mean, facts = used(config, scores)
   choose = choice(config, graph, mean)
   with clock.of("select"):
-    circuit = choose(min(config.edges, graph.num_edges))
+    circuit = choose(min(config.edges, mean.size))
   tell(facts)
   with clock.of("judge"):
-    curve, judged = _judged(
-      config, net, pairs[half:], metric, graph, choose, circuit
-    )
+    curve, judged = _judged(config, net, others, metric, choose, circuit)
   title = f"{asked.task}: {scores.method}, {config.selection}"
   faithful = float(judged.faithfulness()[0])
   low, high = judged.interval()[0]
@@ -267,12 +296,14 @@ def run(
   show(str(curve))
   tell(
     {
-      "circuit": f"{len(circuit):,} edges ({circuit.connected:,} connected) "
+      "circuit": f"{len(circuit):,} {circuit.level}s "
+      f"({circuit.connected:,} connected) "
       f"of {len(circuit.nodes):,} nodes, faithfulness {faithful:.3f} "
-      f"({low:.3f}..{high:.3f}) on {len(pairs) - half} other pairs"
+      f"({low:.3f}..{high:.3f}) on {len(others)} other pairs"
     }
   )
-  show(circuits.edges_table(scores, config.top, circuit.numbers))
+  numbers = np.unique(circuit.numbers % len(scores.names))
+  show(circuits.edges_table(scores, config.top, numbers))
   with clock.of("draw"):
     _figures(workdir, title, circuit, scores.mean(), curve, faithful)
   tell(
@@ -282,7 +313,7 @@ def run(
         str(workdir / name)
         for name in (
           "circuit.json", "scores.npz", "faithfulness.png", "circuit.svg",
-        )
+        )[: 4 if config.level == "edge" else 3]
       ),
     }
   )  # fmt: skip
@@ -317,13 +348,15 @@ def choice(
     )
   connected = config.selection == "connected"
   return lambda n: selection_lib.top(
-    graph, mean, n, config.by, connected=connected
+    graph, mean, n, config.by, connected=connected, level=config.level
   )
 
 
-def _judged(config, net, pairs, metric, graph, choose, circuit):
+def _judged(config, net, pairs, metric, choose, circuit):
   """The curve, and the circuit, on pairs that gave no scores."""
-  fractions = [size / graph.num_edges for size in _sizes(graph.num_edges)]
+  among = circuit | ~circuit
+  total = among.kept.size
+  fractions = [size / total for size in _sizes(total)]
   common = dict(ablation=config.ablation, size=config.batch_size)
   total = len(fractions) * (1 + config.random)
   with progress.sweep(total) as shown:
@@ -333,7 +366,7 @@ def _judged(config, net, pairs, metric, graph, choose, circuit):
       pairs,
       choose,
       metric,
-      graph=graph,
+      among=among,
       fractions=fractions,
       random=config.random,
       seed=config.seed,
@@ -360,7 +393,7 @@ def _sizes(num_edges: int) -> list[int]:
 def _figures(workdir, title, circuit, mean, curve, faithful) -> None:
   plots.save(
     figures.faithfulness(
-      np.round(curve.shares * circuit.graph.num_edges),
+      np.round(curve.shares * circuit.kept.size),
       curve.faithfulness,
       random=curve.random,
       connected=curve.judged.connected,
@@ -369,6 +402,8 @@ def _figures(workdir, title, circuit, mean, curve, faithful) -> None:
     ),
     workdir / "faithfulness.png",
   )
+  if circuit.level != "edge":
+    return
   drawn = circuit.prune()
   if len(drawn) > _DRAWN:
     drawn = selection_lib.top(

@@ -73,7 +73,7 @@ def sizes(config: Any) -> Work:
   Raises:
     ValueError: what `spex circuit find` refuses, or more rows than circuits.
   """
-  plan, asked = settings.read(config, *classes_of("sizes"))
+  plan, asked = _read(config, "sizes")
   net, pairs, metric = _opened(asked)
   half = -(-len(pairs) // 2)
   found = circuits.scored_by(
@@ -110,7 +110,7 @@ def exact(config: Any) -> Work:
     ValueError: what `spex circuit find` refuses, more rows than edges, or
       an ablation that cannot be had.
   """
-  plan, asked = settings.read(config, *classes_of("exact"))
+  plan, asked = _read(config, "exact")
   net, pairs, metric = _opened(asked)
   level = taps.Level.of(net, "edge")
   graph = level.graph
@@ -122,17 +122,20 @@ def exact(config: Any) -> Work:
 
   def values(masks: np.ndarray) -> np.ndarray:
     which = np.asarray(masks, bool).argmin(axis=1)
-    parts = []
-    for batch in runs.batches(pairs, size):
-      found = exact_lib.effects(
-        net, net.params, metric, level, batch, fixed, which
-      )
-      parts.append(runs.real_rows(batch, found))
-    return np.concatenate(parts).T
+    return exact_lib.of_pairs(
+      net, net.params, metric, level, pairs, fixed, which, size
+    ).T
 
   return Work(
     graph.num_edges, len(pairs), lambda a, b: ~_units(graph, a, b), values
   )
+
+
+def _read(config: Any, builder: str) -> Any:
+  plan, asked = settings.read(config, *classes_of(builder))
+  if asked.level != "edge":
+    raise ValueError(f"Sweeps are of edges; got level={asked.level!r}.")
+  return plan, asked
 
 
 def _units(graph: graph_lib.Graph, start: int, stop: int) -> np.ndarray:

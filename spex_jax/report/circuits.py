@@ -56,6 +56,7 @@ def faithfulness(
       *chosen, "*", color=plots.POSITIVE, markersize=13, label="the circuit"
     )
   axes.set_xscale("log")
+  axes.margins(y=0.1)  # For what stands above points.
   axes.set_xlabel("edges kept" + " (beside points: connected)"
                   * (connected is not None))  # fmt: skip
   axes.set_ylabel("faithfulness")

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from spex_jax.circuits import draw, files
+from spex_jax.circuits import draw, files, selection
 from spex_jax.circuits import graph as graph_lib
 from tests.circuits.graph_test import network
 
@@ -27,6 +27,51 @@ def test_ours(tmp_path):
   )
   with pytest.raises(ValueError, match="taken: .'edges'"):
     files.save(_CIRCUIT, path, about={"edges": 3})
+
+
+@pytest.mark.parametrize("level", graph_lib.LEVELS)
+def test_other_levels(level, tmp_path):
+  size = _GRAPH.size(level)
+  shape = (3, size) if level == "position" else (size,)
+  rng = np.random.default_rng(1)
+  scores = rng.normal(size=shape)
+  circuit = selection.top(_GRAPH, scores, 5, level=level)
+  least = np.sort(np.abs(scores), axis=None)[-5]
+  assert circuit == selection.threshold(_GRAPH, scores, least, level=level)
+  path = tmp_path / "circuit.json"
+  files.save(circuit, path, scores)
+  found = files.load(path, _GRAPH)
+  assert found.circuit == circuit and len(circuit) == 5
+  assert not found.about
+  np.testing.assert_array_equal(found.scores, np.where(circuit.kept, scores, 0))
+
+
+@pytest.mark.parametrize(
+  "body,said",
+  [
+    ({"level": "layer", "edges": []}, "level='layer'; known are edge"),
+    ({"level": "node", "nodes": ["blocks.9.mlp"]}, "node 0: No node 'blocks.9"),
+    ({"level": "node", "edges": []}, "holds no circuit"),
+    (
+      {"level": "neuron", "neurons": [["blocks.0.mlp.neurons", 999]]},
+      "has 0..[0-9]+; got 999",
+    ),
+    ({"level": "neuron", "neurons": [3]}, "neuron 0:"),
+    ({"level": "position", "edges": []}, "positions=None"),
+    (
+      {"level": "position", "positions": 2,
+       "edges": [["embed", "blocks.0.mlp.read", 0, 2]]},
+      "Positions are 0..1; got 2",
+    ),
+    ({"edges": [], "scores": ["a"]}, "scores must be 0 numbers"),
+    ({"edges": {"a": 1}, "cfg": 3}, "no graph of EAP-IG"),
+  ],
+)  # fmt: skip
+def test_bad_levels(body, said, tmp_path):
+  path = tmp_path / "circuit.json"
+  path.write_text(json.dumps(body))
+  with pytest.raises(ValueError, match=said):
+    files.load(path, _GRAPH)
 
 
 def test_edges_are_enough(tmp_path):

@@ -41,7 +41,7 @@ def test_curvature_along_the_path_of_known_functions():
   # Of a triple, the mean of the third on the path.
   for i, j, x in ((0, 1, 0.5 + 0.25), (2, 3, -1), (0, 4, 0.25), (1, 4, 0.25)):
     expected[i, j] = expected[j, i] = x
-  np.testing.assert_allclose(found.curvature, expected, atol=1e-6)
+  np.testing.assert_allclose(found.between, expected, atol=1e-6)
   assert found.pairs[:2].tolist() == [[2, 3], [0, 1]]
   np.testing.assert_allclose(found.values[:2], [-1, 0.75], atol=1e-6)
   # At the end where all are kept, a saturated OR still has it here; a smooth
@@ -52,6 +52,35 @@ def test_curvature_along_the_path_of_known_functions():
   assert path.values[0] < -0.3 and abs(corner.values[0]) < 1e-3
   with pytest.raises(ValueError, match="two players"):
     interactions.screen(_game(soft, 1))
+
+
+def test_masks_screen_what_is_flat_on_the_path():
+  """Banzhaf's index: of the product of three, half of it for each two."""
+  value = lambda s: s[0] * s[1] * s[2] + 3 * s[3] - s[3] * s[4] / 2
+  found = interactions.screen(
+    _game(value, 5), by="masks", budget=4000, key=jax.random.key(0), at_once=64
+  )
+  expected = np.zeros((5, 5))
+  for i, j, x in ((0, 1, 0.5), (0, 2, 0.5), (1, 2, 0.5), (3, 4, -0.5)):
+    expected[i, j] = expected[j, i] = x
+  # Of 4,000 masks of values that spread by 1.5: 4 * 1.5 / sqrt(4000), 5 times.
+  np.testing.assert_allclose(found.between, expected, atol=0.5)
+  np.testing.assert_allclose(
+    found.slopes, [0.25, 0.25, 0.25, 2.75, -0.25], atol=0.25
+  )
+  assert np.abs(found.values[0]) == np.abs(found.between).max()
+  # Steps that no slope sees.
+  steps = lambda s: jnp.where(s[0] + s[1] > 1.5, 1.0, 0.0) + s[2] * 0
+  blind = interactions.screen(_game(steps, 3))
+  assert not blind.between.any()
+  seen = interactions.screen(
+    _game(steps, 3), by="masks", budget=256, key=jax.random.key(1)
+  )
+  assert seen.pairs[0].tolist() == [0, 1] and seen.values[0] > 0.5
+  with pytest.raises(ValueError, match="by='slope'"):
+    interactions.screen(_game(steps, 3), by="slope")
+  with pytest.raises(ValueError, match="need a key"):
+    interactions.screen(_game(steps, 3), by="masks")
 
 
 @pytest.mark.slow
@@ -80,7 +109,7 @@ def test_curvature_of_a_network_is_that_of_differences(of):
     # Strengths are float32, so that sums of four values hold 1e-7 / 4e-4.
     expected = float(sum(corners)) / (4 * step**2)
     np.testing.assert_allclose(
-      found.curvature[i, j], expected, rtol=2e-2, atol=2e-3
+      found.between[i, j], expected, rtol=2e-2, atol=2e-3
     )
   assert np.abs(found.values[0]) > 1e-2
 

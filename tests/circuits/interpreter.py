@@ -29,7 +29,9 @@ class Interpreter:
 
   `run(ids, cut, ref)` returns what each writer writes, `{writer: [P, d]}`, and
   the logits `[V]` behind the last token. `cut` has edges `(writer, reader,
-  row)` and how far each is cut: at 1 it carries `ref[writer]`.
+  row)` and how far each is cut, a number or one of each position `[P, 1]`: at 1
+  it carries `ref[writer]`. `hold` has neurons `(block, i)` and their values
+  `[P]`; what all of them were is kept in `neurons`, `[P, F]` of each block.
   """
 
   def __init__(self, net, params):
@@ -40,8 +42,9 @@ class Interpreter:
     )
     self.params = walk(params)
 
-  def run(self, ids, cut=None, ref=None):
+  def run(self, ids, cut=None, ref=None, hold=None):
     """As the class says."""
+    self._hold, self.neurons = hold or {}, []
     c, p, wrote = self.config, self.params, {}
     cut = cut or {}
     self._constant = np.zeros((len(ids), c.width))
@@ -118,9 +121,13 @@ class Interpreter:
   def _mlp(self, p, x):
     act = _ACT[self.config.activation]
     dense = lambda name, x: x @ p[name]["kernel"] + p[name].get("bias", 0)
-    if self.config.gated:
-      return dense("down", act(dense("gate", x)) * dense("up", x))
-    return dense("down", act(dense("up", x)))
+    up = dense("up", x)
+    inner = act(dense("gate", x)) * up if self.config.gated else act(up)
+    for (block, i), values in self._hold.items():
+      if block == len(self.neurons):
+        inner[:, i] = values
+    self.neurons.append(inner.copy())
+    return dense("down", inner)
 
   def _project(self, p, x, row):
     bias = p["bias"][row] if "bias" in p else 0

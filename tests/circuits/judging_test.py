@@ -10,6 +10,7 @@ from spex_jax.circuits import graph as graph_lib
 from spex_jax.models import sites
 from tests.circuits import tiny
 
+_METRIC = metrics.logit_difference
 _EXACT = 1e-11  # Of metrics of size 1, in another order of sums.
 
 
@@ -167,6 +168,88 @@ def test_ungrouped_circuits_are_of_single_heads():
   part[graph.index(("embed", "blocks.1.attn.v_in", 1))] ^= True
   both = judge([whole, graph.circuit(part)])
   assert np.ptp(both, axis=0).max() > 1e-6
+
+
+def test_nodes_are_their_edges():
+  net, params = tiny.network()
+  graph = graph_lib.Graph.of(net)
+  nodes = graph.of_nodes(["embed", "blocks.0.mlp", "blocks.1.heads.1"])
+  assert (nodes | graph.of_nodes(["blocks.1.mlp"])).nodes[-1] == "blocks.1.mlp"
+  assert len(nodes) == 3 and nodes.prune() == nodes
+  assert not (nodes - graph.of_nodes(["embed"])).prune()
+  given = net, params, tiny.pairs()
+  found = judging.faithfulness(
+    *given, {"nodes": nodes, "edges": nodes.of_edges}, _METRIC, size=2
+  )
+  np.testing.assert_array_equal(found.values[0], found.values[1])
+  assert found.edges[0] == 3 < found.edges[1]
+  with pytest.raises(ValueError, match="circuit of level edge; got 'node'"):
+    nodes.check(graph)
+  with pytest.raises(ValueError, match="level"):
+    _ = nodes & graph.full
+
+
+def test_edges_at_positions():
+  """By hand: what is cut at each position of the pair that is padded."""
+  net, params = tiny.network()
+  graph, pairs = graph_lib.Graph.of(net), tiny.pairs()
+  rng = np.random.default_rng(3)
+  kept = rng.random((4, graph.num_edges)) < 0.6
+  circuit = graph_lib.Circuit(graph, kept, "position")
+  everywhere = graph_lib.Circuit(graph, np.tile(kept[:1], (4, 1)), "position")
+  judge = lambda some, prune=False: (
+    judging.faithfulness(
+      net, params, pairs, some, _METRIC, size=2, prune=prune
+    ).values
+  )
+  got = judge([circuit, everywhere])
+  np.testing.assert_allclose(
+    got[1], judge([graph.circuit(kept[0])])[0], atol=_EXACT
+  )
+  pair = pairs[1:2]
+  cut = {
+    name: (1 - x[:3])[None]
+    for name, x in graph.split(kept.astype(float)).items()
+  }
+  edits = sites.Edits(cut=cut, ref=tiny.written(pair, net, params))
+  logits = tiny.alone(pair, net, params, edits)
+  want = _METRIC(logits, logits, pair.right[0], pair.wrong[0])
+  np.testing.assert_allclose(got[0, 1], want, atol=_EXACT)
+  np.testing.assert_allclose(judge([circuit], True)[0], got[0], atol=_EXACT)
+  with pytest.raises(ValueError, match="have 3 and 4 positions"):
+    _ = graph_lib.Circuit(graph, kept[:3], "position") | circuit
+
+
+def test_neurons():
+  net, params = tiny.network()
+  graph, pairs = graph_lib.Graph.of(net), tiny.pairs()
+  assert graph.neurons == (6, 6)
+  kept = np.random.default_rng(4).random(12) < 0.5
+  circuit = graph_lib.Circuit(graph, kept, "neuron")
+  judge = lambda *some, **more: judging.faithfulness(
+    net, params, pairs, some, _METRIC, size=2, **more
+  )
+  found = judge(circuit, circuit | ~circuit)
+  np.testing.assert_allclose(found.values[1], found.clean, atol=_EXACT)
+  assert found.identities.empty < _EXACT
+  assert "none = MLPs cut" in str(found)
+  pair = pairs[1:2]
+  replace = {}
+  for number, site in enumerate(graph.neuron_sites):
+    gone = ~kept[6 * number :][:6][None, None]
+    replace[site] = (
+      gone,
+      tiny.activation(pair, net, params, site, corrupted=True),
+    )
+  logits = tiny.alone(pair, net, params, sites.Edits(replace=replace))
+  want = _METRIC(logits, logits, pair.right[0], pair.wrong[0])
+  np.testing.assert_allclose(found.values[0, 1], want, atol=_EXACT)
+  # MLPs of which none is kept are cut.
+  first = graph_lib.Circuit(graph, np.arange(12) < 6, "neuron")
+  want = judge(first.of_edges, prune=False).values
+  np.testing.assert_allclose(judge(first).values, want, atol=_EXACT)
+  with pytest.raises(ValueError, match="are resampled; got ablation='zero'"):
+    judge(circuit, ablation="zero")
 
 
 def test_more_circuits_than_one_call_takes(monkeypatch):

@@ -91,9 +91,11 @@ def test_files_give_them_back(tmp_path, ending):
   _same(pair_files.load(path), pairs)
 
 
-def test_texts(tmp_path):
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_texts(mark, tmp_path):
   path = tmp_path / "pairs.jsonl"
-  path.write_text("\n".join(json.dumps(row) for row in _TEXTS))
+  rows = "\n".join(json.dumps(row) for row in _TEXTS)
+  path.write_text(mark + rows, encoding="utf-8")
   pairs = pair_files.load(path, _TOKENIZER)
   spelt = [[_TOKENIZER.token(i) for i in ids if i >= 0] for ids in pairs.right]
   assert spelt == [["Ġfilm"], ["Ġfun"]]
@@ -139,7 +141,12 @@ def _changed(**changes):
     (_changed(corrupted_ids=[5, 6, 7, 9]), "Pair 1.*prompt are equal"),
     (_changed(right_ids=[]), "Pair 1 has no right answer"),
     (_changed(wrong_ids=[2]), "Pair 1: token 2 is a right and a wrong"),
-    (_changed(clean_ids=[-1, 6, 7, 9]), "below 0"),
+    (_changed(clean_ids=[-1, 6, 7, 9]), "Pair 1: clean_ids: -1 is no id"),
+    (_changed(wrong_ids=[-3]), "Pair 1: wrong_ids: -3 is no id"),
+    (_changed(right_ids=[1 << 40]), "1099511627776 is no id of a token"),
+    (_changed(clean_ids=[], corrupted_ids=[]), "Pair 1 is of empty prompts"),
+    (_changed(spans=[3]), "Pair 1: spans are names with positions"),
+    (_changed(texts=3), "Pair 1: texts are the clean and the corrupted one"),
     ([{"clean_ids": [1]}], "Pair 0 has no 'corrupted_ids'"),
     (_changed(spans={"end": [7]}), r"position 7; positions are 0\.\.3"),
   ],
@@ -150,8 +157,15 @@ def test_bad_rows(rows, complaint):
 
 
 def test_an_id_must_be_an_integer():
-  with pytest.raises(TypeError, match="Pair 1: clean_ids must be a list of"):
-    pairs_lib.from_ids(_changed(clean_ids=[1.5, 2, 3, 4]))
+  for wrong in ([1.5, 2, 3, 4], [True, 2, 3, 4], "1234", 5):
+    with pytest.raises(TypeError, match="Pair 1: clean_ids must be a list of"):
+      pairs_lib.from_ids(_changed(clean_ids=wrong))
+
+
+def test_repeated_pairs_are_counted():
+  pairs = pairs_lib.from_ids([*_ROWS, _ROWS[0], *_ROWS])
+  assert pairs.repeated == 3
+  assert pairs[:2].repeated == 0
 
 
 @pytest.mark.parametrize(
@@ -190,6 +204,8 @@ def test_an_answer_that_the_tokenizer_lacks():
     ("a.csv", "clean,corrupted\na,b\n", "columns .'clean', 'corrupted'"),
     ("a.csv", "clean,corrupted,right\n", "zero rows"),
     ("a.csv", 'clean,corrupted,right\n"a', "a.csv"),
+    ("a.csv", "clean,corrupted,right\na,b\n", "row 0 has not as many cells"),
+    ("a.csv", "clean,corrupted,right\na,b, c, d\n", "row 0 has not as many"),
   ],
 )
 def test_bad_files(tmp_path, name, text, complaint):

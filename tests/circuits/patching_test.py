@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spex_jax.circuits import metrics, patching, tracing
+from spex_jax.circuits import metrics, patching, runs, tracing
 from spex_jax.models import hooks, sites
 from tests.circuits import tiny
 
@@ -235,7 +235,7 @@ def test_noise_is_three_times_the_spread_of_the_subject():
   found = tracing.trace(
     net, params, pairs, "subject",
     key=jax.random.key(0), copies=2, size=4, skip_wrong=False, replace=True,
-    distribution="uniform", spans=True,
+    noise="us3", spans=True,
   )  # fmt: skip
   table = np.asarray(params["tokens"]["table"])
   ids = np.concatenate([pairs.clean[i][pairs.spans.owner[i] == 0]
@@ -267,3 +267,35 @@ def test_prompts_that_are_answered_wrong_are_left_out():
     tracing.trace(net, params, mixed, "object", key=jax.random.key(0))
   with pytest.raises(ValueError, match="kind='all'"):
     trace(mixed, kind="all")
+  for noise in ("", "s", "x3", "t2", "u0", -1, "nan", "3 "):
+    with pytest.raises(ValueError, match="noise="):
+      trace(mixed, noise=noise)
+
+
+@pytest.mark.parametrize("noise,replace", [("m", False), ("t5", True)])
+def test_noise_has_the_moments_of_the_table(noise, replace):
+  net, params = tiny.network()
+  (batch,) = runs.batches(tiny.pairs(), 3)
+  copies, inside = 20_000, np.arange(4)[None] == np.ones((3, 1))
+  shape, wide = tracing._noise(noise)
+  copied, added, _, _ = tracing._noisy(
+    runs.Model(net), _METRIC, copies, shape, replace, params, batch,
+    jax.random.key(0), inside, wide, tracing._table(net, params),
+  )  # fmt: skip
+  table = np.asarray(params["tokens"]["table"])
+  added = np.array(added)
+  assert not added[:, [0, 2, 3]].any()
+  drawn = added[:, 1]
+  if replace:
+    drawn = drawn + table[np.asarray(copied.clean)[:, 1]]
+  spread = table.std(axis=0, ddof=1).max()
+  # Of 60,000 draws, five times what means and squares of them spread by.
+  np.testing.assert_allclose(
+    drawn.mean(0), table.mean(0), atol=5 * spread / np.sqrt(len(drawn))
+  )
+  np.testing.assert_allclose(
+    np.cov(drawn, rowvar=False), np.cov(table, rowvar=False),
+    atol=5 * 3 * spread**2 / np.sqrt(len(drawn)),
+  )  # fmt: skip
+  tails = (np.abs(drawn - drawn.mean(0)) > 3.5 * drawn.std(0)).mean()
+  assert (tails > 2e-3) == (noise == "t5")  # 5e-4 of a Gaussian.

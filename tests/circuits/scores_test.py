@@ -216,6 +216,51 @@ def test_whole_nodes_are_exact():
     np.testing.assert_allclose(found.values[0, i], want, rtol=0, atol=_ROUND)
 
 
+@pytest.mark.parametrize("name", ["gpt2", pytest.param("llama", marks=_SLOW)])
+def test_single_neurons_and_positions_are_exact(name):
+  net, params = networks.load(name)
+  slow, pairs = interpreter.Interpreter(net, params), networks.pairs()
+  value, _, _ = _slow(name)
+  whole = value(0, {})
+  found = _score(name, method="exact", level="neuron")
+  slow.run(pairs.corrupted[0])
+  held, size = slow.neurons, net.config.num_neurons
+  rng = np.random.default_rng(2)
+  for i in rng.permutation(len(found.names))[:8]:
+    block, at = divmod(int(i), size)
+    hold = {(block, at): held[block][:, at]}
+    _, logits = slow.run(pairs.clean[0], hold=hold)
+    want = logits[pairs.right[0, 0]] - logits[pairs.wrong[0, 0]] - whole
+    np.testing.assert_allclose(found.values[0, i], want, rtol=0, atol=_ROUND)
+  found = _score(name, method="exact", level="position")
+  assert found.values.shape == (2, 5, len(found.graph))
+  assert found.cost["forward"] == 2 + 5 * len(found.graph)
+  for i in rng.permutation(len(found.graph))[:20]:
+    at = int(rng.integers(1, 5))
+    cut = {found.graph.edge(int(i)): np.eye(5)[at][:, None]}
+    want = value(0, cut) - whole
+    np.testing.assert_allclose(
+      found.values[0, at, i], want, rtol=0, atol=_ROUND
+    )
+  assert np.abs(found.values).max() > 0.01
+
+
+@pytest.mark.slow
+def test_estimates_of_any_level_are_compared_with_exact_effects():
+  net, params = networks.load("gpt2")
+  for level in ("position", "neuron"):
+    found = scores.score(
+      net, params, networks.pairs(), _METRIC, method="eap-ig", level=level,
+      check=12,
+    )  # fmt: skip
+    exact = _score("gpt2", method="exact", level=level).values
+    which, agreement = found.agreement.which, found.agreement
+    np.testing.assert_allclose(
+      agreement.exact, exact.reshape(2, -1)[:, which].mean(0), atol=_ROUND
+    )
+    assert agreement.pearson > 0.5
+
+
 @pytest.mark.slow
 def test_scores_of_an_ungrouped_graph_add_up_and_effects_do_not():
   whole, first = _first("llama"), _score("llama", method="eap", grouped=False)

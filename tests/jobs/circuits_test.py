@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from spex_jax import cli, configs, settings
+from spex_jax.circuits import exact as exact_lib
 from spex_jax.circuits import files, scored
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.jobs import (
@@ -158,6 +159,65 @@ def test_finding_in_pairs_of_a_file(model, pairs, tmp_path, capsys):
   assert scores.values.shape == (2, len(graph))
   assert (tmp_path / "faithfulness.png").read_bytes().startswith(b"\x89PNG")
   xml.etree.ElementTree.parse(tmp_path / "circuit.svg")
+
+
+def test_a_killed_sweep_of_exact_effects_goes_on(
+  model, pairs, tmp_path, capsys, monkeypatch
+):
+  def find(folder, *more):
+    return command.run(
+      capsys, "circuit", "find", f"--model={model}", f"--task={pairs}",
+      "--config.method=exact", "--config.random=0", "--config.edges=4",
+      "--config.batch_size=1", "--config.force", f"--workdir={folder}", *more,
+    )  # fmt: skip
+
+  code, out, err = find(tmp_path / "whole")
+  assert code == 0, err
+  assert "36 effects of single pairs computed, 0 found" in out
+  effects, calls = exact_lib._program, []
+
+  def killed(*given):
+    calls.append(given)
+    if len(calls) == 2:
+      raise RuntimeError("killed")
+    return effects(*given)
+
+  monkeypatch.setattr(exact_lib, "_program", killed)
+  assert find(tmp_path / "parts")[0] == 1
+  monkeypatch.setattr(exact_lib, "_program", effects)
+  code, out, err = find(tmp_path / "parts")
+  assert code == 0, err
+  assert "18 effects of single pairs computed, 18 found" in out
+  files_of = lambda name: [
+    (tmp_path / folder / name).read_bytes() for folder in ("whole", "parts")
+  ]
+  for name in ("scores.npz", "circuit.json", "circuit.svg"):
+    one, other = files_of(name)
+    assert one == other
+  # Another question is another folder.
+  code, out, _ = find(tmp_path / "parts", "--config.ablation=zero")
+  assert code == 0 and "36 effects of single pairs computed, 0 found" in out
+
+
+@pytest.mark.parametrize(
+  "level", ["node", "neuron", pytest.param("position", marks=pytest.mark.slow)]
+)
+def test_finding_other_levels(level, model, pairs, tmp_path, capsys):
+  code, out, err = command.run(
+    capsys, "circuit", "find", f"--model={model}", f"--task={pairs}",
+    "--config.method=eap", "--config.random=1", "--config.edges=3",
+    "--config.compared=0", "--config.force", f"--config.level={level}",
+    "--config.selection=top", f"--workdir={tmp_path}",
+  )  # fmt: skip
+  assert code == 0, err
+  assert f"3 {level}s" in out
+  assert not (tmp_path / "circuit.svg").exists()
+  code, out, err = command.run(
+    capsys, "circuit", "judge", f"--model={model}", f"--pairs={pairs}",
+    f"--circuit={tmp_path / 'circuit.json'}", f"--output={tmp_path / 'j.csv'}",
+  )  # fmt: skip
+  assert code == 0, err
+  assert len(_table(tmp_path / "j.csv")) == 3
 
 
 def test_a_task_that_the_model_fails_is_refused(model, tmp_path, capsys):
