@@ -8,8 +8,8 @@ One set of masks serves the whole response: every token's value under each of
 them is kept, and any span is attributed later without a forward.
 
   auto, exact, spex, proxyspex, lasso, gaussian, gram
-                 ours: `api.decode` on all masks where the budget holds them, else
-                 on both ends, each source left out where there is room, and
+                 ours: `api.decode` on all masks where the budget holds them,
+                 else on both ends, each source left out where there is room, and
                  uniform masks; a quarter of the budget verifies sets by the
                  model itself (`sets`)
   contextcite    a lasso over masks of seeds 0, 1, ... (arXiv:2409.00729)
@@ -388,15 +388,17 @@ class _Record:
     self.scores = scoring.Scores(np.zeros((0, size)), np.zeros((0, size)))
     self.divergences: np.ndarray | None = None
     self.fits: dict[tuple[int, int, str], fitting.Fit] = {}
+    self.drawn: np.ndarray | None = None  # KernelSHAP's, as often as drawn.
     self._rows: dict[bytes, int] = {}
 
   def new(self, masks: np.ndarray) -> np.ndarray:
     """Those that were not asked yet, each once."""
-    seen = set(self._rows)
+    seen: set[bytes] = set()
     rows = []
     for row, mask in enumerate(masks):
-      if mask.tobytes() not in seen:
-        seen.add(mask.tobytes())
+      name = mask.tobytes()
+      if name not in self._rows and name not in seen:
+        seen.add(name)
         rows.append(row)
     return masks[rows]
 
@@ -504,11 +506,9 @@ def _leave_out(record, method, value, coarse, proxy, keep) -> list[str]:
   if coarse is not None:
     parent = record.sources.within(coarse)
     masks = sampling.leave_one_out(coarse.n)[:, parent]
-    values = record.scores.of(value) if len(record.masks) else None
     if record.room(masks) > record.budget:
       _too_many(record, record.room(masks))
-    values = record.ask(masks)
-    values = record.scores.of(value)[values]
+    values = record.some(record.ask(masks)).of(value)
     inside = np.argsort(values[1:], kind="stable")[:keep]
     left = left[np.append(True, np.isin(parent, inside))]
   if proxy is not None:
@@ -576,10 +576,9 @@ def _fit(record, method, start, stop, value) -> fitting.Fit:
   if span not in record.fits:
     values = record.scores.of(value, start, stop)
     ends = _ends(record, *span)
-    drawn = getattr(record, "drawn", None)
-    if drawn is not None:  # KernelSHAP: what was drawn, as often as it was.
-      rows = record.rows(drawn)
-      fit = fitting.kernel_shap(drawn, values[rows], ends)
+    if record.drawn is not None:
+      rows = record.rows(record.drawn)
+      fit = fitting.kernel_shap(record.drawn, values[rows], ends)
     else:
       # A span of SPEX's run has no plan of its own.
       name = "auto" if method in ("spex", "shapley") else method
