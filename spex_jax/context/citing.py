@@ -10,8 +10,8 @@ them is kept, and any span is attributed later without a forward.
   auto, exact, spex, proxyspex, lasso, gaussian, gram
                  ours: `api.decode` on all masks where the budget holds them,
                  else on both ends, each source left out where there is
-                 room, and uniform masks; a quarter of the budget verifies sets by the
-                 model itself (`sets`)
+                 room, and uniform masks; a quarter of the budget
+                 verifies sets by the model itself (`sets`)
   contextcite    a lasso over masks of seeds 0, 1, ... (arXiv:2409.00729)
   leave_one_out  v(all) - v(all but i); with `coarse` only within the strongest
                  coarser sources, with `proxy` only the strongest of a smaller
