@@ -88,7 +88,7 @@ _FORBIDDEN = {
 _LAZY = {
   "sklearn", "scipy", "matplotlib", "pandas", "pyarrow", "orbax", "optax",
   "shapiq", "lightgbm", "tokenizers", "safetensors", "huggingface_hub",
-  "PIL", "fsspec", "duckdb",
+  "PIL", "fsspec", "duckdb", "jinja2",
 }  # fmt: skip
 
 # Of a NamedTuple, for all who hold one.

@@ -235,7 +235,7 @@ def _slopes(held, params, inputs, places, shared, times):
   value = functools.partial(held.value, params, inputs, places, shared)
   slope = stepping.slopes(value, stepping.zeros(held.net, params, inputs))
   scale = getattr(held.net.config, "embed_scale", 1.0)
-  factor = {site: scale for site in stepping.input_sites(held.net).values()}
+  factor = dict.fromkeys(stepping.input_sites(held.net).values(), scale)
   if times:
     factor = stepping.embeddings(held.net, params, inputs)
 

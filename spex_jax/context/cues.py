@@ -34,7 +34,7 @@ import numpy as np
 
 from spex_jax import api, base, explanation
 from spex_jax.ablate import contrasts
-from spex_jax.context import attributions, stepping
+from spex_jax.context import attributions
 from spex_jax.context import runs as runs_lib
 from spex_jax.models import sites
 
