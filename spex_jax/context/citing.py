@@ -287,9 +287,7 @@ def cite(
       response = scoring.generated(
         net, sources, max_new_tokens, params=settings.get("params")
       )
-    scorer = scoring.scorer(
-      net, sources, response, budget=budget, **settings
-    )
+    scorer = scoring.scorer(net, sources, response, budget=budget, **settings)
   elif not hasattr(net, "sources") or sources is not None or settings:
     raise TypeError(
       "Give a network with sources and settings, or a scorer alone; got "
@@ -544,7 +542,9 @@ def _cited(record, method, start, stop, value) -> Cited:
     if method == "jsd":
       of_rows, value = record.divergences[:, start:stop].sum(axis=1), "jsd"
     each = [0.0 if row is None else of_rows[row] for row in rows]
-    return Cited(start, stop, value, np.array(each), (), (), None, total, None, method)
+    return Cited(
+      start, stop, value, np.array(each), (), (), None, total, None, method
+    )
   if method == "contextcite":
     drawn = record.rows(fitting.context_cite_masks(record.budget, n))
     masks, values = record.masks[drawn], values[drawn]

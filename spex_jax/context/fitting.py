@@ -178,9 +178,7 @@ def refit(
   return moved + np.multiply.outer(along / along.sum(), lack)
 
 
-def design(
-  masks: base.Masks, sets: tuple[tuple[int, ...], ...]
-) -> np.ndarray:
+def design(masks: base.Masks, sets: tuple[tuple[int, ...], ...]) -> np.ndarray:
   """Which sets each mask keeps whole: float64 `[B, K]`."""
   masks = np.asarray(masks, bool)
   columns = [masks[:, list(each)].all(axis=1) for each in sets]

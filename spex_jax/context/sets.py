@@ -9,7 +9,8 @@ the answer still stand?
           source of it is left
 
 that is, minimal sets whose removal fells the answer: those of one source
-belong to "both" together, each larger one is an "either". The answer stands
+belong to "both" together, each larger one is an "either" if losing it costs a
+quarter of the whole effect at least. The answer stands
 ("greedy") where greedy decoding would still give it, token by token: jointness
 shows there, while ln p saturates and a joint pair's interaction in it may have
 either sign. Where the answer is not the greedy one even with all sources, or is
@@ -34,7 +35,9 @@ import numpy as np
 from spex_jax.context import fitting
 
 _GREEDY = 16  # Tokens of a span that are asked to stay as they are, at most.
-_MOST = 4  # Sources in a set; corners grow as 2^m.
+_MOST = 3  # Sources in an "either"; corners grow as 2^m.
+_BOTH = 4  # And in a "both".
+_PART = 0.25  # Of the whole effect, that losing an "either" must cost.
 _NORMAL = 1.6449  # 90 % of a normal distribution, both sides.
 _CANDIDATES = 24  # Sources that are looked at, the strongest first.
 
@@ -112,6 +115,8 @@ def find(
   ends = np.array([[True] * n, [False] * n])
   if stands(ends).tolist() != [True, False]:
     return (), ()
+  everything, nothing = values(ends)
+  part = everything - _PART * (everything - nothing)
   looked, needed, falls = list(order[:_CANDIDATES]), [], []
 
   def affordable(removals):
@@ -149,12 +154,14 @@ def find(
       if size == 1:
         needed = [each[0] for each in fell]
       else:
-        falls += fell
+        # A greedy token may tip by a trifle; such sets say nothing.
+        cost = dict(zip(asked, values(masks).tolist()))
+        falls += [each for each in fell if cost[each] <= part]
       if size > 1 and fell:
         break  # Minimal ones of the next size would be rare, and weak.
   found = [("either", each) for each in falls]
   if len(needed) > 1:
-    found.append(("both", tuple(sorted(needed[:_MOST]))))
+    found.append(("both", tuple(sorted(needed[:_BOTH]))))
   out = []
   for kind, each in found:
     subsets = [

@@ -81,7 +81,9 @@ class Sources:
     Raises:
       ValueError: sources of another prompt, or that do not nest.
     """
-    if coarser.prompt.encoding.ids.tolist() != self.prompt.encoding.ids.tolist():
+    if (
+      coarser.prompt.encoding.ids.tolist() != self.prompt.encoding.ids.tolist()
+    ):
       raise ValueError("Both levels must be of one prompt.")
     mine, theirs = self.prompt.players.owner, coarser.prompt.players.owner
     found = np.full(self.n, coarser.n, np.int32)
@@ -155,15 +157,15 @@ def of_texts(
     if not text.strip():
       raise ValueError(f"Document {number} is empty: leave it out.")
   if not query.strip():
-    raise ValueError("The query is empty: nothing would be left without a context.")
+    raise ValueError(
+      "The query is empty: nothing would be left without a context."
+    )
   whole, documents = before, []
   for text in texts:
     start = len(whole)
     whole += text + separator
     documents.append((start, len(whole)))
-  return _made(
-    whole + query, documents, tokenizer, level, bos, max_length
-  )
+  return _made(whole + query, documents, tokenizer, level, bos, max_length)
 
 
 def of_spans(
