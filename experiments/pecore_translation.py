@@ -100,7 +100,7 @@ class Pair:
 
 
 def made(rng: np.random.Generator) -> Pair:
-  """A pair: adverb* noun verb adverb* / it verb adverb, in another order."""
+  """A pair: a noun, a verb, adverbs / it, a verb, an adverb; their order varies."""
   gender = int(rng.integers(2))
   noun, verbs = rng.choice(_NOUNS[gender]), rng.choice(_VERBS, 2)
   adverbs = rng.choice(_ADVERBS, _CONTEXT - 2)
@@ -182,9 +182,7 @@ def accuracy(net: sites.Network, pairs: list[Pair]) -> tuple[float, float]:
     ids = jnp.asarray([pair.given[name] for pair in pairs])
     targets = np.array([pair.given["decoder"] for pair in pairs])
     fed = np.insert(targets[:, :-1], 0, _START, axis=1)
-    logits = net.apply(
-      net.params, input_ids=ids, decoder_input_ids=fed
-    ).logits
+    logits = net.apply(net.params, input_ids=ids, decoder_input_ids=fed).logits
     guess = np.asarray(logits.argmax(axis=-1))
     at = np.arange(len(pairs)), [pair.sensitive[0] for pair in pairs]
     found.append(float((guess[at] == targets[at]).mean()))
@@ -287,8 +285,7 @@ def main(argv):
   else:
     net = hub.load(_MODEL.value)
     found = (
-      common | row
-      for row in judged(net, read(_PAIRS.value), jax.random.key(2))
+      common | row for row in judged(net, read(_PAIRS.value), jax.random.key(2))
     )
   rows.write(found, _OUTPUT.value)
 
