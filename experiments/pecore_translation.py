@@ -100,7 +100,7 @@ class Pair:
 
 
 def made(rng: np.random.Generator) -> Pair:
-  """A pair: a noun, a verb, adverbs / it, a verb, an adverb; their order varies."""
+  """A pair: noun, verb, adverbs / it, verb, adverb; their order varies."""
   gender = int(rng.integers(2))
   noun, verbs = rng.choice(_NOUNS[gender]), rng.choice(_VERBS, 2)
   adverbs = rng.choice(_ADVERBS, _CONTEXT - 2)
@@ -246,7 +246,8 @@ def read(path: str) -> list[Pair]:
     ValueError: a line without its truth.
   """
   pairs = []
-  for number, line in enumerate(pathlib.Path(path).open(), 1):
+  lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+  for number, line in enumerate(lines, 1):
     given = json.loads(line)
     if not {"sensitive", "cues"} <= {*given}:
       raise ValueError(f"{path}, line {number}: sensitive and cues are needed.")
