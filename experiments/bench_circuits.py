@@ -178,7 +178,7 @@ def _eap_ig(config: Config) -> Iterator[Row]:
   yield {
     "who": "eap-ig, ours", "pairs": len(pairs), "positions": config.length,
     "edges": len(graph_lib.Graph.of(net)), "steps": STEPS, "batch": size,
-    "first_s": round(first, 2), "best_s": round(best, 2),
+    "first_s": round(first, 4), "best_s": round(best, 4),
     "pairs_per_s": round(len(pairs) / best, 3), "load": load(),
   }  # fmt: skip
   long = random_pairs(1, config.long, config.vocabulary)
@@ -210,8 +210,8 @@ def _circuits(config: Config) -> Iterator[Row]:
   first, best = rows.seconds(judge, kept, repeats=config.repeats)
   row = {
     "who": "circuits, ours", "pairs": len(pairs), "positions": config.length,
-    "circuits": len(kept), "first_s": round(first, 2),
-    "best_s": round(best, 2), "circuits_per_s": round(len(kept) / best, 4),
+    "circuits": len(kept), "first_s": round(first, 4),
+    "best_s": round(best, 4), "circuits_per_s": round(len(kept) / best, 4),
     "load": load(),
   }  # fmt: skip
   yield row
@@ -235,7 +235,7 @@ def _circuits(config: Config) -> Iterator[Row]:
   rate = config.looped / best
   yield {
     "who": "circuits, loop", "circuits": config.looped,
-    "first_s": round(first, 2), "best_s": round(best, 2),
+    "first_s": round(first, 4), "best_s": round(best, 4),
     "circuits_per_s": round(rate, 4), "load": load(),
     "ours_over_this": round(row["circuits_per_s"] / rate, 2),
   }  # fmt: skip
@@ -252,7 +252,7 @@ def _exact(config: Config) -> Iterator[Row]:
   edges = len(graph_lib.Graph.of(net))
   yield {
     "who": "exact, ours", "pairs": len(pairs), "positions": config.length,
-    "edges": edges, "first_s": round(first, 2), "best_s": round(best, 2),
+    "edges": edges, "first_s": round(first, 4), "best_s": round(best, 4),
     "edges_per_s": round(edges / best, 2), "load": load(),
   }  # fmt: skip
 
@@ -270,7 +270,7 @@ def _patching(config: Config) -> Iterator[Row]:
   patches = layers * heads * config.length
   row = {
     "who": "patching, ours", "sweep": what, "pairs": len(pairs),
-    "patches": patches, "first_s": round(first, 2), "best_s": round(best, 2),
+    "patches": patches, "first_s": round(first, 4), "best_s": round(best, 4),
     "patches_per_s": round(patches / best, 2), "load": load(),
   }  # fmt: skip
   yield row
@@ -297,8 +297,8 @@ def _patching(config: Config) -> Iterator[Row]:
   first, best = rows.seconds(loop, repeats=config.repeats)
   rate = len(some) / best
   yield {
-    "who": "patching, loop", "patches": len(some), "first_s": round(first, 2),
-    "best_s": round(best, 2), "patches_per_s": round(rate, 2),
+    "who": "patching, loop", "patches": len(some), "first_s": round(first, 4),
+    "best_s": round(best, 4), "patches_per_s": round(rate, 2),
     "load": load(), "ours_over_this": round(row["patches_per_s"] / rate, 2),
   }  # fmt: skip
 

@@ -218,7 +218,8 @@ def run(config: Config, prompts: Sequence[Prompt]) -> Iterator[rows.Row]:
         }  # fmt: skip
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
+  """Prints the rows as JSON lines."""
   del argv
   prompts = [] if _GIVEN.value is None else list(given(_GIVEN.value))
   if _MODEL.value is not None:

@@ -8,10 +8,10 @@ One set of masks serves the whole response: every token's value under each of
 them is kept, and any span is attributed later without a forward.
 
   auto, exact, spex, proxyspex, lasso, gaussian, gram
-                 ours: `api.decode` on all masks where the budget holds them, else
-                 on both ends, each source left out where there is room, and
-                 uniform masks; a quarter of the budget verifies sets by the
-                 model itself (`sets`)
+                 ours: `api.decode` on all masks where the budget holds them,
+                 else on both ends, each source left out where there is
+                 room, and uniform masks; a quarter of the budget
+                 verifies sets by the model itself (`sets`)
   contextcite    a lasso over masks of seeds 0, 1, ... (arXiv:2409.00729)
   leave_one_out  v(all) - v(all but i); with `coarse` only within the strongest
                  coarser sources, with `proxy` only the strongest of a smaller
@@ -24,26 +24,21 @@ Shapes: n sources, B masks asked, R tokens of the response.
 """
 
 import dataclasses
-import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from spex_jax import api, base
+from spex_jax import base
 from spex_jax.ablate import text as text_lib
-from spex_jax.context import fitting, scoring
+from spex_jax.context import asking, fitting, scoring
 from spex_jax.context import sets as sets_lib
 from spex_jax.context import sources as sources_lib
-from spex_jax.masks import request, sampling
+from spex_jax.masks import request
 from spex_jax.models import sites
 
-OURS = ("auto", "exact", "spex", "proxyspex", "lasso", "gaussian", "gram")
-METHODS = (*OURS, "contextcite", "leave_one_out", "jsd", "shapley")
-_MOST_EXACT = 16  # Sources of which all masks may be asked.
-_FEWEST = 8  # Masks that anything can be decoded from.
+METHODS = asking.METHODS
 _LEAST = np.log(2)  # Nats: a citation doubles its sentence's probability.
 _BESIDE = 0.25  # Of the strongest source's value: what is cited beside it.
 
@@ -121,7 +116,7 @@ class Citations:
     notes: what was decided on the way.
   """
 
-  def __init__(self, record: "_Record", method: str, value: str, notes=()):
+  def __init__(self, record: asking.Record, method: str, value: str, notes=()):
     self.sources, self.response = record.sources, record.scorer.response
     self.pieces = record.scorer.pieces
     self.masks, self.scores = record.masks, record.scores
@@ -293,10 +288,10 @@ def cite(
       "Give a network with sources and settings, or a scorer alone; got "
       f"{type(net).__name__}."
     )
-  record = _Record(scorer, budget)
+  record = asking.Record(scorer, budget)
   if tell is not None:
     tell(_stated(scorer, budget))
-  notes = _ask(record, key, method, value, coarse, proxy, keep)
+  notes = asking.ask(record, key, method, value, coarse, proxy, keep)
   return Citations(record, method, value, notes)
 
 
@@ -376,159 +371,6 @@ def sentence_spans(pieces: Sequence[str]) -> list[tuple[int, int]]:
   return [*spans, (start, len(pieces))]
 
 
-class _Record:
-  """What was asked, each mask once, and the budget that is left."""
-
-  def __init__(self, scorer: Any, budget: int):
-    self.scorer, self.budget = scorer, budget
-    self.sources: sources_lib.Sources = scorer.sources
-    self.n = self.sources.n
-    size = len(scorer.response)
-    self.masks = np.zeros((0, self.n), bool)
-    self.scores = scoring.Scores(np.zeros((0, size)), np.zeros((0, size)))
-    self.divergences: np.ndarray | None = None
-    self.fits: dict[tuple[int, int, str], fitting.Fit] = {}
-    self._rows: dict[bytes, int] = {}
-
-  def new(self, masks: np.ndarray) -> np.ndarray:
-    """Those that were not asked yet, each once."""
-    seen = set(self._rows)
-    rows = []
-    for row, mask in enumerate(masks):
-      if mask.tobytes() not in seen:
-        seen.add(mask.tobytes())
-        rows.append(row)
-    return masks[rows]
-
-  def room(self, masks: np.ndarray) -> int:
-    return len(self.new(masks))
-
-  def ask(self, masks: np.ndarray, diverge: bool = False) -> np.ndarray:
-    """The rows of masks, asked now where they were not: int `[B]`."""
-    new = self.new(masks)
-    if len(new):
-      if diverge:
-        found, self.divergences = self.scorer.diverged(new)
-      else:
-        found = self.scorer(new)
-      for row, mask in enumerate(new, len(self.masks)):
-        self._rows[mask.tobytes()] = row
-      self.masks = np.concatenate([self.masks, new])
-      self.scores = scoring.Scores(
-        np.concatenate([self.scores.log_odds, found.log_odds]),
-        np.concatenate([self.scores.margins, found.margins]),
-      )
-    return self.rows(masks)
-
-  def rows(self, masks: np.ndarray) -> np.ndarray:
-    return np.array([self._rows[mask.tobytes()] for mask in masks], int)
-
-  def row(self, mask: np.ndarray) -> int | None:
-    return self._rows.get(mask.tobytes())
-
-  def ends(self) -> tuple[int | None, int | None]:
-    """The rows of all sources and of none."""
-    full = np.ones(self.n, bool)
-    return self.row(full), self.row(~full)
-
-  def some(self, rows: np.ndarray) -> scoring.Scores:
-    return scoring.Scores(self.scores.log_odds[rows], self.scores.margins[rows])
-
-
-def _ask(record, key, method, value, coarse, proxy, keep) -> list[str]:
-  """Asks a method's masks; returns notes."""
-  n, budget = record.n, record.budget
-  everything = n <= _MOST_EXACT and 1 << n <= budget
-  if method in ("leave_one_out", "jsd"):
-    return _leave_out(record, method, value, coarse, proxy, keep)
-  expect = getattr(record.scorer, "expect", None)
-  if expect is not None:
-    expect(min(budget, 1 << min(n, 62)))
-  if method == "contextcite":
-    record.ask(fitting.context_cite_masks(budget, n))
-    twice = budget - len(record.masks)
-    return [f"{twice} masks came twice, asked once."] if twice else []
-  if everything:
-    record.ask(sampling.enumerate_masks(n))
-    return ["All masks were asked."]
-  if method == "exact" or budget < _FEWEST:
-    raise ValueError(
-      f"All 2**{n} masks do not fit in budget={budget}, and fewer than "
-      f"{_FEWEST} say nothing: raise it, or use another method."
-    )
-  ends = np.array([[True] * n, [False] * n])
-  record.ask(ends)
-  if method == "shapley":
-    weights = sampling.shapley_weights(n)
-    half = sampling.by_size(key, (budget - 2) // 2, n, weights)
-    # Those drawn twice count twice: the fit reads them by rows.
-    drawn = sampling.complementary(half)
-    record.ask(drawn)
-    record.drawn = drawn
-    return []
-  reserve = budget // 4
-  notes = []
-  if method == "spex":
-    seen = lambda masks: record.scores.of(value)[record.ask(np.asarray(masks))]
-    found = api.explain(
-      seen, n, key=key, budget=budget - reserve - 2, method="spex",
-      batch_size=budget,
-    )  # fmt: skip
-    span = (0, len(record.scorer.response), value)
-    record.fits[span] = fitting.of_explanation(
-      found, record.masks, record.scores.of(value), _ends(record, *span)
-    )
-    notes += found.notes
-  else:
-    left = sampling.leave_one_out(n)
-    if n + 2 <= (budget - reserve) // 2:
-      record.ask(left)
-    rest = budget - reserve - len(record.masks)
-    record.ask(sampling.distinct(key, rest, n, exclude=record.masks))
-  # Sets of the whole response are verified now; spans read what is known.
-  whole = (0, len(record.scorer.response), value)
-  fit = _fit(record, method, *whole)
-  _sets(record, fit, *whole, spare=budget - len(record.masks))
-  # What is left of the reserve are masks like any other.
-  rest = min(budget, (1 << min(n, 62)) - 1) - len(record.masks)
-  if method != "spex" and rest > 0:
-    again = jax.random.fold_in(key, 1)
-    record.ask(sampling.distinct(again, rest, n, exclude=record.masks))
-    record.fits.clear()
-  return notes
-
-
-def _leave_out(record, method, value, coarse, proxy, keep) -> list[str]:
-  n = record.n
-  left = sampling.leave_one_out(n)
-  if coarse is not None:
-    parent = record.sources.within(coarse)
-    masks = sampling.leave_one_out(coarse.n)[:, parent]
-    values = record.scores.of(value) if len(record.masks) else None
-    if record.room(masks) > record.budget:
-      _too_many(record, record.room(masks))
-    values = record.ask(masks)
-    values = record.scores.of(value)[values]
-    inside = np.argsort(values[1:], kind="stable")[:keep]
-    left = left[np.append(True, np.isin(parent, inside))]
-  if proxy is not None:
-    small = proxy(left).of(value)
-    strongest = np.sort(np.argsort(small[1:], kind="stable")[:keep]) + 1
-    left = left[np.append(0, strongest)]
-  need = len(record.masks) + record.room(left)
-  if need > record.budget:
-    _too_many(record, need)
-  record.ask(left, method == "jsd")
-  return []
-
-
-def _too_many(record, need):
-  raise ValueError(
-    f"Leaving out one of {record.n} sources at a time takes {need} forwards; "
-    f"the budget is {record.budget}. Raise it, or give coarse= or proxy=."
-  )
-
-
 def _cited(record, method, start, stop, value) -> Cited:
   """The answer of a method for one span, from what was asked."""
   n, span = record.n, (start, stop, value)
@@ -556,62 +398,12 @@ def _cited(record, method, start, stop, value) -> Cited:
     weights, _ = fitting.context_cite(masks, values, stop - start)
     r2 = fitting.cross_validated(masks, values, fit)
     return Cited(start, stop, value, weights, (), (), r2, total, None, method)
-  fit = _fit(record, method, *span)
-  sets, needed, how = _sets(record, fit, *span, spare=0)
+  fit = asking.fit_span(record, method, *span)
+  sets, needed, how = asking.find_sets(record, fit, *span, spare=0)
   return Cited(
     start, stop, value, fit.values, sets, needed, fit.r2, fit.total, fit,
     fit.method, how,
   )  # fmt: skip
-
-
-def _ends(record, start, stop, value) -> tuple[float, float]:
-  """v(none) and v(all) of a span."""
-  full, none = record.ends()
-  values = record.scores.of(value, start, stop)
-  return float(values[none]), float(values[full])
-
-
-def _fit(record, method, start, stop, value) -> fitting.Fit:
-  span = (start, stop, value)
-  if span not in record.fits:
-    values = record.scores.of(value, start, stop)
-    ends = _ends(record, *span)
-    drawn = getattr(record, "drawn", None)
-    if drawn is not None:  # KernelSHAP: what was drawn, as often as it was.
-      rows = record.rows(drawn)
-      fit = fitting.kernel_shap(drawn, values[rows], ends)
-    else:
-      # A span of SPEX's run has no plan of its own.
-      name = "auto" if method in ("spex", "shapley") else method
-      fit = fitting.decoded(record.masks, values, name, ends)
-    record.fits[span] = fit
-  return record.fits[span]
-
-
-def _sets(record, fit, start, stop, value, spare):
-  """The sets of a span, with as many new masks as may be asked."""
-  full, none = record.ends()
-  how, rule = sets_lib.criterion(record.scores, start, stop, full, none)
-  stands = lambda masks: rule(record.some(record.ask(masks)))
-  of = lambda masks: record.some(record.ask(masks)).of(value, start, stop)
-  sets, needed = sets_lib.find(
-    record.n, _order(fit), stands, of, record.room, spare
-  )
-  values = record.scores.of(value, start, stop)
-  between = functools.partial(sets_lib.interval, record.masks, values)
-  sets = tuple(
-    dataclasses.replace(each, interval=between(each.sources)) for each in sets
-  )
-  return sets, needed, how
-
-
-def _order(fit):
-  """Sources by how much they or any of their sets move the value."""
-  strength = np.zeros(len(fit.values))
-  for each, value in zip(fit.sets, fit.moebius):
-    strength[list(each)] += abs(value) / len(each)
-  strength = np.maximum(strength * 0.1, np.abs(fit.values))
-  return np.argsort(-strength, kind="stable").tolist()
 
 
 def _enough(found, order, share):

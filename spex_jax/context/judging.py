@@ -3,8 +3,8 @@
 On fresh masks, none of which an answer was fitted to:
 
   r2          of the expansion's predictions (ours and Shapley; None of others)
-  lds         Spearman's correlation of predicted and actual values, with sums of
-              the kept sources' values as prediction where there is no expansion
+  lds         Spearman's correlation of predicted and actual values; the sum
+              of the kept sources' values predicts where nothing else does
   drops       v(all) - v(all but the k strongest), ContextCite's measure
   removal     v as sources go, the strongest first: low is good
   insertion   v as they come, the strongest first: high is good

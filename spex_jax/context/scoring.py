@@ -83,7 +83,7 @@ class Scores:
     return total if value == "log_probability" else np.exp(total)
 
   def greedy(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-    """Whether greedy decoding would give the span, token by token: bool `[B]`."""
+    """Whether greedy decoding gives the span, token by token: bool `[B]`."""
     start, stop = check_span(start, stop, self.margins.shape[1])
     return (self.margins[:, start:stop] > 0).all(axis=1)
 

@@ -120,25 +120,22 @@ def find(
   looked, needed, falls = list(order[:_CANDIDATES]), [], []
 
   def affordable(removals):
-    """The longest beginning of a list of removals that may be asked."""
+    """Those of a list of removals that are known or may be asked."""
     nonlocal spare
     masks = np.array([_without(n, each) for each in removals]).reshape(-1, n)
-    most = len(masks)
-    while most and room(masks[:most]) > spare:
-      most -= 1
-    spare -= room(masks[:most])
-    return removals[:most], masks[:most]
+    taken = []
+    for row, mask in enumerate(masks):
+      cost = room(mask[None])
+      if cost <= spare:
+        spare -= cost
+        taken.append(row)
+    return [removals[row] for row in taken], masks[taken]
 
   for size in range(1, _MOST + 1):
     others = [i for i in looked if i not in needed]
-    removals = [
-      each
-      # Pairs of the strongest come first.
-      for each in sorted(
-        itertools.combinations(range(len(others)), size), key=max
-      )
-    ]
-    removals = [tuple(sorted(others[k] for k in each)) for each in removals]
+    # Pairs of the strongest come first.
+    ranks = sorted(itertools.combinations(range(len(others)), size), key=max)
+    removals = [tuple(sorted(others[k] for k in each)) for each in ranks]
     removals = [
       each
       for each in removals

@@ -105,7 +105,7 @@ class Sources:
       ValueError: a number outside the sources.
     """
     keep = np.asarray(keep, int)
-    if keep.size and not (0 <= keep.min() and keep.max() < self.n):
+    if keep.size and (keep.min() < 0 or keep.max() >= self.n):
       raise ValueError(f"Sources are 0..{self.n - 1}; got {keep.tolist()}.")
     gone = set(range(self.n)) - set(keep.tolist())
     drop = sorted(span for i in gone for span in self.prompt.spans[i])

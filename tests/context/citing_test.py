@@ -222,7 +222,7 @@ def _alone(ids):
 
 def _runs():
   for kept in _masks(3):
-    some = sum((s for s, k in zip(_IDS[0], kept) if k), [])
+    some = [i for ids, k in zip(_IDS[0], kept) if k for i in ids]
     yield [7, *some, *_IDS[1], *_IDS[2]]
 
 

