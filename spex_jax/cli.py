@@ -239,7 +239,8 @@ def load_config(
 
   Args:
     name: of the configuration.
-    command: "explain", "attribute" (data), "components" or "circuit_WORD".
+    command: "explain", "attribute" (data), "components", "circuit_WORD"
+      or "context", "context_cite".
     changes: of settings, by dotted names.
 
   Raises:
@@ -382,25 +383,35 @@ def _listed(arguments: Sequence[str], flag: str) -> list[str]:
   return rest + ([f"{flag}={','.join(values)}"] if values else [])
 
 
-def _circuit_word(word: str) -> Word:
-  """`spex circuit WORD`."""
+def _word_of(first: str, word: str) -> Word:
+  """`spex circuit WORD`, `spex context [cite]`."""
+  key = f"{first}_{word}" if word else first
 
-  def kind(given: Mapping[str, Any], where: str) -> type[settings.Settings]:
-    from spex_jax.jobs import circuits_words  # Slow to import.
+  def job() -> Any:  # Slow to import.
+    if first == "context":
+      from spex_jax.jobs import context_words
 
-    return circuits_words.kind_of(word, given, where)
-
-  def run_it(config: Any, workdir: pathlib.Path) -> None:
+      return context_words
     from spex_jax.jobs import circuits_words
 
-    circuits_words.run(word, config, workdir, _since_start())
+    return circuits_words
+
+  def run_it(config: Any, workdir: pathlib.Path) -> None:
+    job().run(word, config, workdir, _since_start())
 
   def preset(changes: Mapping[str, Any]) -> str:
     of_model = word == "find" and changes
-    return "circuit_find_lm" if of_model else f"circuit_{word}"
+    return "circuit_find_lm" if of_model else key
 
-  flags_of, text = usage.CIRCUITS[word]
-  return Word(flags_of, text, kind, run_it, preset)
+  known = {"circuit": usage.CIRCUITS, "context": usage.CONTEXTS}[first]
+  kind = lambda given, where: job().kind_of(word, given, where)
+  return Word(*known[word], kind, run_it, preset)
+
+
+def _context(arguments: Sequence[str]) -> None:
+  cites = list(arguments[:1]) == ["cite"]
+  rest = usage.of_inseq(arguments[cites:])
+  _run("context_cite" if cites else "context", rest)
 
 
 def _sweep(arguments: Sequence[str]) -> None:
@@ -472,10 +483,15 @@ _WORDS: dict[str, Word] = {
     _of_components,
   ),
 }
-_WORDS |= {f"circuit_{word}": _circuit_word(word) for word in usage.CIRCUITS}
+_WORDS |= {f"circuit_{w}": _word_of("circuit", w) for w in usage.CIRCUITS}
+_WORDS |= {
+  "context": _word_of("context", ""),
+  "context_cite": _word_of("context", "cite"),
+}
 _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
   "explain": lambda arguments: _run("explain", arguments),
   "attribute": _attribute,
   "circuit": _circuit,
+  "context": _context,
   "sweep": _sweep,
 }

@@ -4,6 +4,7 @@ Flags and settings, with their help, are fields of classes.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 from spex_jax import settings
 
@@ -24,6 +25,8 @@ commands:
             them its predictions need, alone and together
   circuit   finds which edges of a language model carry a behaviour, and how
             faithful they are: scores, judges, patches
+  context   tells which tokens of an answer used its context, on which parts of
+            it, and `context cite` which sources it stands on, alone or together
   sweep     runs thousands of such questions, on one machine or many, so that
             no kill loses or repeats what was done
 
@@ -311,3 +314,121 @@ corrupted, whose answers differ.
 
 `spex circuit WORD --help` lists flags and settings.
 """
+
+
+_OF_ANSWERS = settings.field(
+  None, "a language model: a directory or a hub name; needed"
+)
+_RESPONSE = settings.field(
+  None,
+  "an answer, the model's own or another's; made where not given. Usually with "
+  "its leading space",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Context(settings.Settings):
+  """Flags of `spex context`."""
+
+  model: str | None = _OF_ANSWERS
+  context: str | None = settings.field(None, "a text, or a file of one")
+  query: str | None = settings.field(
+    None, "the question, or the text to translate"
+  )
+  response: str | None = _RESPONSE
+  ids: str | None = settings.field(
+    None,
+    "token ids in place of texts, .json: with_context, without_context, "
+    "response_ids, context_span; of an encoder-decoder encoder_with, "
+    "encoder_without, decoder, context_span",
+  )
+  output: str | None = settings.field(
+    None, "what is found, JSON (default: context.json)"
+  )
+  config: str | None = _NAMED
+
+
+@dataclasses.dataclass(frozen=True)
+class ContextCite(settings.Settings):
+  """Flags of `spex context cite`."""
+
+  model: str | None = _OF_ANSWERS
+  sources: str | None = settings.field(
+    None, 'a .jsonl file with a "text" a line; needed'
+  )
+  query: str | None = settings.field(None, "what stands behind the sources")
+  response: str | None = _RESPONSE
+  output: str | None = settings.field(
+    None, "values, sets and citations, JSON (default: citations.json)"
+  )
+  config: str | None = _NAMED
+
+
+_CONTEXT = f"""\
+usage: spex context
+         --model=DIR_OR_NAME --context=TEXT_OR_FILE --query=TEXT
+         [--response=TEXT] [--output=FILE.json]
+         {_WORDS}
+       spex context cite   (see `spex context cite --help`)
+
+tells which tokens of an answer depend on its context (CTI), on which tokens of
+the context (CCI), and on which of its sentences. Arguments of
+`inseq attribute-context` are taken by their names where they mean the same.
+
+{settings.flags_of(Context)}
+{_DEBUG}
+
+examples:
+  spex context --model=DIR --context=page.txt --query="Who was it?"
+  spex context --model=DIR --ids=run.json --config.targets=all
+  spex context --model=DIR --context=... --query=... --config.format=inseq
+"""
+_CITE = f"""\
+usage: spex context cite
+         --model=DIR_OR_NAME --sources=FILE.jsonl --query=TEXT
+         [--response=TEXT] [--output=FILE.json]
+         {_WORDS}
+
+tells which sources an answer stands on, alone or together
+
+{settings.flags_of(ContextCite)}
+{_DEBUG}
+
+examples:
+  spex context cite --model=DIR --sources=docs.jsonl --query="Who?" \\
+      --response=" Mary" --config.budget=64
+  spex context cite --model=DIR --sources=docs.jsonl --query="Who?" \\
+      --config.method=contextcite
+"""
+CONTEXTS = {"": (Context, _CONTEXT), "cite": (ContextCite, _CITE)}
+
+# Arguments of `inseq attribute-context`, and what they are here.
+_OF_INSEQ = {
+  "model_name_or_path": "model",
+  "input_context_text": "context",
+  "input_current_text": "query",
+  "output_current_text": "response",
+  "save_path": "output",
+  "context_sensitivity_metric": "config.sensitivity",
+  "context_sensitivity_std_threshold": "config.at",
+  "context_sensitivity_topk": "config.most",
+  "attribution_method": "config.attribution",
+  "attributed_fn": "config.target",
+  "attribution_std_threshold": "config.cue_at",
+  "attribution_topk": "config.cue_most",
+  "input_template": "config.template",
+  "contextless_input_current_text": "config.contextless",
+  "output_context_text": "config.output_context",
+}
+
+
+def of_inseq(arguments: Sequence[str]) -> list[str]:
+  """Arguments by our names, `--NAME VALUE` of Inseq's as `--NAME=VALUE`."""
+  found, words = [], iter(arguments)
+  for word in words:
+    name, is_set, value = word.removeprefix("--").partition("=")
+    if word.startswith("--") and name in _OF_INSEQ:
+      value = value if is_set else next(words, "")
+      word = f"--{_OF_INSEQ[name]}={value}"
+    found.append(word)
+  return found

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 _FOLDER = pathlib.Path(__file__).parent
 _OWNERS = {"data": "attribute", "components": "components"}
-_BY_TWO = "circuit"
+_BY_TWO = ("circuit", "context")
 
 
 def named(command: str) -> dict[str, pathlib.Path]:
   """The files of a command's named configurations.
 
   Those named `data_*` are of `attribute`, those named `components_*` of
-  `components`, those named `circuit_WORD*` of `circuit_WORD`, the others of
-  `explain`.
+  `components`, those named `circuit_WORD*` of `circuit_WORD`, likewise
+  `context` and `context_WORD*`, the others of `explain`.
   """
   return {
     file.stem: file
@@ -35,7 +35,7 @@ def named(command: str) -> dict[str, pathlib.Path]:
 
 def _owner(name: str) -> str:
   first, *rest = name.split("_")
-  if first == _BY_TWO:
+  if first in _BY_TWO:
     return "_".join([first, *rest[:1]])
   return _OWNERS.get(first, "explain")
 

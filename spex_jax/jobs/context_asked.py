@@ -29,9 +29,7 @@ class Asked(settings.Settings):
   response: str | None = settings.field(
     None, "an answer, the model's own or another's; made where not given"
   )
-  max_new_tokens: int = settings.field(
-    32, "of an answer that is made", low=1
-  )
+  max_new_tokens: int = settings.field(32, "of an answer that is made", low=1)
   bos: str = settings.field(
     "auto",
     "whether a text begins with a BOS token: as its tokenizer has it, yes, no",

@@ -1,0 +1,372 @@
+"""`spex context`: which tokens of an answer used its context, and which of it.
+
+Sensitive tokens and their cues (PECoRe), and the context's sentences that the
+answer stands on, alone and together (`context_cite` for sources of one's own).
+"""
+
+import dataclasses
+import json
+import pathlib
+import shlex
+from typing import Any
+
+from spex_jax import base, settings
+from spex_jax.context import (
+  attributions,
+  citing,
+  cues,
+  reliance,
+  selectors,
+  sensitivity,
+  templates,
+)
+from spex_jax.context import runs as runs_lib
+from spex_jax.context import sources as sources_lib
+from spex_jax.jobs import circuits, context_asked, networks, subjects
+from spex_jax.models import sites
+from spex_jax.report import clock as clock_lib
+from spex_jax.report import tables as report_tables
+
+_MOST_NAMED = 5  # Cues of a token that are named.
+# What the one number of a selector is called by `selectors`.
+_NUMBERS = {
+  "mean_std": "k",
+  "top_k": "k",
+  "top_p": "p",
+  "quantile": "q",
+  "calibrated": "threshold",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Context(context_asked.Asked):
+  """What is asked of a context."""
+
+  context: str = settings.field("", "a text, or a file of one")
+  ids: str = settings.field("", "a .json file of token ids, not texts")
+  output_context: str | None = settings.field(
+    None, "what the model wrote before the response; a context, too"
+  )
+  template: str = settings.field(
+    templates.DEFAULT, "how context and query stand together"
+  )
+  contextless: str | None = settings.field(
+    None,
+    "of the run without context, {current} alone; None takes the context's "
+    "tokens out",
+  )
+  chat: bool = settings.field(
+    False, "the tokenizer's chat template around the template"
+  )
+  sensitivity: str = settings.field(
+    "kl_divergence", "of tokens", choices=sensitivity.NAMES
+  )
+  selector: str = settings.field(
+    "mean_std", "which tokens count", choices=tuple(selectors.SELECTORS)
+  )
+  at: float | None = settings.field(
+    None, "the selector's number: deviations, tokens, share or threshold"
+  )
+  most: int | None = settings.field(
+    None, "of those, the strongest alone", low=1
+  )
+  signed: bool = settings.field(False, "selects by scores, not their sizes")
+  targets: str = settings.field(
+    "selected", "tokens whose cues are found: selected, all, or numbers: 0,3"
+  )
+  attribution: str = settings.field(
+    "saliency", "of cues", choices=(*attributions.METHODS, *cues.SETS)
+  )
+  target: str = settings.field(
+    "contrast_prob_diff", "what is attributed", choices=tuple(cues.TARGETS)
+  )
+  cue_selector: str = settings.field(
+    "mean_std", "which cues are named", choices=tuple(selectors.SELECTORS)
+  )
+  cue_at: float | None = settings.field(None, "its number")
+  cue_most: int | None = settings.field(None, "of those, so many", low=1)
+  masks: int = settings.field(
+    1000, "of a method of cues that draws some", low=8
+  )
+  method: str = settings.field(
+    "auto",
+    "of citations, of the context's sentences (one alone: its words)",
+    choices=(*citing.METHODS, "none"),
+  )
+  budget: int = settings.field(64, "forwards of citations at most", low=2)
+  format: str = settings.field(
+    "own", "of the output; inseq has no citations", choices=("own", "inseq")
+  )
+  output: str = settings.field("context.json", "a file, JSON")
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """What a run gives.
+
+  Attributes:
+    pecore: sensitive tokens and cues.
+    citations: of the context's sentences; None where none were asked for.
+    shell: a command that gives the same.
+    python: code that leaves the same in `found`.
+  """
+
+  pecore: reliance.Pecore
+  citations: citing.Citations | None
+  shell: str
+  python: str
+
+  def to_dict(self) -> dict[str, Any]:
+    """As JSON takes it."""
+    cited = None if self.citations is None else self.citations.to_dict()
+    again = {"shell": self.shell, "python": self.python}
+    return self.pecore.to_dict() | {"citations": cited, "again": again}
+
+
+def run(
+  config: Context,
+  show: context_asked.Show | None = None,
+  before: float = 0.0,
+) -> Found:
+  """Asks, prints, and writes `config.output`.
+
+  Args:
+    config: its settings.
+    show: takes a line or a rich renderable; prints by default.
+    before: seconds of the command that have passed already.
+
+  Raises:
+    FileNotFoundError: no file of ids.
+    ValueError: what is wrong with model, texts, ids or settings.
+  """
+  show = show or report_tables.printer()
+  clock = clock_lib.Clock(before)
+  output = circuits.writable(config.output)
+  tell = lambda name, text: show(report_tables.fact(name, text))
+  _check(config)
+  with clock.of("load"):
+    net = context_asked.load(config)
+  tell("model", networks.described(net, config.model))
+  with clock.of("answer"):
+    runs = runs_of(config, net)
+  asked = arguments_of(config)
+  with clock.of("cues"):
+    key = subjects.key_of(config.seed, "cues")
+    found = reliance.pecore(net, runs, key=key, **asked)
+  cited = None
+  if config.method != "none" and config.format != "inseq" and not config.ids:
+    with clock.of("cite"):
+      cited = _cited(config, net, runs, tell)
+  _print(found, cited, show, tell)
+  shell, python = _again(config, runs, asked)
+  all_of = Found(found, cited, shell, python)
+  if config.format == "inseq":
+    found.save(output, "inseq")
+  else:
+    base.write_json(output, all_of.to_dict())
+  tell("again", shell)
+  tell("time", str(clock))
+  tell("wrote", str(output))
+  return all_of
+
+
+def runs_of(config: Context, net: sites.Network) -> runs_lib.Runs:
+  """The runs with and without context that settings name.
+
+  Raises:
+    FileNotFoundError: no file of ids.
+    ValueError: as `Runs.of_dict` and `Runs.of_text`.
+  """
+  if config.ids:
+    text = context_asked.read(config.ids, "ids")
+    try:
+      given = json.loads(text)
+    except json.JSONDecodeError as error:
+      raise ValueError(f"ids={config.ids!r} is no JSON: {error}.") from None
+    if not isinstance(given, dict):
+      raise ValueError(f"ids={config.ids!r} must hold an object, {{...}}.")
+    return runs_lib.Runs.of_dict(net, given)
+  context_asked.tokenizer_of(config, net)
+  return runs_lib.Runs.of_text(
+    net,
+    context=_context(config),
+    current=config.query,
+    response=config.response,
+    template=_template(config, net),
+    contextless=config.contextless,
+    output_context=config.output_context,
+    max_new_tokens=config.max_new_tokens,
+    bos=config.bos,
+  )
+
+
+def arguments_of(config: Context) -> dict[str, Any]:
+  """What `reliance.pecore` takes besides network, runs and key."""
+  targets: Any = config.targets
+  if targets not in ("selected", "all"):
+    targets = [int(number) for number in targets.split(",")]
+  chosen = _selection(config.selector, config.at, config.most)
+  if config.signed:
+    chosen["signed"] = True
+  return {
+    "metric": config.sensitivity,
+    "method": config.attribution,
+    "target": config.target,
+    "targets": targets,
+    "selector": config.selector,
+    "selector_settings": chosen,
+    "cue_selector": config.cue_selector,
+    "cue_settings": _selection(
+      config.cue_selector, config.cue_at, config.cue_most
+    ),
+    "budget": config.masks,
+  }
+
+
+def _check(config: Context) -> None:
+  """Raises ValueError where settings do not go together, before a load."""
+  if config.ids and (config.context or config.query):
+    raise ValueError("--ids stands in place of --context and --query.")
+  if not config.ids and not config.context:
+    raise ValueError("--context is missing: a text or a file; or give --ids.")
+  words = config.targets.split(",")
+  if config.targets not in ("selected", "all") and not all(
+    word.strip().isdecimal() for word in words
+  ):
+    raise ValueError(
+      f"targets={config.targets!r}: choose selected, all, or numbers of the "
+      "response's tokens, as in 0,3."
+    )
+
+
+def _selection(
+  selector: str, at: float | None, most: int | None
+) -> dict[str, Any]:
+  found: dict[str, Any] = {}
+  if at is not None:
+    if selector == "top_k" and at != int(at):
+      raise ValueError(f"top_k takes a whole number; got {at:g}.")
+    found[_NUMBERS[selector]] = int(at) if selector == "top_k" else at
+  if most is not None:
+    found["most"] = most
+  return found
+
+
+def _context(config: Context) -> str:
+  """The text itself, or that of the file it names."""
+  path = pathlib.Path(config.context).expanduser()
+  try:
+    is_file = path.is_file()
+  except OSError:  # A text too long for a name.
+    is_file = False
+  return context_asked.read(str(path), "context") if is_file else config.context
+
+
+def _template(config: Context, net: sites.Network) -> templates.Template:
+  if not config.chat:
+    return templates.Template.of(config.template)
+  tokenizer = context_asked.tokenizer_of(config, net)
+  messages = ({"role": "user", "content": config.template},)
+  return templates.Template.of_chat(tokenizer, messages)
+
+
+def _cited(config, net, runs, tell) -> citing.Citations | None:
+  """What of the context's sentences the response stands on."""
+  if config.output_context is not None:
+    tell("note", "no citations: an output context stands before the response")
+    return None
+  text, span = _template(config, net).fill(_context(config), config.query)
+  assert span is not None
+  tokenizer = net.tokenizer
+  for level in ("sentence", "word"):
+    sources = sources_lib.of_spans(
+      text, [span], tokenizer, level=level, bos=config.bos
+    )
+    if sources.n > 1:
+      break
+  else:
+    tell("note", "no citations: the context is one word")
+    return None
+  return citing.cite(
+    net,
+    sources,
+    runs.response.tolist(),
+    key=subjects.key_of(config.seed, "citations"),
+    budget=config.budget,
+    method=config.method,
+    tell=lambda line: tell("asked", line),
+    batch_size=config.batch_size,
+  )
+
+
+def _print(found, cited, show, tell) -> None:
+  """The answer and the cues in colour, then citations."""
+  runs = found.runs
+  spell = lambda ids: [f"<{int(i)}> " for i in ids]
+  pieces = _readable(runs.response_tokens or spell(runs.response))
+  tell("metric", f"{found.metric}; the darker the more; [chosen]")
+  show(
+    context_asked.coloured(pieces, found.sensitivity, "green", found.selected)
+  )
+  if not found.selected:
+    tell("selected", "nothing: no token passes the selector")
+  own = list(runs.tokens or spell(runs.with_context))[slice(*runs.context)]
+  own = _readable(own)
+  for cue in found.cues:
+    named = ", ".join(
+      f"{own[i].strip()} ({cue.scores[i]:.3g})"
+      for i in cue.chosen[:_MOST_NAMED]
+    )
+    tell(
+      "cues",
+      f"{pieces[cue.index].strip()!r} ({found.metric} {cue.score:.3g}, else "
+      f"{_readable([cue.contrast_token])[0].strip()!r}, P-CXMI "
+      f"{cue.shift:+.3g} nats): {named or 'none stands out'}",
+    )
+    show(context_asked.coloured(own, cue.scores, "blue", cue.chosen))
+  if cited is not None:
+    show(context_asked.sources_table(cited))
+    for name, text in context_asked.cited_lines(cited):
+      tell(name, text)
+
+
+def _readable(pieces) -> list[str]:
+  """Spellings of vocabularies with their spaces."""
+  return [
+    piece.replace("▁", " ").replace("Ġ", " ").replace("Ċ", "\n")
+    for piece in pieces
+  ]
+
+
+def _again(config, runs, asked) -> tuple[str, str]:
+  """A command and code that give the same, the answer as it was made."""
+  defaults = settings.as_dict(Context())
+  flags = ("model", "context", "query", "response", "ids", "output")
+  words = ["spex", "context"]
+  for name, value in settings.as_dict(config).items():
+    if value != defaults[name]:
+      given = ",".join(value) if isinstance(value, tuple) else str(value)
+      prefix = "" if name in flags else "config."
+      words.append(f"--{prefix}{name}={given}")
+  made = {
+    name: None if ids is None else ids.tolist()
+    for name, ids in (
+      ("with_context", runs.with_context),
+      ("without_context", runs.without_context),
+      ("response", runs.response),
+      ("decoder_with", runs.decoder_with),
+      ("decoder_without", runs.decoder_without),
+    )
+  }
+  made |= {"context": runs.context, "output_context": runs.output_context}
+  listed = lambda given: "".join(f"  {k}={v!r},\n" for k, v in given.items())
+  return shlex.join(words), (
+    "from spex_jax import context\n"
+    "from spex_jax.jobs import subjects\n"
+    "from spex_jax.models import hub\n\n"
+    f"net = hub.load({config.model!r}, {config.dtype!r}, "
+    f"ignore={config.ignore!r})\n"
+    f"runs = context.Runs.of_ids(\n  net,\n{listed(made)})\n"
+    f"key = subjects.key_of({config.seed}, 'cues')\n"
+    f"found = context.pecore(\n  net,\n  runs,\n  key=key,\n{listed(asked)})\n"
+  )

@@ -1,0 +1,284 @@
+"""`spex context`: every name that outside checks use, on tiny models."""
+
+import json
+import re
+import shlex
+
+import numpy as np
+import pytest
+
+from spex_jax import configs, usage
+from spex_jax.context import inseq
+from spex_jax.jobs import context as context_job
+from spex_jax.jobs import context_cite
+from spex_jax.models import t5
+from tests import command
+from tests.jobs import small
+from tests.models import checkpoints, t5_test
+
+# Context 1..4 of six tokens before a response of three.
+_CAUSAL = {
+  "with_context": [1, 2, 3, 4, 5, 6, 7, 8, 9],
+  "without_context": [1, 5, 6, 7, 8, 9],
+  "response_ids": [7, 8, 9],
+  "context_span": [1, 4],
+}
+_PAIR = {
+  "encoder_with": [3, 4, 5, 6, 1],
+  "encoder_without": [6, 1],
+  "decoder": [0, 5, 7, 2],
+  "context_span": [0, 3],
+}
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+  """A GPT-2 without a tokenizer."""
+  folder = tmp_path_factory.mktemp("bare") / "model"
+  return str(checkpoints.make(folder, checkpoints.GPT2)[0])
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+  """A T5 without a tokenizer."""
+  net = t5.network(t5_test._RELU)
+  params = checkpoints.random_params(net)
+  tensors = t5_test.tensors_of(net.config, params)
+  folder = tmp_path_factory.mktemp("pair") / "model"
+  return str(checkpoints.save(folder, t5_test.HUB, tensors))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+  """A GPT-2 with one."""
+  return str(small.gpt2(tmp_path_factory.mktemp("gpt2"), n_layer=1))
+
+
+@pytest.fixture
+def ids(tmp_path):
+  def write(given):
+    path = tmp_path / "ids.json"
+    path.write_text(json.dumps(given))
+    return str(path)
+
+  return write
+
+
+def _done(capsys, *arguments):
+  code, out, err = command.run(capsys, "context", *arguments)
+  assert code == 0, err
+  return out
+
+
+@pytest.mark.parametrize("kind", ["causal", "pair"])
+@pytest.mark.parametrize("sensitivity", ["kl_divergence", "pcxmi"])
+def test_ids_to_inseqs_structure(
+  kind, sensitivity, bare, pair, ids, tmp_path, capsys
+):
+  given, own = (_CAUSAL, bare) if kind == "causal" else (_PAIR, pair)
+  path = tmp_path / "out.json"
+  _done(
+    capsys, f"--model={own}", f"--ids={ids(given)}", f"--output={path}",
+    "--config.format=inseq", f"--config.sensitivity={sensitivity}",
+    "--config.targets=all",
+  )  # fmt: skip
+  found = inseq.read(path)
+  assert np.shape(found["cti_scores"]) == (3,)
+  assert len(found["input_context_tokens"]) == 3
+  assert [cue["cti_idx"] for cue in found["cci_scores"]] == [0, 1, 2]
+  scores = [cue["input_context_scores"] for cue in found["cci_scores"]]
+  assert np.shape(scores) == (3, 3)
+  assert np.ptp(scores) > 0
+  if sensitivity == "kl_divergence":
+    assert min(found["cti_scores"]) >= 0
+
+
+@pytest.mark.parametrize("target", ["contrast_prob_diff", "kl_divergence"])
+@pytest.mark.parametrize(
+  "attribution",
+  ["saliency", "input_x_gradient", "occlusion", "attention"],
+)
+def test_methods_by_inseqs_names(
+  attribution, target, bare, ids, tmp_path, capsys
+):
+  path = tmp_path / "out.json"
+  _done(
+    capsys, f"--model={bare}", f"--ids={ids(_CAUSAL)}", f"--output={path}",
+    "--config.format=inseq", f"--config.attribution={attribution}",
+    f"--config.target={target}", "--config.targets=0,2",
+  )  # fmt: skip
+  cues = inseq.read(path)["cci_scores"]
+  assert [cue["cti_idx"] for cue in cues] == [0, 2]
+  scores = np.array([cue["input_context_scores"] for cue in cues])
+  assert (scores >= 0).all() and scores.any()
+
+
+_TEXTS = ("--context=the film is fun. Fun is the film.", "--query=fun is the")
+
+
+def test_texts_cues_and_citations(model, tmp_path, capsys, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  words = (
+    f"--model={model}", *_TEXTS, "--response= film fun",
+    "--config.targets=all", "--config.budget=8", "--output=one.json",
+  )  # fmt: skip
+  out = _done(capsys, *words)
+  for fact in ("metric", "cues", "cost", "total", "again", "wrote"):
+    assert f"\n{fact} " in out
+  found = json.loads((tmp_path / "one.json").read_text())
+  assert len(found["sensitivity"]) == len(found["response"]) == 2
+  cited = found["citations"]
+  assert len(cited["values"]) == len(cited["sources"]) == 2
+  assert {"sets", "r2", "spans"} <= {*cited}
+
+  # Both snippets give the same again.
+  program, word, *rest = shlex.split(found["again"]["shell"])
+  assert (program, word) == ("spex", "context")
+  _done(capsys, *rest)
+  again = json.loads((tmp_path / "one.json").read_text())
+  assert again == found
+  names = {}
+  exec(found["again"]["python"], names)
+  np.testing.assert_array_equal(
+    names["found"].sensitivity, found["sensitivity"]
+  )
+  for cue, kept in zip(names["found"].cues, found["cues"], strict=True):
+    assert list(cue.scores) == kept["scores"]
+
+
+def test_inseqs_arguments_mean_the_same(model, tmp_path, capsys):
+  common = ("--config.format=inseq",)
+  ours, theirs = tmp_path / "ours.json", tmp_path / "theirs.json"
+  _done(
+    capsys, f"--model={model}", *_TEXTS, "--response= film fun", *common,
+    "--config.sensitivity=pcxmi", "--config.attribution=occlusion",
+    f"--output={ours}",
+  )  # fmt: skip
+  _done(
+    capsys, "--model_name_or_path", model, "--input_context_text",
+    _TEXTS[0].partition("=")[2], "--input_current_text=fun is the",
+    "--output_current_text", " film fun", *common,
+    "--context_sensitivity_metric", "pcxmi", "--attribution_method",
+    "occlusion", "--save_path", str(theirs),
+  )  # fmt: skip
+  assert inseq.read(ours) == inseq.read(theirs)
+
+
+@pytest.fixture
+def sources(tmp_path):
+  path = tmp_path / "docs.jsonl"
+  texts = ("fun is the film.", "the film is fun.", "film film fun.")
+  path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+  return str(path)
+
+
+@pytest.mark.parametrize("method", ["auto", "contextcite", "leave_one_out"])
+def test_citations_of_a_file(method, model, sources, tmp_path, capsys):
+  path = tmp_path / "cited.json"
+  out = _done(
+    capsys, "cite", f"--model={model}", f"--sources={sources}",
+    "--query=fun is the", "--response= film fun", "--config.budget=8",
+    f"--config.method={method}", f"--output={path}",
+  )  # fmt: skip
+  found = json.loads(path.read_text())
+  assert len(found["values"]) == 3
+  assert found["sets"] == [] or {"sources", "value", "kind"} <= {
+    *found["sets"][0]
+  }
+  assert "r2" in found and found["spans"]
+  assert found["forwards"] <= 8
+  assert "\ncost " in out and "[2] film film fun." in out
+
+
+def test_sources_stand_each_with_a_line_break(model, sources):
+  asked = {"model": model, "sources": sources, "query": "fun is the"}
+  asked |= {"response": " film", "budget": 8}
+  config = context_cite.Cite(**asked)
+  net = context_cite.context_asked.load(config)
+  texts = context_cite.texts_of(sources)
+  found = context_cite.cited(config, net, texts)
+  assert found.sources.prompt.text == "\n".join([*texts, "fun is the"])
+  config = context_cite.Cite(**asked, separator=" ")
+  found = context_cite.cited(config, net, texts)
+  assert found.sources.prompt.text == " ".join([*texts, "fun is the"])
+
+
+@pytest.mark.parametrize(
+  "words, said",
+  [
+    ((), "--model is missing"),
+    (("--model={model}",), "--context is missing"),
+    (("--model={model}", "--context=  ", "--query=fun"), "context is empty"),
+    (
+      ("--model={model}", "--context=fun", "--query=fun",
+       "--config.template={{current}}"),
+      "placeholder {context} 0 times",
+    ),
+    (
+      ("--model={model}", "--context=fun", "--query=fun", "--response="),
+      "response is empty",
+    ),
+    (
+      ("--model={model}", "--context=fun", "--query=fun is the f",
+       "--response=un"),
+      "would join",
+    ),
+    (
+      ("--model={model}", "--context=" + "fun " * 60, "--query=fun"),
+      "the model takes",
+    ),
+    (
+      ("--model={model}", "--context=fun <|end|>", "--query=fun"),
+      "special token",
+    ),
+    (("--model={model}", "--ids={ids}", "--query=fun"), "in place of"),
+    (("--model={model}", "--ids=missing.json"), "there is no such file"),
+    (("--model={model}", "--ids={ids}"), "span .* outside"),
+    (("--model={bare}", "--context=fun", "--query=fun"), "no tokenizer"),
+    (
+      ("--model={model}", "--context=fun", "--config.targets=x"),
+      "choose selected, all, or numbers",
+    ),
+    (
+      ("--model={model}", "--context=fun", "--config.sensitivity=pcxm"),
+      "Did you mean pcxmi",
+    ),
+    (("cite", "--model={model}"), "--sources is missing"),
+    (("cite", "--model={model}", "--sources={ids}"), "is no JSON|\"text\""),
+    (
+      ("cite", "--model={model}", "--sources={docs}", "--query= ",
+       "--response= fun"),
+      "query is empty",
+    ),
+    (
+      ("cite", "--model={model}", "--sources={docs}", "--query=fun",
+       "--response="),
+      "no tokens",
+    ),
+  ],
+)  # fmt: skip
+def test_bad_input_is_one_line(
+  words, said, model, bare, sources, ids, tmp_path, capsys, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  outside = _CAUSAL | {"context_span": [1, 40]}
+  places = {"model": model, "bare": bare, "docs": sources, "ids": ids(outside)}
+  line = command.refused(
+    capsys, "context", *(word.format(**places) for word in words)
+  )
+  assert re.search(said, line, re.IGNORECASE), line
+
+
+def test_help_and_configurations(capsys):
+  assert list(configs.named("context")) == ["context"]
+  assert list(configs.named("context_cite")) == ["context_cite"]
+  for words in ((), ("cite",)):
+    out = _done(capsys, *words, "--help")
+    assert "usage: spex context" in out and "method='auto'" in out
+
+
+def test_every_argument_of_inseqs_has_a_setting():
+  ours = {f"config.{name}" for name in context_job.settings.kinds(
+    context_job.Context)}  # fmt: skip
+  flags = {*context_job.settings.kinds(usage.Context)}
+  assert {*usage._OF_INSEQ.values()} <= ours | flags
