@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -162,9 +162,18 @@ def _read(
 
 
 def _flags(
-  words: Sequence[str], own: type[settings.Settings], who: str
+  words: Sequence[str],
+  own: type[settings.Settings],
+  who: str,
+  settings_of: Callable[[], Collection[str]] = tuple,
 ) -> tuple[Any, list[str]]:
   """The flags of a word, and the words that remain.
+
+  Args:
+    words: of the command line.
+    own: the class of the flags.
+    who: has them, for messages.
+    settings_of: names of settings, which are flags behind `config.` only.
 
   Raises:
     ValueError: one that is unknown (with one that is close), without its
@@ -182,6 +191,8 @@ def _flags(
     if word.startswith("-") and not name.removeprefix("no").startswith(
       "config."
     ):
+      if name in settings_of():
+        raise ValueError(f"--{name} is a setting: --config.{word.lstrip('-')}.")
       flags_of = [f"--{flag}" for flag in known]
       raise settings.unknown(f"--{name}", flags_of, who, "flag")
   return settings.read(given, own, where=who, missing="needs --")[0], rest
@@ -258,7 +269,9 @@ def _run(word: str, arguments: Sequence[str]) -> None:
   if _asks_for_help(arguments):
     _print_help(word)
     return
-  given, rest = _flags(arguments, own.flags, "the command")
+  given, rest = _flags(
+    arguments, own.flags, "the command", lambda: _settings_of(word)
+  )
   name, changes = _named(own, given)
   file = configs.load(name, configs.named(word))
   where = f"configuration {name!r}"
@@ -270,7 +283,23 @@ def _run(word: str, arguments: Sequence[str]) -> None:
   stem, _, size = name.partition(":")
   default = "-".join(filter(None, (pathlib.Path(stem).stem, size)))
   workdir = getattr(given, "workdir", None)
-  own.run(config, pathlib.Path(workdir or _RUNS / default))
+  workdir = pathlib.Path(workdir or _RUNS / default)
+  from spex_jax.jobs import record  # Slow to import, like what follows.
+
+  words = ["spex", *_SPOKEN.get(word, word.split("_")), *arguments]
+  with record.kept(record.place(config, workdir), words, config):
+    own.run(config, workdir)
+
+
+def _settings_of(word: str) -> set[str]:
+  """Names of the settings of a word's named configurations."""
+  found: set[str] = set()
+  for name, file in configs.named(word).items():
+    kind = _WORDS[word].kind(
+      configs.load(name, {name: file}).config, f"configuration {name!r}"
+    )
+    found |= {*settings.leaves(kind)}
+  return found
 
 
 def _named(own: Word, given: Any) -> tuple[str, dict[str, Any]]:
@@ -430,6 +459,16 @@ def _sweep(arguments: Sequence[str]) -> None:
   act(given, sweeping.freeze(config, file.items()))
 
 
+def _report(arguments: Sequence[str]) -> None:
+  if _asks_for_help(arguments):
+    print(usage.REPORT, end="")
+    return
+  given, folders = _flags(arguments, usage.Report, "spex report")
+  from spex_jax.jobs import report  # Slow to import.
+
+  report.run(folders, given.output)
+
+
 def _asks_for_help(arguments: Sequence[str]) -> bool:
   return bool({"-h", "--help", "-help"} & {*arguments})
 
@@ -473,9 +512,15 @@ _WORDS: dict[str, Word] = {
   ),
 }
 _WORDS |= {f"circuit_{word}": _circuit_word(word) for word in usage.CIRCUITS}
+# How a word is written that is not written as it is named.
+_SPOKEN = {
+  "attribute": ("attribute", "data"),
+  "components": ("attribute", "components"),
+}
 _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
   "explain": lambda arguments: _run("explain", arguments),
   "attribute": _attribute,
   "circuit": _circuit,
   "sweep": _sweep,
+  "report": _report,
 }

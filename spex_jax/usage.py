@@ -26,6 +26,7 @@ commands:
             faithful they are: scores, judges, patches
   sweep     runs thousands of such questions, on one machine or many, so that
             no kill loses or repeats what was done
+  report    makes one HTML page of what any of these wrote
 
 A FILE given to --config is Python, and is run: take none from a stranger.
 
@@ -188,6 +189,30 @@ class CircuitTasks(settings.Settings):
   config: str | None = _NAMED
 
 
+@dataclasses.dataclass(frozen=True)
+class Report(settings.Settings):
+  """Flags of `spex report`."""
+
+  output: str = settings.field(
+    "report.html", "the page (default: report.html)", place=True
+  )
+
+
+REPORT = f"""\
+usage: spex report DIR [DIR ...] [--output=FILE.html]
+
+One HTML page of what commands wrote into their workdirs: how far to trust it,
+a picture to click, tables with intervals, raw data to download. It asks the net
+for nothing.
+
+{settings.flags_of(Report)}
+{_DEBUG}
+
+examples:
+  spex report runs/digits
+  spex report runs/digits runs/circuit_find --output=both.html
+"""
+
 _WORDS = "[--config=NAME_OR_FILE[:SIZE]] [--config.KEY=VALUE ...]"
 EXPLAIN = f"""\
 usage: spex explain {_WORDS}
@@ -230,7 +255,7 @@ usage: spex attribute components
 
 examples:
   spex attribute components
-  spex attribute components --model=gpt2 --prompt="The cat sat on the"
+  spex attribute components --model=openai-community/gpt2 --prompt="The cat"
   spex attribute components --model=google/vit-base-patch16-224 --image=cat.jpg
   spex attribute components --config.players=neurons --config.method=coar
 """

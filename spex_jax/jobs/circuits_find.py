@@ -26,7 +26,14 @@ from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.circuits import (
   selection as selection_lib,
 )
-from spex_jax.jobs import circuits, circuits_toy, explain, networks, subjects
+from spex_jax.jobs import (
+  circuits,
+  circuits_shown,
+  circuits_toy,
+  explain,
+  networks,
+  subjects,
+)
 from spex_jax.models import sites
 from spex_jax.report import circuits as figures
 from spex_jax.report import clock as clock_lib
@@ -274,6 +281,15 @@ def run(
   )
   show(circuits.edges_table(scores, config.top, circuit.numbers))
   with clock.of("draw"):
+    circuits_shown.save(
+      workdir,
+      curve,
+      choose,
+      circuit,
+      judged,
+      mean,
+      circuits.units_of(config),
+    )
     _figures(workdir, title, circuit, scores.mean(), curve, faithful)
   tell(
     {
@@ -281,7 +297,8 @@ def run(
       "wrote": ", ".join(
         str(workdir / name)
         for name in (
-          "circuit.json", "scores.npz", "faithfulness.png", "circuit.svg",
+          "circuit.json", "curve.json", "scores.npz", "faithfulness.png",
+          "circuit.svg",
         )
       ),
     }
