@@ -75,7 +75,10 @@ def read(folder: pathlib.Path) -> page.Run:
   found, facts = _about(folder)
   parts, files, room = [], [], _RAW
   inside = sorted(path for path in folder.iterdir() if path.is_file())
-  inside.sort(key=lambda path: path.name not in _READERS)
+  first = [*_READERS]
+  inside.sort(
+    key=lambda path: first.index(path.name) if path.name in first else 99
+  )
   sweep = folder / "shards"
   if sweep.is_dir():
     parts.append(_sweep(folder))

@@ -47,6 +47,8 @@ function table(columns, rows, shown) {
   for (const name of columns) {
     const cell = make("th", name);
     cell.scope = "col";
+    if (rows.length && rows.every((row) =>
+      typeof row[head.cells.length] === "number")) cell.className = "number";
     head.append(cell);
   }
   const body = made.createTBody();
@@ -141,8 +143,10 @@ function showSets(view, parent) {
   const under = make("div");
   let target = view.targets[0];
   const players = view.names.map((name, player) => {
-    const button = make("button", name, "player");
+    const short = view.layers ? name.slice(name.lastIndexOf(" ") + 1) : name;
+    const button = make("button", short, "player");
     button.type = "button";
+    button.setAttribute("aria-label", name);
     button.addEventListener("click", () => {
       kept[player] = !kept[player];
       update();
