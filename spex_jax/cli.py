@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     print("spex: interrupted", file=sys.stderr)
     return 130
   except InterruptedError as error:  # Asked to end; and it can go on.
-    print(f"spex: {_one_line(error)}", file=sys.stderr)
+    print(f"spex: {usage.one_line(error)}", file=sys.stderr)
     return GO_ON
   except (Exception, SystemExit) as error:  # One line, whatever went wrong.
     if _is_broken_pipe(error):
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
       return 1
     if debug:
       raise
-    print(f"spex: error: {_one_line(error)}", file=sys.stderr)
+    print(f"spex: error: {usage.one_line(error)}", file=sys.stderr)
     return 1
   return 0
 
@@ -162,18 +162,9 @@ def _read(
 
 
 def _flags(
-  words: Sequence[str],
-  own: type[settings.Settings],
-  who: str,
-  settings_of: Callable[[], Collection[str]] = tuple,
+  words: Sequence[str], own: type[settings.Settings], who: str
 ) -> tuple[Any, list[str]]:
   """The flags of a word, and the words that remain.
-
-  Args:
-    words: of the command line.
-    own: the class of the flags.
-    who: has them, for messages.
-    settings_of: names of settings, which are flags behind `config.` only.
 
   Raises:
     ValueError: one that is unknown (with one that is close), without its
@@ -191,10 +182,10 @@ def _flags(
     if word.startswith("-") and not name.removeprefix("no").startswith(
       "config."
     ):
-      if name in settings_of():
-        raise ValueError(f"--{name} is a setting: --config.{word.lstrip('-')}.")
       flags_of = [f"--{flag}" for flag in known]
-      raise settings.unknown(f"--{name}", flags_of, who, "flag")
+      error = settings.unknown(f"--{name}", flags_of, who, "flag")
+      hint = f" A setting is --config.{word.lstrip('-')}." * ("config" in known)
+      raise ValueError(f"{error}{hint}")
   return settings.read(given, own, where=who, missing="needs --")[0], rest
 
 
@@ -269,9 +260,7 @@ def _run(word: str, arguments: Sequence[str]) -> None:
   if _asks_for_help(arguments):
     _print_help(word)
     return
-  given, rest = _flags(
-    arguments, own.flags, "the command", lambda: _settings_of(word)
-  )
+  given, rest = _flags(arguments, own.flags, "the command")
   name, changes = _named(own, given)
   file = configs.load(name, configs.named(word))
   where = f"configuration {name!r}"
@@ -289,17 +278,6 @@ def _run(word: str, arguments: Sequence[str]) -> None:
   words = ["spex", *_SPOKEN.get(word, word.split("_")), *arguments]
   with record.kept(record.place(config, workdir), words, config):
     own.run(config, workdir)
-
-
-def _settings_of(word: str) -> set[str]:
-  """Names of the settings of a word's named configurations."""
-  found: set[str] = set()
-  for name, file in configs.named(word).items():
-    kind = _WORDS[word].kind(
-      configs.load(name, {name: file}).config, f"configuration {name!r}"
-    )
-    found |= {*settings.leaves(kind)}
-  return found
 
 
 def _named(own: Word, given: Any) -> tuple[str, dict[str, Any]]:
@@ -479,25 +457,6 @@ def _print_help(word: str) -> None:
   for name in configs.named(word):
     print(f"\n  {name}")
     print(settings.help_of(load_config(name, word)))
-
-
-def _one_line(error: BaseException) -> str:
-  # What an error quotes must not steer a terminal.
-  text = "".join(
-    c if c.isprintable() else ascii(c)[1:-1]
-    for c in " ".join(str(error).split())
-  )
-  own = (ValueError, TypeError, RuntimeError)
-  # One of ours is a sentence; the system's has a number.
-  sentences = (
-    OSError, FileNotFoundError, ImportError, InterruptedError, TimeoutError,
-    ConnectionError,
-  )  # fmt: skip
-  if isinstance(error, own) or (
-    type(error) in sentences and not getattr(error, "errno", None)
-  ):
-    return text or type(error).__name__
-  return f"{type(error).__name__}: {text}"
 
 
 _WORDS: dict[str, Word] = {

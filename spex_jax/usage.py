@@ -336,3 +336,23 @@ corrupted, whose answers differ.
 
 `spex circuit WORD --help` lists flags and settings.
 """
+
+
+def one_line(error: BaseException) -> str:
+  """What an error says, as the command prints it."""
+  # What an error quotes must not steer a terminal.
+  text = "".join(
+    c if c.isprintable() else ascii(c)[1:-1]
+    for c in " ".join(str(error).split())
+  )
+  own = (ValueError, TypeError, RuntimeError)
+  # One of ours is a sentence; the system's has a number.
+  sentences = (
+    OSError, FileNotFoundError, ImportError, InterruptedError, TimeoutError,
+    ConnectionError,
+  )  # fmt: skip
+  if isinstance(error, own) or (
+    type(error) in sentences and not getattr(error, "errno", None)
+  ):
+    return text or type(error).__name__
+  return f"{type(error).__name__}: {text}"

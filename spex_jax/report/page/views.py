@@ -197,9 +197,9 @@ def shapiq(found: interactions_lib.Interactions) -> str | None:
 def fields(body: Mapping[str, Any], title: str) -> dict[str, Any]:
   """What a JSON object says in single values, as a table."""
   rows = [
-    [name, value]
+    [name, f"{value:.6g}" if isinstance(value, float) else str(value)]
     for name, value in body.items()
-    if name != "sha256" and isinstance(value, str | int | float | bool)
+    if name != "sha256" and isinstance(value, str | int | float)
   ]
   return table(["what", "value"], rows, title)
 
