@@ -150,7 +150,7 @@ def test_constant_values_cost_the_held_out_masks_and_two_probes():
 
 @pytest.mark.slow
 def test_a_small_game_is_asked_to_its_end():
-  """More budget than there are masks besides the corners."""
+  """A mask fewer than there are, of which the corners are two."""
   masks = sampling.enumerate_masks(6)
   found = _Asked(
     lambda m: m[:, 0] * 2.0 - m[:, 1],
@@ -158,4 +158,4 @@ def test_a_small_game_is_asked_to_its_end():
     n=6,
     budget=len(masks) - 1,
   )
-  assert found.ask.asked == len(masks) - 2
+  assert found.ask.asked == len(masks) - 1
