@@ -266,7 +266,8 @@ def _circuit(path: pathlib.Path) -> Part:
     [score, " -> ".join(map(str, edge[:2])), *map(str, edge[2:3])]
     for edge, score in zip(body["edges"], scores)
   ]
-  rows.sort(key=lambda row: -abs(row[0] or 0))
+  if body.get("scores"):
+    rows.sort(key=lambda row: -abs(float(row[0])))
   table = page.table(["score", "edge", "row"], rows, "Edges of the circuit")
   facts = {name: body[name] for name in body if name not in ("edges", "scores")}
   return Part((), [table, page.fields(facts, f"About {path.name}")])
