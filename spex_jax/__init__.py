@@ -46,4 +46,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-  return sorted({*globals(), *_ROOMS})
+  return sorted({*__all__, *_ROOMS, "__doc__", "__version__"})

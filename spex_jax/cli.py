@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     print("spex: interrupted", file=sys.stderr)
     return 130
   except InterruptedError as error:  # Asked to end; and it can go on.
-    print(f"spex: {_one_line(error)}", file=sys.stderr)
+    print(f"spex: {usage.one_line(error)}", file=sys.stderr)
     return GO_ON
   except (Exception, SystemExit) as error:  # One line, whatever went wrong.
     if _is_broken_pipe(error):
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
       return 1
     if debug:
       raise
-    print(f"spex: error: {_one_line(error)}", file=sys.stderr)
+    print(f"spex: error: {usage.one_line(error)}", file=sys.stderr)
     return 1
   return 0
 
@@ -183,7 +183,9 @@ def _flags(
       "config."
     ):
       flags_of = [f"--{flag}" for flag in known]
-      raise settings.unknown(f"--{name}", flags_of, who, "flag")
+      error = settings.unknown(f"--{name}", flags_of, who, "flag")
+      hint = f" A setting is --config.{word.lstrip('-')}." * ("config" in known)
+      raise ValueError(f"{error}{hint}")
   return settings.read(given, own, where=who, missing="needs --")[0], rest
 
 
@@ -271,7 +273,12 @@ def _run(word: str, arguments: Sequence[str]) -> None:
   stem, _, size = name.partition(":")
   default = "-".join(filter(None, (pathlib.Path(stem).stem, size)))
   workdir = getattr(given, "workdir", None)
-  own.run(config, pathlib.Path(workdir or _RUNS / default))
+  workdir = pathlib.Path(workdir or _RUNS / default)
+  from spex_jax.jobs import record  # Slow to import, like what follows.
+
+  words = ["spex", *_SPOKEN.get(word, word.split("_")), *arguments]
+  with record.kept(record.place(config, workdir), words, config):
+    own.run(config, workdir)
 
 
 def _named(own: Word, given: Any) -> tuple[str, dict[str, Any]]:
@@ -441,6 +448,16 @@ def _sweep(arguments: Sequence[str]) -> None:
   act(given, sweeping.freeze(config, file.items()))
 
 
+def _report(arguments: Sequence[str]) -> None:
+  if _asks_for_help(arguments):
+    print(usage.REPORT, end="")
+    return
+  given, folders = _flags(arguments, usage.Report, "spex report")
+  from spex_jax.jobs import report  # Slow to import.
+
+  report.run(folders, given.output)
+
+
 def _asks_for_help(arguments: Sequence[str]) -> bool:
   return bool({"-h", "--help", "-help"} & {*arguments})
 
@@ -451,25 +468,6 @@ def _print_help(word: str) -> None:
   for name in configs.named(word):
     print(f"\n  {name}")
     print(settings.help_of(load_config(name, word)))
-
-
-def _one_line(error: BaseException) -> str:
-  # What an error quotes must not steer a terminal.
-  text = "".join(
-    c if c.isprintable() else ascii(c)[1:-1]
-    for c in " ".join(str(error).split())
-  )
-  own = (ValueError, TypeError, RuntimeError)
-  # One of ours is a sentence; the system's has a number.
-  sentences = (
-    OSError, FileNotFoundError, ImportError, InterruptedError, TimeoutError,
-    ConnectionError,
-  )  # fmt: skip
-  if isinstance(error, own) or (
-    type(error) in sentences and not getattr(error, "errno", None)
-  ):
-    return text or type(error).__name__
-  return f"{type(error).__name__}: {text}"
 
 
 _WORDS: dict[str, Word] = {
@@ -488,10 +486,16 @@ _WORDS |= {
   "context": _word_of("context", ""),
   "context_cite": _word_of("context", "cite"),
 }
+# How a word is written that is not written as it is named.
+_SPOKEN = {
+  "attribute": ("attribute", "data"),
+  "components": ("attribute", "components"),
+}
 _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
   "explain": lambda arguments: _run("explain", arguments),
   "attribute": _attribute,
   "circuit": _circuit,
   "context": _context,
   "sweep": _sweep,
+  "report": _report,
 }

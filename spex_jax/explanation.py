@@ -247,12 +247,43 @@ class Explanation(base.ByValue):
     notes = (f"note: {base.printable(note)}" for note in self.notes)
     return "\n".join([*lines, *notes])
 
-  def save(self, path: str | os.PathLike) -> None:
-    """Writes everything as JSON with a checksum, whole or not at all.
+  def page(self, question: str = "") -> str:
+    """One HTML file that stands alone, to look at and to ask: `report.page`.
 
-    Raises:
-      OSError: no room or no permission.
+    Args:
+      question: what was asked, in words.
     """
+    from spex_jax.report import page  # Shows what is here, on demand.
+
+    asked = question or f"Which of {self.fourier.n} players matter together?"
+    facts = {
+      "answer": f"{np.asarray(self.fourier.count).tolist()} Fourier terms by "
+      f"{self.method}",
+      "cost": f"{self.num_evaluations:,} distinct masks",
+    }
+    facts |= {
+      f"note {number}": note for number, note in enumerate(self.notes, 1)
+    }
+    run = page.Run(
+      base.printable(asked),
+      page.trust(self),
+      {name: base.printable(text) for name, text in facts.items()},
+      [page.explanation(self)],
+      page.raw(self),
+    )
+    return page.html([run])
+
+  def _repr_html_(self) -> str:
+    from spex_jax.report import page
+
+    return page.frame(self.page())
+
+  def to_pandas(self, index: str = "FBII", **settings: Any) -> Any:
+    """The sets of `interactions(index, ...)` as a `pandas.DataFrame`."""
+    return self.interactions(index, **settings).to_pandas()
+
+  def body(self) -> dict[str, Any]:
+    """Everything, as JSON has it."""
     functions = _targets(self.fourier)
     body: dict[str, Any] = {
       "n": self.fourier.n,
@@ -261,9 +292,16 @@ class Explanation(base.ByValue):
     }
     for field in dataclasses.fields(self):
       if field.name != "fourier":
-        value = getattr(self, field.name)
-        body[field.name] = _plain(value)
-    base.write_json(path, body)
+        body[field.name] = _plain(getattr(self, field.name))
+    return body
+
+  def save(self, path: str | os.PathLike) -> None:
+    """Writes everything as JSON with a checksum, whole or not at all.
+
+    Raises:
+      OSError: no room or no permission.
+    """
+    base.write_json(path, self.body())
 
   @classmethod
   def load(cls, path: str | os.PathLike) -> "Explanation":

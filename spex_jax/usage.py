@@ -29,6 +29,7 @@ commands:
             it, and `context cite` which sources it stands on, alone or together
   sweep     runs thousands of such questions, on one machine or many, so that
             no kill loses or repeats what was done
+  report    makes one HTML page of what any of these wrote
 
 A FILE given to --config is Python, and is run: take none from a stranger.
 
@@ -191,6 +192,30 @@ class CircuitTasks(settings.Settings):
   config: str | None = _NAMED
 
 
+@dataclasses.dataclass(frozen=True)
+class Report(settings.Settings):
+  """Flags of `spex report`."""
+
+  output: str = settings.field(
+    "report.html", "the page (default: report.html)", place=True
+  )
+
+
+REPORT = f"""\
+usage: spex report DIR [DIR ...] [--output=FILE.html]
+
+One HTML page of what commands wrote into their workdirs: how far to trust it,
+a picture to click, tables with intervals, raw data to download. It asks the net
+for nothing.
+
+{settings.flags_of(Report)}
+{_DEBUG}
+
+examples:
+  spex report runs/digits
+  spex report runs/digits runs/circuit_find --output=both.html
+"""
+
 _WORDS = "[--config=NAME_OR_FILE[:SIZE]] [--config.KEY=VALUE ...]"
 EXPLAIN = f"""\
 usage: spex explain {_WORDS}
@@ -233,7 +258,7 @@ usage: spex attribute components
 
 examples:
   spex attribute components
-  spex attribute components --model=gpt2 --prompt="The cat sat on the"
+  spex attribute components --model=openai-community/gpt2 --prompt="The cat"
   spex attribute components --model=google/vit-base-patch16-224 --image=cat.jpg
   spex attribute components --config.players=neurons --config.method=coar
 """
@@ -432,3 +457,23 @@ def of_inseq(arguments: Sequence[str]) -> list[str]:
       word = f"--{_OF_INSEQ[name]}={value}"
     found.append(word)
   return found
+
+
+def one_line(error: BaseException) -> str:
+  """What an error says, as the command prints it."""
+  # What an error quotes must not steer a terminal.
+  text = "".join(
+    c if c.isprintable() else ascii(c)[1:-1]
+    for c in " ".join(str(error).split())
+  )
+  own = (ValueError, TypeError, RuntimeError)
+  # One of ours is a sentence; the system's has a number.
+  sentences = (
+    OSError, FileNotFoundError, ImportError, InterruptedError, TimeoutError,
+    ConnectionError,
+  )  # fmt: skip
+  if isinstance(error, own) or (
+    type(error) in sentences and not getattr(error, "errno", None)
+  ):
+    return text or type(error).__name__
+  return f"{type(error).__name__}: {text}"

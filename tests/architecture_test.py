@@ -26,7 +26,8 @@ _MAY_IMPORT = {
   "proxies": {"base", "masks", "fourier"},
   "portfolio": {"base", "masks", "fourier", "proxies"},
   "indices": {"base", "fourier"},
-  "explanation": {"base", "masks", "fourier", "indices"},
+  # What a notebook shows of it is a page.
+  "explanation": {"base", "masks", "fourier", "indices", "report"},
   # Values are kept by path, and progress is shown.
   "api": {
     "base", "masks", "fourier", "proxies", "portfolio", "explanation", "ablate",

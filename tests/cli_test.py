@@ -487,3 +487,8 @@ def test_a_reader_that_leaves_is_no_error(functions):
   assert process.stderr.read() == b""
   assert process.wait() == 1
   process.stderr.close()
+
+
+def test_a_setting_given_as_a_flag_is_told_its_name(capsys):
+  line = command.refused(capsys, "explain", "--budget=100")
+  assert "--config.budget=100" in line

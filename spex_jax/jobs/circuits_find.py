@@ -29,6 +29,7 @@ from spex_jax.circuits import (
 from spex_jax.jobs import (
   circuits,
   circuits_kept,
+  circuits_shown,
   circuits_toy,
   explain,
   networks,
@@ -305,6 +306,10 @@ def run(
   numbers = np.unique(circuit.numbers % len(scores.names))
   show(circuits.edges_table(scores, config.top, numbers))
   with clock.of("draw"):
+    if config.level == "edge":
+      circuits_shown.save(
+        workdir, curve, choose, circuit, judged, mean, circuits.units_of(config)
+      )
     _figures(workdir, title, circuit, scores.mean(), curve, faithful)
   tell(
     {
@@ -313,7 +318,8 @@ def run(
         str(workdir / name)
         for name in (
           "circuit.json", "scores.npz", "faithfulness.png", "circuit.svg",
-        )[: 4 if config.level == "edge" else 3]
+          "curve.json",
+        )[: 5 if config.level == "edge" else 3]
       ),
     }
   )  # fmt: skip

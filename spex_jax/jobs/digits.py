@@ -117,6 +117,7 @@ def subject(config: Digits, workdir: pathlib.Path) -> subjects.Subject:
     "margin": f"logit({name}) - logit({rival})",
     "logit": f"logit({name})",
   }[config.target]
+  pieces = "pixels" if len(players.names) == image.size else "patches"
   question = f"see a {name}"
   if config.target == "margin":
     question += f" rather than a {rival}"
@@ -132,7 +133,7 @@ def subject(config: Digits, workdir: pathlib.Path) -> subjects.Subject:
     read, players, image, baseline, params, absent=absent, units=units
   )
   return subjects.Subject(
-    question=f"Which pixels of digit {row} make the network {question}?",
+    question=f"Which {pieces} of digit {row} make the network {question}?",
     facts={
       "model": f"MLP {'-'.join(map(str, (image.size, *config.model.widths)))}"
       f"-{len(data.classes)}, {right:.1%} of {test.num_examples} test images "

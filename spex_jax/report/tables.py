@@ -3,14 +3,44 @@
 On a terminal rich lays it out; elsewhere it is plain lines.
 """
 
+import contextlib
+import contextvars
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from spex_jax import base
 from spex_jax.indices import interactions as interactions_lib
 
 _WIDTH = 14  # Of the names of facts.
+
+Told = list[tuple[str, str]]
+_RECORD: contextvars.ContextVar[Told | None] = contextvars.ContextVar(
+  "told", default=None
+)
+
+
+class Fact(str):
+  """A line of a name and what is told under it.
+
+  Attributes:
+    name: of the fact.
+    value: what is told.
+  """
+
+  name: str
+  value: str
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[Told]:
+  """Names and values of the facts that printers made within it print."""
+  told: Told = []
+  token = _RECORD.set(told)
+  try:
+    yield told
+  finally:
+    _RECORD.reset(token)
 
 
 def printer() -> Callable[[Any], None]:
@@ -24,12 +54,22 @@ def printer() -> Callable[[Any], None]:
     terminal = console.Console(
       highlight=False, emoji=False, no_color=True, width=1 << 16
     )
-  return lambda item: terminal.print(item, markup=False, soft_wrap=True)
+  told = _RECORD.get()
+
+  def show(item: Any) -> None:
+    if told is not None and isinstance(item, Fact):
+      told.append((item.name, item.value))
+    terminal.print(item, markup=False, soft_wrap=True)
+
+  return show
 
 
-def fact(name: str, value: str) -> str:
+def fact(name: str, value: str) -> Fact:
   """One named fact on a line, whatever its text holds."""
-  return f"{name:<{_WIDTH}}{base.printable(value)}"
+  value = base.printable(value)
+  line = Fact(f"{name:<{_WIDTH}}{value}")
+  line.name, line.value = name, value
+  return line
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:

@@ -1,0 +1,85 @@
+"""What a page shows of circuits by size: `curve.json`; MIB's `eap_ig.json`."""
+
+import json
+import pathlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from spex_jax import base
+from spex_jax.circuits import curves, files, judging
+from spex_jax.circuits import graph as graph_lib
+
+_MOST = 400  # Edges of a circuit that is drawn.
+_LARGE = 20_000  # Edges of a graph that is written for others, at most.
+_INTO = re.compile(r"blocks\.\d+\.attn\.([qkv])_in")
+
+
+def save(
+  workdir: pathlib.Path,
+  curve: curves.Curve,
+  choose: Callable[[int], graph_lib.Circuit],
+  circuit: graph_lib.Circuit,
+  judged: judging.Judged,
+  mean: np.ndarray,
+  units: str,
+) -> None:
+  """Writes both files.
+
+  Args:
+    workdir: where to.
+    curve: what was measured.
+    choose: a number of edges to the circuit that was judged.
+    circuit: the one that was chosen.
+    judged: what it does.
+    mean: `[E]`, scores.
+    units: of the metric.
+  """
+  graph = circuit.graph
+  sizes = np.maximum(1, np.round(curve.shares * graph.num_edges)).astype(int)
+  small = [int(size) for size in sizes if size <= _MOST]
+  chosen = [choose(size).numbers.tolist() for size in small]
+  used = sorted({number for numbers in chosen for number in numbers})
+  place = {number: i for i, number in enumerate(used)}
+  strongest = lambda numbers: sorted(numbers, key=lambda i: -abs(mean[i]))
+  low, high = judged.interval()[0]
+  same = judged.identities
+  body: dict[str, Any] = {
+    "sizes": sizes.tolist(),
+    "connected": np.asarray(curve.judged.connected).tolist(),
+    "faithfulness": curve.faithfulness.tolist(),
+    "random": curve.random.tolist(),
+    "cmd": curve.areas.cmd,
+    "cpr": curve.areas.cpr,
+    "identities": {"full": float(same.full), "empty": float(same.empty)},
+    "ablation": same.ablation,
+    "units": units,
+    "faithful": float(judged.faithfulness()[0]),
+    "interval": [float(low), float(high)],
+    "edges_chosen": len(circuit),
+    "num_pairs": judged.values.shape[1],
+    "start": int(np.abs(np.log(sizes / max(len(circuit), 1))).argmin()),
+    "edges": [_edge(graph, number, float(mean[number])) for number in used],
+    "circuits": [[place[i] for i in strongest(numbers)] for numbers in chosen],
+  }
+  base.write_json(workdir / "curve.json", body)
+  if graph.num_edges <= _LARGE:
+    path = workdir / "eap_ig.json"
+    temporary = base.draft(path)
+    temporary.write_text(json.dumps(files.to_eap_ig(circuit, mean)))
+    temporary.replace(path)
+
+
+def _edge(graph: graph_lib.Graph, number: int, score: float) -> dict[str, Any]:
+  writer, reader, _ = graph.edge(number)
+  into = np.flatnonzero(graph.fed[graph.slot[number]])
+  kind = _INTO.fullmatch(reader)
+  return {
+    "name": graph.name(number),
+    "from": writer,
+    "into": [graph.writers[i] for i in into] or [reader],
+    "kind": kind[1] if kind else "",
+    "score": score,
+  }

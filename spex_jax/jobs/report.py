@@ -1,0 +1,383 @@
+"""`spex report`: one page of what runs wrote, whatever the command.
+
+A folder is read by the names of its files (`_READERS`); what none of these
+knows is shown as it is: a table of a `.csv`, the single values of a `.json`, a
+picture. So the page of a new command needs nothing here, or a line.
+"""
+
+import csv
+import json
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from spex_jax import base
+from spex_jax.explanation import Explanation
+from spex_jax.fourier import sparse
+from spex_jax.indices import interactions as interactions_lib
+from spex_jax.jobs import record
+from spex_jax.report import page, tables
+
+_PIXELS = 400_000  # Bytes of pictures in a page, at most.
+_RAW = 300_000  # The same of raw data.
+_WRONG = 1e-3  # Error of an identity that must not be believed.
+_SHOWN = 64  # Files of a kind in a folder, at most.
+_WIDE = 1.96  # Standard errors, of 95 %.
+
+
+class Part(NamedTuple):
+  """What a file adds to a page.
+
+  Attributes:
+    trust: as of `page.Run`.
+    views: as of `page.Run`.
+    files: besides the file itself.
+  """
+
+  trust: Sequence[tuple[str, str, bool]] = ()
+  views: Sequence[Mapping[str, Any]] = ()
+  files: Sequence[tuple[str, str]] = ()
+
+
+def run(folders: Sequence[str], output: str) -> None:
+  """Writes the page of one run or more.
+
+  Args:
+    folders: where commands wrote.
+    output: the file.
+
+  Raises:
+    ValueError: no folder, one without anything to show, a damaged file.
+  """
+  if not folders:
+    raise ValueError("Say whose report: spex report DIR [DIR ...].")
+  text = page.html([read(pathlib.Path(folder)) for folder in folders])
+  path = pathlib.Path(output)
+  base.check_replaceable(path)
+  temporary = base.draft(path)
+  temporary.write_text(text, encoding="utf-8")
+  temporary.replace(path)
+  tables.printer()(
+    tables.fact("wrote", f"{output} ({len(text) / 1000:,.0f} kB)")
+  )
+
+
+def read(folder: pathlib.Path) -> page.Run:
+  """What a folder holds, as a page shows it.
+
+  Raises:
+    ValueError: no folder, nothing to show, or a damaged file.
+  """
+  if not folder.is_dir():
+    raise ValueError(f"There is no folder {folder}.")
+  found, facts = _about(folder)
+  parts, files, room = [], [], _RAW
+  inside = sorted(path for path in folder.iterdir() if path.is_file())
+  first = [*_READERS]
+  inside.sort(
+    key=lambda path: first.index(path.name) if path.name in first else 99
+  )
+  sweep = folder / "shards"
+  if sweep.is_dir():
+    parts.append(_sweep(folder))
+  for path in inside:
+    if path.name.endswith(record.NAME) or path.name.startswith("."):
+      continue
+    reader = _READERS.get(path.name) or _BY_KIND.get(path.suffix)
+    if reader is None or len(parts) >= _SHOWN:
+      continue
+    part = reader(path)
+    parts.append(part)
+    raw = [] if path.suffix not in _TEXTS else [(path.name, _utf8(path))]
+    for name, text in (*raw, *part.files):
+      if len(text) <= room:
+        room -= len(text)
+        files.append((name, text))
+  parts += _pictures(folder)
+  if not parts:
+    raise ValueError(f"{folder} holds nothing that a command of spex wrote.")
+  return page.Run(
+    found or f"What is in {base.printable(folder.name)}?",
+    [line for part in parts for line in part.trust],
+    facts,
+    [view for part in parts for view in part.views],
+    files,
+  )
+
+
+def _about(folder: pathlib.Path) -> tuple[str, dict[str, str]]:
+  """The question and the facts that `record` kept."""
+  question, facts = "", {}
+  for path in sorted(folder.glob(f"*{record.NAME}")):
+    body = base.read_json(path)
+    try:
+      told = [(str(name), str(value)) for name, value in body["facts"]]
+      asked = [value for name, value in told if name == "asked"]
+      question = question or "; ".join(asked)
+      for name, value in told:
+        if name not in ("asked", "wrote"):
+          facts[name] = f"{facts[name]}; {value}" if name in facts else value
+      facts["command"] = str(body["command"])
+      facts["version"] = f"spex_jax {body['version']}, {body['date']}"
+      for name in ("seed", "fingerprint"):
+        if body.get(name) is not None:
+          facts[name] = str(body[name])
+    except (LookupError, TypeError, ValueError) as error:
+      raise ValueError(f"{path} is no record of a run: {error}.") from error
+  return base.printable(question), facts
+
+
+def _explanation(path: pathlib.Path) -> Part:
+  found = Explanation.load(path)
+  raw = [pair for pair in page.raw(found) if pair[0] != path.name]
+  return Part(page.trust(found), [page.explanation(found)], raw)
+
+
+def _attribution(path: pathlib.Path) -> Part:
+  """Of parts by COAR, or of training examples."""
+  body = base.read_json(path)
+  try:
+    return _coar(body) if "keep" in body else _data(body)
+  except (LookupError, TypeError) as error:
+    raise ValueError(f"{path} is no attribution: {error!r}.") from error
+
+
+def _coar(body: Mapping[str, Any]) -> Part:
+  scores = np.asarray(body["scores"], np.float64)
+  n = len(scores)
+  effects = interactions_lib.Interactions(
+    n=n,
+    players=np.arange(n)[:, None],
+    values=scores,
+    index=body["method"],
+    order=1,
+    baseline=body["baseline"],
+    names=tuple(body["names"]),
+    units=body["units"],
+    std=None if body["std"] is None else np.asarray(body["std"]),
+  )
+  # baseline + the sum of those kept: a player's half, with and without it.
+  terms = [((), body["baseline"] + scores.sum() / 2)]
+  terms += [((i,), -score / 2) for i, score in enumerate(scores.tolist())]
+  fourier = sparse.SparseFourier.from_terms(n, terms)
+  value = float(body["correlation"])
+  told = f"{value:.3f} with measured values of fresh masks"
+  trust = [("correlation", told, not value >= 0.5)]
+  return Part(trust, [page.sets(fourier, [effects])])
+
+
+def _data(body: Mapping[str, Any]) -> Part:
+  names, units = body["names"], body["units"]
+  lds = float(body["lds"])
+  trust = [
+    ("LDS", f"{lds:.3f} by {body['method']}", not lds >= 0.5),
+    ("R²", f"mean {np.mean(body['r2']):.3f} over {len(body['r2'])} targets, "
+     f"least {np.min(body['r2']):.3f}", bool(np.mean(body["r2"]) < 0.5)),
+  ]  # fmt: skip
+  if body["ceiling"] is not None:
+    trust.append(("ceiling", f"{body['ceiling']:.3f}: retrained again", False))
+  rows = []
+  for point in body["points"]:
+    for kind in ("helpful", "harmful", "synergy", "redundancy"):
+      for item in point[kind]:
+        std = item["std"]
+        rows.append(
+          [
+            point["point"], kind, float(item["value"]),
+            "" if std is None else f"± {_WIDE * std:.3g}",
+            " & ".join(names[player] for player in item["players"]),
+          ]
+        )  # fmt: skip
+  views = [
+    page.table(
+      ["test point", "kind", f"value ({units})", "95 %", "training examples"],
+      rows,
+      "Who helps and who harms",
+    )
+  ]
+  if checks := body["checks"]:
+    verdicts = [check["verdict"] for check in checks]
+    told = ", ".join(
+      f"{verdicts.count(word)} {word}" for word in dict.fromkeys(verdicts)
+    )
+    trust.append(("retrained sets", told, "contradicted" in verdicts))
+    views.append(
+      page.table(
+        ["test point", "set", "estimate", "measured", "95 %", "verdict"],
+        [
+          [
+            check["target"],
+            " & ".join(names[player] for player in check["players"]),
+            check["estimate"],
+            check["measured"],
+            f"{check['low']:.3g} to {check['high']:.3g}",
+            check["verdict"],
+          ]
+          for check in checks
+        ],
+        "Sets, retrained",
+      )
+    )
+  return Part(trust, views)
+
+
+def _curve(path: pathlib.Path) -> Part:
+  """Circuits of several sizes, as `circuits_shown` wrote them."""
+  body = base.read_json(path)
+  try:
+    low, high = body["interval"]
+    wrong = max(abs(body["identities"][name]) for name in ("full", "empty"))
+    trust = [
+      ("faithfulness", f"{body['faithful']:.3f}, 95 % {low:.3f} to {high:.3f}, "
+       f"of {body['edges_chosen']:,} edges on {body['num_pairs']:,} other "
+       "pairs", body["faithful"] < 0.5),
+      ("CMD", f"{body['cmd']:.3f} (0 is best); CPR {body['cpr']:.3f}", False),
+      ("identities", f"all edges are the clean run, none the "
+       f"{body['ablation']} one, to {wrong:.1e} {body['units']}",
+       wrong > _WRONG),
+    ]  # fmt: skip
+    if body["random"]:
+      best = float(np.max(np.asarray(body["random"])[:, body["start"]]))
+      trust.append(
+        ("random circuits", f"as large keep {best:.3f} at most",
+         best >= body["faithful"])
+      )  # fmt: skip
+    shown = {
+      name: body[name]
+      for name in (
+        "sizes", "faithfulness", "connected", "random", "edges", "circuits",
+        "start",
+      )
+    }  # fmt: skip
+  except (LookupError, TypeError, ValueError) as error:
+    raise ValueError(f"{path} holds no curve: {error!r}.") from error
+  view = {"kind": "curve", "title": "Circuits by size"}
+  return Part(trust, [view | shown])
+
+
+def _circuit(path: pathlib.Path) -> Part:
+  body = json.loads(_utf8(path))
+  if not isinstance(body, dict) or not isinstance(body.get("edges"), list):
+    return _json(path)
+  scores = body.get("scores") or [None] * len(body["edges"])
+  rows = [
+    [score, " -> ".join(map(str, edge[:2])), *map(str, edge[2:3])]
+    for edge, score in zip(body["edges"], scores)
+  ]
+  if body.get("scores"):
+    rows.sort(key=lambda row: -abs(float(row[0])))
+  table = page.table(["score", "edge", "row"], rows, "Edges of the circuit")
+  facts = {name: body[name] for name in body if name not in ("edges", "scores")}
+  return Part((), [table, page.fields(facts, f"About {path.name}")])
+
+
+def _json(path: pathlib.Path) -> Part:
+  """Any other JSON: an edit, a list of rows, or the single values of it."""
+  try:
+    body = json.loads(_utf8(path))
+  except json.JSONDecodeError as error:
+    raise ValueError(f"{path} is no JSON: {error}.") from error
+  title = base.printable(path.name)
+  if isinstance(body, dict) and isinstance(body.get("sites"), dict):
+    rows = [
+      [site, len(entry["units"]), int(np.prod(entry["shape"]))]
+      for site, entry in body["sites"].items()
+    ]
+    table = page.table(["site", "units removed", "of"], rows, f"Edit {title}")
+    return Part((), [table])
+  views = []
+  if isinstance(body, dict):
+    views = [page.fields(body, title)]
+    lists = {name: rows for name, rows in body.items() if _is_rows(rows)}
+  else:
+    lists = {"": body} if _is_rows(body) else {}
+  for name, rows in lists.items():
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [[_cell(row.get(key)) for key in columns] for row in rows]
+    views.append(page.table(columns, cells, f"{title} {name}".strip()))
+  return Part((), [view for view in views if view["rows"]])
+
+
+def _csv(path: pathlib.Path) -> Part:
+  with path.open(encoding="utf-8", newline="") as file:
+    columns, *rows = list(csv.reader(file)) or [[]]
+  cells = [[_number(cell) for cell in row] for row in rows]
+  return Part((), [page.table(columns, cells, base.printable(path.name))])
+
+
+def _sweep(folder: pathlib.Path) -> Part:
+  from spex_jax.sweeps import state  # Slow to import.
+
+  found = state.status(str(folder))
+  told = f"{found.shards:,} of {found.num_shards:,} shards"
+  bad = bool(found.given_up or found.quarantined or not found.complete)
+  trust = [("done", told, bad)]
+  rows = [
+    ["rows", found.rows], ["rows in all", found.num_rows],
+    ["rows without a value", found.marked],
+    ["shards given up", len(found.given_up)],
+    ["shards put aside as damaged", found.quarantined],
+    ["shards made with other code or versions", found.accepted],
+    ["seconds of evaluation", found.cost], ["processes", found.processes],
+  ]  # fmt: skip
+  rows += [[f"failed: {cause}", many] for cause, many in found.causes.items()]
+  return Part(trust, [page.table(["what", "how many"], rows, "The sweep")])
+
+
+def _pictures(folder: pathlib.Path) -> list[Part]:
+  parts, room = [], _PIXELS
+  for path in sorted(folder.glob("*.png")):
+    if path.stat().st_size <= room:
+      room -= path.stat().st_size
+      view = page.image(path.read_bytes(), base.printable(path.name))
+      parts.append(Part((), [view]))
+  return parts
+
+
+def _utf8(path: pathlib.Path) -> str:
+  try:
+    return path.read_text(encoding="utf-8")
+  except UnicodeDecodeError as error:
+    raise ValueError(f"{path} is no text: {error}.") from error
+
+
+def _is_rows(value: Any) -> bool:
+  return (
+    isinstance(value, list)
+    and bool(value)
+    and all(isinstance(row, dict) for row in value)
+  )
+
+
+def _cell(value: Any) -> Any:
+  if value is None or isinstance(value, str | int | float):
+    return value
+  return json.dumps(value, ensure_ascii=False)
+
+
+def _number(text: str) -> int | float | str:
+  for kind in (int, float):
+    try:
+      return kind(text)
+    except ValueError:
+      continue
+  return text
+
+
+_TEXTS = (".json", ".csv", ".jsonl", ".html")
+_READERS: Mapping[str, Callable[[pathlib.Path], Part]] = {
+  "explanation.json": _explanation,
+  "attribution.json": _attribution,
+  "curve.json": _curve,
+  "circuit.json": _circuit,
+  # The expansion is in the explanation; the bank and a peer's graph are raw.
+  "fourier.json": lambda path: Part(),
+  "eap_ig.json": lambda path: Part(),
+  "circuit_tracer.json": lambda path: Part(),
+}
+_BY_KIND: Mapping[str, Callable[[pathlib.Path], Part]] = {
+  ".json": _json,
+  ".csv": _csv,
+}

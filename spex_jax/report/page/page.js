@@ -1,0 +1,382 @@
+"use strict";
+// Whatever a name or a token holds, it is text: nothing here reads markup.
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const SVG = "http://www.w3.org/2000/svg";
+const MOST = 12; // Arcs that can be told apart.
+
+function make(tag, text, kind) {
+  const made = document.createElement(tag);
+  if (text !== undefined) made.textContent = text;
+  if (kind) made.className = kind;
+  return made;
+}
+
+function draw(parent, tag, attributes, text) {
+  const made = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes))
+    made.setAttribute(name, String(value));
+  if (text !== undefined) made.textContent = text;
+  parent.append(made);
+  return made;
+}
+
+function told(value) {
+  if (typeof value !== "number") return value === null ? "" : String(value);
+  if (Number.isInteger(value)) return value.toLocaleString("en");
+  return (value > 0 ? "+" : "") + Number(value.toPrecision(4));
+}
+
+// The expansion: the sum of F(S) (-1)^(kept players of S).
+function expansion(terms, kept) {
+  let total = 0;
+  for (const [players, coefficient] of terms) {
+    let odd = false;
+    for (const player of players) if (kept[player]) odd = !odd;
+    total += odd ? -coefficient : coefficient;
+  }
+  return total;
+}
+
+function table(columns, rows, shown) {
+  const box = make("div", undefined, "scroll");
+  box.tabIndex = 0;
+  box.setAttribute("role", "region");
+  box.setAttribute("aria-label", shown);
+  const made = make("table");
+  const head = made.createTHead().insertRow();
+  for (const name of columns) {
+    const cell = make("th", name);
+    cell.scope = "col";
+    if (rows.length && rows.every((row) =>
+      typeof row[head.cells.length] === "number")) cell.className = "number";
+    head.append(cell);
+  }
+  const body = made.createTBody();
+  for (const row of rows) {
+    const line = body.insertRow();
+    for (const value of row) {
+      const cell = make("td", told(value));
+      if (typeof value === "number") {
+        cell.className = "number";
+        if (!Number.isInteger(value))
+          cell.classList.add(value > 0 ? "plus" : "minus");
+      }
+      line.append(cell);
+    }
+  }
+  box.append(made);
+  return box;
+}
+
+function shade(element, value, limit) {
+  const share = limit ? Math.min(1, Math.abs(value) / limit) : 0;
+  const ink = value > 0 ? "192, 57, 43" : "11, 92, 173";
+  element.style.backgroundColor = `rgba(${ink}, ${(0.55 * share).toFixed(3)})`;
+}
+
+// Rows of a picture: of a grid, of layers, or one that flows as text does.
+function layout(view, players, stage) {
+  if (view.columns) {
+    const grid = make("div", undefined, "players grid");
+    grid.style.gridTemplateColumns = `repeat(${view.columns}, minmax(2.4rem, 4rem))`;
+    view.place.forEach(([row, column], player) => {
+      players[player].style.gridRow = row + 1;
+      players[player].style.gridColumn = column + 1;
+      grid.append(players[player]);
+    });
+    stage.append(grid);
+  } else if (view.layers) {
+    const rows = make("div", undefined, "rows");
+    const lines = view.layers.map((name) => {
+      const row = make("div", undefined, "row");
+      row.append(make("span", name), make("div", undefined, "players"));
+      rows.prepend(row);
+      return row.lastChild;
+    });
+    players.forEach((player, i) => lines[view.layer_of[i]].append(player));
+    stage.append(rows);
+  } else {
+    const line = make("div", undefined, "players");
+    line.append(...players);
+    stage.append(line);
+  }
+}
+
+function arcs(view, sets, players, stage, kept) {
+  const old = stage.querySelector("svg");
+  if (old) old.remove();
+  const larger = sets.filter(([who]) => who.length > 1 &&
+    who.every((player) => kept[player])).slice(0, MOST);
+  if (!larger.length) return;
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("class", "arcs");
+  svg.setAttribute("aria-hidden", "true");
+  stage.prepend(svg);
+  const origin = stage.getBoundingClientRect();
+  const most = Math.abs(larger[0][1]) || 1;
+  for (const [who, value] of larger) {
+    const ends = who.map((player) => {
+      const box = players[player].getBoundingClientRect();
+      return [box.left - origin.left + box.width / 2, box.top - origin.top];
+    });
+    const width = 1 + 3 * Math.abs(value) / most;
+    for (let i = 1; i < ends.length; i++) {
+      const [[x0, y0], [x1, y1]] = [ends[i - 1], ends[i]];
+      const rise = Math.min(46, 14 + Math.abs(x1 - x0) / 8);
+      draw(svg, "path", {
+        d: `M${x0} ${y0}C${x0} ${y0 - rise} ${x1} ${y1 - rise} ${x1} ${y1}`,
+        class: value > 0 ? "against" : "helps", "stroke-width": width,
+        "stroke-opacity": 0.75, "stroke-dasharray": value > 0 ? "none" : "6 4",
+      });
+    }
+    for (const [x, y] of ends)
+      draw(svg, "circle", { cx: x, cy: y, r: 2.5, class: "dot" });
+  }
+}
+
+function showSets(view, parent) {
+  const stage = make("div", undefined, "stage");
+  const kept = view.names.map(() => true);
+  const answer = make("p", undefined, "answer");
+  answer.setAttribute("aria-live", "polite");
+  const tools = make("div", undefined, "tools");
+  const under = make("div");
+  let target = view.targets[0];
+  const players = view.names.map((name, player) => {
+    const short = view.layers ? name.slice(name.lastIndexOf(" ") + 1) : name;
+    const button = make("button", short, "player");
+    button.type = "button";
+    button.setAttribute("aria-label", name);
+    button.addEventListener("click", () => {
+      kept[player] = !kept[player];
+      update();
+    });
+    return button;
+  });
+  function update() {
+    const all = expansion(target.terms, view.names.map(() => true));
+    const now = expansion(target.terms, kept);
+    const gone = kept.filter((is) => !is).length;
+    answer.textContent = `expansion ${told(now)} ${view.units}` + (gone
+      ? `, ${told(now - all)} without ${gone} of ${kept.length} players`
+      : `, with all ${kept.length} players`);
+    players.forEach((button, i) => button.setAttribute("aria-pressed", kept[i]));
+    arcs(view, target.sets, players, stage, kept);
+  }
+  function choose() {
+    const single = new Map(target.sets.filter(([who]) => who.length === 1)
+      .map(([who, value]) => [who[0], value]));
+    const limit = Math.max(0, ...[...single.values()].map(Math.abs));
+    players.forEach((button, i) => {
+      shade(button, single.get(i) || 0, limit);
+      button.title = `${view.names[i]}: ${told(single.get(i) || 0)} ${view.units}`;
+    });
+    const rows = target.sets.map(([who, value, std]) => {
+      const row = [value];
+      if (target.std) row.push("± " + told(std * target.std).replace("+", ""));
+      return [...row, who.length, who.map((i) => view.names[i]).join(", ")];
+    });
+    under.replaceChildren(table(
+      [`${view.index} (${view.units || "value"})`,
+        ...(target.std ? ["95 %"] : []), "players", "set"],
+      rows, "Sets and their values"));
+    update();
+  }
+  if (view.targets.length > 1) {
+    const list = make("select");
+    list.setAttribute("aria-label", "target");
+    view.targets.forEach((one, i) => {
+      const option = make("option", one.name);
+      option.value = i;
+      list.append(option);
+    });
+    list.addEventListener("change", () => {
+      target = view.targets[list.value];
+      choose();
+    });
+    tools.append(list);
+  }
+  const back = (text, value) => {
+    const button = make("button", text);
+    button.type = "button";
+    button.addEventListener("click", () => {
+      kept.fill(value);
+      update();
+    });
+    tools.append(button);
+  };
+  back("keep all", true);
+  back("remove all", false);
+  parent.append(make("p", "A click (or Enter) removes a player, and brings it " +
+    "back. Red raises the value, blue lowers it; arcs join the strongest sets, " +
+    "dashed where negative.", "note"), answer, tools, stage, under);
+  stage.style.setProperty("--above", "3.2rem");
+  layout(view, players, stage);
+  choose();
+  new ResizeObserver(() =>
+    arcs(view, target.sets, players, stage, kept)).observe(stage);
+}
+
+// Nodes by layer, heads left of their MLP; the strongest edges last.
+function circuit(view, size, box) {
+  const edges = view.circuits[size];
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("class", "picture circuit");
+  svg.setAttribute("role", "img");
+  svg.setAttribute("aria-label", `${edges.length} edges`);
+  box.replaceChildren(svg);
+  const names = new Set();
+  for (const i of edges) {
+    names.add(view.edges[i].from);
+    view.edges[i].into.forEach((name) => names.add(name));
+  }
+  const level = (name) => {
+    const found = /^blocks\.(\d+)\.(.*)/.exec(name);
+    if (!found) return name === "embed" ? -1 : Infinity;
+    return Number(found[1]) + (found[2].startsWith("heads") ? 0 : 0.5);
+  };
+  const nodes = [...names].sort((a, b) => level(a) - level(b) ||
+    a.localeCompare(b, "en", { numeric: true }));
+  const levels = [...new Set(nodes.map(level))];
+  const rows = levels.map((one) => nodes.filter((name) => level(name) === one));
+  const wide = Math.max(560, 62 * Math.max(...rows.map((row) => row.length)));
+  const tall = 58 * rows.length + 20;
+  svg.setAttribute("viewBox", `0 0 ${wide} ${tall}`);
+  const at = new Map();
+  rows.forEach((row, i) => row.forEach((name, j) => at.set(name,
+    [wide * (j + 1) / (row.length + 1), tall - 30 - 58 * i])));
+  const most = Math.max(...edges.map((i) => Math.abs(view.edges[i].score))) || 1;
+  const dashes = { k: "7 4", v: "1.5 4" };
+  for (const i of [...edges].reverse()) {
+    const edge = view.edges[i];
+    const share = Math.sqrt(Math.abs(edge.score) / most);
+    for (const name of edge.into) {
+      const [x0, y0] = at.get(edge.from);
+      const [x1, y1] = at.get(name);
+      const bend = (y0 - y1) / 2;
+      // Past rows between, aside.
+      const aside = Math.abs(x1 - x0) < 40 && y0 - y1 > 70 ? 60 : 0;
+      const path = draw(svg, "path", {
+        d: `M${x0} ${y0 - 11}C${x0 + aside} ${y0 - bend} ${x1 + aside} ` +
+          `${y1 + bend} ${x1} ${y1 + 11}`,
+        class: edge.score > 0 ? "against" : "helps",
+        "stroke-width": 0.7 + 3 * share, "stroke-opacity": 0.35 + 0.6 * share,
+        "stroke-dasharray": dashes[edge.kind] || "none",
+      });
+      draw(path, "title", {}, `${edge.name}: ${told(edge.score)}`);
+    }
+  }
+  for (const [name, [x, y]] of at) {
+    const group = draw(svg, "g", {});
+    draw(group, "title", {}, name);
+    draw(group, "rect", { x: x - 24, y: y - 11, width: 48, height: 22, rx: 4,
+      class: "node" });
+    const short = name.replace(/^blocks\.(\d+)\.heads\./, "$1.")
+      .replace(/^blocks\.(\d+)\.mlp.*/, "mlp $1").replace("final_norm.in", "output");
+    draw(group, "text", { x, y: y + 4, "text-anchor": "middle" },
+      short.length > 8 ? short.slice(0, 7) + "…" : short);
+  }
+}
+
+function showCurve(view, parent) {
+  const [wide, tall, left, low] = [640, 250, 46, 210];
+  const svg = draw(parent, "svg", { viewBox: `0 0 ${wide} ${tall}`,
+    class: "picture", role: "img",
+    "aria-label": "Measured faithfulness by number of edges" });
+  const all = [0, 1, ...view.faithfulness, ...view.random.flat()];
+  const [least, most] = [Math.min(...all), Math.max(...all)];
+  const first = Math.log(view.sizes[0]);
+  const span = Math.log(view.sizes[view.sizes.length - 1]) - first || 1;
+  const x = (size) => left + (wide - left - 20) * (Math.log(size) - first) / span;
+  const y = (value) => low - (low - 16) * (value - least) / (most - least || 1);
+  for (const level of [0, 1]) {
+    draw(svg, "line", { x1: left, x2: wide - 20, y1: y(level), y2: y(level),
+      class: "axis" });
+    draw(svg, "text", { x: left - 8, y: y(level) + 4, "text-anchor": "end" },
+      level);
+  }
+  if (view.random.length) {
+    const ends = view.sizes.map((size, k) => view.random.map((row) => row[k]));
+    const above = ends.map((values, k) =>
+      `${x(view.sizes[k])},${y(Math.max(...values))}`);
+    const below = ends.map((values, k) =>
+      `${x(view.sizes[k])},${y(Math.min(...values))}`).reverse();
+    draw(svg, "polygon", { points: [...above, ...below].join(" "), class: "band" });
+  }
+  draw(svg, "polyline", { class: "curve", points: view.sizes.map((size, k) =>
+    `${x(size)},${y(view.faithfulness[k])}`).join(" ") });
+  const dots = view.sizes.map((size, k) => draw(svg, "circle", { r: 4,
+    cx: x(size), cy: y(view.faithfulness[k]), class: "dot" }));
+  draw(svg, "text", { x: left, y: tall - 12 }, `${told(view.sizes[0])} edges`);
+  draw(svg, "text", { x: wide - 20, y: tall - 12, "text-anchor": "end" },
+    `${told(view.sizes[view.sizes.length - 1])} (all)`);
+  const tools = make("div", undefined, "tools");
+  const slider = make("input");
+  slider.type = "range";
+  slider.min = 0;
+  slider.max = view.sizes.length - 1;
+  slider.setAttribute("aria-label", "number of edges");
+  const answer = make("p", undefined, "answer");
+  answer.setAttribute("aria-live", "polite");
+  const picture = make("div");
+  tools.append(slider);
+  parent.append(make("p", "The line is measured on pairs that gave no scores; " +
+    "the band is that of random circuits as large. Whole lines enter queries, " +
+    "MLPs and the output, dashed ones keys, dotted ones values; blue helps, " +
+    "red works against.", "note"), tools, answer, picture);
+  function choose() {
+    const k = Number(slider.value);
+    answer.textContent = `${told(view.sizes[k])} edges ` +
+      `(${told(view.connected[k])} connected): measured faithfulness ` +
+      view.faithfulness[k].toFixed(3);
+    slider.setAttribute("aria-valuetext", answer.textContent);
+    dots.forEach((dot, i) =>
+      dot.setAttribute("class", i === k ? "chosen" : "dot"));
+    if (view.circuits[k] && view.circuits[k].length) circuit(view, k, picture);
+    else picture.replaceChildren(make("p",
+      "Too many edges for a picture.", "note"));
+  }
+  slider.addEventListener("input", choose);
+  slider.value = view.start;
+  choose();
+}
+
+const SHOW = {
+  sets: showSets,
+  curve: showCurve,
+  table: (view, parent) => parent.append(
+    table(view.columns, view.rows, view.title)),
+  image: (view, parent) => {
+    const image = make("img");
+    image.src = view.source;
+    image.alt = view.title;
+    parent.append(image);
+  },
+};
+
+DATA.forEach((run, number) => {
+  const parent = document.getElementById(`run-${number}`);
+  for (const view of run.views) {
+    const section = make("section");
+    section.append(make("h2", view.title));
+    parent.append(section);
+    SHOW[view.kind](view, section);
+  }
+  if (!run.files.length) return;
+  const section = make("section", undefined, "files");
+  const tools = make("div", undefined, "tools");
+  section.append(make("h2", "Raw data"), tools);
+  for (const [name, text] of run.files) {
+    const button = make("button", name);
+    button.type = "button";
+    button.addEventListener("click", () => {
+      const link = make("a");
+      link.href = URL.createObjectURL(new Blob([text]));
+      link.download = name;
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+    });
+    tools.append(button);
+  }
+  parent.append(section);
+});

@@ -1,0 +1,99 @@
+"""The page in a real Chromium: clicks, keys, no request, no complaint."""
+
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+from spex_jax.report import page
+from tests.report import page_test
+
+pytestmark = pytest.mark.slow
+_CHROMIUM = next(
+  filter(None, map(shutil.which, ("chromium", "chromium-browser",
+                                  "google-chrome"))),
+  None,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser():
+  playwright = pytest.importorskip("playwright.sync_api")
+  if _CHROMIUM is None:
+    pytest.skip("no Chromium here")
+  with playwright.sync_playwright() as running:
+    browser = running.chromium.launch(
+      executable_path=_CHROMIUM, args=["--no-sandbox"]
+    )
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(params=["light", "dark"])
+def opened(browser, request, tmp_path):
+  """Opens a page; at the end, nothing was said and nothing else was asked."""
+  said, asked = [], []
+  tab = browser.new_page(color_scheme=request.param)
+  tab.on("console", lambda message: said.append(message.text))
+  tab.on("pageerror", lambda error: said.append(str(error)))
+  tab.on("dialog", lambda dialog: (said.append("dialog"), dialog.dismiss()))
+  tab.on("request", lambda one: asked.append(one.url))
+
+  def show(text):
+    path = pathlib.Path(tmp_path, "page.html")
+    path.write_text(text, encoding="utf-8")
+    tab.goto(path.as_uri())
+    return tab
+
+  yield show
+  assert not said
+  assert len(asked) == 1
+  tab.close()
+
+
+def _shown(tab) -> float:
+  return float(tab.locator(".answer").first.inner_text().split()[1])
+
+
+def test_the_expansion_answers_clicks_and_keys(opened):
+  found = page_test.explained()
+  tab = opened(found.page())
+  players = tab.locator("button.player")
+  assert players.count() == 4
+  assert players.nth(0).inner_text() == page_test.HOSTILE[0]
+  kept = np.ones((1, 4), bool)
+  assert _shown(tab) == pytest.approx(float(found.fourier(kept)[0]), abs=1e-3)
+  players.nth(0).click()
+  kept[0, 0] = False
+  assert _shown(tab) == pytest.approx(float(found.fourier(kept)[0]), abs=1e-3)
+  players.nth(2).focus()
+  tab.keyboard.press("Enter")
+  kept[0, 2] = False
+  assert _shown(tab) == pytest.approx(float(found.fourier(kept)[0]), abs=1e-3)
+  assert players.nth(2).get_attribute("aria-pressed") == "false"
+  tab.get_by_text("keep all").click()
+  assert players.nth(0).get_attribute("aria-pressed") == "true"
+  with tab.expect_download() as download:
+    tab.get_by_text("explanation.json").click()
+  saved = pathlib.Path(download.value.path()).read_text()
+  assert saved.startswith("{") and '"targets"' in saved
+
+
+def test_the_slider_shows_what_was_measured(opened):
+  view = {"kind": "curve", "title": "Circuits"} | page_test.curve()
+  tab = opened(page.html([page.Run("Which edges?", views=[view])]))
+  answer = tab.locator(".answer")
+  assert "measured faithfulness 0.250" in answer.inner_text()
+  tab.locator("input[type=range]").focus()
+  tab.keyboard.press("ArrowRight")
+  assert answer.inner_text().startswith("2 edges (1 connected)")
+  assert "1.000" in answer.inner_text()
+  assert tab.locator("svg.circuit path").count() == 2
+
+
+def test_a_notebooks_frame_runs(opened):
+  tab = opened(f"<!doctype html>{page_test.explained()._repr_html_()}")
+  inside = tab.frame_locator("iframe")
+  inside.locator("button.player").nth(1).click()
+  assert "without 1 of 4 players" in inside.locator(".answer").inner_text()

@@ -1,0 +1,241 @@
+"""The page: one file, no address, and whatever a name holds stays text.
+
+What a browser does with it is in `page_browser_test.py`.
+"""
+
+import base64
+import hashlib
+import html
+import html.parser
+import json
+import re
+
+import numpy as np
+import pytest
+
+import spex_jax as spex
+from spex_jax import base, cli
+from spex_jax.report import page
+from tests import command
+
+HOSTILE = (
+  "</script><script>alert(1)</script>",
+  "<img src=x onerror=alert(1)>",
+  "\u202e&quot;'\"<!--",
+  "a",
+)
+
+
+def explained(n=4, count=4):
+  """An expansion of `count` sets, all masks asked."""
+  rng = np.random.default_rng(0)
+  players = sorted(
+    {tuple(sorted(rng.choice(n, 2, False))) for _ in range(count)}
+  )
+  terms = [((), 1.0)] + [
+    (tuple(map(int, who)), float(rng.normal())) for who in players
+  ]
+  return spex.Explanation(
+    fourier=spex.SparseFourier.from_terms(n, terms),
+    faithfulness=0.9,
+    faithfulness_std=0.01,
+    noise_floor=None,
+    num_evaluations=1 << 4,
+    num_repeats=0,
+    held_out=8,
+    method="exact",
+    names=HOSTILE if n == 4 else None,
+    units="<b>",
+  )
+
+
+class _Reader(html.parser.HTMLParser):
+  def __init__(self):
+    super().__init__()
+    self.tags, self.texts, self._open = [], {}, None
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append((tag, dict(attrs)))
+    self._open = tag
+
+  def handle_data(self, data):
+    self.texts.setdefault(self._open, []).append(data)
+
+
+def _read(text):
+  reader = _Reader()
+  reader.feed(text)
+  return reader
+
+
+def test_the_policy_allows_its_own_style_and_script_alone():
+  text = explained().page("Why?")
+  reader = _read(text)
+  policy = next(
+    a["content"] for tag, a in reader.tags if tag == "meta" and "content" in a
+  )
+  assert policy.startswith("default-src 'none';") and "unsafe" not in policy
+  for tag in ("style", "script"):
+    inside = re.findall(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+    assert len(inside) == 1
+    digest = hashlib.sha256(inside[0].encode()).digest()
+    assert f"'sha256-{base64.b64encode(digest).decode()}'" in policy
+  script = re.findall("<script>(.*?)</script>", text, re.DOTALL)[0]
+  for word in ("innerHTML", "outerHTML", "insertAdjacent", "eval(", "fetch("):
+    assert word not in script
+  addresses = {
+    value
+    for _, attributes in reader.tags
+    for name, value in attributes.items()
+    if name in ("src", "href", "action", "srcset")
+  }
+  assert not addresses
+
+
+def test_hostile_names_and_questions_are_text():
+  text = explained().page("<script>alert(2)</script>")
+  reader = _read(text)
+  assert [tag for tag, _ in reader.tags].count("script") == 2
+  assert not [tag for tag, _ in reader.tags if tag in ("img", "b")]
+  data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
+  names = data[0]["views"][0]["names"]
+  assert names[0] == HOSTILE[0] and names[1] == HOSTILE[1]
+
+
+def test_trust_comes_first_and_warns():
+  run = page.Run("Q", [("R²", "0.2", True)], {"model": "m"})
+  text = page.html([run])
+  assert "Do not rely on this answer." in text
+  assert text.index('class="trust bad"') < text.index("What was asked")
+  assert not page.trust(explained())[0][2]
+
+
+def test_a_page_of_a_thousand_sets_is_small():
+  found = explained(n=60, count=1300)
+  count = int(found.fourier.count)
+  assert count > 900
+  assert len(found.page().encode()) < 1_000_000
+
+
+def test_a_page_needs_a_run_and_finite_numbers():
+  with pytest.raises(ValueError, match="one run or more"):
+    page.html([])
+  view = {"kind": "table", "title": "t", "columns": [], "rows": [[np.nan]]}
+  with pytest.raises(ValueError, match="JSON"):
+    page.html([page.Run("Q", views=[view])])
+
+
+def test_a_notebook_gets_the_page_in_a_sandbox():
+  found = explained()
+  reader = _read(found._repr_html_())
+  ((tag, attributes),) = reader.tags
+  assert tag == "iframe"
+  assert "allow-same-origin" not in attributes["sandbox"]
+  assert attributes["srcdoc"] == found.page()
+  table = _read(found.interactions()._repr_html_())
+  assert not {"script", "img"} & {tag for tag, _ in table.tags}
+
+
+def test_frames_hold_every_set():
+  pytest.importorskip("pandas")
+  found = explained()
+  frame = found.to_pandas("BII")
+  assert list(frame["value"]) == found.interactions("BII").values.tolist()
+  assert frame["order"].max() == 2
+
+
+def test_shapiq_reads_its_file(tmp_path):
+  shapiq = pytest.importorskip("shapiq")
+  found = explained()
+  (text,) = [text for name, text in page.raw(found) if name == "shapiq.json"]
+  path = tmp_path / "shapiq.json"
+  path.write_text(text)
+  read = shapiq.InteractionValues.from_json_file(path)
+  for who, value in found.interactions("FBII"):
+    assert read[who] == value
+
+
+def test_report_of_every_kind_of_folder(tmp_path, capsys):
+  (tmp_path / "mine.py").write_text("def value(m):\n  return m @ [1.0, 2, 3]\n")
+  explanation, coar, data, circuit, patch, edit, other = (
+    tmp_path / name for name in "abcdefg"
+  )
+  for folder in (coar, data, circuit, patch, edit, other):
+    folder.mkdir()
+  # By the command, which records what it was asked.
+  code = cli.main(
+    ["explain", "--config=callable", "--config.n=3", "--config.function="
+     f"{__name__}:value", f"--workdir={explanation}"]
+  )  # fmt: skip
+  assert code == 0
+  base.write_json(
+    coar / "attribution.json",
+    {"method": "COAR", "keep": 0.9,
+     "names": ["blocks.0.attn 0", "blocks.1.attn 0"],
+     "units": "nat", "scores": [1.0, -2.0], "std": None, "baseline": 0.5,
+     "correlation": 0.2, "notes": []},
+  )  # fmt: skip
+  item = {"players": [0, 1], "value": -0.5, "std": 0.1}
+  base.write_json(
+    data / "attribution.json",
+    {"method": "least squares", "names": ["x", "y"], "units": "nat", "lds": 0.9,
+     "r2": [0.8], "ceiling": None,
+     "points": [{"point": 0, "helpful": [], "harmful": [item], "synergy": [],
+                 "redundancy": []}],
+     "checks": [{"players": [0, 1], "target": 0, "estimate": -0.5,
+                 "measured": -0.4, "low": -0.6, "high": -0.2,
+                 "verdict": "survives"}]},
+  )  # fmt: skip
+  base.write_json(circuit / "curve.json", curve())
+  base.write_json(
+    circuit / "circuit.json",
+    {"edges": [["embed", "final_norm.in", 0]], "scores": [-1.0], "cmd": 0.1},
+  )
+  (patch / "resid_pre.csv").write_text("layer,moved\n0,0.5\n1,0.25\n")
+  site = {"shape": [1, 4], "units": [1, 2]}
+  base.write_json(edit / "edit.json", {"sites": {"blocks.0.attn": site}})
+  (other / "cues.json").write_text('{"rows": [{"cue": "x", "value": 1.5}]}')
+  output = tmp_path / "report.html"
+  folders = (explanation, coar, data, circuit, patch, edit, other)
+  code, out, _ = command.run(
+    capsys, "report", *map(str, folders), f"--output={output}"
+  )
+  assert code == 0 and "kB" in out
+  text = output.read_text()
+  told = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
+  kinds = [[view["kind"] for view in run["views"]] for run in told]
+  assert kinds[0][0] == "sets" and kinds[1] == ["sets"]
+  assert told[1]["views"][0]["layers"] == ["blocks.0.attn", "blocks.1.attn"]
+  assert kinds[2] == ["table", "table"] and kinds[3][0] == "curve"
+  assert [run[0] for run in kinds[4:]] == ["table"] * 3
+  assert told[4]["views"][0]["rows"] == [[0, 0.5], [1, 0.25]]
+  assert told[6]["views"][0]["rows"] == [["x", 1.5]]
+  question = html.unescape(re.search("<h1>(.*?)</h1>", text)[1])
+  assert question.startswith("Which of the 3 players of")
+  assert "--config=callable" in text
+  line = command.refused(capsys, "report", str(tmp_path / "none"))
+  assert "There is no folder" in line
+  (tmp_path / "empty").mkdir()
+  assert "holds nothing" in command.refused(
+    capsys, "report", str(tmp_path / "empty")
+  )
+
+
+def value(masks):
+  return masks @ np.array([1.0, 2, 3])
+
+
+def curve():
+  """As `circuits_shown` writes it."""
+  edge = {"name": "embed -> final_norm.in", "from": "embed", "kind": "",
+          "into": ["final_norm.in"], "score": -1.0}  # fmt: skip
+  head = {"name": "embed -> blocks.0.attn.k_in 0", "from": "embed", "kind": "k",
+          "into": ["blocks.0.heads.0"], "score": 0.5}  # fmt: skip
+  return {
+    "sizes": [1, 2], "connected": [1, 1], "faithfulness": [0.25, 1.0],
+    "random": [[0.0, 1.0]], "cmd": 0.1, "cpr": 0.9, "start": 0,
+    "identities": {"full": 0.0, "empty": 1e-9}, "ablation": "resample",
+    "units": "logit", "faithful": 0.25, "interval": [0.2, 0.3],
+    "edges_chosen": 1, "num_pairs": 8, "edges": [edge, head],
+    "circuits": [[0], [0, 1]],
+  }  # fmt: skip
