@@ -141,10 +141,11 @@ def planted() -> Known:
   for mlp, source, target in zip(mlps, "BD", "CE"):
     mlp["up"]["kernel"][part[source]] = draw(4, 6)
     mlp["down"]["kernel"][:, part[target]] = draw(6, 4)
-  pairs = pairs_lib.Pairs(
+  rows_of = (
     [[0, 1, 2], [3, 3, 1]], [[1, 1, 3], [2, 0, 0]], [3, 3], [[0], [1]],
     [[3], [2]],
   )  # fmt: skip
+  pairs = pairs_lib.Pairs(*map(np.array, rows_of))
   edges = {
     ("embed", "blocks.0.attn.v_in", 0),
     ("blocks.0.heads.0", "blocks.0.mlp.read", 0),

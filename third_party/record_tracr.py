@@ -67,7 +67,7 @@ def main(out: str) -> None:
     for name, program in programs().items()
     for key, value in record(program).items()
   }
-  np.savez_compressed(out, **numbers)
+  np.savez_compressed(out, allow_pickle=False, **numbers)
 
 
 if __name__ == "__main__":

@@ -157,7 +157,7 @@ def load(path: str | pathlib.Path, graph: graph_lib.Graph) -> Saved:
     try:
       given = np.asarray(body["scores"], np.float64)
     except (ValueError, TypeError):
-      given = np.zeros(0)
+      given = np.full(len(numbers) + 1, np.nan)
     if given.shape != (len(numbers),) or not np.isfinite(given).all():
       raise ValueError(
         f"{path}: its scores must be {len(numbers)} numbers, one for each "

@@ -63,7 +63,10 @@ def test_other_levels(level, tmp_path):
        "edges": [["embed", "blocks.0.mlp.read", 0, 2]]},
       "Positions are 0..1; got 2",
     ),
-    ({"edges": [], "scores": ["a"]}, "scores must be 0 numbers"),
+    (
+      {"edges": [["embed", "blocks.0.mlp.read", 0]], "scores": ["a"]},
+      "scores must be 1 numbers",
+    ),
     ({"edges": {"a": 1}, "cfg": 3}, "no graph of EAP-IG"),
   ],
 )  # fmt: skip
@@ -140,7 +143,7 @@ def test_circuit_tracer():
     ('{"edges": [["blocks.7.mlp", "final_norm.in", 0]]}', "edge 0: No writer"),
     ('{"edges": [["embed", "final_norm.in", "x"]]}', "edge 0: The row"),
     ('{"edges": [], "fingerprint": "00"}', "another model: its graph is 00"),
-    ('{"edges": [], "scores": [1]}', "0 edges and scores"),
+    ('{"edges": [], "scores": [1]}', "scores must be 0 numbers"),
     ('{"edges": {}, "cfg": {"n_layers": 5}}', "another model: its cfg"),
   ],
 )

@@ -181,7 +181,8 @@ def test_nodes_are_their_edges():
   found = judging.faithfulness(
     *given, {"nodes": nodes, "edges": nodes.of_edges}, _METRIC, size=2
   )
-  np.testing.assert_array_equal(found.values[0], found.values[1])
+  # The edges alone lose those to readers that nobody hears.
+  np.testing.assert_allclose(found.values[0], found.values[1], atol=_EXACT)
   assert found.edges[0] == 3 < found.edges[1]
   with pytest.raises(ValueError, match="circuit of level edge; got 'node'"):
     nodes.check(graph)
