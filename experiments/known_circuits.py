@@ -145,7 +145,8 @@ def planted() -> Known:
     [[0, 1, 2], [3, 3, 1]], [[1, 1, 3], [2, 0, 0]], [3, 3], [[0], [1]],
     [[3], [2]],
   )  # fmt: skip
-  pairs = pairs_lib.Pairs(*map(np.array, rows_of))
+  clean, other, lengths, right, wrong = map(np.array, rows_of)
+  pairs = pairs_lib.Pairs(clean, other, lengths, right, wrong)
   edges = {
     ("embed", "blocks.0.attn.v_in", 0),
     ("blocks.0.heads.0", "blocks.0.mlp.read", 0),
