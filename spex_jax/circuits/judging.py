@@ -35,43 +35,17 @@ import numpy as np
 from spex_jax import base
 from spex_jax.circuits import ablations, many, metrics, runs, ungrouped
 from spex_jax.circuits import graph as graph_lib
+from spex_jax.circuits import identities as identities_lib
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import edges, sites
 
 TOLERANCE = 1e-3  # Of an identity, in what the model does above the empty one.
-_VANISHING = 1e-4  # Of a difference of two metrics, in their size.
 ROWS = 256  # Circuits of a call, at most.
 _HELD = 1 << 30  # Bytes of what corrupted prompts write, over all batches.
 _SHOWN = 3  # Pairs that an error names.
 _RESAMPLES = 1000  # Of pairs, for intervals.
 
 Progress = Callable[[int, int], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Identities:
-  """How far the checks of a run are off, in units of the metric.
-
-  Attributes:
-    full: the largest difference, over pairs, between the circuit of all edges
-      and the unedited clean run.
-    empty: the same between the circuit of none and what it should do.
-    ablation: what that is; "neurons" where these are what is resampled.
-  """
-
-  full: float
-  empty: float
-  ablation: str
-
-  def lines(self) -> tuple[str, ...]:
-    other = {
-      "resample": "the corrupted run",
-      "neurons": "MLPs cut",
-    }.get(self.ablation, "one without edges to the output")
-    return (
-      f"identities: all edges = the clean run to {self.full:.1e}, "
-      f"none = {other} to {self.empty:.1e}",
-    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,7 +71,7 @@ class Judged:
   empty: np.ndarray
   edges: np.ndarray
   connected: np.ndarray
-  identities: Identities
+  identities: identities_lib.Identities
 
   def __len__(self) -> int:
     return len(self.values)
@@ -129,7 +103,9 @@ class Judged:
     """
     gap = self.clean - self.empty
     size = np.maximum(np.abs(self.clean), np.abs(self.empty))
-    if (bad := np.flatnonzero(np.abs(gap) <= _VANISHING * size)).size:
+    if (
+      bad := np.flatnonzero(np.abs(gap) <= identities_lib.VANISHING * size)
+    ).size:
       raise ValueError(
         f"{_pairs(bad)}: the metric of the whole model and of the empty "
         f"circuit differ by {np.abs(gap[bad]).max():.2g} only, so that no "
@@ -276,12 +252,12 @@ def faithfulness(
   if level == "neuron":
     ablation, rest = "neurons", (~whole).of_edges
     expected = judge(rest.kept[None])[0]
-  found = Identities(
+  found = identities_lib.Identities(
     float(np.abs(full - judge.clean).max()),
     float(np.abs(empty - expected).max()),
     ablation,
   )
-  _check_identities(found, full, empty, tolerance)
+  identities_lib.check(found, full, empty, tolerance)
   return Judged(
     names=tuple(named),
     values=values[who],
@@ -311,7 +287,7 @@ def ratio(
   """
   gap = full.mean() - empty.mean()
   size = max(np.abs(full).mean(), np.abs(empty).mean())
-  if not abs(gap) > _VANISHING * size:
+  if not abs(gap) > identities_lib.VANISHING * size:
     raise ValueError(
       f"The metric of {names[0]}, {full.mean():.4g}, and of {names[1]}, "
       f"{empty.mean():.4g}, differ by {gap:.2g} only: there is no effect of "
@@ -508,18 +484,6 @@ def _check_finite(values, names) -> None:
       f"The metric of circuit {names[c]!r} on pair {pair} is "
       f"{values[c, pair]}. Look for an answer outside the vocabulary, or "
       "weights that overflow."
-    )
-
-
-def _check_identities(found: Identities, full, empty, tolerance: float):
-  effect = np.abs(full - empty).mean()
-  allowed = tolerance * effect
-  # Where there is no effect, `faithfulness` says that.
-  told = effect > _VANISHING * max(np.abs(full).mean(), np.abs(empty).mean())
-  if told and not max(found.full, found.empty) <= allowed:
-    raise RuntimeError(
-      f"{found.lines()[0]}; {allowed:.1e} are allowed (tolerance {tolerance} "
-      f"of {effect:.3g}). Compute in float32 or wider, or raise `tolerance`."
     )
 
 

@@ -243,7 +243,7 @@ def from_ids(rows: Iterable[Mapping[str, Any]]) -> Pairs:
     np.array(lengths),
     _block(sides["right_ids"], -1),
     _block(sides["wrong_ids"], -1),
-    tuple(texts) if all(texts) else None,
+    tuple((one, two) for one, two in texts) if all(texts) else None,
     schema,
   )
 

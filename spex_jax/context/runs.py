@@ -130,7 +130,9 @@ class Runs:
     given = tokens.padded([self.with_context, self.without_context])
     if self.is_encoder_decoder:
       prefixes = (self.decoder_with, self.decoder_without)
-      rows = [np.append(prefix, self.response[:-1]) for prefix in prefixes]
+      rows = [
+        np.append(np.asarray(prefix), self.response[:-1]) for prefix in prefixes
+      ]
       decoder = tokens.padded(rows)
       given |= {f"decoder_{name}": rows for name, rows in decoder.items()}
     return given

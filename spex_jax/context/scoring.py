@@ -80,12 +80,12 @@ class Scores:
     if value == "log_odds":
       # 1 - P of several tokens: -expm1 keeps the digits near P = 1.
       return total - np.log(-np.expm1(np.minimum(total, -1e-300)))
-    return total if value == "log_probability" else np.exp(total)
+    return np.asarray(total if value == "log_probability" else np.exp(total))
 
   def greedy(self, start: int = 0, stop: int | None = None) -> np.ndarray:
     """Whether greedy decoding gives the span, token by token: bool `[B]`."""
     start, stop = check_span(start, stop, self.margins.shape[1])
-    return (self.margins[:, start:stop] > 0).all(axis=1)
+    return np.asarray((self.margins[:, start:stop] > 0).all(axis=1))
 
 
 def check_span(start: int, stop: int | None, length: int) -> tuple[int, int]:

@@ -309,7 +309,7 @@ def _owned(prompt, spans):
   """The prompt with these spans as its players, tokenized as it is."""
   names = text_lib.distinct(prompt.text[a:b] for a, b in spans)
   return text_lib.owned(
-    prompt.text, prompt.encoding, names, [(span,) for span in spans]
+    prompt.text, prompt.encoding, names, tuple((span,) for span in spans)
   )
 
 

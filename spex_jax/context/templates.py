@@ -277,7 +277,7 @@ def _rendered(tokenizer, messages, variables) -> str:
     lstrip_blocks=True,
     extensions=["jinja2.ext.loopcontrols"],
   )
-  environment.globals["raise_exception"] = fail
+  environment.globals.update(raise_exception=fail)
   special = {
     f"{role}_token": tokenizer.token(token)
     for role, token in tokenizer.special.items()

@@ -437,7 +437,7 @@ def test_an_effect_that_vanishes_is_refused_by_name():
   values, clean = np.zeros((1, 4)), np.array([1.0, 1.0, 2.0, 3.0])
   make = lambda empty: judging.Judged(
     ("one",), values, clean, clean, np.array(empty), np.ones(1), np.ones(1),
-    judging.Identities(0.0, 0.0, "resample"),
+    identities.Identities(0.0, 0.0, "resample"),
   )  # fmt: skip
   assert make([0.0, 0.0, 0.0, 0.0]).by_pair().shape == (1, 4)
   some = make([0.0, 1.0, 2.0, 0.0])
