@@ -131,6 +131,7 @@ def record(family, path):
   with tempfile.TemporaryDirectory() as folder:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    found = {}
     for metric in METRICS:
       found = _ask(
         folder, attribution_method="attention", attributed_fn=TARGETS[0],

@@ -246,7 +246,7 @@ class Circuit:
     if self.level == "edge":
       return self
     if self.level == "position":
-      return Circuit(graph, self.kept.any(axis=0))
+      return Circuit(graph, np.asarray(self.kept.any(axis=0)))
     if self.level == "node":
       return Circuit(graph, self.kept[graph.writer])
     ends = np.cumsum([0, *graph.neurons])

@@ -311,7 +311,7 @@ def _noisy(
   if shape == "u":
     added = wide * jax.random.uniform(key, x.shape, x.dtype, -1, 1)
   else:
-    own, other = jax.random.split(key) if shape == "t" else (key, None)
+    own, other = jax.random.split(key) if shape == "t" else (key, key)
     added = jax.random.normal(own, x.shape, x.dtype)
     if shape in ("m", "t"):
       mean, root = (one.astype(x.dtype) for one in table)

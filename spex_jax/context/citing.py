@@ -278,11 +278,12 @@ def cite(
   if isinstance(net, sites.Network):
     if sources is None:
       raise ValueError("Give the sources of the prompt: `context.sources`.")
+    said: Any = response
     if response is None:
-      response = scoring.generated(
+      said = scoring.generated(
         net, sources, max_new_tokens, params=settings.get("params")
       )
-    scorer = scoring.scorer(net, sources, response, budget=budget, **settings)
+    scorer = scoring.scorer(net, sources, said, budget=budget, **settings)
   elif not hasattr(net, "sources") or sources is not None or settings:
     raise TypeError(
       "Give a network with sources and settings, or a scorer alone; got "

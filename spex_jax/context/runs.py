@@ -272,7 +272,7 @@ class Runs:
       has_start = len(response) > 0 and response[0] == start
       response = list(response) if has_start else [start, *response]
       if own is not None and not has_start:
-        own = [own[0] + 1, own[1] + 1]
+        own = (own[0] + 1, own[1] + 1)
       stop = (
         1 if own is None else _span("output_context", own, len(response))[1]
       )

@@ -201,7 +201,7 @@ def scorer(
     raise ValueError("The response has no tokens: nothing can be scored.")
   params = net.params if params is None else params
   tokenizer = sources.tokenizer
-  settings = {"batch_size": None} | settings
+  settings.setdefault("batch_size", None)
   if isinstance(net.module, seq2seq.EncoderDecoder):
     return _encoded(
       net, sources, response, params, way=way, token=token, **settings

@@ -33,7 +33,7 @@ def input_sites(net: sites.Network) -> dict[str, str]:
 def predictions(
   net: sites.Network,
   params: Any,
-  inputs: Mapping[str, base.Array],
+  inputs: Mapping[str, Any],
   places: base.Array,
   added: Added | None = None,
 ) -> jax.Array:
@@ -66,7 +66,7 @@ class Held:
 
   def __init__(self, net: sites.Network):
     self.net = net
-    self._key = (type(net.module), net.config)
+    self._key: tuple[Any, ...] = (type(net.module), net.config)
 
   def __hash__(self):
     return hash(self._key)

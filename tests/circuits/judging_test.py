@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spex_jax.circuits import completeness, curves, judging, metrics
+from spex_jax.circuits import (
+  completeness,
+  curves,
+  identities,
+  judging,
+  metrics,
+)
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.models import sites
 from tests.circuits import tiny
