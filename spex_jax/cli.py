@@ -5,6 +5,7 @@ sweep where it can go on, in exit code 75, as `sysexits.h` has it.
 """
 
 import contextlib
+import importlib
 import logging
 import os
 import pathlib
@@ -395,13 +396,8 @@ def _word_of(first: str, word: str) -> Word:
   key = f"{first}_{word}" if word else first
 
   def job() -> Any:  # Slow to import.
-    if first == "context":
-      from spex_jax.jobs import context_words
-
-      return context_words
-    from spex_jax.jobs import circuits_words
-
-    return circuits_words
+    own = "circuits_words" if first == "circuit" else "context_words"
+    return importlib.import_module(f"spex_jax.jobs.{own}")
 
   def run_it(config: Any, workdir: pathlib.Path) -> None:
     job().run(word, config, workdir, _since_start())
@@ -410,9 +406,9 @@ def _word_of(first: str, word: str) -> Word:
     of_model = word == "find" and changes
     return "circuit_find_lm" if of_model else key
 
-  known = {"circuit": usage.CIRCUITS, "context": usage.CONTEXTS}[first]
-  kind = lambda given, where: job().kind_of(word, given, where)
-  return Word(*known[word], kind, run_it, preset)
+  known = usage.CIRCUITS if first == "circuit" else usage.CONTEXTS
+  own_kind = lambda given, where: job().kind_of(word, given, where)
+  return Word(*known[word], own_kind, run_it, preset)
 
 
 def _context(arguments: Sequence[str]) -> None:

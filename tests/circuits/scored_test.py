@@ -127,7 +127,10 @@ def test_files_hold_all_of_it(tmp_path):
     ({"ablation": "noise"}, "Unknown ablation 'noise'"),
     ({"method": "eap-ig", "rule": "simpson"}, "Unknown rule 'simpson'"),
     ({"method": "eap-ig", "steps": 0}, "steps must be at least 1"),
-    ({"method": "exact", "level": "neuron"}, r"scores levels \['edge', 'node'"),
+    (
+      {"method": "ig-nodes", "level": "neuron"},
+      r"scores levels \['edge', 'pos",
+    ),
     ({"method": "exact", "backward": "gim"}, "take backward='gradient'"),
     ({"method": "eap-ig", "backward": "atp*"}, "take method='eap'"),
     ({"level": "neuron", "ablation": "mean"}, "or zero; got ablation='mean'"),
