@@ -45,7 +45,7 @@ Place: TypeAlias = tuple[str, int, int]  # An input's name and a span of it.
 NODES = 50
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Game:
   """What is attributed: steps of one run, and the tokens that get scores.
 

@@ -81,7 +81,7 @@ TARGETS: Mapping[str, attributions.Target] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Cues:
   """Scores of the context at some steps.
 

@@ -52,7 +52,7 @@ class Cue:
   shift: float
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Pecore:
   """A response's reliance on its context.
 

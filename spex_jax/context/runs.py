@@ -23,7 +23,7 @@ Span = tuple[int, int]
 Ids = Sequence[int] | np.ndarray
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Runs:
   """One response scored with and without its context; token ids only.
 

@@ -219,10 +219,13 @@ def encode(
   stays = np.ones(len(encoding.ids), bool)
   if span is None:
     return Encoded(prompt, encoding.ids, (0, 0), stays, closed)
-  own = np.flatnonzero(prompt.players.owner == 0)
+  blank = np.array([whole[a:b].isspace() for a, b in encoding.offsets])
+  # Space before a player's first word is that player's; it is the template's.
+  own = np.flatnonzero((prompt.players.owner == 0) & ~blank)
+  if not len(own):
+    raise ValueError(f"The context {context!r} covers no token of its own.")
   first, last = int(own[0]), int(own[-1]) + 1
   stays[first:last] = False
-  blank = np.array([whole[a:b].isspace() for a, b in encoding.offsets])
   end = last
   while end < len(blank) and blank[end]:
     end += 1
@@ -287,7 +290,7 @@ def _rendered(tokenizer, messages, variables) -> str:
   except jinja2.TemplateError as error:
     raise ValueError(f"The chat template fails: {error}") from error
   for name, mark in _STAND_INS.items():
-    wanted = sum(mark in v for m in messages for v in m.values())
+    wanted = sum(v.count(mark) for m in messages for v in m.values())
     if rendered.count(mark) != wanted:
       raise ValueError(
         f"The chat template shows {{{name}}} {rendered.count(mark)} times, the "

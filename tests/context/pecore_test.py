@@ -81,7 +81,7 @@ def test_relative_saliency_joins_tokens_of_both_runs():
     grads = []
     for ids in (runs.with_context, runs.without_context):
       ids = ids[None]
-      at = net.params["tokens"]["embedding"][ids]
+      at = net.params["tokens"]["table"][ids]
       grads.append(np.asarray(slope(at, ids, step), np.float64)[0])
     # Token 0 and those behind the context stand in both.
     joined = grads[0].copy()
@@ -100,7 +100,7 @@ def test_integrated_gradients_of_one_step_on_the_same_nodes():
     target="probability", unknown=7,
   )  # fmt: skip
   ids = runs.with_context[None]
-  table = net.params["tokens"]["embedding"]
+  table = net.params["tokens"]["table"]
   at, blank = table[ids], table[jnp.full_like(ids, 7)]
   slope = jax.jit(jax.grad(_probability), static_argnums=2)
   total = np.zeros(at.shape)
