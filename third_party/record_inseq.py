@@ -139,6 +139,7 @@ def record(family, path):
       )  # fmt: skip
       assert len(found["cti_scores"]) == len(answer), found
       arrays[f"cti_{metric}"] = np.array(found["cti_scores"])
+    found = {}
     for method in METHODS:
       for target in TARGETS:
         found = _ask(

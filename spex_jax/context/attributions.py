@@ -211,7 +211,7 @@ class _Held(stepping.Held):
   def __init__(self, net, target):
     super().__init__(net)
     self.target = target
-    self._key = (*self._key, target)
+    self._key = (type(net.module), net.config, target)
 
   def value(self, params, inputs, places, shared, added):
     logits = stepping.predictions(self.net, params, inputs, places[None], added)

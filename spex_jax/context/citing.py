@@ -282,7 +282,7 @@ def cite(
     if response is None:
       said = scoring.generated(
         net, sources, max_new_tokens, params=settings.get("params")
-      )
+      ).tolist()
     scorer = scoring.scorer(net, sources, said, budget=budget, **settings)
   elif not hasattr(net, "sources") or sources is not None or settings:
     raise TypeError(

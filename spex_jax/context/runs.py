@@ -129,6 +129,8 @@ class Runs:
     """
     given = tokens.padded([self.with_context, self.without_context])
     if self.is_encoder_decoder:
+      assert self.decoder_with is not None
+      assert self.decoder_without is not None
       prefixes = (self.decoder_with, self.decoder_without)
       rows = [
         np.append(np.asarray(prefix), self.response[:-1]) for prefix in prefixes
@@ -264,7 +266,7 @@ class Runs:
         f"Ids of this model need {', '.join(names)}, perhaps "
         f"output_context_span; missing {missing}, not known {unknown}."
       )
-    own = given.get("output_context_span")
+    own: Any = given.get("output_context_span")
     first, second, response = (given[name] for name in names[:3])
     prefixes = {}
     if is_pair:

@@ -277,12 +277,16 @@ def _rendered(tokenizer, messages, variables) -> str:
     lstrip_blocks=True,
     extensions=["jinja2.ext.loopcontrols"],
   )
-  environment.globals.update(raise_exception=fail)
   special = {
     f"{role}_token": tokenizer.token(token)
     for role, token in tokenizer.special.items()
   }
-  given = {"add_generation_prompt": True, **special, **variables}
+  given: dict[str, Any] = {
+    "add_generation_prompt": True,
+    "raise_exception": fail,
+    **special,
+    **variables,
+  }
   try:
     rendered = environment.from_string(source).render(
       messages=messages, **given

