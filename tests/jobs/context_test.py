@@ -206,7 +206,7 @@ def test_sources_stand_each_with_a_line_break(model, sources):
 @pytest.mark.parametrize(
   "words, said",
   [
-    ((), "--model is missing"),
+    (("--context=fun",), "--model is missing"),
     (("--model={model}",), "--context is missing"),
     (("--model={model}", "--context=  ", "--query=fun"), "context is empty"),
     (
