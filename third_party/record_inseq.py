@@ -117,8 +117,10 @@ def record(family, path):
   heads = [ids(f"{CONTEXT} {CURRENT}"), ids(CURRENT)]
   if family == "gpt2":
     heads = [np.append(head, answer) for head in heads]
+  settings = model.config.to_dict()
+  settings.pop("is_decoder")  # False, as everywhere.
   arrays |= {
-    "config": np.array(json.dumps(model.config.to_dict())),
+    "config": np.array(json.dumps(settings)),
     "with_context": heads[0],
     "without_context": heads[1],
     "response": answer,

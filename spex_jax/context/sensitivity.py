@@ -16,7 +16,8 @@ that one forward gives every token's score by every metric:
   "relative_saliency"   sum over the context's tokens of the L2 norm of
                         d (p(y) - q(y)) / d embedding, over that of all tokens;
                         q does not see the context, and the tokens that stand
-                        in both runs are one variable, matched from both ends
+                        in both runs are one variable, matched from both ends;
+                        of an encoder-decoder, tokens are the encoder's
 
 Shapes: R tokens of the response, V of the vocabulary.
 Sources: Sarti et al., arXiv:2310.01188, section 3 and appendix; Inseq 0.7.1.
