@@ -281,7 +281,7 @@ def main(argv):
   common = rows.common("pecore_translation")
   if (_MODEL.value is None) != (_PAIRS.value is None):
     raise app.UsageError("--model and --pairs go together.")
-  if _MODEL.value is None:
+  if _MODEL.value is None or _PAIRS.value is None:
     found = run(CONFIGS[_CONFIG.value], common)
   else:
     net = hub.load(_MODEL.value)
