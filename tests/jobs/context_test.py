@@ -116,8 +116,9 @@ def test_methods_by_inseqs_names(
 def test_sets_of_a_context_that_says_a_token_twice(bare, ids, tmp_path, capsys):
   path, twice = tmp_path / "out.json", _CAUSAL["with_context"].copy()
   twice[3] = twice[1]
+  given = ids(_CAUSAL | {"with_context": twice})
   _done(
-    capsys, f"--model={bare}", f"--ids={ids(_CAUSAL | {'with_context': twice})}",
+    capsys, f"--model={bare}", f"--ids={given}",
     "--config.format=inseq", "--config.attribution=exact",
     "--config.target=in_context_pvi", "--config.targets=1", "--config.masks=8",
     f"--output={path}",
