@@ -16,9 +16,10 @@ and precision and recall of sets ("either of" two equal facts, "both of" two
 that are needed together). Leaving one out takes n + 1 forwards, whatever the
 budget.
 
-On 21 recorded prompts of SmolLM2-135M-Instruct, 6 or 7 sentences each, all but
-leaving one out and ARC-JSD are perfect from 64 forwards on; see
-`experiments/README.md`. A minute on two CPU cores.
+On 21 recorded prompts of SmolLM2-135M-Instruct, 6 or 7 sentences each, ours,
+ContextCite and Shapley have average precision 1 from 32 forwards on, leaving
+one out .939; ours has all 8 sets and no other at each budget, ContextCite and
+leaving one out name none. Two minutes on two busy CPU cores.
 
 Shapes: n sentences, B masks.
 """

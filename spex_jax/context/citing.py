@@ -281,7 +281,8 @@ def cite(
     if response is None:
       response = scoring.generated(
         net, sources, max_new_tokens, params=settings.get("params")
-      )
+      ).tolist()
+    assert response is not None
     scorer = scoring.scorer(net, sources, response, budget=budget, **settings)
   elif not hasattr(net, "sources") or sources is not None or settings:
     raise TypeError(

@@ -185,6 +185,30 @@ def design(masks: base.Masks, sets: tuple[tuple[int, ...], ...]) -> np.ndarray:
   return np.stack(columns, axis=1).astype(float)
 
 
+def all_moebius(
+  masks: np.ndarray, values: np.ndarray
+) -> tuple[tuple[tuple[int, ...], ...], np.ndarray]:
+  """Every set's coefficients where all masks are known, by their definition.
+
+  Args:
+    masks: bool `[2^n, n]`, all of them in any order.
+    values: `[2^n, T]`.
+
+  Returns:
+    The sets but the empty one, and float64 `[2^n - 1, T]`.
+  """
+  n = masks.shape[1]
+  table = np.empty(values.shape)
+  table[masks @ (1 << np.arange(n))] = values
+  for bit in range(n):
+    halves = table.reshape(-1, 2, 1 << bit, values.shape[1])
+    halves[:, 1] -= halves[:, 0]
+  sets = tuple(
+    tuple(i for i in range(n) if index >> i & 1) for index in range(1, 1 << n)
+  )
+  return sets, table[1:]
+
+
 def shapley(
   n: int, sets: tuple[tuple[int, ...], ...], moebius: np.ndarray
 ) -> np.ndarray:

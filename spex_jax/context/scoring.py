@@ -85,7 +85,7 @@ class Scores:
   def greedy(self, start: int = 0, stop: int | None = None) -> np.ndarray:
     """Whether greedy decoding gives the span, token by token: bool `[B]`."""
     start, stop = check_span(start, stop, self.margins.shape[1])
-    return (self.margins[:, start:stop] > 0).all(axis=1)
+    return np.all(self.margins[:, start:stop] > 0, axis=1)
 
 
 def check_span(start: int, stop: int | None, length: int) -> tuple[int, int]:
@@ -201,10 +201,10 @@ def scorer(
     raise ValueError("The response has no tokens: nothing can be scored.")
   params = net.params if params is None else params
   tokenizer = sources.tokenizer
-  settings = {"batch_size": None} | settings
+  given: dict[str, Any] = {"batch_size": None} | settings
   if isinstance(net.module, seq2seq.EncoderDecoder):
     return _encoded(
-      net, sources, response, params, way=way, token=token, **settings
+      net, sources, response, params, way=way, token=token, **given
     )
   whole, count = text_lib.continued(
     sources.prompt, response, tokenizer, max_length=sources.max_length
@@ -221,11 +221,11 @@ def scorer(
   if owned.argmax() >= _SHARED:
     run = prefix.evaluator(
       net, whole, read, way, token=token, lengths=see.lengths,
-      params=params, tokenizer=tokenizer, **settings,
+      params=params, tokenizer=tokenizer, **given,
     )  # fmt: skip
   else:
     run = evaluate.compiled(
-      readouts.value(net, see, read), whole.n, shared=params, **settings
+      readouts.value(net, see, read), whole.n, shared=params, **given
     )
 
   def diverge():
@@ -233,7 +233,7 @@ def scorer(
     pair = contrasts.beside(see, **full)
     read = likelihoods.read_continuation(count, _beside_all)
     return evaluate.compiled(
-      readouts.value(net, pair, read), whole.n, shared=params, **settings
+      readouts.value(net, pair, read), whole.n, shared=params, **given
     )
 
   ids = whole.encoding.ids[-count:]

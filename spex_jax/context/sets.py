@@ -274,14 +274,18 @@ def totals(
     masks: bool `[B, n]`.
     log_probs: float64 `[B, R]`.
     pieces: R texts.
-    sets: the sets among which each effect is shared.
+    sets: those among which each effect is shared, where not all masks are
+      known; else it is all sets.
     full: the row of all sources.
     none: the row of none.
   """
   n = masks.shape[1]
   empty = log_probs[none]
   total = log_probs[full] - empty
-  moebius = fitting.refit(masks, log_probs, sets, empty, total)
+  if len(masks) == 1 << n:
+    sets, moebius = fitting.all_moebius(masks, log_probs)
+  else:
+    moebius = fitting.refit(masks, log_probs, sets, empty, total)
   values = fitting.shapley(n, sets, moebius)
   out = []
   for t, piece in enumerate(pieces):

@@ -263,7 +263,7 @@ def _made(text, spans, tokenizer, level, bos, max_length):
   )
   documents = tuple(span for (span,) in whole.spans)
   if level == "given":
-    return Sources(whole, level, documents, tokenizer, max_length)
+    return Sources(_behind(whole), level, documents, tokenizer, max_length)
   cut = _cut(text, documents, level, whole.encoding)
   prompt = _owned(whole, cut)
   return Sources(prompt, level, documents, tokenizer, max_length)
@@ -308,9 +308,23 @@ def _pieces(text, span, level, encoding):
 def _owned(prompt, spans):
   """The prompt with these spans as its players, tokenized as it is."""
   names = text_lib.distinct(prompt.text[a:b] for a, b in spans)
-  return text_lib.owned(
-    prompt.text, prompt.encoding, names, [(span,) for span in spans]
+  made = text_lib.owned(
+    prompt.text, prompt.encoding, names, tuple((span,) for span in spans)
   )
+  return _behind(made)
+
+
+def _behind(prompt):
+  """Space in front of a source is not its own: only that behind it is."""
+  owner = prompt.players.owner.copy()
+  for token, (start, end) in enumerate(prompt.encoding.offsets):
+    whose = owner[token]
+    if whose < prompt.n and not any(
+      start < b and a < end for a, b in prompt.spans[whose]
+    ):
+      owner[token] = prompt.n
+  players = features.Players(prompt.players.names, owner)
+  return dataclasses.replace(prompt, players=players)
 
 
 def _check_length(length, tokenizer, max_length):

@@ -110,7 +110,7 @@ def test_spans_are_read_without_another_forward():
   )
   # Log-probabilities of tokens add up, and so do shares of them.
   parts = sum(total.values for total in found.totals())
-  np.testing.assert_allclose(parts, found.values, atol=1e-2)
+  np.testing.assert_allclose(parts, found.values, atol=1e-9)
   assert all(total.holds for total in found.totals())
   assert [s for s, _ in found.sentences()] == [
     found.span(0, 3), found.span(3, 4),

@@ -21,7 +21,7 @@ def _made(level="document", **settings):
 
 @pytest.mark.parametrize("level", _SIZES)
 def test_levels_tile_the_documents(level):
-  made = _made(level, before="Read: ")
+  made = _made(level, before="Read:\n")
   assert made.n == _SIZES[level]
   owned = made.prompt.players.owner < made.n
   offsets = made.prompt.encoding.offsets
