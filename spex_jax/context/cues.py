@@ -34,6 +34,7 @@ import numpy as np
 
 from spex_jax import api, base, explanation
 from spex_jax.ablate import contrasts
+from spex_jax.ablate import text as text_lib
 from spex_jax.context import attributions
 from spex_jax.context import runs as runs_lib
 from spex_jax.models import sites
@@ -214,7 +215,7 @@ def explained(
       owner[end:last], owner[max(first, 0) : start] = runs.num_context - 1, 0
       break
   pieces = runs.tokens or tuple(str(i) for i in ids)
-  names = tuple(pieces[i] for i in at)
+  names = text_lib.distinct(pieces[i] for i in at)  # A token may come twice.
   run = attributions.masked(game, "remove", owner, names)
   return api.explain(run, budget=budget, method=method, key=key, names=names)
 

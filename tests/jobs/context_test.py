@@ -113,6 +113,21 @@ def test_methods_by_inseqs_names(
   assert (scores >= 0).all() and scores.any()
 
 
+def test_sets_of_a_context_that_says_a_token_twice(bare, ids, tmp_path, capsys):
+  path, twice = tmp_path / "out.json", _CAUSAL["with_context"].copy()
+  twice[3] = twice[1]
+  given = ids(_CAUSAL | {"with_context": twice})
+  _done(
+    capsys, f"--model={bare}", f"--ids={given}",
+    "--config.format=inseq", "--config.attribution=exact",
+    "--config.target=in_context_pvi", "--config.targets=1", "--config.masks=8",
+    f"--output={path}",
+  )  # fmt: skip
+  (cue,) = inseq.read(path)["cci_scores"]
+  assert len(cue["input_context_scores"]) == 3
+  assert np.ptp(cue["input_context_scores"]) > 0
+
+
 _TEXTS = ("--context=the film is fun. Fun is the film.", "--query=fun is the")
 
 
@@ -206,7 +221,7 @@ def test_sources_stand_each_with_a_line_break(model, sources):
 @pytest.mark.parametrize(
   "words, said",
   [
-    ((), "--model is missing"),
+    (("--context=fun",), "--model is missing"),
     (("--model={model}",), "--context is missing"),
     (("--model={model}", "--context=  ", "--query=fun"), "context is empty"),
     (
