@@ -39,11 +39,6 @@ from spex_jax import context
 from spex_jax.context import judging, scoring
 from spex_jax.context import sources as sources_lib
 
-_GIVEN = flags.DEFINE_string("given", None, "Recorded prompts, JSON lines.")
-_MODEL = flags.DEFINE_string("model", None, "A checkpoint, for own prompts.")
-_OWN = flags.DEFINE_integer("own", 8, "How many own prompts, with --model.")
-_CONFIG = flags.DEFINE_enum("config", "full", ["quick", "full"], "Setting.")
-
 METHODS = ("auto", "contextcite", "shapley", "leave_one_out")
 _KINDS = {"joint": "both", "duplicated": "either"}
 _NAMES = ("Tom", "Anna", "Lucy", "Mark", "Jane", "Paul", "Emma", "Luke")
@@ -222,14 +217,22 @@ def run(config: Config, prompts: Sequence[Prompt]) -> Iterator[rows.Row]:
 def main(argv: Sequence[str]) -> None:
   """Prints the rows as JSON lines."""
   del argv
-  prompts = [] if _GIVEN.value is None else list(given(_GIVEN.value))
-  if _MODEL.value is not None:
+  prompts = [] if flags.FLAGS.given is None else list(given(flags.FLAGS.given))
+  if flags.FLAGS.model is not None:
     from spex_jax.models import hub
 
-    prompts += own(hub.load(_MODEL.value), _OWN.value)
-  for row in run(CONFIGS[_CONFIG.value], prompts):
+    prompts += own(hub.load(flags.FLAGS.model), flags.FLAGS.own)
+  for row in run(CONFIGS[flags.FLAGS.config], prompts):
     print(json.dumps(row), flush=True)
 
 
+def _define() -> None:
+  flags.DEFINE_string("given", None, "Recorded prompts, JSON lines.")
+  flags.DEFINE_string("model", None, "A checkpoint, for own prompts.")
+  flags.DEFINE_integer("own", 8, "How many own prompts, with --model.")
+  flags.DEFINE_enum("config", "full", ["quick", "full"], "Setting.")
+
+
 if __name__ == "__main__":
+  _define()
   app.run(main)

@@ -277,27 +277,30 @@ def run(config: Config, common: Row) -> Iterator[Row]:
     yield common | row
 
 
-_CONFIG = flags.DEFINE_enum("config", "full", list(CONFIGS), "Sizes.")
-_MODEL = flags.DEFINE_string("model", None, "A trained encoder-decoder.")
-_PAIRS = flags.DEFINE_string("pairs", None, "Its pairs, .jsonl of ids.")
-_OUTPUT = flags.DEFINE_string("output", None, "A file for the rows, too.")
-
-
 def main(argv):
   """Prints the rows."""
   del argv
   common = rows.common("pecore_translation")
-  if (_MODEL.value is None) != (_PAIRS.value is None):
+  if (flags.FLAGS.model is None) != (flags.FLAGS.pairs is None):
     raise app.UsageError("--model and --pairs go together.")
-  if _MODEL.value is None or _PAIRS.value is None:
-    found = run(CONFIGS[_CONFIG.value], common)
+  if flags.FLAGS.model is None or flags.FLAGS.pairs is None:
+    found = run(CONFIGS[flags.FLAGS.config], common)
   else:
-    net = hub.load(_MODEL.value)
+    net = hub.load(flags.FLAGS.model)
     found = (
-      common | row for row in judged(net, read(_PAIRS.value), jax.random.key(2))
+      common | row
+      for row in judged(net, read(flags.FLAGS.pairs), jax.random.key(2))
     )
-  rows.write(found, _OUTPUT.value)
+  rows.write(found, flags.FLAGS.output)
+
+
+def _define() -> None:
+  flags.DEFINE_enum("config", "full", list(CONFIGS), "Sizes.")
+  flags.DEFINE_string("model", None, "A trained encoder-decoder.")
+  flags.DEFINE_string("pairs", None, "Its pairs, .jsonl of ids.")
+  flags.DEFINE_string("output", None, "A file for the rows, too.")
 
 
 if __name__ == "__main__":
+  _define()
   app.run(main)
