@@ -229,11 +229,16 @@ def context_cite(
     values: `[B]`, log-odds of the span in the original.
     num_tokens: of the span; values are divided by it for the penalty.
   """
+  from sklearn import linear_model  # Slow to import.
+
   x = np.asarray(masks, float)
   mean, scale = x.mean(axis=0), x.std(axis=0)
   scale[scale == 0] = 1  # A source that is always there, or never.
   y = values / num_tokens
-  coefs = _lasso((x - mean) / scale, y - y.mean(), LASSO)
+  lasso = linear_model.Lasso(
+    LASSO, fit_intercept=False, max_iter=_SWEEPS, tol=_TOLERANCE
+  )
+  coefs = lasso.fit((x - mean) / scale, y - y.mean()).coef_
   weights = coefs / scale
   bias = y.mean() - mean @ weights
   return weights * num_tokens, float(bias * num_tokens)
@@ -281,22 +286,3 @@ def _spread(moebius, total):
   moebius = moebius.copy()
   moebius[np.abs(moebius).argmax()] += total - moebius.sum()
   return moebius
-
-
-def _lasso(x: np.ndarray, y: np.ndarray, penalty: float) -> np.ndarray:
-  """argmin |y - x b|^2 / 2B + penalty |b|_1, by coordinates, float64."""
-  size = len(x)
-  gram, product = x.T @ x / size, x.T @ y / size
-  coefs = np.zeros(x.shape[1])
-  for _ in range(_SWEEPS):
-    moved = 0.0
-    for j in range(len(coefs)):
-      if gram[j, j] == 0:
-        continue
-      old = coefs[j]
-      pull = product[j] - gram[j] @ coefs + gram[j, j] * old
-      coefs[j] = np.sign(pull) * max(abs(pull) - penalty, 0) / gram[j, j]
-      moved = max(moved, abs(coefs[j] - old))
-    if moved <= _TOLERANCE * max(1.0, np.abs(coefs).max(initial=0)):
-      break
-  return coefs
