@@ -302,8 +302,11 @@ class Judge:
   Called with circuits bool `[C, E]`, it gives float64 `[C, N]`.
 
   Attributes:
-    net: as given, without parameters.
+    net: as given, without parameters; `model` is it, hashable.
+    params: its parameters.
+    metric: as given.
     graph: of the circuits.
+    batches: of the pairs.
     clean: float64 `[N]`, the metric of the unedited clean run.
     corrupted: float64 `[N]`, of the corrupted one.
     runs: circuits times pairs that were run so far, the unedited two too.
@@ -324,8 +327,8 @@ class Judge:
   ):
     pairs.check(net.config.vocab_size, net.config.max_positions)
     self.graph = graph_lib.Graph.of(net)
-    self._model, self._params, self._metric = runs.Model(net), params, metric
-    self.net = self._model.net
+    self.model, self.params, self.metric = runs.Model(net), params, metric
+    self.net = self.model.net
     size = runs.batch_size(pairs) if size is None else size
     if fixed is None:
       fixed = ablations.stand_ins(net, params, pairs, ablation, size=size)
@@ -333,20 +336,24 @@ class Judge:
       raise ValueError("`fixed` says what edges carry: name that ablation.")
     self._at_once = at_once or many.at_once(size * pairs.clean.shape[1])
     self._progress = progress or (lambda done, of: None)
-    self._batches = list(runs.batches(pairs, size))
-    self._begin = lambda batch: _begin(
-      self._model, metric, params, batch, fixed
-    )
+    self.batches = list(runs.batches(pairs, size))
+    self._begin = lambda batch: _begin(self.model, metric, params, batch, fixed)
     # What the corrupted prompts write is large: a part of it is held.
     self._held: list[tuple[runs.Ends, base.Array]] = []
     room, every = _HELD, []
-    for batch in self._batches:
+    for batch in self.batches:
       ends, ref = self._begin(batch)
       every.append((ends.clean, ends.corrupted))
       if (room := room - ref.nbytes) >= 0:
         self._held.append((ends, ref))
     self.clean, self.corrupted = (self._joined(x) for x in zip(*every))
     self.runs = 2 * len(pairs)
+
+  def ends(self, number: int) -> tuple[runs.Ends, base.Array]:
+    """A batch's unedited runs, and what its cut edges carry."""
+    if number < len(self._held):
+      return self._held[number]
+    return self._begin(self.batches[number])
 
   def __call__(
     self, kept: np.ndarray, start: int = 0, level: str = "edge"
@@ -360,20 +367,17 @@ class Judge:
       level: "edge", "position" or "neuron".
     """
     found = []
-    done, of = 0, len(kept) * len(self._batches)
-    for number, batch in enumerate(self._batches):
-      if number < len(self._held):
-        ends, ref = self._held[number]
-      else:
-        ends, ref = self._begin(batch)
-      entered = _entered(self._model, start, self._params, batch)
+    done, of = 0, len(kept) * len(self.batches)
+    for number, batch in enumerate(self.batches):
+      ends, ref = self.ends(number)
+      entered = _entered(self.model, start, self.params, batch)
       parts = []
       for begin in range(0, len(kept), ROWS):
         part = kept[begin : begin + ROWS]
         rows = many.padded(part, ROWS if len(kept) > ROWS else 0, self._at_once)
         out = _judged(
-          self._model, self._metric, self._at_once, start, level,
-          self._params, batch, ends.logits, ref, entered, rows, len(part),
+          self.model, self.metric, self._at_once, start, level,
+          self.params, batch, ends.logits, ref, entered, rows, len(part),
         )  # fmt: skip
         parts.append(np.asarray(out, np.float64)[: len(part)].T)
         done += len(part)
@@ -383,7 +387,7 @@ class Judge:
     return self._joined(found).T
 
   def _joined(self, found) -> np.ndarray:
-    real = [runs.real_rows(*both) for both in zip(self._batches, found)]
+    real = [runs.real_rows(*both) for both in zip(self.batches, found)]
     return np.concatenate(real).astype(np.float64)
 
 
