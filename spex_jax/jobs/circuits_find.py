@@ -20,6 +20,7 @@ from spex_jax.circuits import (
   measured,
   scored,
   tasks,
+  trained,
 )
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import pairs as pairs_lib
@@ -73,6 +74,10 @@ class Find(circuits.Scoring, circuits.Asked):
   helpful_share: float = settings.field(
     0.0, "of selection=programme: share of edges that help", low=0, high=1
   )
+  refine: int = settings.field(
+    0, "steps that exchange edges of the circuit, so that its metric comes "
+    "nearer to the model's on the pairs that scored; 0 for none", low=0,
+  )  # fmt: skip
   random: int = settings.field(3, "random circuits of every size", low=0)
   force: bool = settings.field(False, "asks though the model fails the task")
   level: str = settings.field(
@@ -89,6 +94,8 @@ class Find(circuits.Scoring, circuits.Asked):
         f"selection={self.selection!r} is of edges; for level={self.level!r} "
         "take --config.selection=top."
       )
+    if self.level != "edge" and self.refine:
+      raise ValueError(f"refine is of edges; got level={self.level!r}.")
     if self.level == "position" and self.consistent:
       raise ValueError("consistent is of edges, nodes and neurons.")
 
@@ -278,8 +285,16 @@ def run(
   with clock.of("select"):
     circuit = choose(min(config.edges, mean.size))
   tell(facts)
+  asked_for = {"circuit": circuit}
+  if config.refine:
+    with clock.of("refine"):
+      asked_for = {
+        "circuit": _refined(config, net, some, metric, circuit, mean),
+        "unrefined": circuit,
+      }
+    circuit = asked_for["circuit"]
   with clock.of("judge"):
-    curve, judged = _judged(config, net, others, metric, choose, circuit)
+    curve, judged = _judged(config, net, others, metric, choose, asked_for)
   title = f"{asked.task}: {scores.method}, {config.selection}"
   faithful = float(judged.faithfulness()[0])
   low, high = judged.interval()[0]
@@ -287,6 +302,7 @@ def run(
     "task": asked.task,
     "method": scores.method,
     "selection": config.selection,
+    "refine": config.refine,
     "metric": config.metric,
     "faithfulness": faithful,
     "cmd": curve.areas.cmd,
@@ -303,6 +319,13 @@ def run(
       f"({low:.3f}..{high:.3f}) on {len(others)} other pairs"
     }
   )
+  if config.refine:
+    tell(
+      {
+        "refined": f"{config.refine} steps; as selected, faithfulness "
+        f"{judged.faithfulness()[1]:.3f} on the same pairs"
+      }
+    )
   numbers = np.unique(circuit.numbers % len(scores.names))
   show(circuits.edges_table(scores, config.top, numbers))
   with clock.of("draw"):
@@ -358,8 +381,18 @@ def choice(
   )
 
 
-def _judged(config, net, pairs, metric, choose, circuit):
-  """The curve, and the circuit, on pairs that gave no scores."""
+def _refined(config, net, pairs, metric, circuit, mean):
+  with progress.sweep(config.refine) as shown:
+    return trained.refine(
+      net, net.params, pairs, metric, circuit, mean, steps=config.refine,
+      ablation=config.ablation, size=config.batch_size,
+      progress=lambda done, of: shown(done, of, "steps"),
+    ).circuit  # fmt: skip
+
+
+def _judged(config, net, pairs, metric, choose, asked_for):
+  """The curve, and circuits, on pairs that gave no scores."""
+  circuit = asked_for["circuit"]
   among = circuit | ~circuit
   total = among.kept.size
   fractions = [size / total for size in _sizes(total)]
@@ -379,7 +412,7 @@ def _judged(config, net, pairs, metric, choose, circuit):
       progress=lambda done, of: shown(done, of, "circuits"),
       **common,
     )
-  judged = circuits.judged_by(config, net, pairs, {"circuit": circuit}, metric)
+  judged = circuits.judged_by(config, net, pairs, asked_for, metric)
   return curve, judged
 
 

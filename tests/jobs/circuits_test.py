@@ -144,12 +144,12 @@ def test_finding_in_pairs_of_a_file(model, pairs, tmp_path, capsys):
   code, out, err = command.run(
     capsys, "circuit", "find", f"--model={model}", f"--task={pairs}",
     "--config.edges=6", "--config.random=1", "--config.compared=6",
-    "--config.force", f"--workdir={tmp_path}",
+    "--config.force", "--config.refine=2", f"--workdir={tmp_path}",
   )  # fmt: skip
   assert code == 0, err
   assert "asked         Which edges carry pairs?" in out
   for said in ("accuracy", "metric", "scores", "cost", "agreement", "CMD",
-               "circuit  "):  # fmt: skip
+               "circuit  ", "refined"):  # fmt: skip
     assert f"\n{said}" in out, said
   graph = graph_lib.Graph.of(hub.load(model))
   found = files.load(tmp_path / "circuit.json", graph)
