@@ -209,7 +209,7 @@ def sweep(
   items = _items(what.axes, [len(one) for one in labels], len(where) - 1)
   model = runs.Model(net)
   size = runs.batch_size(pairs) if size is None else size
-  at_once = at_once or many.at_once(size * pairs.clean.shape[1])
+  at_once = at_once or many.at_once(size * pairs.clean.shape[1], plain=True)
   found, ends, batches = [], [], list(runs.batches(pairs, size))
   for number, batch in enumerate(batches):
     end = _ends(model, metric, params, batch)

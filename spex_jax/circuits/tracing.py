@@ -170,7 +170,7 @@ def trace(
   where, labels = patching.places_of(pairs, spans)
   named = patching.every_block(net, KINDS[kind])
   items = _items(len(named), len(labels), window if kind != "resid" else 1)
-  at_once = at_once or many.at_once(size * copies * pairs.clean.shape[1])
+  at_once = at_once or many.at_once(size * copies * pairs.clean.shape[1], plain=True)
   found, low, high = [], [], []
   for number, batch in enumerate(batches):
     rows = np.minimum(np.arange(size) + number * size, len(pairs) - 1)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import types
 import xml.etree.ElementTree
 
 import ml_collections
@@ -10,10 +11,11 @@ import pytest
 
 from spex_jax import cli, configs, settings
 from spex_jax.circuits import exact as exact_lib
-from spex_jax.circuits import files, scored
+from spex_jax.circuits import files, pair_files, scored
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.jobs import (
   circuits_find,
+  circuits_kept,
   circuits_sweep,
   circuits_toy,
   sweeping,
@@ -197,6 +199,27 @@ def test_a_killed_sweep_of_exact_effects_goes_on(
   # Another question is another folder.
   code, out, _ = find(tmp_path / "parts", "--config.ablation=zero")
   assert code == 0 and "36 effects of single pairs computed, 0 found" in out
+
+
+def test_the_code_of_a_metric_tells_what_is_kept(
+  model, pairs, tmp_path, monkeypatch
+):
+  """Two functions of one name share nothing."""
+  monkeypatch.syspath_prepend(tmp_path)
+  net = hub.load(model)
+  some = pair_files.load(pairs, net.tokenizer)
+  config = circuits_find.OfModel(model=model, metric="own_metric:loss")
+  sweep = types.SimpleNamespace(config={"metric": config.metric}, items=[{}])
+  folders, digests = set(), set()
+  for body in ("logits[0]", "logits[1]", "logits[0]"):
+    (tmp_path / "own_metric.py").write_text(
+      f"def loss(logits, clean, right, wrong):\n  return {body}\n"
+    )
+    folders.add(str(circuits_kept.Kept(tmp_path, config, net, some)))
+    digests.add(sweeping.sources(sweep)["own_metric"])
+  assert len(folders) == len(digests) == 2
+  sweep.config["metric"] = "kl"
+  assert not sweeping.sources(sweep)
 
 
 @pytest.mark.parametrize(
