@@ -229,8 +229,9 @@ def build(config: Any) -> run.Work:
 def sources(sweep: grid.Sweep) -> dict[str, str]:
   """SHA-256 of your own code that the items name, by module.
 
-  Of `build`, `function` and a `metric` of your own, with what these import from
-  beside them; and of `files`, a setting that may be left out. See `sweeps.code`.
+  Of `build`, `function` and a `metric` of your own, with what these import
+  from beside them; and of `files`, a setting that may be left out. See
+  `sweeps.code`.
 
   Raises:
     ValueError: a function that is not there, or a file that cannot be read.

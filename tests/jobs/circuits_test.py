@@ -268,9 +268,10 @@ def test_patching(model, pairs, tmp_path, capsys):
   code, out, err = command.run(
     capsys, "circuit", "patch", f"--model={model}", f"--task={pairs}",
     "--sweep=attn_head_out_all_pos", "--config.force",
-    f"--workdir={tmp_path}",
+    "--config.num_pairs=1", f"--workdir={tmp_path}",
   )  # fmt: skip
   assert code == 0, err
+  assert f"pairs         1 of {pairs}" in out
   rows = _table(tmp_path / "attn_head_out_all_pos.csv")
   assert list(rows[0]) == ["layer", "head", "metric", "moved"]
   assert len(rows) == 3
@@ -381,6 +382,10 @@ def _mean_of_batch(logits, clean, right, wrong):
     ),
     (("find", "--model={model}", "--task=chess"), "task='chess': choose from"),
     (("find", "--model={model}", "--task=ioi"), "gave 0 of 64 pairs"),
+    (
+      ("score", "--model={model}", "--pairs={pairs}", "--output={pairs}/a.csv"),
+      "output's folder",
+    ),
     (("find", "--config.model=x"), "model='x': subject=induction trains"),
     (("tasks", "--model={model}", "--config.tasks=chess"), "No task 'chess'"),
     (("patch", "--model={model}", "--sweep=chess"), "chess"),
