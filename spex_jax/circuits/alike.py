@@ -128,7 +128,7 @@ def interchange(
     "bias": np.concatenate([maps[1], means]),
   }
   size = runs.batch_size(judged) if size is None else size
-  at_once = at_once or many.at_once(size * judged.clean.shape[1])
+  at_once = at_once or many.at_once(size * judged.clean.shape[1], plain=True)
   count = len(rows["place"])
   rows = {name: many.padded(x, 0, at_once) for name, x in rows.items()}
   found, clean, errors = [], [], 0.0

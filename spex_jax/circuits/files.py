@@ -150,6 +150,13 @@ def load(path: str | pathlib.Path, graph: graph_lib.Graph) -> Saved:
       numbers.append(read(one))
     except (ValueError, TypeError) as error:
       raise ValueError(f"{path}: {level} {number}: {error}") from error
+  first: dict[int, int] = {}
+  for number, place in enumerate(numbers):
+    if first.setdefault(place, number) != number:
+      raise ValueError(
+        f"{path}: {level} {number} is {level} {first[place]} again: "
+        f"{edges[number]}."
+      )
   kept = np.zeros(shape, bool)
   kept.flat[numbers] = True
   scores = None

@@ -210,9 +210,11 @@ class Numbering:
     Raises:
       ValueError: there is none such, with what is wrong.
     """
-    if isinstance(edge, str) or len(edge) != 3:
+    if not isinstance(edge, list | tuple) or len(edge) != 3:
       raise ValueError(f"An edge is (writer, reader, row); got {edge!r}.")
     writer, name, row = edge
+    if not (isinstance(writer, str) and isinstance(name, str)):
+      raise ValueError(f"Writer and reader of an edge are names; got {edge!r}.")
     numbers, readers = self._by_name
     if writer not in numbers:
       raise ValueError(

@@ -12,6 +12,7 @@ list.
 """
 
 import csv
+import io
 import json
 import pathlib
 from typing import Any
@@ -60,7 +61,7 @@ def load(
   except UnicodeDecodeError as error:
     raise ValueError(f"{path} is no text in UTF-8: {error}.") from error
   read = _csv_rows if path.suffix == ".csv" else _jsonl_rows
-  rows = read(text, path)
+  rows = read(text, path) if text.strip() else []
   if not rows:
     raise ValueError(f"{path} holds no pairs: zero rows.")
   with_ids = [any(name in row for name in pairs_lib.IDS) for row in rows]
@@ -125,7 +126,8 @@ def save(pairs: pairs_lib.Pairs, path: str | pathlib.Path) -> None:
 
 def _jsonl_rows(text, path) -> list[dict[str, Any]]:
   rows = []
-  for number, line in enumerate(text.splitlines()):
+  # Not `splitlines`: texts may hold what it takes for the end of a line.
+  for number, line in enumerate(text.split("\n")):
     if not line.strip():
       continue
     try:
@@ -140,7 +142,7 @@ def _jsonl_rows(text, path) -> list[dict[str, Any]]:
 
 def _csv_rows(text, path) -> list[dict[str, Any]]:
   """Rows of a table, whichever of the known columns it has."""
-  reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+  reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
   try:
     rows = [dict(row) for row in reader]
   except csv.Error as error:

@@ -9,9 +9,10 @@ neither is needed (Heimersheim and Nanda 2024, arXiv 2404.15255).
 A sweep patches a site in every layer, and where asked for at every position (or
 span of the pairs), in every head, or at every key that a query looks at. The
 fifteen of TransformerLens (`patching.py`) are in `SWEEPS` by its names, without
-`get_act_patch_`, and its three `..._every` in `STACKS`; `Sweep` describes any
-other. Values are per pair, in the units of the metric; TransformerLens gives
-`metric(logits)` of a batch.
+`get_act_patch_`, and `STACKS` says which of them its three `..._every` are: by
+position, those of patterns are `[layer, head, pos]`, the others `[layer, pos,
+head]`. `Sweep` describes any other. Values are per pair, in the units of the
+metric; TransformerLens gives `metric(logits)` of a batch.
 
 One program serves many layers: a patch is an entry of masks that all its layers
 have, and it starts at the first of these layers. More programs start closer to
@@ -209,7 +210,7 @@ def sweep(
   items = _items(what.axes, [len(one) for one in labels], len(where) - 1)
   model = runs.Model(net)
   size = runs.batch_size(pairs) if size is None else size
-  at_once = at_once or many.at_once(size * pairs.clean.shape[1])
+  at_once = at_once or many.at_once(size * pairs.clean.shape[1], plain=True)
   found, ends, batches = [], [], list(runs.batches(pairs, size))
   for number, batch in enumerate(batches):
     end = _ends(model, metric, params, batch)
@@ -233,30 +234,6 @@ def sweep(
   unpatched, source = (np.concatenate(x).astype(np.float64) for x in zip(*ends))
   values = values.reshape(*map(len, labels), len(pairs))
   return Patched(what.site, what.axes, labels, values, unpatched, source)
-
-
-def sweeps(
-  net: sites.Network,
-  params: Any,
-  pairs: pairs_lib.Pairs,
-  stack: str,
-  metric: metrics.Metric,
-  **settings: Any,
-) -> dict[str, Patched]:
-  """One of `STACKS`: several sweeps, as `sweep` makes each.
-
-  By position, those of patterns are `[layer, head, pos]` and the others
-  `[layer, pos, head]`, as they are alone.
-
-  Raises:
-    ValueError: a stack that is not known; as `sweep`.
-  """
-  if stack not in STACKS:
-    raise ValueError(f"Unknown stack {stack!r}; known are {', '.join(STACKS)}.")
-  return {
-    name: sweep(net, params, pairs, name, metric, **settings)
-    for name in STACKS[stack]
-  }
 
 
 def places_of(

@@ -17,6 +17,7 @@ from spex_jax.ablate import evaluate
 from spex_jax.jobs import subjects
 from spex_jax.masks import packing
 from spex_jax.report import plots
+from spex_jax.sweeps import code
 
 _COMPILED_BATCH = 1024
 
@@ -120,6 +121,25 @@ def load(path: str, setting: str = "function") -> Callable[..., Any]:
       f"{setting}={path!r}: {module!r} has no function {name!r}."
     )
   return function
+
+
+def source(path: str, setting: str = "function") -> dict[str, str]:
+  """SHA-256 of the code behind "module:function", by the name of its module.
+
+  With what that imports from beside it (`sweeps.code`). Nothing of a module of
+  this package, whose version says more, or of one that has no file.
+
+  Raises:
+    ValueError: as `load`.
+  """
+  module = path.partition(":")[0]
+  if module.startswith("spex_jax."):
+    return {}
+  load(path, setting)  # Imports it, from where it will be.
+  file = getattr(sys.modules[module], "__file__", None)
+  if not file:
+    return {}
+  return {module: code.digest(module, pathlib.Path(file).resolve())}
 
 
 def _checked(

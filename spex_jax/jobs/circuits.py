@@ -326,7 +326,7 @@ def writable(output: str | pathlib.Path) -> pathlib.Path:
   path = pathlib.Path(output)
   if path.is_dir():
     raise ValueError(f"output={str(output)!r} is a folder; name a file.")
-  explain.writable(path.parent)
+  explain.writable(path.parent, "output's folder")
   return path
 
 

@@ -202,22 +202,37 @@ def question(config: Find, workdir: pathlib.Path) -> Question:
     )
   if not isinstance(config, OfModel):
     raise TypeError(f"{type(config).__name__} is of no subject.")
+  found = of_task(config, config.task, config.num_pairs)
+  if len(found.pairs) < _SCORES:
+    raise ValueError(f"{config.task} has one pair; two or more are needed.")
+  return found
+
+
+def of_task(config: circuits.Asked, given: str, num_pairs: int) -> Question:
+  """A language model, and pairs of a task or of a file.
+
+  Args:
+    config: of the model.
+    given: the task, or the file.
+    num_pairs: of them, at most where a file has fewer.
+
+  Raises:
+    ValueError: what is wrong with them, named.
+  """
   net = circuits.load(config)
   facts = {"model": networks.described(net, config.model)}
-  if config.task in tasks.TASKS:
-    made = circuits.made(config, net, config.task, config.num_pairs)
+  if given in tasks.TASKS:
+    made = circuits.made(config, net, given, num_pairs)
     facts["pairs"] = str(made)
-    pairs, task = made.pairs, config.task
-  elif pathlib.Path(config.task).suffix in (".jsonl", ".csv"):
-    pairs = circuits.pairs_of(config, net, config.task)
-    if len(pairs) < _SCORES:
-      raise ValueError(f"{config.task} has one pair; two or more are needed.")
-    pairs, task = pairs[: config.num_pairs], pathlib.Path(config.task).stem
-    facts["pairs"] = circuits.counted(pairs, config.task)
+    pairs, task = made.pairs, given
+  elif pathlib.Path(given).suffix in (".jsonl", ".csv"):
+    pairs = circuits.pairs_of(config, net, given)[:num_pairs]
+    task = pathlib.Path(given).stem
+    facts["pairs"] = circuits.counted(pairs, given)
   else:
     raise ValueError(
-      f"task={config.task!r}: choose from {', '.join(tasks.TASKS)}, or give a "
-      "file of pairs, .jsonl or .csv."
+      f"task={given!r}: choose from {', '.join(tasks.TASKS)}, or give a file "
+      "of pairs, .jsonl or .csv."
     )
   if pairs.texts is not None:
     clean, corrupted = pairs.texts[0]
@@ -284,6 +299,11 @@ def run(
   choose = choice(config, graph, mean)
   with clock.of("select"):
     circuit = choose(min(config.edges, mean.size))
+  if not circuit:
+    raise ValueError(
+      f"edges={config.edges}: by these scores so few lead nowhere from `embed` "
+      "to the output; ask for more."
+    )
   tell(facts)
   asked_for = {"circuit": circuit}
   if config.refine:
@@ -443,7 +463,7 @@ def _figures(workdir, title, circuit, mean, curve, faithful) -> None:
   )
   if circuit.level != "edge":
     return
-  drawn = circuit.prune()
+  drawn = circuit.prune() or circuit
   if len(drawn) > _DRAWN:
     drawn = selection_lib.top(
       drawn.graph, np.where(drawn.kept, mean, 0), _DRAWN
@@ -451,7 +471,5 @@ def _figures(workdir, title, circuit, mean, curve, faithful) -> None:
     title = f"{title} (the {_DRAWN} strongest edges)"
   path = workdir / "circuit.svg"
   temporary = base.draft(path)
-  if not drawn:
-    drawn = circuit
   temporary.write_text(draw.svg(drawn, mean, title), encoding="utf-8")
   temporary.replace(path)

@@ -1,9 +1,9 @@
 """Exact effects that are kept as they are done, so that a killed run goes on.
 
 A folder of `store.ledger` for each question, `exact/HASH`: what the effects
-depend on (settings, weights, pairs, releases) is its configuration. A shard has
-the cuts that start at one block, on one batch of pairs; its masks are the cuts'
-places in binary.
+depend on (settings, weights, pairs, releases, the code of a metric of your own)
+is its configuration. A shard has the cuts that start at one block, on one batch
+of pairs; its masks are the cuts' places in binary.
 """
 
 import pathlib
@@ -15,9 +15,10 @@ import numpy as np
 
 import spex_jax
 from spex_jax import settings
-from spex_jax.circuits import exact
+from spex_jax.circuits import exact, metrics
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.components import identity
+from spex_jax.jobs import callables, circuits
 from spex_jax.models import sites
 from spex_jax.store import configs, ledger, shards
 
@@ -41,7 +42,7 @@ class Kept:
   def __init__(
     self,
     workdir: pathlib.Path,
-    config: settings.Settings,
+    config: circuits.Asked,
     net: sites.Network,
     pairs: pairs_lib.Pairs,
   ):
@@ -67,6 +68,8 @@ class Kept:
       "versions": [spex_jax.__version__, jax.__version__],
       "device": jax.devices()[0].device_kind,
     }
+    if config.metric not in metrics.METRICS:  # Its name alone tells little.
+      known["code"] = callables.source(config.metric, "metric")
     name = configs.digest(configs.as_json(known))[:12]
     self._ledger = ledger.Ledger(workdir / "exact" / name, known)
     self._starts = net.config.num_blocks + 1

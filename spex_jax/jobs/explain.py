@@ -150,8 +150,12 @@ def run(
   return explanation
 
 
-def writable(workdir: pathlib.Path) -> None:
-  """Makes `workdir`, and sees that it can be written before any work.
+def writable(workdir: pathlib.Path, what: str = "workdir") -> None:
+  """Makes a folder, and sees that it can be written before any work.
+
+  Args:
+    workdir: the folder.
+    what: it is called.
 
   Raises:
     ValueError: it cannot.
@@ -163,7 +167,7 @@ def writable(workdir: pathlib.Path) -> None:
     probe.unlink()
   except OSError as error:
     raise ValueError(
-      f"workdir {workdir} cannot be written: {error.strerror}."
+      f"{what} {workdir} cannot be written: {error.strerror}."
     ) from error
 
 

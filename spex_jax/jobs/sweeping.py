@@ -18,7 +18,6 @@ Shapes: B masks, n players, T targets.
 
 import dataclasses
 import pathlib
-import sys
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -230,21 +229,18 @@ def build(config: Any) -> run.Work:
 def sources(sweep: grid.Sweep) -> dict[str, str]:
   """SHA-256 of your own code that the items name, by module.
 
-  Of `build` and `function`, with what these import from beside them; and of
-  `files`, a setting that may be left out. See `sweeps.code`.
+  Of `build`, `function` and a `metric` of your own, with what these import
+  from beside them; and of `files`, a setting that may be left out. See
+  `sweeps.code`.
 
   Raises:
     ValueError: a function that is not there, or a file that cannot be read.
   """
   found = code.files(sweep.config.get("files") or ())
   for item in range(len(sweep.items)):
-    for name in ("build", "function"):
-      path = sweep.items[item].get(name, sweep.config.get(name))
-      module = str(path).partition(":")[0]
-      if not path or module in found or module.startswith("spex_jax."):
-        continue
-      callables.load(path, name)  # Imports it, from where it will be.
-      file = getattr(sys.modules[module], "__file__", None)
-      if file:
-        found[module] = code.digest(module, pathlib.Path(file).resolve())
+    for name in ("build", "function", "metric"):
+      path = str(sweep.items[item].get(name, sweep.config.get(name)) or "")
+      named = name == "metric" and ":" not in path  # One that is known here.
+      if path and not named and path.partition(":")[0] not in found:
+        found |= callables.source(path, name)
   return found

@@ -197,6 +197,7 @@ def test_an_answer_that_the_tokenizer_lacks():
   [
     ("a.txt", "", "read from .jsonl and .csv"),
     ("a.jsonl", "", "zero rows"),
+    ("a.csv", "\n", "zero rows"),
     ("a.jsonl", "{", "line 1"),
     ("a.jsonl", "[1]", "line 1 is no object"),
     ("a.jsonl", '{"clean": "a"}', "no tokenizer: give clean_ids"),
@@ -212,6 +213,23 @@ def test_bad_files(tmp_path, name, text, complaint):
   (tmp_path / name).write_text(text)
   with pytest.raises(ValueError, match=complaint):
     pair_files.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_separators_inside_of_texts_end_no_line(end, tmp_path):
+  row = {"clean_ids": [1, 2], "corrupted_ids": [1, 3], "right_ids": [4]}
+  row["texts"] = ["a\u2028b\x85", "a\u2028c"]
+  line = json.dumps(row, ensure_ascii=False)
+  for name, lines in (
+    ("a.jsonl", [line, line]),
+    ("a.csv", ["clean,corrupted,right,note", "a b,a c,d,e\u2028f", "a,b,d,e"]),
+  ):
+    (tmp_path / name).write_bytes(("\ufeff" + end.join(lines)).encode())
+    if name == "a.jsonl":
+      assert pair_files.load(tmp_path / name).texts[1] == tuple(row["texts"])
+    else:
+      with pytest.raises(ValueError, match="its rows are texts"):
+        pair_files.load(tmp_path / name)
 
 
 def test_no_file(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import types
 import xml.etree.ElementTree
 
 import ml_collections
@@ -10,10 +11,11 @@ import pytest
 
 from spex_jax import cli, configs, settings
 from spex_jax.circuits import exact as exact_lib
-from spex_jax.circuits import files, scored
+from spex_jax.circuits import files, pair_files, scored
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.jobs import (
   circuits_find,
+  circuits_kept,
   circuits_sweep,
   circuits_toy,
   sweeping,
@@ -199,6 +201,27 @@ def test_a_killed_sweep_of_exact_effects_goes_on(
   assert code == 0 and "36 effects of single pairs computed, 0 found" in out
 
 
+def test_the_code_of_a_metric_tells_what_is_kept(
+  model, pairs, tmp_path, monkeypatch
+):
+  """Two functions of one name share nothing."""
+  monkeypatch.syspath_prepend(tmp_path)
+  net = hub.load(model)
+  some = pair_files.load(pairs, net.tokenizer)
+  config = circuits_find.OfModel(model=model, metric="own_metric:loss")
+  sweep = types.SimpleNamespace(config={"metric": config.metric}, items=[{}])
+  folders, digests = set(), set()
+  for body in ("logits[0]", "logits[1]", "logits[0]"):
+    (tmp_path / "own_metric.py").write_text(
+      f"def loss(logits, clean, right, wrong):\n  return {body}\n"
+    )
+    folders.add(str(circuits_kept.Kept(tmp_path, config, net, some)))
+    digests.add(sweeping.sources(sweep)["own_metric"])
+  assert len(folders) == len(digests) == 2
+  sweep.config["metric"] = "kl"
+  assert not sweeping.sources(sweep)
+
+
 @pytest.mark.parametrize(
   "level", ["node", "neuron", pytest.param("position", marks=pytest.mark.slow)]
 )
@@ -245,9 +268,10 @@ def test_patching(model, pairs, tmp_path, capsys):
   code, out, err = command.run(
     capsys, "circuit", "patch", f"--model={model}", f"--task={pairs}",
     "--sweep=attn_head_out_all_pos", "--config.force",
-    f"--workdir={tmp_path}",
+    "--config.num_pairs=1", f"--workdir={tmp_path}",
   )  # fmt: skip
   assert code == 0, err
+  assert f"pairs         1 of {pairs}" in out
   rows = _table(tmp_path / "attn_head_out_all_pos.csv")
   assert list(rows[0]) == ["layer", "head", "metric", "moved"]
   assert len(rows) == 3
@@ -358,6 +382,10 @@ def _mean_of_batch(logits, clean, right, wrong):
     ),
     (("find", "--model={model}", "--task=chess"), "task='chess': choose from"),
     (("find", "--model={model}", "--task=ioi"), "gave 0 of 64 pairs"),
+    (
+      ("score", "--model={model}", "--pairs={pairs}", "--output={pairs}/a.csv"),
+      "output's folder",
+    ),
     (("find", "--config.model=x"), "model='x': subject=induction trains"),
     (("tasks", "--model={model}", "--config.tasks=chess"), "No task 'chess'"),
     (("patch", "--model={model}", "--sweep=chess"), "chess"),
