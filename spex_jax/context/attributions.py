@@ -15,10 +15,20 @@ of its tokens for all steps at once, `[S, T]`:
   occlusion             |f - f with the token's embedding the unknown one's|
   lime                  LIME's linear model of that (Ribeiro et al.,
                         arXiv:1602.04938), by `api.explain`
+  sequential_integrated_gradients
+                        integrated gradients of one token at a time, where the
+                        others stay what they are (Enguehard,
+                        arXiv:2305.15853)
+  layer_integrated_gradients, layer_gradient_x_activation
+                        the same of `Game.layer`, a site `[1, P, ...]`, in the
+                        embeddings' place; its baseline is its activation where
+                        all that is scored is unknown
 
-All but the last two are Inseq's to rounding, norms and not signed sums among
-it. The forward runs once for all steps: the model is causal, so a step's score
-of what stands behind it is 0.
+Further ones are in `paths`, `zeroing` and `reagent`; `methods` has the table.
+All but LIME are Inseq's to rounding, norms and not signed sums among it; with
+LIME, Inseq puts the unknown token's number in the place of its embedding. The
+forward runs once for all steps: the model is causal, so a step's score of what
+stands behind it is 0.
 
 Shapes: S steps, T tokens that are scored, P positions, d width, V vocabulary.
 """
@@ -59,6 +69,9 @@ class Game:
     shared: what the target needs, arrays with a leading S.
     spans: the tokens that are scored, in order.
     unknown: the id that stands for an occluded token.
+    kept: ids that nothing stands for, such as the end token: they are never
+      occluded, and integrate to 0.
+    layer: the site that layer methods attribute; None for the embeddings.
     key: consumed by methods that draw.
     budget: masks that a method may ask for, where it draws them.
   """
@@ -71,6 +84,8 @@ class Game:
   shared: Any
   spans: tuple[Place, ...]
   unknown: int = 0
+  kept: tuple[int, ...] = ()
+  layer: str | None = None
   key: base.Key | None = None
   budget: int = 1000
 
@@ -81,6 +96,50 @@ class Game:
   @property
   def num_tokens(self) -> int:
     return sum(end - start for _, start, end in self.spans)
+
+  @property
+  def sides(self) -> tuple[str, ...]:
+    """The inputs that have a scored token."""
+    return tuple(dict.fromkeys(name for name, _, _ in self.spans))
+
+  @property
+  def stays(self) -> np.ndarray:
+    """Scored tokens that nothing stands for: bool `[T]`."""
+    ids = [np.asarray(self.inputs[name])[0, a:b] for name, a, b in self.spans]
+    return np.isin(np.concatenate(ids), self.kept)
+
+  def sites_of(self, layer: str | None = None) -> dict[str, str]:
+    """Inputs that are attributed to the sites that stand for them.
+
+    Raises:
+      ValueError: a layer that this network does not have, or one of an input
+        that has no scored token.
+    """
+    if layer is None:
+      found = stepping.input_sites(self.net)
+      return {name: found[name] for name in self.sides}
+    if layer not in self.net.sites:
+      raise ValueError(
+        f"layer={layer!r} is no site of this network; of its blocks are "
+        f"{', '.join(x for x in self.net.sites if '.0.' in x)}."
+      )
+    side = "input_ids"
+    if layer.startswith("decoder."):
+      side = "decoder_input_ids"
+    if side not in self.sides:
+      raise ValueError(
+        f"layer={layer!r} has the positions of {side}, of which no token is "
+        "scored. Score the prefix, or choose a layer of the encoder."
+      )
+    return {side: layer}
+
+  def blank(self) -> dict[str, Any]:
+    """The inputs with everything that is scored unknown, but what is kept."""
+    found = dict(self.inputs)
+    for name in self.sides:
+      ids = np.asarray(found[name])
+      found[name] = np.where(np.isin(ids, self.kept), ids, self.unknown)
+    return found
 
 
 def saliency(game: Game) -> np.ndarray:
@@ -95,17 +154,33 @@ def input_x_gradient(game: Game) -> np.ndarray:
 
 def integrated_gradients(game: Game) -> np.ndarray:
   """The L2 norm of integrated gradients: `[S, T]`."""
-  nodes, weights = np.polynomial.legendre.leggauss(NODES)
-  found = _integrated(
-    *_arguments(game), game.unknown, (nodes + 1) / 2, weights / 2
-  )
-  return _scores(game, found)
+  return _by_path(game, game.sites_of())
+
+
+def layer_integrated_gradients(game: Game) -> np.ndarray:
+  """The same of `game.layer`: `[S, T]`."""
+  return _by_path(game, game.sites_of(game.layer))
+
+
+def layer_gradient_x_activation(game: Game) -> np.ndarray:
+  """The L2 norm of a layer's activation times its gradient: `[S, T]`."""
+  found = _slopes(*arguments(game, game.sites_of(game.layer)), times=True)
+  return scores(game, found)
+
+
+def sequential_integrated_gradients(game: Game) -> np.ndarray:
+  """Integrated gradients, token by token: `[S, T]`."""
+  found = _sequential(
+    *arguments(game, game.sites_of()), game.blank(), *_gauss(),
+    {name: np.arange(a, b) for name, a, b in _merged(game)},
+  )  # fmt: skip
+  return scores(game, found)
 
 
 def attention(game: Game) -> np.ndarray:
   """The mean attention of heads and blocks: `[S, T]`."""
-  found = _attention(*_arguments(game)[:4])
-  return _scores(game, found)
+  held, params, inputs, places, _ = arguments(game)
+  return scores(game, _attention(held, params, inputs, places))
 
 
 def occlusion(game: Game) -> np.ndarray:
@@ -113,7 +188,7 @@ def occlusion(game: Game) -> np.ndarray:
   run = masked(game)
   kept = ~np.eye(game.num_tokens + 1, game.num_tokens, k=-1, dtype=bool)
   values = run(kept)
-  return np.abs(values[0] - values[1:]).T
+  return checked(game, np.abs(values[0] - values[1:]).T)
 
 
 def lime(game: Game) -> np.ndarray:
@@ -135,16 +210,6 @@ def firsts(found: Any, num_steps: int) -> np.ndarray:
     values = found.interactions("BV", target=None if single else step)
     scores[step, values.players[:, 0]] = values.values
   return scores
-
-
-METHODS: Mapping[str, Callable[[Game], np.ndarray]] = {
-  "saliency": saliency,
-  "input_x_gradient": input_x_gradient,
-  "integrated_gradients": integrated_gradients,
-  "attention": attention,
-  "occlusion": occlusion,
-  "lime": lime,
-}
 
 
 def masked(
@@ -188,11 +253,13 @@ def masked(
   )
   filler = game.unknown if way in ("mask", "one") else None
   see = absent.Inputs(prompt, way, 0, filler, (size,))
+  stays = game.stays if way == "mask" else np.zeros(n, bool)
   moves = way != "mask" and len(stepping.input_sites(game.net)) == 1
   rest = {k: v for k, v in game.inputs.items() if k.startswith("decoder_")}
 
   def value(mask, given):
-    params, shared, places, fixed = given
+    params, shared, places, fixed, stays = given
+    mask = mask | stays
     if moves:
       places = see.places(mask)[places]
     logits = stepping.predictions(
@@ -200,18 +267,20 @@ def masked(
     )
     return game.target(logits[0], shared)
 
-  given = (game.params, game.shared, jnp.asarray(game.places), rest)
+  given = (game.params, game.shared, jnp.asarray(game.places), rest, stays)
   rows = min(16, n + 1)
   return evaluate.compiled(value, n, shared=given, batch_size=rows)
 
 
-class _Held(stepping.Held):
-  """A network with what else is static of a game: its target."""
+class Held(stepping.Held):
+  """A network with what else is static of a game: target, and sites."""
 
-  def __init__(self, net, target):
+  def __init__(self, net, target, sites_of):
     super().__init__(net)
     self.target = target
-    self._key = (type(net.module), net.config, target)
+    self.sites = dict(sites_of)
+    own = tuple(self.sites.items())
+    self._key = (type(net.module), net.config, target, own)
 
   def value(self, params, inputs, places, shared, added):
     logits = stepping.predictions(self.net, params, inputs, places[None], added)
@@ -219,48 +288,74 @@ class _Held(stepping.Held):
     chex.assert_shape(found, (len(places),))
     return found
 
+  def activations(self, params, inputs):
+    """Site to its activation, `[1, P, ...]`."""
+    wanted = tuple(self.sites.values())
+    found = self.net.apply(params, None, wanted, **inputs).activations
+    for site in wanted:
+      if found[site].ndim < 3 or site.endswith((".scores", ".pattern")):
+        raise ValueError(
+          f"layer={site!r} has no axis of positions alone; choose one of the "
+          "stream, of a MLP, or of queries, keys and values."
+        )
+    return {site: found[site] for site in wanted}
 
-def _arguments(game):
-  held = _Held(game.net, game.target)
+
+def arguments(game: Game, sites_of: Mapping[str, str] | None = None) -> tuple:
+  """What a jitted kernel takes: a `Held`, and arrays.
+
+  Args:
+    game: what is attributed.
+    sites_of: input to the site that is differentiated.
+  """
+  held = Held(game.net, game.target, sites_of or {})
   return held, game.params, dict(game.inputs), game.places, game.shared
 
 
+def _gauss():
+  nodes, weights = np.polynomial.legendre.leggauss(NODES)
+  return ((nodes + 1) / 2).astype(np.float32), (weights / 2).astype(np.float32)
+
+
 def _by_slopes(game, times):
-  return _scores(game, _slopes(*_arguments(game), times=times))
+  return scores(game, _slopes(*arguments(game, game.sites_of()), times=times))
+
+
+def _by_path(game, sites_of):
+  return scores(
+    game, _integrated(*arguments(game, sites_of), game.blank(), *_gauss())
+  )
+
+
+def _norm(x: jax.Array) -> jax.Array:
+  """Of `[..., 1, P, ...]` by position, with leading S: `[S, P]`."""
+  return jnp.linalg.norm(x.reshape(len(x), x.shape[2], -1), axis=-1)
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames="times")
 def _slopes(held, params, inputs, places, shared, times):
   """Input to norms `[S, P]`."""
   value = functools.partial(held.value, params, inputs, places, shared)
-  slope = stepping.slopes(value, stepping.zeros(held.net, params, inputs))
+  at = held.activations(params, inputs)
+  slope = stepping.slopes(value, jax.tree.map(jnp.zeros_like, at))
   scale = getattr(held.net.config, "embed_scale", 1.0)
-  factor = dict.fromkeys(stepping.input_sites(held.net).values(), scale)
-  if times:
-    factor = stepping.embeddings(held.net, params, inputs)
+  factor = at if times else dict.fromkeys(at, scale)
 
   def sizes(weights):
     found = slope(weights)
     # The table's rows are what a factor behind them scales.
-    norm = lambda site: jnp.linalg.norm(found[site] * factor[site], axis=-1)[0]
     return {
-      name: norm(site) for name, site in stepping.input_sites(held.net).items()
+      name: _norm((found[site] * factor[site])[None])[0]
+      for name, site in held.sites.items()
     }
 
   return jax.lax.map(sizes, jnp.eye(len(places), dtype=jnp.float32))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _integrated(held, params, inputs, places, shared, unknown, nodes, weights):
-  net = held.net
-  at = stepping.embeddings(net, params, inputs)
-  names = stepping.input_sites(net)
-  blank = {
-    name: jnp.full_like(x, unknown) if name in names else x
-    for name, x in inputs.items()
-  }
-  base_at = stepping.embeddings(net, params, blank)
-  step = jax.tree.map(jnp.subtract, at, base_at)
+def _integrated(held, params, inputs, places, shared, blank, nodes, weights):
+  at = held.activations(params, inputs)
+  step = jax.tree.map(jnp.subtract, at, held.activations(params, blank))
   value = functools.partial(held.value, params, inputs, places, shared)
   eye = jnp.eye(len(places), dtype=jnp.float32)
 
@@ -271,12 +366,52 @@ def _integrated(held, params, inputs, places, shared, unknown, nodes, weights):
     return jax.tree.map(lambda t, g: t + weight * g, total, found), None
 
   zeros = jax.tree.map(lambda x: jnp.zeros((len(places), *x.shape)), step)
-  points = (nodes.astype(jnp.float32), weights.astype(jnp.float32))
-  mean, _ = jax.lax.scan(one, zeros, points)
+  mean, _ = jax.lax.scan(one, zeros, (nodes, weights))
   return {
-    name: jnp.linalg.norm(mean[site] * step[site][None], axis=-1)[:, 0]
-    for name, site in names.items()
+    name: _norm(mean[site] * step[site]) for name, site in held.sites.items()
   }
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _sequential(
+  held, params, inputs, places, shared, blank, nodes, weights, wanted
+):
+  """Input to norms `[S, P]`, 0 where no position is `wanted`."""
+  at = held.activations(params, inputs)
+  step = jax.tree.map(jnp.subtract, at, held.activations(params, blank))
+  value = functools.partial(held.value, params, inputs, places, shared)
+  eye = jnp.eye(len(places), dtype=jnp.float32)
+  zeros = jax.tree.map(jnp.zeros_like, at)
+
+  def of(site, place):
+    here = (jnp.arange(at[site].shape[1]) == place)[None, :, None]
+
+    def one(total, node):
+      strength, weight = node
+      added = {**zeros, site: jnp.where(here, (strength - 1) * step[site], 0)}
+      found = jax.lax.map(stepping.slopes(value, added), eye)[site]
+      return total + weight * found[:, 0, place], None
+
+    start = jnp.zeros((len(places), at[site].shape[-1]))
+    mean, _ = jax.lax.scan(one, start, (nodes, weights))
+    return jnp.linalg.norm(mean * step[site][0, place], axis=-1)
+
+  found = {}
+  for name, site in held.sites.items():
+    by_token = jax.lax.map(functools.partial(of, site), wanted[name])
+    found[name] = (
+      jnp.zeros((len(places), at[site].shape[1]))
+      .at[:, wanted[name]]
+      .set(by_token.T)
+    )
+  return found
+
+
+def _merged(game):
+  """One stretch for each input, around all its spans."""
+  for side in game.sides:
+    ends = [(a, b) for name, a, b in game.spans if name == side]
+    yield side, min(a for a, _ in ends), max(b for _, b in ends)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -300,11 +435,27 @@ def _attention(held, params, inputs, places):
   return {name: mean(part(pattern)) for name, pattern in wanted.items()}
 
 
-def _scores(game: Game, by_input: Mapping[str, jax.Array]) -> np.ndarray:
-  """The scored tokens' of what each position has, float64 `[S, T]`, checked."""
-  found = np.concatenate(
-    [np.asarray(by_input[name])[:, a:b] for name, a, b in game.spans], axis=1
-  ).astype(np.float64)
+def scores(game: Game, by_input: Mapping[str, jax.Array]) -> np.ndarray:
+  """The scored tokens' of what each position has, `[S, P]`: float64 `[S, T]`.
+
+  Raises:
+    ValueError: as `checked`.
+  """
+  return checked(
+    game,
+    np.concatenate(
+      [np.asarray(by_input[name])[:, a:b] for name, a, b in game.spans], axis=1
+    ),
+  )
+
+
+def checked(game: Game, found: base.Array) -> np.ndarray:
+  """Scores as float64 `[S, T]`.
+
+  Raises:
+    ValueError: NaN or infinity among them.
+  """
+  found = np.asarray(found, np.float64)
   chex.assert_shape(found, (game.num_steps, game.num_tokens))
   if not np.isfinite(found).all():
     raise ValueError("Scores are not finite: the network's values are not.")
