@@ -11,6 +11,7 @@ model the source, then the response; of a decoder its prefix, then the response.
 """
 
 import base64
+import functools
 import json
 import os
 import pathlib
@@ -173,7 +174,9 @@ def fields_of(given: Mapping[str, Any], where: Any) -> Iterator[dict[str, Any]]:
   info = given["attributes"]["info"]
   for each in given["attributes"]["sequence_attributions"]:
     own = each["attributes"]
-    read = lambda text: _scores(text, own["_aggregator"] == "vnorm", where)
+    read = functools.partial(
+      _scores, is_norm=own["_aggregator"] == "vnorm", where=where
+    )
     start, end = own["attr_pos_start"], own["attr_pos_end"]
     pair = own["source_attributions"] is not None
     target = [x["attributes"] for x in own["target"]]

@@ -141,11 +141,9 @@ def _along(held, params, inputs, places, shared, points):
     ), None
 
   zeros = jax.tree.map(lambda x: jnp.zeros((len(places), *x.shape)), at)
-  pairs = tuple(
-    jax.tree.map(lambda x: jnp.asarray(x)[part], points)
-    for part in (slice(None, -1), slice(1, None))
-  )
-  total, _ = jax.lax.scan(one, zeros, pairs)
+  here = jax.tree.map(lambda x: x[:-1], points)
+  ahead = jax.tree.map(lambda x: x[1:], points)
+  total, _ = jax.lax.scan(one, zeros, (here, ahead))
   return {
     name: jnp.linalg.norm(total[site][:, 0], axis=-1)
     for name, site in held.sites.items()
