@@ -13,8 +13,11 @@ import pytest
 
 from spex_jax import context
 from spex_jax.context import (
+  attributions,
   cues,
   inseq,
+  paths,
+  reagent,
   sensitivity,
   steps,
 )
