@@ -7,7 +7,7 @@ needs, and `scikit-learn` and `joblib` besides. Each file holds scores by name,
 `METHOD` `[tokens, steps]`, joined as Inseq joins them and not normalised, of a
 T5 those of the decoder's tokens as `METHOD_target` (`METHOD_both` where they
 change the others); step scores as `step_NAME`, and attributed ones as
-`saliency_NAME`.
+`saliency_NAME`. `FAMILY_attribution.json` is what Inseq saves of saliency.
 
 What is changed of Inseq: for value zeroing the variable that its settings name
 for GPT-2 is called `value_states` since transformers 4.50; ReAGent's sampler is
@@ -171,6 +171,10 @@ def record(family, path):
         print(family, name, "fails:", type(error).__name__, str(error)[:150])
         return None
       sequence = out.sequence_attributions[0]
+      if name == "saliency":
+        own = {"model_name": family, "tokenizer_name": family}
+        out.info = {k: v for k, v in out.info.items() if k != "exec_time"} | own
+        out.save(path / f"{family}_attribution.json", overwrite=True)
       for side in ("source", "target"):
         scores = _joined(sequence, side)
         if scores is not None:

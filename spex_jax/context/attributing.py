@@ -179,12 +179,12 @@ def _given(held, params, made, chosen, contrast, aligned, names) -> steps.Given:
   """What the step functions of some names need, of chosen steps."""
   token = made.response[chosen]
   needs = sorted(names & {*steps.CONTRASTED})
-  if contrast is None:
-    if needs:
-      raise ValueError(
-        f"{', '.join(needs)} contrasts two generations; give the other one."
-      )
+  if not needs:
     return steps.Given(token, token)
+  if contrast is None:
+    raise ValueError(
+      f"{', '.join(needs)} contrasts two generations; give the other one."
+    )
   if (contrast.prefix is None) != (made.prefix is None):
     raise ValueError("The contrasted generation is of another kind of model.")
   size = len(contrast.response)

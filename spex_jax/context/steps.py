@@ -236,34 +236,32 @@ def under_dropout(
       f"Dropout needs at least 2 passes and a rate in 0..1; got {passes}, "
       f"{rate}."
     )
-  ends = (".attn.pattern", ".cross.pattern", ".attn.out", ".mlp.out")
+  drawn = _dropped(
+    stepping.Held(net), rate, params, dict(inputs), places, token,
+    jax.random.split(key, passes),
+  )  # fmt: skip
+  return drawn.mean(axis=0), drawn.std(axis=0, ddof=1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _dropped(held, rate, params, inputs, places, token, keys):
+  """p(y) `[K, S]`, of each key's dropout."""
+  ends = (".attn.pattern", ".cross.pattern", ".attn.out", ".cross.out")
   dropped = tuple(
-    x for x in net.sites if x.endswith((*ends, ".cross.out", "embed"))
+    x for x in held.net.sites if x.endswith((*ends, ".mlp.out", "embed"))
   )
-  shapes = jax.eval_shape(
-    lambda params, inputs: (
-      net.apply(params, None, dropped, **inputs).activations
-    ),
-    params,
-    dict(inputs),
-  )
+  plain = lambda: held.net.apply(params, None, dropped, **inputs).activations
+  shapes = jax.eval_shape(plain)
 
   def one(key):
-    keys = dict(zip(dropped, jax.random.split(key, len(dropped))))
-    edits = sites.Edits(
-      scale={
-        site: jax.random.bernoulli(keys[site], 1 - rate, shapes[site].shape)
-        / (1 - rate)
-        for site in dropped
-      }
-    )
-    out = net.apply(params, edits, **inputs).logits[0, places]
-    return of(jax.nn.softmax(out.astype(jnp.float32)), token)
+    scale = {
+      site: jax.random.bernoulli(own, 1 - rate, shapes[site].shape) / (1 - rate)
+      for site, own in zip(dropped, jax.random.split(key, len(dropped)))
+    }
+    out = held.net.apply(params, sites.Edits(scale=scale), **inputs).logits
+    return of(jax.nn.softmax(out[0, places].astype(jnp.float32)), token)
 
-  drawn = jax.jit(lambda keys: jax.lax.map(one, keys))(
-    jax.random.split(key, passes)
-  )
-  return drawn.mean(axis=0), drawn.std(axis=0, ddof=1)
+  return jax.lax.map(one, keys)
 
 
 def printed(

@@ -18,6 +18,7 @@ from spex_jax.context import (
   inseq,
   paths,
   reagent,
+  scored,
   sensitivity,
   steps,
 )
@@ -208,3 +209,15 @@ def test_reagent_by_the_same_draws(made):
   draws = reagent.Draws(own("replaced"), own("tokens"), own("others"))
   state = reagent.rounds(game, state, draws)
   _close(reagent.mean(game, state).T, arrays["reagent"], "reagent")
+
+
+def test_inseqs_own_file_is_read(made):
+  _, own, _, _ = made
+  kind = "gpt2" if own.prefix is None else "t5"
+  (theirs,) = scored.load(_FOLDER / f"{kind}_attribution.json")
+  ours = _attributed(made, method="saliency")
+  assert (theirs.method, theirs.target) == ("saliency", "probability")
+  np.testing.assert_allclose(_table(theirs), _table(ours), rtol=1e-4, atol=1e-5)
+  assert theirs.source_ids == ours.source_ids
+  assert theirs.response_ids == ours.response_ids
+  assert theirs.behind_ids == ours.behind_ids
