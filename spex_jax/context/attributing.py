@@ -20,8 +20,8 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.context import (
-  attributions,
   cues,
+  games,
   methods,
   scored,
   stepping,
@@ -125,7 +125,7 @@ def attribute(
   also = not pair if prefix is None else prefix
   if kept is None:
     kept = _kept(net, pair)
-  game = attributions.Game(
+  game = games.Game(
     net,
     params,
     inputs,

@@ -35,7 +35,7 @@ import numpy as np
 from spex_jax import api, base, explanation
 from spex_jax.ablate import contrasts
 from spex_jax.ablate import text as text_lib
-from spex_jax.context import attributions, methods
+from spex_jax.context import attributions, games, methods
 from spex_jax.context import runs as runs_lib
 from spex_jax.models import sites
 
@@ -70,7 +70,7 @@ def _kl(logits, given):
 
 
 # Of logits `[S, V]` and (y, y*, the logits without context), to `[S]`.
-TARGETS: Mapping[str, attributions.Target] = {
+TARGETS: Mapping[str, games.Target] = {
   "contrast_prob_diff": _difference(jax.nn.softmax),
   "contrast_logits_diff": _difference(lambda logits: logits),
   "kl_divergence": _kl,
@@ -147,7 +147,7 @@ def impute(
   if not len(wanted):
     none = np.zeros((0, runs.num_context)), np.zeros((0, outer))
     return Cues((), rivals[wanted], none[0], none[1] if outer else None, None)
-  game = attributions.Game(
+  game = games.Game(
     net,
     net.params if params is None else params,
     _first(runs, runs.inputs()),
@@ -183,7 +183,7 @@ def impute(
 
 
 def explained(
-  game: attributions.Game,
+  game: games.Game,
   runs: runs_lib.Runs,
   method: str,
   budget: int,
@@ -216,7 +216,7 @@ def explained(
       break
   pieces = runs.tokens or tuple(str(i) for i in ids)
   names = text_lib.distinct(pieces[i] for i in at)  # A token may come twice.
-  run = attributions.masked(game, "remove", owner, names)
+  run = games.masked(game, "remove", owner, names)
   return api.explain(run, budget=budget, method=method, key=key, names=names)
 
 

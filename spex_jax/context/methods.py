@@ -1,16 +1,16 @@
 """Every method of scoring tokens, by Inseq's name.
 
-A method takes an `attributions.Game` and gives float64 scores `[S, T]`.
+A method takes an `games.Game` and gives float64 scores `[S, T]`.
 """
 
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from spex_jax.context import attributions, paths, reagent, zeroing
+from spex_jax.context import attributions, games, paths, reagent, zeroing
 from spex_jax.models import sites
 
-METHODS: Mapping[str, Callable[[attributions.Game], np.ndarray]] = {
+METHODS: Mapping[str, Callable[[games.Game], np.ndarray]] = {
   "saliency": attributions.saliency,
   "input_x_gradient": attributions.input_x_gradient,
   "integrated_gradients": attributions.integrated_gradients,

@@ -18,14 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.context import attributions, stepping
+from spex_jax.context import games, stepping
 
 POINTS = 50
 NEIGHBOURS = 50
 
 
 def discretized_integrated_gradients(
-  game: attributions.Game, neighbours: int = NEIGHBOURS
+  game: games.Game, neighbours: int = NEIGHBOURS
 ) -> np.ndarray:
   """The L2 norm of gradients along the path: `[S, T]`.
 
@@ -35,7 +35,7 @@ def discretized_integrated_gradients(
 
   Raises:
     ValueError: a network whose table of embeddings is not `tokens.table`, or
-      as `attributions.scores`.
+      as `games.scores`.
   """
   sites_of = game.sites_of()
   params: Any = game.params
@@ -54,8 +54,8 @@ def discretized_integrated_gradients(
     pairs = zip(np.asarray(game.inputs[name])[0], blank[name][0])
     made = [paths(int(token), int(base)) for token, base in pairs]
     points[site] = np.stack(made, axis=1)[:, None]
-  found = _along(*attributions.arguments(game, sites_of), points)
-  return attributions.scores(game, found)
+  found = _along(*games.arguments(game, sites_of), points)
+  return games.scores(game, found)
 
 
 class Paths:

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
-from spex_jax.context import attributions, stepping
+from spex_jax.context import games, stepping
 
 PROBES, RATIO, KEPT, TOP, MOST = 16, 0.3, 5, 3, 3000
 _ROUNDS = 25  # Of one call.
@@ -45,12 +45,12 @@ class Draws(NamedTuple):
   others: base.Array
 
 
-def reagent(game: attributions.Game) -> np.ndarray:
+def reagent(game: games.Game) -> np.ndarray:
   """Shares of importance: float64 `[S, T]`; those of a step sum to 1.
 
   Raises:
     ValueError: no key, spans of the decoder's tokens, or as
-      `attributions.checked`.
+      `games.checked`.
   """
   if game.key is None:
     raise ValueError("ReAGent draws tokens; give a key.")
@@ -77,7 +77,7 @@ def reagent(game: attributions.Game) -> np.ndarray:
   return mean(game, state)
 
 
-def start(game: attributions.Game, drawn: base.Array) -> tuple:
+def start(game: games.Game, drawn: base.Array) -> tuple:
   """The state before any round: importance `[S, N, T]`, ended `[S, N]`.
 
   Args:
@@ -88,18 +88,18 @@ def start(game: attributions.Game, drawn: base.Array) -> tuple:
   return jnp.broadcast_to(drawn, shape), jnp.zeros(shape[:2], bool)
 
 
-def rounds(game: attributions.Game, state: tuple, draws: Draws) -> tuple:
+def rounds(game: games.Game, state: tuple, draws: Draws) -> tuple:
   """The state after K rounds more.
 
   Raises:
     ValueError: spans of the decoder's tokens.
   """
   at = _positions(game)
-  held, params, inputs, places, shared = attributions.arguments(game)
+  held, params, inputs, places, shared = games.arguments(game)
   return _rounds(held, params, inputs, places, shared[0], at, state, draws)
 
 
-def mean(game: attributions.Game, state: tuple) -> np.ndarray:
+def mean(game: games.Game, state: tuple) -> np.ndarray:
   """Scores `[S, T]` of a state: the mean of the probes that ended."""
   importance, ended = (np.asarray(x) for x in state)
   seen = _seen(game, _positions(game))
@@ -108,7 +108,7 @@ def mean(game: attributions.Game, state: tuple) -> np.ndarray:
   shares /= shares.sum(axis=-1, keepdims=True)
   ended = np.where(ended.any(axis=1, keepdims=True), ended, True)
   found = (shares * ended[..., None]).sum(axis=1) / ended.sum(axis=1)[:, None]
-  return attributions.checked(game, found)
+  return games.checked(game, found)
 
 
 def _positions(game):

@@ -19,19 +19,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.context import attributions, stepping
+from spex_jax.context import games, stepping
 from spex_jax.models import sites
 
 LEAST = 1e-5
 
 
-def value_zeroing(game: attributions.Game) -> np.ndarray:
+def value_zeroing(game: games.Game) -> np.ndarray:
   """The mean share of blocks: `[S, T]`.
 
   Raises:
-    ValueError: as `attributions.scores`.
+    ValueError: as `games.scores`.
   """
-  held, params, inputs, places, _ = attributions.arguments(game)
+  held, params, inputs, places, _ = games.arguments(game)
   pair = len(stepping.input_sites(game.net)) == 2
   found = {}
   for side in game.sides:
@@ -41,7 +41,7 @@ def value_zeroing(game: attributions.Game) -> np.ndarray:
     found[side] = _shares(
       held, params, inputs, places, side, stack, values, causal
     )
-  return attributions.scores(game, found)
+  return games.scores(game, found)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5, 6, 7))

@@ -13,8 +13,8 @@ import pytest
 
 from spex_jax import context
 from spex_jax.context import (
-  attributions,
   cues,
+  games,
   inseq,
   paths,
   reagent,
@@ -186,7 +186,7 @@ def _game(made):
   net, own, _, _ = made
   pair = own.prefix is not None
   size = len(own.inputs()["input_ids"][0])
-  return attributions.Game(
+  return games.Game(
     net, net.params, own.inputs(), own.places(), steps.target("probability"),
     steps.Given(own.response, own.response), (("input_ids", 0, size),), 2,
     (1, 0) if pair else (1,),
