@@ -212,7 +212,7 @@ def test_tokens_are_joined_to_words():
   np.testing.assert_allclose(found.step_scores["probability"], [0.125, 0.1])
   strongest = _plain().words("absmax")
   assert strongest.scores.tolist() == [[2.0, 4.0], [5.0, -2.0]]
-  assert _plain().words("mean").scores[0].tolist() == [1.5, 1.25]
+  assert _plain().words("mean").scores[0].tolist() == [1.5, 1.0]
   assert scored.words_of(["un", "##able", "to"]) == [(0, 2), (2, 3)]
   assert scored.words_of(["<s>", "a", "Ġb"]) == [(0, 1), (1, 2), (2, 3)]
 
