@@ -243,7 +243,7 @@ def load_config(
   Args:
     name: of the configuration.
     command: "explain", "attribute" (data), "components", "circuit_WORD"
-      or "context", "context_cite".
+      or "context", "context_attribute", "context_cite".
     changes: of settings, by dotted names.
 
   Raises:
@@ -392,7 +392,7 @@ def _listed(arguments: Sequence[str], flag: str) -> list[str]:
 
 
 def _word_of(first: str, word: str) -> Word:
-  """`spex circuit WORD`, `spex context [cite]`."""
+  """`spex circuit WORD`, `spex context [WORD]`."""
   key = f"{first}_{word}" if word else first
 
   def job() -> Any:  # Slow to import.
@@ -412,9 +412,9 @@ def _word_of(first: str, word: str) -> Word:
 
 
 def _context(arguments: Sequence[str]) -> None:
-  cites = list(arguments[:1]) == ["cite"]
-  rest = usage.of_inseq(arguments[cites:])
-  _run("context_cite" if cites else "context", rest)
+  word = arguments[0] if arguments[:1] and arguments[0] in _ASKED else ""
+  rest = usage.of_inseq(arguments[bool(word) :], word)
+  _run(f"context_{word}" if word else "context", rest)
 
 
 def _sweep(arguments: Sequence[str]) -> None:
@@ -477,11 +477,11 @@ _WORDS: dict[str, Word] = {
     _of_components,
   ),
 }
+_ASKED = tuple(word for word in usage.CONTEXTS if word)
 _WORDS |= {f"circuit_{w}": _word_of("circuit", w) for w in usage.CIRCUITS}
 _WORDS |= {
   "context": _word_of("context", ""),
-  "context_cite": _word_of("context", "cite"),
-}
+} | {f"context_{w}": _word_of("context", w) for w in _ASKED}
 # How a word is written that is not written as it is named.
 _SPOKEN = {
   "attribute": ("attribute", "data"),

@@ -389,12 +389,28 @@ class ContextCite(settings.Settings):
   config: str | None = _NAMED
 
 
+@dataclasses.dataclass(frozen=True)
+class ContextAttribute(settings.Settings):
+  """Flags of `spex context attribute`."""
+
+  model: str | None = _OF_ANSWERS
+  prompt: str | None = settings.field(None, "a text, or what an encoder reads")
+  response: str | None = _RESPONSE
+  ids: str | None = settings.field(
+    None, "token ids in place of texts, .json: prompt_ids, response_ids"
+  )
+  output: str | None = settings.field(
+    None, "scores of every step, JSON (default: attribution.json)"
+  )
+  config: str | None = _NAMED
+
+
 _CONTEXT = f"""\
 usage: spex context
          --model=DIR_OR_NAME --context=TEXT_OR_FILE --query=TEXT
          [--response=TEXT] [--output=FILE.json]
          {_WORDS}
-       spex context cite   (see `spex context cite --help`)
+       spex context attribute|cite   (see `spex context cite --help`)
 
 tells which tokens of an answer depend on its context (CTI), on which tokens of
 the context (CCI), and on which of its sentences. Arguments of
@@ -425,7 +441,30 @@ examples:
   spex context cite --model=DIR --sources=docs.jsonl --query="Who?" \\
       --config.method=contextcite
 """
-CONTEXTS = {"": (Context, _CONTEXT), "cite": (ContextCite, _CITE)}
+_ATTRIBUTE = f"""\
+usage: spex context attribute
+         --model=DIR_OR_NAME --prompt=TEXT [--response=TEXT]
+         [--output=FILE.json]
+         {_WORDS}
+
+tells which tokens made each token of a generation, by Inseq's methods and step
+functions. Arguments of `inseq attribute` are taken by their names where they
+mean the same.
+
+{settings.flags_of(ContextAttribute)}
+{_DEBUG}
+
+examples:
+  spex context attribute --model=DIR --prompt="The cat sat on"
+  spex context attribute --model=DIR --prompt="The cat sat on" \\
+      --response=" the mat" --config.method=integrated_gradients \\
+      --config.step_scores=probability,entropy --config.format=inseq
+"""
+CONTEXTS = {
+  "": (Context, _CONTEXT),
+  "attribute": (ContextAttribute, _ATTRIBUTE),
+  "cite": (ContextCite, _CITE),
+}
 
 # Arguments of `inseq attribute-context`, and what they are here.
 _OF_INSEQ = {
@@ -446,15 +485,31 @@ _OF_INSEQ = {
   "output_context_text": "config.output_context",
 }
 
+# Of `inseq attribute`, with one text.
+_OF_INSEQ_ATTRIBUTE = {
+  "model_name_or_path": "model",
+  "input_texts": "prompt",
+  "generated_texts": "response",
+  "save_path": "output",
+  "attribution_method": "config.method",
+  "attributed_fn": "config.target",
+}
 
-def of_inseq(arguments: Sequence[str]) -> list[str]:
-  """Arguments by our names, `--NAME VALUE` of Inseq's as `--NAME=VALUE`."""
+
+def of_inseq(arguments: Sequence[str], word: str = "") -> list[str]:
+  """Arguments by our names, `--NAME VALUE` of Inseq's as `--NAME=VALUE`.
+
+  Args:
+    arguments: of the command.
+    word: of `CONTEXTS`.
+  """
+  known = _OF_INSEQ_ATTRIBUTE if word == "attribute" else _OF_INSEQ
   found, words = [], iter(arguments)
   for word in words:
     name, is_set, value = word.removeprefix("--").partition("=")
-    if word.startswith("--") and name in _OF_INSEQ:
+    if word.startswith("--") and name in known:
       value = value if is_set else next(words, "")
-      word = f"--{_OF_INSEQ[name]}={value}"
+      word = f"--{known[name]}={value}"
     found.append(word)
   return found
 

@@ -15,7 +15,7 @@ of the run with context, at that step:
   "in_context_pvi"        ln p(y) / q(y), nats
 
 Where y* = y the differences take y in the run without context for y*, as Inseq
-does. A method is of `attributions.METHODS`, or one of `api` ("spex", "auto",
+does. A method is of `methods.METHODS`, or one of `api` ("spex", "auto",
 "proxyspex", "lasso", ...), which gives sets of cues as well (SPEX-CCI): masks
 of context tokens, removed by re-packing, are shared by all steps, and with
 "in_context_pvi" values of sets sum to the step's P-CXMI.
@@ -35,7 +35,7 @@ import numpy as np
 from spex_jax import api, base, explanation
 from spex_jax.ablate import contrasts
 from spex_jax.ablate import text as text_lib
-from spex_jax.context import attributions
+from spex_jax.context import attributions, games, methods
 from spex_jax.context import runs as runs_lib
 from spex_jax.models import sites
 
@@ -70,7 +70,7 @@ def _kl(logits, given):
 
 
 # Of logits `[S, V]` and (y, y*, the logits without context), to `[S]`.
-TARGETS: Mapping[str, attributions.Target] = {
+TARGETS: Mapping[str, games.Target] = {
   "contrast_prob_diff": _difference(jax.nn.softmax),
   "contrast_logits_diff": _difference(lambda logits: logits),
   "kl_divergence": _kl,
@@ -123,7 +123,7 @@ def impute(
     runs: the response.
     steps: indices of its tokens.
     predictions: what `sensitivity.logits` gave.
-    method: of `attributions.METHODS`, or of `SETS`.
+    method: of `methods.METHODS`, or of `SETS`.
     target: of `TARGETS`.
     params: of the network; its own by default.
     budget: masks, where a method draws some.
@@ -135,19 +135,19 @@ def impute(
     ValueError: an unknown method or target, a step outside the response, no
       key where masks are drawn, or scores that are not finite.
   """
-  known = (*attributions.METHODS, *SETS)
+  known = (*methods.METHODS, *SETS)
   if method not in known:
     raise ValueError(f"method={method!r}: choose from {', '.join(known)}.")
   if target not in TARGETS:
     raise ValueError(f"target={target!r}: choose from {', '.join(TARGETS)}.")
-  wanted = np.array([_step(runs, step) for step in steps], np.int32)
+  wanted = np.array([step_of(runs, step) for step in steps], np.int32)
   without = predictions[1]
   rivals = np.asarray(without.argmax(axis=-1), np.int32)
   outer = len(runs.output_context_ids)
   if not len(wanted):
     none = np.zeros((0, runs.num_context)), np.zeros((0, outer))
     return Cues((), rivals[wanted], none[0], none[1] if outer else None, None)
-  game = attributions.Game(
+  game = games.Game(
     net,
     net.params if params is None else params,
     _first(runs, runs.inputs()),
@@ -158,7 +158,7 @@ def impute(
       jnp.asarray(rivals[wanted]),
       without[wanted],
     ),
-    _spans(runs, masks=method in (*SETS, "lime", "occlusion")),
+    _spans(runs, masks=method in (*SETS, *methods.MASKING)),
     stand_in(net) if unknown is None else unknown,
     key,
     budget,
@@ -170,7 +170,7 @@ def impute(
     sets = explained(game, runs, method, budget, key)
     scores = attributions.firsts(sets, len(wanted))
   else:
-    scores = attributions.METHODS[method](game)
+    scores = methods.METHODS[method](game)
   inner = scores[:, : runs.num_context]
   outside = scores[:, runs.num_context :]
   return Cues(
@@ -183,7 +183,7 @@ def impute(
 
 
 def explained(
-  game: attributions.Game,
+  game: games.Game,
   runs: runs_lib.Runs,
   method: str,
   budget: int,
@@ -216,7 +216,7 @@ def explained(
       break
   pieces = runs.tokens or tuple(str(i) for i in ids)
   names = text_lib.distinct(pieces[i] for i in at)  # A token may come twice.
-  run = attributions.masked(game, "remove", owner, names)
+  run = games.masked(game, "remove", owner, names)
   return api.explain(run, budget=budget, method=method, key=key, names=names)
 
 
@@ -245,7 +245,13 @@ def _spans(runs, masks: bool):
   return tuple(found)
 
 
-def _step(runs, step) -> int:
+def step_of(runs: Any, step: Any) -> int:
+  """An index of a response's tokens, checked.
+
+  Raises:
+    TypeError: no integer.
+    ValueError: one outside it.
+  """
   step = base.check_integer(step, "A step")
   if not 0 <= step < len(runs.response):
     raise ValueError(

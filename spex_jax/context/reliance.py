@@ -150,7 +150,7 @@ def pecore(
     net: causal, or an encoder-decoder.
     runs: the response with and without its context.
     metric: of `sensitivity.NAMES`.
-    method: of `attributions.METHODS`, or one of `cues.SETS`, for sets.
+    method: of `methods.METHODS`, or one of `cues.SETS`, for sets.
     target: of `cues.TARGETS`.
     targets: whose cues: "selected", "all", or indices of the response.
     selector: of `selectors.SELECTORS`, of the response's tokens.

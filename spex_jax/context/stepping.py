@@ -86,15 +86,6 @@ def run(
   return predictions(held.net, params, inputs, places)
 
 
-def embeddings(
-  net: sites.Network, params: Any, inputs: Mapping[str, base.Array]
-) -> dict[str, jax.Array]:
-  """Site to the embeddings of its input's ids, `[B, P, d]`."""
-  found = input_sites(net)
-  out = net.apply(params, None, tuple(found.values()), **inputs).activations
-  return {site: out[site] for site in found.values()}
-
-
 def zeros(
   net: sites.Network, params: Any, inputs: Mapping[str, base.Array]
 ) -> dict[str, jax.Array]:

@@ -12,9 +12,9 @@ from typing import Any
 
 from spex_jax import base, settings
 from spex_jax.context import (
-  attributions,
   citing,
   cues,
+  methods,
   reliance,
   selectors,
   sensitivity,
@@ -75,7 +75,7 @@ class Context(context_asked.Asked):
     "selected", "tokens whose cues are found: selected, all, or numbers: 0,3"
   )
   attribution: str = settings.field(
-    "saliency", "of cues", choices=(*attributions.METHODS, *cues.SETS)
+    "saliency", "of cues", choices=(*methods.METHODS, *cues.SETS)
   )
   target: str = settings.field(
     "contrast_prob_diff", "what is attributed", choices=tuple(cues.TARGETS)
@@ -303,7 +303,7 @@ def _print(found, cited, show, tell) -> None:
   """The answer and the cues in colour, then citations."""
   runs = found.runs
   spell = lambda ids: [f"<{int(i)}> " for i in ids]
-  pieces = _readable(runs.response_tokens or spell(runs.response))
+  pieces = context_asked.readable(runs.response_tokens or spell(runs.response))
   tell("metric", f"{found.metric}; the darker the more; [chosen]")
   show(
     context_asked.coloured(pieces, found.sensitivity, "green", found.selected)
@@ -311,7 +311,7 @@ def _print(found, cited, show, tell) -> None:
   if not found.selected:
     tell("selected", "nothing: no token passes the selector")
   own = list(runs.tokens or spell(runs.with_context))[slice(*runs.context)]
-  own = _readable(own)
+  own = context_asked.readable(own)
   for cue in found.cues:
     named = ", ".join(
       f"{own[i].strip()} ({cue.scores[i]:.3g})"
@@ -320,7 +320,7 @@ def _print(found, cited, show, tell) -> None:
     tell(
       "cues",
       f"{pieces[cue.index].strip()!r} ({found.metric} {cue.score:.3g}, else "
-      f"{_readable([cue.contrast_token])[0].strip()!r}, P-CXMI "
+      f"{context_asked.readable([cue.contrast_token])[0].strip()!r}, P-CXMI "
       f"{cue.shift:+.3g} nats): {named or 'none stands out'}",
     )
     show(context_asked.coloured(own, cue.scores, "blue", cue.chosen))
@@ -328,14 +328,6 @@ def _print(found, cited, show, tell) -> None:
     show(context_asked.sources_table(cited))
     for name, text in context_asked.cited_lines(cited):
       tell(name, text)
-
-
-def _readable(pieces) -> list[str]:
-  """Spellings of vocabularies with their spaces."""
-  return [
-    piece.replace("▁", " ").replace("Ġ", " ").replace("Ċ", "\n")
-    for piece in pieces
-  ]
 
 
 def _again(config, runs, asked) -> tuple[str, str]:

@@ -17,15 +17,14 @@ _SHADES = 4  # Of a colour, from weak to strong.
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked(settings.Settings):
-  """A model, and what it is asked and answers."""
+class OfModel(settings.Settings):
+  """A model, and how it answers."""
 
   model: str = settings.field("", "directory or hub name; needed")
   dtype: str = settings.field("float32", "of its weights")
   ignore: tuple[str, ...] = settings.field(
     (), "settings of config.json that are not known here and change nothing"
   )
-  query: str = settings.field("", "what stands behind the context")
   response: str | None = settings.field(
     None, "an answer, the model's own or another's; made where not given"
   )
@@ -41,7 +40,14 @@ class Asked(settings.Settings):
   )
 
 
-def load(config: Asked) -> sites.Network:
+@dataclasses.dataclass(frozen=True)
+class Asked(OfModel):
+  """A model, and what it is asked and answers."""
+
+  query: str = settings.field("", "what stands behind the context")
+
+
+def load(config: OfModel) -> sites.Network:
   """The language model of `config.model`; it may lack a tokenizer.
 
   Raises:
@@ -62,7 +68,7 @@ def load(config: Asked) -> sites.Network:
   return net
 
 
-def tokenizer_of(config: Asked, net: sites.Network) -> tokens.Tokenizer:
+def tokenizer_of(config: OfModel, net: sites.Network) -> tokens.Tokenizer:
   """The tokenizer that texts need.
 
   Raises:
@@ -90,6 +96,14 @@ def read(path: str, what: str) -> str:
     return place.read_text(encoding="utf-8")
   except UnicodeDecodeError as error:
     raise ValueError(f"{what}={path!r} is no text in UTF-8: {error}.") from None
+
+
+def readable(pieces: Sequence[str]) -> list[str]:
+  """Spellings of vocabularies with their spaces."""
+  return [
+    piece.replace("▁", " ").replace("Ġ", " ").replace("Ċ", "\n")
+    for piece in pieces
+  ]
 
 
 def coloured(

@@ -8,6 +8,7 @@
   spex_jax.jobs.sweeping:calls          your own function of masks
   spex_jax.jobs.circuits_sweep:sizes    circuits of a task, by a method's scores
   spex_jax.jobs.circuits_sweep:exact    every edge of a model cut alone
+  spex_jax.jobs.context_dataset:prompts every prompt of a file attributed
 
 Masks are drawn in blocks of a fixed size, each by a key of its own, so that any
 range of rows is the same whoever asks for it. Batch sizes are settings, since
@@ -27,7 +28,13 @@ import numpy as np
 
 from spex_jax import base, settings
 from spex_jax.ablate import evaluate
-from spex_jax.jobs import callables, circuits_sweep, explain, retraining
+from spex_jax.jobs import (
+  callables,
+  circuits_sweep,
+  context_dataset,
+  explain,
+  retraining,
+)
 from spex_jax.masks import sampling
 from spex_jax.sweeps import code, grid, run
 
@@ -92,6 +99,8 @@ def classes(config: Any) -> tuple[type[settings.Settings], ...]:
     return (Calls,)
   if module == circuits_sweep.__name__ and builder in ("sizes", "exact"):
     return circuits_sweep.classes_of(builder)
+  if module == context_dataset.__name__ and builder == "prompts":
+    return context_dataset.classes_of()
   return (settings.like(given),)
 
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import special
 
 from spex_jax import context
-from spex_jax.context import attributions, cues, sensitivity
+from spex_jax.context import attributions, cues, games, methods, sensitivity
 from spex_jax.models import sites, t5
 from tests.models import checkpoints
 
@@ -116,12 +116,12 @@ def test_steps_do_not_see_what_stands_behind_them():
   spans = (("input_ids", 0, len(runs.with_context)),)
   _, q = _predictions()
   given = (jnp.asarray(runs.response), q.argmax(-1), q)
-  game = attributions.Game(
+  game = games.Game(
     _net(), _net().params, {"input_ids": runs.with_context[None]},
     runs.places()[0], cues.TARGETS["kl_divergence"], given, spans,
   )  # fmt: skip
   for name in ("saliency", "attention", "integrated_gradients"):
-    scores = attributions.METHODS[name](game)
+    scores = methods.METHODS[name](game)
     for step, place in enumerate(game.places):
       assert not scores[step, place + 1 :].any()
       assert scores[step, : place + 1].all()

@@ -1,7 +1,8 @@
 """Against Inseq 0.7.1 on random GPT-2 and T5, by numbers that are stored.
 
-Sensitivities to 1e-5, cues to 1e-4 of the largest: float32 on both sides, of
-two blocks (`third_party/record_inseq.py`).
+Sensitivities to 1e-5, cues and attributions to 1e-4 of the largest: float32 on
+both sides, of two blocks (`third_party/record_inseq.py` and
+`record_inseq_attribute.py`).
 """
 
 import json
@@ -11,7 +12,16 @@ import numpy as np
 import pytest
 
 from spex_jax import context
-from spex_jax.context import cues, inseq, sensitivity
+from spex_jax.context import (
+  cues,
+  games,
+  inseq,
+  paths,
+  reagent,
+  scored,
+  sensitivity,
+  steps,
+)
 from spex_jax.models import hub
 from tests.models import checkpoints
 
@@ -76,3 +86,138 @@ def test_the_structure_is_inseqs(found, tmp_path):
   assert {*again} == {*theirs}
   assert {*again["cci_scores"][0]} == {*theirs["cci_scores"][0]}
   assert again == ours.to_inseq()
+
+
+_ATTRIBUTED = (
+  "saliency", "input_x_gradient", "integrated_gradients",
+  "sequential_integrated_gradients", "layer_integrated_gradients",
+  "layer_gradient_x_activation", "occlusion", "attention", "value_zeroing",
+)  # fmt: skip
+_CONTRASTED = (
+  "contrast_prob_diff", "contrast_logits_diff", "pcxmi", "in_context_pvi",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(found):
+  """Network, the generation and its rival, and what Inseq gave."""
+  net, runs, _, _ = found
+  kind = "t5" if runs.is_encoder_decoder else "gpt2"
+  with np.load(_FOLDER / f"{kind}_attribute.npz") as file:
+    arrays = dict(file)
+  source, answer, rival = runs.with_context, runs.response, arrays["rival"]
+  if runs.is_encoder_decoder:
+    answer, rival = (np.append(x, 1) for x in (answer, rival))
+  else:
+    source = source[: len(source) - len(answer)]
+  make = lambda ids: context.Generation.of_ids(net, source, ids)
+  return net, make(answer), make(rival), arrays
+
+
+def _attributed(made, **settings):
+  net, own, rival, _ = made
+  kept = (1,) if own.prefix is None else (1, 0)
+  return context.attribute(
+    net, own, contrast=rival, unknown=2, kept=kept, **settings
+  )
+
+
+def _close(got, want, name):
+  """Scores `[tokens, steps]`, of rows that Inseq has."""
+  assert got.shape[1] == want.shape[1], name
+  size = min(len(got), len(want))
+  assert not got[size:].any() and not want[size:].any()
+  np.testing.assert_allclose(
+    got[:size], want[:size], rtol=1e-4, atol=1e-4 * np.abs(want).max(),
+    err_msg=name,
+  )  # fmt: skip
+
+
+def _table(scored):
+  """Of a causal model's source and response as one."""
+  parts = [scored.scores, scored.prefix_scores]
+  if scored.is_encoder_decoder:
+    return scored.scores.T
+  return np.concatenate(parts, axis=1).T
+
+
+@pytest.mark.parametrize("method", _ATTRIBUTED)
+def test_attributions(made, method):
+  *_, arrays = made
+  got = _attributed(made, method=method)
+  checked = 0
+  if method in arrays:
+    _close(_table(got), arrays[method], method)
+    checked += 1
+  name = f"{method}_both"
+  if name in arrays and method != "occlusion":
+    both = _attributed(made, method=method, prefix=True)
+    _close(both.scores.T, arrays[name], name)
+    _close(both.prefix_scores.T, arrays[f"{name}_target"], name)
+    checked += 1
+  assert checked, f"Inseq has no {method}"
+
+
+def test_step_scores(made):
+  *_, arrays = made
+  names = [name for name in steps.NAMES if f"step_{name}" in arrays]
+  assert len(names) == 13
+  got = _attributed(made, method="attention", step_scores=names, top_p=0.7)
+  for name in names:
+    np.testing.assert_allclose(
+      got.step_scores[name], arrays[f"step_{name}"], rtol=1e-4, atol=1e-5,
+      err_msg=name,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  "target",
+  ["logit", "entropy", "crossentropy", "perplexity", "contrast_logits",
+   *_CONTRASTED],
+)  # fmt: skip
+def test_attributed_step_functions(made, target):
+  *_, arrays = made
+  got = _attributed(made, target=target)
+  _close(_table(got), arrays[f"saliency_{target}"], target)
+
+
+def _game(made):
+  """The same as a game, for what has settings of its own."""
+  net, own, _, _ = made
+  pair = own.prefix is not None
+  size = len(own.inputs()["input_ids"][0])
+  return games.Game(
+    net, net.params, own.inputs(), own.places(), steps.target("probability"),
+    steps.Given(own.response, own.response), (("input_ids", 0, size),), 2,
+    (1, 0) if pair else (1,),
+  )  # fmt: skip
+
+
+def test_discretized_gradients(made):
+  *_, arrays = made
+  got = paths.discretized_integrated_gradients(_game(made), neighbours=8)
+  _close(got.T, arrays["discretized_integrated_gradients"], "discretized")
+
+
+def test_reagent_by_the_same_draws(made):
+  *_, arrays = made
+  if "reagent" not in arrays:
+    pytest.skip("Inseq's ReAGent does not run on this kind of model")
+  game = _game(made)
+  own = lambda name: arrays[f"reagent_draw_{name}"][..., : game.num_tokens]
+  state = reagent.start(game, own("start"))
+  draws = reagent.Draws(own("replaced"), own("tokens"), own("others"))
+  state = reagent.rounds(game, state, draws)
+  _close(reagent.mean(game, state).T, arrays["reagent"], "reagent")
+
+
+def test_inseqs_own_file_is_read(made):
+  _, own, _, _ = made
+  kind = "gpt2" if own.prefix is None else "t5"
+  (theirs,) = scored.load(_FOLDER / f"{kind}_attribution.json")
+  ours = _attributed(made, method="saliency")
+  assert (theirs.method, theirs.target) == ("saliency", "probability")
+  np.testing.assert_allclose(_table(theirs), _table(ours), rtol=1e-4, atol=1e-5)
+  assert theirs.source_ids == ours.source_ids
+  assert theirs.response_ids == ours.response_ids
+  assert theirs.behind_ids == ours.behind_ids

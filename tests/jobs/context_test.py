@@ -286,7 +286,8 @@ def test_bad_input_is_one_line(
 
 def test_help_and_configurations(capsys):
   assert list(configs.named("context")) == ["context"]
-  assert list(configs.named("context_cite")) == ["context_cite"]
+  for word in ("attribute", "cite"):
+    assert list(configs.named(f"context_{word}")) == [f"context_{word}"]
   for words in ((), ("cite",)):
     out = _done(capsys, *words, "--help")
     assert "usage: spex context" in out and "method='auto'" in out
