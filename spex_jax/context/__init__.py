@@ -21,6 +21,7 @@ _FUNCTIONS = {
   "pecore": "reliance",
   "cite": "citing",
   "prune": "citing",
+  "calibrate": "citing",
 }
 
 
