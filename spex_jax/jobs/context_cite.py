@@ -32,6 +32,12 @@ class Cite(context_asked.Asked):
     choices=scoring.VALUES,
   )
   budget: int = settings.field(64, "forwards at most", low=2)
+  memory_limit: int | None = settings.field(
+    None,
+    "bytes that keys and values which sources share may take, or batches "
+    "whose size is measured; None takes 1 GiB, or what is free",
+    low=1,
+  )
   nulls: str = settings.field(
     "",
     'a .jsonl file with a "query" and a "response" a line that no source '
@@ -127,6 +133,7 @@ def cited(config, net: sites.Network, texts, tell=None) -> citing.Citations:
     max_new_tokens=config.max_new_tokens,
     tell=tell,
     batch_size=config.batch_size,
+    memory_limit=config.memory_limit,
   )
 
 
