@@ -181,6 +181,7 @@ def _scored(net, sources, masks, **settings):
   scorer = scoring.scorer(
     net, sources, _RESPONSE, budget=len(masks), **settings
   )
+  scorer.expect(len(masks))
   begin = time.perf_counter()
   memory = scorer.memory_bytes or 0
   compiled = time.perf_counter() - begin
