@@ -27,6 +27,7 @@ _FUNCTIONS = {
   "pecore": "reliance",
   "cite": "citing",
   "prune": "citing",
+  "calibrate": "citing",
 }
 
 

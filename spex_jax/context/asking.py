@@ -217,7 +217,8 @@ def find_sets(record, fit, start, stop, value, spare):
   sets = tuple(
     dataclasses.replace(each, interval=between(each.sources)) for each in sets
   )
-  return sets, needed, how
+  stand = tuple(each for each in sets if not sets_lib.contradicted(each))
+  return stand, needed, how
 
 
 def _order(fit):

@@ -39,7 +39,9 @@ from spex_jax.masks import request
 from spex_jax.models import sites
 
 METHODS = asking.METHODS
-_LEAST = np.log(2)  # Nats: a citation doubles its sentence's probability.
+_LEAST = float(
+  np.log(2)
+)  # Nats: a citation doubles its sentence's probability.
 _BESIDE = 0.25  # Of the strongest source's value: what is cited beside it.
 
 
@@ -114,6 +116,9 @@ class Citations:
     forwards: B.
     whole: of the whole response.
     notes: what was decided on the way.
+    threshold: least value of a source that is cited for a sentence, in units
+      of the value; ln 2 by default: of a log-probability, what does not double
+      the probability is no citation. `calibrate` gives one for none.
   """
 
   def __init__(self, record: asking.Record, method: str, value: str, notes=()):
@@ -122,6 +127,7 @@ class Citations:
     self.masks, self.scores = record.masks, record.scores
     self.divergences = record.divergences
     self.method, self.value, self.notes = method, value, tuple(notes)
+    self.threshold = _LEAST
     self._record = record
     self._found: dict[tuple[int, int, str], Cited] = {}
     self.whole = self.span()
@@ -179,7 +185,7 @@ class Citations:
     )
 
   def sentences(
-    self, threshold: float = _LEAST
+    self, threshold: float | None = None
   ) -> list[tuple[Cited, tuple[int, ...]]]:
     """Each sentence of the answer, and the sources that are cited for it.
 
@@ -187,9 +193,9 @@ class Citations:
     strongest's value, the strongest first; none is an answer, too.
 
     Args:
-      threshold: in units of the value; see `calibrate`. Of log-probability
-        ln 2 by default: what does not double it is no citation.
+      threshold: another than that of the citations.
     """
+    threshold = self.threshold if threshold is None else threshold
     out = []
     for start, stop in sentence_spans(self.pieces):
       found = self.span(start, stop)
@@ -200,6 +206,10 @@ class Citations:
       )
     return out
 
+  def strongest(self) -> list[float]:
+    """The strongest source's value for each sentence, for `calibrate`."""
+    return [float(found.values.max()) for found, _ in self.sentences()]
+
   def to_dict(self) -> dict[str, Any]:
     """As JSON takes it: `values`, `sets`, `r2` of the response, and spans."""
     return self.whole.to_dict() | {
@@ -207,6 +217,7 @@ class Citations:
       "tokens": list(self.pieces),
       "response_ids": self.response.tolist(),
       "forwards": self.forwards,
+      "threshold": self.threshold,
       "method": self.method,
       "decoder": self.whole.method,
       "spans": [
@@ -258,7 +269,8 @@ def cite(
     keep: as above.
     max_new_tokens: of a response that is made.
     tell: called with one line before the run: tokens, forwards, memory.
-    **settings: of `scoring.scorer`: `way`, `token`, `params`, `batch_size`.
+    **settings: of `scoring.scorer`: `way`, `token`, `params`, `reuse`,
+      `batch_size`, `memory_limit`.
 
   Raises:
     TypeError: neither a network nor a scorer.
@@ -330,7 +342,7 @@ def calibrate(nulls: Sequence[float], level: float = 0.95) -> float:
   """The threshold that an unsupported sentence passes at most so rarely.
 
   Split conformal: the ceil((m + 1) level)-th smallest of the strongest values
-  of m sentences that no source supports (`span(...).values.max()`), such as
+  of m sentences that no source supports (`Citations.strongest`), such as
   answers to other questions. A new such sentence, exchangeable with them, is
   cited with probability 1 - level at most.
 

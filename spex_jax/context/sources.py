@@ -22,6 +22,7 @@ import numpy as np
 from spex_jax import base
 from spex_jax.ablate import features
 from spex_jax.ablate import text as text_lib
+from spex_jax.context import templates
 from spex_jax.models import tokens
 
 LEVELS = ("document", "passage", "sentence", "word", "token")
@@ -142,8 +143,8 @@ def of_texts(
   Raises:
     TypeError: texts that are no strings, or one string.
     ValueError: no document, an empty one (named), an empty query, an unknown
-      level, a prompt longer than the model takes, or a source that covers no
-      token.
+      level, texts that spell special tokens, which `before` alone may, a
+      prompt longer than the model takes, or a source that covers no token.
   """
   if isinstance(texts, str):
     raise TypeError("texts must be a list of documents, not one string.")
@@ -160,6 +161,9 @@ def of_texts(
     raise ValueError(
       "The query is empty: nothing would be left without a context."
     )
+  for number, text in enumerate(texts):
+    templates.refuse_special(tokenizer, f"document {number}", text)
+  templates.refuse_special(tokenizer, "query", query)
   whole, documents = before, []
   for text in texts:
     start = len(whole)

@@ -249,7 +249,7 @@ def refuse_special(tokenizer: tokens.Tokenizer, what: str, text: str) -> None:
       raise ValueError(
         f"The {what} spells the special token {tokenizer.token(int(token))!r} "
         f"({known[int(token)]}). Remove it; templates may hold special tokens, "
-        "texts may not."
+        "and what stands before sources, texts may not."
       )
 
 

@@ -23,8 +23,8 @@ from spex_jax.circuits import (
 )
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import pairs as pairs_lib
-from spex_jax.jobs import callables, explain, subjects
-from spex_jax.models import hub, sites, tokens
+from spex_jax.jobs import callables, explain, networks, subjects
+from spex_jax.models import sites, tokens
 from spex_jax.report import progress
 from spex_jax.report import tables as report_tables
 
@@ -95,11 +95,7 @@ def load(config: Asked) -> sites.Network:
   Raises:
     ValueError: no name, another kind of network, or what `hub.load` refuses.
   """
-  if not config.model:
-    raise ValueError(
-      "--model is missing: a directory or hub name of a causal language model."
-    )
-  net = hub.load(config.model, config.dtype, ignore=config.ignore)
+  net = networks.named(config, "a causal language model")
   graph_lib.Graph.of(net)  # Refuses one without edges, and says why.
   if "input_ids" not in net.example or not hasattr(net.config, "vocab_size"):
     raise ValueError(

@@ -154,7 +154,10 @@ def run(
     key = subjects.key_of(config.seed, "cues")
     found = reliance.pecore(net, runs, key=key, **asked)
   cited = None
-  if config.method != "none" and config.format != "inseq" and not config.ids:
+  if config.ids or config.format == "inseq":
+    why = "--ids have no sentences" if config.ids else "format=inseq has none"
+    tell("note", f"no citations: {why}")
+  elif config.method != "none":
     with clock.of("cite"):
       cited = _cited(config, net, runs, tell)
   _print(found, cited, show, tell)

@@ -9,7 +9,8 @@ import numpy as np
 
 from spex_jax import base, settings
 from spex_jax.context import citing, sets
-from spex_jax.models import hub, seq2seq, sites, tokens, transformer
+from spex_jax.jobs import networks
+from spex_jax.models import seq2seq, sites, tokens, transformer
 from spex_jax.report import tables as report_tables
 
 Show = Callable[..., None]
@@ -53,11 +54,7 @@ def load(config: OfModel) -> sites.Network:
   Raises:
     ValueError: no name, another kind of network, or what `hub.load` refuses.
   """
-  if not config.model:
-    raise ValueError(
-      "--model is missing: a directory or hub name of a language model."
-    )
-  net = hub.load(config.model, config.dtype, ignore=config.ignore)
+  net = networks.named(config, "a language model")
   kinds = (transformer.Decoder, seq2seq.EncoderDecoder)
   if not isinstance(net.module, kinds):
     raise ValueError(

@@ -119,6 +119,21 @@ def load(config: Checkpoint, kind: str) -> sites.Network:
   return net
 
 
+def named(config: Any, what: str) -> sites.Network:
+  """Whatever network `config.model` names; it may lack a tokenizer.
+
+  Args:
+    config: `model`, `dtype` and `ignore`.
+    what: is asked for, such as "a language model".
+
+  Raises:
+    ValueError: no name, or what `hub.load` refuses.
+  """
+  if not config.model:
+    raise ValueError(f"--model is missing: a directory or hub name of {what}.")
+  return hub.load(config.model, config.dtype, ignore=config.ignore)
+
+
 def described(net: sites.Network, name: str) -> str:
   """A network in a line."""
   leaves = jax.tree.leaves(net.params)

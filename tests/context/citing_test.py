@@ -9,7 +9,9 @@ import pytest
 from scipy import special
 
 from spex_jax import context
-from spex_jax.context import citing, fitting, scoring, sets, sources
+from spex_jax.ablate import text
+from spex_jax.context import citing, fitting, reuse, scoring, sets, sources
+from spex_jax.models import generate
 from tests.context import games
 from tests.models import checkpoints
 
@@ -74,6 +76,27 @@ def test_sets_are_named_by_the_model(make, kind, pair, budget):
   corners = value[31] - value[31 ^ i] - value[31 ^ j] + value[31 ^ i ^ j]
   np.testing.assert_allclose(only.value, corners, atol=1e-12)
   assert (corners < 0) == (kind == "either")
+
+
+def test_what_its_corners_do_not_show_is_no_set():
+  # As on a real prompt: the answer tips without the first two, which add up.
+  kept = _masks(5)
+  stands = kept[:, 3] & (kept[:, 0] | kept[:, 1])
+  odds = 3.0 * kept[:, 3] + 0.5 * kept[:, 0] + 0.5 * kept[:, 1] - 4
+  found = context.cite(games.Table(odds, stands), key=_KEY, budget=32)
+  assert found.sets == () and found.needed == (3,)
+  # Nor is a source whose loss tips it by a trifle one of two that are needed.
+  stands = kept[:, 3] & kept[:, 4]
+  found = context.cite(games.Table(odds, stands), key=_KEY, budget=32)
+  assert found.sets == () and found.needed == (3, 4)
+
+
+def test_an_interval_may_contradict_a_set():
+  made = lambda kind, *ends: sets.CueSet((0, 1), kind, -1.0, {}, ends or None)
+  assert sets.contradicted(made("either", 0.1, 0.4))
+  assert not sets.contradicted(made("either", -0.1, 0.4))
+  assert not sets.contradicted(made("both", 0.1, 0.4))
+  assert not sets.contradicted(made("either"))
 
 
 def test_three_copies_are_one_set():
@@ -293,3 +316,26 @@ def test_interval_holds_the_interaction():
   low, high = sets.interval(masks, values, (0, 1))
   assert low < 2 < high and high - low < 2
   assert sets.interval(masks[:5], values[:5], (0, 1)) is None
+
+
+@pytest.mark.parametrize("groups", [False, True])
+def test_shared_beginnings_change_no_value(groups):
+  net, masks = _net(), _masks(4)
+  made = sources.of_ids(
+    [[3, 1], [4], [4, 15, 9], [2, 6, 5]], [5, 3], games.tokenizer(), before=[7]
+  )
+  want = scoring.scorer(net, made, _IDS[2], reuse=False, batch_size=8)(masks)
+  whole, count = text.continued(made.prompt, _IDS[2], games.tokenizer())
+  # 14 tokens at most, in blocks of two: three rows take half of this.
+  six = jax.tree.leaves(generate.empty_caches(net.config, 6, 16, np.float32))
+  run = reuse.evaluator(
+    net, whole, count, scoring.odds_and_margins, params=net.params,
+    tokenizer=games.tokenizer(), budget=16, batch_size=3, block=2,
+    memory_limit=sum(x.nbytes for x in six) if groups else None,
+  )  # fmt: skip
+  assert run.prepare().memory_bytes > 0
+  odds, margins = np.split(run(masks), 2, axis=1)
+  assert run.stats.batches == (3 if groups else 1)
+  # Two blocks in float32, whose sums have another order.
+  np.testing.assert_allclose(odds, want.log_odds, atol=2e-5)
+  np.testing.assert_allclose(margins, want.margins, atol=2e-5)

@@ -1,4 +1,4 @@
-"""Against Inseq 0.7.1 on random GPT-2 and T5, by numbers that are stored.
+"""Against Inseq 0.7.1 and ContextCite 0.0.4, by numbers that are stored.
 
 Sensitivities to 1e-5, cues and attributions to 1e-4 of the largest: float32 on
 both sides, of two blocks (`third_party/record_inseq.py` and
@@ -8,6 +8,7 @@ both sides, of two blocks (`third_party/record_inseq.py` and
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
@@ -20,9 +21,11 @@ from spex_jax.context import (
   reagent,
   scored,
   sensitivity,
+  sources,
   steps,
 )
 from spex_jax.models import hub
+from tests.context import games as recorded_games
 from tests.models import checkpoints
 
 _FOLDER = pathlib.Path(__file__).with_name("recorded")
@@ -32,15 +35,19 @@ _METRICS = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["gpt2", "t5"])
-def found(request, tmp_path_factory):
-  """Network, runs, predictions, and what Inseq gave."""
-  with np.load(_FOLDER / f"{request.param}.npz") as file:
+def _recorded(name, folder):
+  """A network, and all that was recorded of it."""
+  with np.load(_FOLDER / f"{name}.npz") as file:
     arrays = dict(file)
   tensors = {key[2:]: x for key, x in arrays.items() if key[:2] == "t_"}
   settings = json.loads(str(arrays["config"]))
-  folder = tmp_path_factory.mktemp("model") / request.param
-  net = hub.load(checkpoints.save(folder, settings, tensors))
+  return hub.load(checkpoints.save(folder / name, settings, tensors)), arrays
+
+
+@pytest.fixture(scope="module", params=["gpt2", "t5"])
+def found(request, tmp_path_factory):
+  """Network, runs, predictions, and what Inseq gave."""
+  net, arrays = _recorded(request.param, tmp_path_factory.mktemp("model"))
   ids = [arrays[x] for x in ("with_context", "without_context", "response")]
   runs = context.Runs.of_ids(net, *ids, tuple(arrays["context"]))
   return net, runs, sensitivity.logits(net, runs), arrays
@@ -221,3 +228,31 @@ def test_inseqs_own_file_is_read(made):
   assert theirs.source_ids == ours.source_ids
   assert theirs.response_ids == ours.response_ids
   assert theirs.behind_ids == ours.behind_ids
+
+
+def test_contextcites_masks_values_and_weights(tmp_path):
+  net, arrays = _recorded("context_cite", tmp_path)
+  own = [x for name, x in sorted(arrays.items()) if name[:7] == "source_"]
+  made = sources.of_ids(own, arrays["query"], recorded_games.tokenizer())
+  ours = context.cite(
+    net, made, arrays["response"], key=jax.random.key(0),
+    budget=len(arrays["masks"]), method="contextcite", batch_size=8,
+  )  # fmt: skip
+  # A mask that comes twice is asked once.
+  _, first = np.unique(arrays["masks"], axis=0, return_index=True)
+  first = np.sort(first)
+  np.testing.assert_array_equal(ours.masks, arrays["masks"][first])
+  np.testing.assert_allclose(
+    ours.scores.log_odds, arrays["log_odds"][first], rtol=1e-4, atol=1e-4
+  )
+  for span in ((0, 4), (1, 3), (2, 3)):
+    name = "{}:{}".format(*span)
+    np.testing.assert_allclose(
+      ours.scores.of("log_odds", *span), arrays[f"values_{name}"][first],
+      rtol=1e-4, atol=1e-4,
+    )  # fmt: skip
+    # Its lasso stops at a gap of 1e-4 of the values' square, ours at 1e-10.
+    want = arrays[f"weights_{name}"][:-1]
+    np.testing.assert_allclose(
+      ours.span(*span).values, want, atol=1e-2 * np.abs(want).max()
+    )

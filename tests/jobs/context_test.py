@@ -1,6 +1,7 @@
 """`spex context`: every name that outside checks use, on tiny models."""
 
 import json
+import pathlib
 import re
 import shlex
 
@@ -77,11 +78,12 @@ def test_ids_to_inseqs_structure(
 ):
   given, own = (_CAUSAL, bare) if kind == "causal" else (_PAIR, pair)
   path = tmp_path / "out.json"
-  _done(
+  out = _done(
     capsys, f"--model={own}", f"--ids={ids(given)}", f"--output={path}",
     "--config.format=inseq", f"--config.sensitivity={sensitivity}",
     "--config.targets=all",
   )  # fmt: skip
+  assert "no citations: --ids have no sentences" in " ".join(out.split())
   found = inseq.read(path)
   assert np.shape(found["cti_scores"]) == (3,)
   assert len(found["input_context_tokens"]) == 3
@@ -205,6 +207,40 @@ def test_citations_of_a_file(method, model, sources, tmp_path, capsys):
   assert "\ncost " in out and "[2] film film fun." in out
 
 
+def test_a_threshold_of_answers_without_support(
+  model, sources, tmp_path, capsys
+):
+  path, nulls = tmp_path / "cited.json", tmp_path / "nulls.jsonl"
+  null = {"query": "fun is the", "response": " the"}
+  nulls.write_text(json.dumps(null) + "\n")
+  out = _done(
+    capsys, "cite", f"--model={model}", f"--sources={sources}",
+    "--query=fun is the", "--response= fun", "--config.budget=8",
+    f"--config.nulls={nulls}", "--config.confidence=0.5", f"--output={path}",
+  )  # fmt: skip
+  assert "of 1 sentence without support, at 50%" in " ".join(out.split())
+  found = json.loads(path.read_text())
+  values, threshold = np.array(found["values"]), found["threshold"]
+  cited = found["spans"][0]["cited"]
+  least = max(threshold, values.max() / 4)
+  assert sorted(cited) == np.flatnonzero(values >= least).tolist()
+
+
+def test_citations_of_a_trained_model(tmp_path, capsys):
+  model = checkpoints.shared("stories260k")
+  path, docs = tmp_path / "cited.json", tmp_path / "docs.jsonl"
+  texts = ("Tim has a red ball.", "Sam has a big dog.", "The sun is warm.")
+  docs.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+  _done(
+    capsys, "cite", f"--model={model}", f"--sources={docs}",
+    "--query=Sam likes to play with his", "--response= dog",
+    "--config.budget=8", f"--output={path}",
+  )  # fmt: skip
+  found = json.loads(path.read_text())
+  assert np.argmax(found["values"]) == 1
+  np.testing.assert_allclose(sum(found["values"]), found["total"], atol=1e-6)
+
+
 def test_sources_stand_each_with_a_line_break(model, sources):
   asked = {"model": model, "sources": sources, "query": "fun is the"}
   asked |= {"response": " film", "budget": 8}
@@ -270,6 +306,30 @@ def test_sources_stand_each_with_a_line_break(model, sources):
        "--response="),
       "no tokens",
     ),
+    (
+      ("cite", "--model={model}", "--sources={docs}", "--query=fun is the f",
+       "--response=un"),
+      "join",
+    ),
+    (
+      ("cite", "--model={model}", "--sources={docs}", "--query=fun",
+       "--response= fun <|end|>"),
+      "response spells the special token",
+    ),
+    *(
+      (("cite", "--model={model}", f"--sources={{{name}}}", "--query=fun",
+        "--response= fun"), said)
+      for name, said in {
+        "long": "the model takes", "none": "context is empty",
+        "blank": "document 1 is empty",
+        "special": "document 0 spells the special token",
+      }.items()
+    ),
+    (
+      ("cite", "--model={model}", "--sources={docs}", "--query=fun",
+       "--response= fun", "--config.nulls={docs}"),
+      "\"query\" and a \"response\" is needed",
+    ),
   ],
 )  # fmt: skip
 def test_bad_input_is_one_line(
@@ -278,6 +338,13 @@ def test_bad_input_is_one_line(
   monkeypatch.chdir(tmp_path)
   outside = _CAUSAL | {"context_span": [1, 40]}
   places = {"model": model, "bare": bare, "docs": sources, "ids": ids(outside)}
+  for name, texts in {
+    "long": ["fun " * 60], "none": [], "blank": ["fun", " "],
+    "special": ["fun <|end|>"],
+  }.items():  # fmt: skip
+    places[name] = str(tmp_path / f"{name}.jsonl")
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    pathlib.Path(places[name]).write_text(lines)
   line = command.refused(
     capsys, "context", *(word.format(**places) for word in words)
   )
