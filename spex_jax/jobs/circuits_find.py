@@ -16,12 +16,12 @@ from spex_jax.circuits import (
   curves,
   draw,
   files,
-  judging,
   measured,
   scored,
   tasks,
 )
 from spex_jax.circuits import graph as graph_lib
+from spex_jax.circuits import judged as judged_lib
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.circuits import (
   selection as selection_lib,
@@ -138,7 +138,7 @@ class Found(NamedTuple):
   circuit: graph_lib.Circuit
   scores: scored.Scores
   curve: curves.Curve
-  judged: judging.Judged
+  judged: judged_lib.Judged
 
 
 class Question(NamedTuple):

@@ -2,19 +2,18 @@
 
 import json
 import pathlib
-import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from spex_jax import base
-from spex_jax.circuits import curves, files, judging
+from spex_jax.circuits import curves, files
 from spex_jax.circuits import graph as graph_lib
+from spex_jax.circuits import judged as judged_lib
 
 _MOST = 400  # Edges of a circuit that is drawn.
 _LARGE = 20_000  # Edges of a graph that is written for others, at most.
-_INTO = re.compile(r"blocks\.\d+\.attn\.([qkv])_in")
 
 
 def save(
@@ -22,7 +21,7 @@ def save(
   curve: curves.Curve,
   choose: Callable[[int], graph_lib.Circuit],
   circuit: graph_lib.Circuit,
-  judged: judging.Judged,
+  judged: judged_lib.Judged,
   mean: np.ndarray,
   units: str,
 ) -> None:
@@ -61,7 +60,7 @@ def save(
     "edges_chosen": len(circuit),
     "num_pairs": judged.values.shape[1],
     "start": int(np.abs(np.log(sizes / max(len(circuit), 1))).argmin()),
-    "edges": [_edge(graph, number, float(mean[number])) for number in used],
+    "edges": [graph.drawn(number, float(mean[number])) for number in used],
     "circuits": [[place[i] for i in strongest(numbers)] for numbers in chosen],
   }
   base.write_json(workdir / "curve.json", body)
@@ -70,16 +69,3 @@ def save(
     temporary = base.draft(path)
     temporary.write_text(json.dumps(files.to_eap_ig(circuit, mean)))
     temporary.replace(path)
-
-
-def _edge(graph: graph_lib.Graph, number: int, score: float) -> dict[str, Any]:
-  writer, reader, _ = graph.edge(number)
-  into = np.flatnonzero(graph.fed[graph.slot[number]])
-  kind = _INTO.fullmatch(reader)
-  return {
-    "name": graph.name(number),
-    "from": writer,
-    "into": [graph.writers[i] for i in into] or [reader],
-    "kind": kind[1] if kind else "",
-    "score": score,
-  }
