@@ -144,6 +144,7 @@ def subject(config: Digits, workdir: pathlib.Path) -> subjects.Subject:
     names=players.names,
     units=units,
     draw=draw,
+    scene=page.picture(image[0], players.owner[0]),
     notes=(
       f"Asked about image {row} of scikit-learn's digits, a {truth}, "
       f"{subjects.SEEN[part]}.",

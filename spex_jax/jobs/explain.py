@@ -50,6 +50,7 @@ SUBJECTS: Mapping[str, Kind] = {
   "table": Kind(tables.Table, tables.subject),
 }
 
+SCENE = "scene.json"  # Where players stand, for a page.
 _BATCH = 256  # Masks at a time where the evaluator measures its batches.
 _TRUSTED = 0.5  # Least R^2 of an answer that is shown without a warning.
 
@@ -81,10 +82,10 @@ def run(
   show: Callable[..., None] | None = None,
   before: float = 0.0,
 ) -> Explanation:
-  """Explains what `config` asks about; writes three files into `workdir`.
+  """Explains what `config` asks about; writes its answer into `workdir`.
 
-  `explanation.json`, `fourier.json` and `figure.png` are replaced; a trained
-  network is kept in `model/` and used again.
+  `explanation.json`, `fourier.json`, `figure.png`, and `scene.json` for pages
+  are replaced; a trained network is kept in `model/` and used again.
 
   Args:
     config: of a class of `SUBJECTS`.
@@ -130,6 +131,7 @@ def run(
   # First of all: what comes below may fail, and the masks were dear.
   explanation.save(workdir / "explanation.json")
   explanation.fourier.save(workdir / "fourier.json")
+  base.write_json(workdir / SCENE, dict(subject.scene or {}))
   clock.add(
     clock_lib.evaluation(evaluator.stats, explanation.seconds["decoding"])
   )

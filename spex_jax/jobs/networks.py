@@ -327,4 +327,5 @@ def reader(prompt: text_lib.Prompt, title: str) -> Mapping[str, Any]:
     "together": lambda members, labels: texts.spread(
       text, spans, members, labels
     ),
+    "scene": page.prose(text, spans),
   }

@@ -137,6 +137,7 @@ def subject(config: Picture, workdir: pathlib.Path) -> subjects.Subject:
     names=players.names,
     units=target.units,
     draw=draw,
+    scene=page.picture(found.shown, players.owner[0]),
     game=_game(config, net, image, players, see, target),
   )
 
