@@ -1,8 +1,12 @@
-"""What a page shows of circuits by size: `curve.json`; MIB's `eap_ig.json`."""
+"""What a page shows of circuits by size: `curve.json`, and files for others.
+
+`eap_ig.json` is EAP-IG's and MIB's, `circuit_tracer.json` is for the page of
+circuit-tracer and Neuronpedia.
+"""
 
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,8 +28,9 @@ def save(
   judged: judged_lib.Judged,
   mean: np.ndarray,
   units: str,
+  tokens: Sequence[str],
 ) -> None:
-  """Writes both files.
+  """Writes the files; graphs of many edges for ourselves alone.
 
   Args:
     workdir: where to.
@@ -35,6 +40,7 @@ def save(
     judged: what it does.
     mean: `[E]`, scores.
     units: of the metric.
+    tokens: of a prompt.
   """
   graph = circuit.graph
   sizes = np.maximum(1, np.round(curve.shares * graph.num_edges)).astype(int)
@@ -65,7 +71,16 @@ def save(
   }
   base.write_json(workdir / "curve.json", body)
   if graph.num_edges <= _LARGE:
-    path = workdir / "eap_ig.json"
-    temporary = base.draft(path)
-    temporary.write_text(json.dumps(files.to_eap_ig(circuit, mean)))
-    temporary.replace(path)
+    _write(workdir / "eap_ig.json", files.to_eap_ig(circuit, mean))
+  if len(circuit) <= _MOST:
+    _write(
+      workdir / "circuit_tracer.json",
+      files.to_circuit_tracer(circuit, mean, tokens),
+    )
+
+
+def _write(path: pathlib.Path, body: dict[str, Any]) -> None:
+  """JSON without a checksum, which others would not know."""
+  temporary = base.draft(path)
+  temporary.write_text(json.dumps(body))
+  temporary.replace(path)

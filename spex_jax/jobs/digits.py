@@ -12,7 +12,7 @@ from spex_jax.ablate import evaluate, features
 from spex_jax.datasets import images
 from spex_jax.jobs import subjects
 from spex_jax.models import mlp
-from spex_jax.report import plots
+from spex_jax.report import page, plots
 
 _MODEL = subjects.Mlp(widths=(64, 64))
 _TRAINING = subjects.Training(num_epochs=40, batch_size=64)

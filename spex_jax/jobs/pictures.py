@@ -16,7 +16,7 @@ from spex_jax.ablate import images as image_ways
 from spex_jax.datasets import images
 from spex_jax.jobs import networks, subjects
 from spex_jax.models import hub, pixels, sites
-from spex_jax.report import plots
+from spex_jax.report import page, plots
 
 
 @dataclasses.dataclass(frozen=True)
