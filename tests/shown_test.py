@@ -46,8 +46,8 @@ def _scores():
 def _pecore():
   cue = reliance.Cue(0, "Mary", 2.0, 3, "John", (0.1, 0.9), None, (1,), 1.5)
   told = runs.Runs(
-    np.array([5, 6, 7]), np.array([7]), np.array([7]), (0, 2),
-    tokens=("<i>", "Mary", "Mary"), response_tokens=("Mary",),
+    np.array([5, 6, 4, 7]), np.array([4, 7]), np.array([7]), (0, 2),
+    tokens=("<i>", "Mary", "?", "Mary"), response_tokens=("Mary",),
   )  # fmt: skip
   return reliance.Pecore(
     told, "kl", "saliency", "prob", np.array([2.0]), (0,), (cue,), {}
