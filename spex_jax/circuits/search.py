@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from spex_jax import shown
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import judging, metrics
 from spex_jax.circuits import pairs as pairs_lib
@@ -30,7 +31,7 @@ Told = Callable[[int, int], None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Found:
+class Found(shown.Shown):
   """What a search found.
 
   Attributes:
@@ -49,6 +50,16 @@ class Found:
   runs: int
   history: tuple[tuple[str, int, float], ...]
   scores: np.ndarray
+
+  def sheet(self) -> shown.Sheet:
+    """The circuit, and what the search did as facts."""
+    facts = {
+      "metric": f"{self.metric:.4g}",
+      "cost": f"{self.runs:,} forwards",
+      "steps": f"{len(self.history):,}",
+    }
+    rows = self.circuit.sheet()
+    return rows._replace(facts={**rows.facts, **facts})
 
 
 def acdc(

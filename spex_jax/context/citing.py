@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax import base
+from spex_jax import base, shown
 from spex_jax.ablate import text as text_lib
 from spex_jax.context import asking, fitting, scoring
 from spex_jax.context import sets as sets_lib
@@ -99,7 +99,7 @@ class Cited:
     }
 
 
-class Citations:
+class Citations(shown.Shown):
   """The record of a run: masks, every token's values, and what they say.
 
   `values`, `sets`, `needed`, `r2` and `total` are those of the whole response.
@@ -209,6 +209,40 @@ class Citations:
   def strongest(self) -> list[float]:
     """The strongest source's value for each sentence, for `calibrate`."""
     return [float(found.values.max()) for found, _ in self.sentences()]
+
+  def sheet(self) -> shown.Sheet:
+    """The sources, the strongest first: `source`, `value`, `needed`, `text`."""
+    order = np.argsort(-self.values, kind="stable").tolist()
+    texts = list(self.sources.texts)
+    singles = [[[i], float(f"{self.values[i]:.5g}")] for i in order]
+    larger = [[list(one.sources), one.value] for one in self.sets]
+    answer = "".join(self.pieces)
+    view = {
+      "kind": "sets", "title": "The sources",
+      "names": texts, "index": self.method, "units": self.value,
+      "pieces": [[f"{text} ", i] for i, text in enumerate(texts)],
+      "targets": [
+        {"name": answer, "terms": None, "std": None, "sets": singles + larger}
+      ],
+    }  # fmt: skip
+    trust = []
+    if self.r2 is not None:
+      trust = [("R²", f"{self.r2:.3f} on masks not seen", self.r2 < 0.5)]
+    facts = {"answer": answer, "cost": f"{self.forwards} forwards"}
+    if self.sets:
+      facts["together"] = "; ".join(one.words() for one in self.sets)
+    return shown.Sheet(
+      f"Which of {len(texts)} sources the answer stands on",
+      {
+        "source": order,
+        "value": self.values[order],
+        "needed": [i in self.needed for i in order],
+        "text": [texts[i] for i in order],
+      },
+      trust,
+      facts | {f"note {i}": note for i, note in enumerate(self.notes, 1)},
+      [view],
+    )
 
   def to_dict(self) -> dict[str, Any]:
     """As JSON takes it: `values`, `sets`, `r2` of the response, and spans."""

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax import base, explanation
+from spex_jax import base, explanation, shown
 from spex_jax.context import cues as cues_lib
 from spex_jax.context import inseq, selectors, sensitivity
 from spex_jax.context import runs as runs_lib
@@ -53,7 +53,7 @@ class Cue:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Pecore:
+class Pecore(shown.Shown):
   """A response's reliance on its context.
 
   Attributes:
@@ -92,6 +92,43 @@ class Pecore:
       "context": list(self.runs.context),
       **self.texts,
     }
+
+  def sheet(self) -> shown.Sheet:
+    """A row of every target and token of the context, the largest first.
+
+    Columns: `target`, `token` and `sensitivity` of the response's token, `cue`
+    and `text` of the context's, its `score`, and whether it is `chosen`.
+    """
+    pieces = self.runs.tokens or tuple(map(str, self.runs.with_context))
+    own = pieces[slice(*self.runs.context)]
+    rows = [
+      (cue.index, cue.token, cue.score, i, own[i], cue.scores[i],
+       i in cue.chosen)
+      for cue in self.cues
+      for i in np.argsort(-np.asarray(cue.scores), kind="stable").tolist()
+    ]  # fmt: skip
+    names = ("target", "token", "sensitivity", "cue", "text", "score", "chosen")
+    view = {
+      "kind": "sets", "title": "What each token owes to its context",
+      "names": list(own), "index": self.method, "units": self.target,
+      "pieces": [[f"{text} ", i] for i, text in enumerate(own)],
+      "targets": [
+        {
+          "name": f"{cue.token} ({cue.index})", "terms": None, "std": None,
+          "sets": [
+            [[i], float(f"{score:.5g}")] for i, score in enumerate(cue.scores)
+          ],
+        }
+        for cue in self.cues
+      ],
+    }  # fmt: skip
+    return shown.Sheet(
+      f"{len(self.selected)} of {len(self.sensitivity)} tokens of the response "
+      f"depend on the context by {self.metric}",
+      {name: [row[k] for row in rows] for k, name in enumerate(names)},
+      facts={"selected": str(self) if self.selected else "none"},
+      views=[view] * bool(self.cues),
+    )
 
   def to_inseq(self) -> dict[str, Any]:
     """The structure of Inseq's JSON: see `inseq.written`."""
