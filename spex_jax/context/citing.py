@@ -60,6 +60,7 @@ class Cited:
     fit: the expansion, of ours and Shapley; None of the others.
     method: the decoder that spoke.
     criterion: what says that an answer stands, see `sets`; "" where not asked.
+    none: v(none) as the model gave it; None where not asked.
   """
 
   start: int
@@ -73,6 +74,7 @@ class Cited:
   fit: fitting.Fit | None = None
   method: str = ""
   criterion: str = ""
+  none: float | None = None
 
   def to_dict(self) -> dict[str, Any]:
     """As JSON takes it."""
@@ -92,6 +94,8 @@ class Cited:
       "needed": list(self.needed),
       "r2": self.r2,
       "total": self.total,
+      "none": self.none,
+      "terms": None if self.fit is None else self.fit.terms(),
       "method": self.method,
       "criterion": self.criterion,
     }
@@ -201,8 +205,13 @@ class Citations:
     return out
 
   def to_dict(self) -> dict[str, Any]:
-    """As JSON takes it: `values`, `sets`, `r2` of the response, and spans."""
+    """As JSON takes it: `values`, `sets`, `r2` of the response, and spans.
+
+    `totals` are the tokens' accounts, where both ends were asked.
+    """
+    known = None not in self._record.ends()
     return self.whole.to_dict() | {
+      "totals": [total.to_dict() for total in self.totals()] if known else None,
       "sources": list(self.sources.texts),
       "tokens": list(self.pieces),
       "response_ids": self.response.tolist(),
@@ -379,6 +388,7 @@ def _cited(record, method, start, stop, value) -> Cited:
   known = full is not None and none is not None
   values = record.scores.of(value, start, stop)
   total = float(values[full] - values[none]) if known else None
+  least = float(values[none]) if known else None
   if method in ("leave_one_out", "jsd"):
     rows = [record.row(mask) for mask in ~np.eye(n, dtype=bool)]
     of_rows = values[full] - values
@@ -386,8 +396,9 @@ def _cited(record, method, start, stop, value) -> Cited:
       of_rows, value = record.divergences[:, start:stop].sum(axis=1), "jsd"
     each = [0.0 if row is None else of_rows[row] for row in rows]
     return Cited(
-      start, stop, value, np.array(each), (), (), None, total, None, method
-    )
+      start, stop, value, np.array(each), total=total, method=method,
+      none=None if method == "jsd" else least,
+    )  # fmt: skip
   if method == "contextcite":
     drawn = record.rows(fitting.context_cite_masks(record.budget, n))
     masks, values = record.masks[drawn], values[drawn]
@@ -398,12 +409,15 @@ def _cited(record, method, start, stop, value) -> Cited:
 
     weights, _ = fitting.context_cite(masks, values, stop - start)
     r2 = fitting.cross_validated(masks, values, fit)
-    return Cited(start, stop, value, weights, (), (), r2, total, None, method)
+    return Cited(
+      start, stop, value, weights, r2=r2, total=total, method=method,
+      none=least,
+    )  # fmt: skip
   fit = asking.fit_span(record, method, *span)
   sets, needed, how = asking.find_sets(record, fit, *span, spare=0)
   return Cited(
     start, stop, value, fit.values, sets, needed, fit.r2, fit.total, fit,
-    fit.method, how,
+    fit.method, how, fit.none,
   )  # fmt: skip
 
 

@@ -301,17 +301,13 @@ def _cited(config, net, runs, tell) -> citing.Citations | None:
 
 def _print(found, cited, show, tell) -> None:
   """The answer and the cues in colour, then citations."""
-  runs = found.runs
-  spell = lambda ids: [f"<{int(i)}> " for i in ids]
-  pieces = _readable(runs.response_tokens or spell(runs.response))
+  pieces, own = found.pieces["response"], found.pieces["context"]
   tell("metric", f"{found.metric}; the darker the more; [chosen]")
   show(
     context_asked.coloured(pieces, found.sensitivity, "green", found.selected)
   )
   if not found.selected:
     tell("selected", "nothing: no token passes the selector")
-  own = list(runs.tokens or spell(runs.with_context))[slice(*runs.context)]
-  own = _readable(own)
   for cue in found.cues:
     named = ", ".join(
       f"{own[i].strip()} ({cue.scores[i]:.3g})"
@@ -320,7 +316,7 @@ def _print(found, cited, show, tell) -> None:
     tell(
       "cues",
       f"{pieces[cue.index].strip()!r} ({found.metric} {cue.score:.3g}, else "
-      f"{_readable([cue.contrast_token])[0].strip()!r}, P-CXMI "
+      f"{cue.contrast_text.strip()!r}, P-CXMI "
       f"{cue.shift:+.3g} nats): {named or 'none stands out'}",
     )
     show(context_asked.coloured(own, cue.scores, "blue", cue.chosen))
@@ -328,14 +324,6 @@ def _print(found, cited, show, tell) -> None:
     show(context_asked.sources_table(cited))
     for name, text in context_asked.cited_lines(cited):
       tell(name, text)
-
-
-def _readable(pieces) -> list[str]:
-  """Spellings of vocabularies with their spaces."""
-  return [
-    piece.replace("▁", " ").replace("Ġ", " ").replace("Ċ", "\n")
-    for piece in pieces
-  ]
 
 
 def _again(config, runs, asked) -> tuple[str, str]:

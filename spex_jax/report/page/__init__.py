@@ -15,6 +15,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from spex_jax.report.page.contexts import citations as citations
+from spex_jax.report.page.contexts import context as context
 from spex_jax.report.page.views import explanation as explanation
 from spex_jax.report.page.views import fields as fields
 from spex_jax.report.page.views import image as image
@@ -24,6 +26,7 @@ from spex_jax.report.page.views import table as table
 from spex_jax.report.page.views import trust as trust
 
 _FOLDER = pathlib.Path(__file__).parent
+_SCRIPTS = ("page.js", "contexts.js")
 _TALL = 640  # Pixels of the frame in a notebook.
 
 
@@ -60,7 +63,9 @@ def html(runs: Sequence[Run], title: str = "") -> str:
   if not runs:
     raise ValueError("A page is of one run or more.")
   style = (_FOLDER / "page.css").read_text(encoding="utf-8")
-  script = (_FOLDER / "page.js").read_text(encoding="utf-8")
+  script = "".join(
+    (_FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS
+  )
   policy = (
     f"default-src 'none'; style-src {_digest(style)}; script-src "
     f"{_digest(script)}; img-src data:; base-uri 'none'; form-action 'none'"

@@ -344,6 +344,8 @@ function showCurve(view, parent) {
 const SHOW = {
   sets: showSets,
   curve: showCurve,
+  context: showContext,
+  citations: showCitations,
   table: (view, parent) => parent.append(
     table(view.columns, view.rows, view.title)),
   image: (view, parent) => {
