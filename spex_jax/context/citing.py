@@ -134,6 +134,11 @@ class Citations:
   def forwards(self) -> int:
     return len(self.masks)
 
+  @property
+  def knows_ends(self) -> bool:
+    """Whether the method asked for all sources and for none: `totals`."""
+    return None not in self._record.ends()
+
   values = property(lambda self: self.whole.values)
   sets = property(lambda self: self.whole.sets)
   needed = property(lambda self: self.whole.needed)
@@ -209,9 +214,12 @@ class Citations:
 
     `totals` are the tokens' accounts, where both ends were asked.
     """
-    known = None not in self._record.ends()
     return self.whole.to_dict() | {
-      "totals": [total.to_dict() for total in self.totals()] if known else None,
+      "totals": (
+        [total.to_dict() for total in self.totals()]
+        if self.knows_ends
+        else None
+      ),
       "sources": list(self.sources.texts),
       "tokens": list(self.pieces),
       "response_ids": self.response.tolist(),

@@ -146,6 +146,7 @@ def run(
   _check(config)
   with clock.of("load"):
     net = context_asked.load(config)
+  tell("asked", "Which tokens of the answer used the context, and what of it?")
   tell("model", networks.described(net, config.model))
   with clock.of("answer"):
     runs = runs_of(config, net)
@@ -294,7 +295,7 @@ def _cited(config, net, runs, tell) -> citing.Citations | None:
     key=subjects.key_of(config.seed, "citations"),
     budget=config.budget,
     method=config.method,
-    tell=lambda line: tell("asked", line),
+    tell=lambda line: tell("plan", line),
     batch_size=config.batch_size,
   )
 

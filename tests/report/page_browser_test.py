@@ -109,7 +109,7 @@ def test_tokens_show_their_cues_and_sources_their_sums(opened):
   said = tab.locator(".answer")
   assert "cues: b" in said.nth(0).inner_text()
   assert page_test.HOSTILE[1] in said.nth(0).inner_text()
-  assert "the sources sum to 1" in said.nth(1).inner_text()
+  assert "the sources sum to +1" in said.nth(1).inner_text()
   sources = tab.locator("button.source")
   assert page_test.HOSTILE[0] in sources.nth(0).inner_text()
   assert tab.locator("svg.arcs path").count() == 1
@@ -118,5 +118,8 @@ def test_tokens_show_their_cues_and_sources_their_sums(opened):
   assert tab.locator("svg.arcs path").count() == 0
   tab.locator(".running").nth(2).locator("button.token").first.focus()
   tab.keyboard.press("Enter")
-  assert "x: ln p -1 without sources, -0.5 with all" in said.nth(1).inner_text()
+  assert (
+    "x: ln p -1 without sources, -0.5 with all, +0.5"
+    in said.nth(1).inner_text()
+  )
   assert sources.nth(0).is_disabled()

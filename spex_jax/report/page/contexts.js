@@ -14,6 +14,10 @@ function running(pieces, asked) {
   return [line, tokens];
 }
 
+function signed(value) {
+  return (value > 0 ? "+" : "") + Number(value.toPrecision(4));
+}
+
 function press(buttons, chosen) {
   buttons.forEach((button) =>
     button.setAttribute("aria-pressed", String(button === chosen)));
@@ -131,9 +135,9 @@ function showCitations(view, parent) {
         `${told(value(part.terms))} without ${gone} of ${kept.length} sources`;
     else
       said.textContent = `${part.name}: ${name} ${told(part.none)} without ` +
-        `sources, ${told(part.none + part.total)} with all: ` +
-        `${told(part.total)}` + (part.additive
-        ? `, and the sources sum to ${told(part.sum)}` : "");
+        `sources, ${told(part.none + part.total)} with all, ` +
+        signed(part.total) + (part.additive
+        ? `; the sources sum to ${signed(part.sum)}` : "");
     rows.forEach((row, i) => {
       row.disabled = !part.terms;
       row.setAttribute("aria-pressed", kept[i]);
@@ -150,7 +154,7 @@ function showCitations(view, parent) {
       shade(row, part.values[i], limit);
     });
     tokens.forEach((token, i) => token.classList.toggle("chosen",
-      i >= part.span[0] && i < part.span[1]));
+      part !== view.parts[0] && i >= part.span[0] && i < part.span[1]));
     list.replaceChildren(...part.sets.map((set) => make("li",
       (set.kind === "either" ? "either of " : "together ") +
       set.sources.map((i) => `[${i}]`).join(", ") + `: ${told(set.value)}` +

@@ -111,7 +111,7 @@ def citations(body: Mapping[str, Any]) -> tuple[_Lines, list[dict[str, Any]]]:
     [
       "".join(answer[slice(*span["span"])]).strip(),
       ", ".join(f"[{i}]" for i in span["cited"]) or "none",
-      *(() if span["r2"] is None else (float(span["r2"]),)),
+      *(() if span["r2"] is None else (f"{span['r2']:.3f}",)),
     ]
     for span in body["spans"]
   ]
