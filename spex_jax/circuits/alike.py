@@ -29,7 +29,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.circuits import judging, many, metrics, runs
+from spex_jax.circuits import judged as judged_lib
+from spex_jax.circuits import many, metrics, runs
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import sites
 
@@ -149,7 +150,7 @@ def interchange(
     try:
       kept.append(
         float(
-          judging.ratio(swapped[k], clean, np.full_like(clean, constant[k]))
+          judged_lib.ratio(swapped[k], clean, np.full_like(clean, constant[k]))
         )
       )
     except ValueError as error:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from spex_jax.circuits import graph as graph_lib
+from spex_jax.circuits import judged as judged_lib
 from spex_jax.circuits import judging
 from spex_jax.circuits import metrics as metrics_lib
 from spex_jax.circuits import pairs as pairs_lib
@@ -268,4 +269,4 @@ def _kept(judge, kept) -> np.ndarray:
   ends = np.zeros((1, kept.shape[1]), bool)
   values = judge(np.concatenate([kept, ends, ~ends]))
   *values, empty, full = values
-  return judging.ratio(np.array(values).mean(axis=1), full, empty)
+  return judged_lib.ratio(np.array(values).mean(axis=1), full, empty)

@@ -6,9 +6,9 @@ whole model does above an empty circuit,
 
   f = (mean m(circuit) - mean m(empty)) / (mean m(full) - mean m(empty)),
 
-a ratio of means over pairs; `Judged.by_pair` has the ratio of every pair, and a
-mean of these is another number (Miller et al. 2024, arXiv 2407.08734). Under
-resampling m(empty) is the metric on the corrupted prompts.
+a ratio of means over pairs; `judged.Judged.by_pair` has the ratio of every
+pair, and a mean of these is another number (Miller et al. 2024, arXiv
+2407.08734). Under resampling m(empty) is the metric on the corrupted prompts.
 
 Two identities are checked in every run: the circuit of all edges does what the
 unedited model does, and the one of none what the corrupted run does. Under the
@@ -36,139 +36,15 @@ from spex_jax import base
 from spex_jax.circuits import ablations, many, metrics, runs, ungrouped
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import identities as identities_lib
+from spex_jax.circuits import judged as judged_lib
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import edges, sites
 
 TOLERANCE = 1e-3  # Of an identity, in what the model does above the empty one.
 ROWS = 256  # Circuits of a call, at most.
 _HELD = 1 << 30  # Bytes of what corrupted prompts write, over all batches.
-_SHOWN = 3  # Pairs that an error names.
-_RESAMPLES = 1000  # Of pairs, for intervals.
 
 Progress = Callable[[int, int], None]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Judged:
-  """What circuits do on pairs.
-
-  Attributes:
-    names: C names.
-    values: float64 `[C, N]`, the metric of every circuit and pair.
-    clean: float64 `[N]`, of the unedited clean run.
-    corrupted: float64 `[N]`, of the unedited corrupted run.
-    empty: float64 `[N]`, of the circuit without edges: f is 0 there.
-    edges: int `[C]`, edges of the circuits (or nodes, neurons) as they were
-      given.
-    connected: int `[C]`, those of them that lie on a path to the output.
-    identities: how far the checks were off.
-  """
-
-  names: tuple[str, ...]
-  values: np.ndarray
-  clean: np.ndarray
-  corrupted: np.ndarray
-  empty: np.ndarray
-  edges: np.ndarray
-  connected: np.ndarray
-  identities: identities_lib.Identities
-
-  def __len__(self) -> int:
-    return len(self.values)
-
-  def __getitem__(self, some: slice) -> "Judged":
-    """Some of the circuits."""
-    return dataclasses.replace(
-      self,
-      names=self.names[some],
-      values=self.values[some],
-      edges=self.edges[some],
-      connected=self.connected[some],
-    )
-
-  def faithfulness(self) -> np.ndarray:
-    """Of every circuit, by means over pairs: float64 `[C]`.
-
-    Raises:
-      ValueError: the whole model and the empty circuit do nearly the same.
-    """
-    return ratio(self.values.mean(axis=1), self.clean, self.empty)
-
-  def by_pair(self) -> np.ndarray:
-    """Of every circuit and pair: float64 `[C, N]`.
-
-    Raises:
-      ValueError: a pair on which the whole model and the empty circuit do
-        nearly the same; the first such pairs are named.
-    """
-    gap = self.clean - self.empty
-    size = np.maximum(np.abs(self.clean), np.abs(self.empty))
-    if (
-      bad := np.flatnonzero(np.abs(gap) <= identities_lib.VANISHING * size)
-    ).size:
-      raise ValueError(
-        f"{_pairs(bad)}: the metric of the whole model and of the empty "
-        f"circuit differ by {np.abs(gap[bad]).max():.2g} only, so that no "
-        "share of it can be told. Leave these pairs out, or take "
-        "`faithfulness()`, a ratio of means."
-      )
-    return (self.values - self.empty) / gap
-
-  def interval(self, level: float = 0.95, seed: int = 0) -> np.ndarray:
-    """Of the faithfulness, by bootstrap over pairs: float64 `[C, 2]`.
-
-    Args:
-      level: of confidence, in (0, 1).
-      seed: of the resamples.
-
-    Raises:
-      ValueError: another level; as `faithfulness`, of any resample.
-    """
-    if not 0 < level < 1:
-      raise ValueError(f"A level lies in (0, 1); got {level}.")
-    count = len(self.clean)
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(count, size=(_RESAMPLES, count))
-    each = np.stack(
-      [
-        ratio(
-          self.values[:, rows].mean(axis=1), self.clean[rows], self.empty[rows]
-        )
-        for rows in drawn
-      ]
-    )
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    return np.quantile(each, tails, axis=0).T
-
-  def rows(self) -> list[dict[str, Any]]:
-    """For a table: a row of every circuit and pair."""
-    shares = self.by_pair()
-    return [
-      {
-        "circuit": name,
-        "pair": pair,
-        "metric": float(self.values[c, pair]),
-        "faithfulness": float(shares[c, pair]),
-      }
-      for c, name in enumerate(self.names)
-      for pair in range(self.values.shape[1])
-    ]
-
-  def __str__(self) -> str:
-    f = self.faithfulness()
-    lines = [
-      f"metric: clean {self.clean.mean():.4g}, corrupted "
-      f"{self.corrupted.mean():.4g}, empty circuit {self.empty.mean():.4g} "
-      f"(means of {len(self.clean)} pairs)",
-      *self.identities.lines(),
-      "    edges  connected     metric  faithful  circuit",
-    ]
-    for c, name in enumerate(self.names):
-      lines.append(
-        f"{self.edges[c]:9,d} {self.connected[c]:10,d} "
-        f"{self.values[c].mean():10.4g} {f[c]:9.3f}  {name}"
-      )
-    return "\n".join(lines)
 
 
 def faithfulness(
@@ -185,7 +61,7 @@ def faithfulness(
   at_once: int | None = None,
   tolerance: float = TOLERANCE,
   progress: Progress | None = None,
-) -> Judged:
+) -> judged_lib.Judged:
   """Runs many circuits in one compiled program.
 
   What the corrupted prompts write is computed once for a batch of pairs; equal
@@ -258,7 +134,7 @@ def faithfulness(
     ablation,
   )
   identities_lib.check(found, full, empty, tolerance)
-  return Judged(
+  return judged_lib.Judged(
     names=tuple(named),
     values=values[who],
     clean=judge.clean,
@@ -268,32 +144,6 @@ def faithfulness(
     connected=np.array([c.connected for c in pruned.values()]),
     identities=found,
   )
-
-
-def ratio(
-  values: np.ndarray, full: np.ndarray, empty: np.ndarray,
-  names: tuple[str, str] = ("the whole model", "the empty circuit"),
-) -> np.ndarray:  # fmt: skip
-  """Faithfulness by means over pairs.
-
-  Args:
-    values: `[C]`, mean metrics of circuits.
-    full: `[N]`, the metric of the whole model on every pair.
-    empty: `[N]`, that of the empty circuit.
-    names: of these two, for the message.
-
-  Raises:
-    ValueError: these two have nearly the same mean.
-  """
-  gap = full.mean() - empty.mean()
-  size = max(np.abs(full).mean(), np.abs(empty).mean())
-  if not abs(gap) > identities_lib.VANISHING * size:
-    raise ValueError(
-      f"The metric of {names[0]}, {full.mean():.4g}, and of {names[1]}, "
-      f"{empty.mean():.4g}, differ by {gap:.2g} only: there is no effect of "
-      "which a share could be told. Check the pairs and the metric."
-    )
-  return (values - empty.mean()) / gap
 
 
 class Judge:
@@ -485,8 +335,3 @@ def _check_finite(values, names) -> None:
       f"{values[c, pair]}. Look for an answer outside the vocabulary, or "
       "weights that overflow."
     )
-
-
-def _pairs(numbers) -> str:
-  more = f" and {len(numbers) - _SHOWN} more" * (len(numbers) > _SHOWN)
-  return f"Pairs {', '.join(map(str, numbers[:_SHOWN]))}{more}"

@@ -27,6 +27,7 @@ LEVELS = ("edge", "position", "node", "neuron")
 NEURONS = "mlp.neurons"
 _HEAD = re.compile(r"blocks\.(\d+)\.heads\.(\d+)")
 _ATTENTION = re.compile(r"(blocks\.\d+)\.attn\.[qkv]_in")
+_KIND = re.compile(r"blocks\.\d+\.attn\.([qkv])_in")
 
 
 class Reader(NamedTuple):
@@ -244,6 +245,28 @@ class Numbering:
     writer, reader, row = self.edge(number)
     rows = self.readers[self.reader[number]].rows
     return f"{writer} -> {reader}" + (f" {row}" if rows > 1 else "")
+
+  def drawn(self, number: int, score: float) -> dict[str, Any]:
+    """An edge as a page and figures draw it.
+
+    Args:
+      number: of the edge.
+      score: its own.
+
+    Returns:
+      `name`, the writer it is `from`, the nodes it leads `into` (several heads
+      may share a row), its `kind` ("q", "k", "v" or "") and its `score`.
+    """
+    writer, reader, _ = self.edge(number)
+    into = np.flatnonzero(self.fed[self.slot[number]])
+    kind = _KIND.fullmatch(reader)
+    return {
+      "name": self.name(number),
+      "from": writer,
+      "into": [self.writers[i] for i in into] or [reader],
+      "kind": kind[1] if kind else "",
+      "score": score,
+    }
 
 
 def fixed(array: np.ndarray) -> np.ndarray:

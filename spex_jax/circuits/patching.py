@@ -35,7 +35,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax import base
+from spex_jax import base, shown
+from spex_jax.circuits import judged as judged_lib
 from spex_jax.circuits import judging, many, metrics, runs
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import hooks, sites
@@ -109,7 +110,7 @@ STACKS: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Patched:
+class Patched(shown.Shown):
   """What patches do.
 
   Attributes:
@@ -139,7 +140,16 @@ class Patched:
     """
     values = self.values.mean(axis=-1)
     names = "the source", "the run that is patched"
-    return judging.ratio(values, self.source, self.unpatched, names)
+    return judged_lib.ratio(values, self.source, self.unpatched, names)
+
+  def sheet(self) -> shown.Sheet:
+    """`rows` as a table, what moves most first."""
+    rows = sorted(self.rows(), key=lambda row: -abs(row["moved"]))
+    names = (*self.axes, "metric", "moved")
+    return shown.Sheet(
+      f"What patching {self.site} moves, on {self.values.shape[-1]} pairs",
+      {name: [row[name] for row in rows] for name in names},
+    )
 
   def rows(self) -> list[dict[str, Any]]:
     """For a table: labels, the mean metric and the share moved."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from spex_jax import shown
 from spex_jax.circuits import graph as graph_lib
 
 _RESAMPLES = 1000
@@ -46,7 +47,7 @@ class Agreement:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Scores:
+class Scores(shown.Shown):
   """Scores of every pair.
 
   Attributes:
@@ -110,6 +111,35 @@ class Scores:
       ends[:, part] = np.quantile(drawn @ flat[:, part], tails, axis=0)
     low, high = ends.reshape(2, *self.values.shape[1:])
     return low, high
+
+  def sheet(self) -> shown.Sheet:
+    """Means over pairs, the largest first: `name`, `score` and what is known.
+
+    `std` is the standard error over pairs, where there are two or more.
+    """
+    mean = self.mean().ravel()
+    order = np.argsort(-np.abs(mean), kind="stable")
+    which = order % len(self.names)
+    columns: dict[str, Any] = {"name": [self.names[i] for i in which]}
+    if self.level == "position":
+      columns["position"] = order // len(self.names)
+    columns["score"] = mean[order]
+    if (num := len(self.values)) > 1:
+      std = self.values.std(axis=0, ddof=1).ravel() / np.sqrt(num)
+      columns["std"] = std[order]
+    for name in ("ratio", "checked"):
+      if getattr(self, name) is not None:
+        columns[name] = getattr(self, name)[which]
+    trust = []
+    if self.agreement is not None:
+      weak = not self.agreement.pearson >= 0.5
+      trust = [("agreement", str(self.agreement), weak)]
+    return shown.Sheet(
+      f"{self.method}: scores of {mean.size:,} {self.level}s, {self.units}",
+      columns,
+      trust,
+      {"pairs": f"{num:,}", "graph": self.graph.fingerprint},
+    )
 
   def save(self, path: str | os.PathLike) -> None:
     """Writes all of it to an `.npz` file."""

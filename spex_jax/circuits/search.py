@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax import base
+from spex_jax import base, shown
 from spex_jax.circuits import ablations, judging, metrics, runs
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import pairs as pairs_lib
@@ -40,7 +40,7 @@ Told = Callable[[int, int], None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Found:
+class Found(shown.Shown):
   """What a search found.
 
   Attributes:
@@ -59,6 +59,16 @@ class Found:
   runs: int
   history: tuple[tuple[str, int, float], ...]
   scores: np.ndarray
+
+  def sheet(self) -> shown.Sheet:
+    """The circuit, and what the search did as facts."""
+    facts = {
+      "metric": f"{self.metric:.4g}",
+      "cost": f"{self.runs:,} forwards",
+      "steps": f"{len(self.history):,}",
+    }
+    rows = self.circuit.sheet()
+    return rows._replace(facts={**rows.facts, **facts})
 
 
 def acdc(

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax import base
+from spex_jax import base, shown
 from spex_jax.ablate import text as text_lib
 from spex_jax.context import asking, fitting, scoring
 from spex_jax.context import sets as sets_lib
@@ -101,7 +101,7 @@ class Cited:
     }
 
 
-class Citations:
+class Citations(shown.Shown):
   """The record of a run: masks, every token's values, and what they say.
 
   `values`, `sets`, `needed`, `r2` and `total` are those of the whole response.
@@ -208,6 +208,24 @@ class Citations:
         (found, tuple(int(i) for i in order if found.values[i] >= least))
       )
     return out
+
+  def sheet(self) -> shown.Sheet:
+    """The sources, the strongest first: `source`, `value`, `needed`, `text`."""
+    order = np.argsort(-self.values, kind="stable").tolist()
+    texts = list(self.sources.texts)
+    answer = "".join(self.pieces)
+    facts = {"answer": answer, "cost": f"{self.forwards} forwards"}
+    return shown.Sheet(
+      f"Which of {len(texts)} sources the answer stands on",
+      {
+        "source": order,
+        "value": self.values[order],
+        "needed": [i in self.needed for i in order],
+        "text": [texts[i] for i in order],
+      },
+      facts=facts | {f"note {i}": note for i, note in enumerate(self.notes, 1)},
+      views=[{"kind": "citations", "body": self.to_dict()}],
+    )
 
   def to_dict(self) -> dict[str, Any]:
     """As JSON takes it: `values`, `sets`, `r2` of the response, and spans.

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax import base, explanation
+from spex_jax import base, explanation, shown
 from spex_jax.context import cues as cues_lib
 from spex_jax.context import inseq, selectors, sensitivity
 from spex_jax.context import runs as runs_lib
@@ -55,7 +55,7 @@ class Cue:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Pecore:
+class Pecore(shown.Shown):
   """A response's reliance on its context.
 
   Attributes:
@@ -98,6 +98,28 @@ class Pecore:
       **self.texts,
       **{f"{name}_tokens": list(all_) for name, all_ in self.pieces.items()},
     }
+
+  def sheet(self) -> shown.Sheet:
+    """A row of every target and token of the context, the largest first.
+
+    Columns: `target`, `token` and `sensitivity` of the response's token, `cue`
+    and `text` of the context's, its `score`, and whether it is `chosen`.
+    """
+    own, answer = self.pieces["context"], self.pieces["response"]
+    rows = [
+      (cue.index, answer[cue.index], cue.score, i, own[i], cue.scores[i],
+       i in cue.chosen)
+      for cue in self.cues
+      for i in np.argsort(-np.asarray(cue.scores), kind="stable").tolist()
+    ]  # fmt: skip
+    names = ("target", "token", "sensitivity", "cue", "text", "score", "chosen")
+    return shown.Sheet(
+      f"{len(self.selected)} of {len(self.sensitivity)} tokens of the response "
+      f"depend on the context by {self.metric}",
+      {name: [row[k] for row in rows] for k, name in enumerate(names)},
+      facts={"selected": str(self) if self.selected else "none"},
+      views=[{"kind": "context", "body": self.to_dict()}],
+    )
 
   def to_inseq(self) -> dict[str, Any]:
     """The structure of Inseq's JSON: see `inseq.written`."""

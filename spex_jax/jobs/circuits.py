@@ -22,6 +22,7 @@ from spex_jax.circuits import (
   tasks,
 )
 from spex_jax.circuits import graph as graph_lib
+from spex_jax.circuits import judged as judged_lib
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.jobs import callables, explain, subjects
 from spex_jax.models import hub, sites, tokens
@@ -292,7 +293,7 @@ def judged_by(
   circuits: Mapping[str, graph_lib.Circuit],
   metric: metrics.Metric,
   prune: bool = True,
-) -> judging.Judged:
+) -> judged_lib.Judged:
   """Circuits judged, with progress.
 
   Args:

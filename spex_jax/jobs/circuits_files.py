@@ -9,12 +9,12 @@ from spex_jax import settings
 from spex_jax.circuits import (
   ablations,
   files,
-  judging,
   measured,
   metrics,
   scored,
 )
 from spex_jax.circuits import graph as graph_lib
+from spex_jax.circuits import judged as judged_lib
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.jobs import circuits, networks
 from spex_jax.models import sites
@@ -88,7 +88,7 @@ def score(
 
 def judge(
   config: Judge, show: circuits.Show | None = None, before: float = 0.0
-) -> judging.Judged:
+) -> judged_lib.Judged:
   """`spex circuit judge`: what circuits of files do, into a CSV file.
 
   Args:

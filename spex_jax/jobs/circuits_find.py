@@ -16,12 +16,12 @@ from spex_jax.circuits import (
   curves,
   draw,
   files,
-  judging,
   measured,
   scored,
   tasks,
 )
 from spex_jax.circuits import graph as graph_lib
+from spex_jax.circuits import judged as judged_lib
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.circuits import (
   selection as selection_lib,
@@ -138,7 +138,7 @@ class Found(NamedTuple):
   circuit: graph_lib.Circuit
   scores: scored.Scores
   curve: curves.Curve
-  judged: judging.Judged
+  judged: judged_lib.Judged
 
 
 class Question(NamedTuple):
@@ -308,8 +308,9 @@ def run(
   with clock.of("draw"):
     if config.level == "edge":
       circuits_shown.save(
-        workdir, curve, choose, circuit, judged, mean, circuits.units_of(config)
-      )
+        workdir, curve, choose, circuit, judged, mean,
+        circuits.units_of(config), _tokens(net, some),
+      )  # fmt: skip
     _figures(workdir, title, circuit, scores.mean(), curve, faithful)
   tell(
     {
@@ -324,6 +325,13 @@ def run(
     }
   )  # fmt: skip
   return Found(circuit, scores, curve, judged)
+
+
+def _tokens(net: sites.Network, pairs: pairs_lib.Pairs) -> list[str]:
+  """Of the first clean prompt; numbers where no tokenizer spells them."""
+  ids = pairs.clean[0, : int(pairs.lengths[0])].tolist()
+  tokenizer = getattr(net, "tokenizer", None)
+  return [str(i) if tokenizer is None else tokenizer.token(i) for i in ids]
 
 
 def used(
@@ -398,7 +406,7 @@ def _sizes(num_edges: int) -> list[int]:
 
 def _figures(workdir, title, circuit, mean, curve, faithful) -> None:
   plots.save(
-    figures.faithfulness(
+    figures.curves(
       np.round(curve.shares * circuit.kept.size),
       curve.faithfulness,
       random=curve.random,

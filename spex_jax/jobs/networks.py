@@ -17,7 +17,7 @@ from spex_jax.ablate import absent, embeddings, evaluate, gradients, readouts
 from spex_jax.ablate import text as text_lib
 from spex_jax.jobs import subjects
 from spex_jax.models import encoder, hub, resnet, sites, transformer, vit
-from spex_jax.report import plots, tables, texts
+from spex_jax.report import page, plots, tables, texts
 
 READOUTS = ("margin", "logit", "log_probability")
 _UNITS = {"margin": "logit", "logit": "logit", "log_probability": "nat"}
@@ -317,7 +317,7 @@ def reader(prompt: text_lib.Prompt, title: str) -> Mapping[str, Any]:
   text, spans = prompt.text, prompt.spans
 
   def draw(found: subjects.Interactions, path: pathlib.Path) -> None:
-    plots.save(texts.figure(text, spans, found, title=title), path)
+    plots.save(texts.sentence(text, spans, found, title=title), path)
 
   return {
     "draw": draw,
@@ -327,4 +327,5 @@ def reader(prompt: text_lib.Prompt, title: str) -> Mapping[str, Any]:
     "together": lambda members, labels: texts.spread(
       text, spans, members, labels
     ),
+    "scene": page.prose(text, spans),
   }

@@ -15,9 +15,8 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.explanation import Explanation
-from spex_jax.fourier import sparse
-from spex_jax.indices import interactions as interactions_lib
-from spex_jax.jobs import record
+from spex_jax.indices import attribution
+from spex_jax.jobs import explain, record
 from spex_jax.report import page, tables
 
 _PIXELS = 400_000  # Bytes of pictures in a page, at most.
@@ -25,6 +24,7 @@ _RAW = 300_000  # The same of raw data.
 _WRONG = 1e-3  # Error of an identity that must not be believed.
 _SHOWN = 64  # Files of a kind in a folder, at most.
 _WIDE = 1.96  # Standard errors, of 95 %.
+_PLACES = ("pieces", "image", "size", "shapes")  # Of a scene.
 
 
 class Part(NamedTuple):
@@ -91,6 +91,7 @@ def read(folder: pathlib.Path) -> page.Run:
     part = reader(path)
     parts.append(part)
     raw = [] if path.suffix not in _TEXTS else [(path.name, _utf8(path))]
+    raw = [] if path.name == explain.SCENE else raw
     for name, text in (*raw, *part.files):
       if len(text) <= room:
         room -= len(text)
@@ -132,7 +133,12 @@ def _about(folder: pathlib.Path) -> tuple[str, dict[str, str]]:
 def _explanation(path: pathlib.Path) -> Part:
   found = Explanation.load(path)
   raw = [pair for pair in page.raw(found) if pair[0] != path.name]
-  return Part(page.trust(found), [page.explanation(found)], raw)
+  scene, place = None, path.with_name(explain.SCENE)
+  if place.is_file():
+    scene = {k: v for k, v in base.read_json(place).items() if k in _PLACES}
+  return Part(
+    page.trust(found), [page.explanation(found, scene=scene or None)], raw
+  )
 
 
 def _attribution(path: pathlib.Path) -> Part:
@@ -145,27 +151,18 @@ def _attribution(path: pathlib.Path) -> Part:
 
 
 def _coar(body: Mapping[str, Any]) -> Part:
-  scores = np.asarray(body["scores"], np.float64)
-  n = len(scores)
-  effects = interactions_lib.Interactions(
-    n=n,
-    players=np.arange(n)[:, None],
-    values=scores,
-    index=body["method"],
-    order=1,
-    baseline=body["baseline"],
-    names=tuple(body["names"]),
-    units=body["units"],
-    std=None if body["std"] is None else np.asarray(body["std"]),
+  std = body["std"]
+  effects = attribution.Attribution(
+    scores=np.asarray([body["scores"]], np.float64),
+    baseline=np.asarray([body["baseline"]], np.float64),
+    method=body["method"],
+    std=None if std is None else np.asarray([std], np.float64),
   )
-  # baseline + the sum of those kept: a player's half, with and without it.
-  terms = [((), body["baseline"] + scores.sum() / 2)]
-  terms += [((i,), -score / 2) for i, score in enumerate(scores.tolist())]
-  fourier = sparse.SparseFourier.from_terms(n, terms)
   value = float(body["correlation"])
   told = f"{value:.3f} with measured values of fresh masks"
   trust = [("correlation", told, not value >= 0.5)]
-  return Part(trust, [page.sets(fourier, [effects])])
+  view = page.attribution(effects, body["names"], body["units"])
+  return Part(trust, [view])
 
 
 def _data(body: Mapping[str, Any]) -> Part:
@@ -391,6 +388,7 @@ _READERS: Mapping[str, Callable[[pathlib.Path], Part]] = {
   "circuit.json": _circuit,
   # The expansion is in the explanation; the bank and a peer's graph are raw.
   "fourier.json": lambda path: Part(),
+  explain.SCENE: lambda path: Part(),
   "eap_ig.json": lambda path: Part(),
   "circuit_tracer.json": lambda path: Part(),
 }

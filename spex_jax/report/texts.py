@@ -69,7 +69,7 @@ class Marked:
 def spread(
   text: str, spans: Spans, players: Sequence[int], names: Sequence[str]
 ) -> str:
-  """A set as it stands in the text: neighbours joined, others by an ellipsis.
+  """A set as it stands in the text: neighbours with a plus between, others "…".
 
   Args:
     text: the whole.
@@ -81,12 +81,12 @@ def spread(
   shown = fonts.forward(names[order[0]])
   for before, player in itertools.pairwise(order):
     between = text[spans[before][-1][1] : spans[player][0][0]]
-    shown += " … " if between.strip() else " "
+    shown += " … " if between.strip() else " + "
     shown += fonts.forward(names[player])
   return shown
 
 
-def figure(
+def sentence(
   text: str,
   spans: Spans,
   interactions: Interactions,
@@ -147,7 +147,10 @@ def figure(
       for start, end in spans[player]:
         for row, column, width, _ in _runs(places, start, text[start:end]):
           y = top_line + step * row + 0.66 + 0.14 * number
-          axes.plot([column, column + width], [y, y], color=color, lw=1.6)
+          axes.plot(
+            [column, column + width], [y, y], color=color, lw=1.6,
+            ls="-" if value > 0 else (0, (3, 1)),
+          )  # fmt: skip
     y = foot + 1.2 * number
     label = f"{value:+.3g}  {spread(text, spans, players, names)}"
     label = _cut(label)
@@ -157,7 +160,7 @@ def figure(
     0,
     foot + 1.2 * len(larger) + 0.2,
     f"{plots.values_in(interactions)}; red positive, blue negative, darkest "
-    f"{largest:.3g}",
+    f"{largest:.3g}" + "; dashed sets are negative" * bool(larger),
     fontsize=0.8 * size,
     va="center",
   )

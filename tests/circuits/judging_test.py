@@ -13,6 +13,7 @@ from spex_jax.circuits import (
   metrics,
 )
 from spex_jax.circuits import graph as graph_lib
+from spex_jax.circuits import judged as judged_lib
 from spex_jax.models import sites
 from tests.circuits import tiny
 
@@ -441,7 +442,7 @@ def test_minimality_by_hand():
 
 def test_an_effect_that_vanishes_is_refused_by_name():
   values, clean = np.zeros((1, 4)), np.array([1.0, 1.0, 2.0, 3.0])
-  make = lambda empty: judging.Judged(
+  make = lambda empty: judged_lib.Judged(
     ("one",), values, clean, clean, np.array(empty), np.ones(1), np.ones(1),
     identities.Identities(0.0, 0.0, "resample"),
   )  # fmt: skip

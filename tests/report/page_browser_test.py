@@ -59,7 +59,7 @@ def _shown(tab) -> float:
 def test_the_expansion_answers_clicks_and_keys(opened):
   found = page_test.explained()
   tab = opened(found.page())
-  players = tab.locator("button.player")
+  players = tab.locator(".player")
   assert players.count() == 4
   assert players.nth(0).inner_text() == page_test.HOSTILE[0]
   kept = np.ones((1, 4), bool)
@@ -92,10 +92,44 @@ def test_the_slider_shows_what_was_measured(opened):
   assert tab.locator("svg.circuit path").count() == 2
 
 
+def test_players_of_texts_and_pictures_are_pressed(opened):
+  found = page_test.explained()
+  scene = page.prose("a <img> b c", [[(0, 1)], [(2, 7)], [(8, 9)], [(10, 11)]])
+  tab = opened(found.page("Which words?", scene))
+  assert tab.locator(".prose").inner_text() == "a <img> b c"
+  whole = _shown(tab)
+  tab.locator(".prose .player").nth(1).focus()
+  tab.keyboard.press(" ")
+  kept = np.array([[True, False, True, True]])
+  now = float(found.fourier(kept)[0])
+  assert _shown(tab) == pytest.approx(now, abs=1e-3) and now != whole
+  picture = page.picture(np.eye(2), np.arange(4).reshape(2, 2))
+  tab.set_content(found.page("Which patches?", picture))
+  tab.locator("path.shape").nth(1).click()
+  assert _shown(tab) == pytest.approx(now, abs=1e-3)
+  assert tab.locator("svg.arcs path").count() > 0
+
+
+def test_interactions_alone_answer_nothing(opened):
+  tab = opened(page_test.explained().interactions().page())
+  arcs = tab.locator("svg.arcs path").count()
+  for number in range(4):
+    tab.locator(".player").nth(number).click()
+  assert tab.locator(".answer").inner_text() == ""
+  assert arcs > 0 and tab.locator("svg.arcs path").count() == 0
+
+
+def test_a_circuit_is_drawn(opened):
+  view = {"kind": "circuit", "title": "The circuit",
+          "edges": page_test.curve()["edges"]}  # fmt: skip
+  tab = opened(page.html([page.Run("Which edges?", views=[view])]))
+  assert tab.locator("svg.circuit path").count() == 2
+
+
 def test_a_notebooks_frame_runs(opened):
   tab = opened(f"<!doctype html>{page_test.explained()._repr_html_()}")
   inside = tab.frame_locator("iframe")
-  inside.locator("button.player").nth(1).click()
+  inside.locator(".player").nth(1).click()
   assert "without 1 of 4 players" in inside.locator(".answer").inner_text()
 
 

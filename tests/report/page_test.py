@@ -15,6 +15,7 @@ import pytest
 
 import spex_jax as spex
 from spex_jax import base, cli
+from spex_jax.indices import attribution as attribution_lib
 from spex_jax.jobs import report
 from spex_jax.report import page
 from tests import command
@@ -63,6 +64,10 @@ class _Reader(html.parser.HTMLParser):
     self.texts.setdefault(self._open, []).append(data)
 
 
+def _data(text):
+  return json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
+
+
 def _read(text):
   reader = _Reader()
   reader.feed(text)
@@ -98,7 +103,7 @@ def test_hostile_names_and_questions_are_text():
   reader = _read(text)
   assert [tag for tag, _ in reader.tags].count("script") == 2
   assert not [tag for tag, _ in reader.tags if tag in ("img", "b")]
-  data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
+  data = _data(text)
   names = data[0]["views"][0]["names"]
   assert names[0] == HOSTILE[0] and names[1] == HOSTILE[1]
 
@@ -133,8 +138,56 @@ def test_a_notebook_gets_the_page_in_a_sandbox():
   assert tag == "iframe"
   assert "allow-same-origin" not in attributes["sandbox"]
   assert attributes["srcdoc"] == found.page()
-  table = _read(found.interactions()._repr_html_())
-  assert not {"script", "img"} & {tag for tag, _ in table.tags}
+  sets = found.interactions()
+  ((tag, attributes),) = _read(sets._repr_html_()).tags
+  assert tag == "iframe" and attributes["srcdoc"] == sets.page()
+
+
+def test_every_result_is_a_frame_and_a_page():
+  pandas = pytest.importorskip("pandas")
+  scores = np.array([[1.0, -2.0, 0.5]])
+  attribution = attribution_lib.Attribution(scores, [0.5], "COAR", scores**2)
+  frame = attribution.to_pandas()
+  assert isinstance(frame, pandas.DataFrame)
+  assert frame["score"].tolist() == [1.0, -2.0, 0.5]
+  assert frame["std"].tolist() == [1.0, 4.0, 0.25]
+  told = _data(attribution.page("<i>Which?</i>"))
+  (view,) = told[0]["views"]
+  # The sum of the scores answers.
+  terms = spex.SparseFourier.from_terms(
+    3, [(tuple(who), value) for who, value in view["targets"][0]["terms"]]
+  )
+  masks = np.array([[True, False, True], [False] * 3])
+  np.testing.assert_allclose(terms(masks), attribution(masks)[:, 0], rtol=1e-6)
+  found = explained().interactions("BII")
+  view = _data(found.page())[0]["views"][0]
+  assert view["targets"][0]["terms"] is None
+  assert len(view["targets"][0]["sets"]) == len(found)
+  assert found.to_pandas()["set"][0] == tuple(
+    found.labels()[i] for i in next(iter(found))[0]
+  )
+
+
+def test_a_text_runs_and_players_stand_in_it():
+  scene = page.prose("a <b> c", [[(0, 1)], [(2, 5), (6, 7)], [(4, 6)], []])
+  assert scene["pieces"] == [
+    ["a", 0], [" ", -1], ["<b>", 1], [" ", 2], ["c", 1],
+  ]  # fmt: skip
+  assert "".join(text for text, _ in scene["pieces"]) == "a <b> c"
+  view = _data(explained().page("Why?", scene))[0]["views"][0]
+  assert view["pieces"] == scene["pieces"] and "columns" not in view
+
+
+def test_a_picture_has_the_outline_of_every_player():
+  owner = np.array([[0, 0, 1], [0, 0, -1], [2, 1, 1]])
+  scene = page.picture(np.arange(9.0).reshape(3, 3), owner)
+  assert scene["size"] == [3, 3]
+  assert scene["image"].startswith("data:image/png;base64,")
+  assert scene["shapes"] == [
+    "M0 0H2V2H0Z", "M2 0H3V1H2ZM1 2H3V3H1Z", "M0 2H1V3H0Z",
+  ]  # fmt: skip
+  large = page.picture(np.zeros((300, 200, 3)), np.zeros((300, 200), int))
+  assert large["size"] == [67, 100] and large["shapes"] == ["M0 0H67V100H0Z"]
 
 
 def test_frames_hold_every_set():
@@ -203,7 +256,7 @@ def test_report_of_every_kind_of_folder(tmp_path, capsys):
   )
   assert code == 0 and "kB" in out
   text = output.read_text()
-  told = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
+  told = _data(text)
   kinds = [[view["kind"] for view in run["views"]] for run in told]
   assert kinds[0][0] == "sets" and kinds[1] == ["sets"]
   assert told[1]["views"][0]["layers"] == ["blocks.0.attn", "blocks.1.attn"]

@@ -195,3 +195,6 @@ def _visible(piece: str) -> str:
 
 def _short(value: float) -> float:
   return float(f"{value:.4g}")
+
+
+VIEWS = {"context": context, "citations": citations}  # Of a body, by kind.

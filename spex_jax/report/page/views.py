@@ -6,6 +6,8 @@ Shapes: n players, K sets.
 """
 
 import base64
+import io
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -15,33 +17,39 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import score, sparse
+from spex_jax.indices import attribution as attribution_lib
 from spex_jax.indices import interactions as interactions_lib
 
 MOST = 1000  # Sets or rows that are listed.
 TRUSTED = 0.5  # Least R^2 of an answer that is shown without a warning.
 _TARGETS = 12  # That one may choose from.
+_CELLS = 112  # Of a picture's outlines, on its longer side, at most.
 _CELL = re.compile(r"r(\d+)c(\d+)")
 _PART = re.compile(r"(blocks\.\d+\.\w+|\w+\.\w+) (\d+)")
 _WIDE = 1.96  # Standard errors, of 95 %.
 
 
 def sets(
-  fourier: sparse.SparseFourier,
+  fourier: sparse.SparseFourier | None,
   found: Sequence[interactions_lib.Interactions],
   targets: Sequence[str] = ("",),
   *,
   title: str = "Players and sets",
+  scene: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """Players that one may remove, and their sets; the expansion answers.
 
-  Players named as cells of a grid (`r2c3`) stand in it, those named as parts of
-  layers (`blocks.1.attn 3`) by layer, all others as words do.
+  Players stand where the scene has them. Without one, those named as cells of a
+  grid (`r2c3`) stand in it, those named as parts of layers (`blocks.1.attn 3`)
+  by layer, all others as words do.
 
   Args:
-    fourier: of one target, or of as many as there are `found`.
+    fourier: of one target, or of as many as there are `found`; None where only
+      values of sets are known, and nothing answers.
     found: values of sets, of every target; all of one index and units.
     targets: their names.
     title: above.
+    scene: what `prose` or `picture` made, of the same players.
   """
   names = list(found[0].labels())
   shown: dict[str, Any] = {
@@ -51,14 +59,16 @@ def sets(
   }  # fmt: skip
   for number, (one, name) in enumerate(zip(found, targets)):
     function = fourier
-    if fourier.num_targets is not None:
-      function = fourier.target(number)
+    if function is not None and function.num_targets is not None:
+      function = function.target(number)
     listed = one.top(MOST)
     std = listed.std
     shown["targets"].append(
       {
         "name": base.printable(name),
-        "terms": [[list(who), _short(c)] for who, c in function.terms()],
+        "terms": None
+        if function is None
+        else [[list(who), _short(c)] for who, c in function.terms()],
         "sets": [
           [list(who), _short(value)]
           + ([] if std is None else [_short(float(std[row]))])
@@ -67,6 +77,8 @@ def sets(
         "std": None if std is None else _WIDE,
       }
     )
+  if scene is not None:
+    return shown | dict(scene)
   cells = [_CELL.fullmatch(name) for name in names]
   parts = [_PART.fullmatch(name) for name in names]
   if all(cells):
@@ -79,8 +91,88 @@ def sets(
   return shown
 
 
+def prose(
+  text: str, spans: Sequence[Sequence[Sequence[int]]]
+) -> dict[str, Any]:
+  """A scene: a text that runs, whose players stand where they do in it.
+
+  Args:
+    text: the whole.
+    spans: of each player, the `[start, end)` of its characters; of characters
+      that several have, the first one's.
+  """
+  owned = sorted(
+    (start, end, player)
+    for player, own in enumerate(spans)
+    for start, end in own
+  )
+  pieces, at = [], 0
+  for start, end, player in owned:
+    start = max(start, at)
+    if start > at:
+      pieces.append([text[at:start], -1])
+    if end > start:
+      pieces.append([text[start:end], player])
+      at = end
+  if at < len(text):
+    pieces.append([text[at:], -1])
+  return {"pieces": pieces}
+
+
+def picture(pixels: base.Array, owner: base.Array) -> dict[str, Any]:
+  """A scene: an image, and the outlines of its players.
+
+  Args:
+    pixels: `[H, W]` grey of any range, or `[H, W, 3]` in [0, 1].
+    owner: int `[H, W]`: the player of each pixel; those of none are negative,
+      or as many as there are players.
+  """
+  from matplotlib import image as image_lib  # Slow to import.
+
+  pixels, owner = np.asarray(pixels, np.float64), np.asarray(owner)
+  if pixels.ndim == 2:
+    low, span = pixels.min(), np.ptp(pixels) or 1.0
+    pixels = np.repeat((pixels[..., None] - low) / span, 3, axis=2)
+  file = io.BytesIO()
+  image_lib.imsave(file, np.clip(pixels, 0, 1), format="png")
+  step = -(-max(owner.shape) // _CELLS)
+  cells = owner[step // 2 :: step, step // 2 :: step]
+  size = [cells.shape[1], cells.shape[0]]
+  shapes: dict[int, list[str]] = {}
+  # Runs of a row that are those of the row before make one rectangle.
+  live: dict[tuple[int, int, int], int] = {}
+  for row in range(len(cells) + 1):
+    runs = {} if row == len(cells) else _runs(cells[row])
+    for run, top in list(live.items()):
+      if run not in runs:
+        start, stop, player = run
+        shapes.setdefault(player, []).append(
+          f"M{start} {top}H{stop}V{row}H{start}Z"
+        )
+        del live[run]
+    live |= {run: row for run in runs if run not in live}
+  most = max(shapes, default=-1)
+  return {
+    "image": _source(file.getvalue()), "size": size,
+    "shapes": ["".join(shapes.get(i, ())) for i in range(most + 1)],
+  }  # fmt: skip
+
+
+def _runs(row: np.ndarray) -> dict[tuple[int, int, int], None]:
+  """Start, stop and player of each run of a row."""
+  ends = [0, *(np.flatnonzero(np.diff(row)) + 1).tolist(), len(row)]
+  return {
+    (a, b, int(row[a])): None
+    for a, b in itertools.pairwise(ends)
+    if row[a] >= 0
+  }
+
+
 def explanation(
-  found: Any, index: str = "FBII", order: int | None = 2
+  found: Any,
+  index: str = "FBII",
+  order: int | None = 2,
+  scene: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """The players and sets of an explanation.
 
@@ -88,20 +180,60 @@ def explanation(
     found: an `Explanation`; of many targets, the first 12 are shown.
     index: of the values of sets.
     order: of the largest.
+    scene: as of `sets`.
 
   Raises:
     ValueError: an unknown index or order.
   """
   num = found.fourier.num_targets
   if num is None:
-    return sets(found.fourier, [found.interactions(index, order)])
+    one = found.interactions(index, order)
+    return sets(found.fourier, [one], scene=scene)
   kept = range(min(num, _TARGETS))
   fourier = sparse.SparseFourier.stack([found.fourier.target(t) for t in kept])
   return sets(
     fourier,
     [found.interactions(index, order, target=t) for t in kept],
     [f"target {t}" for t in kept],
+    scene=scene,
   )
+
+
+def attribution(
+  found: attribution_lib.Attribution,
+  names: Sequence[str] | None = None,
+  units: str | None = None,
+) -> dict[str, Any]:
+  """Players with one score each; their sum answers.
+
+  Args:
+    found: of many targets, the first 12 are shown.
+    names: of the players.
+    units: of the scores.
+  """
+  n, kept = found.n, range(min(found.num_targets, _TARGETS))
+  every, functions = [], []
+  for target in kept:
+    scores, low = found.scores[target], float(found.baseline[target])
+    every.append(
+      interactions_lib.Interactions(
+        n=n,
+        players=np.arange(n)[:, None],
+        values=scores,
+        index=found.method,
+        order=1,
+        baseline=low,
+        names=None if names is None else tuple(names),
+        units=units,
+        std=None if found.std is None else found.std[target],
+      )
+    )
+    # baseline + the sum of those kept: a player's half, with and without it.
+    terms = [((), low + float(scores.sum()) / 2)]
+    terms += [((i,), -score / 2) for i, score in enumerate(scores.tolist())]
+    functions.append(sparse.SparseFourier.from_terms(n, terms))
+  fourier = sparse.SparseFourier.stack(functions)
+  return sets(fourier, every, [f"target {t}" for t in kept])
 
 
 def trust(found: Any) -> list[tuple[str, str, bool]]:
@@ -173,8 +305,11 @@ def image(png: bytes, title: str) -> dict[str, Any]:
     png: a PNG file.
     title: above, and what is read where it is not seen.
   """
-  source = "data:image/png;base64," + base64.b64encode(png).decode()
-  return {"kind": "image", "title": title, "source": source}
+  return {"kind": "image", "title": title, "source": _source(png)}
+
+
+def _source(png: bytes) -> str:
+  return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def shapiq(found: interactions_lib.Interactions) -> str | None:
