@@ -158,7 +158,7 @@ def cited_lines(found: citing.Citations) -> list[tuple[str, str]]:
   if found.knows_ends:
     accounts = found.totals()
     told = ", ".join(
-      f"{base.printable(each.piece.strip())!r} {each.pcxmi:+.3g}"
+      f"'{base.printable(each.piece.strip() or each.piece)}' {each.pcxmi:+.3g}"
       for each in accounts[:_MOST_TOLD]
     )
     more = ", ..." if len(accounts) > _MOST_TOLD else ""
@@ -174,5 +174,6 @@ def shown(each: sets.CueSet) -> str:
   """A set in words."""
   interval = ""
   if each.interval is not None:
-    interval = f" ({each.interval[0]:+.3g}..{each.interval[1]:+.3g})"
-  return f"{each.words()}: {each.value:+.3g}{interval}"
+    low, high = each.interval
+    interval = f"; {low:+.3g}..{high:+.3g} on average over the masks asked"
+  return f"{each.words()}: {each.value:+.3g} beside all others{interval}"

@@ -150,7 +150,7 @@ def test_tokens_show_their_cues_and_sources_their_sums(opened):
   sources.nth(1).click()
   assert "ln p -0.25 without 1 of 2" in said.nth(1).inner_text()
   assert tab.locator("svg.arcs path").count() == 0
-  tab.locator(".running").nth(2).locator("button.token").first.focus()
+  tab.locator(".running").nth(2).locator(".token[role=button]").first.focus()
   tab.keyboard.press("Enter")
   assert (
     "x: ln p -1 without sources, -0.5 with all, +0.5"

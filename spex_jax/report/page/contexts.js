@@ -1,14 +1,20 @@
 
-// Running text; a token that can be asked is a button.
-function running(pieces, asked) {
+// Running text; `choose` is called with the tokens of `asked` that are clicked.
+function running(pieces, asked, choose) {
   const line = make("p", undefined, "running");
+  line.dir = "auto";
   const tokens = pieces.map((piece, i) => {
-    const token = make(asked.has(i) ? "button" : "span", piece, "token");
-    if (asked.has(i)) {
-      token.type = "button";
-      token.setAttribute("aria-pressed", "false");
-    }
+    const token = make("span", piece, "token");
     line.append(token);
+    if (!asked.has(i)) return token;
+    token.tabIndex = 0;
+    token.setAttribute("role", "button");
+    token.addEventListener("click", () => choose(i));
+    token.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      choose(i);
+    });
     return token;
   });
   return [line, tokens];
@@ -25,7 +31,7 @@ function press(buttons, chosen) {
 
 function showContext(view, parent) {
   const cues = new Map(view.cues.map((cue) => [cue.index, cue]));
-  const [answer, tokens] = running(view.response, cues);
+  const [answer, tokens] = running(view.response, cues, choose);
   const seen = view.context.concat(view.output_context);
   const [above, words] = running(seen, new Set());
   const said = make("p", undefined, "answer");
@@ -59,9 +65,6 @@ function showContext(view, parent) {
     "context moves its prediction; framed ones pass the selector. A click (or " +
     "Enter) shows what of the context it looks at.", "note"));
   parent.append(make("h3", "Context"), above, make("h3", "Answer"), answer, said);
-  tokens.forEach((token, i) => {
-    if (cues.has(i)) token.addEventListener("click", () => choose(i));
-  });
   const first = view.selected.find((i) => cues.has(i));
   if (view.cues.length) choose(first === undefined ? view.cues[0].index : first);
   else said.textContent = "No token passes the selector.";
@@ -94,8 +97,10 @@ function brackets(stage, rows, sets) {
 }
 
 function showCitations(view, parent) {
-  const [answer, tokens] = running(view.response,
-    new Set(view.parts.slice(view.tokens).map((part) => part.span[0])));
+  const single = new Map(view.parts.slice(view.tokens)
+    .map((one) => [one.span[0], one]));
+  const [answer, tokens] = running(view.response, single,
+    (i) => choose(single.get(i), tokens[i]));
   const stage = make("div", undefined, "stage sources");
   const said = make("p", undefined, "answer");
   said.setAttribute("aria-live", "polite");
@@ -122,7 +127,7 @@ function showCitations(view, parent) {
     tools.append(button);
     return button;
   });
-  const chosen = [...wholes, ...tokens.filter((one) => one.type === "button")];
+  const chosen = [...wholes, ...tokens.filter((_, i) => single.has(i))];
   const value = (terms) => terms.reduce((sum, [who, worth]) =>
     sum + (who.every((i) => kept[i]) ? worth : 0), part.none);
   function update() {
@@ -150,15 +155,17 @@ function showCitations(view, parent) {
     kept.fill(true);
     const limit = Math.max(0, ...part.values.map(Math.abs));
     rows.forEach((row, i) => {
-      row.children[1].textContent = told(part.values[i]);
+      row.children[1].textContent = signed(part.values[i]);
       shade(row, part.values[i], limit);
     });
     tokens.forEach((token, i) => token.classList.toggle("chosen",
       part !== view.parts[0] && i >= part.span[0] && i < part.span[1]));
     list.replaceChildren(...part.sets.map((set) => make("li",
       (set.kind === "either" ? "either of " : "together ") +
-      set.sources.map((i) => `[${i}]`).join(", ") + `: ${told(set.value)}` +
-      (set.interval ? ` (${set.interval.map(told).join(" to ")})` : ""))));
+      set.sources.map((i) => `[${i}]`).join(", ") +
+      `: ${signed(set.value)} beside all others` + (set.interval
+      ? `, ${set.interval.map(signed).join(" to ")} on average over the masks`
+      : ""))));
     press(chosen, button);
     update();
   }
@@ -167,8 +174,6 @@ function showCitations(view, parent) {
     "removes it, and the expansion answers. Brackets join sources that count " +
     "together: whole where each is needed, dashed where either suffices.",
     "note"), answer, tools, said, stage, list);
-  view.parts.slice(view.tokens).forEach((one) => tokens[one.span[0]]
-    .addEventListener("click", () => choose(one, tokens[one.span[0]])));
   choose(part, wholes[0]);
   new ResizeObserver(() => brackets(stage, rows, part.sets.filter((set) =>
     set.sources.every((i) => kept[i])))).observe(stage);

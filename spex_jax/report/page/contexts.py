@@ -146,8 +146,8 @@ def _trusted(body: Mapping[str, Any]) -> _Lines:
     )  # fmt: skip
   if body["criterion"]:
     lines.append(
-      ("sets", f"{len(body['sets'])}, of corners that the model was asked for "
-       f"({body['criterion']})", False)
+      ("sets", f"{len(body['sets']) or 'none'}, by removals that the model was "
+       f"asked for ({body['criterion']})", False)
     )  # fmt: skip
   return lines
 
