@@ -48,8 +48,7 @@ def _pecore():
     0, "Mary", 2.0, 3, "John", "J.", (0.1, 0.9), None, (1,), 1.5
   )
   told = runs.Runs(
-    np.array([5, 6, 7]), np.array([7]), np.array([7]), (0, 2),
-    tokens=("<i>", "Mary", "Mary"), response_tokens=("Mary",),
+    np.array([1, 5, 6, 7]), np.array([1, 7]), np.array([7]), (1, 3)
   )  # fmt: skip
   return reliance.Pecore(
     told, "kl", "saliency", "prob", np.array([2.0]), (0,), (cue,), {},
