@@ -133,12 +133,23 @@ def _about(folder: pathlib.Path) -> tuple[str, dict[str, str]]:
 def _explanation(path: pathlib.Path) -> Part:
   found = Explanation.load(path)
   raw = [pair for pair in page.raw(found) if pair[0] != path.name]
-  scene, place = None, path.with_name(explain.SCENE)
-  if place.is_file():
-    scene = {k: v for k, v in base.read_json(place).items() if k in _PLACES}
-  return Part(
-    page.trust(found), [page.explanation(found, scene=scene or None)], raw
-  )
+  scene = _scene(path.with_name(explain.SCENE), found.fourier.n)
+  return Part(page.trust(found), [page.explanation(found, scene=scene)], raw)
+
+
+def _scene(path: pathlib.Path, n: int) -> dict[str, Any] | None:
+  """Where players stand, if the file is of as many."""
+  if not path.is_file():
+    return None
+  body = base.read_json(path)
+  try:
+    pieces = [[str(text), int(i)] for text, i in body.get("pieces", [])]
+    shapes = list(map(str, body.get("shapes", [])))
+  except (TypeError, ValueError) as error:
+    raise ValueError(f"{path} is no scene: {error}.") from error
+  if not 0 < max([len(shapes), *(i + 1 for _, i in pieces)]) <= n:
+    return None
+  return {name: body[name] for name in _PLACES if name in body}
 
 
 def _attribution(path: pathlib.Path) -> Part:

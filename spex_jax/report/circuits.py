@@ -181,11 +181,17 @@ def heatmap(
       f"Values {values.shape} have {len(rows)} rows' and {len(columns)} "
       "columns' labels."
     )
-  wide = min(0.34 * len(columns) + 2.2, 14.0)
-  figure = plots.blank(max(wide, 4.0), min(0.24 * len(rows) + 1.6, 12.0),
+  # Cells as large as their labels, of however many lines.
+  high, across = (
+    max((name.count("\n") + 1 for name in names), default=1)
+    for names in (rows, columns)
+  )
+  high, across = max(0.24, 0.13 * high), max(0.34, 0.05 + 0.13 * across)
+  wide = min(across * len(columns) + 2.2, 14.0)
+  figure = plots.blank(max(wide, 4.0), min(high * len(rows) + 1.6, 12.0),
                        arranged=True)  # fmt: skip
   axes = figure.subplots()
-  limit = float(max(np.abs(values).max(), np.finfo(np.float32).tiny))
+  limit = float(np.abs(values).max(initial=0)) or 1.0
   drawn = axes.imshow(
     values, cmap="RdBu_r", vmin=-limit, vmax=limit, origin="lower",
     aspect="auto",

@@ -40,7 +40,7 @@ def waterfall(
   figure = plots.blank(8, 1.3 + float(heights.sum()), arranged=True)
   axes = figure.subplots()
   for place, value, start in zip(middles[1:], values, ends):
-    color = plots.POSITIVE if value > 0 else plots.NEGATIVE
+    color = plots.ink(value)
     axes.barh(place, value, 0.7 * plots.ROW, left=start, color=color)
     axes.annotate(
       f"{value:+.3g}", (start + max(value, 0), place), xytext=(3, 0),
@@ -52,6 +52,7 @@ def waterfall(
   names = [f"none: {ends[0]:+.4g}", *labels, f"all together: {ends[-1]:+.4g}"]
   axes.set_yticks(middles, names, fontsize=8)
   axes.set_ylim(float(heights.sum()), 0)
+  axes.use_sticky_edges = False  # Room beside bars, for their values.
   axes.margins(x=0.12)
   axes.set_xlabel(plots.values_in(interactions))
   axes.spines[["top", "right"]].set_visible(False)
@@ -86,7 +87,7 @@ def force(
       continue
     start = left - value if value > 0 else right
     left, right = left - max(value, 0.0), right - min(value, 0.0)
-    color = plots.POSITIVE if value > 0 else plots.NEGATIVE
+    color = plots.ink(value)
     axes.barh(
       0, abs(value), 0.9, left=start, color=color, edgecolor="white", lw=0.8
     )
@@ -112,7 +113,7 @@ def force(
   axes.spines[["top", "right", "left"]].set_visible(False)
   y = below - 0.1
   for number, (label, value) in enumerate(zip(labels, values), 1):
-    color = plots.POSITIVE if value > 0 else plots.NEGATIVE
+    color = plots.ink(value)
     figure.text(
       0.06, y / room, f"{number}  {value:+.3g}", color=color, fontsize=8,
       va="top",
@@ -140,7 +141,7 @@ def upset(
   sets = list(found)
   rows = sorted({player for players, _ in sets for player in players})
   names = [plots.label(interactions, (p,), wrap=_MOST) for p in rows]
-  heights = np.array([0.75 * plots.height(name) for name in names])
+  heights = np.array([0.1 + 0.15 * (name.count("\n") + 1) for name in names])
   middles = np.cumsum(heights) - heights / 2
   below = float(heights.sum()) or plots.ROW
   figure = plots.blank(
@@ -150,7 +151,7 @@ def upset(
     2, 1, sharex=True, height_ratios=(1.9, max(below, 0.3))
   )
   values = [value for _, value in sets]
-  colors = [plots.POSITIVE if v > 0 else plots.NEGATIVE for v in values]
+  colors = [plots.ink(v) for v in values]
   above.bar(range(len(sets)), values, 0.7, color=colors,
             yerr=plots.whiskers(found), error_kw={"lw": 0.8})  # fmt: skip
   above.axhline(0, color="black", lw=0.8)

@@ -84,7 +84,7 @@ def image(
   values = np.zeros(interactions.n + 1)  # The last: pixels that nobody owns.
   for (player,), value in singles:
     values[player] = value
-  limit = max(np.abs(values).max(), np.finfo(np.float32).tiny)
+  limit = float(np.abs(values).max()) or 1.0
   heat = middle.imshow(values[owner], cmap=_MAP, vmin=-limit, vmax=limit)
   if pixels.ndim == 3:
     _outlines(middle, pixels.mean(axis=2))
@@ -173,7 +173,7 @@ def bars(
   figure = blank(8, 1.4 + total, arranged=True)
   axes = figure.subplots()
   values = [value for _, value in sets]
-  colors = [POSITIVE if value > 0 else NEGATIVE for value in values]
+  colors = [ink(value) for value in values]
   axes.barh(
     middles, values, 0.8 * ROW, color=colors, xerr=whiskers(found),
     error_kw={"lw": 0.8},
@@ -222,7 +222,7 @@ def network(
   places = dict(zip(shown, np.stack([np.cos(angles), np.sin(angles)], axis=1)))
   biggest = max((abs(value) for _, value in larger), default=1.0) or 1.0
   for players, value in larger[::-1]:  # The strongest on top.
-    color = POSITIVE if value > 0 else NEGATIVE
+    color = ink(value)
     strength = abs(value) / biggest
     corners = np.asarray([places[p] for p in players])
     if len(players) == 2:
@@ -235,8 +235,8 @@ def network(
   most = max((abs(value) for value in first.values()), default=1.0) or 1.0
   for player, place in places.items():
     value = first.get(player, 0.0)
-    color = "#777777" if value == 0 else POSITIVE if value > 0 else NEGATIVE
-    axes.scatter(*place, s=20 + 500 * abs(value) / most, color=color, zorder=3)
+    size = 20 + 500 * abs(value) / most
+    axes.scatter(*place, s=size, color=ink(value), zorder=3)
     angle = np.degrees(np.arctan2(place[1], place[0]))
     turned = abs(angle) > 90  # Text on the left half reads towards the node.
     axes.text(
@@ -301,6 +301,11 @@ def blank(
 
   layout = "constrained" if arranged else None
   return Dressed(figsize=(width, height), layout=layout)
+
+
+def ink(value: float) -> str:
+  """The colour of a value: grey of 0."""
+  return "#777777" if value == 0 else POSITIVE if value > 0 else NEGATIVE
 
 
 def height(label: str) -> float:
@@ -373,7 +378,7 @@ def label(
     if len(lines) > _MOST_LINES:
       lines.append(f"… and {len(players) - number} more")
       break
-    name = labels[player]
+    name = fonts.shown(labels[player])  # Spelt first: that may be long.
     if number + 1 < len(players):
       name += joint.rstrip("\n")
     full = len(lines[-1]) + len(name.rstrip()) > wrap

@@ -54,6 +54,11 @@ def test_values_of_all_masks_are_shapley_values_that_add_up():
   assert total.holds and found.r2 == 1
   np.testing.assert_allclose(total.pcxmi, values[-1] - values[0], atol=1e-12)
   np.testing.assert_allclose(total.sum, total.pcxmi, atol=1e-6)
+  columns = found.sheet().columns
+  np.testing.assert_array_equal(
+    columns["value"], found.values[columns["source"]]
+  )
+  assert "iframe" in found._repr_html_()
 
 
 @pytest.mark.parametrize("budget", [32, 24])

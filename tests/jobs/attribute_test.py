@@ -8,7 +8,7 @@ import pytest
 from spex_jax import cli, configs
 from spex_jax.datasets import labelled
 from spex_jax.influence import corners, valuations
-from spex_jax.jobs import attribute, retraining
+from spex_jax.jobs import attribute, report, retraining
 from tests import command
 
 
@@ -39,7 +39,8 @@ def test_the_command_writes_and_says_everything(finished):
   assert len(body["names"]) == 24 and len(body["points"]) == 2
   assert body["lds"] == answer.lds.mean
   assert (workdir / "figure.png").read_bytes().startswith(b"\x89PNG")
-  assert (workdir / "explanation.json").exists()
+  kinds = [view["kind"] for view in report.read(workdir).views]
+  assert {*kinds} == {"sets", "table", "image"}
   # Every corner, seed and fresh subset is in the bank.
   checks = answer.checks
   assert isinstance(checks, corners.Report) and 2 <= len(checks.rows) <= 4

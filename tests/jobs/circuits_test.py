@@ -16,6 +16,7 @@ from spex_jax.jobs import (
   circuits_find,
   circuits_sweep,
   circuits_toy,
+  report,
   sweeping,
 )
 from spex_jax.models import hub
@@ -138,6 +139,9 @@ def test_judging(exact, model, pairs, tmp_path, capsys):
   # Float32, over sums of 12 terms.
   np.testing.assert_allclose(shares["all"], 1, atol=1e-3)
   np.testing.assert_allclose(shares["none"], 0, atol=1e-3)
+  shown = report.read(tmp_path)
+  assert "judged.csv" in [view["title"] for view in shown.views]
+  assert shown.facts["command"].startswith("spex circuit judge")
 
 
 def test_finding_in_pairs_of_a_file(model, pairs, tmp_path, capsys):
@@ -159,6 +163,13 @@ def test_finding_in_pairs_of_a_file(model, pairs, tmp_path, capsys):
   assert scores.values.shape == (2, len(graph))
   assert (tmp_path / "faithfulness.png").read_bytes().startswith(b"\x89PNG")
   xml.etree.ElementTree.parse(tmp_path / "circuit.svg")
+  shown = report.read(tmp_path)
+  kinds = [view["kind"] for view in shown.views]
+  assert kinds == ["curve", "table", "table", "image"]
+  names = [name for name, _ in shown.files]
+  assert {"eap_ig.json", "circuit_tracer.json", "circuit.json"} <= {*names}
+  body = json.loads(dict(shown.files)["circuit_tracer.json"])
+  assert len(body["metadata"]["prompt_tokens"]) == 3
 
 
 def test_a_killed_sweep_of_exact_effects_goes_on(
@@ -254,6 +265,8 @@ def test_patching(model, pairs, tmp_path, capsys):
   picture = tmp_path / "attn_head_out_all_pos.png"
   assert picture.read_bytes().startswith(b"\x89PNG")
   assert "share of the effect moved" in out
+  kinds = [view["kind"] for view in report.read(tmp_path).views]
+  assert kinds == ["table", "image"]
 
 
 def test_tasks_that_a_tokenizer_lacks_are_told(model, capsys):

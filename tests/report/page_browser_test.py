@@ -92,7 +92,7 @@ def test_the_slider_shows_what_was_measured(opened):
   assert tab.locator("svg.circuit path").count() == 2
 
 
-def test_players_of_texts_and_pictures_are_pressed(opened):
+def test_players_of_a_running_text_are_pressed(opened):
   found = page_test.explained()
   scene = page.prose("a <img> b c", [[(0, 1)], [(2, 7)], [(8, 9)], [(10, 11)]])
   tab = opened(found.page("Which words?", scene))
@@ -103,9 +103,15 @@ def test_players_of_texts_and_pictures_are_pressed(opened):
   kept = np.array([[True, False, True, True]])
   now = float(found.fourier(kept)[0])
   assert _shown(tab) == pytest.approx(now, abs=1e-3) and now != whole
+
+
+def test_players_of_a_picture_are_pressed(opened):
+  found = page_test.explained()
   picture = page.picture(np.eye(2), np.arange(4).reshape(2, 2))
-  tab.set_content(found.page("Which patches?", picture))
+  tab = opened(found.page("Which patches?", picture))
   tab.locator("path.shape").nth(1).click()
+  kept = np.array([[True, False, True, True]])
+  now = float(found.fourier(kept)[0])
   assert _shown(tab) == pytest.approx(now, abs=1e-3)
   assert tab.locator("svg.arcs path").count() > 0
 

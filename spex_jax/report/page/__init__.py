@@ -15,6 +15,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from spex_jax import base
 from spex_jax import shown as shown_lib
 from spex_jax.indices import attribution as attribution_lib
@@ -82,8 +84,9 @@ def run_of(found: shown_lib.Shown, question: str = "") -> Run:
   elif isinstance(found, attribution_lib.Attribution) and found.n <= _BUTTONS:
     views.append(attribution(found))
   else:
-    rows = list(zip(*sheet.columns.values()))
-    views.append(table(list(sheet.columns), rows, "Table"))
+    # Of plain numbers, which a page has.
+    columns = [np.asarray(c).tolist() for c in sheet.columns.values()]
+    views.append(table(list(sheet.columns), list(zip(*columns)), "Table"))
   facts = {name: base.printable(text) for name, text in sheet.facts.items()}
   trust = [(name, base.printable(text), bad) for name, text, bad in trust]
   return Run(

@@ -39,7 +39,8 @@ function expansion(terms, kept) {
   return total;
 }
 
-function table(columns, rows, shown) {
+// A column that is `signed` has its sign in front and its colour.
+function table(columns, rows, shown, signed) {
   const box = make("div", undefined, "scroll");
   box.tabIndex = 0;
   box.setAttribute("role", "region");
@@ -56,15 +57,17 @@ function table(columns, rows, shown) {
   const body = made.createTBody();
   for (const row of rows) {
     const line = body.insertRow();
-    for (const value of row) {
+    row.forEach((value, i) => {
       const cell = make("td", told(value));
       if (typeof value === "number") {
         cell.className = "number";
-        if (!Number.isInteger(value))
-          cell.classList.add(value > 0 ? "plus" : "minus");
+        if (i === signed && Number.isInteger(value) && value > 0)
+          cell.prepend("+");
+        if (i === signed || !Number.isInteger(value))
+          cell.classList.add(value > 0 ? "plus" : value < 0 ? "minus" : "none");
       }
       line.append(cell);
-    }
+    });
   }
   box.append(made);
   return box;
@@ -219,7 +222,7 @@ function showSets(view, parent) {
     const box = table(
       [`${view.index} (${view.units || "value"})`,
         ...(target.std ? ["95 %"] : []), "players", "set"],
-      rows, "Sets and their values");
+      rows, "Sets and their values", 0);
     // A row that is pointed at shows its members.
     box.querySelectorAll("tbody tr").forEach((line, row) => {
       const mark = (on) => target.sets[row][0].forEach((i) =>
@@ -253,8 +256,8 @@ function showSets(view, parent) {
     });
     tools.append(button);
   };
-  back("keep all", true);
-  back("remove all", false);
+  back(view.targets[0].terms ? "keep all" : "show all", true);
+  back(view.targets[0].terms ? "remove all" : "hide all", false);
   const what = target.terms ? "removes a player, and brings it back"
     : "hides the sets of a player, and shows them again";
   parent.append(make("p", `A click (or Enter) ${what}. Red is positive, blue ` +
