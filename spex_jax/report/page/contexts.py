@@ -14,6 +14,7 @@ from spex_jax.report.page import views
 
 _MOST_CUES = 200  # Context tokens of a cue that are kept, the strongest.
 _MOST_TERMS = 500  # Of an expansion that answers clicks.
+_MOST_VALUES = 50_000  # Of sources, for all tokens together.
 _OFF = 1e-3  # Nats, or of the total: a sum that is off by more is wrong.
 _Lines = list[tuple[str, str, bool]]
 
@@ -90,7 +91,10 @@ def citations(body: Mapping[str, Any]) -> tuple[_Lines, list[dict[str, Any]]]:
       for number, span in enumerate(body["spans"], 1)
     ]
   first = len(parts)
-  for total in body["totals"] or ():
+  totals = body["totals"] or ()
+  if len(totals) * len(sources) > _MOST_VALUES:
+    totals = ()
+  for total in totals:
     parts.append(
       {
         "name": answer[total["token"]].strip(), "value": "log_probability",
