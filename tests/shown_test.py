@@ -44,14 +44,16 @@ def _scores():
 
 
 def _pecore():
-  cue = reliance.Cue(0, "Mary", 2.0, 3, "John", (0.1, 0.9), None, (1,), 1.5)
+  cue = reliance.Cue(
+    0, "Mary", 2.0, 3, "John", "J.", (0.1, 0.9), None, (1,), 1.5
+  )
   told = runs.Runs(
-    np.array([5, 6, 4, 7]), np.array([4, 7]), np.array([7]), (0, 2),
-    tokens=("<i>", "Mary", "?", "Mary"), response_tokens=("Mary",),
+    np.array([1, 5, 6, 7]), np.array([1, 7]), np.array([7]), (1, 3)
   )  # fmt: skip
   return reliance.Pecore(
-    told, "kl", "saliency", "prob", np.array([2.0]), (0,), (cue,), {}
-  )
+    told, "kl", "saliency", "prob", np.array([2.0]), (0,), (cue,), {},
+    {"context": ("<i>", "Mary"), "output_context": (), "response": ("Mary",)},
+  )  # fmt: skip
 
 
 def _patched():

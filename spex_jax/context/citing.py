@@ -62,6 +62,7 @@ class Cited:
     fit: the expansion, of ours and Shapley; None of the others.
     method: the decoder that spoke.
     criterion: what says that an answer stands, see `sets`; "" where not asked.
+    none: v(none) as the model gave it; None where not asked.
   """
 
   start: int
@@ -75,6 +76,7 @@ class Cited:
   fit: fitting.Fit | None = None
   method: str = ""
   criterion: str = ""
+  none: float | None = None
 
   def to_dict(self) -> dict[str, Any]:
     """As JSON takes it."""
@@ -94,6 +96,8 @@ class Cited:
       "needed": list(self.needed),
       "r2": self.r2,
       "total": self.total,
+      "none": self.none,
+      "terms": None if self.fit is None else self.fit.terms(),
       "method": self.method,
       "criterion": self.criterion,
     }
@@ -135,6 +139,11 @@ class Citations(shown.Shown):
   @property
   def forwards(self) -> int:
     return len(self.masks)
+
+  @property
+  def knows_ends(self) -> bool:
+    """Whether the method asked for all sources and for none: `totals`."""
+    return None not in self._record.ends()
 
   values = property(lambda self: self.whole.values)
   sets = property(lambda self: self.whole.sets)
@@ -214,23 +223,8 @@ class Citations(shown.Shown):
     """The sources, the strongest first: `source`, `value`, `needed`, `text`."""
     order = np.argsort(-self.values, kind="stable").tolist()
     texts = list(self.sources.texts)
-    singles = [[[i], float(f"{self.values[i]:.5g}")] for i in order]
-    larger = [[list(one.sources), one.value] for one in self.sets]
     answer = "".join(self.pieces)
-    view = {
-      "kind": "sets", "title": "The sources",
-      "names": texts, "index": self.method, "units": self.value,
-      "pieces": [[f"{text} ", i] for i, text in enumerate(texts)],
-      "targets": [
-        {"name": answer, "terms": None, "std": None, "sets": singles + larger}
-      ],
-    }  # fmt: skip
-    trust = []
-    if self.r2 is not None:
-      trust = [("R²", f"{self.r2:.3f} on masks not seen", self.r2 < 0.5)]
     facts = {"answer": answer, "cost": f"{self.forwards} forwards"}
-    if self.sets:
-      facts["together"] = "; ".join(one.words() for one in self.sets)
     return shown.Sheet(
       f"Which of {len(texts)} sources the answer stands on",
       {
@@ -239,14 +233,21 @@ class Citations(shown.Shown):
         "needed": [i in self.needed for i in order],
         "text": [texts[i] for i in order],
       },
-      trust,
-      facts | {f"note {i}": note for i, note in enumerate(self.notes, 1)},
-      [view],
+      facts=facts | {f"note {i}": note for i, note in enumerate(self.notes, 1)},
+      views=[{"kind": "citations", "body": self.to_dict()}],
     )
 
   def to_dict(self) -> dict[str, Any]:
-    """As JSON takes it: `values`, `sets`, `r2` of the response, and spans."""
+    """As JSON takes it: `values`, `sets`, `r2` of the response, and spans.
+
+    `totals` are the tokens' accounts, where both ends were asked.
+    """
     return self.whole.to_dict() | {
+      "totals": (
+        [total.to_dict() for total in self.totals()]
+        if self.knows_ends
+        else None
+      ),
       "sources": list(self.sources.texts),
       "tokens": list(self.pieces),
       "response_ids": self.response.tolist(),
@@ -425,6 +426,7 @@ def _cited(record, method, start, stop, value) -> Cited:
   known = full is not None and none is not None
   values = record.scores.of(value, start, stop)
   total = float(values[full] - values[none]) if known else None
+  least = float(values[none]) if known else None
   if method in ("leave_one_out", "jsd"):
     rows = [record.row(mask) for mask in ~np.eye(n, dtype=bool)]
     of_rows = values[full] - values
@@ -432,8 +434,9 @@ def _cited(record, method, start, stop, value) -> Cited:
       of_rows, value = record.divergences[:, start:stop].sum(axis=1), "jsd"
     each = [0.0 if row is None else of_rows[row] for row in rows]
     return Cited(
-      start, stop, value, np.array(each), (), (), None, total, None, method
-    )
+      start, stop, value, np.array(each), total=total, method=method,
+      none=None if method == "jsd" else least,
+    )  # fmt: skip
   if method == "contextcite":
     drawn = record.rows(fitting.context_cite_masks(record.budget, n))
     masks, values = record.masks[drawn], values[drawn]
@@ -444,12 +447,15 @@ def _cited(record, method, start, stop, value) -> Cited:
 
     weights, _ = fitting.context_cite(masks, values, stop - start)
     r2 = fitting.cross_validated(masks, values, fit)
-    return Cited(start, stop, value, weights, (), (), r2, total, None, method)
+    return Cited(
+      start, stop, value, weights, r2=r2, total=total, method=method,
+      none=least,
+    )  # fmt: skip
   fit = asking.fit_span(record, method, *span)
   sets, needed, how = asking.find_sets(record, fit, *span, spare=0)
   return Cited(
     start, stop, value, fit.values, sets, needed, fit.r2, fit.total, fit,
-    fit.method, how,
+    fit.method, how, fit.none,
   )  # fmt: skip
 
 

@@ -58,6 +58,11 @@ class Fit:
     """Predicted values: float64 `[B]`."""
     return self.none + design(masks, self.sets) @ self.moebius
 
+  def terms(self) -> list[tuple[list[int], float]]:
+    """Sets and their coefficients, for JSON."""
+    listed = zip(self.sets, self.moebius.tolist(), strict=True)
+    return [(list(sources), value) for sources, value in listed if value]
+
 
 def decoded(
   masks: np.ndarray,

@@ -130,8 +130,7 @@ class Scorer:
     diverge: Any = None,
   ):
     self.sources, self.response = sources, response
-    decode = lambda t: sources.tokenizer.decode([t], skip_special=False)
-    self.pieces = tuple(decode(int(token)) for token in response)
+    self.pieces = sources.tokenizer.pieces(response.tolist())
     self._run, self._diverge = run, diverge
 
   def __call__(self, masks: base.Masks) -> Scores:

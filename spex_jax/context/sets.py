@@ -33,6 +33,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -271,6 +272,18 @@ class Total:
   def holds(self) -> bool:
     """Whether the sum is P-CXMI, to 1e-6 nats or of its size."""
     return abs(self.sum - self.pcxmi) <= 1e-6 * max(1.0, abs(self.pcxmi))
+
+  def to_dict(self) -> dict[str, Any]:
+    """As JSON takes it, without the sets."""
+    return {
+      "token": self.token,
+      "piece": self.piece,
+      "none": self.none,
+      "pcxmi": self.pcxmi,
+      "values": self.values.tolist(),
+      "sum": self.sum,
+      "holds": self.holds,
+    }
 
   def __str__(self) -> str:
     return (

@@ -146,6 +146,7 @@ def run(
   _check(config)
   with clock.of("load"):
     net = context_asked.load(config)
+  tell("asked", "Which tokens of the answer used the context, and what of it?")
   tell("model", networks.described(net, config.model))
   with clock.of("answer"):
     runs = runs_of(config, net)
@@ -297,24 +298,20 @@ def _cited(config, net, runs, tell) -> citing.Citations | None:
     key=subjects.key_of(config.seed, "citations"),
     budget=config.budget,
     method=config.method,
-    tell=lambda line: tell("asked", line),
+    tell=lambda line: tell("plan", line),
     batch_size=config.batch_size,
   )
 
 
 def _print(found, cited, show, tell) -> None:
   """The answer and the cues in colour, then citations."""
-  runs = found.runs
-  spell = lambda ids: [f"<{int(i)}> " for i in ids]
-  pieces = context_asked.readable(runs.response_tokens or spell(runs.response))
+  pieces, own = found.pieces["response"], found.pieces["context"]
   tell("metric", f"{found.metric}; the darker the more; [chosen]")
   show(
     context_asked.coloured(pieces, found.sensitivity, "green", found.selected)
   )
   if not found.selected:
     tell("selected", "nothing: no token passes the selector")
-  own = list(runs.tokens or spell(runs.with_context))[slice(*runs.context)]
-  own = context_asked.readable(own)
   for cue in found.cues:
     named = ", ".join(
       f"{own[i].strip()} ({cue.scores[i]:.3g})"
@@ -323,7 +320,7 @@ def _print(found, cited, show, tell) -> None:
     tell(
       "cues",
       f"{pieces[cue.index].strip()!r} ({found.metric} {cue.score:.3g}, else "
-      f"{context_asked.readable([cue.contrast_token])[0].strip()!r}, P-CXMI "
+      f"{cue.contrast_text.strip()!r}, P-CXMI "
       f"{cue.shift:+.3g} nats): {named or 'none stands out'}",
     )
     show(context_asked.coloured(own, cue.scores, "blue", cue.chosen))

@@ -14,6 +14,7 @@ from spex_jax.models import seq2seq, sites, tokens, transformer
 from spex_jax.report import tables as report_tables
 
 Show = Callable[..., None]
+_MOST_TOLD = 12  # Tokens whose P-CXMI is printed.
 _SHADES = 4  # Of a colour, from weak to strong.
 
 
@@ -161,7 +162,22 @@ def cited_lines(found: citing.Citations) -> list[tuple[str, str]]:
   cost = report_tables.count(found.forwards, "forward")
   lines.append(("cost", f"{cost} by {found.whole.method}; {fit}"))
   if found.total is not None:
-    lines.append(("total", f"v(all) - v(none) = {found.total:+.4g}"))
+    told = f"v(all) - v(none) = {found.total:+.4g}"
+    if found.whole.fit is not None:
+      told += f"; the sources sum to {found.values.sum():+.4g}"
+    lines.append(("total", told))
+  if found.knows_ends:
+    accounts = found.totals()
+    told = ", ".join(
+      f"'{base.printable(each.piece.strip() or each.piece)}' {each.pcxmi:+.3g}"
+      for each in accounts[:_MOST_TOLD]
+    )
+    more = ", ..." if len(accounts) > _MOST_TOLD else ""
+    right = sum(each.holds for each in accounts)
+    lines.append(
+      ("P-CXMI", f"{told}{more} nats; of {right} of {len(accounts)} tokens "
+       "the sets sum to it")
+    )  # fmt: skip
   return lines + [("note", note) for note in found.notes]
 
 
@@ -169,5 +185,6 @@ def shown(each: sets.CueSet) -> str:
   """A set in words."""
   interval = ""
   if each.interval is not None:
-    interval = f" ({each.interval[0]:+.3g}..{each.interval[1]:+.3g})"
-  return f"{each.words()}: {each.value:+.3g}{interval}"
+    low, high = each.interval
+    interval = f"; {low:+.3g}..{high:+.3g} on average over the masks asked"
+  return f"{each.words()}: {each.value:+.3g} beside all others{interval}"

@@ -74,9 +74,10 @@ def run(
   with clock.of("load"):
     net = context_asked.load(config)
   tell = lambda name, text: show(report_tables.fact(name, text))
+  tell("asked", f"Which of {len(texts)} texts does the answer stand on?")
   tell("model", networks.described(net, config.model))
   with clock.of("cite"):
-    found = cited(config, net, texts, lambda text: tell("asked", text))
+    found = cited(config, net, texts, lambda text: tell("plan", text))
   if nulls:
     with clock.of("calibrate"):
       strongest = [

@@ -297,6 +297,8 @@ def _json(path: pathlib.Path) -> Part:
     return Part((), [table])
   views = []
   if isinstance(body, dict):
+    if part := _of_context(body, path):
+      return part
     views = [page.fields(body, title)]
     lists = {name: rows for name, rows in body.items() if _is_rows(rows)}
   else:
@@ -306,6 +308,21 @@ def _json(path: pathlib.Path) -> Part:
     cells = [[_cell(row.get(key)) for key in columns] for row in rows]
     views.append(page.table(columns, cells, f"{title} {name}".strip()))
   return Part((), [view for view in views if view["rows"]])
+
+
+def _of_context(body: Mapping[str, Any], path: pathlib.Path) -> Part | None:
+  """Of `spex context` and `spex context cite`, whose files have any name."""
+  trust, views = [], []
+  cited = body.get("citations") if "sensitivity" in body else body
+  try:
+    if {"sensitivity", "cues"} <= {*body}:
+      trust, views = page.context(body)
+    if isinstance(cited, dict) and {"sources", "spans"} <= {*cited}:
+      more = page.citations(cited)
+      trust, views = [*more[0], *trust], [*views, *more[1]]
+  except (LookupError, TypeError, ValueError) as error:
+    raise ValueError(f"{path} is no run on a context: {error!r}.") from error
+  return Part(trust, views) if views else None
 
 
 def _csv(path: pathlib.Path) -> Part:

@@ -27,6 +27,7 @@ BOS = ("auto", "yes", "no")
 _NO_LIMIT = 10**9
 # Their first positions are taken by the padding.
 _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet")
+_LONGEST = 4  # Tokens, one for each byte of a character.
 # What other libraries read where there is no `tokenizer.json`.
 _OTHER_FILES = (
   "vocab.txt",
@@ -141,6 +142,28 @@ class Tokenizer:
       text += "" if token is None else self.token(token)
       run = []
     return text
+
+  def pieces(self, ids: Iterable[int]) -> tuple[str, ...]:
+    """The text of each token where it stands; joined, they are that of all.
+
+    Decoded behind the token before, so that spaces stay; a character of several
+    tokens is the last one's, and the others have none.
+
+    Raises:
+      TypeError, ValueError: as `decode`.
+    """
+    ids = [self.check_id(token) for token in ids]
+    found, before, given = [], 0, 0
+    for stop in range(1, len(ids) + 1):
+      lead = self.decode(ids[before:given], skip_special=False)
+      text = self.decode(ids[before:stop], skip_special=False)
+      open_ended = text.endswith("\N{REPLACEMENT CHARACTER}")
+      if open_ended and stop < len(ids) and stop - given < _LONGEST:
+        found.append("")
+        continue
+      found.append(text[len(lead) :])
+      before, given = given, stop
+    return tuple(found)
 
   def token(self, token_id: int) -> str:
     """The vocabulary's own spelling of a token.

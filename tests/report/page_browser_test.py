@@ -137,3 +137,29 @@ def test_a_notebooks_frame_runs(opened):
   inside = tab.frame_locator("iframe")
   inside.locator(".player").nth(1).click()
   assert "without 1 of 4 players" in inside.locator(".answer").inner_text()
+
+
+def test_tokens_show_their_cues_and_sources_their_sums(opened):
+  body = page_test.on_context()
+  shown, _ = page.context(body)[1]
+  cited, _ = page.citations(body["citations"])[1]
+  tab = opened(page.html([page.Run("Why?", views=[shown, cited])]))
+  words = tab.locator(".running").first.locator(".token")
+  assert words.nth(1).get_attribute("class") == "token chosen"
+  said = tab.locator(".answer")
+  assert "cues: b" in said.nth(0).inner_text()
+  assert page_test.HOSTILE[1] in said.nth(0).inner_text()
+  assert "the sources sum to +1" in said.nth(1).inner_text()
+  sources = tab.locator("button.source")
+  assert page_test.HOSTILE[0] in sources.nth(0).inner_text()
+  assert tab.locator("svg.arcs path").count() == 1
+  sources.nth(1).click()
+  assert "ln p -0.25 without 1 of 2" in said.nth(1).inner_text()
+  assert tab.locator("svg.arcs path").count() == 0
+  tab.locator(".running").nth(2).locator(".token[role=button]").first.focus()
+  tab.keyboard.press("Enter")
+  assert (
+    "x: ln p -1 without sources, -0.5 with all, +0.5"
+    in said.nth(1).inner_text()
+  )
+  assert sources.nth(0).is_disabled()

@@ -16,6 +16,7 @@ import pytest
 import spex_jax as spex
 from spex_jax import base, cli
 from spex_jax.indices import attribution as attribution_lib
+from spex_jax.jobs import report
 from spex_jax.report import page
 from tests import command
 
@@ -292,3 +293,64 @@ def curve():
     "edges_chosen": 1, "num_pairs": 8, "edges": [edge, head],
     "circuits": [[0], [0, 1]],
   }  # fmt: skip
+
+
+def on_context(tokens=("a", " b", " c"), answer=(" x", "\u202ey")):
+  """As `spex context` writes it, with names of a stranger's."""
+  span = {
+    "span": [0, 2], "value": "log_probability", "values": [1.5, -0.5],
+    "none": -2.0, "total": 1.0, "terms": [[[0], 1.75], [[0, 1], -0.75]],
+    "sets": [{"sources": [0, 1], "kind": "either", "value": -0.75,
+              "interval": [-1.0, -0.5]}],
+    "needed": [], "r2": 0.9, "method": "exact", "criterion": "greedy",
+  }  # fmt: skip
+  total = {"none": -1.0, "pcxmi": 0.5, "values": [0.75, -0.25], "sum": 0.5,
+           "holds": True}  # fmt: skip
+  cited = span | {
+    "sources": [HOSTILE[0], HOSTILE[1]], "tokens": list(answer),
+    "response_ids": [1, 2], "forwards": 4, "decoder": "exact", "notes": [],
+    "spans": [span | {"cited": [0]}],
+    "totals": [total | {"token": t, "piece": answer[t]} for t in (0, 1)],
+  }  # fmt: skip
+  cue = {
+    "index": 1, "token": "y", "score": 2.0, "contrast": 3,
+    "contrast_token": "z", "contrast_text": HOSTILE[1],
+    "scores": [0.1, 0.9, 0.2], "output_scores": None, "chosen": [1],
+    "shift": 0.5,
+  }  # fmt: skip
+  return {
+    "metric": "kl_divergence", "method": "saliency",
+    "target": "contrast_prob_diff", "sensitivity": [0.1, 2.0], "selected": [1],
+    "cues": [cue], "context_tokens": list(tokens),
+    "output_context_tokens": [], "response_tokens": list(answer),
+    "citations": cited,
+  }  # fmt: skip
+
+
+def test_an_answer_and_its_context(tmp_path):
+  body = on_context()
+  (tmp_path / "mine.json").write_text(json.dumps(body))
+  run = report.read(tmp_path)
+  told = {name: (text, against) for name, text, against in run.trust}
+  assert told["total"] == (
+    "the sources sum to +1, v(all) - v(none) is +1 (log_probability)", False
+  )  # fmt: skip
+  assert told["tokens"][0].startswith("of 2 of 2")
+  kinds = [view["kind"] for view in run.views]
+  assert kinds == ["context", "table", "citations", "table"]
+  assert run.views[0]["response"] == [" x", "\\u202ey"]
+  assert run.views[1]["rows"] == [["\\u202ey", 2.0, HOSTILE[1], 0.5, "b"]]
+  parts = run.views[2]["parts"]
+  assert [part["name"] for part in parts] == ["the whole answer", "x",
+                                              "\\u202ey"]  # fmt: skip
+  assert [part["sum"] for part in parts] == [1.0, 0.5, 0.5]
+  page.html([run])
+
+  # Sums that do not meet the ends, or a field that is missing, are told.
+  body["citations"]["total"] = 2.0
+  (tmp_path / "mine.json").write_text(json.dumps(body["citations"]))
+  assert {n: b for n, _, b in report.read(tmp_path).trust}["total"]
+  del body["citations"]["values"]
+  (tmp_path / "mine.json").write_text(json.dumps(body["citations"]))
+  with pytest.raises(ValueError, match=r"mine.json .*'values'"):
+    report.read(tmp_path)

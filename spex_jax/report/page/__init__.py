@@ -21,7 +21,10 @@ from spex_jax import base
 from spex_jax import shown as shown_lib
 from spex_jax.indices import attribution as attribution_lib
 from spex_jax.indices import interactions as interactions_lib
+from spex_jax.report.page import contexts
 from spex_jax.report.page import views as views_lib
+from spex_jax.report.page.contexts import citations as citations
+from spex_jax.report.page.contexts import context as context
 from spex_jax.report.page.views import attribution as attribution
 from spex_jax.report.page.views import explanation as explanation
 from spex_jax.report.page.views import fields as fields
@@ -34,6 +37,7 @@ from spex_jax.report.page.views import table as table
 from spex_jax.report.page.views import trust as trust
 
 _FOLDER = pathlib.Path(__file__).parent
+_SCRIPTS = ("page.js", "contexts.js")
 _TALL = 640  # Pixels of the frame in a notebook.
 _BUTTONS = 300  # Players of an attribution that are shown as such.
 
@@ -66,7 +70,13 @@ def run_of(found: shown_lib.Shown, question: str = "") -> Run:
     question: what was asked; the title of its sheet by default.
   """
   sheet = found.sheet()
-  views, files = list(sheet.views), []
+  trust, views, files = list(sheet.trust), [], []
+  for view in sheet.views:
+    if "body" in view:
+      more, drawn = contexts.VIEWS[view["kind"]](view["body"])
+      trust, views = [*trust, *more], [*views, *drawn]
+    else:
+      views.append(view)
   if isinstance(found, interactions_lib.Interactions):
     views.append(sets(None, [found]))
     text = views_lib.shapiq(found)
@@ -78,7 +88,7 @@ def run_of(found: shown_lib.Shown, question: str = "") -> Run:
     columns = [np.asarray(c).tolist() for c in sheet.columns.values()]
     views.append(table(list(sheet.columns), list(zip(*columns)), "Table"))
   facts = {name: base.printable(text) for name, text in sheet.facts.items()}
-  trust = [(name, base.printable(text), bad) for name, text, bad in sheet.trust]
+  trust = [(name, base.printable(text), bad) for name, text, bad in trust]
   return Run(
     base.printable(question or sheet.title), trust, facts, views, files
   )
@@ -97,7 +107,9 @@ def html(runs: Sequence[Run], title: str = "") -> str:
   if not runs:
     raise ValueError("A page is of one run or more.")
   style = (_FOLDER / "page.css").read_text(encoding="utf-8")
-  script = (_FOLDER / "page.js").read_text(encoding="utf-8")
+  script = "".join(
+    (_FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS
+  )
   policy = (
     f"default-src 'none'; style-src {_digest(style)}; script-src "
     f"{_digest(script)}; img-src data:; base-uri 'none'; form-action 'none'"

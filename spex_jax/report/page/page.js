@@ -400,6 +400,8 @@ const SHOW = {
     circuit({ edges: view.edges, circuits: [[...view.edges.keys()]] }, 0, box);
   },
   curve: showCurve,
+  context: showContext,
+  citations: showCitations,
   table: (view, parent) => parent.append(
     table(view.columns, view.rows, view.title)),
   image: (view, parent) => {
