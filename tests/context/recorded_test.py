@@ -158,6 +158,18 @@ def test_attributions(made, method):
   assert checked, f"Inseq has no {method}"
 
 
+@pytest.mark.parametrize(
+  "method", ["layer_integrated_gradients", "layer_gradient_x_activation"]
+)
+def test_layers(made, method):
+  _, own, _, arrays = made
+  layer = "blocks.0.mlp.out"
+  if own.prefix is not None:
+    layer = "encoder.blocks.0.resid_post"
+  got = _attributed(made, method=method, layer=layer)
+  _close(_table(got), arrays[f"{method}_deep"], method)
+
+
 def test_step_scores(made):
   *_, arrays = made
   names = [name for name in steps.NAMES if f"step_{name}" in arrays]
