@@ -15,7 +15,8 @@ for GPT-2 is called `value_states` since transformers 4.50; ReAGent's sampler is
 a uniform one, for there is no nltk, and all that it draws is drawn anew at
 every step, from NumPy, and kept as `reagent_*`; neighbours of discretized
 gradients are `NEIGHBOURS`, for the argument is lost on its way. Crossentropy
-and perplexity are of the first of two equal texts: of one alone they fail.
+and perplexity are of the first of two equal texts, for of one they fail, and so
+of T5 alone. Layer integrated gradients are 0 everywhere, and are not kept.
 """
 
 import pathlib
@@ -26,6 +27,7 @@ import inseq
 import numpy as np
 import record_inseq
 import torch
+from inseq.attr.feat import perturbation_attribution
 from inseq.attr.feat.ops import monotonic_path_builder, reagent
 from inseq.attr.feat.ops.reagent_core import (
   importance_score_evaluator,
@@ -35,12 +37,12 @@ from inseq.attr.feat.ops.reagent_core import (
 METHODS = (
   "saliency", "input_x_gradient", "integrated_gradients",
   "sequential_integrated_gradients", "discretized_integrated_gradients",
-  "layer_integrated_gradients", "layer_gradient_x_activation", "occlusion",
+  "layer_gradient_x_activation", "occlusion",
   "attention", "value_zeroing", "reagent",
 )  # fmt: skip
 LAYER = {"gpt2": "transformer.h.0.mlp", "t5": "encoder.block.0.layer.1"}
 STEPS = (
-  "logit", "probability", "entropy", "top_p_size", "contrast_logits",
+  "logit", "probability", "entropy", "contrast_logits",
   "contrast_prob", "contrast_logits_diff", "contrast_prob_diff", "pcxmi",
   "in_context_pvi", "kl_divergence",
 )  # fmt: skip
@@ -51,7 +53,7 @@ ATTRIBUTED = (
 )  # fmt: skip
 RIVAL = "big and blue river"
 NEIGHBOURS = 8
-ROUNDS, PROBES, WIDTH = 12, 16, 24
+ROUNDS, PROBES, WIDTH = 30, 16, 16
 
 
 class Drawn:
@@ -105,13 +107,16 @@ def _patched(drawn):
   own.rand = drawn.rand
   importance_score_evaluator.torch = own
   token_replacer.torch = own
-  plain = reagent.Reagent.attribute
 
-  def attribute(self, *args, **kwargs):
-    drawn.reset()
-    return plain(self, *args, **kwargs)
+  class Reagent(reagent.Reagent):
+    def attribute(self, *args, **kwargs):
+      drawn.reset()
+      return super().attribute(*args, **kwargs)
 
-  reagent.Reagent.attribute = attribute
+  perturbation_attribution.Reagent = Reagent
+
+
+def _with_neighbours():
   load = monotonic_path_builder.MonotonicPathBuilder.load
   monotonic_path_builder.MonotonicPathBuilder.load = staticmethod(
     lambda *args, **kwargs: load(
@@ -200,12 +205,13 @@ def record(family, path, names):
       if method.startswith("layer"):
         run(f"{method}_deep", method, LAYER[family])
     contrast = {"contrast_targets": rival}
-    for own, twice in ((STEPS, False), (DOUBLED, True)):
-      other = {} if twice else contrast
-      found = run(
-        f"printed{'_doubled' * twice}", "saliency", twice=twice,
-        step_scores=list(own), top_p=0.7, **other,
-      )  # fmt: skip
+    # A divergence of a share of the tokens is NaN, so it is of all.
+    for last, own, other in (
+      ("", STEPS, contrast),
+      ("_doubled", DOUBLED, {"twice": True}),
+      ("_share", ("top_p_size",), {"top_p": 0.7}),
+    ):
+      found = run(f"printed{last}", "saliency", step_scores=list(own), **other)
       for name in () if found is None else own:
         arrays[f"step_{name}"] = found.step_scores[name].numpy()
     for name in ATTRIBUTED:
@@ -227,6 +233,7 @@ def record(family, path, names):
 
 
 if __name__ == "__main__":
+  _with_neighbours()
   folder = pathlib.Path(sys.argv[1])
   folder.mkdir(parents=True, exist_ok=True)
   for family in ("gpt2", "t5"):
