@@ -192,7 +192,7 @@ def record(family, path, names):
         out.save(path / f"{family}_attribution.json", overwrite=True)
       for side in ("source", "target"):
         scores = _joined(sequence, side)
-        if scores is not None:
+        if scores is not None and not name.startswith("printed"):
           last = f"{name}_target" if side == "target" else name
           arrays[name if family == "gpt2" else last] = scores
       print(family, name, "done", type(sequence).__name__, flush=True)
