@@ -8,7 +8,12 @@ import pytest
 
 from spex_jax import settings, usage
 from spex_jax.context import scored
-from spex_jax.jobs import context_attribute, context_dataset, sweeping
+from spex_jax.jobs import (
+  context_attribute,
+  context_dataset,
+  context_names,
+  sweeping,
+)
 from tests import command
 from tests.jobs import small
 from tests.models import checkpoints
@@ -62,7 +67,7 @@ def test_texts_to_both_forms(model, tmp_path, capsys):
   known = {f"config.{name}" for name in settings.kinds(
     context_attribute.Attribute)}  # fmt: skip
   known |= {*settings.kinds(usage.ContextAttribute)}
-  assert {*usage._OF_INSEQ_ATTRIBUTE.values()} <= known
+  assert {*context_names.ATTRIBUTE.values()} <= known
   assert "usage: spex context attribute" in _run(capsys, "--help")
 
 
