@@ -169,7 +169,7 @@ def test_layers_of_the_embedding_are_the_embedding():
     np.testing.assert_allclose(got.scores, want.scores, rtol=1e-5)
 
 
-def test_reagent_finds_the_only_token_that_matters():
+def test_reagents_shares_are_of_what_a_step_sees():
   found = context.attribute(
     _net(), _made(), method="reagent", key=jax.random.key(2), steps_of=[0, 2]
   )
