@@ -1,6 +1,6 @@
 """Records what Inseq 0.7.1's `attribute` gives for random GPT-2 and T5.
 
-  python third_party/record_inseq_attribute.py tests/context/recorded [NAME...]
+  python -m third_party.record_inseq_attribute tests/context/recorded [NAME...]
 
 With names, of arrays below, these alone are recorded anew. Takes 3 minutes.
 Numbers only, of the models and texts of `record_inseq.py`, whose environment it
@@ -25,7 +25,6 @@ import tempfile
 
 import inseq
 import numpy as np
-import record_inseq
 import torch
 from inseq.attr.feat import perturbation_attribution
 from inseq.attr.feat.ops import monotonic_path_builder, reagent
@@ -33,6 +32,8 @@ from inseq.attr.feat.ops.reagent_core import (
   importance_score_evaluator,
   token_replacer,
 )
+
+from third_party import record_inseq
 
 METHODS = (
   "saliency", "input_x_gradient", "integrated_gradients",
@@ -212,8 +213,8 @@ def record(family, path, names):
       ("_share", ("top_p_size",), {"top_p": 0.7}),
     ):
       found = run(f"printed{last}", "saliency", step_scores=list(own), **other)
-      for name in () if found is None else own:
-        arrays[f"step_{name}"] = found.step_scores[name].numpy()
+      if found is not None:
+        arrays |= {f"step_{x}": found.step_scores[x].numpy() for x in own}
     for name in ATTRIBUTED:
       own = contrast if name.startswith(("contrast", "pc", "in_")) else {}
       run(
