@@ -413,7 +413,9 @@ def _word_of(first: str, word: str) -> Word:
 
 def _context(arguments: Sequence[str]) -> None:
   word = arguments[0] if arguments[:1] and arguments[0] in _ASKED else ""
-  rest = usage.of_inseq(arguments[bool(word) :], word)
+  from spex_jax.jobs import context_names
+
+  rest = context_names.of_inseq(arguments[bool(word) :], word)
   _run(f"context_{word}" if word else "context", rest)
 
 

@@ -4,7 +4,6 @@ Flags and settings, with their help, are fields of classes.
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 from spex_jax import settings
 
@@ -465,53 +464,6 @@ CONTEXTS = {
   "attribute": (ContextAttribute, _ATTRIBUTE),
   "cite": (ContextCite, _CITE),
 }
-
-# Arguments of `inseq attribute-context`, and what they are here.
-_OF_INSEQ = {
-  "model_name_or_path": "model",
-  "input_context_text": "context",
-  "input_current_text": "query",
-  "output_current_text": "response",
-  "save_path": "output",
-  "context_sensitivity_metric": "config.sensitivity",
-  "context_sensitivity_std_threshold": "config.at",
-  "context_sensitivity_topk": "config.most",
-  "attribution_method": "config.attribution",
-  "attributed_fn": "config.target",
-  "attribution_std_threshold": "config.cue_at",
-  "attribution_topk": "config.cue_most",
-  "input_template": "config.template",
-  "contextless_input_current_text": "config.contextless",
-  "output_context_text": "config.output_context",
-}
-
-# Of `inseq attribute`, with one text.
-_OF_INSEQ_ATTRIBUTE = {
-  "model_name_or_path": "model",
-  "input_texts": "prompt",
-  "generated_texts": "response",
-  "save_path": "output",
-  "attribution_method": "config.method",
-  "attributed_fn": "config.target",
-}
-
-
-def of_inseq(arguments: Sequence[str], word: str = "") -> list[str]:
-  """Arguments by our names, `--NAME VALUE` of Inseq's as `--NAME=VALUE`.
-
-  Args:
-    arguments: of the command.
-    word: of `CONTEXTS`.
-  """
-  known = _OF_INSEQ_ATTRIBUTE if word == "attribute" else _OF_INSEQ
-  found, words = [], iter(arguments)
-  for word in words:
-    name, is_set, value = word.removeprefix("--").partition("=")
-    if word.startswith("--") and name in known:
-      value = value if is_set else next(words, "")
-      word = f"--{known[name]}={value}"
-    found.append(word)
-  return found
 
 
 def one_line(error: BaseException) -> str:

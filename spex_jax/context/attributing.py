@@ -142,7 +142,7 @@ def attribute(
   found = methods.METHODS[method](game)
   num = len(made.source)
   # The last token of the response is behind every step.
-  prefix = np.pad(found[:, num:], [(0, 0), (0, 1)]) if also else None
+  outside = np.pad(found[:, num:], [(0, 0), (0, 1)]) if also else None
   behind = np.append(made.before, made.response[-1])
   return scored.Attribution(
     method,
@@ -155,7 +155,7 @@ def attribute(
     tuple(made.response.tolist()),
     tuple(chosen.tolist()),
     found[:, :num],
-    prefix,
+    outside,
     printed,
     pair,
   )

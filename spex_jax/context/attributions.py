@@ -176,7 +176,8 @@ def _integrated(held, params, inputs, places, shared, blank, nodes, weights):
   zeros = jax.tree.map(lambda x: jnp.zeros((len(places), *x.shape)), step)
   mean, _ = jax.lax.scan(one, zeros, (nodes, weights))
   return {
-    name: _norm(mean[site] * step[site]) for name, site in held.sites.items()
+    name: _norm(mean[site] * step[site][None])
+    for name, site in held.sites.items()
   }
 
 
@@ -202,7 +203,7 @@ def _sequential(
 
     start = jnp.zeros((len(places), at[site].shape[-1]))
     mean, _ = jax.lax.scan(one, start, (nodes, weights))
-    return jnp.linalg.norm(mean * step[site][0, place], axis=-1)
+    return jnp.linalg.norm(mean * step[site][:, place], axis=-1)
 
   found = {}
   for name, site in held.sites.items():

@@ -160,8 +160,8 @@ def impute(
     ),
     _spans(runs, masks=method in (*SETS, *methods.MASKING)),
     stand_in(net) if unknown is None else unknown,
-    key,
-    budget,
+    key=key,
+    budget=budget,
   )
   sets = None
   if method in SETS:

@@ -139,7 +139,7 @@ def output(found: Sequence[Any], **info: Any) -> dict[str, Any]:
   ends = [each["attributes"] for each in sequences]
   settings = {
     "attribution_method": found[0].method,
-    "attributed_fn": found[0].target,
+    "attributed_fn": f"{found[0].target}_fn",
     "attribute_target": found[0].prefix_scores is not None,
     "attr_pos_start": ends[0]["attr_pos_start"],
     "attr_pos_end": max(each["attr_pos_end"] for each in ends),
@@ -173,10 +173,9 @@ def fields_of(given: Mapping[str, Any], where: Any) -> Iterator[dict[str, Any]]:
   """
   info = given["attributes"]["info"]
   for each in given["attributes"]["sequence_attributions"]:
-    own = each["attributes"]
-    read = functools.partial(
-      _scores, is_norm=own["_aggregator"] == "vnorm", where=where
-    )
+    own, kind = each["attributes"], each[_TYPE][1]
+    is_norm = kind.startswith("Granular")
+    read = functools.partial(_scores, is_norm=is_norm, where=where)
     start, end = own["attr_pos_start"], own["attr_pos_end"]
     pair = own["source_attributions"] is not None
     target = [x["attributes"] for x in own["target"]]
@@ -191,7 +190,7 @@ def fields_of(given: Mapping[str, Any], where: Any) -> Iterator[dict[str, Any]]:
     steps = own["step_scores"] or {}
     yield {
       "method": info.get("attribution_method", ""),
-      "target": info.get("attributed_fn", "probability"),
+      "target": info.get("attributed_fn", "probability").removesuffix("_fn"),
       **{k: tuple(x["token"] for x in part) for k, part in parts.items()},
       **{f"{k}_ids": tuple(x["id"] for x in v) for k, v in parts.items()},
       "steps": tuple(range(end - start)),
@@ -241,17 +240,6 @@ def _sequence(found) -> dict[str, Any]:
     sequence_scores={},
     attr_pos_start=start,
     attr_pos_end=start + num,
-    _aggregator=[],
-    _dict_aggregate_fn={
-      "source_attributions": {"spans": "absmax"},
-      "target_attributions": {"spans": "absmax"},
-      "step_scores": {"spans": {}},
-    },
-    _attribution_dim_names={
-      f"{side}_attributions": {"0": "Input Tokens", "1": "Generated Tokens"}
-      for side in ("source", "target")
-    },
-    _num_dimensions=2,
   )
 
 

@@ -137,7 +137,7 @@ def _along(held, params, inputs, places, shared, points):
     added = jax.tree.map(jnp.subtract, here, at)
     found = jax.lax.map(stepping.slopes(value, added), eye)
     return jax.tree.map(
-      lambda t, g, a, b: t + g * (b - a), total, found, here, ahead
+      lambda t, g, a, b: t + g * (b - a)[None], total, found, here, ahead
     ), None
 
   zeros = jax.tree.map(lambda x: jnp.zeros((len(places), *x.shape)), at)

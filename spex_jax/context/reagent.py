@@ -134,7 +134,11 @@ def _rounds(held, params, inputs, places, token, at, state, draws):
   chex.assert_shape(ids, (1, None))
   pair = "decoder_input_ids" in inputs
   steps = jnp.arange(len(places))
-  seen = at <= places[:, None] if not pair else jnp.ones((len(places), 1), bool)
+  seen = (
+    at[None] <= places[:, None]
+    if not pair
+    else jnp.ones((len(places), 1), bool)
+  )
 
   def logits(rows, places):
     many = len(rows)
@@ -157,12 +161,12 @@ def _rounds(held, params, inputs, places, token, at, state, draws):
     probed = rows.at[:, at].set(jnp.where(replaced, tokens, rows[:, at]))
     drop = plain[:, None] - share(logits(probed, places)).T  # [S, N]
     gain = jax.scipy.special.logit(
-      jnp.where(replaced, drop[..., None], -drop[..., None]) * 0.5 + 0.5
+      jnp.where(replaced[None], drop[..., None], -drop[..., None]) * 0.5 + 0.5
     )
     importance = jnp.where(ended[..., None], importance, importance + gain)
 
     def stops(step):
-      own = jnp.where(seen[step], importance[step], -jnp.inf)
+      own = jnp.where(seen[step][None], importance[step], -jnp.inf)
       order = jnp.argsort(-own, axis=-1)
       best = jnp.argsort(order, axis=-1) < KEPT
       left = rows.at[:, at].set(jnp.where(best, rows[:, at], others))

@@ -249,7 +249,9 @@ def load(path: str | os.PathLike) -> list[Attribution]:
       f"{path} holds no attribution: it has {sorted(given)[:5]}, needed are "
       f"{sorted(names)}."
     )
-  made = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+  made: dict[str, Any] = {
+    k: tuple(v) if isinstance(v, list) else v for k, v in given.items()
+  }
   array = lambda x: None if x is None else np.array(x, np.float64)
   made |= {k: array(given[k]) for k in ("scores", "prefix_scores")}
   made["step_scores"] = {k: array(v) for k, v in given["step_scores"].items()}

@@ -243,7 +243,7 @@ def under_dropout(
   return drawn.mean(axis=0), drawn.std(axis=0, ddof=1)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=0)
 def _dropped(held, rate, params, inputs, places, token, keys):
   """p(y) `[K, S]`, of each key's dropout."""
   ends = (".attn.pattern", ".cross.pattern", ".attn.out", ".cross.out")

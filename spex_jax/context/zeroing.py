@@ -73,9 +73,9 @@ def _shares(held, params, inputs, places, side, stack, values, causal):
   shares = jax.lax.map(of, jnp.arange(length))  # [P, L, D]
   shares = jnp.where(shares < LEAST, 0, shares)
   if causal:
-    seen = jnp.arange(shares.shape[2]) >= jnp.arange(length)[:, None]
+    seen = jnp.arange(shares.shape[2])[None] >= jnp.arange(length)[:, None]
     shares = jnp.where(seen[:, None], shares, 0)
-  total = shares.sum(axis=0)
+  total = shares.sum(axis=0, keepdims=True)
   shares = shares / jnp.where(total == 0, 1, total)
   return shares.mean(axis=1).T[places]
 

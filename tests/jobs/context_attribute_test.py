@@ -8,7 +8,12 @@ import pytest
 
 from spex_jax import settings, usage
 from spex_jax.context import scored
-from spex_jax.jobs import context_attribute, context_dataset, sweeping
+from spex_jax.jobs import (
+  context_attribute,
+  context_dataset,
+  context_names,
+  sweeping,
+)
 from tests import command
 from tests.jobs import small
 from tests.models import checkpoints
@@ -46,7 +51,7 @@ def test_texts_to_both_forms(model, tmp_path, capsys):
   assert "".join(found.response) == "ĠwasĠfun"
   _run(
     capsys, *asked, "--config.format=inseq", "--config.join=sum",
-    "--config.normalise=true", "--config.steps=0,1,2",
+    "--config.normalise=true",
   )  # fmt: skip
   given = json.loads(path.read_text())
   assert given["__instance_type__"][1] == "FeatureAttributionOutput"
@@ -55,12 +60,14 @@ def test_texts_to_both_forms(model, tmp_path, capsys):
     capsys, "--model_name_or_path", model, "--input_texts", "the film",
     "--generated_texts", " was fun", "--save_path", str(path),
     "--attribution_method", "occlusion", "--attributed_fn", "logit",
+    "--config.steps=0,1",
   )  # fmt: skip
-  assert scored.load(path)[0].method == "occlusion"
+  (found,) = scored.load(path)
+  assert found.method == "occlusion" and found.steps == (0, 1)
   known = {f"config.{name}" for name in settings.kinds(
     context_attribute.Attribute)}  # fmt: skip
   known |= {*settings.kinds(usage.ContextAttribute)}
-  assert {*usage._OF_INSEQ_ATTRIBUTE.values()} <= known
+  assert {*context_names.ATTRIBUTE.values()} <= known
   assert "usage: spex context attribute" in _run(capsys, "--help")
 
 
