@@ -21,8 +21,8 @@ def at_once(tokens: int, plain: bool = False) -> int:
 
   Args:
     tokens: of one run, of all its pairs.
-    plain: whether no edge is cut, so that a run holds little. Then more of them
-      share what a CPU reads of the weights, which are most of the logits' cost.
+    plain: whether no edge is cut, so that a run holds little: then a CPU is
+      quicker with more of them at once.
   """
   room = 256 * (4 if plain else 1)
   room = room if jax.default_backend() == "cpu" else 16_384
