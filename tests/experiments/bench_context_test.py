@@ -1,10 +1,13 @@
 """The benchmark of contexts runs at its quick size, without the peers."""
 
+import pytest
+
 from experiments import bench_context
 from spex_jax.models import hub
 from tests.jobs import small
 
 
+@pytest.mark.slow
 def test_the_quick_size(tmp_path):
   folder = small.gpt2(tmp_path / "model", n_layer=1, n_positions=256)
   found = list(
