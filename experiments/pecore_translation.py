@@ -86,7 +86,7 @@ class Config:
 
   width: int = 48
   blocks: int = 2
-  steps: int = 400
+  steps: int = 500
   batch: int = 128
   examples: int = 100
   held: int = 1000
