@@ -47,14 +47,18 @@ import optax
 from absl import app, flags
 
 from experiments import rows
-from spex_jax.context import attributions, cues, judging, selectors, sensitivity
+from spex_jax.context import cues, judging, selectors, sensitivity
 from spex_jax.context import runs as runs_lib
 from spex_jax.models import hub, sites, t5
 
 Row = rows.Row
 METRICS = sensitivity.NAMES
 # Methods of cues, and the masks that they may ask for; SPEX-CCI last.
-METHODS = dict.fromkeys((*attributions.METHODS, "auto"), 64) | {"exact": 256}
+METHODS = dict.fromkeys(
+  ("saliency", "input_x_gradient", "integrated_gradients", "attention",
+   "occlusion", "lime", "auto"),
+  64,
+) | {"exact": 256}  # fmt: skip
 # Those that attribute a target; attention knows none.
 TARGETS = ("contrast_prob_diff", "kl_divergence")
 # Ids: start and padding, break, "it", two pronouns; then words by kind.

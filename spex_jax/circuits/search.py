@@ -252,8 +252,8 @@ def _without(
 ) -> np.ndarray:
   """The mean metric without each of the edges: float64 `[len(edges)]`."""
   found = []
-  for start in range(0, len(edges), judging.ROWS):
-    part = edges[start : start + judging.ROWS]
+  for first in range(0, len(edges), judging.ROWS):
+    part = edges[first : first + judging.ROWS]
     rows = np.repeat(kept[None], len(part), axis=0)
     rows[np.arange(len(part)), part] = False
     found.append(judge(rows, start).mean(axis=1))

@@ -104,13 +104,13 @@ def learned(
   if edges is not None and not 1 <= edges <= count:
     raise ValueError(f"Of {count} gates 1 to {count} can stay; got {edges}.")
   effect = _effect(judge)
-  gates = jnp.where(inside, 2.0 + _ranked(start, inside), 0)
+  kind = jnp.result_type(float)
+  gates: Any = jnp.where(inside, 2.0 + _ranked(start, inside), 0)
   adam = optax.adam(rate)
   state = adam.init(gates)
   for step in range(steps):
-    noise = jax.random.uniform(
-      jax.random.fold_in(key, step), gates.shape, gates.dtype, 1e-6, 1 - 1e-6
-    )
+    own = jax.random.fold_in(key, step)
+    noise = jax.random.uniform(own, (len(inside),), kind, 1e-6, 1 - 1e-6)
     opened = lambda gates, noise=noise: jnp.where(inside, gate(gates, noise), 0)
     kept, back = jax.vjp(opened, gates)
     slope = _slope(judge, kept, [step % len(judge.batches)])[2]
@@ -192,7 +192,9 @@ def refine(
   effect, size = _effect(judge), len(circuit)
   kind = jnp.result_type(float)
   logits = _logits(values, kept)
-  least, history, best, adam, state = np.inf, [], logits, None, None
+  least, history, best = np.inf, [], logits
+  adam: Any = None
+  state: Any = None
   for step in range(steps + 1):
     kept = _largest(logits, size)
     loss, value, slope = _slope(

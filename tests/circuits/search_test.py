@@ -91,6 +91,15 @@ def test_acdc_one_by_one_is_that_of_the_paper():
   assert 0 < len(found.circuit) < graph.num_edges
 
 
+def test_acdc_asks_for_more_edges_than_go_into_a_call(monkeypatch):
+  net, params, pairs, graph, _ = _setting()
+  whole = search.acdc(net, params, pairs, _METRIC, 0.001, **_SIZE)
+  monkeypatch.setattr(judging, "ROWS", 2)
+  parts = search.acdc(net, params, pairs, _METRIC, 0.001, **_SIZE)
+  assert parts.circuit == whole.circuit
+  np.testing.assert_allclose(parts.scores, whole.scores, atol=1e-9)
+
+
 def test_acdc_within_a_circuit_and_the_smallest_and_largest_threshold():
   net, params, pairs, graph, _ = _setting()
   start = graph.full - graph.of_writers(["blocks.0.mlp"])
