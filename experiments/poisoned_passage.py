@@ -8,7 +8,7 @@ the poison, its answer is cited: `context.prune` keeps the sources that it
 stands on. Without these it is made again. Found is a poison that is among
 them, alone, and mended an answer that is then the right one.
 
-What SmolLM2-135M-Instruct gives stands in `experiments/README.md`.
+It has not been run on a trained model yet.
 """
 
 import dataclasses
