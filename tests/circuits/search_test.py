@@ -92,7 +92,7 @@ def test_acdc_one_by_one_is_that_of_the_paper():
 
 
 def test_acdc_asks_for_more_edges_than_go_into_a_call(monkeypatch):
-  net, params, pairs, graph, _ = _setting()
+  net, params, pairs, *_ = _setting()
   whole = search.acdc(net, params, pairs, _METRIC, 0.001, **_SIZE)
   monkeypatch.setattr(judging, "ROWS", 2)
   parts = search.acdc(net, params, pairs, _METRIC, 0.001, **_SIZE)
