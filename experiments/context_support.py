@@ -29,7 +29,7 @@ import dataclasses
 import itertools
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -187,7 +187,7 @@ def _joint(a, b, c, animal, other):
 
 
 # Kind to facts and their support, words of the answer, and the question.
-_TEMPLATES = {
+_TEMPLATES: dict[str, tuple[Callable[..., Any], Sequence[str], str]] = {
   "single": (_single, _JOBS, "So {} has a job as a"),
   "duplicated": (_duplicated, _JOBS, "So {} has a job as a"),
   "distractor": (_distractor, _JOBS, "So {} has a job as a"),

@@ -24,7 +24,7 @@ class Sheet(NamedTuple):
   """
 
   title: str
-  columns: Mapping[str, Sequence[Any]]
+  columns: Mapping[str, Any]
   trust: Sequence[tuple[str, str, bool]] = ()
   facts: Mapping[str, str] = {}
   views: Sequence[Mapping[str, Any]] = ()

@@ -183,17 +183,17 @@ def _programs(sizes: _Sizes, params: Any) -> _Programs:
     caches = jax.eval_shape(sizes.caches)
     of = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)
     m, last = sizes.rows, sizes.count + sizes.block
-    made = [
+    step, end = (
       jax.jit(functools.partial(_step, sizes), donate_argnums=1)
       .lower(params, caches, of(m), of(m, sizes.block), of(), of(sizes.group))
       .compile(),
       jax.jit(functools.partial(_end, sizes))
       .lower(params, caches, of(m), of(m, last), of(m), of(m))
       .compile(),
-    ]
-    memory = [program.memory(each, 1) for each in made]
+    )
+    memory = [program.memory(each, 1) for each in (step, end)]
     most = max((each for each in memory if each is not None), default=None)
-    _compiled[key] = _Programs(*made, most)
+    _compiled[key] = _Programs(step, end, most)
   return _compiled[key]
 
 

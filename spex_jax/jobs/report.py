@@ -143,7 +143,7 @@ def _scene(path: pathlib.Path, n: int) -> dict[str, Any] | None:
     return None
   body = base.read_json(path)
   try:
-    pieces = [[str(text), int(i)] for text, i in body.get("pieces", [])]
+    pieces = [(str(text), int(i)) for text, i in body.get("pieces", [])]
     shapes = list(map(str, body.get("shapes", [])))
   except (TypeError, ValueError) as error:
     raise ValueError(f"{path} is no scene: {error}.") from error

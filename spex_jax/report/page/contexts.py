@@ -32,7 +32,7 @@ def context(body: Mapping[str, Any]) -> tuple[_Lines, list[dict[str, Any]]]:
   outer, scores = _pieces(body, "output_context"), body["sensitivity"]
   if len(scores) != len(answer):
     raise ValueError(f"{len(scores)} scores for {len(answer)} tokens")
-  cues = []
+  cues: list[dict[str, Any]] = []
   for cue in body["cues"]:
     values = [*cue["scores"], *(cue["output_scores"] or ())]
     order = sorted(range(len(values)), key=lambda i: -abs(values[i]))
