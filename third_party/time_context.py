@@ -15,6 +15,7 @@ import contextlib
 import json
 import sys
 import time
+from typing import Any
 
 import torch
 import transformers
@@ -107,7 +108,8 @@ def cite(given):
 
 def _timed(run, repeats):
   """Seconds of each call behind the first, and what the last one gave."""
-  seconds, found = [], None
+  seconds: list[float] = []
+  found: Any = None
   for _ in range(1 + repeats):
     begin = time.perf_counter()
     found = run()

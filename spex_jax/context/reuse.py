@@ -193,7 +193,7 @@ def _programs(sizes: _Sizes, params: Any) -> _Programs:
     ]
     memory = [program.memory(each, 1) for each in made]
     most = max((each for each in memory if each is not None), default=None)
-    _compiled[key] = _Programs(*made, most)
+    _compiled[key] = _Programs(made[0], made[1], most)
   return _compiled[key]
 
 
