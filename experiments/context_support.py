@@ -200,7 +200,7 @@ def _recorded(net, name, kind, rng) -> dict[str, Any] | None:
   write, words, query = _TEMPLATES[kind]
   names = [str(each) for each in rng.permutation(_NAMES)[:3]]
   word, other = (str(each) for each in rng.permutation(words)[:2])
-  facts, support = write(*names, word, other)
+  facts, support = write(names[0], names[1], names[2], word, other)
   texts = [*facts, *rng.permutation(FILLERS)[: _OWN - len(facts)]]
   place = rng.permutation(_OWN)
   at = np.argsort(place)
