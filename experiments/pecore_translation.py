@@ -15,7 +15,7 @@ step): average precision, and macro F1 at mean + 1 standard deviation, per
 example as in the paper (Sarti et al., arXiv:2310.01188); "random" has scores
 of chance. Means over examples, right translations or not. Where there are two
 nouns, "sets" tells how often the largest pair of a method is theirs, with the
-sign of "either of". Two cores: half a minute of training, eight in all.
+sign of "either of". Training takes half a minute on two cores.
 
 The paper's models are hub names: `context-mt/scat-marian-small-ctx4-cwd1-en-fr`
 is its Opus Small, `...-big-...` its Opus Large; mBART's kind is not read here.
