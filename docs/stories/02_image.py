@@ -85,7 +85,12 @@ game = features.game(
 )
 value_fn = evaluate.compiled(game)
 explanation = spex.explain(
-  value_fn, budget=2000, method="gram", key=jax.random.key(3)
+  value_fn,
+  budget=2000,
+  method="gram",
+  key=jax.random.key(3),
+  names=players.names,
+  units=game.units,
 )
 print(explanation)
 

@@ -44,18 +44,18 @@ right = np.asarray(logits).argmax(axis=1) == test.labels
 print(f"{name}: {right.mean():.1%} of {test.num_examples} other digits right")
 
 # %%
-# What is read: the margin of the right digit, averaged over 64 test images. An
+# What is read: the margin of the right digit, averaged over 16 test images. An
 # absent head gives zeros. Twelve heads have 4,096 masks, and all are asked.
 
-inputs = {"pixel_values": test.pixels[:64]}
-each = readouts.margins(test.labels[:64])
+inputs = {"pixel_values": test.pixels[:16]}
+each = readouts.margins(test.labels[:16])
 players = components.heads(components.shapes(net, params, **inputs))
 value_fn = components.evaluator(
   net,
   players,
   inputs,
   lambda output, inputs: each(output, inputs).mean(keepdims=True),
-  batch_size=64,
+  batch_size=128,
 )
 explanation = spex.explain(
   value_fn,
@@ -70,11 +70,11 @@ print(explanation)
 # Where interactions lie: within layers, or between them?
 
 layer_of = layers.of_names(players.names)
-print(layers.energy(explanation.fourier.target(0), layer_of))
+print(layers.energy(explanation.fourier, layer_of))
 
 # %%
 # Rows are layers, colours what a head is worth, arcs pairs of heads: negative
 # ones back each other up.
 
-found = explanation.interactions("FBII", order=2, target=0)
+found = explanation.interactions("FBII", order=2)
 figure = plots.grid(found, layer_of, title="mean margin of the right digit")
