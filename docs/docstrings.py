@@ -68,10 +68,10 @@ def plain(lines: list[str]) -> list[str]:
   for number, line in enumerate(lines):
     inside = inside or bool(_SECTION.match(line))
     indented = line.startswith(" ") and bool(line.strip())
+    begins = indented and (not number or not lines[number - 1].strip())
     example = bool(line.strip()) and (example or line.lstrip()[:3] == ">>>")
-    if not inside and indented and not literal:
-      before = number == 0 or not lines[number - 1].strip()
-      text += ["::", ""] if before else ["", "::", ""]
+    if not inside and begins and not literal:
+      text += ["::", ""]
       literal = True
     elif literal and line.strip() and not indented:
       out += [""]

@@ -6,15 +6,24 @@ from docutils import nodes
 from docutils.utils.math import latex2mathml
 
 
+def _tree(node: Any, as_block: bool) -> str:
+  """Braces keep the height of what they hold."""
+  tree = latex2mathml.tex2mathml(node.astext(), as_block=as_block)
+  for brace in "{}":
+    tree = tree.replace(f"<mo>{brace}<", f'<mo stretchy="false">{brace}<')
+  return tree
+
+
 def _inline(self: Any, node: Any) -> None:
-  self.body.append(latex2mathml.tex2mathml(node.astext(), as_block=False))
+  self.body.append(_tree(node, False))
   raise nodes.SkipNode
 
 
 def _block(self: Any, node: Any) -> None:
-  self.body.append(self.starttag(node, "div", CLASS="math"))
-  self.body.append(latex2mathml.tex2mathml(node.astext(), as_block=True))
-  self.body.append("</div>")
+  # Room for exponents, which the theme cuts off.
+  style = "padding: 0.4em 0"
+  self.body.append(self.starttag(node, "div", CLASS="math", STYLE=style))
+  self.body.append(_tree(node, True) + "</div>")
   raise nodes.SkipNode
 
 
