@@ -56,6 +56,7 @@ sphinx_gallery_conf = {
   "abort_on_example_error": True,
   "download_all_examples": False,
   "show_memory": False,
+  "write_computation_times": False,  # A page with scripts from elsewhere.
   "show_signature": False,
   "remove_config_comments": True,
   "plot_gallery": "True",
