@@ -13,8 +13,11 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import docstrings
+from absl import logging
 
 import spex_jax
+
+logging.set_verbosity(logging.WARNING)
 
 project = "spex_jax"
 author = "the authors of spex_jax"

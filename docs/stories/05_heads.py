@@ -32,7 +32,7 @@ learner = learners.classifier(
   net.init,
   lambda params, x: net.apply(params, pixel_values=x).logits,
   10,
-  loop.Recipe(12, 64, 3e-3, schedule="cosine"),
+  loop.Recipe(12, 64, 6e-3, schedule="cosine"),
 )
 data = {"x": jnp.asarray(train.pixels), "y": jnp.asarray(train.labels)}
 params, finite = jax.jit(learner.fit)(
@@ -45,7 +45,7 @@ print(f"{name}: {right.mean():.1%} of {test.num_examples} other digits right")
 
 # %%
 # What is read: the margin of the right digit, averaged over 16 test images. An
-# absent head gives zeros. Twelve heads have 4,096 masks, and all are asked.
+# absent head gives zeros. Of 4,096 masks of twelve heads 1,000 are asked.
 
 inputs = {"pixel_values": test.pixels[:16]}
 each = readouts.margins(test.labels[:16])
@@ -59,7 +59,8 @@ value_fn = components.evaluator(
 )
 explanation = spex.explain(
   value_fn,
-  budget=4096,
+  budget=1000,
+  method="gram",
   key=jax.random.key(3),
   names=players.names,
   units="logit",

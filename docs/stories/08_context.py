@@ -82,4 +82,4 @@ sets = context.pecore(
   budget=256,
   key=jax.random.key(0),
 ).sets
-print(sets.interactions("FBII", order=2, names=before, target=0).top(6))
+print(sets.interactions("FBII", order=2, names=list(before), target=0).top(6))
