@@ -46,40 +46,33 @@ found = context.pecore(
   net,
   runs,
   metric="pcxmi",
-  method="input_x_gradient",
-  target="contrast_prob_diff",
+  method="auto",
+  target="pcxmi",
   targets="all",
+  budget=256,
+  key=jax.random.key(0),
 )
 for token, bits in zip(response, found.sensitivity):
   print(f"{token}: {bits:+.2f} bits from the context")
 
 # %%
-# Cues of every token: the context's tokens that its prediction owes it to.
+# Cues of every token, by masks: what is lost without a token of the context, on
+# average over the others. All 256 subsets of the context are asked.
 
 cues = np.array([cue.scores for cue in found.cues])
 figure = plots.heatmap(
   cues,
-  list(response),
+  [f"{place} {token}" for place, token in enumerate(response, 1)],
   list(before),
   row_name="answer",
   column_name="context",
-  units="probability",
+  units="bits",
   title="What each token of the answer owes to the context",
 )
 
 # %%
-# Gradients say what small changes do. Masks say what is lost without a token,
-# and which tokens are needed together: the same question, by sets, for the
-# first B. All 256 masks of the context are asked.
+# The same masks say which tokens are needed together. For the first B:
 
-sets = context.pecore(
-  net,
-  runs,
-  metric="pcxmi",
-  method="auto",
-  target="pcxmi",
-  targets=[0],
-  budget=256,
-  key=jax.random.key(0),
-).sets
-print(sets.interactions("FBII", order=2, names=list(before), target=0).top(6))
+print(
+  found.sets.interactions("FBII", order=2, names=list(before), target=0).top(6)
+)
