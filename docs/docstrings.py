@@ -12,6 +12,7 @@ _INNER = ("configs", "jobs")
 _SECTION = re.compile(
   r"(Args|Arguments|Attributes|Returns|Raises|Yields|Example|Examples):\s*$"
 )
+_ITEM = re.compile(r"([-*]|\d+\.) ")
 _LITERAL = re.compile(r"(`[^`\n]+(?:\n[^`\n]+)*`)")
 _MARKUP = re.compile(r"[\\*|]|(?<=\w)_(?!\w)")
 
@@ -64,14 +65,16 @@ def plain(lines: list[str]) -> list[str]:
   """A Google docstring in which nothing but its sections is markup."""
   out: list[str] = []
   text: list[str] = []  # Lines that are neither an example nor a literal block.
-  inside = literal = example = False
+  inside = literal = example = item = False
   for number, line in enumerate(lines):
     inside = inside or bool(_SECTION.match(line))
     indented = line.startswith(" ") and bool(line.strip())
-    begins = indented and (not number or not lines[number - 1].strip())
+    if line.strip() and not indented:
+      item = bool(_ITEM.match(line))
     example = bool(line.strip()) and (example or line.lstrip()[:3] == ">>>")
-    if not inside and begins and not literal:
-      text += ["::", ""]
+    if not inside and indented and not literal and not item:
+      before = number == 0 or not lines[number - 1].strip()
+      text += ["::", ""] if before else ["", "::", ""]
       literal = True
     elif literal and line.strip() and not indented:
       out += [""]

@@ -32,7 +32,7 @@ learner = learners.classifier(
   net.init,
   lambda params, x: net.apply(params, pixel_values=x).logits,
   10,
-  loop.Recipe(12, 64, 6e-3, schedule="cosine"),
+  loop.Recipe(20, 64, 3e-3, schedule="cosine"),
 )
 data = {"x": jnp.asarray(train.pixels), "y": jnp.asarray(train.labels)}
 params, finite = jax.jit(learner.fit)(
