@@ -9,9 +9,9 @@ of a head of layer 1.
 """
 
 # %%
-# The network that `spex circuit find` trains when it is given none. A corrupted
-# prompt has another token where the last one stood before, so that nothing
-# matches it.
+# The network that ``spex circuit find`` trains when it is given none. A
+# corrupted prompt has another token where the last one stood before, so that
+# nothing matches it.
 
 import pathlib
 import tempfile
@@ -31,8 +31,8 @@ folder = tempfile.TemporaryDirectory()
 net, origin = circuits_toy.trained(
   circuits_toy.TOY, circuits_toy.TRAINING, 0, pathlib.Path(folder.name)
 )
-pairs = circuits_toy.pairs(circuits_toy.TOY, 48, 0)
-ours, others = pairs[:32], pairs[32:]
+pairs = circuits_toy.pairs(circuits_toy.TOY, 40, 0)
+ours, others = pairs[:24], pairs[24:]
 print(origin.partition(" and ")[0])
 
 # %%

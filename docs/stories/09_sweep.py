@@ -116,7 +116,7 @@ axes.legend(frameon=False)
 axes.spines[["top", "right"]].set_visible(False)
 
 # %%
-# Rows are masks and values, which `decode` takes as they are.
+# Rows are masks and values, which ``decode`` takes as they are.
 
 samples = state.samples(work / "run", 0)
 explanation = spex.decode(samples[0], np.asarray(samples[1]).reshape(-1))
