@@ -211,7 +211,7 @@ def named(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("call", _calls())
+@pytest.mark.parametrize("call", list(_calls()))
 def test_calls_of_the_tables_run_as_they_stand(call, named):
   if "to_shapiq" in call:
     pytest.importorskip("shapiq")
