@@ -27,6 +27,14 @@ class SparseFourier(base.ByValue):
   Build one with `from_terms` or `from_supports`, which check and merge. With
   T targets every array has a leading T.
 
+  Example:
+    >>> import numpy as np
+    >>> both = {(): 0.25, (0,): -0.25, (1,): -0.25, (0, 1): 0.25}
+    >>> f = SparseFourier.from_terms(3, both)
+    >>> masks = np.array([[True, True, False], [True, False, True]])
+    >>> np.asarray(f(masks)).tolist()  # 1 where 0 and 1 are kept.
+    [1.0, 0.0]
+
   Attributes:
     players: int32 `[K, D]` the players of each set, ascending, padded with n.
       The empty set is a row of n only.

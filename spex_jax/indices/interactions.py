@@ -38,6 +38,17 @@ class Interactions(base.ByValue, shown.Shown):
     std: float64 `[K]` standard errors of `values`, in their units; read-only.
       None where they are not known. The baseline has none.
 
+  Example:
+    >>> found = Interactions.from_sets(
+    ...   3, {(0, 2): -1.5, (1,): 0.5}.items(), index="FBII", order=2,
+    ...   names=["never", "so", "boring"],
+    ... )
+    >>> found["boring", "never"], found["never"], found[()]
+    (-1.5, 0.0, 0.0)
+    >>> print(found.top(1))
+    FBII up to order 2: 1 sets of 3 players, baseline +0
+             -1.5  {never, boring}
+
   Raises:
     TypeError: players, n or order that are no integers, names in no order.
     ValueError: shapes that disagree, NaN or infinities, players outside 0..n, a
