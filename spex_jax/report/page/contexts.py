@@ -53,7 +53,7 @@ def context(body: Mapping[str, Any]) -> tuple[_Lines, list[dict[str, Any]]]:
     ("cues", f"{body['method']} of {body['target']}: they rank the context's "
      "tokens; no run of the model has tested them", False),
   ]  # fmt: skip
-  shown = {
+  shown: dict[str, Any] = {
     "kind": "context", "title": "Which tokens used the context",
     "metric": base.printable(body["metric"]),
     "response": answer, "context": own, "output_context": outer,
@@ -107,7 +107,7 @@ def citations(body: Mapping[str, Any]) -> tuple[_Lines, list[dict[str, Any]]]:
     )  # fmt: skip
   if any(len(part["values"]) != len(sources) for part in parts):
     raise ValueError(f"values of another number than {len(sources)} sources")
-  shown = {
+  shown: dict[str, Any] = {
     "kind": "citations", "title": "What the answer stands on",
     "sources": sources, "response": answer, "parts": parts, "tokens": first,
   }  # fmt: skip
