@@ -243,7 +243,7 @@ def load_config(
   Args:
     name: of the configuration.
     command: "explain", "attribute" (data), "components", "circuit_WORD"
-      or "context", "context_cite".
+      or "context", "context_cite", "find_run".
     changes: of settings, by dotted names.
 
   Raises:
@@ -352,51 +352,43 @@ def _attribute(arguments: Sequence[str]) -> None:
   words = {"data": "attribute", "components": "components"}
   if what in words:
     _run(words[what], rest)
-  elif _asks_for_help(arguments):
-    print(f"{usage.DATA}\n{usage.COMPONENTS}", end="")
   else:
-    raise ValueError(
+    said = (
       f"`spex attribute` has two words, data and components; got {what!r}: say "
       "`spex attribute data` or `spex attribute components`."
     )
+    _only_help(arguments, f"{usage.DATA}\n{usage.COMPONENTS}", said)
 
 
 def _circuit(arguments: Sequence[str]) -> None:
   word, *rest = arguments or [""]
   if word in usage.CIRCUITS:
     if word == "judge":
-      rest = _listed(rest, "--circuit")
+      rest = usage.listed(rest, "--circuit")
     _run(f"circuit_{word}", rest)
-  elif _asks_for_help(arguments):
-    print(usage.CIRCUIT, end="")
   else:
-    raise ValueError(
-      f"`spex circuit` has the words {', '.join(usage.CIRCUITS)}; got {word!r}."
-    )
+    words = ", ".join(usage.CIRCUITS)
+    said = f"`spex circuit` has the words {words}; got {word!r}."
+    _only_help(arguments, usage.CIRCUIT, said)
 
 
-def _listed(arguments: Sequence[str], flag: str) -> list[str]:
-  """All values of a flag as one, words behind it that are no flags included."""
-  values, rest, behind = [], [], False
-  for word in arguments:
-    name, is_set, value = word.partition("=")
-    if name == flag:
-      values += [value] if is_set else []
-      behind = True
-    elif behind and not word.startswith("-"):
-      values.append(word)
-    else:
-      rest.append(word)
-      behind = False
-  return rest + ([f"{flag}={','.join(values)}"] if values else [])
+def _only_help(arguments: Sequence[str], text: str, complaint: str) -> None:
+  """Help, where it is asked for; else an error."""
+  if not _asks_for_help(arguments):
+    raise ValueError(complaint)
+  print(text, end="")
 
 
 def _word_of(first: str, word: str) -> Word:
-  """`spex circuit WORD`, `spex context [cite]`."""
+  """`spex circuit WORD`, `spex context [cite]`, `spex find run`."""
   key = f"{first}_{word}" if word else first
+  own, known = {
+    "circuit": ("circuits_words", usage.CIRCUITS),
+    "context": ("context_words", usage.CONTEXTS),
+    "find": ("find", usage.FINDS),
+  }[first]
 
   def job() -> Any:  # Slow to import.
-    own = "circuits_words" if first == "circuit" else "context_words"
     return importlib.import_module(f"spex_jax.jobs.{own}")
 
   def run_it(config: Any, workdir: pathlib.Path) -> None:
@@ -406,7 +398,6 @@ def _word_of(first: str, word: str) -> Word:
     of_model = word == "find" and changes
     return "circuit_find_lm" if of_model else key
 
-  known = usage.CIRCUITS if first == "circuit" else usage.CONTEXTS
   own_kind = lambda given, where: job().kind_of(word, given, where)
   return Word(*known[word], own_kind, run_it, preset)
 
@@ -415,6 +406,17 @@ def _context(arguments: Sequence[str]) -> None:
   cites = list(arguments[:1]) == ["cite"]
   rest = usage.of_inseq(arguments[cites:])
   _run("context_cite" if cites else "context", rest)
+
+
+def _find(arguments: Sequence[str]) -> None:
+  word, *rest = arguments or [""]
+  if word == "run":
+    _run("find_run", rest)
+  elif word != "report" or _asks_for_help(rest):
+    _only_help(arguments, usage.FIND, f"`spex find` has run, report: {word!r}.")
+  else:
+    _, workdirs = _flags(rest, settings.Settings, "spex find report")
+    importlib.import_module("spex_jax.jobs.find").report(workdirs)
 
 
 def _sweep(arguments: Sequence[str]) -> None:
@@ -481,6 +483,7 @@ _WORDS |= {f"circuit_{w}": _word_of("circuit", w) for w in usage.CIRCUITS}
 _WORDS |= {
   "context": _word_of("context", ""),
   "context_cite": _word_of("context", "cite"),
+  "find_run": _word_of("find", "run"),
 }
 # How a word is written that is not written as it is named.
 _SPOKEN = {
@@ -492,6 +495,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
   "attribute": _attribute,
   "circuit": _circuit,
   "context": _context,
+  "find": _find,
   "sweep": _sweep,
   "report": _report,
 }

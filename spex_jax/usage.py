@@ -27,6 +27,8 @@ commands:
             faithful they are: scores, judges, patches
   context   tells which tokens of an answer used its context, on which parts of
             it, and `context cite` which sources it stands on, alone or together
+  find      describes black-box functions from queries, without a language
+            model or with one, and prints how well interpreters did
   sweep     runs thousands of such questions, on one machine or many, so that
             no kill loses or repeats what was done
   report    makes one HTML page of what any of these wrote
@@ -427,6 +429,39 @@ examples:
 """
 CONTEXTS = {"": (Context, _CONTEXT), "cite": (ContextCite, _CITE)}
 
+
+@dataclasses.dataclass(frozen=True)
+class Find(settings.Settings):
+  """Flags of `spex find run`."""
+
+  config: str = settings.field("find_run", f"{_FILE} (default: find_run)")
+  workdir: str | None = settings.field(
+    None,
+    "where leaderboard.json, functions.jsonl and all answers go (default: "
+    "runs/find_run); a second run goes on where the first was stopped",
+    place=True,
+  )
+
+
+FIND = f"""\
+usage: spex find run
+         {_WORDS} [--workdir=DIR]
+       spex find report DIR [DIR ...]
+
+makes functions of five kinds, after FIND; lets interpreters describe them from
+queries; and scores their code against the truth, which they do not see. The
+ceiling (the truth's own code) and the loophole (interpolation) come along
+
+{settings.flags_of(Find)}
+{_DEBUG}
+
+examples:
+  spex find run
+  spex find run --config.categories=numeric,strings --config.count=10
+  spex find report runs/find_run
+"""
+FINDS = {"run": (Find, FIND)}
+
 # Arguments of `inseq attribute-context`, and what they are here.
 _OF_INSEQ = {
   "model_name_or_path": "model",
@@ -457,6 +492,22 @@ def of_inseq(arguments: Sequence[str]) -> list[str]:
       word = f"--{_OF_INSEQ[name]}={value}"
     found.append(word)
   return found
+
+
+def listed(arguments: Sequence[str], flag: str) -> list[str]:
+  """All values of a flag as one, words behind it that are no flags included."""
+  values, rest, behind = [], [], False
+  for word in arguments:
+    name, is_set, value = word.partition("=")
+    if name == flag:
+      values += [value] if is_set else []
+      behind = True
+    elif behind and not word.startswith("-"):
+      values.append(word)
+    else:
+      rest.append(word)
+      behind = False
+  return rest + ([f"{flag}={','.join(values)}"] if values else [])
 
 
 def one_line(error: BaseException) -> str:

@@ -1,7 +1,7 @@
-"""Code of interpreters and models, run where it can do no harm.
+r"""Code of interpreters and models, run where it can do no harm.
 
   with Sandbox() as box:
-    outcome = box.run("def f(x):\\n  return 2 * x", [1.0, 2.0])
+    outcome = box.run("def f(x):\n  return 2 * x", [1.0, 2.0])
     outcome.outputs    # [2.0, 4.0]
 
 Never in this process: in a child of another one (`sandboxed`), which has no

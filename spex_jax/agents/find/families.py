@@ -19,85 +19,100 @@ Rng = np.random.Generator
 
 
 def constant(x, value):
+  """The same everywhere."""
   return value + 0 * x
 
 
 def linear(x, slope, offset):
+  """A line."""
   return slope * x + offset
 
 
 def polynomial(x, coefficients):
+  """Coefficients, the highest power first."""
   return np.polyval(coefficients, x)
 
 
 def rational(x, above, below):
+  """A polynomial over another."""
   return np.polyval(above, x) / np.polyval(below, x)
 
 
 def reciprocal(x, slope):
+  """One over a multiple."""
   return 1 / (slope * x)
 
 
 def absolute(x, scale, bias):
+  """Two lines that mirror each other."""
   return scale * np.abs(x) + bias
 
 
 def relu(x, scale, bias, leak):
+  """A rectifier that leaks."""
   return scale * np.where(x > 0, x, leak * x) + bias
 
 
 def step(x, scale, bias, middle):
+  """A step at 0."""
   return scale * np.heaviside(x, middle) + bias
 
 
 def root(x, scale, bias, degree):
+  """A root of a degree."""
   return scale * np.power(x, 1 / degree) + bias
 
 
 def logarithm(x, scale, bias, base):
+  """A logarithm to a base."""
   return scale * np.log(np.where(x > 0, x, np.nan)) / np.log(base) + bias
 
 
 def sine(x, amplitude, period, shift):
+  """A sine."""
   return amplitude * np.sin(2 * np.pi * (x - shift) / period)
 
 
 def cosine(x, amplitude, period, shift):
+  """A cosine."""
   return amplitude * np.cos(2 * np.pi * (x - shift) / period)
 
 
 def tanh(x, amplitude, width, shift):
+  """A hyperbolic tangent."""
   return amplitude * np.tanh((x - shift) / width)
 
 
 def gaussian(x, mean, deviation):
+  """A normal density."""
   z = (x - mean) / deviation
   return np.exp(-z * z / 2) / (deviation * np.sqrt(2 * np.pi))
 
 
 def rectangle(x, width):
+  """1 around 0, else 0."""
   return 1.0 * (np.abs(x) < width / 2)
 
 
 def square(x, period, shift):
+  """A square wave of 1 and -1."""
   return np.where((x - shift) / period % 1 < 0.5, 1.0, -1.0)
 
 
 def ceiling(x):
+  """The next integer."""
   return np.ceil(x)
 
 
 def floor(x):
+  """The integer before."""
   return np.floor(x)
 
 
 def network(x, weights, biases, out, offset):
+  """One hidden layer of rectifiers."""
   hidden = np.maximum(np.multiply.outer(x, weights) + biases, 0)
   return hidden @ np.asarray(out) + offset
-
-
-def lookup(x, at, values):
-  return np.interp(x, at, values)
 
 
 def _one(rng: Rng, low: float, high: float, *but: float) -> float:
@@ -185,11 +200,9 @@ FAMILIES = {
     lambda r: {"slope": _one(r, -10, 10, 0.0), "offset": _one(r, -10, 10)},
     44,
   ),
-  "relu": Family(
-    relu, lambda r: _scaled(r) | {"leak": _one(r, 0, 1, 1.0)}, 37
-  ),
+  "relu": Family(relu, lambda r: _scaled(r) | {"leak": _one(r, 0, 1, 1.0)}, 37),
 }
-_MORE = {f.__name__: f for f in (ceiling, floor, network, lookup)}
+_MORE = {f.__name__: f for f in (ceiling, floor, network)}
 # What the two parts of a composition are drawn from.
 PARTS = ("linear", "polynomial", "step", "relu", "constant", "ceiling",
          "floor", "rectangle", "square")  # fmt: skip

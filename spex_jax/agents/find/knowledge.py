@@ -36,10 +36,7 @@ def words() -> tuple[str, ...]:
 def activations(concepts: tuple[str, ...]) -> dict[str, float]:
   """Word to how far it lights up: 1 in a concept, .2 near one; 0 left out."""
   near = {
-    other
-    for group in _NEAR
-    if set(group) & set(concepts)
-    for other in group
+    other for group in _NEAR if set(group) & set(concepts) for other in group
   }
   found = {word: _WEAK for one in near for word in tables.CONCEPTS[one]}
   return found | {w: 1.0 for one in concepts for w in tables.CONCEPTS[one]}

@@ -7,24 +7,29 @@ that some need. Numbers are spelled as words.
 import inspect
 
 VOWELS = "aeiouAEIOU"
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven",
-          "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen",
-          "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "many")  # fmt: skip
+DIGITS = (
+  "zero one two three four five six seven eight nine ten eleven twelve "
+  "thirteen fourteen fifteen sixteen seventeen eighteen nineteen many"
+).split()
 
 
 def is_vowel(c):
+  """Whether a letter is a vowel."""
   return c in VOWELS
 
 
 def is_consonant(c):
+  """Whether a letter is a consonant."""
   return c.isalpha() and c not in VOWELS
 
 
 def spelled(number):
+  """A number as a word."""
   return DIGITS[min(number, 20)]
 
 
 def moved(c, by):
+  """A letter moved in the alphabet."""
   if not ("a" <= c.lower() <= "z"):
     return c
   first = ord("A" if c.isupper() else "a")

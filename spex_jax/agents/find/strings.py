@@ -16,9 +16,7 @@ def make(seed: int, index: int) -> functions.Function:
   name = f"strings-{index:05d}"
   rng = functions.rng(seed, name)
   depth = 2 if rng.random() < TWO else 1
-  names = tuple(
-    str(one) for one in rng.choice([*primitives.PRIMITIVES], depth)
-  )
+  names = tuple(str(one) for one in rng.choice([*primitives.PRIMITIVES], depth))
 
   def values(xs: Sequence[str]) -> list[str]:
     if not all(isinstance(x, str) and len(x) <= 1000 for x in xs):

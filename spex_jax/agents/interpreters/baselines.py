@@ -12,13 +12,13 @@ from spex_jax.agents.find import answers, functions, knowledge, strings
 
 _WORDS = 60
 _DEGREE = 5
-_CLOSEST = '''\
+_CLOSEST = """\
 import difflib
 
 def f(x):
   near = difflib.get_close_matches(x, [*KNOWN], 1, 0)
   return KNOWN[near[0]] if near else DEFAULT
-'''
+"""
 
 
 def constant(query: functions.Query, budget: int) -> answers.Answer:

@@ -163,12 +163,12 @@ def broken(
     return "step", {"low": float(left[0]), "high": float(right[0])}
   name = "linear" if degree == 1 else "polynomial"
   gap = right - left
-  # A step times another: one side is a multiple of the other.
+  # A step times another: one side is a multiple of the other. Lines through 0
+  # are continuous there, and rectifiers.
   size = np.linalg.norm(left) * np.linalg.norm(right)
-  if size == 0 or np.isclose(abs(left @ right), size, rtol=1e-7):
-    # Lines through 0 are continuous there, and rectifiers.
-    if not (degree == 1 and close(left[-1], right[-1])):
-      return f"{name}*step", None
+  multiple = size == 0 or np.isclose(abs(left @ right), size, rtol=1e-7)
+  if multiple and not (degree == 1 and close(left[-1], right[-1])):
+    return f"{name}*step", None
   if degree == 1 and close(gap[-1], 0):
     if close(left[0], -right[0]):
       return "absolute", {"scale": float(right[0]), "bias": float(right[1])}
@@ -205,9 +205,7 @@ def rectangle(x: np.ndarray, y: np.ndarray, ask: Ask) -> Found | None:
     return None
   left, right = sides
   own = lambda at: np.where(at > 0, np.polyval(right, at), np.polyval(left, at))
-  is_in = lambda at, value: np.abs(value - own(at)) > 1e-7 * (
-    1 + np.abs(value)
-  )
+  is_in = lambda at, value: np.abs(value - own(at)) > 1e-7 * (1 + np.abs(value))
   inside = is_in(x, y) & (x != 0)
   if not inside.any():
     return None
@@ -241,9 +239,7 @@ def rectangle(x: np.ndarray, y: np.ndarray, ask: Ask) -> Found | None:
     family = _beside(inner.family, "*")
   else:
     return None
-  body = (
-    f"  if abs(x) < {width / 2!r}:\n  {inner.body}\n{outer.body}"
-  )
+  body = f"  if abs(x) < {width / 2!r}:\n  {inner.body}\n{outer.body}"
   return Found(family, parameters, body)
 
 

@@ -25,8 +25,7 @@ def run(query: functions.Query, budget: int) -> answers.Answer:
   if query.about.get("is_network"):
     return baselines.interpolation(query, budget, family="network")
   samples = probing.Samples(query)
-  x, y = samples.points
-  if len(x) < 8:
+  if len(samples.points[0]) < 8:
     found = None
   elif samples.sigma:
     found = _noisy(samples)
@@ -170,6 +169,4 @@ def _answer(found: Found, samples: probing.Samples) -> answers.Answer:
   if samples.sigma:
     said += f"; noise of deviation {samples.sigma:.2g}"
   code = "\n".join([*lines, found.body])
-  return answers.Answer(
-    said, code, domain, found.family, found.parameters
-  )
+  return answers.Answer(said, code, domain, found.family, found.parameters)
