@@ -353,10 +353,8 @@ def _attribute(arguments: Sequence[str]) -> None:
   if what in words:
     _run(words[what], rest)
   else:
-    said = (
-      f"`spex attribute` has two words, data and components; got {what!r}: say "
-      "`spex attribute data` or `spex attribute components`."
-    )
+    said = "`spex attribute` has two words, data and components"
+    said += f"; got {what!r}: say `spex attribute data`, or components."
     _only_help(arguments, f"{usage.DATA}\n{usage.COMPONENTS}", said)
 
 
@@ -404,8 +402,8 @@ def _word_of(first: str, word: str) -> Word:
 
 def _context(arguments: Sequence[str]) -> None:
   cites = list(arguments[:1]) == ["cite"]
-  rest = usage.of_inseq(arguments[cites:])
-  _run("context_cite" if cites else "context", rest)
+  own = importlib.import_module("spex_jax.jobs.context_words")
+  _run("context_cite" if cites else "context", own.of_inseq(arguments[cites:]))
 
 
 def _find(arguments: Sequence[str]) -> None:
@@ -415,8 +413,8 @@ def _find(arguments: Sequence[str]) -> None:
   elif word != "report" or _asks_for_help(rest):
     _only_help(arguments, usage.FIND, f"`spex find` has run, report: {word!r}.")
   else:
-    _, workdirs = _flags(rest, settings.Settings, "spex find report")
-    importlib.import_module("spex_jax.jobs.find").report(workdirs)
+    _, dirs = _flags(rest, settings.Settings, "spex find report")
+    importlib.import_module("spex_jax.jobs.find").report(dirs)
 
 
 def _sweep(arguments: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from spex_jax import configs, usage
 from spex_jax.context import inseq
 from spex_jax.jobs import context as context_job
-from spex_jax.jobs import context_cite
+from spex_jax.jobs import context_cite, context_words
 from spex_jax.models import t5
 from tests import command
 from tests.jobs import small
@@ -296,4 +296,4 @@ def test_every_argument_of_inseqs_has_a_setting():
   ours = {f"config.{name}" for name in context_job.settings.kinds(
     context_job.Context)}  # fmt: skip
   flags = {*context_job.settings.kinds(usage.Context)}
-  assert {*usage._OF_INSEQ.values()} <= ours | flags
+  assert {*context_words._OF_INSEQ.values()} <= ours | flags

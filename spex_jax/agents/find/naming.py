@@ -94,6 +94,8 @@ def _composed(spec: Mapping[str, Any]) -> tuple[str, None]:
     return "step", None
   if rough == ["relu", "step"]:
     return "relu+step", None
+  if rough in (["ceiling"] * 2, ["floor"] * 2) and sign == "+":
+    return f"constant*{rough[0]}", None
   return sign.join(rough), None
 
 

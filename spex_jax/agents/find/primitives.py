@@ -8,9 +8,10 @@ import inspect
 
 VOWELS = "aeiouAEIOU"
 DIGITS = (
-  "zero one two three four five six seven eight nine ten eleven twelve "
-  "thirteen fourteen fifteen sixteen seventeen eighteen nineteen many"
-).split()
+  "zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
+  "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen",
+  "sixteen", "seventeen", "eighteen", "nineteen", "many",
+)  # fmt: skip
 
 
 def is_vowel(c):

@@ -5,7 +5,7 @@ is what is left when a ceiling or a floor is taken off, and a rectangle is a
 piece of its own. Coefficients stand with the highest power first.
 
 Cost: a few small least squares. A fit counts where every residual is below
-1e-7 of the terms that make the value.
+1e-7 of the value.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ import numpy as np
 
 MOST = 10  # A product of two polynomials of degree 5.
 _EXACT = 1e-7
+_CANCELS = 1e-12
 _SCALE = 128.0
 
 
@@ -50,17 +51,21 @@ def polynomial(
   """The polynomial of the lowest degree through all points, or None."""
   if not len(x):
     return None
-  weights = 1 / (np.abs(y) + 1e-3 * np.median(np.abs(y)) + 1e-9)
+  # Small values count as much as large ones: they tell the low powers.
+  weights = 1 / (np.abs(y) + 1e-3)
+  count = len(np.unique(np.round(x, 6)))  # Some are all but one.
   for degree in range(most + 1):
-    if len(np.unique(x)) < degree + 3:
+    if count < degree + 3:
       break
     basis = np.vander(x / _SCALE, degree + 1)
-    size = np.linalg.norm(basis * weights[:, None], axis=0)
+    rows = basis * weights[:, None]
+    size = np.linalg.norm(rows, axis=0)
     if not size.all():
       continue
-    coefs = np.linalg.lstsq(
-      basis * weights[:, None] / size, y * weights, rcond=None
-    )[0] / size  # fmt: skip
+    coefs = np.zeros(degree + 1)
+    for _ in range(3):  # Refined: rows differ by many orders of magnitude.
+      rest = (y - basis @ coefs) * weights
+      coefs += np.linalg.lstsq(rows / size, rest, rcond=1e-15)[0] / size
     if _fits(basis, coefs, y):
       coefs = coefs / _SCALE ** np.arange(degree, -1, -1)
       return _rounded(x, y, coefs)
@@ -68,8 +73,10 @@ def polynomial(
 
 
 def _fits(basis: np.ndarray, coefs: np.ndarray, y: np.ndarray) -> bool:
-  terms = np.abs(basis * coefs).sum(axis=1) + np.abs(y) + 1e-3
-  return bool((np.abs(basis @ coefs - y) <= _EXACT * terms).all())
+  # Terms that cancel leave their rounding; more would let anything fit.
+  terms = np.abs(basis * coefs).sum(axis=1)
+  allowed = _EXACT * (np.abs(y) + 1e-3) + _CANCELS * terms
+  return bool((np.abs(basis @ coefs - y) <= allowed).all())
 
 
 def _rounded(x: np.ndarray, y: np.ndarray, coefs: np.ndarray) -> np.ndarray:

@@ -9,7 +9,13 @@ Whatever nothing fits is interpolated with all queries that are left.
 import numpy as np
 
 from spex_jax.agents.find import answers, functions
-from spex_jax.agents.interpreters import baselines, halves, probing, waves
+from spex_jax.agents.interpreters import (
+  baselines,
+  halves,
+  probing,
+  squares,
+  waves,
+)
 from spex_jax.agents.interpreters.halves import Found, number, numbers
 
 _ADEQUATE = 1.5  # Times the noise's variance that a residual may have.
@@ -43,7 +49,10 @@ def _clean(samples: probing.Samples) -> Found | None:
   found = halves.fit(x, y) or halves.rectangle(x, y, samples.ask)
   if found is not None:
     return found
-  if (found := waves.square(x, y, samples.ask)) is not None:
+  found = squares.square(x, y, samples.ask) or squares.composed(
+    x, y, samples.ask
+  )
+  if found is not None:
     return found
   if (found := waves.bell(x, y)) is not None:
     return found

@@ -37,9 +37,15 @@ class Samples:
     self._edge = 0.0
     self._probe()
     rng = np.random.default_rng(0)
-    near = np.concatenate([_NEAR, -_NEAR[1:], rng.uniform(-8, 8, 48)])
-    self.ask(near)
-    self.ask(rng.uniform(-128, 128, 80))
+    self._ask_sound(np.concatenate([_NEAR, -_NEAR[1:]]))
+    self._ask_sound(rng.uniform(-8, 8, 48))
+    self._ask_sound(rng.uniform(-128, 128, 2000), 80)
+
+  def _ask_sound(self, xs: np.ndarray, most: int | None = None) -> None:
+    """Asks those outside of the odd interval, at most so many."""
+    if self.odd:
+      xs = xs[(xs < self.odd["low"]) | (xs > self.odd["high"])]
+    self.ask(xs[:most])
 
   def ask(self, xs: Sequence[float] | np.ndarray) -> np.ndarray:
     """Values, kept, of as many as are left; NaN for the others."""

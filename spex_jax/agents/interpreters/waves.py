@@ -1,4 +1,4 @@
-"""Sinusoids, square waves, tanh, bells, roots, logarithms and quotients.
+"""Sinusoids, tanh, bells, roots, logarithms and quotients.
 
 Each takes points and gives what fits all of them, or None. Numbers that a
 function is not linear in come from a grid with the linear ones solved for
@@ -209,63 +209,3 @@ def above_zero(x: np.ndarray, y: np.ndarray) -> Found | None:
       f"  return {number(slope)} * {body} + {number(bias)}",
     )  # fmt: skip
   return None
-
-
-def square(x: np.ndarray, y: np.ndarray, ask: Ask) -> Found | None:
-  """A square wave of ±1: a grid, and edges ever farther away, bisected."""
-  if not np.isin(y, (-1.0, 1.0)).all():
-    return None
-  near = np.abs(x) < 8.5
-  at, high = x[near], y[near] > 0
-  if len(at) < 20 or high.all() or not high.any():
-    return None
-  periods = np.arange(0.95, 10.06, 0.01)
-  parts = np.linspace(0, 1, 101)[:-1]
-  phase = np.divide.outer(at, periods).T[:, None, :] - parts[None, :, None]
-  hits = ((phase % 1 < 0.5) == high).sum(axis=-1)
-  best = np.argwhere(hits == hits.max())
-  # The longest period of those that fit: others are its fractions.
-  period, part = (float(v) for v in np.median(
-    np.stack([periods[best[:, 0]], parts[best[:, 1]]], axis=1)[
-      np.abs(periods[best[:, 0]] - periods[best[-1, 0]]) < 0.2
-    ], axis=0))  # fmt: skip
-  start = part * period
-  known: list[tuple[int, float]] = []
-  for count in (0, 1, 2, 4, 8, 16, 32, 64, 120):
-    for sign in (1, -1):
-      number_of = sign * count
-      edge = start + number_of * period
-      if abs(edge) > 127 or (count == 0 and sign < 0):
-        continue
-      reach = min(period / 4.2, 128 - abs(edge))
-      low, top = edge - reach, edge + reach
-      ends = ask(np.array([low, top]))
-      if not (ends[0] < 0 < ends[1]):
-        continue
-      for _ in range(7 if known else 10):
-        middle = (low + top) / 2
-        value = ask(np.array([middle]))[0]
-        low, top = (low, middle) if value > 0 else (middle, top)
-      known.append((number_of, (low + top) / 2))
-      if len(known) > 1:
-        counts, edges = np.array(known).T
-        period, start = (float(c) for c in np.polyfit(counts, edges, 1))
-  if not known:
-    return None
-  period = _decimal(period, known)
-  shift = float((start + period / 2) % period - period / 2)
-  guess = np.where((x - shift) / period % 1 < 0.5, 1.0, -1.0)
-  if (guess == y).mean() < 0.97:
-    return None
-  body = (
-    f"  return 1.0 if (x - {number(shift)}) / {number(period)} % 1 < 0.5 "
-    "else -1.0"
-  )
-  return Found("square", {"period": period, "shift": shift}, body)
-
-
-def _decimal(period: float, known: list[tuple[int, float]]) -> float:
-  """With one decimal, where the farthest edge allows it."""
-  reach = max(abs(count) for count, _ in known) or 1
-  short = round(period, 1)
-  return short if abs(short - period) * reach < 0.05 * period else period
