@@ -1,4 +1,4 @@
-"""Functions to interpret: deterministic, keyed, and their truth is their code."""
+"""Functions to interpret: deterministic, keyed; their truth is their code."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Interpreters: what they find, within how many queries, and never the truth."""
+"""Interpreters: what they find, within how many queries, and no truth."""
 
 import dataclasses
 

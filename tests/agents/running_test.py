@@ -95,8 +95,10 @@ def test_rows_of_a_leaderboard():
   ]  # fmt: skip
 
 
-_RUN = ["find", "run", "--config.seed=3", "--config.categories=numeric,strings",
-        "--config.count=2", "--config.interpreters=piecewise,enumeration"]  # fmt: skip
+_RUN = [
+  "find", "run", "--config.seed=3", "--config.categories=numeric,strings",
+  "--config.count=2", "--config.interpreters=piecewise,enumeration",
+]  # fmt: skip
 
 
 def test_the_command(tmp_path, capsys):
