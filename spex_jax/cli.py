@@ -5,6 +5,7 @@ sweep where it can go on, in exit code 75, as `sysexits.h` has it.
 """
 
 import contextlib
+import functools
 import importlib
 import logging
 import os
@@ -319,10 +320,12 @@ def _kind_of_data(
   return retraining.Data
 
 
-def _explain(config: Any, workdir: pathlib.Path) -> None:
-  from spex_jax.jobs import explain
+def _job(name: str) -> Callable[[Any, pathlib.Path], object]:
+  def run_it(config: Any, workdir: pathlib.Path) -> None:
+    job = importlib.import_module(f"spex_jax.jobs.{name}")  # Slow to import.
+    job.run(config, workdir, before=_since_start())
 
-  explain.run(config, workdir, before=_since_start())
+  return run_it
 
 
 def _data(config: Any, workdir: pathlib.Path) -> None:
@@ -336,12 +339,6 @@ def _data(config: Any, workdir: pathlib.Path) -> None:
   attribute.run(config, workdir)
 
 
-def _components(config: Any, workdir: pathlib.Path) -> None:
-  from spex_jax.jobs import components
-
-  components.run(config, workdir, before=_since_start())
-
-
 def _since_start() -> float:
   """Seconds since the command began, imports included."""
   return time.perf_counter() - _BEGAN
@@ -353,8 +350,7 @@ def _attribute(arguments: Sequence[str]) -> None:
   if what in words:
     _run(words[what], rest)
   else:
-    said = "`spex attribute` has two words, data and components"
-    said += f"; got {what!r}: say `spex attribute data`, or components."
+    said = f"`spex attribute` has two words, data and components; got {what!r}."
     _only_help(arguments, f"{usage.DATA}\n{usage.COMPONENTS}", said)
 
 
@@ -410,11 +406,11 @@ def _find(arguments: Sequence[str]) -> None:
   word, *rest = arguments or [""]
   if word == "run":
     _run("find_run", rest)
-  elif word != "report" or _asks_for_help(rest):
-    _only_help(arguments, usage.FIND, f"`spex find` has run, report: {word!r}.")
+  elif f"find {word}" in usage.PLAIN:
+    _plain(f"find {word}", rest)
   else:
-    _, dirs = _flags(rest, settings.Settings, "spex find report")
-    importlib.import_module("spex_jax.jobs.find").report(dirs)
+    said = f"`spex find` has the words run, report, serve; got {word!r}."
+    _only_help(arguments, usage.FIND, said)
 
 
 def _sweep(arguments: Sequence[str]) -> None:
@@ -444,14 +440,16 @@ def _sweep(arguments: Sequence[str]) -> None:
   act(given, sweeping.freeze(config, file.items()))
 
 
-def _report(arguments: Sequence[str]) -> None:
+def _plain(word: str, arguments: Sequence[str]) -> None:
+  """Runs what has flags and words, and no configuration."""
+  own, text, job = usage.PLAIN[word]
   if _asks_for_help(arguments):
-    print(usage.REPORT, end="")
+    print(text, end="")
     return
-  given, folders = _flags(arguments, usage.Report, "spex report")
-  from spex_jax.jobs import report  # Slow to import.
-
-  report.run(folders, given.output)
+  given, words = _flags(arguments, own, f"spex {word}")
+  file, _, function = job.partition(".")
+  run = getattr(importlib.import_module(f"spex_jax.jobs.{file}"), function)
+  run(words, **settings.as_dict(given))
 
 
 def _asks_for_help(arguments: Sequence[str]) -> bool:
@@ -467,13 +465,15 @@ def _print_help(word: str) -> None:
 
 
 _WORDS: dict[str, Word] = {
-  "explain": Word(usage.Explain, usage.EXPLAIN, _kind_of_subject, _explain),
+  "explain": Word(
+    usage.Explain, usage.EXPLAIN, _kind_of_subject, _job("explain")
+  ),
   "attribute": Word(usage.Data, usage.DATA, _kind_of_data, _data),
   "components": Word(
     usage.Components,
     usage.COMPONENTS,
     _kind_of_subject,
-    _components,
+    _job("components"),
     _of_components,
   ),
 }
@@ -495,5 +495,6 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
   "context": _context,
   "find": _find,
   "sweep": _sweep,
-  "report": _report,
+  "serve": functools.partial(_plain, "serve"),
+  "report": functools.partial(_plain, "report"),
 }

@@ -30,7 +30,7 @@ from spex_jax.store import configs, folders
 CEILING = "truth"
 LOOPHOLE = "interpolation"
 _WORDS = ("strings", "entities", "relations")
-_ALL = ("numeric", *_WORDS, "setfn")
+_ALL = ("numeric", *_WORDS, "setfn", "unit")
 # Interpreter to what runs it on a category.
 INTERPRETERS: dict[str, dict[str, answers.Interpreter]] = {
   "constant": dict.fromkeys(_ALL, baselines.constant),
@@ -41,11 +41,12 @@ INTERPRETERS: dict[str, dict[str, answers.Interpreter]] = {
   "tables": {
     "entities": splitting.concepts, "relations": splitting.relations
   },
-  "spex": {"numeric": spectral.bits, "setfn": spectral.planted},
+  "spex": {"numeric": spectral.bits, "setfn": spectral.planted,
+           "unit": spectral.planted},
 }  # fmt: skip
 BUDGETS = {
   "numeric": 500, "strings": 60, "entities": 60, "relations": 60,
-  "setfn": 5000,
+  "setfn": 5000, "unit": 200,
 }  # fmt: skip
 _CONFIG = "config.json"
 

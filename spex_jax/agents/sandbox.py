@@ -54,6 +54,7 @@ class Sandbox:
     seconds: float = 5.0,
     memory: int = 1 << 28,
     output: int = 1 << 20,
+    modules: Sequence[str] = (),
   ):
     """Nothing is started before the first program.
 
@@ -61,6 +62,7 @@ class Sandbox:
       seconds: each may take, by the clock.
       memory: bytes each may have.
       output: bytes it may print, and bytes that its outputs may have.
+      modules: that it may import besides, where they are installed.
 
     Raises:
       ValueError: a limit that is not positive.
@@ -71,6 +73,7 @@ class Sandbox:
         f"output={output}."
       )
     self._limits = {"seconds": seconds, "memory": memory, "output": output}
+    self._modules = tuple(modules)
     self._process: subprocess.Popen | None = None
 
   def __enter__(self) -> "Sandbox":
@@ -126,7 +129,7 @@ class Sandbox:
     if self._process is None or self._process.poll() is not None:
       self.close()
       self._process = subprocess.Popen(
-        [sys.executable, "-I", str(_SERVER)],
+        [sys.executable, "-I", str(_SERVER), *self._modules],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

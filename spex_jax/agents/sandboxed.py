@@ -218,6 +218,9 @@ def main() -> None:
   """Serves requests, JSON behind its length, until the input ends."""
   for name in _EXTRA:
     __import__(name)
+  for name in sys.argv[1:]:
+    with contextlib.suppress(ImportError):
+      __import__(name)
   read, write = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
   while len(head := read.read(8)) == 8:
     request = json.loads(read.read(int.from_bytes(head, "little")))

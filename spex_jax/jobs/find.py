@@ -2,19 +2,29 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from spex_jax import settings
-from spex_jax.agents import running, sandbox
-from spex_jax.agents.find import generating, scores
+from spex_jax.ablate import services
+from spex_jax.agents import llm, running, sandbox
+from spex_jax.agents.find import (
+  answers,
+  functions,
+  generating,
+  official,
+  scores,
+)
+from spex_jax.agents.interpreters import agent
 from spex_jax.report import clock as clock_lib
 from spex_jax.report import tables as report_tables
 from spex_jax.store import folders
 
 LEADERBOARD = "leaderboard.json"
 FUNCTIONS = "functions.jsonl"
+MODELS = ("agent", "one-shot")  # Interpreters that are language models.
 Show = Callable[[Any], None]
 
 
@@ -36,14 +46,31 @@ class Find(settings.Settings):
   budget_entities: int = settings.field(60, "queries", low=1)
   budget_relations: int = settings.field(60, "queries", low=1)
   budget_setfn: int = settings.field(5000, "queries", low=1)
-  seconds: float = settings.field(120.0, "an interpretation may take", above=0)
+  budget_unit: int = settings.field(200, "queries", low=1)
+  seconds: float = settings.field(600.0, "an interpretation may take", above=0)
+  network: str = settings.field(
+    "", "whose units are functions, of category unit: a directory or a hub name"
+  )
+  official: str = settings.field(
+    "", "the paper's own functions in the place of ours: its zip, or a folder"
+  )
+  endpoint: str = settings.field(
+    "", "of the interpreters agent and one-shot: https://HOST/v1"
+  )
+  model: str = settings.field("", "its name at the endpoint")
+  key_variable: str = settings.field(
+    "OPENAI_API_KEY", "of the environment, which holds the endpoint's key"
+  )
+  rounds: int = settings.field(25, "of an interpretation, by a model", low=1)
+  tokens: int = settings.field(200_000, "likewise, at most", low=1)
+  reply_tokens: int = settings.field(1024, "of a reply, at most", low=1)
 
   def check(self) -> None:
     """Categories and interpreters are known ones."""
     for name, given, known in (
-      ("categories", self.categories, [*generating.CATEGORIES]),
+      ("categories", self.categories, [*running.BUDGETS]),
       ("interpreters", self.interpreters,
-       [*running.INTERPRETERS, running.CEILING]),
+       [*running.INTERPRETERS, running.CEILING, *MODELS]),
     ):  # fmt: skip
       for word in given:
         if word not in known:
@@ -52,13 +79,17 @@ class Find(settings.Settings):
           )
     if not self.categories:
       raise settings.SettingError("categories", " is empty: name one.")
+    if generating.UNIT in self.categories and not self.network:
+      raise settings.SettingError("network", " is needed for unit.")
+    if {*MODELS} & {*self.interpreters} and not (self.endpoint and self.model):
+      raise settings.SettingError(
+        "endpoint", f" and model are needed for {' and '.join(MODELS)}."
+      )
 
   @property
   def budgets(self) -> dict[str, int]:
     """Category to queries."""
-    return {
-      name: getattr(self, f"budget_{name}") for name in generating.CATEGORIES
-    }
+    return {name: getattr(self, f"budget_{name}") for name in running.BUDGETS}
 
 
 def kind_of(
@@ -101,14 +132,21 @@ def scored(
   folder = folders.opened(workdir)
   running.check_same(
     folder,
-    {"seed": config.seed, "seconds": config.seconds, **config.budgets},
-  )
+    {
+      "seed": config.seed, "seconds": config.seconds, **config.budgets,
+      "network": config.network, "official": config.official,
+      "endpoint": config.endpoint, "model": config.model,
+    },
+  )  # fmt: skip
+  # A stranger's functions run there, too.
+  box = sandbox.Sandbox(modules=official.MODULES if config.official else ())
+  with box:
+    return _scored(config, workdir, folder, box, show, clock)
+
+
+def _scored(config, workdir, folder, box, show, clock) -> list[dict[str, Any]]:
   with clock.of("generate"):
-    todo = [
-      function
-      for category in config.categories
-      for function in generating.generate(config.seed, category, config.count)
-    ]
+    todo = functions_of(config, box, show)
   lines = [
     json.dumps({
       "name": own.name, "category": own.category, "about": own.about,
@@ -117,10 +155,11 @@ def scored(
     for own in todo
   ]  # fmt: skip
   folder.replace(FUNCTIONS, ("\n".join(lines) + "\n").encode())
-  with clock.of("interpret"), sandbox.Sandbox() as box:
+  more = models_of(config, folder)
+  with clock.of("interpret"):
     verdicts = running.run(
       todo, config.interpreters, folder, box, budgets=config.budgets,
-      seconds=config.seconds,
+      seconds=config.seconds, more=more,
     )  # fmt: skip
   rows = scores.table(verdicts)
   text = json.dumps(rows, indent=1, allow_nan=False)
@@ -135,6 +174,57 @@ def scored(
   show(report_tables.fact("time", str(clock)))
   show(report_tables.fact("wrote", str(workdir / LEADERBOARD)))
   return rows
+
+
+def functions_of(
+  config: Find, box: sandbox.Sandbox, show: Show
+) -> list[functions.Function]:
+  """The functions of a run; raises as `generate` and `official.load`."""
+  found: list[functions.Function] = []
+  net = None
+  if generating.UNIT in config.categories:
+    from spex_jax import models  # Slow to import.
+
+    net = models.load(config.network)
+  for category in config.categories:
+    if config.official:
+      own, left_out = official.load(
+        config.official, category, box, config.count
+      )
+      found += own
+      if left_out:
+        show(report_tables.fact("left out", f"{left_out} of {category}"))
+    else:
+      found += generating.generate(config.seed, category, config.count, net=net)
+  return found
+
+
+def models_of(
+  config: Find, folder: folders.Folder
+) -> dict[str, dict[str, answers.Interpreter]]:
+  """The interpreters that are language models; none without an endpoint."""
+  if not config.endpoint:
+    return {}
+  key = os.environ.get(config.key_variable, "")
+  endpoint = llm.Endpoint(
+    services.Service(config.endpoint, key), config.model,
+    max_tokens=config.reply_tokens, folder=folder,
+  )  # fmt: skip
+  limits = llm.Limits(
+    rounds=config.rounds, tokens=config.tokens, seconds=config.seconds
+  )
+
+  def metered(make: Callable[[llm.Chat], answers.Interpreter]):
+    # A budget for each interpretation.
+    return lambda query, budget: make(llm.Meter(endpoint, limits))(
+      query, budget
+    )
+
+  known = {"agent": agent.interactive, "one-shot": agent.one_shot}
+  return {
+    name: dict.fromkeys(running.BUDGETS, metered(make))
+    for name, make in known.items()
+  }
 
 
 def show_rows(rows: Sequence[Mapping[str, Any]], show: Show) -> None:

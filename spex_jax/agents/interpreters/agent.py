@@ -110,7 +110,7 @@ def _first(query: functions.Query, count: int) -> list[Any]:
     return [round(float(x), 2) for x in rng.uniform(-128, 128, count)]
   if category == "strings":
     return strings.texts(rng, count)
-  if category == "setfn":
+  if "n" in query.about:
     n = query.about["n"]
     return [[int(b) for b in rng.random(n) < 0.5] for _ in range(count)]
   return list(query.about["hints"])[:count]

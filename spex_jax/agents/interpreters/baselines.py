@@ -57,7 +57,7 @@ def interpolation(
       "def f(x):\n  return np.interp(x, X, Y)"
     )
     return answers.Answer("lines between points", code, family=family)
-  if query.about["category"] == "setfn":
+  if "n" in query.about:
     return constant(query, budget)
   xs, ys = _asked(query, min(budget, query.left, _WORDS))
   known = dict(zip(xs, (y.item() if hasattr(y, "item") else y for y in ys)))
@@ -91,7 +91,7 @@ def _asked(query: functions.Query, count: int) -> tuple[list, Any]:
   category, rng = query.about["category"], functions.rng(0, "baselines")
   if category == "numeric":
     xs: list = rng.uniform(-128, 128, count).tolist()
-  elif category == "setfn":
+  elif "n" in query.about:
     xs = (rng.random((count, query.about["n"])) < 0.5).tolist()
   elif category == "strings":
     xs = strings.texts(rng, count)

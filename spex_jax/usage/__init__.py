@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from spex_jax import settings
+from spex_jax.usage import agents, words
 
 SPEX = """\
 usage: spex COMMAND [--config=NAME_OR_FILE[:SIZE]] [--config.KEY=VALUE ...]
@@ -31,6 +32,7 @@ commands:
             model or with one, and prints how well interpreters did
   sweep     runs thousands of such questions, on one machine or many, so that
             no kill loses or repeats what was done
+  serve     answers as OpenAI's endpoints do, by a model on this machine
   report    makes one HTML page of what any of these wrote
 
 A FILE given to --config is Python, and is run: take none from a stranger.
@@ -42,19 +44,12 @@ network that does induction, and finds its circuit. With `--help` each lists its
 configurations and settings, and `spex --version` prints the version.
 """
 
-_FILE = (
-  "one of the names below, or a Python file with a function "
-  "get_config(size) that returns an ml_collections.ConfigDict; :quick after "
-  "it asks for a small run; --config.KEY=VALUE changes one setting"
-)
-_DEBUG = "  --debug                       shows the traceback of an error"
-
 
 @dataclasses.dataclass(frozen=True)
 class Explain(settings.Settings):
   """Flags of `spex explain`."""
 
-  config: str = settings.field("digits", f"{_FILE} (default: digits)")
+  config: str = settings.field("digits", f"{words.FILE} (default: digits)")
   workdir: str | None = settings.field(
     None,
     "where explanation.json, fourier.json, figure.png and a trained network "
@@ -67,7 +62,9 @@ class Explain(settings.Settings):
 class Data(settings.Settings):
   """Flags of `spex attribute data`."""
 
-  config: str = settings.field("data_digits", f"{_FILE} (default: data_digits)")
+  config: str = settings.field(
+    "data_digits", f"{words.FILE} (default: data_digits)"
+  )
   workdir: str | None = settings.field(
     None,
     "where attribution.json, explanation.json, figure.png and the bank of "
@@ -92,8 +89,8 @@ class Components(settings.Settings):
   target: str | None = settings.field(None, "what it is to say next, or to see")
   config: str | None = settings.field(
     None,
-    f"{_FILE} (default: components_digits, a small network that is trained "
-    "here)",
+    f"{words.FILE} (default: components_digits, a small network that is "
+    "trained here)",
   )
   workdir: str | None = settings.field(
     None,
@@ -211,20 +208,19 @@ a picture to click, tables with intervals, raw data to download. It asks the net
 for nothing.
 
 {settings.flags_of(Report)}
-{_DEBUG}
+{words.DEBUG}
 
 examples:
   spex report runs/digits
   spex report runs/digits runs/circuit_find --output=both.html
 """
 
-_WORDS = "[--config=NAME_OR_FILE[:SIZE]] [--config.KEY=VALUE ...]"
 EXPLAIN = f"""\
-usage: spex explain {_WORDS}
+usage: spex explain {words.WORDS}
                     [--workdir=DIR] [--debug]
 
 {settings.flags_of(Explain)}
-{_DEBUG}
+{words.DEBUG}
 
 examples:
   spex explain
@@ -238,10 +234,10 @@ examples:
 
 DATA = f"""\
 usage: spex attribute data
-         {_WORDS} [--workdir=DIR]
+         {words.WORDS} [--workdir=DIR]
 
 {settings.flags_of(Data)}
-{_DEBUG}
+{words.DEBUG}
 
 examples:
   spex attribute data
@@ -253,10 +249,10 @@ examples:
 COMPONENTS = f"""\
 usage: spex attribute components
          [--model=DIR_OR_NAME --prompt=TEXT|--image=FILE] [--target=TARGET]
-         {_WORDS} [--workdir=DIR]
+         {words.WORDS} [--workdir=DIR]
 
 {settings.flags_of(Components)}
-{_DEBUG}
+{words.DEBUG}
 
 examples:
   spex attribute components
@@ -311,12 +307,12 @@ def _circuit(word: str) -> str:
   return f"""\
 usage: spex circuit {word}
          {given}
-         {_WORDS}
+         {words.WORDS}
 
 {about}
 
 {settings.flags_of(flags)}
-{_DEBUG}
+{words.DEBUG}
 
 examples:
 {chr(10).join(shown)}
@@ -395,7 +391,7 @@ _CONTEXT = f"""\
 usage: spex context
          --model=DIR_OR_NAME --context=TEXT_OR_FILE --query=TEXT
          [--response=TEXT] [--output=FILE.json]
-         {_WORDS}
+         {words.WORDS}
        spex context cite   (see `spex context cite --help`)
 
 tells which tokens of an answer depend on its context (CTI), on which tokens of
@@ -403,7 +399,7 @@ the context (CCI), and on which of its sentences. Arguments of
 `inseq attribute-context` are taken by their names where they mean the same.
 
 {settings.flags_of(Context)}
-{_DEBUG}
+{words.DEBUG}
 
 examples:
   spex context --model=DIR --context=page.txt --query="Who was it?"
@@ -414,12 +410,12 @@ _CITE = f"""\
 usage: spex context cite
          --model=DIR_OR_NAME --sources=FILE.jsonl --query=TEXT
          [--response=TEXT] [--output=FILE.json]
-         {_WORDS}
+         {words.WORDS}
 
 tells which sources an answer stands on, alone or together
 
 {settings.flags_of(ContextCite)}
-{_DEBUG}
+{words.DEBUG}
 
 examples:
   spex context cite --model=DIR --sources=docs.jsonl --query="Who?" \\
@@ -430,37 +426,9 @@ examples:
 CONTEXTS = {"": (Context, _CONTEXT), "cite": (ContextCite, _CITE)}
 
 
-@dataclasses.dataclass(frozen=True)
-class Find(settings.Settings):
-  """Flags of `spex find run`."""
-
-  config: str = settings.field("find_run", f"{_FILE} (default: find_run)")
-  workdir: str | None = settings.field(
-    None,
-    "where leaderboard.json, functions.jsonl and all answers go (default: "
-    "runs/find_run); a second run goes on where the first was stopped",
-    place=True,
-  )
-
-
-FIND = f"""\
-usage: spex find run
-         {_WORDS} [--workdir=DIR]
-       spex find report DIR [DIR ...]
-
-makes functions of five kinds, after FIND; lets interpreters describe them from
-queries; and scores their code against the truth, which they do not see. The
-ceiling (the truth's own code) and the loophole (interpolation) come along
-
-{settings.flags_of(Find)}
-{_DEBUG}
-
-examples:
-  spex find run
-  spex find run --config.categories=numeric,strings --config.count=10
-  spex find report runs/find_run
-"""
-FINDS = {"run": (Find, FIND)}
+# A word to its flags, its text, and what runs it.
+PLAIN = {"report": (Report, REPORT, "report.run"), **agents.PLAIN}
+FIND, FINDS = agents.FIND, agents.FINDS
 
 
 def listed(arguments: Sequence[str], flag: str) -> list[str]:
