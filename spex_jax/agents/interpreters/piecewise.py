@@ -49,11 +49,9 @@ def _clean(samples: probing.Samples) -> Found | None:
   found = halves.fit(x, y) or halves.rectangle(x, y, samples.ask)
   if found is not None:
     return found
-  found = squares.square(x, y, samples.ask) or squares.composed(
-    x, y, samples.ask
-  )
-  if found is not None:
-    return found
+  for fit in (squares.square, squares.composed, squares.stepped):
+    if (found := fit(x, y, samples.ask)) is not None:
+      return found
   if (found := waves.bell(x, y)) is not None:
     return found
   return (
@@ -66,6 +64,7 @@ def _clean(samples: probing.Samples) -> Found | None:
 def _noisy(samples: probing.Samples) -> Found | None:
   """The least of n log-likelihood and k log n, among what is adequate."""
   x, y = samples.points
+  x, y = x[x != 0], y[x != 0]  # A step has a value of its own there.
   deviation = samples.sigma + 1e-13 * np.abs(y)
   best, chosen = np.inf, None
   for found, values, count in _candidates(samples, x, y, deviation):

@@ -14,7 +14,8 @@ from spex_jax.agents.find import functions
 
 _APART = 1e-9
 # An odd interval is 5 wide at least.
-_GRID = np.append(-127.3 + 4.9 * np.arange(52), 127.4)
+# No number of few decimals is hit, where a function may jump.
+_GRID = np.append(-127.3137 + 4.9 * np.arange(52), 127.4137)
 _NEAR = np.array([0, 0.03, 0.1, 0.3, 1])
 _ODD = 0.3  # Noise that is weaker is of an odd interval: N(mean, .1) there.
 _FAR = 1000.0

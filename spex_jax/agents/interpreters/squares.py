@@ -120,6 +120,28 @@ def composed(x: np.ndarray, y: np.ndarray, ask: Ask) -> Found | None:
   return None
 
 
+def stepped(x: np.ndarray, y: np.ndarray, ask: Ask) -> Found | None:
+  """A square wave plus, or times, a ceiling or a floor; as `composed`."""
+  for name, steps in (("ceiling", np.ceil), ("floor", np.floor)):
+    for sign in "+*":
+
+      def rest(at, values, steps=steps, sign=sign):
+        with np.errstate(all="ignore"):
+          found = values - steps(at) if sign == "+" else values / steps(at)
+        return np.where(np.abs(np.abs(found) - 1) < 1e-6, found, np.nan)
+
+      waves = rest(x, y)
+      keep = np.isfinite(waves)
+      if keep.mean() < 0.9:
+        continue
+      found = square(x[keep], waves[keep], lambda at: rest(at, ask(at)))
+      if found is not None and found.parameters is not None:
+        own = _call(found.parameters["period"], found.parameters["shift"])
+        body = f"  return np.{steps.__name__}(x) {sign} {own}"
+        return Found(f"{name}{sign}square", None, body)
+  return None
+
+
 def _values(x: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
   return np.where(x > 0, np.polyval(right, x), np.polyval(left, x))
 
