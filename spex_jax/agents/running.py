@@ -49,6 +49,7 @@ BUDGETS = {
   "setfn": 5000, "unit": 200,
 }  # fmt: skip
 _CONFIG = "config.json"
+_JUDGING = 60.0  # Seconds more: code has limits of its own.
 
 
 def check_same(folder: folders.Folder, config: Mapping[str, Any]) -> None:
@@ -94,11 +95,19 @@ def interpreted(
       answer = scores.truth(function) if run is None else run(query, budget)
     if not isinstance(answer, answers.Answer):
       raise TypeError(f"the answer is a {type(answer).__name__}")
+    if not isinstance(answer.code, str):
+      raise TypeError(f"its code is a {type(answer.code).__name__}, no text")
   except (Exception, MemoryError) as caught:
     error = f"{type(caught).__name__}: {caught}"[:300]
     answer = answers.Answer("none", "")
   took = time.monotonic() - start
-  verdict = scores.judge(function, answer, box)
+  verdict: dict[str, Any] = {"paper": 0.0, "ours": 0.0, "length": 0}
+  if not error:
+    try:  # The function itself may fail, too.
+      with limited(seconds + _JUDGING):
+        verdict = scores.judge(function, answer, box)
+    except Exception as caught:
+      error = f"{type(caught).__name__}: {caught}"[:300]
   if error:
     verdict |= {"error": error}
   body = {

@@ -34,7 +34,8 @@ _REFUSED = (
   "signal.", "fcntl.", "mmap.", "pty.", "resource.", "urllib.", "http.",
   "syslog.", "_posixsubprocess",
 )  # fmt: skip
-_EXTRA = ("bisect", "cmath", "collections", "datetime", "decimal", "fractions",
+_EXTRA = ("bisect", "cmath", "collections", "datetime", "decimal", "difflib",
+          "fractions",
           "functools", "heapq", "itertools", "math", "numpy", "numpy.fft",
           "numpy.linalg", "numpy.random", "operator", "random", "re",
           "statistics", "string", "textwrap", "traceback", "typing",

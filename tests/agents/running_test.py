@@ -3,11 +3,18 @@
 import json
 import time
 
+import numpy as np
 import pytest
 
 from spex_jax import cli
 from spex_jax.agents import running, sandbox
-from spex_jax.agents.find import answers, generating, numeric, scores
+from spex_jax.agents.find import (
+  answers,
+  functions,
+  generating,
+  numeric,
+  scores,
+)
 from spex_jax.jobs import find
 from spex_jax.store import folders
 
@@ -57,6 +64,38 @@ def test_a_failure_is_of_one_answer(box, run, complaint):
   found = running.interpreted(own, "a", run, 60, box, 0.2)
   assert complaint in found["error"]
   assert (found["paper"], found["ours"]) == (0, 0)
+  json.dumps(found, allow_nan=False)
+
+
+def _by(values):
+  about = {"category": "numeric", "is_network": False}
+  truth = {
+    "variant": "clean", "family": "constant", "parameters": {"value": 1.0},
+    "code": "def f(x): return 1.0",
+  }  # fmt: skip
+  return functions.Function("n", "numeric", about, truth, values, values)
+
+
+def _full(value):
+  return lambda xs: np.full(len(xs), value)
+
+
+@pytest.mark.parametrize("name", ["constant", "interpolation", "piecewise"])
+@pytest.mark.parametrize(
+  ("values", "complaint"),
+  [
+    (lambda xs: 1 / 0, "ZeroDivisionError"),
+    (lambda xs: time.sleep(30), "TimeoutError"),
+    (lambda xs: None, "TypeError"),
+    (_full(np.nan), ""),
+    (_full(np.inf), ""),
+    (_full(1e300), ""),
+  ],
+)
+def test_a_function_that_fails_is_told(box, name, values, complaint):
+  run = running.INTERPRETERS[name]["numeric"]
+  found = running.interpreted(_by(values), name, run, 400, box, 0.3)
+  assert complaint in found["error"] and found["ours"] == 0
   json.dumps(found, allow_nan=False)
 
 

@@ -95,6 +95,8 @@ def _inputs(function: functions.Function) -> list[Any]:
 def error_of(outputs: Sequence[Any], values: np.ndarray) -> float:
   """`sum (f - g)^2 / sum f^2` where f is finite; a g that is none counts as 0.
 
+  1 where f is finite nowhere.
+
   Args:
     outputs: of the answer, g.
     values: of the function, f.
@@ -103,6 +105,8 @@ def error_of(outputs: Sequence[Any], values: np.ndarray) -> float:
   keep = np.isfinite(values)
   guess = np.where(np.isfinite(guess), guess, 0.0)[keep]
   values = values[keep]
+  if not len(values):
+    return 1.0  # Nothing can be right where there is no value.
   with np.errstate(over="ignore"):
     scale = float(np.abs(values).max(initial=0.0)) or 1.0
     size = float(((values / scale) ** 2).sum())
