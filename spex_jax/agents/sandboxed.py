@@ -78,12 +78,9 @@ def _refuse(event: str, arguments: tuple) -> None:
 
 def _limit(limits: dict) -> bool:
   """Gives up what the code must not have; whether calls are filtered."""
-  with (
-    open("/proc/self/statm")
-    if os.path.exists("/proc/self/statm")
-    else (contextlib.nullcontext()) as file
-  ):
-    pages = int(file.read().split()[0]) if file else 1 << 17
+  pages = 1 << 17
+  with contextlib.suppress(OSError), open("/proc/self/statm") as file:
+    pages = int(file.read().split()[0])
   most = pages * resource.getpagesize() + limits["memory"]
   seconds = int(limits["seconds"]) + 1
   for what, value in (

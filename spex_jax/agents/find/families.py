@@ -3,7 +3,8 @@
 Ranges are the paper's; each drawn number has one decimal. Deliberate
 deviations: what would turn a family into another (a zero scale or leading
 coefficient, a leak or a base of 1) is drawn again; `absolute` keeps its bias; a
-sinusoid's second number is its period, as in the paper's code.
+sinusoid's second number is its period, as in the paper's code; a square wave is
+.02 to the right, or rounding would decide at half numbers, where it is scored.
 
 Every function is plain text too (`source`): truths and answers are such code.
 """
@@ -189,7 +190,7 @@ FAMILIES = {
   ),
   "square": Family(
     square,
-    lambda r: {"period": _one(r, 1, 10), "shift": _one(r, -5, 5)},
+    lambda r: {"period": _one(r, 1, 10), "shift": _one(r, -5, 5) + 0.02},
     48,
   ),
   "logarithm": Family(

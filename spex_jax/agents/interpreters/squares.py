@@ -58,8 +58,6 @@ def square(x: np.ndarray, y: np.ndarray, ask: Ask) -> Found | None:
   if not known:
     return None
   period = _decimal(period, known)
-  if abs(start - round(start, 1)) < 0.02:
-    start = round(start, 1)
   shift = float((start + period / 2) % period - period / 2)
   guess = np.where((x - shift) / period % 1 < 0.5, 1.0, -1.0)
   if (guess == y).mean() < 0.93:
