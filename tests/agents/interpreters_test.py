@@ -132,8 +132,8 @@ def test_no_interpreter_sees_the_truth():
     bare = dataclasses.replace(own, truth={}, tests=(), clean=lambda xs: 1 / 0)
     for runs in running.INTERPRETERS.values():
       run = runs.get(category)
-      if run is None or "spectral" in run.__module__:
-        continue
+      if run is None or runs is running.INTERPRETERS["spex"]:
+        continue  # Slow to compile.
       one, other = (run(functions.Query(f, 90), 90) for f in (own, bare))
       assert one == other
 

@@ -233,7 +233,9 @@ def wilson(score: float, count: int) -> tuple[float, float]:
     * np.sqrt(score * (1 - score) / count + (z / (2 * count)) ** 2)
     / (1 + z * z / count)
   )
-  return float(max(middle - reach, 0.0)), float(min(middle + reach, 1.0))
+  # Rounding must not leave the score outside.
+  low, high = max(middle - reach, 0.0), min(middle + reach, 1.0)
+  return float(min(low, score)), float(max(high, score))
 
 
 def table(verdicts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -1,10 +1,11 @@
 """SPEX as an interpreter: of functions of bits, and of a number's bits.
 
 The expansion is read in the basis that needs fewer sets for it: Fourier for
-parities, Moebius for conjunctions.
+parities, Moebius for conjunctions; what it names is fitted anew to all values
+that were asked, by least squares in that basis.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +17,9 @@ from spex_jax.fourier import sparse
 from spex_jax.indices import mobius
 
 _SHARE = 0.2  # Of the largest, beneath which a coefficient is no set's.
+_MOST = 200  # Sets that are fitted anew.
 _BITS = 8
+_SMALL = 16  # Bits up to which all sets of few bits are scanned.
 
 Set = tuple[int, ...]
 
@@ -24,24 +27,27 @@ Set = tuple[int, ...]
 def planted(query: functions.Query, budget: int) -> answers.Answer:
   """A function of n bits: its sets."""
   n = query.about["n"]
-  fourier = _decoded(
-    lambda masks: query(np.asarray(masks, bool)), n, min(budget, query.left)
-  )
+  asked = _Asked(lambda masks: query(masks), n)
+  fourier = _decoded(asked, n, min(budget, query.left))
+  masks, values = asked.all()
   by_kind = {
     "parity": _terms(fourier.players, fourier.coefs, n),
     "all": _terms(*mobius.mobius_from_fourier(fourier)[1:], n),
   }
-  kind = min(by_kind, key=lambda kind: (_spread(by_kind[kind]), kind))
-  found = _strong(by_kind[kind])
+  fitted = {
+    kind: _fitted(kind, _largest(terms), masks, values)
+    for kind, terms in by_kind.items()
+  }
+  kind = min(fitted, key=lambda kind: (_spread(fitted[kind]), kind))
+  found = _strong(fitted[kind])
   players = sorted(found, key=lambda s: -abs(found[s]))
+  found = _fitted(kind, players, masks, values)
   code = sets.code(kind, players, [found[s] for s in players])
-  rest = by_kind[kind].get((), 0.0)
-  if abs(rest) > 0 and () not in found:
-    code += f" + {float(rest):.6g}"
+  code += f" + {found[()]:.6g}"
   word = "parities" if kind == "parity" else "conjunctions"
   return answers.Answer(
     f"a sum of {len(players)} {word} of {n} inputs", code, family=kind,
-    sets=tuple(s for s in players if s),
+    sets=tuple(players),
   )  # fmt: skip
 
 
@@ -49,11 +55,13 @@ def bits(query: functions.Query, budget: int) -> answers.Answer:
   """A function of one number, as one of the 8 bits of its place on the grid."""
   weights = 1 << np.arange(_BITS)
   del budget
-  at = lambda masks: np.asarray(masks, bool) @ weights - 127.5
-  values = lambda masks: np.nan_to_num(
-    np.asarray(query(at(masks)), float), posinf=0.0, neginf=0.0
+  asked = _Asked(
+    lambda masks: np.nan_to_num(
+      np.asarray(query(masks @ weights - 127.5), float), posinf=0.0, neginf=0.0
+    ),
+    _BITS,
   )
-  fourier = _decoded(values, _BITS, min(query.left, 200))
+  fourier = _decoded(asked, _BITS, min(query.left, 200))
   terms = _terms(fourier.players, fourier.coefs, _BITS)
   code = (
     f"import math\n\nTERMS = {terms!r}\n\ndef f(x):\n"
@@ -65,40 +73,81 @@ def bits(query: functions.Query, budget: int) -> answers.Answer:
   return answers.Answer(said, code, family="bits")
 
 
-def _decoded(
-  values: Callable[[np.ndarray], Any], n: int, budget: int
-) -> sparse.SparseFourier:
-  # A few masks are asked again, to see whether values repeat; theirs do.
-  known: dict[bytes, float] = {}
+class _Asked:
+  """A value function of n bits, and of more that do not matter.
 
-  def ask(masks: np.ndarray) -> np.ndarray:
-    masks = np.asarray(masks, bool)
+  Values are asked once: a few masks are asked again, to see whether values
+  repeat, and these do.
+  """
+
+  def __init__(self, values: Callable[[np.ndarray], Any], n: int):
+    self._values, self._n = values, n
+    self._known: dict[bytes, float] = {}
+
+  def __call__(self, masks: Any) -> np.ndarray:
+    masks = np.asarray(masks, bool)[:, : self._n]
     keys = [row.tobytes() for row in masks]
-    new = {k: i for i, k in enumerate(keys) if k not in known}
+    new = {k: i for i, k in enumerate(keys) if k not in self._known}
     if new:
-      rows = [*new.values()]
-      known.update(zip(new, map(float, values(masks[rows]))))
-    return np.array([known[k] for k in keys])
+      values = self._values(masks[[*new.values()]])
+      self._known.update(zip(new, map(float, values)))
+    return np.array([self._known[k] for k in keys])
 
-  return api.explain(ask, n, budget=budget, key=jax.random.key(0)).fourier
+  def all(self) -> tuple[np.ndarray, np.ndarray]:
+    """What was asked: bool `[B, n]`, `[B]`."""
+    rows = [np.frombuffer(key, bool) for key in self._known]
+    return np.array(rows), np.array([*self._known.values()])
+
+
+def _decoded(asked: _Asked, n: int, budget: int) -> sparse.SparseFourier:
+  key = jax.random.key(0)
+  if n > _SMALL:
+    # Of a power of two, so that few programs are compiled; where the budget is
+    # too small for a plan, all sets of few players are scanned.
+    padded = 1 << (n - 1).bit_length()
+    try:
+      return api.explain(
+        asked, padded, budget=budget, key=key, method="spex"
+      ).fourier
+    except ValueError:
+      pass
+  return api.explain(asked, n, budget=budget, key=key, method="gram").fourier
 
 
 def _terms(players: Any, values: Any, n: int) -> dict[Set, float]:
-  """Values by sets, from rows of players padded with n."""
-  return {
-    tuple(int(i) for i in row if i < n): float(value)
-    for row, value in zip(np.asarray(players), np.asarray(values))
-    if value
-  }
+  """Values by sets of the n players that matter, from rows of padded sets."""
+  rows = np.asarray(players)
+  found: dict[Set, float] = {}
+  for row, value in zip(rows, np.asarray(values)):
+    own = tuple(int(i) for i in row if i < n)
+    found[own] = found.get(own, 0.0) + float(value)
+  return {own: value for own, value in found.items() if value}
 
 
-def _strong(terms: Mapping) -> dict[Set, float]:
+def _largest(terms: Mapping[Set, float]) -> list[Set]:
+  ordered = sorted(terms, key=lambda s: (-abs(terms[s]), s))
+  return [s for s in ordered if s][:_MOST]
+
+
+def _fitted(
+  kind: str, found: Sequence[Set], masks: np.ndarray, values: np.ndarray
+) -> dict[Set, float]:
+  """Coefficients of sets, and of the empty one, by least squares."""
+  columns = [sets.evaluate(kind, [s], [1.0], masks) for s in found]
+  basis = np.stack([*columns, np.ones(len(values))], axis=1)
+  coefs = np.linalg.lstsq(basis, values, rcond=None)[0]
+  return dict(zip([*found, ()], map(float, coefs)))
+
+
+def _strong(terms: Mapping[Set, float]) -> dict[Set, float]:
   sizes = {s: abs(c) for s, c in terms.items() if s}
   most = max(sizes.values(), default=0.0)
   return {s: terms[s] for s, size in sizes.items() if size > _SHARE * most}
 
 
-def _spread(terms: Mapping) -> float:
+def _spread(terms: Mapping[Set, float]) -> float:
   """How many sets share what there is: (sum |c|)^2 / sum c^2."""
   sizes = np.array([abs(c) for s, c in terms.items() if s])
-  return float(sizes.sum() ** 2 / (sizes**2).sum()) if len(sizes) else 0.0
+  if not sizes.any():
+    return 0.0
+  return float(sizes.sum() ** 2 / (sizes**2).sum())
