@@ -31,8 +31,8 @@ def planted(query: functions.Query, budget: int) -> answers.Answer:
   fourier = _decoded(asked, n, min(budget, query.left))
   masks, values = asked.all()
   by_kind = {
-    "parity": _terms(fourier.players, fourier.coefs, n),
-    "all": _terms(*mobius.mobius_from_fourier(fourier)[1:], n),
+    "parity": _terms(fourier.players, fourier.coefs, n, fourier.n),
+    "all": _terms(*mobius.mobius_from_fourier(fourier)[1:], n, fourier.n),
   }
   fitted = {
     kind: _fitted(kind, _largest(terms), masks, values)
@@ -62,7 +62,7 @@ def bits(query: functions.Query, budget: int) -> answers.Answer:
     _BITS,
   )
   fourier = _decoded(asked, _BITS, min(query.left, 200))
-  terms = _terms(fourier.players, fourier.coefs, _BITS)
+  terms = _terms(fourier.players, fourier.coefs, _BITS, _BITS)
   code = (
     f"import math\n\nTERMS = {terms!r}\n\ndef f(x):\n"
     "  k = min(max(math.floor(x) + 128, 0), 255)\n"
@@ -114,14 +114,17 @@ def _decoded(asked: _Asked, n: int, budget: int) -> sparse.SparseFourier:
   return api.explain(asked, n, budget=budget, key=key, method="gram").fourier
 
 
-def _terms(players: Any, values: Any, n: int) -> dict[Set, float]:
-  """Values by sets of the n players that matter, from rows of padded sets."""
-  rows = np.asarray(players)
+def _terms(players: Any, values: Any, n: int, padded: int) -> dict[Set, float]:
+  """Values by sets, from rows of players padded with `padded`.
+
+  Sets with a player from n on, which does not matter, are left out.
+  """
   found: dict[Set, float] = {}
-  for row, value in zip(rows, np.asarray(values)):
-    own = tuple(int(i) for i in row if i < n)
-    found[own] = found.get(own, 0.0) + float(value)
-  return {own: value for own, value in found.items() if value}
+  for row, value in zip(np.asarray(players), np.asarray(values)):
+    own = tuple(int(i) for i in row if i < padded)
+    if value and all(i < n for i in own):
+      found[own] = float(value)
+  return found
 
 
 def _largest(terms: Mapping[Set, float]) -> list[Set]:
