@@ -117,7 +117,7 @@ class Model:
     elif isinstance(prompt, list) and prompt and all(
       isinstance(token, int) for token in prompt
     ):  # fmt: skip
-      ids = [self._tokenizer.check_id(token) for token in prompt]
+      ids = [self._tokenizer.check(token) for token in prompt]
     else:
       raise loopback.Refused("prompt: one text, or one list of token ids.")
     top = body.get("logprobs")

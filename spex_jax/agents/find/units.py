@@ -21,7 +21,7 @@ from spex_jax.models import sites
 # Ours.
 TEXTS = (
   "The old dog slept under a tall tree all day.",
-  "Once upon a time a girl found a small red ball.",
+  "Once upon a time a girl found a red ball.",
   "He did not like the soup because it was cold.",
   "The teacher gave Anna and Ben two new green books.",
   "A bird sang loudly, but nobody in town was listening.",
@@ -53,7 +53,9 @@ def make(net: sites.Network, seed: int, index: int) -> functions.Function:
     raise ValueError("The network has no site of neurons or of heads.")
   site, text = str(rng.choice(known)), str(rng.choice(TEXTS))
   place = float(rng.random())
-  prompt = text_lib.prompt(text, net.tokenizer)
+  # Something must be left once all words are gone.
+  bos = "yes" if "bos" in net.tokenizer.special else "auto"
+  prompt = text_lib.prompt(text, net.tokenizer, bos=bos)
   n = prompt.n
 
   def read(output: sites.Output, inputs: Any) -> jax.Array:
@@ -68,7 +70,7 @@ def make(net: sites.Network, seed: int, index: int) -> functions.Function:
     )[:, 0]
     return row if row.ndim == 1 else jnp.linalg.norm(row, axis=-1)
 
-  see = absent.inputs(prompt, net.tokenizer)
+  see = absent.inputs(prompt, net.tokenizer, "remove")
   value = readouts.value(net, see, read, capture=(site,))
   run = evaluate.compiled(value, n, shared=net.params)
   masks = (np.arange(1 << n)[:, None] >> np.arange(n) & 1).astype(bool)
