@@ -1,10 +1,13 @@
 """Sixty functions of a text to a text, each deterministic and total.
 
-Every one is a program of its own: `source` tells it, with the two constants
-that some need. Numbers are spelled as words.
+Each is a lambda in a table, beside what it does in words; its program is that
+lambda's own text, with the helpers that it calls. Numbers are spelled as words.
 """
 
+import ast
+import functools
 import inspect
+from collections.abc import Callable
 
 VOWELS = "aeiouAEIOU"
 DIGITS = (
@@ -37,343 +40,159 @@ def moved(c, by):
   return chr(first + (ord(c) - first + by) % 26)
 
 
-def reverse(s):
-  """The text backwards."""
-  return s[::-1]
-
-
-def upper(s):
-  """All letters as capitals."""
-  return s.upper()
-
-
-def lower(s):
-  """All letters small."""
-  return s.lower()
-
-
-def swap_case(s):
-  """Small letters as capitals, and capitals small."""
-  return s.swapcase()
-
-
-def capital_first(s):
-  """The first letter as a capital."""
-  return s[:1].upper() + s[1:]
-
-
-def reverse_first_half(s):
-  """The first half backwards, the second as it is."""
-  return s[: len(s) // 2][::-1] + s[len(s) // 2 :]
-
-
-def reverse_second_half(s):
-  """The first half as it is, the second backwards."""
-  return s[: len(s) // 2] + s[len(s) // 2 :][::-1]
-
-
-def swap_halves(s):
-  """The second half before the first."""
-  return s[len(s) // 2 :] + s[: len(s) // 2]
-
-
-def twice(s):
-  """The text two times."""
-  return s + s
-
-
-def double_letters(s):
-  """Each letter two times."""
-  return "".join(c + c for c in s)
-
-
-def mirror(s):
-  """The text, then the text backwards."""
-  return s + s[::-1]
-
-
-def first(s):
-  """The first letter alone."""
-  return s[:1]
-
-
-def last(s):
-  """The last letter alone."""
-  return s[-1:]
-
-
-def middle(s):
-  """The letter in the middle alone."""
-  return s[len(s) // 2 : len(s) // 2 + 1]
-
-
-def without_first(s):
-  """All but the first letter."""
-  return s[1:]
-
-
-def without_last(s):
-  """All but the last letter."""
-  return s[:-1]
-
-
-def without_ends(s):
-  """All but the first and the last letter."""
-  return s[1:-1]
-
-
-def first_half(s):
-  """The first half alone."""
-  return s[: len(s) // 2]
-
-
-def second_half(s):
-  """The second half alone."""
-  return s[len(s) // 2 :]
-
-
-def every_other(s):
-  """The first, third, fifth letter and so on."""
-  return s[::2]
-
-
-def other_every_other(s):
-  """The second, fourth, sixth letter and so on."""
-  return s[1::2]
-
-
-def in_order(s):
-  """The letters in the order of the alphabet."""
-  return "".join(sorted(s))
-
-
-def in_reverse_order(s):
-  """The letters in the reverse order of the alphabet."""
-  return "".join(sorted(s, reverse=True))
-
-
-def distinct(s):
-  """Each letter the first time that it comes."""
-  return "".join(dict.fromkeys(s))
-
-
-def turn_left(s):
-  """The first letter moved to the end."""
-  return s[1:] + s[:1]
-
-
-def turn_right(s):
-  """The last letter moved to the front."""
-  return s[-1:] + s[:-1]
-
-
-def swap_ends(s):
-  """The first and the last letter in each other's place."""
-  return s if len(s) < 2 else s[-1] + s[1:-1] + s[0]
-
-
-def swap_first_two(s):
-  """The first two letters in each other's place."""
-  return s[1:2] + s[:1] + s[2:]
-
-
-def swap_neighbours(s):
-  """Every pair of letters in each other's place."""
-  return "".join(s[i + 1 : i + 2] + s[i] for i in range(0, len(s), 2))
-
-
-def without_vowels(s):
-  """The text without its vowels."""
-  return "".join(c for c in s if not is_vowel(c))
-
-
-def vowels_alone(s):
-  """The vowels alone."""
-  return "".join(c for c in s if is_vowel(c))
-
-
-def consonants_alone(s):
-  """The consonants alone."""
-  return "".join(c for c in s if is_consonant(c))
-
-
-def without_digits(s):
-  """The text without its digits."""
-  return "".join(c for c in s if not c.isdigit())
-
-
-def letters_alone(s):
-  """The letters alone, without digits and signs."""
-  return "".join(c for c in s if c.isalpha())
-
-
-def vowels_to_first(s):
-  """The first letter in the place of every vowel."""
-  return "".join(s[0] if is_vowel(c) else c for c in s)
-
-
-def vowels_to_last(s):
-  """The last letter in the place of every vowel."""
-  return "".join(s[-1] if is_vowel(c) else c for c in s)
-
-
-def vowels_to_middle(s):
-  """The letter in the middle in the place of every vowel."""
-  return "".join(s[len(s) // 2] if is_vowel(c) else c for c in s)
-
-
-def vowels_to_stars(s):
-  """A star in the place of every vowel."""
-  return "".join("*" if is_vowel(c) else c for c in s)
-
-
-def capital_vowels(s):
-  """The vowels as capitals."""
-  return "".join(c.upper() if is_vowel(c) else c for c in s)
-
-
-def capital_consonants(s):
-  """The consonants as capitals."""
-  return "".join(c.upper() if is_consonant(c) else c for c in s)
-
-
-def count_letters(s):
-  """How many letters there are, as a word."""
-  return spelled(sum(c.isalpha() for c in s))
-
-
-def count_vowels(s):
-  """How many vowels there are, as a word."""
-  return spelled(sum(is_vowel(c) for c in s))
-
-
-def count_consonants(s):
-  """How many consonants there are, as a word."""
-  return spelled(sum(is_consonant(c) for c in s))
-
-
-def count_digits(s):
-  """How many digits there are, as a word."""
-  return spelled(sum(c.isdigit() for c in s))
-
-
-def count_capitals(s):
-  """How many capitals there are, as a word."""
-  return spelled(sum(c.isupper() for c in s))
-
-
-def count_distinct(s):
-  """How many different letters there are, as a word."""
-  return spelled(len(set(s)))
-
-
-def next_letters(s):
-  """Each letter moved one on in the alphabet."""
-  return "".join(moved(c, 1) for c in s)
-
-
-def letters_before(s):
-  """Each letter moved one back in the alphabet."""
-  return "".join(moved(c, -1) for c in s)
-
-
-def move_by_place(s):
-  """Each letter moved on in the alphabet by its place, from 0."""
-  return "".join(moved(c, i) for i, c in enumerate(s))
-
-
-def move_back_by_place(s):
-  """Each letter moved back in the alphabet by its place, from 0."""
-  return "".join(moved(c, -i) for i, c in enumerate(s))
-
-
-def move_by_length(s):
-  """Each letter moved on in the alphabet by the text's length."""
-  return "".join(moved(c, len(s)) for c in s)
-
-
-def half_alphabet(s):
-  """Each letter moved by 13 in the alphabet."""
-  return "".join(moved(c, 13) for c in s)
-
-
-def alphabet_backwards(s):
-  """Z for a, y for b, and so on."""
-  return "".join(
-    moved(c, 25 - 2 * (ord(c.lower()) - ord("a"))) if c.isascii() else c
-    for c in s
-  )
-
-
-def dashes(s):
-  """A dash between letters."""
-  return "-".join(s)
-
-
-def stop_after_vowels(s):
-  """A full stop behind every vowel."""
-  return "".join(c + "." if is_vowel(c) else c for c in s)
-
-
-def add_first(s):
-  """The first letter once more at the end."""
-  return s + s[:1]
-
-
-def add_length(s):
-  """The length behind it, as a word."""
-  return s + spelled(len(s))
-
-
-def starts_with_vowel(s):
-  """Whether it begins with a vowel: yes or no."""
-  return "yes" if is_vowel(s[:1] or "-") else "no"
-
-
-def has_repeats(s):
-  """Whether any letter comes twice: yes or no."""
-  return "yes" if len(set(s)) < len(s) else "no"
-
-
-def is_same_backwards(s):
-  """Whether it reads the same backwards: yes or no."""
-  return "yes" if s == s[::-1] else "no"
-
-
 _HELPERS = (is_vowel, is_consonant, spelled, moved)
-PRIMITIVES = {
-  name: own
-  for name, own in list(globals().items())
-  if inspect.isfunction(own) and own not in _HELPERS
-}
+# Name to what it does, and the function.
+PRIMITIVES: dict[str, tuple[str, Callable[[str], str]]] = {
+  "reverse": ("The text backwards.", lambda s: s[::-1]),
+  "upper": ("All letters as capitals.", lambda s: s.upper()),
+  "lower": ("All letters small.", lambda s: s.lower()),
+  "swap_case": ("Small letters as capitals, and capitals small.",
+    lambda s: s.swapcase()),
+  "capital_first": ("The first letter as a capital.",
+    lambda s: s[:1].upper() + s[1:]),
+  "reverse_first_half": ("The first half backwards, the second as it is.",
+    lambda s: s[:len(s) // 2][::-1] + s[len(s) // 2:]),
+  "reverse_second_half": ("The first half as it is, the second backwards.",
+    lambda s: s[:len(s) // 2] + s[len(s) // 2:][::-1]),
+  "swap_halves": ("The second half before the first.",
+    lambda s: s[len(s) // 2:] + s[:len(s) // 2]),
+  "twice": ("The text two times.", lambda s: s + s),
+  "double_letters": ("Each letter two times.",
+    lambda s: "".join(c + c for c in s)),
+  "mirror": ("The text, then the text backwards.", lambda s: s + s[::-1]),
+  "first": ("The first letter alone.", lambda s: s[:1]),
+  "last": ("The last letter alone.", lambda s: s[-1:]),
+  "middle": ("The letter in the middle alone.",
+    lambda s: s[len(s) // 2:len(s) // 2 + 1]),
+  "without_first": ("All but the first letter.", lambda s: s[1:]),
+  "without_last": ("All but the last letter.", lambda s: s[:-1]),
+  "without_ends": ("All but the first and the last letter.", lambda s: s[1:-1]),
+  "first_half": ("The first half alone.", lambda s: s[:len(s) // 2]),
+  "second_half": ("The second half alone.", lambda s: s[len(s) // 2:]),
+  "every_other": ("The first, third, fifth letter and so on.",
+    lambda s: s[::2]),
+  "other_every_other": ("The second, fourth, sixth letter and so on.",
+    lambda s: s[1::2]),
+  "in_order": ("The letters in the order of the alphabet.",
+    lambda s: "".join(sorted(s))),
+  "in_reverse_order": ("The letters in the reverse order of the alphabet.",
+    lambda s: "".join(sorted(s, reverse=True))),
+  "distinct": ("Each letter the first time that it comes.",
+    lambda s: "".join(dict.fromkeys(s))),
+  "turn_left": ("The first letter moved to the end.", lambda s: s[1:] + s[:1]),
+  "turn_right": ("The last letter moved to the front.",
+    lambda s: s[-1:] + s[:-1]),
+  "swap_ends": ("The first and the last letter in each other's place.",
+    lambda s: s if len(s) < 2 else s[-1] + s[1:-1] + s[0]),
+  "swap_first_two": ("The first two letters in each other's place.",
+    lambda s: s[1:2] + s[:1] + s[2:]),
+  "swap_neighbours": ("Every pair of letters in each other's place.",
+    lambda s: "".join(s[i + 1:i + 2] + s[i] for i in range(0, len(s), 2))),
+  "without_vowels": ("The text without its vowels.",
+    lambda s: "".join(c for c in s if not is_vowel(c))),
+  "vowels_alone": ("The vowels alone.",
+    lambda s: "".join(c for c in s if is_vowel(c))),
+  "consonants_alone": ("The consonants alone.",
+    lambda s: "".join(c for c in s if is_consonant(c))),
+  "without_digits": ("The text without its digits.",
+    lambda s: "".join(c for c in s if not c.isdigit())),
+  "letters_alone": ("The letters alone, without digits and signs.",
+    lambda s: "".join(c for c in s if c.isalpha())),
+  "vowels_to_first": ("The first letter in the place of every vowel.",
+    lambda s: "".join(s[0] if is_vowel(c) else c for c in s)),
+  "vowels_to_last": ("The last letter in the place of every vowel.",
+    lambda s: "".join(s[-1] if is_vowel(c) else c for c in s)),
+  "vowels_to_middle": ("The letter in the middle in the place of every vowel.",
+    lambda s: "".join(s[len(s) // 2] if is_vowel(c) else c for c in s)),
+  "vowels_to_stars": ("A star in the place of every vowel.",
+    lambda s: "".join("*" if is_vowel(c) else c for c in s)),
+  "capital_vowels": ("The vowels as capitals.",
+    lambda s: "".join(c.upper() if is_vowel(c) else c for c in s)),
+  "capital_consonants": ("The consonants as capitals.",
+    lambda s: "".join(c.upper() if is_consonant(c) else c for c in s)),
+  "count_letters": ("How many letters there are, as a word.",
+    lambda s: spelled(sum(c.isalpha() for c in s))),
+  "count_vowels": ("How many vowels there are, as a word.",
+    lambda s: spelled(sum(is_vowel(c) for c in s))),
+  "count_consonants": ("How many consonants there are, as a word.",
+    lambda s: spelled(sum(is_consonant(c) for c in s))),
+  "count_digits": ("How many digits there are, as a word.",
+    lambda s: spelled(sum(c.isdigit() for c in s))),
+  "count_capitals": ("How many capitals there are, as a word.",
+    lambda s: spelled(sum(c.isupper() for c in s))),
+  "count_distinct": ("How many different letters there are, as a word.",
+    lambda s: spelled(len(set(s)))),
+  "next_letters": ("Each letter moved one on in the alphabet.",
+    lambda s: "".join(moved(c, 1) for c in s)),
+  "letters_before": ("Each letter moved one back in the alphabet.",
+    lambda s: "".join(moved(c, -1) for c in s)),
+  "move_by_place": ("Each letter moved on by its place, from 0.",
+    lambda s: "".join((moved(c, i) for i, c in enumerate(s)))),
+  "move_back_by_place": ("Each letter moved back by its place, from 0.",
+    lambda s: "".join((moved(c, -i) for i, c in enumerate(s)))),
+  "move_by_length": ("Each letter moved on by the text's length.",
+    lambda s: "".join(moved(c, len(s)) for c in s)),
+  "half_alphabet": ("Each letter moved by 13 in the alphabet.",
+    lambda s: "".join(moved(c, 13) for c in s)),
+  "alphabet_backwards": ("Z for a, y for b, and so on.",
+    lambda s: "".join(
+      moved(c, 25 - 2 * (ord(c.lower()) - ord("a"))) if c.isascii() else c
+      for c in s)),
+  "dashes": ("A dash between letters.", lambda s: "-".join(s)),
+  "stop_after_vowels": ("A full stop behind every vowel.",
+    lambda s: "".join(c + "." if is_vowel(c) else c for c in s)),
+  "add_first": ("The first letter once more at the end.", lambda s: s + s[:1]),
+  "add_length": ("The length behind it, as a word.",
+    lambda s: s + spelled(len(s))),
+  "starts_with_vowel": ("Whether it begins with a vowel: yes or no.",
+    lambda s: "yes" if is_vowel(s[:1] or "-") else "no"),
+  "has_repeats": ("Whether any letter comes twice: yes or no.",
+    lambda s: "yes" if len(set(s)) < len(s) else "no"),
+  "is_same_backwards": ("Whether it reads the same backwards: yes or no.",
+    lambda s: "yes" if s == s[::-1] else "no"),
+}  # fmt: skip
+
+
+@functools.cache
+def _sources() -> dict[str, str]:
+  """Name to the text behind `lambda s:`."""
+  with open(__file__, encoding="utf-8") as file:
+    tree = ast.parse(file.read())
+  (table,) = (
+    node.value
+    for node in tree.body
+    if isinstance(node, ast.AnnAssign)
+    and getattr(node.target, "id", "") == "PRIMITIVES"
+  )
+  assert isinstance(table, ast.Dict)
+  return {
+    name: ast.unparse(value.elts[1].body)  # type: ignore[union-attr]
+    for name, value in zip(PRIMITIVES, table.values)
+  }
 
 
 def apply(names: tuple[str, ...], text: str) -> str:
   """The functions of some names, the last of them first."""
   for name in reversed(names):
-    text = PRIMITIVES[name](text)
+    text = PRIMITIVES[name][1](text)
   return text
 
 
 def said(names: tuple[str, ...]) -> str:
   """What a composition does, in words."""
-  lines = [PRIMITIVES[name].__doc__ or "" for name in reversed(names)]
+  lines = [PRIMITIVES[name][0] for name in reversed(names)]
   return " Then, of that: ".join(lines)
 
 
 def code(names: tuple[str, ...]) -> str:
   """A program of its own, `f(s)`."""
-  needed, more = "", [PRIMITIVES[name] for name in dict.fromkeys(names)]
-  for own in more:
-    needed += inspect.getsource(own) + "\n\n"
-  helpers = [own for own in _HELPERS if f"{own.__name__}(" in needed]
-  needed = "\n".join(map(inspect.getsource, helpers)) + "\n" + needed
-  lines = []
-  if "VOWELS" in needed:
-    lines.append(f"VOWELS = {VOWELS!r}")
-  if "DIGITS" in needed:
-    lines.append(f"DIGITS = {DIGITS!r}")
-  call = "s"
-  for name in reversed(names):
-    call = f"{name}({call})"
-  return "\n".join([*lines, needed, f"def f(s):\n  return {call}"])
+  lines = [f"  s = {_sources()[name]}" for name in reversed(names)]
+  body = "\n".join(["def f(s):", *lines, "  return s"])
+  helpers = [own for own in _HELPERS if f"{own.__name__}(" in body]
+  parts = [*map(inspect.getsource, helpers), body]
+  text = "\n".join(parts)
+  if "DIGITS" in text:
+    parts.insert(0, f"DIGITS = {DIGITS!r}\n")
+  if "VOWELS" in text:
+    parts.insert(0, f"VOWELS = {VOWELS!r}\n")
+  return "\n".join(parts)

@@ -10,158 +10,67 @@ A concept is a named list of words. A relation is a named map of words.
 """
 
 _COUNTRIES = """
-France|Paris|Europe|euro|French
-Germany|Berlin|Europe|euro|German
-Spain|Madrid|Europe|euro|Spanish
-Italy|Rome|Europe|euro|Italian
-Poland|Warsaw|Europe|zloty|Polish
-Sweden|Stockholm|Europe|krona|Swedish
-Norway|Oslo|Europe|krone|Norwegian
-Greece|Athens|Europe|euro|Greek
-Hungary|Budapest|Europe|forint|Hungarian
-Iceland|Reykjavik|Europe|krona|Icelandic
-Japan|Tokyo|Asia|yen|Japanese
-China|Beijing|Asia|yuan|Chinese
-India|New Delhi|Asia|rupee|Hindi
-Thailand|Bangkok|Asia|baht|Thai
-Vietnam|Hanoi|Asia|dong|Vietnamese
-Mongolia|Ulaanbaatar|Asia|tugrik|Mongolian
-Nepal|Kathmandu|Asia|rupee|Nepali
-Iran|Tehran|Asia|rial|Persian
-Israel|Jerusalem|Asia|shekel|Hebrew
-Indonesia|Jakarta|Asia|rupiah|Indonesian
-Egypt|Cairo|Africa|pound|Arabic
-Kenya|Nairobi|Africa|shilling|Swahili
-Ghana|Accra|Africa|cedi|English
-Nigeria|Abuja|Africa|naira|English
-Morocco|Rabat|Africa|dirham|Arabic
-Ethiopia|Addis Ababa|Africa|birr|Amharic
-Angola|Luanda|Africa|kwanza|Portuguese
-Senegal|Dakar|Africa|franc|French
-Brazil|Brasilia|South America|real|Portuguese
-Argentina|Buenos Aires|South America|peso|Spanish
-Chile|Santiago|South America|peso|Spanish
-Peru|Lima|South America|sol|Spanish
-Colombia|Bogota|South America|peso|Spanish
-Uruguay|Montevideo|South America|peso|Spanish
-Paraguay|Asuncion|South America|guarani|Guarani
+France|Paris|Europe|euro|French; Germany|Berlin|Europe|euro|German;
+Spain|Madrid|Europe|euro|Spanish; Italy|Rome|Europe|euro|Italian;
+Poland|Warsaw|Europe|zloty|Polish; Sweden|Stockholm|Europe|krona|Swedish;
+Norway|Oslo|Europe|krone|Norwegian; Greece|Athens|Europe|euro|Greek;
+Hungary|Budapest|Europe|forint|Hungarian;
+Iceland|Reykjavik|Europe|krona|Icelandic; Japan|Tokyo|Asia|yen|Japanese;
+China|Beijing|Asia|yuan|Chinese; India|New Delhi|Asia|rupee|Hindi;
+Thailand|Bangkok|Asia|baht|Thai; Vietnam|Hanoi|Asia|dong|Vietnamese;
+Mongolia|Ulaanbaatar|Asia|tugrik|Mongolian; Nepal|Kathmandu|Asia|rupee|Nepali;
+Iran|Tehran|Asia|rial|Persian; Israel|Jerusalem|Asia|shekel|Hebrew;
+Indonesia|Jakarta|Asia|rupiah|Indonesian; Egypt|Cairo|Africa|pound|Arabic;
+Kenya|Nairobi|Africa|shilling|Swahili; Ghana|Accra|Africa|cedi|English;
+Nigeria|Abuja|Africa|naira|English; Morocco|Rabat|Africa|dirham|Arabic;
+Ethiopia|Addis Ababa|Africa|birr|Amharic;
+Angola|Luanda|Africa|kwanza|Portuguese; Senegal|Dakar|Africa|franc|French;
+Brazil|Brasilia|South America|real|Portuguese;
+Argentina|Buenos Aires|South America|peso|Spanish;
+Chile|Santiago|South America|peso|Spanish;
+Peru|Lima|South America|sol|Spanish;
+Colombia|Bogota|South America|peso|Spanish;
+Uruguay|Montevideo|South America|peso|Spanish;
+Paraguay|Asuncion|South America|guarani|Guarani;
 """
 _ELEMENTS = """
-hydrogen|H|1|gas
-helium|He|2|gas
-lithium|Li|3|metal
-carbon|C|6|solid
-nitrogen|N|7|gas
-oxygen|O|8|gas
-fluorine|F|9|gas
-neon|Ne|10|gas
-sodium|Na|11|metal
-magnesium|Mg|12|metal
-aluminium|Al|13|metal
-sulfur|S|16|solid
-chlorine|Cl|17|gas
-argon|Ar|18|gas
-potassium|K|19|metal
-calcium|Ca|20|metal
-iron|Fe|26|metal
-copper|Cu|29|metal
-zinc|Zn|30|metal
-silver|Ag|47|metal
-tin|Sn|50|metal
-iodine|I|53|solid
-gold|Au|79|metal
-lead|Pb|82|metal
+hydrogen|H|1|gas; helium|He|2|gas; lithium|Li|3|metal; carbon|C|6|solid;
+nitrogen|N|7|gas; oxygen|O|8|gas; fluorine|F|9|gas; neon|Ne|10|gas;
+sodium|Na|11|metal; magnesium|Mg|12|metal; aluminium|Al|13|metal;
+sulfur|S|16|solid; chlorine|Cl|17|gas; argon|Ar|18|gas; potassium|K|19|metal;
+calcium|Ca|20|metal; iron|Fe|26|metal; copper|Cu|29|metal; zinc|Zn|30|metal;
+silver|Ag|47|metal; tin|Sn|50|metal; iodine|I|53|solid; gold|Au|79|metal;
+lead|Pb|82|metal;
 """
 _ANIMALS = """
-dog|puppy|mammal|barks
-cat|kitten|mammal|meows
-cow|calf|mammal|moos
-horse|foal|mammal|neighs
-sheep|lamb|mammal|bleats
-goat|kid|mammal|bleats
-pig|piglet|mammal|grunts
-lion|cub|mammal|roars
-wolf|cub|mammal|howls
-mouse|pup|mammal|squeaks
-duck|duckling|bird|quacks
-goose|gosling|bird|honks
-hen|chick|bird|clucks
-owl|owlet|bird|hoots
-eagle|eaglet|bird|screams
-swan|cygnet|bird|hisses
-pigeon|squab|bird|coos
-frog|tadpole|amphibian|croaks
-salmon|smolt|fish|is silent
-eel|elver|fish|is silent
-bee|larva|insect|buzzes
-moth|caterpillar|insect|is silent
-cricket|nymph|insect|chirps
-fly|maggot|insect|buzzes
+dog|puppy|mammal|barks; cat|kitten|mammal|meows; cow|calf|mammal|moos;
+horse|foal|mammal|neighs; sheep|lamb|mammal|bleats; goat|kid|mammal|bleats;
+pig|piglet|mammal|grunts; lion|cub|mammal|roars; wolf|cub|mammal|howls;
+mouse|pup|mammal|squeaks; duck|duckling|bird|quacks; goose|gosling|bird|honks;
+hen|chick|bird|clucks; owl|owlet|bird|hoots; eagle|eaglet|bird|screams;
+swan|cygnet|bird|hisses; pigeon|squab|bird|coos;
+frog|tadpole|amphibian|croaks; salmon|smolt|fish|is silent;
+eel|elver|fish|is silent; bee|larva|insect|buzzes;
+moth|caterpillar|insect|is silent; cricket|nymph|insect|chirps;
+fly|maggot|insect|buzzes;
 """
 _WORDS = """
-hot|cold
-big|small
-fast|slow
-high|low
-light|dark
-old|young
-rich|poor
-strong|weak
-wet|dry
-early|late
-full|empty
-hard|soft
-loud|quiet
-near|far
-open|closed
+hot|cold; big|small; fast|slow; high|low; light|dark; old|young; rich|poor;
+strong|weak; wet|dry; early|late; full|empty; hard|soft; loud|quiet; near|far;
+open|closed;
 """
 _PAST = """
-go|went
-see|saw
-eat|ate
-run|ran
-take|took
-give|gave
-write|wrote
-sing|sang
-swim|swam
-buy|bought
-bring|brought
-think|thought
-fly|flew
-know|knew
-break|broke
+go|went; see|saw; eat|ate; run|ran; take|took; give|gave; write|wrote;
+sing|sang; swim|swam; buy|bought; bring|brought; think|thought; fly|flew;
+know|knew; break|broke;
 """
 _PLURALS = """
-child|children
-foot|feet
-tooth|teeth
-goose|geese
-mouse|mice
-man|men
-knife|knives
-leaf|leaves
-city|cities
-box|boxes
-ox|oxen
-wolf|wolves
+child|children; foot|feet; tooth|teeth; goose|geese; mouse|mice; man|men;
+knife|knives; leaf|leaves; city|cities; box|boxes; ox|oxen; wolf|wolves;
 """
 _NATO = """
-A|Alfa
-B|Bravo
-C|Charlie
-D|Delta
-E|Echo
-F|Foxtrot
-G|Golf
-H|Hotel
-K|Kilo
-M|Mike
-N|November
-R|Romeo
-S|Sierra
-T|Tango
-Z|Zulu
+A|Alfa; B|Bravo; C|Charlie; D|Delta; E|Echo; F|Foxtrot; G|Golf; H|Hotel;
+K|Kilo; M|Mike; N|November; R|Romeo; S|Sierra; T|Tango; Z|Zulu;
 """
 _LISTS = {
   "month": "January February March April May June July August September "
@@ -191,7 +100,8 @@ _LISTS = {
 
 
 def _rows(text: str) -> list[list[str]]:
-  return [line.split("|") for line in text.strip().splitlines()]
+  rows = " ".join(text.split("\n")).split(";")
+  return [row.strip().split("|") for row in rows if row.strip()]
 
 
 def _relation(text: str, column: int) -> dict[str, str]:

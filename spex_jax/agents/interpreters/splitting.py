@@ -110,7 +110,7 @@ def _compositions() -> Space:
   inner = [[primitives.apply(name, text) for text in pool] for name in names]
   rows = list(inner)
   for outer in primitives.PRIMITIVES:
-    own = functools.cache(primitives.PRIMITIVES[outer])
+    own = functools.cache(primitives.PRIMITIVES[outer][1])
     for name, row in zip(names[: len(inner)], inner):
       names.append((outer, *name))
       rows.append([own(text) for text in row])
