@@ -19,12 +19,30 @@ _POLYNOMIAL = ("constant", "linear", "polynomial")
 _TOLERANCE = 0.05
 
 
-def canonical(spec: Mapping[str, Any]) -> tuple[str, dict[str, Any] | None]:
+def canonical(
+  spec: Mapping[str, Any], mean: float = 0.0
+) -> tuple[str, dict[str, Any] | None]:
   """Name and parameters; those of a composition are not named.
 
   Args:
     spec: of `families.evaluate`.
+    mean: of its noise, which nothing tells from an offset of its own.
   """
+  name, own = _canonical(spec)
+  if not own or not mean:
+    return name, own
+  for each in ("bias", "offset", "low", "high", "value"):
+    if each in own:
+      own[each] += mean
+  if "coefficients" in own:
+    *rest, last = own["coefficients"]
+    own["coefficients"] = [*rest, last + mean]
+  return name, own
+
+
+def _canonical(
+  spec: Mapping[str, Any],
+) -> tuple[str, dict[str, Any] | None]:
   if "op" in spec:
     return _composed(spec)
   name, own = spec["family"], dict(spec["parameters"])

@@ -45,7 +45,8 @@ def truth(function: functions.Function) -> answers.Answer:
   own = function.truth
   name, parameters = "", None
   if function.category == "numeric" and own["variant"] != "official":
-    name, parameters = naming.canonical(own)
+    mean = functions.MEANS.get(own.get("noise", ""), 0.0)
+    name, parameters = naming.canonical(own, mean)
   sets = tuple(map(tuple, own["sets"])) if "sets" in own else None
   return answers.Answer(
     "the truth", own["code"], own.get("corruption"), name, parameters, sets
@@ -129,7 +130,8 @@ def _numeric(function, answer, outputs, inputs) -> dict[str, Any]:
     error = error_of(outputs, np.asarray(function.values(at)))
     return {"paper": float(error < _PASS), "ours": None, "nmse": error}
   error = error_of(outputs, np.asarray(function.values(at)))
-  name, parameters = naming.canonical(own)
+  mean = functions.MEANS.get(own.get("noise", ""), 0.0)
+  name, parameters = naming.canonical(own, mean)
   odd = own.get("corruption")
   clean = np.asarray(function.clean(at), float)
   if odd:
