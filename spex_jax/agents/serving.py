@@ -123,7 +123,7 @@ class Model:
     top = body.get("logprobs")
     asked = body.get("max_tokens", _DEFAULT)
     tokens: list[int] = []
-    logs: Sequence[np.ndarray] = ()
+    logs: Any = ()
     finish = "length"
     if asked != 0:
       tokens, logs, finish = self._generate(ids, body, asked, _DEFAULT)

@@ -52,12 +52,8 @@ class Function:
   category: str
   about: Mapping[str, Any]
   truth: Mapping[str, Any]
-  values: Callable[[Sequence[Any]], Sequence[Any]] = dataclasses.field(
-    repr=False
-  )
-  clean: Callable[[Sequence[Any]], Sequence[Any]] = dataclasses.field(
-    repr=False
-  )
+  values: Callable[[Any], Any] = dataclasses.field(repr=False)
+  clean: Callable[[Any], Any] = dataclasses.field(repr=False)
   tests: Sequence[Any] = dataclasses.field(default=(), repr=False)
 
 
@@ -73,7 +69,7 @@ class Query:
     """
     values = function.values
 
-    def ask(xs: Sequence[Any]) -> Sequence[Any]:
+    def ask(xs: Any) -> Any:
       try:
         ys = values(xs)
       except Exception as error:
@@ -92,7 +88,7 @@ class Query:
     """Inputs that may still be asked."""
     return self._budget - self.spent
 
-  def __call__(self, xs: Sequence[Any]) -> Sequence[Any]:
+  def __call__(self, xs: Any) -> Any:
     """The outputs; an array of numbers where the function has such.
 
     Raises:

@@ -7,6 +7,7 @@ model; here it is a table, so that nothing but a word's spelling decides.
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -96,7 +97,7 @@ def entities(seed: int, index: int) -> functions.Function:
   )
   table = activations(concepts)
 
-  def values(xs: Sequence[str]) -> np.ndarray:
+  def values(xs: Any) -> np.ndarray:
     return np.array([table.get(_word(x), 0.0) for x in xs])
 
   members = [word for word in words() if table.get(word) == 1.0]

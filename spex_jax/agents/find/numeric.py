@@ -4,7 +4,7 @@ Of 1,000: 850 simple and 150 of two parts; 483 as they are, 191 with an interval
 of N(mean f, .1), 176 with noise, 150 small networks trained on one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -41,11 +41,11 @@ def make(seed: int, index: int) -> functions.Function:
   if mean:
     truth["code"] += f" + {mean!r}"
 
-  def clean(xs: Sequence[float]) -> np.ndarray:
+  def clean(xs: Any) -> np.ndarray:
     return families.evaluate(spec, np.asarray(xs, float)) + mean
 
-  def values(xs: Sequence[float]) -> np.ndarray:
-    xs = _checked(xs)
+  def values(given: Any) -> np.ndarray:
+    xs = _checked(given)
     ys = families.evaluate(spec, xs)
     if variant == "noised":
       ys = ys + functions.noise(truth["noise"], key, xs)
@@ -65,7 +65,7 @@ def make(seed: int, index: int) -> functions.Function:
   return functions.Function(name, "numeric", about, truth, values, clean)
 
 
-def _checked(xs: Sequence[float]) -> np.ndarray:
+def _checked(xs: Any) -> np.ndarray:
   found = np.asarray(xs, float)
   if found.ndim != 1 or not np.all(np.abs(found) <= RANGE):
     raise ValueError(f"Inputs are a list of numbers within ±{RANGE:g}.")

@@ -35,13 +35,13 @@ def make(seed: int, index: int) -> functions.Function:
   coefs = [round(float(size), 2) for size in sizes]
   key = f"{seed} {name}"
 
-  def clean(xs: Sequence[Any]) -> np.ndarray:
+  def clean(xs: Any) -> np.ndarray:
     return evaluate(kind, sets, coefs, np.asarray(xs, bool))
 
   draws = functions.rng(seed, name, "level").integers(0, 2, (2048, n)) > 0
   level = float(clean(draws).std() * 10 ** (-DECIBEL / 20))
 
-  def values(xs: Sequence[Any]) -> np.ndarray:
+  def values(xs: Any) -> np.ndarray:
     masks = np.asarray(xs, bool)
     if masks.ndim != 2 or masks.shape[1] != n:
       raise ValueError(f"Inputs are rows of {n} bits; got {masks.shape}.")

@@ -6,7 +6,6 @@ values are computed at once: the truth is a table, and no interpreter asks as
 much.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -76,7 +75,7 @@ def make(net: sites.Network, seed: int, index: int) -> functions.Function:
   masks = (np.arange(1 << n)[:, None] >> np.arange(n) & 1).astype(bool)
   table = np.asarray(run(masks), float)
 
-  def values(xs: Sequence[Any]) -> np.ndarray:
+  def values(xs: Any) -> np.ndarray:
     rows = np.asarray(xs, bool)
     if rows.ndim != 2 or rows.shape[1] != n:
       raise ValueError(f"Inputs are rows of {n} bits; got {rows.shape}.")

@@ -207,9 +207,22 @@ def rectangle(x: np.ndarray, y: np.ndarray, ask: Ask) -> Found | None:
   outer = _halves(x[beside], y[beside])
   if outer is None or not (np.abs(x) < 0.5).any():
     return None
-  sides = [polynomial(x[s & beside], y[s & beside]) for s in (x < 0, x > 0)]
-  if sides[0] is None or sides[1] is None:
+  left, right = (
+    polynomial(x[s & beside], y[s & beside]) for s in (x < 0, x > 0)
+  )
+  if left is None or right is None:
     return None
+  return _around(x, y, ask, outer, (left, right))
+
+
+def _around(
+  x: np.ndarray,
+  y: np.ndarray,
+  ask: Ask,
+  outer: Found,
+  sides: tuple[np.ndarray, np.ndarray],
+) -> Found | None:
+  """The rectangle, given what is beside it."""
   left, right = sides
   own = lambda at: np.where(at > 0, np.polyval(right, at), np.polyval(left, at))
   is_in = lambda at, value: np.abs(value - own(at)) > 1e-7 * (1 + np.abs(value))

@@ -133,9 +133,9 @@ def _candidates(samples, x, y, deviation):
   for above, below in ((0, 1), (0, 2), (1, 2), (1, 3), (2, 3), (2, 4), (3, 4)):
     weights = np.ones(int(far.sum()))
     for _ in range(8):  # Sanathanan and Koerner: weighted by the last Q.
-      own = waves.quotient_of(x[far], y[far], above, below, weights)
-      weights = 1 / (np.abs(np.polyval(own[above + 1 :], x[far])) + 1e-9)
-    top, bottom = own[: above + 1], own[above + 1 :]
+      coefs = waves.quotient_of(x[far], y[far], above, below, weights)
+      weights = 1 / (np.abs(np.polyval(coefs[above + 1 :], x[far])) + 1e-9)
+    top, bottom = coefs[: above + 1], coefs[above + 1 :]
     with np.errstate(all="ignore"):
       values = np.polyval(top, x) / np.polyval(bottom, x)
     yield waves.quotient_found(top, bottom), values, above + below + 2

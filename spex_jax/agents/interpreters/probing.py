@@ -34,7 +34,8 @@ class Samples:
     self._query = query
     self._x: list[float] = []
     self._y: list[float] = []
-    self.sigma, self.odd = 0.0, None
+    self.sigma = 0.0
+    self.odd: dict[str, Any] | None = None
     self._edge = 0.0
     self._probe()
     rng = np.random.default_rng(0)

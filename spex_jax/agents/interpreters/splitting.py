@@ -80,7 +80,7 @@ def narrowed(
   spare = rng.permutation(np.flatnonzero(open_inputs))
   for index in spare[: min(_CHECKS, query.left, budget - len(asked))]:
     alive = alive[_agrees(query, own, int(index), alive, asked)]
-  return [own.names[index] for index in alive], asked
+  return [own.names[int(index)] for index in alive], asked
 
 
 def _agrees(query, own, index, alive, asked) -> np.ndarray:
