@@ -13,7 +13,6 @@ import numpy as np
 
 from spex_jax import api
 from spex_jax.agents.find import answers, functions, sets
-from spex_jax.fourier import sparse
 from spex_jax.indices import mobius
 
 _SHARE = 0.2  # Of the largest, beneath which a coefficient is no set's.
@@ -99,7 +98,8 @@ class _Asked:
     return np.array(rows), np.array([*self._known.values()])
 
 
-def _decoded(asked: _Asked, n: int, budget: int) -> sparse.SparseFourier:
+def _decoded(asked: _Asked, n: int, budget: int) -> Any:
+  """The expansion, of n players or of more that do not matter."""
   key = jax.random.key(0)
   if n > _SMALL:
     # Of a power of two, so that few programs are compiled; where the budget is
