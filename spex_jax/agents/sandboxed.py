@@ -1,10 +1,10 @@
 """The other side of `sandbox`: a program that forks a child for each request.
 
 It is run by its path, once what children may import is imported, and reads
-requests from its standard input. A child has no environment, no files, no network, no children: by
-resource limits, by another user where it was root, by an audit hook that says
-what was refused, and on Linux by a filter of system calls that lets nothing
-pass but memory, time and the pipes that it has.
+requests from its standard input. A child has no environment, no files, no
+network, no children: by resource limits, by another user where it was root, by
+an audit hook that says what was refused, and on Linux by a filter of system
+calls that lets nothing pass but memory, time and the pipes that it has.
 """
 
 import contextlib
