@@ -45,9 +45,7 @@ class Samples:
 
   def _ask_sound(self, xs: np.ndarray, most: int | None = None) -> None:
     """Asks those outside of the odd interval, at most so many."""
-    if self.odd:
-      xs = xs[(xs < self.odd["low"]) | (xs > self.odd["high"])]
-    self.ask(xs[:most])
+    self.ask(xs[self._is_sound(xs)][:most])
 
   def ask(self, xs: Sequence[float] | np.ndarray) -> np.ndarray:
     """Values, kept, of as many as are left; NaN for the others."""
@@ -69,10 +67,7 @@ class Samples:
   def points(self) -> tuple[np.ndarray, np.ndarray]:
     """All of them, in order."""
     x, y = np.array(self._x), np.array(self._y)
-    keep = np.isfinite(y)
-    if self.odd:
-      low, high = self.odd["low"] - self._edge, self.odd["high"] + self._edge
-      keep &= (x < low) | (x > high)
+    keep = np.isfinite(y) & self._is_sound(x)
     order = np.argsort(x[keep], kind="stable")
     return x[keep][order], y[keep][order]
 
@@ -80,11 +75,16 @@ class Samples:
   def undefined_below_zero(self) -> bool:
     """Whether it has no values below 0, and has some above."""
     x, y = np.array(self._x), np.array(self._y)
-    if self.odd:
-      keep = (x < self.odd["low"]) | (x > self.odd["high"])
-      x, y = x[keep], y[keep]
+    x, y = x[self._is_sound(x)], y[self._is_sound(x)]
     return bool(np.isnan(y[x < 0]).all() and np.isfinite(y[x > 0]).any()
                 and (x < 0).any())  # fmt: skip
+
+  def _is_sound(self, x: np.ndarray) -> np.ndarray:
+    """Which numbers are surely outside of the odd interval."""
+    if not self.odd:
+      return np.ones(len(x), bool)
+    low, high = self.odd["low"] - self._edge, self.odd["high"] + self._edge
+    return (x < low) | (x > high)
 
   def _bends(self, xs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Second differences, and whether they are noise's."""

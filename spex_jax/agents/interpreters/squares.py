@@ -100,22 +100,34 @@ def composed(x: np.ndarray, y: np.ndarray, ask: Ask) -> Found | None:
     if len(sides) < 2:
       continue
     left, right = sides
-
-    def rest(at, values, left=left, right=right, sign=sign):
-      own = _values(at, left, right)
-      with np.errstate(all="ignore"):
-        found = values / own if sign == "*" else values - own
-      return np.where(np.abs(np.abs(found) - 1) < 1e-3, np.round(found), np.nan)
-
-    waves = rest(x, y)
-    keep = np.isfinite(waves)
-    if keep.mean() < 0.9:
-      continue
-    found = square(x[keep], waves[keep], lambda at: rest(at, ask(at)))
-    if found is None or found.parameters is None:
-      continue
-    return _named(left, right, sign, found.parameters)
+    # A root says nothing of its sign, on either side.
+    for turned in (right, -right) if sign == "*" else (right,):
+      found = _with(x, y, ask, left, turned, sign)
+      if found is not None:
+        return found
   return None
+
+
+def _with(
+  x: np.ndarray, y: np.ndarray, ask: Ask,
+  left: np.ndarray, right: np.ndarray, sign: str,
+) -> Found | None:  # fmt: skip
+  """The square wave that is left beside two known polynomials."""
+
+  def rest(at, values):
+    own = _values(at, left, right)
+    with np.errstate(all="ignore"):
+      found = values / own if sign == "*" else values - own
+    return np.where(np.abs(np.abs(found) - 1) < 1e-3, np.round(found), np.nan)
+
+  waves = rest(x, y)
+  keep = np.isfinite(waves)
+  if keep.mean() < 0.9:
+    return None
+  found = square(x[keep], waves[keep], lambda at: rest(at, ask(at)))
+  if found is None or found.parameters is None:
+    return None
+  return _named(left, right, sign, found.parameters)
 
 
 def stepped(x: np.ndarray, y: np.ndarray, ask: Ask) -> Found | None:
