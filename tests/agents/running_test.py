@@ -164,12 +164,16 @@ def test_the_command(tmp_path, capsys):
 @pytest.mark.parametrize(
   ("words", "complaint"),
   [
-    (["find"], "has run, report: ''"),
+    (["find"], "has the words run, report, serve; got ''"),
     (["find", "report"], "Name a directory"),
     (["find", "report", "/nowhere"], "run `spex find run`"),
     (["find", "run", "--config.categories=pictures"], "choose from numeric"),
     (["find", "run", "--config.interpreters=gpt"], "choose from constant"),
     (["find", "run", "--config.count=0"], "must be at least 1"),
+    (["find", "run", "--config.categories=unit"], "network is needed"),
+    (["find", "run", "--config.interpreters=agent"], "endpoint and model"),
+    (["find", "serve", "--category=x"], "choose from numeric"),
+    (["serve"], "needs --model"),
   ],
 )
 def test_bad_words_are_a_line(capsys, words, complaint):
