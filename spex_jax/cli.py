@@ -5,6 +5,7 @@ sweep where it can go on, in exit code 75, as `sysexits.h` has it.
 """
 
 import contextlib
+import functools
 import importlib
 import logging
 import os
@@ -242,8 +243,7 @@ def load_config(
 
   Args:
     name: of the configuration.
-    command: "explain", "attribute" (data), "components", "circuit_WORD"
-      or "context", "context_attribute", "context_cite".
+    command: "explain", "attribute" (data), "components", "circuit_WORD", ...
     changes: of settings, by dotted names.
 
   Raises:
@@ -319,10 +319,12 @@ def _kind_of_data(
   return retraining.Data
 
 
-def _explain(config: Any, workdir: pathlib.Path) -> None:
-  from spex_jax.jobs import explain
+def _job(name: str) -> Callable[[Any, pathlib.Path], object]:
+  def run_it(config: Any, workdir: pathlib.Path) -> None:
+    job = importlib.import_module(f"spex_jax.jobs.{name}")  # Slow to import.
+    job.run(config, workdir, before=_since_start())
 
-  explain.run(config, workdir, before=_since_start())
+  return run_it
 
 
 def _data(config: Any, workdir: pathlib.Path) -> None:
@@ -336,12 +338,6 @@ def _data(config: Any, workdir: pathlib.Path) -> None:
   attribute.run(config, workdir)
 
 
-def _components(config: Any, workdir: pathlib.Path) -> None:
-  from spex_jax.jobs import components
-
-  components.run(config, workdir, before=_since_start())
-
-
 def _since_start() -> float:
   """Seconds since the command began, imports included."""
   return time.perf_counter() - _BEGAN
@@ -352,51 +348,40 @@ def _attribute(arguments: Sequence[str]) -> None:
   words = {"data": "attribute", "components": "components"}
   if what in words:
     _run(words[what], rest)
-  elif _asks_for_help(arguments):
-    print(f"{usage.DATA}\n{usage.COMPONENTS}", end="")
   else:
-    raise ValueError(
-      f"`spex attribute` has two words, data and components; got {what!r}: say "
-      "`spex attribute data` or `spex attribute components`."
-    )
+    said = f"`spex attribute` has two words, data and components; got {what!r}."
+    _only_help(arguments, f"{usage.DATA}\n{usage.COMPONENTS}", said)
 
 
 def _circuit(arguments: Sequence[str]) -> None:
   word, *rest = arguments or [""]
   if word in usage.CIRCUITS:
     if word == "judge":
-      rest = _listed(rest, "--circuit")
+      rest = usage.listed(rest, "--circuit")
     _run(f"circuit_{word}", rest)
-  elif _asks_for_help(arguments):
-    print(usage.CIRCUIT, end="")
   else:
-    raise ValueError(
-      f"`spex circuit` has the words {', '.join(usage.CIRCUITS)}; got {word!r}."
-    )
+    words = ", ".join(usage.CIRCUITS)
+    said = f"`spex circuit` has the words {words}; got {word!r}."
+    _only_help(arguments, usage.CIRCUIT, said)
 
 
-def _listed(arguments: Sequence[str], flag: str) -> list[str]:
-  """All values of a flag as one, words behind it that are no flags included."""
-  values, rest, behind = [], [], False
-  for word in arguments:
-    name, is_set, value = word.partition("=")
-    if name == flag:
-      values += [value] if is_set else []
-      behind = True
-    elif behind and not word.startswith("-"):
-      values.append(word)
-    else:
-      rest.append(word)
-      behind = False
-  return rest + ([f"{flag}={','.join(values)}"] if values else [])
+def _only_help(arguments: Sequence[str], text: str, complaint: str) -> None:
+  """Help, where it is asked for; else an error."""
+  if not _asks_for_help(arguments):
+    raise ValueError(complaint)
+  print(text, end="")
 
 
 def _word_of(first: str, word: str) -> Word:
-  """`spex circuit WORD`, `spex context [WORD]`."""
+  """`spex circuit WORD`, `spex context [WORD]`, `spex find run`."""
   key = f"{first}_{word}" if word else first
+  own, known = {
+    "circuit": ("circuits_words", usage.CIRCUITS),
+    "context": ("context_words", usage.CONTEXTS),
+    "find": ("find", usage.FINDS),
+  }[first]
 
   def job() -> Any:  # Slow to import.
-    own = "circuits_words" if first == "circuit" else "context_words"
     return importlib.import_module(f"spex_jax.jobs.{own}")
 
   def run_it(config: Any, workdir: pathlib.Path) -> None:
@@ -406,17 +391,26 @@ def _word_of(first: str, word: str) -> Word:
     of_model = word == "find" and changes
     return "circuit_find_lm" if of_model else key
 
-  known = usage.CIRCUITS if first == "circuit" else usage.CONTEXTS
   own_kind = lambda given, where: job().kind_of(word, given, where)
   return Word(*known[word], own_kind, run_it, preset)
 
 
 def _context(arguments: Sequence[str]) -> None:
   word = arguments[0] if arguments[:1] and arguments[0] in _ASKED else ""
-  from spex_jax.jobs import context_names
-
-  rest = context_names.of_inseq(arguments[bool(word) :], word)
+  own = importlib.import_module("spex_jax.jobs.context_names")
+  rest = own.of_inseq(arguments[bool(word) :], word)
   _run(f"context_{word}" if word else "context", rest)
+
+
+def _find(arguments: Sequence[str]) -> None:
+  word, *rest = arguments or [""]
+  if word == "run":
+    _run("find_run", rest)
+  elif f"find {word}" in usage.PLAIN:
+    _plain(f"find {word}", rest)
+  else:
+    said = f"`spex find` has the words run, report, serve; got {word!r}."
+    _only_help(arguments, usage.FIND, said)
 
 
 def _sweep(arguments: Sequence[str]) -> None:
@@ -446,14 +440,16 @@ def _sweep(arguments: Sequence[str]) -> None:
   act(given, sweeping.freeze(config, file.items()))
 
 
-def _report(arguments: Sequence[str]) -> None:
+def _plain(word: str, arguments: Sequence[str]) -> None:
+  """Runs what has flags and words, and no configuration."""
+  own, text, job = usage.PLAIN[word]
   if _asks_for_help(arguments):
-    print(usage.REPORT, end="")
+    print(text, end="")
     return
-  given, folders = _flags(arguments, usage.Report, "spex report")
-  from spex_jax.jobs import report  # Slow to import.
-
-  report.run(folders, given.output)
+  given, words = _flags(arguments, own, f"spex {word}")
+  file, _, function = job.partition(".")
+  run = getattr(importlib.import_module(f"spex_jax.jobs.{file}"), function)
+  run(words, **settings.as_dict(given))
 
 
 def _asks_for_help(arguments: Sequence[str]) -> bool:
@@ -469,13 +465,15 @@ def _print_help(word: str) -> None:
 
 
 _WORDS: dict[str, Word] = {
-  "explain": Word(usage.Explain, usage.EXPLAIN, _kind_of_subject, _explain),
+  "explain": Word(
+    usage.Explain, usage.EXPLAIN, _kind_of_subject, _job("explain")
+  ),
   "attribute": Word(usage.Data, usage.DATA, _kind_of_data, _data),
   "components": Word(
     usage.Components,
     usage.COMPONENTS,
     _kind_of_subject,
-    _components,
+    _job("components"),
     _of_components,
   ),
 }
@@ -483,6 +481,7 @@ _ASKED = tuple(word for word in usage.CONTEXTS if word)
 _WORDS |= {f"circuit_{w}": _word_of("circuit", w) for w in usage.CIRCUITS}
 _WORDS |= {
   "context": _word_of("context", ""),
+  "find_run": _word_of("find", "run"),
 } | {f"context_{w}": _word_of("context", w) for w in _ASKED}
 # How a word is written that is not written as it is named.
 _SPOKEN = {
@@ -494,6 +493,8 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
   "attribute": _attribute,
   "circuit": _circuit,
   "context": _context,
+  "find": _find,
   "sweep": _sweep,
-  "report": _report,
+  "serve": functools.partial(_plain, "serve"),
+  "report": functools.partial(_plain, "report"),
 }

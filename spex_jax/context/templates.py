@@ -254,45 +254,12 @@ def refuse_special(tokenizer: tokens.Tokenizer, what: str, text: str) -> None:
 
 
 def _rendered(tokenizer, messages, variables) -> str:
-  source = tokenizer.chat_template
-  if source is None:
+  if tokenizer.chat_template is None:
     raise ValueError(
       "The tokenizer has no chat_template; give a template with {context} and "
       "{current}."
     )
-  try:
-    import jinja2
-    import jinja2.sandbox
-  except ImportError:
-    raise ImportError("Chat templates need jinja2 (pip install jinja2).") from (
-      None
-    )
-
-  def fail(message):
-    raise jinja2.TemplateError(message)
-
-  # As Hugging Face's `apply_chat_template` renders them.
-  environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-    trim_blocks=True,
-    lstrip_blocks=True,
-    extensions=["jinja2.ext.loopcontrols"],
-  )
-  special = {
-    f"{role}_token": tokenizer.token(token)
-    for role, token in tokenizer.special.items()
-  }
-  given: dict[str, Any] = {
-    "add_generation_prompt": True,
-    "raise_exception": fail,
-    **special,
-    **variables,
-  }
-  try:
-    rendered = environment.from_string(source).render(
-      messages=messages, **given
-    )
-  except jinja2.TemplateError as error:
-    raise ValueError(f"The chat template fails: {error}") from error
+  rendered = tokenizer.chat(messages, **variables)
   for name, mark in _STAND_INS.items():
     wanted = sum(v.count(mark) for m in messages for v in m.values())
     if rendered.count(mark) != wanted:

@@ -126,6 +126,50 @@ class Tokenizer:
       np.array(special, bool),
     )
 
+  def chat(
+    self, messages: Sequence[Mapping[str, Any]], **variables: Any
+  ) -> str:
+    """Messages as one text, up to where the model is to go on.
+
+    As Hugging Face's `apply_chat_template`, in jinja2's sandbox.
+
+    Args:
+      messages: each with a `role` and a `content`.
+      **variables: of the template.
+
+    Raises:
+      ImportError: jinja2 is not installed.
+      ValueError: there is no template, or it fails.
+    """
+    if self.chat_template is None:
+      raise ValueError("The tokenizer has no chat_template.")
+    try:
+      import jinja2
+      import jinja2.sandbox
+    except ImportError:
+      text = "Chat templates need jinja2 (pip install jinja2)."
+      raise ImportError(text) from None
+
+    def fail(message):
+      raise jinja2.TemplateError(message)
+
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+      trim_blocks=True,
+      lstrip_blocks=True,
+      extensions=["jinja2.ext.loopcontrols"],
+    )
+    given: dict[str, Any] = {
+      "add_generation_prompt": True,
+      "raise_exception": fail,
+      **{f"{role}_token": self.token(t) for role, t in self.special.items()},
+      **variables,
+    }
+    try:
+      template = environment.from_string(self.chat_template)
+      return template.render(messages=messages, **given)
+    except jinja2.TemplateError as error:
+      raise ValueError(f"The chat template fails: {error}") from error
+
   def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
     """The text of token ids; `<562>` for one without text.
 

@@ -66,7 +66,7 @@ def test_texts_to_both_forms(model, tmp_path, capsys):
   assert found.method == "occlusion" and found.steps == (0, 1)
   known = {f"config.{name}" for name in settings.kinds(
     context_attribute.Attribute)}  # fmt: skip
-  known |= {*settings.kinds(usage.ContextAttribute)}
+  known |= {*settings.kinds(usage.contexts.ContextAttribute)}
   assert {*context_names.ATTRIBUTE.values()} <= known
   assert "usage: spex context attribute" in _run(capsys, "--help")
 

@@ -371,5 +371,5 @@ def test_help_and_configurations(capsys):
 def test_every_argument_of_inseqs_has_a_setting():
   ours = {f"config.{name}" for name in context_job.settings.kinds(
     context_job.Context)}  # fmt: skip
-  flags = {*context_job.settings.kinds(usage.Context)}
+  flags = {*context_job.settings.kinds(usage.contexts.Context)}
   assert {*context_names.CONTEXT.values()} <= ours | flags
