@@ -113,7 +113,8 @@ def floor(x):
 def network(x, weights, biases, out, offset):
   """One hidden layer of rectifiers."""
   hidden = np.maximum(np.multiply.outer(x, weights) + biases, 0)
-  return hidden @ np.asarray(out) + offset
+  # Row by row alike, whatever the number of rows: a matmul is not.
+  return (hidden * np.asarray(out)).sum(axis=-1) + offset
 
 
 def _one(rng: Rng, low: float, high: float, *but: float) -> float:
