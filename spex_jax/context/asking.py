@@ -40,6 +40,7 @@ class Record:
     self.fits: dict[tuple[int, int, str], fitting.Fit] = {}
     self.drawn: np.ndarray | None = None  # KernelSHAP's, as often as drawn.
     self._rows: dict[bytes, int] = {}
+    _expect(scorer, min(budget, 1 << min(self.n, 62)))
 
   def new(self, masks: np.ndarray) -> np.ndarray:
     """Those that were not asked yet, each once."""
@@ -93,9 +94,6 @@ def ask(record, key, method, value, coarse, proxy, keep) -> list[str]:
   everything = n <= _MOST_EXACT and 1 << n <= budget
   if method in ("leave_one_out", "jsd"):
     return _leave_out(record, method, value, coarse, proxy, keep)
-  expect = getattr(record.scorer, "expect", None)
-  if expect is not None:
-    expect(min(budget, 1 << min(n, 62)))
   if method == "contextcite":
     record.ask(fitting.context_cite_masks(budget, n))
     twice = budget - len(record.masks)
@@ -162,6 +160,7 @@ def _leave_out(record, method, value, coarse, proxy, keep) -> list[str]:
     inside = np.argsort(values[1:], kind="stable")[:keep]
     left = left[np.append(True, np.isin(parent, inside))]
   if proxy is not None:
+    _expect(proxy, len(left))
     small = proxy(left).of(value)
     strongest = np.sort(np.argsort(small[1:], kind="stable")[:keep]) + 1
     left = left[np.append(0, strongest)]
@@ -170,6 +169,13 @@ def _leave_out(record, method, value, coarse, proxy, keep) -> list[str]:
     _too_many(record, need)
   record.ask(left, method == "jsd")
   return []
+
+
+def _expect(scorer, masks):
+  """Says it before anything compiles: sizes of a small job are not measured."""
+  expect = getattr(scorer, "expect", None)
+  if expect is not None:
+    expect(masks)
 
 
 def _too_many(record, need):

@@ -154,7 +154,9 @@ class Scorer:
       raise ValueError(
         "Jensen-Shannon needs whole distributions: a local causal model."
       )
-    found = self._diverge()(base.check_masks(masks, self.sources.n))
+    run = self._diverge()
+    run.expect(len(masks))
+    found = run(base.check_masks(masks, self.sources.n))
     odds, margins, apart = np.split(found, 3, axis=1)
     return Scores(odds, margins), apart
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import special
 
 from spex_jax import context
-from spex_jax.ablate import text
+from spex_jax.ablate import batching, text
 from spex_jax.context import citing, fitting, reuse, scoring, sets, sources
 from spex_jax.models import generate
 from tests.context import games
@@ -277,6 +277,17 @@ def test_jensen_shannon_of_leaving_one_out():
     m = (p + full) / 2
     apart = ((p * np.log(p / m)).sum() + (full * np.log(full / m)).sum()) / 2
     np.testing.assert_allclose(found.values[i], apart, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["auto", "leave_one_out", "jsd"])
+def test_no_size_is_measured_for_a_small_job(method, monkeypatch):
+  monkeypatch.delattr(batching, "choose")  # Timings differ from run to run.
+  made = sources.of_ids(*_IDS[:2], games.tokenizer(), before=[7])
+  said = []
+  context.cite(
+    _net(), made, _IDS[2], key=_KEY, budget=8, method=method, tell=said.append
+  )
+  assert said
 
 
 def test_a_network_and_the_answer_that_it_makes():

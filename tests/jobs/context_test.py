@@ -155,12 +155,7 @@ def test_texts_cues_and_citations(model, tmp_path, capsys, monkeypatch):
   again = json.loads((tmp_path / "one.json").read_text())
   for body in (again, found):
     del body["sha256"]
-  # Citations agree to the rounding of float32, not always to the last bit.
-  cited_again, cited = again.pop("citations"), found.pop("citations")
   assert again == found
-  np.testing.assert_allclose(cited_again["values"], cited["values"], rtol=1e-4)
-  assert cited_again["sources"] == cited["sources"]
-  found["citations"] = cited
   names = {}
   exec(found["again"]["python"], names)
   np.testing.assert_array_equal(
