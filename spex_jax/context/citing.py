@@ -452,7 +452,7 @@ def _cited(record, method, start, stop, value) -> Cited:
       none=least,
     )  # fmt: skip
   fit = asking.fit_span(record, method, *span)
-  sets, needed, how = asking.find_sets(record, fit, *span, spare=0)
+  sets, needed, how, _ = asking.find_sets(record, fit, *span, spare=0)
   return Cited(
     start, stop, value, fit.values, sets, needed, fit.r2, fit.total, fit,
     fit.method, how, fit.none,

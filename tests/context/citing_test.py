@@ -83,6 +83,35 @@ def test_sets_are_named_by_the_model(make, kind, pair, budget):
   assert (corners < 0) == (kind == "either")
 
 
+@pytest.mark.parametrize("n, budget", [(11, 32), (24, 64)])
+@pytest.mark.parametrize("kind", ["either", "both"])
+def test_sets_of_more_sources_than_the_reserve_has_masks(kind, n, budget):
+  both = kind == "both"
+  stands = lambda m: m[:, 2] & m[:, 7] if both else m[:, 2] | m[:, 7]
+  odds = lambda m: np.where(stands(m), 2.0, -4.0) + 0.1 * m[:, 0]
+  game = games.Rule(n, odds, stands)
+  found = context.cite(game, key=_KEY, budget=budget, method="gaussian")
+  assert len(game.asked) <= budget
+  assert [(each.kind, each.sources) for each in found.sets] == [(kind, (2, 7))]
+  assert found.needed == ((2, 7) if both else ())
+  (note,) = found.notes
+  assert f"of {n} sources, the strongest; budget={3 * (n + 2)} looks" in note
+
+
+def test_a_budget_without_room_for_sets_says_so():
+  stands = lambda m: m[:, 2] | m[:, 7]
+  game = games.Rule(12, lambda m: np.where(stands(m), 2.0, -4.0), stands)
+  found = context.cite(game, key=_KEY, budget=9, method="gaussian")
+  assert found.notes == ("Sets were not looked for: raise the budget to 42.",)
+
+
+def test_an_answer_likelier_without_sources_needs_none():
+  stands = _masks(5).all(axis=1)
+  game = games.Table(np.where(stands, -4.0, 2.0), stands)
+  found = context.cite(game, key=_KEY, budget=32)
+  assert found.total < 0 and found.needed == found.sets == ()
+
+
 def test_what_its_corners_do_not_show_is_no_set():
   # As on a real prompt: the answer tips without the first two, which add up.
   kept = _masks(5)
