@@ -245,6 +245,25 @@ def test_pruning_keeps_what_counts():
     context.prune(found, keep=6)
 
 
+def test_pruning_to_all_of_the_effect_keeps_what_makes_it():
+  rng = np.random.default_rng(0)
+  for _ in range(200):
+    made = games.Table(rng.normal(size=8) + 2 * _masks(3)[:, 0], np.ones(8))
+    found = context.cite(made, key=_KEY, budget=8, method="exact")
+    if found.total > 0:
+      assert context.prune(found, share=1.0)[1]
+
+
+@pytest.mark.parametrize("value", scoring.VALUES)
+def test_what_is_cited_depends_on_the_unit(value):
+  # Of a half to two thirds: less than twice, of probabilities all there is.
+  stands = _masks(3)[:, 1]
+  game = games.Table(np.where(stands, 0.7, 0.0), stands)
+  found = context.cite(game, key=_KEY, budget=8, value=value)
+  want = {"log_probability": (), "log_odds": (1,), "probability": (1,)}
+  assert found.sentences()[0][1] == want[value]
+
+
 def test_calibrated_none():
   nulls = np.arange(19.0)
   assert citing.calibrate(nulls, 0.95) > 18
@@ -299,6 +318,8 @@ def test_removal_is_a_run_without_the_sources():
 
 def test_jensen_shannon_of_leaving_one_out():
   found = citing.cite(_scorer(), key=_KEY, budget=4, method="jsd")
+  # At most ln 2 a token, so that the strongest is cited at any size.
+  assert found.values[found.sentences()[0][1][0]] == found.values.max() > 0
   runs = [np.exp(_alone(ids)[0]) for ids in _runs()]
   full = runs[-1]
   for i in range(3):
@@ -361,6 +382,13 @@ def test_interval_holds_the_interaction():
   low, high = sets.interval(masks, values, (0, 1))
   assert low < 2 < high and high - low < 2
   assert sets.interval(masks[:5], values[:5], (0, 1)) is None
+
+
+def test_caches_beyond_the_memory_are_not_used(monkeypatch):
+  monkeypatch.setattr(scoring, "_LONG", 8)
+  _scorer(memory_limit=1 << 10)  # Whole rows.
+  with pytest.raises(MemoryError, match="raise memory_limit"):
+    _scorer(memory_limit=1 << 10, reuse=True)
 
 
 @pytest.mark.parametrize("groups", [False, True])

@@ -229,6 +229,20 @@ def test_a_threshold_of_answers_without_support(
   assert sorted(cited) == np.flatnonzero(values >= least).tolist()
 
 
+def test_too_few_answers_without_support_cost_no_forward(
+  model, sources, tmp_path, monkeypatch
+):
+  nulls = tmp_path / "nulls.jsonl"
+  nulls.write_text(json.dumps({"query": "fun", "response": " the"}) + "\n")
+  monkeypatch.delattr(context_cite, "cited")
+  config = context_cite.Cite(
+    model=model, sources=sources, query="fun is the", response=" fun",
+    nulls=str(nulls), output=str(tmp_path / "cited.json"),
+  )  # fmt: skip
+  with pytest.raises(ValueError, match="1 sentences bound nothing.*takes 9"):
+    context_cite.run(config)
+
+
 def test_citations_of_a_trained_model(tmp_path, capsys):
   model = checkpoints.shared("stories260k")
   path, docs = tmp_path / "cited.json", tmp_path / "docs.jsonl"
