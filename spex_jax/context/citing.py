@@ -55,8 +55,8 @@ class Cited:
     values: float64 `[n]`, of each source, in its units.
     sets: of two sources or more, the largest interaction first.
     needed: sources without any one of which the answer falls.
-    r2: of the fit, on masks that it has not seen; 1 where all are known; None
-      where there is nothing to test.
+    r2: of the decoder, on masks that it has not seen, see `fitting.Fit`; 1
+      where all are known; None where there is nothing to test.
     total: v(all) - v(none) as the model gave them; None where not asked.
     fit: the expansion, of ours and Shapley; None of the others.
     method: the decoder that spoke.
