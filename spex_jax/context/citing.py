@@ -39,9 +39,8 @@ from spex_jax.masks import request
 from spex_jax.models import sites
 
 METHODS = asking.METHODS
-_LEAST = float(
-  np.log(2)
-)  # Nats: a citation doubles its sentence's probability.
+# Nats: a citation doubles its sentence's probability. Of other units, any gain.
+_LEAST, _ANY = float(np.log(2)), float(np.finfo(np.float64).tiny)
 _BESIDE = 0.25  # Of the strongest source's value: what is cited beside it.
 
 
@@ -56,8 +55,8 @@ class Cited:
     values: float64 `[n]`, of each source, in its units.
     sets: of two sources or more, the largest interaction first.
     needed: sources without any one of which the answer falls.
-    r2: of the fit, on masks that it has not seen; 1 where all are known; None
-      where there is nothing to test.
+    r2: of the decoder, on masks that it has not seen, see `fitting.Fit`; 1
+      where all are known; None where there is nothing to test.
     total: v(all) - v(none) as the model gave them; None where not asked.
     fit: the expansion, of ours and Shapley; None of the others.
     method: the decoder that spoke.
@@ -121,8 +120,9 @@ class Citations(shown.Shown):
     whole: of the whole response.
     notes: what was decided on the way.
     threshold: least value of a source that is cited for a sentence, in units
-      of the value; ln 2 by default: of a log-probability, what does not double
-      the probability is no citation. `calibrate` gives one for none.
+      of the value; by default ln 2 of those in nats that have no bound: what
+      does not double the probability is no citation; of "probability" and
+      "jsd" all above 0. `calibrate` gives one for none.
   """
 
   def __init__(self, record: asking.Record, method: str, value: str, notes=()):
@@ -131,7 +131,8 @@ class Citations(shown.Shown):
     self.masks, self.scores = record.masks, record.scores
     self.divergences = record.divergences
     self.method, self.value, self.notes = method, value, tuple(notes)
-    self.threshold = _LEAST
+    free = method != "jsd" and scoring.UNITS[value] == "nat"
+    self.threshold = _LEAST if free else _ANY
     self._record = record
     self._found: dict[tuple[int, int, str], Cited] = {}
     self.whole = self.span()
@@ -385,16 +386,26 @@ def calibrate(nulls: Sequence[float], level: float = 0.95) -> float:
     ValueError: a level outside (0, 1), or too few to bound it (the message
       says how many it takes).
   """
-  if not 0 < level < 1:
-    raise ValueError(f"level must lie in (0, 1); got {level}.")
-  rank = int(np.ceil((len(nulls) + 1) * level * (1 - base.ROUNDING)))
-  if rank > len(nulls):
-    raise ValueError(
-      f"{len(nulls)} sentences bound nothing at level {level:g}: it takes "
-      f"{int(np.ceil(level / (1 - level) * (1 - base.ROUNDING)))}."
-    )
+  rank = calibrating_rank(len(nulls), level)
   # Above it, not at it.
   return float(np.nextafter(np.sort(nulls)[rank - 1], np.inf))
+
+
+def calibrating_rank(count: int, level: float) -> int:
+  """Which of so many sentences `calibrate` takes, from 1 on.
+
+  Raises:
+    ValueError: as `calibrate`.
+  """
+  if not 0 < level < 1:
+    raise ValueError(f"level must lie in (0, 1); got {level}.")
+  rank = int(np.ceil((count + 1) * level * (1 - base.ROUNDING)))
+  if rank > count:
+    raise ValueError(
+      f"{count} sentences bound nothing at level {level:g}: it takes "
+      f"{int(np.ceil(level / (1 - level) * (1 - base.ROUNDING)))}."
+    )
+  return rank
 
 
 def sentence_spans(pieces: Sequence[str]) -> list[tuple[int, int]]:
@@ -452,7 +463,7 @@ def _cited(record, method, start, stop, value) -> Cited:
       none=least,
     )  # fmt: skip
   fit = asking.fit_span(record, method, *span)
-  sets, needed, how = asking.find_sets(record, fit, *span, spare=0)
+  sets, needed, how, _ = asking.find_sets(record, fit, *span, spare=0)
   return Cited(
     start, stop, value, fit.values, sets, needed, fit.r2, fit.total, fit,
     fit.method, how, fit.none,
@@ -467,6 +478,7 @@ def _enough(found, order, share):
     for k in range(n):
       masks[k + 1 :, order[k]] = True
     reached = fit(masks) - fit.none >= share * fit.total
+    reached[-1] = True  # But for rounding.
   else:
     gains = np.cumsum(np.maximum(found.values[order], 0))
     reached = np.append(0.0, gains) >= share * gains[-1]

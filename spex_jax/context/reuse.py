@@ -28,7 +28,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.ablate import absent, answers, evaluate, program, repeats
+from spex_jax.ablate import (
+  absent,
+  answers,
+  batching,
+  evaluate,
+  program,
+  repeats,
+)
 from spex_jax.ablate import text as text_lib
 from spex_jax.context import stepping
 from spex_jax.models import attention, generate, sites, transformer
@@ -38,7 +45,8 @@ BLOCK = 16  # Q.
 # M: few, as the first blocks of all rows are few; so many that a program of 64
 # tokens on a CPU is not spent on reading the parameters.
 _ROWS, _CPU_ROWS = 32, 4
-LIMIT = 1 << 30  # Bytes of caches.
+_CPU_LIMIT = 1 << 30  # Bytes of caches.
+_SHARE = 0.5  # Elsewhere of what is free: programs need memory beside.
 Score = Callable[[jax.Array, jax.Array], jax.Array]
 
 
@@ -53,6 +61,23 @@ def fits(net: sites.Network, whole: text_lib.Prompt, count: int) -> bool:
   free = whole.players.owner[:-count] == whole.n
   room = _slots(whole, count, BLOCK) <= net.config.max_positions
   return bool(free.any()) and room
+
+
+def limit_of(memory_limit: int | None) -> int:
+  """Bytes that caches may take: those given, or what this machine has."""
+  devices = jax.devices()[:1]
+  if memory_limit is None and devices[0].platform != "cpu":
+    free = batching.memory_limit(devices)
+    memory_limit = None if free is None else int(_SHARE * free)
+  return _CPU_LIMIT if memory_limit is None else memory_limit
+
+
+def cache_bytes(
+  net: sites.Network, whole: text_lib.Prompt, count: int, dtype: Any
+) -> int:
+  """Of one row, where blocks are of `BLOCK` tokens."""
+  slots = _slots(whole, count, BLOCK)
+  return _bytes(lambda: generate.empty_caches(net.config, 1, slots, dtype))
 
 
 def evaluator(
@@ -84,7 +109,8 @@ def evaluator(
     batch_size: rows of a program, M; None for 4 on a CPU, 32 elsewhere.
     block: tokens of a block, Q.
     dtype: that floating parameters are cast to; None leaves them.
-    memory_limit: bytes of the caches; 1 GiB by default.
+    memory_limit: bytes of the caches; by default half of what an accelerator
+      has free, 1 GiB on a CPU.
     remember_bytes: as for `evaluate.compiled`.
     progress: called after each group.
 
@@ -106,11 +132,8 @@ def evaluator(
     stepping.Held(net), score, count, block, min(rows, budget), 1,
     _slots(whole, count, block), jax.tree.leaves(params)[0].dtype,
   )  # fmt: skip
-  one = sum(
-    x.size * x.dtype.itemsize
-    for x in jax.tree.leaves(jax.eval_shape(sizes.caches))
-  )
-  limit = LIMIT if memory_limit is None else memory_limit
+  one = _bytes(sizes.caches)
+  limit = limit_of(memory_limit)
   if limit < one:
     raise MemoryError(
       f"A cache of {sizes.slots} tokens takes {one:,} bytes, and {limit:,} are "
@@ -353,6 +376,11 @@ def _common(some: np.ndarray, other: np.ndarray) -> int:
   size = min(len(some), len(other))
   differs = some[:size] != other[:size]
   return int(differs.argmax()) if differs.any() else size
+
+
+def _bytes(caches) -> int:
+  shapes = jax.tree.leaves(jax.eval_shape(caches))
+  return sum(x.size * x.dtype.itemsize for x in shapes)
 
 
 def _slots(whole: text_lib.Prompt, count: int, block: int) -> int:

@@ -154,7 +154,9 @@ class Scorer:
       raise ValueError(
         "Jensen-Shannon needs whole distributions: a local causal model."
       )
-    found = self._diverge()(base.check_masks(masks, self.sources.n))
+    run = self._diverge()
+    run.expect(len(masks))
+    found = run(base.check_masks(masks, self.sources.n))
     odds, margins, apart = np.split(found, 3, axis=1)
     return Scores(odds, margins), apart
 
@@ -199,7 +201,7 @@ def scorer(
     params: of the network; its own by default.
     reuse: whether tokens that kept sources share are run once, and no row is
       padded to the whole prompt (`context.reuse`); by default where that is
-      possible and pays, which is for texts of some length.
+      possible, fits in memory and pays, which is for texts of some length.
     **settings: of `evaluate.compiled`, such as `batch_size` or `dtype`; with
       `reuse` those of `reuse.evaluator` alone.
 
@@ -240,6 +242,10 @@ def scorer(
   if reuse is None:
     reuse = can and whole.num_tokens >= _LONG and {*given} <= _OF_REUSE
     reuse = reuse and jax.device_count() == 1  # It uses no more.
+    dtype = given.get("dtype") or jax.tree.leaves(params)[0].dtype
+    if reuse:  # Else whole rows, which need no caches.
+      one = reuse_lib.cache_bytes(net, whole, count, dtype)
+      reuse = one <= reuse_lib.limit_of(given.get("memory_limit"))
   if reuse:
     run = reuse_lib.evaluator(
       net, whole, count, odds_and_margins, params=params,

@@ -47,7 +47,7 @@ _BOTH = 4  # And in a "both".
 _PART = 0.4
 _TRIFLE = 0.1  # Of the whole effect; recorded needed ones have .14 and more.
 _NORMAL = 1.6449  # 90 % of a normal distribution, both sides.
-_CANDIDATES = 24  # Sources that are looked at, the strongest first.
+CANDIDATES = 24  # Sources that are looked at, the strongest first.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +95,7 @@ def criterion(scores, start: int, stop: int, full: int, none: int):
   mean = lambda found: np.exp(found.of("log_probability", start, stop) / length)
   both = mean(scores)
   middle = (both[full] + both[none]) / 2
-  sign = 1.0 if both[full] >= both[none] else -1.0
-  return "midpoint", lambda found: sign * (mean(found) - middle) > 0
+  return "midpoint", lambda found: mean(found) > middle
 
 
 def find(
@@ -106,8 +105,11 @@ def find(
   values: Callable[[np.ndarray], np.ndarray],
   room: Callable[[np.ndarray], int],
   spare: int,
-) -> tuple[tuple[CueSet, ...], tuple[int, ...]]:
+) -> tuple[tuple[CueSet, ...], tuple[int, ...], int]:
   """The sets of an answer that stands with all sources and falls with none.
+
+  None where it is likelier without any source. Leaving sources out one by one
+  takes half of the room at most.
 
   Args:
     n: sources.
@@ -118,78 +120,87 @@ def find(
     spare: how many may be asked.
 
   Returns:
-    The sets, and the sources that are needed each.
+    The sets, the sources that are needed each, and among how many sources, the
+    strongest, they were looked for; n where there is nothing to find.
   """
   ends = np.array([[True] * n, [False] * n])
   if stands(ends).tolist() != [True, False]:
-    return (), ()
+    return (), (), n
   everything, nothing = values(ends)
-  whole = abs(float(everything - nothing))
-  looked, needed, weighty, falls = list(order[:_CANDIDATES]), [], [], []
+  whole = float(everything - nothing)
+  if whole <= 0:
+    return (), (), n
 
-  def affordable(removals):
-    """Those of a list of removals that are known or may be asked."""
+  def affordable(removals, most):
+    """Those of a list of removals that are known, or may be asked."""
     nonlocal spare
     masks = np.array([_without(n, each) for each in removals]).reshape(-1, n)
     taken = []
     for row, mask in enumerate(masks):
       cost = room(mask[None])
-      if cost <= spare:
-        spare -= cost
+      if cost <= most:
+        spare, most = spare - cost, most - cost
         taken.append(row)
     return [removals[row] for row in taken], masks[taken]
 
-  for size in range(1, _MOST + 1):
-    others = [i for i in looked if i not in needed]
-    # Pairs of the strongest come first.
-    ranks = sorted(itertools.combinations(range(len(others)), size), key=max)
-    removals = [tuple(sorted(others[k] for k in each)) for each in ranks]
-    removals = [
-      each
-      for each in removals
-      if not any(set(found) <= set(each) for found in falls)
-    ]
-    if size == 2 and (
-      len(others) < 2 or not _all_fall(n, others, stands, affordable)
-    ):
-      break  # The answer stands even without all of them.
-    asked, masks = affordable(removals)
-    if asked:
-      fell = [each for each, stays in zip(asked, stands(masks)) if not stays]
-      cost = dict(zip(asked, (everything - values(masks)).tolist()))
-      least = (_TRIFLE if size == 1 else _PART) * whole
-      if size == 1:
-        needed = [each[0] for each in fell]
-        weighty = [each[0] for each in fell if cost[each] >= least]
-      else:
-        falls += [each for each in fell if cost[each] >= least]
-      if size > 1 and fell:
-        break  # Minimal ones of the next size would be rare, and weak.
-  found = [("either", each) for each in falls]
-  if len(weighty) > 1:
-    found.append(("both", tuple(sorted(weighty[:_BOTH]))))
-  out = []
-  for kind, each in found:
+  def measured(kind, each, most):
+    """A set by its corners, or None where they are too many to ask."""
     subsets = [
       part
       for size in range(len(each) + 1)
       for part in itertools.combinations(each, size)
     ]
-    kept, masks = affordable(subsets)
-    if len(kept) < len(subsets):
-      continue
+    if room(np.array([_without(n, part) for part in subsets])) > most:
+      return None
+    _, masks = affordable(subsets, most)
     corner = values(masks)
     signed = sum((-1) ** len(t) * v for t, v in zip(subsets, corner.tolist()))
-    # Of copies that make up for one another it has the sign of (-1)^(m + 1).
-    if kind == "either" and (-1) ** (len(each) + 1) * signed < _PART * whole:
-      continue
     corners = {
       tuple(i for i in each if i not in gone): float(v)
       for gone, v in zip(subsets, corner)
     }
-    out.append(CueSet(each, kind, float(signed), corners))
+    return CueSet(each, kind, float(signed), corners)
+
+  # Half of the room is left for sets.
+  singles, masks = affordable([(i,) for i in order[:CANDIDATES]], spare // 2)
+  looked = [i for (i,) in singles]
+  stays, cost = stands(masks), everything - values(masks)
+  needed = [i for i, stay in zip(looked, stays) if not stay]
+  weighty = [i for i, lost in zip(looked, cost) if lost >= _TRIFLE * whole]
+  weighty = [i for i in weighty if i in needed]
+  out = []
+  for size in range(min(len(weighty), _BOTH), 1, -1):
+    both = measured("both", tuple(sorted(weighty[:size])), (spare + 1) // 2)
+    if both is not None:
+      out.append(both)
+      break
+  others = [i for i in looked if i not in needed]
+  seen = len(looked)
+  for size in range(2, _MOST + 1):
+    # Where the answer stands even without all of them there is no "either".
+    all_gone, masks = affordable([tuple(others)], spare)
+    if len(others) < size or (all_gone and stands(masks)[0]):
+      break
+    # Pairs of the strongest come first.
+    ranks = sorted(itertools.combinations(range(len(others)), size), key=max)
+    removals = [tuple(sorted(others[k] for k in each)) for each in ranks]
+    asked, masks = affordable(removals if all_gone else [], spare)
+    if size == 2 and not asked:
+      seen = len(needed)
+    fell = [each for each, stay in zip(asked, stands(masks)) if not stay]
+    lost = dict(zip(asked, (everything - values(masks)).tolist()))
+    for each in fell:
+      # Of copies that make up for one another it has the sign of (-1)^(m + 1).
+      sign = (-1) ** (size + 1)
+      found = None
+      if lost[each] >= _PART * whole:
+        found = measured("either", each, spare)
+      if found is not None and sign * found.value >= _PART * whole:
+        out.append(found)
+    if fell:
+      break  # Minimal ones of the next size would be rare, and weak.
   out.sort(key=lambda found: -abs(found.value))
-  return tuple(out), tuple(sorted(needed))
+  return tuple(out), tuple(sorted(needed)), seen
 
 
 def interval(
@@ -238,11 +249,6 @@ def _without(n, gone):
   mask = np.ones(n, bool)
   mask[list(gone)] = False
   return mask
-
-
-def _all_fall(n, others, stands, affordable):
-  asked, masks = affordable([tuple(others)])
-  return bool(asked) and not stands(masks)[0]
 
 
 @dataclasses.dataclass(frozen=True)

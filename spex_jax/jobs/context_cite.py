@@ -35,7 +35,8 @@ class Cite(context_asked.Asked):
   memory_limit: int | None = settings.field(
     None,
     "bytes that keys and values which sources share may take, or batches "
-    "whose size is measured; None takes 1 GiB, or what is free",
+    "whose size is measured; None takes what is free, of keys and values half "
+    "of it on an accelerator and 1 GiB on a CPU",
     low=1,
   )
   nulls: str = settings.field(
@@ -73,6 +74,15 @@ def run(
   nulls = nulls_of(config.nulls) if config.nulls else []
   with clock.of("load"):
     net = context_asked.load(config)
+  if nulls:  # Before any forward.
+    tokens = context_asked.tokenizer_of(config, net)
+    spans = [
+      citing.sentence_spans(
+        tokens.pieces(tokens.encode(response, add_special=False).ids.tolist())
+      )
+      for _, response in nulls
+    ]
+    citing.calibrating_rank(sum(map(len, spans)), config.confidence)
   tell = lambda name, text: show(report_tables.fact(name, text))
   tell("asked", f"Which of {len(texts)} texts does the answer stand on?")
   tell("model", networks.described(net, config.model))
