@@ -34,7 +34,9 @@ _WORD = re.compile(r"\S+")
 # small letter follows; at a full-width stop; at an empty line; or before a line
 # that begins with a bullet or a number. What cannot be told is a break:
 # "J. Smith" is two.
-_ABBREVIATIONS = "Dr Mr Mrs Ms Prof St Fig Eq vs i.e e.g cf".split()
+_ABBREVIATIONS = (
+  "Dr", "Mr", "Mrs", "Ms", "Prof", "St", "Fig", "Eq", "vs", "i.e", "e.g", "cf",
+)  # fmt: skip
 _SENTENCE = re.compile(
   r"(?:\d{1,3}[.)][^\S\n]+)?\S.*?(?:(?=[.!?…])"
   + "".join(rf"(?<!\b{re.escape(word)})" for word in _ABBREVIATIONS)

@@ -17,10 +17,10 @@ of the run with context, at that step:
   "shift_bits"            the same in bits
 
 Where y* = y the differences and ratios take q(y) for p(y*), as Inseq does; its
-signs of both ratios are the other way round. A method is of `methods.METHODS`, or one of `api` ("spex", "auto",
-"proxyspex", "lasso", ...), which gives sets of cues as well (SPEX-CCI): masks
-of context tokens, removed by re-packing, are shared by all steps, and with
-"shift" values of sets sum to the step's P-CXMI.
+signs of both ratios are the other way round. A method is of `methods.METHODS`,
+or one of `api` ("spex", "auto", "proxyspex", "lasso", ...), which gives sets of
+cues as well (SPEX-CCI): masks of context tokens, removed by re-packing, are
+shared by all steps, and with "shift" values of sets sum to the step's P-CXMI.
 
 Shapes: S steps, C tokens of the context, V tokens of the vocabulary.
 Source: Sarti et al., arXiv:2310.01188, section 3.2.
