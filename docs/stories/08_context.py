@@ -47,7 +47,7 @@ found = context.pecore(
   runs,
   metric="pcxmi",
   method="auto",
-  target="pcxmi",
+  target="shift_bits",
   targets="all",
   budget=256,
   key=jax.random.key(0),

@@ -124,7 +124,7 @@ def attribute(
   pair = made.prefix is not None
   also = not pair if prefix is None else prefix
   if kept is None:
-    kept = _kept(net, pair)
+    kept = cues.kept(net, pair)
   game = games.Game(
     net,
     params,
@@ -206,12 +206,6 @@ def _given(held, params, made, chosen, contrast, aligned, names) -> steps.Given:
   inputs, places = contrast.inputs(), contrast.places()[at]
   logits = stepping.run(held, params, inputs, places[None])[0]
   return steps.Given(token, contrast.response[at], logits)
-
-
-def _kept(net, pair):
-  special = {} if net.tokenizer is None else net.tokenizer.special
-  ends = [special["eos"]] if "eos" in special else []
-  return [*ends, net.config.start_id] if pair else ends
 
 
 def _spans(made, also):

@@ -173,6 +173,7 @@ def pecore(
   params: Any = None,
   budget: int = 1000,
   key: base.Key | None = None,
+  unknown: int | None = None,
 ) -> Pecore:
   """Which tokens of a response depend on its context, and on what of it.
 
@@ -190,6 +191,7 @@ def pecore(
     params: of the network; its own by default.
     budget: masks, where the method draws some.
     key: consumed by a method that draws masks.
+    unknown: the id in place of an occluded token, as for `cues.impute`.
 
   Raises:
     TypeError, ValueError: as `sensitivity.scores`, `selectors.select` and
@@ -217,6 +219,7 @@ def pecore(
     params=params,
     budget=budget,
     key=key,
+    unknown=unknown,
   )
   spell = _speller(net)
   pieces = _pieces(net)

@@ -76,6 +76,23 @@ class Sources:
       self, prompt=_owned(self.prompt, spans), level=level
     )
 
+  def also_without(self, stays: np.ndarray) -> "Sources":
+    """These, and more that is gone where all of them are.
+
+    Tokens in front of the sources go with the first one, those behind with the
+    last: the rule of `cues.explained`.
+
+    Args:
+      stays: bool `[P]`, as `templates.Encoded.stays`.
+    """
+    owner = self.prompt.players.owner.copy()
+    first, *_, last = np.flatnonzero(owner < self.n).repeat(2)
+    owner[:first][~stays[:first]] = owner[first]
+    owner[last:][~stays[last:]] = owner[last]
+    players = features.Players(self.prompt.players.names, owner)
+    prompt = dataclasses.replace(self.prompt, players=players)
+    return dataclasses.replace(self, prompt=prompt)
+
   def within(self, coarser: "Sources") -> np.ndarray:
     """Which source of a coarser level holds each of these: int32 `[n]`.
 

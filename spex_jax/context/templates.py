@@ -238,18 +238,20 @@ def encode(
 
 
 def refuse_special(tokenizer: tokens.Tokenizer, what: str, text: str) -> None:
-  """Raises ValueError for a text that spells a special token."""
+  """Raises ValueError for a text that spells a special token.
+
+  An unknown word becomes one that it does not spell, and may.
+  """
   if not text:
     return
-  known = {
-    token: role for role, token in tokenizer.special.items() if role != "unk"
-  }
-  for token in tokenizer.encode(text, add_special=False).ids:
-    if int(token) in known:
+  unknown = tokenizer.special.get("unk")
+  for token in tokenizer.encode(text, add_special=False).ids.tolist():
+    spelt = tokenizer.token(token)
+    if token in tokenizer.all_special and (token != unknown or spelt in text):
       raise ValueError(
-        f"The {what} spells the special token {tokenizer.token(int(token))!r} "
-        f"({known[int(token)]}). Remove it; templates may hold special tokens, "
-        "and what stands before sources, texts may not."
+        f"The {what} spells the special token {spelt!r}. Remove it, or give "
+        "ids; templates may hold special tokens, and what stands before "
+        "sources, texts may not."
       )
 
 

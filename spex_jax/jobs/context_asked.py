@@ -174,9 +174,11 @@ def cited_lines(found: citing.Citations) -> list[tuple[str, str]]:
     )
     more = ", ..." if len(accounts) > _MOST_TOLD else ""
     right = sum(each.holds for each in accounts)
+    known = len(found.masks) == 2**found.sources.n
+    how = "which all subsets show" if known else "which is how they are fitted"
     lines.append(
       ("P-CXMI", f"{told}{more} nats; of {right} of {len(accounts)} tokens "
-       "the sets sum to it")
+       f"the sets sum to it, {how}")
     )  # fmt: skip
   return lines + [("note", note) for note in found.notes]
 

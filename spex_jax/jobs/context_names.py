@@ -19,7 +19,9 @@ CONTEXT = {
   "input_template": "config.template",
   "contextless_input_current_text": "config.contextless",
   "output_context_text": "config.output_context",
+  "decoder_input_output_separator": "config.separator",
 }
+_OUTPUTS = ("output_current_text", "output_context_text")
 
 # Of `inseq attribute`, with one text.
 ATTRIBUTE = {
@@ -35,16 +37,21 @@ ATTRIBUTE = {
 def of_inseq(arguments: Sequence[str], word: str = "") -> list[str]:
   """Arguments by our names, `--NAME VALUE` of Inseq's as `--NAME=VALUE`.
 
+  Outputs by Inseq's names have its separator before them, a space.
+
   Args:
     arguments: of the command.
     word: of `usage.CONTEXTS`.
   """
   known = ATTRIBUTE if word == "attribute" else CONTEXT
-  found, words = [], iter(arguments)
+  found, words, separator = [], iter(arguments), ""
   for word in words:
     name, is_set, value = word.removeprefix("--").partition("=")
     if word.startswith("--") and name in known:
       value = value if is_set else next(words, "")
       word = f"--{known[name]}={value}"
+      if known is CONTEXT and name in _OUTPUTS:
+        separator = f"--{CONTEXT['decoder_input_output_separator']}= "
     found.append(word)
-  return found
+  # In front: what is said later counts.
+  return [separator, *found] if separator else found

@@ -7,6 +7,7 @@ what the special tokens are called is in `tokenizer_config.json`,
 Shapes: P tokens of one text.
 """
 
+import functools
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -83,6 +84,13 @@ class Tokenizer:
     self.max_length = max_length
     self.chat_template = chat_template
     self.vocab_size = int(backend.get_vocab_size())
+
+  @functools.cached_property
+  def all_special(self) -> frozenset[int]:
+    """Ids of roles, and of all that the vocabulary marks as special."""
+    added = self._backend.get_added_tokens_decoder()
+    marked = {token for token, entry in added.items() if entry.special}
+    return frozenset(marked | set(self.special.values()))
 
   def encode(
     self, text: str, *, add_special: bool = True, bos: str = "auto"

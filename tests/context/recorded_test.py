@@ -5,6 +5,7 @@ both sides, of two blocks (`third_party/record_inseq.py` and
 `record_inseq_attribute.py`).
 """
 
+import itertools
 import json
 import pathlib
 
@@ -60,9 +61,16 @@ def test_sensitivities(found, metric):
   np.testing.assert_allclose(got, arrays[f"cti_{metric}"], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("target", ["contrast_prob_diff", "kl_divergence"])
 @pytest.mark.parametrize(
-  "method", ["saliency", "input_x_gradient", "occlusion", "attention"]
+  ("method", "target"),
+  [
+    *itertools.product(
+      ("saliency", "input_x_gradient", "occlusion", "attention"),
+      ("contrast_prob_diff", "kl_divergence"),
+    ),
+    ("saliency", "pcxmi"),
+    ("occlusion", "in_context_pvi"),
+  ],
 )
 def test_cues(found, method, target):
   net, runs, predictions, arrays = found

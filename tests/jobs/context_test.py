@@ -1,5 +1,7 @@
 """`spex context`: every name that outside checks use, on tiny models."""
 
+import dataclasses
+import itertools
 import json
 import pathlib
 import re
@@ -142,6 +144,7 @@ def test_texts_cues_and_citations(model, tmp_path, capsys, monkeypatch):
   out = _done(capsys, *words)
   for fact in ("metric", "cues", "cost", "total", "again", "wrote"):
     assert f"\n{fact} " in out
+  assert "the sets sum to it, which all subsets show" in " ".join(out.split())
   found = json.loads((tmp_path / "one.json").read_text())
   assert len(found["sensitivity"]) == len(found["response"]) == 2
   cited = found["citations"]
@@ -176,11 +179,72 @@ def test_inseqs_arguments_mean_the_same(model, tmp_path, capsys):
   _done(
     capsys, "--model_name_or_path", model, "--input_context_text",
     _TEXTS[0].partition("=")[2], "--input_current_text=fun is the",
-    "--output_current_text", " film fun", *common,
+    "--output_current_text", "film fun", *common,
     "--context_sensitivity_metric", "pcxmi", "--attribution_method",
     "occlusion", "--save_path", str(theirs),
   )  # fmt: skip
   assert inseq.read(ours) == inseq.read(theirs)
+
+
+def test_a_separator_stands_where_neither_side_has_it(model):
+  given = {"model": model, "context": "fun film", "query": "is"}
+  given |= {"output_context": "fun", "response": "the", "separator": " "}
+  config = context_job.Context(**given)
+  net = context_job.context_asked.load(config)
+  spelt = lambda config: net.tokenizer.decode(
+    context_job.runs_of(config, net).with_context
+  )
+  assert spelt(config) == "fun film is fun the"
+  again = dataclasses.replace(config, response=" the")
+  assert spelt(again) == "fun film is fun the"
+  bare = dataclasses.replace(config, separator="")
+  assert spelt(bare) == "fun film isfunthe"
+  notes = []
+  for each in (config, bare):
+    runs = context_job.runs_of(each, net)
+    context_job._note_joined(net, runs, lambda *note: notes.append(note))
+  ((_, note),) = notes
+  assert "'t' directly behind 'fun'" in note
+  words = ["--output_current_text=a", "--decoder_input_output_separator", "\n"]
+  assert context_names.of_inseq(words) == [
+    "--config.separator= ", "--response=a", "--config.separator=\n"
+  ]  # fmt: skip
+
+
+def test_without_sources_the_prompt_is_that_without_context(model, monkeypatch):
+  given = {"model": model, "query": "the fun", "response": " is"}
+  net = context_job.context_asked.load(context_job.Context(**given))
+  for text, template in itertools.product(
+    ("fun is. The film.\n", "\n a film", "我们。"),
+    ("{context} {current}", "{context}\n\n{current}", "{current}\n {context}",
+     "Read: {context} \nQ: {current}\nA:"),
+  ):  # fmt: skip
+    config = context_job.Context(**given, context=text, template=template)
+    prompt = context_job.sources_of(config, net).prompt
+    runs = context_job.runs_of(config, net)
+    kept = prompt.encoding.ids[prompt.players.owner == prompt.n]
+    want = runs.without_context[: -len(runs.response)]
+    assert kept.tolist() == want.tolist(), (text, template)
+  notes = []
+  tell = lambda _, note: notes.append(note)
+  monkeypatch.setattr(context_job.citing, "cite", lambda *_, **given: given)
+  for contextless in (None, "{current}"):
+    config = dataclasses.replace(config, contextless=contextless)
+    assert context_job._cited(config, net, runs, tell)["budget"] == 64
+  assert len(notes) == 1 and "not `contextless`" in notes[0]
+
+
+def test_the_id_of_an_occluded_token(bare, ids, tmp_path, capsys):
+  found = []
+  for unknown in (0, 5):
+    path = tmp_path / "out.json"
+    _done(
+      capsys, f"--model={bare}", f"--ids={ids(_CAUSAL)}", f"--output={path}",
+      "--config.attribution=occlusion", "--config.targets=all",
+      f"--config.unknown={unknown}",
+    )  # fmt: skip
+    found.append(json.loads(path.read_text())["cues"][0]["scores"])
+  assert found[0] != found[1]
 
 
 @pytest.fixture
