@@ -22,7 +22,8 @@ import numpy as np
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import tokens
 
-# Columns of right and wrong answers in other tables: EAP-IG's, then MIB's.
+# Columns of right and wrong answers in other tables: EAP-IG's, then MIB's. The
+# last two hold texts, the others ids of tokens.
 _COLUMNS: tuple[tuple[str, str], ...] = (
   ("correct_idx", "incorrect_idx"),
   ("answers_idx", "corrupted_answers_idx"),
@@ -161,12 +162,13 @@ def _csv_rows(text, path) -> list[dict[str, Any]]:
     return rows
   for right, wrong in _COLUMNS:
     if {"clean", "corrupted", right, wrong} <= {*columns}:
+      read = _cell if right.endswith("_idx") else str
       return [
         {
           "clean": row["clean"],
           "corrupted": row["corrupted"],
-          "right": _cell(row[right]),
-          "wrong": _cell(row[wrong]),
+          "right": read(row[right]),
+          "wrong": read(row[wrong]),
         }
         for row in rows
       ]

@@ -113,6 +113,7 @@ def test_texts(mark, tmp_path):
     ("clean,corrupted,correct_idx,incorrect_idx", "258", "260"),
     ("clean,corrupted,answers_idx,corrupted_answers_idx", '"[258]"', "[260]"),
     ("n,clean,corrupted,country_idx,corrupted_country_idx", "258", "260"),
+    ("clean,corrupted,clean_answer,corrupted_answer", "7", "8"),
   ],
 )
 def test_tables_of_others(tmp_path, columns, right, wrong):
@@ -126,7 +127,7 @@ def test_tables_of_others(tmp_path, columns, right, wrong):
     assert (pairs.right[0], pairs.wrong[0]) == ([258], [260])
   else:
     spelt = [_TOKENIZER.token(x[0, 0]) for x in (pairs.right, pairs.wrong)]
-    assert spelt == ["Ġfilm", "Ġis"]
+    assert spelt == (["7", "8"] if right == "7" else ["Ġfilm", "Ġis"])
 
 
 def _changed(**changes):
