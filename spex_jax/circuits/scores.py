@@ -109,10 +109,17 @@ def score(
     net, params, pairs, ablation, size=size, seed=seed
   )
   kind = taps.Level.of(net, level)
+  at = paths.points(method, steps, rule)
+  if metric is metrics.kl and method in paths.METHODS and (at == 1).all():
+    raise ValueError(
+      "The metric kl is flat at the clean run, where these settings take all "
+      f"gradients (method={method!r}): their scores would be rounding alone. "
+      "Take method='eap-ig'."
+    )
   run = _run(
     net, params, metric, kind, fixed,
     method=method, backward=backward, direction=direction, draws=draws,
-    at=paths.points(method, steps, rule), seed=seed, keep=keep,
+    at=at, seed=seed, keep=keep,
   )  # fmt: skip
   slopes, halves = [], []
   for batch in runs.batches(pairs, size):

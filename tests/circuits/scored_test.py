@@ -22,8 +22,8 @@ def _wide():
 def _score(**settings):
   net, params = networks.load("gpt2")
   settings = {"check": 0, "method": "eap"} | settings
-  pairs = networks.pairs()
-  return scores.score(net, params, pairs, metrics.logit_difference, **settings)
+  metric = settings.pop("metric", metrics.logit_difference)
+  return scores.score(net, params, networks.pairs(), metric, **settings)
 
 
 @pytest.mark.parametrize("num", [75, pytest.param(12, marks=pytest.mark.slow)])
@@ -135,6 +135,12 @@ def test_files_hold_all_of_it(tmp_path):
     ({"method": "eap-ig", "backward": "atp*"}, "take method='eap'"),
     ({"level": "neuron", "ablation": "mean"}, "or zero; got ablation='mean'"),
     ({"exact_runs": 3}, "take method='second-order'"),
+    ({"metric": metrics.kl}, "kl is flat .* Take method='eap-ig'"),
+    ({"metric": metrics.kl, "backward": "atp*"}, "kl is flat"),
+    (
+      {"metric": metrics.kl, "method": "eap-ig", "steps": 1, "rule": "right"},
+      "kl is flat",
+    ),
   ],
 )
 def test_what_does_not_go_together_is_refused(settings, message):
