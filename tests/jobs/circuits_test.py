@@ -1,6 +1,7 @@
 """`spex circuit`: end to end on small models, and refused in one line."""
 
 import csv
+import dataclasses
 import json
 import types
 import xml.etree.ElementTree
@@ -229,6 +230,12 @@ def test_the_code_of_a_metric_tells_what_is_kept(
     folders.add(str(circuits_kept.Kept(tmp_path, config, net, some)))
     digests.add(sweeping.sources(sweep)["own_metric"])
   assert len(folders) == len(digests) == 2
+  # What only selects or judges is no other question; an ablation is.
+  kept = lambda **more: str(
+    circuits_kept.Kept(tmp_path, dataclasses.replace(config, **more), net, some)
+  )
+  assert {kept(refine=2, edges=3, top=4)} <= folders
+  assert not {kept(ablation="zero")} & folders
   sweep.config["metric"] = "kl"
   assert not sweeping.sources(sweep)
 
