@@ -313,21 +313,25 @@ def run(
         "unrefined": circuit,
       }
     circuit = asked_for["circuit"]
-  with clock.of("judge"):
-    curve, judged = _judged(config, net, others, metric, choose, asked_for)
-  title = f"{asked.task}: {scores.method}, {config.selection}"
-  faithful = float(judged.faithfulness()[0])
-  low, high = judged.interval()[0]
   about = {
     "task": asked.task,
     "method": scores.method,
     "selection": config.selection,
     "refine": config.refine,
     "metric": config.metric,
+    "num_pairs": len(pairs),
+  }
+  # Again below, with what is judged: these pairs may show no effect.
+  files.save(circuit, workdir / "circuit.json", scores.mean(), about)
+  with clock.of("judge"):
+    curve, judged = _judged(config, net, others, metric, choose, asked_for)
+  title = f"{asked.task}: {scores.method}, {config.selection}"
+  faithful = float(judged.faithfulness()[0])
+  low, high = judged.interval()[0]
+  about |= {
     "faithfulness": faithful,
     "cmd": curve.areas.cmd,
     "cpr": curve.areas.cpr,
-    "num_pairs": len(pairs),
   }
   files.save(circuit, workdir / "circuit.json", scores.mean(), about)
   show(str(curve))
@@ -338,6 +342,7 @@ def run(
       f"of {len(circuit.nodes):,} nodes, faithfulness {faithful:.3f} "
       f"({low:.3f}..{high:.3f}) on {len(others)} other pairs"
     }
+    | ({"note": "; ".join(lines)} if (lines := judged.doubts()) else {})
   )
   if config.refine:
     tell(
