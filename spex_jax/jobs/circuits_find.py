@@ -299,6 +299,8 @@ def run(
   choose = choice(config, graph, mean)
   with clock.of("select"):
     circuit = choose(min(config.edges, mean.size))
+    if config.consistent:  # Where more are asked for than are.
+      circuit = dataclasses.replace(circuit, kept=circuit.kept & (mean != 0))
   if not circuit:
     raise ValueError(
       f"edges={config.edges}: by these scores so few lead nowhere from `embed` "
@@ -392,7 +394,8 @@ def used(
     sure = selection_lib.consistent(scores.values, key, level=config.consistent)
     facts["consistent"] = (
       f"{int(sure.sum()):,} edges have their sign in {config.consistent:.0%} "
-      "of bootstraps; the others are not chosen"
+      "of bootstraps; the circuit as selected has no others, those of the "
+      "curve have them last"
     )
     mean = mean * sure
   return scores.graph, mean, facts

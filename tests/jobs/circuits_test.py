@@ -175,6 +175,26 @@ def test_finding_in_pairs_of_a_file(model, pairs, tmp_path, capsys):
   assert len(body["metadata"]["prompt_tokens"]) == 3
 
 
+def test_a_circuit_of_consistent_edges_has_no_others(
+  model, pairs, tmp_path, capsys
+):
+  code, out, err = command.run(
+    capsys, "circuit", "find", f"--model={model}", f"--task={pairs}",
+    "--config.edges=99", "--config.random=0", "--config.compared=0",
+    "--config.force", "--config.consistent=1", "--config.selection=top",
+    f"--workdir={tmp_path}",
+  )  # fmt: skip
+  assert code == 0, err
+  graph = graph_lib.Graph.of(hub.load(model))
+  found = files.load(tmp_path / "circuit.json", graph).circuit
+  values = scored.load(tmp_path / "scores.npz", graph).values
+  # Every draw of two pairs has a mean of one sign where both have it.
+  one_sign = (values > 0).all(axis=0) | (values < 0).all(axis=0)
+  assert 0 < one_sign.sum() < len(graph)
+  np.testing.assert_array_equal(found.kept, one_sign)
+  assert f"{one_sign.sum()} edges have their sign" in out
+
+
 def test_a_killed_sweep_of_exact_effects_goes_on(
   model, pairs, tmp_path, capsys, monkeypatch
 ):
