@@ -260,21 +260,17 @@ def edges_table(found: scored.Scores, top: int, which: Any = None) -> Any:
   mean = found.mean()
   if found.level == "position":
     mean = mean.sum(axis=0)
-  low = high = None
-  if len(found.values) > 1 and found.level != "position":
-    low, high = found.interval()
   rows = table.Table(box=box.SIMPLE_HEAD)
   rows.add_column("score", justify="right")
   rows.add_column("95 %", justify="right")
   rows.add_column("edge" if found.level == "position" else found.level)
   numbers = np.arange(len(mean)) if which is None else np.asarray(which)
-  order = numbers[np.argsort(-np.abs(mean[numbers]), kind="stable")]
-  for number in order[:top]:
-    interval = (
-      ""
-      if low is None or high is None
-      else f"{low[number]:+.3g}..{high[number]:+.3g}"
-    )
+  order = np.argsort(-np.abs(mean[numbers]), kind="stable")[:top]
+  intervals = [""] * len(order)
+  if len(found.values) > 1 and found.level != "position":
+    ends = zip(*found.interval(which=numbers[order]))
+    intervals = [f"{low:+.3g}..{high:+.3g}" for low, high in ends]
+  for number, interval in zip(numbers[order], intervals):
     name = found.names[number]
     if found.level in ("edge", "position"):
       name = found.graph.name(int(number))

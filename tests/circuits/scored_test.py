@@ -86,9 +86,11 @@ def test_intervals_are_those_of_drawn_means():
   # Of many, the mean's standard error.
   rng = np.random.default_rng(0)
   values = rng.normal(size=(400, 1))
-  low, high = _made(values).interval(resamples=4000)
+  low, high = _made(values).interval(resamples=4000, which=np.array([0]))
   want = 2 * 1.96 * values.std() / 20
   assert high[0] - low[0] == pytest.approx(want, rel=0.06)
+  some = found.interval(0.4, which=np.array([1, 0]))
+  np.testing.assert_array_equal(some, [[5, 2], [5, 2]])
   with pytest.raises(ValueError, match="a level in"):
     found.interval(1.0)
 
