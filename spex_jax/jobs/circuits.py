@@ -25,7 +25,7 @@ from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import judged as judged_lib
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.jobs import callables, explain, networks, subjects
-from spex_jax.models import sites, tokens
+from spex_jax.models import sites, tokens, transformer
 from spex_jax.report import progress
 from spex_jax.report import tables as report_tables
 
@@ -97,11 +97,11 @@ def load(config: Asked) -> sites.Network:
     ValueError: no name, another kind of network, or what `hub.load` refuses.
   """
   net = networks.named(config, "a causal language model")
-  graph_lib.Graph.of(net)  # Refuses one without edges, and says why.
-  if "input_ids" not in net.example or not hasattr(net.config, "vocab_size"):
+  if not isinstance(net.module, transformer.Decoder):
     raise ValueError(
       f"model={config.model!r} ({type(net.module).__name__}) is no causal "
-      "language model, whose next token a circuit is asked for."
+      "language model, whose next token a circuit is asked for. Ask about its "
+      "nodes by `spex attribute components`."
     )
   return net
 

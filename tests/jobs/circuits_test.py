@@ -415,6 +415,7 @@ def _mean_of_batch(logits, clean, right, wrong):
     ),
     (("score", "--model={model}", "--pairs={ids}"), "token 9999 of its right"),
     (("score", "--model={bert}", "--pairs={pairs}"), "attribute components"),
+    (("patch", "--model={bert}", "--task={pairs}"), "(Encoder) is no causal"),
     (("judge", "--model={model}", "--pairs={pairs}"), "--circuit is missing"),
     (
       ("judge", "--model={model}", "--pairs={pairs}", "--circuit={other}"),
