@@ -90,6 +90,16 @@ class Scoring(settings.Settings):
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class Judging(settings.Settings):
+  """How circuits are judged."""
+
+  tolerance: float = settings.field(
+    judging.TOLERANCE, "of the checks of every run, as a share of the effect; "
+    "narrow dtypes need more", above=0,
+  )  # fmt: skip
+
+
 def load(config: Asked) -> sites.Network:
   """The causal language model of `config.model`; it may lack a tokenizer.
 
@@ -289,7 +299,7 @@ def judged_by(
   """Circuits judged, with progress.
 
   Args:
-    config: of `ablation` and `batch_size`.
+    config: of `ablation`, `batch_size` and `tolerance`.
     net: with parameters.
     pairs: what they are judged on.
     circuits: by name.
@@ -306,6 +316,7 @@ def judged_by(
       ablation=config.ablation,
       prune=prune,
       size=config.batch_size,
+      tolerance=config.tolerance,
       progress=lambda done, of: shown(done, of, "circuits"),
     )
 

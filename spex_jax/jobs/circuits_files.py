@@ -35,7 +35,7 @@ class Score(circuits.Scoring, circuits.Asked):
 
 
 @dataclasses.dataclass(frozen=True)
-class Judge(circuits.Asked):
+class Judge(circuits.Judging, circuits.Asked):
   """`spex circuit judge`."""
 
   pairs: str = settings.field("", "a file of pairs; needed")

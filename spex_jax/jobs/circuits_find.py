@@ -48,7 +48,7 @@ _SCORES = 2  # Pairs at least: one scores, one judges.
 
 
 @dataclasses.dataclass(frozen=True)
-class Find(circuits.Scoring, circuits.Asked):
+class Find(circuits.Judging, circuits.Scoring, circuits.Asked):
   """How a circuit is found."""
 
   num_pairs: int = settings.field(
@@ -432,7 +432,6 @@ def _judged(config, net, pairs, metric, choose, asked_for):
   among = circuit | ~circuit
   total = among.kept.size
   fractions = [size / total for size in _sizes(total)]
-  common = dict(ablation=config.ablation, size=config.batch_size)
   total = len(fractions) * (1 + config.random)
   with progress.sweep(total) as shown:
     curve = curves.curve(
@@ -445,8 +444,10 @@ def _judged(config, net, pairs, metric, choose, asked_for):
       fractions=fractions,
       random=config.random,
       seed=config.seed,
+      ablation=config.ablation,
+      size=config.batch_size,
+      tolerance=config.tolerance,
       progress=lambda done, of: shown(done, of, "circuits"),
-      **common,
     )
   judged = circuits.judged_by(config, net, pairs, asked_for, metric)
   return curve, judged
