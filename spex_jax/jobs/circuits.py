@@ -64,7 +64,10 @@ class Asked(settings.Settings):
 class Scoring(settings.Settings):
   """How edges are scored."""
 
-  method: str = settings.field("eap-ig", "of scores", choices=scores.METHODS)
+  method: str = settings.field(
+    "eap-ig", "of scores; exact ones are kept, and gone on with where a run was "
+    "killed, by `spex circuit find` alone", choices=scores.METHODS,
+  )  # fmt: skip
   backward: str = settings.field(
     "gradient", "rules of gradients", choices=scores.BACKWARD
   )
@@ -192,31 +195,34 @@ def scored_by(
   seed: int = 0,
   keep: Callable[[int], exact.Keep] | None = None,
 ) -> scored.Scores:
-  """Scores as settings ask for them.
+  """Scores as settings ask for them, with progress.
 
   Raises:
     ValueError: as `scores.score`.
   """
-  return scores.score(
-    net,
-    net.params,
-    pairs,
-    metric,
-    method=config.method,
-    backward=config.backward,
-    level=level,
-    steps=config.steps,
-    rule=config.rule,
-    ablation=config.ablation,
-    grouped=config.grouped,
-    direction=config.direction,
-    draws=config.draws,
-    exact_runs=config.exact_runs,
-    check=config.compared,
-    size=size,
-    seed=seed,
-    keep=keep,
-  )
+  what = "cuts" if config.method == "exact" else "batches"
+  with progress.sweep(1) as shown:
+    return scores.score(
+      net,
+      net.params,
+      pairs,
+      metric,
+      method=config.method,
+      backward=config.backward,
+      level=level,
+      steps=config.steps,
+      rule=config.rule,
+      ablation=config.ablation,
+      grouped=config.grouped,
+      direction=config.direction,
+      draws=config.draws,
+      exact_runs=config.exact_runs,
+      check=config.compared,
+      size=size,
+      seed=seed,
+      keep=keep,
+      progress=lambda done, of: shown(done, of, what),
+    )
 
 
 def measured_lines(

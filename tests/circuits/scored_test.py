@@ -67,6 +67,18 @@ def test_agreement_by_position_is_as_long_as_all_pairs():
   assert found.agreement.pearson > 0.5
 
 
+@pytest.mark.parametrize("method", ["eap", "exact"])
+def test_progress_ends_with_all_of_it(method):
+  told = []
+  found = _score(
+    method=method, size=1, progress=lambda done, of: told.append((done, of))
+  )
+  of = found.values.size if method == "exact" else 2
+  assert {one[1] for one in told} == {of}
+  done = [one[0] for one in told]
+  assert done == sorted({*done}) and len(done) >= 2 and done[-1] == of
+
+
 def _made(values):
   net, _ = networks.load("gpt2")
   graph = graph_lib.Graph.of(net)
