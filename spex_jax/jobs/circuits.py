@@ -305,7 +305,7 @@ def judged_by(
   """Circuits judged, with progress.
 
   Args:
-    config: of `ablation`, `batch_size` and `tolerance`.
+    config: of `ablation`, `batch_size`, `tolerance` and `seed`.
     net: with parameters.
     pairs: what they are judged on.
     circuits: by name.
@@ -323,6 +323,7 @@ def judged_by(
       prune=prune,
       size=config.batch_size,
       tolerance=config.tolerance,
+      seed=config.seed,
       progress=lambda done, of: shown(done, of, "circuits"),
     )
 

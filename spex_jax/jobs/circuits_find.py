@@ -1,7 +1,8 @@
 """`spex circuit find`: which edges carry a behaviour, and how faithfully.
 
 Half of the pairs give scores, the other half judge: circuits of ten sizes,
-random ones as large, and the one that is asked for.
+random ones as large, and the one that is asked for. Those of a file are drawn
+from all of it by the seed, so that both halves of a sorted one are alike.
 """
 
 import dataclasses
@@ -202,19 +203,22 @@ def question(config: Find, workdir: pathlib.Path) -> Question:
     )
   if not isinstance(config, OfModel):
     raise TypeError(f"{type(config).__name__} is of no subject.")
-  found = of_task(config, config.task, config.num_pairs)
+  found = of_task(config, config.task, config.num_pairs, config.seed)
   if len(found.pairs) < _SCORES:
     raise ValueError(f"{config.task} has one pair; two or more are needed.")
   return found
 
 
-def of_task(config: circuits.Asked, given: str, num_pairs: int) -> Question:
+def of_task(
+  config: circuits.Asked, given: str, num_pairs: int, seed: int | None = None
+) -> Question:
   """A language model, and pairs of a task or of a file.
 
   Args:
     config: of the model.
     given: the task, or the file.
     num_pairs: of them, at most where a file has fewer.
+    seed: of the order of a file's pairs; as they stand by default.
 
   Raises:
     ValueError: what is wrong with them, named.
@@ -226,9 +230,15 @@ def of_task(config: circuits.Asked, given: str, num_pairs: int) -> Question:
     facts["pairs"] = str(made)
     pairs, task = made.pairs, given
   elif pathlib.Path(given).suffix in (".jsonl", ".csv"):
-    pairs = circuits.pairs_of(config, net, given)[:num_pairs]
+    pairs = circuits.pairs_of(config, net, given)
+    order = np.arange(len(pairs))
+    if seed is not None:
+      order = np.random.default_rng(seed).permutation(order)
+    pairs = pairs[order[:num_pairs]]
     task = pathlib.Path(given).stem
     facts["pairs"] = circuits.counted(pairs, given)
+    if seed is not None:
+      facts["order"] = f"drawn by seed={seed}; half give scores, half judge"
   else:
     raise ValueError(
       f"task={given!r}: choose from {', '.join(tasks.TASKS)}, or give a file "

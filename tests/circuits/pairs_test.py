@@ -54,6 +54,7 @@ def test_from_ids():
   np.testing.assert_array_equal(pairs.lengths, [3, 4])
   np.testing.assert_array_equal(pairs.right, [[1, -1], [1, 2]])
   np.testing.assert_array_equal(pairs.wrong, [[2, 3], [-1, -1]])
+  _same(pairs_lib.from_ids([_ROWS[0], {**_ROWS[1], "wrong_ids": None}]), pairs)
   np.testing.assert_array_equal(pairs.spans.owner, [[2, 0, 1, 2], [0, 2, 2, 2]])
   with pytest.raises(ValueError, match="read-only"):
     pairs.clean[0, 0] = 1

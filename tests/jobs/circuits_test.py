@@ -208,7 +208,7 @@ def test_a_killed_sweep_of_exact_effects_goes_on(
   def find(folder, *more):
     return command.run(
       capsys, "circuit", "find", f"--model={model}", f"--task={pairs}",
-      "--config.method=exact", "--config.random=0", "--config.edges=4",
+      "--config.method=exact", "--config.random=0", "--config.edges=12",
       "--config.batch_size=1", "--config.force", f"--workdir={folder}", *more,
     )  # fmt: skip
 
@@ -236,8 +236,9 @@ def test_a_killed_sweep_of_exact_effects_goes_on(
     one, other = files_of(name)
     assert one == other
   # Another question is another folder.
-  code, out, _ = find(tmp_path / "parts", "--config.ablation=zero")
-  assert code == 0 and "36 effects of single pairs computed, 0 found" in out
+  code, out, err = find(tmp_path / "parts", "--config.ablation=zero")
+  assert code == 0, err
+  assert "36 effects of single pairs computed, 0 found" in out
 
 
 def test_the_code_of_a_metric_tells_what_is_kept(
@@ -474,6 +475,22 @@ def test_help(word, capsys):
   assert f"spex circuit {word}".strip() in out
   if word:
     assert f"circuit_{word}" in out
+
+
+def test_pairs_of_a_sorted_file_are_drawn_from_all_of_it(model, tmp_path):
+  path = tmp_path / "pairs.jsonl"
+  rows = [
+    {"clean_ids": [1, 2], "corrupted_ids": [1, 3], "right_ids": [4 + i]}
+    for i in range(16)
+  ]
+  path.write_text("\n".join(map(json.dumps, rows)))
+  config = circuits_find.OfModel(model=model, task=str(path), num_pairs=8)
+  found = circuits_find.question(config, tmp_path)
+  asked = found.pairs.right[:, 0].tolist()
+  assert len({*asked}) == 8 and max(asked) >= 12 and asked != sorted(asked)
+  assert "drawn by seed=0" in found.facts["order"]
+  plain = circuits_find.of_task(config, str(path), 8).pairs
+  assert plain.right[:, 0].tolist() == list(range(4, 12))
 
 
 _PLAN = {
