@@ -65,8 +65,8 @@ class Scoring(settings.Settings):
   """How edges are scored."""
 
   method: str = settings.field(
-    "eap-ig", "of scores; exact ones are kept, and gone on with where a run was "
-    "killed, by `spex circuit find` alone", choices=scores.METHODS,
+    "eap-ig", "of scores; exact ones are kept, and gone on with where a run "
+    "was killed, by `spex circuit find` alone", choices=scores.METHODS,
   )  # fmt: skip
   backward: str = settings.field(
     "gradient", "rules of gradients", choices=scores.BACKWARD

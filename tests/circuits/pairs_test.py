@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import tokenizers
 
 from spex_jax.circuits import pair_files
 from spex_jax.circuits import pairs as pairs_lib
@@ -129,6 +130,26 @@ def test_tables_of_others(tmp_path, columns, right, wrong):
   else:
     spelt = [_TOKENIZER.token(x[0, 0]) for x in (pairs.right, pairs.wrong)]
     assert spelt == (["7", "8"] if right == "7" else ["Ġfilm", "Ġis"])
+
+
+def test_the_greater_than_of_eap_ig(tmp_path):
+  path = tmp_path / "greater_than_data.csv"
+  vocabulary = {f"{year:02d}": year for year in range(100)} | {
+    "a": 100,
+    "b": 101,
+  }
+  tokenizer = tokens.Tokenizer(
+    tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, "a")), {}
+  )
+  path.write_text("clean,corrupted,label\na,b,7\na,b,97\n")
+  pairs = pair_files.load(path, tokenizer)
+  known = lambda ids: ids[ids >= 0].tolist()
+  assert known(pairs.right[0]) == [*range(8, 100)]
+  assert known(pairs.wrong[0]) == [*range(8)]
+  assert known(pairs.right[1]) == [98, 99]
+  path.write_text("clean,corrupted,label\na,b,99\n")
+  with pytest.raises(ValueError, match="row 0: a label is the last two digits"):
+    pair_files.load(path, tokenizer)
 
 
 def _changed(**changes):
