@@ -104,8 +104,9 @@ def interchange(
     A swap of every claim, in order.
 
   Raises:
-    ValueError: no claim, a head that there is not, one in its own place, or a
-      place whose mean does for the metric what it does itself: nothing to keep.
+    ValueError: no claim, a head that there is not, one in its own place, a
+      place whose mean does for the metric what it does itself: nothing to keep;
+      pairs that the model cannot read.
   """
   config = net.config
   every = [
@@ -115,6 +116,8 @@ def interchange(
   ]
   swaps = _swaps(claims, every, random, np.random.default_rng(seed))
   metrics.check(metric, config.vocab_size)
+  for pairs in (fitted, judged):
+    pairs.check(config.vocab_size, config.max_positions)
   model = runs.Model(net)
   maps, means = _maps(model, params, fitted, swaps, ridge, size)
   place = np.array(

@@ -165,7 +165,7 @@ def curve(
       circuit; those of the network's own graph by default.
     fractions: of these.
     random: random circuits of every size, for the band; 0 for none.
-    seed: of these.
+    seed: of these, and of ablations that are learned.
     **settings: of `judging.faithfulness`.
 
   Raises:
@@ -182,7 +182,9 @@ def curve(
     # Nested: one order, as a ranking by random scores.
     order = rng.permutation(among.kept.size).reshape(among.kept.shape)
     circuits += [dataclasses.replace(among, kept=order < n) for n in sizes]
-  every = judging.faithfulness(net, params, pairs, circuits, metric, **settings)
+  every = judging.faithfulness(
+    net, params, pairs, circuits, metric, seed=seed, **settings
+  )
   kept = every.faithfulness().reshape(random + 1, len(sizes))
   return Curve(
     judged=every[: len(sizes)],

@@ -3,6 +3,7 @@
 Shapes: C circuits, N pairs.
 """
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -61,6 +62,30 @@ class Judged(shown.Shown):
     """
     return ratio(self.values.mean(axis=1), self.clean, self.empty)
 
+  def untold(self) -> np.ndarray:
+    """Numbers of the pairs on which nothing is done of which to tell a share.
+
+    The whole model and the empty circuit do nearly the same there.
+    """
+    size = np.maximum(np.abs(self.clean), np.abs(self.empty))
+    gap = np.abs(self.clean - self.empty)
+    return np.flatnonzero(gap <= identities_lib.VANISHING * size)
+
+  def doubts(self) -> tuple[str, ...]:
+    """In words: pairs of `untold`, and what `interval` leaves out."""
+    lines = []
+    if (bad := self.untold()).size:
+      lines.append(
+        f"{_pairs(bad)}: no effect, so that they have no faithfulness of their "
+        "own; in that of all they count"
+      )
+    if lost := int(np.isnan(self._resampled(0)).any(axis=1).sum()):
+      lines.append(
+        f"{lost:,} of {_RESAMPLES:,} resamples of pairs have no effect; the "
+        "interval is that of the others"
+      )
+    return tuple(lines)
+
   def by_pair(self) -> np.ndarray:
     """Of every circuit and pair: float64 `[C, N]`.
 
@@ -69,10 +94,7 @@ class Judged(shown.Shown):
         nearly the same; the first such pairs are named.
     """
     gap = self.clean - self.empty
-    size = np.maximum(np.abs(self.clean), np.abs(self.empty))
-    if (
-      bad := np.flatnonzero(np.abs(gap) <= identities_lib.VANISHING * size)
-    ).size:
+    if (bad := self.untold()).size:
       raise ValueError(
         f"{_pairs(bad)}: the metric of the whole model and of the empty "
         f"circuit differ by {np.abs(gap[bad]).max():.2g} only, so that no "
@@ -84,38 +106,47 @@ class Judged(shown.Shown):
   def interval(self, level: float = 0.95, seed: int = 0) -> np.ndarray:
     """Of the faithfulness, by bootstrap over pairs: float64 `[C, 2]`.
 
+    Resamples that show no effect are left out; `doubts` counts them.
+
     Args:
       level: of confidence, in (0, 1).
       seed: of the resamples.
 
     Raises:
-      ValueError: another level; as `faithfulness`, of any resample.
+      ValueError: another level; as `faithfulness`.
     """
     if not 0 < level < 1:
       raise ValueError(f"A level lies in (0, 1); got {level}.")
+    self.faithfulness()
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    return np.nanquantile(self._resampled(seed), tails, axis=0).T
+
+  def _resampled(self, seed: int) -> np.ndarray:
+    """Faithfulness in resamples, NaN in those without an effect: `[R, C]`."""
     count = len(self.clean)
     rng = np.random.default_rng(seed)
-    drawn = rng.integers(count, size=(_RESAMPLES, count))
-    each = np.stack(
-      [
-        ratio(
-          self.values[:, rows].mean(axis=1), self.clean[rows], self.empty[rows]
-        )
-        for rows in drawn
-      ]
-    )
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    return np.quantile(each, tails, axis=0).T
+    each = np.full((_RESAMPLES, len(self.values)), np.nan)
+    for row, some in enumerate(rng.integers(count, size=(_RESAMPLES, count))):
+      with contextlib.suppress(ValueError):
+        means = self.values[:, some].mean(axis=1)
+        each[row] = ratio(means, self.clean[some], self.empty[some])
+    return each
 
   def rows(self) -> list[dict[str, Any]]:
-    """For a table: a row of every circuit and pair."""
-    shares = self.by_pair()
+    """For a table: a row of every circuit and pair.
+
+    The faithfulness is None on the pairs of `untold`.
+    """
+    none = {*self.untold().tolist()}
+    gap = self.clean - self.empty
     return [
       {
         "circuit": name,
         "pair": pair,
         "metric": float(self.values[c, pair]),
-        "faithfulness": float(shares[c, pair]),
+        "faithfulness": None
+        if pair in none
+        else float((self.values[c, pair] - self.empty[pair]) / gap[pair]),
       }
       for c, name in enumerate(self.names)
       for pair in range(self.values.shape[1])
@@ -130,6 +161,7 @@ class Judged(shown.Shown):
     trust = [("identities", line, False) for line in self.identities.lines()]
     try:
       f, ends = self.faithfulness(), self.interval()
+      trust += [("faithfulness", line, True) for line in self.doubts()]
     except ValueError as error:
       f, ends = np.full(len(self), np.nan), np.full((len(self), 2), np.nan)
       trust.append(("faithfulness", str(error), True))

@@ -60,6 +60,7 @@ def faithfulness(
   size: int | None = None,
   at_once: int | None = None,
   tolerance: float = TOLERANCE,
+  seed: int = 0,
   progress: Progress | None = None,
 ) -> judged_lib.Judged:
   """Runs many circuits in one compiled program.
@@ -81,6 +82,7 @@ def faithfulness(
     size: pairs of a batch; `runs.batch_size` by default.
     at_once: circuits computed at once.
     tolerance: of the identities, in mean |m(full) - m(empty)|.
+    seed: of ablations that are learned.
     progress: called with the runs that are done, and their number.
 
   Raises:
@@ -117,7 +119,7 @@ def faithfulness(
   judge = Judge(
     net, params, pairs, metric,
     ablation=ablation, fixed=fixed, size=size, at_once=at_once,
-    progress=progress,
+    seed=seed, progress=progress,
   )  # fmt: skip
   kept = np.stack([circuit.kept for circuit in places])
   values = judge(kept, level=level)
@@ -173,6 +175,7 @@ class Judge:
     fixed: base.Array | None = None,
     size: int | None = None,
     at_once: int | None = None,
+    seed: int = 0,
     progress: Progress | None = None,
   ):
     pairs.check(net.config.vocab_size, net.config.max_positions)
@@ -181,7 +184,9 @@ class Judge:
     self.net = self.model.net
     size = runs.batch_size(pairs) if size is None else size
     if fixed is None:
-      fixed = ablations.stand_ins(net, params, pairs, ablation, size=size)
+      fixed = ablations.stand_ins(
+        net, params, pairs, ablation, size=size, seed=seed
+      )
     elif ablation == "resample":
       raise ValueError("`fixed` says what edges carry: name that ablation.")
     self._at_once = at_once or many.at_once(size * pairs.clean.shape[1])

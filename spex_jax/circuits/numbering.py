@@ -82,7 +82,7 @@ class Numbering:
       why = net.no_edges.rstrip(".") or "no reader is named"
       raise ValueError(
         f"This network has no edges: {why}. Its nodes can be asked about by "
-        "`spex attribute components`, or by activation patching."
+        "`spex attribute components`."
       )
     readers, start = [], 0
     for name, (rows, before) in net.readers.items():

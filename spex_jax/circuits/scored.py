@@ -80,17 +80,24 @@ class Scores(shown.Shown):
     return self.values.mean(axis=0)
 
   def interval(
-    self, level: float = 0.95, *, resamples: int = _RESAMPLES, seed: int = 0
+    self,
+    level: float = 0.95,
+    *,
+    which: np.ndarray | slice = slice(None),
+    resamples: int = _RESAMPLES,
+    seed: int = 0,
   ) -> tuple[np.ndarray, np.ndarray]:
     """Bootstrap interval of the mean, by percentiles over pairs drawn anew.
 
     Args:
       level: of confidence, in (0, 1).
+      which: numbers of edges, or at level "position" of positions; all by
+        default.
       resamples: draws of N pairs.
       seed: of the draws.
 
     Returns:
-      Lower and upper ends, each of the shape of `mean`.
+      Lower and upper ends, each of the shape of `mean()[which]`.
 
     Raises:
       ValueError: a level outside (0, 1), or no resample.
@@ -103,13 +110,14 @@ class Scores(shown.Shown):
     rng = np.random.default_rng(seed)
     num = len(self.values)
     drawn = rng.multinomial(num, np.full(num, 1 / num), size=resamples) / num
-    flat = self.values.reshape(num, -1)
+    values = self.values[:, which]
+    flat = values.reshape(num, -1)
     ends = np.empty((2, flat.shape[1]))
     for start in range(0, flat.shape[1], _COLUMNS):
       part = slice(start, start + _COLUMNS)
       tails = [(1 - level) / 2, (1 + level) / 2]
       ends[:, part] = np.quantile(drawn @ flat[:, part], tails, axis=0)
-    low, high = ends.reshape(2, *self.values.shape[1:])
+    low, high = ends.reshape(2, *values.shape[1:])
     return low, high
 
   def sheet(self) -> shown.Sheet:

@@ -40,9 +40,10 @@ class Found(shown.Shown):
     runs: forwards that the search took, in pairs.
     history: rows of what was done, each `(what, edges left, mean metric)`.
     scores: float64 `[E]`, how strongly each edge is kept: larger is more. By
-      `acdc` the fall that its removal caused when it was asked; infinite for
-      an edge that was not; by `greedy` the round in which it went; by those
-      of `trained` the logit of its gate.
+      `acdc` the fall that its removal caused when it was asked, and 0 where
+      it went unasked, as nobody read it; by `greedy` the round in which it
+      went, infinite for what is left; by those of `trained` the logit of its
+      gate. Minus infinity by the first two for an edge that was not there.
   """
 
   circuit: graph_lib.Circuit
@@ -105,7 +106,7 @@ def acdc(
   judge, graph, kept = begun(net, params, pairs, metric, start, settings)
   value = float(judge(kept[None]).mean())
   _check(value)
-  scores = np.full(graph.num_edges, np.inf)
+  scores = np.where(kept, np.inf, -np.inf)
   fall = lambda before, after: (
     np.abs(before - after) if absolute else before - after
   )
@@ -116,6 +117,7 @@ def acdc(
     block = 0 if start is not None else _start(judge.net, reader)
     live = graph_lib.Circuit(graph, kept).prune().kept
     if (live != kept).any():
+      scores[kept & ~live] = 0
       kept, value = live, float(judge(live[None]).mean())
     edges = edges[kept[edges]]
     if one_by_one:
@@ -133,6 +135,7 @@ def acdc(
     if progress is not None:
       progress(number + 1, len(points))
   circuit = graph_lib.Circuit(graph, kept).prune()
+  scores[kept & ~circuit.kept] = 0
   value = float(judge(circuit.kept[None]).mean())
   return Found(circuit, value, judge.runs, tuple(history), scores)
 

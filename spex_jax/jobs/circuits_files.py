@@ -35,7 +35,7 @@ class Score(circuits.Scoring, circuits.Asked):
 
 
 @dataclasses.dataclass(frozen=True)
-class Judge(circuits.Asked):
+class Judge(circuits.Judging, circuits.Asked):
   """`spex circuit judge`."""
 
   pairs: str = settings.field("", "a file of pairs; needed")
@@ -97,7 +97,8 @@ def judge(
     before: likewise.
 
   Raises:
-    ValueError: what is wrong with model, pairs, circuits or settings.
+    ValueError: what is wrong with model, pairs, circuits or settings; pairs
+      that show no effect on the whole, whose metrics are written.
   """
   show = show or report_tables.printer()
   clock = clock_lib.Clock(before)
@@ -114,8 +115,10 @@ def judge(
     found = circuits.judged_by(
       config, net, pairs, found_in, metric, prune=config.prune
     )
-  show(str(found))
   circuits.write_rows(found.rows(), output)
+  show(str(found))  # Refuses pairs that show no effect on the whole.
+  for line in found.doubts():
+    show(report_tables.fact("note", line))
   show(report_tables.fact("time", str(clock)))
   show(report_tables.fact("wrote", str(output)))
   return found

@@ -1,7 +1,8 @@
 """`spex circuit find`: which edges carry a behaviour, and how faithfully.
 
 Half of the pairs give scores, the other half judge: circuits of ten sizes,
-random ones as large, and the one that is asked for.
+random ones as large, and the one that is asked for. Those of a file are drawn
+from all of it by the seed, so that both halves of a sorted one are alike.
 """
 
 import dataclasses
@@ -48,7 +49,7 @@ _SCORES = 2  # Pairs at least: one scores, one judges.
 
 
 @dataclasses.dataclass(frozen=True)
-class Find(circuits.Scoring, circuits.Asked):
+class Find(circuits.Judging, circuits.Scoring, circuits.Asked):
   """How a circuit is found."""
 
   num_pairs: int = settings.field(
@@ -202,19 +203,22 @@ def question(config: Find, workdir: pathlib.Path) -> Question:
     )
   if not isinstance(config, OfModel):
     raise TypeError(f"{type(config).__name__} is of no subject.")
-  found = of_task(config, config.task, config.num_pairs)
+  found = of_task(config, config.task, config.num_pairs, config.seed)
   if len(found.pairs) < _SCORES:
     raise ValueError(f"{config.task} has one pair; two or more are needed.")
   return found
 
 
-def of_task(config: circuits.Asked, given: str, num_pairs: int) -> Question:
+def of_task(
+  config: circuits.Asked, given: str, num_pairs: int, seed: int | None = None
+) -> Question:
   """A language model, and pairs of a task or of a file.
 
   Args:
     config: of the model.
     given: the task, or the file.
     num_pairs: of them, at most where a file has fewer.
+    seed: of the order of a file's pairs; as they stand by default.
 
   Raises:
     ValueError: what is wrong with them, named.
@@ -226,9 +230,15 @@ def of_task(config: circuits.Asked, given: str, num_pairs: int) -> Question:
     facts["pairs"] = str(made)
     pairs, task = made.pairs, given
   elif pathlib.Path(given).suffix in (".jsonl", ".csv"):
-    pairs = circuits.pairs_of(config, net, given)[:num_pairs]
+    pairs = circuits.pairs_of(config, net, given)
+    order = np.arange(len(pairs))
+    if seed is not None:
+      order = np.random.default_rng(seed).permutation(order)
+    pairs = pairs[order[:num_pairs]]
     task = pathlib.Path(given).stem
     facts["pairs"] = circuits.counted(pairs, given)
+    if seed is not None:
+      facts["order"] = f"drawn by seed={seed}; half give scores, half judge"
   else:
     raise ValueError(
       f"task={given!r}: choose from {', '.join(tasks.TASKS)}, or give a file "
@@ -299,6 +309,8 @@ def run(
   choose = choice(config, graph, mean)
   with clock.of("select"):
     circuit = choose(min(config.edges, mean.size))
+    if config.consistent:  # Where more are asked for than are.
+      circuit = dataclasses.replace(circuit, kept=circuit.kept & (mean != 0))
   if not circuit:
     raise ValueError(
       f"edges={config.edges}: by these scores so few lead nowhere from `embed` "
@@ -313,21 +325,25 @@ def run(
         "unrefined": circuit,
       }
     circuit = asked_for["circuit"]
-  with clock.of("judge"):
-    curve, judged = _judged(config, net, others, metric, choose, asked_for)
-  title = f"{asked.task}: {scores.method}, {config.selection}"
-  faithful = float(judged.faithfulness()[0])
-  low, high = judged.interval()[0]
   about = {
     "task": asked.task,
     "method": scores.method,
     "selection": config.selection,
     "refine": config.refine,
     "metric": config.metric,
+    "num_pairs": len(pairs),
+  }
+  # Again below, with what is judged: these pairs may show no effect.
+  files.save(circuit, workdir / "circuit.json", scores.mean(), about)
+  with clock.of("judge"):
+    curve, judged = _judged(config, net, others, metric, choose, asked_for)
+  title = f"{asked.task}: {scores.method}, {config.selection}"
+  faithful = float(judged.faithfulness()[0])
+  low, high = judged.interval()[0]
+  about |= {
     "faithfulness": faithful,
     "cmd": curve.areas.cmd,
     "cpr": curve.areas.cpr,
-    "num_pairs": len(pairs),
   }
   files.save(circuit, workdir / "circuit.json", scores.mean(), about)
   show(str(curve))
@@ -338,6 +354,7 @@ def run(
       f"of {len(circuit.nodes):,} nodes, faithfulness {faithful:.3f} "
       f"({low:.3f}..{high:.3f}) on {len(others)} other pairs"
     }
+    | ({"note": "; ".join(lines)} if (lines := judged.doubts()) else {})
   )
   if config.refine:
     tell(
@@ -387,7 +404,8 @@ def used(
     sure = selection_lib.consistent(scores.values, key, level=config.consistent)
     facts["consistent"] = (
       f"{int(sure.sum()):,} edges have their sign in {config.consistent:.0%} "
-      "of bootstraps; the others are not chosen"
+      "of bootstraps; the circuit as selected has no others, those of the "
+      "curve have them last"
     )
     mean = mean * sure
   return scores.graph, mean, facts
@@ -424,7 +442,6 @@ def _judged(config, net, pairs, metric, choose, asked_for):
   among = circuit | ~circuit
   total = among.kept.size
   fractions = [size / total for size in _sizes(total)]
-  common = dict(ablation=config.ablation, size=config.batch_size)
   total = len(fractions) * (1 + config.random)
   with progress.sweep(total) as shown:
     curve = curves.curve(
@@ -437,8 +454,10 @@ def _judged(config, net, pairs, metric, choose, asked_for):
       fractions=fractions,
       random=config.random,
       seed=config.seed,
+      ablation=config.ablation,
+      size=config.batch_size,
+      tolerance=config.tolerance,
       progress=lambda done, of: shown(done, of, "circuits"),
-      **common,
     )
   judged = circuits.judged_by(config, net, pairs, asked_for, metric)
   return curve, judged

@@ -23,11 +23,9 @@ from spex_jax.models import sites
 from spex_jax.store import configs, ledger, shards
 
 _BITS = 32
-# Settings that change no effect.
-_FREE = (
-  "num_pairs", "edges", "selection", "by", "consistent", "helpful_share",
-  "random", "force", "top", "task", "model", "method", "backward", "steps",
-  "rule", "direction", "draws", "exact_runs", "compared",
+# Settings that effects depend on, beside weights and pairs.
+_USED = (
+  "dtype", "metric", "seed", "batch_size", "ablation", "grouped", "level",
 )  # fmt: skip
 
 
@@ -57,7 +55,7 @@ class Kept:
     known: dict[str, Any] = {
       name: value
       for name, value in settings.as_dict(config).items()
-      if name not in _FREE
+      if name in _USED
     }
     known |= {
       "model": identity.of(net, net.params),

@@ -92,7 +92,7 @@ def sizes(config: Any) -> Work:
   net, params = judging.fitting(net, params, graph)
   judge = judging.Judge(
     net, params, pairs[half:], metric,
-    ablation=asked.ablation, size=asked.batch_size,
+    ablation=asked.ablation, size=asked.batch_size, seed=asked.seed,
   )  # fmt: skip
   rows = np.stack(kept)
   return Work(

@@ -451,6 +451,14 @@ def test_an_effect_that_vanishes_is_refused_by_name():
   assert some.faithfulness().shape == (1,)
   with pytest.raises(ValueError, match="Pairs 1, 2: the metric"):
     some.by_pair()
+  # In a table these have a metric and no share.
+  shares = [row["faithfulness"] for row in some.rows()]
+  assert shares == [0, None, None, 0]
+  assert "Pairs 1, 2: no effect" in some.doubts()[0]
+  # Those of which all pairs are such, (2 / 4)^4, have none.
+  assert np.isfinite(some.interval()).all()
+  lost = int(some.doubts()[1].split()[0])
+  assert 40 < lost < 85 and "1,000 resamples" in some.doubts()[1]
   with pytest.raises(ValueError, match="no effect of which a share"):
     make(clean).faithfulness()
   with pytest.raises(ValueError, match="level lies in"):

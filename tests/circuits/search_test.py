@@ -64,6 +64,9 @@ def test_acdc_asks_all_edges_of_a_point_at_once():
   assert 0 < len(expected) < graph.num_edges
   np.testing.assert_allclose(found.metric, value(expected.kept), atol=1e-12)
   assert found.history[0][0] == "final_norm.in" and found.runs > 0
+  # What went, asked or dangling, is not among the strongest.
+  assert (found.scores[~expected.kept] < threshold).all()
+  assert np.isfinite(found.scores).all()
 
 
 def test_acdc_one_by_one_is_that_of_the_paper():
@@ -106,7 +109,9 @@ def test_acdc_within_a_circuit_and_the_smallest_and_largest_threshold():
   acdc = lambda threshold, **more: search.acdc(
     net, params, pairs, _METRIC, threshold, **more, **_SIZE
   )
-  assert acdc(1e-9, start=start, absolute=True).circuit <= start
+  found = acdc(1e-9, start=start, absolute=True)
+  assert found.circuit <= start
+  assert ((found.scores == -np.inf) == ~start.kept).all()
   assert len(acdc(1e9).circuit) == 0
   with pytest.raises(ValueError, match="threshold must be positive"):
     acdc(0.0)

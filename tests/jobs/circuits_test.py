@@ -1,6 +1,7 @@
 """`spex circuit`: end to end on small models, and refused in one line."""
 
 import csv
+import dataclasses
 import json
 import types
 import xml.etree.ElementTree
@@ -141,6 +142,13 @@ def test_judging(exact, model, pairs, tmp_path, capsys):
   # Float32, over sums of 12 terms.
   np.testing.assert_allclose(shares["all"], 1, atol=1e-3)
   np.testing.assert_allclose(shares["none"], 0, atol=1e-3)
+  # Too narrow, as of bfloat16: the remedy is a setting.
+  code, _, err = command.run(
+    capsys, "circuit", "judge", f"--model={model}", f"--pairs={pairs}",
+    f"--circuit={tmp_path / 'some.json'}", "--config.tolerance=1e-12",
+    f"--output={tmp_path / 'none.csv'}",
+  )  # fmt: skip
+  assert code == 1 and "raise `tolerance` (--config.tolerance)" in err
   shown = report.read(tmp_path)
   assert "judged.csv" in [view["title"] for view in shown.views]
   assert shown.facts["command"].startswith("spex circuit judge")
@@ -174,13 +182,33 @@ def test_finding_in_pairs_of_a_file(model, pairs, tmp_path, capsys):
   assert len(body["metadata"]["prompt_tokens"]) == 3
 
 
+def test_a_circuit_of_consistent_edges_has_no_others(
+  model, pairs, tmp_path, capsys
+):
+  code, out, err = command.run(
+    capsys, "circuit", "find", f"--model={model}", f"--task={pairs}",
+    "--config.edges=99", "--config.random=0", "--config.compared=0",
+    "--config.force", "--config.consistent=1", "--config.selection=top",
+    f"--workdir={tmp_path}",
+  )  # fmt: skip
+  assert code == 0, err
+  graph = graph_lib.Graph.of(hub.load(model))
+  found = files.load(tmp_path / "circuit.json", graph).circuit
+  values = scored.load(tmp_path / "scores.npz", graph).values
+  # Every draw of two pairs has a mean of one sign where both have it.
+  one_sign = (values > 0).all(axis=0) | (values < 0).all(axis=0)
+  assert 0 < one_sign.sum() < len(graph)
+  np.testing.assert_array_equal(found.kept, one_sign)
+  assert f"{one_sign.sum()} edges have their sign" in out
+
+
 def test_a_killed_sweep_of_exact_effects_goes_on(
   model, pairs, tmp_path, capsys, monkeypatch
 ):
   def find(folder, *more):
     return command.run(
       capsys, "circuit", "find", f"--model={model}", f"--task={pairs}",
-      "--config.method=exact", "--config.random=0", "--config.edges=4",
+      "--config.method=exact", "--config.random=0", "--config.edges=12",
       "--config.batch_size=1", "--config.force", f"--workdir={folder}", *more,
     )  # fmt: skip
 
@@ -208,8 +236,9 @@ def test_a_killed_sweep_of_exact_effects_goes_on(
     one, other = files_of(name)
     assert one == other
   # Another question is another folder.
-  code, out, _ = find(tmp_path / "parts", "--config.ablation=zero")
-  assert code == 0 and "36 effects of single pairs computed, 0 found" in out
+  code, out, err = find(tmp_path / "parts", "--config.ablation=zero")
+  assert code == 0, err
+  assert "36 effects of single pairs computed, 0 found" in out
 
 
 def test_the_code_of_a_metric_tells_what_is_kept(
@@ -229,6 +258,12 @@ def test_the_code_of_a_metric_tells_what_is_kept(
     folders.add(str(circuits_kept.Kept(tmp_path, config, net, some)))
     digests.add(sweeping.sources(sweep)["own_metric"])
   assert len(folders) == len(digests) == 2
+  # What only selects or judges is no other question; an ablation is.
+  kept = lambda **more: str(
+    circuits_kept.Kept(tmp_path, dataclasses.replace(config, **more), net, some)
+  )
+  assert {kept(refine=2, edges=3, top=4)} <= folders
+  assert not {kept(ablation="zero")} & folders
   sweep.config["metric"] = "kl"
   assert not sweeping.sources(sweep)
 
@@ -388,6 +423,7 @@ def _mean_of_batch(logits, clean, right, wrong):
     ),
     (("score", "--model={model}", "--pairs={ids}"), "token 9999 of its right"),
     (("score", "--model={bert}", "--pairs={pairs}"), "attribute components"),
+    (("patch", "--model={bert}", "--task={pairs}"), "(Encoder) is no causal"),
     (("judge", "--model={model}", "--pairs={pairs}"), "--circuit is missing"),
     (
       ("judge", "--model={model}", "--pairs={pairs}", "--circuit={other}"),
@@ -439,6 +475,22 @@ def test_help(word, capsys):
   assert f"spex circuit {word}".strip() in out
   if word:
     assert f"circuit_{word}" in out
+
+
+def test_pairs_of_a_sorted_file_are_drawn_from_all_of_it(model, tmp_path):
+  path = tmp_path / "pairs.jsonl"
+  rows = [
+    {"clean_ids": [1, 2], "corrupted_ids": [1, 3], "right_ids": [4 + i]}
+    for i in range(16)
+  ]
+  path.write_text("\n".join(map(json.dumps, rows)))
+  config = circuits_find.OfModel(model=model, task=str(path), num_pairs=8)
+  found = circuits_find.question(config, tmp_path)
+  asked = found.pairs.right[:, 0].tolist()
+  assert len({*asked}) == 8 and max(asked) >= 12 and asked != sorted(asked)
+  assert "drawn by seed=0" in found.facts["order"]
+  plain = circuits_find.of_task(config, str(path), 8).pairs
+  assert plain.right[:, 0].tolist() == list(range(4, 12))
 
 
 _PLAN = {
