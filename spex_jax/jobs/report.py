@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spex_jax import base
+from spex_jax.context import inseq, scored
 from spex_jax.explanation import Explanation
 from spex_jax.indices import attribution
 from spex_jax.jobs import explain, record
@@ -24,6 +25,7 @@ _RAW = 300_000  # The same of raw data.
 _WRONG = 1e-3  # Error of an identity that must not be believed.
 _SHOWN = 64  # Files of a kind in a folder, at most.
 _WIDE = 1.96  # Standard errors, of 95 %.
+_STEPS = {"source", "steps", "scores", "step_scores"}  # Of tokens.
 _PLACES = ("pieces", "image", "size", "shapes")  # Of a scene.
 
 
@@ -153,8 +155,10 @@ def _scene(path: pathlib.Path, n: int) -> dict[str, Any] | None:
 
 
 def _attribution(path: pathlib.Path) -> Part:
-  """Of parts by COAR, or of training examples."""
+  """Of parts by COAR, of training examples, or of the tokens of an answer."""
   body = base.read_json(path)
+  if not {"keep", "points"} & {*body}:
+    return _json(path)
   try:
     return _coar(body) if "keep" in body else _data(body)
   except (LookupError, TypeError) as error:
@@ -311,8 +315,13 @@ def _json(path: pathlib.Path) -> Part:
 
 
 def _of_context(body: Mapping[str, Any], path: pathlib.Path) -> Part | None:
-  """Of `spex context` and `spex context cite`, whose files have any name."""
+  """Of the words of `spex context`, whose files have any name."""
   trust, views = [], []
+  if _STEPS <= {*body} or inseq.is_output(body):
+    for found in scored.load(path):
+      more = page.steps(found.to_dict())
+      trust, views = [*trust, *more[0]], [*views, *more[1]]
+    return Part(trust, views)
   cited = body.get("citations") if "sensitivity" in body else body
   try:
     if {"sensitivity", "cues"} <= {*body}:

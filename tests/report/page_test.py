@@ -15,6 +15,7 @@ import pytest
 
 import spex_jax as spex
 from spex_jax import base, cli
+from spex_jax.context import scored
 from spex_jax.indices import attribution as attribution_lib
 from spex_jax.jobs import report
 from spex_jax.report import page
@@ -325,6 +326,26 @@ def on_context(tokens=("a", " b", " c"), answer=(" x", "\u202ey")):
     "output_context_tokens": [], "response_tokens": list(answer),
     "citations": cited,
   }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  ("name", "form"), [("attribution.json", "own"), ("a.json", "inseq")]
+)
+def test_scores_of_tokens_by_the_names_that_commands_give(tmp_path, name, form):
+  found = scored.Attribution(
+    "saliency", "probability", ("a", "\u202eb"), (1, 2), ("<i>",), (3,),
+    ("<i>",), (3,), (0,), np.array([[0.25, -2.0]]), None,
+    {"entropy": np.array([1.5])}, False,
+  )  # fmt: skip
+  found.save(tmp_path / name, form)
+  run = report.read(tmp_path)
+  shown, table = run.views
+  assert shown["kind"] == "context" and shown["context"] == ["a", "\\u202eb"]
+  assert shown["cues"][0]["scores"] == [[1, -2.0], [0, 0.25]]
+  assert table["columns"] == ["token", "entropy", "strongest tokens"]
+  assert table["rows"][0][0] == "<i>" and "b (-2)" in table["rows"][0][2]
+  assert [name for name, _, _ in run.trust] == ["scores"]
+  page.html([run])
 
 
 def test_an_answer_and_its_context(tmp_path):

@@ -25,6 +25,7 @@ from spex_jax.report.page import contexts
 from spex_jax.report.page import views as views_lib
 from spex_jax.report.page.contexts import citations as citations
 from spex_jax.report.page.contexts import context as context
+from spex_jax.report.page.contexts import steps as steps
 from spex_jax.report.page.views import attribution as attribution
 from spex_jax.report.page.views import explanation as explanation
 from spex_jax.report.page.views import fields as fields
