@@ -141,7 +141,7 @@ def test_judging(exact, model, pairs, tmp_path, capsys):
   # Float32, over sums of 12 terms.
   np.testing.assert_allclose(shares["all"], 1, atol=1e-3)
   np.testing.assert_allclose(shares["none"], 0, atol=1e-3)
-  shown = report.read(tmp_path)
+  shown = report.read(tmp_path)[0]
   assert "judged.csv" in [view["title"] for view in shown.views]
   assert shown.facts["command"].startswith("spex circuit judge")
 
@@ -165,7 +165,7 @@ def test_finding_in_pairs_of_a_file(model, pairs, tmp_path, capsys):
   assert scores.values.shape == (2, len(graph))
   assert (tmp_path / "faithfulness.png").read_bytes().startswith(b"\x89PNG")
   xml.etree.ElementTree.parse(tmp_path / "circuit.svg")
-  shown = report.read(tmp_path)
+  shown = report.read(tmp_path)[0]
   kinds = [view["kind"] for view in shown.views]
   assert kinds == ["curve", "table", "table", "image"]
   names = [name for name, _ in shown.files]
@@ -289,7 +289,7 @@ def test_patching(model, pairs, tmp_path, capsys):
   picture = tmp_path / "attn_head_out_all_pos.png"
   assert picture.read_bytes().startswith(b"\x89PNG")
   assert "share of the effect moved" in out
-  kinds = [view["kind"] for view in report.read(tmp_path).views]
+  kinds = [view["kind"] for view in report.read(tmp_path)[0].views]
   assert kinds == ["table", "image"]
 
 

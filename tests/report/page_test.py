@@ -4,10 +4,13 @@ What a browser does with it is in `page_browser_test.py`.
 """
 
 import base64
+import dataclasses
 import hashlib
 import html
 import html.parser
+import itertools
 import json
+import pathlib
 import re
 
 import numpy as np
@@ -338,7 +341,7 @@ def test_scores_of_tokens_by_the_names_that_commands_give(tmp_path, name, form):
     {"entropy": np.array([1.5])}, False,
   )  # fmt: skip
   found.save(tmp_path / name, form)
-  run = report.read(tmp_path)
+  (run,) = report.read(tmp_path)
   shown, table = run.views
   assert shown["kind"] == "context" and shown["context"] == ["a", "\\u202eb"]
   assert shown["cues"][0]["scores"] == [[1, -2.0], [0, 0.25]]
@@ -351,7 +354,7 @@ def test_scores_of_tokens_by_the_names_that_commands_give(tmp_path, name, form):
 def test_an_answer_and_its_context(tmp_path):
   body = on_context()
   (tmp_path / "mine.json").write_text(json.dumps(body))
-  run = report.read(tmp_path)
+  (run,) = report.read(tmp_path)
   told = {name: (text, against) for name, text, against in run.trust}
   assert told["total"] == (
     "the sources sum to +1, v(all) - v(none) is +1 (log_probability)", False
@@ -370,8 +373,70 @@ def test_an_answer_and_its_context(tmp_path):
   # Sums that do not meet the ends, or a field that is missing, are told.
   body["citations"]["total"] = 2.0
   (tmp_path / "mine.json").write_text(json.dumps(body["citations"]))
-  assert {n: b for n, _, b in report.read(tmp_path).trust}["total"]
+  assert {n: b for n, _, b in report.read(tmp_path)[0].trust}["total"]
   del body["citations"]["values"]
   (tmp_path / "mine.json").write_text(json.dumps(body["citations"]))
-  with pytest.raises(ValueError, match=r"mine.json .*'values'"):
-    report.read(tmp_path)
+  (run,) = report.read(tmp_path)
+  assert not run.trust and run.views[0]["title"] == "mine.json"
+
+
+def test_index_order_and_larger_sets_are_those_of_the_run(tmp_path):
+  found = dataclasses.replace(
+    explained(),
+    fourier=spex.SparseFourier.from_terms(4, TRIPLE),
+    names=None,
+  )
+  (view,) = _data(found.page())[0]["views"]
+  assert 3 in [len(who) for who, *_ in view["targets"][0]["sets"]]
+  found.save(tmp_path / "explanation.json")
+  write(tmp_path / "run.json", ["explanation.json"], index="STII", order=3)
+  (run,) = report.read(tmp_path)
+  told = {tuple(s): v for s, v, *_ in run.views[0]["targets"][0]["sets"]}
+  assert told == {(0, 1, 2): 2.0, (3,): -1.0}
+  assert run.views[0]["index"] == "STII"
+  write(tmp_path / "run.json", ["explanation.json"], index="STII", order=2)
+  assert "of up to 2: the" in report.read(tmp_path)[0].views[0]["title"]
+
+
+# 2 x0 x1 x2 - x3.
+TRIPLE = [
+  *(((*who,), 0.25 * (-1) ** len(who))
+    for k in (1, 2, 3) for who in itertools.combinations(range(3), k)),
+  ((), -0.25), ((3,), 0.5),
+]  # fmt: skip
+
+
+def write(path, wrote, **more):
+  """A record, as `jobs.record` keeps it."""
+  facts = [["asked", f"Why {path.name}?"], ["model", "m\u202e\ud800"],
+           ["again", "spex x"], ["wrote", ", ".join(wrote)]]  # fmt: skip
+  body = {"command": "spex explain", "version": "1", "date": "today",
+          "facts": facts}  # fmt: skip
+  base.write_json(path, body | more)
+
+
+def test_each_run_of_a_shared_folder_has_its_own_files(tmp_path, monkeypatch):
+  body = on_context()
+  (tmp_path / "c.json").write_text(json.dumps(body["citations"]))
+  (tmp_path / "e.json").write_text('{"value": 1.5}')
+  write(tmp_path / "c.json.run.json", ["out/c.json"])
+  write(tmp_path / "e.json.run.json", ["out/e.json"], seed=3)
+  strays = ('{"sources": [], "spans": []}', '{"sites": {"x": {"shape": 3}}}')
+  for number, text in enumerate(strays):
+    (tmp_path / f"stray{number}.json").write_text(text)
+  cited, other = report.read(tmp_path)
+  assert [view["kind"] for view in cited.views] == [
+    "citations", "table", "table",
+  ]  # fmt: skip
+  assert cited.question == "Why c.json.run.json?" and not other.trust
+  assert "seed" not in cited.facts and other.facts["seed"] == "3"
+  assert other.facts["not shown"].startswith("stray0.json, stray1.json:")
+  # Answers are no part of what was asked, and no fact can turn a line around.
+  assert {*cited.facts} == {"command", "model", "version"}
+  assert cited.facts["model"] == "m\\u202e\\ud800"
+  page.html([cited, other])
+  for path in tmp_path.glob("*.run.json"):
+    path.unlink()
+  monkeypatch.chdir(tmp_path)
+  (run,) = report.read(pathlib.Path("."))
+  assert run.question == f"What is in {tmp_path.name}?"

@@ -19,6 +19,7 @@ from spex_jax import base
 from spex_jax.fourier import score, sparse
 from spex_jax.indices import attribution as attribution_lib
 from spex_jax.indices import interactions as interactions_lib
+from spex_jax.indices import table as index_table
 
 MOST = 1000  # Sets or rows that are listed.
 TRUSTED = 0.5  # Least R^2 of an answer that is shown without a warning.
@@ -171,7 +172,7 @@ def _runs(row: np.ndarray) -> dict[tuple[int, int, int], None]:
 def explanation(
   found: Any,
   index: str = "FBII",
-  order: int | None = 2,
+  order: int | None = None,
   scene: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """The players and sets of an explanation.
@@ -179,24 +180,35 @@ def explanation(
   Args:
     found: an `Explanation`; of many targets, the first 12 are shown.
     index: of the values of sets.
-    order: of the largest.
+    order: of the largest; all by default. What is cut is said in the title.
     scene: as of `sets`.
 
   Raises:
     ValueError: an unknown index or order.
   """
-  num = found.fourier.num_targets
+  num, fourier = found.fourier.num_targets, found.fourier
+  limit = "own" if order is None and _only(index) else order
   if num is None:
-    one = found.interactions(index, order)
-    return sets(found.fourier, [one], scene=scene)
-  kept = range(min(num, _TARGETS))
-  fourier = sparse.SparseFourier.stack([found.fourier.target(t) for t in kept])
-  return sets(
-    fourier,
-    [found.interactions(index, order, target=t) for t in kept],
-    [f"target {t}" for t in kept],
-    scene=scene,
-  )
+    every, names = [found.interactions(index, limit)], [""]
+    functions = [fourier]
+  else:
+    kept = range(min(num, _TARGETS))
+    functions = [fourier.target(t) for t in kept]
+    fourier = sparse.SparseFourier.stack(functions)
+    every = [found.interactions(index, limit, target=t) for t in kept]
+    names = [f"target {t}" for t in kept]
+  title, largest, most = "Players and sets", every[0].order, max(map(len, every))
+  degree = max(len(s) for one in functions for s, _ in one.terms())
+  if largest is not None and degree > largest:
+    title += f" of up to {largest}: the expansion has some of {degree}"
+  if most > MOST:
+    title += f" (the strongest {MOST:,} of {most:,} sets)"
+  return sets(fourier, every, names, title=title, scene=scene)
+
+
+def _only(index: str) -> bool:
+  """Whether an index has one order alone."""
+  return index_table.INDICES[index_table.find(index)].fixed_order is not None
 
 
 def attribution(
@@ -339,16 +351,19 @@ def fields(body: Mapping[str, Any], title: str) -> dict[str, Any]:
   return table(["what", "value"], rows, title)
 
 
-def raw(found: Any, index: str = "FBII") -> list[tuple[str, str]]:
+def raw(
+  found: Any, index: str = "FBII", order: int | None = 2
+) -> list[tuple[str, str]]:
   """Names and texts of files: an explanation, and for shapiq, of one target.
 
   Args:
     found: an `Explanation`.
     index: of shapiq's values.
+    order: of the largest set there.
   """
   files = [("explanation.json", base.to_json(found.body()).decode())]
   if found.fourier.num_targets is None:
-    text = shapiq(found.interactions(index))
+    text = shapiq(found.interactions(index, order))
     files += [] if text is None else [("shapiq.json", text)]
   return files
 
