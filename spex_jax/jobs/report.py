@@ -9,7 +9,7 @@ import csv
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from spex_jax import base
 from spex_jax.context import inseq, scored
 from spex_jax.explanation import Explanation
 from spex_jax.indices import attribution
-from spex_jax.jobs import explain, record
+from spex_jax.jobs import circuits, explain, record
 from spex_jax.report import page, tables
 
 _PIXELS = 400_000  # Bytes of pictures in a page, at most.
@@ -29,6 +29,7 @@ _WIDE = 1.96  # Standard errors, of 95 %.
 _STEPS = {"source", "steps", "scores", "step_scores"}  # Of tokens.
 _SETS = "explanation.json"
 _FACTS = ("model", "cost", "time", "warning", "note")  # Of what was asked.
+_ENDS = ("accuracy", "clean", "corrupted")  # Of a model on pairs.
 _LOOSE = (".json", ".csv", ".png")
 # A folder without a record: the question; facts of the page, and others told;
 # names of what was written, and whether all that is there belongs to it; index
@@ -146,9 +147,13 @@ def _run(
     parts.append(Part((), [page.table(["what", "value"], asked["told"],
                                       "What the command said")]))  # fmt: skip
   name = base.printable(folder.resolve().name)
+  trust = [line for part in parts for line in part.trust]
+  ends = circuits.read_lines(dict(asked["told"]))
+  if ends is not None and "accuracy" not in [line[0] for line in trust]:
+    trust = [*_able(ends), *trust]
   return page.Run(
     asked["question"] or f"What is in {name}?",
-    [line for part in parts for line in part.trust],
+    trust,
     asked["facts"],
     [view for part in parts for view in part.views],
     files,
@@ -164,7 +169,9 @@ def _asked(path: pathlib.Path) -> dict[str, Any]:
   body = base.read_json(path)
   show = base.printable
   try:
-    told = [(show(str(name)), show(str(value))) for name, value in body["facts"]]
+    told = [
+      (show(str(name)), show(str(value))) for name, value in body["facts"]
+    ]
     facts = {"command": show(str(body["command"]))}
     for name, value in told:
       if name in _FACTS:
@@ -310,17 +317,20 @@ def _curve(path: pathlib.Path) -> Part:
        f"{body['ablation']} one, to {wrong:.1e} {body['units']}",
        wrong > _WRONG),
     ]  # fmt: skip
+    trust = [*_able(body.get(x) for x in _ENDS), *trust]
     if body["random"]:
-      best = float(np.max(np.asarray(body["random"])[:, body["start"]]))
+      at = body["start"]  # Of the sizes that were measured.
+      best = float(np.max(np.asarray(body["random"])[:, at]))
+      own = body["faithfulness"][at]
       trust.append(
-        ("random circuits", f"as large keep {best:.3f} at most",
-         best >= body["faithful"])
+        ("random circuits", f"of {body['sizes'][at]:,} edges keep {best:.3f} "
+         f"at most, the best scored {own:.3f}", best >= own)
       )  # fmt: skip
     shown = {
       name: body[name]
       for name in (
         "sizes", "faithfulness", "connected", "random", "edges", "circuits",
-        "start",
+        "start", "edges_chosen",
       )
     }  # fmt: skip
   except (LookupError, TypeError, ValueError) as error:
@@ -329,10 +339,26 @@ def _curve(path: pathlib.Path) -> Part:
   return Part(trust, [view | shown])
 
 
+def _able(ends: Iterable[float | None]) -> list[tuple[str, str, bool]]:
+  """Whether a model does at all what a circuit of it is asked for."""
+  accuracy, clean, corrupted = ends
+  if accuracy is None or clean is None or corrupted is None:
+    return []
+  return [
+    ("accuracy", f"{accuracy:.1%} of the pairs by the whole model",
+     not accuracy >= 0.5),
+    ("effect", f"clean {clean:+.4g}, corrupted {corrupted:+.4g}",
+     not clean > corrupted),
+  ]  # fmt: skip
+
+
 def _circuit(path: pathlib.Path) -> Part:
   body = json.loads(_utf8(path))
+  trust, value = [], body.get("faithfulness") if isinstance(body, dict) else 0
+  if isinstance(value, float) and not path.with_name("curve.json").is_file():
+    trust = [("faithfulness", f"{value:.3f}", not value >= 0.5)]
   if not isinstance(body, dict) or not isinstance(body.get("edges"), list):
-    return _json(path)
+    return _json(path)._replace(trust=trust)
   scores = body.get("scores") or [None] * len(body["edges"])
   rows = [
     [score, " -> ".join(map(str, edge[:2])), *map(str, edge[2:3])]
@@ -342,7 +368,7 @@ def _circuit(path: pathlib.Path) -> Part:
     rows.sort(key=lambda row: -abs(float(row[0])))
   table = page.table(["score", "edge", "row"], rows, "Edges of the circuit")
   facts = {name: body[name] for name in body if name not in ("edges", "scores")}
-  return Part((), [table, page.fields(facts, f"About {path.name}")])
+  return Part(trust, [table, page.fields(facts, f"About {path.name}")])
 
 
 def _json(path: pathlib.Path) -> Part:

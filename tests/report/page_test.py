@@ -18,9 +18,10 @@ import pytest
 
 import spex_jax as spex
 from spex_jax import base, cli
+from spex_jax.circuits import measured
 from spex_jax.context import scored
 from spex_jax.indices import attribution as attribution_lib
-from spex_jax.jobs import report
+from spex_jax.jobs import circuits, report
 from spex_jax.report import page
 from tests import command
 
@@ -294,7 +295,8 @@ def curve():
     "random": [[0.0, 1.0]], "cmd": 0.1, "cpr": 0.9, "start": 0,
     "identities": {"full": 0.0, "empty": 1e-9}, "ablation": "resample",
     "units": "logit", "faithful": 0.25, "interval": [0.2, 0.3],
-    "edges_chosen": 1, "num_pairs": 8, "edges": [edge, head],
+    "edges_chosen": 1, "num_pairs": 8, "accuracy": 0.0, "clean": -0.25,
+    "corrupted": -0.125, "edges": [edge, head],
     "circuits": [[0], [0, 1]],
   }  # fmt: skip
 
@@ -349,6 +351,55 @@ def test_scores_of_tokens_by_the_names_that_commands_give(tmp_path, name, form):
   assert table["rows"][0][0] == "<i>" and "b (-2)" in table["rows"][0][2]
   assert [name for name, _, _ in run.trust] == ["scores"]
   page.html([run])
+
+
+def test_what_a_model_cannot_do_warns(tmp_path):
+  found = report._curve(_written(tmp_path / "curve.json", curve()))
+  against = {name: bad for name, _, bad in found.trust}
+  assert against["accuracy"] and against["effect"]
+  told = {name: text for name, text, _ in found.trust}
+  assert "of 1 edges keep 0.000 at most" in told["random circuits"]
+  assert found.views[0]["edges_chosen"] == 1
+  # Of neurons there is no curve; of files, what the command said.
+  (tmp_path / "curve.json").unlink()
+  _written(tmp_path / "circuit.json", {"neurons": [], "faithfulness": 0.25})
+  lines = circuits.measured_lines(
+    circuits.Asked(),
+    measured.Measured(np.zeros(2), np.ones(2), *2 * [np.zeros(2, bool)]),
+  )
+  body = {"command": "", "version": "", "date": "", "facts": [*lines.items()]}
+  base.write_json(tmp_path / "run.json", body)
+  (run,) = report.read(tmp_path)
+  assert [(name, bad) for name, _, bad in run.trust] == [
+    ("accuracy", True), ("effect", True), ("faithfulness", True),
+  ]  # fmt: skip
+
+
+def _written(path, body):
+  base.write_json(path, body)
+  return path
+
+
+def test_ends_and_noise_as_large_as_the_answer_warn():
+  found = dataclasses.replace(
+    explained(),
+    fourier=spex.SparseFourier.from_terms(2, [((), 1.0), ((0,), 0.5)]),
+    names=None,
+    ends=(np.array(1.4), np.array(1.25)),
+    noise_floor=0.3,
+  )
+  against = {name: bad for name, _, bad in page.trust(found)}
+  assert against == {
+    "R²": False, "f(none)": False, "f(all)": True, "noise": True,
+  }  # fmt: skip
+
+
+def test_no_character_of_a_fact_or_line_turns_it_around():
+  text = page.html(
+    [page.Run("Q", [("R\u202e", "\ud800", False)], {"m\u202e": "\udfff"})]
+  )
+  assert "\u202e" not in text and "\\ud800" in text
+  text.encode()
 
 
 def test_an_answer_and_its_context(tmp_path):

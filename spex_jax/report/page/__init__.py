@@ -181,7 +181,8 @@ def _told(name: str, value: str, against: bool) -> str:
 
 
 def _text(value: str) -> str:
-  return escaping.escape(value).replace("\0", "\N{REPLACEMENT CHARACTER}")
+  # No character may turn the line around, and every one can be written.
+  return escaping.escape(base.printable(value))
 
 
 def _digest(text: str) -> str:

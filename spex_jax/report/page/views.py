@@ -9,6 +9,7 @@ import base64
 import io
 import itertools
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,6 +28,7 @@ _TARGETS = 12  # That one may choose from.
 _CELLS = 112  # Of a picture's outlines, on its longer side, at most.
 _CELL = re.compile(r"r(\d+)c(\d+)")
 _PART = re.compile(r"(blocks\.\d+\.\w+|\w+\.\w+) (\d+)")
+_TINY = 1e-5  # Of a value, which float32 may be off by.
 _WIDE = 1.96  # Standard errors, of 95 %.
 
 
@@ -197,7 +199,11 @@ def explanation(
     fourier = sparse.SparseFourier.stack(functions)
     every = [found.interactions(index, limit, target=t) for t in kept]
     names = [f"target {t}" for t in kept]
-  title, largest, most = "Players and sets", every[0].order, max(map(len, every))
+  title, largest, most = (
+    "Players and sets",
+    every[0].order,
+    max(map(len, every)),
+  )
   degree = max(len(s) for one in functions for s, _ in one.terms())
   if largest is not None and degree > largest:
     title += f" of up to {largest}: the expansion has some of {degree}"
@@ -276,7 +282,9 @@ def trust(found: Any) -> list[tuple[str, str, bool]]:
     if len(each) > 1:
       text = f"mean {each.mean():.3f} of {len(each)} targets, the worst {text}"
     lines.append(("R²", text, value < TRUSTED))
+  spread = _spread(found.fourier)
   if found.gaps is not None:
+    whole = max([spread, *np.atleast_1d(np.abs(found.ends[1] - found.ends[0]))])
     for name, gap, end in zip(("none", "all"), found.gaps, found.ends):
       off = np.atleast_1d(gap)
       off = float(off[np.abs(off).argmax()])
@@ -285,11 +293,23 @@ def trust(found: Any) -> list[tuple[str, str, bool]]:
         f"{value:+.4g}{units} was measured" if np.size(end) == 1 else "measured"
       )
       lines.append((f"f({name})", f"{text}; the expansion is off by {off:+.2g}",
-                    False))  # fmt: skip
+                    abs(off) > whole / 2 + _TINY * abs(value)))  # fmt: skip
   if found.noise_floor is not None:
     floor = float(np.max(found.noise_floor))
-    lines.append(("noise", f"{floor:.3g}{units} between repeats", False))
+    lines.append(("noise", f"{floor:.3g}{units} between repeats",
+                  floor > spread / 2))  # fmt: skip
   return lines
+
+
+def _spread(fourier: sparse.SparseFourier) -> float:
+  """Standard deviation over all masks, the largest of any target."""
+  num = fourier.num_targets
+  functions = (
+    [fourier] if num is None else [fourier.target(t) for t in range(num)]
+  )
+  return max(
+    math.sqrt(sum(c * c for who, c in one.terms() if who)) for one in functions
+  )
 
 
 def table(
