@@ -248,7 +248,12 @@ class Explanation(base.ByValue, shown.Shown):
     return "\n".join([*lines, *notes])
 
   def page(
-    self, question: str = "", scene: Mapping[str, Any] | None = None
+    self,
+    question: str = "",
+    scene: Mapping[str, Any] | None = None,
+    *,
+    index: str = "FBII",
+    order: int | None = None,
   ) -> str:
     """One HTML file that stands alone, to look at and to ask: `report.page`.
 
@@ -256,6 +261,11 @@ class Explanation(base.ByValue, shown.Shown):
       question: what was asked, in words.
       scene: where the players stand: what `report.page.prose(text, spans)` or
         `report.page.picture(pixels, owner)` makes.
+      index: of the sets' values.
+      order: of the largest set; all by default.
+
+    Raises:
+      ValueError: an unknown index or order.
     """
     from spex_jax.report import page  # Shows what is here, on demand.
 
@@ -272,7 +282,7 @@ class Explanation(base.ByValue, shown.Shown):
       base.printable(asked),
       page.trust(self),
       {name: base.printable(text) for name, text in facts.items()},
-      [page.explanation(self, scene=scene)],
+      [page.explanation(self, index, order, scene)],
       page.raw(self),
     )
     return page.html([run])

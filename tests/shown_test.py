@@ -92,6 +92,11 @@ def test_frames_and_pages(found, column, expected):
   assert "<a>" not in found.page() and "<i>" not in found.page()
 
 
+def test_a_circuit_without_scores_invents_none():
+  (view,) = _EDGES.sheet().views
+  assert [edge["score"] for edge in view["edges"]] == [None, None]
+
+
 def test_what_cannot_be_told_is_said():
   flat = _judged()
   flat.clean[:] = 0.0

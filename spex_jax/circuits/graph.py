@@ -264,7 +264,7 @@ class Circuit(shown.Shown):
       rows = [[name] for name in rows]
     views = []
     if self.level == "edge" and 0 < len(self) <= _DRAWN:
-      edges = [self.graph.drawn(i, -1.0) for i in self.numbers.tolist()]
+      edges = [self.graph.drawn(i) for i in self.numbers.tolist()]
       views = [{"kind": "circuit", "title": "The circuit", "edges": edges}]
     return shown.Sheet(
       f"A circuit of {len(self):,} of {self.kept.size:,} {self.level}s",

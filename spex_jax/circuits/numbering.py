@@ -248,12 +248,12 @@ class Numbering:
     rows = self.readers[self.reader[number]].rows
     return f"{writer} -> {reader}" + (f" {row}" if rows > 1 else "")
 
-  def drawn(self, number: int, score: float) -> dict[str, Any]:
+  def drawn(self, number: int, score: float | None = None) -> dict[str, Any]:
     """An edge as a page and figures draw it.
 
     Args:
       number: of the edge.
-      score: its own.
+      score: its own, if it has one.
 
     Returns:
       `name`, the writer it is `from`, the nodes it leads `into` (several heads

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -236,6 +237,15 @@ def measured_lines(
     "metric": f"{config.metric}: clean {found.clean.mean():+.4g}, corrupted "
     f"{found.corrupted.mean():+.4g} {units}",
   }
+
+
+def read_lines(told: Mapping[str, str]) -> tuple[float, float, float] | None:
+  """Accuracy, clean and corrupted, of facts that have `measured_lines`."""
+  share = re.match(r"([\d.]+)%", told.get("accuracy", ""))
+  ends = re.search(r"clean (\S+), corrupted (\S+) ", told.get("metric", ""))
+  if not (share and ends):
+    return None
+  return float(share[1]) / 100, float(ends[1]), float(ends[2])
 
 
 def scored_lines(found: scored.Scores) -> Mapping[str, str]:

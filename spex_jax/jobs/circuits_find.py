@@ -369,7 +369,7 @@ def run(
     if config.level == "edge":
       circuits_shown.save(
         workdir, curve, choose, circuit, judged, mean,
-        circuits.units_of(config), _tokens(net, some),
+        circuits.units_of(config), _tokens(net, some), able,
       )  # fmt: skip
     _figures(workdir, title, circuit, scores.mean(), curve, faithful)
   tell(

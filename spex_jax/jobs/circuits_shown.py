@@ -15,6 +15,7 @@ from spex_jax import base
 from spex_jax.circuits import curves, files
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import judged as judged_lib
+from spex_jax.circuits import measured
 
 _MOST = 400  # Edges of a circuit that is drawn.
 _LARGE = 20_000  # Edges of a graph that is written for others, at most.
@@ -29,6 +30,7 @@ def save(
   mean: np.ndarray,
   units: str,
   tokens: Sequence[str],
+  able: measured.Measured,
 ) -> None:
   """Writes the files; graphs of many edges for ourselves alone.
 
@@ -41,6 +43,7 @@ def save(
     mean: `[E]`, scores.
     units: of the metric.
     tokens: of a prompt.
+    able: what the whole model does on all pairs.
   """
   graph = circuit.graph
   sizes = np.maximum(1, np.round(curve.shares * graph.num_edges)).astype(int)
@@ -61,6 +64,9 @@ def save(
     "identities": {"full": float(same.full), "empty": float(same.empty)},
     "ablation": same.ablation,
     "units": units,
+    "accuracy": able.accuracy,
+    "clean": float(able.clean.mean()),
+    "corrupted": float(able.corrupted.mean()),
     "faithful": float(judged.faithfulness()[0]),
     "interval": [float(low), float(high)],
     "edges_chosen": len(circuit),

@@ -6,17 +6,19 @@ picture. So the page of a new command needs nothing here, or a line.
 """
 
 import csv
+import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from spex_jax import base
+from spex_jax.context import inseq, scored
 from spex_jax.explanation import Explanation
 from spex_jax.indices import attribution
-from spex_jax.jobs import explain, record
+from spex_jax.jobs import circuits, explain, record
 from spex_jax.report import page, tables
 
 _PIXELS = 400_000  # Bytes of pictures in a page, at most.
@@ -24,6 +26,18 @@ _RAW = 300_000  # The same of raw data.
 _WRONG = 1e-3  # Error of an identity that must not be believed.
 _SHOWN = 64  # Files of a kind in a folder, at most.
 _WIDE = 1.96  # Standard errors, of 95 %.
+_STEPS = {"source", "steps", "scores", "step_scores"}  # Of tokens.
+_SETS = "explanation.json"
+_FACTS = ("model", "cost", "time", "warning", "note")  # Of what was asked.
+_ENDS = ("accuracy", "clean", "corrupted")  # Of a model on pairs.
+_LOOSE = (".json", ".csv", ".png")
+# A folder without a record: the question; facts of the page, and others told;
+# names of what was written, and whether all that is there belongs to it; index
+# and order of sets.
+_NOTHING: Mapping[str, Any] = {
+  "question": "", "facts": {}, "told": [], "wrote": set(), "whole": True,
+  "index": "FBII", "order": None,
+}  # fmt: skip
 _PLACES = ("pieces", "image", "size", "shapes")  # Of a scene.
 
 
@@ -53,7 +67,9 @@ def run(folders: Sequence[str], output: str) -> None:
   """
   if not folders:
     raise ValueError("Say whose report: spex report DIR [DIR ...].")
-  text = page.html([read(pathlib.Path(folder)) for folder in folders])
+  text = page.html(
+    [made for folder in folders for made in read(pathlib.Path(folder))]
+  )
   path = pathlib.Path(output)
   base.check_replaceable(path)
   temporary = base.draft(path)
@@ -64,31 +80,59 @@ def run(folders: Sequence[str], output: str) -> None:
   )
 
 
-def read(folder: pathlib.Path) -> page.Run:
-  """What a folder holds, as a page shows it.
+def read(folder: pathlib.Path) -> list[page.Run]:
+  """What a folder holds, as a page shows it: each run by itself.
+
+  A run is what a record of it names, and beside `run.json` what other files a
+  command writes by their own names. Without any record, all is one.
 
   Raises:
     ValueError: no folder, nothing to show, or a damaged file.
   """
   if not folder.is_dir():
     raise ValueError(f"There is no folder {folder}.")
-  found, facts = _about(folder)
+  inside = sorted(
+    path
+    for path in folder.iterdir()
+    if path.is_file() and path.name[0] != "." and not _is_record(path)
+  )
+  records = [_asked(path) for path in sorted(folder.glob(f"*{record.NAME}"))]
+  loose = [p for p in inside if not any(p.name in r["wrote"] for r in records)]
+  records = records or [dict(_NOTHING)]
+  own = [[p for p in inside if p.name in r["wrote"]] for r in records]
+  for asked, files in zip(records, own):
+    if asked["whole"]:
+      files += [p for p in loose if p.name in _READERS or not asked["wrote"]]
+  left = [p.name for p in inside if not any(p in files for files in own)]
+  runs = [_run(folder, asked, files) for asked, files in zip(records, own)]
+  found = [made for made in runs if made is not None]
+  if not found:
+    raise ValueError(f"{folder} holds nothing that a command of spex wrote.")
+  shown = [name for name in left if pathlib.Path(name).suffix in _LOOSE]
+  if shown:
+    text = f"{', '.join(shown[:_SHOWN])}: no record here names them"
+    found[-1] = dataclasses.replace(
+      found[-1], facts={**found[-1].facts, "not shown": base.printable(text)}
+    )
+  return found
+
+
+def _run(
+  folder: pathlib.Path, asked: Mapping[str, Any], inside: list[pathlib.Path]
+) -> page.Run | None:
+  """A run, of its files; None without any that is shown."""
   parts, files, room = [], [], _RAW
-  inside = sorted(path for path in folder.iterdir() if path.is_file())
   first = [*_READERS]
   inside.sort(
     key=lambda path: first.index(path.name) if path.name in first else 99
   )
-  sweep = folder / "shards"
-  if sweep.is_dir():
+  if asked["whole"] and (folder / "shards").is_dir():
     parts.append(_sweep(folder))
   for path in inside:
-    if path.name.endswith(record.NAME) or path.name.startswith("."):
-      continue
     reader = _READERS.get(path.name) or _BY_KIND.get(path.suffix)
     if reader is None or len(parts) >= _SHOWN:
       continue
-    part = reader(path)
+    part = _explanation(path, asked) if path.name == _SETS else reader(path)
     parts.append(part)
     raw = [] if path.suffix not in _TEXTS else [(path.name, _utf8(path))]
     raw = [] if path.name == explain.SCENE else raw
@@ -96,45 +140,70 @@ def read(folder: pathlib.Path) -> page.Run:
       if len(text) <= room:
         room -= len(text)
         files.append((name, text))
-  parts += _pictures(folder)
+  parts += _pictures(inside)
   if not parts:
-    raise ValueError(f"{folder} holds nothing that a command of spex wrote.")
+    return None
+  if asked["told"]:
+    parts.append(Part((), [page.table(["what", "value"], asked["told"],
+                                      "What the command said")]))  # fmt: skip
+  name = base.printable(folder.resolve().name)
+  trust = [line for part in parts for line in part.trust]
+  ends = circuits.read_lines(dict(asked["told"]))
+  if ends is not None and "accuracy" not in [line[0] for line in trust]:
+    trust = [*_able(ends), *trust]
   return page.Run(
-    found or f"What is in {base.printable(folder.name)}?",
-    [line for part in parts for line in part.trust],
-    facts,
+    asked["question"] or f"What is in {name}?",
+    trust,
+    asked["facts"],
     [view for part in parts for view in part.views],
     files,
   )
 
 
-def _about(folder: pathlib.Path) -> tuple[str, dict[str, str]]:
-  """The question and the facts that `record` kept."""
-  question, facts = "", {}
-  for path in sorted(folder.glob(f"*{record.NAME}")):
-    body = base.read_json(path)
-    try:
-      told = [(str(name), str(value)) for name, value in body["facts"]]
-      asked = [value for name, value in told if name == "asked"]
-      question = question or "; ".join(asked)
-      for name, value in told:
-        if name not in ("asked", "wrote"):
-          facts[name] = f"{facts[name]}; {value}" if name in facts else value
-      facts["command"] = str(body["command"])
-      facts["version"] = f"spex_jax {body['version']}, {body['date']}"
-      for name in ("seed", "fingerprint"):
-        if body.get(name) is not None:
-          facts[name] = str(body[name])
-    except (LookupError, TypeError, ValueError) as error:
-      raise ValueError(f"{path} is no record of a run: {error}.") from error
-  return base.printable(question), facts
+def _is_record(path: pathlib.Path) -> bool:
+  return path.name == record.NAME or path.name.endswith(f".{record.NAME}")
 
 
-def _explanation(path: pathlib.Path) -> Part:
+def _asked(path: pathlib.Path) -> dict[str, Any]:
+  """What `record` kept: `_NOTHING` says of what kind."""
+  body = base.read_json(path)
+  show = base.printable
+  try:
+    told = [
+      (show(str(name)), show(str(value))) for name, value in body["facts"]
+    ]
+    facts = {"command": show(str(body["command"]))}
+    for name, value in told:
+      if name in _FACTS:
+        facts[name] = f"{facts[name]}; {value}" if name in facts else value
+    facts["version"] = show(f"spex_jax {body['version']}, {body['date']}")
+    for name in ("seed", "fingerprint"):
+      if body.get(name) is not None:
+        facts[name] = show(str(body[name]))
+  except (LookupError, TypeError, ValueError) as error:
+    raise ValueError(f"{path} is no record of a run: {error}.") from error
+  wrote = [value for name, value in told if name == "wrote"]
+  rest = ("asked", "wrote", *_FACTS)
+  return {
+    "question": "; ".join(value for name, value in told if name == "asked"),
+    "facts": facts,
+    "told": [[name, value] for name, value in told if name not in rest],
+    "wrote": {
+      pathlib.Path(name).name for text in wrote for name in text.split(", ")
+    },
+    "whole": path.name == record.NAME,
+    "index": body.get("index") or "FBII",
+    "order": body.get("order"),
+  }
+
+
+def _explanation(path: pathlib.Path, asked: Mapping[str, Any]) -> Part:
   found = Explanation.load(path)
-  raw = [pair for pair in page.raw(found) if pair[0] != path.name]
+  index, order = asked["index"], asked["order"]
+  raw = [p for p in page.raw(found, index, order or 2) if p[0] != path.name]
   scene = _scene(path.with_name(explain.SCENE), found.fourier.n)
-  return Part(page.trust(found), [page.explanation(found, scene=scene)], raw)
+  view = page.explanation(found, index, order, scene)
+  return Part(page.trust(found), [view], raw)
 
 
 def _scene(path: pathlib.Path, n: int) -> dict[str, Any] | None:
@@ -153,12 +222,14 @@ def _scene(path: pathlib.Path, n: int) -> dict[str, Any] | None:
 
 
 def _attribution(path: pathlib.Path) -> Part:
-  """Of parts by COAR, or of training examples."""
+  """Of parts by COAR, of training examples, or of the tokens of an answer."""
   body = base.read_json(path)
+  if not {"keep", "points"} & {*body}:
+    return _json(path)
   try:
     return _coar(body) if "keep" in body else _data(body)
-  except (LookupError, TypeError) as error:
-    raise ValueError(f"{path} is no attribution: {error!r}.") from error
+  except (LookupError, TypeError, ValueError):
+    return _json(path)
 
 
 def _coar(body: Mapping[str, Any]) -> Part:
@@ -246,17 +317,20 @@ def _curve(path: pathlib.Path) -> Part:
        f"{body['ablation']} one, to {wrong:.1e} {body['units']}",
        wrong > _WRONG),
     ]  # fmt: skip
+    trust = [*_able(body.get(x) for x in _ENDS), *trust]
     if body["random"]:
-      best = float(np.max(np.asarray(body["random"])[:, body["start"]]))
+      at = body["start"]  # Of the sizes that were measured.
+      best = float(np.max(np.asarray(body["random"])[:, at]))
+      own = body["faithfulness"][at]
       trust.append(
-        ("random circuits", f"as large keep {best:.3f} at most",
-         best >= body["faithful"])
+        ("random circuits", f"of {body['sizes'][at]:,} edges keep {best:.3f} "
+         f"at most, the best scored {own:.3f}", best >= own)
       )  # fmt: skip
     shown = {
       name: body[name]
       for name in (
         "sizes", "faithfulness", "connected", "random", "edges", "circuits",
-        "start",
+        "start", "edges_chosen",
       )
     }  # fmt: skip
   except (LookupError, TypeError, ValueError) as error:
@@ -265,10 +339,26 @@ def _curve(path: pathlib.Path) -> Part:
   return Part(trust, [view | shown])
 
 
+def _able(ends: Iterable[float | None]) -> list[tuple[str, str, bool]]:
+  """Whether a model does at all what a circuit of it is asked for."""
+  accuracy, clean, corrupted = ends
+  if accuracy is None or clean is None or corrupted is None:
+    return []
+  return [
+    ("accuracy", f"{accuracy:.1%} of the pairs by the whole model",
+     not accuracy >= 0.5),
+    ("effect", f"clean {clean:+.4g}, corrupted {corrupted:+.4g}",
+     not clean > corrupted),
+  ]  # fmt: skip
+
+
 def _circuit(path: pathlib.Path) -> Part:
   body = json.loads(_utf8(path))
+  trust, value = [], body.get("faithfulness") if isinstance(body, dict) else 0
+  if isinstance(value, float) and not path.with_name("curve.json").is_file():
+    trust = [("faithfulness", f"{value:.3f}", not value >= 0.5)]
   if not isinstance(body, dict) or not isinstance(body.get("edges"), list):
-    return _json(path)
+    return _json(path)._replace(trust=trust)
   scores = body.get("scores") or [None] * len(body["edges"])
   rows = [
     [score, " -> ".join(map(str, edge[:2])), *map(str, edge[2:3])]
@@ -278,7 +368,7 @@ def _circuit(path: pathlib.Path) -> Part:
     rows.sort(key=lambda row: -abs(float(row[0])))
   table = page.table(["score", "edge", "row"], rows, "Edges of the circuit")
   facts = {name: body[name] for name in body if name not in ("edges", "scores")}
-  return Part((), [table, page.fields(facts, f"About {path.name}")])
+  return Part(trust, [table, page.fields(facts, f"About {path.name}")])
 
 
 def _json(path: pathlib.Path) -> Part:
@@ -288,17 +378,13 @@ def _json(path: pathlib.Path) -> Part:
   except json.JSONDecodeError as error:
     raise ValueError(f"{path} is no JSON: {error}.") from error
   title = base.printable(path.name)
-  if isinstance(body, dict) and isinstance(body.get("sites"), dict):
-    rows = [
-      [site, len(entry["units"]), int(np.prod(entry["shape"]))]
-      for site, entry in body["sites"].items()
-    ]
-    table = page.table(["site", "units removed", "of"], rows, f"Edit {title}")
-    return Part((), [table])
   views = []
   if isinstance(body, dict):
-    if part := _of_context(body, path):
-      return part
+    try:
+      if part := _edit(body, title) or _of_context(body, path):
+        return part
+    except (LookupError, TypeError, ValueError, AttributeError):
+      pass  # Of another program or version: its values are shown as they are.
     views = [page.fields(body, title)]
     lists = {name: rows for name, rows in body.items() if _is_rows(rows)}
   else:
@@ -310,18 +396,31 @@ def _json(path: pathlib.Path) -> Part:
   return Part((), [view for view in views if view["rows"]])
 
 
+def _edit(body: Mapping[str, Any], title: str) -> Part | None:
+  if not isinstance(body.get("sites"), dict):
+    return None
+  rows = [
+    [site, len(entry["units"]), int(np.prod(entry["shape"]))]
+    for site, entry in body["sites"].items()
+  ]
+  table = page.table(["site", "units removed", "of"], rows, f"Edit {title}")
+  return Part((), [table])
+
+
 def _of_context(body: Mapping[str, Any], path: pathlib.Path) -> Part | None:
-  """Of `spex context` and `spex context cite`, whose files have any name."""
+  """Of the words of `spex context`, whose files have any name."""
   trust, views = [], []
+  if _STEPS <= {*body} or inseq.is_output(body):
+    for found in scored.load(path):
+      more = page.steps(found.to_dict())
+      trust, views = [*trust, *more[0]], [*views, *more[1]]
+    return Part(trust, views)
   cited = body.get("citations") if "sensitivity" in body else body
-  try:
-    if {"sensitivity", "cues"} <= {*body}:
-      trust, views = page.context(body)
-    if isinstance(cited, dict) and {"sources", "spans"} <= {*cited}:
-      more = page.citations(cited)
-      trust, views = [*more[0], *trust], [*views, *more[1]]
-  except (LookupError, TypeError, ValueError) as error:
-    raise ValueError(f"{path} is no run on a context: {error!r}.") from error
+  if {"sensitivity", "cues"} <= {*body}:
+    trust, views = page.context(body)
+  if isinstance(cited, dict) and {"sources", "spans"} <= {*cited}:
+    more = page.citations(cited)
+    trust, views = [*more[0], *trust], [*views, *more[1]]
   return Part(trust, views) if views else None
 
 
@@ -351,10 +450,10 @@ def _sweep(folder: pathlib.Path) -> Part:
   return Part(trust, [page.table(["what", "how many"], rows, "The sweep")])
 
 
-def _pictures(folder: pathlib.Path) -> list[Part]:
+def _pictures(inside: Sequence[pathlib.Path]) -> list[Part]:
   parts, room = [], _PIXELS
-  for path in sorted(folder.glob("*.png")):
-    if path.stat().st_size <= room:
+  for path in inside:
+    if path.suffix == ".png" and path.stat().st_size <= room:
       room -= path.stat().st_size
       view = page.image(path.read_bytes(), base.printable(path.name))
       parts.append(Part((), [view]))
@@ -393,7 +492,7 @@ def _number(text: str) -> int | float | str:
 
 _TEXTS = (".json", ".csv", ".jsonl", ".html")
 _READERS: Mapping[str, Callable[[pathlib.Path], Part]] = {
-  "explanation.json": _explanation,
+  _SETS: lambda path: _explanation(path, _NOTHING),
   "attribution.json": _attribution,
   "curve.json": _curve,
   "circuit.json": _circuit,

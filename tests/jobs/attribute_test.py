@@ -39,7 +39,7 @@ def test_the_command_writes_and_says_everything(finished):
   assert len(body["names"]) == 24 and len(body["points"]) == 2
   assert body["lds"] == answer.lds.mean
   assert (workdir / "figure.png").read_bytes().startswith(b"\x89PNG")
-  kinds = [view["kind"] for view in report.read(workdir).views]
+  kinds = [view["kind"] for view in report.read(workdir)[0].views]
   assert {*kinds} == {"sets", "table", "image"}
   # Every corner, seed and fresh subset is in the bank.
   checks = answer.checks

@@ -149,7 +149,7 @@ def test_judging(exact, model, pairs, tmp_path, capsys):
     f"--output={tmp_path / 'none.csv'}",
   )  # fmt: skip
   assert code == 1 and "raise `tolerance` (--config.tolerance)" in err
-  shown = report.read(tmp_path)
+  shown = report.read(tmp_path)[0]
   assert "judged.csv" in [view["title"] for view in shown.views]
   assert shown.facts["command"].startswith("spex circuit judge")
 
@@ -173,9 +173,11 @@ def test_finding_in_pairs_of_a_file(model, pairs, tmp_path, capsys):
   assert scores.values.shape == (2, len(graph))
   assert (tmp_path / "faithfulness.png").read_bytes().startswith(b"\x89PNG")
   xml.etree.ElementTree.parse(tmp_path / "circuit.svg")
-  shown = report.read(tmp_path)
+  shown = report.read(tmp_path)[0]
   kinds = [view["kind"] for view in shown.views]
-  assert kinds == ["curve", "table", "table", "image"]
+  assert kinds == ["curve", "table", "table", "image", "table"]
+  # Six edges by chance, of a model without training: nothing to rely on.
+  assert "accuracy" in [name for name, _, _ in shown.trust]
   names = [name for name, _ in shown.files]
   assert {"eap_ig.json", "circuit_tracer.json", "circuit.json"} <= {*names}
   body = json.loads(dict(shown.files)["circuit_tracer.json"])
@@ -324,8 +326,9 @@ def test_patching(model, pairs, tmp_path, capsys):
   picture = tmp_path / "attn_head_out_all_pos.png"
   assert picture.read_bytes().startswith(b"\x89PNG")
   assert "share of the effect moved" in out
-  kinds = [view["kind"] for view in report.read(tmp_path).views]
-  assert kinds == ["table", "image"]
+  (run,) = report.read(tmp_path)
+  assert [view["kind"] for view in run.views] == ["table", "image", "table"]
+  assert [name for name, _, _ in run.trust] == ["accuracy", "effect"]
 
 
 def test_tasks_that_a_tokenizer_lacks_are_told(model, capsys):

@@ -77,7 +77,7 @@ def test_coar_needs_no_sets_and_uses_the_same_network(digits):
   assert body["names"][3] == "blocks.0.attn 3" and body["keep"] == 0.7
   np.testing.assert_array_equal(body["scores"], answer.scores[0])
   assert body["correlation"] > 0.5
-  views = report.read(workdir).views
+  views = report.read(workdir)[0].views
   assert [view["kind"] for view in views] == ["sets", "sets", "image"]
   assert views[1]["layers"][0] == "blocks.0.attn"
   assert len(views[1]["layer_of"]) == 8

@@ -266,7 +266,7 @@ def test_a_language_model_on_the_command(made, tmp_path, capsys):
   assert _files(tmp_path)["names"] == ["the", "film", "is", "fun"]
   assert "next comes" in out and "<|end|> stands in front" in out
   assert "of 200 random masks" in out
-  view = report.read(tmp_path).views[0]
+  view = report.read(tmp_path)[0].views[0]
   assert view["pieces"][0] == ["the", 0] and view["pieces"][1] == [" ", -1]
   assert "".join(text for text, _ in view["pieces"]) == "the film is fun"
 

@@ -4,10 +4,13 @@ What a browser does with it is in `page_browser_test.py`.
 """
 
 import base64
+import dataclasses
 import hashlib
 import html
 import html.parser
+import itertools
 import json
+import pathlib
 import re
 
 import numpy as np
@@ -15,8 +18,10 @@ import pytest
 
 import spex_jax as spex
 from spex_jax import base, cli
+from spex_jax.circuits import measured
+from spex_jax.context import scored
 from spex_jax.indices import attribution as attribution_lib
-from spex_jax.jobs import report
+from spex_jax.jobs import circuits, report
 from spex_jax.report import page
 from tests import command
 
@@ -290,7 +295,8 @@ def curve():
     "random": [[0.0, 1.0]], "cmd": 0.1, "cpr": 0.9, "start": 0,
     "identities": {"full": 0.0, "empty": 1e-9}, "ablation": "resample",
     "units": "logit", "faithful": 0.25, "interval": [0.2, 0.3],
-    "edges_chosen": 1, "num_pairs": 8, "edges": [edge, head],
+    "edges_chosen": 1, "num_pairs": 8, "accuracy": 0.0, "clean": -0.25,
+    "corrupted": -0.125, "edges": [edge, head],
     "circuits": [[0], [0, 1]],
   }  # fmt: skip
 
@@ -327,10 +333,79 @@ def on_context(tokens=("a", " b", " c"), answer=(" x", "\u202ey")):
   }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+  ("name", "form"), [("attribution.json", "own"), ("a.json", "inseq")]
+)
+def test_scores_of_tokens_by_the_names_that_commands_give(tmp_path, name, form):
+  found = scored.Attribution(
+    "saliency", "probability", ("a", "\u202eb"), (1, 2), ("<i>",), (3,),
+    ("<i>",), (3,), (0,), np.array([[0.25, -2.0]]), None,
+    {"entropy": np.array([1.5])}, False,
+  )  # fmt: skip
+  found.save(tmp_path / name, form)
+  (run,) = report.read(tmp_path)
+  shown, table = run.views
+  assert shown["kind"] == "context" and shown["context"] == ["a", "\\u202eb"]
+  assert shown["cues"][0]["scores"] == [[1, -2.0], [0, 0.25]]
+  assert table["columns"] == ["token", "entropy", "strongest tokens"]
+  assert table["rows"][0][0] == "<i>" and "b (-2)" in table["rows"][0][2]
+  assert [name for name, _, _ in run.trust] == ["scores"]
+  page.html([run])
+
+
+def test_what_a_model_cannot_do_warns(tmp_path):
+  found = report._curve(_written(tmp_path / "curve.json", curve()))
+  against = {name: bad for name, _, bad in found.trust}
+  assert against["accuracy"] and against["effect"]
+  told = {name: text for name, text, _ in found.trust}
+  assert "of 1 edges keep 0.000 at most" in told["random circuits"]
+  assert found.views[0]["edges_chosen"] == 1
+  # Of neurons there is no curve; of files, what the command said.
+  (tmp_path / "curve.json").unlink()
+  _written(tmp_path / "circuit.json", {"neurons": [], "faithfulness": 0.25})
+  lines = circuits.measured_lines(
+    circuits.Asked(),
+    measured.Measured(np.zeros(2), np.ones(2), *2 * [np.zeros(2, bool)]),
+  )
+  body = {"command": "", "version": "", "date": "", "facts": [*lines.items()]}
+  base.write_json(tmp_path / "run.json", body)
+  (run,) = report.read(tmp_path)
+  assert [(name, bad) for name, _, bad in run.trust] == [
+    ("accuracy", True), ("effect", True), ("faithfulness", True),
+  ]  # fmt: skip
+
+
+def _written(path, body):
+  base.write_json(path, body)
+  return path
+
+
+def test_ends_and_noise_as_large_as_the_answer_warn():
+  found = dataclasses.replace(
+    explained(),
+    fourier=spex.SparseFourier.from_terms(2, [((), 1.0), ((0,), 0.5)]),
+    names=None,
+    ends=(np.array(1.4), np.array(1.25)),
+    noise_floor=0.3,
+  )
+  against = {name: bad for name, _, bad in page.trust(found)}
+  assert against == {
+    "R²": False, "f(none)": False, "f(all)": True, "noise": True,
+  }  # fmt: skip
+
+
+def test_no_character_of_a_fact_or_line_turns_it_around():
+  text = page.html(
+    [page.Run("Q", [("R\u202e", "\ud800", False)], {"m\u202e": "\udfff"})]
+  )
+  assert "\u202e" not in text and "\\ud800" in text
+  text.encode()
+
+
 def test_an_answer_and_its_context(tmp_path):
   body = on_context()
   (tmp_path / "mine.json").write_text(json.dumps(body))
-  run = report.read(tmp_path)
+  (run,) = report.read(tmp_path)
   told = {name: (text, against) for name, text, against in run.trust}
   assert told["total"] == (
     "the sources sum to +1, v(all) - v(none) is +1 (log_probability)", False
@@ -349,8 +424,70 @@ def test_an_answer_and_its_context(tmp_path):
   # Sums that do not meet the ends, or a field that is missing, are told.
   body["citations"]["total"] = 2.0
   (tmp_path / "mine.json").write_text(json.dumps(body["citations"]))
-  assert {n: b for n, _, b in report.read(tmp_path).trust}["total"]
+  assert {n: b for n, _, b in report.read(tmp_path)[0].trust}["total"]
   del body["citations"]["values"]
   (tmp_path / "mine.json").write_text(json.dumps(body["citations"]))
-  with pytest.raises(ValueError, match=r"mine.json .*'values'"):
-    report.read(tmp_path)
+  (run,) = report.read(tmp_path)
+  assert not run.trust and run.views[0]["title"] == "mine.json"
+
+
+def test_index_order_and_larger_sets_are_those_of_the_run(tmp_path):
+  found = dataclasses.replace(
+    explained(),
+    fourier=spex.SparseFourier.from_terms(4, TRIPLE),
+    names=None,
+  )
+  (view,) = _data(found.page())[0]["views"]
+  assert 3 in [len(who) for who, *_ in view["targets"][0]["sets"]]
+  found.save(tmp_path / "explanation.json")
+  write(tmp_path / "run.json", ["explanation.json"], index="STII", order=3)
+  (run,) = report.read(tmp_path)
+  told = {tuple(s): v for s, v, *_ in run.views[0]["targets"][0]["sets"]}
+  assert told == {(0, 1, 2): 2.0, (3,): -1.0}
+  assert run.views[0]["index"] == "STII"
+  write(tmp_path / "run.json", ["explanation.json"], index="STII", order=2)
+  assert "of up to 2: the" in report.read(tmp_path)[0].views[0]["title"]
+
+
+# 2 x0 x1 x2 - x3.
+TRIPLE = [
+  *(((*who,), 0.25 * (-1) ** len(who))
+    for k in (1, 2, 3) for who in itertools.combinations(range(3), k)),
+  ((), -0.25), ((3,), 0.5),
+]  # fmt: skip
+
+
+def write(path, wrote, **more):
+  """A record, as `jobs.record` keeps it."""
+  facts = [["asked", f"Why {path.name}?"], ["model", "m\u202e\ud800"],
+           ["again", "spex x"], ["wrote", ", ".join(wrote)]]  # fmt: skip
+  body = {"command": "spex explain", "version": "1", "date": "today",
+          "facts": facts}  # fmt: skip
+  base.write_json(path, body | more)
+
+
+def test_each_run_of_a_shared_folder_has_its_own_files(tmp_path, monkeypatch):
+  body = on_context()
+  (tmp_path / "c.json").write_text(json.dumps(body["citations"]))
+  (tmp_path / "e.json").write_text('{"value": 1.5}')
+  write(tmp_path / "c.json.run.json", ["out/c.json"])
+  write(tmp_path / "e.json.run.json", ["out/e.json"], seed=3)
+  strays = ('{"sources": [], "spans": []}', '{"sites": {"x": {"shape": 3}}}')
+  for number, text in enumerate(strays):
+    (tmp_path / f"stray{number}.json").write_text(text)
+  cited, other = report.read(tmp_path)
+  assert [view["kind"] for view in cited.views] == [
+    "citations", "table", "table",
+  ]  # fmt: skip
+  assert cited.question == "Why c.json.run.json?" and not other.trust
+  assert "seed" not in cited.facts and other.facts["seed"] == "3"
+  assert other.facts["not shown"].startswith("stray0.json, stray1.json:")
+  # Answers are no part of what was asked, and no fact can turn a line around.
+  assert {*cited.facts} == {"command", "model", "version"}
+  assert cited.facts["model"] == "m\\u202e\\ud800"
+  page.html([cited, other])
+  for path in tmp_path.glob("*.run.json"):
+    path.unlink()
+  monkeypatch.chdir(tmp_path)
+  (run,) = report.read(pathlib.Path("."))
+  assert run.question == f"What is in {tmp_path.name}?"

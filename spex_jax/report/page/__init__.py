@@ -25,6 +25,7 @@ from spex_jax.report.page import contexts
 from spex_jax.report.page import views as views_lib
 from spex_jax.report.page.contexts import citations as citations
 from spex_jax.report.page.contexts import context as context
+from spex_jax.report.page.contexts import steps as steps
 from spex_jax.report.page.views import attribution as attribution
 from spex_jax.report.page.views import explanation as explanation
 from spex_jax.report.page.views import fields as fields
@@ -180,7 +181,8 @@ def _told(name: str, value: str, against: bool) -> str:
 
 
 def _text(value: str) -> str:
-  return escaping.escape(value).replace("\0", "\N{REPLACEMENT CHARACTER}")
+  # No character may turn the line around, and every one can be written.
+  return escaping.escape(base.printable(value))
 
 
 def _digest(text: str) -> str:

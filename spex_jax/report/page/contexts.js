@@ -56,12 +56,13 @@ function showContext(view, parent) {
     }
     cue.chosen.forEach((at) => words[at].classList.add("chosen"));
     const named = cue.chosen.map((at) => words[at].textContent.trim()).join(", ");
-    said.textContent = `“${view.response[i].trim()}”, without context ` +
-      `“${cue.else}”: P-CXMI ${told(cue.shift)} nats; ` +
+    const own = view.response[i].trim();
+    said.textContent = cue.said ? `“${own}”: ${cue.said}`
+      : `“${own}”, without context “${cue.else}”: P-CXMI ${told(cue.shift)} nats; ` +
       (named ? `cues: ${named}` : "no cue stands out");
     press(tokens.filter((_, at) => cues.has(at)), tokens[i]);
   }
-  parent.append(make("p", "The redder a token of the answer, the further the " +
+  parent.append(make("p", view.note || "The redder a token of the answer, the further the " +
     "context moves its prediction; framed ones pass the selector. A click (or " +
     "Enter) shows what of the context it looks at.", "note"));
   parent.append(make("h3", "Context"), above, make("h3", "Answer"), answer, said);

@@ -15,6 +15,7 @@ from spex_jax.report.page import views
 _MOST_CUES = 200  # Context tokens of a cue that are kept, the strongest.
 _MOST_TERMS = 500  # Of an expansion that answers clicks.
 _MOST_VALUES = 50_000  # Of sources, for all tokens together.
+_STRONGEST = 5  # Tokens of a step that a table names.
 _OFF = 1e-3  # Nats, or of the total: a sum that is off by more is wrong.
 _Lines = list[tuple[str, str, bool]]
 
@@ -71,6 +72,53 @@ def context(body: Mapping[str, Any]) -> tuple[_Lines, list[dict[str, Any]]]:
              "cues"]  # fmt: skip
   listed = [views.table(columns, rows, "Sensitive tokens")] if rows else []
   return trust, [shown, *listed]
+
+
+def steps(body: Mapping[str, Any]) -> tuple[_Lines, list[dict[str, Any]]]:
+  """Steps of an answer by tokens before them: what they are worth, and views.
+
+  Args:
+    body: of `context.scored.Attribution.to_dict`.
+
+  Raises:
+    LookupError, TypeError, ValueError: a field missing, or of another form.
+  """
+  answer = [_visible(piece) for piece in body["response"]]
+  source = [_visible(piece) for piece in body["source"]]
+  prefix = body["prefix_scores"]
+  behind = [] if prefix is None else [_visible(x) for x in body["behind"]]
+  told, cues, rows = dict(body["step_scores"]), [], []
+  for row, step in enumerate(body["steps"]):
+    scores = [*body["scores"][row], *(() if prefix is None else prefix[row])]
+    order = sorted(range(len(scores)), key=lambda i: -abs(scores[i]))
+    order = [i for i in order[:_MOST_CUES] if scores[i]]
+    beside = [_short(values[row]) for values in told.values()]
+    strongest = ", ".join(
+      f"{(source + behind)[i].strip()} ({_short(scores[i]):+g})"
+      for i in order[:_STRONGEST]
+    )
+    rows.append([answer[step].strip(), *beside, strongest])
+    cues.append(
+      {
+        "index": step, "chosen": [], "said": strongest or "no token counts",
+        "scores": [[i, _short(scores[i])] for i in order],
+      }
+    )  # fmt: skip
+  name = base.printable(f"{body['method']} of {body['target']}")
+  trust = [
+    ("scores", f"{name}: they rank tokens; no run of the model has tested them",
+     False),
+  ]  # fmt: skip
+  shown: dict[str, Any] = {
+    "kind": "context", "title": "What each token of the answer owes to others",
+    "metric": name, "response": answer, "context": source,
+    "output_context": behind, "sensitivity": [0.0] * len(answer),
+    "selected": [], "cues": cues,
+    "note": "A click (or Enter) on a token of the answer shows the scores of "
+    "those before it.",
+  }  # fmt: skip
+  columns = ["token", *map(base.printable, told), "strongest tokens"]
+  return trust, [shown, views.table(columns, rows, "Steps and tokens")]
 
 
 def citations(body: Mapping[str, Any]) -> tuple[_Lines, list[dict[str, Any]]]:

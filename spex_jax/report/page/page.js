@@ -4,7 +4,8 @@ const DATA = JSON.parse(document.getElementById("data").textContent);
 const SVG = "http://www.w3.org/2000/svg";
 const MOST = 12; // Arcs that can be told apart.
 const WAYS = "Whole lines enter queries, MLPs and the output, dashed ones " +
-  "keys, dotted ones values; blue helps, red works against.";
+  "keys, dotted ones values";
+const SIGNS = "; blue helps, red works against";
 
 function make(tag, text, kind) {
   const made = document.createElement(tag);
@@ -302,7 +303,8 @@ function circuit(view, size, box) {
   const dashes = { k: "7 4", v: "1.5 4" };
   for (const i of [...edges].reverse()) {
     const edge = view.edges[i];
-    const share = Math.sqrt(Math.abs(edge.score) / most);
+    const none = edge.score === null;
+    const share = none ? 0.3 : Math.sqrt(Math.abs(edge.score) / most);
     for (const name of edge.into) {
       const [x0, y0] = at.get(edge.from);
       const [x1, y1] = at.get(name);
@@ -312,11 +314,12 @@ function circuit(view, size, box) {
       const path = draw(svg, "path", {
         d: `M${x0} ${y0 - 11}C${x0 + aside} ${y0 - bend} ${x1 + aside} ` +
           `${y1 + bend} ${x1} ${y1 + 11}`,
-        class: edge.score > 0 ? "against" : "helps",
+        class: none ? "unscored" : edge.score > 0 ? "against" : "helps",
         "stroke-width": 0.7 + 3 * share, "stroke-opacity": 0.35 + 0.6 * share,
         "stroke-dasharray": dashes[edge.kind] || "none",
       });
-      draw(path, "title", {}, `${edge.name}: ${told(edge.score)}`);
+      draw(path, "title", {},
+        none ? edge.name : `${edge.name}: ${told(edge.score)}`);
     }
   }
   for (const [name, [x, y]] of at) {
@@ -374,7 +377,8 @@ function showCurve(view, parent) {
   const picture = make("div");
   tools.append(slider);
   parent.append(make("p", "The line is measured on pairs that gave no scores; " +
-    `the band is that of random circuits as large. ${WAYS}`, "note"), tools, answer, picture);
+    `the band is that of random circuits as large. ${WAYS}${SIGNS}. The circuit that was chosen has ` +
+    `${told(view.edges_chosen)} edges.`, "note"), tools, answer, picture);
   function choose() {
     const k = Number(slider.value);
     answer.textContent = `${told(view.sizes[k])} edges ` +
@@ -396,7 +400,8 @@ const SHOW = {
   sets: showSets,
   circuit: (view, parent) => {
     const box = make("div");
-    parent.append(make("p", WAYS, "note"), box);
+    const scored = view.edges.some((edge) => edge.score !== null);
+    parent.append(make("p", `${WAYS}${scored ? SIGNS : ""}.`, "note"), box);
     circuit({ edges: view.edges, circuits: [[...view.edges.keys()]] }, 0, box);
   },
   curve: showCurve,

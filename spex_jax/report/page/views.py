@@ -9,6 +9,7 @@ import base64
 import io
 import itertools
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from spex_jax import base
 from spex_jax.fourier import score, sparse
 from spex_jax.indices import attribution as attribution_lib
 from spex_jax.indices import interactions as interactions_lib
+from spex_jax.indices import table as index_table
 
 MOST = 1000  # Sets or rows that are listed.
 TRUSTED = 0.5  # Least R^2 of an answer that is shown without a warning.
@@ -26,6 +28,7 @@ _TARGETS = 12  # That one may choose from.
 _CELLS = 112  # Of a picture's outlines, on its longer side, at most.
 _CELL = re.compile(r"r(\d+)c(\d+)")
 _PART = re.compile(r"(blocks\.\d+\.\w+|\w+\.\w+) (\d+)")
+_TINY = 1e-5  # Of a value, which float32 may be off by.
 _WIDE = 1.96  # Standard errors, of 95 %.
 
 
@@ -171,7 +174,7 @@ def _runs(row: np.ndarray) -> dict[tuple[int, int, int], None]:
 def explanation(
   found: Any,
   index: str = "FBII",
-  order: int | None = 2,
+  order: int | None = None,
   scene: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """The players and sets of an explanation.
@@ -179,24 +182,39 @@ def explanation(
   Args:
     found: an `Explanation`; of many targets, the first 12 are shown.
     index: of the values of sets.
-    order: of the largest.
+    order: of the largest; all by default. What is cut is said in the title.
     scene: as of `sets`.
 
   Raises:
     ValueError: an unknown index or order.
   """
-  num = found.fourier.num_targets
+  num, fourier = found.fourier.num_targets, found.fourier
+  limit = "own" if order is None and _only(index) else order
   if num is None:
-    one = found.interactions(index, order)
-    return sets(found.fourier, [one], scene=scene)
-  kept = range(min(num, _TARGETS))
-  fourier = sparse.SparseFourier.stack([found.fourier.target(t) for t in kept])
-  return sets(
-    fourier,
-    [found.interactions(index, order, target=t) for t in kept],
-    [f"target {t}" for t in kept],
-    scene=scene,
+    every, names = [found.interactions(index, limit)], [""]
+    functions = [fourier]
+  else:
+    kept = range(min(num, _TARGETS))
+    functions = [fourier.target(t) for t in kept]
+    fourier = sparse.SparseFourier.stack(functions)
+    every = [found.interactions(index, limit, target=t) for t in kept]
+    names = [f"target {t}" for t in kept]
+  title, largest, most = (
+    "Players and sets",
+    every[0].order,
+    max(map(len, every)),
   )
+  degree = max(len(s) for one in functions for s, _ in one.terms())
+  if largest is not None and degree > largest:
+    title += f" of up to {largest}: the expansion has some of {degree}"
+  if most > MOST:
+    title += f" (the strongest {MOST:,} of {most:,} sets)"
+  return sets(fourier, every, names, title=title, scene=scene)
+
+
+def _only(index: str) -> bool:
+  """Whether an index has one order alone."""
+  return index_table.INDICES[index_table.find(index)].fixed_order is not None
 
 
 def attribution(
@@ -264,7 +282,9 @@ def trust(found: Any) -> list[tuple[str, str, bool]]:
     if len(each) > 1:
       text = f"mean {each.mean():.3f} of {len(each)} targets, the worst {text}"
     lines.append(("R²", text, value < TRUSTED))
+  spread = _spread(found.fourier)
   if found.gaps is not None:
+    whole = max([spread, *np.atleast_1d(np.abs(found.ends[1] - found.ends[0]))])
     for name, gap, end in zip(("none", "all"), found.gaps, found.ends):
       off = np.atleast_1d(gap)
       off = float(off[np.abs(off).argmax()])
@@ -273,11 +293,23 @@ def trust(found: Any) -> list[tuple[str, str, bool]]:
         f"{value:+.4g}{units} was measured" if np.size(end) == 1 else "measured"
       )
       lines.append((f"f({name})", f"{text}; the expansion is off by {off:+.2g}",
-                    False))  # fmt: skip
+                    abs(off) > whole / 2 + _TINY * abs(value)))  # fmt: skip
   if found.noise_floor is not None:
     floor = float(np.max(found.noise_floor))
-    lines.append(("noise", f"{floor:.3g}{units} between repeats", False))
+    lines.append(("noise", f"{floor:.3g}{units} between repeats",
+                  floor > spread / 2))  # fmt: skip
   return lines
+
+
+def _spread(fourier: sparse.SparseFourier) -> float:
+  """Standard deviation over all masks, the largest of any target."""
+  num = fourier.num_targets
+  functions = (
+    [fourier] if num is None else [fourier.target(t) for t in range(num)]
+  )
+  return max(
+    math.sqrt(sum(c * c for who, c in one.terms() if who)) for one in functions
+  )
 
 
 def table(
@@ -339,16 +371,19 @@ def fields(body: Mapping[str, Any], title: str) -> dict[str, Any]:
   return table(["what", "value"], rows, title)
 
 
-def raw(found: Any, index: str = "FBII") -> list[tuple[str, str]]:
+def raw(
+  found: Any, index: str = "FBII", order: int | None = 2
+) -> list[tuple[str, str]]:
   """Names and texts of files: an explanation, and for shapiq, of one target.
 
   Args:
     found: an `Explanation`.
     index: of shapiq's values.
+    order: of the largest set there.
   """
   files = [("explanation.json", base.to_json(found.body()).decode())]
   if found.fourier.num_targets is None:
-    text = shapiq(found.interactions(index))
+    text = shapiq(found.interactions(index, order))
     files += [] if text is None else [("shapiq.json", text)]
   return files
 
