@@ -24,6 +24,7 @@ from spex_jax import configs, settings, usage
 
 _RUNS = pathlib.Path("runs")
 _BEGAN = time.perf_counter()
+_HELP = {"-h", "--help", "-help"}
 GO_ON = os.EX_TEMPFAIL  # The same command goes on, later.
 
 
@@ -260,7 +261,7 @@ def _run(word: str, arguments: Sequence[str]) -> None:
   """Runs `explain`, `attribute data`, `attribute components`, `circuit ...`."""
   own = _WORDS[word]
   if _asks_for_help(arguments):
-    _print_help(word)
+    _print_help(word, arguments)
     return
   given, rest = _flags(arguments, own.flags, "the command")
   name, changes = _named(own, given)
@@ -453,15 +454,22 @@ def _plain(word: str, arguments: Sequence[str]) -> None:
 
 
 def _asks_for_help(arguments: Sequence[str]) -> bool:
-  return bool({"-h", "--help", "-help"} & {*arguments})
+  return bool(_HELP & {*arguments})
 
 
-def _print_help(word: str) -> None:
-  print(_WORDS[word].help)
-  print("configurations:")
-  for name in configs.named(word):
-    print(f"\n  {name}")
-    print(settings.help_of(load_config(name, word)))
+def _print_help(word: str, arguments: Sequence[str]) -> None:
+  """Of all configurations, or of the one that is named."""
+  words = [argument for argument in arguments if argument not in _HELP]
+  name = _read(words, settings.kinds(_WORDS[word].flags))[0].get("config")
+  known = {
+    each: load_config(each, word)
+    for each in ([name] if name else configs.named(word))
+  }
+  if not name:
+    print(_WORDS[word].help)
+    print("configurations (--config=NAME --help prints one):")
+  for each, config in known.items():
+    print(f"\n  {each}\n{settings.help_of(config)}")
 
 
 _WORDS: dict[str, Word] = {

@@ -402,6 +402,17 @@ def test_help(capsys):
   assert max(map(len, out.splitlines())) <= 80
 
 
+def test_help_of_one_configuration(capsys):
+  code, out, err = command.run(
+    capsys, "explain", "--config=tabular:quick", "--help"
+  )
+  assert (code, err) == (0, "") and out.startswith("\n  tabular:quick\n")
+  assert "\n    model.kind=" in out and "digits" not in out
+  assert "no configuration 'x'" in command.refused(
+    capsys, "explain", "--help", "--config=x"
+  )
+
+
 def test_version(capsys):
   code, out, err = command.run(capsys, "--version")
   assert (code, err) == (0, "") and out == f"spex {spex_jax.__version__}\n"
