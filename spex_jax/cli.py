@@ -269,13 +269,11 @@ def _run(word: str, arguments: Sequence[str]) -> None:
   where = f"configuration {name!r}"
   kind = own.kind(file.config, where)
   changes |= _overrides(rest, [kind], where)
-  (config,) = settings.read(
-    settings.merged(file.config, changes), kind, where=where
-  )
+  merged = settings.merged(file.config, changes)
+  (config,) = settings.read(merged, kind, where=where)
   stem, _, size = name.partition(":")
   default = "-".join(filter(None, (pathlib.Path(stem).stem, size)))
-  workdir = getattr(given, "workdir", None)
-  workdir = pathlib.Path(workdir or _RUNS / default)
+  workdir = pathlib.Path(getattr(given, "workdir", None) or _RUNS / default)
   from spex_jax.jobs import record  # Slow to import, like what follows.
 
   words = ["spex", *_SPOKEN.get(word, word.split("_")), *arguments]
@@ -389,8 +387,7 @@ def _word_of(first: str, word: str) -> Word:
     job().run(word, config, workdir, _since_start())
 
   def preset(changes: Mapping[str, Any]) -> str:
-    of_model = word == "find" and changes
-    return "circuit_find_lm" if of_model else key
+    return "circuit_find_lm" if word == "find" and changes else key
 
   own_kind = lambda given, where: job().kind_of(word, given, where)
   return Word(*known[word], own_kind, run_it, preset)
@@ -461,15 +458,10 @@ def _print_help(word: str, arguments: Sequence[str]) -> None:
   """Of all configurations, or of the one that is named."""
   words = [argument for argument in arguments if argument not in _HELP]
   name = _read(words, settings.kinds(_WORDS[word].flags))[0].get("config")
-  known = {
-    each: load_config(each, word)
-    for each in ([name] if name else configs.named(word))
-  }
-  if not name:
-    print(_WORDS[word].help)
-    print("configurations (--config=NAME --help prints one):")
-  for each, config in known.items():
-    print(f"\n  {each}\n{settings.help_of(config)}")
+  names = [name] if name else configs.named(word)
+  texts = [f"\n  {x}\n{settings.help_of(load_config(x, word))}" for x in names]
+  head = "configurations (--config=NAME --help prints one):"
+  print(*([] if name else [_WORDS[word].help, head]), *texts, sep="\n")
 
 
 _WORDS: dict[str, Word] = {

@@ -53,13 +53,19 @@ def test_stories_are_scripts_with_a_title_a_picture_and_known_imports(path):
   title, line = ast.get_docstring(tree).splitlines()[:2]
   assert line == "=" * len(title)
   assert re.search(r"^(figure|drawing) = ", path.read_text(), re.MULTILINE)
+  rooms = {}
   for node in ast.walk(tree):
     if isinstance(node, ast.ImportFrom) and node.module.startswith("spex_jax"):
       room = importlib.import_module(node.module)
       for name in node.names:
-        assert hasattr(room, name.name) or importlib.import_module(
-          f"{node.module}.{name.name}"
-        )
+        rooms[name.asname or name.name] = (
+          getattr(room, name.name, None)
+          or importlib.import_module(f"{node.module}.{name.name}")
+        )  # fmt: skip
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+      room = rooms.get(node.value.id)
+      assert room is None or hasattr(room, node.attr), ast.unparse(node)
 
 
 def test_settings_and_their_helpers_can_be_compiled():
