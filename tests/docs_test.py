@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import spex_jax as spex
-from spex_jax import context, models, report
+from spex_jax import context, models, report, shown
 from spex_jax.ablate import features, tables
 from spex_jax.ablate import gradients as by_gradient
 from spex_jax.circuits import (
@@ -195,6 +195,9 @@ def named(tmp_path_factory):
     "runs": runs,
     "reliance": context.pecore(net, runs),
     "sources": sources,
+    "attributed": context.attribute(
+      net, "the film is", max_new_tokens=2, step_scores=("probability",)
+    ),
     "cited": context.cite(
       net, sources, " fun", key=key, budget=4, method="contextcite"
     ),
@@ -243,6 +246,22 @@ def test_names_of_the_tables_are_known():
       if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
         room = rooms.get(node.value.id)
         assert room is None or hasattr(room, node.attr), call
+
+
+def test_results_that_show_themselves_are_those_that_are_listed():
+  for path in (_DOCS.parent / "spex_jax").rglob("*.py"):
+    if "shown.Shown)" in path.read_text():
+      name = path.relative_to(_DOCS.parent).with_suffix("")
+      importlib.import_module(".".join(name.parts))
+  text = (_DOCS / "how_to" / "pictures.md").read_text()
+  _, _, table = text.partition("## Results that show themselves")
+  found = re.findall(r"`(?:\w+\.)?([A-Z]\w+)`", table)
+  classes = [
+    each.__name__
+    for each in shown.Shown.__subclasses__()
+    if each.__module__.startswith("spex_jax.")
+  ]
+  assert sorted(found) == sorted(classes)
 
 
 def test_every_figure_of_the_pictures_page_is_there():
