@@ -24,6 +24,7 @@ from spex_jax import configs, settings, usage
 
 _RUNS = pathlib.Path("runs")
 _BEGAN = time.perf_counter()
+_HELP = {"-h", "--help", "-help"}
 GO_ON = os.EX_TEMPFAIL  # The same command goes on, later.
 
 
@@ -260,7 +261,7 @@ def _run(word: str, arguments: Sequence[str]) -> None:
   """Runs `explain`, `attribute data`, `attribute components`, `circuit ...`."""
   own = _WORDS[word]
   if _asks_for_help(arguments):
-    _print_help(word)
+    _print_help(word, arguments)
     return
   given, rest = _flags(arguments, own.flags, "the command")
   name, changes = _named(own, given)
@@ -268,13 +269,11 @@ def _run(word: str, arguments: Sequence[str]) -> None:
   where = f"configuration {name!r}"
   kind = own.kind(file.config, where)
   changes |= _overrides(rest, [kind], where)
-  (config,) = settings.read(
-    settings.merged(file.config, changes), kind, where=where
-  )
+  merged = settings.merged(file.config, changes)
+  (config,) = settings.read(merged, kind, where=where)
   stem, _, size = name.partition(":")
   default = "-".join(filter(None, (pathlib.Path(stem).stem, size)))
-  workdir = getattr(given, "workdir", None)
-  workdir = pathlib.Path(workdir or _RUNS / default)
+  workdir = pathlib.Path(getattr(given, "workdir", None) or _RUNS / default)
   from spex_jax.jobs import record  # Slow to import, like what follows.
 
   words = ["spex", *_SPOKEN.get(word, word.split("_")), *arguments]
@@ -388,8 +387,7 @@ def _word_of(first: str, word: str) -> Word:
     job().run(word, config, workdir, _since_start())
 
   def preset(changes: Mapping[str, Any]) -> str:
-    of_model = word == "find" and changes
-    return "circuit_find_lm" if of_model else key
+    return "circuit_find_lm" if word == "find" and changes else key
 
   own_kind = lambda given, where: job().kind_of(word, given, where)
   return Word(*known[word], own_kind, run_it, preset)
@@ -453,15 +451,17 @@ def _plain(word: str, arguments: Sequence[str]) -> None:
 
 
 def _asks_for_help(arguments: Sequence[str]) -> bool:
-  return bool({"-h", "--help", "-help"} & {*arguments})
+  return bool(_HELP & {*arguments})
 
 
-def _print_help(word: str) -> None:
-  print(_WORDS[word].help)
-  print("configurations:")
-  for name in configs.named(word):
-    print(f"\n  {name}")
-    print(settings.help_of(load_config(name, word)))
+def _print_help(word: str, arguments: Sequence[str]) -> None:
+  """Of all configurations, or of the one that is named."""
+  words = [argument for argument in arguments if argument not in _HELP]
+  name = _read(words, settings.kinds(_WORDS[word].flags))[0].get("config")
+  names = [name] if name else configs.named(word)
+  texts = [f"\n  {x}\n{settings.help_of(load_config(x, word))}" for x in names]
+  head = "configurations (--config=NAME --help prints one):"
+  print(*([] if name else [_WORDS[word].help, head]), *texts, sep="\n")
 
 
 _WORDS: dict[str, Word] = {

@@ -24,7 +24,7 @@ _MAY_IMPORT = {
   # How results are shown: pages are made of it, above all rooms.
   "shown": set(),
   "masks": {"base"},
-  "fourier": {"base", "masks"},
+  "fourier": {"base", "shown", "masks"},
   "proxies": {"base", "masks", "fourier"},
   "portfolio": {"base", "masks", "fourier", "proxies"},
   "indices": {"base", "shown", "fourier"},
@@ -45,8 +45,8 @@ _MAY_IMPORT = {
   "ablate": {"base", "masks", "models", "store"},
   # Datamodels are first-order Fourier fits; SparseFourier is read out here.
   "influence": {
-    "base", "masks", "fourier", "models", "training", "ablate", "store",
-    "indices", "api",
+    "base", "shown", "masks", "fourier", "models", "training", "ablate",
+    "store", "indices", "api",
   },
   # Masks are drawn here, and component models are Fourier fits.
   "components": {

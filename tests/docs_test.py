@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import spex_jax as spex
-from spex_jax import context, models, report
+from spex_jax import context, models, report, shown
 from spex_jax.ablate import features, tables
 from spex_jax.ablate import gradients as by_gradient
 from spex_jax.circuits import (
@@ -53,13 +53,19 @@ def test_stories_are_scripts_with_a_title_a_picture_and_known_imports(path):
   title, line = ast.get_docstring(tree).splitlines()[:2]
   assert line == "=" * len(title)
   assert re.search(r"^(figure|drawing) = ", path.read_text(), re.MULTILINE)
+  rooms = {}
   for node in ast.walk(tree):
     if isinstance(node, ast.ImportFrom) and node.module.startswith("spex_jax"):
       room = importlib.import_module(node.module)
       for name in node.names:
-        assert hasattr(room, name.name) or importlib.import_module(
-          f"{node.module}.{name.name}"
-        )
+        rooms[name.asname or name.name] = (
+          getattr(room, name.name, None)
+          or importlib.import_module(f"{node.module}.{name.name}")
+        )  # fmt: skip
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+      room = rooms.get(node.value.id)
+      assert room is None or hasattr(room, node.attr), ast.unparse(node)
 
 
 def test_settings_and_their_helpers_can_be_compiled():
@@ -78,6 +84,8 @@ def test_pages_that_are_linked_are_there():
       elif folder:
         target = _DOCS / folder / f"{target.stem}.py"
       assert target.exists(), f"{page.name}: {link}"
+      # Of other pages the builder knows nothing.
+      assert target.suffix != ".md" or target.is_relative_to(_DOCS), link
 
 
 @pytest.mark.parametrize("name", _WITH_EXAMPLES)
@@ -189,6 +197,9 @@ def named(tmp_path_factory):
     "runs": runs,
     "reliance": context.pecore(net, runs),
     "sources": sources,
+    "attributed": context.attribute(
+      net, context.Generation.of_text(net, "the film is", " fun film")
+    ),
     "cited": context.cite(
       net, sources, " fun", key=key, budget=4, method="contextcite"
     ),
@@ -237,6 +248,22 @@ def test_names_of_the_tables_are_known():
       if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
         room = rooms.get(node.value.id)
         assert room is None or hasattr(room, node.attr), call
+
+
+def test_results_that_show_themselves_are_those_that_are_listed():
+  for path in (_DOCS.parent / "spex_jax").rglob("*.py"):
+    if "shown.Shown)" in path.read_text():
+      name = path.relative_to(_DOCS.parent).with_suffix("")
+      importlib.import_module(".".join(name.parts))
+  text = (_DOCS / "how_to" / "pictures.md").read_text()
+  _, _, table = text.partition("## Results that show themselves")
+  found = re.findall(r"`(?:\w+\.)?([A-Z]\w+)`", table)
+  classes = [
+    each.__name__
+    for each in shown.Shown.__subclasses__()
+    if each.__module__.startswith("spex_jax.")
+  ]
+  assert sorted(found) == sorted(classes)
 
 
 def test_every_figure_of_the_pictures_page_is_there():

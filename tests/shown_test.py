@@ -3,10 +3,23 @@
 import numpy as np
 import pytest
 
-from spex_jax.circuits import curves, identities, judged, patching, scored
+from spex_jax.circuits import (
+  completeness,
+  curves,
+  identities,
+  judged,
+  patching,
+  scored,
+  tracing,
+)
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.components import edit
+from spex_jax.components import judging as ablations
 from spex_jax.context import reliance, runs
+from spex_jax.context import scored as generated
+from spex_jax.fourier import sparse
+from spex_jax.indices import judging
+from spex_jax.influence import corners
 from spex_jax.models import transformer
 
 _NET = transformer.network(
@@ -69,6 +82,40 @@ _EDIT = edit.Edit(
 )  # fmt: skip
 
 
+_FOURIER = sparse.SparseFourier.from_terms(3, {(0, 2): 1.0, (): 2.0})
+_KNOCKED = completeness.Completeness(
+  ("<i>a", "b"), (_EDGES, _EDGES), np.array([1.0, 2.0]), np.array([1.0, 5.0])
+)
+_NEEDED = completeness.Minimality(
+  ("a", "b"), np.array([0.0, 1.0]), np.array([0.5, 1.0]), (("b",), ())
+)
+_TRACED = tracing.Traced(
+  "mlp", ("first", "last"), np.array([[[1.0], [3.0]]]), np.zeros(1),
+  np.array([4.0]), np.array([0]), 0.5,
+)  # fmt: skip
+_FRESH = ablations.Report(
+  {0.9: {"coar": judging.Correlation(np.array([0.4, 0.6]), 20)}}, 0.9
+)
+_CORNERS = corners.Report(
+  (
+    corners.Row(
+      corners.Reported((0, 2), 1.5), -1.0, -2.0, -0.5, 0.01, "contradicted",
+      0.0, 1.0, np.ones(2),
+    ),
+  ),
+  0.95, 4, 2, 16, ("<a>", "b", "c"),
+)  # fmt: skip
+
+
+def _generated():
+  """Two steps behind a source of one token; the second sees the first."""
+  return generated.Attribution(
+    "saliency", "probability", ("<i>",), (5,), (" so", " it"), (6, 7),
+    (" so", " it"), (6, 7), (0, 1), np.array([[1.0], [-3.0]]),
+    np.array([[0.0, 0.0], [2.0, 0.0]]), {}, False,
+  )  # fmt: skip
+
+
 @pytest.mark.parametrize(
   ("found", "column", "expected"),
   [
@@ -80,6 +127,14 @@ _EDIT = edit.Edit(
     (_pecore(), "text", ["Mary", "<i>"]),
     (_patched(), "moved", [1.0, 0.0]),
     (_EDIT, "removed", [1]),
+    (_FOURIER, "players", [(), (0, 2)]),
+    (sparse.SparseFourier.stack([_FOURIER] * 2), "target", [0, 0, 1, 1]),
+    (_KNOCKED, "gap", [3.0, 0.0]),
+    (_NEEDED, "without", ["", "b"]),
+    (_TRACED, "effect", [3.0, 1.0]),
+    (_FRESH, "correlation", [0.5]),
+    (_CORNERS, "set", ["<a> + c"]),
+    (_generated(), "score", [-3.0, 2.0, 1.0]),
   ],
 )
 def test_frames_and_pages(found, column, expected):

@@ -60,7 +60,7 @@ curve = curves.curve(
 print(curve)
 
 # %%
-figure = plots.faithfulness(
+figure = plots.curves(
   curve.judged.edges,
   curve.faithfulness,
   random=curve.random,

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from spex_jax import shown
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import judged as judged_lib
 from spex_jax.circuits import judging
@@ -34,7 +35,7 @@ _MOST = 128  # Members, all pairs of which are run.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Completeness:
+class Completeness(shown.Shown):
   """What knock-outs do to a circuit and to the model.
 
   Attributes:
@@ -54,6 +55,21 @@ class Completeness:
   def gaps(self) -> np.ndarray:
     """float64 `[K]`, |F(C - K) - F(M - K)|."""
     return np.abs(self.circuit - self.model)
+
+  def sheet(self) -> shown.Sheet:
+    """A row of every knock-out, the largest gap first."""
+    order = np.argsort(-self.gaps, kind="stable")
+    return shown.Sheet(
+      f"What {len(order)} knock-outs do to a circuit and to the model",
+      {
+        "knock-out": [self.names[k] for k in order],
+        "edges": [len(self.removed[k]) for k in order],
+        "circuit": self.circuit[order],
+        "model": self.model[order],
+        "gap": self.gaps[order],
+      },
+      trust=[("largest gap", f"{self.gaps.max():.3f}", False)],
+    )
 
   def __str__(self) -> str:
     lines = ["F(C - K)  F(M - K)    gap  edges  knock-out"]
@@ -132,7 +148,7 @@ def completeness(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Minimality:
+class Minimality(shown.Shown):
   """How much each member of a circuit matters.
 
   Attributes:
@@ -151,6 +167,19 @@ class Minimality:
   def needed(self, least: float = 0.01) -> tuple[str, ...]:
     """The members whose change is at least so much."""
     return tuple(n for n, x in zip(self.names, self.change) if x >= least)
+
+  def sheet(self) -> shown.Sheet:
+    """A row of every member, the most needed first."""
+    order = np.argsort(-self.change, kind="stable")
+    return shown.Sheet(
+      f"How much each of {len(order)} members of a circuit matters",
+      {
+        "member": [self.names[v] for v in order],
+        "alone": self.alone[order],
+        "change": self.change[order],
+        "without": [", ".join(self.partners[v]) for v in order],
+      },
+    )
 
   def __str__(self) -> str:
     lines = [" alone  change  member (without)"]

@@ -37,7 +37,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax import base
+from spex_jax import base, shown
 from spex_jax.circuits import many, measured, metrics, patching, runs
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import sites
@@ -61,7 +61,7 @@ def probability(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Traced:
+class Traced(shown.Shown):
   """What states of the clean run bring back.
 
   Attributes:
@@ -92,6 +92,23 @@ class Traced:
   def effects(self) -> np.ndarray:
     """The mean indirect effect of each state: float64 `[L, K]`."""
     return (self.values - self.low).mean(axis=-1)
+
+  def sheet(self) -> shown.Sheet:
+    """A row of every state, the largest effect first."""
+    effects = self.effects()
+    order = np.argsort(-np.abs(effects), axis=None, kind="stable")
+    layers, places = np.unravel_index(order, effects.shape)
+    lost = f"{self.total:.4g} of the metric, on {len(self.used)} pairs"
+    return shown.Sheet(
+      f"What states of {self.kind} bring back that noise takes away",
+      {
+        "layer": layers,
+        "place": [self.labels[k] for k in places],
+        "effect": effects.ravel()[order],
+      },
+      trust=[("lost by noise", lost, not self.total > 0)],
+      facts={"noise": f"{self.noise:.4g}"},
+    )
 
 
 def trace(

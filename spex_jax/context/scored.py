@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from spex_jax import shown
 from spex_jax.context import inseq, steps
 
 Span = tuple[int, int]
@@ -42,7 +43,7 @@ JOINS: Mapping[str, Callable[..., np.ndarray]] = {
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Attribution:
+class Attribution(shown.Shown):
   """What steps of a generation owe to the tokens before them.
 
   Attributes:
@@ -76,6 +77,33 @@ class Attribution:
   prefix_scores: np.ndarray | None
   step_scores: Mapping[str, np.ndarray]
   is_encoder_decoder: bool
+
+  def sheet(self) -> shown.Sheet:
+    """A row of every step and token before it, the largest first.
+
+    Columns: `step` and `token` of the response, `of` the source or the response
+    (or a prefix before it), `at` and `text` of the token there, its `score`.
+    """
+    rows = [
+      (step, self.response[step], "source", at, self.source[at], score)
+      for step, own in zip(self.steps, self.scores.tolist())
+      for at, score in enumerate(own)
+    ]
+    ahead = len(self.behind) - len(self.response)
+    if self.prefix_scores is not None:
+      rows += [
+        (step, self.response[step], "prefix" if at < ahead else "response",
+         at - ahead * (at >= ahead), self.behind[at], score)
+        for step, own in zip(self.steps, self.prefix_scores.tolist())
+        for at, score in enumerate(own[: ahead + step])
+      ]  # fmt: skip
+    rows.sort(key=lambda row: -abs(row[-1]))
+    names = ("step", "token", "of", "at", "text", "score")
+    return shown.Sheet(
+      f"What {len(self.steps)} steps owe to the tokens before them, by "
+      f"{self.method} of {self.target}",
+      {name: [row[i] for row in rows] for i, name in enumerate(names)},
+    )
 
   def over_steps(self, how: str = "sum") -> np.ndarray:
     """One score for each token of the source: float64 `[N]`.

@@ -6,6 +6,7 @@ import importlib
 import pathlib
 import sys
 import textwrap
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -105,11 +106,8 @@ def load(path: str, setting: str = "function") -> Callable[..., Any]:
       f"{setting}={path!r}: give module:function, as "
       f"--config.{setting}=my_module:value does."
     )
-  here = str(pathlib.Path.cwd())
-  if here not in sys.path:  # A console script does not search it.
-    sys.path.insert(0, here)
   try:
-    found = importlib.import_module(module)
+    found = imported(module)
   except (Exception, SystemExit) as error:  # Whatever the module does.
     raise ValueError(
       f"{setting}={path!r}: importing {module!r} failed with "
@@ -121,6 +119,14 @@ def load(path: str, setting: str = "function") -> Callable[..., Any]:
       f"{setting}={path!r}: {module!r} has no function {name!r}."
     )
   return function
+
+
+def imported(module: str) -> types.ModuleType:
+  """A module of the user's, who may keep it in the current folder."""
+  here = str(pathlib.Path.cwd())
+  if here not in sys.path:  # A console script does not search it.
+    sys.path.insert(0, here)
+  return importlib.import_module(module)
 
 
 def source(path: str, setting: str = "function") -> dict[str, str]:

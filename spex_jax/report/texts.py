@@ -140,6 +140,7 @@ def sentence(
     draw(position, piece, share)
     position += len(piece)
   names = interactions.labels()
+  told = [f"{value:+.3g}" for _, value in larger]
   foot = top_line + step * num_lines
   for number, (players, value) in enumerate(larger):
     color = colors[number % len(colors)]
@@ -152,7 +153,8 @@ def sentence(
             ls="-" if value > 0 else (0, (3, 1)),
           )  # fmt: skip
     y = foot + 1.2 * number
-    label = f"{value:+.3g}  {spread(text, spans, players, names)}"
+    label = told[number].rjust(max(map(len, told)))
+    label += f"  {spread(text, spans, players, names)}"
     label = _cut(label)
     axes.text(1, y, plots.escape(label), color=color, **font)
   largest = max((abs(v) for p, v in interactions if len(p) == 1), default=0.0)

@@ -89,7 +89,7 @@ def test_a_figure_has_every_word_and_a_line_under_each_member():
   words = [text.get_text() for text in axes.texts]
   for word in ("is", "never", "boring", "but", r"a \$title\$"):
     assert word in words
-  assert "+3  never + boring" in words and "-0.5  is … but" in words
+  assert "  +3  never + boring" in words and "-0.5  is … but" in words
   assert len(axes.lines) == 4 and len(axes.patches) == 3
   rows = {t.get_text(): t.get_position()[1] for t in axes.texts}
   assert rows["is"] == rows["never"] < rows["boring"] == rows["but"]
