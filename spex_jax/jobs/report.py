@@ -410,7 +410,7 @@ def _edit(body: Mapping[str, Any], title: str) -> Part | None:
 def _of_context(body: Mapping[str, Any], path: pathlib.Path) -> Part | None:
   """Of the words of `spex context`, whose files have any name."""
   trust, views = [], []
-  if _STEPS <= {*body} or inseq.is_output(body):
+  if {*body} >= _STEPS or inseq.is_output(body):
     for found in scored.load(path):
       more = page.steps(found.to_dict())
       trust, views = [*trust, *more[0]], [*views, *more[1]]
