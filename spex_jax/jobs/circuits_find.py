@@ -340,11 +340,8 @@ def run(
   title = f"{asked.task}: {scores.method}, {config.selection}"
   faithful = float(judged.faithfulness()[0])
   low, high = judged.interval()[0]
-  about |= {
-    "faithfulness": faithful,
-    "cmd": curve.areas.cmd,
-    "cpr": curve.areas.cpr,
-  }
+  about |= {"cmd": curve.areas.cmd, "cpr": curve.areas.cpr}
+  about["faithfulness"] = faithful
   files.save(circuit, workdir / "circuit.json", scores.mean(), about)
   show(str(curve))
   tell(
