@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from spex_jax import base
-from spex_jax.circuits import curves, files
+from spex_jax.circuits import curves, files, measured
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import judged as judged_lib
-from spex_jax.circuits import measured
 
 _MOST = 400  # Edges of a circuit that is drawn.
 _LARGE = 20_000  # Edges of a graph that is written for others, at most.
