@@ -1,35 +1,24 @@
 """`spex report`: one page of what runs wrote, whatever the command.
 
-A folder is read by the names of its files (`_READERS`); what none of these
-knows is shown as it is: a table of a `.csv`, the single values of a `.json`, a
-picture. So the page of a new command needs nothing here, or a line.
+Each run of a folder is read by itself, as `record` kept it; what its files show
+is in `report_files`. So the page of a new command needs nothing, or a line.
 """
 
-import csv
 import dataclasses
-import json
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from spex_jax import base
-from spex_jax.context import inseq, scored
-from spex_jax.explanation import Explanation
-from spex_jax.indices import attribution
 from spex_jax.jobs import circuits, explain, record
+from spex_jax.jobs import report_files as files_of
 from spex_jax.report import page, tables
 
 _PIXELS = 400_000  # Bytes of pictures in a page, at most.
 _RAW = 300_000  # The same of raw data.
-_WRONG = 1e-3  # Error of an identity that must not be believed.
 _SHOWN = 64  # Files of a kind in a folder, at most.
-_WIDE = 1.96  # Standard errors, of 95 %.
-_STEPS = {"source", "steps", "scores", "step_scores"}  # Of tokens.
-_SETS = "explanation.json"
 _FACTS = ("model", "cost", "time", "warning", "note")  # Of what was asked.
-_ENDS = ("accuracy", "clean", "corrupted")  # Of a model on pairs.
+_TEXTS = (".json", ".csv", ".jsonl", ".html")
 _LOOSE = (".json", ".csv", ".png")
 # A folder without a record: the question; facts of the page, and others told;
 # names of what was written, and whether all that is there belongs to it; index
@@ -38,21 +27,6 @@ _NOTHING: Mapping[str, Any] = {
   "question": "", "facts": {}, "told": [], "wrote": set(), "whole": True,
   "index": "FBII", "order": None,
 }  # fmt: skip
-_PLACES = ("pieces", "image", "size", "shapes")  # Of a scene.
-
-
-class Part(NamedTuple):
-  """What a file adds to a page.
-
-  Attributes:
-    trust: as of `page.Run`.
-    views: as of `page.Run`.
-    files: besides the file itself.
-  """
-
-  trust: Sequence[tuple[str, str, bool]] = ()
-  views: Sequence[Mapping[str, Any]] = ()
-  files: Sequence[tuple[str, str]] = ()
 
 
 def run(folders: Sequence[str], output: str) -> None:
@@ -102,7 +76,9 @@ def read(folder: pathlib.Path) -> list[page.Run]:
   own = [[p for p in inside if p.name in r["wrote"]] for r in records]
   for asked, files in zip(records, own):
     if asked["whole"]:
-      files += [p for p in loose if p.name in _READERS or not asked["wrote"]]
+      files += [
+        p for p in loose if p.name in files_of.READERS or not asked["wrote"]
+      ]
   left = [p.name for p in inside if not any(p in files for files in own)]
   runs = [_run(folder, asked, files) for asked, files in zip(records, own)]
   found = [made for made in runs if made is not None]
@@ -122,19 +98,27 @@ def _run(
 ) -> page.Run | None:
   """A run, of its files; None without any that is shown."""
   parts, files, room = [], [], _RAW
-  first = [*_READERS]
+  first = [*files_of.READERS]
   inside.sort(
     key=lambda path: first.index(path.name) if path.name in first else 99
   )
   if asked["whole"] and (folder / "shards").is_dir():
     parts.append(_sweep(folder))
   for path in inside:
-    reader = _READERS.get(path.name) or _BY_KIND.get(path.suffix)
+    reader = files_of.READERS.get(path.name) or files_of.BY_KIND.get(
+      path.suffix
+    )
     if reader is None or len(parts) >= _SHOWN:
       continue
-    part = _explanation(path, asked) if path.name == _SETS else reader(path)
+    part = (
+      files_of.explanation(path, asked["index"], asked["order"])
+      if path.name == files_of.SETS
+      else reader(path)
+    )
     parts.append(part)
-    raw = [] if path.suffix not in _TEXTS else [(path.name, _utf8(path))]
+    raw = (
+      [] if path.suffix not in _TEXTS else [(path.name, files_of.utf8(path))]
+    )
     raw = [] if path.name == explain.SCENE else raw
     for name, text in (*raw, *part.files):
       if len(text) <= room:
@@ -144,13 +128,13 @@ def _run(
   if not parts:
     return None
   if asked["told"]:
-    parts.append(Part((), [page.table(["what", "value"], asked["told"],
+    parts.append(files_of.Part((), [page.table(["what", "value"], asked["told"],
                                       "What the command said")]))  # fmt: skip
   name = base.printable(folder.resolve().name)
   trust = [line for part in parts for line in part.trust]
   ends = circuits.read_lines(dict(asked["told"]))
   if ends is not None and "accuracy" not in [line[0] for line in trust]:
-    trust = [*_able(ends), *trust]
+    trust = [*files_of.able(ends), *trust]
   return page.Run(
     asked["question"] or f"What is in {name}?",
     trust,
@@ -197,6 +181,7 @@ def _asked(path: pathlib.Path) -> dict[str, Any]:
   }
 
 
+<<<<<<< HEAD
 def _explanation(path: pathlib.Path, asked: Mapping[str, Any]) -> Part:
   found = Explanation.load(path)
   index, order = asked["index"], asked["order"]
@@ -432,6 +417,9 @@ def _csv(path: pathlib.Path) -> Part:
 
 
 def _sweep(folder: pathlib.Path) -> Part:
+=======
+def _sweep(folder: pathlib.Path) -> files_of.Part:
+>>>>>>> z1
   from spex_jax.sweeps import state  # Slow to import.
 
   found = state.status(str(folder))
@@ -447,62 +435,16 @@ def _sweep(folder: pathlib.Path) -> Part:
     ["seconds of evaluation", found.cost], ["processes", found.processes],
   ]  # fmt: skip
   rows += [[f"failed: {cause}", many] for cause, many in found.causes.items()]
-  return Part(trust, [page.table(["what", "how many"], rows, "The sweep")])
+  return files_of.Part(
+    trust, [page.table(["what", "how many"], rows, "The sweep")]
+  )
 
 
-def _pictures(inside: Sequence[pathlib.Path]) -> list[Part]:
+def _pictures(inside: Sequence[pathlib.Path]) -> list[files_of.Part]:
   parts, room = [], _PIXELS
   for path in inside:
     if path.suffix == ".png" and path.stat().st_size <= room:
       room -= path.stat().st_size
       view = page.image(path.read_bytes(), base.printable(path.name))
-      parts.append(Part((), [view]))
+      parts.append(files_of.Part((), [view]))
   return parts
-
-
-def _utf8(path: pathlib.Path) -> str:
-  try:
-    return path.read_text(encoding="utf-8")
-  except UnicodeDecodeError as error:
-    raise ValueError(f"{path} is no text: {error}.") from error
-
-
-def _is_rows(value: Any) -> bool:
-  return (
-    isinstance(value, list)
-    and bool(value)
-    and all(isinstance(row, dict) for row in value)
-  )
-
-
-def _cell(value: Any) -> Any:
-  if value is None or isinstance(value, str | int | float):
-    return value
-  return json.dumps(value, ensure_ascii=False)
-
-
-def _number(text: str) -> int | float | str:
-  for kind in (int, float):
-    try:
-      return kind(text)
-    except ValueError:
-      continue
-  return text
-
-
-_TEXTS = (".json", ".csv", ".jsonl", ".html")
-_READERS: Mapping[str, Callable[[pathlib.Path], Part]] = {
-  _SETS: lambda path: _explanation(path, _NOTHING),
-  "attribution.json": _attribution,
-  "curve.json": _curve,
-  "circuit.json": _circuit,
-  # The expansion is in the explanation; the bank and a peer's graph are raw.
-  "fourier.json": lambda path: Part(),
-  explain.SCENE: lambda path: Part(),
-  "eap_ig.json": lambda path: Part(),
-  "circuit_tracer.json": lambda path: Part(),
-}
-_BY_KIND: Mapping[str, Callable[[pathlib.Path], Part]] = {
-  ".json": _json,
-  ".csv": _csv,
-}

@@ -21,7 +21,7 @@ from spex_jax import base, cli
 from spex_jax.circuits import measured
 from spex_jax.context import scored
 from spex_jax.indices import attribution as attribution_lib
-from spex_jax.jobs import circuits, report
+from spex_jax.jobs import circuits, report, report_files
 from spex_jax.report import page
 from tests import command
 
@@ -354,7 +354,9 @@ def test_scores_of_tokens_by_the_names_that_commands_give(tmp_path, name, form):
 
 
 def test_what_a_model_cannot_do_warns(tmp_path):
-  found = report._curve(_written(tmp_path / "curve.json", curve()))
+  found = report_files.READERS["curve.json"](
+    _written(tmp_path / "curve.json", curve())
+  )
   against = {name: bad for name, _, bad in found.trust}
   assert against["accuracy"] and against["effect"]
   told = {name: text for name, text, _ in found.trust}
