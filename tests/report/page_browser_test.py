@@ -132,6 +132,14 @@ def test_a_circuit_is_drawn(opened):
   assert tab.locator("svg.circuit path").count() == 2
 
 
+def test_plain_numbers_of_a_table_have_no_sign_and_no_colour(opened):
+  view = page.table(["seconds", "zero"], [[31.18, -0.0]], "Numbers")
+  tab = opened(page.html([page.Run("How long?", views=[view])]))
+  cells = tab.locator("td")
+  assert cells.all_inner_texts() == ["31.18", "0"]
+  assert cells.nth(0).get_attribute("class") == "number"
+
+
 def test_a_notebooks_frame_runs(opened):
   tab = opened(f"<!doctype html>{page_test.explained()._repr_html_()}")
   inside = tab.frame_locator("iframe")

@@ -25,7 +25,7 @@ function draw(parent, tag, attributes, text) {
 
 function told(value) {
   if (typeof value !== "number") return value === null ? "" : String(value);
-  if (Number.isInteger(value)) return value.toLocaleString("en");
+  if (Number.isInteger(value)) return (value || 0).toLocaleString("en");
   return (value > 0 ? "+" : "") + Number(value.toPrecision(4));
 }
 
@@ -62,9 +62,10 @@ function table(columns, rows, shown, signed) {
       const cell = make("td", told(value));
       if (typeof value === "number") {
         cell.className = "number";
+        if (i !== signed) cell.textContent = told(value).replace("+", "");
         if (i === signed && Number.isInteger(value) && value > 0)
           cell.prepend("+");
-        if (i === signed || !Number.isInteger(value))
+        if (i === signed)
           cell.classList.add(value > 0 ? "plus" : value < 0 ? "minus" : "none");
       }
       line.append(cell);
@@ -213,6 +214,7 @@ function showSets(view, parent) {
       else if (element.firstChild) element.firstChild.textContent = tip;
       else draw(element, "title", {}, tip);
     }));
+    scale.hidden = !limit;
     scale.replaceChildren(make("span", told(-limit)), make("span", "", "ramp"),
       make("span", `${told(limit)} ${view.units}, alone`));
     const rows = target.sets.map(([who, value, std]) => {
