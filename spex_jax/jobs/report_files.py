@@ -98,7 +98,8 @@ def _data(body: Mapping[str, Any]) -> Part:
   lds = float(body["lds"])
   trust = [
     ("LDS", f"{lds:.3f} by {body['method']}", not lds >= 0.5),
-    ("R²", f"mean {np.mean(body['r2']):.3f} over {len(body['r2'])} targets, "
+    ("R² of scores", f"mean {np.mean(body['r2']):.3f} over "
+     f"{len(body['r2'])} targets, "
      f"least {np.min(body['r2']):.3f}", bool(np.mean(body["r2"]) < 0.5)),
   ]  # fmt: skip
   if body["ceiling"] is not None:

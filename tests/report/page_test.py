@@ -265,6 +265,7 @@ def test_report_of_every_kind_of_folder(tmp_path, capsys):
   kinds = [[view["kind"] for view in run["views"]] for run in told]
   assert kinds[0][0] == "sets" and kinds[1] == ["sets"]
   assert told[1]["views"][0]["layers"] == ["blocks.0.attn", "blocks.1.attn"]
+  assert "<dt>R² of scores</dt>" in text  # The sets have an R² of their own.
   assert kinds[2] == ["table", "table"] and kinds[3][0] == "curve"
   assert [run[0] for run in kinds[4:]] == ["table"] * 3
   assert told[4]["views"][0]["rows"] == [[0, 0.5], [1, 0.25]]
