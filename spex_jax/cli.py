@@ -344,11 +344,11 @@ def _since_start() -> float:
 
 def _attribute(arguments: Sequence[str]) -> None:
   what, *rest = arguments or [""]
-  words = {"data": "attribute", "components": "components"}
-  if what in words:
-    _run(words[what], rest)
+  if what in ("data", "components"):
+    _run({"data": "attribute"}.get(what, what), rest)
   else:
-    said = f"`spex attribute` has two words, data and components; got {what!r}."
+    said = "`spex attribute` has two words, data and components; got "
+    said += f"{what!r}: say `spex attribute data`."
     _only_help(arguments, f"{usage.DATA}\n{usage.COMPONENTS}", said)
 
 
