@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from spex_jax import base
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import tokens
 
@@ -128,16 +129,9 @@ def save(pairs: pairs_lib.Pairs, path: str | pathlib.Path) -> None:
 
 def _jsonl_rows(text, path) -> list[dict[str, Any]]:
   rows = []
-  # Not `splitlines`: texts may hold what it takes for the end of a line.
-  for number, line in enumerate(text.split("\n")):
-    if not line.strip():
-      continue
-    try:
-      row = json.loads(line)
-    except json.JSONDecodeError as error:
-      raise ValueError(f"{path}: line {number + 1}: {error}.") from error
+  for number, row in base.json_lines(text, path):
     if not isinstance(row, dict):
-      raise ValueError(f"{path}: line {number + 1} is no object.")
+      raise ValueError(f"{path}: line {number} is no object.")
     rows.append(row)
   return rows
 

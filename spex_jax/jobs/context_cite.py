@@ -3,7 +3,7 @@
 import dataclasses
 import json
 
-from spex_jax import settings
+from spex_jax import base, settings
 from spex_jax.context import citing, scoring
 from spex_jax.context import sources as sources_lib
 from spex_jax.jobs import circuits, context_asked, networks, subjects
@@ -172,14 +172,7 @@ def nulls_of(path: str) -> list[tuple[str, str]]:
 def _lines(path, what, names) -> list:
   """Some texts of each line of a file, in a tuple."""
   found = []
-  lines = context_asked.read(path, what).split("\n")
-  for number, line in enumerate(lines, 1):
-    if not line.strip():
-      continue
-    try:
-      given = json.loads(line)
-    except json.JSONDecodeError as error:
-      raise ValueError(f"{path}, line {number}, is no JSON: {error}.") from None
+  for number, given in base.json_lines(context_asked.read(path, what), path):
     if isinstance(given, str) and len(names) == 1:
       given = {names[0]: given}
     texts = [given.get(name) if isinstance(given, dict) else None
@@ -188,7 +181,7 @@ def _lines(path, what, names) -> list:
       needed = " and a ".join(f'"{name}"' for name in names)
       raise ValueError(
         f"{path}, line {number}: an object with a {needed} is needed; got "
-        f"{line[:60]}."
+        f"{json.dumps(given, ensure_ascii=False)[:60]}."
       )
     found.append(tuple(texts))
   return found

@@ -18,16 +18,15 @@ Shapes: E examples, R steps at most, N tokens of the source at most.
 
 import csv
 import dataclasses
-import json
-from collections.abc import Callable
+import io
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from spex_jax import settings
+from spex_jax import base, settings
 from spex_jax.context import generations, steps
 from spex_jax.jobs import context_asked, context_attribute
-from spex_jax.sweeps import grid
+from spex_jax.sweeps import evaluating, grid
 
 _ANCHORS = 1  # Rows whose values show whether an item is what it was.
 
@@ -39,25 +38,6 @@ class Prompts(grid.Plan):
   data: str = settings.field(
     "", 'a .jsonl or .csv file: a "prompt" a row, perhaps a "response"'
   )
-
-
-@dataclasses.dataclass(frozen=True)
-class Work:
-  """Of `sweeps.run.Work`.
-
-  Attributes:
-    n: E.
-    num_targets: 2 + R (2 + N).
-    masks: of rows.
-    values: of masks.
-    anchors: see the protocol.
-  """
-
-  n: int
-  num_targets: int
-  masks: Callable[[int, int], np.ndarray]
-  values: Callable[[np.ndarray], np.ndarray]
-  anchors: int = _ANCHORS
 
 
 class Row(NamedTuple):
@@ -74,7 +54,7 @@ class Row(NamedTuple):
   scores: np.ndarray
 
 
-def prompts(config: Any) -> Work:
+def prompts(config: Any) -> evaluating.Item:
   """The attributions of the examples of a file.
 
   Raises:
@@ -121,11 +101,12 @@ def prompts(config: Any) -> Work:
     return np.stack(found)
 
   width = 2 + most * (2 + longest)
-  return Work(
+  return evaluating.Item(
     len(given),
     width,
     lambda a, b: np.arange(len(given)) == np.arange(a, b)[:, None],
     values,
+    _ANCHORS,
   )
 
 
@@ -154,16 +135,9 @@ def read(path: str) -> list[tuple[str, str | None]]:
     raise ValueError('data is missing: a .jsonl or .csv file with a "prompt".')
   text = context_asked.read(path, "data")
   if path.endswith(".csv"):
-    rows: list[Any] = list(csv.DictReader(text.splitlines()))
+    rows: list[Any] = list(csv.DictReader(io.StringIO(text, newline="")))
   else:
-    rows = []
-    for number, line in enumerate(text.split("\n"), 1):
-      try:
-        rows += [json.loads(line)] if line.strip() else []
-      except json.JSONDecodeError as error:
-        raise ValueError(
-          f"{path}, line {number}, is no JSON: {error}."
-        ) from None
+    rows = [row for _, row in base.json_lines(text, path)]
   found = []
   for number, row in enumerate(rows, 1):
     prompt = row.get("prompt") if isinstance(row, dict) else None
