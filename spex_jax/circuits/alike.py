@@ -118,7 +118,7 @@ def interchange(
   metrics.check(metric, config.vocab_size)
   for pairs in (fitted, judged):
     pairs.check(config.vocab_size, config.max_positions)
-  model = runs.Model(net)
+  model = sites.Model(net)
   maps, means = _maps(model, params, fitted, swaps, ridge, size)
   place = np.array(
     [layer * config.num_heads + head for (layer, head), _ in swaps]

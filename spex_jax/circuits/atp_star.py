@@ -31,7 +31,7 @@ from spex_jax.models import sites
 
 @functools.partial(jax.jit, static_argnames=("model", "level", "metric"))
 def program(
-  model: runs.Model,
+  model: sites.Model,
   level: taps.Level,
   metric: metrics.Metric,
   params: Any,

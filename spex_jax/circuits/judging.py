@@ -180,7 +180,7 @@ class Judge:
   ):
     pairs.check(net.config.vocab_size, net.config.max_positions)
     self.graph = graph_lib.Graph.of(net)
-    self.model, self.params, self.metric = runs.Model(net), params, metric
+    self.model, self.params, self.metric = sites.Model(net), params, metric
     self.net = self.model.net
     size = runs.batch_size(pairs) if size is None else size
     if fixed is None:

@@ -218,7 +218,7 @@ def sweep(
     over["head"] = _heads(net, named[0])
   labels = tuple(over[axis] for axis in what.axes)
   items = _items(what.axes, [len(one) for one in labels], len(where) - 1)
-  model = runs.Model(net)
+  model = sites.Model(net)
   size = runs.batch_size(pairs) if size is None else size
   at_once = at_once or many.at_once(size * pairs.clean.shape[1], plain=True)
   found, ends, batches = [], [], list(runs.batches(pairs, size))
@@ -268,7 +268,7 @@ def places_of(
 
 
 def patched(
-  model: runs.Model,
+  model: sites.Model,
   metric: metrics.Metric,
   params: Any,
   batch: runs.Batch,

@@ -195,23 +195,23 @@ def _run(
 
     return every
   if method == "routes":
-    model = runs.Model(net)
+    model = sites.Model(net)
     return lambda batch: (
       routes.program(model, level.graph, params, batch),
       None,
     )
   if method == "second-order":
-    model = runs.Model(net)
+    model = sites.Model(net)
     return lambda batch: second.scores(
       model, level, metric, direction, draws, params, batch, fixed, seed
     )
   if backward == "atp*":
-    model = runs.Model(net)
+    model = sites.Model(net)
     return lambda batch: (
       atp_star.program(model, level, metric, params, batch, fixed),
       None,
     )
-  model = runs.Model(backward_lib.under(net, backward_lib.BY_NAME[backward]))
+  model = sites.Model(backward_lib.under(net, backward_lib.BY_NAME[backward]))
   return lambda batch: (
     paths.scores(model, level, metric, method, params, batch, fixed, at),
     None,

@@ -48,7 +48,7 @@ class Curved(NamedTuple):
 
 
 def scores(
-  model: runs.Model,
+  model: sites.Model,
   level: taps.Level,
   metric: metrics.Metric,
   direction: str,

@@ -162,7 +162,7 @@ def trace(
   shape, wide = _noise(noise)
   metrics.check(metric, net.config.vocab_size)
   pairs.check(net.config.vocab_size, net.config.max_positions)
-  model = runs.Model(net)
+  model = sites.Model(net)
   used = np.arange(len(pairs))
   if skip_wrong:
     able = measured.measure(net, params, pairs, metric, size=size)

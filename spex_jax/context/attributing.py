@@ -109,7 +109,7 @@ def attribute(
     raise ValueError("steps_of names no step; nothing is attributed.")
   names = {target, *step_scores}
   places, inputs = made.places()[chosen], made.inputs()
-  held = stepping.Held(net)
+  held = sites.Model(net)
   shared = _given(held, params, made, chosen, contrast, aligned, names)
   key, own = (None, None) if key is None else jax.random.split(key)
   if "mc_dropout_prob_avg" in names:

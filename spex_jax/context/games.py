@@ -171,15 +171,23 @@ def masked(
   return evaluate.compiled(value, n, shared=given, batch_size=rows)
 
 
-class Held(stepping.Held):
-  """A network with what else is static of a game: target, and sites."""
+@dataclasses.dataclass(frozen=True)
+class Held:
+  """What is static of a game: a network, a target, and input to site."""
 
-  def __init__(self, net, target, sites_of):
-    super().__init__(net)
-    self.target = target
-    self.sites = dict(sites_of)
-    own = tuple(self.sites.items())
-    self._key = (type(net.module), net.config, target, own)
+  model: sites.Model
+  target: Callable[..., jax.Array]
+  pairs: tuple[tuple[str, str], ...]
+
+  @property
+  def net(self) -> sites.Network:
+    """Without parameters."""
+    return self.model.net
+
+  @property
+  def sites(self) -> dict[str, str]:
+    """Input to the site that is differentiated."""
+    return dict(self.pairs)
 
   def value(self, params, inputs, places, shared, added):
     logits = stepping.predictions(self.net, params, inputs, places[None], added)
@@ -207,7 +215,8 @@ def arguments(game: Game, sites_of: Mapping[str, str] | None = None) -> tuple:
     game: what is attributed.
     sites_of: input to the site that is differentiated.
   """
-  held = Held(game.net, game.target, sites_of or {})
+  own = tuple((sites_of or {}).items())
+  held = Held(sites.Model(game.net), game.target, own)
   return held, game.params, dict(game.inputs), game.places, game.shared
 
 

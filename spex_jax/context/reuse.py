@@ -37,7 +37,6 @@ from spex_jax.ablate import (
   repeats,
 )
 from spex_jax.ablate import text as text_lib
-from spex_jax.context import stepping
 from spex_jax.models import attention, generate, sites, transformer
 from spex_jax.models import tokens as tokens_lib
 
@@ -129,7 +128,7 @@ def evaluator(
     lambda x: jnp.asarray(x, dtype if floating(x) else None), params
   )
   sizes = _Sizes(
-    stepping.Held(net), score, count, block, min(rows, budget), 1,
+    sites.Model(net), score, count, block, min(rows, budget), 1,
     _slots(whole, count, block), jax.tree.leaves(params)[0].dtype,
   )  # fmt: skip
   one = _bytes(sizes.caches)
@@ -169,7 +168,7 @@ def evaluator(
 class _Sizes:
   """What decides two programs; one prompt's are another's of these sizes."""
 
-  held: stepping.Held
+  held: sites.Model
   score: Score
   count: int  # L.
   block: int  # Q.

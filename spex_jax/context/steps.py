@@ -237,7 +237,7 @@ def under_dropout(
       f"{rate}."
     )
   drawn = _dropped(
-    stepping.Held(net), rate, params, dict(inputs), places, token,
+    sites.Model(net), rate, params, dict(inputs), places, token,
     jax.random.split(key, passes),
   )  # fmt: skip
   return drawn.mean(axis=0), drawn.std(axis=0, ddof=1)
@@ -265,7 +265,7 @@ def _dropped(held, rate, params, inputs, places, token, keys):
 
 
 def printed(
-  held: stepping.Held,
+  held: sites.Model,
   params: Any,
   inputs: Mapping[str, base.Array],
   places: np.ndarray,
@@ -295,6 +295,7 @@ def printed(
     if not np.isfinite(found[name]).all():
       raise ValueError(
         f"Scores by {name} are not finite: {found[name]}. "
-        + "Dropout that changes nothing has no spread." * (name == NAMES[7])
+        + "Dropout that changes nothing has no spread."
+        * (name == "mc_dropout_prob_avg")
       )
   return found

@@ -267,7 +267,7 @@ def test_noise_has_the_moments_of_the_table(noise, replace):
   copies, inside = 20_000, np.arange(4)[None] == np.ones((3, 1))
   shape, wide = tracing._noise(noise)
   copied, added, _, _ = tracing._noisy(
-    runs.Model(net), _METRIC, copies, shape, replace, params, batch,
+    sites.Model(net), _METRIC, copies, shape, replace, params, batch,
     jax.random.key(0), inside, wide, tracing._table(net, params),
   )  # fmt: skip
   table = np.asarray(params["tokens"]["table"])

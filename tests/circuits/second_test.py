@@ -41,7 +41,7 @@ def _hessian():
   """All second derivatives of both pairs, a row at a time: `[N, E, E]`."""
   net, params = networks.load("gpt2")
   (batch,) = runs.batches(networks.pairs(), 2)
-  level, model = taps.Level.of(net, "edge"), runs.Model(net)
+  level, model = taps.Level.of(net, "edge"), sites.Model(net)
   found = []
   for i in range(level.size):
     # v (H v) for v of e_i and e_i + 2 e_j of all j gives the row: here the
