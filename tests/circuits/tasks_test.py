@@ -36,7 +36,9 @@ def _words(but=()):
 _TOKENIZER = _words()
 
 
-@pytest.mark.parametrize("task", [t for t in tasks.TASKS if t != "greater-than"])
+@pytest.mark.parametrize(
+  "task", [t for t in tasks.TASKS if t != "greater-than"]
+)
 def test_pairs_of_words(task):
   made = tasks.make(task, _TOKENIZER, 12, _KEY)
   pairs = made.pairs
