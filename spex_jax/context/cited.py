@@ -90,6 +90,7 @@ def of_record(
     rows = [record.row(mask) for mask in ~np.eye(n, dtype=bool)]
     of_rows = values[full] - values
     if method == "jsd":
+      assert record.divergences is not None  # They were asked so.
       of_rows, value = record.divergences[:, start:stop].sum(axis=1), "jsd"
     each = [0.0 if row is None else of_rows[row] for row in rows]
     shown = np.array(each)

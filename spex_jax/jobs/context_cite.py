@@ -230,6 +230,7 @@ def cited(
   if config.coarse is not None:
     asked["coarse"] = prompt(tokenizer, level=config.coarse)
   if config.proxy:
+    assert config.response is not None  # As `check` has it, here and below.
     small = hub.load(config.proxy, config.dtype)
     beside = prompt(context_asked.tokenizer_of(config, small))
     asked["proxy"] = scoring.scorer(
@@ -237,6 +238,7 @@ def cited(
     )
   if isinstance(net, sites.Network):
     return citing.cite(net, sources, config.response, **asked)
+  assert config.response is not None
   key = os.environ.get(config.key_variable, "")
   try:
     scorer = endpoints.scorer(
