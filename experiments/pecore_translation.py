@@ -17,7 +17,8 @@ example as in the paper (Sarti et al., arXiv:2310.01188); "random" has scores
 of chance. Means over examples, right translations or not. Where there are two
 nouns, "sets" tells how often the largest pair of a method is theirs, with the
 sign of "either of". Training takes half a minute on two cores; each example
-some ten programs that are compiled for its ids, so `brief` judges 12, in three minutes.
+some ten programs that are compiled for its ids, so `brief` judges 12 of them,
+in three minutes.
 
 The paper's models are hub names: `context-mt/scat-marian-small-ctx4-cwd1-en-fr`
 is its Opus Small, `...-big-...` its Opus Large; mBART's kind is not read here.
