@@ -435,7 +435,15 @@ def _sweep(arguments: Sequence[str]) -> None:
     "the command: the sweep's configuration",
   )
   config = settings.merged(file.config, changes)
-  act(given, sweeping.freeze(config, file.items()))
+  frozen = sweeping.freeze(config, file.items())
+  if given.dry_run or settings.is_url(given.workdir):
+    act(given, frozen)
+    return
+  from spex_jax.jobs import record
+
+  place = pathlib.Path(given.workdir) / record.NAME
+  with record.kept(place, ["spex", "sweep", *arguments], None):
+    act(given, frozen)
 
 
 def _plain(word: str, arguments: Sequence[str]) -> None:

@@ -283,7 +283,7 @@ class Explanation(base.ByValue, shown.Shown):
       page.trust(self),
       {name: base.printable(text) for name, text in facts.items()},
       [page.explanation(self, index, order, scene)],
-      page.raw(self),
+      page.raw(self, index, order or 2),
     )
     return page.html([run])
 

@@ -30,7 +30,7 @@ def place(config: Any, workdir: pathlib.Path) -> pathlib.Path:
 def kept(
   path: pathlib.Path, words: Sequence[str], config: Any
 ) -> Iterator[None]:
-  """Writes what is told meanwhile, once all went well.
+  """Writes what is told meanwhile, once all went well or can go on.
 
   Nothing is written where the command made no folder for it.
 
@@ -41,7 +41,21 @@ def kept(
   """
   began = datetime.datetime.now(datetime.UTC)
   with tables.recorded() as told:
-    yield
+    try:
+      yield
+    except InterruptedError:
+      _write(path, words, config, began, told)
+      raise
+  _write(path, words, config, began, told)
+
+
+def _write(
+  path: pathlib.Path,
+  words: Sequence[str],
+  config: Any,
+  began: datetime.datetime,
+  told: tables.Told,
+) -> None:
   if not path.parent.is_dir():
     return
   body = {

@@ -12,14 +12,15 @@ import itertools
 import json
 import pathlib
 import re
+import shlex
 
 import numpy as np
 import pytest
 
 import spex_jax as spex
 from spex_jax import base, cli
-from spex_jax.circuits import measured
-from spex_jax.context import scored
+from spex_jax.circuits import identities, judged, measured
+from spex_jax.context import inseq, scored
 from spex_jax.indices import attribution as attribution_lib
 from spex_jax.jobs import circuits, report, report_files
 from spex_jax.report import page
@@ -125,7 +126,25 @@ def test_a_page_of_a_thousand_sets_is_small():
   found = explained(n=60, count=1300)
   count = int(found.fourier.count)
   assert count > 900
-  assert len(found.page().encode()) < 1_000_000
+  text = found.page()
+  assert len(text.encode()) <= page.MOST and "left out" not in text
+
+
+def test_a_page_has_a_limit_and_says_what_it_lacks():
+  table = page.table(["x"], [["<" * 30] for _ in range(1000)], "Wide")
+  files = [("a.json", "x" * 700_000), ("b.npz", bytes(400_000)), ("c.csv", "1")]
+  text = page.html([page.Run("Q", views=[table], files=files)])
+  assert 600_000 < len(text.encode()) <= page.MOST
+  assert "a.json (700 kB): a page has at most 1,000 kB" in text
+  told = _data(text)[0]
+  assert [name for name, *_ in told["files"]] == ["b.npz", "c.csv"]
+  assert told["files"][0][1:] == ["", base64.b64encode(bytes(400_000)).decode()]
+  # Then pictures, then rows.
+  image = page.image(bytes(30_000), "Picture")
+  text = page.html([page.Run("Q", views=[image] + [table] * 8)] * 2)
+  assert len(text.encode()) <= page.MOST and "Picture (40 kB)" in text
+  titles = [view["title"] for run in _data(text) for view in run["views"]]
+  assert "Wide (the first 100 of 1,000 rows)" in titles
 
 
 def test_a_page_needs_a_run_and_finite_numbers():
@@ -238,8 +257,10 @@ def test_report_of_every_kind_of_folder(tmp_path, capsys):
   base.write_json(
     data / "attribution.json",
     {"method": "least squares", "names": ["x", "y"], "units": "nat", "lds": 0.9,
-     "r2": [0.8], "ceiling": None,
-     "points": [{"point": 0, "helpful": [], "harmful": [item], "synergy": [],
+     "lds_interval": [0.8, 0.95], "ceiling_interval": [0.9, 1.0],
+     "r2": [0.8], "ceiling": 0.96,
+     "points": [{"point": 0, "title": "row 370: 8", "helpful": [],
+                 "harmful": [item], "synergy": [],
                  "redundancy": []}],
      "checks": [{"players": [0, 1], "target": 0, "estimate": -0.5,
                  "measured": -0.4, "low": -0.6, "high": -0.2,
@@ -253,7 +274,9 @@ def test_report_of_every_kind_of_folder(tmp_path, capsys):
   (patch / "resid_pre.csv").write_text("layer,moved\n0,0.5\n1,0.25\n")
   site = {"shape": [1, 4], "units": [1, 2]}
   base.write_json(edit / "edit.json", {"sites": {"blocks.0.attn": site}})
-  (other / "cues.json").write_text('{"rows": [{"cue": "x", "value": 1.5}]}')
+  (other / "cues.json").write_text(
+    '{"rows": [{"cue": "x", "value": 1.5}], "a": {"b": {"c": [1, 2]}}}'
+  )
   output = tmp_path / "report.html"
   folders = (explanation, coar, data, circuit, patch, edit, other)
   code, out, _ = command.run(
@@ -269,7 +292,13 @@ def test_report_of_every_kind_of_folder(tmp_path, capsys):
   assert kinds[2] == ["table", "table"] and kinds[3][0] == "curve"
   assert [run[0] for run in kinds[4:]] == ["table"] * 3
   assert told[4]["views"][0]["rows"] == [[0, 0.5], [1, 0.25]]
-  assert told[6]["views"][0]["rows"] == [["x", 1.5]]
+  assert [view["rows"] for view in told[6]["views"]] == [
+    [["a.b.c", "1, 2"]], [["x", 1.5]],
+  ]  # fmt: skip
+  for view in told[2]["views"]:
+    assert "row 370: 8" in view["rows"][0] and view["signed"]
+  assert "0.900, 95 % 0.800 to 0.950, by least squares" in text
+  assert "0.960, 95 % 0.900 to 1.000: retrained again" in text
   question = html.unescape(re.search("<h1>(.*?)</h1>", text)[1])
   assert question.startswith("Which of the 3 players of")
   assert "--config=callable" in text
@@ -330,6 +359,10 @@ def on_context(tokens=("a", " b", " c"), answer=(" x", "\u202ey")):
     "target": "contrast_prob_diff", "sensitivity": [0.1, 2.0], "selected": [1],
     "cues": [cue], "context_tokens": list(tokens),
     "output_context_tokens": [], "response_tokens": list(answer),
+    "vocabulary": {"context": list(tokens), "output_context": None,
+                   "response": list(answer)},
+    "input_context": "".join(tokens), "output_context": None,
+    "output_current": "".join(answer),
     "citations": cited,
   }  # fmt: skip
 
@@ -352,6 +385,11 @@ def test_scores_of_tokens_by_the_names_that_commands_give(tmp_path, name, form):
   assert table["rows"][0][0] == "<i>" and "b (-2)" in table["rows"][0][2]
   assert [name for name, _, _ in run.trust] == ["scores"]
   page.html([run])
+  # Inseq's own file is offered, whichever was written.
+  assert inseq.is_output(json.loads(dict(run.files)[OF_INSEQ[name]]))
+
+
+OF_INSEQ = {"attribution.json": "inseq.json", "a.json": "a.json"}
 
 
 def test_what_a_model_cannot_do_warns(tmp_path):
@@ -423,6 +461,9 @@ def test_an_answer_and_its_context(tmp_path):
                                               "\\u202ey"]  # fmt: skip
   assert [part["sum"] for part in parts] == [1.0, 0.5, 0.5]
   page.html([run])
+  (tmp_path / "inseq").write_text(dict(run.files)["inseq.json"])
+  assert inseq.read(tmp_path / "inseq")["cci_scores"][0]["cti_token"] == "y"
+  (tmp_path / "inseq").unlink()
 
   # Sums that do not meet the ends, or a field that is missing, are told.
   body["citations"]["total"] = 2.0
@@ -484,7 +525,7 @@ def test_each_run_of_a_shared_folder_has_its_own_files(tmp_path, monkeypatch):
   ]  # fmt: skip
   assert cited.question == "Why c.json.run.json?" and not other.trust
   assert "seed" not in cited.facts and other.facts["seed"] == "3"
-  assert other.facts["not shown"].startswith("stray0.json, stray1.json:")
+  assert other.facts["left out"].startswith("stray0.json, stray1.json:")
   # Answers are no part of what was asked, and no fact can turn a line around.
   assert {*cited.facts} == {"command", "model", "version"}
   assert cited.facts["model"] == "m\\u202e\\ud800"
@@ -494,3 +535,49 @@ def test_each_run_of_a_shared_folder_has_its_own_files(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (run,) = report.read(pathlib.Path("."))
   assert run.question == f"What is in {tmp_path.name}?"
+
+
+def test_what_is_no_text_is_offered_or_named(tmp_path):
+  names = ["scores.npz", "circuit.svg", "rows.jsonl", "other.bin", "x.csv"]
+  for name in names:
+    (tmp_path / name).write_text("x\n1\n")
+  write(tmp_path / "run.json", names)
+  (run,) = report.read(tmp_path)
+  assert dict(run.files) == {
+    "scores.npz": b"x\n1\n", **dict.fromkeys(
+      ("circuit.svg", "rows.jsonl", "x.csv"), "x\n1\n"
+    ),
+  }  # fmt: skip
+  assert run.facts["left out"] == "other.bin (0 kB)"
+
+
+def test_what_circuits_of_files_keep_is_the_trust(tmp_path):
+  told = judged.Judged(
+    ("a", "b"), np.array([[1.0, 2.0], [2.0, 4.0]]), np.array([2.0, 4.0]),
+    *2 * [np.zeros(2)], *2 * [np.array([2, 3])],
+    identities.Identities(0.0, 1e-9, "resample"),
+  )  # fmt: skip
+  assert report_files.kept(circuits.kept_line(told)) == [
+    ("faithfulness", "a 0.500 (0.500..0.500), b 1.000 (1.000..1.000)", False)
+  ]  # fmt: skip
+  assert report_files.kept("a 0.499 (0.4..0.6)")[0][2]
+
+
+def test_a_sweep_has_its_question_command_and_settings(
+  tmp_path, capsys, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "mine.py").write_text(
+    "from tests.sweeps import small\n"
+    "def get_config():\n  return small.config()\n"
+    "def sweep():\n  yield {'scale': 1.0}\n  yield {'scale': 2.0}\n"
+  )
+  words = ["sweep", "run", "--config=mine.py", "--workdir=run"]
+  assert command.run(capsys, *words, "--config.rows=8")[0] == 0
+  (run,) = report.read(pathlib.Path("run"))
+  assert run.question.startswith("What are 16 masks of 2 items worth to ")
+  assert run.facts["command"] == shlex.join(["spex", *words, "--config.rows=8"])
+  views = {view["title"]: view["rows"] for view in run.views}
+  assert ["rows", "8"] in views["Settings of all items"]
+  assert views["What items change"] == [[1.0], [2.0]]
+  assert {"config.json", "items.json"} <= {name for name, _ in run.files}
