@@ -412,7 +412,7 @@ def _find(arguments: Sequence[str]) -> None:
 
 
 def _sweep(arguments: Sequence[str]) -> None:
-  from spex_jax.jobs import sweep, sweeping  # Slow to import.
+  from spex_jax.jobs import record, sweep, sweeping  # Slow to import.
 
   if _asks_for_help(arguments):
     print(sweep.usage(), end="")
@@ -429,20 +429,11 @@ def _sweep(arguments: Sequence[str]) -> None:
     act(given)
     return
   file = configs.load(given.config, {})
-  changes = _overrides(
-    rest,
-    sweeping.classes(file.config),
-    "the command: the sweep's configuration",
-  )
+  where = "the command: the sweep's configuration"
+  changes = _overrides(rest, sweeping.classes(file.config), where)
   config = settings.merged(file.config, changes)
   frozen = sweeping.freeze(config, file.items())
-  if given.dry_run or settings.is_url(given.workdir):
-    act(given, frozen)
-    return
-  from spex_jax.jobs import record
-
-  place = pathlib.Path(given.workdir) / record.NAME
-  with record.kept(place, ["spex", "sweep", *arguments], None):
+  with record.of_sweep(given, arguments):
     act(given, frozen)
 
 

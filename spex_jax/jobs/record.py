@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import spex_jax
-from spex_jax import base
+from spex_jax import base, settings
 from spex_jax.report import tables
 
 NAME = "run.json"
@@ -49,6 +49,22 @@ def kept(
   _write(path, words, config, began, told)
 
 
+def of_sweep(
+  given: Any, words: Sequence[str]
+) -> contextlib.AbstractContextManager[None]:
+  """`kept` for `spex sweep run`, but of what is dry, and in object stores.
+
+  Args:
+    given: its flags.
+    words: behind `spex sweep`.
+  """
+  if given.dry_run or settings.is_url(given.workdir):
+    return contextlib.nullcontext()
+  return kept(
+    pathlib.Path(given.workdir) / NAME, ["spex", "sweep", *words], None
+  )
+
+
 def _write(
   path: pathlib.Path,
   words: Sequence[str],
@@ -64,7 +80,7 @@ def _write(
     "date": began.isoformat(timespec="seconds"),
     "seed": getattr(config, "seed", None),
     "index": getattr(config, "index", None),
-    "order": getattr(config, "order", None),
+    "order": getattr(config, "shown_order", getattr(config, "order", None)),
     "facts": [[name, value] for name, value in told],
   }
   folders = [path.parent / "model", getattr(config, "model", None)]

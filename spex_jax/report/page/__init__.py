@@ -42,6 +42,7 @@ _SCRIPTS = ("page.js", "contexts.js")
 _TALL = 640  # Pixels of the frame in a notebook.
 _BUTTONS = 300  # Players of an attribution that are shown as such.
 MOST = 1_000_000  # Bytes of a page.
+_SAID = 150  # Bytes that tell what a page lacks, of each.
 _ROWS = 100  # Of a table, in a page that would be larger.
 
 
@@ -100,8 +101,8 @@ def run_of(found: shown_lib.Shown, question: str = "") -> Run:
 def html(runs: Sequence[Run], title: str = "") -> str:
   """The page, whole.
 
-  A page of more than `MOST` bytes goes without its largest raw data, then
-  pictures, then rows of tables; each run tells what it lacks.
+  A page of more than `MOST` bytes goes without some raw data, then without
+  pictures, then without rows of tables; each run tells what it lacks.
 
   Args:
     runs: one or more, from above to below.
@@ -128,7 +129,7 @@ def left_out(run: Run, lines: Sequence[str]) -> Run:
 def _fitted(runs: Sequence[Run], over: int) -> list[Run]:
   """Runs without what is dropped for a page smaller by so many bytes."""
   size = lambda part: len(_json(part))
-  # By kind, the largest first: kind, bytes, run, place.
+  # Kind, bytes, run, place.
   parts = [
     (0, size(_file(*file)), r, i)
     for r, run in enumerate(runs) for i, file in enumerate(run.files)
@@ -141,9 +142,14 @@ def _fitted(runs: Sequence[Run], over: int) -> list[Run]:
         cut = views_lib.first_rows(dict(view), _ROWS)
         parts.append((2, size(view) - size(cut), r, i))
   gone: list[tuple[int, int, int, int]] = []
-  for part in sorted(parts, key=lambda part: (part[0], -part[1])):
-    if over > 0 and part[1] > 0:
-      over += 150 - part[1]  # What is said of it.
+  for kind in range(3):
+    own = [part for part in parts if part[0] == kind and part[1] > 0]
+    while over > 0 and own:
+      # The smallest that is enough, else the largest.
+      enough = [part for part in own if part[1] > over + _SAID]
+      part = min(enough, key=_length) if enough else max(own, key=_length)
+      over -= part[1] - _SAID
+      own.remove(part)
       gone.append(part)
   made = []
   for r, run in enumerate(runs):
@@ -166,6 +172,10 @@ def _fitted(runs: Sequence[Run], over: int) -> list[Run]:
       run = left_out(run, [f"{', '.join(lines)}: {most}"])
     made.append(run)
   return made
+
+
+def _length(part: tuple[int, int, int, int]) -> int:
+  return part[1]
 
 
 def _html(runs: Sequence[Run], title: str) -> str:
