@@ -143,7 +143,7 @@ def trainable(
   """
   from flax import linen, nnx
 
-  cls = callables.load(kind, "model.kind")
+  cls: Any = callables.load(kind, "model.kind")
   blank = np.zeros((1, columns), np.float32)
   try:
     if issubclass(cls, linen.Module):
@@ -151,7 +151,8 @@ def trainable(
       init = lambda key: module.init(key, blank)["params"]
       apply = lambda params, rows: module.apply({"params": params}, rows)
     else:
-      takes = "rngs" in inspect.signature(cls).parameters
+      # Of the class itself, a metaclass hides them.
+      takes = "rngs" in inspect.signature(cls.__init__).parameters
       make = lambda key: nnx.split(
         cls(**arguments, **({"rngs": nnx.Rngs(key)} if takes else {})),
         nnx.Param,
@@ -172,7 +173,8 @@ def trainable(
   except Exception as error:  # Whatever the module does.
     raise ValueError(
       f"model.kind={kind!r} with model.arguments={dict(arguments)} does not "
-      f"take {columns} columns: {type(error).__name__}: {error}"
+      f"take {columns} columns: {type(error).__name__}: {error}. What its "
+      "class needs is --config.model.arguments=\"{'NAME': VALUE}\"."
     ) from error
   if shape != (1, outputs):
     raise ValueError(

@@ -104,7 +104,9 @@ def images(
             fontsize=9,
             weight="bold",
           )
-  figure.suptitle(plots.escape(f"{title}\nvalues in {units}"), fontsize=10)
+  # One line: below stand the heads.
+  words = f"{title} (values in {units})".strip()
+  figure.suptitle(plots.escape(words), fontsize=10)
   return figure
 
 
