@@ -166,7 +166,9 @@ def _asked(path: pathlib.Path) -> dict[str, Any]:
     facts = {"command": show(str(body["command"]))}
     for name, value in told:
       if name in _FACTS:
-        facts[name] = f"{facts[name]}; {value}" if name in facts else value
+        before = facts.get(name, "")
+        apart = " " if before.endswith(".") else "; "
+        facts[name] = f"{before}{apart}{value}" if before else value
     facts["version"] = show(f"spex_jax {body['version']}, {body['date']}")
     for name in ("seed", "fingerprint"):
       if body.get(name) is not None:

@@ -76,6 +76,7 @@ def images(
   for number, (point, test, row) in enumerate(zip(points, tests, grid)):
     for axes in row:
       axes.set_axis_off()
+      axes.set_box_aspect(train.shape[1] / train.shape[2])  # Empty ones, too.
     _picture(row[0], np.asarray(test), point.title, "black")
     singles = [(row[1 : 1 + top], point.helpful)]
     singles.append((row[1 + top : 1 + 2 * top], point.harmful))
