@@ -294,7 +294,7 @@ def _outcome(
       (
         "faithfulness",
         f"R2 {score_lib.shown(score, explanation.faithfulness_std)} on "
-        + report_tables.count(explanation.held_out, "held-out mask"),
+        + explanation.tested,
       )
     )
   else:

@@ -278,9 +278,7 @@ def trust(found: Any) -> list[tuple[str, str, bool]]:
       low, high = value - _WIDE * error, min(1.0, value + _WIDE * error)
       text += f", 95 % {low:.3f} to {high:.3f}"
     text += (
-      f", on {found.held_out:,} held-out masks"
-      if found.held_out
-      else ": every mask was asked"
+      f", on {found.tested}" if found.held_out else ": every mask was asked"
     )
     if len(each) > 1:
       text = f"mean {each.mean():.3f} of {len(each)} targets, the worst {text}"
