@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax import base
+from spex_jax import base, shown
 from spex_jax.context import citing
 from spex_jax.context import sets as sets_lib
 from spex_jax.indices import metrics
@@ -29,7 +29,7 @@ from spex_jax.masks import sampling
 
 
 @dataclasses.dataclass(frozen=True)
-class Judged:
+class Judged(shown.Shown):
   """Measures of one answer; see the module.
 
   Attributes:
@@ -47,6 +47,28 @@ class Judged:
   removal: np.ndarray
   insertion: np.ndarray
   forwards: int
+
+  def sheet(self) -> shown.Sheet:
+    """A row of every number of sources along both curves.
+
+    Columns: `sources`, the value without the strongest so many (`removed`), and
+    with them alone (`kept`).
+    """
+    asked = f"on masks of {self.forwards:,} forwards"
+    drops = [f"{drop:.4g} without {k}" for k, drop in self.drops.items()]
+    fit = [] if self.r2 is None else [
+      ("R²", f"{self.r2:.3f} {asked}", not self.r2 >= 0.5)
+    ]  # fmt: skip
+    return shown.Sheet(
+      f"What citations of {len(self.removal) - 1} sources are worth",
+      {
+        "sources": np.arange(len(self.removal)),
+        "removed": self.removal,
+        "kept": self.insertion,
+      },
+      [*fit, ("LDS", f"{self.lds:.3f} {asked}", not self.lds >= 0.5)],
+      {"drops": ", ".join(drops)} if drops else {},
+    )
 
 
 def judge(

@@ -70,7 +70,9 @@ def context(body: Mapping[str, Any]) -> tuple[_Lines, list[dict[str, Any]]]:
   ]  # fmt: skip
   columns = ["token", shown["metric"], "without context", "P-CXMI (nats)",
              "cues"]  # fmt: skip
-  listed = [views.table(columns, rows, "Sensitive tokens")] if rows else []
+  signed = ["P-CXMI (nats)"]
+  listed = [views.table(columns, rows, "Sensitive tokens", signed)]
+  listed = listed if rows else []
   return trust, [shown, *listed]
 
 
