@@ -135,7 +135,7 @@ def sweep(total: int) -> Iterator[Callable[[int, int, str], None]]:
       nonlocal last
       if time.monotonic() - last >= _SECONDS:
         last = time.monotonic()
-        _say(f"{done} of {total} rows: {what}")
+        _say(f"{what}: {done} of {total}")
 
     yield line
     return
