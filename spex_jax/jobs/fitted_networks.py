@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
@@ -115,7 +116,10 @@ def is_module(kind: str) -> bool:
 
   if ":" not in kind:
     return False
-  found = callables.load(kind, "model.kind")
+  try:
+    found = callables.load(kind, "model.kind")
+  except ValueError:  # Refused where it is made.
+    return False
   return isinstance(found, type) and issubclass(
     found, linen.Module | nnx.Module
   )
@@ -166,7 +170,9 @@ def trainable(
         nnx.replace_by_pure_dict(state, params)
         return nnx.merge(graph, state, rest)(rows)
 
-    forward = lambda params, rows: apply(params, rows).reshape(len(rows), -1)
+    forward = lambda params, rows: jnp.reshape(
+      apply(params, rows), (len(rows), -1)
+    )
     shape = jax.eval_shape(
       forward, jax.eval_shape(init, jax.random.key(0)), blank
     ).shape
