@@ -250,7 +250,7 @@ def on_context(tokens=("a", " b", " c"), answer=(" x", "\u202ey")):
     "needed": [], "r2": 0.9, "method": "exact", "criterion": "greedy",
   }  # fmt: skip
   total = {"none": -1.0, "pcxmi": 0.5, "values": [0.75, -0.25], "sum": 0.5,
-           "holds": True}  # fmt: skip
+           "holds": True, "known": True}  # fmt: skip
   cited = span | {
     "sources": [HOSTILE[0], HOSTILE[1]], "tokens": list(answer),
     "response_ids": [1, 2], "forwards": 4, "decoder": "exact", "notes": [],
