@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
@@ -170,9 +169,10 @@ def trainable(
         nnx.replace_by_pure_dict(state, params)
         return nnx.merge(graph, state, rest)(rows)
 
-    forward = lambda params, rows: jnp.reshape(
-      apply(params, rows), (len(rows), -1)
-    )
+    def forward(params: Any, rows: jax.Array) -> jax.Array:
+      given: Any = apply(params, rows)
+      return given.reshape(len(rows), -1)
+
     shape = jax.eval_shape(
       forward, jax.eval_shape(init, jax.random.key(0)), blank
     ).shape
