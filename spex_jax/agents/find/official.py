@@ -177,7 +177,7 @@ def _program(
   truth: dict[str, Any] = {"code": code}
   tests = strings.texts(functions.rng(0, name, "official"), strings.NUM_TESTS)
   if known:
-    truth |= _pairs(known)
+    truth |= _pairs(known, str)
     tests = [*truth["pairs"]]
   return _made(category, name, about, truth, values, tests)
 
@@ -280,7 +280,7 @@ def _relation(
     text = _RELATION.format(own["concept1"], own["concept2"], but, word)
     return oracle.chat([{"role": "user", "content": text}]).text.strip()
 
-  truth = _pairs(known)
+  truth = _pairs(known, str.strip)
   said = f"of {own['concept1']}, {own['concept2']}"
   truth |= {
     "said": said + (f"; undefined if {odd}" if odd else ""),
@@ -291,10 +291,12 @@ def _relation(
   return _made("relations", name, about, truth, values, [*truth["pairs"]])
 
 
-def _pairs(known: Mapping[str, Any]) -> dict[str, Any]:
+def _pairs(
+  known: Mapping[str, Any], read: Callable[[str], str]
+) -> dict[str, Any]:
   """Right pairs, and triples of pairs with the right one's place."""
   triples = [
-    ([own[0], [y.strip() for y in own[1]]], i - 1)
+    ([own[0], [*map(read, own[1])]], i - 1)
     for own, i in zip(known["test_vec"], known["correct_inx"])
   ]
   pairs = {xs[i]: ys[i] for (xs, ys), i in triples}
