@@ -266,9 +266,10 @@ def _endpoint(
 
 
 def show_rows(rows: Sequence[Mapping[str, Any]], show: Show) -> None:
-  """Prints a leaderboard, one table a category."""
+  """Prints a leaderboard, one table a category, and one by kinds in it."""
   from rich import box, table  # Slow to import.
 
+  shares = ("score", "family", "parameters", "overlap", "recall")
   for category in dict.fromkeys(row["category"] for row in rows):
     own = [row for row in rows if row["category"] == category]
     shown = table.Table(box=box.SIMPLE_HEAD, title=category)
@@ -299,6 +300,17 @@ def show_rows(rows: Sequence[Mapping[str, Any]], show: Show) -> None:
         str(row["failed"]),
       )  # fmt: skip
     show(shown)
+    kinds = table.Table(box=box.SIMPLE_HEAD, title=f"{category}, by kind")
+    for name in ("interpreter", "kind", "mode", "functions", *shares):
+      kinds.add_column(name)
+    for row in own:
+      for kind, part in row["by"].items() if len(row["by"]) > 1 else ():
+        kinds.add_row(
+          row["interpreter"], kind, row["mode"], str(part["functions"]),
+          *(f"{part[n]:.2f}" if n in part else "" for n in shares),
+        )  # fmt: skip
+    if kinds.row_count:
+      show(kinds)
 
 
 def report(workdirs: Sequence[str], show: Show | None = None) -> None:

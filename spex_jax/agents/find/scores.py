@@ -261,8 +261,21 @@ def wilson(score: float, count: int) -> tuple[float, float]:
   return float(min(low, score)), float(max(high, score))
 
 
+def _details(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+  """Means of what some categories have besides."""
+  found = {}
+  for name in ("family", "parameters", "overlap", "recall"):
+    given = [v[name] for v in verdicts if v.get(name) is not None]
+    if given:
+      found[name] = float(np.mean(given))
+  return found
+
+
 def table(verdicts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
   """Rows of a leaderboard, the best of a category and mode first.
+
+  Where functions of a category are of several kinds (variants of numbers,
+  depths of texts), `by` has the means of each.
 
   Args:
     verdicts: of `judge`, with `interpreter`, `category`, `queries`, `seconds`
@@ -287,11 +300,17 @@ def table(verdicts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
       "money": mean("money"),
       "failed": sum(bool(v["error"]) for v in own),
     }  # fmt: skip
-    for name in ("family", "parameters", "overlap", "recall"):
-      given = [v[name] for v in own if v.get(name) is not None]
-      if given:
-        row[name] = float(np.mean(given))
-    rows.append(row)
+    parts: dict[str, list[Mapping[str, Any]]] = {}
+    for verdict in own:
+      part = verdict.get("variant", verdict.get("depth", verdict.get("kind")))
+      parts.setdefault(str(part), []).append(verdict)
+    row["by"] = {
+      part: {
+        "functions": len(some), "score": float(np.mean([v[mode] for v in some]))
+      } | _details(some)
+      for part, some in sorted(parts.items())
+    }  # fmt: skip
+    rows.append(row | _details(own))
   order = {mode: i for i, mode in enumerate(MODES)}
   rows.sort(
     key=lambda r: (
