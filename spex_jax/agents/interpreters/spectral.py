@@ -25,7 +25,6 @@ _LOUD = 5.0  # Standard errors beyond which an input matters.
 _MOST = 80  # Sets of an answer.
 _NOTHING = 1e-12  # A share of the variance that rounding may leave.
 
-_UNTOLD = 0.05  # A share of the variance that makes parities doubtful.
 
 Set = tuple[int, ...]
 Fit = tuple[dict[Set, float], np.ndarray]  # Coefficients, and what they leave.
@@ -36,10 +35,11 @@ def planted(query: functions.Query, budget: int) -> answers.Answer:
   n = query.about["n"]
   masks, values, parities = _asked(query, n, min(budget, query.left))
   total = float(((values - values.mean()) ** 2).sum())
-  found = {"parity": _pursued("parity", parities, masks, values)}
-  if float((found["parity"][1] ** 2).sum()) > _UNTOLD * total:
-    named = itertools.chain.from_iterable(parities if n > _SMALL else ())
-    found["all"] = _conjunctions(masks, values, named)
+  named = itertools.chain.from_iterable(parities if n > _SMALL else ())
+  found = {
+    "parity": _pursued("parity", parities, masks, values),
+    "all": _conjunctions(masks, values, named),
+  }
   # Of BIC, up to what both bases share.
   count = len(values)
   kind = min(
