@@ -2,14 +2,14 @@
 
 Two bases are tried, parities (Fourier) and conjunctions (Moebius), and the one
 that explains the values by fewer sets is the answer. Parities are those that
-SPEX decodes from its plan's masks. One conjunction of k inputs is 2^k parities,
-often more than the plan can tell apart: of the inputs that these name, and of
-those that what is left still depends on, all small sets are tried. Either way
-matching pursuit chooses, on the values that were asked, and least squares fits.
+SPEX decodes from its plan's masks. A conjunction of k inputs is 2^k parities:
+of the inputs that these name, and of those that what is left still depends on,
+all small sets are tried. Either way matching pursuit chooses, on the values
+that were asked, and least squares fits.
 """
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
@@ -24,7 +24,6 @@ _ROUNDS = 4
 _LOUD = 5.0  # Standard errors beyond which an input matters.
 _MOST = 80  # Sets of an answer.
 _NOTHING = 1e-12  # A share of the variance that rounding may leave.
-
 
 Set = tuple[int, ...]
 Fit = tuple[dict[Set, float], np.ndarray]  # Coefficients, and what they leave.
@@ -69,18 +68,15 @@ def bits(query: functions.Query, budget: int) -> answers.Answer:
     np.asarray(query(places - 127.5), float), posinf=0.0, neginf=0.0
   )
   terms, _ = _pursued("parity", _subsets(range(_BITS), _BITS), masks, values)
+  short = {s: float(f"{c:.6g}") for s, c in terms.items()}
   code = (
-    f"import math\n\nTERMS = {_short(terms)!r}\n\ndef f(x):\n"
+    f"import math\n\nTERMS = {short!r}\n\ndef f(x):\n"
     "  k = min(max(math.floor(x) + 128, 0), 255)\n"
     "  return sum(c * (-1) ** sum(k >> i & 1 for i in s) "
     "for s, c in TERMS.items())"
   )
   said = f"{len(terms)} parities of the bits of a number"
   return answers.Answer(said, code, family="bits")
-
-
-def _short(terms: Mapping[Set, float]) -> dict[Set, float]:
-  return {s: float(f"{c:.6g}") for s, c in terms.items()}
 
 
 def _subsets(players: Iterable[int], order: int) -> list[Set]:
