@@ -136,6 +136,8 @@ def _conjunctions(
   """Conjunctions of up to three: of the players that matter, round by round."""
   loud = _loudest(masks, values, _PLAYERS)
   players = [*dict.fromkeys([*named, *loud])][:_PLAYERS]
+  found: dict[Set, float] = {}
+  rest = values
   for _ in range(_ROUNDS):
     found, rest = _pursued("all", _subsets(players, 3), masks, values)
     used = {i for s in found for i in s}
