@@ -193,9 +193,8 @@ def test_a_table_of_pairs_is_no_understanding(box):
   assert (found["paper"], found["ours"]) == (1, 0)
 
 
-@pytest.mark.parametrize(
-  "kind", [pytest.param("parity", marks=pytest.mark.slow), "all"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["parity", "all"])
 def test_spex_finds_every_planted_set(box, kind):
   index = next(i for i in range(20) if sets.make(0, i).truth["kind"] == kind)
   own = sets.make(0, index)
