@@ -237,11 +237,12 @@ def models_of(
     prices=(config.price_prompt, config.price_reply),
   )  # fmt: skip
 
-  def metered(make: Callable[[llm.Chat], answers.Interpreter]):
+  def metered(
+    make: Callable[[llm.Chat], answers.Interpreter],
+    inner: llm.Chat = endpoint,
+  ):
     # A budget for each interpretation.
-    return lambda query, budget: make(llm.Meter(endpoint, limits))(
-      query, budget
-    )
+    return lambda query, budget: make(llm.Meter(inner, limits))(query, budget)
 
   known = {"agent": agent.interactive, "one-shot": agent.one_shot}
   return {

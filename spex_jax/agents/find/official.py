@@ -103,7 +103,7 @@ def load(
     code = files[f"{name}/function_code.py"]().decode(errors="replace")
     model = files.get(f"{name}/mlp_approx_model.pt")
     if category == "numeric" and "mlp_approx_model" in code:
-      made = model and _network(name, model())
+      made = _network(name, model()) if model else None
     elif _NEEDS.search(code):
       made = None
     else:

@@ -287,12 +287,12 @@ def table(verdicts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
       if verdict.get(mode) is not None:
         key = (verdict["category"], mode, verdict["interpreter"])
         groups.setdefault(key, []).append(verdict)
-  rows = []
+  rows: list[dict[str, Any]] = []
   for (category, mode, interpreter), own in groups.items():
     mean = lambda name, own=own: float(np.mean([v[name] for v in own]))
     score = mean(mode)
     low, high = wilson(score, len(own))
-    row = {
+    row: dict[str, Any] = {
       "interpreter": interpreter, "category": category, "score": score,
       "mode": mode, "functions": len(own), "queries": mean("queries"),
       "low": low, "high": high, "length": mean("length"),
