@@ -105,24 +105,48 @@ class Record:
     return scoring.Scores(self.scores.log_odds[rows], self.scores.margins[rows])
 
 
+def check(n: int, budget: int, method: str) -> None:
+  """Raises where a budget cannot carry a method, before any forward.
+
+  Of "leave_one_out" without coarser sources and without a proxy.
+
+  Args:
+    n: sources.
+    budget: forwards at most.
+    method: of `METHODS`.
+
+  Raises:
+    ValueError: the message says what would do.
+  """
+  if method in ("leave_one_out", "jsd"):
+    if n + 1 > budget:
+      _too_many(n, budget, n + 1, method)
+  elif method != "contextcite" and not _holds_all(n, budget):
+    if method == "exact" or budget < _FEWEST:
+      raise ValueError(
+        f"All 2**{n} masks do not fit in budget={budget}, and fewer than "
+        f"{_FEWEST} say nothing: raise it, or use another method."
+      )
+
+
+def _holds_all(n, budget) -> bool:
+  return n <= _MOST_EXACT and 1 << n <= budget
+
+
 def ask(record, key, method, value, coarse, proxy, keep) -> list[str]:
   """Asks a method's masks; returns notes."""
   n, budget = record.n, record.budget
-  everything = n <= _MOST_EXACT and 1 << n <= budget
+  if coarse is None and proxy is None:
+    check(n, budget, method)
   if method in ("leave_one_out", "jsd"):
     return _leave_out(record, method, value, coarse, proxy, keep)
   if method == "contextcite":
     record.ask(fitting.context_cite_masks(budget, n))
     twice = budget - len(record.masks)
     return [f"{twice} masks came twice, asked once."] if twice else []
-  if everything:
+  if _holds_all(n, budget):
     record.ask(sampling.enumerate_masks(n))
     return ["All masks were asked."]
-  if method == "exact" or budget < _FEWEST:
-    raise ValueError(
-      f"All 2**{n} masks do not fit in budget={budget}, and fewer than "
-      f"{_FEWEST} say nothing: raise it, or use another method."
-    )
   ends = np.array([[True] * n, [False] * n])
   record.ask(ends)
   if method == "shapley":
@@ -190,7 +214,7 @@ def _leave_out(record, method, value, coarse, proxy, keep) -> list[str]:
     parent = record.sources.within(coarse)
     masks = sampling.leave_one_out(coarse.n)[:, parent]
     if record.room(masks) > record.budget:
-      _too_many(record, record.room(masks))
+      _too_many(n, record.budget, record.room(masks), method)
     values = record.some(record.ask(masks)).of(value)
     inside = np.argsort(values[1:], kind="stable")[:keep]
     left = left[np.append(True, np.isin(parent, inside))]
@@ -201,7 +225,7 @@ def _leave_out(record, method, value, coarse, proxy, keep) -> list[str]:
     left = left[np.append(0, strongest)]
   need = len(record.masks) + record.room(left)
   if need > record.budget:
-    _too_many(record, need)
+    _too_many(n, record.budget, need, method)
   record.ask(left, method == "jsd")
   return []
 
@@ -213,10 +237,16 @@ def _expect(scorer, masks):
     expect(masks)
 
 
-def _too_many(record, need):
+def _too_many(n, budget, need, method):
+  rest = "."
+  if method == "leave_one_out":
+    rest = (
+      ", or give coarse= or proxy= (--config.coarse or --config.proxy of `spex "
+      "context cite`)."
+    )
   raise ValueError(
-    f"Leaving out one of {record.n} sources at a time takes {need} forwards; "
-    f"the budget is {record.budget}. Raise it, or give coarse= or proxy=."
+    f"Leaving out one of {n} sources at a time takes {need} forwards; the "
+    f"budget is {budget}. Raise it{rest}"
   )
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from spex_jax import base
 from spex_jax.ablate import absent, closed, evaluate, services
 from spex_jax.ablate import text as text_lib
-from spex_jax.context import scoring
+from spex_jax.context import scoring, templates
 from spex_jax.context import sources as sources_lib
 
 WAYS = ("prompt_logprobs", "echo")
@@ -54,13 +54,16 @@ def scorer(
     **settings: of `evaluate.host`: `cache`, `calls_per_second`.
 
   Raises:
-    ValueError: an unknown way, a response of no tokens, or `Unscored`: the
-      endpoint answers without log-probabilities of the prompt.
+    ValueError: an unknown way, a response of no tokens, one that spells a special
+      token, or `Unscored`: the endpoint answers without log-probabilities of
+      the prompt.
   """
   if by is not None and by not in WAYS:
     raise ValueError(f"by={by!r}: choose from {', '.join(WAYS)}.")
   if not len(response):
     raise ValueError("The response has no tokens: nothing can be scored.")
+  if isinstance(response, str):
+    templates.refuse_special(sources.tokenizer, "response", response)
   whole, count = text_lib.continued(
     sources.prompt, response, sources.tokenizer, max_length=sources.max_length
   )

@@ -267,12 +267,16 @@ class Runs:
         f"output_context_span; missing {missing}, not known {unknown}."
       )
     own: Any = given.get("output_context_span")
-    first, second, response = (given[name] for name in names[:3])
+    first, second, response = (
+      ids_of(name, given[name]).tolist() for name in names[:3]
+    )
     prefixes = {}
     if is_pair:
       start = net.config.start_id
-      has_start = len(response) > 0 and response[0] == start
-      response = list(response) if has_start else [start, *response]
+      has_start = response[0] == start
+      if own is not None:
+        own = _span("output_context", own, len(response))
+      response = response if has_start else [start, *response]
       if own is not None and not has_start:
         own = (own[0] + 1, own[1] + 1)
       stop = (
@@ -401,7 +405,7 @@ def ids_of(name: str, ids: Any) -> np.ndarray:
 
   Raises:
     TypeError: no integers.
-    ValueError: no token, or one below 0.
+    ValueError: no token, or one below 0 or above int32.
   """
   array = np.asarray(ids)
   if array.ndim != 1 or not array.size:
@@ -410,6 +414,10 @@ def ids_of(name: str, ids: Any) -> np.ndarray:
     raise TypeError(f"{name} must be token ids, integers; got {array.dtype}.")
   if array.min() < 0:
     raise ValueError(f"{name}: a token id must not be below 0.")
+  if array.max() > np.iinfo(np.int32).max:
+    raise ValueError(
+      f"{name}: id {array.max()} is above int32, and outside any vocabulary."
+    )
   return array.astype(np.int32)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from spex_jax import base, settings
 from spex_jax.context import (
+  asking,
   citing,
   cues,
   methods,
@@ -33,6 +34,17 @@ from spex_jax.report import clock as clock_lib
 from spex_jax.report import tables as report_tables
 
 _FLAGS = ("model", "context", "query", "response", "ids", "output")
+# Of texts, so not of --ids.
+_OF_TEXTS = (
+  "context",
+  "query",
+  "response",
+  "output_context",
+  "template",
+  "contextless",
+  "chat",
+  "separator",
+)
 _MOST_NAMED = 5  # Cues of a token that are named.
 # What the one number of a selector is called by `selectors`.
 _NUMBERS = {
@@ -170,17 +182,20 @@ def run(
     runs = runs_of(config, net)
   if config.response and not config.ids:
     _note_joined(net, runs, tell)
+  sources = _cited_sources(config, net, tell)
+  if sources is not None:  # Before what takes long.
+    asking.check(sources.n, config.budget, config.method)
   asked = arguments_of(config)
   with clock.of("cues"):
     key = subjects.key_of(config.seed, "cues")
     found = reliance.pecore(net, runs, key=key, **asked)
   cited = None
-  if config.ids or config.format == "inseq":
-    why = "--ids have no sentences" if config.ids else "format=inseq has none"
-    tell("note", f"no citations: {why}")
-  elif config.method != "none":
+  if sources is not None:
     with clock.of("cite"):
-      cited = _cited(config, net, runs, tell)
+      try:
+        cited = _cited(config, net, sources, runs, tell)
+      except ValueError as error:  # What was found before is kept.
+        tell("note", f"no citations: {error}")
   _print(found, cited, show, tell)
   shell = context_again.shell(config, ("spex", "context"), _FLAGS)
   python = context_again.of_context(config, runs, asked)
@@ -250,8 +265,15 @@ def arguments_of(config: Context) -> dict[str, Any]:
 
 def _check(config: Context) -> None:
   """Raises ValueError where settings do not go together, before a load."""
-  if config.ids and (config.context or config.query):
-    raise ValueError("--ids stands in place of --context and --query.")
+  given = [
+    f"--{'' if name in _FLAGS else 'config.'}{name}"
+    for name in _OF_TEXTS
+    if getattr(config, name) != getattr(Context, name)
+  ]
+  if config.ids and given:
+    raise ValueError(
+      f"--ids stands in place of texts: leave out {', '.join(given)}."
+    )
   if not config.ids and not config.context:
     raise ValueError("--context is missing: a text or a file; or give --ids.")
   words = config.targets.split(",")
@@ -357,15 +379,27 @@ def sources_of(
   return None
 
 
-def _cited(config, net, runs, tell) -> citing.Citations | None:
+def _cited_sources(config, net, tell) -> sources_lib.Sources | None:
+  """What citations are of; None, and a note, where there are none."""
+  if config.method == "none":
+    return None
+  why, sources = "", None
+  if config.ids:
+    why = "--ids have no sentences"
+  elif config.format == "inseq":
+    why = "format=inseq has none"
+  elif config.output_context is not None:
+    why = "an output context stands before the response"
+  else:
+    sources = sources_of(config, net)
+    why = "" if sources else "the context is one token"
+  if why:
+    tell("note", f"no citations: {why}")
+  return sources
+
+
+def _cited(config, net, sources, runs, tell) -> citing.Citations:
   """What of the context's sentences the response stands on."""
-  if config.output_context is not None:
-    tell("note", "no citations: an output context stands before the response")
-    return None
-  sources = sources_of(config, net)
-  if sources is None:
-    tell("note", "no citations: the context is one token")
-    return None
   if config.contextless is not None:
     tell("note", "citations take tokens of the context out, not `contextless`")
   return citing.cite(

@@ -96,6 +96,8 @@ def run(
   clock = clock_lib.Clock(before)
   if bool(config.prompt) == bool(config.ids):
     raise ValueError("Give --prompt, a text, or --ids, a file of token ids.")
+  if config.ids and config.response is not None:
+    raise ValueError("--ids stands in place of texts: leave out --response.")
   output = circuits.writable(config.output)
   tell = lambda name, text: show(report_tables.fact(name, text))
   with clock.of("load"):

@@ -21,6 +21,8 @@ from spex_jax.report import clock as clock_lib
 from spex_jax.report import tables as report_tables
 
 _FLAGS = ("model", "sources", "query", "response", "output")
+# What an endpoint decides by itself.
+_OF_MODELS = ("batch_size", "memory_limit", "max_new_tokens", "dtype")
 _LIMITS = (
   "it scores an answer that is given: none is made, there are no whole "
   "distributions (no jsd), and where it names no other token, sets are told by "
@@ -96,6 +98,11 @@ class Cite(context_asked.Asked):
     """Settings that go together."""
     if self.prune is not None:
       context_asked.pruning(self.prune)
+    if self.method != "leave_one_out" and (self.coarse or self.proxy):
+      raise ValueError(
+        "--config.coarse and --config.proxy are of "
+        "--config.method=leave_one_out."
+      )
     if self.endpoint and self.response is None:
       raise ValueError("An endpoint scores an answer: give --response.")
     if self.endpoint and self.method == "jsd":
@@ -145,6 +152,15 @@ def run(
     tell("model", networks.described(net, config.model))
   else:
     tell("model", f"{_name(config)} at {config.endpoint}: {_LIMITS}")
+    idle = [
+      f"--config.{name}"
+      for name in _OF_MODELS
+      if getattr(config, name) != getattr(Cite, name)
+    ]
+    if config.proxy and "--config.dtype" in idle:
+      idle.remove("--config.dtype")  # That of the proxy.
+    if idle:
+      tell("note", f"an endpoint has no use for {', '.join(idle)}")
   with clock.of("cite"):
     found = cited(config, net, texts, lambda text: tell("plan", text))
   if nulls:

@@ -105,10 +105,14 @@ def test_an_endpoint_in_the_place_of_a_model(
     "cite", f"--model={model}", f"--sources={sources}", "--query=fun is the",
     "--config.endpoint=http://localhost/v1", "--config.endpoint_model=small",
     "--config.key_variable=OWN_KEY", "--config.budget=8", f"--output={path}",
+    "--config.batch_size=3",
   )  # fmt: skip
   out = " ".join(_done(capsys, *words, "--response= film").split())
   assert "small at http://localhost/v1: it scores an answer" in out
   assert "no whole distributions (no jsd)" in out
+  assert "an endpoint has no use for --config.batch_size" in out
+  line = command.refused(capsys, "context", *words, "--response= a<|end|>")
+  assert "response spells the special token" in line
   found = json.loads(path.read_text())
   assert found["criterion"] == "midpoint" and max(found["values"]) < 0
   assert "secret" not in path.read_text()

@@ -230,7 +230,7 @@ def test_without_sources_the_prompt_is_that_without_context(model, monkeypatch):
   monkeypatch.setattr(context_job.citing, "cite", lambda *_, **given: given)
   for contextless in (None, "{current}"):
     config = dataclasses.replace(config, contextless=contextless)
-    assert context_job._cited(config, net, runs, tell)["budget"] == 64
+    assert context_job._cited(config, net, None, runs, tell)["budget"] == 64
   assert len(notes) == 1 and "not `contextless`" in notes[0]
 
 
@@ -245,6 +245,30 @@ def test_the_id_of_an_occluded_token(bare, ids, tmp_path, capsys):
     )  # fmt: skip
     found.append(json.loads(path.read_text())["cues"][0]["scores"])
   assert found[0] != found[1]
+
+
+# Four sentences.
+_LONGER = (
+  "--model={model}", "--context=the film. Is fun. The fun. A film.",
+  "--query=fun is the", "--response= film",
+)  # fmt: skip
+
+
+def test_citations_that_fail_late_lose_no_cues(
+  model, tmp_path, capsys, monkeypatch
+):
+  def failing(*_, **given):
+    raise ValueError("Too much memory.")
+
+  monkeypatch.setattr(context_job.citing, "cite", failing)
+  path = tmp_path / "out.json"
+  out = _done(
+    capsys, f"--model={model}", *_TEXTS, "--response= film fun",
+    f"--output={path}",
+  )  # fmt: skip
+  assert "no citations: Too much memory." in " ".join(out.split())
+  found = json.loads(path.read_text())
+  assert found["citations"] is None and len(found["sensitivity"]) == 2
 
 
 @pytest.fixture
@@ -284,6 +308,27 @@ def sources(tmp_path):
       "special token",
     ),
     (("--model={model}", "--ids={ids}", "--query=fun"), "in place of"),
+    (
+      ("--model={model}", "--ids={ids}", "--response=a", "--config.chat",
+       "--config.output_context=b"),
+      "leave out --response, --config.output_context, --config.chat",
+    ),
+    (("--model={bare}", "--ids={huge}"), "id 4294967296 is above int32"),
+    (("--model={bare}", "--ids={number}"), "with_context must be at least one"),
+    (("--model={pair}", "--ids={decoder}"), "decoder must be at least one"),
+    (
+      ("cite", "--model=", "--config.coarse=document"),
+      "coarse and --config.proxy are of --config.method=leave_one_out",
+    ),
+    *(
+      ((*_LONGER, f"--config.budget={budget}", f"--config.method={method}"),
+       said)
+      for budget, method, said in (
+        (7, "auto", "masks do not fit"), (8, "exact", "masks do not fit"),
+        (3, "jsd", "budget is 3. Raise it.$"),
+        (3, "leave_one_out", "--config.coarse or --config.proxy"),
+      )
+    ),
     (("--model={model}", "--ids=missing.json"), "there is no such file"),
     (("--model={model}", "--ids={ids}"), "span .* outside"),
     (("--model={bare}", "--context=fun", "--query=fun"), "no tokenizer"),
@@ -334,11 +379,20 @@ def sources(tmp_path):
   ],
 )  # fmt: skip
 def test_bad_input_is_one_line(
-  words, said, model, bare, sources, ids, tmp_path, capsys, monkeypatch
+  words, said, model, bare, pair, sources, ids, tmp_path, capsys, monkeypatch
 ):
   monkeypatch.chdir(tmp_path)
   outside = _CAUSAL | {"context_span": [1, 40]}
   places = {"model": model, "bare": bare, "docs": sources, "ids": ids(outside)}
+  places["pair"] = pair
+  for name, given in {
+    "huge": _CAUSAL | {"with_context": [1, 2, 3, 4, 5, 1 << 32, 7, 8, 9]},
+    "number": _CAUSAL | {"with_context": 5}, "decoder": _PAIR | {"decoder": 7},
+  }.items():  # fmt: skip
+    places[name] = str(tmp_path / f"{name}.json")
+    pathlib.Path(places[name]).write_text(json.dumps(given))
+  # Before what takes long.
+  monkeypatch.delattr(context_job.reliance, "pecore")
   for name, texts in {
     "long": ["fun " * 60], "none": [], "blank": ["fun", " "],
     "special": ["fun <|end|>"],
