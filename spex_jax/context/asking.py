@@ -4,7 +4,8 @@ A record asks each mask once and keeps what came: the scores of every token, so
 that any span is fitted later. `ask` spends the budget of a method; `fit_span`
 and `find_sets` read the record, for a span each. An eighth of a budget of ours
 that does not hold all masks is uniform masks that nothing is fitted to: they
-say how good an expansion is, of any span.
+say how good an expansion is, of any span. Where that is fewer than four (a
+budget under 32), folds over the uniform masks do, without another forward.
 
 Shapes: n sources, B masks asked, R tokens of the response.
 """
@@ -27,7 +28,7 @@ METHODS = (*OURS, "contextcite", "leave_one_out", "jsd", "shapley")
 _MOST_EXACT = 16  # Sources of which all masks may be asked.
 _FEWEST = 8  # Masks that anything can be decoded from.
 _TESTED = 8  # One in so many masks tests what the others are fitted to.
-_FEWEST_TESTED = 4  # Fewer say nothing, and are fitted to instead.
+_FEWEST_TESTED = 4  # Fewer say nothing, and are fitted to instead: in folds.
 
 
 class Record:
@@ -121,12 +122,13 @@ def check(n: int, budget: int, method: str) -> None:
   if method in ("leave_one_out", "jsd"):
     if n + 1 > budget:
       _too_many(n, budget, n + 1, method)
-  elif method != "contextcite" and not _holds_all(n, budget):
-    if method == "exact" or budget < _FEWEST:
-      raise ValueError(
-        f"All 2**{n} masks do not fit in budget={budget}, and fewer than "
-        f"{_FEWEST} say nothing: raise it, or use another method."
-      )
+    return
+  few = (method == "exact" or budget < _FEWEST) and method != "contextcite"
+  if few and not _holds_all(n, budget):
+    raise ValueError(
+      f"All 2**{n} masks do not fit in budget={budget}, and fewer than "
+      f"{_FEWEST} say nothing: raise it, or use another method."
+    )
 
 
 def _holds_all(n, budget) -> bool:
@@ -160,6 +162,11 @@ def ask(record, key, method, value, coarse, proxy, keep) -> list[str]:
   reserve = budget // 4
   test = budget // _TESTED if budget // _TESTED >= _FEWEST_TESTED else 0
   notes = []
+  if not test:
+    least = _TESTED * _FEWEST_TESTED
+    notes.append(
+      f"R2 is cross-validated: a budget under {least} sets no masks aside."
+    )
   if method == "spex":
 
     def seen(masks):
@@ -177,7 +184,7 @@ def ask(record, key, method, value, coarse, proxy, keep) -> list[str]:
       found, record.masks[record.fitted],
       record.scores.of(value)[record.fitted], span_ends(record, *span),
     )  # fmt: skip
-    record.fits[span] = _judged(record, fit, *span)
+    record.fits[span] = _judged(record, fit, *span) if test else fit
     notes += found.notes
   else:
     left = sampling.leave_one_out(n)
@@ -186,7 +193,7 @@ def ask(record, key, method, value, coarse, proxy, keep) -> list[str]:
     record.draw(key, budget - reserve - len(record.masks), test)
   # Sets of the whole response are verified now; spans read what is known.
   whole = (0, len(record.scorer.response), value)
-  first = fit_span(record, method, *whole)
+  first = fit_span(record, method, *whole, judge=False)
   spare = budget - len(record.masks)
   seen = find_sets(record, first, *whole, spare)[-1]
   if seen < min(n, sets_lib.CANDIDATES):
@@ -257,8 +264,8 @@ def span_ends(record, start, stop, value) -> tuple[float, float]:
   return float(values[none]), float(values[full])
 
 
-def fit_span(record, method, start, stop, value) -> fitting.Fit:
-  """The expansion of a span, from what was asked; kept."""
+def fit_span(record, method, start, stop, value, judge=True) -> fitting.Fit:
+  """The expansion of a span, from what was asked; kept, with its R^2."""
   span = (start, stop, value)
   if span not in record.fits:
     values = record.scores.of(value, start, stop)
@@ -271,17 +278,32 @@ def fit_span(record, method, start, stop, value) -> fitting.Fit:
       name = "auto" if method in ("spex", "shapley") else method
       rows = record.fitted
       fit = fitting.decoded(record.masks[rows], values[rows], name, ends)
-      fit = _judged(record, fit, *span)
     record.fits[span] = fit
-  return record.fits[span]
+  fit = record.fits[span]
+  if judge and fit.r2 is None:
+    record.fits[span] = fit = _judged(record, fit, *span)
+  return fit
 
 
 def _judged(record, fit, start, stop, value) -> fitting.Fit:
-  """The expansion, tested on the masks that it has not seen."""
+  """The expansion, tested on masks that it, or that of a fold, has not seen."""
   values = record.scores.of(value, start, stop)
-  at = record.tested
-  variance = float(values[record.uniform].var()) if len(at) else 0.0
-  return fitting.tested(fit, record.masks[at], values[at], variance)
+  uniform, at = record.uniform, record.tested
+  if len(at):
+    error = (fit(record.masks[at]) - values[at]) ** 2
+    found = fitting.r2_of(error, values[uniform], np.searchsorted(uniform, at))
+    how = f"{len(at)} masks set aside"
+    return dataclasses.replace(
+      fit, r2=found[0], r2_interval=found[1], r2_by=how
+    )
+  if not len(uniform):  # SPEX's, which draws by a plan alone.
+    uniform = np.setdiff1d(record.fitted, record.ends())
+  ends = span_ends(record, start, stop, value)
+  again = lambda masks, some: fitting.redone(fit, masks, some, ends)
+  r2, interval, how = fitting.cross_validated(
+    record.masks, values, again, uniform
+  )
+  return dataclasses.replace(fit, r2=r2, r2_interval=interval, r2_by=how)
 
 
 def find_sets(record, fit, start, stop, value, spare):

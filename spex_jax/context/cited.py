@@ -27,13 +27,16 @@ class Cited:
     sets: of two sources or more, the largest interaction first.
     needed: sources without any one of which the answer falls.
     r2: of what is reported, on masks that it was not fitted to: see
-      `fitting.Fit`; of ContextCite cross-validated in five folds. 1 where all
-      are known; None where too few are asked (under 32) to test.
+      `fitting.Fit`; of ContextCite, and where too few are asked (under 32) to
+      set some aside, cross-validated. 1 where all are known; None of values
+      that are measured, not fitted.
     total: v(all) - v(none) as the model gave them; None where not asked.
     fit: the expansion, of ours and Shapley; None of the others.
     method: the decoder that spoke.
     criterion: what says that an answer stands, see `sets`; "" where not asked.
     none: v(none) as the model gave it; None where not asked.
+    r2_interval: of `r2`, 95%, by the jackknife: `fitting.r2_of`; or None.
+    r2_by: what tested it, in words; "" where nothing did.
   """
 
   start: int
@@ -49,6 +52,8 @@ class Cited:
   method: str = ""
   criterion: str = ""
   none: float | None = None
+  r2_interval: tuple[float, float] | None = None
+  r2_by: str = ""
 
   def to_dict(self) -> dict[str, Any]:
     """As JSON takes it."""
@@ -68,6 +73,10 @@ class Cited:
       ],
       "needed": list(self.needed),
       "r2": self.r2,
+      "r2_interval": None
+      if self.r2_interval is None
+      else list(self.r2_interval),
+      "r2_by": self.r2_by,
       "total": self.total,
       "none": self.none,
       "terms": None if self.fit is None else self.fit.terms(),
@@ -107,10 +116,10 @@ def of_record(
       return lambda some: some @ weights + bias
 
     weights, _ = fitting.context_cite(masks, values, stop - start)
-    r2 = fitting.cross_validated(masks, values, fit)
+    r2, interval, how = fitting.cross_validated(masks, values, fit)
     return Cited(
       start, stop, value, weights, weights, r2=r2, total=total, method=method,
-      none=least,
+      none=least, r2_interval=interval, r2_by=how,
     )  # fmt: skip
   fit = asking.fit_span(record, method, *span)
   sets, losses, how, _ = asking.find_sets(record, fit, *span, spare=0)
@@ -120,4 +129,5 @@ def of_record(
   return Cited(
     start, stop, value, fit.values, strengths, sets, tuple(losses), fit.r2,
     fit.total, fit, fit.method, how, fit.none,
+    fit.r2_interval, fit.r2_by,
   )  # fmt: skip

@@ -54,9 +54,9 @@ def scorer(
     **settings: of `evaluate.host`: `cache`, `calls_per_second`.
 
   Raises:
-    ValueError: an unknown way, a response of no tokens, one that spells a special
-      token, or `Unscored`: the endpoint answers without log-probabilities of
-      the prompt.
+    ValueError: an unknown way, a response of no tokens, one that spells a
+      special token, or `Unscored`: the endpoint answers without
+      log-probabilities of the prompt.
   """
   if by is not None and by not in WAYS:
     raise ValueError(f"by={by!r}: choose from {', '.join(WAYS)}.")

@@ -18,16 +18,21 @@ Shapes: n sources, B masks, T targets, K sets.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
+from scipy import special
 
 from spex_jax import api, base, explanation
+from spex_jax.fourier import lasso
 from spex_jax.indices import mobius
 
 LASSO = 0.01  # ContextCite's.
 _SWEEPS, _TOLERANCE = 10_000, 1e-10
 _NEAR = 1e-3  # Of a squared error per mask: how strongly fits stay near.
-_FOLDS = 5
+_FOLDS, _FEWEST_FOLDED = 5, 4
+# Of an expansion of all masks: how good it is, and why.
+_KNOWN = ((1.0, 1.0), "all masks")
 # Sets that one decode may leave; beyond them the largest count.
 _MOST_SETS = 1 << 13
 
@@ -43,9 +48,11 @@ class Fit:
     none: v(none).
     total: v(all) - v(none), as the model gave them.
     r2: of this expansion, on uniform masks that neither it nor its decoder has
-      seen (`tested`), or 1 where all masks are known; of Shapley values
-      cross-validated in five folds; None if never tested.
+      seen, or 1 where all masks are known; of Shapley values and of budgets
+      that set no masks aside `cross_validated`; None if never tested.
     method: the decoder that spoke.
+    r2_interval: of `r2`, 95%, as `r2_of` has it; None where nothing says it.
+    r2_by: what tested it, in words.
   """
 
   values: np.ndarray
@@ -55,6 +62,8 @@ class Fit:
   total: float
   r2: float | None
   method: str
+  r2_interval: tuple[float, float] | None = None
+  r2_by: str = ""
 
   def __call__(self, masks: base.Masks) -> np.ndarray:
     """Predicted values: float64 `[B]`."""
@@ -89,7 +98,7 @@ def decoded(
   none, total = ends[0], ends[1] - ends[0]
   if n == 1:
     one = np.array([total])
-    return Fit(one, ((0,),), one, none, total, 1.0, "exact")
+    return Fit(one, ((0,),), one, none, total, 1.0, "exact", *_KNOWN)
   found = api.decode(masks, values, method=method)
   return of_explanation(found, masks, values, ends)
 
@@ -101,9 +110,13 @@ def of_explanation(
   ends: tuple[float, float],
 ) -> Fit:
   """The same from a decoder's answer."""
+  return _of_fourier(found.fourier, found.method, masks, values, ends)
+
+
+def _of_fourier(fourier, method, masks, values, ends) -> Fit:
   n = masks.shape[1]
   none, total = ends[0], ends[1] - ends[0]
-  terms = mobius.mobius_from_fourier(found.fourier)
+  terms = mobius.mobius_from_fourier(fourier)
   _, players, start = terms.split_empty()
   order = np.argsort(-np.abs(start), kind="stable")[:_MOST_SETS]
   sets = tuple(
@@ -117,27 +130,84 @@ def of_explanation(
   else:
     moebius = refit(masks, values, sets, none, total, start)
   shares, r2 = shapley(n, sets, moebius), 1.0 if known else None
-  return Fit(shares, sets, moebius, none, total, r2, found.method)
+  interval, how = _KNOWN if known else (None, "")
+  return Fit(shares, sets, moebius, none, total, r2, method, interval, how)
 
 
-def tested(
-  fit: Fit, masks: np.ndarray, values: np.ndarray, variance: float
+def redone(
+  fit: Fit, masks: np.ndarray, values: np.ndarray, ends: tuple[float, float]
 ) -> Fit:
-  """The same expansion with its R^2 on masks that it was not fitted to.
+  """The same decoder's expansion of other masks, for `cross_validated`.
 
-  1 - mean squared error / variance. The masks are few, so the variance is that
-  of all uniform ones: of the few alone it would sway the ratio.
+  Its sets and coefficients are found anew. Which decoder speaks, and whether a
+  lasso has pairs, is not: that would cost ten times as much.
 
   Args:
     fit: the expansion.
-    masks: bool `[B, n]`, uniform, none of them fitted to.
+    masks: bool `[B, n]`, distinct.
     values: `[B]`.
-    variance: of the values of uniform masks, those of the fit among them.
+    ends: v(none) and v(all).
   """
-  if not (len(masks) and variance > 0):
-    return fit
-  error = ((fit(masks) - values) ** 2).mean()
-  return dataclasses.replace(fit, r2=float(1 - error / variance))
+  if fit.method.startswith("lasso"):
+    order = 1 if all(len(each) < 2 for each in fit.sets) else 2
+    (found,) = lasso.fit_targets(
+      masks, (values - values.mean())[:, None], order
+    )
+    return _of_fourier(found, fit.method, masks, values, ends)
+  if fit.method != "mean":
+    name = fit.method.partition(" ")[0]  # Of "gaussian reweighted".
+    own = name in ("gram", "gaussian", "proxyspex")
+    return decoded(masks, values, name if own else "auto", ends)
+  # The mean has single sources' shares alone.
+  none, total = ends[0], ends[1] - ends[0]
+  sets, start = _with_singles(masks.shape[1], (), np.zeros(0))
+  found = refit(masks, values, sets, none, total, start)
+  return Fit(found, sets, found, none, total, None, "mean")
+
+
+def r2_of(
+  error: np.ndarray,
+  values: np.ndarray,
+  at: np.ndarray | None = None,
+  groups: np.ndarray | None = None,
+) -> tuple[float | None, tuple[float, float] | None]:
+  """R^2, and its 95% interval by the jackknife over masks that test it.
+
+  1 - mean squared error / variance. The masks may be few, so the variance is
+  that of all values given: of the few alone it would sway the ratio. The
+  interval is that of Student's t about R^2 with the standard error of leaving
+  out one mask at a time (Tukey 1958), at most 1.
+
+  Args:
+    error: `[M]`, squared, of masks that were not fitted to.
+    values: `[B]`, of uniform masks.
+    at: int `[M]`, the rows of `values` that the errors are of; all by default.
+    groups: int `[M]`, rows of one mask that was drawn more than once; each its
+      own by default.
+
+  Returns:
+    None where the values do not vary; no interval of a single mask, or where
+    they do not vary without one.
+  """
+  at = np.arange(len(values)) if at is None else at
+  groups = at if groups is None else groups
+  rows = np.arange(len(values))
+  masks, variance = np.unique(groups), values.var()
+  if not (len(error) and variance > 0):
+    return None, None
+  whole = float(1 - error.mean() / variance)
+  if len(masks) < 2:
+    return whole, None
+  left = []
+  for mask in masks:
+    rest = values[~np.isin(rows, at[groups == mask])].var()
+    if not rest > 0:
+      return whole, None
+    left.append(1 - error[groups != mask].mean() / rest)
+  num = len(left)
+  spread = np.sqrt((num - 1) * np.var(left))
+  half = float(special.stdtrit(num - 1, 0.975) * spread)
+  return whole, (whole - half, min(1.0, whole + half))
 
 
 def kernel_shap(
@@ -155,12 +225,14 @@ def kernel_shap(
     masks, values, singles, none, total, near=1e-9
   )
   found = fit(masks, values)
-  r2 = cross_validated(
+  r2, interval, how = cross_validated(
     masks,
     values,
     lambda some, v: lambda more: none + more @ fit(some, v),
   )
-  return Fit(found, singles, found, none, total, r2, "kernelshap")
+  return Fit(
+    found, singles, found, none, total, r2, "kernelshap", interval, how
+  )
 
 
 def refit(
@@ -282,25 +354,42 @@ def context_cite_masks(num_masks: int, n: int) -> np.ndarray:
   )
 
 
-def cross_validated(masks: np.ndarray, values: np.ndarray, fit) -> float | None:
-  """R^2 of predictions of masks that a fit has not seen, five folds.
+def cross_validated(
+  masks: np.ndarray,
+  values: np.ndarray,
+  fit: Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], np.ndarray]],
+  at: np.ndarray | None = None,
+) -> tuple[float | None, tuple[float, float] | None, str]:
+  """R^2 of predictions of masks that a fit has not seen, five folds at most.
 
-  None for fewer than ten masks or constant values.
+  A mask that was drawn more than once is in one fold.
 
   Args:
     masks: bool `[B, n]`.
     values: `[B]`.
     fit: masks and values to a function of masks.
+    at: rows that are folded, all others are always fitted to; all by default.
+
+  Returns:
+    R^2 and its interval, as `r2_of`, and what tested it in words; None of
+    fewer than four distinct masks.
   """
-  total = ((values - values.mean()) ** 2).sum()
-  if len(masks) < 2 * _FOLDS or not total > 0:
-    return None
-  fold = np.arange(len(masks)) % _FOLDS
-  error = 0.0
-  for k in range(_FOLDS):
-    predict = fit(masks[fold != k], values[fold != k])
-    error += ((predict(masks[fold == k]) - values[fold == k]) ** 2).sum()
-  return float(1 - error / total)
+  at = np.arange(len(masks)) if at is None else at
+  _, first, group = np.unique(
+    masks[at], axis=0, return_index=True, return_inverse=True
+  )
+  group = np.argsort(np.argsort(first))[group.reshape(-1)]  # As they came.
+  folds = min(_FOLDS, len(first))
+  if len(first) < _FEWEST_FOLDED or not values[at].var() > 0:
+    return None, None, ""
+  error = np.empty(len(at))
+  for k in range(folds):
+    out = at[group % folds == k]
+    kept = np.setdiff1d(np.arange(len(masks)), out)
+    predict = fit(masks[kept], values[kept])
+    error[group % folds == k] = (predict(masks[out]) - values[out]) ** 2
+  found = r2_of(error, values[at], groups=group)
+  return *found, f"{folds} folds over {len(first)} masks"
 
 
 def _with_singles(n, sets, start):

@@ -179,6 +179,11 @@ def cited_lines(found: citing.Citations) -> list[tuple[str, str]]:
     numbers = ", ".join(f"[{i}]" for i in cited) or "none"
     lines.append(("cited", f"{said!r}: {numbers}"))
   fit = "not tested" if found.r2 is None else f"R2 {found.r2:.3f}"
+  if found.whole.r2_interval is not None:
+    low, high = found.whole.r2_interval
+    fit += f" ({low:.3f}..{high:.3f})"
+  if found.r2 is not None:
+    fit += f" by {found.whole.r2_by}"
   cost = report_tables.count(found.forwards, "forward")
   lines.append(("cost", f"{cost} by {found.whole.method}; {fit}"))
   if found.total is not None:

@@ -22,6 +22,11 @@ def given():
   pytest.skip("no shared/context/given.jsonl beside the repository")
 
 
+def masks(n):
+  """Every mask of n sources, bool `[2^n, n]`, row b by the bits of b."""
+  return (np.arange(1 << n)[:, None] >> np.arange(n) & 1).astype(bool)
+
+
 def tokenizer():
   """GPT-2's kind, of some 270 tokens."""
   return tokens.Tokenizer(tokenizers_small.byte_level(), {})

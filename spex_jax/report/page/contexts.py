@@ -177,6 +177,11 @@ def citations(body: Mapping[str, Any]) -> tuple[_Lines, list[dict[str, Any]]]:
 
 
 def _trusted(body: Mapping[str, Any]) -> _Lines:
+  """What speaks for values of sources, and what against.
+
+  Against them speak an R^2 below 0.5 or an interval of it that reaches below 0:
+  then the mean of the masks that test it may be as good.
+  """
   r2, who = body["r2"], f"{body['decoder']}, {body['forwards']:,} forwards"
   if body["terms"] is None and r2 is None:
     lines = [("fit", f"{who}: each value is measured; sums of them are not",
@@ -184,7 +189,13 @@ def _trusted(body: Mapping[str, Any]) -> _Lines:
   elif r2 is None:
     lines = [("R²", f"{who}: not tested", True)]
   else:
-    lines = [("R²", f"{r2:.3f} by {who}", r2 < views.TRUSTED)]
+    told, bad = f"{r2:.3f}", r2 < views.TRUSTED
+    interval = body.get("r2_interval")  # Not of files of earlier versions.
+    if interval is not None:
+      low, high = interval
+      told += f" (95%: {low:.3f}..{high:.3f}, {body['r2_by']})"
+      bad = bad or low < 0
+    lines = [("R²", f"{told} by {who}", bad)]
   if body["terms"] is not None:
     total, found = body["total"], math.fsum(body["values"])
     off = abs(found - total) > _OFF * max(1.0, abs(total))
