@@ -48,12 +48,10 @@ def vocabulary(runs: Any) -> dict[str, list[str] | None]:
   pieces = list(runs.tokens or spell(runs.with_context))
   outer = None
   if runs.output_context is not None:
-    outer = spell(runs.output_context_ids)
-    if runs.tokens and not runs.is_encoder_decoder:
-      outer = pieces[slice(*runs.output_context)]
+    outer = runs.output_context_tokens or spell(runs.output_context_ids)
   return {
     "context": pieces[slice(*runs.context)],
-    "output_context": outer,
+    "output_context": None if outer is None else list(outer),
     "response": list(runs.response_tokens or spell(runs.response)),
   }
 

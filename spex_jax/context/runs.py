@@ -43,6 +43,7 @@ class Runs:
     tokens: the vocabulary's spelling of each token of `with_context`, or None
       where nobody knows it.
     response_tokens: of `response`, likewise.
+    output_context_tokens: of the output context, likewise.
 
   Raises:
     ValueError: no token, of the response or before it, a response that a run
@@ -59,6 +60,7 @@ class Runs:
   decoder_without: np.ndarray | None = None
   tokens: tuple[str, ...] | None = None
   response_tokens: tuple[str, ...] | None = None
+  output_context_tokens: tuple[str, ...] | None = None
 
   def __post_init__(self):
     names = ("with_context", "without_context", "response")
@@ -236,7 +238,10 @@ class Runs:
       pieces(response),
     )
     runs.check(net)
-    return runs
+    if runs.output_context is None:
+      return runs
+    outer = pieces(runs.output_context_ids)
+    return dataclasses.replace(runs, output_context_tokens=outer)
 
   @classmethod
   def of_dict(cls, net: sites.Network, given: Mapping[str, Any]) -> "Runs":
@@ -380,7 +385,15 @@ class Runs:
 def generated(
   net: sites.Network, params: Any, given: Any, max_new_tokens: int
 ) -> np.ndarray:
-  """The greedy response to inputs `[P]`, int32 `[R]`, without the end token."""
+  """The greedy response to inputs `[P]`, int32 `[R]`, without the end token.
+
+  Shorter than `max_new_tokens` where the model takes no more.
+
+  Raises:
+    ValueError: as `room`.
+  """
+  begun = given.get("decoder_input_ids", given["input_ids"])
+  max_new_tokens = room(net, len(begun), max_new_tokens)
   special = net.tokenizer.special
   end = special.get("eos")
   run = jax.jit(
@@ -391,6 +404,23 @@ def generated(
   made = run(params, {name: row[None] for name, row in given.items()})
   answer = np.asarray(made.tokens[0, : int(made.lengths[0])], np.int32)
   return answer[:-1] if len(answer) and answer[-1] == end else answer
+
+
+def room(net: sites.Network, num_tokens: int, wanted: int) -> int:
+  """How many new tokens stand behind so many, at most `wanted`.
+
+  Raises:
+    ValueError: none.
+  """
+  limit = net.config.max_positions
+  if limit is None:
+    return wanted
+  if num_tokens >= limit:
+    raise ValueError(
+      f"The prompt with its context has {num_tokens} tokens, and the model "
+      f"takes {limit}: no answer fits behind it. Shorten the context."
+    )
+  return min(wanted, limit - num_tokens)
 
 
 def _pieces(tokenizer: tokens.Tokenizer | None):

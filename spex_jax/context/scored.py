@@ -231,19 +231,23 @@ class Attribution(shown.Shown):
     found["step_scores"] = {k: plain(v) for k, v in self.step_scores.items()}
     return {name: plain(value) for name, value in found.items()}
 
-  def save(self, path: str | os.PathLike, form: str = "own") -> None:
+  def save(
+    self, path: str | os.PathLike, form: str = "own", **more: Any
+  ) -> None:
     """Writes JSON.
 
     Args:
       path: of the file.
       form: "own", or "inseq" for a file of `FeatureAttributionOutput.load`.
+      **more: of "own", what is written beside, such as `again`.
 
     Raises:
       ValueError: another form, or steps that Inseq's cannot hold.
     """
     if form not in ("own", "inseq"):
       raise ValueError(f"form={form!r}: choose own or inseq.")
-    found = self.to_dict() if form == "own" else inseq.output([self])
+    own = form == "own"
+    found = self.to_dict() | more if own else inseq.output([self])
     text = json.dumps(found, ensure_ascii=False, indent=2, allow_nan=False)
     pathlib.Path(path).write_text(text + "\n", encoding="utf-8")
 
@@ -272,6 +276,8 @@ def load(path: str | os.PathLike) -> list[Attribution]:
   if isinstance(given, dict) and inseq.is_output(given):
     return [Attribution(**fields) for fields in inseq.fields_of(given, path)]
   names = {field.name for field in dataclasses.fields(Attribution)}
+  if isinstance(given, dict):
+    given.pop("again", None)  # How a command made it.
   if not isinstance(given, dict) or {*given} != names:
     raise ValueError(
       f"{path} holds no attribution: it has {sorted(given)[:5]}, needed are "

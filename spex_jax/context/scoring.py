@@ -35,6 +35,7 @@ from spex_jax.ablate import (
 )
 from spex_jax.ablate import text as text_lib
 from spex_jax.context import reuse as reuse_lib
+from spex_jax.context import runs as runs_lib
 from spex_jax.context import sources as sources_lib
 from spex_jax.context import templates
 from spex_jax.models import generate, seq2seq, sites
@@ -282,14 +283,19 @@ def generated(
 ) -> np.ndarray:
   """The model's own greedy answer with all sources: int32 `[R]`, no end token.
 
+  Shorter than `max_new_tokens` where a causal model takes no more.
+
   Raises:
-    ValueError: an answer that is empty, as the end comes first.
+    ValueError: an answer that is empty, as the end comes first, or for which
+      there is no room behind the prompt.
   """
   params = net.params if params is None else params
   end = sources.tokenizer.special.get("eos")
   if isinstance(net.module, seq2seq.EncoderDecoder):
     end = getattr(net.config, "end_id", end)
   ids = sources.prompt.encoding.ids[None]
+  if not isinstance(net.module, seq2seq.EncoderDecoder):
+    max_new_tokens = runs_lib.room(net, ids.shape[1], max_new_tokens)
   out = jax.jit(
     lambda params, ids: generate.generate(
       net, params, ids, max_new_tokens, end=end

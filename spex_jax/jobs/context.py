@@ -138,7 +138,7 @@ class Found:
     pecore: sensitive tokens and cues.
     citations: of the context's sentences; None where none were asked for.
     shell: a command that gives the same.
-    python: code that leaves the same in `found`.
+    python: code that leaves the same in `found`, and citations in `cited`.
   """
 
   pecore: reliance.Pecore
@@ -180,6 +180,9 @@ def run(
   tell("model", networks.described(net, config.model))
   with clock.of("answer"):
     runs = runs_of(config, net)
+  if not config.ids and not runs.is_encoder_decoder:
+    size = len(runs.with_context)
+    context_asked.note_cut(config, net, size, len(runs.response), tell)
   if config.response and not config.ids:
     _note_joined(net, runs, tell)
   sources = _cited_sources(config, net, tell)
@@ -198,7 +201,13 @@ def run(
         tell("note", f"no citations: {error}")
   _print(found, cited, show, tell)
   shell = context_again.shell(config, ("spex", "context"), _FLAGS)
-  python = context_again.of_context(config, runs, asked)
+  python = context_again.of_context(
+    config,
+    runs,
+    asked,
+    None if cited is None else cited.sources,
+    _citing_arguments(config),
+  )
   all_of = Found(found, cited, shell, python)
   if config.format == "inseq":
     found.save(output, "inseq")
@@ -407,11 +416,17 @@ def _cited(config, net, sources, runs, tell) -> citing.Citations:
     sources,
     runs.response.tolist(),
     key=subjects.key_of(config.seed, "citations"),
-    budget=config.budget,
-    method=config.method,
     tell=lambda line: tell("plan", line),
-    batch_size=config.batch_size,
+    **_citing_arguments(config),
   )
+
+
+def _citing_arguments(config) -> dict[str, Any]:
+  return {
+    "budget": config.budget,
+    "method": config.method,
+    "batch_size": config.batch_size,
+  }
 
 
 def _print(found, cited, show, tell) -> None:

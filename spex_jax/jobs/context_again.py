@@ -4,8 +4,12 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from spex_jax import settings
+from spex_jax.context import generations
 from spex_jax.context import runs as runs_lib
+from spex_jax.context import sources as sources_lib
 from spex_jax.jobs import context_asked
 
 _IMPORTS = (
@@ -29,20 +33,29 @@ def shell(
   said = list(words)
   for name, value in settings.as_dict(config).items():
     if value != defaults[name]:
-      given = ",".join(value) if isinstance(value, tuple) else str(value)
+      many = isinstance(value, tuple)
+      given = ",".join(map(str, value)) if many else str(value)
       said.append(f"--{'' if name in flags else 'config.'}{name}={given}")
   return shlex.join(said)
 
 
 def of_context(
-  config: context_asked.OfModel, runs: runs_lib.Runs, asked: Mapping[str, Any]
+  config: context_asked.OfModel,
+  runs: runs_lib.Runs,
+  asked: Mapping[str, Any],
+  sources: sources_lib.Sources | None = None,
+  citing: Mapping[str, Any] | None = None,
 ) -> str:
   """Code that leaves in `found` what `context.pecore` gave.
+
+  And in `cited` what `context.cite` gave, where there are sources.
 
   Args:
     config: of the model.
     runs: the response, as it was made.
     asked: arguments of `pecore`.
+    sources: of citations; None where there are none.
+    citing: arguments of `cite`.
   """
   made = {
     name: None if ids is None else ids.tolist()
@@ -55,12 +68,67 @@ def of_context(
     )
   }
   made |= {"context": runs.context, "output_context": runs.output_context}
+  imports, more = _IMPORTS, ""
+  if sources is not None:
+    imports = f"import numpy as np\n\n{_IMPORTS}"
+    owner = sources.prompt.players.owner
+    gone = np.flatnonzero(owner < sources.n)
+    made_of = f"{sources.prompt.text!r}, {list(sources.documents)!r}"
+    more = (
+      f"stays = np.ones({len(owner)}, bool)\n"
+      f"stays[{gone[0]}:{gone[-1] + 1}] = False\n"
+      f"sources = context.sources.of_spans(\n  {made_of}, net.tokenizer,\n"
+      f"  level={sources.level!r}, bos={config.bos!r}).also_without(stays)\n"
+      f"cited = context.cite(\n  net, sources, {runs.response.tolist()!r},\n"
+      f"  key=subjects.key_of({config.seed}, 'citations'),\n"
+      f"{_listed(citing or {})})\n"
+    )
   return (
-    f"{_IMPORTS}\n{_net(config)}"
+    f"{imports}\n{_net(config)}"
     f"runs = context.Runs.of_ids(\n  net,\n{_listed(made)})\n"
     f"key = subjects.key_of({config.seed}, 'cues')\n"
     f"found = context.pecore(\n  net,\n  runs,\n  key=key,\n{_listed(asked)})\n"
+    f"{more}"
   )
+
+
+def of_attribution(
+  config: Any,
+  made: generations.Generation,
+  asked: Mapping[str, Any],
+  contrast: generations.Generation | None = None,
+) -> str:
+  """Code that leaves in `found` what `context.attribute` gave.
+
+  Args:
+    config: of `spex context attribute`.
+    made: the generation.
+    asked: arguments of `attribute`.
+    contrast: another generation, or None.
+  """
+  ids = lambda x: None if x is None else x.tolist()
+  of = lambda x: (
+    "context.Generation.of_ids(\n"
+    f"  net, {ids(x.source)!r}, {ids(x.response)!r}, {ids(x.prefix)!r})\n"
+  )
+  lines, more = [_net(config), f"made = {of(made)}"], ""
+  if contrast is not None:
+    lines.append(f"contrast = {of(contrast)}")
+    more = "  contrast=contrast,\n"
+  key = f"key=subjects.key_of({config.seed}, 'attribute')"
+  lines.append(
+    f"found = context.attribute(\n  net, made, {key},\n"
+    f"{_listed(asked)}{more})\n"
+  )
+  if config.join != "none":
+    words = "\n  context.scored.words_of(found.{}),".format
+    lines.append(
+      f"found = found.joined({words('source')}{words('response')}\n"
+      f"  how={config.join!r})\n"
+    )
+  if config.normalise:
+    lines.append("found = found.normalised()\n")
+  return f"{_IMPORTS}\n{''.join(lines)}"
 
 
 def of_citations(
@@ -69,6 +137,7 @@ def of_citations(
   prompt: Mapping[str, Any],
   response: Sequence[int],
   asked: Mapping[str, Any],
+  threshold: float | None = None,
 ) -> str:
   """Code that leaves in `found` what `context.cite` gave.
 
@@ -78,6 +147,7 @@ def of_citations(
     prompt: arguments of `sources.of_texts`.
     response: its ids.
     asked: arguments of `cite`.
+    threshold: one that was calibrated; None for the method's own.
   """
   made = f"context.sources.of_texts(\n  texts, {config.query!r},"
   of = lambda tokenizer, given: f"{made} {tokenizer},\n{_listed(given)})\n"
@@ -121,6 +191,8 @@ def of_citations(
   lines.append(
     f"found = context.cite(\n  {first},\n  {key},\n{_listed(asked)}{more})\n"
   )
+  if threshold is not None:
+    lines.append(f"found.threshold = {threshold!r}\n")
   if config.prune is not None:
     given = context_asked.pruning(config.prune)
     said = ", ".join(f"{name}={value!r}" for name, value in given.items())

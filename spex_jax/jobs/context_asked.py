@@ -96,6 +96,29 @@ def read(path: str, what: str) -> str:
     raise ValueError(f"{what}={path!r} is no text in UTF-8: {error}.") from None
 
 
+def note_cut(
+  config: OfModel, net: sites.Network, size: int, count: int, tell: Show
+) -> None:
+  """Says where an answer was cut as the model takes no more tokens.
+
+  Args:
+    config: whose answer was made.
+    net: the model.
+    size: tokens of prompt and answer.
+    count: of the answer.
+    tell: takes a name and a text.
+  """
+  limit = net.config.max_positions
+  is_made = config.response is None and count < config.max_new_tokens
+  if is_made and size == limit:
+    tell(
+      "note",
+      f"the answer ends after {count} of --config.max_new_tokens="
+      f"{config.max_new_tokens}: with its context the model takes no more than "
+      f"{limit} tokens",
+    )
+
+
 def pruning(given: str) -> dict[str, Any]:
   """What `citing.prune` takes: `keep`, of a whole number, else `share`.
 

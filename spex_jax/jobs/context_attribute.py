@@ -10,11 +10,18 @@ from typing import Any
 
 from spex_jax import settings
 from spex_jax.context import attributing, generations, methods, scored, steps
-from spex_jax.jobs import circuits, context_asked, networks, subjects
+from spex_jax.jobs import (
+  circuits,
+  context_again,
+  context_asked,
+  networks,
+  subjects,
+)
 from spex_jax.models import sites
 from spex_jax.report import clock as clock_lib
 from spex_jax.report import tables as report_tables
 
+_FLAGS = ("model", "prompt", "response", "ids", "output")
 _FIELDS = ("prompt_ids", "response_ids")
 
 
@@ -83,6 +90,9 @@ def run(
 ) -> scored.Attribution:
   """Attributes, prints, and writes `config.output`.
 
+  Beside `Attribution.to_dict` a file of our own has `again`, a command and code
+  that give the same.
+
   Args:
     config: its settings.
     show: takes a line or a rich renderable; prints by default.
@@ -105,6 +115,10 @@ def run(
   tell("model", networks.described(net, config.model))
   with clock.of("answer"):
     made = _made(config, net)
+  if not config.ids and made.prefix is None:
+    count = len(made.response)
+    size = len(made.source) + count
+    context_asked.note_cut(config, net, size, count, tell)
   with clock.of("attribute"):
     plain = attributed(config, net, made, config.steps or None)
   found, shown = plain, _spelled(net, plain)
@@ -116,7 +130,15 @@ def run(
     found, shown = found.normalised(), shown.normalised()
   tell("method", f"{config.method} of {config.target}")
   _print(shown, show, tell)
-  found.save(output, config.format)
+  shell = context_again.shell(config, ("spex", "context", "attribute"), _FLAGS)
+  python = context_again.of_attribution(
+    config,
+    made,
+    _arguments(config, config.steps or None),
+    _contrast(config, net, made),
+  )
+  found.save(output, config.format, again={"shell": shell, "python": python})
+  tell("again", shell)
   tell("time", str(clock))
   tell("wrote", str(output))
   return found
@@ -133,27 +155,37 @@ def attributed(
   Raises:
     ValueError: as `attributing.attribute` and `Generation.of_text`.
   """
-  other = None
-  if config.contrast is not None:
-    tokenizer = context_asked.tokenizer_of(config, net)
-    ids = tokenizer.encode(config.contrast, add_special=False).ids
-    other = generations.Generation.of_ids(net, made.source, ids, made.prefix)
   return attributing.attribute(
     net,
     made,
-    method=config.method,
-    target=config.target,
-    step_scores=config.step_scores,
-    steps_of=steps_of,
-    prefix=config.prefix,
-    contrast=other,
-    forced=config.forced,
-    top_k=config.top_k,
-    top_p=config.top_p,
-    layer=config.layer,
-    budget=config.masks,
+    contrast=_contrast(config, net, made),
     key=subjects.key_of(config.seed, "attribute"),
+    **_arguments(config, steps_of),
   )
+
+
+def _contrast(config, net, made) -> generations.Generation | None:
+  if config.contrast is None:
+    return None
+  tokenizer = context_asked.tokenizer_of(config, net)
+  ids = tokenizer.encode(config.contrast, add_special=False).ids
+  return generations.Generation.of_ids(net, made.source, ids, made.prefix)
+
+
+def _arguments(config, steps_of) -> dict[str, Any]:
+  """What `attribute` takes besides net, generations and key."""
+  return {
+    "method": config.method,
+    "target": config.target,
+    "step_scores": config.step_scores,
+    "steps_of": steps_of,
+    "prefix": config.prefix,
+    "forced": config.forced,
+    "top_k": config.top_k,
+    "top_p": config.top_p,
+    "layer": config.layer,
+    "budget": config.masks,
+  }
 
 
 def _made(config: Attribute, net: sites.Network) -> generations.Generation:

@@ -182,6 +182,10 @@ def run(
       f"{config.confidence:.0%}",
     )
   tell("response", "".join(found.pieces))
+  if isinstance(net, sites.Network):
+    count = len(found.response)
+    size = found.sources.prompt.num_tokens + count
+    context_asked.note_cut(config, net, size, count, tell)
   show(context_asked.sources_table(found))
   for name, text in context_asked.cited_lines(found):
     tell(name, text)
@@ -194,7 +198,12 @@ def run(
   body["again"] = {
     "shell": context_again.shell(config, ("spex", "context", "cite"), _FLAGS),
     "python": context_again.of_citations(
-      config, texts, _prompt(config), found.response.tolist(), _asked(config)
+      config,
+      texts,
+      _prompt(config),
+      found.response.tolist(),
+      _asked(config),
+      found.threshold if nulls else None,
     ),
   }
   base.write_json(output, body)

@@ -10,9 +10,17 @@ import pytest
 from scipy import special
 
 from spex_jax import context
-from spex_jax.context import attributions, cues, games, methods, sensitivity
+from spex_jax.context import (
+  attributions,
+  cues,
+  games,
+  inseq,
+  methods,
+  sensitivity,
+)
 from spex_jax.models import sites, t5, tokens
 from tests import tokenizers_small
+from tests.context import games as scorers
 from tests.models import checkpoints
 
 _CONTEXT = [3, 1, 4, 15]
@@ -214,6 +222,28 @@ def test_output_context_and_nothing_selected():
   found = context.pecore(_net(), runs, targets=[1])
   assert len(found.cues[0].output_scores or ()) == 2
   assert found.to_inseq()["output_context_tokens"] is not None
+
+
+def test_tokens_of_a_decoders_output_context_are_spelt():
+  net = t5.network(
+    t5.config(
+      vocab_size=300, width=6, num_heads=2, head_width=4, num_neurons=7,
+      num_blocks=1, num_decoder_blocks=1, num_buckets=8, max_distance=10,
+    )
+  )  # fmt: skip
+  given = {
+    "encoder_with": [70, 71, 72], "encoder_without": [72],
+    "decoder": [70, 71, 73], "context_span": [0, 2],
+    "output_context_span": [0, 2],
+  }  # fmt: skip
+  known = scorers.tokenizer()
+  runs = context.Runs.of_dict(dataclasses.replace(net, tokenizer=known), given)
+  want = [known.token(70), known.token(71)]
+  assert inseq.vocabulary(runs)["output_context"] == want
+  bare = context.Runs.of_dict(net, given)
+  assert inseq.vocabulary(bare)["output_context"] == ["<70>", "<71>"]
+  with pytest.raises(ValueError, match="output_context: a span is"):
+    context.Runs.of_dict(net, given | {"output_context_span": 3})
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -69,6 +70,7 @@ def test_texts_to_both_forms(model, tmp_path, capsys):
   )  # fmt: skip
   (found,) = scored.load(path)
   assert found.method == "occlusion" and found.steps == (0, 1)
+  _same_again(capsys, path)
   known = {f"config.{name}" for name in settings.kinds(
     context_attribute.Attribute)}  # fmt: skip
   known |= {*settings.kinds(usage.contexts.ContextAttribute)}
@@ -86,6 +88,35 @@ def test_letters_of_several_tokens_are_printed_whole(model, tmp_path, capsys):
     assert "fïlm" in out and "Ã" not in out
   (found,) = scored.load(path)
   assert "Ã" in "".join(found.source)  # As the vocabulary spells it.
+  _same_again(capsys, path)
+
+
+def test_an_answer_ends_where_the_model_does(model, tmp_path, capsys):
+  path = tmp_path / "out.json"
+  asked = (f"--model={model}", f"--output={path}", "--config.method=attention")
+  out = _run(capsys, *asked, "--prompt=" + "fun " * 44)
+  (found,) = scored.load(path)
+  count = 48 - len(found.source)
+  assert 0 < len(found.response) == count < 32
+  said = f"ends after {count} of --config.max_new_tokens=32: with its context"
+  assert said in " ".join(out.split())
+  words = ("attribute", *asked, "--prompt=" + "fun " * 47)
+  line = command.refused(capsys, "context", *words)
+  assert "no answer fits behind it. Shorten the context" in line
+
+
+def _same_again(capsys, path):
+  """Both snippets of a file give the same again."""
+  body = json.loads(path.read_text())
+  program, *words = shlex.split(body["again"]["shell"])
+  assert program == "spex" and words[:2] == ["context", "attribute"]
+  path.unlink()
+  _run(capsys, *words[2:])
+  assert json.loads(path.read_text()) == body
+  names = {}
+  exec(body["again"]["python"], names)
+  del body["again"]
+  assert json.loads(json.dumps(names["found"].to_dict())) == body
 
 
 def test_ids_and_a_contrast(model, bare, tmp_path, capsys):
@@ -103,6 +134,7 @@ def test_ids_and_a_contrast(model, bare, tmp_path, capsys):
     f"--output={path}",
   )  # fmt: skip
   np.testing.assert_allclose(scored.load(path)[0].scores, 0, atol=1e-6)
+  _same_again(capsys, path)
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,19 @@ def test_coarse_sources_a_proxy_a_shorter_prompt_and_all_again(
   assert json.loads(path.read_text()) == found
 
 
+def test_an_answer_ends_where_the_model_does(model, tmp_path, capsys):
+  path, docs = tmp_path / "cited.json", tmp_path / "docs.jsonl"
+  texts = ("fun " * 20, "film " * 14)
+  docs.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+  out = _done(
+    capsys, "cite", f"--model={model}", f"--sources={docs}", "--query=is",
+    "--config.method=leave_one_out", f"--output={path}",
+  )  # fmt: skip
+  count = len(json.loads(path.read_text())["tokens"])
+  assert 0 < count < 32
+  assert f"the answer ends after {count} of" in " ".join(out.split())
+
+
 class _Echo:
   """An endpoint whose tokens are the likelier the fewer stand before them."""
 
@@ -159,6 +172,7 @@ def test_a_threshold_of_answers_without_support(
   cited = found["spans"][0]["cited"]
   least = max(threshold, values.max() / 4)
   assert sorted(cited) == np.flatnonzero(values >= least).tolist()
+  assert f"found.threshold = {threshold!r}\n" in found["again"]["python"]
 
 
 def test_too_few_answers_without_support_cost_no_forward(

@@ -166,6 +166,7 @@ def test_texts_cues_and_citations(model, tmp_path, capsys, monkeypatch):
   )
   for cue, kept in zip(names["found"].cues, found["cues"], strict=True):
     assert list(cue.scores) == kept["scores"]
+  assert json.loads(json.dumps(names["cited"].to_dict())) == cited
 
 
 def test_inseqs_arguments_mean_the_same(model, tmp_path, capsys):
