@@ -21,7 +21,6 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
-from scipy import special
 
 from spex_jax import api, base, explanation
 from spex_jax.fourier import lasso
@@ -189,6 +188,8 @@ def r2_of(
     None where the values do not vary; no interval of a single mask, or where
     they do not vary without one.
   """
+  from scipy import special  # Slow to import.
+
   at = np.arange(len(values)) if at is None else at
   groups = at if groups is None else groups
   rows = np.arange(len(values))
