@@ -11,11 +11,11 @@ from spex_jax import settings
 from spex_jax.circuits import (
   ablations,
   exact,
+  gradients,
   judging,
   measured,
   metrics,
   pair_files,
-  paths,
   scored,
   scores,
   second,
@@ -69,7 +69,7 @@ class Scoring(settings.Settings):
   )
   steps: int = settings.field(5, "gradients on a path", low=1)
   rule: str = settings.field(
-    "midpoint", "where on it they are taken", choices=tuple(paths.RULES)
+    "midpoint", "where on it they are taken", choices=tuple(gradients.RULES)
   )
   ablation: str = settings.field(
     "resample", "what a cut edge carries", choices=tuple(ablations.KINDS)

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from spex_jax.circuits import gradients, metrics, runs, scores, taps, ungrouped
 from spex_jax.circuits import graph as graph_lib
-from spex_jax.circuits import metrics, paths, runs, scores, taps, ungrouped
 from tests.circuits import interpreter, networks
 
 _SLOW = pytest.mark.slow
@@ -95,7 +95,7 @@ def test_scores_are_the_interpreters(name):
 @pytest.mark.parametrize("name", _NAMES)
 def test_the_embeddings_row_of_integrated_gradients_is_complete(name):
   total, gaps = _total(name), {}
-  for rule in paths.RULES:
+  for rule in gradients.RULES:
     found = _score(name, method="eap-ig", steps=32, rule=rule)
     row = found.values[:, found.graph.writer == 0].sum(1)
     gaps[rule] = np.abs(row - total).max()
@@ -121,11 +121,11 @@ def _batch(**changes):
 def _line(name, batch, method="clean-corrupted"):
   """Scores of a batch, by the program that other tests have compiled."""
   net, params = networks.load(name)
-  at = paths.points(method, 1, "left")
+  at = gradients.points(method, 1, "left")
   level = taps.Level.of(net, "edge")
   model = runs.Model(net)
   return np.asarray(
-    paths.scores(model, level, _METRIC, method, params, batch, None, at)
+    gradients.scores(model, level, _METRIC, method, params, batch, None, at)
   )
 
 

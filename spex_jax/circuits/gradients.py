@@ -62,7 +62,7 @@ def points(method: str, steps: int, rule: str) -> np.ndarray:
   return (np.arange(steps) + shift) / steps
 
 
-def gradients(method: str, net: sites.Network, steps: int) -> int:
+def passes(method: str, net: sites.Network, steps: int) -> int:
   """How many gradients of one pair a method takes."""
   if _KINDS.get(method) == "groups":
     return steps * len(net.writer_sites)
