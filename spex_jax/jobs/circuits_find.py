@@ -171,6 +171,14 @@ def kind_of(given: Mapping[str, Any], where: str) -> type[Find]:
   return SUBJECTS[settings.checked("subject", known, given["subject"])]
 
 
+def asked_by(config: circuits.Asked, workdir: pathlib.Path) -> Question:
+  """The model and pairs of another word's settings, as `question` has them."""
+  names = {*settings.kinds(circuits.Asked), "task", "num_pairs", "force"}
+  given = {n: x for n, x in settings.as_dict(config).items() if n in names}
+  given["num_pairs"] = max(_SCORES, given["num_pairs"])
+  return question(OfModel(**given), workdir)
+
+
 def question(config: Find, workdir: pathlib.Path) -> Question:
   """The model and its pairs.
 

@@ -61,7 +61,7 @@ def run(
   clock = clock_lib.Clock(before)
   tell = lambda name, text: show(report_tables.fact(name, text))
   with clock.of("load"):
-    asked = circuits_find.question(_as_find(config), workdir)
+    asked = circuits_find.asked_by(config, workdir)
   net, pairs = asked.net, asked.pairs
   tell("asked", f"What does patching {config.sweep} do in {asked.task}?")
   for name, text in asked.facts.items():
@@ -103,15 +103,6 @@ def run(
   tell("time", str(clock))
   tell("wrote", ", ".join(map(str, wrote)))
   return found
-
-
-def _as_find(config: Patch) -> circuits_find.OfModel:
-  """The settings that say which model and pairs."""
-  given = settings.as_dict(config)
-  for name in ("sweep", "direction", "spans"):
-    del given[name]
-  given["num_pairs"] = max(2, config.num_pairs)
-  return circuits_find.OfModel(**given)
 
 
 def _heatmap(one: patching.Patched, name: str, config: Patch):
