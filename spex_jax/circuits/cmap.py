@@ -229,7 +229,7 @@ def _mapped(
   chex.assert_rank([where, rows], [3, 2])
   net, blocks = model.net, sorted({*layout.block})
   inputs = () if form == "out" else tuple(form)
-  names = layout.sites(net) if form == "out" else tuple(
+  names = layout.touched(net) if form == "out" else tuple(
     f"blocks.{i}.attn.{part}" for i in blocks for part in inputs
   )  # fmt: skip
   given = swaps.captured(net, tuned, names, batch.clean)
@@ -285,7 +285,7 @@ def _ends(model, metric, layout, base, tuned, batch, where):
     swaps.read(net, params, metric, batch, clean, None)
     for params in (base, tuned)
   ]
-  own = swaps.captured(net, base, layout.sites(net), batch.clean)
+  own = swaps.captured(net, base, layout.touched(net), batch.clean)
   none = jnp.zeros(len(layout), clean.dtype)
   gates = layout.gates(net.config.num_blocks, none, where)
   same = runs.logits(net, base, batch, layout.edits(gates, own))

@@ -48,7 +48,7 @@ _OPEN = 3.0  # The log odds that a gate begins with, at most.
 def _of_source(net, params, batch, layout):
   """What members give on the source, by site; and logits of the base."""
   chex.assert_equal_shape([batch.clean, batch.corrupted])
-  values = swaps.captured(net, params, layout.sites(net), batch.corrupted)
+  values = swaps.captured(net, params, layout.touched(net), batch.corrupted)
   return values, runs.logits(net, params, batch)
 
 

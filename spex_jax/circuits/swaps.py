@@ -157,7 +157,7 @@ class Layout:
       )
     return found
 
-  def sites(self, net: sites.Network, every: bool = False) -> tuple[str, ...]:
+  def touched(self, net: sites.Network, every: bool = False) -> tuple[str, ...]:
     """The sites that members have, or those of all blocks' heads, too."""
     blocks = range(net.config.num_blocks) if every else sorted({*self.block})
     names = []
@@ -326,7 +326,7 @@ def _judged(
 ):  # fmt: skip
   """Metric and rightness of every row: `[C, B, 2]`."""
   chex.assert_rank([where, items[0], items[1]], [3, 2, 1])
-  net, names = model.net, layout.sites(model.net, every)
+  net, names = model.net, layout.touched(model.net, every)
   held = fixed
   if fixed is None:
     ids = batch.corrupted if own else batch.clean

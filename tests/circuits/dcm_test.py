@@ -39,7 +39,7 @@ def test_slopes_are_differences():
   pairs = tiny.pairs()
   layout = swaps.Layout.of(net, _members(net))
   (batch,) = runs.batches(pairs, 3)
-  values = swaps.captured(net, params, layout.sites(net), batch.corrupted)
+  values = swaps.captured(net, params, layout.touched(net), batch.corrupted)
   clean = runs.logits(net, params, batch)
   where = layout.where(pairs)
 
