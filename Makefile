@@ -4,7 +4,8 @@
 # make parity   our answers beside shapiq's and spectralexplain's (slow: peers)
 # make fuzz     random checkpoints beside transformers, 25 of each family (slow: peers)
 # make bench    the benchmarks, beside the peers (slow; builds their environment)
-# make test-slow    benchmarks at their quick sizes, tests that take long, optimised
+# make test-slow    benchmarks at their quick sizes, tests that take long, the docs
+# make docs     the documentation in build/docs: stories run, warnings are errors
 # make faults   200 flipped bits, 50 kills, bad inputs (slow)
 # make test-peers   the tests that run peer packages (slow; the same)
 # make peers peers-shapiq peers-torch   the environments of the peers alone
@@ -55,7 +56,7 @@ env := $(or $(active),$(env_dev))
 setup := setup.cfg pyproject.toml
 # Where `make bench` records the games that decoders are compared on.
 games ?= build/games
-sources := spex_jax tests experiments third_party launch
+sources := spex_jax tests experiments third_party launch docs
 # A lock is whole: nothing is left to resolve. What is imported is compiled then.
 install = "$(1)/bin/python" -m pip install --quiet --no-deps --no-compile \
     --require-hashes -r $(2) \
@@ -64,7 +65,7 @@ install = "$(1)/bin/python" -m pip install --quiet --no-deps --no-compile \
 
 .PHONY: help demo test test-ends check \
   $(versions:%=test-%) test-slow faults test-peers bench \
-  fuzz parity lock peers peers-shapiq peers-torch test-cluster
+  docs fuzz parity lock peers peers-shapiq peers-torch test-cluster
 
 help:
 	@sed -n 's/^# //;/^make/p' Makefile
@@ -103,6 +104,14 @@ check: $(env_dev)/.spex-all
 
 test-slow: $(env_dev)/.spex-all
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 "$(env_dev)/bin/python" -m pytest -m slow
+	$(MAKE) --no-print-directory docs
+
+# Nothing is loaded from elsewhere, neither here nor by the pages. A story that
+# has not changed is not run again.
+docs: docs/.venv/.installed
+	docs/.venv/bin/python -m sphinx --fail-on-warning --keep-going --quiet \
+	  -b html docs build/docs
+	@echo "build/docs/index.html"
 
 # What is injected is told, and what came of it; "slow" and quick ones.
 faulty := $(addprefix tests/,faults_test.py bad_inputs_test.py explanation_test.py \
@@ -205,6 +214,11 @@ third_party/.venv-cluster/.installed: third_party/requirements-cluster.lock \
 	$(call install,third_party/.venv-cluster,$<)
 	touch "$@"
 
+docs/.venv/.installed: docs/requirements.lock $(setup)
+	"$(python-$(main))" -m venv docs/.venv
+	$(call install,docs/.venv,$<)
+	touch "$@"
+
 pin = uv pip compile --quiet --generate-hashes --no-emit-index-url \
   --no-emit-find-links --no-header --no-annotate
 compile = $(pin) --universal --python-version $(1)
@@ -214,6 +228,8 @@ lock:
 	  --extra proxy --extra sweeps -o requirements.lock
 	$(call compile,3.11) setup.cfg --extra build -c requirements.lock \
 	  -o requirements-core.lock
+	$(call compile,3.11) setup.cfg --extra build --extra docs \
+	  -c requirements.lock -o docs/requirements.lock
 	$(call compile,3.11) third_party/requirements.txt \
 	  -o third_party/requirements.lock
 	$(call compile,3.12) third_party/requirements-shapiq.txt \

@@ -209,7 +209,7 @@ def _eap_ig(config: Config) -> Iterator[Row]:
   (batch,) = runs.batches(long, 1)
   level = taps.Level.of(net, "edge")
   at = gradients.points("eap-ig", STEPS, "midpoint")
-  model = runs.Model(net)
+  model = sites.Model(net)
   program = jax.jit(
     lambda params, batch: gradients.scores(
       model, level, _METRIC, "eap-ig", params, batch, None, at
@@ -239,7 +239,7 @@ def _circuits(config: Config) -> Iterator[Row]:
     "load": load(),
   }  # fmt: skip
   yield row
-  model = runs.Model(net)
+  model = sites.Model(net)
 
   @jax.jit
   def one(params, batch, kept):

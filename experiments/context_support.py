@@ -1,14 +1,15 @@
 """Which sentences support an answer: every method at equal forwards.
 
   python -m experiments.context_support --given=../shared/context/given.jsonl
-  python -m experiments.context_support --given=... --model=DIR --own=8
+  python -m experiments.context_support --model=DIR --own=8 --given=own.jsonl
 
 The prompts of `--given` are recorded games: what a model answered under every
 mask of the sentences, so that no model is needed; prompts of which not all
-masks are there are left out. With `--model` further prompts are written by
-templates (one fact among 12 sentences, twice the same fact, another person's
-fact), kept where the model answers rightly with the support and not without,
-and scored by it.
+masks are there are left out. With `--model` that many prompts are written by
+templates first (one fact among 9 sentences, twice the same fact, another
+person's fact, two facts that are needed together), kept where the model answers
+rightly with the support and not without, and recorded behind those of the file;
+a command that was killed goes on where it was.
 
 Shown, by method and forwards: average precision of the supporting sentences
 (mean over prompts; equal values get no gift, `judging.average_precision`),
@@ -25,9 +26,10 @@ Shapes: n sentences, B masks.
 """
 
 import dataclasses
+import itertools
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -38,12 +40,16 @@ from experiments import rows
 from spex_jax import context
 from spex_jax.context import judging, scoring
 from spex_jax.context import sources as sources_lib
+from spex_jax.masks import sampling
 
 METHODS = ("auto", "contextcite", "shapley", "leave_one_out")
 _KINDS = {"joint": "both", "duplicated": "either"}
 _NAMES = ("Tom", "Anna", "Lucy", "Mark", "Jane", "Paul", "Emma", "Luke")
 _JOBS = ("doctor", "baker", "pilot", "farmer", "teacher", "painter")
-_FILLERS = (
+_ANIMALS = ("dog", "cat", "duck", "horse", "rabbit", "tiger", "elephant")
+_OWN = 9  # Sentences of an own prompt: 512 masks.
+_TRIES = 40  # Prompts written for one that is kept.
+FILLERS = (
   "The weather was nice all week.",
   "The river was cold and clear.",
   "Some birds sang near the road.",
@@ -134,48 +140,100 @@ def given(path: str | pathlib.Path) -> Iterator[Prompt]:
       yield Prompt(row["id"], row["kind"], support, Recorded(row))
 
 
-def own(net: Any, count: int, seed: int = 0) -> Iterator[Prompt]:
-  """Prompts by templates that the model answers by their support alone."""
-  rng = np.random.default_rng(seed)
-  kinds = ("single", "duplicated", "distractor")
-  made = tries = 0
-  while made < count and tries < 20 * count:
-    kind = kinds[made % len(kinds)]
-    tries += 1
-    name, other = rng.permutation(_NAMES)[:2]
-    job, second = rng.permutation(_JOBS)[:2]
-    facts = {
-      "single": [f"{name} works as a {job}."],
-      "duplicated": [
-        f"{name} works as a {job}.",
-        f"The job of {name} is {job}.",
-      ],
-      "distractor": [
-        f"{name} works as a {job}.",
-        f"{other} works as a {second}.",
-      ],
-    }[kind]
-    texts = [*facts, *rng.permutation(_FILLERS)[: 12 - len(facts)]]
-    place = rng.permutation(len(texts))
-    sentences = [texts[k] for k in place]
-    where = {int(k): i for i, k in enumerate(place)}
-    support = (
-      ((where[0],), (where[1],)) if kind == "duplicated" else ((where[0],),)
-    )
-    sources = sources_lib.of_texts(
-      sentences, f"So {name} has a job as a", net.tokenizer,
-      before="<|endoftext|>",
-    )  # fmt: skip
-    scorer = scoring.scorer(
-      net, sources, f" {job}", batch_size=16, remember_bytes=1 << 24
-    )
-    without = np.ones(sources.n, bool)
-    without[[i for each in support for i in each]] = False
-    alone = [np.isin(np.arange(sources.n), each) for each in support]
-    rest = np.array([np.ones(sources.n, bool), *alone, without])
-    if scorer(rest).greedy().tolist() == [True] * (len(alone) + 1) + [False]:
-      made += 1
-      yield Prompt(f"own-{kind}-{made:02}", kind, support, scorer)
+def record(net: Any, path: pathlib.Path, count: int) -> None:
+  """Writes own prompts behind those of a file, until it has so many of them.
+
+  Each is a game of all its masks, in the form of the prompts that are given.
+
+  Raises:
+    RuntimeError: a kind of prompt that the model never answers by its support.
+  """
+  lines = path.read_text().splitlines() if path.exists() else []
+  there = {json.loads(line)["id"] for line in lines}
+  for number in range(count):
+    kind = list(_TEMPLATES)[number % len(_TEMPLATES)]
+    name = f"own-{kind}-{number:02}"
+    if name in there:
+      continue
+    rng = np.random.default_rng(number)
+    rows_of = (_recorded(net, name, kind, rng) for _ in range(_TRIES))
+    row = next((row for row in rows_of if row is not None), None)
+    if row is None:
+      raise RuntimeError(f"No {kind} prompt of {_TRIES} was answered rightly.")
+    with path.open("a") as file:
+      file.write(json.dumps(row) + "\n")
+
+
+def _single(a, b, c, job, other):
+  return [f"{a} works as a {job}."], [(0,)]
+
+
+def _duplicated(a, b, c, job, other):
+  facts = [f"{a} works as a {job}.", f"The job of {a} is {job}."]
+  return facts, [(0,), (1,)]
+
+
+def _distractor(a, b, c, job, other):
+  return [f"{a} works as a {job}.", f"{b} works as a {other}."], [(0,)]
+
+
+def _joint(a, b, c, animal, other):
+  facts = [
+    f"{a} and {b} have the same favorite animal.",
+    f"{b}'s favorite animal is the {animal}.",
+    f"{c}'s favorite animal is the {other}.",
+  ]
+  return facts, [(0, 1)]
+
+
+# Kind to facts and their support, words of the answer, and the question.
+_TEMPLATES: dict[str, tuple[Callable[..., Any], Sequence[str], str]] = {
+  "single": (_single, _JOBS, "So {} has a job as a"),
+  "duplicated": (_duplicated, _JOBS, "So {} has a job as a"),
+  "distractor": (_distractor, _JOBS, "So {} has a job as a"),
+  "joint": (_joint, _ANIMALS, "So {}'s favorite animal is the"),
+}
+
+
+def _recorded(net, name, kind, rng) -> dict[str, Any] | None:
+  """A prompt with all its answers; None where the support does not decide."""
+  write, words, query = _TEMPLATES[kind]
+  names = [str(each) for each in rng.permutation(_NAMES)[:3]]
+  word, other = (str(each) for each in rng.permutation(words)[:2])
+  facts, support = write(names[0], names[1], names[2], word, other)
+  texts = [*facts, *rng.permutation(FILLERS)[: _OWN - len(facts)]]
+  place = rng.permutation(_OWN)
+  at = np.argsort(place)
+  support = [sorted(int(at[k]) for k in each) for each in support]
+  sources = sources_lib.of_texts(
+    [str(texts[k]) for k in place], query.format(names[0]), net.tokenizer,
+    before="<|endoftext|>",
+  )  # fmt: skip
+  scorer = scoring.scorer(
+    net, sources, f" {word}", budget=1 << _OWN, reuse=True,
+    remember_bytes=1 << 24,
+  )  # fmt: skip
+  every = sampling.enumerate_masks(_OWN)
+  with_it = np.any([every[:, each].all(axis=1) for each in support], axis=0)
+  full = len(every) - 1
+  of = lambda some: sum(1 << i for i in set(some))
+  # Any support alone is enough; nothing is, without one of each.
+  broken = [full - of(one_each) for one_each in itertools.product(*support)]
+  some = np.array([full, *map(of, support), *broken])
+  if not np.array_equal(scorer(every[some]).greedy(), with_it[some]):
+    return None
+  scores = scorer(every)
+  answer = int(scorer.response[0])
+  return {
+    "id": name, "kind": kind, "n": _OWN, "sentences": list(sources.texts),
+    "query": query.format(names[0]), "answer": f" {word}",
+    "answer_id": answer, "support": support,
+    "masks": (every @ (1 << np.arange(_OWN))).tolist(),
+    "logit": np.round(scores.log_odds[:, 0], 5).tolist(),
+    # Another token than the answer has no name here.
+    "greedy": np.where(scores.greedy(), answer, -1).tolist(),
+    "agreement": float((scores.greedy() == with_it).mean()),
+  }  # fmt: skip
 
 
 def run(config: Config, prompts: Sequence[Prompt]) -> Iterator[rows.Row]:
@@ -217,17 +275,19 @@ def run(config: Config, prompts: Sequence[Prompt]) -> Iterator[rows.Row]:
 def main(argv: Sequence[str]) -> None:
   """Prints the rows as JSON lines."""
   del argv
-  prompts = [] if flags.FLAGS.given is None else list(given(flags.FLAGS.given))
+  path = pathlib.Path(flags.FLAGS.given)
   if flags.FLAGS.model is not None:
     from spex_jax.models import hub
 
-    prompts += own(hub.load(flags.FLAGS.model), flags.FLAGS.own)
-  for row in run(CONFIGS[flags.FLAGS.config], prompts):
+    record(hub.load(flags.FLAGS.model), path, flags.FLAGS.own)
+  for row in run(CONFIGS[flags.FLAGS.config], list(given(path))):
     print(json.dumps(row), flush=True)
 
 
 def _define() -> None:
-  flags.DEFINE_string("given", None, "Recorded prompts, JSON lines.")
+  flags.DEFINE_string(
+    "given", None, "Recorded prompts, JSON lines.", required=True
+  )
   flags.DEFINE_string("model", None, "A checkpoint, for own prompts.")
   flags.DEFINE_integer("own", 8, "How many own prompts, with --model.")
   flags.DEFINE_enum("config", "full", ["quick", "full"], "Setting.")

@@ -102,8 +102,9 @@ stop() {
   done
   while [[ ! -e $id.code ]] && kill -0 "$leader" 2> /dev/null; do
     if (( waited++ >= grace * 10 )); then
-      kill -KILL -- "-$leader" 2> /dev/null || true
+      # First, for who follows takes a run without it for one nobody ended.
       echo 137 > "$id.code"
+      kill -KILL -- "-$leader" 2> /dev/null || true
     fi
     sleep 0.1
   done

@@ -8,9 +8,9 @@
 `base` states the one convention: a mask is True where a player is kept.
 """
 
-import importlib
-import pkgutil
-from typing import Any
+import importlib as _importlib
+import pkgutil as _pkgutil
+from typing import Any as _Any
 
 from spex_jax.api import assess, decode, explain
 from spex_jax.explanation import Explanation
@@ -35,13 +35,13 @@ __all__ = [
 ]
 
 # Every file and folder beside this one.
-_ROOMS = frozenset(module.name for module in pkgutil.iter_modules(__path__))
+_ROOMS = frozenset(module.name for module in _pkgutil.iter_modules(__path__))
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _Any:
   """Loads a room when it is first named: some pull in plotting or training."""
   if name in _ROOMS:
-    return importlib.import_module(f"spex_jax.{name}")
+    return _importlib.import_module(f"spex_jax.{name}")
   raise AttributeError(f"module 'spex_jax' has no attribute {name!r}")
 
 

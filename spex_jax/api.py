@@ -105,6 +105,18 @@ def explain(
       them when the same function is explained again, whatever stopped it. A
       few kept masks are asked again first, aside from the budget.
 
+  Example:
+    >>> import jax, spex_jax as spex
+    >>> def f(masks):
+    ...   return 2.0 * masks[:, 0] - 3.0 * (masks[:, 1] & masks[:, 2])
+    >>> found = spex.explain(f, 4, budget=16, key=jax.random.key(0))
+    >>> print(found.method, found.faithfulness, found.num_evaluations)
+    exact 1.0 16
+    >>> print(found.interactions("FBII", order=2))
+    FBII up to order 2: 2 sets of 4 players, baseline +0
+               -3  {1, 2}
+               +2  {0}
+
   Raises:
     ValueError: a budget that cannot carry the method, or whose masks fit into
       no memory (the message says what would), `max_order` outside 1..n, an
@@ -203,6 +215,16 @@ def decode(
       Those that are among the samples are left out.
     names: and `units`, as for `explain`.
     units: of the values.
+
+  Example:
+    >>> import spex_jax as spex
+    >>> from spex_jax.masks import sampling
+    >>> masks = sampling.enumerate_masks(3)
+    >>> found = spex.decode(masks, 1.0 * (masks[:, 0] | masks[:, 2]))
+    >>> print(found.interactions("SV"))  # Either is enough: they share.
+    SV up to order 1: 2 sets of 3 players, baseline +0
+             +0.5  {0}
+             +0.5  {2}
 
   Raises:
     ValueError: "spex" without a plan, too few masks, or values as above.

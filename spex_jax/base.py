@@ -23,7 +23,7 @@ import pathlib
 import secrets
 import socket
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -343,6 +343,22 @@ def read_json(
   """
   data = pathlib.Path(path).read_bytes()
   return from_json(data, path, must_have_checksum=must_have_checksum)
+
+
+def json_lines(text: str, path: str | os.PathLike) -> Iterator[tuple[int, Any]]:
+  """Numbers, from 1, and values of lines of JSON; those that are empty are not.
+
+  Raises:
+    ValueError: a line that is no JSON.
+  """
+  # Not `splitlines`: texts may hold what it takes for the end of a line.
+  for number, line in enumerate(text.split("\n"), 1):
+    if line.strip():
+      try:
+        yield number, json.loads(line)
+      except json.JSONDecodeError as error:
+        where = f"{path}, line {number}"
+        raise ValueError(f"{where}, is no JSON: {error}.") from None
 
 
 def to_json(body: dict[str, Any]) -> bytes:

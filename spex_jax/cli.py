@@ -5,6 +5,7 @@ sweep where it can go on, in exit code 75, as `sysexits.h` has it.
 """
 
 import contextlib
+import functools
 import importlib
 import logging
 import os
@@ -23,6 +24,7 @@ from spex_jax import configs, settings, usage
 
 _RUNS = pathlib.Path("runs")
 _BEGAN = time.perf_counter()
+_HELP = {"-h", "--help", "-help"}
 GO_ON = os.EX_TEMPFAIL  # The same command goes on, later.
 
 
@@ -242,8 +244,7 @@ def load_config(
 
   Args:
     name: of the configuration.
-    command: "explain", "attribute" (data), "components", "circuit_WORD"
-      or "context", "context_cite".
+    command: "explain", "attribute" (data), "components", "circuit_WORD", ...
     changes: of settings, by dotted names.
 
   Raises:
@@ -260,7 +261,7 @@ def _run(word: str, arguments: Sequence[str]) -> None:
   """Runs `explain`, `attribute data`, `attribute components`, `circuit ...`."""
   own = _WORDS[word]
   if _asks_for_help(arguments):
-    _print_help(word)
+    _print_help(word, arguments)
     return
   given, rest = _flags(arguments, own.flags, "the command")
   name, changes = _named(own, given)
@@ -268,13 +269,11 @@ def _run(word: str, arguments: Sequence[str]) -> None:
   where = f"configuration {name!r}"
   kind = own.kind(file.config, where)
   changes |= _overrides(rest, [kind], where)
-  (config,) = settings.read(
-    settings.merged(file.config, changes), kind, where=where
-  )
+  merged = settings.merged(file.config, changes)
+  (config,) = settings.read(merged, kind, where=where)
   stem, _, size = name.partition(":")
   default = "-".join(filter(None, (pathlib.Path(stem).stem, size)))
-  workdir = getattr(given, "workdir", None)
-  workdir = pathlib.Path(workdir or _RUNS / default)
+  workdir = pathlib.Path(getattr(given, "workdir", None) or _RUNS / default)
   from spex_jax.jobs import record  # Slow to import, like what follows.
 
   words = ["spex", *_SPOKEN.get(word, word.split("_")), *arguments]
@@ -319,10 +318,12 @@ def _kind_of_data(
   return retraining.Data
 
 
-def _explain(config: Any, workdir: pathlib.Path) -> None:
-  from spex_jax.jobs import explain
+def _job(name: str) -> Callable[[Any, pathlib.Path], object]:
+  def run_it(config: Any, workdir: pathlib.Path) -> None:
+    job = importlib.import_module(f"spex_jax.jobs.{name}")  # Slow to import.
+    job.run(config, workdir, before=_since_start())
 
-  explain.run(config, workdir, before=_since_start())
+  return run_it
 
 
 def _data(config: Any, workdir: pathlib.Path) -> None:
@@ -336,12 +337,6 @@ def _data(config: Any, workdir: pathlib.Path) -> None:
   attribute.run(config, workdir)
 
 
-def _components(config: Any, workdir: pathlib.Path) -> None:
-  from spex_jax.jobs import components
-
-  components.run(config, workdir, before=_since_start())
-
-
 def _since_start() -> float:
   """Seconds since the command began, imports included."""
   return time.perf_counter() - _BEGAN
@@ -349,72 +344,71 @@ def _since_start() -> float:
 
 def _attribute(arguments: Sequence[str]) -> None:
   what, *rest = arguments or [""]
-  words = {"data": "attribute", "components": "components"}
-  if what in words:
-    _run(words[what], rest)
-  elif _asks_for_help(arguments):
-    print(f"{usage.DATA}\n{usage.COMPONENTS}", end="")
+  if what in ("data", "components"):
+    _run({"data": "attribute"}.get(what, what), rest)
   else:
-    raise ValueError(
-      f"`spex attribute` has two words, data and components; got {what!r}: say "
-      "`spex attribute data` or `spex attribute components`."
-    )
+    said = "`spex attribute` has two words, data and components; got "
+    said += f"{what!r}: say `spex attribute data`."
+    _only_help(arguments, f"{usage.DATA}\n{usage.COMPONENTS}", said)
 
 
 def _circuit(arguments: Sequence[str]) -> None:
   word, *rest = arguments or [""]
   if word in usage.CIRCUITS:
     if word == "judge":
-      rest = _listed(rest, "--circuit")
+      rest = usage.listed(rest, "--circuit")
     _run(f"circuit_{word}", rest)
-  elif _asks_for_help(arguments):
-    print(usage.CIRCUIT, end="")
   else:
-    raise ValueError(
-      f"`spex circuit` has the words {', '.join(usage.CIRCUITS)}; got {word!r}."
-    )
+    words = ", ".join(usage.CIRCUITS)
+    said = f"`spex circuit` has the words {words}; got {word!r}."
+    _only_help(arguments, usage.CIRCUIT, said)
 
 
-def _listed(arguments: Sequence[str], flag: str) -> list[str]:
-  """All values of a flag as one, words behind it that are no flags included."""
-  values, rest, behind = [], [], False
-  for word in arguments:
-    name, is_set, value = word.partition("=")
-    if name == flag:
-      values += [value] if is_set else []
-      behind = True
-    elif behind and not word.startswith("-"):
-      values.append(word)
-    else:
-      rest.append(word)
-      behind = False
-  return rest + ([f"{flag}={','.join(values)}"] if values else [])
+def _only_help(arguments: Sequence[str], text: str, complaint: str) -> None:
+  """Help, where it is asked for; else an error."""
+  if not _asks_for_help(arguments):
+    raise ValueError(complaint)
+  print(text, end="")
 
 
 def _word_of(first: str, word: str) -> Word:
-  """`spex circuit WORD`, `spex context [cite]`."""
+  """`spex circuit WORD`, `spex context [WORD]`, `spex find run`."""
   key = f"{first}_{word}" if word else first
+  own, known = {
+    "circuit": ("circuits_words", usage.CIRCUITS),
+    "context": ("context_words", usage.CONTEXTS),
+    "find": ("find", usage.FINDS),
+  }[first]
 
   def job() -> Any:  # Slow to import.
-    own = "circuits_words" if first == "circuit" else "context_words"
     return importlib.import_module(f"spex_jax.jobs.{own}")
 
   def run_it(config: Any, workdir: pathlib.Path) -> None:
     job().run(word, config, workdir, _since_start())
 
   def preset(changes: Mapping[str, Any]) -> str:
-    of_model = word == "find" and changes
-    return "circuit_find_lm" if of_model else key
+    return "circuit_find_lm" if word == "find" and changes else key
 
-  known = usage.CIRCUITS if first == "circuit" else usage.CONTEXTS
   own_kind = lambda given, where: job().kind_of(word, given, where)
   return Word(*known[word], own_kind, run_it, preset)
 
 
 def _context(arguments: Sequence[str]) -> None:
-  cites = list(arguments[:1]) == ["cite"]
-  rest = usage.of_inseq(arguments[cites:])
-  _run("context_cite" if cites else "context", rest)
+  word = arguments[0] if arguments[:1] and arguments[0] in _ASKED else ""
+  own = importlib.import_module("spex_jax.jobs.context_names")
+  rest = own.of_inseq(arguments[bool(word) :], word)
+  _run(f"context_{word}" if word else "context", rest)
+
+
+def _find(arguments: Sequence[str]) -> None:
+  word, *rest = arguments or [""]
+  if word == "run":
+    _run("find_run", rest)
+  elif f"find {word}" in usage.PLAIN:
+    _plain(f"find {word}", rest)
+  else:
+    said = f"`spex find` has the words run, report, serve; got {word!r}."
+    _only_help(arguments, usage.FIND, said)
 
 
 def _sweep(arguments: Sequence[str]) -> None:
@@ -444,44 +438,51 @@ def _sweep(arguments: Sequence[str]) -> None:
   act(given, sweeping.freeze(config, file.items()))
 
 
-def _report(arguments: Sequence[str]) -> None:
+def _plain(word: str, arguments: Sequence[str]) -> None:
+  """Runs what has flags and words, and no configuration."""
+  own, text, job = usage.PLAIN[word]
   if _asks_for_help(arguments):
-    print(usage.REPORT, end="")
+    print(text, end="")
     return
-  given, folders = _flags(arguments, usage.Report, "spex report")
-  from spex_jax.jobs import report  # Slow to import.
-
-  report.run(folders, given.output)
+  given, words = _flags(arguments, own, f"spex {word}")
+  file, _, function = job.partition(".")
+  run = getattr(importlib.import_module(f"spex_jax.jobs.{file}"), function)
+  run(words, **settings.as_dict(given))
 
 
 def _asks_for_help(arguments: Sequence[str]) -> bool:
-  return bool({"-h", "--help", "-help"} & {*arguments})
+  return bool(_HELP & {*arguments})
 
 
-def _print_help(word: str) -> None:
-  print(_WORDS[word].help)
-  print("configurations:")
-  for name in configs.named(word):
-    print(f"\n  {name}")
-    print(settings.help_of(load_config(name, word)))
+def _print_help(word: str, arguments: Sequence[str]) -> None:
+  """Of all configurations, or of the one that is named."""
+  words = [argument for argument in arguments if argument not in _HELP]
+  name = _read(words, settings.kinds(_WORDS[word].flags))[0].get("config")
+  names = [name] if name else configs.named(word)
+  texts = [f"\n  {x}\n{settings.help_of(load_config(x, word))}" for x in names]
+  head = "configurations (--config=NAME --help prints one):"
+  print(*([] if name else [_WORDS[word].help, head]), *texts, sep="\n")
 
 
 _WORDS: dict[str, Word] = {
-  "explain": Word(usage.Explain, usage.EXPLAIN, _kind_of_subject, _explain),
+  "explain": Word(
+    usage.Explain, usage.EXPLAIN, _kind_of_subject, _job("explain")
+  ),
   "attribute": Word(usage.Data, usage.DATA, _kind_of_data, _data),
   "components": Word(
     usage.Components,
     usage.COMPONENTS,
     _kind_of_subject,
-    _components,
+    _job("components"),
     _of_components,
   ),
 }
+_ASKED = tuple(word for word in usage.CONTEXTS if word)
 _WORDS |= {f"circuit_{w}": _word_of("circuit", w) for w in usage.CIRCUITS}
 _WORDS |= {
   "context": _word_of("context", ""),
-  "context_cite": _word_of("context", "cite"),
-}
+  "find_run": _word_of("find", "run"),
+} | {f"context_{w}": _word_of("context", w) for w in _ASKED}
 # How a word is written that is not written as it is named.
 _SPOKEN = {
   "attribute": ("attribute", "data"),
@@ -492,6 +493,8 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
   "attribute": _attribute,
   "circuit": _circuit,
   "context": _context,
+  "find": _find,
   "sweep": _sweep,
-  "report": _report,
+  "serve": functools.partial(_plain, "serve"),
+  "report": functools.partial(_plain, "report"),
 }

@@ -7,12 +7,12 @@ import dataclasses
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
-from spex_jax import base
+from spex_jax import base, shown
 from spex_jax.fourier import score, sparse
 from spex_jax.indices import interactions as interactions_lib
 from spex_jax.indices import table
@@ -24,7 +24,7 @@ _ARRAYS = (
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Explanation(base.ByValue):
+class Explanation(base.ByValue, shown.Shown):
   """A sparse function that stands for f, and how far to trust it.
 
   Attributes:
@@ -247,11 +247,25 @@ class Explanation(base.ByValue):
     notes = (f"note: {base.printable(note)}" for note in self.notes)
     return "\n".join([*lines, *notes])
 
-  def page(self, question: str = "") -> str:
+  def page(
+    self,
+    question: str = "",
+    scene: Mapping[str, Any] | None = None,
+    *,
+    index: str = "FBII",
+    order: int | None = None,
+  ) -> str:
     """One HTML file that stands alone, to look at and to ask: `report.page`.
 
     Args:
       question: what was asked, in words.
+      scene: where the players stand: what `report.page.prose(text, spans)` or
+        `report.page.picture(pixels, owner)` makes.
+      index: of the sets' values.
+      order: of the largest set; all by default.
+
+    Raises:
+      ValueError: an unknown index or order.
     """
     from spex_jax.report import page  # Shows what is here, on demand.
 
@@ -268,15 +282,10 @@ class Explanation(base.ByValue):
       base.printable(asked),
       page.trust(self),
       {name: base.printable(text) for name, text in facts.items()},
-      [page.explanation(self)],
+      [page.explanation(self, index, order, scene)],
       page.raw(self),
     )
     return page.html([run])
-
-  def _repr_html_(self) -> str:
-    from spex_jax.report import page
-
-    return page.frame(self.page())
 
   def to_pandas(self, index: str = "FBII", **settings: Any) -> Any:
     """The sets of `interactions(index, ...)` as a `pandas.DataFrame`."""

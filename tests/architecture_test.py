@@ -21,13 +21,15 @@ _MODELS = {"base", "masks", "models", "ablate", "indices", "api"}
 # What each room may import besides itself.
 _MAY_IMPORT = {
   "base": set(),
+  # How results are shown: pages are made of it, above all rooms.
+  "shown": set(),
   "masks": {"base"},
-  "fourier": {"base", "masks"},
+  "fourier": {"base", "shown", "masks"},
   "proxies": {"base", "masks", "fourier"},
   "portfolio": {"base", "masks", "fourier", "proxies"},
-  "indices": {"base", "fourier"},
+  "indices": {"base", "shown", "fourier"},
   # What a notebook shows of it is a page.
-  "explanation": {"base", "masks", "fourier", "indices", "report"},
+  "explanation": {"base", "shown", "masks", "fourier", "indices", "report"},
   # Values are kept by path, and progress is shown.
   "api": {
     "base", "masks", "fourier", "proxies", "portfolio", "explanation", "ablate",
@@ -43,19 +45,21 @@ _MAY_IMPORT = {
   "ablate": {"base", "masks", "models", "store"},
   # Datamodels are first-order Fourier fits; SparseFourier is read out here.
   "influence": {
-    "base", "masks", "fourier", "models", "training", "ablate", "store",
-    "indices", "api",
+    "base", "shown", "masks", "fourier", "models", "training", "ablate",
+    "store", "indices", "api",
   },
   # Masks are drawn here, and component models are Fourier fits.
-  "components": {"base", "masks", "fourier", "models", "ablate", "indices"},
-  "circuits": {
-    "base", "masks", "fourier", "models", "ablate", "training", "indices",
-    "explanation", "api",
+  "components": {
+    "base", "shown", "masks", "fourier", "models", "ablate", "indices",
   },
-  "context": _MODELS | {"explanation"},
+  "circuits": {
+    "base", "shown", "masks", "fourier", "models", "ablate", "training",
+    "indices", "explanation", "api",
+  },
+  "context": _MODELS | {"explanation", "shown"},
   "agents": _MODELS | {"components", "circuits", "store"},
   "sweeps": {"base", "masks", "store", "settings"},
-  "report": {"base", "fourier", "indices"},
+  "report": {"base", "shown", "fourier", "indices"},
   # The command: the mechanism of settings, which knows none; the named ones,
   # of the classes that jobs take; its flags.
   "settings": set(),

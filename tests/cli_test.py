@@ -400,6 +400,10 @@ def test_help(capsys):
     assert f"\n  {name}\n" in out
   assert "\n    budget=4000 " in out and "runs/NAME" in out
   assert max(map(len, out.splitlines())) <= 80
+  _, out, _ = command.run(capsys, "explain", "--config=tabular:quick", "--help")
+  assert out.startswith("\n  tabular:quick\n    ") and "digits" not in out
+  wrong = command.refused(capsys, "explain", "--help", "--config=x")
+  assert "no configuration 'x'" in wrong
 
 
 def test_version(capsys):

@@ -15,6 +15,7 @@ _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _LOCKS = (
   "requirements.lock",
   "requirements-core.lock",
+  "docs/requirements.lock",
   "third_party/requirements.lock",
   "third_party/requirements-shapiq.lock",
 )

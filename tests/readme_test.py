@@ -18,12 +18,10 @@ from tests.models import checkpoints, marian_test
 _ROOT = pathlib.Path(__file__).parents[1]
 
 
-def _snippet(heading: str) -> str:
-  """The first Python block below a heading of `experiments/README.md`."""
-  text = (_ROOT / "experiments" / "README.md").read_text()
-  match = re.search(
-    re.escape(heading) + r".*?```python\n(.*?)```", text, re.DOTALL
-  )
+def _snippet(page: str) -> str:
+  """The first Python block of a page of `docs/how_to`."""
+  text = (_ROOT / "docs" / "how_to" / page).read_text()
+  match = re.search(r"```python\n(.*?)```", text, re.DOTALL)
   assert match is not None
   return match.group(1)
 
@@ -55,11 +53,11 @@ def test_the_five_lines_each_run_as_they_stand(tmp_path, monkeypatch, capsys):
   small.bert(tmp_path / "CLASSIFIER")
   small.gpt2(tmp_path / "LANGUAGE_MODEL")
   small.vit(tmp_path / "IMAGE_CLASSIFIER")
-  code = _snippet("## Explain from Python")
+  code = _snippet("explain.md")
   monkeypatch.chdir(tmp_path)  # Where these names are directories.
   # All masks are few enough to be quick.
   code = code.replace("7, 7", "2, 2")
-  exec(compile(code, "experiments/README.md", "exec"), {})
+  exec(compile(code, "docs/how_to", "exec"), {})
   shown = capsys.readouterr().out
   assert re.findall(r"sets of (\d+) players", shown) == ["5", "4", "4", "4"]
 
@@ -69,10 +67,10 @@ def test_generating_from_python_runs_as_it_stands(
   tmp_path, monkeypatch, capsys
 ):
   marian_test.save(tmp_path / "TRANSLATOR")
-  code = _snippet("## Generate from Python")
+  code = _snippet("generate.md")
   monkeypatch.chdir(tmp_path)
   names = {}
-  exec(compile(code, "experiments/README.md", "exec"), names)
+  exec(compile(code, "docs/how_to", "exec"), names)
   shown = capsys.readouterr().out
   assert len(re.findall(r"-\d+\.\d\d nats: '", shown)) == 2
   made = names["made"]
@@ -91,10 +89,10 @@ def test_circuits_from_python_run_as_they_stand(tmp_path, monkeypatch, capsys):
     for a in words
   ]  # fmt: skip
   (tmp_path / "PAIRS.jsonl").write_text("\n".join(map(json.dumps, rows)))
-  code = _snippet("## Find circuits from Python")
+  code = _snippet("circuits.md")
   monkeypatch.chdir(tmp_path)
   names = {}
-  exec(compile(code, "experiments/README.md", "exec"), names)
+  exec(compile(code, "docs/how_to", "exec"), names)
   shown = capsys.readouterr().out
   assert "Kendall" in shown
   assert "CMD" in shown
@@ -106,7 +104,7 @@ def test_circuits_from_python_run_as_they_stand(tmp_path, monkeypatch, capsys):
 
 
 def test_the_sweep_that_is_written_there_runs(tmp_path, monkeypatch, capsys):
-  code = _snippet("### Write a sweep")
+  code = _snippet("sweeps.md")
   (tmp_path / "mine.py").write_text(code)
   (tmp_path / "my_module.py").write_text(
     "def value(masks):\n  return masks.sum(axis=1) * 1.0\n"
@@ -126,10 +124,10 @@ def test_taking_apart_from_python_runs_as_it_stands(
   tmp_path, monkeypatch, capsys
 ):
   small.vit(tmp_path / "IMAGE_CLASSIFIER")
-  code = _snippet("## Take apart from Python")
+  code = _snippet("components.md")
   monkeypatch.chdir(tmp_path)
   names = {}
-  exec(compile(code, "experiments/README.md", "exec"), names)
+  exec(compile(code, "docs/how_to", "exec"), names)
   report, edit = capsys.readouterr().out.split("Edit of ")
   assert re.search(r"COAR +0\.9\d\d ± ", report)
   assert re.search(r"\d components? removed", edit)
@@ -143,10 +141,10 @@ def test_taking_apart_from_python_runs_as_it_stands(
 def test_asking_about_edges_runs_as_it_stands(tmp_path, monkeypatch, capsys):
   model = checkpoints.shared("stories260k")
   (tmp_path / "LANGUAGE_MODEL").symlink_to(model)
-  code = _snippet("## Ask about edges from Python")
+  code = _snippet("edges.md")
   monkeypatch.chdir(tmp_path)
   names = {}
-  exec(compile(code, "experiments/README.md", "exec"), names)
+  exec(compile(code, "docs/how_to", "exec"), names)
   assert "{blocks.4 -> final_norm.in}" in capsys.readouterr().out
   assert names["found"].faithfulness > 0.7
   assert names["slopes"].shape == (26,) and names["slopes"].any()
@@ -156,9 +154,9 @@ def test_asking_about_edges_runs_as_it_stands(tmp_path, monkeypatch, capsys):
 def test_retraining_from_python_runs_as_it_stands(
   tmp_path, monkeypatch, capsys
 ):
-  code = _snippet("## Retrain from Python")
+  code = _snippet("retrain.md")
   monkeypatch.chdir(tmp_path)  # Where the bank is.
-  exec(compile(code, "experiments/README.md", "exec"), {})
+  exec(compile(code, "docs/how_to", "exec"), {})
   lds, surrogate, report, *_ = capsys.readouterr().out.splitlines()
   assert float(re.search(r"LDS (\S+)", lds)[1]) > 0.8
   assert surrogate.startswith("R^2 0.") and "of 3 interactions" in report

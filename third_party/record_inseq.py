@@ -41,7 +41,7 @@ METRICS = (
   "contrast_prob",
 )  # fmt: skip
 METHODS = ("saliency", "input_x_gradient", "occlusion", "attention")
-TARGETS = ("contrast_prob_diff", "kl_divergence")
+TARGETS = ("pcxmi", "in_context_pvi", "contrast_prob_diff", "kl_divergence")
 
 
 def _tokenizer(family):

@@ -196,7 +196,7 @@ class Source:
       )
       return compiled(*given, *self._extra)[0]
 
-    return Program(run, rows, microbatch, _memory(compiled))
+    return Program(run, rows, microbatch, memory(compiled))
 
 
 def fetched(values: base.Array) -> np.ndarray:
@@ -322,7 +322,15 @@ def places(shared: Any, specs: Any, mesh: jax.sharding.Mesh) -> Any:
   return jax.tree.unflatten(tree, placed)
 
 
-def _memory(compiled: Any) -> int | None:
+def memory(compiled: Any, in_flight: int = IN_FLIGHT) -> int | None:
+  """Bytes that a compiled program needs on one device, parameters included.
+
+  None where the compiler does not say.
+
+  Args:
+    compiled: of `jax.jit`.
+    in_flight: calls whose masks and values are held at once.
+  """
   analysis = compiled.memory_analysis()
   if analysis is None:
     return None
@@ -335,7 +343,7 @@ def _memory(compiled: Any) -> int | None:
     + analysis.generated_code_size_in_bytes
     + _cpu_scratch(compiled.as_text())
   )
-  return int(once + IN_FLIGHT * (masks + values))
+  return int(once + in_flight * (masks + values))
 
 
 def _cpu_scratch(text: str) -> int:

@@ -30,10 +30,20 @@ By: TypeAlias = (
 
 _SPACES = ("▁", "Ġ")  # Space, as vocabularies write it.
 _WORD = re.compile(r"\S+")
-# A sentence ends at a stop, before a space that no small letter follows, or at
-# an empty line. "Dr. Who" is two sentences by this rule, "e.g. this" is one.
+# A sentence ends at a stop that ends no abbreviation, before a space that no
+# small letter follows; at a full-width stop; at an empty line; or before a line
+# that begins with a bullet or a number. What cannot be told is a break:
+# "J. Smith" is two.
+_ABBREVIATIONS = (
+  "Dr", "Mr", "Mrs", "Ms", "Prof", "St", "Fig", "Eq", "vs", "i.e", "e.g", "cf",
+)  # fmt: skip
 _SENTENCE = re.compile(
-  r"\S.*?(?:[.!?…]+[\"'”’)\]]*(?=\s+[^\sa-z]|\s*\Z)|(?=\n\s*\n)|\Z)", re.DOTALL
+  r"(?:\d{1,3}[.)][^\S\n]+)?\S.*?(?:(?=[.!?…])"
+  + "".join(rf"(?<!\b{re.escape(word)})" for word in _ABBREVIATIONS)
+  + r"""[.!?…]+["'”’)\]]*(?=\s+[^\sa-z]|\s*\Z)"""
+  r"""|[。！？]+["'”’」』）]*"""
+  r"|(?=\n\s*(?:\n|(?:[-*•]|\d{1,3}[.)])\s))|\Z)",
+  re.DOTALL,
 )
 
 

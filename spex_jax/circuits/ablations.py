@@ -66,7 +66,7 @@ def stand_ins(
   if kind == "zero":
     return jnp.zeros((1, 1, len(net.writers), net.config.width))
   size = runs.batch_size(pairs) if size is None else size
-  model = runs.Model(net)
+  model = sites.Model(net)
   total: Any = None
   for batch in runs.batches(pairs, size):
     new = _sums(model, params, batch)

@@ -29,7 +29,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.circuits import judging, many, metrics, runs
+from spex_jax.circuits import judged as judged_lib
+from spex_jax.circuits import many, metrics, runs
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import sites
 
@@ -103,8 +104,9 @@ def interchange(
     A swap of every claim, in order.
 
   Raises:
-    ValueError: no claim, a head that there is not, one in its own place, or a
-      place whose mean does for the metric what it does itself: nothing to keep.
+    ValueError: no claim, a head that there is not, one in its own place, a
+      place whose mean does for the metric what it does itself: nothing to keep;
+      pairs that the model cannot read.
   """
   config = net.config
   every = [
@@ -114,7 +116,9 @@ def interchange(
   ]
   swaps = _swaps(claims, every, random, np.random.default_rng(seed))
   metrics.check(metric, config.vocab_size)
-  model = runs.Model(net)
+  for pairs in (fitted, judged):
+    pairs.check(config.vocab_size, config.max_positions)
+  model = sites.Model(net)
   maps, means = _maps(model, params, fitted, swaps, ridge, size)
   place = np.array(
     [layer * config.num_heads + head for (layer, head), _ in swaps]
@@ -128,7 +132,7 @@ def interchange(
     "bias": np.concatenate([maps[1], means]),
   }
   size = runs.batch_size(judged) if size is None else size
-  at_once = at_once or many.at_once(size * judged.clean.shape[1])
+  at_once = at_once or many.at_once(size * judged.clean.shape[1], plain=True)
   count = len(rows["place"])
   rows = {name: many.padded(x, 0, at_once) for name, x in rows.items()}
   found, clean, errors = [], [], 0.0
@@ -149,7 +153,7 @@ def interchange(
     try:
       kept.append(
         float(
-          judging.ratio(swapped[k], clean, np.full_like(clean, constant[k]))
+          judged_lib.ratio(swapped[k], clean, np.full_like(clean, constant[k]))
         )
       )
     except ValueError as error:

@@ -8,7 +8,9 @@ Kramár et al. 2024 (arXiv 2403.00745), at the clean run:
   for each writer and block, and no further forward.
 - GradDrop. Effects of opposite sign on two ways through the network cancel. So
   gradients are taken L times, each without what passes through one layer, and
-  absolute values are averaged: the sum over L - 1, as a node lies in one.
+  absolute values are averaged over the gradients that leave what is scored
+  alive: L - 1 within a block; L for the embedding and edges into the output.
+  The layer of a network that has no other is not dropped.
 
 The paper's estimates have no sign. Here they have that of the sum over layers.
 
@@ -29,7 +31,7 @@ from spex_jax.models import sites
 
 @functools.partial(jax.jit, static_argnames=("model", "level", "metric"))
 def program(
-  model: runs.Model,
+  model: sites.Model,
   level: taps.Level,
   metric: metrics.Metric,
   params: Any,
@@ -81,7 +83,8 @@ def program(
 
     return jax.grad(total, (0, 1))(zeros, flat)
 
-  share, slope = jax.lax.map(without, jnp.arange(num))
+  drops = np.arange(num) if num > 1 else np.array([-1])
+  share, slope = jax.lax.map(without, jnp.asarray(drops))
   if level.name == "edge":
     for i, site in enumerate(patterns):
       moved = functools.partial(
@@ -101,13 +104,22 @@ def program(
         each = jax.lax.map(effect, jnp.moveaxis(change[:, :before], 1, 0))
         share[reader] = jnp.moveaxis(each, 0, -1)
   each = jax.vmap(level.join)(share)
-  if level.name == "node":
-    # What an MLP writes is taken behind where its layer is dropped.
-    own = np.array([f"blocks.{i}." for i in range(num)])[:, None]
-    gone = np.char.startswith(np.array(net.writers)[None], own)
-    each = jnp.where(gone[:, None], 0, each)
-  size = jnp.abs(each).sum(0) / max(num - 1, 1)
+  own = np.array([f"blocks.{i}." for i in drops])[:, None, None]
+  gone = np.char.startswith(_places(net, level)[None, None], own)
+  # What an MLP writes is taken behind where its layer is dropped.
+  each = jnp.where(gone, 0, each)
+  size = jnp.abs(each).sum(0) / (~gone).sum(0)
   return jnp.sign(each.sum(0)) * size
+
+
+def _places(net, level) -> np.ndarray:
+  """Of what is scored where it stands: a reader, a writer or a site."""
+  graph = level.graph
+  if level.name == "node":
+    return np.array(net.writers)
+  if level.name == "neuron":
+    return np.repeat(graph.neuron_sites, graph.neurons)
+  return np.array([reader.name for reader in graph.readers])[graph.reader]
 
 
 def _added(net) -> list[tuple[str, str]]:

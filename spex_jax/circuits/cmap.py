@@ -182,7 +182,7 @@ def run(
   )
   size = runs.batch_size(pairs) if size is None else size
   at_once = at_once or many.at_once(size * pairs.clean.shape[1])
-  model, where = runs.Model(net), layout.where(pairs)
+  model, where = sites.Model(net), layout.where(pairs)
   found, ends, off = [], [], []
   rows = many.padded(taken.astype(np.float32), 0, at_once)
   for number, batch in enumerate(runs.batches(pairs, size)):

@@ -22,7 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from spex_jax import shown
 from spex_jax.circuits import graph as graph_lib
+from spex_jax.circuits import judged as judged_lib
 from spex_jax.circuits import judging
 from spex_jax.circuits import metrics as metrics_lib
 from spex_jax.circuits import pairs as pairs_lib
@@ -33,7 +35,7 @@ _MOST = 128  # Members, all pairs of which are run.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Completeness:
+class Completeness(shown.Shown):
   """What knock-outs do to a circuit and to the model.
 
   Attributes:
@@ -53,6 +55,21 @@ class Completeness:
   def gaps(self) -> np.ndarray:
     """float64 `[K]`, |F(C - K) - F(M - K)|."""
     return np.abs(self.circuit - self.model)
+
+  def sheet(self) -> shown.Sheet:
+    """A row of every knock-out, the largest gap first."""
+    order = np.argsort(-self.gaps, kind="stable")
+    return shown.Sheet(
+      f"What {len(order)} knock-outs do to a circuit and to the model",
+      {
+        "knock-out": [self.names[k] for k in order],
+        "edges": [len(self.removed[k]) for k in order],
+        "circuit": self.circuit[order],
+        "model": self.model[order],
+        "gap": self.gaps[order],
+      },
+      trust=[("largest gap", f"{self.gaps.max():.3f}", False)],
+    )
 
   def __str__(self) -> str:
     lines = ["F(C - K)  F(M - K)    gap  edges  knock-out"]
@@ -131,7 +148,7 @@ def completeness(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Minimality:
+class Minimality(shown.Shown):
   """How much each member of a circuit matters.
 
   Attributes:
@@ -150,6 +167,19 @@ class Minimality:
   def needed(self, least: float = 0.01) -> tuple[str, ...]:
     """The members whose change is at least so much."""
     return tuple(n for n, x in zip(self.names, self.change) if x >= least)
+
+  def sheet(self) -> shown.Sheet:
+    """A row of every member, the most needed first."""
+    order = np.argsort(-self.change, kind="stable")
+    return shown.Sheet(
+      f"How much each of {len(order)} members of a circuit matters",
+      {
+        "member": [self.names[v] for v in order],
+        "alone": self.alone[order],
+        "change": self.change[order],
+        "without": [", ".join(self.partners[v]) for v in order],
+      },
+    )
 
   def __str__(self) -> str:
     lines = [" alone  change  member (without)"]
@@ -268,4 +298,4 @@ def _kept(judge, kept) -> np.ndarray:
   ends = np.zeros((1, kept.shape[1]), bool)
   values = judge(np.concatenate([kept, ends, ~ends]))
   *values, empty, full = values
-  return judging.ratio(np.array(values).mean(axis=1), full, empty)
+  return judged_lib.ratio(np.array(values).mean(axis=1), full, empty)

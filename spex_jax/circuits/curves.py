@@ -22,8 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax import base
+from spex_jax import base, shown
 from spex_jax.circuits import graph as graph_lib
+from spex_jax.circuits import judged as judged_lib
 from spex_jax.circuits import judging
 from spex_jax.circuits import metrics as metrics_lib
 from spex_jax.circuits import pairs as pairs_lib
@@ -74,7 +75,7 @@ def areas(shares: base.Array, faithfulness: base.Array) -> Areas:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Curve:
+class Curve(shown.Shown):
   """Faithfulness by size.
 
   Attributes:
@@ -85,11 +86,39 @@ class Curve:
     areas: of `faithfulness`.
   """
 
-  judged: judging.Judged
+  judged: judged_lib.Judged
   shares: np.ndarray
   faithfulness: np.ndarray
   random: np.ndarray
   areas: Areas
+
+  def sheet(self) -> shown.Sheet:
+    """A row of every size, with intervals; drawn beside random circuits."""
+    rows = self.judged.sheet()
+    columns = {"share": self.shares, **rows.columns}
+    if len(self.random):
+      columns["random_low"] = self.random.min(axis=0)
+      columns["random_high"] = self.random.max(axis=0)
+    view = {
+      "kind": "curve",
+      "title": "Faithfulness by size",
+      "sizes": np.asarray(self.judged.edges).tolist(),
+      "connected": np.asarray(self.judged.connected).tolist(),
+      "faithfulness": self.faithfulness.tolist(),
+      "random": self.random.tolist(),
+      "start": len(self.shares) - 1,
+      "edges": [],
+      "circuits": [],
+    }
+    a = self.areas
+    told = f"{a.cmd:.3f} (0 is best), CPR {a.cpr:.3f}"
+    trust = [*rows.trust, ("CMD", told, False)]
+    return rows._replace(
+      title=f"Faithfulness of circuits of {len(self.shares)} sizes",
+      columns=columns,
+      trust=trust,
+      views=[view],
+    )
 
   def __str__(self) -> str:
     a = self.areas
@@ -136,7 +165,7 @@ def curve(
       circuit; those of the network's own graph by default.
     fractions: of these.
     random: random circuits of every size, for the band; 0 for none.
-    seed: of these.
+    seed: of these, and of ablations that are learned.
     **settings: of `judging.faithfulness`.
 
   Raises:
@@ -153,7 +182,9 @@ def curve(
     # Nested: one order, as a ranking by random scores.
     order = rng.permutation(among.kept.size).reshape(among.kept.shape)
     circuits += [dataclasses.replace(among, kept=order < n) for n in sizes]
-  every = judging.faithfulness(net, params, pairs, circuits, metric, **settings)
+  every = judging.faithfulness(
+    net, params, pairs, circuits, metric, seed=seed, **settings
+  )
   kept = every.faithfulness().reshape(random + 1, len(sizes))
   return Curve(
     judged=every[: len(sizes)],

@@ -157,7 +157,7 @@ def learn(
   left_out = [len(a) - len(b) for a, b in zip(desiderata, valid)]
   train, check = _split(net, params, valid, validation)
   batches, where = _stacked(layout, train, size)
-  model, run = runs.Model(net), jax.random.fold_in(key, 0)
+  model, run = sites.Model(net), jax.random.fold_in(key, 0)
   gates, state = _begin(
     len(train), len(penalties), seeds, len(layout), penalty,
     jax.random.fold_in(key, 1), rate,

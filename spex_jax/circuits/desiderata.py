@@ -132,7 +132,7 @@ def telling(
   """
   triples = desideratum.triples
   triples.check(net.config.vocab_size, net.config.max_positions)
-  model, given = runs.Model(net), []
+  model, given = sites.Model(net), []
   for batch in runs.batches(triples, runs.batch_size(triples)):
     given.append(runs.real_rows(batch, _both_right(model, params, batch)))
   said = np.concatenate(given)

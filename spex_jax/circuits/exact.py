@@ -57,7 +57,7 @@ def effects(
       their effects, float `[m, B]`; it returns these, perhaps from before.
   """
   which = np.asarray(which)
-  model = runs.Model(net)
+  model = sites.Model(net)
   state = _state(model, level, metric, params, batch, fixed)
   length = batch.clean.size
   found = np.zeros((len(batch.last), len(which)))

@@ -78,7 +78,7 @@ def save(
   """
   graph = circuit.graph
   body: dict[str, Any] = {
-    _LISTS[circuit.level]: _written(circuit),
+    _LISTS[circuit.level]: circuit.members,
     "fingerprint": graph.fingerprint,
     "num_edges": graph.num_edges,
     "connected": circuit.connected,
@@ -150,6 +150,13 @@ def load(path: str | pathlib.Path, graph: graph_lib.Graph) -> Saved:
       numbers.append(read(one))
     except (ValueError, TypeError) as error:
       raise ValueError(f"{path}: {level} {number}: {error}") from error
+  first: dict[int, int] = {}
+  for number, place in enumerate(numbers):
+    if first.setdefault(place, number) != number:
+      raise ValueError(
+        f"{path}: {level} {number} is {level} {first[place]} again: "
+        f"{edges[number]}."
+      )
   kept = np.zeros(shape, bool)
   kept.flat[numbers] = True
   scores = None
@@ -169,20 +176,6 @@ def load(path: str | pathlib.Path, graph: graph_lib.Graph) -> Saved:
          "level", "positions"}  # fmt: skip
   about = {name: value for name, value in body.items() if name not in own}
   return Saved(graph_lib.Circuit(graph, kept, level), scores, about)
-
-
-def _written(circuit: graph_lib.Circuit) -> list[Any]:
-  """What a circuit has, as JSON."""
-  graph, numbers = circuit.graph, circuit.numbers.tolist()
-  if circuit.level == "node":
-    return list(circuit.nodes)
-  if circuit.level == "neuron":
-    count = graph.neurons[0]
-    return [[graph.neuron_sites[i // count], i % count] for i in numbers]
-  if circuit.level == "position":
-    both = [divmod(i, graph.num_edges) for i in numbers]
-    return [[*graph.edge(edge), at] for at, edge in both]
-  return [list(edge) for edge in circuit.edges]
 
 
 def _reader(

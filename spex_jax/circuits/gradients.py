@@ -70,7 +70,7 @@ def passes(method: str, net: sites.Network, steps: int) -> int:
 
 
 def scores(
-  model: runs.Model,
+  model: sites.Model,
   level: taps.Level,
   metric: metrics.Metric,
   method: str,

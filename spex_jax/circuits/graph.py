@@ -29,11 +29,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax import base
+from spex_jax import base, shown
 from spex_jax.circuits import numbering
 
 Edge, LEVELS = numbering.Edge, numbering.LEVELS
 _SHOWN = 3  # Edges that an error names.
+_DRAWN = 400  # Edges of a picture, at most.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +165,7 @@ class Graph(numbering.Numbering):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Circuit:
+class Circuit(shown.Shown):
   """A set of edges of a graph, or of what else `LEVELS` names.
 
   Attributes:
@@ -234,6 +235,46 @@ class Circuit:
   def numbers(self) -> np.ndarray:
     """Those of its edges, or of what it has, in order: int `[len]`."""
     return np.flatnonzero(self.kept)
+
+  @property
+  def members(self) -> list[Any]:
+    """What it has, as JSON: `[writer, reader, row]`, and the position behind.
+
+    Of nodes their names; of neurons `[site, number]`.
+    """
+    graph, numbers = self.graph, self.numbers.tolist()
+    if self.level == "node":
+      return list(self.nodes)
+    if self.level == "neuron":
+      count = graph.neurons[0]
+      return [[graph.neuron_sites[i // count], i % count] for i in numbers]
+    if self.level == "position":
+      both = [divmod(i, graph.num_edges) for i in numbers]
+      return [[*graph.edge(edge), at] for at, edge in both]
+    return [list(edge) for edge in self.edges]
+
+  def sheet(self) -> shown.Sheet:
+    """What it has, in order, and of few edges a picture."""
+    names = {
+      "node": ["node"], "neuron": ["site", "neuron"],
+      "edge": ["writer", "reader", "row"],
+    }.get(self.level, ["writer", "reader", "row", "position"])  # fmt: skip
+    rows = self.members
+    if self.level == "node":
+      rows = [[name] for name in rows]
+    views = []
+    if self.level == "edge" and 0 < len(self) <= _DRAWN:
+      edges = [self.graph.drawn(i) for i in self.numbers.tolist()]
+      views = [{"kind": "circuit", "title": "The circuit", "edges": edges}]
+    return shown.Sheet(
+      f"A circuit of {len(self):,} of {self.kept.size:,} {self.level}s",
+      {name: [row[i] for row in rows] for i, name in enumerate(names)},
+      facts={
+        "connected": f"{self.connected:,} edges lie on a path to the output",
+        "graph": self.graph.fingerprint,
+      },
+      views=views,
+    )
 
   @property
   def of_edges(self) -> "Circuit":

@@ -54,5 +54,6 @@ def check(
   if told and not max(found.full, found.empty) <= allowed:
     raise RuntimeError(
       f"{found.lines()[0]}; {allowed:.1e} are allowed (tolerance {tolerance} "
-      f"of {effect:.3g}). Compute in float32 or wider, or raise `tolerance`."
+      f"of {effect:.3g}). Compute in float32 or wider (--config.dtype of a "
+      "command), or raise `tolerance` (--config.tolerance)."
     )

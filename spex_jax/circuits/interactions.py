@@ -77,7 +77,7 @@ def game(
   pairs.check(net.config.vocab_size, net.config.max_positions)
   (batch,) = runs.batches(pairs, len(pairs))
   begun = _begun(
-    runs.Model(net), tuple(players.owner), bool(players.edges), params, batch
+    sites.Model(net), tuple(players.owner), bool(players.edges), params, batch
   )
   logits, ref, absent = begun
   at = jnp.asarray(batch.last)[:, None]

@@ -6,9 +6,9 @@ whole model does above an empty circuit,
 
   f = (mean m(circuit) - mean m(empty)) / (mean m(full) - mean m(empty)),
 
-a ratio of means over pairs; `Judged.by_pair` has the ratio of every pair, and a
-mean of these is another number (Miller et al. 2024, arXiv 2407.08734). Under
-resampling m(empty) is the metric on the corrupted prompts.
+a ratio of means over pairs; `judged.Judged.by_pair` has the ratio of every
+pair, and a mean of these is another number (Miller et al. 2024, arXiv
+2407.08734). Under resampling m(empty) is the metric on the corrupted prompts.
 
 Two identities are checked in every run: the circuit of all edges does what the
 unedited model does, and the one of none what the corrupted run does. Under the
@@ -36,139 +36,15 @@ from spex_jax import base
 from spex_jax.circuits import ablations, many, metrics, runs, ungrouped
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import identities as identities_lib
+from spex_jax.circuits import judged as judged_lib
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import edges, sites
 
 TOLERANCE = 1e-3  # Of an identity, in what the model does above the empty one.
 ROWS = 256  # Circuits of a call, at most.
 _HELD = 1 << 30  # Bytes of what corrupted prompts write, over all batches.
-_SHOWN = 3  # Pairs that an error names.
-_RESAMPLES = 1000  # Of pairs, for intervals.
 
 Progress = Callable[[int, int], None]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Judged:
-  """What circuits do on pairs.
-
-  Attributes:
-    names: C names.
-    values: float64 `[C, N]`, the metric of every circuit and pair.
-    clean: float64 `[N]`, of the unedited clean run.
-    corrupted: float64 `[N]`, of the unedited corrupted run.
-    empty: float64 `[N]`, of the circuit without edges: f is 0 there.
-    edges: int `[C]`, edges of the circuits (or nodes, neurons) as they were
-      given.
-    connected: int `[C]`, those of them that lie on a path to the output.
-    identities: how far the checks were off.
-  """
-
-  names: tuple[str, ...]
-  values: np.ndarray
-  clean: np.ndarray
-  corrupted: np.ndarray
-  empty: np.ndarray
-  edges: np.ndarray
-  connected: np.ndarray
-  identities: identities_lib.Identities
-
-  def __len__(self) -> int:
-    return len(self.values)
-
-  def __getitem__(self, some: slice) -> "Judged":
-    """Some of the circuits."""
-    return dataclasses.replace(
-      self,
-      names=self.names[some],
-      values=self.values[some],
-      edges=self.edges[some],
-      connected=self.connected[some],
-    )
-
-  def faithfulness(self) -> np.ndarray:
-    """Of every circuit, by means over pairs: float64 `[C]`.
-
-    Raises:
-      ValueError: the whole model and the empty circuit do nearly the same.
-    """
-    return ratio(self.values.mean(axis=1), self.clean, self.empty)
-
-  def by_pair(self) -> np.ndarray:
-    """Of every circuit and pair: float64 `[C, N]`.
-
-    Raises:
-      ValueError: a pair on which the whole model and the empty circuit do
-        nearly the same; the first such pairs are named.
-    """
-    gap = self.clean - self.empty
-    size = np.maximum(np.abs(self.clean), np.abs(self.empty))
-    if (
-      bad := np.flatnonzero(np.abs(gap) <= identities_lib.VANISHING * size)
-    ).size:
-      raise ValueError(
-        f"{_pairs(bad)}: the metric of the whole model and of the empty "
-        f"circuit differ by {np.abs(gap[bad]).max():.2g} only, so that no "
-        "share of it can be told. Leave these pairs out, or take "
-        "`faithfulness()`, a ratio of means."
-      )
-    return (self.values - self.empty) / gap
-
-  def interval(self, level: float = 0.95, seed: int = 0) -> np.ndarray:
-    """Of the faithfulness, by bootstrap over pairs: float64 `[C, 2]`.
-
-    Args:
-      level: of confidence, in (0, 1).
-      seed: of the resamples.
-
-    Raises:
-      ValueError: another level; as `faithfulness`, of any resample.
-    """
-    if not 0 < level < 1:
-      raise ValueError(f"A level lies in (0, 1); got {level}.")
-    count = len(self.clean)
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(count, size=(_RESAMPLES, count))
-    each = np.stack(
-      [
-        ratio(
-          self.values[:, rows].mean(axis=1), self.clean[rows], self.empty[rows]
-        )
-        for rows in drawn
-      ]
-    )
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    return np.quantile(each, tails, axis=0).T
-
-  def rows(self) -> list[dict[str, Any]]:
-    """For a table: a row of every circuit and pair."""
-    shares = self.by_pair()
-    return [
-      {
-        "circuit": name,
-        "pair": pair,
-        "metric": float(self.values[c, pair]),
-        "faithfulness": float(shares[c, pair]),
-      }
-      for c, name in enumerate(self.names)
-      for pair in range(self.values.shape[1])
-    ]
-
-  def __str__(self) -> str:
-    f = self.faithfulness()
-    lines = [
-      f"metric: clean {self.clean.mean():.4g}, corrupted "
-      f"{self.corrupted.mean():.4g}, empty circuit {self.empty.mean():.4g} "
-      f"(means of {len(self.clean)} pairs)",
-      *self.identities.lines(),
-      "    edges  connected     metric  faithful  circuit",
-    ]
-    for c, name in enumerate(self.names):
-      lines.append(
-        f"{self.edges[c]:9,d} {self.connected[c]:10,d} "
-        f"{self.values[c].mean():10.4g} {f[c]:9.3f}  {name}"
-      )
-    return "\n".join(lines)
 
 
 def faithfulness(
@@ -184,8 +60,9 @@ def faithfulness(
   size: int | None = None,
   at_once: int | None = None,
   tolerance: float = TOLERANCE,
+  seed: int = 0,
   progress: Progress | None = None,
-) -> Judged:
+) -> judged_lib.Judged:
   """Runs many circuits in one compiled program.
 
   What the corrupted prompts write is computed once for a batch of pairs; equal
@@ -205,6 +82,7 @@ def faithfulness(
     size: pairs of a batch; `runs.batch_size` by default.
     at_once: circuits computed at once.
     tolerance: of the identities, in mean |m(full) - m(empty)|.
+    seed: of ablations that are learned.
     progress: called with the runs that are done, and their number.
 
   Raises:
@@ -241,7 +119,7 @@ def faithfulness(
   judge = Judge(
     net, params, pairs, metric,
     ablation=ablation, fixed=fixed, size=size, at_once=at_once,
-    progress=progress,
+    seed=seed, progress=progress,
   )  # fmt: skip
   kept = np.stack([circuit.kept for circuit in places])
   values = judge(kept, level=level)
@@ -258,7 +136,7 @@ def faithfulness(
     ablation,
   )
   identities_lib.check(found, full, empty, tolerance)
-  return Judged(
+  return judged_lib.Judged(
     names=tuple(named),
     values=values[who],
     clean=judge.clean,
@@ -270,40 +148,17 @@ def faithfulness(
   )
 
 
-def ratio(
-  values: np.ndarray, full: np.ndarray, empty: np.ndarray,
-  names: tuple[str, str] = ("the whole model", "the empty circuit"),
-) -> np.ndarray:  # fmt: skip
-  """Faithfulness by means over pairs.
-
-  Args:
-    values: `[C]`, mean metrics of circuits.
-    full: `[N]`, the metric of the whole model on every pair.
-    empty: `[N]`, that of the empty circuit.
-    names: of these two, for the message.
-
-  Raises:
-    ValueError: these two have nearly the same mean.
-  """
-  gap = full.mean() - empty.mean()
-  size = max(np.abs(full).mean(), np.abs(empty).mean())
-  if not abs(gap) > identities_lib.VANISHING * size:
-    raise ValueError(
-      f"The metric of {names[0]}, {full.mean():.4g}, and of {names[1]}, "
-      f"{empty.mean():.4g}, differ by {gap:.2g} only: there is no effect of "
-      "which a share could be told. Check the pairs and the metric."
-    )
-  return (values - empty.mean()) / gap
-
-
 class Judge:
   """The metric of circuits on given pairs: what their batches share is kept.
 
   Called with circuits bool `[C, E]`, it gives float64 `[C, N]`.
 
   Attributes:
-    net: as given, without parameters.
+    net: as given, without parameters; `model` is it, hashable.
+    params: its parameters.
+    metric: as given.
     graph: of the circuits.
+    batches: of the pairs.
     clean: float64 `[N]`, the metric of the unedited clean run.
     corrupted: float64 `[N]`, of the corrupted one.
     runs: circuits times pairs that were run so far, the unedited two too.
@@ -320,33 +175,40 @@ class Judge:
     fixed: base.Array | None = None,
     size: int | None = None,
     at_once: int | None = None,
+    seed: int = 0,
     progress: Progress | None = None,
   ):
     pairs.check(net.config.vocab_size, net.config.max_positions)
     self.graph = graph_lib.Graph.of(net)
-    self._model, self._params, self._metric = runs.Model(net), params, metric
-    self.net = self._model.net
+    self.model, self.params, self.metric = sites.Model(net), params, metric
+    self.net = self.model.net
     size = runs.batch_size(pairs) if size is None else size
     if fixed is None:
-      fixed = ablations.stand_ins(net, params, pairs, ablation, size=size)
+      fixed = ablations.stand_ins(
+        net, params, pairs, ablation, size=size, seed=seed
+      )
     elif ablation == "resample":
       raise ValueError("`fixed` says what edges carry: name that ablation.")
     self._at_once = at_once or many.at_once(size * pairs.clean.shape[1])
     self._progress = progress or (lambda done, of: None)
-    self._batches = list(runs.batches(pairs, size))
-    self._begin = lambda batch: _begin(
-      self._model, metric, params, batch, fixed
-    )
+    self.batches = list(runs.batches(pairs, size))
+    self._begin = lambda batch: _begin(self.model, metric, params, batch, fixed)
     # What the corrupted prompts write is large: a part of it is held.
     self._held: list[tuple[runs.Ends, base.Array]] = []
     room, every = _HELD, []
-    for batch in self._batches:
+    for batch in self.batches:
       ends, ref = self._begin(batch)
       every.append((ends.clean, ends.corrupted))
       if (room := room - ref.nbytes) >= 0:
         self._held.append((ends, ref))
     self.clean, self.corrupted = (self._joined(x) for x in zip(*every))
     self.runs = 2 * len(pairs)
+
+  def ends(self, number: int) -> tuple[runs.Ends, base.Array]:
+    """A batch's unedited runs, and what its cut edges carry."""
+    if number < len(self._held):
+      return self._held[number]
+    return self._begin(self.batches[number])
 
   def __call__(
     self, kept: np.ndarray, start: int = 0, level: str = "edge"
@@ -360,20 +222,17 @@ class Judge:
       level: "edge", "position" or "neuron".
     """
     found = []
-    done, of = 0, len(kept) * len(self._batches)
-    for number, batch in enumerate(self._batches):
-      if number < len(self._held):
-        ends, ref = self._held[number]
-      else:
-        ends, ref = self._begin(batch)
-      entered = _entered(self._model, start, self._params, batch)
+    done, of = 0, len(kept) * len(self.batches)
+    for number, batch in enumerate(self.batches):
+      ends, ref = self.ends(number)
+      entered = _entered(self.model, start, self.params, batch)
       parts = []
       for begin in range(0, len(kept), ROWS):
         part = kept[begin : begin + ROWS]
         rows = many.padded(part, ROWS if len(kept) > ROWS else 0, self._at_once)
         out = _judged(
-          self._model, self._metric, self._at_once, start, level,
-          self._params, batch, ends.logits, ref, entered, rows, len(part),
+          self.model, self.metric, self._at_once, start, level,
+          self.params, batch, ends.logits, ref, entered, rows, len(part),
         )  # fmt: skip
         parts.append(np.asarray(out, np.float64)[: len(part)].T)
         done += len(part)
@@ -383,7 +242,7 @@ class Judge:
     return self._joined(found).T
 
   def _joined(self, found) -> np.ndarray:
-    real = [runs.real_rows(*both) for both in zip(self._batches, found)]
+    real = [runs.real_rows(*both) for both in zip(self.batches, found)]
     return np.concatenate(real).astype(np.float64)
 
 
@@ -485,8 +344,3 @@ def _check_finite(values, names) -> None:
       f"{values[c, pair]}. Look for an answer outside the vocabulary, or "
       "weights that overflow."
     )
-
-
-def _pairs(numbers) -> str:
-  more = f" and {len(numbers) - _SHOWN} more" * (len(numbers) > _SHOWN)
-  return f"Pairs {', '.join(map(str, numbers[:_SHOWN]))}{more}"

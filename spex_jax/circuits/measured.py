@@ -79,7 +79,7 @@ def measure(
   metrics.check(metric, net.config.vocab_size)
   pairs.check(net.config.vocab_size, net.config.max_positions)
   size = runs.batch_size(pairs) if size is None else size
-  model, parts = runs.Model(net), []
+  model, parts = sites.Model(net), []
   for batch in runs.batches(pairs, size):
     found = _measured(model, metric, params, batch)
     parts.append([runs.real_rows(batch, part) for part in found])

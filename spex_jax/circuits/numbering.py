@@ -27,6 +27,7 @@ LEVELS = ("edge", "position", "node", "neuron")
 NEURONS = "mlp.neurons"
 _HEAD = re.compile(r"blocks\.(\d+)\.heads\.(\d+)")
 _ATTENTION = re.compile(r"(blocks\.\d+)\.attn\.[qkv]_in")
+_KIND = re.compile(r"blocks\.\d+\.attn\.([qkv])_in")
 
 
 class Reader(NamedTuple):
@@ -81,7 +82,7 @@ class Numbering:
       why = net.no_edges.rstrip(".") or "no reader is named"
       raise ValueError(
         f"This network has no edges: {why}. Its nodes can be asked about by "
-        "`spex attribute components`, or by activation patching."
+        "`spex attribute components`."
       )
     readers, start = [], 0
     for name, (rows, before) in net.readers.items():
@@ -210,9 +211,11 @@ class Numbering:
     Raises:
       ValueError: there is none such, with what is wrong.
     """
-    if isinstance(edge, str) or len(edge) != 3:
+    if not isinstance(edge, list | tuple) or len(edge) != 3:
       raise ValueError(f"An edge is (writer, reader, row); got {edge!r}.")
     writer, name, row = edge
+    if not (isinstance(writer, str) and isinstance(name, str)):
+      raise ValueError(f"Writer and reader of an edge are names; got {edge!r}.")
     numbers, readers = self._by_name
     if writer not in numbers:
       raise ValueError(
@@ -244,6 +247,28 @@ class Numbering:
     writer, reader, row = self.edge(number)
     rows = self.readers[self.reader[number]].rows
     return f"{writer} -> {reader}" + (f" {row}" if rows > 1 else "")
+
+  def drawn(self, number: int, score: float | None = None) -> dict[str, Any]:
+    """An edge as a page and figures draw it.
+
+    Args:
+      number: of the edge.
+      score: its own, if it has one.
+
+    Returns:
+      `name`, the writer it is `from`, the nodes it leads `into` (several heads
+      may share a row), its `kind` ("q", "k", "v" or "") and its `score`.
+    """
+    writer, reader, _ = self.edge(number)
+    into = np.flatnonzero(self.fed[self.slot[number]])
+    kind = _KIND.fullmatch(reader)
+    return {
+      "name": self.name(number),
+      "from": writer,
+      "into": [self.writers[i] for i in into] or [reader],
+      "kind": kind[1] if kind else "",
+      "score": score,
+    }
 
 
 def fixed(array: np.ndarray) -> np.ndarray:

@@ -8,20 +8,24 @@ A row is a pair, as texts or as token ids:
 
 in `.jsonl`, where "spans" may name positions, {"subject": [3, 4]}; or `clean`,
 `corrupted`, `right`, `wrong` in `.csv`, several answers in one cell as a JSON
-list.
+list. In EAP-IG's table of greater-than `label` is a year's last two digits:
+those above it are right, all others wrong.
 """
 
 import csv
+import io
 import json
 import pathlib
 from typing import Any
 
 import numpy as np
 
+from spex_jax import base
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import tokens
 
-# Columns of right and wrong answers in other tables: EAP-IG's, then MIB's.
+# Columns of right and wrong answers in other tables: EAP-IG's, then MIB's. The
+# last two hold texts, the others ids of tokens.
 _COLUMNS: tuple[tuple[str, str], ...] = (
   ("correct_idx", "incorrect_idx"),
   ("answers_idx", "corrupted_answers_idx"),
@@ -60,7 +64,7 @@ def load(
   except UnicodeDecodeError as error:
     raise ValueError(f"{path} is no text in UTF-8: {error}.") from error
   read = _csv_rows if path.suffix == ".csv" else jsonl_rows
-  rows = read(text, path)
+  rows = read(text, path) if text.strip() else []
   if not rows:
     raise ValueError(f"{path} holds no pairs: zero rows.")
   with_ids = [any(name in row for name in pairs_lib.IDS) for row in rows]
@@ -135,22 +139,16 @@ def jsonl_rows(text: str, path: pathlib.Path) -> list[dict[str, Any]]:
     ValueError: a line that is none.
   """
   rows = []
-  for number, line in enumerate(text.splitlines()):
-    if not line.strip():
-      continue
-    try:
-      row = json.loads(line)
-    except json.JSONDecodeError as error:
-      raise ValueError(f"{path}: line {number + 1}: {error}.") from error
+  for number, row in base.json_lines(text, path):
     if not isinstance(row, dict):
-      raise ValueError(f"{path}: line {number + 1} is no object.")
+      raise ValueError(f"{path}: line {number} is no object.")
     rows.append(row)
   return rows
 
 
 def _csv_rows(text, path) -> list[dict[str, Any]]:
   """Rows of a table, whichever of the known columns it has."""
-  reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+  reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
   try:
     rows = [dict(row) for row in reader]
   except csv.Error as error:
@@ -167,22 +165,42 @@ def _csv_rows(text, path) -> list[dict[str, Any]]:
     return [{n: _cell(row[n]) for n in parsed if n in columns} for row in rows]
   if {"clean", "corrupted", "right"} <= {*columns}:
     return rows
+  if {"clean", "corrupted", "label"} <= {*columns}:
+    return [_greater(row, f"{path}: row {i}") for i, row in enumerate(rows)]
   for right, wrong in _COLUMNS:
     if {"clean", "corrupted", right, wrong} <= {*columns}:
+      read = _cell if right.endswith("_idx") else str
       return [
         {
           "clean": row["clean"],
           "corrupted": row["corrupted"],
-          "right": _cell(row[right]),
-          "wrong": _cell(row[wrong]),
+          "right": read(row[right]),
+          "wrong": read(row[wrong]),
         }
         for row in rows
       ]
-  known = ["right, wrong", *(", ".join(pair) for pair in _COLUMNS)]
+  known = ["right, wrong", "label", *(", ".join(pair) for pair in _COLUMNS)]
   raise ValueError(
     f"{path} has the columns {columns}; known are clean, corrupted and one of: "
     f"{'; '.join(known)}."
   )
+
+
+def _greater(row: dict[str, Any], where: str) -> dict[str, Any]:
+  """A row of texts, of one whose label is the two digits to be exceeded."""
+  label = row["label"].strip()
+  if not label.isdecimal() or int(label) > 98:
+    raise ValueError(
+      f"{where}: a label is the last two digits of a year, 0 to 98; got "
+      f"{label!r}."
+    )
+  years, split = [f"{year:02d}" for year in range(100)], int(label) + 1
+  return {
+    "clean": row["clean"],
+    "corrupted": row["corrupted"],
+    "right": years[split:],
+    "wrong": years[:split],
+  }
 
 
 def _cell(text: str) -> Any:

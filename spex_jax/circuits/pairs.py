@@ -220,7 +220,10 @@ def from_ids(rows: Iterable[Mapping[str, Any]]) -> Pairs:
     for name, found in sides.items():
       if name not in row and name != "wrong_ids":
         raise ValueError(f"Pair {number} has no {name!r}; it has {list(row)}.")
-      found.append(_integers(row.get(name, []), f"pair {number}: {name}"))
+      ids = row.get(name, [])
+      if name == "wrong_ids" and ids is None:
+        ids = []
+      found.append(_integers(ids, f"pair {number}: {name}"))
     a, b = len(sides["clean_ids"][-1]), len(sides["corrupted_ids"][-1])
     texts.append(_texts(row.get("texts") or (), number))
     if a != b:

@@ -9,9 +9,10 @@ neither is needed (Heimersheim and Nanda 2024, arXiv 2404.15255).
 A sweep patches a site in every layer, and where asked for at every position (or
 span of the pairs), in every head, or at every key that a query looks at. The
 fifteen of TransformerLens (`patching.py`) are in `SWEEPS` by its names, without
-`get_act_patch_`, and its three `..._every` in `STACKS`; `Sweep` describes any
-other. Values are per pair, in the units of the metric; TransformerLens gives
-`metric(logits)` of a batch.
+`get_act_patch_`, and `STACKS` says which of them its three `..._every` are: by
+position, those of patterns are `[layer, head, pos]`, the others `[layer, pos,
+head]`. `Sweep` describes any other. Values are per pair, in the units of the
+metric; TransformerLens gives `metric(logits)` of a batch.
 
 One program serves many layers: a patch is an entry of masks that all its layers
 have, and it starts at the first of these layers. More programs start closer to
@@ -35,7 +36,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax import base
+from spex_jax import base, shown
+from spex_jax.circuits import judged as judged_lib
 from spex_jax.circuits import judging, many, metrics, runs
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import hooks, sites
@@ -109,7 +111,7 @@ STACKS: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Patched:
+class Patched(shown.Shown):
   """What patches do.
 
   Attributes:
@@ -139,7 +141,16 @@ class Patched:
     """
     values = self.values.mean(axis=-1)
     names = "the source", "the run that is patched"
-    return judging.ratio(values, self.source, self.unpatched, names)
+    return judged_lib.ratio(values, self.source, self.unpatched, names)
+
+  def sheet(self) -> shown.Sheet:
+    """`rows` as a table, what moves most first."""
+    rows = sorted(self.rows(), key=lambda row: -abs(row["moved"]))
+    names = (*self.axes, "metric", "moved")
+    return shown.Sheet(
+      f"What patching {self.site} moves, on {self.values.shape[-1]} pairs",
+      {name: [row[name] for row in rows] for name in names},
+    )
 
   def rows(self) -> list[dict[str, Any]]:
     """For a table: labels, the mean metric and the share moved."""
@@ -207,9 +218,9 @@ def sweep(
     over["head"] = _heads(net, named[0])
   labels = tuple(over[axis] for axis in what.axes)
   items = _items(what.axes, [len(one) for one in labels], len(where) - 1)
-  model = runs.Model(net)
+  model = sites.Model(net)
   size = runs.batch_size(pairs) if size is None else size
-  at_once = at_once or many.at_once(size * pairs.clean.shape[1])
+  at_once = at_once or many.at_once(size * pairs.clean.shape[1], plain=True)
   found, ends, batches = [], [], list(runs.batches(pairs, size))
   for number, batch in enumerate(batches):
     end = _ends(model, metric, params, batch)
@@ -235,30 +246,6 @@ def sweep(
   return Patched(what.site, what.axes, labels, values, unpatched, source)
 
 
-def sweeps(
-  net: sites.Network,
-  params: Any,
-  pairs: pairs_lib.Pairs,
-  stack: str,
-  metric: metrics.Metric,
-  **settings: Any,
-) -> dict[str, Patched]:
-  """One of `STACKS`: several sweeps, as `sweep` makes each.
-
-  By position, those of patterns are `[layer, head, pos]` and the others
-  `[layer, pos, head]`, as they are alone.
-
-  Raises:
-    ValueError: a stack that is not known; as `sweep`.
-  """
-  if stack not in STACKS:
-    raise ValueError(f"Unknown stack {stack!r}; known are {', '.join(STACKS)}.")
-  return {
-    name: sweep(net, params, pairs, name, metric, **settings)
-    for name in STACKS[stack]
-  }
-
-
 def places_of(
   pairs: pairs_lib.Pairs, spans: bool
 ) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -281,7 +268,7 @@ def places_of(
 
 
 def patched(
-  model: runs.Model,
+  model: sites.Model,
   metric: metrics.Metric,
   params: Any,
   batch: runs.Batch,

@@ -145,7 +145,7 @@ def patch(
   at_once = at_once or many.at_once(size * pairs.clean.shape[1])
   if fixed is None:
     fixed = ablations.stand_ins(net, params, pairs, source, size=size)
-  model, found, ends = runs.Model(net), [], []
+  model, found, ends = sites.Model(net), [], []
   count = np.indices((len(chosen), len(places))).reshape(2, -1)
   for number, batch in enumerate(runs.batches(pairs, size)):
     state = _begun(

@@ -18,11 +18,12 @@ import jax.numpy as jnp
 
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import runs
+from spex_jax.models import sites
 
 
 @functools.partial(jax.jit, static_argnames=("model", "graph"))
 def program(
-  model: runs.Model, graph: graph_lib.Graph, params: Any, batch: runs.Batch
+  model: sites.Model, graph: graph_lib.Graph, params: Any, batch: runs.Batch
 ) -> jax.Array:
   """Scores of edges: `[B, E]`; shares, those of a row sum to 1."""
   net = model.net

@@ -14,7 +14,6 @@ Shapes: B pairs of a batch, P positions, V tokens, A right and C wrong answers,
 W writers, d width.
 """
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,29 +30,6 @@ from spex_jax.models import edges, sites
 
 # About as many tokens in a batch are the fastest on a CPU.
 _TOKENS = 256
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Model:
-  """A network without parameters as a static argument of `jax.jit`.
-
-  Two are equal where their modules are: then a program is traced once.
-
-  Attributes:
-    net: of a causal language model.
-  """
-
-  net: sites.Network
-
-  def __post_init__(self):
-    bare = dataclasses.replace(self.net, params=None, tokenizer=None)
-    object.__setattr__(self, "net", bare)
-
-  def __eq__(self, other: object) -> bool:
-    return isinstance(other, Model) and self.net.module == other.net.module
-
-  def __hash__(self) -> int:
-    return hash(self.net.module)
 
 
 @flax.struct.dataclass

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from spex_jax import shown
 from spex_jax.circuits import graph as graph_lib
 
 _RESAMPLES = 1000
@@ -46,7 +47,7 @@ class Agreement:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Scores:
+class Scores(shown.Shown):
   """Scores of every pair.
 
   Attributes:
@@ -79,17 +80,24 @@ class Scores:
     return self.values.mean(axis=0)
 
   def interval(
-    self, level: float = 0.95, *, resamples: int = _RESAMPLES, seed: int = 0
+    self,
+    level: float = 0.95,
+    *,
+    which: np.ndarray | slice = slice(None),
+    resamples: int = _RESAMPLES,
+    seed: int = 0,
   ) -> tuple[np.ndarray, np.ndarray]:
     """Bootstrap interval of the mean, by percentiles over pairs drawn anew.
 
     Args:
       level: of confidence, in (0, 1).
+      which: numbers of edges, or at level "position" of positions; all by
+        default.
       resamples: draws of N pairs.
       seed: of the draws.
 
     Returns:
-      Lower and upper ends, each of the shape of `mean`.
+      Lower and upper ends, each of the shape of `mean()[which]`.
 
     Raises:
       ValueError: a level outside (0, 1), or no resample.
@@ -102,14 +110,44 @@ class Scores:
     rng = np.random.default_rng(seed)
     num = len(self.values)
     drawn = rng.multinomial(num, np.full(num, 1 / num), size=resamples) / num
-    flat = self.values.reshape(num, -1)
+    values = self.values[:, which]
+    flat = values.reshape(num, -1)
     ends = np.empty((2, flat.shape[1]))
     for start in range(0, flat.shape[1], _COLUMNS):
       part = slice(start, start + _COLUMNS)
       tails = [(1 - level) / 2, (1 + level) / 2]
       ends[:, part] = np.quantile(drawn @ flat[:, part], tails, axis=0)
-    low, high = ends.reshape(2, *self.values.shape[1:])
+    low, high = ends.reshape(2, *values.shape[1:])
     return low, high
+
+  def sheet(self) -> shown.Sheet:
+    """Means over pairs, the largest first: `name`, `score` and what is known.
+
+    `std` is the standard error over pairs, where there are two or more.
+    """
+    mean = self.mean().ravel()
+    order = np.argsort(-np.abs(mean), kind="stable")
+    which = order % len(self.names)
+    columns: dict[str, Any] = {"name": [self.names[i] for i in which]}
+    if self.level == "position":
+      columns["position"] = order // len(self.names)
+    columns["score"] = mean[order]
+    if (num := len(self.values)) > 1:
+      std = self.values.std(axis=0, ddof=1).ravel() / np.sqrt(num)
+      columns["std"] = std[order]
+    for name in ("ratio", "checked"):
+      if getattr(self, name) is not None:
+        columns[name] = getattr(self, name)[which]
+    trust = []
+    if self.agreement is not None:
+      weak = not self.agreement.pearson >= 0.5
+      trust = [("agreement", str(self.agreement), weak)]
+    return shown.Sheet(
+      f"{self.method}: scores of {mean.size:,} {self.level}s, {self.units}",
+      columns,
+      trust,
+      {"pairs": f"{num:,}", "graph": self.graph.fingerprint},
+    )
 
   def save(self, path: str | os.PathLike) -> None:
     """Writes all of it to an `.npz` file."""

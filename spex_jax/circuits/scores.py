@@ -66,6 +66,7 @@ def score(
   size: int | None = None,
   seed: int = 0,
   keep: Callable[[int], exact.Keep] | None = None,
+  progress: Callable[[int, int], None] | None = None,
 ) -> scored.Scores:
   """Scores of everything at a level, for every pair.
 
@@ -93,6 +94,8 @@ def score(
     seed: of all draws.
     keep: of method "exact": the number of a batch to what keeps its effects,
       so that a run that was killed goes on.
+    progress: called with what is done, and all of it: batches of pairs; of
+      method "exact" cuts of batches.
 
   Raises:
     ValueError: an unknown name, settings that do not go together, with the
@@ -105,18 +108,30 @@ def score(
   metrics.check(metric, net.config.vocab_size)
   pairs.check(net.config.vocab_size)
   size = runs.batch_size(pairs) if size is None else size
+  batches = list(runs.batches(pairs, size))
+  told = progress or (lambda done, of: None)
   fixed = ablations.stand_ins(
     net, params, pairs, ablation, size=size, seed=seed
   )
   kind = taps.Level.of(net, level)
+  at = gradients.points(method, steps, rule)
+  if metric is metrics.kl and method in gradients.METHODS and (at == 1).all():
+    raise ValueError(
+      "The metric kl is flat at the clean run, where these settings take all "
+      f"gradients (method={method!r}): their scores would be rounding alone. "
+      "Take method='eap-ig'."
+    )
   run = _run(
     net, params, metric, kind, fixed,
     method=method, backward=backward, direction=direction, draws=draws,
-    at=gradients.points(method, steps, rule), seed=seed, keep=keep,
+    at=at, seed=seed, keep=keep,
+    told=lambda done, of: told(done, of * len(batches)),
   )  # fmt: skip
   slopes, halves = [], []
-  for batch in runs.batches(pairs, size):
+  for number, batch in enumerate(batches):
     slope, half = run(batch)
+    if method != "exact":
+      told(number + 1, len(batches))
     slopes.append(runs.real_rows(batch, slope).astype(np.float64))
     if half is not None:
       halves.append(runs.real_rows(batch, half).astype(np.float64))
@@ -155,40 +170,48 @@ def score(
 
 def _run(
   net, params, metric, level, fixed, *, method, backward, direction, draws,
-  at, seed, keep,
+  at, seed, keep, told,
 ):  # fmt: skip
   """From a batch to scores of its pairs, and corrections of them or None."""
   if method == "exact":
-    numbers = itertools.count()
+    numbers, done = itertools.count(), 0
 
     def every(batch):
       shape = level.shape(batch.clean.shape[1])
-      number = next(numbers)
+      count, number = int(np.prod(shape)), next(numbers)
+      kept = (lambda start, run: run()) if keep is None else keep(number)
+
+      def counted(start, run):
+        nonlocal done
+        values = kept(start, run)
+        done += len(values)
+        told(done, count)
+        return values
+
       found = exact.effects(
-        net, params, metric, level, batch, fixed, np.arange(np.prod(shape)),
-        None if keep is None else keep(number),
-      )  # fmt: skip
+        net, params, metric, level, batch, fixed, np.arange(count), counted
+      )
       return found.reshape(-1, *shape), None
 
     return every
   if method == "routes":
-    model = runs.Model(net)
+    model = sites.Model(net)
     return lambda batch: (
       routes.program(model, level.graph, params, batch),
       None,
     )
   if method == "second-order":
-    model = runs.Model(net)
+    model = sites.Model(net)
     return lambda batch: second.scores(
       model, level, metric, direction, draws, params, batch, fixed, seed
     )
   if backward == "atp*":
-    model = runs.Model(net)
+    model = sites.Model(net)
     return lambda batch: (
       atp_star.program(model, level, metric, params, batch, fixed),
       None,
     )
-  model = runs.Model(backward_lib.under(net, backward_lib.BY_NAME[backward]))
+  model = sites.Model(backward_lib.under(net, backward_lib.BY_NAME[backward]))
   return lambda batch: (
     gradients.scores(model, level, metric, method, params, batch, fixed, at),
     None,

@@ -1,38 +1,29 @@
-"""Circuits found by running circuits: ACDC, learned masks, greedy elimination.
+"""Circuits found by running circuits: ACDC and greedy elimination.
 
   acdc     from the output to the input, an edge is removed if the metric falls
            by less than a threshold without it (Conmy et al. 2023, arXiv
            2304.14997, algorithm 1)
-  learned  every edge has a gate that is trained to be open or shut (Louizos et
-           al. 2018, arXiv 1712.01312; Cao et al. 2021, arXiv 2104.03514), so
-           that the circuit stays close to the model and few are open
   greedy   from a pool of edges, those whose removal changes least are removed,
            round by round
 
 All measure circuits as `judging` does, many in one compiled call. Scores by
 gradients (`scores`) are cheaper, and say where to look.
 
-Shapes: E edges, N pairs, B of a batch, S steps.
+Shapes: E edges, N pairs, B of a batch.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
-import chex
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from spex_jax import base
-from spex_jax.circuits import ablations, judging, metrics, runs
+from spex_jax import shown
 from spex_jax.circuits import graph as graph_lib
+from spex_jax.circuits import judging, metrics
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import sites
 
-# Of the hard concrete distribution, as Louizos et al. have it.
-_BETA, _LOW, _HIGH = 2 / 3, -0.1, 1.1
 _GUESSES = 64  # Removals that are guessed in one call, at most.
 _STARTS = 4  # Blocks from which ACDC runs.
 
@@ -40,7 +31,7 @@ Told = Callable[[int, int], None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Found:
+class Found(shown.Shown):
   """What a search found.
 
   Attributes:
@@ -49,9 +40,10 @@ class Found:
     runs: forwards that the search took, in pairs.
     history: rows of what was done, each `(what, edges left, mean metric)`.
     scores: float64 `[E]`, how strongly each edge is kept: larger is more. By
-      `acdc` the fall that its removal caused when it was asked; infinite for
-      an edge that was not; by `greedy` the round in which it went; by
-      `learned` the logit of its gate.
+      `acdc` the fall that its removal caused when it was asked, and 0 where
+      it went unasked, as nobody read it; by `greedy` the round in which it
+      went, infinite for what is left; by those of `trained` the logit of its
+      gate. Minus infinity by the first two for an edge that was not there.
   """
 
   circuit: graph_lib.Circuit
@@ -59,6 +51,16 @@ class Found:
   runs: int
   history: tuple[tuple[str, int, float], ...]
   scores: np.ndarray
+
+  def sheet(self) -> shown.Sheet:
+    """The circuit, and what the search did as facts."""
+    facts = {
+      "metric": f"{self.metric:.4g}",
+      "cost": f"{self.runs:,} forwards",
+      "steps": f"{len(self.history):,}",
+    }
+    rows = self.circuit.sheet()
+    return rows._replace(facts={**rows.facts, **facts})
 
 
 def acdc(
@@ -101,10 +103,10 @@ def acdc(
   """
   if not threshold > 0:
     raise ValueError(f"The threshold must be positive; got {threshold}.")
-  judge, graph, kept = _begun(net, params, pairs, metric, start, settings)
+  judge, graph, kept = begun(net, params, pairs, metric, start, settings)
   value = float(judge(kept[None]).mean())
   _check(value)
-  scores = np.full(graph.num_edges, np.inf)
+  scores = np.where(kept, np.inf, -np.inf)
   fall = lambda before, after: (
     np.abs(before - after) if absolute else before - after
   )
@@ -115,6 +117,7 @@ def acdc(
     block = 0 if start is not None else _start(judge.net, reader)
     live = graph_lib.Circuit(graph, kept).prune().kept
     if (live != kept).any():
+      scores[kept & ~live] = 0
       kept, value = live, float(judge(live[None]).mean())
     edges = edges[kept[edges]]
     if one_by_one:
@@ -132,6 +135,7 @@ def acdc(
     if progress is not None:
       progress(number + 1, len(points))
   circuit = graph_lib.Circuit(graph, kept).prune()
+  scores[kept & ~circuit.kept] = 0
   value = float(judge(circuit.kept[None]).mean())
   return Found(circuit, value, judge.runs, tuple(history), scores)
 
@@ -171,7 +175,7 @@ def greedy(
   """
   if not 0 < share <= 1:
     raise ValueError(f"A share lies in (0, 1]; got {share}.")
-  judge, graph, kept = _begun(net, params, pairs, metric, pool, settings)
+  judge, graph, kept = begun(net, params, pairs, metric, pool, settings)
   begin = int(kept.sum())
   if not 1 <= edges <= begin:
     raise ValueError(
@@ -206,154 +210,7 @@ def greedy(
   return Found(circuit, value, judge.runs, tuple(history), scores)
 
 
-def learned(
-  net: sites.Network,
-  params: Any,
-  pairs: pairs_lib.Pairs,
-  metric: metrics.Metric,
-  *,
-  key: base.Key,
-  edges: int | None = None,
-  pool: graph_lib.Circuit | None = None,
-  start: base.Array | None = None,
-  penalty: float = 1.0,
-  steps: int = 200,
-  rate: float = 0.1,
-  ablation: str = "resample",
-  size: int | None = None,
-  progress: Told | None = None,
-) -> Found:
-  """Trains a gate for every edge, by gradients through noisy gates.
-
-  A gate is hard concrete: a stretched and clipped sigmoid of its logit and
-  noise, so that it is exactly 0 or 1 most of the time. What is minimised is
-
-    mean (m(circuit) - m(clean))^2 / mean (m(clean) - m(corrupted))^2
-      + penalty * expected share of open gates in the pool,
-
-  by Adam; the penalty grows from 0 over the first half of the steps. The square
-  is ours: methods that maximise the metric learn to beat the model.
-
-  Args:
-    net: a network with edges.
-    params: its parameters.
-    pairs: N; batches of them take turns.
-    metric: differentiable.
-    key: consumed; of the noise.
-    edges: how many to keep, those of the largest logits; by default those
-      whose gate is more than half open without noise.
-    pool: edges that have gates; all by default. The others are cut.
-    start: float `[E]`, of which the order is that of the first logits, such as
-      the size of scores; by default all gates begin equally open.
-    penalty: of open gates.
-    steps: S.
-    rate: of Adam.
-    ablation: one of `ablations.KINDS`.
-    size: pairs of a batch.
-    progress: called with the steps that are done, and S.
-
-  Raises:
-    ValueError: settings out of range; gates that are NaN.
-  """
-  import optax  # Slow to import.
-
-  if steps < 1 or not rate > 0 or penalty < 0:
-    raise ValueError(
-      f"Need steps >= 1, rate > 0 and penalty >= 0; got {steps}, {rate}, "
-      f"{penalty}."
-    )
-  settings = {"ablation": ablation, "size": size}
-  judge, graph, inside = _begun(net, params, pairs, metric, pool, settings)
-  net, params = judging.fitting(net, params, graph)
-  count = int(inside.sum())
-  if edges is not None and not 1 <= edges <= count:
-    raise ValueError(f"Of {count} gates 1 to {count} can stay; got {edges}.")
-  size = runs.batch_size(pairs) if size is None else size
-  fixed = ablations.stand_ins(net, params, pairs, ablation, size=size)
-  batches = list(runs.batches(pairs, size))
-  effect = float(np.square(judge.clean - judge.corrupted).mean())
-  if not effect > 0:
-    raise ValueError("Clean and corrupted metric are equal: nothing to keep.")
-  gates = jnp.where(inside, 2.0 + _ranked(start, inside), -jnp.inf)
-  open_ = jnp.asarray(inside)
-  gates = jnp.where(open_, gates, 0)
-  adam = optax.adam(rate)
-  state = adam.init(gates)
-  model = runs.Model(net)
-  for step in range(steps):
-    weight = penalty * min(1.0, 2 * (step + 1) / steps)
-    slope = _slope(
-      model, metric, params, batches[step % len(batches)], fixed, gates, open_,
-      jax.random.fold_in(key, step), weight / count, effect,
-    )  # fmt: skip
-    updates, state = adam.update(slope, state)
-    gates = optax.apply_updates(gates, updates)
-    if progress is not None:
-      progress(step + 1, steps)
-  found = np.where(inside, np.asarray(gates, np.float64), -np.inf)
-  if np.isnan(found).any():
-    raise ValueError("Gates became NaN: the metric's gradient is, somewhere.")
-  if edges is None:
-    kept = np.asarray(gate(jnp.asarray(found), 0.5)) > 0.5
-  else:
-    kept = np.zeros(graph.num_edges, bool)
-    kept[np.argsort(-found, kind="stable")[:edges]] = True
-  value = float(judge(kept[None]).mean())
-  # A step runs three: the corrupted prompts, forward, and backward.
-  cost = judge.runs + steps * size * 3
-  circuit = graph_lib.Circuit(graph, kept)
-  history = (("learned", int(kept.sum()), value),)
-  return Found(circuit, value, cost, history, found)
-
-
-@functools.partial(jax.jit, static_argnames=("model", "metric"))
-def _slope(
-  model, metric, params, batch, fixed, gates, inside, key, weight, effect
-):  # fmt: skip
-  """The gradient of the loss by the logits of gates, `[E]`."""
-  net, graph = model.net, graph_lib.Graph.of(model.net)
-  chex.assert_shape([gates, inside], (graph.num_edges,))
-  ref = ablations.of_batch(net, params, batch, fixed)
-  clean = runs.logits(net, params, batch)
-  aim = runs.read(metric, clean, clean, batch)
-  noise = jax.random.uniform(key, gates.shape, gates.dtype, 1e-6, 1 - 1e-6)
-
-  def loss(gates):
-    kept = jnp.where(inside, gate(gates, noise), 0)
-    edits = sites.Edits(cut=graph.cut(kept), ref=ref)
-    each = runs.measured(net, params, metric, batch, clean, edits)
-    real = batch.real.astype(each.dtype)
-    off = (jnp.square(each - aim) * real).sum() / real.sum()
-    # The chance that a gate is not 0.
-    chance = jax.nn.sigmoid(gates - _BETA * np.log(-_LOW / _HIGH))
-    return off / effect + weight * jnp.where(inside, chance, 0).sum()
-
-  return jax.grad(loss)(gates)
-
-
-def gate(logit: base.Array, noise: base.Array | float) -> jax.Array:
-  """The hard concrete gate of a logit and noise in (0, 1); .5 is none."""
-  logit = jnp.asarray(logit)
-  noise = jnp.asarray(noise, logit.dtype)
-  noise = jnp.broadcast_to(noise, logit.shape)
-  chex.assert_equal_shape([logit, noise])
-  drawn = (jnp.log(noise) - jnp.log1p(-noise) + logit) / _BETA
-  stretched = jax.nn.sigmoid(drawn) * (_HIGH - _LOW) + _LOW
-  return jnp.clip(stretched, 0, 1)
-
-
-def _ranked(start, inside) -> np.ndarray:
-  """The first logits by rank, from -1 to 1; 0 without a start."""
-  if start is None:
-    return np.zeros(len(inside))
-  values = np.asarray(start, np.float64)
-  if values.shape != inside.shape or np.isnan(values).any():
-    raise ValueError(f"start must be {len(inside)} numbers, none of them NaN.")
-  rank = np.argsort(np.argsort(values, kind="stable"), kind="stable")
-  return 2 * rank / max(1, len(rank) - 1) - 1
-
-
-def _begun(net, params, pairs, metric, start, settings):
+def begun(net, params, pairs, metric, start, settings):
   """A judge, its graph, and the edges to begin with."""
   graph = graph_lib.Graph.of(net) if start is None else start.graph
   net, params = judging.fitting(net, params, graph)
@@ -398,8 +255,8 @@ def _without(
 ) -> np.ndarray:
   """The mean metric without each of the edges: float64 `[len(edges)]`."""
   found = []
-  for start in range(0, len(edges), judging.ROWS):
-    part = edges[start : start + judging.ROWS]
+  for first in range(0, len(edges), judging.ROWS):
+    part = edges[first : first + judging.ROWS]
     rows = np.repeat(kept[None], len(part), axis=0)
     rows[np.arange(len(part)), part] = False
     found.append(judge(rows, start).mean(axis=1))

@@ -48,7 +48,7 @@ class Curved(NamedTuple):
 
 
 def scores(
-  model: runs.Model,
+  model: sites.Model,
   level: taps.Level,
   metric: metrics.Metric,
   direction: str,
@@ -98,53 +98,47 @@ def _program(model, level, metric, params, batch, fixed, v):
   ref = ablations.of_batch(net, params, batch, fixed)
   change = level.change(net, params, batch, ref - z, fixed)
   v = v.astype(clean_logits.dtype)
-  way = {}
-  for name, part in graph.split(v).items():
-    before = change[:, : part.shape[1]]
-    way[name] = jnp.einsum("rw,bwpd->bprd", part, before, precision="highest")
+  shares = graph.split(v)
+
+  def carried(change):
+    """What rows read more of where edges bring `v` of a change."""
+    add = {}
+    for name, part in shares.items():
+      before = change[:, : part.shape[1]]
+      one = jnp.einsum("rw,bwpd->bprd", part, before, precision="highest")
+      add[name] = one if ".attn." in name else one[:, :, 0]
+    return add
+
+  way = carried(change)
+  zeros = level.zeros(batch, clean_logits.dtype)
 
   def slope(step):
-    edits = sites.Edits(
-      add={
-        name: step * (x if ".attn." in name else x[:, :, 0])
-        for name, x in way.items()
-      }
-    )
+    """Scores, and the gradient by what `v` brings of writers, as `change`."""
+    moved = {name: step * x for name, x in way.items()}
     # What writers write moves, too, and with it what a further cut would do.
-    z = net.contributions(params, edits, input_ids=jnp.asarray(batch.clean))
+    run = sites.Edits(add=moved)
+    z = net.contributions(params, run, input_ids=jnp.asarray(batch.clean))
     now = level.change(net, params, batch, ref - z, fixed)
-    return taps.slopes(
-      net, level, metric, params, batch, clean_logits, now, edits
-    )
 
-  def dampened(writes):
-    """What `v` takes from the weight of what is written, `[B, P, W, d]`."""
-
-    def value(add):
+    def value(share, brought):
+      more = carried(brought)
+      add = {
+        name: x + moved[name] + more[name]
+        for name, x in level.add(net, share, now).items()
+      }
       run = sites.Edits(add=add)
       return runs.measured(net, params, metric, batch, clean_logits, run).sum()
 
-    zeros = {
-      name: jnp.zeros_like(x if ".attn." in name else x[:, :, 0])
-      for name, x in way.items()
-    }
-    total = jnp.zeros_like(writes)
-    for name, one in jax.grad(value)(zeros).items():
-      one = one if one.ndim == 4 else one[:, :, None]
-      part = graph.split(v)[name]
-      share = jnp.einsum("rw,bprd->bpwd", part, one, precision="highest")
-      total = total.at[:, :, : part.shape[1]].add(share)
-    return total
+    share, weights = jax.grad(value, (0, 1))(zeros, jnp.zeros_like(change))
+    return level.join(share), weights
 
   def passed(share):
     edits = sites.Edits(add=level.add(net, share, change))
     wrote = net.contributions(params, edits, input_ids=jnp.asarray(batch.clean))
-    return (weights * wrote).sum()
+    return (weights * jnp.moveaxis(wrote, 2, 1)).sum()
 
   zero = jnp.zeros((), clean_logits.dtype)
-  found, product = jax.jvp(slope, (zero,), (jnp.ones_like(zero),))
+  (found, weights), (product, _) = jax.jvp(slope, (zero,), (zero + 1,))
   # A cut edge passes less of its writer on, and of what that writer reads.
-  weights = dampened(z)
-  shares = level.zeros(batch, clean_logits.dtype)
-  product = product - level.join(jax.grad(passed)(shares))
+  product = product - level.join(jax.grad(passed)(zeros))
   return found, v[None] * product

@@ -268,7 +268,7 @@ class Judge:
     self.layout = Layout.of(net, members)
     size = runs.batch_size(pairs) if size is None else size
     self._at_once = at_once or many.at_once(size * pairs.clean.shape[1])
-    self._given = runs.Model(net), metric, self.layout, self._at_once
+    self._given = sites.Model(net), metric, self.layout, self._at_once
     self._params = params, params if other is None else other
     self._own = other is None
     self._batches = list(runs.batches(pairs, size))

@@ -37,8 +37,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax import base
-from spex_jax.circuits import many, metrics, patching, runs
+from spex_jax import base, shown
+from spex_jax.circuits import many, measured, metrics, patching, runs
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import sites
 
@@ -61,7 +61,7 @@ def probability(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Traced:
+class Traced(shown.Shown):
   """What states of the clean run bring back.
 
   Attributes:
@@ -92,6 +92,23 @@ class Traced:
   def effects(self) -> np.ndarray:
     """The mean indirect effect of each state: float64 `[L, K]`."""
     return (self.values - self.low).mean(axis=-1)
+
+  def sheet(self) -> shown.Sheet:
+    """A row of every state, the largest effect first."""
+    effects = self.effects()
+    order = np.argsort(-np.abs(effects), axis=None, kind="stable")
+    layers, places = np.unravel_index(order, effects.shape)
+    lost = f"{self.total:.4g} of the metric, on {len(self.used)} pairs"
+    return shown.Sheet(
+      f"What states of {self.kind} bring back that noise takes away",
+      {
+        "layer": layers,
+        "place": [self.labels[k] for k in places],
+        "effect": effects.ravel()[order],
+      },
+      trust=[("lost by noise", lost, not self.total > 0)],
+      facts={"noise": f"{self.noise:.4g}"},
+    )
 
 
 def trace(
@@ -145,11 +162,11 @@ def trace(
   shape, wide = _noise(noise)
   metrics.check(metric, net.config.vocab_size)
   pairs.check(net.config.vocab_size, net.config.max_positions)
-  model = runs.Model(net)
+  model = sites.Model(net)
   used = np.arange(len(pairs))
   if skip_wrong:
-    right = [_right(model, params, b) for b in _batches(pairs, size)]
-    used = used[np.concatenate(right)]
+    able = measured.measure(net, params, pairs, metric, size=size)
+    used = used[able.first]
     if not len(used):
       raise ValueError(
         f"The model gets none of {len(pairs)} prompts right: there is no "
@@ -170,7 +187,9 @@ def trace(
   where, labels = patching.places_of(pairs, spans)
   named = patching.every_block(net, KINDS[kind])
   items = _items(len(named), len(labels), window if kind != "resid" else 1)
-  at_once = at_once or many.at_once(size * copies * pairs.clean.shape[1])
+  at_once = at_once or many.at_once(
+    size * copies * pairs.clean.shape[1], plain=True
+  )
   found, low, high = [], [], []
   for number, batch in enumerate(batches):
     rows = np.minimum(np.arange(size) + number * size, len(pairs) - 1)
@@ -251,23 +270,6 @@ def _table(net, params) -> tuple[jax.Array, jax.Array]:
   value, vector = np.linalg.eigh(np.cov(x, rowvar=False))
   root = vector * np.sqrt(np.maximum(value, 0)) @ vector.T
   return jnp.asarray(x.mean(0)), jnp.asarray(root)
-
-
-def _batches(pairs, size):
-  return runs.batches(pairs, size or runs.batch_size(pairs))
-
-
-def _right(model, params, batch) -> np.ndarray:
-  """Which prompts of a batch the model answers with a right token."""
-  logits = _logits(model, params, batch)
-  first = np.asarray(logits).argmax(axis=-1)
-  right = (np.asarray(batch.right) == first[:, None]).any(axis=1)
-  return runs.real_rows(batch, right)
-
-
-@functools.partial(jax.jit, static_argnames="model")
-def _logits(model, params, batch):
-  return runs.logits(model.net, params, batch)
 
 
 def _spread(model, params, batches, inside, size) -> float:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax import base
+from spex_jax import base, shown
 from spex_jax.ablate import parts
 from spex_jax.components import cutting, identity, saved
 from spex_jax.models import removal, sites
@@ -26,7 +26,7 @@ _FORMAT = "spex_jax.edit/1"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Edit:
+class Edit(shown.Shown):
   """The removal of components of one model; immutable.
 
   Made by `Edit.of`; equal if they remove the same in the same way.
@@ -233,6 +233,24 @@ class Edit:
   def __hash__(self) -> int:
     text = json.dumps(self.body(), sort_keys=True)
     return int(hashlib.sha256(text.encode()).hexdigest()[:15], 16)
+
+  def sheet(self) -> shown.Sheet:
+    """What is removed, a row of every site."""
+    sites_of = sorted(self.removed, key=_natural)
+    units = [self.removed[site] for site in sites_of]
+    return shown.Sheet(
+      str(self).partition("\n")[0],
+      {
+        "site": sites_of,
+        "removed": [int(one.sum()) for one in units],
+        "units": [one.size for one in units],
+        "replaced by": [
+          "a constant" if site in self.stand_ins else "zero"
+          for site in sites_of
+        ],
+      },
+      facts={"removed": _listed(self.names)},
+    )
 
   def __str__(self) -> str:
     """What is removed: a line for each site, and the names."""

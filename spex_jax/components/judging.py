@@ -14,13 +14,13 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
-from spex_jax import base
+from spex_jax import base, shown
 from spex_jax.indices import judging
 from spex_jax.masks import sampling
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class Report(shown.Shown):
   """Several methods on the same fresh ablations.
 
   Attributes:
@@ -48,6 +48,25 @@ class Report:
     """1 - correlation of a method, as a share of another's."""
     row = self.found[keep]
     return (1 - row[method].mean) / (1 - row[over].mean)
+
+  def sheet(self) -> shown.Sheet:
+    """A row of every share and method; the error is NaN of one target."""
+    rows = [
+      (
+        method, keep, keep == self.fitted, found.mean,
+        np.nan if found.error is None else found.error,
+        len(found.per_target), found.num_masks,
+      )
+      for keep, row in self.found.items()
+      for method, found in row.items()
+    ]  # fmt: skip
+    names = (
+      "method", "kept", "fitted", "correlation", "error", "targets", "masks",
+    )  # fmt: skip
+    return shown.Sheet(
+      "How well component models predict fresh ablations",
+      {name: [row[i] for row in rows] for i, name in enumerate(names)},
+    )
 
   def __str__(self) -> str:
     shares = list(self.found)

@@ -6,6 +6,10 @@ on, and on what, is found token by token:
   runs = context.Runs.of_text(net, context=passages, current=question)
   found = context.pecore(net, runs, metric="kl_divergence")
   found.selected, found.cues[0].scores, found.to_inseq()
+
+And without any context, which tokens made each token of a generation:
+
+  context.attribute(net, prompt, method="integrated_gradients").scores
 """
 
 import importlib
@@ -18,9 +22,12 @@ _MODULES = frozenset(module.name for module in pkgutil.iter_modules(__path__))
 # importing it would hide the function.
 _FUNCTIONS = {
   "Runs": "runs",
+  "Generation": "generations",
+  "attribute": "attributing",
   "pecore": "reliance",
   "cite": "citing",
   "prune": "citing",
+  "calibrate": "citing",
 }
 
 

@@ -40,6 +40,7 @@ class Record:
     self.fits: dict[tuple[int, int, str], fitting.Fit] = {}
     self.drawn: np.ndarray | None = None  # KernelSHAP's, as often as drawn.
     self._rows: dict[bytes, int] = {}
+    _expect(scorer, min(budget, 1 << min(self.n, 62)))
 
   def new(self, masks: np.ndarray) -> np.ndarray:
     """Those that were not asked yet, each once."""
@@ -93,9 +94,6 @@ def ask(record, key, method, value, coarse, proxy, keep) -> list[str]:
   everything = n <= _MOST_EXACT and 1 << n <= budget
   if method in ("leave_one_out", "jsd"):
     return _leave_out(record, method, value, coarse, proxy, keep)
-  expect = getattr(record.scorer, "expect", None)
-  if expect is not None:
-    expect(min(budget, 1 << min(n, 62)))
   if method == "contextcite":
     record.ask(fitting.context_cite_masks(budget, n))
     twice = budget - len(record.masks)
@@ -140,7 +138,17 @@ def ask(record, key, method, value, coarse, proxy, keep) -> list[str]:
   # Sets of the whole response are verified now; spans read what is known.
   whole = (0, len(record.scorer.response), value)
   first = fit_span(record, method, *whole)
-  find_sets(record, first, *whole, spare=budget - len(record.masks))
+  spare = budget - len(record.masks)
+  seen = find_sets(record, first, *whole, spare)[-1]
+  if seen < min(n, sets_lib.CANDIDATES):
+    # So many leave out each source, or half of the reserve does.
+    enough = min(3 * (n + 2), 8 * sets_lib.CANDIDATES)
+    notes.append(
+      f"Sets were looked for among {seen} of {n} sources, the strongest; "
+      f"budget={enough} looks at more."
+      if seen > 1
+      else f"Sets were not looked for: raise the budget to {enough}."
+    )
   # What is left of the reserve are masks like any other.
   rest = min(budget, (1 << min(n, 62)) - 1) - len(record.masks)
   if method != "spex" and rest > 0:
@@ -162,6 +170,7 @@ def _leave_out(record, method, value, coarse, proxy, keep) -> list[str]:
     inside = np.argsort(values[1:], kind="stable")[:keep]
     left = left[np.append(True, np.isin(parent, inside))]
   if proxy is not None:
+    _expect(proxy, len(left))
     small = proxy(left).of(value)
     strongest = np.sort(np.argsort(small[1:], kind="stable")[:keep]) + 1
     left = left[np.append(0, strongest)]
@@ -170,6 +179,13 @@ def _leave_out(record, method, value, coarse, proxy, keep) -> list[str]:
     _too_many(record, need)
   record.ask(left, method == "jsd")
   return []
+
+
+def _expect(scorer, masks):
+  """Says it before anything compiles: sizes of a small job are not measured."""
+  expect = getattr(scorer, "expect", None)
+  if expect is not None:
+    expect(masks)
 
 
 def _too_many(record, need):
@@ -204,12 +220,16 @@ def fit_span(record, method, start, stop, value) -> fitting.Fit:
 
 
 def find_sets(record, fit, start, stop, value, spare):
-  """The sets of a span, with as many new masks as may be asked."""
+  """The sets of a span, with as many new masks as may be asked.
+
+  Returns:
+    Sets, needed sources, the criterion, and among how many sources.
+  """
   full, none = record.ends()
   how, rule = sets_lib.criterion(record.scores, start, stop, full, none)
   stands = lambda masks: rule(record.some(record.ask(masks)))
   of = lambda masks: record.some(record.ask(masks)).of(value, start, stop)
-  sets, needed = sets_lib.find(
+  sets, needed, seen = sets_lib.find(
     record.n, _order(fit), stands, of, record.room, spare
   )
   values = record.scores.of(value, start, stop)
@@ -217,7 +237,8 @@ def find_sets(record, fit, start, stop, value, spare):
   sets = tuple(
     dataclasses.replace(each, interval=between(each.sources)) for each in sets
   )
-  return sets, needed, how
+  stand = tuple(each for each in sets if not sets_lib.contradicted(each))
+  return stand, needed, how, seen
 
 
 def _order(fit):

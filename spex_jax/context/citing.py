@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax import base
+from spex_jax import base, shown
 from spex_jax.ablate import text as text_lib
 from spex_jax.context import asking, fitting, scoring
 from spex_jax.context import sets as sets_lib
@@ -39,7 +39,8 @@ from spex_jax.masks import request
 from spex_jax.models import sites
 
 METHODS = asking.METHODS
-_LEAST = np.log(2)  # Nats: a citation doubles its sentence's probability.
+# Nats: a citation doubles its sentence's probability. Of other units, any gain.
+_LEAST, _ANY = float(np.log(2)), float(np.finfo(np.float64).tiny)
 _BESIDE = 0.25  # Of the strongest source's value: what is cited beside it.
 
 
@@ -54,12 +55,13 @@ class Cited:
     values: float64 `[n]`, of each source, in its units.
     sets: of two sources or more, the largest interaction first.
     needed: sources without any one of which the answer falls.
-    r2: of the fit, on masks that it has not seen; 1 where all are known; None
-      where there is nothing to test.
+    r2: of the decoder, on masks that it has not seen, see `fitting.Fit`; 1
+      where all are known; None where there is nothing to test.
     total: v(all) - v(none) as the model gave them; None where not asked.
     fit: the expansion, of ours and Shapley; None of the others.
     method: the decoder that spoke.
     criterion: what says that an answer stands, see `sets`; "" where not asked.
+    none: v(none) as the model gave it; None where not asked.
   """
 
   start: int
@@ -73,6 +75,7 @@ class Cited:
   fit: fitting.Fit | None = None
   method: str = ""
   criterion: str = ""
+  none: float | None = None
 
   def to_dict(self) -> dict[str, Any]:
     """As JSON takes it."""
@@ -92,12 +95,14 @@ class Cited:
       "needed": list(self.needed),
       "r2": self.r2,
       "total": self.total,
+      "none": self.none,
+      "terms": None if self.fit is None else self.fit.terms(),
       "method": self.method,
       "criterion": self.criterion,
     }
 
 
-class Citations:
+class Citations(shown.Shown):
   """The record of a run: masks, every token's values, and what they say.
 
   `values`, `sets`, `needed`, `r2` and `total` are those of the whole response.
@@ -114,6 +119,10 @@ class Citations:
     forwards: B.
     whole: of the whole response.
     notes: what was decided on the way.
+    threshold: least value of a source that is cited for a sentence, in units
+      of the value; by default ln 2 of those in nats that have no bound: what
+      does not double the probability is no citation; of "probability" and
+      "jsd" all above 0. `calibrate` gives one for none.
   """
 
   def __init__(self, record: asking.Record, method: str, value: str, notes=()):
@@ -122,6 +131,8 @@ class Citations:
     self.masks, self.scores = record.masks, record.scores
     self.divergences = record.divergences
     self.method, self.value, self.notes = method, value, tuple(notes)
+    free = method != "jsd" and scoring.UNITS[value] == "nat"
+    self.threshold = _LEAST if free else _ANY
     self._record = record
     self._found: dict[tuple[int, int, str], Cited] = {}
     self.whole = self.span()
@@ -129,6 +140,11 @@ class Citations:
   @property
   def forwards(self) -> int:
     return len(self.masks)
+
+  @property
+  def knows_ends(self) -> bool:
+    """Whether the method asked for all sources and for none: `totals`."""
+    return None not in self._record.ends()
 
   values = property(lambda self: self.whole.values)
   sets = property(lambda self: self.whole.sets)
@@ -179,7 +195,7 @@ class Citations:
     )
 
   def sentences(
-    self, threshold: float = _LEAST
+    self, threshold: float | None = None
   ) -> list[tuple[Cited, tuple[int, ...]]]:
     """Each sentence of the answer, and the sources that are cited for it.
 
@@ -187,9 +203,9 @@ class Citations:
     strongest's value, the strongest first; none is an answer, too.
 
     Args:
-      threshold: in units of the value; see `calibrate`. Of log-probability
-        ln 2 by default: what does not double it is no citation.
+      threshold: another than that of the citations.
     """
+    threshold = self.threshold if threshold is None else threshold
     out = []
     for start, stop in sentence_spans(self.pieces):
       found = self.span(start, stop)
@@ -200,13 +216,44 @@ class Citations:
       )
     return out
 
+  def strongest(self) -> list[float]:
+    """The strongest source's value for each sentence, for `calibrate`."""
+    return [float(found.values.max()) for found, _ in self.sentences()]
+
+  def sheet(self) -> shown.Sheet:
+    """The sources, the strongest first: `source`, `value`, `needed`, `text`."""
+    order = np.argsort(-self.values, kind="stable").tolist()
+    texts = list(self.sources.texts)
+    answer = "".join(self.pieces)
+    facts = {"answer": answer, "cost": f"{self.forwards} forwards"}
+    return shown.Sheet(
+      f"Which of {len(texts)} sources the answer stands on",
+      {
+        "source": order,
+        "value": self.values[order],
+        "needed": [i in self.needed for i in order],
+        "text": [texts[i] for i in order],
+      },
+      facts=facts | {f"note {i}": note for i, note in enumerate(self.notes, 1)},
+      views=[{"kind": "citations", "body": self.to_dict()}],
+    )
+
   def to_dict(self) -> dict[str, Any]:
-    """As JSON takes it: `values`, `sets`, `r2` of the response, and spans."""
+    """As JSON takes it: `values`, `sets`, `r2` of the response, and spans.
+
+    `totals` are the tokens' accounts, where both ends were asked.
+    """
     return self.whole.to_dict() | {
+      "totals": (
+        [total.to_dict() for total in self.totals()]
+        if self.knows_ends
+        else None
+      ),
       "sources": list(self.sources.texts),
       "tokens": list(self.pieces),
       "response_ids": self.response.tolist(),
       "forwards": self.forwards,
+      "threshold": self.threshold,
       "method": self.method,
       "decoder": self.whole.method,
       "spans": [
@@ -258,7 +305,8 @@ def cite(
     keep: as above.
     max_new_tokens: of a response that is made.
     tell: called with one line before the run: tokens, forwards, memory.
-    **settings: of `scoring.scorer`: `way`, `token`, `params`, `batch_size`.
+    **settings: of `scoring.scorer`: `way`, `token`, `params`, `reuse`,
+      `batch_size`, `memory_limit`.
 
   Raises:
     TypeError: neither a network nor a scorer.
@@ -330,7 +378,7 @@ def calibrate(nulls: Sequence[float], level: float = 0.95) -> float:
   """The threshold that an unsupported sentence passes at most so rarely.
 
   Split conformal: the ceil((m + 1) level)-th smallest of the strongest values
-  of m sentences that no source supports (`span(...).values.max()`), such as
+  of m sentences that no source supports (`Citations.strongest`), such as
   answers to other questions. A new such sentence, exchangeable with them, is
   cited with probability 1 - level at most.
 
@@ -338,16 +386,26 @@ def calibrate(nulls: Sequence[float], level: float = 0.95) -> float:
     ValueError: a level outside (0, 1), or too few to bound it (the message
       says how many it takes).
   """
-  if not 0 < level < 1:
-    raise ValueError(f"level must lie in (0, 1); got {level}.")
-  rank = int(np.ceil((len(nulls) + 1) * level * (1 - base.ROUNDING)))
-  if rank > len(nulls):
-    raise ValueError(
-      f"{len(nulls)} sentences bound nothing at level {level:g}: it takes "
-      f"{int(np.ceil(level / (1 - level) * (1 - base.ROUNDING)))}."
-    )
+  rank = calibrating_rank(len(nulls), level)
   # Above it, not at it.
   return float(np.nextafter(np.sort(nulls)[rank - 1], np.inf))
+
+
+def calibrating_rank(count: int, level: float) -> int:
+  """Which of so many sentences `calibrate` takes, from 1 on.
+
+  Raises:
+    ValueError: as `calibrate`.
+  """
+  if not 0 < level < 1:
+    raise ValueError(f"level must lie in (0, 1); got {level}.")
+  rank = int(np.ceil((count + 1) * level * (1 - base.ROUNDING)))
+  if rank > count:
+    raise ValueError(
+      f"{count} sentences bound nothing at level {level:g}: it takes "
+      f"{int(np.ceil(level / (1 - level) * (1 - base.ROUNDING)))}."
+    )
+  return rank
 
 
 def sentence_spans(pieces: Sequence[str]) -> list[tuple[int, int]]:
@@ -379,6 +437,7 @@ def _cited(record, method, start, stop, value) -> Cited:
   known = full is not None and none is not None
   values = record.scores.of(value, start, stop)
   total = float(values[full] - values[none]) if known else None
+  least = float(values[none]) if known else None
   if method in ("leave_one_out", "jsd"):
     rows = [record.row(mask) for mask in ~np.eye(n, dtype=bool)]
     of_rows = values[full] - values
@@ -386,8 +445,9 @@ def _cited(record, method, start, stop, value) -> Cited:
       of_rows, value = record.divergences[:, start:stop].sum(axis=1), "jsd"
     each = [0.0 if row is None else of_rows[row] for row in rows]
     return Cited(
-      start, stop, value, np.array(each), (), (), None, total, None, method
-    )
+      start, stop, value, np.array(each), total=total, method=method,
+      none=None if method == "jsd" else least,
+    )  # fmt: skip
   if method == "contextcite":
     drawn = record.rows(fitting.context_cite_masks(record.budget, n))
     masks, values = record.masks[drawn], values[drawn]
@@ -398,12 +458,15 @@ def _cited(record, method, start, stop, value) -> Cited:
 
     weights, _ = fitting.context_cite(masks, values, stop - start)
     r2 = fitting.cross_validated(masks, values, fit)
-    return Cited(start, stop, value, weights, (), (), r2, total, None, method)
+    return Cited(
+      start, stop, value, weights, r2=r2, total=total, method=method,
+      none=least,
+    )  # fmt: skip
   fit = asking.fit_span(record, method, *span)
-  sets, needed, how = asking.find_sets(record, fit, *span, spare=0)
+  sets, needed, how, _ = asking.find_sets(record, fit, *span, spare=0)
   return Cited(
     start, stop, value, fit.values, sets, needed, fit.r2, fit.total, fit,
-    fit.method, how,
+    fit.method, how, fit.none,
   )  # fmt: skip
 
 
@@ -415,6 +478,7 @@ def _enough(found, order, share):
     for k in range(n):
       masks[k + 1 :, order[k]] = True
     reached = fit(masks) - fit.none >= share * fit.total
+    reached[-1] = True  # But for rounding.
   else:
     gains = np.cumsum(np.maximum(found.values[order], 0))
     reached = np.append(0.0, gains) >= share * gains[-1]

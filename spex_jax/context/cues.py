@@ -11,14 +11,16 @@ of the run with context, at that step:
   "kl_divergence"         KL(p || q), nats; not 0 where y* = y
   "probability", "logit"  of y
   "log_probability"       ln p(y): less ln q(y) it is what the context gives
-  "pcxmi"                 log2 p(y) / q(y), bits
-  "in_context_pvi"        ln p(y) / q(y), nats
+  "pcxmi"                 log2 p(y) / p(y*), bits
+  "in_context_pvi"        ln p(y) / p(y*), nats
+  "shift"                 ln p(y) / q(y), nats: P-CXMI
+  "shift_bits"            the same in bits
 
-Where y* = y the differences take y in the run without context for y*, as Inseq
-does. A method is of `attributions.METHODS`, or one of `api` ("spex", "auto",
-"proxyspex", "lasso", ...), which gives sets of cues as well (SPEX-CCI): masks
-of context tokens, removed by re-packing, are shared by all steps, and with
-"in_context_pvi" values of sets sum to the step's P-CXMI.
+Where y* = y the differences and ratios take q(y) for p(y*), as Inseq does; its
+signs of both ratios are the other way round. A method is of `methods.METHODS`,
+or one of `api` ("spex", "auto", "proxyspex", "lasso", ...), which gives sets of
+cues as well (SPEX-CCI): masks of context tokens, removed by re-packing, are
+shared by all steps, and with "shift" values of sets sum to the step's P-CXMI.
 
 Shapes: S steps, C tokens of the context, V tokens of the vocabulary.
 Source: Sarti et al., arXiv:2310.01188, section 3.2.
@@ -35,7 +37,7 @@ import numpy as np
 from spex_jax import api, base, explanation
 from spex_jax.ablate import contrasts
 from spex_jax.ablate import text as text_lib
-from spex_jax.context import attributions
+from spex_jax.context import attributions, games, methods
 from spex_jax.context import runs as runs_lib
 from spex_jax.models import sites
 
@@ -46,12 +48,13 @@ def _of(scores: jax.Array, token: jax.Array) -> jax.Array:
   return jnp.take_along_axis(scores, token[:, None], axis=-1)[:, 0]
 
 
-def _difference(transform):
+def _difference(transform, factor=1.0):
   def target(logits, given):
     y, other, q = given
     same = _of(transform(q), y)
     rival = _of(transform(logits), other)
-    return _of(transform(logits), y) - jnp.where(other == y, same, rival)
+    found = _of(transform(logits), y) - jnp.where(other == y, same, rival)
+    return factor * found
 
   return target
 
@@ -69,16 +72,19 @@ def _kl(logits, given):
   return contrasts.kl(jax.nn.log_softmax(logits), jax.nn.log_softmax(given[2]))
 
 
+_BITS = float(1 / np.log(2))
 # Of logits `[S, V]` and (y, y*, the logits without context), to `[S]`.
-TARGETS: Mapping[str, attributions.Target] = {
+TARGETS: Mapping[str, games.Target] = {
   "contrast_prob_diff": _difference(jax.nn.softmax),
   "contrast_logits_diff": _difference(lambda logits: logits),
   "kl_divergence": _kl,
   "probability": _own(jax.nn.softmax),
   "logit": _own(lambda logits: logits),
   "log_probability": _own(jax.nn.log_softmax),
-  "pcxmi": _own(jax.nn.log_softmax, float(1 / np.log(2)), less=True),
-  "in_context_pvi": _own(jax.nn.log_softmax, less=True),
+  "pcxmi": _difference(jax.nn.log_softmax, _BITS),
+  "in_context_pvi": _difference(jax.nn.log_softmax),
+  "shift": _own(jax.nn.log_softmax, less=True),
+  "shift_bits": _own(jax.nn.log_softmax, _BITS, less=True),
 }
 
 
@@ -123,7 +129,7 @@ def impute(
     runs: the response.
     steps: indices of its tokens.
     predictions: what `sensitivity.logits` gave.
-    method: of `attributions.METHODS`, or of `SETS`.
+    method: of `methods.METHODS`, or of `SETS`.
     target: of `TARGETS`.
     params: of the network; its own by default.
     budget: masks, where a method draws some.
@@ -132,22 +138,27 @@ def impute(
       by default, else its padding, else 0.
 
   Raises:
-    ValueError: an unknown method or target, a step outside the response, no
-      key where masks are drawn, or scores that are not finite.
+    ValueError: an unknown method or target, a step outside the response, an
+      unknown token outside the vocabulary, no key where masks are drawn, or
+      scores that are not finite.
   """
-  known = (*attributions.METHODS, *SETS)
+  known = (*methods.METHODS, *SETS)
   if method not in known:
     raise ValueError(f"method={method!r}: choose from {', '.join(known)}.")
   if target not in TARGETS:
     raise ValueError(f"target={target!r}: choose from {', '.join(TARGETS)}.")
-  wanted = np.array([_step(runs, step) for step in steps], np.int32)
+  unknown = stand_in(net) if unknown is None else unknown
+  size = net.config.vocab_size
+  if not 0 <= base.check_integer(unknown, "unknown") < size:
+    raise ValueError(f"unknown={unknown} is outside the vocabulary of {size}.")
+  wanted = np.array([step_of(runs, step) for step in steps], np.int32)
   without = predictions[1]
   rivals = np.asarray(without.argmax(axis=-1), np.int32)
   outer = len(runs.output_context_ids)
   if not len(wanted):
     none = np.zeros((0, runs.num_context)), np.zeros((0, outer))
     return Cues((), rivals[wanted], none[0], none[1] if outer else None, None)
-  game = attributions.Game(
+  game = games.Game(
     net,
     net.params if params is None else params,
     _first(runs, runs.inputs()),
@@ -158,10 +169,11 @@ def impute(
       jnp.asarray(rivals[wanted]),
       without[wanted],
     ),
-    _spans(runs, masks=method in (*SETS, "lime", "occlusion")),
-    stand_in(net) if unknown is None else unknown,
-    key,
-    budget,
+    _spans(runs, masks=method in (*SETS, *methods.MASKING)),
+    unknown,
+    kept(net, runs.is_encoder_decoder),
+    key=key,
+    budget=budget,
   )
   sets = None
   if method in SETS:
@@ -170,7 +182,7 @@ def impute(
     sets = explained(game, runs, method, budget, key)
     scores = attributions.firsts(sets, len(wanted))
   else:
-    scores = attributions.METHODS[method](game)
+    scores = methods.METHODS[method](game)
   inner = scores[:, : runs.num_context]
   outside = scores[:, runs.num_context :]
   return Cues(
@@ -183,7 +195,7 @@ def impute(
 
 
 def explained(
-  game: attributions.Game,
+  game: games.Game,
   runs: runs_lib.Runs,
   method: str,
   budget: int,
@@ -216,7 +228,7 @@ def explained(
       break
   pieces = runs.tokens or tuple(str(i) for i in ids)
   names = text_lib.distinct(pieces[i] for i in at)  # A token may come twice.
-  run = attributions.masked(game, "remove", owner, names)
+  run = games.masked(game, "remove", owner, names)
   return api.explain(run, budget=budget, method=method, key=key, names=names)
 
 
@@ -224,6 +236,13 @@ def stand_in(net: sites.Network) -> int:
   """The id that stands for an occluded token."""
   special = {} if net.tokenizer is None else net.tokenizer.special
   return special.get("unk", special.get("pad", 0))
+
+
+def kept(net: sites.Network, is_pair: bool) -> tuple[int, ...]:
+  """Ids that nothing stands for: the end token, and a decoder's start token."""
+  special = {} if net.tokenizer is None else net.tokenizer.special
+  ends = (special["eos"],) if "eos" in special else ()
+  return (*ends, net.config.start_id) if is_pair else ends
 
 
 def _first(runs, inputs):
@@ -245,7 +264,13 @@ def _spans(runs, masks: bool):
   return tuple(found)
 
 
-def _step(runs, step) -> int:
+def step_of(runs: Any, step: Any) -> int:
+  """An index of a response's tokens, checked.
+
+  Raises:
+    TypeError: no integer.
+    ValueError: one outside it.
+  """
   step = base.check_integer(step, "A step")
   if not 0 <= step < len(runs.response):
     raise ValueError(

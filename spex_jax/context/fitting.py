@@ -42,7 +42,9 @@ class Fit:
     moebius: float64 `[K]`, their coefficients; sum to `total`.
     none: v(none).
     total: v(all) - v(none), as the model gave them.
-    r2: cross-validated, or 1 where all masks are known; None if never tested.
+    r2: of the decoder's own function, cross-validated over all masks asked, or
+      1 where all are known; None if never tested. The refit is not tested: on
+      uniform masks alone it may do better or worse.
     method: the decoder that spoke.
   """
 
@@ -57,6 +59,11 @@ class Fit:
   def __call__(self, masks: base.Masks) -> np.ndarray:
     """Predicted values: float64 `[B]`."""
     return self.none + design(masks, self.sets) @ self.moebius
+
+  def terms(self) -> list[tuple[list[int], float]]:
+    """Sets and their coefficients, for JSON."""
+    listed = zip(self.sets, self.moebius.tolist(), strict=True)
+    return [(list(sources), value) for sources, value in listed if value]
 
 
 def decoded(

@@ -1,15 +1,24 @@
-"""Inseq's JSON of context attribution, written and read.
+"""Inseq's JSON, written and read, of version 0.7.1.
 
 What `inseq attribute-context --save_path` writes and its
-`AttributeContextOutput.from_dict` reads, version 0.7.1. The scores of a context
-are those of its own tokens, one each: Inseq's are one off where the tokenizer
-puts a token before the text.
+`AttributeContextOutput.from_dict` reads; and attributions, which
+`FeatureAttributionOutput.save` and `.load` write and read. The scores of a
+context are those of its own tokens, one each: Inseq's are one off where the
+tokenizer puts a token before the text.
+
+Shapes: S steps, N tokens of the source, D tokens of the target: of a causal
+model the source, then the response; of a decoder its prefix, then the response.
 """
 
+import base64
+import functools
 import json
 import os
 import pathlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 FIELDS = (
   "input_context",
@@ -108,6 +117,163 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
           "view lengthens them; save without it."
         )
   return given
+
+
+_TYPE = "__instance_type__"
+_MODULE = "inseq.data.attribution"
+
+
+def output(found: Sequence[Any], **info: Any) -> dict[str, Any]:
+  """`scored.Attribution`s as Inseq's `FeatureAttributionOutput`.
+
+  Args:
+    found: of one method and target.
+    **info: more of its settings.
+
+  Raises:
+    ValueError: none, or steps that do not follow each other.
+  """
+  if not found:
+    raise ValueError("No attribution is given; Inseq's needs one.")
+  sequences = [_sequence(each) for each in found]
+  ends = [each["attributes"] for each in sequences]
+  settings = {
+    "attribution_method": found[0].method,
+    "attributed_fn": f"{found[0].target}_fn",
+    "attribute_target": found[0].prefix_scores is not None,
+    "attr_pos_start": ends[0]["attr_pos_start"],
+    "attr_pos_end": max(each["attr_pos_end"] for each in ends),
+    "output_step_attributions": False,
+    "step_scores": list(found[0].step_scores),
+    "input_texts": ["".join(each.source) for each in found],
+    "generated_texts": ["".join(each.response) for each in found],
+  }
+  return _instance(
+    "FeatureAttributionOutput",
+    sequence_attributions=sequences,
+    step_attributions=None,
+    info=settings | info,
+  )
+
+
+def is_output(given: Mapping[str, Any]) -> bool:
+  """Whether a JSON object is one of `FeatureAttributionOutput`."""
+  return given.get(_TYPE) == [_MODULE, "FeatureAttributionOutput"]
+
+
+def fields_of(given: Mapping[str, Any], where: Any) -> Iterator[dict[str, Any]]:
+  """The fields of `scored.Attribution`, of each sequence that Inseq saved.
+
+  Args:
+    given: where `is_output` holds.
+    where: for messages.
+
+  Raises:
+    ValueError: scores that are no safetensors of Inseq's.
+  """
+  info = given["attributes"]["info"]
+  for each in given["attributes"]["sequence_attributions"]:
+    own, kind = each["attributes"], each[_TYPE][1]
+    is_norm = kind.startswith("Granular")
+    read = functools.partial(_scores, is_norm=is_norm, where=where)
+    start, end = own["attr_pos_start"], own["attr_pos_end"]
+    pair = own["source_attributions"] is not None
+    target = [x["attributes"] for x in own["target"]]
+    source = (
+      [x["attributes"] for x in own["source"]] if pair else target[:start]
+    )
+    rows = read(own["target_attributions"])
+    behind = target if pair else target[start:]
+    scores = read(own["source_attributions"]) if pair else rows[:start]
+    prefix = rows if pair or rows is None else rows[start:]
+    parts = {"source": source, "behind": behind, "response": target[start:]}
+    steps = own["step_scores"] or {}
+    yield {
+      "method": info.get("attribution_method", ""),
+      "target": info.get("attributed_fn", "probability").removesuffix("_fn"),
+      **{k: tuple(x["token"] for x in part) for k, part in parts.items()},
+      **{f"{k}_ids": tuple(x["id"] for x in v) for k, v in parts.items()},
+      "steps": tuple(range(end - start)),
+      "scores": scores.T,
+      "prefix_scores": None if prefix is None else prefix.T,
+      "step_scores": {name: read(text) for name, text in steps.items()},
+      "is_encoder_decoder": pair,
+    }
+
+
+def _instance(name: str, module: str = _MODULE, **attributes: Any):
+  return {_TYPE: [module, name], "attributes": attributes}
+
+
+def _sequence(found) -> dict[str, Any]:
+  first, num = found.steps[0], len(found.steps)
+  if found.steps != tuple(range(first, first + num)):
+    raise ValueError(
+      f"Inseq's attributions hold steps that follow each other; got "
+      f"{list(found.steps)}."
+    )
+  pair = found.is_encoder_decoder
+  tokens, ids = found.behind, found.behind_ids
+  start = len(tokens) - len(found.response) + first
+  scores = found.prefix_scores
+  if not pair:
+    if scores is None:
+      scores = np.full((num, len(tokens)), np.nan)
+    scores = np.concatenate([found.scores, scores], axis=1)
+    tokens, ids = found.source + tokens, found.source_ids + ids
+    start += len(found.source)
+  if scores is not None:
+    # What a step does not see.
+    unseen = np.arange(len(tokens)) >= start + np.arange(num)[:, None]
+    scores = _safe(np.where(unseen, np.nan, scores).T)
+  own = lambda tokens, ids: [
+    _instance("TokenWithId", "inseq.utils.typing", token=token, id=number)
+    for token, number in zip(tokens, ids)
+  ]
+  return _instance(
+    "CoarseFeatureAttributionSequenceOutput",
+    source=own(found.source, found.source_ids),
+    target=own(tokens, ids),
+    source_attributions=_safe(found.scores.T) if pair else None,
+    target_attributions=scores,
+    step_scores={k: _safe(x) for k, x in found.step_scores.items()},
+    sequence_scores={},
+    attr_pos_start=start,
+    attr_pos_end=start + num,
+  )
+
+
+def _safe(scores) -> str:
+  import safetensors.numpy  # Of files alone.
+
+  own = np.ascontiguousarray(scores, np.float32)
+  return base64.b64encode(safetensors.numpy.save({"attribution": own})).decode()
+
+
+def _scores(text, is_norm, where) -> Any:
+  """float64 `[D, S]` or `[S]`, 0 for NaN; None for None."""
+  import safetensors
+  import safetensors.numpy
+
+  if text is None:
+    return None
+  try:
+    found = safetensors.numpy.load(base64.b64decode(text))["attribution"]
+  except (
+    TypeError,
+    ValueError,
+    KeyError,
+    safetensors.SafetensorError,
+  ) as error:
+    raise ValueError(
+      f"{where}: scores are no safetensors of Inseq 0.7: {error}"
+    ) from None
+  found = np.nan_to_num(found.astype(np.float64), nan=0.0)
+  if found.ndim < 3:
+    return found
+  if is_norm:
+    return np.linalg.norm(found, axis=-1)
+  return found.mean(axis=tuple(range(2, found.ndim)))
 
 
 def _same(where: Any, found: set[str], wanted: tuple[str, ...]) -> None:

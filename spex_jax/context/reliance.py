@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax import base, explanation
+from spex_jax import base, explanation, shown
 from spex_jax.context import cues as cues_lib
 from spex_jax.context import inseq, selectors, sensitivity
 from spex_jax.context import runs as runs_lib
@@ -35,6 +35,7 @@ class Cue:
     score: its sensitivity.
     contrast: y*, the id that the run without context predicts.
     contrast_token: its spelling.
+    contrast_text: its text.
     scores: of the context's tokens, in order.
     output_scores: of the output context's, or None.
     chosen: context tokens that count, the strongest first.
@@ -46,6 +47,7 @@ class Cue:
   score: float
   contrast: int
   contrast_token: str
+  contrast_text: str
   scores: tuple[float, ...]
   output_scores: tuple[float, ...] | None
   chosen: tuple[int, ...]
@@ -53,7 +55,7 @@ class Cue:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Pecore:
+class Pecore(shown.Shown):
   """A response's reliance on its context.
 
   Attributes:
@@ -66,6 +68,8 @@ class Pecore:
     cues: of each target that was asked for.
     texts: `input_context`, `output_context` and `output_current` where a
       tokenizer knows them.
+    pieces: the texts of the tokens of "context", "output_context" and
+      "response"; ids in brackets where there is no tokenizer.
     sets: SPEX-CCI's explanation of the cues' targets, or None.
   """
 
@@ -77,6 +81,7 @@ class Pecore:
   selected: tuple[int, ...]
   cues: tuple[Cue, ...]
   texts: Mapping[str, str | None]
+  pieces: Mapping[str, tuple[str, ...]]
   sets: explanation.Explanation | None = None
 
   def to_dict(self) -> dict[str, Any]:
@@ -91,7 +96,30 @@ class Pecore:
       "response": self.runs.response.tolist(),
       "context": list(self.runs.context),
       **self.texts,
+      **{f"{name}_tokens": list(all_) for name, all_ in self.pieces.items()},
     }
+
+  def sheet(self) -> shown.Sheet:
+    """A row of every target and token of the context, the largest first.
+
+    Columns: `target`, `token` and `sensitivity` of the response's token, `cue`
+    and `text` of the context's, its `score`, and whether it is `chosen`.
+    """
+    own, answer = self.pieces["context"], self.pieces["response"]
+    rows = [
+      (cue.index, answer[cue.index], cue.score, i, own[i], cue.scores[i],
+       i in cue.chosen)
+      for cue in self.cues
+      for i in np.argsort(-np.asarray(cue.scores), kind="stable").tolist()
+    ]  # fmt: skip
+    names = ("target", "token", "sensitivity", "cue", "text", "score", "chosen")
+    return shown.Sheet(
+      f"{len(self.selected)} of {len(self.sensitivity)} tokens of the response "
+      f"depend on the context by {self.metric}",
+      {name: [row[k] for row in rows] for k, name in enumerate(names)},
+      facts={"selected": str(self) if self.selected else "none"},
+      views=[{"kind": "context", "body": self.to_dict()}],
+    )
 
   def to_inseq(self) -> dict[str, Any]:
     """The structure of Inseq's JSON: see `inseq.written`."""
@@ -118,12 +146,14 @@ class Pecore:
       return "No token of the response depends on the context by this selector."
     lines = []
     for cue in self.cues:
-      pieces = self.runs.tokens or tuple(map(str, self.runs.with_context))
-      own = pieces[slice(*self.runs.context)]
-      named = ", ".join(f"{own[i]} ({cue.scores[i]:.3g})" for i in cue.chosen)
+      own = self.pieces["context"]
+      named = ", ".join(
+        f"{own[i].strip()} ({cue.scores[i]:.3g})" for i in cue.chosen
+      )
       lines.append(
-        f"{cue.token} ({self.metric} {cue.score:.3g}; else "
-        f"{cue.contrast_token}): {named or 'no cue stands out'}"
+        f"{self.pieces['response'][cue.index].strip()} ({self.metric} "
+        f"{cue.score:.3g}; else {cue.contrast_text.strip()}): "
+        f"{named or 'no cue stands out'}"
       )
     return "\n".join(lines)
 
@@ -143,6 +173,7 @@ def pecore(
   params: Any = None,
   budget: int = 1000,
   key: base.Key | None = None,
+  unknown: int | None = None,
 ) -> Pecore:
   """Which tokens of a response depend on its context, and on what of it.
 
@@ -150,7 +181,7 @@ def pecore(
     net: causal, or an encoder-decoder.
     runs: the response with and without its context.
     metric: of `sensitivity.NAMES`.
-    method: of `attributions.METHODS`, or one of `cues.SETS`, for sets.
+    method: of `methods.METHODS`, or one of `cues.SETS`, for sets.
     target: of `cues.TARGETS`.
     targets: whose cues: "selected", "all", or indices of the response.
     selector: of `selectors.SELECTORS`, of the response's tokens.
@@ -160,6 +191,7 @@ def pecore(
     params: of the network; its own by default.
     budget: masks, where the method draws some.
     key: consumed by a method that draws masks.
+    unknown: the id in place of an occluded token, as for `cues.impute`.
 
   Raises:
     TypeError, ValueError: as `sensitivity.scores`, `selectors.select` and
@@ -187,8 +219,10 @@ def pecore(
     params=params,
     budget=budget,
     key=key,
+    unknown=unknown,
   )
   spell = _speller(net)
+  pieces = _pieces(net)
   made = []
   for row, step in enumerate(found.steps):
     own = found.scores[row]
@@ -200,6 +234,7 @@ def pecore(
         score=float(scores[step]),
         contrast=int(found.contrasts[row]),
         contrast_token=spell(found.contrasts[row]),
+        contrast_text=_next(pieces, runs.response[:step], found.contrasts[row]),
         scores=tuple(own.tolist()),
         output_scores=None if outer is None else tuple(outer[row].tolist()),
         chosen=selectors.select(own, cue_selector, **(cue_settings or {})),
@@ -215,6 +250,11 @@ def pecore(
     chosen,
     tuple(made),
     _texts(net, runs),
+    {
+      "context": pieces(runs.context_ids),
+      "output_context": pieces(runs.output_context_ids),
+      "response": pieces(runs.response),
+    },
     found.sets,
   )
 
@@ -223,6 +263,18 @@ def _speller(net):
   if net.tokenizer is None:
     return lambda token: f"<{int(token)}>"
   return lambda token: net.tokenizer.token(int(token))
+
+
+def _pieces(net):
+  """Ids to their texts."""
+  if net.tokenizer is None:
+    return lambda ids: tuple(f"<{int(token)}> " for token in ids)
+  return lambda ids: net.tokenizer.pieces(ids.tolist())
+
+
+def _next(pieces, before, token) -> str:
+  """The text of a token behind others."""
+  return pieces(np.append(before[-4:], token))[-1]
 
 
 def _texts(net, runs) -> dict[str, str | None]:

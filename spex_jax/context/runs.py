@@ -66,7 +66,7 @@ class Runs:
     if (self.decoder_with is None) != (self.decoder_without is None):
       raise ValueError("An encoder-decoder needs both prefixes of its decoder.")
     for name in (*names, *(decoders if self.is_encoder_decoder else ())):
-      object.__setattr__(self, name, _ids(name, getattr(self, name)))
+      object.__setattr__(self, name, ids_of(name, getattr(self, name)))
     size = len(self.with_context)
     if not self.is_encoder_decoder:
       size -= len(self.response)
@@ -222,12 +222,12 @@ class Runs:
       start = [net.config.start_id]
       decoder_with = start if decoder_with is None else decoder_with
       decoder_without = start if decoder_without is None else decoder_without
-    array = lambda name, ids: None if ids is None else _ids(name, ids)
+    array = lambda name, ids: None if ids is None else ids_of(name, ids)
     pieces = _pieces(net.tokenizer)
     runs = cls(
-      _ids("with_context", with_context),
-      _ids("without_context", without_context),
-      _ids("response", response),
+      ids_of("with_context", with_context),
+      ids_of("without_context", without_context),
+      ids_of("response", response),
       context,
       output_context,
       array("decoder_with", decoder_with),
@@ -351,7 +351,7 @@ class Runs:
       given = {"input_ids": ids if is_pair else np.append(ids, before)}
       if is_pair:
         given["decoder_input_ids"] = np.append(start, before)
-      answer = _generated(net, params, given, max_new_tokens)
+      answer = generated(net, params, given, max_new_tokens)
     else:
       answer = prompt.follow(tokenizer, response, "response", before)
     if not len(answer):
@@ -373,8 +373,10 @@ class Runs:
     )
 
 
-def _generated(net, params, given, max_new_tokens) -> np.ndarray:
-  """The greedy response, int32 `[R]`, without the end token."""
+def generated(
+  net: sites.Network, params: Any, given: Any, max_new_tokens: int
+) -> np.ndarray:
+  """The greedy response to inputs `[P]`, int32 `[R]`, without the end token."""
   special = net.tokenizer.special
   end = special.get("eos")
   run = jax.jit(
@@ -394,7 +396,13 @@ def _pieces(tokenizer: tokens.Tokenizer | None):
   return lambda ids: tuple(tokenizer.token(int(i)) for i in ids)
 
 
-def _ids(name: str, ids: Any) -> np.ndarray:
+def ids_of(name: str, ids: Any) -> np.ndarray:
+  """Ids as int32 `[...]`, one or more.
+
+  Raises:
+    TypeError: no integers.
+    ValueError: no token, or one below 0.
+  """
   array = np.asarray(ids)
   if array.ndim != 1 or not array.size:
     raise ValueError(f"{name} must be at least one token id; got {ids!r}.")

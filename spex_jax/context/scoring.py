@@ -34,12 +34,18 @@ from spex_jax.ablate import (
   readouts,
 )
 from spex_jax.ablate import text as text_lib
+from spex_jax.context import reuse as reuse_lib
 from spex_jax.context import sources as sources_lib
+from spex_jax.context import templates
 from spex_jax.models import generate, seq2seq, sites
 
 VALUES = ("log_probability", "log_odds", "probability")
 UNITS = {"log_probability": "nat", "log_odds": "nat", "probability": ""}
 _SHARED = 16  # Tokens before the first source that pay for a cache of theirs.
+_LONG = 64  # Tokens of a text whose rows pay for two programs.
+_OF_REUSE = {
+  "batch_size", "dtype", "memory_limit", "remember_bytes", "progress"
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,8 +130,7 @@ class Scorer:
     diverge: Any = None,
   ):
     self.sources, self.response = sources, response
-    decode = lambda t: sources.tokenizer.decode([t], skip_special=False)
-    self.pieces = tuple(decode(int(token)) for token in response)
+    self.pieces = sources.tokenizer.pieces(response.tolist())
     self._run, self._diverge = run, diverge
 
   def __call__(self, masks: base.Masks) -> Scores:
@@ -149,7 +154,9 @@ class Scorer:
       raise ValueError(
         "Jensen-Shannon needs whole distributions: a local causal model."
       )
-    found = self._diverge()(base.check_masks(masks, self.sources.n))
+    run = self._diverge()
+    run.expect(len(masks))
+    found = run(base.check_masks(masks, self.sources.n))
     odds, margins, apart = np.split(found, 3, axis=1)
     return Scores(odds, margins), apart
 
@@ -176,6 +183,7 @@ def scorer(
   token: int | str | None = None,
   budget: int = 64,
   params: Any = None,
+  reuse: bool | None = None,
   **settings: Any,
 ) -> Scorer:
   """Scores a response, its own or another model's, under masks of sources.
@@ -191,14 +199,21 @@ def scorer(
     token: as for `absent.inputs`, of ways "mask" and "one".
     budget: how many masks will be asked, for the lengths of rows.
     params: of the network; its own by default.
-    **settings: of `evaluate.compiled`, such as `batch_size` or `dtype`.
+    reuse: whether tokens that kept sources share are run once, and no row is
+      padded to the whole prompt (`context.reuse`); by default where that is
+      possible, fits in memory and pays, which is for texts of some length.
+    **settings: of `evaluate.compiled`, such as `batch_size` or `dtype`; with
+      `reuse` those of `reuse.evaluator` alone.
 
   Raises:
-    ValueError: a response of no tokens, or whose tokens join the prompt's; a
-      prompt and response longer than the model takes; see `absent.inputs`.
+    ValueError: a response of no tokens, one that spells a special token, or
+      whose tokens join the prompt's; a prompt and response longer than the
+      model takes; `reuse` where it is not possible; see `absent.inputs`.
   """
   if not len(response):
     raise ValueError("The response has no tokens: nothing can be scored.")
+  if isinstance(response, str):
+    templates.refuse_special(sources.tokenizer, "response", response)
   params = net.params if params is None else params
   tokenizer = sources.tokenizer
   given: dict[str, Any] = {"batch_size": None} | settings
@@ -218,7 +233,25 @@ def scorer(
   )
   read = likelihoods.read_continuation(count, odds_and_margins)
   owned = whole.players.owner < whole.n
-  if owned.argmax() >= _SHARED:
+  can = way == "remove" and reuse_lib.fits(net, whole, count)
+  if reuse and not can:
+    raise ValueError(
+      "reuse=True is of way='remove', a causal model, and a prompt with a "
+      "token before the response that is always kept."
+    )
+  if reuse is None:
+    reuse = can and whole.num_tokens >= _LONG and {*given} <= _OF_REUSE
+    reuse = reuse and jax.device_count() == 1  # It uses no more.
+    dtype = given.get("dtype") or jax.tree.leaves(params)[0].dtype
+    if reuse:  # Else whole rows, which need no caches.
+      one = reuse_lib.cache_bytes(net, whole, count, dtype)
+      reuse = one <= reuse_lib.limit_of(given.get("memory_limit"))
+  if reuse:
+    run = reuse_lib.evaluator(
+      net, whole, count, odds_and_margins, params=params,
+      tokenizer=tokenizer, budget=budget, **given,
+    )  # fmt: skip
+  elif owned.argmax() >= _SHARED:
     run = prefix.evaluator(
       net, whole, read, way, token=token, lengths=see.lengths,
       params=params, tokenizer=tokenizer, **given,

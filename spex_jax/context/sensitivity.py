@@ -90,7 +90,7 @@ def logits(
   """
   runs.check(net)
   params = net.params if params is None else params
-  found = stepping.run(stepping.Held(net), params, runs.inputs(), runs.places())
+  found = stepping.run(sites.Model(net), params, runs.inputs(), runs.places())
   chex.assert_rank(found, 3)
   return found[0], found[1]
 

@@ -22,6 +22,7 @@ import numpy as np
 from spex_jax import base
 from spex_jax.ablate import features
 from spex_jax.ablate import text as text_lib
+from spex_jax.context import templates
 from spex_jax.models import tokens
 
 LEVELS = ("document", "passage", "sentence", "word", "token")
@@ -74,6 +75,23 @@ class Sources:
     return dataclasses.replace(
       self, prompt=_owned(self.prompt, spans), level=level
     )
+
+  def also_without(self, stays: np.ndarray) -> "Sources":
+    """These, and more that is gone where all of them are.
+
+    Tokens in front of the sources go with the first one, those behind with the
+    last: the rule of `cues.explained`.
+
+    Args:
+      stays: bool `[P]`, as `templates.Encoded.stays`.
+    """
+    owner = self.prompt.players.owner.copy()
+    first, *_, last = np.flatnonzero(owner < self.n).repeat(2)
+    owner[:first][~stays[:first]] = owner[first]
+    owner[last:][~stays[last:]] = owner[last]
+    players = features.Players(self.prompt.players.names, owner)
+    prompt = dataclasses.replace(self.prompt, players=players)
+    return dataclasses.replace(self, prompt=prompt)
 
   def within(self, coarser: "Sources") -> np.ndarray:
     """Which source of a coarser level holds each of these: int32 `[n]`.
@@ -142,8 +160,8 @@ def of_texts(
   Raises:
     TypeError: texts that are no strings, or one string.
     ValueError: no document, an empty one (named), an empty query, an unknown
-      level, a prompt longer than the model takes, or a source that covers no
-      token.
+      level, texts that spell special tokens, which `before` alone may, a
+      prompt longer than the model takes, or a source that covers no token.
   """
   if isinstance(texts, str):
     raise TypeError("texts must be a list of documents, not one string.")
@@ -160,6 +178,9 @@ def of_texts(
     raise ValueError(
       "The query is empty: nothing would be left without a context."
     )
+  for number, text in enumerate(texts):
+    templates.refuse_special(tokenizer, f"document {number}", text)
+  templates.refuse_special(tokenizer, "query", query)
   whole, documents = before, []
   for text in texts:
     start = len(whole)

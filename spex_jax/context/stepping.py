@@ -57,42 +57,15 @@ def predictions(
   return out.astype(jnp.promote_types(out.dtype, jnp.float32))
 
 
-class Held:
-  """A network as a key of compiled programs: equal where its program is.
-
-  Jitted functions of this room take it as a static argument, so that the next
-  response of the same shape runs at once.
-  """
-
-  def __init__(self, net: sites.Network):
-    self.net = net
-    self._key: tuple[Any, ...] = (type(net.module), net.config)
-
-  def __hash__(self):
-    return hash(self._key)
-
-  def __eq__(self, other):
-    return isinstance(other, Held) and self._key == other._key
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def run(
-  held: Held,
+  held: sites.Model,
   params: Any,
   inputs: Mapping[str, base.Array],
   places: base.Array,
 ) -> jax.Array:
   """`predictions`, compiled once for each network and shape."""
   return predictions(held.net, params, inputs, places)
-
-
-def embeddings(
-  net: sites.Network, params: Any, inputs: Mapping[str, base.Array]
-) -> dict[str, jax.Array]:
-  """Site to the embeddings of its input's ids, `[B, P, d]`."""
-  found = input_sites(net)
-  out = net.apply(params, None, tuple(found.values()), **inputs).activations
-  return {site: out[site] for site in found.values()}
 
 
 def zeros(

@@ -238,61 +238,30 @@ def encode(
 
 
 def refuse_special(tokenizer: tokens.Tokenizer, what: str, text: str) -> None:
-  """Raises ValueError for a text that spells a special token."""
+  """Raises ValueError for a text that spells a special token.
+
+  An unknown word becomes one that it does not spell, and may.
+  """
   if not text:
     return
-  known = {
-    token: role for role, token in tokenizer.special.items() if role != "unk"
-  }
-  for token in tokenizer.encode(text, add_special=False).ids:
-    if int(token) in known:
+  unknown = tokenizer.special.get("unk")
+  for token in tokenizer.encode(text, add_special=False).ids.tolist():
+    spelt = tokenizer.token(token)
+    if token in tokenizer.all_special and (token != unknown or spelt in text):
       raise ValueError(
-        f"The {what} spells the special token {tokenizer.token(int(token))!r} "
-        f"({known[int(token)]}). Remove it; templates may hold special tokens, "
-        "texts may not."
+        f"The {what} spells the special token {spelt!r}. Remove it, or give "
+        "ids; templates may hold special tokens, and what stands before "
+        "sources, texts may not."
       )
 
 
 def _rendered(tokenizer, messages, variables) -> str:
-  source = tokenizer.chat_template
-  if source is None:
+  if tokenizer.chat_template is None:
     raise ValueError(
       "The tokenizer has no chat_template; give a template with {context} and "
       "{current}."
     )
-  try:
-    import jinja2
-    import jinja2.sandbox
-  except ImportError:
-    raise ImportError("Chat templates need jinja2 (pip install jinja2).") from (
-      None
-    )
-
-  def fail(message):
-    raise jinja2.TemplateError(message)
-
-  # As Hugging Face's `apply_chat_template` renders them.
-  environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-    trim_blocks=True,
-    lstrip_blocks=True,
-    extensions=["jinja2.ext.loopcontrols"],
-  )
-  special = {
-    f"{role}_token": tokenizer.token(token)
-    for role, token in tokenizer.special.items()
-  }
-  given: dict[str, Any] = {
-    "add_generation_prompt": True,
-    "raise_exception": fail,
-    **special,
-    **variables,
-  }
-  try:
-    rendered = environment.from_string(source).render(
-      messages=messages, **given
-    )
-  except jinja2.TemplateError as error:
-    raise ValueError(f"The chat template fails: {error}") from error
+  rendered = tokenizer.chat(messages, **variables)
   for name, mark in _STAND_INS.items():
     wanted = sum(v.count(mark) for m in messages for v in m.values())
     if rendered.count(mark) != wanted:

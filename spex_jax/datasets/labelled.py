@@ -17,12 +17,12 @@ NAMES = ("digits", "breast_cancer", "iris", "wine")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Labelled(base.ByValue):
-  """Examples and their classes.
+  """Examples and their classes, or a response.
 
   Attributes:
     x: float64 `[N, ...]`, finite; `[N, H, W]` or `[N, H, W, 3]` are images.
-    y: int32 `[N]`, in 0..C-1.
-    classes: C names.
+    y: int32 `[N]`, in 0..C-1; of a response float64, finite.
+    classes: C names; none of a response.
     rows: int64 `[N]`, what number each example had where it came from.
   """
 
@@ -66,7 +66,11 @@ class Labelled(base.ByValue):
 
 
 def from_arrays(
-  x: base.Array, y: base.Array, classes: Sequence[str] = ()
+  x: base.Array,
+  y: base.Array,
+  classes: Sequence[str] = (),
+  *,
+  response: bool = False,
 ) -> Labelled:
   """Checked examples of your own arrays.
 
@@ -74,6 +78,7 @@ def from_arrays(
     x: real `[N, ...]`, two axes or more.
     y: integers or texts `[N]`, see `labels.numbered`.
     classes: names; the distinct labels if empty.
+    response: whether floats in `y` are taken as they are.
 
   Raises:
     TypeError: labels that are neither.
@@ -91,7 +96,12 @@ def from_arrays(
       f"Need one label in y for each of {len(x)} examples in x; got shape "
       f"{y.shape}."
     )
-  y, names = labels.numbered(y, classes)
+  if response and y.dtype.kind == "f":
+    y, names = y.astype(np.float64), ()
+    if not np.isfinite(y).all():
+      raise ValueError("y holds NaN or infinity; drop such examples first.")
+  else:
+    y, names = labels.numbered(y, classes)
   finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
   if not finite.all():
     raise ValueError(
@@ -101,13 +111,16 @@ def from_arrays(
   return Labelled(x, y, names, np.arange(len(x)))
 
 
-def load(source: str) -> tuple[Labelled, Labelled | None]:
+def load(
+  source: str, *, response: bool = False
+) -> tuple[Labelled, Labelled | None]:
   """Examples by name or file, and test examples where the file has its own.
 
   Args:
     source: one of `NAMES`; a `.npz` file with `x` `[N, ...]` and labels `y`
       `[N]`, perhaps `x_test` and `y_test`, and `classes`, names; or a `.csv`
       file, see `tabular.read`.
+    response: whether floats as labels are taken as they are.
 
   Raises:
     FileNotFoundError: no such file.
@@ -120,7 +133,7 @@ def load(source: str) -> tuple[Labelled, Labelled | None]:
     return from_arrays(found.pixels[:, 0], found.labels, found.classes), None
   path = pathlib.Path(source)
   if path.suffix == ".npz":
-    return _npz(path)
+    return _npz(path, response)
   if path.suffix == ".csv":
     table = tabular.read(path)
   elif source in NAMES:
@@ -130,12 +143,18 @@ def load(source: str) -> tuple[Labelled, Labelled | None]:
       f"data={source!r}: choose from {', '.join(NAMES)}, or give a .npz or "
       ".csv file."
     )
-  if not table.classes:
-    raise ValueError(f"{source} has a response; classes are needed.")
-  return from_arrays(table.features, table.targets, table.classes), None
+  if not table.classes and not response:
+    raise ValueError(
+      f"{source} has a response; classes are needed ({labels.RESPONSE})."
+    )
+  y = table.targets if table.classes else np.asarray(table.targets, float)
+  found = from_arrays(table.features, y, table.classes, response=response)
+  return found, None
 
 
-def _npz(path: pathlib.Path) -> tuple[Labelled, Labelled | None]:
+def _npz(
+  path: pathlib.Path, response: bool
+) -> tuple[Labelled, Labelled | None]:
   if not path.is_file():
     raise FileNotFoundError(f"{str(path)!r} is no file.")
   try:
@@ -151,16 +170,20 @@ def _npz(path: pathlib.Path) -> tuple[Labelled, Labelled | None]:
     raise ValueError(f"{path}: x_test and y_test go together; it has one.")
   classes = [str(name) for name in np.atleast_1d(arrays.get("classes", []))]
   try:
-    if not classes and "y_test" in arrays:
+    floats = arrays["y"].dtype.kind == "f"
+    if not classes and "y_test" in arrays and not floats:
       # Test examples may have a class that no training example has.
       own, names = labels.numbered(np.append(arrays["y"], arrays["y_test"]))
       size = len(arrays["y"])
       arrays["y"], arrays["y_test"] = own[:size], own[size:]
       classes = list(names)
-    train = from_arrays(arrays["x"], arrays["y"], classes)
+    train = from_arrays(arrays["x"], arrays["y"], classes, response=response)
     if "x_test" not in arrays:
       return train, None
-    test = from_arrays(arrays["x_test"], arrays["y_test"], train.classes)
+    y_test = arrays["y_test"].astype(float) if floats else arrays["y_test"]
+    test = from_arrays(
+      arrays["x_test"], y_test, train.classes, response=response
+    )
   except (TypeError, ValueError) as error:
     raise type(error)(f"{path}: {error}") from error
   if test.x.shape[1:] != train.x.shape[1:]:

@@ -45,6 +45,9 @@ def refuse_missing(given: Sequence[Any], what: str) -> None:
     )
 
 
+RESPONSE = "ridge regression takes one, --config.model.kind=ridge"
+
+
 def numbered(
   given: Any, classes: Sequence[str] = (), what: str = "y"
 ) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -78,7 +81,7 @@ def numbered(
   if array.dtype.kind not in "US":
     raise TypeError(
       f"{what} must hold integers or texts, which are classes; got "
-      f"{array.dtype}. Floats are a response."
+      f"{array.dtype}. Floats are a response: {RESPONSE}."
     )
   texts = [str(label) for label in array.tolist()]
   names = names or tuple(sorted(set(texts)))

@@ -6,6 +6,7 @@ Shapes: n players, K terms, D the largest order, B masks, T targets.
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import chex
 import flax.struct
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax import base
+from spex_jax import base, shown
 
 _CHUNK = 128  # Terms evaluated at once: [128, B] parities stay near the cache.
 
@@ -21,11 +22,19 @@ Term = tuple[Sequence[int], float]
 
 
 @flax.struct.dataclass(eq=False)
-class SparseFourier(base.ByValue):
+class SparseFourier(base.ByValue, shown.Shown):
   """f(m) = sum_k coefs[k] (-1)^(sum_{i in players[k]} m_i); a pytree.
 
   Build one with `from_terms` or `from_supports`, which check and merge. With
   T targets every array has a leading T.
+
+  Example:
+    >>> import numpy as np
+    >>> both = {(): 0.25, (0,): -0.25, (1,): -0.25, (0, 1): 0.25}
+    >>> f = SparseFourier.from_terms(3, both)
+    >>> masks = np.array([[True, True, False], [True, False, True]])
+    >>> np.asarray(f(masks)).tolist()  # 1 where 0 and 1 are kept.
+    [1.0, 0.0]
 
   Attributes:
     players: int32 `[K, D]` the players of each set, ascending, padded with n.
@@ -197,6 +206,26 @@ class SparseFourier(base.ByValue):
       (tuple(i for i in row if i < self.n), coef)
       for row, coef in zip(rows, coefs)
     ]
+
+  def sheet(self) -> shown.Sheet:
+    """All terms: `target` of several, `players`, `order`, `coefficient`."""
+    each = (
+      [self]
+      if self.num_targets is None
+      else [self.target(t) for t in range(self.num_targets)]
+    )
+    rows = [(t, *term) for t, f in enumerate(each) for term in f.terms()]
+    columns: dict[str, Any] = {
+      # Of objects, as tuples are not of one length.
+      "players": np.fromiter((who for _, who, _ in rows), object, len(rows)),
+      "order": [len(who) for _, who, _ in rows],
+      "coefficient": [coef for *_, coef in rows],
+    }
+    if self.num_targets is not None:
+      columns = {"target": [t for t, *_ in rows]} | columns
+    return shown.Sheet(
+      f"{len(rows):,} Fourier coefficients of {self.n} players", columns
+    )
 
   def __call__(self, masks: base.Masks) -> base.Array:
     """Values at `masks` `[B, n]`: `[B]`, or `[B, T]`.

@@ -10,14 +10,15 @@ Shapes: n players, T targets (test points, images, prompts), B masks.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
-from spex_jax import base
+from spex_jax import base, shown
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Attribution(base.ByValue):
+class Attribution(base.ByValue, shown.Shown):
   """Scores of n players for T targets; predicts by adding them.
 
   Attributes:
@@ -79,6 +80,23 @@ class Attribution(base.ByValue):
   def harmful(self, target: int, count: int) -> np.ndarray:
     """int `[count]`: the players of lowest score, worst first."""
     return self._ranked(target, 1, count)
+
+  def sheet(self) -> shown.Sheet:
+    """All scores: `target`, `player`, `score`, and `std` where known."""
+    targets, players = np.indices(self.scores.shape)
+    columns: dict[str, Any] = {
+      "target": targets.ravel(),
+      "player": players.ravel(),
+      "score": self.scores.ravel(),
+    }
+    if self.std is not None:
+      columns["std"] = self.std.ravel()
+    return shown.Sheet(
+      f"{self.method}: scores of {self.n} players for {self.num_targets} "
+      f"target{'s' * (self.num_targets > 1)}",
+      columns,
+      facts={f"note {i}": note for i, note in enumerate(self.notes, 1)},
+    )
 
   def _ranked(self, target, sign, count):
     if not 0 <= target < self.num_targets:

@@ -4,20 +4,19 @@ Shapes: n players, K sets, D the largest of them.
 """
 
 import dataclasses
-import html
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from spex_jax import base
+from spex_jax import base, shown
 
 _SHOWN = 20  # Rows that `str` prints.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Interactions(base.ByValue):
+class Interactions(base.ByValue, shown.Shown):
   """An index of one function: a value for every set of players listed.
 
   Sorted by |value|, largest first, ties by players. Sets that are not listed
@@ -38,6 +37,17 @@ class Interactions(base.ByValue):
     units: the units of `values`, or None.
     std: float64 `[K]` standard errors of `values`, in their units; read-only.
       None where they are not known. The baseline has none.
+
+  Example:
+    >>> found = Interactions.from_sets(
+    ...   3, {(0, 2): -1.5, (1,): 0.5}.items(), index="FBII", order=2,
+    ...   names=["never", "so", "boring"],
+    ... )
+    >>> found["boring", "never"], found["never"], found[()]
+    (-1.5, 0.0, 0.0)
+    >>> print(found.top(1))
+    FBII up to order 2: 1 sets of 3 players, baseline +0
+             -1.5  {never, boring}
 
   Raises:
     TypeError: players, n or order that are no integers, names in no order.
@@ -199,44 +209,15 @@ class Interactions(base.ByValue):
       f"sets={len(self)})"
     )
 
-  def _repr_html_(self) -> str:
-    """The same as a table of a notebook; names are text."""
-    labels = self.labels()
-    std = (
-      [""] * len(self) if self.std is None else [f"{s:.4g}" for s in self.std]
-    )
-    rows = [
-      f"<tr><td>{value:+.4g}</td><td>{error}</td><td>{html.escape(name)}</td></tr>"
-      for value, error, name in [
-        (value, error, ", ".join(labels[i] for i in players))
-        for (players, value), error in zip(self.top(_SHOWN), std)
-      ]
-    ]
-    head = html.escape(str(self).partition("\n")[0])
-    units = html.escape(base.printable(self.units or "value"))
-    return (
-      f"<table><caption>{head}</caption><tr><th>{units}</th><th>±</th>"
-      f"<th>set</th></tr>{''.join(rows)}</table>"
-    )
-
-  def to_pandas(self) -> Any:
-    """A `pandas.DataFrame` of all sets, the strongest first.
+  def sheet(self) -> shown.Sheet:
+    """All sets, the strongest first.
 
     Columns: `set` (a tuple of labels), `players` (of numbers), `order`,
     `value`, and `std` where it is known.
-
-    Raises:
-      ImportError: no pandas.
     """
-    try:
-      import pandas
-    except ImportError:
-      raise ImportError(
-        "A DataFrame needs pandas (pip install pandas)."
-      ) from None
     labels = self.labels()
     sets = [players for players, _ in self]
-    columns = {
+    columns: dict[str, Any] = {
       "set": [tuple(labels[i] for i in players) for players in sets],
       "players": sets,
       "order": [len(players) for players in sets],
@@ -244,7 +225,7 @@ class Interactions(base.ByValue):
     }
     if self.std is not None:
       columns["std"] = self.std
-    return pandas.DataFrame(columns)
+    return shown.Sheet(str(self).partition("\n")[0], columns)
 
   def save(self, path: str | os.PathLike) -> None:
     """Writes JSON with a checksum, whole or not at all."""

@@ -51,7 +51,7 @@ class Classifier:
 def classifier(
   kind: str,
   shape: tuple[int, ...],
-  num_classes: int,
+  num_classes: int | None,
   *,
   recipe: loop.Recipe,
   output: str = "margin",
@@ -68,7 +68,8 @@ def classifier(
   Args:
     kind: one of `MODELS`.
     shape: of one example: `(D,)`, or of an image `(H, W)` or `(H, W, 3)`.
-    num_classes: C.
+    num_classes: C; None for a response, of ridge alone, which answers its
+      prediction.
     recipe: how a network is trained.
     output: what it answers, see `learners.classifier`.
     penalty: of logistic and ridge.
@@ -83,6 +84,15 @@ def classifier(
     ValueError: a network of images for examples that are none, or sizes that
       do not fit.
   """
+  if num_classes is None:
+    if kind != "ridge":
+      raise ValueError(f"kind={kind!r} needs classes; a response needs ridge.")
+    read, lost = (
+      linear.ridge(penalty, output=name) for name in ("prediction", "loss")
+    )
+    return Classifier(
+      read, lost, read, f"ridge regression, penalty {penalty:g}"
+    )
   if kind in ("logistic", "ridge"):
     make = _logistic if kind == "logistic" else _ridge
     return Classifier(

@@ -28,7 +28,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from spex_jax import base
+from spex_jax import base, shown
 from spex_jax.indices import interactions as interactions_lib
 from spex_jax.masks import packing
 
@@ -84,7 +84,7 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class Report(shown.Shown):
   """All interactions, measured; prints as a table.
 
   Attributes:
@@ -106,13 +106,37 @@ class Report:
   def count(self, verdict: Verdict) -> int:
     return sum(row.verdict == verdict for row in self.rows)
 
-  def __str__(self) -> str:
-    lines = [
+  def sheet(self) -> shown.Sheet:
+    """A row of every claim, in their order."""
+    fields = ("measured", "low", "high", "both", "neither", "verdict")
+    contradicted = self.count("contradicted")
+    title, _, cost = self._told().partition("; ")
+    return shown.Sheet(
+      title,
+      {
+        "set": [self._named(row) for row in self.rows],
+        "target": [row.reported.target for row in self.rows],
+        "estimate": [row.reported.estimate for row in self.rows],
+      }
+      | {name: [getattr(row, name) for row in self.rows] for name in fields},
+      trust=[("contradicted", f"{contradicted}", contradicted > 0)],
+      facts={"cost": cost},
+    )
+
+  def _told(self) -> str:
+    return (
       f"{self.count('survives')} of {len(self.rows)} interactions survive, "
       f"{self.count('contradicted')} contradicted; {self.num_contexts} "
       f"contexts, {self.num_seeds} seeds, {self.num_masks} masks a seed, level "
-      f"{self.level:g}",
-    ]
+      f"{self.level:g}"
+    )
+
+  def _named(self, row: Row) -> str:
+    who = row.reported.players
+    return " + ".join(str(i) if not self.names else self.names[i] for i in who)
+
+  def __str__(self) -> str:
+    lines = [self._told()]
     table = [
       (
         "set", "target", "estimate", "measured", "interval", "both", "either",
@@ -120,11 +144,9 @@ class Report:
       )
     ]  # fmt: skip
     for row in self.rows:
-      members = row.reported.players
-      names = [str(i) if self.names is None else self.names[i] for i in members]
       table.append(
         (
-          " + ".join(names),
+          self._named(row),
           str(row.reported.target),
           f"{row.reported.estimate:+.4g}",
           f"{row.measured:+.4g}",

@@ -28,7 +28,7 @@ class Problem:
   Attributes:
     data: what the learner gets, `{"x": float32 [N, D], "y": [N]}`.
     test_data: the same of the test points.
-    num_classes: of the labels y.
+    num_classes: of the labels y; 0 of a response.
     players: groups of training examples.
     classifier: what learns.
     retrainer: of all that.
@@ -59,6 +59,9 @@ class Problem:
   def usable(self, masks: np.ndarray) -> np.ndarray:
     """bool `[B]`: which masks the retrainer does not refuse."""
     owner, n = self.players.owner, self.players.n
+    if not self.num_classes:  # Of a response, two examples are needed.
+      sizes = np.bincount(owner, minlength=n + 1)
+      return masks @ sizes[:n] + sizes[n] >= 2
     table = np.zeros((n + 1, self.num_classes))
     np.add.at(table, (owner, self.data["y"]), 1)
     counts = masks.astype(np.float64) @ table[:n] + table[n]

@@ -133,7 +133,7 @@ def run(
       method=valuations.decoder(config.decoder, fit_masks),
       max_order=min(config.order, problem.players.n),
       names=problem.names,
-      units=_units(config),
+      units=_units(config, problem),
     )
     checks, own_checks = _retrained(
       config, problem, bank, ask, explanation, points
@@ -164,7 +164,7 @@ def run(
   explanation.save(workdir / "explanation.json")
   for name, fact in _outcome(config, problem, answer, bank, seconds):
     show(report_tables.fact(name, fact))
-  units = _units(config)
+  units = _units(config, problem)
   for point in shown:
     show(pictures.table(point, problem.names, units))
   show(report_tables.fact("sets", _SIGNS))
@@ -246,7 +246,9 @@ def _finite(sets, contexts, ask) -> np.ndarray:
   return contexts[finite.all(axis=1)]
 
 
-def _units(config) -> str:
+def _units(config, problem) -> str:
+  if not problem.train.classes:
+    return "response"
   return "nat" if config.model.output == "log_odds" else "logit"
 
 
@@ -256,19 +258,24 @@ def _question(config, problem, masks):
   who = report_tables.count(n, "training example")
   if not problem.singles:
     who = f"{n} {config.players} of {train.num_examples:,} training examples"
-  output = retraining.OUTPUTS[config.model.output]
+  output = f"{retraining.OUTPUTS[config.model.output]} of the right class"
   where = report_tables.count(problem.test.num_examples, "test point")
-  counts = np.bincount(train.y, minlength=len(train.classes))
-  classes = ", ".join(
-    f"{c} of {name}" for c, name in zip(counts, train.classes)
-  )
+  if train.classes:
+    counts = np.bincount(train.y, minlength=len(train.classes))
+    classes = ", ".join(
+      f"{c} of {name}" for c, name in zip(counts, train.classes)
+    )
+  else:
+    output = "prediction"
+    low, mean, high = train.y.min(), train.y.mean(), train.y.max()
+    classes = f"a response, {low:.4g} to {high:.4g}, mean {mean:.4g}"
   seeds = report_tables.count(config.num_seeds, "seed")
   decoder = valuations.decoder(config.decoder, masks.fit)
   judged = f"{len(masks.fresh):,} fresh ones under {seeds}"
   facts = [
     (
       "asked",
-      f"Which of {who} move the {output} of the right class at {where}?",
+      f"Which of {who} move the {output} at {where}?",
     ),
     ("data", f"{config.data}: {classes}"),
     ("model", problem.classifier.words),
@@ -394,7 +401,7 @@ def _as_json(config, problem, answer: Answer, shown) -> dict[str, Any]:
   return {
     "method": answer.scores.method,
     "model": problem.classifier.words,
-    "units": _units(config),
+    "units": _units(config, problem),
     "names": list(problem.names),
     "train_rows": problem.train.rows.tolist(),
     "test_rows": problem.test.rows.tolist(),

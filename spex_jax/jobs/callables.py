@@ -6,6 +6,7 @@ import importlib
 import pathlib
 import sys
 import textwrap
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from spex_jax.ablate import evaluate
 from spex_jax.jobs import subjects
 from spex_jax.masks import packing
 from spex_jax.report import plots
+from spex_jax.sweeps import code
 
 _COMPILED_BATCH = 1024
 
@@ -104,11 +106,8 @@ def load(path: str, setting: str = "function") -> Callable[..., Any]:
       f"{setting}={path!r}: give module:function, as "
       f"--config.{setting}=my_module:value does."
     )
-  here = str(pathlib.Path.cwd())
-  if here not in sys.path:  # A console script does not search it.
-    sys.path.insert(0, here)
   try:
-    found = importlib.import_module(module)
+    found = imported(module)
   except (Exception, SystemExit) as error:  # Whatever the module does.
     raise ValueError(
       f"{setting}={path!r}: importing {module!r} failed with "
@@ -120,6 +119,33 @@ def load(path: str, setting: str = "function") -> Callable[..., Any]:
       f"{setting}={path!r}: {module!r} has no function {name!r}."
     )
   return function
+
+
+def imported(module: str) -> types.ModuleType:
+  """A module of the user's, who may keep it in the current folder."""
+  here = str(pathlib.Path.cwd())
+  if here not in sys.path:  # A console script does not search it.
+    sys.path.insert(0, here)
+  return importlib.import_module(module)
+
+
+def source(path: str, setting: str = "function") -> dict[str, str]:
+  """SHA-256 of the code behind "module:function", by the name of its module.
+
+  With what that imports from beside it (`sweeps.code`). Nothing of a module of
+  this package, whose version says more, or of one that has no file.
+
+  Raises:
+    ValueError: as `load`.
+  """
+  module = path.partition(":")[0]
+  if module.startswith("spex_jax."):
+    return {}
+  load(path, setting)  # Imports it, from where it will be.
+  file = getattr(sys.modules[module], "__file__", None)
+  if not file:
+    return {}
+  return {module: code.digest(module, pathlib.Path(file).resolve())}
 
 
 def _checked(

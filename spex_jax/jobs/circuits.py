@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,9 +23,10 @@ from spex_jax.circuits import (
   tasks,
 )
 from spex_jax.circuits import graph as graph_lib
+from spex_jax.circuits import judged as judged_lib
 from spex_jax.circuits import pairs as pairs_lib
-from spex_jax.jobs import callables, explain, subjects
-from spex_jax.models import hub, sites, tokens
+from spex_jax.jobs import callables, explain, networks, subjects
+from spex_jax.models import sites, tokens, transformer
 from spex_jax.report import progress
 from spex_jax.report import tables as report_tables
 
@@ -63,7 +65,10 @@ class Asked(settings.Settings):
 class Scoring(settings.Settings):
   """How edges are scored."""
 
-  method: str = settings.field("eap-ig", "of scores", choices=scores.METHODS)
+  method: str = settings.field(
+    "eap-ig", "of scores; exact ones are kept, and gone on with where a run "
+    "was killed, by `spex circuit find` alone", choices=scores.METHODS,
+  )  # fmt: skip
   backward: str = settings.field(
     "gradient", "rules of gradients", choices=scores.BACKWARD
   )
@@ -89,22 +94,28 @@ class Scoring(settings.Settings):
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class Judging(settings.Settings):
+  """How circuits are judged."""
+
+  tolerance: float = settings.field(
+    judging.TOLERANCE, "of the checks of every run, as a share of the effect; "
+    "narrow dtypes need more", above=0,
+  )  # fmt: skip
+
+
 def load(config: Asked) -> sites.Network:
   """The causal language model of `config.model`; it may lack a tokenizer.
 
   Raises:
     ValueError: no name, another kind of network, or what `hub.load` refuses.
   """
-  if not config.model:
-    raise ValueError(
-      "--model is missing: a directory or hub name of a causal language model."
-    )
-  net = hub.load(config.model, config.dtype, ignore=config.ignore)
-  graph_lib.Graph.of(net)  # Refuses one without edges, and says why.
-  if "input_ids" not in net.example or not hasattr(net.config, "vocab_size"):
+  net = networks.named(config, "a causal language model")
+  if not isinstance(net.module, transformer.Decoder):
     raise ValueError(
       f"model={config.model!r} ({type(net.module).__name__}) is no causal "
-      "language model, whose next token a circuit is asked for."
+      "language model, whose next token a circuit is asked for. Ask about its "
+      "nodes by `spex attribute components`."
     )
   return net
 
@@ -185,31 +196,34 @@ def scored_by(
   seed: int = 0,
   keep: Callable[[int], exact.Keep] | None = None,
 ) -> scored.Scores:
-  """Scores as settings ask for them.
+  """Scores as settings ask for them, with progress.
 
   Raises:
     ValueError: as `scores.score`.
   """
-  return scores.score(
-    net,
-    net.params,
-    pairs,
-    metric,
-    method=config.method,
-    backward=config.backward,
-    level=level,
-    steps=config.steps,
-    rule=config.rule,
-    ablation=config.ablation,
-    grouped=config.grouped,
-    direction=config.direction,
-    draws=config.draws,
-    exact_runs=config.exact_runs,
-    check=config.compared,
-    size=size,
-    seed=seed,
-    keep=keep,
-  )
+  what = "cuts" if config.method == "exact" else "batches"
+  with progress.sweep(1) as shown:
+    return scores.score(
+      net,
+      net.params,
+      pairs,
+      metric,
+      method=config.method,
+      backward=config.backward,
+      level=level,
+      steps=config.steps,
+      rule=config.rule,
+      ablation=config.ablation,
+      grouped=config.grouped,
+      direction=config.direction,
+      draws=config.draws,
+      exact_runs=config.exact_runs,
+      check=config.compared,
+      size=size,
+      seed=seed,
+      keep=keep,
+      progress=lambda done, of: shown(done, of, what),
+    )
 
 
 def measured_lines(
@@ -223,6 +237,15 @@ def measured_lines(
     "metric": f"{config.metric}: clean {found.clean.mean():+.4g}, corrupted "
     f"{found.corrupted.mean():+.4g} {units}",
   }
+
+
+def read_lines(told: Mapping[str, str]) -> tuple[float, float, float] | None:
+  """Accuracy, clean and corrupted, of facts that have `measured_lines`."""
+  share = re.match(r"([\d.]+)%", told.get("accuracy", ""))
+  ends = re.search(r"clean (\S+), corrupted (\S+) ", told.get("metric", ""))
+  if not (share and ends):
+    return None
+  return float(share[1]) / 100, float(ends[1]), float(ends[2])
 
 
 def scored_lines(found: scored.Scores) -> Mapping[str, str]:
@@ -263,21 +286,17 @@ def edges_table(found: scored.Scores, top: int, which: Any = None) -> Any:
   mean = found.mean()
   if found.level == "position":
     mean = mean.sum(axis=0)
-  low = high = None
-  if len(found.values) > 1 and found.level != "position":
-    low, high = found.interval()
   rows = table.Table(box=box.SIMPLE_HEAD)
   rows.add_column("score", justify="right")
   rows.add_column("95 %", justify="right")
   rows.add_column("edge" if found.level == "position" else found.level)
   numbers = np.arange(len(mean)) if which is None else np.asarray(which)
-  order = numbers[np.argsort(-np.abs(mean[numbers]), kind="stable")]
-  for number in order[:top]:
-    interval = (
-      ""
-      if low is None or high is None
-      else f"{low[number]:+.3g}..{high[number]:+.3g}"
-    )
+  order = np.argsort(-np.abs(mean[numbers]), kind="stable")[:top]
+  intervals = [""] * len(order)
+  if len(found.values) > 1 and found.level != "position":
+    ends = zip(*found.interval(which=numbers[order]))
+    intervals = [f"{low:+.3g}..{high:+.3g}" for low, high in ends]
+  for number, interval in zip(numbers[order], intervals):
     name = found.names[number]
     if found.level in ("edge", "position"):
       name = found.graph.name(int(number))
@@ -292,11 +311,11 @@ def judged_by(
   circuits: Mapping[str, graph_lib.Circuit],
   metric: metrics.Metric,
   prune: bool = True,
-) -> judging.Judged:
+) -> judged_lib.Judged:
   """Circuits judged, with progress.
 
   Args:
-    config: of `ablation` and `batch_size`.
+    config: of `ablation`, `batch_size`, `tolerance` and `seed`.
     net: with parameters.
     pairs: what they are judged on.
     circuits: by name.
@@ -313,6 +332,8 @@ def judged_by(
       ablation=config.ablation,
       prune=prune,
       size=config.batch_size,
+      tolerance=config.tolerance,
+      seed=config.seed,
       progress=lambda done, of: shown(done, of, "circuits"),
     )
 
@@ -326,7 +347,7 @@ def writable(output: str | pathlib.Path) -> pathlib.Path:
   path = pathlib.Path(output)
   if path.is_dir():
     raise ValueError(f"output={str(output)!r} is a folder; name a file.")
-  explain.writable(path.parent)
+  explain.writable(path.parent, "output's folder")
   return path
 
 

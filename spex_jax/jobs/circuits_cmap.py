@@ -60,7 +60,7 @@ def run(
   if not config.tuned:
     raise ValueError("--tuned is missing: a fine-tuned model, or an adapter.")
   with clock.of("load"):
-    asked = circuits_find.asked_by(config, workdir)
+    asked = circuits_find.of_task(config, config.task, config.num_pairs)
     net = asked.net
     folder = hub.local(config.tuned)
     if (folder / lora.CONFIG).is_file():

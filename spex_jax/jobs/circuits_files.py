@@ -9,12 +9,12 @@ from spex_jax import settings
 from spex_jax.circuits import (
   ablations,
   files,
-  judging,
   measured,
   metrics,
   scored,
 )
 from spex_jax.circuits import graph as graph_lib
+from spex_jax.circuits import judged as judged_lib
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.jobs import circuits, networks
 from spex_jax.models import sites
@@ -35,7 +35,7 @@ class Score(circuits.Scoring, circuits.Asked):
 
 
 @dataclasses.dataclass(frozen=True)
-class Judge(circuits.Asked):
+class Judge(circuits.Judging, circuits.Asked):
   """`spex circuit judge`."""
 
   pairs: str = settings.field("", "a file of pairs; needed")
@@ -88,7 +88,7 @@ def score(
 
 def judge(
   config: Judge, show: circuits.Show | None = None, before: float = 0.0
-) -> judging.Judged:
+) -> judged_lib.Judged:
   """`spex circuit judge`: what circuits of files do, into a CSV file.
 
   Args:
@@ -97,7 +97,8 @@ def judge(
     before: likewise.
 
   Raises:
-    ValueError: what is wrong with model, pairs, circuits or settings.
+    ValueError: what is wrong with model, pairs, circuits or settings; pairs
+      that show no effect on the whole, whose metrics are written.
   """
   show = show or report_tables.printer()
   clock = clock_lib.Clock(before)
@@ -114,8 +115,10 @@ def judge(
     found = circuits.judged_by(
       config, net, pairs, found_in, metric, prune=config.prune
     )
-  show(str(found))
   circuits.write_rows(found.rows(), output)
+  show(str(found))  # Refuses pairs that show no effect on the whole.
+  for line in found.doubts():
+    show(report_tables.fact("note", line))
   show(report_tables.fact("time", str(clock)))
   show(report_tables.fact("wrote", str(output)))
   return found

@@ -1,7 +1,8 @@
 """`spex circuit find`: which edges carry a behaviour, and how faithfully.
 
 Half of the pairs give scores, the other half judge: circuits of ten sizes,
-random ones as large, and the one that is asked for.
+random ones as large, and the one that is asked for. Those of a file are drawn
+from all of it by the seed, so that both halves of a sorted one are alike.
 """
 
 import dataclasses
@@ -16,12 +17,13 @@ from spex_jax.circuits import (
   curves,
   draw,
   files,
-  judging,
   measured,
   scored,
   tasks,
+  trained,
 )
 from spex_jax.circuits import graph as graph_lib
+from spex_jax.circuits import judged as judged_lib
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.circuits import (
   selection as selection_lib,
@@ -47,7 +49,7 @@ _SCORES = 2  # Pairs at least: one scores, one judges.
 
 
 @dataclasses.dataclass(frozen=True)
-class Find(circuits.Scoring, circuits.Asked):
+class Find(circuits.Judging, circuits.Scoring, circuits.Asked):
   """How a circuit is found."""
 
   num_pairs: int = settings.field(
@@ -73,6 +75,10 @@ class Find(circuits.Scoring, circuits.Asked):
   helpful_share: float = settings.field(
     0.0, "of selection=programme: share of edges that help", low=0, high=1
   )
+  refine: int = settings.field(
+    0, "steps that exchange edges of the circuit, so that its metric comes "
+    "nearer to the model's on the pairs that scored; 0 for none", low=0,
+  )  # fmt: skip
   random: int = settings.field(3, "random circuits of every size", low=0)
   force: bool = settings.field(False, "asks though the model fails the task")
   level: str = settings.field(
@@ -89,6 +95,8 @@ class Find(circuits.Scoring, circuits.Asked):
         f"selection={self.selection!r} is of edges; for level={self.level!r} "
         "take --config.selection=top."
       )
+    if self.level != "edge" and self.refine:
+      raise ValueError(f"refine is of edges; got level={self.level!r}.")
     if self.level == "position" and self.consistent:
       raise ValueError("consistent is of edges, nodes and neurons.")
 
@@ -138,7 +146,7 @@ class Found(NamedTuple):
   circuit: graph_lib.Circuit
   scores: scored.Scores
   curve: curves.Curve
-  judged: judging.Judged
+  judged: judged_lib.Judged
 
 
 class Question(NamedTuple):
@@ -171,14 +179,6 @@ def kind_of(given: Mapping[str, Any], where: str) -> type[Find]:
   return SUBJECTS[settings.checked("subject", known, given["subject"])]
 
 
-def asked_by(config: circuits.Asked, workdir: pathlib.Path) -> Question:
-  """The model and pairs of another word's settings, as `question` has them."""
-  names = {*settings.kinds(circuits.Asked), "task", "num_pairs", "force"}
-  given = {n: x for n, x in settings.as_dict(config).items() if n in names}
-  given["num_pairs"] = max(_SCORES, given["num_pairs"])
-  return question(OfModel(**given), workdir)
-
-
 def question(config: Find, workdir: pathlib.Path) -> Question:
   """The model and its pairs.
 
@@ -203,22 +203,46 @@ def question(config: Find, workdir: pathlib.Path) -> Question:
     )
   if not isinstance(config, OfModel):
     raise TypeError(f"{type(config).__name__} is of no subject.")
+  found = of_task(config, config.task, config.num_pairs, config.seed)
+  if len(found.pairs) < _SCORES:
+    raise ValueError(f"{config.task} has one pair; two or more are needed.")
+  return found
+
+
+def of_task(
+  config: circuits.Asked, given: str, num_pairs: int, seed: int | None = None
+) -> Question:
+  """A language model, and pairs of a task or of a file.
+
+  Args:
+    config: of the model.
+    given: the task, or the file.
+    num_pairs: of them, at most where a file has fewer.
+    seed: of the order of a file's pairs; as they stand by default.
+
+  Raises:
+    ValueError: what is wrong with them, named.
+  """
   net = circuits.load(config)
   facts = {"model": networks.described(net, config.model)}
-  if config.task in tasks.TASKS:
-    made = circuits.made(config, net, config.task, config.num_pairs)
+  if given in tasks.TASKS:
+    made = circuits.made(config, net, given, num_pairs)
     facts["pairs"] = str(made)
-    pairs, task = made.pairs, config.task
-  elif pathlib.Path(config.task).suffix in (".jsonl", ".csv"):
-    pairs = circuits.pairs_of(config, net, config.task)
-    if len(pairs) < _SCORES:
-      raise ValueError(f"{config.task} has one pair; two or more are needed.")
-    pairs, task = pairs[: config.num_pairs], pathlib.Path(config.task).stem
-    facts["pairs"] = circuits.counted(pairs, config.task)
+    pairs, task = made.pairs, given
+  elif pathlib.Path(given).suffix in (".jsonl", ".csv"):
+    pairs = circuits.pairs_of(config, net, given)
+    order = np.arange(len(pairs))
+    if seed is not None:
+      order = np.random.default_rng(seed).permutation(order)
+    pairs = pairs[order[:num_pairs]]
+    task = pathlib.Path(given).stem
+    facts["pairs"] = circuits.counted(pairs, given)
+    if seed is not None:
+      facts["order"] = f"drawn by seed={seed}; half give scores, half judge"
   else:
     raise ValueError(
-      f"task={config.task!r}: choose from {', '.join(tasks.TASKS)}, or give a "
-      "file of pairs, .jsonl or .csv."
+      f"task={given!r}: choose from {', '.join(tasks.TASKS)}, or give a file "
+      "of pairs, .jsonl or .csv."
     )
   if pairs.texts is not None:
     clean, corrupted = pairs.texts[0]
@@ -285,22 +309,39 @@ def run(
   choose = choice(config, graph, mean)
   with clock.of("select"):
     circuit = choose(min(config.edges, mean.size))
+    if config.consistent:  # Where more are asked for than are.
+      circuit = dataclasses.replace(circuit, kept=circuit.kept & (mean != 0))
+  if not circuit:
+    raise ValueError(
+      f"edges={config.edges}: by these scores so few lead nowhere from `embed` "
+      "to the output; ask for more."
+    )
   tell(facts)
-  with clock.of("judge"):
-    curve, judged = _judged(config, net, others, metric, choose, circuit)
-  title = f"{asked.task}: {scores.method}, {config.selection}"
-  faithful = float(judged.faithfulness()[0])
-  low, high = judged.interval()[0]
+  asked_for = {"circuit": circuit}
+  if config.refine:
+    with clock.of("refine"):
+      asked_for = {
+        "circuit": _refined(config, net, some, metric, circuit, mean),
+        "unrefined": circuit,
+      }
+    circuit = asked_for["circuit"]
   about = {
     "task": asked.task,
     "method": scores.method,
     "selection": config.selection,
+    "refine": config.refine,
     "metric": config.metric,
-    "faithfulness": faithful,
-    "cmd": curve.areas.cmd,
-    "cpr": curve.areas.cpr,
     "num_pairs": len(pairs),
   }
+  # Again below, with what is judged: these pairs may show no effect.
+  files.save(circuit, workdir / "circuit.json", scores.mean(), about)
+  with clock.of("judge"):
+    curve, judged = _judged(config, net, others, metric, choose, asked_for)
+  title = f"{asked.task}: {scores.method}, {config.selection}"
+  faithful = float(judged.faithfulness()[0])
+  low, high = judged.interval()[0]
+  about |= {"cmd": curve.areas.cmd, "cpr": curve.areas.cpr}
+  about["faithfulness"] = faithful
   files.save(circuit, workdir / "circuit.json", scores.mean(), about)
   show(str(curve))
   tell(
@@ -310,14 +351,23 @@ def run(
       f"of {len(circuit.nodes):,} nodes, faithfulness {faithful:.3f} "
       f"({low:.3f}..{high:.3f}) on {len(others)} other pairs"
     }
+    | ({"note": "; ".join(lines)} if (lines := judged.doubts()) else {})
   )
+  if config.refine:
+    tell(
+      {
+        "refined": f"{config.refine} steps; as selected, faithfulness "
+        f"{judged.faithfulness()[1]:.3f} on the same pairs"
+      }
+    )
   numbers = np.unique(circuit.numbers % len(scores.names))
   show(circuits.edges_table(scores, config.top, numbers))
   with clock.of("draw"):
     if config.level == "edge":
       circuits_shown.save(
-        workdir, curve, choose, circuit, judged, mean, circuits.units_of(config)
-      )
+        workdir, curve, choose, circuit, judged, mean,
+        circuits.units_of(config), _tokens(net, some), able,
+      )  # fmt: skip
     _figures(workdir, title, circuit, scores.mean(), curve, faithful)
   tell(
     {
@@ -334,6 +384,13 @@ def run(
   return Found(circuit, scores, curve, judged)
 
 
+def _tokens(net: sites.Network, pairs: pairs_lib.Pairs) -> list[str]:
+  """Of the first clean prompt; numbers where no tokenizer spells them."""
+  ids = pairs.clean[0, : int(pairs.lengths[0])].tolist()
+  tokenizer = getattr(net, "tokenizer", None)
+  return [str(i) if tokenizer is None else tokenizer.token(i) for i in ids]
+
+
 def used(
   config: Find, scores: scored.Scores
 ) -> tuple[graph_lib.Graph, np.ndarray, dict[str, str]]:
@@ -344,7 +401,8 @@ def used(
     sure = selection_lib.consistent(scores.values, key, level=config.consistent)
     facts["consistent"] = (
       f"{int(sure.sum()):,} edges have their sign in {config.consistent:.0%} "
-      "of bootstraps; the others are not chosen"
+      "of bootstraps; the circuit as selected has no others, those of the "
+      "curve have them last"
     )
     mean = mean * sure
   return scores.graph, mean, facts
@@ -366,12 +424,21 @@ def choice(
   )
 
 
-def _judged(config, net, pairs, metric, choose, circuit):
-  """The curve, and the circuit, on pairs that gave no scores."""
+def _refined(config, net, pairs, metric, circuit, mean):
+  with progress.sweep(config.refine) as shown:
+    return trained.refine(
+      net, net.params, pairs, metric, circuit, mean, steps=config.refine,
+      ablation=config.ablation, size=config.batch_size,
+      progress=lambda done, of: shown(done, of, "steps"),
+    ).circuit  # fmt: skip
+
+
+def _judged(config, net, pairs, metric, choose, asked_for):
+  """The curve, and circuits, on pairs that gave no scores."""
+  circuit = asked_for["circuit"]
   among = circuit | ~circuit
   total = among.kept.size
   fractions = [size / total for size in _sizes(total)]
-  common = dict(ablation=config.ablation, size=config.batch_size)
   total = len(fractions) * (1 + config.random)
   with progress.sweep(total) as shown:
     curve = curves.curve(
@@ -384,10 +451,12 @@ def _judged(config, net, pairs, metric, choose, circuit):
       fractions=fractions,
       random=config.random,
       seed=config.seed,
+      ablation=config.ablation,
+      size=config.batch_size,
+      tolerance=config.tolerance,
       progress=lambda done, of: shown(done, of, "circuits"),
-      **common,
     )
-  judged = circuits.judged_by(config, net, pairs, {"circuit": circuit}, metric)
+  judged = circuits.judged_by(config, net, pairs, asked_for, metric)
   return curve, judged
 
 
@@ -406,7 +475,7 @@ def _sizes(num_edges: int) -> list[int]:
 
 def _figures(workdir, title, circuit, mean, curve, faithful) -> None:
   plots.save(
-    figures.faithfulness(
+    figures.curves(
       np.round(curve.shares * circuit.kept.size),
       curve.faithfulness,
       random=curve.random,
@@ -418,7 +487,7 @@ def _figures(workdir, title, circuit, mean, curve, faithful) -> None:
   )
   if circuit.level != "edge":
     return
-  drawn = circuit.prune()
+  drawn = circuit.prune() or circuit
   if len(drawn) > _DRAWN:
     drawn = selection_lib.top(
       drawn.graph, np.where(drawn.kept, mean, 0), _DRAWN
@@ -426,7 +495,5 @@ def _figures(workdir, title, circuit, mean, curve, faithful) -> None:
     title = f"{title} (the {_DRAWN} strongest edges)"
   path = workdir / "circuit.svg"
   temporary = base.draft(path)
-  if not drawn:
-    drawn = circuit
   temporary.write_text(draw.svg(drawn, mean, title), encoding="utf-8")
   temporary.replace(path)

@@ -1,9 +1,9 @@
 """Exact effects that are kept as they are done, so that a killed run goes on.
 
 A folder of `store.ledger` for each question, `exact/HASH`: what the effects
-depend on (settings, weights, pairs, releases) is its configuration. A shard has
-the cuts that start at one block, on one batch of pairs; its masks are the cuts'
-places in binary.
+depend on (settings, weights, pairs, releases, the code of a metric of your own)
+is its configuration. A shard has the cuts that start at one block, on one batch
+of pairs; its masks are the cuts' places in binary.
 """
 
 import pathlib
@@ -15,18 +15,17 @@ import numpy as np
 
 import spex_jax
 from spex_jax import settings
-from spex_jax.circuits import exact
+from spex_jax.circuits import exact, metrics
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.components import identity
+from spex_jax.jobs import callables, circuits
 from spex_jax.models import sites
 from spex_jax.store import configs, ledger, shards
 
 _BITS = 32
-# Settings that change no effect.
-_FREE = (
-  "num_pairs", "edges", "selection", "by", "consistent", "helpful_share",
-  "random", "force", "top", "task", "model", "method", "backward", "steps",
-  "rule", "direction", "draws", "exact_runs", "compared",
+# Settings that effects depend on, beside weights and pairs.
+_USED = (
+  "dtype", "metric", "seed", "batch_size", "ablation", "grouped", "level",
 )  # fmt: skip
 
 
@@ -41,7 +40,7 @@ class Kept:
   def __init__(
     self,
     workdir: pathlib.Path,
-    config: settings.Settings,
+    config: circuits.Asked,
     net: sites.Network,
     pairs: pairs_lib.Pairs,
   ):
@@ -56,7 +55,7 @@ class Kept:
     known: dict[str, Any] = {
       name: value
       for name, value in settings.as_dict(config).items()
-      if name not in _FREE
+      if name in _USED
     }
     known |= {
       "model": identity.of(net, net.params),
@@ -67,6 +66,8 @@ class Kept:
       "versions": [spex_jax.__version__, jax.__version__],
       "device": jax.devices()[0].device_kind,
     }
+    if config.metric not in metrics.METRICS:  # Its name alone tells little.
+      known["code"] = callables.source(config.metric, "metric")
     name = configs.digest(configs.as_json(known))[:12]
     self._ledger = ledger.Ledger(workdir / "exact" / name, known)
     self._starts = net.config.num_blocks + 1

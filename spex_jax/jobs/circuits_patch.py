@@ -61,7 +61,7 @@ def run(
   clock = clock_lib.Clock(before)
   tell = lambda name, text: show(report_tables.fact(name, text))
   with clock.of("load"):
-    asked = circuits_find.asked_by(config, workdir)
+    asked = circuits_find.of_task(config, config.task, config.num_pairs)
   net, pairs = asked.net, asked.pairs
   tell("asked", f"What does patching {config.sweep} do in {asked.task}?")
   for name, text in asked.facts.items():

@@ -76,7 +76,7 @@ def run(
   tell = lambda name, text: show(report_tables.fact(name, text))
   steps = [step_of(text) for text in config.steps]
   with clock.of("load"):
-    asked = circuits_find.asked_by(config, workdir)
+    asked = circuits_find.of_task(config, config.task, config.num_pairs)
   net, pairs = asked.net, asked.pairs
   for name, text in asked.facts.items():
     tell(name, text)

@@ -1,20 +1,23 @@
-"""What a page shows of circuits by size: `curve.json`; MIB's `eap_ig.json`."""
+"""What a page shows of circuits by size: `curve.json`, and files for others.
+
+`eap_ig.json` is EAP-IG's and MIB's, `circuit_tracer.json` is for the page of
+circuit-tracer and Neuronpedia.
+"""
 
 import json
 import pathlib
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from spex_jax import base
-from spex_jax.circuits import curves, files, judging
+from spex_jax.circuits import curves, files, measured
 from spex_jax.circuits import graph as graph_lib
+from spex_jax.circuits import judged as judged_lib
 
 _MOST = 400  # Edges of a circuit that is drawn.
 _LARGE = 20_000  # Edges of a graph that is written for others, at most.
-_INTO = re.compile(r"blocks\.\d+\.attn\.([qkv])_in")
 
 
 def save(
@@ -22,11 +25,13 @@ def save(
   curve: curves.Curve,
   choose: Callable[[int], graph_lib.Circuit],
   circuit: graph_lib.Circuit,
-  judged: judging.Judged,
+  judged: judged_lib.Judged,
   mean: np.ndarray,
   units: str,
+  tokens: Sequence[str],
+  able: measured.Measured,
 ) -> None:
-  """Writes both files.
+  """Writes the files; graphs of many edges for ourselves alone.
 
   Args:
     workdir: where to.
@@ -36,6 +41,8 @@ def save(
     judged: what it does.
     mean: `[E]`, scores.
     units: of the metric.
+    tokens: of a prompt.
+    able: what the whole model does on all pairs.
   """
   graph = circuit.graph
   sizes = np.maximum(1, np.round(curve.shares * graph.num_edges)).astype(int)
@@ -56,30 +63,29 @@ def save(
     "identities": {"full": float(same.full), "empty": float(same.empty)},
     "ablation": same.ablation,
     "units": units,
+    "accuracy": able.accuracy,
+    "clean": float(able.clean.mean()),
+    "corrupted": float(able.corrupted.mean()),
     "faithful": float(judged.faithfulness()[0]),
     "interval": [float(low), float(high)],
     "edges_chosen": len(circuit),
     "num_pairs": judged.values.shape[1],
     "start": int(np.abs(np.log(sizes / max(len(circuit), 1))).argmin()),
-    "edges": [_edge(graph, number, float(mean[number])) for number in used],
+    "edges": [graph.drawn(number, float(mean[number])) for number in used],
     "circuits": [[place[i] for i in strongest(numbers)] for numbers in chosen],
   }
   base.write_json(workdir / "curve.json", body)
   if graph.num_edges <= _LARGE:
-    path = workdir / "eap_ig.json"
-    temporary = base.draft(path)
-    temporary.write_text(json.dumps(files.to_eap_ig(circuit, mean)))
-    temporary.replace(path)
+    _write(workdir / "eap_ig.json", files.to_eap_ig(circuit, mean))
+  if len(circuit) <= _MOST:
+    _write(
+      workdir / "circuit_tracer.json",
+      files.to_circuit_tracer(circuit, mean, tokens),
+    )
 
 
-def _edge(graph: graph_lib.Graph, number: int, score: float) -> dict[str, Any]:
-  writer, reader, _ = graph.edge(number)
-  into = np.flatnonzero(graph.fed[graph.slot[number]])
-  kind = _INTO.fullmatch(reader)
-  return {
-    "name": graph.name(number),
-    "from": writer,
-    "into": [graph.writers[i] for i in into] or [reader],
-    "kind": kind[1] if kind else "",
-    "score": score,
-  }
+def _write(path: pathlib.Path, body: dict[str, Any]) -> None:
+  """JSON without a checksum, which others would not know."""
+  temporary = base.draft(path)
+  temporary.write_text(json.dumps(body))
+  temporary.replace(path)

@@ -17,7 +17,6 @@ Shapes: C circuits, E edges, N pairs.
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from spex_jax.circuits import exact as exact_lib
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.jobs import circuits, circuits_find
-from spex_jax.sweeps import grid
+from spex_jax.sweeps import evaluating, grid
 
 _ANCHORS = 2  # Rows whose values show whether an item is what it was.
 
@@ -42,32 +41,13 @@ class Sizes(grid.Plan):
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class Work:
-  """Of `sweeps.run.Work`.
-
-  Attributes:
-    n: E.
-    num_targets: N.
-    masks: of rows.
-    values: of masks.
-    anchors: see the protocol.
-  """
-
-  n: int
-  num_targets: int
-  masks: Callable[[int, int], np.ndarray]
-  values: Callable[[np.ndarray], np.ndarray]
-  anchors: int = _ANCHORS
-
-
 def classes_of(builder: str) -> tuple[type[settings.Settings], ...]:
   """The classes of the settings of `sizes` or `exact`."""
   plan = Sizes if builder == "sizes" else grid.Plan
   return plan, circuits_find.OfModel
 
 
-def sizes(config: Any) -> Work:
+def sizes(config: Any) -> evaluating.Item:
   """Circuits by the scores of one half of the pairs, judged on the other.
 
   Raises:
@@ -92,18 +72,19 @@ def sizes(config: Any) -> Work:
   net, params = judging.fitting(net, params, graph)
   judge = judging.Judge(
     net, params, pairs[half:], metric,
-    ablation=asked.ablation, size=asked.batch_size,
+    ablation=asked.ablation, size=asked.batch_size, seed=asked.seed,
   )  # fmt: skip
   rows = np.stack(kept)
-  return Work(
+  return evaluating.Item(
     graph.num_edges,
     len(pairs) - half,
     lambda start, stop: rows[start:stop],
     lambda masks: judge(np.asarray(masks, bool)),
+    _ANCHORS,
   )
 
 
-def exact(config: Any) -> Work:
+def exact(config: Any) -> evaluating.Item:
   """Every edge cut alone, on all pairs.
 
   Raises:
@@ -126,9 +107,10 @@ def exact(config: Any) -> Work:
       net, net.params, metric, level, pairs, fixed, which, size
     ).T
 
-  return Work(
-    graph.num_edges, len(pairs), lambda a, b: ~_units(graph, a, b), values
-  )
+  return evaluating.Item(
+    graph.num_edges, len(pairs), lambda a, b: ~_units(graph, a, b), values,
+    _ANCHORS,
+  )  # fmt: skip
 
 
 def _read(config: Any, builder: str) -> Any:

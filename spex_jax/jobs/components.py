@@ -79,7 +79,7 @@ def _coar(config: parts.Parts, workdir, show, clock) -> attribution.Attribution:
   )
   draws, judge = jax.random.split(subjects.key_of(config.seed, "coar"))
   evaluator.expect(config.budget, choices.default())
-  with progress.evaluations(config.budget) as monitor:
+  with progress.evaluations(config.budget, evaluator.compiled) as monitor:
     evaluator.progress = monitor.within
     watched = monitor.watch(evaluator)
     found = coar.attribute(
@@ -107,6 +107,8 @@ def _coar(config: parts.Parts, workdir, show, clock) -> attribution.Attribution:
   }
   base.write_json(workdir / "attribution.json", body)
   show(report_tables.fact("cost", report_tables.cost(evaluator.stats, 0.0)))
+  for name, text in explain.waited(evaluator.stats):
+    show(report_tables.fact(name, text))
   show(
     report_tables.fact(
       "correlation",

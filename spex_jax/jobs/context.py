@@ -12,9 +12,9 @@ from typing import Any
 
 from spex_jax import base, settings
 from spex_jax.context import (
-  attributions,
   citing,
   cues,
+  methods,
   reliance,
   selectors,
   sensitivity,
@@ -23,7 +23,7 @@ from spex_jax.context import (
 from spex_jax.context import runs as runs_lib
 from spex_jax.context import sources as sources_lib
 from spex_jax.jobs import circuits, context_asked, networks, subjects
-from spex_jax.models import sites
+from spex_jax.models import seq2seq, sites
 from spex_jax.report import clock as clock_lib
 from spex_jax.report import tables as report_tables
 
@@ -58,6 +58,11 @@ class Context(context_asked.Asked):
   chat: bool = settings.field(
     False, "the tokenizer's chat template around the template"
   )
+  separator: str = settings.field(
+    "",
+    "before the response, and before the output context, where neither side "
+    "has it",
+  )
   sensitivity: str = settings.field(
     "kl_divergence", "of tokens", choices=sensitivity.NAMES
   )
@@ -75,10 +80,16 @@ class Context(context_asked.Asked):
     "selected", "tokens whose cues are found: selected, all, or numbers: 0,3"
   )
   attribution: str = settings.field(
-    "saliency", "of cues", choices=(*attributions.METHODS, *cues.SETS)
+    "saliency", "of cues", choices=(*methods.METHODS, *cues.SETS)
   )
   target: str = settings.field(
     "contrast_prob_diff", "what is attributed", choices=tuple(cues.TARGETS)
+  )
+  unknown: int | None = settings.field(
+    None,
+    "the id in place of an occluded token; None takes the tokenizer's unknown "
+    "or padding one, else 0",
+    low=0,
   )
   cue_selector: str = settings.field(
     "mean_std", "which cues are named", choices=tuple(selectors.SELECTORS)
@@ -90,7 +101,8 @@ class Context(context_asked.Asked):
   )
   method: str = settings.field(
     "auto",
-    "of citations, of the context's sentences (one alone: its words)",
+    "of citations, of the context's sentences (one alone: its words, or "
+    "tokens)",
     choices=(*citing.METHODS, "none"),
   )
   budget: int = settings.field(64, "forwards of citations at most", low=2)
@@ -146,15 +158,21 @@ def run(
   _check(config)
   with clock.of("load"):
     net = context_asked.load(config)
+  tell("asked", "Which tokens of the answer used the context, and what of it?")
   tell("model", networks.described(net, config.model))
   with clock.of("answer"):
     runs = runs_of(config, net)
+  if config.response and not config.ids:
+    _note_joined(net, runs, tell)
   asked = arguments_of(config)
   with clock.of("cues"):
     key = subjects.key_of(config.seed, "cues")
     found = reliance.pecore(net, runs, key=key, **asked)
   cited = None
-  if config.method != "none" and config.format != "inseq" and not config.ids:
+  if config.ids or config.format == "inseq":
+    why = "--ids have no sentences" if config.ids else "format=inseq has none"
+    tell("note", f"no citations: {why}")
+  elif config.method != "none":
     with clock.of("cite"):
       cited = _cited(config, net, runs, tell)
   _print(found, cited, show, tell)
@@ -191,10 +209,9 @@ def runs_of(config: Context, net: sites.Network) -> runs_lib.Runs:
     net,
     context=_context(config),
     current=config.query,
-    response=config.response,
     template=_template(config, net),
     contextless=config.contextless,
-    output_context=config.output_context,
+    **_outputs(config, net),
     max_new_tokens=config.max_new_tokens,
     bos=config.bos,
   )
@@ -208,7 +225,8 @@ def arguments_of(config: Context) -> dict[str, Any]:
   chosen = _selection(config.selector, config.at, config.most)
   if config.signed:
     chosen["signed"] = True
-  return {
+  own = {} if config.unknown is None else {"unknown": config.unknown}
+  return own | {
     "metric": config.sensitivity,
     "method": config.attribution,
     "target": config.target,
@@ -270,23 +288,79 @@ def _template(config: Context, net: sites.Network) -> templates.Template:
   return templates.Template.of_chat(tokenizer, messages)
 
 
+def _outputs(config: Context, net: sites.Network) -> dict[str, str | None]:
+  """Output context and response, behind the separator where it is missing."""
+  before = None  # An encoder-decoder's first output stands behind no text.
+  if not isinstance(net.module, seq2seq.EncoderDecoder):
+    before, _ = _template(config, net).fill(_context(config), config.query)
+  found: dict[str, str | None] = {}
+  for name in ("output_context", "response"):
+    text = getattr(config, name)
+    if text and before is not None:
+      has = before.endswith(config.separator)
+      if not has and not text.startswith(config.separator):
+        text = config.separator + text
+    before, found[name] = text or before, text
+  return found
+
+
+def _note_joined(net, runs, tell) -> None:
+  """Says where a given response goes on within a word."""
+  if runs.is_encoder_decoder:
+    return
+  pair = runs.with_context[-len(runs.response) - 1 :][:2]
+  lead, first = net.tokenizer.pieces(pair.tolist())
+  if first[:1].isalnum() and not lead[-1:].isspace():
+    tell(
+      "note",
+      f"the response goes on with {first!r} directly behind {lead!r}: begin it "
+      "with a space where a word begins",
+    )
+
+
+def sources_of(
+  config: Context, net: sites.Network
+) -> sources_lib.Sources | None:
+  """The context's sentences, else its words or tokens; None of one token.
+
+  Without all of them the prompt is that of the run without context.
+
+  Raises:
+    ValueError: as `templates.encode`.
+  """
+  tokenizer = context_asked.tokenizer_of(config, net)
+  given = templates.encode(
+    tokenizer,
+    _template(config, net),
+    _context(config),
+    config.query,
+    bos=config.bos,
+    closed=isinstance(net.module, seq2seq.EncoderDecoder),
+  )
+  text = given.prompt.text
+  (((start, end),),) = given.prompt.spans
+  # Space in front of the context's first word stays.
+  start += len(text[start:end]) - len(text[start:end].lstrip())
+  for level in ("sentence", "word", "token"):
+    sources = sources_lib.of_spans(
+      text, [(start, end)], tokenizer, level=level, bos=config.bos
+    )
+    if sources.n > 1:
+      return sources.also_without(given.stays)
+  return None
+
+
 def _cited(config, net, runs, tell) -> citing.Citations | None:
   """What of the context's sentences the response stands on."""
   if config.output_context is not None:
     tell("note", "no citations: an output context stands before the response")
     return None
-  text, span = _template(config, net).fill(_context(config), config.query)
-  assert span is not None
-  tokenizer = net.tokenizer
-  for level in ("sentence", "word"):
-    sources = sources_lib.of_spans(
-      text, [span], tokenizer, level=level, bos=config.bos
-    )
-    if sources.n > 1:
-      break
-  else:
-    tell("note", "no citations: the context is one word")
+  sources = sources_of(config, net)
+  if sources is None:
+    tell("note", "no citations: the context is one token")
     return None
+  if config.contextless is not None:
+    tell("note", "citations take tokens of the context out, not `contextless`")
   return citing.cite(
     net,
     sources,
@@ -294,24 +368,20 @@ def _cited(config, net, runs, tell) -> citing.Citations | None:
     key=subjects.key_of(config.seed, "citations"),
     budget=config.budget,
     method=config.method,
-    tell=lambda line: tell("asked", line),
+    tell=lambda line: tell("plan", line),
     batch_size=config.batch_size,
   )
 
 
 def _print(found, cited, show, tell) -> None:
   """The answer and the cues in colour, then citations."""
-  runs = found.runs
-  spell = lambda ids: [f"<{int(i)}> " for i in ids]
-  pieces = _readable(runs.response_tokens or spell(runs.response))
+  pieces, own = found.pieces["response"], found.pieces["context"]
   tell("metric", f"{found.metric}; the darker the more; [chosen]")
   show(
     context_asked.coloured(pieces, found.sensitivity, "green", found.selected)
   )
   if not found.selected:
     tell("selected", "nothing: no token passes the selector")
-  own = list(runs.tokens or spell(runs.with_context))[slice(*runs.context)]
-  own = _readable(own)
   for cue in found.cues:
     named = ", ".join(
       f"{own[i].strip()} ({cue.scores[i]:.3g})"
@@ -320,7 +390,7 @@ def _print(found, cited, show, tell) -> None:
     tell(
       "cues",
       f"{pieces[cue.index].strip()!r} ({found.metric} {cue.score:.3g}, else "
-      f"{_readable([cue.contrast_token])[0].strip()!r}, P-CXMI "
+      f"{cue.contrast_text.strip()!r}, P-CXMI "
       f"{cue.shift:+.3g} nats): {named or 'none stands out'}",
     )
     show(context_asked.coloured(own, cue.scores, "blue", cue.chosen))
@@ -328,14 +398,6 @@ def _print(found, cited, show, tell) -> None:
     show(context_asked.sources_table(cited))
     for name, text in context_asked.cited_lines(cited):
       tell(name, text)
-
-
-def _readable(pieces) -> list[str]:
-  """Spellings of vocabularies with their spaces."""
-  return [
-    piece.replace("▁", " ").replace("Ġ", " ").replace("Ċ", "\n")
-    for piece in pieces
-  ]
 
 
 def _again(config, runs, asked) -> tuple[str, str]:

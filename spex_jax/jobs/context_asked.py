@@ -9,23 +9,24 @@ import numpy as np
 
 from spex_jax import base, settings
 from spex_jax.context import citing, sets
-from spex_jax.models import hub, seq2seq, sites, tokens, transformer
+from spex_jax.jobs import networks
+from spex_jax.models import seq2seq, sites, tokens, transformer
 from spex_jax.report import tables as report_tables
 
 Show = Callable[..., None]
+_MOST_TOLD = 12  # Tokens whose P-CXMI is printed.
 _SHADES = 4  # Of a colour, from weak to strong.
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked(settings.Settings):
-  """A model, and what it is asked and answers."""
+class OfModel(settings.Settings):
+  """A model, and how it answers."""
 
   model: str = settings.field("", "directory or hub name; needed")
   dtype: str = settings.field("float32", "of its weights")
   ignore: tuple[str, ...] = settings.field(
     (), "settings of config.json that are not known here and change nothing"
   )
-  query: str = settings.field("", "what stands behind the context")
   response: str | None = settings.field(
     None, "an answer, the model's own or another's; made where not given"
   )
@@ -41,17 +42,20 @@ class Asked(settings.Settings):
   )
 
 
-def load(config: Asked) -> sites.Network:
+@dataclasses.dataclass(frozen=True)
+class Asked(OfModel):
+  """A model, and what it is asked and answers."""
+
+  query: str = settings.field("", "what stands behind the context")
+
+
+def load(config: OfModel) -> sites.Network:
   """The language model of `config.model`; it may lack a tokenizer.
 
   Raises:
     ValueError: no name, another kind of network, or what `hub.load` refuses.
   """
-  if not config.model:
-    raise ValueError(
-      "--model is missing: a directory or hub name of a language model."
-    )
-  net = hub.load(config.model, config.dtype, ignore=config.ignore)
+  net = networks.named(config, "a language model")
   kinds = (transformer.Decoder, seq2seq.EncoderDecoder)
   if not isinstance(net.module, kinds):
     raise ValueError(
@@ -62,7 +66,7 @@ def load(config: Asked) -> sites.Network:
   return net
 
 
-def tokenizer_of(config: Asked, net: sites.Network) -> tokens.Tokenizer:
+def tokenizer_of(config: OfModel, net: sites.Network) -> tokens.Tokenizer:
   """The tokenizer that texts need.
 
   Raises:
@@ -90,6 +94,14 @@ def read(path: str, what: str) -> str:
     return place.read_text(encoding="utf-8")
   except UnicodeDecodeError as error:
     raise ValueError(f"{what}={path!r} is no text in UTF-8: {error}.") from None
+
+
+def readable(pieces: Sequence[str]) -> list[str]:
+  """Spellings of vocabularies with their spaces."""
+  return [
+    piece.replace("▁", " ").replace("Ġ", " ").replace("Ċ", "\n")
+    for piece in pieces
+  ]
 
 
 def coloured(
@@ -150,7 +162,24 @@ def cited_lines(found: citing.Citations) -> list[tuple[str, str]]:
   cost = report_tables.count(found.forwards, "forward")
   lines.append(("cost", f"{cost} by {found.whole.method}; {fit}"))
   if found.total is not None:
-    lines.append(("total", f"v(all) - v(none) = {found.total:+.4g}"))
+    told = f"v(all) - v(none) = {found.total:+.4g}"
+    if found.whole.fit is not None:
+      told += f"; the sources sum to {found.values.sum():+.4g}"
+    lines.append(("total", told))
+  if found.knows_ends:
+    accounts = found.totals()
+    told = ", ".join(
+      f"'{base.printable(each.piece.strip() or each.piece)}' {each.pcxmi:+.3g}"
+      for each in accounts[:_MOST_TOLD]
+    )
+    more = ", ..." if len(accounts) > _MOST_TOLD else ""
+    right = sum(each.holds for each in accounts)
+    known = len(found.masks) == 2**found.sources.n
+    how = "which all subsets show" if known else "which is how they are fitted"
+    lines.append(
+      ("P-CXMI", f"{told}{more} nats; of {right} of {len(accounts)} tokens "
+       f"the sets sum to it, {how}")
+    )  # fmt: skip
   return lines + [("note", note) for note in found.notes]
 
 
@@ -158,5 +187,6 @@ def shown(each: sets.CueSet) -> str:
   """A set in words."""
   interval = ""
   if each.interval is not None:
-    interval = f" ({each.interval[0]:+.3g}..{each.interval[1]:+.3g})"
-  return f"{each.words()}: {each.value:+.3g}{interval}"
+    low, high = each.interval
+    interval = f"; {low:+.3g}..{high:+.3g} on average over the masks asked"
+  return f"{each.words()}: {each.value:+.3g} beside all others{interval}"

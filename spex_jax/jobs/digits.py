@@ -12,7 +12,7 @@ from spex_jax.ablate import evaluate, features
 from spex_jax.datasets import images
 from spex_jax.jobs import subjects
 from spex_jax.models import mlp
-from spex_jax.report import plots
+from spex_jax.report import page, plots
 
 _MODEL = subjects.Mlp(widths=(64, 64))
 _TRAINING = subjects.Training(num_epochs=40, batch_size=64)
@@ -144,6 +144,7 @@ def subject(config: Digits, workdir: pathlib.Path) -> subjects.Subject:
     names=players.names,
     units=units,
     draw=draw,
+    scene=page.picture(image[0], players.owner[0]),
     notes=(
       f"Asked about image {row} of scikit-learn's digits, a {truth}, "
       f"{subjects.SEEN[part]}.",

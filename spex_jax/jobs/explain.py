@@ -5,6 +5,8 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
+
 from spex_jax import base, settings
 from spex_jax.ablate import choices, evaluate, gradients
 from spex_jax.api import Explanation, explain
@@ -50,7 +52,9 @@ SUBJECTS: Mapping[str, Kind] = {
   "table": Kind(tables.Table, tables.subject),
 }
 
+SCENE = "scene.json"  # Where players stand, for a page.
 _BATCH = 256  # Masks at a time where the evaluator measures its batches.
+_LONG = 10  # Seconds of compilation that are worth a word.
 _TRUSTED = 0.5  # Least R^2 of an answer that is shown without a warning.
 
 
@@ -81,10 +85,10 @@ def run(
   show: Callable[..., None] | None = None,
   before: float = 0.0,
 ) -> Explanation:
-  """Explains what `config` asks about; writes three files into `workdir`.
+  """Explains what `config` asks about; writes its answer into `workdir`.
 
-  `explanation.json`, `fourier.json` and `figure.png` are replaced; a trained
-  network is kept in `model/` and used again.
+  `explanation.json`, `fourier.json`, `figure.png`, and `scene.json` for pages
+  are replaced; a trained network is kept in `model/` and used again.
 
   Args:
     config: of a class of `SUBJECTS`.
@@ -119,7 +123,7 @@ def run(
   total = min(config.budget, 1 << n)  # No more than all masks are asked.
   # As many as it may ask twice are beyond the budget; measurements are kept.
   evaluator.expect(total, choices.default())
-  with progress.evaluations(total) as monitor:
+  with progress.evaluations(total, evaluator.compiled) as monitor:
     evaluator.progress = monitor.within
     explanation = answer(
       subject, monitor.watch(evaluator), config, monitor.report
@@ -130,6 +134,7 @@ def run(
   # First of all: what comes below may fail, and the masks were dear.
   explanation.save(workdir / "explanation.json")
   explanation.fourier.save(workdir / "fourier.json")
+  base.write_json(workdir / SCENE, dict(subject.scene or {}))
   clock.add(
     clock_lib.evaluation(evaluator.stats, explanation.seconds["decoding"])
   )
@@ -150,8 +155,24 @@ def run(
   return explanation
 
 
-def writable(workdir: pathlib.Path) -> None:
-  """Makes `workdir`, and sees that it can be written before any work.
+def waited(stats: evaluate.Stats) -> list[tuple[str, str]]:
+  """How a long compilation is spared another time, as a fact or none."""
+  seconds = stats.compile_seconds
+  if seconds < _LONG or jax.config.values.get("jax_compilation_cache_dir"):
+    return []
+  text = (
+    f"{seconds:.0f} s went into compilation; with JAX_COMPILATION_CACHE_DIR="
+    "FOLDER in the environment, a second run reads it from there"
+  )
+  return [("hint", text)]
+
+
+def writable(workdir: pathlib.Path, what: str = "workdir") -> None:
+  """Makes a folder, and sees that it can be written before any work.
+
+  Args:
+    workdir: the folder.
+    what: it is called.
 
   Raises:
     ValueError: it cannot.
@@ -163,7 +184,7 @@ def writable(workdir: pathlib.Path) -> None:
     probe.unlink()
   except OSError as error:
     raise ValueError(
-      f"workdir {workdir} cannot be written: {error.strerror}."
+      f"{what} {workdir} cannot be written: {error.strerror}."
     ) from error
 
 
@@ -259,6 +280,7 @@ def _outcome(
       + report_tables.cost(stats, explanation.seconds["decoding"]),
     )
   ]
+  facts += waited(stats)
   score = explanation.faithfulness
   if score is None:
     facts.append(("faithfulness", "not measured: no mask was left to test on"))

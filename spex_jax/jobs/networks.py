@@ -17,7 +17,7 @@ from spex_jax.ablate import absent, embeddings, evaluate, gradients, readouts
 from spex_jax.ablate import text as text_lib
 from spex_jax.jobs import subjects
 from spex_jax.models import encoder, hub, resnet, sites, transformer, vit
-from spex_jax.report import plots, tables, texts
+from spex_jax.report import page, plots, tables, texts
 
 READOUTS = ("margin", "logit", "log_probability")
 _UNITS = {"margin": "logit", "logit": "logit", "log_probability": "nat"}
@@ -117,6 +117,21 @@ def load(config: Checkpoint, kind: str) -> sites.Network:
   if net.tokenizer is None and "image" not in kind:
     raise ValueError(f"model={config.model!r} has no tokenizer.json.")
   return net
+
+
+def named(config: Any, what: str) -> sites.Network:
+  """Whatever network `config.model` names; it may lack a tokenizer.
+
+  Args:
+    config: `model`, `dtype` and `ignore`.
+    what: is asked for, such as "a language model".
+
+  Raises:
+    ValueError: no name, or what `hub.load` refuses.
+  """
+  if not config.model:
+    raise ValueError(f"--model is missing: a directory or hub name of {what}.")
+  return hub.load(config.model, config.dtype, ignore=config.ignore)
 
 
 def described(net: sites.Network, name: str) -> str:
@@ -317,7 +332,7 @@ def reader(prompt: text_lib.Prompt, title: str) -> Mapping[str, Any]:
   text, spans = prompt.text, prompt.spans
 
   def draw(found: subjects.Interactions, path: pathlib.Path) -> None:
-    plots.save(texts.figure(text, spans, found, title=title), path)
+    plots.save(texts.sentence(text, spans, found, title=title), path)
 
   return {
     "draw": draw,
@@ -327,4 +342,5 @@ def reader(prompt: text_lib.Prompt, title: str) -> Mapping[str, Any]:
     "together": lambda members, labels: texts.spread(
       text, spans, members, labels
     ),
+    "scene": page.prose(text, spans),
   }

@@ -16,7 +16,7 @@ from spex_jax.ablate import images as image_ways
 from spex_jax.datasets import images
 from spex_jax.jobs import networks, subjects
 from spex_jax.models import hub, pixels, sites
-from spex_jax.report import plots
+from spex_jax.report import page, plots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +137,7 @@ def subject(config: Picture, workdir: pathlib.Path) -> subjects.Subject:
     names=players.names,
     units=target.units,
     draw=draw,
+    scene=page.picture(found.shown, players.owner[0]),
     game=_game(config, net, image, players, see, target),
   )
 

@@ -49,6 +49,8 @@ def kept(
     "version": spex_jax.__version__,
     "date": began.isoformat(timespec="seconds"),
     "seed": getattr(config, "seed", None),
+    "index": getattr(config, "index", None),
+    "order": getattr(config, "order", None),
     "facts": [[name, value] for name, value in told],
   }
   folders = [path.parent / "model", getattr(config, "model", None)]

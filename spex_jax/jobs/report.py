@@ -1,44 +1,32 @@
 """`spex report`: one page of what runs wrote, whatever the command.
 
-A folder is read by the names of its files (`_READERS`); what none of these
-knows is shown as it is: a table of a `.csv`, the single values of a `.json`, a
-picture. So the page of a new command needs nothing here, or a line.
+Each run of a folder is read by itself, as `record` kept it; what its files show
+is in `report_files`. So the page of a new command needs nothing, or a line.
 """
 
-import csv
-import json
+import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from spex_jax import base
-from spex_jax.explanation import Explanation
-from spex_jax.fourier import sparse
-from spex_jax.indices import interactions as interactions_lib
-from spex_jax.jobs import record
+from spex_jax.jobs import circuits, explain, record
+from spex_jax.jobs import report_files as files_of
 from spex_jax.report import page, tables
 
 _PIXELS = 400_000  # Bytes of pictures in a page, at most.
 _RAW = 300_000  # The same of raw data.
-_WRONG = 1e-3  # Error of an identity that must not be believed.
 _SHOWN = 64  # Files of a kind in a folder, at most.
-_WIDE = 1.96  # Standard errors, of 95 %.
-
-
-class Part(NamedTuple):
-  """What a file adds to a page.
-
-  Attributes:
-    trust: as of `page.Run`.
-    views: as of `page.Run`.
-    files: besides the file itself.
-  """
-
-  trust: Sequence[tuple[str, str, bool]] = ()
-  views: Sequence[Mapping[str, Any]] = ()
-  files: Sequence[tuple[str, str]] = ()
+_FACTS = ("model", "cost", "time", "warning", "note")  # Of what was asked.
+_TEXTS = (".json", ".csv", ".jsonl", ".html")
+_LOOSE = (".json", ".csv", ".png")
+# A folder without a record: the question; facts of the page, and others told;
+# names of what was written, and whether all that is there belongs to it; index
+# and order of sets.
+_NOTHING: Mapping[str, Any] = {
+  "question": "", "facts": {}, "told": [], "wrote": set(), "whole": True,
+  "index": "FBII", "order": None,
+}  # fmt: skip
 
 
 def run(folders: Sequence[str], output: str) -> None:
@@ -53,7 +41,9 @@ def run(folders: Sequence[str], output: str) -> None:
   """
   if not folders:
     raise ValueError("Say whose report: spex report DIR [DIR ...].")
-  text = page.html([read(pathlib.Path(folder)) for folder in folders])
+  text = page.html(
+    [made for folder in folders for made in read(pathlib.Path(folder))]
+  )
   path = pathlib.Path(output)
   base.check_replaceable(path)
   temporary = base.draft(path)
@@ -64,250 +54,134 @@ def run(folders: Sequence[str], output: str) -> None:
   )
 
 
-def read(folder: pathlib.Path) -> page.Run:
-  """What a folder holds, as a page shows it.
+def read(folder: pathlib.Path) -> list[page.Run]:
+  """What a folder holds, as a page shows it: each run by itself.
+
+  A run is what a record of it names, and beside `run.json` what other files a
+  command writes by their own names. Without any record, all is one.
 
   Raises:
     ValueError: no folder, nothing to show, or a damaged file.
   """
   if not folder.is_dir():
     raise ValueError(f"There is no folder {folder}.")
-  found, facts = _about(folder)
+  inside = sorted(
+    path
+    for path in folder.iterdir()
+    if path.is_file() and path.name[0] != "." and not _is_record(path)
+  )
+  records = [_asked(path) for path in sorted(folder.glob(f"*{record.NAME}"))]
+  loose = [p for p in inside if not any(p.name in r["wrote"] for r in records)]
+  records = records or [dict(_NOTHING)]
+  own = [[p for p in inside if p.name in r["wrote"]] for r in records]
+  for asked, files in zip(records, own):
+    if asked["whole"]:
+      files += [
+        p for p in loose if p.name in files_of.READERS or not asked["wrote"]
+      ]
+  left = [p.name for p in inside if not any(p in files for files in own)]
+  runs = [_run(folder, asked, files) for asked, files in zip(records, own)]
+  found = [made for made in runs if made is not None]
+  if not found:
+    raise ValueError(f"{folder} holds nothing that a command of spex wrote.")
+  shown = [name for name in left if pathlib.Path(name).suffix in _LOOSE]
+  if shown:
+    text = f"{', '.join(shown[:_SHOWN])}: no record here names them"
+    found[-1] = dataclasses.replace(
+      found[-1], facts={**found[-1].facts, "not shown": base.printable(text)}
+    )
+  return found
+
+
+def _run(
+  folder: pathlib.Path, asked: Mapping[str, Any], inside: list[pathlib.Path]
+) -> page.Run | None:
+  """A run, of its files; None without any that is shown."""
   parts, files, room = [], [], _RAW
-  inside = sorted(path for path in folder.iterdir() if path.is_file())
-  first = [*_READERS]
+  first = [*files_of.READERS]
   inside.sort(
     key=lambda path: first.index(path.name) if path.name in first else 99
   )
-  sweep = folder / "shards"
-  if sweep.is_dir():
+  if asked["whole"] and (folder / "shards").is_dir():
     parts.append(_sweep(folder))
   for path in inside:
-    if path.name.endswith(record.NAME) or path.name.startswith("."):
-      continue
-    reader = _READERS.get(path.name) or _BY_KIND.get(path.suffix)
+    reader = files_of.READERS.get(path.name) or files_of.BY_KIND.get(
+      path.suffix
+    )
     if reader is None or len(parts) >= _SHOWN:
       continue
-    part = reader(path)
+    part = (
+      files_of.explanation(path, asked["index"], asked["order"])
+      if path.name == files_of.SETS
+      else reader(path)
+    )
     parts.append(part)
-    raw = [] if path.suffix not in _TEXTS else [(path.name, _utf8(path))]
+    raw = (
+      [] if path.suffix not in _TEXTS else [(path.name, files_of.utf8(path))]
+    )
+    raw = [] if path.name == explain.SCENE else raw
     for name, text in (*raw, *part.files):
       if len(text) <= room:
         room -= len(text)
         files.append((name, text))
-  parts += _pictures(folder)
+  parts += _pictures(inside)
   if not parts:
-    raise ValueError(f"{folder} holds nothing that a command of spex wrote.")
+    return None
+  if asked["told"]:
+    parts.append(files_of.Part((), [page.table(["what", "value"], asked["told"],
+                                      "What the command said")]))  # fmt: skip
+  name = base.printable(folder.resolve().name)
+  trust = [line for part in parts for line in part.trust]
+  ends = circuits.read_lines(dict(asked["told"]))
+  if ends is not None and "accuracy" not in [line[0] for line in trust]:
+    trust = [*files_of.able(ends), *trust]
   return page.Run(
-    found or f"What is in {base.printable(folder.name)}?",
-    [line for part in parts for line in part.trust],
-    facts,
+    asked["question"] or f"What is in {name}?",
+    trust,
+    asked["facts"],
     [view for part in parts for view in part.views],
     files,
   )
 
 
-def _about(folder: pathlib.Path) -> tuple[str, dict[str, str]]:
-  """The question and the facts that `record` kept."""
-  question, facts = "", {}
-  for path in sorted(folder.glob(f"*{record.NAME}")):
-    body = base.read_json(path)
-    try:
-      told = [(str(name), str(value)) for name, value in body["facts"]]
-      asked = [value for name, value in told if name == "asked"]
-      question = question or "; ".join(asked)
-      for name, value in told:
-        if name not in ("asked", "wrote"):
-          facts[name] = f"{facts[name]}; {value}" if name in facts else value
-      facts["command"] = str(body["command"])
-      facts["version"] = f"spex_jax {body['version']}, {body['date']}"
-      for name in ("seed", "fingerprint"):
-        if body.get(name) is not None:
-          facts[name] = str(body[name])
-    except (LookupError, TypeError, ValueError) as error:
-      raise ValueError(f"{path} is no record of a run: {error}.") from error
-  return base.printable(question), facts
+def _is_record(path: pathlib.Path) -> bool:
+  return path.name == record.NAME or path.name.endswith(f".{record.NAME}")
 
 
-def _explanation(path: pathlib.Path) -> Part:
-  found = Explanation.load(path)
-  raw = [pair for pair in page.raw(found) if pair[0] != path.name]
-  return Part(page.trust(found), [page.explanation(found)], raw)
-
-
-def _attribution(path: pathlib.Path) -> Part:
-  """Of parts by COAR, or of training examples."""
+def _asked(path: pathlib.Path) -> dict[str, Any]:
+  """What `record` kept: `_NOTHING` says of what kind."""
   body = base.read_json(path)
+  show = base.printable
   try:
-    return _coar(body) if "keep" in body else _data(body)
-  except (LookupError, TypeError) as error:
-    raise ValueError(f"{path} is no attribution: {error!r}.") from error
-
-
-def _coar(body: Mapping[str, Any]) -> Part:
-  scores = np.asarray(body["scores"], np.float64)
-  n = len(scores)
-  effects = interactions_lib.Interactions(
-    n=n,
-    players=np.arange(n)[:, None],
-    values=scores,
-    index=body["method"],
-    order=1,
-    baseline=body["baseline"],
-    names=tuple(body["names"]),
-    units=body["units"],
-    std=None if body["std"] is None else np.asarray(body["std"]),
-  )
-  # baseline + the sum of those kept: a player's half, with and without it.
-  terms = [((), body["baseline"] + scores.sum() / 2)]
-  terms += [((i,), -score / 2) for i, score in enumerate(scores.tolist())]
-  fourier = sparse.SparseFourier.from_terms(n, terms)
-  value = float(body["correlation"])
-  told = f"{value:.3f} with measured values of fresh masks"
-  trust = [("correlation", told, not value >= 0.5)]
-  return Part(trust, [page.sets(fourier, [effects])])
-
-
-def _data(body: Mapping[str, Any]) -> Part:
-  names, units = body["names"], body["units"]
-  lds = float(body["lds"])
-  trust = [
-    ("LDS", f"{lds:.3f} by {body['method']}", not lds >= 0.5),
-    ("R²", f"mean {np.mean(body['r2']):.3f} over {len(body['r2'])} targets, "
-     f"least {np.min(body['r2']):.3f}", bool(np.mean(body["r2"]) < 0.5)),
-  ]  # fmt: skip
-  if body["ceiling"] is not None:
-    trust.append(("ceiling", f"{body['ceiling']:.3f}: retrained again", False))
-  rows = []
-  for point in body["points"]:
-    for kind in ("helpful", "harmful", "synergy", "redundancy"):
-      for item in point[kind]:
-        std = item["std"]
-        rows.append(
-          [
-            point["point"], kind, float(item["value"]),
-            "" if std is None else f"± {_WIDE * std:.3g}",
-            " & ".join(names[player] for player in item["players"]),
-          ]
-        )  # fmt: skip
-  views = [
-    page.table(
-      ["test point", "kind", f"value ({units})", "95 %", "training examples"],
-      rows,
-      "Who helps and who harms",
-    )
-  ]
-  if checks := body["checks"]:
-    verdicts = [check["verdict"] for check in checks]
-    told = ", ".join(
-      f"{verdicts.count(word)} {word}" for word in dict.fromkeys(verdicts)
-    )
-    trust.append(("retrained sets", told, "contradicted" in verdicts))
-    views.append(
-      page.table(
-        ["test point", "set", "estimate", "measured", "95 %", "verdict"],
-        [
-          [
-            check["target"],
-            " & ".join(names[player] for player in check["players"]),
-            check["estimate"],
-            check["measured"],
-            f"{check['low']:.3g} to {check['high']:.3g}",
-            check["verdict"],
-          ]
-          for check in checks
-        ],
-        "Sets, retrained",
-      )
-    )
-  return Part(trust, views)
-
-
-def _curve(path: pathlib.Path) -> Part:
-  """Circuits of several sizes, as `circuits_shown` wrote them."""
-  body = base.read_json(path)
-  try:
-    low, high = body["interval"]
-    wrong = max(abs(body["identities"][name]) for name in ("full", "empty"))
-    trust = [
-      ("faithfulness", f"{body['faithful']:.3f}, 95 % {low:.3f} to {high:.3f}, "
-       f"of {body['edges_chosen']:,} edges on {body['num_pairs']:,} other "
-       "pairs", body["faithful"] < 0.5),
-      ("CMD", f"{body['cmd']:.3f} (0 is best); CPR {body['cpr']:.3f}", False),
-      ("identities", f"all edges are the clean run, none the "
-       f"{body['ablation']} one, to {wrong:.1e} {body['units']}",
-       wrong > _WRONG),
-    ]  # fmt: skip
-    if body["random"]:
-      best = float(np.max(np.asarray(body["random"])[:, body["start"]]))
-      trust.append(
-        ("random circuits", f"as large keep {best:.3f} at most",
-         best >= body["faithful"])
-      )  # fmt: skip
-    shown = {
-      name: body[name]
-      for name in (
-        "sizes", "faithfulness", "connected", "random", "edges", "circuits",
-        "start",
-      )
-    }  # fmt: skip
-  except (LookupError, TypeError, ValueError) as error:
-    raise ValueError(f"{path} holds no curve: {error!r}.") from error
-  view = {"kind": "curve", "title": "Circuits by size"}
-  return Part(trust, [view | shown])
-
-
-def _circuit(path: pathlib.Path) -> Part:
-  body = json.loads(_utf8(path))
-  if not isinstance(body, dict) or not isinstance(body.get("edges"), list):
-    return _json(path)
-  scores = body.get("scores") or [None] * len(body["edges"])
-  rows = [
-    [score, " -> ".join(map(str, edge[:2])), *map(str, edge[2:3])]
-    for edge, score in zip(body["edges"], scores)
-  ]
-  if body.get("scores"):
-    rows.sort(key=lambda row: -abs(float(row[0])))
-  table = page.table(["score", "edge", "row"], rows, "Edges of the circuit")
-  facts = {name: body[name] for name in body if name not in ("edges", "scores")}
-  return Part((), [table, page.fields(facts, f"About {path.name}")])
-
-
-def _json(path: pathlib.Path) -> Part:
-  """Any other JSON: an edit, a list of rows, or the single values of it."""
-  try:
-    body = json.loads(_utf8(path))
-  except json.JSONDecodeError as error:
-    raise ValueError(f"{path} is no JSON: {error}.") from error
-  title = base.printable(path.name)
-  if isinstance(body, dict) and isinstance(body.get("sites"), dict):
-    rows = [
-      [site, len(entry["units"]), int(np.prod(entry["shape"]))]
-      for site, entry in body["sites"].items()
+    told = [
+      (show(str(name)), show(str(value))) for name, value in body["facts"]
     ]
-    table = page.table(["site", "units removed", "of"], rows, f"Edit {title}")
-    return Part((), [table])
-  views = []
-  if isinstance(body, dict):
-    views = [page.fields(body, title)]
-    lists = {name: rows for name, rows in body.items() if _is_rows(rows)}
-  else:
-    lists = {"": body} if _is_rows(body) else {}
-  for name, rows in lists.items():
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [[_cell(row.get(key)) for key in columns] for row in rows]
-    views.append(page.table(columns, cells, f"{title} {name}".strip()))
-  return Part((), [view for view in views if view["rows"]])
+    facts = {"command": show(str(body["command"]))}
+    for name, value in told:
+      if name in _FACTS:
+        facts[name] = f"{facts[name]}; {value}" if name in facts else value
+    facts["version"] = show(f"spex_jax {body['version']}, {body['date']}")
+    for name in ("seed", "fingerprint"):
+      if body.get(name) is not None:
+        facts[name] = show(str(body[name]))
+  except (LookupError, TypeError, ValueError) as error:
+    raise ValueError(f"{path} is no record of a run: {error}.") from error
+  wrote = [value for name, value in told if name == "wrote"]
+  rest = ("asked", "wrote", *_FACTS)
+  return {
+    "question": "; ".join(value for name, value in told if name == "asked"),
+    "facts": facts,
+    "told": [[name, value] for name, value in told if name not in rest],
+    "wrote": {
+      pathlib.Path(name).name for text in wrote for name in text.split(", ")
+    },
+    "whole": path.name == record.NAME,
+    "index": body.get("index") or "FBII",
+    "order": body.get("order"),
+  }
 
 
-def _csv(path: pathlib.Path) -> Part:
-  with path.open(encoding="utf-8", newline="") as file:
-    columns, *rows = list(csv.reader(file)) or [[]]
-  cells = [[_number(cell) for cell in row] for row in rows]
-  return Part((), [page.table(columns, cells, base.printable(path.name))])
-
-
-def _sweep(folder: pathlib.Path) -> Part:
+def _sweep(folder: pathlib.Path) -> files_of.Part:
   from spex_jax.sweeps import state  # Slow to import.
 
   found = state.status(str(folder))
@@ -323,61 +197,16 @@ def _sweep(folder: pathlib.Path) -> Part:
     ["seconds of evaluation", found.cost], ["processes", found.processes],
   ]  # fmt: skip
   rows += [[f"failed: {cause}", many] for cause, many in found.causes.items()]
-  return Part(trust, [page.table(["what", "how many"], rows, "The sweep")])
-
-
-def _pictures(folder: pathlib.Path) -> list[Part]:
-  parts, room = [], _PIXELS
-  for path in sorted(folder.glob("*.png")):
-    if path.stat().st_size <= room:
-      room -= path.stat().st_size
-      view = page.image(path.read_bytes(), base.printable(path.name))
-      parts.append(Part((), [view]))
-  return parts
-
-
-def _utf8(path: pathlib.Path) -> str:
-  try:
-    return path.read_text(encoding="utf-8")
-  except UnicodeDecodeError as error:
-    raise ValueError(f"{path} is no text: {error}.") from error
-
-
-def _is_rows(value: Any) -> bool:
-  return (
-    isinstance(value, list)
-    and bool(value)
-    and all(isinstance(row, dict) for row in value)
+  return files_of.Part(
+    trust, [page.table(["what", "how many"], rows, "The sweep")]
   )
 
 
-def _cell(value: Any) -> Any:
-  if value is None or isinstance(value, str | int | float):
-    return value
-  return json.dumps(value, ensure_ascii=False)
-
-
-def _number(text: str) -> int | float | str:
-  for kind in (int, float):
-    try:
-      return kind(text)
-    except ValueError:
-      continue
-  return text
-
-
-_TEXTS = (".json", ".csv", ".jsonl", ".html")
-_READERS: Mapping[str, Callable[[pathlib.Path], Part]] = {
-  "explanation.json": _explanation,
-  "attribution.json": _attribution,
-  "curve.json": _curve,
-  "circuit.json": _circuit,
-  # The expansion is in the explanation; the bank and a peer's graph are raw.
-  "fourier.json": lambda path: Part(),
-  "eap_ig.json": lambda path: Part(),
-  "circuit_tracer.json": lambda path: Part(),
-}
-_BY_KIND: Mapping[str, Callable[[pathlib.Path], Part]] = {
-  ".json": _json,
-  ".csv": _csv,
-}
+def _pictures(inside: Sequence[pathlib.Path]) -> list[files_of.Part]:
+  parts, room = [], _PIXELS
+  for path in inside:
+    if path.suffix == ".png" and path.stat().st_size <= room:
+      room -= path.stat().st_size
+      view = page.image(path.read_bytes(), base.printable(path.name))
+      parts.append(files_of.Part((), [view]))
+  return parts

@@ -32,7 +32,8 @@ class Model(settings.Settings):
 
   kind: str = settings.field(
     "mlp",
-    "mlp; transformer, convnet, on images; logistic, ridge: solved outright",
+    "mlp; transformer, convnet, on images; logistic, ridge: solved outright. "
+    "Ridge takes a response, too, and tells what moves its prediction",
     choices=classifiers.MODELS,
   )
   widths: tuple[int, ...] = settings.field((64, 32), "of the MLP", low=1)
@@ -201,8 +202,13 @@ class Problem(problem.Problem):
 
   def point(self, target: int) -> str:
     """A test point in words."""
-    label = self.test.classes[self.test.y[target]]
+    label = _label(self.test, target)
     return f"test point {target} (row {self.test.rows[target]}: {label})"
+
+
+def _label(data: labelled.Labelled, place: int) -> str:
+  y = data.y[place]
+  return data.classes[y] if data.classes else f"{y:.4g}"
 
 
 def problem_of(
@@ -228,12 +234,13 @@ def problem_of(
     flat = [(x - mean) / std for x in flat]
   names = [f"x{i}" for i in range(flat[0].shape[1])]
   flat = [casts.narrow(x, names) for x in flat]
-  data = {"x": flat[0], "y": train.y}
-  test_data = {"x": flat[1], "y": test.y}
+  kind = np.int32 if train.classes else np.float32
+  data = {"x": flat[0], "y": train.y.astype(kind)}
+  test_data = {"x": flat[1], "y": test.y.astype(kind)}
   players = _players(config, train, flat[0])
   made = classifiers.classifier(
     shape=train.x.shape[1:],
-    num_classes=len(train.classes),
+    num_classes=len(train.classes) or None,
     recipe=config.training.recipe,
     **settings.as_dict(config.model),
   )
@@ -265,7 +272,13 @@ def problem_of(
 
 def _split(config: Data) -> tuple[labelled.Labelled, labelled.Labelled]:
   """Training examples, and the test points that are scored."""
-  train, test = labelled.load(config.data)
+  ridge = config.model.kind == "ridge"
+  train, test = labelled.load(config.data, response=ridge)
+  if not train.classes and (config.classes or config.method == "knn"):
+    raise ValueError(
+      f"{config.data} has a response, no classes: leave --config.classes= "
+      "empty, and choose another method than knn."
+    )
   if config.classes:
     names = [name.strip() for name in config.classes.split(",")]
     train = train.only(names)
@@ -321,6 +334,8 @@ def _drawn(
 
 
 def _check_classes(train: labelled.Labelled) -> None:
+  if not train.classes:
+    return
   present = np.unique(train.y)
   if len(present) < 2:
     raise ValueError(
@@ -331,6 +346,8 @@ def _check_classes(train: labelled.Labelled) -> None:
 
 def _players(config: Data, train: labelled.Labelled, x: np.ndarray):
   if config.players == "classes":
+    if not train.classes:
+      raise ValueError("players=classes: a response has none; take clusters.")
     names = [train.classes[c] for c in np.unique(train.y)]
     return subsets.players_of(train.y, names)
   if config.players == "clusters":
@@ -343,12 +360,10 @@ def _players(config: Data, train: labelled.Labelled, x: np.ndarray):
     names = []
     for group in np.unique(groups):
       labels = train.y[groups == group]
-      most = np.bincount(labels).argmax()
-      names.append(
-        f"cluster {group} ({len(labels)}, mostly {train.classes[most]})"
-      )
+      most = f"mean {labels.mean():.4g}"
+      if train.classes:
+        most = f"mostly {train.classes[np.bincount(labels).argmax()]}"
+      names.append(f"cluster {group} ({len(labels)}, {most})")
     return subsets.players_of(groups, names)
-  names = [
-    f"{row} ({train.classes[label]})" for row, label in zip(train.rows, train.y)
-  ]
+  names = [f"{row} ({_label(train, i)})" for i, row in enumerate(train.rows)]
   return subsets.players_of(np.arange(train.num_examples), names)

@@ -156,6 +156,7 @@ class Subject:
       set is written; in braces by default.
     findings: what else the answer says, as facts by name.
     notes: what is asked about, as it is kept with the answer.
+    scene: where the players stand, as `report.page.prose` or `picture` has it.
     game: the same value as JAX differentiates it, for
       `ablate.gradients.METHODS`; None where there is no gradient.
   """
@@ -171,6 +172,7 @@ class Subject:
   findings: Callable[[Explanation], Mapping[str, str]] | None = None
   notes: tuple[str, ...] = ()
   game: base.Game | None = None
+  scene: Mapping[str, Any] | None = None
 
 
 def key_of(seed: int, cause: str) -> base.Key:

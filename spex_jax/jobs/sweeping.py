@@ -8,6 +8,7 @@
   spex_jax.jobs.sweeping:calls          your own function of masks
   spex_jax.jobs.circuits_sweep:sizes    circuits of a task, by a method's scores
   spex_jax.jobs.circuits_sweep:exact    every edge of a model cut alone
+  spex_jax.jobs.context_dataset:prompts every prompt of a file attributed
 
 Masks are drawn in blocks of a fixed size, each by a key of its own, so that any
 range of rows is the same whoever asks for it. Batch sizes are settings, since
@@ -18,7 +19,6 @@ Shapes: B masks, n players, T targets.
 
 import dataclasses
 import pathlib
-import sys
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -28,7 +28,13 @@ import numpy as np
 
 from spex_jax import base, settings
 from spex_jax.ablate import evaluate
-from spex_jax.jobs import callables, circuits_sweep, explain, retraining
+from spex_jax.jobs import (
+  callables,
+  circuits_sweep,
+  context_dataset,
+  explain,
+  retraining,
+)
 from spex_jax.masks import sampling
 from spex_jax.sweeps import code, grid, run
 
@@ -93,6 +99,8 @@ def classes(config: Any) -> tuple[type[settings.Settings], ...]:
     return (Calls,)
   if module == circuits_sweep.__name__ and builder in ("sizes", "exact"):
     return circuits_sweep.classes_of(builder)
+  if module == context_dataset.__name__ and builder == "prompts":
+    return context_dataset.classes_of()
   return (settings.like(given),)
 
 
@@ -230,21 +238,18 @@ def build(config: Any) -> run.Work:
 def sources(sweep: grid.Sweep) -> dict[str, str]:
   """SHA-256 of your own code that the items name, by module.
 
-  Of `build` and `function`, with what these import from beside them; and of
-  `files`, a setting that may be left out. See `sweeps.code`.
+  Of `build`, `function` and a `metric` of your own, with what these import
+  from beside them; and of `files`, a setting that may be left out. See
+  `sweeps.code`.
 
   Raises:
     ValueError: a function that is not there, or a file that cannot be read.
   """
   found = code.files(sweep.config.get("files") or ())
   for item in range(len(sweep.items)):
-    for name in ("build", "function"):
-      path = sweep.items[item].get(name, sweep.config.get(name))
-      module = str(path).partition(":")[0]
-      if not path or module in found or module.startswith("spex_jax."):
-        continue
-      callables.load(path, name)  # Imports it, from where it will be.
-      file = getattr(sys.modules[module], "__file__", None)
-      if file:
-        found[module] = code.digest(module, pathlib.Path(file).resolve())
+    for name in ("build", "function", "metric"):
+      path = str(sweep.items[item].get(name, sweep.config.get(name)) or "")
+      named = name == "metric" and ":" not in path  # One that is known here.
+      if path and not named and path.partition(":")[0] not in found:
+        found |= callables.source(path, name)
   return found

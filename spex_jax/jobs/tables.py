@@ -1,7 +1,6 @@
 """The subject `table`: the columns of one row, as a classifier uses them."""
 
 import dataclasses
-import importlib
 import inspect
 import pathlib
 import zlib
@@ -16,7 +15,7 @@ from spex_jax.ablate import evaluate, features
 from spex_jax.ablate import tables as masked
 from spex_jax.datasets import casts, tabular
 from spex_jax.fourier import score
-from spex_jax.jobs import fitted, fitted_networks, subjects
+from spex_jax.jobs import callables, fitted, fitted_networks, subjects
 from spex_jax.models import mlp
 from spex_jax.report import plots
 
@@ -305,7 +304,7 @@ def _apart(model: Any, data: tabular.Table) -> tuple[Any, str]:
 def _estimator(kind: str, given: Mapping[str, Any], seed: int) -> Any:
   module, _, name = kind.partition(":")
   try:
-    make = getattr(importlib.import_module(module), name)
+    make = getattr(callables.imported(module), name)
   except (Exception, SystemExit) as error:  # Whatever the module does.
     raise ValueError(
       f"model.kind={kind!r} is neither 'mlp' nor 'boosting' nor a "

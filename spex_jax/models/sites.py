@@ -449,3 +449,26 @@ def take(x: base.Array, positions: Positions, axis: int = 1) -> jax.Array:
   rows = jnp.broadcast_to(x, (len(positions), *x.shape[1:]))
   one = lambda row, at: jnp.take(row, at, axis=axis - 1, mode="fill")
   return jax.vmap(one)(rows, positions)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+  """A network without parameters as a static argument of `jax.jit`.
+
+  Two are equal where their modules are: then a program is traced once.
+
+  Attributes:
+    net: any.
+  """
+
+  net: Network
+
+  def __post_init__(self):
+    bare = dataclasses.replace(self.net, params=None, tokenizer=None)
+    object.__setattr__(self, "net", bare)
+
+  def __eq__(self, other: object) -> bool:
+    return isinstance(other, Model) and self.net.module == other.net.module
+
+  def __hash__(self) -> int:
+    return hash(self.net.module)

@@ -7,6 +7,7 @@ what the special tokens are called is in `tokenizer_config.json`,
 Shapes: P tokens of one text.
 """
 
+import functools
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,6 +28,7 @@ BOS = ("auto", "yes", "no")
 _NO_LIMIT = 10**9
 # Their first positions are taken by the padding.
 _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet")
+_LONGEST = 4  # Tokens, one for each byte of a character.
 # What other libraries read where there is no `tokenizer.json`.
 _OTHER_FILES = (
   "vocab.txt",
@@ -83,6 +85,13 @@ class Tokenizer:
     self.chat_template = chat_template
     self.vocab_size = int(backend.get_vocab_size())
 
+  @functools.cached_property
+  def all_special(self) -> frozenset[int]:
+    """Ids of roles, and of all that the vocabulary marks as special."""
+    added = self._backend.get_added_tokens_decoder()
+    marked = {token for token, entry in added.items() if entry.special}
+    return frozenset(marked | set(self.special.values()))
+
   def encode(
     self, text: str, *, add_special: bool = True, bos: str = "auto"
   ) -> Encoding:
@@ -125,6 +134,50 @@ class Tokenizer:
       np.array(special, bool),
     )
 
+  def chat(
+    self, messages: Sequence[Mapping[str, Any]], **variables: Any
+  ) -> str:
+    """Messages as one text, up to where the model is to go on.
+
+    As Hugging Face's `apply_chat_template`, in jinja2's sandbox.
+
+    Args:
+      messages: each with a `role` and a `content`.
+      **variables: of the template.
+
+    Raises:
+      ImportError: jinja2 is not installed.
+      ValueError: there is no template, or it fails.
+    """
+    if self.chat_template is None:
+      raise ValueError("The tokenizer has no chat_template.")
+    try:
+      import jinja2
+      import jinja2.sandbox
+    except ImportError:
+      text = "Chat templates need jinja2 (pip install jinja2)."
+      raise ImportError(text) from None
+
+    def fail(message):
+      raise jinja2.TemplateError(message)
+
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+      trim_blocks=True,
+      lstrip_blocks=True,
+      extensions=["jinja2.ext.loopcontrols"],
+    )
+    given: dict[str, Any] = {
+      "add_generation_prompt": True,
+      "raise_exception": fail,
+      **{f"{role}_token": self.token(t) for role, t in self.special.items()},
+      **variables,
+    }
+    try:
+      template = environment.from_string(self.chat_template)
+      return template.render(messages=messages, **given)
+    except jinja2.TemplateError as error:
+      raise ValueError(f"The chat template fails: {error}") from error
+
   def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
     """The text of token ids; `<562>` for one without text.
 
@@ -141,6 +194,28 @@ class Tokenizer:
       text += "" if token is None else self.token(token)
       run = []
     return text
+
+  def pieces(self, ids: Iterable[int]) -> tuple[str, ...]:
+    """The text of each token where it stands; joined, they are that of all.
+
+    Decoded behind the token before, so that spaces stay; a character of several
+    tokens is the last one's, and the others have none.
+
+    Raises:
+      TypeError, ValueError: as `decode`.
+    """
+    ids = [self.check_id(token) for token in ids]
+    found, before, given = [], 0, 0
+    for stop in range(1, len(ids) + 1):
+      lead = self.decode(ids[before:given], skip_special=False)
+      text = self.decode(ids[before:stop], skip_special=False)
+      open_ended = text.endswith("\N{REPLACEMENT CHARACTER}")
+      if open_ended and stop < len(ids) and stop - given < _LONGEST:
+        found.append("")
+        continue
+      found.append(text[len(lead) :])
+      before, given = given, stop
+    return tuple(found)
 
   def token(self, token_id: int) -> str:
     """The vocabulary's own spelling of a token.

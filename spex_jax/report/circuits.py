@@ -1,10 +1,12 @@
-"""Figures of circuits: faithfulness by size, and maps of patches.
+"""Figures of circuits: faithfulness by size, their edges, maps of patches.
 
 Shapes: K sizes, R random circuits, I rows, J columns.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,9 +17,11 @@ if TYPE_CHECKING:
   import matplotlib.figure
 
 _MOST = 40  # Labels of an axis.
+_DASHES = {"q": "-", "k": "--", "v": ":", "": "-"}
+_INSIDE = re.compile(r"blocks\.(\d+)\.(?:heads\.(\d+)|mlp.*)")
 
 
-def faithfulness(
+def curves(
   sizes: base.Array,
   curve: base.Array,
   *,
@@ -65,6 +69,88 @@ def faithfulness(
   return figure
 
 
+def circuit(
+  edges: Sequence[Mapping[str, Any]], *, title: str = ""
+) -> "matplotlib.figure.Figure":
+  """Nodes by layer and the edges between them; of 400 or fewer it can be read.
+
+  Blue edges help the behaviour (negative scores), red ones work against it.
+  Whole lines enter queries, MLPs and the output, dashed ones keys, dotted ones
+  values.
+
+  Args:
+    edges: as `circuits.graph.Graph.drawn` gives them.
+    title: over the figure.
+
+  Raises:
+    ValueError: no edge, or a score that is NaN.
+  """
+  from matplotlib import patches  # Slow to import.
+
+  sizes = [abs(edge["score"]) for edge in edges]
+  if not sizes or not all(map(math.isfinite, sizes)):
+    raise ValueError(f"Need edges with finite scores; got {len(sizes)}.")
+  names = {name for edge in edges for name in (edge["from"], *edge["into"])}
+  rows: dict[float, list[str]] = {}
+  for name in sorted(names, key=lambda name: (_level(name), _head(name), name)):
+    rows.setdefault(_level(name), []).append(name)
+  wide = max(map(len, rows.values()))
+  figure = plots.blank(
+    max(5.0, 0.62 * wide + 1), 0.62 * len(rows) + 1, arranged=True
+  )
+  axes = figure.subplots()
+  axes.axis("off")
+  places = {
+    name: ((i + 1) / (len(row) + 1) * (wide + 1), float(level))
+    for level, row in enumerate(rows.values())
+    for i, name in enumerate(row)
+  }
+  most = max(sizes) or 1.0
+  for edge in sorted(edges, key=lambda edge: abs(edge["score"])):
+    share = math.sqrt(abs(edge["score"]) / most)
+    for name in edge["into"]:
+      start, end = places[edge["from"]], places[name]
+      # Past rows between, aside.
+      far = end[1] - start[1] > 1 and abs(end[0] - start[0]) < 0.5
+      axes.add_patch(
+        patches.FancyArrowPatch(
+          start, end, arrowstyle="-|>", mutation_scale=7, shrinkA=9, shrinkB=9,
+          connectionstyle=f"arc3,rad={0.25 if far else 0.0}",
+          ls=_DASHES[edge["kind"]], lw=0.5 + 2 * share,
+          alpha=0.35 + 0.6 * share,
+          color=plots.POSITIVE if edge["score"] > 0 else plots.NEGATIVE,
+        )
+      )  # fmt: skip
+  for name, (x, y) in places.items():
+    axes.text(
+      x, y, plots.escape(_short(name)), ha="center", va="center", fontsize=7,
+      zorder=3, bbox={"boxstyle": "round", "fc": "white", "ec": "0.5"},
+    )  # fmt: skip
+  axes.set(xlim=(0, wide + 1), ylim=(-0.6, len(rows) - 0.4))
+  axes.set_title(plots.escape(title), fontsize=10, wrap=True)
+  return figure
+
+
+def _level(name: str) -> float:
+  """Where a node stands above others: heads below the MLP of their block."""
+  inside = _INSIDE.fullmatch(name)
+  if not inside:
+    return -1.0 if name == "embed" else math.inf
+  return int(inside[1]) + (0.5 if inside[2] is None else 0.0)
+
+
+def _head(name: str) -> int:
+  inside = _INSIDE.fullmatch(name)
+  return int(inside[2] or 0) if inside else 0
+
+
+def _short(name: str) -> str:
+  inside = _INSIDE.fullmatch(name)
+  if not inside:
+    return {"final_norm.in": "output"}.get(name, name)
+  return f"mlp {inside[1]}" if inside[2] is None else f"{inside[1]}.{inside[2]}"
+
+
 def heatmap(
   values: base.Array,
   rows: Sequence[str],
@@ -95,11 +181,17 @@ def heatmap(
       f"Values {values.shape} have {len(rows)} rows' and {len(columns)} "
       "columns' labels."
     )
-  wide = min(0.34 * len(columns) + 2.2, 14.0)
-  figure = plots.blank(max(wide, 4.0), min(0.24 * len(rows) + 1.6, 12.0),
+  # Cells as large as their labels, of however many lines.
+  high, across = (
+    max((name.count("\n") + 1 for name in names), default=1)
+    for names in (rows, columns)
+  )
+  high, across = max(0.24, 0.13 * high), max(0.34, 0.05 + 0.13 * across)
+  wide = min(across * len(columns) + 2.2, 14.0)
+  figure = plots.blank(max(wide, 4.0), min(high * len(rows) + 1.6, 12.0),
                        arranged=True)  # fmt: skip
   axes = figure.subplots()
-  limit = float(max(np.abs(values).max(), np.finfo(np.float32).tiny))
+  limit = float(np.abs(values).max(initial=0)) or 1.0
   drawn = axes.imshow(
     values, cmap="RdBu_r", vmin=-limit, vmax=limit, origin="lower",
     aspect="auto",

@@ -15,7 +15,7 @@ from spex_jax.report import plots
 if TYPE_CHECKING:
   import matplotlib.figure
 
-_STYLES = ("-", "--", ":")
+_STYLES = (("-", "--"), ("-.", ":"))  # Of positive and negative sets.
 _CELLS = 40  # Columns that still get cells of their own width.
 
 
@@ -59,7 +59,7 @@ def grid(
       values[row[players[0]], column[players[0]]] = value
     elif len(larger) < top:
       larger.append((players, value))
-  limit = max(float(np.nanmax(np.abs(values))), 1e-30)
+  limit = float(np.nanmax(np.abs(values))) or 1.0
   width = min(12.0, 3.5 + 0.3 * min(columns, _CELLS))
   height = max(2.6, 1.2 + 0.42 * len(names) + 0.22 * len(larger))
   figure = plots.blank(width, height, arranged=True)
@@ -84,7 +84,7 @@ def grid(
   for number, (players, value) in enumerate(larger):
     turn, color = divmod(number, len(plots.LINKS))
     color = plots.LINKS[color]
-    style = _STYLES[turn % len(_STYLES)]  # Where colours come again.
+    style = _STYLES[turn % 2][value < 0]  # Where colours come again, others.
     places = [(int(column[p]), int(row[p])) for p in players]
     for a, b in itertools.pairwise(places):
       # Bent, so that arcs within a layer leave its row.
@@ -105,7 +105,7 @@ def grid(
   if handles:
     figure.legend(
       handles=handles,
-      title=plots.values_in(interactions),
+      title=f"{plots.values_in(interactions)}; dashed or dotted: negative",
       title_fontsize=8,
       loc="outside lower center",
       fontsize=7,

@@ -24,15 +24,20 @@ Interactions = interactions_lib.Interactions
 Set = tuple[tuple[int, ...], float]
 
 _MAP = "RdBu_r"
-_ROW, _LINE = 0.32, 0.155  # Inches: a bar with its label, a further line.
+ROW, _LINE = 0.32, 0.155  # Inches: a bar with its label, a further line.
+_WIDE = 1.96  # Standard errors, of 95 %.
 _OUTSIDE, _LETTER = 1.12, 0.034  # Of a circle's radius: names, a letter.
 # Letters in a line: of a bar's label, a legend's, a node's.
 _TICK, _LEGEND, _NODE = 40, 44, 26
 _MOST_LINES = 12  # Of a label.
-_VEIL = 0.65  # Of a heatmap over a photograph.
 POSITIVE, NEGATIVE = "#b2182b", "#2166ac"
-# Colours of sets, in the order of their strength.
-LINKS = ("#1b9e77", "#d95f02", "#7570b3", "#e7298a", "#66a61e", "#e6ab02")
+# Colours of sets, in the order of their strength: Okabe and Ito's, which the
+# colour-blind tell apart. Signs are by dashes, besides.
+LINKS = ("#009e73", "#d55e00", "#0072b2", "#cc79a7", "#e69f00", "#56b4e9")
+# Letters stay text in a PDF, with their font; in an SVG they are outlines, as
+# its reader may not have the font.
+_FORMATS = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "path"}
+_CONTOURS = 48  # Cells of a photograph's outlines, on its longer side.
 
 
 def image(
@@ -43,7 +48,11 @@ def image(
   title: str = "",
   top: int = 6,
 ) -> "matplotlib.figure.Figure":
-  """An image, its first-order values as a heatmap, and its strongest sets.
+  """An image, its strongest sets, and its first-order values as a heatmap.
+
+  Sets of negative value are dashed. Colours of the heatmap are those of its
+  bar; of a photograph it has the outlines. Without larger sets there is no
+  panel of them.
 
   Args:
     pixels: `[H, W]` grey, or `[H, W, 3]` in [0, 1].
@@ -52,8 +61,6 @@ def image(
     title: over the figure.
     top: how many sets of two or more players to link.
   """
-  from matplotlib import lines, patches  # Slow to import.
-
   pixels, owner = np.asarray(pixels), np.asarray(owner)
   singles, larger = _split(interactions)
   larger = larger[:top]
@@ -62,10 +69,12 @@ def image(
     for players, value in larger
   ]
   below = sum(text.count("\n") + 1 for text in labels)
-  figure = blank(11, 4.2 + _LINE * max(below - top, 0), arranged=True)
-  left, middle, right = figure.subplots(1, 3)
+  wide = 11 if larger else 7.6
+  figure = blank(wide, 4.2 + _LINE * max(below - top, 0), arranged=True)
+  panels = figure.subplots(1, 3 if larger else 2)
+  left, middle = panels[0], panels[-1]
   rows, columns = _grid(owner)
-  for axes in (left, middle, right):
+  for axes in panels:
     axes.set_xticks(columns, range(len(columns)), fontsize=7)
     axes.set_yticks(rows, range(len(rows)), fontsize=7)
     axes.tick_params(length=2)
@@ -75,56 +84,70 @@ def image(
   values = np.zeros(interactions.n + 1)  # The last: pixels that nobody owns.
   for (player,), value in singles:
     values[player] = value
-  limit = max(np.abs(values).max(), np.finfo(np.float32).tiny)
-  coloured = pixels.ndim == 3
-  if coloured:  # A photograph: the heatmap lies over it.
-    middle.imshow(pixels.mean(axis=2), cmap="gray", vmin=0, vmax=1)
-  heat = middle.imshow(
-    values[owner],
-    cmap=_MAP,
-    vmin=-limit,
-    vmax=limit,
-    alpha=_VEIL if coloured else 1.0,
-  )
+  limit = float(np.abs(values).max()) or 1.0
+  heat = middle.imshow(values[owner], cmap=_MAP, vmin=-limit, vmax=limit)
+  if pixels.ndim == 3:
+    _outlines(middle, pixels.mean(axis=2))
   middle.set_title("first order")
-  bar = figure.colorbar(heat, ax=middle, shrink=0.8)
+  # Room from all panels, so that they stay as large and as far apart.
+  bar = figure.colorbar(heat, ax=list(panels), shrink=0.75, pad=0.02)
   bar.set_label(values_in(interactions))
+  if larger:
+    _linked(panels[1], pixels, owner, larger, labels, values_in(interactions))
+  figure.suptitle(escape(title))
+  return figure
 
-  right.imshow(pixels, cmap="gray", alpha=0.35)
-  right.set_title("strongest sets" if larger else "no sets of 2 or more")
+
+def _outlines(axes, grey: np.ndarray) -> None:
+  """Lines of equal brightness, of an image that is averaged over cells."""
+  step = -(-max(grey.shape) // _CONTOURS)
+  rows, columns = (size // step for size in grey.shape)
+  if min(rows, columns) < 2 or not np.ptp(grey):
+    return
+  cells = grey[: rows * step, : columns * step]
+  cells = cells.reshape(rows, step, columns, step).mean(axis=(1, 3))
+  places = [(np.arange(k) + 0.5) * step - 0.5 for k in (columns, rows)]
+  axes.contour(
+    *places, cells, levels=5, colors="black", linewidths=0.4, alpha=0.6
+  )
+
+
+def _linked(axes, pixels, owner, larger, labels, values: str) -> None:
+  """Frames of the members of sets, and lines between them."""
+  from matplotlib import lines, patches  # Slow to import.
+
+  axes.imshow(pixels, cmap="gray", alpha=0.35)
+  axes.set_title("strongest sets")
   handles = []
   boxes = {p: _box(owner, p) for players, _ in larger for p in players}
   for left_edge, top_edge, width, height in boxes.values():
-    right.add_patch(
+    axes.add_patch(
       patches.Rectangle(
         (left_edge, top_edge), width, height, fill=False, edgecolor="#555555"
       )
     )
-  for number, (players, _) in enumerate(larger):
-    color = LINKS[number % len(LINKS)]
+  for number, (players, value) in enumerate(larger):
+    color, style = LINKS[number % len(LINKS)], "-" if value > 0 else "--"
     # A player of several sets has a mark for each, around its centre.
     angle = 2 * np.pi * number / max(len(larger), 1)
     place = 0.5 + 0.25 * np.array([np.cos(angle), np.sin(angle)])
     marks = np.asarray([boxes[p][:2] + place * boxes[p][2:] for p in players])
     middle_point = marks.mean(axis=0)
     for mark in marks:
-      right.plot(*zip(mark, middle_point), color=color, lw=1.5)
-    right.plot(*marks.T, "o", color=color, ms=3.5)
+      axes.plot(*zip(mark, middle_point), color=color, lw=1.5, ls=style)
+    axes.plot(*marks.T, "o", color=color, ms=3.5)
     handles.append(
-      lines.Line2D([], [], color=color, lw=2, label=labels[number])
+      lines.Line2D([], [], color=color, lw=2, ls=style, label=labels[number])
     )
-  if handles:
-    right.legend(
-      handles=handles,
-      title=values_in(interactions),
-      title_fontsize=8,
-      loc="upper center",
-      bbox_to_anchor=(0.5, -0.08),
-      fontsize=8,
-      frameon=False,
-    )
-  figure.suptitle(escape(title))
-  return figure
+  axes.legend(
+    handles=handles,
+    title=f"{values}; dashed: negative",
+    title_fontsize=8,
+    loc="upper center",
+    bbox_to_anchor=(0.5, -0.08),
+    fontsize=8,
+    frameon=False,
+  )
 
 
 def bars(
@@ -132,26 +155,29 @@ def bars(
 ) -> "matplotlib.figure.Figure":
   """The strongest sets of any order, as signed bars.
 
+  They have 95 % intervals where standard errors are known.
+
   Args:
     interactions: the values.
     title: over the figure.
     top: how many sets.
   """
-  sets = list(interactions.top(top))
+  found = interactions.top(top)
+  sets = list(found)
   labels = [
     label(interactions, players, " &\n", wrap=_TICK) for players, _ in sets
   ]
-  # A row is as high as its label, of two lines at least.
-  heights = np.array(
-    [_ROW + _LINE * max(text.count("\n") - 1, 0) for text in labels]
-  )
+  heights = np.array([height(text) for text in labels])
   middles = np.cumsum(heights) - heights / 2
-  total = float(heights.sum()) or _ROW
+  total = float(heights.sum()) or ROW
   figure = blank(8, 1.4 + total, arranged=True)
   axes = figure.subplots()
   values = [value for _, value in sets]
-  colors = [POSITIVE if value > 0 else NEGATIVE for value in values]
-  axes.barh(middles, values, 0.8 * _ROW, color=colors)
+  colors = [ink(value) for value in values]
+  axes.barh(
+    middles, values, 0.8 * ROW, color=colors, xerr=whiskers(found),
+    error_kw={"lw": 0.8},
+  )  # fmt: skip
   axes.set_yticks(middles, labels, fontsize=8)
   axes.set_ylim(total, 0)
   axes.axvline(0, color="black", lw=0.8)
@@ -196,7 +222,7 @@ def network(
   places = dict(zip(shown, np.stack([np.cos(angles), np.sin(angles)], axis=1)))
   biggest = max((abs(value) for _, value in larger), default=1.0) or 1.0
   for players, value in larger[::-1]:  # The strongest on top.
-    color = POSITIVE if value > 0 else NEGATIVE
+    color = ink(value)
     strength = abs(value) / biggest
     corners = np.asarray([places[p] for p in players])
     if len(players) == 2:
@@ -209,8 +235,8 @@ def network(
   most = max((abs(value) for value in first.values()), default=1.0) or 1.0
   for player, place in places.items():
     value = first.get(player, 0.0)
-    color = "#777777" if value == 0 else POSITIVE if value > 0 else NEGATIVE
-    axes.scatter(*place, s=20 + 500 * abs(value) / most, color=color, zorder=3)
+    size = 20 + 500 * abs(value) / most
+    axes.scatter(*place, s=size, color=ink(value), zorder=3)
     angle = np.degrees(np.arctan2(place[1], place[0]))
     turned = abs(angle) > 90  # Text on the left half reads towards the node.
     axes.text(
@@ -244,11 +270,17 @@ def network(
 def save(
   figure: "matplotlib.figure.Figure", path: str | os.PathLike, dpi: int = 150
 ) -> None:
-  """Writes a figure, whole or not at all; the suffix gives the format."""
+  """Writes a figure, whole or not at all; the suffix gives the format.
+
+  Fonts are within the file, whichever it is.
+  """
+  import matplotlib  # Slow to import.
+
   path = pathlib.Path(path)
   temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
   try:
-    figure.savefig(temporary, dpi=dpi, bbox_inches="tight")
+    with matplotlib.rc_context(_FORMATS):
+      figure.savefig(temporary, dpi=dpi, bbox_inches="tight")
     temporary.replace(path)
   finally:
     temporary.unlink(missing_ok=True)
@@ -269,6 +301,21 @@ def blank(
 
   layout = "constrained" if arranged else None
   return Dressed(figsize=(width, height), layout=layout)
+
+
+def ink(value: float) -> str:
+  """The colour of a value: grey of 0."""
+  return "#777777" if value == 0 else POSITIVE if value > 0 else NEGATIVE
+
+
+def height(label: str) -> float:
+  """Inches of a row that is as high as its label, of two lines at least."""
+  return ROW + _LINE * max(label.count("\n") - 1, 0)
+
+
+def whiskers(interactions: Interactions) -> np.ndarray | None:
+  """Half of each value's 95 % interval; None where no errors are known."""
+  return None if interactions.std is None else _WIDE * interactions.std
 
 
 def values_in(interactions: Interactions) -> str:
@@ -331,7 +378,7 @@ def label(
     if len(lines) > _MOST_LINES:
       lines.append(f"… and {len(players) - number} more")
       break
-    name = labels[player]
+    name = fonts.shown(labels[player])  # Spelt first: that may be long.
     if number + 1 < len(players):
       name += joint.rstrip("\n")
     full = len(lines[-1]) + len(name.rstrip()) > wrap

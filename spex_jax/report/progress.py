@@ -28,8 +28,9 @@ class Pace:
     since: when that began.
   """
 
-  def __init__(self, total: int):
+  def __init__(self, total: int, compiled: bool = False):
     self.total, self.done, self.calls = total, 0, 0.0
+    self._first = "compiling, once" if compiled else "evaluating"
     self.decoding, self.since = False, time.monotonic()
 
   def begin(self) -> None:
@@ -41,6 +42,11 @@ class Pace:
     now = time.monotonic()
     self.calls += now - self.since
     self.decoding, self.since = True, now
+
+  @property
+  def doing(self) -> str:
+    """What the first call does before any mask is done, or `evaluating`."""
+    return "evaluating" if self.done else self._first
 
   def rate(self) -> str:
     """`20 masks/s, 3 min 5 s left`, or "" before anything is known."""
@@ -56,7 +62,7 @@ class Pace:
     if self.decoding:
       return f"decoding: {lasted}"
     rate = self.rate() or f"for {lasted}"
-    return f"evaluating: {self.done:,} of {self.total:,} masks, {rate}"
+    return f"{self.doing}: {self.done:,} of {self.total:,} masks, {rate}"
 
 
 class Monitor:
@@ -103,14 +109,15 @@ class Monitor:
 
 
 @contextlib.contextmanager
-def evaluations(total: int) -> Iterator[Monitor]:
+def evaluations(total: int, compiled: bool = False) -> Iterator[Monitor]:
   """Yields a monitor, and clears up after it.
 
   Args:
     total: the budget; fewer masks may be needed.
+    compiled: whether the first call compiles a model before its first mask.
   """
   shown = _on_terminal if sys.stderr.isatty() else _in_lines
-  with shown(total) as monitor:
+  with shown(Pace(total, compiled)) as monitor:
     yield monitor
 
 
@@ -161,7 +168,7 @@ def phase(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _on_terminal(total: int) -> Iterator[Monitor]:
+def _on_terminal(pace: Pace) -> Iterator[Monitor]:
   from rich import console, progress  # Slow to import.
 
   columns = (
@@ -170,9 +177,9 @@ def _on_terminal(total: int) -> Iterator[Monitor]:
     progress.TextColumn("{task.fields[count]}"),
     progress.TimeElapsedColumn(),
   )
-  pace = Pace(total)
+  total = pace.total
   with progress.Progress(*columns, console=console.Console(stderr=True)) as bar:
-    asking = bar.add_task("evaluating", total=total, count=f"0/{total}")
+    asking = bar.add_task(pace.doing, total=total, count=f"0/{total}")
     decoding = bar.add_task(
       "decoding", total=None, count="", visible=False, start=False
     )
@@ -183,7 +190,9 @@ def _on_terminal(total: int) -> Iterator[Monitor]:
 
     def report(done: int) -> None:
       pace.done = min(done, total)
-      bar.update(asking, completed=pace.done, count=count())
+      bar.update(
+        asking, completed=pace.done, count=count(), description=pace.doing
+      )
 
     def begin() -> None:
       pace.begin()
@@ -201,11 +210,9 @@ def _on_terminal(total: int) -> Iterator[Monitor]:
 
 
 @contextlib.contextmanager
-def _in_lines(total: int) -> Iterator[Monitor]:
-  pace = Pace(total)
-
+def _in_lines(pace: Pace) -> Iterator[Monitor]:
   def report(done: int) -> None:
-    pace.done = min(done, total)  # Repeats are beyond the budget.
+    pace.done = min(done, pace.total)  # Repeats are beyond the budget.
 
   with _now_and_then(lambda: str(pace)):
     yield Monitor(report, pace.begin, pace.end)

@@ -69,7 +69,7 @@ class Marked:
 def spread(
   text: str, spans: Spans, players: Sequence[int], names: Sequence[str]
 ) -> str:
-  """A set as it stands in the text: neighbours joined, others by an ellipsis.
+  """A set as it stands in the text: neighbours with a plus between, others "…".
 
   Args:
     text: the whole.
@@ -81,12 +81,12 @@ def spread(
   shown = fonts.forward(names[order[0]])
   for before, player in itertools.pairwise(order):
     between = text[spans[before][-1][1] : spans[player][0][0]]
-    shown += " … " if between.strip() else " "
+    shown += " … " if between.strip() else " + "
     shown += fonts.forward(names[player])
   return shown
 
 
-def figure(
+def sentence(
   text: str,
   spans: Spans,
   interactions: Interactions,
@@ -140,6 +140,7 @@ def figure(
     draw(position, piece, share)
     position += len(piece)
   names = interactions.labels()
+  told = [f"{value:+.3g}" for _, value in larger]
   foot = top_line + step * num_lines
   for number, (players, value) in enumerate(larger):
     color = colors[number % len(colors)]
@@ -147,9 +148,13 @@ def figure(
       for start, end in spans[player]:
         for row, column, width, _ in _runs(places, start, text[start:end]):
           y = top_line + step * row + 0.66 + 0.14 * number
-          axes.plot([column, column + width], [y, y], color=color, lw=1.6)
+          axes.plot(
+            [column, column + width], [y, y], color=color, lw=1.6,
+            ls="-" if value > 0 else (0, (3, 1)),
+          )  # fmt: skip
     y = foot + 1.2 * number
-    label = f"{value:+.3g}  {spread(text, spans, players, names)}"
+    label = told[number].rjust(max(map(len, told)))
+    label += f"  {spread(text, spans, players, names)}"
     label = _cut(label)
     axes.text(1, y, plots.escape(label), color=color, **font)
   largest = max((abs(v) for p, v in interactions if len(p) == 1), default=0.0)
@@ -157,7 +162,7 @@ def figure(
     0,
     foot + 1.2 * len(larger) + 0.2,
     f"{plots.values_in(interactions)}; red positive, blue negative, darkest "
-    f"{largest:.3g}",
+    f"{largest:.3g}" + "; dashed sets are negative" * bool(larger),
     fontsize=0.8 * size,
     va="center",
   )

@@ -7,6 +7,7 @@ import dataclasses
 import os
 import pathlib
 import traceback
+from collections.abc import Callable
 from typing import NoReturn, Protocol
 
 import numpy as np
@@ -48,6 +49,25 @@ class Work(Protocol):
   def values(self, masks: np.ndarray) -> base.Array:
     """`[B]` or `[B, T]`; a row depends on its mask alone."""
     ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+  """A `Work` of functions.
+
+  Attributes:
+    n: players.
+    num_targets: T.
+    masks: of rows, from a start to a stop.
+    values: of masks.
+    anchors: see `Work`.
+  """
+
+  n: int
+  num_targets: int
+  masks: Callable[[int, int], np.ndarray]
+  values: Callable[[np.ndarray], base.Array]
+  anchors: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

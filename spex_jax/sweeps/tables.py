@@ -149,7 +149,7 @@ def _check_apart(workdir: state.Workdir, place: pathlib.Path) -> None:
 
 
 def frame(workdir: state.Workdir, *, partial: bool = False) -> Any:
-  """All rows as a `pandas.DataFrame`.
+  """All rows as a `pandas.DataFrame`; `mask` is text, as `0110`: 1 is kept.
 
   Args:
     workdir: of the sweep.
@@ -170,6 +170,10 @@ def frame(workdir: state.Workdir, *, partial: bool = False) -> Any:
   found = reading.reader.read_pandas()
   if not partial:
     reading.check_whole()
+  found["mask"] = [
+    "".join("01"[bit] for bit in np.unpackbits(np.frombuffer(m, np.uint8))[:n])
+    for m, n in zip(found["mask"], found["n"])
+  ]
   return found
 
 

@@ -133,6 +133,9 @@ def test_circuit_tracer():
     assert total == pytest.approx(-_SCORES[_CIRCUIT.kept].sum())
 
 
+_EDGE = '["embed", "final_norm.in", 0]'
+
+
 @pytest.mark.parametrize(
   ("body", "complaint"),
   [
@@ -140,9 +143,12 @@ def test_circuit_tracer():
     ("[]", "holds no circuit"),
     ('{"edges": 3}', "holds no circuit"),
     ('{"edges": [["a", "b"]]}', "edge 0: An edge is"),
+    ('{"edges": [null]}', "edge 0: An edge is"),
+    ('{"edges": [[["a"], "b", 0]]}', "edge 0: Writer and reader"),
     ('{"edges": [["blocks.7.mlp", "final_norm.in", 0]]}', "edge 0: No writer"),
     ('{"edges": [["embed", "final_norm.in", "x"]]}', "edge 0: The row"),
     ('{"edges": [], "fingerprint": "00"}', "another model: its graph is 00"),
+    (f'{{"edges": [{_EDGE}, {_EDGE}]}}', "edge 1 is edge 0 again"),
     ('{"edges": [], "scores": [1]}', "scores must be 0 numbers"),
     ('{"edges": {}, "cfg": {"n_layers": 5}}', "another model: its cfg"),
   ],

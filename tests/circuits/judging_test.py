@@ -13,6 +13,7 @@ from spex_jax.circuits import (
   metrics,
 )
 from spex_jax.circuits import graph as graph_lib
+from spex_jax.circuits import judged as judged_lib
 from spex_jax.models import sites
 from tests.circuits import tiny
 
@@ -441,7 +442,7 @@ def test_minimality_by_hand():
 
 def test_an_effect_that_vanishes_is_refused_by_name():
   values, clean = np.zeros((1, 4)), np.array([1.0, 1.0, 2.0, 3.0])
-  make = lambda empty: judging.Judged(
+  make = lambda empty: judged_lib.Judged(
     ("one",), values, clean, clean, np.array(empty), np.ones(1), np.ones(1),
     identities.Identities(0.0, 0.0, "resample"),
   )  # fmt: skip
@@ -450,6 +451,14 @@ def test_an_effect_that_vanishes_is_refused_by_name():
   assert some.faithfulness().shape == (1,)
   with pytest.raises(ValueError, match="Pairs 1, 2: the metric"):
     some.by_pair()
+  # In a table these have a metric and no share.
+  shares = [row["faithfulness"] for row in some.rows()]
+  assert shares == [0, None, None, 0]
+  assert "Pairs 1, 2: no effect" in some.doubts()[0]
+  # Those of which all pairs are such, (2 / 4)^4, have none.
+  assert np.isfinite(some.interval()).all()
+  lost = int(some.doubts()[1].split()[0])
+  assert 40 < lost < 85 and "1,000 resamples" in some.doubts()[1]
   with pytest.raises(ValueError, match="no effect of which a share"):
     make(clean).faithfulness()
   with pytest.raises(ValueError, match="level lies in"):

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import tokenizers
 
 from spex_jax.circuits import pair_files
 from spex_jax.circuits import pairs as pairs_lib
@@ -54,6 +55,7 @@ def test_from_ids():
   np.testing.assert_array_equal(pairs.lengths, [3, 4])
   np.testing.assert_array_equal(pairs.right, [[1, -1], [1, 2]])
   np.testing.assert_array_equal(pairs.wrong, [[2, 3], [-1, -1]])
+  _same(pairs_lib.from_ids([_ROWS[0], {**_ROWS[1], "wrong_ids": None}]), pairs)
   np.testing.assert_array_equal(pairs.spans.owner, [[2, 0, 1, 2], [0, 2, 2, 2]])
   with pytest.raises(ValueError, match="read-only"):
     pairs.clean[0, 0] = 1
@@ -113,6 +115,7 @@ def test_texts(mark, tmp_path):
     ("clean,corrupted,correct_idx,incorrect_idx", "258", "260"),
     ("clean,corrupted,answers_idx,corrupted_answers_idx", '"[258]"', "[260]"),
     ("n,clean,corrupted,country_idx,corrupted_country_idx", "258", "260"),
+    ("clean,corrupted,clean_answer,corrupted_answer", "7", "8"),
   ],
 )
 def test_tables_of_others(tmp_path, columns, right, wrong):
@@ -126,7 +129,27 @@ def test_tables_of_others(tmp_path, columns, right, wrong):
     assert (pairs.right[0], pairs.wrong[0]) == ([258], [260])
   else:
     spelt = [_TOKENIZER.token(x[0, 0]) for x in (pairs.right, pairs.wrong)]
-    assert spelt == ["Ġfilm", "Ġis"]
+    assert spelt == (["7", "8"] if right == "7" else ["Ġfilm", "Ġis"])
+
+
+def test_the_greater_than_of_eap_ig(tmp_path):
+  path = tmp_path / "greater_than_data.csv"
+  vocabulary = {f"{year:02d}": year for year in range(100)} | {
+    "a": 100,
+    "b": 101,
+  }
+  tokenizer = tokens.Tokenizer(
+    tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, "a")), {}
+  )
+  path.write_text("clean,corrupted,label\na,b,7\na,b,97\n")
+  pairs = pair_files.load(path, tokenizer)
+  known = lambda ids: ids[ids >= 0].tolist()
+  assert known(pairs.right[0]) == [*range(8, 100)]
+  assert known(pairs.wrong[0]) == [*range(8)]
+  assert known(pairs.right[1]) == [98, 99]
+  path.write_text("clean,corrupted,label\na,b,99\n")
+  with pytest.raises(ValueError, match="row 0: a label is the last two digits"):
+    pair_files.load(path, tokenizer)
 
 
 def _changed(**changes):
@@ -197,6 +220,7 @@ def test_an_answer_that_the_tokenizer_lacks():
   [
     ("a.txt", "", "read from .jsonl and .csv"),
     ("a.jsonl", "", "zero rows"),
+    ("a.csv", "\n", "zero rows"),
     ("a.jsonl", "{", "line 1"),
     ("a.jsonl", "[1]", "line 1 is no object"),
     ("a.jsonl", '{"clean": "a"}', "no tokenizer: give clean_ids"),
@@ -212,6 +236,23 @@ def test_bad_files(tmp_path, name, text, complaint):
   (tmp_path / name).write_text(text)
   with pytest.raises(ValueError, match=complaint):
     pair_files.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_separators_inside_of_texts_end_no_line(end, tmp_path):
+  row = {"clean_ids": [1, 2], "corrupted_ids": [1, 3], "right_ids": [4]}
+  row["texts"] = ["a\u2028b\x85", "a\u2028c"]
+  line = json.dumps(row, ensure_ascii=False)
+  for name, lines in (
+    ("a.jsonl", [line, line]),
+    ("a.csv", ["clean,corrupted,right,note", "a b,a c,d,e\u2028f", "a,b,d,e"]),
+  ):
+    (tmp_path / name).write_bytes(("\ufeff" + end.join(lines)).encode())
+    if name == "a.jsonl":
+      assert pair_files.load(tmp_path / name).texts[1] == tuple(row["texts"])
+    else:
+      with pytest.raises(ValueError, match="its rows are texts"):
+        pair_files.load(tmp_path / name)
 
 
 def test_no_file(tmp_path):

@@ -146,16 +146,6 @@ def test_spans_are_their_positions_together():
   np.testing.assert_allclose(got.values[1, 1, 0], expected, atol=_EXACT)
 
 
-@pytest.mark.slow
-def test_stacks_are_their_sweeps():
-  net, params = tiny.network()
-  pairs = tiny.pairs()
-  found = patching.sweeps(net, params, pairs, "block_every", _METRIC, size=2)
-  assert tuple(found) == patching.STACKS["block_every"]
-  alone = patching.sweep(net, params, pairs, "mlp_out", _METRIC, size=2)
-  np.testing.assert_array_equal(found["mlp_out"].values, alone.values)
-
-
 def test_refusals():
   net, params = tiny.network()
   pairs = tiny.pairs()
@@ -172,8 +162,6 @@ def test_refusals():
     patching.Sweep("attn.z", ("layer", "dest"))
   with pytest.raises(ValueError, match="Unknown hook"):
     sweep(patching.Sweep("attn.w", ("layer",)))
-  with pytest.raises(ValueError, match="Unknown stack"):
-    patching.sweeps(net, params, pairs, "every", _METRIC)
   bare = dataclasses.replace(pairs, spans=None)
   with pytest.raises(ValueError, match="no named spans"):
     patching.sweep(net, params, bare, "resid_pre", _METRIC, spans=True)
@@ -279,7 +267,7 @@ def test_noise_has_the_moments_of_the_table(noise, replace):
   copies, inside = 20_000, np.arange(4)[None] == np.ones((3, 1))
   shape, wide = tracing._noise(noise)
   copied, added, _, _ = tracing._noisy(
-    runs.Model(net), _METRIC, copies, shape, replace, params, batch,
+    sites.Model(net), _METRIC, copies, shape, replace, params, batch,
     jax.random.key(0), inside, wide, tracing._table(net, params),
   )  # fmt: skip
   table = np.asarray(params["tokens"]["table"])

@@ -22,8 +22,8 @@ def _wide():
 def _score(**settings):
   net, params = networks.load("gpt2")
   settings = {"check": 0, "method": "eap"} | settings
-  pairs = networks.pairs()
-  return scores.score(net, params, pairs, metrics.logit_difference, **settings)
+  metric = settings.pop("metric", metrics.logit_difference)
+  return scores.score(net, params, networks.pairs(), metric, **settings)
 
 
 @pytest.mark.parametrize("num", [75, pytest.param(12, marks=pytest.mark.slow)])
@@ -67,6 +67,18 @@ def test_agreement_by_position_is_as_long_as_all_pairs():
   assert found.agreement.pearson > 0.5
 
 
+@pytest.mark.parametrize("method", ["eap", "exact"])
+def test_progress_ends_with_all_of_it(method):
+  told = []
+  found = _score(
+    method=method, size=1, progress=lambda done, of: told.append((done, of))
+  )
+  of = found.values.size if method == "exact" else 2
+  assert {one[1] for one in told} == {of}
+  done = [one[0] for one in told]
+  assert done == sorted({*done}) and len(done) >= 2 and done[-1] == of
+
+
 def _made(values):
   net, _ = networks.load("gpt2")
   graph = graph_lib.Graph.of(net)
@@ -86,9 +98,11 @@ def test_intervals_are_those_of_drawn_means():
   # Of many, the mean's standard error.
   rng = np.random.default_rng(0)
   values = rng.normal(size=(400, 1))
-  low, high = _made(values).interval(resamples=4000)
+  low, high = _made(values).interval(resamples=4000, which=np.array([0]))
   want = 2 * 1.96 * values.std() / 20
   assert high[0] - low[0] == pytest.approx(want, rel=0.06)
+  some = found.interval(0.4, which=np.array([1, 0]))
+  np.testing.assert_array_equal(some, [[5, 2], [5, 2]])
   with pytest.raises(ValueError, match="a level in"):
     found.interval(1.0)
 
@@ -135,6 +149,12 @@ def test_files_hold_all_of_it(tmp_path):
     ({"method": "eap-ig", "backward": "atp*"}, "take method='eap'"),
     ({"level": "neuron", "ablation": "mean"}, "or zero; got ablation='mean'"),
     ({"exact_runs": 3}, "take method='second-order'"),
+    ({"metric": metrics.kl}, "kl is flat .* Take method='eap-ig'"),
+    ({"metric": metrics.kl, "backward": "atp*"}, "kl is flat"),
+    (
+      {"metric": metrics.kl, "method": "eap-ig", "steps": 1, "rule": "right"},
+      "kl is flat",
+    ),
   ],
 )
 def test_what_does_not_go_together_is_refused(settings, message):

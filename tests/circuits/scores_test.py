@@ -8,6 +8,7 @@ import pytest
 
 from spex_jax.circuits import gradients, metrics, runs, scores, taps, ungrouped
 from spex_jax.circuits import graph as graph_lib
+from spex_jax.models import sites
 from tests.circuits import interpreter, networks
 
 _SLOW = pytest.mark.slow
@@ -123,7 +124,7 @@ def _line(name, batch, method="clean-corrupted"):
   net, params = networks.load(name)
   at = gradients.points(method, 1, "left")
   level = taps.Level.of(net, "edge")
-  model = runs.Model(net)
+  model = sites.Model(net)
   return np.asarray(
     gradients.scores(model, level, _METRIC, method, params, batch, None, at)
   )

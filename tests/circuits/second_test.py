@@ -7,7 +7,7 @@ import pytest
 
 from spex_jax.circuits import metrics, runs, scores, second, taps
 from spex_jax.models import sites
-from tests.circuits import interpreter, networks
+from tests.circuits import interpreter, networks, tiny
 
 _METRIC = metrics.logit_difference
 
@@ -41,7 +41,7 @@ def _hessian():
   """All second derivatives of both pairs, a row at a time: `[N, E, E]`."""
   net, params = networks.load("gpt2")
   (batch,) = runs.batches(networks.pairs(), 2)
-  level, model = taps.Level.of(net, "edge"), runs.Model(net)
+  level, model = taps.Level.of(net, "edge"), sites.Model(net)
   found = []
   for i in range(level.size):
     # v (H v) for v of e_i and e_i + 2 e_j of all j gives the row: here the
@@ -174,5 +174,27 @@ def test_atp_star_is_its_definition():
       else:
         here = np.asarray(slope[reader][0]).reshape(5, -1, 12)[:, row]
         each.append(float((here * moved).sum()))
-    want = np.sign(np.sum(each)) * np.abs(each).sum()  # L - 1 is 1.
+    alive = 2 if reader == "final_norm.in" else 1
+    want = np.sign(np.sum(each)) * np.abs(each).sum() / alive
     np.testing.assert_allclose(found[number], want, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_blocks", [1, 2])
+def test_atp_star_where_no_layer_is_dropped_is_the_gradient(num_blocks):
+  """Edges into the output lie behind all layers; one layer alone stays."""
+  net, params = tiny.network(num_blocks=num_blocks)
+  plain, star = (
+    scores.score(
+      net, params, tiny.pairs(2), _METRIC, method="eap", backward=backward,
+      check=0,
+    )
+    for backward in ("gradient", "atp*")
+  )  # fmt: skip
+  graph = plain.graph
+  read = [graph.edge(number)[1] for number in range(len(graph))]
+  fixed = np.array([name.endswith(("q_in", "k_in")) for name in read])
+  same = ~fixed if num_blocks == 1 else np.array(read) == "final_norm.in"
+  np.testing.assert_allclose(
+    star.values[:, same], plain.values[:, same], rtol=0, atol=1e-12
+  )
+  assert np.abs(star.values).max(0)[fixed].max() > 1e-6

@@ -9,7 +9,9 @@ import pytest
 from scipy import special
 
 from spex_jax import context
-from spex_jax.context import citing, fitting, scoring, sets, sources
+from spex_jax.ablate import batching, text
+from spex_jax.context import citing, fitting, reuse, scoring, sets, sources
+from spex_jax.models import generate
 from tests.context import games
 from tests.models import checkpoints
 
@@ -54,6 +56,11 @@ def test_values_of_all_masks_are_shapley_values_that_add_up():
   assert total.holds and found.r2 == 1
   np.testing.assert_allclose(total.pcxmi, values[-1] - values[0], atol=1e-12)
   np.testing.assert_allclose(total.sum, total.pcxmi, atol=1e-6)
+  columns = found.sheet().columns
+  np.testing.assert_array_equal(
+    columns["value"], found.values[columns["source"]]
+  )
+  assert "iframe" in found._repr_html_()
 
 
 @pytest.mark.parametrize("budget", [32, 24])
@@ -74,6 +81,56 @@ def test_sets_are_named_by_the_model(make, kind, pair, budget):
   corners = value[31] - value[31 ^ i] - value[31 ^ j] + value[31 ^ i ^ j]
   np.testing.assert_allclose(only.value, corners, atol=1e-12)
   assert (corners < 0) == (kind == "either")
+
+
+@pytest.mark.parametrize("n, budget", [(11, 32), (24, 64)])
+@pytest.mark.parametrize("kind", ["either", "both"])
+def test_sets_of_more_sources_than_the_reserve_has_masks(kind, n, budget):
+  both = kind == "both"
+  stands = lambda m: m[:, 2] & m[:, 7] if both else m[:, 2] | m[:, 7]
+  odds = lambda m: np.where(stands(m), 2.0, -4.0) + 0.1 * m[:, 0]
+  game = games.Rule(n, odds, stands)
+  found = context.cite(game, key=_KEY, budget=budget, method="gaussian")
+  assert len(game.asked) <= budget
+  assert [(each.kind, each.sources) for each in found.sets] == [(kind, (2, 7))]
+  assert found.needed == ((2, 7) if both else ())
+  (note,) = found.notes
+  assert f"of {n} sources, the strongest; budget={3 * (n + 2)} looks" in note
+
+
+def test_a_budget_without_room_for_sets_says_so():
+  stands = lambda m: m[:, 2] | m[:, 7]
+  game = games.Rule(12, lambda m: np.where(stands(m), 2.0, -4.0), stands)
+  found = context.cite(game, key=_KEY, budget=9, method="gaussian")
+  assert found.notes == ("Sets were not looked for: raise the budget to 42.",)
+
+
+def test_an_answer_likelier_without_sources_needs_none():
+  stands = _masks(5).all(axis=1)
+  game = games.Table(np.where(stands, -4.0, 2.0), stands)
+  found = context.cite(game, key=_KEY, budget=32)
+  assert found.total < 0 and found.needed == found.sets == ()
+
+
+def test_what_its_corners_do_not_show_is_no_set():
+  # As on a real prompt: the answer tips without the first two, which add up.
+  kept = _masks(5)
+  stands = kept[:, 3] & (kept[:, 0] | kept[:, 1])
+  odds = 3.0 * kept[:, 3] + 0.5 * kept[:, 0] + 0.5 * kept[:, 1] - 4
+  found = context.cite(games.Table(odds, stands), key=_KEY, budget=32)
+  assert found.sets == () and found.needed == (3,)
+  # Nor is a source whose loss tips it by a trifle one of two that are needed.
+  stands = kept[:, 3] & kept[:, 4]
+  found = context.cite(games.Table(odds, stands), key=_KEY, budget=32)
+  assert found.sets == () and found.needed == (3, 4)
+
+
+def test_an_interval_may_contradict_a_set():
+  made = lambda kind, *ends: sets.CueSet((0, 1), kind, -1.0, {}, ends or None)
+  assert sets.contradicted(made("either", 0.1, 0.4))
+  assert not sets.contradicted(made("either", -0.1, 0.4))
+  assert not sets.contradicted(made("both", 0.1, 0.4))
+  assert not sets.contradicted(made("either"))
 
 
 def test_three_copies_are_one_set():
@@ -188,6 +245,25 @@ def test_pruning_keeps_what_counts():
     context.prune(found, keep=6)
 
 
+def test_pruning_to_all_of_the_effect_keeps_what_makes_it():
+  rng = np.random.default_rng(0)
+  for _ in range(200):
+    made = games.Table(rng.normal(size=8) + 2 * _masks(3)[:, 0], np.ones(8))
+    found = context.cite(made, key=_KEY, budget=8, method="exact")
+    if found.total > 0:
+      assert context.prune(found, share=1.0)[1]
+
+
+@pytest.mark.parametrize("value", scoring.VALUES)
+def test_what_is_cited_depends_on_the_unit(value):
+  # Of a half to two thirds: less than twice, of probabilities all there is.
+  stands = _masks(3)[:, 1]
+  game = games.Table(np.where(stands, 0.7, 0.0), stands)
+  found = context.cite(game, key=_KEY, budget=8, value=value)
+  want = {"log_probability": (), "log_odds": (1,), "probability": (1,)}
+  assert found.sentences()[0][1] == want[value]
+
+
 def test_calibrated_none():
   nulls = np.arange(19.0)
   assert citing.calibrate(nulls, 0.95) > 18
@@ -242,6 +318,8 @@ def test_removal_is_a_run_without_the_sources():
 
 def test_jensen_shannon_of_leaving_one_out():
   found = citing.cite(_scorer(), key=_KEY, budget=4, method="jsd")
+  # At most ln 2 a token, so that the strongest is cited at any size.
+  assert found.values[found.sentences()[0][1][0]] == found.values.max() > 0
   runs = [np.exp(_alone(ids)[0]) for ids in _runs()]
   full = runs[-1]
   for i in range(3):
@@ -249,6 +327,17 @@ def test_jensen_shannon_of_leaving_one_out():
     m = (p + full) / 2
     apart = ((p * np.log(p / m)).sum() + (full * np.log(full / m)).sum()) / 2
     np.testing.assert_allclose(found.values[i], apart, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["auto", "leave_one_out", "jsd"])
+def test_no_size_is_measured_for_a_small_job(method, monkeypatch):
+  monkeypatch.delattr(batching, "choose")  # Timings differ from run to run.
+  made = sources.of_ids(*_IDS[:2], games.tokenizer(), before=[7])
+  said = []
+  context.cite(
+    _net(), made, _IDS[2], key=_KEY, budget=8, method=method, tell=said.append
+  )
+  assert said
 
 
 def test_a_network_and_the_answer_that_it_makes():
@@ -293,3 +382,33 @@ def test_interval_holds_the_interaction():
   low, high = sets.interval(masks, values, (0, 1))
   assert low < 2 < high and high - low < 2
   assert sets.interval(masks[:5], values[:5], (0, 1)) is None
+
+
+def test_caches_beyond_the_memory_are_not_used(monkeypatch):
+  monkeypatch.setattr(scoring, "_LONG", 8)
+  _scorer(memory_limit=1 << 10)  # Whole rows.
+  with pytest.raises(MemoryError, match="raise memory_limit"):
+    _scorer(memory_limit=1 << 10, reuse=True)
+
+
+@pytest.mark.parametrize("groups", [False, True])
+def test_shared_beginnings_change_no_value(groups):
+  net, masks = _net(), _masks(4)
+  made = sources.of_ids(
+    [[3, 1], [4], [4, 15, 9], [2, 6, 5]], [5, 3], games.tokenizer(), before=[7]
+  )
+  want = scoring.scorer(net, made, _IDS[2], reuse=False, batch_size=8)(masks)
+  whole, count = text.continued(made.prompt, _IDS[2], games.tokenizer())
+  # 14 tokens at most, in blocks of two: three rows take half of this.
+  six = jax.tree.leaves(generate.empty_caches(net.config, 6, 16, np.float32))
+  run = reuse.evaluator(
+    net, whole, count, scoring.odds_and_margins, params=net.params,
+    tokenizer=games.tokenizer(), budget=16, batch_size=3, block=2,
+    memory_limit=sum(x.nbytes for x in six) if groups else None,
+  )  # fmt: skip
+  assert run.prepare().memory_bytes > 0
+  odds, margins = np.split(run(masks), 2, axis=1)
+  assert run.stats.batches == (3 if groups else 1)
+  # Two blocks in float32, whose sums have another order.
+  np.testing.assert_allclose(odds, want.log_odds, atol=2e-5)
+  np.testing.assert_allclose(margins, want.margins, atol=2e-5)

@@ -52,6 +52,19 @@ class Table:
     return scoring.Scores(*(table[rows] for table in self._tables))
 
 
+class Rule(Table):
+  """The same of any number of sources, from functions of masks to `[B]`."""
+
+  def __init__(self, n, log_odds, stands):
+    super().__init__(np.zeros(2), np.zeros(2))
+    self.sources = sources.of_ids([[i] for i in range(n)], [0], tokenizer())
+    self._rules = (log_odds, lambda masks: np.where(stands(masks), 1.0, -1.0))
+
+  def __call__(self, masks):
+    self.asked |= {mask.tobytes() for mask in masks}
+    return scoring.Scores(*(rule(masks)[:, None] for rule in self._rules))
+
+
 def game(row):
   """A recorded game of `given` as a scorer."""
   order = np.argsort(row["masks"])

@@ -1,5 +1,6 @@
 """PECoRe by its parts against NumPy in float64, and on ids that are broken."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,8 +10,9 @@ import pytest
 from scipy import special
 
 from spex_jax import context
-from spex_jax.context import attributions, cues, sensitivity
-from spex_jax.models import sites, t5
+from spex_jax.context import attributions, cues, games, methods, sensitivity
+from spex_jax.models import sites, t5, tokens
+from tests import tokenizers_small
 from tests.models import checkpoints
 
 _CONTEXT = [3, 1, 4, 15]
@@ -116,12 +118,12 @@ def test_steps_do_not_see_what_stands_behind_them():
   spans = (("input_ids", 0, len(runs.with_context)),)
   _, q = _predictions()
   given = (jnp.asarray(runs.response), q.argmax(-1), q)
-  game = attributions.Game(
+  game = games.Game(
     _net(), _net().params, {"input_ids": runs.with_context[None]},
     runs.places()[0], cues.TARGETS["kl_divergence"], given, spans,
   )  # fmt: skip
   for name in ("saliency", "attention", "integrated_gradients"):
-    scores = attributions.METHODS[name](game)
+    scores = methods.METHODS[name](game)
     for step, place in enumerate(game.places):
       assert not scores[step, place + 1 :].any()
       assert scores[step, : place + 1].all()
@@ -131,7 +133,7 @@ def test_steps_do_not_see_what_stands_behind_them():
 
 def test_sets_sum_to_what_the_context_gives():
   found = context.pecore(
-    _net(), _runs(), method="spex", target="in_context_pvi", targets="all",
+    _net(), _runs(), method="spex", target="shift", targets="all",
     budget=16, key=jax.random.key(0),
   )  # fmt: skip
   assert found.sets is not None
@@ -164,6 +166,38 @@ def test_lime_and_occlusion_see_the_unknown_token():
     want = abs(float(own[0] - own[1]))
     np.testing.assert_allclose(found["occlusion"][0, token], want, atol=5e-6)
   assert np.isfinite(found["lime"]).all() and found["lime"].shape == (2, 4)
+
+
+def test_ratios_are_of_the_rival_in_the_same_run():
+  p, q = (np.asarray(x, np.float64) for x in _predictions())
+  y, steps = np.array(_ANSWER), np.arange(len(_ANSWER))
+  rival = q.argmax(-1)
+  rival[0] = y[0]  # As where the run without context says the same.
+  given = (jnp.asarray(y), jnp.asarray(rival), _predictions()[1])
+  log = lambda x: x - special.logsumexp(x, axis=-1, keepdims=True)
+  own, same = log(p)[steps, y], log(q)[steps, y]
+  want = own - np.where(rival == y, same, log(p)[steps, rival])
+  for name, expected in (
+    ("in_context_pvi", want), ("pcxmi", want / np.log(2)),
+    ("shift", own - same), ("shift_bits", (own - same) / np.log(2)),
+  ):  # fmt: skip
+    got = cues.TARGETS[name](_predictions()[0], given)
+    np.testing.assert_allclose(got, expected, **_TOLERANCE, err_msg=name)
+
+
+def test_the_end_token_is_never_occluded():
+  net, found = _net(), []
+  end = tokens.Tokenizer(tokenizers_small.byte_level(), {"eos": _CONTEXT[2]})
+  for tokenizer in (None, end):
+    net = dataclasses.replace(net, tokenizer=tokenizer)
+    found.append(
+      cues.impute(
+        net, _runs(), [0, 2], _predictions(), method="occlusion",
+        target="log_probability", unknown=0,
+      ).scores
+    )  # fmt: skip
+  assert found[0][:, 2].all() and not found[1][:, 2].any()
+  np.testing.assert_array_equal(*np.delete(found, 2, axis=-1))
 
 
 def test_output_context_and_nothing_selected():
@@ -261,6 +295,7 @@ def test_other_bad_input():
     ({"method": "lrp"}, "choose from saliency"),
     ({"target": "loss"}, "choose from contrast_prob_diff"),
     ({"targets": "some"}, "choose selected or all"),
+    ({"unknown": 10**6}, "outside the vocabulary"),
     ({"targets": [4]}, "outside the response of 4"),
     ({"method": "lime", "targets": "all"}, "give a key"),
     ({"method": "spex", "targets": "all"}, "give a key"),

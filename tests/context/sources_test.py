@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from spex_jax.ablate import text as text_lib
 from spex_jax.context import sources
 from tests.context import games
 
@@ -31,6 +32,23 @@ def test_levels_tile_the_documents(level):
   assert " ".join(" ".join(made.texts).split()) == " ".join(
     " ".join(_TEXTS).split()
   )
+
+
+@pytest.mark.parametrize(
+  "parts",
+  [
+    ["我们去。", "他来了！」", "真的？"],
+    ["- a\n", "- b\n", "- c"],
+    ["Read:\n", "1. One. \n", "2. Two, e.g. A.\n", "Then it is 3. ", "So."],
+    ["Dr. Smith met Mr. Jones. ", "He left."],
+    ["“Is it?” ", "(Yes!) ", "So i.e. no... and\n\n", "Fig. 2"],
+  ],
+)
+def test_sentences(parts):
+  whole = "".join(parts)
+  starts = [start for start, _ in text_lib.cut(whole, "sentences")]
+  ends = np.cumsum([len(part) for part in parts])
+  assert starts == [0, *ends[:-1]]
 
 
 def test_each_level_lies_within_the_one_above():

@@ -92,6 +92,23 @@ def test_bad_texts(template, own, other, words):
   assert words in str(error.value)
 
 
+def test_special_tokens_without_a_role_are_refused():
+  backend = tokenizers_small.byte_level()
+  backend.add_special_tokens(["<repo>"])
+  backend.add_tokens(["<plain>"])
+  unknown = backend.token_to_id("<|end|>")
+  gpt = tokens.Tokenizer(backend, {"unk": unknown})
+  for text in ("a<|end|>b", "a <repo>"):
+    with pytest.raises(ValueError, match="spells the special token"):
+      templates.refuse_special(gpt, "query", text)
+  templates.refuse_special(gpt, "query", "a <plain> b")
+  bert = tokens.Tokenizer(tokenizers_small.wordpiece(), {"unk": 1, "sep": 3})
+  templates.refuse_special(bert, "query", "the xyzzy film")
+  for text in ("the [UNK] film", "the [SEP]"):
+    with pytest.raises(ValueError, match="spells the special token"):
+      templates.refuse_special(bert, "query", text)
+
+
 def test_runs_of_texts(net):
   made = context.Runs.of_text(
     net, context="fun film", current="the fun", response=" is fun"

@@ -1,8 +1,12 @@
 """The study of support runs on recorded games, and says what it found."""
 
 import json
+import types
+
+import numpy as np
 
 from experiments import context_support
+from spex_jax.context import scoring
 from tests.context import games
 
 
@@ -19,3 +23,36 @@ def test_rows_of_the_quick_study(tmp_path):
     if row["method"] == "lasso":
       assert row["average_precision"] == 1
       assert row["set_recall"] == row["set_precision"] == 1
+
+
+class _Planted:
+  """Answers by the sentences that say so, and by both that must be there."""
+
+  def __init__(self, net, sources, response, **settings):
+    del net, settings
+    has = lambda word: np.array([word in text for text in sources.texts])
+    self._facts, self._joint = has(response.strip()), has("have the same")
+    self.response = np.array([7], np.int32)
+
+  def __call__(self, masks):
+    some = (masks & self._facts).any(axis=1)
+    stands = some & (masks | ~self._joint).all(axis=1)
+    odds = np.where(stands, 3.0, -3.0)[:, None]
+    return scoring.Scores(odds, odds)
+
+
+def test_own_prompts_are_recorded_once(tmp_path, monkeypatch):
+  monkeypatch.setattr(context_support.scoring, "scorer", _Planted)
+  net = types.SimpleNamespace(tokenizer=games.tokenizer())
+  path = tmp_path / "own.jsonl"
+  context_support.record(net, path, 2)
+  first = path.read_text()
+  context_support.record(net, path, 4)
+  assert path.read_text().startswith(first)
+  prompts = list(context_support.given(path))
+  kinds = ["single", "duplicated", "distractor", "joint"]
+  assert [prompt.kind for prompt in prompts] == kinds
+  assert [len(prompt.sets) for prompt in prompts] == [0, 1, 0, 1]
+  for prompt in prompts:
+    rows = prompt.scorer(np.ones((1, 9), bool))
+    assert rows.greedy().all()

@@ -1,26 +1,29 @@
 """The toy translation: its truth, and that all of it runs."""
 
+import re
+
 import numpy as np
 import pytest
 
 from experiments import pecore_translation as study
+from third_party import pecore_pairs
 
 
-def test_the_pronoun_is_told_by_the_noun_alone():
+def test_the_pronoun_is_told_by_the_nouns_alone():
   rng = np.random.default_rng(0)
   for _ in range(50):
     pair = study.made(rng)
     context = pair.given["encoder_with"][slice(*pair.given["context_span"])]
-    genders = [
-      gender
-      for word in context
+    genders = {
+      at: gender
+      for at, word in enumerate(context)
       for gender, nouns in enumerate(study._NOUNS)
       if word in nouns
-    ]
-    (at,), (step,) = pair.cues, pair.sensitive
-    assert len(genders) == 1
-    assert context[at] in study._NOUNS[genders[0]]
-    assert pair.given["decoder"][step] == study._PRONOUNS[genders[0]]
+    }
+    (step,) = pair.sensitive
+    assert tuple(genders) == pair.cues and len(pair.cues) in (1, 2)
+    (gender,) = set(genders.values())
+    assert pair.given["decoder"][step] == study._PRONOUNS[gender]
     rest = pair.given["encoder_with"][len(context) + 1 :]
     assert rest == pair.given["encoder_without"]
 
@@ -31,11 +34,43 @@ def test_f1_by_hand():
   assert study.f1((), (0,), 2) == pytest.approx((0 + 2 / 3) / 2)
 
 
+def test_pairs_of_tagged_texts():
+  known = re.compile(r"<brk>|</s>|\w+|[.]")
+  words = known.findall("<brk> </s> The old cow fled . It ran Elle il court")
+
+  def tokenize(text):
+    parts = [*known.findall(text), "</s>"]
+    pieces = [p if p in ("<brk>", "</s>", ".") else f"\u2581{p}" for p in parts]
+    return [words.index(part) for part in parts], pieces
+
+  example = {
+    "source_context_tagged": "The <hon>old cow<hoff> fled.",
+    "source_current": "It ran.",
+    "gold_target_current_tagged": "<p>Elle</p> court.",
+    "generated_target_current": "Elle court.",
+  }
+  found = pecore_pairs.pair(example, tokenize, tokenize)
+  assert found == {
+    "encoder_with": [2, 3, 4, 5, 6, 0, 7, 8, 6, 1],
+    "encoder_without": [7, 8, 6, 1],
+    "decoder": [9, 11, 6], "context_span": [0, 5],
+    "sensitive": [0], "cues": [1, 2],
+  }  # fmt: skip
+  wrong = example | {"generated_target_current": "il court."}
+  assert "another word" in pecore_pairs.pair(wrong, tokenize, tokenize)
+  assert pecore_pairs.touched(["x"], "y", [(0, 1)]) is None
+
+
 @pytest.mark.slow
 def test_every_metric_and_method_has_a_row():
   found = list(study.run(study.CONFIGS["quick"], {}))
   names = [(row["step"], row.get("name")) for row in found]
   assert names[0] == ("model", None)
-  assert {name for step, name in names if step == "cti"} == {*study.METRICS}
-  assert {name for step, name in names if step == "cci"} == {*study.METHODS}
-  assert all(0 <= row["average_precision"] <= 1 for row in found[1:])
+  known = {"cti": {*study.METRICS, "random"}, "cci": {*study.METHODS, "random"}}
+  for step, wanted in known.items():
+    assert {name for each, name in names if each == step} == wanted
+  sets = [row for row in found if row["step"] == "sets"]
+  assert {row["name"] for row in sets} == {"auto", "exact"}
+  assert all(row["kind"] == "two nouns" for row in sets)
+  rest = [row for row in found[1:] if row["step"] != "sets"]
+  assert all(0 <= row["average_precision"] <= 1 for row in rest)

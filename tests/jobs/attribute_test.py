@@ -8,7 +8,7 @@ import pytest
 from spex_jax import cli, configs
 from spex_jax.datasets import labelled
 from spex_jax.influence import corners, valuations
-from spex_jax.jobs import attribute, retraining
+from spex_jax.jobs import attribute, report, retraining
 from tests import command
 
 
@@ -39,7 +39,8 @@ def test_the_command_writes_and_says_everything(finished):
   assert len(body["names"]) == 24 and len(body["points"]) == 2
   assert body["lds"] == answer.lds.mean
   assert (workdir / "figure.png").read_bytes().startswith(b"\x89PNG")
-  assert (workdir / "explanation.json").exists()
+  kinds = [view["kind"] for view in report.read(workdir)[0].views]
+  assert {*kinds} == {"sets", "table", "image"}
   # Every corner, seed and fresh subset is in the bank.
   checks = answer.checks
   assert isinstance(checks, corners.Report) and 2 <= len(checks.rows) <= 4
@@ -146,6 +147,41 @@ def test_a_table_of_ones_own_solved_outright(files, capsys):
   assert "left out" in out and 1 > body["lds"] > 0.3
 
 
+def test_ridge_takes_a_response(files, capsys):
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(24, 3))
+  y = x @ [1.0, -2.0, 0.5] + rng.normal(size=24)
+  np.savez(files / "response.npz", x=x, y=y)
+  own = ["--config=data_file:quick", "--config.data=response.npz",
+         "--config.model.kind=ridge", "--config.num_train=16",
+         "--config.num_test=4", "--config.num_seeds=1", "--config.budget=40",
+         "--config.fresh=8", "--config.checked=0", "--config.method=banzhaf",
+         "--config.decoder=lasso"]  # fmt: skip
+  code, out, err = command.run(capsys, "attribute", "data", *own)
+  assert code == 0, err
+  assert "move the prediction at 4 test points" in out
+  assert "a response, " in out and "of the right class" not in out
+  line = command.refused(capsys, "attribute", "data", *own,
+                         "--config.players=classes")  # fmt: skip
+  assert "a response has none" in line
+  problem = retraining.problem_of(
+    _config(
+      "data_file:quick", data=str(files / "response.npz"), model__kind="ridge",
+      num_train=16, num_test=4,
+    )
+  )  # fmt: skip
+  masks = np.random.default_rng(1).random((3, 16)) < 0.6
+  found = problem.retrainer(masks)
+  features = np.c_[problem.data["x"], np.ones(16)].astype(np.float64)
+  test = np.c_[problem.test_data["x"], np.ones(4)]
+  penalty = np.diag([1.0, 1.0, 1.0, 0.0])
+  for mask, values in zip(masks, np.asarray(found)):
+    kept, target = features[mask], problem.data["y"][mask]
+    theta = np.linalg.solve(kept.T @ kept + penalty, kept.T @ target)
+    # Float32 throughout, of four well scaled columns.
+    np.testing.assert_allclose(values, test @ theta, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
@@ -175,7 +211,7 @@ def test_a_table_of_ones_own_solved_outright(files, capsys):
     (["data", "--config.data=no_x.npz"], "no_x.npz lacks x; it holds y"),
     (["data", "--config.data=nan.npz"], "1 examples hold NaN or infinity (fir"),
     (["data", "--config.data=named.npz"], "y must lie in 0..1, the classes"),
-    (["data", "--config.data=floats.npz"], "y must hold integers or texts"),
+    (["data", "--config.data=floats.npz"], "regression takes one, --config.mo"),
     (["data", "--config.data=half.npz"], "x_test and y_test go together"),
     (
       ["data", "--config=data_file:quick", "--config.data=one.npz"],

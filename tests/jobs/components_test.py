@@ -10,7 +10,7 @@ from PIL import Image
 from spex_jax import cli, configs
 from spex_jax.ablate import components, stand_ins
 from spex_jax.jobs import components as job
-from spex_jax.jobs import explain, parts
+from spex_jax.jobs import explain, parts, report
 from spex_jax.models import hub
 from tests import command
 from tests.jobs import small
@@ -77,6 +77,10 @@ def test_coar_needs_no_sets_and_uses_the_same_network(digits):
   assert body["names"][3] == "blocks.0.attn 3" and body["keep"] == 0.7
   np.testing.assert_array_equal(body["scores"], answer.scores[0])
   assert body["correlation"] > 0.5
+  views = report.read(workdir)[0].views
+  assert [view["kind"] for view in views] == ["sets", "sets", "image"]
+  assert views[1]["layers"][0] == "blocks.0.attn"
+  assert len(views[1]["layer_of"]) == 8
 
 
 def test_a_language_model_by_short_flags(model, tmp_path, capsys, monkeypatch):

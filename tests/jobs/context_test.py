@@ -1,6 +1,9 @@
 """`spex context`: every name that outside checks use, on tiny models."""
 
+import dataclasses
+import itertools
 import json
+import pathlib
 import re
 import shlex
 
@@ -10,7 +13,7 @@ import pytest
 from spex_jax import configs, usage
 from spex_jax.context import inseq
 from spex_jax.jobs import context as context_job
-from spex_jax.jobs import context_cite
+from spex_jax.jobs import context_cite, context_names
 from spex_jax.models import t5
 from tests import command
 from tests.jobs import small
@@ -77,11 +80,12 @@ def test_ids_to_inseqs_structure(
 ):
   given, own = (_CAUSAL, bare) if kind == "causal" else (_PAIR, pair)
   path = tmp_path / "out.json"
-  _done(
+  out = _done(
     capsys, f"--model={own}", f"--ids={ids(given)}", f"--output={path}",
     "--config.format=inseq", f"--config.sensitivity={sensitivity}",
     "--config.targets=all",
   )  # fmt: skip
+  assert "no citations: --ids have no sentences" in " ".join(out.split())
   found = inseq.read(path)
   assert np.shape(found["cti_scores"]) == (3,)
   assert len(found["input_context_tokens"]) == 3
@@ -140,6 +144,7 @@ def test_texts_cues_and_citations(model, tmp_path, capsys, monkeypatch):
   out = _done(capsys, *words)
   for fact in ("metric", "cues", "cost", "total", "again", "wrote"):
     assert f"\n{fact} " in out
+  assert "the sets sum to it, which all subsets show" in " ".join(out.split())
   found = json.loads((tmp_path / "one.json").read_text())
   assert len(found["sensitivity"]) == len(found["response"]) == 2
   cited = found["citations"]
@@ -151,6 +156,8 @@ def test_texts_cues_and_citations(model, tmp_path, capsys, monkeypatch):
   assert (program, word) == ("spex", "context")
   _done(capsys, *rest)
   again = json.loads((tmp_path / "one.json").read_text())
+  for body in (again, found):
+    del body["sha256"]
   assert again == found
   names = {}
   exec(found["again"]["python"], names)
@@ -172,11 +179,72 @@ def test_inseqs_arguments_mean_the_same(model, tmp_path, capsys):
   _done(
     capsys, "--model_name_or_path", model, "--input_context_text",
     _TEXTS[0].partition("=")[2], "--input_current_text=fun is the",
-    "--output_current_text", " film fun", *common,
+    "--output_current_text", "film fun", *common,
     "--context_sensitivity_metric", "pcxmi", "--attribution_method",
     "occlusion", "--save_path", str(theirs),
   )  # fmt: skip
   assert inseq.read(ours) == inseq.read(theirs)
+
+
+def test_a_separator_stands_where_neither_side_has_it(model):
+  given = {"model": model, "context": "fun film", "query": "is"}
+  given |= {"output_context": "fun", "response": "the", "separator": " "}
+  config = context_job.Context(**given)
+  net = context_job.context_asked.load(config)
+  spelt = lambda config: net.tokenizer.decode(
+    context_job.runs_of(config, net).with_context
+  )
+  assert spelt(config) == "fun film is fun the"
+  again = dataclasses.replace(config, response=" the")
+  assert spelt(again) == "fun film is fun the"
+  bare = dataclasses.replace(config, separator="")
+  assert spelt(bare) == "fun film isfunthe"
+  notes = []
+  for each in (config, bare):
+    runs = context_job.runs_of(each, net)
+    context_job._note_joined(net, runs, lambda *note: notes.append(note))
+  ((_, note),) = notes
+  assert "'t' directly behind 'fun'" in note
+  words = ["--output_current_text=a", "--decoder_input_output_separator", "\n"]
+  assert context_names.of_inseq(words) == [
+    "--config.separator= ", "--response=a", "--config.separator=\n"
+  ]  # fmt: skip
+
+
+def test_without_sources_the_prompt_is_that_without_context(model, monkeypatch):
+  given = {"model": model, "query": "the fun", "response": " is"}
+  net = context_job.context_asked.load(context_job.Context(**given))
+  for text, template in itertools.product(
+    ("fun is. The film.\n", "\n a film", "我们。"),
+    ("{context} {current}", "{context}\n\n{current}", "{current}\n {context}",
+     "Read: {context} \nQ: {current}\nA:"),
+  ):  # fmt: skip
+    config = context_job.Context(**given, context=text, template=template)
+    prompt = context_job.sources_of(config, net).prompt
+    runs = context_job.runs_of(config, net)
+    kept = prompt.encoding.ids[prompt.players.owner == prompt.n]
+    want = runs.without_context[: -len(runs.response)]
+    assert kept.tolist() == want.tolist(), (text, template)
+  notes = []
+  tell = lambda _, note: notes.append(note)
+  monkeypatch.setattr(context_job.citing, "cite", lambda *_, **given: given)
+  for contextless in (None, "{current}"):
+    config = dataclasses.replace(config, contextless=contextless)
+    assert context_job._cited(config, net, runs, tell)["budget"] == 64
+  assert len(notes) == 1 and "not `contextless`" in notes[0]
+
+
+def test_the_id_of_an_occluded_token(bare, ids, tmp_path, capsys):
+  found = []
+  for unknown in (0, 5):
+    path = tmp_path / "out.json"
+    _done(
+      capsys, f"--model={bare}", f"--ids={ids(_CAUSAL)}", f"--output={path}",
+      "--config.attribution=occlusion", "--config.targets=all",
+      f"--config.unknown={unknown}",
+    )  # fmt: skip
+    found.append(json.loads(path.read_text())["cues"][0]["scores"])
+  assert found[0] != found[1]
 
 
 @pytest.fixture
@@ -203,6 +271,55 @@ def test_citations_of_a_file(method, model, sources, tmp_path, capsys):
   assert "r2" in found and found["spans"]
   assert found["forwards"] <= 8
   assert "\ncost " in out and "[2] film film fun." in out
+
+
+def test_a_threshold_of_answers_without_support(
+  model, sources, tmp_path, capsys
+):
+  path, nulls = tmp_path / "cited.json", tmp_path / "nulls.jsonl"
+  null = {"query": "fun is the", "response": " the"}
+  nulls.write_text(json.dumps(null) + "\n")
+  out = _done(
+    capsys, "cite", f"--model={model}", f"--sources={sources}",
+    "--query=fun is the", "--response= fun", "--config.budget=8",
+    f"--config.nulls={nulls}", "--config.confidence=0.5",
+    "--config.method=leave_one_out", f"--output={path}",
+  )  # fmt: skip
+  assert "of 1 sentence without support, at 50%" in " ".join(out.split())
+  found = json.loads(path.read_text())
+  values, threshold = np.array(found["values"]), found["threshold"]
+  cited = found["spans"][0]["cited"]
+  least = max(threshold, values.max() / 4)
+  assert sorted(cited) == np.flatnonzero(values >= least).tolist()
+
+
+def test_too_few_answers_without_support_cost_no_forward(
+  model, sources, tmp_path, monkeypatch
+):
+  nulls = tmp_path / "nulls.jsonl"
+  nulls.write_text(json.dumps({"query": "fun", "response": " the"}) + "\n")
+  monkeypatch.delattr(context_cite, "cited")
+  config = context_cite.Cite(
+    model=model, sources=sources, query="fun is the", response=" fun",
+    nulls=str(nulls), output=str(tmp_path / "cited.json"),
+  )  # fmt: skip
+  with pytest.raises(ValueError, match="1 sentences bound nothing.*takes 9"):
+    context_cite.run(config)
+
+
+def test_citations_of_a_trained_model(tmp_path, capsys):
+  model = checkpoints.shared("stories260k")
+  path, docs = tmp_path / "cited.json", tmp_path / "docs.jsonl"
+  texts = ("Tim has a red ball.", "Sam has a big dog.", "The sun is warm.")
+  docs.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+  _done(
+    capsys, "cite", f"--model={model}", f"--sources={docs}",
+    "--query=Sam likes to play with his", "--response= dog",
+    "--config.budget=8", "--config.method=exact", f"--output={path}",
+  )  # fmt: skip
+  found = json.loads(path.read_text())
+  assert np.argmax(found["values"]) == 1
+  np.testing.assert_allclose(sum(found["values"]), found["total"], atol=1e-6)
 
 
 def test_sources_stand_each_with_a_line_break(model, sources):
@@ -270,6 +387,30 @@ def test_sources_stand_each_with_a_line_break(model, sources):
        "--response="),
       "no tokens",
     ),
+    (
+      ("cite", "--model={model}", "--sources={docs}", "--query=fun is the f",
+       "--response=un"),
+      "join",
+    ),
+    (
+      ("cite", "--model={model}", "--sources={docs}", "--query=fun",
+       "--response= fun <|end|>"),
+      "response spells the special token",
+    ),
+    *(
+      (("cite", "--model={model}", f"--sources={{{name}}}", "--query=fun",
+        "--response= fun"), said)
+      for name, said in {
+        "long": "the model takes", "none": "context is empty",
+        "blank": "document 1 is empty",
+        "special": "document 0 spells the special token",
+      }.items()
+    ),
+    (
+      ("cite", "--model={model}", "--sources={docs}", "--query=fun",
+       "--response= fun", "--config.nulls={docs}"),
+      "\"query\" and a \"response\" is needed",
+    ),
   ],
 )  # fmt: skip
 def test_bad_input_is_one_line(
@@ -278,6 +419,13 @@ def test_bad_input_is_one_line(
   monkeypatch.chdir(tmp_path)
   outside = _CAUSAL | {"context_span": [1, 40]}
   places = {"model": model, "bare": bare, "docs": sources, "ids": ids(outside)}
+  for name, texts in {
+    "long": ["fun " * 60], "none": [], "blank": ["fun", " "],
+    "special": ["fun <|end|>"],
+  }.items():  # fmt: skip
+    places[name] = str(tmp_path / f"{name}.jsonl")
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    pathlib.Path(places[name]).write_text(lines)
   line = command.refused(
     capsys, "context", *(word.format(**places) for word in words)
   )
@@ -286,7 +434,8 @@ def test_bad_input_is_one_line(
 
 def test_help_and_configurations(capsys):
   assert list(configs.named("context")) == ["context"]
-  assert list(configs.named("context_cite")) == ["context_cite"]
+  for word in ("attribute", "cite"):
+    assert list(configs.named(f"context_{word}")) == [f"context_{word}"]
   for words in ((), ("cite",)):
     out = _done(capsys, *words, "--help")
     assert "usage: spex context" in out and "method='auto'" in out
@@ -295,5 +444,5 @@ def test_help_and_configurations(capsys):
 def test_every_argument_of_inseqs_has_a_setting():
   ours = {f"config.{name}" for name in context_job.settings.kinds(
     context_job.Context)}  # fmt: skip
-  flags = {*context_job.settings.kinds(usage.Context)}
-  assert {*usage._OF_INSEQ.values()} <= ours | flags
+  flags = {*context_job.settings.kinds(usage.contexts.Context)}
+  assert {*context_names.CONTEXT.values()} <= ours | flags

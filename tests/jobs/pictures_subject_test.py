@@ -10,7 +10,7 @@ from PIL import Image
 
 from spex_jax import cli, models
 from spex_jax.ablate import gradients
-from spex_jax.jobs import pictures
+from spex_jax.jobs import pictures, report
 from tests import command
 from tests.jobs import small
 from tests.models import checkpoints
@@ -45,6 +45,8 @@ def test_a_picture_on_the_command(folder, tmp_path, capsys):
   assert "make the model see eel?" in out and "the blurred image" in out
   answer = json.loads((tmp_path / "explanation.json").read_text())
   assert answer["names"] == ["r0c0", "r0c1", "r1c0", "r1c1"]
+  view = report.read(tmp_path)[0].views[0]
+  assert view["size"] == [12, 12] and view["shapes"][0] == "M0 0H6V6H0Z"
   assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -52,6 +53,20 @@ def test_tabular(tmp_path, capsys):
     "--config.target_column=a",
   )
   assert code == 1 and "target_column='a' is for a .csv file; 'wine'" in err
+
+
+def test_a_class_of_the_current_folder_is_found(tmp_path, monkeypatch):
+  source = "from sklearn.linear_model import LogisticRegression as Mine\n"
+  (tmp_path / "my_own_model.py").write_text(source)
+  monkeypatch.chdir(tmp_path)
+  # As of a console script, which does not search it.
+  monkeypatch.setattr(sys, "path", [x for x in sys.path if x])
+  monkeypatch.delitem(sys.modules, "my_own_model", raising=False)
+  table = tmp_path / "mine.csv"
+  rows = [f"{i % 4},{i % 5}.5,{'ab'[i % 2]}" for i in range(40)]
+  table.write_text("\n".join(["a,b,y", *rows]))
+  changes = {"model.kind": "my_own_model:Mine", "row": 1}
+  assert _asked(table, tmp_path / "w", **changes).names
 
 
 def test_scores_of_pairs_of_classes_are_refused(tmp_path, capsys):

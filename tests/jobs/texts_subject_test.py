@@ -13,7 +13,7 @@ from sklearn import linear_model
 from spex_jax import cli, models
 from spex_jax.ablate import gradients
 from spex_jax.fourier import sparse
-from spex_jax.jobs import explain, language, networks, sentiment
+from spex_jax.jobs import explain, language, networks, report, sentiment
 from spex_jax.models import embedding, sites
 from spex_jax.training import checkpoint, heads
 from tests import command
@@ -266,6 +266,9 @@ def test_a_language_model_on_the_command(made, tmp_path, capsys):
   assert _files(tmp_path)["names"] == ["the", "film", "is", "fun"]
   assert "next comes" in out and "<|end|> stands in front" in out
   assert "of 200 random masks" in out
+  view = report.read(tmp_path)[0].views[0]
+  assert view["pieces"][0] == ["the", 0] and view["pieces"][1] == [" ", -1]
+  assert "".join(text for text, _ in view["pieces"]) == "the film is fun"
 
 
 def _log_softmax(logits):

@@ -89,6 +89,18 @@ def test_decode_and_single_tokens():
   assert tokenizer.id_of("mask") == 4
 
 
+def test_pieces_join_to_the_text():
+  tokenizer = tokenizers_small.gpt_like()
+  for text in ("the fun, \u00e8 \u6c34! is", "\ufffd\ufffd"):
+    ids = tokenizer.encode(text).ids.tolist()
+    pieces = tokenizer.pieces(ids)
+    assert len(pieces) == len(ids) and "".join(pieces) == text
+  assert tokenizer.pieces([]) == ()
+  marked = tokens.Tokenizer(tokenizers_small.unigram(), {}, max_length=40)
+  # The mark before a text's first word is no space.
+  assert marked.pieces([2, 3, 5]) == ("the", " film", " fun")
+
+
 def test_a_first_token_is_added_once():
   tokenizer = tokenizers_small.gpt_like()
   end = tokenizer.id_of("bos")

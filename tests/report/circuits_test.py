@@ -9,7 +9,7 @@ from spex_jax.report import circuits, plots
 def test_faithfulness_by_size(tmp_path):
   sizes, curve = np.array([1, 10, 100]), np.array([0.1, 0.8, 1.0])
   random = np.array([[0.0, 0.1, 1.0], [-0.1, 0.0, 1.0]])
-  figure = circuits.faithfulness(
+  figure = circuits.curves(
     sizes, curve, random=random, connected=[1, 7, 100], chosen=(20, 0.9),
     title="a $b_",
   )  # fmt: skip

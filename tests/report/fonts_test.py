@@ -48,14 +48,14 @@ _SETS = [((i,), 1.0 + i) for i in range(7)] + [
 def test_any_script_is_drawn_without_a_warning(kind):
   found = _found(_SETS, _WORDS)
   if kind == "text":
-    figure = texts.figure(_TEXT, _spans(), found)
+    figure = texts.sentence(_TEXT, _spans(), found)
   else:
     figure = getattr(plots, kind)(found, title=_TEXT)
   _drawn(figure)
 
 
 def test_words_of_a_text_do_not_run_over_one_another():
-  figure = texts.figure(_TEXT, _spans(), _found(_SETS[:7], _WORDS))
+  figure = texts.sentence(_TEXT, _spans(), _found(_SETS[:7], _WORDS))
   renderer = _drawn(figure)
   # The title, then words and spaces, and what is below them.
   drawn = figure.axes[0].texts[1 : 2 * len(_WORDS)]
@@ -93,7 +93,7 @@ def test_latin_text_is_left_alone():
 
 @pytest.mark.parametrize("name", ["שלום", "مرحبا"])
 def test_a_label_from_right_to_left_leaves_its_value_in_front(name):
-  figure = texts.figure(
+  figure = texts.sentence(
     f"{name} b", [((0, len(name)),), ((len(name) + 1, len(name) + 2),)],
     _found([((0, 1), 1.07)], [name, "b"]),
   )  # fmt: skip

@@ -59,7 +59,7 @@ def _shown(tab) -> float:
 def test_the_expansion_answers_clicks_and_keys(opened):
   found = page_test.explained()
   tab = opened(found.page())
-  players = tab.locator("button.player")
+  players = tab.locator(".player")
   assert players.count() == 4
   assert players.nth(0).inner_text() == page_test.HOSTILE[0]
   kept = np.ones((1, 4), bool)
@@ -92,8 +92,82 @@ def test_the_slider_shows_what_was_measured(opened):
   assert tab.locator("svg.circuit path").count() == 2
 
 
+def test_players_of_a_running_text_are_pressed(opened):
+  found = page_test.explained()
+  scene = page.prose("a <img> b c", [[(0, 1)], [(2, 7)], [(8, 9)], [(10, 11)]])
+  tab = opened(found.page("Which words?", scene))
+  assert tab.locator(".prose").inner_text() == "a <img> b c"
+  whole = _shown(tab)
+  tab.locator(".prose .player").nth(1).focus()
+  tab.keyboard.press(" ")
+  kept = np.array([[True, False, True, True]])
+  now = float(found.fourier(kept)[0])
+  assert _shown(tab) == pytest.approx(now, abs=1e-3) and now != whole
+
+
+def test_players_of_a_picture_are_pressed(opened):
+  found = page_test.explained()
+  picture = page.picture(np.eye(2), np.arange(4).reshape(2, 2))
+  tab = opened(found.page("Which patches?", picture))
+  tab.locator("path.shape").nth(1).click()
+  kept = np.array([[True, False, True, True]])
+  now = float(found.fourier(kept)[0])
+  assert _shown(tab) == pytest.approx(now, abs=1e-3)
+  assert tab.locator("svg.arcs path").count() > 0
+
+
+def test_interactions_alone_answer_nothing(opened):
+  tab = opened(page_test.explained().interactions().page())
+  arcs = tab.locator("svg.arcs path").count()
+  for number in range(4):
+    tab.locator(".player").nth(number).click()
+  assert tab.locator(".answer").inner_text() == ""
+  assert arcs > 0 and tab.locator("svg.arcs path").count() == 0
+
+
+def test_a_circuit_is_drawn(opened):
+  view = {"kind": "circuit", "title": "The circuit",
+          "edges": page_test.curve()["edges"]}  # fmt: skip
+  tab = opened(page.html([page.Run("Which edges?", views=[view])]))
+  assert tab.locator("svg.circuit path").count() == 2
+
+
+def test_plain_numbers_of_a_table_have_no_sign_and_no_colour(opened):
+  view = page.table(["seconds", "zero"], [[31.18, -0.0]], "Numbers")
+  tab = opened(page.html([page.Run("How long?", views=[view])]))
+  cells = tab.locator("td")
+  assert cells.all_inner_texts() == ["31.18", "0"]
+  assert cells.nth(0).get_attribute("class") == "number"
+
+
 def test_a_notebooks_frame_runs(opened):
   tab = opened(f"<!doctype html>{page_test.explained()._repr_html_()}")
   inside = tab.frame_locator("iframe")
-  inside.locator("button.player").nth(1).click()
+  inside.locator(".player").nth(1).click()
   assert "without 1 of 4 players" in inside.locator(".answer").inner_text()
+
+
+def test_tokens_show_their_cues_and_sources_their_sums(opened):
+  body = page_test.on_context()
+  shown, _ = page.context(body)[1]
+  cited, _ = page.citations(body["citations"])[1]
+  tab = opened(page.html([page.Run("Why?", views=[shown, cited])]))
+  words = tab.locator(".running").first.locator(".token")
+  assert words.nth(1).get_attribute("class") == "token chosen"
+  said = tab.locator(".answer")
+  assert "cues: b" in said.nth(0).inner_text()
+  assert page_test.HOSTILE[1] in said.nth(0).inner_text()
+  assert "the sources sum to +1" in said.nth(1).inner_text()
+  sources = tab.locator("button.source")
+  assert page_test.HOSTILE[0] in sources.nth(0).inner_text()
+  assert tab.locator("svg.arcs path").count() == 1
+  sources.nth(1).click()
+  assert "ln p -0.25 without 1 of 2" in said.nth(1).inner_text()
+  assert tab.locator("svg.arcs path").count() == 0
+  tab.locator(".running").nth(2).locator(".token[role=button]").first.focus()
+  tab.keyboard.press("Enter")
+  assert (
+    "x: ln p -1 without sources, -0.5 with all, +0.5"
+    in said.nth(1).inner_text()
+  )
+  assert sources.nth(0).is_disabled()

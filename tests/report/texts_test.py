@@ -55,15 +55,15 @@ def test_sixteen_colours_have_three_degrees():
 def test_a_set_is_written_as_it_stands():
   names = ("is", "never", "boring", "but")
   spread = lambda *players: texts.spread(_TEXT, _SPANS, players, names)
-  assert spread(2, 1) == "never boring"
-  assert spread(0, 2, 1) == "is never boring"
+  assert spread(2, 1) == "never + boring"
+  assert spread(0, 2, 1) == "is + never + boring"
   assert spread(0, 3) == "is … but"
   table = tables.interactions(
     _FOUND, together=lambda players, labels: spread(*players)
   )
   out = io.StringIO()
   console.Console(file=out, width=200).print(table)
-  assert "{never boring}" in out.getvalue() and "{is … but}" in out.getvalue()
+  assert "{never + boring}" in out.getvalue() and "{is … but}" in out.getvalue()
 
 
 def test_tokens_that_share_a_character_show_it_once():
@@ -84,12 +84,12 @@ def test_a_character_of_several_tokens_has_the_strongest_value():
 
 
 def test_a_figure_has_every_word_and_a_line_under_each_member():
-  figure = texts.figure(_TEXT, _SPANS, _FOUND, title="a $title$")
+  figure = texts.sentence(_TEXT, _SPANS, _FOUND, title="a $title$")
   (axes,) = figure.axes
   words = [text.get_text() for text in axes.texts]
   for word in ("is", "never", "boring", "but", r"a \$title\$"):
     assert word in words
-  assert "+3  never boring" in words and "-0.5  is … but" in words
+  assert "  +3  never + boring" in words and "-0.5  is … but" in words
   assert len(axes.lines) == 4 and len(axes.patches) == 3
   rows = {t.get_text(): t.get_position()[1] for t in axes.texts}
   assert rows["is"] == rows["never"] < rows["boring"] == rows["but"]
@@ -98,6 +98,6 @@ def test_a_figure_has_every_word_and_a_line_under_each_member():
 def test_long_texts_are_wrapped_at_spaces():
   text = "word " * 40 + "x" * 200
   spans = [[(0, 4)], [(5, 9)], [(195, 199)], [(200, 400)]]
-  figure = texts.figure(text, spans, _FOUND)
+  figure = texts.sentence(text, spans, _FOUND)
   for drawn in figure.axes[0].texts:
     assert drawn.get_position()[0] + len(drawn.get_text()) <= 81

@@ -266,6 +266,7 @@ def test_export_is_read_by_others(whole, tmp_path):
   assert told == [hashlib.sha256(data).hexdigest(), "all.parquet"]
   frame = tables.frame(whole)
   assert len(frame) == 40 and frame.value[39][0] == rows[-1]["value"][0]
+  assert frame["mask"][39] == "".join(map(str, bits.tolist()))
   (whole / "shards/00000003.json").unlink()
   for export in (tables.export, lambda *_: tables.frame(whole)):
     with pytest.raises(tables.PartialError, match="1 of 6 shards are missing"):

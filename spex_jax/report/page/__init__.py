@@ -15,16 +15,32 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from spex_jax import base
+from spex_jax import shown as shown_lib
+from spex_jax.indices import attribution as attribution_lib
+from spex_jax.indices import interactions as interactions_lib
+from spex_jax.report.page import contexts
+from spex_jax.report.page import views as views_lib
+from spex_jax.report.page.contexts import citations as citations
+from spex_jax.report.page.contexts import context as context
+from spex_jax.report.page.contexts import steps as steps
+from spex_jax.report.page.views import attribution as attribution
 from spex_jax.report.page.views import explanation as explanation
 from spex_jax.report.page.views import fields as fields
 from spex_jax.report.page.views import image as image
+from spex_jax.report.page.views import picture as picture
+from spex_jax.report.page.views import prose as prose
 from spex_jax.report.page.views import raw as raw
 from spex_jax.report.page.views import sets as sets
 from spex_jax.report.page.views import table as table
 from spex_jax.report.page.views import trust as trust
 
 _FOLDER = pathlib.Path(__file__).parent
+_SCRIPTS = ("page.js", "contexts.js")
 _TALL = 640  # Pixels of the frame in a notebook.
+_BUTTONS = 300  # Players of an attribution that are shown as such.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +63,38 @@ class Run:
   files: Sequence[tuple[str, str]] = ()
 
 
+def run_of(found: shown_lib.Shown, question: str = "") -> Run:
+  """What a result shows of itself.
+
+  Args:
+    found: of any room.
+    question: what was asked; the title of its sheet by default.
+  """
+  sheet = found.sheet()
+  trust, views, files = list(sheet.trust), [], []
+  for view in sheet.views:
+    if "body" in view:
+      more, drawn = contexts.VIEWS[view["kind"]](view["body"])
+      trust, views = [*trust, *more], [*views, *drawn]
+    else:
+      views.append(view)
+  if isinstance(found, interactions_lib.Interactions):
+    views.append(sets(None, [found]))
+    text = views_lib.shapiq(found)
+    files = [] if text is None else [("shapiq.json", text)]
+  elif isinstance(found, attribution_lib.Attribution) and found.n <= _BUTTONS:
+    views.append(attribution(found))
+  else:
+    # Of plain numbers, which a page has.
+    columns = [np.asarray(c).tolist() for c in sheet.columns.values()]
+    views.append(table(list(sheet.columns), list(zip(*columns)), "Table"))
+  facts = {name: base.printable(text) for name, text in sheet.facts.items()}
+  trust = [(name, base.printable(text), bad) for name, text, bad in trust]
+  return Run(
+    base.printable(question or sheet.title), trust, facts, views, files
+  )
+
+
 def html(runs: Sequence[Run], title: str = "") -> str:
   """The page, whole.
 
@@ -60,7 +108,9 @@ def html(runs: Sequence[Run], title: str = "") -> str:
   if not runs:
     raise ValueError("A page is of one run or more.")
   style = (_FOLDER / "page.css").read_text(encoding="utf-8")
-  script = (_FOLDER / "page.js").read_text(encoding="utf-8")
+  script = "".join(
+    (_FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS
+  )
   policy = (
     f"default-src 'none'; style-src {_digest(style)}; script-src "
     f"{_digest(script)}; img-src data:; base-uri 'none'; form-action 'none'"
@@ -100,6 +150,11 @@ def frame(page: str) -> str:
   )
 
 
+shown_lib.drawn_by(
+  lambda found, question: html([run_of(found, question)]), frame
+)
+
+
 def _article(run: Run, number: int) -> str:
   bad = any(against for _, _, against in run.trust)
   lines = [f'<article id="run-{number}"><h1>{_text(run.question)}</h1>']
@@ -126,7 +181,8 @@ def _told(name: str, value: str, against: bool) -> str:
 
 
 def _text(value: str) -> str:
-  return escaping.escape(value).replace("\0", "\N{REPLACEMENT CHARACTER}")
+  # No character may turn the line around, and every one can be written.
+  return escaping.escape(base.printable(value))
 
 
 def _digest(text: str) -> str:

@@ -3,6 +3,9 @@
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const SVG = "http://www.w3.org/2000/svg";
 const MOST = 12; // Arcs that can be told apart.
+const WAYS = "Whole lines enter queries, MLPs and the output, dashed ones " +
+  "keys, dotted ones values";
+const SIGNS = "; blue helps, red works against";
 
 function make(tag, text, kind) {
   const made = document.createElement(tag);
@@ -22,7 +25,7 @@ function draw(parent, tag, attributes, text) {
 
 function told(value) {
   if (typeof value !== "number") return value === null ? "" : String(value);
-  if (Number.isInteger(value)) return value.toLocaleString("en");
+  if (Number.isInteger(value)) return (value || 0).toLocaleString("en");
   return (value > 0 ? "+" : "") + Number(value.toPrecision(4));
 }
 
@@ -37,7 +40,8 @@ function expansion(terms, kept) {
   return total;
 }
 
-function table(columns, rows, shown) {
+// A column that is `signed` has its sign in front and its colour.
+function table(columns, rows, shown, signed) {
   const box = make("div", undefined, "scroll");
   box.tabIndex = 0;
   box.setAttribute("role", "region");
@@ -54,15 +58,18 @@ function table(columns, rows, shown) {
   const body = made.createTBody();
   for (const row of rows) {
     const line = body.insertRow();
-    for (const value of row) {
+    row.forEach((value, i) => {
       const cell = make("td", told(value));
       if (typeof value === "number") {
         cell.className = "number";
-        if (!Number.isInteger(value))
-          cell.classList.add(value > 0 ? "plus" : "minus");
+        if (i !== signed) cell.textContent = told(value).replace("+", "");
+        if (i === signed && Number.isInteger(value) && value > 0)
+          cell.prepend("+");
+        if (i === signed)
+          cell.classList.add(value > 0 ? "plus" : value < 0 ? "minus" : "none");
       }
       line.append(cell);
-    }
+    });
   }
   box.append(made);
   return box;
@@ -71,18 +78,36 @@ function table(columns, rows, shown) {
 function shade(element, value, limit) {
   const share = limit ? Math.min(1, Math.abs(value) / limit) : 0;
   const ink = value > 0 ? "192, 57, 43" : "11, 92, 173";
-  element.style.backgroundColor = `rgba(${ink}, ${(0.55 * share).toFixed(3)})`;
+  const color = `rgba(${ink}, ${(0.6 * share).toFixed(3)})`;
+  if (element instanceof SVGElement) element.style.fill = color;
+  else element.style.backgroundColor = color;
 }
 
-// Rows of a picture: of a grid, of layers, or one that flows as text does.
-function layout(view, players, stage) {
-  if (view.columns) {
+// Where players stand: in an image, a running text, a grid, by layer, or one
+// after the other. `add` makes an element of a player.
+function layout(view, add, stage) {
+  if (view.shapes) {
+    const [wide, tall] = view.size;
+    const svg = draw(stage, "svg", { viewBox: `0 0 ${wide} ${tall}`,
+      class: "overlay" });
+    draw(svg, "image", { href: view.image, width: wide, height: tall,
+      preserveAspectRatio: "none" });
+    view.names.forEach((_, i) => add(i, draw(svg, "path",
+      { d: view.shapes[i] || "", class: "shape" })));
+  } else if (view.pieces) {
+    const text = make("div", undefined, "prose");
+    text.dir = "auto";
+    for (const [piece, i] of view.pieces)
+      text.append(i < 0 ? piece : add(i, make("span", piece)));
+    stage.append(text);
+  } else if (view.columns) {
     const grid = make("div", undefined, "players grid");
     grid.style.gridTemplateColumns = `repeat(${view.columns}, minmax(2.4rem, 4rem))`;
-    view.place.forEach(([row, column], player) => {
-      players[player].style.gridRow = row + 1;
-      players[player].style.gridColumn = column + 1;
-      grid.append(players[player]);
+    view.place.forEach(([row, column], i) => {
+      const player = add(i, make("span", view.names[i]));
+      player.style.gridRow = row + 1;
+      player.style.gridColumn = column + 1;
+      grid.append(player);
     });
     stage.append(grid);
   } else if (view.layers) {
@@ -93,20 +118,22 @@ function layout(view, players, stage) {
       rows.prepend(row);
       return row.lastChild;
     });
-    players.forEach((player, i) => lines[view.layer_of[i]].append(player));
+    view.names.forEach((name, i) => lines[view.layer_of[i]].append(
+      add(i, make("span", name.slice(name.lastIndexOf(" ") + 1)))));
     stage.append(rows);
   } else {
     const line = make("div", undefined, "players");
-    line.append(...players);
+    view.names.forEach((name, i) => line.append(add(i, make("span", name))));
     stage.append(line);
   }
 }
 
 function arcs(view, sets, players, stage, kept) {
-  const old = stage.querySelector("svg");
+  const old = stage.querySelector("svg.arcs");
   if (old) old.remove();
   const larger = sets.filter(([who]) => who.length > 1 &&
-    who.every((player) => kept[player])).slice(0, MOST);
+    who.every((player) => kept[player] && players[player].length &&
+      players[player][0].getClientRects().length)).slice(0, MOST);
   if (!larger.length) return;
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("class", "arcs");
@@ -116,8 +143,10 @@ function arcs(view, sets, players, stage, kept) {
   const most = Math.abs(larger[0][1]) || 1;
   for (const [who, value] of larger) {
     const ends = who.map((player) => {
-      const box = players[player].getBoundingClientRect();
-      return [box.left - origin.left + box.width / 2, box.top - origin.top];
+      const [box] = players[player][0].getClientRects();
+      const down = view.shapes ? box.height / 2 : 2;
+      return [box.left - origin.left + box.width / 2,
+        box.top - origin.top + down];
     });
     const width = 1 + 3 * Math.abs(value) / most;
     for (let i = 1; i < ends.length; i++) {
@@ -141,45 +170,70 @@ function showSets(view, parent) {
   answer.setAttribute("aria-live", "polite");
   const tools = make("div", undefined, "tools");
   const under = make("div");
+  const scale = make("p", undefined, "scale");
   let target = view.targets[0];
-  const players = view.names.map((name, player) => {
-    const short = view.layers ? name.slice(name.lastIndexOf(" ") + 1) : name;
-    const button = make("button", short, "player");
-    button.type = "button";
-    button.setAttribute("aria-label", name);
-    button.addEventListener("click", () => {
-      kept[player] = !kept[player];
+  const players = view.names.map(() => []);
+  function add(i, element) {
+    element.classList.add("player");
+    element.tabIndex = 0;
+    element.setAttribute("role", "button");
+    element.setAttribute("aria-label", view.names[i]);
+    const flip = () => {
+      kept[i] = !kept[i];
       update();
+    };
+    element.addEventListener("click", flip);
+    element.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      flip();
     });
-    return button;
-  });
+    players[i].push(element);
+    return element;
+  }
   function update() {
+    players.forEach((own, i) => own.forEach((one) =>
+      one.setAttribute("aria-pressed", kept[i])));
+    arcs(view, target.sets, players, stage, kept);
+    if (!target.terms) return;
     const all = expansion(target.terms, view.names.map(() => true));
     const now = expansion(target.terms, kept);
     const gone = kept.filter((is) => !is).length;
     answer.textContent = `expansion ${told(now)} ${view.units}` + (gone
       ? `, ${told(now - all)} without ${gone} of ${kept.length} players`
       : `, with all ${kept.length} players`);
-    players.forEach((button, i) => button.setAttribute("aria-pressed", kept[i]));
-    arcs(view, target.sets, players, stage, kept);
   }
   function choose() {
     const single = new Map(target.sets.filter(([who]) => who.length === 1)
       .map(([who, value]) => [who[0], value]));
     const limit = Math.max(0, ...[...single.values()].map(Math.abs));
-    players.forEach((button, i) => {
-      shade(button, single.get(i) || 0, limit);
-      button.title = `${view.names[i]}: ${told(single.get(i) || 0)} ${view.units}`;
-    });
+    players.forEach((own, i) => own.forEach((element) => {
+      shade(element, single.get(i) || 0, limit);
+      const tip = `${view.names[i]}: ${told(single.get(i) || 0)} ${view.units}`;
+      if (!view.shapes) element.title = tip;
+      else if (element.firstChild) element.firstChild.textContent = tip;
+      else draw(element, "title", {}, tip);
+    }));
+    scale.hidden = !limit;
+    scale.replaceChildren(make("span", told(-limit)), make("span", "", "ramp"),
+      make("span", `${told(limit)} ${view.units}, alone`));
     const rows = target.sets.map(([who, value, std]) => {
       const row = [value];
       if (target.std) row.push("± " + told(std * target.std).replace("+", ""));
       return [...row, who.length, who.map((i) => view.names[i]).join(", ")];
     });
-    under.replaceChildren(table(
+    const box = table(
       [`${view.index} (${view.units || "value"})`,
         ...(target.std ? ["95 %"] : []), "players", "set"],
-      rows, "Sets and their values"));
+      rows, "Sets and their values", 0);
+    // A row that is pointed at shows its members.
+    box.querySelectorAll("tbody tr").forEach((line, row) => {
+      const mark = (on) => target.sets[row][0].forEach((i) =>
+        players[i].forEach((one) => one.classList.toggle("member", on)));
+      line.addEventListener("mouseenter", () => mark(true));
+      line.addEventListener("mouseleave", () => mark(false));
+    });
+    under.replaceChildren(box);
     update();
   }
   if (view.targets.length > 1) {
@@ -205,13 +259,15 @@ function showSets(view, parent) {
     });
     tools.append(button);
   };
-  back("keep all", true);
-  back("remove all", false);
-  parent.append(make("p", "A click (or Enter) removes a player, and brings it " +
-    "back. Red raises the value, blue lowers it; arcs join the strongest sets, " +
-    "dashed where negative.", "note"), answer, tools, stage, under);
-  stage.style.setProperty("--above", "3.2rem");
-  layout(view, players, stage);
+  back(view.targets[0].terms ? "keep all" : "show all", true);
+  back(view.targets[0].terms ? "remove all" : "hide all", false);
+  const what = target.terms ? "removes a player, and brings it back"
+    : "hides the sets of a player, and shows them again";
+  parent.append(make("p", `A click (or Enter) ${what}. Red is positive, blue ` +
+    "negative; arcs join the strongest sets, dashed where negative.", "note"),
+    answer, tools, stage, scale, under);
+  stage.style.setProperty("--above", view.shapes ? "0" : "3.2rem");
+  layout(view, add, stage);
   choose();
   new ResizeObserver(() =>
     arcs(view, target.sets, players, stage, kept)).observe(stage);
@@ -249,7 +305,8 @@ function circuit(view, size, box) {
   const dashes = { k: "7 4", v: "1.5 4" };
   for (const i of [...edges].reverse()) {
     const edge = view.edges[i];
-    const share = Math.sqrt(Math.abs(edge.score) / most);
+    const none = edge.score === null;
+    const share = none ? 0.3 : Math.sqrt(Math.abs(edge.score) / most);
     for (const name of edge.into) {
       const [x0, y0] = at.get(edge.from);
       const [x1, y1] = at.get(name);
@@ -259,11 +316,12 @@ function circuit(view, size, box) {
       const path = draw(svg, "path", {
         d: `M${x0} ${y0 - 11}C${x0 + aside} ${y0 - bend} ${x1 + aside} ` +
           `${y1 + bend} ${x1} ${y1 + 11}`,
-        class: edge.score > 0 ? "against" : "helps",
+        class: none ? "unscored" : edge.score > 0 ? "against" : "helps",
         "stroke-width": 0.7 + 3 * share, "stroke-opacity": 0.35 + 0.6 * share,
         "stroke-dasharray": dashes[edge.kind] || "none",
       });
-      draw(path, "title", {}, `${edge.name}: ${told(edge.score)}`);
+      draw(path, "title", {},
+        none ? edge.name : `${edge.name}: ${told(edge.score)}`);
     }
   }
   for (const [name, [x, y]] of at) {
@@ -321,9 +379,8 @@ function showCurve(view, parent) {
   const picture = make("div");
   tools.append(slider);
   parent.append(make("p", "The line is measured on pairs that gave no scores; " +
-    "the band is that of random circuits as large. Whole lines enter queries, " +
-    "MLPs and the output, dashed ones keys, dotted ones values; blue helps, " +
-    "red works against.", "note"), tools, answer, picture);
+    `the band is that of random circuits as large. ${WAYS}${SIGNS}. The circuit that was chosen has ` +
+    `${told(view.edges_chosen)} edges.`, "note"), tools, answer, picture);
   function choose() {
     const k = Number(slider.value);
     answer.textContent = `${told(view.sizes[k])} edges ` +
@@ -333,8 +390,8 @@ function showCurve(view, parent) {
     dots.forEach((dot, i) =>
       dot.setAttribute("class", i === k ? "chosen" : "dot"));
     if (view.circuits[k] && view.circuits[k].length) circuit(view, k, picture);
-    else picture.replaceChildren(make("p",
-      "Too many edges for a picture.", "note"));
+    else picture.replaceChildren(make("p", view.edges.length
+      ? "Too many edges for a picture." : "", "note"));
   }
   slider.addEventListener("input", choose);
   slider.value = view.start;
@@ -343,7 +400,15 @@ function showCurve(view, parent) {
 
 const SHOW = {
   sets: showSets,
+  circuit: (view, parent) => {
+    const box = make("div");
+    const scored = view.edges.some((edge) => edge.score !== null);
+    parent.append(make("p", `${WAYS}${scored ? SIGNS : ""}.`, "note"), box);
+    circuit({ edges: view.edges, circuits: [[...view.edges.keys()]] }, 0, box);
+  },
   curve: showCurve,
+  context: showContext,
+  citations: showCitations,
   table: (view, parent) => parent.append(
     table(view.columns, view.rows, view.title)),
   image: (view, parent) => {

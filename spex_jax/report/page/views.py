@@ -6,7 +6,10 @@ Shapes: n players, K sets.
 """
 
 import base64
+import io
+import itertools
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,33 +18,41 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import score, sparse
+from spex_jax.indices import attribution as attribution_lib
 from spex_jax.indices import interactions as interactions_lib
+from spex_jax.indices import table as index_table
 
 MOST = 1000  # Sets or rows that are listed.
 TRUSTED = 0.5  # Least R^2 of an answer that is shown without a warning.
 _TARGETS = 12  # That one may choose from.
+_CELLS = 112  # Of a picture's outlines, on its longer side, at most.
 _CELL = re.compile(r"r(\d+)c(\d+)")
 _PART = re.compile(r"(blocks\.\d+\.\w+|\w+\.\w+) (\d+)")
+_TINY = 1e-5  # Of a value, which float32 may be off by.
 _WIDE = 1.96  # Standard errors, of 95 %.
 
 
 def sets(
-  fourier: sparse.SparseFourier,
+  fourier: sparse.SparseFourier | None,
   found: Sequence[interactions_lib.Interactions],
   targets: Sequence[str] = ("",),
   *,
   title: str = "Players and sets",
+  scene: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """Players that one may remove, and their sets; the expansion answers.
 
-  Players named as cells of a grid (`r2c3`) stand in it, those named as parts of
-  layers (`blocks.1.attn 3`) by layer, all others as words do.
+  Players stand where the scene has them. Without one, those named as cells of a
+  grid (`r2c3`) stand in it, those named as parts of layers (`blocks.1.attn 3`)
+  by layer, all others as words do.
 
   Args:
-    fourier: of one target, or of as many as there are `found`.
+    fourier: of one target, or of as many as there are `found`; None where only
+      values of sets are known, and nothing answers.
     found: values of sets, of every target; all of one index and units.
     targets: their names.
     title: above.
+    scene: what `prose` or `picture` made, of the same players.
   """
   names = list(found[0].labels())
   shown: dict[str, Any] = {
@@ -51,14 +62,16 @@ def sets(
   }  # fmt: skip
   for number, (one, name) in enumerate(zip(found, targets)):
     function = fourier
-    if fourier.num_targets is not None:
-      function = fourier.target(number)
+    if function is not None and function.num_targets is not None:
+      function = function.target(number)
     listed = one.top(MOST)
     std = listed.std
     shown["targets"].append(
       {
         "name": base.printable(name),
-        "terms": [[list(who), _short(c)] for who, c in function.terms()],
+        "terms": None
+        if function is None
+        else [[list(who), _short(c)] for who, c in function.terms()],
         "sets": [
           [list(who), _short(value)]
           + ([] if std is None else [_short(float(std[row]))])
@@ -67,6 +80,8 @@ def sets(
         "std": None if std is None else _WIDE,
       }
     )
+  if scene is not None:
+    return shown | dict(scene)
   cells = [_CELL.fullmatch(name) for name in names]
   parts = [_PART.fullmatch(name) for name in names]
   if all(cells):
@@ -79,29 +94,164 @@ def sets(
   return shown
 
 
+def prose(
+  text: str, spans: Sequence[Sequence[Sequence[int]]]
+) -> dict[str, Any]:
+  """A scene: a text that runs, whose players stand where they do in it.
+
+  Args:
+    text: the whole.
+    spans: of each player, the `[start, end)` of its characters; of characters
+      that several have, the first one's.
+  """
+  owned = sorted(
+    (start, end, player)
+    for player, own in enumerate(spans)
+    for start, end in own
+  )
+  pieces, at = [], 0
+  for start, end, player in owned:
+    start = max(start, at)
+    if start > at:
+      pieces.append([text[at:start], -1])
+    if end > start:
+      pieces.append([text[start:end], player])
+      at = end
+  if at < len(text):
+    pieces.append([text[at:], -1])
+  return {"pieces": pieces}
+
+
+def picture(pixels: base.Array, owner: base.Array) -> dict[str, Any]:
+  """A scene: an image, and the outlines of its players.
+
+  Args:
+    pixels: `[H, W]` grey of any range, or `[H, W, 3]` in [0, 1].
+    owner: int `[H, W]`: the player of each pixel; those of none are negative,
+      or as many as there are players.
+  """
+  from matplotlib import image as image_lib  # Slow to import.
+
+  pixels, owner = np.asarray(pixels, np.float64), np.asarray(owner)
+  if pixels.ndim == 2:
+    low, span = pixels.min(), np.ptp(pixels) or 1.0
+    pixels = np.repeat((pixels[..., None] - low) / span, 3, axis=2)
+  file = io.BytesIO()
+  image_lib.imsave(file, np.clip(pixels, 0, 1), format="png")
+  step = -(-max(owner.shape) // _CELLS)
+  cells = owner[step // 2 :: step, step // 2 :: step]
+  size = [cells.shape[1], cells.shape[0]]
+  shapes: dict[int, list[str]] = {}
+  # Runs of a row that are those of the row before make one rectangle.
+  live: dict[tuple[int, int, int], int] = {}
+  for row in range(len(cells) + 1):
+    runs = {} if row == len(cells) else _runs(cells[row])
+    for run, top in list(live.items()):
+      if run not in runs:
+        start, stop, player = run
+        shapes.setdefault(player, []).append(
+          f"M{start} {top}H{stop}V{row}H{start}Z"
+        )
+        del live[run]
+    live |= {run: row for run in runs if run not in live}
+  most = max(shapes, default=-1)
+  return {
+    "image": _source(file.getvalue()), "size": size,
+    "shapes": ["".join(shapes.get(i, ())) for i in range(most + 1)],
+  }  # fmt: skip
+
+
+def _runs(row: np.ndarray) -> dict[tuple[int, int, int], None]:
+  """Start, stop and player of each run of a row."""
+  ends = [0, *(np.flatnonzero(np.diff(row)) + 1).tolist(), len(row)]
+  return {
+    (a, b, int(row[a])): None
+    for a, b in itertools.pairwise(ends)
+    if row[a] >= 0
+  }
+
+
 def explanation(
-  found: Any, index: str = "FBII", order: int | None = 2
+  found: Any,
+  index: str = "FBII",
+  order: int | None = None,
+  scene: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """The players and sets of an explanation.
 
   Args:
     found: an `Explanation`; of many targets, the first 12 are shown.
     index: of the values of sets.
-    order: of the largest.
+    order: of the largest; all by default. What is cut is said in the title.
+    scene: as of `sets`.
 
   Raises:
     ValueError: an unknown index or order.
   """
-  num = found.fourier.num_targets
+  num, fourier = found.fourier.num_targets, found.fourier
+  limit = "own" if order is None and _only(index) else order
   if num is None:
-    return sets(found.fourier, [found.interactions(index, order)])
-  kept = range(min(num, _TARGETS))
-  fourier = sparse.SparseFourier.stack([found.fourier.target(t) for t in kept])
-  return sets(
-    fourier,
-    [found.interactions(index, order, target=t) for t in kept],
-    [f"target {t}" for t in kept],
+    every, names = [found.interactions(index, limit)], [""]
+    functions = [fourier]
+  else:
+    kept = range(min(num, _TARGETS))
+    functions = [fourier.target(t) for t in kept]
+    fourier = sparse.SparseFourier.stack(functions)
+    every = [found.interactions(index, limit, target=t) for t in kept]
+    names = [f"target {t}" for t in kept]
+  title, largest, most = (
+    "Players and sets",
+    every[0].order,
+    max(map(len, every)),
   )
+  degree = max(len(s) for one in functions for s, _ in one.terms())
+  if largest is not None and degree > largest:
+    title += f" of up to {largest}: the expansion has some of {degree}"
+  if most > MOST:
+    title += f" (the strongest {MOST:,} of {most:,} sets)"
+  return sets(fourier, every, names, title=title, scene=scene)
+
+
+def _only(index: str) -> bool:
+  """Whether an index has one order alone."""
+  return index_table.INDICES[index_table.find(index)].fixed_order is not None
+
+
+def attribution(
+  found: attribution_lib.Attribution,
+  names: Sequence[str] | None = None,
+  units: str | None = None,
+) -> dict[str, Any]:
+  """Players with one score each; their sum answers.
+
+  Args:
+    found: of many targets, the first 12 are shown.
+    names: of the players.
+    units: of the scores.
+  """
+  n, kept = found.n, range(min(found.num_targets, _TARGETS))
+  every, functions = [], []
+  for target in kept:
+    scores, low = found.scores[target], float(found.baseline[target])
+    every.append(
+      interactions_lib.Interactions(
+        n=n,
+        players=np.arange(n)[:, None],
+        values=scores,
+        index=found.method,
+        order=1,
+        baseline=low,
+        names=None if names is None else tuple(names),
+        units=units,
+        std=None if found.std is None else found.std[target],
+      )
+    )
+    # baseline + the sum of those kept: a player's half, with and without it.
+    terms = [((), low + float(scores.sum()) / 2)]
+    terms += [((i,), -score / 2) for i, score in enumerate(scores.tolist())]
+    functions.append(sparse.SparseFourier.from_terms(n, terms))
+  fourier = sparse.SparseFourier.stack(functions)
+  return sets(fourier, every, [f"target {t}" for t in kept])
 
 
 def trust(found: Any) -> list[tuple[str, str, bool]]:
@@ -132,7 +282,9 @@ def trust(found: Any) -> list[tuple[str, str, bool]]:
     if len(each) > 1:
       text = f"mean {each.mean():.3f} of {len(each)} targets, the worst {text}"
     lines.append(("R²", text, value < TRUSTED))
+  spread = _spread(found.fourier)
   if found.gaps is not None:
+    whole = max([spread, *np.atleast_1d(np.abs(found.ends[1] - found.ends[0]))])
     for name, gap, end in zip(("none", "all"), found.gaps, found.ends):
       off = np.atleast_1d(gap)
       off = float(off[np.abs(off).argmax()])
@@ -141,11 +293,23 @@ def trust(found: Any) -> list[tuple[str, str, bool]]:
         f"{value:+.4g}{units} was measured" if np.size(end) == 1 else "measured"
       )
       lines.append((f"f({name})", f"{text}; the expansion is off by {off:+.2g}",
-                    False))  # fmt: skip
+                    abs(off) > whole / 2 + _TINY * abs(value)))  # fmt: skip
   if found.noise_floor is not None:
     floor = float(np.max(found.noise_floor))
-    lines.append(("noise", f"{floor:.3g}{units} between repeats", False))
+    lines.append(("noise", f"{floor:.3g}{units} between repeats",
+                  floor > spread / 2))  # fmt: skip
   return lines
+
+
+def _spread(fourier: sparse.SparseFourier) -> float:
+  """Standard deviation over all masks, the largest of any target."""
+  num = fourier.num_targets
+  functions = (
+    [fourier] if num is None else [fourier.target(t) for t in range(num)]
+  )
+  return max(
+    math.sqrt(sum(c * c for who, c in one.terms() if who)) for one in functions
+  )
 
 
 def table(
@@ -173,8 +337,11 @@ def image(png: bytes, title: str) -> dict[str, Any]:
     png: a PNG file.
     title: above, and what is read where it is not seen.
   """
-  source = "data:image/png;base64," + base64.b64encode(png).decode()
-  return {"kind": "image", "title": title, "source": source}
+  return {"kind": "image", "title": title, "source": _source(png)}
+
+
+def _source(png: bytes) -> str:
+  return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def shapiq(found: interactions_lib.Interactions) -> str | None:
@@ -204,16 +371,19 @@ def fields(body: Mapping[str, Any], title: str) -> dict[str, Any]:
   return table(["what", "value"], rows, title)
 
 
-def raw(found: Any, index: str = "FBII") -> list[tuple[str, str]]:
+def raw(
+  found: Any, index: str = "FBII", order: int | None = 2
+) -> list[tuple[str, str]]:
   """Names and texts of files: an explanation, and for shapiq, of one target.
 
   Args:
     found: an `Explanation`.
     index: of shapiq's values.
+    order: of the largest set there.
   """
   files = [("explanation.json", base.to_json(found.body()).decode())]
   if found.fourier.num_targets is None:
-    text = shapiq(found.interactions(index))
+    text = shapiq(found.interactions(index, order))
     files += [] if text is None else [("shapiq.json", text)]
   return files
 

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from spex_jax import settings
+from spex_jax.usage import agents, contexts, words
 
 SPEX = """\
 usage: spex COMMAND [--config=NAME_OR_FILE[:SIZE]] [--config.KEY=VALUE ...]
@@ -27,8 +28,11 @@ commands:
             faithful they are: scores, judges, patches
   context   tells which tokens of an answer used its context, on which parts of
             it, and `context cite` which sources it stands on, alone or together
+  find      describes black-box functions from queries, without a language
+            model or with one, and prints how well interpreters did
   sweep     runs thousands of such questions, on one machine or many, so that
             no kill loses or repeats what was done
+  serve     answers as OpenAI's endpoints do, by a model on this machine
   report    makes one HTML page of what any of these wrote
 
 A FILE given to --config is Python, and is run: take none from a stranger.
@@ -40,19 +44,12 @@ network that does induction, and finds its circuit. With `--help` each lists its
 configurations and settings, and `spex --version` prints the version.
 """
 
-_FILE = (
-  "one of the names below, or a Python file with a function "
-  "get_config(size) that returns an ml_collections.ConfigDict; :quick after "
-  "it asks for a small run; --config.KEY=VALUE changes one setting"
-)
-_DEBUG = "  --debug                       shows the traceback of an error"
-
 
 @dataclasses.dataclass(frozen=True)
 class Explain(settings.Settings):
   """Flags of `spex explain`."""
 
-  config: str = settings.field("digits", f"{_FILE} (default: digits)")
+  config: str = settings.field("digits", f"{words.FILE} (default: digits)")
   workdir: str | None = settings.field(
     None,
     "where explanation.json, fourier.json, figure.png and a trained network "
@@ -65,7 +62,9 @@ class Explain(settings.Settings):
 class Data(settings.Settings):
   """Flags of `spex attribute data`."""
 
-  config: str = settings.field("data_digits", f"{_FILE} (default: data_digits)")
+  config: str = settings.field(
+    "data_digits", f"{words.FILE} (default: data_digits)"
+  )
   workdir: str | None = settings.field(
     None,
     "where attribution.json, explanation.json, figure.png and the bank of "
@@ -90,8 +89,8 @@ class Components(settings.Settings):
   target: str | None = settings.field(None, "what it is to say next, or to see")
   config: str | None = settings.field(
     None,
-    f"{_FILE} (default: components_digits, a small network that is trained "
-    "here)",
+    f"{words.FILE} (default: components_digits, a small network that is "
+    "trained here)",
   )
   workdir: str | None = settings.field(
     None,
@@ -106,9 +105,6 @@ _OF_CIRCUITS = settings.field(
   "a causal language model (a directory or a hub name); short for "
   "--config.model",
 )
-_NAMED = settings.field(
-  None, "one of the names below, or a Python file as for `spex explain`"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +118,7 @@ class CircuitScore(settings.Settings):
   output: str | None = settings.field(
     None, "a table: writer, reader, row, score (default: scores.csv)"
   )
-  config: str | None = _NAMED
+  config: str | None = words.NAMED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +137,7 @@ class CircuitJudge(settings.Settings):
   output: str | None = settings.field(
     None, "a table: circuit, pair, metric, faithfulness (default: judged.csv)"
   )
-  config: str | None = _NAMED
+  config: str | None = words.NAMED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +152,7 @@ class CircuitFind(settings.Settings):
   task: str | None = settings.field(
     None, "what it does: a task's name, or a file of pairs (default: ioi)"
   )
-  config: str | None = _NAMED
+  config: str | None = words.NAMED
   workdir: str | None = settings.field(
     None,
     "where circuit.json, scores.npz, faithfulness.png, circuit.svg and a "
@@ -176,7 +172,7 @@ class CircuitPatch(settings.Settings):
   sweep: str | None = settings.field(
     None, "what is patched, one by one (default: resid_pre)"
   )
-  config: str | None = _NAMED
+  config: str | None = words.NAMED
   workdir: str | None = settings.field(
     None,
     "where a table and a heatmap of each sweep go (default: runs/NAME)",
@@ -192,7 +188,7 @@ class CircuitPaths(settings.Settings):
   task: str | None = settings.field(
     None, "a task's name, or a file of pairs (default: ioi)"
   )
-  config: str | None = _NAMED
+  config: str | None = words.NAMED
   workdir: str | None = settings.field(
     None,
     "where groups.json, and a table and a heatmap of each step go (default: "
@@ -209,7 +205,7 @@ class CircuitDcm(settings.Settings):
   triples: str | None = settings.field(
     None, "a .jsonl file: base, source, target, desideratum; needed"
   )
-  config: str | None = _NAMED
+  config: str | None = words.NAMED
   workdir: str | None = settings.field(
     None,
     "where dcm.csv and a picture of each mask go (default: runs/NAME)",
@@ -231,7 +227,7 @@ class CircuitCmap(settings.Settings):
   task: str | None = settings.field(
     None, "a task's name, or a file of pairs (default: ioi)"
   )
-  config: str | None = _NAMED
+  config: str | None = words.NAMED
   workdir: str | None = settings.field(
     None,
     "where cmap.csv and cmap.png go (default: runs/NAME)",
@@ -244,7 +240,7 @@ class CircuitTasks(settings.Settings):
   """Flags of `spex circuit tasks`."""
 
   model: str | None = _OF_CIRCUITS
-  config: str | None = _NAMED
+  config: str | None = words.NAMED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,20 +260,19 @@ a picture to click, tables with intervals, raw data to download. It asks the net
 for nothing.
 
 {settings.flags_of(Report)}
-{_DEBUG}
+{words.DEBUG}
 
 examples:
   spex report runs/digits
   spex report runs/digits runs/circuit_find --output=both.html
 """
 
-_WORDS = "[--config=NAME_OR_FILE[:SIZE]] [--config.KEY=VALUE ...]"
 EXPLAIN = f"""\
-usage: spex explain {_WORDS}
+usage: spex explain {words.WORDS}
                     [--workdir=DIR] [--debug]
 
 {settings.flags_of(Explain)}
-{_DEBUG}
+{words.DEBUG}
 
 examples:
   spex explain
@@ -291,10 +286,10 @@ examples:
 
 DATA = f"""\
 usage: spex attribute data
-         {_WORDS} [--workdir=DIR]
+         {words.WORDS} [--workdir=DIR]
 
 {settings.flags_of(Data)}
-{_DEBUG}
+{words.DEBUG}
 
 examples:
   spex attribute data
@@ -306,10 +301,10 @@ examples:
 COMPONENTS = f"""\
 usage: spex attribute components
          [--model=DIR_OR_NAME --prompt=TEXT|--image=FILE] [--target=TARGET]
-         {_WORDS} [--workdir=DIR]
+         {words.WORDS} [--workdir=DIR]
 
 {settings.flags_of(Components)}
-{_DEBUG}
+{words.DEBUG}
 
 examples:
   spex attribute components
@@ -385,12 +380,12 @@ def _circuit(word: str) -> str:
   return f"""\
 usage: spex circuit {word}
          {given}
-         {_WORDS}
+         {words.WORDS}
 
 {about}
 
 {settings.flags_of(flags)}
-{_DEBUG}
+{words.DEBUG}
 
 examples:
 {chr(10).join(shown)}
@@ -419,123 +414,26 @@ corrupted, whose answers differ.
 `spex circuit WORD --help` lists flags and settings.
 """
 
-
-_OF_ANSWERS = settings.field(
-  None, "a language model: a directory or a hub name; needed"
-)
-_RESPONSE = settings.field(
-  None,
-  "an answer, the model's own or another's; made where not given. Usually with "
-  "its leading space",
-)
+# A word to its flags, its text, and what runs it.
+PLAIN = {"report": (Report, REPORT, "report.run"), **agents.PLAIN}
+FIND, FINDS = agents.FIND, agents.FINDS
+CONTEXTS = contexts.CONTEXTS
 
 
-@dataclasses.dataclass(frozen=True)
-class Context(settings.Settings):
-  """Flags of `spex context`."""
-
-  model: str | None = _OF_ANSWERS
-  context: str | None = settings.field(None, "a text, or a file of one")
-  query: str | None = settings.field(
-    None, "the question, or the text to translate"
-  )
-  response: str | None = _RESPONSE
-  ids: str | None = settings.field(
-    None,
-    "token ids in place of texts, .json: with_context, without_context, "
-    "response_ids, context_span; of an encoder-decoder encoder_with, "
-    "encoder_without, decoder, context_span",
-  )
-  output: str | None = settings.field(
-    None, "what is found, JSON (default: context.json)"
-  )
-  config: str | None = _NAMED
-
-
-@dataclasses.dataclass(frozen=True)
-class ContextCite(settings.Settings):
-  """Flags of `spex context cite`."""
-
-  model: str | None = _OF_ANSWERS
-  sources: str | None = settings.field(
-    None, 'a .jsonl file with a "text" a line; needed'
-  )
-  query: str | None = settings.field(None, "what stands behind the sources")
-  response: str | None = _RESPONSE
-  output: str | None = settings.field(
-    None, "values, sets and citations, JSON (default: citations.json)"
-  )
-  config: str | None = _NAMED
-
-
-_CONTEXT = f"""\
-usage: spex context
-         --model=DIR_OR_NAME --context=TEXT_OR_FILE --query=TEXT
-         [--response=TEXT] [--output=FILE.json]
-         {_WORDS}
-       spex context cite   (see `spex context cite --help`)
-
-tells which tokens of an answer depend on its context (CTI), on which tokens of
-the context (CCI), and on which of its sentences. Arguments of
-`inseq attribute-context` are taken by their names where they mean the same.
-
-{settings.flags_of(Context)}
-{_DEBUG}
-
-examples:
-  spex context --model=DIR --context=page.txt --query="Who was it?"
-  spex context --model=DIR --ids=run.json --config.targets=all
-  spex context --model=DIR --context=... --query=... --config.format=inseq
-"""
-_CITE = f"""\
-usage: spex context cite
-         --model=DIR_OR_NAME --sources=FILE.jsonl --query=TEXT
-         [--response=TEXT] [--output=FILE.json]
-         {_WORDS}
-
-tells which sources an answer stands on, alone or together
-
-{settings.flags_of(ContextCite)}
-{_DEBUG}
-
-examples:
-  spex context cite --model=DIR --sources=docs.jsonl --query="Who?" \\
-      --response=" Mary" --config.budget=64
-  spex context cite --model=DIR --sources=docs.jsonl --query="Who?" \\
-      --config.method=contextcite
-"""
-CONTEXTS = {"": (Context, _CONTEXT), "cite": (ContextCite, _CITE)}
-
-# Arguments of `inseq attribute-context`, and what they are here.
-_OF_INSEQ = {
-  "model_name_or_path": "model",
-  "input_context_text": "context",
-  "input_current_text": "query",
-  "output_current_text": "response",
-  "save_path": "output",
-  "context_sensitivity_metric": "config.sensitivity",
-  "context_sensitivity_std_threshold": "config.at",
-  "context_sensitivity_topk": "config.most",
-  "attribution_method": "config.attribution",
-  "attributed_fn": "config.target",
-  "attribution_std_threshold": "config.cue_at",
-  "attribution_topk": "config.cue_most",
-  "input_template": "config.template",
-  "contextless_input_current_text": "config.contextless",
-  "output_context_text": "config.output_context",
-}
-
-
-def of_inseq(arguments: Sequence[str]) -> list[str]:
-  """Arguments by our names, `--NAME VALUE` of Inseq's as `--NAME=VALUE`."""
-  found, words = [], iter(arguments)
-  for word in words:
-    name, is_set, value = word.removeprefix("--").partition("=")
-    if word.startswith("--") and name in _OF_INSEQ:
-      value = value if is_set else next(words, "")
-      word = f"--{_OF_INSEQ[name]}={value}"
-    found.append(word)
-  return found
+def listed(arguments: Sequence[str], flag: str) -> list[str]:
+  """All values of a flag as one, words behind it that are no flags included."""
+  values, rest, behind = [], [], False
+  for word in arguments:
+    name, is_set, value = word.partition("=")
+    if name == flag:
+      values += [value] if is_set else []
+      behind = True
+    elif behind and not word.startswith("-"):
+      values.append(word)
+    else:
+      rest.append(word)
+      behind = False
+  return rest + ([f"{flag}={','.join(values)}"] if values else [])
 
 
 def one_line(error: BaseException) -> str:

@@ -1,0 +1,1 @@
+"""Who explains a black box from queries: benchmarks, interpreters, referees."""

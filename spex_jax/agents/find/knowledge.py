@@ -1,0 +1,164 @@
+"""Functions of words: concepts that light up, and relations with exceptions.
+
+Of the paper's 200 entities 140 have one concept and 60 two, of its 75 relations
+50 have a domain where they do something else. The oracle there is a language
+model; here it is a table, so that nothing but a word's spelling decides.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from spex_jax.agents.find import functions, tables
+
+UNDEFINED = "undefined"
+_WEAK = 0.2  # Of words near a concept: those of its kind.
+NUM_TESTS = 10
+# Concepts that are near one another.
+_NEAR = (
+  ("fruit", "vegetable"), ("string instrument", "wind instrument"),
+  ("ball sport", "water sport"), ("mammal", "bird", "insect"),
+  ("metal", "gas"),
+  tuple(name for name in tables.CONCEPTS if name.startswith("country in ")),
+)  # fmt: skip
+
+
+@functools.cache
+def words() -> tuple[str, ...]:
+  """All words of the tables, in order."""
+  found = {word for group in tables.CONCEPTS.values() for word in group}
+  found |= {word for own in tables.RELATIONS.values() for word in own}
+  return tuple(sorted(found))
+
+
+@functools.cache
+def activations(concepts: tuple[str, ...]) -> dict[str, float]:
+  """Word to how far it lights up: 1 in a concept, .2 near one; 0 left out."""
+  near = {
+    other for group in _NEAR if set(group) & set(concepts) for other in group
+  }
+  found = {word: _WEAK for one in near for word in tables.CONCEPTS[one]}
+  return found | {w: 1.0 for one in concepts for w in tables.CONCEPTS[one]}
+
+
+Rule = tuple[str, str, str]  # A relation, a domain, what it does there.
+
+
+@functools.cache
+def rules() -> tuple[Rule, ...]:
+  """All rules: a relation, its exceptional domain or "", and what it does.
+
+  An exception is "undefined", or another relation that knows the same words.
+  """
+  found: list[Rule] = []
+  for name, own in tables.RELATIONS.items():
+    found.append((name, "", ""))
+    for concept, group in tables.CONCEPTS.items():
+      if not 2 < len(set(group) & set(own)) < len(own):
+        continue
+      found.append((name, concept, UNDEFINED))
+      found += [
+        (name, concept, other)
+        for other, theirs in tables.RELATIONS.items()
+        if other != name and set(group) & set(own) <= set(theirs)
+      ]
+  return tuple(found)
+
+
+@functools.cache
+def mapping(rule: Rule) -> dict[str, str]:
+  """Word to what a rule makes of it; all others are undefined."""
+  name, domain, instead = rule
+  found = dict(tables.RELATIONS[name])
+  for word in set(tables.CONCEPTS.get(domain, ())) & set(found):
+    if instead == UNDEFINED:
+      del found[word]
+    else:
+      found[word] = tables.RELATIONS[instead][word]
+  return found
+
+
+def code(table: dict, default: object) -> str:
+  """A program of its own, `f(word)`."""
+  return (
+    f"TABLE = {table!r}\n\ndef f(word):\n  return TABLE.get(word, {default!r})"
+  )
+
+
+def entities(seed: int, index: int) -> functions.Function:
+  """The function of a number: how far a word is of one or two concepts."""
+  name = f"entities-{index:05d}"
+  rng = functions.rng(seed, name)
+  count = 2 if rng.random() < 0.3 else 1
+  concepts = tuple(
+    sorted(map(str, rng.choice([*tables.CONCEPTS], count, replace=False)))
+  )
+  table = activations(concepts)
+
+  def values(xs: Any) -> np.ndarray:
+    return np.array([table.get(_word(x), 0.0) for x in xs])
+
+  members = [word for word in words() if table.get(word) == 1.0]
+  others = [word for word in words() if table.get(word) != 1.0]
+  draw = functions.rng(seed, name, "tests")
+  tests = []
+  for _ in range(NUM_TESTS):
+    one = [str(draw.choice(members)), *map(str, draw.choice(others, 2))]
+    tests.append([one[i] for i in draw.permutation(3)])
+  about = {
+    "category": "entities", "inputs": "a word or name",
+    "outputs": "a number from 0 to 1: how far it lights up",
+    "hints": _hints(seed, name),
+  }  # fmt: skip
+  truth = {"concepts": list(concepts), "code": code(table, 0.0)}
+  return functions.Function(
+    name, "entities", about, truth, values, values, tests
+  )
+
+
+def relations(seed: int, index: int) -> functions.Function:
+  """The function of a number: a relation, with or without an exception."""
+  name = f"relations-{index:05d}"
+  rng = functions.rng(seed, name)
+  odd = rng.random() < 2 / 3
+  choice = [rule for rule in rules() if bool(rule[1]) == odd]
+  names = sorted({rule[0] for rule in choice})
+  first = str(rng.choice(names))  # Or those with many exceptions come often.
+  choice = [rule for rule in choice if rule[0] == first]
+  rule = choice[int(rng.integers(len(choice)))]
+  table = mapping(rule)
+
+  def values(xs: Sequence[str]) -> list[str]:
+    return [table.get(_word(x), UNDEFINED) for x in xs]
+
+  draw = functions.rng(seed, name, "tests")
+  known = sorted(tables.RELATIONS[rule[0]])
+  tests = [str(word) for word in draw.choice(known, NUM_TESTS)]
+  if rule[1]:  # Half of them where it is odd.
+    inside = sorted(set(known) & set(tables.CONCEPTS[rule[1]]))
+    half = NUM_TESTS // 2
+    tests[:half] = [str(word) for word in draw.choice(inside, half)]
+  about = {
+    "category": "relations", "inputs": "a word or name",
+    "outputs": f"a word, or {UNDEFINED!r}",
+    "notes": "It may do something else for some of its words.",
+    "hints": _hints(seed, name),
+  }  # fmt: skip
+  truth = {"rule": list(rule), "code": code(table, UNDEFINED)}
+  return functions.Function(
+    name, "relations", about, truth, values, values, tests
+  )
+
+
+def _word(x: str) -> str:
+  if not isinstance(x, str) or len(x) > 100:
+    raise ValueError("Inputs are words of at most 100 letters.")
+  return x.strip()
+
+
+def _hints(seed: int, name: str) -> list[str]:
+  """Ten words to begin with; they say nothing of the function."""
+  draw = functions.rng(seed, name, "hints")
+  return [str(word) for word in draw.choice(words(), 10, replace=False)]

@@ -1,0 +1,1 @@
+"""Interpreters: `run(query, budget) -> Answer`, none of which sees a truth."""

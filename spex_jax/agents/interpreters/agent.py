@@ -1,0 +1,163 @@
+"""Language models as interpreters: an agent that asks, and one that guesses.
+
+After FIND's interactive agent (AIA) and its one-shot baseline; prompts are our
+own. A model never touches the function: what it wants to know stands in a line
+of JSON, and the code that it writes is run by the referee, in a sandbox.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from spex_jax.agents import llm
+from spex_jax.agents.find import answers, functions, strings
+
+_MOST = 40  # Inputs in a line.
+_SHOWN = 4_000  # Letters of what a model is told at once.
+_ALIKE = 3  # Equal replies in a row end a conversation.
+_SECTIONS = re.compile(r"\[(DESCRIPTION|DOMAIN|CODE)\]")
+_FENCE = re.compile(r"```(?:python)?\s*\n(.*?)```", re.S)
+_QUERY = re.compile(r"^\s*QUERY:?\s*(\[.*\])\s*$", re.M)
+_TASK = """\
+You study a black box: a function of {inputs}. It gives {outputs}. {notes}
+Find out what it computes.
+"""
+_ASKING = """\
+To see outputs, write one line with a JSON list of at most {most} inputs:
+QUERY: {example}
+You will be shown the outputs. You may do so several times, {budget} inputs in
+all. Vary inputs widely at first, then look closely where it is unclear.
+"""
+_ENDING = """\
+When you know, write these three sections, and no query:
+[DESCRIPTION] what it computes, in a sentence
+[DOMAIN] for numbers, the interval where it is odd as "low, high", or "none"
+[CODE] a Python function f(x) of one input, in a ```python block
+"""
+
+
+def interactive(chat: llm.Chat, rounds: int = 20) -> answers.Interpreter:
+  """An interpreter that asks a model, which asks the function, in turns.
+
+  Args:
+    chat: who answers; a `llm.Meter` ends it where a budget is used up.
+    rounds: after which the model is told to come to an end, and two more.
+  """
+
+  def run(query: functions.Query, budget: int) -> answers.Answer:
+    messages: list[dict[str, Any]] = [
+      {"role": "system", "content": _task(query, min(budget, query.left))}
+    ]
+    hints = query.about.get("hints")
+    begin = f"Words to begin with: {json.dumps(hints)}." if hints else "Begin."
+    messages.append({"role": "user", "content": begin})
+    said: list[str] = []
+    for number in range(rounds + 2):
+      reply = chat.chat(messages)
+      messages.append(_turn("assistant", reply.text, reply))
+      said.append(reply.text)
+      if _SECTIONS.search(reply.text):
+        return _answer(reply.text, messages)
+      if said[-_ALIKE:] == [reply.text] * _ALIKE:
+        raise llm.Spent(f"The model said the same {_ALIKE} times.")
+      told = _told(query, reply.text)
+      if number >= rounds - 1:
+        told += "\n\nCome to an end now.\n" + _ENDING
+      messages.append({"role": "user", "content": told[:_SHOWN]})
+    raise llm.Spent(f"No description within {rounds + 2} rounds.")
+
+  return run
+
+
+def one_shot(chat: llm.Chat, count: int = 30) -> answers.Interpreter:
+  """An interpreter that shows a model some outputs, and takes its guess."""
+
+  def run(query: functions.Query, budget: int) -> answers.Answer:
+    xs = _first(query, min(count, budget, query.left))
+    shown = _pairs(xs, query(xs))
+    messages: list[dict[str, Any]] = [
+      {"role": "system", "content": _task(query, 0)},
+      {"role": "user", "content": f"Outputs:\n{shown}\n\n{_ENDING}"},
+    ]
+    reply = chat.chat(messages)
+    messages.append(_turn("assistant", reply.text, reply))
+    return _answer(reply.text, messages)
+
+  return run
+
+
+def _task(query: functions.Query, budget: int) -> str:
+  about = {"notes": ""} | dict(query.about)
+  text = _TASK.format_map(about)
+  if budget:
+    example = json.dumps(_first(query, 3))
+    text += _ASKING.format(most=_MOST, budget=budget, example=example)
+  return text + _ENDING
+
+
+def _turn(role: str, text: str, reply: llm.Reply) -> dict[str, Any]:
+  return {
+    "role": role, "content": text,
+    "tokens": reply.prompt_tokens + reply.reply_tokens,
+  }  # fmt: skip
+
+
+def _first(query: functions.Query, count: int) -> list[Any]:
+  """Inputs to begin with."""
+  category, rng = query.about["category"], functions.rng(0, "first")
+  if category == "numeric":
+    return [round(float(x), 2) for x in rng.uniform(-128, 128, count)]
+  if category == "strings":
+    return strings.texts(rng, count)
+  if "n" in query.about:
+    n = query.about["n"]
+    return [[int(b) for b in rng.random(n) < 0.5] for _ in range(count)]
+  return list(query.about["hints"])[:count]
+
+
+def _told(query: functions.Query, text: str) -> str:
+  """What a model is told on its queries, or on why they were none."""
+  found = _QUERY.findall(text)
+  if not found:
+    return "There is no line QUERY: [...] and no [DESCRIPTION] in that."
+  lines = []
+  for given in found:
+    try:
+      xs = json.loads(given)
+      if len(xs) > _MOST:
+        raise ValueError(f"{len(xs)} inputs; at most {_MOST} at once")
+      lines.append(_pairs(xs, query(xs)))
+    except (ValueError, RecursionError) as error:
+      lines.append(f"That query is not one: {error}")
+    except (functions.Overspent, functions.Failed) as error:
+      lines.append(str(error))
+  return f"{chr(10).join(lines)}\n({query.left} inputs are left.)"
+
+
+def _pairs(xs: Sequence[Any], ys: Sequence[Any]) -> str:
+  plain = [y.item() if hasattr(y, "item") else y for y in ys]
+  return "\n".join(
+    f"{json.dumps(x)} -> {json.dumps(y)}" for x, y in zip(xs, plain)
+  )
+
+
+def sections(text: str) -> Mapping[str, str]:
+  """The sections of a final reply, the last of each name."""
+  parts = _SECTIONS.split(text)
+  return {name: body.strip() for name, body in zip(parts[1::2], parts[2::2])}
+
+
+def _answer(text: str, messages: Sequence[Mapping[str, Any]]) -> answers.Answer:
+  found = sections(text)
+  code = found.get("CODE", "")
+  if fenced := _FENCE.findall(code):
+    code = fenced[-1]
+  numbers = re.findall(r"-?\d+(?:\.\d+)?", found.get("DOMAIN", ""))
+  domain = None
+  if len(numbers) == 2:
+    low, high = sorted(map(float, numbers))
+    domain = {"low": low, "high": high}
+  return answers.Answer(
+    found.get("DESCRIPTION", ""), code, domain, transcript=tuple(messages)
+  )

@@ -1,0 +1,181 @@
+"""Texts and words: all hypotheses at once, and the query that splits them best.
+
+A hypothesis is what a function would answer to every input of a pool. The next
+input is the one whose answers have the most entropy among hypotheses that are
+left; hypotheses that no input tells apart are one (observational equivalence),
+and the shortest speaks for them. A few inputs at the end ask whether what is
+left is right, as the function may be none of them.
+
+These interpreters know the primitives and the tables that functions are made
+of: what they show is how few queries are enough, not that a stranger's
+vocabulary could be learnt.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from spex_jax.agents.find import (
+  answers,
+  functions,
+  knowledge,
+  primitives,
+  strings,
+  tables,
+)
+
+_POOL = 150
+_CHECKS = 5
+_TRIED = 64
+
+
+class Space(NamedTuple):
+  """Hypotheses and what they answer.
+
+  Attributes:
+    inputs: X of them.
+    answers: int `[H, X]`, which of `values` each answers to each.
+    values: value to its number.
+    names: H hypotheses, the shortest first.
+  """
+
+  inputs: Sequence[str]
+  answers: np.ndarray
+  values: dict[Any, int]
+  names: Sequence[Any]
+
+
+def space(
+  inputs: Sequence[str], names: Sequence[Any], rows: Sequence[Sequence[Any]]
+) -> Space:
+  """A space of hypotheses, of those that no input tells apart the first."""
+  values: dict[Any, int] = {}
+  kept: dict[tuple[int, ...], Any] = {}
+  for name, row in zip(names, rows):
+    numbers = tuple(values.setdefault(value, len(values)) for value in row)
+    kept.setdefault(numbers, name)
+  return Space(inputs, np.array([*kept], np.int32), values, [*kept.values()])
+
+
+def narrowed(
+  query: functions.Query, own: Space, budget: int
+) -> tuple[list[Any], dict[str, Any]]:
+  """Hypotheses that are left, and what was asked."""
+  alive = np.arange(len(own.names))
+  asked: dict[str, Any] = {}
+  open_inputs = np.ones(len(own.inputs), bool)
+  rng = functions.rng(0, "splitting")
+  while len(alive) > 1 and min(query.left, budget - len(asked)) > _CHECKS:
+    left = own.answers[alive]
+    some = np.flatnonzero(open_inputs & (left != left[0]).any(axis=0))
+    if not len(some):
+      break
+    # Some of them are enough to find a good one among.
+    scores = _entropy(left, rng.permutation(some)[:_TRIED])
+    best = int(scores.argmax())
+    alive = alive[_agrees(query, own, best, alive, asked)]
+    open_inputs[best] = False
+  spare = rng.permutation(np.flatnonzero(open_inputs))
+  for index in spare[: min(_CHECKS, query.left, budget - len(asked))]:
+    alive = alive[_agrees(query, own, int(index), alive, asked)]
+  return [own.names[int(index)] for index in alive], asked
+
+
+def _agrees(query, own, index, alive, asked) -> np.ndarray:
+  value = query([own.inputs[index]])[0]
+  value = value.item() if hasattr(value, "item") else value
+  asked[own.inputs[index]] = value
+  return own.answers[alive, index] == own.values.get(value, -1)
+
+
+def _entropy(table: np.ndarray, among: np.ndarray) -> np.ndarray:
+  """Of the values of each of some columns, in nats; -1 for all others."""
+  out = np.full(table.shape[1], -1.0)
+  for i in among:
+    _, sizes = np.unique(table[:, i], return_counts=True)
+    shares = sizes / len(table)
+    out[i] = -(shares * np.log(shares)).sum()
+  return out
+
+
+@functools.cache
+def _compositions() -> Space:
+  """Primitives, and all of two: what they make of a pool of texts."""
+  draw = functions.rng(0, "pool")
+  pool = strings.texts(draw, _POOL)
+  pool += ["", "a", "B", "7", "level", "two words", "A1b2C3", "aeiou", "xyz"]
+  names: list[tuple[str, ...]] = [(one,) for one in primitives.PRIMITIVES]
+  inner = [[primitives.apply(name, text) for text in pool] for name in names]
+  rows = list(inner)
+  for outer in primitives.PRIMITIVES:
+    own = functools.cache(primitives.PRIMITIVES[outer][1])
+    for name, row in zip(names[: len(inner)], inner):
+      names.append((outer, *name))
+      rows.append([own(text) for text in row])
+  return space(pool, names, rows)
+
+
+def texts(query: functions.Query, budget: int) -> answers.Answer:
+  """A function of texts: a primitive, or one of another."""
+  left, asked = narrowed(query, _compositions(), budget)
+  if not left:
+    return _unknown(asked)
+  names = left[0]
+  said = primitives.said(names)
+  return answers.Answer(said, primitives.code(names), family="*".join(names))
+
+
+@functools.cache
+def _concepts() -> Space:
+  """One concept or two, over all words."""
+  names: list[tuple[str, ...]] = [(one,) for one in tables.CONCEPTS]
+  ordered = sorted(tables.CONCEPTS)
+  names += [
+    (one, other) for i, one in enumerate(ordered) for other in ordered[i + 1 :]
+  ]
+  own = [knowledge.activations(name) for name in names]
+  words = knowledge.words()
+  rows = [[table.get(word, 0.0) for word in words] for table in own]
+  return space(words, names, rows)
+
+
+def concepts(query: functions.Query, budget: int) -> answers.Answer:
+  """A function of words that lights up for one concept or for two."""
+  left, asked = narrowed(query, _concepts(), budget)
+  if not left:
+    return _unknown(asked)
+  names = left[0]
+  code = knowledge.code(knowledge.activations(names), 0.0)
+  return answers.Answer(" or ".join(names), code, family="+".join(names))
+
+
+@functools.cache
+def _rules() -> Space:
+  names = sorted(knowledge.rules(), key=lambda rule: bool(rule[1]))
+  words = knowledge.words()
+  rows = [
+    [knowledge.mapping(name).get(word, knowledge.UNDEFINED) for word in words]
+    for name in names
+  ]
+  return space(words, names, rows)
+
+
+def relations(query: functions.Query, budget: int) -> answers.Answer:
+  """A relation between words, with a domain where it is another, perhaps."""
+  left, asked = narrowed(query, _rules(), budget)
+  if not left:
+    return _unknown(asked)
+  name, domain, instead = left[0]
+  said = f"the {name}"
+  if domain:
+    said += f"; of a {domain} it is {instead}"
+  code = knowledge.code(knowledge.mapping(left[0]), knowledge.UNDEFINED)
+  return answers.Answer(said, code, family=f"{name}|{domain}|{instead}")
+
+
+def _unknown(asked: dict[str, Any]) -> answers.Answer:
+  """What none of the hypotheses is: as it answered."""
+  code = f"KNOWN = {asked!r}\n\ndef f(x):\n  return KNOWN.get(x, x)"
+  return answers.Answer("none that is known", code)

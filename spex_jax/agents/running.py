@@ -1,0 +1,214 @@
+"""Interpreters over functions: answered, judged, kept, one by one.
+
+What is kept is not run again, whatever stopped the run: one file an answer,
+written whole (`store.folders`). A failure is that of one answer, never of the
+run: an interpreter that raises, overspends or takes too long scores 0, and the
+file says why.
+"""
+
+import contextlib
+import dataclasses
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from spex_jax import base
+from spex_jax.agents import sandbox
+from spex_jax.agents.find import answers, functions, scores
+from spex_jax.agents.interpreters import (
+  baselines,
+  piecewise,
+  spectral,
+  splitting,
+)
+from spex_jax.store import configs, folders
+
+CEILING = "truth"
+LOOPHOLE = "interpolation"
+_WORDS = ("strings", "entities", "relations")
+_ALL = ("numeric", *_WORDS, "setfn", "unit")
+# Interpreter to what runs it on a category.
+INTERPRETERS: dict[str, dict[str, answers.Interpreter]] = {
+  "constant": dict.fromkeys(_ALL, baselines.constant),
+  LOOPHOLE: dict.fromkeys(_ALL, baselines.interpolation),
+  "polynomial": {"numeric": baselines.polynomial},
+  "piecewise": {"numeric": piecewise.run},
+  "enumeration": {"strings": splitting.texts},
+  "tables": {
+    "entities": splitting.concepts, "relations": splitting.relations
+  },
+  "spex": {"numeric": spectral.bits, "setfn": spectral.planted,
+           "unit": spectral.planted},
+}  # fmt: skip
+BUDGETS = {
+  "numeric": 500, "strings": 60, "entities": 60, "relations": 60,
+  "setfn": 5000, "unit": 200,
+}  # fmt: skip
+_CONFIG = "config.json"
+_JUDGING = 60.0  # Seconds more: code has limits of its own.
+
+
+def check_same(folder: folders.Folder, config: Mapping[str, Any]) -> None:
+  """Writes what all answers depend on, or finds it written.
+
+  Raises:
+    ValueError: the folder is another configuration's, or damaged.
+  """
+  own = configs.as_json(config)
+  if folder.create(_CONFIG, base.to_json({"config": own})):
+    return
+  place = f"{folder.path}/{_CONFIG}"
+  stored = base.from_json(folder.read(_CONFIG), place, must_have_checksum=True)
+  if names := configs.differing(stored["config"], own):
+    raise ValueError(
+      f"{folder.path} belongs to another run: {', '.join(names)} differ; use "
+      "its settings, or choose another directory."
+    )
+
+
+def interpreted(
+  function: functions.Function,
+  name: str,
+  run: answers.Interpreter | None,
+  budget: int,
+  box: sandbox.Sandbox,
+  seconds: float,
+) -> dict[str, Any]:
+  """An answer and its scores, as JSON; never raises for the interpreter.
+
+  Args:
+    function: with its truth, which stays here.
+    name: of the interpreter.
+    run: it; None for the truth itself.
+    budget: queries.
+    box: for its code.
+    seconds: it may take, in the main thread.
+  """
+  query = functions.Query(function, budget)
+  start, error = time.monotonic(), ""
+  try:
+    with limited(seconds):
+      answer = scores.truth(function) if run is None else run(query, budget)
+    if not isinstance(answer, answers.Answer):
+      raise TypeError(f"the answer is a {type(answer).__name__}")
+    if not isinstance(answer.code, str):
+      raise TypeError(f"its code is a {type(answer.code).__name__}, no text")
+  except (Exception, MemoryError) as caught:
+    error = f"{type(caught).__name__}: {caught}"[:300]
+    answer = answers.Answer("none", "")
+  took = time.monotonic() - start
+  verdict: dict[str, Any] = {"paper": 0.0, "ours": 0.0, "length": 0}
+  if not error:
+    try:  # The function itself may fail, too.
+      with limited(seconds + _JUDGING):
+        verdict = scores.judge(function, answer, box)
+    except Exception as caught:
+      error = f"{type(caught).__name__}: {caught}"[:300]
+  if error:
+    verdict |= {"error": error}
+  body = {
+    "interpreter": name, "function": function.name,
+    "category": function.category, "queries": query.spent,
+    "tokens": sum(int(t.get("tokens", 0)) for t in answer.transcript),
+    "seconds": round(took, 3), **verdict, "answer": dataclasses.asdict(answer),
+  }  # fmt: skip
+  return _finite(body)
+
+
+def _finite(value: Any) -> Any:
+  """As JSON has it: NaN and infinities are texts."""
+  if isinstance(value, Mapping):
+    return {str(k): _finite(v) for k, v in value.items()}
+  if isinstance(value, list | tuple | np.ndarray):
+    return [_finite(v) for v in value]
+  if isinstance(value, np.generic):
+    value = value.item()
+  if isinstance(value, float) and not np.isfinite(value):
+    return str(value)
+  return value
+
+
+@contextlib.contextmanager
+def limited(seconds: float) -> Iterator[None]:
+  """Raises TimeoutError after so many seconds; in the main thread alone."""
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+
+  def stop(number: int, frame: Any) -> None:
+    del number, frame
+    raise TimeoutError(f"it took more than {seconds:g} s")
+
+  before = signal.signal(signal.SIGALRM, stop)
+  signal.setitimer(signal.ITIMER_REAL, seconds)
+  try:
+    yield
+  finally:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def run(
+  todo: Sequence[functions.Function],
+  names: Sequence[str],
+  folder: folders.Folder,
+  box: sandbox.Sandbox,
+  *,
+  budgets: Mapping[str, int],
+  seconds: float,
+  more: Mapping[str, Mapping[str, answers.Interpreter]] | None = None,
+  tell: Callable[[str, int, int], None] | None = None,
+) -> list[dict[str, Any]]:
+  """All verdicts, those that are kept included.
+
+  Args:
+    todo: functions.
+    names: of interpreters; the ceiling and the loophole come along.
+    folder: where answers are kept.
+    box: a sandbox.
+    budgets: category to queries.
+    seconds: an interpretation may take.
+    more: interpreters beside `INTERPRETERS`.
+    tell: called with a name, and how many are done of how many.
+
+  Raises:
+    ValueError: an unknown interpreter.
+  """
+  known = INTERPRETERS | dict(more or {})
+  for name in names:
+    if name not in known and name != CEILING:
+      raise ValueError(
+        f"No interpreter {name!r}; they are {', '.join([*known, CEILING])}."
+      )
+  names = list(dict.fromkeys([*names, LOOPHOLE, CEILING]))
+  pairs = [
+    (function, name)
+    for name in names
+    for function in todo
+    if name == CEILING or function.category in known[name]
+  ]
+  found = []
+  for count, (function, name) in enumerate(pairs, 1):
+    file = f"answers/{name}/{function.name}.json"
+    verdict = _kept(folder, file)
+    if verdict is None:
+      own = None if name == CEILING else known[name][function.category]
+      budget = budgets[function.category]
+      verdict = interpreted(function, name, own, budget, box, seconds)
+      folder.replace(file, base.to_json(verdict))
+    found.append(verdict)
+    if tell is not None:
+      tell(name, count, len(pairs))
+  return found
+
+
+def _kept(folder: folders.Folder, file: str) -> dict[str, Any] | None:
+  try:
+    data = folder.read(file)
+    return base.from_json(data, file, must_have_checksum=True)
+  except (FileNotFoundError, ValueError):  # Not there, or damaged: anew.
+    return None

@@ -1,0 +1,190 @@
+"""`spex context attribute`: which tokens made each token of a generation.
+
+The same as Inseq's `attribute`; for its `attribute-dataset` see
+`context_dataset`.
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+from spex_jax import settings
+from spex_jax.context import attributing, generations, methods, scored, steps
+from spex_jax.jobs import circuits, context_asked, networks, subjects
+from spex_jax.models import sites
+from spex_jax.report import clock as clock_lib
+from spex_jax.report import tables as report_tables
+
+_FIELDS = ("prompt_ids", "response_ids")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring(context_asked.OfModel):
+  """How tokens are scored."""
+
+  method: str = settings.field(
+    "saliency", "of scores", choices=tuple(methods.METHODS)
+  )
+  target: str = settings.field(
+    "probability", "of each step, what is attributed", choices=steps.NAMES
+  )
+  step_scores: tuple[str, ...] = settings.field(
+    (), "of each step, printed beside", choices=steps.NAMES
+  )
+  contrast: str | None = settings.field(
+    None, "another response to the prompt, for functions that contrast two"
+  )
+  forced: bool = settings.field(
+    False, "the contrasted token is read from the contrasted run"
+  )
+  prefix: bool | None = settings.field(
+    None,
+    "also scores what stands behind the source; None: of a causal model alone",
+  )
+  top_k: int = settings.field(0, "of kl_divergence, tokens; 0: all", low=0)
+  top_p: float = settings.field(
+    1.0, "of kl_divergence and top_p_size, a share", low=0, high=1
+  )
+  layer: str | None = settings.field(
+    None, "site of layer methods; None: the embeddings"
+  )
+  masks: int = settings.field(1000, "of a method that draws some", low=8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Attribute(Scoring):
+  """What is attributed, and how it is written."""
+
+  prompt: str = settings.field("", "a text, or what an encoder reads")
+  ids: str = settings.field(
+    "", "a .json file of prompt_ids and response_ids, not texts"
+  )
+  steps: tuple[int, ...] = settings.field(
+    (), "numbers of the response's tokens; all where none is named", low=0
+  )
+  join: str = settings.field(
+    "none", "of tokens to words", choices=("none", *scored.JOINS)
+  )
+  normalise: bool = settings.field(
+    False, "the sizes of a step's scores sum to 1"
+  )
+  format: str = settings.field(
+    "own",
+    "of the output; inseq is read by FeatureAttributionOutput.load",
+    choices=("own", "inseq"),
+  )
+  output: str = settings.field("attribution.json", "a file, JSON")
+
+
+def run(
+  config: Attribute,
+  show: context_asked.Show | None = None,
+  before: float = 0.0,
+) -> scored.Attribution:
+  """Attributes, prints, and writes `config.output`.
+
+  Args:
+    config: its settings.
+    show: takes a line or a rich renderable; prints by default.
+    before: seconds of the command that have passed already.
+
+  Raises:
+    FileNotFoundError: no file of ids.
+    ValueError: what is wrong with model, texts, ids or settings.
+  """
+  show = show or report_tables.printer()
+  clock = clock_lib.Clock(before)
+  if bool(config.prompt) == bool(config.ids):
+    raise ValueError("Give --prompt, a text, or --ids, a file of token ids.")
+  output = circuits.writable(config.output)
+  tell = lambda name, text: show(report_tables.fact(name, text))
+  with clock.of("load"):
+    net = context_asked.load(config)
+  tell("model", networks.described(net, config.model))
+  with clock.of("answer"):
+    made = _made(config, net)
+  with clock.of("attribute"):
+    found = attributed(config, net, made, config.steps or None)
+  if config.join != "none":
+    found = found.words(config.join)
+  if config.normalise:
+    found = found.normalised()
+  tell("method", f"{config.method} of {config.target}")
+  _print(found, show, tell)
+  found.save(output, config.format)
+  tell("time", str(clock))
+  tell("wrote", str(output))
+  return found
+
+
+def attributed(
+  config: Scoring,
+  net: sites.Network,
+  made: generations.Generation,
+  steps_of: Any = None,
+) -> scored.Attribution:
+  """A generation attributed by settings.
+
+  Raises:
+    ValueError: as `attributing.attribute` and `Generation.of_text`.
+  """
+  other = None
+  if config.contrast is not None:
+    tokenizer = context_asked.tokenizer_of(config, net)
+    ids = tokenizer.encode(config.contrast, add_special=False).ids
+    other = generations.Generation.of_ids(net, made.source, ids, made.prefix)
+  return attributing.attribute(
+    net,
+    made,
+    method=config.method,
+    target=config.target,
+    step_scores=config.step_scores,
+    steps_of=steps_of,
+    prefix=config.prefix,
+    contrast=other,
+    forced=config.forced,
+    top_k=config.top_k,
+    top_p=config.top_p,
+    layer=config.layer,
+    budget=config.masks,
+    key=subjects.key_of(config.seed, "attribute"),
+  )
+
+
+def _made(config: Attribute, net: sites.Network) -> generations.Generation:
+  if not config.ids:
+    context_asked.tokenizer_of(config, net)
+    return generations.Generation.of_text(
+      net,
+      config.prompt,
+      config.response,
+      max_new_tokens=config.max_new_tokens,
+      bos=config.bos,
+    )
+  text = context_asked.read(config.ids, "ids")
+  try:
+    given = json.loads(text)
+  except json.JSONDecodeError as error:
+    raise ValueError(f"ids={config.ids!r} is no JSON: {error}.") from None
+  if not isinstance(given, dict) or {*given} != {*_FIELDS}:
+    raise ValueError(
+      f"ids={config.ids!r} must hold an object of {' and '.join(_FIELDS)}."
+    )
+  return generations.Generation.of_ids(net, *(given[x] for x in _FIELDS))
+
+
+def _print(found: scored.Attribution, show, tell) -> None:
+  """Each step's token, and the tokens before it in colour."""
+  readable = context_asked.readable
+  source, behind = readable(found.source), readable(found.behind)
+  ahead = len(behind) - len(found.response)
+  for row, step in enumerate(found.steps):
+    beside = "".join(
+      f", {name} {x[row]:.4g}" for name, x in found.step_scores.items()
+    )
+    tell("step", f"{readable([found.response[step]])[0].strip()!r}{beside}")
+    pieces, scores = source, found.scores[row].tolist()
+    if found.prefix_scores is not None:
+      pieces = source + behind[: ahead + step]
+      scores = scores + found.prefix_scores[row, : ahead + step].tolist()
+    show(context_asked.coloured(pieces, scores, "blue"))

@@ -1,0 +1,282 @@
+"""`spex find run` and `spex find report`: a leaderboard of interpreters."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from spex_jax import settings
+from spex_jax.ablate import services
+from spex_jax.agents import llm, running, sandbox
+from spex_jax.agents.find import (
+  answers,
+  functions,
+  generating,
+  official,
+  scores,
+)
+from spex_jax.agents.interpreters import agent
+from spex_jax.report import clock as clock_lib
+from spex_jax.report import tables as report_tables
+from spex_jax.store import folders
+
+LEADERBOARD = "leaderboard.json"
+FUNCTIONS = "functions.jsonl"
+MODELS = ("agent", "one-shot")  # Interpreters that are language models.
+Show = Callable[[Any], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Find(settings.Settings):
+  """`spex find run`."""
+
+  seed: int = settings.seed("of the functions")
+  categories: tuple[str, ...] = settings.field(
+    tuple(generating.CATEGORIES), "of functions"
+  )
+  count: int = settings.field(50, "functions of each category", low=1)
+  interpreters: tuple[str, ...] = settings.field(
+    tuple(running.INTERPRETERS),
+    "who; the ceiling (truth) and the loophole (interpolation) come along",
+  )
+  budget_numeric: int = settings.field(500, "queries", low=1)
+  budget_strings: int = settings.field(60, "queries", low=1)
+  budget_entities: int = settings.field(60, "queries", low=1)
+  budget_relations: int = settings.field(60, "queries", low=1)
+  budget_setfn: int = settings.field(5000, "queries", low=1)
+  budget_unit: int = settings.field(200, "queries", low=1)
+  seconds: float = settings.field(600.0, "an interpretation may take", above=0)
+  network: str = settings.field(
+    "", "whose units are functions, of category unit: a directory or a hub name"
+  )
+  official: str = settings.field(
+    "", "the paper's own functions in the place of ours: its zip, or a folder"
+  )
+  endpoint: str = settings.field(
+    "", "of the interpreters agent and one-shot: https://HOST/v1"
+  )
+  model: str = settings.field("", "its name at the endpoint")
+  key_variable: str = settings.field(
+    "OPENAI_API_KEY", "of the environment, which holds the endpoint's key"
+  )
+  rounds: int = settings.field(25, "of an interpretation, by a model", low=1)
+  tokens: int = settings.field(200_000, "likewise, at most", low=1)
+  reply_tokens: int = settings.field(1024, "of a reply, at most", low=1)
+
+  def check(self) -> None:
+    """Categories and interpreters are known ones."""
+    for name, given, known in (
+      ("categories", self.categories, [*running.BUDGETS]),
+      ("interpreters", self.interpreters,
+       [*running.INTERPRETERS, running.CEILING, *MODELS]),
+    ):  # fmt: skip
+      for word in given:
+        if word not in known:
+          raise settings.SettingError(
+            name, f" has {word!r}: choose from {', '.join(known)}."
+          )
+    if not self.categories:
+      raise settings.SettingError("categories", " is empty: name one.")
+    if generating.UNIT in self.categories and not self.network:
+      raise settings.SettingError("network", " is needed for unit.")
+    if {*MODELS} & {*self.interpreters} and not (self.endpoint and self.model):
+      raise settings.SettingError(
+        "endpoint", f" and model are needed for {' and '.join(MODELS)}."
+      )
+
+  @property
+  def budgets(self) -> dict[str, int]:
+    """Category to queries."""
+    return {name: getattr(self, f"budget_{name}") for name in running.BUDGETS}
+
+
+def kind_of(
+  word: str, given: Mapping[str, Any], where: str
+) -> type[settings.Settings]:
+  """The class of settings of a word: "run" alone has one."""
+  del word, given, where
+  return Find
+
+
+def run(
+  word: str, config: Find, workdir: pathlib.Path, before: float = 0.0
+) -> None:
+  """Runs the word "run"; raises as `scored`."""
+  del word
+  scored(config, workdir, before=before)
+
+
+def scored(
+  config: Find,
+  workdir: pathlib.Path,
+  show: Show | None = None,
+  before: float = 0.0,
+) -> list[dict[str, Any]]:
+  """Interprets, judges, prints, and writes the leaderboard.
+
+  A second run goes on where the first was stopped.
+
+  Args:
+    config: its settings.
+    workdir: where leaderboard.json, functions.jsonl and all answers go.
+    show: takes a line or a rich renderable; prints by default.
+    before: seconds of the command that have passed already.
+
+  Raises:
+    ValueError: the workdir is another configuration's.
+  """
+  show = show or report_tables.printer()
+  clock = clock_lib.Clock(before)
+  folder = folders.opened(workdir)
+  running.check_same(
+    folder,
+    {
+      "seed": config.seed, "seconds": config.seconds, **config.budgets,
+      "network": config.network, "official": config.official,
+      "endpoint": config.endpoint, "model": config.model,
+    },
+  )  # fmt: skip
+  # A stranger's functions run there, too.
+  box = sandbox.Sandbox(modules=official.MODULES if config.official else ())
+  with box:
+    return _scored(config, workdir, folder, box, show, clock)
+
+
+def _scored(config, workdir, folder, box, show, clock) -> list[dict[str, Any]]:
+  with clock.of("generate"):
+    todo = functions_of(config, box, show)
+  lines = [
+    json.dumps({
+      "name": own.name, "category": own.category, "about": own.about,
+      "truth": own.truth,
+    })
+    for own in todo
+  ]  # fmt: skip
+  folder.replace(FUNCTIONS, ("\n".join(lines) + "\n").encode())
+  more = models_of(config, folder)
+  with clock.of("interpret"):
+    verdicts = running.run(
+      todo, config.interpreters, folder, box, budgets=config.budgets,
+      seconds=config.seconds, more=more,
+    )  # fmt: skip
+  rows = scores.table(verdicts)
+  text = json.dumps(rows, indent=1, allow_nan=False)
+  folder.replace(LEADERBOARD, text.encode() + b"\n")
+  show_rows(rows, show)
+  failed = [v for v in verdicts if v["error"]]
+  for verdict in failed[:5]:
+    show(report_tables.fact(
+      "failed",
+      f"{verdict['interpreter']}, {verdict['function']}: {verdict['error']}",
+    ))  # fmt: skip
+  show(report_tables.fact("time", str(clock)))
+  show(report_tables.fact("wrote", str(workdir / LEADERBOARD)))
+  return rows
+
+
+def functions_of(
+  config: Find, box: sandbox.Sandbox, show: Show
+) -> list[functions.Function]:
+  """The functions of a run; raises as `generate` and `official.load`."""
+  found: list[functions.Function] = []
+  net = None
+  if generating.UNIT in config.categories:
+    from spex_jax import models  # Slow to import.
+
+    net = models.load(config.network)
+  for category in config.categories:
+    if config.official:
+      own, left_out = official.load(
+        config.official, category, box, config.count
+      )
+      found += own
+      if left_out:
+        show(report_tables.fact("left out", f"{left_out} of {category}"))
+    else:
+      found += generating.generate(config.seed, category, config.count, net=net)
+  return found
+
+
+def models_of(
+  config: Find, folder: folders.Folder
+) -> dict[str, dict[str, answers.Interpreter]]:
+  """The interpreters that are language models; none without an endpoint."""
+  if not config.endpoint:
+    return {}
+  key = os.environ.get(config.key_variable, "")
+  endpoint = llm.Endpoint(
+    services.Service(config.endpoint, key), config.model,
+    max_tokens=config.reply_tokens, folder=folder,
+  )  # fmt: skip
+  limits = llm.Limits(
+    rounds=config.rounds, tokens=config.tokens, seconds=config.seconds
+  )
+
+  def metered(make: Callable[[llm.Chat], answers.Interpreter]):
+    # A budget for each interpretation.
+    return lambda query, budget: make(llm.Meter(endpoint, limits))(
+      query, budget
+    )
+
+  known = {"agent": agent.interactive, "one-shot": agent.one_shot}
+  return {
+    name: dict.fromkeys(running.BUDGETS, metered(make))
+    for name, make in known.items()
+  }
+
+
+def show_rows(rows: Sequence[Mapping[str, Any]], show: Show) -> None:
+  """Prints a leaderboard, one table a category."""
+  from rich import box, table  # Slow to import.
+
+  for category in dict.fromkeys(row["category"] for row in rows):
+    own = [row for row in rows if row["category"] == category]
+    shown = table.Table(box=box.SIMPLE_HEAD, title=category)
+    shown.add_column("interpreter")
+    for name in ("paper", "95 %", "ours", "95 %", "family", "queries",
+                 "letters", "seconds", "tokens", "failed"):  # fmt: skip
+      shown.add_column(name, justify="right")
+    names = dict.fromkeys(row["interpreter"] for row in own)
+    for name in names:
+      by_mode = {r["mode"]: r for r in own if r["interpreter"] == name}
+      cells = []
+      for mode in scores.MODES:
+        row = by_mode.get(mode)
+        cells += (
+          [f"{row['score']:.2f}", f"{row['low']:.2f}..{row['high']:.2f}"]
+          if row
+          else ["", ""]
+        )
+      row = by_mode.get("ours") or by_mode["paper"]
+      family = f"{row['family']:.2f}" if "family" in row else ""
+      label = name
+      label += " (ceiling)" * (name == running.CEILING)
+      label += " (loophole)" * (name == running.LOOPHOLE)
+      shown.add_row(
+        label, *cells, family, f"{row['queries']:.0f}", f"{row['length']:.0f}",
+        f"{row['seconds']:.2f}", f"{row['tokens']:.0f}", str(row["failed"]),
+      )  # fmt: skip
+    show(shown)
+
+
+def report(workdirs: Sequence[str], show: Show | None = None) -> None:
+  """Prints the leaderboards of workdirs again.
+
+  Raises:
+    FileNotFoundError: one has none.
+    ValueError: none is named, or one's is damaged.
+  """
+  show = show or report_tables.printer()
+  if not workdirs:
+    raise ValueError("Name a directory that `spex find run` wrote.")
+  for workdir in workdirs:
+    path = pathlib.Path(workdir) / LEADERBOARD
+    if not path.is_file():
+      raise FileNotFoundError(f"{path}: no such file; run `spex find run`.")
+    try:
+      rows = json.loads(path.read_text())
+      show_rows(rows, show)
+    except (ValueError, KeyError, TypeError) as error:
+      raise ValueError(f"{path} is damaged: {error}.") from error

@@ -1,0 +1,79 @@
+"""Of `spex find` and `spex serve`."""
+
+import dataclasses
+
+from spex_jax import settings
+from spex_jax.usage import words
+
+
+@dataclasses.dataclass(frozen=True)
+class Find(settings.Settings):
+  """Flags of `spex find run`."""
+
+  config: str = settings.field("find_run", f"{words.FILE} (default: find_run)")
+  workdir: str | None = settings.field(
+    None,
+    "where leaderboard.json, functions.jsonl and all answers go (default: "
+    "runs/find_run); a second run goes on where the first was stopped",
+    place=True,
+  )
+
+
+FIND = f"""\
+usage: spex find run
+         {words.WORDS} [--workdir=DIR]
+       spex find report DIR [DIR ...]
+       spex find serve [--category=NAME] [--number=N] [--port=PORT]
+
+makes functions of five kinds, after FIND; lets interpreters describe them from
+queries; and scores their code against the truth, which they do not see. The
+ceiling (the truth's own code) and the loophole (interpolation) come along
+
+{settings.flags_of(Find)}
+{words.DEBUG}
+
+examples:
+  spex find run
+  spex find run --config.categories=numeric,strings --config.count=10
+  spex find report runs/find_run
+"""
+FINDS = {"run": (Find, FIND)}
+
+
+@dataclasses.dataclass(frozen=True)
+class FindServe(settings.Settings):
+  """Flags of `spex find serve`."""
+
+  category: str = settings.field("numeric", "of the function")
+  seed: int = settings.seed("of the function")
+  number: int = settings.field(0, "of the function", low=0)
+  budget: int | None = settings.field(None, "queries", low=1)
+  port: int | None = settings.field(
+    None, "of HTTP on this machine; a pipe without one", low=0, high=65535
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Serve(settings.Settings):
+  """Flags of `spex serve`."""
+
+  model: str | None = settings.field(
+    None, "a language model: a directory or a hub name; needed"
+  )
+  port: int = settings.field(8000, "0 takes a free one", low=0, high=65535)
+
+
+SERVE = f"""\
+usage: spex serve --model=DIR_OR_NAME [--port=PORT]
+
+/v1/chat/completions and /v1/completions of a causal model, on this machine
+alone; the latter with log-probabilities of the prompt (echo, logprobs)
+
+{settings.flags_of(Serve)}
+{words.DEBUG}
+"""
+PLAIN = {
+  "serve": (Serve, SERVE, "serve.run"),
+  "find report": (settings.Settings, FIND, "find.report"),
+  "find serve": (FindServe, FIND, "serve.function"),
+}

@@ -1,0 +1,175 @@
+"""`spex context attribute`, and prompts of a file as a sweep, tiny."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from spex_jax import settings, usage
+from spex_jax.context import scored
+from spex_jax.jobs import (
+  context_attribute,
+  context_dataset,
+  context_names,
+  sweeping,
+)
+from tests import command
+from tests.jobs import small
+from tests.models import checkpoints
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+  """A GPT-2 with a tokenizer."""
+  return str(small.gpt2(tmp_path_factory.mktemp("gpt2"), n_layer=1))
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+  """One without."""
+  folder = tmp_path_factory.mktemp("bare") / "model"
+  return str(checkpoints.make(folder, checkpoints.GPT2)[0])
+
+
+def _run(capsys, *arguments):
+  code, out, err = command.run(capsys, "context", "attribute", *arguments)
+  assert code == 0, err
+  return out
+
+
+def test_texts_to_both_forms(model, tmp_path, capsys):
+  path = tmp_path / "out.json"
+  asked = (
+    f"--model={model}", "--prompt=the film", "--response= was fun",
+    "--config.step_scores=probability,entropy", f"--output={path}",
+  )  # fmt: skip
+  out = _run(capsys, *asked)
+  assert "method        saliency of probability" in out and "entropy" in out
+  (found,) = scored.load(path)
+  assert found.scores.shape == (len(found.response), len(found.source))
+  assert "".join(found.response) == "ĠwasĠfun"
+  _run(
+    capsys, *asked, "--config.format=inseq", "--config.join=sum",
+    "--config.normalise=true",
+  )  # fmt: skip
+  given = json.loads(path.read_text())
+  assert given["__instance_type__"][1] == "FeatureAttributionOutput"
+  # By Inseq's arguments.
+  _run(
+    capsys, "--model_name_or_path", model, "--input_texts", "the film",
+    "--generated_texts", " was fun", "--save_path", str(path),
+    "--attribution_method", "occlusion", "--attributed_fn", "logit",
+    "--config.steps=0,1",
+  )  # fmt: skip
+  (found,) = scored.load(path)
+  assert found.method == "occlusion" and found.steps == (0, 1)
+  known = {f"config.{name}" for name in settings.kinds(
+    context_attribute.Attribute)}  # fmt: skip
+  known |= {*settings.kinds(usage.contexts.ContextAttribute)}
+  assert {*context_names.ATTRIBUTE.values()} <= known
+  assert "usage: spex context attribute" in _run(capsys, "--help")
+
+
+def test_ids_and_a_contrast(model, bare, tmp_path, capsys):
+  path, ids = tmp_path / "out.json", tmp_path / "ids.json"
+  ids.write_text(json.dumps({"prompt_ids": [1, 2, 3], "response_ids": [4]}))
+  _run(
+    capsys, f"--model={bare}", f"--ids={ids}", f"--output={path}",
+    "--config.method=attention",
+  )  # fmt: skip
+  (found,) = scored.load(path)
+  np.testing.assert_allclose(found.scores.sum(), 1, rtol=1e-5)
+  _run(
+    capsys, f"--model={model}", "--prompt=the film", "--response= was",
+    "--config.contrast= was", "--config.target=contrast_prob_diff",
+    f"--output={path}",
+  )  # fmt: skip
+  np.testing.assert_allclose(scored.load(path)[0].scores, 0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("words", "said"),
+  [
+    ((), "Give --prompt"),
+    (("--prompt=a", "--ids=b.json"), "Give --prompt"),
+    (("--prompt=a", "--config.method=lrp"), "choose from saliency"),
+    (("--prompt=a", "--config.target=loss"), "choose from logit"),
+    (("--prompt=a", "--response="), "is empty"),
+    (("--prompt= ",), "is empty"),
+    (("--prompt=a", "--config.target=pcxmi"), "contrasts two generations"),
+    (("--prompt=a", "--response= b", "--config.steps=9"), "outside"),
+    (("--ids={ids}",), "must hold an object"),
+  ],
+)
+def test_refused(words, said, model, tmp_path, capsys):
+  ids = tmp_path / "ids.json"
+  ids.write_text("{}")
+  words = [word.format(ids=ids) for word in words]
+  line = command.refused(
+    capsys, "context", "attribute", f"--model={model}",
+    f"--output={tmp_path / 'out.json'}", *words,
+  )  # fmt: skip
+  assert re.search(said, line), line
+
+
+def _config(model, data, **changes):
+  return settings.plain(
+    {
+      "build": "spex_jax.jobs.context_dataset:prompts",
+      "model": model, "data": data, "rows": 2, "rows_per_shard": 1,
+      "nan": "error", "retries": 0, "max_failed": 0.0, "max_new_tokens": 2,
+      **changes,
+    }
+  )  # fmt: skip
+
+
+def test_a_file_of_prompts(model, tmp_path):
+  data = tmp_path / "prompts.jsonl"
+  rows = [
+    {"prompt": "the film", "response": " was fun"}, {"prompt": "the film was"},
+  ]  # fmt: skip
+  data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  config = _config(model, str(data))
+  assert sweeping.classes(config) == context_dataset.classes_of()
+  work = context_dataset.prompts(config)
+  values = work.values(work.masks(0, 2))
+  assert values.shape == (2, work.num_targets)
+  again = work.values(work.masks(1, 2))
+  np.testing.assert_array_equal(again[0], values[1])
+  (asked,) = settings.read(
+    {"model": model, "prompt": "the film", "response": " was fun",
+     "step_scores": ("probability",), "output": str(tmp_path / "o.json")},
+    context_attribute.Attribute,
+  )  # fmt: skip
+  want = context_attribute.run(asked, show=lambda line: None)
+  most = len(want.response)
+  got = context_dataset.unpacked(values[0], most)
+  np.testing.assert_allclose(got.scores, want.scores, rtol=1e-6)
+  assert got.response.tolist() == list(want.response_ids)
+  np.testing.assert_allclose(
+    got.step_scores, want.step_scores["probability"], rtol=1e-6
+  )
+  assert len(context_dataset.unpacked(values[1], most).response) <= 2
+
+
+def test_files_that_are_no_prompts(model, tmp_path):
+  path = tmp_path / "a.csv"
+  path.write_text('prompt,response\n"the film, again"," was"\nfun,\n')
+  assert context_dataset.read(str(path)) == [
+    ("the film, again", " was"), ("fun", None),
+  ]  # fmt: skip
+  with pytest.raises(ValueError, match="the file has 2 rows"):
+    context_dataset.prompts(_config(model, str(path), rows=3))
+  for name, text, words in (
+    ("b.jsonl", '{"text": "a"}', 'row 1, has no "prompt"'),
+    ("b.jsonl", "{", "line 1, is no JSON"),
+    ("b.csv", "text\na\n", 'has no "prompt"'),
+    ("b.jsonl", "\n", "has no row"),
+  ):
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(ValueError, match=words):
+      context_dataset.read(str(path))
+  with pytest.raises(ValueError, match="data is missing"):
+    context_dataset.read("")
