@@ -351,7 +351,7 @@ def _functions(net, config, models, found, root) -> Iterator[rows.Row]:
       )  # fmt: skip
       for one, given in zip(learned, asked):
         judge = swaps.Judge(net, params, given.triples, group.members,
-                            desiderata.target_logit)  # fmt: skip
+                            metrics.logit_difference)  # fmt: skip
         other = dcm.beside(judge, one)
         yield {
           "row": "function", "model": model, "group": group.name,

@@ -120,7 +120,7 @@ def measure(
       seeds=config.seeds, epochs=config.epochs, size=config.size,
     )  # fmt: skip
     judge = swaps.Judge(
-      net, net.params, one[rest:].triples, members, desiderata.target_logit
+      net, net.params, one[rest:].triples, members, metrics.logit_difference
     )
     masks = [found.mask, ~found.mask]
     for _ in range(config.random):

@@ -1,15 +1,8 @@
 """CMAP: where the gain of fine-tuning sits, by one model's heads in another.
 
 Two sets of parameters of one architecture run the same prompts, and what
-members (`swaps`) give in the tuned one is put into the base (Prakash et al.
-2024, arXiv 2402.14811, section 5):
-
-  out            what heads gather, before their projection, which stays the
-                 base's; of MLPs what they write
-  q, k, v, ...   what heads read with: queries at their place, keys and values
-                 at all positions. With keys or values all else that these
-                 heads gather (elsewhere, or by heads that share the keys) is
-                 held as the base has it
+members give in the tuned one is put into the base, in one of the forms of
+`swaps` (Prakash et al. 2024, arXiv 2402.14811, section 5).
 
 The authors' code gives each example's position to all of a batch; here each
 has its own.
@@ -32,11 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax.circuits import graph as graph_lib
-from spex_jax.circuits import many, metrics, runs, swaps
+from spex_jax.circuits import metrics, runs, scored, swaps
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import sites
 
-FORMS = ("out", "q", "k", "v", "qk", "qv", "kv", "qkv")
 TOLERANCE = 1e-3  # Of an identity, in the largest logit.
 _LAST = ("final_norm", "head", "tokens")  # Parameters behind all writers.
 
@@ -83,7 +75,7 @@ class Mapped:
     names = ("base", *self.names, "tuned")
     right = np.stack([self.base[1], *self.right, self.tuned[1]])
     values = np.stack([self.base[0], *self.values, self.tuned[0]])
-    low, high = swaps.interval(right, seed).T
+    low, high = scored.bootstrap(right.T, seed=seed)
     return [
       {
         "group": name,
@@ -154,7 +146,7 @@ def run(
     pairs: N; their clean prompts and right answers.
     groups: by name, members at places that all pairs have.
     metric: of one example.
-    forms: some of `FORMS`.
+    forms: some of `swaps.FORMS`.
     size: pairs of a batch; `runs.batch_size` by default.
     at_once: groups computed at once.
     tolerance: of the identities, in the largest logit.
@@ -164,45 +156,29 @@ def run(
       architectures, MLPs with another form than "out"; as `swaps.Layout`; NaN.
     RuntimeError: an identity that does not hold.
   """
-  if not groups or not forms or (wrong := {*forms} - {*FORMS}):
-    raise ValueError(
-      f"Name groups, and forms of {', '.join(FORMS)}; got "
-      f"{list(forms) if not groups or not forms else wrong}."
-    )
+  if not groups or not forms:
+    raise ValueError(f"Name groups, and forms of {', '.join(swaps.FORMS)}.")
   check(net, base, tuned)
   graph_lib.Graph.of(net)  # Refuses one without a stream, and says why.
-  metrics.check(metric, net.config.vocab_size)
-  pairs.check(net.config.vocab_size, net.config.max_positions)
   every = list(dict.fromkeys(m for group in groups.values() for m in group))
-  layout = swaps.Layout.of(net, every)
-  if layout.mlps and {*forms} - {"out"}:
-    raise ValueError("MLPs have no queries, keys or values: take form out.")
   taken = np.array(
     [[m in {*group} for m in every] for group in groups.values()], bool
   )
-  size = runs.batch_size(pairs) if size is None else size
-  at_once = at_once or many.at_once(size * pairs.clean.shape[1])
-  model, where = sites.Model(net), layout.where(pairs)
-  found, ends, off = [], [], []
-  rows = many.padded(taken.astype(np.float32), 0, at_once)
-  for number, batch in enumerate(runs.batches(pairs, size)):
-    at = swaps.of_batch(where, number, size)
-    end, wrong = _ends(model, metric, layout, base, tuned, batch, at)
+  judges = [
+    swaps.Judge(
+      net, base, pairs, every, metric,
+      other=tuned, form=form, size=size, at_once=at_once,
+    )
+    for form in forms
+  ]  # fmt: skip
+  values, right = (np.concatenate(x) for x in zip(*(j(~taken) for j in judges)))
+  model, layout, ends, off = sites.Model(net), judges[0].layout, [], []
+  for batch, where in judges[0].batches:
+    end, wrong = _ends(model, metric, layout, base, tuned, batch, where)
     ends.append(runs.real_rows(batch, end))
     off.append(np.asarray(wrong))
-    parts = [
-      _mapped(
-        model, metric, layout, form, at_once, base, tuned, batch, at, rows,
-        len(taken),
-      )[: len(taken)]
-      for form in forms
-    ]  # fmt: skip
-    out = np.asarray(jnp.concatenate(parts), np.float64)
-    found.append(runs.real_rows(batch, np.moveaxis(out, 1, 0)))
-  both, values = np.concatenate(ends).T, np.concatenate(found)
+  both = np.concatenate(ends).astype(np.float64).T
   same, whole, largest = np.stack(off).max(axis=0)
-  if not np.isfinite(values).all():
-    raise ValueError("The metric is NaN or infinite with a group put in.")
   if not max(same, whole) <= tolerance * largest:
     raise RuntimeError(
       f"The base in itself is off by {same:.1e} logits, all of the tuned model "
@@ -213,66 +189,8 @@ def run(
       name if form == "out" and len(forms) == 1 else f"{name}, {form}"
       for form in forms for name in groups
     ),
-    values[..., 0].T, values[..., 1].T > 0.5,
-    np.asarray(both[:2], np.float64), np.asarray(both[2:], np.float64),
-    float(same), float(whole),
+    values, right, both[:2], both[2:], float(same), float(whole),
   )  # fmt: skip
-
-
-@functools.partial(
-  jax.jit, static_argnames=("model", "metric", "layout", "form", "at_once")
-)
-def _mapped(
-  model, metric, layout, form, at_once, base, tuned, batch, where, rows, count
-):
-  """Metric and rightness of every group: `[G, B, 2]`."""
-  chex.assert_rank([where, rows], [3, 2])
-  net, blocks = model.net, sorted({*layout.block})
-  inputs = () if form == "out" else tuple(form)
-  names = layout.touched(net) if form == "out" else tuple(
-    f"blocks.{i}.attn.{part}" for i in blocks for part in inputs
-  )  # fmt: skip
-  given = swaps.captured(net, tuned, names, batch.clean)
-  clean = runs.logits(net, base, batch)
-  pinned = {}
-  if {*inputs} & {"k", "v"}:
-    own = tuple(f"blocks.{i}.attn.z" for i in blocks)
-    pinned = swaps.captured(net, base, own, batch.clean)
-
-  def one(row):
-    gates = layout.gates(net.config.num_blocks, 1 - row, where)
-    if form == "out":
-      edits = layout.edits(gates, given)
-    else:
-      edits = _inputs(net, gates, given, pinned)
-    return swaps.read(net, base, metric, batch, clean, edits)
-
-  return many.mapped(one, jnp.asarray(rows), count, at_once)
-
-
-def _inputs(net, gates, given, pinned):
-  """Queries, keys and values of members; what else they touch stays."""
-  chex.assert_rank(gates, 4)
-  shared = net.config.num_heads // net.config.num_kv_heads
-  replace = {}
-  for name, value in given.items():
-    taken = gates[int(name.split(".")[1]), ..., :-1] < 0.5  # [B, P, H]
-    if name.endswith("attn.q"):
-      replace[name] = taken[..., None], value
-    else:
-      replace[name] = _groups(taken, shared)[:, None, :, None], value
-  for name, value in pinned.items():
-    taken = gates[int(name.split(".")[1]), ..., :-1] < 0.5
-    read = jnp.repeat(_groups(taken, shared), shared, axis=-1)
-    replace[name] = (read[:, None] & ~taken)[..., None], value
-  return sites.Edits(replace=replace)
-
-
-def _groups(taken, shared):
-  """Which keys and values serve a member anywhere: bool `[B, K]`."""
-  chex.assert_rank(taken, 3)
-  any_place = taken.any(axis=1)
-  return any_place.reshape(len(taken), -1, shared).any(axis=-1)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "metric", "layout"))

@@ -34,22 +34,13 @@ import numpy as np
 
 from spex_jax import api, base
 from spex_jax.circuits import desiderata as desiderata_lib
-from spex_jax.circuits import metrics, runs, swaps
+from spex_jax.circuits import metrics, runs, swaps, trained
 from spex_jax.indices import optimum
 from spex_jax.models import sites
 
 PENALTIES = ("l1", "l0")
 ENUMERABLE = 16  # Members of which all masks are evaluated.
-_STRETCH = (-0.1, 1.1)  # Of hard concrete gates, and their temperature.
-_HEAT = 2 / 3
 _OPEN = 3.0  # The log odds that a gate begins with, at most.
-
-
-def _of_source(net, params, batch, layout):
-  """What members give on the source, by site; and logits of the base."""
-  chex.assert_equal_shape([batch.clean, batch.corrupted])
-  values = swaps.captured(net, params, layout.touched(net), batch.corrupted)
-  return values, runs.logits(net, params, batch)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -113,7 +104,7 @@ def learn(
   *,
   key: base.Key,
   validation: Sequence[desiderata_lib.Desideratum] | None = None,
-  metric: metrics.Metric = desiderata_lib.target_logit,
+  metric: metrics.Metric = metrics.logit_difference,
   penalties: Sequence[float] = (0.01,),
   seeds: int = 1,
   penalty: str = "l1",
@@ -171,7 +162,8 @@ def learn(
       gates, state, strengths, jax.random.fold_in(run, epochs + epoch),
     )  # fmt: skip
     history.append(np.asarray(loss, np.float64))
-    found.append(np.asarray(_plain(penalty, gates)) > 0.5)
+    plain = gates if penalty == "l1" else trained.gate(gates, 0.5)
+    found.append(np.asarray(plain) > 0.5)
   loss = np.stack(history, axis=-1)  # [D, R, E]
   if not np.isfinite(loss).all():
     raise ValueError("The loss is NaN or infinite: take a smaller rate.")
@@ -258,27 +250,14 @@ def _begin(num, penalties, seeds, members, penalty, key, rate):
   return gates, init(gates)
 
 
-def _plain(penalty: str, gates: jax.Array) -> jax.Array:
-  """Gates in [0, 1] without noise."""
-  chex.assert_axis_dimension_gt(gates, -1, 0)
-  if penalty == "l1":
-    return gates
-  low, high = _STRETCH
-  return jnp.clip(jax.nn.sigmoid(gates) * (high - low) + low, 0, 1)
-
-
 def _drawn(penalty, gates, key):
   """Gates as a step has them, and how many members are patched."""
   chex.assert_rank(gates, 1)
   if penalty == "l1":
     return gates, (1 - gates).sum()
-  low, high = _STRETCH
-  u = jax.random.uniform(key, gates.shape, gates.dtype, 1e-6, 1 - 1e-6)
-  noisy = jax.nn.sigmoid((jnp.log(u) - jnp.log1p(-u) + gates) / _HEAT)
-  gate = jnp.clip(noisy * (high - low) + low, 0, 1)
-  # The chance that a gate is below 1, where 1 - gate is hard concrete.
-  below = jax.nn.sigmoid(-gates - _HEAT * jnp.log(-low / high))
-  return gate, below.sum()
+  noise = jax.random.uniform(key, gates.shape, gates.dtype, 1e-6, 1 - 1e-6)
+  # 1 - gate is hard concrete, too, of the opposite log odds.
+  return trained.gate(gates, noise), trained.chance(-gates).sum()
 
 
 @functools.partial(
@@ -309,7 +288,9 @@ def _epoch(
 
   def of_one(gates, state, key, batch, at):
     """All runs of a desideratum: they share the source's forward."""
-    values, clean = _of_source(net, params, batch, layout)
+    names = layout.touched(net)
+    values = swaps.captured(net, params, names, batch.corrupted)
+    clean = runs.logits(net, params, batch)
     keys = jax.random.split(key, len(strengths))
     one = lambda *own: update(*own, batch, at, values, clean)
     return jax.vmap(one)(gates, state, strengths, keys)

@@ -18,8 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax import base
-from spex_jax.circuits import metrics, pair_files, runs
+from spex_jax.circuits import pair_files, runs
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import sites, tokens
 
@@ -103,7 +102,8 @@ def load(
   path = pathlib.Path(path)
   if not path.is_file():
     raise FileNotFoundError(f"There is no file {path}.")
-  rows = pair_files.jsonl_rows(path.read_text(encoding="utf-8"), path)
+  text = path.read_text(encoding="utf-8")
+  rows = pair_files.jsonl_rows(text, path) if text.strip() else []
   return from_rows(rows, tokenizer, path.stem, **settings)
 
 
@@ -153,18 +153,3 @@ def _both_right(model, params, batch):
     for c in (False, True)
   ]
   return jnp.stack([(right == x[:, None]).any(axis=1) for x in given]).all(0)
-
-
-def target_logit(
-  logits: base.Array,
-  clean_logits: base.Array,
-  right: base.Array,
-  wrong: base.Array,
-) -> jax.Array:
-  """The logit of the target above the mean of all; a metric.
-
-  The authors take the logit itself, which a network may raise for all tokens.
-  """
-  return metrics.logit_difference(
-    logits, clean_logits, right, -jnp.ones_like(jnp.asarray(wrong))
-  )

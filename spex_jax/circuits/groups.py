@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spex_jax.circuits import metrics, swaps, walks
+from spex_jax.circuits import metrics, scored, swaps, walks
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import sites
 
@@ -142,7 +142,8 @@ def evaluate(
     found = judge(kept, np.full(len(kept), rest))
     return found[of == "right"].astype(np.float64)
 
-  share = lambda x: Share(float(x.mean()), *map(float, swaps.interval(x, seed)))
+  ends = lambda x: map(float, scored.bootstrap(x, seed=seed))
+  share = lambda x: Share(float(x.mean()), *ends(x))
   whole = np.ones((1, count), bool)
   model, circuit = ask(whole, 1.0)[0], ask(whole)[0]
   others = np.array([[m in one for m in every] for one in drawn], bool)
@@ -177,7 +178,7 @@ def evaluate(
   gaps = ask(left) - ask(left, 1.0)
   completeness = {}
   for name, gap in zip(parts, gaps):
-    low, high = swaps.interval(gap, seed)
+    low, high = ends(gap)
     inside = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
     value = abs(float(gap.mean()))
     completeness[name] = Share(value, inside, float(max(abs(low), abs(high))))

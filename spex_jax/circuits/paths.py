@@ -151,8 +151,8 @@ def patch(
     state = _begun(
       model, metric, plan, direction == "noise", params, batch, fixed
     )
-    place = swaps.of_batch(where, number, size)
-    heard = swaps.of_batch(listening[None], number, size)[0]
+    place = runs.of_batch(where, number, size)
+    heard = runs.of_batch(listening[None], number, size)[0]
     values = []
     for begin in range(0, count.shape[1], _ROWS):
       some = count[:, begin : begin + _ROWS]

@@ -7,7 +7,12 @@ it has in another, y: g x + (1 - g) y. Heads are mixed before their projection.
 
 `Judge` asks for many sets of members at once. Circuits of heads hold means
 (`groups`), learned masks another prompt's values (`dcm`), and a model those of
-another one (`cmap`).
+another one (`cmap`): what heads gather, or what they read with (`FORMS`),
+
+  out            what heads gather, before their projection; what MLPs write
+  q, k, v, ...   queries at their place, keys and values at all positions. With
+                 keys or values all else that these heads gather (elsewhere, or
+                 by heads that share the keys) is held as this run has it
 
 Shapes: N pairs, B of a batch, P positions, K places, M members, L blocks, H
 heads, C sets of members.
@@ -25,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
+from spex_jax.ablate import stand_ins
 from spex_jax.circuits import many, metrics, runs
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import sites
@@ -33,6 +39,7 @@ Place: TypeAlias = str | int | None
 Member: TypeAlias = tuple[str, Place]
 
 KINDS = ("resample", "mean-position", "mean", "zero")
+FORMS = ("out", "q", "k", "v", "qk", "qv", "kv", "qkv")
 _WRITER = re.compile(r"blocks\.(\d+)\.(?:heads\.(\d+)|mlp)")
 
 
@@ -71,12 +78,6 @@ def places(pairs: pairs_lib.Pairs, names: Sequence[Place]) -> np.ndarray:
       )
     found.append(one)
   return np.stack(found)
-
-
-def of_batch(where: np.ndarray, number: int, size: int) -> np.ndarray:
-  """Places `[K, N, P]` of one of the batches of `runs.batches`: `[K, B, P]`."""
-  rows = np.arange(number * size, (number + 1) * size)
-  return where[:, np.minimum(rows, where.shape[1] - 1)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,6 +240,7 @@ class Judge:
     ablation: str = "resample",
     background: pairs_lib.Pairs | None = None,
     other: Any = None,
+    form: str = "out",
     size: int | None = None,
     at_once: int | None = None,
   ):
@@ -254,32 +256,41 @@ class Judge:
       background: pairs whose clean prompts means are of; `pairs` by default.
       other: parameters whose run on the clean prompts gives what is put in,
         instead of an ablation.
+      form: one of `FORMS`; others than "out" are of other parameters.
       size: pairs of a batch; `runs.batch_size` by default.
       at_once: circuits computed at once.
 
     Raises:
-      ValueError: another ablation, no member, a place that a pair lacks; see
-        `Layout`.
+      ValueError: another ablation or form, no member, a place that a pair
+        lacks, queries of MLPs; NaN; see `Layout`.
     """
     if ablation not in KINDS:
       raise ValueError(f"Unknown ablation {ablation!r}; known are {KINDS}.")
+    if form not in FORMS or (form != "out" and other is None):
+      raise ValueError(
+        f"form={form!r}: choose from {', '.join(FORMS)}; all but the first are "
+        "of other parameters."
+      )
     metrics.check(metric, net.config.vocab_size)
     pairs.check(net.config.vocab_size, net.config.max_positions)
     self.layout = Layout.of(net, members)
     size = runs.batch_size(pairs) if size is None else size
     self._at_once = at_once or many.at_once(size * pairs.clean.shape[1])
-    self._given = sites.Model(net), metric, self.layout, self._at_once
+    if self.layout.mlps and form != "out":
+      raise ValueError("MLPs have no queries, keys or values: take form out.")
+    self._given = sites.Model(net), metric, self.layout, self._at_once, form
     self._params = params, params if other is None else other
     self._own = other is None
-    self._batches = list(runs.batches(pairs, size))
     where = self.layout.where(pairs)
-    self._where = [
-      of_batch(where, number, size) for number in range(len(self._batches))
+    # Batches, and where places are in them.
+    self.batches = [
+      (batch, runs.of_batch(where, number, size))
+      for number, batch in enumerate(runs.batches(pairs, size))
     ]
     self._fixed = None
     if ablation != "resample" and other is None:
       given = pairs if background is None else background
-      self._fixed = _means(self._given[0], params, given, ablation, size)
+      self._fixed = _means(net, params, given, ablation, size)
       length = pairs.clean.shape[1]
       shapes = {x.shape[1] for x in self._fixed.values()}
       if not shapes <= {1, length}:
@@ -303,7 +314,7 @@ class Judge:
     """
     found, rest = [], np.ones(len(kept)) if rest is None else np.asarray(rest)
     every = not (rest == 1).all()
-    for batch, where in zip(self._batches, self._where):
+    for batch, where in self.batches:
       some = np.asarray(kept, np.float32), np.asarray(rest, np.float32)
       items = tuple(many.padded(x, 0, self._at_once) for x in some)
       out = _judged(
@@ -311,23 +322,37 @@ class Judge:
         self._fixed, items, len(kept),
       )  # fmt: skip
       out = np.asarray(out, np.float64)[: len(kept)]
-      found.append(runs.real_rows(batch, np.moveaxis(out, 2, 0)))
+      found.append(runs.real_rows(batch, np.moveaxis(out, 1, 0)))
     values = np.concatenate(found)  # [N, C, 2]
+    if not np.isfinite(values).all():
+      raise ValueError("The metric is NaN or infinite with members put in.")
     return values[..., 0].T, values[..., 1].T > 0.5
 
 
 @functools.partial(
   jax.jit,
-  static_argnames=("model", "metric", "layout", "at_once", "every", "own"),
+  static_argnames=(
+    "model",
+    "metric",
+    "layout",
+    "at_once",
+    "form",
+    "every",
+    "own",
+  ),
 )
 def _judged(
-  model, metric, layout, at_once, every, own, params, other, batch, where,
+  model, metric, layout, at_once, form, every, own, params, other, batch, where,
   fixed, items, count,
 ):  # fmt: skip
   """Metric and rightness of every row: `[C, B, 2]`."""
   chex.assert_rank([where, items[0], items[1]], [3, 2, 1])
   net, names = model.net, layout.touched(model.net, every)
-  held = fixed
+  held, pinned = fixed, {}
+  if form != "out":
+    if {*form} & {*"kv"}:
+      pinned = captured(net, params, names, batch.clean)
+    names = [f"{z.removesuffix('z')}{part}" for z in names for part in form]
   if fixed is None:
     ids = batch.corrupted if own else batch.clean
     held = captured(net, other, names, ids)
@@ -336,10 +361,40 @@ def _judged(
   def one(item):
     kept, rest = item
     gates = layout.gates(net.config.num_blocks, kept, where, rest)
-    edits = layout.edits(gates, {name: held[name] for name in names})
+    given = {name: held[name] for name in names}
+    edits = (
+      layout.edits(gates, given)
+      if form == "out"
+      else _inputs(net, gates, given, pinned)
+    )
     return read(net, params, metric, batch, clean, edits)
 
   return many.mapped(one, jax.tree.map(jnp.asarray, items), count, at_once)
+
+
+def _inputs(net, gates, given, pinned):
+  """Queries, keys and values of members; what else they touch stays."""
+  chex.assert_rank(gates, 4)
+  shared = net.config.num_heads // net.config.num_kv_heads
+  replace = {}
+  for name, value in given.items():
+    taken = gates[int(name.split(".")[1]), ..., :-1] < 0.5  # [B, P, H]
+    if name.endswith("attn.q"):
+      replace[name] = taken[..., None], value
+    else:
+      replace[name] = _groups(taken, shared)[:, None, :, None], value
+  for name, value in pinned.items():
+    taken = gates[int(name.split(".")[1]), ..., :-1] < 0.5
+    read = jnp.repeat(_groups(taken, shared), shared, axis=-1)
+    replace[name] = (read[:, None] & ~taken)[..., None], value
+  return sites.Edits(replace=replace)
+
+
+def _groups(taken, shared):
+  """Which keys and values serve a member anywhere: bool `[B, K]`."""
+  chex.assert_rank(taken, 3)
+  any_place = taken.any(axis=1)
+  return any_place.reshape(len(taken), -1, shared).any(axis=-1)
 
 
 def captured(
@@ -371,51 +426,20 @@ def read(
   return jnp.stack([value, right.astype(value.dtype)], axis=-1)
 
 
-def _means(model, params, pairs, kind, size) -> dict[str, jax.Array]:
-  """What heads (and MLPs) hold, `[1, P|1, ...]` by site."""
-  total: Any = None
-  for batch in runs.batches(pairs, size):
-    new = _sums(model, params, batch)
-    total = new if total is None else jax.tree.map(jnp.add, total, new)
-  sums, counts = total
-  found = {}
-  for site, one in sums.items():
-    shape = (-1, *(1,) * (one.ndim - 1))
-    if kind == "mean-position":
-      found[site] = (one / jnp.maximum(counts, 1).reshape(shape))[None]
-    else:
-      mean = one.sum(axis=0) / counts.sum()
-      found[site] = (mean if kind == "mean" else 0 * mean)[None, None]
-  return found
-
-
-@functools.partial(jax.jit, static_argnames="model")
-def _sums(model, params, batch):
-  """Over pairs, of what every head and MLP gives: by site `[P, ...]`."""
-  chex.assert_equal_shape([batch.clean, batch.corrupted])
-  net = model.net
-  inside = batch.inside.astype(jnp.result_type(float))
-  out = net.apply(
-    params, capture=("*attn.z", "*mlp.out"), input_ids=jnp.asarray(batch.clean)
-  ).activations
-  total = lambda x: jnp.einsum("bp,bp...->p...", inside, x, precision="highest")
-  return jax.tree.map(total, dict(out)), inside.sum(axis=0)
+def _means(net, params, pairs, kind, size) -> dict[str, jax.Array]:
+  """What heads and MLPs hold, `[1, P|1, ...]` by site."""
+  at = [f"blocks.{i}.{end}" for i in range(net.config.num_blocks)
+        for end in ("attn.z", "mlp.out")]  # fmt: skip
+  length = pairs.clean.shape[1]
+  found = stand_ins.mean_of(
+    net, at, {"input_ids": pairs.clean},
+    (0,) if kind == "mean-position" else (0, 1), params=params,
+    weights=np.arange(length) < np.asarray(pairs.lengths)[:, None],
+    batch_size=size,
+  )  # fmt: skip
+  return {s: 0 * x for s, x in found.items()} if kind == "zero" else found
 
 
 def heads_of(net: sites.Network) -> tuple[str, ...]:
   """The writers that are heads, in order."""
   return tuple(name for name in net.writers if ".heads." in name)
-
-
-def interval(
-  values: base.Array, seed: int = 0, level: float = 0.95, draws: int = 1000
-) -> np.ndarray:
-  """Of means over pairs, by bootstrap: float64 `[..., N]` to `[..., 2]`."""
-  values = np.asarray(values, np.float64)
-  rng = np.random.default_rng(seed)
-  rows = rng.integers(values.shape[-1], size=(draws, values.shape[-1]))
-  # As weights, so that no resample is held.
-  weights = np.stack([np.bincount(r, minlength=rows.shape[1]) for r in rows])
-  means = values @ (weights.T / rows.shape[1])
-  tails = [(1 - level) / 2, (1 + level) / 2]
-  return np.moveaxis(np.quantile(means, tails, axis=-1), 0, -1)

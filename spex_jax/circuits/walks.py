@@ -22,6 +22,7 @@ from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import sites
 
 PORTS = ("q", "k", "v")
+_LEAST = 1e-6  # A share of the effect; what moves less may be rounding.
 _HEAD = re.compile(r"blocks\.(\d+)\.heads\.(\d+)")
 
 
@@ -156,13 +157,13 @@ def walk(
     )  # fmt: skip
     moved = one.moved()[:, 0]
     order = np.argsort(-moved, kind="stable")
-    least = 0.0 if step.least is None else step.least
-    order = [i for i in order if moved[i] > 0 and moved[i] >= least]
+    least = _LEAST if step.least is None else step.least
+    order = [i for i in order if moved[i] >= max(least, 0)]
     chosen = tuple(heads[i] for i in order[: step.top])
     if not chosen:
       raise ValueError(
-        f"Step {step.name!r}: no head moves the metric by "
-        f"{least or 'anything'}; the most is {moved.max():.3g}."
+        f"Step {step.name!r}: no head moves {least:.2g} of the effect; the "
+        f"most is {moved.max():.3g}."
       )
     found[step.name] = Group(step.name, step.at, chosen, one)
   return tuple(found.values())

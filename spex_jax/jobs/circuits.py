@@ -226,6 +226,35 @@ def scored_by(
     )
 
 
+def able(
+  config: Any,
+  net: sites.Network,
+  pairs: pairs_lib.Pairs,
+  task: str,
+  tell: Callable[[str, str], None],
+) -> metrics.Metric:
+  """The metric that is named, of a model that can do the task.
+
+  Args:
+    config: `Asked`, with `force`.
+    net: with parameters.
+    pairs: of the task.
+    task: its name.
+    tell: takes names and texts of facts.
+
+  Raises:
+    ValueError: as `metric_of`, `measured.measure` and `Measured.check`.
+  """
+  metric = metric_of(config, net)
+  found = measured.measure(
+    net, net.params, pairs, metric, size=config.batch_size
+  )
+  for name, text in measured_lines(config, found).items():
+    tell(name, text)
+  found.check(task, config.force)
+  return metric
+
+
 def measured_lines(
   config: Asked, found: measured.Measured
 ) -> Mapping[str, str]:

@@ -31,7 +31,7 @@ class Cmap(circuits.Asked):
     "all", "of groups=layers: a span, a position, or all"
   )
   forms: tuple[str, ...] = settings.field(
-    ("out",), f"what is put in: {', '.join(cmap.FORMS)}"
+    ("out",), f"what is put in: {', '.join(swaps.FORMS)}"
   )
 
 

@@ -65,6 +65,7 @@ def run(
     raise ValueError("--triples is missing: a .jsonl file of triples.")
   with clock.of("load"):
     net = circuits.load(config)
+    metric = circuits.metric_of(config, net)
     asked = desiderata.load(
       pathlib.Path(config.triples).expanduser(), net.tokenizer,
       bos=config.bos, start=config.start,
@@ -84,9 +85,9 @@ def run(
   key = subjects.key_of(config.seed, "dcm")
   with clock.of("learn"):
     found = dcm.learn(
-      net, net.params, asked, members, key=key, penalties=config.penalties,
-      seeds=config.seeds, penalty=config.penalty, epochs=config.epochs,
-      size=config.batch_size or 32,
+      net, net.params, asked, members, key=key, metric=metric,
+      penalties=config.penalties, seeds=config.seeds, penalty=config.penalty,
+      epochs=config.epochs, size=config.batch_size or 32,
     )  # fmt: skip
   rows, wrote = [], [workdir / "dcm.csv"]
   for one, given in zip(found, asked):
@@ -108,9 +109,7 @@ def run(
     plots.save(drawn, wrote[-1])
     if config.budget or len(members) <= dcm.ENUMERABLE:
       with clock.of("beside"):
-        judge = swaps.Judge(
-          net, net.params, given.triples, members, desiderata.target_logit
-        )
+        judge = swaps.Judge(net, net.params, given.triples, members, metric)
         other = dcm.beside(
           judge, one, method=config.method, budget=config.budget,
           key=subjects.key_of(config.seed, f"beside {one.desideratum}"),

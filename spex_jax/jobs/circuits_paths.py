@@ -13,7 +13,6 @@ from spex_jax import settings
 from spex_jax.circuits import (
   ablations,
   groups,
-  measured,
   patching,
   paths,
   swaps,
@@ -80,14 +79,8 @@ def run(
   net, pairs = asked.net, asked.pairs
   for name, text in asked.facts.items():
     tell(name, text)
-  metric = circuits.metric_of(config, net)
   with clock.of("measure"):
-    able = measured.measure(
-      net, net.params, pairs, metric, size=config.batch_size
-    )
-  for name, text in circuits.measured_lines(config, able).items():
-    tell(name, text)
-  able.check(asked.task, config.force)
+    metric = circuits.able(config, net, pairs, asked.task, tell)
   with clock.of("paths"):
     found = walks.walk(
       net, net.params, pairs, steps, metric, source=config.source,

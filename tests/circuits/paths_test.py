@@ -1,12 +1,13 @@
 """Path patching against an interpreter that freezes and restores by hand."""
 
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
 import pytest
 
-from spex_jax.circuits import exact, metrics, paths, taps, walks
+from spex_jax.circuits import exact, metrics, paths, swaps, taps, walks
 from tests.circuits import interpreter, tiny
 
 _METRIC = metrics.logit_difference
@@ -98,7 +99,7 @@ _SENDERS = ["embed", "blocks.0.heads.1", "blocks.0.mlp",
     ("llama", _INTO, True, True),
     pytest.param("gpt2", _INTO, False, True, marks=pytest.mark.slow),
     pytest.param("llama", _INTO, True, False, marks=pytest.mark.slow),
-    ("gpt2", [paths.LOGITS], False, True),
+    pytest.param("gpt2", [paths.LOGITS], False, True, marks=pytest.mark.slow),
     pytest.param("llama", [paths.LOGITS], False, False, marks=pytest.mark.slow),
   ],
 )
@@ -225,6 +226,19 @@ def test_the_planted_group_is_found():
   assert second.heads == ("blocks.0.heads.1",)
   assert second.members == (("blocks.0.heads.1", -1),)
   assert walks.overlap([first], [first]) == {"fetcher": (1.0, 1.0)}
+  # Of all groups as large, the planted one alone does what the model does.
+  heads = swaps.heads_of(net)
+  judge = swaps.Judge(
+    net, params, pairs, [(h, None) for h in heads], metrics.kl
+  )
+  kept = np.array([*itertools.combinations(range(4), 2)])
+  rows = np.zeros((6, 4), bool)
+  np.put_along_axis(rows, kept, True, axis=1)
+  values = judge(rows)[0].mean(axis=1)
+  assert {heads[i] for i in kept[values.argmax()]} == {
+    "blocks.0.heads.1", "blocks.1.heads.0",
+  }  # fmt: skip
+  assert values.max() == 0 and np.sort(values)[-2] < -1e-3
 
 
 def test_refusals():
