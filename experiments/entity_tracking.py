@@ -234,7 +234,7 @@ def triples(
 
 def trained(
   net: sites.Network, config: Config, boxes: tuple[int, int], epochs: int,
-  key: Any, start: Any = None,
+  rate: float, key: Any, start: Any = None,
 ) -> Any:  # fmt: skip
   """Parameters that were trained on lists of so many boxes."""
   words = np.asarray(jax.random.key_data(key)).ravel()
@@ -260,7 +260,7 @@ def trained(
 
   recipe = loop.Recipe(
     num_epochs=epochs, batch_size=min(128, config.prompts),
-    learning_rate=2e-3 if start is None else 5e-4, schedule="triangle",
+    learning_rate=rate, schedule="triangle",
   )  # fmt: skip
   init = net.init if start is None else lambda key: start
   run = functools.partial(loop.train, init=init, losses=losses, recipe=recipe)
@@ -290,10 +290,11 @@ def walked(
 def measure(config: Config) -> Iterator[rows.Row]:
   """Yields the rows of the three questions."""
   net, root = network(config), jax.random.key(config.seed)
-  base = trained(net, config, config.boxes, config.epochs,
-                 jax.random.fold_in(root, 0))  # fmt: skip
+  base = trained(
+    net, config, config.boxes, config.epochs, 2e-3, jax.random.fold_in(root, 0)
+  )
   tuned = trained(
-    net, config, config.longer, config.tuned_epochs,
+    net, config, config.longer, config.tuned_epochs, 5e-4,
     jax.random.fold_in(root, 1), base,
   )  # fmt: skip
   models = {"base": base, "tuned": tuned}
