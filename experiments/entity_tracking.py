@@ -79,9 +79,10 @@ class Config:
     labels: tokens that are labels.
     boxes: of the base's lists, from and to.
     longer: of the tuned model's.
-    prompts: to train on, of each.
+    prompts: to train on in a round, drawn anew in each.
     epochs: over them.
-    tuned_epochs: of fine-tuning.
+    rounds: of training at most, until `ENOUGH` answers are right.
+    tuned_rounds: of fine-tuning.
     pairs: to find circuits by, and as many to judge them on.
     triples: of each desideratum.
     top: heads of a group.
@@ -96,8 +97,9 @@ class Config:
   boxes: tuple[int, int] = (2, 4)
   longer: tuple[int, int] = (4, 7)
   prompts: int = 32768
-  epochs: int = 12
-  tuned_epochs: int = 4
+  epochs: int = 3
+  rounds: int = 8
+  tuned_rounds: int = 3
   pairs: int = 128
   triples: int = 160
   top: int = 3
@@ -108,10 +110,11 @@ CONFIGS = {
   "full": Config(),
   "quick": Config(
     width=16, blocks=2, heads=2, objects=6, labels=4, boxes=(2, 2),
-    longer=(2, 3), prompts=512, epochs=2, tuned_epochs=1, pairs=16, triples=16,
+    longer=(2, 3), prompts=512, rounds=1, tuned_rounds=1, pairs=16, triples=16,
     top=1,
   ),
 }  # fmt: skip
+ENOUGH = 0.99  # Of answers that are right, to end training.
 STEPS = (
   ("value fetcher", "logits", "", "end"),
   ("position transmitter", "value fetcher", "q", "end"),
@@ -232,9 +235,25 @@ def triples(
   )
 
 
-def trained(
-  net: sites.Network, config: Config, boxes: tuple[int, int], epochs: int,
+def taught(
+  net: sites.Network, config: Config, boxes: tuple[int, int], rounds: int,
   rate: float, key: Any, start: Any = None,
+) -> Any:  # fmt: skip
+  """Parameters trained until they are right, or for so many rounds."""
+  held = pairs(np.random.default_rng(config.seed + 2), config, boxes, 256)
+  for number in range(rounds):
+    start = trained(
+      net, config, boxes, rate, jax.random.fold_in(key, number), start
+    )
+    able = measured.measure(net, start, held, _METRIC)
+    if able.first.mean() >= ENOUGH:
+      break
+  return start
+
+
+def trained(
+  net: sites.Network, config: Config, boxes: tuple[int, int], rate: float,
+  key: Any, start: Any = None,
 ) -> Any:  # fmt: skip
   """Parameters that were trained on lists of so many boxes."""
   words = np.asarray(jax.random.key_data(key)).ravel()
@@ -259,7 +278,7 @@ def trained(
     return -jnp.take_along_axis(log, batch["answer"][:, None], axis=1)[:, 0]
 
   recipe = loop.Recipe(
-    num_epochs=epochs, batch_size=min(128, config.prompts),
+    num_epochs=config.epochs, batch_size=min(128, config.prompts),
     learning_rate=rate, schedule="triangle",
   )  # fmt: skip
   init = net.init if start is None else lambda key: start
@@ -290,11 +309,11 @@ def walked(
 def measure(config: Config) -> Iterator[rows.Row]:
   """Yields the rows of the three questions."""
   net, root = network(config), jax.random.key(config.seed)
-  base = trained(
-    net, config, config.boxes, config.epochs, 2e-3, jax.random.fold_in(root, 0)
+  base = taught(
+    net, config, config.boxes, config.rounds, 2e-3, jax.random.fold_in(root, 0)
   )
-  tuned = trained(
-    net, config, config.longer, config.tuned_epochs, 5e-4,
+  tuned = taught(
+    net, config, config.longer, config.tuned_rounds, 5e-4,
     jax.random.fold_in(root, 1), base,
   )  # fmt: skip
   models = {"base": base, "tuned": tuned}

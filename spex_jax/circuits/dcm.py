@@ -84,7 +84,9 @@ class Learned:
     lines = [
       f"{self.desideratum}: accuracy {self.accuracy[self.chosen]:.3f} with "
       f"{len(self.patched)} of {len(self.members)} patched (none "
-      f"{self.none:.3f}, all {self.every:.3f})",
+      f"{self.none:.3f}, all {self.every:.3f})"
+      + f"; {self.left_out} triples left out, whose target both runs give"
+      * bool(self.left_out),
       f"  {', '.join(self.patched) or 'nothing'}",
       "  penalty  patched  accuracy  (means over seeds)",
     ]

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import metrics, scored, swaps, walks
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import sites
@@ -185,6 +186,18 @@ def evaluate(
   return Evaluated(
     share(model), share(circuit), by_chance, minimality, completeness
   )
+
+
+def circuit(
+  net: sites.Network, groups: Sequence[walks.Group]
+) -> graph_lib.Circuit:
+  """Its heads, all MLPs and the embedding as nodes, for `judging`.
+
+  There edges are cut, at all positions, and MLPs read what is left.
+  """
+  heads = {head for group in groups for head in group.heads}
+  kept = [w for w in net.writers if ".heads." not in w or w in heads]
+  return graph_lib.Graph.of(net).of_writers(kept)
 
 
 def _drawn(

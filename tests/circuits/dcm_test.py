@@ -158,6 +158,9 @@ def test_refusals(tmp_path):
   )  # fmt: skip
   with pytest.raises(ValueError, match="'idle' has no valid example"):
     run([idle])
+  # Among others it is left out.
+  both = desiderata.joint([one, idle])
+  assert len(desiderata.telling(net, params, both)) == len(both) - 1
   for some, more, match in [
     ([one, one], {}, "different names"),
     ([one], {"penalty": "l2"}, "penalty='l2'"),

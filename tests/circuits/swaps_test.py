@@ -116,6 +116,8 @@ def test_circuits_of_heads_are_judged():
   assert alone.low <= alone.value <= alone.high
   assert len(found.random) == 2
   assert "faithfulness" in str(found)
+  nodes = groups.circuit(net, every).nodes
+  assert {*net.writers} - {*nodes} == {"blocks.0.heads.0"}
   with pytest.raises(ValueError, match="F is of"):
     groups.evaluate(net, params, pairs, every, _METRIC, of="loss")
 
