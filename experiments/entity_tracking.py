@@ -270,26 +270,31 @@ def trained(
     "answer": np.array([one.answer for one in made], np.int32),
   }
 
+  recipe = loop.Recipe(
+    num_epochs=config.epochs, batch_size=min(128, config.prompts),
+    learning_rate=rate, schedule="triangle",
+  )  # fmt: skip
+  first, second = jax.random.split(key)
+  start = net.init(first) if start is None else start
+  found = _run(sites.Model(net), recipe, start, second, data)
+  if not np.isfinite(np.asarray(found.losses)).all():
+    raise ValueError("Training has diverged.")
+  return found.params
+
+
+@functools.partial(jax.jit, static_argnames=("model", "recipe"))
+def _run(model, recipe, start, key, data):
   def losses(params, batch):
-    logits = net.apply(
+    logits = model.net.apply(
       params, input_ids=batch["ids"], logits_to_keep=batch["last"][:, None]
     ).logits[:, 0]
     log = jax.nn.log_softmax(logits)
     return -jnp.take_along_axis(log, batch["answer"][:, None], axis=1)[:, 0]
 
-  recipe = loop.Recipe(
-    num_epochs=config.epochs, batch_size=min(128, config.prompts),
-    learning_rate=rate, schedule="triangle",
+  return loop.train(
+    key, key, data, jnp.ones(len(data["ids"])), init=lambda key: start,
+    losses=losses, recipe=recipe,
   )  # fmt: skip
-  init = net.init if start is None else lambda key: start
-  run = functools.partial(loop.train, init=init, losses=losses, recipe=recipe)
-  found = jax.jit(run)(
-    jax.random.fold_in(key, 1), jax.random.fold_in(key, 2), data,
-    jnp.ones(config.prompts),
-  )  # fmt: skip
-  if not np.isfinite(np.asarray(found.losses)).all():
-    raise ValueError("Training has diverged.")
-  return found.params
 
 
 def walked(
