@@ -275,7 +275,9 @@ class Judge:
     pairs.check(net.config.vocab_size, net.config.max_positions)
     self.layout = Layout.of(net, members)
     size = runs.batch_size(pairs) if size is None else size
-    self._at_once = at_once or many.at_once(size * pairs.clean.shape[1])
+    self._at_once = at_once or many.at_once(
+      size * pairs.clean.shape[1], plain=True
+    )
     if self.layout.mlps and form != "out":
       raise ValueError("MLPs have no queries, keys or values: take form out.")
     self._given = sites.Model(net), metric, self.layout, self._at_once, form
