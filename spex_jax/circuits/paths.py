@@ -18,7 +18,7 @@ sender writes at one place reaches receivers there, and nowhere else.
 
 The forwards of the senders run together, in one program for a set of receivers.
 Attention is frozen in the first of the two, so that it costs the MLPs at most;
-into the logits there is no second one.
+into the logits there is no second one, and the last position alone is run.
 
 Shapes: I senders, K places, N pairs, B of a batch, P positions, W writers, d
 width, V tokens.
@@ -77,6 +77,11 @@ class _Plan:
   start: int
   mlps: bool
   norms: bool
+
+  @property
+  def to_logits(self) -> bool:
+    """Whether nothing but the logits receives: one forward, one position."""
+    return self.readers == (LOGITS.reader,)
 
   @property
   def noted(self) -> tuple[str, ...]:
@@ -142,7 +147,8 @@ def patch(
   where = swaps.places(pairs, places)
   listening = swaps.places(pairs, [at])[0]
   size = runs.batch_size(pairs) if size is None else size
-  at_once = at_once or many.at_once(size * pairs.clean.shape[1])
+  length = 1 if plan.to_logits else pairs.clean.shape[1]
+  at_once = at_once or many.at_once(size * length, plain=True)
   if fixed is None:
     fixed = ablations.stand_ins(net, params, pairs, source, size=size)
   model, found, ends = sites.Model(net), [], []
@@ -340,6 +346,10 @@ def _begun(model, metric, plan, on_clean, params, batch, fixed):
   ends = at_end(last), at_end(last + change.sum(axis=2))
   heads = {s for s in net.writer_sites if ablations.holds_heads(s)}
   kept = {site: x for site, x in out.items() if site not in heads}
+  if plan.to_logits:  # What is read comes from its own position alone.
+    at = jnp.asarray(batch.last)[:, None]
+    kept = {site: sites.take(x, at) for site, x in kept.items()}
+    change = sites.take(change, at)
   return {"out": kept, "change": change, "clean": clean, "end": ends}
 
 
@@ -355,7 +365,10 @@ def _patched(
   net, out, change = model.net, state["out"], state["change"]
   chex.assert_rank([where, heard, items[0]], [3, 2, 2])
   given = runs.inputs(batch, corrupted=not on_clean)
-  to_logits = plan.readers == (LOGITS.reader,)
+  if plan.to_logits:
+    at = jnp.asarray(batch.last)[:, None]
+    given = {"input_ids": jnp.take_along_axis(given["input_ids"], at, axis=1)}
+    where = jnp.take_along_axis(jnp.asarray(where), at[None], axis=2)
   every = jnp.ones((1, 1, 1), bool)
 
   def one(item):
@@ -379,7 +392,7 @@ def _patched(
         replace[mlp] = here & chosen[end], value
       begin = end + 1
     edits = sites.Edits(replace=replace)
-    noted = () if to_logits else plan.noted
+    noted = () if plan.to_logits else plan.noted
     tap = (
       _Held(net, params, edits, noted, out)
       if plan.norms
@@ -387,7 +400,7 @@ def _patched(
     )
     forward: Any = net.module.apply
     logits, _ = forward({"params": params}, tap, **given)
-    if not to_logits:
+    if not plan.to_logits:
       logits = _again(tap.activations)
     return runs.read(metric, logits[:, 0], state["clean"], batch)
 
