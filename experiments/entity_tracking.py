@@ -6,7 +6,7 @@ Prakash et al. 2024 (arXiv 2402.14811) ask it of Llama-7B, which tracks what is
 in which box, and of models fine-tuned on arithmetic. Here a transformer of 4
 layers learns it from lists of few boxes, and is fine-tuned on longer ones:
 
-  o3 B7 o9 B2 o1 B4 ? B2 :   ->  o9
+  B7 o3 B2 o9 B4 o1 ? B2 :   ->  o9
 
 Objects and labels are drawn anew for every prompt, which box is asked for too,
 and how many stand before it, so that nothing can be copied by place. Then
@@ -46,6 +46,7 @@ from spex_jax.circuits import (
   walks,
 )
 from spex_jax.circuits import pairs as pairs_lib
+from spex_jax.jobs import circuits_toy
 from spex_jax.models import rope, sites, transformer
 from spex_jax.training import loop
 
@@ -89,17 +90,17 @@ class Config:
     seed: of all draws.
   """
 
-  width: int = 64
-  blocks: int = 4
+  width: int = 32
+  blocks: int = 3
   heads: int = 4
-  objects: int = 20
-  labels: int = 10
-  boxes: tuple[int, int] = (2, 4)
-  longer: tuple[int, int] = (4, 7)
-  prompts: int = 32768
-  epochs: int = 3
-  rounds: int = 8
-  tuned_rounds: int = 3
+  objects: int = 16
+  labels: int = 8
+  boxes: tuple[int, int] = (3, 5)
+  longer: tuple[int, int] = (5, 7)
+  prompts: int = 8192
+  epochs: int = 4
+  rounds: int = 20
+  tuned_rounds: int = 4
   pairs: int = 128
   triples: int = 160
   top: int = 3
@@ -119,7 +120,7 @@ STEPS = (
   ("value fetcher", "logits", "", "end"),
   ("position transmitter", "value fetcher", "q", "end"),
   ("position detector", "position transmitter", "v", "query"),
-  ("structure reader", "position detector", "v", "label"),
+  ("structure reader", "position detector", "k", "object"),
 )
 
 
@@ -130,9 +131,9 @@ def network(config: Config) -> sites.Network:
     transformer.Config(
       width=config.width, num_blocks=config.blocks, num_heads=config.heads,
       num_kv_heads=config.heads, head_width=head,
-      num_neurons=2 * config.width, score_scale=head**-0.5,
+      num_neurons=1, score_scale=head**-0.5,
       vocab_size=config.objects + config.labels + 3,
-      max_positions=2 * config.longer[1] + 4,
+      max_positions=6 * config.longer[1] + 1,
       rotary=rope.Rope(theta=100.0, width=head), tied=False,
     )
   )  # fmt: skip
@@ -163,7 +164,7 @@ class Prompt:
     start = first + config.labels
     said = [start]
     for thing, label in zip(self.objects, self.labels):
-      said += [thing, first + label]
+      said += [first + label, thing]
     return [*said, start + 1, first + self.labels[self.asked], start + 2]
 
   @property
@@ -171,7 +172,7 @@ class Prompt:
     """Where the object, its label, the query and the last token stand."""
     last = 2 * len(self.objects) + 3
     at = 2 * self.asked + 1
-    return {"object": [at], "label": [at + 1], "query": [last - 1],
+    return {"label": [at], "object": [at + 1], "query": [last - 1],
             "end": [last]}  # fmt: skip
 
 
@@ -255,41 +256,49 @@ def trained(
   net: sites.Network, config: Config, boxes: tuple[int, int], rate: float,
   key: Any, start: Any = None,
 ) -> Any:  # fmt: skip
-  """Parameters that were trained on lists of so many boxes."""
+  """Parameters after another round, of lists of which every box is asked for.
+
+  The object is told where the question names the label, too, so that what does
+  not come at once is learned in two steps.
+  """
   words = np.asarray(jax.random.key_data(key)).ravel()
   rng = np.random.default_rng(words)
-  made = [drawn(rng, config, boxes) for _ in range(config.prompts)]
-  most = net.config.max_positions
-  ids = np.zeros((len(made), most), np.int32)
-  for row, one in zip(ids, made):
-    said = one.ids(config)
-    row[: len(said)] = said
-  data = {
-    "ids": ids,
-    "last": np.array([2 * len(one.objects) + 3 for one in made], np.int32),
-    "answer": np.array([one.answer for one in made], np.int32),
-  }
-
+  shape = config.prompts, 6 * boxes[1] + 1
+  ids, told = np.zeros(shape, np.int32), np.full(shape, -1, np.int32)
+  for row in range(config.prompts):
+    one = drawn(rng, config, boxes)
+    said = one.ids(config)[:-3]
+    for asked in rng.permutation(len(one.objects)):
+      again = dataclasses.replace(one, asked=int(asked))
+      said += [*again.ids(config)[-3:], again.answer]
+      told[row, len(said) - 3 : len(said) - 1] = again.answer
+    ids[row, : len(said)] = said
   recipe = loop.Recipe(
-    num_epochs=config.epochs, batch_size=min(128, config.prompts),
-    learning_rate=rate, schedule="triangle",
-  )  # fmt: skip
+    num_epochs=config.epochs, batch_size=64, learning_rate=rate
+  )
   first, second = jax.random.split(key)
-  start = net.init(first) if start is None else start
-  found = _run(sites.Model(net), recipe, start, second, data)
+  if start is None:
+    # Matrices as large as keep activations: GPT-2's .02 are for wider networks.
+    larger = lambda x: x * (config.width**-0.5 / 0.02 if x.ndim > 1 else 1)
+    start = jax.tree.map(larger, net.init(first))
+  found = _run(
+    sites.Model(net), recipe, start, second, {"ids": ids, "told": told}
+  )
   if not np.isfinite(np.asarray(found.losses)).all():
     raise ValueError("Training has diverged.")
-  return found.params
+  return circuits_toy.attention_only(found.params)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "recipe"))
 def _run(model, recipe, start, key, data):
   def losses(params, batch):
-    logits = model.net.apply(
-      params, input_ids=batch["ids"], logits_to_keep=batch["last"][:, None]
-    ).logits[:, 0]
+    params = circuits_toy.attention_only(params)
+    logits = model.net.apply(params, input_ids=batch["ids"]).logits
     log = jax.nn.log_softmax(logits)
-    return -jnp.take_along_axis(log, batch["answer"][:, None], axis=1)[:, 0]
+    here = batch["told"] >= 0
+    told = jnp.maximum(batch["told"], 0)[..., None]
+    each = -jnp.take_along_axis(log, told, axis=-1)[..., 0]
+    return (each * here).sum(axis=1) / here.sum(axis=1)
 
   return loop.train(
     key, key, data, jnp.ones(len(data["ids"])), init=lambda key: start,
@@ -315,10 +324,10 @@ def measure(config: Config) -> Iterator[rows.Row]:
   """Yields the rows of the three questions."""
   net, root = network(config), jax.random.key(config.seed)
   base = taught(
-    net, config, config.boxes, config.rounds, 2e-3, jax.random.fold_in(root, 0)
+    net, config, config.boxes, config.rounds, 5e-3, jax.random.fold_in(root, 0)
   )
   tuned = taught(
-    net, config, config.longer, config.tuned_rounds, 5e-4,
+    net, config, config.longer, config.tuned_rounds, 2e-3,
     jax.random.fold_in(root, 1), base,
   )  # fmt: skip
   models = {"base": base, "tuned": tuned}

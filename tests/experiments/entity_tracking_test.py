@@ -13,18 +13,18 @@ _QUICK = study.CONFIGS["quick"]
 def test_prompts_and_triples_are_what_they_say():
   one = study.Prompt((3, 5), (1, 0), 1)
   # Objects are 0..5, labels 6..9, then start, question and colon.
-  assert one.ids(_QUICK) == [10, 3, 7, 5, 6, 11, 6, 12]
+  assert one.ids(_QUICK) == [10, 7, 3, 6, 5, 11, 6, 12]
   assert one.answer == 5
-  assert one.spans == {"object": [3], "label": [4], "query": [6], "end": [7]}
+  assert one.spans == {"label": [3], "object": [4], "query": [6], "end": [7]}
   rng = np.random.default_rng(0)
   for position, thing, label in zip(*(
     x.triples for x in study.triples(rng, _QUICK, 3, 4)
   )):  # fmt: skip
     base, source = position.clean[0], position.corrupted[0]
-    where = lambda ids: 1 + 2 * [*ids[2:8:2]].index(ids[8])
+    where = lambda ids: 2 + 2 * [*ids[1:7:2]].index(ids[8])
     assert position.right[0, 0] == base[where(source)]
     assert thing.right[0, 0] == source[where(source)]
-    at = 1 + 2 * [*base[2:8:2]].index(source[8])
+    at = 2 + 2 * [*base[1:7:2]].index(source[8])
     assert label.right[0, 0] == base[at]
     assert len({where(base), where(source), at}) == 3
 
