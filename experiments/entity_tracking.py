@@ -6,7 +6,7 @@ Prakash et al. 2024 (arXiv 2402.14811) ask it of Llama-7B, which tracks what is
 in which box, and of models fine-tuned on arithmetic. Here a transformer of 4
 layers learns it from lists of few boxes, and is fine-tuned on longer ones:
 
-  B7 o3 B2 o9 B4 o1 ? B2 :   ->  o9
+  B7 o3 B2 o9 B4 o1 ? B2   ->  o9
 
 Objects and labels are drawn anew for every prompt, which box is asked for too,
 and how many stand before it, so that nothing can be copied by place. Then
@@ -118,9 +118,7 @@ CONFIGS = {
 ENOUGH = 0.99  # Of answers that are right, to end training.
 STEPS = (
   ("value fetcher", "logits", "", "end"),
-  ("position transmitter", "value fetcher", "q", "end"),
-  ("position detector", "position transmitter", "v", "query"),
-  ("structure reader", "position detector", "k", "object"),
+  ("structure reader", "value fetcher", "k", "object"),
 )
 
 
@@ -132,8 +130,8 @@ def network(config: Config) -> sites.Network:
       width=config.width, num_blocks=config.blocks, num_heads=config.heads,
       num_kv_heads=config.heads, head_width=head,
       num_neurons=1, score_scale=head**-0.5,
-      vocab_size=config.objects + config.labels + 3,
-      max_positions=6 * config.longer[1] + 1,
+      vocab_size=config.objects + config.labels + 2,
+      max_positions=5 * config.longer[1] + 1,
       rotary=rope.Rope(theta=100.0, width=head), tied=False,
     )
   )  # fmt: skip
@@ -159,21 +157,20 @@ class Prompt:
     return self.objects[self.asked]
 
   def ids(self, config: Config) -> list[int]:
-    """Its tokens: objects, labels, then start, question and colon."""
+    """Its tokens: objects, labels, then start and question."""
     first = config.objects
     start = first + config.labels
     said = [start]
     for thing, label in zip(self.objects, self.labels):
       said += [first + label, thing]
-    return [*said, start + 1, first + self.labels[self.asked], start + 2]
+    return [*said, start + 1, first + self.labels[self.asked]]
 
   @property
   def spans(self) -> dict[str, list[int]]:
-    """Where the object, its label, the query and the last token stand."""
-    last = 2 * len(self.objects) + 3
+    """Where the label, the object behind it and the last token stand."""
+    last = 2 * len(self.objects) + 2
     at = 2 * self.asked + 1
-    return {"label": [at], "object": [at + 1], "query": [last - 1],
-            "end": [last]}  # fmt: skip
+    return {"label": [at], "object": [at + 1], "end": [last]}
 
 
 def drawn(
@@ -258,20 +255,25 @@ def trained(
 ) -> Any:  # fmt: skip
   """Parameters after another round, of lists of which every box is asked for.
 
-  The object is told where the question names the label, too, so that what does
-  not come at once is learned in two steps.
+  Half of the prompts are lists that repeat, so that what does not come at once
+  is learned in steps: induction, then to answer.
   """
   words = np.asarray(jax.random.key_data(key)).ravel()
   rng = np.random.default_rng(words)
-  shape = config.prompts, 6 * boxes[1] + 1
+  shape = config.prompts, 5 * boxes[1] + 1
   ids, told = np.zeros(shape, np.int32), np.full(shape, -1, np.int32)
   for row in range(config.prompts):
     one = drawn(rng, config, boxes)
-    said = one.ids(config)[:-3]
+    said = one.ids(config)[:-2]
+    if row % 2:  # The list again and again, in which the next token is told.
+      again = np.resize(said[1:], shape[1])
+      ids[row], ids[row, 1:] = said[0], again[:-1]
+      told[row, len(said) :] = again[len(said) :]
+      continue
     for asked in rng.permutation(len(one.objects)):
       again = dataclasses.replace(one, asked=int(asked))
-      said += [*again.ids(config)[-3:], again.answer]
-      told[row, len(said) - 3 : len(said) - 1] = again.answer
+      said += [*again.ids(config)[-2:], again.answer]
+      told[row, len(said) - 2] = again.answer
     ids[row, : len(said)] = said
   recipe = loop.Recipe(
     num_epochs=config.epochs, batch_size=64, learning_rate=rate

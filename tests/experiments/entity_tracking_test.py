@@ -12,10 +12,10 @@ _QUICK = study.CONFIGS["quick"]
 
 def test_prompts_and_triples_are_what_they_say():
   one = study.Prompt((3, 5), (1, 0), 1)
-  # Objects are 0..5, labels 6..9, then start, question and colon.
-  assert one.ids(_QUICK) == [10, 7, 3, 6, 5, 11, 6, 12]
+  # Objects are 0..5, labels 6..9, then start and question.
+  assert one.ids(_QUICK) == [10, 7, 3, 6, 5, 11, 6]
   assert one.answer == 5
-  assert one.spans == {"label": [3], "object": [4], "query": [6], "end": [7]}
+  assert one.spans == {"label": [3], "object": [4], "end": [6]}
   rng = np.random.default_rng(0)
   for position, thing, label in zip(*(
     x.triples for x in study.triples(rng, _QUICK, 3, 4)
