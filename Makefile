@@ -5,6 +5,7 @@
 # make fuzz     random checkpoints beside transformers, 25 of each family (slow: peers)
 # make bench    the benchmarks, beside the peers (slow; builds their environment)
 # make test-slow    benchmarks at their quick sizes, tests that take long, the docs
+# make test-page    the page in a real Chromium (part of test-slow; apt, root once)
 # make docs     the documentation in build/docs: stories run, warnings are errors
 # make faults   200 flipped bits, 50 kills, bad inputs (slow)
 # make test-peers   the tests that run peer packages (slow; the same)
@@ -64,7 +65,7 @@ install = "$(1)/bin/python" -m pip install --quiet --no-deps --no-compile \
     --no-build-isolation -e .
 
 .PHONY: help demo test test-ends check \
-  $(versions:%=test-%) test-slow faults test-peers bench \
+  $(versions:%=test-%) test-slow test-page browser faults test-peers bench \
   docs fuzz parity lock peers peers-shapiq peers-torch test-cluster
 
 help:
@@ -81,8 +82,9 @@ part-1 := $(addprefix tests/,models components)
 part-2 := $(addprefix tests/,jobs experiments third_party)
 part-3 := $(addprefix tests/,proxies fourier masks)
 part-4 := $(addprefix tests/,ablate influence training datasets indices report)
-part-5 := $(foreach n,1 2 3 4,$(part-$n:%=--ignore=%))
-parts := $(addprefix test-part-,5 1 4 3 2)  # The longest first.
+part-5 := $(addprefix tests/,context circuits agents)
+part-6 := $(foreach n,1 2 3 4 5,$(part-$n:%=--ignore=%))
+parts := $(addprefix test-part-,5 6 1 4 3 2)  # The longest first.
 test: check
 	$(MAKE) --no-print-directory --keep-going -j2 \
 	  $(if $(filter output-sync,$(.FEATURES)),-Otarget) \
@@ -102,9 +104,20 @@ check: $(env_dev)/.spex-all
 	"$(env_dev)/bin/pyrefly" check \
 	  --python-interpreter-path "$(env_dev)/bin/python"
 
-test-slow: $(env_dev)/.spex-all
+test-slow: $(env_dev)/.spex-all browser
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 "$(env_dev)/bin/python" -m pytest -m slow
 	$(MAKE) --no-print-directory docs
+
+test-page: $(env_dev)/.spex-all browser
+	"$(env_dev)/bin/python" -m pytest -m slow tests/report/page_browser_test.py
+
+# Debian's Chromium, or the one that Playwright fetches.
+browser: $(env_dev)/.spex-all
+	@command -v chromium chromium-browser google-chrome > /dev/null || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	      apt-get install -qq -y --no-install-recommends chromium; } || \
+	  "$(env_dev)/bin/python" -m playwright install chromium
 
 # Nothing is loaded from elsewhere, neither here nor by the pages. A story that
 # has not changed is not run again.

@@ -378,6 +378,9 @@ _MODEL = flags.DEFINE_string("model", None, "Folder of the table's model.")
 _TASKS = flags.DEFINE_list(
   "tasks", list(circuit_quality.TASKS), "Of the table."
 )
+_SCORES = flags.DEFINE_list(
+  "scores", None, "Of the table, in place of those of the sizes."
+)
 _PEER = flags.DEFINE_string("peer", None, "Interpreter for EAP-IG.")
 _CHECKOUT = flags.DEFINE_string("checkout", None, "EAP-IG's repository.")
 _OUTPUT = flags.DEFINE_string("output", None, "File for the lines, too.")
@@ -390,10 +393,13 @@ def main(argv):
   if _ROWS.value == "table":
     if _MODEL.value is None:
       raise app.UsageError("--rows=table needs --model, a model's folder.")
+    quality = config.quality
+    if _SCORES.value is not None:
+      quality = dataclasses.replace(quality, scores=tuple(_SCORES.value))
     made = (
       common | row
       for row in circuit_quality.table(
-        config.quality, _MODEL.value, tuple(_TASKS.value)
+        quality, _MODEL.value, tuple(_TASKS.value)
       )
     )
   elif _ROWS.value == "known":

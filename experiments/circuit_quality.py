@@ -64,7 +64,8 @@ class Config:
   Attributes:
     fitted: pairs of prompts that scores come from.
     held: and on which circuits are judged.
-    scores: of the table, besides random edges and an optimum.
+    scores: of the table, besides random edges; and ways to choose circuits by
+      them, "optimum" and "refined", which start from EAP-IG.
     nodes: of the fitted pairs, those of nodes' exact effects.
     lengths: what the table's prompts are padded to, the first that holds them,
       so that programs of one task serve others.
@@ -80,7 +81,8 @@ class Config:
   fitted: int = 16
   held: int = 16
   scores: tuple[str, ...] = (
-    "eap", "eap-ig", "relp", "gim", "second order", "exact nodes",
+    "eap", "eap-ig", "relp", "gim", "second order", "exact nodes", "optimum",
+    "refined",
   )  # fmt: skip
   nodes: int = 16
   lengths: tuple[int, ...] = (13, 18, 37)
@@ -102,7 +104,8 @@ QUICK = Config(
 FULL = Config()
 BRIEF = Config(
   fitted=16, held=16, budget=40, expanded=(0.01,),
-  scores=("eap", "eap-ig", "relp", "gim"),  # The others take minutes.
+  # The others take minutes each.
+  scores=("eap", "eap-ig", "relp", "gim", "optimum", "refined"),
 )  # fmt: skip
 
 
@@ -249,29 +252,21 @@ def _closeness(net, fitted, held, config) -> Iterator[Row]:
   }
   drawn = np.random.default_rng(0).permutation(len(graph)).astype(float)
   for size in sizes:
-    circuits["eap-ig", "top", size] = selection.top(
-      graph, values["eap-ig"], size
-    )
+    if "eap-ig" in values:
+      circuits["eap-ig", "top", size] = selection.top(
+        graph, values["eap-ig"], size
+      )
     circuits["random", "top", size] = selection.top(graph, drawn, size)
-  begin = time.perf_counter()
   expanded = [n for n, x in zip(sizes, SHARES) if x in config.expanded]
-  for size in expanded:
-    best = values["eap-ig"]
-    found = interactions.optimum(
-      net, net.params, fitted, _METRIC, best, size,
-      key=jax.random.key(1), budget=config.budget,
-      sure=selection.greedy(graph, best, size // 2),
-      pool=selection.greedy(graph, best, min(len(graph), size * 3 // 2)),
-    )  # fmt: skip
-    circuits["optimum", "groups", size] = found.circuit
-  seconds["optimum"] = time.perf_counter() - begin
-  begin = time.perf_counter()
-  for size in expanded:
-    circuits["refined", "trained", size] = trained.refine(
-      net, net.params, fitted, _METRIC, circuits["eap-ig", "greedy", size],
-      values["eap-ig"],
-    ).circuit  # fmt: skip
-  seconds["refined"] = time.perf_counter() - begin
+  for name, how in (("optimum", "groups"), ("refined", "trained")):
+    if name not in config.scores:
+      continue
+    begin = time.perf_counter()
+    for size in expanded:
+      circuits[name, how, size] = _chosen(
+        name, net, fitted, config, graph, values["eap-ig"], size
+      )
+    seconds[name] = time.perf_counter() - begin
   judged = judging.faithfulness(
     net, net.params, held, {str(k): c for k, c in circuits.items()}, _METRIC
   )
@@ -288,8 +283,24 @@ def _closeness(net, fitted, held, config) -> Iterator[Row]:
       "seconds": round(seconds.get(name, 0.0), 1),
       "identities": [judged.identities.full, judged.identities.empty],
     }  # fmt: skip
-  size = sizes[SHARES.index(_CLAIMED)]
-  yield _claim(net, fitted, circuits, kept, size)
+  if "eap-ig" in values and "refined" in config.scores:
+    size = sizes[SHARES.index(_CLAIMED)]
+    yield _claim(net, fitted, circuits, kept, size)
+
+
+def _chosen(name, net, fitted, config, graph, best, size):
+  """A circuit of a size, from EAP-IG's greedy one."""
+  if name == "refined":
+    return trained.refine(
+      net, net.params, fitted, _METRIC, selection.greedy(graph, best, size),
+      best,
+    ).circuit  # fmt: skip
+  return interactions.optimum(
+    net, net.params, fitted, _METRIC, best, size,
+    key=jax.random.key(1), budget=config.budget,
+    sure=selection.greedy(graph, best, size // 2),
+    pool=selection.greedy(graph, best, min(len(graph), size * 3 // 2)),
+  ).circuit  # fmt: skip
 
 
 def _of_nodes(net, fitted, config, graph) -> np.ndarray:

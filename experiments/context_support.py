@@ -1,26 +1,32 @@
 """Which sentences support an answer: every method at equal forwards.
 
   python -m experiments.context_support --given=../shared/context/given.jsonl
-  python -m experiments.context_support --model=DIR --own=8 --given=own.jsonl
+  python -m experiments.context_support --model=DIR --own=16 --given=own.jsonl
 
 The prompts of `--given` are recorded games: what a model answered under every
 mask of the sentences, so that no model is needed; prompts of which not all
 masks are there are left out. With `--model` that many prompts are written by
-templates first (one fact among 9 sentences, twice the same fact, another
+templates first (one fact among 8 or 9 sentences, twice the same fact, another
 person's fact, two facts that are needed together), kept where the model answers
 rightly with the support and not without, and recorded behind those of the file;
-a command that was killed goes on where it was.
+a command that was killed goes on where it was. Rows that lack it get the
+Jensen-Shannon divergence of leaving each sentence out, which "jsd" needs.
 
-Shown, by method and forwards: average precision of the supporting sentences
-(mean over prompts; equal values get no gift, `judging.average_precision`),
-and precision and recall of sets ("either of" two equal facts, "both of" two
-that are needed together). Leaving one out takes n + 1 forwards, whatever the
-budget.
+Shown, by method and forwards, of prompts alone, and means over "all" and over
+"clear" ones, of which the answer stands where the support says so under 95 % of
+the masks at least:
 
-On 21 recorded prompts of SmolLM2-135M-Instruct, 6 or 7 sentences each, ours,
-ContextCite and Shapley have average precision 1 from 32 forwards on, leaving
-one out .939; ours has all 8 sets and no other at each budget, ContextCite and
-leaving one out name none. Two minutes on two busy CPU cores.
+  average_precision    of the supporting sentences by what the method ranks by,
+                       `strengths`; equal ones get no gift
+                       (`judging.average_precision`)
+  set_precision, set_recall
+                       of "either of" two equal facts, "both of" two needed
+  r2_fresh, lds        of predictions, on all masks that were not asked
+  removal, insertion   area under the normalised curve as the strongest
+                       sentences go (low is good) and come (high is good)
+
+Leaving one out takes n + 1 forwards, whatever the budget; a method whose budget
+is too small for a prompt has no row there, and a mean counts its prompts.
 
 Shapes: n sentences, B masks.
 """
@@ -29,25 +35,34 @@ import dataclasses
 import itertools
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
 from experiments import rows
-from spex_jax import context
+from spex_jax import base, context
+from spex_jax.ablate import contrasts
 from spex_jax.context import judging, scoring
 from spex_jax.context import sources as sources_lib
 from spex_jax.masks import sampling
+from spex_jax.models import tokens
 
-METHODS = ("auto", "contextcite", "shapley", "leave_one_out")
+METHODS = (
+  "auto", "lasso", "proxyspex", "spex", "contextcite", "shapley",
+  "leave_one_out", "jsd",
+)  # fmt: skip
 _KINDS = {"joint": "both", "duplicated": "either"}
 _NAMES = ("Tom", "Anna", "Lucy", "Mark", "Jane", "Paul", "Emma", "Luke")
 _JOBS = ("doctor", "baker", "pilot", "farmer", "teacher", "painter")
 _ANIMALS = ("dog", "cat", "duck", "horse", "rabbit", "tiger", "elephant")
-_OWN = 9  # Sentences of an own prompt: 512 masks.
+CITIES = ("Paris", "London", "Rome", "Berlin", "Madrid", "Vienna", "Boston")
+_COLORS = ("red", "blue", "green", "yellow", "black", "white", "purple")
+_SIZES = (9, 8)  # Sentences of own prompts, by turns: 512 or 256 masks.
+_CLEAR = 0.95  # As of the prompts that are given.
 _TRIES = 40  # Prompts written for one that is kept.
 FILLERS = (
   "The weather was nice all week.",
@@ -74,7 +89,7 @@ class Config:
 
 
 CONFIGS = {
-  "quick": Config((32, 64), ("lasso", *METHODS[1:]), 4),
+  "quick": Config((32,), ("lasso", "contextcite", "leave_one_out"), 4),
   "full": Config((32, 64, 128, 256), METHODS, 1000),
 }
 
@@ -88,12 +103,15 @@ class Prompt:
     kind: "joint", "duplicated", or another.
     support: minimal sets of sentences, each sufficient.
     scorer: masks to `scoring.Scores`.
+    agreement: share of the masks under which the answer stands exactly where
+      the support says so: below 1 the model reads more than the support.
   """
 
   name: str
   kind: str
   support: tuple[tuple[int, ...], ...]
   scorer: Any
+  agreement: float = 1.0
 
   @property
   def supporting(self) -> list[int]:
@@ -125,10 +143,22 @@ class Recorded:
     self._odds = np.array(row["logit"], float)[order, None]
     greedy = np.array(row["greedy"])[order] == row["answer_id"]
     self._margins = np.where(greedy, 1.0, -1.0)[:, None]
+    self._apart = row.get("divergence")
 
   def __call__(self, masks: np.ndarray) -> scoring.Scores:
     index = masks @ (1 << np.arange(self.sources.n))
     return scoring.Scores(self._odds[index], self._margins[index])
+
+  def diverged(self, masks: np.ndarray) -> tuple[scoring.Scores, np.ndarray]:
+    """Those that lack one sentence at most.
+
+    Raises:
+      ValueError: a row without divergences.
+    """
+    if self._apart is None:
+      raise ValueError("This prompt has no divergences: see --model.")
+    apart = (~masks) @ np.array(self._apart)
+    return self(masks), apart[:, None]
 
 
 def given(path: str | pathlib.Path) -> Iterator[Prompt]:
@@ -137,7 +167,9 @@ def given(path: str | pathlib.Path) -> Iterator[Prompt]:
     row = json.loads(line)
     if len(row["masks"]) == 1 << row["n"]:
       support = tuple(tuple(each) for each in row["support"])
-      yield Prompt(row["id"], row["kind"], support, Recorded(row))
+      yield Prompt(
+        row["id"], row["kind"], support, Recorded(row), row["agreement"]
+      )
 
 
 def record(net: Any, path: pathlib.Path, count: int) -> None:
@@ -151,12 +183,17 @@ def record(net: Any, path: pathlib.Path, count: int) -> None:
   lines = path.read_text().splitlines() if path.exists() else []
   there = {json.loads(line)["id"] for line in lines}
   for number in range(count):
-    kind = list(_TEMPLATES)[number % len(_TEMPLATES)]
+    turn, place = divmod(number, len(OWN_KINDS))
+    kind = OWN_KINDS[place]
     name = f"own-{kind}-{number:02}"
     if name in there:
       continue
     rng = np.random.default_rng(number)
-    rows_of = (_recorded(net, name, kind, rng) for _ in range(_TRIES))
+    # Of topics that the model does not answer the next one is tried.
+    rows_of = (
+      _recorded(net, name, kind, turn, turn + 2 * attempt // _TRIES, rng)
+      for attempt in range(_TRIES)
+    )
     row = next((row for row in rows_of if row is not None), None)
     if row is None:
       raise RuntimeError(f"No {kind} prompt of {_TRIES} was answered rightly.")
@@ -164,56 +201,95 @@ def record(net: Any, path: pathlib.Path, count: int) -> None:
       file.write(json.dumps(row) + "\n")
 
 
-def _single(a, b, c, job, other):
-  return [f"{a} works as a {job}."], [(0,)]
+# A fact, the same said otherwise, the question, and words of the answer.
+_FACTS = (
+  ("{} works as a {}.", "The job of {} is {}.", "So {} has a job as a", _JOBS),
+  ("{} lives in {}.", "The home of {} is in {}.", "So the home of {} is in",
+   CITIES),
+  ("{} has a pet {}.", "The pet of {} is a {}.", "So {} has a pet", _ANIMALS),
+)  # fmt: skip
+# What two people share, what one has, the question, and words of the answer.
+_SHARED = (
+  ("{} and {} have the same favorite animal.",
+   "{}'s favorite animal is the {}.", "So {}'s favorite animal is the",
+   _ANIMALS),
+  ("{} and {} have the same favorite color.", "{}'s favorite color is {}.",
+   "So {}'s favorite color is", _COLORS),
+  ("{} and {} have the same job.", "{}'s job is {}.", "So {}'s job is", _JOBS),
+)  # fmt: skip
+OWN_KINDS = ("single", "duplicated", "distractor", "joint")
 
 
-def _duplicated(a, b, c, job, other):
-  facts = [f"{a} works as a {job}.", f"The job of {a} is {job}."]
-  return facts, [(0,), (1,)]
+def diverge(net: Any, path: pathlib.Path) -> None:
+  """Adds `divergence` to the rows of a file that lack it; rewrites the file."""
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  lacking = [row for row in lines if "divergence" not in row]
+  if not lacking:
+    return
+  prompts = [
+    sources_lib.of_texts(
+      [text.strip() for text in row["sentences"]], row["query"], net.tokenizer,
+      before="<|endoftext|>",
+    ).prompt
+    for row in lacking
+  ]  # fmt: skip
+  longest = max(prompt.num_tokens for prompt in prompts)
+  most = 1 + max(row["n"] for row in lacking)  # One shape for all prompts.
+
+  @jax.jit
+  def apart(params, given):
+    logits = net.apply(params, **given).logits
+    last = given["attention_mask"].sum(axis=1) - 1
+    logs = jax.nn.log_softmax(logits[jnp.arange(most), last])
+    return contrasts.jensen_shannon(logs, logs[:1])
+
+  for row, prompt in zip(lacking, prompts):
+    ids, owner = prompt.encoding.ids, prompt.players.owner
+    runs = [ids, *(ids[owner != i] for i in range(row["n"]))]
+    runs += [ids] * (most - len(runs))
+    found = np.asarray(apart(net.params, tokens.padded(runs, longest)))
+    row["divergence"] = found[1 : 1 + row["n"]].astype(float).tolist()
+  draft = base.draft(path)
+  draft.write_text("".join(json.dumps(row) + "\n" for row in lines))
+  draft.replace(path)
 
 
-def _distractor(a, b, c, job, other):
-  return [f"{a} works as a {job}.", f"{b} works as a {other}."], [(0,)]
-
-
-def _joint(a, b, c, animal, other):
-  facts = [
-    f"{a} and {b} have the same favorite animal.",
-    f"{b}'s favorite animal is the {animal}.",
-    f"{c}'s favorite animal is the {other}.",
-  ]
-  return facts, [(0, 1)]
-
-
-# Kind to facts and their support, words of the answer, and the question.
-_TEMPLATES: dict[str, tuple[Callable[..., Any], Sequence[str], str]] = {
-  "single": (_single, _JOBS, "So {} has a job as a"),
-  "duplicated": (_duplicated, _JOBS, "So {} has a job as a"),
-  "distractor": (_distractor, _JOBS, "So {} has a job as a"),
-  "joint": (_joint, _ANIMALS, "So {}'s favorite animal is the"),
-}
-
-
-def _recorded(net, name, kind, rng) -> dict[str, Any] | None:
-  """A prompt with all its answers; None where the support does not decide."""
-  write, words, query = _TEMPLATES[kind]
-  names = [str(each) for each in rng.permutation(_NAMES)[:3]]
+def _written(kind, topic, rng):
+  """Facts, their support, the answer's word and the question."""
+  topics = _SHARED if kind == "joint" else _FACTS
+  one, two, query, words = topics[topic % len(topics)]
+  a, b, c = (str(each) for each in rng.permutation(_NAMES)[:3])
   word, other = (str(each) for each in rng.permutation(words)[:2])
-  facts, support = write(names[0], names[1], names[2], word, other)
-  texts = [*facts, *rng.permutation(FILLERS)[: _OWN - len(facts)]]
-  place = rng.permutation(_OWN)
+  facts, support = [one.format(a, word)], [(0,)]
+  if kind == "duplicated":
+    facts, support = [*facts, two.format(a, word)], [(0,), (1,)]
+  elif kind == "distractor":
+    facts = [*facts, one.format(b, other)]
+  elif kind == "joint":
+    facts = [one.format(a, b), two.format(b, word), two.format(c, other)]
+    support = [(0, 1)]
+  return facts, support, word, query.format(a)
+
+
+def _recorded(net, name, kind, turn, topic, rng) -> dict[str, Any] | None:
+  """A prompt with all its answers; None where the support does not decide."""
+  facts, support, word, query = _written(kind, topic, rng)
+  size = _SIZES[turn % len(_SIZES)]
+  texts = [*facts, *rng.permutation(FILLERS)[: size - len(facts)]]
+  place = rng.permutation(size)
   at = np.argsort(place)
   support = [sorted(int(at[k]) for k in each) for each in support]
   sources = sources_lib.of_texts(
-    [str(texts[k]) for k in place], query.format(names[0]), net.tokenizer,
+    [str(texts[k]) for k in place], query, net.tokenizer,
     before="<|endoftext|>",
   )  # fmt: skip
   scorer = scoring.scorer(
-    net, sources, f" {word}", budget=1 << _OWN, reuse=True,
+    net, sources, f" {word}", budget=1 << size, reuse=True,
     remember_bytes=1 << 24,
   )  # fmt: skip
-  every = sampling.enumerate_masks(_OWN)
+  if len(scorer.response) > 1:  # A row has one answer's log-odds.
+    return None
+  every = sampling.enumerate_masks(size)
   with_it = np.any([every[:, each].all(axis=1) for each in support], axis=0)
   full = len(every) - 1
   of = lambda some: sum(1 << i for i in set(some))
@@ -225,10 +301,10 @@ def _recorded(net, name, kind, rng) -> dict[str, Any] | None:
   scores = scorer(every)
   answer = int(scorer.response[0])
   return {
-    "id": name, "kind": kind, "n": _OWN, "sentences": list(sources.texts),
-    "query": query.format(names[0]), "answer": f" {word}",
+    "id": name, "kind": kind, "n": size, "sentences": list(sources.texts),
+    "query": query, "answer": f" {word}",
     "answer_id": answer, "support": support,
-    "masks": (every @ (1 << np.arange(_OWN))).tolist(),
+    "masks": (every @ (1 << np.arange(size))).tolist(),
     "logit": np.round(scores.log_odds[:, 0], 5).tolist(),
     # Another token than the answer has no name here.
     "greedy": np.where(scores.greedy(), answer, -1).tolist(),
@@ -237,39 +313,64 @@ def _recorded(net, name, kind, rng) -> dict[str, Any] | None:
 
 
 def run(config: Config, prompts: Sequence[Prompt]) -> Iterator[rows.Row]:
-  """A row for each prompt, method and budget, and one for all prompts."""
+  """A row for each prompt, method and budget, and means over prompts."""
   prompts = list(prompts)[: config.prompts]
   common = rows.common("context_support")
-  for method in config.methods:
-    for budget in config.budgets:
-      precisions, found, asked = [], [], []
-      for number, prompt in enumerate(prompts):
-        if method == "leave_one_out" and budget <= prompt.scorer.sources.n:
-          continue
+  for method, budget in itertools.product(config.methods, config.budgets):
+    own = []
+    for number, prompt in enumerate(prompts):
+      try:
         cited = context.cite(
           prompt.scorer, key=jax.random.key(number), budget=budget,
           method=method,
         )  # fmt: skip
-        score = judging.average_precision(cited.values, prompt.supporting)
-        precisions.append(score)
-        found.append(cited.sets)
-        asked.append(cited.forwards)
+      except ValueError:  # Too small a budget, or no divergences.
+        continue
+      own.append((prompt, cited, _measured(prompt, cited, number)))
+      yield common | {
+        "prompt": prompt.name, "kind": prompt.kind, "method": method,
+        "budget": budget, "r2": cited.r2,
+        "sets": [[s.kind, list(s.sources)] for s in cited.sets],
+      } | own[-1][-1]  # fmt: skip
+    for name, least in (("all", 0.0), ("clear", _CLEAR)):
+      some = [each for each in own if each[0].agreement >= least]
+      if some:
         yield common | {
-          "prompt": prompt.name, "kind": prompt.kind, "method": method,
-          "budget": budget, "forwards": cited.forwards,
-          "average_precision": score, "r2": cited.r2,
-          "sets": [[s.kind, list(s.sources)] for s in cited.sets],
-        }  # fmt: skip
-      if len(found) == len(prompts):
-        precision, recall = judging.set_scores(
-          found, [prompt.sets for prompt in prompts]
-        )
-        yield common | {
-          "prompt": "all", "method": method, "budget": budget,
-          "forwards": float(np.mean(asked)),
-          "average_precision": float(np.mean(precisions)),
-          "set_precision": precision, "set_recall": recall,
-        }  # fmt: skip
+          "prompt": name, "method": method, "budget": budget
+        } | _summary(some)  # fmt: skip
+
+
+def _summary(own) -> rows.Row:
+  """Means of measures, and how good the sets are, over prompts."""
+  precision, recall = judging.set_scores(
+    [cited.sets for _, cited, _ in own], [prompt.sets for prompt, *_ in own]
+  )
+  return {
+    "prompts": len(own), "set_precision": precision, "set_recall": recall
+  } | {
+    name: _mean([measures[name] for *_, measures in own]) for name in own[0][-1]
+  }  # fmt: skip
+
+
+def _measured(prompt, cited, number) -> rows.Row:
+  judged = judging.judge(
+    cited, prompt.scorer, key=jax.random.key(number), num_masks=1 << 10
+  )
+  none, full = judged.insertion[[0, -1]]
+  area = lambda curve: float((curve - none).mean() / (full - none))
+  return {
+    "forwards": cited.forwards,
+    "average_precision": judging.average_precision(
+      cited.strengths, prompt.supporting
+    ),
+    "r2_fresh": judged.r2, "lds": judged.lds,
+    "removal": area(judged.removal), "insertion": area(judged.insertion),
+  }  # fmt: skip
+
+
+def _mean(values) -> float | None:
+  known = [value for value in values if value is not None]
+  return float(np.mean(known)) if known else None
 
 
 def main(argv: Sequence[str]) -> None:
@@ -279,8 +380,13 @@ def main(argv: Sequence[str]) -> None:
   if flags.FLAGS.model is not None:
     from spex_jax.models import hub
 
-    record(hub.load(flags.FLAGS.model), path, flags.FLAGS.own)
-  for row in run(CONFIGS[flags.FLAGS.config], list(given(path))):
+    net = hub.load(flags.FLAGS.model)
+    record(net, path, flags.FLAGS.own)
+    diverge(net, path)
+  config = CONFIGS[flags.FLAGS.config]
+  if flags.FLAGS.methods:
+    config = dataclasses.replace(config, methods=tuple(flags.FLAGS.methods))
+  for row in run(config, list(given(path))):
     print(json.dumps(row), flush=True)
 
 
@@ -289,7 +395,8 @@ def _define() -> None:
     "given", None, "Recorded prompts, JSON lines.", required=True
   )
   flags.DEFINE_string("model", None, "A checkpoint, for own prompts.")
-  flags.DEFINE_integer("own", 8, "How many own prompts, with --model.")
+  flags.DEFINE_integer("own", 16, "How many own prompts, with --model.")
+  flags.DEFINE_list("methods", None, "Only these.")
   flags.DEFINE_enum("config", "full", ["quick", "full"], "Setting.")
 
 

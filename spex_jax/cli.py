@@ -412,7 +412,7 @@ def _find(arguments: Sequence[str]) -> None:
 
 
 def _sweep(arguments: Sequence[str]) -> None:
-  from spex_jax.jobs import sweep, sweeping  # Slow to import.
+  from spex_jax.jobs import record, sweep, sweeping  # Slow to import.
 
   if _asks_for_help(arguments):
     print(sweep.usage(), end="")
@@ -429,13 +429,12 @@ def _sweep(arguments: Sequence[str]) -> None:
     act(given)
     return
   file = configs.load(given.config, {})
-  changes = _overrides(
-    rest,
-    sweeping.classes(file.config),
-    "the command: the sweep's configuration",
-  )
+  where = "the command: the sweep's configuration"
+  changes = _overrides(rest, sweeping.classes(file.config), where)
   config = settings.merged(file.config, changes)
-  act(given, sweeping.freeze(config, file.items()))
+  frozen = sweeping.freeze(config, file.items())
+  with record.of_sweep(given, arguments):
+    act(given, frozen)
 
 
 def _plain(word: str, arguments: Sequence[str]) -> None:

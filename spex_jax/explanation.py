@@ -167,6 +167,17 @@ class Explanation(base.ByValue, shown.Shown):
     return guess - width, guess + width
 
   @property
+  def tested(self) -> str:
+    """The masks that `faithfulness` is on, in words.
+
+    Of `decode`, which fits all, it is that of fits which had not seen them.
+    """
+    masks = f"mask{'s' * (self.held_out != 1)}"
+    if self.held_out == self.num_evaluations:
+      return f"{self.held_out:,} {masks}, each predicted by fits without it"
+    return f"{self.held_out:,} held-out {masks}"
+
+  @property
   def gaps(self) -> tuple[Any, Any] | None:
     """What the expansion says of f(none) and f(all), less what f said.
 
@@ -225,7 +236,7 @@ class Explanation(base.ByValue, shown.Shown):
       "faithfulness (R^2): "
       + ("not measured" if self.faithfulness is None else "")
       + _with_error(self.faithfulness, self.faithfulness_std)
-      + (f" on {self.held_out} held-out masks" if self.held_out else ""),
+      + (f" on {self.tested}" if self.held_out else ""),
     ]
     if self.by_terms is not None:
       std = self.by_terms_std or {}
@@ -283,7 +294,7 @@ class Explanation(base.ByValue, shown.Shown):
       page.trust(self),
       {name: base.printable(text) for name, text in facts.items()},
       [page.explanation(self, index, order, scene)],
-      page.raw(self),
+      page.raw(self, index, order or 2),
     )
     return page.html([run])
 

@@ -103,7 +103,7 @@ class TestBadSamples:
   def test_two_values_one_of_them_once(self, noisy):
     """Nothing can be said of a value that was seen once."""
     answer = decode(noisy[0], np.arange(_NUM_MASKS) == 3)
-    assert answer.method == "mean" and "Spoken by mean" in answer.notes[0]
+    assert answer.method == "mean" and "Answered by mean" in answer.notes[0]
     np.testing.assert_allclose(answer.fourier.coefs, [1 / _NUM_MASKS])
 
   @pytest.mark.slow_where("1e-30", "1e+30", "1--")

@@ -116,7 +116,7 @@ def test_what_is_printed(both, samples):
   assert lines[2].startswith("R^2 by size: ") and "(100 sets)" in lines[2]
   assert lines[2].endswith(f"{', '.join(beside)} (all sets)")
   assert lines[2].count(" ± ") == 8
-  assert lines[3].startswith("note: Target 0: Spoken by lasso")
+  assert lines[3].startswith("note: Target 0: Answered by lasso")
   masks, values = samples
   twice = decode(
     np.concatenate([masks, masks[:1]]),

@@ -15,6 +15,7 @@ from spex_jax.circuits import (
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.components import edit
 from spex_jax.components import judging as ablations
+from spex_jax.context import judging as cited
 from spex_jax.context import reliance, runs
 from spex_jax.context import scored as generated
 from spex_jax.fourier import sparse
@@ -107,6 +108,11 @@ _CORNERS = corners.Report(
 )  # fmt: skip
 
 
+_CITED = cited.Judged(
+  0.25, 0.5, {1: 1.5}, np.array([2.0, 0.5]), np.array([0.0, 2.0]), 4
+)
+
+
 def _generated():
   """Two steps behind a source of one token; the second sees the first."""
   return generated.Attribution(
@@ -135,6 +141,7 @@ def _generated():
     (_FRESH, "correlation", [0.5]),
     (_CORNERS, "set", ["<a> + c"]),
     (_generated(), "score", [-3.0, 2.0, 1.0]),
+    (_CITED, "kept", [0.0, 2.0]),
   ],
 )
 def test_frames_and_pages(found, column, expected):

@@ -49,7 +49,7 @@ print(f"{model.score(reviews[2500:], labels[2500:]):.1%} of 500 others right")
 # Words are the players. A value function takes masks, True where a word is
 # kept, and gives the model's log odds for the text that is left. Of 2^15 masks
 # 2,000 are asked, a tenth of them to test the answer on. (Without ``method``
-# all decoders are tried, and what predicts best speaks: half a minute more.)
+# all decoders are tried, and what predicts best answers: half a minute more.)
 
 text = "the film is never boring and the acting is warm and the plot is flat"
 spans = [[found.span()] for found in re.finditer(r"\S+", text)]

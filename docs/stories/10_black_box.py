@@ -60,5 +60,5 @@ axes.plot(
   grid, [names["f"](x) for x in grid], color="#b2182b", lw=1, label="the answer"
 )
 axes.set_xlabel("x")
-axes.legend(frameon=False, ncols=3)
+axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
 axes.spines[["top", "right"]].set_visible(False)

@@ -6,7 +6,7 @@ tokens are rejected, and counted by reason.
 
   ioi          "When Ann and Tom went to the zoo, Tom gave a coin to" -> " Ann"
                (both orders of the names; corrupted: a third name gives)
-  greater      "The strike lasted from the year 1739 to the year 17" -> 4..9
+  greater-than "The strike lasted from the year 1739 to the year 17" -> 4..9
                (two digits where the tokenizer has them; corrupted: 1701)
   agreement    "The dogs behind the fence" -> " are", " were", " have"
   gender       "The queen was tired because" -> " she"
@@ -416,7 +416,7 @@ def _induction(rng) -> Row:
 TASKS: Mapping[str, tuple[Maker, ...]] = types.MappingProxyType(
   {
     "ioi": (_ioi,),
-    "greater": (_greater_digit, _greater_pair),
+    "greater-than": (_greater_digit, _greater_pair),
     "agreement": (_agreement,),
     "gender": (_gender,),
     "capital": (_capital,),

@@ -2,7 +2,9 @@
 
 A record asks each mask once and keeps what came: the scores of every token, so
 that any span is fitted later. `ask` spends the budget of a method; `fit_span`
-and `find_sets` read the record, for a span each.
+and `find_sets` read the record, for a span each. An eighth of a budget of ours
+that does not hold all masks is uniform masks that nothing is fitted to: they
+say how good an expansion is, of any span.
 
 Shapes: n sources, B masks asked, R tokens of the response.
 """
@@ -14,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from spex_jax import api
+from spex_jax import api, base
 from spex_jax.context import fitting, scoring
 from spex_jax.context import sets as sets_lib
 from spex_jax.context import sources as sources_lib
@@ -24,6 +26,8 @@ OURS = ("auto", "exact", "spex", "proxyspex", "lasso", "gaussian", "gram")
 METHODS = (*OURS, "contextcite", "leave_one_out", "jsd", "shapley")
 _MOST_EXACT = 16  # Sources of which all masks may be asked.
 _FEWEST = 8  # Masks that anything can be decoded from.
+_TESTED = 8  # One in so many masks tests what the others are fitted to.
+_FEWEST_TESTED = 4  # Fewer say nothing, and are fitted to instead.
 
 
 class Record:
@@ -39,6 +43,8 @@ class Record:
     self.divergences: np.ndarray | None = None
     self.fits: dict[tuple[int, int, str], fitting.Fit] = {}
     self.drawn: np.ndarray | None = None  # KernelSHAP's, as often as drawn.
+    self.uniform = np.zeros(0, int)  # Rows of masks drawn uniformly.
+    self.tested = np.zeros(0, int)  # Those of them that no fit sees.
     self._rows: dict[bytes, int] = {}
     _expect(scorer, min(budget, 1 << min(self.n, 62)))
 
@@ -72,6 +78,17 @@ class Record:
         np.concatenate([self.scores.margins, found.margins]),
       )
     return self.rows(masks)
+
+  def draw(self, key: base.Key, masks: int, test: int = 0) -> None:
+    """Asks uniform masks that were not asked yet; no fit sees the last ones."""
+    rows = self.ask(sampling.distinct(key, masks, self.n, exclude=self.masks))
+    self.uniform = np.concatenate([self.uniform, rows])
+    self.tested = np.concatenate([self.tested, rows[len(rows) - test :]])
+
+  @property
+  def fitted(self) -> np.ndarray:
+    """The rows that expansions are fitted to."""
+    return np.setdiff1d(np.arange(len(self.masks)), self.tested)
 
   def rows(self, masks: np.ndarray) -> np.ndarray:
     return np.array([self._rows[mask.tobytes()] for mask in masks], int)
@@ -117,24 +134,28 @@ def ask(record, key, method, value, coarse, proxy, keep) -> list[str]:
     record.drawn = drawn
     return []
   reserve = budget // 4
+  test = budget // _TESTED if budget // _TESTED >= _FEWEST_TESTED else 0
   notes = []
   if method == "spex":
     seen = lambda masks: record.scores.of(value)[record.ask(np.asarray(masks))]
     found = api.explain(
-      seen, n, key=key, budget=budget - reserve - 2, method="spex",
+      seen, n, key=key, budget=budget - reserve - test - 2, method="spex",
       batch_size=budget,
     )  # fmt: skip
+    if test:
+      record.draw(jax.random.fold_in(key, 1), test, test)
     span = (0, len(record.scorer.response), value)
-    record.fits[span] = fitting.of_explanation(
-      found, record.masks, record.scores.of(value), span_ends(record, *span)
-    )
+    fit = fitting.of_explanation(
+      found, record.masks[record.fitted],
+      record.scores.of(value)[record.fitted], span_ends(record, *span),
+    )  # fmt: skip
+    record.fits[span] = _judged(record, fit, *span)
     notes += found.notes
   else:
     left = sampling.leave_one_out(n)
     if n + 2 <= (budget - reserve) // 2:
       record.ask(left)
-    rest = budget - reserve - len(record.masks)
-    record.ask(sampling.distinct(key, rest, n, exclude=record.masks))
+    record.draw(key, budget - reserve - len(record.masks), test)
   # Sets of the whole response are verified now; spans read what is known.
   whole = (0, len(record.scorer.response), value)
   first = fit_span(record, method, *whole)
@@ -149,12 +170,12 @@ def ask(record, key, method, value, coarse, proxy, keep) -> list[str]:
       if seen > 1
       else f"Sets were not looked for: raise the budget to {enough}."
     )
-  # What is left of the reserve are masks like any other.
-  rest = min(budget, (1 << min(n, 62)) - 1) - len(record.masks)
-  if method != "spex" and rest > 0:
-    again = jax.random.fold_in(key, 1)
-    record.ask(sampling.distinct(again, rest, n, exclude=record.masks))
-    record.fits.clear()
+  if method != "spex":
+    # What is left of the reserve are masks like any other.
+    rest = min(budget, (1 << min(n, 62)) - 1) - len(record.masks)
+    if rest > 0:
+      record.draw(jax.random.fold_in(key, 1), rest)
+    record.fits.clear()  # They lack what was asked since.
   return notes
 
 
@@ -214,16 +235,27 @@ def fit_span(record, method, start, stop, value) -> fitting.Fit:
     else:
       # A span of SPEX's run has no plan of its own.
       name = "auto" if method in ("spex", "shapley") else method
-      fit = fitting.decoded(record.masks, values, name, ends)
+      rows = record.fitted
+      fit = fitting.decoded(record.masks[rows], values[rows], name, ends)
+      fit = _judged(record, fit, *span)
     record.fits[span] = fit
   return record.fits[span]
+
+
+def _judged(record, fit, start, stop, value) -> fitting.Fit:
+  """The expansion, tested on the masks that it has not seen."""
+  values = record.scores.of(value, start, stop)
+  at = record.tested
+  variance = float(values[record.uniform].var()) if len(at) else 0.0
+  return fitting.tested(fit, record.masks[at], values[at], variance)
 
 
 def find_sets(record, fit, start, stop, value, spare):
   """The sets of a span, with as many new masks as may be asked.
 
   Returns:
-    Sets, needed sources, the criterion, and among how many sources.
+    Sets, needed sources to what their loss costs, the criterion, and among how
+    many sources.
   """
   full, none = record.ends()
   how, rule = sets_lib.criterion(record.scores, start, stop, full, none)
@@ -238,7 +270,9 @@ def find_sets(record, fit, start, stop, value, spare):
     dataclasses.replace(each, interval=between(each.sources)) for each in sets
   )
   stand = tuple(each for each in sets if not sets_lib.contradicted(each))
-  return stand, needed, how, seen
+  without = [record.row(np.arange(record.n) != i) for i in needed]
+  losses = dict(zip(needed, (values[full] - values[without]).tolist()))
+  return stand, losses, how, seen
 
 
 def _order(fit):

@@ -11,7 +11,8 @@ them is kept, and any span is attributed later without a forward.
                  ours: `api.decode` on all masks where the budget holds them,
                  else on both ends, each source left out where there is
                  room, and uniform masks; a quarter of the budget
-                 verifies sets by the model itself (`sets`)
+                 verifies sets by the model itself (`sets`), an eighth tests
+                 the expansion and is not fitted to
   contextcite    a lasso over masks of seeds 0, 1, ... (arXiv:2409.00729)
   leave_one_out  v(all) - v(all but i); with `coarse` only within the strongest
                  coarser sources, with `proxy` only the strongest of a smaller
@@ -23,7 +24,6 @@ them is kept, and any span is attributed later without a forward.
 Shapes: n sources, B masks asked, R tokens of the response.
 """
 
-import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -32,7 +32,8 @@ import numpy as np
 
 from spex_jax import base, shown
 from spex_jax.ablate import text as text_lib
-from spex_jax.context import asking, fitting, scoring
+from spex_jax.context import asking, scoring
+from spex_jax.context import cited as cited_lib
 from spex_jax.context import sets as sets_lib
 from spex_jax.context import sources as sources_lib
 from spex_jax.masks import request
@@ -44,68 +45,11 @@ _LEAST, _ANY = float(np.log(2)), float(np.finfo(np.float64).tiny)
 _BESIDE = 0.25  # Of the strongest source's value: what is cited beside it.
 
 
-@dataclasses.dataclass(frozen=True)
-class Cited:
-  """What one span of the response stands on.
-
-  Attributes:
-    start: first token of the span.
-    stop: behind the last one.
-    value: what is shared out, of `scoring.VALUES`, or "jsd".
-    values: float64 `[n]`, of each source, in its units.
-    sets: of two sources or more, the largest interaction first.
-    needed: sources without any one of which the answer falls.
-    r2: of the decoder, on masks that it has not seen, see `fitting.Fit`; 1
-      where all are known; None where there is nothing to test.
-    total: v(all) - v(none) as the model gave them; None where not asked.
-    fit: the expansion, of ours and Shapley; None of the others.
-    method: the decoder that spoke.
-    criterion: what says that an answer stands, see `sets`; "" where not asked.
-    none: v(none) as the model gave it; None where not asked.
-  """
-
-  start: int
-  stop: int
-  value: str
-  values: np.ndarray
-  sets: tuple[sets_lib.CueSet, ...] = ()
-  needed: tuple[int, ...] = ()
-  r2: float | None = None
-  total: float | None = None
-  fit: fitting.Fit | None = None
-  method: str = ""
-  criterion: str = ""
-  none: float | None = None
-
-  def to_dict(self) -> dict[str, Any]:
-    """As JSON takes it."""
-    return {
-      "span": [self.start, self.stop],
-      "value": self.value,
-      "values": self.values.tolist(),
-      "sets": [
-        {
-          "sources": list(each.sources),
-          "value": each.value,
-          "kind": each.kind,
-          "interval": None if each.interval is None else list(each.interval),
-        }
-        for each in self.sets
-      ],
-      "needed": list(self.needed),
-      "r2": self.r2,
-      "total": self.total,
-      "none": self.none,
-      "terms": None if self.fit is None else self.fit.terms(),
-      "method": self.method,
-      "criterion": self.criterion,
-    }
-
-
 class Citations(shown.Shown):
   """The record of a run: masks, every token's values, and what they say.
 
-  `values`, `sets`, `needed`, `r2` and `total` are those of the whole response.
+  `values`, `strengths`, `sets`, `needed`, `r2` and `total` are those of the
+  whole response.
 
   Attributes:
     sources: the prompt.
@@ -119,7 +63,7 @@ class Citations(shown.Shown):
     forwards: B.
     whole: of the whole response.
     notes: what was decided on the way.
-    threshold: least value of a source that is cited for a sentence, in units
+    threshold: least strength of a source that is cited for a sentence, in units
       of the value; by default ln 2 of those in nats that have no bound: what
       does not double the probability is no citation; of "probability" and
       "jsd" all above 0. `calibrate` gives one for none.
@@ -134,7 +78,7 @@ class Citations(shown.Shown):
     free = method != "jsd" and scoring.UNITS[value] == "nat"
     self.threshold = _LEAST if free else _ANY
     self._record = record
-    self._found: dict[tuple[int, int, str], Cited] = {}
+    self._found: dict[tuple[int, int, str], cited_lib.Cited] = {}
     self.whole = self.span()
 
   @property
@@ -147,6 +91,7 @@ class Citations(shown.Shown):
     return None not in self._record.ends()
 
   values = property(lambda self: self.whole.values)
+  strengths = property(lambda self: self.whole.strengths)
   sets = property(lambda self: self.whole.sets)
   needed = property(lambda self: self.whole.needed)
   r2 = property(lambda self: self.whole.r2)
@@ -154,7 +99,7 @@ class Citations(shown.Shown):
 
   def span(
     self, start: int = 0, stop: int | None = None, value: str | None = None
-  ) -> Cited:
+  ) -> cited_lib.Cited:
     """What a span of the response stands on; no forward.
 
     Sets are those that the masks asked can show. Half a second or so where
@@ -172,7 +117,7 @@ class Citations(shown.Shown):
     value = value or self.value
     key = (start, stop, value)
     if key not in self._found:
-      self._found[key] = _cited(self._record, self.method, *key)
+      self._found[key] = cited_lib.of_record(self._record, self.method, *key)
     return self._found[key]
 
   def totals(self) -> list[sets_lib.Total]:
@@ -196,11 +141,11 @@ class Citations(shown.Shown):
 
   def sentences(
     self, threshold: float | None = None
-  ) -> list[tuple[Cited, tuple[int, ...]]]:
+  ) -> list[tuple[cited_lib.Cited, tuple[int, ...]]]:
     """Each sentence of the answer, and the sources that are cited for it.
 
-    Cited are sources of at least the threshold and a quarter of the
-    strongest's value, the strongest first; none is an answer, too.
+    Cited are sources whose strength is at least the threshold and a quarter of
+    the strongest's, the strongest first; none is an answer, too.
 
     Args:
       threshold: another than that of the citations.
@@ -209,20 +154,22 @@ class Citations(shown.Shown):
     out = []
     for start, stop in sentence_spans(self.pieces):
       found = self.span(start, stop)
-      least = max(threshold, _BESIDE * float(found.values.max()))
-      order = np.argsort(-found.values, kind="stable")
-      out.append(
-        (found, tuple(int(i) for i in order if found.values[i] >= least))
-      )
+      strengths = found.strengths
+      least = max(threshold, _BESIDE * float(strengths.max()))
+      order = sets_lib.ranked(strengths)
+      out.append((found, tuple(int(i) for i in order if strengths[i] >= least)))
     return out
 
   def strongest(self) -> list[float]:
-    """The strongest source's value for each sentence, for `calibrate`."""
-    return [float(found.values.max()) for found, _ in self.sentences()]
+    """The strongest source's strength for each sentence, for `calibrate`."""
+    return [float(found.strengths.max()) for found, _ in self.sentences()]
 
   def sheet(self) -> shown.Sheet:
-    """The sources, the strongest first: `source`, `value`, `needed`, `text`."""
-    order = np.argsort(-self.values, kind="stable").tolist()
+    """The sources, the strongest first.
+
+    Columns: `source`, `value`, `strength`, `needed`, `text`.
+    """
+    order = sets_lib.ranked(self.strengths).tolist()
     texts = list(self.sources.texts)
     answer = "".join(self.pieces)
     facts = {"answer": answer, "cost": f"{self.forwards} forwards"}
@@ -231,6 +178,7 @@ class Citations(shown.Shown):
       {
         "source": order,
         "value": self.values[order],
+        "strength": self.strengths[order],
         "needed": [i in self.needed for i in order],
         "text": [texts[i] for i in order],
       },
@@ -363,7 +311,7 @@ def prune(
     ValueError: a number or share out of range.
   """
   n = found.sources.n
-  order = np.argsort(-found.values, kind="stable")
+  order = sets_lib.ranked(found.strengths)
   if keep is None:
     if not 0 < share <= 1:
       raise ValueError(f"share must lie in (0, 1]; got {share}.")
@@ -428,46 +376,6 @@ def sentence_spans(pieces: Sequence[str]) -> list[tuple[int, int]]:
       ends.pop(0)
     at += len(piece)
   return [*spans, (start, len(pieces))]
-
-
-def _cited(record, method, start, stop, value) -> Cited:
-  """The answer of a method for one span, from what was asked."""
-  n, span = record.n, (start, stop, value)
-  full, none = record.ends()
-  known = full is not None and none is not None
-  values = record.scores.of(value, start, stop)
-  total = float(values[full] - values[none]) if known else None
-  least = float(values[none]) if known else None
-  if method in ("leave_one_out", "jsd"):
-    rows = [record.row(mask) for mask in ~np.eye(n, dtype=bool)]
-    of_rows = values[full] - values
-    if method == "jsd":
-      of_rows, value = record.divergences[:, start:stop].sum(axis=1), "jsd"
-    each = [0.0 if row is None else of_rows[row] for row in rows]
-    return Cited(
-      start, stop, value, np.array(each), total=total, method=method,
-      none=None if method == "jsd" else least,
-    )  # fmt: skip
-  if method == "contextcite":
-    drawn = record.rows(fitting.context_cite_masks(record.budget, n))
-    masks, values = record.masks[drawn], values[drawn]
-
-    def fit(masks, values):
-      weights, bias = fitting.context_cite(masks, values, stop - start)
-      return lambda some: some @ weights + bias
-
-    weights, _ = fitting.context_cite(masks, values, stop - start)
-    r2 = fitting.cross_validated(masks, values, fit)
-    return Cited(
-      start, stop, value, weights, r2=r2, total=total, method=method,
-      none=least,
-    )  # fmt: skip
-  fit = asking.fit_span(record, method, *span)
-  sets, needed, how, _ = asking.find_sets(record, fit, *span, spare=0)
-  return Cited(
-    start, stop, value, fit.values, sets, needed, fit.r2, fit.total, fit,
-    fit.method, how, fit.none,
-  )  # fmt: skip
 
 
 def _enough(found, order, share):

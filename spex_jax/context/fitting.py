@@ -42,9 +42,9 @@ class Fit:
     moebius: float64 `[K]`, their coefficients; sum to `total`.
     none: v(none).
     total: v(all) - v(none), as the model gave them.
-    r2: of the decoder's own function, cross-validated over all masks asked, or
-      1 where all are known; None if never tested. The refit is not tested: on
-      uniform masks alone it may do better or worse.
+    r2: of this expansion, on uniform masks that neither it nor its decoder has
+      seen (`tested`), or 1 where all masks are known; of Shapley values
+      cross-validated in five folds; None if never tested.
     method: the decoder that spoke.
   """
 
@@ -73,6 +73,8 @@ def decoded(
   ends: tuple[float, float],
 ) -> Fit:
   """By a decoder of `api.DECODERS`, its sets refitted to meet both ends.
+
+  Untested, but where all masks are known.
 
   Args:
     masks: bool `[B, n]`, distinct.
@@ -109,14 +111,33 @@ def of_explanation(
   )
   start = start[order]
   sets, start = _with_singles(n, sets, start)
-  if len(masks) == 1 << n:  # Nothing was left out, so nothing is to be fitted.
+  known = len(masks) == 1 << n
+  if known:  # Nothing was left out, so nothing is to be fitted.
     moebius = _spread(start, total)
   else:
     moebius = refit(masks, values, sets, none, total, start)
-  r2 = None if found.faithfulness is None else float(found.faithfulness)
-  return Fit(
-    shapley(n, sets, moebius), sets, moebius, none, total, r2, found.method
-  )
+  shares, r2 = shapley(n, sets, moebius), 1.0 if known else None
+  return Fit(shares, sets, moebius, none, total, r2, found.method)
+
+
+def tested(
+  fit: Fit, masks: np.ndarray, values: np.ndarray, variance: float
+) -> Fit:
+  """The same expansion with its R^2 on masks that it was not fitted to.
+
+  1 - mean squared error / variance. The masks are few, so the variance is that
+  of all uniform ones: of the few alone it would sway the ratio.
+
+  Args:
+    fit: the expansion.
+    masks: bool `[B, n]`, uniform, none of them fitted to.
+    values: `[B]`.
+    variance: of the values of uniform masks, those of the fit among them.
+  """
+  if not (len(masks) and variance > 0):
+    return fit
+  error = ((fit(masks) - values) ** 2).mean()
+  return dataclasses.replace(fit, r2=float(1 - error / variance))
 
 
 def kernel_shap(

@@ -42,46 +42,54 @@ CUE_FIELDS = (
 )
 
 
-def written(found: Any) -> dict[str, Any]:
-  """A `reliance.Pecore` as Inseq's dict.
-
-  `contextual_output` and `contextless_output` are the spellings of the
-  response up to the token, and of that with its contrast.
-  """
-  runs, texts = found.runs, found.texts
+def vocabulary(runs: Any) -> dict[str, list[str] | None]:
+  """Tokens of `runs.Runs` as the tokenizer spells them; ids without one."""
   spell = lambda ids: [f"<{int(i)}>" for i in ids]
-  tokens = list(runs.response_tokens or spell(runs.response))
   pieces = list(runs.tokens or spell(runs.with_context))
   outer = None
   if runs.output_context is not None:
     outer = spell(runs.output_context_ids)
     if runs.tokens and not runs.is_encoder_decoder:
       outer = pieces[slice(*runs.output_context)]
+  return {
+    "context": pieces[slice(*runs.context)],
+    "output_context": outer,
+    "response": list(runs.response_tokens or spell(runs.response)),
+  }
+
+
+def written(body: Mapping[str, Any]) -> dict[str, Any]:
+  """What `reliance.Pecore.to_dict` gave as Inseq's dict.
+
+  `contextual_output` and `contextless_output` are the spellings of the
+  response up to the token, and of that with its contrast.
+  """
+  tokens = body["vocabulary"]["response"]
   made = []
-  for cue in found.cues:
-    before = "".join(tokens[: cue.index])
+  for cue in body["cues"]:
+    before = "".join(tokens[: cue["index"]])
     made.append(
       {
-        "cti_idx": cue.index,
-        "cti_token": cue.token,
-        "cti_score": cue.score,
-        "contextual_output": before + cue.token,
-        "contrast_token": cue.contrast_token,
-        "contextless_output": before + cue.contrast_token,
-        "input_context_scores": list(cue.scores),
+        "cti_idx": cue["index"],
+        "cti_token": cue["token"],
+        "cti_score": cue["score"],
+        "contextual_output": before + cue["token"],
+        "contrast_token": cue["contrast_token"],
+        "contextless_output": before + cue["contrast_token"],
+        "input_context_scores": list(cue["scores"]),
         "output_context_scores": (
-          None if cue.output_scores is None else list(cue.output_scores)
+          cue["output_scores"] and list(cue["output_scores"])
         ),
       }
     )
   return {
-    "input_context": texts["input_context"],
-    "input_context_tokens": pieces[slice(*runs.context)],
-    "output_context": texts["output_context"],
-    "output_context_tokens": outer,
-    "output_current": texts["output_current"],
+    "input_context": body["input_context"],
+    "input_context_tokens": body["vocabulary"]["context"],
+    "output_context": body["output_context"],
+    "output_context_tokens": body["vocabulary"]["output_context"],
+    "output_current": body["output_current"],
     "output_current_tokens": tokens,
-    "cti_scores": found.sensitivity.tolist(),
+    "cti_scores": body["sensitivity"],
     "cci_scores": made,
   }
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax import base
+from spex_jax import base, shown
 from spex_jax.context import citing
 from spex_jax.context import sets as sets_lib
 from spex_jax.indices import metrics
@@ -29,12 +29,12 @@ from spex_jax.masks import sampling
 
 
 @dataclasses.dataclass(frozen=True)
-class Judged:
+class Judged(shown.Shown):
   """Measures of one answer; see the module.
 
   Attributes:
     r2: on fresh masks, or None.
-    lds: in [-1, 1].
+    lds: in [-1, 1], likewise.
     drops: k to the drop, in units of the value.
     removal: `[n + 1]`, from all sources to none.
     insertion: `[n + 1]`, from none to all.
@@ -42,11 +42,33 @@ class Judged:
   """
 
   r2: float | None
-  lds: float
+  lds: float | None
   drops: dict[int, float]
   removal: np.ndarray
   insertion: np.ndarray
   forwards: int
+
+  def sheet(self) -> shown.Sheet:
+    """A row of every number of sources along both curves.
+
+    Columns: `sources`, the value without the strongest so many (`removed`), and
+    with them alone (`kept`).
+    """
+    asked = f"on masks of {self.forwards:,} forwards"
+    drops = [f"{drop:.4g} without {k}" for k, drop in self.drops.items()]
+    fit = [] if self.r2 is None else [
+      ("R²", f"{self.r2:.3f} {asked}", not self.r2 >= 0.5)
+    ]  # fmt: skip
+    return shown.Sheet(
+      f"What citations of {len(self.removal) - 1} sources are worth",
+      {
+        "sources": np.arange(len(self.removal)),
+        "removed": self.removal,
+        "kept": self.insertion,
+      },
+      [*fit, ("LDS", f"{self.lds:.3f} {asked}", not self.lds >= 0.5)],
+      {"drops": ", ".join(drops)} if drops else {},
+    )
 
 
 def judge(
@@ -65,36 +87,41 @@ def judge(
     scorer: the one that they came from, or its equal.
     key: consumed.
     value: of `scoring.VALUES`, the same for every method that is compared.
-    num_masks: fresh uniform masks; as many as there are where fewer.
+    num_masks: fresh uniform masks; as many as there are where fewer. Where
+      the run left fewer than two there is neither `r2` nor `lds`.
     tops: numbers of sources, those above n are left out.
-
-  Raises:
-    ValueError: no mask is left that the run did not ask.
   """
   n = found.sources.n
   left = (1 << n) - found.forwards if n < 60 else num_masks
   num_masks = min(num_masks, left)
-  if num_masks < 2:
-    raise ValueError("All masks were asked: none is left to judge on.")
-  fresh = sampling.distinct(key, num_masks, n, exclude=found.masks)
-  order = np.argsort(-found.values, kind="stable")
+  fresh = np.zeros((0, n), bool)
+  if num_masks > 1:
+    fresh = sampling.distinct(key, num_masks, n, exclude=found.masks)
+  order = sets_lib.ranked(found.strengths)
   rank = np.empty(n, int)
   rank[order] = np.arange(n)
   # Row k keeps the k strongest, or all but them.
   insertion = rank[None] < np.arange(n + 1)[:, None]
   asked = np.concatenate([fresh, insertion, ~insertion])
   values = scorer(asked).of(value)
-  actual = values[:num_masks]
-  coming, going = values[num_masks:].reshape(2, n + 1)
+  actual = values[: len(fresh)]
+  coming, going = values[len(fresh) :].reshape(2, n + 1)
   fit = found.whole.fit
   predicted = fresh @ found.values if fit is None else fit(fresh)
-  r2 = None
-  if fit is not None and found.value == value and np.ptp(actual) > 0:
+  r2 = lds = None
+  if len(fresh):
+    lds = float(metrics.spearman(predicted, actual, constant=0.0))
+  if (
+    len(fresh)
+    and fit is not None
+    and found.value == value
+    and np.ptp(actual) > 0
+  ):
     error = ((predicted - actual) ** 2).sum()
     r2 = float(1 - error / ((actual - actual.mean()) ** 2).sum())
   return Judged(
     r2,
-    float(metrics.spearman(predicted, actual, constant=0.0)),
+    lds,
     {k: float(going[0] - going[k]) for k in tops if k <= n},
     going,
     coming,

@@ -97,6 +97,7 @@ class Pecore(shown.Shown):
       "context": list(self.runs.context),
       **self.texts,
       **{f"{name}_tokens": list(all_) for name, all_ in self.pieces.items()},
+      "vocabulary": inseq.vocabulary(self.runs),
     }
 
   def sheet(self) -> shown.Sheet:
@@ -123,7 +124,7 @@ class Pecore(shown.Shown):
 
   def to_inseq(self) -> dict[str, Any]:
     """The structure of Inseq's JSON: see `inseq.written`."""
-    return inseq.written(self)
+    return inseq.written(self.to_dict())
 
   def save(self, path: str | os.PathLike, form: str = "own") -> None:
     """Writes JSON.

@@ -26,13 +26,19 @@ makes up for the other. Its interval is of the same interaction on average over
 random contexts, from the masks that were asked: of least squares, 90 %. An
 "either" whose interval says that its sources add to each other does not stand.
 
+The strength of a source, which citations rank by, is its value, or what the
+answer loses by the dearest minimal removal that fells it and takes the source
+away: of a needed source it alone, of an "either" the set (`strengths`). A
+source that counts only beside another has little of a sum's shares, and costs
+all of the answer.
+
 Shapes: n sources, B masks.
 """
 
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,6 +74,11 @@ class CueSet:
   value: float
   corners: dict[tuple[int, ...], float]
   interval: tuple[float, float] | None = None
+
+  @property
+  def loss(self) -> float:
+    """What the value loses without the whole set, all others kept."""
+    return self.corners[self.sources] - self.corners[()]
 
   def words(self) -> str:
     """Such as "either of [2], [5]"."""
@@ -245,6 +256,37 @@ def contradicted(found: CueSet) -> bool:
   return max(sign * end for end in found.interval) < 0
 
 
+def strengths(
+  values: np.ndarray,
+  sets: Sequence[CueSet],
+  needed: Mapping[int, float],
+) -> np.ndarray:
+  """How much an answer stands on each source: float64 `[n]`.
+
+  The larger of a source's value and of what the answer loses by a minimal
+  removal that fells it and holds the source, see the module; in units of the
+  value. They are for ranking, and do not add up.
+
+  Args:
+    values: `[n]`, of each source.
+    sets: that stand; of them each "either" is such a removal.
+    needed: sources that are one alone, to the loss.
+  """
+  out = np.array(values, np.float64)
+  for source, loss in needed.items():
+    out[source] = max(out[source], loss)
+  for each in sets:
+    if each.kind == "either":
+      at = list(each.sources)
+      out[at] = np.maximum(out[at], each.loss)
+  return out
+
+
+def ranked(strengths: np.ndarray) -> np.ndarray:
+  """Sources, the strongest first; of equal ones the first: int `[n]`."""
+  return np.argsort(-strengths, kind="stable")
+
+
 def _without(n, gone):
   mask = np.ones(n, bool)
   mask[list(gone)] = False
@@ -264,6 +306,8 @@ class Total:
     sets: those of more than one source, strongest first, and their Moebius
       coefficients.
     sum: of all Moebius coefficients.
+    known: whether every subset was asked. If so the sum is a check; else it is
+      P-CXMI by construction, as the fit is made to meet both ends.
   """
 
   token: int
@@ -273,10 +317,11 @@ class Total:
   values: np.ndarray
   sets: tuple[tuple[tuple[int, ...], float], ...]
   sum: float
+  known: bool
 
   @property
   def holds(self) -> bool:
-    """Whether the sum is P-CXMI, to 1e-6 nats or of its size."""
+    """Whether the sum is P-CXMI, to 1e-6 nats or of its size; see `known`."""
     return abs(self.sum - self.pcxmi) <= 1e-6 * max(1.0, abs(self.pcxmi))
 
   def to_dict(self) -> dict[str, Any]:
@@ -289,12 +334,14 @@ class Total:
       "values": self.values.tolist(),
       "sum": self.sum,
       "holds": self.holds,
+      "known": self.known,
     }
 
   def __str__(self) -> str:
+    equal = "equal" if self.known else "equal, by construction"
     return (
       f"{self.piece!r}: P-CXMI {self.pcxmi:+.4f} nats, sum of sets "
-      f"{self.sum:+.4f} ({'equal' if self.holds else 'NOT equal'})"
+      f"{self.sum:+.4f} ({equal if self.holds else 'NOT equal'})"
     )
 
 
@@ -320,7 +367,8 @@ def totals(
   n = masks.shape[1]
   empty = log_probs[none]
   total = log_probs[full] - empty
-  if len(masks) == 1 << n:
+  known = len(masks) == 1 << n
+  if known:
     sets, moebius = fitting.all_moebius(masks, log_probs)
   else:
     moebius = fitting.refit(masks, log_probs, sets, empty, total)
@@ -334,7 +382,7 @@ def totals(
     out.append(
       Total(
         t, piece, float(empty[t]), float(total[t]), values[:, t], strongest,
-        math.fsum(moebius[:, t]),
+        math.fsum(moebius[:, t]), known,
       )
     )  # fmt: skip
   return out

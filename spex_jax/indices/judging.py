@@ -47,6 +47,8 @@ class Correlation(base.ByValue):
     ceiling: what a perfect prediction of the mean over seeds would score
       against the values given, `sqrt` of the reliability of their mean
       (Spearman-Brown); None with one seed.
+    ceiling_interval: 95 %, of its mean over targets like these, up to 1; None
+      with one seed or one target.
   """
 
   per_target: np.ndarray
@@ -55,6 +57,7 @@ class Correlation(base.ByValue):
   ranks: bool = False
   reliability: float | None = None
   ceiling: float | None = None
+  ceiling_interval: tuple[float, float] | None = None
 
   @property
   def defined(self) -> np.ndarray:
@@ -144,7 +147,7 @@ def correlation(
   if not defined.any():
     raise ValueError("The values never vary: there is nothing to predict.")
   compare = _ranks if ranks else _products
-  reliability = ceiling = None
+  reliability = ceiling = interval = None
   if num_seeds > 1:
     pairs = [
       compare(values[:, i], values[:, j])[defined]
@@ -155,7 +158,9 @@ def correlation(
     reliability = float(one.mean())
     one = np.clip(one, 0, 1)
     mean = num_seeds * one / (1 + (num_seeds - 1) * one)
-    ceiling = float(np.sqrt(mean).mean())
+    ceiling, interval = mean_interval(np.sqrt(mean))
+    if interval is not None:
+      interval = interval[0], min(1.0, interval[1])
   return Correlation(
     per_target=np.where(defined, compare(truth, guess), np.nan),
     num_masks=num_masks,
@@ -163,6 +168,7 @@ def correlation(
     ranks=ranks,
     reliability=reliability,
     ceiling=ceiling,
+    ceiling_interval=interval,
   )
 
 

@@ -393,13 +393,10 @@ def interactions(
   if order < 2:
     raise ValueError(f"Interactions are of order 2 and more; got {order}.")
   if isinstance(found, Explanation):
-    fourier, units = found.fourier, found.units
-    names = found.names if names is None else names
+    listed = found.interactions(index, order, names, target=target)
   else:
-    fourier, units = found, None
-  if target is not None:
-    fourier = fourier.target(target)
-  listed = table.interactions(fourier, index, order, names=names, units=units)
+    fourier = found if target is None else found.target(target)
+    listed = table.interactions(fourier, index, order, names=names)
   several = (listed.players < listed.n).sum(axis=1) >= 2
   parts = []
   for sign in (1, -1):

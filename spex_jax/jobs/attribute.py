@@ -20,6 +20,7 @@ from spex_jax import base
 from spex_jax.explanation import Explanation
 from spex_jax.fourier import score
 from spex_jax.indices import attribution, judging
+from spex_jax.indices import interactions as interactions_lib
 from spex_jax.influence import bank as banks
 from spex_jax.influence import corners, semivalues, valuations
 from spex_jax.influence import problem as problems
@@ -366,9 +367,7 @@ def _point(config, problem, answer: Answer, place: int) -> pictures.Point:
   parts = semivalues.interactions(
     answer.explanation, target=place, order=config.order
   )
-  sets = [
-    [pictures.Shown(s, v) for s, v in part.top(config.top)] for part in parts
-  ]
+  sets = [_strongest(part.top(config.top)) for part in parts]
   return pictures.Point(
     title=problem.point(target),
     helpful=[item for item in helpful if item.value > 0],
@@ -376,6 +375,13 @@ def _point(config, problem, answer: Answer, place: int) -> pictures.Point:
     synergy=sets[0],
     redundancy=sets[1],
   )
+
+
+def _strongest(
+  found: interactions_lib.Interactions,
+) -> list[pictures.Shown]:
+  errors = [None] * len(found) if found.std is None else found.std.tolist()
+  return [pictures.Shown(s, v, std) for (s, v), std in zip(found, errors)]
 
 
 def _draw(problem, answer: Answer, shown, units: str, path) -> None:
@@ -409,14 +415,16 @@ def _as_json(config, problem, answer: Answer, shown) -> dict[str, Any]:
     "std": None if std is None else std.tolist(),
     "baseline": answer.scores.baseline.tolist(),
     "lds": answer.lds.mean,
+    "lds_interval": answer.lds.interval,
     "lds_seeds": answer.lds_seeds.mean,
     "ceiling": answer.lds_seeds.ceiling,
+    "ceiling_interval": answer.lds_seeds.ceiling_interval,
     "r2": answer.r2.tolist(),
     "r2_std": answer.r2_std.tolist(),
     "r2_with_sets": answer.surrogate.r2.tolist(),
     "r2_with_sets_std": answer.surrogate.r2_std.tolist(),
     "points": [
-      {"point": target}
+      {"point": target, "title": point.title}
       | {
         name: [item._asdict() for item in getattr(point, name)]
         for name in ("helpful", "harmful", "synergy", "redundancy")

@@ -30,6 +30,8 @@ from spex_jax.models import sites, tokens, transformer
 from spex_jax.report import progress
 from spex_jax.report import tables as report_tables
 
+KEPT = "faithfulness"  # The fact of what circuits keep.
+
 Show = Callable[..., None]
 
 
@@ -266,6 +268,13 @@ def measured_lines(
     "metric": f"{config.metric}: clean {found.clean.mean():+.4g}, corrupted "
     f"{found.corrupted.mean():+.4g} {units}",
   }
+
+
+def kept_line(found: judged_lib.Judged) -> str:
+  """Faithfulness of circuits with 95 % intervals, of many the first ones."""
+  ends = zip(found.names, found.faithfulness(), found.interval())
+  each = [f"{name} {f:.3f} ({a:.3f}..{b:.3f})" for name, f, (a, b) in ends]
+  return report_tables.some(each)
 
 
 def read_lines(told: Mapping[str, str]) -> tuple[float, float, float] | None:

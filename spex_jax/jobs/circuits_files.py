@@ -117,6 +117,7 @@ def judge(
     )
   circuits.write_rows(found.rows(), output)
   show(str(found))  # Refuses pairs that show no effect on the whole.
+  show(report_tables.fact(circuits.KEPT, circuits.kept_line(found)))
   for line in found.doubts():
     show(report_tables.fact("note", line))
   show(report_tables.fact("time", str(clock)))

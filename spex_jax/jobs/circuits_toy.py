@@ -123,7 +123,7 @@ def trained(
   depends = {"subject": "induction"}
   depends |= {f"toy.{n}": v for n, v in settings.as_dict(toy).items()}
   params, origin = subjects.trained(
-    net, told, targets, losses, workdir,
+    net.init, told, targets, losses, workdir,
     seed=seed, training=training, depends=depends,
   )  # fmt: skip
   return dataclasses.replace(net, params=attention_only(params)), origin

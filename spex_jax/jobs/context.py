@@ -7,7 +7,6 @@ answer stands on, alone and together (`context_cite` for sources of one's own).
 import dataclasses
 import json
 import pathlib
-import shlex
 from typing import Any
 
 from spex_jax import base, settings
@@ -22,11 +21,18 @@ from spex_jax.context import (
 )
 from spex_jax.context import runs as runs_lib
 from spex_jax.context import sources as sources_lib
-from spex_jax.jobs import circuits, context_asked, networks, subjects
+from spex_jax.jobs import (
+  circuits,
+  context_again,
+  context_asked,
+  networks,
+  subjects,
+)
 from spex_jax.models import seq2seq, sites
 from spex_jax.report import clock as clock_lib
 from spex_jax.report import tables as report_tables
 
+_FLAGS = ("model", "context", "query", "response", "ids", "output")
 _MOST_NAMED = 5  # Cues of a token that are named.
 # What the one number of a selector is called by `selectors`.
 _NUMBERS = {
@@ -176,7 +182,8 @@ def run(
     with clock.of("cite"):
       cited = _cited(config, net, runs, tell)
   _print(found, cited, show, tell)
-  shell, python = _again(config, runs, asked)
+  shell = context_again.shell(config, ("spex", "context"), _FLAGS)
+  python = context_again.of_context(config, runs, asked)
   all_of = Found(found, cited, shell, python)
   if config.format == "inseq":
     found.save(output, "inseq")
@@ -398,37 +405,3 @@ def _print(found, cited, show, tell) -> None:
     show(context_asked.sources_table(cited))
     for name, text in context_asked.cited_lines(cited):
       tell(name, text)
-
-
-def _again(config, runs, asked) -> tuple[str, str]:
-  """A command and code that give the same, the answer as it was made."""
-  defaults = settings.as_dict(Context())
-  flags = ("model", "context", "query", "response", "ids", "output")
-  words = ["spex", "context"]
-  for name, value in settings.as_dict(config).items():
-    if value != defaults[name]:
-      given = ",".join(value) if isinstance(value, tuple) else str(value)
-      prefix = "" if name in flags else "config."
-      words.append(f"--{prefix}{name}={given}")
-  made = {
-    name: None if ids is None else ids.tolist()
-    for name, ids in (
-      ("with_context", runs.with_context),
-      ("without_context", runs.without_context),
-      ("response", runs.response),
-      ("decoder_with", runs.decoder_with),
-      ("decoder_without", runs.decoder_without),
-    )
-  }
-  made |= {"context": runs.context, "output_context": runs.output_context}
-  listed = lambda given: "".join(f"  {k}={v!r},\n" for k, v in given.items())
-  return shlex.join(words), (
-    "from spex_jax import context\n"
-    "from spex_jax.jobs import subjects\n"
-    "from spex_jax.models import hub\n\n"
-    f"net = hub.load({config.model!r}, {config.dtype!r}, "
-    f"ignore={config.ignore!r})\n"
-    f"runs = context.Runs.of_ids(\n  net,\n{listed(made)})\n"
-    f"key = subjects.key_of({config.seed}, 'cues')\n"
-    f"found = context.pecore(\n  net,\n  runs,\n  key=key,\n{listed(asked)})\n"
-  )

@@ -96,12 +96,24 @@ def read(path: str, what: str) -> str:
     raise ValueError(f"{what}={path!r} is no text in UTF-8: {error}.") from None
 
 
-def readable(pieces: Sequence[str]) -> list[str]:
-  """Spellings of vocabularies with their spaces."""
-  return [
-    piece.replace("▁", " ").replace("Ġ", " ").replace("Ċ", "\n")
-    for piece in pieces
-  ]
+def pruning(given: str) -> dict[str, Any]:
+  """What `citing.prune` takes: `keep`, of a whole number, else `share`.
+
+  Raises:
+    ValueError: neither a whole number nor one in (0, 1].
+  """
+  if given.strip().isdecimal():
+    return {"keep": int(given)}
+  try:
+    share = float(given)
+  except ValueError:
+    share = 0.0
+  if not 0 < share <= 1:
+    raise ValueError(
+      f"prune={given!r}: give how many sources to keep, as in 3, or the share "
+      "of the effect that they leave, as in 0.9."
+    )
+  return {"share": share}
 
 
 def coloured(
@@ -137,16 +149,24 @@ def coloured(
 
 
 def sources_table(found: citing.Citations) -> Any:
-  """A rich table of the sources and what each is worth, strongest first."""
+  """A rich table of the sources and what each is worth, strongest first.
+
+  Where the answer loses more without a source than its share, that is shown.
+  """
   from rich import box, table, text  # Slow to import.
 
   rows = table.Table(box=box.SIMPLE_HEAD)
   rows.add_column("value", justify="right")
+  apart = not np.array_equal(found.strengths, found.values)
+  if apart:
+    rows.add_column("strength", justify="right")
   rows.add_column("source")
-  for number in np.argsort(-found.values, kind="stable"):
+  for number in sets.ranked(found.strengths):
     name = base.printable(found.sources.texts[number])
+    columns = (found.values, found.strengths) if apart else (found.values,)
     rows.add_row(
-      f"{found.values[number]:+.3g}", text.Text(f"[{number}] {name}")
+      *(f"{column[number]:+.3g}" for column in columns),
+      text.Text(f"[{number}] {name}"),
     )
   return rows
 
@@ -174,8 +194,9 @@ def cited_lines(found: citing.Citations) -> list[tuple[str, str]]:
     )
     more = ", ..." if len(accounts) > _MOST_TOLD else ""
     right = sum(each.holds for each in accounts)
-    known = len(found.masks) == 2**found.sources.n
-    how = "which all subsets show" if known else "which is how they are fitted"
+    how = "which all subsets show"
+    if not accounts[0].known:
+      how = "by construction: they are fitted to"
     lines.append(
       ("P-CXMI", f"{told}{more} nats; of {right} of {len(accounts)} tokens "
        f"the sets sum to it, {how}")

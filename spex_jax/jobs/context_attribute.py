@@ -104,13 +104,16 @@ def run(
   with clock.of("answer"):
     made = _made(config, net)
   with clock.of("attribute"):
-    found = attributed(config, net, made, config.steps or None)
+    plain = attributed(config, net, made, config.steps or None)
+  found, shown = plain, _spelled(net, plain)
   if config.join != "none":
-    found = found.words(config.join)
+    # Words are those of the vocabulary's spelling in both.
+    words = [scored.words_of(x) for x in (plain.source, plain.response)]
+    found, shown = (x.joined(*words, how=config.join) for x in (found, shown))
   if config.normalise:
-    found = found.normalised()
+    found, shown = found.normalised(), shown.normalised()
   tell("method", f"{config.method} of {config.target}")
-  _print(found, show, tell)
+  _print(shown, show, tell)
   found.save(output, config.format)
   tell("time", str(clock))
   tell("wrote", str(output))
@@ -173,16 +176,30 @@ def _made(config: Attribute, net: sites.Network) -> generations.Generation:
   return generations.Generation.of_ids(net, *(given[x] for x in _FIELDS))
 
 
+def _spelled(
+  net: sites.Network, found: scored.Attribution
+) -> scored.Attribution:
+  """The same with the texts of its tokens, where a tokenizer knows them."""
+  if net.tokenizer is None:
+    return found
+  behind = net.tokenizer.pieces(found.behind_ids)
+  return dataclasses.replace(
+    found,
+    source=net.tokenizer.pieces(found.source_ids),
+    behind=behind,
+    response=behind[len(behind) - len(found.response) :],
+  )
+
+
 def _print(found: scored.Attribution, show, tell) -> None:
   """Each step's token, and the tokens before it in colour."""
-  readable = context_asked.readable
-  source, behind = readable(found.source), readable(found.behind)
+  source, behind = found.source, found.behind
   ahead = len(behind) - len(found.response)
   for row, step in enumerate(found.steps):
     beside = "".join(
       f", {name} {x[row]:.4g}" for name, x in found.step_scores.items()
     )
-    tell("step", f"{readable([found.response[step]])[0].strip()!r}{beside}")
+    tell("step", f"{found.response[step].strip()!r}{beside}")
     pieces, scores = source, found.scores[row].tolist()
     if found.prefix_scores is not None:
       pieces = source + behind[: ahead + step]

@@ -2,14 +2,30 @@
 
 import dataclasses
 import json
+import os
+from typing import Any
 
 from spex_jax import base, settings
-from spex_jax.context import citing, scoring
+from spex_jax.ablate import services
+from spex_jax.context import citing, endpoints, scoring
 from spex_jax.context import sources as sources_lib
-from spex_jax.jobs import circuits, context_asked, networks, subjects
-from spex_jax.models import sites
+from spex_jax.jobs import (
+  circuits,
+  context_again,
+  context_asked,
+  networks,
+  subjects,
+)
+from spex_jax.models import hub, sites, tokens
 from spex_jax.report import clock as clock_lib
 from spex_jax.report import tables as report_tables
+
+_FLAGS = ("model", "sources", "query", "response", "output")
+_LIMITS = (
+  "it scores an answer that is given: none is made, there are no whole "
+  "distributions (no jsd), and where it names no other token, sets are told by "
+  "the probability alone (midpoint), not by what greedy decoding gives"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +64,44 @@ class Cite(context_asked.Asked):
   confidence: float = settings.field(
     0.9, "that such an answer has no citation", above=0, below=1
   )
+  coarse: str | None = settings.field(
+    None,
+    "of leave_one_out: a coarser level; only what lies within the strongest of "
+    "its sources is left out one by one",
+    choices=sources_lib.LEVELS,
+  )
+  proxy: str = settings.field(
+    "",
+    "of leave_one_out: a smaller model, a directory or hub name; only its "
+    "strongest sources are asked of the model",
+  )
+  keep: int = settings.field(3, "the strongest of coarse or proxy", low=1)
+  prune: str | None = settings.field(
+    None,
+    "prints the prompt with so many sources (3), or with those that leave this "
+    "share of the effect (0.9)",
+  )
+  endpoint: str = settings.field(
+    "",
+    "https://HOST/v1 that scores prompts in the model's place; --model is then "
+    "a directory of its tokenizer",
+  )
+  endpoint_model: str = settings.field("", "its name there; by default --model")
+  key_variable: str = settings.field(
+    "OPENAI_API_KEY", "of the environment, which holds the endpoint's key"
+  )
   output: str = settings.field("citations.json", "a file, JSON")
+
+  def check(self) -> None:
+    """Settings that go together."""
+    if self.prune is not None:
+      context_asked.pruning(self.prune)
+    if self.endpoint and self.response is None:
+      raise ValueError("An endpoint scores an answer: give --response.")
+    if self.endpoint and self.method == "jsd":
+      raise ValueError(f"method='jsd' is not of an endpoint: {_LIMITS}.")
+    if self.proxy and self.response is None:
+      raise ValueError("A proxy scores the same answer: give --response.")
 
 
 def run(
@@ -57,6 +110,9 @@ def run(
   before: float = 0.0,
 ) -> citing.Citations:
   """Cites, prints, and writes `config.output`.
+
+  Beside `Citations.to_dict` the file has `again`, a command and code that give
+  the same, and where asked for `pruned`, the sources kept and the prompt.
 
   Args:
     config: its settings.
@@ -73,19 +129,22 @@ def run(
   texts = texts_of(config.sources)
   nulls = nulls_of(config.nulls) if config.nulls else []
   with clock.of("load"):
-    net = context_asked.load(config)
+    net = subject_of(config)
   if nulls:  # Before any forward.
-    tokens = context_asked.tokenizer_of(config, net)
+    known = _tokenizer(config, net)
     spans = [
       citing.sentence_spans(
-        tokens.pieces(tokens.encode(response, add_special=False).ids.tolist())
+        known.pieces(known.encode(response, add_special=False).ids.tolist())
       )
       for _, response in nulls
     ]
     citing.calibrating_rank(sum(map(len, spans)), config.confidence)
   tell = lambda name, text: show(report_tables.fact(name, text))
   tell("asked", f"Which of {len(texts)} texts does the answer stand on?")
-  tell("model", networks.described(net, config.model))
+  if isinstance(net, sites.Network):
+    tell("model", networks.described(net, config.model))
+  else:
+    tell("model", f"{_name(config)} at {config.endpoint}: {_LIMITS}")
   with clock.of("cite"):
     found = cited(config, net, texts, lambda text: tell("plan", text))
   if nulls:
@@ -110,42 +169,123 @@ def run(
   show(context_asked.sources_table(found))
   for name, text in context_asked.cited_lines(found):
     tell(name, text)
-  found.save(output)
+  body = found.to_dict()
+  if config.prune is not None:
+    text, kept = citing.prune(found, **context_asked.pruning(config.prune))
+    numbers = ", ".join(f"[{i}]" for i in kept) or "no source"
+    tell("pruned", f"to {numbers}:\n{text}")
+    body["pruned"] = {"sources": list(kept), "text": text}
+  body["again"] = {
+    "shell": context_again.shell(config, ("spex", "context", "cite"), _FLAGS),
+    "python": context_again.of_citations(
+      config, texts, _prompt(config), found.response.tolist(), _asked(config)
+    ),
+  }
+  base.write_json(output, body)
+  tell("again", body["again"]["shell"])
   tell("time", str(clock))
   tell("wrote", str(output))
   return found
 
 
-def cited(config, net: sites.Network, texts, tell=None) -> citing.Citations:
+def subject_of(config: Cite) -> sites.Network | tokens.Tokenizer:
+  """The model; of an endpoint its tokenizer alone.
+
+  Raises:
+    ValueError: as `context_asked.load`; no directory of a tokenizer.
+  """
+  if not config.endpoint:
+    return context_asked.load(config)
+  if not config.model:
+    raise ValueError("--model is missing: a directory of its tokenizer.")
+  found = tokens.load(hub.local(config.model))
+  if found is None:
+    raise ValueError(f"model={config.model!r} has no tokenizer.json.")
+  return found
+
+
+def cited(
+  config: Cite,
+  net: sites.Network | tokens.Tokenizer,
+  texts: list[str],
+  tell=None,
+) -> citing.Citations:
   """The citations of settings, as `citing.cite` gives them.
 
   Raises:
-    ValueError: as `sources.of_texts` and `citing.cite`.
+    ValueError: as `sources.of_texts` and `citing.cite`; an endpoint that does
+      not answer, or not with log-probabilities.
   """
-  tokenizer = context_asked.tokenizer_of(config, net)
+
+  def prompt(tokenizer, **changes):
+    return sources_lib.of_texts(
+      texts, config.query, tokenizer, **{**_prompt(config), **changes}
+    )
+
+  tokenizer = _tokenizer(config, net)
+  sources = prompt(tokenizer)
+  asked = _asked(config) | {
+    "key": subjects.key_of(config.seed, "citations"), "tell": tell
+  }  # fmt: skip
+  if config.coarse is not None:
+    asked["coarse"] = prompt(tokenizer, level=config.coarse)
+  if config.proxy:
+    assert config.response is not None  # As `check` has it, here and below.
+    small = hub.load(config.proxy, config.dtype)
+    beside = prompt(context_asked.tokenizer_of(config, small))
+    asked["proxy"] = scoring.scorer(
+      small, beside, config.response, budget=config.budget
+    )
+  if isinstance(net, sites.Network):
+    return citing.cite(net, sources, config.response, **asked)
+  assert config.response is not None
+  key = os.environ.get(config.key_variable, "")
+  try:
+    scorer = endpoints.scorer(
+      services.Service(config.endpoint, key), _name(config), sources,
+      config.response,
+    )  # fmt: skip
+    return citing.cite(scorer, **asked)
+  except (services.Overloaded, services.Refused) as error:
+    raise ValueError(f"The endpoint does not answer: {error}") from error
+
+
+def _name(config) -> str:
+  return config.endpoint_model or config.model
+
+
+def _tokenizer(config, net) -> tokens.Tokenizer:
+  if isinstance(net, sites.Network):
+    return context_asked.tokenizer_of(config, net)
+  return net
+
+
+def _prompt(config) -> dict[str, Any]:
+  """What `sources.of_texts` takes besides texts, query and tokenizer."""
   separator = config.separator.replace("\\n", "\n").replace("\\t", "\t")
-  sources = sources_lib.of_texts(
-    texts,
-    config.query,
-    tokenizer,
-    level=config.level,
-    separator=separator,
-    before=config.before,
-    bos=config.bos,
-  )
-  return citing.cite(
-    net,
-    sources,
-    config.response,
-    key=subjects.key_of(config.seed, "citations"),
-    budget=config.budget,
-    method=config.method,
-    value=config.value,
-    max_new_tokens=config.max_new_tokens,
-    tell=tell,
-    batch_size=config.batch_size,
-    memory_limit=config.memory_limit,
-  )
+  return {
+    "level": config.level,
+    "separator": separator,
+    "before": config.before,
+    "bos": config.bos,
+  }
+
+
+def _asked(config) -> dict[str, Any]:
+  """What `citing.cite` takes besides a subject, key, coarse and proxy."""
+  asked = {
+    "budget": config.budget,
+    "method": config.method,
+    "value": config.value,
+    "keep": config.keep,
+  }
+  if config.endpoint:
+    return asked
+  return asked | {
+    "max_new_tokens": config.max_new_tokens,
+    "batch_size": config.batch_size,
+    "memory_limit": config.memory_limit,
+  }
 
 
 def texts_of(path: str) -> list[str]:

@@ -88,7 +88,7 @@ def subject(config: Digits, workdir: pathlib.Path) -> subjects.Subject:
     )
 
   params, origin = subjects.trained(
-    net,
+    net.init,
     train.pixels,
     train.labels,
     losses,

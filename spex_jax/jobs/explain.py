@@ -144,10 +144,15 @@ def run(
     if subject.findings is not None:
       for name, text in subject.findings(explanation).items():
         show(report_tables.fact(name, text))
-    found = explanation.interactions(config.index, config.order)
+    found = explanation.interactions(config.index, config.shown_order)
     if subject.picture is not None:
       show(subject.picture(found))
-    show(report_tables.interactions(found, config.top, subject.together))
+    if len(found):
+      show(report_tables.interactions(found, config.top, subject.together))
+    else:
+      show(
+        report_tables.fact("note", "The value is constant: no set moves it.")
+      )
     subject.draw(found, workdir / "figure.png")
   show(report_tables.fact("time", str(clock)))
   files = ("explanation.json", "fourier.json", "figure.png")
@@ -289,7 +294,7 @@ def _outcome(
       (
         "faithfulness",
         f"R2 {score_lib.shown(score, explanation.faithfulness_std)} on "
-        + report_tables.count(explanation.held_out, "held-out mask"),
+        + explanation.tested,
       )
     )
   else:

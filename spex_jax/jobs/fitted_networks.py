@@ -1,17 +1,19 @@
-"""Parameters of Flax's, read from a file, with the module that they are of.
+"""A module of Flax's of your own: to be trained, or with parameters of a file.
 
 Of linen or NNX: `.msgpack` as `flax.serialization` writes it, or a directory of
 Orbax's. The module takes `[rows, columns]`, float32, and gives one number for
 each row, or one for each class.
 """
 
+import inspect
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
+from spex_jax import base
 from spex_jax.ablate import evaluate, features
 from spex_jax.datasets import casts, tabular
 from spex_jax.jobs import callables, fitted, subjects
@@ -105,6 +107,81 @@ def asked(config: Any, workdir: pathlib.Path) -> fitted.Asked:
     f": {text}",
     game,
   )
+
+
+def is_module(kind: str) -> bool:
+  """Whether "module:Class" is a class of linen's or NNX's."""
+  from flax import linen, nnx
+
+  if ":" not in kind:
+    return False
+  found = callables.load(kind, "model.kind")
+  return isinstance(found, type) and issubclass(
+    found, linen.Module | nnx.Module
+  )
+
+
+def trainable(
+  kind: str, arguments: Mapping[str, Any], columns: int, outputs: int
+) -> tuple[Callable[[base.Key], Any], Callable[[Any, jax.Array], jax.Array]]:
+  """How parameters of a module begin, and what it gives with them.
+
+  What an NNX module holds besides parameters stays as it begins.
+
+  Args:
+    kind: "module:Class", of which `is_module` holds; one of NNX's may take
+      `rngs`.
+    arguments: of the class.
+    columns: F.
+    outputs: C.
+
+  Returns:
+    `init`: a key to parameters; `forward`: them and rows `[R, F]` to `[R, C]`.
+
+  Raises:
+    ValueError: arguments, rows or outputs that it does not take or give.
+  """
+  from flax import linen, nnx
+
+  cls: Any = callables.load(kind, "model.kind")
+  blank = np.zeros((1, columns), np.float32)
+  try:
+    if issubclass(cls, linen.Module):
+      module = cls(**arguments)
+      init = lambda key: module.init(key, blank)["params"]
+      apply = lambda params, rows: module.apply({"params": params}, rows)
+    else:
+      # Of the class itself, a metaclass hides them.
+      takes = "rngs" in inspect.signature(cls.__init__).parameters
+      make = lambda key: nnx.split(
+        cls(**arguments, **({"rngs": nnx.Rngs(key)} if takes else {})),
+        nnx.Param,
+        ...,
+      )
+      graph, like, rest = make(jax.random.key(0))
+      init = lambda key: nnx.to_pure_dict(make(key)[1])
+
+      def apply(params: Any, rows: jax.Array) -> Any:
+        state = jax.tree.map(lambda leaf: leaf, like)  # Its own, to be filled.
+        nnx.replace_by_pure_dict(state, params)
+        return nnx.merge(graph, state, rest)(rows)
+
+    forward = lambda params, rows: apply(params, rows).reshape(len(rows), -1)
+    shape = jax.eval_shape(
+      forward, jax.eval_shape(init, jax.random.key(0)), blank
+    ).shape
+  except Exception as error:  # Whatever the module does.
+    raise ValueError(
+      f"model.kind={kind!r} with model.arguments={dict(arguments)} does not "
+      f"take {columns} columns: {type(error).__name__}: {error}. What its "
+      "class needs is --config.model.arguments=\"{'NAME': VALUE}\"."
+    ) from error
+  if shape != (1, outputs):
+    raise ValueError(
+      f"model.kind={kind!r} gives {shape[1]} numbers for a row; this table "
+      f"needs {outputs}: one for each class, or one for a response."
+    )
+  return init, forward
 
 
 def _variables(path: pathlib.Path) -> Any:

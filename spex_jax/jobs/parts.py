@@ -348,7 +348,7 @@ def of_digits(config: OfDigits, workdir: pathlib.Path) -> subjects.Subject:
     )
 
   params, origin = subjects.trained(
-    net,
+    net.init,
     train.pixels,
     train.labels,
     losses,

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import spex_jax
-from spex_jax import base
+from spex_jax import base, settings
 from spex_jax.report import tables
 
 NAME = "run.json"
@@ -30,7 +30,7 @@ def place(config: Any, workdir: pathlib.Path) -> pathlib.Path:
 def kept(
   path: pathlib.Path, words: Sequence[str], config: Any
 ) -> Iterator[None]:
-  """Writes what is told meanwhile, once all went well.
+  """Writes what is told meanwhile, once all went well or can go on.
 
   Nothing is written where the command made no folder for it.
 
@@ -41,7 +41,37 @@ def kept(
   """
   began = datetime.datetime.now(datetime.UTC)
   with tables.recorded() as told:
-    yield
+    try:
+      yield
+    except InterruptedError:
+      _write(path, words, config, began, told)
+      raise
+  _write(path, words, config, began, told)
+
+
+def of_sweep(
+  given: Any, words: Sequence[str]
+) -> contextlib.AbstractContextManager[None]:
+  """`kept` for `spex sweep run`, but of what is dry, and in object stores.
+
+  Args:
+    given: its flags.
+    words: behind `spex sweep`.
+  """
+  if given.dry_run or settings.is_url(given.workdir):
+    return contextlib.nullcontext()
+  return kept(
+    pathlib.Path(given.workdir) / NAME, ["spex", "sweep", *words], None
+  )
+
+
+def _write(
+  path: pathlib.Path,
+  words: Sequence[str],
+  config: Any,
+  began: datetime.datetime,
+  told: tables.Told,
+) -> None:
   if not path.parent.is_dir():
     return
   body = {
@@ -50,7 +80,7 @@ def kept(
     "date": began.isoformat(timespec="seconds"),
     "seed": getattr(config, "seed", None),
     "index": getattr(config, "index", None),
-    "order": getattr(config, "order", None),
+    "order": getattr(config, "shown_order", getattr(config, "order", None)),
     "facts": [[name, value] for name, value in told],
   }
   folders = [path.parent / "model", getattr(config, "model", None)]

@@ -4,7 +4,6 @@ Each run of a folder is read by itself, as `record` kept it; what its files show
 is in `report_files`. So the page of a new command needs nothing, or a line.
 """
 
-import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,12 +13,12 @@ from spex_jax.jobs import circuits, explain, record
 from spex_jax.jobs import report_files as files_of
 from spex_jax.report import page, tables
 
-_PIXELS = 400_000  # Bytes of pictures in a page, at most.
-_RAW = 300_000  # The same of raw data.
-_SHOWN = 64  # Files of a kind in a folder, at most.
+_SHOWN = 64  # Files of a folder that are shown, at most.
 _FACTS = ("model", "cost", "time", "warning", "note")  # Of what was asked.
-_TEXTS = (".json", ".csv", ".jsonl", ".html")
-_LOOSE = (".json", ".csv", ".png")
+_TEXTS = (".json", ".csv", ".jsonl", ".html", ".svg")
+_BYTES = (".npz",)
+_LOOSE = (*_TEXTS, *_BYTES, ".png")
+_OF_SWEEPS = ("config.json", "items.json")  # Shown as settings.
 # A folder without a record: the question; facts of the page, and others told;
 # names of what was written, and whether all that is there belongs to it; index
 # and order of sets.
@@ -87,9 +86,7 @@ def read(folder: pathlib.Path) -> list[page.Run]:
   shown = [name for name in left if pathlib.Path(name).suffix in _LOOSE]
   if shown:
     text = f"{', '.join(shown[:_SHOWN])}: no record here names them"
-    found[-1] = dataclasses.replace(
-      found[-1], facts={**found[-1].facts, "not shown": base.printable(text)}
-    )
+    found[-1] = page.left_out(found[-1], [text])
   return found
 
 
@@ -97,34 +94,41 @@ def _run(
   folder: pathlib.Path, asked: Mapping[str, Any], inside: list[pathlib.Path]
 ) -> page.Run | None:
   """A run, of its files; None without any that is shown."""
-  parts, files, room = [], [], _RAW
+  parts: list[files_of.Part] = []
+  files: list[tuple[str, str | bytes]] = []
+  lost: list[str] = []
   first = [*files_of.READERS]
   inside.sort(
     key=lambda path: first.index(path.name) if path.name in first else 99
   )
+  readers = dict(files_of.READERS)
   if asked["whole"] and (folder / "shards").is_dir():
     parts.append(_sweep(folder))
+    readers |= {name: lambda path: files_of.Part() for name in _OF_SWEEPS}
   for path in inside:
-    reader = files_of.READERS.get(path.name) or files_of.BY_KIND.get(
-      path.suffix
-    )
-    if reader is None or len(parts) >= _SHOWN:
-      continue
-    part = (
-      files_of.explanation(path, asked["index"], asked["order"])
-      if path.name == files_of.SETS
-      else reader(path)
-    )
-    parts.append(part)
-    raw = (
-      [] if path.suffix not in _TEXTS else [(path.name, files_of.utf8(path))]
-    )
-    raw = [] if path.name == explain.SCENE else raw
-    for name, text in (*raw, *part.files):
-      if len(text) <= room:
-        room -= len(text)
-        files.append((name, text))
-  parts += _pictures(inside)
+    reader = readers.get(path.name) or files_of.BY_KIND.get(path.suffix)
+    size = path.stat().st_size
+    if path.suffix not in _LOOSE:
+      lost.append(f"{path.name} ({size / 1000:,.0f} kB)")
+    elif reader is not None and len(parts) < _SHOWN:
+      part = (
+        files_of.explanation(path, asked["index"], asked["order"])
+        if path.name == files_of.SETS
+        else reader(path)
+      )
+      parts.append(part)
+      files += part.files
+    elif reader is not None:
+      lost.append(f"{path.name}: {_SHOWN} others are shown")
+    if size > page.MOST:
+      lost.append(f"{path.name} ({size / 1000:,.0f} kB): too large for a page")
+    elif path.suffix == ".png":
+      view = page.image(path.read_bytes(), base.printable(path.name))
+      parts.append(files_of.Part((), [view]))
+    elif path.suffix in _BYTES:
+      files.append((path.name, path.read_bytes()))
+    elif path.suffix in _TEXTS and path.name != explain.SCENE:
+      files.append((path.name, files_of.utf8(path)))
   if not parts:
     return None
   if asked["told"]:
@@ -134,14 +138,17 @@ def _run(
   trust = [line for part in parts for line in part.trust]
   ends = circuits.read_lines(dict(asked["told"]))
   if ends is not None and "accuracy" not in [line[0] for line in trust]:
-    trust = [*files_of.able(ends), *trust]
-  return page.Run(
+    kept = dict(asked["told"]).get(circuits.KEPT)
+    judged = [] if kept is None else files_of.kept(kept)
+    trust = [*files_of.able(ends), *judged, *trust]
+  run = page.Run(
     asked["question"] or f"What is in {name}?",
     trust,
     asked["facts"],
     [view for part in parts for view in part.views],
     files,
   )
+  return page.left_out(run, lost) if lost else run
 
 
 def _is_record(path: pathlib.Path) -> bool:
@@ -159,7 +166,9 @@ def _asked(path: pathlib.Path) -> dict[str, Any]:
     facts = {"command": show(str(body["command"]))}
     for name, value in told:
       if name in _FACTS:
-        facts[name] = f"{facts[name]}; {value}" if name in facts else value
+        before = facts.get(name, "")
+        apart = " " if before.endswith(".") else "; "
+        facts[name] = f"{before}{apart}{value}" if before else value
     facts["version"] = show(f"spex_jax {body['version']}, {body['date']}")
     for name in ("seed", "fingerprint"):
       if body.get(name) is not None:
@@ -182,9 +191,10 @@ def _asked(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _sweep(folder: pathlib.Path) -> files_of.Part:
-  from spex_jax.sweeps import state  # Slow to import.
+  from spex_jax.sweeps import run as runs  # Slow to import.
+  from spex_jax.sweeps import state
 
-  found = state.status(str(folder))
+  found, (_, sweep) = state.status(str(folder)), runs.opened(str(folder))
   told = f"{found.shards:,} of {found.num_shards:,} shards"
   bad = bool(found.given_up or found.quarantined or not found.complete)
   trust = [("done", told, bad)]
@@ -197,16 +207,13 @@ def _sweep(folder: pathlib.Path) -> files_of.Part:
     ["seconds of evaluation", found.cost], ["processes", found.processes],
   ]  # fmt: skip
   rows += [[f"failed: {cause}", many] for cause, many in found.causes.items()]
-  return files_of.Part(
-    trust, [page.table(["what", "how many"], rows, "The sweep")]
-  )
-
-
-def _pictures(inside: Sequence[pathlib.Path]) -> list[files_of.Part]:
-  parts, room = [], _PIXELS
-  for path in inside:
-    if path.suffix == ".png" and path.stat().st_size <= room:
-      room -= path.stat().st_size
-      view = page.image(path.read_bytes(), base.printable(path.name))
-      parts.append(files_of.Part((), [view]))
-  return parts
+  changed = list(dict.fromkeys(name for item in sweep.items for name in item))
+  items = [
+    [files_of.cell(item.get(name)) for name in changed] for item in sweep.items
+  ]
+  views = [
+    page.table(["what", "how many"], rows, "The sweep"),
+    page.fields(sweep.config, "Settings of all items"),
+    page.table(changed, items, "What items change"),
+  ]
+  return files_of.Part(trust, [view for view in views if view["rows"]])

@@ -4,9 +4,11 @@ A file is known by its name (`READERS`), or by what its JSON has; any other is
 shown as it is: a table of a `.csv`, the single values of a `.json`.
 """
 
+import contextlib
 import csv
 import json
 import pathlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ import numpy as np
 from spex_jax import base
 from spex_jax.context import inseq, scored
 from spex_jax.explanation import Explanation
+from spex_jax.fourier import sparse
 from spex_jax.indices import attribution
 from spex_jax.jobs import explain
 from spex_jax.report import page
@@ -48,8 +51,20 @@ def explanation(
   found = Explanation.load(path)
   raw = [p for p in page.raw(found, index, order or 2) if p[0] != path.name]
   scene = _scene(path.with_name(explain.SCENE), found.fourier.n)
-  view = page.explanation(found, index, order, scene)
+  targets = _targets(path.with_name("attribution.json"), found.fourier)
+  view = page.explanation(found, index, order, scene, targets)
   return Part(page.trust(found), [view], raw)
+
+
+def _targets(
+  path: pathlib.Path, fourier: sparse.SparseFourier
+) -> list[str] | None:
+  """What `spex attribute data` calls the points that it explains, if it did."""
+  points = base.read_json(path).get("points", []) if path.is_file() else []
+  names = [point.get("title") for point in points]
+  if len(names) != fourier.num_targets or not all(names):
+    return None
+  return [str(name) for name in names]
 
 
 def _scene(path: pathlib.Path, n: int) -> dict[str, Any] | None:
@@ -95,15 +110,20 @@ def _coar(body: Mapping[str, Any]) -> Part:
 
 def _data(body: Mapping[str, Any]) -> Part:
   names, units = body["names"], body["units"]
+  title = {p["point"]: p.get("title", p["point"]) for p in body["points"]}
   lds = float(body["lds"])
   trust = [
-    ("LDS", f"{lds:.3f} by {body['method']}", not lds >= 0.5),
+    ("LDS", f"{lds:.3f}{_within(body.get('lds_interval'))}, by "
+     f"{body['method']}", not lds >= 0.5),
     ("R² of scores", f"mean {np.mean(body['r2']):.3f} over "
      f"{len(body['r2'])} targets, "
      f"least {np.min(body['r2']):.3f}", bool(np.mean(body["r2"]) < 0.5)),
   ]  # fmt: skip
   if body["ceiling"] is not None:
-    trust.append(("ceiling", f"{body['ceiling']:.3f}: retrained again", False))
+    within = _within(body.get("ceiling_interval"))
+    trust.append(
+      ("ceiling", f"{body['ceiling']:.3f}{within}: retrained again", False)
+    )  # fmt: skip
   rows = []
   for point in body["points"]:
     for kind in ("helpful", "harmful", "synergy", "redundancy"):
@@ -111,7 +131,7 @@ def _data(body: Mapping[str, Any]) -> Part:
         std = item["std"]
         rows.append(
           [
-            point["point"], kind, float(item["value"]),
+            title[point["point"]], kind, float(item["value"]),
             "" if std is None else f"± {_WIDE * std:.3g}",
             " & ".join(names[player] for player in item["players"]),
           ]
@@ -121,6 +141,7 @@ def _data(body: Mapping[str, Any]) -> Part:
       ["test point", "kind", f"value ({units})", "95 %", "training examples"],
       rows,
       "Who helps and who harms",
+      signed=[f"value ({units})"],
     )
   ]
   if checks := body["checks"]:
@@ -134,7 +155,7 @@ def _data(body: Mapping[str, Any]) -> Part:
         ["test point", "set", "estimate", "measured", "95 %", "verdict"],
         [
           [
-            check["target"],
+            title.get(check["target"], check["target"]),
             " & ".join(names[player] for player in check["players"]),
             check["estimate"],
             check["measured"],
@@ -144,9 +165,16 @@ def _data(body: Mapping[str, Any]) -> Part:
           for check in checks
         ],
         "Sets, retrained",
+        signed=["estimate", "measured"],
       )
     )
   return Part(trust, views)
+
+
+def _within(interval: Sequence[float] | None) -> str:
+  if interval is None:
+    return ""
+  return f", 95 % {interval[0]:.3f} to {interval[1]:.3f}"
 
 
 def _curve(path: pathlib.Path) -> Part:
@@ -199,6 +227,12 @@ def able(ends: Iterable[float | None]) -> list[tuple[str, str, bool]]:
   ]  # fmt: skip
 
 
+def kept(line: str) -> list[tuple[str, str, bool]]:
+  """What circuits keep of a behaviour, of the fact that a command told."""
+  each = [float(found) for found in re.findall(r" (-?[\d.]+) \(", line)]
+  return [("faithfulness", line, bool(each) and min(each) < 0.5)]
+
+
 def _circuit(path: pathlib.Path) -> Part:
   body = json.loads(utf8(path))
   trust, value = [], body.get("faithfulness") if isinstance(body, dict) else 0
@@ -213,7 +247,8 @@ def _circuit(path: pathlib.Path) -> Part:
   ]
   if body.get("scores"):
     rows.sort(key=lambda row: -abs(float(row[0])))
-  table = page.table(["score", "edge", "row"], rows, "Edges of the circuit")
+  table = page.table(["score", "edge", "row"], rows, "Edges of the circuit",
+                     signed=["score"])  # fmt: skip
   facts = {name: body[name] for name in body if name not in ("edges", "scores")}
   return Part(trust, [table, page.fields(facts, f"About {path.name}")])
 
@@ -238,7 +273,7 @@ def _json(path: pathlib.Path) -> Part:
     lists = {"": body} if _is_rows(body) else {}
   for name, rows in lists.items():
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [[_cell(row.get(key)) for key in columns] for row in rows]
+    cells = [[cell(row.get(key)) for key in columns] for row in rows]
     views.append(page.table(columns, cells, f"{title} {name}".strip()))
   return Part((), [view for view in views if view["rows"]])
 
@@ -256,19 +291,25 @@ def _edit(body: Mapping[str, Any], title: str) -> Part | None:
 
 def _of_context(body: Mapping[str, Any], path: pathlib.Path) -> Part | None:
   """Of the words of `spex context`, whose files have any name."""
-  trust, views = [], []
+  trust, views, files = [], [], []
   if {*body} >= _STEPS or inseq.is_output(body):
-    for found in scored.load(path):
+    every = scored.load(path)
+    for found in every:
       more = page.steps(found.to_dict())
       trust, views = [*trust, *more[0]], [*views, *more[1]]
-    return Part(trust, views)
+    if not inseq.is_output(body):
+      with contextlib.suppress(ValueError):  # Steps that it cannot hold.
+        files = [("inseq.json", json.dumps(inseq.output(every)))]
+    return Part(trust, views, files)
   cited = body.get("citations") if "sensitivity" in body else body
   if {"sensitivity", "cues"} <= {*body}:
     trust, views = page.context(body)
+    if "vocabulary" in body:
+      files = [("inseq.json", json.dumps(inseq.written(body)))]
   if isinstance(cited, dict) and {"sources", "spans"} <= {*cited}:
     more = page.citations(cited)
     trust, views = [*more[0], *trust], [*views, *more[1]]
-  return Part(trust, views) if views else None
+  return Part(trust, views, files) if views else None
 
 
 def _csv(path: pathlib.Path) -> Part:
@@ -298,7 +339,8 @@ def _is_rows(value: Any) -> bool:
   )
 
 
-def _cell(value: Any) -> Any:
+def cell(value: Any) -> Any:
+  """A value of JSON as a table has it."""
   if value is None or isinstance(value, str | int | float):
     return value
   return json.dumps(value, ensure_ascii=False)

@@ -20,7 +20,6 @@ from spex_jax.explanation import Explanation
 from spex_jax.fourier import sparse
 from spex_jax.indices import interactions as interactions_lib
 from spex_jax.indices import table as index_table
-from spex_jax.models import sites
 from spex_jax.proxies import additive, lime
 from spex_jax.report.tables import count
 from spex_jax.training import checkpoint, loop
@@ -71,7 +70,9 @@ class Ask(settings.Settings):
   index: str = settings.field(
     "FBII", "what is shown of sets", choices=tuple(index_table.INDICES)
   )
-  order: int | None = settings.field(2, "the largest sets shown", low=1)
+  order: int | None = settings.field(
+    2, "the largest sets shown; of SV and BV players alone", low=1
+  )
   top: int = settings.field(
     8, "rows of single players, and of larger sets", low=1
   )
@@ -94,7 +95,13 @@ class Ask(settings.Settings):
       )
     # Whether the index has this order, asked of a function that is constant.
     constant = sparse.SparseFourier.from_terms(2, [((), 0.0)])
-    index_table.interactions(constant, self.index, self.order)
+    index_table.interactions(constant, self.index, self.shown_order)
+
+  @property
+  def shown_order(self) -> int | None:
+    """`order`; where it is the default, an index's only order."""
+    own = index_table.own_order(self.index)
+    return own if self.order == Ask.order else self.order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,7 +242,7 @@ SEEN = {"train": "which it was trained on", "test": "unseen in training"}
 
 
 def trained(
-  net: sites.Network,
+  init: Callable[[base.Key], Any],
   features: np.ndarray,
   targets: np.ndarray,
   losses: Callable[[Any, Any], jax.Array],
@@ -245,10 +252,10 @@ def trained(
   training: Training,
   depends: Mapping[str, Any],
 ) -> tuple[Any, str]:
-  """Parameters of `net`: those that `workdir` holds, or freshly trained ones.
+  """A network's parameters: what `workdir` holds, or freshly trained ones.
 
   Args:
-    net: without parameters.
+    init: a key to parameters to begin with.
     features: of the training examples.
     targets: of the same.
     losses: parameters and a batch to the loss of each example.
@@ -271,7 +278,7 @@ def trained(
     origin[f"training.{name}"] = value
 
   def restored() -> tuple[Any, str]:
-    like = jax.eval_shape(net.init, jax.random.key(0))  # Shapes alone.
+    like = jax.eval_shape(init, jax.random.key(0))  # Shapes alone.
     return checkpoint.restore(path, like, origin), f"restored from {path}"
 
   if path.exists():
@@ -285,7 +292,7 @@ def trained(
       order_key,
       data,
       weights,
-      init=net.init,
+      init=init,
       losses=losses,
       recipe=training.recipe,
     )

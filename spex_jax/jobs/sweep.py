@@ -181,6 +181,16 @@ def _task(given: Run, sweep: grid.Sweep) -> None:
   rows = sum(shard.stop - shard.start for shard in mine)
   show(
     report_tables.fact(
+      "asked",
+      f"What are {sweep.num_rows:,} masks of "
+      f"{report_tables.count(len(sweep.items), 'item')} worth to "
+      f"{sweep.config['build']}?",
+    )
+  )
+  if isinstance(sweep.config.get("model"), str):
+    show(report_tables.fact("model", sweep.config["model"]))
+  show(
+    report_tables.fact(
       "sweep",
       f"{report_tables.count(len(sweep.items), 'item')}, "
       f"{sweep.num_rows:,} rows in "

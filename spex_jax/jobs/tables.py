@@ -28,8 +28,8 @@ class Model(subjects.Mlp):
     # The default waits for no threads of OpenMP, unlike the histogram kind.
     "sklearn.ensemble:GradientBoostingClassifier",
     "boosting (scikit-learn's, of the kind that the target asks for), mlp, or "
-    "module:Class with fit and predict; with model.file of Flax's parameters "
-    "the module's class",
+    "module:Class with fit and predict, or of Flax's linen or NNX; with "
+    "model.file of Flax's parameters the module's class",
   )
   file: str = settings.field(
     "",
@@ -64,6 +64,15 @@ class Table(subjects.Trained):
   )
   row: int = settings.field(0, "of the table, from 0", low=0)
   model: Model = Model()
+
+  def check(self) -> None:
+    """Refuses a file in the place of a kind."""
+    super().check()
+    if pathlib.Path(self.model.kind).is_file():
+      raise ValueError(
+        f"model.kind={self.model.kind!r} is a file: a model that is fitted "
+        f"already is --config.model.file={self.model.kind}."
+      )
 
 
 # The quick size.
@@ -121,7 +130,9 @@ def _learned(config: Table, workdir: pathlib.Path) -> fitted.Asked:
   )
   x = data.features[config.row]
   baseline, absent = subjects.baseline_of(config, x, train.features)
-  make = _network if config.model.kind == "mlp" else _scikit_learn
+  kind = config.model.kind
+  is_network = kind == "mlp" or fitted_networks.is_module(kind)
+  make = _network if is_network else _scikit_learn
   found, what, units, fact = make(
     config, workdir, data, train, test, x, baseline, absent
   )
@@ -140,7 +151,15 @@ def _table(config: Table) -> tabular.Table:
   """A table by name or from a file."""
   column = config.target_column
   if pathlib.Path(config.table).suffix in (".csv", ".npz"):
-    return tabular.read(config.table, column, config.response)
+    try:
+      return tabular.read(config.table, column, config.response)
+    except ValueError as error:
+      if "drop or impute" not in str(error):
+        raise
+      raise ValueError(
+        f"{error} Or fit a pipeline that takes them, and give it as "
+        "--config.model.file=FILE.joblib."
+      ) from error
   if config.response is not None:
     raise ValueError(
       f"response={config.response} is for a file; {config.table!r} is none."
@@ -160,7 +179,7 @@ def _contents(table: str) -> dict[str, Any]:
 
 
 def _network(config, workdir, data, train, test, x, baseline, absent):
-  """A Flax MLP on standardised columns, compiled with the masking."""
+  """A Flax network on standardised columns, compiled with the masking."""
   import optax  # Slow to import.
 
   # In float64: what is centred and scaled, float32 can tell apart.
@@ -184,17 +203,24 @@ def _network(config, workdir, data, train, test, x, baseline, absent):
     or casts.lost(train.targets, np.asarray(train.targets, np.float32)) > 0
   )
   shift = 0.0 if swallowed else centre
-  net = mlp.network(
-    mlp.Config(
-      num_features=len(x),
-      num_outputs=max(1, len(classes)),
-      widths=config.model.widths,
-      activation=config.model.activation,
+  kind, num_outputs = config.model.kind, max(1, len(classes))
+  if kind == "mlp":
+    net = mlp.network(
+      mlp.Config(
+        num_features=len(x),
+        num_outputs=num_outputs,
+        widths=config.model.widths,
+        activation=config.model.activation,
+      )
     )
-  )
-
-  def outputs(params, rows):
-    return net.apply(params, features=rows).logits
+    init = net.init
+    outputs = lambda params, rows: net.apply(params, features=rows).logits
+  else:
+    arguments = dict(config.model.arguments)
+    init, outputs = fitted_networks.trainable(
+      kind, arguments, len(x), num_outputs
+    )
+    depends |= {"arguments": arguments, **callables.source(kind, "model.kind")}
 
   def losses(params, batch):
     answers = outputs(params, batch["features"])
@@ -205,7 +231,7 @@ def _network(config, workdir, data, train, test, x, baseline, absent):
     )
 
   params, origin = subjects.trained(
-    net,
+    init,
     scaled[train.rows],
     targets,
     losses,
@@ -233,7 +259,8 @@ def _network(config, workdir, data, train, test, x, baseline, absent):
     return values - answers[:, second]
 
   widths = "-".join(map(str, (len(x), *config.model.widths, len(answers[0]))))
-  fact = f"MLP {widths}, {_score(test, guesses)}; {origin}"
+  name = f"MLP {widths}" if kind == "mlp" else f"{kind} of Flax"
+  fact = f"{name}, {_score(test, guesses)}; {origin}"
   units = "logit" if classes else "response"
   players = features.columns(data.columns)
   game = features.game(

@@ -187,7 +187,7 @@ def _best(masks, values, folds, method, max_order):
   if gain > _SURE * error:
     return spoken._replace(note=spoken.note + left_out)
   note = (
-    f"Spoken by mean: the others gain R^2 {gain:.3f} over it on values not "
+    f"Answered by mean: the others gain R^2 {gain:.3f} over it on values not "
     f"seen, under twice its standard error, {error:.3f}."
   )
   return stack.stack(masks, values, [alone])._replace(note=note)

@@ -191,4 +191,4 @@ def _note(unit, guesses, members, named, gain):
     why = "it predicts values it has not seen best"
   else:
     why = f"together they leave {gain:.0%} less unexplained than the best alone"
-  return f"Spoken by {who}: {why}. R^2 on values not seen: {told}."
+  return f"Answered by {who}: {why}. R^2 on values not seen: {told}."

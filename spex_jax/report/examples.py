@@ -76,6 +76,7 @@ def images(
   for number, (point, test, row) in enumerate(zip(points, tests, grid)):
     for axes in row:
       axes.set_axis_off()
+      axes.set_box_aspect(train.shape[1] / train.shape[2])  # Empty ones, too.
     _picture(row[0], np.asarray(test), point.title, "black")
     singles = [(row[1 : 1 + top], point.helpful)]
     singles.append((row[1 + top : 1 + 2 * top], point.harmful))
@@ -104,7 +105,9 @@ def images(
             fontsize=9,
             weight="bold",
           )
-  figure.suptitle(plots.escape(f"{title}\nvalues in {units}"), fontsize=10)
+  # One line: below stand the heads.
+  words = f"{title} (values in {units})".strip()
+  figure.suptitle(plots.escape(words), fontsize=10)
   return figure
 
 

@@ -369,7 +369,7 @@ _CIRCUIT = {
     CircuitTasks,
     "makes pairs of every task, and tells which a model can do",
     "--model=DIR_OR_NAME",
-    ("--model=DIR --config.tasks=ioi,greater",),
+    ("--model=DIR --config.tasks=ioi,greater-than",),
   ),
 }  # fmt: skip
 

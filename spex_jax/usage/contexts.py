@@ -103,7 +103,9 @@ examples:
   spex context cite --model=DIR --sources=docs.jsonl --query="Who?" \\
       --response=" Mary" --config.budget=64
   spex context cite --model=DIR --sources=docs.jsonl --query="Who?" \\
-      --config.method=contextcite
+      --config.method=contextcite --config.prune=2
+  spex context cite --model=DIR_OF_TOKENIZER --sources=docs.jsonl \\
+      --query="Who?" --response=" Mary" --config.endpoint=https://HOST/v1
 """
 _ATTRIBUTE = f"""\
 usage: spex context attribute

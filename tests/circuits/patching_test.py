@@ -260,6 +260,7 @@ def test_prompts_that_are_answered_wrong_are_left_out():
       trace(mixed, noise=noise)
 
 
+@pytest.mark.slow_where("m-False")
 @pytest.mark.parametrize("noise,replace", [("m", False), ("t5", True)])
 def test_noise_has_the_moments_of_the_table(noise, replace):
   net, params = tiny.network()

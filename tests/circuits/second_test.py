@@ -179,6 +179,7 @@ def test_atp_star_is_its_definition():
     np.testing.assert_allclose(found[number], want, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow_where("2")
 @pytest.mark.parametrize("num_blocks", [1, 2])
 def test_atp_star_where_no_layer_is_dropped_is_the_gradient(num_blocks):
   """Edges into the output lie behind all layers; one layer alone stays."""

@@ -36,7 +36,9 @@ def _words(but=()):
 _TOKENIZER = _words()
 
 
-@pytest.mark.parametrize("task", [t for t in tasks.TASKS if t != "greater"])
+@pytest.mark.parametrize(
+  "task", [t for t in tasks.TASKS if t != "greater-than"]
+)
 def test_pairs_of_words(task):
   made = tasks.make(task, _TOKENIZER, 12, _KEY)
   pairs = made.pairs
@@ -69,7 +71,7 @@ def test_the_rules_of_tasks():
     names.remove(row.clean["giver"])  # One of them gives, and is wrong.
     assert row.right == [f" {names[0]}"]
     assert row.corrupted["giver"] not in (*names, row.clean["giver"])
-    for make in tasks.TASKS["greater"]:
+    for make in tasks.TASKS["greater-than"]:
       row = make(rng)
       year = row.clean["year"]
       size = len(row.right[0])
@@ -106,7 +108,7 @@ def test_what_does_not_fit_is_counted():
   assert made.rejected[reason] > 0
   assert f"{made.rejected[reason]} {reason}" in str(made)
   with pytest.raises(ValueError, match=r"0 of 4 pairs .* not one token"):
-    tasks.make("greater", _TOKENIZER, 4, _KEY)
+    tasks.make("greater-than", _TOKENIZER, 4, _KEY)
   letters = tokens.Tokenizer(tokenizers_small.byte_level(), {})
   with pytest.raises(ValueError, match=r"of 4 pairs .* of unequal length"):
     tasks.make("capital", letters, 4, _KEY)

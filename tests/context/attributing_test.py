@@ -156,6 +156,7 @@ def test_sequential_gradients_of_one_token_by_hand():
     )
 
 
+@pytest.mark.slow
 def test_layers_of_the_embedding_are_the_embedding():
   pairs = {
     "layer_integrated_gradients": "integrated_gradients",
@@ -169,6 +170,7 @@ def test_layers_of_the_embedding_are_the_embedding():
     np.testing.assert_allclose(got.scores, want.scores, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_reagents_shares_are_of_what_a_step_sees():
   found = context.attribute(
     _net(), _made(), method="reagent", key=jax.random.key(2), steps_of=[0, 2]

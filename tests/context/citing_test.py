@@ -83,7 +83,9 @@ def test_sets_are_named_by_the_model(make, kind, pair, budget):
   assert (corners < 0) == (kind == "either")
 
 
-@pytest.mark.parametrize("n, budget", [(11, 32), (24, 64)])
+@pytest.mark.parametrize(
+  "n, budget", [(11, 32), pytest.param(24, 64, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("kind", ["either", "both"])
 def test_sets_of_more_sources_than_the_reserve_has_masks(kind, n, budget):
   both = kind == "both"
@@ -131,6 +133,71 @@ def test_an_interval_may_contradict_a_set():
   assert not sets.contradicted(made("either", -0.1, 0.4))
   assert not sets.contradicted(made("both", 0.1, 0.4))
   assert not sets.contradicted(made("either"))
+
+
+def test_what_counts_only_beside_another_is_ranked_by_its_loss():
+  # A filler adds more than half of what the weaker of two needed ones adds.
+  kept = _masks(5)
+  odds = -30 + 3.0 * kept[:, 0] + 0.5 * (kept[:, 0] & kept[:, 4])
+  odds += 0.4 * kept[:, 2]
+  game = games.Table(odds, kept[:, 0] & kept[:, 4])
+  found = context.cite(game, key=_KEY, budget=32)
+  assert sets.ranked(found.values).tolist()[:2] == [0, 2]
+  assert sets.ranked(found.strengths).tolist()[:3] == [0, 4, 2]
+  # Log-odds of -26 and less are log-probabilities but for e^-26.
+  np.testing.assert_allclose(found.strengths[[0, 4]], [3.5, 0.5], atol=1e-9)
+  assert sorted(found.needed) == [0, 4]
+  np.testing.assert_allclose(found.values.sum(), found.total, atol=1e-9)
+  peer = context.cite(game, key=_KEY, budget=32, method="leave_one_out")
+  np.testing.assert_array_equal(peer.strengths, peer.values)
+
+
+def test_each_of_two_copies_is_as_strong_as_both():
+  odds, stands = _either()
+  found = context.cite(games.Table(odds, stands), key=_KEY, budget=32)
+  (only,) = found.sets
+  value = -np.logaddexp(0, -odds)
+  loss = value[31] - value[31 ^ 2 ^ 8]
+  np.testing.assert_allclose(only.loss, loss, atol=1e-12)
+  np.testing.assert_allclose(found.strengths[[1, 3]], loss, atol=1e-12)
+  others = [0, 2, 4]
+  np.testing.assert_array_equal(found.strengths[others], found.values[others])
+
+
+def test_r2_is_of_the_expansion_on_masks_that_it_has_not_seen():
+  weights = np.linspace(-1, 2, 10)
+  odds = lambda m: m @ weights + 2.0 * (m[:, 1] & m[:, 7]) + m[:, 2] * m[:, 3]
+  game = games.Rule(10, odds, lambda m: odds(m) > 2)
+  found = context.cite(game, key=_KEY, budget=64, method="lasso")
+  record, value = found._record, found.scores.of("log_probability")
+  assert len(record.tested) == 8 and len(record.masks) == 64
+  seen = record.fitted
+  assert not set(seen) & set(record.tested)
+  ends = value[record.ends()[1]], value[record.ends()[0]]
+  fit = fitting.decoded(record.masks[seen], value[seen], "lasso", ends)
+  np.testing.assert_allclose(found.values, fit.values, rtol=1e-9)
+  error = (fit(record.masks[record.tested]) - value[record.tested]) ** 2
+  want = 1 - error.mean() / value[record.uniform].var()
+  np.testing.assert_allclose(found.r2, want, rtol=1e-9)
+  # All uniform rows but these are fitted to.
+  assert len(record.uniform) > 4 * len(record.tested)
+
+
+def test_r2_is_not_told_of_too_few_masks():
+  odds, stands = _either()
+  game = lambda: games.Table(odds, stands)
+  assert context.cite(game(), key=_KEY, budget=24, method="lasso").r2 is None
+  assert context.cite(game(), key=_KEY, budget=32).r2 == 1
+
+
+def test_a_sum_that_is_made_to_hold_says_so():
+  odds, stands = _either()
+  for budget, known in ((32, True), (24, False)):
+    game = games.Table(odds, stands)
+    found = context.cite(game, key=_KEY, budget=budget, method="lasso")
+    (total,) = found.totals()
+    assert total.holds and total.known == known == total.to_dict()["known"]
+    assert ("by construction" in str(total)) != known
 
 
 def test_three_copies_are_one_set():

@@ -113,6 +113,7 @@ def test_integrated_gradients_of_one_step_on_the_same_nodes():
   np.testing.assert_allclose(found.scores[0], want, rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_steps_do_not_see_what_stands_behind_them():
   runs = _runs()
   spans = (("input_ids", 0, len(runs.with_context)),)
@@ -215,6 +216,7 @@ def test_output_context_and_nothing_selected():
   assert found.to_inseq()["output_context_tokens"] is not None
 
 
+@pytest.mark.slow
 def test_encoder_decoder_with_an_output_context():
   net = t5.network(
     t5.config(

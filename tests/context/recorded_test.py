@@ -61,6 +61,14 @@ def test_sensitivities(found, metric):
   np.testing.assert_allclose(got, arrays[f"cti_{metric}"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow_where(
+  "t5-saliency",
+  "gpt2-input",
+  "-pcxmi",
+  "saliency-kl",
+  "t5-occlusion",
+  "gradient-contrast",
+)
 @pytest.mark.parametrize(
   ("method", "target"),
   [
@@ -160,6 +168,14 @@ def _table(scored):
   return np.concatenate(parts, axis=1).T
 
 
+@pytest.mark.slow_where(
+  "t5-saliency",
+  "t5-integrated",
+  "sequential",
+  "gpt2-input",
+  "t5-value",
+  "t5-occlusion",
+)
 @pytest.mark.parametrize("method", _ATTRIBUTED)
 def test_attributions(made, method):
   *_, arrays = made
@@ -177,6 +193,7 @@ def test_attributions(made, method):
   assert checked, f"Inseq has no {method}"
 
 
+@pytest.mark.slow_where("t5")
 def test_a_layer(made):
   _, own, _, arrays = made
   method = "layer_gradient_x_activation"
@@ -187,6 +204,7 @@ def test_a_layer(made):
   _close(_table(got), arrays[f"{method}_deep"], method)
 
 
+@pytest.mark.slow_where("t5")
 def test_step_scores(made):
   *_, arrays = made
   names = [name for name in steps.NAMES if f"step_{name}" in arrays]
@@ -201,6 +219,7 @@ def test_step_scores(made):
     )
 
 
+@pytest.mark.slow_where("t5")
 @pytest.mark.parametrize(
   "target",
   [
@@ -220,6 +239,7 @@ def test_attributed_step_functions(made, target):
   _close(_table(got), arrays[f"saliency_{target}"], target)
 
 
+@pytest.mark.slow_where("contrast_prob_diff")
 @pytest.mark.parametrize("target", ["contrast_prob_diff", "kl_divergence"])
 def test_forced_contrasts(made, target):
   _, own, _, arrays = made
@@ -241,6 +261,7 @@ def _game(made):
   )  # fmt: skip
 
 
+@pytest.mark.slow_where("t5")
 def test_discretized_gradients(made):
   *_, arrays = made
   got = paths.discretized_integrated_gradients(_game(made), neighbours=8)

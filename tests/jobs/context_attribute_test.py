@@ -2,9 +2,13 @@
 
 import json
 import re
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 
 from spex_jax import settings, usage
 from spex_jax.context import scored
@@ -14,6 +18,7 @@ from spex_jax.jobs import (
   context_names,
   sweeping,
 )
+from spex_jax.sweeps import state as sweep_state
 from tests import command
 from tests.jobs import small
 from tests.models import checkpoints
@@ -69,6 +74,18 @@ def test_texts_to_both_forms(model, tmp_path, capsys):
   known |= {*settings.kinds(usage.contexts.ContextAttribute)}
   assert {*context_names.ATTRIBUTE.values()} <= known
   assert "usage: spex context attribute" in _run(capsys, "--help")
+
+
+def test_letters_of_several_tokens_are_printed_whole(model, tmp_path, capsys):
+  path = tmp_path / "out.json"
+  for join in ("none", "sum"):
+    out = _run(
+      capsys, f"--model={model}", "--prompt=the fïlm", "--response= wäs it",
+      f"--config.join={join}", f"--output={path}", "--config.method=attention",
+    )  # fmt: skip
+    assert "fïlm" in out and "Ã" not in out
+  (found,) = scored.load(path)
+  assert "Ã" in "".join(found.source)  # As the vocabulary spells it.
 
 
 def test_ids_and_a_contrast(model, bare, tmp_path, capsys):
@@ -151,6 +168,51 @@ def test_a_file_of_prompts(model, tmp_path):
     got.step_scores, want.step_scores["probability"], rtol=1e-6
   )
   assert len(context_dataset.unpacked(values[1], most).response) <= 2
+
+
+_KILLED = """
+import os, signal, sys
+from spex_jax import cli
+from spex_jax.jobs import context_attribute
+whole, asked = context_attribute.attributed, []
+
+def killed(*given):
+  asked.append(given)
+  if len(asked) == 3:  # An anchor, the first row, and then the second one.
+    os.kill(os.getpid(), signal.SIGKILL)
+  return whole(*given)
+
+context_attribute.attributed = killed
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_of_prompts_goes_on(model, tmp_path, capsys):
+  data = tmp_path / "prompts.jsonl"
+  rows = [{"prompt": "the film"}, {"prompt": "fun is the"}]
+  data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  file = command.ROOT / "experiments" / "configs" / "sweep_attribute.py"
+  words = lambda folder: [
+    "sweep", "run", f"--config={file}:quick", f"--config.model={model}",
+    f"--config.data={data}", "--config.rows=2", "--config.rows_per_shard=1",
+    "--config.max_new_tokens=2", f"--workdir={tmp_path / folder}",
+  ]  # fmt: skip
+  done = subprocess.run(
+    [sys.executable, "-c", _KILLED, *words("killed")], capture_output=True
+  )
+  assert done.returncode == -signal.SIGKILL, done.stderr
+  state = sweep_state.status(str(tmp_path / "killed"))
+  assert state.shards == 1 and not state.complete
+  tables = []
+  for folder in ("killed", "whole"):
+    code, _, err = command.run(capsys, *words(folder))
+    assert code == 0, err
+    path = tmp_path / f"{folder}.parquet"
+    export = ("sweep", "export", f"--workdir={tmp_path / folder}")
+    assert command.run(capsys, *export, f"--output={path}")[0] == 0
+    tables.append(parquet.read_table(path))
+  assert len(tables[0]) == 2 and tables[0].equals(tables[1])
 
 
 def test_files_that_are_no_prompts(model, tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from spex_jax import configs, usage
 from spex_jax.context import inseq
 from spex_jax.jobs import context as context_job
-from spex_jax.jobs import context_cite, context_names
+from spex_jax.jobs import context_names
 from spex_jax.models import t5
 from tests import command
 from tests.jobs import small
@@ -255,86 +255,6 @@ def sources(tmp_path):
   return str(path)
 
 
-@pytest.mark.parametrize("method", ["auto", "contextcite", "leave_one_out"])
-def test_citations_of_a_file(method, model, sources, tmp_path, capsys):
-  path = tmp_path / "cited.json"
-  out = _done(
-    capsys, "cite", f"--model={model}", f"--sources={sources}",
-    "--query=fun is the", "--response= film fun", "--config.budget=8",
-    f"--config.method={method}", f"--output={path}",
-  )  # fmt: skip
-  found = json.loads(path.read_text())
-  assert len(found["values"]) == 3
-  assert found["sets"] == [] or {"sources", "value", "kind"} <= {
-    *found["sets"][0]
-  }
-  assert "r2" in found and found["spans"]
-  assert found["forwards"] <= 8
-  assert "\ncost " in out and "[2] film film fun." in out
-
-
-def test_a_threshold_of_answers_without_support(
-  model, sources, tmp_path, capsys
-):
-  path, nulls = tmp_path / "cited.json", tmp_path / "nulls.jsonl"
-  null = {"query": "fun is the", "response": " the"}
-  nulls.write_text(json.dumps(null) + "\n")
-  out = _done(
-    capsys, "cite", f"--model={model}", f"--sources={sources}",
-    "--query=fun is the", "--response= fun", "--config.budget=8",
-    f"--config.nulls={nulls}", "--config.confidence=0.5",
-    "--config.method=leave_one_out", f"--output={path}",
-  )  # fmt: skip
-  assert "of 1 sentence without support, at 50%" in " ".join(out.split())
-  found = json.loads(path.read_text())
-  values, threshold = np.array(found["values"]), found["threshold"]
-  cited = found["spans"][0]["cited"]
-  least = max(threshold, values.max() / 4)
-  assert sorted(cited) == np.flatnonzero(values >= least).tolist()
-
-
-def test_too_few_answers_without_support_cost_no_forward(
-  model, sources, tmp_path, monkeypatch
-):
-  nulls = tmp_path / "nulls.jsonl"
-  nulls.write_text(json.dumps({"query": "fun", "response": " the"}) + "\n")
-  monkeypatch.delattr(context_cite, "cited")
-  config = context_cite.Cite(
-    model=model, sources=sources, query="fun is the", response=" fun",
-    nulls=str(nulls), output=str(tmp_path / "cited.json"),
-  )  # fmt: skip
-  with pytest.raises(ValueError, match="1 sentences bound nothing.*takes 9"):
-    context_cite.run(config)
-
-
-def test_citations_of_a_trained_model(tmp_path, capsys):
-  model = checkpoints.shared("stories260k")
-  path, docs = tmp_path / "cited.json", tmp_path / "docs.jsonl"
-  texts = ("Tim has a red ball.", "Sam has a big dog.", "The sun is warm.")
-  docs.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
-  _done(
-    capsys, "cite", f"--model={model}", f"--sources={docs}",
-    "--query=Sam likes to play with his", "--response= dog",
-    "--config.budget=8", "--config.method=exact", f"--output={path}",
-  )  # fmt: skip
-  found = json.loads(path.read_text())
-  assert np.argmax(found["values"]) == 1
-  np.testing.assert_allclose(sum(found["values"]), found["total"], atol=1e-6)
-
-
-def test_sources_stand_each_with_a_line_break(model, sources):
-  asked = {"model": model, "sources": sources, "query": "fun is the"}
-  asked |= {"response": " film", "budget": 8}
-  config = context_cite.Cite(**asked)
-  net = context_cite.context_asked.load(config)
-  texts = context_cite.texts_of(sources)
-  found = context_cite.cited(config, net, texts)
-  assert found.sources.prompt.text == "\n".join([*texts, "fun is the"])
-  config = context_cite.Cite(**asked, separator=" ")
-  found = context_cite.cited(config, net, texts)
-  assert found.sources.prompt.text == " ".join([*texts, "fun is the"])
-
-
 @pytest.mark.parametrize(
   "words, said",
   [
@@ -439,6 +359,38 @@ def test_help_and_configurations(capsys):
   for words in ((), ("cite",)):
     out = _done(capsys, *words, "--help")
     assert "usage: spex context" in out and "method='auto'" in out
+
+
+@pytest.mark.parametrize(
+  "words, want",
+  [
+    (("-o", "f.json", "-m=gpt2"), ["--output=f.json", "--model=gpt2"]),
+    (("-a", "lime", "-fn=pcxmi", "-bs", "2"),
+     ["--config.attribution=lime", "--config.target=pcxmi",
+      "--config.batch_size=2"]),
+    (("--output_template={current}", "--query=a"), ["--query=a"]),
+    (("--special_tokens_to_keep", "<brk>", "<x>", "-o=f"), ["--output=f"]),
+    (("--output_template", "{context} {current}", "--output_context_text=a"),
+     ["--config.separator= ", "--config.output_context=a"]),
+  ],
+)  # fmt: skip
+def test_more_of_inseqs_arguments(words, want):
+  assert context_names.of_inseq(words) == want
+  assert context_names.of_inseq(words, "cite") == [*words]
+
+
+@pytest.mark.parametrize(
+  "words, said",
+  [
+    (("--output_template", "<a>{current}"), "='<a>{current}' of Inseq's"),
+    (("--output_template={context} {current}",), "give --output_context_text"),
+    (("--viz_path=f.html",), "`spex report DIR` makes the page"),
+    (("--contextless_output_next_tokens", "a"), "the run without context"),
+  ],
+)  # fmt: skip
+def test_inseqs_arguments_without_an_equal_say_what_to_use(words, said):
+  with pytest.raises(ValueError, match=re.escape(said)):
+    context_names.of_inseq(words)
 
 
 def test_every_argument_of_inseqs_has_a_setting():

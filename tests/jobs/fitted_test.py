@@ -1,6 +1,7 @@
 """Models that are fitted already, asked about a row of a table."""
 
 import pathlib
+import re
 
 import flax.linen as nn
 import flax.serialization
@@ -46,8 +47,8 @@ class Linen(nn.Module):
 
 
 class Nnx(nnx.Module):
-  def __init__(self, inputs=3, outputs=2):
-    self.out = nnx.Linear(inputs, outputs, rngs=nnx.Rngs(0))
+  def __init__(self, inputs=3, outputs=2, rngs=None):
+    self.out = nnx.Linear(inputs, outputs, rngs=rngs or nnx.Rngs(0))
 
   def __call__(self, x):
     return self.out(x)
@@ -196,6 +197,27 @@ def test_flax_parameters(tmp_path, kind, saved):
   np.testing.assert_allclose(subject.evaluator(_MASKS), expected, atol=1e-5)
   assert subject.game is not None
   assert f"output {first} less output {second}" in subject.facts["value"]
+
+
+@pytest.mark.parametrize("kind", ["Linen", "Nnx"])
+def test_flax_modules_are_trained(tmp_path, kind):
+  x = np.random.default_rng(2).normal(size=(60, 3))
+  table = tmp_path / "x.npz"
+  np.savez(table, x=x, y=np.where(x[:, 0] > 0, 1, 0))
+  changes = {"model.kind": f"{__name__}:{kind}", "training.learning_rate": 0.05}
+  asked = lambda: _subject(table, "", tmp_path, **changes)
+  values = asked().evaluator(_MASKS)
+  told = asked().facts["model"]
+  right = re.search(r"of Flax, ([\d.]+)% of 15 test rows", told)
+  assert right and float(right[1]) >= 80 and "restored" in told
+  np.testing.assert_array_equal(asked().evaluator(_MASKS), values)
+  # The one column that counts moves the answer most.
+  by_column = [np.ptp(values.reshape(2, 2, 2), axis=2 - i).max()
+               for i in range(3)]  # fmt: skip
+  assert np.argmax(by_column) == 0
+  np.savez(table, x=x, y=np.arange(60) % 3)
+  with pytest.raises(ValueError, match="gives 2 numbers for a row; this tab"):
+    _subject(table, "", tmp_path / "w", **changes)
 
 
 _CODES = {3: 1.0, 7: -1.0, 11: 2.0}  # Of a category whose mean is none.

@@ -54,7 +54,7 @@ def test_the_order_is_chosen(terms, order):
   noise = np.random.default_rng(0).normal(size=200)
   samples = _samples(15, 200, lambda m: _function(15, terms)(m) + noise)
   answer = select.by_proxies(samples, "lasso")
-  assert f"Spoken by lasso{order}" in answer.notes[0]
+  assert f"Answered by lasso{order}" in answer.notes[0]
 
 
 def test_noise_is_answered_by_its_mean():

@@ -108,7 +108,7 @@ def test_a_gain_under_half_a_percent_is_not_worth_a_member(gain, alone):
   answer = stack.stack(masks, values, found)
   if alone:
     assert answer.weights == {"m0": 1.0}
-    assert "Spoken by m0: it predicts" in answer.note
+    assert "Answered by m0: it predicts" in answer.note
     np.testing.assert_allclose(answer.crossed, guesses[0], atol=1e-12)
   else:
     # The sum of the weights is held by a row that is heavy, not infinite.

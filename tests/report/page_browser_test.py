@@ -20,9 +20,10 @@ _CHROMIUM = next(
 @pytest.fixture(scope="module")
 def browser():
   playwright = pytest.importorskip("playwright.sync_api")
-  if _CHROMIUM is None:
-    pytest.skip("no Chromium here")
   with playwright.sync_playwright() as running:
+    own = running.chromium.executable_path  # Of `make browser`, elsewhere.
+    if _CHROMIUM is None and not pathlib.Path(own).exists():
+      pytest.skip("no Chromium here: make browser")
     browser = running.chromium.launch(
       executable_path=_CHROMIUM, args=["--no-sandbox"]
     )
@@ -134,10 +135,41 @@ def test_a_circuit_is_drawn(opened):
 
 def test_plain_numbers_of_a_table_have_no_sign_and_no_colour(opened):
   view = page.table(["seconds", "zero"], [[31.18, -0.0]], "Numbers")
-  tab = opened(page.html([page.Run("How long?", views=[view])]))
+  worth = page.table(["seconds", "worth"], [[31.18, 2]], "W", ["worth"])
+  tab = opened(page.html([page.Run("How long?", views=[view, worth])]))
   cells = tab.locator("td")
-  assert cells.all_inner_texts() == ["31.18", "0"]
+  assert cells.all_inner_texts() == ["31.18", "0", "31.18", "+2"]
   assert cells.nth(0).get_attribute("class") == "number"
+  assert cells.nth(3).get_attribute("class") == "number plus"
+
+
+def test_of_many_players_those_of_the_strongest_sets_stand_in_front(opened):
+  found = page_test.explained(n=200, count=60)
+  tab = opened(found.page())
+  front = tab.locator(".stage > .players .player")
+  strongest = next(who for who, _ in found.interactions() if len(who) > 1)
+  names = front.all_inner_texts()
+  assert 40 <= len(names) <= 48
+  assert {found.interactions().labels()[i] for i in strongest} <= {*names}
+  rest = tab.locator("details")
+  assert (
+    rest.inner_text()
+    == f"{200 - len(names)} other players, of weaker " + ("sets or none")
+  )
+  tab.locator("summary").click()
+  rest.locator(".player").nth(0).click()
+  assert "without 1 of 200" in tab.locator(".answer").inner_text()
+  # No arc goes over more than a few lines.
+  for arc in tab.locator("svg.arcs path").all():
+    assert arc.bounding_box()["height"] < 200
+
+
+def test_bytes_are_downloaded_as_they_are(opened):
+  content = bytes(range(256))
+  tab = opened(page.html([page.Run("Q", files=[("a.npz", content)])]))
+  with tab.expect_download() as download:
+    tab.get_by_text("a.npz").click()
+  assert pathlib.Path(download.value.path()).read_bytes() == content
 
 
 def test_a_notebooks_frame_runs(opened):

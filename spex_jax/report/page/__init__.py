@@ -41,6 +41,9 @@ _FOLDER = pathlib.Path(__file__).parent
 _SCRIPTS = ("page.js", "contexts.js")
 _TALL = 640  # Pixels of the frame in a notebook.
 _BUTTONS = 300  # Players of an attribution that are shown as such.
+MOST = 1_000_000  # Bytes of a page.
+_SAID = 150  # Bytes that tell what a page lacks, of each.
+_ROWS = 100  # Of a table, in a page that would be larger.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,14 +56,14 @@ class Run:
       speaks against believing it.
     facts: what else is told, by name: the model, the command, the cost.
     views: what is shown, as `views` makes it.
-    files: names and texts of raw data, to download.
+    files: names and contents of raw data, to download: text or bytes.
   """
 
   question: str
   trust: Sequence[tuple[str, str, bool]] = ()
   facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
   views: Sequence[Mapping[str, Any]] = ()
-  files: Sequence[tuple[str, str]] = ()
+  files: Sequence[tuple[str, str | bytes]] = ()
 
 
 def run_of(found: shown_lib.Shown, question: str = "") -> Run:
@@ -98,6 +101,9 @@ def run_of(found: shown_lib.Shown, question: str = "") -> Run:
 def html(runs: Sequence[Run], title: str = "") -> str:
   """The page, whole.
 
+  A page of more than `MOST` bytes goes without some raw data, then without
+  pictures, then without rows of tables; each run tells what it lacks.
+
   Args:
     runs: one or more, from above to below.
     title: of the window; the first question by default.
@@ -107,6 +113,72 @@ def html(runs: Sequence[Run], title: str = "") -> str:
   """
   if not runs:
     raise ValueError("A page is of one run or more.")
+  text = _html(runs, title)
+  over = len(text) - MOST
+  return text if over <= 0 else _html(_fitted(runs, over), title)
+
+
+def left_out(run: Run, lines: Sequence[str]) -> Run:
+  """A run that tells, among its facts, what it does not show."""
+  said = [*filter(None, [run.facts.get("left out")]), *lines]
+  return dataclasses.replace(
+    run, facts={**run.facts, "left out": "; ".join(said)}
+  )
+
+
+def _fitted(runs: Sequence[Run], over: int) -> list[Run]:
+  """Runs without what is dropped for a page smaller by so many bytes."""
+  size = lambda part: len(_json(part))
+  # Kind, bytes, run, place.
+  parts = [
+    (0, size(_file(*file)), r, i)
+    for r, run in enumerate(runs) for i, file in enumerate(run.files)
+  ]  # fmt: skip
+  for r, run in enumerate(runs):
+    for i, view in enumerate(run.views):
+      if view["kind"] == "image":
+        parts.append((1, size(view), r, i))
+      elif view["kind"] == "table":
+        cut = views_lib.first_rows(dict(view), _ROWS)
+        parts.append((2, size(view) - size(cut), r, i))
+  gone: list[tuple[int, int, int, int]] = []
+  for kind in range(3):
+    own = [part for part in parts if part[0] == kind and part[1] > 0]
+    while over > 0 and own:
+      # The smallest that is enough, else the largest.
+      enough = [part for part in own if part[1] > over + _SAID]
+      part = min(enough, key=_length) if enough else max(own, key=_length)
+      over -= part[1] - _SAID
+      own.remove(part)
+      gone.append(part)
+  made = []
+  for r, run in enumerate(runs):
+    lost = {(kind, i): length for kind, length, own, i in gone if own == r}
+    lines = [
+      f"{(run.files[i][0] if kind == 0 else run.views[i]['title'])} "
+      f"({length / 1000:,.0f} kB)"
+      for (kind, i), length in lost.items() if kind < 2
+    ]  # fmt: skip
+    run = dataclasses.replace(
+      run,
+      files=[f for i, f in enumerate(run.files) if (0, i) not in lost],
+      views=[
+        views_lib.first_rows(dict(view), _ROWS) if (2, i) in lost else view
+        for i, view in enumerate(run.views) if (1, i) not in lost
+      ],
+    )  # fmt: skip
+    if lines:
+      most = f"a page has at most {MOST / 1000:,.0f} kB"
+      run = left_out(run, [f"{', '.join(lines)}: {most}"])
+    made.append(run)
+  return made
+
+
+def _length(part: tuple[int, int, int, int]) -> int:
+  return part[1]
+
+
+def _html(runs: Sequence[Run], title: str) -> str:
   style = (_FOLDER / "page.css").read_text(encoding="utf-8")
   script = "".join(
     (_FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS
@@ -115,13 +187,12 @@ def html(runs: Sequence[Run], title: str = "") -> str:
     f"default-src 'none'; style-src {_digest(style)}; script-src "
     f"{_digest(script)}; img-src data:; base-uri 'none'; form-action 'none'"
   )
-  told = [{"views": list(run.views), "files": list(run.files)} for run in runs]
-  # A JSON string may hold `<` by its number: no tag can end the element.
-  data = json.dumps(
-    told, ensure_ascii=True, allow_nan=False, separators=(",", ":")
+  data = _json(
+    [
+      {"views": list(run.views), "files": [_file(*file) for file in run.files]}
+      for run in runs
+    ]
   )
-  for character in "<>&":
-    data = data.replace(character, f"\\u{ord(character):04x}")
   return "\n".join(
     [
       "<!doctype html>",
@@ -153,6 +224,23 @@ def frame(page: str) -> str:
 shown_lib.drawn_by(
   lambda found, question: html([run_of(found, question)]), frame
 )
+
+
+def _json(value: Any) -> str:
+  text = json.dumps(
+    value, ensure_ascii=True, allow_nan=False, separators=(",", ":")
+  )
+  # A JSON string may hold `<` by its number: no tag can end the element.
+  for character in "<>&":
+    text = text.replace(character, f"\\u{ord(character):04x}")
+  return text
+
+
+def _file(name: str, content: str | bytes) -> list[str]:
+  """A name and a text; or a name, nothing, and bytes in base 64."""
+  if isinstance(content, str):
+    return [name, content]
+  return [name, "", base64.b64encode(content).decode()]
 
 
 def _article(run: Run, number: int) -> str:

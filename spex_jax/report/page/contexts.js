@@ -20,10 +20,6 @@ function running(pieces, asked, choose) {
   return [line, tokens];
 }
 
-function signed(value) {
-  return (value > 0 ? "+" : "") + Number(value.toPrecision(4));
-}
-
 function press(buttons, chosen) {
   buttons.forEach((button) =>
     button.setAttribute("aria-pressed", String(button === chosen)));
@@ -52,13 +48,13 @@ function showContext(view, parent) {
     });
     for (const [at, value] of cue.scores) {
       shade(words[at], value, limit);
-      words[at].title = told(value);
+      words[at].title = signed(value);
     }
     cue.chosen.forEach((at) => words[at].classList.add("chosen"));
     const named = cue.chosen.map((at) => words[at].textContent.trim()).join(", ");
     const own = view.response[i].trim();
     said.textContent = cue.said ? `“${own}”: ${cue.said}`
-      : `“${own}”, without context “${cue.else}”: P-CXMI ${told(cue.shift)} nats; ` +
+      : `“${own}”, without context “${cue.else}”: P-CXMI ${signed(cue.shift)} nats; ` +
       (named ? `cues: ${named}` : "no cue stands out");
     press(tokens.filter((_, at) => cues.has(at)), tokens[i]);
   }

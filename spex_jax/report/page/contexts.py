@@ -70,7 +70,9 @@ def context(body: Mapping[str, Any]) -> tuple[_Lines, list[dict[str, Any]]]:
   ]  # fmt: skip
   columns = ["token", shown["metric"], "without context", "P-CXMI (nats)",
              "cues"]  # fmt: skip
-  listed = [views.table(columns, rows, "Sensitive tokens")] if rows else []
+  signed = ["P-CXMI (nats)"]
+  listed = [views.table(columns, rows, "Sensitive tokens", signed)]
+  listed = listed if rows else []
   return trust, [shown, *listed]
 
 
@@ -192,9 +194,12 @@ def _trusted(body: Mapping[str, Any]) -> _Lines:
     )  # fmt: skip
   if body["totals"]:
     holds = sum(total["holds"] for total in body["totals"])
+    how = "as all subsets show"
+    if not all(total["known"] for total in body["totals"]):
+      how = "by construction: they are fitted to"
     lines.append(
-      ("tokens", f"of {holds} of {len(body['totals'])} the sets sum to P-CXMI",
-       holds < len(body["totals"]))
+      ("tokens", f"of {holds} of {len(body['totals'])} the sets sum to P-CXMI, "
+       f"{how}", holds < len(body["totals"]))
     )  # fmt: skip
   if body["criterion"]:
     lines.append(

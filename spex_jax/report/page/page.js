@@ -3,6 +3,8 @@
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const SVG = "http://www.w3.org/2000/svg";
 const MOST = 12; // Arcs that can be told apart.
+const FIRST = 48; // Players of many that stand in front, at most.
+const REACH = 130; // Pixels from line to line that an arc goes.
 const WAYS = "Whole lines enter queries, MLPs and the output, dashed ones " +
   "keys, dotted ones values";
 const SIGNS = "; blue helps, red works against";
@@ -26,7 +28,11 @@ function draw(parent, tag, attributes, text) {
 function told(value) {
   if (typeof value !== "number") return value === null ? "" : String(value);
   if (Number.isInteger(value)) return (value || 0).toLocaleString("en");
-  return (value > 0 ? "+" : "") + Number(value.toPrecision(4));
+  return String(Number(value.toPrecision(4)));
+}
+
+function signed(value) {
+  return (value > 0 ? "+" : "") + told(value);
 }
 
 // The expansion: the sum of F(S) (-1)^(kept players of S).
@@ -40,8 +46,8 @@ function expansion(terms, kept) {
   return total;
 }
 
-// A column that is `signed` has its sign in front and its colour.
-function table(columns, rows, shown, signed) {
+// Columns of `signs` have the sign in front, and its colour.
+function table(columns, rows, shown, signs) {
   const box = make("div", undefined, "scroll");
   box.tabIndex = 0;
   box.setAttribute("role", "region");
@@ -62,11 +68,10 @@ function table(columns, rows, shown, signed) {
       const cell = make("td", told(value));
       if (typeof value === "number") {
         cell.className = "number";
-        if (i !== signed) cell.textContent = told(value).replace("+", "");
-        if (i === signed && Number.isInteger(value) && value > 0)
-          cell.prepend("+");
-        if (i === signed)
+        if (signs.includes(i)) {
+          cell.textContent = signed(value);
           cell.classList.add(value > 0 ? "plus" : value < 0 ? "minus" : "none");
+        }
       }
       line.append(cell);
     });
@@ -125,15 +130,40 @@ function layout(view, add, stage) {
     const line = make("div", undefined, "players");
     view.names.forEach((name, i) => line.append(add(i, make("span", name))));
     stage.append(line);
+    if (view.names.length <= FIRST) return;
+    const rest = make("details");
+    rest.append(make("summary"), make("div", undefined, "players"));
+    stage.append(rest);
   }
+}
+
+// Of many players, those of the strongest sets stand in front.
+function fold(stage, sets, players) {
+  const rest = stage.querySelector("details");
+  if (!rest) return;
+  const first = new Set();
+  for (const [who] of sets) {
+    if (first.size + who.length > FIRST) break;
+    who.forEach((player) => first.add(player));
+  }
+  players.forEach(([one], i) =>
+    (first.has(i) ? stage.querySelector(".players") : rest.lastChild)
+      .append(one));
+  rest.firstChild.textContent = `${told(players.length - first.size)} other ` +
+    "players, of weaker sets or none";
 }
 
 function arcs(view, sets, players, stage, kept) {
   const old = stage.querySelector("svg.arcs");
   if (old) old.remove();
+  const top = (player) => players[player][0].getClientRects()[0].top;
+  const placed = view.shapes || view.columns || view.layers;
   const larger = sets.filter(([who]) => who.length > 1 &&
     who.every((player) => kept[player] && players[player].length &&
-      players[player][0].getClientRects().length)).slice(0, MOST);
+      players[player][0].getClientRects().length) &&
+    // Of running lines, an arc over many would run through their words.
+    (placed || Math.max(...who.map(top)) - Math.min(...who.map(top)) < REACH))
+    .slice(0, MOST);
   if (!larger.length) return;
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("class", "arcs");
@@ -199,8 +229,8 @@ function showSets(view, parent) {
     const all = expansion(target.terms, view.names.map(() => true));
     const now = expansion(target.terms, kept);
     const gone = kept.filter((is) => !is).length;
-    answer.textContent = `expansion ${told(now)} ${view.units}` + (gone
-      ? `, ${told(now - all)} without ${gone} of ${kept.length} players`
+    answer.textContent = `expansion ${signed(now)} ${view.units}` + (gone
+      ? `, ${signed(now - all)} without ${gone} of ${kept.length} players`
       : `, with all ${kept.length} players`);
   }
   function choose() {
@@ -209,23 +239,23 @@ function showSets(view, parent) {
     const limit = Math.max(0, ...[...single.values()].map(Math.abs));
     players.forEach((own, i) => own.forEach((element) => {
       shade(element, single.get(i) || 0, limit);
-      const tip = `${view.names[i]}: ${told(single.get(i) || 0)} ${view.units}`;
+      const tip = `${view.names[i]}: ${signed(single.get(i) || 0)} ${view.units}`;
       if (!view.shapes) element.title = tip;
       else if (element.firstChild) element.firstChild.textContent = tip;
       else draw(element, "title", {}, tip);
     }));
     scale.hidden = !limit;
     scale.replaceChildren(make("span", told(-limit)), make("span", "", "ramp"),
-      make("span", `${told(limit)} ${view.units}, alone`));
+      make("span", `${signed(limit)} ${view.units}, alone`));
     const rows = target.sets.map(([who, value, std]) => {
       const row = [value];
-      if (target.std) row.push("± " + told(std * target.std).replace("+", ""));
+      if (target.std) row.push("± " + told(std * target.std));
       return [...row, who.length, who.map((i) => view.names[i]).join(", ")];
     });
     const box = table(
       [`${view.index} (${view.units || "value"})`,
         ...(target.std ? ["95 %"] : []), "players", "set"],
-      rows, "Sets and their values", 0);
+      rows, "Sets and their values", [0]);
     // A row that is pointed at shows its members.
     box.querySelectorAll("tbody tr").forEach((line, row) => {
       const mark = (on) => target.sets[row][0].forEach((i) =>
@@ -234,6 +264,7 @@ function showSets(view, parent) {
       line.addEventListener("mouseleave", () => mark(false));
     });
     under.replaceChildren(box);
+    fold(stage, target.sets, players);
     update();
   }
   if (view.targets.length > 1) {
@@ -264,7 +295,9 @@ function showSets(view, parent) {
   const what = target.terms ? "removes a player, and brings it back"
     : "hides the sets of a player, and shows them again";
   parent.append(make("p", `A click (or Enter) ${what}. Red is positive, blue ` +
-    "negative; arcs join the strongest sets, dashed where negative.", "note"),
+    "negative; arcs join the strongest sets" + (view.shapes || view.columns ||
+    view.layers ? "" : " within a few lines") +
+    ", dashed where negative.", "note"),
     answer, tools, stage, scale, under);
   stage.style.setProperty("--above", view.shapes ? "0" : "3.2rem");
   layout(view, add, stage);
@@ -321,7 +354,7 @@ function circuit(view, size, box) {
         "stroke-dasharray": dashes[edge.kind] || "none",
       });
       draw(path, "title", {},
-        none ? edge.name : `${edge.name}: ${told(edge.score)}`);
+        none ? edge.name : `${edge.name}: ${signed(edge.score)}`);
     }
   }
   for (const [name, [x, y]] of at) {
@@ -410,7 +443,7 @@ const SHOW = {
   context: showContext,
   citations: showCitations,
   table: (view, parent) => parent.append(
-    table(view.columns, view.rows, view.title)),
+    table(view.columns, view.rows, view.title, view.signed)),
   image: (view, parent) => {
     const image = make("img");
     image.src = view.source;
@@ -431,12 +464,14 @@ DATA.forEach((run, number) => {
   const section = make("section", undefined, "files");
   const tools = make("div", undefined, "tools");
   section.append(make("h2", "Raw data"), tools);
-  for (const [name, text] of run.files) {
+  for (const [name, text, bytes] of run.files) {
+    const content = bytes === undefined ? text
+      : Uint8Array.from(atob(bytes), (letter) => letter.charCodeAt(0));
     const button = make("button", name);
     button.type = "button";
     button.addEventListener("click", () => {
       const link = make("a");
-      link.href = URL.createObjectURL(new Blob([text]));
+      link.href = URL.createObjectURL(new Blob([content]));
       link.download = name;
       link.click();
       setTimeout(() => URL.revokeObjectURL(link.href), 10000);

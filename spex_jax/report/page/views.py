@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from spex_jax.indices import table as index_table
 MOST = 1000  # Sets or rows that are listed.
 TRUSTED = 0.5  # Least R^2 of an answer that is shown without a warning.
 _TARGETS = 12  # That one may choose from.
+_SHORT = 8  # Values of a list that are told.
 _CELLS = 112  # Of a picture's outlines, on its longer side, at most.
 _CELL = re.compile(r"r(\d+)c(\d+)")
 _PART = re.compile(r"(blocks\.\d+\.\w+|\w+\.\w+) (\d+)")
@@ -176,6 +177,7 @@ def explanation(
   index: str = "FBII",
   order: int | None = None,
   scene: Mapping[str, Any] | None = None,
+  targets: Sequence[str] | None = None,
 ) -> dict[str, Any]:
   """The players and sets of an explanation.
 
@@ -184,6 +186,7 @@ def explanation(
     index: of the values of sets.
     order: of the largest; all by default. What is cut is said in the title.
     scene: as of `sets`.
+    targets: names of many; numbers by default.
 
   Raises:
     ValueError: an unknown index or order.
@@ -198,7 +201,7 @@ def explanation(
     functions = [fourier.target(t) for t in kept]
     fourier = sparse.SparseFourier.stack(functions)
     every = [found.interactions(index, limit, target=t) for t in kept]
-    names = [f"target {t}" for t in kept]
+    names = [f"target {t}" if targets is None else targets[t] for t in kept]
   title, largest, most = (
     "Players and sets",
     every[0].order,
@@ -275,9 +278,7 @@ def trust(found: Any) -> list[tuple[str, str, bool]]:
       low, high = value - _WIDE * error, min(1.0, value + _WIDE * error)
       text += f", 95 % {low:.3f} to {high:.3f}"
     text += (
-      f", on {found.held_out:,} held-out masks"
-      if found.held_out
-      else ": every mask was asked"
+      f", on {found.tested}" if found.held_out else ": every mask was asked"
     )
     if len(each) > 1:
       text = f"mean {each.mean():.3f} of {len(each)} targets, the worst {text}"
@@ -313,7 +314,10 @@ def _spread(fourier: sparse.SparseFourier) -> float:
 
 
 def table(
-  columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str
+  columns: Sequence[str],
+  rows: Sequence[Sequence[Any]],
+  title: str,
+  signed: Sequence[str] = (),
 ) -> dict[str, Any]:
   """A table; the first 1,000 rows of more.
 
@@ -321,13 +325,23 @@ def table(
     columns: their names.
     rows: texts, numbers and None; what is not finite is text.
     title: above, which says how many rows are left out.
+    signed: columns whose numbers have their sign in front, and its colour.
   """
-  if len(rows) > MOST:
-    title = f"{title} (the first {MOST:,} of {len(rows):,} rows)"
-  return {
+  made = {
     "kind": "table", "title": title, "columns": [str(name) for name in columns],
-    "rows": [[_cell(value) for value in row] for row in rows[:MOST]],
+    "rows": [[_cell(value) for value in row] for row in rows],
+    "signed": [i for i, name in enumerate(columns) if name in signed],
   }  # fmt: skip
+  return first_rows(made, MOST)
+
+
+def first_rows(made: dict[str, Any], most: int) -> dict[str, Any]:
+  """A table without the rows after so many, which its title tells."""
+  count = len(made["rows"])
+  if count <= most:
+    return made
+  title = f"{made['title']} (the first {most:,} of {count:,} rows)"
+  return made | {"title": title, "rows": made["rows"][:most]}
 
 
 def image(png: bytes, title: str) -> dict[str, Any]:
@@ -362,13 +376,34 @@ def shapiq(found: interactions_lib.Interactions) -> str | None:
 
 
 def fields(body: Mapping[str, Any], title: str) -> dict[str, Any]:
-  """What a JSON object says in single values, as a table."""
-  rows = [
-    [name, f"{value:.6g}" if isinstance(value, float) else str(value)]
-    for name, value in body.items()
-    if name != "sha256" and isinstance(value, str | int | float)
-  ]
+  """What a JSON object says in single values, as a table.
+
+  Objects within it have names with dots; short lists of such values are told.
+  """
+  rows = []
+  for name, value in _leaves(body, ""):
+    if isinstance(value, list):
+      if len(value) > _SHORT or not all(map(_is_single, value)):
+        continue
+      value = ", ".join(map(str, value))
+    elif isinstance(value, float):
+      value = f"{value:.6g}"
+    elif not _is_single(value):
+      continue
+    rows.append([name, str(value)])
   return table(["what", "value"], rows, title)
+
+
+def _leaves(body: Mapping[str, Any], before: str) -> Iterator[tuple[str, Any]]:
+  for name, value in body.items():
+    if isinstance(value, dict):
+      yield from _leaves(value, f"{before}{name}.")
+    elif name != "sha256":
+      yield f"{before}{name}", value
+
+
+def _is_single(value: Any) -> bool:
+  return isinstance(value, str | int | float)
 
 
 def raw(

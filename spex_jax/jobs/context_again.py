@@ -1,0 +1,139 @@
+"""Commands and code that give again what `spex context` and `cite` gave."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from spex_jax import settings
+from spex_jax.context import runs as runs_lib
+from spex_jax.jobs import context_asked
+
+_IMPORTS = (
+  "from spex_jax import context\n"
+  "from spex_jax.jobs import subjects\n"
+  "from spex_jax.models import hub\n"
+)
+
+
+def shell(
+  config: settings.Settings, words: Sequence[str], flags: Sequence[str]
+) -> str:
+  """A command with the settings that differ from their defaults.
+
+  Args:
+    config: the settings.
+    words: of the command, such as "spex", "context".
+    flags: settings that are flags by themselves, without "config.".
+  """
+  defaults = settings.as_dict(type(config)())
+  said = list(words)
+  for name, value in settings.as_dict(config).items():
+    if value != defaults[name]:
+      given = ",".join(value) if isinstance(value, tuple) else str(value)
+      said.append(f"--{'' if name in flags else 'config.'}{name}={given}")
+  return shlex.join(said)
+
+
+def of_context(
+  config: context_asked.OfModel, runs: runs_lib.Runs, asked: Mapping[str, Any]
+) -> str:
+  """Code that leaves in `found` what `context.pecore` gave.
+
+  Args:
+    config: of the model.
+    runs: the response, as it was made.
+    asked: arguments of `pecore`.
+  """
+  made = {
+    name: None if ids is None else ids.tolist()
+    for name, ids in (
+      ("with_context", runs.with_context),
+      ("without_context", runs.without_context),
+      ("response", runs.response),
+      ("decoder_with", runs.decoder_with),
+      ("decoder_without", runs.decoder_without),
+    )
+  }
+  made |= {"context": runs.context, "output_context": runs.output_context}
+  return (
+    f"{_IMPORTS}\n{_net(config)}"
+    f"runs = context.Runs.of_ids(\n  net,\n{_listed(made)})\n"
+    f"key = subjects.key_of({config.seed}, 'cues')\n"
+    f"found = context.pecore(\n  net,\n  runs,\n  key=key,\n{_listed(asked)})\n"
+  )
+
+
+def of_citations(
+  config: Any,
+  texts: Sequence[str],
+  prompt: Mapping[str, Any],
+  response: Sequence[int],
+  asked: Mapping[str, Any],
+) -> str:
+  """Code that leaves in `found` what `context.cite` gave.
+
+  Args:
+    config: of `spex context cite`.
+    texts: of the sources.
+    prompt: arguments of `sources.of_texts`.
+    response: its ids.
+    asked: arguments of `cite`.
+  """
+  made = f"context.sources.of_texts(\n  texts, {config.query!r},"
+  of = lambda tokenizer, given: f"{made} {tokenizer},\n{_listed(given)})\n"
+  imports, lines = _IMPORTS, [f"texts = {list(texts)!r}\n"]
+  key = f"key=subjects.key_of({config.seed}, 'citations')"
+  if config.endpoint:
+    imports = (
+      "import os\n\n"
+      "from spex_jax import context\n"
+      "from spex_jax.ablate import services\n"
+      "from spex_jax.jobs import subjects\n"
+      "from spex_jax.models import hub, tokens\n"
+    )
+    lines += [
+      f"tokenizer = tokens.load(hub.local({config.model!r}))\n",
+      f"sources = {of('tokenizer', prompt)}",
+      f"key = os.environ.get({config.key_variable!r}, '')\n",
+      f"service = services.Service({config.endpoint!r}, key)\n",
+      "scorer = context.endpoints.scorer(\n"
+      f"  service, {config.endpoint_model or config.model!r}, sources, "
+      f"{list(response)!r})\n",
+    ]
+    first = "scorer"
+  else:
+    lines += [_net(config), f"sources = {of('net.tokenizer', prompt)}"]
+    first = f"net, sources, {list(response)!r}"
+  more = ""
+  if config.coarse is not None:
+    tokenizer = "tokenizer" if config.endpoint else "net.tokenizer"
+    given = {**prompt, "level": config.coarse}
+    lines.append(f"coarse = {of(tokenizer, given)}")
+    more += "  coarse=coarse,\n"
+  if config.proxy:
+    lines += [
+      f"small = hub.load({config.proxy!r}, {config.dtype!r})\n",
+      f"beside = {of('small.tokenizer', prompt)}",
+      "proxy = context.scoring.scorer(small, beside, "
+      f"{config.response!r}, budget={config.budget})\n",
+    ]
+    more += "  proxy=proxy,\n"
+  lines.append(
+    f"found = context.cite(\n  {first},\n  {key},\n{_listed(asked)}{more})\n"
+  )
+  if config.prune is not None:
+    given = context_asked.pruning(config.prune)
+    said = ", ".join(f"{name}={value!r}" for name, value in given.items())
+    lines.append(f"text, kept = context.prune(found, {said})\n")
+  return f"{imports}\n{''.join(lines)}"
+
+
+def _net(config) -> str:
+  return (
+    f"net = hub.load({config.model!r}, {config.dtype!r}, "
+    f"ignore={config.ignore!r})\n"
+  )
+
+
+def _listed(given: Mapping[str, Any]) -> str:
+  return "".join(f"  {name}={value!r},\n" for name, value in given.items())
