@@ -7,7 +7,6 @@ import xml.etree.ElementTree
 import ml_collections
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from spex_jax import cli, configs, settings, usage
 from spex_jax.circuits import exact as exact_lib
@@ -24,7 +23,7 @@ from spex_jax.models import hub
 from tests import command
 from tests.jobs import small
 
-_PAIRS = [
+PAIRS = [
   {
     "clean": "fun is the",
     "corrupted": "fun fun the",
@@ -54,11 +53,11 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
   path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
-  path.write_text("\n".join(map(json.dumps, _PAIRS)))
+  path.write_text("\n".join(map(json.dumps, PAIRS)))
   return str(path)
 
 
-def _table(path):
+def table(path):
   with open(path, newline="") as file:
     return list(csv.DictReader(file))
 
@@ -92,7 +91,7 @@ def exact(model, pairs, tmp_path_factory):
 
 
 def test_scores_are_of_every_edge(exact, model):
-  rows = _table(exact)
+  rows = table(exact)
   assert list(rows[0]) == ["writer", "reader", "row", "score"]
   graph = graph_lib.Graph.of(hub.load(model))
   edges = [(r["writer"], r["reader"], int(r["row"])) for r in rows]
@@ -115,13 +114,13 @@ def test_methods_by_their_names(method, exact, model, pairs, tmp_path, capsys):
   assert "metric        logit_difference: clean" in out
   assert f"wrote         {path}" in out
   keys = [{n: row[n] for n in ("writer", "reader", "row")}
-          for table in (exact, path) for row in _table(table)]  # fmt: skip
+          for table in (exact, path) for row in table(table)]  # fmt: skip
   half = len(keys) // 2
   assert keys[:half] == keys[half:]
 
 
 def test_judging(exact, model, pairs, tmp_path, capsys):
-  edges = [[r["writer"], r["reader"], int(r["row"])] for r in _table(exact)]
+  edges = [[r["writer"], r["reader"], int(r["row"])] for r in table(exact)]
   for name, kept in (("all", edges), ("none", []), ("some", edges[-3:])):
     (tmp_path / f"{name}.json").write_text(json.dumps({"edges": kept}))
   path = tmp_path / "judged.csv"
@@ -132,9 +131,9 @@ def test_judging(exact, model, pairs, tmp_path, capsys):
   )  # fmt: skip
   assert code == 0, err
   assert "identities" in out
-  rows = _table(path)
+  rows = table(path)
   assert list(rows[0]) == ["circuit", "pair", "metric", "faithfulness"]
-  assert len(rows) == 3 * len(_PAIRS)
+  assert len(rows) == 3 * len(PAIRS)
   shares = {
     name: [float(r["faithfulness"]) for r in rows if r["circuit"] == name]
     for name in ("all", "none", "some")
@@ -241,14 +240,14 @@ def test_finding_other_levels(level, model, pairs, tmp_path, capsys):
     f"--circuit={tmp_path / 'circuit.json'}", f"--output={tmp_path / 'j.csv'}",
   )  # fmt: skip
   assert code == 0, err
-  assert len(_table(tmp_path / "j.csv")) == 3
+  assert len(table(tmp_path / "j.csv")) == 3
 
 
 def test_a_task_that_the_model_fails_is_refused(model, tmp_path, capsys):
   rows = [{**row, "right": row["wrong"], "wrong": row["right"]}
-          for row in _PAIRS]  # fmt: skip
+          for row in PAIRS]  # fmt: skip
   codes, outs = [], []
-  for name, given in (("a", _PAIRS), ("b", rows)):
+  for name, given in (("a", PAIRS), ("b", rows)):
     path = tmp_path / f"{name}.jsonl"
     path.write_text("\n".join(map(json.dumps, given)))
     code, out, err = command.run(
@@ -273,7 +272,7 @@ def test_patching(model, pairs, tmp_path, capsys):
   )  # fmt: skip
   assert code == 0, err
   assert f"pairs         1 of {pairs}" in out
-  rows = _table(tmp_path / "attn_head_out_all_pos.csv")
+  rows = table(tmp_path / "attn_head_out_all_pos.csv")
   assert list(rows[0]) == ["layer", "head", "metric", "moved"]
   assert len(rows) == 3
   picture = tmp_path / "attn_head_out_all_pos.png"
@@ -282,88 +281,6 @@ def test_patching(model, pairs, tmp_path, capsys):
   (run,) = report.read(tmp_path)
   assert [view["kind"] for view in run.views] == ["table", "image", "table"]
   assert [name for name, _, _ in run.trust] == ["accuracy", "effect"]
-
-
-def test_groups_by_paths_and_what_they_are_put_into(
-  model, pairs, tmp_path, capsys
-):
-  code, out, err = command.run(
-    capsys, "circuit", "paths", f"--model={model}", f"--task={pairs}",
-    "--config.steps=last=logits@-1:2", "--config.metric=kl",
-    "--config.random=1", "--config.force", f"--workdir={tmp_path}",
-  )  # fmt: skip
-  assert code == 0, err
-  groups = tmp_path / "groups.json"
-  found = json.loads(groups.read_text())
-  assert found["last"]["at"] == -1 and len(found["last"]["heads"]) == 2
-  assert "faithfulness" in out and "completeness" not in out
-  rows = _table(tmp_path / "last.csv")
-  assert [row["sender"] for row in rows] == [
-    f"blocks.0.heads.{i}" for i in range(3)
-  ]
-  assert (tmp_path / "last.png").read_bytes().startswith(b"\x89PNG")
-  # An adapter of the same model, for which these groups are.
-  adapter = _adapter(tmp_path / "adapter", model)
-  code, out, err = command.run(
-    capsys, "circuit", "cmap", f"--model={model}", f"--task={pairs}",
-    f"--tuned={adapter}", f"--config.groups={groups}",
-    "--config.forms=out,qkv", f"--workdir={tmp_path}",
-  )  # fmt: skip
-  assert code == 0, err
-  rows = _table(tmp_path / "cmap.csv")
-  assert [r["group"] for r in rows] == [
-    "base",
-    "last, out",
-    "last, qkv",
-    "tuned",
-  ]
-  values = [float(row["metric"]) for row in rows]
-  assert values[0] != values[-1]
-  assert (tmp_path / "cmap.png").read_bytes().startswith(b"\x89PNG")
-  other = small.gpt2(tmp_path / "other", n_layer=2)
-  code, _, err = command.run(
-    capsys, "circuit", "cmap", f"--model={model}", f"--task={pairs}",
-    f"--tuned={other}", f"--workdir={tmp_path}",
-  )  # fmt: skip
-  assert code == 1 and "are of two architectures" in err
-
-
-def _adapter(folder, model):
-  """LoRA of queries, keys and values, stored the way that GPT-2 has them."""
-  folder.mkdir()
-  told = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "fan_in_fan_out": True,
-          "base_model_name_or_path": model}  # fmt: skip
-  (folder / "adapter_config.json").write_text(json.dumps(told))
-  width = hub.load(model).config.width
-  name = "base_model.model.transformer.h.0.attn.c_attn.lora_"
-  rng = np.random.default_rng(0)
-  draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
-  safetensors.numpy.save_file(
-    {f"{name}A.weight": draw(1, width), f"{name}B.weight": draw(3 * width, 1)},
-    folder / "adapter_model.safetensors",
-  )
-  return folder
-
-
-def test_masks_of_triples(model, tmp_path, capsys):
-  path = tmp_path / "some.jsonl"
-  rows = [
-    {"base": row["clean"], "source": row["corrupted"], "target": target}
-    for row in _PAIRS for target in (" film", " is")
-  ]  # fmt: skip
-  path.write_text("\n".join(map(json.dumps, rows)))
-  code, out, err = command.run(
-    capsys, "circuit", "dcm", f"--model={model}", f"--triples={path}",
-    "--config.penalties=0.01", "--config.seeds=2", "--config.epochs=2",
-    f"--workdir={tmp_path}",
-  )  # fmt: skip
-  assert code == 0, err
-  rows = _table(tmp_path / "dcm.csv")
-  assert [row["member"] for row in rows] == [
-    f"blocks.0.heads.{i} @ -1" for i in range(3)
-  ]
-  assert "enumerated: objective" in out
-  assert (tmp_path / "some.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_tasks_that_a_tokenizer_lacks_are_told(model, capsys):
@@ -418,7 +335,7 @@ _BAD = {
 def test_bad_pairs_are_one_line(name, model, tmp_path, capsys):
   change, complaint = _BAD[name]
   path = tmp_path / "pairs.jsonl"
-  path.write_text(json.dumps(_PAIRS[0] | change))
+  path.write_text(json.dumps(PAIRS[0] | change))
   code, _, err = command.run(
     capsys, "circuit", "score", f"--model={model}", f"--pairs={path}",
     f"--output={tmp_path / 'a.csv'}",
@@ -559,7 +476,7 @@ def test_sweeps_of_exact_effects(exact, model, pairs):
   config |= _PLAN | {"rows": 12}
   config["build"] = "spex_jax.jobs.circuits_sweep:exact"
   work = circuits_sweep.exact(config)
-  scores = np.array([float(row["score"]) for row in _table(exact)])
+  scores = np.array([float(row["score"]) for row in table(exact)])
   assert work.n == len(scores)
   masks = work.masks(3, 9)
   assert (masks.sum(axis=1) == work.n - 1).all()
