@@ -3,8 +3,9 @@
   python -m experiments.entity_tracking --config=full --output=rows.jsonl
 
 Prakash et al. 2024 (arXiv 2402.14811) ask it of Llama-7B, which tracks what is
-in which box, and of models fine-tuned on arithmetic. Here a transformer of 4
-layers learns it from lists of few boxes, and is fine-tuned on longer ones:
+in which box, and of models fine-tuned on arithmetic. Here a transformer of
+3 layers of attention learns it from lists of few boxes, and is fine-tuned on
+longer ones:
 
   B7 o3 B2 o9 B4 o1 ? B2   ->  o9
 
@@ -18,8 +19,12 @@ and how many stand before it, so that nothing can be copied by place. Then
                  the object, or the label (DCM), beside the best of all masks
   gain           the tuned model's groups in the base (CMAP)
 
-and the paper's figures stand beside. Expect `quick` in a minute and `full` in
-20 minutes on 2 CPU cores.
+and the paper's figures stand beside. The question ends with the label, so that
+two of the paper's groups, which pass its position on to the last token, have no
+counterpart. `full` takes some 10 minutes of a busy machine of 2 CPU cores.
+
+Llama-7B, Vicuna and Goat are asked by `spex circuit paths` and `cmap`: figures
+to expect, memory and time are in `docs/how_to/circuits.md`.
 
 Shapes: N prompts, P positions, K boxes.
 """

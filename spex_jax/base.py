@@ -356,7 +356,7 @@ def json_lines(text: str, path: str | os.PathLike) -> Iterator[tuple[int, Any]]:
     if line.strip():
       try:
         yield number, json.loads(line)
-      except json.JSONDecodeError as error:
+      except (ValueError, RecursionError) as error:
         where = f"{path}, line {number}"
         raise ValueError(f"{where}, is no JSON: {error}.") from None
 

@@ -111,7 +111,8 @@ def test_what_is_printed(both, samples):
     for value, std in zip(both.faithfulness, both.faithfulness_std)
   ]
   assert lines[1] == (
-    f"faithfulness (R^2): {beside[0]}, {beside[1]} on 136 held-out masks"
+    f"faithfulness (R^2): {beside[0]}, {beside[1]} on 136 masks, each "
+    "predicted by fits without it"
   )
   assert lines[2].startswith("R^2 by size: ") and "(100 sets)" in lines[2]
   assert lines[2].endswith(f"{', '.join(beside)} (all sets)")

@@ -42,6 +42,9 @@ _LISTS = {"edge": "edges", "position": "edges", "node": "nodes",
           "neuron": "neurons"}  # fmt: skip
 
 
+_POSITIONS = 1 << 20  # At most, of a circuit.
+
+
 class Saved(NamedTuple):
   """What a file holds.
 
@@ -112,7 +115,7 @@ def load(path: str | pathlib.Path, graph: graph_lib.Graph) -> Saved:
     raise FileNotFoundError(f"There is no file {path}.")
   try:
     body = json.loads(path.read_text(encoding="utf-8-sig"))
-  except (UnicodeDecodeError, json.JSONDecodeError) as error:
+  except (ValueError, RecursionError) as error:
     raise ValueError(f"{path} is no JSON: {error}.") from error
   if isinstance(body, dict) and "sha256" in body:
     body = base.read_json(path)  # Which compares the digest.
@@ -141,8 +144,12 @@ def load(path: str | pathlib.Path, graph: graph_lib.Graph) -> Saved:
   shape: tuple[int, ...] = (graph.size(level),)
   if level == "position":
     positions = body.get("positions")
-    if not isinstance(positions, int) or positions < 1:
-      raise ValueError(f"{path}: positions={positions!r} is no number of them.")
+    whole = isinstance(positions, int) and not isinstance(positions, bool)
+    if not whole or not 1 <= positions <= _POSITIONS:
+      raise ValueError(
+        f"{path}: positions={positions!r} is no number of them, 1 to "
+        f"{_POSITIONS:,}."
+      )
     shape = (positions, *shape)
   read, numbers = _reader(graph, level, shape), []
   for number, one in enumerate(edges):
@@ -184,6 +191,8 @@ def _reader(
   """From an entry of a file to its place in `kept`."""
 
   def place(one, names, counts, what):
+    if not isinstance(one, list | tuple) or len(one) != 2:
+      raise ValueError(f"A {what} is [name, number]; got {one!r}.")
     name, number = one
     if name not in names:
       raise ValueError(f"No {what} {name!r} here; they begin {names[0]!r}.")
@@ -224,7 +233,10 @@ def from_eap_ig(body: Mapping[str, Any], graph: graph_lib.Graph) -> Saved:
       that is missing.
   """
   layers, heads, parallel = _shape(graph)
-  config = dict(body.get("cfg", {}))
+  config = body.get("cfg", {})
+  if not isinstance(config, Mapping):
+    raise ValueError(f"its cfg is no object but {config!r}.")
+  config = dict(config)
   told = [config.get(name) for name in ("n_layers", "n_heads", "d_model")]
   if told != [layers, heads, graph.width] or (
     bool(config.get("parallel_attn_mlp", parallel)) != parallel
@@ -240,6 +252,13 @@ def from_eap_ig(body: Mapping[str, Any], graph: graph_lib.Graph) -> Saved:
     number = graph.index(_ours(name, graph, heads))
     kept[number] |= bool(edge["in_graph"])
     scores[number] -= float(edge.get("score") or 0.0)
+  if not np.isfinite(scores).all():
+    bad = graph.name(int(np.flatnonzero(~np.isfinite(scores))[0]))
+    raise ValueError(f"the score of {bad} is no finite number.")
+  if lost := [
+    n for n in to_eap_ig(graph.full)["edges"] if n not in body["edges"]
+  ]:
+    raise ValueError(f"{len(lost)} edges are missing, {lost[0]} first.")
   return Saved(graph.circuit(kept), scores, {"cfg": config})
 
 

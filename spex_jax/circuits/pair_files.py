@@ -67,7 +67,7 @@ def load(
   rows = read(text, path) if text.strip() else []
   if not rows:
     raise ValueError(f"{path} holds no pairs: zero rows.")
-  with_ids = [any(name in row for name in pairs_lib.IDS) for row in rows]
+  with_ids = [any(name in row for name in pairs_lib.IDS[:2]) for row in rows]
   if any(with_ids) and not all(with_ids):
     raise ValueError(
       f"{path}: row {with_ids.index(not with_ids[0])} has texts where others "
@@ -164,7 +164,11 @@ def _csv_rows(text, path) -> list[dict[str, Any]]:
     parsed = [*pairs_lib.IDS, "texts"]
     return [{n: _cell(row[n]) for n in parsed if n in columns} for row in rows]
   if {"clean", "corrupted", "right"} <= {*columns}:
-    return rows
+    answers = ("right", "wrong")
+    return [
+      {n: _list(x) if n in answers else x for n, x in row.items()}
+      for row in rows
+    ]
   if {"clean", "corrupted", "label"} <= {*columns}:
     return [_greater(row, f"{path}: row {i}") for i, row in enumerate(rows)]
   for right, wrong in _COLUMNS:
@@ -184,6 +188,12 @@ def _csv_rows(text, path) -> list[dict[str, Any]]:
     f"{path} has the columns {columns}; known are clean, corrupted and one of: "
     f"{'; '.join(known)}."
   )
+
+
+def _list(text: str) -> Any:
+  """The answers of a cell: a list in JSON, or one text."""
+  found = _cell(text) if text.startswith("[") else text
+  return found if isinstance(found, list) else text
 
 
 def _greater(row: dict[str, Any], where: str) -> dict[str, Any]:

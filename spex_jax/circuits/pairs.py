@@ -11,7 +11,6 @@ Shapes: N pairs, P positions, A right and C wrong answers.
 
 import contextlib
 import dataclasses
-import json
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -220,10 +219,15 @@ def from_ids(rows: Iterable[Mapping[str, Any]]) -> Pairs:
     for name, found in sides.items():
       if name not in row and name != "wrong_ids":
         raise ValueError(f"Pair {number} has no {name!r}; it has {list(row)}.")
-      ids = row.get(name, [])
-      if name == "wrong_ids" and ids is None:
+      ids = row.get(name)
+      if name == "wrong_ids" and ids in (None, ""):
         ids = []
-      found.append(_integers(ids, f"pair {number}: {name}"))
+        _refuse_lost(row, number)
+      if name in IDS[2:] and isinstance(ids, int):
+        ids = [ids]
+      ids = _integers(ids, f"pair {number}: {name}")
+      # Answers are sets: one that is given twice counts once.
+      found.append([*dict.fromkeys(ids)] if name in IDS[2:] else ids)
     a, b = len(sides["clean_ids"][-1]), len(sides["corrupted_ids"][-1])
     texts.append(_texts(row.get("texts") or (), number))
     if a != b:
@@ -234,7 +238,10 @@ def from_ids(rows: Iterable[Mapping[str, Any]]) -> Pairs:
       )
     if not a:
       raise ValueError(f"Pair {number} is of empty prompts.")
-    if not isinstance(row.get("spans") or {}, Mapping):
+    spans = row.get("spans") or {}
+    if not isinstance(spans, Mapping) or not all(
+      isinstance(at, list | tuple | np.ndarray) for at in spans.values()
+    ):
       raise ValueError(
         f"Pair {number}: spans are names with positions; got {row['spans']!r}."
       )
@@ -262,7 +269,8 @@ def from_texts(
   Args:
     rows: mappings with `clean`, `corrupted`, `right`, perhaps `wrong` (each a
       text or several), and perhaps `spans` (name to positions). Answers have
-      the space in front that they are said with.
+      the space in front that they are said with; `right_ids` and `wrong_ids`
+      stand in for them.
     tokenizer: of the model.
     bos: as for `tokens.Tokenizer.encode`.
     start: a text in front of every prompt, such as "<|endoftext|>".
@@ -273,28 +281,49 @@ def from_texts(
   """
   found = []
   for number, row in enumerate(rows):
-    if missing := [name for name in TEXTS[:3] if name not in row]:
+    given = {*row} | {"right"} if "right_ids" in row else {*row}
+    if missing := [name for name in TEXTS[:3] if name not in given]:
       raise ValueError(f"Pair {number} has no {missing[0]!r}: {list(row)}.")
     for name in TEXTS[:2]:
-      if not isinstance(row[name], str) or not row[name]:
+      text = row[name]
+      if not isinstance(text, str) or not text:
         raise ValueError(
-          f"Pair {number}: {name!r} must be a text; got {row[name]!r}."
+          f"Pair {number}: {name!r} must be a text; got {text!r}."
+        )
+      if any("\ud800" <= c <= "\udfff" for c in text):
+        raise ValueError(
+          f"Pair {number}: {name!r} has half of a surrogate pair, which is no "
+          f"character: {text!a}."
         )
     prompts = {name: start + row[name] for name in TEXTS[:2]}
     one = {
       f"{name}_ids": encoded(text, tokenizer, bos).tolist()
       for name, text in prompts.items()
     }
+    if not row.get("wrong") and not row.get("wrong_ids"):
+      _refuse_lost(row, number)
     for name in TEXTS[2:]:
       who = f"Pair {number}: {name} answer"
-      one[f"{name}_ids"] = [
-        _answer(text, tokenizer, prompts["clean"], who)
-        for text in _several(row.get(name))
-      ]
+      if (ids := row.get(f"{name}_ids")) is None:
+        ids = [
+          _answer(text, tokenizer, prompts["clean"], who)
+          for text in _several(row.get(name))
+        ]
+      one[f"{name}_ids"] = ids
     one["texts"] = tuple(prompts.values())
     one["spans"] = row.get("spans")
     found.append(one)
   return from_ids(found)
+
+
+def _refuse_lost(row: Mapping[str, Any], number: int) -> None:
+  """Wrong answers under another name would change the metric, unsaid."""
+  for name, value in row.items():
+    if name != "wrong_ids" and name.lower().startswith("wrong") and value:
+      raise ValueError(
+        f"Pair {number} has {name!r}; wrong answers are 'wrong' beside texts, "
+        "'wrong_ids' beside ids."
+      )
 
 
 def encoded(text: str, tokenizer: tokens.Tokenizer, bos: str) -> np.ndarray:
@@ -326,14 +355,9 @@ def answer(text: str, tokenizer: tokens.Tokenizer, after: str) -> int:
 
 
 def _several(given: Any) -> list[Any]:
-  """Answers: one, a list, or a list that a cell holds."""
+  """Answers: none, one, or a list."""
   if given is None or given == "":
     return []
-  if isinstance(given, str) and given.startswith("["):
-    try:
-      given = json.loads(given)
-    except json.JSONDecodeError:
-      return [given]
   return list(given) if isinstance(given, list | tuple) else [given]
 
 

@@ -88,6 +88,7 @@ def batches(pairs: pairs_lib.Pairs, size: int) -> Iterator[Batch]:
   if size < 1 or not len(pairs):
     raise ValueError(f"Need pairs in batches of 1 or more; got {len(pairs)} in "
                      f"batches of {size}.")  # fmt: skip
+  size = min(size, len(pairs))
   for start in range(0, len(pairs), size):
     rows = np.arange(start, start + size)
     at = np.minimum(rows, len(pairs) - 1)
@@ -149,8 +150,13 @@ def read(
   clean_logits: jax.Array,
   batch: Batch,
 ) -> jax.Array:
-  """The metric of each pair, `[B]`, from logits `[B, V]`."""
+  """The metric of each pair, `[B]`, from logits `[B, V]`.
+
+  In float32 at least: differences of narrow logits would be rounded again.
+  """
   chex.assert_equal_shape([found, clean_logits])
+  wide = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  found, clean_logits = wide(found), wide(clean_logits)
   right, wrong = jnp.asarray(batch.right), jnp.asarray(batch.wrong)
   return jax.vmap(metric)(found, clean_logits, right, wrong)
 

@@ -114,7 +114,8 @@ def firsts(found: Any, num_steps: int) -> np.ndarray:
   scores = np.zeros((num_steps, n))
   for step in range(num_steps):
     values = found.interactions("BV", target=None if single else step)
-    scores[step, values.players[:, 0]] = values.values
+    if len(values.values):  # None of a function that its mean explains.
+      scores[step, values.players[:, 0]] = values.values
   return scores
 
 

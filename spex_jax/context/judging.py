@@ -56,9 +56,11 @@ class Judged(shown.Shown):
     """
     asked = f"on masks of {self.forwards:,} forwards"
     drops = [f"{drop:.4g} without {k}" for k, drop in self.drops.items()]
-    fit = [] if self.r2 is None else [
-      ("R²", f"{self.r2:.3f} {asked}", not self.r2 >= 0.5)
-    ]  # fmt: skip
+    fits = [
+      (name, f"{value:.3f} {asked}", not value >= 0.5)
+      for name, value in (("R²", self.r2), ("LDS", self.lds))
+      if value is not None
+    ]
     return shown.Sheet(
       f"What citations of {len(self.removal) - 1} sources are worth",
       {
@@ -66,7 +68,7 @@ class Judged(shown.Shown):
         "removed": self.removal,
         "kept": self.insertion,
       },
-      [*fit, ("LDS", f"{self.lds:.3f} {asked}", not self.lds >= 0.5)],
+      fits or [("R²", "not measured: too few masks were left", True)],
       {"drops": ", ".join(drops)} if drops else {},
     )
 

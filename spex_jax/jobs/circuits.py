@@ -162,12 +162,17 @@ def pairs_of(config: Asked, net: sites.Network, path: str) -> pairs_lib.Pairs:
 
 def counted(pairs: pairs_lib.Pairs, path: str) -> str:
   """How many pairs a file has, as a fact; and whether some are the same."""
-  again = pairs.repeated
-  return f"{len(pairs):,} of {path}" + (
-    f"; {again} of them for the second time, so that intervals are too narrow"
-    if again
-    else ""
-  )
+  notes = [f"{len(pairs):,} of {path}"]
+  if again := pairs.repeated:
+    notes.append(
+      f"{again} of them for the second time, so that intervals are too narrow"
+    )
+  lacking = int((pairs.wrong < 0).all(axis=1).sum())
+  if 0 < lacking < len(pairs):
+    notes.append(
+      f"{lacking} without wrong answers, of which the metric is another one"
+    )
+  return "; ".join(notes)
 
 
 def made(config: Asked, net: sites.Network, task: str, num: int) -> tasks.Made:
@@ -262,7 +267,17 @@ def measured_lines(
 ) -> Mapping[str, str]:
   """What a model does on pairs, as facts."""
   units = units_of(config)
-  return {
+  effect = abs(found.clean - found.corrupted).max()
+  size = max(1.0, abs(found.clean).max())
+  notes = {}
+  if effect <= 1e-5 * size:
+    notes["effect"] = "none: corrupting changes nothing that could be scored"
+  if config.dtype in ("bfloat16", "float16"):
+    notes["precision"] = (
+      f"{config.dtype}: small effects are rounding; --config.dtype=float32 "
+      "tells them"
+    )
+  return notes | {
     "accuracy": f"{found.accuracy:.1%} of {len(found.clean)} pairs; the "
     f"likeliest token is right in {found.first.mean():.1%}",
     "metric": f"{config.metric}: clean {found.clean.mean():+.4g}, corrupted "

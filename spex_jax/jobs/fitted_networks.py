@@ -115,7 +115,10 @@ def is_module(kind: str) -> bool:
 
   if ":" not in kind:
     return False
-  found = callables.load(kind, "model.kind")
+  try:
+    found = callables.load(kind, "model.kind")
+  except ValueError:  # Refused where it is made.
+    return False
   return isinstance(found, type) and issubclass(
     found, linen.Module | nnx.Module
   )
@@ -166,7 +169,10 @@ def trainable(
         nnx.replace_by_pure_dict(state, params)
         return nnx.merge(graph, state, rest)(rows)
 
-    forward = lambda params, rows: apply(params, rows).reshape(len(rows), -1)
+    def forward(params: Any, rows: jax.Array) -> jax.Array:
+      given: Any = apply(params, rows)
+      return given.reshape(len(rows), -1)
+
     shape = jax.eval_shape(
       forward, jax.eval_shape(init, jax.random.key(0)), blank
     ).shape

@@ -32,10 +32,11 @@ class Pace:
     self.total, self.done, self.calls = total, 0, 0.0
     self._first = "compiling, once" if compiled else "evaluating"
     self.decoding, self.since = False, time.monotonic()
+    self._start: float | None = self.since  # Until calls are told apart.
 
   def begin(self) -> None:
     """The value function is called."""
-    self.decoding, self.since = False, time.monotonic()
+    self.decoding, self.since, self._start = False, time.monotonic(), None
 
   def end(self) -> None:
     """It has returned."""
@@ -50,9 +51,12 @@ class Pace:
 
   def rate(self) -> str:
     """`20 masks/s, 3 min 5 s left`, or "" before anything is known."""
-    if not self.done or self.calls <= 0:
+    spent = self.calls
+    if self._start is not None:  # What is told is done; of calls, nothing.
+      spent = time.monotonic() - self._start
+    if not self.done or spent <= 0:
       return ""
-    rate = self.done / self.calls
+    rate = self.done / spent
     shown = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
     left = max(self.total - self.done, 0) / rate
     return f"{shown} masks/s, {tables.duration(left)} left"
@@ -135,7 +139,7 @@ def sweep(total: int) -> Iterator[Callable[[int, int, str], None]]:
       nonlocal last
       if time.monotonic() - last >= _SECONDS:
         last = time.monotonic()
-        _say(f"{done} of {total} rows: {what}")
+        _say(f"{what}: {done} of {total}")
 
     yield line
     return

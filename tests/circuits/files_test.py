@@ -99,6 +99,13 @@ def test_eap_ig_there_and_back():
   assert {"input->m0", "m1->logits", "input->a0.h0<q>"} <= {*body["edges"]}
   assert {*body["nodes"]} >= {"input", "a1.h3", "m1", "logits"}
   found = files.from_eap_ig(body, _ALONE)
+  name = next(iter(body["edges"]))
+  some = {key: edge for key, edge in body["edges"].items() if key != name}
+  with pytest.raises(ValueError, match="1 edges are missing, input->"):
+    files.from_eap_ig(body | {"edges": some}, _ALONE)
+  bad = {name: body["edges"][name] | {"score": float("nan")}}
+  with pytest.raises(ValueError, match="the score of embed.* is no finite"):
+    files.from_eap_ig(body | {"edges": some | bad}, _ALONE)
   assert found.circuit == circuit
   np.testing.assert_array_equal(found.scores, scores)
 

@@ -169,6 +169,12 @@ def _changed(**changes):
     (_changed(right_ids=[1 << 40]), "1099511627776 is no id of a token"),
     (_changed(clean_ids=[], corrupted_ids=[]), "Pair 1 is of empty prompts"),
     (_changed(spans=[3]), "Pair 1: spans are names with positions"),
+    (_changed(spans={"end": None}), "Pair 1: spans are names with positions"),
+    (
+      _changed(wrong_ids=None, wrongs_ids=[3]),
+      "Pair 1 has 'wrongs_ids'; wrong",
+    ),
+    (_changed(wrong_ids=None, wrong=[3]), "Pair 1 has 'wrong'; wrong answers"),
     (_changed(texts=3), "Pair 1: texts are the clean and the corrupted one"),
     ([{"clean_ids": [1]}], "Pair 0 has no 'corrupted_ids'"),
     (_changed(spans={"end": [7]}), r"position 7; positions are 0\.\.3"),
@@ -185,6 +191,24 @@ def test_an_id_must_be_an_integer():
       pairs_lib.from_ids(_changed(clean_ids=wrong))
 
 
+def test_answers_are_sets_of_texts_or_ids(tmp_path):
+  """One that stands there twice counts once; a lone id is a list of one."""
+  row = {"clean_ids": [5, 6], "corrupted_ids": [5, 7]}
+  found = pairs_lib.from_ids([row | {"right_ids": [4, 4, 6], "wrong_ids": 3}])
+  assert found.right.tolist() == [[4, 6]] and found.wrong.tolist() == [[3]]
+  text = {name: _TEXTS[0][name] for name in ("clean", "corrupted")}
+  found = pairs_lib.from_texts(
+    [text | {"right_ids": [3], "wrong_ids": [4, 5]}], _TOKENIZER
+  )
+  assert found.right.tolist() == [[3]] and found.wrong.tolist() == [[4, 5]]
+  path = tmp_path / "a.csv"
+  path.write_text(
+    'clean_ids,corrupted_ids,right_ids,wrong_ids\n"[5, 6]","[5, 7]",4,\n'
+  )
+  found = pair_files.load(path)
+  assert found.right.tolist() == [[4]] and not found.wrong.size
+
+
 def test_repeated_pairs_are_counted():
   pairs = pairs_lib.from_ids([*_ROWS, _ROWS[0], *_ROWS])
   assert pairs.repeated == 3
@@ -199,6 +223,9 @@ def test_repeated_pairs_are_counted():
     ({"right": ""}, "no right answer"),
     ({"right": 2.5}, "right answer must be a text; got 2.5"),
     ({"clean": 3}, "'clean' must be a text"),
+    ({"clean": "a\ud800"}, "Pair 0: 'clean' has half of a surrogate"),
+    ({"wrong": "", "wrongs": " film"}, "Pair 0 has 'wrongs'; wrong answers"),
+    ({"right": "[5]"}, r"right answer '\[5\]'"),
     ({"clean": ""}, "'clean' must be a text"),
     ({"corrupted": "fun is the"}, "are equal"),
   ],

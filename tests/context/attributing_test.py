@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spex_jax import context
-from spex_jax.context import inseq, methods, scored, steps
+from spex_jax import api, context
+from spex_jax.context import attributions, inseq, methods, scored, steps
+from spex_jax.masks import sampling
 from spex_jax.models import sites
 from tests.context import pecore_test
 
@@ -336,3 +337,8 @@ def test_values_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="not finite|NaN"):
       context.attribute(net, _made(), params=broken, method=method)
   assert {*methods.MASKING, *methods.INTERNAL} < {*methods.METHODS}
+
+
+def test_a_function_that_its_mean_explains_has_scores_of_0():
+  found = api.decode(sampling.enumerate_masks(3), np.ones(8))
+  np.testing.assert_array_equal(attributions.firsts(found, 1), np.zeros((1, 3)))

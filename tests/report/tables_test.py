@@ -144,6 +144,10 @@ def test_pace_has_a_rate_and_the_time_left(monkeypatch):
   assert str(pace) == "decoding: 3 s"
   pace.begin()  # Decoding is not counted against the rate.
   assert str(pace) == "evaluating: 200 of 400 masks, 20 masks/s, 10 s left"
+  # Where calls are not told apart, all time counts.
+  pace = progress.Pace(400)
+  now[0], pace.done = 18.0, 100
+  assert str(pace) == "evaluating: 100 of 400 masks, 20 masks/s, 15 s left"
 
 
 @pytest.mark.parametrize("what", ["a batch", "decoding", "loading"])
