@@ -112,7 +112,8 @@ def _program(
   chex.assert_rank([at, num], [1, 0])
   net = model.net
   z, clean_logits = runs.observed(net, params, batch)
-  at = at.astype(clean_logits.dtype)
+  # Points and sums in float32 at least: narrow ones lose all after some terms.
+  at = at.astype(jnp.promote_types(clean_logits.dtype, jnp.float32))
   ref = ablations.of_batch(net, params, batch, fixed)
   if kind == "cut":
     value = lambda cut: runs.measured(
@@ -128,7 +129,7 @@ def _program(
     first, last = z[:, :, 0], ref[:, :, 0]
 
     def along(i):
-      moved = first + (1 - at[i]) * (last - first)
+      moved = (first + (1 - at[i]) * (last - first)).astype(first.dtype)
       where = jnp.ones((1, 1, 1), bool)
       return slopes(sites.Edits(replace={"embed": (where, moved)}))
 
@@ -140,7 +141,7 @@ def _program(
 
   def moved(i):
     where = jnp.asarray(group) == i // num
-    line = z + (1 - at[i % num]) * (ref - z)
+    line = (z + (1 - at[i % num]) * (ref - z)).astype(z.dtype)
     edits = sites.Edits(replace=ablations.held(net, where[None], line))
     found = slopes(edits)
     own = where if level.name == "node" else where[level.graph.writer]
@@ -154,15 +155,16 @@ def _program(
 def _mean(slope, num):
   """The mean of `slope` of 0..num-1, one after the other."""
   zero = jax.eval_shape(slope, jax.ShapeDtypeStruct((), jnp.int32))
-  add = lambda i, total: total + slope(i)
-  total = jax.lax.fori_loop(0, num, add, jnp.zeros(zero.shape, zero.dtype))
-  return total / jnp.asarray(num, total.dtype)
+  wide = jnp.promote_types(zero.dtype, jnp.float32)
+  add = lambda i, total: total + slope(i).astype(wide)
+  total = jax.lax.fori_loop(0, num, add, jnp.zeros(zero.shape, wide))
+  return total / jnp.asarray(num, wide)
 
 
 def _by_cut(value, zeros, share):
   """The gradient by every edge of every pair, where all are cut to a degree."""
   cut = {
-    name: (1 - share) + (x if x.ndim == 4 else x[:, None])
+    name: (1 - share).astype(x.dtype) + (x if x.ndim == 4 else x[:, None])
     for name, x in zeros.items()
   }
   slope = jax.grad(value)(cut)

@@ -317,7 +317,6 @@ class _Held(sites.Tap):
 def _begun(model, metric, plan, on_clean, params, batch, fixed):
   """What senders share: the run, how writers would change, and both ends."""
   net = model.net
-<<<<<<< HEAD
   chex.assert_equal_shape([batch.clean, batch.corrupted])
   names = [*net.writer_sites, "final_norm.in"]
   names += [one for both in _sums(net) for one in both]
@@ -371,56 +370,6 @@ def _patched(
     given = {"input_ids": jnp.take_along_axis(given["input_ids"], at, axis=1)}
     where = jnp.take_along_axis(jnp.asarray(where), at[None], axis=2)
   every = jnp.ones((1, 1, 1), bool)
-=======
-  z, clean_logits = runs.observed(net, params, batch)
-  # Points and sums in float32 at least: narrow ones lose all after some terms.
-  at = at.astype(jnp.promote_types(clean_logits.dtype, jnp.float32))
-  ref = ablations.of_batch(net, params, batch, fixed)
-  if kind == "cut":
-    value = lambda cut: runs.measured(
-      net, params, metric, batch, clean_logits, sites.Edits(cut=cut, ref=ref)
-    ).sum()
-    zeros = level.zeros(batch, clean_logits.dtype)
-    return _mean(lambda i: level.join(_by_cut(value, zeros, at[i])), num)
-  change = level.change(net, params, batch, ref - z, fixed)
-  slopes = lambda edits: taps.slopes(
-    net, level, metric, params, batch, clean_logits, change, edits
-  )
-  if kind == "line":
-    first, last = z[:, :, 0], ref[:, :, 0]
-
-    def along(i):
-      moved = (first + (1 - at[i]) * (last - first)).astype(first.dtype)
-      where = jnp.ones((1, 1, 1), bool)
-      return slopes(sites.Edits(replace={"embed": (where, moved)}))
-
-    return _mean(along, num)
-
-  # Every group of writers at every point, one after the other.
-  counts = list(ablations.by_site(net).values())
-  group = np.repeat(np.arange(len(counts)), counts)
-
-  def moved(i):
-    where = jnp.asarray(group) == i // num
-    line = (z + (1 - at[i % num]) * (ref - z)).astype(z.dtype)
-    edits = sites.Edits(replace=ablations.held(net, where[None], line))
-    found = slopes(edits)
-    own = where if level.name == "node" else where[level.graph.writer]
-    # A mean over all groups, of which one alone gives anything.
-    share = jnp.where(own_alone, own * len(counts), 1).astype(found.dtype)
-    return found * share.reshape(*(1,) * (found.ndim - 1), -1)
-
-  return _mean(moved, num * len(counts))
-
-
-def _mean(slope, num):
-  """The mean of `slope` of 0..num-1, one after the other."""
-  zero = jax.eval_shape(slope, jax.ShapeDtypeStruct((), jnp.int32))
-  wide = jnp.promote_types(zero.dtype, jnp.float32)
-  add = lambda i, total: total + slope(i).astype(wide)
-  total = jax.lax.fori_loop(0, num, add, jnp.zeros(zero.shape, wide))
-  return total / jnp.asarray(num, wide)
->>>>>>> m5
 
   def one(item):
     chosen, place = item
@@ -455,7 +404,6 @@ def _mean(slope, num):
       logits = _again(tap.activations)
     return runs.read(metric, logits[:, 0], state["clean"], batch)
 
-<<<<<<< HEAD
   def _again(found):
     replace = {}
     for reader, name in zip(plan.readers, plan.noted):
@@ -471,13 +419,3 @@ def _mean(slope, num):
 
   items = jax.tree.map(jnp.asarray, items)
   return many.mapped(one, items, count, at_once)
-=======
-def _by_cut(value, zeros, share):
-  """The gradient by every edge of every pair, where all are cut to a degree."""
-  cut = {
-    name: (1 - share).astype(x.dtype) + (x if x.ndim == 4 else x[:, None])
-    for name, x in zeros.items()
-  }
-  slope = jax.grad(value)(cut)
-  return {name: slope[name].reshape(x.shape) for name, x in zeros.items()}
->>>>>>> m5

@@ -307,5 +307,5 @@ def test_routes_are_shares_of_what_is_read():
 def test_many_narrow_terms_have_the_mean_of_wide_ones():
   """In bfloat16 a sum of 600 terms of .3 would stand still at 128."""
   slope = lambda i: jnp.full(2, 0.3, jnp.bfloat16)
-  found = paths._mean(slope, 600)
+  found = gradients._mean(slope, 600)
   np.testing.assert_allclose(found, np.float32(slope(0)), rtol=1e-5)
