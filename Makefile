@@ -238,7 +238,7 @@ compile = $(pin) --universal --python-version $(1)
 lock:
 	@command -v uv > /dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 1; }
 	$(call compile,3.11) setup.cfg --extra build --extra dev \
-	  --extra proxy --extra sweeps -o requirements.lock
+	  --extra clients --extra proxy --extra sweeps -o requirements.lock
 	$(call compile,3.11) setup.cfg --extra build -c requirements.lock \
 	  -o requirements-core.lock
 	$(call compile,3.11) setup.cfg --extra build --extra docs \

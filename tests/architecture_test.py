@@ -57,7 +57,8 @@ _MAY_IMPORT = {
     "indices", "explanation", "api",
   },
   "context": _MODELS | {"explanation", "shown"},
-  "agents": _MODELS | {"components", "circuits", "store"},
+  # A plan of SPEX is asked and decoded within an interpreter.
+  "agents": _MODELS | {"fourier", "components", "circuits", "store"},
   "sweeps": {"base", "masks", "store", "settings"},
   "report": {"base", "shown", "fourier", "indices"},
   # The command: the mechanism of settings, which knows none; the named ones,

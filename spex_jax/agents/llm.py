@@ -55,6 +55,9 @@ class Reply:
     prompt_tokens: of the request; estimated where the endpoint is silent.
     reply_tokens: of the reply; likewise.
     finish: why it ended: "stop", "length", "tool_calls", ...
+    first: the likeliest first tokens, with their log-probabilities, where an
+      `Endpoint` asks for them.
+    money: what it cost, as a `Meter` counts.
   """
 
   text: str
@@ -62,6 +65,8 @@ class Reply:
   prompt_tokens: int = 0
   reply_tokens: int = 0
   finish: str = "stop"
+  first: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  money: float = 0.0
 
 
 class Chat(Protocol):
@@ -77,6 +82,8 @@ class Chat(Protocol):
 @dataclasses.dataclass(frozen=True)
 class Limits:
   """What a conversation may cost; the first that is reached ends it.
+
+  No request is made once one is reached; the reply that reaches it counts.
 
   Attributes:
     rounds: requests.
@@ -133,6 +140,7 @@ class Endpoint:
     max_tokens: int = 1024,
     temperature: float = 0.0,
     seed: int | None = 0,
+    alternatives: int = 0,
     retry: closed.Retry | None = None,
     folder: folders.Folder | None = None,
   ):
@@ -144,6 +152,7 @@ class Endpoint:
       max_tokens: of a reply.
       temperature: 0 for the likeliest words.
       seed: of the endpoint's own draws, where it knows one; None for none.
+      alternatives: so many of the likeliest first tokens come along.
       retry: after failures that may pass; three attempts by default.
       folder: where replies are kept by their request's hash; None for nowhere.
 
@@ -161,6 +170,8 @@ class Endpoint:
     }  # fmt: skip
     if seed is not None:
       self._body["seed"] = seed
+    if alternatives:
+      self._body |= {"logprobs": True, "top_logprobs": alternatives}
     self._retry = retry or closed.Retry(on=(services.Overloaded,), attempts=3)
 
   def chat(
@@ -211,9 +222,14 @@ def parsed(answer: Any) -> Reply:
     text = message.get("content")
     calls = tuple(map(_call, message.get("tool_calls") or ()))
     finish = str(choice.get("finish_reason") or "stop")
+    logs = (choice.get("logprobs") or {}).get("content") or [{}]
+    first = {
+      str(each["token"]): float(each["logprob"])
+      for each in logs[0].get("top_logprobs") or ()
+    }
     usage = answer.get("usage") or {}
     counts = [usage.get(n) for n in ("prompt_tokens", "completion_tokens")]
-  except (KeyError, IndexError, TypeError, AttributeError) as error:
+  except (LookupError, TypeError, ValueError, AttributeError) as error:
     shown = base.printable(str(answer))[:200]
     raise services.Refused(f"The reply has no message: {shown!r}") from error
   if not calls and not (isinstance(text, str) and text.strip()):
@@ -226,7 +242,7 @@ def parsed(answer: Any) -> Reply:
   guess = len(text) // 4 + 1
   return Reply(
     text, calls, counts[0] or 0, guess if counts[1] is None else counts[1],
-    finish,
+    finish, first,
   )  # fmt: skip
 
 
@@ -290,8 +306,9 @@ class Meter:
     self.rounds += 1
     reply = self._inner.chat(messages, tools)
     self.tokens += reply.prompt_tokens + reply.reply_tokens
-    self.money += (
+    money = (
       reply.prompt_tokens * limits.prices[0]
       + reply.reply_tokens * limits.prices[1]
     ) / 1e6
-    return reply
+    self.money += money
+    return dataclasses.replace(reply, money=money)

@@ -3,7 +3,7 @@
 What is kept is not run again, whatever stopped the run: one file an answer,
 written whole (`store.folders`). A failure is that of one answer, never of the
 run: an interpreter that raises, overspends or takes too long scores 0, and the
-file says why.
+file says why. What an endpoint failed in, and may pass, the next run asks anew.
 """
 
 import contextlib
@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from spex_jax import base
+from spex_jax.ablate import services
 from spex_jax.agents import sandbox
-from spex_jax.agents.find import answers, functions, scores
+from spex_jax.agents.find import answers, functions, judging, scores
 from spex_jax.agents.interpreters import (
   baselines,
   piecewise,
@@ -48,6 +49,7 @@ BUDGETS = {
   "numeric": 500, "strings": 60, "entities": 60, "relations": 60,
   "setfn": 5000, "unit": 200,
 }  # fmt: skip
+Judge = Callable[[functions.Function, str], float]
 _CONFIG = "config.json"
 _JUDGING = 60.0  # Seconds more: code has limits of its own.
 
@@ -77,6 +79,7 @@ def interpreted(
   budget: int,
   box: sandbox.Sandbox,
   seconds: float,
+  judge: Judge | None = None,
 ) -> dict[str, Any]:
   """An answer and its scores, as JSON; never raises for the interpreter.
 
@@ -87,6 +90,7 @@ def interpreted(
     budget: queries.
     box: for its code.
     seconds: it may take, in the main thread.
+    judge: of descriptions, of `judging.CATEGORIES`.
   """
   query = functions.Query(function, budget)
   start, error = time.monotonic(), ""
@@ -97,6 +101,7 @@ def interpreted(
       raise TypeError(f"the answer is a {type(answer).__name__}")
     if not isinstance(answer.code, str):
       raise TypeError(f"its code is a {type(answer.code).__name__}, no text")
+    error = answer.error[:300]
   except (Exception, MemoryError) as caught:
     error = f"{type(caught).__name__}: {caught}"[:300]
     answer = answers.Answer("none", "")
@@ -106,14 +111,17 @@ def interpreted(
     try:  # The function itself may fail, too.
       with limited(seconds + _JUDGING):
         verdict = scores.judge(function, answer, box)
+        if judge is not None and function.category in judging.CATEGORIES:
+          verdict["language"] = judge(function, answer.description)
     except Exception as caught:
       error = f"{type(caught).__name__}: {caught}"[:300]
   if error:
     verdict |= {"error": error}
+  spent = lambda what: sum(t.get(what, 0) for t in answer.transcript)
   body = {
     "interpreter": name, "function": function.name,
     "category": function.category, "queries": query.spent,
-    "tokens": sum(int(t.get("tokens", 0)) for t in answer.transcript),
+    "tokens": spent("tokens"), "money": spent("money"),
     "seconds": round(took, 3), **verdict, "answer": dataclasses.asdict(answer),
   }  # fmt: skip
   return _finite(body)
@@ -161,6 +169,7 @@ def run(
   budgets: Mapping[str, int],
   seconds: float,
   more: Mapping[str, Mapping[str, answers.Interpreter]] | None = None,
+  judge: Judge | None = None,
   tell: Callable[[str, int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
   """All verdicts, those that are kept included.
@@ -173,6 +182,7 @@ def run(
     budgets: category to queries.
     seconds: an interpretation may take.
     more: interpreters beside `INTERPRETERS`.
+    judge: as for `interpreted`.
     tell: called with a name, and how many are done of how many.
 
   Raises:
@@ -198,7 +208,7 @@ def run(
     if verdict is None:
       own = None if name == CEILING else known[name][function.category]
       budget = budgets[function.category]
-      verdict = interpreted(function, name, own, budget, box, seconds)
+      verdict = interpreted(function, name, own, budget, box, seconds, judge)
       folder.replace(file, base.to_json(verdict))
     found.append(verdict)
     if tell is not None:
@@ -209,6 +219,8 @@ def run(
 def _kept(folder: folders.Folder, file: str) -> dict[str, Any] | None:
   try:
     data = folder.read(file)
-    return base.from_json(data, file, must_have_checksum=True)
+    found = base.from_json(data, file, must_have_checksum=True)
+    passing = found["error"].startswith(services.Overloaded.__name__)
+    return None if passing else found
   except (FileNotFoundError, ValueError):  # Not there, or damaged: anew.
     return None

@@ -22,7 +22,8 @@ from collections.abc import Sequence
 from typing import Any
 
 _GRACE = 10.0  # Seconds beyond its own that the other process may take.
-_MOST_CODE = 1 << 20  # Bytes.
+_MOST_CODE = 1 << 20  # Letters.
+_PLAIN = str | bool | int | float | None
 # A child opens no file: what it may import is there before.
 _MODULES = (
   "bisect", "cmath", "collections", "datetime", "decimal", "difflib",
@@ -106,8 +107,8 @@ class Sandbox:
       inputs: numbers, texts, or lists of them.
       name: of the function.
     """
-    if not isinstance(code, str) or len(code.encode()) > _MOST_CODE:
-      return Outcome("error", error=f"no text of up to {_MOST_CODE:,} bytes")
+    if not isinstance(code, str) or len(code) > _MOST_CODE:
+      return Outcome("error", error=f"no text of up to {_MOST_CODE:,} letters")
     try:
       request = json.dumps(
         {"code": code, "inputs": list(inputs), "name": name, **self._limits}
@@ -119,14 +120,19 @@ class Sandbox:
     except (OSError, ValueError) as error:
       self.close()
       return Outcome("died", error=f"{type(error).__name__}: {error}"[:300])
-    outputs = answer.get("outputs", ())
-    status = str(answer.get("status"))
-    if status == "ok" and len(outputs) != len(inputs):
-      status, outputs = "error", ()  # It wrote an answer of its own.
-    error = answer.get("error") or "; ".join(answer.get("errors", ()))
+    outputs, errors = answer.get("outputs", []), answer.get("errors", [])
+    status, error = str(answer.get("status")), answer.get("error")
+    if status == "ok" and not (
+      isinstance(outputs, list)
+      and isinstance(errors, list)
+      and len(outputs) == len(inputs)
+      and all(isinstance(y, _PLAIN) for y in outputs)
+    ):
+      status, outputs, errors = "error", [], ["it wrote an answer of its own"]
     return Outcome(
-      status, tuple(outputs), str(error), str(answer.get("said", "")),
-      bool(answer.get("filtered")),
+      status, (*outputs,) if status == "ok" else (),
+      str(error or "; ".join(map(str, errors)))[:1000],
+      str(answer.get("said", "")), bool(answer.get("filtered")),
     )  # fmt: skip
 
   def close(self) -> None:

@@ -20,6 +20,7 @@ import sys
 import time
 
 _NOBODY = 65534
+_BITS = 1024  # Of a whole number, about as far as floats reach.
 # Read, write, close, fstat, lseek, memory, signals of its own, time, exit,
 # futex, randomness; by architecture: its audit number and its numbers.
 _CALLS = {
@@ -105,6 +106,8 @@ def _plain(value: object) -> object:
   """A value as JSON has it."""
   if hasattr(value, "item") and getattr(value, "size", 0) == 1:
     value = value.item()  # type: ignore[attr-defined]
+  if isinstance(value, int) and value.bit_length() > _BITS:
+    raise OverflowError(f"f gave a number of {value.bit_length():,} bits")
   if value is None or isinstance(value, str | bool | int | float):
     return value
   raise TypeError(f"f gave {type(value).__name__}, which is no number or text")
@@ -199,7 +202,9 @@ def _serve(request: dict) -> dict:
   if not status:
     try:
       answer = json.loads(texts[result])
-    except ValueError:
+      if not isinstance(answer, dict):
+        raise ValueError
+    except (ValueError, RecursionError):
       number = os.WTERMSIG(how_ended) if os.WIFSIGNALED(how_ended) else 0
       status = "time" if number == signal.SIGXCPU else "died"
       answer = {"status": status, "error": f"ended by signal {number}"}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from spex_jax.agents.find import (
   answers,
   functions,
   generating,
+  judging,
   official,
   scores,
 )
@@ -55,15 +57,28 @@ class Find(settings.Settings):
     "", "the paper's own functions in the place of ours: its zip, or a folder"
   )
   endpoint: str = settings.field(
-    "", "of the interpreters agent and one-shot: https://HOST/v1"
+    "", "where models are, of agent, one-shot, judge, oracle: https://HOST/v1"
   )
-  model: str = settings.field("", "its name at the endpoint")
+  model: str = settings.field(
+    "", "the interpreters agent and one-shot, at the endpoint"
+  )
+  judge: str = settings.field(
+    "", "a model there that scores descriptions of texts and words, too"
+  )
+  oracle: str = settings.field(
+    "", "a model there that answers for the paper's own entities and relations"
+  )
   key_variable: str = settings.field(
     "OPENAI_API_KEY", "of the environment, which holds the endpoint's key"
   )
   rounds: int = settings.field(25, "of an interpretation, by a model", low=1)
   tokens: int = settings.field(200_000, "likewise, at most", low=1)
   reply_tokens: int = settings.field(1024, "of a reply, at most", low=1)
+  money: float | None = settings.field(None, "likewise", above=0)
+  price_prompt: float = settings.field(
+    0.0, "of a million tokens of requests, in the unit of money", low=0
+  )
+  price_reply: float = settings.field(0.0, "likewise, of replies", low=0)
 
   def check(self) -> None:
     """Categories and interpreters are known ones."""
@@ -84,6 +99,15 @@ class Find(settings.Settings):
     if {*MODELS} & {*self.interpreters} and not (self.endpoint and self.model):
       raise settings.SettingError(
         "endpoint", f" and model are needed for {' and '.join(MODELS)}."
+      )
+    if (self.judge or self.oracle) and not self.endpoint:
+      raise settings.SettingError("endpoint", " is where they are: name it.")
+    if self.money and not (self.price_prompt or self.price_reply):
+      raise settings.SettingError("money", " needs prices.")
+    of_words = {"entities", "relations"} & {*self.categories}
+    if self.official and of_words and not self.oracle:
+      raise settings.SettingError(
+        "oracle", f" is needed for the paper's {' and '.join(of_words)}."
       )
 
   @property
@@ -130,14 +154,11 @@ def scored(
   show = show or report_tables.printer()
   clock = clock_lib.Clock(before)
   folder = folders.opened(workdir)
-  running.check_same(
-    folder,
-    {
-      "seed": config.seed, "seconds": config.seconds, **config.budgets,
-      "network": config.network, "official": config.official,
-      "endpoint": config.endpoint, "model": config.model,
-    },
-  )  # fmt: skip
+  # More functions and interpreters may join; all else decides on answers.
+  own = dataclasses.asdict(config)
+  for name in ("categories", "count", "interpreters", "key_variable"):
+    del own[name]
+  running.check_same(folder, own)
   # A stranger's functions run there, too.
   box = sandbox.Sandbox(modules=official.MODULES if config.official else ())
   with box:
@@ -146,7 +167,7 @@ def scored(
 
 def _scored(config, workdir, folder, box, show, clock) -> list[dict[str, Any]]:
   with clock.of("generate"):
-    todo = functions_of(config, box, show)
+    todo = functions_of(config, box, show, _endpoint(config, folder, "oracle"))
   lines = [
     json.dumps({
       "name": own.name, "category": own.category, "about": own.about,
@@ -155,11 +176,12 @@ def _scored(config, workdir, folder, box, show, clock) -> list[dict[str, Any]]:
     for own in todo
   ]  # fmt: skip
   folder.replace(FUNCTIONS, ("\n".join(lines) + "\n").encode())
-  more = models_of(config, folder)
+  judge = _endpoint(config, folder, "judge")
   with clock.of("interpret"):
     verdicts = running.run(
       todo, config.interpreters, folder, box, budgets=config.budgets,
-      seconds=config.seconds, more=more,
+      seconds=config.seconds, more=models_of(config, folder),
+      judge=judging.referee(judge) if judge else None,
     )  # fmt: skip
   rows = scores.table(verdicts)
   text = json.dumps(rows, indent=1, allow_nan=False)
@@ -177,7 +199,10 @@ def _scored(config, workdir, folder, box, show, clock) -> list[dict[str, Any]]:
 
 
 def functions_of(
-  config: Find, box: sandbox.Sandbox, show: Show
+  config: Find,
+  box: sandbox.Sandbox,
+  show: Show,
+  oracle: llm.Chat | None = None,
 ) -> list[functions.Function]:
   """The functions of a run; raises as `generate` and `official.load`."""
   found: list[functions.Function] = []
@@ -189,7 +214,7 @@ def functions_of(
   for category in config.categories:
     if config.official:
       own, left_out = official.load(
-        config.official, category, box, config.count
+        config.official, category, box, config.count, oracle
       )
       found += own
       if left_out:
@@ -202,23 +227,22 @@ def functions_of(
 def models_of(
   config: Find, folder: folders.Folder
 ) -> dict[str, dict[str, answers.Interpreter]]:
-  """The interpreters that are language models; none without an endpoint."""
-  if not config.endpoint:
+  """The interpreters that are language models; none without a model."""
+  endpoint = _endpoint(config, folder, "model")
+  if endpoint is None:
     return {}
-  key = os.environ.get(config.key_variable, "")
-  endpoint = llm.Endpoint(
-    services.Service(config.endpoint, key), config.model,
-    max_tokens=config.reply_tokens, folder=folder,
-  )  # fmt: skip
   limits = llm.Limits(
-    rounds=config.rounds, tokens=config.tokens, seconds=config.seconds
-  )
+    rounds=config.rounds, tokens=config.tokens, seconds=config.seconds,
+    money=config.money or math.inf,
+    prices=(config.price_prompt, config.price_reply),
+  )  # fmt: skip
 
-  def metered(make: Callable[[llm.Chat], answers.Interpreter]):
+  def metered(
+    make: Callable[[llm.Chat], answers.Interpreter],
+    inner: llm.Chat = endpoint,
+  ):
     # A budget for each interpretation.
-    return lambda query, budget: make(llm.Meter(endpoint, limits))(
-      query, budget
-    )
+    return lambda query, budget: make(llm.Meter(inner, limits))(query, budget)
 
   known = {"agent": agent.interactive, "one-shot": agent.one_shot}
   return {
@@ -227,16 +251,33 @@ def models_of(
   }
 
 
+def _endpoint(
+  config: Find, folder: folders.Folder, role: str
+) -> llm.Endpoint | None:
+  """The model of a role; None where the settings name none."""
+  name = getattr(config, role)
+  if not name:
+    return None
+  key = os.environ.get(config.key_variable, "")
+  return llm.Endpoint(
+    services.Service(config.endpoint, key), name, folder=folder,
+    max_tokens={"judge": 8, "oracle": 32}.get(role, config.reply_tokens),
+    alternatives=5 if role == "oracle" else 0,
+  )  # fmt: skip
+
+
 def show_rows(rows: Sequence[Mapping[str, Any]], show: Show) -> None:
-  """Prints a leaderboard, one table a category."""
+  """Prints a leaderboard, one table a category, and one by kinds in it."""
   from rich import box, table  # Slow to import.
 
+  shares = ("score", "family", "parameters", "overlap", "recall")
   for category in dict.fromkeys(row["category"] for row in rows):
     own = [row for row in rows if row["category"] == category]
     shown = table.Table(box=box.SIMPLE_HEAD, title=category)
     shown.add_column("interpreter")
-    for name in ("paper", "95 %", "ours", "95 %", "family", "queries",
-                 "letters", "seconds", "tokens", "failed"):  # fmt: skip
+    for name in ("paper", "95 %", "ours", "95 %", "language", "95 %",
+                 "family", "queries", "letters", "seconds", "tokens", "money",
+                 "failed"):  # fmt: skip
       shown.add_column(name, justify="right")
     names = dict.fromkeys(row["interpreter"] for row in own)
     for name in names:
@@ -256,9 +297,21 @@ def show_rows(rows: Sequence[Mapping[str, Any]], show: Show) -> None:
       label += " (loophole)" * (name == running.LOOPHOLE)
       shown.add_row(
         label, *cells, family, f"{row['queries']:.0f}", f"{row['length']:.0f}",
-        f"{row['seconds']:.2f}", f"{row['tokens']:.0f}", str(row["failed"]),
+        f"{row['seconds']:.2f}", f"{row['tokens']:.0f}", f"{row['money']:.2g}",
+        str(row["failed"]),
       )  # fmt: skip
     show(shown)
+    kinds = table.Table(box=box.SIMPLE_HEAD, title=f"{category}, by kind")
+    for name in ("interpreter", "kind", "mode", "functions", *shares):
+      kinds.add_column(name)
+    for row in own:
+      for kind, part in row["by"].items() if len(row["by"]) > 1 else ():
+        kinds.add_row(
+          row["interpreter"], kind, row["mode"], str(part["functions"]),
+          *(f"{part[n]:.2f}" if n in part else "" for n in shares),
+        )  # fmt: skip
+    if kinds.row_count:
+      show(kinds)
 
 
 def report(workdirs: Sequence[str], show: Show | None = None) -> None:

@@ -1,14 +1,16 @@
 """Endpoints, budgets and agents: scripted, and never a failure of the run."""
 
+import ast
 import json
 import math
+import time
 
 import numpy as np
 import pytest
 
 from spex_jax.ablate import closed, services
 from spex_jax.agents import llm, loopback, running, sandbox
-from spex_jax.agents.find import functions, generating, scores
+from spex_jax.agents.find import functions, generating, judging, scores
 from spex_jax.agents.interpreters import agent
 from spex_jax.store import folders
 
@@ -117,6 +119,8 @@ def test_budgets_stop_hard(limits, name):
       meter.chat(_ASK)
   assert len(inner.seen) == meter.rounds == 2
   assert meter.tokens == 30
+  if "money" in limits:
+    assert meter.money == pytest.approx(30 * 0.1)
 
 
 def test_limits_are_positive():
@@ -156,6 +160,9 @@ def test_an_agent_asks_and_answers():
   with sandbox.Sandbox() as box:
     assert scores.judge(own, answer, box)["paper"] == 1
   assert sum(turn.get("tokens", 0) for turn in answer.transcript) > 20
+  # An endpoint refuses a message with other names in it.
+  sent = {name for asked in chat.seen for turn in asked for name in turn}
+  assert sent == {"role", "content"}
 
 
 @pytest.mark.parametrize(
@@ -178,12 +185,29 @@ def test_an_agent_is_told_what_was_wrong(said, told):
 
 def test_an_agent_in_a_loop_ends():
   chat = llm.Scripted(["QUERY: [1]"] * 9)
-  with pytest.raises(llm.Spent, match="the same 3 times"):
-    agent.interactive(chat)(functions.Query(_numeric(), 99), 99)
+  answer = agent.interactive(chat)(functions.Query(_numeric(), 99), 99)
+  assert "the same 3 times" in answer.error
   talks = llm.Scripted([f"hm {i}" for i in range(9)])
-  with pytest.raises(llm.Spent, match="No description within 5"):
-    agent.interactive(talks, rounds=3)(functions.Query(_numeric(), 99), 99)
+  run = agent.interactive(talks, rounds=3)
+  answer = run(functions.Query(_numeric(), 99), 99)
+  assert "No description within 5" in answer.error
   assert "Come to an end" in talks.seen[-1][-1]["content"]
+  # What was said, and what it cost, is kept all the same.
+  said = [t for t in answer.transcript if t["role"] == "assistant"]
+  assert [t["content"] for t in said] == [f"hm {i}" for i in range(5)]
+  assert all(t["tokens"] > 0 for t in said)
+
+
+def test_likely_first_tokens_come_along():
+  tops = [{"token": "1", "logprob": -0.1}, {"token": " 0", "logprob": -2.0}]
+  body = _body("1")
+  body["choices"][0]["logprobs"] = {"content": [{"top_logprobs": tops}]}
+  own = _Server(body)
+  with own.server:
+    service = services.Service(f"{own.server.url}/v1", timeout=5)
+    reply = llm.Endpoint(service, "m", alternatives=2).chat(_ASK)
+  assert reply.first == {"1": -0.1, " 0": -2.0}
+  assert own.seen[0]["top_logprobs"] == 2
 
 
 @pytest.mark.parametrize("category", [*generating.CATEGORIES])
@@ -210,7 +234,43 @@ def test_a_model_s_failure_is_of_one_answer(reply):
   with sandbox.Sandbox(seconds=1) as box:
     found = running.interpreted(_numeric(), "a", run, 40, box, 5)
   assert found["error"] and found["paper"] == 0
+  assert len(found["answer"]["transcript"]) >= 2
   json.dumps(found, allow_nan=False)
+
+
+def test_a_talk_without_end_ends_and_is_kept():
+  class Slow:
+    def chat(self, messages, tools=None):
+      if len(messages) > 3:
+        time.sleep(30)
+      return llm.Reply("QUERY: [1]", (), 10, 5)
+
+  with sandbox.Sandbox(seconds=1) as box:
+    run = agent.interactive(Slow())
+    found = running.interpreted(_numeric(), "a", run, 40, box, 0.3)
+  assert "TimeoutError" in found["error"]
+  assert (found["tokens"], found["queries"]) == (15, 1)
+
+
+@pytest.mark.parametrize("category", judging.CATEGORIES)
+def test_a_judge_is_right_by_chance_or_by_the_truth(category):
+  own = generating.generate(3, category, 1)[0]
+  tests = judging.tests(own)
+  assert len(tests) == 10 and len({right for _, right in tests}) > 1
+  for choices, right in tests:
+    assert len(choices) == 3
+    if category == "entities":
+      assert [v == 1 for v in own.values(choices)].index(True) == right
+    else:
+      pairs = [map(ast.literal_eval, one.split(" -> ")) for one in choices]
+      hits = [own.values([x]) == [y] for x, y in pairs]
+      assert hits == [i == right for i in range(3)]
+  knows = llm.Scripted([f"It is {right + 1}." for _, right in tests])
+  assert judging.referee(knows)(own, "the truth") == 1
+  same = llm.Scripted(["2, not 1 or 3"] * 10)
+  share = sum(right == 1 for _, right in tests) / 10
+  assert judging.referee(same)(own, "nothing") == share
+  assert "nothing" in same.seen[0][0]["content"]
 
 
 def test_a_domain_is_read():

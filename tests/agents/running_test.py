@@ -1,5 +1,6 @@
 """Runs: failures are one answer's, what is kept is not run again."""
 
+import functools
 import json
 import time
 
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 
 from spex_jax import cli
-from spex_jax.agents import running, sandbox
+from spex_jax.ablate import closed
+from spex_jax.agents import loopback, running, sandbox
 from spex_jax.agents.find import (
   answers,
   functions,
@@ -126,7 +128,8 @@ def test_what_is_kept_is_not_run_again(tmp_path, box):
 def test_rows_of_a_leaderboard():
   verdict = {
     "interpreter": "a", "category": "strings", "paper": 1.0, "ours": 0.0,
-    "queries": 4, "length": 10, "seconds": 1.0, "tokens": 0, "error": "",
+    "queries": 4, "length": 10, "seconds": 1.0, "tokens": 0, "money": 0,
+    "error": "",
   }  # fmt: skip
   rows = scores.table([verdict, verdict | {"paper": 0.0, "error": "x"}])
   assert [(r["mode"], r["score"], r["failed"]) for r in rows] == [
@@ -161,6 +164,50 @@ def test_the_command(tmp_path, capsys):
   assert (tmp_path / "a" / "leaderboard.json").read_bytes() == before
 
 
+def _reply(text):
+  message = {"role": "assistant", "content": text}
+  usage = {"prompt_tokens": 1000, "completion_tokens": 100}
+  return {"choices": [{"message": message, "finish_reason": "stop"}],
+          "usage": usage}  # fmt: skip
+
+
+def test_models_of_an_endpoint_in_a_run(tmp_path, monkeypatch, capsys):
+  """An agent, a judge, prices, and a failure that the next run asks anew."""
+  monkeypatch.setenv("OUR_KEY", "hunter2")
+  down = [True]
+
+  def answer(body):
+    if body["model"] == "judge":
+      return _reply("1")
+    if down[0]:
+      raise RuntimeError("down")
+    return _reply("[DESCRIPTION] as it is [CODE]\ndef f(x):\n  return x")
+
+  at_once = functools.partial(closed.Retry, sleep=lambda seconds: None)
+  monkeypatch.setattr(closed, "Retry", at_once)
+  with loopback.Server({"/v1/chat/completions": answer}) as server:
+    words = [
+      "find", "run", "--config.categories=strings", "--config.count=2",
+      "--config.interpreters=one-shot", "--config.model=small",
+      "--config.judge=judge", f"--config.endpoint={server.url}/v1",
+      "--config.key_variable=OUR_KEY", "--config.money=1",
+      "--config.price_prompt=2", "--config.price_reply=10",
+      f"--workdir={tmp_path}",
+    ]  # fmt: skip
+    assert cli.main(words) == 0
+    assert "Overloaded" in capsys.readouterr().out
+    down[0] = False
+    assert cli.main(words) == 0
+  rows = json.loads((tmp_path / "leaderboard.json").read_text())
+  own = {r["mode"]: r for r in rows if r["interpreter"] == "one-shot"}
+  assert own["paper"]["failed"] == 0
+  assert own["paper"]["tokens"] == 1100
+  assert own["paper"]["money"] == pytest.approx((2 * 1000 + 10 * 100) / 1e6)
+  assert own["language"]["functions"] == 2
+  for file in tmp_path.rglob("*"):
+    assert file.is_dir() or b"hunter2" not in file.read_bytes()
+
+
 @pytest.mark.parametrize(
   ("words", "complaint"),
   [
@@ -172,6 +219,9 @@ def test_the_command(tmp_path, capsys):
     (["find", "run", "--config.count=0"], "must be at least 1"),
     (["find", "run", "--config.categories=unit"], "network is needed"),
     (["find", "run", "--config.interpreters=agent"], "endpoint and model"),
+    (["find", "run", "--config.judge=m"], "endpoint is where they are"),
+    (["find", "run", "--config.money=1"], "money needs prices"),
+    (["find", "run", "--config.official=x.zip"], "oracle is needed"),
     (["find", "serve", "--category=x"], "choose from numeric"),
     (["serve"], "needs --model"),
   ],

@@ -42,6 +42,13 @@ _HOSTILE = {
   "hangs": ("def f(x):\n  while True: pass", "time"),
   "sleeps": ("import time\ndef f(x): time.sleep(99)", "time"),
   "10 MB": ("def f(x): return 'a' * 10**7", "output"),
+  "forks on": ("import os\nwhile True: os.fork()", "refused"),
+  "threads": ("import _thread\ndef f(x):\n"
+              "  return _thread.start_new_thread(print, ())", "error"),
+  "closes": ("import os\nos.close(3)\nos.close(1)\nos.close(2)\n"
+             "while True: pass", "died"),
+  "swallows": ("def f(x):\n  while True:\n    try:\n      while True: pass\n"
+               "    except BaseException: pass", "time"),
   "recurs": ("def f(x): return f(x)", "error"),
   "leaves": ("import os\nos._exit(3)", "died"),
   "stops": ("raise SystemExit(3)", "error"),
@@ -85,19 +92,33 @@ def test_what_raises_on_an_input_is_none_there(box):
   outcome = box.run("def f(x): return 1 / x", [1, 0, 2])
   assert outcome.outputs == (1.0, None, 0.5)
   assert "ZeroDivisionError" in outcome.error
+  huge = box.run("def f(x): return 10**10000", [1])
+  assert huge.outputs == (None,) and "33,220 bits" in huge.error
   odd = box.run("def f(x): return [x]", [1])
   assert odd.outputs == (None,) and "list" in odd.error
 
 
-def test_an_answer_of_its_own_is_none(box):
-  code = (
-    'import os\nos.write(3, b\'{"status": "ok", "outputs": [1, 2]}\')\n'
-    "os._exit(0)"
-  )
-  assert box.run(code, [1.0]).status == "error"
+@pytest.mark.parametrize(
+  "answer",
+  [
+    b'{"status": "ok", "outputs": [1, 2]}',
+    b'{"status": "ok", "outputs": [{"a": 1}]}',
+    b'{"status": "ok", "outputs": null}',
+    b'{"status": "ok", "outputs": "a"}',
+    b'{"status": "ok", "outputs": [1], "errors": 3}',
+    b"[1]",
+    b"[" * 20_000 + b"]" * 20_000,
+    b"{",
+  ],
+)
+def test_an_answer_of_its_own_is_none(box, answer):
+  code = f"import os\nos.write(3, {answer!r})\nos._exit(0)"
+  outcome = box.run(code, [1.0])
+  assert outcome.status in ("error", "died") and outcome.error
+  assert outcome.outputs == ()
 
 
-@pytest.mark.parametrize("code", [None, 3, "x" * (2 << 20)])
+@pytest.mark.parametrize("code", [None, 3, "x" * (2 << 20), "\ud800"])
 def test_what_is_no_code_is_told(box, code):
   assert box.run(code, [1.0]).status == "error"
 

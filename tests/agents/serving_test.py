@@ -172,16 +172,27 @@ def test_a_function_over_a_pipe():
 
 @pytest.mark.slow
 def test_units_are_functions_of_words(net):
-  own = units.make(net, 0, 0)
-  n = own.about["n"]
-  assert n == 10
-  masks = np.array([[True] * n, [True] + [False] * (n - 1)])
-  ids = net.tokenizer.encode(own.truth["text"], bos="yes").ids
-  out = net.apply(
-    net.params, capture=(own.truth["site"],), input_ids=jnp.asarray(ids)[None]
-  )
-  found = np.asarray(out.activations[own.truth["site"]])[0, -1]
-  unit = found[int(own.truth["place"] * len(found))]
-  # The length of what a head writes, or a neuron.
-  wanted = np.linalg.norm(unit) if np.ndim(unit) else unit
-  assert own.values(masks)[0] == pytest.approx(float(wanted), abs=1e-5)
+  make, seen = units.maker(net), {}
+  for index in range(30):
+    own = make(0, index)
+    truth, n = own.truth, own.about["n"]
+    if n != 10 or truth["kind"] in seen:
+      continue
+    seen[truth["kind"]] = own
+    if truth["kind"] == "feature":
+      continue
+    ids = net.tokenizer.encode(truth["text"], bos="yes").ids
+    out = net.apply(
+      net.params, capture=(truth["site"],), input_ids=jnp.asarray(ids)[None]
+    )
+    unit = np.asarray(out.activations[truth["site"]])[0, -1, truth["number"]]
+    # The length of what a head writes, or a neuron.
+    wanted = np.linalg.norm(unit) if np.ndim(unit) else unit
+    whole = own.values(np.ones((1, n), bool))
+    assert whole[0] == pytest.approx(float(wanted), abs=1e-5)
+  assert {*seen} == {*units.KINDS}
+  # A principal direction: the mean over all subsets is none of it.
+  own = seen["feature"]
+  rows = (np.arange(1024)[:, None] >> np.arange(10) & 1).astype(bool)
+  values = own.values(rows)
+  assert abs(values.mean()) < 1e-6 < values.std()

@@ -18,7 +18,9 @@ class Answer:
     family: a name, as `naming.canonical` has it; "" for none.
     parameters: likewise; None where the answer says none.
     sets: of inputs that act together, of a `setfn`.
-    transcript: what was said on the way, of a language model.
+    transcript: what was said on the way, of a language model, with the
+      `tokens` and the `money` of each reply.
+    error: what ended it early; then it scores 0.
   """
 
   description: str
@@ -28,6 +30,7 @@ class Answer:
   parameters: Mapping[str, Any] | None = None
   sets: tuple[tuple[int, ...], ...] | None = None
   transcript: tuple[Mapping[str, Any], ...] = ()
+  error: str = ""
 
 
 Interpreter = Callable[[functions.Query, int], Answer]

@@ -59,5 +59,6 @@ def generate(
       )
     from spex_jax.agents.find import units
 
-    return [units.make(net, seed, index) for index in numbers]
+    make = units.maker(net)
+    return [make(seed, index) for index in numbers]
   return [CATEGORIES[category](seed, index) for index in numbers]

@@ -16,6 +16,15 @@ from spex_jax.agents.find import functions, tables
 UNDEFINED = "undefined"
 _WEAK = 0.2  # Of words near a concept: those of its kind.
 NUM_TESTS = 10
+ENTITIES = {
+  "inputs": "a word or name",
+  "outputs": "a number from 0 to 1: how far it lights up",
+}
+RELATIONS = {
+  "inputs": "a word or name",
+  "outputs": f"a word, or {UNDEFINED!r}",
+  "notes": "It may do something else for some of its words.",
+}
 # Concepts that are near one another.
 _NEAR = (
   ("fruit", "vegetable"), ("string instrument", "wind instrument"),
@@ -80,6 +89,12 @@ def mapping(rule: Rule) -> dict[str, str]:
   return found
 
 
+def said(rule: Rule) -> str:
+  """A rule in words."""
+  name, domain, instead = rule
+  return f"the {name}" + (f"; of a {domain} it is {instead}" if domain else "")
+
+
 def code(table: dict, default: object) -> str:
   """A program of its own, `f(word)`."""
   return (
@@ -103,16 +118,16 @@ def entities(seed: int, index: int) -> functions.Function:
   members = [word for word in words() if table.get(word) == 1.0]
   others = [word for word in words() if table.get(word) != 1.0]
   draw = functions.rng(seed, name, "tests")
-  tests = []
+  tests, correct = [], []
   for _ in range(NUM_TESTS):
     one = [str(draw.choice(members)), *map(str, draw.choice(others, 2))]
-    tests.append([one[i] for i in draw.permutation(3)])
-  about = {
-    "category": "entities", "inputs": "a word or name",
-    "outputs": "a number from 0 to 1: how far it lights up",
-    "hints": _hints(seed, name),
+    order = draw.permutation(3)
+    tests.append([one[i] for i in order])
+    correct.append(int(order.argmin()))
+  about = ENTITIES | {"category": "entities", "hints": _hints(seed, name)}
+  truth = {
+    "concepts": list(concepts), "correct": correct, "code": code(table, 0.0)
   }  # fmt: skip
-  truth = {"concepts": list(concepts), "code": code(table, 0.0)}
   return functions.Function(
     name, "entities", about, truth, values, values, tests
   )
@@ -140,13 +155,10 @@ def relations(seed: int, index: int) -> functions.Function:
     inside = sorted(set(known) & set(tables.CONCEPTS[rule[1]]))
     half = NUM_TESTS // 2
     tests[:half] = [str(word) for word in draw.choice(inside, half)]
-  about = {
-    "category": "relations", "inputs": "a word or name",
-    "outputs": f"a word, or {UNDEFINED!r}",
-    "notes": "It may do something else for some of its words.",
-    "hints": _hints(seed, name),
+  about = RELATIONS | {"category": "relations", "hints": _hints(seed, name)}
+  truth = {
+    "rule": list(rule), "said": said(rule), "code": code(table, UNDEFINED)
   }  # fmt: skip
-  truth = {"rule": list(rule), "code": code(table, UNDEFINED)}
   return functions.Function(
     name, "relations", about, truth, values, values, tests
   )

@@ -13,6 +13,11 @@ from spex_jax.agents.find import families, functions
 
 RANGE = 128.0
 GRID = np.arange(-128, 128) + 0.5  # Where the paper scores.
+ABOUT = {
+  "inputs": f"numbers from -{RANGE:g} to {RANGE:g}",
+  "outputs": "numbers; NaN where it has none",
+  "notes": "It may be noisy, and odd in one interval.",
+}
 _VARIANTS = {"clean": 483, "corrupted": 191, "noised": 176, "network": 150}
 _SIDES = {"inside": 89, "larger": 52, "smaller": 50}
 _NOISES = {"uniform": 73, "normal": 58, "poisson": 45}
@@ -55,13 +60,7 @@ def make(seed: int, index: int) -> functions.Function:
       ys = np.where(odd, drawn, ys)
     return ys
 
-  about = {
-    "category": "numeric",
-    "inputs": f"numbers from -{RANGE:g} to {RANGE:g}",
-    "outputs": "numbers; NaN where it has none",
-    "notes": "It may be noisy, and odd in one interval.",
-    "is_network": variant == "network",
-  }
+  about = ABOUT | {"category": "numeric", "is_network": variant == "network"}
   return functions.Function(name, "numeric", about, truth, values, clean)
 
 

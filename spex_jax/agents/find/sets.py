@@ -81,7 +81,7 @@ def code(
   kind: str, sets: Sequence[Sequence[int]], coefs: Sequence[float]
 ) -> str:
   """A program of its own, `f(m)` of a list of bits."""
-  terms = {tuple(s): round(float(c), 4) for s, c in zip(sets, coefs)}
+  terms = {tuple(s): float(f"{c:.6g}") for s, c in zip(sets, coefs)}
   each = (
     "(-1) ** sum(m[i] for i in s)"
     if kind == "parity"

@@ -28,7 +28,10 @@ def make(seed: int, index: int) -> functions.Function:
     "inputs": "texts: words, with capitals, digits or signs in some",
     "outputs": "texts",
   }
-  truth = {"names": list(names), "depth": depth, "code": primitives.code(names)}
+  truth = {
+    "names": list(names), "depth": depth, "said": primitives.said(names),
+    "code": primitives.code(names),
+  }  # fmt: skip
   tests = texts(functions.rng(seed, name, "tests"), NUM_TESTS)
   return functions.Function(
     name, "strings", about, truth, values, values, tests

@@ -7,15 +7,21 @@ of JSON, and the code that it writes is run by the referee, in a sandbox.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from spex_jax.ablate import services
 from spex_jax.agents import llm
 from spex_jax.agents.find import answers, functions, strings
 
 _MOST = 40  # Inputs in a line.
 _SHOWN = 4_000  # Letters of what a model is told at once.
 _ALIKE = 3  # Equal replies in a row end a conversation.
+# What ends a talk: a budget, the endpoint, the function, the clock.
+_ENDS = (
+  llm.Spent, services.Refused, services.Overloaded, functions.Overspent,
+  functions.Failed, TimeoutError,
+)  # fmt: skip
 _SECTIONS = re.compile(r"\[(DESCRIPTION|DOMAIN|CODE)\]")
 _FENCE = re.compile(r"```(?:python)?\s*\n(.*?)```", re.S)
 _QUERY = re.compile(r"^\s*QUERY:?\s*(\[.*\])\s*$", re.M)
@@ -45,46 +51,70 @@ def interactive(chat: llm.Chat, rounds: int = 20) -> answers.Interpreter:
     rounds: after which the model is told to come to an end, and two more.
   """
 
-  def run(query: functions.Query, budget: int) -> answers.Answer:
-    messages: list[dict[str, Any]] = [
-      {"role": "system", "content": _task(query, min(budget, query.left))}
-    ]
+  def talk(messages: list, query: functions.Query, budget: int) -> str:
+    task = _task(query, min(budget, query.left))
     hints = query.about.get("hints")
     begin = f"Words to begin with: {json.dumps(hints)}." if hints else "Begin."
-    messages.append({"role": "user", "content": begin})
+    messages += [_turn("system", task), _turn("user", begin)]
     said: list[str] = []
     for number in range(rounds + 2):
-      reply = chat.chat(messages)
-      messages.append(_turn("assistant", reply.text, reply))
-      said.append(reply.text)
-      if _SECTIONS.search(reply.text):
-        return _answer(reply.text, messages)
-      if said[-_ALIKE:] == [reply.text] * _ALIKE:
+      said.append(_replied(chat, messages))
+      if _SECTIONS.search(said[-1]):
+        return said[-1]
+      if said[-_ALIKE:] == said[-1:] * _ALIKE:
         raise llm.Spent(f"The model said the same {_ALIKE} times.")
-      told = _told(query, reply.text)
+      told = _told(query, said[-1])[:_SHOWN]
       if number >= rounds - 1:
         told += "\n\nCome to an end now.\n" + _ENDING
-      messages.append({"role": "user", "content": told[:_SHOWN]})
+      messages.append(_turn("user", told))
     raise llm.Spent(f"No description within {rounds + 2} rounds.")
 
-  return run
+  return _kept(talk)
 
 
 def one_shot(chat: llm.Chat, count: int = 30) -> answers.Interpreter:
   """An interpreter that shows a model some outputs, and takes its guess."""
 
-  def run(query: functions.Query, budget: int) -> answers.Answer:
+  def talk(messages: list, query: functions.Query, budget: int) -> str:
     xs = _first(query, min(count, budget, query.left))
-    shown = _pairs(xs, query(xs))
-    messages: list[dict[str, Any]] = [
-      {"role": "system", "content": _task(query, 0)},
-      {"role": "user", "content": f"Outputs:\n{shown}\n\n{_ENDING}"},
-    ]
-    reply = chat.chat(messages)
-    messages.append(_turn("assistant", reply.text, reply))
-    return _answer(reply.text, messages)
+    shown = f"Outputs:\n{_pairs(xs, query(xs))}\n\n{_ENDING}"
+    messages += [_turn("system", _task(query, 0)), _turn("user", shown)]
+    return _replied(chat, messages)
+
+  return _kept(talk)
+
+
+def _kept(
+  talk: Callable[[list, functions.Query, int], str],
+) -> answers.Interpreter:
+  """An interpreter whose transcript is kept, whatever ended its talk."""
+
+  def run(query: functions.Query, budget: int) -> answers.Answer:
+    messages: list[dict[str, Any]] = []
+    try:
+      text = talk(messages, query, budget)
+    except _ENDS as error:
+      said = f"{type(error).__name__}: {error}"
+      return answers.Answer("none", "", transcript=(*messages,), error=said)
+    return _answer(text, messages)
 
   return run
+
+
+def _replied(chat: llm.Chat, messages: list[dict[str, Any]]) -> str:
+  """What a model replies; it joins the messages."""
+  plain = [
+    {name: own[name] for name in ("role", "content")} for own in messages
+  ]
+  reply = chat.chat(plain)
+  tokens = reply.prompt_tokens + reply.reply_tokens
+  own = _turn("assistant", reply.text)
+  messages.append(own | {"tokens": tokens, "money": reply.money})
+  return reply.text
+
+
+def _turn(role: str, text: str) -> dict[str, Any]:
+  return {"role": role, "content": text}
 
 
 def _task(query: functions.Query, budget: int) -> str:
@@ -94,13 +124,6 @@ def _task(query: functions.Query, budget: int) -> str:
     example = json.dumps(_first(query, 3))
     text += _ASKING.format(most=_MOST, budget=budget, example=example)
   return text + _ENDING
-
-
-def _turn(role: str, text: str, reply: llm.Reply) -> dict[str, Any]:
-  return {
-    "role": role, "content": text,
-    "tokens": reply.prompt_tokens + reply.reply_tokens,
-  }  # fmt: skip
 
 
 def _first(query: functions.Query, count: int) -> list[Any]:

@@ -117,15 +117,15 @@ def fit(x: np.ndarray, y: np.ndarray) -> Found | None:
   return None
 
 
+def named(family: str, sign: str, other: str) -> str:
+  """The name of a family with another, which is no polynomial."""
+  rough = family in ("step", "relu", "absolute")
+  return sign.join(sorted([family, other]) if rough else [family, other])
+
+
 def _joined(found: Found, sign: str, name: str, call: str) -> Found:
-  if found.family in ("step", "relu", "absolute"):
-    family = sign.join(sorted([found.family, name]))
-  elif found.family == "constant" and sign == "+" and not (
-    found.parameters or {}
-  ).get("value"):  # fmt: skip
-    family = name
-  else:
-    family = f"{found.family}{sign}{name}"
+  is_zero = found.family == "constant" and not (found.parameters or {})["value"]
+  family = name if is_zero and sign == "+" else named(found.family, sign, name)
   *lines, last = found.body.splitlines()
   value = last.partition("return ")[2]
   body = "\n".join([*lines, f"  return ({value}) {sign} {call}"])
@@ -138,8 +138,11 @@ def _halves(x: np.ndarray, y: np.ndarray) -> Found | None:
     return Found(family, own, f"  return np.polyval({numbers(whole)}, x)")
   sides = [polynomial(x[s], y[s]) for s in (x < 0, x > 0)]
   left, right = sides
-  if left is None or right is None:
-    return None
+  return None if left is None or right is None else two_sided(left, right)
+
+
+def two_sided(left: np.ndarray, right: np.ndarray) -> Found:
+  """A polynomial below 0 and another above, as an answer."""
   family, own = broken(left, right)
   body = (
     f"  return np.polyval({numbers(right)}, x) if x > 0 else "
@@ -254,16 +257,10 @@ def _around(
   if unit and nothing:
     family, parameters = "rectangle", {"width": width}
   elif unit:
-    family = _beside(outer.family, "+")
+    family = named(outer.family, "+", "rectangle")
   elif nothing:
-    family = _beside(inner.family, "*")
+    family = named(inner.family, "*", "rectangle")
   else:
     return None
   body = f"  if abs(x) < {width / 2!r}:\n  {inner.body}\n{outer.body}"
   return Found(family, parameters, body)
-
-
-def _beside(name: str, sign: str) -> str:
-  if name in ("step", "relu", "absolute"):
-    return sign.join(sorted([name, "rectangle"]))
-  return f"{name}{sign}rectangle"

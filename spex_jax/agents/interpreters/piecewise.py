@@ -16,7 +16,7 @@ from spex_jax.agents.interpreters import (
   squares,
   waves,
 )
-from spex_jax.agents.interpreters.halves import Found, number, numbers
+from spex_jax.agents.interpreters.halves import Found, numbers
 
 _ADEQUATE = 1.5  # Times the noise's variance that a residual may have.
 
@@ -88,17 +88,9 @@ def _candidates(samples, x, y, deviation):
     return found, basis @ found
 
   if samples.undefined_below_zero:
-    for name, inner in (("root", np.sqrt), ("logarithm", np.log)):
+    for name, inner in waves.ABOVE_ZERO.items():
       coefs, values = solved(np.stack([inner(x), np.ones_like(x)], axis=1))
-      slope, bias = (float(c) for c in coefs)
-      own = {"slope": slope, "bias": bias}
-      if name == "root":
-        own = {"scale": slope, "bias": bias, "degree": 2}
-      body = (
-        "  if x <= 0:\n    return float('nan')\n"
-        f"  return {number(slope)} * np.{inner.__name__}(x) + {number(bias)}"
-      )
-      yield Found(name, own, body), values, 2
+      yield waves.above_zero_found(name, *map(float, coefs)), values, 2
     return
   for degree in range(halves.MOST + 1):
     coefs, values = solved(np.vander(x, degree + 1))
@@ -110,7 +102,7 @@ def _candidates(samples, x, y, deviation):
     basis = np.vander(x, degree + 1)
     kinked = np.concatenate([basis * ~positive, basis * positive], axis=1)
     coefs, values = solved(kinked)
-    yield _of_halves(*np.split(coefs, 2)), values, 2 * degree + 2
+    yield halves.two_sided(*np.split(coefs, 2)), values, 2 * degree + 2
     if degree:  # Continuous at 0.
       both = np.concatenate([kinked[:, :degree],
                              kinked[:, degree + 1 : 2 * degree + 1],
@@ -118,10 +110,10 @@ def _candidates(samples, x, y, deviation):
       coefs, values = solved(both)
       left, right = coefs[:degree], coefs[degree : 2 * degree]
       sides = [np.append(side, coefs[-1]) for side in (left, right)]
-      yield _of_halves(*sides), values, 2 * degree + 1
+      yield halves.two_sided(*sides), values, 2 * degree + 1
   coefs, values = solved(np.stack([np.abs(x), np.ones_like(x)], axis=1))
   yield (
-    _of_halves(coefs * [-1, 1], coefs), values, 2
+    halves.two_sided(coefs * [-1, 1], coefs), values, 2
   )  # fmt: skip
   for start, model, found in (
     (waves.wave_start, waves.wave_model, waves.sinusoid_found),
@@ -139,15 +131,6 @@ def _candidates(samples, x, y, deviation):
     with np.errstate(all="ignore"):
       values = np.polyval(top, x) / np.polyval(bottom, x)
     yield waves.quotient_found(top, bottom), values, above + below + 2
-
-
-def _of_halves(left: np.ndarray, right: np.ndarray) -> Found:
-  family, own = halves.broken(left, right)
-  body = (
-    f"  return np.polyval({numbers(right)}, x) if x > 0 else "
-    f"np.polyval({numbers(left)}, x)"
-  )
-  return Found(family, own, body)
 
 
 def _interpolated(samples: probing.Samples) -> Found:

@@ -1,48 +1,57 @@
 """SPEX as an interpreter: of functions of bits, and of a number's bits.
 
-The expansion is read in the basis that needs fewer sets for it: Fourier for
-parities, Moebius for conjunctions; what it names is fitted anew to all values
-that were asked, by least squares in that basis.
+Two bases are tried, parities (Fourier) and conjunctions (Moebius), and the one
+that explains the values by fewer sets is the answer. Parities are those that
+SPEX decodes from its plan's masks. A conjunction of k inputs is 2^k parities:
+of the inputs that these name, and of those that what is left still depends on,
+all small sets are tried. Either way matching pursuit chooses, on the values
+that were asked, and least squares fits.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import itertools
+from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
 
-from spex_jax import api
 from spex_jax.agents.find import answers, functions, sets
-from spex_jax.indices import mobius
+from spex_jax.fourier import spex
 
-_SHARE = 0.2  # Of the largest, beneath which a coefficient is no set's.
-_MOST = 200  # Sets that are fitted anew.
 _BITS = 8
-_SMALL = 16  # Bits up to which all sets of few bits are scanned.
+_SMALL = 16  # Bits up to which all sets of few bits are tried.
+_PLAYERS = 30  # Of which all sets are tried: 4,525 of up to three.
+_ROUNDS = 4
+_LOUD = 5.0  # Standard errors beyond which an input matters.
+_MOST = 80  # Sets of an answer.
+_NOTHING = 1e-12  # A share of the variance that rounding may leave.
 
 Set = tuple[int, ...]
+Fit = tuple[dict[Set, float], np.ndarray]  # Coefficients, and what they leave.
 
 
 def planted(query: functions.Query, budget: int) -> answers.Answer:
   """A function of n bits: its sets."""
   n = query.about["n"]
-  asked = _Asked(lambda masks: query(masks), n)
-  fourier = _decoded(asked, n, min(budget, query.left))
-  masks, values = asked.all()
-  by_kind = {
-    "parity": _terms(fourier.players, fourier.coefs, n, fourier.n),
-    "all": _terms(*mobius.mobius_from_fourier(fourier)[1:], n, fourier.n),
+  masks, values, parities = _asked(query, n, min(budget, query.left))
+  total = float(((values - values.mean()) ** 2).sum())
+  named = itertools.chain.from_iterable(parities if n > _SMALL else ())
+  found = {
+    "parity": _pursued("parity", parities, masks, values),
+    "all": _conjunctions(masks, values, named),
   }
-  fitted = {
-    kind: _fitted(kind, _largest(terms), masks, values)
-    for kind, terms in by_kind.items()
-  }
-  kind = min(fitted, key=lambda kind: (_spread(fitted[kind]), kind))
-  found = _strong(fitted[kind])
-  players = sorted(found, key=lambda s: -abs(found[s]))
-  found = _fitted(kind, players, masks, values)
-  code = sets.code(kind, players, [found[s] for s in players])
-  code += f" + {found[()]:.6g}"
+  # Of BIC, up to what both bases share.
+  count = len(values)
+  kind = min(
+    found,
+    key=lambda kind: (
+      count * np.log((found[kind][1] ** 2).sum() + _NOTHING * total + 1e-300)
+      + len(found[kind][0]) * np.log(count)
+    ),
+  )
+  terms, _ = found[kind]
+  players = sorted((s for s in terms if s), key=lambda s: -abs(terms[s]))
+  code = sets.code(kind, players, [terms[s] for s in players])
+  code += f" + {terms[()]:.6g}"
   word = "parities" if kind == "parity" else "conjunctions"
   return answers.Answer(
     f"a sum of {len(players)} {word} of {n} inputs", code, family=kind,
@@ -52,18 +61,16 @@ def planted(query: functions.Query, budget: int) -> answers.Answer:
 
 def bits(query: functions.Query, budget: int) -> answers.Answer:
   """A function of one number, as one of the 8 bits of its place on the grid."""
-  weights = 1 << np.arange(_BITS)
-  del budget
-  asked = _Asked(
-    lambda masks: np.nan_to_num(
-      np.asarray(query(masks @ weights - 127.5), float), posinf=0.0, neginf=0.0
-    ),
-    _BITS,
+  count = min(budget, query.left, 200)
+  places = functions.rng(0, "bits").permutation(1 << _BITS)[:count]
+  masks = (places[:, None] >> np.arange(_BITS) & 1).astype(bool)
+  values = np.nan_to_num(
+    np.asarray(query(places - 127.5), float), posinf=0.0, neginf=0.0
   )
-  fourier = _decoded(asked, _BITS, min(query.left, 200))
-  terms = _terms(fourier.players, fourier.coefs, _BITS, _BITS)
+  terms, _ = _pursued("parity", _subsets(range(_BITS), _BITS), masks, values)
+  short = {s: float(f"{c:.6g}") for s, c in terms.items()}
   code = (
-    f"import math\n\nTERMS = {terms!r}\n\ndef f(x):\n"
+    f"import math\n\nTERMS = {short!r}\n\ndef f(x):\n"
     "  k = min(max(math.floor(x) + 128, 0), 255)\n"
     "  return sum(c * (-1) ** sum(k >> i & 1 for i in s) "
     "for s, c in TERMS.items())"
@@ -72,85 +79,148 @@ def bits(query: functions.Query, budget: int) -> answers.Answer:
   return answers.Answer(said, code, family="bits")
 
 
-class _Asked:
-  """A value function of n bits, and of more that do not matter.
-
-  Values are asked once: a few masks are asked again, to see whether values
-  repeat, and these do.
-  """
-
-  def __init__(self, values: Callable[[np.ndarray], Any], n: int):
-    self._values, self._n = values, n
-    self._known: dict[bytes, float] = {}
-
-  def __call__(self, masks: Any) -> np.ndarray:
-    masks = np.asarray(masks, bool)[:, : self._n]
-    keys = [row.tobytes() for row in masks]
-    new = {k: i for i, k in enumerate(keys) if k not in self._known}
-    if new:
-      values = self._values(masks[[*new.values()]])
-      self._known.update(zip(new, map(float, values)))
-    return np.array([self._known[k] for k in keys])
-
-  def all(self) -> tuple[np.ndarray, np.ndarray]:
-    """What was asked: bool `[B, n]`, `[B]`."""
-    rows = [np.frombuffer(key, bool) for key in self._known]
-    return np.array(rows), np.array([*self._known.values()])
+def _subsets(players: Iterable[int], order: int) -> list[Set]:
+  """All sets of 1 to `order` of some players."""
+  own = sorted(set(players))
+  return [s for k in range(order) for s in itertools.combinations(own, k + 1)]
 
 
-def _decoded(asked: _Asked, n: int, budget: int) -> Any:
-  """The expansion, of n players or of more that do not matter."""
+def _asked(
+  query: functions.Query, n: int, budget: int
+) -> tuple[np.ndarray, np.ndarray, list[Set]]:
+  """What is asked: bool `[B, n]`, `[B]`; and which parities may matter."""
   key = jax.random.key(0)
   if n > _SMALL:
-    # Of a power of two, so that few programs are compiled; where the budget is
-    # too small for a plan, all sets of few players are scanned.
+    # Of a power of two, so that few programs are compiled.
     padded = 1 << (n - 1).bit_length()
     try:
-      return api.explain(
-        asked, padded, budget=budget, key=key, method="spex"
-      ).fourier
-    except ValueError:
+      plan = spex.make_plan(key, padded, budget)
+    except ValueError:  # The budget is too small for any.
       pass
-  return api.explain(asked, n, budget=budget, key=key, method="gram").fourier
+    else:
+      masks = plan.masks()[:, :n]
+      values = np.asarray(query(masks), float)
+      fourier = spex.decode(plan, values, decoding="soft", refit=False).fourier
+      order = np.argsort(-np.abs(fourier.coefs), kind="stable")
+      rows = np.asarray(fourier.players)[order]
+      named = [tuple(int(i) for i in row if i < padded) for row in rows]
+      return masks, values, [s for s in named if s and max(s) < n]
+  rng = functions.rng(0, "masks")
+  if n > _SMALL:
+    masks = rng.random((budget, n)) < 0.5
+  else:
+    draw = rng.permutation(1 << n)[:budget]
+    masks = (draw[:, None] >> np.arange(n) & 1).astype(bool)
+  values = np.asarray(query(masks), float)
+  players = _loudest(masks, values, _SMALL)
+  return masks, values, _subsets(players, 4)
 
 
-def _terms(players: Any, values: Any, n: int, padded: int) -> dict[Set, float]:
-  """Values by sets, from rows of players padded with `padded`.
+def _loudest(masks: np.ndarray, values: np.ndarray, most: int) -> list[int]:
+  """The players that values depend on most, alone."""
+  return np.argsort(-_alone(masks, values), kind="stable")[:most].tolist()
 
-  Sets with a player from n on, which does not matter, are left out.
-  """
+
+def _alone(masks: np.ndarray, values: np.ndarray) -> np.ndarray:
+  """How many standard errors each player alone is worth, `[n]`."""
+  signs = 1.0 - 2.0 * masks
+  signs -= signs.mean(axis=0)
+  centred = values - values.mean()
+  size = np.linalg.norm(signs, axis=0) * (centred.std() or 1.0)
+  return np.abs(centred @ signs) / np.where(size > 0, size, 1.0)
+
+
+def _conjunctions(
+  masks: np.ndarray, values: np.ndarray, named: Iterable[int]
+) -> Fit:
+  """Conjunctions of up to three: of the players that matter, round by round."""
+  loud = _loudest(masks, values, _PLAYERS)
+  players = [*dict.fromkeys([*named, *loud])][:_PLAYERS]
   found: dict[Set, float] = {}
-  for row, value in zip(np.asarray(players), np.asarray(values)):
-    own = tuple(int(i) for i in row if i < padded)
-    if value and all(i < n for i in own):
-      found[own] = float(value)
-  return found
+  rest = values
+  for _ in range(_ROUNDS):
+    found, rest = _pursued("all", _subsets(players, 3), masks, values)
+    used = {i for s in found for i in s}
+    more = np.flatnonzero(_alone(masks, rest) > _LOUD).tolist()
+    if used.issuperset(more):
+      break
+    players = [*dict.fromkeys([*used, *more, *loud])][:_PLAYERS]
+  return found, rest
 
 
-def _largest(terms: Mapping[Set, float]) -> list[Set]:
-  ordered = sorted(terms, key=lambda s: (-abs(terms[s]), s))
-  return [s for s in ordered if s][:_MOST]
+def _columns(kind: str, found: Sequence[Set], masks: np.ndarray) -> np.ndarray:
+  """Values of sets, float32 `[B, K]`."""
+  signs = np.where(masks, -1, 1).astype(np.float32)
+  each = signs if kind == "parity" else masks.astype(np.float32)
+  out = np.empty((len(masks), len(found)), np.float32)
+  for order in {len(s) for s in found}:
+    which = [i for i, s in enumerate(found) if len(s) == order]
+    rows = np.array([found[i] for i in which], int).reshape(len(which), order)
+    product = np.ones((len(masks), len(rows)), np.float32)
+    for place in rows.T:
+      product *= each[:, place]
+    out[:, which] = product
+  return out
 
 
-def _fitted(
-  kind: str, found: Sequence[Set], masks: np.ndarray, values: np.ndarray
-) -> dict[Set, float]:
-  """Coefficients of sets, and of the empty one, by least squares."""
-  columns = [sets.evaluate(kind, [s], [1.0], masks) for s in found]
-  basis = np.stack([*columns, np.ones(len(values))], axis=1)
-  coefs = np.linalg.lstsq(basis, values, rcond=None)[0]
-  return dict(zip([*found, ()], map(float, coefs)))
+def _pursued(
+  kind: str, candidates: Sequence[Set], masks: np.ndarray, values: np.ndarray
+) -> Fit:
+  """Sets by orthogonal matching pursuit, and the empty one; least squares.
+
+  It ends, and weak sets leave, by the extended BIC: a set must lower `B log
+  RSS` by `log B + 2 log K`, for the K that were tried.
+  """
+  count = len(values)
+  mean = float(values.mean()) if count else 0.0
+  if not len(candidates) or count < 4:
+    return {(): mean}, values - mean
+  columns = _columns(kind, candidates, masks)
+  columns -= columns.mean(axis=0)
+  sizes = np.linalg.norm(columns, axis=0)
+  columns /= np.where(sizes > 1e-3, sizes, np.inf)
+  price = np.log(count) + 2 * np.log(len(candidates))
+  rest = values - mean
+  total = energy = float(rest @ rest)
+  chosen: list[int] = []
+  basis = np.zeros((count, 0))
+  while len(chosen) < min(_MOST, count // 3) and energy > _NOTHING * total:
+    scores = np.abs(rest.astype(np.float32) @ columns)
+    scores[chosen] = 0
+    best = int(scores.argmax())
+    column = columns[:, best].astype(float)
+    column -= basis @ (basis.T @ column)
+    size = np.linalg.norm(column)
+    if size < 1e-4:
+      break
+    column /= size
+    gain = float(column @ rest) ** 2
+    if count * np.log1p(-min(gain / energy, 1 - 1e-15)) > -price:
+      break
+    chosen.append(best)
+    basis = np.concatenate([basis, column[:, None]], axis=1)
+    rest = rest - column * (column @ rest)
+    energy = float(rest @ rest)
+  return _pruned(kind, [candidates[i] for i in chosen], masks, values, price)
 
 
-def _strong(terms: Mapping[Set, float]) -> dict[Set, float]:
-  sizes = {s: abs(c) for s, c in terms.items() if s}
-  most = max(sizes.values(), default=0.0)
-  return {s: terms[s] for s, size in sizes.items() if size > _SHARE * most}
-
-
-def _spread(terms: Mapping[Set, float]) -> float:
-  """How many sets share what there is: (sum |c|)^2 / sum c^2."""
-  sizes = np.array([abs(c) for s, c in terms.items() if s])
-  if not sizes.any():
-    return 0.0
-  return float(sizes.sum() ** 2 / (sizes**2).sum())
+def _pruned(
+  kind: str,
+  found: list[Set],
+  masks: np.ndarray,
+  values: np.ndarray,
+  price: float,
+) -> Fit:
+  """Least squares, without the sets that it has no need of, one by one."""
+  while True:
+    ones = np.ones((len(values), 1))
+    design = np.concatenate([_columns(kind, found, masks), ones], axis=1)
+    coefs = np.linalg.lstsq(design, values, rcond=None)[0]
+    rest = values - design @ coefs
+    noise = max(float(rest @ rest), _NOTHING * float(values @ values))
+    inverse = np.linalg.pinv(design.T @ design)
+    worth = coefs**2 / np.maximum(np.diag(inverse), 1e-300) / (noise or 1.0)
+    weakest = int(worth[:-1].argmin()) if found else -1
+    if not found or len(values) * np.log1p(worth[weakest]) > price:
+      return dict(zip([*found, ()], map(float, coefs))), rest
+    found = found[:weakest] + found[weakest + 1 :]

@@ -167,12 +167,9 @@ def relations(query: functions.Query, budget: int) -> answers.Answer:
   left, asked = narrowed(query, _rules(), budget)
   if not left:
     return _unknown(asked)
-  name, domain, instead = left[0]
-  said = f"the {name}"
-  if domain:
-    said += f"; of a {domain} it is {instead}"
-  code = knowledge.code(knowledge.mapping(left[0]), knowledge.UNDEFINED)
-  return answers.Answer(said, code, family=f"{name}|{domain}|{instead}")
+  rule = left[0]
+  code = knowledge.code(knowledge.mapping(rule), knowledge.UNDEFINED)
+  return answers.Answer(knowledge.said(rule), code, family="|".join(rule))
 
 
 def _unknown(asked: dict[str, Any]) -> answers.Answer:

@@ -5,14 +5,11 @@ where the last ones say that it is. A sum is taken apart by guessing signs and
 fitting what they leave, in turns; a product by the root of its square.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 
 from spex_jax.agents.interpreters import halves
-from spex_jax.agents.interpreters.halves import Found, number, numbers
+from spex_jax.agents.interpreters.halves import Ask, Found, number, numbers
 
-Ask = Callable[[np.ndarray], np.ndarray]
 _MOST = 5  # The degree of what it is added to or multiplied with.
 
 
@@ -163,15 +160,11 @@ def _named(
   if sign == "*" and len(left) == len(right) and np.allclose(left, -right):
     right, same = -right, True  # The other sign is the wave's.
   family = (halves.smooth(left) if same else halves.broken(left, right))[0]
-  if family in ("step", "relu", "absolute"):
-    family = sign.join(sorted([family, "square"]))
-  else:
-    family = f"{family}{sign}square"
   body = (
     f"  own = np.polyval({numbers(right)} if x > 0 else {numbers(left)}, x)\n"
     f"  return own {sign} {_call(own['period'], own['shift'])}"
   )
-  return Found(family, None, body)
+  return Found(halves.named(family, sign, "square"), None, body)
 
 
 def _factor(x: np.ndarray, y: np.ndarray) -> np.ndarray | None:

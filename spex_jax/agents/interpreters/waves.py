@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from spex_jax.agents.interpreters import halves
-from spex_jax.agents.interpreters.halves import Found, number, numbers
+from spex_jax.agents.interpreters.halves import Ask, Found, number, numbers
 
-Ask = Callable[[np.ndarray], np.ndarray]
+# What has no values below 0 is a line in.
+ABOVE_ZERO = {"root": np.sqrt, "logarithm": np.log}
 _EXACT = 1e-6
 
 
@@ -192,20 +193,20 @@ def quotient_found(top: np.ndarray, bottom: np.ndarray) -> Found:
 def above_zero(x: np.ndarray, y: np.ndarray) -> Found | None:
   """A square root or a logarithm, of what has no values below 0."""
   x, y = x[x > 0], y[x > 0]
-  for name, inner, body in (
-    ("root", np.sqrt(x), "np.sqrt(x)"),
-    ("logarithm", np.log(x), "np.log(x)"),
-  ):
-    coefs = halves.polynomial(inner, y, 1)
-    if coefs is None or len(coefs) < 2:
-      continue
-    slope, bias = (float(c) for c in coefs)
-    own: dict[str, float] = {"slope": slope, "bias": bias}
-    if name == "root":
-      own = {"scale": slope, "bias": bias, "degree": 2}
-    return Found(
-      name, own,
-      "  if x <= 0:\n    return float('nan')\n"
-      f"  return {number(slope)} * {body} + {number(bias)}",
-    )  # fmt: skip
+  for name, inner in ABOVE_ZERO.items():
+    coefs = halves.polynomial(inner(x), y, 1)
+    if coefs is not None and len(coefs) == 2:
+      return above_zero_found(name, *map(float, coefs))
   return None
+
+
+def above_zero_found(name: str, slope: float, bias: float) -> Found:
+  """As an answer; a name of `ABOVE_ZERO`."""
+  own: dict[str, float] = {"slope": slope, "bias": bias}
+  if name == "root":
+    own = {"scale": slope, "bias": bias, "degree": 2}
+  return Found(
+    name, own,
+    "  if x <= 0:\n    return float('nan')\n  return "
+    f"{number(slope)} * np.{ABOVE_ZERO[name].__name__}(x) + {number(bias)}",
+  )  # fmt: skip
