@@ -226,7 +226,7 @@ def _stacked(layout, train, size):
     fold = lambda x: np.asarray(x).reshape(steps, size, *x.shape[1:])
     every.append(
       runs.Batch(
-        *map(fold, (triples.clean, triples.corrupted, triples.lengths - 1)),
+        fold(triples.clean), fold(triples.corrupted), fold(triples.lengths - 1),
         fold(right), fold(wrong), np.ones((steps, size), bool),
       )
     )  # fmt: skip
@@ -285,8 +285,8 @@ def _epoch(
   def update(one, state, strength, key, *given):
     value, slope = jax.value_and_grad(loss)(one, strength, key, *given)
     change, state = adam.update(slope, state)
-    one = optax.apply_updates(one, change)
-    return (jnp.clip(one, 0, 1) if penalty == "l1" else one), state, value
+    after: Any = optax.apply_updates(one, change)
+    return (jnp.clip(after, 0, 1) if penalty == "l1" else after), state, value
 
   def of_one(gates, state, key, batch, at):
     """All runs of a desideratum: they share the source's forward."""
@@ -302,7 +302,7 @@ def _epoch(
     take = lambda x: jnp.asarray(x)[:, number]
     keys = jax.random.split(key, len(carry[0]))
     gates, state, value = jax.vmap(of_one)(
-      *carry, keys, jax.tree.map(take, batches), take(where)
+      carry[0], carry[1], keys, jax.tree.map(take, batches), take(where)
     )
     return (gates, state), value
 

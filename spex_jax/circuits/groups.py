@@ -132,8 +132,8 @@ def evaluate(
   inside = np.array([[m in g.members for m in members] for g in groups], bool)
   drawn = [_drawn(net, groups, rng) for _ in range(random)]
   every = list(dict.fromkeys([*members, *(m for one in drawn for m in one)]))
-  settings = {"ablation": "mean-position"} | settings
-  judge = swaps.Judge(net, params, pairs, every, metric, **settings)
+  given: dict[str, Any] = {"ablation": "mean-position"} | settings
+  judge = swaps.Judge(net, params, pairs, every, metric, **given)
   count = len(members)
 
   def ask(kept, rest=0.0):
@@ -180,9 +180,9 @@ def evaluate(
   completeness = {}
   for name, gap in zip(parts, gaps):
     low, high = ends(gap)
-    inside = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
+    least = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
     value = abs(float(gap.mean()))
-    completeness[name] = Share(value, inside, float(max(abs(low), abs(high))))
+    completeness[name] = Share(value, least, float(max(abs(low), abs(high))))
   return Evaluated(
     share(model), share(circuit), by_chance, minimality, completeness
   )

@@ -116,7 +116,7 @@ def learned(
     slope = _slope(judge, kept, [step % len(judge.batches)])[2]
     (slope,) = back(jnp.asarray(slope / effect, kept.dtype))
     weight = penalty * min(1.0, 2 * (step + 1) / steps) / count
-    odds = chance(gates)
+    odds = jax.tree.map(chance, gates)
     slope += weight * jnp.where(inside, odds * (1 - odds), 0)
     updates, state = adam.update(slope, state)
     gates = optax.apply_updates(gates, updates)

@@ -97,14 +97,14 @@ def run(
       {"desideratum": one.desideratum, "member": name, "kept": int(kept)}
       for name, kept in zip(one.members, one.mask)
     ]
-    heads = [
-      (name.split(" @ ")[0], 1.0 - kept)
+    heads = {
+      name.split(" @ ")[0]: 1.0 - kept
       for name, kept in zip(one.members, one.mask)
       if ".heads." in name
-    ]
+    }
     wrote.append(workdir / f"{one.desideratum.replace('/', '_')}.png")
     drawn = circuits_paths.picture(
-      net, *zip(*heads), "patched", one.desideratum
+      net, list(heads), list(heads.values()), "patched", one.desideratum
     )
     plots.save(drawn, wrote[-1])
     if config.budget or len(members) <= dcm.ENUMERABLE:
