@@ -137,7 +137,11 @@ def ask(record, key, method, value, coarse, proxy, keep) -> list[str]:
   test = budget // _TESTED if budget // _TESTED >= _FEWEST_TESTED else 0
   notes = []
   if method == "spex":
-    seen = lambda masks: record.scores.of(value)[record.ask(np.asarray(masks))]
+
+    def seen(masks):
+      rows = record.ask(np.asarray(masks))
+      return record.scores.of(value)[rows]
+
     found = api.explain(
       seen, n, key=key, budget=budget - reserve - test - 2, method="spex",
       batch_size=budget,
