@@ -114,7 +114,7 @@ def test_methods_by_their_names(method, exact, model, pairs, tmp_path, capsys):
   assert "metric        logit_difference: clean" in out
   assert f"wrote         {path}" in out
   keys = [{n: row[n] for n in ("writer", "reader", "row")}
-          for table in (exact, path) for row in table(table)]  # fmt: skip
+          for file in (exact, path) for row in table(file)]  # fmt: skip
   half = len(keys) // 2
   assert keys[:half] == keys[half:]
 
