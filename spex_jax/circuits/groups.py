@@ -158,7 +158,7 @@ def evaluate(
   lost[first, second] = lost[second, first] = ask(out).mean(axis=1)
   kept = []
   for v in range(count):
-    beside = inside[inside[:, v]].any(axis=0)
+    beside = np.asarray(inside[inside[:, v]].any(axis=0))
     order = np.argsort(lost[v], kind="stable")
     own = [w for w in order if w != v and beside[w]]
     for some in (own[:0], own[: int(np.ceil(partners * len(own)))]):
