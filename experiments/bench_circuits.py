@@ -44,10 +44,10 @@ from absl import app, flags
 from experiments import circuit_quality, known_circuits, rows
 from spex_jax.circuits import (
   ablations,
+  gradients,
   judging,
   metrics,
   patching,
-  paths,
   runs,
   scores,
   taps,
@@ -208,10 +208,10 @@ def _eap_ig(config: Config) -> Iterator[Row]:
   long = random_pairs(1, config.long, config.vocabulary)
   (batch,) = runs.batches(long, 1)
   level = taps.Level.of(net, "edge")
-  at = paths.points("eap-ig", STEPS, "midpoint")
+  at = gradients.points("eap-ig", STEPS, "midpoint")
   model = sites.Model(net)
   program = jax.jit(
-    lambda params, batch: paths.scores(
+    lambda params, batch: gradients.scores(
       model, level, _METRIC, "eap-ig", params, batch, None, at
     )
   )

@@ -412,7 +412,7 @@ def test_version(capsys):
 
 
 def test_an_unusable_index_is_refused_before_any_work(tmp_path, capsys):
-  for index, order in (("SV", 2), ("BV", 3)):
+  for index, order in (("SV", 3), ("BV", 3)):
     code, out, err = command.run(
       capsys,
       "explain",

@@ -110,8 +110,9 @@ def test_every_field_says_what_it_is(name):
   "command",
   [
     "explain", "attribute", "components", "circuit_score", "circuit_judge",
-    "circuit_find", "circuit_patch", "circuit_tasks", "context",
-    "context_attribute", "context_cite",
+    "circuit_find", "circuit_patch", "circuit_paths", "circuit_dcm",
+    "circuit_cmap", "circuit_tasks", "context", "context_attribute",
+    "context_cite",
   ],
 )  # fmt: skip
 def test_files_give_their_class(command, size):

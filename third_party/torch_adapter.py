@@ -114,6 +114,65 @@ def heads(request):
   return _timed(request, one_batch)
 
 
+def paths(request):
+  """Path patching of every head into the logits, head by head, by hooks.
+
+  Rows are pairs of prompts and their two answers, `[N, 2 P + 2]`. What heads
+  give on both is kept; then for every head a forward of the clean prompts, with
+  a hook before each output projection that puts in what all heads gave there,
+  but for one what it gave on the other prompts. MLPs follow. Values are the
+  logit of the first answer less that of the second, `[N, L * H]`.
+  """
+  model = _model("AutoModelForCausalLM", request["folder"])
+  layers, heads = model.model.layers, model.config.num_attention_heads
+
+  def run(ids, hook):
+    handles = [
+      layer.self_attn.o_proj.register_forward_pre_hook(hook(number))
+      for number, layer in enumerate(layers)
+    ]
+    try:
+      return model(input_ids=ids, use_cache=False, logits_to_keep=1).logits
+    finally:
+      for handle in handles:
+        handle.remove()
+
+  def kept(ids):
+    found = {}
+
+    def hook(number):
+      return lambda module, args: found.update({number: args[0]})
+
+    run(ids, hook)
+    return found
+
+  def one_batch(arrays, rows):
+    some = arrays["rows"][rows]
+    clean, other, answers = some.split(
+      [(some.shape[1] - 2) // 2] * 2 + [2], dim=1
+    )
+    ours, theirs = kept(clean), kept(other)
+    values = []
+    for layer in range(len(layers)):
+      for head in range(heads):
+
+        def hook(number, layer=layer, head=head):
+          z = ours[number]
+          if number == layer:
+            split = z.view(*z.shape[:2], heads, -1).clone()
+            width = split.shape[-1]
+            part = slice(head * width, (head + 1) * width)
+            split[:, :, head] = theirs[number][..., part]
+            z = split.view(z.shape)
+          return lambda module, args: (z,)
+
+        logits = run(clean, hook)[:, -1].float().gather(1, answers)
+        values.append(logits[:, 0] - logits[:, 1])
+    return torch.stack(values, dim=1)
+
+  return _timed(request, one_batch)
+
+
 def neurons(request):
   """Margin of each prompt's next token, by masks `[B, L * F]`.
 
@@ -293,5 +352,13 @@ def trainings(request):
 if __name__ == "__main__":
   transformers.logging.set_verbosity_error()
   serving.serve(
-    versions, embed, heads, neurons, filters, generate, products, trainings
+    versions,
+    embed,
+    heads,
+    paths,
+    neurons,
+    filters,
+    generate,
+    products,
+    trainings,
   )

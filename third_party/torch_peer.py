@@ -98,6 +98,34 @@ class Torch(process.Peer):
       "heads", arrays, folder, target=int(target), each=each, **settings
     )
 
+  def paths(
+    self,
+    folder: str | os.PathLike,
+    clean: np.ndarray,
+    corrupted: np.ndarray,
+    answers: np.ndarray,
+    *,
+    threads: int,
+    repeats: int = 1,
+  ) -> tuple[np.ndarray, tuple[float, ...]]:
+    """Path patching of every head into the logits, in a loop of hooks.
+
+    Args:
+      folder: a checkpoint of Llama's kind.
+      clean: int `[T, P]`, prompts of one length, all in one forward.
+      corrupted: int `[T, P]`.
+      answers: int `[T, 2]`, whose logits' difference is read.
+      threads: as for `embed`.
+      repeats: as for `embed`.
+
+    Returns:
+      Values `[T, L * H]`, and the seconds of each repeat. Raises as `embed`.
+    """
+    rows = np.concatenate([clean, corrupted, answers], axis=1)
+    settings = {"batch": len(rows), "threads": threads, "repeats": repeats}
+    arrays = {"rows": rows.astype(np.int64)}
+    return self._run("paths", arrays, folder, **settings)
+
   def neurons(
     self,
     folder: str | os.PathLike,

@@ -29,11 +29,11 @@ def mean(
     axes: to average over, and to leave 1 long: (0,) keeps positions apart,
       (0, 1) does not; (0, 2, 3) for filters.
     weights: `[B]`, or `[B, P]` such as an attention mask, so that padding does
-      not count; of the leading axes, all of them averaged over.
+      not count; of the leading axes. Where nothing has weight, a mean is 0.
 
   Raises:
-    ValueError: weights that are negative or all zero, of another shape, or of
-      axes that are kept; axes that an activation lacks; NaN and infinity.
+    ValueError: weights that are negative or all zero, or of another shape; axes
+      that an activation lacks; NaN and infinity.
   """
   axes = tuple(axes)
   out = {}
@@ -43,12 +43,12 @@ def mean(
     if weights is None:
       found = x.mean(axis=axes, keepdims=True)
     else:
-      w = _weights(weights, x, axes, site)
+      w = _weights(weights, x, site)
       if not w.any():
         raise ValueError("Weights must not be all zero.")
-      found = (w * x).sum(axis=axes, keepdims=True) / (
-        np.broadcast_to(w, x.shape).sum(axis=axes, keepdims=True)
-      )
+      total = (w * x).sum(axis=axes, keepdims=True)
+      share = np.broadcast_to(w, x.shape).sum(axis=axes, keepdims=True)
+      found = total / np.where(share > 0, share, 1)
     out[site] = _finite(site, jnp.asarray(found, jnp.float32))
   return out
 
@@ -151,12 +151,13 @@ def mean_of(
     for site in at:
       x = np.asarray(found[site], np.float64)
       _check_axes(axes, x, site)
-      w = np.broadcast_to(_weights(part, x, tuple(axes), site), x.shape)
+      w = np.broadcast_to(_weights(part, x, site), x.shape)
       totals[site] += (w * x).sum(axis=tuple(axes), keepdims=True)
       shares[site] += w.sum(axis=tuple(axes), keepdims=True)
-  means = {site: totals[site] / shares[site] for site in at}
+  each = lambda site: np.where(shares[site] > 0, shares[site], 1)
+  means = {site: totals[site] / each(site) for site in at}
   return {
-    site: _finite(site, jnp.asarray(x, jnp.float32))
+    site: _finite(site, jnp.asarray(x, jnp.result_type(float)))
     for site, x in means.items()
   }
 
@@ -200,12 +201,11 @@ def _check_axes(axes, x, site) -> None:
     raise ValueError(f"{site} has axes 0..{x.ndim - 1}; got axes={axes}.")
 
 
-def _weights(weights, x, axes, site) -> np.ndarray:
+def _weights(weights, x, site) -> np.ndarray:
   w = np.asarray(weights, np.float64)
-  if w.shape != x.shape[: w.ndim] or not set(range(w.ndim)) <= set(axes):
+  if w.shape != x.shape[: w.ndim]:
     raise ValueError(
-      f"Weights {w.shape} must be of the leading axes of {site}, "
-      f"{x.shape}, and `axes` must name these axes; got {axes}."
+      f"Weights {w.shape} must be of the leading axes of {site}, {x.shape}."
     )
   if (w < 0).any():
     raise ValueError("Weights must not be negative.")

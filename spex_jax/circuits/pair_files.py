@@ -63,7 +63,7 @@ def load(
     text = path.read_text(encoding="utf-8-sig")
   except UnicodeDecodeError as error:
     raise ValueError(f"{path} is no text in UTF-8: {error}.") from error
-  read = _csv_rows if path.suffix == ".csv" else _jsonl_rows
+  read = _csv_rows if path.suffix == ".csv" else jsonl_rows
   rows = read(text, path) if text.strip() else []
   if not rows:
     raise ValueError(f"{path} holds no pairs: zero rows.")
@@ -96,7 +96,22 @@ def save(pairs: pairs_lib.Pairs, path: str | pathlib.Path) -> None:
   Raises:
     ValueError: another ending.
   """
-  path = pathlib.Path(path)
+  path, rows = pathlib.Path(path), as_rows(pairs)
+  if path.suffix == ".jsonl":
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+  elif path.suffix == ".csv":
+    names = [name for name in rows[0] if name != "spans"]
+    with path.open("w", newline="", encoding="utf-8") as file:
+      writer = csv.writer(file)
+      writer.writerow(names)
+      writer.writerows([json.dumps(row[n]) for n in names] for row in rows)
+  else:
+    raise ValueError(f"{path}: pairs are written to .jsonl and .csv files.")
+
+
+def as_rows(pairs: pairs_lib.Pairs) -> list[dict[str, Any]]:
+  """Pairs as `pairs.from_ids` takes them."""
   rows = []
   for i, length in enumerate(pairs.lengths.tolist()):
     row: dict[str, Any] = {
@@ -114,20 +129,15 @@ def save(pairs: pairs_lib.Pairs, path: str | pathlib.Path) -> None:
         for k, name in enumerate(pairs.spans.names)
       }
     rows.append(row)
-  if path.suffix == ".jsonl":
-    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-  elif path.suffix == ".csv":
-    names = [name for name in rows[0] if name != "spans"]
-    with path.open("w", newline="", encoding="utf-8") as file:
-      writer = csv.writer(file)
-      writer.writerow(names)
-      writer.writerows([json.dumps(row[n]) for n in names] for row in rows)
-  else:
-    raise ValueError(f"{path}: pairs are written to .jsonl and .csv files.")
+  return rows
 
 
-def _jsonl_rows(text, path) -> list[dict[str, Any]]:
+def jsonl_rows(text: str, path: pathlib.Path) -> list[dict[str, Any]]:
+  """The objects of a text, one a line; `path` is for messages.
+
+  Raises:
+    ValueError: a line that is none.
+  """
   rows = []
   for number, row in base.json_lines(text, path):
     if not isinstance(row, dict):

@@ -229,7 +229,7 @@ def sweep(
     values = patched(
       model, metric, params, batch, items,
       run=run, source=source, logits=end.logits,
-      where=_of_batch(where, number * size, size), named=named,
+      where=runs.of_batch(where, number, size), named=named,
       programs=programs, at_once=at_once,
     )  # fmt: skip
     found.append(runs.real_rows(batch, values.T))
@@ -415,11 +415,3 @@ def _items(axes, sizes, everywhere) -> np.ndarray:
     ],
     axis=1,
   ).astype(np.int32)
-
-
-def _of_batch(where: np.ndarray, start: int, size: int) -> np.ndarray:
-  """The places of a batch's pairs, filled up as `runs.batches` does."""
-  if where.shape[1] == 1:
-    return where
-  rows = np.minimum(np.arange(start, start + size), where.shape[1] - 1)
-  return where[:, rows]

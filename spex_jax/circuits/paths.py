@@ -1,171 +1,421 @@
-"""Scores by gradients on a path from the corrupted to the clean run.
+"""Path patching: what a sender does to a behaviour through certain receivers.
 
-  eap              the gradient at the clean run (Syed et al. 2023,
-                   arXiv 2310.10348)
-  clean-corrupted  the mean of those at both ends
-  eap-ig           the mean along the line between the two token embeddings
-                   (Hanna et al. 2024, arXiv 2403.17806): everything behind the
-                   embeddings is computed
-  ig-activations   the mean over lines along which one layer's heads, one MLP or
-                   the embedding alone moves, each giving to all edges: the
-                   published code's form
-  ig-nodes         the same, each giving to the edges out of what moves: the
-                   scores of such a group sum to what patching it does
-  ig-edges         the mean along the line on which all edges are cut to one
-                   degree: all scores sum to the whole effect
+The clean prompt is run with all heads frozen as they are, but for a sender that
+writes what it does elsewhere; receivers note what reaches them on the way
+(Wang et al. 2022, arXiv 2211.00593, section 3.1). Then the clean prompt is run
+again, receivers get what they noted, and everything behind them follows.
 
-Rules of m steps are at (k + 1/2) / m ("midpoint", error O(1 / m^2)), k / m
-("left", which holds the corrupted end, as the published code has it) and
-(k + 1) / m ("right"), where 0 is corrupted and 1 is clean; k = 0..m-1.
+  freeze_mlps    no: MLPs between sender and receiver follow, too, as in the
+                 paper. Yes: nothing lies between, so that with one receiver
+                 this is a cut of one edge (Miller et al. 2024, arXiv
+                 2407.08734, appendix F)
+  freeze_norms   yes: norms before MLPs and receivers divide by what they do in
+                 the clean run; all is linear but MLPs
 
-Shapes: B pairs, P positions, K points, W writers, d width.
+`CONVENTIONS` has the two of the paper and of TransformerLens
+(`direct_path_patching`). A path without attention stays at its position: what a
+sender writes at one place reaches receivers there, and nowhere else.
+
+The forwards of the senders run together, in one program for a set of receivers.
+Attention is frozen in the first of the two, so that it costs the MLPs at most;
+into the logits there is no second one, and the last position alone is run.
+
+Shapes: I senders, K places, N pairs, B of a batch, P positions, W writers, d
+width, V tokens.
 """
 
+import dataclasses
 import functools
-from typing import Any
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax import base
-from spex_jax.circuits import ablations, metrics, runs, taps
-from spex_jax.models import sites
+from spex_jax.circuits import (
+  ablations,
+  many,
+  metrics,
+  patching,
+  runs,
+  swaps,
+)
+from spex_jax.circuits import pairs as pairs_lib
+from spex_jax.models import edges, sites
 
-RULES = ("midpoint", "left", "right")
-METHODS = (
-  "eap", "clean-corrupted", "eap-ig", "ig-activations", "ig-nodes", "ig-edges",
-)  # fmt: skip
-_KINDS = {
-  "ig-activations": "groups", "ig-nodes": "groups", "ig-edges": "cut",
-}  # fmt: skip
-_ROOM = 32  # Points of a program, which takes any number of them up to that.
+CONVENTIONS: Mapping[str, Mapping[str, bool]] = {
+  "ioi": {"freeze_mlps": False, "freeze_norms": False},
+  "direct": {"freeze_mlps": True, "freeze_norms": True},
+}
+_ROWS = 4096  # Senders and places of a call, at most.
+_ATTENTION = re.compile(r"(blocks\.\d+\.attn\.[qkv])_in")
 
 
-def points(method: str, steps: int, rule: str) -> np.ndarray:
-  """Where gradients are taken: float `[K]`, 1 at the clean end.
+class Receiver(NamedTuple):
+  """A row of a reader, as edges of `graph` name it.
 
-  Raises:
-    TypeError: steps that are no integer.
-    ValueError: steps below 1, or another rule.
+  Attributes:
+    reader: "blocks.3.attn.q_in", "blocks.3.mlp.read", or the final norm's.
+    row: the head; of keys and values that heads share, the group.
   """
-  if method == "eap":
-    return np.ones(1)
-  if method == "clean-corrupted":
-    return np.array([0.0, 1.0])
-  if base.check_integer(steps, "steps") < 1:
-    raise ValueError(f"steps must be at least 1; got {steps}.")
-  if rule not in RULES:
-    raise ValueError(f"Unknown rule {rule!r}; known are {list(RULES)}.")
-  shift = {"left": 0.0, "midpoint": 0.5, "right": 1.0}[rule]
-  return (np.arange(steps) + shift) / steps
+
+  reader: str
+  row: int = 0
 
 
-def gradients(method: str, net: sites.Network, steps: int) -> int:
-  """How many gradients of one pair a method takes."""
-  if _KINDS.get(method) == "groups":
-    return steps * len(net.writer_sites)
-  return {"eap": 1, "clean-corrupted": 2}.get(method, steps)
+LOGITS = Receiver("final_norm.in")
 
 
-def scores(
-  model: sites.Model,
-  level: taps.Level,
-  metric: metrics.Metric,
-  method: str,
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+  """What a program is compiled for: readers, a first block, what is frozen."""
+
+  readers: tuple[str, ...]
+  start: int
+  mlps: bool
+  norms: bool
+
+  @property
+  def to_logits(self) -> bool:
+    """Whether nothing but the logits receives: one forward, one position."""
+    return self.readers == (LOGITS.reader,)
+
+  @property
+  def noted(self) -> tuple[str, ...]:
+    """The site behind each reader's norm where its rows are."""
+    return tuple(_behind(reader) for reader in self.readers)
+
+
+def patch(
+  net: sites.Network,
   params: Any,
-  batch: runs.Batch,
-  fixed: jax.Array | None,
-  at: np.ndarray,
-) -> jax.Array:
-  """Scores of a batch: `[B, size]`, or `[B, P, size]` by position.
-
-  One program serves all methods that move the embedding, whatever the points.
+  pairs: pairs_lib.Pairs,
+  receivers: Sequence[Receiver],
+  metric: metrics.Metric,
+  *,
+  senders: Sequence[str | Sequence[str]] | None = None,
+  places: Sequence[swaps.Place] = (None,),
+  at: swaps.Place = None,
+  freeze_mlps: bool = False,
+  freeze_norms: bool = False,
+  source: str = "resample",
+  fixed: jax.Array | None = None,
+  direction: str = "noise",
+  size: int | None = None,
+  at_once: int | None = None,
+) -> patching.Patched:
+  """Path patching of every sender at every place into one set of receivers.
 
   Args:
-    model: the network.
-    level: what is scored.
-    metric: of one example.
-    method: one of `METHODS`.
-    params: the network's.
-    batch: B pairs.
-    fixed: as for `ablations.of_batch`.
-    at: of `points`.
+    net: a causal language model with edges.
+    params: its parameters.
+    pairs: N.
+    receivers: at least one; `LOGITS` are read at the last token.
+    metric: of the answers to the clean prompts, whatever the direction.
+    senders: writers, or groups of writers that are one sender; by default every
+      writer before the last receiver.
+    places: where senders write it: see `swaps.places`.
+    at: where receivers get what they noted; elsewhere they follow.
+    freeze_mlps: see above.
+    freeze_norms: see above. Norms of queries and keys are not among them.
+    source: what a sender writes instead: one of `ablations.KINDS`.
+    fixed: what that is, `[1, 1|P, W, d]`, where it was computed before.
+    direction: one of `patching.DIRECTIONS`: which prompts are run, "noise" the
+      clean ones; senders are resampled from the others.
+    size: pairs of a batch; `runs.batch_size` by default.
+    at_once: senders computed at once.
+
+  Returns:
+    Values `[I, K, N]`; its `source` is the metric where all writers are senders
+    into the logits: under resampling that of the other prompts.
+
+  Raises:
+    ValueError: no receiver, or one that there is not; a sender that no receiver
+      reads, a place that a pair lacks, another source or direction; NaN.
   """
-  room = -(-len(at) // _ROOM) * _ROOM
-  where = np.zeros(room)
-  where[: len(at)] = at
-  return _program(
-    model, level, metric, _KINDS.get(method, "line"),
-    params, batch, fixed, where, len(at), method == "ig-nodes",
+  if direction not in patching.DIRECTIONS:
+    raise ValueError(
+      f"direction={direction!r}: choose from {', '.join(patching.DIRECTIONS)}."
+    )
+  metrics.check(metric, net.config.vocab_size)
+  pairs.check(net.config.vocab_size, net.config.max_positions)
+  plan, rows = _planned(net, receivers, freeze_mlps, freeze_norms)
+  labels, chosen = _senders(net, plan, senders)
+  where = swaps.places(pairs, places)
+  listening = swaps.places(pairs, [at])[0]
+  size = runs.batch_size(pairs) if size is None else size
+  length = 1 if plan.to_logits else pairs.clean.shape[1]
+  at_once = at_once or many.at_once(size * length, plain=True)
+  if fixed is None:
+    fixed = ablations.stand_ins(net, params, pairs, source, size=size)
+  model, found, ends = sites.Model(net), [], []
+  count = np.indices((len(chosen), len(places))).reshape(2, -1)
+  for number, batch in enumerate(runs.batches(pairs, size)):
+    state = _begun(
+      model, metric, plan, direction == "noise", params, batch, fixed
+    )
+    place = runs.of_batch(where, number, size)
+    heard = runs.of_batch(listening[None], number, size)[0]
+    values = []
+    for begin in range(0, count.shape[1], _ROWS):
+      some = count[:, begin : begin + _ROWS]
+      room = _ROWS if count.shape[1] > _ROWS else 0
+      items = tuple(
+        many.padded(x, room, at_once) for x in (chosen[some[0]], some[1])
+      )
+      out = _patched(
+        model, metric, plan, at_once, direction == "noise", params, batch,
+        state, rows, place, heard, items, some.shape[1],
+      )  # fmt: skip
+      values.append(np.asarray(out, np.float64)[: some.shape[1]])
+    found.append(runs.real_rows(batch, np.concatenate(values).T))
+    ends.append([runs.real_rows(batch, x) for x in (state["end"])])
+  values = np.concatenate(found).T
+  if not np.isfinite(values).all():
+    item = int(np.argwhere(~np.isfinite(values))[0, 0]) // len(places)
+    raise ValueError(
+      f"With {labels[item]} as a sender the metric is NaN or infinite."
+    )
+  unpatched, other = (np.concatenate(x).astype(np.float64) for x in zip(*ends))
+  shape = (len(labels), len(places), len(pairs))
+  named = tuple("all" if name is None else str(name) for name in places)
+  return patching.Patched(
+    " ".join(dict.fromkeys(plan.readers)), ("sender", "pos"), (labels, named),
+    values.reshape(shape), unpatched, other,
   )  # fmt: skip
 
 
+def _planned(net, receivers, freeze_mlps, freeze_norms):
+  """What is compiled, and of every reader its rows: bool `[R]`."""
+  if not receivers:
+    raise ValueError("Name at least one receiver, such as paths.LOGITS.")
+  rows: dict[str, np.ndarray] = {}
+  for reader, row in receivers:
+    if reader not in net.readers:
+      raise ValueError(
+        f"No receiver {reader!r}; they are {', '.join([*net.readers][:4])}, "
+        f"..., {[*net.readers][-1]}."
+      )
+    count = net.readers[reader][0]
+    if not 0 <= row < count:
+      raise ValueError(f"{reader} has rows 0..{count - 1}; got {row}.")
+    rows.setdefault(reader, np.zeros(count, bool))[row] = True
+  readers = tuple(name for name in net.readers if name in rows)
+  start = min(_block(name, net.config.num_blocks) for name in readers)
+  plan = _Plan(readers, start, freeze_mlps, freeze_norms)
+  return plan, {name: rows[name] for name in readers}
+
+
+def _senders(net, plan, given):
+  """Names of senders, and of each its writers: bool `[I, W]`."""
+  before = max(net.readers[name][1] for name in plan.readers)
+  if given is None:
+    given = net.writers[:before]
+  if not len(given):
+    raise ValueError("Name at least one sender, or none for all of them.")
+  numbers = {name: i for i, name in enumerate(net.writers)}
+  chosen, labels = np.zeros((len(given), len(net.writers)), bool), []
+  for row, names in enumerate(given):
+    names = (names,) if isinstance(names, str) else tuple(names)
+    for name in names:
+      if name not in numbers:
+        raise ValueError(f"No writer {name!r}, which could be a sender, here.")
+      if numbers[name] >= before:
+        raise ValueError(
+          f"Sender {name} writes behind the receivers: the last of them, "
+          f"{plan.readers[-1]}, reads the writers before {net.writers[before]}."
+          if before < len(net.writers)
+          else f"Sender {name} writes behind the receivers."
+        )
+      chosen[row, numbers[name]] = True
+    labels.append(" + ".join(names))
+  return tuple(labels), chosen
+
+
+def _block(reader: str, last: int) -> int:
+  return int(reader.split(".")[1]) if reader.startswith("blocks.") else last
+
+
+def _behind(reader: str) -> str:
+  """The site, behind the norm, where a reader's rows are what they read."""
+  if inside := _ATTENTION.fullmatch(reader):
+    return inside[1]
+  if reader.endswith(".mlp.read"):
+    return reader.removesuffix("read") + "in"
+  return reader.removesuffix(".in")
+
+
+def _sums(net: sites.Network) -> list[tuple[str, str]]:
+  """Of every block the sites of what all heads add, and what its MLP does."""
+  after = net.config.order == "sandwich"
+  names = ("attn.post_norm", "mlp.post_norm") if after else (
+    "attn.out", "mlp.out"
+  )  # fmt: skip
+  return [
+    (f"blocks.{i}.{names[0]}", f"blocks.{i}.{names[1]}")
+    for i in range(net.config.num_blocks)
+  ]
+
+
+def _norms(net: sites.Network) -> dict[str, tuple[str, str, str]]:
+  """Site behind each norm to the one before it, its kind, and its path."""
+  c, found = net.config, {}
+  kind = c.pre_norm or c.norm
+  for i in range(c.num_blocks):
+    site = f"blocks.{i}"
+    first = (c.first_norm if i == 0 else "") or kind
+    found[f"{site}.attn.in"] = f"{site}.resid_pre", first, f"blocks_{i}/norm1"
+    found[f"{site}.mlp.in"] = f"{site}.mlp.read", kind, f"blocks_{i}/norm2"
+  return found | {"final_norm": ("final_norm.in", c.norm, "final_norm")}
+
+
+class _Held(sites.Tap):
+  """A tap under which norms divide by the size that they had elsewhere."""
+
+  def __init__(self, net, params, edits, captured, clean):
+    super().__init__(edits, frozenset(captured))
+    self._norms, self._clean = _norms(net), clean
+    self._before = {one[0]: name for name, one in self._norms.items()}
+    self._params, self._eps = params, net.config.norm_eps
+    self._seen: dict[str, jax.Array] = {}
+
+  def __call__(self, site, x, axis=1):
+    if site in self._norms:
+      x = self._as_it_was(site, x)
+    x = super().__call__(site, x, axis)
+    if site in self._before:
+      self._seen[self._before[site]] = x
+    return x
+
+  def _as_it_was(self, site, x):
+    name, kind, path = self._norms[site]
+    own = self._params
+    for part in path.split("/"):
+      own = own.get(part, {})
+    now = self._seen[site]
+    then = self._taken(self._clean[name], 1, now.shape[1])
+    ratio = self._size(now, kind) / self._size(then, kind)
+    bias = own["bias"][None, None] if "bias" in own else jnp.zeros((1, 1, 1))
+    bias = bias.astype(x.dtype)
+    return (x - bias) * ratio.astype(x.dtype) + bias
+
+  def _size(self, x, kind):
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    if kind == "none":
+      return jnp.ones((*x.shape[:-1], 1), x.dtype)
+    if kind in ("layer", "centred"):
+      x = x - x.mean(axis=-1, keepdims=True)
+    return jnp.sqrt(jnp.square(x).mean(axis=-1, keepdims=True) + self._eps)
+
+
 @functools.partial(
-  jax.jit, static_argnames=("model", "level", "metric", "kind")
+  jax.jit, static_argnames=("model", "metric", "plan", "on_clean")
 )
-def _program(
-  model, level, metric, kind, params, batch, fixed, at, num, own_alone
-):
-  """`scores` of the first `num` of the points `at`."""
-  chex.assert_rank([at, num], [1, 0])
+def _begun(model, metric, plan, on_clean, params, batch, fixed):
+  """What senders share: the run, how writers would change, and both ends."""
   net = model.net
-  z, clean_logits = runs.observed(net, params, batch)
-  # Points and sums in float32 at least: narrow ones lose all after some terms.
-  at = at.astype(jnp.promote_types(clean_logits.dtype, jnp.float32))
-  ref = ablations.of_batch(net, params, batch, fixed)
-  if kind == "cut":
-    value = lambda cut: runs.measured(
-      net, params, metric, batch, clean_logits, sites.Edits(cut=cut, ref=ref)
-    ).sum()
-    zeros = level.zeros(batch, clean_logits.dtype)
-    return _mean(lambda i: level.join(_by_cut(value, zeros, at[i])), num)
-  change = level.change(net, params, batch, ref - z, fixed)
-  slopes = lambda edits: taps.slopes(
-    net, level, metric, params, batch, clean_logits, change, edits
+  chex.assert_equal_shape([batch.clean, batch.corrupted])
+  names = [*net.writer_sites, "final_norm.in"]
+  names += [one for both in _sums(net) for one in both]
+  if plan.start < net.config.num_blocks:
+    names.append(f"blocks.{plan.start}.resid_pre")
+  if plan.norms:
+    names += [one[0] for one in _norms(net).values()]
+  ids = batch.clean if on_clean else batch.corrupted
+  other = batch.corrupted if on_clean else batch.clean
+  out = net.apply(
+    params, capture=tuple(dict.fromkeys(names)), input_ids=jnp.asarray(ids)
+  ).activations
+  z = edges.stacked([out[site] for site in net.writer_sites])
+  ref = fixed
+  if fixed is None:
+    ref = net.contributions(params, input_ids=jnp.asarray(other))
+  change = ref - z
+  clean = runs.logits(net, params, batch)
+  inputs = runs.inputs(batch, corrupted=not on_clean)
+  at_end = lambda x: runs.read(
+    metric,
+    net.resume(params, net.config.num_blocks, x, **inputs).logits[:, 0],
+    clean,
+    batch,
   )
-  if kind == "line":
-    first, last = z[:, :, 0], ref[:, :, 0]
-
-    def along(i):
-      moved = (first + (1 - at[i]) * (last - first)).astype(first.dtype)
-      where = jnp.ones((1, 1, 1), bool)
-      return slopes(sites.Edits(replace={"embed": (where, moved)}))
-
-    return _mean(along, num)
-
-  # Every group of writers at every point, one after the other.
-  counts = list(ablations.by_site(net).values())
-  group = np.repeat(np.arange(len(counts)), counts)
-
-  def moved(i):
-    where = jnp.asarray(group) == i // num
-    line = (z + (1 - at[i % num]) * (ref - z)).astype(z.dtype)
-    edits = sites.Edits(replace=ablations.held(net, where[None], line))
-    found = slopes(edits)
-    own = where if level.name == "node" else where[level.graph.writer]
-    # A mean over all groups, of which one alone gives anything.
-    share = jnp.where(own_alone, own * len(counts), 1).astype(found.dtype)
-    return found * share.reshape(*(1,) * (found.ndim - 1), -1)
-
-  return _mean(moved, num * len(counts))
+  last = out["final_norm.in"]
+  ends = at_end(last), at_end(last + change.sum(axis=2))
+  heads = {s for s in net.writer_sites if ablations.holds_heads(s)}
+  kept = {site: x for site, x in out.items() if site not in heads}
+  if plan.to_logits:  # What is read comes from its own position alone.
+    at = jnp.asarray(batch.last)[:, None]
+    kept = {site: sites.take(x, at) for site, x in kept.items()}
+    change = sites.take(change, at)
+  return {"out": kept, "change": change, "clean": clean, "end": ends}
 
 
-def _mean(slope, num):
-  """The mean of `slope` of 0..num-1, one after the other."""
-  zero = jax.eval_shape(slope, jax.ShapeDtypeStruct((), jnp.int32))
-  wide = jnp.promote_types(zero.dtype, jnp.float32)
-  add = lambda i, total: total + slope(i).astype(wide)
-  total = jax.lax.fori_loop(0, num, add, jnp.zeros(zero.shape, wide))
-  return total / jnp.asarray(num, wide)
+@functools.partial(
+  jax.jit,
+  static_argnames=("model", "metric", "plan", "at_once", "on_clean"),
+)
+def _patched(
+  model, metric, plan, at_once, on_clean, params, batch, state, rows, where,
+  heard, items, count,
+):  # fmt: skip
+  """The metric of every sender at its place: `[I, B]`."""
+  net, out, change = model.net, state["out"], state["change"]
+  chex.assert_rank([where, heard, items[0]], [3, 2, 2])
+  given = runs.inputs(batch, corrupted=not on_clean)
+  if plan.to_logits:
+    at = jnp.asarray(batch.last)[:, None]
+    given = {"input_ids": jnp.take_along_axis(given["input_ids"], at, axis=1)}
+    where = jnp.take_along_axis(jnp.asarray(where), at[None], axis=2)
+  every = jnp.ones((1, 1, 1), bool)
 
+  def one(item):
+    chosen, place = item
+    here = jnp.asarray(where)[place][..., None]
+    weight = chosen.astype(change.dtype)
+    moved = lambda name, part: jnp.where(here, out[name] + part, out[name])
+    replace = {"embed": (every, moved("embed", weight[0] * change[:, :, 0]))}
+    begin, heads = 1, net.config.num_heads
+    for attn, mlp in _sums(net):
+      end = begin + heads
+      part = jnp.einsum(
+        "h,bphd->bpd", weight[begin:end], change[:, :, begin:end],
+        precision="highest",
+      )  # fmt: skip
+      replace[attn] = every, moved(attn, part)
+      value = out[mlp] + change[:, :, end]
+      if plan.mlps:
+        replace[mlp] = every, moved(mlp, weight[end] * change[:, :, end])
+      else:
+        replace[mlp] = here & chosen[end], value
+      begin = end + 1
+    edits = sites.Edits(replace=replace)
+    noted = () if plan.to_logits else plan.noted
+    tap = (
+      _Held(net, params, edits, noted, out)
+      if plan.norms
+      else sites.Tap(edits, frozenset(noted))
+    )
+    forward: Any = net.module.apply
+    logits, _ = forward({"params": params}, tap, **given)
+    if not plan.to_logits:
+      logits = _again(tap.activations)
+    return runs.read(metric, logits[:, 0], state["clean"], batch)
 
-def _by_cut(value, zeros, share):
-  """The gradient by every edge of every pair, where all are cut to a degree."""
-  cut = {
-    name: (1 - share).astype(x.dtype) + (x if x.ndim == 4 else x[:, None])
-    for name, x in zeros.items()
-  }
-  slope = jax.grad(value)(cut)
-  return {name: slope[name].reshape(x.shape) for name, x in zeros.items()}
+  def _again(found):
+    replace = {}
+    for reader, name in zip(plan.readers, plan.noted):
+      mask = jnp.asarray(heard)[..., None]
+      if reader == LOGITS.reader:  # At the last token alone, which is read.
+        mask = every
+      if found[name].ndim == 4:
+        mask = mask[..., None] & jnp.asarray(rows[reader])[None, None, :, None]
+      replace[name] = mask, found[name]
+    edits = sites.Edits(replace=replace)
+    x = out[f"blocks.{plan.start}.resid_pre"]
+    return net.resume(params, plan.start, x, edits, **given).logits
+
+  items = jax.tree.map(jnp.asarray, items)
+  return many.mapped(one, items, count, at_once)

@@ -102,6 +102,14 @@ def batches(pairs: pairs_lib.Pairs, size: int) -> Iterator[Batch]:
     )
 
 
+def of_batch(where: np.ndarray, number: int, size: int) -> np.ndarray:
+  """Of places `[K, N|1, P]` those of one of the `batches`: `[K, B|1, P]`."""
+  if where.shape[1] == 1:
+    return where
+  rows = np.arange(number * size, (number + 1) * size)
+  return where[:, np.minimum(rows, where.shape[1] - 1)]
+
+
 def real_rows(batch: Batch, values: base.Array) -> np.ndarray:
   """Of values `[B, ...]` those of real pairs, on the host."""
   return np.asarray(values)[np.asarray(batch.real)]

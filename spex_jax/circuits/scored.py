@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax import shown
+from spex_jax import base, shown
 from spex_jax.circuits import graph as graph_lib
 
 _RESAMPLES = 1000
@@ -102,23 +102,7 @@ class Scores(shown.Shown):
     Raises:
       ValueError: a level outside (0, 1), or no resample.
     """
-    if not 0 < level < 1 or resamples < 1:
-      raise ValueError(
-        f"An interval needs a level in (0, 1) and resamples; got {level}, "
-        f"{resamples}."
-      )
-    rng = np.random.default_rng(seed)
-    num = len(self.values)
-    drawn = rng.multinomial(num, np.full(num, 1 / num), size=resamples) / num
-    values = self.values[:, which]
-    flat = values.reshape(num, -1)
-    ends = np.empty((2, flat.shape[1]))
-    for start in range(0, flat.shape[1], _COLUMNS):
-      part = slice(start, start + _COLUMNS)
-      tails = [(1 - level) / 2, (1 + level) / 2]
-      ends[:, part] = np.quantile(drawn @ flat[:, part], tails, axis=0)
-    low, high = ends.reshape(2, *values.shape[1:])
-    return low, high
+    return bootstrap(self.values[:, which], level, resamples, seed)
 
   def sheet(self) -> shown.Sheet:
     """Means over pairs, the largest first: `name`, `score` and what is known.
@@ -232,3 +216,38 @@ def load(path: str | os.PathLike, graph: graph_lib.Graph) -> Scores:
     held.get("ratio"),
     held.get("checked"),
   )
+
+
+def bootstrap(
+  values: base.Array,
+  level: float = 0.95,
+  resamples: int = _RESAMPLES,
+  seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Ends of intervals of means over pairs: `[N, ...]` to two of `[...]`.
+
+  Args:
+    values: of N pairs.
+    level: of confidence, in (0, 1).
+    resamples: draws of N pairs.
+    seed: of the draws.
+
+  Raises:
+    ValueError: a level outside (0, 1), or no resample.
+  """
+  if not 0 < level < 1 or resamples < 1:
+    raise ValueError(
+      f"An interval needs a level in (0, 1) and resamples; got {level}, "
+      f"{resamples}."
+    )
+  values = np.asarray(values, np.float64)
+  rng, num = np.random.default_rng(seed), len(values)
+  drawn = rng.multinomial(num, np.full(num, 1 / num), size=resamples) / num
+  flat = values.reshape(num, -1)
+  ends = np.empty((2, flat.shape[1]))
+  for start in range(0, flat.shape[1], _COLUMNS):
+    part = slice(start, start + _COLUMNS)
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    ends[:, part] = np.quantile(drawn @ flat[:, part], tails, axis=0)
+  low, high = ends.reshape(2, *values.shape[1:])
+  return low, high

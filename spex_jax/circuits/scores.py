@@ -27,8 +27,8 @@ from spex_jax.circuits import (
   ablations,
   atp_star,
   exact,
+  gradients,
   metrics,
-  paths,
   routes,
   runs,
   scored,
@@ -41,7 +41,7 @@ from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import backward as backward_lib
 from spex_jax.models import sites
 
-METHODS = (*paths.METHODS, "second-order", "routes", "exact")
+METHODS = (*gradients.METHODS, "second-order", "routes", "exact")
 BACKWARD = (*backward_lib.BY_NAME, "atp*")
 _CHECKED_PAIRS = 8
 
@@ -75,12 +75,12 @@ def score(
     params: its parameters.
     pairs: N of them.
     metric: of one example.
-    method: one of `METHODS`; see `paths`, `second`, `routes`, `exact`.
+    method: one of `METHODS`; see `gradients`, `second`, `routes`, `exact`.
     backward: rules of the gradients, one of `BACKWARD`; see `models.backward`
       and `atp_star`.
     level: one of `graph.LEVELS`.
     steps: gradients on a path.
-    rule: where on it; one of `paths.RULES`.
+    rule: where on it; one of `gradients.RULES`.
     ablation: what cut edges carry; one of `ablations.KINDS`.
     grouped: False gives keys and values a row for every query head, where heads
       share them (`ungrouped.network`); the scores' graph is that one.
@@ -114,8 +114,8 @@ def score(
     net, params, pairs, ablation, size=size, seed=seed
   )
   kind = taps.Level.of(net, level)
-  at = paths.points(method, steps, rule)
-  if metric is metrics.kl and method in paths.METHODS and (at == 1).all():
+  at = gradients.points(method, steps, rule)
+  if metric is metrics.kl and method in gradients.METHODS and (at == 1).all():
     raise ValueError(
       "The metric kl is flat at the clean run, where these settings take all "
       f"gradients (method={method!r}): their scores would be rounding alone. "
@@ -213,7 +213,7 @@ def _run(
     )
   model = sites.Model(backward_lib.under(net, backward_lib.BY_NAME[backward]))
   return lambda batch: (
-    paths.scores(model, level, metric, method, params, batch, fixed, at),
+    gradients.scores(model, level, metric, method, params, batch, fixed, at),
     None,
   )
 
@@ -300,7 +300,7 @@ def _words(method, backward, rule, steps, ablation, direction) -> str:
   words = [method]
   if method == "second-order":
     words.append(direction)
-  elif method in paths.METHODS[2:]:
+  elif method in gradients.METHODS[2:]:
     words.append(f"{steps} {rule} steps")
   if backward != "gradient":
     words.append(backward)
@@ -318,7 +318,7 @@ def _cost(net, method, backward, steps, direction, draws, cuts):
     return {"forward": 1, "backward": 0}
   if method == "exact":
     return {"forward": 2 + cuts, "backward": 0}
-  num = paths.gradients(method, net, steps)
+  num = gradients.passes(method, net, steps)
   if method == "second-order":
     products = {"path": 1, "own": draws, "writer": len(net.writers)}
     num = 4 * products[direction]

@@ -116,9 +116,8 @@ def learned(
     slope = _slope(judge, kept, [step % len(judge.batches)])[2]
     (slope,) = back(jnp.asarray(slope / effect, kept.dtype))
     weight = penalty * min(1.0, 2 * (step + 1) / steps) / count
-    # The chance that a gate is not 0, and its slope.
-    chance = jax.nn.sigmoid(gates - _BETA * np.log(-_LOW / _HIGH))
-    slope += weight * jnp.where(inside, chance * (1 - chance), 0)
+    odds = jax.tree.map(chance, gates)
+    slope += weight * jnp.where(inside, odds * (1 - odds), 0)
     updates, state = adam.update(slope, state)
     gates = optax.apply_updates(gates, updates)
     if progress is not None:
@@ -234,6 +233,13 @@ def gate(logit: base.Array, noise: base.Array | float) -> jax.Array:
   drawn = (jnp.log(noise) - jnp.log1p(-noise) + logit) / _BETA
   stretched = jax.nn.sigmoid(drawn) * (_HIGH - _LOW) + _LOW
   return jnp.clip(stretched, 0, 1)
+
+
+def chance(logit: base.Array) -> jax.Array:
+  """That a hard concrete gate is not 0, by its logit: `[...]`."""
+  logit = jnp.asarray(logit)
+  chex.assert_type(logit, float)
+  return jax.nn.sigmoid(logit - _BETA * np.log(-_LOW / _HIGH))
 
 
 def _slope(

@@ -12,11 +12,11 @@ from spex_jax import settings
 from spex_jax.circuits import (
   ablations,
   exact,
+  gradients,
   judging,
   measured,
   metrics,
   pair_files,
-  paths,
   scored,
   scores,
   second,
@@ -76,7 +76,7 @@ class Scoring(settings.Settings):
   )
   steps: int = settings.field(5, "gradients on a path", low=1)
   rule: str = settings.field(
-    "midpoint", "where on it they are taken", choices=tuple(paths.RULES)
+    "midpoint", "where on it they are taken", choices=tuple(gradients.RULES)
   )
   ablation: str = settings.field(
     "resample", "what a cut edge carries", choices=tuple(ablations.KINDS)
@@ -231,6 +231,35 @@ def scored_by(
       keep=keep,
       progress=lambda done, of: shown(done, of, what),
     )
+
+
+def able(
+  config: Any,
+  net: sites.Network,
+  pairs: pairs_lib.Pairs,
+  task: str,
+  tell: Callable[[str, str], None],
+) -> metrics.Metric:
+  """The metric that is named, of a model that can do the task.
+
+  Args:
+    config: `Asked`, with `force`.
+    net: with parameters.
+    pairs: of the task.
+    task: its name.
+    tell: takes names and texts of facts.
+
+  Raises:
+    ValueError: as `metric_of`, `measured.measure` and `Measured.check`.
+  """
+  metric = metric_of(config, net)
+  found = measured.measure(
+    net, net.params, pairs, metric, size=config.batch_size
+  )
+  for name, text in measured_lines(config, found).items():
+    tell(name, text)
+  found.check(task, config.force)
+  return metric
 
 
 def measured_lines(

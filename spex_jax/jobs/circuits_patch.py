@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 
 from spex_jax import settings
-from spex_jax.circuits import measured, patching
+from spex_jax.circuits import patching
 from spex_jax.jobs import circuits, circuits_find, explain
 from spex_jax.report import circuits as figures
 from spex_jax.report import clock as clock_lib
@@ -66,14 +66,8 @@ def run(
   tell("asked", f"What does patching {config.sweep} do in {asked.task}?")
   for name, text in asked.facts.items():
     tell(name, text)
-  metric = circuits.metric_of(config, net)
   with clock.of("measure"):
-    able = measured.measure(
-      net, net.params, pairs, metric, size=config.batch_size
-    )
-  for name, text in circuits.measured_lines(config, able).items():
-    tell(name, text)
-  able.check(asked.task, config.force)
+    metric = circuits.able(config, net, pairs, asked.task, tell)
   found, wrote = {}, []
   for name in patching.STACKS.get(config.sweep, (config.sweep,)):
     with clock.of(name), progress.sweep(1) as shown:

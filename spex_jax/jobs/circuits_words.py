@@ -6,9 +6,12 @@ from typing import Any
 
 from spex_jax import settings
 from spex_jax.jobs import (
+  circuits_cmap,
+  circuits_dcm,
   circuits_files,
   circuits_find,
   circuits_patch,
+  circuits_paths,
   circuits_tasks,
 )
 
@@ -16,8 +19,15 @@ _KINDS: Mapping[str, type[settings.Settings]] = {
   "score": circuits_files.Score,
   "judge": circuits_files.Judge,
   "patch": circuits_patch.Patch,
+  "paths": circuits_paths.Paths,
+  "dcm": circuits_dcm.Dcm,
+  "cmap": circuits_cmap.Cmap,
   "tasks": circuits_tasks.Tasks,
 }
+_INTO_FOLDERS = {
+  "find": circuits_find, "patch": circuits_patch, "paths": circuits_paths,
+  "dcm": circuits_dcm, "cmap": circuits_cmap,
+}  # fmt: skip
 
 
 def kind_of(
@@ -37,18 +47,16 @@ def run(word: str, config: Any, workdir: pathlib.Path, before: float) -> None:
   """Runs a word.
 
   Args:
-    word: score, judge, find, patch or tasks.
+    word: one of `_KINDS`, or find.
     config: of its class.
-    workdir: of find and patch.
+    workdir: of those that write into one.
     before: seconds of the command that have passed already.
 
   Raises:
     ValueError: what a job refuses.
   """
-  if word == "find":
-    circuits_find.run(config, workdir, before=before)
-  elif word == "patch":
-    circuits_patch.run(config, workdir, before=before)
+  if word in _INTO_FOLDERS:
+    _INTO_FOLDERS[word].run(config, workdir, before=before)
   elif word == "score":
     circuits_files.score(config, before=before)
   elif word == "judge":

@@ -197,6 +197,9 @@ def sources_table(found: citing.Citations) -> Any:
 def cited_lines(found: citing.Citations) -> list[tuple[str, str]]:
   """Sets, citations of each sentence, cost and fit, as facts."""
   lines = [("set", shown(each)) for each in found.sets]
+  if found.whole.needed:
+    each = ", ".join(f"[{i}]" for i in found.whole.needed)
+    lines.append(("needed", f"{each}: without any one the answer falls"))
   for span, cited in found.sentences():
     said = "".join(found.pieces[span.start : span.stop]).strip()
     numbers = ", ".join(f"[{i}]" for i in cited) or "none"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from spex_jax import base, settings
 from spex_jax.ablate import choices, evaluate, gradients
@@ -55,6 +56,7 @@ SUBJECTS: Mapping[str, Kind] = {
 SCENE = "scene.json"  # Where players stand, for a page.
 _BATCH = 256  # Masks at a time where the evaluator measures its batches.
 _LONG = 10  # Seconds of compilation that are worth a word.
+_WHOLE = 0.999  # Least R^2 of an empty answer that says all.
 _TRUSTED = 0.5  # Least R^2 of an answer that is shown without a warning.
 
 
@@ -150,9 +152,10 @@ def run(
     if len(found):
       show(report_tables.interactions(found, config.top, subject.together))
     else:
-      show(
-        report_tables.fact("note", "The value is constant: no set moves it.")
-      )
+      text = "No set was found that moves the value."
+      if not np.any(np.asarray(explanation.faithfulness) < _WHOLE):
+        text = "The value is constant: no set moves it."
+      show(report_tables.fact("note", text))
     subject.draw(found, workdir / "figure.png")
   show(report_tables.fact("time", str(clock)))
   files = ("explanation.json", "fourier.json", "figure.png")

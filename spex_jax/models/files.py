@@ -59,6 +59,21 @@ class Files:
       yield key, lambda key=key, path=path: _read(path, key)
 
 
+def tensors(path: pathlib.Path) -> Tensors:
+  """Every tensor of one file.
+
+  Raises:
+    FileNotFoundError: there is none.
+    ValueError: a damaged file.
+  """
+  if not path.is_file():
+    raise FileNotFoundError(f"{path} is missing.")
+  with _open(path) as file:
+    keys = sorted(file.keys())
+  for key in keys:
+    yield key, lambda key=key: _read(path, key)
+
+
 def _files(folder: pathlib.Path) -> dict[pathlib.Path, set[str] | None]:
   """The safetensors files, each with the keys that an index promises."""
   if (folder / INDEX).is_file():

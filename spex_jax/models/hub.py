@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.models import files, reading, sites, tokens, weights
+from spex_jax.models import files, lora, reading, sites, tokens, weights
 
 # model_type to the module of its family, and the architectures of it that are
 # implemented. A causal model that is saved bare, without its head, can be read
@@ -109,18 +109,21 @@ def load(
   mesh: jax.sharding.Mesh | None = None,
   *,
   ignore: Sequence[str] = (),
+  adapter: str | pathlib.Path | None = None,
 ) -> sites.Network:
   """A network with the parameters of a checkpoint.
 
   Args:
     path: a directory, or a name on the Hugging Face hub (needs
-      `huggingface_hub`).
+      `huggingface_hub`). One that holds a LoRA adapter alone stands for the
+      base that it names, with the adapter merged.
     dtype: floating; of the parameters, and so of the computation.
     mesh: where parameters are placed: split along `PARTITIONS` if the mesh
       has an axis "model" whose size divides them, else replicated. The
       default device without one.
     ignore: settings of `config.json` that are not known here and do not change
       the function; they are left out.
+    adapter: a LoRA adapter, by directory or name, merged into the base.
 
   Returns:
     The network, with `params`, `config`, and `tokenizer` where there is one.
@@ -136,6 +139,12 @@ def load(
   """
   dtype = _check_dtype(dtype)
   folder = local(path)
+  if adapter is None and _is_adapter(folder):
+    path, adapter = lora.Adapter(folder).base or "", folder
+    folder = local(path)
+  merge = lambda tensors: tensors
+  if adapter is not None:
+    merge = lora.Adapter(local(adapter)).merged
   settings = reading.json_object(folder / "config.json")
   if settings.get("is_encoder_decoder"):
     told = reading.json_object(folder / "generation_config.json", optional=True)
@@ -161,13 +170,18 @@ def load(
 
   try:
     flat = weights.assign(
-      family.rules(config), held.tensors(), shapes, config, place
+      family.rules(config), merge(held.tensors()), shapes, config, place
     )
   except ValueError as error:
     raise ValueError(f"{folder}: {error}") from None
   return dataclasses.replace(
     network, params=_nest(flat), tokenizer=tokens.load(folder)
   )
+
+
+def _is_adapter(folder: pathlib.Path) -> bool:
+  held = (folder / name for name in (lora.CONFIG, "config.json"))
+  return [path.is_file() for path in held] == [True, False]
 
 
 def _config(

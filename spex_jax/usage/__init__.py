@@ -181,6 +181,61 @@ class CircuitPatch(settings.Settings):
 
 
 @dataclasses.dataclass(frozen=True)
+class CircuitPaths(settings.Settings):
+  """Flags of `spex circuit paths`."""
+
+  model: str | None = _OF_CIRCUITS
+  task: str | None = settings.field(
+    None, "a task's name, or a file of pairs (default: ioi)"
+  )
+  config: str | None = words.NAMED
+  workdir: str | None = settings.field(
+    None,
+    "where groups.json, and a table and a heatmap of each step go (default: "
+    "runs/NAME)",
+    place=True,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class CircuitDcm(settings.Settings):
+  """Flags of `spex circuit dcm`."""
+
+  model: str | None = _OF_CIRCUITS
+  triples: str | None = settings.field(
+    None, "a .jsonl file: base, source, target, desideratum; needed"
+  )
+  config: str | None = words.NAMED
+  workdir: str | None = settings.field(
+    None,
+    "where dcm.csv and a picture of each mask go (default: runs/NAME)",
+    place=True,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class CircuitCmap(settings.Settings):
+  """Flags of `spex circuit cmap`."""
+
+  model: str | None = settings.field(
+    None, "the base: a directory or a hub name; short for --config.model"
+  )
+  tuned: str | None = settings.field(
+    None,
+    "the fine-tuned model, or a LoRA adapter of the base; needed",
+  )
+  task: str | None = settings.field(
+    None, "a task's name, or a file of pairs (default: ioi)"
+  )
+  config: str | None = words.NAMED
+  workdir: str | None = settings.field(
+    None,
+    "where cmap.csv and cmap.png go (default: runs/NAME)",
+    place=True,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
 class CircuitTasks(settings.Settings):
   """Flags of `spex circuit tasks`."""
 
@@ -289,6 +344,27 @@ _CIRCUIT = {
     "--model=DIR_OR_NAME [--task=TASK_OR_FILE] [--sweep=NAME]",
     ("--model=DIR --task=ioi --sweep=attn_head_out_all_pos",),
   ),
+  "paths": (
+    CircuitPaths,
+    "tells what heads and MLPs do to the answer through certain inputs of "
+    "others; with\nsteps, groups of heads from the answer backwards, and what "
+    "they keep of it",
+    "--model=DIR_OR_NAME [--task=TASK_OR_FILE]",
+    ("--model=DIR --task=ioi",
+     "--model=DIR --config.steps='a=logits@end:4,b=a.q@end:4'"),
+  ),
+  "dcm": (
+    CircuitDcm,
+    "learns which heads carry a variable, from prompts that say what it does",
+    "--model=DIR_OR_NAME --triples=FILE.jsonl",
+    ("--model=DIR --triples=mine.jsonl --config.penalties=0.01,0.1",),
+  ),
+  "cmap": (
+    CircuitCmap,
+    "puts heads of a fine-tuned model into its base: where the gain sits",
+    "--model=DIR_OR_NAME --tuned=DIR_OR_NAME [--task=TASK_OR_FILE]",
+    ("--model=DIR --tuned=OTHER --task=retrieval --config.forms=out,q",),
+  ),
   "tasks": (
     CircuitTasks,
     "makes pairs of every task, and tells which a model can do",
@@ -321,7 +397,7 @@ CIRCUITS = {
   word: (given[0], _circuit(word)) for word, given in _CIRCUIT.items()
 }
 CIRCUIT = """\
-usage: spex circuit score|judge|find|patch|tasks [FLAGS]
+usage: spex circuit score|judge|find|patch|paths|dcm|cmap|tasks [FLAGS]
 
 Which edges of a language model carry a behaviour: pairs of prompts, clean and
 corrupted, whose answers differ.
@@ -330,6 +406,9 @@ corrupted, whose answers differ.
   judge     circuits of files: what of the behaviour they keep
   find      both: scores, circuits of ten sizes, one of them drawn
   patch     parts of one run put into another, as a heatmap
+  paths     what heads do through others: path patching, and groups by it
+  dcm       which heads carry a variable, by masks that are learned
+  cmap      where the gain of fine-tuning sits, by heads put into the base
   tasks     which of the tasks that come along a model can do
 
 `spex circuit WORD --help` lists flags and settings.

@@ -317,8 +317,8 @@ def test_bad_requests_name_the_offender():
   x = {"a": np.ones((2, 3, 4))}
   with pytest.raises(ValueError, match=r"a has axes 0..2; got axes=\(3,\)"):
     stand_ins.mean(x, (3,))
-  with pytest.raises(ValueError, match=r"Weights \(2, 3\) must be of"):
-    stand_ins.mean(x, (0,), np.ones((2, 3)))
+  with pytest.raises(ValueError, match=r"Weights \(2, 4\) must be of"):
+    stand_ins.mean(x, (0,), np.ones((2, 4)))
   with pytest.raises(ValueError, match="not be all zero"):
     stand_ins.mean(x, (0,), np.zeros(2))
   for draws in (0, 3):

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from spex_jax.circuits import gradients, metrics, runs, scores, taps, ungrouped
 from spex_jax.circuits import graph as graph_lib
-from spex_jax.circuits import metrics, paths, runs, scores, taps, ungrouped
 from spex_jax.models import sites
 from tests.circuits import interpreter, networks
 
@@ -97,7 +97,7 @@ def test_scores_are_the_interpreters(name):
 @pytest.mark.parametrize("name", _NAMES)
 def test_the_embeddings_row_of_integrated_gradients_is_complete(name):
   total, gaps = _total(name), {}
-  for rule in paths.RULES:
+  for rule in gradients.RULES:
     found = _score(name, method="eap-ig", steps=32, rule=rule)
     row = found.values[:, found.graph.writer == 0].sum(1)
     gaps[rule] = np.abs(row - total).max()
@@ -123,11 +123,11 @@ def _batch(**changes):
 def _line(name, batch, method="clean-corrupted"):
   """Scores of a batch, by the program that other tests have compiled."""
   net, params = networks.load(name)
-  at = paths.points(method, 1, "left")
+  at = gradients.points(method, 1, "left")
   level = taps.Level.of(net, "edge")
   model = sites.Model(net)
   return np.asarray(
-    paths.scores(model, level, _METRIC, method, params, batch, None, at)
+    gradients.scores(model, level, _METRIC, method, params, batch, None, at)
   )
 
 
@@ -307,5 +307,5 @@ def test_routes_are_shares_of_what_is_read():
 def test_many_narrow_terms_have_the_mean_of_wide_ones():
   """In bfloat16 a sum of 600 terms of .3 would stand still at 128."""
   slope = lambda i: jnp.full(2, 0.3, jnp.bfloat16)
-  found = paths._mean(slope, 600)
+  found = gradients._mean(slope, 600)
   np.testing.assert_allclose(found, np.float32(slope(0)), rtol=1e-5)

@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from spex_jax import cli, configs, settings
+from spex_jax import cli, configs, settings, usage
 from spex_jax.circuits import exact as exact_lib
 from spex_jax.circuits import files, scored
 from spex_jax.circuits import graph as graph_lib
@@ -23,7 +23,7 @@ from spex_jax.models import hub
 from tests import command
 from tests.jobs import small
 
-_PAIRS = [
+PAIRS = [
   {
     "clean": "fun is the",
     "corrupted": "fun fun the",
@@ -53,25 +53,27 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
   path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
-  path.write_text("\n".join(map(json.dumps, _PAIRS)))
+  path.write_text("\n".join(map(json.dumps, PAIRS)))
   return str(path)
 
 
-def _table(path):
+def table(path):
   with open(path, newline="") as file:
     return list(csv.DictReader(file))
 
 
 def test_every_configuration_is_tested_here():
   found = {
-    word: list(configs.named(f"circuit_{word}"))
-    for word in ("score", "judge", "find", "patch", "tasks")
+    word: list(configs.named(f"circuit_{word}")) for word in usage.CIRCUITS
   }
   assert found == {
     "score": ["circuit_score"],
     "judge": ["circuit_judge"],
     "find": ["circuit_find", "circuit_find_lm"],
     "patch": ["circuit_patch"],
+    "paths": ["circuit_paths"],
+    "dcm": ["circuit_dcm"],
+    "cmap": ["circuit_cmap"],
     "tasks": ["circuit_tasks"],
   }
 
@@ -89,7 +91,7 @@ def exact(model, pairs, tmp_path_factory):
 
 
 def test_scores_are_of_every_edge(exact, model):
-  rows = _table(exact)
+  rows = table(exact)
   assert list(rows[0]) == ["writer", "reader", "row", "score"]
   graph = graph_lib.Graph.of(hub.load(model))
   edges = [(r["writer"], r["reader"], int(r["row"])) for r in rows]
@@ -112,13 +114,13 @@ def test_methods_by_their_names(method, exact, model, pairs, tmp_path, capsys):
   assert "metric        logit_difference: clean" in out
   assert f"wrote         {path}" in out
   keys = [{n: row[n] for n in ("writer", "reader", "row")}
-          for table in (exact, path) for row in _table(table)]  # fmt: skip
+          for file in (exact, path) for row in table(file)]  # fmt: skip
   half = len(keys) // 2
   assert keys[:half] == keys[half:]
 
 
 def test_judging(exact, model, pairs, tmp_path, capsys):
-  edges = [[r["writer"], r["reader"], int(r["row"])] for r in _table(exact)]
+  edges = [[r["writer"], r["reader"], int(r["row"])] for r in table(exact)]
   for name, kept in (("all", edges), ("none", []), ("some", edges[-3:])):
     (tmp_path / f"{name}.json").write_text(json.dumps({"edges": kept}))
   path = tmp_path / "judged.csv"
@@ -129,9 +131,9 @@ def test_judging(exact, model, pairs, tmp_path, capsys):
   )  # fmt: skip
   assert code == 0, err
   assert "identities" in out
-  rows = _table(path)
+  rows = table(path)
   assert list(rows[0]) == ["circuit", "pair", "metric", "faithfulness"]
-  assert len(rows) == 3 * len(_PAIRS)
+  assert len(rows) == 3 * len(PAIRS)
   shares = {
     name: [float(r["faithfulness"]) for r in rows if r["circuit"] == name]
     for name in ("all", "none", "some")
@@ -238,14 +240,14 @@ def test_finding_other_levels(level, model, pairs, tmp_path, capsys):
     f"--circuit={tmp_path / 'circuit.json'}", f"--output={tmp_path / 'j.csv'}",
   )  # fmt: skip
   assert code == 0, err
-  assert len(_table(tmp_path / "j.csv")) == 3
+  assert len(table(tmp_path / "j.csv")) == 3
 
 
 def test_a_task_that_the_model_fails_is_refused(model, tmp_path, capsys):
   rows = [{**row, "right": row["wrong"], "wrong": row["right"]}
-          for row in _PAIRS]  # fmt: skip
+          for row in PAIRS]  # fmt: skip
   codes, outs = [], []
-  for name, given in (("a", _PAIRS), ("b", rows)):
+  for name, given in (("a", PAIRS), ("b", rows)):
     path = tmp_path / f"{name}.jsonl"
     path.write_text("\n".join(map(json.dumps, given)))
     code, out, err = command.run(
@@ -270,7 +272,7 @@ def test_patching(model, pairs, tmp_path, capsys):
   )  # fmt: skip
   assert code == 0, err
   assert f"pairs         1 of {pairs}" in out
-  rows = _table(tmp_path / "attn_head_out_all_pos.csv")
+  rows = table(tmp_path / "attn_head_out_all_pos.csv")
   assert list(rows[0]) == ["layer", "head", "metric", "moved"]
   assert len(rows) == 3
   picture = tmp_path / "attn_head_out_all_pos.png"
@@ -333,7 +335,7 @@ _BAD = {
 def test_bad_pairs_are_one_line(name, model, tmp_path, capsys):
   change, complaint = _BAD[name]
   path = tmp_path / "pairs.jsonl"
-  path.write_text(json.dumps(_PAIRS[0] | change))
+  path.write_text(json.dumps(PAIRS[0] | change))
   code, _, err = command.run(
     capsys, "circuit", "score", f"--model={model}", f"--pairs={path}",
     f"--output={tmp_path / 'a.csv'}",
@@ -391,8 +393,17 @@ def _mean_of_batch(logits, clean, right, wrong):
     (("find", "--config.model=x"), "model='x': subject=induction trains"),
     (("tasks", "--model={model}", "--config.tasks=chess"), "No task 'chess'"),
     (("patch", "--model={model}", "--sweep=chess"), "chess"),
+    (("paths", "--model={model}", "--config.steps=a@-1:2"), "NAME=INTO@PLACE"),
+    (
+      ("paths", "--model={model}", "--task={pairs}", "--config.force",
+       "--config.steps=a=logits@verb:2"),
+      "no span 'verb'",
+    ),
+    (("dcm", "--model={model}"), "--triples is missing"),
+    (("dcm", "--model={model}", "--triples=none.jsonl"), "There is no file"),
+    (("cmap", "--model={model}", "--task={pairs}"), "--tuned is missing"),
     (("score", "--modle=x"), "Did you mean --model?"),
-    (("chess",), "has the words score, judge, find, patch, tasks"),
+    (("chess",), "has the words score, judge, find, patch, paths, dcm, cmap"),
   ],
 )  # fmt: skip
 def test_bad_input_is_one_line(
@@ -420,7 +431,7 @@ def test_bad_input_is_one_line(
 
 
 @pytest.mark.parametrize("word", ["", "score", "judge", "find", "patch",
-                                  "tasks"])  # fmt: skip
+                                  "paths", "dcm", "cmap", "tasks"])  # fmt: skip
 def test_help(word, capsys):
   words = [word] if word else []
   code, out, err = command.run(capsys, "circuit", *words, "--help")
@@ -465,7 +476,7 @@ def test_sweeps_of_exact_effects(exact, model, pairs):
   config |= _PLAN | {"rows": 12}
   config["build"] = "spex_jax.jobs.circuits_sweep:exact"
   work = circuits_sweep.exact(config)
-  scores = np.array([float(row["score"]) for row in _table(exact)])
+  scores = np.array([float(row["score"]) for row in table(exact)])
   assert work.n == len(scores)
   masks = work.masks(3, 9)
   assert (masks.sum(axis=1) == work.n - 1).all()

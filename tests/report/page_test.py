@@ -138,6 +138,30 @@ def test_a_page_has_a_limit_and_says_what_it_lacks():
   assert "Wide (the first 100 of 1,000 rows)" in titles
 
 
+def test_a_page_of_a_long_answer_keeps_what_is_strongest():
+  body = on_context(tokens=[f"w{k}" for k in range(200)])
+  (cue,) = body["cues"]
+  scores = [0.001 * k + 1 / 3 for k in range(200)]
+  body["cues"] = [cue | {"scores": scores}] * 500
+  _, (view, *_) = page.context(body)
+  text = page.html([page.Run("Q", views=[view])])
+  assert len(text.encode()) <= page.MOST
+  (told,) = data(text)
+  assert "but the 20 largest: a page has at most" in text
+  kept = told["views"][0]["cues"][0]["scores"]
+  assert [i for i, _ in kept] == list(range(199, 179, -1))
+
+
+def test_sources_are_shaded_by_what_they_are_cited_by():
+  cited = on_context()["citations"]
+  own = {"strengths": [1.5, 2.5], "needed": [1]}
+  _, (view, *_) = page.citations(cited | own)
+  assert view["parts"][0]["strengths"] == [1.5, 2.5]
+  assert view["parts"][0]["needed"] == [1]
+  _, (view, *_) = page.citations(cited)  # Of a file without them.
+  assert view["parts"][0]["strengths"] == view["parts"][0]["values"]
+
+
 def test_a_page_needs_a_run_and_finite_numbers():
   with pytest.raises(ValueError, match="one run or more"):
     page.html([])

@@ -141,8 +141,11 @@ def _fitted(runs: Sequence[Run], over: int) -> list[Run]:
       elif view["kind"] == "table":
         cut = views_lib.first_rows(dict(view), _ROWS)
         parts.append((2, size(view) - size(cut), r, i))
+      elif view["kind"] in contexts.VIEWS:
+        cut, _ = contexts.smaller(view)
+        parts.append((3, size(view) - size(cut), r, i))
   gone: list[tuple[int, int, int, int]] = []
-  for kind in range(3):
+  for kind in range(4):
     own = [part for part in parts if part[0] == kind and part[1] > 0]
     while over > 0 and own:
       # The smallest that is enough, else the largest.
@@ -159,11 +162,14 @@ def _fitted(runs: Sequence[Run], over: int) -> list[Run]:
       f"({length / 1000:,.0f} kB)"
       for (kind, i), length in lost.items() if kind < 2
     ]  # fmt: skip
+    cut = {i: contexts.smaller(run.views[i]) for kind, i in lost if kind == 3}
+    lines += [what for _, what in cut.values()]
     run = dataclasses.replace(
       run,
       files=[f for i, f in enumerate(run.files) if (0, i) not in lost],
       views=[
-        views_lib.first_rows(dict(view), _ROWS) if (2, i) in lost else view
+        views_lib.first_rows(dict(view), _ROWS) if (2, i) in lost
+        else cut[i][0] if i in cut else view
         for i, view in enumerate(run.views) if (1, i) not in lost
       ],
     )  # fmt: skip

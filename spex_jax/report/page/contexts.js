@@ -140,6 +140,8 @@ function showCitations(view, parent) {
         `sources, ${told(part.none + part.total)} with all, ` +
         signed(part.total) + (part.additive
         ? `; the sources sum to ${signed(part.sum)}` : "");
+    if (!part.terms)
+      said.textContent += "; there is no expansion here that could answer clicks";
     rows.forEach((row, i) => {
       row.disabled = !part.terms;
       row.setAttribute("aria-pressed", kept[i]);
@@ -150,10 +152,12 @@ function showCitations(view, parent) {
   function choose(one, button) {
     part = one;
     kept.fill(true);
-    const limit = Math.max(0, ...part.values.map(Math.abs));
+    const limit = Math.max(0, ...part.strengths.map(Math.abs));
     rows.forEach((row, i) => {
       row.children[1].textContent = signed(part.values[i]);
-      shade(row, part.values[i], limit);
+      row.title = part.strengths[i] === part.values[i] ? ""
+        : `cited by what the answer loses without it: ${signed(part.strengths[i])}`;
+      shade(row, part.strengths[i], limit);
     });
     tokens.forEach((token, i) => token.classList.toggle("chosen",
       part !== view.parts[0] && i >= part.span[0] && i < part.span[1]));
@@ -163,12 +167,16 @@ function showCitations(view, parent) {
       `: ${signed(set.value)} beside all others` + (set.interval
       ? `, ${set.interval.map(signed).join(" to ")} on average over the masks`
       : ""))));
+    if (part.needed.length)
+      list.append(make("li", "needed, each alone: " +
+        part.needed.map((i) => `[${i}]`).join(", ")));
     press(chosen, button);
     update();
   }
   parent.append(make("p", "Choose the answer, a sentence or a token; sources " +
     "in red raise its probability, blue ones lower it. A click on a source " +
-    "removes it, and the expansion answers. Brackets join sources that count " +
+    "removes it, and the expansion answers; the redder, the more the answer " +
+    "loses without it. Brackets join sources that count " +
     "together: whole where each is needed, dashed where either suffices.",
     "note"), answer, tools, said, stage, list);
   choose(part, wholes[0]);

@@ -13,8 +13,9 @@ from spex_jax import base
 from spex_jax.report.page import views
 
 _MOST_CUES = 200  # Context tokens of a cue that are kept, the strongest.
-_MOST_TERMS = 500  # Of an expansion that answers clicks.
+_MOST_TERMS = 8_192  # Of an expansion that answers clicks.
 _MOST_VALUES = 50_000  # Of sources, for all tokens together.
+_FEW = 20  # Where a page would be too large.
 _STRONGEST = 5  # Tokens of a step that a table names.
 _OFF = 1e-3  # Nats, or of the total: a sum that is off by more is wrong.
 _Lines = list[tuple[str, str, bool]]
@@ -150,6 +151,8 @@ def citations(body: Mapping[str, Any]) -> tuple[_Lines, list[dict[str, Any]]]:
         "name": answer[total["token"]].strip(), "value": "log_probability",
         "span": [total["token"], total["token"] + 1],
         "values": [_short(value) for value in total["values"]],
+        "strengths": [_short(value) for value in total["values"]],
+        "needed": [],
         "none": _short(total["none"]), "total": _short(total["pcxmi"]),
         "sets": [], "terms": None, "additive": True,
         "sum": _short(math.fsum(total["values"])),
@@ -229,6 +232,11 @@ def _part(name: str, body: Mapping[str, Any]) -> dict[str, Any]:
     "name": name, "value": base.printable(body["value"]),
     "span": list(body["span"]),
     "values": [_short(value) for value in body["values"]],
+    # What sources are cited by; files of before have values alone.
+    "strengths": [
+      _short(value) for value in body.get("strengths", body["values"])
+    ],
+    "needed": list(body.get("needed", ())),
     "none": None if body["none"] is None else _short(body["none"]),
     "total": None if body["total"] is None else _short(body["total"]),
     "additive": body["terms"] is not None,
@@ -263,6 +271,24 @@ def _visible(piece: str) -> str:
 
 def _short(value: float) -> float:
   return float(f"{value:.4g}")
+
+
+def smaller(view: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+  """A view of ours for a page that would be too large, and what it lacks.
+
+  Args:
+    view: of kind "context" or "citations".
+  """
+  made = dict(view)
+  if view["kind"] == "context":
+    made["cues"] = [
+      cue | {"scores": cue["scores"][:_FEW]} for cue in view["cues"]
+    ]
+    return made, f"scores of a token but the {_FEW} largest"
+  made["parts"] = [
+    part | {"terms": None} for part in view["parts"][: view["tokens"]]
+  ]
+  return made, "single tokens, and what a click would remove"
 
 
 VIEWS = {"context": context, "citations": citations}  # Of a body, by kind.

@@ -1,0 +1,16 @@
+"""Which heads of a language model carry a variable?
+
+`--model=DIRECTORY_OR_HUB_NAME --triples=FILE`
+"""
+
+import ml_collections
+
+from spex_jax import configs
+from spex_jax.jobs import circuits_dcm
+
+
+def get_config(size: str = "full") -> ml_collections.ConfigDict:
+  """`full`: four penalties, three beginnings; `quick`: fewer."""
+  if not configs.is_quick(size):
+    return configs.config(circuits_dcm.Dcm)
+  return configs.config(circuits_dcm.Dcm, penalties=(0.01,), seeds=1, epochs=2)
