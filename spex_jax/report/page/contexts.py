@@ -190,14 +190,15 @@ def _trusted(body: Mapping[str, Any]) -> _Lines:
     lines = [("fit", f"{who}: each value is measured; sums of them are not",
               False)]  # fmt: skip
   elif r2 is None:
-    lines = [("R²", f"{who}: not tested", True)]
+    lines = [("R²", f"{who}: not tested", False)]
   else:
     told, bad = f"{r2:.3f}", r2 < views.TRUSTED
     interval = body.get("r2_interval")  # Not of files of earlier versions.
     if interval is not None:
       low, high = interval
       told += f" (95%: {low:.3f}..{high:.3f}, {body['r2_by']})"
-      bad = bad or low < 0
+      if low < 0:
+        told, bad = f"{told}, perhaps no better than their mean", True
     lines = [("R²", f"{told} by {who}", bad)]
   if body["terms"] is not None:
     total, found = body["total"], math.fsum(body["values"])
