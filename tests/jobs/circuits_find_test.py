@@ -23,7 +23,7 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
   path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
-  path.write_text("\n".join(map(json.dumps, circuits_test._PAIRS)))
+  path.write_text("\n".join(map(json.dumps, circuits_test.PAIRS)))
   return str(path)
 
 
