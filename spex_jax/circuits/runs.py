@@ -88,7 +88,6 @@ def batches(pairs: pairs_lib.Pairs, size: int) -> Iterator[Batch]:
   if size < 1 or not len(pairs):
     raise ValueError(f"Need pairs in batches of 1 or more; got {len(pairs)} in "
                      f"batches of {size}.")  # fmt: skip
-  size = min(size, len(pairs))
   for start in range(0, len(pairs), size):
     rows = np.arange(start, start + size)
     at = np.minimum(rows, len(pairs) - 1)
