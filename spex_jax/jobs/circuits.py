@@ -27,6 +27,7 @@ from spex_jax.circuits import judged as judged_lib
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.jobs import callables, explain, networks, subjects
 from spex_jax.models import sites, tokens, transformer
+from spex_jax.report import clock as clock_lib
 from spex_jax.report import progress
 from spex_jax.report import tables as report_tables
 
@@ -104,6 +105,28 @@ class Judging(settings.Settings):
     judging.TOLERANCE, "of the checks of every run, as a share of the effect; "
     "narrow dtypes need more", above=0,
   )  # fmt: skip
+
+
+def begun(
+  workdir: pathlib.Path, show: Show | None, before: float
+) -> tuple[Show, Callable[[str, str], None], clock_lib.Clock]:
+  """What a command that writes into a folder needs first.
+
+  Args:
+    workdir: made if it does not exist.
+    show: takes a line or a rich table; prints by default.
+    before: seconds of the command that have passed already.
+
+  Returns:
+    `show`; a function that shows a fact, by name and text; and a clock.
+
+  Raises:
+    ValueError: a folder that cannot be written.
+  """
+  explain.writable(workdir)
+  show = show or report_tables.printer()
+  tell = lambda name, text: show(report_tables.fact(name, text))
+  return show, tell, clock_lib.Clock(before)
 
 
 def load(config: Asked) -> sites.Network:

@@ -7,12 +7,10 @@ import numpy as np
 
 from spex_jax import settings
 from spex_jax.circuits import cmap, swaps
-from spex_jax.jobs import circuits, circuits_find, circuits_paths, explain
+from spex_jax.jobs import circuits, circuits_find, circuits_paths
 from spex_jax.models import hub, lora
 from spex_jax.report import circuits as figures
-from spex_jax.report import clock as clock_lib
 from spex_jax.report import plots
-from spex_jax.report import tables as report_tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +51,7 @@ def run(
     ValueError: what is wrong with models, task or settings; models of two
       architectures.
   """
-  explain.writable(workdir)
-  show = show or report_tables.printer()
-  clock = clock_lib.Clock(before)
-  tell = lambda name, text: show(report_tables.fact(name, text))
+  show, tell, clock = circuits.begun(workdir, show, before)
   if not config.tuned:
     raise ValueError("--tuned is missing: a fine-tuned model, or an adapter.")
   with clock.of("load"):

@@ -8,13 +8,10 @@ from spex_jax.circuits import dcm, desiderata, swaps
 from spex_jax.jobs import (
   circuits,
   circuits_paths,
-  explain,
   networks,
   subjects,
 )
-from spex_jax.report import clock as clock_lib
 from spex_jax.report import plots
-from spex_jax.report import tables as report_tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +54,7 @@ def run(
   Raises:
     ValueError: what is wrong with model, triples or settings.
   """
-  explain.writable(workdir)
-  show = show or report_tables.printer()
-  clock = clock_lib.Clock(before)
-  tell = lambda name, text: show(report_tables.fact(name, text))
+  _, tell, clock = circuits.begun(workdir, show, before)
   if not config.triples:
     raise ValueError("--triples is missing: a .jsonl file of triples.")
   with clock.of("load"):

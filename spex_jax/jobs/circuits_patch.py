@@ -8,11 +8,9 @@ import numpy as np
 
 from spex_jax import settings
 from spex_jax.circuits import patching
-from spex_jax.jobs import circuits, circuits_find, explain
+from spex_jax.jobs import circuits, circuits_find
 from spex_jax.report import circuits as figures
-from spex_jax.report import clock as clock_lib
 from spex_jax.report import plots, progress
-from spex_jax.report import tables as report_tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +54,7 @@ def run(
   Raises:
     ValueError: what is wrong with model, task or settings.
   """
-  explain.writable(workdir)
-  show = show or report_tables.printer()
-  clock = clock_lib.Clock(before)
-  tell = lambda name, text: show(report_tables.fact(name, text))
+  _, tell, clock = circuits.begun(workdir, show, before)
   with clock.of("load"):
     asked = circuits_find.of_task(config, config.task, config.num_pairs)
   net, pairs = asked.net, asked.pairs

@@ -18,12 +18,10 @@ from spex_jax.circuits import (
   swaps,
   walks,
 )
-from spex_jax.jobs import circuits, circuits_find, explain
+from spex_jax.jobs import circuits, circuits_find
 from spex_jax.models import sites
 from spex_jax.report import circuits as figures
-from spex_jax.report import clock as clock_lib
 from spex_jax.report import plots
-from spex_jax.report import tables as report_tables
 
 _STEP = re.compile(r"([^=@.]+)=([^=@.]+)(?:\.([qkv]))?@([^@:]+):(\d+|0?\.\d+)")
 
@@ -69,10 +67,7 @@ def run(
   Raises:
     ValueError: what is wrong with model, task or settings.
   """
-  explain.writable(workdir)
-  show = show or report_tables.printer()
-  clock = clock_lib.Clock(before)
-  tell = lambda name, text: show(report_tables.fact(name, text))
+  _, tell, clock = circuits.begun(workdir, show, before)
   steps = [step_of(text) for text in config.steps]
   with clock.of("load"):
     asked = circuits_find.of_task(config, config.task, config.num_pairs)

@@ -5,26 +5,12 @@ import json
 import types
 
 import numpy as np
-import pytest
 
 from spex_jax.circuits import files, pair_files, scored
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.jobs import circuits_find, circuits_kept, sweeping
 from spex_jax.models import hub
 from tests import command
-from tests.jobs import circuits_test, small
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-  return str(small.gpt2(tmp_path_factory.mktemp("gpt2"), n_layer=1))
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-  path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
-  path.write_text("\n".join(map(json.dumps, circuits_test.PAIRS)))
-  return str(path)
 
 
 def test_a_circuit_of_consistent_edges_has_no_others(

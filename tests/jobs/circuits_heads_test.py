@@ -3,24 +3,11 @@
 import json
 
 import numpy as np
-import pytest
 import safetensors.numpy
 
 from spex_jax.models import hub
 from tests import command
 from tests.jobs import circuits_test, small
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-  return str(small.gpt2(tmp_path_factory.mktemp("gpt2"), n_layer=1))
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-  path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
-  path.write_text("\n".join(map(json.dumps, circuits_test.PAIRS)))
-  return str(path)
 
 
 def test_groups_by_paths_and_what_they_are_put_into(
@@ -88,7 +75,7 @@ def test_masks_of_triples(model, tmp_path, capsys):
   path = tmp_path / "some.jsonl"
   rows = [
     {"base": row["clean"], "source": row["corrupted"], "target": target}
-    for row in circuits_test.PAIRS for target in (" film", " is")
+    for row in small.PAIRS for target in (" film", " is")
   ]  # fmt: skip
   path.write_text("\n".join(map(json.dumps, rows)))
   code, out, err = command.run(

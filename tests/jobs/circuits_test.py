@@ -23,39 +23,6 @@ from spex_jax.models import hub
 from tests import command
 from tests.jobs import small
 
-PAIRS = [
-  {
-    "clean": "fun is the",
-    "corrupted": "fun fun the",
-    "right": " film",
-    "wrong": [" is"],
-  },
-  {
-    "clean": "the film is",
-    "corrupted": "the fun is",
-    "right": " fun",
-    "wrong": [" the"],
-  },
-  {
-    "clean": "fun fun is",
-    "corrupted": "fun the is",
-    "right": " film",
-    "wrong": [" fun"],
-  },
-]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-  return str(small.gpt2(tmp_path_factory.mktemp("gpt2"), n_layer=1))
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-  path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
-  path.write_text("\n".join(map(json.dumps, PAIRS)))
-  return str(path)
-
 
 def table(path):
   with open(path, newline="") as file:
@@ -133,7 +100,7 @@ def test_judging(exact, model, pairs, tmp_path, capsys):
   assert "identities" in out
   rows = table(path)
   assert list(rows[0]) == ["circuit", "pair", "metric", "faithfulness"]
-  assert len(rows) == 3 * len(PAIRS)
+  assert len(rows) == 3 * len(small.PAIRS)
   shares = {
     name: [float(r["faithfulness"]) for r in rows if r["circuit"] == name]
     for name in ("all", "none", "some")
@@ -245,9 +212,9 @@ def test_finding_other_levels(level, model, pairs, tmp_path, capsys):
 
 def test_a_task_that_the_model_fails_is_refused(model, tmp_path, capsys):
   rows = [{**row, "right": row["wrong"], "wrong": row["right"]}
-          for row in PAIRS]  # fmt: skip
+          for row in small.PAIRS]  # fmt: skip
   codes, outs = [], []
-  for name, given in (("a", PAIRS), ("b", rows)):
+  for name, given in (("a", small.PAIRS), ("b", rows)):
     path = tmp_path / f"{name}.jsonl"
     path.write_text("\n".join(map(json.dumps, given)))
     code, out, err = command.run(
@@ -335,7 +302,7 @@ _BAD = {
 def test_bad_pairs_are_one_line(name, model, tmp_path, capsys):
   change, complaint = _BAD[name]
   path = tmp_path / "pairs.jsonl"
-  path.write_text(json.dumps(PAIRS[0] | change))
+  path.write_text(json.dumps(small.PAIRS[0] | change))
   code, _, err = command.run(
     capsys, "circuit", "score", f"--model={model}", f"--pairs={path}",
     f"--output={tmp_path / 'a.csv'}",

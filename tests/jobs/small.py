@@ -130,3 +130,26 @@ def picture(shape=(17, 23, 3), seed=0):
   """A uint8 image `[H, W, 3]`."""
   rng = np.random.default_rng(seed)
   return rng.integers(0, 256, shape).astype(np.uint8)
+
+
+# Of prompts, for the circuits of `gpt2`.
+PAIRS = [
+  {
+    "clean": "fun is the",
+    "corrupted": "fun fun the",
+    "right": " film",
+    "wrong": [" is"],
+  },
+  {
+    "clean": "the film is",
+    "corrupted": "the fun is",
+    "right": " fun",
+    "wrong": [" the"],
+  },
+  {
+    "clean": "fun fun is",
+    "corrupted": "fun the is",
+    "right": " film",
+    "wrong": [" fun"],
+  },
+]
