@@ -1,0 +1,190 @@
+"""Pictures to learn from, and to be asked about: made, or from a folder.
+
+Shapes: N pictures uint8 `[N, 3, S, S]`; all are made from a seed.
+"""
+
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from spex_jax import base
+from spex_jax.datasets import images
+
+_COVERED = 6.0  # Areas of leaves in a picture, in areas of the picture.
+_STEEP = 3.0  # Of the law of sizes: Lee, Mumford and Huang (2001).
+_LEAST = 1.0  # Half a leaf's side, in pixels.
+_PIECES = 3  # Of clutter behind a digit.
+_APART = 0.35  # Of brightness, between a digit and what lies behind it.
+_FINE = 4  # Times finer a digit is drawn, before it is scaled down.
+_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+class Labelled(NamedTuple):
+  """Pictures and their classes.
+
+  Attributes:
+    pictures: uint8 `[N, 3, S, S]`.
+    labels: int `[N]`, from 0.
+    classes: names.
+    left_out: file to why, of a folder.
+  """
+
+  pictures: np.ndarray
+  labels: np.ndarray
+  classes: tuple[str, ...]
+  left_out: dict[str, str]
+
+
+def dead_leaves(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
+  """Discs and turned squares that lie on each other, uint8 `[N, 3, S, S]`.
+
+  Sizes follow a power law, colours and places are even: the statistics of
+  edges in photographs, and nothing that has a name. After Baradad et al.,
+  arXiv:2106.05963 (their "dead leaves, shapes"), without textures.
+  """
+  return np.stack([_leaves(rng, size) for _ in range(count)])
+
+
+def _leaves(rng, size) -> np.ndarray:
+  from PIL import Image, ImageDraw  # Slow to import.
+
+  ground = tuple(map(int, rng.integers(0, 256, 3)))
+  picture = Image.new("RGB", (size, size), ground)
+  draw = ImageDraw.Draw(picture)
+  covered, most = 0.0, size / 3
+  power = 1 - _STEEP
+  while covered < _COVERED * size**2:
+    # By the inverse of the distribution, of r^-3 from the least to the most.
+    u = rng.random()
+    r = (_LEAST**power + u * (most**power - _LEAST**power)) ** (1 / power)
+    x, y = rng.uniform(-r, size + r, 2)
+    colour = tuple(map(int, rng.integers(0, 256, 3)))
+    if rng.random() < 0.5:
+      draw.ellipse([x - r, y - r, x + r, y + r], fill=colour)
+    else:
+      turns = rng.uniform(0, np.pi / 2) + np.arange(4) * np.pi / 2
+      corners = np.stack([x + r * np.cos(turns), y + r * np.sin(turns)], 1)
+      draw.polygon([tuple(c) for c in corners.tolist()], fill=colour)
+    covered += 3 * r**2
+  return np.asarray(picture).transpose(2, 0, 1)
+
+
+def coloured_digits(
+  rng: np.random.Generator, digits: images.Images, size: int
+) -> np.ndarray:
+  """Handwritten digits within pictures, uint8 `[N, 3, S, S]`.
+
+  Each of 8 x 8 pixels is a soft mask, 9 to 15 sixteenths of the picture high,
+  at a random place, of a random colour; on a ground of another, at least
+  `_APART` brighter or darker, with three discs and lines of clutter nearer to
+  the ground than the digit. Raw pixels and the features of an untrained
+  network follow colour and place; the digit is in neither.
+  """
+  return np.stack([_digit(rng, mask, size) for mask in digits.pixels[:, 0]])
+
+
+def _digit(rng, mask, size) -> np.ndarray:
+  from PIL import Image, ImageDraw  # Slow to import.
+
+  ground, ink = _two_colours(rng)
+  fine = size * _FINE
+  picture = Image.new("RGB", (fine, fine), _bytes(ground))
+  draw = ImageDraw.Draw(picture)
+  for _ in range(_PIECES):
+    shade = _bytes(ground + 0.4 * (rng.random(3) - 0.5))
+    x, y, u, v = rng.uniform(0, fine, 4)
+    r = rng.uniform(0.05, 0.15) * fine
+    if rng.random() < 0.5:
+      draw.ellipse([x - r, y - r, x + r, y + r], fill=shade)
+    else:
+      draw.line([x, y, u, v], fill=shade, width=int(r / 2))
+  side = int(round(rng.uniform(9, 15) / 16 * fine))
+  grey = Image.fromarray((mask * 255).astype(np.uint8))
+  grey = grey.resize((side, side), Image.Resampling.BICUBIC)
+  x, y = map(int, rng.integers(0, fine - side + 1, 2))
+  picture.paste(Image.new("RGB", (side, side), _bytes(ink)), (x, y), grey)
+  small = picture.resize((size, size), Image.Resampling.BOX)
+  return np.asarray(small).transpose(2, 0, 1)
+
+
+def _two_colours(rng) -> tuple[np.ndarray, np.ndarray]:
+  """Two colours of different brightness."""
+  weights = np.array([0.299, 0.587, 0.114])
+  while True:
+    first, second = rng.random((2, 3))
+    if abs(weights @ (first - second)) > _APART:
+      return first, second
+
+
+def _bytes(colour: np.ndarray) -> tuple[int, ...]:
+  return tuple(int(v) for v in (np.clip(colour, 0, 1) * 255).round())
+
+
+def grey_digits(digits: images.Images, size: int) -> np.ndarray:
+  """Handwritten digits as they are, scaled up, uint8 `[N, 3, S, S]`."""
+  from PIL import Image  # Slow to import.
+
+  found = []
+  for mask in digits.pixels[:, 0]:
+    grey = Image.fromarray((mask * 255).astype(np.uint8))
+    found.append(grey.resize((size, size), Image.Resampling.BICUBIC))
+  return np.repeat(np.stack(found)[:, None], 3, axis=1)
+
+
+def folder(path: str | pathlib.Path, size: int) -> Labelled:
+  """The pictures of a folder, whose folders are classes; scaled and cut.
+
+  The middle square of each; files that cannot be read, and pictures of one
+  colour, which teach nothing, are left out, and told.
+
+  Args:
+    path: of a folder of folders, or of files: those are one class, "".
+    size: S.
+
+  Raises:
+    FileNotFoundError: no such folder.
+    ValueError: no picture in it, or none that can be used.
+  """
+  path = pathlib.Path(path)
+  if not path.is_dir():
+    raise FileNotFoundError(f"{path}: no such folder of pictures.")
+  files = sorted(
+    p for p in path.rglob("*") if p.suffix.lower() in _FILES and p.is_file()
+  )
+  if not files:
+    raise ValueError(
+      f"{path} has no picture: a folder for each class, with files "
+      f"{', '.join(_FILES)}, is needed."
+    )
+  found, names, left_out = [], [], {}
+  for file in files:
+    try:
+      square = _square(images.read(file), size)
+    except ValueError as error:
+      left_out[str(file)] = str(error)[:200]
+      continue
+    if np.ptp(square.reshape(3, -1), axis=1).max() == 0:
+      left_out[str(file)] = "blank: one colour alone"
+      continue
+    found.append(square)
+    names.append("/".join(file.relative_to(path).parts[:-1]))
+  if not found:
+    first, why = next(iter(left_out.items()))
+    raise ValueError(
+      f"{path}: none of {len(files)} pictures can be used ({first}: {why})."
+    )
+  classes = tuple(sorted(set(names)))
+  labels = np.array([classes.index(name) for name in names])
+  return Labelled(np.stack(found), labels, classes, left_out)
+
+
+def _square(pixels: base.Array, size: int) -> np.ndarray:
+  from PIL import Image  # Slow to import.
+
+  picture = Image.fromarray(np.asarray(pixels))
+  side = min(picture.size)
+  left, top = ((length - side) // 2 for length in picture.size)
+  picture = picture.crop((left, top, left + side, top + side))
+  picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+  return np.asarray(picture).transpose(2, 0, 1)
