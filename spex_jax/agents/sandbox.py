@@ -157,9 +157,14 @@ class Sandbox:
       self.close()
       self._process = subprocess.Popen(
         [
-          sys.executable, "-I", "-c", _START, str(_SERVER), self._prepare,
+          sys.executable,
+          "-I",
+          "-c",
+          _START,
+          str(_SERVER),
+          self._prepare,
           *self._modules,
-        ],  # fmt: skip
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -21,13 +21,15 @@ _HOW = {
   "tikz": "TikZ: one tikzpicture",
   "processing": "Processing: a setup that draws",
 }
-SYSTEM = "You draw with code. You cannot see pictures; think of where things are."
+SYSTEM = (
+  "You draw with code. You cannot see pictures; think of where things are."
+)
 
 
 def draw(caption: str, language: str) -> str:
   """Asks for a program."""
   return (
-    f"Write a program that draws the caption, and nothing else, on a square.\n"
+    f"Write a program that draws the caption, and no more, on a square.\n"
     f"CAPTION: {caption}\n"
     f"LANGUAGE: {_HOW[language]}.\n"
     f"Answer with the whole program in one ``` block."

@@ -52,6 +52,9 @@ class Views:
   blur: float = 1 / 32
 
 
+VIEWS = Views()
+
+
 def view(key: base.Key, picture: jax.Array, views: Views) -> jax.Array:
   """A random view `[3, S, S]` of a picture. Unbatched: `vmap` over keys.
 

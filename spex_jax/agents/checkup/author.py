@@ -87,14 +87,14 @@ class Author:
     """
     for name in defects:
       if name not in DEFECTS:
-        raise ValueError(
-          f"No defect {name!r}; there are {', '.join(DEFECTS)}."
-        )
+        raise ValueError(f"No defect {name!r}; there are {', '.join(DEFECTS)}.")
     strokes.write([], language)  # Raises for what is no language.
     self._language, self._defects = language, tuple(defects)
 
   def chat(
-    self, messages: Sequence[llm.Message], tools: Sequence[Mapping] | None = None
+    self,
+    messages: Sequence[llm.Message],
+    tools: Sequence[Mapping] | None = None,
   ) -> llm.Reply:
     """See `llm.Chat`.
 

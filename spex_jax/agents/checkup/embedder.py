@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
-from spex_jax.agents.checkup import encoders, moco
-from spex_jax.agents.world import prompts, rendering, scenes
+from spex_jax.agents.checkup import encoders, moco, pictures
+from spex_jax.agents.world import prompts, rendering
 from spex_jax.training import loop
 
 _WORDS = 256  # Columns of words, by a hash.
@@ -70,7 +70,7 @@ class Recipe:
 
 
 class _Texts(nn.Module):
-  """Phrases `[..., P, W]` to `[..., D]`; phrases without words count nothing."""
+  """Phrases `[..., P, W]` to `[..., D]`; empty ones count nothing."""
 
   width: int
 
@@ -92,19 +92,6 @@ def phrases(captions: Sequence[str]) -> np.ndarray:
   return found
 
 
-def scenes_of(
-  rng: np.random.Generator, count: int, size: int = SIDE
-) -> tuple[np.ndarray, list[str]]:
-  """Pictures `[N, S, S, 3]` of the world, of one to four things, and captions.
-
-  Half have one thing, the others two to four.
-  """
-  drawn = [scenes.draw(rng, *((1, 1) if i % 2 else (2, 4)))
-           for i in range(count)]  # fmt: skip
-  pictures = np.stack([rendering.render(own, size) for own in drawn])
-  return pictures, [prompts.write(own) for own in drawn]
-
-
 def train(key: base.Key, seed: int, recipe: Recipe) -> dict[str, Any]:
   """Parameters of the model; the same for the same key, seed and recipe.
 
@@ -114,10 +101,12 @@ def train(key: base.Key, seed: int, recipe: Recipe) -> dict[str, Any]:
     recipe: how.
   """
   rng = np.random.default_rng([seed, 22])
-  pictures, captions = scenes_of(rng, recipe.scenes)
+  drawn = pictures.some_scenes(rng, recipe.scenes)
+  seen = [rendering.render(own, SIDE) for own in drawn]
   data = {
-    "pictures": pictures.transpose(0, 3, 1, 2), "phrases": phrases(captions)
-  }  # fmt: skip
+    "pictures": np.stack(seen).transpose(0, 3, 1, 2),
+    "phrases": phrases(list(map(prompts.write, drawn))),
+  }
   begin, order = jax.random.split(key)
   fit = jax.jit(_fit, static_argnames="recipe")
   return jax.tree.map(np.asarray, fit(begin, order, data, recipe))
@@ -152,8 +141,7 @@ def _fit(begin, order, data, recipe) -> dict[str, Any]:
     begin, order, data, jnp.ones(len(data["phrases"])), init=init,
     losses=losses, recipe=rule,
   ).params  # fmt: skip
-  pictures = data["pictures"][:1024]
-  settled = encoder.settle(params["encoder"], pictures)
+  settled = encoder.settle(params["encoder"], data["pictures"][:1024])
   return {"encoder": settled, "texts": params["texts"]}
 
 
@@ -164,8 +152,8 @@ def of_params(params: dict[str, Any], recipe: Recipe) -> Embedder:
   see = jax.jit(lambda p, x: moco.unit(encoder.read(p["encoder"], x)))
   say = jax.jit(lambda p, x: texts.apply({"params": p["texts"]}, x))
 
-  def seen(pictures):
-    small = np.stack([resized(own, SIDE) for own in pictures])
+  def seen(given):
+    small = np.stack([resized(own, SIDE) for own in given])
     return _padded(see, params, small.transpose(0, 3, 1, 2))
 
   def said(captions):
@@ -199,22 +187,21 @@ def resized(picture: np.ndarray, size: int) -> np.ndarray:
 def _fixed() -> tuple[encoders.Encoder, Any]:
   """The untrained network of `FRECHET`, settled on the world."""
   encoder = encoders.small(16)
-  pictures, _ = scenes_of(np.random.default_rng(0), 256)
-  params = encoder.init(jax.random.key(0))
-  settled = jax.jit(encoder.settle)(params, pictures.transpose(0, 3, 1, 2))
+  drawn = pictures.drawings(np.random.default_rng(0), 256, SIDE)
+  settled = jax.jit(encoder.settle)(encoder.init(jax.random.key(0)), drawn)
   return encoder, settled
 
 
 FIXED = "untrained_small16_v1"
 
 
-def fixed(pictures: np.ndarray) -> np.ndarray:
+def fixed(given: np.ndarray) -> np.ndarray:
   """Features `[N, 64]` of one network for all time, named `FIXED`.
 
   Of random weights, key 0: nothing is trained, so that they are the same
   everywhere up to rounding. No Inception network: its numbers are others.
   """
   encoder, settled = _fixed()
-  small = np.stack([resized(own, SIDE) for own in pictures])
+  small = np.stack([resized(own, SIDE) for own in given])
   read = jax.jit(encoder.read)
   return _padded(read, settled, small.transpose(0, 3, 1, 2))

@@ -61,14 +61,18 @@ def render(
       if language == "tikz":
         whole = code if "\\documentclass" in code else _TEX % code
         (folder / "drawing.tex").write_text(whole)
-        _run(folder, seconds, "pdflatex", "-no-shell-escape",
-             "-interaction=nonstopmode", "-halt-on-error", "drawing.tex")  # fmt: skip
-        _run(folder, seconds, "pdftoppm", "-png", "-singlefile", "-scale-to",
-             str(4 * size), "drawing.pdf", "drawing")  # fmt: skip
+        for command in (
+          "pdflatex -no-shell-escape -interaction=nonstopmode -halt-on-error "
+          "drawing.tex",
+          f"pdftoppm -png -singlefile -scale-to {4 * size} drawing.pdf drawing",
+        ):
+          _run(folder, seconds, *command.split())
       else:
         whole = code if "void draw" in code else _SKETCH % code
         (folder / f"{folder.name}.pde").write_text(whole)
-        _run(folder, seconds, "processing", "cli", f"--sketch={folder}", "--run")
+        _run(
+          folder, seconds, "processing", "cli", f"--sketch={folder}", "--run"
+        )
       found = images.read(folder / "drawing.png")
     except subprocess.TimeoutExpired:
       return "time", f"it took more than {seconds:g} s", None

@@ -10,8 +10,8 @@ import os
 import matplotlib
 
 matplotlib.use("agg")
-from matplotlib import font_manager, ft2font  # noqa: E402
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import font_manager, ft2font
+from matplotlib import pyplot as plt
 
 _FOLDER = os.path.join(matplotlib.get_data_path(), "fonts", "ttf")
 _HELD: dict = {}

@@ -19,7 +19,6 @@ import numpy as np
 from spex_jax import base
 from spex_jax.agents.checkup import (
   augmenting,
-  embedder,
   encoders,
   moco,
   pictures,
@@ -29,7 +28,7 @@ from spex_jax.training import loop
 
 RANDOM, SUPERVISED = "random", "supervised"
 SOURCES: Mapping[str, Callable[[np.random.Generator, int, int], np.ndarray]] = {
-  "drawings": lambda *given: drawings(*given),
+  "drawings": pictures.drawings,
   "dead_leaves": pictures.dead_leaves,
 }
 PRETRAININGS = (RANDOM, *SOURCES, SUPERVISED)
@@ -52,11 +51,6 @@ class Asked:
   labels: np.ndarray
   pictures: np.ndarray
   truth: np.ndarray
-
-
-def drawings(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
-  """Pictures of the world, of one to four things."""
-  return embedder.scenes_of(rng, count, size)[0].transpose(0, 3, 1, 2)
 
 
 def rng_of(seed: int, what: str) -> np.random.Generator:

@@ -59,7 +59,7 @@ class Settings:
   optimizer: Any = "sgd"
   weight_decay: float = 1e-4
   groups: int = 2
-  views: augmenting.Views = augmenting.Views()
+  views: augmenting.Views = augmenting.VIEWS
 
   def __post_init__(self):
     if min(self.steps, self.batch_size, self.width, self.groups) < 1:
@@ -179,7 +179,9 @@ def enqueue(
 
 def follow(keys: Any, query: Any, momentum: float) -> Any:
   """The key encoder's parameters, a little nearer to the query encoder's."""
-  return jax.tree.map(lambda k, q: momentum * k + (1 - momentum) * q, keys, query)
+  return jax.tree.map(
+    lambda k, q: momentum * k + (1 - momentum) * q, keys, query
+  )
 
 
 def start(
@@ -273,9 +275,7 @@ def pretrain(
 
   def walk(state, number):
     picking, varying = jax.random.split(jax.random.fold_in(going, number))
-    rows = jax.random.randint(
-      picking, (settings.batch_size,), 0, len(pictures)
-    )
+    rows = jax.random.randint(picking, (settings.batch_size,), 0, len(pictures))
     batch = pictures[rows].astype(jnp.float32) / 255
     if mesh is not None:
       spec = jax.sharding.PartitionSpec(mesh.axis_names[0])

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spex_jax import base
+from spex_jax.agents.world import rendering, scenes
 from spex_jax.datasets import images
 
 _COVERED = 6.0  # Areas of leaves in a picture, in areas of the picture.
@@ -34,6 +35,18 @@ class Labelled(NamedTuple):
   labels: np.ndarray
   classes: tuple[str, ...]
   left_out: dict[str, str]
+
+
+def drawings(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
+  """Scenes of the world, of one to four things, uint8 `[N, 3, S, S]`."""
+  drawn = [rendering.render(own, size) for own in some_scenes(rng, count)]
+  return np.stack(drawn).transpose(0, 3, 1, 2)
+
+
+def some_scenes(rng: np.random.Generator, count: int) -> list[scenes.Scene]:
+  """Half of them have one thing, the others two to four."""
+  bounds = ((2, 4), (1, 1))
+  return [scenes.draw(rng, *bounds[i % 2]) for i in range(count)]
 
 
 def dead_leaves(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
@@ -99,7 +112,7 @@ def _digit(rng, mask, size) -> np.ndarray:
       draw.ellipse([x - r, y - r, x + r, y + r], fill=shade)
     else:
       draw.line([x, y, u, v], fill=shade, width=int(r / 2))
-  side = int(round(rng.uniform(9, 15) / 16 * fine))
+  side = round(rng.uniform(9, 15) / 16 * fine)
   grey = Image.fromarray((mask * 255).astype(np.uint8))
   grey = grey.resize((side, side), Image.Resampling.BICUBIC)
   x, y = map(int, rng.integers(0, fine - side + 1, 2))

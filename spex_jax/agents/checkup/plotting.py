@@ -30,9 +30,7 @@ def draw(request: str) -> str:
   space: dict = {"__name__": "__main__"}
   exec(compile(code, "drawing", "exec"), space)
   figures = [
-    own
-    for own in space.values()
-    if isinstance(own, matplotlib.figure.Figure)
+    own for own in space.values() if isinstance(own, matplotlib.figure.Figure)
   ]
   if plt.get_fignums():
     figures.append(plt.gcf())

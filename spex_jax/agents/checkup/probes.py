@@ -59,7 +59,9 @@ def knn(
   """
   features, asked = _units(features), _units(asked)
   count = int(max(np.max(labels), np.max(truth))) + 1
-  each = lambda one: votes(features, jnp.asarray(labels), one, count, neighbours)
+  each = lambda one: votes(
+    features, jnp.asarray(labels), one, count, neighbours
+  )
   found = jax.jit(jax.vmap(each))(asked)
   return float((np.asarray(found).argmax(axis=1) == np.asarray(truth)).mean())
 

@@ -48,7 +48,9 @@ def split(language: str, code: str) -> tuple[list[str], Keep]:
 
     return [texts[place] for place in places], kept
   if language != "svg":
-    raise ValueError(f"language={language!r}: statements of matplotlib and svg.")
+    raise ValueError(
+      f"language={language!r}: statements of matplotlib and svg."
+    )
   ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
   try:
     leaves = [child for _, child in _leaves(ElementTree.fromstring(code))]
@@ -107,9 +109,7 @@ def value_fn(
   def values(masks):
     pictures = [studio.render(language, keep(mask)).picture
                 for mask in np.asarray(masks)]  # fmt: skip
-    seen = own.pictures(
-      np.stack([white if p is None else p for p in pictures])
-    )
+    seen = own.pictures(np.stack([white if p is None else p for p in pictures]))
     scores = _SHARPNESS * np.asarray(seen, np.float64) @ texts.T
     return scores[:, 0] - np.logaddexp.reduce(scores[:, 1:], axis=1)
 

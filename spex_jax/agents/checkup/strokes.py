@@ -81,12 +81,12 @@ def _of_thing(thing: scenes.Thing) -> list[Stroke]:
     thing.shape, ((thing.shape, None, 0, 0, 1024, 1024),)
   )
   found = []
-  for shape, colour, left, top, wide, high in parts:
+  for shape, ink, left, top, wide, high in parts:
     part = [radius * v / 1024 for v in (left, top, wide, high)]
-    colour_of = own if colour is None else scenes.COLOURS[colour]
+    colour = own if ink is None else scenes.INKS[ink]
     box = (x + part[0], y + part[1], part[2], part[3])
-    found.append(_of_shape(shape, colour_of, box))
-    if colour is None:
+    found.append(_of_shape(shape, colour, box))
+    if ink is None:
       found += _marks(thing.texture, rendering.shaded(own), box)
   return found
 
@@ -131,10 +131,16 @@ fig = plt.figure(figsize=(3, 3))
 ax = fig.add_axes((0, 0, 1, 1), xlim=(0, 96), ylim=(96, 0))
 """,
   "svg": '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 96 96">\n',
-  "tikz": "\\begin{tikzpicture}[x=1pt,y=-1pt]\n\\clip (0,0) rectangle (96,96);\n",
+  "tikz": (
+    "\\begin{tikzpicture}[x=1pt,y=-1pt]\n\\clip (0,0) rectangle (96,96);\n"
+  ),
   "processing": "void setup() {\nsize(96, 96);\nnoStroke();\n",
 }
-_AFTER = {"svg": "</svg>\n", "tikz": "\\end{tikzpicture}\n", "processing": "}\n"}
+_AFTER = {
+  "svg": "</svg>\n",
+  "tikz": "\\end{tikzpicture}\n",
+  "processing": "}\n",
+}
 LANGUAGES = tuple(_BEFORE)
 
 
@@ -205,7 +211,9 @@ def _svg(stroke: Stroke) -> str:
 def _tikz(stroke: Stroke) -> str:
   colour = "{{rgb,255:red,{};green,{};blue,{}}}".format(*stroke.colour)
   if stroke.kind == "polygon":
-    return f"\\fill[fill={colour}] {_pairs(stroke, '({},{})', ' -- ')} -- cycle;"
+    return (
+      f"\\fill[fill={colour}] {_pairs(stroke, '({},{})', ' -- ')} -- cycle;"
+    )
   if stroke.kind == "ellipse":
     x, y, a, b = _flat(stroke)
     how = f"\\fill[fill={colour}]"

@@ -195,9 +195,7 @@ def recognise(
     options: captions, in the order in which they are shown.
     level: of the caption.
   """
-  own = Record(
-    caption, language, code, "ok", task="recognise", level=level
-  )
+  own = Record(caption, language, code, "ok", task="recognise", level=level)
   request = asking.recognise(code, options)
   try:
     reply = chat.chat([{"role": "user", "content": request}])
