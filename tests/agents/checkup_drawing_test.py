@@ -289,9 +289,12 @@ def test_fidelity_and_diversity_are_as_written_out():
 
 def test_a_summary_counts_what_drew_nothing(studio):
   chat = lambda *code: llm.Scripted([f"```\n{own}\n```" for own in code])
-  codes = (_svg('<rect width="10" height="10" fill="red"/><circle r="2"/>'),
-           _svg('<circle r="2"/><rect y="1" width="10" height="9" fill="red"/>'),
-           _svg(""), "<svg")  # fmt: skip
+  codes = (
+    _svg('<rect width="10" height="10" fill="red"/><circle r="2"/>'),
+    _svg('<circle r="2"/><rect y="1" width="10" height="9" fill="red"/>'),
+    _svg(""),
+    "<svg",
+  )
   records = [
     tasks.draw(chat(code), "red", "svg", studio, "shapes") for code in codes
   ]

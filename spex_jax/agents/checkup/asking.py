@@ -42,8 +42,8 @@ def improve(status: str, error: str) -> str:
   return (
     f"{told}\n"
     "Look at your program line by line: does it show the caption? What is "
-    "missing, misplaced, of a wrong size or colour? Write the improved program, "
-    "whole, in one ``` block."
+    "missing, misplaced, of a wrong size or colour? Write the improved "
+    "program, whole, in one ``` block."
   )
 
 

@@ -38,9 +38,23 @@ class Labelled(NamedTuple):
 
 
 def drawings(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
-  """Scenes of the world, of one to four things, uint8 `[N, 3, S, S]`."""
-  drawn = [rendering.render(own, size) for own in some_scenes(rng, count)]
-  return np.stack(drawn).transpose(0, 3, 1, 2)
+  """Scenes of the world, of one to four things, uint8 `[N, 3, S, S]`.
+
+  Looked at from near or far: a window of a third of the picture's side, up to
+  all of it, somewhere about a thing.
+  """
+  from PIL import Image  # Slow to import.
+
+  found = []
+  for scene in some_scenes(rng, count):
+    picture = Image.fromarray(rendering.render(scene, 3 * size))
+    thing = scene.things[0]
+    side = int(rng.integers(size, 3 * size + 1))
+    aim = (np.array([thing.column, thing.row]) + rng.random(2)) * size
+    left, top = np.clip(aim - side / 2, 0, 3 * size - side).round().tolist()
+    window = (left, top, left + side, top + side)
+    found.append(picture.resize((size, size), Image.Resampling.BOX, box=window))
+  return np.stack(found).transpose(0, 3, 1, 2)
 
 
 def some_scenes(rng: np.random.Generator, count: int) -> list[scenes.Scene]:

@@ -19,7 +19,7 @@ SIDE = 96
 _CELL = SIDE / scenes.GRID
 _POINTS = 216 / SIDE  # Of a matplotlib figure of 3 inches, a unit.
 _BANDS = 5  # Of a texture.
-_INNER = 0.55  # Of a thing's box, what a texture covers.
+_INNER = 0.55  # Of a box, what a texture covers; of a square's, all.
 _MOON = math.acos(0.6875)  # Where its two circles meet: at the outer, ...
 _MOON_IN = math.acos(0.25)  # ... and at the inner, of .75 about (.5, 0).
 _CORNERS: dict[str, list[tuple[float, float]]] = {
@@ -66,7 +66,8 @@ def of_scene(scene: scenes.Scene) -> list[Stroke]:
   base = rendering.ground(scene.background, 32)
   colours, counts = np.unique(base.reshape(-1, 3), axis=0, return_counts=True)
   ground = tuple(map(int, colours[counts.argmax()]))
-  full = ((0.0, 0.0), (SIDE, 0.0), (SIDE, SIDE), (0.0, SIDE))
+  # A little more, so that no edge is left.
+  full = tuple((x, y) for x, y in ((-2, -2), (98, -2), (98, 98), (-2, 98)))
   found = [Stroke("polygon", ground, full)]
   for thing in scene.things:
     found += _of_thing(thing)
@@ -87,6 +88,8 @@ def _of_thing(thing: scenes.Thing) -> list[Stroke]:
     box = (x + part[0], y + part[1], part[2], part[3])
     found.append(_of_shape(shape, colour, box))
     if ink is None:
+      inner = 1.0 if shape == "square" else _INNER
+      box = (*box[:2], inner * box[2], inner * box[3])
       found += _marks(thing.texture, rendering.shaded(own), box)
   return found
 
@@ -103,7 +106,6 @@ def _of_shape(shape, colour, box) -> Stroke:
 def _marks(texture, colour, box) -> list[Stroke]:
   """The shaded bands or cells of a texture, each a polygon."""
   x, y, a, b = box
-  a, b = a * _INNER, b * _INNER
   cells = [(i, j) for i in range(_BANDS) for j in range(_BANDS)]
   if texture == "striped":
     spots = [(i, 0, _BANDS) for i in (1, 3)]
