@@ -12,9 +12,9 @@ from spex_jax import base
 from spex_jax.agents.world import rendering, scenes
 from spex_jax.datasets import images
 
-_COVERED = 6.0  # Areas of leaves in a picture, in areas of the picture.
+_COVERED = 4.0  # Areas of leaves in a picture, in areas of the picture.
 _STEEP = 3.0  # Of the law of sizes: Lee, Mumford and Huang (2001).
-_LEAST = 1.0  # Half a leaf's side, in pixels.
+_LEAST, _MOST = 1 / 16, 1 / 3  # Half a leaf's side, in parts of the picture's.
 _PIECES = 3  # Of clutter behind a digit.
 _APART = 0.35  # Of brightness, between a digit and what lies behind it.
 _FINE = 4  # Times finer a digit is drawn, before it is scaled down.
@@ -76,24 +76,25 @@ def dead_leaves(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
 def _leaves(rng, size) -> np.ndarray:
   from PIL import Image, ImageDraw  # Slow to import.
 
-  ground = tuple(map(int, rng.integers(0, 256, 3)))
-  picture = Image.new("RGB", (size, size), ground)
+  # By the inverse of the distribution of sizes, from the least to the most.
+  power, least, most = 1 - _STEEP, size * _LEAST, size * _MOST
+  mean = 2 * least**2 * np.log(most / least)  # Of r^2, nearly.
+  count = int(_COVERED * size**2 / (3 * mean))
+  u = rng.random(count)
+  radii = (least**power + u * (most**power - least**power)) ** (1 / power)
+  middles = rng.uniform(-most / 2, size + most / 2, (count, 2))
+  turns = rng.uniform(0, np.pi / 2, (count, 1)) + np.arange(4) * np.pi / 2
+  corners = np.stack([np.cos(turns), np.sin(turns)], axis=2)
+  corners = middles[:, None] + radii[:, None, None] * corners
+  colours = rng.integers(0, 256, (count + 1, 3)).tolist()
+  picture = Image.new("RGB", (size, size), tuple(colours[-1]))
   draw = ImageDraw.Draw(picture)
-  covered, most = 0.0, size / 3
-  power = 1 - _STEEP
-  while covered < _COVERED * size**2:
-    # By the inverse of the distribution, of r^-3 from the least to the most.
-    u = rng.random()
-    r = (_LEAST**power + u * (most**power - _LEAST**power)) ** (1 / power)
-    x, y = rng.uniform(-r, size + r, 2)
-    colour = tuple(map(int, rng.integers(0, 256, 3)))
-    if rng.random() < 0.5:
-      draw.ellipse([x - r, y - r, x + r, y + r], fill=colour)
+  for row, round_ in enumerate(rng.random(count) < 0.5):
+    (x, y), r, colour = middles[row].tolist(), float(radii[row]), colours[row]
+    if round_:
+      draw.ellipse([x - r, y - r, x + r, y + r], fill=tuple(colour))
     else:
-      turns = rng.uniform(0, np.pi / 2) + np.arange(4) * np.pi / 2
-      corners = np.stack([x + r * np.cos(turns), y + r * np.sin(turns)], 1)
-      draw.polygon([tuple(c) for c in corners.tolist()], fill=colour)
-    covered += 3 * r**2
+      draw.polygon(corners[row].ravel().tolist(), fill=tuple(colour))
   return np.asarray(picture).transpose(2, 0, 1)
 
 
