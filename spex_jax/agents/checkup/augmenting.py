@@ -16,6 +16,7 @@ import dataclasses
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from spex_jax import base
 
@@ -23,6 +24,7 @@ from spex_jax import base
 _YIQ = (
   (0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312),
 )  # fmt: skip
+_BACK = np.linalg.inv(_YIQ)
 _NO_BLUR = 1e-2  # Pixels: no neighbour has any weight.
 
 
@@ -134,5 +136,5 @@ def _coloured(key, picture, views) -> jax.Array:
     jnp.stack([zero, cos, -sin]),
     jnp.stack([zero, sin, cos]),
   ])  # fmt: skip
-  matrix = jnp.linalg.inv(yiq) @ inner @ yiq
+  matrix = jnp.asarray(_BACK, picture.dtype) @ inner @ yiq
   return jnp.clip(jnp.einsum("dc,chw->dhw", matrix, picture), 0, 1)
