@@ -144,8 +144,8 @@ def impute(
     way: of `WAYS`: what becomes of absent tokens where sets are asked for.
 
   Raises:
-    ValueError: an unknown method, target or way, a step outside the response, an
-      unknown token outside the vocabulary, no key where masks are drawn, or
+    ValueError: an unknown method, target or way, a step outside the response,
+      an unknown token outside the vocabulary, no key where masks are drawn, or
       scores that are not finite.
   """
   known = (*methods.METHODS, *SETS)

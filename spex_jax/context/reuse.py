@@ -40,11 +40,11 @@ from spex_jax.ablate import text as text_lib
 from spex_jax.models import attention, generate, sites, transformer
 from spex_jax.models import tokens as tokens_lib
 
-# Q and M. Short blocks share more; few rows, as the first blocks of all rows are
-# few; so many tokens that a program on a CPU, of 64, is not spent on reading the
-# parameters. Behind long caches, which a program copies for each of its rows, it
-# is one row: a token of SmolLM2-135M takes 5.8 ms of a core behind 1,120 slots
-# by 1 x 64, 7.8 by 2 x 32 and 8.5 by 4 x 16, and 6.9 in a whole row.
+# Q and M. Short blocks share more; few rows, as the first blocks of all are few;
+# so many tokens that a program on a CPU, of 64, is not spent on reading the
+# parameters. A program copies the caches of its rows, so behind long ones it is
+# one row: a token of SmolLM2-135M takes 5.8 ms of a core behind 1,120 slots by
+# 1 x 64, 7.8 by 2 x 32 and 8.5 by 4 x 16, and 6.9 in a whole row.
 _BLOCK, _ROWS = 16, 32
 _CPU_TOKENS, _CPU_LONG = 64, 512
 _CPU_LIMIT = 1 << 30  # Bytes of caches.

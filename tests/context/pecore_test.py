@@ -180,7 +180,7 @@ def test_lime_occlusion_and_masked_sets_see_the_unknown_token():
     own = jax.nn.log_softmax(logits)[:, at, _ANSWER[0]]
     want = abs(float(own[0] - own[1]))
     np.testing.assert_allclose(found["occlusion"][0, token], want, atol=5e-6)
-    np.testing.assert_allclose(of_one_less[0, token], own[1], atol=2e-5)
+    np.testing.assert_allclose(of_one_less[token, 0], own[1], atol=2e-5)
   assert np.isfinite(found["lime"]).all() and found["lime"].shape == (2, 4)
 
 
