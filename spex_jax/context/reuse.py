@@ -40,7 +40,7 @@ from spex_jax.ablate import text as text_lib
 from spex_jax.models import attention, generate, sites, transformer
 from spex_jax.models import tokens as tokens_lib
 
-# Q and M. Short blocks share more; few rows, as the first blocks of all are few;
+# Q and M. Short blocks share more; few rows, as first blocks are few;
 # so many tokens that a program on a CPU, of 64, is not spent on reading the
 # parameters. A program copies the caches of its rows, so behind long ones it is
 # one row: a token of SmolLM2-135M takes 5.8 ms of a core behind 1,120 slots by
