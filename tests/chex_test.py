@@ -146,7 +146,7 @@ def _reweighted(signs, values, characters, more):
 
 
 def _tree(bits, columns, residual, weight, allowed):
-  settings = growing.Settings(0.1, 0.0, 1.0, 0.0, 8.0)
+  settings = growing.Settings(0.1, 1.0, 8.0)
   return growing.grow_tree(
     bits, columns, residual, weight, allowed, settings, 2, False
   )

@@ -11,12 +11,7 @@ import numpy as np
 from spex_jax import base
 from spex_jax.fourier import sparse
 from spex_jax.fourier.score import r2
-from spex_jax.indices import interactions as interactions_lib
 from spex_jax.indices import optimum
-
-SPARSITIES = (10, 30, 100, 300, 1000, 3000, 10000)
-
-Sets = sparse.SparseFourier | interactions_lib.Interactions
 
 
 def faithfulness(
@@ -30,45 +25,6 @@ def faithfulness(
     values: the value function's answers.
   """
   return r2(values, base.ask(fn, masks))
-
-
-def r2_by_sparsity(
-  fourier: sparse.SparseFourier,
-  masks: base.Masks,
-  values: base.Values,
-  sizes: Sequence[int] = SPARSITIES,
-) -> dict[int, float | np.ndarray]:
-  """R² of the largest 10, 30, 100, ... terms; the empty set is free.
-
-  Coefficients are taken as they are, not fitted anew.
-
-  Args:
-    fourier: one target, or T.
-    masks: bool `[B, n]`, held out.
-    values: `[B]`, or `[B, T]`.
-    sizes: numbers of terms; those above what there is are answered once, by
-      all terms (of the target that has most).
-
-  Returns:
-    Number of terms to R² (per target), ascending.
-
-  Raises:
-    ValueError: a size below 0, and as in `r2`.
-  """
-  targets = fourier.num_targets
-  parts = (
-    [fourier]
-    if targets is None
-    else [fourier.target(t) for t in range(targets)]
-  )
-  most = max(_sets(part).shape[0] for part in parts)
-  out = {}
-  for size in sorted({min(int(size), most) for size in sizes}):
-    guess = [part.truncate(size)(masks) for part in parts]
-    out[size] = r2(
-      values, guess[0] if targets is None else np.stack(guess, axis=1)
-    )
-  return out
 
 
 class Removal(NamedTuple):
@@ -148,35 +104,6 @@ def removal_curve(
     actual=values[0] - values[1:],
     full=float(values[0]),
     status=tuple(status),
-  )
-
-
-class SupportScores(NamedTuple):
-  """Shares of sets, in [0, 1]."""
-
-  recall: float
-  precision: float
-
-
-def support_scores(truth: Sets, guess: Sets) -> SupportScores:
-  """Which sets were found; the empty set and zero values do not count.
-
-  Recall is 1 if there was nothing to find, precision 1 if nothing was named.
-
-  Raises:
-    ValueError: different numbers of players, or several targets.
-  """
-  if truth.n != guess.n:
-    raise ValueError(f"Cannot compare n={truth.n} and n={guess.n} players.")
-  real, named = (set(map(tuple, _sets(x).tolist())) for x in (truth, guess))
-  real, named = (
-    {tuple(i for i in row if i < truth.n) for row in rows}
-    for rows in (real, named)
-  )
-  both = len(real & named)
-  return SupportScores(
-    recall=both / len(real) if real else 1.0,
-    precision=both / len(named) if named else 1.0,
   )
 
 
@@ -287,15 +214,3 @@ def _scores(
   if not (np.isfinite(a).all() and np.isfinite(b).all()):
     raise ValueError("Scores must be finite.")
   return a, b
-
-
-def _sets(sets: Sets) -> np.ndarray:
-  """int `[K, D]` rows of the sets that are not empty and have a value."""
-  if isinstance(sets, interactions_lib.Interactions):
-    return sets.players[sets.values != 0]
-  if sets.num_targets is not None:
-    raise ValueError("Compare one target at a time; choose by .target(t).")
-  count = int(sets.count)
-  players = np.asarray(sets.players)[:count]
-  keep = (players < sets.n).any(axis=1) & (np.asarray(sets.coefs)[:count] != 0)
-  return players[keep]

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 
 from spex_jax.fourier import sparse
-from spex_jax.indices import metrics, table
+from spex_jax.indices import metrics
 
 
 def _random(n, num_terms, order, seed=0):
@@ -88,24 +88,6 @@ def test_faithfulness():
   assert second < 0
 
 
-def test_r2_by_sparsity():
-  fourier = _random(12, 40, 3) + sparse.SparseFourier.from_terms(12, {(): 50.0})
-  masks = _masks(12)
-  values = fourier(masks)
-  count = len(fourier.terms()) - 1  # Without the empty set, which is free.
-  actual = metrics.r2_by_sparsity(fourier, masks, values, (0, 5, 10, 900))
-  assert list(actual) == [0, 5, 10, count]
-  assert actual[count] == pytest.approx(1.0)
-  ranked = sorted(fourier.terms(), key=lambda t: -abs(t[1]))
-  five = sparse.SparseFourier.from_terms(12, ranked[:6])
-  assert actual[5] == pytest.approx(metrics.r2(values, five(masks)))
-  both = sparse.SparseFourier.stack([fourier, fourier])
-  two = metrics.r2_by_sparsity(both, masks, np.stack([values] * 2, 1), (5,))
-  np.testing.assert_allclose(two[5], [actual[5]] * 2)
-  with pytest.raises(ValueError, match="num_terms must be at least 0; got -1"):
-    metrics.r2_by_sparsity(fourier, masks, values, (-1,))
-
-
 def test_removal_curve_finds_the_most_influential_sets():
   n = 8
   fourier = _random(n, 20, 3)
@@ -151,25 +133,6 @@ def test_removal_curve_bad_input():
     metrics.removal_curve(fourier, lambda m: np.ones((len(m), 2)), [1])
   with pytest.raises(ValueError, match="NaN or infinity for 2 of 2"):
     metrics.removal_curve(fourier, lambda m: np.full(len(m), np.nan), [1])
-
-
-def test_support_scores():
-  truth = sparse.SparseFourier.from_terms(
-    5, {(): 9.0, (0,): 1.0, (1, 2): 1.0, (3, 4): 1.0, (2,): 0.0}
-  )
-  guess = sparse.SparseFourier.from_terms(5, {(1, 2): 7.0, (4,): 1.0})
-  assert metrics.support_scores(truth, guess) == (1 / 3, 1 / 2)
-  assert metrics.support_scores(truth, truth) == (1.0, 1.0)
-  none = sparse.SparseFourier.from_terms(5, {(): 1.0})
-  assert metrics.support_scores(none, guess) == (1.0, 0.0)
-  assert metrics.support_scores(truth, none) == (0.0, 1.0)
-  mixed = table.interactions(guess, "Fourier")
-  assert metrics.support_scores(truth, mixed) == (1 / 3, 1 / 2)
-  with pytest.raises(ValueError, match="Cannot compare n=5 and n=6"):
-    metrics.support_scores(truth, sparse.SparseFourier.from_terms(6, {}))
-  both = sparse.SparseFourier.stack([truth, truth])
-  with pytest.raises(ValueError, match="choose by .target"):
-    metrics.support_scores(truth, both)
 
 
 def test_spearman():
