@@ -8,7 +8,7 @@ import spex_jax as spex
 from spex_jax.ablate import evaluate
 from spex_jax.components import baselines, coar, judging, pruning
 from spex_jax.indices import judging as scores
-from spex_jax.indices import metrics
+from spex_jax.indices import removal
 from spex_jax.influence import corners, semivalues
 from spex_jax.masks import sampling
 
@@ -50,7 +50,7 @@ _ASKED = {
   "leave one out": lambda f: baselines.leave_one_out(f, _N).scores,
   "best of random": lambda f: pruning.best_of_random(f, _N, 3, 20, _KEY).mask,
   "greedy": lambda f: pruning.greedy(f, _N, [1, 3])[3].mask,
-  "removal": lambda f: metrics.removal_curve(_FOURIER, f, [1, 2]).masks,
+  "removal": lambda f: removal.removal_curve(_FOURIER, f, [1, 2]).masks,
   "Shapley": lambda f: semivalues.by_permutations(
     f, _N, num_permutations=8, key=_KEY
   ).attribution.scores,

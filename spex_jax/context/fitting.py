@@ -23,7 +23,7 @@ from collections.abc import Callable
 import numpy as np
 
 from spex_jax import api, base, explanation
-from spex_jax.fourier import lasso
+from spex_jax.fourier import lasso, score
 from spex_jax.indices import mobius
 
 LASSO = 0.01  # ContextCite's.
@@ -188,8 +188,6 @@ def r2_of(
     None where the values do not vary; no interval of a single mask, or where
     they do not vary without one.
   """
-  from scipy import special  # Slow to import.
-
   at = np.arange(len(values)) if at is None else at
   groups = at if groups is None else groups
   rows = np.arange(len(values))
@@ -207,7 +205,7 @@ def r2_of(
     left.append(1 - error[groups != mask].mean() / rest)
   num = len(left)
   spread = np.sqrt((num - 1) * np.var(left))
-  half = float(special.stdtrit(num - 1, 0.975) * spread)
+  half = score.half_width(float(spread), num - 1)
   return whole, (whole - half, min(1.0, whole + half))
 
 

@@ -29,6 +29,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from spex_jax import base, shown
+from spex_jax.fourier import score
 from spex_jax.indices import interactions as interactions_lib
 from spex_jax.masks import packing
 
@@ -342,7 +343,7 @@ def _interval(effects, level, size):
     return mean, mean - exact, mean + exact, p_value
   freedom = variance**2 / sum(part**2 / free for part, free in parts)
   std = float(np.sqrt(variance))
-  half = std * float(scipy.stats.t.ppf((1 + level) / 2, freedom))
+  half = score.half_width(std, freedom, level)
   p_value = 2 * float(scipy.stats.t.sf(abs(mean) / std, freedom))
   return mean, mean - half, mean + half, p_value
 
