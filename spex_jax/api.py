@@ -447,8 +447,8 @@ def _trust(answer, judged, score, single):
 
 
 def _notes(notes, answer, names):
-  told = "" if answer.untold is None else answer.untold.note(names)
-  return tuple(note for note in (*notes, told) if note)
+  alike = "" if answer.confounded is None else answer.confounded.note(names)
+  return tuple(note for note in (*notes, alike) if note)
 
 
 def _ends(ends, single):

@@ -82,7 +82,7 @@ def r2_std(
   return float(std) if std.ndim == 0 else std
 
 
-def told(truth: base.Values, guess: base.Values) -> str:
+def r2_text(truth: base.Values, guess: base.Values) -> str:
   """`r2` and its standard error, `shown`."""
   return shown(r2(truth, guess), r2_std(truth, guess))
 

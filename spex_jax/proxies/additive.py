@@ -122,7 +122,7 @@ def ask_and_fit(
     if method == "occlusion":
       among = "the full one and all that lack one player"
     return Fitted(staged.constant(n, seen, notes, ask.asked, among), test)
-  untold = None
+  confounded = None
   if method == "occlusion":
     full = ends[0]
     found = full - ends[1:]
@@ -138,12 +138,12 @@ def ask_and_fit(
     values = np.concatenate([ends, ask(more)])
     offset, found = lime.solve(masks, weights, values)
     notes.append(_lime_note(len(masks), kernel_width))
-    untold = samples_lib.untold(masks)
+    confounded = samples_lib.confounded(masks)
   else:
     offset, found, test, note = _kernel_shap(ask, design_key, fixed, ends, test)
     notes.append(note)
   answer = _answer(method, offset, found, notes)
-  return Fitted(answer._replace(untold=untold), test)
+  return Fitted(answer._replace(confounded=confounded), test)
 
 
 def _on_all(ask, method, kernel_width, strict):

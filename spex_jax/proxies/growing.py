@@ -354,7 +354,7 @@ def grow_all(
   patience: int | None,
   goal: float = np.inf,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Grows G ensembles, by chunks, until told or done.
+  """Grows G ensembles, by chunks, up to an early stop.
 
   Args:
     problem: the masks.

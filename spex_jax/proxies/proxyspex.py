@@ -121,7 +121,7 @@ def fit(
   whole = tree_fourier.expand(grown.trees)
   notes = [
     f"Trees of depth {grown.depth}, rate {grown.rate:g}, {grown.num_trees} of "
-    f"them: R^2 {score.told(values, grown.predictions)} on held-out folds."
+    f"them: R^2 {score.r2_text(values, grown.predictions)} on held-out folds."
   ]
   if len(masks) - np.bincount(ids).max() < 2 * _MIN_LEAF:
     notes.append(
@@ -135,7 +135,7 @@ def fit(
   reached = float(score.r2(values, found.predictions))
   notes.append(
     f"Kept {refit}: {int(found.fourier.count) - 1} sets, R^2 "
-    f"{score.told(values, found.predictions)} on held-out folds."
+    f"{score.r2_text(values, found.predictions)} on held-out folds."
   )
   config = Config(grown.depth, grown.rate, grown.num_trees, grown.score, refit)
   return ProxySpex(found.fourier, found.predictions, reached, config, notes)

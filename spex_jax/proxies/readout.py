@@ -4,7 +4,7 @@ F(S) is w_S times a sum that is at most |alpha|_1, and w_S = a prod rho_i only
 falls as S grows. So sets are grown from the players of largest rho, and a
 branch ends where w_S |alpha|_1 cannot reach what is asked for. That bound is
 loose by about sqrt(B); where it would visit more sets than `most`, those of
-largest prior variance are visited, and what may be missed is told exactly, by
+largest prior variance are visited, and what may be missed is known exactly, by
 Parseval.
 
 Shapes: n players, B masks, K sets, D the largest order.

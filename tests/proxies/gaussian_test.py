@@ -226,35 +226,39 @@ def test_directions_learn_a_function_of_one_direction():
   plain = gaussian.fit(masks, values)
   begin = gaussian.with_directions(plain.params)
   assert begin.directions.shape == (16, 4)
-  turned = gaussian.fit(masks, values, params=begin)
+  directed = gaussian.fit(masks, values, params=begin)
   before, after = (
     np.mean((gaussian.predict_mean(one, test) - truth) ** 2)
-    for one in (plain, turned)
+    for one in (plain, directed)
   )
   assert after < 0.8 * before
 
 
 @pytest.mark.slow
-def test_directions_are_crossed_without_the_group():
+def test_directions_of_a_group_are_tuned_on_the_others():
   masks, values = _ridge(0)
   plain = gaussian.cross_predict(masks, values)
-  turned = gaussian.cross_predict(masks, values, turn=plain)
+  directed = gaussian.cross_predict(masks, values, warm_start=plain)
   part, _ = plain.groups[0]
-  np.testing.assert_array_equal(turned.groups[0][0], part)
+  np.testing.assert_array_equal(directed.groups[0][0], part)
   changed = values.copy()
   changed[part] = np.roll(values[part], 1)
   other = gaussian.cross_predict(
     masks,
     changed,
-    turn=plain._replace(groups=gaussian.cross_predict(masks, changed).groups),
+    warm_start=plain._replace(
+      groups=gaussian.cross_predict(masks, changed).groups
+    ),
   )
   # Only the rescaling of the values differs; rounding grows over the steps.
   np.testing.assert_allclose(
-    other.groups[0][1].directions, turned.groups[0][1].directions, rtol=1e-4
+    other.groups[0][1].directions, directed.groups[0][1].directions, rtol=1e-4
   )
-  left = np.abs(other.groups[1][1].directions - turned.groups[1][1].directions)
+  left = np.abs(
+    other.groups[1][1].directions - directed.groups[1][1].directions
+  )
   assert left.max() > 0.1
-  error = ((turned.mean - values) ** 2).mean()
+  error = ((directed.mean - values) ** 2).mean()
   assert error < 0.8 * ((plain.mean - values) ** 2).mean()
 
 
@@ -313,7 +317,7 @@ def test_a_value_does_not_enter_its_own_prediction():
     assert np.abs(np.delete(other.mean - whole.mean, i)).max() > 0.05
 
 
-def test_crossed_predictions_are_calibrated():
+def test_out_of_fold_predictions_are_calibrated():
   masks, values = _data()
   found = gaussian.cross_predict(masks, values)
   z = (values - found.mean) / found.std
