@@ -38,8 +38,8 @@ def fit_targets(
     values: `[B, T]`, finite.
     order: 1 or 2.
     max_columns: most sets in one target's regression, and at most 4 B.
-    penalty: as for `regress.refit`.
-    penalties: as for `regress.refit`.
+    penalty: the kind of fit, as for `regress.refit`.
+    penalties: the grid, as for `regress.refit`.
 
   Returns:
     T expansions without zero coefficients, but always with the empty set; each

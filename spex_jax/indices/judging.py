@@ -183,7 +183,7 @@ class Surrogate(base.ByValue):
 
   Attributes:
     r2, rank: float64 `[T]` R^2 and rank correlation of the whole expansion.
-    first_r2, first_rank: of its sets of up to one player alone.
+    first_r2, first_rank: those of its sets of up to one player alone.
     r2_std, first_r2_std: standard errors of R^2, `fourier.score.r2_std`.
   """
 

@@ -36,7 +36,7 @@ class Fitted(NamedTuple):
   """An answer and what may judge it.
 
   Attributes:
-    answer: of order 1.
+    answer: an expansion of order 1.
     test: held-out samples, or None where the budget left none.
     score: `[T]` R^2 on all masks, where all were asked and fitted; or None.
   """
@@ -80,10 +80,10 @@ def ask_and_fit(
   """Asks for a method's masks, within the budget, and computes its values.
 
   Args:
-    ask: with its budget, and at least 1 player.
+    ask: the function, with its budget and at least 1 player.
     key: consumed.
     method: one of `METHODS`.
-    kernel_width: of LIME.
+    kernel_width: LIME's, in cosine distance.
     strict: values that do not repeat are an error.
 
   Raises:

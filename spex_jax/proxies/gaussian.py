@@ -423,7 +423,7 @@ class OutOfFold(NamedTuple):
     mean: `[B]`, in the units of the values.
     std: `[B]`, noise included.
     rising: the worst of the groups' `Posterior.rising`, NaN before all.
-    groups: for each group its rows, and parameters tuned on all others.
+    groups: each group's rows, and parameters tuned on all others.
   """
 
   mean: np.ndarray
@@ -451,7 +451,7 @@ def cross_predict(
     masks: bool `[B, n]`, B >= 2.
     values: `[B]`, finite.
     spread: how far players may differ, as for `fit`.
-    groups: at least 2; fewer masks than groups are a group each.
+    groups: their number, from 2; fewer masks than groups are a group each.
     most_tuned: how many masks are tuned on, as for `fit`.
     warm_start: that of a product kernel on the same samples; its groups, and
       their parameters with directions added.

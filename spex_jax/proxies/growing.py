@@ -280,8 +280,8 @@ class Start(NamedTuple):
     values: float64 `[B]` of size 1 at most.
     seen: bool `[G, B]` what each of the G fits sees.
     bias: float64 `[G]` the mean of what it sees.
-    deviation: of the values; 1 for constant ones.
-    size: in the units of the values.
+    deviation: the values' standard deviation; 1 for constant ones.
+    size: the largest value's, in the units of the values.
   """
 
   values: np.ndarray

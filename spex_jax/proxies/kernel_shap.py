@@ -83,11 +83,11 @@ def _allot(num_pairs, mass, rate, room, start):
   """Pairs of each size, and the weight of one of them.
 
   Args:
-    num_pairs: to be shared out.
-    mass: of the kernel, of all pairs of each size.
+    num_pairs: the pairs to be shared out.
+    mass: the kernel's, all pairs of each size together.
     rate: share of the pairs that each size gets, on any scale.
     room: pairs that there are of each.
-    start: in [0, 1), at random.
+    start: a random number in [0, 1).
   """
   room = np.array([min(r, num_pairs) for r in room])
   counts, weights = np.zeros(len(mass), int), np.zeros(len(mass))
@@ -197,7 +197,7 @@ def by_shapiq(
 
   Args:
     ask: masks `[B, n]` to values `[B, T]`; called once.
-    seed: of its masks.
+    seed: draws its masks.
     num_masks: most masks, the empty and the full one among them.
     n: players.
 

@@ -46,7 +46,7 @@ class Member(NamedTuple):
   """One decoder's answer for one target.
 
   Attributes:
-    name: of the decoder.
+    name: the decoder's.
     function: fitted to all samples.
     out_of_fold: float64 `[B]`, each value predicted without it.
     note: how it was fitted, a sentence.
@@ -93,7 +93,7 @@ def by_lasso(
     order: 1 or 2.
     relaxed: let unshrunk fits of the supports compete (`regress`): exact
       where there is no noise, and easily misled where there is much.
-    baseline: as for `by_gram`.
+    baseline: a member to beat, as for `by_gram`.
   """
 
   def fit(rows):
@@ -157,7 +157,7 @@ def by_gaussian(
   Args:
     masks: bool `[B, n]`.
     values: `[B]`.
-    max_order: of the sets that are read out.
+    max_order: the largest sets that are read out.
     baseline: out-of-fold predictions `[B]` of another member, NaN where it has
       none; where the process leaves several times as much of 50 values or
       more, it is not a member: the list is empty.
@@ -388,7 +388,7 @@ def gram_fit(
   Args:
     masks: bool `[B, n]`.
     values: `[B]`.
-    max_order: of the sets.
+    max_order: the largest sets to scan for.
 
   Returns:
     None where a scan of all is not affordable, or of too few masks.
@@ -428,7 +428,7 @@ def by_gram(
     masks: bool `[B, n]`.
     values: `[B]`.
     folds: int `[B]`.
-    fit: of `gram_fit`.
+    fit: what `gram_fit` returned.
     baseline: out-of-fold predictions of the best member so far; where the
       first fold leaves far more than it does, the others are not run.
 

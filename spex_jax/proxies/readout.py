@@ -45,9 +45,9 @@ def expand(
   """The `num_terms` largest coefficients of the posterior mean.
 
   Args:
-    posterior: of n players.
+    posterior: a process on n players.
     num_terms: sets besides the empty one.
-    max_order: of the sets; None for no limit.
+    max_order: the largest sets; None for no limit.
     most: sets of two or more players that are looked at, at most; every
       player is looked at.
   """

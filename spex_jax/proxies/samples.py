@@ -114,7 +114,7 @@ class Confounded(NamedTuple):
 
   Attributes:
     kept: kept by every mask.
-    dropped: by none.
+    dropped: players that no mask keeps.
     tied: groups of which each mask keeps all or none, or always one of two
       halves: their effects are shared among them as a decoder likes.
   """

@@ -57,10 +57,10 @@ def by_proxies(
   """What any masks allow: one of `PROXIES`, or the best of them stacked.
 
   Args:
-    samples: at least one mask. Fewer than 8 are answered by order 1, fewer
+    samples: one mask or more. Fewer than 8 are answered by order 1, fewer
       than 3 by their mean.
     method: one of `PROXIES`, or "auto".
-    max_order: of the sets; the lasso's are of at most 2, the trees' of 5.
+    max_order: the largest sets; the lasso's have at most 2, the trees' 5.
   """
   # Without what all values share, which would cost the others their digits.
   origin = base.origin(samples.values)
@@ -141,6 +141,7 @@ def _best(masks, values, folds, method, max_order):
   def scan(baseline=None):
     return members.by_gram(masks, values, folds, fit, baseline)
 
+  # Members, the quick and decisive ones first.
   found: list[members.Member | None] = [mean]
   left_out = ""
   if method == "auto":
@@ -179,6 +180,7 @@ def _best(masks, values, folds, method, max_order):
         f"The Gram scan needs at least {members.LEAST_SCANNED} masks, and few "
         f"enough players; got {len(masks)} masks of {masks.shape[1]} players."
       )
+  # The answer: one member, all of them weighed, or the mean.
   able = _present(found)
   if method != "auto":
     return stack.stack(masks, values, [stack.best(values, able)])
@@ -235,7 +237,7 @@ def by_plan(
     plan: of N masks; of one too large to be held in memory SPEX is not
       compared.
     values: `[N, T]`, equal for equal masks.
-    max_order: of the lasso.
+    max_order: the lasso's.
   """
   answer = by_spex(plan, values)
   if plan.num_masks * plan.n > MASK_BYTES:
@@ -277,10 +279,10 @@ def compare(
   them without it.
 
   Args:
-    plan: of N masks, which fit in memory.
+    plan: N masks, which fit in memory.
     values: `[N, T]`.
     uniform: masks outside the plan, at least 1.
-    max_order: of the proxies.
+    max_order: the proxies'.
   """
   answer = by_spex(plan, values)
   reached = mean_score(uniform, answer)
@@ -340,7 +342,7 @@ class Judged(NamedTuple):
     by_terms_std: `[T]` standard errors of them.
     errors: `[T, E]` the sizes |f - answer|, ascending; of more than 1,000 every
       so manieth, the last among them.
-    num_masks: behind them.
+    num_masks: how many are behind them.
   """
 
   by_terms: dict[str, np.ndarray]

@@ -39,7 +39,7 @@ class Candidate(NamedTuple):
     kind: "cut", "ridge", "lasso", "relaxed", or "whole" for the uncut one.
     size: K; 0 for "whole".
     power: p.
-    penalty: in units that are free of the values'.
+    penalty: its size, free of the values' units.
   """
 
   kind: str

@@ -28,7 +28,7 @@ class Stacked(NamedTuple):
   Attributes:
     function: the expansion.
     out_of_fold: float64 `[B]`, each value predicted without it.
-    weights: of the members that speak, by name.
+    weights: the stacking weights that are not 0, by name.
     std: `[K]` standard errors of the coefficients, or None.
     note: who speaks and why, a sentence or two.
   """
@@ -50,7 +50,7 @@ def stack(
   Args:
     masks: bool `[B, n]`.
     values: `[B]`.
-    members: at least one, each with the empty set among its own.
+    members: one or more, each with the empty set among its sets.
   """
   unit, middle, scale = (
     part[..., 0] for part in regress.standardise(values[:, None])

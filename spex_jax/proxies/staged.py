@@ -37,10 +37,10 @@ def ask_and_decode(
   """Chooses masks, asks for them and decodes.
 
   Args:
-    ask: with its budget, at least `budget.LEAST` unless the method is "spex".
+    ask: the function and its budget, `budget.LEAST` or more but for "spex".
     key: consumed.
     method: "auto", "spex", or one of `select.PROXIES`.
-    max_order: as for `explain`.
+    max_order: the largest sets, as for `explain`.
     strict: values that do not repeat are an error.
     goal: held-out R^2 (mean of targets) at which to stop; not for "spex".
 

@@ -5,14 +5,13 @@ import warnings
 import numpy as np
 import pytest
 
-from spex_jax.fourier import gram, lasso, score, sparse
+from spex_jax.fourier import lasso, score
 from spex_jax.proxies import (
   boosting,
   gaussian,
   members,
   proxyspex,
   readout,
-  reweighted,
   stack,
 )
 
@@ -121,11 +120,11 @@ def test_scores_are_those_of_other_masks(by, name, least):
   assert found.name == name and found.note
   test, truth, _ = _data(seed=1, noise=0.1, shape=(2000, 6))
   unseen = score.r2(truth, lasso.evaluate(test, found.function))
-  told = _score(found, values)
-  assert told > least and unseen > least
+  folded = _score(found, values)
+  assert folded > least and unseen > least
   # An R^2 from 100 values: the share unexplained is known to about a seventh,
-  # and out_of_fold fits see a fifth fewer masks.
-  assert 0.4 < (1 - told) / (1 - unseen) < 2.0
+  # and fits out of fold see a fifth fewer masks.
+  assert 0.4 < (1 - folded) / (1 - unseen) < 2.0
   std = found.errors(np.asarray(found.function.players))
   # Errors of a mean of 100 values; all sets alike.
   left = np.sqrt(((values - found.out_of_fold) ** 2).mean() / 100)
@@ -175,7 +174,7 @@ def test_masks_beyond_the_limit_test_a_process(monkeypatch):
   found = _by_gaussian(masks, values, folds)
   assert "on 40 masks" in found.note
   assert score.r2(_truth(masks), found.out_of_fold) > 0.8
-  # The 30 others are told by a fit to the 40 alone.
+  # The 30 others are predicted by a fit to the 40 alone.
   order = np.argsort(np.arange(70) * 0.6180339887498949 % 1, kind="stable")
   rows, rest = np.sort(order[:40]), order[40:]
   posterior = gaussian.fit(masks[rows], values[rows])
@@ -199,32 +198,14 @@ def test_a_process_is_refined_where_there_are_masks_enough():
   test, truth = _ridge(1, 2000)
   for member in found:
     unseen = score.r2(truth, lasso.evaluate(test, member.function))
-    told = _score(member, values)
-    # An R^2 of 256 values, whose out_of_fold fits were tuned on half of them.
-    assert unseen > 0.8 and 0.5 < (1 - told) / (1 - unseen) < 2.5
+    folded = _score(member, values)
+    # An R^2 of 256 values, whose fits out of fold were tuned on half of them.
+    assert unseen > 0.8 and 0.5 < (1 - folded) / (1 - unseen) < 2.5
     std = member.errors(np.asarray(member.function.players))
     assert std.shape == member.function.coefs.shape and (std >= 0).all()
   assert members.by_gaussian(masks, values, 2)[1:] == []
   few = members.by_gaussian(masks[:255], values[:255])
   assert [member.name for member in few] == names[:1]
-
-
-@pytest.mark.slow
-def test_a_refinement_that_cannot_be_factorised_is_left_out(monkeypatch):
-  masks, values = _ridge(0)
-
-  plain = gaussian.fit
-
-  def broken(*args, **options):
-    raise FloatingPointError("Not positive definite.")
-
-  def fit(*args, **options):
-    return (broken if "params" in options else plain)(*args, **options)
-
-  monkeypatch.setattr(reweighted, "fit", broken)
-  monkeypatch.setattr(gaussian, "fit", fit)  # The first is of the process.
-  found = members.by_gaussian(masks, values)
-  assert [member.name for member in found] == ["gaussian"]
 
 
 @pytest.mark.slow
@@ -236,64 +217,37 @@ def test_what_a_readout_leaves_out_is_counted_as_error(monkeypatch):
   assert int(found.function.count) == 13
   test, truth = _ridge(1, 2000)
   unseen = score.r2(truth, lasso.evaluate(test, found.function))
-  told = _score(found, values)
+  folded = _score(found, values)
   assert unseen < score.r2(truth, lasso.evaluate(test, whole.function)) - 0.02
   # 256 values know their mean square to a tenth, and tuned on 3/4 of them.
-  assert 0.7 < (1 - told) / (1 - unseen) < 1.6
+  assert 0.7 < (1 - folded) / (1 - unseen) < 1.6
 
 
-def test_a_fit_cut_short_says_so(monkeypatch):
-  masks, values, folds = _data()
-  whole = _by_gaussian(masks, values, folds)
-  assert "rising" not in whole.note
-  plain = gaussian._tune
-
-  def short(*args):
-    params, path = plain(*args)
-    return params, np.append(path, path[-1] - 30.0 * np.arange(1, 12))
-
-  monkeypatch.setattr(gaussian, "_tune", short)
-  note = _by_gaussian(masks, values, folds).note
-  assert "Its likelihood was still rising, by 30.0 nats a step." in note
-
-
-@pytest.mark.parametrize("whole", [False, True])
-def test_a_likelihood_that_is_not_finite_is_told(monkeypatch, whole):
-  """In groups, or in the fit to all."""
-  monkeypatch.setattr(gaussian, "SPREADS", (1.25,))
-  masks, values, folds = _data()
-  plain = gaussian._tune
-
-  def tune(params, signs, *args):
-    params, path = plain(params, signs, *args)
-    return params, path * (np.nan if (len(signs) == 40) == whole else 1.0)
-
-  monkeypatch.setattr(gaussian, "_tune", tune)
-  note = _by_gaussian(masks, values, folds).note
-  assert "not finite" in note and "nan" not in note
-
-
-def test_trees_speak_through_their_own_predictions(monkeypatch):
-  masks, values, folds = _data()
-  function = sparse.SparseFourier.from_terms(6, {(): 1.0, (0,): -1.0})
-  config = proxyspex.Config(3, 0.1, 10, 0.5, "as told")
-  answer = proxyspex.ProxySpex(
-    function, values + 0.5, 0.5, config, ["One.", "Two."]
+def test_a_fit_cut_short_says_so():
+  masks, values, _ = _data()
+  posterior = gaussian.fit(masks, values)
+  trial = gaussian.cross_predict(masks, values)
+  out = readout.expand(posterior, 64)
+  note = lambda whole, groups: members._process_note(
+    posterior.replace(rising=whole), trial._replace(rising=groups), out
   )
-  seen = []
+  assert "rising" not in note(0.2, 0.1)
+  for rising in ((30.0, 0.0), (0.0, 30.0)):
+    assert "still rising, by 30.0 nats a step." in note(*rising)
+  for rising in ((np.nan, 0.0), (0.0, np.nan)):
+    assert "not finite" in note(*rising) and "nan" not in note(*rising)
 
-  def fit(*args, **options):
-    seen.append((args, options))
-    return answer
 
-  monkeypatch.setattr(proxyspex, "fit", fit)
-  found = members.by_trees(masks, values, folds)
-  assert found.function is function and found.note == "One. Two."
-  np.testing.assert_array_equal(found.out_of_fold, values + 0.5)
-  np.testing.assert_array_equal(seen[0][1]["folds"], folds)
-  np.testing.assert_allclose(
-    found.errors(np.zeros((3, 1), int)), np.full(3, 0.5 / np.sqrt(40))
-  )
+@pytest.mark.slow
+def test_trees_are_one_of_the_members():
+  masks, values, folds = _data(noise=0.1, shape=(200, 6))
+  found = members.by_trees(masks, values, folds, max_order=2)
+  expected = proxyspex.fit(masks, values, folds=folds, max_order=2)
+  np.testing.assert_array_equal(found.out_of_fold, expected.predictions)
+  assert found.function.terms() == expected.fourier.terms()
+  assert found.note == " ".join(expected.notes) and _score(found, values) > 0.9
+  left = np.sqrt(((values - found.out_of_fold) ** 2).mean() / 200)
+  np.testing.assert_allclose(found.errors(np.zeros((3, 1), int)), left)
 
 
 def test_the_hopeless_are_not_run_to_the_end():
@@ -311,19 +265,11 @@ def test_the_hopeless_are_not_run_to_the_end():
   assert members.by_gram(masks, noise, folds, fit, noise * 0) is not None
 
 
-def test_a_scan_of_the_same_samples_is_done_once(monkeypatch):
+def test_the_first_fold_of_a_scan_is_that_of_all_folds():
   masks, values, folds = _data(shape=(100, 6))
-  plain, done = gram.grow_support, []
-
-  def grow(rows, *args):
-    done.append(len(rows))
-    return plain(rows, *args)
-
-  monkeypatch.setattr(gram, "grow_support", grow)
   fit = members.gram_fit(masks, values)
   first = members.first_fold(masks, folds, fit)
   found = members.by_gram(masks, values, folds, fit)
-  assert done.count(100) == 1
   held = folds == folds[0]
   np.testing.assert_array_equal(first[held], found.out_of_fold[held])
   assert np.isnan(first[~held]).all()
@@ -335,16 +281,7 @@ def test_a_process_far_behind_a_baseline_is_not_fitted(monkeypatch):
   # Eight values tell too little.
   assert len(members.by_gaussian(masks, values, baseline=baseline)) == 1
   monkeypatch.setattr(members, "_LEAST_COMPARED", 8)
-  fitted = []
-  plain = gaussian.fit
-
-  def fit(*args, **options):
-    fitted.append(len(args[0]))
-    return plain(*args, **options)
-
-  monkeypatch.setattr(gaussian, "fit", fit)
   assert members.by_gaussian(masks, values, baseline=baseline) == []
-  assert not fitted
   baseline = np.where(np.arange(40) < 8, values + 5.0, np.nan)
   assert len(members.by_gaussian(masks, values, baseline=baseline)) == 1
 
@@ -380,11 +317,10 @@ def test_predictions_that_are_not_filled_yet_are_not_read(monkeypatch):
   assert np.isfinite(found.out_of_fold).all()
 
 
-@pytest.mark.slow_where("1e+30", "1e-30")
 @pytest.mark.parametrize(
   "by", [_by_lasso1, _by_lasso2, _by_relaxed, _by_gram, _by_gaussian]
 )
-@pytest.mark.parametrize("scale", [1e30, 1e-30, 1e200, 1e-200])
+@pytest.mark.parametrize("scale", [1e200, 1e-200])
 def test_units_change_nothing(by, scale):
   shape = _SHAPE if by is _by_gaussian else (100, 6)
   masks, values, folds = _data(shape=shape)
