@@ -1,7 +1,7 @@
 """How well guesses meet what is true: R², correlations, intervals.
 
 All rooms judge by these. `indices.judging` builds what is said of attributions
-on them, `indices.removal` asks the model again.
+on them, `indices.deletion` asks the model again.
 
 Shapes: B masks, T targets, M things compared.
 """

@@ -11,7 +11,7 @@
                section 4.1), the whole grid asked at once
   mislabelled  whether the lowest scores are the wrong labels
   (`fourier.score` has R^2, correlations and intervals as such;
-  `influence.corners` judges interactions; `components.judging` compares
+  `influence.corners` judges interactions; `components.comparing` compares
   methods on masks that it draws)
 
 Masks are to be fresh: none that the attribution was fitted to.

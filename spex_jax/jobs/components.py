@@ -14,7 +14,7 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.ablate import choices
-from spex_jax.components import coar, judging
+from spex_jax.components import coar, comparing
 from spex_jax.explanation import Explanation
 from spex_jax.indices import attribution
 from spex_jax.indices import interactions as interactions_lib
@@ -85,7 +85,7 @@ def _coar(config: parts.Parts, workdir, show, clock) -> attribution.Attribution:
     found = coar.attribute(
       watched, n, key=draws, budget=fitted, keep=config.keep
     )
-    report = judging.compare(
+    report = comparing.compare(
       {"COAR": found},
       watched,
       n,
