@@ -99,8 +99,9 @@ def run(
   chosen = _chosen(config, problem)
   writable(workdir)
   show = show or report_tables.printer()
+  tell = report_tables.teller(show)
   for name, fact in _question(config, problem, masks):
-    show(report_tables.fact(name, fact))
+    tell(name, fact)
   most = config.checked * config.contexts << config.order
   total = len(masks.fit) + (len(masks.fresh) + most) * config.num_seeds
   start = time.perf_counter()
@@ -164,17 +165,17 @@ def run(
   )
   explanation.save(workdir / "explanation.json")
   for name, fact in _outcome(config, problem, answer, bank, seconds):
-    show(report_tables.fact(name, fact))
+    tell(name, fact)
   units = _units(config, problem)
   for point in shown:
     show(pictures.table(point, problem.names, units))
-  show(report_tables.fact("sets", _SIGNS))
-  show(report_tables.fact("retrained", _survival(answer)))
+  tell("sets", _SIGNS)
+  tell("retrained", _survival(answer))
   if answer.checks is not None:
     show(str(answer.checks).partition("\n")[2])
   _draw(problem, answer, shown, units, workdir / "figure.png")
   files = ", ".join(str(workdir / name) for name in (*_FILES, "bank"))
-  show(report_tables.fact("wrote", files))
+  tell("wrote", files)
   return answer
 
 

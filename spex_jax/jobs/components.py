@@ -62,20 +62,19 @@ def run(
 def _coar(config: parts.Parts, workdir, show, clock) -> attribution.Attribution:
   """One effect for each part, with few absent, judged on fresh ablations."""
   fresh = max(parts.LEAST, int(_FRESH * config.budget))
+  tell = report_tables.teller(show)
   explain.writable(workdir)
   with clock.of("load"):
     subject = explain.subject_of(config, workdir)
   evaluator, n = subject.evaluator, subject.evaluator.n
-  show(report_tables.fact("asked", subject.question))
+  tell("asked", subject.question)
   for name, fact in subject.facts.items():
-    show(report_tables.fact(name, fact))
+    tell(name, fact)
   fitted = config.budget - fresh
-  show(
-    report_tables.fact(
-      "budget",
-      f"{fitted:,} masks to fit and {fresh:,} to judge, each of {n} parts kept "
-      f"with probability {config.keep:g}; method coar",
-    )
+  tell(
+    "budget",
+    f"{fitted:,} masks to fit and {fresh:,} to judge, each of {n} parts kept "
+    f"with probability {config.keep:g}; method coar",
   )
   draws, judge = jax.random.split(subjects.key_of(config.seed, "coar"))
   evaluator.expect(config.budget, choices.default())
@@ -106,18 +105,16 @@ def _coar(config: parts.Parts, workdir, show, clock) -> attribution.Attribution:
     "notes": list(found.notes),
   }
   base.write_json(workdir / "attribution.json", body)
-  show(report_tables.fact("cost", report_tables.cost(evaluator.stats, 0.0)))
+  tell("cost", report_tables.cost(evaluator.stats, 0.0))
   for name, text in explain.waited(evaluator.stats):
-    show(report_tables.fact(name, text))
-  show(
-    report_tables.fact(
-      "correlation",
-      f"{report.found[config.keep]['COAR'].mean:.3f} between predicted and "
-      f"measured values of {fresh:,} fresh masks",
-    )
+    tell(name, text)
+  tell(
+    "correlation",
+    f"{report.found[config.keep]['COAR'].mean:.3f} between predicted and "
+    f"measured values of {fresh:,} fresh masks",
   )
   for note in found.notes:
-    show(report_tables.fact("note", note))
+    tell("note", note)
   effects = interactions_lib.Interactions(
     n=n,
     players=np.arange(n)[:, None],
@@ -133,9 +130,9 @@ def _coar(config: parts.Parts, workdir, show, clock) -> attribution.Attribution:
   with clock.of("draw"):
     show(report_tables.interactions(effects, config.top))
     subject.draw(effects, workdir / "figure.png")
-  show(report_tables.fact("time", str(clock)))
+  tell("time", str(clock))
   files = ", ".join(
     str(workdir / name) for name in ("attribution.json", "figure.png")
   )
-  show(report_tables.fact("wrote", files))
+  tell("wrote", files)
   return found

@@ -146,7 +146,7 @@ def run(
       for _, response in nulls
     ]
     citing.calibrating_rank(sum(map(len, spans)), config.confidence)
-  tell = lambda name, text: show(report_tables.fact(name, text))
+  tell = report_tables.teller(show)
   tell("asked", f"Which of {len(texts)} texts does the answer stand on?")
   if isinstance(net, sites.Network):
     tell("model", networks.described(net, config.model))

@@ -72,6 +72,14 @@ def fact(name: str, value: str) -> Fact:
   return line
 
 
+def teller(
+  show: Callable[..., None] | None = None,
+) -> Callable[[str, str], None]:
+  """What shows named facts, one at a call; it prints them by default."""
+  show = show or printer()
+  return lambda name, text: show(fact(name, text))
+
+
 def count(number: int, noun: str, plural: str | None = None) -> str:
   """`1 mask`, `2,000 masks`."""
   return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
