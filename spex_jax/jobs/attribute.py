@@ -92,6 +92,7 @@ def run(
     FileNotFoundError: no such file of data.
     OSError: the disk is full.
   """
+  # What is asked.
   problem = retraining.problem_of(config)
   masks = problems.masks(
     problem, config.key("subsets"), config.budget, config.fresh
@@ -102,6 +103,7 @@ def run(
   tell = report_tables.teller(show)
   for name, fact in _question(config, problem, masks):
     tell(name, fact)
+  # Retrainings, from the bank or new; scores, sets, and their corners.
   most = config.checked * config.contexts << config.order
   total = len(masks.fit) + (len(masks.fresh) + most) * config.num_seeds
   start = time.perf_counter()
@@ -141,6 +143,7 @@ def run(
       config, problem, bank, ask, explanation, points
     )
   seconds = time.perf_counter() - start
+  # How good they are, on fresh subsets.
   own, guess = fresh[:, 0], scores(fresh_masks)
   answer = Answer(
     scores=scores,
@@ -164,6 +167,7 @@ def run(
     workdir / "attribution.json", _as_json(config, problem, answer, shown)
   )
   explanation.save(workdir / "explanation.json")
+  # What is told and drawn.
   for name, fact in _outcome(config, problem, answer, bank, seconds):
     tell(name, fact)
   units = _units(config, problem)

@@ -70,6 +70,7 @@ def _coar(config: parts.Parts, workdir, show, clock) -> attribution.Attribution:
   tell("asked", subject.question)
   for name, fact in subject.facts.items():
     tell(name, fact)
+  # Effects, and their judgement by fresh masks.
   fitted = config.budget - fresh
   tell(
     "budget",
@@ -93,6 +94,7 @@ def _coar(config: parts.Parts, workdir, show, clock) -> attribution.Attribution:
       num_masks=fresh,
       fitted=config.keep,
     )
+  # First of all: what comes below may fail, and the masks were dear.
   body = {
     "method": found.method,
     "keep": config.keep,
@@ -115,6 +117,7 @@ def _coar(config: parts.Parts, workdir, show, clock) -> attribution.Attribution:
   )
   for note in found.notes:
     tell("note", note)
+  # The figure.
   effects = interactions_lib.Interactions(
     n=n,
     players=np.arange(n)[:, None],

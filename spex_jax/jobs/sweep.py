@@ -169,6 +169,7 @@ def _run(given: Run, sweep: grid.Sweep) -> None:
 
 
 def _task(given: Run, sweep: grid.Sweep) -> None:
+  # Which part of the sweep is this process's.
   index, count = scheduled.task_of(given.task_index, given.task_count)
   process, num_processes = _joined(given)
   group = processes.ALONE
@@ -179,6 +180,7 @@ def _task(given: Run, sweep: grid.Sweep) -> None:
   mine = sweep.of_task(index, count)
   tell = report_tables.teller()
   rows = sum(shard.stop - shard.start for shard in mine)
+  # What is asked.
   tell(
     "asked",
     f"What are {sweep.num_rows:,} masks of "
@@ -202,6 +204,7 @@ def _task(given: Run, sweep: grid.Sweep) -> None:
     for item in sorted({shard.item for shard in mine})[:10]:
       tell("", sweep.item_name(item))
     return
+  # The work, alone or together with other processes.
   try:
     report = _evaluate(given, sweep, index, count, rows, group)
     missing = 0
@@ -211,6 +214,7 @@ def _task(given: Run, sweep: grid.Sweep) -> None:
   finally:
     if num_processes > 1:
       processes.leave()
+  # How it ended.
   rate = report.rows / max(report.seconds, 1e-9)
   tell(
     "done",

@@ -193,6 +193,7 @@ def assign(
     except Unfit as error:
       faults.append(f"{key!r}{' or one beside it' if index else ''} {error}")
 
+  # Tensors by the rules that take them; copies wait for what they copy.
   for key, read in tensors:
     hits = [(m, r) for p, r in compiled if (m := p.fullmatch(key))]
     if not hits:
@@ -209,6 +210,7 @@ def assign(
         faults.append(
           f"{key!r} would be computed from config.json, but {fault}"
         )
+  # A copy fills what nothing filled, or must be equal.
   for key, read, rule, path in copies:
     if path not in found:
       fill(key, read, rule, path)
@@ -217,6 +219,7 @@ def assign(
         f"{key!r} must be a copy of {sources[path][0]!r}, as config.json says "
         f"or implies (tie_word_embeddings), but {fault}"
       )
+  # Nothing may be left empty.
   faults += [
     f"no tensor fills {path!r} {shapes[path]}"
     + (f", of which {len(slices[path])} are there" if path in slices else "")
