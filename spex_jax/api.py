@@ -100,7 +100,8 @@ def explain(
       was reached. None asks for the whole budget. Not for "spex", whose plan
       has one size, nor for methods with one value for each player; "exact"
       meets any.
-    kernel_width: of LIME, in cosine distance from the full mask.
+    kernel_width: the kernel width of LIME, in cosine distance from the full
+      mask.
     cache: path of a file that keeps the values of every batch and answers for
       them when the same function is explained again, whatever stopped it. A
       few kept masks are asked again first, aside from the budget.
@@ -214,7 +215,7 @@ def decode(
     held_out: masks and values to test the answer on, and for nothing else.
       Those that are among the samples are left out.
     names: and `units`, as for `explain`.
-    units: of the values.
+    units: the units of the values.
 
   Example:
     >>> import spex_jax as spex
@@ -321,9 +322,9 @@ def assess(
       f(all) are asked besides, for `ends`.
     method: what made it, for the report.
     strict: and `batch_size`, `names`, `units` and `progress`, as for `explain`.
-    batch_size: of calls.
-    names: of the players.
-    units: of the values.
+    batch_size: the batch size of calls.
+    names: the names of the players.
+    units: the units of the values.
     notes: of what made it.
     progress: called with the masks asked so far, and `num_masks`.
 

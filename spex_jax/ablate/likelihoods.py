@@ -135,7 +135,7 @@ def choice(
   behind it, the right one first.
 
   Args:
-    num_tokens: of each answer: one number, or `[B]`.
+    num_tokens: the number of tokens of each answer: one number, or `[B]`.
     num_choices: K, 2 or more.
     value: the log-probability of the right answer above the largest other, in
       nats; or 1 where it is the largest, alone, else 0.

@@ -78,8 +78,8 @@ def attribute(
       by default, else its padding, else 0.
     kept: ids that nothing stands for; the end token by default, and a
       decoder's start token.
-    params: of the network; its own by default.
-    max_new_tokens: of a response that is made.
+    params: the parameters of the network; its own by default.
+    max_new_tokens: the most tokens of a response that is made.
     budget: masks, where a method draws some.
     key: consumed by methods and step functions that draw.
 

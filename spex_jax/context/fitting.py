@@ -46,9 +46,9 @@ class Fit:
     moebius: float64 `[K]`, their coefficients; sum to `total`.
     none: v(none).
     total: v(all) - v(none), as the model gave them.
-    r2: of this expansion, on uniform masks that neither it nor its decoder has
-      seen, or 1 where all masks are known; of Shapley values and of budgets
-      that set no masks aside `cross_validated`; None if never tested.
+    r2: the R^2 of this expansion, on uniform masks that neither it nor its
+      decoder has seen, or 1 where all masks are known; of Shapley values and of
+      budgets that set no masks aside `cross_validated`; None if never tested.
     method: the decoder that spoke.
     r2_interval: of `r2`, 95%, as `r2_of` has it; None where nothing says it.
     r2_by: what tested it, in words.
@@ -326,7 +326,8 @@ def context_cite(
   Args:
     masks: bool `[B, n]`.
     values: `[B]`, log-odds of the span in the original.
-    num_tokens: of the span; values are divided by it for the penalty.
+    num_tokens: the number of tokens of the span; values are divided by it for
+      the penalty.
   """
   from sklearn import linear_model  # Slow to import.
 

@@ -226,7 +226,7 @@ class Attribution(shown.Shown):
     """Writes JSON.
 
     Args:
-      path: of the file.
+      path: the path of the file.
       form: "own", or "inseq" for a file of `FeatureAttributionOutput.load`.
       **more: of "own", what is written beside, such as `again`.
 

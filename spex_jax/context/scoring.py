@@ -199,7 +199,7 @@ def scorer(
       tokens are gone, and the others move up.
     token: as for `absent.inputs`, of ways "mask" and "one".
     budget: how many masks will be asked, for the lengths of rows.
-    params: of the network; its own by default.
+    params: the parameters of the network; its own by default.
     reuse: whether tokens that kept sources share are run once, and no row is
       padded to the whole prompt (`context.reuse`); by default where that is
       possible, fits in memory and pays, which is for texts of some length.

@@ -90,11 +90,11 @@ class Report(shown.Shown):
 
   Attributes:
     rows: in the order of the claims.
-    level: of the intervals and of the verdicts.
+    level: the level of the intervals and of the verdicts.
     num_contexts: C.
     num_seeds: S.
     num_masks: distinct masks that each seed was asked for.
-    names: of the examples, or None.
+    names: the names of the examples, or None.
   """
 
   rows: tuple[Row, ...]
@@ -201,8 +201,8 @@ def four_corners(
     contexts: bool `[C, n]`; what a set's own players are in them is
       overwritten. Uniform draws for "BII"; one row of False for "Moebius"; one
       row of True for the neighbourhood of the full data.
-    level: of intervals and verdicts, inside (0, 1).
-    names: of the n examples, for printing.
+    level: the level of intervals and verdicts, inside (0, 1).
+    names: the names of the n examples, for printing.
 
   Returns:
     A report with one row per claim.

@@ -20,7 +20,7 @@ def players_of(
     groups: `[N]`: the group of each example (classes, sources, clusters);
       players are the distinct ones in ascending order. Negative numbers: no
       player, always kept.
-    names: of the groups, in that order; by default what they are.
+    names: the names of the groups, in that order; by default what they are.
 
   Raises:
     ValueError: another rank, no group, another number of names, or groups that

@@ -31,7 +31,7 @@ def grid(
   A cell's colour is a component's value; arcs join the strongest sets.
 
   Args:
-    interactions: of the components.
+    interactions: the interactions of the components.
     layer_of: n names: the layer of each. Components of a layer stand in their
       order.
     title: over the figure.

@@ -24,7 +24,7 @@ class Fact(str):
   """A line of a name and what is told under it.
 
   Attributes:
-    name: of the fact.
+    name: the name of the fact.
     value: what is told.
   """
 

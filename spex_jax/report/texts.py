@@ -34,7 +34,7 @@ class Marked:
 
   Attributes:
     text: as given to the model.
-    spans: of each player.
+    spans: the spans of each player.
     interactions: of these players.
     label: in front, such as the name of a fact.
   """
@@ -73,7 +73,7 @@ def spread(
 
   Args:
     text: the whole.
-    spans: of each player of the text.
+    spans: the spans of each player of the text.
     players: of the set.
     names: one printable name per player.
   """
@@ -98,7 +98,7 @@ def sentence(
 
   Args:
     text: the whole.
-    spans: of each player of the text.
+    spans: the spans of each player of the text.
     interactions: of these players.
     title: over the figure.
     top: how many sets of two or more players to underline.
