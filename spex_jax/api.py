@@ -38,9 +38,10 @@ from spex_jax.explanation import Explanation
 from spex_jax.fourier import exact, sparse, spex
 from spex_jax.masks import ask as ask_lib
 from spex_jax.masks import packing, request, sampling
-from spex_jax.proxies import additive, lime, select, staged
-from spex_jax.proxies import budget as budget_lib
-from spex_jax.proxies import samples as samples_lib
+from spex_jax.portfolio import additive, select, staged
+from spex_jax.portfolio import budget as budget_lib
+from spex_jax.portfolio import samples as samples_lib
+from spex_jax.proxies import lime
 from spex_jax.report import progress as progress_lib
 
 DECODERS = ("auto", "spex", *select.PROXIES, "exact")
@@ -316,7 +317,7 @@ def assess(
   Args:
     value_fn: as for `explain`.
     fourier: of n players, 1 or more; with a leading T where `value_fn` has T
-      targets. `proxies.additive.function` makes one of a value per player.
+      targets. `portfolio.additive.function` makes one of a value per player.
     key: consumed.
     num_masks: uniform masks to judge it on, at most all 2^n; f(none) and
       f(all) are asked besides, for `ends`.

@@ -13,8 +13,8 @@ from spex_jax import base
 from spex_jax.api import Explanation, decode, explain
 from spex_jax.fourier import score, sparse
 from spex_jax.masks import sampling
-from spex_jax.proxies import select
-from spex_jax.proxies.samples import Samples
+from spex_jax.portfolio import select
+from spex_jax.portfolio.samples import Samples
 
 _KEY = jax.random.key(0)
 _N, _NUM_MASKS = 12, 136

@@ -6,8 +6,8 @@ import pytest
 
 from spex_jax.fourier import score, sparse, spex
 from spex_jax.masks import sampling
-from spex_jax.proxies import samples as samples_lib
-from spex_jax.proxies import select, stack
+from spex_jax.portfolio import samples as samples_lib
+from spex_jax.portfolio import select, stack
 
 
 def _samples(n, num_masks, fn):

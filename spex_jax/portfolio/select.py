@@ -13,8 +13,9 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import lasso, regress, score, sparse, spex
-from spex_jax.proxies import boosting, members, stack
-from spex_jax.proxies.samples import Confounded, Samples, confounded
+from spex_jax.portfolio import members, stack
+from spex_jax.portfolio.samples import Confounded, Samples, confounded
+from spex_jax.proxies import boosting
 
 _EXPLAINED = 1e-9  # Share of the energy left by an exact SPEX decode.
 _ALMOST = 1e-5  # Share of the deviation that an exact scan may leave.

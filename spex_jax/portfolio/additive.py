@@ -22,9 +22,10 @@ from spex_jax import base
 from spex_jax.fourier import lasso, score, sparse
 from spex_jax.masks import ask as ask_lib
 from spex_jax.masks import sampling
-from spex_jax.proxies import budget as budget_lib
-from spex_jax.proxies import kernel_shap, lime, select, staged
-from spex_jax.proxies import samples as samples_lib
+from spex_jax.portfolio import budget as budget_lib
+from spex_jax.portfolio import samples as samples_lib
+from spex_jax.portfolio import select, staged
+from spex_jax.proxies import kernel_shap, lime
 
 METHODS = ("occlusion", "lime", "kernelshap")
 

@@ -15,9 +15,9 @@ from spex_jax import base
 from spex_jax.fourier import sparse
 from spex_jax.masks import ask as ask_lib
 from spex_jax.masks import packing, sampling
-from spex_jax.proxies import budget as budget_lib
-from spex_jax.proxies import samples as samples_lib
-from spex_jax.proxies import select
+from spex_jax.portfolio import budget as budget_lib
+from spex_jax.portfolio import samples as samples_lib
+from spex_jax.portfolio import select
 
 _PROBES = 2  # The full and the empty mask.
 _LEAST_PROBED = 32  # Smaller budgets ask them only if f seems constant.

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from spex_jax.fourier import sparse
 from spex_jax.masks import sampling
-from spex_jax.proxies import members, stack
+from spex_jax.portfolio import members, stack
 
 
 def _every_mask(n):

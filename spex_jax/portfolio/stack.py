@@ -14,7 +14,7 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import regress, score, sparse
-from spex_jax.proxies import members as members_lib
+from spex_jax.portfolio import members as members_lib
 
 SIZES = (10, 30, 100)  # Sets that people read.
 _LEAST_GAIN = 0.005  # Of the error; less, and the best member speaks alone.

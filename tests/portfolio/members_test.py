@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 
 from spex_jax.fourier import lasso, score
-from spex_jax.proxies import (
-  boosting,
-  gaussian,
-  members,
-  proxyspex,
-  readout,
-  stack,
-)
+from spex_jax.portfolio import members, stack
+from spex_jax.proxies import boosting, gaussian, proxyspex, readout
 
 _SHAPE = 40, 6  # Of nearly every process here: a compilation takes seconds.
 

@@ -6,7 +6,8 @@ import pytest
 
 import spex_jax as spex
 from spex_jax.masks import packing, sampling
-from spex_jax.proxies import additive, kernel_shap, lime
+from spex_jax.portfolio import additive
+from spex_jax.proxies import kernel_shap, lime
 from tests import functions
 
 _KEY = jax.random.key(0)
