@@ -16,7 +16,8 @@ and how many stand before it, so that nothing can be copied by place. Then
                  in the base and in the tuned model, beside random heads, and
                  beside the tuned model's own
   functionality  what the groups carry in both models: the position of the box,
-                 the object, or the label (DCM), beside the best of all masks
+                 the object, the label that is asked for, or which label stands
+                 before which object (DCM), beside the best of all masks
   gain           the tuned model's groups in the base (CMAP)
 
 and the paper's figures stand beside. The question ends with the label, so that
@@ -68,6 +69,7 @@ PAPER: dict[str, Any] = {
                "value fetcher": 0.13},
   "object": {"value fetcher": 0.47},
   "label": {},
+  "structure": {},
   "gain": {"value fetcher": 0.82, "position transmitter": 0.82,
            "position detector": 0.74, "structure reader": 0.56},
 }  # fmt: skip
@@ -121,9 +123,12 @@ CONFIGS = {
   ),
 }  # fmt: skip
 ENOUGH = 0.99  # Of answers that are right, to end training.
+# What is where the box asked for is; what is in it; which box is asked for; and
+# which label stands before each object.
+VARIABLES = ("position", "object", "label", "structure")
 STEPS = (
   ("value fetcher", "logits", "", "end"),
-  ("structure reader", "value fetcher", "k", "object"),
+  ("structure reader", "value fetcher", "k", "objects"),
 )
 
 
@@ -172,10 +177,9 @@ class Prompt:
 
   @property
   def spans(self) -> dict[str, list[int]]:
-    """Where the label, the object behind it and the last token stand."""
+    """Where all objects and the last token stand."""
     last = 2 * len(self.objects) + 2
-    at = 2 * self.asked + 1
-    return {"label": [at], "object": [at + 1], "end": [last]}
+    return {"objects": [*range(2, last, 2)], "end": [last]}
 
 
 def drawn(
@@ -214,22 +218,22 @@ def _row(config, one, other, right, wrong) -> dict[str, Any]:
 def triples(
   rng: np.random.Generator, config: Config, boxes: int, num: int
 ) -> tuple[desiderata.Desideratum, ...]:
-  """What position, object and label of the box asked for do."""
-  made: dict[str, list] = {"position": [], "object": [], "label": []}
-  while len(made["label"]) < num:
+  """What a part does that carries one of `VARIABLES` from the source."""
+  made: dict[str, list] = {name: [] for name in VARIABLES}
+  while len(made["position"]) < num:
     one = drawn(rng, config, boxes)
     things = [x for x in range(config.objects) if x not in one.objects]
     things = rng.permutation(things)[:boxes].tolist()
     order = rng.permutation(boxes).tolist()
     asked = int(rng.integers(boxes))
     other = Prompt(tuple(things), tuple(one.labels[i] for i in order), asked)
-    # The three tell apart what is carried.
-    if len({one.asked, asked, order[asked]}) < min(3, boxes):
-      continue
-    targets = {
-      "position": one.objects[asked], "object": other.answer,
-      "label": one.objects[order[asked]],
-    }  # fmt: skip
+    # The number of the base's box that each variable asks for.
+    boxes_of = {"position": asked, "label": order[asked],
+                "structure": order.index(one.asked)}  # fmt: skip
+    if len({one.asked, *boxes_of.values()}) < min(4, boxes):
+      continue  # They do not tell apart what is carried.
+    targets = {name: one.objects[at] for name, at in boxes_of.items()}
+    targets["object"] = other.answer
     for name, target in targets.items():
       made[name].append(_row(config, one, other, target, []))
   return tuple(
@@ -339,8 +343,10 @@ def measure(config: Config) -> Iterator[rows.Row]:
   )  # fmt: skip
   models = {"base": base, "tuned": tuned}
   rng = np.random.default_rng(config.seed)
-  some = pairs(rng, config, config.longer, config.pairs)
-  held = pairs(rng, config, config.longer, config.pairs)
+  # Of one length, so that each position has its mean.
+  longest = (config.longer[1],) * 2
+  some = pairs(rng, config, longest, config.pairs)
+  held = pairs(rng, config, longest, config.pairs)
   for name, params in models.items():
     able = measured.measure(net, params, held, _METRIC)
     paper = PAPER["base" if name == "base" else "Goat"]["model"]
