@@ -89,7 +89,9 @@ class Config:
     longer: of the tuned model's.
     prompts: to train on in a round, drawn anew in each.
     epochs: over them.
-    rounds: of training at most, until `ENOUGH` answers are right.
+    enough: share of right answers that ends training, and fine-tuning: less of
+      the base, so that there is something to gain.
+    rounds: of training at most.
     tuned_rounds: of fine-tuning.
     pairs: to find circuits by, and as many to judge them on.
     triples: of each desideratum.
@@ -103,9 +105,10 @@ class Config:
   objects: int = 16
   labels: int = 8
   boxes: tuple[int, int] = (3, 5)
-  longer: tuple[int, int] = (5, 7)
+  longer: tuple[int, int] = (7, 8)
   prompts: int = 8192
   epochs: int = 4
+  enough: tuple[float, float] = (0.95, 0.995)
   rounds: int = 20
   tuned_rounds: int = 4
   pairs: int = 128
@@ -122,7 +125,6 @@ CONFIGS = {
     top=1,
   ),
 }  # fmt: skip
-ENOUGH = 0.99  # Of answers that are right, to end training.
 # What is where the box asked for is; what is in it; which box is asked for; and
 # which label stands before each object.
 VARIABLES = ("position", "object", "label", "structure")
@@ -244,16 +246,16 @@ def triples(
 
 def taught(
   net: sites.Network, config: Config, boxes: tuple[int, int], rounds: int,
-  rate: float, key: Any, start: Any = None,
+  enough: float, rate: float, key: Any, start: Any = None,
 ) -> Any:  # fmt: skip
-  """Parameters trained until they are right, or for so many rounds."""
+  """Parameters trained until they are right enough, or for so many rounds."""
   held = pairs(np.random.default_rng(config.seed + 2), config, boxes, 256)
   for number in range(rounds):
     start = trained(
       net, config, boxes, rate, jax.random.fold_in(key, number), start
     )
     able = measured.measure(net, start, held, _METRIC)
-    if able.first.mean() >= ENOUGH:
+    if able.first.mean() >= enough:
       break
   return start
 
@@ -335,10 +337,11 @@ def measure(config: Config) -> Iterator[rows.Row]:
   """Yields the rows of the three questions."""
   net, root = network(config), jax.random.key(config.seed)
   base = taught(
-    net, config, config.boxes, config.rounds, 5e-3, jax.random.fold_in(root, 0)
-  )
+    net, config, config.boxes, config.rounds, config.enough[0], 5e-3,
+    jax.random.fold_in(root, 0),
+  )  # fmt: skip
   tuned = taught(
-    net, config, config.longer, config.tuned_rounds, 2e-3,
+    net, config, config.longer, config.tuned_rounds, config.enough[1], 2e-3,
     jax.random.fold_in(root, 1), base,
   )  # fmt: skip
   models = {"base": base, "tuned": tuned}

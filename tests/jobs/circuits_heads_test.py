@@ -27,7 +27,8 @@ def test_groups_by_paths_and_what_they_are_put_into(
   assert [row["sender"] for row in rows] == [
     f"blocks.0.heads.{i}" for i in range(3)
   ]
-  assert (tmp_path / "last.png").read_bytes().startswith(b"\x89PNG")
+  for name in ("last", "groups"):
+    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
   # An adapter of the same model, for which these groups are.
   adapter = _adapter(tmp_path / "adapter", model)
   code, out, err = command.run(
