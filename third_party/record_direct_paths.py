@@ -46,6 +46,7 @@ def main(checkout: str, out: str) -> None:
 
 def _record(torch, peer, name):
   model, _ = shared.built(torch, shared.NETWORKS[name])
+  model.set_use_split_qkv_input(False)
   model.process_weights_()
   model.setup()  # Its norms are others now.
   data, values = shared.pairs(shared.SEED), []
