@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
   """Runs one command; returns the exit code: 0, 1, or `GO_ON`.
 
   Args:
-    arguments: of the command line, without the program's name.
+    arguments: the arguments of the command line, without the program's name.
   """
   debug = "--debug" in arguments
   arguments = [argument for argument in arguments if argument != "--debug"]
@@ -219,7 +219,7 @@ class Word(NamedTuple):
   """What runs a configuration.
 
   Attributes:
-    flags: of the word: a class with `config` and `workdir`.
+    flags: the flags of the word: a class with `config` and `workdir`.
     help: its text.
     kind: a configuration's mapping, and where it is from, to the class of its
       settings.
@@ -243,9 +243,9 @@ def load_config(
   """The settings `NAME_OR_FILE[:SIZE]` of a command.
 
   Args:
-    name: of the configuration.
+    name: the name of the configuration.
     command: "explain", "attribute" (data), "components", "circuit_WORD", ...
-    changes: of settings, by dotted names.
+    changes: the changes of settings, by dotted names.
 
   Raises:
     ValueError: as `configs.load` and `settings.read`.

@@ -369,7 +369,7 @@ def test_what_the_architecture_allows_passes(tmp_path):
     "fourier/spex.py": "from spex_jax import base\nfrom ..masks import bch",
     "fourier/gram.py": "from . import sparse\nimport spex_jax.fourier.sparse",
     "fourier/regress.py": "def f():\n  import sklearn.linear_model",
-    "api.py": "from spex_jax.proxies import select",
+    "api.py": "from spex_jax.portfolio import select",
     "ablate/evaluate.py": "from spex_jax import masks\nfrom . import program",
     "ablate/text.py": "from spex_jax import models\nfrom . import evaluate",
     "ablate/program.py": "",
