@@ -91,8 +91,8 @@ class Learn(settings.Settings):
     groups = 2 if self.batch_size % 2 == 0 else 1
     return moco.Settings(
       self.steps, self.batch_size, self.queue, momentum=self.momentum,
-      temperature=self.temperature, learning_rate=self.learning_rate, optimizer=self.optimizer,
-      groups=groups, views=views,
+      temperature=self.temperature, learning_rate=self.learning_rate,
+      optimizer=self.optimizer, groups=groups, views=views,
     )  # fmt: skip
 
 
