@@ -150,16 +150,12 @@ def _conjunctions(
 
 def _columns(kind: str, found: Sequence[Set], masks: np.ndarray) -> np.ndarray:
   """Values of sets, float32 `[B, K]`."""
-  signs = np.where(masks, -1, 1).astype(np.float32)
-  each = signs if kind == "parity" else masks.astype(np.float32)
-  out = np.empty((len(masks), len(found)), np.float32)
-  for order in {len(s) for s in found}:
-    which = [i for i, s in enumerate(found) if len(s) == order]
-    rows = np.array([found[i] for i in which], int).reshape(len(which), order)
-    product = np.ones((len(masks), len(rows)), np.float32)
-    for place in rows.T:
-      product *= each[:, place]
-    out[:, which] = product
+  signs = np.where(masks, -1, 1) if kind == "parity" else masks
+  each = np.ones((len(masks), masks.shape[1] + 1), np.float32)
+  each[:, :-1] = signs  # The last stands for no player.
+  out = np.ones((len(masks), len(found)), np.float32)
+  for place in itertools.zip_longest(*found, fillvalue=-1):
+    out *= each[:, place]
   return out
 
 
