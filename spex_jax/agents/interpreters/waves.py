@@ -151,7 +151,7 @@ def quotient(
   own = np.zeros(0)
   for _ in range(max(rounds, 1)):
     scaled = rows * weights[:, None]
-    size = np.linalg.norm(scaled, axis=0)
+    size = np.maximum(np.linalg.norm(scaled, axis=0), 1e-300)
     own = np.linalg.svd(scaled / size, full_matrices=False)[2][-1] / size
     own /= own[above + 1] or 1.0
     weights = 1 / (np.abs(bottom @ own[above + 1 :]) + 1e-9)
