@@ -172,7 +172,7 @@ def fit(
   first = normal.Normal(n, values.shape[1]).add(chi[~held], values[~held])
   test = chi[held], values[held]
   best, single_error = normal.choose(first, test, singles, varies)
-  alone = _by_choice(first, best, singles, varies)
+  alone = first.solve_each(singles, best, varies)
   left = values[~held] - first.intercept(alone) - chi[~held] @ alone
   room = min(most_pairs, num_masks // 2)
   found = _scan(chi[~held], left, alone, varies, strongest, room)
@@ -230,19 +230,8 @@ def _scan(chi, left, alone, varies, strongest, room) -> np.ndarray:
   return pairs[np.sort(best)]
 
 
-def _by_choice(sums, chosen, loadings, among):
-  """Weights `[n, T]` at each target's loading."""
-  weights = np.zeros((sums.n, sums.num_targets))
-  for number in np.unique(chosen):
-    found = sums.solve(loadings[number], among)
-    if found is None:
-      raise ValueError("These columns depend on each other: load them more.")
-    weights[:, chosen == number] = found[:, chosen == number]
-  return weights
-
-
 def _model(sums, chosen, loadings, among, keep, pairs, notes) -> PairModel:
-  weights = _by_choice(sums, chosen, loadings, among)
+  weights = sums.solve_each(loadings, chosen, among)
   n = len(keep)
   return PairModel(
     keep,

@@ -24,7 +24,7 @@ import numpy as np
 from spex_jax import base, shown
 from spex_jax.context import citing
 from spex_jax.context import sets as sets_lib
-from spex_jax.indices import metrics
+from spex_jax.fourier import score
 from spex_jax.masks import sampling
 
 
@@ -112,15 +112,14 @@ def judge(
   predicted = fresh @ found.values if fit is None else fit(fresh)
   r2 = lds = None
   if len(fresh):
-    lds = float(metrics.spearman(predicted, actual, constant=0.0))
+    lds = float(score.spearman(predicted, actual, constant=0.0))
   if (
     len(fresh)
     and fit is not None
     and found.value == value
     and np.ptp(actual) > 0
   ):
-    error = ((predicted - actual) ** 2).sum()
-    r2 = float(1 - error / ((actual - actual.mean()) ** 2).sum())
+    r2 = float(score.r2(actual, predicted))
   return Judged(
     r2,
     lds,

@@ -91,7 +91,7 @@ def of_expansion(
 
   Args:
     fourier: n players; one target, or T.
-    law: of p. For an expansion that is exact the values are, too.
+    law: the law of p. For an expansion that is exact the values are, too.
 
   Returns:
     Scores; `baseline` is f(none), so that Shapley's meet f(all).
@@ -215,7 +215,7 @@ def ame(
     law: that the masks were drawn by.
     penalty: "lasso", its size by cross-validation per target, as in the
       paper; or "none", least squares.
-    folds: of the cross-validation.
+    folds: the folds of the cross-validation.
 
   Raises:
     ValueError: another penalty, a `keep` that is not the law's, or fewer
@@ -382,7 +382,7 @@ def interactions(
     index: "BII", derivatives averaged over all subsets; "Moebius", at the
       empty one; or another of `indices.table`.
     order: the largest sets.
-    names: of the examples.
+    names: the names of the examples.
 
   Raises:
     ValueError: an order below 2, an unknown index, or several targets and no
