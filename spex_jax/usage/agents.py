@@ -13,8 +13,9 @@ class Find(settings.Settings):
   config: str = settings.field("find_run", f"{words.FILE} (default: find_run)")
   workdir: str | None = settings.field(
     None,
-    "where leaderboard.json, functions.jsonl and all answers go (default: "
-    "runs/find_run); a second run goes on where the first was stopped",
+    "where leaderboard.json, details.json (intervals, costs), functions.jsonl "
+    "and all answers go (default: runs/find_run); a second run goes on where "
+    "the first was stopped",
     place=True,
   )
 
