@@ -352,16 +352,21 @@ def _attribute(arguments: Sequence[str]) -> None:
     _only_help(arguments, f"{usage.DATA}\n{usage.COMPONENTS}", said)
 
 
-def _circuit(arguments: Sequence[str]) -> None:
+def _worded(first: str, arguments: Sequence[str]) -> None:
+  """`spex circuit WORD`, `spex find WORD`, `spex checkup WORD`."""
   word, *rest = arguments or [""]
-  if word in usage.CIRCUITS:
-    if word == "judge":
+  _, known, text = _BY_WORDS[first]
+  if word in known:
+    if (first, word) == ("circuit", "judge"):
       rest = usage.listed(rest, "--circuit")
-    _run(f"circuit_{word}", rest)
+    _run(f"{first}_{word}", rest)
+  elif f"{first} {word}" in usage.PLAIN:
+    _plain(f"{first} {word}", rest)
   else:
-    words = ", ".join(usage.CIRCUITS)
-    said = f"`spex circuit` has the words {words}; got {word!r}."
-    _only_help(arguments, usage.CIRCUIT, said)
+    plain = [own.split()[1:] for own in usage.PLAIN if own.startswith(first)]
+    words = ", ".join([*known, *(w for own in plain for w in own)])
+    said = f"`spex {first}` has the words {words}; got {word!r}."
+    _only_help(arguments, text, said)
 
 
 def _only_help(arguments: Sequence[str], text: str, complaint: str) -> None:
@@ -372,13 +377,9 @@ def _only_help(arguments: Sequence[str], text: str, complaint: str) -> None:
 
 
 def _word_of(first: str, word: str) -> Word:
-  """`spex circuit WORD`, `spex context [WORD]`, `spex find run`."""
+  """`spex circuit WORD`, `spex context [WORD]`, `spex find run`, ..."""
   key = f"{first}_{word}" if word else first
-  own, known = {
-    "circuit": ("circuits_words", usage.CIRCUITS),
-    "context": ("context_words", usage.CONTEXTS),
-    "find": ("find", usage.FINDS),
-  }[first]
+  own, known, _ = _BY_WORDS[first]
 
   def job() -> Any:  # Slow to import.
     return importlib.import_module(f"spex_jax.jobs.{own}")
@@ -398,17 +399,6 @@ def _context(arguments: Sequence[str]) -> None:
   own = importlib.import_module("spex_jax.jobs.context_names")
   rest = own.of_inseq(arguments[bool(word) :], word)
   _run(f"context_{word}" if word else "context", rest)
-
-
-def _find(arguments: Sequence[str]) -> None:
-  word, *rest = arguments or [""]
-  if word == "run":
-    _run("find_run", rest)
-  elif f"find {word}" in usage.PLAIN:
-    _plain(f"find {word}", rest)
-  else:
-    said = f"`spex find` has the words run, report, serve; got {word!r}."
-    _only_help(arguments, usage.FIND, said)
 
 
 def _sweep(arguments: Sequence[str]) -> None:
@@ -476,12 +466,19 @@ _WORDS: dict[str, Word] = {
     _of_components,
   ),
 }
+# The job of a command whose words have configurations, their flags, its help.
+_BY_WORDS = {
+  "circuit": ("circuits_words", usage.CIRCUITS, usage.CIRCUIT),
+  "context": ("context_words", usage.CONTEXTS, ""),
+  "find": ("find", usage.FINDS, usage.FIND),
+  "checkup": ("checkup", usage.CHECKUPS, usage.CHECKUP),
+}
 _ASKED = tuple(word for word in usage.CONTEXTS if word)
-_WORDS |= {f"circuit_{w}": _word_of("circuit", w) for w in usage.CIRCUITS}
 _WORDS |= {
-  "context": _word_of("context", ""),
-  "find_run": _word_of("find", "run"),
-} | {f"context_{w}": _word_of("context", w) for w in _ASKED}
+  "_".join(filter(None, (first, word))): _word_of(first, word)
+  for first, (_, words, _) in _BY_WORDS.items()
+  for word in words
+}
 # How a word is written that is not written as it is named.
 _SPOKEN = {
   "attribute": ("attribute", "data"),
@@ -490,9 +487,10 @@ _SPOKEN = {
 _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
   "explain": lambda arguments: _run("explain", arguments),
   "attribute": _attribute,
-  "circuit": _circuit,
+  "circuit": functools.partial(_worded, "circuit"),
   "context": _context,
-  "find": _find,
+  "find": functools.partial(_worded, "find"),
+  "checkup": functools.partial(_worded, "checkup"),
   "sweep": _sweep,
   "serve": functools.partial(_plain, "serve"),
   "report": functools.partial(_plain, "report"),

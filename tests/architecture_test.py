@@ -58,8 +58,12 @@ _MAY_IMPORT = {
   },
   # A lasso's folds are fitted without the comparison that `api.decode` makes.
   "context": _MODELS | {"explanation", "shown", "fourier"},
-  # A plan of SPEX is asked and decoded within an interpreter.
-  "agents": _MODELS | {"fourier", "components", "circuits", "store"},
+  # A plan of SPEX is asked and decoded within an interpreter, and encoders are
+  # trained on drawings and asked about pictures.
+  "agents": _MODELS | {
+    "fourier", "components", "circuits", "store", "training", "datasets",
+    "explanation",
+  },
   "sweeps": {"base", "masks", "store", "settings"},
   "report": {"base", "shown", "fourier", "indices"},
   # The command: the mechanism of settings, which knows none; the named ones,

@@ -175,6 +175,7 @@ def pecore(
   budget: int = 1000,
   key: base.Key | None = None,
   unknown: int | None = None,
+  way: str = "remove",
 ) -> Pecore:
   """Which tokens of a response depend on its context, and on what of it.
 
@@ -193,6 +194,7 @@ def pecore(
     budget: masks, where the method draws some.
     key: consumed by a method that draws masks.
     unknown: the id in place of an occluded token, as for `cues.impute`.
+    way: what becomes of absent tokens where sets are asked for, likewise.
 
   Raises:
     TypeError, ValueError: as `sensitivity.scores`, `selectors.select` and
@@ -221,6 +223,7 @@ def pecore(
     budget=budget,
     key=key,
     unknown=unknown,
+    way=way,
   )
   spell = _speller(net)
   pieces = _pieces(net)

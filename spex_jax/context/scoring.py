@@ -285,7 +285,7 @@ def generated(
 ) -> np.ndarray:
   """The model's own greedy answer with all sources: int32 `[R]`, no end token.
 
-  Shorter than `max_new_tokens` where a causal model takes no more.
+  Shorter than `max_new_tokens` where the model takes no more.
 
   Raises:
     ValueError: an answer that is empty, as the end comes first, or for which
@@ -296,8 +296,9 @@ def generated(
   if isinstance(net.module, seq2seq.EncoderDecoder):
     end = getattr(net.config, "end_id", end)
   ids = sources.prompt.encoding.ids[None]
-  if not isinstance(net.module, seq2seq.EncoderDecoder):
-    max_new_tokens = runs_lib.room(net, ids.shape[1], max_new_tokens)
+  is_pair = isinstance(net.module, seq2seq.EncoderDecoder)
+  before = 1 if is_pair else ids.shape[1]  # A decoder's start token.
+  max_new_tokens = runs_lib.room(net, before, max_new_tokens)
   out = jax.jit(
     lambda params, ids: generate.generate(
       net, params, ids, max_new_tokens, end=end

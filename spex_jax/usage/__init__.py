@@ -30,6 +30,8 @@ commands:
             it, and `context cite` which sources it stands on, alone or together
   find      describes black-box functions from queries, without a language
             model or with one, and prints how well interpreters did
+  checkup   what a model of texts knows of pictures, by the code it draws with,
+            and what vision models learn from drawings
   sweep     runs thousands of such questions, on one machine or many, so that
             no kill loses or repeats what was done
   serve     answers as OpenAI's endpoints do, by a model on this machine
@@ -417,6 +419,7 @@ corrupted, whose answers differ.
 # A word to its flags, its text, and what runs it.
 PLAIN = {"report": (Report, REPORT, "report.run"), **agents.PLAIN}
 FIND, FINDS = agents.FIND, agents.FINDS
+CHECKUP, CHECKUPS = agents.CHECKUP, agents.CHECKUPS
 CONTEXTS = contexts.CONTEXTS
 
 
