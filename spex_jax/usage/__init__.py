@@ -30,6 +30,8 @@ commands:
             it, and `context cite` which sources it stands on, alone or together
   find      describes black-box functions from queries, without a language
             model or with one, and prints how well interpreters did
+  maia      tells by experiments what makes units of vision models fire, and
+            how much of it is true
   sweep     runs thousands of such questions, on one machine or many, so that
             no kill loses or repeats what was done
   serve     answers as OpenAI's endpoints do, by a model on this machine
@@ -417,6 +419,7 @@ corrupted, whose answers differ.
 # A word to its flags, its text, and what runs it.
 PLAIN = {"report": (Report, REPORT, "report.run"), **agents.PLAIN}
 FIND, FINDS = agents.FIND, agents.FINDS
+Maia, MAIA = agents.Maia, agents.MAIA
 CONTEXTS = contexts.CONTEXTS
 
 
