@@ -161,7 +161,9 @@ def test_exemplars_are_the_strongest_of_all():
 
 def test_tools_are_typed_and_counted():
   tools, _ = _tools(budget=40)
-  told = tools.use("text2image", {"prompts": ["a large red circle", "a moon"]})
+  told = tools.use(
+    "text2image", {"prompts": ["a large solid red circle", "a moon"]}
+  )
   assert told.splitlines()[1].startswith("picture 1: 0.")
   assert "picture 2: 0" in tools.use(
     "edit", {"pictures": [0], "edits": ["make the circle blue"]}

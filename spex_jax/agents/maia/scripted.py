@@ -156,16 +156,17 @@ def _reduced(
   scene = scenes.Scene(things, scene.background)
   if not all(bench.fires([scene])):
     return None
-  # A ground of which nothing depends, for this scene and all that follow: the
-  # present one may be what silences it.
-  tried = [bench.ground, *(n for n in bench.silent if n != scene.background)]
-  moved = [dataclasses.replace(scene, background=name) for name in tried[:4]]
+  # A ground on which nothing depends, for this scene and all that follow; the
+  # present one may be what fires, or what silences.
+  others = dict.fromkeys([bench.ground, *bench.silent])
+  tried = [name for name in others if name != scene.background][:_OTHERS]
+  moved = [dataclasses.replace(scene, background=name) for name in tried]
   passed = bench.fires(moved)
-  if any(passed):
-    scene = moved[passed.index(True)]
-    bench.ground = scene.background
+  ground = not any(passed)
+  bench.ground = tried[0 if ground else passed.index(True)]
+  if not ground:
+    scene = dataclasses.replace(scene, background=bench.ground)
   scene = _fewest(bench.fires, scene)
-  ground = scene.background != bench.ground
   if len(scene.things) + ground > 2:
     return None
   own = []
