@@ -29,7 +29,7 @@ _TEXTS = (
   ("label", "fires"),
   [
     ("red thing", [1, 1, 0]), ("red circle", [1, 0, 0]),
-    ("moon or sky background", [1, 0, 1]), ("red thing and circle", [1, 1, 0]),
+    ("moon or sky background", [1, 0, 1]), ("circle and red thing", [1, 1, 0]),
     ("square but not circle", [0, 0, 1]), ("nothing", [0, 0, 0]),
   ],
 )  # fmt: skip
@@ -121,7 +121,7 @@ def test_labels_have_signatures():
 
 
 def test_judges_tell_right_from_wrong():
-  truth = labels.parse("red circle and moon")
+  truth = labels.parse("moon and red circle")
   unit = units.Synthetic("u", truth)
   right = judging.verdict(unit, truth, truth, 0)
   assert right["truth_table_accuracy"] == 1 == right["predictive_score"]
