@@ -11,7 +11,10 @@ from spex_jax.agents.find import functions
 from spex_jax.agents.maia import judging, labels, networks, spurious, units
 from spex_jax.agents.maia import tools as tools_lib
 from spex_jax.agents.world import prompts, rendering, scenes
-from spex_jax.models import convnet, resnet, vit
+from spex_jax.models import convnet, pixels, resnet, vit
+
+
+_AS_IT_IS = pixels.Preparation()
 
 
 def _picture(text, size=64):
@@ -257,9 +260,9 @@ def test_filters_of_a_resnet_and_a_module_of_ones_own():
   params = net.init(jax.random.key(0))
   pictures = [_picture(text) for text in _TEXTS]
   site = "stages.1.blocks.0.act"
-  (unit,) = networks.of_network(net, site, [3], params=params)
+  (unit,) = networks.of_network(net, site, [3], _AS_IT_IS, params)
   seen = unit.call(pictures)
-  values = np.stack([networks.scaled(picture) for picture in pictures])
+  values = np.stack([_AS_IT_IS(picture) for picture in pictures])
   own = net.apply(params, None, (site,), pixel_values=values).activations[site]
   np.testing.assert_allclose(seen.maps, own[:, 3], rtol=1e-5, atol=1e-5)
   np.testing.assert_allclose(seen.activations, seen.maps.max((1, 2)))
@@ -287,7 +290,7 @@ def test_neurons_and_heads_of_a_vit_have_places():
   net = vit.network(config)
   params = net.init(jax.random.key(0))
   pictures = [_picture(text) for text in _TEXTS]
-  values = np.stack([networks.scaled(picture) for picture in pictures])
+  values = np.stack([_AS_IT_IS(picture) for picture in pictures])
   for site in ("blocks.0.mlp.neurons", "blocks.0.attn.heads"):
     (unit,) = networks.of_network(net, site, [1], params=params)
     seen = unit.call(pictures)

@@ -11,6 +11,7 @@ from spex_jax.agents import loopback
 from spex_jax.agents.maia import scripted
 from spex_jax.jobs import maia
 from spex_jax.report import tables
+from tests.jobs import small
 
 
 def _rows(path):
@@ -80,6 +81,21 @@ def test_a_model_behind_an_endpoint(tmp_path, monkeypatch):
     again = maia.run(config, tmp_path, show=said.append)
   assert [row["label"] for row in again] == ["red thing", "moon"]
   assert any(isinstance(item, tables.Fact) for item in said)
+
+
+def test_units_of_a_network(tmp_path):
+  small.vit(tmp_path / "net")
+  config = maia.Maia(
+    seed=0, network=str(tmp_path / "net"), site="blocks.0.mlp.neurons",
+    numbers=(0, 2), scenes=40,
+  )  # fmt: skip
+  rows = maia.run(config, tmp_path / "run", show=lambda item: None)
+  assert [row["unit"] for row in rows] == [
+    "blocks.0.mlp.neurons-0", "blocks.0.mlp.neurons-2",
+  ]  # fmt: skip
+  for row in rows:
+    assert row["truth"] is None and "truth_table_accuracy" not in row
+    assert row["error"] == "" and 0 <= row["predictive_score"] <= 1
 
 
 @pytest.mark.parametrize(

@@ -23,12 +23,14 @@ _ALL = 0.9  # Of exemplars: then no second concept is named.
 def run(tools: tools_lib.Tools) -> tools_lib.Finding:
   """The label of a unit; raises as the tools."""
   found = tools.exemplars()
-  if not (found.activations > found.silent + 1e-9).all():
+  if not found.fired.any():
     return tools_lib.Finding(labels.Label("none"), "It never fires.")
-  texts = tools.describe(found.numbers)
   tools.display(found.numbers)
+  texts = tools.describe(found.numbers)
   seen = [
-    _active(prompts.read(text), where) for text, where in zip(texts, found.maps)
+    _active(prompts.read(text), where)
+    for text, where, own in zip(texts, found.maps, found.fired)
+    if own
   ]
   known = concepts.of_words()
   rates = [_rate(concept) for concept in known]
