@@ -13,7 +13,6 @@ from spex_jax.agents.maia import tools as tools_lib
 from spex_jax.agents.world import prompts, rendering, scenes
 from spex_jax.models import convnet, pixels, resnet, vit
 
-
 _AS_IT_IS = pixels.Preparation()
 
 
