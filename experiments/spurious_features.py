@@ -4,12 +4,13 @@
 
 After MAIA's experiment on Spawrious, on the drawn world
 (`agents.maia.spurious`): a small network is trained where backgrounds nearly
-give the class away, and tested where they are another class's. Units of its last hidden layer whose
-effects are of the thing, hardly of the background, are kept; the last layer is
-fitted anew on them, by unregularised logistic regression on the same biased
-pictures. Beside it all units, as many random ones, and as many that an l1
-penalty leaves. No picture with an unbiased background is trained on: effects
-are measured on a crossed design that the world draws.
+give the class away, and tested where they are another class's. Units of its
+last hidden layer whose effects are of the thing, hardly of the background, are
+kept; the last layer is fitted anew on them, by unregularised logistic
+regression on the same biased pictures. Beside it all units, as many random
+ones, and as many that an l1 penalty leaves. No picture with an unbiased
+background is trained on: effects are measured on a crossed design that the
+world draws.
 
 A failure mode of each class: what its logit goes by, `background_share`.
 

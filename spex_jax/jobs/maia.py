@@ -192,7 +192,7 @@ def systems(
     from spex_jax.models import hub, pixels
 
     net = models.load(config.network)
-    prepare = pixels.load(hub.local(config.network)) or networks.scaled
+    prepare = pixels.load(hub.local(config.network))
     return [
       (unit, None)
       for unit in networks.of_network(net, config.site, config.numbers, prepare)

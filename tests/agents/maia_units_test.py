@@ -11,7 +11,9 @@ from spex_jax.agents.find import functions
 from spex_jax.agents.maia import judging, labels, networks, spurious, units
 from spex_jax.agents.maia import tools as tools_lib
 from spex_jax.agents.world import prompts, rendering, scenes
-from spex_jax.models import convnet, resnet, vit
+from spex_jax.models import convnet, pixels, resnet, vit
+
+_AS_IT_IS = pixels.Preparation()
 
 
 def _picture(text, size=64):
@@ -29,7 +31,7 @@ _TEXTS = (
   ("label", "fires"),
   [
     ("red thing", [1, 1, 0]), ("red circle", [1, 0, 0]),
-    ("moon or sky background", [1, 0, 1]), ("red thing and circle", [1, 1, 0]),
+    ("moon or sky background", [1, 0, 1]), ("circle and red thing", [1, 1, 0]),
     ("square but not circle", [0, 0, 1]), ("nothing", [0, 0, 0]),
   ],
 )  # fmt: skip
@@ -121,7 +123,7 @@ def test_labels_have_signatures():
 
 
 def test_judges_tell_right_from_wrong():
-  truth = labels.parse("red circle and moon")
+  truth = labels.parse("moon and red circle")
   unit = units.Synthetic("u", truth)
   right = judging.verdict(unit, truth, truth, 0)
   assert right["truth_table_accuracy"] == 1 == right["predictive_score"]
@@ -161,7 +163,9 @@ def test_exemplars_are_the_strongest_of_all():
 
 def test_tools_are_typed_and_counted():
   tools, _ = _tools(budget=40)
-  told = tools.use("text2image", {"prompts": ["a large red circle", "a moon"]})
+  told = tools.use(
+    "text2image", {"prompts": ["a large solid red circle", "a moon"]}
+  )
   assert told.splitlines()[1].startswith("picture 1: 0.")
   assert "picture 2: 0" in tools.use(
     "edit", {"pictures": [0], "edits": ["make the circle blue"]}
@@ -255,9 +259,9 @@ def test_filters_of_a_resnet_and_a_module_of_ones_own():
   params = net.init(jax.random.key(0))
   pictures = [_picture(text) for text in _TEXTS]
   site = "stages.1.blocks.0.act"
-  (unit,) = networks.of_network(net, site, [3], params=params)
+  (unit,) = networks.of_network(net, site, [3], _AS_IT_IS, params)
   seen = unit.call(pictures)
-  values = np.stack([networks.scaled(picture) for picture in pictures])
+  values = np.stack([_AS_IT_IS(picture) for picture in pictures])
   own = net.apply(params, None, (site,), pixel_values=values).activations[site]
   np.testing.assert_allclose(seen.maps, own[:, 3], rtol=1e-5, atol=1e-5)
   np.testing.assert_allclose(seen.activations, seen.maps.max((1, 2)))
@@ -285,7 +289,7 @@ def test_neurons_and_heads_of_a_vit_have_places():
   net = vit.network(config)
   params = net.init(jax.random.key(0))
   pictures = [_picture(text) for text in _TEXTS]
-  values = np.stack([networks.scaled(picture) for picture in pictures])
+  values = np.stack([_AS_IT_IS(picture) for picture in pictures])
   for site in ("blocks.0.mlp.neurons", "blocks.0.attn.heads"):
     (unit,) = networks.of_network(net, site, [1], params=params)
     seen = unit.call(pictures)

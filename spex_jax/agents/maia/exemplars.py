@@ -8,35 +8,32 @@ away. Source: Hernandez et al., "Natural language descriptions of deep visual
 features", ICLR 2022; their captioner is a trained one.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from spex_jax.agents.find import functions
 from spex_jax.agents.maia import labels
 from spex_jax.agents.maia import tools as tools_lib
 from spex_jax.agents.world import concepts, prompts, scenes
 
-_AT_LARGE = 400  # Scenes.
 _ALL = 0.9  # Of exemplars: then no second concept is named.
 
 
 def run(tools: tools_lib.Tools) -> tools_lib.Finding:
   """The label of a unit; raises as the tools."""
   found = tools.exemplars()
-  if not (found.activations > found.silent + 1e-9).all():
+  if not found.fired.any():
     return tools_lib.Finding(labels.Label("none"), "It never fires.")
-  texts = tools.describe(found.numbers)
   tools.display(found.numbers)
+  texts = tools.describe(found.numbers)
   seen = [
-    _active(prompts.read(text), where) for text, where in zip(texts, found.maps)
+    _active(prompts.read(text), where)
+    for text, where, own in zip(texts, found.maps, found.fired)
+    if own
   ]
   known = concepts.of_words()
-  rng = functions.rng(0, "at large")
-  large = [scenes.draw(rng) for _ in range(_AT_LARGE)]
-  rates = [
-    np.mean([_on(each, own, own.background) for own in large]) for each in known
-  ]
+  rates = [_rate(concept) for concept in known]
   first = _likeliest(known, seen, rates)
   left = [own for own in seen if not _on(first, *own)]
   own = [first]
@@ -72,6 +69,16 @@ def _on(
   return concept.holds(scene)
 
 
+def _rate(concept: concepts.Concept) -> float:
+  """How often a concept is in scenes at large, of two to five things."""
+  if concept.background is not None:
+    return 1 / len(scenes.BACKGROUNDS)
+  one = math.prod(
+    1 / len(scenes.ATTRIBUTES[name]) for name in concept.attributes
+  )
+  return float(np.mean([1 - (1 - one) ** count for count in range(2, 6)]))
+
+
 def _likeliest(
   known: Sequence[concepts.Concept],
   seen: Sequence[tuple[scenes.Scene, str | None]],
@@ -79,7 +86,6 @@ def _likeliest(
 ) -> concepts.Concept:
   shares = [np.mean([_on(each, *own) for own in seen]) for each in known]
   gains = [
-    share * np.log((share + 1e-9) / (rate + 1 / _AT_LARGE))
-    for share, rate in zip(shares, rates)
+    share * np.log((share + 1e-9) / rate) for share, rate in zip(shares, rates)
   ]
   return known[int(np.argmax(gains))]

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from spex_jax.agents.world import concepts, scenes
+from spex_jax.agents.world import concepts as concepts_lib
+from spex_jax.agents.world import scenes
 
 KINDS = ("one", "or", "and", "and-not")
 NOTHING = "nothing"
@@ -36,7 +37,7 @@ class Label:
   """
 
   kind: str
-  concepts: tuple[concepts.Concept, ...] = ()
+  concepts: tuple[concepts_lib.Concept, ...] = ()
 
   def __post_init__(self):
     counts = dict.fromkeys(KINDS, 2) | {"one": 1, "none": 0}
@@ -77,12 +78,12 @@ def parse(text: str) -> Label:
   for kind, word in [*_WORDS.items()][::-1]:
     one, found, other = said.partition(word)
     if found:
-      return Label(kind, (concepts.parse(one), concepts.parse(other)))
-  return Label("one", (concepts.parse(said),))
+      return Label(kind, (concepts_lib.parse(one), concepts_lib.parse(other)))
+  return Label("one", (concepts_lib.parse(said),))
 
 
 def of_interactions(
-  players: Sequence[concepts.Concept],
+  players: Sequence[concepts_lib.Concept],
   values: Mapping[tuple[int, ...], float],
   least: float,
 ) -> Label | None:
@@ -120,8 +121,8 @@ def of_interactions(
 
 
 def scene_of(
-  there: Sequence[concepts.Concept],
-  away: Sequence[concepts.Concept],
+  there: Sequence[concepts_lib.Concept],
+  away: Sequence[concepts_lib.Concept],
   rng: np.random.Generator,
   size: str | None = None,
   background: str | None = None,
@@ -148,7 +149,7 @@ def scene_of(
     free = [name for name in scenes.BACKGROUNDS if name not in gone]
     grounds = [background or str(rng.choice(free))]
   things = [
-    concepts.embody(concept, rng, away, size)
+    concepts_lib.embody(concept, rng, away, size)
     for concept in there
     if concept.background is None
   ]

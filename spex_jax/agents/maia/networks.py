@@ -17,15 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax.agents.maia import units
-from spex_jax.models import sites
+from spex_jax.models import pixels, sites
 
 _BATCH = 32  # Pictures of a run; one program serves all.
 Prepare = Callable[[np.ndarray], np.ndarray]
-
-
-def scaled(picture: np.ndarray) -> np.ndarray:
-  """Pixel values float32 `[3, H, W]` in [0, 1]: the plainest preparation."""
-  return picture.transpose(2, 0, 1).astype(np.float32) / 255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +79,7 @@ def of_network(
   net: sites.Network,
   site: str,
   numbers: Sequence[int],
-  prepare: Prepare = scaled,
+  prepare: Prepare | None = None,
   params: Any = None,
 ) -> list[Unit]:
   """Units of a site.
@@ -94,7 +89,8 @@ def of_network(
     site: `[B, F]`, `[B, F, h, w]`, or of a transformer `[B, P, F]` and
       `[B, P, F, d]`.
     numbers: of units.
-    prepare: a uint8 picture to pixel values.
+    prepare: a uint8 picture to pixel values; by default it is resized to the
+      network's example, in [0, 1].
     params: the network's own by default.
 
   Raises:
@@ -114,6 +110,9 @@ def of_network(
     return out.activations[site].astype(jnp.float32)
 
   (spec,) = net.example.values()
+  if prepare is None:
+    prepare = pixels.Preparation(size=(spec.shape[2], spec.shape[3]))
+  ready = prepare
   shape = jax.eval_shape(run, params, spec).shape
   tokens = "embed.tokens" in net.sites and len(shape) > 2
   if len(shape) not in (2, 3, 4) or (len(shape) == 3 and not tokens):
@@ -123,6 +122,6 @@ def of_network(
     if not 0 <= number < count:
       raise ValueError(f"No unit {number} at {site!r}: it has {count}.")
   return [
-    Unit(f"{site}-{number}", number, lambda x: run(params, x), prepare, tokens)
+    Unit(f"{site}-{number}", number, lambda x: run(params, x), ready, tokens)
     for number in numbers
   ]

@@ -22,7 +22,7 @@ from spex_jax.agents.world import concepts, prompts, scenes
 _TRIED = 6  # Exemplars.
 _OTHERS = 4  # Other words that an attribute is varied to.
 _PLAYERS = 6  # Concepts and decoys.
-_SPREAD = 4.5  # Of noise, between silence and firing.
+_SPREAD = 5.5  # Of noise, between silence and firing.
 _CELLS = scenes.GRID**2
 Test = Callable[[Sequence[scenes.Scene]], list[bool]]
 
@@ -31,13 +31,14 @@ def run(tools: tools_lib.Tools) -> tools_lib.Finding:
   """The label of a unit; raises as the tools."""
   found = tools.exemplars()
   tools.display(found.numbers)
-  top = float(np.median(found.activations))
-  if top - found.silent <= _SPREAD * found.noise + 1e-9:
+  span = found.top - found.silent
+  if span <= _SPREAD * found.noise + 1e-9:
     return tools_lib.Finding(
       labels.Label("none"), "It fires for no picture of the data set."
     )
-  bench = _Bench(tools, found, top)
-  seen = [prompts.read(text) for text in tools.describe(found.numbers)]
+  bench = _Bench(tools, found)
+  fired = [n for n, own in zip(found.numbers, found.fired) if own]
+  seen = [prompts.read(text) for text in tools.describe(fired)]
   implicants = _implicants(bench, seen)
   logical = _reasoned(bench, implicants)
   if logical is None:
@@ -53,20 +54,17 @@ def run(tools: tools_lib.Tools) -> tools_lib.Finding:
     1 << len(players),
   )
   values = dict(interactions)
-  least = 0.3 * (top - found.silent)
-  label = labels.of_interactions(players, values, least) or logical
+  label = labels.of_interactions(players, values, 0.3 * span) or logical
   return tools_lib.Finding(label, f"It fires for: {label}.", interactions)
 
 
 class _Bench:
   """Asks for scenes: whether they make the unit fire."""
 
-  def __init__(
-    self, tools: tools_lib.Tools, found: tools_lib.Exemplars, top: float
-  ):
+  def __init__(self, tools: tools_lib.Tools, found: tools_lib.Exemplars):
     self._tools = tools
     self.rng = functions.rng(0, "scripted")
-    span = top - found.silent
+    span = found.top - found.silent
     self._threshold = found.silent + 0.45 * span
     share = found.noise / span
     self._repeats = 1 if share < 0.02 else 3 if share < 0.1 else 5
@@ -156,16 +154,17 @@ def _reduced(
   scene = scenes.Scene(things, scene.background)
   if not all(bench.fires([scene])):
     return None
-  # A ground of which nothing depends, for this scene and all that follow: the
-  # present one may be what silences it.
-  tried = [bench.ground, *(n for n in bench.silent if n != scene.background)]
-  moved = [dataclasses.replace(scene, background=name) for name in tried[:4]]
+  # A ground on which nothing depends, for this scene and all that follow; the
+  # present one may be what fires, or what silences.
+  others = dict.fromkeys([bench.ground, *bench.silent])
+  tried = [name for name in others if name != scene.background][:_OTHERS]
+  moved = [dataclasses.replace(scene, background=name) for name in tried]
   passed = bench.fires(moved)
-  if any(passed):
-    scene = moved[passed.index(True)]
-    bench.ground = scene.background
+  ground = not any(passed)
+  bench.ground = tried[0 if ground else passed.index(True)]
+  if not ground:
+    scene = dataclasses.replace(scene, background=bench.ground)
   scene = _fewest(bench.fires, scene)
-  ground = scene.background != bench.ground
   if len(scene.things) + ground > 2:
     return None
   own = []

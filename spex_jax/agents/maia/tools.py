@@ -138,6 +138,18 @@ class Exemplars:
   silent: float
   noise: float
 
+  @property
+  def fired(self) -> np.ndarray:
+    """Which are above half the way from silence to the first: bool `[k]`."""
+    span = self.activations[0] - self.silent
+    return self.activations > self.silent + max(span / 2, 1e-9)
+
+  @property
+  def top(self) -> float:
+    """The median of those; silence where it never fires."""
+    own = self.activations[self.fired]
+    return float(np.median(own)) if len(own) else self.silent
+
 
 class Tools:
   """A unit's tools.

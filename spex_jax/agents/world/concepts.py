@@ -5,6 +5,7 @@ one thing has all of them.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
 
@@ -45,7 +46,7 @@ class Concept:
     if bool(self.attributes) == bool(self.background):
       raise ValueError("A concept is of a thing, or a background: one of them.")
 
-  @property
+  @functools.cached_property
   def attributes(self) -> dict[str, str]:
     """Those of a thing that matter."""
     own = {name: getattr(self, name) for name in OF_THINGS}
