@@ -175,7 +175,7 @@ def scored(
       verdicts = running.run(
         todo, config.interpreters, folder, box, budgets=config.budgets,
         seconds=config.seconds, more=models_of(config, folder),
-        judge=judging.referee(judge) if judge else None,
+        judge=judge and judging.referee(_metered(config, judge, judging.TESTS)),
       )  # fmt: skip
   rows = scores.table(verdicts)
   names = ("name", "category", "about", "truth")
@@ -231,18 +231,10 @@ def models_of(
   endpoint = _endpoint(config, folder, "model")
   if endpoint is None:
     return {}
-  limits = llm.Limits(
-    rounds=config.rounds, tokens=config.tokens, seconds=config.seconds,
-    money=config.money or math.inf,
-    prices=(config.price_prompt, config.price_reply),
-  )  # fmt: skip
+  meter = _metered(config, endpoint, config.rounds)
 
-  def metered(
-    make: Callable[[llm.Chat], answers.Interpreter],
-    inner: llm.Chat = endpoint,
-  ):
-    # A budget for each interpretation.
-    return lambda query, budget: make(llm.Meter(inner, limits))(query, budget)
+  def metered(make: Callable[[llm.Chat], answers.Interpreter]):
+    return lambda query, budget: make(meter())(query, budget)
 
   known: dict[str, Callable[[llm.Chat], answers.Interpreter]] = {
     "agent": lambda chat: agent.interactive(chat, config.rounds),
@@ -252,6 +244,18 @@ def models_of(
     name: dict.fromkeys(running.BUDGETS, metered(make))
     for name, make in known.items()
   }
+
+
+def _metered(
+  config: Find, endpoint: llm.Endpoint, rounds: int
+) -> Callable[[], llm.Meter]:
+  """Makes a budget of its own for each interpretation, or judgement."""
+  limits = llm.Limits(
+    rounds=rounds, tokens=config.tokens, seconds=config.seconds,
+    money=config.money or math.inf,
+    prices=(config.price_prompt, config.price_reply),
+  )  # fmt: skip
+  return lambda: llm.Meter(endpoint, limits)
 
 
 def _endpoint(

@@ -275,10 +275,10 @@ def test_a_judge_is_right_by_chance_or_by_the_truth(category):
       hits = [own.values([x]) == [y] for x, y in pairs]
       assert hits == [i == right for i in range(3)]
   knows = llm.Scripted([f"It is {right + 1}." for _, right in tests])
-  assert judging.referee(knows)(own, "the truth") == 1
+  assert judging.referee(lambda: knows)(own, "the truth") == 1
   same = llm.Scripted(["2, not 1 or 3"] * 10)
   share = sum(right == 1 for _, right in tests) / 10
-  assert judging.referee(same)(own, "nothing") == share
+  assert judging.referee(lambda: same)(own, "nothing") == share
   assert "nothing" in same.seen[0][0]["content"]
 
 

@@ -24,6 +24,7 @@ _PLAYERS = 30  # Of which all sets are tried: 4,525 of up to three.
 _ROUNDS = 4
 _LOUD = 5.0  # Standard errors beyond which an input matters.
 _MOST = 80  # Sets of an answer.
+_SURE = 1e4  # Answers, of which one may have a set that is not there.
 _NOTHING = 1e-12  # A share of the variance that rounding may leave.
 
 Set = tuple[int, ...]
@@ -105,7 +106,10 @@ def _asked(
       order = np.argsort(-np.abs(fourier.coefs), kind="stable")
       rows = np.asarray(fourier.players)[order]
       named = [tuple(int(i) for i in row if i < padded) for row in rows]
-      return masks, values, [s for s in named if s and max(s) < n]
+      # The same mask has the same noise, and counts once.
+      first = np.sort(np.unique(masks, axis=0, return_index=True)[1])
+      named = [s for s in named if s and max(s) < n]
+      return masks[first], values[first], named
   rng = functions.rng(0, "masks")
   if n > _SMALL:
     masks = rng.random((budget, n)) < 0.5
@@ -180,7 +184,9 @@ def _pursued(
 
   It ends, and weak sets leave, by the extended BIC: a set must lower `B log
   RSS` by `log B + 2 log K`, for all K sets of as many of the n players: those
-  that are tried were chosen by the same values.
+  that are tried were chosen by the same values. Of many players, where the sets
+  are the answer, it is `2 log 10,000` in the place of `log B`: one answer of so
+  many may have a set that is none.
   """
   count = len(values)
   mean = float(values.mean()) if count else 0.0
@@ -192,7 +198,7 @@ def _pursued(
   columns /= np.where(sizes > 1e-3, sizes, np.inf)
   order, n = max(map(len, candidates)), masks.shape[1]
   tried = sum(math.comb(n, k + 1) for k in range(order))
-  price = np.log(count) + 2 * np.log(tried)
+  price = np.log(count if n <= _SMALL else _SURE**2) + 2 * np.log(tried)
   rest = values - mean
   total = energy = float(rest @ rest)
   chosen: list[int] = []
