@@ -41,7 +41,7 @@ from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import backward as backward_lib
 from spex_jax.models import sites
 
-# Of a batch of second order, which holds what each reader is brought of writers:
+# Of a batch of second order, which holds what readers are brought of writers:
 # 19 GB were seen at 252 tokens of SmolLM2-135M.
 _CURVED_TOKENS = 64
 METHODS = (*gradients.METHODS, "second-order", "routes", "exact")
@@ -93,7 +93,8 @@ def score(
       get their exact effect instead: screen, flag, fix.
     check: edges (or nodes, or neurons) whose exact effects are compared, on the
       first 8 pairs; 0 for none.
-    size: pairs of a batch; `runs.batch_size` by default.
+    size: pairs of a batch; `runs.batch_size` by default, for second order a
+      quarter of it.
     seed: of all draws.
     keep: of method "exact": the number of a batch to what keeps its effects,
       so that a run that was killed goes on.
