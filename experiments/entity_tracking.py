@@ -16,11 +16,13 @@ and how many stand before it, so that nothing can be copied by place. Then
                  in the base and in the tuned model, beside random heads, and
                  beside the tuned model's own
   functionality  what the groups carry in both models: the position of the box,
-                 the object, or the label (DCM), beside the best of all masks
+                 the object, the label that is asked for, or which label stands
+                 before which object (DCM), beside the best of all masks
   gain           the tuned model's groups in the base (CMAP)
 
 and the paper's figures stand beside. The question ends with the label, so that
-two of the paper's groups, which pass its position on to the last token, have no
+what the paper's position transmitters bring to the last token (here the group
+of query readers) is there already, and detectors of a position have no
 counterpart. `full` takes some 10 minutes of a busy machine of 2 CPU cores.
 
 Llama-7B, Vicuna and Goat are asked by `spex circuit paths` and `cmap`: figures
@@ -68,6 +70,7 @@ PAPER: dict[str, Any] = {
                "value fetcher": 0.13},
   "object": {"value fetcher": 0.47},
   "label": {},
+  "structure": {},
   "gain": {"value fetcher": 0.82, "position transmitter": 0.82,
            "position detector": 0.74, "structure reader": 0.56},
 }  # fmt: skip
@@ -87,7 +90,9 @@ class Config:
     longer: of the tuned model's.
     prompts: to train on in a round, drawn anew in each.
     epochs: over them.
-    rounds: of training at most, until `ENOUGH` answers are right.
+    enough: share of right answers that ends training, and fine-tuning: less of
+      the base, so that there is something to gain.
+    rounds: of training at most.
     tuned_rounds: of fine-tuning.
     pairs: to find circuits by, and as many to judge them on.
     triples: of each desideratum.
@@ -101,9 +106,10 @@ class Config:
   objects: int = 16
   labels: int = 8
   boxes: tuple[int, int] = (3, 5)
-  longer: tuple[int, int] = (5, 7)
+  longer: tuple[int, int] = (7, 8)
   prompts: int = 8192
   epochs: int = 4
+  enough: tuple[float, float] = (0.95, 0.995)
   rounds: int = 20
   tuned_rounds: int = 4
   pairs: int = 128
@@ -120,10 +126,13 @@ CONFIGS = {
     top=1,
   ),
 }  # fmt: skip
-ENOUGH = 0.99  # Of answers that are right, to end training.
+# What is where the box asked for is; what is in it; which box is asked for; and
+# which label stands before each object.
+VARIABLES = ("position", "object", "label", "structure")
 STEPS = (
   ("value fetcher", "logits", "", "end"),
-  ("structure reader", "value fetcher", "k", "object"),
+  ("structure reader", "value fetcher", "k", "objects"),
+  ("query reader", "value fetcher", "q", "end"),
 )
 
 
@@ -172,10 +181,9 @@ class Prompt:
 
   @property
   def spans(self) -> dict[str, list[int]]:
-    """Where the label, the object behind it and the last token stand."""
+    """Where all objects and the last token stand."""
     last = 2 * len(self.objects) + 2
-    at = 2 * self.asked + 1
-    return {"label": [at], "object": [at + 1], "end": [last]}
+    return {"objects": [*range(2, last, 2)], "end": [last]}
 
 
 def drawn(
@@ -214,22 +222,22 @@ def _row(config, one, other, right, wrong) -> dict[str, Any]:
 def triples(
   rng: np.random.Generator, config: Config, boxes: int, num: int
 ) -> tuple[desiderata.Desideratum, ...]:
-  """What position, object and label of the box asked for do."""
-  made: dict[str, list] = {"position": [], "object": [], "label": []}
-  while len(made["label"]) < num:
+  """What a part does that carries one of `VARIABLES` from the source."""
+  made: dict[str, list] = {name: [] for name in VARIABLES}
+  while len(made["position"]) < num:
     one = drawn(rng, config, boxes)
     things = [x for x in range(config.objects) if x not in one.objects]
     things = rng.permutation(things)[:boxes].tolist()
     order = rng.permutation(boxes).tolist()
     asked = int(rng.integers(boxes))
     other = Prompt(tuple(things), tuple(one.labels[i] for i in order), asked)
-    # The three tell apart what is carried.
-    if len({one.asked, asked, order[asked]}) < min(3, boxes):
-      continue
-    targets = {
-      "position": one.objects[asked], "object": other.answer,
-      "label": one.objects[order[asked]],
-    }  # fmt: skip
+    # The number of the base's box that each variable asks for.
+    boxes_of = {"position": asked, "label": order[asked],
+                "structure": order.index(one.asked)}  # fmt: skip
+    if len({one.asked, *boxes_of.values()}) < min(4, boxes):
+      continue  # They do not tell apart what is carried.
+    targets = {name: one.objects[at] for name, at in boxes_of.items()}
+    targets["object"] = other.answer
     for name, target in targets.items():
       made[name].append(_row(config, one, other, target, []))
   return tuple(
@@ -240,16 +248,16 @@ def triples(
 
 def taught(
   net: sites.Network, config: Config, boxes: tuple[int, int], rounds: int,
-  rate: float, key: Any, start: Any = None,
+  enough: float, rate: float, key: Any, start: Any = None,
 ) -> Any:  # fmt: skip
-  """Parameters trained until they are right, or for so many rounds."""
+  """Parameters trained until they are right enough, or for so many rounds."""
   held = pairs(np.random.default_rng(config.seed + 2), config, boxes, 256)
   for number in range(rounds):
     start = trained(
       net, config, boxes, rate, jax.random.fold_in(key, number), start
     )
     able = measured.measure(net, start, held, _METRIC)
-    if able.first.mean() >= ENOUGH:
+    if able.first.mean() >= enough:
       break
   return start
 
@@ -331,16 +339,19 @@ def measure(config: Config) -> Iterator[rows.Row]:
   """Yields the rows of the three questions."""
   net, root = network(config), jax.random.key(config.seed)
   base = taught(
-    net, config, config.boxes, config.rounds, 5e-3, jax.random.fold_in(root, 0)
-  )
+    net, config, config.boxes, config.rounds, config.enough[0], 5e-3,
+    jax.random.fold_in(root, 0),
+  )  # fmt: skip
   tuned = taught(
-    net, config, config.longer, config.tuned_rounds, 2e-3,
+    net, config, config.longer, config.tuned_rounds, config.enough[1], 2e-3,
     jax.random.fold_in(root, 1), base,
   )  # fmt: skip
   models = {"base": base, "tuned": tuned}
   rng = np.random.default_rng(config.seed)
-  some = pairs(rng, config, config.longer, config.pairs)
-  held = pairs(rng, config, config.longer, config.pairs)
+  # Of one length, so that each position has its mean.
+  longest = (config.longer[1],) * 2
+  some = pairs(rng, config, longest, config.pairs)
+  held = pairs(rng, config, longest, config.pairs)
   for name, params in models.items():
     able = measured.measure(net, params, held, _METRIC)
     paper = PAPER["base" if name == "base" else "Goat"]["model"]

@@ -56,12 +56,13 @@ from spex_jax.models import hub, sites, t5
 
 Row = rows.Row
 METRICS = sensitivity.NAMES
-# Methods of cues, and the masks that they may ask for; SPEX-CCI last.
+# Methods of cues, and the masks that they may ask for; SPEX-CCI last, with
+# absent words taken out, and unknown ones in their place.
 METHODS = dict.fromkeys(
   ("saliency", "input_x_gradient", "integrated_gradients", "attention",
-   "occlusion", "lime", "auto"),
+   "occlusion", "lime", "auto", "auto, unknown"),
   64,
-) | {"exact": 256}  # fmt: skip
+) | {"exact": 256, "exact, unknown": 256}  # fmt: skip
 # Those that attribute a target; attention knows none.
 TARGETS = ("contrast_prob_diff", "kl_divergence")
 # Ids: start and padding, break, "it", two pronouns; then words by kind.
@@ -274,7 +275,8 @@ def judged(
         continue
       cue = cues.impute(
         net, runs, pair.sensitive, both,
-        method=name, target=target, budget=budget,
+        method=name.split(",")[0], target=target, budget=budget,
+        way="mask" if name.endswith("unknown") else "remove",
         key=jax.random.fold_in(key, number),
       )  # fmt: skip
       shown = "" if name == "attention" else target

@@ -7,9 +7,10 @@ that carry a variable to the last token. The same question of any model here and
 of tasks that it can do: in each, base and source bind another value (the place
 where a thing was put, the name of an argument, the word that follows, `a = 3`),
 and the target is the source's. Masks over all heads at the last token are
-learned on some triples, chosen on others, and judged on a third part: the heads
-that are patched, all others patched instead, and as many random ones. Beside
-them stands the best mask of an expansion over the same heads.
+learned on some triples, chosen on others (the fewest heads that keep nine
+tenths of the best accuracy), and judged on a third part: these heads patched,
+all others instead, and as many random ones. Beside them stands the best mask of
+an expansion over the same heads.
 
 `full` takes about half an hour of 2 CPU cores with SmolLM2-135M.
 """
@@ -49,9 +50,9 @@ class Config:
 
   tasks: tuple[str, ...] = ("retrieval", "docstring", "induction", BINDING)
   triples: int = 64
-  penalties: tuple[float, ...] = (0.01, 0.1)
+  penalties: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
   seeds: int = 1
-  epochs: int = 6
+  epochs: int = 12
   size: int = 8
   budget: int = 300
   random: int = 10
@@ -61,8 +62,7 @@ class Config:
 CONFIGS = {
   "full": Config(),
   "quick": Config(
-    tasks=("induction",), triples=16, penalties=(0.1,), epochs=2, budget=0,
-    random=2,
+    tasks=("induction",), triples=16, penalties=(0.1,), budget=0, random=2,
   ),
 }  # fmt: skip
 
@@ -119,6 +119,13 @@ def measure(
       validation=[one[half:rest]], penalties=config.penalties,
       seeds=config.seeds, epochs=config.epochs, size=config.size,
     )  # fmt: skip
+    row["by penalty"] = [
+      (penalty, int((~mask[0]).sum()), float(right[0]))
+      for penalty, mask, right in zip(
+        config.penalties, found.masks, found.accuracy
+      )
+    ]
+    found = found.fewest()
     judge = swaps.Judge(
       net, net.params, one[rest:].triples, members, metrics.logit_difference
     )

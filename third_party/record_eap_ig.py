@@ -150,8 +150,8 @@ def copy(source, target):
     (target / path.name).write_text(text)
 
 
-def _record(torch, attribute, evaluate, graph_lib, settings):
-  """Of one network: scores `[N, W, S]` by method, and values of circuits."""
+def built(torch, settings):
+  """A model of TransformerLens with our weights, and these."""
   from transformer_lens import HookedTransformer, HookedTransformerConfig
 
   config = HookedTransformerConfig(
@@ -171,6 +171,12 @@ def _record(torch, attribute, evaluate, graph_lib, settings):
   for name in drawn:
     held[name] = torch.tensor(drawn[name])
   model.load_state_dict(held)
+  return model, drawn
+
+
+def _record(torch, attribute, evaluate, graph_lib, settings):
+  """Of one network: scores `[N, W, S]` by method, and values of circuits."""
+  model, drawn = built(torch, settings)
   data = pairs(SEED)
 
   def tokenize(model, rows, max_length=None):

@@ -14,8 +14,10 @@ accuracy on the validation triples is chosen, and among equals the one that
 patches fewest (the authors' code keeps the earlier one).
 
 All penalties, seeds and desiderata are learned under one `vmap`; they share the
-order of triples. Seed 0 begins with all gates at 1, as the authors do, others
-at random in [0, 1].
+order of triples, and what no gate changes is computed once: the source's
+members, and the base's keys and values before the first place, behind which
+alone tokens are run again. It is kept for all triples. Seed 0 begins with all
+gates at 1, as the authors do, others at random in [0, 1].
 
 Shapes: T triples, B of a batch, P positions, M members, D desiderata, L
 penalties, S seeds, R = L S runs of each, C masks, K places.
@@ -79,6 +81,19 @@ class Learned:
   def patched(self) -> tuple[str, ...]:
     """The members that carry the variable: those that the mask patches."""
     return tuple(n for n, kept in zip(self.members, self.mask) if not kept)
+
+  def fewest(self, share: float = 0.9) -> "Learned":
+    """With the mask that patches fewest of those nearly as good as the best.
+
+    Args:
+      share: of the best accuracy, what such a mask has at least.
+    """
+    patched = (~self.masks).sum(axis=-1)
+    good = self.accuracy >= share * self.accuracy.max()
+    order = np.where(good, patched - self.accuracy / 2, np.inf)
+    at = np.unravel_index(order.argmin(), order.shape)
+    best = int(at[0]), int(at[1])
+    return dataclasses.replace(self, mask=self.masks[best], chosen=best)
 
   def __str__(self) -> str:
     lines = [
@@ -146,21 +161,26 @@ def learn(
     raise ValueError("Need desiderata of different names.")
   metrics.check(metric, net.config.vocab_size)
   layout = swaps.Layout.of(net, members)
+  for one in desiderata:
+    layout.where(one.triples)  # Refuses what they lack, before any run.
   valid = [desiderata_lib.telling(net, params, one) for one in desiderata]
   left_out = [len(a) - len(b) for a, b in zip(desiderata, valid)]
   train, check = _split(net, params, valid, validation)
   batches, where = _stacked(layout, train, size)
-  model, run = sites.Model(net), jax.random.fold_in(key, 0)
+  few = max(layout.rest(one.triples) for one in train)
+  model = sites.Model(net)
+  shared = _shared(model, layout, few, params, batches, where)
+  run = jax.random.fold_in(key, 0)
   gates, state = _begin(
     len(train), len(penalties), seeds, len(layout), penalty,
     jax.random.fold_in(key, 1), rate,
   )  # fmt: skip
   strengths = jnp.asarray(np.repeat(penalties, seeds), jnp.float32)
-  count, history, found = len(where[0]), [], []
+  count, history, found = where.shape[1], [], []
   for epoch in range(epochs):
     order = jax.random.permutation(jax.random.fold_in(run, epoch), count)
     gates, state, loss = _epoch(
-      model, metric, layout, penalty, rate, params, batches, where, order,
+      model, metric, layout, penalty, rate, params, batches, shared, order,
       gates, state, strengths, jax.random.fold_in(run, epochs + epoch),
     )  # fmt: skip
     history.append(np.asarray(loss, np.float64))
@@ -262,24 +282,50 @@ def _drawn(penalty, gates, key):
   return trained.gate(gates, noise), trained.chance(-gates).sum()
 
 
+@functools.partial(jax.jit, static_argnames=("model", "layout", "few"))
+def _shared(model, layout, few, params, batches, where):
+  """What no gate changes, of all batches `[D, N, ...]`.
+
+  That is where places are, what members are in the source, and of the base its
+  logits and what its last `few` tokens need, which alone run under gates.
+  """
+  net, names = model.net, layout.touched(model.net)
+  chex.assert_rank(where, 5)
+
+  def one(given):
+    batch, at = given
+    values = swaps.captured(net, params, names, batch.corrupted)
+    clean, rest = runs.begun(net, params, batch, few)
+    if rest is not None:
+      at = rest.of(at, axis=2)
+      values = {name: rest.of(x) for name, x in values.items()}
+    return at, values, clean, rest
+
+  given = batches, jnp.asarray(where)
+  num, steps = where.shape[:2]
+  fold = lambda x: x.reshape(num * steps, *x.shape[2:])  # Perhaps of size 0.
+  unfold = lambda x: x.reshape(num, steps, *x.shape[1:])
+  return jax.tree.map(unfold, jax.lax.map(one, jax.tree.map(fold, given)))
+
+
 @functools.partial(
   jax.jit, static_argnames=("model", "metric", "layout", "penalty", "rate")
 )
 def _epoch(
-  model, metric, layout, penalty, rate, params, batches, where, order, gates,
+  model, metric, layout, penalty, rate, params, batches, shared, order, gates,
   state, strengths, key,
 ):  # fmt: skip
   """One pass: gates and states of all runs, and their mean losses `[D, R]`."""
   import optax
 
   net, adam = model.net, optax.adam(rate)
-  chex.assert_rank([where, order, gates, strengths], [5, 1, 3, 1])
+  chex.assert_rank([order, gates, strengths], [1, 3, 1])
 
-  def loss(one, strength, key, batch, at, values, clean):
+  def loss(one, strength, key, batch, at, values, clean, rest):
     gate, patched = _drawn(penalty, one, key)
     layers = layout.gates(net.config.num_blocks, gate, at)
     edits = layout.edits(layers, values)
-    each = runs.measured(net, params, metric, batch, clean, edits)
+    each = runs.measured(net, params, metric, batch, clean, edits, rest)
     return strength.astype(each.dtype) * patched - each.mean()
 
   def update(one, state, strength, key, *given):
@@ -288,21 +334,18 @@ def _epoch(
     after: Any = optax.apply_updates(one, change)
     return (jnp.clip(after, 0, 1) if penalty == "l1" else after), state, value
 
-  def of_one(gates, state, key, batch, at):
-    """All runs of a desideratum: they share the source's forward."""
-    names = layout.touched(net)
-    values = swaps.captured(net, params, names, batch.corrupted)
-    clean = runs.logits(net, params, batch)
+  def of_one(gates, state, key, *given):
+    """All runs of a desideratum."""
     keys = jax.random.split(key, len(strengths))
-    one = lambda *own: update(*own, batch, at, values, clean)
+    one = lambda *own: update(*own, *given)
     return jax.vmap(one)(gates, state, strengths, keys)
 
   def step(carry, given):
     number, key = given
-    take = lambda x: jnp.asarray(x)[:, number]
+    take = lambda x: x[:, number]
     keys = jax.random.split(key, len(carry[0]))
     gates, state, value = jax.vmap(of_one)(
-      carry[0], carry[1], keys, jax.tree.map(take, batches), take(where)
+      *carry, keys, *jax.tree.map(take, (batches, *shared))
     )
     return (gates, state), value
 

@@ -10,6 +10,7 @@ Shapes: T triples, V tokens, B of a batch.
 import dataclasses
 import functools
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -83,7 +84,10 @@ def from_rows(
       else:
         triples = pairs_lib.from_texts(some, tokenizer, **settings)
     except ValueError as error:
-      raise ValueError(f"Desideratum {key!r}: {error}") from error
+      told = str(error)
+      for new, old in _NAMES.items():
+        told = re.sub(rf"\b{old}(?=_ids|'| prompt| one\b| and| ans)", new, told)
+      raise ValueError(f"Desideratum {key!r}: {told}") from error
     found.append(Desideratum(key, triples))
   return tuple(found)
 

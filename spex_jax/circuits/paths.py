@@ -133,8 +133,9 @@ def patch(
     into the logits: under resampling that of the other prompts.
 
   Raises:
-    ValueError: no receiver, or one that there is not; a sender that no receiver
-      reads, a place that a pair lacks, another source or direction; NaN.
+    ValueError: no receiver, one that there is not, or the logits beside others;
+      a sender that no receiver reads, a place that a pair lacks, another source
+      or direction; NaN.
   """
   if direction not in patching.DIRECTIONS:
     raise ValueError(
@@ -204,6 +205,11 @@ def _planned(net, receivers, freeze_mlps, freeze_norms):
       raise ValueError(f"{reader} has rows 0..{count - 1}; got {row}.")
     rows.setdefault(reader, np.zeros(count, bool))[row] = True
   readers = tuple(name for name in net.readers if name in rows)
+  if LOGITS.reader in rows and len(rows) > 1:
+    raise ValueError(
+      f"Of {', '.join(readers)} the last one alone would be heard: what is "
+      "noted there takes the place of all that comes before. Ask for it apart."
+    )
   start = min(_block(name, net.config.num_blocks) for name in readers)
   plan = _Plan(readers, start, freeze_mlps, freeze_norms)
   return plan, {name: rows[name] for name in readers}
@@ -248,7 +254,7 @@ def _behind(reader: str) -> str:
   return reader.removesuffix(".in")
 
 
-def _sums(net: sites.Network) -> list[tuple[str, str]]:
+def sums(net: sites.Network) -> list[tuple[str, str]]:
   """Of every block the sites of what all heads add, and what its MLP does."""
   after = net.config.order == "sandwich"
   names = ("attn.post_norm", "mlp.post_norm") if after else (
@@ -319,7 +325,7 @@ def _begun(model, metric, plan, on_clean, params, batch, fixed):
   net = model.net
   chex.assert_equal_shape([batch.clean, batch.corrupted])
   names = [*net.writer_sites, "final_norm.in"]
-  names += [one for both in _sums(net) for one in both]
+  names += [one for both in sums(net) for one in both]
   if plan.start < net.config.num_blocks:
     names.append(f"blocks.{plan.start}.resid_pre")
   if plan.norms:
@@ -378,7 +384,7 @@ def _patched(
     moved = lambda name, part: jnp.where(here, out[name] + part, out[name])
     replace = {"embed": (every, moved("embed", weight[0] * change[:, :, 0]))}
     begin, heads = 1, net.config.num_heads
-    for attn, mlp in _sums(net):
+    for attn, mlp in sums(net):
       end = begin + heads
       part = jnp.einsum(
         "h,bphd->bpd", weight[begin:end], change[:, :, begin:end],
@@ -408,8 +414,6 @@ def _patched(
     replace = {}
     for reader, name in zip(plan.readers, plan.noted):
       mask = jnp.asarray(heard)[..., None]
-      if reader == LOGITS.reader:  # At the last token alone, which is read.
-        mask = every
       if found[name].ndim == 4:
         mask = mask[..., None] & jnp.asarray(rows[reader])[None, None, :, None]
       replace[name] = mask, found[name]

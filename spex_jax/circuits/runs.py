@@ -11,7 +11,7 @@ Only the logits behind the last token of each prompt are computed. Networks are
 causal, so that what follows it in a padded row changes nothing.
 
 Shapes: B pairs of a batch, P positions, V tokens, A right and C wrong answers,
-W writers, d width.
+W writers, d width, Q tokens of a rest.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ import numpy as np
 from spex_jax import base
 from spex_jax.circuits import metrics
 from spex_jax.circuits import pairs as pairs_lib
-from spex_jax.models import edges, sites
+from spex_jax.models import edges, generate, sites
 
 # About as many tokens in a batch are the fastest on a CPU.
 _TOKENS = 256
@@ -57,6 +57,39 @@ class Batch:
     """The positions of the prompts, without padding: bool `[B, P]`."""
     at = jnp.arange(self.clean.shape[1])[None]
     return (at <= jnp.asarray(self.last)[:, None]) & self.real[:, None]
+
+
+@flax.struct.dataclass
+class Rest:
+  """The last tokens of prompts, behind what all runs of a batch share.
+
+  Where no run is edited before them, they alone are run again: attention gets
+  the keys and values of the others from one clean run.
+
+  Attributes:
+    ids: int32 `[B, Q]`, of clean prompts.
+    slots: int32 `[B, Q]`, their positions.
+    caches: of the clean run, P slots for every block.
+  """
+
+  ids: jax.Array
+  slots: jax.Array
+  caches: generate.Caches
+
+  def of(self, x: base.Array, axis: int = 1) -> jax.Array:
+    """What holds for these positions, of `x` with axes B|1 and P|1.
+
+    Args:
+      x: any array; `axis` is that of positions, the one before that of pairs.
+      axis: as said.
+    """
+    x = jnp.asarray(x)
+    if x.shape[axis] == 1:
+      return x
+    at = self.slots.reshape(
+      *(1,) * (axis - 1), *self.slots.shape, *(1,) * (x.ndim - axis - 1)
+    )
+    return jnp.take_along_axis(x, at, axis=axis)
 
 
 @flax.struct.dataclass
@@ -121,6 +154,7 @@ def logits(
   edits: sites.Edits | None = None,
   *,
   corrupted: bool = False,
+  rest: Rest | None = None,
 ) -> jax.Array:
   """Logits behind the last token of every prompt, under edits: `[B, V]`.
 
@@ -128,10 +162,43 @@ def logits(
     net: a causal language model.
     params: its parameters.
     batch: B pairs.
-    edits: of the run, or None.
+    edits: of the run, or None; with a rest, of its Q positions.
     corrupted: whether the corrupted prompts are run.
+    rest: of the clean prompts, if nothing is edited before it.
   """
+  if rest is not None:
+    chex.assert_equal_shape([rest.ids, rest.slots])
+    last = jnp.asarray(batch.last) - rest.slots[:, 0]
+    return generate.extend(
+      net, params, rest.ids, rest.slots[:, 0], rest.caches, edits, last
+    ).logits[:, 0]
   return net.apply(params, edits, **inputs(batch, corrupted)).logits[:, 0]
+
+
+def begun(
+  net: sites.Network, params: Any, batch: Batch, count: int
+) -> tuple[jax.Array, Rest | None]:
+  """Clean logits `[B, V]`, and the rest of so many tokens where it is shorter.
+
+  Args:
+    net: a causal language model.
+    params: its parameters.
+    batch: B pairs.
+    count: Q, at most P: up to the last token of each prompt.
+  """
+  ids = jnp.asarray(batch.clean)
+  rows, length = ids.shape
+  last = jnp.asarray(batch.last)
+  chex.assert_shape(last, (rows,))
+  if count >= length:
+    return logits(net, params, batch), None
+  dtype = jax.tree.leaves(params)[0].dtype
+  caches = generate.empty_caches(net.config, rows, length, dtype)
+  clean = generate.extend(net, params, ids, 0, caches, logits_at=last)
+  start = jnp.maximum(last + 1 - count, 0)[:, None]
+  slots = (start + jnp.arange(count)[None]).astype(jnp.int32)
+  few = jnp.take_along_axis(ids, slots, axis=1)
+  return clean.logits[:, 0], Rest(few, slots, clean.caches)
 
 
 def inputs(batch: Batch, corrupted: bool = False) -> dict[str, Any]:
@@ -167,12 +234,13 @@ def measured(
   batch: Batch,
   clean_logits: jax.Array,
   edits: sites.Edits | None = None,
+  rest: Rest | None = None,
 ) -> jax.Array:
   """The metric of each pair on its clean prompt under edits: `[B]`.
 
   A kernel: `vmap` it over `edits` for many circuits, differentiate it by them.
   """
-  found = logits(net, params, batch, edits)
+  found = logits(net, params, batch, edits, rest=rest)
   return read(metric, found, clean_logits, batch)
 
 

@@ -158,6 +158,11 @@ class Layout:
       )
     return found
 
+  def rest(self, pairs: pairs_lib.Pairs) -> int:
+    """How many tokens `runs.Rest` needs: from the first place on, at most."""
+    first = self.where(pairs).any(axis=0).argmax(axis=1)
+    return int((np.asarray(pairs.lengths) - first).max())
+
   def touched(self, net: sites.Network, every: bool = False) -> tuple[str, ...]:
     """The sites that members have, or those of all blocks' heads, too."""
     blocks = range(net.config.num_blocks) if every else sorted({*self.block})
@@ -275,12 +280,14 @@ class Judge:
     pairs.check(net.config.vocab_size, net.config.max_positions)
     self.layout = Layout.of(net, members)
     size = runs.batch_size(pairs) if size is None else size
-    self._at_once = at_once or many.at_once(
-      size * pairs.clean.shape[1], plain=True
-    )
     if self.layout.mlps and form != "out":
       raise ValueError("MLPs have no queries, keys or values: take form out.")
-    self._given = sites.Model(net), metric, self.layout, self._at_once, form
+    length = pairs.clean.shape[1]
+    # What is run: keys and values are held everywhere.
+    rest = self.layout.rest(pairs) if form in ("out", "q") else length
+    often = lambda count: at_once or many.at_once(size * count, plain=True)
+    self._ways = {False: (rest, often(rest)), True: (length, often(length))}
+    self._given = sites.Model(net), metric, self.layout, form
     self._params = params, params if other is None else other
     self._own = other is None
     where = self.layout.where(pairs)
@@ -293,7 +300,6 @@ class Judge:
     if ablation != "resample" and other is None:
       given = pairs if background is None else background
       self._fixed = _means(net, params, given, ablation, size)
-      length = pairs.clean.shape[1]
       shapes = {x.shape[1] for x in self._fixed.values()}
       if not shapes <= {1, length}:
         raise ValueError(
@@ -318,9 +324,10 @@ class Judge:
     every = not (rest == 1).all()
     for batch, where in self.batches:
       some = np.asarray(kept, np.float32), np.asarray(rest, np.float32)
-      items = tuple(many.padded(x, 0, self._at_once) for x in some)
+      way = self._ways[every]
+      items = tuple(many.padded(x, 0, way[1]) for x in some)
       out = _judged(
-        *self._given, every, self._own, *self._params, batch, where,
+        *self._given, *way, every, self._own, *self._params, batch, where,
         self._fixed, items, len(kept),
       )  # fmt: skip
       out = np.asarray(out, np.float64)[: len(kept)]
@@ -337,17 +344,18 @@ class Judge:
     "model",
     "metric",
     "layout",
-    "at_once",
     "form",
+    "count",
+    "at_once",
     "every",
     "own",
   ),
 )
 def _judged(
-  model, metric, layout, at_once, form, every, own, params, other, batch, where,
-  fixed, items, count,
+  model, metric, layout, form, count, at_once, every, own, params, other, batch,
+  where, fixed, items, rows,
 ):  # fmt: skip
-  """Metric and rightness of every row: `[C, B, 2]`."""
+  """Metric and rightness of every row, by `count` tokens: `[C, B, 2]`."""
   chex.assert_rank([where, items[0], items[1]], [3, 2, 1])
   net, names = model.net, layout.touched(model.net, every)
   held, pinned = fixed, {}
@@ -358,20 +366,23 @@ def _judged(
   if fixed is None:
     ids = batch.corrupted if own else batch.clean
     held = captured(net, other, names, ids)
-  clean = runs.logits(net, params, batch)
+  clean, rest = runs.begun(net, params, batch, count)
+  given = {name: held[name] for name in names}
+  if rest is not None:
+    where = rest.of(where, axis=2)
+    given = {name: rest.of(x) for name, x in given.items()}
 
   def one(item):
-    kept, rest = item
-    gates = layout.gates(net.config.num_blocks, kept, where, rest)
-    given = {name: held[name] for name in names}
+    kept, others = item
+    gates = layout.gates(net.config.num_blocks, kept, where, others)
     edits = (
       layout.edits(gates, given)
       if form == "out"
       else _inputs(net, gates, given, pinned)
     )
-    return read(net, params, metric, batch, clean, edits)
+    return read(net, params, metric, batch, clean, edits, rest)
 
-  return many.mapped(one, jax.tree.map(jnp.asarray, items), count, at_once)
+  return many.mapped(one, jax.tree.map(jnp.asarray, items), rows, at_once)
 
 
 def _inputs(net, gates, given, pinned):
@@ -415,12 +426,13 @@ def read(
   batch: runs.Batch,
   clean: jax.Array,
   edits: sites.Edits | None,
+  rest: runs.Rest | None = None,
 ) -> jax.Array:
   """The metric of a clean run under edits, and whether it is right: `[B, 2]`.
 
   It is right, 1, where the likeliest token is one of the right ones.
   """
-  logits = runs.logits(net, params, batch, edits)
+  logits = runs.logits(net, params, batch, edits, rest=rest)
   value = runs.read(metric, logits, clean, batch)
   likeliest = logits.argmax(axis=-1)
   chex.assert_equal_shape([value, likeliest])

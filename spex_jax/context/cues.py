@@ -21,6 +21,9 @@ signs of both ratios are the other way round. A method is of `methods.METHODS`,
 or one of `api` ("spex", "auto", "proxyspex", "lasso", ...), which gives sets of
 cues as well (SPEX-CCI): masks of context tokens, removed by re-packing, are
 shared by all steps, and with "shift" values of sets sum to the step's P-CXMI.
+Where `way` is "mask", unknown tokens stand in their place, as for "occlusion"
+and "lime": for models that read no shortened context. Sums are then those of
+the context less one of unknown tokens.
 
 Shapes: S steps, C tokens of the context, V tokens of the vocabulary.
 Source: Sarti et al., arXiv:2310.01188, section 3.2.
@@ -42,6 +45,7 @@ from spex_jax.context import runs as runs_lib
 from spex_jax.models import sites
 
 SETS = tuple(name for name in api.DECODERS)
+WAYS = ("remove", "mask")
 
 
 def _of(scores: jax.Array, token: jax.Array) -> jax.Array:
@@ -121,6 +125,7 @@ def impute(
   budget: int = 1000,
   key: base.Key | None = None,
   unknown: int | None = None,
+  way: str = "remove",
 ) -> Cues:
   """Scores of the context's tokens for steps of a response.
 
@@ -131,15 +136,16 @@ def impute(
     predictions: what `sensitivity.logits` gave.
     method: of `methods.METHODS`, or of `SETS`.
     target: of `TARGETS`.
-    params: of the network; its own by default.
+    params: the parameters of the network; its own by default.
     budget: masks, where a method draws some.
     key: consumed by methods that draw masks.
     unknown: the id in place of an occluded token; the tokenizer's unknown one
       by default, else its padding, else 0.
+    way: of `WAYS`: what becomes of absent tokens where sets are asked for.
 
   Raises:
-    ValueError: an unknown method or target, a step outside the response, an
-      unknown token outside the vocabulary, no key where masks are drawn, or
+    ValueError: an unknown method, target or way, a step outside the response,
+      an unknown token outside the vocabulary, no key where masks are drawn, or
       scores that are not finite.
   """
   known = (*methods.METHODS, *SETS)
@@ -147,6 +153,8 @@ def impute(
     raise ValueError(f"method={method!r}: choose from {', '.join(known)}.")
   if target not in TARGETS:
     raise ValueError(f"target={target!r}: choose from {', '.join(TARGETS)}.")
+  if way not in WAYS:
+    raise ValueError(f"way={way!r}: choose from {', '.join(WAYS)}.")
   unknown = stand_in(net) if unknown is None else unknown
   size = net.config.vocab_size
   if not 0 <= base.check_integer(unknown, "unknown") < size:
@@ -179,7 +187,7 @@ def impute(
   if method in SETS:
     if key is None:
       raise ValueError(f"method={method!r} draws masks; give a key.")
-    sets = explained(game, runs, method, budget, key)
+    sets = explained(game, runs, method, budget, key, way)
     scores = attributions.firsts(sets, len(wanted))
   else:
     scores = methods.METHODS[method](game)
@@ -200,11 +208,12 @@ def explained(
   method: str,
   budget: int,
   key: base.Key,
+  way: str = "remove",
 ) -> explanation.Explanation:
   """SPEX-CCI: sets of context tokens, all steps from one set of masks.
 
   The last token of the context takes with it what the run without context
-  lacks besides, the space behind it.
+  lacks besides, the space behind it, where tokens are removed.
 
   Args:
     game: steps and their target.
@@ -212,6 +221,7 @@ def explained(
     method: of `SETS`.
     budget: masks.
     key: consumed.
+    way: of `WAYS`.
   """
   ids = runs.with_context
   n = game.num_tokens
@@ -223,12 +233,14 @@ def explained(
   more = len(ids) - len(runs.without_context) - n
   for first, last in ((start, end + more), (start - more, end)):
     rest = np.concatenate([ids[: max(first, 0)], ids[last:]])
-    if more > 0 and rest.tolist() == runs.without_context.tolist():
+    if way == "mask" or more <= 0:
+      break
+    if rest.tolist() == runs.without_context.tolist():
       owner[end:last], owner[max(first, 0) : start] = runs.num_context - 1, 0
       break
   pieces = runs.tokens or tuple(str(i) for i in ids)
   names = text_lib.distinct(pieces[i] for i in at)  # A token may come twice.
-  run = games.masked(game, "remove", owner, names)
+  run = games.masked(game, way, owner, names)
   return api.explain(run, budget=budget, method=method, key=key, names=names)
 
 

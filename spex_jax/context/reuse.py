@@ -40,10 +40,13 @@ from spex_jax.ablate import text as text_lib
 from spex_jax.models import attention, generate, sites, transformer
 from spex_jax.models import tokens as tokens_lib
 
-BLOCK = 16  # Q.
-# M: few, as the first blocks of all rows are few; so many that a program of 64
-# tokens on a CPU is not spent on reading the parameters.
-_ROWS, _CPU_ROWS = 32, 4
+# Q and M. Short blocks share more; few rows, as first blocks are few;
+# so many tokens that a program on a CPU, of 64, is not spent on reading the
+# parameters. A program copies the caches of its rows, so behind long ones it is
+# one row: a token of SmolLM2-135M takes 5.8 ms of a core behind 1,120 slots by
+# 1 x 64, 7.8 by 2 x 32 and 8.5 by 4 x 16, and 6.9 in a whole row.
+_BLOCK, _ROWS = 16, 32
+_CPU_TOKENS, _CPU_LONG = 64, 512
 _CPU_LIMIT = 1 << 30  # Bytes of caches.
 _SHARE = 0.5  # Elsewhere of what is free: programs need memory beside.
 Score = Callable[[jax.Array, jax.Array], jax.Array]
@@ -58,7 +61,7 @@ def fits(net: sites.Network, whole: text_lib.Prompt, count: int) -> bool:
   if not isinstance(net.module, transformer.Decoder):
     return False
   free = whole.players.owner[:-count] == whole.n
-  room = _slots(whole, count, BLOCK) <= net.config.max_positions
+  room = _slots(whole, count, _block(whole)) <= net.config.max_positions
   return bool(free.any()) and room
 
 
@@ -74,8 +77,8 @@ def limit_of(memory_limit: int | None) -> int:
 def cache_bytes(
   net: sites.Network, whole: text_lib.Prompt, count: int, dtype: Any
 ) -> int:
-  """Of one row, where blocks are of `BLOCK` tokens."""
-  slots = _slots(whole, count, BLOCK)
+  """Of one row, where blocks have the size that they have by default."""
+  slots = _slots(whole, count, _block(whole))
   return _bytes(lambda: generate.empty_caches(net.config, 1, slots, dtype))
 
 
@@ -89,7 +92,7 @@ def evaluator(
   tokenizer: tokens_lib.Tokenizer,
   budget: int,
   batch_size: int | None = None,
-  block: int = BLOCK,
+  block: int | None = None,
   dtype: Any = None,
   memory_limit: int | None = None,
   remember_bytes: int = 0,
@@ -102,11 +105,13 @@ def evaluator(
     whole: tokens of prompt and response, and the source of each.
     count: tokens of the response, at the end.
     score: logits `[M, L, V]` and tokens int `[M, L]` to `[M, T]`.
-    params: of the network.
-    tokenizer: of the model.
+    params: the parameters of the network.
+    tokenizer: the tokenizer of the model.
     budget: how many masks will be asked: no more caches are held.
-    batch_size: rows of a program, M; None for 4 on a CPU, 32 elsewhere.
-    block: tokens of a block, Q.
+    batch_size: rows of a program, M; None for 32, on a CPU as many as make 64
+      tokens.
+    block: tokens of a block, Q; None for 16, on a CPU for 64 where there are
+      more than 512.
     dtype: that floating parameters are cast to; None leaves them.
     memory_limit: bytes of the caches; by default half of what an accelerator
       has free, 1 GiB on a CPU.
@@ -121,8 +126,8 @@ def evaluator(
     MemoryError: not even one cache and those of a program fit the limit.
     ValueError: see `absent.inputs`.
   """
-  cpu = jax.devices()[0].platform == "cpu"
-  rows = batch_size or (_CPU_ROWS if cpu else _ROWS)
+  block = block or _block(whole)
+  rows = batch_size or (max(1, _CPU_TOKENS // block) if _on_cpu() else _ROWS)
   floating = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
   params = jax.tree.map(
     lambda x: jnp.asarray(x, dtype if floating(x) else None), params
@@ -138,7 +143,9 @@ def evaluator(
       f"A cache of {sizes.slots} tokens takes {one:,} bytes, and {limit:,} are "
       "allowed: raise memory_limit, or leave sources out."
     )
-  sizes = dataclasses.replace(sizes, group=min(limit // one, budget))
+  # Groups of one size: a last one of few rows would share little.
+  groups = -(-budget // min(limit // one, budget))
+  sizes = dataclasses.replace(sizes, group=-(-budget // groups))
   trie = _Trie(whole, tokenizer, sizes, params)
   stores = [repeats.Recent(remember_bytes)] if remember_bytes else []
 
@@ -224,8 +231,8 @@ def _step(sizes, params, caches, rows, ids, start, takes):
 
   Args:
     sizes: static.
-    params: of the network.
-    caches: of G rows.
+    params: the parameters of the network.
+    caches: the caches of G rows.
     rows: int `[M]`, whose caches the block stands behind.
     ids: int `[M, Q]`.
     start: int `[]`, its first slot.
@@ -255,8 +262,8 @@ def _end(sizes, params, caches, rows, ids, starts, lengths):
 
   Args:
     sizes: static.
-    params: of the network.
-    caches: of G rows.
+    params: the parameters of the network.
+    caches: the caches of G rows.
     rows: int `[M]`.
     ids: int `[M, L + Q]`, padded behind.
     starts: int `[M]`, slots.
@@ -368,6 +375,16 @@ class _Trie:
   def _full(self, tokens):
     """Blocks before the end of a row."""
     return (len(tokens) - self.sizes.count - 1) // self.sizes.block
+
+
+def _on_cpu() -> bool:
+  return jax.devices()[0].platform == "cpu"
+
+
+def _block(whole: text_lib.Prompt) -> int:
+  """Tokens of a block, by default."""
+  is_long = _on_cpu() and whole.num_tokens > _CPU_LONG
+  return _CPU_TOKENS if is_long else _BLOCK
 
 
 def _common(some: np.ndarray, other: np.ndarray) -> int:

@@ -199,7 +199,7 @@ def scorer(
       tokens are gone, and the others move up.
     token: as for `absent.inputs`, of ways "mask" and "one".
     budget: how many masks will be asked, for the lengths of rows.
-    params: of the network; its own by default.
+    params: the parameters of the network; its own by default.
     reuse: whether tokens that kept sources share are run once, and no row is
       padded to the whole prompt (`context.reuse`); by default where that is
       possible, fits in memory and pays, which is for texts of some length.
@@ -233,6 +233,7 @@ def scorer(
     lengths=absent.lengths(whole, way, budget),
   )
   read = likelihoods.read_continuation(count, odds_and_margins)
+  # Whether what sources share is computed once.
   owned = whole.players.owner < whole.n
   can = way == "remove" and reuse_lib.fits(net, whole, count)
   if reuse and not can:
@@ -247,6 +248,7 @@ def scorer(
     if reuse:  # Else whole rows, which need no caches.
       one = reuse_lib.cache_bytes(net, whole, count, dtype)
       reuse = one <= reuse_lib.limit_of(given.get("memory_limit"))
+  # The evaluator: caches of sources, a shared prefix, or whole rows.
   if reuse:
     run = reuse_lib.evaluator(
       net, whole, count, odds_and_margins, params=params,
@@ -283,7 +285,7 @@ def generated(
 ) -> np.ndarray:
   """The model's own greedy answer with all sources: int32 `[R]`, no end token.
 
-  Shorter than `max_new_tokens` where a causal model takes no more.
+  Shorter than `max_new_tokens` where the model takes no more.
 
   Raises:
     ValueError: an answer that is empty, as the end comes first, or for which
@@ -294,8 +296,9 @@ def generated(
   if isinstance(net.module, seq2seq.EncoderDecoder):
     end = getattr(net.config, "end_id", end)
   ids = sources.prompt.encoding.ids[None]
-  if not isinstance(net.module, seq2seq.EncoderDecoder):
-    max_new_tokens = runs_lib.room(net, ids.shape[1], max_new_tokens)
+  is_pair = isinstance(net.module, seq2seq.EncoderDecoder)
+  before = 1 if is_pair else ids.shape[1]  # A decoder's start token.
+  max_new_tokens = runs_lib.room(net, before, max_new_tokens)
   out = jax.jit(
     lambda params, ids: generate.generate(
       net, params, ids, max_new_tokens, end=end

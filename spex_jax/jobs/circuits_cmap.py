@@ -56,19 +56,29 @@ def run(
     raise ValueError("--tuned is missing: a fine-tuned model, or an adapter.")
   with clock.of("load"):
     asked = circuits_find.of_task(config, config.task, config.num_pairs)
-    net = asked.net
+    net, facts = asked.net, dict(asked.facts)
     folder = hub.local(config.tuned)
     if (folder / lora.CONFIG).is_file():
+      named = lora.Adapter(folder).base
+      facts["adapter"] = f"{config.tuned}, which names its base {named!r}"
       other = hub.load(config.model, config.dtype, ignore=config.ignore,
                        adapter=folder)  # fmt: skip
     else:
       other = hub.load(folder, config.dtype, ignore=config.ignore)
-  if other.config != net.config:
+  ours, theirs = (
+    {"kind": type(x.config).__name__, **dataclasses.asdict(x.config)}
+    for x in (net, other)
+  )
+  if unlike := [
+    f"{name} {value} and {theirs.get(name)}"
+    for name, value in ours.items()
+    if theirs.get(name) != value
+  ]:
     raise ValueError(
       f"model={config.model!r} and tuned={config.tuned!r} are of two "
-      f"architectures: {net.config} and {other.config}."
+      f"architectures: {', '.join(unlike)}."
     )
-  for name, text in asked.facts.items():
+  for name, text in facts.items():
     tell(name, text)
   if config.groups == "layers":
     place = circuits_paths.place_of(config.place)

@@ -23,6 +23,11 @@ class Dcm(circuits.Asked):
   )
   place: str = settings.field("-1", "of heads: a span, a position, or all")
   blocks: tuple[int, ...] = settings.field((), "whose heads; () for all")
+  groups: str = settings.field(
+    "",
+    "a file of groups that `spex circuit paths` wrote: their heads alone are "
+    "asked about, each at its place",
+  )
   mlps: bool = settings.field(False, "whether MLPs are asked about, too")
   joint: bool = settings.field(False, "one mask for all desiderata together")
   penalty: str = settings.field("l1", "of patched heads", choices=dcm.PENALTIES)
@@ -76,6 +81,9 @@ def run(
     if (config.mlps or ".heads." in name)
     and (not config.blocks or int(name.split(".")[1]) in config.blocks)
   ]
+  if config.groups:
+    given = circuits_paths.load(config.groups).values()
+    members = list(dict.fromkeys(member for group in given for member in group))
   key = subjects.key_of(config.seed, "dcm")
   with clock.of("learn"):
     found = dcm.learn(

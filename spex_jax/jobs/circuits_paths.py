@@ -56,7 +56,7 @@ def run(
   show: circuits.Show | None = None,
   before: float = 0.0,
 ) -> tuple[walks.Group, ...]:
-  """Finds groups, and writes a table and a heatmap of each into `workdir`.
+  """Finds groups, and writes tables and heatmaps of them into `workdir`.
 
   Args:
     config: its settings.
@@ -90,6 +90,8 @@ def run(
     circuits.write_rows(group.patched.rows(), wrote[-2])
     title = f"into {group.patched.site}, {asked.task}"
     plots.save(_picture(net, group.patched, title), wrote[-1])
+  wrote.append(workdir / "groups.png")
+  plots.save(_by_layer(net, found, asked.task), wrote[-1])
   with clock.of("judge"):
     judged = groups.evaluate(
       net, net.params, pairs, found, metric, random=config.random,
@@ -181,3 +183,19 @@ def picture(
 def _picture(net, patched: patching.Patched, title: str):
   units = "share of the effect moved"
   return picture(net, patched.labels[0], patched.moved()[:, 0], units, title)
+
+
+def _by_layer(net, found: Sequence[walks.Group], title: str):
+  """How many heads each group has in every layer, and where they write."""
+  layers = [str(i) for i in range(net.config.num_blocks)]
+  table = np.array(
+    [
+      [sum(head.split(".")[1] == i for head in group.heads) for group in found]
+      for i in layers
+    ]
+  )
+  return figures.heatmap(
+    table, layers, [f"{group.name} @ {group.at}" for group in found],
+    row_name="layer", column_name="group and position", units="heads",
+    title=title,
+  )  # fmt: skip

@@ -109,6 +109,12 @@ class Context(context_asked.Asked):
     "or padding one, else 0",
     low=0,
   )
+  way: str = settings.field(
+    "remove",
+    "what becomes of absent tokens, of an attribution that gives sets: remove "
+    "takes them out, mask puts the unknown token there",
+    choices=cues.WAYS,
+  )
   cue_selector: str = settings.field(
     "mean_std", "which cues are named", choices=tuple(selectors.SELECTORS)
   )
@@ -172,7 +178,7 @@ def run(
   show = show or report_tables.printer()
   clock = clock_lib.Clock(before)
   output = circuits.writable(config.output)
-  tell = lambda name, text: show(report_tables.fact(name, text))
+  tell = report_tables.teller(show)
   _check(config)
   with clock.of("load"):
     net = context_asked.load(config)
@@ -269,6 +275,7 @@ def arguments_of(config: Context) -> dict[str, Any]:
       config.cue_selector, config.cue_at, config.cue_most
     ),
     "budget": config.masks,
+    "way": config.way,
   }
 
 

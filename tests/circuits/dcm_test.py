@@ -4,7 +4,6 @@ import dataclasses
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -34,28 +33,47 @@ def _planted():
   return net, params, desiderata.Desideratum("value", triples)
 
 
-def test_slopes_are_differences():
+def test_learning_is_adam_by_differences():
+  """The loss and its slopes by whole forwards, Adam and rounding in NumPy."""
   net, params = tiny.network()
-  pairs = tiny.pairs()
+  one = desiderata.telling(
+    net, params, desiderata.Desideratum("x", tiny.pairs(6))
+  )
+  penalty, rate, epochs, step = 0.05, 0.3, 3, 1e-5
+  (found,) = dcm.learn(
+    net, params, [one], _members(net), key=jax.random.key(_KEY),
+    penalties=(penalty,), epochs=epochs, size=len(one), rate=rate,
+    validation=[one],
+  )  # fmt: skip
   layout = swaps.Layout.of(net, _members(net))
-  (batch,) = runs.batches(pairs, 3)
-  values = swaps.captured(net, params, layout.touched(net), batch.corrupted)
-  clean = runs.logits(net, params, batch)
-  where = layout.where(pairs)
+  assert layout.rest(one.triples) == 1  # Of 4 tokens.
+  (batch,) = runs.batches(one.triples, len(one))
+  where = layout.where(one.triples)
 
   @jax.jit
-  @jax.value_and_grad
-  def loss(gate):
+  def metric(gate):
+    values = swaps.captured(net, params, layout.touched(net), batch.corrupted)
+    clean = runs.logits(net, params, batch)
     edits = layout.edits(layout.gates(2, gate, where), values)
     return runs.measured(net, params, _METRIC, batch, clean, edits).mean()
 
-  at = jnp.array([0.3, 0.9, 0.5, 0.1])
-  slope, step = loss(at)[1], 1e-5
-  for i in range(4):
-    move = step * np.eye(4)[i]
-    found = (loss(at + move)[0] - loss(at - move)[0]) / (2 * step)
-    # Of second order: step^2 is 1e-10, and rounding 1e-16 / step.
-    np.testing.assert_allclose(slope[i], found, rtol=1e-6, atol=1e-8)
+  loss = lambda gate: penalty * (1 - gate).sum() - float(metric(gate))
+  gate, first, second = np.ones(4), np.zeros(4), np.zeros(4)
+  losses, masks = [], []
+  for time in range(1, epochs + 1):
+    losses.append(loss(gate))
+    slope = np.array(
+      [(loss(gate + x) - loss(gate - x)) / (2 * step) for x in step * np.eye(4)]
+    )
+    first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 1e-3 * slope**2
+    root = np.sqrt(second / (1 - 0.999**time)) + 1e-8
+    gate = np.clip(gate - rate * first / (1 - 0.9**time) / root, 0, 1)
+    masks.append(gate > 0.5)
+  assert np.ptp(losses) > 0.1 and len({tuple(x) for x in masks}) > 1
+  # Of second order: step^2 is 1e-10, and rounding 1e-16 / step; the strength of
+  # the penalty is a float32.
+  np.testing.assert_allclose(found.loss[0, 0], losses, rtol=0, atol=1e-6)
+  assert any((found.masks[0, 0] == mask).all() for mask in masks)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +95,7 @@ def test_the_planted_head_is_learned(penalty):
     assert learned.accuracy[learned.chosen] == learned.every == 1
     assert learned.none == 0
     assert "1 of 4 patched" in str(learned)
+    assert learned.fewest(0.5).patched == learned.patched
   judge = swaps.Judge(net, params, one.triples, _members(net), _METRIC)
   beside = dcm.beside(judge, found[0])
   assert beside.method == "enumerated" and beside.rank == 0
@@ -135,8 +154,10 @@ def test_rows_and_files(tmp_path):
 
 
 def test_refusals(tmp_path):
-  with pytest.raises(ValueError, match="'value': Pair 0: the clean prompt has"):
+  with pytest.raises(ValueError, match="'value': Pair 0: the base prompt has"):
     desiderata.from_rows([_row(source_ids=[1, 2])])
+  with pytest.raises(ValueError, match="Pair 0 has no 'source_ids'"):
+    desiderata.from_rows([{"base_ids": [1, 2], "target_ids": [1]}])
   with pytest.raises(ValueError, match="zero rows"):
     desiderata.from_rows([])
   with pytest.raises(ValueError, match="there is no tokenizer"):

@@ -252,6 +252,7 @@ def test_refusals():
     ([], {}, "at least one receiver"),
     ([paths.Receiver("blocks.7.mlp.read")], {}, "No receiver 'blocks.7"),
     ([paths.Receiver("blocks.0.attn.q_in", 2)], {}, "rows 0..1; got 2"),
+    ([*early, paths.LOGITS], {}, "the last one alone would be heard"),
     (early, {"senders": ["blocks.1.heads.0"]}, "writes behind the receivers"),
     (early, {"senders": ["blocks.9.mlp"]}, "No writer 'blocks.9.mlp'"),
     (early, {"senders": []}, "at least one sender"),

@@ -1,6 +1,7 @@
-"""Parity with EAP-IG on the same random weights; `recorded` is the peer's.
+"""Parity with peers on the same random weights; `recorded` is what they say.
 
-The numbers were made by `third_party/record_eap_ig.py` in float64.
+The numbers were made by `third_party/record_eap_ig.py` and
+`third_party/record_direct_paths.py` in float64.
 """
 
 import pathlib
@@ -10,12 +11,13 @@ import numpy as np
 import pytest
 
 from spex_jax.circuits import graph as graph_lib
-from spex_jax.circuits import metrics, runs, scores, ungrouped
+from spex_jax.circuits import metrics, paths, runs, scores, ungrouped, walks
 from spex_jax.models import sites
 from tests.circuits import networks
 from third_party import record_eap_ig
 
 _FILE = pathlib.Path(__file__).parent / "recorded" / "eap_ig.npz"
+_PATHS = _FILE.with_name("direct_paths.npz")
 _CLOSE = 1e-11
 _METHODS = {
   "eap": dict(method="eap"),
@@ -96,3 +98,29 @@ def test_circuits_have_the_peers_values(name):
   found = values(params, kept[:, graph.writer, graph.slot])
   want = _recorded(name, "circuits").T
   np.testing.assert_allclose(found, want, rtol=0, atol=_CLOSE)
+
+
+@pytest.mark.parametrize(
+  "name, port",
+  [
+    pytest.param(name, port, marks=pytest.mark.slow if port != "q" else ())
+    for name, ports in (("gpt2", "qkv"), ("gpt_neox", "v"), ("llama", "q"))
+    for port in ports
+  ],
+)
+def test_direct_paths_are_the_peers(name, port):
+  net, params = networks.load(name)
+  with np.load(_PATHS) as file:
+    want = file[name][:, "qkv".index(port)]  # [N, from, to].
+  senders = [w for w in net.writers if w.startswith("blocks.0.heads")]
+  for to in range(net.config.num_heads):
+    got = paths.patch(
+      net, params, networks.pairs(),
+      walks.into(net, [f"blocks.1.heads.{to}"], port),
+      metrics.logit_difference, senders=senders, direction="denoise",
+      **paths.CONVENTIONS["direct"],
+    )  # fmt: skip
+    np.testing.assert_allclose(
+      got.values[:, 0].T, want[..., to], rtol=0, atol=_CLOSE
+    )
+  assert np.ptp(want) > 0.01

@@ -64,6 +64,15 @@ def test_one_kept_and_none():
         values[i + 1, row], _read(pair, logits), atol=_EXACT
       )
       assert right[i + 1, row] == (logits.argmax() == pair.right[0, 0])
+  # Where nothing is put in before them, the last tokens alone are run.
+  late = [(writer, "rest") for writer, _ in _MEMBERS]
+  judge = lambda some: swaps.Judge(net, params, pairs, some, _METRIC, size=2)
+  few, all_tokens = judge(late), judge([*late, ("blocks.1.mlp", "subject")])
+  assert few.layout.rest(pairs) == 2
+  assert all_tokens.layout.rest(pairs) == 4
+  whole = np.concatenate([kept, np.ones((4, 1), bool)], axis=1)
+  for got, want in zip(few(kept), all_tokens(whole)):
+    np.testing.assert_allclose(got, want, atol=_EXACT)
 
 
 def test_heads_outside_hold_means():

@@ -157,7 +157,13 @@ def test_sets_sum_to_what_the_context_gives():
   assert {len(cue.scores) for cue in found.cues} == {4}
 
 
-def test_lime_and_occlusion_see_the_unknown_token():
+def test_lime_occlusion_and_masked_sets_see_the_unknown_token():
+  sets = cues.impute(
+    _net(), _runs(), [0, 2], _predictions(), method="spex", way="mask",
+    target="log_probability", budget=16, key=jax.random.key(1), unknown=0,
+  ).sets  # fmt: skip
+  assert sets is not None
+  of_one_less = np.asarray(sets.fourier(~np.eye(4, dtype=bool)))
   found = {
     method: cues.impute(
       _net(), _runs(), [0, 2], _predictions(), method=method,
@@ -174,6 +180,7 @@ def test_lime_and_occlusion_see_the_unknown_token():
     own = jax.nn.log_softmax(logits)[:, at, _ANSWER[0]]
     want = abs(float(own[0] - own[1]))
     np.testing.assert_allclose(found["occlusion"][0, token], want, atol=5e-6)
+    np.testing.assert_allclose(of_one_less[token, 0], own[1], atol=2e-5)
   assert np.isfinite(found["lime"]).all() and found["lime"].shape == (2, 4)
 
 
@@ -326,6 +333,7 @@ def test_other_bad_input():
     ({"metric": "kl"}, "choose from kl_divergence"),
     ({"method": "lrp"}, "choose from saliency"),
     ({"target": "loss"}, "choose from contrast_prob_diff"),
+    ({"way": "one"}, "choose from remove, mask"),
     ({"targets": "some"}, "choose selected or all"),
     ({"unknown": 10**6}, "outside the vocabulary"),
     ({"targets": [4]}, "outside the response of 4"),

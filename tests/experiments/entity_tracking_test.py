@@ -1,5 +1,6 @@
 """Boxes and what their variables do, by hand; and the study, small."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -15,18 +16,21 @@ def test_prompts_and_triples_are_what_they_say():
   # Objects are 0..5, labels 6..9, then start and question.
   assert one.ids(_QUICK) == [10, 7, 3, 6, 5, 11, 6]
   assert one.answer == 5
-  assert one.spans == {"label": [3], "object": [4], "end": [6]}
+  assert one.spans == {"objects": [2, 4], "end": [6]}
   rng = np.random.default_rng(0)
-  for position, thing, label in zip(*(
-    x.triples for x in study.triples(rng, _QUICK, 3, 4)
-  )):  # fmt: skip
+  larger = dataclasses.replace(_QUICK, objects=8)
+  some = study.triples(rng, larger, 4, 4)
+  assert tuple(x.name for x in some) == study.VARIABLES
+  for position, thing, label, structure in zip(*(x.triples for x in some)):
     base, source = position.clean[0], position.corrupted[0]
-    where = lambda ids: 2 + 2 * [*ids[1:7:2]].index(ids[8])
-    assert position.right[0, 0] == base[where(source)]
-    assert thing.right[0, 0] == source[where(source)]
-    at = 2 + 2 * [*base[1:7:2]].index(source[8])
-    assert label.right[0, 0] == base[at]
-    assert len({where(base), where(source), at}) == 3
+    # Where an object stands behind the label that `asked` ends with.
+    where = lambda ids, asked: 2 + 2 * [*ids[1:9:2]].index(asked[-1])
+    assert position.right[0, 0] == base[where(source, source)]
+    assert thing.right[0, 0] == source[where(source, source)]
+    assert label.right[0, 0] == base[where(base, source)]
+    assert structure.right[0, 0] == base[where(source, base)]
+    targets = {int(x.right[0, 0]) for x in (position, thing, label, structure)}
+    assert len(targets | {int(base[where(base, base)])}) == 5
 
 
 @pytest.mark.slow

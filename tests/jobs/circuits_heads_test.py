@@ -27,7 +27,8 @@ def test_groups_by_paths_and_what_they_are_put_into(
   assert [row["sender"] for row in rows] == [
     f"blocks.0.heads.{i}" for i in range(3)
   ]
-  assert (tmp_path / "last.png").read_bytes().startswith(b"\x89PNG")
+  for name in ("last", "groups"):
+    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
   # An adapter of the same model, for which these groups are.
   adapter = _adapter(tmp_path / "adapter", model)
   code, out, err = command.run(
@@ -51,7 +52,8 @@ def test_groups_by_paths_and_what_they_are_put_into(
     capsys, "circuit", "cmap", f"--model={model}", f"--task={pairs}",
     f"--tuned={other}", f"--workdir={tmp_path}",
   )  # fmt: skip
-  assert code == 1 and "are of two architectures" in err
+  assert code == 1 and "are of two architectures: " in err
+  assert "num_blocks 1 and 2" in err
 
 
 def _adapter(folder, model):
@@ -78,13 +80,20 @@ def test_masks_of_triples(model, tmp_path, capsys):
     for row in small.PAIRS for target in (" film", " is")
   ]  # fmt: skip
   path.write_text("\n".join(map(json.dumps, rows)))
-  code, out, err = command.run(
-    capsys, "circuit", "dcm", f"--model={model}", f"--triples={path}",
-    "--config.penalties=0.01", "--config.seeds=2", "--config.epochs=2",
-    f"--workdir={tmp_path}",
-  )  # fmt: skip
-  assert code == 0, err
-  rows = circuits_test.table(tmp_path / "dcm.csv")
+  heads = [f"blocks.0.heads.{i}" for i in range(3)]
+  groups = tmp_path / "groups.json"
+  groups.write_text(json.dumps({"last": {"at": -1, "heads": heads}}))
+  found = []
+  for more in ((), (f"--config.groups={groups}",)):
+    code, out, err = command.run(
+      capsys, "circuit", "dcm", f"--model={model}", f"--triples={path}",
+      "--config.penalties=0.01", "--config.seeds=2", "--config.epochs=2",
+      f"--workdir={tmp_path}", *more,
+    )  # fmt: skip
+    assert code == 0, err
+    found.append(circuits_test.table(tmp_path / "dcm.csv"))
+  rows = found[0]
+  assert found[1] == rows  # Of the same heads, by their group.
   assert [row["member"] for row in rows] == [
     f"blocks.0.heads.{i} @ -1" for i in range(3)
   ]

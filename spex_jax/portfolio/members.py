@@ -1,8 +1,8 @@
-"""The decoders of the portfolio, each with honest predictions of its samples.
+"""The decoders of the portfolio, each with out-of-fold predictions.
 
 A member is fitted to all samples, and predicts each of them by a fit that has
-not seen it ("crossed"), so that members can be compared, and stacked, without
-a mask being set aside.
+not seen it, so that members can be compared, and stacked, without a mask being
+set aside.
 
 Shapes: n players, B masks, K sets.
 """
@@ -33,10 +33,10 @@ _RISING = 1.0  # Nats a step above which a fit says that it was cut short.
 _ROUNDING = 1e-12  # Share of max|f|.
 _LEAST_REFINED = 256  # Masks below which finer parameters fit noise.
 _PAIRS_TO_A_MASK = 40  # Twice the pairs that are worth screening.
-_LEAST_TURNED = 4  # Masks to a player that directions need.
-_MANY = 2048  # Masks that are crossed by halves.
-_LEAST_TOLD = 50  # Values that can tell that.
-_FAR = 3.0  # Times the error of a rival that a process cannot help.
+_LEAST_DIRECTED = 4  # Masks to a player that directions need.
+_MANY = 2048  # Masks that are predicted by halves.
+_LEAST_COMPARED = 50  # Values that can tell that.
+_FAR = 3.0  # Times the error of a baseline that a process cannot help.
 _HOPELESS = 1.1  # Times the error of the best: not worth the other folds.
 # Finer than the default: where little is explained, the step matters.
 _PENALTIES = tuple(10.0 ** (-k / 12) for k in range(31))
@@ -46,9 +46,9 @@ class Member(NamedTuple):
   """One decoder's answer for one target.
 
   Attributes:
-    name: of the decoder.
+    name: the decoder's.
     function: fitted to all samples.
-    crossed: float64 `[B]`, each value predicted without it.
+    out_of_fold: float64 `[B]`, each value predicted without it.
     note: how it was fitted, a sentence.
     errors: players `[K, D]` to the standard errors `[K]` of their Fourier
       coefficients, in the units of the values; None where nothing is known.
@@ -56,7 +56,7 @@ class Member(NamedTuple):
 
   name: str
   function: sparse.SparseFourier
-  crossed: np.ndarray
+  out_of_fold: np.ndarray
   note: str
   errors: Callable[[np.ndarray], np.ndarray] | None = None
 
@@ -67,11 +67,12 @@ def mean(masks: base.Masks, values: np.ndarray) -> Member:
   unit, middle, scale = (
     part[..., 0] for part in regress.standardise(values[:, None])
   )
-  crossed = -unit / max(1, count - 1) * scale + middle
+  out_of_fold = -unit / max(1, count - 1) * scale + middle
   function = sparse.SparseFourier.from_terms(
     masks.shape[1], [((), float(middle))]
   )
-  return Member("mean", function, crossed, "The mean.", _flat(crossed, values))
+  errors = _flat(out_of_fold, values)
+  return Member("mean", function, out_of_fold, "The mean.", errors)
 
 
 def by_lasso(
@@ -81,7 +82,7 @@ def by_lasso(
   order: int,
   *,
   relaxed: bool = False,
-  rival: np.ndarray | None = None,
+  baseline: np.ndarray | None = None,
 ) -> Member | None:
   """Lasso on the sets of order 1, or 1 and 2 (screened).
 
@@ -92,7 +93,7 @@ def by_lasso(
     order: 1 or 2.
     relaxed: let unshrunk fits of the supports compete (`regress`): exact
       where there is no noise, and easily misled where there is much.
-    rival: as for `by_gram`.
+    baseline: a member to beat, as for `by_gram`.
   """
 
   def fit(rows):
@@ -108,15 +109,15 @@ def by_lasso(
 
   n = masks.shape[1]
   many = order == 2 and n * (n - 1) > _PAIRS_TO_A_MASK * len(values)
-  if rival is not None and many:
+  if baseline is not None and many:
     return None
-  crossed = _crossed(masks, values, folds, fit, rival)
-  if crossed is None:
+  out_of_fold = _predict_out_of_fold(masks, values, folds, fit, baseline)
+  if out_of_fold is None:
     return None
   function = fit(np.ones(len(values), bool))
   note = f"Lasso on sets of up to {order}."
   name = f"lasso{order}" + " relaxed" * relaxed
-  return Member(name, function, crossed, note, _flat(crossed, values))
+  return Member(name, function, out_of_fold, note, _flat(out_of_fold, values))
 
 
 def by_trees(
@@ -140,7 +141,7 @@ def by_gaussian(
   masks: base.Masks,
   values: np.ndarray,
   max_order: int | None = None,
-  rival: np.ndarray | None = None,
+  baseline: np.ndarray | None = None,
 ) -> list[Member]:
   """A Gaussian process, read out as its largest coefficients, with errors.
 
@@ -148,30 +149,30 @@ def by_gaussian(
   with directions (not where these are hopeless).
 
   How far relevances may spread follows from the masks to a player: little
-  below 2, far above 8, and by crossed predictions between. Beyond
+  below 2, far above 8, and by out-of-fold predictions between. Beyond
   `most_masks()` the process sees a part of the samples, and the others test
-  it. With a `max_order`, its crossed predictions are those of processes
+  it. With a `max_order`, its out-of-fold predictions are those of processes
   fitted to the other folds and read out to that order.
 
   Args:
     masks: bool `[B, n]`.
     values: `[B]`.
-    max_order: of the sets that are read out.
-    rival: crossed predictions `[B]` of another member, NaN where it has none;
-      where the process leaves several times as much of 50 values or more, it
-      is not a member: the list is empty.
+    max_order: the largest sets that are read out.
+    baseline: out-of-fold predictions `[B]` of another member, NaN where it has
+      none; where the process leaves several times as much of 50 values or
+      more, it is not a member: the list is empty.
 
   Raises:
     FloatingPointError: a kernel matrix that float64 cannot factorise.
   """
-  seen = _see(masks, values)
-  masks_each = len(seen.rows) / masks.shape[1]
+  subset = _subset(masks, values)
+  masks_each = len(subset.rows) / masks.shape[1]
   # Parameters of fewer masks predict worse; where a group is dear, they are
   # many, and half of them are nearly as good as all.
   groups = 4
-  if len(seen.rows) > _MANY:
+  if len(subset.rows) > _MANY:
     groups = 2
-  elif len(seen.rows) > 600 and masks_each < 2:
+  elif len(subset.rows) > 600 and masks_each < 2:
     groups = 3
   spreads = gaussian.SPREADS
   if masks_each < 2:
@@ -180,54 +181,54 @@ def by_gaussian(
     spreads = spreads[-1:]
   trials = [
     gaussian.cross_predict(
-      seen.masks, seen.values, spread=spread, groups=groups
+      subset.masks, subset.values, spread=spread, groups=groups
     )
     for spread in spreads
   ]
-  best = int(np.argmin([_error(seen.values, trial.mean) for trial in trials]))
+  best = int(np.argmin([_error(subset.values, trial.mean) for trial in trials]))
   trial, spread = trials[best], spreads[best]
-  if rival is not None:
-    rival = rival[seen.rows]
-    told = np.isfinite(rival)
+  if baseline is not None:
+    baseline = baseline[subset.rows]
+    known = np.isfinite(baseline)
     error, least = (
-      _error(seen.values, guess, told) for guess in (trial.mean, rival)
+      _error(subset.values, guess, known) for guess in (trial.mean, baseline)
     )
-    if told.sum() >= _LEAST_TOLD and error > _FAR * least:
+    if known.sum() >= _LEAST_COMPARED and error > _FAR * least:
       return []
   # A step costs the cube: half of many masks tune nearly as well.
-  most_tuned = int(np.clip(len(seen.rows) // 2, 1024, 2048))
+  most_tuned = int(np.clip(len(subset.rows) // 2, 1024, 2048))
   posterior = gaussian.fit(
-    seen.masks, seen.values, spread=spread, most_tuned=most_tuned
+    subset.masks, subset.values, spread=spread, most_tuned=most_tuned
   )
   # What the process believes of its errors, corrected by those it made.
-  honest = np.sqrt(np.mean(((trial.mean - seen.values) / trial.std) ** 2))
+  inflation = np.sqrt(np.mean(((trial.mean - subset.values) / trial.std) ** 2))
 
   def std(players):
-    return spectrum.standard_errors(posterior, players) * honest
+    return spectrum.standard_errors(posterior, players) * inflation
 
   out = readout.expand(posterior, MOST_TERMS, max_order=max_order)
   if max_order is not None and max_order < masks.shape[1]:
-    crossed = _limited(seen, spread, max_order)
-    rest = lasso.evaluate(seen.rest_masks, out.fourier)
+    out_of_fold = _limited(subset, spread, max_order)
+    rest = lasso.evaluate(subset.rest_masks, out.fourier)
   else:
-    crossed = _without(seen.values, trial.mean, out.fourier, out.missed)
-    rest = lasso.evaluate(seen.rest_masks, out.fourier)
+    out_of_fold = _without(subset.values, trial.mean, out.fourier, out.missed)
+    rest = lasso.evaluate(subset.rest_masks, out.fourier)
   note = _process_note(posterior, trial, out)
-  crossed = seen.join(crossed, rest)
-  found = [Member("gaussian", out.fourier, crossed, note, std)]
+  out_of_fold = subset.join(out_of_fold, rest)
+  found = [Member("gaussian", out.fourier, out_of_fold, note, std)]
   if max_order is not None:
     return found
   more = []
-  if masks_each >= 2 and len(seen.rows) >= _LEAST_REFINED:
-    more.append(_reweighted(seen, posterior, trial, out.missed, std))
-  if masks_each >= _LEAST_TURNED and len(seen.rows) >= _LEAST_REFINED:
+  if masks_each >= 2 and len(subset.rows) >= _LEAST_REFINED:
+    more.append(_reweighted(subset, posterior, trial, out.missed, std))
+  if masks_each >= _LEAST_DIRECTED and len(subset.rows) >= _LEAST_REFINED:
     more.append(
-      _with_directions(seen, posterior, trial, spread, most_tuned, std)
+      _with_directions(subset, posterior, trial, spread, most_tuned, std)
     )
   return found + [member for member in more if member is not None]
 
 
-class _Seen(NamedTuple):
+class _Subset(NamedTuple):
   """Samples that a process sees, by `rows`, and the rest, which test it."""
 
   rows: np.ndarray
@@ -236,65 +237,73 @@ class _Seen(NamedTuple):
   rest: np.ndarray
   rest_masks: np.ndarray
 
-  def join(self, crossed, tested):
+  def join(self, out_of_fold, tested):
     out = np.empty(len(self.rows) + len(self.rest))
-    out[self.rows], out[self.rest] = crossed, tested
+    out[self.rows], out[self.rest] = out_of_fold, tested
     return out
 
 
-def _see(masks, values):
+def _subset(masks, values):
   order = regress.spread_order(len(values))
   limit = most_masks()
   rows, rest = np.sort(order[:limit]), np.sort(order[limit:])
-  return _Seen(rows, masks[rows], values[rows], rest, masks[rest])
+  return _Subset(rows, masks[rows], values[rows], rest, masks[rest])
 
 
-def _limited(seen, spread, max_order):
-  """Crossed predictions of what is read out, which lacks larger sets."""
+def _limited(subset, spread, max_order):
+  """Out-of-fold predictions of what is read out, which lacks larger sets."""
 
   def fit(train):
-    part = gaussian.fit(seen.masks[train], seen.values[train], spread=spread)
+    part = gaussian.fit(
+      subset.masks[train], subset.values[train], spread=spread
+    )
     return readout.expand(part, MOST_TERMS, max_order=max_order).fourier
 
-  folds = boosting.spread_folds(len(seen.rows), FOLDS)
-  return _crossed(seen.masks, seen.values, folds, fit)
+  folds = boosting.spread_folds(len(subset.rows), FOLDS)
+  return _predict_out_of_fold(subset.masks, subset.values, folds, fit)
 
 
-def _reweighted(seen, posterior, trial, missed, std):
+def _reweighted(subset, posterior, trial, missed, std):
   """The process with a variance for each of its largest sets, or None."""
-  left = np.empty(len(seen.rows))
+  left = np.empty(len(subset.rows))
   try:
     for part, params in trial.groups:
       others = np.delete(np.arange(len(left)), part)
       blind = gaussian.condition_on(
-        params, seen.masks[others], seen.values[others]
+        params, subset.masks[others], subset.values[others]
       )
-      left[part] = reweighted.fit(blind, seen.masks, seen.values).left_out[part]
-    found = reweighted.fit(posterior, seen.masks, seen.values, MOST_TERMS)
+      left[part] = reweighted.fit(blind, subset.masks, subset.values).left_out[
+        part
+      ]
+    found = reweighted.fit(posterior, subset.masks, subset.values, MOST_TERMS)
   except FloatingPointError:
     return None
-  left = _without(seen.values, left, found.fourier, missed)
-  crossed = seen.join(left, lasso.evaluate(seen.rest_masks, found.fourier))
+  left = _without(subset.values, left, found.fourier, missed)
+  out_of_fold = subset.join(
+    left, lasso.evaluate(subset.rest_masks, found.fourier)
+  )
   note = "The process with a variance for each of its largest sets."
-  return Member("gaussian reweighted", found.fourier, crossed, note, std)
+  return Member("gaussian reweighted", found.fourier, out_of_fold, note, std)
 
 
-def _with_directions(seen, posterior, trial, spread, most_tuned, std):
+def _with_directions(subset, posterior, trial, spread, most_tuned, std):
   """The process with directions, where they come near it, or None."""
   try:
-    turned = gaussian.cross_predict(
-      seen.masks,
-      seen.values,
+    directed = gaussian.cross_predict(
+      subset.masks,
+      subset.values,
       spread=spread,
-      most_tuned=min(1024, max(512, len(seen.rows) // 2)),
-      turn=trial,
+      most_tuned=min(1024, max(512, len(subset.rows) // 2)),
+      warm_start=trial,
     )
-    error, least = (_error(seen.values, one.mean) for one in (turned, trial))
+    error, least = (
+      _error(subset.values, one.mean) for one in (directed, trial)
+    )
     if error > _HOPELESS * least:
       return None
     found = gaussian.fit(
-      seen.masks,
-      seen.values,
+      subset.masks,
+      subset.values,
       spread=spread,
       params=gaussian.with_directions(posterior.params),
       most_tuned=most_tuned,
@@ -302,42 +311,42 @@ def _with_directions(seen, posterior, trial, spread, most_tuned, std):
   except FloatingPointError:
     return None
   out = mixed.expand(found, MOST_TERMS)
-  crossed = seen.join(
-    _without(seen.values, turned.mean, out.fourier, out.missed),
-    lasso.evaluate(seen.rest_masks, out.fourier),
+  out_of_fold = subset.join(
+    _without(subset.values, directed.mean, out.fourier, out.missed),
+    lasso.evaluate(subset.rest_masks, out.fourier),
   )
-  note = "The process with directions: " + _process_note(found, turned, out)
+  note = "The process with directions: " + _process_note(found, directed, out)
   # Its kernel has no variance for each set; the product kernel's errors, as
   # much smaller as its predictions are better.
   ratio = np.sqrt(error / least)
   return Member(
     "gaussian with directions",
     out.fourier,
-    crossed,
+    out_of_fold,
     note,
     lambda players: std(players) * ratio,
   )
 
 
-def _without(values, crossed, function, missed):
-  """Crossed predictions of a readout, by those of the whole process.
+def _without(values, out_of_fold, function, missed):
+  """Out-of-fold predictions of a readout, by those of the whole process.
 
   What is left out adds its energy to the mean square error (the posterior
   expectation of both is a sum: Parseval), so residuals are widened to it.
 
   Args:
     values: `[B]`.
-    crossed: `[B]` by the whole mean.
+    out_of_fold: `[B]` by the whole mean.
     function: what is read out.
     missed: the share of the energy that it lacks.
   """
   scale = np.abs(values).max() or 1.0
   held = ((np.asarray(function.coefs)[1:] / scale) ** 2).sum()
   lost = held * missed / max(1.0 - missed, 1e-2)
-  error = _error(values, crossed)
+  error = _error(values, out_of_fold)
   if not error > 0:
-    return crossed
-  return values + (crossed - values) * np.sqrt(1.0 + lost / error)
+    return out_of_fold
+  return values + (out_of_fold - values) * np.sqrt(1.0 + lost / error)
 
 
 def _process_note(posterior, trial, out):
@@ -379,7 +388,7 @@ def gram_fit(
   Args:
     masks: bool `[B, n]`.
     values: `[B]`.
-    max_order: of the sets.
+    max_order: the largest sets to scan for.
 
   Returns:
     None where a scan of all is not affordable, or of too few masks.
@@ -411,7 +420,7 @@ def by_gram(
   values: np.ndarray,
   folds: np.ndarray,
   fit: Fit | None,
-  rival: np.ndarray | None = None,
+  baseline: np.ndarray | None = None,
 ) -> Member | None:
   """The Gram scan: all significant sets of low order.
 
@@ -419,21 +428,21 @@ def by_gram(
     masks: bool `[B, n]`.
     values: `[B]`.
     folds: int `[B]`.
-    fit: of `gram_fit`.
-    rival: crossed predictions of the best member so far; where the first fold
-      leaves far more than it does, the others are not run.
+    fit: what `gram_fit` returned.
+    baseline: out-of-fold predictions of the best member so far; where the
+      first fold leaves far more than it does, the others are not run.
 
   Returns:
     None where there is no fit, or it is hopeless.
   """
   if fit is None:
     return None
-  crossed = _crossed(masks, values, folds, fit, rival)
-  if crossed is None:
+  out_of_fold = _predict_out_of_fold(masks, values, folds, fit, baseline)
+  if out_of_fold is None:
     return None
   function = fit(np.ones(len(values), bool))
   note = f"Gram scan of sets of up to {int(function.orders.max(initial=0))}."
-  return Member("gram", function, crossed, note, _flat(crossed, values))
+  return Member("gram", function, out_of_fold, note, _flat(out_of_fold, values))
 
 
 def first_fold(masks: base.Masks, folds: np.ndarray, fit: Fit) -> np.ndarray:
@@ -444,27 +453,27 @@ def first_fold(masks: base.Masks, folds: np.ndarray, fit: Fit) -> np.ndarray:
   return out
 
 
-def _crossed(masks, values, folds, fit, rival=None):
+def _predict_out_of_fold(masks, values, folds, fit, baseline=None):
   """Each fold by a fit to the others, `[B]`.
 
-  None where the first fold leaves far more than the rival does there.
+  None where the first fold leaves far more than the baseline does there.
   """
   out = np.empty(len(values))
   for fold in dict.fromkeys(folds.tolist()):
     held = folds == fold
     out[held] = lasso.evaluate(masks[held], fit(~held))
-    if rival is not None:
-      error, least = (_error(values, guess, held) for guess in (out, rival))
+    if baseline is not None:
+      error, least = (_error(values, guess, held) for guess in (out, baseline))
       if error > _HOPELESS * least:
         return None
-      rival = None  # Told.
+      baseline = None  # Compared once.
   return out
 
 
-def _flat(crossed, values):
+def _flat(out_of_fold, values):
   """Errors of regression on characters, which random masks leave orthogonal."""
   scale = np.abs(values).max() or 1.0
-  spread = np.sqrt(_error(values, crossed))
+  spread = np.sqrt(_error(values, out_of_fold))
   # Errors of rounding size are none.
   size = scale * (spread > _ROUNDING) * spread / np.sqrt(len(values))
   return lambda players: np.full(len(players), size)

@@ -6,8 +6,8 @@ import pytest
 
 from spex_jax.fourier import score, sparse, spex
 from spex_jax.masks import sampling
-from spex_jax.proxies import samples as samples_lib
-from spex_jax.proxies import select, stack
+from spex_jax.portfolio import samples as samples_lib
+from spex_jax.portfolio import select, stack
 
 
 def _samples(n, num_masks, fn):
@@ -83,12 +83,12 @@ class _Fixed:
 
   def __call__(self, *args):
     self.seen.append(args)
-    crossed = None
+    out_of_fold = None
     if isinstance(args[0], samples_lib.Samples):
       guesses = [f(args[0].masks) for f in self.functions]
-      crossed = np.stack(guesses, axis=1)
+      out_of_fold = np.stack(guesses, axis=1)
     notes = [f"{self.method} spoke"]
-    return select.Answer(self.functions, self.method, notes, crossed)
+    return select.Answer(self.functions, self.method, notes, out_of_fold)
 
 
 @pytest.mark.parametrize("better", ["spex", "lasso"])
@@ -103,12 +103,12 @@ def test_the_better_one_speaks_and_judges_are_unseen(
   plan = spex.make_plan(jax.random.key(0), 12, b=2, t=2)
   values = truth(plan.masks())[:, None]
   by_spex = _Fixed("spex", [good if better == "spex" else bad])
-  rival = _Fixed("lasso", [good if better == "lasso" else bad])
+  baseline = _Fixed("lasso", [good if better == "lasso" else bad])
   monkeypatch.setattr(select, "by_spex", by_spex)
-  monkeypatch.setattr(select, "by_proxies", rival)
+  monkeypatch.setattr(select, "by_proxies", baseline)
   if whole_plan:
     answer = select.by_plan(plan, values)
-    half, judged = by_spex.seen[1][0], rival.seen[0][0]
+    half, judged = by_spex.seen[1][0], baseline.seen[0][0]
     assert half.num_masks == len(judged.masks) == plan.num_masks // 2
   else:
     exclude = plan.masks()
@@ -116,7 +116,7 @@ def test_the_better_one_speaks_and_judges_are_unseen(
     extra = samples_lib.Samples(masks, truth(masks)[:, None])
     answer = select.compare(plan, values, extra)
     assert len(by_spex.seen) == 1 and by_spex.seen[0][0] is plan
-    assert len(rival.seen[0][0].masks) == 60 + plan.num_masks
+    assert len(baseline.seen[0][0].masks) == 60 + plan.num_masks
     if better == "spex":  # Refitted on the same sets, by all samples.
       found = dict(answer.functions[0].terms())
       assert set(found) == {(0, 1), (2,)}
@@ -136,7 +136,7 @@ def test_exact_spex_is_not_compared(monkeypatch):
 
 
 @pytest.mark.parametrize(
-  "spoken, rival, speaks",
+  "stacked, baseline, speaks",
   [
     (0.9, 0.905, True),  # A tenth more unexplained, and far sparser.
     (0.9, 0.92, False),
@@ -146,9 +146,9 @@ def test_exact_spex_is_not_compared(monkeypatch):
   ],
 )
 def test_spex_speaks_unless_it_is_worse_than_the_mean(
-  monkeypatch, spoken, rival, speaks
+  monkeypatch, stacked, baseline, speaks
 ):
-  scores = iter([select.Score(spoken, 0.1), select.Score(rival, 0.1)])
+  scores = iter([select.Score(stacked, 0.1), select.Score(baseline, 0.1)])
   monkeypatch.setattr(select, "mean_score", lambda *_: next(scores))
   plan = spex.make_plan(jax.random.key(0), 12, b=2, t=2)
   truth = _function(12, {(0, 1): 1.0, (2,): 1.0})
@@ -157,7 +157,7 @@ def test_spex_speaks_unless_it_is_worse_than_the_mean(
   monkeypatch.setattr(select, "is_explained", lambda *_: False)
   answer = select.by_plan(plan, truth(plan.masks())[:, None])
   assert answer.method == ("spex" if speaks else "lasso")
-  assert f"is {spoken:.3f} ± 0.100 for SPEX" in answer.notes[0]
+  assert f"is {stacked:.3f} ± 0.100 for SPEX" in answer.notes[0]
 
 
 @pytest.mark.slow
@@ -168,7 +168,7 @@ def test_an_order_limits_every_member():
   answer = select.by_proxies(samples, max_order=1)
   assert answer.functions[0].orders.max() == 1
   # Of the energy, 2 in 6.25 is of order 1; .09 is noise.
-  guess = answer.crossed[:, 0]
+  guess = answer.out_of_fold[:, 0]
   left = ((guess - samples.values[:, 0]) ** 2).mean()
   assert left > 0.5 * samples.values.var()
 

@@ -7,7 +7,7 @@ import pytest
 from spex_jax.fourier import sparse, spex
 from spex_jax.masks import ask as ask_lib
 from spex_jax.masks import packing, sampling
-from spex_jax.proxies import budget, select, staged
+from spex_jax.portfolio import budget, select, staged
 
 _N, _BUDGET = 40, 600
 _KEY = jax.random.key(0)

@@ -4,9 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from spex_jax.components import judging
-from spex_jax.indices import attribution
-from spex_jax.indices import judging as correlations
+from spex_jax.components import comparing
+from spex_jax.indices import attribution, judging
 
 _N, _T = 6, 4
 _EFFECTS = np.random.default_rng(0).normal(size=(_T, _N))
@@ -30,7 +29,7 @@ def test_a_report_of_several_methods():
     return _value_fn(masks)
 
   good, bad = _method(_EFFECTS), _method(-_EFFECTS)
-  found = judging.compare(
+  found = comparing.compare(
     {"good": good, "bad": bad},
     value_fn,
     _N,
@@ -43,7 +42,7 @@ def test_a_report_of_several_methods():
   assert abs(asked[1].mean() - 0.9) < 0.05 and abs(asked[0].mean() - 0.5) < 0.1
   for keep, masks in zip((0.5, 0.9), asked):
     for name, method in (("good", good), ("bad", bad)):
-      expected = correlations.correlation(method, masks, _value_fn(masks))
+      expected = judging.correlation(method, masks, _value_fn(masks))
       assert found.found[keep][name].mean == expected.mean
   mean, error = found.gap("good", "bad", 0.9)
   np.testing.assert_allclose(mean, 2 * found.found[0.9]["good"].mean)
@@ -61,4 +60,4 @@ def test_a_report_of_several_methods():
 
 def test_no_method_is_refused():
   with pytest.raises(ValueError, match="at least one method"):
-    judging.compare({}, _value_fn, _N, key=jax.random.key(0), keep=(0.9,))
+    comparing.compare({}, _value_fn, _N, key=jax.random.key(0), keep=(0.9,))

@@ -13,8 +13,9 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import lasso, regress, score, sparse, spex
-from spex_jax.proxies import boosting, members, stack
-from spex_jax.proxies.samples import Samples, Untold, untold
+from spex_jax.portfolio import members, stack
+from spex_jax.portfolio.samples import Confounded, Samples, confounded
+from spex_jax.proxies import boosting
 
 _EXPLAINED = 1e-9  # Share of the energy left by an exact SPEX decode.
 _ALMOST = 1e-5  # Share of the deviation that an exact scan may leave.
@@ -34,18 +35,18 @@ class Answer(NamedTuple):
     functions: T of them.
     method: the decoder that spoke.
     notes: why, and how.
-    crossed: `[B, T]` predictions of the samples by fits that have not seen
+    out_of_fold: `[B, T]` predictions of the samples by fits that have not seen
       them, of the same masks in the same order; or None.
     std: standard errors of the coefficients of each function; or None.
-    untold: players that the masks fitted to cannot tell apart; or None.
+    confounded: players that the masks fitted to cannot tell apart; or None.
   """
 
   functions: list[sparse.SparseFourier]
   method: str
   notes: list[str]
-  crossed: np.ndarray | None = None
+  out_of_fold: np.ndarray | None = None
   std: list[np.ndarray] | None = None
-  untold: Untold | None = None
+  confounded: Confounded | None = None
 
 
 PROXIES = ("proxyspex", "gaussian", "gram", "lasso")
@@ -57,10 +58,10 @@ def by_proxies(
   """What any masks allow: one of `PROXIES`, or the best of them stacked.
 
   Args:
-    samples: at least one mask. Fewer than 8 are answered by order 1, fewer
+    samples: one mask or more. Fewer than 8 are answered by order 1, fewer
       than 3 by their mean.
     method: one of `PROXIES`, or "auto".
-    max_order: of the sets; the lasso's are of at most 2, the trees' of 5.
+    max_order: the largest sets; the lasso's have at most 2, the trees' 5.
   """
   # Without what all values share, which would cost the others their digits.
   origin = base.origin(samples.values)
@@ -68,15 +69,15 @@ def by_proxies(
   values[:, base.is_constant(samples.values)] = 0.0
   centred = Samples(samples.masks, values)
   answer = _shifted(_by_proxies(centred, method, max_order), origin)
-  return answer._replace(untold=untold(samples.masks))
+  return answer._replace(confounded=confounded(samples.masks))
 
 
 def _shifted(answer, by):
   """The answer with `by` `[T]` added to its functions."""
-  crossed = answer.crossed
+  out_of_fold = answer.out_of_fold
   return answer._replace(
     functions=[f.shifted(c) for f, c in zip(answer.functions, by.tolist())],
-    crossed=None if crossed is None else crossed + by,
+    out_of_fold=None if out_of_fold is None else out_of_fold + by,
   )
 
 
@@ -107,7 +108,7 @@ def _by_proxies(samples, method, max_order):
     [answer.function for answer in answers],
     _spoken(spoke) if method == "auto" else method,
     notes,
-    np.stack([answer.crossed for answer in answers], axis=1),
+    np.stack([answer.out_of_fold for answer in answers], axis=1),
     std if len(std) == len(answers) else None,
   )
 
@@ -120,16 +121,16 @@ def _spoken(names):
 
 def _best(masks, values, folds, method, max_order):
   """The answer for one target: members, then a stack of them."""
-  alone = members.mean(masks, values)
+  mean = members.mean(masks, values)
   if base.is_constant(values):
     note = f"All {len(values)} values are equal to rounding: only their mean."
-    return stack.stack(masks, values, [alone])._replace(note=note)
+    return stack.stack(masks, values, [mean])._replace(note=note)
   largest = min(masks.shape[1], max_order or LASSO_ORDER, LASSO_ORDER)
   orders = range(1, largest + 1)
 
-  def lassos(orders, relaxed, rival=None):
+  def lassos(orders, relaxed, baseline=None):
     return [
-      members.by_lasso(masks, values, folds, k, relaxed=r, rival=rival)
+      members.by_lasso(masks, values, folds, k, relaxed=r, baseline=baseline)
       for k in orders
       for r in relaxed
     ]
@@ -138,17 +139,18 @@ def _best(masks, values, folds, method, max_order):
   if method in ("auto", "gram"):
     fit = members.gram_fit(masks, values, max_order)
 
-  def scan(rival=None):
-    return members.by_gram(masks, values, folds, fit, rival)
+  def scan(baseline=None):
+    return members.by_gram(masks, values, folds, fit, baseline)
 
-  found: list[members.Member | None] = [alone]
+  # Members, the quick and decisive ones first.
+  found: list[members.Member | None] = [mean]
   left_out = ""
   if method == "auto":
     # A scan that leaves nothing needs no comparison.
     deviation = regress.standardise(values[:, None])[2][0]
     exact = scan(values + _ALMOST * deviation)
     if exact is not None:
-      left = (exact.crossed - values) / deviation
+      left = (exact.out_of_fold - values) / deviation
       if np.sqrt((left**2).mean()) <= _ALMOST:
         return stack.stack(masks, values, [exact])
   if method in ("auto", "proxyspex"):
@@ -168,8 +170,8 @@ def _best(masks, values, folds, method, max_order):
   if method == "auto":
     found += lassos(orders[:1], [False])
     # Weak where the others are strong: then one fold of these tells.
-    rival = stack.best(values, _present(found)).crossed
-    found += [*lassos(orders[1:], [True, False], rival), scan(rival)]
+    baseline = stack.best(values, _present(found)).out_of_fold
+    found += [*lassos(orders[1:], [True, False], baseline), scan(baseline)]
   elif method == "lasso":
     found += lassos(orders, [True, False])
   elif method == "gram":
@@ -179,25 +181,26 @@ def _best(masks, values, folds, method, max_order):
         f"The Gram scan needs at least {members.LEAST_SCANNED} masks, and few "
         f"enough players; got {len(masks)} masks of {masks.shape[1]} players."
       )
+  # The answer: one member, all of them weighed, or the mean.
   able = _present(found)
   if method != "auto":
     return stack.stack(masks, values, [stack.best(values, able)])
-  spoken = stack.stack(masks, values, able)
-  gain, error = stack.gain(values, spoken.crossed, alone.crossed)
+  stacked = stack.stack(masks, values, able)
+  gain, error = stack.gain(values, stacked.out_of_fold, mean.out_of_fold)
   if gain > _SURE * error:
-    return spoken._replace(note=spoken.note + left_out)
+    return stacked._replace(note=stacked.note + left_out)
   note = (
     f"Answered by mean: the others gain R^2 {gain:.3f} over it on values not "
     f"seen, under twice its standard error, {error:.3f}."
   )
-  return stack.stack(masks, values, [alone])._replace(note=note)
+  return stack.stack(masks, values, [mean])._replace(note=note)
 
 
 def _present(found):
   return [
     member
     for member in found
-    if member is not None and np.isfinite(member.crossed).all()
+    if member is not None and np.isfinite(member.out_of_fold).all()
   ]
 
 
@@ -214,11 +217,13 @@ def suspects_planted(samples: Samples, max_order: int | None = None) -> bool:
       members.mean(samples.masks, column),
       members.by_lasso(samples.masks, column, folds, 1),
     ]
-    rival = stack.best(column, _present(found))
+    baseline = stack.best(column, _present(found))
     fit = members.gram_fit(samples.masks, column, max_order)
-    scanned = members.by_gram(samples.masks, column, folds, fit, rival.crossed)
-    crossed = (scanned or rival).crossed
-    scores.append(float(score.r2(column, crossed)))
+    scanned = members.by_gram(
+      samples.masks, column, folds, fit, baseline.out_of_fold
+    )
+    out_of_fold = (scanned or baseline).out_of_fold
+    scores.append(float(score.r2(column, out_of_fold)))
   return float(np.maximum(scores, -1.0).mean()) < _PLANTED
 
 
@@ -233,7 +238,7 @@ def by_plan(
     plan: of N masks; of one too large to be held in memory SPEX is not
       compared.
     values: `[N, T]`, equal for equal masks.
-    max_order: of the lasso.
+    max_order: the lasso's.
   """
   answer = by_spex(plan, values)
   if plan.num_masks * plan.n > MASK_BYTES:
@@ -275,27 +280,27 @@ def compare(
   them without it.
 
   Args:
-    plan: of N masks, which fit in memory.
+    plan: N masks, which fit in memory.
     values: `[N, T]`.
     uniform: masks outside the plan, at least 1.
-    max_order: of the proxies.
+    max_order: the proxies'.
   """
   answer = by_spex(plan, values)
-  spoken = mean_score(uniform, answer)
-  if spoken.value > 1 - _EXPLAINED:
+  reached = mean_score(uniform, answer)
+  if reached.value > 1 - _EXPLAINED:
     return answer._replace(notes=[*answer.notes, _EXACT_NOTE])
   planned = Samples(plan.masks(), values)
-  rival = by_proxies(uniform.join(planned), "auto", max_order)
+  baseline = by_proxies(uniform.join(planned), "auto", max_order)
   best = Score(-1.0, 0.0)
-  if rival.crossed is not None:
-    best = _score(uniform.values, rival.crossed[: len(uniform.masks)])
-  scores = spoken, best
+  if baseline.out_of_fold is not None:
+    best = _score(uniform.values, baseline.out_of_fold[: len(uniform.masks)])
+  scores = reached, best
   where = f"{len(uniform.masks)} masks that neither had seen"
   note = _comparison(scores, where)
   if _prefers_spex(scores):
     winner = _on_all(answer, planned.join(uniform))
   else:
-    winner = rival._replace(crossed=None)
+    winner = baseline._replace(out_of_fold=None)
   return winner._replace(notes=[note, *winner.notes])
 
 
@@ -315,8 +320,8 @@ def by_spex(plan: spex.QueryPlan, values: np.ndarray) -> Answer:
   )
   alike = None
   if plan.num_masks * plan.n <= MASK_BYTES:
-    alike = untold(plan.masks())
-  return Answer(functions, "spex", [note], untold=alike)
+    alike = confounded(plan.masks())
+  return Answer(functions, "spex", [note], confounded=alike)
 
 
 def is_explained(samples: Samples, answer: Answer) -> bool:
@@ -338,7 +343,7 @@ class Judged(NamedTuple):
     by_terms_std: `[T]` standard errors of them.
     errors: `[T, E]` the sizes |f - answer|, ascending; of more than 1,000 every
       so manieth, the last among them.
-    num_masks: behind them.
+    num_masks: how many are behind them.
   """
 
   by_terms: dict[str, np.ndarray]
@@ -357,14 +362,14 @@ def judge(
   """
   if test is not None:
     values = test.values
-    crossed = _guesses(test, answer)
-  elif samples is not None and answer.crossed is not None:
-    values, crossed = samples.values, answer.crossed
+    out_of_fold = _guesses(test, answer)
+  elif samples is not None and answer.out_of_fold is not None:
+    values, out_of_fold = samples.values, answer.out_of_fold
   else:
     return None
   scores = []
   for t, function in enumerate(answer.functions):
-    truth, guess = values[:, t], crossed[:, t]
+    truth, guess = values[:, t], out_of_fold[:, t]
     if test is not None:
       scores.append(_scores(test.masks, truth, function, guess))
     else:
@@ -373,7 +378,7 @@ def judge(
     {k: np.asarray([one[k][i] for one in scores]) for k in scores[0]}
     for i in range(2)
   )
-  errors = np.sort(np.abs(values - crossed), axis=0).T
+  errors = np.sort(np.abs(values - out_of_fold), axis=0).T
   kept = min(len(values), _MOST_ERRORS)
   # Rank r of the e kept is rank ceil(r m / e) of all m.
   ranks = -(-np.arange(1, kept + 1) * len(values) // kept)
@@ -445,10 +450,10 @@ def _lassos(samples, order):
 def _prefers_spex(scores):
   # Far sparser, it speaks unless it leaves a tenth more unexplained; but not
   # where it is worse than the mean.
-  by_spex, by_rival = (found.value for found in scores)
+  by_spex, by_baseline = (found.value for found in scores)
   if by_spex < 0:
-    return by_spex >= by_rival
-  return 1 - by_spex <= 1.1 * (1 - by_rival)
+    return by_spex >= by_baseline
+  return 1 - by_spex <= 1.1 * (1 - by_baseline)
 
 
 def _comparison(scores, where):

@@ -109,12 +109,12 @@ def unseen(
   return Samples(masks[rows], values[rows])
 
 
-class Untold(NamedTuple):
+class Confounded(NamedTuple):
   """Players that no mask tells apart.
 
   Attributes:
     kept: kept by every mask.
-    dropped: by none.
+    dropped: players that no mask keeps.
     tied: groups of which each mask keeps all or none, or always one of two
       halves: their effects are shared among them as a decoder likes.
   """
@@ -149,7 +149,7 @@ class Untold(NamedTuple):
     )
 
 
-def untold(masks: base.Masks) -> Untold:
+def confounded(masks: base.Masks) -> Confounded:
   """Which players of masks `[B, n]`, B at least 1, cannot be told apart."""
   masks = base.check_masks(masks)
   # Players that are always opposite are as alike as those always equal.
@@ -158,7 +158,7 @@ def untold(masks: base.Masks) -> Untold:
   for player, column in enumerate(columns):
     groups.setdefault(column.tobytes(), []).append(player)
   fixed = groups.pop(bytes(columns.shape[1]), [])
-  return Untold(
+  return Confounded(
     kept=[i for i in fixed if masks[0, i]],
     dropped=[i for i in fixed if not masks[0, i]],
     tied=[group for group in groups.values() if len(group) > 1],

@@ -2,8 +2,7 @@
 
   occlusion    f(all) less f(all but one): n + 1 masks
   lime         a regression around the full mask, see `lime`
-  kernelshap   Shapley values; shapiq's estimator where shapiq is installed,
-               else ours, see `kernel_shap`
+  kernelshap   Shapley values by weighted least squares, see `kernel_shap`
 
 An answer is a function of order 1, f(m) = b + sum of v_i over kept players, so
 that all indices of order 1 are the method's values v. What b is: f(all) less
@@ -22,10 +21,11 @@ import numpy as np
 from spex_jax import base
 from spex_jax.fourier import lasso, score, sparse
 from spex_jax.masks import ask as ask_lib
-from spex_jax.masks import packing, sampling
-from spex_jax.proxies import budget as budget_lib
-from spex_jax.proxies import kernel_shap, lime, select, staged
-from spex_jax.proxies import samples as samples_lib
+from spex_jax.masks import sampling
+from spex_jax.portfolio import budget as budget_lib
+from spex_jax.portfolio import samples as samples_lib
+from spex_jax.portfolio import select, staged
+from spex_jax.proxies import kernel_shap, lime
 
 METHODS = ("occlusion", "lime", "kernelshap")
 
@@ -36,7 +36,7 @@ class Fitted(NamedTuple):
   """An answer and what may judge it.
 
   Attributes:
-    answer: of order 1.
+    answer: an expansion of order 1.
     test: held-out samples, or None where the budget left none.
     score: `[T]` R^2 on all masks, where all were asked and fitted; or None.
   """
@@ -80,10 +80,10 @@ def ask_and_fit(
   """Asks for a method's masks, within the budget, and computes its values.
 
   Args:
-    ask: with its budget, and at least 1 player.
+    ask: the function, with its budget and at least 1 player.
     key: consumed.
     method: one of `METHODS`.
-    kernel_width: of LIME.
+    kernel_width: LIME's, in cosine distance.
     strict: values that do not repeat are an error.
 
   Raises:
@@ -122,7 +122,7 @@ def ask_and_fit(
     if method == "occlusion":
       among = "the full one and all that lack one player"
     return Fitted(staged.constant(n, seen, notes, ask.asked, among), test)
-  untold = None
+  confounded = None
   if method == "occlusion":
     full = ends[0]
     found = full - ends[1:]
@@ -138,12 +138,22 @@ def ask_and_fit(
     values = np.concatenate([ends, ask(more)])
     offset, found = lime.solve(masks, weights, values)
     notes.append(_lime_note(len(masks), kernel_width))
-    untold = samples_lib.untold(masks)
+    confounded = samples_lib.confounded(masks)
   else:
-    offset, found, test, note = _kernel_shap(ask, design_key, fixed, ends, test)
-    notes.append(note)
+    masks, weights = kernel_shap.design(
+      design_key, budget - ask.asked, n, np.concatenate([fixed, held])
+    )
+    full, offset = ends
+    found, determined = kernel_shap.solve(
+      masks, weights, ask(masks), full, offset
+    )
+    notes.append(
+      f"Shapley values by KernelSHAP, from {len(masks) + 2} masks in pairs."
+    )
+    if not determined:
+      notes.append("These do not determine all values: raise the budget.")
   answer = _answer(method, offset, found, notes)
-  return Fitted(answer._replace(untold=untold), test)
+  return Fitted(answer._replace(confounded=confounded), test)
 
 
 def _on_all(ask, method, kernel_width, strict):
@@ -168,56 +178,6 @@ def _on_all(ask, method, kernel_width, strict):
   guess = [lasso.evaluate(masks, one) for one in answer.functions]
   scores = np.atleast_1d(score.r2(values, np.stack(guess, axis=1)))
   return Fitted(answer, None, scores)
-
-
-def _kernel_shap(ask, key, fixed, ends, test):
-  """Offset, values, the held-out samples that are still unseen, and a note."""
-  n = ask.n
-  held = np.zeros((0, n), bool) if test is None else test.masks
-  known = np.concatenate([fixed, held])
-  known_values = ends if test is None else np.concatenate([ends, test.values])
-  left = ask.budget - ask.asked
-  asked = lambda masks: _known_or_asked(ask, masks, known, known_values)
-  seed = int(np.asarray(jax.random.bits(key, (), "uint32")))
-  by_shapiq = kernel_shap.by_shapiq(asked, seed, left + len(fixed), n)
-  if by_shapiq is not None:
-    found, masks, offset = by_shapiq
-    if test is not None:
-      fresh = ~_among(test.masks, masks)
-      test = test.at(fresh) if fresh.any() else None
-    note = f"Shapley values by shapiq's KernelSHAP, from {len(masks)} masks."
-    return offset, found, test, note
-  masks, weights = kernel_shap.design(key, left, n, known)
-  full, offset = ends
-  found, determined = kernel_shap.solve(
-    masks, weights, ask(masks), full, offset
-  )
-  note = (
-    "Shapley values by KernelSHAP (ours; shapiq is not installed), from "
-    f"{len(masks) + 2} masks in pairs."
-  )
-  if not determined:
-    note += " These do not determine all values: raise the budget."
-  return offset, found, test, note
-
-
-def _known_or_asked(ask, masks, known, known_values):
-  """Values `[B, T]`, of which those known are not asked again."""
-  hashes = packing.hash_masks(np.concatenate([known, masks]), bits=128)
-  first, inverse = packing.distinct_hashes(hashes)
-  new = first[first >= len(known)] - len(known)
-  values = np.concatenate([known_values, ask(masks[new])])
-  place = np.where(first < len(known), first, 0)
-  place[first >= len(known)] = len(known) + np.arange(len(new))
-  return values[place[inverse[len(known) :]]]
-
-
-def _among(masks, others):
-  """Which of distinct `masks` `[B, n]` are among `others`: bool `[B]`."""
-  first = packing.distinct_masks(np.concatenate([others, masks])).first
-  fresh = np.zeros(len(others) + len(masks), bool)
-  fresh[first] = True
-  return ~fresh[len(others) :]
 
 
 def _lime_note(num_masks, width):

@@ -15,9 +15,9 @@ from spex_jax import base
 from spex_jax.fourier import sparse
 from spex_jax.masks import ask as ask_lib
 from spex_jax.masks import packing, sampling
-from spex_jax.proxies import budget as budget_lib
-from spex_jax.proxies import samples as samples_lib
-from spex_jax.proxies import select
+from spex_jax.portfolio import budget as budget_lib
+from spex_jax.portfolio import samples as samples_lib
+from spex_jax.portfolio import select
 
 _PROBES = 2  # The full and the empty mask.
 _LEAST_PROBED = 32  # Smaller budgets ask them only if f seems constant.
@@ -37,10 +37,10 @@ def ask_and_decode(
   """Chooses masks, asks for them and decodes.
 
   Args:
-    ask: with its budget, at least `budget.LEAST` unless the method is "spex".
+    ask: the function and its budget, `budget.LEAST` or more but for "spex".
     key: consumed.
     method: "auto", "spex", or one of `select.PROXIES`.
-    max_order: as for `explain`.
+    max_order: the largest sets, as for `explain`.
     strict: values that do not repeat are an error.
     goal: held-out R^2 (mean of targets) at which to stop; not for "spex".
 

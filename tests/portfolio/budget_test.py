@@ -6,7 +6,7 @@ import pytest
 
 from spex_jax.fourier import spex
 from spex_jax.masks import sampling
-from spex_jax.proxies import budget, select
+from spex_jax.portfolio import budget, select
 
 _KEY = jax.random.key(0)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import regress, score, sparse
-from spex_jax.proxies import members as members_lib
+from spex_jax.portfolio import members as members_lib
 
 SIZES = (10, 30, 100)  # Sets that people read.
 _LEAST_GAIN = 0.005  # Of the error; less, and the best member speaks alone.
@@ -27,14 +27,14 @@ class Stacked(NamedTuple):
 
   Attributes:
     function: the expansion.
-    crossed: float64 `[B]`, each value predicted without it.
-    weights: of the members that speak, by name.
+    out_of_fold: float64 `[B]`, each value predicted without it.
+    weights: the stacking weights that are not 0, by name.
     std: `[K]` standard errors of the coefficients, or None.
     note: who speaks and why, a sentence or two.
   """
 
   function: sparse.SparseFourier
-  crossed: np.ndarray
+  out_of_fold: np.ndarray
   weights: dict[str, float]
   std: np.ndarray | None
   note: str
@@ -50,12 +50,14 @@ def stack(
   Args:
     masks: bool `[B, n]`.
     values: `[B]`.
-    members: at least one, each with the empty set among its own.
+    members: one or more, each with the empty set among its sets.
   """
   unit, middle, scale = (
     part[..., 0] for part in regress.standardise(values[:, None])
   )
-  guesses = np.stack([(m.crossed - middle) / scale for m in members], axis=1)
+  guesses = np.stack(
+    [(m.out_of_fold - middle) / scale for m in members], axis=1
+  )
   errors = ((guesses - unit[:, None]) ** 2).mean(axis=0)
   best = int(np.argmin(errors))
   weights = np.zeros(len(members))
@@ -94,22 +96,23 @@ def best(
   """The member of least error on values `[B]` that it has not seen."""
   scale = np.abs(values).max() or 1.0
   return min(
-    members, key=lambda m: float((((m.crossed - values) / scale) ** 2).mean())
+    members,
+    key=lambda m: float((((m.out_of_fold - values) / scale) ** 2).mean()),
   )
 
 
 def gain(
-  values: np.ndarray, crossed: np.ndarray, other: np.ndarray
+  values: np.ndarray, out_of_fold: np.ndarray, other: np.ndarray
 ) -> tuple[float, float]:
   """What predictions gain in R^2 over others, and its standard error.
 
   Args:
     values: `[B]`, not all equal.
-    crossed: `[B]` predictions of them.
+    out_of_fold: `[B]` predictions of them.
     other: `[B]`.
   """
   scale = np.abs(values).max()  # So that no square overflows.
-  before, after = ((values - guess) / scale for guess in (other, crossed))
+  before, after = ((values - guess) / scale for guess in (other, out_of_fold))
   gains = before**2 - after**2
   total = np.var(values / scale)
   error = gains.std() / np.sqrt(len(gains))
@@ -117,23 +120,23 @@ def gain(
 
 
 def sparse_scores(
-  values: np.ndarray, function: sparse.SparseFourier, crossed: np.ndarray
+  values: np.ndarray, function: sparse.SparseFourier, out_of_fold: np.ndarray
 ) -> dict[str, tuple[float, float]]:
   """R^2 of the "10", "30" and "100" largest sets of an answer, and of "all".
 
-  "all" is that of the crossed predictions; fewer sets lose the energy of
+  "all" is that of the out-of-fold predictions; fewer sets lose the energy of
   those left out, by Parseval. That is the posterior expectation where
   coefficients are posterior means; where they were not shrunk, their noise
-  is counted as if it were missed, and a small k is told slightly too low.
+  is counted as if it were missed, and a small k is put slightly too low.
   Beside each is its standard error, `score.r2_std`.
 
   Args:
     values: `[B]`.
     function: the answer.
-    crossed: `[B]` predictions of the values by fits that have not seen them.
+    out_of_fold: `[B]` predictions of the values.
   """
-  whole = float(score.r2(values, crossed))
-  error = lambda lost: float(score.r2_std(values, crossed, lost))
+  whole = float(score.r2(values, out_of_fold))
+  error = lambda lost: float(score.r2_std(values, out_of_fold, lost))
   unit, _, scale = regress.standardise(values[:, None])
   coefs = np.asarray(function.coefs)[1 : int(function.count)] / scale[0]
   total = float((unit**2).mean()) or 1.0
@@ -181,8 +184,8 @@ def _thin(function, energy, scale):
 
 
 def _note(unit, guesses, members, named, gain):
-  told = ", ".join(
-    f"{m.name} {score.told(unit, guess)}"
+  scores = ", ".join(
+    f"{m.name} {score.r2_text(unit, guess)}"
     for m, guess in zip(members, guesses.T)
   )
   who = " + ".join(f"{w:.2f} {name}" for name, w in named.items())
@@ -191,4 +194,4 @@ def _note(unit, guesses, members, named, gain):
     why = "it predicts values it has not seen best"
   else:
     why = f"together they leave {gain:.0%} less unexplained than the best alone"
-  return f"Answered by {who}: {why}. R^2 on values not seen: {told}."
+  return f"Answered by {who}: {why}. R^2 on values not seen: {scores}."

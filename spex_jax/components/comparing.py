@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from spex_jax import base, shown
+from spex_jax.fourier import score
 from spex_jax.indices import judging
 from spex_jax.masks import sampling
 
@@ -42,7 +43,7 @@ class Report(shown.Shown):
     pair = self.found[keep][method], self.found[keep][over]
     each = pair[0].per_target - pair[1].per_target
     each = each[np.isfinite(each)]
-    return float(each.mean()), judging.standard_error(each)
+    return float(each.mean()), score.standard_error(each)
 
   def left(self, method: str, over: str, keep: float) -> float:
     """1 - correlation of a method, as a share of another's."""

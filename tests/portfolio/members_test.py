@@ -5,16 +5,9 @@ import warnings
 import numpy as np
 import pytest
 
-from spex_jax.fourier import gram, lasso, score, sparse
-from spex_jax.proxies import (
-  boosting,
-  gaussian,
-  members,
-  proxyspex,
-  readout,
-  reweighted,
-  stack,
-)
+from spex_jax.fourier import lasso, score
+from spex_jax.portfolio import members, stack
+from spex_jax.proxies import boosting, gaussian, proxyspex, readout
 
 _SHAPE = 40, 6  # Of nearly every process here: a compilation takes seconds.
 
@@ -52,7 +45,7 @@ def _by_gaussian(masks, values, folds):
 
 
 def _score(member, values):
-  return score.r2(values, member.crossed)
+  return score.r2(values, member.out_of_fold)
 
 
 def test_the_mean_is_that_of_the_others():
@@ -61,18 +54,20 @@ def test_the_mean_is_that_of_the_others():
   assert found.function.terms() == [((), pytest.approx(values.mean()))]
   for i in range(40):
     expected = np.delete(values, i).mean()
-    np.testing.assert_allclose(found.crossed[i], expected, rtol=1e-12)
+    np.testing.assert_allclose(found.out_of_fold[i], expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("scale", [1e30, 1e-30, 1e300, 1e-300])
 def test_the_mean_of_values_of_any_size(scale):
   masks, values, _ = _data()
   plain, other = (members.mean(masks, values * s) for s in (1.0, scale))
-  np.testing.assert_allclose(other.crossed / scale, plain.crossed, rtol=1e-12)
+  np.testing.assert_allclose(
+    other.out_of_fold / scale, plain.out_of_fold, rtol=1e-12
+  )
   flat = members.mean(masks, np.full(40, scale))
-  np.testing.assert_array_equal(flat.crossed, np.full(40, scale))
+  np.testing.assert_array_equal(flat.out_of_fold, np.full(40, scale))
   alone = members.mean(masks[:1], np.array([scale]))
-  np.testing.assert_array_equal(alone.crossed, [scale])
+  np.testing.assert_array_equal(alone.out_of_fold, [scale])
 
 
 @pytest.mark.parametrize("by", [_by_lasso1, _by_lasso2, _by_relaxed, _by_gram])
@@ -82,8 +77,10 @@ def test_a_fold_is_predicted_by_the_others_alone(by):
   held = folds == 2
   changed = np.where(held, 50.0 - 7.0 * values**2, values)
   other = by(masks, changed, folds)
-  np.testing.assert_array_equal(other.crossed[held], plain.crossed[held])
-  assert np.abs(other.crossed - plain.crossed)[~held].min() > 0.01
+  np.testing.assert_array_equal(
+    other.out_of_fold[held], plain.out_of_fold[held]
+  )
+  assert np.abs(other.out_of_fold - plain.out_of_fold)[~held].min() > 0.01
 
 
 def test_a_value_does_not_enter_its_own_prediction_by_a_process(monkeypatch):
@@ -94,8 +91,12 @@ def test_a_value_does_not_enter_its_own_prediction_by_a_process(monkeypatch):
   changed[11] += 4.0
   other = _by_gaussian(masks, changed, folds)
   # Rounding grows over 60 steps of Adam.
-  np.testing.assert_allclose(other.crossed[11], plain.crossed[11], rtol=1e-6)
-  assert np.abs(np.delete(other.crossed - plain.crossed, 11)).max() > 0.05
+  np.testing.assert_allclose(
+    other.out_of_fold[11], plain.out_of_fold[11], rtol=1e-6
+  )
+  assert (
+    np.abs(np.delete(other.out_of_fold - plain.out_of_fold, 11)).max() > 0.05
+  )
 
 
 @pytest.mark.parametrize(
@@ -113,14 +114,14 @@ def test_scores_are_those_of_other_masks(by, name, least):
   assert found.name == name and found.note
   test, truth, _ = _data(seed=1, noise=0.1, shape=(2000, 6))
   unseen = score.r2(truth, lasso.evaluate(test, found.function))
-  told = _score(found, values)
-  assert told > least and unseen > least
+  folded = _score(found, values)
+  assert folded > least and unseen > least
   # An R^2 from 100 values: the share unexplained is known to about a seventh,
-  # and crossed fits see a fifth fewer masks.
-  assert 0.4 < (1 - told) / (1 - unseen) < 2.0
+  # and fits out of fold see a fifth fewer masks.
+  assert 0.4 < (1 - folded) / (1 - unseen) < 2.0
   std = found.errors(np.asarray(found.function.players))
   # Errors of a mean of 100 values; all sets alike.
-  left = np.sqrt(((values - found.crossed) ** 2).mean() / 100)
+  left = np.sqrt(((values - found.out_of_fold) ** 2).mean() / 100)
   np.testing.assert_allclose(std, left)
 
 
@@ -157,7 +158,7 @@ def test_an_order_limits_the_sets_of_a_process():
   part = gaussian.fit(masks[rest], values[rest], spread=gaussian.SPREADS[-1])
   alone = readout.expand(part, members.MOST_TERMS, max_order=1).fourier
   np.testing.assert_allclose(
-    found.crossed[held], alone(masks[held]), rtol=1e-9, atol=1e-9
+    found.out_of_fold[held], alone(masks[held]), rtol=1e-9, atol=1e-9
   )
 
 
@@ -166,13 +167,13 @@ def test_masks_beyond_the_limit_test_a_process(monkeypatch):
   monkeypatch.setattr(members, "most_masks", lambda: 40)
   found = _by_gaussian(masks, values, folds)
   assert "on 40 masks" in found.note
-  assert score.r2(_truth(masks), found.crossed) > 0.8
-  # The 30 others are told by a fit to the 40 alone.
+  assert score.r2(_truth(masks), found.out_of_fold) > 0.8
+  # The 30 others are predicted by a fit to the 40 alone.
   order = np.argsort(np.arange(70) * 0.6180339887498949 % 1, kind="stable")
   rows, rest = np.sort(order[:40]), order[40:]
   posterior = gaussian.fit(masks[rows], values[rows])
   expected, _ = gaussian.predict(posterior, masks[rest])
-  np.testing.assert_allclose(found.crossed[rest], expected, rtol=1e-6)
+  np.testing.assert_allclose(found.out_of_fold[rest], expected, rtol=1e-6)
 
 
 def _ridge(seed, num_masks=256, n=16):
@@ -191,9 +192,9 @@ def test_a_process_is_refined_where_there_are_masks_enough():
   test, truth = _ridge(1, 2000)
   for member in found:
     unseen = score.r2(truth, lasso.evaluate(test, member.function))
-    told = _score(member, values)
-    # An R^2 of 256 values, whose crossed fits were tuned on half of them.
-    assert unseen > 0.8 and 0.5 < (1 - told) / (1 - unseen) < 2.5
+    folded = _score(member, values)
+    # An R^2 of 256 values, whose fits out of fold were tuned on half of them.
+    assert unseen > 0.8 and 0.5 < (1 - folded) / (1 - unseen) < 2.5
     std = member.errors(np.asarray(member.function.players))
     assert std.shape == member.function.coefs.shape and (std >= 0).all()
   assert members.by_gaussian(masks, values, 2)[1:] == []
@@ -202,96 +203,55 @@ def test_a_process_is_refined_where_there_are_masks_enough():
 
 
 @pytest.mark.slow
-def test_a_refinement_that_cannot_be_factorised_is_left_out(monkeypatch):
-  masks, values = _ridge(0)
-
-  plain = gaussian.fit
-
-  def broken(*args, **options):
-    raise FloatingPointError("Not positive definite.")
-
-  def fit(*args, **options):
-    return (broken if "params" in options else plain)(*args, **options)
-
-  monkeypatch.setattr(reweighted, "fit", broken)
-  monkeypatch.setattr(gaussian, "fit", fit)  # The first is of the process.
-  found = members.by_gaussian(masks, values)
-  assert [member.name for member in found] == ["gaussian"]
-
-
-@pytest.mark.slow
 def test_what_a_readout_leaves_out_is_counted_as_error(monkeypatch):
   masks, values = _ridge(0)
-  whole = members.by_gaussian(masks, values, rival=None)[0]
+  whole = members.by_gaussian(masks, values, baseline=None)[0]
   monkeypatch.setattr(members, "MOST_TERMS", 12)
   found = members.by_gaussian(masks, values)[0]
   assert int(found.function.count) == 13
   test, truth = _ridge(1, 2000)
   unseen = score.r2(truth, lasso.evaluate(test, found.function))
-  told = _score(found, values)
+  folded = _score(found, values)
   assert unseen < score.r2(truth, lasso.evaluate(test, whole.function)) - 0.02
   # 256 values know their mean square to a tenth, and tuned on 3/4 of them.
-  assert 0.7 < (1 - told) / (1 - unseen) < 1.6
+  assert 0.7 < (1 - folded) / (1 - unseen) < 1.6
 
 
-def test_a_fit_cut_short_says_so(monkeypatch):
-  masks, values, folds = _data()
-  whole = _by_gaussian(masks, values, folds)
-  assert "rising" not in whole.note
-  plain = gaussian._tune
-
-  def short(*args):
-    params, path = plain(*args)
-    return params, np.append(path, path[-1] - 30.0 * np.arange(1, 12))
-
-  monkeypatch.setattr(gaussian, "_tune", short)
-  note = _by_gaussian(masks, values, folds).note
-  assert "Its likelihood was still rising, by 30.0 nats a step." in note
-
-
-@pytest.mark.parametrize("whole", [False, True])
-def test_a_likelihood_that_is_not_finite_is_told(monkeypatch, whole):
-  """In groups, or in the fit to all."""
-  monkeypatch.setattr(gaussian, "SPREADS", (1.25,))
-  masks, values, folds = _data()
-  plain = gaussian._tune
-
-  def tune(params, signs, *args):
-    params, path = plain(params, signs, *args)
-    return params, path * (np.nan if (len(signs) == 40) == whole else 1.0)
-
-  monkeypatch.setattr(gaussian, "_tune", tune)
-  note = _by_gaussian(masks, values, folds).note
-  assert "not finite" in note and "nan" not in note
-
-
-def test_trees_speak_through_their_own_predictions(monkeypatch):
-  masks, values, folds = _data()
-  function = sparse.SparseFourier.from_terms(6, {(): 1.0, (0,): -1.0})
-  config = proxyspex.Config(3, 0.1, 10, 0.5, "as told")
-  answer = proxyspex.ProxySpex(
-    function, values + 0.5, 0.5, config, ["One.", "Two."]
+def test_a_fit_cut_short_says_so():
+  masks, values, _ = _data()
+  posterior = gaussian.fit(masks, values)
+  trial = gaussian.cross_predict(masks, values)
+  out = readout.expand(posterior, 64)
+  note = lambda whole, groups: members._process_note(
+    posterior.replace(rising=whole), trial._replace(rising=groups), out
   )
-  seen = []
+  assert "rising" not in note(0.2, 0.1)
+  for rising in ((30.0, 0.0), (0.0, 30.0)):
+    assert "still rising, by 30.0 nats a step." in note(*rising)
+  for rising in ((np.nan, 0.0), (0.0, np.nan)):
+    assert "not finite" in note(*rising) and "nan" not in note(*rising)
 
-  def fit(*args, **options):
-    seen.append((args, options))
-    return answer
 
-  monkeypatch.setattr(proxyspex, "fit", fit)
-  found = members.by_trees(masks, values, folds)
-  assert found.function is function and found.note == "One. Two."
-  np.testing.assert_array_equal(found.crossed, values + 0.5)
-  np.testing.assert_array_equal(seen[0][1]["folds"], folds)
-  np.testing.assert_allclose(
-    found.errors(np.zeros((3, 1), int)), np.full(3, 0.5 / np.sqrt(40))
-  )
+@pytest.mark.slow
+def test_trees_are_one_of_the_members():
+  masks, values, folds = _data(noise=0.1, shape=(200, 6))
+  found = members.by_trees(masks, values, folds, max_order=2)
+  expected = proxyspex.fit(masks, values, folds=folds, max_order=2)
+  np.testing.assert_array_equal(found.out_of_fold, expected.predictions)
+  assert found.function.terms() == expected.fourier.terms()
+  assert found.note == " ".join(expected.notes) and _score(found, values) > 0.9
+  left = np.sqrt(((values - found.out_of_fold) ** 2).mean() / 200)
+  np.testing.assert_allclose(found.errors(np.zeros((3, 1), int)), left)
 
 
 def test_the_hopeless_are_not_run_to_the_end():
   masks, values, folds = _data(noise=0.01, shape=(100, 6))
-  assert members.by_lasso(masks, values, folds, 1, rival=values + 0.01) is None
-  assert members.by_lasso(masks, values, folds, 1, rival=values * 0) is not None
+  assert (
+    members.by_lasso(masks, values, folds, 1, baseline=values + 0.01) is None
+  )
+  assert (
+    members.by_lasso(masks, values, folds, 1, baseline=values * 0) is not None
+  )
   rng = np.random.default_rng(0)
   noise = rng.normal(size=100)
   fit = members.gram_fit(masks, noise)
@@ -299,42 +259,25 @@ def test_the_hopeless_are_not_run_to_the_end():
   assert members.by_gram(masks, noise, folds, fit, noise * 0) is not None
 
 
-def test_a_scan_of_the_same_samples_is_done_once(monkeypatch):
+def test_the_first_fold_of_a_scan_is_that_of_all_folds():
   masks, values, folds = _data(shape=(100, 6))
-  plain, done = gram.grow_support, []
-
-  def grow(rows, *args):
-    done.append(len(rows))
-    return plain(rows, *args)
-
-  monkeypatch.setattr(gram, "grow_support", grow)
   fit = members.gram_fit(masks, values)
   first = members.first_fold(masks, folds, fit)
   found = members.by_gram(masks, values, folds, fit)
-  assert done.count(100) == 1
   held = folds == folds[0]
-  np.testing.assert_array_equal(first[held], found.crossed[held])
+  np.testing.assert_array_equal(first[held], found.out_of_fold[held])
   assert np.isnan(first[~held]).all()
 
 
-def test_a_process_far_behind_a_rival_is_not_fitted(monkeypatch):
+def test_a_process_far_behind_a_baseline_is_not_fitted(monkeypatch):
   masks, values, _ = _data(noise=0.01)
-  rival = np.where(np.arange(40) < 8, values + 1e-6, np.nan)
+  baseline = np.where(np.arange(40) < 8, values + 1e-6, np.nan)
   # Eight values tell too little.
-  assert len(members.by_gaussian(masks, values, rival=rival)) == 1
-  monkeypatch.setattr(members, "_LEAST_TOLD", 8)
-  fitted = []
-  plain = gaussian.fit
-
-  def fit(*args, **options):
-    fitted.append(len(args[0]))
-    return plain(*args, **options)
-
-  monkeypatch.setattr(gaussian, "fit", fit)
-  assert members.by_gaussian(masks, values, rival=rival) == []
-  assert not fitted
-  rival = np.where(np.arange(40) < 8, values + 5.0, np.nan)
-  assert len(members.by_gaussian(masks, values, rival=rival)) == 1
+  assert len(members.by_gaussian(masks, values, baseline=baseline)) == 1
+  monkeypatch.setattr(members, "_LEAST_COMPARED", 8)
+  assert members.by_gaussian(masks, values, baseline=baseline) == []
+  baseline = np.where(np.arange(40) < 8, values + 5.0, np.nan)
+  assert len(members.by_gaussian(masks, values, baseline=baseline)) == 1
 
 
 def test_a_scan_needs_masks_and_few_players(monkeypatch):
@@ -365,14 +308,13 @@ def test_predictions_that_are_not_filled_yet_are_not_read(monkeypatch):
     warnings.simplefilter("error", RuntimeWarning)
     patch.setattr(np, "empty", dirty)
     found = members.by_gram(masks, values, folds, fit, np.zeros(100))
-  assert np.isfinite(found.crossed).all()
+  assert np.isfinite(found.out_of_fold).all()
 
 
-@pytest.mark.slow_where("1e+30", "1e-30")
 @pytest.mark.parametrize(
   "by", [_by_lasso1, _by_lasso2, _by_relaxed, _by_gram, _by_gaussian]
 )
-@pytest.mark.parametrize("scale", [1e30, 1e-30, 1e200, 1e-200])
+@pytest.mark.parametrize("scale", [1e200, 1e-200])
 def test_units_change_nothing(by, scale):
   shape = _SHAPE if by is _by_gaussian else (100, 6)
   masks, values, folds = _data(shape=shape)
@@ -380,7 +322,9 @@ def test_units_change_nothing(by, scale):
   other = by(masks, values * scale, folds)
   # The lasso stops, and Adam steps, within 1e-6.
   tight = {"rtol": 1e-5, "atol": 1e-5}
-  np.testing.assert_allclose(other.crossed / scale, plain.crossed, **tight)
+  np.testing.assert_allclose(
+    other.out_of_fold / scale, plain.out_of_fold, **tight
+  )
   players = np.array([[0, 6], [0, 3], [6, 6]])
   np.testing.assert_allclose(
     other.errors(players) / scale, plain.errors(players), **tight
@@ -394,7 +338,7 @@ def test_constant_values(by):
   shape = _SHAPE if by is _by_gaussian else (100, 6)
   masks, _, folds = _data(shape=shape)
   found = by(masks, np.full(len(masks), 7.0), folds)
-  np.testing.assert_allclose(found.crossed, 7.0, rtol=1e-12)
+  np.testing.assert_allclose(found.out_of_fold, 7.0, rtol=1e-12)
   assert all(
     coef == pytest.approx(0.0 if players else 7.0)
     for players, coef in found.function.terms()
@@ -412,9 +356,9 @@ def test_few_masks_and_one_player(by, num_masks, n):
   values = rng.normal(size=num_masks)
   folds = boosting.spread_folds(num_masks, members.FOLDS)
   found = by(masks, values, folds)
-  assert np.isfinite(found.crossed).all()
+  assert np.isfinite(found.out_of_fold).all()
   if num_masks == 2:  # Each by the other, without a fit.
-    np.testing.assert_allclose(found.crossed, values[::-1])
+    np.testing.assert_allclose(found.out_of_fold, values[::-1])
 
 
 def test_equal_masks_are_separate_samples():
@@ -424,7 +368,7 @@ def test_equal_masks_are_separate_samples():
   values = _truth(masks) + 0.2 * rng.normal(size=40)
   for by in (_by_lasso1, _by_lasso2, _by_gaussian):
     found = by(masks, values, folds)
-    assert np.isfinite(found.crossed).all()
+    assert np.isfinite(found.out_of_fold).all()
     # The noise is 0.2: what repeats can tell, they tell.
     assert _score(found, values) > 0.8
 

@@ -1,23 +1,16 @@
 """Occlusion, LIME and KernelSHAP as `explain` gives them."""
 
-import sys
-
 import jax
 import numpy as np
 import pytest
 
 import spex_jax as spex
 from spex_jax.masks import packing, sampling
-from spex_jax.proxies import additive, kernel_shap, lime
+from spex_jax.portfolio import additive
+from spex_jax.proxies import kernel_shap, lime
 from tests import functions
 
 _KEY = jax.random.key(0)
-
-
-@pytest.fixture(autouse=True)
-def _without_shapiq(monkeypatch):
-  """Our own estimator everywhere, but where a test asks for the other."""
-  monkeypatch.setitem(sys.modules, "shapiq", None)
 
 
 class _Counting:
@@ -104,25 +97,6 @@ def test_within_the_budget(method):
   )
   again = _explain(functions.pairs, 20, method, budget=301)
   assert again.fourier.terms() == answer.fourier.terms()
-
-
-@pytest.mark.slow
-def test_kernelshap_by_shapiq(monkeypatch):
-  monkeypatch.delitem(sys.modules, "shapiq")
-  pytest.importorskip("shapiq")
-  fn = _Counting(
-    lambda m: np.stack([functions.pairs(m), 2.0 * m[:, 4] + 1], axis=1)
-  )
-  answer = _explain(fn, 9, "kernelshap", budget=400)
-  assert "by shapiq's KernelSHAP" in answer.notes[0]
-  assert answer.num_evaluations == fn.distinct() <= 400
-  assert 0 < answer.held_out < 64  # Some of them shapiq asked for as well.
-  first, second = _values(answer, 9, 0), _values(answer, 9, 1)
-  np.testing.assert_allclose(first[:4], [2, -1, 1.5, 1.5], atol=0.1)
-  np.testing.assert_allclose(second, 2.0 * (np.arange(9) == 4), atol=1e-6)
-  np.testing.assert_allclose(
-    answer.fourier.target(1)(np.zeros((1, 9), bool)), 1, atol=1e-6
-  )
 
 
 @pytest.mark.parametrize("method", additive.METHODS)

@@ -8,7 +8,7 @@ import numpy as np
 from spex_jax import base
 from spex_jax.fourier import spex
 from spex_jax.masks import bch, packing
-from spex_jax.proxies import select
+from spex_jax.portfolio import select
 
 LEAST = 8  # Fewer masks, held-out ones among them, say nothing.
 LEAST_HELD_OUT = 64
