@@ -21,7 +21,8 @@ and how many stand before it, so that nothing can be copied by place. Then
   gain           the tuned model's groups in the base (CMAP)
 
 and the paper's figures stand beside. The question ends with the label, so that
-two of the paper's groups, which pass its position on to the last token, have no
+what the paper's position transmitters bring to the last token (here the group
+of query readers) is there already, and detectors of a position have no
 counterpart. `full` takes some 10 minutes of a busy machine of 2 CPU cores.
 
 Llama-7B, Vicuna and Goat are asked by `spex circuit paths` and `cmap`: figures
@@ -131,6 +132,7 @@ VARIABLES = ("position", "object", "label", "structure")
 STEPS = (
   ("value fetcher", "logits", "", "end"),
   ("structure reader", "value fetcher", "k", "objects"),
+  ("query reader", "value fetcher", "q", "end"),
 )
 
 

@@ -302,20 +302,13 @@ def _of_components(changes: Mapping[str, Any]) -> str:
   return "components_lm" if changes else "components_digits"
 
 
-def _kind_of_subject(
-  given: Mapping[str, Any], where: str
-) -> type[settings.Settings]:
-  from spex_jax.jobs import explain  # Slow to import, like what follows.
-
-  return explain.kind_of(given, where)
-
-
-def _kind_of_data(
-  given: Mapping[str, Any], where: str
-) -> type[settings.Settings]:
-  from spex_jax.jobs import retraining
-
-  return retraining.Data
+def _kind_of(
+  job: str,
+) -> Callable[[Mapping[str, Any], str], type[settings.Settings]]:
+  """What a job's `kind_of` says."""
+  return lambda given, where: importlib.import_module(
+    f"spex_jax.jobs.{job}"  # Slow to import.
+  ).kind_of(given, where)
 
 
 def _job(name: str) -> Callable[[Any, pathlib.Path], object]:
@@ -455,16 +448,17 @@ def _print_help(word: str, arguments: Sequence[str]) -> None:
 
 _WORDS: dict[str, Word] = {
   "explain": Word(
-    usage.Explain, usage.EXPLAIN, _kind_of_subject, _job("explain")
+    usage.Explain, usage.EXPLAIN, _kind_of("explain"), _job("explain")
   ),
-  "attribute": Word(usage.Data, usage.DATA, _kind_of_data, _data),
+  "attribute": Word(usage.Data, usage.DATA, _kind_of("retraining"), _data),
   "components": Word(
     usage.Components,
     usage.COMPONENTS,
-    _kind_of_subject,
+    _kind_of("explain"),
     _job("components"),
     _of_components,
   ),
+  "maia": Word(usage.Maia, usage.MAIA, _kind_of("maia"), _job("maia")),
 }
 # The job of a command whose words have configurations, their flags, its help.
 _BY_WORDS = {
@@ -491,6 +485,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
   "context": _context,
   "find": functools.partial(_worded, "find"),
   "checkup": functools.partial(_worded, "checkup"),
+  "maia": lambda arguments: _run("maia", arguments),
   "sweep": _sweep,
   "serve": functools.partial(_plain, "serve"),
   "report": functools.partial(_plain, "report"),

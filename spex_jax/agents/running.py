@@ -130,6 +130,11 @@ def interpreted(
   return _finite(body)
 
 
+def as_file(body: Mapping[str, Any]) -> bytes:
+  """A verdict as `kept` reads it: JSON, NaN and infinities as texts."""
+  return base.to_json(_finite(body))
+
+
 def _finite(value: Any) -> Any:
   """As JSON has it: NaN and infinities are texts."""
   if isinstance(value, Mapping):
@@ -207,7 +212,7 @@ def run(
   found = []
   for count, (function, name) in enumerate(pairs, 1):
     file = f"answers/{name}/{function.name}.json"
-    verdict = _kept(folder, file)
+    verdict = kept(folder, file)
     if verdict is None:
       own = None if name == CEILING else known[name][function.category]
       budget = budgets[function.category]
@@ -219,7 +224,13 @@ def run(
   return found
 
 
-def _kept(folder: folders.Folder, file: str) -> dict[str, Any] | None:
+def kept(folder: folders.Folder, file: str) -> dict[str, Any] | None:
+  """A verdict of before; None where there is none that need not be asked anew.
+
+  Args:
+    folder: where verdicts are kept.
+    file: of this one.
+  """
   try:
     data = folder.read(file)
     found = base.from_json(data, file, must_have_checksum=True)

@@ -16,6 +16,7 @@ Shapes: G groups, N pairs, B of a batch, P positions, V tokens, M members.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax.circuits import graph as graph_lib
-from spex_jax.circuits import metrics, runs, scored, swaps
+from spex_jax.circuits import metrics, paths, runs, scored, swaps
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import sites
 
@@ -207,13 +208,7 @@ def _ends(model, metric, layout, base, tuned, batch, where):
   none = jnp.zeros(len(layout), clean.dtype)
   gates = layout.gates(net.config.num_blocks, none, where)
   same = runs.logits(net, base, batch, layout.edits(gates, own))
-  after = net.config.order == "sandwich"
-  parts = ("attn.post_norm", "mlp.post_norm") if after else (
-    "attn.out", "mlp.out",
-  )  # fmt: skip
-  names = ["embed"] + [
-    f"blocks.{i}.{part}" for i in range(net.config.num_blocks) for part in parts
-  ]
+  names = ["embed", *itertools.chain(*paths.sums(net))]
   every = jnp.ones((1, 1, 1), bool)
   wrote = swaps.captured(net, tuned, names, batch.clean)
   edits = sites.Edits(replace={n: (every, x) for n, x in wrote.items()})

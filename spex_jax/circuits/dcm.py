@@ -302,8 +302,9 @@ def _shared(model, layout, few, params, batches, where):
     return at, values, clean, rest
 
   given = batches, jnp.asarray(where)
-  fold = lambda x: x.reshape(-1, *x.shape[2:])
-  unfold = lambda x: x.reshape(*where.shape[:2], *x.shape[1:])
+  num, steps = where.shape[:2]
+  fold = lambda x: x.reshape(num * steps, *x.shape[2:])  # Perhaps of size 0.
+  unfold = lambda x: x.reshape(num, steps, *x.shape[1:])
   return jax.tree.map(unfold, jax.lax.map(one, jax.tree.map(fold, given)))
 
 

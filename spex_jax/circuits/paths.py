@@ -254,7 +254,7 @@ def _behind(reader: str) -> str:
   return reader.removesuffix(".in")
 
 
-def _sums(net: sites.Network) -> list[tuple[str, str]]:
+def sums(net: sites.Network) -> list[tuple[str, str]]:
   """Of every block the sites of what all heads add, and what its MLP does."""
   after = net.config.order == "sandwich"
   names = ("attn.post_norm", "mlp.post_norm") if after else (
@@ -325,7 +325,7 @@ def _begun(model, metric, plan, on_clean, params, batch, fixed):
   net = model.net
   chex.assert_equal_shape([batch.clean, batch.corrupted])
   names = [*net.writer_sites, "final_norm.in"]
-  names += [one for both in _sums(net) for one in both]
+  names += [one for both in sums(net) for one in both]
   if plan.start < net.config.num_blocks:
     names.append(f"blocks.{plan.start}.resid_pre")
   if plan.norms:
@@ -384,7 +384,7 @@ def _patched(
     moved = lambda name, part: jnp.where(here, out[name] + part, out[name])
     replace = {"embed": (every, moved("embed", weight[0] * change[:, :, 0]))}
     begin, heads = 1, net.config.num_heads
-    for attn, mlp in _sums(net):
+    for attn, mlp in sums(net):
       end = begin + heads
       part = jnp.einsum(
         "h,bphd->bpd", weight[begin:end], change[:, :, begin:end],

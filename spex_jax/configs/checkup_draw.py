@@ -13,4 +13,4 @@ def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`quick`: small, less trained, for tests."""
   if not configs.is_quick(size):
     return configs.config(checkup.Draw)
-  return configs.config(checkup.Draw, count=2, scenes=256, epochs=1)
+  return configs.config(checkup.Draw, count=2, scenes=32, epochs=1, width=4)

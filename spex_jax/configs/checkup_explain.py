@@ -13,4 +13,6 @@ def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`quick`: small, less trained, for tests."""
   if not configs.is_quick(size):
     return configs.config(checkup.Explain)
-  return configs.config(checkup.Explain, scenes=256, epochs=1, budget=64)
+  return configs.config(
+    checkup.Explain, scenes=32, epochs=1, width=4, budget=64
+  )

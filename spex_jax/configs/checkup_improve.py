@@ -14,5 +14,5 @@ def get_config(size: str = "full") -> ml_collections.ConfigDict:
   if not configs.is_quick(size):
     return configs.config(checkup.Improve)
   return configs.config(
-    checkup.Improve, count=2, scenes=256, epochs=1, rounds=2
+    checkup.Improve, count=2, scenes=32, epochs=1, width=4, rounds=2
   )

@@ -27,6 +27,8 @@ from spex_jax.context import sets as sets_lib
 from spex_jax.fourier import score
 from spex_jax.masks import sampling
 
+_TOPS = (1, 3, 5)  # Sources whose loss is named.
+
 
 @dataclasses.dataclass(frozen=True)
 class Judged(shown.Shown):
@@ -80,7 +82,6 @@ def judge(
   key: base.Key,
   value: str = "log_probability",
   num_masks: int = 64,
-  tops: Sequence[int] = (1, 3, 5),
 ) -> Judged:
   """Asks the model on fresh masks, and along both curves.
 
@@ -91,7 +92,6 @@ def judge(
     value: of `scoring.VALUES`, the same for every method that is compared.
     num_masks: fresh uniform masks; as many as there are where fewer. Where
       the run left fewer than two there is neither `r2` nor `lds`.
-    tops: numbers of sources, those above n are left out.
   """
   n = found.sources.n
   left = (1 << n) - found.forwards if n < 60 else num_masks
@@ -123,7 +123,7 @@ def judge(
   return Judged(
     r2,
     lds,
-    {k: float(going[0] - going[k]) for k in tops if k <= n},
+    {k: float(going[0] - going[k]) for k in _TOPS if k <= n},
     going,
     coming,
     len(np.unique(asked, axis=0)),

@@ -52,8 +52,9 @@ class Checkup(settings.Settings):
     None, "an embedder.msgpack of another run; without one it is trained first",
     place=True,
   )  # fmt: skip
-  scenes: int = settings.field(6144, "that the embedder learns from", low=128)
+  scenes: int = settings.field(6144, "that the embedder learns from", low=16)
   epochs: int = settings.field(12, "of that", low=1)
+  width: int = settings.field(16, "filters of its first stage", low=1)
   endpoint: str = settings.field("", "where a model is: https://HOST/v1")
   model: str = settings.field(
     "", "that writes, at the endpoint; without one, the programmatic author"
@@ -281,7 +282,9 @@ def _embedder(config: Checkup, folder: folders.Folder) -> embedder.Embedder:
   """
   from flax import serialization
 
-  recipe = embedder.Recipe(scenes=config.scenes, epochs=config.epochs)
+  recipe = embedder.Recipe(
+    config.scenes, config.epochs, min(128, config.scenes), config.width
+  )
   path = pathlib.Path(config.embedder_file or f"{folder.path}/{EMBEDDER}")
   if config.embedder_file and not path.is_file():
     raise FileNotFoundError(f"embedder_file: {path}: no such file.")

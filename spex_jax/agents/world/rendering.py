@@ -141,7 +141,7 @@ def ground(background: str, size: int) -> np.ndarray:
     "night": noise % 16 == 0,
   }.get(background, np.zeros((size, size), bool))
   base, other = _GROUNDS[background]
-  picture = np.where(grain[..., None], np.uint8(other), np.uint8(base))
+  picture = np.where(grain[..., None], other, base).astype(np.uint8)
   picture.setflags(write=False)
   return picture
 

@@ -80,12 +80,11 @@ def _seen(data: bytes, size: int) -> scenes.Scene:
     places = _places(row, column, size)
     if not (mask := other[places]).any():
       continue
-    forms = _forms(row, column, size).get(mask.tobytes(), ())
-    pixels = picture[places][mask].tobytes()
+    crop = picture[places]
     looks = [
-      look
-      for form in forms
-      for look in _looks(row, column, size, *form).get(pixels, ())
+      thing
+      for form in _forms(row, column, size).get(mask.tobytes(), ())
+      for thing in _looks(crop, mask, row, column, size, *form)
     ]
     where = f"at row {row}, column {column}"
     if not looks:
@@ -118,14 +117,38 @@ def _forms(
   return found
 
 
-@functools.lru_cache(maxsize=1 << 11)
 def _looks(
-  row: int, column: int, size: int, shape: str, large: str
-) -> dict[bytes, list[scenes.Thing]]:
-  """Pixels to the things of a shape and size that have them."""
-  found: dict[bytes, list[scenes.Thing]] = {}
-  for colour, texture in itertools.product(scenes.COLOURS, scenes.TEXTURES):
+  crop: np.ndarray,
+  mask: np.ndarray,
+  row: int,
+  column: int,
+  size: int,
+  shape: str,
+  large: str,
+) -> list[scenes.Thing]:
+  """The things of a shape and size that have a cell's pixels, of any colour."""
+  found = []
+  for texture in scenes.TEXTURES:
+    spot = _spot(row, column, size, shape, large, texture)
+    colour = _NAMED.get(tuple(crop[spot].tolist()))
+    if colour is None:
+      continue
     thing = scenes.Thing(shape, colour, large, texture, row, column)
     patch = rendering.painted(thing, size)
-    found.setdefault(patch.pixels[patch.mask].tobytes(), []).append(thing)
+    if (patch.pixels[mask] == crop[mask]).all():
+      found.append(thing)
   return found
+
+
+@functools.lru_cache(maxsize=1 << 13)
+def _spot(
+  row: int, column: int, size: int, shape: str, large: str, texture: str
+) -> tuple[int, int]:
+  """A pixel of a cell that has the thing's own colour, unshaded."""
+  thing = scenes.Thing(shape, "red", large, texture, row, column)
+  own = rendering.painted(thing, size).pixels == scenes.COLOURS["red"]
+  i, j = np.argwhere(own.all(-1))[0]
+  return int(i), int(j)
+
+
+_NAMED = {colour: name for name, colour in scenes.COLOURS.items()}
