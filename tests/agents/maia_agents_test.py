@@ -115,7 +115,7 @@ def test_a_model_experiments_and_labels(pictures):
   assert found.description == "It likes red."
   assert "LANGUAGE" in chat.seen[0][0]["content"]
   parts = chat.seen[2][-1]["content"]
-  assert "red moon" in parts[0]["text"]
+  assert "red solid moon" in parts[0]["text"]
   (picture,) = parts[1:]
   data = base64.b64decode(picture["image_url"]["url"].partition(",")[2])
   np.testing.assert_array_equal(outside.decoded(data), tools.picture(15))

@@ -170,13 +170,13 @@ def test_tools_are_typed_and_counted():
   assert "picture 2: 0" in tools.use(
     "edit", {"pictures": [0], "edits": ["make the circle blue"]}
   )
-  assert "red circle" in tools.use("describe", {"pictures": [0]})
+  assert "red solid circle" in tools.use("describe", {"pictures": [0]})
   assert "solid" in tools.use("summarise", {"pictures": [0, 2]})
   tools.use("display", {"pictures": [2, 0, 2]})
   assert tools.shown == [2, 0]
   assert tools.calls["text2image"] == 2 and len(tools.journal) == 5
   told = tools.use("interactions", {"picture": 0})
-  assert "red circle" in told
+  assert "red solid circle" in told
   for name, given, message in (
     ("paint", {}, "No tool 'paint'"),
     ("code", {"code": "x", "count": 1}, "No tool 'code'"),

@@ -177,7 +177,7 @@ def test_edits(instruction, after):
   ("instruction", "message"),
   [
     ("paint it black", "An edit is like"),
-    ("remove the green circle", "No green circle is there: .*red circle"),
+    ("remove the green circle", "No green circle is there: .*red solid circle"),
     ("make the circle", "ends where"),
     ("move the circle to the left", "Two things at the left"),
     ("change the background to mud", "'mud'"),

@@ -20,7 +20,8 @@ from spex_jax.agents.maia import tools as tools_lib
 from spex_jax.agents.world import concepts, prompts, scenes
 
 _TRIED = 6  # Exemplars.
-_OTHERS = 4  # Other words that an attribute is varied to.
+_GROUNDS = 4  # Other backgrounds that a scene is put on.
+_HOSTS = 3  # Things that attributes are put on.
 _PLAYERS = 6  # Concepts and decoys.
 _SPREAD = 5.5  # Of noise, between silence and firing.
 _CELLS = scenes.GRID**2
@@ -119,11 +120,12 @@ class _Bench:
     away = [c for c, own in zip(players, mask) if not own]
     return labels.scene_of(there, away, rng, "large", self.ground)
 
-  def others(self, name: str, scene: scenes.Scene) -> list[str]:
-    """Some words of an attribute that no thing of a scene has."""
+  def other(self, name: str, scene: scenes.Scene) -> str:
+    """A word of an attribute that no thing of a scene has, if there is one."""
     used = {getattr(thing, name) for thing in scene.things}
-    known = [own for own in scenes.ATTRIBUTES[name] if own not in used]
-    return [known[i] for i in self.rng.permutation(len(known))[:_OTHERS]]
+    known = scenes.ATTRIBUTES[name]
+    free = [own for own in known if own not in used] or known
+    return str(self.rng.choice(free))
 
 
 def _implicants(
@@ -157,7 +159,7 @@ def _reduced(
   # A ground on which nothing depends, for this scene and all that follow; the
   # present one may be what fires, or what silences.
   others = dict.fromkeys([bench.ground, *bench.silent])
-  tried = [name for name in others if name != scene.background][:_OTHERS]
+  tried = [name for name in others if name != scene.background][:_GROUNDS]
   moved = [dataclasses.replace(scene, background=name) for name in tried]
   passed = bench.fires(moved)
   ground = not any(passed)
@@ -193,20 +195,39 @@ def _fewest(test: Test, scene: scenes.Scene) -> scenes.Scene:
 def _needed(
   bench: _Bench, test: Test, scene: scenes.Scene, number: int
 ) -> tuple[scenes.Scene, dict[str, str]]:
-  """The attributes of a thing that a test needs; and the others changed."""
-  needed = {}
-  for name in concepts.OF_THINGS:
-    word, tried = getattr(scene.things[number], name), []
-    for other in bench.others(name, scene):
-      own = list(scene.things)
-      own[number] = dataclasses.replace(own[number], **{name: other})
-      tried.append(dataclasses.replace(scene, things=tuple(own)))
-    passed = test(tried)
-    if 2 * sum(passed) < len(tried):
-      needed[name] = word
-    else:
-      scene = tried[passed.index(True)]
-  return scene, needed
+  """The fewest attributes of a thing that a test needs; and a scene with them.
+
+  They are put, all subsets of them, on three things that do not pass it.
+  """
+  given = scene.things[number]
+  put = lambda thing: dataclasses.replace(
+    scene,
+    things=(*scene.things[:number], thing, *scene.things[number + 1 :]),
+  )
+  others = []
+  for _ in range(3 * _HOSTS):
+    own = {name: bench.other(name, scene) for name in concepts.OF_THINGS}
+    others.append(dataclasses.replace(given, **own))
+  passed = test([put(other) for other in others])
+  hosts = [o for o, own in zip(others, passed) if not own][:_HOSTS]
+  if not hosts:
+    return scene, {}
+  names = [
+    own
+    for count in range(1, len(concepts.OF_THINGS) + 1)
+    for own in itertools.combinations(concepts.OF_THINGS, count)
+  ]
+  tried = [
+    put(dataclasses.replace(host, **{n: getattr(given, n) for n in own}))
+    for own in names
+    for host in hosts
+  ]
+  passed = np.reshape(test(tried), (len(names), len(hosts)))
+  for place, own in enumerate(names):
+    if 2 * passed[place].sum() > len(hosts):
+      found = tried[place * len(hosts) + int(passed[place].argmax())]
+      return found, {name: getattr(given, name) for name in own}
+  return scene, {}
 
 
 def _split(

@@ -45,10 +45,9 @@ def write(scene: scenes.Scene) -> str:
 
 
 def thing(given: scenes.Thing, place: bool = True) -> str:
-  """The words of a thing, with or without its place."""
-  texture = "" if given.texture == "solid" else f"{given.texture} "
+  """The words of a thing, all of them, with or without its place."""
   where = "in" if given.position == "centre" else "at"
-  said = f"a {given.size} {given.colour} {texture}{given.shape}"
+  said = f"a {given.size} {given.colour} {given.texture} {given.shape}"
   return f"{said} {where} the {given.position}" * place or said
 
 
