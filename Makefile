@@ -80,7 +80,7 @@ demo: $(env)/.spex-core
 # command, files. Programs that were compiled once are shared by all (conftest).
 part-1 := $(addprefix tests/,models components)
 part-2 := $(addprefix tests/,jobs experiments third_party)
-part-3 := $(addprefix tests/,proxies fourier masks)
+part-3 := $(addprefix tests/,proxies portfolio fourier masks)
 part-4 := $(addprefix tests/,ablate influence training datasets indices report)
 part-5 := $(addprefix tests/,context circuits agents)
 part-6 := $(foreach n,1 2 3 4 5,$(part-$n:%=--ignore=%))

@@ -34,7 +34,7 @@ import spex_jax as spex
 from experiments import rows
 from spex_jax.ablate import evaluate
 from spex_jax.fourier import score
-from spex_jax.indices import attribution, judging, metrics
+from spex_jax.indices import attribution, judging
 from spex_jax.influence import (
   corners,
   datamodels,
@@ -280,7 +280,7 @@ def _groups(config, digits, common):
   shown = slice(config.num_decoded)
   linear = datamodels.least_squares(masks, values[:, shown])(fresh)
   linear_r2 = np.atleast_1d(score.r2(truth[:, shown], linear))
-  linear_rank = metrics.spearman(truth[:, shown], linear)
+  linear_rank = score.spearman(truth[:, shown], linear)
   found = None
   for method in config.decoders:
     found = spex.decode(masks, values[:, shown], method=method)
@@ -340,7 +340,7 @@ def _judged(found, masks, values) -> rows.Row:
 
 
 def _gain(over: str, each) -> rows.Row:
-  mean, interval = judging.mean_interval(each)
+  mean, interval = score.mean_interval(each)
   return {
     f"gain_over_{over}": _short(mean),
     f"gain_over_{over}_interval": _ends(interval),

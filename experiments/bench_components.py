@@ -37,7 +37,7 @@ from absl import app, flags
 
 from experiments import digits_cnn, rows
 from spex_jax.ablate import components, evaluate, readouts
-from spex_jax.components import baselines, coar, interactions, judging
+from spex_jax.components import baselines, coar, comparing, interactions
 from spex_jax.masks import sampling
 from spex_jax.models import hub
 from third_party import process, torch_peer
@@ -283,7 +283,7 @@ def _correlation(
     ),
     "random": baselines.random(jax.random.fold_in(key, 1), players.n, len(x)),
   }
-  report = judging.compare(
+  report = comparing.compare(
     methods,
     value_fn,
     players.n,

@@ -34,7 +34,7 @@ from absl import app, flags
 
 import spex_jax as spex
 from experiments import games, rows, shapley, singles_report
-from spex_jax.indices import metrics
+from spex_jax.fourier import score
 from third_party import process, shapiq_peer
 
 _TOP = 5
@@ -165,7 +165,7 @@ def _row(side, method, truth, estimate) -> rows.Row:
   except (process.PeerError, ValueError) as error:
     return row | {"error": f"{type(error).__name__}: {error}"[-500:]}
   error = ((values - truth) ** 2).mean() / (truth**2).mean()
-  top = metrics.top_k_agreement(truth, values, min(_TOP, len(truth)))
+  top = score.top_k_agreement(truth, values, min(_TOP, len(truth)))
   return (
     row
     | {

@@ -40,7 +40,7 @@ import spex_jax as spex
 from experiments import games, rows
 from spex_jax import base, cli
 from spex_jax.ablate import gradients
-from spex_jax.indices import metrics
+from spex_jax.indices import deletion
 from spex_jax.jobs import explain as job
 from spex_jax.report import plots
 
@@ -160,7 +160,7 @@ def run(config: Config, ask: Callable[[int], Question]) -> Iterator[rows.Row]:
     yield from (head | row for row in _by_chance(question, counts, number))
     for method in (*config.methods, *question.methods):
       found = question.explain(method, config.budget)
-      curve = metrics.removal_curve(
+      curve = deletion.removal_curve(
         found.fourier,
         question.value_fn,
         counts,

@@ -27,6 +27,7 @@ import numpy as np
 from absl import app, flags
 
 from experiments import rows
+from spex_jax.fourier import score
 from spex_jax.indices import judging
 from spex_jax.influence import datamodels
 from spex_jax.sweeps import run, state
@@ -79,7 +80,7 @@ def table(workdir: str, show: int = 5) -> Iterator[rows.Row]:
       judge(model, values[:, (seed + step) % len(models)]).per_target
       for seed, model in enumerate(models)
     ]
-    mean, interval = judging.mean_interval(np.nanmean(scores, axis=0))
+    mean, interval = score.mean_interval(np.nanmean(scores, axis=0))
     yield common | _lds(name, mean, interval)
   model = fit(values.mean(axis=1))
   all_seeds = judge(model, values)

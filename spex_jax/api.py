@@ -38,9 +38,10 @@ from spex_jax.explanation import Explanation
 from spex_jax.fourier import exact, sparse, spex
 from spex_jax.masks import ask as ask_lib
 from spex_jax.masks import packing, request, sampling
-from spex_jax.proxies import additive, lime, select, staged
-from spex_jax.proxies import budget as budget_lib
-from spex_jax.proxies import samples as samples_lib
+from spex_jax.portfolio import additive, select, staged
+from spex_jax.portfolio import budget as budget_lib
+from spex_jax.portfolio import samples as samples_lib
+from spex_jax.proxies import lime
 from spex_jax.report import progress as progress_lib
 
 DECODERS = ("auto", "spex", *select.PROXIES, "exact")
@@ -100,7 +101,8 @@ def explain(
       was reached. None asks for the whole budget. Not for "spex", whose plan
       has one size, nor for methods with one value for each player; "exact"
       meets any.
-    kernel_width: of LIME, in cosine distance from the full mask.
+    kernel_width: the kernel width of LIME, in cosine distance from the full
+      mask.
     cache: path of a file that keeps the values of every batch and answers for
       them when the same function is explained again, whatever stopped it. A
       few kept masks are asked again first, aside from the budget.
@@ -214,7 +216,7 @@ def decode(
     held_out: masks and values to test the answer on, and for nothing else.
       Those that are among the samples are left out.
     names: and `units`, as for `explain`.
-    units: of the values.
+    units: the units of the values.
 
   Example:
     >>> import spex_jax as spex
@@ -315,15 +317,15 @@ def assess(
   Args:
     value_fn: as for `explain`.
     fourier: of n players, 1 or more; with a leading T where `value_fn` has T
-      targets. `proxies.additive.function` makes one of a value per player.
+      targets. `portfolio.additive.function` makes one of a value per player.
     key: consumed.
     num_masks: uniform masks to judge it on, at most all 2^n; f(none) and
       f(all) are asked besides, for `ends`.
     method: what made it, for the report.
     strict: and `batch_size`, `names`, `units` and `progress`, as for `explain`.
-    batch_size: of calls.
-    names: of the players.
-    units: of the values.
+    batch_size: the batch size of calls.
+    names: the names of the players.
+    units: the units of the values.
     notes: of what made it.
     progress: called with the masks asked so far, and `num_masks`.
 
@@ -447,8 +449,8 @@ def _trust(answer, judged, score, single):
 
 
 def _notes(notes, answer, names):
-  told = "" if answer.untold is None else answer.untold.note(names)
-  return tuple(note for note in (*notes, told) if note)
+  alike = "" if answer.confounded is None else answer.confounded.note(names)
+  return tuple(note for note in (*notes, alike) if note)
 
 
 def _ends(ends, single):

@@ -81,8 +81,8 @@ class Game:
   Attributes:
     value: strengths, float `[n]` (1 is kept, 0 absent, and between them a
       mixture), and what `given` returns, to a real number or `[T]` of them.
-    names: of the n players, distinct.
-    units: of the values; "" where they are not said.
+    names: the names of the n players, distinct.
+    units: the units of the values; "" where they are not said.
     shared: pytree of arrays that all strengths share: parameters and inputs.
     absent: what an absent player is, in words.
     head: what no strength touches, so that it is computed once: traceable,
@@ -377,7 +377,7 @@ def from_json(
   """The object of a file that `to_json` made, without its checksum.
 
   Args:
-    data: of the file.
+    data: the data of the file.
     path: its name, for messages.
     must_have_checksum: whether a file without one is refused: damage may hide
       the checksum itself.

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
   """Runs one command; returns the exit code: 0, 1, or `GO_ON`.
 
   Args:
-    arguments: of the command line, without the program's name.
+    arguments: the arguments of the command line, without the program's name.
   """
   debug = "--debug" in arguments
   arguments = [argument for argument in arguments if argument != "--debug"]
@@ -219,7 +219,7 @@ class Word(NamedTuple):
   """What runs a configuration.
 
   Attributes:
-    flags: of the word: a class with `config` and `workdir`.
+    flags: the flags of the word: a class with `config` and `workdir`.
     help: its text.
     kind: a configuration's mapping, and where it is from, to the class of its
       settings.
@@ -243,9 +243,9 @@ def load_config(
   """The settings `NAME_OR_FILE[:SIZE]` of a command.
 
   Args:
-    name: of the configuration.
+    name: the name of the configuration.
     command: "explain", "attribute" (data), "components", "circuit_WORD", ...
-    changes: of settings, by dotted names.
+    changes: the changes of settings, by dotted names.
 
   Raises:
     ValueError: as `configs.load` and `settings.read`.
@@ -302,20 +302,13 @@ def _of_components(changes: Mapping[str, Any]) -> str:
   return "components_lm" if changes else "components_digits"
 
 
-def _kind_of_subject(
-  given: Mapping[str, Any], where: str
-) -> type[settings.Settings]:
-  from spex_jax.jobs import explain  # Slow to import, like what follows.
-
-  return explain.kind_of(given, where)
-
-
-def _kind_of_data(
-  given: Mapping[str, Any], where: str
-) -> type[settings.Settings]:
-  from spex_jax.jobs import retraining
-
-  return retraining.Data
+def _kind_of(
+  job: str,
+) -> Callable[[Mapping[str, Any], str], type[settings.Settings]]:
+  """What a job's `kind_of` says."""
+  return lambda given, where: importlib.import_module(
+    f"spex_jax.jobs.{job}"  # Slow to import.
+  ).kind_of(given, where)
 
 
 def _job(name: str) -> Callable[[Any, pathlib.Path], object]:
@@ -352,16 +345,21 @@ def _attribute(arguments: Sequence[str]) -> None:
     _only_help(arguments, f"{usage.DATA}\n{usage.COMPONENTS}", said)
 
 
-def _circuit(arguments: Sequence[str]) -> None:
+def _worded(first: str, arguments: Sequence[str]) -> None:
+  """`spex circuit WORD`, `spex find WORD`, `spex checkup WORD`."""
   word, *rest = arguments or [""]
-  if word in usage.CIRCUITS:
-    if word == "judge":
+  _, known, text = _BY_WORDS[first]
+  if word in known:
+    if (first, word) == ("circuit", "judge"):
       rest = usage.listed(rest, "--circuit")
-    _run(f"circuit_{word}", rest)
+    _run(f"{first}_{word}", rest)
+  elif f"{first} {word}" in usage.PLAIN:
+    _plain(f"{first} {word}", rest)
   else:
-    words = ", ".join(usage.CIRCUITS)
-    said = f"`spex circuit` has the words {words}; got {word!r}."
-    _only_help(arguments, usage.CIRCUIT, said)
+    plain = [own.split()[1:] for own in usage.PLAIN if own.startswith(first)]
+    words = ", ".join([*known, *(w for own in plain for w in own)])
+    said = f"`spex {first}` has the words {words}; got {word!r}."
+    _only_help(arguments, text, said)
 
 
 def _only_help(arguments: Sequence[str], text: str, complaint: str) -> None:
@@ -372,13 +370,9 @@ def _only_help(arguments: Sequence[str], text: str, complaint: str) -> None:
 
 
 def _word_of(first: str, word: str) -> Word:
-  """`spex circuit WORD`, `spex context [WORD]`, `spex find run`."""
+  """`spex circuit WORD`, `spex context [WORD]`, `spex find run`, ..."""
   key = f"{first}_{word}" if word else first
-  own, known = {
-    "circuit": ("circuits_words", usage.CIRCUITS),
-    "context": ("context_words", usage.CONTEXTS),
-    "find": ("find", usage.FINDS),
-  }[first]
+  own, known, _ = _BY_WORDS[first]
 
   def job() -> Any:  # Slow to import.
     return importlib.import_module(f"spex_jax.jobs.{own}")
@@ -398,17 +392,6 @@ def _context(arguments: Sequence[str]) -> None:
   own = importlib.import_module("spex_jax.jobs.context_names")
   rest = own.of_inseq(arguments[bool(word) :], word)
   _run(f"context_{word}" if word else "context", rest)
-
-
-def _find(arguments: Sequence[str]) -> None:
-  word, *rest = arguments or [""]
-  if word == "run":
-    _run("find_run", rest)
-  elif f"find {word}" in usage.PLAIN:
-    _plain(f"find {word}", rest)
-  else:
-    said = f"`spex find` has the words run, report, serve; got {word!r}."
-    _only_help(arguments, usage.FIND, said)
 
 
 def _sweep(arguments: Sequence[str]) -> None:
@@ -465,23 +448,31 @@ def _print_help(word: str, arguments: Sequence[str]) -> None:
 
 _WORDS: dict[str, Word] = {
   "explain": Word(
-    usage.Explain, usage.EXPLAIN, _kind_of_subject, _job("explain")
+    usage.Explain, usage.EXPLAIN, _kind_of("explain"), _job("explain")
   ),
-  "attribute": Word(usage.Data, usage.DATA, _kind_of_data, _data),
+  "attribute": Word(usage.Data, usage.DATA, _kind_of("retraining"), _data),
   "components": Word(
     usage.Components,
     usage.COMPONENTS,
-    _kind_of_subject,
+    _kind_of("explain"),
     _job("components"),
     _of_components,
   ),
+  "maia": Word(usage.Maia, usage.MAIA, _kind_of("maia"), _job("maia")),
+}
+# The job of a command whose words have configurations, their flags, its help.
+_BY_WORDS = {
+  "circuit": ("circuits_words", usage.CIRCUITS, usage.CIRCUIT),
+  "context": ("context_words", usage.CONTEXTS, ""),
+  "find": ("find", usage.FINDS, usage.FIND),
+  "checkup": ("checkup", usage.CHECKUPS, usage.CHECKUP),
 }
 _ASKED = tuple(word for word in usage.CONTEXTS if word)
-_WORDS |= {f"circuit_{w}": _word_of("circuit", w) for w in usage.CIRCUITS}
 _WORDS |= {
-  "context": _word_of("context", ""),
-  "find_run": _word_of("find", "run"),
-} | {f"context_{w}": _word_of("context", w) for w in _ASKED}
+  "_".join(filter(None, (first, word))): _word_of(first, word)
+  for first, (_, words, _) in _BY_WORDS.items()
+  for word in words
+}
 # How a word is written that is not written as it is named.
 _SPOKEN = {
   "attribute": ("attribute", "data"),
@@ -490,9 +481,11 @@ _SPOKEN = {
 _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
   "explain": lambda arguments: _run("explain", arguments),
   "attribute": _attribute,
-  "circuit": _circuit,
+  "circuit": functools.partial(_worded, "circuit"),
   "context": _context,
-  "find": _find,
+  "find": functools.partial(_worded, "find"),
+  "checkup": functools.partial(_worded, "checkup"),
+  "maia": lambda arguments: _run("maia", arguments),
   "sweep": _sweep,
   "serve": functools.partial(_plain, "serve"),
   "report": functools.partial(_plain, "report"),

@@ -54,8 +54,8 @@ class Explanation(base.ByValue, shown.Shown):
       need not meet: see `gaps`. None where they were not asked.
     notes: what was decided on the way, and why.
     seconds: "evaluating", "decoding" and "total".
-    names: of the players, or None.
-    units: of f, or None.
+    names: the names of the players, or None.
+    units: the units of f, or None.
   """
 
   fourier: sparse.SparseFourier
@@ -92,7 +92,7 @@ class Explanation(base.ByValue, shown.Shown):
       index: its name.
       order: the largest set; None for no limit; "own" for an index's only
         order (SV, BV: 1), or 2.
-      names: of the players; those of the explanation if None.
+      names: the names of the players; those of the explanation if None.
       target: which of T targets; needed if there are several.
 
     Raises:
@@ -272,8 +272,8 @@ class Explanation(base.ByValue, shown.Shown):
       question: what was asked, in words.
       scene: where the players stand: what `report.page.prose(text, spans)` or
         `report.page.picture(pixels, owner)` makes.
-      index: of the sets' values.
-      order: of the largest set; all by default.
+      index: the index of the sets' values.
+      order: the order of the largest set; all by default.
 
     Raises:
       ValueError: an unknown index or order.

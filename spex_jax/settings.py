@@ -44,7 +44,7 @@ class SettingError(ValueError):
   """A setting that is not what it may be.
 
   Attributes:
-    name: of the setting; a group puts its own before it.
+    name: the name of the setting; a group puts its own before it.
     said: what is wrong, behind the name.
   """
 

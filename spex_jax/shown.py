@@ -14,8 +14,8 @@ class Sheet(NamedTuple):
 
   Attributes:
     title: what it is, in words.
-    columns: of its table, by name, all of one length; the first rows matter
-      most.
+    columns: the columns of its table, by name, all of one length; the first
+      rows matter most.
     trust: what it is worth: a name, what is told, and whether that speaks
       against believing it.
     facts: what else is told, by name.

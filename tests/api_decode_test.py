@@ -7,7 +7,7 @@ import pytest
 from spex_jax.api import decode
 from spex_jax.fourier import spex
 from spex_jax.masks import sampling
-from spex_jax.proxies import select
+from spex_jax.portfolio import select
 from tests import functions
 
 _KEY = jax.random.key(0)

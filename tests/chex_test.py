@@ -19,8 +19,8 @@ from spex_jax.proxies import gaussian, growing, reweighted, triangular
 from spex_jax.training import learners, solve
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent / "spex_jax"
-_ROOMS = ("masks", "fourier", "proxies", "indices", "influence", "training",
-          "components", "datasets", "store", "report")  # fmt: skip
+_ROOMS = ("masks", "fourier", "proxies", "portfolio", "indices", "influence",
+          "training", "components", "datasets", "store", "report")  # fmt: skip
 _WORDS = "refuses what does not fit in words meant for users"
 _HOST = "runs on the host, around kernels"
 _PART = "a part of one kernel, which states the shapes"
@@ -146,7 +146,7 @@ def _reweighted(signs, values, characters, more):
 
 
 def _tree(bits, columns, residual, weight, allowed):
-  settings = growing.Settings(0.1, 0.0, 1.0, 0.0, 8.0)
+  settings = growing.Settings(0.1, 1.0, 8.0)
   return growing.grow_tree(
     bits, columns, residual, weight, allowed, settings, 2, False
   )

@@ -13,8 +13,8 @@ from spex_jax import base
 from spex_jax.api import Explanation, decode, explain
 from spex_jax.fourier import score, sparse
 from spex_jax.masks import sampling
-from spex_jax.proxies import select
-from spex_jax.proxies.samples import Samples
+from spex_jax.portfolio import select
+from spex_jax.portfolio.samples import Samples
 
 _KEY = jax.random.key(0)
 _N, _NUM_MASKS = 12, 136
@@ -397,7 +397,7 @@ def test_masks_that_chose_to_stop_do_not_judge():
                       (masks[-70:], "on 70 that did not choose")):  # fmt: skip
     asked_of = fn(rows), answer.fourier(rows)
     found = score.r2(*asked_of)
-    assert f"{score.told(*asked_of)} {place}" in answer.notes[0]
+    assert f"{score.r2_text(*asked_of)} {place}" in answer.notes[0]
   assert answer.faithfulness == pytest.approx(found)
   hashed = {row.tobytes() for row in masks[:-70]}
   assert not hashed & {row.tobytes() for row in masks[-70:]}

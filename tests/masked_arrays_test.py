@@ -8,7 +8,8 @@ import spex_jax as spex
 from spex_jax.ablate import evaluate, tables
 from spex_jax.components import coar
 from spex_jax.components import interactions as pairs
-from spex_jax.indices import attribution, judging, metrics
+from spex_jax.fourier import score
+from spex_jax.indices import attribution, judging
 from spex_jax.influence import datamodels, semivalues
 from spex_jax.masks import sampling
 from spex_jax.models import inputs
@@ -46,10 +47,9 @@ _DOORS = {
   "pairs": lambda: pairs.fit(_MASKS, _BAD, keep=0.5),
   "least squares": lambda: datamodels.least_squares(_MASKS, _BAD),
   "Banzhaf": lambda: semivalues.banzhaf(_MASKS, _BAD),
-  "R^2": lambda: metrics.r2(_SUMS, _BAD),
-  "R^2 of": lambda: metrics.r2(_BAD, _SUMS),
-  "faithfulness": lambda: metrics.faithfulness(_hides, _MASKS, _SUMS),
-  "ranks": lambda: metrics.spearman(_BAD, _SUMS),
+  "R^2": lambda: score.r2(_SUMS, _BAD),
+  "R^2 of": lambda: score.r2(_BAD, _SUMS),
+  "ranks": lambda: score.spearman(_BAD, _SUMS),
   "LDS": lambda: judging.lds(_EVEN, _MASKS, _BAD),
   "ids": lambda: inputs.check_ids(np.ma.masked_array([[1]], mask=True), 9, 9),
   "an attention mask": lambda: inputs.check_mask(

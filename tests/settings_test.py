@@ -112,7 +112,8 @@ def test_every_field_says_what_it_is(name):
     "explain", "attribute", "components", "circuit_score", "circuit_judge",
     "circuit_find", "circuit_patch", "circuit_paths", "circuit_dcm",
     "circuit_cmap", "circuit_tasks", "context", "context_attribute",
-    "context_cite",
+    "context_cite", "checkup_draw", "checkup_recognise", "checkup_improve",
+    "checkup_explain", "checkup_learn", "maia",
   ],
 )  # fmt: skip
 def test_files_give_their_class(command, size):

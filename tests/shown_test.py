@@ -13,8 +13,8 @@ from spex_jax.circuits import (
   tracing,
 )
 from spex_jax.circuits import graph as graph_lib
+from spex_jax.components import comparing as ablations
 from spex_jax.components import edit
-from spex_jax.components import judging as ablations
 from spex_jax.context import judging as cited
 from spex_jax.context import reliance, runs
 from spex_jax.context import scored as generated

@@ -6,9 +6,8 @@ import pytest
 
 import spex_jax as spex
 from spex_jax.ablate import evaluate
-from spex_jax.components import baselines, coar, judging, pruning
-from spex_jax.indices import judging as scores
-from spex_jax.indices import metrics
+from spex_jax.components import baselines, coar, comparing, pruning
+from spex_jax.indices import deletion, judging
 from spex_jax.influence import corners, semivalues
 from spex_jax.masks import sampling
 
@@ -44,23 +43,23 @@ _ASKED = {
   "assess": lambda f: spex.assess(f, _FOURIER, key=_KEY).faithfulness,
   "host": lambda f: _at_once(f)(np.concatenate([_MASKS, _MASKS])),
   "COAR": lambda f: coar.attribute(f, _N, budget=32, key=_KEY).scores,
-  "compare": lambda f: judging.compare(
+  "compare": lambda f: comparing.compare(
     {"even": lambda m: m @ np.ones((_N, 1))}, f, _N, key=_KEY, keep=(0.5,)
   ).found[0.5]["even"].mean,
   "leave one out": lambda f: baselines.leave_one_out(f, _N).scores,
   "best of random": lambda f: pruning.best_of_random(f, _N, 3, 20, _KEY).mask,
   "greedy": lambda f: pruning.greedy(f, _N, [1, 3])[3].mask,
-  "removal": lambda f: metrics.removal_curve(_FOURIER, f, [1, 2]).masks,
+  "removal": lambda f: deletion.removal_curve(_FOURIER, f, [1, 2]).masks,
   "Shapley": lambda f: semivalues.by_permutations(
     f, _N, num_permutations=8, key=_KEY
   ).attribution.scores,
   "corners": lambda f: corners.four_corners(
     [corners.Reported((0, 2), 1.0, 0)], [f, f], _MASKS[:8]
   ).rows[0].measured,
-  "brittleness": lambda f: scores.brittleness(
+  "brittleness": lambda f: judging.brittleness(
     _SUMS[None], lambda m: f(m)[:, None], [1, 2]
   ).margins,
-  "LDS": lambda f: scores.lds(
+  "LDS": lambda f: judging.lds(
     lambda m: f(m)[:, None], _MASKS, _values(_MASKS)
   ).mean,
 }  # fmt: skip

@@ -56,7 +56,7 @@ class Inputs:
     way: of `WAYS`.
     padding: the id that fills what is left at the end.
     token: what absent tokens become (ways "mask" and "one").
-    lengths: of the rows, ascending, the last one P.
+    lengths: the lengths of the rows, ascending, the last one P.
   """
 
   prompt: text_lib.Prompt
@@ -180,12 +180,12 @@ def inputs(
 
   Args:
     prompt: tokens and players.
-    tokenizer: of the model; it knows the mask and the padding.
+    tokenizer: the tokenizer of the model; it knows the mask and the padding.
     way: one of `WAYS`.
     token: what absent tokens become (ways "mask" and "one"), an id or a text
       that is one token; the mask token by default.
-    lengths: of rows, beside P: a mask runs in the shortest that takes it, if
-      the network and what is read of it allow that (`Inputs.fit`,
+    lengths: the lengths of rows, beside P: a mask runs in the shortest that
+      takes it, if the network and what is read of it allow that (`Inputs.fit`,
       `readouts.value`). `lengths` of this file chooses some; none by default.
 
   Raises:

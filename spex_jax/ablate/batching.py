@@ -124,7 +124,7 @@ def modest(
 
   Args:
     build: as for `choose`.
-    masks: of the whole job, on one device.
+    masks: the masks of the whole job, on one device.
     limit: as for `choose`.
     cpu: whether the devices are CPUs, whose caches hold little.
 

@@ -22,7 +22,7 @@ def opened(
   """Opens or makes the file that keeps the values of a function.
 
   Args:
-    path: of the file; its folder must exist.
+    path: the path of the file; its folder must exist.
     fn: whose values they are.
     n: number of players.
 

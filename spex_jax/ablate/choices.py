@@ -48,8 +48,8 @@ def write(
   """Remembers a choice; a folder that cannot be written forgets it.
 
   Args:
-    path: of the file.
-    fingerprint: of the program.
+    path: the path of the file.
+    fingerprint: the fingerprint of the program.
     rows: on one device.
     microbatch: of them.
     facts: as JSON, for the reader.

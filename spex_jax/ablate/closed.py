@@ -168,7 +168,7 @@ class File:
     """Opens or creates the file, and reads what it holds.
 
     Args:
-      path: of the file; its folder must exist.
+      path: the path of the file; its folder must exist.
       config: everything that the values depend on besides the mask: the
         model's name and version, the prompt, the settings. Answers of another
         `config` in the same file are left alone and not seen.

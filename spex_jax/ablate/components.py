@@ -137,7 +137,7 @@ def units(
   Args:
     at: site to shape, of `shapes`.
     patterns: as `models.checks.match` takes them.
-    axis: of the activations; not 0, the examples.
+    axis: the axis of the activations; not 0, the examples.
 
   Raises:
     ValueError: a pattern that names no site (close ones are listed), or a site
@@ -247,9 +247,9 @@ def game(
     rescale: as for `Players.edits`.
     edits: what is done to the network whoever is kept, before the players' own
       edits: an edited model, a circuit.
-    params: of the network; its own by default.
+    params: the parameters of the network; its own by default.
     capture: sites that `read` asks for.
-    units: of the values.
+    units: the units of the values.
 
   Returns:
     A game of `players.n` players, with one target for every example, T of

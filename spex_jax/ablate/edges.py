@@ -59,7 +59,7 @@ def chosen(net: sites.Network, patterns: Sequence[str]) -> parts.Players:
 
   Args:
     net: a network with edges.
-    patterns: of names of edges, see the head of this file.
+    patterns: the patterns of names of edges, see the head of this file.
 
   Raises:
     ValueError: no edge here of a pattern, or one without an arrow.

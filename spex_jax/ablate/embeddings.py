@@ -40,16 +40,16 @@ def game(
   Args:
     net: any with the site `embed.tokens` (T5: `encoder.embed.tokens`).
     prompt: tokens and players.
-    tokenizer: of the model.
+    tokenizer: the tokenizer of the model.
     read: of the output. Given the ids of the whole text, so that one which
       reads the tokens themselves (`log_perplexity`) has no baseline here.
     way: "mask"; the others of `absent.WAYS` move or hide tokens, which has no
       derivative.
     token: as for `absent.inputs`.
     edits: as for `components.game`.
-    params: of the network; its own by default.
+    params: the parameters of the network; its own by default.
     capture: sites that `read` asks for.
-    units: of the values.
+    units: the units of the values.
     **fixed: inputs that do not depend on the mask, of one row.
 
   Raises:

@@ -94,7 +94,7 @@ class Evaluator:
 
   Attributes:
     n: number of players.
-    names: of the players, where who made it knows them.
+    names: the names of the players, where who made it knows them.
     stats: what it has cost so far.
     progress: called after each batch.
     batch_size: masks in a call of a host function, where that was given.
@@ -239,8 +239,8 @@ def compiled(
       the axes of `mesh` other than "masks"; None for one copy per device.
     mesh: with an axis "masks", over which batches are split, and automatic
       axis types; by default one of that axis alone.
-    devices: of the default mesh; by default all of this process. A mesh over
-      several processes needs all of them to ask for the same masks.
+    devices: the devices of the default mesh; by default all of this process. A
+      mesh over several processes needs all of them to ask for the same masks.
     dtype: floating dtype that the floating leaves of `shared` are cast to,
       such as `jnp.bfloat16`; None leaves them.
     memory_limit: bytes that a program may need on one device, where the batch

@@ -112,7 +112,7 @@ def game(
       mask, such as inpainting or a conditional sampler, has no line to it.
     params: given to `read`.
     absent: the baseline, in words.
-    units: of the values.
+    units: the units of the values.
 
   Raises:
     ValueError: shapes that do not fit.
@@ -144,7 +144,7 @@ def columns(
   """The columns of a table, each a player, or named groups of them.
 
   Args:
-    names: of the columns, in order.
+    names: the names of the columns, in order.
     groups: player to its columns; columns in no group are always kept.
 
   Raises:

@@ -36,8 +36,8 @@ def inputs(
     players: who owns which pixels.
     way: one of `WAYS`: the image's own mean, the image blurred, a constant, or
       filled in from around.
-    sigma: of the blur, in pixels; by default a fifth of the side of a square
-      of a player's mean area, at least 1.
+    sigma: the sigma of the blur, in pixels; by default a fifth of the side of a
+      square of a player's mean area, at least 1.
     value: the constant, one number or one per channel `[C]`.
 
   Returns:

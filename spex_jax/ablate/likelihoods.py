@@ -135,7 +135,7 @@ def choice(
   behind it, the right one first.
 
   Args:
-    num_tokens: of each answer: one number, or `[B]`.
+    num_tokens: the number of tokens of each answer: one number, or `[B]`.
     num_choices: K, 2 or more.
     value: the log-probability of the right answer above the largest other, in
       nats; or 1 where it is the largest, alone, else 0.
@@ -244,25 +244,6 @@ def log_perplexity() -> readouts.Readout:
     ids, scores, counts = _predicted(output, inputs)
     each = jnp.where(counts, _log_likelihoods(scores, ids), 0)
     return -each.sum(axis=1) / counts.sum(axis=1)
-
-  return read
-
-
-def token_margin() -> readouts.Readout:
-  """Mean margin of the tokens that are seen, each given those before it.
-
-  The logit of the token above the largest other, over all tokens but the
-  first: what COAR reads of language models. NaN where one token is left.
-  """
-
-  def read(output, inputs):
-    ids, scores, counts = _predicted(output, inputs)
-    scores = scores.astype(jnp.float32)
-    own = jnp.take_along_axis(scores, ids[..., None], axis=-1)[..., 0]
-    at_own = jnp.arange(scores.shape[-1])[None, None] == ids[..., None]
-    others = jnp.where(at_own, -jnp.inf, scores).max(axis=-1)
-    each = jnp.where(counts, own - others, 0)
-    return each.sum(axis=1) / counts.sum(axis=1)
 
   return read
 

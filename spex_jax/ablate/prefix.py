@@ -87,14 +87,14 @@ def evaluator(
     read: `readouts.logit`, `log_probability`, `margin` or `continuation`.
     way: what becomes of absent tokens; of `absent.WAYS`.
     token: as for `absent.inputs`.
-    lengths: of rows, as for `absent.inputs`.
+    lengths: the lengths of rows, as for `absent.inputs`.
     length: how many tokens to share; by default all but one of those before
       the first that a player has, which is run again because what follows the
       prefix may be read there.
     edits: what is done to the network under every mask; its positions are
       those of the prompt's tokens, or 1. Rows then have one length.
-    params: of the network; its own by default.
-    tokenizer: of the model; the network's by default.
+    params: the parameters of the network; its own by default.
+    tokenizer: the tokenizer of the model; the network's by default.
     **settings: of `evaluate.compiled`.
 
   Raises:

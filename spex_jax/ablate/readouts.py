@@ -68,7 +68,7 @@ def forward(
   Args:
     net: any network.
     read: what to read.
-    inputs: of the network, B rows.
+    inputs: the inputs of the network, B rows.
     run: keyword inputs to the output, such as `net.apply` with parameters.
     capture: what `run` captures; then nothing is left out.
 
@@ -158,10 +158,10 @@ def logit(targets: Targets | None, position: int | None = None) -> Prediction:
   Args:
     targets: one of them gives `[B]`, T of them `[B, T]`; None for all of the
       classes or the vocabulary, `[B, V]`.
-    position: of a language model's prediction; None for the last token that
-      attention sees. A classifier has none. One that is fixed is a place in
-      the row: where absent tokens are removed, other tokens move there, and a
-      hidden token is read all the same.
+    position: the position of a language model's prediction; None for the last
+      token that attention sees. A classifier has none. One that is fixed is a
+      place in the row: where absent tokens are removed, other tokens move
+      there, and a hidden token is read all the same.
 
   Raises:
     TypeError: targets that are no integers.

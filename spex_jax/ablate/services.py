@@ -21,6 +21,7 @@ import httpx2
 from spex_jax import base
 
 _SHOWN = 300  # Letters of an answer in a message.
+_SHORT = 8  # Letters: a shorter key is none, and might be a word.
 _MOST_ASKED = 3600.0  # Seconds that Retry-After counts for.
 _PASSING = (408, 409, 425, 429)  # Of states below 500.
 
@@ -114,7 +115,7 @@ class Service:
       raise Overloaded(f"{self.url}: {self.safe(text)}") from None
     self._check_status(answer, data)
     try:
-      return json.loads(data)
+      return self._without_key(json.loads(data))
     except RecursionError:
       raise Refused(f"{self.url}: the answer is nested too deep.") from None
     except ValueError as error:
@@ -138,6 +139,13 @@ class Service:
           f"{self.url}: the answer takes more than {self.timeout:g} s."
         )
     return bytes(data)
+
+  def _without_key(self, answer: Any) -> Any:
+    """An answer without the key, which it may repeat: it is kept in files."""
+    text, own = json.dumps(answer), json.dumps(self.key)[1:-1]
+    if len(self.key) < _SHORT or own not in text:
+      return answer
+    return json.loads(text.replace(own, "[key]"))
 
   def _check_status(self, answer: httpx2.Response, data: bytes) -> None:
     status = answer.status_code

@@ -90,7 +90,7 @@ def resampled_of(
     at: sites, such as `Players.owner`.
     inputs: the data set, by the network's names for it; B examples.
     num_draws: R, distinct inputs, at most B.
-    params: of the network; its own by default.
+    params: the parameters of the network; its own by default.
 
   Raises:
     ValueError: no parameters, R outside 1..B, NaN and infinity.
@@ -119,7 +119,7 @@ def mean_of(
     at: sites, such as `Players.owner`.
     inputs: the data set, by the network's names for it; B examples.
     axes: as for `mean`; 0, the examples, among them.
-    params: of the network; its own by default.
+    params: the parameters of the network; its own by default.
     weights: as for `mean`.
     batch_size: examples of a forward.
 

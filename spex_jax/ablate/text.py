@@ -89,7 +89,7 @@ def prompt(
 
   Args:
     text: not empty.
-    tokenizer: of the model.
+    tokenizer: the tokenizer of the model.
     by: "words" (what spaces separate), "sentences", "tokens", a compiled
       regular expression, spans of characters, or names with spans.
     within: the part of the text that "words", "sentences", "tokens" or an

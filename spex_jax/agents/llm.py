@@ -188,17 +188,19 @@ class Endpoint:
       body["tools"] = [dict(tool) for tool in tools]
     text = json.dumps([self._service.url, body], sort_keys=True)
     file = f"replies/{hashlib.sha256(text.encode()).hexdigest()}.json"
-    if (kept := self._kept(file)) is not None:
-      return parsed(kept)
-    # It passes on whatever it is given; its own functions take masks.
-    ask: Any = lambda given: self._service.post("/chat/completions", given)
-    retried: Any = self._retry.wrap(ask)
-    answer = retried(body)
+    answer = kept = self._kept(file)
+    if kept is None:
+      # It passes on whatever it is given; its own functions take masks.
+      ask: Any = lambda given: self._service.post("/chat/completions", given)
+      retried: Any = self._retry.wrap(ask)
+      answer = retried(body)
     reply = parsed(answer)
-    if self._folder is not None:
+    if kept is None and self._folder is not None:
       data = base.to_json({"request": body, "answer": answer})
       self._folder.replace(file, data)
-    return reply
+    # Four letters a token, where an endpoint counts none.
+    asked = reply.prompt_tokens or len(text) // 4
+    return dataclasses.replace(reply, prompt_tokens=asked)
 
   def _kept(self, file: str) -> Any:
     if self._folder is None:

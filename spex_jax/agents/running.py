@@ -8,6 +8,7 @@ file says why. What an endpoint failed in, and may pass, the next run asks anew.
 
 import contextlib
 import dataclasses
+import json
 import signal
 import threading
 import time
@@ -101,10 +102,12 @@ def interpreted(
       raise TypeError(f"the answer is a {type(answer).__name__}")
     if not isinstance(answer.code, str):
       raise TypeError(f"its code is a {type(answer.code).__name__}, no text")
+    json.dumps(shown := _finite(dataclasses.asdict(answer)))
     error = answer.error[:300]
-  except (Exception, MemoryError) as caught:
+  except (Exception, SystemExit) as caught:
     error = f"{type(caught).__name__}: {caught}"[:300]
     answer = answers.Answer("none", "")
+    shown = dataclasses.asdict(answer)
   took = time.monotonic() - start
   verdict: dict[str, Any] = {"paper": 0.0, "ours": 0.0, "length": 0}
   if not error:
@@ -122,9 +125,14 @@ def interpreted(
     "interpreter": name, "function": function.name,
     "category": function.category, "queries": query.spent,
     "tokens": spent("tokens"), "money": spent("money"),
-    "seconds": round(took, 3), **verdict, "answer": dataclasses.asdict(answer),
+    "seconds": round(took, 3), **verdict, "answer": shown,
   }  # fmt: skip
   return _finite(body)
+
+
+def as_file(body: Mapping[str, Any]) -> bytes:
+  """A verdict as `kept` reads it: JSON, NaN and infinities as texts."""
+  return base.to_json(_finite(body))
 
 
 def _finite(value: Any) -> Any:
@@ -204,7 +212,7 @@ def run(
   found = []
   for count, (function, name) in enumerate(pairs, 1):
     file = f"answers/{name}/{function.name}.json"
-    verdict = _kept(folder, file)
+    verdict = kept(folder, file)
     if verdict is None:
       own = None if name == CEILING else known[name][function.category]
       budget = budgets[function.category]
@@ -216,7 +224,13 @@ def run(
   return found
 
 
-def _kept(folder: folders.Folder, file: str) -> dict[str, Any] | None:
+def kept(folder: folders.Folder, file: str) -> dict[str, Any] | None:
+  """A verdict of before; None where there is none that need not be asked anew.
+
+  Args:
+    folder: where verdicts are kept.
+    file: of this one.
+  """
   try:
     data = folder.read(file)
     found = base.from_json(data, file, must_have_checksum=True)

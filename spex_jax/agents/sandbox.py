@@ -33,11 +33,12 @@ _MODULES = (
 )  # fmt: skip
 _START = """\
 import runpy, sys
-for name in sys.argv[2:]:
+for name in sys.argv[3:]:
   try:
     __import__(name)
   except ImportError:
     pass
+exec(sys.argv[2], {})
 runpy.run_path(sys.argv[1], run_name="__main__")
 """
 _SERVER = pathlib.Path(__file__).with_name("sandboxed.py")
@@ -72,6 +73,7 @@ class Sandbox:
     memory: int = 1 << 28,
     output: int = 1 << 20,
     modules: Sequence[str] = (),
+    prepare: str = "",
   ):
     """Nothing is started before the first program.
 
@@ -80,6 +82,8 @@ class Sandbox:
       memory: bytes each may have.
       output: bytes it may print, and bytes that its outputs may have.
       modules: that it may import besides, where they are installed.
+      prepare: Python of ours that runs once, behind what is imported and before
+        any program, with all rights.
 
     Raises:
       ValueError: a limit that is not positive.
@@ -91,6 +95,7 @@ class Sandbox:
       )
     self._limits = {"seconds": seconds, "memory": memory, "output": output}
     self._modules = (*_MODULES, *modules)
+    self._prepare = prepare
     self._process: subprocess.Popen | None = None
 
   def __enter__(self) -> "Sandbox":
@@ -151,7 +156,15 @@ class Sandbox:
     if self._process is None or self._process.poll() is not None:
       self.close()
       self._process = subprocess.Popen(
-        [sys.executable, "-I", "-c", _START, str(_SERVER), *self._modules],
+        [
+          sys.executable,
+          "-I",
+          "-c",
+          _START,
+          str(_SERVER),
+          self._prepare,
+          *self._modules,
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

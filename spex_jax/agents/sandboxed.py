@@ -219,6 +219,7 @@ def main() -> None:
     text = json.dumps(_serve(request)).encode()
     write.write(len(text).to_bytes(8, "little") + text)
     write.flush()
+    del text  # The next child sees this frame, too.
 
 
 if __name__ == "__main__":

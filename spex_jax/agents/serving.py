@@ -9,6 +9,7 @@ are compiled.
 """
 
 import functools
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -77,14 +78,7 @@ class Model:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
       raise loopback.Refused("messages: a list of {role, content} is needed.")
-    for message in messages:
-      if not (
-        isinstance(message, dict)
-        and isinstance(message.get("role"), str)
-        and isinstance(message.get("content"), str)
-      ):
-        raise loopback.Refused("A message is {role, content}, both texts.")
-    text = self._tokenizer.chat(messages)
+    text = self._tokenizer.chat([_plain(message) for message in messages])
     ids = self._tokenizer.encode(text, add_special=False).ids.tolist()
     top = body.get("top_logprobs", 0) if body.get("logprobs") else None
     asked = body.get("max_completion_tokens", body.get("max_tokens"))
@@ -166,13 +160,16 @@ class Model:
         f"max_tokens={count!r} behind {len(ids)} tokens: there is room for "
         f"{max(room, 0)}."
       )
-    temperature = float(body.get("temperature", 1.0) or 0.0)
+    temperature = body.get("temperature")
+    temperature = 1.0 if temperature is None else float(temperature)
     if not 0 <= temperature <= 2:
       raise loopback.Refused(f"temperature={temperature}: from 0 to 2.")
     count = min(count, room)
     size = min(_power(count), room)
     padded, mask = self._padded(ids, size)
-    key = jax.random.key(int(body.get("seed") or 0) % (1 << 32))
+    seed = body.get("seed")  # Without one every request draws anew.
+    seed = secrets.randbits(32) if seed is None else int(seed) % (1 << 32)
+    key = jax.random.key(seed)
     found = self._made(
       self._net.params, padded, mask, key, count=size, temperature=temperature
     )
@@ -244,6 +241,20 @@ class Model:
       "usage": {"prompt_tokens": asked, "completion_tokens": made,
                 "total_tokens": asked + made},
     }  # fmt: skip
+
+
+def _plain(message: Any) -> dict[str, str]:
+  """A message whose content is one text; clients send it in parts, too."""
+  role, content = (
+    message.get(name) if isinstance(message, dict) else None
+    for name in ("role", "content")
+  )
+  if isinstance(content, list):
+    texts = [p.get("text") if isinstance(p, dict) else None for p in content]
+    content = "".join(texts) if all(isinstance(t, str) for t in texts) else None
+  if not (isinstance(role, str) and isinstance(content, str)):
+    raise loopback.Refused("A message is {role, content}, both texts.")
+  return {"role": role, "content": content}
 
 
 def _strongest(row: np.ndarray, count: int) -> list[int]:

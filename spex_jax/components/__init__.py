@@ -7,7 +7,7 @@ Players are of `ablate.components`, values those of its evaluators: masks bool
   baselines     leave-one-out, gradient x parameter, neuron conductance,
                 internal influence, random
   interactions  the same with pairs, on masks that keep most
-  judging       several methods on the same fresh ablations
+  comparing     several methods on the same fresh ablations
   editing       which components to remove so that a model answers otherwise,
                 and edits as objects: applied, saved, joined, undone
   layers        where an expansion's energy lies among the layers

@@ -35,7 +35,7 @@ class Applied:
     params: the edited parameters.
     edits: those in force, each once.
     taken: what they took from the parameters.
-    weights: of a module of your own; see `removal.weights`.
+    weights: the weights of a module of your own; see `removal.weights`.
   """
 
   net: sites.Network
@@ -58,7 +58,7 @@ class Applied:
       net: the network.
       params: the parameters that the edits were made for.
       *edits: any number.
-      weights: of a module of your own.
+      weights: the weights of a module of your own.
 
     Raises:
       ValueError: as `Edit.apply` and `Edit.__or__`.

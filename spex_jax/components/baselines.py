@@ -70,7 +70,7 @@ def gradient_x_parameter(
     players: of its parts.
     inputs: batched arrays, by their usual names, B examples.
     read: `[B]` or `[B, T]`, as for `components.evaluator`.
-    params: of the network; its own by default.
+    params: the parameters of the network; its own by default.
 
   Returns:
     Scores of B, or B * T, targets, those of the first example first. Exact at
@@ -112,7 +112,7 @@ def neuron_conductance(
     players: of its parts.
     inputs: as for `gradient_x_parameter`.
     read: of the output.
-    params: of the network; its own by default.
+    params: the parameters of the network; its own by default.
     baseline: x', which broadcasts to x.
     where: x: an input of floats, or a site, such as "embed.tokens"; by default
       the one input of floats, else the site of token embeddings.

@@ -93,6 +93,7 @@ def stream(
     raise ValueError(
       f"Penalties must be finite and at least 0; got {penalty}, {penalties}."
     )
+  # Sums of the rows to fit; every fifth row apart, to choose penalties by.
   sums, held, num_masks = None, _Held(), 0
   for masks, values in batches:
     masks, y = _checked(masks, values)
@@ -109,6 +110,7 @@ def stream(
     raise ValueError(
       f"Component attribution needs at least {_EVERY} masks; got {num_masks}."
     )
+  # A penalty for each target.
   why = "given"
   if penalty is None:
     masks, y = held.rows()
@@ -119,6 +121,7 @@ def stream(
     why = f"chosen on {len(masks)} masks"
   else:
     used = np.full(sums.num_targets, float(penalty))
+  # Weights, a fit for each penalty in use.
   varies = sums.varies
   weights = np.zeros((sums.n, sums.num_targets))
   for one in np.unique(used):
@@ -135,6 +138,7 @@ def stream(
       weights = found
     else:
       weights[:, used == one] = found[:, used == one]
+  # What is to be said of them.
   notes = _idle(varies, sums)
   unknowns = int(varies.sum()) + 1
   if num_masks < unknowns:

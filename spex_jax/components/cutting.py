@@ -39,8 +39,8 @@ class Taken(NamedTuple):
   """What was taken from a parameter.
 
   Attributes:
-    path: of the parameter.
-    axes: of it, along which entries were chosen; none for all of it.
+    path: the path of the parameter.
+    axes: the axes of it, along which entries were chosen; none for all of it.
     index: int `[E]` for each of them.
     values: `[E, ...]` its bits there, with the other axes behind.
   """

@@ -32,7 +32,7 @@ class Edit(shown.Shown):
   Made by `Edit.of`; equal if they remove the same in the same way.
 
   Attributes:
-    names: of the components, in natural order.
+    names: the names of the components, in natural order.
     removed: site to bool of the full rank of its activation, 1 long where
       broadcast: the units that are removed.
     stand_ins: site to float32 of that rank, what stands in for them; a site
@@ -154,7 +154,7 @@ class Edit(shown.Shown):
     Args:
       net: the network.
       params: the parameters that the edit was made for.
-      weights: of a module of your own; see `removal.weights`.
+      weights: the weights of a module of your own; see `removal.weights`.
 
     Raises:
       ValueError: another model (naming what differs), a site for which no

@@ -26,7 +26,6 @@ Shapes: n components, B masks, T targets, P pairs.
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -38,6 +37,7 @@ _EVERY = 5  # One mask in so many chooses penalties, ...
 _MOST_HELD = 4096  # ... but no more than these.
 _SINGLES = (1e-6, 1e-3, 1e-2, 1e-1)  # Loadings: shares of a column's variance.
 _PAIRS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+_STRONGEST = 64  # Components whose pairs are scanned, by their energy.
 _CELLS = 1 << 24  # Of products held at once: 64 MB.
 
 
@@ -132,10 +132,7 @@ def fit(
   values: base.Values,
   *,
   keep: float | base.Array | None = None,
-  strongest: int = 64,
   most_pairs: int = 1000,
-  singles: Sequence[float] = _SINGLES,
-  pairs: Sequence[float] = _PAIRS,
 ) -> PairModel:
   """Fits singles and pairs to masks and values, all targets at once.
 
@@ -143,11 +140,7 @@ def fit(
     masks: bool `[B, n]`, B at least 10, each bit drawn apart.
     values: `[B]` or `[B, T]`.
     keep: p, or n of them; None for the share of masks that keep each.
-    strongest: components whose pairs are scanned, by the energy of their
-      singles over all targets.
     most_pairs: P at most; and at most B / 2.
-    singles: loadings to choose from, shares of a column's variance.
-    pairs: the same for pairs.
 
   Raises:
     ValueError: fewer than 10 masks, `keep` outside (0, 1), or what
@@ -171,26 +164,26 @@ def fit(
   # First order, to see what it leaves.
   first = normal.Normal(n, values.shape[1]).add(chi[~held], values[~held])
   test = chi[held], values[held]
-  best, single_error = normal.choose(first, test, singles, varies)
-  alone = _by_choice(first, best, singles, varies)
+  best, single_error = normal.choose(first, test, _SINGLES, varies)
+  alone = first.solve_each(_SINGLES, best, varies)
   left = values[~held] - first.intercept(alone) - chi[~held] @ alone
   room = min(most_pairs, num_masks // 2)
-  found = _scan(chi[~held], left, alone, varies, strongest, room)
+  found = _scan(chi[~held], left, alone, varies, room)
   if not len(found):
     first.add(*test)
-    return _model(first, best, singles, varies, keep, found, ())
+    return _model(first, best, _SINGLES, varies, keep, found, ())
   columns = np.concatenate([chi, _products(chi, found)], axis=1)
   live = np.concatenate([varies, np.ones(len(found), bool)])
   both = normal.Normal(columns.shape[1], values.shape[1])
   both.add(columns[~held], values[~held])
-  grid = [_loading(n, len(found), s, p) for s in singles for p in pairs]
+  grid = [_loading(n, len(found), s, p) for s in _SINGLES for p in _PAIRS]
   test_both = columns[held], values[held]
   chosen, pair_error = normal.choose(both, test_both, grid, live)
   helps = pair_error < single_error
   both.add(*test_both)
   first.add(*test)
   model = _model(both, chosen, grid, live, keep, found, ())
-  plain = _model(first, best, singles, varies, keep, found[:0], ())
+  plain = _model(first, best, _SINGLES, varies, keep, found[:0], ())
   pick = lambda with_pairs, without: np.where(
     helps.reshape(-1, *[1] * (with_pairs.ndim - 1)), with_pairs, without
   )
@@ -202,7 +195,7 @@ def fit(
     found,
     pick(model.weights, np.zeros_like(model.weights)),
     (
-      f"{len(found)} pairs of the {min(strongest, int(varies.sum()))} "
+      f"{len(found)} pairs of the {min(_STRONGEST, int(varies.sum()))} "
       f"strongest components help {helps.sum()} of {len(helps)} targets; their "
       f"error on {held.sum()} held-out masks is {100 * energy:.1f} % below the "
       "first order's",
@@ -210,10 +203,10 @@ def fit(
   )
 
 
-def _scan(chi, left, alone, varies, strongest, room) -> np.ndarray:
+def _scan(chi, left, alone, varies, room) -> np.ndarray:
   """The pairs of the strongest whose products carry most of what is left."""
   energy = np.where(varies, (alone**2).sum(axis=1), -1.0)
-  count = min(strongest, int(varies.sum()))
+  count = min(_STRONGEST, int(varies.sum()))
   near = np.sort(np.argsort(-energy, kind="stable")[:count])
   i, j = np.triu_indices(count, 1)
   pairs = np.stack([near[i], near[j]], axis=1)
@@ -230,19 +223,8 @@ def _scan(chi, left, alone, varies, strongest, room) -> np.ndarray:
   return pairs[np.sort(best)]
 
 
-def _by_choice(sums, chosen, loadings, among):
-  """Weights `[n, T]` at each target's loading."""
-  weights = np.zeros((sums.n, sums.num_targets))
-  for number in np.unique(chosen):
-    found = sums.solve(loadings[number], among)
-    if found is None:
-      raise ValueError("These columns depend on each other: load them more.")
-    weights[:, chosen == number] = found[:, chosen == number]
-  return weights
-
-
 def _model(sums, chosen, loadings, among, keep, pairs, notes) -> PairModel:
-  weights = _by_choice(sums, chosen, loadings, among)
+  weights = sums.solve_each(loadings, chosen, among)
   n = len(keep)
   return PairModel(
     keep,

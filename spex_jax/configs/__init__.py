@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _FOLDER = pathlib.Path(__file__).parent
 _OWNERS = {"data": "attribute", "components": "components"}
-_BY_TWO = ("circuit", "context", "find")
+_BY_TWO = ("circuit", "context", "find", "checkup", "maia")
 
 
 def named(command: str) -> dict[str, pathlib.Path]:
@@ -24,7 +24,8 @@ def named(command: str) -> dict[str, pathlib.Path]:
 
   Those named `data_*` are of `attribute`, those named `components_*` of
   `components`, those named `circuit_WORD*` of `circuit_WORD`, likewise
-  `context`, `context_WORD*` and `find_WORD*`, the others of `explain`.
+  `context`, `context_WORD*`, `find_WORD*`, `checkup_WORD*` and `maia*`, the
+  others of `explain`.
   """
   return {
     file.stem: file

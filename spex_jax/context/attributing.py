@@ -78,8 +78,8 @@ def attribute(
       by default, else its padding, else 0.
     kept: ids that nothing stands for; the end token by default, and a
       decoder's start token.
-    params: of the network; its own by default.
-    max_new_tokens: of a response that is made.
+    params: the parameters of the network; its own by default.
+    max_new_tokens: the most tokens of a response that is made.
     budget: masks, where a method draws some.
     key: consumed by methods and step functions that draw.
 
@@ -99,6 +99,7 @@ def attribute(
       f"target={target!r} counts tokens and has no slope; choose a method of "
       f"{', '.join(methods.MASKING[:2])}."
     )
+  # What was generated, and which of its steps are asked about.
   params = net.params if params is None else params
   made, contrast, forced = _read(
     net, given, contrast, forced, params, max_new_tokens
@@ -109,6 +110,7 @@ def attribute(
     raise ValueError("steps_of names no step; nothing is attributed.")
   names = {target, *step_scores}
   places, inputs = made.places()[chosen], made.inputs()
+  # Step functions, of which some are printed beside.
   held = sites.Model(net)
   shared = _given(held, params, made, chosen, contrast, aligned, names)
   key, own = (None, None) if key is None else jax.random.split(key)
@@ -121,6 +123,7 @@ def attribute(
     held, params, inputs, places, shared, tuple(dict.fromkeys(step_scores)),
     top_k=top_k, top_p=top_p,
   )  # fmt: skip
+  # The method's game.
   pair = made.prefix is not None
   also = not pair if prefix is None else prefix
   if kept is None:

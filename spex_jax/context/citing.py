@@ -56,7 +56,7 @@ class Citations(shown.Shown):
     response: int32 `[R]`.
     pieces: its tokens' texts.
     masks: bool `[B, n]`, all that were asked, distinct, in the order asked.
-    scores: of each token under each mask.
+    scores: the scores of each token under each mask.
     divergences: `[B, R]` of "jsd"; None of all others.
     method: as asked for.
     value: what is shared out.
@@ -251,7 +251,7 @@ def cite(
     proxy: of "leave_one_out": a scorer of a smaller model; only the `keep`
       strongest of its sources are asked of `net`, the others are 0.
     keep: as above.
-    max_new_tokens: of a response that is made.
+    max_new_tokens: the most tokens of a response that is made.
     tell: called with one line before the run: tokens, forwards, memory.
     **settings: of `scoring.scorer`: `way`, `token`, `params`, `reuse`,
       `batch_size`, `memory_limit`.

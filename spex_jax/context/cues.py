@@ -136,7 +136,7 @@ def impute(
     predictions: what `sensitivity.logits` gave.
     method: of `methods.METHODS`, or of `SETS`.
     target: of `TARGETS`.
-    params: of the network; its own by default.
+    params: the parameters of the network; its own by default.
     budget: masks, where a method draws some.
     key: consumed by methods that draw masks.
     unknown: the id in place of an occluded token; the tokenizer's unknown one

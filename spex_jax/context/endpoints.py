@@ -50,7 +50,7 @@ def scorer(
     sources: prompt and sources, made with the tokenizer of that model.
     response: text or ids, at least one token.
     by: of `WAYS`; None tries them in this order, by one request each.
-    retry: of requests; by default of those that may pass.
+    retry: the retry of requests; by default of those that may pass.
     **settings: of `evaluate.host`: `cache`, `calls_per_second`.
 
   Raises:

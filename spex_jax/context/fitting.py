@@ -23,7 +23,7 @@ from collections.abc import Callable
 import numpy as np
 
 from spex_jax import api, base, explanation
-from spex_jax.fourier import lasso
+from spex_jax.fourier import lasso, score
 from spex_jax.indices import mobius
 
 LASSO = 0.01  # ContextCite's.
@@ -46,9 +46,9 @@ class Fit:
     moebius: float64 `[K]`, their coefficients; sum to `total`.
     none: v(none).
     total: v(all) - v(none), as the model gave them.
-    r2: of this expansion, on uniform masks that neither it nor its decoder has
-      seen, or 1 where all masks are known; of Shapley values and of budgets
-      that set no masks aside `cross_validated`; None if never tested.
+    r2: the R^2 of this expansion, on uniform masks that neither it nor its
+      decoder has seen, or 1 where all masks are known; of Shapley values and of
+      budgets that set no masks aside `cross_validated`; None if never tested.
     method: the decoder that spoke.
     r2_interval: of `r2`, 95%, as `r2_of` has it; None where nothing says it.
     r2_by: what tested it, in words.
@@ -188,8 +188,6 @@ def r2_of(
     None where the values do not vary; no interval of a single mask, or where
     they do not vary without one.
   """
-  from scipy import special  # Slow to import.
-
   at = np.arange(len(values)) if at is None else at
   groups = at if groups is None else groups
   rows = np.arange(len(values))
@@ -207,7 +205,7 @@ def r2_of(
     left.append(1 - error[groups != mask].mean() / rest)
   num = len(left)
   spread = np.sqrt((num - 1) * np.var(left))
-  half = float(special.stdtrit(num - 1, 0.975) * spread)
+  half = score.half_width(float(spread), num - 1)
   return whole, (whole - half, min(1.0, whole + half))
 
 
@@ -328,7 +326,8 @@ def context_cite(
   Args:
     masks: bool `[B, n]`.
     values: `[B]`, log-odds of the span in the original.
-    num_tokens: of the span; values are divided by it for the penalty.
+    num_tokens: the number of tokens of the span; values are divided by it for
+      the penalty.
   """
   from sklearn import linear_model  # Slow to import.
 

@@ -30,7 +30,7 @@ class Game:
 
   Attributes:
     net: causal, or an encoder-decoder.
-    params: of the network.
+    params: the parameters of the network.
     inputs: of one row, `[1, P]`.
     places: int `[S]`, the positions that predict the steps.
     target: traceable; of their logits and `shared`. A static function, so that
@@ -127,7 +127,7 @@ def masked(
       place, "remove" packs the rest again as if it had never been there.
     owner: int `[P]`, the player of each position of `input_ids`, n for
       nobody's; by default each scored token is one.
-    names: of the n players, where there is an owner.
+    names: the names of the n players, where there is an owner.
 
   Raises:
     ValueError: spans of the decoder's tokens.

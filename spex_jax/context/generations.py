@@ -74,7 +74,7 @@ class Generation:
       net: causal, or an encoder-decoder.
       source: ids of the prompt, or of what the encoder reads.
       response: ids of what is attributed.
-      prefix: of a decoder; its start token by default.
+      prefix: the prefix of a decoder; its start token by default.
 
     Raises:
       TypeError: ids that are no integers, or a causal model with a prefix.
@@ -130,8 +130,8 @@ class Generation:
       prompt: or what the encoder reads.
       response: a text, for a causal model usually with its leading space; or
         ids; None to generate it, greedily.
-      params: of the network; its own by default.
-      max_new_tokens: of a response that is generated.
+      params: the parameters of the network; its own by default.
+      max_new_tokens: the most tokens of a response that is generated.
       bos: as for `tokens.Tokenizer.encode`.
 
     Raises:
@@ -170,7 +170,7 @@ class Generation:
     """One of two runs of a response.
 
     Args:
-      net: of the runs.
+      net: the network of the runs.
       runs: the response.
       with_context: the run with its context, else the one without.
     """

@@ -24,8 +24,10 @@ import numpy as np
 from spex_jax import base, shown
 from spex_jax.context import citing
 from spex_jax.context import sets as sets_lib
-from spex_jax.indices import metrics
+from spex_jax.fourier import score
 from spex_jax.masks import sampling
+
+_TOPS = (1, 3, 5)  # Sources whose loss is named.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +82,6 @@ def judge(
   key: base.Key,
   value: str = "log_probability",
   num_masks: int = 64,
-  tops: Sequence[int] = (1, 3, 5),
 ) -> Judged:
   """Asks the model on fresh masks, and along both curves.
 
@@ -91,7 +92,6 @@ def judge(
     value: of `scoring.VALUES`, the same for every method that is compared.
     num_masks: fresh uniform masks; as many as there are where fewer. Where
       the run left fewer than two there is neither `r2` nor `lds`.
-    tops: numbers of sources, those above n are left out.
   """
   n = found.sources.n
   left = (1 << n) - found.forwards if n < 60 else num_masks
@@ -112,19 +112,18 @@ def judge(
   predicted = fresh @ found.values if fit is None else fit(fresh)
   r2 = lds = None
   if len(fresh):
-    lds = float(metrics.spearman(predicted, actual, constant=0.0))
+    lds = float(score.spearman(predicted, actual, constant=0.0))
   if (
     len(fresh)
     and fit is not None
     and found.value == value
     and np.ptp(actual) > 0
   ):
-    error = ((predicted - actual) ** 2).sum()
-    r2 = float(1 - error / ((actual - actual.mean()) ** 2).sum())
+    r2 = float(score.r2(actual, predicted))
   return Judged(
     r2,
     lds,
-    {k: float(going[0] - going[k]) for k in tops if k <= n},
+    {k: float(going[0] - going[k]) for k in _TOPS if k <= n},
     going,
     coming,
     len(np.unique(asked, axis=0)),

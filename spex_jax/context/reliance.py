@@ -30,13 +30,13 @@ class Cue:
   """What one token of the response owes to the context.
 
   Attributes:
-    index: of the token in the response.
+    index: the index of the token in the response.
     token: its spelling, or its id in words.
     score: its sensitivity.
     contrast: y*, the id that the run without context predicts.
     contrast_token: its spelling.
     contrast_text: its text.
-    scores: of the context's tokens, in order.
+    scores: the scores of the context's tokens, in order.
     output_scores: of the output context's, or None.
     chosen: context tokens that count, the strongest first.
     shift: ln p(y) with context less without, nats: P-CXMI.
@@ -60,12 +60,12 @@ class Pecore(shown.Shown):
 
   Attributes:
     runs: what was scored.
-    metric: of the sensitivity.
-    method: of the cues.
-    target: of the cues.
+    metric: the metric of the sensitivity.
+    method: the method of the cues.
+    target: the target of the cues.
     sensitivity: float64 `[R]`.
     selected: indices of sensitive tokens, the strongest first; perhaps none.
-    cues: of each target that was asked for.
+    cues: the cues of each target that was asked for.
     texts: `input_context`, `output_context` and `output_current` where a
       tokenizer knows them.
     pieces: the texts of the tokens of "context", "output_context" and
@@ -130,7 +130,7 @@ class Pecore(shown.Shown):
     """Writes JSON.
 
     Args:
-      path: of the file.
+      path: the path of the file.
       form: "own" or "inseq".
 
     Raises:
@@ -188,9 +188,9 @@ def pecore(
     targets: whose cues: "selected", "all", or indices of the response.
     selector: of `selectors.SELECTORS`, of the response's tokens.
     selector_settings: `k`, `p`, `q`, `threshold`, `signed`, `most`.
-    cue_selector: of the context's tokens.
+    cue_selector: the cue selector of the context's tokens.
     cue_settings: likewise.
-    params: of the network; its own by default.
+    params: the parameters of the network; its own by default.
     budget: masks, where the method draws some.
     key: consumed by a method that draws masks.
     unknown: the id in place of an occluded token, as for `cues.impute`.

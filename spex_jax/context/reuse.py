@@ -105,8 +105,8 @@ def evaluator(
     whole: tokens of prompt and response, and the source of each.
     count: tokens of the response, at the end.
     score: logits `[M, L, V]` and tokens int `[M, L]` to `[M, T]`.
-    params: of the network.
-    tokenizer: of the model.
+    params: the parameters of the network.
+    tokenizer: the tokenizer of the model.
     budget: how many masks will be asked: no more caches are held.
     batch_size: rows of a program, M; None for 32, on a CPU as many as make 64
       tokens.
@@ -231,8 +231,8 @@ def _step(sizes, params, caches, rows, ids, start, takes):
 
   Args:
     sizes: static.
-    params: of the network.
-    caches: of G rows.
+    params: the parameters of the network.
+    caches: the caches of G rows.
     rows: int `[M]`, whose caches the block stands behind.
     ids: int `[M, Q]`.
     start: int `[]`, its first slot.
@@ -262,8 +262,8 @@ def _end(sizes, params, caches, rows, ids, starts, lengths):
 
   Args:
     sizes: static.
-    params: of the network.
-    caches: of G rows.
+    params: the parameters of the network.
+    caches: the caches of G rows.
     rows: int `[M]`.
     ids: int `[M, L + Q]`, padded behind.
     starts: int `[M]`, slots.

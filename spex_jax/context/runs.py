@@ -325,10 +325,10 @@ class Runs:
       template: how they stand together, `{context}` and `{current}`.
       contextless: another template, of `{current}` alone, for the run without
         context, tokenized by itself.
-      output_context: of the response: what the model wrote before it. A text
-        or ids.
-      params: of the network; its own by default.
-      max_new_tokens: of a response that is generated.
+      output_context: the output context of the response: what the model wrote
+        before it. A text or ids.
+      params: the parameters of the network; its own by default.
+      max_new_tokens: the most tokens of a response that is generated.
       bos: as for `tokens.Tokenizer.encode`.
 
     Raises:

@@ -105,17 +105,6 @@ class Attribution(shown.Shown):
       {name: [row[i] for row in rows] for i, name in enumerate(names)},
     )
 
-  def over_steps(self, how: str = "sum") -> np.ndarray:
-    """One score for each token of the source: float64 `[N]`.
-
-    Args:
-      how: of `JOINS`.
-
-    Raises:
-      ValueError: another.
-    """
-    return _join(how)(self.scores, axis=0)
-
   def normalised(self) -> "Attribution":
     """Scores of a step, with those of its prefix, over the sum of their sizes.
 
@@ -237,7 +226,7 @@ class Attribution(shown.Shown):
     """Writes JSON.
 
     Args:
-      path: of the file.
+      path: the path of the file.
       form: "own", or "inseq" for a file of `FeatureAttributionOutput.load`.
       **more: of "own", what is written beside, such as `again`.
 

@@ -199,7 +199,7 @@ def scorer(
       tokens are gone, and the others move up.
     token: as for `absent.inputs`, of ways "mask" and "one".
     budget: how many masks will be asked, for the lengths of rows.
-    params: of the network; its own by default.
+    params: the parameters of the network; its own by default.
     reuse: whether tokens that kept sources share are run once, and no row is
       padded to the whole prompt (`context.reuse`); by default where that is
       possible, fits in memory and pays, which is for texts of some length.
@@ -233,6 +233,7 @@ def scorer(
     lengths=absent.lengths(whole, way, budget),
   )
   read = likelihoods.read_continuation(count, odds_and_margins)
+  # Whether what sources share is computed once.
   owned = whole.players.owner < whole.n
   can = way == "remove" and reuse_lib.fits(net, whole, count)
   if reuse and not can:
@@ -247,6 +248,7 @@ def scorer(
     if reuse:  # Else whole rows, which need no caches.
       one = reuse_lib.cache_bytes(net, whole, count, dtype)
       reuse = one <= reuse_lib.limit_of(given.get("memory_limit"))
+  # The evaluator: caches of sources, a shared prefix, or whole rows.
   if reuse:
     run = reuse_lib.evaluator(
       net, whole, count, odds_and_margins, params=params,

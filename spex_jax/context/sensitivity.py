@@ -83,7 +83,7 @@ def logits(
   Args:
     net: causal, or an encoder-decoder.
     runs: the response.
-    params: of the network; its own by default.
+    params: the parameters of the network; its own by default.
 
   Raises:
     TypeError, ValueError: as `Runs.check`.
@@ -109,7 +109,7 @@ def scores(
     net: causal, or an encoder-decoder.
     runs: the response.
     metric: of `NAMES`.
-    params: of the network; its own by default.
+    params: the parameters of the network; its own by default.
     predictions: what `logits` gave, to read another metric of them.
 
   Raises:

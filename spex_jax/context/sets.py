@@ -92,7 +92,7 @@ def criterion(scores, start: int, stop: int, full: int, none: int):
 
   Args:
     scores: `scoring.Scores` that has the rows `full` and `none`.
-    start: of the span.
+    start: the start of the span.
     stop: behind it.
     full: the row with all sources.
     none: the row without any.
@@ -305,7 +305,7 @@ class Total:
     values: float64 `[n]`, each source's share.
     sets: those of more than one source, strongest first, and their Moebius
       coefficients.
-    sum: of all Moebius coefficients.
+    sum: the sum of all Moebius coefficients.
     known: whether every subset was asked. If so the sum is a check; else it is
       P-CXMI by construction, as the fit is made to meet both ends.
   """

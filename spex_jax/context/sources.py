@@ -148,9 +148,9 @@ def of_texts(
   """Documents in their order, each with the separator behind it, and a query.
 
   Args:
-    texts: of the documents, none empty.
+    texts: the texts of the documents, none empty.
     query: what stands behind them, and is always kept.
-    tokenizer: of the model.
+    tokenizer: the tokenizer of the model.
     level: what a source is, of `LEVELS`.
     separator: behind every document, the last one too.
     before: what stands before them, such as instructions; always kept.
@@ -230,7 +230,7 @@ def of_ids(
   Args:
     sources: of each source its ids, at least one.
     query: ids behind them, always kept; at least one.
-    tokenizer: of the model.
+    tokenizer: the tokenizer of the model.
     before: ids in front, such as a first token; always kept.
     max_length: as for `of_texts`.
 

@@ -42,8 +42,8 @@ def predictions(
   Args:
     net: causal, or an encoder-decoder.
     params: its parameters.
-    inputs: of B rows.
-    places: of the decoder.
+    inputs: the inputs of B rows.
+    places: the places of the decoder.
     added: site to what is added to embeddings, `[B, P, d]`.
   """
   edits = sites.Edits(add=added) if added else None

@@ -220,7 +220,7 @@ def under_dropout(
 
   Args:
     net: causal, or an encoder-decoder.
-    params: of it.
+    params: the parameters of it.
     inputs: of one row.
     places: int `[S]`.
     token: int `[S]`, y.
@@ -277,7 +277,7 @@ def printed(
 
   Args:
     held: of the network.
-    params: of it.
+    params: the parameters of it.
     inputs: of one row.
     places: int `[S]`.
     given: what they need besides the logits.

@@ -140,7 +140,7 @@ class Encoded:
     """The tokens of a text behind the prompt, and behind `before`: int32.
 
     Args:
-      tokenizer: of the prompt.
+      tokenizer: the tokenizer of the prompt.
       given: a text, ids, or None for none.
       what: for messages.
       before: ids between the prompt and this text.
@@ -183,7 +183,7 @@ def encode(
   """A prompt with its context, or without.
 
   Args:
-    tokenizer: of the model.
+    tokenizer: the tokenizer of the model.
     template: how they stand together.
     context: None for a template of `{current}` alone.
     current: the other text.

@@ -32,7 +32,7 @@ def read(
   """The header, the rows and the separator of a CSV file with a header.
 
   Args:
-    path: of the file.
+    path: the path of the file.
     strip: whether spaces around a cell are none of it; of a name they never
       are.
 

@@ -167,7 +167,7 @@ def read(
   Args:
     path: CSV, see `cells`, every column but the target numbers; or `.npz` with
       `x` `[N, F]` and `y` `[N]`, and perhaps `columns` and `classes`, names.
-    target: of a CSV, the column to predict; the last by default.
+    target: the target of a CSV, the column to predict; the last by default.
     response: whether it is numbers to be predicted as such, True, or classes,
       False. None: texts and whole numbers of a CSV are classes, and so are
       integers of an `.npz`.

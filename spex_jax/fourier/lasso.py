@@ -20,33 +20,6 @@ _MOST_PLAYERS = 2000  # Players whose pairs are scored: 32 MB of scores.
 _CELLS = 1 << 25  # Signs held at once: 128 MB.
 
 
-def fit(
-  masks: base.Masks,
-  values: base.Values,
-  order: int,
-  *,
-  max_columns: int = _MOST_COLUMNS,
-) -> sparse.SparseFourier:
-  """Fits the sets of order 1, or 1 and 2, by cross-validated lasso.
-
-  Args:
-    masks: bool `[B, n]`, B >= 3.
-    values: `[B]`, finite.
-    order: 1 or 2.
-    max_columns: most sets in the regression, and at most 4 B.
-
-  Returns:
-    An expansion without zero coefficients, but always with the empty set.
-
-  Raises:
-    ValueError: another order, or what `regress.refit` refuses.
-  """
-  values = base.check_values(values, len(masks))
-  if values.ndim != 1:
-    raise ValueError(f"Need one target, [B]; got {values.shape}: fit_targets.")
-  return fit_targets(masks, values[:, None], order, max_columns=max_columns)[0]
-
-
 def fit_targets(
   masks: base.Masks,
   values: base.Values,
@@ -56,15 +29,24 @@ def fit_targets(
   penalty: regress.Penalty = "lasso",
   penalties: Sequence[float] | None = None,
 ) -> list[sparse.SparseFourier]:
-  """`fit` for values `[B, T]`; targets share all that masks alone decide.
+  """Fits the sets of order 1, or 1 and 2, by cross-validated lasso.
 
-  `penalty` and `penalties` are those of `regress.refit`.
+  Targets share all that masks alone decide.
+
+  Args:
+    masks: bool `[B, n]`, B >= 3.
+    values: `[B, T]`, finite.
+    order: 1 or 2.
+    max_columns: most sets in one target's regression, and at most 4 B.
+    penalty: the kind of fit, as for `regress.refit`.
+    penalties: the grid, as for `regress.refit`.
 
   Returns:
-    T expansions, each the same as `fit` finds for that target alone.
+    T expansions without zero coefficients, but always with the empty set; each
+    the same as for that target alone.
 
   Raises:
-    ValueError: as `fit`.
+    ValueError: another order, or what `regress.refit` refuses.
   """
   if order not in (1, 2):
     raise ValueError(f"The lasso takes order 1 or 2; got {order}.")

@@ -171,6 +171,34 @@ class Normal:
       out[among] = found
     return out
 
+  def solve_each(
+    self,
+    loadings: Sequence[Any],
+    chosen: np.ndarray,
+    among: np.ndarray | None = None,
+  ) -> np.ndarray:
+    """Weights float64 `[n, T]`, each target's at a loading of its own.
+
+    Args:
+      loadings: candidates, each as `solve` takes them.
+      chosen: int `[T]`, the index of each target's.
+      among: the columns with a weight, as in `solve`.
+
+    Raises:
+      ValueError: a loading at which the fit is not unique, or as `solve`.
+    """
+    chex.assert_shape(chosen, (self.num_targets,))
+    out = np.zeros((self.n, self.num_targets))
+    for number in np.unique(chosen):
+      found = self.solve(loadings[number], among)
+      if found is None:
+        raise ValueError(
+          f"{self.count} rows of {self.n} columns have no single fit at a "
+          f"loading of {np.max(loadings[number]):.3g}: give a larger one."
+        )
+      out[:, chosen == number] = found[:, chosen == number]
+    return out
+
   def intercept(self, weights: np.ndarray) -> np.ndarray:
     """The constant `[T]` that goes with weights `[n, T]`."""
     chex.assert_shape(weights, (self.n, self.num_targets))

@@ -99,7 +99,7 @@ def design(
     masks: bool `[B, n]`.
     players: int `[K, D]` padded with n, as in `SparseFourier.players`.
     n: number of players; that of `masks` if None.
-    dtype: of the result. +-1 is exact in any.
+    dtype: the result's. +-1 is exact in any.
 
   Returns:
     `[B, K]` of +-1, row-major. Cost: K * D * B byte operations.
@@ -384,7 +384,7 @@ def _candidates(centred, product, energy, penalty, grid):
   product = (product - intercept / count * centred.row)[rest] / count
   names, fits = [], []
   if penalty in ("lasso", "shrunk"):
-    paths = _lasso(gram, product, energy / count, grid, count / 2)
+    paths = lasso_path(gram, product, energy / count, grid, count / 2)
     last, relaxed = None, None
     for p, path in zip(grid, paths):
       if penalty == "shrunk":
@@ -413,11 +413,20 @@ def _candidates(centred, product, energy, penalty, grid):
   return names, coefs
 
 
-def _lasso(gram, product, energy, grid, most):
-  """Coordinate descent on the Gram, warm along the grid: `[P, K]`.
+def lasso_path(
+  gram: np.ndarray,
+  product: np.ndarray,
+  energy: float,
+  grid: Sequence[float],
+  most: float,
+  tolerance: float = 1e-6,
+) -> np.ndarray:
+  """Coordinate descent on the Gram, warm along P falling penalties: `[P, K]`.
 
-  Once a fit has more than `most` sets, smaller penalties only fit noise, ever
-  more slowly: they are left NaN.
+  Sums are means over masks, of centred columns: `gram` `[K, K]`, `product`
+  `[K]`, `energy` that of the values. Once a fit has more than `most` sets,
+  smaller penalties only fit noise, ever more slowly: they are left NaN. The
+  tolerance is of the duality gap, a share of the energy.
   """
   from sklearn import exceptions, linear_model
 
@@ -444,7 +453,7 @@ def _lasso(gram, product, energy, grid, most):
         precompute=gram,
         Xy=product,
         check_input=False,
-        tol=1e-6,
+        tol=tolerance,
         random_state=0,  # Without, NumPy's global generator moves.
       )[1]
       coefs = out[i] = path[:, 0]

@@ -1,12 +1,19 @@
-"""R²: how much of a function an expansion explains.
+"""How well guesses meet what is true: R², correlations, intervals.
 
-Shapes: B masks, T targets.
+All rooms judge by these. `indices.judging` builds what is said of attributions
+on them, `indices.deletion` asks the model again.
+
+Shapes: B masks, T targets, M things compared.
 """
 
+import math
+
+import chex
 import numpy as np
 
 from spex_jax import base
 
+_LEVEL = 0.95  # Of intervals, by Student's t: targets are few.
 _MATCHED = 8 * base.ROUNDING  # Of a constant: a sum of many terms is allowed.
 
 
@@ -75,7 +82,7 @@ def r2_std(
   return float(std) if std.ndim == 0 else std
 
 
-def told(truth: base.Values, guess: base.Values) -> str:
+def r2_text(truth: base.Values, guess: base.Values) -> str:
   """`r2` and its standard error, `shown`."""
   return shown(r2(truth, guess), r2_std(truth, guess))
 
@@ -97,6 +104,101 @@ def shown(value: base.Array | float, std: base.Array | float | None) -> str:
   if abs(value) >= 100 or std >= 100:
     return f"{value:.4g} ± {std:.2g}"
   return f"{value:.{digits}f} ± {std:.{digits}f}"
+
+
+def spearman(
+  a: base.Array, b: base.Array, *, constant: float | None = None
+) -> float | np.ndarray:
+  """Rank correlation of two scores of the same things, ties averaged.
+
+  Args:
+    a: `[M]`, or `[M, T]`, of which each column is compared with its own of b.
+    b: the same shape.
+    constant: what columns get that are all equal on one side or both, and so
+      rank nothing; None for an error.
+
+  Returns:
+    In -1..1: a float, or float64 `[T]`.
+
+  Raises:
+    ValueError: shapes that differ, NaN or infinities, or scores that rank
+      nothing (fewer than two do not) where no `constant` is given.
+  """
+  import scipy.stats  # Slow to import.
+
+  a, b = _scores(a, b, most_axes=2)
+  flat = _flat(a, b, "rank nothing", constant)
+  a, b = (scipy.stats.rankdata(scores, axis=0) for scores in (a, b))
+  return _correlation(a, b, flat, constant)
+
+
+def pearson(
+  a: base.Array, b: base.Array, *, constant: float | None = None
+) -> float | np.ndarray:
+  """Linear correlation; arguments, result and errors as of `spearman`.
+
+  Scores of any finite size are taken: their squares need not be finite.
+  """
+  a, b = _scores(a, b, most_axes=2)
+  flat = _flat(a, b, "correlate with nothing", constant)
+  if len(a):
+    a, b = a - base.origin(a), b - base.origin(b)
+  tops = [np.abs(scores).max(axis=0, initial=0) for scores in (a, b)]
+  a, b = (
+    scores / np.where(top > 0, top, 1) for scores, top in zip((a, b), tops)
+  )
+  return _correlation(a, b, flat, constant)
+
+
+def top_k_agreement(a: base.Array, b: base.Array, k: int) -> float:
+  """Share of the k largest |scores| of `a` that are among those of `b`.
+
+  Ties at the border go to the earlier thing.
+
+  Raises:
+    ValueError: shapes that differ, k outside 1..M, NaN or infinities.
+  """
+  a, b = _scores(a, b)
+  if not 1 <= k <= len(a):
+    raise ValueError(f"k must lie in 1..{len(a)}; got {k}.")
+  tops = [
+    set(np.argsort(-np.abs(scores), kind="stable")[:k].tolist())
+    for scores in (a, b)
+  ]
+  return len(tops[0] & tops[1]) / k
+
+
+def standard_error(each: base.Array) -> float | None:
+  """The standard error of the mean over targets; None for one target."""
+  if len(each) < 2:
+    return None
+  return float(np.std(each, ddof=1)) / math.sqrt(len(each))
+
+
+def half_width(std: float, freedom: float, level: float = _LEVEL) -> float:
+  """Half of an interval by Student's t about an estimate.
+
+  Args:
+    std: the standard error of the estimate.
+    freedom: degrees of freedom behind it; they need not be whole.
+    level: the share of such intervals that hold the truth.
+  """
+  from scipy import special  # Slow to import.
+
+  return float(special.stdtrit(freedom, (1 + level) / 2)) * std
+
+
+def mean_interval(
+  each: base.Array,
+) -> tuple[float, tuple[float, float] | None]:
+  """The mean over targets, and its 95 % interval; None for one target."""
+  chex.assert_rank(each, 1)
+  each = np.asarray(each, np.float64)
+  mean, error = float(each.mean()), standard_error(each)
+  if error is None:
+    return mean, None
+  half = half_width(error, len(each) - 1)
+  return mean, (mean - half, mean + half)
 
 
 def _free(truth, guess):
@@ -127,3 +229,50 @@ def _free(truth, guess):
     guess = guess.astype(np.float64) - start
     matched = np.abs(truth - guess).max(axis=0) <= _MATCHED * size
     return truth / unit, guess / unit, constant, matched
+
+
+def _flat(
+  a: np.ndarray, b: np.ndarray, fault: str, constant: float | None
+) -> np.ndarray:
+  """bool `[]` or `[T]`: whether all scores are equal, on one side or both."""
+  found = []
+  for name, scores in (("first", a), ("second", b)):
+    flat = np.ones(scores.shape[1:], bool)
+    if len(scores):
+      flat = np.asarray(scores.min(axis=0) == scores.max(axis=0))
+    if flat.any() and constant is None:
+      where = f" in column {flat.argmax()}" if flat.ndim else ""
+      raise ValueError(
+        f"The {name} scores {fault}{where}: {len(scores)} of them, all equal."
+      )
+    found.append(flat)
+  return found[0] | found[1]
+
+
+def _correlation(
+  a: np.ndarray, b: np.ndarray, flat: np.ndarray, constant: float | None
+) -> float | np.ndarray:
+  """Of two `[M]` or `[M, T]`; `constant` where they are flat."""
+  fill = 0.0 if constant is None else constant
+  out = np.full(flat.shape, fill, np.float64)
+  if not flat.all():
+    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
+    norms = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
+    cosine = (a * b).sum(axis=0) / np.where(flat, 1, norms)
+    out = np.where(flat, out, np.clip(cosine, -1, 1))
+  return out if out.ndim else float(out)
+
+
+def _scores(
+  a: base.Array, b: base.Array, most_axes: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+  for scores in (a, b):
+    base.check_unmasked(scores, "Scores")
+  a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+  if not 1 <= a.ndim <= most_axes or a.shape != b.shape:
+    raise ValueError(
+      f"Need two score vectors of one length; got {a.shape} and {b.shape}."
+    )
+  if not (np.isfinite(a).all() and np.isfinite(b).all()):
+    raise ValueError("Scores must be finite.")
+  return a, b

@@ -10,7 +10,8 @@
   brittleness  fewest removals that flip a prediction (Ilyas et al. 2022,
                section 4.1), the whole grid asked at once
   mislabelled  whether the lowest scores are the wrong labels
-  (`influence.corners` judges interactions; `components.judging` compares
+  (`fourier.score` has R^2, correlations and intervals as such;
+  `influence.corners` judges interactions; `components.comparing` compares
   methods on masks that it draws)
 
 Masks are to be fresh: none that the attribution was fitted to.
@@ -22,14 +23,11 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-import chex
 import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import score, sparse
-from spex_jax.indices import attribution, metrics
-
-_LEVEL = 0.95  # Of intervals over targets, by Student's t: targets are few.
+from spex_jax.indices import attribution
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,7 +74,7 @@ class Correlation(base.ByValue):
   @property
   def error(self) -> float | None:
     """Standard error of the mean over targets; None for one of them."""
-    return standard_error(self.defined)
+    return score.standard_error(self.defined)
 
   @property
   def interval(self) -> tuple[float, float] | None:
@@ -85,7 +83,7 @@ class Correlation(base.ByValue):
     By Fisher's z = artanh(mean), whose error is that of the mean over
     1 - mean^2: correlations end at -1 and 1, and so do their intervals.
     """
-    mean, interval = mean_interval(self.defined)
+    mean, interval = score.mean_interval(self.defined)
     if interval is None or interval[0] == interval[1]:
       return interval
     half = (interval[1] - interval[0]) / 2
@@ -158,7 +156,7 @@ def correlation(
     reliability = float(one.mean())
     one = np.clip(one, 0, 1)
     mean = num_seeds * one / (1 + (num_seeds - 1) * one)
-    ceiling, interval = mean_interval(np.sqrt(mean))
+    ceiling, interval = score.mean_interval(np.sqrt(mean))
     if interval is not None:
       interval = interval[0], min(1.0, interval[1])
   return Correlation(
@@ -185,7 +183,7 @@ class Surrogate(base.ByValue):
 
   Attributes:
     r2, rank: float64 `[T]` R^2 and rank correlation of the whole expansion.
-    first_r2, first_rank: of its sets of up to one player alone.
+    first_r2, first_rank: those of its sets of up to one player alone.
     r2_std, first_r2_std: standard errors of R^2, `fourier.score.r2_std`.
   """
 
@@ -198,7 +196,7 @@ class Surrogate(base.ByValue):
 
   def gain(self) -> tuple[float, tuple[float, float] | None]:
     """Mean gain in R^2 by interactions, and its 95 % interval over targets."""
-    return mean_interval(self.r2 - self.first_r2)
+    return score.mean_interval(self.r2 - self.first_r2)
 
   def __str__(self) -> str:
     mean, interval = self.gain()
@@ -409,37 +407,14 @@ def mislabelled(
   )
 
 
-def mean_interval(
-  each: base.Array,
-) -> tuple[float, tuple[float, float] | None]:
-  """The mean over targets, and its 95 % interval; None for one target."""
-  chex.assert_rank(each, 1)
-  import scipy.stats  # Slow to import.
-
-  each = np.asarray(each, np.float64)
-  mean, error = float(each.mean()), standard_error(each)
-  if error is None:
-    return mean, None
-  quantile = float(scipy.stats.t.ppf((1 + _LEVEL) / 2, len(each) - 1))
-  half = quantile * error
-  return mean, (mean - half, mean + half)
-
-
-def standard_error(each: base.Array) -> float | None:
-  """Of the mean over targets; None for one target."""
-  if len(each) < 2:
-    return None
-  return float(np.std(each, ddof=1)) / math.sqrt(len(each))
-
-
 def _ranks(a, b):
   """`[T]` rank correlations; 0 where one side is all equal: it says nothing."""
-  return np.atleast_1d(metrics.spearman(a, b, constant=0.0))
+  return np.atleast_1d(score.spearman(a, b, constant=0.0))
 
 
 def _products(a, b):
   """The same of the values themselves."""
-  return np.atleast_1d(metrics.pearson(a, b, constant=0.0))
+  return np.atleast_1d(score.pearson(a, b, constant=0.0))
 
 
 def _checked(masks, values):

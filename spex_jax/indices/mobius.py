@@ -1,4 +1,4 @@
-"""Fourier to Moebius and back on sparse supports, and the sum behind both.
+"""Fourier to Moebius on sparse supports, and the sum behind all indices.
 
 Every index of this room is one weighted sum over supersets,
 
@@ -73,18 +73,6 @@ def mobius_from_fourier(
   """
   players, coefs = terms_of(fourier)
   return superset_sums(fourier.n, players, coefs, lambda s, t: (-2) ** t, order)
-
-
-def fourier_from_mobius(mobius: SetValues) -> sparse.SparseFourier:
-  """Inverse: `F(S) = (-1)^|S| sum_{T superset of S} 2^-|T| M(T)`.
-
-  Raises:
-    ValueError: more than `MAX_PAIRS` subsets, or bad sets (`SparseFourier`).
-  """
-  out = superset_sums(
-    *mobius, lambda s, t: Fraction((-1) ** t, 2**s), order=None
-  )
-  return sparse.SparseFourier.from_players(*out)
 
 
 def terms_of(fourier: sparse.SparseFourier) -> tuple[np.ndarray, np.ndarray]:

@@ -66,7 +66,8 @@ class Bank:
       path: its directory.
       retrainer: trains what is missing. Where it has no microbatch of its own,
         it takes the bank's; a new bank takes the retrainer's.
-      rows_per_shard: of a new bank, 4,096 by default; an old one keeps its.
+      rows_per_shard: the rows per shard of a new bank, 4,096 by default; an old
+        one keeps its.
       progress: told the rows done and asked for, after each shard.
 
     Raises:

@@ -34,9 +34,10 @@ class Classifier:
     by_loss: the same learner, which answers the cross-entropy.
     by_log_odds: the same, which answers the log odds.
     words: for the reader.
-    recipe: of a network; None for models that are solved.
+    recipe: the recipe of a network; None for models that are solved.
     init: key to the parameters of a network, or None.
-    penalty: of logistic regression, on the sum of losses; None for others.
+    penalty: the penalty of logistic regression, on the sum of losses; None for
+      others.
   """
 
   learner: learners.Learner
@@ -72,11 +73,11 @@ def classifier(
       prediction.
     recipe: how a network is trained.
     output: what it answers, see `learners.classifier`.
-    penalty: of logistic and ridge.
+    penalty: the penalty of logistic and ridge.
     widths: of the layers of the MLP.
-    activation: of the MLP.
-    width: of the transformer and the convnet.
-    num_blocks: of the transformer, as what follows.
+    activation: the activation of the MLP.
+    width: the width of the transformer and the convnet.
+    num_blocks: the number of blocks of the transformer, as what follows.
     num_heads: they divide the width.
     patch_size: in pixels.
 
@@ -169,11 +170,11 @@ def transformer(
   """A small vision transformer, and its name.
 
   Args:
-    shape: of an image.
+    shape: the shape of an image.
     num_classes: C.
-    width: of its stream.
+    width: the width of its stream.
     num_blocks: how many.
-    num_heads: of each block; they divide the width.
+    num_heads: the number of heads of each block; they divide the width.
     patch_size: in pixels.
 
   Raises:

@@ -29,6 +29,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from spex_jax import base, shown
+from spex_jax.fourier import score
 from spex_jax.indices import interactions as interactions_lib
 from spex_jax.masks import packing
 
@@ -89,11 +90,11 @@ class Report(shown.Shown):
 
   Attributes:
     rows: in the order of the claims.
-    level: of the intervals and of the verdicts.
+    level: the level of the intervals and of the verdicts.
     num_contexts: C.
     num_seeds: S.
     num_masks: distinct masks that each seed was asked for.
-    names: of the examples, or None.
+    names: the names of the examples, or None.
   """
 
   rows: tuple[Row, ...]
@@ -200,8 +201,8 @@ def four_corners(
     contexts: bool `[C, n]`; what a set's own players are in them is
       overwritten. Uniform draws for "BII"; one row of False for "Moebius"; one
       row of True for the neighbourhood of the full data.
-    level: of intervals and verdicts, inside (0, 1).
-    names: of the n examples, for printing.
+    level: the level of intervals and verdicts, inside (0, 1).
+    names: the names of the n examples, for printing.
 
   Returns:
     A report with one row per claim.
@@ -342,7 +343,7 @@ def _interval(effects, level, size):
     return mean, mean - exact, mean + exact, p_value
   freedom = variance**2 / sum(part**2 / free for part, free in parts)
   std = float(np.sqrt(variance))
-  half = std * float(scipy.stats.t.ppf((1 + level) / 2, freedom))
+  half = score.half_width(std, freedom, level)
   p_value = 2 * float(scipy.stats.t.sf(abs(mean) / std, freedom))
   return mean, mean - half, mean + half, p_value
 

@@ -87,7 +87,7 @@ class Retrainer:
         example by default. Examples that nobody owns always take part.
       degenerate: whether masks that keep no example, or those of one class
         only, are an error, or trained like any other.
-      dtype: of data, weights and solutions.
+      dtype: the dtype of data, weights and solutions.
       batch_size: trainings in a call; None measures (`evaluate.compiled`).
       microbatch: trainings in one `vmap` on one device; None measures, or
         takes the batch. Values are the same bit for bit on any number of
@@ -389,7 +389,7 @@ def replica_formula(
       where every training has its own (independent seeds, index subsets).
     num_examples: N, to train on.
     num_read: R, activations of the widest hidden layer on all test points.
-    optimizer: of the recipe.
+    optimizer: the optimizer of the recipe.
   """
   states = 16 if optimizer == "sgd" else 20
   step = states * num_parameters + 8 * num_activations

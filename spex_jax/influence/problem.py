@@ -28,10 +28,10 @@ class Problem:
   Attributes:
     data: what the learner gets, `{"x": float32 [N, D], "y": [N]}`.
     test_data: the same of the test points.
-    num_classes: of the labels y; 0 of a response.
+    num_classes: the number of classes of the labels y; 0 of a response.
     players: groups of training examples.
     classifier: what learns.
-    retrainer: of all that.
+    retrainer: the retrainer of all that.
   """
 
   data: dict[str, np.ndarray]
@@ -72,7 +72,7 @@ class Problem:
 
     Args:
       weights: float `[N]`, of the examples; all 1 by default.
-      seed: of initialisation and order.
+      seed: the seed of initialisation and order.
 
     Raises:
       ValueError: training diverged.

@@ -71,6 +71,7 @@ class Grid(NamedTuple):
 SHAPLEY = Beta(1, 1)
 BANZHAF = Grid((0.5,))
 AME = Grid((0.2, 0.4, 0.6, 0.8))  # The grid of the AME paper.
+_FOLDS = 5  # Of the lasso's cross-validation.
 
 
 def check_keep(keep: Sequence[float]) -> list[float]:
@@ -91,7 +92,7 @@ def of_expansion(
 
   Args:
     fourier: n players; one target, or T.
-    law: of p. For an expansion that is exact the values are, too.
+    law: the law of p. For an expansion that is exact the values are, too.
 
   Returns:
     Scores; `baseline` is f(none), so that Shapley's meet f(all).
@@ -201,7 +202,6 @@ def ame(
   *,
   law: Grid = AME,
   penalty: str = "lasso",
-  folds: int = 5,
 ) -> attribution.Attribution:
   """Average marginal effects by one regression (Lin et al. 2022, section 4).
 
@@ -215,7 +215,6 @@ def ame(
     law: that the masks were drawn by.
     penalty: "lasso", its size by cross-validation per target, as in the
       paper; or "none", least squares.
-    folds: of the cross-validation.
 
   Raises:
     ValueError: another penalty, a `keep` that is not the law's, or fewer
@@ -232,8 +231,8 @@ def ame(
     raise ValueError(
       f"keep must hold one of {grid.tolist()} for each of {len(masks)} masks."
     )
-  if penalty == "lasso" and len(masks) < folds:
-    raise ValueError(f"{folds} folds need as many masks; got {len(masks)}.")
+  if penalty == "lasso" and len(masks) < _FOLDS:
+    raise ValueError(f"{_FOLDS} folds need as many masks; got {len(masks)}.")
   scale = np.sqrt((1 / (grid * (1 - grid))).mean())
   x = np.where(masks, 1 / keep[:, None], -1 / (1 - keep[:, None])) / scale
   offset = values.mean(axis=0)
@@ -245,7 +244,7 @@ def ame(
     for t, column in enumerate(values.T):
       if np.ptp(column) > 0:
         path = linear_model.LassoCV(
-          cv=folds, alphas=30, tol=1e-6, random_state=0
+          cv=_FOLDS, alphas=30, tol=1e-6, random_state=0
         )
         coefs[t] = path.fit(x, column).coef_
   scores = coefs * scale
@@ -382,7 +381,7 @@ def interactions(
     index: "BII", derivatives averaged over all subsets; "Moebius", at the
       empty one; or another of `indices.table`.
     order: the largest sets.
-    names: of the examples.
+    names: the names of the examples.
 
   Raises:
     ValueError: an order below 2, an unknown index, or several targets and no

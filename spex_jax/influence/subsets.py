@@ -20,7 +20,7 @@ def players_of(
     groups: `[N]`: the group of each example (classes, sources, clusters);
       players are the distinct ones in ascending order. Negative numbers: no
       player, always kept.
-    names: of the groups, in that order; by default what they are.
+    names: the names of the groups, in that order; by default what they are.
 
   Raises:
     ValueError: another rank, no group, another number of names, or groups that
@@ -55,31 +55,3 @@ def clusters(x: base.Array, num_clusters: int, seed: int) -> np.ndarray:
   flat = np.asarray(x, np.float64).reshape(len(x), -1)
   means = cluster.KMeans(num_clusters, n_init=4, random_state=seed)
   return means.fit_predict(flat)
-
-
-def masks_of(subsets: Sequence[base.Array], n: int) -> np.ndarray:
-  """Masks bool `[B, n]` of subsets that list their players.
-
-  Raises:
-    TypeError: players that are no integers.
-    ValueError: a player out of range, or listed twice in a subset.
-  """
-  masks = np.zeros((len(subsets), n), bool)
-  for row, subset in enumerate(subsets):
-    players = np.asarray(subset)
-    if not players.size:
-      continue
-    if players.dtype.kind not in "iu":
-      raise TypeError(f"Players must be integers; got {players.dtype}.")
-    if players.min() < 0 or players.max() >= n:
-      raise ValueError(
-        f"Subset {row}: players must lie in 0..{n - 1}; got "
-        f"{players.min()} to {players.max()}."
-      )
-    numbers, counts = np.unique(players, return_counts=True)
-    if (counts > 1).any():
-      raise ValueError(
-        f"Subset {row} lists player {numbers[counts > 1][0]} twice."
-      )
-    masks[row, players] = True
-  return masks

@@ -40,13 +40,13 @@ class Options:
   """What some of the methods need to know.
 
   Attributes:
-    key: of trak.
-    decoder: of sets, for shapley: a method of `spex.decode`.
+    key: the key of trak.
+    decoder: the decoder of sets, for shapley: a method of `spex.decode`.
     order: the largest sets, for shapley.
-    neighbours: of knn.
-    damping: of influence.
+    neighbours: the neighbours of knn.
+    damping: the damping of influence.
     trak_models: retrained ones that trak averages over.
-    trak_dim: of its projection; 0 for none.
+    trak_dim: the dimension of its projection; 0 for none.
   """
 
   key: base.Key
@@ -211,7 +211,7 @@ def score(
     problem: what is retrained.
     masks: bool `[B, n]`, uniform.
     values: float64 `[B, T]`.
-    options: of the methods.
+    options: the options of the methods.
 
   Raises:
     ValueError: what the method refuses.

@@ -92,6 +92,7 @@ def run(
     FileNotFoundError: no such file of data.
     OSError: the disk is full.
   """
+  # What is asked.
   problem = retraining.problem_of(config)
   masks = problems.masks(
     problem, config.key("subsets"), config.budget, config.fresh
@@ -99,8 +100,10 @@ def run(
   chosen = _chosen(config, problem)
   writable(workdir)
   show = show or report_tables.printer()
+  tell = report_tables.teller(show)
   for name, fact in _question(config, problem, masks):
-    show(report_tables.fact(name, fact))
+    tell(name, fact)
+  # Retrainings, from the bank or new; scores, sets, and their corners.
   most = config.checked * config.contexts << config.order
   total = len(masks.fit) + (len(masks.fresh) + most) * config.num_seeds
   start = time.perf_counter()
@@ -140,6 +143,7 @@ def run(
       config, problem, bank, ask, explanation, points
     )
   seconds = time.perf_counter() - start
+  # How good they are, on fresh subsets.
   own, guess = fresh[:, 0], scores(fresh_masks)
   answer = Answer(
     scores=scores,
@@ -163,18 +167,19 @@ def run(
     workdir / "attribution.json", _as_json(config, problem, answer, shown)
   )
   explanation.save(workdir / "explanation.json")
+  # What is told and drawn.
   for name, fact in _outcome(config, problem, answer, bank, seconds):
-    show(report_tables.fact(name, fact))
+    tell(name, fact)
   units = _units(config, problem)
   for point in shown:
     show(pictures.table(point, problem.names, units))
-  show(report_tables.fact("sets", _SIGNS))
-  show(report_tables.fact("retrained", _survival(answer)))
+  tell("sets", _SIGNS)
+  tell("retrained", _survival(answer))
   if answer.checks is not None:
     show(str(answer.checks).partition("\n")[2])
   _draw(problem, answer, shown, units, workdir / "figure.png")
   files = ", ".join(str(workdir / name) for name in (*_FILES, "bank"))
-  show(report_tables.fact("wrote", files))
+  tell("wrote", files)
   return answer
 
 

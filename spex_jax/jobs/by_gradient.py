@@ -11,8 +11,8 @@ from spex_jax import base
 from spex_jax.ablate import gradients
 from spex_jax.api import METHODS, Explanation, assess
 from spex_jax.jobs import subjects
-from spex_jax.proxies import additive
-from spex_jax.proxies import budget as budget_lib
+from spex_jax.portfolio import additive
+from spex_jax.portfolio import budget as budget_lib
 from spex_jax.report.tables import count
 
 # What gives a subject a gradient.

@@ -14,7 +14,7 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.ablate import choices
-from spex_jax.components import coar, judging
+from spex_jax.components import coar, comparing
 from spex_jax.explanation import Explanation
 from spex_jax.indices import attribution
 from spex_jax.indices import interactions as interactions_lib
@@ -62,20 +62,20 @@ def run(
 def _coar(config: parts.Parts, workdir, show, clock) -> attribution.Attribution:
   """One effect for each part, with few absent, judged on fresh ablations."""
   fresh = max(parts.LEAST, int(_FRESH * config.budget))
+  tell = report_tables.teller(show)
   explain.writable(workdir)
   with clock.of("load"):
     subject = explain.subject_of(config, workdir)
   evaluator, n = subject.evaluator, subject.evaluator.n
-  show(report_tables.fact("asked", subject.question))
+  tell("asked", subject.question)
   for name, fact in subject.facts.items():
-    show(report_tables.fact(name, fact))
+    tell(name, fact)
+  # Effects, and their judgement by fresh masks.
   fitted = config.budget - fresh
-  show(
-    report_tables.fact(
-      "budget",
-      f"{fitted:,} masks to fit and {fresh:,} to judge, each of {n} parts kept "
-      f"with probability {config.keep:g}; method coar",
-    )
+  tell(
+    "budget",
+    f"{fitted:,} masks to fit and {fresh:,} to judge, each of {n} parts kept "
+    f"with probability {config.keep:g}; method coar",
   )
   draws, judge = jax.random.split(subjects.key_of(config.seed, "coar"))
   evaluator.expect(config.budget, choices.default())
@@ -85,7 +85,7 @@ def _coar(config: parts.Parts, workdir, show, clock) -> attribution.Attribution:
     found = coar.attribute(
       watched, n, key=draws, budget=fitted, keep=config.keep
     )
-    report = judging.compare(
+    report = comparing.compare(
       {"COAR": found},
       watched,
       n,
@@ -94,6 +94,7 @@ def _coar(config: parts.Parts, workdir, show, clock) -> attribution.Attribution:
       num_masks=fresh,
       fitted=config.keep,
     )
+  # First of all: what comes below may fail, and the masks were dear.
   body = {
     "method": found.method,
     "keep": config.keep,
@@ -106,18 +107,17 @@ def _coar(config: parts.Parts, workdir, show, clock) -> attribution.Attribution:
     "notes": list(found.notes),
   }
   base.write_json(workdir / "attribution.json", body)
-  show(report_tables.fact("cost", report_tables.cost(evaluator.stats, 0.0)))
+  tell("cost", report_tables.cost(evaluator.stats, 0.0))
   for name, text in explain.waited(evaluator.stats):
-    show(report_tables.fact(name, text))
-  show(
-    report_tables.fact(
-      "correlation",
-      f"{report.found[config.keep]['COAR'].mean:.3f} between predicted and "
-      f"measured values of {fresh:,} fresh masks",
-    )
+    tell(name, text)
+  tell(
+    "correlation",
+    f"{report.found[config.keep]['COAR'].mean:.3f} between predicted and "
+    f"measured values of {fresh:,} fresh masks",
   )
   for note in found.notes:
-    show(report_tables.fact("note", note))
+    tell("note", note)
+  # The figure.
   effects = interactions_lib.Interactions(
     n=n,
     players=np.arange(n)[:, None],
@@ -133,9 +133,9 @@ def _coar(config: parts.Parts, workdir, show, clock) -> attribution.Attribution:
   with clock.of("draw"):
     show(report_tables.interactions(effects, config.top))
     subject.draw(effects, workdir / "figure.png")
-  show(report_tables.fact("time", str(clock)))
+  tell("time", str(clock))
   files = ", ".join(
     str(workdir / name) for name in ("attribution.json", "figure.png")
   )
-  show(report_tables.fact("wrote", files))
+  tell("wrote", files)
   return found

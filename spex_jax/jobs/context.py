@@ -178,7 +178,7 @@ def run(
   show = show or report_tables.printer()
   clock = clock_lib.Clock(before)
   output = circuits.writable(config.output)
-  tell = lambda name, text: show(report_tables.fact(name, text))
+  tell = report_tables.teller(show)
   _check(config)
   with clock.of("load"):
     net = context_asked.load(config)

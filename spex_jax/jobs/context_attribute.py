@@ -109,7 +109,7 @@ def run(
   if config.ids and config.response is not None:
     raise ValueError("--ids stands in place of texts: leave out --response.")
   output = circuits.writable(config.output)
-  tell = lambda name, text: show(report_tables.fact(name, text))
+  tell = report_tables.teller(show)
   with clock.of("load"):
     net = context_asked.load(config)
   tell("model", networks.described(net, config.model))

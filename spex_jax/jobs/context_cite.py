@@ -133,6 +133,7 @@ def run(
   show = show or report_tables.printer()
   clock = clock_lib.Clock(before)
   output = circuits.writable(config.output)
+  # What is asked, of whom.
   texts = texts_of(config.sources)
   nulls = nulls_of(config.nulls) if config.nulls else []
   with clock.of("load"):
@@ -146,7 +147,7 @@ def run(
       for _, response in nulls
     ]
     citing.calibrating_rank(sum(map(len, spans)), config.confidence)
-  tell = lambda name, text: show(report_tables.fact(name, text))
+  tell = report_tables.teller(show)
   tell("asked", f"Which of {len(texts)} texts does the answer stand on?")
   if isinstance(net, sites.Network):
     tell("model", networks.described(net, config.model))
@@ -161,6 +162,7 @@ def run(
       idle.remove("--config.dtype")  # That of the proxy.
     if idle:
       tell("note", f"an endpoint has no use for {', '.join(idle)}")
+  # Citations, and how strong they must be.
   with clock.of("cite"):
     found = cited(config, net, texts, lambda text: tell("plan", text))
   if nulls:
@@ -189,6 +191,7 @@ def run(
   show(context_asked.sources_table(found))
   for name, text in context_asked.cited_lines(found):
     tell(name, text)
+  # The file, with what makes it again.
   body = found.to_dict()
   if config.prune is not None:
     text, kept = citing.prune(found, **context_asked.pruning(config.prune))

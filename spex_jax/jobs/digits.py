@@ -54,6 +54,7 @@ def subject(config: Digits, workdir: pathlib.Path) -> subjects.Subject:
   """
   import optax  # Slow to import.
 
+  # The image, its players, and what stands in for an absent one.
   data = images.digits()
   train, test = data.split(
     subjects.key_of(config.seed, "split"), config.test_fraction
@@ -69,6 +70,7 @@ def subject(config: Digits, workdir: pathlib.Path) -> subjects.Subject:
   image, truth = held.pixels[place], data.classes[int(held.labels[place])]
   players = features.patches(image.shape, config.patch)
   baseline, absent = subjects.baseline_of(config, image, train.pixels)
+  # The network, trained here or kept from before.
   net = mlp.network(
     mlp.Config(
       num_features=image.size,
@@ -97,6 +99,7 @@ def subject(config: Digits, workdir: pathlib.Path) -> subjects.Subject:
     training=config.training,
     depends=subjects.depends_on(config),
   )
+  # What is read of it.
   right = (logits(params, test.pixels).argmax(axis=1) == test.labels).mean()
   ranking = np.asarray(logits(params, image)[0]).argsort()[::-1]
   first, second = int(ranking[0]), int(ranking[1])
@@ -112,6 +115,7 @@ def subject(config: Digits, workdir: pathlib.Path) -> subjects.Subject:
       values -= jax.nn.logsumexp(others, axis=1)
     return values
 
+  # How it is told and drawn.
   what = {
     "log_odds": f"log odds of {name} against all other digits",
     "margin": f"logit({name}) - logit({rival})",

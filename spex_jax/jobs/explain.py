@@ -105,6 +105,7 @@ def run(
   """
   writable(workdir)
   show = show or report_tables.printer()
+  tell = report_tables.teller(show)
   clock = clock_lib.Clock(before)
   with clock.of("load"):
     subject = subject_of(config, workdir)
@@ -112,15 +113,13 @@ def run(
     by_gradient.game(subject, config)  # Refused before any word.
   evaluator = subject.evaluator
   n = evaluator.n
-  show(report_tables.fact("asked", subject.question))
+  tell("asked", subject.question)
   for name, fact in subject.facts.items():
-    show(report_tables.fact(name, fact))
-  show(
-    report_tables.fact(
-      "budget",
-      f"{config.budget:,} distinct masks of 2^{n}, held-out ones included; "
-      f"method {config.method}",
-    )
+    tell(name, fact)
+  tell(
+    "budget",
+    f"{config.budget:,} distinct masks of 2^{n}, held-out ones included; "
+    f"method {config.method}",
   )
   total = min(config.budget, 1 << n)  # No more than all masks are asked.
   # As many as it may ask twice are beyond the budget; measurements are kept.
@@ -141,11 +140,11 @@ def run(
     clock_lib.evaluation(evaluator.stats, explanation.seconds["decoding"])
   )
   for name, text in _outcome(explanation, evaluator.stats):
-    show(report_tables.fact(name, text))
+    tell(name, text)
   with clock.of("draw"):
     if subject.findings is not None:
       for name, text in subject.findings(explanation).items():
-        show(report_tables.fact(name, text))
+        tell(name, text)
     found = explanation.interactions(config.index, config.shown_order)
     if subject.picture is not None:
       show(subject.picture(found))
@@ -155,11 +154,11 @@ def run(
       text = "No set was found that moves the value."
       if not np.any(np.asarray(explanation.faithfulness) < _WHOLE):
         text = "The value is constant: no set moves it."
-      show(report_tables.fact("note", text))
+      tell("note", text)
     subject.draw(found, workdir / "figure.png")
-  show(report_tables.fact("time", str(clock)))
+  tell("time", str(clock))
   files = ("explanation.json", "fourier.json", "figure.png")
-  show(report_tables.fact("wrote", ", ".join(str(workdir / f) for f in files)))
+  tell("wrote", ", ".join(str(workdir / f) for f in files))
   return explanation
 
 

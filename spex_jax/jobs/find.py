@@ -25,7 +25,10 @@ from spex_jax.report import tables as report_tables
 from spex_jax.store import folders
 
 LEADERBOARD = "leaderboard.json"
+DETAILS = "details.json"  # Its rows, with intervals, costs and kinds.
 FUNCTIONS = "functions.jsonl"
+_COLUMNS = ("interpreter", "category", "score", "mode", "functions", "queries")
+_LONGEST = 1 << 20  # Bytes of an endpoint's answer.
 MODELS = ("agent", "one-shot")  # Interpreters that are language models.
 Show = Callable[[Any], None]
 
@@ -144,7 +147,9 @@ def scored(
 
   Args:
     config: its settings.
-    workdir: where leaderboard.json, functions.jsonl and all answers go.
+    workdir: where leaderboard.json, the same for the same settings,
+      details.json (intervals, costs, seconds), functions.jsonl and all answers
+      go.
     show: takes a line or a rich renderable; prints by default.
     before: seconds of the command that have passed already.
 
@@ -159,33 +164,28 @@ def scored(
   for name in ("categories", "count", "interpreters", "key_variable"):
     del own[name]
   running.check_same(folder, own)
-  # A stranger's functions run there, too.
-  box = sandbox.Sandbox(modules=official.MODULES if config.official else ())
-  with box:
-    return _scored(config, workdir, folder, box, show, clock)
-
-
-def _scored(config, workdir, folder, box, show, clock) -> list[dict[str, Any]]:
-  with clock.of("generate"):
-    todo = functions_of(config, box, show, _endpoint(config, folder, "oracle"))
-  lines = [
-    json.dumps({
-      "name": own.name, "category": own.category, "about": own.about,
-      "truth": own.truth,
-    })
-    for own in todo
-  ]  # fmt: skip
-  folder.replace(FUNCTIONS, ("\n".join(lines) + "\n").encode())
   judge = _endpoint(config, folder, "judge")
-  with clock.of("interpret"):
-    verdicts = running.run(
-      todo, config.interpreters, folder, box, budgets=config.budgets,
-      seconds=config.seconds, more=models_of(config, folder),
-      judge=judging.referee(judge) if judge else None,
-    )  # fmt: skip
+  # A stranger's functions run there, too.
+  modules = official.MODULES if config.official else ()
+  with sandbox.Sandbox(modules=modules) as box:
+    with clock.of("generate"):
+      oracle = _endpoint(config, folder, "oracle")
+      todo = functions_of(config, box, show, oracle)
+    with clock.of("interpret"):
+      verdicts = running.run(
+        todo, config.interpreters, folder, box, budgets=config.budgets,
+        seconds=config.seconds, more=models_of(config, folder),
+        judge=judge and judging.referee(_metered(config, judge, judging.TESTS)),
+      )  # fmt: skip
   rows = scores.table(verdicts)
-  text = json.dumps(rows, indent=1, allow_nan=False)
-  folder.replace(LEADERBOARD, text.encode() + b"\n")
+  names = ("name", "category", "about", "truth")
+  lines = [json.dumps({n: getattr(own, n) for n in names}) for own in todo]
+  # Behind all interpretations: nobody reads a truth meanwhile.
+  folder.replace(FUNCTIONS, ("\n".join(lines) + "\n").encode())
+  short = [{name: row[name] for name in _COLUMNS} for row in rows]
+  for name, found in ((LEADERBOARD, short), (DETAILS, rows)):
+    text = json.dumps(found, indent=1, allow_nan=False)
+    folder.replace(name, text.encode() + b"\n")
   show_rows(rows, show)
   failed = [v for v in verdicts if v["error"]]
   for verdict in failed[:5]:
@@ -231,24 +231,31 @@ def models_of(
   endpoint = _endpoint(config, folder, "model")
   if endpoint is None:
     return {}
-  limits = llm.Limits(
-    rounds=config.rounds, tokens=config.tokens, seconds=config.seconds,
-    money=config.money or math.inf,
-    prices=(config.price_prompt, config.price_reply),
-  )  # fmt: skip
+  meter = _metered(config, endpoint, config.rounds)
 
-  def metered(
-    make: Callable[[llm.Chat], answers.Interpreter],
-    inner: llm.Chat = endpoint,
-  ):
-    # A budget for each interpretation.
-    return lambda query, budget: make(llm.Meter(inner, limits))(query, budget)
+  def metered(make: Callable[[llm.Chat], answers.Interpreter]):
+    return lambda query, budget: make(meter())(query, budget)
 
-  known = {"agent": agent.interactive, "one-shot": agent.one_shot}
+  known: dict[str, Callable[[llm.Chat], answers.Interpreter]] = {
+    "agent": lambda chat: agent.interactive(chat, config.rounds),
+    "one-shot": agent.one_shot,
+  }
   return {
     name: dict.fromkeys(running.BUDGETS, metered(make))
     for name, make in known.items()
   }
+
+
+def _metered(
+  config: Find, endpoint: llm.Endpoint, rounds: int
+) -> Callable[[], llm.Meter]:
+  """Makes a budget of its own for each interpretation, or judgement."""
+  limits = llm.Limits(
+    rounds=rounds, tokens=config.tokens, seconds=config.seconds,
+    money=config.money or math.inf,
+    prices=(config.price_prompt, config.price_reply),
+  )  # fmt: skip
+  return lambda: llm.Meter(endpoint, limits)
 
 
 def _endpoint(
@@ -260,7 +267,8 @@ def _endpoint(
     return None
   key = os.environ.get(config.key_variable, "")
   return llm.Endpoint(
-    services.Service(config.endpoint, key), name, folder=folder,
+    services.Service(config.endpoint, key, most_bytes=_LONGEST), name,
+    folder=folder,
     max_tokens={"judge": 8, "oracle": 32}.get(role, config.reply_tokens),
     alternatives=5 if role == "oracle" else 0,
   )  # fmt: skip
@@ -325,7 +333,7 @@ def report(workdirs: Sequence[str], show: Show | None = None) -> None:
   if not workdirs:
     raise ValueError("Name a directory that `spex find run` wrote.")
   for workdir in workdirs:
-    path = pathlib.Path(workdir) / LEADERBOARD
+    path = pathlib.Path(workdir) / DETAILS
     if not path.is_file():
       raise FileNotFoundError(f"{path}: no such file; run `spex find run`.")
     try:

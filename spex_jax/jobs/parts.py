@@ -25,7 +25,7 @@ from spex_jax.indices import interactions as interactions_lib
 from spex_jax.influence import classifiers
 from spex_jax.jobs import language, networks, pictures, subjects
 from spex_jax.models import resnet, sites, tokens
-from spex_jax.proxies import select
+from spex_jax.portfolio import select
 from spex_jax.report import layers as layer_plots
 from spex_jax.report import plots
 from spex_jax.report import tables as report_tables

@@ -21,7 +21,7 @@ from spex_jax.api import Explanation, decode
 from spex_jax.fourier import sparse
 from spex_jax.masks import ask as ask_lib
 from spex_jax.masks import packing, sampling
-from spex_jax.proxies import budget as budget_lib
+from spex_jax.portfolio import budget as budget_lib
 
 HALF = 0.5
 SHARES = (HALF, 0.7, 0.85, 0.95)

@@ -20,7 +20,8 @@ from spex_jax.explanation import Explanation
 from spex_jax.fourier import sparse
 from spex_jax.indices import interactions as interactions_lib
 from spex_jax.indices import table as index_table
-from spex_jax.proxies import additive, lime
+from spex_jax.portfolio import additive
+from spex_jax.proxies import lime
 from spex_jax.report.tables import count
 from spex_jax.training import checkpoint, loop
 

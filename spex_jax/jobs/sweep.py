@@ -169,6 +169,7 @@ def _run(given: Run, sweep: grid.Sweep) -> None:
 
 
 def _task(given: Run, sweep: grid.Sweep) -> None:
+  # Which part of the sweep is this process's.
   index, count = scheduled.task_of(given.task_index, given.task_count)
   process, num_processes = _joined(given)
   group = processes.ALONE
@@ -177,37 +178,33 @@ def _task(given: Run, sweep: grid.Sweep) -> None:
   elif num_processes > 1:
     group = processes.Together()
   mine = sweep.of_task(index, count)
-  show = report_tables.printer()
+  tell = report_tables.teller()
   rows = sum(shard.stop - shard.start for shard in mine)
-  show(
-    report_tables.fact(
-      "asked",
-      f"What are {sweep.num_rows:,} masks of "
-      f"{report_tables.count(len(sweep.items), 'item')} worth to "
-      f"{sweep.config['build']}?",
-    )
+  # What is asked.
+  tell(
+    "asked",
+    f"What are {sweep.num_rows:,} masks of "
+    f"{report_tables.count(len(sweep.items), 'item')} worth to "
+    f"{sweep.config['build']}?",
   )
   if isinstance(sweep.config.get("model"), str):
-    show(report_tables.fact("model", sweep.config["model"]))
-  show(
-    report_tables.fact(
-      "sweep",
-      f"{report_tables.count(len(sweep.items), 'item')}, "
-      f"{sweep.num_rows:,} rows in "
-      + report_tables.count(sweep.num_shards, "shard"),
-    )
+    tell("model", sweep.config["model"])
+  tell(
+    "sweep",
+    f"{report_tables.count(len(sweep.items), 'item')}, "
+    f"{sweep.num_rows:,} rows in "
+    + report_tables.count(sweep.num_shards, "shard"),
   )
-  show(
-    report_tables.fact(
-      "task",
-      f"{index} of {count}: {report_tables.count(len(mine), 'shard')}, "
-      f"{rows:,} rows",
-    )
+  tell(
+    "task",
+    f"{index} of {count}: {report_tables.count(len(mine), 'shard')}, "
+    f"{rows:,} rows",
   )
   if given.dry_run:
     for item in sorted({shard.item for shard in mine})[:10]:
-      show(report_tables.fact("", sweep.item_name(item)))
+      tell("", sweep.item_name(item))
     return
+  # The work, alone or together with other processes.
   try:
     report = _evaluate(given, sweep, index, count, rows, group)
     missing = 0
@@ -217,15 +214,14 @@ def _task(given: Run, sweep: grid.Sweep) -> None:
   finally:
     if num_processes > 1:
       processes.leave()
+  # How it ended.
   rate = report.rows / max(report.seconds, 1e-9)
-  show(
-    report_tables.fact(
-      "done",
-      f"{report_tables.count(report.shards, 'shard')}, {report.rows:,} rows in "
-      f"{report.seconds:.1f} s ({rate:,.0f} rows/s)"
-      + f", {report.marked:,} of them without a value"
-      * bool(report.marked),
-    )
+  tell(
+    "done",
+    f"{report_tables.count(report.shards, 'shard')}, {report.rows:,} rows in "
+    f"{report.seconds:.1f} s ({rate:,.0f} rows/s)"
+    + f", {report.marked:,} of them without a value"
+    * bool(report.marked),
   )
   _show_given_up(report.given_up, sweep)
   if report.interrupted:
@@ -304,88 +300,72 @@ def _status(given: Status) -> None:
   if given.json:
     print(json.dumps(dataclasses.asdict(found) | {"complete": found.complete}))
     return
-  show = report_tables.printer()
+  tell = report_tables.teller()
   share = found.rows / max(found.num_rows, 1)
-  show(
-    report_tables.fact(
-      "done",
-      f"{found.shards:,} of {found.num_shards:,} shards, {found.rows:,} of "
-      f"{found.num_rows:,} rows ({share:.1%})",
-    )
+  tell(
+    "done",
+    f"{found.shards:,} of {found.num_shards:,} shards, {found.rows:,} of "
+    f"{found.num_rows:,} rows ({share:.1%})",
   )
   if found.rate is not None and not found.complete:
     eta = report_tables.duration(found.eta or 0.0)
-    show(report_tables.fact("rate", f"{found.rate:,.1f} rows/s; {eta} left"))
-  show(
-    report_tables.fact(
-      "cost",
-      f"{report_tables.duration(found.cost)} of evaluation, in "
-      + report_tables.count(found.processes, "process", "processes")
-      + _money(given.price, found.cost),
-    )
+    tell("rate", f"{found.rate:,.1f} rows/s; {eta} left")
+  tell(
+    "cost",
+    f"{report_tables.duration(found.cost)} of evaluation, in "
+    + report_tables.count(found.processes, "process", "processes")
+    + _money(given.price, found.cost),
   )
   if found.marked:
-    show(
-      report_tables.fact(
-        "marked", f"{report_tables.count(found.marked, 'row')} without a value"
-      )
+    tell(
+      "marked", f"{report_tables.count(found.marked, 'row')} without a value"
     )
   causes = sorted(found.causes.items(), key=lambda pair: -pair[1])
   for cause, number in causes[:5]:
     rows = report_tables.count(number, "row")
-    show(report_tables.fact("failed", f"{rows}: {cause}"))
+    tell("failed", f"{rows}: {cause}")
   if found.accepted:
     number = report_tables.count(found.accepted, "shard")
     what = "with other code, versions, flags or device, as was accepted"
-    show(report_tables.fact("accepted", f"{number} made {what}"))
+    tell("accepted", f"{number} made {what}")
   if found.quarantined:
-    show(
-      report_tables.fact(
-        "damaged",
-        report_tables.count(found.quarantined, "shard") + " put aside so far",
-      )
+    tell(
+      "damaged",
+      report_tables.count(found.quarantined, "shard") + " put aside so far",
     )
   if found.given_up:
     _show_given_up(found.given_up, run.opened(given.workdir)[1])
 
 
 def _show_given_up(given_up: Mapping[int, str], sweep: grid.Sweep) -> None:
-  show = report_tables.printer()
+  tell = report_tables.teller()
   for shard, cause in list(given_up.items())[:10]:
     name = sweep.item_name(sweep.item_of(shard))
-    show(report_tables.fact("given up", f"shard {shard} ({name}): {cause}"))
+    tell("given up", f"shard {shard} ({name}): {cause}")
   more = len(given_up) - 10
   if more > 0:
-    show(report_tables.fact("", f"and {more:,} more"))
+    tell("", f"and {more:,} more")
   if given_up:
-    show(
-      report_tables.fact("", "`spex sweep run --retry_failed` tries them again")
-    )
+    tell("", "`spex sweep run --retry_failed` tries them again")
 
 
 def _verify(given: Verify) -> None:
   found = state.verify(given.workdir)
-  show = report_tables.printer()
-  show(
-    report_tables.fact(
-      "sound",
-      report_tables.count(found.sound, "shard")
-      + f"; {found.missing:,} are not there",
-    )
+  tell = report_tables.teller()
+  tell(
+    "sound",
+    report_tables.count(found.sound, "shard")
+    + f"; {found.missing:,} are not there",
   )
   for shard, reason in found.damaged.items():
-    show(report_tables.fact("damaged", f"shard {shard}: {reason}"))
+    tell("damaged", f"shard {shard}: {reason}")
   for name in found.failures:
-    show(report_tables.fact("damaged", f"{name}: counts as never tried"))
+    tell("damaged", f"{name}: counts as never tried")
   for name in found.anchors:
-    show(
-      report_tables.fact(
-        "damaged", f"{name}: the next run compares with published rows"
-      )
-    )
+    tell("damaged", f"{name}: the next run compares with published rows")
   for name, count in found.lines.items():
     lines = report_tables.count(count, "line")
-    show(report_tables.fact("damaged", f"{name}: {lines}; no value needs them"))
+    tell("damaged", f"{name}: {lines}; no value needs them")
   number = sum(map(len, (found.damaged, found.failures, found.anchors)))
   if number:
     raise ValueError(
@@ -424,8 +404,8 @@ def _export(given: Export) -> None:
     for row in zip(*(column.to_pylist() for column in found.columns)):
       print("\t".join(map(_cell, row)))
   else:
-    show = report_tables.printer()
-    show(report_tables.fact("wrote", f"{rows:,} rows to {output}"))
+    tell = report_tables.teller()
+    tell("wrote", f"{rows:,} rows to {output}")
   if not partial:
     return
   after = state.status(given.workdir)
@@ -458,13 +438,13 @@ def _gc(given: Garbage) -> None:
   removed = state.collect_garbage(
     given.workdir, older_than=given.older_than, dry_run=given.dry_run
   )
-  show = report_tables.printer()
+  tell = report_tables.teller()
   what = "would remove" if given.dry_run else "removed"
-  show(report_tables.fact(what, report_tables.count(len(removed), "file")))
+  tell(what, report_tables.count(len(removed), "file"))
   for name in removed[:20]:
-    show(report_tables.fact("", name))
+    tell("", name)
   if len(removed) > 20:
-    show(report_tables.fact("", f"and {len(removed) - 20:,} more"))
+    tell("", f"and {len(removed) - 20:,} more")
 
 
 def _money(price: float | None, seconds: float) -> str:

@@ -373,5 +373,5 @@ def _score(test: tabular.Table, guesses: np.ndarray) -> str:
   if test.classes:
     right = (guesses == test.targets).mean()
     return f"{right:.1%} of {test.num_examples} test rows right"
-  found = score.told(test.targets, guesses)
+  found = score.r2_text(test.targets, guesses)
   return f"R2 {found} on {test.num_examples} test rows"

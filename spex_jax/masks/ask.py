@@ -49,7 +49,7 @@ class Growing:
   long as that makes the masks quicker.
 
   Attributes:
-    size: of the next call.
+    size: the size of the next call.
   """
 
   def __init__(self, most: int):

@@ -5,10 +5,8 @@ same key and arguments. Keys are consumed.
 
 Sampling by size draws a size s in 0..n from given weights, then a uniform set
 of that size. `shapley_weights` makes that the Shapley kernel (Lundberg and
-Lee 2017, theorem 2), `leverage_weights` the leverage scores of its regression
-(Musco and Witter 2024, LeverageSHAP, section 3: 1 / C(n, s) each, so that
-sizes are uniform); both leave out the empty and the full mask, which such
-estimators ask for anyway.
+Lee 2017, theorem 2), which leaves out the empty and the full mask: its
+estimators ask for both anyway.
 
 Shapes: n players, B masks.
 """
@@ -127,16 +125,11 @@ def shapley_weights(n: int) -> np.ndarray:
   Raises:
     ValueError: n < 2, where every mask is empty or full.
   """
-  return _inner_weights(n, lambda s: 1 / (s * (n - s)))
-
-
-def leverage_weights(n: int) -> np.ndarray:
-  """Returns `[n + 1]` weights of sizes under leverage scores, sum 1.
-
-  Raises:
-    ValueError: n < 2, where every mask is empty or full.
-  """
-  return _inner_weights(n, np.ones_like)
+  if n < 2:
+    raise ValueError(f"Need n >= 2 players between empty and full; got {n}.")
+  sizes = np.arange(1.0, n)
+  weights = np.pad(1 / (sizes * (n - sizes)), 1)
+  return weights / weights.sum()
 
 
 def complementary(masks: base.Masks) -> np.ndarray:
@@ -244,14 +237,6 @@ def _by_rank(key, num_masks, n, weights, exclude):
   for player in range(n):
     out[:, player] = (chosen >> player) & 1
   return out
-
-
-def _inner_weights(n, weigh):
-  if n < 2:
-    raise ValueError(f"Need n >= 2 players between empty and full; got {n}.")
-  weights = np.zeros(n + 1)
-  weights[1:n] = weigh(np.arange(1.0, n))
-  return weights / weights.sum()
 
 
 def _check_count(num_masks, n):

@@ -35,8 +35,8 @@ class Part(NamedTuple):
   """Where a site is: the output of a method of a part.
 
   Attributes:
-    path: of the part inside its module, joined by "/" (linen) or "." (NNX),
-      as in the tree of parameters; "" for the module itself.
+    path: the path of the part inside its module, joined by "/" (linen) or "."
+      (NNX), as in the tree of parameters; "" for the module itself.
     method: whose output it is.
   """
 

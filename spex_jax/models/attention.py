@@ -260,7 +260,7 @@ class Attention(nn.Module):
     """What the heads gather, `z` `[B, P, H, h]`, and the cache with it.
 
     Args:
-      tap: of this forward.
+      tap: the tap of this forward.
       site: prefix of the sites, "blocks.L.attn".
       inputs: three, to q, k and v, each `[B, P, d]` behind the norm, or one
         per head `[H or K, B, P, d]` before it; to q, of the kept positions

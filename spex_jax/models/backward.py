@@ -27,8 +27,8 @@ class Rules:
     norm: the size that a norm divides by is a constant.
     activation: f(x) is x times the constant f(x) / x.
     pattern: attention patterns are constants: nothing passes to q and k.
-    temperature: of the softmax whose derivative is taken, without the factor of
-      1 / temperature that its own would have.
+    temperature: the temperature of the softmax whose derivative is taken,
+      without the factor of 1 / temperature that its own would have.
     query_key: factor of derivatives by queries and keys.
     value: by values.
     gate: by the two factors of a gated MLP.

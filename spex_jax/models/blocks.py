@@ -96,11 +96,11 @@ class Config:
     score_scale: factor of q k.
     score_scale_by_layer: scores of block L are divided by L + 1, too.
     score_cap: c in c tanh(score / c), or None.
-    windows: of each block, its sliding window or None; () where no block
-      has one.
+    windows: the windows of each block, its sliding window or None; () where no
+      block has one.
     rotary: rotary embedding, or None.
     local_rotary: that of blocks with a window, if it is another (Gemma 3).
-    rules: of derivatives; they change nothing else.
+    rules: the rules of derivatives; they change nothing else.
   """
 
   width: int

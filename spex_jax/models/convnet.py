@@ -41,7 +41,7 @@ class Conv:
   Attributes:
     width: filters.
     kernel: its side.
-    stride: of the convolution.
+    stride: the stride of the convolution.
     padding: pixels on each side.
     pool: side of the maximum pool behind it; 1 for none, 0 for all pixels.
     residual: from that many convolutions before, added behind this one.
@@ -132,7 +132,7 @@ class ConvNet:
     """Logits and what each layer gives, past a tap.
 
     Args:
-      tap: of this forward.
+      tap: the tap of this forward.
       state: what `settle` gave: one image must not be felt in another.
       x: images.
 

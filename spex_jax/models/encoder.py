@@ -45,8 +45,8 @@ class Config(blocks.Config):
     num_positions: rows of the table of positions; without a table, where
       positions are rotary, the longest input.
     num_types: rows of the table of token types, 0 without one.
-    pad_id: of RoBERTa, whose positions count from `pad_id + 1` the tokens
-      that are not padding; None counts from 0.
+    pad_id: the pad id of RoBERTa, whose positions count from `pad_id + 1` the
+      tokens that are not padding; None counts from 0.
     num_labels: C, or 0 for an embedding.
     pool: the activation of the classifier's dense layer.
     pool_mean: the classifier reads the mean over kept tokens, not the first.
@@ -55,7 +55,7 @@ class Config(blocks.Config):
       such a head.
     tied: the head's table is that of the embeddings.
     dense_bias: of the dense layer of either head.
-    token_bias: of the logits of tokens.
+    token_bias: the token bias of the logits of tokens.
   """
 
   vocab_size: int

@@ -30,7 +30,7 @@ class Files:
   """The safetensors files of a directory.
 
   Attributes:
-    keys: of every tensor.
+    keys: the keys of every tensor.
   """
 
   def __init__(self, folder: pathlib.Path):

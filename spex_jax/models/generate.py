@@ -188,8 +188,9 @@ def generate(
       NaN.
     max_new_tokens: N; at least 1.
     attention_mask: `[B, P]`, 1 on the prompt; all ones by default.
-    decoder_input_ids: of an encoder-decoder, int `[B, D]`, what its text
-      begins with, padded on the right; the start token by default.
+    decoder_input_ids: the decoder input ids of an encoder-decoder, int `[B,
+      D]`, what its text begins with, padded on the right; the start token by
+      default.
     decoder_attention_mask: `[B, D]`, as `attention_mask`.
     temperature: 0 takes the likeliest token; above, logits are divided by it
       and a token is drawn.

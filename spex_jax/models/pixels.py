@@ -47,7 +47,7 @@ class Preparation:
     enlarged: the shorter side before the middle is cut out; None stretches
       the image to `size`, whatever its proportions.
     resample: Pillow's number of the filter: 0 nearest, 2 bilinear, 3 bicubic.
-    factor: of the bytes 0..255.
+    factor: the factor of the bytes 0..255.
     mean: per channel, subtracted after that.
     std: per channel, divides then.
   """

@@ -38,7 +38,7 @@ class Config:
 
   Attributes:
     num_labels: C; 0 for a network without a head, whose logits are `pooled`.
-    num_channels: of the images.
+    num_channels: the number of channels of the images.
     embedding_size: filters of the embedder.
     hidden_sizes: filters of each stage.
     depths: blocks of each stage.

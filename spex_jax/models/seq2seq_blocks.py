@@ -34,7 +34,7 @@ class Config(blocks.Config):
   Attributes:
     vocab_size: V.
     num_decoder_blocks: 0 for an encoder alone.
-    num_buckets: of distances; 0 for sinusoids.
+    num_buckets: the number of buckets of distances; 0 for sinusoids.
     max_distance: from which on all distances are one.
     max_positions: the longest text on either side; None for any length, where
       only distances count.
@@ -213,9 +213,9 @@ class Block(nn.Module):
       tap: edits and records.
       site: prefix of the sites.
       x: `[B, P, d]`.
-      context: of the attention of the text to itself.
+      context: the context of the attention of the text to itself.
       memory: a decoder's.
-      cache: of the text's own keys and values, or None.
+      cache: the cache of the text's own keys and values, or None.
     """
     post = self.config.order == "post"
     x = tap(f"{site}.resid_pre", x)
@@ -284,9 +284,9 @@ class Stack(nn.Module):
     Args:
       tap: edits and records.
       x: `[B, P, d]`.
-      places: of the tokens.
+      places: the places of the tokens.
       memory: what a decoder looks at, without caches.
-      caches: of a decoder, or None.
+      caches: the caches of a decoder, or None.
     """
     name = "decoder" if self.is_decoder else "encoder"
     x = tap(f"{name}.embed.tokens", x)

@@ -207,7 +207,7 @@ class Network:
     no_edges: why no edge can be cut, for the error message; "" if they can.
     optional: names of inputs that may be left out.
     params: those of a checkpoint, or None.
-    tokenizer: of its text, or None.
+    tokenizer: the tokenizer of its text, or None.
     writers: what writes to the residual stream, in order: W names.
     writer_sites: the sites whose activations, `[B, P, d]` or `[B, P, k, d]`,
       are what the writers write, in the same order.
@@ -283,7 +283,7 @@ class Network:
     Args:
       params: as for `apply`.
       block: N, from 0 to the number of blocks.
-      edits: of sites before block N, or None.
+      edits: the edits of sites before block N, or None.
       **inputs: as for `apply`.
 
     Raises:
@@ -319,7 +319,8 @@ class Network:
       params: as for `apply`.
       block: N, the first one to run.
       x: `[B, P, d]`, what enters it.
-      edits: of sites from `blocks.N.resid_pre` on, and readers; or None.
+      edits: the edits of sites from `blocks.N.resid_pre` on, and readers; or
+        None.
       capture: as for `apply`; a pattern of many names stands for those of
         them that are still to come.
       written: `[B, P, W', d]`, what the writers before block N write in the run

@@ -295,7 +295,7 @@ def padded(
 
   Args:
     texts: ids `[P]` of each of B texts, at least one.
-    length: of the batch; the longest text's by default.
+    length: the length of the batch; the longest text's by default.
 
   Returns:
     `input_ids` and `attention_mask`, int32 `[B, length]`.

@@ -149,7 +149,7 @@ class Decoder(nn.Module):
     it that `attention_mask` shows.
 
     Args:
-      tap: of this forward.
+      tap: the tap of this forward.
       input_ids: int `[B, Q]`.
       start: int `[B]`, or a static number, the same for all rows.
       caches: one per block, of S slots; `start + Q` must not exceed S.

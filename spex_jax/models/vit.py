@@ -31,7 +31,7 @@ class Config(blocks.Config):
 
   Attributes:
     image_size: height and width in pixels.
-    patch_size: of a patch; divides `image_size`.
+    patch_size: the patch size of a patch; divides `image_size`.
     num_channels: C.
     num_labels: K; 0 for a network without a head, whose logits are `pooled`.
     pool_patches: the classifier reads the mean of the patches, too (DINOv2).

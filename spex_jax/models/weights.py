@@ -20,10 +20,11 @@ class Rule(NamedTuple):
 
   Attributes:
     pattern: regular expression that matches the whole of a tensor's key.
-    path: of the parameter, joined by "/"; may name groups, `blocks_\1/...`.
-      "" drops the tensor: one that the model computes for itself, or that
-      its output does not need. A number behind it, `kernel[\2]`, is that of a
-      slice along axis 0: the parameter is filled when all slices are there.
+    path: the path of the parameter, joined by "/"; may name groups,
+      `blocks_\1/...`. "" drops the tensor: one that the model computes for
+      itself, or that its output does not need. A number behind it,
+      `kernel[\2]`, is that of a slice along axis 0: the parameter is filled
+      when all slices are there.
     transform: name of an entry of `TRANSFORMS`, with an argument behind a
       colon: "heads_in:q".
     copy: whether the tensor is saved again: it must equal what another rule
@@ -141,7 +142,7 @@ def assign(
     rules: every rule whose pattern matches a key applies to it.
     tensors: key and a function that reads the tensor, one at a time.
     shapes: path to the shape of every parameter.
-    config: of the network, for the transforms.
+    config: the configuration of the network, for the transforms.
     place: path and array to what is kept: cast, on its device; may raise
       `Unfit`.
 
@@ -193,6 +194,7 @@ def assign(
     except Unfit as error:
       faults.append(f"{key!r}{' or one beside it' if index else ''} {error}")
 
+  # Tensors by the rules that take them; copies wait for what they copy.
   for key, read in tensors:
     hits = [(m, r) for p, r in compiled if (m := p.fullmatch(key))]
     if not hits:
@@ -209,6 +211,7 @@ def assign(
         faults.append(
           f"{key!r} would be computed from config.json, but {fault}"
         )
+  # A copy fills what nothing filled, or must be equal.
   for key, read, rule, path in copies:
     if path not in found:
       fill(key, read, rule, path)
@@ -217,6 +220,7 @@ def assign(
         f"{key!r} must be a copy of {sources[path][0]!r}, as config.json says "
         f"or implies (tie_word_embeddings), but {fault}"
       )
+  # Nothing may be left empty.
   faults += [
     f"no tensor fills {path!r} {shapes[path]}"
     + (f", of which {len(slices[path])} are there" if path in slices else "")

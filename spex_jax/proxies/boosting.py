@@ -1,18 +1,17 @@
 """Gradient-boosted regression trees on masks: fits and cross-validation.
 
 The settings have LightGBM's meaning and defaults (Ke et al. 2017): depth is
-its max_depth, max_leaves is num_leaves, min_leaf is min_data_in_leaf, l2 is
-lambda_l2, rate is learning_rate, a share is a "fraction"; only `min_gain` has
-other units.
+its max_depth, max_leaves is num_leaves, min_leaf is min_data_in_leaf, rate is
+learning_rate, row_share is bagging_fraction drawn anew for each tree.
 
 One long fit answers every smaller number of trees: the error on held-out
-masks is kept after each tree. Folds and targets are a batch that shares the
-masks; depths and rates run in turn, since shallow trees cost less than deep
-ones with levels switched off, and high rates stop early.
+masks is kept after each tree. Folds are a batch that shares the masks; depths
+and rates run in turn, since shallow trees cost less than deep ones with levels
+switched off, and high rates stop early.
 
 Residuals below 1e-6 of the values' deviation are left alone (float32).
 
-Shapes: n players, B masks, T targets, M trees, F folds, C configurations.
+Shapes: n players, B masks, M trees, F folds, C configurations.
 """
 
 from collections.abc import Sequence
@@ -27,8 +26,6 @@ from spex_jax.fourier import score as score_lib
 from spex_jax.proxies import growing
 from spex_jax.proxies import trees as trees_lib
 
-_BATCH = 64  # Fits at once, and
-_CELLS = 1 << 26  # their masks times leaves: 256 MB of memberships.
 _MAX_DEPTH = 12
 _TIE = 1e-6  # Errors that differ by less, relatively, are equal.
 
@@ -62,18 +59,6 @@ class CrossValidation(NamedTuple):
 
 
 def cross_validate(
-  masks: base.Masks, values: base.Values, folds: np.ndarray, **settings
-) -> CrossValidation:
-  """`cross_validate_targets` for values `[B]`."""
-  values = base.check_values(values, len(masks))
-  if values.ndim != 1:
-    raise ValueError(
-      f"Need one target, [B]; got {values.shape}: cross_validate_targets."
-    )
-  return cross_validate_targets(masks, values[:, None], folds, **settings)[0]
-
-
-def cross_validate_targets(
   masks: base.Masks,
   values: base.Values,
   folds: np.ndarray,
@@ -83,56 +68,57 @@ def cross_validate_targets(
   num_trees: int = 1000,
   counts: Sequence[int] | None = None,
   patience: int | None = 100,
-  l2: float = 0.0,
   min_leaf: int = 20,
   max_leaves: int = 31,
-  min_gain: float = 0.0,
   row_share: float = 1.0,
-  column_share: float = 1.0,
   key: base.Key | None = None,
-) -> list[CrossValidation]:
-  """Finds depth, rate and number of trees by cross-validation, per target.
+) -> CrossValidation:
+  """Finds depth, rate and number of trees by cross-validation.
 
   Every configuration is fitted once without each fold and once on all masks.
 
   Args:
     masks: bool `[B, n]`.
-    values: `[B, T]`, finite, of any scale and offset.
+    values: `[B]`, finite, of any scale and offset.
     folds: integers `[B]`, the fold of each mask; at least two differ.
     depths: the depths to try, each 1..12.
     rates: the learning rates to try, each in (0, 1].
     num_trees: the most trees.
     counts: the numbers of trees to choose among, without early stopping; None
       for all of 0..num_trees.
-    patience: a configuration stops growing once every target's pooled error
-      has not improved for so many trees, or falls too slowly to reach the best
-      of the others; None to grow all trees.
-    l2: added to the count in a leaf's mean.
+    patience: a configuration stops growing once its pooled error has not
+      improved for so many trees, or falls too slowly to reach the best of the
+      others; None to grow all trees.
     min_leaf: least masks on each side of a split. With fewer than twice as
       many masks nothing is split, and the mean is what is left.
     max_leaves: most leaves of a tree, at least 2.
-    min_gain: least decrease of the mean squared error by a split, as a share
-      of the values' variance.
     row_share: share of the masks that each tree sees, in (0, 1].
-    column_share: share of the players that each tree may split on.
-    key: consumed; for shares below 1.
+    key: consumed; for a share below 1.
 
   Returns:
-    T results. The least number of trees wins ties, and the configuration
-    tried first: those of the highest rates, and the shallowest among them.
+    The best. The least number of trees wins ties, and the configuration tried
+    first: those of the highest rates, and the shallowest among them.
 
   Raises:
     ValueError: folds of another shape or all alike, no depth, rate or count,
       a count above num_trees, a setting out of range, a share below 1 without
-      a key, or what `base.check_masks` and `base.check_values` refuse.
+      a key, values of several targets, or what `base.check_masks` and
+      `base.check_values` refuse.
     TypeError: folds, a depth or a number that are no integers.
   """
-  masks, values = _check_samples(masks, values)
-  if values.ndim != 2:
-    raise ValueError(f"Need values [B, T]; got {values.shape}: cross_validate.")
+  masks = base.check_masks(masks)
+  values = base.check_values(values, len(masks))
+  if not masks.shape[1]:
+    raise ValueError("Trees need at least one player; masks have none.")
+  if values.ndim != 1:
+    raise ValueError(f"Need one target, [B]; got {values.shape}.")
   _check_settings(depths, rates, num_trees, min_leaf, max_leaves)
-  _check_penalties(l2, min_gain)
-  _check_shares(row_share, column_share, key)
+  if not 0 < row_share <= 1:
+    raise ValueError(f"row_share must lie in (0, 1]; got {row_share}.")
+  if row_share < 1 and key is None:
+    raise ValueError(
+      "A row_share below 1 draws at random: pass key=jax.random.key(...)."
+    )
   ids = check_folds(folds, len(masks))
   patience = patience if counts is None else None
   allowed = np.zeros(num_trees + 1, bool)
@@ -145,38 +131,26 @@ def cross_validate_targets(
     raise ValueError("Need at least one count of trees.")
   if patience is not None and base.check_integer(patience, "patience") < 1:
     raise ValueError(f"patience must be at least 1; got {patience}.")
-  num_folds = ids.max() + 1
-  seen = np.arange(num_folds + 1)[:, None] != ids  # The last sees all.
-  problem = growing.pad(masks)
+  seen = np.arange(ids.max() + 2)[:, None] != ids  # The last sees all.
+  problem, start = growing.pad(masks), growing.Start.of(values, seen)
   # Fast learners first: they tell the slow ones when to give up.
   configs = tuple(
     (d, float(r)) for r in sorted(rates, reverse=True) for d in sorted(depths)
   )
-  out = []
-  size = _batch(masks, max(depths), num_folds + 1)
-  for t in range(0, values.shape[1], size):
-    start = growing.Start.of(values[:, t : t + size], seen)
-    best = [_Best(configs, num_trees) for _ in range(start.num_targets)]
-    for c, (depth, rate) in enumerate(configs):
-      grown = growing.grow_all(
-        problem,
-        start,
-        depth=depth,
-        num_trees=num_trees,
-        settings=growing.Settings(
-          rate, l2, min_leaf, min_gain, max_leaves, row_share, column_share
-        ),
-        key=None if key is None else jax.random.fold_in(key, c),
-        patience=patience,
-        goal=[one.error for one in best],
-      )
-      for target, one in enumerate(best):
-        one.offer(c, start.scores(grown[2], target), allowed, grown)
-    out += [
-      one.result(problem, start, target, masks, ids)
-      for target, one in enumerate(best)
-    ]
-  return out
+  best = _Best(configs, num_trees)
+  for c, (depth, rate) in enumerate(configs):
+    grown = growing.grow_all(
+      problem,
+      start,
+      depth=depth,
+      num_trees=num_trees,
+      settings=growing.Settings(rate, min_leaf, max_leaves, row_share),
+      key=None if key is None else jax.random.fold_in(key, c),
+      patience=patience,
+      goal=best.error,
+    )
+    best.offer(c, start.scores(grown[2]), allowed, grown)
+  return best.result(problem, start, masks, ids)
 
 
 def spread_folds(num_masks: int, num_folds: int = 5) -> np.ndarray:
@@ -213,7 +187,7 @@ def check_folds(folds: np.ndarray, num_masks: int) -> np.ndarray:
 
 
 class _Best:
-  """The best configuration of one target so far, and what it grew."""
+  """The best configuration so far, and what it grew."""
 
   def __init__(self, configs, num_trees):
     self.configs = configs
@@ -231,19 +205,18 @@ class _Best:
       self.error, self.config = float(errors[count]), config
       self.count, self.grown = count, grown
 
-  def result(self, problem, start, target, masks, ids):
+  def result(self, problem, start, masks, ids):
     feature, leaf, _ = self.grown
-    groups = len(start.seen)
     fits = [
       trees_lib.truncate(
-        start.trees(problem, feature[:, e], leaf[:, e], e), self.count
+        start.trees(problem, feature[:, g], leaf[:, g], g), self.count
       )
-      for e in range(target * groups, (target + 1) * groups)
+      for g in range(len(start.seen))
     ]
     predictions = np.empty(len(masks))
     for f, trees in enumerate(fits[:-1]):
       predictions[ids == f] = trees_lib.predict(trees, masks[ids == f])
-    truth = start.values[target] * start.size[target]
+    truth = start.values * start.size
     depth, rate = self.configs[self.config]
     return CrossValidation(
       depth=depth,
@@ -256,19 +229,6 @@ class _Best:
       configs=self.configs,
       scores=self.scores,
     )
-
-
-def _batch(masks, depth, num_fits):
-  """How many targets, each of so many fits, run at once."""
-  most = min(_BATCH, _CELLS // (len(masks) << depth))
-  return max(1, most // num_fits)
-
-
-def _check_samples(masks, values):
-  masks = base.check_masks(masks)
-  if not masks.shape[1]:
-    raise ValueError("Trees need at least one player; masks have none.")
-  return masks, base.check_values(values, len(masks))
 
 
 def _check_settings(depths, rates, num_trees, min_leaf, max_leaves):
@@ -286,20 +246,3 @@ def _check_settings(depths, rates, num_trees, min_leaf, max_leaves):
     raise ValueError(f"min_leaf must be at least 1; got {min_leaf}.")
   if base.check_integer(max_leaves, "max_leaves") < 2:
     raise ValueError(f"max_leaves must be at least 2; got {max_leaves}.")
-
-
-def _check_penalties(l2, min_gain):
-  for name, x in (("l2", l2), ("min_gain", min_gain)):
-    if not 0 <= x < np.inf:
-      raise ValueError(f"{name} must be finite and at least 0; got {x}.")
-
-
-def _check_shares(row_share, column_share, key):
-  for name, share in (("row_share", row_share), ("column_share", column_share)):
-    if not 0 < share <= 1:
-      raise ValueError(f"{name} must lie in (0, 1]; got {share}.")
-  if min(row_share, column_share) < 1 and key is None:
-    raise ValueError(
-      "A row_share or column_share below 1 draws at random: pass "
-      "key=jax.random.key(...)."
-    )

@@ -408,7 +408,7 @@ def leave_one_out(posterior: Posterior) -> tuple[np.ndarray, np.ndarray]:
 
   Noise included; Rasmussen and Williams 2006, equation 5.12. The parameters
   have seen the value, which flatters where players outnumber masks:
-  `cross_predict` is honest.
+  `cross_predict` does not.
   """
   precision = np.diagonal(posterior.inverse)
   unit = np.asarray(posterior.unit) - np.asarray(posterior.weights) / precision
@@ -416,14 +416,14 @@ def leave_one_out(posterior: Posterior) -> tuple[np.ndarray, np.ndarray]:
   return np.asarray(mean), np.asarray(np.sqrt(1 / precision) * posterior.scale)
 
 
-class Crossed(NamedTuple):
+class OutOfFold(NamedTuple):
   """Predictions of values that neither parameters nor weights have seen.
 
   Attributes:
     mean: `[B]`, in the units of the values.
     std: `[B]`, noise included.
     rising: the worst of the groups' `Posterior.rising`, NaN before all.
-    groups: for each group its rows, and parameters tuned on all others.
+    groups: each group's rows, and parameters tuned on all others.
   """
 
   mean: np.ndarray
@@ -439,22 +439,22 @@ def cross_predict(
   spread: float = SPREADS[-1],
   groups: int = 2,
   most_tuned: int = 1024,
-  turn: Crossed | None = None,
-) -> Crossed:
+  warm_start: OutOfFold | None = None,
+) -> OutOfFold:
   """Each group's values, by parameters tuned on the other groups.
 
   The weights are those of all values but one (`leave_one_out`): far cheaper
-  than a fit for each fold, and as honest, as long as few parameters are
-  tuned on many masks; what it costs is that they see fewer masks.
+  than a fit for each fold, and as little flattered, as long as few parameters
+  are tuned on many masks; what it costs is that they see fewer masks.
 
   Args:
     masks: bool `[B, n]`, B >= 2.
     values: `[B]`, finite.
     spread: how far players may differ, as for `fit`.
-    groups: at least 2; fewer masks than groups are a group each.
+    groups: their number, from 2; fewer masks than groups are a group each.
     most_tuned: how many masks are tuned on, as for `fit`.
-    turn: that of a product kernel on the same samples; its groups, and their
-      parameters with directions added.
+    warm_start: that of a product kernel on the same samples; its groups, and
+      their parameters with directions added.
 
   Raises:
     ValueError: a single mask, or what `fit` refuses.
@@ -475,9 +475,9 @@ def cross_predict(
     return found, rising, shift[0], size[0]
 
   begin: list[Params | None] = [None] * len(parts)
-  if turn is not None:
-    parts = [part for part, _ in turn.groups]
-    begin = [with_directions(params) for _, params in turn.groups]
+  if warm_start is not None:
+    parts = [part for part, _ in warm_start.groups]
+    begin = [with_directions(params) for _, params in warm_start.groups]
   elif len(parts) == 4 and len(unit) >= 2 * _FIRST:
     # The long first round, once for two groups: on the half with neither.
     first, last = (
@@ -497,4 +497,4 @@ def cross_predict(
     middle[part] = left[0][part] * scale + mean
     width[part] = left[1][part] * scale
     found.append((part, own))
-  return Crossed(middle, width, worst, found)
+  return OutOfFold(middle, width, worst, found)

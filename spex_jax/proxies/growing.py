@@ -4,19 +4,18 @@ A tree is grown level by level to depth D; a node that no split improves stays
 whole, and its masks go to its first child. The histogram of a level is one
 matrix product, (members of each node, times residual or 1) by bits, and only
 first children are counted: second ones are their parent less them. A leaf is
-the sum of its residuals over its count plus l2 (Friedman 2001). LightGBM
-grows the best leaf first, up to a number of leaves: the same trees, less the
-splits that it would have made last, which are undone.
+the mean of its residuals (Friedman 2001). LightGBM grows the best leaf first,
+up to a number of leaves: the same trees, less the splits that it would have
+made last, which are undone.
 
 Values are centred and scaled in float64 (`Start`); trees are grown in float32.
 
-Shapes: n players, B masks, T targets, M trees, D depth, G fits of a target
-(one per fold, and one on all masks), E = T G fits that run as one batch. B and
-n are padded, so that few sizes compile.
+Shapes: n players, B masks, M trees, D depth, G fits that run as one batch (one
+without each fold, and one on all masks). B and n are padded, so that few sizes
+compile.
 """
 
 import functools
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import chex
@@ -30,6 +29,7 @@ from spex_jax.proxies import trees as trees_lib
 CHUNK = 50  # Trees grown between two looks at the validation error.
 _ROWS, _COLUMNS = 128, 8  # Masks and players are padded to multiples of these.
 _NOISE = 1e-12  # Gains per mask below this are rounding, at variance 1.
+_TINY = np.float32(1e-9)
 _FLAT = 8 * np.finfo(np.float64).eps  # A range of rounding size, at size 1.
 
 
@@ -37,12 +37,9 @@ class Settings(NamedTuple):
   """What a tree needs to know; traced, so that a change compiles nothing."""
 
   rate: float
-  l2: float
   min_leaf: float
-  min_gain: float
   max_leaves: float
   row_share: float = 1.0
-  column_share: float = 1.0
 
 
 def grow_tree(
@@ -63,7 +60,7 @@ def grow_tree(
     residual: float32 `[B]`, of variance about 1 or less.
     weight: float32 `[B]`, 1 where the tree may look, else 0.
     allowed: bool `[n]` players that may be asked for.
-    settings: its limits. The shares are drawn by the caller.
+    settings: its limits. The share is drawn by the caller.
     depth: D.
     limited: whether `max_leaves` is below 2^D.
 
@@ -83,7 +80,7 @@ def grow_tree(
   pair = jnp.stack([weight * residual, weight])  # Sums and counts together.
   total = pair.sum(axis=1)[None]  # [nodes, 2]
   ones = _multiply(pair, bits)[None]  # [nodes, 2, n], of masks with bit 1.
-  floor = (settings.min_gain + _NOISE) * total[0, 1]
+  floor = _NOISE * total[0, 1]
   node = jnp.zeros(num_masks, jnp.int32)
   rows = jnp.arange(num_masks)
   features, gains, totals = [], [], []
@@ -117,7 +114,7 @@ def grow_tree(
       settings.max_leaves,
     )
     node = moved[node]
-  leaf = total[:, 0] / jnp.maximum(total[:, 1] + settings.l2, 1e-6)
+  leaf = total[:, 0] / jnp.maximum(total[:, 1], 1e-6)
   # A tree without a split says nothing: its mean is 0 but for rounding.
   used = (total[:, 1] > 0) & (feature[:1] < n)
   leaf = settings.rate * jnp.where(used, leaf, 0.0)
@@ -190,16 +187,15 @@ def _best_split(ones, total, allowed, settings, floor):
   num_one = ones[:, 1]
   num_zero = counts - num_one
   zeros = sums - ones[:, 0]
-  # The tiny loading only keeps 0 / 0 away: such a side is refused below.
-  loading = settings.l2 + 1e-9
-  gain = zeros**2 / (num_zero + loading) + ones[:, 0] ** 2 / (num_one + loading)
+  # The loading only keeps 0 / 0 away: such a side is refused below.
+  gain = zeros**2 / (num_zero + _TINY) + ones[:, 0] ** 2 / (num_one + _TINY)
   least = jnp.minimum(num_zero, num_one)
   usable = (least >= settings.min_leaf) & allowed[None]
   # The barrier: the two passes below must see the same bits of the same gain.
   gain = lax.optimization_barrier(jnp.where(usable, gain, -1.0))
   best = gain.max(axis=1)
   at = jnp.where(gain == best[:, None], jnp.arange(n)[None], n).min(axis=1)
-  before = (sums**2 / (counts + loading))[:, 0]
+  before = (sums**2 / (counts + _TINY))[:, 0]
   worth = best > before * (1 + 1e-6) + floor
   return jnp.where(worth, at, n).astype(jnp.int32), best - before
 
@@ -207,15 +203,6 @@ def _best_split(ones, total, allowed, settings, floor):
 def _multiply(lhs, rhs):
   # Exact counts: no TF32.
   return jnp.matmul(lhs, rhs, precision=lax.Precision.HIGHEST)
-
-
-def _sample(key, weight, real, settings):
-  """One tree's masks (weights `[B]`) and players (bool `[n]`)."""
-  keys = jax.random.split(key)
-  return (
-    weight * _draw(keys[0], weight > 0, settings.row_share),
-    _draw(keys[1], real, settings.column_share),
-  )
 
 
 def _draw(key, members, share):
@@ -238,18 +225,17 @@ def _grow_chunk(
   depth,
   limited,
 ):
-  """Grows the next trees of E fits: `residual` and the `lanes` are `[E, B]`."""
+  """Grows the next trees of G fits: `residual` and the `lanes` are `[G, B]`."""
   chex.assert_equal_shape([residual, *lanes])
   chex.assert_shape(residual, (None, len(problem.bits)))
   bits, columns = problem.bits, problem.columns
-  real = jnp.arange(bits.shape[1]) < problem.n
+  allowed = jnp.arange(bits.shape[1]) < problem.n
   weight, held = lanes
 
   def one(residual, weight, key, index):
-    allowed = real
     if key is not None:
       key = jax.random.fold_in(key, index)
-      weight, allowed = _sample(key, weight, real, settings)
+      weight = weight * _draw(key, weight > 0, settings.row_share)
     return grow_tree(
       bits, columns, residual, weight, allowed, settings, depth, limited
     )
@@ -286,85 +272,73 @@ def pad(masks: np.ndarray) -> Problem:
 
 
 class Start(NamedTuple):
-  """Values of mean 0 and deviation 1, for E = T (F + 1) fits, and the way back.
+  """Values of mean 0 and deviation 1, for F + 1 fits, and the way back.
 
   Constant values have residuals 0 and deviation 1.
 
   Attributes:
-    values: float64 `[T, B]` of size 1 at most.
-    seen: bool `[G, B]` what each of the G fits of a target sees.
-    bias: float64 `[T, G]` the mean of what it sees.
-    deviation: float64 `[T]`; 1 for constant values.
-    size: float64 `[T]`, in the units of the values.
+    values: float64 `[B]` of size 1 at most.
+    seen: bool `[G, B]` what each of the G fits sees.
+    bias: float64 `[G]` the mean of what it sees.
+    deviation: the values' standard deviation; 1 for constant ones.
+    size: the largest value's, in the units of the values.
   """
 
   values: np.ndarray
   seen: np.ndarray
   bias: np.ndarray
-  deviation: np.ndarray
-  size: np.ndarray
+  deviation: float
+  size: float
 
   @classmethod
   def of(cls, values: np.ndarray, seen: np.ndarray) -> "Start":
-    """From values `[B, T]`, and who sees what."""
-    chex.assert_rank([values, seen], 2)
-    chex.assert_axis_dimension(seen, 1, len(values))
-    size = np.abs(values).max(axis=0)
-    size = np.where(size > 0, size, 1.0)
-    values = (values / size).T
+    """From values `[B]`, and who sees what."""
+    chex.assert_shape(seen, (None, len(values)))
+    size = np.abs(values).max() or 1.0
+    values = values / size
     share = seen / seen.sum(axis=1, keepdims=True)
     # A mean about a value: exact where all are equal.
-    anchor = values[:, :1]
-    bias = anchor + (values - anchor) @ share.T
-    spread = values - values.mean(axis=1, keepdims=True)
-    deviation = np.sqrt((spread**2).mean(axis=1))
-    flat = np.ptp(values, axis=1) <= _FLAT
-    return cls(values, seen, bias, np.where(flat, 1.0, deviation), size)
-
-  @property
-  def num_targets(self):
-    return len(self.values)
+    bias = values[0] + (share @ (values - values[0]))
+    deviation = np.sqrt(((values - values.mean()) ** 2).mean())
+    flat = np.ptp(values) <= _FLAT
+    return cls(values, seen, bias, 1.0 if flat else deviation, size)
 
   @property
   def flat(self):
-    """bool `[T]`: values that differ by rounding alone, or not at all."""
-    return np.ptp(self.values, axis=1) <= _FLAT
+    """Whether values differ by rounding alone, or not at all."""
+    return np.ptp(self.values) <= _FLAT
 
   @property
   def total(self):
-    """float64 `[T]` energy of the scaled values about their mean."""
-    centred = self.values - self.values.mean(axis=1, keepdims=True)
-    return (centred**2).sum(axis=1) / self.deviation**2
+    """Energy of the scaled values about their mean."""
+    centred = self.values - self.values.mean()
+    return (centred**2).sum() / self.deviation**2
 
   def residual(self):
-    """float32 `[T, G, B]`; 0 for flat values."""
-    out = self.values[:, None] - self.bias[..., None]
-    out = out / self.deviation[:, None, None]
-    return np.where(self.flat[:, None, None], 0.0, out).astype(np.float32)
+    """float32 `[G, B]`; 0 for flat values."""
+    if self.flat:
+      return np.zeros(self.seen.shape, np.float32)
+    out = (self.values - self.bias[:, None]) / self.deviation
+    return out.astype(np.float32)
 
   def errors(self, grown):
-    """Pooled held-out error after 0..M trees, float64 `[M + 1, T]`."""
-    shape = (len(grown), self.num_targets, len(self.seen))
-    held = ~self.seen
-    before = (self.residual().astype(np.float64) ** 2 * held).sum(axis=(1, 2))
-    after = grown.reshape(shape).astype(np.float64).sum(axis=2)
-    return np.concatenate([before[None], after])
+    """Pooled held-out error after 0..M trees, float64 `[M + 1]`."""
+    before = (self.residual().astype(np.float64) ** 2 * ~self.seen).sum()
+    return np.append(before, grown.astype(np.float64).sum(axis=1))
 
-  def scores(self, grown, target):
+  def scores(self, grown):
     """R^2 of held-out masks after 0..M trees, float64 `[M + 1]`."""
-    if self.flat[target]:
+    if self.flat:
       return np.ones(len(grown) + 1)
-    return 1 - self.errors(grown)[:, target] / self.total[target]
+    return 1 - self.errors(grown) / self.total
 
-  def trees(self, problem, feature, leaf, e):
-    """The `trees.Trees` of fit e, in the units of the values."""
-    target, group = divmod(e, len(self.seen))
-    size = self.size[target]
+  def trees(self, problem, feature, leaf, fit):
+    """The `trees.Trees` of one of the G fits, in the units of the values."""
     feature = np.where(feature < problem.n, feature, problem.n)
     return trees_lib.Trees(
       feature=feature.astype(np.int32),
-      leaf=leaf.astype(np.float64) * self.deviation[target] * size,
-      bias=np.asarray(self.bias[target, group] * size),
+      leaf=leaf.astype(np.float64) * self.deviation * self.size,
+      bias=np.asarray(self.bias[fit] * self.size),
       n=problem.n,
     )
 
@@ -378,9 +352,9 @@ def grow_all(
   settings: Settings,
   key: jax.Array | None,
   patience: int | None,
-  goal: Sequence[float] = (),
+  goal: float = np.inf,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Grows E = T G ensembles, by chunks, until told or done.
+  """Grows G ensembles, by chunks, up to an early stop.
 
   Args:
     problem: the masks.
@@ -388,29 +362,26 @@ def grow_all(
     depth: D.
     num_trees: M.
     settings: the limits of every tree.
-    key: consumed; None where no share is below 1.
-    patience: ends when every target is done: no better pooled error for so
-      many trees, or no hope of the goal; None to grow all.
-    goal: T shares of the energy that others have left at best, or none.
-      Errors fall ever more slowly; one that misses the goal even if it goes on
-      falling half as fast again as it does is past hope.
+    key: consumed; None where the share is 1.
+    patience: ends after so many trees without a better pooled error, or
+      without hope of the goal; None to grow all.
+    goal: the share of the energy that others have left at best. Errors fall
+      ever more slowly; one that misses the goal even if it goes on falling
+      half as fast again as it does is past hope.
 
   Returns:
-    NumPy features `[M, E, 2^D - 1]`, leaves `[M, E, 2^D]` and held-out errors
-    `[M, E]`, with fewer than M trees where the patience ended.
+    NumPy features `[M, G, 2^D - 1]`, leaves `[M, G, 2^D]` and held-out errors
+    `[M, G]`, with fewer than M trees where the patience ended.
   """
   padding = ((0, 0), (0, len(problem.bits) - problem.num_masks))
-  seen = np.tile(start.seen, (start.num_targets, 1))
   lanes = tuple(
-    jnp.asarray(np.pad(x, padding).astype(np.float32)) for x in (seen, ~seen)
+    jnp.asarray(np.pad(x, padding).astype(np.float32))
+    for x in (start.seen, ~start.seen)
   )
-  residual = start.residual().reshape(len(seen), -1)
-  residual = jnp.asarray(np.pad(residual, padding))
+  residual = jnp.asarray(np.pad(start.residual(), padding))
   keys = None
-  if key is not None and min(settings.row_share, settings.column_share) < 1:
-    # Targets share the draws, so that each grows as it would alone.
+  if key is not None and settings.row_share < 1:
     keys = jax.random.split(key, len(start.seen))
-    keys = jnp.tile(keys, start.num_targets)
   limited = settings.max_leaves < 1 << depth
   # Traced as float32, whatever the caller's switches.
   settings = jax.tree.map(np.float32, settings)
@@ -429,14 +400,12 @@ def grow_all(
     chunks.append([np.asarray(part) for part in chunk])
     if patience is not None:
       errors = start.errors(np.concatenate([part[2] for part in chunks]))
-      done = len(errors) - 1 - errors.argmin(axis=0) >= patience
-      if len(goal):
-        errors = errors / np.where(start.flat, 1.0, start.total)
-        gain = np.maximum(errors[-1 - CHUNK] - errors[-1], 0.0)
-        left = max(0, num_trees - first - CHUNK) / CHUNK
-        hope = np.minimum(errors[-1] - 1.5 * gain * left, errors.min(axis=0))
-        done |= hope > np.asarray(goal)
-      if done.all():
+      if len(errors) - 1 - errors.argmin() >= patience:
+        break
+      errors = errors / (1.0 if start.flat else start.total)
+      gain = max(errors[-1 - CHUNK] - errors[-1], 0.0)
+      left = max(0, num_trees - first - CHUNK) / CHUNK
+      if min(errors[-1] - 1.5 * gain * left, errors.min()) > goal:
         break
   features, leaves, errors = (
     np.concatenate(parts)[:num_trees] for parts in zip(*chunks)

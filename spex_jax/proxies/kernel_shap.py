@@ -83,11 +83,11 @@ def _allot(num_pairs, mass, rate, room, start):
   """Pairs of each size, and the weight of one of them.
 
   Args:
-    num_pairs: to be shared out.
-    mass: of the kernel, of all pairs of each size.
+    num_pairs: the pairs to be shared out.
+    mass: the kernel's, all pairs of each size together.
     rate: share of the pairs that each size gets, on any scale.
     room: pairs that there are of each.
-    start: in [0, 1), at random.
+    start: a random number in [0, 1).
   """
   room = np.array([min(r, num_pairs) for r in room])
   counts, weights = np.zeros(len(mass), int), np.zeros(len(mass))
@@ -186,55 +186,3 @@ def solve(
   )
   psi -= psi.mean(axis=0)
   return total / n + psi * size, bool(rank == n - 1)
-
-
-def by_shapiq(
-  ask, seed: int, num_masks: int, n: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-  """The same by shapiq's estimator, or None where it is not installed.
-
-  Its `KernelSHAP` with pairs, once for each target on the same masks.
-
-  Args:
-    ask: masks `[B, n]` to values `[B, T]`; called once.
-    seed: of its masks.
-    num_masks: most masks, the empty and the full one among them.
-    n: players.
-
-  Returns:
-    Values float64 `[n, T]`, the masks bool `[B, n]` that it asked for, and
-    f(none) `[T]`; and None without shapiq.
-
-  Raises:
-    RuntimeError: a version of shapiq that asks more than once.
-  """
-  try:
-    import shapiq
-  except ImportError:
-    return None
-  asked: dict[str, np.ndarray] = {}
-
-  def estimate(column):
-    def game(masks):
-      masks = np.atleast_2d(np.asarray(masks, bool))
-      if not asked:
-        values = ask(masks)
-        # Its weights of 1e6 for both ends would magnify an offset's rounding.
-        empty = values[~masks.any(axis=1)][0]
-        asked.update(masks=masks, values=values - empty, empty=empty)
-      if not np.array_equal(masks, asked["masks"]):
-        raise RuntimeError(
-          f"shapiq {shapiq.__version__} asks for masks in several parts; its "
-          "KernelSHAP is used as of versions that ask once, such as 1.4.1."
-        )
-      return asked["values"][:, column]
-
-    peer = shapiq.KernelSHAP(n, pairing_trick=True, random_state=seed)
-    found = peer.approximate(num_masks, game)
-    return [float(found[(i,)]) for i in range(n)]
-
-  first = estimate(0)
-  num_targets = asked["values"].shape[1]
-  rest = [estimate(column) for column in range(1, num_targets)]
-  masks = asked["masks"]
-  return np.array([first, *rest]).T, masks, asked["empty"]

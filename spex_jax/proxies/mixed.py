@@ -30,7 +30,7 @@ def expand(
   Args:
     posterior: whose parameters have directions, of n players.
     num_terms: sets besides the empty one.
-    max_order: of the sets; at most 12.
+    max_order: the largest sets, at most 12.
 
   Returns:
     Exact coefficients; `missed` is measured at 2,048 random masks, and

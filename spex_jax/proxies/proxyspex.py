@@ -1,32 +1,26 @@
 """ProxySPEX: fit trees, expand them, keep the strongest sets, fit these again.
 
-Butler et al. 2025, arXiv 2505.17495. Two ways to cut and refit:
-
-  paper   the fewest sets that hold 95 % of the energy, then ridge
-  ours    what held-out folds like best (`sparsify`), the uncut trees included
-
-Deviations of "paper" from the paper's package: the trees are ours, which are
-LightGBM's but for ties (`tree_fourier.expand` reads LightGBM's own);
-configurations are compared by R^2 of all folds pooled, not by the mean of the
-folds' own; the empty set is kept however small. As there, its coefficient is
-penalised like the others, so that an offset of the values changes the fit:
-"ours" has no such flaw.
+Butler et al. 2025, arXiv 2505.17495. Deviations: the trees are ours, which are
+LightGBM's but for ties (`tree_fourier.expand` reads LightGBM's own), grown with
+early stopping; configurations are compared by R^2 of all folds pooled, not by
+the mean of the folds' own. Instead of a ridge fit of the fewest sets that hold
+95 % of the energy, whose penalty makes it depend on the values' offset, stands
+what held-out folds like best (`sparsify`), the uncut trees included.
 
 Shapes: n players, B masks, F folds.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from spex_jax import base
-from spex_jax.fourier import lasso, regress, score, sparse
+from spex_jax.fourier import score, sparse
 from spex_jax.proxies import boosting, sparsify, tree_fourier
 
-_ENERGY = 0.95
-_ALPHAS = (-6, 6, 100)  # Ridge penalties, as powers of ten: the packages' grid.
-_PAPER_COUNTS = (500, 1000, 5000)
+_MIN_LEAF = 20  # Masks on each side of a split.
+_MOST_TREES = 1000
 
 
 class Config(NamedTuple):
@@ -71,44 +65,34 @@ def fit(
   masks: base.Masks,
   values: base.Values,
   *,
-  mode: Literal["ours", "paper"] = "ours",
   folds: np.ndarray | None = None,
   max_order: int = 5,
   depths: Sequence[int] | None = None,
   rates: Sequence[float] = (0.01, 0.1),
   counts: Sequence[int] | None = None,
-  min_leaf: int = 20,
-  l2: float = 0.0,
 ) -> ProxySpex:
   """Fits a sparse expansion through boosted trees.
 
   Args:
     masks: bool `[B, n]`. Equal masks are separate samples.
     values: `[B]`, finite, of any scale and offset.
-    mode: "paper" for reproduction, "ours" for accuracy.
-    folds: integers `[B]`; None for 5: spread over the masks ("ours"), or one
-      after the other ("paper").
+    folds: integers `[B]`; None for 5, spread over the masks.
     max_order: the deepest trees, unless `depths` are given: the grid has
       max_order and max_order - 2.
     depths: the depths of trees to try.
     rates: the learning rates to try.
-    counts: numbers of trees to try. None for 500, 1000 and 5000 ("paper"), or
-      all up to 1000 with early stopping ("ours"). shapiq 1.8 tries 500 and
-      1000.
-    min_leaf: least masks on each side of a split.
-    l2: added to the count in a leaf's mean.
+    counts: numbers of trees to try; None for all up to 1000 with early
+      stopping. The paper's package tries 500, 1000 and 5000, shapiq 1.8 the
+      first two.
 
   Returns:
     A `ProxySpex`. Constant values, a single mask, and so few masks that no
-    split leaves `min_leaf` on each side give the mean, and a note that says
-    so.
+    split leaves 20 on each side give the mean, and a note that says so.
 
   Raises:
-    ValueError: an unknown mode, values of several targets,
-      or what `boosting.cross_validate` refuses.
+    ValueError: values of several targets, or what `boosting.cross_validate`
+      refuses.
   """
-  if mode not in ("ours", "paper"):
-    raise ValueError(f"mode must be 'ours' or 'paper'; got {mode!r}.")
   masks = base.check_masks(masks)
   values = base.check_values(values, len(masks))
   if values.ndim != 1:
@@ -119,61 +103,42 @@ def fit(
     depths = sorted({max(1, max_order - 2), max_order})
   if folds is None:
     folds = boosting.spread_folds(len(masks))
-    folds = np.sort(folds) if mode == "paper" else folds
   trivial = _trivial(masks, values)
   if trivial is not None:
     return trivial
   ids = boosting.check_folds(folds, len(masks))
-  if counts is None and mode == "paper":
-    counts = _PAPER_COUNTS
   grown = boosting.cross_validate(
     masks,
     values,
     ids,
-    num_trees=1000 if counts is None else max(counts),
+    num_trees=_MOST_TREES if counts is None else max(counts),
     counts=counts,
     depths=depths,
     rates=rates,
-    min_leaf=min_leaf,
-    l2=l2,
+    min_leaf=_MIN_LEAF,
   )
   functions = [tree_fourier.expand(trees) for trees in grown.fold_trees]
   whole = tree_fourier.expand(grown.trees)
   notes = [
     f"Trees of depth {grown.depth}, rate {grown.rate:g}, {grown.num_trees} of "
-    f"them: R^2 {score.told(values, grown.predictions)} on held-out folds."
+    f"them: R^2 {score.r2_text(values, grown.predictions)} on held-out folds."
   ]
-  if len(masks) - np.bincount(ids).max() < 2 * min_leaf:
+  if len(masks) - np.bincount(ids).max() < 2 * _MIN_LEAF:
     notes.append(
-      f"{len(masks)} masks are too few to split with min_leaf={min_leaf} on "
-      "each side in every fold; ask for more masks or a smaller min_leaf."
+      f"{len(masks)} masks are too few to split with {_MIN_LEAF} on each side "
+      "in every fold; ask for more masks."
     )
-  if mode == "ours":
-    found = sparsify.sparsify(
-      masks,
-      values,
-      ids,
-      functions,
-      whole,
-      grown.predictions,
-    )
-    fourier, predictions = found.fourier, found.predictions
-    refit = str(found.candidate)
-  else:
-    fourier = _cut(masks, values, whole)
-    predictions = np.empty(len(masks))
-    for f, function in enumerate(functions):
-      held = ids == f
-      part = _cut(masks[~held], values[~held], function)
-      predictions[held] = lasso.evaluate(masks[held], part)
-    refit = "a ridge fit of the sets that hold 95 % of the energy"
-  reached = float(score.r2(values, predictions))
+  found = sparsify.sparsify(
+    masks, values, ids, functions, whole, grown.predictions
+  )
+  refit = str(found.candidate)
+  reached = float(score.r2(values, found.predictions))
   notes.append(
-    f"Kept {refit}: {int(fourier.count) - 1} sets, R^2 "
-    f"{score.told(values, predictions)} on held-out folds."
+    f"Kept {refit}: {int(found.fourier.count) - 1} sets, R^2 "
+    f"{score.r2_text(values, found.predictions)} on held-out folds."
   )
   config = Config(grown.depth, grown.rate, grown.num_trees, grown.score, refit)
-  return ProxySpex(fourier, predictions, reached, config, notes)
+  return ProxySpex(found.fourier, found.predictions, reached, config, notes)
 
 
 def _trivial(masks, values):
@@ -193,22 +158,3 @@ def _trivial(masks, values):
   fourier = sparse.SparseFourier.from_terms(masks.shape[1], [((), mean)])
   reached = float(score.r2(values, predictions))
   return ProxySpex(fourier, predictions, reached, config, [note])
-
-
-def _cut(masks, values, function):
-  """The paper's cut and refit."""
-  from sklearn import linear_model
-
-  size = np.abs(values).max() or 1.0
-  kept = function.truncate(energy=_ENERGY)
-  players = np.asarray(kept.players)
-  if len(players) == 1:
-    return kept  # The mean: nothing to fit again.
-  with regress.one_blas_thread():
-    x = regress.design(masks, players, function.n, dtype=np.float64)
-    model = linear_model.RidgeCV(
-      alphas=np.logspace(*_ALPHAS), fit_intercept=False
-    ).fit(x, values / size)
-  return sparse.SparseFourier.from_players(
-    function.n, players, model.coef_ * size
-  )

@@ -4,7 +4,7 @@ F(S) is w_S times a sum that is at most |alpha|_1, and w_S = a prod rho_i only
 falls as S grows. So sets are grown from the players of largest rho, and a
 branch ends where w_S |alpha|_1 cannot reach what is asked for. That bound is
 loose by about sqrt(B); where it would visit more sets than `most`, those of
-largest prior variance are visited, and what may be missed is told exactly, by
+largest prior variance are visited, and what may be missed is known exactly, by
 Parseval.
 
 Shapes: n players, B masks, K sets, D the largest order.
@@ -45,9 +45,9 @@ def expand(
   """The `num_terms` largest coefficients of the posterior mean.
 
   Args:
-    posterior: of n players.
+    posterior: a process on n players.
     num_terms: sets besides the empty one.
-    max_order: of the sets; None for no limit.
+    max_order: the largest sets; None for no limit.
     most: sets of two or more players that are looked at, at most; every
       player is looked at.
   """

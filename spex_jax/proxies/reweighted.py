@@ -45,7 +45,7 @@ def fit(
 
   Args:
     posterior: whose coefficients give the variances. Where it has not seen a
-      value, its `left_out` is honest.
+      value, its `left_out` does not flatter.
     masks: bool `[B, n]`, those of the posterior or more.
     values: `[B]`.
     num_terms: how many sets the result has besides the empty one.

@@ -18,8 +18,6 @@ penalised. The sums are Gram matrices: exact in float32, solved in float64.
 Shapes: n players, B masks, K sets, F folds, C candidates.
 """
 
-import contextlib
-import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -41,7 +39,7 @@ class Candidate(NamedTuple):
     kind: "cut", "ridge", "lasso", "relaxed", or "whole" for the uncut one.
     size: K; 0 for "whole".
     power: p.
-    penalty: in units that are free of the values'.
+    penalty: its size, free of the values' units.
   """
 
   kind: str
@@ -102,7 +100,7 @@ def sparsify(
   chex.assert_shape([values, folds, predictions], (len(masks),))
   candidates = _candidates(int(function.count) - 1)
   outs, terms = [], []
-  with _quietly():
+  with regress.one_blas_thread():
     for f, fitted in enumerate(fold_functions):
       held = folds == f
       constants, coefs = _fit(masks[~held], values[~held], fitted, candidates)
@@ -128,20 +126,10 @@ def sparsify(
   )
 
 
-@contextlib.contextmanager
-def _quietly():
-  """One thread for BLAS; a lasso that has not converged is judged as it is."""
-  from sklearn import exceptions
-
-  with regress.one_blas_thread(), warnings.catch_warnings():
-    warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
-    yield
-
-
 def _apply(masks, values, function, candidate):
   if candidate.kind == "whole":
     return function
-  with _quietly():
+  with regress.one_blas_thread():
     constants, coefs = _fit(masks, values, function, [candidate])
     if not np.isfinite(coefs).all():  # Its support has outgrown the masks.
       candidate = candidate._replace(kind="lasso")
@@ -249,31 +237,15 @@ class _Problem(NamedTuple):
 
   def lasso(self, k, power, grid):
     """The path along a falling grid `[G, k]`; NaN once it is too dense."""
-    from sklearn import linear_model
-
     weight = self.sizes[:k] ** power
-    gram = np.ascontiguousarray(self.gram[:k, :k] * weight[:, None] * weight)
-    out = np.full((len(grid), k), np.nan)
-    coefs = np.zeros(k)
-    # With the Gram given, `X` and `y` serve only for their number of rows (1:
-    # the sums are means already) and for |y|^2 in the stopping rule.
-    rows, target = np.zeros((1, k), order="F"), np.sqrt([self.energy])
-    for i, penalty in enumerate(grid):
-      coefs = linear_model.lasso_path(
-        rows,
-        target,
-        alphas=[penalty],
-        coef_init=coefs,
-        precompute=gram,
-        Xy=weight * self.product[:k],
-        check_input=False,
-        tol=1e-4,
-        random_state=0,  # Without, NumPy's global generator moves.
-      )[1][:, 0]
-      out[i] = weight * coefs
-      if 2 * np.count_nonzero(coefs) > self.num_masks:
-        break
-    return out
+    return weight * regress.lasso_path(
+      self.gram[:k, :k] * weight[:, None] * weight,
+      weight * self.product[:k],
+      self.energy,
+      grid,
+      self.num_masks / 2,
+      tolerance=1e-4,
+    )
 
   def relax(self, path):
     from scipy import linalg

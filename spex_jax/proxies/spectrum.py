@@ -22,7 +22,7 @@ def coefs(posterior: gaussian.Posterior, players: base.Array) -> np.ndarray:
   weights alpha; the removed mean enters the empty set.
 
   Args:
-    posterior: of n players.
+    posterior: a process on n players.
     players: int `[K, D]`, padded with n.
   """
   chex.assert_rank(players, 2)

@@ -169,7 +169,7 @@ def heatmap(
     columns: J labels.
     row_name: what rows are.
     column_name: what columns are.
-    units: of the values.
+    units: the units of the values.
     title: over the figure.
 
   Raises:

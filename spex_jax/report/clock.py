@@ -12,7 +12,8 @@ class Clock:
   """Adds up the seconds of named parts.
 
   Attributes:
-    seconds: of each part so far, by name, in the order of their first use.
+    seconds: the seconds of each part so far, by name, in the order of their
+      first use.
   """
 
   def __init__(self, before: float = 0.0):

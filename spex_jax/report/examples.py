@@ -61,8 +61,8 @@ def images(
     points: what to show.
     tests: the image of each point, `[H, W]` or `[H, W, 3]`.
     train: `[n, H, W]` or `[n, H, W, 3]`, the image of each player.
-    names: of the players.
-    units: of the values.
+    names: the names of the players.
+    units: the units of the values.
     title: over the figure.
     top: how many helpful and harmful ones; of sets the strongest pair of each
       sign is shown.
@@ -122,8 +122,8 @@ def bars(
 
   Args:
     points: what to show.
-    names: of the players.
-    units: of the values.
+    names: the names of the players.
+    units: the units of the values.
     title: over the figure.
   """
   lists = [

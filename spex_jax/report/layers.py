@@ -31,7 +31,7 @@ def grid(
   A cell's colour is a component's value; arcs join the strongest sets.
 
   Args:
-    interactions: of the components.
+    interactions: the interactions of the components.
     layer_of: n names: the layer of each. Components of a layer stand in their
       order.
     title: over the figure.
@@ -44,6 +44,7 @@ def grid(
 
   if len(layer_of) != interactions.n:
     raise ValueError(f"Need {interactions.n} layers; got {len(layer_of)}.")
+  # A row for each layer, a column for each of its components.
   names = list(dict.fromkeys(map(str, layer_of)))
   row = np.array([names.index(str(name)) for name in layer_of])
   column = np.zeros(len(row), int)
@@ -59,6 +60,7 @@ def grid(
       values[row[players[0]], column[players[0]]] = value
     elif len(larger) < top:
       larger.append((players, value))
+  # First order as a heatmap.
   limit = float(np.nanmax(np.abs(values))) or 1.0
   width = min(12.0, 3.5 + 0.3 * min(columns, _CELLS))
   height = max(2.6, 1.2 + 0.42 * len(names) + 0.22 * len(larger))
@@ -79,6 +81,7 @@ def grid(
   axes.set_yticks(range(len(names)), [plots.escape(name) for name in names])
   axes.tick_params(labelsize=8, length=2)
   axes.set_xlabel("component of the layer")
+  # Larger sets as arcs.
   handles = []
   labels = interactions.labels()
   for number, (players, value) in enumerate(larger):

@@ -218,8 +218,10 @@ def network(
   axes = figure.subplots()
   axes.set_aspect("equal")
   axes.axis("off")
+  # Players stand on a circle.
   angles = np.pi / 2 - 2 * np.pi * np.arange(len(shown)) / max(len(shown), 1)
   places = dict(zip(shown, np.stack([np.cos(angles), np.sin(angles)], axis=1)))
+  # Sets, as lines and areas between them.
   biggest = max((abs(value) for _, value in larger), default=1.0) or 1.0
   for players, value in larger[::-1]:  # The strongest on top.
     color = ink(value)
@@ -231,6 +233,7 @@ def network(
       axes.add_patch(
         patches.Polygon(corners, color=color, alpha=0.08 + 0.25 * strength)
       )
+  # Players themselves, with their names outside.
   first = {players[0]: value for players, value in singles}
   most = max((abs(value) for value in first.values()), default=1.0) or 1.0
   for player, place in places.items():

@@ -163,7 +163,7 @@ def phase(name: str) -> Iterator[None]:
   """Says every few seconds that something without numbers is still going on.
 
   Args:
-    name: of it, as in "loading".
+    name: the name of it, as in "loading".
   """
   began = time.monotonic()
   lasted = lambda: f"{name}: {tables.duration(time.monotonic() - began)}"

@@ -24,7 +24,7 @@ class Fact(str):
   """A line of a name and what is told under it.
 
   Attributes:
-    name: of the fact.
+    name: the name of the fact.
     value: what is told.
   """
 
@@ -70,6 +70,14 @@ def fact(name: str, value: str) -> Fact:
   line = Fact(f"{name:<{_WIDTH}}{value}")
   line.name, line.value = name, value
   return line
+
+
+def teller(
+  show: Callable[..., None] | None = None,
+) -> Callable[[str, str], None]:
+  """What shows named facts, one at a call; it prints them by default."""
+  show = show or printer()
+  return lambda name, text: show(fact(name, text))
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:

@@ -34,7 +34,7 @@ class Marked:
 
   Attributes:
     text: as given to the model.
-    spans: of each player.
+    spans: the spans of each player.
     interactions: of these players.
     label: in front, such as the name of a fact.
   """
@@ -73,7 +73,7 @@ def spread(
 
   Args:
     text: the whole.
-    spans: of each player of the text.
+    spans: the spans of each player of the text.
     players: of the set.
     names: one printable name per player.
   """
@@ -98,7 +98,7 @@ def sentence(
 
   Args:
     text: the whole.
-    spans: of each player of the text.
+    spans: the spans of each player of the text.
     interactions: of these players.
     title: over the figure.
     top: how many sets of two or more players to underline.
@@ -115,6 +115,7 @@ def sentence(
   axes = made.add_axes((0.03, 0.0, 0.94, 1.0))
   axes.set(xlim=(0, _LINE), ylim=(height, 0))
   axes.axis("off")
+  # The head, in a font whose letters fill a line.
   size = 0.94 * 9 * 72 / _LINE / 0.602  # DejaVu Sans Mono's width: .602 em.
   font = {"family": "monospace", "fontsize": size, "va": "center"}
   axes.text(0, 0.9, plots.escape(title), fontsize=size * 1.1, va="center")
@@ -135,10 +136,12 @@ def sentence(
         column, y, plots.escape(run), color="w" if dark else "k", **font
       )
 
+  # The text, each player shaded.
   position = 0
   for piece, _, share in _pieces(text, spans, interactions):
     draw(position, piece, share)
     position += len(piece)
+  # Larger sets: underlined in the text, spelt below it.
   names = interactions.labels()
   told = [f"{value:+.3g}" for _, value in larger]
   foot = top_line + step * num_lines

@@ -46,7 +46,7 @@ class Folder(Protocol):
   """A folder of files.
 
   Attributes:
-    path: of it, as messages name it.
+    path: the path of it, as messages name it.
   """
 
   path: Any

@@ -51,7 +51,7 @@ class Quarantined:
   """A shard that was found damaged.
 
   Attributes:
-    index: of the shard.
+    index: the index of the shard.
     reason: what was wrong.
     rows: that its manifest announced; None if that is what is damaged.
   """
@@ -204,7 +204,7 @@ class Ledger:
     nothing may be written, this is told and no more.
 
     Args:
-      index: of the shard.
+      index: the index of the shard.
       reason: what was wrong.
       always: even if it is sound.
       damaged: whether it counts as such.

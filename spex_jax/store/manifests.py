@@ -51,9 +51,9 @@ def checked(
   """A manifest that can be believed.
 
   Args:
-    data: of its file.
-    place: of it, for messages.
-    index: of the shard.
+    data: the data of its file.
+    place: the place of it, for messages.
+    index: the index of the shard.
     config: SHA-256 of the configuration; None for any.
 
   Raises:

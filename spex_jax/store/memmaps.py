@@ -45,7 +45,7 @@ def import_memmaps(
     into: where to.
     masks: name of the file of bool `[R, n]`, without `.npy`.
     values: name of the file of floats `[R, T]` or `[R]`, without `.npy`.
-    rows_per_shard: of completed rows.
+    rows_per_shard: the rows per shard of completed rows.
 
   Returns:
     Rows copied, those of an earlier attempt included.

@@ -67,7 +67,7 @@ def witness(
   """The first rows of the first sound shard of several.
 
   Args:
-    book: of the sweep.
+    book: the book of the sweep.
     first: index of the item's first shard.
     size: rows per shard.
     wanted: published shards of the item; one that is damaged is passed over.
@@ -93,9 +93,9 @@ def check(
   """Keeps the values of an item, or compares them with those kept.
 
   Args:
-    folder: of the sweep.
+    folder: the folder of the sweep.
     item: its number.
-    name: of the item, for messages.
+    name: the name of the item, for messages.
     values: float64 `[A, T]`.
     seen: published rows, where no values are kept, and what is answered to
       their masks now.

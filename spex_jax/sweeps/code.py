@@ -19,7 +19,7 @@ def digest(module: str, file: pathlib.Path) -> str:
 
   Args:
     module: its dotted name; packages are looked for where its first part lies.
-    file: of it.
+    file: the file of it.
   """
   root = file.parents[module.count(".") + (file.name == "__init__.py")]
   # Beside an installed module lie all others, whose versions are known.

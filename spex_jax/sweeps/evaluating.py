@@ -58,8 +58,8 @@ class Item:
   Attributes:
     n: players.
     num_targets: T.
-    masks: of rows, from a start to a stop.
-    values: of masks.
+    masks: the masks of rows, from a start to a stop.
+    values: the values of masks.
     anchors: see `Work`.
   """
 
@@ -76,8 +76,8 @@ class Found:
 
   Attributes:
     rows: of it.
-    causes: of rows that failed, and how many each; the first text of a kind
-      stands for all.
+    causes: the causes of rows that failed, and how many each; the first text of
+      a kind stands for all.
   """
 
   rows: shards.Rows

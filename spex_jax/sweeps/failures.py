@@ -39,7 +39,7 @@ class Attempts:
 
   Attributes:
     number: of them.
-    cause: of the last.
+    cause: the cause of the last.
   """
 
   number: int
@@ -70,7 +70,7 @@ def given_up(
   """Shards that failed as often as they may, with the last cause.
 
   Args:
-    folder: of the sweep.
+    folder: the folder of the sweep.
     sweep: as it was frozen.
     published: which of a few shards are there all the same.
   """

@@ -60,7 +60,7 @@ class Lines:
   """What the logs of all processes tell.
 
   Attributes:
-    entries: of all logs, by time.
+    entries: the entries of all logs, by time.
     processes: that wrote one.
     damaged: lines that their checksum contradicts, by the name of the log.
   """

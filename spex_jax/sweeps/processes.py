@@ -115,8 +115,8 @@ def join(
   Args:
     address: HOST:PORT of process 0; None where JAX finds all three itself, as
       on TPU slices and under Slurm.
-    process_id: of this one.
-    num_processes: of the task.
+    process_id: the process id of this one.
+    num_processes: the number of processes of the task.
     timeout: seconds to wait for the others.
 
   Raises:

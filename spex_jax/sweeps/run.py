@@ -68,7 +68,7 @@ class Run:
     """Opens the directory of a sweep, or starts it.
 
     Args:
-      workdir: of this sweep, empty, or not there yet; or a URL.
+      workdir: the directory of this sweep, empty, or not there yet; or a URL.
       sweep: what is to be done.
       build: an item's configuration to its work.
       sources: what tells one release of the caller's own code from the next,
@@ -124,8 +124,8 @@ class Run:
       sinks: get the numbers of every shard.
       retry_failed: whether shards that were given up are tried once more, and
         those with rows that failed are made again.
-      group: of processes that evaluate every shard together, all of them by
-        this call; the first of them publishes.
+      group: the group of processes that evaluate every shard together, all of
+        them by this call; the first of them publishes.
       stall: seconds after which a call of the item's work that does not return
         ends the process, with `os.EX_TEMPFAIL`; it counts as a failed attempt.
         0 for never.

@@ -25,8 +25,8 @@ class Status:
     rows, num_rows: the same of rows.
     marked: rows that are published, and have no value, as the logs tell.
     given_up: shards that failed too often, with the last cause.
-    causes: of rows that failed in a user's function, and how many each, as the
-      logs tell.
+    causes: the causes of rows that failed in a user's function, and how many
+      each, as the logs tell.
     accepted: shards that were made with other code, versions or device than
       the sweep was begun with, as the logs tell.
     rate: rows per second of all processes of the last ten minutes of work, or
@@ -192,7 +192,7 @@ def collect_garbage(
   But what is sound by its bytes, and published nowhere else, stays there.
 
   Args:
-    workdir: of the sweep.
+    workdir: the directory of the sweep.
     older_than: seconds; younger files may belong to a writer at work.
     dry_run: whether nothing is removed.
 

@@ -88,8 +88,8 @@ def export(
   Beside it, `PATH.sha256` is what `sha256sum --check` reads.
 
   Args:
-    workdir: of the sweep.
-    path: of the file.
+    workdir: the directory of the sweep.
+    path: the path of the file.
     partial: whether shards may be missing.
 
   Raises:
@@ -152,7 +152,7 @@ def frame(workdir: state.Workdir, *, partial: bool = False) -> Any:
   """All rows as a `pandas.DataFrame`; `mask` is text, as `0110`: 1 is kept.
 
   Args:
-    workdir: of the sweep.
+    workdir: the directory of the sweep.
     partial: whether shards may be missing.
 
   Raises:
@@ -181,7 +181,7 @@ def query(workdir: state.Workdir, sql: str, *, partial: bool = False) -> Any:
   """What DuckDB answers to `sql`, a `pyarrow.Table`; the table is `sweep`.
 
   Args:
-    workdir: of the sweep.
+    workdir: the directory of the sweep.
     sql: a query.
     partial: whether shards may be missing.
 

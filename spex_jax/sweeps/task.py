@@ -93,8 +93,8 @@ class Task:
       sweep: of which they are.
       build: an item's configuration to its work.
       mine: the task's shards.
-      log: of this process.
-      group: of processes at the same shard.
+      log: the log of this process.
+      group: the group of processes at the same shard.
       signalled: whether the process was asked to end.
       sinks: get the numbers of every shard.
       say: told rows done, all rows, and what is being done.

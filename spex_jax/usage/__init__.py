@@ -30,6 +30,10 @@ commands:
             it, and `context cite` which sources it stands on, alone or together
   find      describes black-box functions from queries, without a language
             model or with one, and prints how well interpreters did
+  checkup   what a model of texts knows of pictures, by the code it draws with,
+            and what vision models learn from drawings
+  maia      tells by experiments what makes units of vision models fire, and
+            how much of it is true
   sweep     runs thousands of such questions, on one machine or many, so that
             no kill loses or repeats what was done
   serve     answers as OpenAI's endpoints do, by a model on this machine
@@ -417,6 +421,8 @@ corrupted, whose answers differ.
 # A word to its flags, its text, and what runs it.
 PLAIN = {"report": (Report, REPORT, "report.run"), **agents.PLAIN}
 FIND, FINDS = agents.FIND, agents.FINDS
+CHECKUP, CHECKUPS = agents.CHECKUP, agents.CHECKUPS
+Maia, MAIA = agents.Maia, agents.MAIA
 CONTEXTS = contexts.CONTEXTS
 
 

@@ -1,4 +1,4 @@
-"""Of `spex find` and `spex serve`."""
+"""Of `spex find`, `spex maia`, `spex checkup` and `spex serve`."""
 
 import dataclasses
 
@@ -13,8 +13,9 @@ class Find(settings.Settings):
   config: str = settings.field("find_run", f"{words.FILE} (default: find_run)")
   workdir: str | None = settings.field(
     None,
-    "where leaderboard.json, functions.jsonl and all answers go (default: "
-    "runs/find_run); a second run goes on where the first was stopped",
+    "where leaderboard.json, details.json (intervals, costs), functions.jsonl "
+    "and all answers go (default: runs/find_run); a second run goes on where "
+    "the first was stopped",
     place=True,
   )
 
@@ -41,6 +42,39 @@ FINDS = {"run": (Find, FIND)}
 
 
 @dataclasses.dataclass(frozen=True)
+class Maia(settings.Settings):
+  """Flags of `spex maia`."""
+
+  config: str = settings.field("maia", f"{words.FILE} (default: maia)")
+  workdir: str | None = settings.field(
+    None,
+    "where units.jsonl, exemplars.jsonl, summary.json, a page of every unit "
+    "and all answers go (default: runs/maia); a second run goes on where the "
+    "first was stopped",
+    place=True,
+  )
+
+
+MAIA = f"""\
+usage: spex maia
+         {words.WORDS} [--workdir=DIR]
+
+has an agent find out, by experiments on a drawn world, what makes units of
+vision models fire: units of known truth (one concept, OR, AND, AND-NOT), or
+those of a network. What exemplars alone tell comes along
+
+{settings.flags_of(Maia)}
+{words.DEBUG}
+
+examples:
+  spex maia
+  spex maia --config.noise=0.1 --config.distractors=1 --config.count=10
+  spex maia --config.agent=model --config.endpoint=URL --config.model=NAME
+  spex maia --config.network=google/vit-base-patch16-224 --config.numbers=5,7
+"""
+
+
+@dataclasses.dataclass(frozen=True)
 class FindServe(settings.Settings):
   """Flags of `spex find serve`."""
 
@@ -51,6 +85,44 @@ class FindServe(settings.Settings):
   port: int | None = settings.field(
     None, "of HTTP on this machine; a pipe without one", low=0, high=65535
   )
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkup(settings.Settings):
+  """Flags of `spex checkup WORD`."""
+
+  config: str | None = settings.field(
+    None, f"{words.FILE} (default: checkup_WORD)"
+  )
+  workdir: str | None = settings.field(
+    None,
+    "where probes.json, or records.jsonl, pictures, summary.json and an "
+    "embedder go (default: runs/checkup_WORD); a second run goes on",
+    place=True,
+  )
+
+
+CHECKUP = f"""\
+usage: spex checkup draw|recognise|improve|explain|learn
+         {words.WORDS} [--workdir=DIR]
+
+what does a model of texts know of pictures? It writes code for captions of a
+drawn world (draw), tells what code draws (recognise), and betters its drawings
+by feedback in words (improve); explain tells which statements make a picture
+of something; learn trains vision models on drawings, and asks them for
+handwritten digits, beside dead leaves, no training and labels
+
+{settings.flags_of(Checkup)}
+{words.DEBUG}
+
+examples:
+  spex checkup learn --workdir=runs/learn
+  spex checkup improve --config.defects=syntax,colour
+  spex checkup draw --config.endpoint=https://HOST/v1 --config.model=NAME
+"""
+CHECKUPS = dict.fromkeys(
+  ("draw", "recognise", "improve", "explain", "learn"), (Checkup, CHECKUP)
+)
 
 
 @dataclasses.dataclass(frozen=True)

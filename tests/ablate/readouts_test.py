@@ -1,7 +1,5 @@
 """Readouts against NumPy in float64, row by row."""
 
-import itertools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -385,17 +383,3 @@ def test_each_row_has_its_own_margin():
   one = sites.Output(logits=jnp.zeros((1, 1)), hidden=(), activations={})
   with pytest.raises(ValueError, match="needs a second class"):
     readouts.margins(np.array([0]))(one, {})
-
-
-def test_the_mean_margin_of_tokens_that_are_seen():
-  output, inputs = _texts()
-  logits, expected = np.asarray(output.logits), []
-  for row, ids, seen in zip(logits, _IDS, _SEEN):
-    places = np.flatnonzero(seen)
-    each = [
-      _margin(row[before], ids[at]) for before, at in itertools.pairwise(places)
-    ]
-    expected.append(np.mean(each))
-  _check(likelihoods.token_margin(), (output, inputs), expected)
-  inputs["attention_mask"] = np.array([[1, 0, 0, 0, 0]] * 3)
-  assert np.isnan(likelihoods.token_margin()(output, inputs)).all()

@@ -50,6 +50,11 @@ def _asked(server, **limits):
   return services.Service(server.url, _KEY, **limits).post("/ask", {"a": 1})
 
 
+def test_a_key_that_is_repeated_is_not_given_back():
+  with _Server(body=b'{"a": ["Bearer SECRET-KEY\\/1"]}') as server:
+    assert _asked(server) == {"a": ["Bearer [key]"]}
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_the_key_follows_no_redirect(status):
   with _Server() as other:

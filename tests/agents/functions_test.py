@@ -17,6 +17,7 @@ from spex_jax.agents.find import (
   primitives,
   sets,
   strings,
+  tables,
 )
 
 
@@ -120,6 +121,13 @@ def test_primitives_are_total(text, name):
   assert found == primitives.apply((name,), text)
 
 
+def test_a_truth_is_written_alike_in_every_process():
+  """Sets of texts have another order in each."""
+  (near,) = (own for own in knowledge._NEAR if "country in Asia" in own)
+  wanted = dict.fromkeys(word for one in near for word in tables.CONCEPTS[one])
+  assert [*knowledge.activations(("country in Asia",))] == [*wanted]
+
+
 def test_rules_know_the_words_of_their_exceptions():
   rules = knowledge.rules()
   assert len(set(rules)) == len(rules) > 60
@@ -136,6 +144,10 @@ def test_a_query_keeps_its_budget():
   assert (query.spent, query.left) == (2, 1)
   with pytest.raises(functions.Failed, match="at most 1,000"):
     query(["x" * 2000])
+  with pytest.raises(AttributeError):
+    query.spent = 0
+  with pytest.raises(functions.Overspent, match="1 inputs, and 0 of 3"):
+    query._ask(["x"])
 
 
 def test_what_raises_is_told():

@@ -83,6 +83,13 @@ def test_a_reply_that_is_none_is_refused(answer, complaint):
     own.endpoint().chat(_ASK)
 
 
+def test_a_request_is_counted_where_the_endpoint_is_silent():
+  own = _Server(_body("Hi") | {"usage": None})
+  with own.server:
+    reply = own.endpoint().chat([{"role": "user", "content": "a" * 4000}])
+  assert reply.prompt_tokens >= 1000 and reply.reply_tokens == 1
+
+
 def test_what_may_pass_is_tried_again_so_often():
   own = _Server(RuntimeError("busy"), _body("Hi"))
   with own.server:
@@ -170,6 +177,7 @@ def test_an_agent_asks_and_answers():
   [
     ("no query here", "There is no line QUERY"),
     ("QUERY: [1, 2", "There is no line QUERY"),
+    ("\n" * 200_000 + "QUERY", "There is no line QUERY"),
     ("QUERY: [1, oops]", "not one"),
     (f"QUERY: {list(range(50))}", "at most 40"),
     (f"QUERY: {list(range(20))}", "20 inputs, and 9"),
@@ -188,7 +196,7 @@ def test_an_agent_in_a_loop_ends():
   answer = agent.interactive(chat)(functions.Query(_numeric(), 99), 99)
   assert "the same 3 times" in answer.error
   talks = llm.Scripted([f"hm {i}" for i in range(9)])
-  run = agent.interactive(talks, rounds=3)
+  run = agent.interactive(talks, rounds=5)
   answer = run(functions.Query(_numeric(), 99), 99)
   assert "No description within 5" in answer.error
   assert "Come to an end" in talks.seen[-1][-1]["content"]
@@ -227,6 +235,7 @@ def test_one_shot_shows_outputs(category):
     services.Overloaded("busy"),
     "[DESCRIPTION] nothing [CODE] import os; os.fork()",
     "[DESCRIPTION]",
+    "[DESCRIPTION] a [CODE] ```" + "\n" * 200_000,
   ],
 )
 def test_a_model_s_failure_is_of_one_answer(reply):
@@ -266,10 +275,10 @@ def test_a_judge_is_right_by_chance_or_by_the_truth(category):
       hits = [own.values([x]) == [y] for x, y in pairs]
       assert hits == [i == right for i in range(3)]
   knows = llm.Scripted([f"It is {right + 1}." for _, right in tests])
-  assert judging.referee(knows)(own, "the truth") == 1
+  assert judging.referee(lambda: knows)(own, "the truth") == 1
   same = llm.Scripted(["2, not 1 or 3"] * 10)
   share = sum(right == 1 for _, right in tests) / 10
-  assert judging.referee(same)(own, "nothing") == share
+  assert judging.referee(lambda: same)(own, "nothing") == share
   assert "nothing" in same.seen[0][0]["content"]
 
 

@@ -72,6 +72,11 @@ def test_what_is_none_is_told(archive, box, tmp_path):
   (tmp_path / "bad.zip").write_bytes(b"PK no zip")
   with pytest.raises(ValueError, match="is no zip"):
     official.load(str(tmp_path / "bad.zip"), "numeric", box)
+  for text in ('[{"nome": 1}]', "[3]", "3"):
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as own:
+      own.writestr("strings/unit_test_data.json", text)
+    with pytest.raises(ValueError, match="no list of what has a 'name'"):
+      official.load(str(tmp_path / "other.zip"), "strings", box)
   (tmp_path / "empty").mkdir()
   with pytest.raises(ValueError, match="no numeric/fNNNNN"):
     official.load(str(tmp_path / "empty"), "numeric", box)

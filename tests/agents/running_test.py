@@ -44,6 +44,10 @@ def _hangs(query, budget):
   time.sleep(30)
 
 
+def _leaves(query, budget):
+  raise SystemExit(3)
+
+
 def _says(code):
   return lambda query, budget: answers.Answer("", code)
 
@@ -54,7 +58,9 @@ def _says(code):
     (_raises, "ZeroDivisionError: odd"),
     (_overspends, "Overspent: 61 inputs"),
     (_hangs, "TimeoutError: it took more than"),
+    (_leaves, "SystemExit: 3"),
     (lambda query, budget: None, "the answer is a NoneType"),
+    (lambda query, budget: answers.Answer({1: {2}}, ""), "not JSON"),
     (_says("while True: pass"), "time"),
     (_says("import socket"), "refused"),
     (_says(None), "no text"),
@@ -148,7 +154,7 @@ def test_the_command(tmp_path, capsys):
   assert cli.main([*_RUN, place]) == 0
   rows = json.loads((tmp_path / "a" / "leaderboard.json").read_text())
   needed = {"interpreter", "category", "score", "mode", "functions", "queries"}
-  assert all(needed <= row.keys() for row in rows)
+  assert all(needed == row.keys() for row in rows)
   by = {(r["interpreter"], r["category"], r["mode"]): r for r in rows}
   assert by["enumeration", "strings", "ours"]["score"] == 1
   assert by["truth", "strings", "paper"]["score"] == 1
@@ -159,9 +165,14 @@ def test_the_command(tmp_path, capsys):
   capsys.readouterr()
   assert cli.main(["find", "report", str(tmp_path / "a")]) == 0
   assert "enumeration" in capsys.readouterr().out
-  before = (tmp_path / "a" / "leaderboard.json").read_bytes()
+  files = [tmp_path / "a" / f for f in ("leaderboard.json", "functions.jsonl")]
+  before = [file.read_bytes() for file in files]
+  # As if it had been killed half-way, and one answer was written badly.
+  for file in (*files, *(tmp_path / "a/answers/piecewise").iterdir()):
+    file.unlink()
+  (tmp_path / "a/answers/enumeration/strings-00001.json").write_text("{")
   assert cli.main([*_RUN, place]) == 0
-  assert (tmp_path / "a" / "leaderboard.json").read_bytes() == before
+  assert [file.read_bytes() for file in files] == before
 
 
 def _reply(text):
@@ -198,7 +209,7 @@ def test_models_of_an_endpoint_in_a_run(tmp_path, monkeypatch, capsys):
     assert "Overloaded" in capsys.readouterr().out
     down[0] = False
     assert cli.main(words) == 0
-  rows = json.loads((tmp_path / "leaderboard.json").read_text())
+  rows = json.loads((tmp_path / "details.json").read_text())
   own = {r["mode"]: r for r in rows if r["interpreter"] == "one-shot"}
   assert own["paper"]["failed"] == 0
   assert own["paper"]["tokens"] == 1100
@@ -240,6 +251,6 @@ def test_another_run_s_folder_is_refused(tmp_path):
 
 
 def test_a_damaged_leaderboard_is_told(tmp_path):
-  (tmp_path / find.LEADERBOARD).write_text('[{"category": 1}]')
+  (tmp_path / find.DETAILS).write_text('[{"category": 1}]')
   with pytest.raises(ValueError, match="is damaged"):
     find.report([str(tmp_path)])

@@ -132,6 +132,12 @@ def test_openai_s_client_talks_to_it(server):
   choice = chat.choices[0]
   assert choice.finish_reason in ("stop", "length")
   assert len(choice.logprobs.content) == chat.usage.completion_tokens
+  parts = [{"type": "text", "text": "the "}, {"type": "text", "text": "film"}]
+  again = client.chat.completions.create(
+    model="tiny", messages=[{"role": "user", "content": parts}],
+    max_tokens=4, temperature=0,
+  )  # fmt: skip
+  assert again.choices[0].message == choice.message
   text = client.completions.create(
     model="tiny", prompt="the film", max_tokens=2, echo=True, logprobs=1
   )

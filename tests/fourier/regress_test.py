@@ -123,7 +123,7 @@ class TestRefit:
     xc = x - x.mean(axis=0)
     for alpha in (0.3, 0.05, 0.01):
       expected = linear_model.Lasso(alpha=alpha, tol=1e-10).fit(x, y).coef_
-      actual = regress._lasso(
+      actual = regress.lasso_path(
         xc.T @ xc / len(y), xc.T @ y / len(y), (y**2).mean(), [alpha], np.inf
       )[0]
       # A gap of 1e-6 is a distance of about sqrt(2e-6) from the optimum.

@@ -1,9 +1,60 @@
-"""R² beside any offset, and its standard error by what it promises."""
+"""R², its error, correlations and intervals: by hand, by scipy, by promise."""
+
+import math
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from spex_jax.fourier import score
+
+
+def test_r2_of_a_guess_beyond_squares_is_the_lowest_float():
+  lowest = np.finfo(np.float64).min
+  assert score.r2(np.array([0.0, 1.0]), np.array([0.0, 1e200])) == lowest
+
+
+def test_r2_by_hand():
+  # Total 2, error 0.5.
+  assert score.r2([0.0, 1.0, 2.0], [0.5, 1.0, 2.5]) == pytest.approx(0.75)
+  assert score.r2([0.0, 2.0], [1.0, 1.0]) == 0.0
+  assert score.r2([0.0, 2.0], [2.0, 0.0]) == -3.0
+
+
+def test_r2_of_targets():
+  truth = np.array([[0.0, 7.0], [2.0, 7.0]])
+  guess = np.array([[0.0, 7.0], [0.0, 7.5]])
+  np.testing.assert_allclose(score.r2(truth, guess), [-1.0, 0.0])
+
+
+@pytest.mark.parametrize(
+  "truth, guess, expected",
+  [
+    ([3.0, 3.0], [3.0, 3.0], 1.0),
+    ([3.0, 3.0], [3.0, 3.0 + 1e-14], 1.0),
+    ([3.0, 3.0], [3.0, 3.0 + 1e-12], 0.0),
+    ([0.0, 0.0], [0.0, 0.0], 1.0),
+    ([3.0, 3.0], [3.0, 3.1], 0.0),
+    ([3.0], [3.0], 1.0),
+    ([3.0], [4.0], 0.0),
+  ],
+)
+def test_r2_of_a_constant_is_one_or_zero(truth, guess, expected):
+  assert score.r2(truth, guess) == expected
+
+
+@pytest.mark.parametrize(
+  "truth, guess, message",
+  [
+    ([1.0, 2.0], [1.0], r"got \(2,\) and \(1,\)"),
+    ([], [], r"at least one"),
+    ([np.nan, 1.0], [0.0, 1.0], "NaN or infinity for 1 of 2"),
+    ([0.0, 1.0], [0.0, np.inf], "guesses hold NaN or infinity"),
+  ],
+)
+def test_r2_bad_input(truth, guess, message):
+  with pytest.raises(ValueError, match=message):
+    score.r2(truth, guess)
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e9, -1e12, 1.7e18])
@@ -69,3 +120,89 @@ def test_an_error_beyond_float64_and_of_one_mask_is_finite():
 )
 def test_shown(value, std, expected):
   assert score.shown(value, std) == expected
+
+
+def test_spearman():
+  rng = np.random.default_rng(0)
+  a = rng.integers(0, 5, 50).astype(float)  # Ties.
+  b = a + rng.normal(size=50)
+  # Two formulas for one number, a few roundings apart.
+  expected = scipy.stats.spearmanr(a, b).statistic
+  assert score.spearman(a, b) == pytest.approx(expected, abs=1e-12)
+  assert score.spearman([1.0, 2.0, 3.0], [9.0, 5.0, 1.0]) == pytest.approx(-1)
+  with pytest.raises(ValueError, match="second scores rank nothing"):
+    score.spearman([1.0, 2.0], [4.0, 4.0])
+  with pytest.raises(ValueError, match="first scores rank nothing: 1"):
+    score.spearman([1.0], [4.0])
+  with pytest.raises(ValueError, match="one length"):
+    score.spearman([1.0], [4.0, 5.0])
+  with pytest.raises(ValueError, match="must be finite"):
+    score.spearman([1.0, np.nan], [4.0, 5.0])
+
+
+@pytest.mark.parametrize(
+  "correlation, reference",
+  [
+    (score.spearman, scipy.stats.spearmanr),
+    (score.pearson, scipy.stats.pearsonr),
+  ],
+)
+def test_correlations_of_columns(correlation, reference):
+  rng = np.random.default_rng(3)
+  a = rng.integers(0, 6, (40, 4)).astype(float)  # Ties.
+  b = a + rng.normal(size=a.shape)
+  b[:, 2] = 0.1  # Its mean is not 0.1 in floats.
+  expected = [reference(a[:, t], b[:, t]).statistic for t in (0, 1, 3)]
+  actual = correlation(a, b, constant=0.0)
+  assert actual.dtype == np.float64 and actual[2] == 0.0
+  # 40 sums of products, a few roundings each.
+  np.testing.assert_allclose(actual[[0, 1, 3]], expected, atol=1e-13)
+  np.testing.assert_array_equal(correlation(b, a, constant=0.0), actual)
+  assert correlation(a[:, 0], b[:, 0]) == pytest.approx(expected[0], abs=1e-13)
+  np.testing.assert_allclose(correlation(a, a), 1.0, rtol=1e-15)
+  np.testing.assert_array_equal(
+    correlation(a[:1], b[:1], constant=-2.0), [-2.0] * 4
+  )
+  np.testing.assert_array_equal(
+    correlation(a[:0], b[:0], constant=-2.0), [-2.0] * 4
+  )
+  with pytest.raises(ValueError, match=r"second scores .* in column 2: 40 of"):
+    correlation(a, b)
+  with pytest.raises(ValueError, match=r"got \(40, 4\) and \(40,\)"):
+    correlation(a, b[:, 0])
+  with pytest.raises(ValueError, match=r"got \(1, 40, 4\)"):
+    correlation(a[None], b[None])
+
+
+def test_pearson_by_its_definition():
+  rng = np.random.default_rng(4)
+  a = rng.normal(size=30)
+  b = 0.3 * a + rng.normal(size=30)
+  left, right = (
+    [x - math.fsum(part) / 30 for x in part.tolist()] for part in (a, b)
+  )
+  total = lambda x, y: math.fsum(p * q for p, q in zip(x, y))
+  expected = total(left, right) / math.sqrt(
+    total(left, left) * total(right, right)
+  )
+  assert score.pearson(a, b) == pytest.approx(expected, abs=1e-14)
+  # Squares that overflow or vanish; a shift of 1e6 costs six digits.
+  for scale, shift, atol in ((1e300, 0, 1e-14), (1e-300, 0, 1e-14),
+                             (-1, 1e6, 1e-8)):  # fmt: skip
+    actual = score.pearson(a * scale + shift, b)
+    assert actual == pytest.approx(np.sign(scale) * expected, abs=atol)
+  # The two smallest numbers, and neighbours near 1, still vary.
+  assert score.pearson([0.0, 5e-324], [0.0, 5e-324]) == 1.0
+  assert score.pearson([1.0, np.nextafter(1, 2)], [2.0, 1.0]) == -1.0
+  with pytest.raises(ValueError, match="scores correlate with nothing: 2"):
+    score.pearson([4.0, 4.0], [1.0, 2.0])
+
+
+def test_top_k_agreement():
+  a, b = [5.0, -4.0, 3.0, 0.0], [0.0, 9.0, 1.0, -8.0]
+  assert score.top_k_agreement(a, b, 1) == 0.0
+  assert score.top_k_agreement(a, b, 2) == 0.5
+  assert score.top_k_agreement(a, b, 4) == 1.0
+  for k in (0, 5):
+    with pytest.raises(ValueError, match=rf"k must lie in 1..4; got {k}"):
+      score.top_k_agreement(a, b, k)

@@ -50,7 +50,7 @@ def test_the_interval_of_correlations_ends_at_one():
     assert -1 <= low <= found.mean <= high <= 1, each
   # Far from the ends it is that of the mean itself.
   found = judging.Correlation(np.array([0.01, -0.01, 0.02]), num_masks=40)
-  expected = judging.mean_interval(found.per_target)[1]
+  expected = score.mean_interval(found.per_target)[1]
   np.testing.assert_allclose(found.interval, expected, atol=1e-4)
 
 

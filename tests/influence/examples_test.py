@@ -312,17 +312,6 @@ def test_bad_masks_are_refused(common):
     common.run(masks[:1], -1)
 
 
-def test_subsets_are_lists_without_repeats():
-  masks = subsets.masks_of([[2, 0], []], 3)
-  assert masks.tolist() == [[True, False, True], [False] * 3]
-  with pytest.raises(ValueError, match="Subset 1 lists player 2 twice"):
-    subsets.masks_of([[0], [2, 1, 2]], 3)
-  with pytest.raises(ValueError, match="must lie in 0..2; got 1 to 3"):
-    subsets.masks_of([[1, 3]], 3)
-  with pytest.raises(TypeError, match="must be integers"):
-    subsets.masks_of([[0.5]], 3)
-
-
 def test_bad_data_are_refused():
   train, test = _data()
   bad = {"x": train["x"].copy(), "y": train["y"]}

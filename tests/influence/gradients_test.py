@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spex_jax.indices import judging, metrics
+from spex_jax.fourier import score
+from spex_jax.indices import judging
 from spex_jax.influence import gradients, trak
 from tests import ridge_games
 
@@ -199,7 +200,7 @@ def test_trak_ranks_survive_a_projection_and_gain_by_an_ensemble():
   ranks = []
   for count in (1, 8):
     found = _trak(models=[theta] * count, dim=15, **data).scores
-    ranks.append(np.mean(metrics.spearman(exact.T, found.T)))
+    ranks.append(np.mean(score.spearman(exact.T, found.T)))
   assert 0.3 < ranks[0] < ranks[1] and ranks[1] > 0.7
 
 

@@ -62,7 +62,6 @@ def test_biased(keep):
   "weights",
   [
     sampling.shapley_weights(5),
-    sampling.leverage_weights(5),
     np.array([3.0, 0, 1, 0, 0, 4]),
   ],
 )
@@ -78,14 +77,9 @@ def test_known_weights():
   np.testing.assert_allclose(
     sampling.shapley_weights(4), np.array([0, 4, 3, 4, 0]) / 11
   )
-  np.testing.assert_allclose(
-    sampling.leverage_weights(4), np.array([0, 1, 1, 1, 0]) / 3
-  )
   for n in (0, 1):
     with pytest.raises(ValueError, match="n >= 2 players"):
       sampling.shapley_weights(n)
-    with pytest.raises(ValueError, match="n >= 2 players"):
-      sampling.leverage_weights(n)
 
 
 def test_complementary():

@@ -226,73 +226,57 @@ def test_directions_learn_a_function_of_one_direction():
   plain = gaussian.fit(masks, values)
   begin = gaussian.with_directions(plain.params)
   assert begin.directions.shape == (16, 4)
-  turned = gaussian.fit(masks, values, params=begin)
+  directed = gaussian.fit(masks, values, params=begin)
   before, after = (
     np.mean((gaussian.predict_mean(one, test) - truth) ** 2)
-    for one in (plain, turned)
+    for one in (plain, directed)
   )
   assert after < 0.8 * before
 
 
 @pytest.mark.slow
-def test_directions_are_crossed_without_the_group():
+def test_directions_of_a_group_are_tuned_on_the_others():
   masks, values = _ridge(0)
   plain = gaussian.cross_predict(masks, values)
-  turned = gaussian.cross_predict(masks, values, turn=plain)
+  directed = gaussian.cross_predict(masks, values, warm_start=plain)
   part, _ = plain.groups[0]
-  np.testing.assert_array_equal(turned.groups[0][0], part)
+  np.testing.assert_array_equal(directed.groups[0][0], part)
   changed = values.copy()
   changed[part] = np.roll(values[part], 1)
   other = gaussian.cross_predict(
     masks,
     changed,
-    turn=plain._replace(groups=gaussian.cross_predict(masks, changed).groups),
+    warm_start=plain._replace(
+      groups=gaussian.cross_predict(masks, changed).groups
+    ),
   )
   # Only the rescaling of the values differs; rounding grows over the steps.
   np.testing.assert_allclose(
-    other.groups[0][1].directions, turned.groups[0][1].directions, rtol=1e-4
+    other.groups[0][1].directions, directed.groups[0][1].directions, rtol=1e-4
   )
-  left = np.abs(other.groups[1][1].directions - turned.groups[1][1].directions)
+  left = np.abs(
+    other.groups[1][1].directions - directed.groups[1][1].directions
+  )
   assert left.max() > 0.1
-  error = ((turned.mean - values) ** 2).mean()
+  error = ((directed.mean - values) ** 2).mean()
   assert error < 0.8 * ((plain.mean - values) ** 2).mean()
 
 
-def test_groups_do_not_leak():
+@pytest.mark.parametrize("groups", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_groups_do_not_leak(monkeypatch, groups):
+  """Nor, of four, through the steps that two of them share."""
+  if groups == 4:
+    monkeypatch.setattr(gaussian, "_FIRST", 10)
   masks, values = _data()
+  whole = gaussian.cross_predict(masks, values, groups=groups)
   order = np.argsort(np.arange(40) * 0.6180339887498949 % 1, kind="stable")
-  group = order[:20]  # As `regress.spread_order` halves the masks.
-  changed = values.copy()
-  changed[group] = 2.0 + 3.0 * np.random.default_rng(1).normal(size=20)
-  tuned_on = []
-  plain = gaussian.tuned
-
-  def tuned(signs, unit, *args):
-    found, rising = plain(signs, unit, *args)
-    tuned_on.append((signs, found))
-    return found, rising
-
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(gaussian, "tuned", tuned)
-    gaussian.cross_predict(masks, values)
-    gaussian.cross_predict(masks, changed)
-  (signs, first), (_, second), (_, third), (_, fourth) = tuned_on
-  np.testing.assert_array_equal(signs, 1.0 - 2.0 * masks[np.sort(order[20:])])
-  # The values are rescaled; rounding grows over 60 steps of Adam.
-  for a, b in zip(first, third):
-    np.testing.assert_allclose(a, b, rtol=1e-6)
-  assert np.abs(second.linear - fourth.linear).max() > 0.1
-
-
-@pytest.mark.slow
-def test_four_groups_do_not_leak_through_what_two_share(monkeypatch):
-  monkeypatch.setattr(gaussian, "_FIRST", 10)
-  masks, values = _data()
-  whole = gaussian.cross_predict(masks, values, groups=4)
+  size = 40 // groups
   for g, (part, params) in enumerate(whole.groups):
+    # As `regress.spread_order` parts the masks.
+    assert set(part) == set(order[g * size : (g + 1) * size])
     changed = values.copy()
-    changed[part] = 2.0 + 3.0 * np.random.default_rng(g).normal(size=10)
-    other = gaussian.cross_predict(masks, changed, groups=4)
+    changed[part] = 2.0 + 3.0 * np.random.default_rng(g).normal(size=size)
+    other = gaussian.cross_predict(masks, changed, groups=groups)
     # The values are rescaled; rounding grows over 60 steps of Adam.
     for a, b in zip(params, other.groups[g][1]):
       np.testing.assert_allclose(a, b, rtol=1e-6)
@@ -313,7 +297,7 @@ def test_a_value_does_not_enter_its_own_prediction():
     assert np.abs(np.delete(other.mean - whole.mean, i)).max() > 0.05
 
 
-def test_crossed_predictions_are_calibrated():
+def test_out_of_fold_predictions_are_calibrated():
   masks, values = _data()
   found = gaussian.cross_predict(masks, values)
   z = (values - found.mean) / found.std
@@ -330,7 +314,7 @@ def test_two_masks_are_a_group_each():
   assert np.isfinite(found.std).all() and np.isfinite(found.rising)
 
 
-@pytest.mark.parametrize("scale", [1e30, 1e-30, 1e200, 1e-200])
+@pytest.mark.parametrize("scale", [1e200, 1e-200])
 @pytest.mark.parametrize("offset", [0.0, 1e6])
 def test_units_and_offset_change_nothing(scale, offset):
   masks, values = _data()

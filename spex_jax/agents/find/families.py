@@ -168,42 +168,26 @@ FAMILIES = {
   "sine": Family(sine, _wave, 61),
   "rectangle": Family(rectangle, lambda r: {"width": _one(r, 1, 10)}, 59),
   "absolute": Family(absolute, _scaled, 56),
-  "polynomial": Family(
-    polynomial,
-    lambda r: {"coefficients": _many(r, int(r.integers(2, 6)), 5)},
-    56,
-  ),
-  "gaussian": Family(
-    gaussian,
-    lambda r: {"mean": _one(r, -50, 50), "deviation": _one(r, 1, 10)},
-    54,
-  ),
-  "reciprocal": Family(
-    reciprocal, lambda r: {"slope": _one(r, -10, 10, 0.0)}, 53
-  ),
-  "root": Family(
-    root, lambda r: _scaled(r) | {"degree": int(r.integers(1, 3))}, 52
-  ),
+  "polynomial": Family(polynomial, lambda r: {
+    "coefficients": _many(r, int(r.integers(2, 6)), 5)}, 56),
+  "gaussian": Family(gaussian, lambda r: {
+    "mean": _one(r, -50, 50), "deviation": _one(r, 1, 10)}, 54),
+  "reciprocal": Family(reciprocal, lambda r: {
+    "slope": _one(r, -10, 10, 0.0)}, 53),
+  "root": Family(root, lambda r: _scaled(r) | {
+    "degree": int(r.integers(1, 3))}, 52),
   "tanh": Family(tanh, lambda r: _wave(r, "width"), 52),
   "rational": Family(rational, _rational, 52),
-  "step": Family(
-    step, lambda r: _scaled(r) | {"middle": _one(r, -100, 100)}, 48
-  ),
-  "square": Family(
-    square,
-    lambda r: {"period": _one(r, 1, 10), "shift": _one(r, -5, 5) + 0.02},
-    48,
-  ),
-  "logarithm": Family(
-    logarithm, lambda r: _scaled(r) | {"base": _one(r, 1, 10, 1.0)}, 47
-  ),
-  "linear": Family(
-    linear,
-    lambda r: {"slope": _one(r, -10, 10, 0.0), "offset": _one(r, -10, 10)},
-    44,
-  ),
+  "step": Family(step, lambda r: _scaled(r) | {
+    "middle": _one(r, -100, 100)}, 48),
+  "square": Family(square, lambda r: {
+    "period": _one(r, 1, 10), "shift": _one(r, -5, 5) + 0.02}, 48),
+  "logarithm": Family(logarithm, lambda r: _scaled(r) | {
+    "base": _one(r, 1, 10, 1.0)}, 47),
+  "linear": Family(linear, lambda r: {
+    "slope": _one(r, -10, 10, 0.0), "offset": _one(r, -10, 10)}, 44),
   "relu": Family(relu, lambda r: _scaled(r) | {"leak": _one(r, 0, 1, 1.0)}, 37),
-}
+}  # fmt: skip
 _MORE = {f.__name__: f for f in (ceiling, floor, network)}
 # What the two parts of a composition are drawn from.
 PARTS = ("linear", "polynomial", "step", "relu", "constant", "ceiling",

@@ -67,9 +67,15 @@ class Query:
       function: whose truth stays hidden.
       budget: inputs at most; each counts whenever it is asked.
     """
-    values = function.values
+    values, spent = function.values, 0
 
     def ask(xs: Any) -> Any:
+      nonlocal spent
+      if len(xs) > budget - spent:
+        raise Overspent(
+          f"{len(xs)} inputs, and {budget - spent} of {budget} are left."
+        )
+      spent += len(xs)
       try:
         ys = values(xs)
       except Exception as error:
@@ -80,8 +86,14 @@ class Query:
         raise Failed(f"The function gave {len(ys)} outputs for {len(xs)}.")
       return ys
 
-    self._ask, self._budget, self.spent = ask, budget, 0
+    # Counted where no interpreter sets it back.
+    self._ask, self._spent, self._budget = ask, lambda: spent, budget
     self.about = function.about
+
+  @property
+  def spent(self) -> int:
+    """Inputs that were asked."""
+    return self._spent()
 
   @property
   def left(self) -> int:
@@ -95,11 +107,6 @@ class Query:
       Overspent: more inputs than are left; nothing is asked.
       Failed: what the function raised.
     """
-    if len(xs) > self.left:
-      raise Overspent(
-        f"{len(xs)} inputs, and {self.left} of {self._budget} are left."
-      )
-    self.spent += len(xs)
     return self._ask(xs)
 
 

@@ -27,6 +27,7 @@ A function of {inputs} is described like this:
 Answer with one digit, 1, 2 or 3, and nothing else."""
 _PAIRS = "Which of these is what it makes of an input?"
 _WORDS = "Which of these lights up most?"
+TESTS = 10
 _LONG = 4_000  # Letters of a description that are read.
 Test = tuple[list[str], int]  # What is shown of each, and which is right.
 
@@ -72,14 +73,18 @@ def _other_word(rng: np.random.Generator, x: str) -> tuple[str, str]:
   return word, own[word]
 
 
-def referee(chat: llm.Chat) -> Callable[[functions.Function, str], float]:
+def referee(
+  reader: Callable[[], llm.Chat],
+) -> Callable[[functions.Function, str], float]:
   """Who judges a description of a function: the share of tests that are right.
 
   Args:
-    chat: who reads; what it raises passes.
+    reader: gives who reads one description, in `TESTS` requests; what it raises
+      passes.
   """
 
   def judge(function: functions.Function, description: str) -> float:
+    chat = reader()
     question = _WORDS if function.category == "entities" else _PAIRS
     hits = []
     for choices, right in tests(function):

@@ -45,9 +45,9 @@ def words() -> tuple[str, ...]:
 @functools.cache
 def activations(concepts: tuple[str, ...]) -> dict[str, float]:
   """Word to how far it lights up: 1 in a concept, .2 near one; 0 left out."""
-  near = {
+  near = dict.fromkeys(  # In order: a truth is the same in every process.
     other for group in _NEAR if set(group) & set(concepts) for other in group
-  }
+  )
   found = {word: _WEAK for one in near for word in tables.CONCEPTS[one]}
   return found | {w: 1.0 for one in concepts for w in tables.CONCEPTS[one]}
 

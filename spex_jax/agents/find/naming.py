@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-_POLYNOMIAL = ("constant", "linear", "polynomial")
+_SMOOTH = ("constant", "linear", "polynomial")
 _TOLERANCE = 0.05
 
 
@@ -28,24 +28,22 @@ def canonical(
     spec: of `families.evaluate`.
     mean: of its noise, which nothing tells from an offset of its own.
   """
-  name, own = _canonical(spec)
-  if not own or not mean:
-    return name, own
-  for each in ("bias", "offset", "low", "high", "value"):
-    if each in own:
-      own[each] += mean
-  if "coefficients" in own:
-    *rest, last = own["coefficients"]
-    own["coefficients"] = [*rest, last + mean]
-  return name, own
-
-
-def _canonical(
-  spec: Mapping[str, Any],
-) -> tuple[str, dict[str, Any] | None]:
+  if (sides := _sides(spec)) is not None:
+    left, right = (
+      np.trim_zeros(np.round(np.polyadd(side, mean), 9), "f") for side in sides
+    )
+    left, right = (x if len(x) else np.zeros(1) for x in (left, right))
+    same = np.array_equal(left, right)
+    name, parameters = smooth(left) if same else broken(left, right)
+    return name, None if "op" in spec else parameters
   if "op" in spec:
-    return _composed(spec)
+    one, other = (canonical(part)[0] for part in spec["parts"])
+    if other in _SMOOTH:
+      one, other = other, one
+    return named(one, "+" if spec["op"] == "sum" else "*", other), None
   name, own = spec["family"], dict(spec["parameters"])
+  if "bias" in own:
+    own["bias"] += mean
   if name in ("sine", "cosine"):
     turn = 2 * np.pi * own["shift"] / own["period"]
     pair = np.array([np.cos(turn), -np.sin(turn)])
@@ -54,16 +52,9 @@ def _canonical(
       "wave": (own["amplitude"] * pair).tolist(),
       "period": own["period"],
     }
-  if name == "root" and own["degree"] == 1:
-    return "linear", {"slope": own["scale"], "offset": own["bias"]}
   if name == "logarithm":
     slope = own["scale"] / np.log(own["base"])
     return name, {"slope": float(slope), "bias": own["bias"]}
-  if name == "step":
-    return name, {"low": own["bias"], "high": own["bias"] + own["scale"]}
-  if name == "relu":
-    left = own["scale"] * own["leak"]
-    return name, {"right": own["scale"], "left": left, "bias": own["bias"]}
   if name == "tanh":
     sign = np.sign(own["width"]) or 1.0
     return name, {
@@ -72,49 +63,84 @@ def _canonical(
       "shift": own["shift"],
     }
   if name == "rational":
-    size = np.array([own["above"][0], own["below"][0]])
-    return name, {
-      "above": (np.array(own["above"]) / size[1]).tolist(),
-      "below": (np.array(own["below"]) / size[1]).tolist(),
-    }
-  if name == "polynomial" and len(own["coefficients"]) <= 2:
-    *slope, offset = own["coefficients"]
-    if slope:
-      return "linear", {"slope": slope[0], "offset": offset}
-    return "constant", {"value": offset}
-  if name == "linear" and own["slope"] == 0:
-    return "constant", {"value": own["offset"]}
+    first = own["below"][0]
+    return name, {k: (np.array(v) / first).tolist() for k, v in own.items()}
   return name, own
 
 
-def _composed(spec: Mapping[str, Any]) -> tuple[str, None]:
-  names = [canonical(part)[0] for part in spec["parts"]]
-  sign = "+" if spec["op"] == "sum" else "*"
-  smooth = [name for name in names if name in _POLYNOMIAL]
-  rough = sorted(name for name in names if name not in _POLYNOMIAL)
-  if len(smooth) == 2:
-    # Coefficients are not zero, but sums of lines may cancel; seldom.
-    if "polynomial" in smooth or (sign == "*" and "constant" not in smooth):
-      return "polynomial", None
-    return ("linear" if "linear" in smooth else "constant"), None
-  if len(rough) == 1:
-    (own,), (other,) = rough, smooth
-    if own in ("step", "relu") and other == "constant":
-      return own, None
-    if own == "relu" and other == "linear" and sign == "+":
-      return own, None
-    if own == "relu" and sign == "*":
-      return "polynomial*relu", None
-    return f"{other}{sign}{own}", None
-  if rough == ["relu", "relu"]:
-    return ("relu" if sign == "+" else "polynomial*relu"), None
-  if rough == ["step", "step"]:
-    return "step", None
-  if rough == ["relu", "step"]:
+def _sides(spec: Mapping[str, Any]) -> tuple[Any, Any] | None:
+  """The polynomials that a function is below 0 and above; None if it is none.
+
+  Coefficients stand with the highest power first.
+  """
+  if "op" in spec:
+    one, other = map(_sides, spec["parts"])
+    if one is None or other is None:
+      return None
+    join = np.polyadd if spec["op"] == "sum" else np.polymul
+    return join(one[0], other[0]), join(one[1], other[1])
+  name, own = spec["family"], spec["parameters"]
+  if name in _SMOOTH:
+    flat = np.hstack([*own.values()])
+    return flat, flat
+  if name == "root" and own["degree"] == 1:
+    return (line := [own["scale"], own["bias"]]), line
+  if name == "step":
+    return [own["bias"]], [own["bias"] + own["scale"]]
+  if name in ("relu", "absolute"):
+    left = own["scale"] * own.get("leak", -1.0)
+    return [left, own["bias"]], [own["scale"], own["bias"]]
+  return None
+
+
+def named(family: str, sign: str, other: str) -> str:
+  """The name of a family with another, which is no polynomial."""
+  pair = [family, other]
+  return sign.join(pair if family in _SMOOTH else sorted(pair))
+
+
+def smooth(coefs: np.ndarray) -> tuple[str, dict[str, Any]]:
+  """Family and parameters of one polynomial."""
+  values = [float(c) for c in coefs]
+  if len(values) == 1:
+    return "constant", {"value": values[0]}
+  if len(values) == 2:
+    return "linear", {"slope": values[0], "offset": values[1]}
+  return "polynomial", {"coefficients": values}
+
+
+def broken(
+  left: np.ndarray, right: np.ndarray
+) -> tuple[str, dict[str, Any] | None]:
+  """Family and parameters of two that differ, by algebra."""
+  degree = max(len(left), len(right)) - 1
+  left = np.pad(left, (degree + 1 - len(left), 0))
+  right = np.pad(right, (degree + 1 - len(right), 0))
+  close = lambda a, b: np.allclose(a, b, rtol=1e-4, atol=1e-6)
+  if degree == 0:
+    return "step", {"low": float(left[0]), "high": float(right[0])}
+  name = "linear" if degree == 1 else "polynomial"
+  gap = right - left
+  # A step times another: one side is a multiple of the other. Lines through 0
+  # are continuous there, and rectifiers.
+  size = np.linalg.norm(left) * np.linalg.norm(right)
+  multiple = size == 0 or np.isclose(abs(left @ right), size, rtol=1e-7)
+  if multiple and not (degree == 1 and close(left[-1], right[-1])):
+    return f"{name}*step", None
+  if degree == 1 and close(gap[-1], 0):
+    if close(left[0], -right[0]):
+      return "absolute", {"scale": float(right[0]), "bias": float(right[1])}
+    return "relu", {
+      "right": float(right[0]), "left": float(left[0]),
+      "bias": float(right[1]),
+    }  # fmt: skip
+  if close(gap[:-1], 0):
+    return f"{name}+step", None
+  if degree == 1:
     return "relu+step", None
-  if rough in (["ceiling"] * 2, ["floor"] * 2) and sign == "+":
-    return f"constant*{rough[0]}", None
-  return sign.join(rough), None
+  if close(gap[-1], 0):
+    return (f"{name}+relu" if close(gap[:-2], 0) else f"{name}*relu"), None
+  return "polynomial on both sides of 0", None
 
 
 def agree(truth: Any, found: Any) -> bool:

@@ -84,31 +84,26 @@ def load(
     for name, read in _files(path).items()
     if name.startswith(folder + "/")
   }
-  known = {own["name"]: own for own in _json(files, "unit_test_data.json")}
-  found: list[functions.Function] = []
-  left_out = 0
+  known = _json(files, "unit_test_data.json", "name")
+  make: Callable[[str], functions.Function | None]
   if is_word:
     if oracle is None:
       raise ValueError(f"The paper's {category} need an oracle, a model.")
-    make = _entity if category == "entities" else _relation
-    for own in _json(files, "data.json")[:count]:
-      name = own["dir"].rpartition("/")[2]
-      if name in known:
-        found.append(make(name, own, known[name], oracle))
-      else:
-        left_out += 1
-  for name in sorted(n[:6] for n in files if n.endswith("function_code.py")):
-    if is_word or (count is not None and len(found) >= count):
-      continue
-    code = files[f"{name}/function_code.py"]().decode(errors="replace")
-    model = files.get(f"{name}/mlp_approx_model.pt")
-    if category == "numeric" and "mlp_approx_model" in code:
-      made = _network(name, model()) if model else None
-    elif _NEEDS.search(code):
-      made = None
-    else:
-      made = _program(category, name, code, known.get(name), box)
-    if made:
+    own = _json(files, "data.json", "dir")
+    names = [*own]
+    answers = _entity if category == "entities" else _relation
+    make = lambda n: (
+      answers(n, own[n], known[n], oracle) if n in known else None
+    )
+  else:
+    names = sorted(n[:6] for n in files if n.endswith("function_code.py"))
+    make = lambda n: _program(category, n, files, known.get(n), box)
+  found: list[functions.Function] = []
+  left_out = 0
+  for name in names:
+    if count is not None and len(found) >= count:
+      break
+    if made := make(name):
       found.append(made)
     else:
       left_out += 1
@@ -146,20 +141,27 @@ def _files(path: str) -> dict[str, Callable[[], bytes]]:
   return found
 
 
-def _json(files: Files, name: str) -> list[dict[str, Any]]:
+def _json(files: Files, name: str, key: str) -> dict[str, dict[str, Any]]:
+  """A file's entries by the last part of one of their values."""
   if name not in files:
-    return []
-  found = json.loads(files[name]())
-  if not isinstance(found, list):
-    raise ValueError(f"{name} is no list.")
-  return found
+    return {}
+  try:
+    found = json.loads(files[name]())
+    return {own[key].rpartition("/")[2]: own for own in found}
+  except (LookupError, TypeError, AttributeError) as error:
+    raise ValueError(f"{name} is no list of what has a {key!r}.") from error
 
 
 def _program(
-  category: str, name: str, code: str, known: Any, box: sandbox.Sandbox
-) -> functions.Function:
-  """One whose code runs in the sandbox."""
-  code += _ALIAS
+  category: str, name: str, files: Files, known: Any, box: sandbox.Sandbox
+) -> functions.Function | None:
+  """One whose code runs in the sandbox; None where it would not."""
+  code = files[f"{name}/function_code.py"]().decode(errors="replace") + _ALIAS
+  if category == "numeric" and "mlp_approx_model" in code:
+    model = files.get(f"{name}/mlp_approx_model.pt")
+    return _network(name, model()) if model else None
+  if _NEEDS.search(code):
+    return None
 
   def values(xs: Sequence[Any]) -> Any:
     outcome = box.run(code, [x.item() if hasattr(x, "item") else x for x in xs])

@@ -40,6 +40,7 @@ _PASS = 0.1
 _CLOSE = 0.01
 _OVERLAP = 0.8
 _MORE = 40
+_NOTHING = 1e-9  # What is smaller is rounding: a sine of period .2 on the grid.
 
 
 def truth(function: functions.Function) -> answers.Answer:
@@ -47,14 +48,18 @@ def truth(function: functions.Function) -> answers.Answer:
   own = function.truth
   name, parameters = "", None
   if function.category == "numeric" and own["variant"] != "official":
-    mean = functions.MEANS.get(own.get("noise", ""), 0.0)
-    name, parameters = naming.canonical(own, mean)
+    name, parameters = _named(own)
   sets = tuple(map(tuple, own["sets"])) if "sets" in own else None
   description = own.get("said") or " or ".join(own.get("concepts", ()))
   return answers.Answer(
     description or "the truth", own["code"], own.get("corruption"), name,
     parameters, sets,
   )  # fmt: skip
+
+
+def _named(own: Mapping[str, Any]) -> tuple[str, dict[str, Any] | None]:
+  mean = functions.MEANS.get(own.get("noise", ""), 0.0)
+  return naming.canonical(own, mean)
 
 
 def judge(
@@ -74,37 +79,34 @@ def judge(
   inputs = _inputs(function)
   outcome = box.run(answer.code, inputs)
   found: dict[str, Any] = {"paper": 0.0, "ours": 0.0}
-  if function.truth.get("variant") in ("network", "official"):
-    found["ours"] = None
-  if outcome.status == "ok":
+  status = outcome.status.removeprefix("ok")
+  if not status:
     found |= _JUDGES[function.category](
       function, answer, list(outcome.outputs), inputs
     )
-  error = "" if outcome.status == "ok" else outcome.status
-  if outcome.error and outcome.error != error:
-    error = f"{error}: {outcome.error}" if error else outcome.error
+  if function.truth.get("variant") in ("network", "official"):
+    found["ours"] = None
+  error = ": ".join(dict.fromkeys(filter(None, (status, outcome.error))))
   return found | {"length": len(answer.code), "error": error[:300]}
 
 
 def _inputs(function: functions.Function) -> list[Any]:
   if function.category == "numeric":
     return numeric.GRID.tolist()
-  if "pairs" in function.truth:
-    return list(function.tests)
+  if function.truth.get("variant") == "official":
+    return [*dict.fromkeys(np.ravel(function.tests).tolist())]
   if function.category == "strings":
     draw = functions.rng(0, function.name, "more")
     return [*function.tests, *strings.texts(draw, _MORE)]
-  if function.category not in ("entities", "relations"):
-    return list(function.tests)
-  if function.truth.get("variant") != "official":
+  if function.category in ("entities", "relations"):
     return list(knowledge.words())
-  return [*dict.fromkeys(np.ravel(function.tests).tolist())]
+  return list(function.tests)
 
 
 def error_of(outputs: Sequence[Any], values: np.ndarray) -> float:
   """`sum (f - g)^2 / sum f^2` where f is finite; a g that is none counts as 0.
 
-  1 where f is finite nowhere.
+  1 where f is finite nowhere; what is below 1e-9 counts as 0.
 
   Args:
     outputs: of the answer, g.
@@ -112,12 +114,15 @@ def error_of(outputs: Sequence[Any], values: np.ndarray) -> float:
   """
   guess = np.array([_number(output) for output in outputs])
   keep = np.isfinite(values)
+  if not keep.any():
+    return 1.0  # Nothing can be right where there is no value.
   guess = np.where(np.isfinite(guess), guess, 0.0)[keep]
   values = values[keep]
-  if not len(values):
-    return 1.0  # Nothing can be right where there is no value.
+  guess, values = (
+    np.where(np.abs(v) < _NOTHING, 0, v) for v in (guess, values)
+  )
   with np.errstate(over="ignore"):
-    scale = float(np.abs(values).max(initial=0.0)) or 1.0
+    scale = float(np.abs(values).max()) or 1.0
     size = float(((values / scale) ** 2).sum())
     gap = float((((values - guess) / scale) ** 2).sum())
   return gap / size if size else float(gap > 0)
@@ -132,14 +137,17 @@ def _number(value: Any) -> float:
   return float("nan")
 
 
+def _error(function, outputs, inputs) -> dict[str, float]:
+  error = error_of(outputs, np.asarray(function.values(inputs)))
+  return {"paper": float(error < _PASS), "nmse": error}
+
+
 def _numeric(function, answer, outputs, inputs) -> dict[str, Any]:
   at, own = np.asarray(inputs), function.truth
-  if own["variant"] == "official":
-    error = error_of(outputs, np.asarray(function.values(at)))
-    return {"paper": float(error < _PASS), "ours": None, "nmse": error}
-  error = error_of(outputs, np.asarray(function.values(at)))
-  mean = functions.MEANS.get(own.get("noise", ""), 0.0)
-  name, parameters = naming.canonical(own, mean)
+  found = _error(function, outputs, at) | {"variant": own["variant"]}
+  if own["variant"] in ("network", "official"):
+    return found  # They have no family.
+  name, parameters = _named(own)
   odd = own.get("corruption")
   clean = np.asarray(function.clean(at), float)
   if odd:
@@ -150,16 +158,11 @@ def _numeric(function, answer, outputs, inputs) -> dict[str, Any]:
   right = family and (
     parameters is None or naming.agree(parameters, answer.parameters)
   )
-  found: dict[str, Any] = {
-    "paper": float(error < _PASS), "nmse": error, "clean_nmse": close,
-    "family": float(family), "overlap": overlap,
+  return found | {
+    "ours": float(right and overlap >= _OVERLAP and close < _CLOSE),
+    "clean_nmse": close, "family": float(family), "overlap": overlap,
     "parameters": float(right) if parameters else None,
-    "variant": own["variant"],
   }  # fmt: skip
-  if own["variant"] == "network":
-    return found | {"family": None, "parameters": None}
-  ours = right and overlap >= _OVERLAP and close < _CLOSE
-  return found | {"ours": float(ours)}
 
 
 def _values(function: functions.Function, inputs: Sequence[Any]) -> Any:
@@ -175,7 +178,7 @@ def _strings(function, answer, outputs, inputs) -> dict[str, Any]:
   short = len(answer.code) <= 3 * len(own["code"]) + 200
   return {
     "paper": float(all(hits[:count])),
-    "ours": float(all(hits) and short) if "depth" in own else None,
+    "ours": float(all(hits) and short),
     "depth": own.get("depth"),
   }
 
@@ -190,72 +193,53 @@ def _entities(function, answer, outputs, inputs) -> dict[str, Any]:
     picked = [word for word in triple if levels[word] == best]
     # One of several that tie is taken by chance.
     hits.append((triple[right] in picked) / len(picked))
-  found: dict[str, Any] = {"paper": float(np.mean(hits)), "ours": None}
-  if function.truth.get("variant") != "official":
-    values = dict(zip(inputs, function.values(inputs)))
-    found["ours"] = float(
-      all(abs(levels[w] - values[w]) < 0.05 for w in inputs)
-    )
+  found = {"paper": float(np.mean(hits))}
+  if function.truth.get("variant") != "official":  # Those ask a model.
+    values = function.values(inputs)
+    close = [abs(levels[w] - v) < 0.05 for w, v in zip(inputs, values)]
+    found["ours"] = float(all(close))
   return found
 
 
 def _relations(function, answer, outputs, inputs) -> dict[str, Any]:
   del answer
-  made = dict(zip(inputs, outputs))
-  values = dict(zip(inputs, _values(function, inputs)))
-  hits = [made[word] == values[word] for word in function.tests]
-  ours = float(all(made[word] == values[word] for word in inputs))
-  is_official = function.truth.get("variant") == "official"
+  values = _values(function, inputs)
+  hits = {x: o == v for x, o, v in zip(inputs, outputs, values)}
   return {
-    "paper": float(np.mean(hits)), "ours": None if is_official else ours
-  }  # fmt: skip
+    "paper": float(np.mean([hits[word] for word in function.tests])),
+    "ours": float(all(hits.values())),
+  }
 
 
 def _sets(function, answer, outputs, inputs) -> dict[str, Any]:
-  error = error_of(outputs, np.asarray(function.values(inputs)))
   planted = set(map(tuple, function.truth["sets"]))
   found = set(answer.sets or ())
-  return {
-    "paper": float(error < _PASS),
+  return _error(function, outputs, inputs) | {
     "ours": float(planted == found),
-    "nmse": error,
     "recall": len(planted & found) / len(planted),
     "kind": function.truth["kind"],
   }
 
 
 def _units(function, answer, outputs, inputs) -> dict[str, Any]:
-  error = error_of(outputs, np.asarray(function.values(inputs)))
-  short = len(answer.code) <= len(function.truth["code"]) / 4
-  known = answer.code == function.truth["code"]
-  passed = error < _PASS
-  return {
-    "paper": float(passed), "ours": float(passed and (short or known)),
-    "nmse": error,
-  }  # fmt: skip
+  found, own = _error(function, outputs, inputs), function.truth["code"]
+  good = len(answer.code) <= len(own) / 4 or answer.code == own
+  return found | {"ours": found["paper"] * good}
 
 
 _JUDGES = {
-  "numeric": _numeric,
-  "strings": _strings,
-  "entities": _entities,
-  "relations": _relations,
-  "setfn": _sets,
-  "unit": _units,
-}
+  "numeric": _numeric, "strings": _strings, "entities": _entities,
+  "relations": _relations, "setfn": _sets, "unit": _units,
+}  # fmt: skip
 
 
 def wilson(score: float, count: int) -> tuple[float, float]:
   """A 95 % interval of a share (Wilson, 1927)."""
   if not count:
     return 0.0, 1.0
-  z = 1.959964
-  middle = (score + z * z / (2 * count)) / (1 + z * z / count)
-  reach = (
-    z
-    * np.sqrt(score * (1 - score) / count + (z / (2 * count)) ** 2)
-    / (1 + z * z / count)
-  )
+  z = 1.959964**2 / count
+  middle = (score + z / 2) / (1 + z)
+  reach = np.sqrt(z * score * (1 - score) + z * z / 4) / (1 + z)
   # Rounding must not leave the score outside.
   low, high = max(middle - reach, 0.0), min(middle + reach, 1.0)
   return float(min(low, score)), float(max(high, score))
@@ -289,15 +273,13 @@ def table(verdicts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         groups.setdefault(key, []).append(verdict)
   rows: list[dict[str, Any]] = []
   for (category, mode, interpreter), own in groups.items():
-    mean = lambda name, own=own: float(np.mean([v[name] for v in own]))
-    score = mean(mode)
+    names = ("queries", "length", "seconds", "tokens", "money")
+    means = {name: float(np.mean([v[name] for v in own])) for name in names}
+    score = float(np.mean([v[mode] for v in own]))
     low, high = wilson(score, len(own))
-    row: dict[str, Any] = {
+    row: dict[str, Any] = means | {
       "interpreter": interpreter, "category": category, "score": score,
-      "mode": mode, "functions": len(own), "queries": mean("queries"),
-      "low": low, "high": high, "length": mean("length"),
-      "seconds": mean("seconds"), "tokens": mean("tokens"),
-      "money": mean("money"),
+      "mode": mode, "functions": len(own), "low": low, "high": high,
       "failed": sum(bool(v["error"]) for v in own),
     }  # fmt: skip
     parts: dict[str, list[Mapping[str, Any]]] = {}
@@ -311,13 +293,10 @@ def table(verdicts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
       for part, some in sorted(parts.items())
     }  # fmt: skip
     rows.append(row | _details(own))
-  order = {mode: i for i, mode in enumerate(MODES)}
   rows.sort(
-    key=lambda r: (
-      r["category"],
-      order[r["mode"]],
-      -r["score"],
-      r["interpreter"],
+    key=lambda row: (
+      row["category"], MODES.index(row["mode"]), -row["score"],
+      row["interpreter"],
     )
-  )
+  )  # fmt: skip
   return rows

@@ -51,13 +51,8 @@ def maker(net: sites.Network) -> Callable[[int, int], functions.Function]:
   if net.params is None or net.tokenizer is None:
     raise ValueError("Units are of a network with parameters and a tokenizer.")
   stems = [
-    site.removesuffix(KINDS["neuron"])
-    for site in net.sites
-    if site.endswith(KINDS["neuron"])
-  ]
-  stems = [
     stem
-    for stem in stems
+    for stem in (site.removesuffix(KINDS["neuron"]) for site in net.sites)
     if all(stem + site in net.sites for site in KINDS.values())
   ]
   if not stems:

@@ -12,7 +12,8 @@ from typing import Any
 
 from spex_jax.ablate import services
 from spex_jax.agents import llm
-from spex_jax.agents.find import answers, functions, strings
+from spex_jax.agents.find import answers, functions
+from spex_jax.agents.interpreters import baselines
 
 _MOST = 40  # Inputs in a line.
 _SHOWN = 4_000  # Letters of what a model is told at once.
@@ -23,8 +24,9 @@ _ENDS = (
   functions.Failed, TimeoutError,
 )  # fmt: skip
 _SECTIONS = re.compile(r"\[(DESCRIPTION|DOMAIN|CODE)\]")
-_FENCE = re.compile(r"```(?:python)?\s*\n(.*?)```", re.S)
-_QUERY = re.compile(r"^\s*QUERY:?\s*(\[.*\])\s*$", re.M)
+# No run of spaces may cross lines: a reply of lines would take forever.
+_FENCE = re.compile(r"```(?:python)?[ \t]*\r?\n(.*?)```", re.S)
+_QUERY = re.compile(r"^[ \t]*QUERY:?[ \t]*(\[.*\])\s*?$", re.M)
 _TASK = """\
 You study a black box: a function of {inputs}. It gives {outputs}. {notes}
 Find out what it computes.
@@ -43,12 +45,13 @@ When you know, write these three sections, and no query:
 """
 
 
-def interactive(chat: llm.Chat, rounds: int = 20) -> answers.Interpreter:
+def interactive(chat: llm.Chat, rounds: int = 25) -> answers.Interpreter:
   """An interpreter that asks a model, which asks the function, in turns.
 
   Args:
     chat: who answers; a `llm.Meter` ends it where a budget is used up.
-    rounds: after which the model is told to come to an end, and two more.
+    rounds: at most; before each of the last two the model is told to come to
+      an end.
   """
 
   def talk(messages: list, query: functions.Query, budget: int) -> str:
@@ -57,17 +60,17 @@ def interactive(chat: llm.Chat, rounds: int = 20) -> answers.Interpreter:
     begin = f"Words to begin with: {json.dumps(hints)}." if hints else "Begin."
     messages += [_turn("system", task), _turn("user", begin)]
     said: list[str] = []
-    for number in range(rounds + 2):
+    for left in reversed(range(rounds)):
       said.append(_replied(chat, messages))
       if _SECTIONS.search(said[-1]):
         return said[-1]
       if said[-_ALIKE:] == said[-1:] * _ALIKE:
         raise llm.Spent(f"The model said the same {_ALIKE} times.")
       told = _told(query, said[-1])[:_SHOWN]
-      if number >= rounds - 1:
+      if left <= 2:
         told += "\n\nCome to an end now.\n" + _ENDING
       messages.append(_turn("user", told))
-    raise llm.Spent(f"No description within {rounds + 2} rounds.")
+    raise llm.Spent(f"No description within {rounds} rounds.")
 
   return _kept(talk)
 
@@ -128,15 +131,10 @@ def _task(query: functions.Query, budget: int) -> str:
 
 def _first(query: functions.Query, count: int) -> list[Any]:
   """Inputs to begin with."""
-  category, rng = query.about["category"], functions.rng(0, "first")
-  if category == "numeric":
-    return [round(float(x), 2) for x in rng.uniform(-128, 128, count)]
-  if category == "strings":
-    return strings.texts(rng, count)
-  if "n" in query.about:
-    n = query.about["n"]
-    return [[int(b) for b in rng.random(n) < 0.5] for _ in range(count)]
-  return list(query.about["hints"])[:count]
+  hints = query.about.get("hints")
+  return (
+    list(hints)[:count] if hints else baselines.inputs(query, count, "first")
+  )
 
 
 def _told(query: functions.Query, text: str) -> str:

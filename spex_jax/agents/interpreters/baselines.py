@@ -86,18 +86,22 @@ def _listed(values: np.ndarray) -> list[float]:
   return [float(f"{v:.9g}") for v in values]
 
 
+def inputs(query: functions.Query, count: int, cause: str) -> list[Any]:
+  """Inputs of a function's category, at most `count`, drawn for a cause."""
+  category, rng = query.about["category"], functions.rng(0, cause)
+  if category == "numeric":
+    return np.round(rng.uniform(-128, 128, count), 2).tolist()
+  if "n" in query.about:
+    return (rng.random((count, query.about["n"])) < 0.5).astype(int).tolist()
+  if category == "strings":
+    return strings.texts(rng, count)
+  words = knowledge.words()
+  count = min(count, len(words))
+  return [str(word) for word in rng.choice(words, count, replace=False)]
+
+
 def _asked(query: functions.Query, count: int) -> tuple[list, Any]:
   """Inputs of a category, and their values."""
-  category, rng = query.about["category"], functions.rng(0, "baselines")
-  if category == "numeric":
-    xs: list = rng.uniform(-128, 128, count).tolist()
-  elif "n" in query.about:
-    xs = (rng.random((count, query.about["n"])) < 0.5).tolist()
-  elif category == "strings":
-    xs = strings.texts(rng, count)
-  else:
-    words = knowledge.words()
-    count = min(count, len(words))
-    xs = [str(word) for word in rng.choice(words, count, replace=False)]
+  xs = inputs(query, count, "baselines")
   ys = query(xs)
   return xs, np.asarray(ys, float) if isinstance(ys, np.ndarray) else list(ys)

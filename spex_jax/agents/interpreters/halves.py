@@ -1,23 +1,28 @@
 """Functions that are polynomial on both sides of 0, and what those are made of.
 
-Lines, polynomials, steps, rectifiers and their sums and products are such; so
-is what is left when a ceiling or a floor is taken off, and a rectangle is a
-piece of its own. Coefficients stand with the highest power first.
+Lines, polynomials, steps, rectifiers and their sums and products are such.
+Coefficients stand with the highest power first.
 
 Cost: a few small least squares. A fit counts where every residual is below
 1e-7 of the value.
 """
 
 import dataclasses
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from spex_jax.agents.find import naming
+
 MOST = 10  # A product of two polynomials of degree 5.
+STEPS = {"ceiling": np.ceil, "floor": np.floor}
 _EXACT = 1e-7
 _CANCELS = 1e-12
 _SCALE = 128.0
+Ask = Callable[[np.ndarray], np.ndarray]
+Sides = tuple[np.ndarray, np.ndarray]  # Polynomials below 0 and above.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,178 +94,38 @@ def _rounded(x: np.ndarray, y: np.ndarray, coefs: np.ndarray) -> np.ndarray:
   return coefs
 
 
-def fit(x: np.ndarray, y: np.ndarray) -> Found | None:
-  """What is polynomial on both sides of 0, a ceiling or a floor taken off."""
-  if (found := _halves(x, y)) is not None:
-    return found
-  for name, steps in (("ceiling", np.ceil), ("floor", np.floor)):
-    call = "np.ceil(x)" if name == "ceiling" else "np.floor(x)"
-    found = _halves(x, y - steps(x))
-    if found is not None:
-      return _joined(found, "+", name, call)
-    keep = steps(x) != 0
-    if keep.any() and not y[~keep].any():
-      found = _halves(x[keep], y[keep] / steps(x[keep]))
-      if found is not None:
-        return _joined(found, "*", name, call)
-  for sign, join in (("+", np.add), ("*", np.multiply)):
-    for one, other in (
-      ("ceil", "ceil"), ("ceil", "floor"), ("floor", "floor")
-    ):  # fmt: skip
-      guess = join(getattr(np, one)(x), getattr(np, other)(x))
-      if np.allclose(guess, y):
-        full = {"ceil": "ceiling", "floor": "floor"}
-        return Found(
-          f"{full[one]}{sign}{full[other]}", None,
-          f"  return np.{one}(x) {sign} np.{other}(x)",
-        )  # fmt: skip
-  return None
-
-
-def named(family: str, sign: str, other: str) -> str:
-  """The name of a family with another, which is no polynomial."""
-  rough = family in ("step", "relu", "absolute")
-  return sign.join(sorted([family, other]) if rough else [family, other])
-
-
-def _joined(found: Found, sign: str, name: str, call: str) -> Found:
-  is_zero = found.family == "constant" and not (found.parameters or {})["value"]
-  family = name if is_zero and sign == "+" else named(found.family, sign, name)
-  *lines, last = found.body.splitlines()
-  value = last.partition("return ")[2]
-  body = "\n".join([*lines, f"  return ({value}) {sign} {call}"])
-  return Found(family, None, body)
-
-
-def _halves(x: np.ndarray, y: np.ndarray) -> Found | None:
+def sides(x: np.ndarray, y: np.ndarray) -> Sides | None:
+  """The polynomials on both sides of 0; one and the same where it fits all."""
   if (whole := polynomial(x, y)) is not None:
-    family, own = smooth(whole)
-    return Found(family, own, f"  return np.polyval({numbers(whole)}, x)")
-  sides = [polynomial(x[s], y[s]) for s in (x < 0, x > 0)]
-  left, right = sides
-  return None if left is None or right is None else two_sided(left, right)
+    return whole, whole
+  left, right = (polynomial(x[s], y[s]) for s in (x < 0, x > 0))
+  return None if left is None or right is None else (left, right)
+
+
+def values(own: Sides, x: np.ndarray) -> np.ndarray:
+  """What they are at x."""
+  return np.where(x > 0, np.polyval(own[1], x), np.polyval(own[0], x))
 
 
 def two_sided(left: np.ndarray, right: np.ndarray) -> Found:
   """A polynomial below 0 and another above, as an answer."""
-  family, own = broken(left, right)
+  if left is right:
+    return Found(
+      *naming.smooth(left), f"  return np.polyval({numbers(left)}, x)"
+    )
   body = (
     f"  return np.polyval({numbers(right)}, x) if x > 0 else "
     f"np.polyval({numbers(left)}, x)"
   )
-  return Found(family, own, body)
+  return Found(*naming.broken(left, right), body)
 
 
-def smooth(coefs: np.ndarray) -> tuple[str, dict[str, Any]]:
-  """Family and parameters of one polynomial."""
-  values = [float(c) for c in coefs]
-  if len(values) == 1:
-    return "constant", {"value": values[0]}
-  if len(values) == 2:
-    return "linear", {"slope": values[0], "offset": values[1]}
-  return "polynomial", {"coefficients": values}
-
-
-def broken(
-  left: np.ndarray, right: np.ndarray
-) -> tuple[str, dict[str, Any] | None]:
-  """Family and parameters of two that differ, by algebra."""
-  degree = max(len(left), len(right)) - 1
-  left = np.pad(left, (degree + 1 - len(left), 0))
-  right = np.pad(right, (degree + 1 - len(right), 0))
-  close = lambda a, b: np.allclose(a, b, rtol=1e-4, atol=1e-6)
-  if degree == 0:
-    return "step", {"low": float(left[0]), "high": float(right[0])}
-  name = "linear" if degree == 1 else "polynomial"
-  gap = right - left
-  # A step times another: one side is a multiple of the other. Lines through 0
-  # are continuous there, and rectifiers.
-  size = np.linalg.norm(left) * np.linalg.norm(right)
-  multiple = size == 0 or np.isclose(abs(left @ right), size, rtol=1e-7)
-  if multiple and not (degree == 1 and close(left[-1], right[-1])):
-    return f"{name}*step", None
-  if degree == 1 and close(gap[-1], 0):
-    if close(left[0], -right[0]):
-      return "absolute", {"scale": float(right[0]), "bias": float(right[1])}
-    return "relu", {
-      "right": float(right[0]), "left": float(left[0]),
-      "bias": float(right[1]),
-    }  # fmt: skip
-  if close(gap[:-1], 0):
-    return f"{name}+step", None
-  if degree == 1:
-    return "relu+step", None
-  if close(gap[-1], 0):
-    return (f"{name}+relu" if close(gap[:-2], 0) else f"{name}*relu"), None
-  return "polynomial on both sides of 0", None
-
-
-Ask = Callable[[np.ndarray], np.ndarray]
-
-
-def rectangle(x: np.ndarray, y: np.ndarray, ask: Ask) -> Found | None:
-  """A rectangle around 0, with or times what `fit` finds beside it.
-
-  Args:
-    x: numbers asked.
-    y: their values.
-    ask: for more: the edge is bisected, and the inside asked.
-  """
-  beside = np.abs(x) > 5.01
-  outer = _halves(x[beside], y[beside])
-  if outer is None or not (np.abs(x) < 0.5).any():
-    return None
-  left, right = (
-    polynomial(x[s & beside], y[s & beside]) for s in (x < 0, x > 0)
+def joined(found: Found, sign: str, steps: str) -> Found:
+  """With a ceiling or a floor: of `STEPS`."""
+  is_zero = found.family == "constant" and not (found.parameters or {})["value"]
+  family = naming.named(found.family, sign, steps)
+  body = (
+    f"  def own(x):\n{textwrap.indent(found.body, '  ')}\n"
+    f"  return own(x) {sign} np.{STEPS[steps].__name__}(x)"
   )
-  if left is None or right is None:
-    return None
-  return _around(x, y, ask, outer, (left, right))
-
-
-def _around(
-  x: np.ndarray,
-  y: np.ndarray,
-  ask: Ask,
-  outer: Found,
-  sides: tuple[np.ndarray, np.ndarray],
-) -> Found | None:
-  """The rectangle, given what is beside it."""
-  left, right = sides
-  own = lambda at: np.where(at > 0, np.polyval(right, at), np.polyval(left, at))
-  is_in = lambda at, value: np.abs(value - own(at)) > 1e-7 * (1 + np.abs(value))
-  inside = is_in(x, y) & (x != 0)
-  if not inside.any():
-    return None
-  low = np.abs(x[inside]).max()
-  high = np.abs(x[~inside & (x != 0) & (np.abs(x) > low)]).min(initial=5.1)
-  for _ in range(12):
-    middle = np.array([(low + high) / 2])
-    if is_in(middle, ask(middle))[0]:
-      low = middle[0]
-    else:
-      high = middle[0]
-  width = round(float(low + high), 2)
-  more = np.linspace(-1, 1, 26)[1:-1] * low
-  at = np.concatenate([x[inside], more])
-  values = np.concatenate([y[inside], ask(more)])
-  keep = np.isfinite(values)
-  inner = _halves(at[keep], values[keep])
-  gap = _halves(at[keep], values[keep] - own(at[keep]))
-  if inner is None or gap is None:
-    return None
-  unit = gap.family == "constant" and np.isclose(
-    (gap.parameters or {}).get("value", 0), 1, atol=1e-6
-  )
-  nothing = not left.any() and not right.any()
-  parameters = None
-  if unit and nothing:
-    family, parameters = "rectangle", {"width": width}
-  elif unit:
-    family = named(outer.family, "+", "rectangle")
-  elif nothing:
-    family = named(inner.family, "*", "rectangle")
-  else:
-    return None
-  body = f"  if abs(x) < {width / 2!r}:\n  {inner.body}\n{outer.body}"
-  return Found(family, parameters, body)
+  return Found(steps if is_zero and sign == "+" else family, None, body)

@@ -18,7 +18,10 @@ from spex_jax.agents.interpreters import (
 )
 from spex_jax.agents.interpreters.halves import Found, numbers
 
-_ADEQUATE = 1.5  # Times the noise's variance that a residual may have.
+# Times the noise's variance that a residual may have; 53 bends tell it to a
+# deviation of a fifth.
+_ADEQUATE = 2.0
+_LARGEST = 1e100  # Squares of more would be infinite.
 
 
 def run(query: functions.Query, budget: int) -> answers.Answer:
@@ -31,7 +34,8 @@ def run(query: functions.Query, budget: int) -> answers.Answer:
   if query.about.get("is_network"):
     return baselines.interpolation(query, budget, family="network")
   samples = probing.Samples(query)
-  if len(samples.points[0]) < 8:
+  _, y = samples.points
+  if len(y) < 8 or np.abs(y).max() > _LARGEST:
     found = None
   elif samples.sigma:
     found = _noisy(samples)
@@ -45,40 +49,92 @@ def run(query: functions.Query, budget: int) -> answers.Answer:
 def _clean(samples: probing.Samples) -> Found | None:
   x, y = samples.points
   if samples.undefined_below_zero:
-    return waves.above_zero(x, y)
-  found = halves.fit(x, y) or halves.rectangle(x, y, samples.ask)
+    x, y = x[x > 0], y[x > 0]
+    fits = [waves.above_zero(name, x, y) for name in waves.ABOVE_ZERO]
+    return next((own for own, at in fits if waves.is_exact(at, y)), None)
+  found = (
+    _simple(x, y, samples.ask)
+    or _stepped(x, y, samples.ask)
+    or squares.composed(x, y, samples.ask)
+    or waves.bell(x, y)
+  )
   if found is not None:
     return found
-  for fit in (squares.square, squares.composed, squares.stepped):
-    if (found := fit(x, y, samples.ask)) is not None:
-      return found
-  if (found := waves.bell(x, y)) is not None:
+  for below in range(1, 6):
+    for above in range(below):
+      if len(x) < above + below + 6:
+        break
+      found, values = waves.quotient(x, y, above, below)
+      # Some are next to a pole.
+      if (np.abs(values - y) <= 1e-6 * np.abs(y)).mean() > 0.97:
+        return found
+  found, values = waves.fitted(waves.SINUSOID, x, y)
+  if waves.is_exact(values, y):
     return found
-  return (
-    waves.quotient(x, y)
-    or waves.sinusoid(x, y)
-    or waves.tanh(x, y, samples.ask)
-  )
+  if np.ptp(y) == 0 or np.abs(y).max() > 100:
+    return None
+  for _ in range(10):  # Where a tanh turns is bisected.
+    x, y = samples.points
+    at = int(np.abs(np.diff(y)).argmax())
+    samples.ask(x[at : at + 2].mean(keepdims=True))
+  x, y = samples.points
+  found, values = waves.fitted(waves.TANH, x, y)
+  return found if waves.is_exact(values, y) else None
+
+
+def _simple(x: np.ndarray, y: np.ndarray, ask: halves.Ask) -> Found | None:
+  """What is polynomial on both sides of 0, a rectangle, or a square wave."""
+  if (own := halves.sides(x, y)) is not None:
+    return halves.two_sided(*own)
+  return squares.rectangle(x, y, ask) or squares.square(x, y, ask)
+
+
+def _stepped(x: np.ndarray, y: np.ndarray, ask: halves.Ask) -> Found | None:
+  """A ceiling or a floor, with or times another or what `_simple` finds."""
+  nothing = np.zeros(1)
+  for name, steps in halves.STEPS.items():
+    for sign, off in (("+", np.subtract), ("*", np.divide)):
+
+      def rest(at, values, off=off, steps=steps):
+        with np.errstate(all="ignore"):
+          return off(values, steps(at))
+
+      left = rest(x, y)
+      keep = np.isfinite(left)
+      # A product is 0 wherever a factor is.
+      if not keep.any() or y[~keep].any():
+        continue
+      at, left = x[keep], left[keep]
+      found = _simple(at, left, lambda at, rest=rest: rest(at, ask(at)))
+      for other, more in halves.STEPS.items() if found is None else ():
+        if np.allclose(left, more(at)):
+          found = halves.joined(halves.two_sided(nothing, nothing), "+", other)
+      if found is not None:
+        return halves.joined(found, sign, name)
+  return None
 
 
 def _noisy(samples: probing.Samples) -> Found | None:
-  """The least of n log-likelihood and k log n, among what is adequate."""
+  """The least of n log-likelihood and k log n, among what is adequate.
+
+  What is the best of K that were tried pays 2 log K for it (extended BIC).
+  """
   x, y = samples.points
   x, y = x[x != 0], y[x != 0]  # A step has a value of its own there.
   deviation = samples.sigma + 1e-13 * np.abs(y)
   best, chosen = np.inf, None
-  for found, values, count in _candidates(samples, x, y, deviation):
+  for (found, values), count, tried in _candidates(samples, x, y, deviation):
     error = float((((y - values) / deviation) ** 2).sum())
     if error / max(len(x) - count, 1) > _ADEQUATE:
       continue
-    score = error + count * np.log(len(x))
+    score = error + count * np.log(len(x)) + 2 * np.log(tried)
     if score < best:
       best, chosen = score, found
   return chosen
 
 
 def _candidates(samples, x, y, deviation):
-  """Yields answers, their values at x, and how many numbers they have."""
+  """Yields fits, how many numbers they have, and how many were tried."""
 
   def solved(basis):
     rows = basis / deviation[:, None]
@@ -88,49 +144,32 @@ def _candidates(samples, x, y, deviation):
     return found, basis @ found
 
   if samples.undefined_below_zero:
-    for name, inner in waves.ABOVE_ZERO.items():
-      coefs, values = solved(np.stack([inner(x), np.ones_like(x)], axis=1))
-      yield waves.above_zero_found(name, *map(float, coefs)), values, 2
+    for name in waves.ABOVE_ZERO:
+      yield waves.above_zero(name, x, y), 2, 1
     return
   for degree in range(halves.MOST + 1):
     coefs, values = solved(np.vander(x, degree + 1))
-    family, own = halves.smooth(coefs)
-    body = f"  return np.polyval({numbers(coefs)}, x)"
-    yield Found(family, own, body), values, degree + 1
+    yield (halves.two_sided(coefs, coefs), values), degree + 1, 1
   positive = (x > 0)[:, None]
   for degree in range(7):
     basis = np.vander(x, degree + 1)
     kinked = np.concatenate([basis * ~positive, basis * positive], axis=1)
     coefs, values = solved(kinked)
-    yield halves.two_sided(*np.split(coefs, 2)), values, 2 * degree + 2
+    found = halves.two_sided(*np.split(coefs, 2))
+    yield (found, values), 2 * degree + 2, 1
     if degree:  # Continuous at 0.
-      both = np.concatenate([kinked[:, :degree],
-                             kinked[:, degree + 1 : 2 * degree + 1],
-                             np.ones((len(x), 1))], axis=1)  # fmt: skip
+      both = np.delete(kinked, degree, axis=1)
+      both[:, -1] = 1
       coefs, values = solved(both)
-      left, right = coefs[:degree], coefs[degree : 2 * degree]
+      left, right = np.split(coefs[:-1], 2)
       sides = [np.append(side, coefs[-1]) for side in (left, right)]
-      yield halves.two_sided(*sides), values, 2 * degree + 1
+      yield (halves.two_sided(*sides), values), 2 * degree + 1, 1
   coefs, values = solved(np.stack([np.abs(x), np.ones_like(x)], axis=1))
-  yield (
-    halves.two_sided(coefs * [-1, 1], coefs), values, 2
-  )  # fmt: skip
-  for start, model, found in (
-    (waves.wave_start, waves.wave_model, waves.sinusoid_found),
-    (waves.tanh_start, waves.tanh_model, waves.tanh_found),
-  ):
-    own, _ = waves.refined(model, start(x, y), x, y)
-    yield found(own), model(x, *own), 4
-  far = np.abs(x) > 1e-3
+  yield (halves.two_sided(coefs * [-1, 1], coefs), values), 2, 1
+  for shape in (waves.SINUSOID, waves.TANH):
+    yield waves.fitted(shape, x, y), 4, shape.tried
   for above, below in ((0, 1), (0, 2), (1, 2), (1, 3), (2, 3), (2, 4), (3, 4)):
-    weights = np.ones(int(far.sum()))
-    for _ in range(8):  # Sanathanan and Koerner: weighted by the last Q.
-      coefs = waves.quotient_of(x[far], y[far], above, below, weights)
-      weights = 1 / (np.abs(np.polyval(coefs[above + 1 :], x[far])) + 1e-9)
-    top, bottom = coefs[: above + 1], coefs[above + 1 :]
-    with np.errstate(all="ignore"):
-      values = np.polyval(top, x) / np.polyval(bottom, x)
-    yield waves.quotient_found(top, bottom), values, above + below + 2
+    yield waves.quotient(x, y, above, below, 8), above + below + 2, 1
 
 
 def _interpolated(samples: probing.Samples) -> Found:

@@ -9,6 +9,7 @@ that were asked, and least squares fits.
 """
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 
 import jax
@@ -23,6 +24,7 @@ _PLAYERS = 30  # Of which all sets are tried: 4,525 of up to three.
 _ROUNDS = 4
 _LOUD = 5.0  # Standard errors beyond which an input matters.
 _MOST = 80  # Sets of an answer.
+_SURE = 1e4  # Answers, of which one may have a set that is not there.
 _NOTHING = 1e-12  # A share of the variance that rounding may leave.
 
 Set = tuple[int, ...]
@@ -34,11 +36,11 @@ def planted(query: functions.Query, budget: int) -> answers.Answer:
   n = query.about["n"]
   masks, values, parities = _asked(query, n, min(budget, query.left))
   total = float(((values - values.mean()) ** 2).sum())
+  found = {"parity": _pursued("parity", parities, masks, values)}
   named = itertools.chain.from_iterable(parities if n > _SMALL else ())
-  found = {
-    "parity": _pursued("parity", parities, masks, values),
-    "all": _conjunctions(masks, values, named),
-  }
+  players = [*dict.fromkeys([*named, *_loudest(masks, values, _PLAYERS)])]
+  if not _is_parity(found["parity"], masks, players[:_PLAYERS]):
+    found["all"] = _conjunctions(masks, values, players[:_PLAYERS])
   # Of BIC, up to what both bases share.
   count = len(values)
   kind = min(
@@ -104,7 +106,10 @@ def _asked(
       order = np.argsort(-np.abs(fourier.coefs), kind="stable")
       rows = np.asarray(fourier.players)[order]
       named = [tuple(int(i) for i in row if i < padded) for row in rows]
-      return masks, values, [s for s in named if s and max(s) < n]
+      # The same mask has the same noise, and counts once.
+      first = np.sort(np.unique(masks, axis=0, return_index=True)[1])
+      named = [s for s in named if s and max(s) < n]
+      return masks[first], values[first], named
   rng = functions.rng(0, "masks")
   if n > _SMALL:
     masks = rng.random((budget, n)) < 0.5
@@ -130,12 +135,24 @@ def _alone(masks: np.ndarray, values: np.ndarray) -> np.ndarray:
   return np.abs(centred @ signs) / np.where(size > 0, size, 1.0)
 
 
+def _is_parity(fit: Fit, masks: np.ndarray, players: Sequence[int]) -> bool:
+  """Whether parities leave no conjunction, and are no sum of some.
+
+  A conjunction's parities are all parts of its set.
+  """
+  terms, rest = fit
+  parts = [s[:i] + s[i + 1 :] in terms for s in terms for i in range(len(s))]
+  if 2 * sum(parts) >= len(parts):
+    return False
+  left, _ = _pursued("all", _subsets(players, 3), masks, rest, most=1)
+  return len(left) == 1  # The empty set.
+
+
 def _conjunctions(
-  masks: np.ndarray, values: np.ndarray, named: Iterable[int]
+  masks: np.ndarray, values: np.ndarray, players: Sequence[int]
 ) -> Fit:
   """Conjunctions of up to three: of the players that matter, round by round."""
   loud = _loudest(masks, values, _PLAYERS)
-  players = [*dict.fromkeys([*named, *loud])][:_PLAYERS]
   found: dict[Set, float] = {}
   rest = values
   for _ in range(_ROUNDS):
@@ -150,26 +167,26 @@ def _conjunctions(
 
 def _columns(kind: str, found: Sequence[Set], masks: np.ndarray) -> np.ndarray:
   """Values of sets, float32 `[B, K]`."""
-  signs = np.where(masks, -1, 1).astype(np.float32)
-  each = signs if kind == "parity" else masks.astype(np.float32)
-  out = np.empty((len(masks), len(found)), np.float32)
-  for order in {len(s) for s in found}:
-    which = [i for i, s in enumerate(found) if len(s) == order]
-    rows = np.array([found[i] for i in which], int).reshape(len(which), order)
-    product = np.ones((len(masks), len(rows)), np.float32)
-    for place in rows.T:
-      product *= each[:, place]
-    out[:, which] = product
+  signs = np.where(masks, -1, 1) if kind == "parity" else masks
+  each = np.ones((len(masks), masks.shape[1] + 1), np.float32)
+  each[:, :-1] = signs  # The last stands for no player.
+  out = np.ones((len(masks), len(found)), np.float32)
+  for place in itertools.zip_longest(*found, fillvalue=-1):
+    out *= each[:, place]
   return out
 
 
 def _pursued(
-  kind: str, candidates: Sequence[Set], masks: np.ndarray, values: np.ndarray
-) -> Fit:
+  kind: str, candidates: Sequence[Set], masks: np.ndarray, values: np.ndarray,
+  most: int = _MOST,
+) -> Fit:  # fmt: skip
   """Sets by orthogonal matching pursuit, and the empty one; least squares.
 
   It ends, and weak sets leave, by the extended BIC: a set must lower `B log
-  RSS` by `log B + 2 log K`, for the K that were tried.
+  RSS` by `log B + 2 log K`, for all K sets of as many of the n players: those
+  that are tried were chosen by the same values. Of many players, where the sets
+  are the answer, it is `2 log 10,000` in the place of `log B`: one answer of so
+  many may have a set that is none.
   """
   count = len(values)
   mean = float(values.mean()) if count else 0.0
@@ -179,12 +196,14 @@ def _pursued(
   columns -= columns.mean(axis=0)
   sizes = np.linalg.norm(columns, axis=0)
   columns /= np.where(sizes > 1e-3, sizes, np.inf)
-  price = np.log(count) + 2 * np.log(len(candidates))
+  order, n = max(map(len, candidates)), masks.shape[1]
+  tried = sum(math.comb(n, k + 1) for k in range(order))
+  price = np.log(count if n <= _SMALL else _SURE**2) + 2 * np.log(tried)
   rest = values - mean
   total = energy = float(rest @ rest)
   chosen: list[int] = []
   basis = np.zeros((count, 0))
-  while len(chosen) < min(_MOST, count // 3) and energy > _NOTHING * total:
+  while len(chosen) < min(most, count // 3) and energy > _NOTHING * total:
     scores = np.abs(rest.astype(np.float32) @ columns)
     scores[chosen] = 0
     best = int(scores.argmax())

@@ -12,7 +12,8 @@ vocabulary could be learnt.
 """
 
 import functools
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -117,24 +118,31 @@ def _compositions() -> Space:
   return space(pool, names, rows)
 
 
+def _answered(
+  query: functions.Query, own: Space, budget: int,
+  said: Callable[[Any], str], code: Callable[[Any], str], sign: str,
+) -> answers.Answer:  # fmt: skip
+  """The shortest hypothesis that is left; what was asked, where none is."""
+  left, asked = narrowed(query, own, budget)
+  if left:
+    name = left[0]
+    return answers.Answer(said(name), code(name), family=sign.join(name))
+  known = f"KNOWN = {asked!r}\n\ndef f(x):\n  return KNOWN.get(x, x)"
+  return answers.Answer("none that is known", known)
+
+
 def texts(query: functions.Query, budget: int) -> answers.Answer:
   """A function of texts: a primitive, or one of another."""
-  left, asked = narrowed(query, _compositions(), budget)
-  if not left:
-    return _unknown(asked)
-  names = left[0]
-  said = primitives.said(names)
-  return answers.Answer(said, primitives.code(names), family="*".join(names))
+  return _answered(
+    query, _compositions(), budget, primitives.said, primitives.code, "*"
+  )
 
 
 @functools.cache
 def _concepts() -> Space:
   """One concept or two, over all words."""
   names: list[tuple[str, ...]] = [(one,) for one in tables.CONCEPTS]
-  ordered = sorted(tables.CONCEPTS)
-  names += [
-    (one, other) for i, one in enumerate(ordered) for other in ordered[i + 1 :]
-  ]
+  names += itertools.combinations(sorted(tables.CONCEPTS), 2)
   own = [knowledge.activations(name) for name in names]
   words = knowledge.words()
   rows = [[table.get(word, 0.0) for word in words] for table in own]
@@ -143,12 +151,8 @@ def _concepts() -> Space:
 
 def concepts(query: functions.Query, budget: int) -> answers.Answer:
   """A function of words that lights up for one concept or for two."""
-  left, asked = narrowed(query, _concepts(), budget)
-  if not left:
-    return _unknown(asked)
-  names = left[0]
-  code = knowledge.code(knowledge.activations(names), 0.0)
-  return answers.Answer(" or ".join(names), code, family="+".join(names))
+  code = lambda names: knowledge.code(knowledge.activations(names), 0.0)
+  return _answered(query, _concepts(), budget, " or ".join, code, "+")
 
 
 @functools.cache
@@ -164,15 +168,5 @@ def _rules() -> Space:
 
 def relations(query: functions.Query, budget: int) -> answers.Answer:
   """A relation between words, with a domain where it is another, perhaps."""
-  left, asked = narrowed(query, _rules(), budget)
-  if not left:
-    return _unknown(asked)
-  rule = left[0]
-  code = knowledge.code(knowledge.mapping(rule), knowledge.UNDEFINED)
-  return answers.Answer(knowledge.said(rule), code, family="|".join(rule))
-
-
-def _unknown(asked: dict[str, Any]) -> answers.Answer:
-  """What none of the hypotheses is: as it answered."""
-  code = f"KNOWN = {asked!r}\n\ndef f(x):\n  return KNOWN.get(x, x)"
-  return answers.Answer("none that is known", code)
+  code = lambda r: knowledge.code(knowledge.mapping(r), knowledge.UNDEFINED)
+  return _answered(query, _rules(), budget, knowledge.said, code, "|")

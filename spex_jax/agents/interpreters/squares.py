@@ -1,16 +1,76 @@
-"""Square waves, alone and with what is polynomial on both sides of 0.
+"""Rectangles and square waves, and what is polynomial on both sides of 0 there.
 
-The period comes from a grid, then from edges ever farther away, each bisected
-where the last ones say that it is. A sum is taken apart by guessing signs and
-fitting what they leave, in turns; a product by the root of its square.
+A rectangle's edge is bisected. A wave's period comes from a grid, then from
+edges ever farther away, each bisected where the last ones say that it is. A sum
+is taken apart by guessing signs and fitting what they leave, in turns; a
+product by the root of its square.
 """
+
+import textwrap
 
 import numpy as np
 
+from spex_jax.agents.find import naming
 from spex_jax.agents.interpreters import halves
-from spex_jax.agents.interpreters.halves import Ask, Found, number, numbers
+from spex_jax.agents.interpreters.halves import Ask, Found, number
 
-_MOST = 5  # The degree of what it is added to or multiplied with.
+_MOST = 5  # The degree of what a wave is added to or multiplied with.
+
+
+def rectangle(x: np.ndarray, y: np.ndarray, ask: Ask) -> Found | None:
+  """A rectangle around 0, with or times what is polynomial, or times a wave.
+
+  Args:
+    x: numbers asked.
+    y: their values.
+    ask: for more: the edge is bisected, and the inside asked.
+  """
+  beside = np.abs(x) > 5.01
+  outer = halves.sides(x[beside], y[beside])
+  if outer is None or not (np.abs(x) < 0.5).any():
+    return None
+  own = lambda at: halves.values(outer, at)
+  is_in = lambda at, value: np.abs(value - own(at)) > 1e-7 * (1 + np.abs(value))
+  inside = is_in(x, y) & (x != 0)
+  if not inside.any():
+    return None
+  low = np.abs(x[inside]).max()
+  high = np.abs(x[~inside & (x != 0) & (np.abs(x) > low)]).min(initial=5.1)
+  for _ in range(12):
+    middle = np.array([(low + high) / 2])
+    if is_in(middle, ask(middle))[0]:
+      low = middle[0]
+    else:
+      high = middle[0]
+  width = round(float(low + high), 2)
+  more = np.linspace(-1, 1, 26)[1:-1] * low
+  at = np.concatenate([x[inside], more])
+  found = np.concatenate([y[inside], ask(more)])
+  keep = np.isfinite(found)
+  at, found = at[keep], found[keep]
+  nothing = not any(side.any() for side in outer)
+  gap = halves.polynomial(at, found - own(at), 0)
+  beside_it = halves.two_sided(*outer)
+  parameters = None
+  if gap is not None and np.isclose(gap[0], 1, atol=1e-6):
+    inner = halves.two_sided(*(np.polyadd(side, gap) for side in outer))
+    family = naming.named(beside_it.family, "+", "rectangle")
+    if nothing:
+      family, parameters = "rectangle", {"width": width}
+  elif not nothing:
+    return None
+  elif (pair := halves.sides(at, found)) is not None:
+    inner = halves.two_sided(*pair)
+    family = naming.named(inner.family, "*", "rectangle")
+  elif (wave := square(at, found, ask)) is not None:
+    inner, family = wave, "rectangle*square"
+  else:
+    return None
+  body = (
+    f"  if abs(x) < {width / 2!r}:\n{textwrap.indent(inner.body, '  ')}\n"
+    f"{beside_it.body}"
+  )
+  return Found(family, parameters, body)
 
 
 def square(x: np.ndarray, y: np.ndarray, ask: Ask) -> Found | None:
@@ -59,7 +119,8 @@ def square(x: np.ndarray, y: np.ndarray, ask: Ask) -> Found | None:
   guess = np.where((x - shift) / period % 1 < 0.5, 1.0, -1.0)
   if (guess == y).mean() < 0.93:
     return None
-  body = f"  return {_call(period, shift)}"
+  wave = f"(x - {number(shift)}) / {number(period)} % 1 < 0.5"
+  body = f"  return 1.0 if {wave} else -1.0"
   return Found("square", {"period": period, "shift": shift}, body)
 
 
@@ -68,15 +129,6 @@ def _decimal(period: float, known: list[tuple[int, float]]) -> float:
   reach = max(abs(count) for count, _ in known) or 1
   short = round(period, 1)
   return short if abs(short - period) * reach < 0.05 * period else period
-
-
-def _call(period: float, shift: float) -> str:
-  return (
-    f"(1.0 if (x - {number(shift)}) / {number(period)} % 1 < 0.5 else -1.0)"
-  )
-
-
-Sides = tuple[np.ndarray, np.ndarray]
 
 
 def composed(x: np.ndarray, y: np.ndarray, ask: Ask) -> Found | None:
@@ -88,83 +140,48 @@ def composed(x: np.ndarray, y: np.ndarray, ask: Ask) -> Found | None:
     ask: for more.
   """
   for sign, take in (("*", _factor), ("+", _summand)):
-    sides = []
-    for side in (x < 0, x > 0):
-      own = take(x[side], y[side]) if side.sum() > 12 else None
-      if own is None:
-        break
-      sides.append(own)
-    if len(sides) < 2:
+    left, right = (
+      take(x[side], y[side]) if side.sum() > 12 else None
+      for side in (x < 0, x > 0)
+    )
+    if left is None or right is None:
       continue
-    left, right = sides
     # A root says nothing of its sign, on either side.
     for turned in (right, -right) if sign == "*" else (right,):
-      found = _with(x, y, ask, left, turned, sign)
+      found = _with(x, y, ask, (left, turned), sign)
       if found is not None:
         return found
   return None
 
 
 def _with(
-  x: np.ndarray, y: np.ndarray, ask: Ask,
-  left: np.ndarray, right: np.ndarray, sign: str,
-) -> Found | None:  # fmt: skip
-  """The square wave that is left beside two known polynomials."""
+  x: np.ndarray, y: np.ndarray, ask: Ask, own: halves.Sides, sign: str
+) -> Found | None:
+  """The square wave that is left beside two known polynomials, and those."""
 
   def rest(at, values):
-    own = _values(at, left, right)
+    beside = halves.values(own, at)
     with np.errstate(all="ignore"):
-      found = values / own if sign == "*" else values - own
+      found = values / beside if sign == "*" else values - beside
     return np.where(np.abs(np.abs(found) - 1) < 1e-3, np.round(found), np.nan)
 
   waves = rest(x, y)
   keep = np.isfinite(waves)
   if keep.mean() < 0.9:
     return None
-  found = square(x[keep], waves[keep], lambda at: rest(at, ask(at)))
-  if found is None or found.parameters is None:
+  wave = square(x[keep], waves[keep], lambda at: rest(at, ask(at)))
+  if wave is None:
     return None
-  return _named(left, right, sign, found.parameters)
-
-
-def stepped(x: np.ndarray, y: np.ndarray, ask: Ask) -> Found | None:
-  """A square wave plus, or times, a ceiling or a floor; as `composed`."""
-  for name, steps in (("ceiling", np.ceil), ("floor", np.floor)):
-    for sign in "+*":
-
-      def rest(at, values, steps=steps, sign=sign):
-        with np.errstate(all="ignore"):
-          found = values - steps(at) if sign == "+" else values / steps(at)
-        return np.where(np.abs(np.abs(found) - 1) < 1e-6, found, np.nan)
-
-      waves = rest(x, y)
-      keep = np.isfinite(waves)
-      if keep.mean() < 0.9:
-        continue
-      found = square(x[keep], waves[keep], lambda at: rest(at, ask(at)))
-      if found is not None and found.parameters is not None:
-        own = _call(found.parameters["period"], found.parameters["shift"])
-        body = f"  return np.{steps.__name__}(x) {sign} {own}"
-        return Found(f"{name}{sign}square", None, body)
-  return None
-
-
-def _values(x: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-  return np.where(x > 0, np.polyval(right, x), np.polyval(left, x))
-
-
-def _named(
-  left: np.ndarray, right: np.ndarray, sign: str, own: dict[str, float]
-) -> Found:
-  same = len(left) == len(right) and np.allclose(left, right, rtol=1e-4)
-  if sign == "*" and len(left) == len(right) and np.allclose(left, -right):
-    right, same = -right, True  # The other sign is the wave's.
-  family = (halves.smooth(left) if same else halves.broken(left, right))[0]
-  body = (
-    f"  own = np.polyval({numbers(right)} if x > 0 else {numbers(left)}, x)\n"
-    f"  return own {sign} {_call(own['period'], own['shift'])}"
-  )
-  return Found(halves.named(family, sign, "square"), None, body)
+  left, right = own
+  if len(left) == len(right) and np.allclose(left, right, rtol=1e-4):
+    left = right
+  beside = halves.two_sided(left, right)
+  lines = [
+    f"  def {name}(x):\n{textwrap.indent(found.body, '  ')}"
+    for name, found in (("wave", wave), ("own", beside))
+  ]
+  body = "\n".join([*lines, f"  return own(x) {sign} wave(x)"])
+  return Found(naming.named(beside.family, sign, "square"), None, body)
 
 
 def _factor(x: np.ndarray, y: np.ndarray) -> np.ndarray | None:

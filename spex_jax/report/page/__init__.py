@@ -106,7 +106,7 @@ def html(runs: Sequence[Run], title: str = "") -> str:
 
   Args:
     runs: one or more, from above to below.
-    title: of the window; the first question by default.
+    title: the title of the window; the first question by default.
 
   Raises:
     ValueError: no runs, or a number that JSON does not have (NaN, infinity).

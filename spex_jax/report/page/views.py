@@ -102,8 +102,8 @@ def prose(
 
   Args:
     text: the whole.
-    spans: of each player, the `[start, end)` of its characters; of characters
-      that several have, the first one's.
+    spans: the spans of each player, the `[start, end)` of its characters; of
+      characters that several have, the first one's.
   """
   owned = sorted(
     (start, end, player)
@@ -183,8 +183,9 @@ def explanation(
 
   Args:
     found: an `Explanation`; of many targets, the first 12 are shown.
-    index: of the values of sets.
-    order: of the largest; all by default. What is cut is said in the title.
+    index: the index of the values of sets.
+    order: the order of the largest; all by default. What is cut is said in the
+      title.
     scene: as of `sets`.
     targets: names of many; numbers by default.
 
@@ -229,8 +230,8 @@ def attribution(
 
   Args:
     found: of many targets, the first 12 are shown.
-    names: of the players.
-    units: of the scores.
+    names: the names of the players.
+    units: the units of the scores.
   """
   n, kept = found.n, range(min(found.num_targets, _TARGETS))
   every, functions = [], []
@@ -413,8 +414,8 @@ def raw(
 
   Args:
     found: an `Explanation`.
-    index: of shapiq's values.
-    order: of the largest set there.
+    index: the index of shapiq's values.
+    order: the order of the largest set there.
   """
   files = [("explanation.json", base.to_json(found.body()).decode())]
   if found.fourier.num_targets is None:

@@ -1,0 +1,16 @@
+"""What makes units of vision models fire? After MAIA, on a drawn world.
+
+`spex maia --config.seed=N --config.agent=scripted --config.noise=0.1`
+"""
+
+import ml_collections
+
+from spex_jax import configs
+from spex_jax.jobs import maia
+
+
+def get_config(size: str = "full") -> ml_collections.ConfigDict:
+  """`full`: 5 synthetic units of each kind; `quick`: 1."""
+  if not configs.is_quick(size):
+    return configs.config(maia.Maia)
+  return configs.config(maia.Maia, count=1, scenes=600)

@@ -1,0 +1,385 @@
+"""`spex checkup draw|recognise|improve|explain`: what code of a model draws."""
+
+import dataclasses
+import io
+import json
+import math
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from spex_jax import settings
+from spex_jax.ablate import services
+from spex_jax.agents import llm, running
+from spex_jax.agents.checkup import (
+  author,
+  embedder,
+  metrics,
+  renderers,
+  statements,
+  tasks,
+)
+from spex_jax.agents.world import prompts, rendering, scenes
+from spex_jax.jobs import checkup_learn
+from spex_jax.report import clock as clock_lib
+from spex_jax.report import tables as report_tables
+from spex_jax.store import folders
+
+RECORDS, SUMMARY, EMBEDDER = "records.jsonl", "summary.json", "embedder.msgpack"
+_PATH = "embedder_file"
+Show = Callable[[Any], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkup(settings.Settings):
+  """What `draw`, `recognise`, `improve` and `explain` share."""
+
+  seed: int = settings.seed("of captions, options and the embedder")
+  languages: tuple[str, ...] = settings.field(
+    ("matplotlib", "svg"), "of the code; tikz, processing where installed"
+  )
+  levels: tuple[str, ...] = settings.field(
+    tuple(scenes.LEVELS), "of the captions"
+  )
+  count: int = settings.field(12, "captions of each level", low=1)
+  size: int = settings.field(64, "pixels a side", low=32, high=256)
+  seconds: float = settings.field(5.0, "a program may take", above=0)
+  embedder_file: str | None = settings.field(
+    None, "an embedder.msgpack of another run; without one it is trained first",
+    place=True,
+  )  # fmt: skip
+  scenes: int = settings.field(6144, "that the embedder learns from", low=16)
+  epochs: int = settings.field(12, "of that", low=1)
+  width: int = settings.field(16, "filters of its first stage", low=1)
+  endpoint: str = settings.field("", "where a model is: https://HOST/v1")
+  model: str = settings.field(
+    "", "that writes, at the endpoint; without one, the programmatic author"
+  )
+  key_variable: str = settings.field(
+    "OPENAI_API_KEY", "of the environment, which holds the endpoint's key"
+  )
+  tokens: int = settings.field(100_000, "of a conversation, at most", low=1)
+  reply_tokens: int = settings.field(2048, "of a reply, at most", low=1)
+  money: float | None = settings.field(None, "of a conversation", above=0)
+  price_prompt: float = settings.field(
+    0.0, "of a million tokens of requests, in the unit of money", low=0
+  )
+  price_reply: float = settings.field(0.0, "likewise, of replies", low=0)
+
+  def check(self) -> None:
+    """Languages and levels are known ones; a model has a place."""
+    for name, given, known in (
+      ("languages", self.languages, renderers.languages()),
+      ("levels", self.levels, tuple(scenes.LEVELS)),
+    ):
+      for word in given:
+        if word not in known:
+          raise settings.SettingError(
+            name, f" has {word!r}: choose from {', '.join(known)}."
+          )
+      if not given:
+        raise settings.SettingError(name, " is empty: name one.")
+    if bool(self.model) != bool(self.endpoint):
+      raise settings.SettingError("model", " and endpoint go together.")
+    if self.money and not (self.price_prompt or self.price_reply):
+      raise settings.SettingError("money", " needs prices.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw(Checkup):
+  """`spex checkup draw`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recognise(Checkup):
+  """`spex checkup recognise`."""
+
+  options: int = settings.field(5, "captions to choose from", low=2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Improve(Checkup):
+  """`spex checkup improve`."""
+
+  rounds: int = settings.field(4, "of feedback", low=1)
+  feedback: bool = settings.field(
+    True, "tell what became of the code; else only ask again"
+  )
+  defects: tuple[str, ...] = settings.field(
+    ("syntax", "missing", "colour", "place"),
+    f"of the programmatic author's first program: {', '.join(author.DEFECTS)}",
+  )
+
+  def check(self) -> None:
+    """Defects are known ones, too."""
+    super().check()
+    for word in self.defects:
+      if word not in author.DEFECTS:
+        raise settings.SettingError(
+          "defects", f" has {word!r}: choose from {', '.join(author.DEFECTS)}."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Explain(Checkup):
+  """`spex checkup explain`."""
+
+  caption: str = settings.field(
+    "a large red bicycle in the centre on a plain background",
+    "to draw, in the world's language",
+  )
+  code: str = settings.field("", "a file of code instead of the author's")
+  budget: int = settings.field(512, "distinct sets of statements", low=1)
+
+
+KINDS: Mapping[str, type[settings.Settings]] = {
+  "draw": Draw, "recognise": Recognise, "improve": Improve, "explain": Explain,
+  "learn": checkup_learn.Learn,
+}  # fmt: skip
+
+
+def kind_of(
+  word: str, given: Mapping[str, Any], where: str
+) -> type[settings.Settings]:
+  """The class of a word's settings; each has one."""
+  del given, where
+  return KINDS[word]
+
+
+def run(
+  word: str, config: Any, workdir: pathlib.Path, before: float = 0.0
+) -> dict[str, Any]:
+  """Runs a word; writes records, pictures and a summary, and prints it.
+
+  Of "learn" see `checkup_learn.run`.
+
+  Raises:
+    ValueError: the workdir is another configuration's, or a caption that the
+      world's language does not have.
+    FileNotFoundError: no such embedder, or file of code.
+  """
+  if word == "learn":
+    return checkup_learn.run(config, workdir, before)
+  show = report_tables.printer()
+  clock = clock_lib.Clock(before)
+  folder = folders.opened(workdir)
+  own = dataclasses.asdict(config)
+  for name in ("count", "key_variable", _PATH):
+    del own[name]
+  running.check_same(folder, own | {"word": word})
+  with renderers.Studio(config.size, config.seconds) as studio:
+    if word == "recognise":
+      with clock.of("ask"):
+        records = _recognised(config, folder)
+      found: dict[str, Any] = {"accuracy": metrics.accuracy(records)}
+    else:
+      with clock.of("embedder"):
+        seer = _embedder(config, folder)
+      with clock.of(word):
+        if word == "explain":
+          found, records = _explained(config, studio, seer, show), []
+        else:
+          records = _drawn(config, folder, studio)
+          found = _measured(config, records, seer)
+  lines = [json.dumps(record.as_json()) + "\n" for record in records]
+  folder.replace(RECORDS, "".join(lines).encode())
+  for record in records:
+    if record.picture is not None:
+      folder.replace(f"pictures/{record.sha256}.png", _png(record.picture))
+  text = json.dumps(found, indent=1, allow_nan=False)
+  folder.replace(SUMMARY, text.encode() + b"\n")
+  _tell(word, found, records, show)
+  show(report_tables.fact("time", str(clock)))
+  show(report_tables.fact("wrote", str(workdir / SUMMARY)))
+  return found
+
+
+def _chat(config: Checkup, folder: folders.Folder, language: str) -> llm.Chat:
+  """Who answers, with a budget of its own."""
+  if not config.model:
+    return author.Author(language, getattr(config, "defects", ()))
+  key = os.environ.get(config.key_variable, "")
+  service = services.Service(config.endpoint, key)
+  inner = llm.Endpoint(
+    service, config.model, folder=folder, max_tokens=config.reply_tokens
+  )
+  limits = llm.Limits(
+    rounds=getattr(config, "rounds", 0) + 1, tokens=config.tokens,
+    money=config.money or math.inf,
+    prices=(config.price_prompt, config.price_reply),
+  )  # fmt: skip
+  return llm.Meter(inner, limits)
+
+
+def _asked(config: Checkup) -> list[tuple[str, str, str]]:
+  """Language, level and caption of each conversation."""
+  return [
+    (language, level, caption)
+    for language in config.languages
+    for level in config.levels
+    for caption in tasks.captions(config.seed, level, config.count)
+  ]
+
+
+def _drawn(config, folder, studio) -> list[tasks.Record]:
+  return [
+    record
+    for language, level, caption in _asked(config)
+    for record in tasks.improve(
+      _chat(config, folder, language), caption, language, studio,
+      getattr(config, "rounds", 0), level=level,
+      feedback=getattr(config, "feedback", True),
+    )
+  ]  # fmt: skip
+
+
+def _recognised(config: Recognise, folder) -> list[tasks.Record]:
+  found = []
+  rng = np.random.default_rng([config.seed, 1])
+  for language, level, caption in _asked(config):
+    pool = tasks.captions(config.seed, level, 4 * config.options)
+    others = [text for text in pool if text != caption]
+    options = list(rng.permutation(others)[: config.options - 1])
+    options = [str(x) for x in rng.permutation([*options, caption])]
+    code = author.Author(language).code(caption)
+    chat = _chat(config, folder, language)
+    found.append(tasks.recognise(chat, caption, language, code, options, level))
+  return found
+
+
+def _measured(config, records, seer) -> dict[str, Any]:
+  """Metrics of each language and round."""
+  pool = [
+    caption
+    for level in config.levels
+    for caption in tasks.captions(config.seed + 1, level, 32)
+  ]
+  captions = {record.caption for record in records}
+  true = np.stack([
+    rendering.render(prompts.read(own), config.size) for own in captions
+  ])  # fmt: skip
+  found: dict[str, Any] = {}
+  for language in config.languages:
+    own = [r for r in records if r.language == language]
+    for number in sorted({r.round for r in own}):
+      part = [r for r in own if r.round == number]
+      name = f"{language}, round {number}" if number or len(own) > len(
+        part) else language  # fmt: skip
+      found[name] = metrics.summary(part, seer, [*captions, *pool], true)
+  return found
+
+
+def _embedder(config: Checkup, folder: folders.Folder) -> embedder.Embedder:
+  """The one of another run, of this one, or trained now.
+
+  Raises:
+    FileNotFoundError: no such file.
+    ValueError: it is another model's.
+  """
+  from flax import serialization
+
+  recipe = embedder.Recipe(
+    config.scenes, config.epochs, min(128, config.scenes), config.width
+  )
+  path = pathlib.Path(config.embedder_file or f"{folder.path}/{EMBEDDER}")
+  if config.embedder_file and not path.is_file():
+    raise FileNotFoundError(f"embedder_file: {path}: no such file.")
+  if path.is_file():
+    try:
+      params = serialization.msgpack_restore(path.read_bytes())
+      own = embedder.of_params(params, recipe)
+      own.texts(["nothing"])
+      return own
+    except Exception as error:  # Whatever damaged bytes lead to.
+      raise ValueError(
+        f"{path} holds no embedder of this version: {error}"[:300]
+      ) from error
+  key = jax.random.fold_in(jax.random.key(config.seed), 22)
+  params = embedder.train(key, config.seed, recipe)
+  folder.replace(EMBEDDER, serialization.msgpack_serialize(params))
+  return embedder.of_params(params, recipe)
+
+
+def _explained(config: Explain, studio, seer, show) -> dict[str, Any]:
+  """The sets of strokes that matter, per language; printed."""
+  scene = prompts.read(config.caption)
+  if not scene.things:
+    raise ValueError("caption: it must name a thing.")
+  first, *rest = scene.things
+  rivals = [
+    prompts.write(
+      scenes.Scene((dataclasses.replace(first, shape=shape), *rest),
+                   scene.background)
+    )
+    for shape in scenes.ATTRIBUTES["shape"]
+    if shape != first.shape
+  ]  # fmt: skip
+  found: dict[str, Any] = {}
+  for language in config.languages:
+    code = author.Author(language).code(config.caption)
+    if config.code:
+      code = pathlib.Path(config.code).read_text()
+    key = jax.random.fold_in(jax.random.key(config.seed), 1)
+    explained = statements.explain(
+      key, language, code, config.caption, rivals, studio, seer, config.budget
+    )
+    own = explained.interactions("FBII", order=2)
+    names, _ = statements.split(language, code)
+    all_in = np.ones((1, len(names)), bool)
+    full, none = (float(explained.fourier(m)[0]) for m in (all_in, ~all_in))
+    said = (
+      f"log odds of {first.shape!r}: {full:+.2f} nat with all {len(names)} "
+    )
+    show(
+      report_tables.fact(language, f"{said}statements, {none:+.2f} with none")
+    )
+    rows = []
+    for number, name in enumerate(names):
+      show(report_tables.fact(f"  {number}", name))
+    for players, value in own.top(12):
+      rows.append(
+        {"statements": list(map(int, players)), "value": float(value)}
+      )
+      show(report_tables.fact(str(rows[-1]["statements"]), f"{value:+.2f} nat"))
+    found[language] = {
+      "caption": config.caption, "statements": names, "interactions": rows,
+      "faithfulness": float(explained.faithfulness),
+    }  # fmt: skip
+  return found
+
+
+def _png(picture: np.ndarray) -> bytes:
+  from PIL import Image  # Slow to import.
+
+  buffer = io.BytesIO()
+  Image.fromarray(picture).save(buffer, "png")
+  return buffer.getvalue()
+
+
+def _tell(
+  word: str, found: Mapping[str, Any], records: Sequence[tasks.Record],
+  show: Show,
+) -> None:  # fmt: skip
+  """Prints what was found."""
+  from rich import box, table  # Slow to import.
+
+  if word == "explain":
+    return
+  shown = table.Table(box=box.SIMPLE_HEAD, title=f"checkup {word}")
+  names = ["compiled", "drawn", "fidelity", "diversity", metrics.FRECHET]
+  if word == "recognise":
+    names = ["accuracy"]
+    found = {name: {"accuracy": v} for name, v in found["accuracy"].items()}
+  shown.add_column("")
+  for name in names:
+    shown.add_column(name, justify="right")
+  for label, row in found.items():
+    cells = [row[name] for name in names]
+    shown.add_row(label, *("" if v is None else f"{v:.2f}" for v in cells))
+  show(shown)
+  for record in [r for r in records if r.error][:5]:
+    show(report_tables.fact(record.status, f"{record.caption}: {record.error}"))

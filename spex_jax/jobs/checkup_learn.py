@@ -1,0 +1,229 @@
+"""`spex checkup learn`: what vision models learn from drawings."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from spex_jax import base, settings
+from spex_jax.agents import running
+from spex_jax.agents.checkup import (
+  augmenting,
+  encoders,
+  learning,
+  moco,
+  pictures,
+)
+from spex_jax.datasets import images, splits
+from spex_jax.report import clock as clock_lib
+from spex_jax.report import tables as report_tables
+from spex_jax.store import folders
+
+PROBES = "probes.json"
+_MOCO = moco.Settings()
+
+
+@dataclasses.dataclass(frozen=True)
+class Learn(settings.Settings):
+  """`spex checkup learn`."""
+
+  seed: int = settings.seed("of the first repetition; others follow")
+  seeds: int = settings.field(
+    3, "repetitions, over which probes average", low=1
+  )
+  data: str = settings.field(
+    "coloured_digits",
+    "what probes are asked about: coloured_digits (scikit-learn's, within "
+    "pictures), digits (as they are), or a folder with a folder for each class",
+  )
+  pretrainings: tuple[str, ...] = settings.field(
+    learning.PRETRAININGS, "to compare"
+  )
+  source: str | None = settings.field(
+    None, "a folder of pictures that MoCo learns from, too", place=True
+  )
+  neighbours: int | None = settings.field(
+    None, "labelled pictures that probes see; None for half of all", low=2
+  )
+  encoder: str = settings.field(
+    "small", "a ResNet of", choices=tuple(encoders.ENCODERS)
+  )
+  width: int = settings.field(12, "of the small one: filters at first", low=1)
+  size: int = settings.field(32, "pixels a side", low=32)
+  pictures: int = settings.field(2048, "of each source", low=1)
+  steps: int = settings.field(_MOCO.steps, "of each pretraining", low=1)
+  batch_size: int = settings.field(_MOCO.batch_size, "of a step", low=2)
+  queue: int = settings.field(_MOCO.queue, "keys, a multiple of that", low=1)
+  momentum: float = settings.field(
+    _MOCO.momentum, "of the key encoder", low=0, high=1
+  )
+  temperature: float = settings.field(_MOCO.temperature, "of the loss", above=0)
+  optimizer: str = settings.field(
+    _MOCO.optimizer, choices=("adam", "adamw", "sgd")
+  )
+  learning_rate: float = settings.field(_MOCO.learning_rate, "peak", above=0)
+  least_area: float = settings.field(0.35, "of a crop", above=0, high=1)
+  flip: float = settings.field(
+    0.0, "the chance of a mirror image; writing has none", low=0, high=1
+  )
+
+  def check(self) -> None:
+    """Pretrainings are known ones, and MoCo's sizes fit."""
+    for word in self.pretrainings:
+      if word not in learning.PRETRAININGS:
+        raise settings.SettingError(
+          "pretrainings",
+          f" has {word!r}: choose from {', '.join(learning.PRETRAININGS)}.",
+        )
+    if not self.pretrainings:
+      raise settings.SettingError("pretrainings", " is empty: name one.")
+    try:
+      self.moco()
+    except ValueError as error:
+      raise settings.SettingError("batch_size", f": {error}") from error
+
+  def moco(self) -> moco.Settings:
+    """Of each pretraining by MoCo."""
+    views = augmenting.Views(least_area=self.least_area, flip=self.flip)
+    groups = 2 if self.batch_size % 2 == 0 else 1
+    return moco.Settings(
+      self.steps, self.batch_size, self.queue, momentum=self.momentum,
+      temperature=self.temperature, learning_rate=self.learning_rate,
+      optimizer=self.optimizer, groups=groups, views=views,
+    )  # fmt: skip
+
+
+def run(
+  config: Learn, workdir: pathlib.Path, before: float = 0.0
+) -> dict[str, Any]:
+  """Pretrains, probes, prints, and writes `probes.json`.
+
+  It maps each pretraining to {"knn", "linear"}, means over seeds, and
+  "by_seed", a list of the same with "seconds" and the last "loss". What is done
+  is kept, a file each, and not done again.
+
+  Raises:
+    ValueError: the workdir is another configuration's, a folder without
+      pictures, or too few of a class.
+    FileNotFoundError: no such folder.
+  """
+  show = report_tables.printer()
+  clock = clock_lib.Clock(before)
+  folder = folders.opened(workdir)
+  own = dataclasses.asdict(config)
+  for name in ("seeds", "pretrainings"):
+    del own[name]
+  running.check_same(folder, own)
+  encoder = encoders.ENCODERS[config.encoder](
+    *([config.width] if config.encoder == "small" else [])
+  )
+  trainer = learning.Trainer(encoder, config.moco(), _mesh(config))
+  names = [*config.pretrainings, *(["source"] if config.source else [])]
+  rows: dict[str, list[Any]] = {name: [] for name in names}
+  for seed in range(config.seed, config.seed + config.seeds):
+    asked = None
+    for name in names:
+      file = f"probes/{name}-{seed}.json"
+      row = _kept(folder, file)
+      if row is None:
+        asked = asked or _asked(config, seed, show)
+        began = clock_lib.Clock()
+        with clock.of(name):
+          params, losses = trainer.params(
+            seed, name, _source(config, seed, name, show), asked
+          )
+          row = trainer.probed(jax.block_until_ready(params), asked)
+        row["loss"] = float(losses[-20:].mean()) if len(losses) else None
+        row["seconds"] = round(began.total(), 1)
+        folder.replace(file, base.to_json(row))
+      rows[name].append(row)
+  found = {name: learning.averaged(own) for name, own in rows.items()}
+  text = json.dumps(found, indent=1, allow_nan=False)
+  folder.replace(PROBES, text.encode() + b"\n")
+  _tell(config, found, show)
+  show(report_tables.fact("time", str(clock)))
+  show(report_tables.fact("wrote", str(workdir / PROBES)))
+  return found
+
+
+def _mesh(config: Learn) -> jax.sharding.Mesh | None:
+  """All devices, where a batch can be spread over them."""
+  count = len(jax.devices())
+  if count == 1 or config.batch_size % count:
+    return None
+  return jax.make_mesh(
+    (count,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,)
+  )
+
+
+def _kept(folder: folders.Folder, file: str) -> dict[str, Any] | None:
+  try:
+    return base.from_json(folder.read(file), file, must_have_checksum=True)
+  except (FileNotFoundError, ValueError):  # Not there, or damaged: anew.
+    return None
+
+
+def _asked(config: Learn, seed: int, show: Any) -> learning.Asked:
+  """What probes see and are asked, of a seed."""
+  if config.data in ("coloured_digits", "digits"):
+    digits = images.digits()
+    make = pictures.coloured_digits
+    if config.data == "digits":
+      make = lambda _, given, size: pictures.grey_digits(given, size)
+    seen = make(learning.rng_of(seed, "digits"), digits, config.size)
+    labels = digits.labels
+  else:
+    found = pictures.folder(config.data, config.size)
+    _tell_left_out(found, show)
+    seen, labels = found.pictures, found.labels
+  train, test = splits.split(learning.key_of(seed, "split"), len(seen), 0.5)
+  # In a folder those of a class lie together.
+  train = learning.rng_of(seed, "neighbours").permutation(train)
+  train = np.sort(train[: config.neighbours])
+  counts = np.bincount(labels[train], minlength=int(labels.max()) + 1)
+  if len(counts) < 2 or counts.min() < 1:
+    raise ValueError(
+      f"data={config.data!r}: probes need two classes or more, each among the "
+      f"{len(train)} labelled pictures; counts are {counts.tolist()}."
+    )
+  return learning.Asked(seen[train], labels[train], seen[test], labels[test])
+
+
+def _source(
+  config: Learn, seed: int, name: str, show: Any
+) -> np.ndarray | None:
+  """What a pretraining learns from."""
+  if name == "source":
+    found = pictures.folder(config.source, config.size)
+    _tell_left_out(found, show)
+    return found.pictures
+  if name not in learning.SOURCES:
+    return None
+  rng = learning.rng_of(seed, name)
+  return learning.SOURCES[name](rng, config.pictures, config.size)
+
+
+def _tell_left_out(found: pictures.Labelled, show: Any) -> None:
+  for file, why in list(found.left_out.items())[:5]:
+    show(report_tables.fact("left out", f"{file}: {why}"))
+
+
+def _tell(config: Learn, found: dict[str, Any], show: Any) -> None:
+  from rich import box, table  # Slow to import.
+
+  shown = table.Table(
+    box=box.SIMPLE_HEAD, title=f"{config.data}, {config.seeds} seeds"
+  )
+  for name in ("pretraining", "k-NN", "linear", "seconds", "loss"):
+    shown.add_column(name, justify="left" if name == "pretraining" else "right")
+  for name, row in found.items():
+    seconds = np.mean([own["seconds"] for own in row["by_seed"]])
+    loss = row["by_seed"][0]["loss"]
+    shown.add_row(
+      name, f"{row['knn']:.3f}", f"{row['linear']:.3f}", f"{seconds:.0f}",
+      "" if loss is None else f"{loss:.2f}",
+    )  # fmt: skip
+  show(shown)

@@ -1,0 +1,415 @@
+"""`spex maia`: agents describe units of vision models, and are judged."""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from spex_jax import settings
+from spex_jax.ablate import services
+from spex_jax.agents import llm, running, sandbox
+from spex_jax.agents.find import functions
+from spex_jax.agents.maia import (
+  exemplars,
+  judging,
+  labels,
+  networks,
+  scripted,
+  talking,
+  units,
+)
+from spex_jax.agents.maia import tools as tools_lib
+from spex_jax.agents.world import outside, prompts, rendering, scenes
+from spex_jax.report import clock as clock_lib
+from spex_jax.report import page
+from spex_jax.report import tables as report_tables
+from spex_jax.store import folders
+
+UNITS = "units.jsonl"
+BASELINE = "exemplars.jsonl"
+SUMMARY = "summary.json"
+AGENTS = ("scripted", "exemplars", "model")
+Agent = Callable[[tools_lib.Tools], tools_lib.Finding]
+Show = Callable[[Any], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Maia(settings.Settings):
+  """`spex maia`."""
+
+  seed: int = settings.seed("of the units and the data set")
+  agent: str = settings.field(
+    "scripted", "who describes; exemplars come along", choices=AGENTS
+  )
+  kinds: tuple[str, ...] = settings.field(labels.KINDS, "of synthetic units")
+  count: int = settings.field(5, "units of each kind", low=1)
+  noise: float = settings.field(
+    0.0, "standard deviation, in activations of about .5 to 1", low=0
+  )
+  distractors: int = settings.field(
+    0, "things on every picture that nobody asked for", low=0, high=3
+  )
+  scenes: int = settings.field(800, "of the data set", low=20)
+  budget: int = settings.field(
+    20_000, "pictures that a unit may be shown, besides", low=1
+  )
+  seconds: float = settings.field(300.0, "a description may take", above=0)
+  pages: bool = settings.field(True, "an HTML page of every unit")
+  network: str = settings.field(
+    "", "whose units are studied instead: a directory or a hub name"
+  )
+  site: str = settings.field("logits", "of the network")
+  numbers: tuple[int, ...] = settings.field((0,), "of units at the site")
+  endpoint: str = settings.field(
+    "", "where models are, of agent, images, vision: https://HOST/v1"
+  )
+  model: str = settings.field("", "there, for agent=model")
+  sees: bool = settings.field(
+    False, "whether it is sent pictures, or their words alone"
+  )
+  images: str = settings.field(
+    "", "a model there that draws, in the place of the world"
+  )
+  vision: str = settings.field("", "a model there that describes pictures")
+  tools: tuple[str, ...] = settings.field(
+    tuple(tools_lib.TYPES), "that a model may call"
+  )
+  key_variable: str = settings.field(
+    "OPENAI_API_KEY", "of the environment, which holds the endpoint's key"
+  )
+  rounds: int = settings.field(25, "of a model's talk", low=1)
+  tokens: int = settings.field(200_000, "likewise, at most", low=1)
+  reply_tokens: int = settings.field(1024, "of a reply, at most", low=1)
+  money: float | None = settings.field(None, "likewise", above=0)
+  price_prompt: float = settings.field(
+    0.0, "of a million tokens of requests, in the unit of money", low=0
+  )
+  price_reply: float = settings.field(0.0, "likewise, of replies", low=0)
+
+  def check(self) -> None:
+    """Kinds and tools are known; models are at an endpoint."""
+    for name, given, known in (
+      ("kinds", self.kinds, labels.KINDS),
+      ("tools", self.tools, tools_lib.TYPES),
+    ):
+      for word in given:
+        if word not in known:
+          raise settings.SettingError(
+            name, f" has {word!r}: choose from {', '.join(known)}."
+          )
+    if not self.kinds:
+      raise settings.SettingError("kinds", " is empty: name one.")
+    if self.agent == "model" and not (self.endpoint and self.model):
+      raise settings.SettingError("endpoint", " and model are needed.")
+    if bool(self.images) != bool(self.vision):
+      raise settings.SettingError("images", " and vision go together.")
+    if self.images and not (self.endpoint and self.network):
+      raise settings.SettingError(
+        "images", " need an endpoint, and a network: synthetic units see the "
+        "drawn world alone."
+      )  # fmt: skip
+    if self.images and self.agent != "model":
+      raise settings.SettingError("images", " are for agent=model.")
+    if self.money and not (self.price_prompt or self.price_reply):
+      raise settings.SettingError("money", " needs prices.")
+
+
+def kind_of(given: Mapping[str, Any], where: str) -> type[settings.Settings]:
+  """The class of its settings."""
+  del given, where
+  return Maia
+
+
+def run(
+  config: Maia,
+  workdir: pathlib.Path,
+  before: float = 0.0,
+  show: Show | None = None,
+) -> list[dict[str, Any]]:
+  """Describes, judges, prints; a second run goes on where one was stopped.
+
+  Args:
+    config: its settings.
+    workdir: where units.jsonl, exemplars.jsonl (of exemplars alone),
+      summary.json, pages and all answers go.
+    before: seconds of the command that have passed already.
+    show: takes a line or a rich renderable; prints by default.
+
+  Returns:
+    the rows of units.jsonl.
+
+  Raises:
+    ValueError: the workdir is another configuration's; no such network.
+  """
+  show = show or report_tables.printer()
+  clock = clock_lib.Clock(before)
+  folder = folders.opened(workdir)
+  # More units and agents may join; all else decides on answers.
+  own = dataclasses.asdict(config) | {"world": scenes.VERSION}
+  for name in ("agent", "kinds", "count", "pages", "numbers", "key_variable"):
+    del own[name]
+  running.check_same(folder, own)
+  rng = functions.rng(config.seed, "data set")
+  more = config.distractors
+  with clock.of("draw"):
+    seen = [scenes.draw(rng, 2, 5 + more) for _ in range(config.scenes)]
+    pictures = [rendering.render(scene) for scene in seen]
+  todo = systems(config, seen)
+  found: dict[str, list[dict[str, Any]]] = {}
+  with clock.of("study"), sandbox.Sandbox() as box:
+    for agent in dict.fromkeys([config.agent, "exemplars"]):
+      run_agent = agent_of(config, agent, folder)
+      found[agent] = [
+        _studied(config, folder, box, agent, run_agent, *each, pictures)
+        for each in todo
+      ]
+      file = UNITS if agent == config.agent else BASELINE
+      lines = "".join(json.dumps(row) + "\n" for row in found[agent])
+      folder.replace(file, lines.encode())
+  rows = summary(found)
+  folder.replace(SUMMARY, json.dumps(rows, indent=1).encode() + b"\n")
+  show_rows(rows, show)
+  for row in [row for own in found.values() for row in own if row["error"]][:5]:
+    said = f"{row['agent']}, {row['unit']}: {row['error']}"
+    show(report_tables.fact("failed", said))
+  show(report_tables.fact("time", str(clock)))
+  show(report_tables.fact("wrote", str(workdir / UNITS)))
+  return found[config.agent]
+
+
+def systems(
+  config: Maia, seen: Sequence[scenes.Scene]
+) -> list[tuple[units.System, labels.Label | None]]:
+  """The units, and their truths; raises as `networks.of_network`."""
+  if config.network:
+    from spex_jax import models  # Slow to import.
+    from spex_jax.models import hub, pixels
+
+    net = models.load(config.network)
+    prepare = pixels.load(hub.local(config.network))
+    return [
+      (unit, None)
+      for unit in networks.of_network(net, config.site, config.numbers, prepare)
+    ]
+  found: list[tuple[units.System, labels.Label | None]] = []
+  for kind in config.kinds:
+    for index in range(config.count):
+      truth = units.generate(config.seed, kind, index, seen)
+      name = f"{kind}-{index:03d}"
+      found.append((units.Synthetic(name, truth, config.noise), truth))
+  return found
+
+
+def agent_of(config: Maia, name: str, folder: folders.Folder) -> Agent:
+  """Who describes a unit, each with a budget of its own."""
+  if name == "scripted":
+    return scripted.run
+  if name == "exemplars":
+    return exemplars.run
+  limits = llm.Limits(
+    rounds=config.rounds, tokens=config.tokens, seconds=config.seconds,
+    money=config.money or math.inf,
+    prices=(config.price_prompt, config.price_reply),
+  )  # fmt: skip
+  inner = _endpoint(config, config.model, folder)
+  language = "" if config.images else prompts.CAN
+
+  def run_model(tools: tools_lib.Tools) -> tools_lib.Finding:
+    chat = llm.Meter(inner, limits)
+    return talking.agent(chat, config.rounds, language, config.sees)(tools)
+
+  return run_model
+
+
+def _endpoint(config: Maia, name: str, folder: folders.Folder) -> llm.Endpoint:
+  service = _service(config)
+  return llm.Endpoint(
+    service, name, folder=folder, max_tokens=config.reply_tokens
+  )
+
+
+def _service(config: Maia) -> services.Service:
+  key = os.environ.get(config.key_variable, "")
+  return services.Service(config.endpoint, key)
+
+
+def _studied(
+  config: Maia,
+  folder: folders.Folder,
+  box: sandbox.Sandbox,
+  agent: str,
+  run_agent: Agent,
+  system: units.System,
+  truth: labels.Label | None,
+  pictures: Sequence[np.ndarray],
+) -> dict[str, Any]:
+  """A unit's row; what goes wrong is of this unit alone."""
+  file = f"answers/{agent}/{system.name}.json"
+  if (row := running.kept(folder, file)) is not None:
+    return row["row"]
+  source: tools_lib.Source = tools_lib.World(config.seed, config.distractors)
+  if config.images:
+    source = outside.Source(
+      _service(config), config.images, _endpoint(config, config.vision, folder)
+    )
+  tools = tools_lib.Tools(
+    system, pictures, source, budget=config.budget, box=box,
+    allowed=config.tools,
+  )  # fmt: skip
+  start, scores = time.monotonic(), {}
+  try:
+    with running.limited(config.seconds):
+      finding = run_agent(tools)
+      if not finding.error:
+        scores = judging.verdict(system, finding.label, truth, config.seed)
+  except (Exception, MemoryError) as caught:
+    said = f"{type(caught).__name__}: {caught}"[:300]
+    finding = tools_lib.Finding(labels.Label("none"), error=said)
+  if finding.error:
+    # No label is no half-right one.
+    scores = {"predictive_score": 0.0, "description_length": 0}
+    if truth is not None:
+      scores |= {"truth_table_accuracy": 0.0, "right": False}
+  row = {
+    "unit": system.name, "agent": agent,
+    "kind": truth.kind if truth else "network",
+    "truth": str(truth) if truth else None,
+    "label": "" if finding.error else str(finding.label), **scores,
+    "description": finding.description, "calls": sum(tools.calls.values()),
+    "pictures": tools.asked, "seconds": round(time.monotonic() - start, 3),
+    "tokens": sum(turn.get("tokens", 0) for turn in finding.transcript),
+    "money": sum(turn.get("money", 0) for turn in finding.transcript),
+    "error": finding.error,
+  }  # fmt: skip
+  row = {
+    name: None if isinstance(value, float) and not math.isfinite(value)
+    else value
+    for name, value in row.items()
+  }  # fmt: skip
+  body = {
+    "row": row, "error": finding.error, "calls": dict(tools.calls),
+    "journal": tools.journal, "transcript": finding.transcript,
+  }  # fmt: skip
+  folder.replace(file, running.as_file(body))
+  if config.pages:
+    html = shown_page(row, finding, tools)
+    folder.replace(f"pages/{agent}-{system.name}.html", html.encode())
+  return row
+
+
+def shown_page(
+  row: Mapping[str, Any], finding: tools_lib.Finding, tools: tools_lib.Tools
+) -> str:
+  """The experiments of a unit, as one HTML file."""
+  views = []
+  if finding.interactions is not None:
+    views.append(
+      page.sets(
+        None, [finding.interactions], title="Concepts, alone and together"
+      )
+    )
+  if tools.shown:
+    shown = [tools.picture(number) for number in tools.shown[:48]]
+    title = f"Pictures {tools.shown[0]} to {tools.shown[-1]}, as displayed"
+    views.append(page.image(outside.encoded(_sheet(shown)), title))
+  if tools.journal:
+    rows = [
+      [own["tool"], json.dumps(own["arguments"])[:300], own["told"][:600]]
+      for own in tools.journal
+    ]
+    views.append(page.table(["tool", "given", "told"], rows, "Experiments"))
+  turns = [
+    [turn["role"], str(turn["content"])[:2000]] for turn in finding.transcript
+  ]
+  if turns:
+    views.append(page.table(["who", "said"], turns, "Talk"))
+  views.append(page.fields(dict(row), "Row"))
+  trust = [
+    (name.replace("_", " "), f"{row[name]:.2f}", row[name] < least)
+    for name, least in (
+      ("truth_table_accuracy", 1.0),
+      ("predictive_score", 0.8),
+    )
+    if row.get(name) is not None
+  ]
+  if row["error"]:
+    trust.append(("failed", row["error"], True))
+  calls = ", ".join(f"{name} {count}" for name, count in tools.calls.items())
+  facts = {"label": row["label"] or "none", "tools": calls}
+  run_of = page.Run(f"What makes {row['unit']} fire?", trust, facts, views)
+  return page.html([run_of])
+
+
+def _sheet(pictures: Sequence[np.ndarray], columns: int = 8) -> np.ndarray:
+  """Pictures beside each other, with a border; of several sizes the first's."""
+  first = pictures[0].shape
+  own = [p for p in pictures if p.shape == first]
+  cells = [
+    np.pad(p, ((2, 2), (2, 2), (0, 0)), constant_values=255) for p in own
+  ]
+  spare = -len(cells) % min(columns, len(cells))
+  cells += [np.full_like(cells[0], 255)] * spare
+  width = min(columns, len(own))
+  rows = [
+    np.concatenate(cells[i : i + width], 1) for i in range(0, len(cells), width)
+  ]
+  return np.concatenate(rows, 0)
+
+
+def summary(
+  found: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> list[dict[str, Any]]:
+  """Means by agent and kind, and of all kinds."""
+  rows = []
+  for agent, every in found.items():
+    kinds = dict.fromkeys(row["kind"] for row in every)
+    for kind in [*kinds, *(["all"] if len(kinds) > 1 else [])]:
+      own = [row for row in every if kind in ("all", row["kind"])]
+      names = ["predictive_score", "description_length", "calls", "pictures",
+               "seconds", "tokens", "money"]  # fmt: skip
+      if any("right" in row for row in own):
+        names = ["right", "truth_table_accuracy", *names]
+      failed = sum(bool(row["error"]) for row in own)
+      rows.append(
+        {"agent": agent, "kind": kind, "units": len(own)}
+        | {name: _mean(own, name) for name in names}
+        | {"failed": failed}
+      )
+  return rows
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
+  own = [row[name] for row in rows if row.get(name) is not None]
+  return float(np.mean(own)) if own else 0.0
+
+
+def show_rows(rows: Sequence[Mapping[str, Any]], show: Show) -> None:
+  """Prints a summary."""
+  from rich import box, table  # Slow to import.
+
+  shown = table.Table(box=box.SIMPLE_HEAD, title="units")
+  names = (
+    "right", "truth_table_accuracy", "predictive_score", "description_length",
+    "calls", "pictures", "seconds", "tokens",
+  )  # fmt: skip
+  shown.add_column("agent")
+  shown.add_column("kind")
+  for name in ("units", *names, "failed"):
+    shown.add_column(name.replace("_", " "), justify="right")
+  for row in rows:
+    cells = []
+    for name in names:
+      value = row.get(name)
+      close = 2 if name in names[:3] or name == "seconds" else 0
+      cells.append("" if value is None else f"{value:.{close}f}")
+    label = row["agent"] + " (alone)" * (row["agent"] == "exemplars")
+    shown.add_row(
+      label, row["kind"], str(row["units"]), *cells, str(row["failed"])
+    )
+  show(shown)

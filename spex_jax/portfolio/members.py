@@ -1,0 +1,479 @@
+"""The decoders of the portfolio, each with out-of-fold predictions.
+
+A member is fitted to all samples, and predicts each of them by a fit that has
+not seen it, so that members can be compared, and stacked, without a mask being
+set aside.
+
+Shapes: n players, B masks, K sets.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from spex_jax import base
+from spex_jax.fourier import gram, lasso, regress, sparse
+from spex_jax.proxies import (
+  boosting,
+  gaussian,
+  mixed,
+  proxyspex,
+  readout,
+  reweighted,
+  spectrum,
+)
+
+FOLDS = 5
+MOST_TERMS = 4096  # Of an answer, besides the empty set.
+_SCAN_FLOPS = 1e11  # Of one Gram scan.
+LEAST_SCANNED = 64  # Masks below which every set looks significant.
+_DEEPEST = 5  # Trees, as in the paper.
+_RISING = 1.0  # Nats a step above which a fit says that it was cut short.
+_ROUNDING = 1e-12  # Share of max|f|.
+_LEAST_REFINED = 256  # Masks below which finer parameters fit noise.
+_PAIRS_TO_A_MASK = 40  # Twice the pairs that are worth screening.
+_LEAST_DIRECTED = 4  # Masks to a player that directions need.
+_MANY = 2048  # Masks that are predicted by halves.
+_LEAST_COMPARED = 50  # Values that can tell that.
+_FAR = 3.0  # Times the error of a baseline that a process cannot help.
+_HOPELESS = 1.1  # Times the error of the best: not worth the other folds.
+# Finer than the default: where little is explained, the step matters.
+_PENALTIES = tuple(10.0 ** (-k / 12) for k in range(31))
+
+
+class Member(NamedTuple):
+  """One decoder's answer for one target.
+
+  Attributes:
+    name: the decoder's.
+    function: fitted to all samples.
+    out_of_fold: float64 `[B]`, each value predicted without it.
+    note: how it was fitted, a sentence.
+    errors: players `[K, D]` to the standard errors `[K]` of their Fourier
+      coefficients, in the units of the values; None where nothing is known.
+  """
+
+  name: str
+  function: sparse.SparseFourier
+  out_of_fold: np.ndarray
+  note: str
+  errors: Callable[[np.ndarray], np.ndarray] | None = None
+
+
+def mean(masks: base.Masks, values: np.ndarray) -> Member:
+  """The mean alone; what every other member must beat."""
+  count = len(values)
+  unit, middle, scale = (
+    part[..., 0] for part in regress.standardise(values[:, None])
+  )
+  out_of_fold = -unit / max(1, count - 1) * scale + middle
+  function = sparse.SparseFourier.from_terms(
+    masks.shape[1], [((), float(middle))]
+  )
+  errors = _flat(out_of_fold, values)
+  return Member("mean", function, out_of_fold, "The mean.", errors)
+
+
+def by_lasso(
+  masks: base.Masks,
+  values: np.ndarray,
+  folds: np.ndarray,
+  order: int,
+  *,
+  relaxed: bool = False,
+  baseline: np.ndarray | None = None,
+) -> Member | None:
+  """Lasso on the sets of order 1, or 1 and 2 (screened).
+
+  Args:
+    masks: bool `[B, n]`.
+    values: `[B]`.
+    folds: int `[B]`.
+    order: 1 or 2.
+    relaxed: let unshrunk fits of the supports compete (`regress`): exact
+      where there is no noise, and easily misled where there is much.
+    baseline: a member to beat, as for `by_gram`.
+  """
+
+  def fit(rows):
+    if rows.sum() < 3:
+      return mean(masks[rows], values[rows]).function
+    return lasso.fit_targets(
+      masks[rows],
+      values[rows, None],
+      order,
+      penalty="lasso" if relaxed else "shrunk",
+      penalties=None if relaxed else _PENALTIES,
+    )[0]
+
+  n = masks.shape[1]
+  many = order == 2 and n * (n - 1) > _PAIRS_TO_A_MASK * len(values)
+  if baseline is not None and many:
+    return None
+  out_of_fold = _predict_out_of_fold(masks, values, folds, fit, baseline)
+  if out_of_fold is None:
+    return None
+  function = fit(np.ones(len(values), bool))
+  note = f"Lasso on sets of up to {order}."
+  name = f"lasso{order}" + " relaxed" * relaxed
+  return Member(name, function, out_of_fold, note, _flat(out_of_fold, values))
+
+
+def by_trees(
+  masks: base.Masks,
+  values: np.ndarray,
+  folds: np.ndarray,
+  max_order: int | None = None,
+) -> Member:
+  """ProxySPEX: boosted trees, cut and refitted only where validation gains.
+
+  No tree is deeper than `max_order`, nor than 5.
+  """
+  depth = min(max_order or _DEEPEST, _DEEPEST)
+  found = proxyspex.fit(masks, values, folds=folds, max_order=depth)
+  errors = _flat(found.predictions, values)
+  note = " ".join(found.notes)
+  return Member("proxyspex", found.fourier, found.predictions, note, errors)
+
+
+def by_gaussian(
+  masks: base.Masks,
+  values: np.ndarray,
+  max_order: int | None = None,
+  baseline: np.ndarray | None = None,
+) -> list[Member]:
+  """A Gaussian process, read out as its largest coefficients, with errors.
+
+  And, with masks enough and no `max_order`, the same reweighted, and the same
+  with directions (not where these are hopeless).
+
+  How far relevances may spread follows from the masks to a player: little
+  below 2, far above 8, and by out-of-fold predictions between. Beyond
+  `most_masks()` the process sees a part of the samples, and the others test
+  it. With a `max_order`, its out-of-fold predictions are those of processes
+  fitted to the other folds and read out to that order.
+
+  Args:
+    masks: bool `[B, n]`.
+    values: `[B]`.
+    max_order: the largest sets that are read out.
+    baseline: out-of-fold predictions `[B]` of another member, NaN where it has
+      none; where the process leaves several times as much of 50 values or
+      more, it is not a member: the list is empty.
+
+  Raises:
+    FloatingPointError: a kernel matrix that float64 cannot factorise.
+  """
+  subset = _subset(masks, values)
+  masks_each = len(subset.rows) / masks.shape[1]
+  # Parameters of fewer masks predict worse; where a group is dear, they are
+  # many, and half of them are nearly as good as all.
+  groups = 4
+  if len(subset.rows) > _MANY:
+    groups = 2
+  elif len(subset.rows) > 600 and masks_each < 2:
+    groups = 3
+  spreads = gaussian.SPREADS
+  if masks_each < 2:
+    spreads = spreads[:1]
+  elif masks_each >= 8:
+    spreads = spreads[-1:]
+  trials = [
+    gaussian.cross_predict(
+      subset.masks, subset.values, spread=spread, groups=groups
+    )
+    for spread in spreads
+  ]
+  best = int(np.argmin([_error(subset.values, trial.mean) for trial in trials]))
+  trial, spread = trials[best], spreads[best]
+  if baseline is not None:
+    baseline = baseline[subset.rows]
+    known = np.isfinite(baseline)
+    error, least = (
+      _error(subset.values, guess, known) for guess in (trial.mean, baseline)
+    )
+    if known.sum() >= _LEAST_COMPARED and error > _FAR * least:
+      return []
+  # A step costs the cube: half of many masks tune nearly as well.
+  most_tuned = int(np.clip(len(subset.rows) // 2, 1024, 2048))
+  posterior = gaussian.fit(
+    subset.masks, subset.values, spread=spread, most_tuned=most_tuned
+  )
+  # What the process believes of its errors, corrected by those it made.
+  inflation = np.sqrt(np.mean(((trial.mean - subset.values) / trial.std) ** 2))
+
+  def std(players):
+    return spectrum.standard_errors(posterior, players) * inflation
+
+  out = readout.expand(posterior, MOST_TERMS, max_order=max_order)
+  if max_order is not None and max_order < masks.shape[1]:
+    out_of_fold = _limited(subset, spread, max_order)
+    rest = lasso.evaluate(subset.rest_masks, out.fourier)
+  else:
+    out_of_fold = _without(subset.values, trial.mean, out.fourier, out.missed)
+    rest = lasso.evaluate(subset.rest_masks, out.fourier)
+  note = _process_note(posterior, trial, out)
+  out_of_fold = subset.join(out_of_fold, rest)
+  found = [Member("gaussian", out.fourier, out_of_fold, note, std)]
+  if max_order is not None:
+    return found
+  more = []
+  if masks_each >= 2 and len(subset.rows) >= _LEAST_REFINED:
+    more.append(_reweighted(subset, posterior, trial, out.missed, std))
+  if masks_each >= _LEAST_DIRECTED and len(subset.rows) >= _LEAST_REFINED:
+    more.append(
+      _with_directions(subset, posterior, trial, spread, most_tuned, std)
+    )
+  return found + [member for member in more if member is not None]
+
+
+class _Subset(NamedTuple):
+  """Samples that a process sees, by `rows`, and the rest, which test it."""
+
+  rows: np.ndarray
+  masks: np.ndarray
+  values: np.ndarray
+  rest: np.ndarray
+  rest_masks: np.ndarray
+
+  def join(self, out_of_fold, tested):
+    out = np.empty(len(self.rows) + len(self.rest))
+    out[self.rows], out[self.rest] = out_of_fold, tested
+    return out
+
+
+def _subset(masks, values):
+  order = regress.spread_order(len(values))
+  limit = most_masks()
+  rows, rest = np.sort(order[:limit]), np.sort(order[limit:])
+  return _Subset(rows, masks[rows], values[rows], rest, masks[rest])
+
+
+def _limited(subset, spread, max_order):
+  """Out-of-fold predictions of what is read out, which lacks larger sets."""
+
+  def fit(train):
+    part = gaussian.fit(
+      subset.masks[train], subset.values[train], spread=spread
+    )
+    return readout.expand(part, MOST_TERMS, max_order=max_order).fourier
+
+  folds = boosting.spread_folds(len(subset.rows), FOLDS)
+  return _predict_out_of_fold(subset.masks, subset.values, folds, fit)
+
+
+def _reweighted(subset, posterior, trial, missed, std):
+  """The process with a variance for each of its largest sets, or None."""
+  left = np.empty(len(subset.rows))
+  try:
+    for part, params in trial.groups:
+      others = np.delete(np.arange(len(left)), part)
+      blind = gaussian.condition_on(
+        params, subset.masks[others], subset.values[others]
+      )
+      left[part] = reweighted.fit(blind, subset.masks, subset.values).left_out[
+        part
+      ]
+    found = reweighted.fit(posterior, subset.masks, subset.values, MOST_TERMS)
+  except FloatingPointError:
+    return None
+  left = _without(subset.values, left, found.fourier, missed)
+  out_of_fold = subset.join(
+    left, lasso.evaluate(subset.rest_masks, found.fourier)
+  )
+  note = "The process with a variance for each of its largest sets."
+  return Member("gaussian reweighted", found.fourier, out_of_fold, note, std)
+
+
+def _with_directions(subset, posterior, trial, spread, most_tuned, std):
+  """The process with directions, where they come near it, or None."""
+  try:
+    directed = gaussian.cross_predict(
+      subset.masks,
+      subset.values,
+      spread=spread,
+      most_tuned=min(1024, max(512, len(subset.rows) // 2)),
+      warm_start=trial,
+    )
+    error, least = (
+      _error(subset.values, one.mean) for one in (directed, trial)
+    )
+    if error > _HOPELESS * least:
+      return None
+    found = gaussian.fit(
+      subset.masks,
+      subset.values,
+      spread=spread,
+      params=gaussian.with_directions(posterior.params),
+      most_tuned=most_tuned,
+    )
+  except FloatingPointError:
+    return None
+  out = mixed.expand(found, MOST_TERMS)
+  out_of_fold = subset.join(
+    _without(subset.values, directed.mean, out.fourier, out.missed),
+    lasso.evaluate(subset.rest_masks, out.fourier),
+  )
+  note = "The process with directions: " + _process_note(found, directed, out)
+  # Its kernel has no variance for each set; the product kernel's errors, as
+  # much smaller as its predictions are better.
+  ratio = np.sqrt(error / least)
+  return Member(
+    "gaussian with directions",
+    out.fourier,
+    out_of_fold,
+    note,
+    lambda players: std(players) * ratio,
+  )
+
+
+def _without(values, out_of_fold, function, missed):
+  """Out-of-fold predictions of a readout, by those of the whole process.
+
+  What is left out adds its energy to the mean square error (the posterior
+  expectation of both is a sum: Parseval), so residuals are widened to it.
+
+  Args:
+    values: `[B]`.
+    out_of_fold: `[B]` by the whole mean.
+    function: what is read out.
+    missed: the share of the energy that it lacks.
+  """
+  scale = np.abs(values).max() or 1.0
+  held = ((np.asarray(function.coefs)[1:] / scale) ** 2).sum()
+  lost = held * missed / max(1.0 - missed, 1e-2)
+  error = _error(values, out_of_fold)
+  if not error > 0:
+    return out_of_fold
+  return values + (out_of_fold - values) * np.sqrt(1.0 + lost / error)
+
+
+def _process_note(posterior, trial, out):
+  note = (
+    f"Gaussian process on {len(posterior.signs)} masks, noise "
+    f"{posterior.noise_std:.3g}; its {int(out.fourier.count) - 1} largest sets "
+    f"leave {out.missed:.1g} of its energy."
+  )
+  rising = float(np.maximum(posterior.rising, trial.rising))  # NaN stays.
+  if np.isnan(rising):
+    note += " Its likelihood could not be followed to the end: not finite."
+  elif rising > _RISING:
+    note += f" Its likelihood was still rising, by {rising:.1f} nats a step."
+  return note
+
+
+def _error(values, guess, rows=slice(None)):
+  """Mean square over rows, free of units, so that no square overflows."""
+  scale = np.abs(values).max() or 1.0
+  # Of these rows alone: the others of a guess may not be filled yet.
+  return (((guess[rows] - values[rows]) / scale) ** 2).mean()
+
+
+def most_masks() -> int:
+  """Masks of a Gaussian process: 16,384 on an accelerator, 4,096 on a CPU."""
+  import jax
+
+  return 4096 if jax.default_backend() == "cpu" else gaussian.MOST_MASKS
+
+
+Fit = Callable[[np.ndarray], sparse.SparseFourier]  # bool [B], rows to see.
+
+
+def gram_fit(
+  masks: base.Masks, values: np.ndarray, max_order: int | None = None
+) -> Fit | None:
+  """A Gram scan of any of the samples, each done once.
+
+  Args:
+    masks: bool `[B, n]`.
+    values: `[B]`.
+    max_order: the largest sets to scan for.
+
+  Returns:
+    None where a scan of all is not affordable, or of too few masks.
+  """
+  masks = base.check_masks(masks)
+  n = masks.shape[1]
+  order = gram.affordable_order(n, len(values), _SCAN_FLOPS)
+  order = min(order, max_order or order)
+  if order < 1 or len(values) < LEAST_SCANNED:
+    return None
+  done: dict[bytes, sparse.SparseFourier] = {}
+
+  def fit(rows):
+    key = np.packbits(rows).tobytes()
+    if key not in done:
+      nothing = np.zeros((0, gram.MAX_ORDER), np.int64)
+      sets = gram.grow_support(masks[rows], values[rows], nothing, order)
+      empty = np.full((1, sets.shape[1]), n)
+      sets = np.concatenate([empty, sets])
+      found = regress.refit(masks[rows], values[rows], sets, penalty="ridge")
+      done[key] = sparse.SparseFourier.from_players(n, sets, found.coefs)
+    return done[key]
+
+  return fit
+
+
+def by_gram(
+  masks: base.Masks,
+  values: np.ndarray,
+  folds: np.ndarray,
+  fit: Fit | None,
+  baseline: np.ndarray | None = None,
+) -> Member | None:
+  """The Gram scan: all significant sets of low order.
+
+  Args:
+    masks: bool `[B, n]`.
+    values: `[B]`.
+    folds: int `[B]`.
+    fit: what `gram_fit` returned.
+    baseline: out-of-fold predictions of the best member so far; where the
+      first fold leaves far more than it does, the others are not run.
+
+  Returns:
+    None where there is no fit, or it is hopeless.
+  """
+  if fit is None:
+    return None
+  out_of_fold = _predict_out_of_fold(masks, values, folds, fit, baseline)
+  if out_of_fold is None:
+    return None
+  function = fit(np.ones(len(values), bool))
+  note = f"Gram scan of sets of up to {int(function.orders.max(initial=0))}."
+  return Member("gram", function, out_of_fold, note, _flat(out_of_fold, values))
+
+
+def first_fold(masks: base.Masks, folds: np.ndarray, fit: Fit) -> np.ndarray:
+  """`[B]` predictions of the first fold by a fit to the others; else NaN."""
+  held = folds == folds[0]
+  out = np.full(len(folds), np.nan)
+  out[held] = lasso.evaluate(masks[held], fit(~held))
+  return out
+
+
+def _predict_out_of_fold(masks, values, folds, fit, baseline=None):
+  """Each fold by a fit to the others, `[B]`.
+
+  None where the first fold leaves far more than the baseline does there.
+  """
+  out = np.empty(len(values))
+  for fold in dict.fromkeys(folds.tolist()):
+    held = folds == fold
+    out[held] = lasso.evaluate(masks[held], fit(~held))
+    if baseline is not None:
+      error, least = (_error(values, guess, held) for guess in (out, baseline))
+      if error > _HOPELESS * least:
+        return None
+      baseline = None  # Compared once.
+  return out
+
+
+def _flat(out_of_fold, values):
+  """Errors of regression on characters, which random masks leave orthogonal."""
+  scale = np.abs(values).max() or 1.0
+  spread = np.sqrt(_error(values, out_of_fold))
+  # Errors of rounding size are none.
+  size = scale * (spread > _ROUNDING) * spread / np.sqrt(len(values))
+  return lambda players: np.full(len(players), size)

@@ -1,0 +1,165 @@
+"""Masks with their values: each mask once, and none of the test among them.
+
+Shapes: n players, B masks, T targets, U distinct masks.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from spex_jax import base
+from spex_jax.masks import ask as ask_lib
+from spex_jax.masks import packing
+
+_SHOWN = 10  # Players, or groups of them, that a note names.
+
+
+class Samples(NamedTuple):
+  """Distinct masks bool `[B, n]` with their values float64 `[B, T]`."""
+
+  masks: np.ndarray
+  values: np.ndarray
+
+  def at(self, rows) -> "Samples":
+    """The samples of some rows."""
+    return Samples(self.masks[rows], self.values[rows])
+
+  def join(self, other: "Samples") -> "Samples":
+    """These and the others, in this order."""
+    return Samples(*(np.concatenate(pair) for pair in zip(self, other)))
+
+
+class Merged(NamedTuple):
+  """Values of equal masks, joined by their mean.
+
+  Attributes:
+    values: float64 `[U, T]`, one row for each distinct mask.
+    noise: `[T]` standard deviation among equal masks; None if all differ.
+    notes: what to tell about it.
+  """
+
+  values: np.ndarray
+  noise: np.ndarray | None
+  notes: list[str]
+
+
+def merge(
+  distinct: packing.Distinct, values: np.ndarray, *, strict: bool
+) -> Merged:
+  """Joins the values `[B, T]` of equal masks.
+
+  Raises:
+    ValueError: equal masks of different values, if `strict`.
+  """
+  first, inverse = distinct
+  num_repeats = len(values) - len(first)
+  if not num_repeats:
+    return Merged(values, None, [])
+  origin = base.origin(values)
+  size = np.abs(values - origin).max(axis=0)
+  size = np.where(size > 0, size, 1.0)
+  unit = (values - origin) / size
+  counts = np.bincount(inverse)[:, None]
+  means = np.zeros((len(first), values.shape[1]))
+  np.add.at(means, inverse, unit)
+  means /= counts
+  left = unit - means[inverse]
+  noise = np.sqrt((left**2).sum(axis=0) / num_repeats) * size
+  notes = [f"{num_repeats} repeated masks were merged by their mean."]
+  if (np.abs(left).max(axis=0) * size > ask_lib.repeatable(values)).any():
+    text = f"{num_repeats} repeats of equal masks have other values"
+    if strict:
+      raise ValueError(f"{text}; mend the samples, or use strict=False.")
+    notes.append(f"{text}; see the noise floor.")
+  return Merged(means * size + origin, noise, notes)
+
+
+def unseen(
+  held_out: tuple[base.Masks, base.Values],
+  n: int,
+  num_targets: int,
+  hashes: np.ndarray,
+) -> Samples:
+  """The held-out masks that are not among the samples, each once.
+
+  Args:
+    held_out: masks and values.
+    n: players, and `num_targets` targets, of the samples.
+    num_targets: T.
+    hashes: uint64 `[B, 2]` of the samples' masks, of `masks.packing`.
+
+  Raises:
+    ValueError: none is left, or other players or targets.
+  """
+  masks = base.check_masks(held_out[0], n)
+  none = "Every held-out mask is among the samples, or none came."
+  if not len(masks):
+    raise ValueError(none)
+  values = base.check_values(held_out[1], len(masks)).reshape(len(masks), -1)
+  if values.shape[1] != num_targets:
+    raise ValueError(
+      f"Held-out values have {values.shape[1]} targets; the samples have "
+      f"{num_targets}."
+    )
+  both = np.concatenate([hashes, packing.hash_masks(masks, bits=128)])
+  first = packing.distinct_hashes(both).first
+  rows = first[first >= len(hashes)] - len(hashes)
+  if not len(rows):
+    raise ValueError(none)
+  return Samples(masks[rows], values[rows])
+
+
+class Confounded(NamedTuple):
+  """Players that no mask tells apart.
+
+  Attributes:
+    kept: kept by every mask.
+    dropped: players that no mask keeps.
+    tied: groups of which each mask keeps all or none, or always one of two
+      halves: their effects are shared among them as a decoder likes.
+  """
+
+  kept: list[int]
+  dropped: list[int]
+  tied: list[list[int]]
+
+  def note(self, names: tuple[str, ...] | None) -> str:
+    """A sentence that names them, or ""."""
+
+    def listed(players):
+      shown = [str(i) if names is None else names[i] for i in players[:_SHOWN]]
+      more = len(players) - len(shown)
+      return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+
+    said = []
+    if self.kept:
+      said.append(f"every mask keeps {listed(self.kept)}")
+    if self.dropped:
+      said.append(f"no mask keeps {listed(self.dropped)}")
+    if self.tied:
+      groups = "; ".join("{" + listed(g) + "}" for g in self.tied[:_SHOWN])
+      more = len(self.tied) - _SHOWN
+      groups += f" and {more} more groups" if more > 0 else ""
+      said.append(f"no mask tells apart {groups}")
+    if not said:
+      return ""
+    return (
+      f"These masks cannot say what some players do: {', '.join(said)}. Their "
+      "values are a convention; ask masks in which they differ."
+    )
+
+
+def confounded(masks: base.Masks) -> Confounded:
+  """Which players of masks `[B, n]`, B at least 1, cannot be told apart."""
+  masks = base.check_masks(masks)
+  # Players that are always opposite are as alike as those always equal.
+  columns = np.packbits((masks ^ masks[:1]).T, axis=1)
+  groups: dict[bytes, list[int]] = {}
+  for player, column in enumerate(columns):
+    groups.setdefault(column.tobytes(), []).append(player)
+  fixed = groups.pop(bytes(columns.shape[1]), [])
+  return Confounded(
+    kept=[i for i in fixed if masks[0, i]],
+    dropped=[i for i in fixed if not masks[0, i]],
+    tied=[group for group in groups.values() if len(group) > 1],
+  )

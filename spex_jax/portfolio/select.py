@@ -1,0 +1,464 @@
+"""The portfolio: which decoder explains these samples best.
+
+Decoders are compared on masks that neither of them has seen, by R^2 averaged
+over targets; the winner then speaks from all samples. SPEX that explains its
+own plan to the last digit needs no comparison: noise cannot do that.
+
+Shapes: n players, B masks, T targets.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from spex_jax import base
+from spex_jax.fourier import lasso, regress, score, sparse, spex
+from spex_jax.portfolio import members, stack
+from spex_jax.portfolio.samples import Confounded, Samples, confounded
+from spex_jax.proxies import boosting
+
+_EXPLAINED = 1e-9  # Share of the energy left by an exact SPEX decode.
+_ALMOST = 1e-5  # Share of the deviation that an exact scan may leave.
+_PLANTED = 0.5  # R^2 of the quick proxies below which a plan is tried.
+# The best of many fits to noise looks better than the mean by about as much.
+_SURE = 2.0  # Standard errors of the gain over the mean.
+_LEAST_SPLIT = 8  # Fewer samples are not split to compare decoders.
+_MOST_ERRORS = 1000  # Of a target, that are kept for intervals.
+MASK_BYTES = 1 << 28  # Masks held unpacked at once.
+LASSO_ORDER = 2
+
+
+class Answer(NamedTuple):
+  """One expansion a target, the decoder that found them, and why it.
+
+  Attributes:
+    functions: T of them.
+    method: the decoder that spoke.
+    notes: why, and how.
+    out_of_fold: `[B, T]` predictions of the samples by fits that have not seen
+      them, of the same masks in the same order; or None.
+    std: standard errors of the coefficients of each function; or None.
+    confounded: players that the masks fitted to cannot tell apart; or None.
+  """
+
+  functions: list[sparse.SparseFourier]
+  method: str
+  notes: list[str]
+  out_of_fold: np.ndarray | None = None
+  std: list[np.ndarray] | None = None
+  confounded: Confounded | None = None
+
+
+PROXIES = ("proxyspex", "gaussian", "gram", "lasso")
+
+
+def by_proxies(
+  samples: Samples, method: str = "auto", max_order: int | None = None
+) -> Answer:
+  """What any masks allow: one of `PROXIES`, or the best of them stacked.
+
+  Args:
+    samples: one mask or more. Fewer than 8 are answered by order 1, fewer
+      than 3 by their mean.
+    method: one of `PROXIES`, or "auto".
+    max_order: the largest sets; the lasso's have at most 2, the trees' 5.
+  """
+  # Without what all values share, which would cost the others their digits.
+  origin = base.origin(samples.values)
+  values = samples.values - origin
+  values[:, base.is_constant(samples.values)] = 0.0
+  centred = Samples(samples.masks, values)
+  answer = _shifted(_by_proxies(centred, method, max_order), origin)
+  return answer._replace(confounded=confounded(samples.masks))
+
+
+def _shifted(answer, by):
+  """The answer with `by` `[T]` added to its functions."""
+  out_of_fold = answer.out_of_fold
+  return answer._replace(
+    functions=[f.shifted(c) for f, c in zip(answer.functions, by.tolist())],
+    out_of_fold=None if out_of_fold is None else out_of_fold + by,
+  )
+
+
+def _by_proxies(samples, method, max_order):
+  num_masks = len(samples.masks)
+  if num_masks < 3:
+    note = f"{num_masks} masks, under 3: only their mean."
+    means = [
+      members.mean(samples.masks, column).function
+      for column in samples.values.T
+    ]
+    return Answer(means, "mean", [note])
+  if num_masks < _LEAST_SPLIT:
+    note = f"{num_masks} masks are too few to compare decoders: lasso, order 1."
+    return Answer(_lassos(samples, 1), "lasso", [note])
+  notes = _order_notes(max_order) if method == "lasso" else []
+  folds = boosting.spread_folds(num_masks, members.FOLDS)
+  answers = [
+    _best(samples.masks, column, folds, method, max_order)
+    for column in samples.values.T
+  ]
+  single = len(answers) == 1
+  for t, answer in enumerate(answers):
+    notes.append(answer.note if single else f"Target {t}: {answer.note}")
+  std = [answer.std for answer in answers if answer.std is not None]
+  spoke = {name for answer in answers for name in answer.weights}
+  return Answer(
+    [answer.function for answer in answers],
+    _spoken(spoke) if method == "auto" else method,
+    notes,
+    np.stack([answer.out_of_fold for answer in answers], axis=1),
+    std if len(std) == len(answers) else None,
+  )
+
+
+def _spoken(names):
+  return (
+    names.pop() if len(names) == 1 else "stack of " + ", ".join(sorted(names))
+  )
+
+
+def _best(masks, values, folds, method, max_order):
+  """The answer for one target: members, then a stack of them."""
+  mean = members.mean(masks, values)
+  if base.is_constant(values):
+    note = f"All {len(values)} values are equal to rounding: only their mean."
+    return stack.stack(masks, values, [mean])._replace(note=note)
+  largest = min(masks.shape[1], max_order or LASSO_ORDER, LASSO_ORDER)
+  orders = range(1, largest + 1)
+
+  def lassos(orders, relaxed, baseline=None):
+    return [
+      members.by_lasso(masks, values, folds, k, relaxed=r, baseline=baseline)
+      for k in orders
+      for r in relaxed
+    ]
+
+  fit = None
+  if method in ("auto", "gram"):
+    fit = members.gram_fit(masks, values, max_order)
+
+  def scan(baseline=None):
+    return members.by_gram(masks, values, folds, fit, baseline)
+
+  # Members, the quick and decisive ones first.
+  found: list[members.Member | None] = [mean]
+  left_out = ""
+  if method == "auto":
+    # A scan that leaves nothing needs no comparison.
+    deviation = regress.standardise(values[:, None])[2][0]
+    exact = scan(values + _ALMOST * deviation)
+    if exact is not None:
+      left = (exact.out_of_fold - values) / deviation
+      if np.sqrt((left**2).mean()) <= _ALMOST:
+        return stack.stack(masks, values, [exact])
+  if method in ("auto", "proxyspex"):
+    found.append(members.by_trees(masks, values, folds, max_order))
+  if method in ("auto", "gaussian"):
+    first = None if fit is None else members.first_fold(masks, folds, fit)
+    try:
+      processes = members.by_gaussian(masks, values, max_order, first)
+    except FloatingPointError as error:
+      if method == "gaussian":
+        raise
+      left_out = f" No Gaussian process: {error}"
+    else:
+      found += processes
+      if not processes:
+        left_out = " No Gaussian process: a Gram scan is far ahead of it."
+  if method == "auto":
+    found += lassos(orders[:1], [False])
+    # Weak where the others are strong: then one fold of these tells.
+    baseline = stack.best(values, _present(found)).out_of_fold
+    found += [*lassos(orders[1:], [True, False], baseline), scan(baseline)]
+  elif method == "lasso":
+    found += lassos(orders, [True, False])
+  elif method == "gram":
+    found.append(scan())
+    if None in found:
+      raise ValueError(
+        f"The Gram scan needs at least {members.LEAST_SCANNED} masks, and few "
+        f"enough players; got {len(masks)} masks of {masks.shape[1]} players."
+      )
+  # The answer: one member, all of them weighed, or the mean.
+  able = _present(found)
+  if method != "auto":
+    return stack.stack(masks, values, [stack.best(values, able)])
+  stacked = stack.stack(masks, values, able)
+  gain, error = stack.gain(values, stacked.out_of_fold, mean.out_of_fold)
+  if gain > _SURE * error:
+    return stacked._replace(note=stacked.note + left_out)
+  note = (
+    f"Answered by mean: the others gain R^2 {gain:.3f} over it on values not "
+    f"seen, under twice its standard error, {error:.3f}."
+  )
+  return stack.stack(masks, values, [mean])._replace(note=note)
+
+
+def _present(found):
+  return [
+    member
+    for member in found
+    if member is not None and np.isfinite(member.out_of_fold).all()
+  ]
+
+
+def suspects_planted(samples: Samples, max_order: int | None = None) -> bool:
+  """Whether nothing that is quick explains half of these samples.
+
+  Lasso and Gram scan: what they miss may be sets of high order, which only a
+  plan finds, or noise.
+  """
+  folds = boosting.spread_folds(len(samples.masks), members.FOLDS)
+  scores = []
+  for column in (samples.values - base.origin(samples.values)).T:
+    found = [
+      members.mean(samples.masks, column),
+      members.by_lasso(samples.masks, column, folds, 1),
+    ]
+    baseline = stack.best(column, _present(found))
+    fit = members.gram_fit(samples.masks, column, max_order)
+    scanned = members.by_gram(
+      samples.masks, column, folds, fit, baseline.out_of_fold
+    )
+    out_of_fold = (scanned or baseline).out_of_fold
+    scores.append(float(score.r2(column, out_of_fold)))
+  return float(np.maximum(scores, -1.0).mean()) < _PLANTED
+
+
+def by_plan(
+  plan: spex.QueryPlan, values: np.ndarray, max_order: int | None = None
+) -> Answer:
+  """SPEX or lasso on the masks of a plan alone.
+
+  Both decode the nested plan of half the masks and predict the other half.
+
+  Args:
+    plan: of N masks; of one too large to be held in memory SPEX is not
+      compared.
+    values: `[N, T]`, equal for equal masks.
+    max_order: the lasso's.
+  """
+  answer = by_spex(plan, values)
+  if plan.num_masks * plan.n > MASK_BYTES:
+    note = "The plan is too large for a lasso to be tried beside it."
+    return answer._replace(notes=[*answer.notes, note])
+  samples = Samples(plan.masks(), values)
+  if is_explained(samples, answer):
+    return answer._replace(notes=[*answer.notes, _EXACT_NOTE])
+  if plan.num_bits < 2:
+    note = "The plan is too small to compare SPEX with the lasso."
+    return answer._replace(notes=[*answer.notes, note])
+  half, index = plan.shrink(plan.num_bits - 1)
+  other = np.delete(np.arange(plan.num_masks), index)
+  test = samples.at(other)
+  scores = (
+    mean_score(test, by_spex(half, values[index])),
+    mean_score(test, _lasso(samples.at(index), max_order)),
+  )
+  note = _comparison(scores, f"the other half of the plan ({len(other)} masks)")
+  if not _prefers_spex(scores):
+    answer = _lasso(samples, max_order)
+  return answer._replace(notes=[note, *answer.notes])
+
+
+def _lasso(samples, max_order):
+  return by_proxies(samples, "lasso", max_order)
+
+
+def compare(
+  plan: spex.QueryPlan,
+  values: np.ndarray,
+  uniform: Samples,
+  max_order: int | None = None,
+) -> Answer:
+  """SPEX, or the proxies, where there are uniform masks beside a plan.
+
+  Uniform masks alone judge: on the masks of a plan, sets of high order look
+  like sets of low order. SPEX has not seen them; the proxies predict each of
+  them without it.
+
+  Args:
+    plan: N masks, which fit in memory.
+    values: `[N, T]`.
+    uniform: masks outside the plan, at least 1.
+    max_order: the proxies'.
+  """
+  answer = by_spex(plan, values)
+  reached = mean_score(uniform, answer)
+  if reached.value > 1 - _EXPLAINED:
+    return answer._replace(notes=[*answer.notes, _EXACT_NOTE])
+  planned = Samples(plan.masks(), values)
+  baseline = by_proxies(uniform.join(planned), "auto", max_order)
+  best = Score(-1.0, 0.0)
+  if baseline.out_of_fold is not None:
+    best = _score(uniform.values, baseline.out_of_fold[: len(uniform.masks)])
+  scores = reached, best
+  where = f"{len(uniform.masks)} masks that neither had seen"
+  note = _comparison(scores, where)
+  if _prefers_spex(scores):
+    winner = _on_all(answer, planned.join(uniform))
+  else:
+    winner = baseline._replace(out_of_fold=None)
+  return winner._replace(notes=[note, *winner.notes])
+
+
+_EXACT_NOTE = "SPEX explains the values to the last digits; no proxy was tried."
+
+
+def by_spex(plan: spex.QueryPlan, values: np.ndarray) -> Answer:
+  """SPEX on the values `[N, T]` of a plan, whatever it may find."""
+  result = spex.decode(plan, values)
+  num_targets = values.shape[1]
+  functions = [result.fourier.target(t) for t in range(num_targets)]
+  left = np.asarray(result.energy_left)
+  ends = ", ".join(sorted(set(result.status)))
+  note = (
+    f"SPEX on {plan.num_masks} masks, sets of up to {plan.code.t}, ended as "
+    f"{ends}; it leaves {left.max():.2g} of the variance of its samples."
+  )
+  alike = None
+  if plan.num_masks * plan.n <= MASK_BYTES:
+    alike = confounded(plan.masks())
+  return Answer(functions, "spex", [note], confounded=alike)
+
+
+def is_explained(samples: Samples, answer: Answer) -> bool:
+  """Whether an answer gives its own samples to the last digits.
+
+  And with few sets: beyond an eighth of the masks they may interpolate.
+  """
+  most = max(int(f.count) for f in answer.functions)
+  if most > len(samples.masks) // 8:
+    return False
+  return mean_score(samples, answer).value > 1 - _EXPLAINED
+
+
+class Judged(NamedTuple):
+  """How far to trust an answer.
+
+  Attributes:
+    by_terms: `[T]` R^2 by number of sets, see `stack.sparse_scores`.
+    by_terms_std: `[T]` standard errors of them.
+    errors: `[T, E]` the sizes |f - answer|, ascending; of more than 1,000 every
+      so manieth, the last among them.
+    num_masks: how many are behind them.
+  """
+
+  by_terms: dict[str, np.ndarray]
+  by_terms_std: dict[str, np.ndarray]
+  errors: np.ndarray
+  num_masks: int
+
+
+def judge(
+  answer: Answer, samples: Samples | None, test: Samples | None
+) -> Judged | None:
+  """On held-out masks; without any, on samples by fits that never saw them.
+
+  Returns:
+    None where there is neither.
+  """
+  if test is not None:
+    values = test.values
+    out_of_fold = _guesses(test, answer)
+  elif samples is not None and answer.out_of_fold is not None:
+    values, out_of_fold = samples.values, answer.out_of_fold
+  else:
+    return None
+  scores = []
+  for t, function in enumerate(answer.functions):
+    truth, guess = values[:, t], out_of_fold[:, t]
+    if test is not None:
+      scores.append(_scores(test.masks, truth, function, guess))
+    else:
+      scores.append(stack.sparse_scores(truth, function, guess))
+  by_terms, by_terms_std = (
+    {k: np.asarray([one[k][i] for one in scores]) for k in scores[0]}
+    for i in range(2)
+  )
+  errors = np.sort(np.abs(values - out_of_fold), axis=0).T
+  kept = min(len(values), _MOST_ERRORS)
+  # Rank r of the e kept is rank ceil(r m / e) of all m.
+  ranks = -(-np.arange(1, kept + 1) * len(values) // kept)
+  return Judged(by_terms, by_terms_std, errors[:, ranks - 1], len(values))
+
+
+def _scores(masks, values, function, whole):
+  """As `stack.sparse_scores`, measured."""
+  guesses = {
+    str(k): lasso.evaluate(masks, function.truncate(k)) for k in stack.SIZES
+  }
+  guesses["all"] = whole
+  return {
+    k: (float(score.r2(values, guess)), float(score.r2_std(values, guess)))
+    for k, guess in guesses.items()
+  }
+
+
+class Score(NamedTuple):
+  """R^2, averaged over targets, each at least -1, and its standard error."""
+
+  value: float
+  std: float
+
+  def __str__(self) -> str:
+    return score.shown(*self)
+
+
+def mean_score(samples: Samples, answer: Answer) -> Score:
+  """How well an answer gives the values of samples."""
+  return _score(samples.values, _guesses(samples, answer))
+
+
+def _guesses(samples: Samples, answer: Answer) -> np.ndarray:
+  """`[B, T]` what an answer says of the masks of samples."""
+  guesses = [lasso.evaluate(samples.masks, f) for f in answer.functions]
+  return np.stack(guesses, axis=1)
+
+
+def _score(values: np.ndarray, guess: np.ndarray) -> Score:
+  # One hopeless target must not outvote the others.
+  found = np.atleast_1d(score.r2(values, guess))
+  std = np.where(found > -1, score.r2_std(values, guess), 0.0)
+  with np.errstate(over="ignore"):
+    return Score(float(np.maximum(found, -1.0).mean()), float(std.mean()))
+
+
+def _on_all(answer: Answer, samples: Samples) -> Answer:
+  """The same sets, refitted on all samples."""
+  functions = [
+    lasso.refit_sets(samples.masks, column, function)
+    for column, function in zip(samples.values.T, answer.functions)
+  ]
+  return answer._replace(functions=functions)
+
+
+def _order_notes(max_order):
+  if max_order is None or max_order <= LASSO_ORDER:
+    return []
+  return [
+    f"The lasso fits sets of up to {LASSO_ORDER}, not max_order={max_order}."
+  ]
+
+
+def _lassos(samples, order):
+  return lasso.fit_targets(samples.masks, samples.values, order)
+
+
+def _prefers_spex(scores):
+  # Far sparser, it speaks unless it leaves a tenth more unexplained; but not
+  # where it is worse than the mean.
+  by_spex, by_baseline = (found.value for found in scores)
+  if by_spex < 0:
+    return by_spex >= by_baseline
+  return 1 - by_spex <= 1.1 * (1 - by_baseline)
+
+
+def _comparison(scores, where):
+  winner = "SPEX" if _prefers_spex(scores) else "a proxy"
+  return (
+    f"{winner} was chosen: R^2 on {where} is {scores[0]} for SPEX and "
+    f"{scores[1]} for the proxies."
+  )

@@ -1,0 +1,197 @@
+"""One answer from several members: the best, or a weighted mean of them.
+
+The weights are what predicts values that the members have not seen best.
+Expansions are linear, so a weighted mean of members is an expansion too
+(Wolpert 1992; weights that are not negative and sum to 1: Breiman 1996).
+
+Shapes: n players, B masks, M members, K sets.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from spex_jax import base
+from spex_jax.fourier import regress, score, sparse
+from spex_jax.portfolio import members as members_lib
+
+SIZES = (10, 30, 100)  # Sets that people read.
+_LEAST_GAIN = 0.005  # Of the error; less, and the best member speaks alone.
+_LEAST_WEIGHT = 0.02
+_DROPPED = 0.002  # Energy of the sets left out, as a share of the error.
+
+
+class Stacked(NamedTuple):
+  """One target's answer.
+
+  Attributes:
+    function: the expansion.
+    out_of_fold: float64 `[B]`, each value predicted without it.
+    weights: the stacking weights that are not 0, by name.
+    std: `[K]` standard errors of the coefficients, or None.
+    note: who speaks and why, a sentence or two.
+  """
+
+  function: sparse.SparseFourier
+  out_of_fold: np.ndarray
+  weights: dict[str, float]
+  std: np.ndarray | None
+  note: str
+
+
+def stack(
+  masks: base.Masks,
+  values: np.ndarray,
+  members: Sequence[members_lib.Member],
+) -> Stacked:
+  """Joins members that were fitted to the same samples.
+
+  Args:
+    masks: bool `[B, n]`.
+    values: `[B]`.
+    members: one or more, each with the empty set among its sets.
+  """
+  unit, middle, scale = (
+    part[..., 0] for part in regress.standardise(values[:, None])
+  )
+  guesses = np.stack(
+    [(m.out_of_fold - middle) / scale for m in members], axis=1
+  )
+  errors = ((guesses - unit[:, None]) ** 2).mean(axis=0)
+  best = int(np.argmin(errors))
+  weights = np.zeros(len(members))
+  weights[best] = 1.0
+  mixed = _weigh(unit, guesses)
+  together = float(((guesses @ mixed - unit) ** 2).mean())
+  gain = 1 - together / errors[best] if errors[best] > 0 else 0.0
+  if gain > _LEAST_GAIN:
+    weights = mixed
+  chosen = np.flatnonzero(weights).tolist()
+  joined = guesses @ weights
+  merged = _merge([members[i].function for i in chosen], weights[chosen])
+  error = float(((joined - unit) ** 2).mean())
+  held = float(((np.asarray(merged.coefs)[1:] / scale) ** 2).sum())
+  function = _thin(merged, _DROPPED * min(error, held), scale)
+  # They all see the same samples: the errors of the heaviest stand for all.
+  std = None
+  for i in sorted(chosen, key=lambda i: -weights[i]):
+    errors_of = members[i].errors
+    if errors_of is not None:
+      std = errors_of(np.asarray(function.players))
+      break
+  named = {members[i].name: float(weights[i]) for i in chosen}
+  return Stacked(
+    function,
+    joined * scale + middle,
+    named,
+    std,
+    _note(unit, guesses, members, named, gain),
+  )
+
+
+def best(
+  values: np.ndarray, members: Sequence[members_lib.Member]
+) -> members_lib.Member:
+  """The member of least error on values `[B]` that it has not seen."""
+  scale = np.abs(values).max() or 1.0
+  return min(
+    members,
+    key=lambda m: float((((m.out_of_fold - values) / scale) ** 2).mean()),
+  )
+
+
+def gain(
+  values: np.ndarray, out_of_fold: np.ndarray, other: np.ndarray
+) -> tuple[float, float]:
+  """What predictions gain in R^2 over others, and its standard error.
+
+  Args:
+    values: `[B]`, not all equal.
+    out_of_fold: `[B]` predictions of them.
+    other: `[B]`.
+  """
+  scale = np.abs(values).max()  # So that no square overflows.
+  before, after = ((values - guess) / scale for guess in (other, out_of_fold))
+  gains = before**2 - after**2
+  total = np.var(values / scale)
+  error = gains.std() / np.sqrt(len(gains))
+  return float(gains.mean() / total), float(error / total)
+
+
+def sparse_scores(
+  values: np.ndarray, function: sparse.SparseFourier, out_of_fold: np.ndarray
+) -> dict[str, tuple[float, float]]:
+  """R^2 of the "10", "30" and "100" largest sets of an answer, and of "all".
+
+  "all" is that of the out-of-fold predictions; fewer sets lose the energy of
+  those left out, by Parseval. That is the posterior expectation where
+  coefficients are posterior means; where they were not shrunk, their noise
+  is counted as if it were missed, and a small k is put slightly too low.
+  Beside each is its standard error, `score.r2_std`.
+
+  Args:
+    values: `[B]`.
+    function: the answer.
+    out_of_fold: `[B]` predictions of the values.
+  """
+  whole = float(score.r2(values, out_of_fold))
+  error = lambda lost: float(score.r2_std(values, out_of_fold, lost))
+  unit, _, scale = regress.standardise(values[:, None])
+  coefs = np.asarray(function.coefs)[1 : int(function.count)] / scale[0]
+  total = float((unit**2).mean()) or 1.0
+  lost = {str(k): float((coefs[k:] ** 2).sum()) / total for k in SIZES}
+  lost["all"] = 0.0
+  return {name: (whole - part, error(part)) for name, part in lost.items()}
+
+
+def _weigh(unit, guesses):
+  """Weights of least error that are not negative and sum to 1."""
+  import scipy.optimize
+
+  # A heavy row for the sum: the guesses share what it leaves to them.
+  heavy = 1e3 * np.sqrt(len(unit))
+  rows = np.concatenate([guesses, np.full((1, guesses.shape[1]), heavy)])
+  weights, _ = scipy.optimize.nnls(rows, np.append(unit, heavy))
+  weights = np.where(weights < _LEAST_WEIGHT, 0.0, weights)
+  return weights / weights.sum()
+
+
+def _merge(functions, weights):
+  width = max(f.players.shape[1] for f in functions)
+  n = functions[0].n
+  rows, coefs = [], []
+  for function, weight in zip(functions, weights):
+    players = np.asarray(function.players)
+    short = ((0, 0), (0, width - players.shape[1]))
+    rows.append(np.pad(players, short, constant_values=n))
+    coefs.append(np.asarray(function.coefs) * weight)
+  return sparse.SparseFourier.from_players(
+    n, np.concatenate(rows), np.concatenate(coefs)
+  )
+
+
+def _thin(function, energy, scale):
+  """Without the smallest sets that together hold at most `energy * scale^2`.
+
+  Of what is left, the `MOST_TERMS` largest.
+  """
+  coefs = np.asarray(function.coefs)  # The empty set, then by size.
+  left = np.cumsum((coefs[:0:-1] / scale) ** 2)
+  dropped = int(np.searchsorted(left, energy, side="right"))
+  kept = max(0, len(coefs) - 1 - dropped)
+  return function.truncate(min(kept, members_lib.MOST_TERMS))
+
+
+def _note(unit, guesses, members, named, gain):
+  scores = ", ".join(
+    f"{m.name} {score.r2_text(unit, guess)}"
+    for m, guess in zip(members, guesses.T)
+  )
+  who = " + ".join(f"{w:.2f} {name}" for name, w in named.items())
+  if len(named) == 1:
+    who = next(iter(named))
+    why = "it predicts values it has not seen best"
+  else:
+    why = f"together they leave {gain:.0%} less unexplained than the best alone"
+  return f"Answered by {who}: {why}. R^2 on values not seen: {scores}."
