@@ -290,8 +290,8 @@ def _embedder(config: Checkup, folder: folders.Folder) -> embedder.Embedder:
     raise FileNotFoundError(f"embedder_file: {path}: no such file.")
   if path.is_file():
     try:
-      params = serialization.msgpack_restore(path.read_bytes())
-      own = embedder.of_params(params, recipe)
+      held: Any = serialization.msgpack_restore(path.read_bytes())
+      own = embedder.of_params(held, recipe)
       own.texts(["nothing"])
       return own
     except Exception as error:  # Whatever damaged bytes lead to.

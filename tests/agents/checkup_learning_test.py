@@ -74,7 +74,7 @@ def test_no_gradient_reaches_the_keys(given):
   x = jnp.asarray(given[:8], jnp.float32) / 255
 
   def loss(keys, query):
-    own = state.replace(keys=keys, query=query)
+    own = dataclasses.replace(state, keys=keys, query=query)
     return moco.step(own, jax.random.key(1), x, _ENCODER, _SETTINGS)[1]
 
   # The key encoder follows the query's: its own start has momentum's weight.

@@ -134,7 +134,7 @@ def _fit(begin, order, data, recipe) -> dict[str, Any]:
   def losses(params, batch):
     seen = moco.unit(encoder.features(params["encoder"], batch["pictures"]))
     words = batch["phrases"].astype(jnp.float32)
-    said = texts.apply({"params": params["texts"]}, words)
+    said: Any = texts.apply({"params": params["texts"]}, words)
     scores = _SCALE * seen @ said.T
     chex.assert_shape(scores, (recipe.batch_size, recipe.batch_size))
     right = jnp.diagonal(scores)

@@ -86,7 +86,7 @@ class Encoder:
 
     # One program for all batches, whose activations come and go.
     found = jax.lax.map(measured, batches)
-    flat = traverse_util.flatten_dict(params)
+    flat: dict[Any, Any] = dict(traverse_util.flatten_dict(params))
     for site, moments in found.items():
       for name, values in zip(_RECORDED, moments):
         flat[*_place(site), name] = values.mean(axis=0)
@@ -101,7 +101,7 @@ class Encoder:
     """Features, and site to mean and variance `[groups, filters]`."""
     chex.assert_rank(pictures, 4)
     chex.assert_is_divisible(len(pictures), groups)
-    flat = dict(traverse_util.flatten_dict(params))
+    flat: dict[Any, Any] = dict(traverse_util.flatten_dict(params))
     for path in list(flat):
       if path[-2:] == ("norm", "scale"):
         zeros = jnp.zeros_like(flat[path])

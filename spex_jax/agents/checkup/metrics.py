@@ -102,7 +102,7 @@ def summary(
   ranks = [] if pictures is None else fidelity(
     own, pictures, [r.caption for r in shown], pool)  # fmt: skip
   far = None
-  if len(shown) > 1:
+  if pictures is not None and len(pictures) > 1:
     far = frechet(embedder.fixed(pictures), embedder.fixed(true))
   return {
     "programs": len(records),

@@ -232,7 +232,7 @@ def step(
     make = lambda key, picture: augmenting.view(key, picture, settings.views)
     return jax.vmap(make)(keys, pictures)
 
-  def vectors(params, x):
+  def vectors(params, x) -> Any:
     features = encoder.features(params["encoder"], x, settings.groups)
     return Head(settings.width).apply({"params": params["head"]}, features)
 

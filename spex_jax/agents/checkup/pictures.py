@@ -60,7 +60,8 @@ def drawings(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
     aim = (np.array([thing.column, thing.row]) + rng.random(2)) * size
     left, top = np.clip(aim - side / 2, 0, 3 * size - side).round().tolist()
     box = (left, top, left + side, top + side)
-    found.append(picture.resize((size, size), Image.Resampling.BOX, box=box))
+    seen = picture.resize((size, size), Image.Resampling.BOX, box=box)
+    found.append(np.asarray(seen))
   return np.stack(found).transpose(0, 3, 1, 2)
 
 
@@ -163,7 +164,8 @@ def grey_digits(digits: images.Images, size: int) -> np.ndarray:
   found = []
   for mask in digits.pixels[:, 0]:
     grey = Image.fromarray((mask * 255).astype(np.uint8))
-    found.append(grey.resize((size, size), Image.Resampling.BICUBIC))
+    grey = grey.resize((size, size), Image.Resampling.BICUBIC)
+    found.append(np.asarray(grey))
   return np.repeat(np.stack(found)[:, None], 3, axis=1)
 
 
