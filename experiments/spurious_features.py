@@ -31,11 +31,12 @@ from spex_jax.agents.maia import spurious
 from spex_jax.models import convnet
 from spex_jax.training import learners, loop
 
-_LAYERS = ((16, 2), (32, 2), (64, 0))  # Filters, and the pool behind them.
+_LAYERS = ((8, 2), (16, 2), (64, 0))  # Filters, and the pool behind them.
 _NET = convnet.ConvNet(
   len(spurious.CLASSES),
   3,
   tuple(convnet.Conv(width, pool=pool) for width, pool in _LAYERS),
+  conv="grouped",  # Plain convolutions: networks are trained one by one.
 )
 
 
@@ -54,8 +55,8 @@ class Config:
 
   seeds: tuple[int, ...]
   share: float = 0.95
-  count: int = 2000
-  epochs: int = 10
+  count: int = 1000
+  epochs: int = 8
   units: int = 12
   repeats: int = 40
 
