@@ -4,6 +4,7 @@ with loopback.Server({"/v1/echo": lambda body: body}) as server:
   print(server.url)
 """
 
+import contextlib
 import http.server
 import json
 import threading
@@ -110,11 +111,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
   def _send(self, status: int, body: Any) -> None:
     data = json.dumps(body).encode()
-    self.send_response(status)
-    self.send_header("Content-Type", "application/json")
-    self.send_header("Content-Length", str(len(data)))
-    self.end_headers()
-    self.wfile.write(data)
+    with contextlib.suppress(ConnectionError):  # Nobody waits any more.
+      self.send_response(status)
+      self.send_header("Content-Type", "application/json")
+      self.send_header("Content-Length", str(len(data)))
+      self.end_headers()
+      self.wfile.write(data)
 
   def log_message(self, format: str, *args: Any) -> None:
     """Nothing: what is asked is nobody else's."""

@@ -24,7 +24,6 @@ from spex_jax.store import folders
 
 PROBES = "probes.json"
 _MOCO = moco.Settings()
-_VIEWS = augmenting.Views()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +51,9 @@ class Learn(settings.Settings):
   encoder: str = settings.field(
     "small", "a ResNet of", choices=tuple(encoders.ENCODERS)
   )
-  width: int = settings.field(16, "of the small one: filters at first", low=1)
+  width: int = settings.field(12, "of the small one: filters at first", low=1)
   size: int = settings.field(32, "pixels a side", low=32)
-  pictures: int = settings.field(4096, "of each source", low=1)
+  pictures: int = settings.field(2048, "of each source", low=1)
   steps: int = settings.field(_MOCO.steps, "of each pretraining", low=1)
   batch_size: int = settings.field(_MOCO.batch_size, "of a step", low=2)
   queue: int = settings.field(_MOCO.queue, "keys, a multiple of that", low=1)
@@ -62,11 +61,14 @@ class Learn(settings.Settings):
     _MOCO.momentum, "of the key encoder", low=0, high=1
   )
   temperature: float = settings.field(_MOCO.temperature, "of the loss", above=0)
-  learning_rate: float = settings.field(_MOCO.learning_rate, "peak", above=0)
-  least_area: float = settings.field(
-    _VIEWS.least_area, "of a crop", above=0, high=1
+  optimizer: str = settings.field(
+    _MOCO.optimizer, choices=("adam", "adamw", "sgd")
   )
-  flip: float = settings.field(_VIEWS.flip, "the chance of one", low=0, high=1)
+  learning_rate: float = settings.field(_MOCO.learning_rate, "peak", above=0)
+  least_area: float = settings.field(0.35, "of a crop", above=0, high=1)
+  flip: float = settings.field(
+    0.0, "the chance of a mirror image; writing has none", low=0, high=1
+  )
 
   def check(self) -> None:
     """Pretrainings are known ones, and MoCo's sizes fit."""
@@ -90,7 +92,7 @@ class Learn(settings.Settings):
     return moco.Settings(
       self.steps, self.batch_size, self.queue, momentum=self.momentum,
       temperature=self.temperature, learning_rate=self.learning_rate,
-      groups=groups, views=views,
+      optimizer=self.optimizer, groups=groups, views=views,
     )  # fmt: skip
 
 
@@ -111,9 +113,11 @@ def run(
   show = report_tables.printer()
   clock = clock_lib.Clock(before)
   folder = folders.opened(workdir)
-  own = dataclasses.asdict(config)
-  for name in ("seeds", "pretrainings"):
-    del own[name]
+  own = {
+    name: value
+    for name, value in settings.as_dict(config).items()
+    if name not in ("seeds", "pretrainings")
+  }
   running.check_same(folder, own)
   encoder = encoders.ENCODERS[config.encoder](
     *([config.width] if config.encoder == "small" else [])
@@ -125,7 +129,7 @@ def run(
     asked = None
     for name in names:
       file = f"probes/{name}-{seed}.json"
-      row = _kept(folder, file)
+      row: dict[str, Any] | None = _kept(folder, file)
       if row is None:
         asked = asked or _asked(config, seed, show)
         began = clock_lib.Clock()
@@ -133,7 +137,7 @@ def run(
           params, losses = trainer.params(
             seed, name, _source(config, seed, name, show), asked
           )
-          row = trainer.probed(jax.block_until_ready(params), asked)
+          row = {**trainer.probed(jax.block_until_ready(params), asked)}
         row["loss"] = float(losses[-20:].mean()) if len(losses) else None
         row["seconds"] = round(began.total(), 1)
         folder.replace(file, base.to_json(row))
@@ -195,7 +199,7 @@ def _source(
 ) -> np.ndarray | None:
   """What a pretraining learns from."""
   if name == "source":
-    found = pictures.folder(config.source, config.size)
+    found = pictures.folder(str(config.source), config.size)
     _tell_left_out(found, show)
     return found.pictures
   if name not in learning.SOURCES:

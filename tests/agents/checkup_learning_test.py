@@ -20,7 +20,14 @@ from spex_jax.datasets import images
 
 _SIDE = 32
 _SETTINGS = moco.Settings(
-  steps=3, batch_size=8, queue=24, width=6, groups=2, learning_rate=0.1
+  steps=3,
+  batch_size=8,
+  queue=24,
+  width=6,
+  groups=2,
+  learning_rate=0.1,
+  optimizer="sgd",
+  weight_decay=1e-4,
 )
 _ENCODER = encoders.small(4)
 

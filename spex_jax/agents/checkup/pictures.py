@@ -3,8 +3,9 @@
 Shapes: N pictures uint8 `[N, 3, S, S]`; all are made from a seed.
 """
 
+import dataclasses
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,20 +41,26 @@ class Labelled(NamedTuple):
 def drawings(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
   """Scenes of the world, of one to four things, uint8 `[N, 3, S, S]`.
 
-  Looked at from near or far: a window of a third of the picture's side, up to
-  all of it, somewhere about a thing.
+  Half of them on a plain ground. Looked at from near or far: a window of a
+  third of the picture's side, up to all of it, somewhere about a thing. Red,
+  green and blue change places, and half are negatives: the world has few
+  colours.
   """
   from PIL import Image  # Slow to import.
 
   found = []
-  for scene in some_scenes(rng, count):
-    picture = Image.fromarray(rendering.render(scene, 3 * size))
-    thing = scene.things[0]
+  for number, scene in enumerate(some_scenes(rng, count)):
+    if number % 4 < 2:
+      scene = dataclasses.replace(scene, background="plain")
+    pixels = rendering.render(scene, 3 * size)[..., rng.permutation(3)]
+    if rng.random() < 0.5:
+      pixels = 255 - pixels
+    picture, thing = Image.fromarray(pixels), scene.things[0]
     side = int(rng.integers(size, 3 * size + 1))
     aim = (np.array([thing.column, thing.row]) + rng.random(2)) * size
     left, top = np.clip(aim - side / 2, 0, 3 * size - side).round().tolist()
-    window = (left, top, left + side, top + side)
-    found.append(picture.resize((size, size), Image.Resampling.BOX, box=window))
+    box = (left, top, left + side, top + side)
+    found.append(picture.resize((size, size), Image.Resampling.BOX, box=box))
   return np.stack(found).transpose(0, 3, 1, 2)
 
 
@@ -145,7 +152,7 @@ def _two_colours(rng) -> tuple[np.ndarray, np.ndarray]:
       return first, second
 
 
-def _bytes(colour: np.ndarray) -> tuple[int, ...]:
+def _bytes(colour: np.ndarray) -> Any:
   return tuple(int(v) for v in (np.clip(colour, 0, 1) * 255).round())
 
 

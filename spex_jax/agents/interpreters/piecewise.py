@@ -21,6 +21,7 @@ from spex_jax.agents.interpreters.halves import Found, numbers
 # Times the noise's variance that a residual may have; 53 bends tell it to a
 # deviation of a fifth.
 _ADEQUATE = 2.0
+_LARGEST = 1e100  # Squares of more would be infinite.
 
 
 def run(query: functions.Query, budget: int) -> answers.Answer:
@@ -33,7 +34,8 @@ def run(query: functions.Query, budget: int) -> answers.Answer:
   if query.about.get("is_network"):
     return baselines.interpolation(query, budget, family="network")
   samples = probing.Samples(query)
-  if len(samples.points[0]) < 8:
+  _, y = samples.points
+  if len(y) < 8 or np.abs(y).max() > _LARGEST:
     found = None
   elif samples.sigma:
     found = _noisy(samples)
