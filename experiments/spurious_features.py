@@ -14,8 +14,8 @@ world draws.
 
 A failure mode of each class: what its logit goes by, `background_share`.
 
-`full` is seeds 100 to 104; constants were set on seeds 0 to 4. `quick` takes
-half a minute on two cores.
+`full` is seeds 100 to 104, kept for the claim; `tune` is seeds 0 to 4, to set
+constants on. They are a first guess: no run has come to its end yet.
 """
 
 import dataclasses
