@@ -250,8 +250,9 @@ def _plain(message: Any) -> dict[str, str]:
     for name in ("role", "content")
   )
   if isinstance(content, list):
-    texts = [p.get("text") if isinstance(p, dict) else None for p in content]
-    content = "".join(texts) if all(isinstance(t, str) for t in texts) else None
+    parts = [p.get("text") if isinstance(p, dict) else None for p in content]
+    texts = [part for part in parts if isinstance(part, str)]
+    content = "".join(texts) if len(texts) == len(parts) else None
   if not (isinstance(role, str) and isinstance(content, str)):
     raise loopback.Refused("A message is {role, content}, both texts.")
   return {"role": role, "content": content}

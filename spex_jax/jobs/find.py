@@ -175,7 +175,8 @@ def scored(
       verdicts = running.run(
         todo, config.interpreters, folder, box, budgets=config.budgets,
         seconds=config.seconds, more=models_of(config, folder),
-        judge=judge and judging.referee(_metered(config, judge, judging.TESTS)),
+        judge=judging.referee(_metered(config, judge, judging.TESTS))
+        if judge else None,
       )  # fmt: skip
   rows = scores.table(verdicts)
   names = ("name", "category", "about", "truth")

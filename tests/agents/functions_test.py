@@ -145,7 +145,7 @@ def test_a_query_keeps_its_budget():
   with pytest.raises(functions.Failed, match="at most 1,000"):
     query(["x" * 2000])
   with pytest.raises(AttributeError):
-    query.spent = 0
+    setattr(query, "spent", 0)  # noqa: B010
   with pytest.raises(functions.Overspent, match="1 inputs, and 0 of 3"):
     query._ask(["x"])
 

@@ -222,9 +222,8 @@ def test_sets_are_pursued_in_either_basis():
   masks = (np.arange(64)[:, None] >> np.arange(6) & 1).astype(bool)
   terms = {(0,): 2.0, (1, 4): -1.5, (2, 3, 5): 1.0, (): 0.25}
   for kind in ("parity", "all"):
-    values = sum(
-      c * sets.evaluate(kind, [s], [1.0], masks) for s, c in terms.items()
-    )
+    each = [sets.evaluate(kind, [s], [c], masks) for s, c in terms.items()]
+    values = np.sum(each, axis=0)
     tried = spectral._subsets(range(6), 3)
     found, rest = spectral._pursued(kind, tried, masks, values)
     assert found.keys() == terms.keys()

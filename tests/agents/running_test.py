@@ -3,6 +3,7 @@
 import functools
 import json
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,6 +53,9 @@ def _says(code):
   return lambda query, budget: answers.Answer("", code)
 
 
+_NO_TEXT: Any = {1: {2}}
+
+
 @pytest.mark.parametrize(
   ("run", "complaint"),
   [
@@ -60,7 +64,7 @@ def _says(code):
     (_hangs, "TimeoutError: it took more than"),
     (_leaves, "SystemExit: 3"),
     (lambda query, budget: None, "the answer is a NoneType"),
-    (lambda query, budget: answers.Answer({1: {2}}, ""), "not JSON"),
+    (lambda query, budget: answers.Answer(_NO_TEXT, ""), "not JSON"),
     (_says("while True: pass"), "time"),
     (_says("import socket"), "refused"),
     (_says(None), "no text"),
