@@ -113,9 +113,11 @@ def run(
   show = report_tables.printer()
   clock = clock_lib.Clock(before)
   folder = folders.opened(workdir)
-  own = dataclasses.asdict(config)
-  for name in ("seeds", "pretrainings"):
-    del own[name]
+  own = {
+    name: value
+    for name, value in settings.as_dict(config).items()
+    if name not in ("seeds", "pretrainings")
+  }
   running.check_same(folder, own)
   encoder = encoders.ENCODERS[config.encoder](
     *([config.width] if config.encoder == "small" else [])
@@ -127,7 +129,7 @@ def run(
     asked = None
     for name in names:
       file = f"probes/{name}-{seed}.json"
-      row = _kept(folder, file)
+      row: dict[str, Any] | None = _kept(folder, file)
       if row is None:
         asked = asked or _asked(config, seed, show)
         began = clock_lib.Clock()
@@ -135,7 +137,7 @@ def run(
           params, losses = trainer.params(
             seed, name, _source(config, seed, name, show), asked
           )
-          row = trainer.probed(jax.block_until_ready(params), asked)
+          row = {**trainer.probed(jax.block_until_ready(params), asked)}
         row["loss"] = float(losses[-20:].mean()) if len(losses) else None
         row["seconds"] = round(began.total(), 1)
         folder.replace(file, base.to_json(row))
@@ -197,7 +199,7 @@ def _source(
 ) -> np.ndarray | None:
   """What a pretraining learns from."""
   if name == "source":
-    found = pictures.folder(config.source, config.size)
+    found = pictures.folder(str(config.source), config.size)
     _tell_left_out(found, show)
     return found.pictures
   if name not in learning.SOURCES:

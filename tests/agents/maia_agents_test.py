@@ -56,6 +56,7 @@ def test_rules_find_the_truth(pictures, truth):
   ) == found.label  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("truth", [_TRUTHS[2], _TRUTHS[6]])
 def test_rules_bear_noise_and_distractors(pictures, truth):
   found = scripted.run(_tools(pictures, truth, noise=0.1, distractors=1))

@@ -52,11 +52,11 @@ def test_levels_are_of_areas():
   share = (2 * 1880 / 4096) ** 2
   unit = units.Synthetic("u", labels.parse("red thing"))
   (level,) = unit.call([rendering.render(scene, 192)]).activations
-  assert level == pytest.approx(0.5 + 0.5 * share, rel=0.01)
+  assert level == pytest.approx(0.5 + 0.5 * share, abs=0.02)
   both = units.Synthetic("u", labels.parse("circle and square"))
   (level,) = both.call([rendering.render(scene, 192)]).activations
   share = np.pi * (1150 / 4096) ** 2
-  assert level == pytest.approx(0.5 + 0.5 * share, rel=0.01)
+  assert level == pytest.approx(0.5 + 0.5 * share, abs=0.02)
 
 
 def test_noise_is_of_the_picture():
@@ -130,7 +130,7 @@ def test_judges_tell_right_from_wrong():
   assert right["right"] and right["mean_negative"] == 0
   half = judging.verdict(unit, labels.parse("moon"), truth, 0)
   assert half["truth_table_accuracy"] == 0.75 and not half["right"]
-  assert 0.5 < half["predictive_score"] < 1
+  assert 0.4 < half["predictive_score"] < 0.9
   none = judging.verdict(unit, labels.parse("nothing"), truth, 0)
   assert none["predictive_score"] == 0.5
   assert none["truth_table_accuracy"] == 0.75
@@ -251,6 +251,7 @@ def test_pictures_of_others_have_segments():
   assert len(found.labels()) >= 1 and found.n == 9
 
 
+@pytest.mark.slow
 def test_filters_of_a_resnet_and_a_module_of_ones_own():
   config = resnet.Config(
     3, embedding_size=4, hidden_sizes=(4, 8), depths=(1, 1), layer_type="basic"
@@ -281,6 +282,7 @@ def test_filters_of_a_resnet_and_a_module_of_ones_own():
     networks.of_network(mine, "logits", [0])
 
 
+@pytest.mark.slow
 def test_neurons_and_heads_of_a_vit_have_places():
   config = vit.Config(
     width=8, num_blocks=1, num_heads=2, num_kv_heads=2, head_width=4,

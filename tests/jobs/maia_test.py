@@ -59,7 +59,9 @@ def test_the_command_describes_and_goes_on(tmp_path, capsys, monkeypatch):
 def test_a_model_behind_an_endpoint(tmp_path, monkeypatch):
   at_once = functools.partial(closed.Retry, sleep=lambda seconds: None)
   monkeypatch.setattr(closed, "Retry", at_once)
-  replies = ["[DESCRIPTION] Red.\n[LABEL] red thing", RuntimeError("busy")]
+  # Units are asked alike until they have shown something.
+  call = 'CALL: {"tool": "exemplars", "arguments": {}}'
+  replies = [call, "[DESCRIPTION] Red.\n[LABEL] red thing", RuntimeError("no")]
 
   def chat(body):
     reply = replies.pop(0) if len(replies) > 1 else replies[0]

@@ -85,8 +85,8 @@ def render(
   picture = Image.fromarray(found)
   picture.thumbnail((size, size))
   ground = Image.new("RGB", (size, size), "white")
-  place = tuple((size - length) // 2 for length in picture.size)
-  ground.paste(picture, place)
+  left, top = ((size - length) // 2 for length in picture.size)
+  ground.paste(picture, (left, top))
   return "ok", "", np.asarray(ground)
 
 

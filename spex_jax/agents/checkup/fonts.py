@@ -6,6 +6,7 @@ with an axis has numbers on it: what would read a font reads these.
 
 import io
 import os
+from typing import Any
 
 import matplotlib
 
@@ -31,9 +32,10 @@ for _name in sorted(os.listdir(_FOLDER)):
       _HELD[_name] = _file.read()
 ft2font.FT2Font = _held  # type: ignore[misc]
 _ours = lambda *_, **__: [_PLAIN]
-font_manager.fontManager._find_fonts_by_props = _ours
-font_manager.fontManager.findfont = lambda *_, **__: _PLAIN
-font_manager.findfont = lambda *_, **__: _PLAIN
+_manager: Any = font_manager
+_manager.fontManager._find_fonts_by_props = _ours
+_manager.fontManager.findfont = lambda *_, **__: _PLAIN
+_manager.findfont = lambda *_, **__: _PLAIN
 # Whatever is imported or computed at the first figure is there before a fork.
 plt.plot([0, 1])
 plt.title("1")

@@ -97,7 +97,8 @@ def summary(
   """
   drawn = [r for r in records if r.picture is not None]
   shown = [r for r in drawn if r.status == renderers.OK]
-  pictures = np.stack([r.picture for r in shown]) if shown else None
+  seen = [np.asarray(r.picture) for r in shown]
+  pictures = np.stack(seen) if seen else None
   ranks = [] if pictures is None else fidelity(
     own, pictures, [r.caption for r in shown], pool)  # fmt: skip
   far = None
@@ -119,7 +120,7 @@ def _by_level(shown: Sequence[tasks.Record], own) -> float | None:
   """Diversity within levels, averaged; the captions of a level differ."""
   found = []
   for level in dict.fromkeys(r.level for r in shown):
-    mine = np.stack([r.picture for r in shown if r.level == level])
+    mine = np.stack([np.asarray(r.picture) for r in shown if r.level == level])
     if len(mine) > 1:
       found.append(diversity(own.pictures(mine)))
   return float(np.mean(found)) if found else None

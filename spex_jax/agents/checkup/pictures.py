@@ -5,7 +5,7 @@ Shapes: N pictures uint8 `[N, 3, S, S]`; all are made from a seed.
 
 import dataclasses
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -152,7 +152,7 @@ def _two_colours(rng) -> tuple[np.ndarray, np.ndarray]:
       return first, second
 
 
-def _bytes(colour: np.ndarray) -> tuple[int, ...]:
+def _bytes(colour: np.ndarray) -> Any:
   return tuple(int(v) for v in (np.clip(colour, 0, 1) * 255).round())
 
 

@@ -6,6 +6,7 @@ of the package, and runs nowhere else.
 
 import base64
 import zlib
+from typing import Any
 
 import matplotlib
 import matplotlib.figure
@@ -25,8 +26,9 @@ def draw(request: str) -> str:
   side, _, code = request.partition("\n")
   size = int(side)
   # What would write a file or open a window does nothing.
-  plt.show = plt.savefig = lambda *_, **__: None
-  matplotlib.figure.Figure.savefig = lambda *_, **__: None  # type: ignore
+  nothing: Any = lambda *_, **__: None
+  plt.show = plt.savefig = nothing
+  matplotlib.figure.Figure.savefig = nothing
   space: dict = {"__name__": "__main__"}
   exec(compile(code, "drawing", "exec"), space)
   figures = [
@@ -40,9 +42,10 @@ def draw(request: str) -> str:
   wide, high = figure.get_size_inches()
   figure.set_dpi(size * _FINE / max(wide, high))
   figure.canvas.draw()
-  pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+  canvas: Any = figure.canvas
+  pixels = np.asarray(canvas.buffer_rgba())[..., :3]
   ground = Image.new("RGB", (size * _FINE,) * 2, "white")
-  place = [(size * _FINE - length) // 2 for length in pixels.shape[1::-1]]
-  ground.paste(Image.fromarray(np.ascontiguousarray(pixels)), tuple(place))
+  left, top = ((size * _FINE - side) // 2 for side in pixels.shape[1::-1])
+  ground.paste(Image.fromarray(np.ascontiguousarray(pixels)), (left, top))
   small = ground.resize((size, size), Image.Resampling.BOX)
   return base64.b64encode(zlib.compress(small.tobytes())).decode()

@@ -57,7 +57,7 @@ class Stroke:
   """
 
   kind: str
-  colour: tuple[int, int, int]
+  colour: tuple[int, ...]
   points: tuple[tuple[float, float], ...]
 
 

@@ -25,6 +25,7 @@ _HOSTS = 3  # Things that attributes are put on.
 _PLAYERS = 6  # Concepts and decoys.
 _SPREAD = 5.5  # Of noise, between silence and firing.
 _CELLS = scenes.GRID**2
+_TOLD = "It fires for: {}."
 Test = Callable[[Sequence[scenes.Scene]], list[bool]]
 
 
@@ -46,6 +47,10 @@ def run(tools: tools_lib.Tools) -> tools_lib.Finding:
     return tools_lib.Finding(
       labels.Label("none"), "No concept of the world explains when it fires."
     )
+  if sum(concept.background is not None for concept in logical.concepts) > 1:
+    return tools_lib.Finding(
+      logical, _TOLD.format(logical)
+    )  # No scene has both.
   players = _players(bench, logical, seen)
   interactions = tools_lib.explained(
     lambda masks: bench.levels(
@@ -56,7 +61,7 @@ def run(tools: tools_lib.Tools) -> tools_lib.Finding:
   )
   values = dict(interactions)
   label = labels.of_interactions(players, values, 0.3 * span) or logical
-  return tools_lib.Finding(label, f"It fires for: {label}.", interactions)
+  return tools_lib.Finding(label, _TOLD.format(label), interactions)
 
 
 class _Bench:

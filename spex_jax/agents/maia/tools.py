@@ -292,7 +292,7 @@ class Tools:
     for number in numbers:
       self.picture(number)
     self.calls["display"] += 1
-    self.shown += [number for number in numbers if number not in self.shown]
+    self.shown = [*dict.fromkeys([*self.shown, *numbers])]
 
   def interactions(
     self, number: int, budget: int = 256
