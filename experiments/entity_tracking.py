@@ -23,7 +23,8 @@ and how many stand before it, so that nothing can be copied by place. Then
 and the paper's figures stand beside. The question ends with the label, so that
 what the paper's position transmitters bring to the last token (here the group
 of query readers) is there already, and detectors of a position have no
-counterpart. `full` takes some 10 minutes of a busy machine of 2 CPU cores.
+counterpart. `full` takes some 25 minutes of a busy machine of 2 CPU cores, its
+parts added up.
 
 Llama-7B, Vicuna and Goat are asked by `spex circuit paths` and `cmap`: figures
 to expect, memory and time are in `docs/how_to/circuits.md`.

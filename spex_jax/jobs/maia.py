@@ -187,17 +187,16 @@ def systems(
   config: Maia, seen: Sequence[scenes.Scene]
 ) -> list[tuple[units.System, labels.Label | None]]:
   """The units, and their truths; raises as `networks.of_network`."""
+  found: list[tuple[units.System, labels.Label | None]] = []
   if config.network:
     from spex_jax import models  # Slow to import.
     from spex_jax.models import hub, pixels
 
     net = models.load(config.network)
     prepare = pixels.load(hub.local(config.network))
-    return [
-      (unit, None)
-      for unit in networks.of_network(net, config.site, config.numbers, prepare)
-    ]
-  found: list[tuple[units.System, labels.Label | None]] = []
+    for unit in networks.of_network(net, config.site, config.numbers, prepare):
+      found.append((unit, None))
+    return found
   for kind in config.kinds:
     for index in range(config.count):
       truth = units.generate(config.seed, kind, index, seen)

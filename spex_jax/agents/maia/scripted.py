@@ -11,6 +11,7 @@ import collections
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -211,7 +212,7 @@ def _needed(
   )
   others = []
   for _ in range(3 * _HOSTS):
-    own = {name: bench.other(name, scene) for name in concepts.OF_THINGS}
+    own: Any = {name: bench.other(name, scene) for name in concepts.OF_THINGS}
     others.append(dataclasses.replace(given, **own))
   passed = test([put(other) for other in others])
   hosts = [o for o, own in zip(others, passed) if not own][:_HOSTS]

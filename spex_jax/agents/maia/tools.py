@@ -308,20 +308,9 @@ class Tools:
     self.calls["interactions"] += 1
     picture = self.picture(number)
     try:
-      scene = seeing.see(picture)
+      names, drawn = _things(seeing.see(picture), len(picture))
     except ValueError:
       names, drawn = _segments(picture)
-    else:
-      plain = "plain" if scene.background != "plain" else "sand"
-      names = [prompts.thing(thing) for thing in scene.things]
-      names.append(f"{scene.background} background")
-
-      def drawn(mask: np.ndarray) -> np.ndarray:
-        own = scene.kept(mask[:-1])
-        if not mask[-1]:
-          own = dataclasses.replace(own, background=plain)
-        return rendering.render(own, len(picture))
-
     ask = lambda masks: self.activations(
       self._added([drawn(mask) for mask in np.asarray(masks)])
     )
@@ -412,6 +401,21 @@ def signature(name: str) -> str:
     for key, kind in TYPES[name].items()
   ]
   return "{" + ", ".join(said) + "}"
+
+
+def _things(
+  scene: scenes.Scene, size: int
+) -> tuple[list[str], Callable[[np.ndarray], np.ndarray]]:
+  plain = "plain" if scene.background != "plain" else "sand"
+
+  def drawn(mask: np.ndarray) -> np.ndarray:
+    own = scene.kept(mask[:-1].tolist())
+    if not mask[-1]:
+      own = dataclasses.replace(own, background=plain)
+    return rendering.render(own, size)
+
+  names = [prompts.thing(thing) for thing in scene.things]
+  return [*names, f"{scene.background} background"], drawn
 
 
 def _segments(

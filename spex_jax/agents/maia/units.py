@@ -40,13 +40,12 @@ class Seen(NamedTuple):
 
 
 class System(Protocol):
-  """A unit; it may be noisy, but gives the same for the same picture.
+  """A unit; it may be noisy, but gives the same for the same picture."""
 
-  Attributes:
-    name: of the unit, fit for a file's name.
-  """
-
-  name: str
+  @property
+  def name(self) -> str:
+    """Of the unit, fit for a file's name."""
+    ...
 
   def call(self, pictures: Sequence[np.ndarray]) -> Seen:
     """What it makes of pictures, all of one size.

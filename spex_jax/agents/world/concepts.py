@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -132,10 +133,11 @@ def embody(
   if concept.background or any(map(concept.implies, avoid)):
     raise ValueError(f"No thing is {concept} and none of {[*map(str, avoid)]}.")
   for _ in range(1000):
-    words = {
+    words: dict[str, Any] = {
       name: str(rng.choice(known)) for name, known in scenes.ATTRIBUTES.items()
-    } | concept.attributes
-    thing = scenes.Thing(**words | ({"size": size} if size else {}))
+    }
+    words |= concept.attributes | ({"size": size} if size else {})
+    thing = scenes.Thing(**words)
     if not any(other.matches(thing) for other in avoid):
       return thing
   raise ValueError(f"No {concept} was found that is none of {avoid}.")
