@@ -116,6 +116,7 @@ def test_following_is_a_mean():
   np.testing.assert_array_equal(found["a"], [1.5, 1.5])
 
 
+@pytest.mark.slow
 def test_devices_and_repetition_change_nothing(given):
   small = dataclasses.replace(_SETTINGS, groups=4)
   auto = (jax.sharding.AxisType.Auto,)

@@ -100,6 +100,7 @@ def test_a_model_at_an_endpoint_draws(embedded, tmp_path):
   assert [json.loads(own)["status"] for own in lines] == ["ok", "ok"]
 
 
+@pytest.mark.slow
 def test_learn_writes_probes_and_goes_on(tmp_path, capsys):
   assert _run("learn", tmp_path / "l") == 0
   found = _read(tmp_path / "l", "probes.json")
@@ -113,6 +114,7 @@ def test_learn_writes_probes_and_goes_on(tmp_path, capsys):
   assert _read(tmp_path / "l", "probes.json") == {"random": found["random"]}
 
 
+@pytest.mark.slow
 def test_learn_of_folders(tmp_path, capsys):
   rng = np.random.default_rng(0)
   folder = tmp_path / "pictures"
