@@ -16,6 +16,7 @@ import pathlib
 import sys
 import tempfile
 import types
+from typing import Any
 
 import numpy as np
 
@@ -34,14 +35,16 @@ def main(checkout: str, out: str) -> None:
   torch.set_default_dtype(torch.float64)
   for name in (_BRIDGE, f"{_BRIDGE}.bridge"):
     sys.modules[name] = types.ModuleType(name)
-  sys.modules[f"{_BRIDGE}.bridge"].TransformerBridge = type("None", (), {})
+  bridge: Any = sys.modules[f"{_BRIDGE}.bridge"]
+  bridge.TransformerBridge = type("None", (), {})
   source = pathlib.Path(checkout) / FILE
   with tempfile.TemporaryDirectory() as folder:
     (pathlib.Path(folder) / source.name).write_text(source.read_text())
     sys.path.insert(0, folder)
     peer = __import__(source.stem)
     found = {name: _record(torch, peer, name) for name in NETWORKS}
-  np.savez_compressed(out, **found)
+  save: Any = np.savez_compressed
+  save(out, **found)
 
 
 def _record(torch, peer, name):
