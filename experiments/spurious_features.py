@@ -66,8 +66,6 @@ CONFIGS = {
   "tune": Config(tuple(range(5))),
   "full": Config(tuple(range(100, 105))),
 }
-_CONFIG = flags.DEFINE_enum("config", "quick", sorted(CONFIGS), "Setting.")
-_OUTPUT = flags.DEFINE_string("output", None, "File for the rows.")
 
 
 def run(config: Config) -> Iterator[rows.Row]:
@@ -173,8 +171,11 @@ def table(measured: list[rows.Row]) -> str:
 def main(argv):
   """Prints rows and their table."""
   del argv
-  print(table(rows.write(run(CONFIGS[_CONFIG.value]), _OUTPUT.value)))
+  given = flags.FLAGS
+  print(table(rows.write(run(CONFIGS[given.config]), given.output)))
 
 
 if __name__ == "__main__":
+  flags.DEFINE_enum("config", "quick", sorted(CONFIGS), "Setting.")
+  flags.DEFINE_string("output", None, "File for the rows.")
   app.run(main)
