@@ -126,12 +126,12 @@ class _Bench:
     away = [c for c, own in zip(players, mask) if not own]
     return labels.scene_of(there, away, rng, "large", self.ground)
 
-  def other(self, name: str, scene: scenes.Scene) -> str:
-    """A word of an attribute that no thing of a scene has, if there is one."""
+  def others(self, name: str, scene: scenes.Scene) -> list[str]:
+    """Words of an attribute that no thing of a scene has, if there are any."""
     used = {getattr(thing, name) for thing in scene.things}
     known = scenes.ATTRIBUTES[name]
     free = [own for own in known if own not in used] or known
-    return str(self.rng.choice(free))
+    return [str(word) for word in self.rng.permutation(free)]
 
 
 def _implicants(
@@ -203,19 +203,27 @@ def _needed(
 ) -> tuple[scenes.Scene, dict[str, str]]:
   """The fewest attributes of a thing that a test needs; and a scene with them.
 
-  They are put, all subsets of them, on three things that do not pass it.
+  They are put, all subsets of them, on three things that do not pass it, no two
+  of which share a word where enough are left: a word that fires or silences by
+  another concept is on one of them at most, and the other two decide.
   """
   given = scene.things[number]
   put = lambda thing: dataclasses.replace(
     scene,
     things=(*scene.things[:number], thing, *scene.things[number + 1 :]),
   )
+  words = {name: bench.others(name, scene) for name in concepts.OF_THINGS}
   others = []
-  for _ in range(3 * _HOSTS):
-    own: Any = {name: bench.other(name, scene) for name in concepts.OF_THINGS}
+  for turn in range(3 * _HOSTS):
+    own: Any = {name: free[turn % len(free)] for name, free in words.items()}
     others.append(dataclasses.replace(given, **own))
   passed = test([put(other) for other in others])
-  hosts = [o for o, own in zip(others, passed) if not own][:_HOSTS]
+  quiet = [other for other, own in zip(others, passed) if not own]
+  hosts: list[scenes.Thing] = []
+  for other in quiet:
+    if not any(_alike(other, host) for host in hosts):
+      hosts.append(other)
+  hosts = [*hosts, *(own for own in quiet if own not in hosts)][:_HOSTS]
   if not hosts:
     return scene, {}
   names = [
@@ -234,6 +242,13 @@ def _needed(
       found = tried[place * len(hosts) + int(passed[place].argmax())]
       return found, {name: getattr(given, name) for name in own}
   return scene, {}
+
+
+def _alike(one: scenes.Thing, other: scenes.Thing) -> bool:
+  """Whether two things share a word of what concepts are of."""
+  return any(
+    getattr(one, name) == getattr(other, name) for name in concepts.OF_THINGS
+  )
 
 
 def _split(
@@ -270,7 +285,12 @@ def _reasoned(
   singles = [own[0] for own, _ in implicants.most_common() if len(own) == 1]
   if singles:
     first = singles[0]
-    partner = singles[1] if len(singles) > 1 else _partner(bench, first)
+    apart = [  # One that implies the other says nothing beside it.
+      own
+      for own in singles[1:]
+      if not (own.implies(first) or first.implies(own))
+    ]
+    partner = apart[0] if apart else _partner(bench, first)
     if partner is not None:
       return labels.Label("or", (first, partner))
     blocker = _blocker(bench, first)
