@@ -3,8 +3,6 @@
 import dataclasses
 import io
 import json
-import math
-import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,7 +11,6 @@ import jax
 import numpy as np
 
 from spex_jax import settings
-from spex_jax.ablate import services
 from spex_jax.agents import llm, running
 from spex_jax.agents.checkup import (
   author,
@@ -24,7 +21,7 @@ from spex_jax.agents.checkup import (
   tasks,
 )
 from spex_jax.agents.world import prompts, rendering, scenes
-from spex_jax.jobs import checkup_learn
+from spex_jax.jobs import checkup_learn, endpoints
 from spex_jax.report import clock as clock_lib
 from spex_jax.report import tables as report_tables
 from spex_jax.store import folders
@@ -85,8 +82,7 @@ class Checkup(settings.Settings):
         raise settings.SettingError(name, " is empty: name one.")
     if bool(self.model) != bool(self.endpoint):
       raise settings.SettingError("model", " and endpoint go together.")
-    if self.money and not (self.price_prompt or self.price_reply):
-      raise settings.SettingError("money", " needs prices.")
+    endpoints.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,16 +198,13 @@ def _chat(config: Checkup, folder: folders.Folder, language: str) -> llm.Chat:
   """Who answers, with a budget of its own."""
   if not config.model:
     return author.Author(language, getattr(config, "defects", ()))
-  key = os.environ.get(config.key_variable, "")
-  service = services.Service(config.endpoint, key)
   inner = llm.Endpoint(
-    service, config.model, folder=folder, max_tokens=config.reply_tokens
+    endpoints.service(config),
+    config.model,
+    folder=folder,
+    max_tokens=config.reply_tokens,
   )
-  limits = llm.Limits(
-    rounds=getattr(config, "rounds", 0) + 1, tokens=config.tokens,
-    money=config.money or math.inf,
-    prices=(config.price_prompt, config.price_reply),
-  )  # fmt: skip
+  limits = endpoints.limits(config, getattr(config, "rounds", 0) + 1)
   return llm.Meter(inner, limits)
 
 

@@ -2,14 +2,11 @@
 
 import dataclasses
 import json
-import math
-import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from spex_jax import settings
-from spex_jax.ablate import services
 from spex_jax.agents import llm, running, sandbox
 from spex_jax.agents.find import (
   answers,
@@ -20,6 +17,7 @@ from spex_jax.agents.find import (
   scores,
 )
 from spex_jax.agents.interpreters import agent
+from spex_jax.jobs import endpoints
 from spex_jax.report import clock as clock_lib
 from spex_jax.report import tables as report_tables
 from spex_jax.store import folders
@@ -105,8 +103,7 @@ class Find(settings.Settings):
       )
     if (self.judge or self.oracle) and not self.endpoint:
       raise settings.SettingError("endpoint", " is where they are: name it.")
-    if self.money and not (self.price_prompt or self.price_reply):
-      raise settings.SettingError("money", " needs prices.")
+    endpoints.check(self)
     of_words = {"entities", "relations"} & {*self.categories}
     if self.official and of_words and not self.oracle:
       raise settings.SettingError(
@@ -251,11 +248,7 @@ def _metered(
   config: Find, endpoint: llm.Endpoint, rounds: int
 ) -> Callable[[], llm.Meter]:
   """Makes a budget of its own for each interpretation, or judgement."""
-  limits = llm.Limits(
-    rounds=rounds, tokens=config.tokens, seconds=config.seconds,
-    money=config.money or math.inf,
-    prices=(config.price_prompt, config.price_reply),
-  )  # fmt: skip
+  limits = endpoints.limits(config, rounds, config.seconds)
   return lambda: llm.Meter(endpoint, limits)
 
 
@@ -266,9 +259,8 @@ def _endpoint(
   name = getattr(config, role)
   if not name:
     return None
-  key = os.environ.get(config.key_variable, "")
   return llm.Endpoint(
-    services.Service(config.endpoint, key, most_bytes=_LONGEST), name,
+    endpoints.service(config, _LONGEST), name,
     folder=folder,
     max_tokens={"judge": 8, "oracle": 32}.get(role, config.reply_tokens),
     alternatives=5 if role == "oracle" else 0,

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import os
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from spex_jax import settings
-from spex_jax.ablate import services
 from spex_jax.agents import llm, running, sandbox
 from spex_jax.agents.find import functions
 from spex_jax.agents.maia import (
@@ -26,6 +24,7 @@ from spex_jax.agents.maia import (
 )
 from spex_jax.agents.maia import tools as tools_lib
 from spex_jax.agents.world import outside, prompts, rendering, scenes
+from spex_jax.jobs import endpoints
 from spex_jax.report import clock as clock_lib
 from spex_jax.report import page
 from spex_jax.report import tables as report_tables
@@ -116,8 +115,7 @@ class Maia(settings.Settings):
       )  # fmt: skip
     if self.images and self.agent != "model":
       raise settings.SettingError("images", " are for agent=model.")
-    if self.money and not (self.price_prompt or self.price_reply):
-      raise settings.SettingError("money", " needs prices.")
+    endpoints.check(self)
 
 
 def kind_of(given: Mapping[str, Any], where: str) -> type[settings.Settings]:
@@ -211,11 +209,7 @@ def agent_of(config: Maia, name: str, folder: folders.Folder) -> Agent:
     return scripted.run
   if name == "exemplars":
     return exemplars.run
-  limits = llm.Limits(
-    rounds=config.rounds, tokens=config.tokens, seconds=config.seconds,
-    money=config.money or math.inf,
-    prices=(config.price_prompt, config.price_reply),
-  )  # fmt: skip
+  limits = endpoints.limits(config, config.rounds, config.seconds)
   inner = _endpoint(config, config.model, folder)
   language = "" if config.images else prompts.CAN
 
@@ -227,15 +221,10 @@ def agent_of(config: Maia, name: str, folder: folders.Folder) -> Agent:
 
 
 def _endpoint(config: Maia, name: str, folder: folders.Folder) -> llm.Endpoint:
-  service = _service(config)
+  service = endpoints.service(config)
   return llm.Endpoint(
     service, name, folder=folder, max_tokens=config.reply_tokens
   )
-
-
-def _service(config: Maia) -> services.Service:
-  key = os.environ.get(config.key_variable, "")
-  return services.Service(config.endpoint, key)
 
 
 def _studied(
@@ -255,7 +244,9 @@ def _studied(
   source: tools_lib.Source = tools_lib.World(config.seed, config.distractors)
   if config.images:
     source = outside.Source(
-      _service(config), config.images, _endpoint(config, config.vision, folder)
+      endpoints.service(config),
+      config.images,
+      _endpoint(config, config.vision, folder),
     )
   tools = tools_lib.Tools(
     system, pictures, source, budget=config.budget, box=box,
