@@ -146,6 +146,7 @@ def test_learn_of_folders(tmp_path, capsys):
   [
     ("draw", "languages=logo", "languages has 'logo'"),
     ("draw", "levels=words", "levels has 'words'"),
+    ("draw", "money=1", "money needs prices"),
     ("draw", "model=a", "model and endpoint go together"),
     ("improve", "defects=typo", "defects has 'typo'"),
     ("explain", "caption=a red elephant", "elephant"),
