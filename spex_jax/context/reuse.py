@@ -282,9 +282,7 @@ def _read(sizes, params, ends, rows, response):
   x = ends.reshape(sizes.held, sizes.count, -1)[rows]
   words = jnp.broadcast_to(response, x.shape[:2])
   last = net.config.num_blocks
-  return sizes.score(
-    net.resume(params, last, x, input_ids=words).logits, words
-  )
+  return sizes.score(net.resume(params, last, x, input_ids=words).logits, words)
 
 
 class _Step(NamedTuple):

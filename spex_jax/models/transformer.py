@@ -188,7 +188,8 @@ class Decoder(nn.Module):
         seen = inputs.check_bool(attention_mask)[:, None]
         if window is not None:
           held = jnp.arange(num_slots).at[slots[0]].set(positions[0])
-          seen = seen & (held > positions[0][:, None] - window)[None, None]
+          near = held[None] > positions[0][:, None] - window
+          seen = seen & near[None, None]
       else:
         seen = attention.causal(slots, num_slots, window)
         if attention_mask is not None:

@@ -418,7 +418,7 @@ def test_shared_beginnings_change_no_value(block, window):
   if window is not None:
     windows = (None,) + (window,) * (net.config.num_blocks - 1)
     config = dataclasses.replace(net.config, windows=windows)
-    net = transformer.network(config).bind(net.params)
+    net = dataclasses.replace(transformer.network(config), params=net.params)
   made = sources.of_ids(
     [[3, 1], [4], [4, 15, 9], [2, 6, 5]], [5, 3], games.tokenizer(), before=[7]
   )
