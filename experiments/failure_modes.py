@@ -98,10 +98,7 @@ def run(config: Config) -> Iterator[rows.Row]:
           {
             "values": dict(mode.values), "missed": round(mode.missed, 3),
             "otherwise": round(mode.otherwise, 3), "taken_for": mode.taken_for,
-            "together": [
-              [" x ".join(mode.interactions.names[i] for i in who), round(v, 2)]
-              for who, v in mode.interactions.top(3)
-            ],
+            "together": [[who, round(v, 2)] for who, v in mode.strongest(3)],
           }
           for mode in found.modes[:3]
         ],

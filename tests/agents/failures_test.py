@@ -41,8 +41,8 @@ def test_a_planted_combination_is_found():
   assert mode.values == {"background": "grass", "texture": "striped"}
   assert mode.missed == 1 and mode.otherwise == 0 and mode.taken_for == "moon"
   # The margin falls by the two together: an AND, over what partners have.
-  (who, value), *_ = mode.interactions.top(4)
-  assert {mode.interactions.names[i] for i in who} == {*mode.values}
+  (who, value), *_ = mode.strongest()
+  assert who == "background x texture"
   assert value < -2
   assert 0 < report.missed < 0.5
   assert report.by_word["texture"]["solid"] == 0 < report.by_word["background"][

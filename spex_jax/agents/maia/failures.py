@@ -58,6 +58,14 @@ class Mode:
   taken_for: str
   interactions: interactions_lib.Interactions
 
+  def strongest(self, count: int = 4) -> list[tuple[str, float]]:
+    """Names of sets of attributes, with their coefficients."""
+    names = [*ATTRIBUTES]
+    return [
+      (" x ".join(names[i] for i in who), float(value))
+      for who, value in self.interactions.top(count)
+    ]
+
   def __str__(self) -> str:
     said = ", ".join(f"{name} {word}" for name, word in self.values.items())
     return (
@@ -88,10 +96,7 @@ class Report:
     lines = [f"{self.shape}: {self.missed:.0%} of its pictures are missed"]
     for mode in self.modes:
       lines.append(f"  {mode}")
-      lines += [
-        f"    {' x '.join(mode.interactions.names[i] for i in who)}: {v:+.2f}"
-        for who, v in mode.interactions.top(4)
-      ]
+      lines += [f"    {who}: {v:+.2f}" for who, v in mode.strongest()]
     return "\n".join(lines)
 
 
