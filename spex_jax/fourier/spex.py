@@ -19,7 +19,7 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import folding, gram, peeling, regress, sparse, transform
-from spex_jax.masks import bch, hadamard
+from spex_jax.masks import bch, hadamard, sampling
 
 # What each decoding reads, in turn; the later ones only where energy is left.
 _READINGS = {
@@ -149,9 +149,7 @@ def make_plan(
   delays = np.concatenate([np.zeros((1, n), bool), bch_code.parity_rows()])
   shifts = np.zeros((groups, n), bool)
   if offsets:
-    shifts = np.asarray(
-      jax.random.bernoulli(jax.random.fold_in(key, 1), 0.5, (groups, n))
-    )
+    shifts = sampling.coins(jax.random.fold_in(key, 1), (groups, n))
   maps = hadamard.random_maps(jax.random.fold_in(key, 0), groups, n, b)
   return QueryPlan(
     affine=hadamard.AffineMasks(maps=maps, delays=delays, offsets=shifts),

@@ -159,3 +159,26 @@ def test_a_small_game_is_asked_to_its_end():
     budget=len(masks) - 1,
   )
   assert found.ask.asked == len(masks) - 1
+
+
+@pytest.mark.slow
+def test_another_game_of_a_padded_size_compiles_nothing():
+  compiled = []
+
+  def listen(event, seconds, **about):
+    if event == "/jax/core/compile/backend_compile_duration":
+      compiled.append(about.get("fun_name"))
+
+  def smooth(n):
+    weights = np.sin(np.arange(n) + 1.0)
+    return lambda masks: np.tanh((2.0 * masks - 1) @ weights) + masks[:, 0]
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    for n, budget in ((24, 340), (19, 330)):
+      compiled.clear()
+      asked = _Asked(smooth(n), n=n, budget=budget)
+      assert "gaussian" in asked.notes and "proxyspex" in asked.notes
+      assert compiled if n == 24 else not compiled, compiled
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
