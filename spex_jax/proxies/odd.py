@@ -30,13 +30,13 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import regress
+from spex_jax.masks import padding
 from spex_jax.proxies import triangular
 
 MOST_PAIRS = 2048  # That a process sees; an inverse takes about 0.3 s.
 _ROUNDS = ((256, 60, 0.15), (512, 25, 0.06))  # Pairs, steps, rate.
 _SPREAD = 1.25  # Of log l_i and logit rho_i about their means.
 _LEAST_NOISE = 1e-8  # Share of the mean square.
-_ROWS = 64  # Pairs are padded to a multiple: fewer programs to compile.
 _MOST_NODES = 64
 
 Law = tuple[np.ndarray, np.ndarray]  # Nodes and weights of q.
@@ -76,8 +76,10 @@ class Surrogate(NamedTuple):
 
 def _exponent(params, signs):
   """`(u [B, n], level)`: the product part is exp(level) sinh(u s')."""
+  chex.assert_shape(signs, (None, len(params.relevance)))
   rho = jax.nn.sigmoid(params.relevance)
-  level = jnp.sum(0.5 * jnp.log1p(-(rho**2)) - jnp.log1p(rho))
+  real = jnp.abs(signs).max(axis=0)  # 0 for players that are padding.
+  level = jnp.sum(real * (0.5 * jnp.log1p(-(rho**2)) - jnp.log1p(rho)))
   return signs * jnp.arctanh(rho)[None], level + params.amplitude
 
 
@@ -92,6 +94,7 @@ def kernel(params: Params, left: jax.Array, right: jax.Array) -> jax.Array:
 
 def _factor(params, gram, noisy):
   """Lower H of H^T H = (gram + noise)^-1; padding has a noise of 1."""
+  chex.assert_shape(gram, (len(noisy), len(noisy)))
   noise = jnp.where(noisy > 0, jnp.exp(params.noise), 0.0) + _LEAST_NOISE
   noise = jnp.where(noisy < 0, 1.0, noise)
   return triangular.invert(jnp.linalg.cholesky(gram + jnp.diag(noise)))
@@ -106,7 +109,7 @@ def objective(
 
   Args:
     params: the parameters of the prior.
-    signs: `[B, n]`; rows of zeros are padding.
+    signs: `[B, n]`; rows and columns of zeros are padding (`masks.padding`).
     values: `[B]`, of mean square 1; 0 for padding.
     noisy: `[B]`, 1 for values with noise, 0 for those that are exact, -1 for
       padding.
@@ -123,8 +126,10 @@ def objective(
   path += jnp.exp(params.noise) * jnp.sum((noisy > 0) * jnp.diagonal(slope))
   nats = jax.lax.stop_gradient(nats - path) + path
   nats += 0.5 * ((params.noise + 6) / 3) ** 2
+  real = jnp.abs(signs).max(axis=0)
   for each in (params.linear, params.relevance):
-    nats += jnp.sum((each - each.mean()) ** 2) / (2 * _SPREAD**2)
+    apart = real * (each - (real @ each) / real.sum())
+    nats += jnp.sum(apart**2) / (2 * _SPREAD**2)
   return nats
 
 
@@ -153,7 +158,7 @@ def _tune(params, signs, values, noisy, steps, rate):
 
 @jax.jit
 def _condition(params, signs, values, noisy):
-  """`(weights [B], diagonal [B])` of and in (K + noise)^-1, and K's mean."""
+  """Weights, diagonal of (K + noise)^-1, and posterior mean, each `[B]`."""
   chex.assert_rank([signs, values, noisy], [2, 1, 1])
   gram = kernel(params, signs, signs)
   half = _factor(params, gram, noisy)
@@ -165,11 +170,12 @@ _kernel = jax.jit(kernel)
 
 
 def _padded(signs, values, noisy):
-  """With rows of zeros, up to a multiple of 64."""
-  more = -len(values) % _ROWS
+  """With rows and columns of zeros: fewer programs to compile."""
+  size = padding.rows(len(values))
+  more = size - len(values)
   return (
-    np.pad(signs, ((0, more), (0, 0))),
-    np.pad(values, (0, more)),
+    padding.signs(signs),
+    padding.to(values, size),
     np.pad(noisy, (0, more), constant_values=-1.0),
   )
 
@@ -199,9 +205,10 @@ def fit(
   top = np.abs(halves).max()
   scale = top * np.sqrt(np.mean((halves / top) ** 2))
   unit, noisy = halves / scale, np.where(exact, 0.0, 1.0)
+  width = padding.columns(n)
   params = Params(
-    linear=np.full(n, np.log(0.5 / n)),
-    relevance=np.full(n, -np.log(max(n, 2.0))),
+    linear=np.full(width, np.log(0.5 / n)),
+    relevance=np.full(width, -np.log(max(n, 2.0))),
     amplitude=np.zeros(()),
     noise=np.full((), np.log(0.01)),
   )
@@ -224,8 +231,12 @@ def fit(
     left_out[seen] = unit[seen] - (weights / precision)[:count]
     for first in range(count, len(unit), MOST_PAIRS):
       rows = slice(first, first + MOST_PAIRS)
-      cross = np.asarray(_kernel(params, signs[rows], part[0]))
-      fitted[rows] = left_out[rows] = cross @ weights
+      left = padding.signs(signs[rows])
+      guess = np.asarray(_kernel(params, left, part[0])) @ weights
+      fitted[rows] = left_out[rows] = guess[: len(unit[rows])]
+    params = params._replace(
+      linear=params.linear[:n], relevance=params.relevance[:n]
+    )
     values = semivalues(params, signs[seen], weights[:count], law)
   noise = float(np.sqrt(np.exp(params.noise))) * scale
   return Surrogate(fitted * scale, left_out * scale, values * scale, noise)

@@ -68,7 +68,6 @@ def test_pairs_within_the_budget_that_sum_to_the_gain():
   rows = set(map(tuple, distinct.tolist()))
   assert all(tuple(row) in rows for row in (~distinct).tolist())
   # Both ends, and the 24 that keep or lack a single player.
-  assert sum(len(d) for d in (distinct,)) == 100
   sizes = np.bincount(distinct.sum(axis=1), minlength=13)
   assert sizes[[0, 1, 11, 12]].tolist() == [1, 12, 12, 1]
   none, everyone = found.ends
@@ -120,7 +119,7 @@ def test_what_it_refuses():
     _explain(_smooth, 12, 100, method="gram")
   with pytest.raises(ValueError, match="leave target_faithfulness out"):
     _explain(_smooth, 12, 100, target_faithfulness=0.9)
-  with pytest.raises(ValueError, match="finite"):
+  with pytest.raises(ValueError, match="NaN or infinity"):
     _explain(lambda m: np.where(m[:, 0], np.nan, 1.0), 12, 100)
 
 
