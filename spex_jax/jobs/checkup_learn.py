@@ -51,7 +51,7 @@ class Learn(settings.Settings):
   encoder: str = settings.field(
     "small", "a ResNet of", choices=tuple(encoders.ENCODERS)
   )
-  width: int = settings.field(12, "of the small one: filters at first", low=1)
+  width: int = settings.field(16, "of the small one: filters at first", low=1)
   size: int = settings.field(32, "pixels a side", low=32)
   pictures: int = settings.field(4096, "of each source", low=1)
   steps: int = settings.field(_MOCO.steps, "of each pretraining", low=1)
