@@ -12,12 +12,12 @@ ones, and as many that an l1 penalty leaves.
 
 The backbone has learnt to tell all shapes and all backgrounds, from drawings in
 which neither goes with the other, and is frozen. That is the deviation: the
-paper's was trained further on the biased pictures. What one this small learns
-from those alone is hardly of the thing, and leaves nothing to choose. Units are
+paper's was trained on the biased pictures. What one this small learns from
+those alone is hardly of the thing, and leaves nothing to choose. Units are
 dropped at random while it learns, so that none counts on another to take the
-background out of it, and an l1 penalty is on the weights that read them. Heads are
-fitted on biased pictures alone; units are chosen by their effects on a crossed
-design, which the world draws and which shows no head a label.
+background out of it, and an l1 penalty is on the weights that read them. Heads
+are fitted on biased pictures alone; units are chosen by their effects on a
+crossed design, which the world draws and which shows no head a label.
 
 A failure mode of each class: what its logit goes by, `background_share`.
 
