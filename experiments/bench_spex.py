@@ -145,8 +145,10 @@ def _rows(case, seed, peer):
     } | _figures(planted, theirs, test)
     plan = parity_spectralexplain.plan_of(peer_plan)
     yield {"who": "ours"} | _ours(plan, values, best, planted, test)
-  size = {"b": case.b} if case.budget is None else {"budget": case.budget}
-  plan = spex.make_plan(jax.random.key(seed), case.n, t=case.t, **size)
+  b = case.b if case.budget is None else None
+  plan = spex.make_plan(
+    jax.random.key(seed), case.n, case.budget, b=b, t=case.t
+  )
   values = np.concatenate(
     [
       function(plan.masks(start, start + _CHUNK))

@@ -21,6 +21,7 @@ from absl import flags
 
 import spex_jax
 from spex_jax import configs, settings, usage
+from spex_jax.jobs import compiled
 
 _RUNS = pathlib.Path("runs")
 _BEGAN = time.perf_counter()
@@ -31,10 +32,7 @@ GO_ON = os.EX_TEMPFAIL  # The same command goes on, later.
 def run() -> None:
   """Console entry."""
   arguments = sys.argv[1:]
-  if arguments and not _asks_for_help(arguments):
-    from spex_jax.jobs import compiled  # Slow to import.
-
-    compiled.keep()
+  compiled.keep()
   with contextlib.nullcontext() if "--debug" in arguments else _quiet():
     code = main(arguments)
     if code:

@@ -42,7 +42,6 @@ _OTHERWISE = {
   "training/resumed.py:train": _WORDS,
   "training/resumed.py:_latest": _HOST,
   "fourier/gram.py:_padded": _HOST,
-  "proxies/gaussian.py:tuned": _HOST,
   "proxies/growing.py:grow_all": _HOST,
   "components/applied.py:_unpacked": _HOST,
   "components/baselines.py:_along": _WORDS,

@@ -11,16 +11,19 @@ import os
 import pathlib
 from typing import Any
 
-import jax
-
 NAME = "spex_batches.json"
 
 
 def folder() -> pathlib.Path:
-  """Of JAX's compiled programs, or in the user's cache."""
+  """Of JAX's compiled programs, or `users`."""
+  import jax  # Slow to import.
+
   own = jax.config.values.get("jax_compilation_cache_dir")
-  if own and "://" not in own:
-    return pathlib.Path(own)
+  return pathlib.Path(own) if own and "://" not in own else users()
+
+
+def users() -> pathlib.Path:
+  """The folder in the user's cache."""
   root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
   return pathlib.Path(root) / "spex_jax"
 

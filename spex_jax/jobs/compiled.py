@@ -8,26 +8,23 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-import jax
-
 from spex_jax.ablate import choices
-from spex_jax.report import tables
 
 _PROGRAMS = ("*-cache", "*-atime")  # JAX's files.
+_FOLDER = "JAX_COMPILATION_CACHE_DIR"
+_LEAST = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
 
 def keep() -> None:
-  """Has JAX keep what it compiles beside what `choices` remembers.
+  """Has JAX, once it is imported, keep what it compiles in `choices.users`.
 
-  Where JAX is told of a folder already, or told to keep nothing
-  (JAX_ENABLE_COMPILATION_CACHE=0), that holds.
+  Of this process and those that it starts. Where JAX is told of a folder
+  already, or told to keep nothing (JAX_ENABLE_COMPILATION_CACHE=0), that holds.
   """
-  if jax.config.values.get("jax_compilation_cache_dir"):
-    return
-  jax.config.update("jax_compilation_cache_dir", str(choices.folder()))
-  if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+  if _FOLDER not in os.environ:
+    os.environ[_FOLDER] = str(choices.users())
     # A first call compiles dozens of small programs.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    os.environ.setdefault(_LEAST, "0")
 
 
 def run(words: Sequence[str], clear: bool) -> None:
@@ -42,6 +39,8 @@ def run(words: Sequence[str], clear: bool) -> None:
   """
   if words:
     raise ValueError(f"unexpected argument {words[0]!r}; see --help.")
+  from spex_jax.report import tables  # Slow to import.
+
   folder = choices.folder()
   show = tables.printer()
   found = [path for name in _PROGRAMS for path in folder.glob(name)]

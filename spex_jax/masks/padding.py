@@ -7,6 +7,8 @@ are those without padding but for the order in which numbers are added.
 
 import numpy as np
 
+from spex_jax import base
+
 _FINE = 512  # Rows beyond which padding is felt: it costs the cube in places.
 
 
@@ -26,12 +28,13 @@ def columns(n: int) -> int:
   return max(1, -(-n // 8)) * 8
 
 
-def to(array: np.ndarray, *shape: int) -> np.ndarray:
+def to(array: base.Array, *shape: int) -> np.ndarray:
   """The array with zeros behind it, up to a shape of as many axes."""
+  array = np.asarray(array)
   return np.pad(array, [(0, to - of) for to, of in zip(shape, array.shape)])
 
 
-def signs(signs: np.ndarray) -> np.ndarray:
+def signs(signs: base.Array) -> np.ndarray:
   """+-1 `[B, n]`, padded to `rows` and `columns`."""
   count, n = signs.shape
   return to(signs, rows(count), columns(n))

@@ -261,6 +261,7 @@ def tune(
     flat, good, state, path = carry
     nats, slope = slope_of(flat)
     moves, new_state = adam.update(slope, state)
+    (moves,) = jax.tree.leaves(moves)
     fine = jnp.isfinite(nats) & jnp.isfinite(slope).all()
     size = rate * (0.1 + 0.45 * (1 + jnp.cos(jnp.pi * i / steps)))
     good = jnp.where(fine, flat, good)

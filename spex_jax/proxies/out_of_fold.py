@@ -3,6 +3,7 @@
 Shapes: n players, B masks.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -72,7 +73,7 @@ def predict(
     )
     return found, rising, shift[0], size[0]
 
-  begin: list[gaussian.Params | None] = [None] * len(parts)
+  begin: Sequence[gaussian.Params | None] = [None] * len(parts)
   if warm_start is not None:
     parts = [part for part, _ in warm_start.groups]
     begin = [

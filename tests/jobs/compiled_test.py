@@ -1,5 +1,7 @@
 """The cache of compiled programs: where it is, how large, and cleared."""
 
+import os
+
 import jax
 import pytest
 
@@ -10,29 +12,26 @@ from tests import command
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
   """A user's cache, which JAX was not told of."""
-  before = {
-    name: jax.config.values[name]
-    for name in (
-      "jax_compilation_cache_dir",
-      "jax_persistent_cache_min_compile_time_secs",
-    )
-  }
+  before = jax.config.values["jax_compilation_cache_dir"]
   jax.config.update("jax_compilation_cache_dir", None)
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
   yield tmp_path / "spex_jax"
-  for name, value in before.items():
-    jax.config.update(name, value)
+  jax.config.update("jax_compilation_cache_dir", before)
 
 
 def test_it_is_the_users_unless_another_is_told(folder, monkeypatch):
-  name = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
-  monkeypatch.delenv(name, raising=False)
+  name, least = compiled._FOLDER, compiled._LEAST
+  monkeypatch.setenv(least, "7")  # Stays; and is restored after the test.
+  monkeypatch.setenv(name, "other")
   compiled.keep()
-  assert jax.config.values["jax_compilation_cache_dir"] == str(folder)
-  assert not jax.config.values[name.lower()]
-  jax.config.update("jax_compilation_cache_dir", str(folder / "other"))
+  assert (os.environ[name], os.environ[least]) == ("other", "7")
+  monkeypatch.delenv(name)
   compiled.keep()
-  assert jax.config.values["jax_compilation_cache_dir"].endswith("other")
+  assert (os.environ[name], os.environ[least]) == (str(folder), "7")
+  monkeypatch.delenv(name)
+  monkeypatch.delenv(least)
+  compiled.keep()
+  assert os.environ[least] == "0"
 
 
 def test_it_is_shown_and_cleared_and_nothing_else_goes(folder, capsys):

@@ -142,6 +142,7 @@ def test_a_plan_with_the_empty_mask_does_not_ask_it_again(monkeypatch):
   assert found.ask.asked == 80 + 2 + num_distinct - 1 - full
 
 
+@pytest.mark.slow
 def test_what_a_plan_leaves_of_a_budget_goes_to_the_coefficients():
   n, total = 12, 800
   noise = np.random.default_rng(0).normal(size=1 << n)
