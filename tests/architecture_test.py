@@ -447,8 +447,23 @@ def test_import_is_quick_and_starts_no_backend():
 
 
 def test_the_probe_sees_a_backend():
-  text = _PROBE.replace("import spex_jax", "import jax; jax.devices()")
+  text = _PROBE.replace("from spex_jax import *", "jax.devices() #")
   run = subprocess.run(
     [sys.executable, "-c", text], cwd=_ROOT, text=True, capture_output=True
   )
   assert "backends" in run.stderr
+
+
+def test_help_and_version_load_neither_jax_nor_numpy():
+  """They are asked for often, and would wait for both."""
+  for word in ("--help", "--version"):
+    code = f"""
+import sys
+from spex_jax import cli
+assert cli.main([{word!r}]) == 0
+print(sorted({{"jax", "numpy", "scipy", "ml_collections"}} & {{*sys.modules}}))
+"""
+    done = subprocess.run(
+      [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
