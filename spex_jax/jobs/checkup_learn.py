@@ -51,9 +51,9 @@ class Learn(settings.Settings):
   encoder: str = settings.field(
     "small", "a ResNet of", choices=tuple(encoders.ENCODERS)
   )
-  width: int = settings.field(12, "of the small one: filters at first", low=1)
+  width: int = settings.field(16, "of the small one: filters at first", low=1)
   size: int = settings.field(32, "pixels a side", low=32)
-  pictures: int = settings.field(2048, "of each source", low=1)
+  pictures: int = settings.field(4096, "of each source", low=1)
   steps: int = settings.field(_MOCO.steps, "of each pretraining", low=1)
   batch_size: int = settings.field(_MOCO.batch_size, "of a step", low=2)
   queue: int = settings.field(_MOCO.queue, "keys, a multiple of that", low=1)
@@ -68,6 +68,13 @@ class Learn(settings.Settings):
   least_area: float = settings.field(0.35, "of a crop", above=0, high=1)
   flip: float = settings.field(
     0.0, "the chance of a mirror image; writing has none", low=0, high=1
+  )
+
+  hue: float = settings.field(
+    0.5, "its change between views, in turns; .1 in the paper", low=0, high=0.5
+  )
+  negative: float = settings.field(
+    0.5, "the chance of a negative; 0 in the paper", low=0, high=1
   )
 
   def check(self) -> None:
@@ -87,7 +94,10 @@ class Learn(settings.Settings):
 
   def moco(self) -> moco.Settings:
     """Of each pretraining by MoCo."""
-    views = augmenting.Views(least_area=self.least_area, flip=self.flip)
+    views = augmenting.Views(
+      least_area=self.least_area, flip=self.flip, hue=self.hue,
+      negative=self.negative,
+    )  # fmt: skip
     groups = 2 if self.batch_size % 2 == 0 else 1
     return moco.Settings(
       self.steps, self.batch_size, self.queue, momentum=self.momentum,

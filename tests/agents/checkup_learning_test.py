@@ -122,9 +122,7 @@ def test_devices_and_repetition_change_nothing(given):
   auto = (jax.sharding.AxisType.Auto,)
   mesh = jax.make_mesh((4,), ("batch",), axis_types=auto)
   runs = [
-    jax.jit(lambda k, x, m=m: moco.pretrain(k, x, _ENCODER, small, m))(
-      jax.random.key(3), given
-    )
+    moco.pretrain(jax.random.key(3), given, _ENCODER, small, m)
     for m in (None, mesh)
   ]
   assert runs[0].losses.shape == (3,) and np.isfinite(runs[0].losses).all()
@@ -175,13 +173,15 @@ def test_crops_are_exact():
 
 
 def test_views_without_changes_are_the_picture(given):
-  still = augmenting.Views(1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+  still = augmenting.Views(1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
   x = jnp.asarray(given[0], jnp.float32) / 255
   see = jax.jit(augmenting.view, static_argnames="views")
   np.testing.assert_allclose(see(jax.random.key(0), x, still), x, atol=2e-5)
   grey = dataclasses.replace(still, grey=1.0)
   found = np.asarray(see(jax.random.key(0), x, grey))
   np.testing.assert_allclose(np.ptp(found, axis=0), 0, atol=2e-5)
+  turned = see(jax.random.key(0), x, dataclasses.replace(still, negative=1.0))
+  np.testing.assert_allclose(turned, 1 - x, atol=2e-5)
   many = see(jax.random.key(0), x, augmenting.VIEWS)
   np.testing.assert_array_equal(
     many, see(jax.random.key(0), x, augmenting.VIEWS)
@@ -205,7 +205,11 @@ def test_neighbours_vote_as_written_out():
   assert probes.knn(known, labels, asked, np.array(right), 5) == 1
   wrong = (np.array(right) + 1) % 3
   assert probes.knn(known, labels, asked, wrong, 5) == 0
-  same = probes.linear(known, labels, known, labels)
+  scaled, other = probes.standardised(3 * known + 5, 3 * asked + 5)
+  np.testing.assert_allclose(scaled.mean(0), 0, atol=1e-12)
+  expected = (asked - known.mean(0)) / known.std(0)
+  np.testing.assert_allclose(other, expected, rtol=1e-9, atol=1e-12)
+  same = probes.linear(scaled, labels, scaled, labels)
   assert 0.4 < same <= 1
 
 

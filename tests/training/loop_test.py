@@ -66,6 +66,21 @@ def test_equals_a_python_loop(denominator):
   np.testing.assert_allclose(trained.losses, losses, rtol=1e-4, atol=1e-6)
 
 
+def test_steps_of_the_host_are_those_of_the_scan():
+  weights = np.random.default_rng(6).uniform(0, 2, _N).astype(np.float32)
+  recipe = loop.Recipe(3, 5, 0.05, "adam", "cosine")
+  noise = lambda key, x: {**x, "x": x["x"] + jax.random.normal(key, (3,))}
+  given: dict = {"recipe": recipe, "augment": noise}
+  expected = _train(weights, **given)
+  keys = (jax.random.key(seed) for seed in (0, 1))
+  found = loop.stepwise(
+    *keys, _data(), weights, init=_init, losses=_losses, **given
+  )
+  # Six steps of float32.
+  np.testing.assert_allclose(found.params["w"], expected.params["w"], rtol=1e-4)
+  np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-4)
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "triangle"])
 def test_every_rule_learns(optimizer, schedule):

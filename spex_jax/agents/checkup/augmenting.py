@@ -37,9 +37,11 @@ class Views:
     aspect: of a crop, from 1 / aspect to aspect, evenly in the logarithm.
     flip: the probability of a mirror image.
     jitter: brightness, contrast and saturation change by factors from
-      1 - jitter to 1 + jitter, hue by up to jitter / 4 of a turn.
-    jittered: the probability of that.
+      1 - jitter to 1 + jitter.
+    hue: changes by up to that, in turns.
+    jittered: the probability of both.
     grey: that of no colour.
+    negative: that of a negative.
     blurred: that of a blur.
     blur: its standard deviation, at most, in parts of S; at least a tenth.
   """
@@ -48,8 +50,10 @@ class Views:
   aspect: float = 4 / 3
   flip: float = 0.5
   jitter: float = 0.4
+  hue: float = 0.1
   jittered: float = 0.8
   grey: float = 0.2
+  negative: float = 0.0
   blurred: float = 0.5
   blur: float = 1 / 32
 
@@ -119,7 +123,7 @@ def _coloured(key, picture, views) -> jax.Array:
   yiq = jnp.asarray(_YIQ, picture.dtype)
   low, high = 1 - views.jitter, 1 + views.jitter
   factors = jax.random.uniform(keys[0], (3,), minval=low, maxval=high)
-  turn = views.jitter / 4 * 2 * jnp.pi
+  turn = views.hue * 2 * jnp.pi
   turn = jax.random.uniform(keys[1], minval=-turn, maxval=turn)
   changes = jax.random.bernoulli(keys[2], views.jittered)
   bright, contrast, saturation = jnp.where(changes, factors, 1.0)
@@ -137,4 +141,6 @@ def _coloured(key, picture, views) -> jax.Array:
     jnp.stack([zero, sin, cos]),
   ])  # fmt: skip
   matrix = jnp.asarray(_BACK, picture.dtype) @ inner @ yiq
-  return jnp.clip(jnp.einsum("dc,chw->dhw", matrix, picture), 0, 1)
+  picture = jnp.clip(jnp.einsum("dc,chw->dhw", matrix, picture), 0, 1)
+  turned = jax.random.bernoulli(keys[4], views.negative)
+  return jnp.where(turned, 1 - picture, picture)

@@ -73,11 +73,7 @@ class Trainer:
     mesh: jax.sharding.Mesh | None = None,
   ):
     """Nothing is compiled yet."""
-    self._encoder, self._settings = encoder, settings
-    self._moco = jax.jit(
-      lambda key, own: moco.pretrain(key, own, encoder, settings, mesh)
-    )
-    self._supervised = jax.jit(self._labelled, static_argnames="count")
+    self._encoder, self._settings, self._mesh = encoder, settings, mesh
     self._settle = jax.jit(encoder.settle)
     self._read = jax.jit(encoder.read)
 
@@ -99,10 +95,12 @@ class Trainer:
     if name == RANDOM:
       return self._encoder.init(key), np.zeros(0)
     if name == SUPERVISED:
-      count = int(asked.labels.max()) + 1
-      found = self._supervised(key, asked.neighbours, asked.labels, count=count)
+      found = self._labelled(key, asked.neighbours, asked.labels)
     else:
-      found = self._moco(key, source)
+      assert source is not None
+      found = moco.pretrain(
+        key, source, self._encoder, self._settings, self._mesh
+      )
     losses = np.asarray(found.losses)
     if not np.isfinite(losses).all():
       first = int(np.flatnonzero(~np.isfinite(losses))[0])
@@ -113,7 +111,11 @@ class Trainer:
     return found.params, losses
 
   def probed(self, params: Any, asked: Asked) -> dict[str, float]:
-    """`knn` and `linear`, the shares that are told; statistics settle first."""
+    """`knn` and `linear`, the shares that are told, of standardised features.
+
+    Statistics of batch norm settle on the labelled pictures first, those of an
+    untrained encoder, too.
+    """
     settled = self._settle(params, asked.neighbours)
     known, new = (
       np.concatenate([
@@ -122,15 +124,17 @@ class Trainer:
       ])
       for own in (asked.neighbours, asked.pictures)
     )  # fmt: skip
+    known, new = probes.standardised(known, new)
     both = (known, asked.labels, new, asked.truth)
     return {"knn": probes.knn(*both), "linear": probes.linear(*both)}
 
-  def _labelled(self, key, own, labels, count) -> loop.Trained:
+  def _labelled(self, key, own, labels) -> loop.Trained:
     """Cross entropy through a linear head, which is dropped."""
     settings, encoder = self._settings, self._encoder
     begin, order = jax.random.split(key)
     size = min(settings.batch_size, len(own))
     epochs = max(1, settings.steps * size // len(own))
+    count = int(labels.max()) + 1
 
     def init(key):
       return {
@@ -138,22 +142,23 @@ class Trainer:
         "head": jnp.zeros((encoder.width, count)),
       }
 
-    def losses(params, batch):
-      scores = encoder.features(params["encoder"], batch["x"]) @ params["head"]
-      right = jnp.take_along_axis(scores, batch["y"][:, None], axis=1)[:, 0]
-      return jax.nn.logsumexp(scores, axis=1) - right
-
-    def augment(key, example):
-      x = augmenting.view(key, example["x"], _GENTLE)
-      return {"x": x, "y": example["y"]}
-
     x = jnp.asarray(own).astype(jnp.float32) / 255
-    trained = loop.train(
+    trained = loop.stepwise(
       begin, order, {"x": x, "y": jnp.asarray(labels)}, jnp.ones(len(own)),
-      init=init, losses=losses, augment=augment,
+      init=init, losses=self._cross_entropy, augment=_gentle,
       recipe=loop.Recipe(epochs, size, 2e-3, "adam", "cosine"),
     )  # fmt: skip
     return loop.Trained(trained.params["encoder"], trained.losses)
+
+  def _cross_entropy(self, params, batch) -> jax.Array:
+    features = self._encoder.features(params["encoder"], batch["x"])
+    scores = features @ params["head"]
+    right = jnp.take_along_axis(scores, batch["y"][:, None], axis=1)[:, 0]
+    return jax.nn.logsumexp(scores, axis=1) - right
+
+
+def _gentle(key, example):
+  return {**example, "x": augmenting.view(key, example["x"], _GENTLE)}
 
 
 def averaged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

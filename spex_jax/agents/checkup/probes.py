@@ -74,14 +74,30 @@ def linear(
 ) -> float:
   """The share that a logistic regression on the features tells.
 
-  Args and shapes as for `knn`; every class must be among `labels`.
+  Args and shapes as for `knn`, best `standardised`, as the penalty is of all
+  weights alike; every class must be among `labels`.
+  """
+  head = heads.fit(np.asarray(features, np.float64), np.asarray(labels), _C)
+  scores = np.asarray(asked, np.float64) @ head.kernel + head.bias
+  return float((scores.argmax(axis=1) == np.asarray(truth)).mean())
+
+
+def standardised(
+  features: base.Array, asked: base.Array
+) -> tuple[np.ndarray, np.ndarray]:
+  """Both, float64, by the mean and deviation of the first.
+
+  Features behind a ReLU have a mean far from 0, which all cosines share. A
+  feature that never moves is 0.
+
+  Args:
+    features: `[N, F]`, of the labelled examples.
+    asked: `[M, F]`.
   """
   features, asked = (np.asarray(x, np.float64) for x in (features, asked))
   mean, spread = features.mean(axis=0), features.std(axis=0)
   spread = np.where(spread > 0, spread, 1.0)
-  head = heads.fit((features - mean) / spread, np.asarray(labels), _C)
-  scores = (asked - mean) / spread @ head.kernel + head.bias
-  return float((scores.argmax(axis=1) == np.asarray(truth)).mean())
+  return (features - mean) / spread, (asked - mean) / spread
 
 
 def _units(x: base.Array) -> jax.Array:

@@ -106,6 +106,7 @@ def study(
   failures: int = 12,
   partners: int = 4,
   checks: int = 48,
+  most: int = 3,
   size: int = 64,
 ) -> Report:
   """When pictures of a shape are taken for another class.
@@ -120,6 +121,7 @@ def study(
     failures: missed ones that are crossed, at most.
     partners: recognised ones that each is crossed with, the least like it.
     checks: pictures with a culprit, and without, that must confirm it.
+    most: attributes of a mode; what takes more is a single picture's.
     size: S.
 
   Raises:
@@ -164,7 +166,7 @@ def study(
   if len(missed) and len(seen):
     chosen = rng.permutation(missed)[:failures]
     crossed = _crossed(asked, rows, chosen, rng.permutation(seen), partners)
-    for values, tables in _culprits(rows, crossed).items():
+    for values, tables in _culprits(rows, crossed, most).items():
       mode = _confirmed(
         asked, rng, words, dict(values), np.mean(tables, 0), classes, checks
       )
@@ -210,7 +212,7 @@ def _crossed(asked, rows, missed, seen, partners) -> dict[int, np.ndarray]:
   return dict(zip(missed.tolist(), margins))
 
 
-def _culprits(rows, crossed) -> dict[tuple[tuple[str, str], ...], list]:
+def _culprits(rows, crossed, most) -> dict[tuple[tuple[str, str], ...], list]:
   """Smallest sufficient attributes to margins `[2^A]` of those they are of.
 
   The most frequent first; one that has all words of another is left out.
@@ -224,7 +226,8 @@ def _culprits(rows, crossed) -> dict[tuple[tuple[str, str], ...], list]:
     values = tuple(
       (n, rows[i][n]) for n, kept in zip(ATTRIBUTES, masks[best]) if kept
     )
-    found[values].append(margins.mean(0))
+    if len(values) <= most:
+      found[values].append(margins.mean(0))
   order = sorted(found, key=lambda values: (-len(found[values]), len(values)))
   return {
     values: found[values]

@@ -65,6 +65,33 @@ def drawn(seed: int, name: str, count: int, share: float) -> Pictures:
   return Pictures(_pixels(found), y.astype(np.int32), grounds.astype(np.int32))
 
 
+def general(
+  seed: int, name: str, count: int
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+  """Pictures of one thing, of all words alike: nothing goes with anything.
+
+  What a backbone may learn from, of things and of backgrounds.
+
+  Args:
+    seed: of it.
+    name: of it, too.
+    count: N.
+
+  Returns:
+    float32 `[N, 3, 32, 32]`, and the number of the word of each of "shape" and
+    "background", int32 `[N]`, in the order of `scenes`.
+  """
+  rng = functions.rng(seed, "spurious general", name)
+  found = [scenes.draw(rng, 1, 1) for _ in range(count)]
+  words = {
+    "shape": [
+      scenes.ATTRIBUTES["shape"].index(own.things[0].shape) for own in found
+    ],
+    "background": [scenes.BACKGROUNDS.index(own.background) for own in found],
+  }
+  return _pixels(found), {k: np.array(v, np.int32) for k, v in words.items()}
+
+
 def crossed(seed: int, repeats: int) -> np.ndarray:
   """Pictures of every class on every background: all else is the same.
 
