@@ -293,7 +293,7 @@ class _Step(NamedTuple):
   sees: np.ndarray
   goes: np.ndarray
   path: np.ndarray
-  start: np.ndarray
+  start: np.int32
   done: int
 
 

@@ -184,7 +184,7 @@ class Decoder(nn.Module):
     new: list[Any] = []
     for number, block in enumerate(self.blocks):
       window = c.window(number)
-      if np.ndim(attention_mask) == 3:
+      if attention_mask is not None and attention_mask.ndim == 3:
         seen = inputs.check_bool(attention_mask)[:, None]
         if window is not None:
           held = jnp.arange(num_slots).at[slots[0]].set(positions[0])
