@@ -119,7 +119,7 @@ CONFIGS = {
     index="SV",
   ),
   "tuned": Config(
-    tuple(shapley_games.TUNED_ON),
+    ("wine13", *shapley_games.TUNED_ON),
     (200, 1000),
     num_seeds=4,
     num_permutations=8192,

@@ -69,12 +69,13 @@ def verdict(measured: list[rows.Row]) -> str:
   text = f"{OURS} has the smallest error in {wins} of {len(found)} cells"
   text += f"; not in {', '.join(told)}." if told else "."
   ratios = [
-    cell[OURS][0] / min(error for m, (error, _, _) in cell.items() if m != OURS)
+    max(cell[OURS][0], 1e-12)
+    / max(1e-12, min(cell[m][0] for m in cell if m != OURS))
     for cell in found.values()
     if len(cell) > 1
   ]
   if ratios:
-    mean = np.exp(np.mean(np.log(np.maximum(ratios, 1e-12))))
+    mean = np.exp(np.mean(np.log(ratios)))
     text += f" Its error over the best other's: {mean:.2f}, geometric mean."
   within = [row["within"] for row in measured if "within" in row]
   if within:

@@ -28,7 +28,6 @@ import jax
 import numpy as np
 
 from spex_jax import base
-from spex_jax.indices import table
 from spex_jax.masks import ask as ask_lib
 from spex_jax.portfolio import additive, samples, select, staged
 from spex_jax.proxies import kernel_shap, odd
@@ -56,15 +55,16 @@ def checked(index: str | None, method: str, goal: float | None) -> str | None:
     goal: the R^2 at which to stop, which no mask is held out to measure.
 
   Raises:
-    ValueError: an unknown index, one that is no aim, or what goes with none.
+    ValueError: an index that is no aim, or what goes with none.
   """
   if index is None:
     return None
-  name = table.find(index)
-  if name not in INDICES:
+  known = {name.casefold(): name for name in INDICES}
+  name = known.get(str(index).casefold())
+  if name is None:
     raise ValueError(
-      f"index={index!r}: masks are drawn for {' or '.join(INDICES)}. Leave it "
-      f"out, and read interactions({name!r}) of the answer."
+      f"index={index!r}: masks are drawn for {' or '.join(INDICES)}. For "
+      "another index leave it out, and read interactions(...) of the answer."
     )
   if method != "auto":
     raise ValueError(

@@ -97,7 +97,7 @@ def test_table_and_verdict():
   # Below 1e-12 both are exact.
   assert singles_report.verdict(_ROWS) == (
     "auto has the smallest error in 1 of 2 cells; not in a at 512 masks "
-    "(oddshap)."
+    "(oddshap). Its error over the best other's: 1.22, geometric mean."
   )
 
 

@@ -65,5 +65,5 @@ def test_the_way_is_chosen_by_what_is_known():
   assert (small.how, small.mse) == ("exact", 0)
   # Of a quadratic, an order and its reverse give the exact values.
   cubic = lambda masks: linear(masks) ** 3
-  large = shapley.true_values(games.Game(17, cubic, cubic), 0, 10)
+  large = shapley.true_values(games.Game(21, cubic, cubic), 0, 10)
   assert large.how == "10 permutations" and 0 < large.mse < 1
