@@ -11,6 +11,8 @@
 # make test-peers   the tests that run peer packages (slow; the same)
 # make peers peers-shapiq peers-torch   the environments of the peers alone
 # make test-cluster   a real Slurm, Ray, stores, schemas (slow; Debian, root once)
+# make licences    those of all that is locked; fails on one that is not allowed
+# make sbom     what is locked for users, as CycloneDX, in build/spex_jax.cdx.json
 # make lock     pins every dependency anew, for all Pythons (needs uv: pip install uv)
 
 SHELL := /bin/bash
@@ -66,7 +68,7 @@ install = "$(1)/bin/python" -m pip install --quiet --no-deps --no-compile \
 
 .PHONY: help demo test test-ends check \
   $(versions:%=test-%) test-slow test-page browser faults test-peers bench \
-  docs fuzz parity lock peers peers-shapiq peers-torch test-cluster
+  docs fuzz parity licences sbom lock peers peers-shapiq peers-torch test-cluster
 
 help:
 	@sed -n 's/^# //;/^make/p' Makefile
@@ -231,6 +233,10 @@ docs/.venv/.installed: docs/requirements.lock $(setup)
 	"$(python-$(main))" -m venv docs/.venv
 	$(call install,docs/.venv,$<)
 	touch "$@"
+
+licences sbom: $(env_dev)/.spex-all
+	"$(env_dev)/bin/python" -m third_party.inventory $@ \
+	  $(if $(filter sbom,$@),--output=build/spex_jax.cdx.json)
 
 pin = uv pip compile --quiet --generate-hashes --no-emit-index-url \
   --no-emit-find-links --no-header --no-annotate

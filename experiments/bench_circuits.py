@@ -365,52 +365,48 @@ def load() -> float:
   return round(os.getloadavg()[0], 1)
 
 
-_CONFIG = flags.DEFINE_enum("config", "quick", sorted(CONFIGS), "Sizes.")
-_ROWS = flags.DEFINE_enum(
-  "rows", "",
-  [
-    "", "eap-ig", "circuits", "exact", "patching", "interactions", "known",
-    "table",
-  ],
-  "One kind alone; known and table are asked for by name.",
-)  # fmt: skip
-_MODEL = flags.DEFINE_string("model", None, "Folder of the table's model.")
-_TASKS = flags.DEFINE_list(
-  "tasks", list(circuit_quality.TASKS), "Of the table."
-)
-_SCORES = flags.DEFINE_list(
-  "scores", None, "Of the table, in place of those of the sizes."
-)
-_PEER = flags.DEFINE_string("peer", None, "Interpreter for EAP-IG.")
-_CHECKOUT = flags.DEFINE_string("checkout", None, "EAP-IG's repository.")
-_OUTPUT = flags.DEFINE_string("output", None, "File for the lines, too.")
-
-
 def main(argv):
   """Prints the rows that are asked for."""
   del argv
-  config, common = CONFIGS[_CONFIG.value], rows.common("circuits")
-  if _ROWS.value == "table":
-    if _MODEL.value is None:
+  given, common = flags.FLAGS, rows.common("circuits")
+  config = CONFIGS[given.config]
+  if given.rows == "table":
+    if given.model is None:
       raise app.UsageError("--rows=table needs --model, a model's folder.")
     quality = config.quality
-    if _SCORES.value is not None:
-      quality = dataclasses.replace(quality, scores=tuple(_SCORES.value))
+    if given.scores is not None:
+      quality = dataclasses.replace(quality, scores=tuple(given.scores))
     made = (
       common | row
-      for row in circuit_quality.table(
-        quality, _MODEL.value, tuple(_TASKS.value)
-      )
+      for row in circuit_quality.table(quality, given.model, tuple(given.tasks))
     )
-  elif _ROWS.value == "known":
+  elif given.rows == "known":
     made = (common | row for row in known_circuits.measure())
   else:
     peer = None
-    if _PEER.value is not None and _CHECKOUT.value is not None:
-      peer = _PEER.value, _CHECKOUT.value
-    made = run(config, common, peer, _ROWS.value)
-  rows.write(made, _OUTPUT.value)
+    if given.peer is not None and given.checkout is not None:
+      peer = given.peer, given.checkout
+    made = run(config, common, peer, given.rows)
+  rows.write(made, given.output)
 
 
 if __name__ == "__main__":
+  # Defined here, so that others may import several experiments.
+  flags.DEFINE_enum("config", "quick", sorted(CONFIGS), "Sizes.")
+  flags.DEFINE_enum(
+    "rows", "",
+    [
+      "", "eap-ig", "circuits", "exact", "patching", "interactions", "known",
+      "table",
+    ],
+    "One kind alone; known and table are asked for by name.",
+  )  # fmt: skip
+  flags.DEFINE_string("model", None, "Folder of the table's model.")
+  flags.DEFINE_list("tasks", list(circuit_quality.TASKS), "Of the table.")
+  flags.DEFINE_list(
+    "scores", None, "Of the table, in place of those of the sizes."
+  )
+  flags.DEFINE_string("peer", None, "Interpreter for EAP-IG.")
+  flags.DEFINE_string("checkout", None, "EAP-IG's repository.")
+  flags.DEFINE_string("output", None, "File for the lines, too.")
   app.run(main)

@@ -10,10 +10,10 @@
            uniform masks, eight documents under some of theirs, and each
            sentence left out; without it all designs cost the same
 
-Without `--model` the peer makes a random network of GPT-2's kind that both
-load. `PYTHON` is an environment with Inseq 0.7.1 and context-cite 0.0.4
-(`third_party/time_context.py`); without one its rows say so, and `--model` is
-needed. Compilation is timed apart.
+Without `--model` a network of GPT-2's kind is random: the peer makes one that
+both load, or there is none beside ours. `PYTHON` is an environment with Inseq
+0.7.1 and context-cite 0.0.4 (`third_party/time_context.py`); without one its
+rows say so. Compilation is timed apart.
 """
 
 import dataclasses
@@ -29,12 +29,13 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from experiments import context_support, rows
+from experiments import bench_networks, context_support, rows
 from spex_jax import context
 from spex_jax.context import fitting, scoring
 from spex_jax.context import sources as sources_lib
 from spex_jax.masks import sampling
-from spex_jax.models import hub, sites
+from spex_jax.models import gpt2, hub, sites
+from spex_jax.models import tokens as tokens_lib
 
 KINDS = ("pecore", "cite", "reuse")
 _QUERY = "So the old bridge was painted"
@@ -93,6 +94,35 @@ def texts(tokens: int, count: int) -> list[str]:
   drawn = [fillers[k] for k in rng.integers(0, len(fillers), total)]
   parts = np.array_split(np.arange(total), count)
   return [" ".join(drawn[k] for k in part) for part in parts]
+
+
+def _positions(config: Config) -> int:
+  return 2 * max(config.tokens, config.long) + 128
+
+
+def random_network(config: Config) -> sites.Network:
+  """Of GPT-2's kind, not trained; its tokens are the words of the texts."""
+  import tokenizers
+
+  specials = {"pad": 0, "eos": 1, "unk": 2}
+  known = [*(f"<{role}>" for role in specials), *words()]
+  backend = tokenizers.Tokenizer(
+    tokenizers.models.WordLevel(
+      {word: k for k, word in enumerate(known)}, unk_token="<unk>"
+    )
+  )
+  backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+  net = gpt2.network(
+    bench_networks.shape(
+      config.layers, config.width, config.heads, _positions(config),
+      config.vocabulary,
+    )
+  )  # fmt: skip
+  return dataclasses.replace(
+    net,
+    params=jax.jit(net.init)(jax.random.key(0)),
+    tokenizer=tokens_lib.Tokenizer(backend, specials),
+  )
 
 
 def run(
@@ -236,25 +266,22 @@ def main(argv: Sequence[str]) -> None:
   del argv
   given = flags.FLAGS
   config = CONFIGS[given.config]
+  kinds = given.rows or KINDS
   with tempfile.TemporaryDirectory() as folder:
-    if given.model is None:
-      if given.peer is None:
-        raise app.UsageError("Give --model, or --peer, which makes one.")
-      most = 2 * max(config.tokens, config.long) + 128
+    path = given.model or folder
+    if given.model is None and given.peer is not None:
       made = words()
       made += [f"w{k}" for k in range(config.vocabulary - 3 - len(made))]
-      row = ask(
-        given.peer,
-        {"task": "make", "folder": folder, "words": made, "positions": most}
-        | dataclasses.asdict(config),
-      )
+      settings = dataclasses.asdict(config) | {
+        "task": "make", "folder": folder, "words": made,
+        "positions": _positions(config),
+      }  # fmt: skip
+      row = ask(given.peer, settings)
       if "skipped" in row:
         raise app.UsageError(row["skipped"])
-    path = given.model or folder
-    kinds = given.rows or KINDS
-    rows.write(
-      run(config, hub.load(path), path, given.peer, kinds), given.output
-    )
+    alone = given.model is None and given.peer is None
+    net = random_network(config) if alone else hub.load(path)
+    rows.write(run(config, net, path, given.peer, kinds), given.output)
 
 
 def _define() -> None:

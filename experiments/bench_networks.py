@@ -71,6 +71,7 @@ class Config:
     micros: masks at once.
     repeats: turns.
     device: layers, width, heads, length of the one in bfloat16.
+    product: the side of the square matrices of bfloat16 beside it.
   """
 
   masks: int = 4096
@@ -88,6 +89,7 @@ class Config:
   micros: tuple[int, ...] = (1, 2, 4, 8)
   repeats: int = 4
   device: tuple[int, int, int, int] = (12, 768, 12, 512)
+  product: int = 8192
 
 
 CONFIGS = {
@@ -95,6 +97,7 @@ CONFIGS = {
     masks=8, chunk=(4, 8), few=(4, 4), sizes=((2, 4), (2, 4)), hooked=2,
     width=8, layers=2, heads=2, vocabulary=20, length=16, players=2,
     prompt_masks=2, micros=(2,), repeats=1, device=(1, 8, 2, 8),
+    product=64,
   ),
   "full": Config(),
 }  # fmt: skip
@@ -109,7 +112,7 @@ def run(
   with_peer: bool,
 ) -> Iterator[Row]:
   """Yields the rows; those of networks that are not at hand say so."""
-  for row in (*_prompts(config), *_layers(config), _device(config)):
+  for row in (*_prompts(config), *_layers(config), on_device(config)):
     yield common | row
   path = games / "cards.json"
   cards = json.loads(path.read_text()) if path.exists() else {}
@@ -259,8 +262,8 @@ def _duel(who, ours, theirs, masks, few, chunk, of_rate=None, more=None):
 def random_network(config: Config) -> tuple[sites.Network, Any]:
   """A network of GPT-2's kind, and random parameters of it."""
   net = gpt2.network(
-    _shape(config.layers, config.width, config.heads, config.length,
-           config.vocabulary)
+    shape(config.layers, config.width, config.heads, config.length,
+          config.vocabulary)
   )  # fmt: skip
   return net, jax.jit(net.init)(jax.random.key(0))
 
@@ -373,13 +376,18 @@ def _pair(who, config, whole, shared, n, length) -> Iterator[Row]:
     yield row
 
 
-def _device(config: Config) -> Row:
-  """Half of the rate of a plain product is asked for on an accelerator."""
+def on_device(config: Config, rehearsed: bool = False) -> Row:
+  """Half of the rate of a plain product is asked for on an accelerator.
+
+  Args:
+    config: its `device` and `product`.
+    rehearsed: on a CPU, too, which its full sizes would keep for long.
+  """
   layers, width, heads, length = config.device
   row: Row = {"who": "device", "shape": f"{layers} x {width}, {length} tokens"}
-  if jax.devices()[0].platform == "cpu":
+  if jax.devices()[0].platform == "cpu" and not rehearsed:
     return row | {"skipped": "bfloat16 is measured on an accelerator"}
-  made = _shape(layers, width, heads, length, config.vocabulary)
+  made = shape(layers, width, heads, length, config.vocabulary)
   net = gpt2.network(made)
   params = net.init(jax.random.key(0))
   inputs = {"input_ids": np.arange(length)[None] % config.vocabulary}
@@ -388,13 +396,13 @@ def _device(config: Config) -> Row:
     net, players, inputs, readouts.log_probability(1), params=params,
     dtype=jnp.bfloat16, batch_size=None, devices=jax.devices()[:1],
   )  # fmt: skip
-  shape = value_fn.prepare().batch_shape
-  assert shape is not None
-  size = shape[0]
+  batch = value_fn.prepare().batch_shape
+  assert batch is not None
+  size = batch[0]
   masks = _masks(4 * size, players.n)
   value_fn(masks)
   seconds = min(_seconds(value_fn, masks)[0] for _ in range(3))
-  rate = product_rate([(8192, 8192, 8192)], jnp.bfloat16)
+  rate = product_rate([(config.product,) * 3], jnp.bfloat16)
   per_s = len(masks) / seconds
   return row | {
     "best": value_fn.stats.microbatch,
@@ -434,7 +442,10 @@ def _peer_rate(peer, shapes) -> float:
   return max(peer.products(shapes, threads=n) for n in (1, _cores()))
 
 
-def _shape(layers, width, heads, length, vocabulary) -> transformer.Config:
+def shape(
+  layers: int, width: int, heads: int, length: int, vocabulary: int
+) -> transformer.Config:
+  """The settings of a network of GPT-2's kind."""
   return transformer.Config(
     width=width, num_blocks=layers, num_heads=heads, num_kv_heads=heads,
     head_width=width // heads, num_neurons=4 * width, activation="gelu_new",

@@ -120,4 +120,6 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  app.run(main)  # Its flags are those of bench_circuits: --model, --output.
+  flags.DEFINE_string("model", None, "Folder of a model of Llama's kind.")
+  flags.DEFINE_string("output", None, "File for the lines, too.")
+  app.run(main)

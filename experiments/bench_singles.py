@@ -5,8 +5,11 @@
 Everyone may evaluate the same number of masks of the same game. Ours spends
 them as `explain(method="auto")` does, for all interactions at once, and reads
 Shapley values from the expansion; the peers' estimators draw masks for Shapley
-values alone. The truth is exact for n <= 16, by all masks, and for planted
-functions, by their sets; else it is a long run of permutation sampling.
+values alone. With `--config=aimed`, ours are those of `explain(index="SV")`,
+whose masks are drawn for them, on the games of `shapley_games`; `within` is
+then the share of players whose error is below 1.645 of its standard error. The
+truth is exact for n <= 20, by all masks, and for planted functions, by their
+sets; else it is a long run of permutation sampling.
 
 `mse` is the mean squared error over the mean square of the true values, and
 `truth_mse` that of the long run itself (its squared standard error); `top5` is
@@ -15,7 +18,8 @@ the estimators' masks. An estimator that fails is a row too.
 
 Prints a JSON line per estimate and a markdown table of medians over seeds;
 `--figure` draws error against budget. Expect `quick` in 1 minute and `full` in
-30 on 2 CPU cores.
+30 on 2 CPU cores; `aimed` takes 40, most of them the peers', whose rows of an
+earlier run may be given by `--peer_rows`.
 
 Shapes: n players, B masks, P permutations.
 """
@@ -33,7 +37,7 @@ import numpy as np
 from absl import app, flags
 
 import spex_jax as spex
-from experiments import games, rows, shapley, singles_report
+from experiments import games, rows, shapley, shapley_games, singles_report
 from spex_jax.fourier import score
 from third_party import process, shapiq_peer
 
@@ -66,7 +70,10 @@ GAMES: dict[str, Callable[[int], games.Game]] = {
   "cancer30": games.FAMILIES["cancer30"],
   "pixels64": games.FAMILIES["pixels64"],
   "planted100": functools.partial(_planted, 100, 30),
+  **shapley_games.CLAIMED,
+  **shapley_games.TUNED_ON,
 }
+_RECORDED = "mlp16"  # From a file: `--recorded`.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,18 +85,45 @@ class Config:
     budgets: masks that may be evaluated.
     num_seeds: games of each name.
     num_permutations: of the long runs, in antithetic pairs.
+    index: what ours draws masks for, or None.
   """
 
   names: tuple[str, ...]
   budgets: tuple[int, ...]
   num_seeds: int
   num_permutations: int
+  index: str | None = None
 
 
 CONFIGS = {
   "quick": Config(("planted14",), (256,), num_seeds=1, num_permutations=64),
   "full": Config(
-    tuple(GAMES), (256, 512, 1024, 2048), num_seeds=3, num_permutations=8192
+    (
+      "wine13",
+      "cancer12",
+      "cancer16",
+      "planted14",
+      "cancer30",
+      "pixels64",
+      "planted100",
+    ),
+    (256, 512, 1024, 2048),
+    num_seeds=3,
+    num_permutations=8192,
+  ),
+  "aimed": Config(
+    (_RECORDED, *shapley_games.CLAIMED),
+    (200, 512, 1000, 2000),
+    num_seeds=8,
+    num_permutations=8192,
+    index="SV",
+  ),
+  "tuned": Config(
+    tuple(shapley_games.TUNED_ON),
+    (200, 1000),
+    num_seeds=4,
+    num_permutations=8192,
+    index="SV",
   ),
 }
 
@@ -98,12 +132,16 @@ def run(
   config: Config,
   *,
   peer: Callable[[], shapiq_peer.Shapiq] | None = shapiq_peer.Shapiq,
+  recorded: str = shapley_games.RECORDED,
 ) -> Iterator[rows.Row]:
   """Yields a row per game, seed, budget and method, as soon as measured."""
   common = rows.common("singles")
   with process.Kept(peer or shapiq_peer.Shapiq) as running:
     for name, seed in itertools.product(config.names, range(config.num_seeds)):
-      game = GAMES[name](seed)
+      if name == _RECORDED:
+        game = shapley_games.recorded(recorded)
+      else:
+        game = GAMES[name](seed)
       truth = shapley.true_values(game, seed, config.num_permutations)
       for budget in config.budgets:
         head = common | {
@@ -114,7 +152,9 @@ def run(
           "truth": truth.how,
           "truth_mse": float(f"{truth.mse:.2g}"),
         }
-        mine = functools.partial(_ours, game, budget, seed)
+        mine = functools.partial(
+          _ours, game, budget, seed, config.index, truth.values
+        )
         yield head | _row("ours", singles_report.OURS, truth.values, mine)
         for method in shapiq_peer.ESTIMATORS if peer else ():
           theirs = functools.partial(
@@ -123,7 +163,7 @@ def run(
           yield head | _row("peer", method, truth.values, theirs)
 
 
-def _ours(game, budget, seed):
+def _ours(game, budget, seed, aim, truth):
   asked = 0
 
   def value_fn(masks):
@@ -136,6 +176,7 @@ def _ours(game, budget, seed):
     game.n,
     budget=budget,
     method=singles_report.OURS,
+    index=aim,
     key=jax.random.key(seed),
   )
   start = time.perf_counter()
@@ -148,6 +189,13 @@ def _ours(game, budget, seed):
     "stated": None if stated is None else round(float(stated), 4),
     "stated_std": None if stated is None else round(float(error), 4),
   }
+  if aim is not None and explanation.coef_std is not None:
+    std = np.zeros(game.n)
+    for (player,), error in zip((members for members, _ in index), index.std):
+      std[player] = error
+    # What is exact but for rounding is within.
+    within = np.abs(values - truth) <= 1.645 * std + 1e-12 * np.abs(truth).max()
+    more["within"] = round(float(within.mean()), 4)
   return values, seconds, explanation.num_evaluations, more
 
 
@@ -190,7 +238,19 @@ def main(argv):
   # More threads would only wait for each other on so few samples.
   one = functools.partial(shapiq_peer.Shapiq, threads=1)
   peer = one if args.peer else None
-  measured = rows.write(run(config, peer=peer), args.output)
+  if args.seeds:
+    config = dataclasses.replace(config, num_seeds=args.seeds)
+  measured = rows.write(
+    run(config, peer=peer, recorded=args.recorded), args.output
+  )
+  if args.peer_rows:
+    cells = {(row["game"], row["budget"], row["seed"]) for row in measured}
+    measured += [
+      row
+      for row in rows.read(args.peer_rows)
+      if row["side"] == "peer"
+      and (row["game"], row["budget"], row["seed"]) in cells
+    ]
   if args.figure:
     singles_report.draw(measured, pathlib.Path(args.figure))
   print(singles_report.table(measured))
@@ -205,5 +265,10 @@ if __name__ == "__main__":
   flags.DEFINE_list("budgets", [], "Instead of the configuration's.")
   flags.DEFINE_bool("peer", True, "Run shapiq too (`make peers-shapiq`).")
   flags.DEFINE_string("output", None, "File for the rows, as well.")
+  flags.DEFINE_integer("seeds", 0, "Instead of the configuration's.")
+  flags.DEFINE_string("peer_rows", None, "Rows of the peers' earlier run.")
+  flags.DEFINE_string(
+    "recorded", shapley_games.RECORDED, f"The file of {_RECORDED}."
+  )
   flags.DEFINE_string("figure", None, "File for the figure.")
   app.run(main)

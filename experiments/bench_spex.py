@@ -10,10 +10,10 @@ budget: raw syndromes, a random offset for every group. Our first call is made
 with every compiled program dropped, so `first_s` has all compilation in it;
 the peer's includes numba's. R^2 is on 4,096 uniform masks, without noise.
 
-Expect `quick` in 1 minute, `speed` in 3, `noise` in 8 and `scale` in 2, on 2
-CPU cores. `noise1000` takes hours, all but minutes of them the peer's, which
-looks at every bin up to 100 times: `--peer_seeds=1` has it decode the first
-function alone.
+Expect `quick` in 1 minute, `speed` in 3, `noise` in 8, `scale` and `filled` in
+2, on 2 CPU cores. `noise1000` takes hours, all but minutes of them the peer's,
+which looks at every bin up to 100 times: `--peer_seeds=1` has it decode the
+first function alone.
 """
 
 import dataclasses
@@ -49,6 +49,8 @@ class Case:
     num_seeds: functions.
     peer_seeds: of those, the first that the peer decodes too.
     peer_repeats: decodes of the peer; the first includes its compilation.
+    budget: masks that our own plan may fill with groups; None for 3 of them.
+    magnitudes: range of |coef|; None for standard normal coefficients.
   """
 
   n: int
@@ -60,6 +62,8 @@ class Case:
   num_seeds: int = 1
   peer_seeds: int = 5
   peer_repeats: int = 2
+  budget: int | None = None
+  magnitudes: tuple[float, float] | None = None
 
 
 _SPEED = (
@@ -78,13 +82,20 @@ _NOISE_1000 = tuple(
   for decibels in _DECIBELS
 )
 _SCALE = (Case(n=100_000, num_terms=300, b=8, max_order=3, t=3, peer_seeds=0),)
+# Of 9,000 masks 900 are held out.
+_THREE = Case(
+  n=500, num_terms=50, b=5, max_order=5, decibels=5.0, num_seeds=3,
+  peer_seeds=0, magnitudes=(0.5, 1.0),
+)  # fmt: skip
+_FILLED = (_THREE, dataclasses.replace(_THREE, budget=8100))
 CONFIGS = {
   "quick": (Case(n=60, num_terms=10, b=3, max_order=3, t=3, decibels=20.0),),
   "speed": _SPEED,
   "noise": _NOISE,
   "noise1000": _NOISE_1000,
   "scale": _SCALE,
-  "full": _SPEED + _NOISE + _NOISE_1000 + _SCALE,
+  "filled": _FILLED,
+  "full": _SPEED + _NOISE + _NOISE_1000 + _SCALE + _FILLED,
 }
 
 
@@ -104,7 +115,11 @@ def run(
 
 def _rows(case, seed, peer):
   planted = synthetic.planted(
-    seed, case.n, case.num_terms, case.max_order, magnitudes=None
+    seed,
+    case.n,
+    case.num_terms,
+    case.max_order,
+    magnitudes=case.magnitudes,
   )
   function = planted
   if case.decibels is not None:
@@ -130,14 +145,16 @@ def _rows(case, seed, peer):
     } | _figures(planted, theirs, test)
     plan = parity_spectralexplain.plan_of(peer_plan)
     yield {"who": "ours"} | _ours(plan, values, best, planted, test)
-  plan = spex.make_plan(jax.random.key(seed), case.n, b=case.b, t=case.t)
+  size = {"b": case.b} if case.budget is None else {"budget": case.budget}
+  plan = spex.make_plan(jax.random.key(seed), case.n, t=case.t, **size)
   values = np.concatenate(
     [
       function(plan.masks(start, start + _CHUNK))
       for start in range(0, plan.num_masks, _CHUNK)
     ]
   )
-  yield {"who": "ours, own plan"} | _ours(plan, values, best, planted, test)
+  who = "ours, own plan" if case.budget is None else "ours, budget filled"
+  yield {"who": who} | _ours(plan, values, best, planted, test)
 
 
 def _ours(plan, values, peer_seconds, planted, test):

@@ -12,7 +12,7 @@ import numpy as np
 from experiments import games
 from spex_jax.datasets import synthetic
 
-_MOST_EXACT = 16  # Players; 65,536 masks.
+_MOST_EXACT = 20  # Players; a million masks.
 _PAIRS = 64  # Of permutations evaluated at once.
 
 

@@ -67,7 +67,19 @@ def verdict(measured: list[rows.Row]) -> str:
     else:
       told.append(f"{game} at {budget} masks ({best})")
   text = f"{OURS} has the smallest error in {wins} of {len(found)} cells"
-  return text + (f"; not in {', '.join(told)}." if told else ".")
+  text += f"; not in {', '.join(told)}." if told else "."
+  ratios = [
+    cell[OURS][0] / min(error for m, (error, _, _) in cell.items() if m != OURS)
+    for cell in found.values()
+    if len(cell) > 1
+  ]
+  if ratios:
+    mean = np.exp(np.mean(np.log(np.maximum(ratios, 1e-12))))
+    text += f" Its error over the best other's: {mean:.2f}, geometric mean."
+  within = [row["within"] for row in measured if "within" in row]
+  if within:
+    text += f" Errors within 1.645 standard errors: {np.mean(within):.3f}."
+  return text
 
 
 def draw(measured: list[rows.Row], path: pathlib.Path) -> None:

@@ -154,12 +154,16 @@ def main(argv: Sequence[str]) -> None:
   """Prints the rows as JSON lines."""
   del argv
   net = hub.load(flags.FLAGS.model)
-  for row in measure(net, CONFIGS[flags.FLAGS.config], flags.FLAGS.start):
+  config = CONFIGS[flags.FLAGS.config]
+  if flags.FLAGS.tasks:
+    config = dataclasses.replace(config, tasks=tuple(flags.FLAGS.tasks))
+  for row in measure(net, config, flags.FLAGS.start):
     print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":
   flags.DEFINE_string("model", None, "A checkpoint.", required=True)
   flags.DEFINE_string("start", "", "In front of every prompt.")
+  flags.DEFINE_list("tasks", None, "Of circuits.tasks, or binding.")
   flags.DEFINE_enum("config", "full", sorted(CONFIGS), "Sizes.")
   app.run(main)

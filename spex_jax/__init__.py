@@ -10,16 +10,17 @@
 
 import importlib as _importlib
 import pkgutil as _pkgutil
-from typing import Any as _Any
+import typing as _typing
 
-from spex_jax.api import assess, decode, explain
-from spex_jax.explanation import Explanation
-from spex_jax.fourier.sparse import SparseFourier
-from spex_jax.fourier.spex import QueryPlan, make_plan
-from spex_jax.indices.interactions import Interactions
-from spex_jax.indices.table import INDICES, interactions
+if _typing.TYPE_CHECKING:
+  from spex_jax.api import assess, decode, explain
+  from spex_jax.explanation import Explanation
+  from spex_jax.fourier.sparse import SparseFourier
+  from spex_jax.fourier.spex import QueryPlan, make_plan
+  from spex_jax.indices.interactions import Interactions
+  from spex_jax.indices.table import INDICES, interactions
 
-__version__ = "0.1.0"
+__version__ = "1.0.0rc1"
 
 __all__ = [
   "INDICES",
@@ -34,14 +35,32 @@ __all__ = [
   "make_plan",
 ]
 
+# Which file a name of the face is from. None is loaded before a name is used:
+# `spex --help` and an import of one room need not wait for JAX.
+_FROM = {
+  "INDICES": "indices.table",
+  "Explanation": "explanation",
+  "Interactions": "indices.interactions",
+  "QueryPlan": "fourier.spex",
+  "SparseFourier": "fourier.sparse",
+  "assess": "api",
+  "decode": "api",
+  "explain": "api",
+  "interactions": "indices.table",
+  "make_plan": "fourier.spex",
+}
 # Every file and folder beside this one.
 _ROOMS = frozenset(module.name for module in _pkgutil.iter_modules(__path__))
 
 
-def __getattr__(name: str) -> _Any:
-  """Loads a room when it is first named: some pull in plotting or training."""
+def __getattr__(name: str) -> _typing.Any:
+  """Loads a room, or a name of the face, when it is first named."""
   if name in _ROOMS:
     return _importlib.import_module(f"spex_jax.{name}")
+  if name in _FROM:
+    room = _importlib.import_module(f"spex_jax.{_FROM[name]}")
+    found = globals()[name] = getattr(room, name)
+    return found
   raise AttributeError(f"module 'spex_jax' has no attribute {name!r}")
 
 

@@ -19,6 +19,9 @@ asked twice, aside, to see whether the answers repeat.
           one value for each player and no sets, to compare with: what others
           compute, on masks of their own
 
+With `index="SV"` (or "BV") `auto` draws masks for that index, in pairs: better
+values of players, with standard errors, and no sets.
+
 `assess` judges an expansion that came from elsewhere, such as from gradients.
 
 Shapes: n players, B masks, T targets, K sets, D the largest order.
@@ -38,7 +41,7 @@ from spex_jax.explanation import Explanation
 from spex_jax.fourier import exact, sparse, spex
 from spex_jax.masks import ask as ask_lib
 from spex_jax.masks import packing, request, sampling
-from spex_jax.portfolio import additive, select, staged
+from spex_jax.portfolio import additive, aimed, select, staged
 from spex_jax.portfolio import budget as budget_lib
 from spex_jax.portfolio import samples as samples_lib
 from spex_jax.proxies import lime
@@ -64,6 +67,7 @@ def explain(
   units: str | None = None,
   progress: ask_lib.Progress | bool | None = None,
   target_faithfulness: float | None = None,
+  index: str | None = None,
   kernel_width: float = lime.WIDTH,
   cache: str | os.PathLike | None = None,
 ) -> Explanation:
@@ -101,6 +105,10 @@ def explain(
       was reached. None asks for the whole budget. Not for "spex", whose plan
       has one size, nor for methods with one value for each player; "exact"
       meets any.
+    index: "SV" or "BV": method="auto" draws masks for Shapley or Banzhaf
+      values alone (`portfolio.aimed`), 2 n + 2 of them or more, none held out,
+      and answers with them and standard errors. None looks for sets, of which
+      any index may be read afterwards.
     kernel_width: the kernel width of LIME, in cosine distance from the full
       mask.
     cache: path of a file that keeps the values of every batch and answers for
@@ -144,6 +152,7 @@ def explain(
     raise ValueError(
       f"{who} of one size; use target_faithfulness with method='auto'."
     )
+  index = aimed.checked(index, method, goal)
   kernel_width = request.positive("kernel_width", kernel_width)
   with contextlib.ExitStack() as stack:
     watch = kept = None
@@ -169,6 +178,7 @@ def explain(
       max_order=max_order,
       strict=strict,
       goal=goal,
+      index=index,
       kernel_width=kernel_width,
     )
     ends = ask.ends()
@@ -373,7 +383,7 @@ def assess(
   )
 
 
-def _asked(ask, key, method, *, max_order, strict, goal, kernel_width):
+def _asked(ask, key, method, *, max_order, strict, goal, index, kernel_width):
   """Asks what the method needs: the answer, samples to test it, R^2 or None."""
   test = score = None
   n, budget = ask.n, ask.budget
@@ -388,6 +398,8 @@ def _asked(ask, key, method, *, max_order, strict, goal, kernel_width):
     values = ask(masks)
     ask.repeat(masks, values, strict=strict)
     answer, score = _exact(values, max_order)
+  elif index is not None:
+    answer = aimed.ask_and_fit(ask, key, index, strict=strict)
   elif method == "exact":
     raise ValueError(
       f"exact asks all 2**{n} masks of up to {_MOST_EXACT} players; the "

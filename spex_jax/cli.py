@@ -31,6 +31,10 @@ GO_ON = os.EX_TEMPFAIL  # The same command goes on, later.
 def run() -> None:
   """Console entry."""
   arguments = sys.argv[1:]
+  if arguments and not _asks_for_help(arguments):
+    from spex_jax.jobs import compiled  # Slow to import.
+
+    compiled.keep()
   with contextlib.nullcontext() if "--debug" in arguments else _quiet():
     code = main(arguments)
     if code:
@@ -489,4 +493,5 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
   "sweep": _sweep,
   "serve": functools.partial(_plain, "serve"),
   "report": functools.partial(_plain, "report"),
+  "cache": functools.partial(_plain, "cache"),
 }

@@ -23,6 +23,7 @@ import contextlib
 import dataclasses
 import difflib
 import functools
+import inspect
 import math
 import numbers
 import operator
@@ -238,10 +239,12 @@ def checked(name: str, kind: Kind, value: Any) -> Any:
 
 @functools.cache
 def kinds(cls: type[Settings]) -> dict[str, Kind]:
-  """The kinds of a class's fields, by name."""
+  """The kinds of a class's fields, by name: its own, then its bases'."""
   hints = typing.get_type_hints(cls)
+  order = [inspect.get_annotations(base) for base in cls.__mro__]
+  depth = lambda own: [own.name in names for names in order].index(True)
   found = {}
-  for own in dataclasses.fields(cls):
+  for own in sorted(dataclasses.fields(cls), key=depth):
     limits = own.metadata.get("kind", {})
     found[own.name] = _kind(hints[own.name], **limits)
   return found

@@ -1,6 +1,7 @@
 """Tests of the public face: budgets, choices, and every kind of bad input."""
 
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,16 @@ def test_every_room_is_an_attribute():
     assert getattr(spex_jax, name).__name__ == f"spex_jax.{name}"
   with pytest.raises(AttributeError, match="no attribute 'rooms'"):
     _ = spex_jax.rooms
+
+
+def test_the_face_is_whole_and_typed():
+  assert {*spex_jax._FROM} == {*spex_jax.__all__}
+  for name in spex_jax.__all__:
+    assert getattr(spex_jax, name) is getattr(spex_jax, name)
+  source = pathlib.Path(spex_jax.__file__).read_text()
+  for name, room in spex_jax._FROM.items():  # Checkers read the imports.
+    line = rf"from spex_jax\.{room} import .*\b{name}\b"
+    assert re.search(line, source), name
 
 
 class TestSpex:

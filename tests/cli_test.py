@@ -406,6 +406,21 @@ def test_help(capsys):
   assert "no configuration 'x'" in wrong
 
 
+def test_help_and_version_load_neither_jax_nor_numpy():
+  """They are asked for often, and would wait for both."""
+  for word in ("--help", "--version"):
+    code = f"""
+import sys
+from spex_jax import cli
+assert cli.main([{word!r}]) == 0
+print(sorted({{"jax", "numpy", "scipy", "ml_collections"}} & {{*sys.modules}}))
+"""
+    done = subprocess.run(
+      [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_version(capsys):
   code, out, err = command.run(capsys, "--version")
   assert (code, err) == (0, "") and out == f"spex {spex_jax.__version__}\n"

@@ -8,6 +8,7 @@ import doctest
 import importlib
 import pathlib
 import re
+import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -248,6 +249,43 @@ def test_names_of_the_tables_are_known():
       if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
         room = rooms.get(node.value.id)
         assert room is None or hasattr(room, node.attr), call
+
+
+def _figures(text: str) -> set[str]:
+  """Numbers as they are written: .82, 1,024, -3.8."""
+  return set(re.findall(r"(?<![\w.,])-?(?:\d[\d,]*)?(?:\.?\d+)(?!\w)", text))
+
+
+def test_figures_of_papers_are_those_that_were_measured():
+  """Every number of ours stands in the page of what was measured."""
+  measured = (_DOCS.parent / "experiments" / "README.md").read_text()
+  page = (_DOCS / "papers.md").read_text()
+  seen = 0
+  for table in re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE):
+    rows = [
+      [cell.strip() for cell in line.strip("|").split("|")]
+      for line in table.splitlines()
+    ]
+    (here,) = (k for k, name in enumerate(rows[0]) if name[:4] == "here")
+    for row in rows[2:]:
+      assert len(row) == len(rows[0]), row
+      assert _figures(row[here]) <= _figures(measured), row
+      seen += len(_figures(row[here]))
+  assert seen > 100
+
+
+def test_commits_of_papers_are_there():
+  root = _DOCS.parent
+  ask = lambda *words, **more: subprocess.run(
+    ["git", *words], cwd=root, capture_output=True, text=True, **more
+  )
+  if ask("rev-parse", "--is-shallow-repository").stdout.strip() != "false":
+    pytest.skip("the history is not here")
+  named = re.findall(r"\b[0-9a-f]{7}\b", (_DOCS / "papers.md").read_text())
+  named = {name for name in named if re.search(r"[a-f]", name)}
+  lines = "".join(f"{name}\n" for name in sorted(named))
+  done = ask("cat-file", "--batch-check", input=lines)
+  assert len(named) > 20 and "missing" not in done.stdout, done.stdout
 
 
 def test_results_that_show_themselves_are_those_that_are_listed():

@@ -10,6 +10,9 @@ import subprocess
 import sys
 
 import pytest
+import yaml
+
+import spex_jax
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _LOCKS = (
@@ -111,6 +114,36 @@ def test_every_import_is_required():
   others = imported - sys.stdlib_module_names - {"spex_jax"} - _OPTIONAL
   packages = {_PACKAGE_OF.get(name, name).replace("_", "-") for name in others}
   assert packages <= _required("options", "install_requires")
+
+
+def test_what_is_cited_is_this_version_and_its_papers():
+  cited = yaml.safe_load((_ROOT / "CITATION.cff").read_text())
+  assert cited["cff-version"] == "1.2.0" and cited["authors"]
+  assert cited["version"] == spex_jax.__version__
+  day = cited["date-released"]
+  changes = (_ROOT / "CHANGELOG.md").read_text()
+  assert f"## [{cited['version']}] - {day}\n" in changes
+  papers = (_ROOT / "docs" / "papers.md").read_text()
+  named = {*re.findall(r"arXiv (\d{4}\.\d{5})", papers)}
+  assert named == {each["url"][-10:] for each in cited["references"]}
+  for each in cited["references"]:
+    assert each["title"] and each["authors"]
+    (own,) = each["identifiers"]
+    assert own["value"] == f"arXiv:{each['url'][-10:]}"
+
+
+def test_what_is_said_of_versions_is_so():
+  text = (_ROOT / "docs" / "versions.md").read_text()
+  config = configparser.ConfigParser()
+  config.read(_ROOT / "setup.cfg")
+  lowest = re.search(r"jax>=(\S+)", config["options"]["install_requires"])
+  pythons = re.findall(r"Python :: (3\.\d+)", config["metadata"]["classifiers"])
+  locked = [own[1] for own in _pins("requirements.lock") if own[0] == "jax"]
+  newest = max(locked, key=lambda version: [*map(int, version.split("."))])
+  assert lowest is not None
+  assert f"| jax | {lowest[1]} | {newest} |" in text
+  assert f"| Python | {pythons[0]} | {pythons[-1]} |" in text
+  assert all(version in text for version in locked)
 
 
 def _copied(folder):

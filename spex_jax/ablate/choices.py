@@ -16,13 +16,18 @@ import jax
 NAME = "spex_batches.json"
 
 
-def default() -> pathlib.Path:
-  """Beside JAX's compiled programs, or in the user's cache."""
-  folder = jax.config.values.get("jax_compilation_cache_dir")
-  if folder and "://" not in folder:
-    return pathlib.Path(folder) / NAME
+def folder() -> pathlib.Path:
+  """Of JAX's compiled programs, or in the user's cache."""
+  own = jax.config.values.get("jax_compilation_cache_dir")
+  if own and "://" not in own:
+    return pathlib.Path(own)
   root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-  return pathlib.Path(root) / "spex_jax" / NAME
+  return pathlib.Path(root) / "spex_jax"
+
+
+def default() -> pathlib.Path:
+  """The file in `folder`."""
+  return folder() / NAME
 
 
 def read(path: pathlib.Path, fingerprint: str) -> tuple[int, int] | None:

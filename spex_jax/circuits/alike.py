@@ -14,9 +14,12 @@ other heads, drawn at random, and a claim stands only above these (functional
 interchangeability, arXiv 2603.20101; there outputs are swapped as they are).
 
 What a head gathers is `attn.z`, before its projection. The other head's output
-is that of the clean run, so that it may lie in any layer.
+is that of the clean run, so that it may lie in any layer. Of edges that leave a
+head, these alone carry what it would write with the other's output; all other
+readers see what it writes.
 
-Shapes: N prompts, B of a batch, P positions, S swaps, H heads, h head width.
+Shapes: N prompts, B of a batch, P positions, S swaps, H heads, h head width, R
+rows of a reader, W' writers before it.
 """
 
 import dataclasses
@@ -29,6 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import judged as judged_lib
 from spex_jax.circuits import many, metrics, runs
 from spex_jax.circuits import pairs as pairs_lib
@@ -79,6 +83,7 @@ def interchange(
   claims: Sequence[tuple[Head, Head]],
   metric: metrics.Metric,
   *,
+  edges: Sequence[Sequence[graph_lib.Edge]] | None = None,
   random: int = 5,
   ridge: float = 1e-3,
   seed: int = 0,
@@ -94,6 +99,8 @@ def interchange(
     judged: others, on which the metric is read.
     claims: (place, by), heads as (layer, head).
     metric: of the answers.
+    edges: of every claim, edges that leave the place: only through these the
+      swap is seen; through all where this is None.
     random: other heads in each place, for the control.
     ridge: of the map, in the mean square of what is mapped.
     seed: of the control.
@@ -106,7 +113,7 @@ def interchange(
   Raises:
     ValueError: no claim, a head that there is not, one in its own place, a
       place whose mean does for the metric what it does itself: nothing to keep;
-      pairs that the model cannot read.
+      edges that leave another place, or none; pairs that the model cannot read.
   """
   config = net.config
   every = [
@@ -118,6 +125,7 @@ def interchange(
   metrics.check(metric, config.vocab_size)
   for pairs in (fitted, judged):
     pairs.check(config.vocab_size, config.max_positions)
+  cut = {} if edges is None else _cut(net, claims, edges, 1 + random)
   model = sites.Model(net)
   maps, means = _maps(model, params, fitted, swaps, ridge, size)
   place = np.array(
@@ -130,11 +138,12 @@ def interchange(
     "by": np.concatenate([by, by]),
     "kernel": np.concatenate([maps[0], np.zeros_like(maps[0])]),
     "bias": np.concatenate([maps[1], means]),
+    "cut": {name: np.concatenate([x, x]) for name, x in cut.items()},
   }
   size = runs.batch_size(judged) if size is None else size
   at_once = at_once or many.at_once(size * judged.clean.shape[1], plain=True)
   count = len(rows["place"])
-  rows = {name: many.padded(x, 0, at_once) for name, x in rows.items()}
+  rows = jax.tree.map(lambda x: many.padded(x, 0, at_once), rows)
   found, clean, errors = [], [], 0.0
   for batch in runs.batches(judged, size):
     values, whole, error = _swapped(
@@ -194,6 +203,24 @@ def _swaps(claims, every, random, rng) -> list[tuple[Head, Head]]:
     found.append((tuple(place), tuple(by)))
     found += [(tuple(place), others[k]) for k in drawn]
   return found
+
+
+def _cut(net, claims, edges, each) -> dict[str, np.ndarray]:
+  """Edges as `sites.Edits.cut` has them, of all swaps: `[S, R, W']`."""
+  graph, found = graph_lib.Graph.of(net), {}
+  if len(edges) != len(claims) or not all(map(len, edges)):
+    raise ValueError("edges: as many sets as claims, none of them empty.")
+  for k, (((layer, head), _), own) in enumerate(zip(claims, edges)):
+    for edge in own:
+      graph.index(edge)  # Raises for what is no edge.
+      writer, reader, row = edge
+      if writer != (place := f"blocks.{layer}.heads.{head}"):
+        raise ValueError(f"The edge {edge} does not leave {place}.")
+      if reader not in found:
+        shape = (len(claims), *net.readers[reader])
+        found[reader] = np.zeros(shape, np.float32)
+      found[reader][k, row, graph.writers.index(writer)] = 1
+  return {name: np.repeat(x, each, axis=0) for name, x in found.items()}
 
 
 def _maps(model, params, pairs, swaps, ridge, size):
@@ -270,6 +297,11 @@ def _swapped(model, metric, at_once, params, batch, rows, count):
       where = jnp.arange(heads) + layer * heads == row["place"]
       replace[name] = where[None, None, :, None], value
     edits = sites.Edits(replace=replace)
+    if row["cut"]:
+      ids = jnp.asarray(batch.clean)
+      ref = net.contributions(params, edits, input_ids=ids)
+      cut = {n: x.astype(ref.dtype)[None, None] for n, x in row["cut"].items()}
+      edits = sites.Edits(cut=cut, ref=ref)
     return runs.measured(net, params, metric, batch, logits, edits)
 
   def off(row):

@@ -29,6 +29,15 @@ def at_once(tokens: int, plain: bool = False) -> int:
   return max(1, room // tokens)
 
 
+def even(count: int, at_once: int) -> int:
+  """Of at most so many at once, how many leave the least of a last step idle.
+
+  A multiple of four, where that is fewer: each number is a program of its own.
+  """
+  steps = -(-count // at_once)
+  return min(at_once, -(-count // (4 * steps)) * 4)
+
+
 def padded(rows: np.ndarray, size: int, multiple: int) -> np.ndarray:
   """Rows `[C, ...]`, filled up by the last one for `mapped`.
 

@@ -154,6 +154,7 @@ def patch(
     fixed = ablations.stand_ins(net, params, pairs, source, size=size)
   model, found, ends = sites.Model(net), [], []
   count = np.indices((len(chosen), len(places))).reshape(2, -1)
+  at_once = many.even(min(count.shape[1], _ROWS), at_once)
   for number, batch in enumerate(runs.batches(pairs, size)):
     state = _begun(
       model, metric, plan, direction == "noise", params, batch, fixed
@@ -324,39 +325,62 @@ def _begun(model, metric, plan, on_clean, params, batch, fixed):
   """What senders share: the run, how writers would change, and both ends."""
   net = model.net
   chex.assert_equal_shape([batch.clean, batch.corrupted])
-  names = [*net.writer_sites, "final_norm.in"]
+  names = ["embed", "final_norm.in"]
   names += [one for both in sums(net) for one in both]
   if plan.start < net.config.num_blocks:
     names.append(f"blocks.{plan.start}.resid_pre")
   if plan.norms:
     names += [one[0] for one in _norms(net).values()]
+  # What the logits read comes from its own position alone.
+  at = jnp.asarray(batch.last)[:, None]
+  few = (lambda x: sites.take(x, at)) if plan.to_logits else (lambda x: x)
   ids = batch.clean if on_clean else batch.corrupted
   other = batch.corrupted if on_clean else batch.clean
-  out = net.apply(
-    params, capture=tuple(dict.fromkeys(names)), input_ids=jnp.asarray(ids)
-  ).activations
-  z = edges.stacked([out[site] for site in net.writer_sites])
+  out, z = _written(net, params, ids, names, few)
   ref = fixed
   if fixed is None:
-    ref = net.contributions(params, input_ids=jnp.asarray(other))
+    _, ref = _written(net, params, other, [], few)
+  elif fixed.shape[1] > 1:
+    ref = few(jnp.broadcast_to(fixed, (len(ids), *fixed.shape[1:])))
   change = ref - z
-  clean = runs.logits(net, params, batch)
   inputs = runs.inputs(batch, corrupted=not on_clean)
-  at_end = lambda x: runs.read(
-    metric,
-    net.resume(params, net.config.num_blocks, x, **inputs).logits[:, 0],
-    clean,
-    batch,
-  )
-  last = out["final_norm.in"]
-  ends = at_end(last), at_end(last + change.sum(axis=2))
-  heads = {s for s in net.writer_sites if ablations.holds_heads(s)}
-  kept = {site: x for site, x in out.items() if site not in heads}
-  if plan.to_logits:  # What is read comes from its own position alone.
-    at = jnp.asarray(batch.last)[:, None]
-    kept = {site: sites.take(x, at) for site, x in kept.items()}
-    change = sites.take(change, at)
-  return {"out": kept, "change": change, "clean": clean, "end": ends}
+  ending = lambda x: net.resume(
+    params, net.config.num_blocks, x, **inputs
+  ).logits[:, 0]
+  last, total = out["final_norm.in"], change.sum(axis=2)
+  if plan.to_logits:
+    inputs = {"input_ids": jnp.take_along_axis(jnp.asarray(ids), at, axis=1)}
+  unpatched = ending(last)
+  clean = unpatched if on_clean else runs.logits(net, params, batch)
+  ends = [
+    runs.read(metric, logits, clean, batch)
+    for logits in (unpatched, ending(last + total))
+  ]
+  return {"out": out, "change": change, "clean": clean, "end": ends}
+
+
+class _Writing(sites.Tap):
+  """A tap that keeps what writers write, of few positions."""
+
+  def __init__(self, captured, few):
+    super().__init__(captured=frozenset(captured))
+    self._few = few
+    self.wrote: list[jax.Array] = []
+
+  splits = True  # Heads are told apart.
+
+  def write(self, z):
+    z = z.at(self._few).each if isinstance(z, edges.Heads) else self._few(z)
+    self.wrote.append(z)
+
+
+def _written(net, params, ids, captured, few):
+  """Of some sites, and of all writers `[B, P, W, d]`, few positions."""
+  tap = _Writing(captured, few)
+  forward: Any = net.module.apply
+  forward({"params": params}, tap, input_ids=jnp.asarray(ids))
+  found = {site: few(x) for site, x in tap.activations.items()}
+  return found, jnp.concatenate(tap.wrote, axis=2)
 
 
 @functools.partial(

@@ -2,25 +2,27 @@
 
 Under removal a mask is the run of its kept tokens alone. In the order of these
 tokens masks are a trie: two that keep the same first sources have the same keys
-and values there. Kept tokens are run in blocks of Q behind a cache, each
-distinct block once for all rows that begin with it, and of a row only as many
-blocks as it has: nothing is padded to the whole prompt. The last tokens, the
-response and at most Q - 1 before it, are run for each row by itself.
+and values there. The tokens of the trie are run depth first, Q at a time, each
+once for all rows that begin with it. Behind a cache that holds the path to the
+first of them, each sees the path and those of the Q that it follows; then those
+on the path to the next token take their places in the cache. Nothing is padded
+but the last Q of a call, and no cache but that of one path is held, so that any
+number of masks share.
+
+What stands before the logits is kept until a row has all of its response; then
+the logits of some rows are computed at once.
 
 Values are those of the whole rows, but for the order of sums in float32.
 
-Memory: caches of G rows, S slots each, and what a program of M rows needs
-beside; more rows are run in groups of G, and share within their group.
-
-Shapes: n sources, P tokens of the prompt and response, B masks, G caches, M
-rows of a program, Q tokens of a block, S slots, L tokens of the response.
+Shapes: n sources, P tokens of the prompt and response, B masks, Q tokens of a
+step, S slots of a path, L tokens of the response, E rows of logits, M rows that
+are held, d width.
 """
 
 import dataclasses
 import functools
-import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import chex
@@ -37,36 +39,40 @@ from spex_jax.ablate import (
   repeats,
 )
 from spex_jax.ablate import text as text_lib
-from spex_jax.models import attention, generate, sites, transformer
+from spex_jax.models import attention, generate, rope, sites, transformer
 from spex_jax.models import tokens as tokens_lib
 
-# Q and M. Short blocks share more; few rows, as first blocks are few;
-# so many tokens that a program on a CPU, of 64, is not spent on reading the
-# parameters. A program copies the caches of its rows, so behind long ones it is
-# one row: a token of SmolLM2-135M takes 5.8 ms of a core behind 1,120 slots by
-# 1 x 64, 7.8 by 2 x 32 and 8.5 by 4 x 16, and 6.9 in a whole row.
-_BLOCK, _ROWS = 16, 32
-_CPU_TOKENS, _CPU_LONG = 64, 512
-_CPU_LIMIT = 1 << 30  # Bytes of caches.
+# Q: so many that a step is not spent on reading the parameters. On two cores
+# a token of SmolLM2-135M takes MEASURED
+_BLOCK, _CPU_BLOCK = 1024, 128
+_SLOTS = 128  # A path's are a multiple of it, so that prompts share programs.
+_CPU_LIMIT = 1 << 30  # Bytes of a cache.
 _SHARE = 0.5  # Elsewhere of what is free: programs need memory beside.
 Score = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def fits(net: sites.Network, whole: text_lib.Prompt, count: int) -> bool:
-  """Whether the rows of a prompt can be run behind caches.
+  """Whether the rows of a prompt can be run behind a cache.
 
-  Of a causal model whose positions hold the padding of the last block, where a
+  Of a causal model whose angles do not depend on the length of a text, where a
   token that nobody owns stands before the response.
   """
   if not isinstance(net.module, transformer.Decoder):
     return False
   free = whole.players.owner[:-count] == whole.n
-  room = _slots(whole, count, _block(whole)) <= net.config.max_positions
-  return bool(free.any()) and room
+  room = whole.num_tokens <= net.config.max_positions
+  slots = _slots(whole) + _block()
+  kept = not any(
+    isinstance(each, rope.Rope)
+    and each.by_length
+    and slots > each.original_positions
+    for each in (net.config.rotary, net.config.local_rotary)
+  )
+  return bool(free.any()) and room and kept
 
 
 def limit_of(memory_limit: int | None) -> int:
-  """Bytes that caches may take: those given, or what this machine has."""
+  """Bytes that a cache may take: those given, or what this machine has."""
   devices = jax.devices()[:1]
   if memory_limit is None and devices[0].platform != "cpu":
     free = batching.memory_limit(devices)
@@ -74,11 +80,9 @@ def limit_of(memory_limit: int | None) -> int:
   return _CPU_LIMIT if memory_limit is None else memory_limit
 
 
-def cache_bytes(
-  net: sites.Network, whole: text_lib.Prompt, count: int, dtype: Any
-) -> int:
-  """Of one row, where blocks have the size that they have by default."""
-  slots = _slots(whole, count, _block(whole))
+def cache_bytes(net: sites.Network, whole: text_lib.Prompt, dtype: Any) -> int:
+  """Of the one that is held, where steps have the size of their default."""
+  slots = _slots(whole) + _block()
   return _bytes(lambda: generate.empty_caches(net.config, 1, slots, dtype))
 
 
@@ -90,7 +94,6 @@ def evaluator(
   *,
   params: Any,
   tokenizer: tokens_lib.Tokenizer,
-  budget: int,
   batch_size: int | None = None,
   block: int | None = None,
   dtype: Any = None,
@@ -104,48 +107,41 @@ def evaluator(
     net: a causal language model for which `fits`.
     whole: tokens of prompt and response, and the source of each.
     count: tokens of the response, at the end.
-    score: logits `[M, L, V]` and tokens int `[M, L]` to `[M, T]`.
+    score: logits `[E, L, V]` and tokens `[E, L]` to `[E, T]`.
     params: the parameters of the network.
     tokenizer: the tokenizer of the model.
-    budget: how many masks will be asked: no more caches are held.
-    batch_size: rows of a program, M; None for 32, on a CPU as many as make 64
-      tokens.
-    block: tokens of a block, Q; None for 16, on a CPU for 64 where there are
-      more than 512.
+    batch_size: rows whose logits are computed at once, E; by default as many
+      as have Q tokens of responses.
+    block: tokens of a step, Q; None for 1,024, on a CPU for 128.
     dtype: that floating parameters are cast to; None leaves them.
-    memory_limit: bytes of the caches; by default half of what an accelerator
+    memory_limit: bytes of the cache; by default half of what an accelerator
       has free, 1 GiB on a CPU.
     remember_bytes: as for `evaluate.compiled`.
-    progress: called after each group.
+    progress: called after each E rows.
 
   Returns:
     An evaluator, bool `[B, n]` to float64 `[B, T]`, whose `stats` say the
     memory once it is prepared.
 
   Raises:
-    MemoryError: not even one cache and those of a program fit the limit.
+    MemoryError: the cache exceeds the limit.
     ValueError: see `absent.inputs`.
   """
-  block = block or _block(whole)
-  rows = batch_size or (max(1, _CPU_TOKENS // block) if _on_cpu() else _ROWS)
+  block = block or _block()
   floating = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
   params = jax.tree.map(
     lambda x: jnp.asarray(x, dtype if floating(x) else None), params
   )
   sizes = _Sizes(
-    sites.Model(net), score, count, block, min(rows, budget), 1,
-    _slots(whole, count, block), jax.tree.leaves(params)[0].dtype,
+    sites.Model(net), score, count, block, batch_size or -(-block // count),
+    _slots(whole), jax.tree.leaves(params)[0].dtype,
   )  # fmt: skip
-  one = _bytes(sizes.caches)
-  limit = limit_of(memory_limit)
-  if limit < one:
+  need, limit = _bytes(sizes.caches), limit_of(memory_limit)
+  if limit < need:
     raise MemoryError(
-      f"A cache of {sizes.slots} tokens takes {one:,} bytes, and {limit:,} are "
-      "allowed: raise memory_limit, or leave sources out."
+      f"A cache of {sizes.slots + block} tokens takes {need:,} bytes, and "
+      f"{limit:,} are allowed: raise memory_limit, or leave sources out."
     )
-  # Groups of one size: a last one of few rows would share little.
-  groups = -(-budget // min(limit // one, budget))
-  sizes = dataclasses.replace(sizes, group=-(-budget // groups))
   trie = _Trie(whole, tokenizer, sizes, params)
   stores = [repeats.Recent(remember_bytes)] if remember_bytes else []
 
@@ -155,13 +151,13 @@ def evaluator(
       stats.memory_bytes = trie.run.memory_bytes
       stats.compile_seconds += time.perf_counter() - begin
       stats.device = f"1 x {jax.devices()[0].device_kind}"
-      stats.batch_shape = (sizes.group, whole.n)
-      stats.device_batch, stats.microbatch = sizes.group, sizes.rows
+      stats.batch_shape = (sizes.rows, whole.n)
+      stats.device_batch, stats.microbatch = sizes.rows, sizes.rows
 
   def run(found: answers.Answers, stats: evaluate.Stats) -> None:
     prepare(stats)
     begin = time.perf_counter()
-    for which, values in trie.groups(found.masks):
+    for which, values in trie.values(found.masks):
       found.add(values, which)
       stats.batches += 1
     stats.run_seconds += time.perf_counter() - begin
@@ -175,26 +171,35 @@ def evaluator(
 class _Sizes:
   """What decides two programs; one prompt's are another's of these sizes."""
 
-  held: sites.Model
+  model: sites.Model
   score: Score
   count: int  # L.
   block: int  # Q.
-  rows: int  # M.
-  group: int  # G.
+  rows: int  # E.
   slots: int  # S.
   dtype: Any
+
+  @property
+  def held(self) -> int:
+    """M: a step ends at most Q / L + 1 rows, and E are waited for."""
+    return self.rows + self.block // self.count + 2
 
   def caches(self) -> tuple[attention.Cache, ...]:
     """Of zeros, an array each, so that they can be given away."""
     made = generate.empty_caches(
-      self.held.net.config, self.group, self.slots, self.dtype
+      self.model.net.config, 1, self.slots + self.block, self.dtype
     )
     return jax.tree.map(jnp.zeros_like, made)
+
+  def ends(self) -> jax.Array:
+    """What stands before the logits of M rows: `[M L, d]`, zeros."""
+    width = self.model.net.config.width
+    return jnp.zeros((self.held * self.count, width), self.dtype)
 
 
 class _Programs(NamedTuple):
   step: Callable[..., Any]
-  end: Callable[..., jax.Array]
+  read: Callable[..., jax.Array]
   memory_bytes: int | None
 
 
@@ -209,81 +214,95 @@ def _programs(sizes: _Sizes, params: Any) -> _Programs:
   if key not in _compiled:
     if len(_compiled) >= _MOST_COMPILED:
       _compiled.pop(next(iter(_compiled)))
-    caches = jax.eval_shape(sizes.caches)
+    caches, ends = jax.eval_shape(sizes.caches), jax.eval_shape(sizes.ends)
     of = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)
-    m, last = sizes.rows, sizes.count + sizes.block
-    step, end = (
-      jax.jit(functools.partial(_step, sizes), donate_argnums=1)
-      .lower(params, caches, of(m), of(m, sizes.block), of(), of(sizes.group))
+    q, e = sizes.block, sizes.rows
+    sees = jax.ShapeDtypeStruct((q, sizes.slots + q), jnp.bool_)
+    step, read = (
+      jax.jit(functools.partial(_step, sizes), donate_argnums=(1, 2))
+      .lower(params, caches, ends, of(q), of(q), sees, of(q), of(q), of())
       .compile(),
-      jax.jit(functools.partial(_end, sizes))
-      .lower(params, caches, of(m), of(m, last), of(m), of(m))
+      jax.jit(functools.partial(_read, sizes))
+      .lower(params, ends, of(e), of(sizes.count))
       .compile(),
     )
-    memory = [program.memory(each, 1) for each in (step, end)]
+    memory = [program.memory(each, 1) for each in (step, read)]
     most = max((each for each in memory if each is not None), default=None)
-    _compiled[key] = _Programs(step, end, most)
+    _compiled[key] = _Programs(step, read, most)
   return _compiled[key]
 
 
-def _step(sizes, params, caches, rows, ids, start, takes):
-  """Runs a block of some rows, and gives its keys and values to all theirs.
+def _step(
+  sizes, params, caches, ends, ids, places, sees, goes, path, start
+):  # fmt: skip
+  """Runs Q tokens of the trie.
 
   Args:
     sizes: static.
     params: the parameters of the network.
-    caches: the caches of G rows.
-    rows: int `[M]`, whose caches the block stands behind.
-    ids: int `[M, Q]`.
-    start: int `[]`, its first slot.
-    takes: int `[G]`, which of the M each row begins with; M for none.
+    caches: the path before the first of them, in slots 0..S-1.
+    ends: what stands before the logits of the last rows, `[M L, d]`.
+    ids: int `[Q]`.
+    places: int `[Q]`, how deep each stands.
+    sees: bool `[Q, S + Q]`, the slots and the tokens of these that each sees.
+    goes: int `[Q]`, where in `ends` each is kept; M L for nowhere.
+    path: int `[Q]`, the tokens of these that are on the path to the next one,
+      padded behind.
+    start: int `[]`, the slot of the first of them.
   """
-  chex.assert_shape([rows, ids], [(sizes.rows,), (sizes.rows, sizes.block)])
-  chex.assert_shape(takes, (sizes.group,))
-  behind = jax.tree.map(lambda x: x[rows], caches)
-  starts = jnp.broadcast_to(start, rows.shape)
-  # Its logits are not asked for, so they are not computed.
-  new = generate.extend(
-    sizes.held.net, params, ids, starts, behind, logits_at=jnp.zeros_like(rows)
-  ).caches
-  cut = lambda x: jax.lax.dynamic_slice_in_dim(x, start, sizes.block, axis=1)
-  mine = (takes < sizes.rows)[:, None, None, None]
+  chex.assert_shape([ids, places, goes, path], (sizes.block,))
+  chex.assert_shape(sees, (sizes.block, sizes.slots + sizes.block))
+  out = generate.extend(
+    sizes.model.net, params, ids[None], sizes.slots, caches,
+    attention_mask=sees[None], position_ids=places[None],
+    capture=("final_norm.in",),
+  )  # fmt: skip
 
-  def put(old, made):
-    theirs = cut(made)[jnp.minimum(takes, sizes.rows - 1)]
-    found = jnp.where(mine, theirs, cut(old))
-    return jax.lax.dynamic_update_slice_in_dim(old, found, start, axis=1)
+  def follow(cache):
+    new = jnp.take(cache, sizes.slots + path, axis=1)
+    return jax.lax.dynamic_update_slice_in_dim(cache, new, start, axis=1)
 
-  return jax.tree.map(put, caches, new)
+  found = out.activations["final_norm.in"][0]
+  ends = ends.at[goes].set(found.astype(ends.dtype), mode="drop")
+  return jax.tree.map(follow, out.caches), ends
 
 
-def _end(sizes, params, caches, rows, ids, starts, lengths):
-  """What is read of the last tokens of some rows: `[M, T]`.
+def _read(sizes, params, ends, rows, response):
+  """What is read of some rows: `[E, T]`.
 
   Args:
     sizes: static.
     params: the parameters of the network.
-    caches: the caches of G rows.
-    rows: int `[M]`.
-    ids: int `[M, L + Q]`, padded behind.
-    starts: int `[M]`, slots.
-    lengths: int `[M]`, of the tokens.
+    ends: `[M L, d]`.
+    rows: int `[E]`, of the M.
+    response: int `[L]`.
   """
-  chex.assert_shape(ids, (sizes.rows, sizes.count + sizes.block))
-  behind = jax.tree.map(lambda x: x[rows], caches)
-  at = lengths[:, None] + jnp.arange(-sizes.count - 1, 0)[None]
-  logits = generate.extend(
-    sizes.held.net, params, ids, starts, behind, logits_at=at[:, :-1]
-  ).logits
-  return sizes.score(logits, jnp.take_along_axis(ids, at[:, 1:], axis=1))
+  chex.assert_shape([rows, response], [(sizes.rows,), (sizes.count,)])
+  net = sizes.model.net
+  x = ends.reshape(sizes.held, sizes.count, -1)[rows]
+  words = jnp.broadcast_to(response, x.shape[:2])
+  last = net.config.num_blocks
+  return sizes.score(net.resume(params, last, x, input_ids=words).logits, words)
+
+
+class _Step(NamedTuple):
+  """What `_step` is told of Q tokens, and how many rows they complete."""
+
+  ids: np.ndarray
+  places: np.ndarray
+  sees: np.ndarray
+  goes: np.ndarray
+  path: np.ndarray
+  start: np.int32
+  done: int
 
 
 class _Trie:
-  """The plan of a prompt: which rows run which blocks."""
+  """The rows of a prompt, as steps."""
 
   def __init__(self, whole, tokenizer, sizes, params):
     self.sizes, self.params = sizes, params
-    self.ids = whole.encoding.ids
+    self.ids = np.asarray(whole.encoding.ids, np.int32)
     see = absent.inputs(whole, tokenizer, "remove")
     self._places = jax.jit(jax.vmap(see.places))
     self._run: _Programs | None = None
@@ -294,21 +313,28 @@ class _Trie:
       self._run = _programs(self.sizes, self.params)
     return self._run
 
-  def groups(self, masks):
-    """Rows of masks, ascending, and their values, group after group."""
-    kept = self._kept(masks)
-    order = sorted(range(len(masks)), key=lambda row: kept[row].tobytes())
-    kept = kept[order]
-    caches = self.sizes.caches()  # What a group leaves is overwritten.
-    for start in range(0, len(order), self.sizes.group):
-      own = [
-        np.flatnonzero(row) for row in kept[start : start + self.sizes.group]
-      ]
-      caches = self._blocks(caches, own)
-      values = self._ends(caches, own)
-      which = np.array(order[start : start + self.sizes.group])
-      ascending = np.argsort(which)
-      yield which[ascending], values[ascending]
+  def values(self, masks):
+    """Rows of masks, and their values, some at a time."""
+    # Ascending, a row that ends comes before those that go on with a source:
+    # so the tokens before a response are computed with it.
+    kept, which = np.unique(self._kept(masks), axis=0, return_inverse=True)
+    order = np.argsort(which.ravel(), kind="stable")
+    bounds = np.searchsorted(which.ravel()[order], np.arange(len(kept) + 1))
+    caches, ends = self.sizes.caches(), self.sizes.ends()
+    response, done, told = self.ids[-self.sizes.count :], 0, 0
+    for step in self._steps(kept):
+      caches, ends = self.run.step(self.params, caches, ends, *step[:-1])
+      done += step.done
+      while done - told >= self.sizes.rows or told < done == len(kept):
+        rows = np.arange(told, min(told + self.sizes.rows, done))
+        some = np.resize(rows % self.sizes.held, self.sizes.rows)
+        found = np.asarray(
+          self.run.read(self.params, ends, some.astype(np.int32), response)
+        )
+        told += len(rows)
+        of = [order[bounds[row] : bounds[row + 1]] for row in rows]
+        back = np.repeat(np.arange(len(rows)), [len(each) for each in of])
+        yield np.concatenate(of), found[back]
 
   def _kept(self, masks):
     """The tokens that are left under each mask: bool `[B, P]`."""
@@ -316,75 +342,60 @@ class _Trie:
     padded = np.concatenate([masks, np.repeat(masks[:1], size - len(masks), 0)])
     return np.asarray(self._places(padded))[: len(masks)] < len(self.ids)
 
-  def _blocks(self, caches, own):
-    """Runs what stands before the ends of a group's rows."""
-    full = [self._full(tokens) for tokens in own]
-    shared = [0, *(_common(*pair) for pair in itertools.pairwise(own))]
-    for level in range(max(full)):
-      stop = (level + 1) * self.sizes.block
-      new: list[int] = []  # Rows that are the first with their block.
-      same = False  # Whether the last of them begins as this row does.
-      takes = np.full(self.sizes.group, -1)
-      for row in range(len(own)):
-        same &= shared[row] >= stop
-        if full[row] <= level:
-          continue
-        if not same:
-          new.append(row)
-          same = True
-        takes[row] = len(new) - 1
-      for first in range(0, len(new), self.sizes.rows):
-        some = np.array(new[first : first + self.sizes.rows])
-        ids = [
-          self.ids[own[row][stop - self.sizes.block : stop]] for row in some
-        ]
-        mine = takes - first
-        mine = np.where((mine < 0) | (mine >= len(some)), self.sizes.rows, mine)
-        caches = self.run.step(
-          self.params, caches, *self._padded(some, np.stack(ids)),
-          np.int32(stop - self.sizes.block), mine.astype(np.int32),
-        )  # fmt: skip
-    return caches
+  def _steps(self, kept) -> Iterator[_Step]:
+    """The tokens of the trie, depth first, Q at a time."""
+    sizes = self.sizes
+    node = np.zeros(0, np.int64)  # Of the last row, the number of each token.
+    before, total, room = np.zeros(0, np.int64), 0, sizes.block
+    step = self._empty()
+    for row, mask in enumerate(kept):
+      own = np.flatnonzero(mask)
+      shared = _common(before, own)
+      node = np.concatenate(
+        [node[:shared], total + np.arange(len(own) - shared)]
+      )
+      total, before, at = total + len(own) - shared, own, shared
+      read = len(own) - sizes.count - 1  # Its next token is the response's.
+      while at < len(own):
+        # A piece of this row, as long as there is room in the step.
+        first, begin = sizes.block - room, total - len(own) + at
+        stop = min(at + room, len(own))
+        here = slice(first, first + stop - at)
+        step.ids[here] = self.ids[own[at:stop]]
+        step.places[here] = np.arange(at, stop)
+        # The path in the cache is of the tokens before this step.
+        fork = int(np.searchsorted(node[:at], begin - first))
+        step.sees[here, :fork] = True
+        inside = node[fork:at] - (begin - first)
+        step.sees[here, sizes.slots + inside] = True
+        step.sees[here, sizes.slots + first :][:, : stop - at] = np.tri(
+          stop - at, dtype=bool
+        )
+        places = np.arange(max(at, read), min(stop, len(own) - 1))
+        slot = row % sizes.held * sizes.count
+        step.goes[first + places - at] = slot + places - read
+        room -= stop - at
+        at = stop
+        done = step.done + (at == len(own))
+        step = step._replace(done=done)
+        if not room or (row == len(kept) - 1 and at == len(own)):
+          # Those of this step that the next one stands behind.
+          path = node[fork:at] - (begin - first)
+          step.path[: len(path)] = path
+          yield step._replace(start=np.int32(fork))
+          step, room = self._empty(), sizes.block
 
-  def _ends(self, caches, own):
-    """Values of a group's rows: `[<= G, T]`."""
-    waiting = []
-    for first in range(0, len(own), self.sizes.rows):
-      some = np.arange(first, min(first + self.sizes.rows, len(own)))
-      starts = [self._full(own[row]) * self.sizes.block for row in some]
-      ends = [self.ids[own[row][start:]] for row, start in zip(some, starts)]
-      ids = np.zeros((len(some), self.sizes.count + self.sizes.block), np.int32)
-      for row, end in enumerate(ends):
-        ids[row, : len(end)] = end
-      lengths = np.array([len(end) for end in ends])
-      out = self.run.end(
-        self.params, caches,
-        *self._padded(some, ids, np.array(starts), lengths),
-      )  # fmt: skip
-      waiting.append((out, len(some)))
-    return np.concatenate([np.asarray(out)[:size] for out, size in waiting])
-
-  def _padded(self, *arrays):
-    """M rows of each, int32: the first one again behind them."""
-    size = self.sizes.rows - len(arrays[0])
-    return [
-      np.concatenate([x, np.repeat(x[:1], size, axis=0)]).astype(np.int32)
-      for x in arrays
-    ]
-
-  def _full(self, tokens):
-    """Blocks before the end of a row."""
-    return (len(tokens) - self.sizes.count - 1) // self.sizes.block
+  def _empty(self) -> _Step:
+    q, slots = self.sizes.block, self.sizes.slots
+    zeros = lambda: np.zeros(q, np.int32)
+    sees = np.zeros((q, slots + q), bool)
+    nowhere = np.full(q, self.sizes.held * self.sizes.count, np.int32)
+    return _Step(zeros(), zeros(), sees, nowhere, zeros(), np.int32(0), 0)
 
 
-def _on_cpu() -> bool:
-  return jax.devices()[0].platform == "cpu"
-
-
-def _block(whole: text_lib.Prompt) -> int:
-  """Tokens of a block, by default."""
-  is_long = _on_cpu() and whole.num_tokens > _CPU_LONG
-  return _CPU_TOKENS if is_long else _BLOCK
+def _block() -> int:
+  """Tokens of a step, by default."""
+  return _CPU_BLOCK if jax.devices()[0].platform == "cpu" else _BLOCK
 
 
 def _common(some: np.ndarray, other: np.ndarray) -> int:
@@ -399,11 +410,6 @@ def _bytes(caches) -> int:
   return sum(x.size * x.dtype.itemsize for x in shapes)
 
 
-def _slots(whole: text_lib.Prompt, count: int, block: int) -> int:
-  """Of a cache that takes all tokens and the padding of the end.
-
-  Rounded up to two blocks, so that prompts share programs.
-  """
-  full = (whole.num_tokens - count - 1) // block
-  need = (full + 1) * block + count
-  return -(-need // (2 * block)) * 2 * block
+def _slots(whole: text_lib.Prompt) -> int:
+  """Of a path, which has all tokens at most."""
+  return -(-whole.num_tokens // _SLOTS) * _SLOTS

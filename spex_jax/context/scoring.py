@@ -245,14 +245,14 @@ def scorer(
     reuse = can and whole.num_tokens >= _LONG and {*given} <= _OF_REUSE
     reuse = reuse and jax.device_count() == 1  # It uses no more.
     dtype = given.get("dtype") or jax.tree.leaves(params)[0].dtype
-    if reuse:  # Else whole rows, which need no caches.
-      one = reuse_lib.cache_bytes(net, whole, count, dtype)
+    if reuse:  # Else whole rows, which need no cache.
+      one = reuse_lib.cache_bytes(net, whole, dtype)
       reuse = one <= reuse_lib.limit_of(given.get("memory_limit"))
-  # The evaluator: caches of sources, a shared prefix, or whole rows.
+  # The evaluator: a cache of sources, a shared prefix, or whole rows.
   if reuse:
     run = reuse_lib.evaluator(
       net, whole, count, odds_and_margins, params=params,
-      tokenizer=tokenizer, budget=budget, **given,
+      tokenizer=tokenizer, **given,
     )  # fmt: skip
   elif owned.argmax() >= _SHARED:
     run = prefix.evaluator(

@@ -21,8 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax.fourier import regress
+from spex_jax.masks import padding
 
-_SAMPLES = 1024  # Samples of one product; bounds the columns held at once.
+_SAMPLES = 256  # Samples of one product; bounds the columns held at once.
+_LEAST_PADDED = 1024  # Samples: fewer are padded to it, more to powers of 2.
 _FALSE_SETS = 0.1  # Expected false sets of one order in one scan.
 _CANDIDATES = 128  # Sets of one scan that are looked at together.
 _SCANS = 20  # At most, of one support.
@@ -55,6 +57,9 @@ def scan(
 ) -> tuple[jax.Array, jax.Array]:
   """Scores sets of order 1 up to `order`. Batched over sets by products.
 
+  Padding by zeros (`masks.padding`) costs next to nothing but in n: rows that
+  are all padding are not multiplied.
+
   Args:
     signs: float32 `[B, n]`, s = 1 - 2 m.
     residual: float32 `[B]`.
@@ -63,12 +68,13 @@ def scan(
   Returns:
     int32 `[J, 4]` sets, padded with n: every player, every pair, and for
     every pair (i, j) its best completion by later players; and `[J]` their
-    mean products with the residual.
+    mean products with the residual, 0 with a player that is padding.
   """
   chex.assert_rank(signs, 2)
   chex.assert_shape(residual, signs.shape[:1])
   chex.assert_type([signs, residual], float)
-  num_masks, n = signs.shape
+  n = signs.shape[1]
+  num_masks = jnp.abs(signs[:, 0]).sum()
   singles = residual @ signs / num_masks
   found = [(_padded(n, np.arange(n)[:, None]), singles)]
   if order >= 2:
@@ -76,17 +82,18 @@ def scan(
     gram = (signs * residual[:, None]).T @ signs / num_masks
     found.append((_padded(n, pairs), gram[pairs[:, 0], pairs[:, 1]]))
   if order >= 3 and n >= 3:
-    found += _scan_completions(signs, residual, order)
+    found += _scan_completions(signs, residual, order, num_masks)
   players, scores = zip(*found)
   return jnp.concatenate(players), jnp.concatenate(scores)
 
 
-def _scan_completions(signs, residual, order):
-  num_masks, n = signs.shape
-  chunk = min(_SAMPLES, num_masks)
-  pad = -num_masks % chunk
+def _scan_completions(signs, residual, order, num_masks):
+  size, n = signs.shape
+  chunk = min(_SAMPLES, size)
+  pad = -size % chunk
   signs_in = jnp.pad(signs, ((0, pad), (0, 0))).reshape(-1, chunk, n)
   residual_in = jnp.pad(residual, (0, pad)).reshape(-1, chunk)
+  num_chunks = jnp.ceil(num_masks / chunk).astype(jnp.int32)
   width = -(-n // max(8, n // 16))
   found = []
   for first in range(1, n - 1, width):
@@ -97,15 +104,14 @@ def _scan_completions(signs, residual, order):
       columns += list(itertools.combinations(range(first + 1, n), 2))
     columns = jnp.asarray(np.array(columns))
 
-    def add(total, samples, rows=rows, columns=columns):
-      s, r = samples
-      s = jnp.concatenate([s.T, jnp.ones((1, chunk))])
-      left = s[rows[:, 0]] * s[rows[:, 1]] * r[None]
+    def add(i, total, rows=rows, columns=columns):
+      s = jnp.concatenate([signs_in[i].T, jnp.ones((1, chunk))])
+      left = s[rows[:, 0]] * s[rows[:, 1]] * residual_in[i][None]
       right = s[columns[:, 0]] * s[columns[:, 1]]
-      return total + left @ right.T, None
+      return total + left @ right.T
 
     start = jnp.zeros((len(rows), len(columns)))
-    scores, _ = jax.lax.scan(add, start, (signs_in, residual_in))
+    scores = jax.lax.fori_loop(0, num_chunks, add, start)
     later = rows[:, 1][:, None] < columns[:, 0][None]
     best = jnp.argmax(jnp.where(later, jnp.abs(scores), -1.0), axis=1)
     value = jnp.take_along_axis(scores, best[:, None], axis=1)[:, 0]
@@ -155,7 +161,9 @@ def grow_support(
   fill = ((0, 0), (0, width - players.shape[1]))
   support = np.pad(players, fill, constant_values=n)
   support = support[(support < n).any(axis=1)]
-  signs = jnp.asarray(1 - 2 * masks.view(np.int8), jnp.float32)
+  size = max(_LEAST_PADDED, 1 << (num_masks - 1).bit_length())
+  signs = padding.to(1 - 2 * masks.view(np.int8), size, padding.columns(n))
+  signs = jax.device_put(signs.astype(np.float32))
   # Centred: the energy of an offset would drown what sets leave.
   values = regress.standardise(values[:, None])[0][:, 0]
   levels = np.array([significance(n, k) for k in range(1, min(n, width) + 1)])
@@ -168,8 +176,9 @@ def grow_support(
     error = residual.std() / math.sqrt(num_masks)
     if error <= 1e-7 or len(support) >= limit:
       break
-    scores = jnp.asarray(residual, jnp.float32)
+    scores = padding.to(residual.astype(np.float32), size)
     sets, scores = map(np.asarray, _scan_jit(signs, scores, order))
+    sets = np.minimum(sets, n)  # Padding scores 0, and is never chosen.
     sets = np.pad(sets, ((0, 0), (0, width - MAX_ORDER)), constant_values=n)
     z = np.abs(scores.astype(np.float64)) / error
     ranked = np.argsort(-z, kind="stable")[:_CANDIDATES]

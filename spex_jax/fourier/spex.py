@@ -19,7 +19,7 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import folding, gram, peeling, regress, sparse, transform
-from spex_jax.masks import bch, hadamard
+from spex_jax.masks import bch, hadamard, sampling
 
 # What each decoding reads, in turn; the later ones only where energy is left.
 _READINGS = {
@@ -31,6 +31,7 @@ _TARGETS = 16  # Targets decoded by one call.
 _CYCLES = 3  # Joint readings, each followed by the first ones again.
 _SCAN_BYTES = 1 << 28  # Most that a scan may hold as signs.
 _ROWS = 4096  # Samples turned into characters at once.
+_GROUPS = 3  # Of the smallest plan.
 _MAX_BITS = 24  # 2^24 masks a delay: beyond any budget met so far.
 
 
@@ -99,7 +100,9 @@ class SpexResult:
   num_scanned: Any
 
 
-def least_budget(n: int, t: int = 5, groups: int = 3, code: str = "raw") -> int:
+def least_budget(
+  n: int, t: int = 5, groups: int = _GROUPS, code: str = "raw"
+) -> int:
   """Masks of the smallest plan that has more than one bin a group."""
   return groups * (1 + bch.make_code(n, t, code).num_rows) * 2
 
@@ -111,7 +114,7 @@ def make_plan(
   *,
   b: int | None = None,
   t: int = 5,
-  groups: int = 3,
+  groups: int | None = None,
   code: str = "raw",
   offsets: bool = True,
 ) -> QueryPlan:
@@ -123,7 +126,8 @@ def make_plan(
     budget: most masks to ask for. Give this or `b`.
     b: bits: 2^b bins in every group.
     t: largest set that can be decoded, 1 to 8.
-    groups: C, at least 2.
+    groups: C, at least 2; None for 3, and with a budget for as many more as
+      it holds (up to 5: of 6, twice the bins are made).
     code: "raw" (fewer masks) or "systematic" (that of `spectralexplain`).
     offsets: False shares the masks at l = 0 among groups, as the peer does.
 
@@ -133,6 +137,7 @@ def make_plan(
   """
   if (budget is None) == (b is None):
     raise ValueError("Give either budget or b.")
+  fill, groups = groups is None, _GROUPS if groups is None else groups
   if groups < 2:
     raise ValueError(f"SPEX needs at least 2 groups; got {groups}.")
   bch_code = bch.make_code(n, t, code)
@@ -144,14 +149,14 @@ def make_plan(
       b += 1
     if b == 0:
       raise ValueError(_too_small(n, budget, t, groups, code))
+    if fill and b < n:  # Else each group asks for every mask.
+      groups = min(2 * _GROUPS - 1, budget // (num_delays << b))
   if not 0 <= b <= min(n, _MAX_BITS):
     raise ValueError(f"b must lie in 0..{min(n, _MAX_BITS)}; got {b}.")
   delays = np.concatenate([np.zeros((1, n), bool), bch_code.parity_rows()])
   shifts = np.zeros((groups, n), bool)
   if offsets:
-    shifts = np.asarray(
-      jax.random.bernoulli(jax.random.fold_in(key, 1), 0.5, (groups, n))
-    )
+    shifts = sampling.coins(jax.random.fold_in(key, 1), (groups, n))
   maps = hadamard.random_maps(jax.random.fold_in(key, 0), groups, n, b)
   return QueryPlan(
     affine=hadamard.AffineMasks(maps=maps, delays=delays, offsets=shifts),

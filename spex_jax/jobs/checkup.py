@@ -15,6 +15,7 @@ from spex_jax.agents import llm, running
 from spex_jax.agents.checkup import (
   author,
   embedder,
+  externals,
   metrics,
   renderers,
   statements,
@@ -32,7 +33,7 @@ Show = Callable[[Any], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Checkup(settings.Settings):
+class Checkup(endpoints.Asking):
   """What `draw`, `recognise`, `improve` and `explain` share."""
 
   seed: int = settings.seed("of captions, options and the embedder")
@@ -52,20 +53,10 @@ class Checkup(settings.Settings):
   scenes: int = settings.field(6144, "that the embedder learns from", low=16)
   epochs: int = settings.field(12, "of that", low=1)
   width: int = settings.field(16, "filters of its first stage", low=1)
-  endpoint: str = settings.field("", "where a model is: https://HOST/v1")
   model: str = settings.field(
     "", "that writes, at the endpoint; without one, the programmatic author"
   )
-  key_variable: str = settings.field(
-    "OPENAI_API_KEY", "of the environment, which holds the endpoint's key"
-  )
-  tokens: int = settings.field(100_000, "of a conversation, at most", low=1)
   reply_tokens: int = settings.field(2048, "of a reply, at most", low=1)
-  money: float | None = settings.field(None, "of a conversation", above=0)
-  price_prompt: float = settings.field(
-    0.0, "of a million tokens of requests, in the unit of money", low=0
-  )
-  price_reply: float = settings.field(0.0, "likewise, of replies", low=0)
 
   def check(self) -> None:
     """Languages and levels are known ones; a model has a place."""
@@ -75,14 +66,15 @@ class Checkup(settings.Settings):
     ):
       for word in given:
         if word not in known:
-          raise settings.SettingError(
-            name, f" has {word!r}: choose from {', '.join(known)}."
-          )
+          said = f" has {word!r}: choose from {', '.join(known)}."
+          if needs := externals.NEEDS.get(word):
+            said += f" It needs {needs}."
+          raise settings.SettingError(name, said)
       if not given:
         raise settings.SettingError(name, " is empty: name one.")
     if bool(self.model) != bool(self.endpoint):
       raise settings.SettingError("model", " and endpoint go together.")
-    endpoints.check(self)
+    super().check()
 
 
 @dataclasses.dataclass(frozen=True)

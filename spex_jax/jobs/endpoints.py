@@ -1,39 +1,40 @@
 """What commands that talk to a model at an endpoint share of their settings."""
 
+import dataclasses
 import math
 import os
-from typing import Protocol
 
 from spex_jax import settings
 from spex_jax.ablate import services
 from spex_jax.agents import llm
 
 
-class Settings(Protocol):
-  """Those of an endpoint and of what a conversation may cost."""
+@dataclasses.dataclass(frozen=True)
+class Asking(settings.Settings):
+  """An endpoint, and what a conversation with its models may cost."""
 
-  @property
-  def endpoint(self) -> str: ...
-  @property
-  def key_variable(self) -> str: ...
-  @property
-  def tokens(self) -> int: ...
-  @property
-  def money(self) -> float | None: ...
-  @property
-  def price_prompt(self) -> float: ...
-  @property
-  def price_reply(self) -> float: ...
+  endpoint: str = settings.field("", "where models are: https://HOST/v1")
+  key_variable: str = settings.field(
+    "OPENAI_API_KEY", "of the environment, which holds the endpoint's key"
+  )
+  tokens: int = settings.field(200_000, "of a conversation, at most", low=1)
+  reply_tokens: int = settings.field(1024, "of a reply, at most", low=1)
+  money: float | None = settings.field(
+    None, "of a conversation, at most", above=0
+  )
+  price_prompt: float = settings.field(
+    0.0, "of a million tokens of requests, in the unit of money", low=0
+  )
+  price_reply: float = settings.field(0.0, "likewise, of replies", low=0)
 
-
-def check(config: Settings) -> None:
-  """Raises SettingError where money is limited and nothing has a price."""
-  if config.money and not (config.price_prompt or config.price_reply):
-    raise settings.SettingError("money", " needs prices.")
+  def check(self) -> None:
+    """Money is limited only where something has a price."""
+    if self.money and not (self.price_prompt or self.price_reply):
+      raise settings.SettingError("money", " needs prices.")
 
 
 def service(
-  config: Settings, most_bytes: int = services.Service.most_bytes
+  config: Asking, most_bytes: int = services.Service.most_bytes
 ) -> services.Service:
   """The endpoint, with the key of the environment, if there is one."""
   key = os.environ.get(config.key_variable, "")
@@ -41,7 +42,7 @@ def service(
 
 
 def limits(
-  config: Settings, rounds: int, seconds: float = llm.Limits.seconds
+  config: Asking, rounds: int, seconds: float = llm.Limits.seconds
 ) -> llm.Limits:
   """Of one conversation."""
   return llm.Limits(

@@ -245,6 +245,7 @@ def answer(
     subject.evaluator.n,
     budget=config.budget - (pilot.asked if pilot else 0),
     method=config.method,
+    index=None if pilot else config.aim(subject.evaluator.n),
     target_faithfulness=config.target_faithfulness,
     kernel_width=config.kernel_width,
     **common,

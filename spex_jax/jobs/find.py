@@ -32,7 +32,7 @@ Show = Callable[[Any], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Find(settings.Settings):
+class Find(endpoints.Asking):
   """`spex find run`."""
 
   seed: int = settings.seed("of the functions")
@@ -57,9 +57,6 @@ class Find(settings.Settings):
   official: str = settings.field(
     "", "the paper's own functions in the place of ours: its zip, or a folder"
   )
-  endpoint: str = settings.field(
-    "", "where models are, of agent, one-shot, judge, oracle: https://HOST/v1"
-  )
   model: str = settings.field(
     "", "the interpreters agent and one-shot, at the endpoint"
   )
@@ -69,17 +66,7 @@ class Find(settings.Settings):
   oracle: str = settings.field(
     "", "a model there that answers for the paper's own entities and relations"
   )
-  key_variable: str = settings.field(
-    "OPENAI_API_KEY", "of the environment, which holds the endpoint's key"
-  )
   rounds: int = settings.field(25, "of an interpretation, by a model", low=1)
-  tokens: int = settings.field(200_000, "likewise, at most", low=1)
-  reply_tokens: int = settings.field(1024, "of a reply, at most", low=1)
-  money: float | None = settings.field(None, "likewise", above=0)
-  price_prompt: float = settings.field(
-    0.0, "of a million tokens of requests, in the unit of money", low=0
-  )
-  price_reply: float = settings.field(0.0, "likewise, of replies", low=0)
 
   def check(self) -> None:
     """Categories and interpreters are known ones."""
@@ -103,7 +90,7 @@ class Find(settings.Settings):
       )
     if (self.judge or self.oracle) and not self.endpoint:
       raise settings.SettingError("endpoint", " is where they are: name it.")
-    endpoints.check(self)
+    super().check()
     of_words = {"entities", "relations"} & {*self.categories}
     if self.official and of_words and not self.oracle:
       raise settings.SettingError(

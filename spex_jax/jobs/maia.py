@@ -39,7 +39,7 @@ Show = Callable[[Any], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Maia(settings.Settings):
+class Maia(endpoints.Asking):
   """`spex maia`."""
 
   seed: int = settings.seed("of the units and the data set")
@@ -65,10 +65,7 @@ class Maia(settings.Settings):
   )
   site: str = settings.field("logits", "of the network")
   numbers: tuple[int, ...] = settings.field((0,), "of units at the site")
-  endpoint: str = settings.field(
-    "", "where models are, of agent, images, vision: https://HOST/v1"
-  )
-  model: str = settings.field("", "there, for agent=model")
+  model: str = settings.field("", "at the endpoint, for agent=model")
   sees: bool = settings.field(
     False, "whether it is sent pictures, or their words alone"
   )
@@ -79,17 +76,7 @@ class Maia(settings.Settings):
   tools: tuple[str, ...] = settings.field(
     tuple(tools_lib.TYPES), "that a model may call"
   )
-  key_variable: str = settings.field(
-    "OPENAI_API_KEY", "of the environment, which holds the endpoint's key"
-  )
   rounds: int = settings.field(25, "of a model's talk", low=1)
-  tokens: int = settings.field(200_000, "likewise, at most", low=1)
-  reply_tokens: int = settings.field(1024, "of a reply, at most", low=1)
-  money: float | None = settings.field(None, "likewise", above=0)
-  price_prompt: float = settings.field(
-    0.0, "of a million tokens of requests, in the unit of money", low=0
-  )
-  price_reply: float = settings.field(0.0, "likewise, of replies", low=0)
 
   def check(self) -> None:
     """Kinds and tools are known; models are at an endpoint."""
@@ -115,7 +102,7 @@ class Maia(settings.Settings):
       )  # fmt: skip
     if self.images and self.agent != "model":
       raise settings.SettingError("images", " are for agent=model.")
-    endpoints.check(self)
+    super().check()
 
 
 def kind_of(given: Mapping[str, Any], where: str) -> type[settings.Settings]:

@@ -20,7 +20,7 @@ from spex_jax.explanation import Explanation
 from spex_jax.fourier import sparse
 from spex_jax.indices import interactions as interactions_lib
 from spex_jax.indices import table as index_table
-from spex_jax.portfolio import additive
+from spex_jax.portfolio import additive, aimed
 from spex_jax.proxies import lime
 from spex_jax.report.tables import count
 from spex_jax.training import checkpoint, loop
@@ -69,7 +69,10 @@ class Ask(settings.Settings):
     "", "a file that keeps the values of all masks, for a run that goes on"
   )
   index: str = settings.field(
-    "FBII", "what is shown of sets", choices=tuple(index_table.INDICES)
+    "FBII",
+    "what is shown of sets; SV and BV are what auto then draws masks for, in "
+    "pairs, where the budget has 2 n + 2",
+    choices=tuple(index_table.INDICES),
   )
   order: int | None = settings.field(
     2, "the largest sets shown; of SV and BV players alone", low=1
@@ -97,6 +100,13 @@ class Ask(settings.Settings):
     # Whether the index has this order, asked of a function that is constant.
     constant = sparse.SparseFourier.from_terms(2, [((), 0.0)])
     index_table.interactions(constant, self.index, self.shown_order)
+
+  def aim(self, n: int) -> str | None:
+    """What masks are drawn for: `index`, where `auto` can do so; else None."""
+    goes = self.method == "auto" and self.target_faithfulness is None
+    if not goes or self.index not in aimed.INDICES:
+      return None
+    return self.index if self.budget >= aimed.least_budget(n) else None
 
   @property
   def shown_order(self) -> int | None:

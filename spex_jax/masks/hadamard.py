@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
-from spex_jax.masks import packing
+from spex_jax.masks import packing, sampling
 
 _TABLE_BITS = 8  # Mask tables hold 2^8 rows: 3 MB at 100,000 players.
 
@@ -114,7 +114,7 @@ def random_maps(
     attempt = 0
     while True:
       cause = jax.random.fold_in(jax.random.fold_in(key, c), attempt)
-      candidate = np.asarray(jax.random.bernoulli(cause, 0.5, (n, num_bits)))
+      candidate = sampling.coins(cause, (n, num_bits))
       if _column_rank(candidate) == num_bits:
         maps.append(candidate)
         break

@@ -20,6 +20,7 @@ from spex_jax import base
 from spex_jax.masks import packing
 
 _LARGEST_TABLE = 24  # Players whose masks may be listed: 2^24 of them.
+_LEAST_WORDS = 1 << 17  # A millisecond.
 _SMALL = 16  # Players whose masks are ranked all at once when distinct.
 _ROUNDS = 1000
 _FEW_ROUNDS = 8  # Of draws, before the rest is ranked where it can be.
@@ -48,9 +49,30 @@ def uniform(key: base.Key, num_masks: int, n: int) -> np.ndarray:
     ValueError: a negative number of masks or players.
   """
   _check_count(num_masks, n)
-  words = jax.random.bits(key, (num_masks, -(-n // 32)), "uint32")
-  octets = np.asarray(words).astype("<u4").view(np.uint8)
+  words = _words(key, num_masks, -(-n // 32))
+  octets = words.astype("<u4").view(np.uint8)
   return np.unpackbits(octets, axis=1, count=n).view(np.bool_)
+
+
+def coins(key: base.Key, shape: tuple[int, ...]) -> np.ndarray:
+  """Fair coins, a bool array: as `jax.random.bernoulli(key, 0.5, shape)`.
+
+  Args:
+    key: consumed.
+    shape: of the result.
+  """
+  return _words(key, *shape) < 1 << 31
+
+
+def _words(key, *shape):
+  """As `jax.random.bits(key, shape)`, of few sizes: few programs to compile.
+
+  JAX's generator counts entries from the first, whatever the shape.
+  """
+  count = math.prod(shape)
+  size = max(_LEAST_WORDS, 1 << max(0, count - 1).bit_length())
+  words = np.asarray(jax.random.bits(key, (size,), "uint32"))
+  return words[:count].reshape(shape)
 
 
 def biased(
@@ -220,7 +242,7 @@ def _by_rank(key, num_masks, n, weights, exclude):
 
   Holds some 40 bytes for each of the 2^n masks: 700 MB for n = 24.
   """
-  words = np.asarray(jax.random.bits(key, (2, 1 << n), "uint32"))
+  words = _words(key, 2, 1 << n)
   # 53 bits, so that no two of 2^24 masks tie but for one chance in 64.
   draws = (words[0].astype(np.uint64) << np.uint64(21)) | (words[1] >> 11)
   scores = (draws.astype(np.float64) + 0.5) * 2.0**-53

@@ -138,7 +138,8 @@ def extend(
       Those that `begin` applies are not applied again.
     logits_at: int `[B]`, one token per row to give logits for, or `[B, k]`,
       or None for all.
-    attention_mask: `[B or 1, S]`, which slots are seen; None for all.
+    attention_mask: `[B or 1, S]`, which slots are seen; None for all. Of a
+      causal model also `[1, Q, S]`, by each token.
     capture: static; patterns of site names. Sites of `begin` are left out.
     position_ids: int `[B or 1, Q]`, of a causal model; None for the slots.
 

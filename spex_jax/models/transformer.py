@@ -146,7 +146,8 @@ class Decoder(nn.Module):
     """Runs further tokens behind those that the caches hold.
 
     Token j of row b takes slot `start[b] + j`, and attends to all slots up to
-    it that `attention_mask` shows.
+    it that `attention_mask` shows; or to those that are shown to it, so that
+    the tokens may be branches of a tree.
 
     Args:
       tap: the tap of this forward.
@@ -156,7 +157,9 @@ class Decoder(nn.Module):
       logits_at: int `[B]`, the one token of each row whose logits are
         computed, or `[B, k]`; all by default. As for `logits_to_keep`, the
         last block does no more.
-      attention_mask: `[B or 1, S]`, of the slots; all ones by default.
+      attention_mask: `[B or 1, S]`, of the slots; all ones by default. Or
+        `[1, Q, S]`, what each token attends to, with a static start: then
+        windows count positions, which of slots before it are their numbers.
       position_ids: int `[B or 1, Q]`; the slots by default.
 
     Returns:
@@ -180,9 +183,17 @@ class Decoder(nn.Module):
     x = self._embed(tap, input_ids, positions)
     new: list[Any] = []
     for number, block in enumerate(self.blocks):
-      seen = attention.causal(slots, num_slots, c.window(number))
-      if attention_mask is not None:
-        seen = seen & inputs.check_bool(attention_mask)[:, None, None]
+      window = c.window(number)
+      if attention_mask is not None and attention_mask.ndim == 3:
+        seen = inputs.check_bool(attention_mask)[:, None]
+        if window is not None:
+          held = jnp.arange(num_slots).at[slots[0]].set(positions[0])
+          near = held[None] > positions[0][:, None] - window
+          seen = seen & near[None, None]
+      else:
+        seen = attention.causal(slots, num_slots, window)
+        if attention_mask is not None:
+          seen = seen & inputs.check_bool(attention_mask)[:, None, None]
       context = attention.Context(seen, cos_sin[number], start)
       if number == c.num_blocks - 1 and early is not None:
         context = context._replace(keep=early)

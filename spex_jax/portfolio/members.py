@@ -23,6 +23,7 @@ from spex_jax.proxies import (
   reweighted,
   spectrum,
 )
+from spex_jax.proxies import out_of_fold as out_of_fold_lib
 
 FOLDS = 5
 MOST_TERMS = 4096  # Of an answer, besides the empty set.
@@ -180,7 +181,7 @@ def by_gaussian(
   elif masks_each >= 8:
     spreads = spreads[-1:]
   trials = [
-    gaussian.cross_predict(
+    out_of_fold_lib.predict(
       subset.masks, subset.values, spread=spread, groups=groups
     )
     for spread in spreads
@@ -289,7 +290,7 @@ def _reweighted(subset, posterior, trial, missed, std):
 def _with_directions(subset, posterior, trial, spread, most_tuned, std):
   """The process with directions, where they come near it, or None."""
   try:
-    directed = gaussian.cross_predict(
+    directed = out_of_fold_lib.predict(
       subset.masks,
       subset.values,
       spread=spread,

@@ -298,7 +298,7 @@ def compare(
   where = f"{len(uniform.masks)} masks that neither had seen"
   note = _comparison(scores, where)
   if _prefers_spex(scores):
-    winner = _on_all(answer, planned.join(uniform))
+    winner = refitted(answer, planned.join(uniform))
   else:
     winner = baseline._replace(out_of_fold=None)
   return winner._replace(notes=[note, *winner.notes])
@@ -426,7 +426,7 @@ def _score(values: np.ndarray, guess: np.ndarray) -> Score:
     return Score(float(np.maximum(found, -1.0).mean()), float(std.mean()))
 
 
-def _on_all(answer: Answer, samples: Samples) -> Answer:
+def refitted(answer: Answer, samples: Samples) -> Answer:
   """The same sets, refitted on all samples."""
   functions = [
     lasso.refit_sets(samples.masks, column, function)

@@ -54,17 +54,19 @@ def ask_and_decode(
 
 
 def _by_plan(ask, key, max_order, strict):
-  """SPEX: held-out masks, then the largest plan in the rest of the budget."""
+  """SPEX: held-out masks, then the largest plan in the rest of the budget.
+
+  What the plan leaves of it goes to uniform masks, for the coefficients alone,
+  unless the plan's own masks are explained to the last digits.
+  """
   n, budget = ask.n, ask.budget
-  plan_key, mask_key = jax.random.split(key)
+  plan_key, mask_key, more_key = jax.random.split(key, 3)
   plan, num_held = budget_lib.insisted_plan(plan_key, n, budget, max_order)
   distinct = _distinct(plan)
   left = budget - num_held - len(distinct.first)
   notes = few_held(num_held, budget)
-  if left > 0:
-    notes.append(f"{left} masks of the budget fit no larger plan.")
-  exclude = corners(n)
-  if plan.num_masks * n <= select.MASK_BYTES:
+  exclude, small = corners(n), plan.num_masks * n <= select.MASK_BYTES
+  if small:
     exclude = np.concatenate([exclude, plan.masks()])
   masks = draw(mask_key, num_held, n, exclude)
   # The last ones make room for the probes, if these are asked.
@@ -78,7 +80,19 @@ def _by_plan(ask, key, max_order, strict):
   if probes is None or not waiting:
     later = masks[len(early) :]
     test = test.join(samples_lib.Samples(later, ask(later)))
-  answer = select.by_spex(plan, _ask_plan(ask, plan, distinct, probes))
+  values = _ask_plan(ask, plan, distinct, probes)
+  answer = select.by_spex(plan, values)
+  spare = budget - ask.asked
+  if spare and small:
+    samples = samples_lib.Samples(plan.masks(), values)
+    if not select.is_explained(samples, answer):
+      more = draw(more_key, spare, n, np.concatenate([exclude, masks]))
+      samples = samples.join(samples_lib.Samples(more, ask(more)))
+      answer = select.refitted(answer, samples)
+      notes.append(
+        f"{len(more)} masks, which fit no larger plan, were asked for the "
+        "coefficients."
+      )
   return answer._replace(notes=notes + answer.notes), test
 
 

@@ -25,6 +25,10 @@ n, a few masks hold all of the prior variance, and the likelihood runs away.
 
 Values are centred and scaled first, so parameters have no units.
 
+Compiled programs see signs padded with rows and columns of zeros
+(`masks.padding`): players and masks that are not there. They enter neither
+the kernel nor the prior, and what is said of them stays at 0.
+
 Shapes: n players, B masks.
 """
 
@@ -38,16 +42,17 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import regress
+from spex_jax.masks import padding
 from spex_jax.proxies import triangular
 
 SPREADS = (0.5, 1.25)
 MOST_MASKS = 16384  # An inverse of 2 GiB; 4,096 on a CPU take about a minute.
-_FIRST = 512  # Masks of the first, cheap steps.
+FIRST = 512  # Masks of the first, cheap steps.
 _FIRST_STEPS, _FIRST_RATE = 60, 0.15
 _LAST_STEPS, _LAST_RATE = 25, 0.06
-_CROSS_STEPS = 15  # Of a group, in place of `_LAST_STEPS`.
 _RANK = 4  # Directions: 2 do less, 8 need more masks.
 _TURN_STEPS, _TURN_RATE = 18, 0.2  # Where there are directions.
+_MOST_STEPS = 64  # Of one round.
 LEAST_NOISE = 1e-8  # Share of the variance; keeps the Cholesky factor alive.
 CELLS = 1 << 26  # Kernel values, or characters, held at once: 512 MB.
 
@@ -124,14 +129,20 @@ def kernel(params: Params, left: jax.Array, right: jax.Array) -> jax.Array:
   """k of signs `[B, n]` and `[B', n]`: `[B, B']`. Two matrix products.
 
   Batched over masks: log(1 + rho s s') = c + d s s' turns the product over
-  players into a matrix product.
+  players into a matrix product. 0 where either mask is padding.
   """
   chex.assert_shape([left, right], (None, len(params.relevance)))
   chex.assert_type([left, right], float)
   tilt, level = exponent(params, left)
-  product = jnp.exp(level + tilt @ right.T)
+  product = jnp.exp(level + tilt @ right.T) + jnp.exp(params.constant)
   linear = (left * jnp.exp(params.linear)[None]) @ right.T
-  return product + linear + jnp.exp(params.constant)
+  return _seen(left)[:, None] * _seen(right)[None] * product + linear
+
+
+def _seen(signs):
+  """`[B]` 1 for each mask, 0 for padding: its first player is there."""
+  chex.assert_rank(signs, 2)
+  return jnp.abs(signs[:, 0])
 
 
 def with_directions(params: Params) -> Params:
@@ -144,24 +155,39 @@ def exponent(params: Params, signs: jax.Array) -> tuple[jax.Array, jax.Array]:
   """u `[B, n]` and level: the product part of k(s, s') is exp(level + u s')."""
   chex.assert_shape(signs, (None, len(params.relevance)))
   chex.assert_type(signs, float)
-  rho = jax.nn.sigmoid(params.relevance)
+  rho, real = jax.nn.sigmoid(params.relevance), _real(signs)
   tilt = signs * jnp.arctanh(rho)[None]
-  level = jnp.sum(0.5 * jnp.log1p(-(rho**2)) - jnp.log1p(rho))
+  level = jnp.sum(real * (0.5 * jnp.log1p(-(rho**2)) - jnp.log1p(rho)))
   level += params.amplitude
   if params.directions.size:
     size = jnp.sum(params.directions**2)
-    directions = params.directions / jnp.sqrt(10.0 * len(rho) + 3.0 * size)
+    directions = params.directions / jnp.sqrt(10.0 * real.sum() + 3.0 * size)
     tilt += (signs @ directions) @ directions.T
     level -= jnp.sum(directions**2)
   return tilt, level
 
 
-def inverse_factor(params: Params, gram: jax.Array) -> jax.Array:
-  """Lower H of H^T H = (gram + noise)^-1, `[B, B]`; NaN if there is none."""
-  chex.assert_shape(gram, (len(gram), len(gram)))
-  identity = jnp.eye(len(gram), dtype=gram.dtype)
-  noise = jnp.exp(params.noise) + LEAST_NOISE
-  factor = jnp.linalg.cholesky(gram + noise * identity)
+def _real(signs):
+  """`[n]` 1 for each player, 0 for padding."""
+  chex.assert_rank(signs, 2)
+  return jnp.abs(signs).max(axis=0)
+
+
+def inverse_factor(
+  params: Params, gram: jax.Array, signs: jax.Array
+) -> jax.Array:
+  """Lower H of H^T H = (gram + noise)^-1, `[B, B]`; NaN if there is none.
+
+  The noise of padding is 1, so that its rows are those of the identity.
+
+  Args:
+    params: whose noise is added.
+    gram: `[B, B]`.
+    signs: `[B, n]` of the masks behind it.
+  """
+  chex.assert_shape(gram, (len(signs), len(signs)))
+  noise = jnp.where(_seen(signs) > 0, jnp.exp(params.noise) + LEAST_NOISE, 1.0)
+  factor = jnp.linalg.cholesky(gram + jnp.diag(noise))
   return triangular.invert(factor)
 
 
@@ -186,14 +212,14 @@ def objective(
   chex.assert_type([signs, values], float)
   gram = kernel(params, signs, signs)
   noise = jnp.exp(params.noise) + LEAST_NOISE
-  half = jax.lax.stop_gradient(inverse_factor(params, gram))
+  half = jax.lax.stop_gradient(inverse_factor(params, gram, signs))
   weights = half.T @ (half @ values)
   nats = 0.5 * values @ weights - jnp.log(jnp.diagonal(half)).sum()
   slope = 0.5 * (triangular.square(half) - jnp.outer(weights, weights))
   slope = jax.lax.stop_gradient(slope)
-  path = jnp.sum(slope * gram) + noise * jnp.trace(slope)
+  path = jnp.sum(slope * gram) + noise * _seen(signs) @ jnp.diagonal(slope)
   nats = jax.lax.stop_gradient(nats - path) + path
-  return nats + _prior(params, spread)
+  return nats + _prior(params, _real(signs), spread)
 
 
 def tune(
@@ -201,8 +227,8 @@ def tune(
   signs: jax.Array,
   values: jax.Array,
   spread: float | jax.Array,
-  steps: int,
-  rate: float,
+  steps: int | jax.Array,
+  rate: float | jax.Array,
 ) -> tuple[Params, jax.Array]:
   """Adam on `objective`, rate annealed.
 
@@ -211,47 +237,50 @@ def tune(
     signs: `[B, n]`.
     values: `[B]`, standardised.
     spread: how far players may differ; see the module header.
-    steps: static.
+    steps: at most 64.
     rate: the first step size; it falls to a tenth along a cosine.
 
   Returns:
     The last parameters whose objective and gradient were finite (those given
-    if none were), and `[steps]` the objective in nats before each step.
+    if none were), and `[64]` the objective in nats before each step, NaN
+    where there was none.
   """
   chex.assert_shape(signs, (None, len(params.relevance)))
   chex.assert_shape(values, signs.shape[:1])
   import optax
+  from jax import flatten_util
 
-  optimiser = optax.adam(optax.cosine_decay_schedule(rate, max(1, steps), 0.1))
+  # One vector: a program of a few loops in place of dozens.
+  start, unravel = flatten_util.ravel_pytree(params)
+  adam = optax.scale_by_adam()
+  slope_of = jax.value_and_grad(
+    lambda flat: objective(unravel(flat), signs, values, spread)
+  )
 
-  def step(carry, _):
-    params, good, state = carry
-    nats, slope = jax.value_and_grad(objective)(params, signs, values, spread)
-    moves, new_state = optimiser.update(slope, state)
-    fine = jnp.isfinite(nats)
-    for leaf in jax.tree.leaves(slope):
-      fine &= jnp.isfinite(leaf).all()
+  def step(i, carry):
+    flat, good, state, path = carry
+    nats, slope = slope_of(flat)
+    moves, new_state = adam.update(slope, state)
+    fine = jnp.isfinite(nats) & jnp.isfinite(slope).all()
+    size = rate * (0.1 + 0.45 * (1 + jnp.cos(jnp.pi * i / steps)))
+    good = jnp.where(fine, flat, good)
+    flat = jnp.where(fine, flat - size * moves, good)
+    state = jax.tree.map(lambda a, b: jnp.where(fine, a, b), new_state, state)
+    return flat, good, state, path.at[i].set(nats)
 
-    def keep(new, old):
-      return jax.tree.map(lambda a, b: jnp.where(fine, a, b), new, old)
-
-    good = keep(params, good)
-    params = keep(optax.apply_updates(params, moves), good)
-    return (params, good, keep(new_state, state)), nats
-
-  carry = params, params, optimiser.init(params)
-  (_, good, _), path = jax.lax.scan(step, carry, length=steps)
-  return good, path
+  path = jnp.full(_MOST_STEPS, jnp.nan, start.dtype)
+  carry = start, start, adam.init(start), path
+  _, good, _, path = jax.lax.fori_loop(0, steps, step, carry)
+  return unravel(good), path
 
 
-def _prior(params, spread):
+def _prior(params, real, spread):
   """Negative log density, of players about their mean; weak on the noise."""
   nats = 0.5 * ((params.noise + 3) / 3) ** 2
   for each in (params.linear, params.relevance):
-    nats += jnp.sum((each - each.mean()) ** 2) / (2 * spread**2)
-  if params.directions.size:
-    nats += jnp.sum(params.directions**2) / 2
-  return nats
+    apart = real * (each - (real @ each) / real.sum())
+    nats += jnp.sum(apart**2) / (2 * spread**2)
+  return nats + jnp.sum(params.directions**2) / 2
 
 
 def condition(
@@ -260,12 +289,12 @@ def condition(
   """`(weights [B], inverse [B, B])` of `Posterior`."""
   chex.assert_shape(values, signs.shape[:1])
   chex.assert_type([signs, values], float)
-  half = inverse_factor(params, kernel(params, signs, signs))
+  half = inverse_factor(params, kernel(params, signs, signs), signs)
   inverse = triangular.square(half)
   return inverse @ values, inverse
 
 
-_tune = jax.jit(tune, static_argnums=4)
+_tune = jax.jit(tune)
 _condition = jax.jit(condition)
 _kernel = jax.jit(kernel)
 _exponent = jax.jit(exponent)
@@ -297,9 +326,9 @@ def fit(
   """
   masks = base.check_masks(masks)
   values = base.check_values(values, len(masks))
-  signs, unit, mean, scale = _standard(masks, values)
+  signs, unit, mean, scale = standard(masks, values)
   found, rising = tuned(signs, unit, spread, params, most_tuned)
-  return _posterior(found, signs, unit, mean, scale, rising)
+  return conditioned(found, signs, unit, mean, scale, rising)
 
 
 def tuned(signs, unit, spread, params=None, most_tuned=1024, last=_LAST_STEPS):
@@ -310,24 +339,36 @@ def tuned(signs, unit, spread, params=None, most_tuned=1024, last=_LAST_STEPS):
   steps = []
   if params is None:
     params = start(signs.shape[1])
-    steps = [(rows[:_FIRST], _FIRST_STEPS, _FIRST_RATE)]
+    steps = [(rows[:FIRST], _FIRST_STEPS, _FIRST_RATE)]
   if params.directions.size:
     steps = [(rows, _TURN_STEPS, _TURN_RATE)]
-  elif steps == [] or len(rows) > _FIRST:
+  elif steps == [] or len(rows) > FIRST:
     steps.append((rows, last, _LAST_RATE))
-  rising = np.nan
+  rising, given = np.nan, padded(params)
   with jax.enable_x64(True), regress.one_blas_thread():
-    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params)
     for chosen, count, rate in steps:
-      params, path = _tune(
-        params, signs[chosen], unit[chosen], spread, count, rate
-      )
-      rising = float(path[-11] - path[-1]) / 10
-    return jax.tree.map(np.asarray, params), rising
+      wide = padding.signs(signs[chosen])
+      y = padding.to(unit[chosen], len(wide))
+      given, path = _tune(given, wide, y, spread, count, rate)
+      rising = float(path[count - 11] - path[count - 1]) / 10
+  real = [tuple(map(slice, np.shape(part))) for part in params]
+  return Params(*(np.asarray(x)[at] for x, at in zip(given, real))), rising
 
 
-def _standard(masks, values):
-  """Signs, and values of mean 0 and variance 1 with what undoes it."""
+def padded(params: Params) -> Params:
+  """For padded signs; where there are no directions, with those of size 0."""
+  size = padding.columns(len(params.relevance))
+  rank = max(_RANK, np.shape(params.directions)[1])
+  wide = params._replace(
+    linear=padding.to(params.linear, size),
+    relevance=padding.to(params.relevance, size),
+    directions=padding.to(params.directions, size, rank),
+  )
+  return Params(*(np.asarray(part, np.float64) for part in wide))
+
+
+def standard(masks, values):
+  """Signs, and values of mean 0 and variance 1 with what undoes it: `[]`s."""
   if values.ndim != 1:
     raise ValueError(f"A process has one target, [B]; got {values.shape}.")
   if not masks.size:
@@ -347,12 +388,18 @@ def condition_on(
   params: Params, masks: base.Masks, values: base.Values
 ) -> Posterior:
   """The posterior of known parameters, given values `[B]` at masks `[B, n]`."""
-  return _posterior(params, *_standard(masks, values), np.nan)
+  return conditioned(params, *standard(masks, values), np.nan)
 
 
-def _posterior(params, signs, unit, mean, scale, rising):
+def conditioned(params, signs, unit, mean, scale, rising):
+  """The `Posterior` of these parts, which must not be beyond float64."""
+  wide, count = padding.signs(signs), len(signs)
   with jax.enable_x64(True), regress.one_blas_thread():
-    weights, inverse = map(np.asarray, _condition(params, signs, unit))
+    weights, inverse = map(
+      np.asarray,
+      _condition(padded(params), wide, padding.to(unit, len(wide))),
+    )
+  weights, inverse = weights[:count], inverse[:count, :count]
   if not np.isfinite(weights).all():
     raise FloatingPointError(
       "The kernel matrix is not positive definite to float64's precision."
@@ -388,19 +435,20 @@ def predict_mean(posterior: Posterior, masks: base.Masks) -> np.ndarray:
 def tilts(params: Params, signs: np.ndarray) -> tuple[np.ndarray, float]:
   """`exponent` in float64, on the host."""
   with jax.enable_x64(True):
-    tilt, level = _exponent(params, signs)
-  return np.asarray(tilt), float(level)
+    tilt, level = _exponent(padded(params), padding.signs(signs))
+  return np.asarray(tilt)[: len(signs), : signs.shape[1]], float(level)
 
 
 def _crossings(posterior, masks):
   """Signs of a chunk of masks, and their kernel with the samples."""
   masks = base.check_masks(masks, posterior.n)
   size = max(1, CELLS // len(posterior.weights))
+  params, known = padded(posterior.params), padding.signs(posterior.signs)
   for first in range(0, len(masks), size):
     signs = 1.0 - 2.0 * masks[first : first + size]
     with jax.enable_x64(True):
-      cross = np.asarray(_kernel(posterior.params, signs, posterior.signs))
-    yield signs, cross
+      cross = np.asarray(_kernel(params, padding.signs(signs), known))
+    yield signs, cross[: len(signs), : len(posterior.signs)]
 
 
 def leave_one_out(posterior: Posterior) -> tuple[np.ndarray, np.ndarray]:
@@ -408,93 +456,9 @@ def leave_one_out(posterior: Posterior) -> tuple[np.ndarray, np.ndarray]:
 
   Noise included; Rasmussen and Williams 2006, equation 5.12. The parameters
   have seen the value, which flatters where players outnumber masks:
-  `cross_predict` does not.
+  `out_of_fold.predict` does not.
   """
   precision = np.diagonal(posterior.inverse)
   unit = np.asarray(posterior.unit) - np.asarray(posterior.weights) / precision
   mean = unit * posterior.scale + posterior.mean
   return np.asarray(mean), np.asarray(np.sqrt(1 / precision) * posterior.scale)
-
-
-class OutOfFold(NamedTuple):
-  """Predictions of values that neither parameters nor weights have seen.
-
-  Attributes:
-    mean: `[B]`, in the units of the values.
-    std: `[B]`, noise included.
-    rising: the worst of the groups' `Posterior.rising`, NaN before all.
-    groups: each group's rows, and parameters tuned on all others.
-  """
-
-  mean: np.ndarray
-  std: np.ndarray
-  rising: float
-  groups: list[tuple[np.ndarray, Params]]
-
-
-def cross_predict(
-  masks: base.Masks,
-  values: base.Values,
-  *,
-  spread: float = SPREADS[-1],
-  groups: int = 2,
-  most_tuned: int = 1024,
-  warm_start: OutOfFold | None = None,
-) -> OutOfFold:
-  """Each group's values, by parameters tuned on the other groups.
-
-  The weights are those of all values but one (`leave_one_out`): far cheaper
-  than a fit for each fold, and as little flattered, as long as few parameters
-  are tuned on many masks; what it costs is that they see fewer masks.
-
-  Args:
-    masks: bool `[B, n]`, B >= 2.
-    values: `[B]`, finite.
-    spread: how far players may differ, as for `fit`.
-    groups: their number, from 2; fewer masks than groups are a group each.
-    most_tuned: how many masks are tuned on, as for `fit`.
-    warm_start: that of a product kernel on the same samples; its groups, and
-      their parameters with directions added.
-
-  Raises:
-    ValueError: a single mask, or what `fit` refuses.
-  """
-  masks = base.check_masks(masks)
-  values = base.check_values(values, len(masks))
-  if len(masks) < 2:
-    raise ValueError("Cross-prediction needs at least 2 masks; got 1.")
-  signs, unit, mean, scale = _standard(masks, values)
-  order = regress.spread_order(len(unit))
-  parts = np.array_split(order, max(2, min(groups, len(unit))))
-
-  def tuned_on(rows, params):
-    own, shift, size = regress.standardise(unit[rows, None])
-    found, rising = tuned(
-      signs[rows], own[:, 0], spread, params, most_tuned, _CROSS_STEPS
-    )
-    return found, rising, shift[0], size[0]
-
-  begin: list[Params | None] = [None] * len(parts)
-  if warm_start is not None:
-    parts = [part for part, _ in warm_start.groups]
-    begin = [with_directions(params) for _, params in warm_start.groups]
-  elif len(parts) == 4 and len(unit) >= 2 * _FIRST:
-    # The long first round, once for two groups: on the half with neither.
-    first, last = (
-      np.sort(np.concatenate(two)) for two in (parts[:2], parts[2:])
-    )
-    begin = [tuned_on(last, None)[0]] * 2 + [tuned_on(first, None)[0]] * 2
-  found, worst = [], -np.inf
-  middle, width = np.zeros(len(unit)), np.ones(len(unit))
-  for part, params in zip(parts, begin):
-    rest = np.delete(np.arange(len(unit)), part)
-    # The group must not shift the mean that its values are predicted from.
-    own, rising, shift, size = tuned_on(rest, params)
-    worst = float(np.maximum(worst, rising))  # NaN stays.
-    seen = (unit - shift) / size
-    posterior = _posterior(own, signs, seen, shift, size, rising)
-    left = leave_one_out(posterior)
-    middle[part] = left[0][part] * scale + mean
-    width[part] = left[1][part] * scale
-    found.append((part, own))
-  return OutOfFold(middle, width, worst, found)

@@ -24,10 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from spex_jax.masks import padding
 from spex_jax.proxies import trees as trees_lib
 
 CHUNK = 50  # Trees grown between two looks at the validation error.
-_ROWS, _COLUMNS = 128, 8  # Masks and players are padded to multiples of these.
 _NOISE = 1e-12  # Gains per mask below this are rounding, at variance 1.
 _TINY = np.float32(1e-9)
 _FLAT = 8 * np.finfo(np.float64).eps  # A range of rounding size, at size 1.
@@ -263,9 +263,8 @@ def pad(masks: np.ndarray) -> Problem:
   chex.assert_rank(masks, 2)
   chex.assert_type(masks, bool)
   num_masks, n = masks.shape
-  rows = -num_masks % _ROWS
-  columns = max(_COLUMNS, n + -n % _COLUMNS) - n
-  padded = np.pad(masks, ((0, rows), (0, columns))).astype(np.uint8)
+  shape = padding.rows(num_masks), padding.columns(n)
+  padded = padding.to(masks, *shape).astype(np.uint8)
   by_player = np.pad(np.ascontiguousarray(padded.T), ((0, 1), (0, 0)))
   bits = jnp.asarray(padded.astype(np.float32))
   return Problem(bits, jnp.asarray(by_player), num_masks, n)

@@ -35,7 +35,12 @@ def least_budget(n: int) -> int:
 
 
 def design(
-  key: base.Key, num_masks: int, n: int, exclude: base.Masks
+  key: base.Key,
+  num_masks: int,
+  n: int,
+  exclude: base.Masks,
+  *,
+  uniform: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Masks between the empty and the full one, and their weights.
 
@@ -44,6 +49,8 @@ def design(
     num_masks: most of them; an odd one is left over.
     n: players, at least 2.
     exclude: `[E, n]` masks that must not be drawn, nor their complements.
+    uniform: give every mask the same weight, as Banzhaf values do, in place of
+      the kernel's.
 
   Returns:
     Distinct masks bool `[B, n]`, each beside its complement, and float64
@@ -64,9 +71,11 @@ def design(
   # A size of n / 2 is its own complement.
   part = np.where(half, 0.5, 1.0)
   kernel = 1 / (sizes * (n - sizes))
-  counts, weights = _allot(
-    num_masks // 2, part * kernel, part * np.sqrt(kernel), room, rng.random()
-  )
+  mass, rate = part * kernel, part * np.sqrt(kernel)
+  if uniform:
+    logs = [math.log(math.comb(n, s)) for s in sizes.tolist()]
+    mass = rate = part * np.exp(np.subtract(logs, max(logs)))
+  counts, weights = _allot(num_masks // 2, mass, rate, room, rng.random())
   parts, drawn = [], []
   for size, count, has in zip(sizes.tolist(), counts.tolist(), room):
     if 2 * count > has:  # Nearly all of them: listed, then some left out.

@@ -17,6 +17,7 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import regress, sparse
+from spex_jax.masks import padding
 from spex_jax.proxies import gaussian, readout, spectrum
 
 _SETS = 1024  # With a variance each.
@@ -64,11 +65,19 @@ def fit(
   signs = 1.0 - 2.0 * masks
   unit = (values - posterior.mean) / posterior.scale
   x = regress.design(masks, players, dtype=np.float64)
-  more = (variance - own)[changed]
+  more = padding.to((variance - own)[changed], _SETS)
+  wide, count = padding.signs(signs), len(signs)
+  known = padding.to(x[:, changed], len(wide), _SETS)
   with jax.enable_x64(True), regress.one_blas_thread():
-    weights, precision = map(
-      np.asarray,
-      _condition(posterior.params, signs, unit, x[:, changed], more),
+    weights, precision = (
+      np.asarray(part)[:count]
+      for part in _condition(
+        gaussian.padded(posterior.params),
+        wide,
+        padding.to(unit, len(wide)),
+        known,
+        more,
+      )
     )
     sums = weights @ x
   if not np.isfinite(weights).all():
@@ -95,13 +104,14 @@ def condition(
     signs: `[B, n]`.
     values: `[B]`, standardised.
     characters: `[B, K]` of the sets whose variance changes.
-    more: `[K]` by how much; may be negative, as the sum stays positive.
+    more: `[K]` by how much; may be negative, as the sum stays positive. 0 of
+      padding.
   """
   chex.assert_shape(characters, (len(signs), *more.shape))
   chex.assert_shape(values, signs.shape[:1])
   gram = gaussian.kernel(params, signs, signs)
   gram += (characters * more[None]) @ characters.T
-  half = gaussian.inverse_factor(params, gram)
+  half = gaussian.inverse_factor(params, gram, signs)
   return half.T @ (half @ values), (half**2).sum(axis=0)
 
 

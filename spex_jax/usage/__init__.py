@@ -38,6 +38,7 @@ commands:
             no kill loses or repeats what was done
   serve     answers as OpenAI's endpoints do, by a model on this machine
   report    makes one HTML page of what any of these wrote
+  cache     tells where compiled programs are kept, and how much, or clears it
 
 A FILE given to --config is Python, and is run: take none from a stranger.
 
@@ -271,6 +272,25 @@ examples:
   spex report runs/digits runs/circuit_find --output=both.html
 """
 
+
+@dataclasses.dataclass(frozen=True)
+class Cache(settings.Settings):
+  """Flags of `spex cache`."""
+
+  clear: bool = settings.field(False, "delete the programs")
+
+
+CACHE = f"""\
+usage: spex cache [--clear]
+
+Where commands keep the programs that they compiled, so that the next run does
+not wait for them, and how much that is. JAX_COMPILATION_CACHE_DIR=FOLDER in the
+environment is another place, JAX_ENABLE_COMPILATION_CACHE=0 keeps nothing.
+
+{settings.flags_of(Cache)}
+{words.DEBUG}
+"""
+
 EXPLAIN = f"""\
 usage: spex explain {words.WORDS}
                     [--workdir=DIR] [--debug]
@@ -419,7 +439,11 @@ corrupted, whose answers differ.
 """
 
 # A word to its flags, its text, and what runs it.
-PLAIN = {"report": (Report, REPORT, "report.run"), **agents.PLAIN}
+PLAIN = {
+  "report": (Report, REPORT, "report.run"),
+  "cache": (Cache, CACHE, "compiled.run"),
+  **agents.PLAIN,
+}
 FIND, FINDS = agents.FIND, agents.FINDS
 CHECKUP, CHECKUPS = agents.CHECKUP, agents.CHECKUPS
 Maia, MAIA = agents.Maia, agents.MAIA

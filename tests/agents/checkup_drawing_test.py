@@ -208,6 +208,9 @@ def test_captions_are_of_their_level():
 def test_what_is_not_known_is_named(studio):
   with pytest.raises(ValueError, match="No language 'logo'"):
     studio.render("logo", "fd 10")
+  if "processing" not in externals.installed():
+    with pytest.raises(ValueError, match="It needs bwrap, xvfb-run"):
+      studio.render("processing", "void setup() {}")
   with pytest.raises(ValueError, match="No language 'logo'"):
     strokes.write([], "logo")
   with pytest.raises(ValueError, match="No defect 'typo'"):
@@ -223,24 +226,35 @@ def test_programs_from_outside_run_in_bubblewrap(tmp_path, monkeypatch):
   drawing = "/bin/echo P3 2 1 255 255 0 0 0 0 255"
   programs = {
     "bwrap": 'while [ "$1" != --chdir ]; do shift; done; cd "$2"\n'
-    'while [ "$1" != pdflatex ] && [ "$1" != pdftoppm ]; do shift; done\n'
+    "while case $1 in pdf*|xvfb*) false;; esac; do shift; done\n"
     'exec "$@"',
     "pdflatex": "case $(/bin/cat drawing.tex) in *wrong*) echo '! Bad.';"
     " exit 1;; *slow*) exec /bin/sleep 9;; esac",
     "pdftoppm": f"{drawing} > drawing.png",
+    "xvfb-run": 'shift; exec "$@"',
+    "processing-java": "/bin/grep -q 'void draw' *.pde && case $* in "
+    f"--sketch=/*' --run') {drawing} > drawing.png;; esac",
   }
   for name, text in programs.items():
     path = tmp_path / name
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
   monkeypatch.setattr(os, "defpath", str(tmp_path))
-  assert externals.installed() == ("tikz",)
+  assert externals.installed() == ("tikz", "processing")
   code = strokes.write(strokes.of_scene(prompts.read(_CAPTION)), "tikz")
   status, error, picture = externals.render("tikz", code, 32, 5)
   assert (status, error) == ("ok", "")
   assert np.shape(picture) == (32, 32, 3)
   assert externals.render("tikz", "wrong", 32, 5)[:2] == ("error", "! Bad.")
   assert externals.render("tikz", "slow", 32, 0.2)[0] == "time"
+  code = strokes.write(strokes.of_scene(prompts.read(_CAPTION)), "processing")
+  assert externals.render("processing", code, 32, 5)[:2] == ("ok", "")
+  (tmp_path / "processing").write_text("#!/bin/sh\n[ $1 = cli ]\n")
+  (tmp_path / "processing").chmod(0o700)
+  status, error, _ = externals.render("processing", code, 32, 5)
+  assert status == "error" and "it drew nothing" in error
+  (tmp_path / "xvfb-run").unlink()
+  assert externals.installed() == ("tikz",)
 
 
 def test_frechet_is_that_of_gaussians():

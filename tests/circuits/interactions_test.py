@@ -251,6 +251,35 @@ def test_a_head_and_its_copy_are_alike():
   assert "in 1.0: keeps 1.00" in str(found[0])
 
 
+def test_a_swap_is_seen_through_edges():
+  net, params = tiny.network()
+  pairs, claims = tiny.pairs(8), [((1, 0), (0, 1))] * 3
+  name = "blocks.1.heads.0"
+  every = [(name, "blocks.1.mlp.read", 0), (name, "final_norm.in", 0)]
+  given = dict(random=0, ridge=1e-9, size=4)
+  found = alike.interchange(
+    net, params, pairs[:4], pairs[4:], claims, _METRIC,
+    edges=[every, every[:1], every[1:]], **given,
+  )  # fmt: skip
+  (whole,) = alike.interchange(
+    net, params, pairs[:4], pairs[4:], claims[:1], _METRIC, **given
+  )
+  # All edges of the head are the head; one of them is not.
+  np.testing.assert_allclose(found[0].kept, whole.kept, rtol=1e-6)
+  assert (
+    abs(found[1].kept - whole.kept) > 1e-3 < abs(found[2].kept - whole.kept)
+  )
+  for some, message in (
+    ([every] * 2, "as many sets"),
+    ([[("embed", "final_norm.in", 0)]] * 3, "does not leave blocks.1.heads.0"),
+    ([[(name, "blocks.0.mlp.read", 0)]] * 3, "writes behind"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      alike.interchange(
+        net, params, pairs, pairs, claims, _METRIC, edges=some, **given
+      )
+
+
 @pytest.mark.slow
 def test_a_swap_by_hand():
   net, params = tiny.network()

@@ -1,5 +1,6 @@
 """Citations against games of every mask, recorded ones, and a small network."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -11,7 +12,7 @@ from scipy import special
 from spex_jax import context
 from spex_jax.ablate import batching, text
 from spex_jax.context import citing, reuse, scoring, sets, sources
-from spex_jax.models import generate
+from spex_jax.models import transformer
 from tests.context import games
 from tests.models import checkpoints
 
@@ -410,24 +411,26 @@ def test_caches_beyond_the_memory_are_not_used(monkeypatch):
     _scorer(memory_limit=1 << 10, reuse=True)
 
 
-@pytest.mark.parametrize("groups", [False, True])
-def test_shared_beginnings_change_no_value(groups):
+@pytest.mark.parametrize("block", [2, 16])
+@pytest.mark.parametrize("window", [None, 3])
+def test_shared_beginnings_change_no_value(block, window):
   net, masks = _net(), games.masks(4)
+  if window is not None:
+    windows = (None,) + (window,) * (net.config.num_blocks - 1)
+    config = dataclasses.replace(net.config, windows=windows)
+    net = dataclasses.replace(transformer.network(config), params=net.params)
   made = sources.of_ids(
     [[3, 1], [4], [4, 15, 9], [2, 6, 5]], [5, 3], games.tokenizer(), before=[7]
   )
   want = scoring.scorer(net, made, _IDS[2], reuse=False, batch_size=8)(masks)
   whole, count = text.continued(made.prompt, _IDS[2], games.tokenizer())
-  # 14 tokens at most, in blocks of two: three rows take half of this.
-  six = jax.tree.leaves(generate.empty_caches(net.config, 6, 16, np.float32))
   run = reuse.evaluator(
     net, whole, count, scoring.odds_and_margins, params=net.params,
-    tokenizer=games.tokenizer(), budget=16, batch_size=3, block=2,
-    memory_limit=sum(x.nbytes for x in six) if groups else None,
+    tokenizer=games.tokenizer(), batch_size=3, block=block,
   )  # fmt: skip
   assert run.prepare().memory_bytes > 0
-  odds, margins = np.split(run(masks), 2, axis=1)
-  assert run.stats.batches == (3 if groups else 1)
+  odds, margins = np.split(run(masks[::-1])[::-1], 2, axis=1)
+  assert run.stats.batches == 6  # 16 rows, 3 at a time.
   # Two blocks in float32, whose sums have another order.
   np.testing.assert_allclose(odds, want.log_odds, atol=2e-5)
   np.testing.assert_allclose(margins, want.margins, atol=2e-5)

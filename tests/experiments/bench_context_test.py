@@ -3,18 +3,13 @@
 import pytest
 
 from experiments import bench_context
-from spex_jax.models import hub
-from tests.jobs import small
 
 
 @pytest.mark.slow
-def test_the_quick_size(tmp_path):
-  folder = small.gpt2(tmp_path / "model", n_layer=1, n_positions=256)
-  found = list(
-    bench_context.run(
-      bench_context.CONFIGS["quick"], hub.load(folder), str(folder)
-    )
-  )
+def test_the_quick_size():
+  config = bench_context.CONFIGS["quick"]
+  net = bench_context.random_network(config)
+  found = list(bench_context.run(config, net, "nowhere"))
   made = {row["who"]: row for row in found}
   assert made["pecore, ours"]["cues"] == 3
   assert made["pecore, peer"] == made["pecore, peer"] | {"skipped": "no --peer"}

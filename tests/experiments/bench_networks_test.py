@@ -58,7 +58,7 @@ def test_the_players_of_the_prompt_are_its_last_quarter():
 
 def test_work_is_what_the_compiler_counts():
   """All but norms, softmax and activations, which are few beside products."""
-  config = bench_networks._shape(3, 256, 4, 64, 3)
+  config = bench_networks.shape(3, 256, 4, 64, 3)
   net = gpt2.network(config)
   ids = jnp.zeros((1, 64), jnp.int32)
   params = jax.eval_shape(net.init, jax.random.key(0))

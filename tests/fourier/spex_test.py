@@ -52,7 +52,8 @@ class TestPlan:
   @pytest.mark.parametrize("budget", [1000, 1727, 1728, 5000])
   def test_largest_plan_within_the_budget(self, budget):
     plan = spex.make_plan(jax.random.key(0), 100, budget)
-    assert plan.num_masks <= budget < 2 * plan.num_masks
+    assert plan.num_masks <= budget < 4 / 3 * plan.num_masks
+    assert 3 <= plan.affine.num_groups <= 5
 
   def test_offsets_avoid_repeats(self):
     key = jax.random.key(0)

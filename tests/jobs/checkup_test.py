@@ -21,6 +21,8 @@ def embedded(tmp_path_factory):
 
 def _run(word, place, *flags):
   given = [f"--config=checkup_{word}:quick", f"--workdir={place}", *flags]
+  if word != "learn":  # However busy the machine is.
+    given.append("--config.seconds=60")
   return cli.main(["checkup", word, *given])
 
 
@@ -146,6 +148,7 @@ def test_learn_of_folders(tmp_path, capsys):
   [
     ("draw", "languages=logo", "languages has 'logo'"),
     ("draw", "levels=words", "levels has 'words'"),
+    ("draw", "money=1", "money needs prices"),
     ("draw", "model=a", "model and endpoint go together"),
     ("improve", "defects=typo", "defects has 'typo'"),
     ("explain", "caption=a red elephant", "elephant"),

@@ -224,3 +224,10 @@ def test_smallest_sizes(n, num_masks):
 def test_bad_input(call, message):
   with pytest.raises(ValueError, match=message):
     call(jax.random.key(0))
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (0, 7), (2, 1 << 17)])
+def test_coins_are_those_of_bernoulli(shape):
+  key = jax.random.key(3)
+  expected = np.asarray(jax.random.bernoulli(key, 0.5, shape))
+  np.testing.assert_array_equal(sampling.coins(key, shape), expected)

@@ -7,7 +7,13 @@ import pytest
 
 from spex_jax.fourier import lasso, score
 from spex_jax.portfolio import members, stack
-from spex_jax.proxies import boosting, gaussian, proxyspex, readout
+from spex_jax.proxies import (
+  boosting,
+  gaussian,
+  out_of_fold,
+  proxyspex,
+  readout,
+)
 
 _SHAPE = 40, 6  # Of nearly every process here: a compilation takes seconds.
 
@@ -220,7 +226,7 @@ def test_what_a_readout_leaves_out_is_counted_as_error(monkeypatch):
 def test_a_fit_cut_short_says_so():
   masks, values, _ = _data()
   posterior = gaussian.fit(masks, values)
-  trial = gaussian.cross_predict(masks, values)
+  trial = out_of_fold.predict(masks, values)
   out = readout.expand(posterior, 64)
   note = lambda whole, groups: members._process_note(
     posterior.replace(rising=whole), trial._replace(rising=groups), out

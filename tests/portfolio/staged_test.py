@@ -142,6 +142,21 @@ def test_a_plan_with_the_empty_mask_does_not_ask_it_again(monkeypatch):
   assert found.ask.asked == 80 + 2 + num_distinct - 1 - full
 
 
+def test_what_a_plan_leaves_of_a_budget_goes_to_the_coefficients():
+  n, total = 12, 800
+  noise = np.random.default_rng(0).normal(size=1 << n)
+
+  def fn(masks):
+    pair = masks[:, 1] & masks[:, 2]
+    return masks[:, 0] - 2.0 * pair + 0.3 * noise[masks @ (1 << np.arange(n))]
+
+  found = _Asked(fn, method="spex", n=n, budget=total, max_order=3)
+  assert found.ask.asked == total
+  assert "fit no larger plan, were asked for the coefficients" in found.notes
+  sets = {s for s, _ in found.answer.functions[0].terms()}
+  assert {(0,), (1,), (2,), (1, 2)} <= sets
+
+
 def test_constant_values_cost_the_held_out_masks_and_two_probes():
   found = _Asked(lambda m: np.full(len(m), 3.0), goal=0.9)
   assert found.answer.method == "constant" and found.ask.asked == 64 + 2
@@ -159,3 +174,26 @@ def test_a_small_game_is_asked_to_its_end():
     budget=len(masks) - 1,
   )
   assert found.ask.asked == len(masks) - 1
+
+
+@pytest.mark.slow
+def test_another_game_of_a_padded_size_compiles_nothing():
+  compiled = []
+
+  def listen(event, seconds, **about):
+    if event == "/jax/core/compile/backend_compile_duration":
+      compiled.append(about.get("fun_name"))
+
+  def smooth(n):
+    weights = np.sin(np.arange(n) + 1.0)
+    return lambda masks: np.tanh((2.0 * masks - 1) @ weights) + masks[:, 0]
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    for n, budget in ((24, 340), (19, 330)):
+      compiled.clear()
+      asked = _Asked(smooth(n), n=n, budget=budget)
+      assert "gaussian" in asked.notes and "proxyspex" in asked.notes
+      assert compiled if n == 24 else not compiled, compiled
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)

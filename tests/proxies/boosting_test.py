@@ -363,7 +363,7 @@ def test_a_single_player_and_duplicate_masks():
 
 
 def test_sizes_that_pad_alike_compile_once():
-  for num_masks, n in ((130, 9), (200, 14), (256, 16)):
+  for num_masks, n in ((130, 9), (150, 14), (160, 16)):
     masks, values = _data(14, num_masks, n)
     functions.grown(masks, values, num_trees=10, depth=2, rate=num_masks / 1000)
     if num_masks == 130:

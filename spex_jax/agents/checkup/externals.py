@@ -16,10 +16,15 @@ import numpy as np
 
 from spex_jax.datasets import images
 
-NEEDS = (
-  "bwrap, with pdflatex and pdftoppm for tikz, and processing for processing"
-)
-_PROGRAMS = {"tikz": ("pdflatex", "pdftoppm"), "processing": ("processing",)}
+NEEDS = {
+  "tikz": "bwrap, pdflatex and pdftoppm",
+  "processing": "bwrap, xvfb-run, and processing (4.4) or processing-java",
+}
+# Any of these sets of programs; Processing draws on a screen alone.
+_PROGRAMS = {
+  "tikz": (("pdflatex", "pdftoppm"),),
+  "processing": (("processing", "xvfb-run"), ("processing-java", "xvfb-run")),
+}
 _TEX = r"""\documentclass[tikz,border=0pt]{standalone}
 \usepackage{tikz}
 \begin{document}
@@ -35,11 +40,16 @@ _READ = ("/usr", "/bin", "/lib", "/lib64", "/etc/texmf", "/etc/alternatives",
 
 def installed() -> tuple[str, ...]:
   """The languages that can be rendered here."""
-  if not shutil.which("bwrap"):
-    return ()
-  return tuple(
-    name for name, own in _PROGRAMS.items() if all(map(shutil.which, own))
-  )
+  return tuple(name for name in _PROGRAMS if _programs(name))
+
+
+def _programs(language: str) -> tuple[str, ...]:
+  """Those that render a language here; none where one is missing."""
+  if shutil.which("bwrap"):
+    for own in _PROGRAMS[language]:
+      if all(map(shutil.which, own)):
+        return own
+  return ()
 
 
 def render(
@@ -70,9 +80,10 @@ def render(
       else:
         whole = code if "void draw" in code else _SKETCH % code
         (folder / f"{folder.name}.pde").write_text(whole)
-        _run(
-          folder, seconds, "processing", "cli", f"--sketch={folder}", "--run"
-        )
+        program = _programs(language)[0]
+        words = [program, "cli"] if program == "processing" else [program]
+        sketch = f"--sketch={folder}"
+        _run(folder, seconds, "xvfb-run", "-a", *words, sketch, "--run")
       found = images.read(folder / "drawing.png")
     except subprocess.TimeoutExpired:
       return "time", f"it took more than {seconds:g} s", None

@@ -110,9 +110,10 @@ class Studio:
         language, code, self.size, self._seconds
       )
       return _seen(picture) if picture is not None else Rendered(status, error)
+    needs = externals.NEEDS.get(language)
     raise ValueError(
-      f"No language {language!r}; there are {', '.join(languages())}. tikz and "
-      f"processing need {externals.NEEDS}."
+      f"No language {language!r}; there are {', '.join(languages())}."
+      + (f" It needs {needs}." if needs else "")
     )
 
 

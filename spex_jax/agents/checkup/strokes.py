@@ -10,6 +10,7 @@ Units: a picture is `SIDE` wide and high; x goes right, y down.
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +18,6 @@ from spex_jax.agents.world import rendering, scenes
 
 SIDE = 96
 _CELL = SIDE / scenes.GRID
-_POINTS = 216 / SIDE  # Of a matplotlib figure of 3 inches, a unit.
 _BANDS = 5  # Of a texture.
 _INNER = 0.55  # Of a box, what a texture covers; of a square's, all.
 _MOON = math.acos(0.6875)  # Where its two circles meet: at the outer, ...
@@ -125,26 +125,76 @@ def _marks(texture, colour, box) -> list[Stroke]:
   ]  # fmt: skip
 
 
-_BEFORE = {
-  "matplotlib": """\
+class _Dialect(NamedTuple):
+  """How a language says a stroke; `%` fills in texts by name.
+
+  Attributes:
+    before: what stands before all strokes.
+    after: what stands behind them.
+    colour: of three numbers.
+    corner: of x and y.
+    between: corners.
+    polygon: of colour and corners.
+    ellipse: of colour, middle x and y, half the sides a and b, and the whole
+      ones wide and high.
+    ring: likewise, with the width of its line.
+    unit: what that is measured in, of `SIDE`.
+  """
+
+  before: str
+  after: str
+  colour: str
+  corner: str
+  between: str
+  polygon: str
+  ellipse: str
+  ring: str
+  unit: float = 1.0
+
+
+_ELLIPSE = "ax.add_patch(Ellipse((%(x)s, %(y)s), %(wide)s, %(high)s, "
+_SVG = '<ellipse cx="%(x)s" cy="%(y)s" rx="%(a)s" ry="%(b)s" '
+_TIKZ = " (%(x)s,%(y)s) ellipse [x radius=%(a)s, y radius=%(b)s];"
+_DIALECTS = {
+  "matplotlib": _Dialect(
+    """\
 import matplotlib.pyplot as plt
 from matplotlib.patches import Ellipse, Polygon
 fig = plt.figure(figsize=(3, 3))
 ax = fig.add_axes((0, 0, 1, 1), xlim=(0, 96), ylim=(96, 0))
 _ = ax.axis("off")
 """,
-  "svg": '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 96 96">\n',
-  "tikz": (
-    "\\begin{tikzpicture}[x=1pt,y=-1pt]\n\\clip (0,0) rectangle (96,96);\n"
+    "", "#%02x%02x%02x", "(%s, %s)", ", ",
+    'ax.add_patch(Polygon([%(corners)s], color="%(colour)s", lw=0))',
+    _ELLIPSE + 'color="%(colour)s", lw=0))',
+    _ELLIPSE + 'fill=False, ec="%(colour)s", lw=%(line)s))',
+    216 / SIDE,  # Points of a figure of 3 inches.
   ),
-  "processing": "void setup() {\nsize(96, 96);\nnoStroke();\n",
-}
-_AFTER = {
-  "svg": "</svg>\n",
-  "tikz": "\\end{tikzpicture}\n",
-  "processing": "}\n",
-}
-LANGUAGES = tuple(_BEFORE)
+  "svg": _Dialect(
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 96 96">\n',
+    "</svg>\n", "#%02x%02x%02x", "%s,%s", " ",
+    '<polygon points="%(corners)s" fill="%(colour)s"/>',
+    _SVG + 'fill="%(colour)s"/>',
+    _SVG + 'fill="none" stroke="%(colour)s" stroke-width="%(line)s"/>',
+  ),
+  "tikz": _Dialect(
+    "\\begin{tikzpicture}[x=1pt,y=-1pt]\n\\clip (0,0) rectangle (96,96);\n",
+    "\\end{tikzpicture}\n",
+    "{rgb,255:red,%d;green,%d;blue,%d}", "(%s,%s)", " -- ",
+    "\\fill[fill=%(colour)s] %(corners)s -- cycle;",
+    "\\fill[fill=%(colour)s]" + _TIKZ,
+    "\\draw[draw=%(colour)s,line width=%(line)spt]" + _TIKZ,
+  ),
+  "processing": _Dialect(
+    "void setup() {\nsize(96, 96);\nnoStroke();\n", "}\n",
+    "%d, %d, %d", "vertex(%s, %s);", " ",
+    "fill(%(colour)s); beginShape(); %(corners)s endShape(CLOSE);",
+    "fill(%(colour)s); ellipse(%(x)s, %(y)s, %(wide)s, %(high)s);",
+    "noFill(); stroke(%(colour)s); strokeWeight(%(line)s); "
+    "ellipse(%(x)s, %(y)s, %(wide)s, %(high)s); noStroke();",
+  ),
+}  # fmt: skip
+LANGUAGES = tuple(_DIALECTS)
 
 
 def write(strokes: Sequence[Stroke], language: str) -> str:
@@ -157,92 +207,27 @@ def write(strokes: Sequence[Stroke], language: str) -> str:
     raise ValueError(
       f"No language {language!r}; there are {', '.join(LANGUAGES)}."
     )
-  lines = [_SAID[language](stroke) + "\n" for stroke in strokes]
-  return _BEFORE[language] + "".join(lines) + _AFTER.get(language, "")
+  own = _DIALECTS[language]
+  lines = [_said(stroke, own) + "\n" for stroke in strokes]
+  return own.before + "".join(lines) + own.after
 
 
 def _number(value: float) -> str:
   return f"{value:.1f}".removesuffix(".0")
 
 
-def _ring(stroke: Stroke) -> tuple[list[str], float]:
-  """Middle and half the sides of a ring's middle line, and its width."""
+def _said(stroke: Stroke, own: _Dialect) -> str:
+  values = {"colour": own.colour % stroke.colour}
+  if stroke.kind == "polygon":
+    corners = (own.corner % (_number(x), _number(y)) for x, y in stroke.points)
+    return own.polygon % (values | {"corners": own.between.join(corners)})
   (x, y), (a, b) = stroke.points
-  inner = 13 / 16  # Between 5 / 8 and 1.
-  wide = (a + b) / 2 * 3 / 8
-  return [_number(v) for v in (x, y, inner * a, inner * b)], wide
-
-
-def _pairs(stroke: Stroke, form: str, between: str) -> str:
-  return between.join(
-    form.format(_number(x), _number(y)) for x, y in stroke.points
-  )
-
-
-def _flat(stroke: Stroke) -> list[str]:
-  return [_number(v) for point in stroke.points for v in point]
-
-
-def _matplotlib(stroke: Stroke) -> str:
-  colour = "#{:02x}{:02x}{:02x}".format(*stroke.colour)
-  if stroke.kind == "polygon":
-    corners = _pairs(stroke, "({}, {})", ", ")
-    return f'ax.add_patch(Polygon([{corners}], color="{colour}", lw=0))'
-  twice = lambda text: _number(2 * float(text))
-  if stroke.kind == "ellipse":
-    x, y, a, b = _flat(stroke)
-    how = f'color="{colour}", lw=0'
-  else:
-    (x, y, a, b), wide = _ring(stroke)
-    how = f'fill=False, ec="{colour}", lw={_number(wide * _POINTS)}'
-  return f"ax.add_patch(Ellipse(({x}, {y}), {twice(a)}, {twice(b)}, {how}))"
-
-
-def _svg(stroke: Stroke) -> str:
-  colour = "#{:02x}{:02x}{:02x}".format(*stroke.colour)
-  if stroke.kind == "polygon":
-    return f'<polygon points="{_pairs(stroke, "{},{}", " ")}" fill="{colour}"/>'
-  if stroke.kind == "ellipse":
-    x, y, a, b = _flat(stroke)
-    how = f'fill="{colour}"'
-  else:
-    (x, y, a, b), wide = _ring(stroke)
-    how = f'fill="none" stroke="{colour}" stroke-width="{_number(wide)}"'
-  return f'<ellipse cx="{x}" cy="{y}" rx="{a}" ry="{b}" {how}/>'
-
-
-def _tikz(stroke: Stroke) -> str:
-  colour = "{{rgb,255:red,{};green,{};blue,{}}}".format(*stroke.colour)
-  if stroke.kind == "polygon":
-    return (
-      f"\\fill[fill={colour}] {_pairs(stroke, '({},{})', ' -- ')} -- cycle;"
-    )
-  if stroke.kind == "ellipse":
-    x, y, a, b = _flat(stroke)
-    how = f"\\fill[fill={colour}]"
-  else:
-    (x, y, a, b), wide = _ring(stroke)
-    how = f"\\draw[draw={colour},line width={_number(wide)}pt]"
-  return f"{how} ({x},{y}) ellipse [x radius={a}, y radius={b}];"
-
-
-def _processing(stroke: Stroke) -> str:
-  colour = "{}, {}, {}".format(*stroke.colour)
-  if stroke.kind == "polygon":
-    corners = _pairs(stroke, "vertex({}, {});", " ")
-    return f"fill({colour}); beginShape(); {corners} endShape(CLOSE);"
-  twice = lambda text: _number(2 * float(text))
-  if stroke.kind == "ellipse":
-    x, y, a, b = _flat(stroke)
-    return f"fill({colour}); ellipse({x}, {y}, {twice(a)}, {twice(b)});"
-  (x, y, a, b), wide = _ring(stroke)
-  return (
-    f"noFill(); stroke({colour}); strokeWeight({_number(wide)}); "
-    f"ellipse({x}, {y}, {twice(a)}, {twice(b)}); noStroke();"
-  )
-
-
-_SAID = {
-  "matplotlib": _matplotlib, "svg": _svg, "tikz": _tikz,
-  "processing": _processing,
-}  # fmt: skip
+  form = own.ellipse
+  if stroke.kind == "ring":  # Its line lies between 5 / 8 and 1.
+    form = own.ring
+    values["line"] = _number((a + b) / 2 * 3 / 8 * own.unit)
+    a, b = 13 / 16 * a, 13 / 16 * b
+  values |= {name: _number(v) for name, v in zip("xyab", (x, y, a, b))}
+  for name, half in (("wide", "a"), ("high", "b")):
+    values[name] = _number(2 * float(values[half]))
+  return form % values

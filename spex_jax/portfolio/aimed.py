@@ -1,0 +1,191 @@
+"""Shapley and Banzhaf values as what masks are drawn for.
+
+Masks come in pairs with their complements, whose halved differences hold the
+odd orders alone, on which these values depend. Sizes are drawn as the roots of
+Shapley's kernel (`proxies.kernel_shap`), the full and the empty mask are always
+asked, and sizes that the budget covers are asked in full; for Banzhaf values
+masks are uniform. Then
+
+  phi = values of a process on the differences (`proxies.odd`)
+        + a weighted regression on what it leaves of them, out of fold.
+
+The second term estimates, without bias but for that of a regression, what the
+process misses, so its prior need not be true (a control variate, as in
+regression-adjusted KernelSHAP, Witter et al. 2025, arXiv 2506.11849, with a
+process in place of trees and leave-one-out in place of folds). Of a size asked
+in part, a share h, the masks asked are known and those left out are as far
+from the process as one that it has not seen: residuals are h times those of
+the fit and 1 - h times those left out. Standard errors are the sandwich's
+(HC3) of the residuals left out, times 1 - h; noise of f counts in full.
+
+Shapes: n players, B pairs, T targets.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from spex_jax import base
+from spex_jax.indices import table
+from spex_jax.masks import ask as ask_lib
+from spex_jax.portfolio import additive, samples, select, staged
+from spex_jax.proxies import kernel_shap, odd
+
+INDICES = ("SV", "BV")
+
+_RANK = 1e-10  # Singular values below this share of the largest are 0.
+_MOST_LEVERAGE = 0.9  # So that no residual is blown up without limit.
+
+
+class _Fit(NamedTuple):
+  """Values and standard errors `[n]`, and the share of g left, out of fold."""
+
+  values: np.ndarray
+  std: np.ndarray
+  left: float
+
+
+def checked(index: str | None, method: str, goal: float | None) -> str | None:
+  """The index that masks are drawn for, by its own name, or None.
+
+  Args:
+    index: any case of its name; None for none.
+    method: of `explain`; only "auto" has masks to give.
+    goal: the R^2 at which to stop, which no mask is held out to measure.
+
+  Raises:
+    ValueError: an unknown index, one that is no aim, or what goes with none.
+  """
+  if index is None:
+    return None
+  name = table.find(index)
+  if name not in INDICES:
+    raise ValueError(
+      f"index={index!r}: masks are drawn for {' or '.join(INDICES)}. Leave it "
+      f"out, and read interactions({name!r}) of the answer."
+    )
+  if method != "auto":
+    raise ValueError(
+      f"index={index!r} goes with method='auto'; {method} has its own masks."
+    )
+  if goal is not None:
+    raise ValueError(
+      f"index={index!r} holds out no mask; leave target_faithfulness out."
+    )
+  return name
+
+
+def least_budget(n: int) -> int:
+  """The fewest masks: n pairs and both ends, or all where these are fewer."""
+  return min(2 * n + 2, 1 << n)
+
+
+def ask_and_fit(
+  ask: ask_lib.Asker, key: base.Key, index: str, *, strict: bool = False
+) -> select.Answer:
+  """Asks for masks and computes an index, with standard errors.
+
+  Args:
+    ask: the function, with its budget, and at least 2 players; not all masks.
+    key: consumed.
+    index: one of `INDICES`.
+    strict: values that do not repeat are an error.
+
+  Returns:
+    Functions of order 1, as `additive.function` makes them of the values.
+
+  Raises:
+    ValueError: a budget below `least_budget`.
+  """
+  n, budget = ask.n, ask.budget
+  if budget < least_budget(n):
+    raise ValueError(
+      f"index={index!r} needs a budget of at least {least_budget(n)} masks for "
+      f"{n} players; the budget is {budget}."
+    )
+  ends = staged.corners(n)
+  design_key, order_key = jax.random.split(key)
+  masks, weights = kernel_shap.design(
+    design_key, budget - len(ends), n, ends, uniform=index == "BV"
+  )
+  values = ask(np.concatenate([ends, masks]))
+  ask.repeat(np.concatenate([ends, masks]), values, strict=strict)
+  if base.is_constant(values).all():
+    return staged.constant(n, values, [], ask.asked)
+  empty = values[1]
+  # The ends first; the others in an order that their sizes do not know.
+  order = 1 + np.asarray(jax.random.permutation(order_key, len(masks) // 2))
+  order = np.append(0, order)
+  halves = (values[0::2] / 2 - values[1::2] / 2)[order]
+  pairs = np.concatenate([ends, masks])[0::2][order]
+  own = 0.0 if index == "SV" else 1 / math.comb(n, n // 2)  # Of the ends.
+  weights = np.append(own, weights[0::2])[order]
+  functions, stds, left = [], [], []
+  for t, column in enumerate(halves.T):
+    found = _fit(pairs, weights, column, index)
+    function = additive.function(float(empty[t]), found.values)
+    functions.append(function)
+    stds.append(_of_coefs(function, found.std, index))
+    left.append(found.left)
+  note = (
+    f"{'Shapley' if index == 'SV' else 'Banzhaf'} values by a process on the "
+    f"differences of {len(pairs)} pairs, which leaves {np.mean(left):.2g} of "
+    "their energy, out of fold, and a regression on what it leaves."
+  )
+  return select.Answer(
+    functions,
+    index,
+    [note],
+    std=stds,
+    confounded=samples.confounded(np.concatenate([ends, masks])),
+  )
+
+
+def _fit(pairs, weights, halves, index):
+  """Values of one target from pairs, of which the ends are the first."""
+  n = pairs.shape[1]
+  ends = np.arange(len(pairs)) == 0
+  if not halves.any():
+    return _Fit(np.zeros(n), np.zeros(n), 0.0)
+  efficient = index == "SV"
+  law = (odd.shapley_law if efficient else odd.banzhaf_law)(n)
+  found = odd.fit(pairs, halves, ends & efficient, law)
+  known = _shares(pairs)
+  inside, outside = halves - found.fitted, halves - found.left_out
+  x = 1.0 * pairs - 0.5
+  values = found.values
+  if efficient:
+    x -= x.mean(axis=1, keepdims=True)
+    values = values + (2 * halves[0] - values.sum()) / n
+  moments = (weights[:, None] * x).T
+  solve = np.linalg.pinv(moments @ x, rcond=_RANK, hermitian=True) @ moments
+  values = values + solve @ (known * inside + (1 - known) * outside)
+  leverage = np.einsum("bn,nb->b", x, solve).clip(max=_MOST_LEVERAGE)
+  error = (outside - x @ (solve @ outside)) / (1 - leverage)
+  variance = (1 - known) * error**2 + known * found.noise_std**2
+  std = np.sqrt(solve**2 @ variance)
+  left = (outside[1:] ** 2).sum() / (halves[1:] ** 2).sum()
+  return _Fit(values, std, float(left))
+
+
+def _shares(pairs):
+  """`[B]` the share of the pairs of its size that are asked, of each pair."""
+  n = pairs.shape[1]
+  sizes = pairs.sum(axis=1)
+  sizes = np.minimum(sizes, n - sizes)
+  counts = np.bincount(sizes)
+  total = [
+    math.comb(n, s) / (2 if 2 * s == n else 1) for s in range(n // 2 + 1)
+  ]
+  shares = [count / all_ for count, all_ in zip(counts.tolist(), total)]
+  return np.asarray(shares)[sizes]
+
+
+def _of_coefs(function, std, index):
+  """Standard errors of the coefficients: a value is -2 times one of them."""
+  # The empty set: f(none) and half of all values, whose sum may be known.
+  none = 0.0 if index == "SV" else np.sqrt((std**2).sum())
+  players = np.asarray(function.players)[: int(function.count), 0]
+  return np.append(std, none)[players] / 2

@@ -1,0 +1,153 @@
+"""Shapley and Banzhaf values that masks are drawn for, against all masks."""
+
+import jax
+import numpy as np
+import pytest
+
+import spex_jax as spex
+from spex_jax.jobs import callables
+from spex_jax.masks import ask as ask_lib
+from spex_jax.masks import packing, sampling
+from spex_jax.portfolio import aimed
+
+_N = 8
+_RNG = np.random.default_rng(3)
+_TABLE = _RNG.normal(size=(1 << _N, 2)).cumsum(axis=0)  # T = 2.
+
+
+def _f(masks):
+  return _TABLE[np.asarray(masks) @ (1 << np.arange(_N))]
+
+
+def _smooth(masks):
+  """Products of two and three players, and a kink."""
+  x = np.asarray(masks, float)
+  pairs = 2 * x[:, 0] * x[:, 1] - x[:, 2] * x[:, 3] * x[:, 4]
+  return pairs + np.maximum(x @ np.linspace(-1, 1, x.shape[1]), 0)
+
+
+def _values(found, n, index="SV", target=None):
+  values = found.interactions(index, target=target)
+  return np.array([values[i] for i in range(n)])
+
+
+def _explain(f, n, budget, seed=0, index="SV", **more):
+  key = jax.random.key(seed)
+  return spex.explain(f, n, budget=budget, index=index, key=key, **more)
+
+
+@pytest.mark.parametrize("index", aimed.INDICES)
+def test_all_masks_give_the_index(index):
+  """Whatever the process says: what is asked of every size is known."""
+  ask = ask_lib.Asker(_f, _N, 1 << _N)
+  answer = aimed.ask_and_fit(ask, jax.random.key(0), index)
+  assert ask.asked == 1 << _N
+  exact = _explain(_f, _N, 1 << _N, index=index)
+  assert exact.method == "exact"
+  for t, function in enumerate(answer.functions):
+    found = spex.indices.table.interactions(function, index)
+    np.testing.assert_allclose(
+      [found[i] for i in range(_N)],
+      _values(exact, _N, index, t),
+      rtol=0,
+      atol=1e-9 * np.abs(_TABLE).max(),
+    )
+
+
+def test_pairs_within_the_budget_that_sum_to_the_gain():
+  seen = []
+
+  def f(masks):
+    seen.append(np.array(masks))
+    return _smooth(masks) + 100
+
+  found = _explain(f, 12, 101)
+  masks = np.concatenate(seen)
+  distinct = masks[packing.distinct_masks(masks).first]
+  assert len(distinct) == found.num_evaluations == 100
+  rows = set(map(tuple, distinct.tolist()))
+  assert all(tuple(row) in rows for row in (~distinct).tolist())
+  # Both ends, and the 24 that keep or lack a single player.
+  sizes = np.bincount(distinct.sum(axis=1), minlength=13)
+  assert sizes[[0, 1, 11, 12]].tolist() == [1, 12, 12, 1]
+  none, everyone = found.ends
+  assert _values(found, 12).sum() == pytest.approx(everyone - none, abs=1e-9)
+  assert found.held_out == 0 and found.faithfulness is None
+  assert found.method == "SV" and "50 pairs" in found.notes[0]
+  again = _explain(_smooth, 12, 101)
+  np.testing.assert_allclose(_values(again, 12), _values(found, 12), atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("index", aimed.INDICES)
+def test_unbiased_with_errors_as_stated(index):
+  """Means over keys, and standard errors, of a function of all orders."""
+  n, count = 10, 40
+  exact = _values(_explain(_smooth, n, 1 << n), n, index)
+  runs = [_explain(_smooth, n, 120, seed, index) for seed in range(count)]
+  errors = np.stack([_values(run, n, index) for run in runs]) - exact
+  spread = errors.std(axis=0, ddof=1) / np.sqrt(count)
+  # Student's t of 10 players: 4 is passed once in 400 runs.
+  assert (np.abs(errors.mean(axis=0)) < 4 * spread).all()
+  stated = []
+  for run in runs:
+    found = run.interactions(index)
+    std = {members: s for (members, _), s in zip(found, found.std)}
+    stated.append([std[(i,)] for i in range(n)])
+  within = (np.abs(errors) < 1.645 * np.array(stated)).mean()
+  assert 0.8 < within < 0.97
+
+
+def test_a_repeated_call_and_noise():
+  rng = np.random.default_rng(0)
+  noisy = lambda m: m @ np.arange(12.0) + rng.normal(size=len(m))
+  found = _explain(noisy, 12, 100)
+  assert found.noise_floor > 0
+  # Half a difference of two values of noise 1, over about 50 pairs.
+  std = found.interactions("SV").std
+  assert 0.05 < np.median(std) < 1
+
+
+def test_what_it_refuses():
+  with pytest.raises(ValueError, match="budget of at least 26 masks for 12"):
+    _explain(_smooth, 12, 25)
+  with pytest.raises(ValueError, match="Unknown index 'SW'.*Did you mean"):
+    _explain(_smooth, 12, 100, index="SW")
+  with pytest.raises(ValueError, match="drawn for SV or BV. Leave it out"):
+    _explain(_smooth, 12, 100, index="STII")
+  with pytest.raises(ValueError, match="goes with method='auto'; gram has"):
+    _explain(_smooth, 12, 100, method="gram")
+  with pytest.raises(ValueError, match="leave target_faithfulness out"):
+    _explain(_smooth, 12, 100, target_faithfulness=0.9)
+  with pytest.raises(ValueError, match="NaN or infinity"):
+    _explain(lambda m: np.where(m[:, 0], np.nan, 1.0), 12, 100)
+
+
+def test_few_players_and_constants():
+  one = _explain(lambda m: 3.0 * m[:, 0] + 1, 1, 8, index="sv")
+  assert one.method == "exact" and _values(one, 1) == pytest.approx([3])
+  flat = _explain(lambda m: np.full(len(m), 7.0), 12, 100)
+  assert flat.method == "constant" and not _values(flat, 12).any()
+  # Even functions have differences of 0 and no values.
+  even = _explain(lambda m: 1.0 * (m[:, 0] == m[:, 1]), 12, 100)
+  np.testing.assert_array_equal(_values(even, 12), 0)
+
+
+def test_the_command_aims_at_what_it_shows():
+  config = callables.Function(function="a:b", n=12, index="SV", budget=100)
+  assert config.aim(12) == "SV" and config.aim(60) is None
+  for change in ({"index": "FBII"}, {"method": "lasso"},
+                 {"target_faithfulness": 0.9}):  # fmt: skip
+    settings = {"function": "a:b", "n": 12, "index": "SV"} | change
+    assert callables.Function(**settings).aim(12) is None
+
+
+def test_masks_are_uniform_for_banzhaf():
+  masks = []
+  f = lambda m: (masks.append(np.array(m)), _smooth(m))[1]
+  _explain(f, 14, 1000, index="BV")
+  sizes = np.bincount(np.concatenate(masks).sum(axis=1), minlength=15)
+  uniform = sampling.enumerate_masks(14).sum(axis=1)
+  expected = np.bincount(uniform) * 1000 / 2**14
+  # Sizes are shared out to a pair; the ends and repeats are a few more.
+  assert np.abs(sizes - expected).max() <= 6
