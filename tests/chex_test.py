@@ -37,6 +37,7 @@ _OTHERWISE = {
   "training/linear.py:_shared": _WORDS,
   "training/loop.py:train": _WORDS,
   "training/loop.py:steps": _WORDS,
+  "training/loop.py:stepwise": _WORDS,
   "training/loop.py:check": _WORDS,
   "training/loop.py:_in_segments": _WORDS,
   "training/resumed.py:train": _WORDS,

@@ -32,7 +32,7 @@ class Learn(settings.Settings):
 
   seed: int = settings.seed("of the first repetition; others follow")
   seeds: int = settings.field(
-    3, "repetitions, over which probes average", low=1
+    1, "repetitions, over which probes average", low=1
   )
   data: str = settings.field(
     "coloured_digits",
@@ -53,7 +53,7 @@ class Learn(settings.Settings):
   )
   width: int = settings.field(16, "of the small one: filters at first", low=1)
   size: int = settings.field(32, "pixels a side", low=32)
-  pictures: int = settings.field(4096, "of each source", low=1)
+  pictures: int = settings.field(8192, "of each source", low=1)
   steps: int = settings.field(_MOCO.steps, "of each pretraining", low=1)
   batch_size: int = settings.field(_MOCO.batch_size, "of a step", low=2)
   queue: int = settings.field(_MOCO.queue, "keys, a multiple of that", low=1)

@@ -14,8 +14,8 @@ def test_units_are_chosen_and_judged():
   ]  # fmt: skip
   assert [row["count"] for row in measured] == [32, 32, 8, 8, 8]
   by_name = {row["units"]: row for row in measured}
-  # Eight backgrounds: even a quick backbone tells most, shapes hardly.
-  assert by_name["backbone"]["background"] > 0.5
+  # Of eight backgrounds, by 24 steps; shapes are hardly told yet.
+  assert by_name["backbone"]["background"] > 0.2
   share = {name: row.get("thing_share") for name, row in by_name.items()}
   assert share["effects"] > max(share["all"], share["l1"], share["random"])
   assert len(by_name["all"]["background_share"]) == 4

@@ -52,7 +52,7 @@ class Settings:
     views: of the augmentation.
   """
 
-  steps: int = 1000
+  steps: int = 2500
   batch_size: int = 64
   queue: int = 1024
   width: int = 64

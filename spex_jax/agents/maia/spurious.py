@@ -1,8 +1,8 @@
 """Which units of a classifier go by the thing, and which by the background.
 
 Mini-Spawrious: the shape is the class, and in training nearly all pictures of a
-class have its background; in the test another one. Colour, size, texture and
-place tell nothing. After the experiment of MAIA on Spawrious (Lynch et al.,
+class have its background; in the test another one. Colour, texture and place
+tell nothing. After the experiment of MAIA on Spawrious (Lynch et al.,
 arXiv 2303.05470): units that are kept are those whose object effects are large
 and whose background effects are small; here by a crossed design, so that
 effects are exact on its pictures.
@@ -23,6 +23,8 @@ from spex_jax.agents.world import rendering, scenes
 CLASSES = ("circle", "cross", "triangle", "moon")
 GROUNDS = ("grass", "sky", "sand", "brick")  # Of the classes, in order.
 SIDE = 32  # Pixels.
+# Of this few pixels, smaller things have some shapes in common.
+_WORDS = {"size": ("large",)}
 
 
 class Pictures(NamedTuple):
@@ -68,7 +70,7 @@ def drawn(seed: int, name: str, count: int, share: float) -> Pictures:
 def general(
   seed: int, name: str, count: int
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-  """Pictures of one thing, of all words alike: nothing goes with anything.
+  """Pictures of one large thing, of all other words: nothing goes with another.
 
   What a backbone may learn from, of things and of backgrounds.
 
@@ -82,7 +84,7 @@ def general(
     "background", int32 `[N]`, in the order of `scenes`.
   """
   rng = functions.rng(seed, "spurious general", name)
-  found = [scenes.draw(rng, 1, 1) for _ in range(count)]
+  found = [scenes.draw(rng, 1, 1, _WORDS) for _ in range(count)]
   words = {
     "shape": [
       scenes.ATTRIBUTES["shape"].index(own.things[0].shape) for own in found
@@ -166,7 +168,7 @@ def kept(found: Effects, count: int, least: float = 0.05) -> np.ndarray:
 
 
 def _nuisance(rng: np.random.Generator) -> scenes.Thing:
-  (thing,) = scenes.draw(rng, 1, 1).things
+  (thing,) = scenes.draw(rng, 1, 1, _WORDS).things
   return thing
 
 
