@@ -189,7 +189,7 @@ def _ours(game, budget, seed, aim, truth):
     "stated": None if stated is None else round(float(stated), 4),
     "stated_std": None if stated is None else round(float(error), 4),
   }
-  if aim is not None and explanation.coef_std is not None:
+  if aim is not None and index.std is not None:
     std = np.zeros(game.n)
     for (player,), error in zip((members for members, _ in index), index.std):
       std[player] = error

@@ -47,9 +47,13 @@ def sparse(n: int, num_terms: int, seed: int) -> games.Game:
   coefs = rng.normal(size=num_terms)
   return _game(
     n,
-    lambda masks: sum(
-      c * np.asarray(masks, bool)[:, s].all(axis=1) for s, c in zip(sets, coefs)
-    ),
+    lambda masks: np.sum(
+      [
+        c * np.asarray(masks, bool)[:, s].all(axis=1)
+        for s, c in zip(sets, coefs)
+      ],
+      axis=0,
+    ),  # fmt: skip
   )
 
 

@@ -136,8 +136,9 @@ def _backbone(seed, config, net):
   x, words = spurious.general(seed, "train", config.general)
   data = {"x": x, **words}
   weights = np.ones(len(x), np.float32)
+  first, second = jax.random.split(jax.random.key(seed), 2)
   trained = loop.stepwise(
-    *jax.random.split(jax.random.key(seed), 2), data, weights,
+    first, second, data, weights,
     init=net.init, losses=_losses,
     recipe=loop.Recipe(config.epochs, 50, 3e-3, "adam", "cosine"),
   )  # fmt: skip
