@@ -53,7 +53,7 @@ def sparse(n: int, num_terms: int, seed: int) -> games.Game:
         for s, c in zip(sets, coefs)
       ],
       axis=0,
-    ),  # fmt: skip
+    ),
   )
 
 
