@@ -57,7 +57,8 @@ class Config:
     forwards: of `cite`.
     shared: of each row of `reuse`, at most; a third as many of whole rows.
     batch_sizes: that ContextCite is tried at.
-    repeats: of `pecore`, behind the first call; forwards are timed once.
+    repeats: of `pecore` and `cite`, behind the first call; `reuse` is timed
+      once.
   """
 
   layers: int
@@ -181,7 +182,7 @@ def _settings(config, kind, folder):
   return common | {
     "sources": texts(config.tokens, config.sources), "query": _QUERY,
     "response": _RESPONSE, "forwards": config.forwards,
-    "batch_sizes": list(config.batch_sizes), "repeats": 0,
+    "batch_sizes": list(config.batch_sizes),
   }  # fmt: skip
 
 
@@ -206,7 +207,7 @@ def _pecore(config, net) -> Iterator[rows.Row]:
   }  # fmt: skip
 
 
-def _scored(net, sources, masks, **settings):
+def _scored(net, sources, masks, repeats=0, **settings):
   """Times a scorer: compilation, and the masks; and its memory in MiB."""
   scorer = scoring.scorer(
     net, sources, _RESPONSE, budget=len(masks), **settings
@@ -215,7 +216,7 @@ def _scored(net, sources, masks, **settings):
   begin = time.perf_counter()
   memory = scorer.memory_bytes or 0
   compiled = time.perf_counter() - begin
-  _, best = rows.seconds(scorer, masks, repeats=0)
+  _, best = rows.seconds(scorer, masks, repeats=repeats)
   return {
     "tokens": sources.prompt.num_tokens + len(scorer.response),
     "sources": sources.n, "forwards": len(masks),
@@ -234,7 +235,9 @@ def _cite(config, net) -> Iterator[rows.Row]:
   )
   for reuse in (False, True):
     name = "cite, ours" + (", shared" if reuse else ", whole rows")
-    yield {"who": name} | _scored(net, sources, masks, reuse=reuse)
+    yield {"who": name} | _scored(
+      net, sources, masks, config.repeats, reuse=reuse
+    )
 
 
 def _reuse(config, net) -> Iterator[rows.Row]:

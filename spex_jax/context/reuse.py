@@ -42,8 +42,9 @@ from spex_jax.ablate import text as text_lib
 from spex_jax.models import attention, generate, rope, sites, transformer
 from spex_jax.models import tokens as tokens_lib
 
-# Q: so many that a step is not spent on reading the parameters. On two cores
-# a token of SmolLM2-135M takes MEASURED
+# Q: so many that a step is not spent on reading the parameters, and few that a
+# last one wastes. 32 masks of 232 tokens by SmolLM2-135M on two cores take 7.0 s
+# by 64, 5.5 by 128, 5.6 by 192 and 6.4 by 256.
 _BLOCK, _CPU_BLOCK = 1024, 128
 _SLOTS = 128  # A path's are a multiple of it, so that prompts share programs.
 _CPU_LIMIT = 1 << 30  # Bytes of a cache.
