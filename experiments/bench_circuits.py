@@ -86,7 +86,7 @@ class Config:
   small: tuple[int, int, int] = (4, 64, 4)
   vocabulary: int = 50_257
   pairs: int = 32
-  peer_pairs: int = 8
+  peer_pairs: int = 4
   length: int = 32
   judged_pairs: int = 4
   circuits: int = 100
