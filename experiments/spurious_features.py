@@ -20,7 +20,7 @@ which the world draws and which shows no head a label.
 
 A failure mode of each class: what its logit goes by, `background_share`.
 
-`full` is seeds 115 to 119, kept for the claim; `tune` is seeds 0 to 4, to set
+`full` is seeds 120 to 124, kept for the claim; `tune` is seeds 0 to 4, to set
 constants on. Figures: `experiments/README.md`.
 """
 
@@ -59,10 +59,10 @@ class Config:
   """
 
   seeds: tuple[int, ...]
-  share: float = 0.97
+  share: float = 0.98
   count: int = 500
   width: int = 64
-  units: int = 8
+  units: int = 12
   repeats: int = 40
   general: int = 4000
   epochs: int = 12
@@ -72,7 +72,7 @@ CONFIGS = {
   "quick": Config((0,), count=400, width=32, units=8, repeats=6, general=400,
                   epochs=3),
   "tune": Config(tuple(range(5))),
-  "full": Config(tuple(range(115, 120))),
+  "full": Config(tuple(range(120, 125))),
 }  # fmt: skip
 
 
@@ -126,7 +126,8 @@ def run(config: Config) -> Iterator[rows.Row]:
 
 
 def _net(width: int) -> convnet.ConvNet:
-  layers = ((8, 2), (16, 2), (width, 0))  # Filters, and the pool behind them.
+  # Filters, and the pool behind them: the last layer sees whole things.
+  layers = ((16, 2), (32, 2), (64, 2), (width, 0))
   convs = tuple(convnet.Conv(size, pool=pool) for size, pool in layers)
   return convnet.ConvNet(sum(_SIZES), 3, convs, conv="grouped")
 
