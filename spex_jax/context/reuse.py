@@ -43,7 +43,7 @@ from spex_jax.models import attention, generate, rope, sites, transformer
 from spex_jax.models import tokens as tokens_lib
 
 # Q: so many that a step is not spent on reading the parameters, and few that a
-# last one wastes. 32 masks of 232 tokens by SmolLM2-135M on two cores take 7.0 s
+# last one wastes. 32 masks of 232 tokens by SmolLM2-135M on two cores take 7 s
 # by 64, 5.5 by 128, 5.6 by 192 and 6.4 by 256.
 _BLOCK, _CPU_BLOCK = 1024, 128
 _SLOTS = 128  # A path's are a multiple of it, so that prompts share programs.

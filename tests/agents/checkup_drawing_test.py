@@ -360,6 +360,13 @@ def test_spex_finds_the_statements_that_make_it(studio):
   values = found.interactions("FBII", order=1)
   assert values[2] < -4 and abs(values[0] - values[1]) < 0.1 < values[0]
   assert abs(values[3]) < 0.5
+  for code, told in (
+    (_svg(""), "no statement that can be taken away"),
+    (_svg('<rect x="90" width="1" height="1"/>'), "draws nothing"),
+  ):
+    with pytest.raises(ValueError, match=told):
+      statements.explain(jax.random.key(0), "svg", code, "red", ["green"],
+                         studio, _by_colour())  # fmt: skip
   with pytest.raises(ValueError, match="a caption besides 'red'"):
     statements.value_fn(lambda mask: "", "svg", "red", ["red"], studio,
                         _by_colour())  # fmt: skip

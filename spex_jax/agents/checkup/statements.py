@@ -130,8 +130,23 @@ def explain(
 
   Args and errors as for `split` and `value_fn`; `key` is consumed, `budget`
   is of distinct masks.
+
+  Raises:
+    ValueError: code without a statement that can be taken away, or that draws
+      nothing with all of them: it hangs, fails, or is blank.
   """
   names, keep = split(language, code)
+  if not names:
+    raise ValueError(
+      "The code has no statement that can be taken away: in Python a call, a "
+      "loop or a condition at the top, in SVG a shape."
+    )
+  whole = studio.render(language, keep(np.ones(len(names), bool)))
+  if whole.picture is None or (whole.picture == 255).all():  # White.
+    raise ValueError(
+      f"The code draws nothing, so that no statement of it can matter: "
+      f"{whole.status}" + (f", {whole.error}." if whole.error else ".")
+    )
   values = value_fn(keep, language, caption, others, studio, own)
   with jax.default_device(jax.devices("cpu")[0]):
     return api.explain(
