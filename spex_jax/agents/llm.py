@@ -30,6 +30,10 @@ class Spent(RuntimeError):
   """A budget is used up; nothing was asked."""
 
 
+# What ends a talk: a budget, the endpoint, the clock.
+ENDS = (Spent, services.Refused, services.Overloaded, TimeoutError)
+
+
 @dataclasses.dataclass(frozen=True)
 class Call:
   """A call of a tool that a model asks for.

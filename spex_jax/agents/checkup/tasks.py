@@ -12,13 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax.ablate import services
 from spex_jax.agents import llm
 from spex_jax.agents.checkup import asking, renderers
 from spex_jax.agents.world import prompts, scenes
 
 # What ends a conversation: a budget, the endpoint, the clock.
-_ENDS = (llm.Spent, services.Refused, services.Overloaded, TimeoutError)
 _CENTRE = 1  # Row and column.
 
 
@@ -149,7 +147,7 @@ def improve(
     own = dataclasses.replace(base, round=number)
     try:
       reply = chat.chat(messages)
-    except _ENDS as error:
+    except llm.ENDS as error:
       said = f"{type(error).__name__}: {error}"[:300]
       return [
         *found, dataclasses.replace(own, status="endpoint", error=said)
@@ -199,7 +197,7 @@ def recognise(
   request = asking.recognise(code, options)
   try:
     reply = chat.chat([{"role": "user", "content": request}])
-  except _ENDS as error:
+  except llm.ENDS as error:
     said = f"{type(error).__name__}: {error}"[:300]
     return dataclasses.replace(own, status="endpoint", error=said)
   place = asking.choice_of(reply.text, len(options))

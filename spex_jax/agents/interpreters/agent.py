@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from spex_jax.ablate import services
 from spex_jax.agents import llm
 from spex_jax.agents.find import answers, functions
 from spex_jax.agents.interpreters import baselines
@@ -18,11 +17,8 @@ from spex_jax.agents.interpreters import baselines
 _MOST = 40  # Inputs in a line.
 _SHOWN = 4_000  # Letters of what a model is told at once.
 _ALIKE = 3  # Equal replies in a row end a conversation.
-# What ends a talk: a budget, the endpoint, the function, the clock.
-_ENDS = (
-  llm.Spent, services.Refused, services.Overloaded, functions.Overspent,
-  functions.Failed, TimeoutError,
-)  # fmt: skip
+# What ends a talk; the function, too.
+_ENDS = (*llm.ENDS, functions.Overspent, functions.Failed)
 _SECTIONS = re.compile(r"\[(DESCRIPTION|DOMAIN|CODE)\]")
 # No run of spaces may cross lines: a reply of lines would take forever.
 _FENCE = re.compile(r"```(?:python)?[ \t]*\r?\n(.*?)```", re.S)

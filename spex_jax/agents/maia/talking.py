@@ -11,7 +11,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from spex_jax.ablate import services
 from spex_jax.agents import llm
 from spex_jax.agents.find import functions
 from spex_jax.agents.maia import labels
@@ -22,10 +21,7 @@ _SHOWN = 4_000  # Letters of what a model is told at once.
 _CALLS = 8  # Of a reply.
 _PICTURES = 16  # Of a message.
 _ALIKE = 3  # Equal replies in a row end a talk.
-_ENDS = (
-  llm.Spent, services.Refused, services.Overloaded, functions.Overspent,
-  functions.Failed, TimeoutError,
-)  # fmt: skip
+_ENDS = (*llm.ENDS, functions.Overspent, functions.Failed)
 _CALL = re.compile(r"^\s*CALL:?\s*(\{.*\})\s*$", re.M)
 _FENCE = re.compile(r"```(?:python)?\s*\n(.*?)```", re.S)
 _LABEL = re.compile(r"\[LABEL\]:?\s*([^\n\[]+)")

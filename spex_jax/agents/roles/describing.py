@@ -18,13 +18,11 @@ from typing import Any
 import numpy as np
 
 from spex_jax import base
-from spex_jax.ablate import services
 from spex_jax.agents import llm
 from spex_jax.agents.roles import claims
 from spex_jax.circuits import graph as graph_lib
 
 _SHOWN = 4  # Edges of a head, either way, that a model is told of.
-_ENDS = (llm.Spent, services.Refused, services.Overloaded, TimeoutError)
 _ROLE = re.compile(r"^\s*\[ROLE\]:?\s*(.+)$", re.M)
 _TASK = """\
 You study a circuit of a transformer. Of each of its heads you see the strongest
@@ -148,7 +146,7 @@ def asked(
   for _ in range(rounds):
     try:
       reply = chat.chat(messages)
-    except _ENDS as error:
+    except llm.ENDS as error:
       said = f"{type(error).__name__}: {error}"
       break
     messages.append({"role": "assistant", "content": reply.text})
