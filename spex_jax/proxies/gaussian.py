@@ -43,7 +43,7 @@ import numpy as np
 from spex_jax import base
 from spex_jax.fourier import regress
 from spex_jax.masks import padding
-from spex_jax.proxies import triangular
+from spex_jax.proxies import annealing, triangular
 
 SPREADS = (0.5, 1.25)
 MOST_MASKS = 16384  # An inverse of 2 GiB; 4,096 on a CPU take about a minute.
@@ -52,7 +52,6 @@ _FIRST_STEPS, _FIRST_RATE = 60, 0.15
 _LAST_STEPS, _LAST_RATE = 25, 0.06
 _RANK = 4  # Directions: 2 do less, 8 need more masks.
 _TURN_STEPS, _TURN_RATE = 18, 0.2  # Where there are directions.
-_MOST_STEPS = 64  # Of one round.
 LEAST_NOISE = 1e-8  # Share of the variance; keeps the Cholesky factor alive.
 CELLS = 1 << 26  # Kernel values, or characters, held at once: 512 MB.
 
@@ -155,7 +154,7 @@ def exponent(params: Params, signs: jax.Array) -> tuple[jax.Array, jax.Array]:
   """u `[B, n]` and level: the product part of k(s, s') is exp(level + u s')."""
   chex.assert_shape(signs, (None, len(params.relevance)))
   chex.assert_type(signs, float)
-  rho, real = jax.nn.sigmoid(params.relevance), _real(signs)
+  rho, real = jax.nn.sigmoid(params.relevance), real_players(signs)
   tilt = signs * jnp.arctanh(rho)[None]
   level = jnp.sum(real * (0.5 * jnp.log1p(-(rho**2)) - jnp.log1p(rho)))
   level += params.amplitude
@@ -167,7 +166,7 @@ def exponent(params: Params, signs: jax.Array) -> tuple[jax.Array, jax.Array]:
   return tilt, level
 
 
-def _real(signs):
+def real_players(signs: jax.Array) -> jax.Array:
   """`[n]` 1 for each player, 0 for padding."""
   chex.assert_rank(signs, 2)
   return jnp.abs(signs).max(axis=0)
@@ -219,7 +218,7 @@ def objective(
   slope = jax.lax.stop_gradient(slope)
   path = jnp.sum(slope * gram) + noise * _seen(signs) @ jnp.diagonal(slope)
   nats = jax.lax.stop_gradient(nats - path) + path
-  return nats + _prior(params, _real(signs), spread)
+  return nats + _prior(params, real_players(signs), spread)
 
 
 def tune(
@@ -247,41 +246,32 @@ def tune(
   """
   chex.assert_shape(signs, (None, len(params.relevance)))
   chex.assert_shape(values, signs.shape[:1])
-  import optax
-  from jax import flatten_util
-
-  # One vector: a program of a few loops in place of dozens.
-  start, unravel = flatten_util.ravel_pytree(params)
-  adam = optax.scale_by_adam()
-  slope_of = jax.value_and_grad(
-    lambda flat: objective(unravel(flat), signs, values, spread)
+  return annealing.descend(
+    lambda params: objective(params, signs, values, spread), params, steps, rate
   )
-
-  def step(i, carry):
-    flat, good, state, path = carry
-    nats, slope = slope_of(flat)
-    moves, new_state = adam.update(slope, state)
-    (moves,) = jax.tree.leaves(moves)
-    fine = jnp.isfinite(nats) & jnp.isfinite(slope).all()
-    size = rate * (0.1 + 0.45 * (1 + jnp.cos(jnp.pi * i / steps)))
-    good = jnp.where(fine, flat, good)
-    flat = jnp.where(fine, flat - size * moves, good)
-    state = jax.tree.map(lambda a, b: jnp.where(fine, a, b), new_state, state)
-    return flat, good, state, path.at[i].set(nats)
-
-  path = jnp.full(_MOST_STEPS, jnp.nan, start.dtype)
-  carry = start, start, adam.init(start), path
-  _, good, _, path = jax.lax.fori_loop(0, steps, step, carry)
-  return unravel(good), path
 
 
 def _prior(params, real, spread):
   """Negative log density, of players about their mean; weak on the noise."""
   nats = 0.5 * ((params.noise + 3) / 3) ** 2
   for each in (params.linear, params.relevance):
-    apart = real * (each - (real @ each) / real.sum())
-    nats += jnp.sum(apart**2) / (2 * spread**2)
+    nats += prior(each, real, spread)
   return nats + jnp.sum(params.directions**2) / 2
+
+
+def prior(
+  each: base.Array, real: jax.Array, spread: float | jax.Array
+) -> jax.Array:
+  """Negative log density of players about their mean, in nats: `[]`.
+
+  Args:
+    each: `[n]`, a parameter of each player.
+    real: `[n]`, 0 for padding, 1 for the others.
+    spread: how far players may differ.
+  """
+  chex.assert_equal_shape([each, real])
+  apart = real * (each - (real @ each) / real.sum())
+  return jnp.sum(apart**2) / (2 * spread**2)
 
 
 def condition(

@@ -20,7 +20,6 @@ are known in closed form (Gauss-Legendre; exact up to 127 players, beyond which
 Shapes: n players, B pairs.
 """
 
-import functools
 from typing import NamedTuple
 
 import chex
@@ -31,7 +30,7 @@ import numpy as np
 from spex_jax import base
 from spex_jax.fourier import regress
 from spex_jax.masks import padding
-from spex_jax.proxies import triangular
+from spex_jax.proxies import annealing, gaussian, triangular
 
 MOST_PAIRS = 2048  # That a process sees; an inverse takes about 0.3 s.
 _ROUNDS = ((256, 60, 0.15), (512, 25, 0.06))  # Pairs, steps, rate.
@@ -78,7 +77,7 @@ def _exponent(params, signs):
   """`(u [B, n], level)`: the product part is exp(level) sinh(u s')."""
   chex.assert_shape(signs, (None, len(params.relevance)))
   rho = jax.nn.sigmoid(params.relevance)
-  real = jnp.abs(signs).max(axis=0)  # 0 for players that are padding.
+  real = gaussian.real_players(signs)
   level = jnp.sum(real * (0.5 * jnp.log1p(-(rho**2)) - jnp.log1p(rho)))
   return signs * jnp.arctanh(rho)[None], level + params.amplitude
 
@@ -126,34 +125,19 @@ def objective(
   path += jnp.exp(params.noise) * jnp.sum((noisy > 0) * jnp.diagonal(slope))
   nats = jax.lax.stop_gradient(nats - path) + path
   nats += 0.5 * ((params.noise + 6) / 3) ** 2
-  real = jnp.abs(signs).max(axis=0)
+  real = gaussian.real_players(signs)
   for each in (params.linear, params.relevance):
-    apart = real * (each - (real @ each) / real.sum())
-    nats += jnp.sum(apart**2) / (2 * _SPREAD**2)
+    nats += gaussian.prior(each, real, _SPREAD)
   return nats
 
 
-@functools.partial(jax.jit, static_argnums=4)
+@jax.jit
 def _tune(params, signs, values, noisy, steps, rate):
-  """Adam, rate annealed; the last parameters that were finite."""
+  """The last parameters that were finite."""
   chex.assert_rank([signs, values, noisy], [2, 1, 1])
-  import optax
-
-  optimiser = optax.adam(optax.cosine_decay_schedule(rate, steps, 0.1))
-
-  def step(carry, _):
-    params, good, state = carry
-    nats, slope = jax.value_and_grad(objective)(params, signs, values, noisy)
-    moves, state = optimiser.update(slope, state)
-    fine = jnp.isfinite(nats)
-    for leaf in jax.tree.leaves(slope):
-      fine &= jnp.isfinite(leaf).all()
-    good = jax.tree.map(lambda a, b: jnp.where(fine, a, b), params, good)
-    return (optax.apply_updates(params, moves), good, state), None
-
-  carry = params, params, optimiser.init(params)
-  (_, good, _), _ = jax.lax.scan(step, carry, length=steps)
-  return good
+  return annealing.descend(
+    lambda params: objective(params, signs, values, noisy), params, steps, rate
+  )[0]
 
 
 @jax.jit
