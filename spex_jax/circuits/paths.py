@@ -380,7 +380,7 @@ def _written(net, params, ids, captured, few):
   forward: Any = net.module.apply
   forward({"params": params}, tap, input_ids=jnp.asarray(ids))
   found = {site: few(x) for site, x in tap.activations.items()}
-  return found, jnp.concatenate(tap.wrote, axis=2)
+  return found, edges.stacked(tap.wrote)
 
 
 @functools.partial(

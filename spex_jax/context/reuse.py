@@ -319,8 +319,9 @@ class _Trie:
     # Ascending, a row that ends comes before those that go on with a source:
     # so the tokens before a response are computed with it.
     kept, which = np.unique(self._kept(masks), axis=0, return_inverse=True)
-    order = np.argsort(which.ravel(), kind="stable")
-    bounds = np.searchsorted(which.ravel()[order], np.arange(len(kept) + 1))
+    which = which.ravel()
+    order = np.argsort(which, kind="stable")
+    bounds = np.searchsorted(which[order], np.arange(len(kept) + 1))
     caches, ends = self.sizes.caches(), self.sizes.ends()
     response, done, told = self.ids[-self.sizes.count :], 0, 0
     for step in self._steps(kept):
