@@ -71,6 +71,17 @@ def config(
   return made(given)
 
 
+def sized(
+  size: str, cls: type[settings.Settings], **quick: Any
+) -> "ml_collections.ConfigDict":
+  """`config` of a class: its defaults, and if the size is "quick" changes.
+
+  Raises:
+    ValueError: as `is_quick` and `config`.
+  """
+  return config(cls, **quick if is_quick(size) else {})
+
+
 def is_quick(size: str) -> bool:
   """Whether the size that a `get_config` is given is "quick", not "full".
 

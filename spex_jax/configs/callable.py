@@ -13,5 +13,4 @@ from spex_jax.jobs import callables
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`quick` differs in its budget alone."""
-  quick = configs.is_quick(size)
-  return configs.config(callables.Function, budget=200 if quick else 2000)
+  return configs.sized(size, callables.Function, budget=200)

@@ -14,5 +14,4 @@ from spex_jax.jobs import tables
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: some seconds; `quick`: one or two."""
-  quick = configs.is_quick(size)
-  return configs.config(tables.Table, **tables.QUICK if quick else {})
+  return configs.sized(size, tables.Table, **tables.QUICK)

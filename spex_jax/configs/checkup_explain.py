@@ -11,8 +11,6 @@ from spex_jax.jobs import checkup
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`quick`: small, less trained, for tests."""
-  if not configs.is_quick(size):
-    return configs.config(checkup.Explain)
-  return configs.config(
-    checkup.Explain, scenes=32, epochs=1, width=4, budget=64
+  return configs.sized(
+    size, checkup.Explain, scenes=32, epochs=1, width=4, budget=64
   )

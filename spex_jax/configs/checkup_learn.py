@@ -11,9 +11,8 @@ from spex_jax.jobs import checkup_learn
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`quick`: small, less trained, for tests."""
-  if not configs.is_quick(size):
-    return configs.config(checkup_learn.Learn)
-  return configs.config(
+  return configs.sized(
+    size,
     checkup_learn.Learn,
     seeds=1,
     steps=4,

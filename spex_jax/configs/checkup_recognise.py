@@ -11,6 +11,4 @@ from spex_jax.jobs import checkup
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`quick`: small, less trained, for tests."""
-  if not configs.is_quick(size):
-    return configs.config(checkup.Recognise)
-  return configs.config(checkup.Recognise, count=2)
+  return configs.sized(size, checkup.Recognise, count=2)

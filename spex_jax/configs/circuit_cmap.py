@@ -11,6 +11,4 @@ from spex_jax.jobs import circuits_cmap
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: 64 pairs; `quick`: fewer."""
-  if not configs.is_quick(size):
-    return configs.config(circuits_cmap.Cmap)
-  return configs.config(circuits_cmap.Cmap, num_pairs=4)
+  return configs.sized(size, circuits_cmap.Cmap, num_pairs=4)

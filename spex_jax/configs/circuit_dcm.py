@@ -11,6 +11,6 @@ from spex_jax.jobs import circuits_dcm
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: four penalties, three beginnings; `quick`: fewer."""
-  if not configs.is_quick(size):
-    return configs.config(circuits_dcm.Dcm)
-  return configs.config(circuits_dcm.Dcm, penalties=(0.01,), seeds=1, epochs=2)
+  return configs.sized(
+    size, circuits_dcm.Dcm, penalties=(0.01,), seeds=1, epochs=2
+  )

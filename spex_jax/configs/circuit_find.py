@@ -8,9 +8,8 @@ from spex_jax.jobs import circuits_find
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: a minute; `quick`: fewer pairs."""
-  if not configs.is_quick(size):
-    return configs.config(circuits_find.OfInduction)
-  return configs.config(
+  return configs.sized(
+    size,
     circuits_find.OfInduction,
     num_pairs=8,
     random=1,

@@ -11,8 +11,6 @@ from spex_jax.jobs import circuits_find
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: 32 pairs score, 32 judge; `quick`: fewer pairs."""
-  if not configs.is_quick(size):
-    return configs.config(circuits_find.OfModel)
-  return configs.config(
-    circuits_find.OfModel, num_pairs=8, random=1, compared=8
+  return configs.sized(
+    size, circuits_find.OfModel, num_pairs=8, random=1, compared=8
   )

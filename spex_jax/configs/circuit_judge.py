@@ -11,6 +11,4 @@ from spex_jax.jobs import circuits_files
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: all pairs; `quick`: fewer pairs."""
-  if not configs.is_quick(size):
-    return configs.config(circuits_files.Judge)
-  return configs.config(circuits_files.Judge, batch_size=4)
+  return configs.sized(size, circuits_files.Judge, batch_size=4)

@@ -11,6 +11,4 @@ from spex_jax.jobs import circuits_patch
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: 16 pairs; `quick`: fewer pairs."""
-  if not configs.is_quick(size):
-    return configs.config(circuits_patch.Patch)
-  return configs.config(circuits_patch.Patch, num_pairs=4)
+  return configs.sized(size, circuits_patch.Patch, num_pairs=4)

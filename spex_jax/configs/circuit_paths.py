@@ -11,6 +11,4 @@ from spex_jax.jobs import circuits_paths
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: 16 pairs; `quick`: fewer."""
-  if not configs.is_quick(size):
-    return configs.config(circuits_paths.Paths)
-  return configs.config(circuits_paths.Paths, num_pairs=4)
+  return configs.sized(size, circuits_paths.Paths, num_pairs=4)

@@ -11,6 +11,4 @@ from spex_jax.jobs import circuits_files
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: five gradients of every pair; `quick`: fewer pairs."""
-  if not configs.is_quick(size):
-    return configs.config(circuits_files.Score)
-  return configs.config(circuits_files.Score, compared=0)
+  return configs.sized(size, circuits_files.Score, compared=0)

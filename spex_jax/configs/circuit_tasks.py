@@ -11,6 +11,4 @@ from spex_jax.jobs import circuits_tasks
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: 32 pairs of each; `quick`: fewer pairs."""
-  if not configs.is_quick(size):
-    return configs.config(circuits_tasks.Tasks)
-  return configs.config(circuits_tasks.Tasks, num_pairs=4)
+  return configs.sized(size, circuits_tasks.Tasks, num_pairs=4)

@@ -12,9 +12,8 @@ from spex_jax.jobs import networks, parts
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: two minutes on 2 cores; `quick`: seconds, and a rough answer."""
-  if not configs.is_quick(size):
-    return configs.config(parts.OfDigits)
-  return configs.config(
+  return configs.sized(
+    size,
     parts.OfDigits,
     num_images=8,
     model={"width": 8, "num_blocks": 2, "num_heads": 4, "patch_size": 4},

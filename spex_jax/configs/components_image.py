@@ -13,6 +13,4 @@ from spex_jax.jobs import networks, parts
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: minutes on a CPU; `quick`: seconds, and a rough answer."""
-  if not configs.is_quick(size):
-    return configs.config(parts.OfPicture)
-  return configs.config(parts.OfPicture, **networks.QUICK)
+  return configs.sized(size, parts.OfPicture, **networks.QUICK)

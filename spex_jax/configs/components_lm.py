@@ -12,6 +12,4 @@ from spex_jax.jobs import networks, parts
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: a minute or more; `quick`: seconds, and a rough answer."""
-  if not configs.is_quick(size):
-    return configs.config(parts.OfLanguageModel)
-  return configs.config(parts.OfLanguageModel, **networks.QUICK)
+  return configs.sized(size, parts.OfLanguageModel, **networks.QUICK)

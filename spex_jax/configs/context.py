@@ -11,6 +11,4 @@ from spex_jax.jobs import context
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: cues and citations; `quick`: cues alone."""
-  if not configs.is_quick(size):
-    return configs.config(context.Context)
-  return configs.config(context.Context, method="none")
+  return configs.sized(size, context.Context, method="none")

@@ -11,6 +11,4 @@ from spex_jax.jobs import context_attribute
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: 1,000 masks, where a method draws some; `quick`: 64."""
-  if not configs.is_quick(size):
-    return configs.config(context_attribute.Attribute)
-  return configs.config(context_attribute.Attribute, masks=64)
+  return configs.sized(size, context_attribute.Attribute, masks=64)

@@ -11,6 +11,4 @@ from spex_jax.jobs import context_cite
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: 64 forwards; `quick`: 32."""
-  if not configs.is_quick(size):
-    return configs.config(context_cite.Cite)
-  return configs.config(context_cite.Cite, budget=32)
+  return configs.sized(size, context_cite.Cite, budget=32)

@@ -11,9 +11,8 @@ from spex_jax.jobs import retraining
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: under two minutes on 2 cores; `quick`: seconds."""
-  if not configs.is_quick(size):
-    return configs.config(retraining.Data)
-  return configs.config(
+  return configs.sized(
+    size,
     retraining.Data,
     num_train=24,
     num_test=6,

@@ -8,9 +8,8 @@ from spex_jax.jobs import digits
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: the demo, well under a minute on 2 cores; `quick`: seconds."""
-  if not configs.is_quick(size):
-    return configs.config(digits.Digits)
-  return configs.config(
+  return configs.sized(
+    size,
     digits.Digits,
     budget=200,
     patch=4,

@@ -11,6 +11,4 @@ from spex_jax.jobs import find
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: 50 functions of each category; `quick`: 3."""
-  if not configs.is_quick(size):
-    return configs.config(find.Find)
-  return configs.config(find.Find, count=3, budget_setfn=1500)
+  return configs.sized(size, find.Find, count=3, budget_setfn=1500)

@@ -11,6 +11,4 @@ from spex_jax.jobs import networks, pictures
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: minutes on a CPU; `quick`: seconds, and a rough answer."""
-  if not configs.is_quick(size):
-    return configs.config(pictures.Picture)
-  return configs.config(pictures.Picture, rows=2, cols=2, **networks.QUICK)
+  return configs.sized(size, pictures.Picture, rows=2, cols=2, **networks.QUICK)

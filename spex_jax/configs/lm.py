@@ -11,6 +11,4 @@ from spex_jax.jobs import language, networks
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: a minute or more; `quick`: seconds, and a rough answer."""
-  if not configs.is_quick(size):
-    return configs.config(language.Language)
-  return configs.config(language.Language, **networks.QUICK)
+  return configs.sized(size, language.Language, **networks.QUICK)

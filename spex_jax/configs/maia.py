@@ -11,6 +11,4 @@ from spex_jax.jobs import maia
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: 5 synthetic units of each kind; `quick`: 1."""
-  if not configs.is_quick(size):
-    return configs.config(maia.Maia)
-  return configs.config(maia.Maia, count=1, scenes=600)
+  return configs.sized(size, maia.Maia, count=1, scenes=600)

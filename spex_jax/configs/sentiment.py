@@ -13,6 +13,4 @@ from spex_jax.jobs import networks, sentiment
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: a minute or more; `quick`: seconds, and a rough answer."""
-  if not configs.is_quick(size):
-    return configs.config(sentiment.Sentiment)
-  return configs.config(sentiment.Sentiment, **networks.QUICK)
+  return configs.sized(size, sentiment.Sentiment, **networks.QUICK)

@@ -54,12 +54,10 @@ configurations and settings, and `spex --version` prints the version.
 class Explain(settings.Settings):
   """Flags of `spex explain`."""
 
-  config: str = settings.field("digits", f"{words.FILE} (default: digits)")
-  workdir: str | None = settings.field(
-    None,
-    "where explanation.json, fourier.json, figure.png and a trained network "
-    "go (default: runs/NAME)",
-    place=True,
+  config: str = words.config("digits")
+  workdir: str | None = words.workdir(
+    "explanation.json, fourier.json, figure.png and a trained network "
+    "go (default: runs/NAME)"
   )
 
 
@@ -67,15 +65,11 @@ class Explain(settings.Settings):
 class Data(settings.Settings):
   """Flags of `spex attribute data`."""
 
-  config: str = settings.field(
-    "data_digits", f"{words.FILE} (default: data_digits)"
-  )
-  workdir: str | None = settings.field(
-    None,
-    "where attribution.json, explanation.json, figure.png and the bank of "
+  config: str = words.config("data_digits")
+  workdir: str | None = words.workdir(
+    "attribution.json, explanation.json, figure.png and the bank of "
     "outputs go (default: runs/NAME); a second run reads what the bank holds, "
-    "and trains what is missing",
-    place=True,
+    "and trains what is missing"
   )
 
 
@@ -97,11 +91,9 @@ class Components(settings.Settings):
     f"{words.FILE} (default: components_digits, a small network that is "
     "trained here)",
   )
-  workdir: str | None = settings.field(
-    None,
-    "where explanation.json, fourier.json (or attribution.json) and figure.png "
-    "go (default: runs/NAME)",
-    place=True,
+  workdir: str | None = words.workdir(
+    "explanation.json, fourier.json (or attribution.json) and figure.png "
+    "go (default: runs/NAME)"
   )
 
 
@@ -110,6 +102,10 @@ _OF_CIRCUITS = settings.field(
   "a causal language model (a directory or a hub name); short for "
   "--config.model",
 )
+_TASK = settings.field(None, "a task's name, or a file of pairs (default: ioi)")
+_PAIRS = settings.field(
+  None, "of prompts, .jsonl or .csv: clean, corrupted, right, wrong"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,9 +113,7 @@ class CircuitScore(settings.Settings):
   """Flags of `spex circuit score`."""
 
   model: str | None = _OF_CIRCUITS
-  pairs: str | None = settings.field(
-    None, "of prompts, .jsonl or .csv: clean, corrupted, right, wrong"
-  )
+  pairs: str | None = _PAIRS
   output: str | None = settings.field(
     None, "a table: writer, reader, row, score (default: scores.csv)"
   )
@@ -131,9 +125,7 @@ class CircuitJudge(settings.Settings):
   """Flags of `spex circuit judge`."""
 
   model: str | None = _OF_CIRCUITS
-  pairs: str | None = settings.field(
-    None, "of prompts, .jsonl or .csv: clean, corrupted, right, wrong"
-  )
+  pairs: str | None = _PAIRS
   circuit: tuple[str, ...] | None = settings.field(
     None,
     "files of circuits, more than one with commas or spaces between: "
@@ -158,11 +150,9 @@ class CircuitFind(settings.Settings):
     None, "what it does: a task's name, or a file of pairs (default: ioi)"
   )
   config: str | None = words.NAMED
-  workdir: str | None = settings.field(
-    None,
-    "where circuit.json, scores.npz, faithfulness.png, circuit.svg and a "
-    "trained network go (default: runs/NAME)",
-    place=True,
+  workdir: str | None = words.workdir(
+    "circuit.json, scores.npz, faithfulness.png, circuit.svg and a "
+    "trained network go (default: runs/NAME)"
   )
 
 
@@ -171,17 +161,13 @@ class CircuitPatch(settings.Settings):
   """Flags of `spex circuit patch`."""
 
   model: str | None = _OF_CIRCUITS
-  task: str | None = settings.field(
-    None, "a task's name, or a file of pairs (default: ioi)"
-  )
+  task: str | None = _TASK
   sweep: str | None = settings.field(
     None, "what is patched, one by one (default: resid_pre)"
   )
   config: str | None = words.NAMED
-  workdir: str | None = settings.field(
-    None,
-    "where a table and a heatmap of each sweep go (default: runs/NAME)",
-    place=True,
+  workdir: str | None = words.workdir(
+    "a table and a heatmap of each sweep go (default: runs/NAME)"
   )
 
 
@@ -190,15 +176,11 @@ class CircuitPaths(settings.Settings):
   """Flags of `spex circuit paths`."""
 
   model: str | None = _OF_CIRCUITS
-  task: str | None = settings.field(
-    None, "a task's name, or a file of pairs (default: ioi)"
-  )
+  task: str | None = _TASK
   config: str | None = words.NAMED
-  workdir: str | None = settings.field(
-    None,
-    "where groups.json, and a table and a heatmap of each step go (default: "
-    "runs/NAME)",
-    place=True,
+  workdir: str | None = words.workdir(
+    "groups.json, and a table and a heatmap of each step go (default: "
+    "runs/NAME)"
   )
 
 
@@ -211,10 +193,8 @@ class CircuitDcm(settings.Settings):
     None, "a .jsonl file: base, source, target, desideratum; needed"
   )
   config: str | None = words.NAMED
-  workdir: str | None = settings.field(
-    None,
-    "where dcm.csv and a picture of each mask go (default: runs/NAME)",
-    place=True,
+  workdir: str | None = words.workdir(
+    "dcm.csv and a picture of each mask go (default: runs/NAME)"
   )
 
 
@@ -229,14 +209,10 @@ class CircuitCmap(settings.Settings):
     None,
     "the fine-tuned model, or a LoRA adapter of the base; needed",
   )
-  task: str | None = settings.field(
-    None, "a task's name, or a file of pairs (default: ioi)"
-  )
+  task: str | None = _TASK
   config: str | None = words.NAMED
-  workdir: str | None = settings.field(
-    None,
-    "where cmap.csv and cmap.png go (default: runs/NAME)",
-    place=True,
+  workdir: str | None = words.workdir(
+    "cmap.csv and cmap.png go (default: runs/NAME)"
   )
 
 

@@ -10,13 +10,11 @@ from spex_jax.usage import words
 class Find(settings.Settings):
   """Flags of `spex find run`."""
 
-  config: str = settings.field("find_run", f"{words.FILE} (default: find_run)")
-  workdir: str | None = settings.field(
-    None,
-    "where leaderboard.json, details.json (intervals, costs), functions.jsonl "
+  config: str = words.config("find_run")
+  workdir: str | None = words.workdir(
+    "leaderboard.json, details.json (intervals, costs), functions.jsonl "
     "and all answers go (default: runs/find_run); a second run goes on where "
-    "the first was stopped",
-    place=True,
+    "the first was stopped"
   )
 
 
@@ -45,13 +43,11 @@ FINDS = {"run": (Find, FIND)}
 class Maia(settings.Settings):
   """Flags of `spex maia`."""
 
-  config: str = settings.field("maia", f"{words.FILE} (default: maia)")
-  workdir: str | None = settings.field(
-    None,
-    "where units.jsonl, exemplars.jsonl, summary.json, a page of every unit "
+  config: str = words.config("maia")
+  workdir: str | None = words.workdir(
+    "units.jsonl, exemplars.jsonl, summary.json, a page of every unit "
     "and all answers go (default: runs/maia); a second run goes on where the "
-    "first was stopped",
-    place=True,
+    "first was stopped"
   )
 
 
@@ -94,11 +90,9 @@ class Checkup(settings.Settings):
   config: str | None = settings.field(
     None, f"{words.FILE} (default: checkup_WORD)"
   )
-  workdir: str | None = settings.field(
-    None,
-    "where probes.json, or records.jsonl, pictures, summary.json and an "
-    "embedder go (default: runs/checkup_WORD); a second run goes on",
-    place=True,
+  workdir: str | None = words.workdir(
+    "probes.json, or records.jsonl, pictures, summary.json and an "
+    "embedder go (default: runs/checkup_WORD); a second run goes on"
   )
 
 

@@ -1,5 +1,7 @@
 """What several texts of help say alike."""
 
+from typing import Any
+
 from spex_jax import settings
 
 FILE = (
@@ -13,3 +15,13 @@ WORDS = "[--config=NAME_OR_FILE[:SIZE]] [--config.KEY=VALUE ...]"
 NAMED = settings.field(
   None, "one of the names below, or a Python file as for `spex explain`"
 )
+
+
+def config(name: str) -> Any:
+  """The flag of a configuration, with the one that is taken by default."""
+  return settings.field(name, f"{FILE} (default: {name})")
+
+
+def workdir(what: str) -> Any:
+  """The flag of a folder, where `what` goes."""
+  return settings.field(None, f"where {what}", place=True)
