@@ -8,6 +8,7 @@ import contextlib
 import functools
 import importlib
 import logging
+import operator
 import os
 import pathlib
 import sys
@@ -221,20 +222,41 @@ class Word(NamedTuple):
   """What runs a configuration.
 
   Attributes:
-    flags: the flags of the word: a class with `config` and `workdir`.
+    flags: the flags of the word: a class with `config`, and `workdir` where its
+      job writes into one.
     help: its text.
-    kind: a configuration's mapping, and where it is from, to the class of its
-      settings.
-    run: settings and a workdir.
+    job: the module of `jobs`, slow to import.
+    settings: in it the class of its settings, or what takes a configuration's
+      mapping and where it is from to one.
+    run: in it what takes settings, a workdir where there is that flag, and
+      `before`: seconds since the command began.
     config: the configuration that is taken without --config, from the settings
       that flags change; in the flag's own default where this is None.
   """
 
   flags: type[settings.Settings]
   help: str
-  kind: Callable[[Mapping[str, Any], str], type[settings.Settings]]
-  run: Callable[[Any, pathlib.Path], object]
+  job: str
+  settings: str
+  run: str = "run"
   config: Callable[[Mapping[str, Any]], str] | None = None
+
+  def kind(
+    self, given: Mapping[str, Any], where: str
+  ) -> type[settings.Settings]:
+    """The class of the settings of a configuration."""
+    found = self._of_job(self.settings)
+    return found if isinstance(found, type) else found(given, where)
+
+  def start(self, config: Any, workdir: pathlib.Path) -> None:
+    """Runs the job."""
+    place = [workdir] if "workdir" in settings.kinds(self.flags) else []
+    run_it = self._of_job(self.run)
+    run_it(config, *place, before=time.perf_counter() - _BEGAN)
+
+  def _of_job(self, name: str) -> Any:
+    job = importlib.import_module(f"spex_jax.jobs.{self.job}")
+    return operator.attrgetter(name)(job)
 
 
 def load_config(
@@ -280,7 +302,7 @@ def _run(word: str, arguments: Sequence[str]) -> None:
 
   words = ["spex", *_SPOKEN.get(word, word.split("_")), *arguments]
   with record.kept(record.place(config, workdir), words, config):
-    own.run(config, workdir)
+    own.start(config, workdir)
 
 
 def _named(own: Word, given: Any) -> tuple[str, dict[str, Any]]:
@@ -304,39 +326,6 @@ def _of_components(changes: Mapping[str, Any]) -> str:
   return "components_lm" if changes else "components_digits"
 
 
-def _kind_of(
-  job: str,
-) -> Callable[[Mapping[str, Any], str], type[settings.Settings]]:
-  """What a job's `kind_of` says."""
-  return lambda given, where: importlib.import_module(
-    f"spex_jax.jobs.{job}"  # Slow to import.
-  ).kind_of(given, where)
-
-
-def _job(name: str) -> Callable[[Any, pathlib.Path], object]:
-  def run_it(config: Any, workdir: pathlib.Path) -> None:
-    job = importlib.import_module(f"spex_jax.jobs.{name}")  # Slow to import.
-    job.run(config, workdir, before=_since_start())
-
-  return run_it
-
-
-def _data(config: Any, workdir: pathlib.Path) -> None:
-  import jax
-
-  # Trainings are small: one device for each core, not all cores for one.
-  with contextlib.suppress(RuntimeError):  # Its backend is up already.
-    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
-  from spex_jax.jobs import attribute
-
-  attribute.run(config, workdir)
-
-
-def _since_start() -> float:
-  """Seconds since the command began, imports included."""
-  return time.perf_counter() - _BEGAN
-
-
 def _attribute(arguments: Sequence[str]) -> None:
   what, *rest = arguments or [""]
   if what in ("data", "components"):
@@ -350,7 +339,7 @@ def _attribute(arguments: Sequence[str]) -> None:
 def _worded(first: str, arguments: Sequence[str]) -> None:
   """`spex circuit WORD`, `spex find WORD`, `spex checkup WORD`."""
   word, *rest = arguments or [""]
-  _, known, text = _BY_WORDS[first]
+  known, text = _BY_WORDS[first]
   if word in known:
     if (first, word) == ("circuit", "judge"):
       rest = usage.listed(rest, "--circuit")
@@ -371,22 +360,9 @@ def _only_help(arguments: Sequence[str], text: str, complaint: str) -> None:
   print(text, end="")
 
 
-def _word_of(first: str, word: str) -> Word:
-  """`spex circuit WORD`, `spex context [WORD]`, `spex find run`, ..."""
-  key = f"{first}_{word}" if word else first
-  own, known, _ = _BY_WORDS[first]
-
-  def job() -> Any:  # Slow to import.
-    return importlib.import_module(f"spex_jax.jobs.{own}")
-
-  def run_it(config: Any, workdir: pathlib.Path) -> None:
-    job().run(word, config, workdir, _since_start())
-
-  def preset(changes: Mapping[str, Any]) -> str:
-    return "circuit_find_lm" if word == "find" and changes else key
-
-  own_kind = lambda given, where: job().kind_of(word, given, where)
-  return Word(*known[word], own_kind, run_it, preset)
+def _preset(key: str, changes: Mapping[str, Any]) -> str:
+  """Of a word of `_BY_WORDS`."""
+  return "circuit_find_lm" if key == "circuit_find" and changes else key
 
 
 def _context(arguments: Sequence[str]) -> None:
@@ -449,32 +425,50 @@ def _print_help(word: str, arguments: Sequence[str]) -> None:
 
 
 _WORDS: dict[str, Word] = {
-  "explain": Word(
-    usage.Explain, usage.EXPLAIN, _kind_of("explain"), _job("explain")
+  "explain": Word(usage.Explain, usage.EXPLAIN, "explain", "kind_of"),
+  "attribute": Word(
+    usage.Data, usage.DATA, "attribute", "retraining.Data", "command"
   ),
-  "attribute": Word(usage.Data, usage.DATA, _kind_of("retraining"), _data),
   "components": Word(
-    usage.Components,
-    usage.COMPONENTS,
-    _kind_of("explain"),
-    _job("components"),
-    _of_components,
+    usage.Components, usage.COMPONENTS, "components", "explain.kind_of",
+    config=_of_components,
   ),
-  "maia": Word(usage.Maia, usage.MAIA, _kind_of("maia"), _job("maia")),
-}
-# The job of a command whose words have configurations, their flags, its help.
+  "maia": Word(usage.Maia, usage.MAIA, "maia", "Maia"),
+}  # fmt: skip
+# Commands whose words have configurations: flags and help of each, and of all.
 _BY_WORDS = {
-  "circuit": ("circuits_words", usage.CIRCUITS, usage.CIRCUIT),
-  "context": ("context_words", usage.CONTEXTS, ""),
-  "find": ("find", usage.FINDS, usage.FIND),
-  "checkup": ("checkup", usage.CHECKUPS, usage.CHECKUP),
+  "circuit": (usage.CIRCUITS, usage.CIRCUIT),
+  "context": (usage.CONTEXTS, ""),
+  "find": (usage.FINDS, usage.FIND),
+  "checkup": (usage.CHECKUPS, usage.CHECKUP),
 }
 _ASKED = tuple(word for word in usage.CONTEXTS if word)
-_WORDS |= {
-  "_".join(filter(None, (first, word))): _word_of(first, word)
-  for first, (_, words, _) in _BY_WORDS.items()
-  for word in words
+# Job, settings and function of their words.
+_JOBS: dict[str, tuple[str, ...]] = {
+  "circuit_score": ("circuits_files", "Score", "score"),
+  "circuit_judge": ("circuits_files", "Judge", "judge"),
+  "circuit_find": ("circuits_find", "kind_of"),
+  "circuit_patch": ("circuits_patch", "Patch"),
+  "circuit_paths": ("circuits_paths", "Paths"),
+  "circuit_dcm": ("circuits_dcm", "Dcm"),
+  "circuit_cmap": ("circuits_cmap", "Cmap"),
+  "circuit_tasks": ("circuits_tasks", "Tasks"),
+  "context": ("context", "Context"),
+  "context_attribute": ("context_attribute", "Attribute"),
+  "context_cite": ("context_cite", "Cite"),
+  "find_run": ("find", "Find", "scored"),
+  "checkup_draw": ("checkup", "Draw"),
+  "checkup_recognise": ("checkup", "Recognise"),
+  "checkup_improve": ("checkup", "Improve"),
+  "checkup_explain": ("checkup", "Explain"),
+  "checkup_learn": ("checkup_learn", "Learn"),
 }
+for _first, (_words, _) in _BY_WORDS.items():
+  for _word, _flags_and_help in _words.items():
+    _key = "_".join(filter(None, (_first, _word)))
+    _WORDS[_key] = Word(
+      *_flags_and_help, *_JOBS[_key], config=functools.partial(_preset, _key)
+    )
 # How a word is written that is not written as it is named.
 _SPOKEN = {
   "attribute": ("attribute", "data"),

@@ -6,13 +6,16 @@ run or a larger budget, is read from there.
 Shapes: n players, B masks, T test points, F fresh masks, S seeds.
 """
 
+import contextlib
 import dataclasses
 import itertools
+import os
 import pathlib
 import time
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 import spex_jax as spex
@@ -181,6 +184,16 @@ def run(
   files = ", ".join(str(workdir / name) for name in (*_FILES, "bank"))
   tell("wrote", files)
   return answer
+
+
+def command(
+  config: retraining.Data, workdir: pathlib.Path, before: float
+) -> None:
+  """`run` with a device for each core: trainings are small."""
+  del before
+  with contextlib.suppress(RuntimeError):  # JAX's backend is up already.
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+  run(config, workdir)
 
 
 def _chosen(config, problem) -> tuple[int, ...]:

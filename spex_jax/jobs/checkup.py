@@ -1,10 +1,9 @@
 """`spex checkup draw|recognise|improve|explain`: what code of a model draws."""
 
 import dataclasses
-import io
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,15 +20,13 @@ from spex_jax.agents.checkup import (
   statements,
   tasks,
 )
-from spex_jax.agents.world import prompts, rendering, scenes
-from spex_jax.jobs import checkup_learn, endpoints
+from spex_jax.agents.world import outside, prompts, rendering, scenes
+from spex_jax.jobs import endpoints
 from spex_jax.report import clock as clock_lib
-from spex_jax.report import tables as report_tables
 from spex_jax.store import folders
 
 RECORDS, SUMMARY, EMBEDDER = "records.jsonl", "summary.json", "embedder.msgpack"
 _PATH = "embedder_file"
-Show = Callable[[Any], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,52 +121,34 @@ class Explain(Checkup):
   budget: int = settings.field(512, "distinct sets of statements", low=1)
 
 
-KINDS: Mapping[str, type[settings.Settings]] = {
-  "draw": Draw, "recognise": Recognise, "improve": Improve, "explain": Explain,
-  "learn": checkup_learn.Learn,
-}  # fmt: skip
-
-
-def kind_of(
-  word: str, given: Mapping[str, Any], where: str
-) -> type[settings.Settings]:
-  """The class of a word's settings; each has one."""
-  del given, where
-  return KINDS[word]
-
-
 def run(
-  word: str, config: Any, workdir: pathlib.Path, before: float = 0.0
+  config: Checkup, workdir: pathlib.Path, before: float = 0.0
 ) -> dict[str, Any]:
   """Runs a word; writes records, pictures and a summary, and prints it.
-
-  Of "learn" see `checkup_learn.run`.
 
   Raises:
     ValueError: the workdir is another configuration's, or a caption that the
       world's language does not have.
     FileNotFoundError: no such embedder, or file of code.
   """
-  if word == "learn":
-    return checkup_learn.run(config, workdir, before)
-  show = report_tables.printer()
-  clock = clock_lib.Clock(before)
+  word = type(config).__name__.lower()
+  said = clock_lib.Session(before=before)
   folder = folders.opened(workdir)
-  own = dataclasses.asdict(config)
+  own: dict[str, Any] = dataclasses.asdict(config)
   for name in ("count", "key_variable", _PATH):
     del own[name]
   running.check_same(folder, own | {"word": word})
   with renderers.Studio(config.size, config.seconds) as studio:
-    if word == "recognise":
-      with clock.of("ask"):
+    if isinstance(config, Recognise):
+      with said.of("ask"):
         records = _recognised(config, folder)
       found: dict[str, Any] = {"accuracy": metrics.accuracy(records)}
     else:
-      with clock.of("embedder"):
+      with said.of("embedder"):
         seer = _embedder(config, folder)
-      with clock.of(word):
-        if word == "explain":
-          found, records = _explained(config, studio, seer, show), []
+      with said.of(word):
+        if isinstance(config, Explain):
+          found, records = _explained(config, studio, seer, said), []
         else:
           records = _drawn(config, folder, studio)
           found = _measured(config, records, seer)
@@ -177,12 +156,14 @@ def run(
   folder.replace(RECORDS, "".join(lines).encode())
   for record in records:
     if record.picture is not None:
-      folder.replace(f"pictures/{record.sha256}.png", _png(record.picture))
+      folder.replace(
+        f"pictures/{record.sha256}.png", outside.encoded(record.picture)
+      )
   text = json.dumps(found, indent=1, allow_nan=False)
   folder.replace(SUMMARY, text.encode() + b"\n")
-  _tell(word, found, records, show)
-  show(report_tables.fact("time", str(clock)))
-  show(report_tables.fact("wrote", str(workdir / SUMMARY)))
+  if not isinstance(config, Explain):
+    _tell(word, found, records, said)
+  said.end(workdir / SUMMARY)
   return found
 
 
@@ -289,7 +270,7 @@ def _embedder(config: Checkup, folder: folders.Folder) -> embedder.Embedder:
   return embedder.of_params(params, recipe)
 
 
-def _explained(config: Explain, studio, seer, show) -> dict[str, Any]:
+def _explained(config: Explain, studio, seer, said) -> dict[str, Any]:
   """The sets of strokes that matter, per language; printed."""
   scene = prompts.read(config.caption)
   if not scene.things:
@@ -316,20 +297,19 @@ def _explained(config: Explain, studio, seer, show) -> dict[str, Any]:
     names, _ = statements.split(language, code)
     all_in = np.ones((1, len(names)), bool)
     full, none = (float(explained.fourier(m)[0]) for m in (all_in, ~all_in))
-    said = (
+    said.tell(
+      language,
       f"log odds of {first.shape!r}: {full:+.2f} nat with all {len(names)} "
-    )
-    show(
-      report_tables.fact(language, f"{said}statements, {none:+.2f} with none")
+      f"statements, {none:+.2f} with none",
     )
     rows = []
     for number, name in enumerate(names):
-      show(report_tables.fact(f"  {number}", name))
+      said.tell(f"  {number}", name)
     for players, value in own.top(12):
       rows.append(
         {"statements": list(map(int, players)), "value": float(value)}
       )
-      show(report_tables.fact(str(rows[-1]["statements"]), f"{value:+.2f} nat"))
+      said.tell(str(rows[-1]["statements"]), f"{value:+.2f} nat")
     found[language] = {
       "caption": config.caption, "statements": names, "interactions": rows,
       "faithfulness": float(explained.faithfulness),
@@ -337,23 +317,13 @@ def _explained(config: Explain, studio, seer, show) -> dict[str, Any]:
   return found
 
 
-def _png(picture: np.ndarray) -> bytes:
-  from PIL import Image  # Slow to import.
-
-  buffer = io.BytesIO()
-  Image.fromarray(picture).save(buffer, "png")
-  return buffer.getvalue()
-
-
 def _tell(
   word: str, found: Mapping[str, Any], records: Sequence[tasks.Record],
-  show: Show,
+  said: clock_lib.Session,
 ) -> None:  # fmt: skip
   """Prints what was found."""
   from rich import box, table  # Slow to import.
 
-  if word == "explain":
-    return
   shown = table.Table(box=box.SIMPLE_HEAD, title=f"checkup {word}")
   names = ["compiled", "drawn", "fidelity", "diversity", metrics.FRECHET]
   if word == "recognise":
@@ -365,6 +335,6 @@ def _tell(
   for label, row in found.items():
     cells = [row[name] for name in names]
     shown.add_row(label, *("" if v is None else f"{v:.2f}" for v in cells))
-  show(shown)
+  said.show(shown)
   for record in [r for r in records if r.error][:5]:
-    show(report_tables.fact(record.status, f"{record.caption}: {record.error}"))
+    said.tell(record.status, f"{record.caption}: {record.error}")

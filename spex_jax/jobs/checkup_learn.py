@@ -19,7 +19,6 @@ from spex_jax.agents.checkup import (
 )
 from spex_jax.datasets import images, splits
 from spex_jax.report import clock as clock_lib
-from spex_jax.report import tables as report_tables
 from spex_jax.store import folders
 
 PROBES = "probes.json"
@@ -120,8 +119,7 @@ def run(
       pictures, or too few of a class.
     FileNotFoundError: no such folder.
   """
-  show = report_tables.printer()
-  clock = clock_lib.Clock(before)
+  said = clock_lib.Session(before=before)
   folder = folders.opened(workdir)
   own = {
     name: value
@@ -141,11 +139,11 @@ def run(
       file = f"probes/{name}-{seed}.json"
       row: dict[str, Any] | None = _kept(folder, file)
       if row is None:
-        asked = asked or _asked(config, seed, show)
+        asked = asked or _asked(config, seed, said)
         began = clock_lib.Clock()
-        with clock.of(name):
+        with said.of(name):
           params, losses = trainer.params(
-            seed, name, _source(config, seed, name, show), asked
+            seed, name, _source(config, seed, name, said), asked
           )
           row = {**trainer.probed(jax.block_until_ready(params), asked)}
         row["loss"] = float(losses[-20:].mean()) if len(losses) else None
@@ -155,9 +153,8 @@ def run(
   found = {name: learning.averaged(own) for name, own in rows.items()}
   text = json.dumps(found, indent=1, allow_nan=False)
   folder.replace(PROBES, text.encode() + b"\n")
-  _tell(config, found, show)
-  show(report_tables.fact("time", str(clock)))
-  show(report_tables.fact("wrote", str(workdir / PROBES)))
+  said.show(_table(config, found))
+  said.end(workdir / PROBES)
   return found
 
 
@@ -178,7 +175,7 @@ def _kept(folder: folders.Folder, file: str) -> dict[str, Any] | None:
     return None
 
 
-def _asked(config: Learn, seed: int, show: Any) -> learning.Asked:
+def _asked(config: Learn, seed: int, said: clock_lib.Session) -> learning.Asked:
   """What probes see and are asked, of a seed."""
   if config.data in ("coloured_digits", "digits"):
     digits = images.digits()
@@ -189,7 +186,7 @@ def _asked(config: Learn, seed: int, show: Any) -> learning.Asked:
     labels = digits.labels
   else:
     found = pictures.folder(config.data, config.size)
-    _tell_left_out(found, show)
+    _tell_left_out(found, said)
     seen, labels = found.pictures, found.labels
   train, test = splits.split(learning.key_of(seed, "split"), len(seen), 0.5)
   # In a folder those of a class lie together.
@@ -205,12 +202,12 @@ def _asked(config: Learn, seed: int, show: Any) -> learning.Asked:
 
 
 def _source(
-  config: Learn, seed: int, name: str, show: Any
+  config: Learn, seed: int, name: str, said: clock_lib.Session
 ) -> np.ndarray | None:
   """What a pretraining learns from."""
   if name == "source":
     found = pictures.folder(str(config.source), config.size)
-    _tell_left_out(found, show)
+    _tell_left_out(found, said)
     return found.pictures
   if name not in learning.SOURCES:
     return None
@@ -218,12 +215,12 @@ def _source(
   return learning.SOURCES[name](rng, config.pictures, config.size)
 
 
-def _tell_left_out(found: pictures.Labelled, show: Any) -> None:
+def _tell_left_out(found: pictures.Labelled, said: clock_lib.Session) -> None:
   for file, why in list(found.left_out.items())[:5]:
-    show(report_tables.fact("left out", f"{file}: {why}"))
+    said.tell("left out", f"{file}: {why}")
 
 
-def _tell(config: Learn, found: dict[str, Any], show: Any) -> None:
+def _table(config: Learn, found: dict[str, Any]) -> Any:
   from rich import box, table  # Slow to import.
 
   shown = table.Table(
@@ -238,4 +235,4 @@ def _tell(config: Learn, found: dict[str, Any], show: Any) -> None:
       name, f"{row['knn']:.3f}", f"{row['linear']:.3f}", f"{seconds:.0f}",
       "" if loss is None else f"{loss:.2f}",
     )  # fmt: skip
-  show(shown)
+  return shown

@@ -107,28 +107,6 @@ class Judging(settings.Settings):
   )  # fmt: skip
 
 
-def begun(
-  workdir: pathlib.Path, show: Show | None, before: float
-) -> tuple[Show, Callable[[str, str], None], clock_lib.Clock]:
-  """What a command that writes into a folder needs first.
-
-  Args:
-    workdir: made if it does not exist.
-    show: takes a line or a rich table; prints by default.
-    before: seconds of the command that have passed already.
-
-  Returns:
-    `show`; a function that shows a fact, by name and text; and a clock.
-
-  Raises:
-    ValueError: a folder that cannot be written.
-  """
-  explain.writable(workdir)
-  show = show or report_tables.printer()
-  tell = lambda name, text: show(report_tables.fact(name, text))
-  return show, tell, clock_lib.Clock(before)
-
-
 def load(config: Asked) -> sites.Network:
   """The causal language model of `config.model`; it may lack a tokenizer.
 
@@ -261,7 +239,7 @@ def able(
   net: sites.Network,
   pairs: pairs_lib.Pairs,
   task: str,
-  tell: Callable[[str, str], None],
+  said: clock_lib.Session,
 ) -> metrics.Metric:
   """The metric that is named, of a model that can do the task.
 
@@ -270,7 +248,7 @@ def able(
     net: with parameters.
     pairs: of the task.
     task: its name.
-    tell: takes names and texts of facts.
+    said: is told what it does.
 
   Raises:
     ValueError: as `metric_of`, `measured.measure` and `Measured.check`.
@@ -279,8 +257,7 @@ def able(
   found = measured.measure(
     net, net.params, pairs, metric, size=config.batch_size
   )
-  for name, text in measured_lines(config, found).items():
-    tell(name, text)
+  said.facts(measured_lines(config, found))
   found.check(task, config.force)
   return metric
 

@@ -7,9 +7,10 @@ import numpy as np
 
 from spex_jax import settings
 from spex_jax.circuits import cmap, swaps
-from spex_jax.jobs import circuits, circuits_find, circuits_paths
+from spex_jax.jobs import circuits, circuits_find, circuits_paths, explain
 from spex_jax.models import hub, lora
 from spex_jax.report import circuits as figures
+from spex_jax.report import clock as clock_lib
 from spex_jax.report import plots
 
 
@@ -51,10 +52,11 @@ def run(
     ValueError: what is wrong with models, task or settings; models of two
       architectures.
   """
-  show, tell, clock = circuits.begun(workdir, show, before)
+  explain.writable(workdir)
+  said = clock_lib.Session(show, before)
   if not config.tuned:
     raise ValueError("--tuned is missing: a fine-tuned model, or an adapter.")
-  with clock.of("load"):
+  with said.of("load"):
     asked = circuits_find.of_task(config, config.task, config.num_pairs)
     net, facts = asked.net, dict(asked.facts)
     folder = hub.local(config.tuned)
@@ -78,8 +80,7 @@ def run(
       f"model={config.model!r} and tuned={config.tuned!r} are of two "
       f"architectures: {', '.join(unlike)}."
     )
-  for name, text in facts.items():
-    tell(name, text)
+  said.facts(facts)
   if config.groups == "layers":
     place = circuits_paths.place_of(config.place)
     groups = {
@@ -92,14 +93,14 @@ def run(
     }
   else:
     groups = circuits_paths.load(config.groups)
-  with clock.of("cmap"):
+  with said.of("cmap"):
     found = cmap.run(
       net, net.params, other.params, asked.pairs, groups,
       circuits.metric_of(config, net), forms=config.forms,
       size=config.batch_size,
     )  # fmt: skip
   for line in str(found).splitlines():
-    show(line)
+    said.show(line)
   path = workdir / "cmap.csv"
   circuits.write_rows(found.rows(config.seed), path)
   change = found.values.mean(axis=1) - found.base[0].mean()
@@ -110,6 +111,5 @@ def run(
     title=f"{config.tuned} in {config.model}, {asked.task}",
   )  # fmt: skip
   plots.save(figure, workdir / "cmap.png")
-  tell("time", str(clock))
-  tell("wrote", f"{path}, {workdir / 'cmap.png'}")
+  said.end(path, workdir / "cmap.png")
   return found

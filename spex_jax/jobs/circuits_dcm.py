@@ -8,9 +8,11 @@ from spex_jax.circuits import dcm, desiderata, swaps
 from spex_jax.jobs import (
   circuits,
   circuits_paths,
+  explain,
   networks,
   subjects,
 )
+from spex_jax.report import clock as clock_lib
 from spex_jax.report import plots
 
 
@@ -59,17 +61,18 @@ def run(
   Raises:
     ValueError: what is wrong with model, triples or settings.
   """
-  _, tell, clock = circuits.begun(workdir, show, before)
+  explain.writable(workdir)
+  said = clock_lib.Session(show, before)
   if not config.triples:
     raise ValueError("--triples is missing: a .jsonl file of triples.")
-  with clock.of("load"):
+  with said.of("load"):
     net = circuits.load(config)
     metric = circuits.metric_of(config, net)
     asked = desiderata.load(
       pathlib.Path(config.triples).expanduser(), net.tokenizer,
       bos=config.bos, start=config.start,
     )  # fmt: skip
-  tell("model", networks.described(net, config.model))
+  said.tell("model", networks.described(net, config.model))
   if config.joint:
     asked = (desiderata.joint(asked),)
   count = net.config.num_blocks
@@ -85,7 +88,7 @@ def run(
     given = circuits_paths.load(config.groups).values()
     members = list(dict.fromkeys(member for group in given for member in group))
   key = subjects.key_of(config.seed, "dcm")
-  with clock.of("learn"):
+  with said.of("learn"):
     found = dcm.learn(
       net, net.params, asked, members, key=key, metric=metric,
       penalties=config.penalties, seeds=config.seeds, penalty=config.penalty,
@@ -94,7 +97,7 @@ def run(
   rows, wrote = [], [workdir / "dcm.csv"]
   for one, given in zip(found, asked):
     for line in str(one).splitlines():
-      tell("learned", line)
+      said.tell("learned", line)
     rows += [
       {"desideratum": one.desideratum, "member": name, "kept": int(kept)}
       for name, kept in zip(one.members, one.mask)
@@ -110,14 +113,13 @@ def run(
     )
     plots.save(drawn, wrote[-1])
     if config.budget or len(members) <= dcm.ENUMERABLE:
-      with clock.of("beside"):
+      with said.of("beside"):
         judge = swaps.Judge(net, net.params, given.triples, members, metric)
         other = dcm.beside(
           judge, one, method=config.method, budget=config.budget,
           key=subjects.key_of(config.seed, f"beside {one.desideratum}"),
         )  # fmt: skip
-      tell("beside", str(other))
+      said.tell("beside", str(other))
   circuits.write_rows(rows, wrote[0])
-  tell("time", str(clock))
-  tell("wrote", ", ".join(map(str, wrote)))
+  said.end(*wrote)
   return found

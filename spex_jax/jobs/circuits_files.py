@@ -19,7 +19,6 @@ from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.jobs import circuits, networks
 from spex_jax.models import sites
 from spex_jax.report import clock as clock_lib
-from spex_jax.report import tables as report_tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,22 +66,19 @@ def score(
   Raises:
     ValueError: what is wrong with model, pairs, metric or settings.
   """
-  show = show or report_tables.printer()
-  clock = clock_lib.Clock(before)
+  said = clock_lib.Session(show, before)
   output = circuits.writable(config.output)
-  net, pairs, metric = _opened(config, config.pairs, clock, show)
-  with clock.of("score"):
+  net, pairs, metric = _opened(config, config.pairs, said)
+  with said.of("score"):
     found = circuits.scored_by(
       config, net, pairs, metric,
       level=config.level, size=config.batch_size, seed=config.seed,
     )  # fmt: skip
   found.write_csv(output)
-  for name, text in circuits.scored_lines(found).items():
-    show(report_tables.fact(name, text))
+  said.facts(circuits.scored_lines(found))
   if config.top:
-    show(circuits.edges_table(found, config.top))
-  show(report_tables.fact("time", str(clock)))
-  show(report_tables.fact("wrote", str(output)))
+    said.show(circuits.edges_table(found, config.top))
+  said.end(output)
   return found
 
 
@@ -100,49 +96,46 @@ def judge(
     ValueError: what is wrong with model, pairs, circuits or settings; pairs
       that show no effect on the whole, whose metrics are written.
   """
-  show = show or report_tables.printer()
-  clock = clock_lib.Clock(before)
+  said = clock_lib.Session(show, before)
   if not config.circuit:
     raise ValueError("--circuit is missing: one or more files of circuits.")
   output = circuits.writable(config.output)
-  net, pairs, metric = _opened(config, config.pairs, clock, show)
+  net, pairs, metric = _opened(config, config.pairs, said)
   graph = graph_lib.Graph.of(net, ungrouped=not config.grouped)
   found_in = {
     name: files.load(path, graph).circuit
     for name, path in zip(_names(config.circuit), config.circuit)
   }
-  with clock.of("judge"):
+  with said.of("judge"):
     found = circuits.judged_by(
       config, net, pairs, found_in, metric, prune=config.prune
     )
   circuits.write_rows(found.rows(), output)
-  show(str(found))  # Refuses pairs that show no effect on the whole.
-  show(report_tables.fact(circuits.KEPT, circuits.kept_line(found)))
+  said.show(str(found))  # Refuses pairs that show no effect on the whole.
+  said.tell(circuits.KEPT, circuits.kept_line(found))
   for line in found.doubts():
-    show(report_tables.fact("note", line))
-  show(report_tables.fact("time", str(clock)))
-  show(report_tables.fact("wrote", str(output)))
+    said.tell("note", line)
+  said.end(output)
   return found
 
 
 def _opened(
-  config: Any, path: str, clock: clock_lib.Clock, show: circuits.Show
+  config: Any, path: str, said: clock_lib.Session
 ) -> tuple[sites.Network, pairs_lib.Pairs, metrics.Metric]:
   """Model, pairs and metric of a command, said and measured."""
-  with clock.of("load"):
+  with said.of("load"):
     net = circuits.load(config)
     pairs = circuits.pairs_of(config, net, path)
   metric = circuits.metric_of(config, net)
-  show(report_tables.fact("model", networks.described(net, config.model)))
+  said.tell("model", networks.described(net, config.model))
   lengths = f"{pairs.lengths.min()} to {pairs.lengths.max()} tokens"
   count = circuits.counted(pairs, config.pairs)
-  show(report_tables.fact("pairs", f"{count}, {lengths}"))
-  with clock.of("measure"):
+  said.tell("pairs", f"{count}, {lengths}")
+  with said.of("measure"):
     found = measured.measure(
       net, net.params, pairs, metric, size=config.batch_size
     )
-  for name, text in circuits.measured_lines(config, found).items():
-    show(report_tables.fact(name, text))
+  said.facts(circuits.measured_lines(config, found))
   return net, pairs, metric
 
 

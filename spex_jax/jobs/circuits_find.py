@@ -41,7 +41,6 @@ from spex_jax.models import sites
 from spex_jax.report import circuits as figures
 from spex_jax.report import clock as clock_lib
 from spex_jax.report import plots, progress
-from spex_jax.report import tables as report_tables
 
 SELECTIONS = ("top", "connected", "greedy", "programme")
 _DRAWN = 400  # Edges of a picture, at most.
@@ -273,21 +272,17 @@ def run(
       task or settings, or a task that the model fails.
   """
   explain.writable(workdir)
-  show = show or report_tables.printer()
-  clock = clock_lib.Clock(before)
-  tell = lambda facts: [
-    show(report_tables.fact(name, text)) for name, text in facts.items()
-  ]
-  with clock.of("load"):
+  said = clock_lib.Session(show, before)
+  with said.of("load"):
     asked = question(config, workdir)
-  tell({"asked": asked.question, **asked.facts})
+  said.facts({"asked": asked.question, **asked.facts})
   net, pairs = asked.net, asked.pairs
   metric = circuits.metric_of(config, net)
-  with clock.of("measure"):
+  with said.of("measure"):
     able = measured.measure(
       net, net.params, pairs, metric, size=config.batch_size
     )
-  tell(circuits.measured_lines(config, able))
+  said.facts(circuits.measured_lines(config, able))
   able.check(asked.task, config.force)
   half, length = -(-len(pairs) // 2), pairs.clean.shape[1]
   some, others = pairs[:half], pairs[half:]
@@ -296,18 +291,18 @@ def run(
   keep = None
   if config.method == "exact":
     keep = circuits_kept.Kept(workdir, config, net, some)
-  with clock.of("score"):
+  with said.of("score"):
     scores = circuits.scored_by(
       config, net, some, metric,
       level=config.level, size=config.batch_size, seed=config.seed, keep=keep,
     )  # fmt: skip
   if keep is not None:
-    tell({"resumed": str(keep)})
+    said.tell("resumed", str(keep))
   scores.save(workdir / "scores.npz")
-  tell(circuits.scored_lines(scores))
+  said.facts(circuits.scored_lines(scores))
   graph, mean, facts = used(config, scores)
   choose = choice(config, graph, mean)
-  with clock.of("select"):
+  with said.of("select"):
     circuit = choose(min(config.edges, mean.size))
     if config.consistent:  # Where more are asked for than are.
       circuit = dataclasses.replace(circuit, kept=circuit.kept & (mean != 0))
@@ -316,10 +311,10 @@ def run(
       f"edges={config.edges}: by these scores so few lead nowhere from `embed` "
       "to the output; ask for more."
     )
-  tell(facts)
+  said.facts(facts)
   asked_for = {"circuit": circuit}
   if config.refine:
-    with clock.of("refine"):
+    with said.of("refine"):
       asked_for = {
         "circuit": _refined(config, net, some, metric, circuit, mean),
         "unrefined": circuit,
@@ -335,7 +330,7 @@ def run(
   }
   # Again below, with what is judged: these pairs may show no effect.
   files.save(circuit, workdir / "circuit.json", scores.mean(), about)
-  with clock.of("judge"):
+  with said.of("judge"):
     curve, judged = _judged(config, net, others, metric, choose, asked_for)
   title = f"{asked.task}: {scores.method}, {config.selection}"
   faithful = float(judged.faithfulness()[0])
@@ -343,44 +338,35 @@ def run(
   about |= {"cmd": curve.areas.cmd, "cpr": curve.areas.cpr}
   about["faithfulness"] = faithful
   files.save(circuit, workdir / "circuit.json", scores.mean(), about)
-  show(str(curve))
-  tell(
-    {
-      "circuit": f"{len(circuit):,} {circuit.level}s "
-      f"({circuit.connected:,} connected) "
-      f"of {len(circuit.nodes):,} nodes, faithfulness {faithful:.3f} "
-      f"({low:.3f}..{high:.3f}) on {len(others)} other pairs"
-    }
-    | ({"note": "; ".join(lines)} if (lines := judged.doubts()) else {})
+  said.show(str(curve))
+  said.tell(
+    "circuit",
+    f"{len(circuit):,} {circuit.level}s ({circuit.connected:,} connected) "
+    f"of {len(circuit.nodes):,} nodes, faithfulness {faithful:.3f} "
+    f"({low:.3f}..{high:.3f}) on {len(others)} other pairs",
   )
+  if lines := judged.doubts():
+    said.tell("note", "; ".join(lines))
   if config.refine:
-    tell(
-      {
-        "refined": f"{config.refine} steps; as selected, faithfulness "
-        f"{judged.faithfulness()[1]:.3f} on the same pairs"
-      }
+    said.tell(
+      "refined",
+      f"{config.refine} steps; as selected, faithfulness "
+      f"{judged.faithfulness()[1]:.3f} on the same pairs",
     )
   numbers = np.unique(circuit.numbers % len(scores.names))
-  show(circuits.edges_table(scores, config.top, numbers))
-  with clock.of("draw"):
+  said.show(circuits.edges_table(scores, config.top, numbers))
+  with said.of("draw"):
     if config.level == "edge":
       circuits_shown.save(
         workdir, curve, choose, circuit, judged, mean,
         circuits.units_of(config), _tokens(net, some), able,
       )  # fmt: skip
     _figures(workdir, title, circuit, scores.mean(), curve, faithful)
-  tell(
-    {
-      "time": str(clock),
-      "wrote": ", ".join(
-        str(workdir / name)
-        for name in (
-          "circuit.json", "scores.npz", "faithfulness.png", "circuit.svg",
-          "curve.json",
-        )[: 5 if config.level == "edge" else 3]
-      ),
-    }
-  )  # fmt: skip
+  names = (
+    "circuit.json", "scores.npz", "faithfulness.png", "circuit.svg",
+    "curve.json",
+  )[: 5 if config.level == "edge" else 3]  # fmt: skip
+  said.end(*(workdir / name for name in names))
   return Found(circuit, scores, curve, judged)
 
 

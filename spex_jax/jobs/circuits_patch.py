@@ -8,8 +8,9 @@ import numpy as np
 
 from spex_jax import settings
 from spex_jax.circuits import patching
-from spex_jax.jobs import circuits, circuits_find
+from spex_jax.jobs import circuits, circuits_find, explain
 from spex_jax.report import circuits as figures
+from spex_jax.report import clock as clock_lib
 from spex_jax.report import plots, progress
 
 
@@ -54,18 +55,18 @@ def run(
   Raises:
     ValueError: what is wrong with model, task or settings.
   """
-  _, tell, clock = circuits.begun(workdir, show, before)
-  with clock.of("load"):
+  explain.writable(workdir)
+  said = clock_lib.Session(show, before)
+  with said.of("load"):
     asked = circuits_find.of_task(config, config.task, config.num_pairs)
   net, pairs = asked.net, asked.pairs
-  tell("asked", f"What does patching {config.sweep} do in {asked.task}?")
-  for name, text in asked.facts.items():
-    tell(name, text)
-  with clock.of("measure"):
-    metric = circuits.able(config, net, pairs, asked.task, tell)
+  said.tell("asked", f"What does patching {config.sweep} do in {asked.task}?")
+  said.facts(asked.facts)
+  with said.of("measure"):
+    metric = circuits.able(config, net, pairs, asked.task, said)
   found, wrote = {}, []
   for name in patching.STACKS.get(config.sweep, (config.sweep,)):
-    with clock.of(name), progress.sweep(1) as shown:
+    with said.of(name), progress.sweep(1) as shown:
       one = patching.sweep(
         net,
         net.params,
@@ -88,9 +89,8 @@ def run(
       + ", ".join(f"{axis} {row[axis]}" for axis in one.axes)
       for row in rows[:3]
     ]
-    tell(name, f"share of the effect moved: {'; '.join(strongest)}")
-  tell("time", str(clock))
-  tell("wrote", ", ".join(map(str, wrote)))
+    said.tell(name, f"share of the effect moved: {'; '.join(strongest)}")
+  said.end(*wrote)
   return found
 
 

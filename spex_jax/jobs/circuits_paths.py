@@ -18,9 +18,10 @@ from spex_jax.circuits import (
   swaps,
   walks,
 )
-from spex_jax.jobs import circuits, circuits_find
+from spex_jax.jobs import circuits, circuits_find, explain
 from spex_jax.models import sites
 from spex_jax.report import circuits as figures
+from spex_jax.report import clock as clock_lib
 from spex_jax.report import plots
 
 _STEP = re.compile(r"([^=@.]+)=([^=@.]+)(?:\.([qkv]))?@([^@:]+):(\d+|0?\.\d+)")
@@ -67,16 +68,16 @@ def run(
   Raises:
     ValueError: what is wrong with model, task or settings.
   """
-  _, tell, clock = circuits.begun(workdir, show, before)
+  explain.writable(workdir)
+  said = clock_lib.Session(show, before)
   steps = [step_of(text) for text in config.steps]
-  with clock.of("load"):
+  with said.of("load"):
     asked = circuits_find.of_task(config, config.task, config.num_pairs)
   net, pairs = asked.net, asked.pairs
-  for name, text in asked.facts.items():
-    tell(name, text)
-  with clock.of("measure"):
-    metric = circuits.able(config, net, pairs, asked.task, tell)
-  with clock.of("paths"):
+  said.facts(asked.facts)
+  with said.of("measure"):
+    metric = circuits.able(config, net, pairs, asked.task, said)
+  with said.of("paths"):
     found = walks.walk(
       net, net.params, pairs, steps, metric, source=config.source,
       size=config.batch_size, **paths.CONVENTIONS[config.convention],
@@ -85,23 +86,22 @@ def run(
   save(found, wrote[0])
   for group in found:
     assert group.patched is not None
-    tell(group.name, f"{', '.join(group.heads)} at {group.at}")
+    said.tell(group.name, f"{', '.join(group.heads)} at {group.at}")
     wrote += [workdir / f"{group.name}.csv", workdir / f"{group.name}.png"]
     circuits.write_rows(group.patched.rows(), wrote[-2])
     title = f"into {group.patched.site}, {asked.task}"
     plots.save(_picture(net, group.patched, title), wrote[-1])
   wrote.append(workdir / "groups.png")
   plots.save(_by_layer(net, found, asked.task), wrote[-1])
-  with clock.of("judge"):
+  with said.of("judge"):
     judged = groups.evaluate(
       net, net.params, pairs, found, metric, random=config.random,
       seed=config.seed, size=config.batch_size,
     )  # fmt: skip
   for line in str(judged).splitlines():
     name, _, text = line.partition(" ")
-    tell(name, text.strip())
-  tell("time", str(clock))
-  tell("wrote", ", ".join(map(str, wrote)))
+    said.tell(name, text.strip())
+  said.end(*wrote)
   return found
 
 

@@ -9,7 +9,6 @@ from spex_jax.circuits import (
 )
 from spex_jax.jobs import circuits, networks
 from spex_jax.report import clock as clock_lib
-from spex_jax.report import tables as report_tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,23 +34,22 @@ def run(
   """
   from rich import box, table  # Slow to import.
 
-  show = show or report_tables.printer()
-  clock = clock_lib.Clock(before)
+  said = clock_lib.Session(show, before)
   if unknown := [name for name in config.tasks if name not in tasks.TASKS]:
     raise ValueError(
       f"No task {unknown[0]!r}; they are {', '.join(tasks.TASKS)}."
     )
-  with clock.of("load"):
+  with said.of("load"):
     net = circuits.load(config)
   metric = circuits.metric_of(config, net)
-  show(report_tables.fact("model", networks.described(net, config.model)))
+  said.tell("model", networks.described(net, config.model))
   rows = table.Table(box=box.SIMPLE_HEAD)
   rows.add_column("task")
   for name in ("correct", "first", "clean", "corrupted", "tokens", "rejected"):
     rows.add_column(name, justify="right")
   found, notes = {}, []
   for name in config.tasks:
-    with clock.of(name):
+    with said.of(name):
       try:
         given = circuits.made(config, net, name, config.num_pairs)
       except ValueError as error:  # This tokenizer has no such pairs.
@@ -81,16 +79,14 @@ def run(
       )
     for reason, count in given.rejected.items():
       notes.append(f"{name}: {count:,} prompts {reason} rejected")
-  show(
-    report_tables.fact(
-      "metric",
-      f"{config.metric} in {circuits.units_of(config)}, means of "
-      f"{config.num_pairs} pairs; correct: right answers above wrong ones; "
-      "first: the likeliest token is right",
-    )
+  said.tell(
+    "metric",
+    f"{config.metric} in {circuits.units_of(config)}, means of "
+    f"{config.num_pairs} pairs; correct: right answers above wrong ones; "
+    "first: the likeliest token is right",
   )
-  show(rows)
+  said.show(rows)
   for note in notes:
-    show(report_tables.fact("note", note))
-  show(report_tables.fact("time", str(clock)))
+    said.tell("note", note)
+  said.end()
   return found

@@ -54,25 +54,22 @@ def run(
       "components`?"
     )
   if config.method == parts.COAR:
-    show = show or report_tables.printer()
-    return _coar(config, workdir, show, clock_lib.Clock(before))
+    return _coar(config, workdir, clock_lib.Session(show, before))
   return explain.run(config, workdir, show, before)
 
 
-def _coar(config: parts.Parts, workdir, show, clock) -> attribution.Attribution:
+def _coar(config: parts.Parts, workdir, said) -> attribution.Attribution:
   """One effect for each part, with few absent, judged on fresh ablations."""
   fresh = max(parts.LEAST, int(_FRESH * config.budget))
-  tell = report_tables.teller(show)
   explain.writable(workdir)
-  with clock.of("load"):
+  with said.of("load"):
     subject = explain.subject_of(config, workdir)
   evaluator, n = subject.evaluator, subject.evaluator.n
-  tell("asked", subject.question)
-  for name, fact in subject.facts.items():
-    tell(name, fact)
+  said.tell("asked", subject.question)
+  said.facts(subject.facts)
   # Effects, and their judgement by fresh masks.
   fitted = config.budget - fresh
-  tell(
+  said.tell(
     "budget",
     f"{fitted:,} masks to fit and {fresh:,} to judge, each of {n} parts kept "
     f"with probability {config.keep:g}; method coar",
@@ -107,16 +104,15 @@ def _coar(config: parts.Parts, workdir, show, clock) -> attribution.Attribution:
     "notes": list(found.notes),
   }
   base.write_json(workdir / "attribution.json", body)
-  tell("cost", report_tables.cost(evaluator.stats, 0.0))
-  for name, text in explain.waited(evaluator.stats):
-    tell(name, text)
-  tell(
+  said.tell("cost", report_tables.cost(evaluator.stats, 0.0))
+  said.facts(dict(explain.waited(evaluator.stats)))
+  said.tell(
     "correlation",
     f"{report.found[config.keep]['COAR'].mean:.3f} between predicted and "
     f"measured values of {fresh:,} fresh masks",
   )
   for note in found.notes:
-    tell("note", note)
+    said.tell("note", note)
   # The figure.
   effects = interactions_lib.Interactions(
     n=n,
@@ -129,13 +125,9 @@ def _coar(config: parts.Parts, workdir, show, clock) -> attribution.Attribution:
     units=subject.units,
     std=None if found.std is None else found.std[0],
   )
-  clock.add(clock_lib.evaluation(evaluator.stats))
-  with clock.of("draw"):
-    show(report_tables.interactions(effects, config.top))
+  said.add(clock_lib.evaluation(evaluator.stats))
+  with said.of("draw"):
+    said.show(report_tables.interactions(effects, config.top))
     subject.draw(effects, workdir / "figure.png")
-  tell("time", str(clock))
-  files = ", ".join(
-    str(workdir / name) for name in ("attribution.json", "figure.png")
-  )
-  tell("wrote", files)
+  said.end(workdir / "attribution.json", workdir / "figure.png")
   return found

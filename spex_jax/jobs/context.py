@@ -31,7 +31,6 @@ from spex_jax.jobs import (
 )
 from spex_jax.models import seq2seq, sites
 from spex_jax.report import clock as clock_lib
-from spex_jax.report import tables as report_tables
 
 _FLAGS = ("model", "context", "query", "response", "ids", "output")
 # Of texts, so not of --ids.
@@ -175,37 +174,37 @@ def run(
     FileNotFoundError: no file of ids.
     ValueError: what is wrong with model, texts, ids or settings.
   """
-  show = show or report_tables.printer()
-  clock = clock_lib.Clock(before)
+  said = clock_lib.Session(show, before)
   output = circuits.writable(config.output)
-  tell = report_tables.teller(show)
   _check(config)
-  with clock.of("load"):
+  with said.of("load"):
     net = context_asked.load(config)
-  tell("asked", "Which tokens of the answer used the context, and what of it?")
-  tell("model", networks.described(net, config.model))
-  with clock.of("answer"):
+  said.tell(
+    "asked", "Which tokens of the answer used the context, and what of it?"
+  )
+  said.tell("model", networks.described(net, config.model))
+  with said.of("answer"):
     runs = runs_of(config, net)
   if not config.ids and not runs.is_encoder_decoder:
     size = len(runs.with_context)
-    context_asked.note_cut(config, net, size, len(runs.response), tell)
+    context_asked.note_cut(config, net, size, len(runs.response), said)
   if config.response and not config.ids:
-    _note_joined(net, runs, tell)
-  sources = _cited_sources(config, net, tell)
+    _note_joined(net, runs, said)
+  sources = _cited_sources(config, net, said)
   if sources is not None:  # Before what takes long.
     asking.check(sources.n, config.budget, config.method)
   asked = arguments_of(config)
-  with clock.of("cues"):
+  with said.of("cues"):
     key = subjects.key_of(config.seed, "cues")
     found = reliance.pecore(net, runs, key=key, **asked)
   cited = None
   if sources is not None:
-    with clock.of("cite"):
+    with said.of("cite"):
       try:
-        cited = _cited(config, net, sources, runs, tell)
+        cited = _cited(config, net, sources, runs, said)
       except ValueError as error:  # What was found before is kept.
-        tell("note", f"no citations: {error}")
-  _print(found, cited, show, tell)
+        said.tell("note", f"no citations: {error}")
+  _print(found, cited, said)
   shell = context_again.shell(config, ("spex", "context"), _FLAGS)
   python = context_again.of_context(
     config,
@@ -219,9 +218,8 @@ def run(
     found.save(output, "inseq")
   else:
     base.write_json(output, all_of.to_dict())
-  tell("again", shell)
-  tell("time", str(clock))
-  tell("wrote", str(output))
+  said.tell("again", shell)
+  said.end(output)
   return all_of
 
 
@@ -349,14 +347,14 @@ def _outputs(config: Context, net: sites.Network) -> dict[str, str | None]:
   return found
 
 
-def _note_joined(net, runs, tell) -> None:
+def _note_joined(net, runs, said) -> None:
   """Says where a given response goes on within a word."""
   if runs.is_encoder_decoder:
     return
   pair = runs.with_context[-len(runs.response) - 1 :][:2]
   lead, first = net.tokenizer.pieces(pair.tolist())
   if first[:1].isalnum() and not lead[-1:].isspace():
-    tell(
+    said.tell(
       "note",
       f"the response goes on with {first!r} directly behind {lead!r}: begin it "
       "with a space where a word begins",
@@ -395,7 +393,7 @@ def sources_of(
   return None
 
 
-def _cited_sources(config, net, tell) -> sources_lib.Sources | None:
+def _cited_sources(config, net, said) -> sources_lib.Sources | None:
   """What citations are of; None, and a note, where there are none."""
   if config.method == "none":
     return None
@@ -410,20 +408,22 @@ def _cited_sources(config, net, tell) -> sources_lib.Sources | None:
     sources = sources_of(config, net)
     why = "" if sources else "the context is one token"
   if why:
-    tell("note", f"no citations: {why}")
+    said.tell("note", f"no citations: {why}")
   return sources
 
 
-def _cited(config, net, sources, runs, tell) -> citing.Citations:
+def _cited(config, net, sources, runs, said) -> citing.Citations:
   """What of the context's sentences the response stands on."""
   if config.contextless is not None:
-    tell("note", "citations take tokens of the context out, not `contextless`")
+    said.tell(
+      "note", "citations take tokens of the context out, not `contextless`"
+    )
   return citing.cite(
     net,
     sources,
     runs.response.tolist(),
     key=subjects.key_of(config.seed, "citations"),
-    tell=lambda line: tell("plan", line),
+    tell=lambda line: said.tell("plan", line),
     **_citing_arguments(config),
   )
 
@@ -436,28 +436,28 @@ def _citing_arguments(config) -> dict[str, Any]:
   }
 
 
-def _print(found, cited, show, tell) -> None:
+def _print(found, cited, said) -> None:
   """The answer and the cues in colour, then citations."""
   pieces, own = found.pieces["response"], found.pieces["context"]
-  tell("metric", f"{found.metric}; the darker the more; [chosen]")
-  show(
+  said.tell("metric", f"{found.metric}; the darker the more; [chosen]")
+  said.show(
     context_asked.coloured(pieces, found.sensitivity, "green", found.selected)
   )
   if not found.selected:
-    tell("selected", "nothing: no token passes the selector")
+    said.tell("selected", "nothing: no token passes the selector")
   for cue in found.cues:
     named = ", ".join(
       f"{own[i].strip()} ({cue.scores[i]:.3g})"
       for i in cue.chosen[:_MOST_NAMED]
     )
-    tell(
+    said.tell(
       "cues",
       f"{pieces[cue.index].strip()!r} ({found.metric} {cue.score:.3g}, else "
       f"{cue.contrast_text.strip()!r}, P-CXMI "
       f"{cue.shift:+.3g} nats): {named or 'none stands out'}",
     )
-    show(context_asked.coloured(own, cue.scores, "blue", cue.chosen))
+    said.show(context_asked.coloured(own, cue.scores, "blue", cue.chosen))
   if cited is not None:
-    show(context_asked.sources_table(cited))
+    said.show(context_asked.sources_table(cited))
     for name, text in context_asked.cited_lines(cited):
-      tell(name, text)
+      said.tell(name, text)

@@ -11,6 +11,7 @@ from spex_jax import base, settings
 from spex_jax.context import citing, sets
 from spex_jax.jobs import networks
 from spex_jax.models import seq2seq, sites, tokens, transformer
+from spex_jax.report import clock as clock_lib
 from spex_jax.report import tables as report_tables
 
 Show = Callable[..., None]
@@ -97,7 +98,11 @@ def read(path: str, what: str) -> str:
 
 
 def note_cut(
-  config: OfModel, net: sites.Network, size: int, count: int, tell: Show
+  config: OfModel,
+  net: sites.Network,
+  size: int,
+  count: int,
+  said: clock_lib.Session,
 ) -> None:
   """Says where an answer was cut as the model takes no more tokens.
 
@@ -106,12 +111,12 @@ def note_cut(
     net: the model.
     size: tokens of prompt and answer.
     count: of the answer.
-    tell: takes a name and a text.
+    said: is told.
   """
   limit = net.config.max_positions
   is_made = config.response is None and count < config.max_new_tokens
   if is_made and size == limit:
-    tell(
+    said.tell(
       "note",
       f"the answer ends after {count} of --config.max_new_tokens="
       f"{config.max_new_tokens}: with its context the model takes no more than "

@@ -19,7 +19,6 @@ from spex_jax.jobs import (
 )
 from spex_jax.models import sites
 from spex_jax.report import clock as clock_lib
-from spex_jax.report import tables as report_tables
 
 _FLAGS = ("model", "prompt", "response", "ids", "output")
 _FIELDS = ("prompt_ids", "response_ids")
@@ -102,24 +101,22 @@ def run(
     FileNotFoundError: no file of ids.
     ValueError: what is wrong with model, texts, ids or settings.
   """
-  show = show or report_tables.printer()
-  clock = clock_lib.Clock(before)
+  said = clock_lib.Session(show, before)
   if bool(config.prompt) == bool(config.ids):
     raise ValueError("Give --prompt, a text, or --ids, a file of token ids.")
   if config.ids and config.response is not None:
     raise ValueError("--ids stands in place of texts: leave out --response.")
   output = circuits.writable(config.output)
-  tell = report_tables.teller(show)
-  with clock.of("load"):
+  with said.of("load"):
     net = context_asked.load(config)
-  tell("model", networks.described(net, config.model))
-  with clock.of("answer"):
+  said.tell("model", networks.described(net, config.model))
+  with said.of("answer"):
     made = _made(config, net)
   if not config.ids and made.prefix is None:
     count = len(made.response)
     size = len(made.source) + count
-    context_asked.note_cut(config, net, size, count, tell)
-  with clock.of("attribute"):
+    context_asked.note_cut(config, net, size, count, said)
+  with said.of("attribute"):
     plain = attributed(config, net, made, config.steps or None)
   found, shown = plain, _spelled(net, plain)
   if config.join != "none":
@@ -128,8 +125,8 @@ def run(
     found, shown = (x.joined(*words, how=config.join) for x in (found, shown))
   if config.normalise:
     found, shown = found.normalised(), shown.normalised()
-  tell("method", f"{config.method} of {config.target}")
-  _print(shown, show, tell)
+  said.tell("method", f"{config.method} of {config.target}")
+  _print(shown, said)
   shell = context_again.shell(config, ("spex", "context", "attribute"), _FLAGS)
   python = context_again.of_attribution(
     config,
@@ -138,9 +135,8 @@ def run(
     _contrast(config, net, made),
   )
   found.save(output, config.format, again={"shell": shell, "python": python})
-  tell("again", shell)
-  tell("time", str(clock))
-  tell("wrote", str(output))
+  said.tell("again", shell)
+  said.end(output)
   return found
 
 
@@ -225,7 +221,7 @@ def _spelled(
   )
 
 
-def _print(found: scored.Attribution, show, tell) -> None:
+def _print(found: scored.Attribution, said: clock_lib.Session) -> None:
   """Each step's token, and the tokens before it in colour."""
   source, behind = found.source, found.behind
   ahead = len(behind) - len(found.response)
@@ -233,9 +229,9 @@ def _print(found: scored.Attribution, show, tell) -> None:
     beside = "".join(
       f", {name} {x[row]:.4g}" for name, x in found.step_scores.items()
     )
-    tell("step", f"{found.response[step].strip()!r}{beside}")
+    said.tell("step", f"{found.response[step].strip()!r}{beside}")
     pieces, scores = source, found.scores[row].tolist()
     if found.prefix_scores is not None:
       pieces = source + behind[: ahead + step]
       scores = scores + found.prefix_scores[row, : ahead + step].tolist()
-    show(context_asked.coloured(pieces, scores, "blue"))
+    said.show(context_asked.coloured(pieces, scores, "blue"))

@@ -130,13 +130,12 @@ def run(
     FileNotFoundError: no file of sources.
     ValueError: what is wrong with model, sources, query, response or settings.
   """
-  show = show or report_tables.printer()
-  clock = clock_lib.Clock(before)
+  said = clock_lib.Session(show, before)
   output = circuits.writable(config.output)
   # What is asked, of whom.
   texts = texts_of(config.sources)
   nulls = nulls_of(config.nulls) if config.nulls else []
-  with clock.of("load"):
+  with said.of("load"):
     net = subject_of(config)
   if nulls:  # Before any forward.
     known = _tokenizer(config, net)
@@ -147,12 +146,11 @@ def run(
       for _, response in nulls
     ]
     citing.calibrating_rank(sum(map(len, spans)), config.confidence)
-  tell = report_tables.teller(show)
-  tell("asked", f"Which of {len(texts)} texts does the answer stand on?")
+  said.tell("asked", f"Which of {len(texts)} texts does the answer stand on?")
   if isinstance(net, sites.Network):
-    tell("model", networks.described(net, config.model))
+    said.tell("model", networks.described(net, config.model))
   else:
-    tell("model", f"{_name(config)} at {config.endpoint}: {_LIMITS}")
+    said.tell("model", f"{_name(config)} at {config.endpoint}: {_LIMITS}")
     idle = [
       f"--config.{name}"
       for name in _OF_MODELS
@@ -161,12 +159,12 @@ def run(
     if config.proxy and "--config.dtype" in idle:
       idle.remove("--config.dtype")  # That of the proxy.
     if idle:
-      tell("note", f"an endpoint has no use for {', '.join(idle)}")
+      said.tell("note", f"an endpoint has no use for {', '.join(idle)}")
   # Citations, and how strong they must be.
-  with clock.of("cite"):
-    found = cited(config, net, texts, lambda text: tell("plan", text))
+  with said.of("cite"):
+    found = cited(config, net, texts, lambda text: said.tell("plan", text))
   if nulls:
-    with clock.of("calibrate"):
+    with said.of("calibrate"):
       strongest = [
         value
         for query, response in nulls
@@ -178,25 +176,25 @@ def run(
       ]
       found.threshold = citing.calibrate(strongest, config.confidence)
     asked = report_tables.count(len(strongest), "sentence")
-    tell(
+    said.tell(
       "threshold",
       f"{found.threshold:.3g}, of {asked} without support, at "
       f"{config.confidence:.0%}",
     )
-  tell("response", "".join(found.pieces))
+  said.tell("response", "".join(found.pieces))
   if isinstance(net, sites.Network):
     count = len(found.response)
     size = found.sources.prompt.num_tokens + count
-    context_asked.note_cut(config, net, size, count, tell)
-  show(context_asked.sources_table(found))
+    context_asked.note_cut(config, net, size, count, said)
+  said.show(context_asked.sources_table(found))
   for name, text in context_asked.cited_lines(found):
-    tell(name, text)
+    said.tell(name, text)
   # The file, with what makes it again.
   body = found.to_dict()
   if config.prune is not None:
     text, kept = citing.prune(found, **context_asked.pruning(config.prune))
     numbers = ", ".join(f"[{i}]" for i in kept) or "no source"
-    tell("pruned", f"to {numbers}:\n{text}")
+    said.tell("pruned", f"to {numbers}:\n{text}")
     body["pruned"] = {"sources": list(kept), "text": text}
   body["again"] = {
     "shell": context_again.shell(config, ("spex", "context", "cite"), _FLAGS),
@@ -210,9 +208,8 @@ def run(
     ),
   }
   base.write_json(output, body)
-  tell("again", body["again"]["shell"])
-  tell("time", str(clock))
-  tell("wrote", str(output))
+  said.tell("again", body["again"]["shell"])
+  said.end(output)
   return found
 
 

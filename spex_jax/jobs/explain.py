@@ -104,19 +104,16 @@ def run(
     OSError: the disk is full.
   """
   writable(workdir)
-  show = show or report_tables.printer()
-  tell = report_tables.teller(show)
-  clock = clock_lib.Clock(before)
-  with clock.of("load"):
+  said = clock_lib.Session(show, before)
+  with said.of("load"):
     subject = subject_of(config, workdir)
   if config.method in gradients.METHODS:
     by_gradient.game(subject, config)  # Refused before any word.
   evaluator = subject.evaluator
   n = evaluator.n
-  tell("asked", subject.question)
-  for name, fact in subject.facts.items():
-    tell(name, fact)
-  tell(
+  said.tell("asked", subject.question)
+  said.facts(subject.facts)
+  said.tell(
     "budget",
     f"{config.budget:,} distinct masks of 2^{n}, held-out ones included; "
     f"method {config.method}",
@@ -136,29 +133,27 @@ def run(
   explanation.save(workdir / "explanation.json")
   explanation.fourier.save(workdir / "fourier.json")
   base.write_json(workdir / SCENE, dict(subject.scene or {}))
-  clock.add(
+  said.add(
     clock_lib.evaluation(evaluator.stats, explanation.seconds["decoding"])
   )
   for name, text in _outcome(explanation, evaluator.stats):
-    tell(name, text)
-  with clock.of("draw"):
+    said.tell(name, text)
+  with said.of("draw"):
     if subject.findings is not None:
-      for name, text in subject.findings(explanation).items():
-        tell(name, text)
+      said.facts(subject.findings(explanation))
     found = explanation.interactions(config.index, config.shown_order)
     if subject.picture is not None:
-      show(subject.picture(found))
+      said.show(subject.picture(found))
     if len(found):
-      show(report_tables.interactions(found, config.top, subject.together))
+      said.show(report_tables.interactions(found, config.top, subject.together))
     else:
       text = "No set was found that moves the value."
       if not np.any(np.asarray(explanation.faithfulness) < _WHOLE):
         text = "The value is constant: no set moves it."
-      tell("note", text)
+      said.tell("note", text)
     subject.draw(found, workdir / "figure.png")
-  tell("time", str(clock))
   files = ("explanation.json", "fourier.json", "figure.png")
-  tell("wrote", ", ".join(str(workdir / f) for f in files))
+  said.end(*(workdir / name for name in files))
   return explanation
 
 

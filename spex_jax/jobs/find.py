@@ -103,22 +103,6 @@ class Find(endpoints.Asking):
     return {name: getattr(self, f"budget_{name}") for name in running.BUDGETS}
 
 
-def kind_of(
-  word: str, given: Mapping[str, Any], where: str
-) -> type[settings.Settings]:
-  """The class of settings of a word: "run" alone has one."""
-  del word, given, where
-  return Find
-
-
-def run(
-  word: str, config: Find, workdir: pathlib.Path, before: float = 0.0
-) -> None:
-  """Runs the word "run"; raises as `scored`."""
-  del word
-  scored(config, workdir, before=before)
-
-
 def scored(
   config: Find,
   workdir: pathlib.Path,
@@ -140,8 +124,7 @@ def scored(
   Raises:
     ValueError: the workdir is another configuration's.
   """
-  show = show or report_tables.printer()
-  clock = clock_lib.Clock(before)
+  said = clock_lib.Session(show, before)
   folder = folders.opened(workdir)
   # More functions and interpreters may join; all else decides on answers.
   own = dataclasses.asdict(config)
@@ -152,10 +135,10 @@ def scored(
   # A stranger's functions run there, too.
   modules = official.MODULES if config.official else ()
   with sandbox.Sandbox(modules=modules) as box:
-    with clock.of("generate"):
+    with said.of("generate"):
       oracle = _endpoint(config, folder, "oracle")
-      todo = functions_of(config, box, show, oracle)
-    with clock.of("interpret"):
+      todo = functions_of(config, box, said, oracle)
+    with said.of("interpret"):
       verdicts = running.run(
         todo, config.interpreters, folder, box, budgets=config.budgets,
         seconds=config.seconds, more=models_of(config, folder),
@@ -171,22 +154,19 @@ def scored(
   for name, found in ((LEADERBOARD, short), (DETAILS, rows)):
     text = json.dumps(found, indent=1, allow_nan=False)
     folder.replace(name, text.encode() + b"\n")
-  show_rows(rows, show)
+  show_rows(rows, said.show)
   failed = [v for v in verdicts if v["error"]]
   for verdict in failed[:5]:
-    show(report_tables.fact(
-      "failed",
-      f"{verdict['interpreter']}, {verdict['function']}: {verdict['error']}",
-    ))  # fmt: skip
-  show(report_tables.fact("time", str(clock)))
-  show(report_tables.fact("wrote", str(workdir / LEADERBOARD)))
+    named = f"{verdict['interpreter']}, {verdict['function']}"
+    said.tell("failed", f"{named}: {verdict['error']}")
+  said.end(workdir / LEADERBOARD)
   return rows
 
 
 def functions_of(
   config: Find,
   box: sandbox.Sandbox,
-  show: Show,
+  said: clock_lib.Session,
   oracle: llm.Chat | None = None,
 ) -> list[functions.Function]:
   """The functions of a run; raises as `generate` and `official.load`."""
@@ -203,7 +183,7 @@ def functions_of(
       )
       found += own
       if left_out:
-        show(report_tables.fact("left out", f"{left_out} of {category}"))
+        said.tell("left out", f"{left_out} of {category}")
     else:
       found += generating.generate(config.seed, category, config.count, net=net)
   return found

@@ -27,7 +27,6 @@ from spex_jax.agents.world import outside, prompts, rendering, scenes
 from spex_jax.jobs import endpoints
 from spex_jax.report import clock as clock_lib
 from spex_jax.report import page
-from spex_jax.report import tables as report_tables
 from spex_jax.store import folders
 
 UNITS = "units.jsonl"
@@ -105,12 +104,6 @@ class Maia(endpoints.Asking):
     super().check()
 
 
-def kind_of(given: Mapping[str, Any], where: str) -> type[settings.Settings]:
-  """The class of its settings."""
-  del given, where
-  return Maia
-
-
 def run(
   config: Maia,
   workdir: pathlib.Path,
@@ -132,8 +125,7 @@ def run(
   Raises:
     ValueError: the workdir is another configuration's; no such network.
   """
-  show = show or report_tables.printer()
-  clock = clock_lib.Clock(before)
+  said = clock_lib.Session(show, before)
   folder = folders.opened(workdir)
   # More units and agents may join; all else decides on answers.
   own = dataclasses.asdict(config) | {"world": scenes.VERSION}
@@ -142,12 +134,12 @@ def run(
   running.check_same(folder, own)
   rng = functions.rng(config.seed, "data set")
   more = config.distractors
-  with clock.of("draw"):
+  with said.of("draw"):
     seen = [scenes.draw(rng, 2, 5 + more) for _ in range(config.scenes)]
     pictures = [rendering.render(scene) for scene in seen]
   todo = systems(config, seen)
   found: dict[str, list[dict[str, Any]]] = {}
-  with clock.of("study"), sandbox.Sandbox() as box:
+  with said.of("study"), sandbox.Sandbox() as box:
     for agent in dict.fromkeys([config.agent, "exemplars"]):
       run_agent = agent_of(config, agent, folder)
       found[agent] = [
@@ -159,12 +151,10 @@ def run(
       folder.replace(file, lines.encode())
   rows = summary(found)
   folder.replace(SUMMARY, json.dumps(rows, indent=1).encode() + b"\n")
-  show_rows(rows, show)
+  show_rows(rows, said.show)
   for row in [row for own in found.values() for row in own if row["error"]][:5]:
-    said = f"{row['agent']}, {row['unit']}: {row['error']}"
-    show(report_tables.fact("failed", said))
-  show(report_tables.fact("time", str(clock)))
-  show(report_tables.fact("wrote", str(workdir / UNITS)))
+    said.tell("failed", f"{row['agent']}, {row['unit']}: {row['error']}")
+  said.end(workdir / UNITS)
   return found[config.agent]
 
 

@@ -4,8 +4,7 @@ Shapes: N training examples, n players, T test points.
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import numpy as np
@@ -368,9 +367,3 @@ def _players(config: Data, train: labelled.Labelled, x: np.ndarray):
     return subsets.players_of(groups, names)
   names = [f"{row} ({_label(train, i)})" for i, row in enumerate(train.rows)]
   return subsets.players_of(np.arange(train.num_examples), names)
-
-
-def kind_of(given: Mapping[str, Any], where: str) -> type[Data]:
-  """The class of its settings: there is one."""
-  del given, where
-  return Data

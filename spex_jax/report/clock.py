@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from spex_jax.report import progress, tables
@@ -53,6 +53,41 @@ class Clock:
     if total >= 60:
       whole += f" ({tables.duration(total)})"
     return f"{whole}: {', '.join(shown)}"
+
+
+class Session(Clock):
+  """A command that tells facts of what it does, and where its seconds went.
+
+  Attributes:
+    show: takes a line or a rich renderable.
+  """
+
+  def __init__(
+    self, show: Callable[[Any], object] | None = None, before: float = 0.0
+  ):
+    """Starts.
+
+    Args:
+      show: prints by default.
+      before: seconds that have passed already, as for imports.
+    """
+    super().__init__(before)
+    self.show = show or tables.printer()
+
+  def tell(self, name: str, text: str) -> None:
+    """Shows a fact."""
+    self.show(tables.fact(name, text))
+
+  def facts(self, given: Mapping[str, str]) -> None:
+    """Shows some."""
+    for name, text in given.items():
+      self.tell(name, text)
+
+  def end(self, *wrote: Any) -> None:
+    """Shows the seconds, and the files that were written."""
+    self.tell("time", str(self))
+    if wrote:
+      self.tell("wrote", ", ".join(map(str, wrote)))
 
 
 def evaluation(stats: Any, decoding: float = 0.0) -> dict[str, float]:
