@@ -65,6 +65,7 @@ def field(
   below: float | None = None,
   choices: Sequence[str] | None = None,
   place: bool = False,
+  filled: bool = False,
 ) -> Any:
   """A field of a class of settings.
 
@@ -77,10 +78,12 @@ def field(
     below: what it must be below.
     choices: what it must be one of.
     place: whether it is a directory, a file or a URL.
+    filled: whether a tuple must have a part.
   """
   limits: dict[str, Any] = dict(
-    help=help, low=low, high=high, above=above, below=below, place=place
-  )
+    help=help, low=low, high=high, above=above, below=below, place=place,
+    filled=filled,
+  )  # fmt: skip
   if choices is not None:
     limits["choices"] = tuple(choices)
   metadata = {"kind": limits}
@@ -120,6 +123,7 @@ class Kind:
   below: float | None = None
   choices: tuple[str, ...] | None = None
   place: bool = False
+  filled: bool = False
 
   @property
   def is_group(self) -> bool:
@@ -137,6 +141,8 @@ class Kind:
     if self.part is not None:
       if isinstance(value, str) or not isinstance(value, Sequence):
         raise ValueError("must be a list, as in 64,32.")
+      if self.filled and not len(value):
+        raise ValueError("name one or more.")
       return tuple(map(self.part.checked, value))
     value = _typed(self.type, value)
     if self.choices is not None and value not in self.choices:

@@ -35,11 +35,13 @@ class Checkup(endpoints.Asking):
 
   seed: int = settings.seed("of captions, options and the embedder")
   languages: tuple[str, ...] = settings.field(
-    ("matplotlib", "svg"), "of the code; tikz, processing where installed"
-  )
+    ("matplotlib", "svg"), "of the code; tikz, processing where installed",
+    filled=True,
+  )  # fmt: skip
   levels: tuple[str, ...] = settings.field(
-    tuple(scenes.LEVELS), "of the captions"
-  )
+    tuple(scenes.LEVELS), "of the captions", choices=tuple(scenes.LEVELS),
+    filled=True,
+  )  # fmt: skip
   count: int = settings.field(12, "captions of each level", low=1)
   size: int = settings.field(64, "pixels a side", low=32, high=256)
   seconds: float = settings.field(5.0, "a program may take", above=0)
@@ -56,19 +58,14 @@ class Checkup(endpoints.Asking):
   reply_tokens: int = settings.field(2048, "of a reply, at most", low=1)
 
   def check(self) -> None:
-    """Languages and levels are known ones; a model has a place."""
-    for name, given, known in (
-      ("languages", self.languages, renderers.languages()),
-      ("levels", self.levels, tuple(scenes.LEVELS)),
-    ):
-      for word in given:
-        if word not in known:
-          said = f" has {word!r}: choose from {', '.join(known)}."
-          if needs := externals.NEEDS.get(word):
-            said += f" It needs {needs}."
-          raise settings.SettingError(name, said)
-      if not given:
-        raise settings.SettingError(name, " is empty: name one.")
+    """Languages are known ones; a model has a place."""
+    known = renderers.languages()
+    for word in self.languages:
+      if word not in known:
+        said = f" has {word!r}: choose from {', '.join(known)}."
+        if needs := externals.NEEDS.get(word):
+          said += f" It needs {needs}."
+        raise settings.SettingError("languages", said)
     if bool(self.model) != bool(self.endpoint):
       raise settings.SettingError("model", " and endpoint go together.")
     super().check()
@@ -96,17 +93,8 @@ class Improve(Checkup):
   )
   defects: tuple[str, ...] = settings.field(
     ("syntax", "missing", "colour", "place"),
-    f"of the programmatic author's first program: {', '.join(author.DEFECTS)}",
-  )
-
-  def check(self) -> None:
-    """Defects are known ones, too."""
-    super().check()
-    for word in self.defects:
-      if word not in author.DEFECTS:
-        raise settings.SettingError(
-          "defects", f" has {word!r}: choose from {', '.join(author.DEFECTS)}."
-        )
+    "of the programmatic author's first program", choices=author.DEFECTS,
+  )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,8 +39,9 @@ class Learn(settings.Settings):
     "pictures), digits (as they are), or a folder with a folder for each class",
   )
   pretrainings: tuple[str, ...] = settings.field(
-    learning.PRETRAININGS, "to compare"
-  )
+    learning.PRETRAININGS, "to compare", choices=learning.PRETRAININGS,
+    filled=True,
+  )  # fmt: skip
   source: str | None = settings.field(
     None, "a folder of pictures that MoCo learns from, too", place=True
   )
@@ -77,15 +78,7 @@ class Learn(settings.Settings):
   )
 
   def check(self) -> None:
-    """Pretrainings are known ones, and MoCo's sizes fit."""
-    for word in self.pretrainings:
-      if word not in learning.PRETRAININGS:
-        raise settings.SettingError(
-          "pretrainings",
-          f" has {word!r}: choose from {', '.join(learning.PRETRAININGS)}.",
-        )
-    if not self.pretrainings:
-      raise settings.SettingError("pretrainings", " is empty: name one.")
+    """MoCo's sizes fit."""
     try:
       self.moco()
     except ValueError as error:

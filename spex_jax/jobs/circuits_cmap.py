@@ -30,7 +30,7 @@ class Cmap(circuits.Asked):
     "all", "of groups=layers: a span, a position, or all"
   )
   forms: tuple[str, ...] = settings.field(
-    ("out",), f"what is put in: {', '.join(swaps.FORMS)}"
+    ("out",), "what is put in", choices=swaps.FORMS
   )
 
 

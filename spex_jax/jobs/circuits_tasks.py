@@ -15,7 +15,9 @@ from spex_jax.report import clock as clock_lib
 class Tasks(circuits.Asked):
   """`spex circuit tasks`."""
 
-  tasks: tuple[str, ...] = settings.field(tuple(tasks.TASKS), "that are made")
+  tasks: tuple[str, ...] = settings.field(
+    tuple(tasks.TASKS), "that are made", choices=tuple(tasks.TASKS)
+  )
   num_pairs: int = settings.field(32, "of each", low=1)
 
 
@@ -30,15 +32,11 @@ def run(
     before: likewise.
 
   Raises:
-    ValueError: an unknown task, or what is wrong with model and metric.
+    ValueError: what is wrong with model and metric.
   """
   from rich import box, table  # Slow to import.
 
   said = clock_lib.Session(show, before)
-  if unknown := [name for name in config.tasks if name not in tasks.TASKS]:
-    raise ValueError(
-      f"No task {unknown[0]!r}; they are {', '.join(tasks.TASKS)}."
-    )
   with said.of("load"):
     net = circuits.load(config)
   metric = circuits.metric_of(config, net)

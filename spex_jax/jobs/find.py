@@ -37,12 +37,14 @@ class Find(endpoints.Asking):
 
   seed: int = settings.seed("of the functions")
   categories: tuple[str, ...] = settings.field(
-    tuple(generating.CATEGORIES), "of functions"
-  )
+    tuple(generating.CATEGORIES), "of functions", filled=True,
+    choices=tuple(running.BUDGETS),
+  )  # fmt: skip
   count: int = settings.field(50, "functions of each category", low=1)
   interpreters: tuple[str, ...] = settings.field(
     tuple(running.INTERPRETERS),
     "who; the ceiling (truth) and the loophole (interpolation) come along",
+    choices=(*running.INTERPRETERS, running.CEILING, *MODELS),
   )
   budget_numeric: int = settings.field(500, "queries", low=1)
   budget_strings: int = settings.field(60, "queries", low=1)
@@ -69,19 +71,7 @@ class Find(endpoints.Asking):
   rounds: int = settings.field(25, "of an interpretation, by a model", low=1)
 
   def check(self) -> None:
-    """Categories and interpreters are known ones."""
-    for name, given, known in (
-      ("categories", self.categories, [*running.BUDGETS]),
-      ("interpreters", self.interpreters,
-       [*running.INTERPRETERS, running.CEILING, *MODELS]),
-    ):  # fmt: skip
-      for word in given:
-        if word not in known:
-          raise settings.SettingError(
-            name, f" has {word!r}: choose from {', '.join(known)}."
-          )
-    if not self.categories:
-      raise settings.SettingError("categories", " is empty: name one.")
+    """What is asked of models, and of a network, is named."""
     if generating.UNIT in self.categories and not self.network:
       raise settings.SettingError("network", " is needed for unit.")
     if {*MODELS} & {*self.interpreters} and not (self.endpoint and self.model):

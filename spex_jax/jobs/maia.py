@@ -45,7 +45,9 @@ class Maia(endpoints.Asking):
   agent: str = settings.field(
     "scripted", "who describes; exemplars come along", choices=AGENTS
   )
-  kinds: tuple[str, ...] = settings.field(labels.KINDS, "of synthetic units")
+  kinds: tuple[str, ...] = settings.field(
+    labels.KINDS, "of synthetic units", choices=labels.KINDS, filled=True
+  )
   count: int = settings.field(5, "units of each kind", low=1)
   noise: float = settings.field(
     0.0, "standard deviation, in activations of about .5 to 1", low=0
@@ -73,23 +75,13 @@ class Maia(endpoints.Asking):
   )
   vision: str = settings.field("", "a model there that describes pictures")
   tools: tuple[str, ...] = settings.field(
-    tuple(tools_lib.TYPES), "that a model may call"
-  )
+    tuple(tools_lib.TYPES), "that a model may call",
+    choices=tuple(tools_lib.TYPES),
+  )  # fmt: skip
   rounds: int = settings.field(25, "of a model's talk", low=1)
 
   def check(self) -> None:
-    """Kinds and tools are known; models are at an endpoint."""
-    for name, given, known in (
-      ("kinds", self.kinds, labels.KINDS),
-      ("tools", self.tools, tools_lib.TYPES),
-    ):
-      for word in given:
-        if word not in known:
-          raise settings.SettingError(
-            name, f" has {word!r}: choose from {', '.join(known)}."
-          )
-    if not self.kinds:
-      raise settings.SettingError("kinds", " is empty: name one.")
+    """Models are at an endpoint."""
     if self.agent == "model" and not (self.endpoint and self.model):
       raise settings.SettingError("endpoint", " and model are needed.")
     if bool(self.images) != bool(self.vision):

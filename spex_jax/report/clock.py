@@ -63,7 +63,7 @@ class Session(Clock):
   """
 
   def __init__(
-    self, show: Callable[[Any], object] | None = None, before: float = 0.0
+    self, show: Callable[[Any], None] | None = None, before: float = 0.0
   ):
     """Starts.
 

@@ -358,7 +358,7 @@ def _mean_of_batch(logits, clean, right, wrong):
       "output's folder",
     ),
     (("find", "--config.model=x"), "model='x': subject=induction trains"),
-    (("tasks", "--model={model}", "--config.tasks=chess"), "No task 'chess'"),
+    (("tasks", "--model={model}", "--config.tasks=chess"), "choose from ioi"),
     (("patch", "--model={model}", "--sweep=chess"), "chess"),
     (("paths", "--model={model}", "--config.steps=a@-1:2"), "NAME=INTO@PLACE"),
     (
