@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.circuits import ablations, metrics, runs, taps
+from spex_jax.circuits import ablations, metrics, paths, runs, taps
 from spex_jax.models import sites
 
 
@@ -51,7 +51,7 @@ def program(
   net = model.net
   chex.assert_equal_shape([batch.clean, batch.corrupted])
   num = net.config.num_blocks
-  added = _added(net)
+  added = paths.sums(net)
   patterns = [f"blocks.{i}.attn.pattern" for i in range(num)]
   enters = [f"blocks.{i}.resid_pre" for i in range(num)]
   out = net.apply(
@@ -120,17 +120,6 @@ def _places(net, level) -> np.ndarray:
   if level.name == "neuron":
     return np.repeat(graph.neuron_sites, graph.neurons)
   return np.array([reader.name for reader in graph.readers])[graph.reader]
-
-
-def _added(net) -> list[tuple[str, str]]:
-  """The two sites of every block that hold what it adds to the stream."""
-  ends = ("out", "out")
-  if net.config.order == "sandwich":
-    ends = ("post_norm", "post_norm")
-  return [
-    (f"blocks.{i}.attn.{ends[0]}", f"blocks.{i}.mlp.{ends[1]}")
-    for i in range(net.config.num_blocks)
-  ]
 
 
 def _pattern(net, params, batch, block, x, reader, rows, change):

@@ -42,23 +42,20 @@ from spex_jax.ablate import contrasts
 from spex_jax.ablate import text as text_lib
 from spex_jax.context import attributions, games, methods
 from spex_jax.context import runs as runs_lib
+from spex_jax.context import steps as steps_lib
 from spex_jax.models import sites
 
 SETS = tuple(name for name in api.DECODERS)
 WAYS = ("remove", "mask")
 
 
-def _of(scores: jax.Array, token: jax.Array) -> jax.Array:
-  return jnp.take_along_axis(scores, token[:, None], axis=-1)[:, 0]
-
-
 def _difference(transform, factor=1.0):
   def target(logits, given):
     y, other, q = given
-    same = _of(transform(q), y)
-    rival = _of(transform(logits), other)
-    found = _of(transform(logits), y) - jnp.where(other == y, same, rival)
-    return factor * found
+    same = steps_lib.of(transform(q), y)
+    rival = steps_lib.of(transform(logits), other)
+    own = steps_lib.of(transform(logits), y)
+    return factor * (own - jnp.where(other == y, same, rival))
 
   return target
 
@@ -66,8 +63,8 @@ def _difference(transform, factor=1.0):
 def _own(transform, factor=1.0, less=False):
   def target(logits, given):
     y, _, q = given
-    found = _of(transform(logits), y)
-    return factor * (found - _of(transform(q), y) if less else found)
+    found = steps_lib.of(transform(logits), y)
+    return factor * (found - steps_lib.of(transform(q), y) if less else found)
 
   return target
 

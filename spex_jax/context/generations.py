@@ -156,7 +156,7 @@ class Generation:
       given = {"input_ids": read.ids}
       if is_pair:
         given["decoder_input_ids"] = np.array([net.config.start_id], np.int32)
-      answer = runs_lib.generated(net, params, given, max_new_tokens)
+      answer = runs_lib.generated(net, params, given, max_new_tokens, tokenizer)
     else:
       answer = read.follow(tokenizer, response, "response")
     if not len(answer):

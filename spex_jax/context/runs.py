@@ -360,7 +360,7 @@ class Runs:
       given = {"input_ids": ids if is_pair else np.append(ids, before)}
       if is_pair:
         given["decoder_input_ids"] = np.append(start, before)
-      answer = generated(net, params, given, max_new_tokens)
+      answer = generated(net, params, given, max_new_tokens, tokenizer)
     else:
       answer = prompt.follow(tokenizer, response, "response", before)
     if not len(answer):
@@ -383,7 +383,11 @@ class Runs:
 
 
 def generated(
-  net: sites.Network, params: Any, given: Any, max_new_tokens: int
+  net: sites.Network,
+  params: Any,
+  given: Any,
+  max_new_tokens: int,
+  tokenizer: tokens.Tokenizer,
 ) -> np.ndarray:
   """The greedy response to inputs `[P]`, int32 `[R]`, without the end token.
 
@@ -394,8 +398,7 @@ def generated(
   """
   begun = given.get("decoder_input_ids", given["input_ids"])
   max_new_tokens = room(net, len(begun), max_new_tokens)
-  special = net.tokenizer.special
-  end = special.get("eos")
+  end = tokenizer.special.get("eos")
   run = jax.jit(
     lambda params, given: generate.generate(
       net, params, max_new_tokens=max_new_tokens, end=end, **given

@@ -38,7 +38,7 @@ from spex_jax.context import reuse as reuse_lib
 from spex_jax.context import runs as runs_lib
 from spex_jax.context import sources as sources_lib
 from spex_jax.context import templates
-from spex_jax.models import generate, seq2seq, sites
+from spex_jax.models import seq2seq, sites
 
 VALUES = ("log_probability", "log_odds", "probability")
 UNITS = {"log_probability": "nat", "log_odds": "nat", "probability": ""}
@@ -291,22 +291,13 @@ def generated(
     ValueError: an answer that is empty, as the end comes first, or for which
       there is no room behind the prompt.
   """
-  params = net.params if params is None else params
-  end = sources.tokenizer.special.get("eos")
+  given = {"input_ids": sources.prompt.encoding.ids}
   if isinstance(net.module, seq2seq.EncoderDecoder):
-    end = getattr(net.config, "end_id", end)
-  ids = sources.prompt.encoding.ids[None]
-  is_pair = isinstance(net.module, seq2seq.EncoderDecoder)
-  before = 1 if is_pair else ids.shape[1]  # A decoder's start token.
-  max_new_tokens = runs_lib.room(net, before, max_new_tokens)
-  out = jax.jit(
-    lambda params, ids: generate.generate(
-      net, params, ids, max_new_tokens, end=end
-    )
-  )(params, ids)
-  found = np.asarray(out.tokens[0, : int(out.lengths[0])], np.int32)
-  if len(found) and found[-1] == end:
-    found = found[:-1]
+    given["decoder_input_ids"] = np.array([net.config.start_id], np.int32)
+  params = net.params if params is None else params
+  found = runs_lib.generated(
+    net, params, given, max_new_tokens, sources.tokenizer
+  )
   if not len(found):
     raise ValueError("The model answers nothing: its first token is the end.")
   return found

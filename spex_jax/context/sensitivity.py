@@ -34,28 +34,21 @@ import numpy as np
 from spex_jax import base
 from spex_jax.ablate import contrasts
 from spex_jax.context import runs as runs_lib
-from spex_jax.context import stepping
+from spex_jax.context import stepping, steps
 from spex_jax.models import sites
 
 _Metric = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 RELATIVE = "relative_saliency"
-
-
-def _of(logits: jax.Array, token: jax.Array) -> jax.Array:
-  return jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
-
-
-def _log(logits: jax.Array) -> jax.Array:
-  return jax.nn.log_softmax(logits)
+_log = jax.nn.log_softmax
 
 
 def _ratio(p: jax.Array, q: jax.Array, y: jax.Array) -> jax.Array:
   """Ln p(y) - ln q(y)."""
-  return _of(_log(p), y) - _of(_log(q), y)
+  return steps.of(_log(p), y) - steps.of(_log(q), y)
 
 
 def _probability(logits: jax.Array, y: jax.Array) -> jax.Array:
-  return _of(jax.nn.softmax(logits), y)
+  return steps.of(jax.nn.softmax(logits), y)
 
 
 # Of logits with and without context `[R, V]` and tokens `[R]`, to `[R]`.
@@ -67,8 +60,8 @@ METRICS: Mapping[str, _Metric] = {
   "in_context_pvi": _ratio,
   "contrast_prob_diff": lambda p, q, y: _probability(q, y) - _probability(p, y),
   "contrast_prob": lambda p, q, y: _probability(p, y),
-  "contrast_logits_diff": lambda p, q, y: _of(q, y) - _of(p, y),
-  "contrast_logits": lambda p, q, y: _of(p, y),
+  "contrast_logits_diff": lambda p, q, y: steps.of(q, y) - steps.of(p, y),
+  "contrast_logits": lambda p, q, y: steps.of(p, y),
 }
 NAMES = (*METRICS, RELATIVE)
 

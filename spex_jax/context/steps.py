@@ -89,6 +89,9 @@ class Given(NamedTuple):
   spread: base.Array | None = None
 
 
+_log = jax.nn.log_softmax
+
+
 def of(scores: jax.Array, token: base.Array) -> jax.Array:
   """Of `[S, V]` those of tokens `[S]`."""
   return jnp.take_along_axis(scores, jnp.asarray(token)[:, None], axis=-1)[:, 0]
@@ -156,10 +159,6 @@ def target(
     return value
 
   return step
-
-
-def _log(logits):
-  return jax.nn.log_softmax(logits)
 
 
 def _chosen(transform):
