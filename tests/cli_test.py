@@ -141,15 +141,10 @@ def test_every_configuration_is_tested_here():
   ],
 )
 def test_cancer(extra, words, tmp_path, capsys):
-  code, out, err = command.run(
-    capsys,
-    "explain",
-    "--config=cancer:quick",
-    "--config.method=lasso",
-    f"--workdir={tmp_path}",
-    *extra,
-  )
-  assert (code, err) == (0, "")
+  out = command.done(
+    capsys, "explain", "--config=cancer:quick", "--config.method=lasso",
+    f"--workdir={tmp_path}", *extra,
+  )  # fmt: skip
   assert all(word in out for word in words), out
   names = json.loads((tmp_path / "explanation.json").read_text())["names"]
   _check_files(tmp_path, len(names))
@@ -158,18 +153,12 @@ def test_cancer(extra, words, tmp_path, capsys):
 @pytest.mark.parametrize("compiled", [False, True])
 def test_callable(functions, capsys, compiled):
   name = "traced" if compiled else "value"
-  code, out, err = command.run(
-    capsys,
-    "explain",
-    "--config=callable:quick",
-    f"--config.function=my_functions:{name}",
-    "--config.n=3",
-    "--config.names=cat,dog,eel",
-    "--config.units=nat",
-    f"--config.compiled={compiled}",
-    "--config.index=Moebius",
-  )
-  assert (code, err) == (0, "")
+  out = command.done(
+    capsys, "explain", "--config=callable:quick",
+    f"--config.function=my_functions:{name}", "--config.n=3",
+    "--config.names=cat,dog,eel", "--config.units=nat",
+    f"--config.compiled={compiled}", "--config.index=Moebius",
+  )  # fmt: skip
   # The default place: runs/ under the current directory.
   _, fourier = _check_files(functions / "runs" / "callable-quick", 3)
   masks = np.arange(8)[:, None] >> np.arange(3) & 1
@@ -191,10 +180,9 @@ def test_a_configuration_file_of_ones_own(functions, capsys):
           top=3))
     """)
   )
-  code, _, err = command.run(
-    capsys, "explain", "--config", "mine.py:small", "--workdir", "there"
-  )
-  assert (code, err) == (0, "")
+  command.done(
+    capsys, "explain", "--config", "mine.py:small", "--workdir", "there",
+  )  # fmt: skip
   _check_files(functions / "there", 3)
 
 
@@ -391,11 +379,9 @@ def test_debug_shows_the_traceback(capsys):
 
 def test_help(capsys):
   for arguments in ([], ["--help"], ["help"]):
-    code, out, err = command.run(capsys, *arguments)
-    assert (code, err) == (0, "")
+    out = command.done(capsys, *arguments)
     assert "explain" in out and "--workdir" in out
-  code, out, err = command.run(capsys, "explain", "--help")
-  assert (code, err) == (0, "")
+  out = command.done(capsys, "explain", "--help")
   for name in list(configs.named("explain")):
     assert f"\n  {name}\n" in out
   assert "\n    budget=4000 " in out and "runs/NAME" in out
@@ -465,15 +451,10 @@ def test_one_of_several_targets(functions, capsys, compiled):
 def test_an_answer_that_predicts_nothing_comes_with_a_warning(
   functions, capsys
 ):
-  code, out, err = command.run(
-    capsys,
-    "explain",
-    "--config=callable:quick",
-    "--config.n=30",
-    "--config.method=lasso",
-    "--config.function=my_functions:parity",
-  )
-  assert (code, err) == (0, "")
+  out = command.done(
+    capsys, "explain", "--config=callable:quick", "--config.n=30",
+    "--config.method=lasso", "--config.function=my_functions:parity",
+  )  # fmt: skip
   assert "\nwarning " in out and "do not rely on them" in out
 
 

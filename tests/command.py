@@ -8,6 +8,13 @@ from spex_jax import cli
 ROOT = pathlib.Path(spex_jax.__file__).resolve().parent.parent
 
 
+def done(capsys, *arguments):
+  """What a command prints that ends well, and complains of nothing."""
+  code, out, err = run(capsys, *arguments)
+  assert (code, err) == (0, "")
+  return out
+
+
 def refused(capsys, *arguments):
   """The one line that a command ends with that cannot be done."""
   code, _, err = run(capsys, *arguments)

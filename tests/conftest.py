@@ -68,6 +68,13 @@ def pytest_collection_modifyitems(items):
         item.add_marker(pytest.mark.slow)
 
 
+@pytest.fixture
+def float64():
+  """JAX computes in float64."""
+  with jax.enable_x64(True):
+    yield
+
+
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch):
   """No line of progress appears because a test's machine is slow."""

@@ -73,6 +73,19 @@ def check_same(folder: folders.Folder, config: Mapping[str, Any]) -> None:
     )
 
 
+def write(folder: folders.Folder, name: str, body: Any) -> None:
+  """Writes a file of JSON that people read, too."""
+  text = json.dumps(body, indent=1, allow_nan=False)
+  folder.replace(name, text.encode() + b"\n")
+
+
+def write_lines(
+  folder: folders.Folder, name: str, rows: Sequence[Mapping[str, Any]]
+) -> None:
+  """Writes a file of JSON, a row a line."""
+  folder.replace(name, "".join(json.dumps(r) + "\n" for r in rows).encode())
+
+
 def interpreted(
   function: functions.Function,
   name: str,

@@ -1,7 +1,6 @@
 """`spex checkup draw|recognise|improve|explain`: what code of a model draws."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +22,7 @@ from spex_jax.agents.checkup import (
 from spex_jax.agents.world import outside, prompts, rendering, scenes
 from spex_jax.jobs import endpoints
 from spex_jax.report import clock as clock_lib
+from spex_jax.report import tables as report_tables
 from spex_jax.store import folders
 
 RECORDS, SUMMARY, EMBEDDER = "records.jsonl", "summary.json", "embedder.msgpack"
@@ -140,15 +140,13 @@ def run(
         else:
           records = _drawn(config, folder, studio)
           found = _measured(config, records, seer)
-  lines = [json.dumps(record.as_json()) + "\n" for record in records]
-  folder.replace(RECORDS, "".join(lines).encode())
+  running.write_lines(folder, RECORDS, [own.as_json() for own in records])
   for record in records:
     if record.picture is not None:
       folder.replace(
         f"pictures/{record.sha256}.png", outside.encoded(record.picture)
       )
-  text = json.dumps(found, indent=1, allow_nan=False)
-  folder.replace(SUMMARY, text.encode() + b"\n")
+  running.write(folder, SUMMARY, found)
   if not isinstance(config, Explain):
     _tell(word, found, records, said)
   said.end(workdir / SUMMARY)
@@ -310,19 +308,15 @@ def _tell(
   said: clock_lib.Session,
 ) -> None:  # fmt: skip
   """Prints what was found."""
-  from rich import box, table  # Slow to import.
-
-  shown = table.Table(box=box.SIMPLE_HEAD, title=f"checkup {word}")
   names = ["compiled", "drawn", "fidelity", "diversity", metrics.FRECHET]
   if word == "recognise":
     names = ["accuracy"]
     found = {name: {"accuracy": v} for name, v in found["accuracy"].items()}
-  shown.add_column("")
-  for name in names:
-    shown.add_column(name, justify="right")
-  for label, row in found.items():
-    cells = [row[name] for name in names]
-    shown.add_row(label, *("" if v is None else f"{v:.2f}" for v in cells))
-  said.show(shown)
+  rows = [
+    [label, *("" if row[n] is None else f"{row[n]:.2f}" for n in names)]
+    for label, row in found.items()
+  ]
+  title = f"checkup {word}"
+  said.show(report_tables.grid(["", *names], rows, [""], title))
   for record in [r for r in records if r.error][:5]:
     said.tell(record.status, f"{record.caption}: {record.error}")

@@ -1,7 +1,6 @@
 """`spex checkup learn`: what vision models learn from drawings."""
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -19,6 +18,7 @@ from spex_jax.agents.checkup import (
 )
 from spex_jax.datasets import images, splits
 from spex_jax.report import clock as clock_lib
+from spex_jax.report import tables as report_tables
 from spex_jax.store import folders
 
 PROBES = "probes.json"
@@ -144,8 +144,7 @@ def run(
         folder.replace(file, base.to_json(row))
       rows[name].append(row)
   found = {name: learning.averaged(own) for name, own in rows.items()}
-  text = json.dumps(found, indent=1, allow_nan=False)
-  folder.replace(PROBES, text.encode() + b"\n")
+  running.write(folder, PROBES, found)
   said.show(_table(config, found))
   said.end(workdir / PROBES)
   return found
@@ -214,18 +213,12 @@ def _tell_left_out(found: pictures.Labelled, said: clock_lib.Session) -> None:
 
 
 def _table(config: Learn, found: dict[str, Any]) -> Any:
-  from rich import box, table  # Slow to import.
-
-  shown = table.Table(
-    box=box.SIMPLE_HEAD, title=f"{config.data}, {config.seeds} seeds"
-  )
-  for name in ("pretraining", "k-NN", "linear", "seconds", "loss"):
-    shown.add_column(name, justify="left" if name == "pretraining" else "right")
+  columns = ("pretraining", "k-NN", "linear", "seconds", "loss")
+  rows = []
   for name, row in found.items():
     seconds = np.mean([own["seconds"] for own in row["by_seed"]])
     loss = row["by_seed"][0]["loss"]
-    shown.add_row(
-      name, f"{row['knn']:.3f}", f"{row['linear']:.3f}", f"{seconds:.0f}",
-      "" if loss is None else f"{loss:.2f}",
-    )  # fmt: skip
-  return shown
+    cells = f"{row['knn']:.3f}", f"{row['linear']:.3f}", f"{seconds:.0f}"
+    rows.append((name, *cells, "" if loss is None else f"{loss:.2f}"))
+  title = f"{config.data}, {config.seeds} seeds"
+  return report_tables.grid(columns, rows, columns[:1], title)

@@ -37,14 +37,9 @@ Show = Callable[..., None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked(settings.Settings):
+class Asked(networks.OfModel):
   """A model, and what is read off it."""
 
-  model: str = settings.field("", "directory or hub name; needed")
-  dtype: str = settings.field("float32", "of its weights")
-  ignore: tuple[str, ...] = settings.field(
-    (), "settings of config.json that are not known here and change nothing"
-  )
   metric: str = settings.field(
     "logit_difference",
     "of one pair: logit_difference, probability_difference, kl, or a function "
@@ -334,27 +329,21 @@ def edges_table(found: scored.Scores, top: int, which: Any = None) -> Any:
     top: how many.
     which: numbers of those that are shown; all by default.
   """
-  from rich import box, table, text  # Slow to import.
-
   mean = found.mean()
   if found.level == "position":
     mean = mean.sum(axis=0)
-  rows = table.Table(box=box.SIMPLE_HEAD)
-  rows.add_column("score", justify="right")
-  rows.add_column("95 %", justify="right")
-  rows.add_column("edge" if found.level == "position" else found.level)
   numbers = np.arange(len(mean)) if which is None else np.asarray(which)
   order = np.argsort(-np.abs(mean[numbers]), kind="stable")[:top]
   intervals = [""] * len(order)
   if len(found.values) > 1 and found.level != "position":
     ends = zip(*found.interval(which=numbers[order]))
     intervals = [f"{low:+.3g}..{high:+.3g}" for low, high in ends]
-  for number, interval in zip(numbers[order], intervals):
-    name = found.names[number]
-    if found.level in ("edge", "position"):
-      name = found.graph.name(int(number))
-    rows.add_row(f"{mean[number]:+.4g}", interval, text.Text(name))
-  return rows
+  rows, of_edges = [], found.level in ("edge", "position")
+  for number, interval in zip(numbers[order].tolist(), intervals):
+    name = found.graph.name(number) if of_edges else found.names[number]
+    rows.append((f"{mean[number]:+.4g}", interval, name))
+  what = "edge" if of_edges else found.level
+  return report_tables.grid(("score", "95 %", what), rows, (what,))
 
 
 def judged_by(

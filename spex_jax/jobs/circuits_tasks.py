@@ -9,6 +9,7 @@ from spex_jax.circuits import (
 )
 from spex_jax.jobs import circuits, networks
 from spex_jax.report import clock as clock_lib
+from spex_jax.report import tables as report_tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,18 +35,15 @@ def run(
   Raises:
     ValueError: what is wrong with model and metric.
   """
-  from rich import box, table  # Slow to import.
-
   said = clock_lib.Session(show, before)
   with said.of("load"):
     net = circuits.load(config)
   metric = circuits.metric_of(config, net)
   said.tell("model", networks.described(net, config.model))
-  rows = table.Table(box=box.SIMPLE_HEAD)
-  rows.add_column("task")
-  for name in ("correct", "first", "clean", "corrupted", "tokens", "rejected"):
-    rows.add_column(name, justify="right")
-  found, notes = {}, []
+  columns = (
+    "task", "correct", "first", "clean", "corrupted", "tokens", "rejected"
+  )  # fmt: skip
+  rows, found, notes = [], {}, []
   for name in config.tasks:
     with said.of(name):
       try:
@@ -54,22 +52,19 @@ def run(
         if net.tokenizer is None:
           raise
         notes.append(str(error))
-        rows.add_row(name, "-", "", "", "", "", "all")
+        rows.append((name, "-", "", "", "", "", "all"))
         continue
       one = measured.measure(
         net, net.params, given.pairs, metric, size=config.batch_size
       )
     found[name] = one
     lengths = given.pairs.lengths
-    rows.add_row(
-      name,
-      f"{one.accuracy:.0%}",
-      f"{one.first.mean():.0%}",
-      f"{one.clean.mean():+.2f}",
-      f"{one.corrupted.mean():+.2f}",
+    rows.append((
+      name, f"{one.accuracy:.0%}", f"{one.first.mean():.0%}",
+      f"{one.clean.mean():+.2f}", f"{one.corrupted.mean():+.2f}",
       f"{lengths.min()}..{lengths.max()}",
       f"{sum(given.rejected.values()):,}",
-    )
+    ))  # fmt: skip
     if one.accuracy < measured.LEAST:
       notes.append(
         f"{name}: the model fails it (under {measured.LEAST:.0%} correct), so "
@@ -83,7 +78,7 @@ def run(
     f"{config.num_pairs} pairs; correct: right answers above wrong ones; "
     "first: the likeliest token is right",
   )
-  said.show(rows)
+  said.show(report_tables.grid(columns, rows, columns[:1]))
   for note in notes:
     said.tell("note", note)
   said.end()

@@ -5,7 +5,6 @@ answer stands on, alone and together (`context_cite` for sources of one's own).
 """
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -231,14 +230,7 @@ def runs_of(config: Context, net: sites.Network) -> runs_lib.Runs:
     ValueError: as `Runs.of_dict` and `Runs.of_text`.
   """
   if config.ids:
-    text = context_asked.read(config.ids, "ids")
-    try:
-      given = json.loads(text)
-    except json.JSONDecodeError as error:
-      raise ValueError(f"ids={config.ids!r} is no JSON: {error}.") from None
-    if not isinstance(given, dict):
-      raise ValueError(f"ids={config.ids!r} must hold an object, {{...}}.")
-    return runs_lib.Runs.of_dict(net, given)
+    return runs_lib.Runs.of_dict(net, context_asked.ids_of(config.ids))
   context_asked.tokenizer_of(config, net)
   return runs_lib.Runs.of_text(
     net,

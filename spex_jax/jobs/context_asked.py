@@ -1,6 +1,7 @@
 """What both commands of contexts share: a model, texts, how they are shown."""
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,14 +21,9 @@ _SHADES = 4  # Of a colour, from weak to strong.
 
 
 @dataclasses.dataclass(frozen=True)
-class OfModel(settings.Settings):
+class OfModel(networks.OfModel):
   """A model, and how it answers."""
 
-  model: str = settings.field("", "directory or hub name; needed")
-  dtype: str = settings.field("float32", "of its weights")
-  ignore: tuple[str, ...] = settings.field(
-    (), "settings of config.json that are not known here and change nothing"
-  )
   response: str | None = settings.field(
     None, "an answer, the model's own or another's; made where not given"
   )
@@ -95,6 +91,22 @@ def read(path: str, what: str) -> str:
     return place.read_text(encoding="utf-8")
   except UnicodeDecodeError as error:
     raise ValueError(f"{what}={path!r} is no text in UTF-8: {error}.") from None
+
+
+def ids_of(path: str) -> dict[str, Any]:
+  """The object of a JSON file that `ids` names.
+
+  Raises:
+    FileNotFoundError: there is none.
+    ValueError: it holds no object.
+  """
+  try:
+    given = json.loads(read(path, "ids"))
+  except json.JSONDecodeError as error:
+    raise ValueError(f"ids={path!r} is no JSON: {error}.") from None
+  if not isinstance(given, dict):
+    raise ValueError(f"ids={path!r} must hold an object, {{...}}.")
+  return given
 
 
 def note_cut(
@@ -181,22 +193,15 @@ def sources_table(found: citing.Citations) -> Any:
 
   Where the answer loses more without a source than its share, that is shown.
   """
-  from rich import box, table, text  # Slow to import.
-
-  rows = table.Table(box=box.SIMPLE_HEAD)
-  rows.add_column("value", justify="right")
   apart = not np.array_equal(found.strengths, found.values)
-  if apart:
-    rows.add_column("strength", justify="right")
-  rows.add_column("source")
+  columns = (found.values, found.strengths) if apart else (found.values,)
+  rows = []
   for number in sets.ranked(found.strengths):
     name = base.printable(found.sources.texts[number])
-    columns = (found.values, found.strengths) if apart else (found.values,)
-    rows.add_row(
-      *(f"{column[number]:+.3g}" for column in columns),
-      text.Text(f"[{number}] {name}"),
-    )
-  return rows
+    cells = (f"{column[number]:+.3g}" for column in columns)
+    rows.append((*cells, f"[{number}] {name}"))
+  names = ("value", "strength", "source") if apart else ("value", "source")
+  return report_tables.grid(names, rows, names[-1:])
 
 
 def cited_lines(found: citing.Citations) -> list[tuple[str, str]]:

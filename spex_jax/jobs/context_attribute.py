@@ -5,7 +5,6 @@ The same as Inseq's `attribute`; for its `attribute-dataset` see
 """
 
 import dataclasses
-import json
 from typing import Any
 
 from spex_jax import settings
@@ -194,12 +193,8 @@ def _made(config: Attribute, net: sites.Network) -> generations.Generation:
       max_new_tokens=config.max_new_tokens,
       bos=config.bos,
     )
-  text = context_asked.read(config.ids, "ids")
-  try:
-    given = json.loads(text)
-  except json.JSONDecodeError as error:
-    raise ValueError(f"ids={config.ids!r} is no JSON: {error}.") from None
-  if not isinstance(given, dict) or {*given} != {*_FIELDS}:
+  given = context_asked.ids_of(config.ids)
+  if {*given} != {*_FIELDS}:
     raise ValueError(
       f"ids={config.ids!r} must hold an object of {' and '.join(_FIELDS)}."
     )

@@ -137,13 +137,12 @@ def scored(
       )  # fmt: skip
   rows = scores.table(verdicts)
   names = ("name", "category", "about", "truth")
-  lines = [json.dumps({n: getattr(own, n) for n in names}) for own in todo]
   # Behind all interpretations: nobody reads a truth meanwhile.
-  folder.replace(FUNCTIONS, ("\n".join(lines) + "\n").encode())
+  truths = [{n: getattr(own, n) for n in names} for own in todo]
+  running.write_lines(folder, FUNCTIONS, truths)
   short = [{name: row[name] for name in _COLUMNS} for row in rows]
-  for name, found in ((LEADERBOARD, short), (DETAILS, rows)):
-    text = json.dumps(found, indent=1, allow_nan=False)
-    folder.replace(name, text.encode() + b"\n")
+  running.write(folder, LEADERBOARD, short)
+  running.write(folder, DETAILS, rows)
   show_rows(rows, said.show)
   failed = [v for v in verdicts if v["error"]]
   for verdict in failed[:5]:
@@ -226,19 +225,11 @@ def _endpoint(
 
 def show_rows(rows: Sequence[Mapping[str, Any]], show: Show) -> None:
   """Prints a leaderboard, one table a category, and one by kinds in it."""
-  from rich import box, table  # Slow to import.
-
   shares = ("score", "family", "parameters", "overlap", "recall")
   for category in dict.fromkeys(row["category"] for row in rows):
     own = [row for row in rows if row["category"] == category]
-    shown = table.Table(box=box.SIMPLE_HEAD, title=category)
-    shown.add_column("interpreter")
-    for name in ("paper", "95 %", "ours", "95 %", "language", "95 %",
-                 "family", "queries", "letters", "seconds", "tokens", "money",
-                 "failed"):  # fmt: skip
-      shown.add_column(name, justify="right")
-    names = dict.fromkeys(row["interpreter"] for row in own)
-    for name in names:
+    lines = []
+    for name in dict.fromkeys(row["interpreter"] for row in own):
       by_mode = {r["mode"]: r for r in own if r["interpreter"] == name}
       cells = []
       for mode in scores.MODES:
@@ -253,33 +244,33 @@ def show_rows(rows: Sequence[Mapping[str, Any]], show: Show) -> None:
       label = name
       label += " (ceiling)" * (name == running.CEILING)
       label += " (loophole)" * (name == running.LOOPHOLE)
-      shown.add_row(
+      lines.append([
         label, *cells, family, f"{row['queries']:.0f}", f"{row['length']:.0f}",
         f"{row['seconds']:.2f}", f"{row['tokens']:.0f}", f"{row['money']:.2g}",
         str(row["failed"]),
-      )  # fmt: skip
-    show(shown)
-    kinds = table.Table(box=box.SIMPLE_HEAD, title=f"{category}, by kind")
-    for name in ("interpreter", "kind", "mode", "functions", *shares):
-      kinds.add_column(name)
-    for row in own:
-      for kind, part in row["by"].items() if len(row["by"]) > 1 else ():
-        kinds.add_row(
-          row["interpreter"], kind, row["mode"], str(part["functions"]),
-          *(f"{part[n]:.2f}" if n in part else "" for n in shares),
-        )  # fmt: skip
-    if kinds.row_count:
-      show(kinds)
+      ])  # fmt: skip
+    columns = ("interpreter", "paper", "95 %", "ours", "95 %", "language",
+               "95 %", "family", "queries", "letters", "seconds", "tokens",
+               "money", "failed")  # fmt: skip
+    show(report_tables.grid(columns, lines, columns[:1], category))
+    kinds = [
+      [row["interpreter"], kind, row["mode"], str(part["functions"]),
+       *(f"{part[n]:.2f}" if n in part else "" for n in shares)]
+      for row in own
+      for kind, part in (row["by"].items() if len(row["by"]) > 1 else ())
+    ]  # fmt: skip
+    if kinds:
+      columns = ("interpreter", "kind", "mode", "functions", *shares)
+      show(report_tables.grid(columns, kinds, columns, f"{category}, by kind"))
 
 
-def report(workdirs: Sequence[str], show: Show | None = None) -> None:
+def report(workdirs: Sequence[str]) -> None:
   """Prints the leaderboards of workdirs again.
 
   Raises:
     FileNotFoundError: one has none.
     ValueError: none is named, or one's is damaged.
   """
-  show = show or report_tables.printer()
   if not workdirs:
     raise ValueError("Name a directory that `spex find run` wrote.")
   for workdir in workdirs:
@@ -288,6 +279,6 @@ def report(workdirs: Sequence[str], show: Show | None = None) -> None:
       raise FileNotFoundError(f"{path}: no such file; run `spex find run`.")
     try:
       rows = json.loads(path.read_text())
-      show_rows(rows, show)
+      show_rows(rows, report_tables.printer())
     except (ValueError, KeyError, TypeError) as error:
       raise ValueError(f"{path} is damaged: {error}.") from error

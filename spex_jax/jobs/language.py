@@ -16,12 +16,6 @@ from spex_jax.models import generate, sites, tokens
 
 READOUTS = ("log_probability", "probability", "logit", "margin")
 EXAMPLE = "Once upon a time, there was a little girl named Lily. She loved to"
-UNITS = {
-  "log_probability": "nat",
-  "probability": "probability",
-  "logit": "logit",
-  "margin": "logit",
-}
 _SHOWN = 3  # Likeliest tokens.
 _SHARED = 0.25  # Least share of the tokens that is worth a cache of its own.
 
@@ -120,7 +114,7 @@ def subject(config: Language, workdir: pathlib.Path) -> subjects.Subject:
     facts=facts | absent_facts | shared_facts,
     evaluator=evaluator,
     names=prompt.names,
-    units=UNITS[config.readout],
+    units=networks.UNITS[config.readout],
     game=networks.game(config, net, prompt, found.read),
     **networks.reader(prompt, found.value),
   )

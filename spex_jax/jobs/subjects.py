@@ -283,43 +283,66 @@ def trained(
     ValueError: `workdir` holds a model of another configuration or a damaged
       one, or training diverged.
   """
-  path = workdir / "model"
   origin = {**depends, "seed": seed}
   for name, value in settings.flat(training).items():
     origin[f"training.{name}"] = value
 
-  def restored() -> tuple[Any, str]:
-    like = jax.eval_shape(init, jax.random.key(0))  # Shapes alone.
-    return checkpoint.restore(path, like, origin), f"restored from {path}"
+  def fresh() -> tuple[Any, str]:
+    data = {"features": features, "targets": targets}
+    weights = np.ones(len(features), np.float32)
+    loop.check(data, weights)
+    fit = jax.jit(
+      lambda init_key, order_key: loop.train(
+        init_key,
+        order_key,
+        data,
+        weights,
+        init=init,
+        losses=losses,
+        recipe=training.recipe,
+      )
+    )
+    done = fit(key_of(seed, "init"), key_of(seed, "order"))
+    if not np.isfinite(done.losses).all():
+      step = int(np.argmin(np.isfinite(done.losses)))
+      raise ValueError(
+        f"Training diverged at step {step}; lower training.learning_rate."
+      )
+    return done.params, f"trained in {count(len(done.losses), 'step')} and "
 
-  if path.exists():
-    return restored()
-  data = {"features": features, "targets": targets}
-  weights = np.ones(len(features), np.float32)
-  loop.check(data, weights)
-  fit = jax.jit(
-    lambda init_key, order_key: loop.train(
-      init_key,
-      order_key,
-      data,
-      weights,
-      init=init,
-      losses=losses,
-      recipe=training.recipe,
-    )
-  )
-  done = fit(key_of(seed, "init"), key_of(seed, "order"))
-  if not np.isfinite(done.losses).all():
-    step = int(np.argmin(np.isfinite(done.losses)))
-    raise ValueError(
-      f"Training diverged at step {step}; lower training.learning_rate."
-    )
-  try:
-    checkpoint.save(path, done.params, origin)
-  except FileExistsError:  # Another task was quicker: its model holds for all.
-    return restored()
-  steps = count(len(done.losses), "step")
-  return done.params, f"trained in {steps} and saved to {path}"
+  like = jax.eval_shape(init, jax.random.key(0))  # Shapes alone.
+  return kept(workdir / "model", like, origin, fresh)
+
+
+def kept(
+  path: pathlib.Path,
+  like: Any,
+  origin: dict[str, Any],
+  fresh: Callable[[], tuple[Any, str]],
+) -> tuple[Any, str]:
+  """The state that a checkpoint holds, or a fresh one, saved there.
+
+  Args:
+    path: of the checkpoint.
+    like: a state of its shapes.
+    origin: what it depends on, as JSON: a saved one of another is refused.
+    fresh: makes one, and says what to put before "saved to".
+
+  Returns:
+    The state, and where it comes from in words.
+
+  Raises:
+    ValueError: `path` holds one of another origin, or a damaged one.
+  """
+  if not path.exists():
+    state, made = fresh()
+    try:
+      checkpoint.save(path, state, origin)
+    except FileExistsError:
+      pass  # Another task was quicker: its state holds for all.
+    else:
+      return state, f"{made}saved to {path}"
+  return checkpoint.restore(path, like, origin), f"restored from {path}"
 
 
 def depends_on(config: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ On a terminal rich lays it out; elsewhere it is plain lines.
 import contextlib
 import contextvars
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from spex_jax import base
@@ -125,6 +125,30 @@ def some(names: Sequence[str], most: int = 10) -> str:
   """The first names of many, and how many there are."""
   shown = ", ".join(names[:most])
   return shown if len(names) <= most else f"{shown}, ... ({len(names):,})"
+
+
+def grid(
+  columns: Sequence[str],
+  rows: Iterable[Sequence[str]],
+  texts: Collection[str],
+  title: str | None = None,
+) -> Any:
+  """A rich table.
+
+  Args:
+    columns: their names.
+    rows: cells, none of which is markup.
+    texts: columns of texts; all others are of numbers, and stand to the right.
+    title: above it.
+  """
+  from rich import box, table, text  # Slow to import.
+
+  shown = table.Table(box=box.SIMPLE_HEAD, title=title)
+  for name in columns:
+    shown.add_column(name, justify="left" if name in texts else "right")
+  for row in rows:
+    shown.add_row(*map(text.Text, row))
+  return shown
 
 
 def interactions(

@@ -29,7 +29,9 @@ _SETTINGS = moco.Settings(
   optimizer="sgd",
   weight_decay=1e-4,
 )
-_ENCODER = encoders.small(4)
+_ENCODER = encoders.Encoder(dataclasses.replace(
+  encoders.small(4).config, hidden_sizes=(4, 16), depths=(1, 1)
+))  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -147,17 +149,20 @@ def test_sizes_that_do_not_fit_are_refused(wrong, complaint):
 
 
 def test_settled_encoders_answer_for_each_picture_alone(given):
-  params = _ENCODER.init(jax.random.key(0))
-  settled = _ENCODER.settle(params, given, batch_size=12)
-  features = _ENCODER.read(settled, given)
+  params = jax.jit(_ENCODER.init)(jax.random.key(0))
+  settle = jax.jit(_ENCODER.settle, static_argnames="batch_size")
+  settled = settle(params, given, batch_size=12)
+  read = jax.jit(_ENCODER.read)
+  features = read(settled, given)
   # Of this one batch the recorded statistics are its own.
-  own = _ENCODER.features(params, jnp.asarray(given))
+  of = jax.jit(_ENCODER.features, static_argnames="groups")
+  own = of(params, jnp.asarray(given))
   np.testing.assert_allclose(features, own, rtol=1e-3, atol=1e-4)
   np.testing.assert_allclose(
-    _ENCODER.read(settled, given[:3]), features[:3], rtol=1e-4, atol=1e-5
+    read(settled, given[:3]), features[:3], rtol=1e-4, atol=1e-5
   )
-  parts = _ENCODER.features(params, jnp.asarray(given), groups=2)
-  half = _ENCODER.features(params, jnp.asarray(given[6:]))
+  parts = of(params, jnp.asarray(given), groups=2)
+  half = of(params, jnp.asarray(given[6:]))
   np.testing.assert_allclose(parts[6:], half, rtol=1e-3, atol=1e-4)
 
 

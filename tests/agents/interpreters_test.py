@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from spex_jax.agents import running, sandbox
+from spex_jax.agents import running
 from spex_jax.agents.find import (
   families,
   functions,
@@ -22,12 +22,6 @@ from spex_jax.agents.interpreters import (
   spectral,
   splitting,
 )
-
-
-@pytest.fixture(scope="module")
-def box():
-  with sandbox.Sandbox() as own:
-    yield own
 
 
 def _function(spec, corruption=None, noise=None):

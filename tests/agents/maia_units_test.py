@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-from spex_jax.agents import sandbox
 from spex_jax.agents.find import functions
 from spex_jax.agents.maia import judging, labels, networks, spurious, units
 from spex_jax.agents.maia import tools as tools_lib
@@ -208,12 +207,6 @@ def test_code_that_draws_nothing_says_why(code, message, box):
   tools, _ = _tools(box=box)
   with pytest.raises(ValueError, match=message):
     tools.use("code", {"code": code, "count": 2})
-
-
-@pytest.fixture(scope="module")
-def box():
-  with sandbox.Sandbox(seconds=1) as own:
-    yield own
 
 
 def test_code_draws(box):

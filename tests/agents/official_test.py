@@ -11,7 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from spex_jax.agents import llm, sandbox
+from spex_jax.agents import llm
 from spex_jax.agents.find import functions, judging, official, scores
 from spex_jax.agents.interpreters import baselines
 
@@ -30,12 +30,6 @@ def archive(tmp_path):
     text = "def function(s):\n  return s + s\n"
     own.writestr("find/strings/f00000/function_code.py", text)
   return path
-
-
-@pytest.fixture(scope="module")
-def box():
-  with sandbox.Sandbox(seconds=2) as own:
-    yield own
 
 
 def test_a_zip_is_read_and_run_in_the_sandbox(archive, box):

@@ -12,14 +12,10 @@ from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import metrics
 from tests.circuits import tiny
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 _METRIC = metrics.logit_difference
 _HEADS = [f"blocks.{layer}.heads.{head}" for layer in (0, 1) for head in (0, 1)]
-
-
-@pytest.fixture(autouse=True)
-def _float64():
-  with jax.enable_x64(True):
-    yield
 
 
 def _twins():

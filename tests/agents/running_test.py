@@ -10,7 +10,7 @@ import pytest
 
 from spex_jax import cli
 from spex_jax.ablate import closed
-from spex_jax.agents import loopback, running, sandbox
+from spex_jax.agents import loopback, running
 from spex_jax.agents.find import (
   answers,
   functions,
@@ -25,12 +25,6 @@ from spex_jax.store import folders
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
   monkeypatch.setattr(numeric, "_EPOCHS", 3)
-
-
-@pytest.fixture(scope="module")
-def box():
-  with sandbox.Sandbox(seconds=1) as own:
-    yield own
 
 
 def _raises(query, budget):

@@ -10,11 +10,7 @@ from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import sites
 from tests.circuits import interpreter, networks
 
-
-@pytest.fixture(autouse=True)
-def _wide():
-  with jax.enable_x64(True):
-    yield
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def _pairs():

@@ -10,14 +10,10 @@ import pytest
 from spex_jax.circuits import dcm, desiderata, metrics, runs, swaps
 from tests.circuits import paths_test, tiny
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 _METRIC = metrics.logit_difference
 _KEY = 7
-
-
-@pytest.fixture(autouse=True)
-def _float64():
-  with jax.enable_x64(True):
-    yield
 
 
 def _members(net):

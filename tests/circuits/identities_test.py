@@ -14,6 +14,8 @@ from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import sites, transformer
 from tests.circuits import interpreter, networks
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 _METRIC = metrics.logit_difference
 _ROUND = 1e-12  # Of float64, in sums of some thousand products of size 1.
 _NAMES = list(networks.CONFIGS)
@@ -22,12 +24,6 @@ _VANISHING = ("gemma2", "zero")
 _ONE_FAST = [
   pytest.param(name, marks=() if name == "llama" else _SLOW) for name in _NAMES
 ]
-
-
-@pytest.fixture(autouse=True)
-def _wide():
-  with jax.enable_x64(True):
-    yield
 
 
 def _score(name, **settings):

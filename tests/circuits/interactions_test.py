@@ -14,13 +14,9 @@ from spex_jax.circuits import graph as graph_lib
 from spex_jax.models import sites
 from tests.circuits import tiny
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 _METRIC = metrics.logit_difference
-
-
-@pytest.fixture(autouse=True)
-def _float64():
-  with jax.enable_x64(True):
-    yield
 
 
 def _game(value, n):

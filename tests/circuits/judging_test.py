@@ -1,6 +1,5 @@
 """Circuits judged in one call, against one run for each circuit and pair."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,14 +16,10 @@ from spex_jax.circuits import judged as judged_lib
 from spex_jax.models import sites
 from tests.circuits import tiny
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 _METRIC = metrics.logit_difference
 _EXACT = 1e-11  # Of metrics of size 1, in another order of sums.
-
-
-@pytest.fixture(autouse=True)
-def _float64():
-  with jax.enable_x64(True):
-    yield
 
 
 def _random(graph, count, seed=0, share=0.6):

@@ -12,14 +12,10 @@ from spex_jax.circuits import metrics, patching, runs, tracing
 from spex_jax.models import hooks, sites
 from tests.circuits import tiny
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 _EXACT = 1e-11
 _METRIC = metrics.logit_difference
-
-
-@pytest.fixture(autouse=True)
-def _float64():
-  with jax.enable_x64(True):
-    yield
 
 
 def _by_hand(net, params, pairs, sweep, direction, at, row):
@@ -265,7 +261,7 @@ def test_prompts_that_are_answered_wrong_are_left_out():
 def test_noise_has_the_moments_of_the_table(noise, replace):
   net, params = tiny.network()
   (batch,) = runs.batches(tiny.pairs(), 3)
-  copies, inside = 20_000, np.arange(4)[None] == np.ones((3, 1))
+  copies, inside = 5_000, np.arange(4)[None] == np.ones((3, 1))
   shape, wide = tracing._noise(noise)
   copied, added, _, _ = tracing._noisy(
     sites.Model(net), _METRIC, copies, shape, replace, params, batch,
@@ -278,7 +274,7 @@ def test_noise_has_the_moments_of_the_table(noise, replace):
   if replace:
     drawn = drawn + table[np.asarray(copied.clean)[:, 1]]
   spread = table.std(axis=0, ddof=1).max()
-  # Of 60,000 draws, five times what means and squares of them spread by.
+  # Of 15,000 draws, five times what means and squares of them spread by.
   np.testing.assert_allclose(
     drawn.mean(0), table.mean(0), atol=5 * spread / np.sqrt(len(drawn))
   )

@@ -10,15 +10,11 @@ import pytest
 from spex_jax.circuits import exact, metrics, paths, swaps, taps, walks
 from tests.circuits import interpreter, tiny
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 _METRIC = metrics.logit_difference
 _EXACT = 1e-10
 _PORTS = "qkv"
-
-
-@pytest.fixture(autouse=True)
-def _float64():
-  with jax.enable_x64(True):
-    yield
 
 
 class _Slow(interpreter.Interpreter):

@@ -16,6 +16,8 @@ from spex_jax.models import sites
 from tests.circuits import networks
 from third_party import record_eap_ig
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 _FILE = pathlib.Path(__file__).parent / "recorded" / "eap_ig.npz"
 _PATHS = _FILE.with_name("direct_paths.npz")
 _CLOSE = 1e-11
@@ -29,12 +31,6 @@ _METHODS = {
   ),
   "exact": dict(method="exact"),
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _wide():
-  with jax.enable_x64(True):
-    yield
 
 
 def _recorded(name, key):

@@ -12,11 +12,7 @@ from spex_jax.circuits import metrics, scored, scores
 from spex_jax.circuits import pairs as pairs_lib
 from tests.circuits import networks
 
-
-@pytest.fixture(autouse=True)
-def _wide():
-  with jax.enable_x64(True):
-    yield
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def _score(**settings):

@@ -12,6 +12,8 @@ from spex_jax.circuits import graph as graph_lib
 from spex_jax.models import sites
 from tests.circuits import interpreter, networks
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 _SLOW = pytest.mark.slow
 _METRIC = metrics.logit_difference
 _ROUND = 1e-12  # Of float64, in sums of some thousand products of size 1.
@@ -19,12 +21,6 @@ _NAMES = [
   pytest.param(name, marks=() if name in ("gpt2", "llama") else _SLOW)
   for name in networks.CONFIGS
 ]
-
-
-@pytest.fixture(autouse=True)
-def _wide():
-  with jax.enable_x64(True):
-    yield
 
 
 def _score(name, **settings):

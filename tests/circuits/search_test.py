@@ -1,6 +1,5 @@
 """Searches, against the same done one circuit at a time."""
 
-import jax
 import numpy as np
 import pytest
 
@@ -8,14 +7,10 @@ from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import judging, metrics, search
 from tests.circuits import tiny
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 _METRIC = metrics.kl
 _SIZE = {"size": 2}
-
-
-@pytest.fixture(autouse=True)
-def _float64():
-  with jax.enable_x64(True):
-    yield
 
 
 def _setting():
@@ -92,15 +87,6 @@ def test_acdc_one_by_one_is_that_of_the_paper():
   )
   assert found.circuit == graph_lib.Circuit(graph, kept).prune()
   assert 0 < len(found.circuit) < graph.num_edges
-
-
-def test_acdc_asks_for_more_edges_than_go_into_a_call(monkeypatch):
-  net, params, pairs, *_ = _setting()
-  whole = search.acdc(net, params, pairs, _METRIC, 0.001, **_SIZE)
-  monkeypatch.setattr(judging, "ROWS", 2)
-  parts = search.acdc(net, params, pairs, _METRIC, 0.001, **_SIZE)
-  assert parts.circuit == whole.circuit
-  np.testing.assert_allclose(parts.scores, whole.scores, atol=1e-9)
 
 
 def test_acdc_within_a_circuit_and_the_smallest_and_largest_threshold():

@@ -10,14 +10,10 @@ from spex_jax.models import sites
 from tests.circuits import tiny
 from tests.models import checkpoints
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 _METRIC = metrics.logit_difference
 _EXACT = 1e-10
-
-
-@pytest.fixture(autouse=True)
-def _float64():
-  with jax.enable_x64(True):
-    yield
 
 
 def _read(pair, logits):

@@ -8,11 +8,7 @@ from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import judging, metrics, trained
 from tests.circuits import tiny
 
-
-@pytest.fixture(autouse=True)
-def _float64():
-  with jax.enable_x64(True):
-    yield
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def _setting():

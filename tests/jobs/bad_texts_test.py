@@ -12,18 +12,6 @@ from spex_jax.jobs import language, sentiment
 from tests.jobs import small
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-  root = tmp_path_factory.mktemp("models")
-  (root / "rows.csv").write_text("text,label\nthe film,good\nboring,bad\n")
-  small.bert(root / "classifier")
-  small.bert(root / "embedding", labels=())
-  small.bert(root / "single", labels=("score",))
-  small.gpt2(root / "lm")
-  small.vit(root / "vit")
-  return root
-
-
 def _config(name, model, **changes):
   changes = {"model": str(model), **changes}
   return cli.load_config(f"{name}:quick", changes=changes)
@@ -54,8 +42,8 @@ def _config(name, model, **changes):
     (
       "sentiment",
       "classifier",
-      {"data": "rows.csv", "row": 2},
-      "rows.csv has rows 0 to 1",
+      {"data": "rows.csv", "row": 6},
+      "rows.csv has rows 0 to 5",
     ),
     (
       "sentiment",

@@ -146,13 +146,13 @@ def test_learn_of_folders(tmp_path, capsys):
 @pytest.mark.parametrize(
   ("word", "flag", "complaint"),
   [
-    ("draw", "languages=logo", "languages has 'logo'"),
-    ("draw", "levels=words", "levels has 'words'"),
+    ("draw", "languages=logo", "choose from"),
+    ("draw", "levels=words", "choose from textures, shapes"),
     ("draw", "money=1", "money needs prices"),
     ("draw", "model=a", "model and endpoint go together"),
-    ("improve", "defects=typo", "defects has 'typo'"),
+    ("improve", "defects=typo", "choose from"),
     ("explain", "caption=a red elephant", "elephant"),
-    ("learn", "pretrainings=magic", "pretrainings has 'magic'"),
+    ("learn", "pretrainings=magic", "choose from"),
     ("learn", "queue=65", "multiple of batch_size"),
     ("learn", "data=/no/such/place", "no such folder"),
   ],

@@ -13,12 +13,11 @@ from tests.jobs import circuits_test, small
 def test_groups_by_paths_and_what_they_are_put_into(
   model, pairs, tmp_path, capsys
 ):
-  code, out, err = command.run(
+  out = command.done(
     capsys, "circuit", "paths", f"--model={model}", f"--task={pairs}",
     "--config.steps=last=logits@-1:2", "--config.metric=kl",
     "--config.random=1", "--config.force", f"--workdir={tmp_path}",
   )  # fmt: skip
-  assert code == 0, err
   groups = tmp_path / "groups.json"
   found = json.loads(groups.read_text())
   assert found["last"]["at"] == -1 and len(found["last"]["heads"]) == 2
@@ -31,12 +30,11 @@ def test_groups_by_paths_and_what_they_are_put_into(
     assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
   # An adapter of the same model, for which these groups are.
   adapter = _adapter(tmp_path / "adapter", model)
-  code, out, err = command.run(
+  command.done(
     capsys, "circuit", "cmap", f"--model={model}", f"--task={pairs}",
-    f"--tuned={adapter}", f"--config.groups={groups}",
-    "--config.forms=out,qkv", f"--workdir={tmp_path}",
+    f"--tuned={adapter}", f"--config.groups={groups}", "--config.forms=out,qkv",
+    f"--workdir={tmp_path}",
   )  # fmt: skip
-  assert code == 0, err
   rows = circuits_test.table(tmp_path / "cmap.csv")
   assert [r["group"] for r in rows] == [
     "base",
@@ -48,12 +46,12 @@ def test_groups_by_paths_and_what_they_are_put_into(
   assert values[0] != values[-1]
   assert (tmp_path / "cmap.png").read_bytes().startswith(b"\x89PNG")
   other = small.gpt2(tmp_path / "other", n_layer=2)
-  code, _, err = command.run(
+  line = command.refused(
     capsys, "circuit", "cmap", f"--model={model}", f"--task={pairs}",
     f"--tuned={other}", f"--workdir={tmp_path}",
   )  # fmt: skip
-  assert code == 1 and "are of two architectures: " in err
-  assert "num_blocks 1 and 2" in err
+  assert "are of two architectures: " in line
+  assert "num_blocks 1 and 2" in line
 
 
 def _adapter(folder, model):
@@ -85,12 +83,11 @@ def test_masks_of_triples(model, tmp_path, capsys):
   groups.write_text(json.dumps({"last": {"at": -1, "heads": heads}}))
   found = []
   for more in ((), (f"--config.groups={groups}",)):
-    code, out, err = command.run(
+    out = command.done(
       capsys, "circuit", "dcm", f"--model={model}", f"--triples={path}",
       "--config.penalties=0.01", "--config.seeds=2", "--config.epochs=2",
       f"--workdir={tmp_path}", *more,
     )  # fmt: skip
-    assert code == 0, err
     found.append(circuits_test.table(tmp_path / "dcm.csv"))
   rows = found[0]
   assert found[1] == rows  # Of the same heads, by their group.

@@ -85,12 +85,11 @@ def test_coar_needs_no_sets_and_uses_the_same_network(digits):
 
 def test_a_language_model_by_short_flags(model, tmp_path, capsys, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  code, out, err = command.run(
+  out = command.done(
     capsys, "attribute", "components", "--model", model, "--prompt=the cat sat",
     "--target= on", "--config.budget=64", "--config.method=lasso",
     "--config.batch_size=16", "--config.microbatch=8",
   )  # fmt: skip
-  assert code == 0, err
   assert "make the model say ' on' next?" in out
   assert "prompt        'the cat sat'" in out
   assert (tmp_path / "runs/components_lm/figure.png").exists()
@@ -100,13 +99,12 @@ def test_a_language_model_by_short_flags(model, tmp_path, capsys, monkeypatch):
 def test_a_picture_by_short_flags(tmp_path, capsys):
   folder = small.vit(tmp_path / "vit")
   Image.fromarray(small.picture()).save(tmp_path / "cat.png")
-  code, out, err = command.run(
+  out = command.done(
     capsys, "attribute", "components", f"--image={tmp_path / 'cat.png'}",
     "--model", str(folder), "--target=eel", "--config.players=neurons",
     "--config.method=coar", "--config.budget=60", "--config.batch_size=20",
     "--config.microbatch=10", f"--workdir={tmp_path / 'run'}",
   )  # fmt: skip
-  assert code == 0, err
   assert "Which neurons make the model see eel in " in out
   assert "10 parts in 1 layer; an absent one gives zeros" in out
   body = json.loads((tmp_path / "run/attribution.json").read_text())
@@ -258,8 +256,7 @@ def test_a_configuration_of_another_command(tmp_path):
 
 
 def test_help_names_every_method_and_kind(capsys):
-  code, out, err = command.run(capsys, "attribute", "components", "--help")
-  assert (code, err) == (0, "")
+  out = command.done(capsys, "attribute", "components", "--help")
   for word in (*parts.METHODS, *components.KINDS, *parts.ABSENT):
     assert word in out
   for name in list(configs.named("components")):

@@ -21,27 +21,10 @@ from spex_jax.jobs import (
 )
 from spex_jax.sweeps import state as sweep_state
 from tests import command
-from tests.jobs import small
-from tests.models import checkpoints
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-  """A GPT-2 with a tokenizer."""
-  return str(small.gpt2(tmp_path_factory.mktemp("gpt2"), n_layer=1))
-
-
-@pytest.fixture(scope="module")
-def bare(tmp_path_factory):
-  """One without."""
-  folder = tmp_path_factory.mktemp("bare") / "model"
-  return str(checkpoints.make(folder, checkpoints.GPT2)[0])
 
 
 def _run(capsys, *arguments):
-  code, out, err = command.run(capsys, "context", "attribute", *arguments)
-  assert code == 0, err
-  return out
+  return command.done(capsys, "context", "attribute", *arguments)
 
 
 def test_texts_to_both_forms(model, tmp_path, capsys):
@@ -238,8 +221,7 @@ def test_a_killed_sweep_of_prompts_goes_on(model, tmp_path, capsys):
   assert state.shards == 1 and not state.complete
   tables = []
   for folder in ("killed", "whole"):
-    code, _, err = command.run(capsys, *words(folder))
-    assert code == 0, err
+    command.done(capsys, *words(folder))
     path = tmp_path / f"{folder}.parquet"
     export = ("sweep", "export", f"--workdir={tmp_path / folder}")
     assert command.run(capsys, *export, f"--output={path}")[0] == 0

@@ -8,28 +8,11 @@ import pytest
 
 from spex_jax.jobs import context_cite
 from tests import command
-from tests.jobs import small
 from tests.models import checkpoints
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-  """A GPT-2 with a tokenizer."""
-  return str(small.gpt2(tmp_path_factory.mktemp("gpt2"), n_layer=1))
-
-
 def _done(capsys, *arguments):
-  code, out, err = command.run(capsys, "context", *arguments)
-  assert code == 0, err
-  return out
-
-
-@pytest.fixture
-def sources(tmp_path):
-  path = tmp_path / "docs.jsonl"
-  texts = ("fun is the film.", "the film is fun.", "film film fun.")
-  path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
-  return str(path)
+  return command.done(capsys, "context", *arguments)
 
 
 @pytest.mark.parametrize("method", ["auto", "contextcite"])

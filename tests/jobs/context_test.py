@@ -15,8 +15,8 @@ from spex_jax.context import inseq
 from spex_jax.jobs import context as context_job
 from spex_jax.jobs import context_names
 from spex_jax.models import t5
+from spex_jax.report import clock
 from tests import command
-from tests.jobs import small
 from tests.models import checkpoints, t5_test
 
 # Context 1..4 of six tokens before a response of three.
@@ -35,13 +35,6 @@ _PAIR = {
 
 
 @pytest.fixture(scope="module")
-def bare(tmp_path_factory):
-  """A GPT-2 without a tokenizer."""
-  folder = tmp_path_factory.mktemp("bare") / "model"
-  return str(checkpoints.make(folder, checkpoints.GPT2)[0])
-
-
-@pytest.fixture(scope="module")
 def pair(tmp_path_factory):
   """A T5 without a tokenizer."""
   net = t5.network(t5_test._RELU)
@@ -49,12 +42,6 @@ def pair(tmp_path_factory):
   tensors = t5_test.tensors_of(net.config, params)
   folder = tmp_path_factory.mktemp("pair") / "model"
   return str(checkpoints.save(folder, t5_test.HUB, tensors))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-  """A GPT-2 with one."""
-  return str(small.gpt2(tmp_path_factory.mktemp("gpt2"), n_layer=1))
 
 
 @pytest.fixture
@@ -68,9 +55,7 @@ def ids(tmp_path):
 
 
 def _done(capsys, *arguments):
-  code, out, err = command.run(capsys, "context", *arguments)
-  assert code == 0, err
-  return out
+  return command.done(capsys, "context", *arguments)
 
 
 @pytest.mark.parametrize("kind", ["causal", "pair"])
@@ -97,11 +82,13 @@ def test_ids_to_inseqs_structure(
     assert min(found["cti_scores"]) >= 0
 
 
-@pytest.mark.parametrize("target", ["contrast_prob_diff", "kl_divergence"])
 @pytest.mark.parametrize(
-  "attribution",
-  ["saliency", "input_x_gradient", "occlusion", "attention"],
-)
+  ("attribution", "target"),
+  [
+    ("saliency", "kl_divergence"), ("input_x_gradient", "contrast_prob_diff"),
+    ("occlusion", "kl_divergence"), ("attention", "contrast_prob_diff"),
+  ],
+)  # fmt: skip
 def test_methods_by_inseqs_names(
   attribution, target, bare, ids, tmp_path, capsys
 ):
@@ -203,8 +190,8 @@ def test_a_separator_stands_where_neither_side_has_it(model):
   notes = []
   for each in (config, bare):
     runs = context_job.runs_of(each, net)
-    context_job._note_joined(net, runs, lambda *note: notes.append(note))
-  ((_, note),) = notes
+    context_job._note_joined(net, runs, clock.Session(notes.append))
+  (note,) = notes
   assert "'t' directly behind 'fun'" in note
   words = ["--output_current_text=a", "--decoder_input_output_separator", "\n"]
   assert context_names.of_inseq(words) == [
@@ -227,11 +214,11 @@ def test_without_sources_the_prompt_is_that_without_context(model, monkeypatch):
     want = runs.without_context[: -len(runs.response)]
     assert kept.tolist() == want.tolist(), (text, template)
   notes = []
-  tell = lambda _, note: notes.append(note)
+  said = clock.Session(notes.append)
   monkeypatch.setattr(context_job.citing, "cite", lambda *_, **given: given)
   for contextless in (None, "{current}"):
     config = dataclasses.replace(config, contextless=contextless)
-    assert context_job._cited(config, net, None, runs, tell)["budget"] == 64
+    assert context_job._cited(config, net, None, runs, said)["budget"] == 64
   assert len(notes) == 1 and "not `contextless`" in notes[0]
 
 
@@ -270,14 +257,6 @@ def test_citations_that_fail_late_lose_no_cues(
   assert "no citations: Too much memory." in " ".join(out.split())
   found = json.loads(path.read_text())
   assert found["citations"] is None and len(found["sensitivity"]) == 2
-
-
-@pytest.fixture
-def sources(tmp_path):
-  path = tmp_path / "docs.jsonl"
-  texts = ("fun is the film.", "the film is fun.", "film film fun.")
-  path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
-  return str(path)
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,7 @@ def _spex(capsys, *arguments):
 
 def test_from_a_file_to_a_table(file, capsys):
   run = ("run", f"--config={file}", "--workdir=run", "--config.rows=16")
-  code, out, err = _spex(capsys, *run, "--task_index=0", "--task_count=2")
-  assert code == 0, err
+  out = command.done(capsys, "sweep", *run, "--task_index=0", "--task_count=2")
   assert "2 items, 32 rows in 4 shards" in out
   assert "0 of 2: 2 shards, 16 rows" in out and "2 shards, 16 rows in" in out
   code, out, _ = _spex(capsys, "status", "--workdir=run", "--price=2")
@@ -145,8 +144,7 @@ def test_home_and_bare_flags(file, capsys, monkeypatch, tmp_path):
   run = ("run", f"--config={file}", "--workdir=~/run")
   assert _spex(capsys, *run, "--dry_run=true")[0] == 0
   assert not (tmp_path / "home").exists()
-  code, _, err = _spex(capsys, *run, "--dry_run", "--dry_run=false")
-  assert code == 0, err
+  command.done(capsys, "sweep", *run, "--dry_run", "--dry_run=false")
   assert (tmp_path / "home" / "run" / "config.json").exists()
   assert not (tmp_path / "~").exists()
   code, out, _ = _spex(capsys, "status", "--workdir=~/run", "--json=0")
@@ -158,8 +156,7 @@ def test_home_and_bare_flags(file, capsys, monkeypatch, tmp_path):
 def test_text_of_a_setting_stays_text(file, capsys):
   run = ("run", f"--config={file}", "--workdir=run", "--dry_run")
   for value in ("3,5", "123", "None", "'a'"):
-    code, _, err = _spex(capsys, *run, f"--config.broken={value}")
-    assert code == 0, err
+    command.done(capsys, "sweep", *run, f"--config.broken={value}")
   code, out, _ = _spex(capsys, *run, "--config.rows=7")
   assert code == 0 and "14 rows" in out
   code, _, err = _spex(capsys, *run, "--config.rows=7.5")
@@ -184,10 +181,10 @@ def test_asked_to_end_it_says_that_it_can_go_on(file, capsys, monkeypatch):
 
 def test_tensorboard_reads_what_its_sink_wrote(file, capsys):
   pytest.importorskip("tensorboardX", reason="an extra")
-  code, _, err = _spex(
-    capsys, "run", f"--config={file}", "--workdir=run", "--sinks=tensorboard"
-  )
-  assert code == 0, err
+  command.done(
+    capsys, "sweep", "run", f"--config={file}", "--workdir=run",
+    "--sinks=tensorboard",
+  )  # fmt: skip
   log = next(pathlib.Path("run/log").iterdir())
   events = next(log.glob("events.out.tfevents.*")).read_bytes()
   assert b"rows_per_s" in events and b"marked" in events
@@ -197,10 +194,10 @@ def test_tensorboard_reads_what_its_sink_wrote(file, capsys):
 @pytest.mark.cluster
 def test_weights_and_biases_gets_the_numbers(file, capsys, monkeypatch):
   monkeypatch.setenv("WANDB_MODE", "offline")
-  code, _, err = _spex(
-    capsys, "run", f"--config={file}", "--workdir=run", "--sinks=wandb"
-  )
-  assert code == 0, err
+  command.done(
+    capsys, "sweep", "run", f"--config={file}", "--workdir=run",
+    "--sinks=wandb",
+  )  # fmt: skip
   logs = list(pathlib.Path("run/log").rglob("*.wandb"))
   assert len(logs) == 1 and b"rows_per_s" in logs[0].read_bytes()
 

@@ -30,29 +30,23 @@ def test_tabular(tmp_path, capsys):
       text = path.read_text().replace("yes", "1").replace("no", "0")
       path.write_text(text)
     workdir = tmp_path / f"{kind}-{target}"
-    code, out, err = command.run(
-      capsys,
-      "explain",
-      "--config=tabular:quick",
-      f"--config.table={path}",
-      f"--config.target_column={target}",
-      f"--config.model.kind={kind}",
-      "--config.row=3",
-      f"--workdir={workdir}",
-    )
-    assert (code, err) == (0, "")
+    out = command.done(
+      capsys, "explain", "--config=tabular:quick", f"--config.table={path}",
+      f"--config.target_column={target}", f"--config.model.kind={kind}",
+      "--config.row=3", f"--workdir={workdir}",
+    )  # fmt: skip
     assert all(word in out for word in words) and str(path) in out, out
     explanation = json.loads((workdir / "explanation.json").read_text())
     assert explanation["n"] == 3 and explanation["num_evaluations"] == 8
     faith = explanation["faithfulness"]
     assert faith == pytest.approx(1.0), (kind, target, out)
-  code, _, err = command.run(
+  line = command.refused(
     capsys,
     "explain",
     "--config=tabular:quick",
     "--config.target_column=a",
   )
-  assert code == 1 and "target_column='a' is for a .csv file; 'wine'" in err
+  assert "target_column='a' is for a .csv file; 'wine'" in line
 
 
 def test_a_class_of_the_current_folder_is_found(tmp_path, monkeypatch):
@@ -105,8 +99,8 @@ def test_a_network_of_another_file_s_contents_is_refused(tmp_path, capsys):
   code, out, _ = command.run(capsys, *arguments)
   assert code == 0 and "MLP 2-32-2" in out
   path.write_text("\n".join(["a,b,y", *reversed(rows)]))
-  code, _, err = command.run(capsys, *arguments)
-  assert code == 1 and "another configuration: data differs" in err
+  line = command.refused(capsys, *arguments)
+  assert "another configuration: data differs" in line
 
 
 def _clock(tmp_path, first=1_700_000_000):
@@ -211,11 +205,10 @@ def test_the_row_is_saved_with_the_answer(tmp_path, capsys):
   path.write_text(
     "id,a,y\n" + "".join(f"{i},{i}.25,{i % 2}\n" for i in range(40))
   )
-  code, out, err = command.run(
+  out = command.done(
     capsys, "explain", "--config=tabular:quick", f"--config.table={path}",
     "--config.row=3", f"--workdir={tmp_path / 'w'}",
   )  # fmt: skip
-  assert (code, err) == (0, "")
   saved = json.loads((tmp_path / "w" / "explanation.json").read_text())
   assert "id=3, a=3.25; target 1" in saved["notes"][0]
   assert "id=3, a=3.25" in " ".join(out.split())

@@ -1,6 +1,5 @@
 """Texts on the command: values against forwards on the same tokens by hand."""
 
-import csv
 import dataclasses
 import json
 import re
@@ -17,31 +16,10 @@ from spex_jax.jobs import explain, language, networks, report, sentiment
 from spex_jax.models import embedding, sites
 from spex_jax.training import checkpoint, heads
 from tests import command
-from tests.jobs import small
 from tests.models import checkpoints
 
 _REVIEW = "the film is never boring and great fun !"
-_ROWS = [
-  ("the film is great", "good"),
-  ("great fun and never boring", "good"),
-  ("boring . boring . boring", "bad"),
-  ("mr film is never fun", "bad"),
-  ('"fun and fun"', "good"),
-  ("the film is tacky", "bad"),
-]
 _TOLERANCE = 1e-5  # float32 of one tiny block, in two orders of summation.
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-  """Checkpoints of a classifier, an embedding and a language model, a CSV."""
-  root = tmp_path_factory.mktemp("models")
-  with (root / "rows.csv").open("w", newline="") as file:
-    csv.writer(file).writerows([("text", "label"), *_ROWS])
-  small.bert(root / "classifier")
-  small.bert(root / "embedding", labels=())
-  small.gpt2(root / "lm")
-  return root
 
 
 @pytest.fixture(scope="module")
@@ -79,16 +57,12 @@ def _files(workdir):
 
 
 def test_a_classifier_on_the_command(made, tmp_path, capsys):
-  code, out, err = command.run(
-    capsys,
-    "explain",
-    "--config=sentiment:quick",
+  out = command.done(
+    capsys, "explain", "--config=sentiment:quick",
     f"--config.model={made / 'classifier'}",
-    "--config.text=film is never boring",
-    "--config.method=exact",
+    "--config.text=film is never boring", "--config.method=exact",
     f"--workdir={tmp_path}",
-  )
-  assert (code, err) == (0, "")
+  )  # fmt: skip
   assert _files(tmp_path)["names"] == ["film", "is", "never", "boring"]
   for word in ("M parameters, float32", "probability", "one [MASK]", "above"):
     assert word in out, out
@@ -148,8 +122,7 @@ def test_a_head_is_fitted_once_and_used_again(made, tmp_path, capsys):
     "--config.budget=8",
     f"--workdir={tmp_path}",
   ]
-  code, out, err = command.run(capsys, *arguments)
-  assert (code, err) == (0, "")
+  out = command.done(capsys, *arguments)
   assert "on the 6 texts of rows.csv" in out and "saved to" in out
   assert "labelled good" in out and "of 200 random masks" in out
   first = _files(tmp_path)
@@ -169,29 +142,6 @@ def test_a_head_is_fitted_once_and_used_again(made, tmp_path, capsys):
   config = dataclasses.replace(config, head_c=1.0)
   with pytest.raises(ValueError, match="another configuration: head_c differs"):
     sentiment.subject(config, tmp_path)
-
-
-@pytest.mark.slow
-def test_of_two_tasks_that_fit_a_head_the_quicker_one_s_holds(
-  made, tmp_path, monkeypatch
-):
-  config = _config(
-    "sentiment", made / "embedding", data=str(made / "rows.csv"), row=4,
-    absent="remove", players="tokens",
-  )  # fmt: skip
-  save = checkpoint.save
-
-  def late(path, state, depends):
-    other = heads.Head(state.kernel + 1, state.bias, state.accuracy)
-    save(path, other, depends)
-    save(path, state, depends)
-
-  monkeypatch.setattr(checkpoint, "save", late)
-  asked = sentiment.subject(config, tmp_path)
-  assert f"restored from {tmp_path / 'model'}" in asked.facts["head"]
-  again = sentiment.subject(config, tmp_path)
-  masks = np.arange(8)[:, None] >> np.arange(3) & 1 > 0
-  np.testing.assert_array_equal(asked.evaluator(masks), again.evaluator(masks))
 
 
 @pytest.mark.slow
@@ -253,16 +203,11 @@ def test_the_recorded_game_of_a_review(tmp_path):
 
 @pytest.mark.slow
 def test_a_language_model_on_the_command(made, tmp_path, capsys):
-  code, out, err = command.run(
-    capsys,
-    "explain",
-    "--config=lm:quick",
-    f"--config.model={made / 'lm'}",
-    "--config.text=the film is fun",
-    "--config.method=exact",
+  out = command.done(
+    capsys, "explain", "--config=lm:quick", f"--config.model={made / 'lm'}",
+    "--config.text=the film is fun", "--config.method=exact",
     f"--workdir={tmp_path}",
-  )
-  assert (code, err) == (0, "")
+  )  # fmt: skip
   assert _files(tmp_path)["names"] == ["the", "film", "is", "fun"]
   assert "next comes" in out and "<|end|> stands in front" in out
   assert "of 200 random masks" in out

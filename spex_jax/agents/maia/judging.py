@@ -117,10 +117,9 @@ def verdict(
   label: labels.Label,
   truth: labels.Label | None,
   seed: int,
-  size: int = 64,
 ) -> dict[str, Any]:
   """All scores of a label, as JSON; those of truth where it is known."""
-  found = predicted(system, label, seed, size=size)
+  found = predicted(system, label, seed)
   own = {
     "predictive_score": found.score, "mean_positive": found.positive,
     "mean_negative": found.negative, "description_length": len(str(label)),

@@ -74,16 +74,15 @@ class World:
   Asked again for the same prompt it draws what was left open anew.
   """
 
-  def __init__(self, seed: int, distractors: int = 0, size: int = 64):
+  def __init__(self, seed: int, distractors: int = 0):
     """Nothing is drawn yet.
 
     Args:
       seed: of all that prompts leave open.
       distractors: things on every picture that nobody asked for, where cells
         are free, as generators give them.
-      size: of a picture, in pixels.
     """
-    self._seed, self._distractors, self._size = seed, distractors, size
+    self._seed, self._distractors = seed, distractors
     self._asked: collections.Counter[str] = collections.Counter()
 
   def generate(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -97,7 +96,7 @@ class World:
         (other,) = scenes.draw(rng, 1, 1).things
         other = dataclasses.replace(other, row=row, column=column)
         scene = scenes.Scene((*scene.things, other), scene.background)
-      found.append(rendering.render(scene, self._size))
+      found.append(rendering.render(scene))
     return found
 
   def edit(
@@ -106,7 +105,7 @@ class World:
     """See `Source`."""
     seen = describing.seen(pictures)
     return [
-      rendering.render(editing.edit(scene, text), self._size)
+      rendering.render(editing.edit(scene, text))
       for scene, text in zip(seen, edits, strict=True)
     ]
 

@@ -44,11 +44,11 @@ def write(scene: scenes.Scene) -> str:
   return f"{said} on a {scene.background} background"
 
 
-def thing(given: scenes.Thing, place: bool = True) -> str:
-  """The words of a thing, all of them, with or without its place."""
+def thing(given: scenes.Thing) -> str:
+  """The words of a thing and its place."""
   where = "in" if given.position == "centre" else "at"
   said = f"a {given.size} {given.colour} {given.texture} {given.shape}"
-  return f"{said} {where} the {given.position}" * place or said
+  return f"{said} {where} the {given.position}"
 
 
 def read(text: str, rng: np.random.Generator | None = None) -> scenes.Scene:
