@@ -15,6 +15,7 @@ from spex_jax.agents import llm, loopback, serving
 from spex_jax.agents.find import functions, served, strings, units
 from spex_jax.models import transformer
 from tests import tokenizers_small
+from tests.models import checkpoints
 
 _CHAT = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{% endfor %}"
 
@@ -43,11 +44,8 @@ def server(net):
 
 
 def _logs(net, ids):
-  """Log-probabilities behind each token, `[P, V]`: by one program."""
-  # What stands behind a token does not reach it.
-  row = np.pad(np.asarray(ids), (0, 16 - len(ids)))[None]
-  logits = jax.jit(net.apply)(net.params, input_ids=row).logits[0, : len(ids)]
-  return np.asarray(jax.nn.log_softmax(logits))
+  """Log-probabilities behind each token, `[P, V]`."""
+  return np.asarray(jax.nn.log_softmax(checkpoints.Compiled(net).logits(ids)))
 
 
 def _post(server, path, body):

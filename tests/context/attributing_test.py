@@ -12,6 +12,7 @@ from spex_jax.context import attributions, inseq, methods, scored, steps
 from spex_jax.masks import sampling
 from spex_jax.models import sites
 from tests.context import pecore_test
+from tests.models import checkpoints
 
 _PROMPT, _ANSWER = [16, 3, 1, 4, 15], [5, 3, 8]
 _RIVAL = [5, 9, 2]
@@ -27,8 +28,7 @@ def _made(answer=_ANSWER):
 
 def _logits(ids):
   """Of one run by itself, float64 `[P, V]`."""
-  out = _net().apply(_net().params, input_ids=np.array([ids], np.int32)).logits
-  return np.asarray(out, np.float64)[0]
+  return checkpoints.compiled(checkpoints.GPT2)[0].logits(ids)
 
 
 def _softmax(x):

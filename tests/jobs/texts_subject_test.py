@@ -25,17 +25,8 @@ _TOLERANCE = 1e-5  # float32 of one tiny block, in two orders of summation.
 @pytest.fixture(scope="module")
 def spoken(made):
   """The language model's tokenizer, and logits `[P, V]` of token ids."""
-  net = models.load(made / "lm")
-  apply = jax.jit(net.apply)
-
-  def logits(ids):
-    # What stands behind a token does not reach it: one shape for all.
-    row = np.zeros((1, 24), np.int32)
-    row[0, : len(ids)] = ids
-    out = apply(net.params, input_ids=row).logits[0, : len(ids)]
-    return np.asarray(out, np.float64)
-
-  return net.tokenizer, logits
+  net = checkpoints.Compiled(models.load(made / "lm"))
+  return net.tokenizer, net.logits
 
 
 def _config(name, folder, **changes):

@@ -74,6 +74,14 @@ class Compiled:
   def __getattr__(self, name):
     return getattr(self.net, name)
 
+  def logits(self, ids):
+    """Of a causal network, float64 `[P, V]`: one program for all lengths."""
+    # What stands behind a token does not reach it.
+    row = np.zeros((1, self.net.config.max_positions), np.int32)
+    row[0, : len(ids)] = ids
+    out = self.apply(self.net.params, input_ids=row).logits
+    return np.asarray(out[0, : len(ids)], np.float64)
+
 
 def save(folder, settings, tensors):
   """Writes a checkpoint directory."""
