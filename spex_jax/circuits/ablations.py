@@ -85,10 +85,7 @@ def stand_ins(
 
 
 def of_batch(
-  net: sites.Network,
-  params: Any,
-  batch: runs.Batch,
-  fixed: jax.Array | None,
+  net: sites.Network, params: Any, batch: runs.Batch, fixed: jax.Array | None
 ) -> jax.Array:
   """The `ref` of a batch: `fixed`, or what the corrupted run writes if None."""
   if fixed is not None:

@@ -31,9 +31,7 @@ _MOST = 2000  # Edges that a picture can hold.
 
 
 def svg(
-  circuit: graph_lib.Circuit,
-  scores: base.Array | None = None,
-  title: str = "",
+  circuit: graph_lib.Circuit, scores: base.Array | None = None, title: str = ""
 ) -> str:
   """A picture of a circuit; of 20 to 400 edges it can be read.
 

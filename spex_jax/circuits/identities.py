@@ -23,10 +23,9 @@ class Identities:
   ablation: str
 
   def lines(self) -> tuple[str, ...]:
-    other = {
-      "resample": "the corrupted run",
-      "neurons": "MLPs cut",
-    }.get(self.ablation, "one without edges to the output")
+    other = {"resample": "the corrupted run", "neurons": "MLPs cut"}.get(
+      self.ablation, "one without edges to the output"
+    )
     return (
       f"identities: all edges = the clean run to {self.full:.1e}, "
       f"none = {other} to {self.empty:.1e}",

@@ -424,8 +424,7 @@ def _schema(
   if not names:
     return None
   return spans_lib.named(
-    {name: [row.get(name, []) for row in rows] for name in names},
-    num_positions,
+    {name: [row.get(name, []) for row in rows] for name in names}, num_positions
   )
 
 

@@ -35,14 +35,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.circuits import (
-  ablations,
-  many,
-  metrics,
-  patching,
-  runs,
-  swaps,
-)
+from spex_jax.circuits import ablations, many, metrics, patching, runs, swaps
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import edges, sites
 
@@ -384,8 +377,7 @@ def _written(net, params, ids, captured, few):
 
 
 @functools.partial(
-  jax.jit,
-  static_argnames=("model", "metric", "plan", "at_once", "on_clean"),
+  jax.jit, static_argnames=("model", "metric", "plan", "at_once", "on_clean")
 )
 def _patched(
   model, metric, plan, at_once, on_clean, params, batch, state, rows, where,

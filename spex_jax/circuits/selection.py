@@ -218,11 +218,7 @@ def programme(
 
 
 def consistent(
-  values: base.Array,
-  key: base.Key,
-  *,
-  draws: int = 200,
-  level: float = 0.95,
+  values: base.Array, key: base.Key, *, draws: int = 200, level: float = 0.95
 ) -> np.ndarray:
   """Which edges have a score whose sign does not hang on the choice of pairs.
 

@@ -202,9 +202,7 @@ class Layout:
     return each[None, None, None] + mixed
 
   def edits(
-    self,
-    gates: jax.Array,
-    values: Mapping[str, jax.Array],
+    self, gates: jax.Array, values: Mapping[str, jax.Array]
   ) -> sites.Edits:
     """Mixes parts with what they have elsewhere.
 

@@ -282,10 +282,7 @@ def _ioi(rng) -> Row:
 
 
 def _year(rng) -> tuple[str, dict[str, str]]:
-  parts = {
-    "event": _one(rng, _EVENTS),
-    "century": str(rng.integers(12, 19)),
-  }
+  parts = {"event": _one(rng, _EVENTS), "century": str(rng.integers(12, 19))}
   template = (
     "The {event} lasted from the year {century}{year} to the year {century}"
   )

@@ -291,8 +291,7 @@ def _embedded(model, params, batch):
 
 
 @functools.partial(
-  jax.jit,
-  static_argnames=("model", "metric", "copies", "shape", "replace"),
+  jax.jit, static_argnames=("model", "metric", "copies", "shape", "replace")
 )
 def _noisy(
   model, metric, copies, shape, replace, params, batch, key, inside, wide,

@@ -19,14 +19,7 @@ import jax
 import numpy as np
 
 from spex_jax import base
-from spex_jax.context import (
-  cues,
-  games,
-  methods,
-  scored,
-  stepping,
-  steps,
-)
+from spex_jax.context import cues, games, methods, scored, stepping, steps
 from spex_jax.context import generations as generations_lib
 from spex_jax.context import runs as runs_lib
 from spex_jax.models import sites

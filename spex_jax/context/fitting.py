@@ -75,10 +75,7 @@ class Fit:
 
 
 def decoded(
-  masks: np.ndarray,
-  values: np.ndarray,
-  method: str,
-  ends: tuple[float, float],
+  masks: np.ndarray, values: np.ndarray, method: str, ends: tuple[float, float]
 ) -> Fit:
   """By a decoder of `api.DECODERS`, its sets refitted to meet both ends.
 
@@ -225,9 +222,7 @@ def kernel_shap(
   )
   found = fit(masks, values)
   r2, interval, how = cross_validated(
-    masks,
-    values,
-    lambda some, v: lambda more: none + more @ fit(some, v),
+    masks, values, lambda some, v: lambda more: none + more @ fit(some, v)
   )
   return Fit(
     found, singles, found, none, total, r2, "kernelshap", interval, how

@@ -257,9 +257,7 @@ def contradicted(found: CueSet) -> bool:
 
 
 def strengths(
-  values: np.ndarray,
-  sets: Sequence[CueSet],
-  needed: Mapping[int, float],
+  values: np.ndarray, sets: Sequence[CueSet], needed: Mapping[int, float]
 ) -> np.ndarray:
   """How much an answer stands on each source: float64 `[n]`.
 

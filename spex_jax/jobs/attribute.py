@@ -292,10 +292,7 @@ def _question(config, problem, masks):
   decoder = valuations.decoder(config.decoder, masks.fit)
   judged = f"{len(masks.fresh):,} fresh ones under {seeds}"
   facts = [
-    (
-      "asked",
-      f"Which of {who} move the {output} at {where}?",
-    ),
+    ("asked", f"Which of {who} move the {output} at {where}?"),
     ("data", f"{config.data}: {classes}"),
     ("model", problem.classifier.words),
     (
@@ -395,9 +392,7 @@ def _point(config, problem, answer: Answer, place: int) -> pictures.Point:
   )
 
 
-def _strongest(
-  found: interactions_lib.Interactions,
-) -> list[pictures.Shown]:
+def _strongest(found: interactions_lib.Interactions) -> list[pictures.Shown]:
   errors = [None] * len(found) if found.std is None else found.std.tolist()
   return [pictures.Shown(s, v, std) for (s, v), std in zip(found, errors)]
 

@@ -5,13 +5,7 @@ import pathlib
 
 from spex_jax import settings
 from spex_jax.circuits import dcm, desiderata, swaps
-from spex_jax.jobs import (
-  circuits,
-  circuits_paths,
-  explain,
-  networks,
-  subjects,
-)
+from spex_jax.jobs import circuits, circuits_paths, explain, networks, subjects
 from spex_jax.report import clock as clock_lib
 from spex_jax.report import plots
 

@@ -6,13 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from spex_jax import settings
-from spex_jax.circuits import (
-  ablations,
-  files,
-  measured,
-  metrics,
-  scored,
-)
+from spex_jax.circuits import ablations, files, measured, metrics, scored
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import judged as judged_lib
 from spex_jax.circuits import pairs as pairs_lib

@@ -25,9 +25,7 @@ from spex_jax.circuits import (
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import judged as judged_lib
 from spex_jax.circuits import pairs as pairs_lib
-from spex_jax.circuits import (
-  selection as selection_lib,
-)
+from spex_jax.circuits import selection as selection_lib
 from spex_jax.jobs import (
   circuits,
   circuits_kept,

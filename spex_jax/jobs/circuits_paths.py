@@ -10,14 +10,7 @@ from typing import Any
 import numpy as np
 
 from spex_jax import settings
-from spex_jax.circuits import (
-  ablations,
-  groups,
-  patching,
-  paths,
-  swaps,
-  walks,
-)
+from spex_jax.circuits import ablations, groups, patching, paths, swaps, walks
 from spex_jax.jobs import circuits, circuits_find, explain
 from spex_jax.models import sites
 from spex_jax.report import circuits as figures

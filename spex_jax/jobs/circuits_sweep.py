@@ -125,9 +125,7 @@ def _units(graph: graph_lib.Graph, start: int, stop: int) -> np.ndarray:
   return np.arange(graph.num_edges) == np.arange(start, stop)[:, None]
 
 
-def _opened(
-  asked: circuits_find.OfModel,
-) -> tuple[Any, pairs_lib.Pairs, Any]:
+def _opened(asked: circuits_find.OfModel) -> tuple[Any, pairs_lib.Pairs, Any]:
   found = circuits_find.question(asked, pathlib.Path())
   return found.net, found.pairs, circuits.metric_of(asked, found.net)
 

@@ -3,10 +3,7 @@
 import dataclasses
 
 from spex_jax import settings
-from spex_jax.circuits import (
-  measured,
-  tasks,
-)
+from spex_jax.circuits import measured, tasks
 from spex_jax.jobs import circuits, networks
 from spex_jax.report import clock as clock_lib
 from spex_jax.report import tables as report_tables

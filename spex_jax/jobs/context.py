@@ -158,9 +158,7 @@ class Found:
 
 
 def run(
-  config: Context,
-  show: context_asked.Show | None = None,
-  before: float = 0.0,
+  config: Context, show: context_asked.Show | None = None, before: float = 0.0
 ) -> Found:
   """Asks, prints, and writes `config.output`.
 

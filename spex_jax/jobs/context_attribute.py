@@ -82,9 +82,7 @@ class Attribute(Scoring):
 
 
 def run(
-  config: Attribute,
-  show: context_asked.Show | None = None,
-  before: float = 0.0,
+  config: Attribute, show: context_asked.Show | None = None, before: float = 0.0
 ) -> scored.Attribution:
   """Attributes, prints, and writes `config.output`.
 

@@ -112,9 +112,7 @@ class Cite(context_asked.Asked):
 
 
 def run(
-  config: Cite,
-  show: context_asked.Show | None = None,
-  before: float = 0.0,
+  config: Cite, show: context_asked.Show | None = None, before: float = 0.0
 ) -> citing.Citations:
   """Cites, prints, and writes `config.output`.
 

@@ -71,11 +71,7 @@ def prompts(config: Any) -> evaluating.Item:
 
   def make(prompt, response):
     return generations.Generation.of_text(
-      net,
-      prompt,
-      response,
-      max_new_tokens=asked.max_new_tokens,
-      bos=asked.bos,
+      net, prompt, response, max_new_tokens=asked.max_new_tokens, bos=asked.bos
     )
 
   longest = most = 1

@@ -139,10 +139,7 @@ class Asked(NamedTuple):
 
 
 def asked(
-  config: Said,
-  net: sites.Network,
-  prompt: text_lib.Prompt,
-  see: Callable,
+  config: Said, net: sites.Network, prompt: text_lib.Prompt, see: Callable
 ) -> Asked:
   """The tokens that a configuration names, or the model's own, and how to read.
 
@@ -207,10 +204,7 @@ def _all_logits(output: sites.Output, inputs) -> jax.Array:
 
 
 def _given(
-  config: Said,
-  tokenizer: tokens.Tokenizer,
-  prompt: text_lib.Prompt,
-  limit: int,
+  config: Said, tokenizer: tokens.Tokenizer, prompt: text_lib.Prompt, limit: int
 ) -> np.ndarray | None:
   """The tokens that the configuration names, if any."""
   if config.target_id is not None:
@@ -231,10 +225,7 @@ def _given(
 
 
 def _own(
-  config: Said,
-  net: sites.Network,
-  prompt: text_lib.Prompt,
-  logits: np.ndarray,
+  config: Said, net: sites.Network, prompt: text_lib.Prompt, logits: np.ndarray
 ) -> np.ndarray:
   """The model's own likeliest `num_tokens`, one after the other."""
   if config.num_tokens == 1:

@@ -29,10 +29,7 @@ _KINDS = {
     ("gpt2", "llama", "gpt_neo", "gpt_neox"),
     (transformer.Decoder,),
   ),
-  "image classifier": (
-    ("vit", "dinov2", "resnet"),
-    (vit.Vit, resnet.ResNet),
-  ),
+  "image classifier": (("vit", "dinov2", "resnet"), (vit.Vit, resnet.ResNet)),
 }
 _SAMPLE = 200  # Masks on which removal is compared with tokenizing again.
 
@@ -264,9 +261,7 @@ def players(config: OfText) -> text_lib.By:
 
 
 def absence(
-  config: OfText,
-  net: sites.Network,
-  prompt: text_lib.Prompt,
+  config: OfText, net: sites.Network, prompt: text_lib.Prompt
 ) -> tuple[absent.Inputs, dict[str, str]]:
   """How the network sees the text under a mask, and that as facts.
 

@@ -336,15 +336,12 @@ def of_digits(config: OfDigits, workdir: pathlib.Path) -> subjects.Subject:
       f"num_images={config.num_images}: must lie in 1..{test.num_examples}."
     )
   net, name = classifiers.transformer(
-    data.pixels.shape[2:],
-    len(data.classes),
-    **settings.as_dict(config.model),
+    data.pixels.shape[2:], len(data.classes), **settings.as_dict(config.model)
   )
 
   def losses(params, batch):
     return optax.softmax_cross_entropy_with_integer_labels(
-      net.apply(params, pixel_values=batch["features"]).logits,
-      batch["targets"],
+      net.apply(params, pixel_values=batch["features"]).logits, batch["targets"]
     )
 
   params, origin = subjects.trained(
@@ -426,10 +423,7 @@ def _subject(
   of_layers = report_tables.count(len(set(layer_of)), "layer")
   return subjects.Subject(
     question=f"Which {kind} {question}",
-    facts={
-      **facts,
-      "players": f"{number} in {of_layers}; {how}",
-    },
+    facts={**facts, "players": f"{number} in {of_layers}; {how}"},
     evaluator=evaluator,
     names=players.names,
     units=units,

@@ -24,8 +24,7 @@ class Seen(networks.OfClass):
   """An image classifier, and a picture for it."""
 
   image: str = settings.field(
-    "flower",
-    "a file (PNG, JPEG, ...; .npy of pixel values), or china, flower",
+    "flower", "a file (PNG, JPEG, ...; .npy of pixel values), or china, flower"
   )
 
 
@@ -166,9 +165,7 @@ def _game(config, net, image, players, see, target):
 
 
 def prepared(
-  model: str,
-  picture: np.ndarray,
-  preparation: pixels.Preparation | None,
+  model: str, picture: np.ndarray, preparation: pixels.Preparation | None
 ) -> tuple[np.ndarray, np.ndarray, str]:
   """Pixel values, the image as it is drawn `[H, W, 3]`, and a fact."""
   if picture.dtype != np.uint8:

@@ -69,10 +69,7 @@ def subject(config: Sentiment, workdir: pathlib.Path) -> subjects.Subject:
   else:
     names, through, facts["head"] = _headed(config, net, data, workdir)
   prompt = text_lib.prompt(
-    text,
-    net.tokenizer,
-    networks.players(config),
-    max_length=_max_length(net),
+    text, net.tokenizer, networks.players(config), max_length=_max_length(net)
   )
   see, absent_facts = networks.absence(config, net, prompt)
   logits = networks.scores(

@@ -53,7 +53,4 @@ def _optional(package: str) -> Any:
 # Of the folder of a process's log.
 SINKS: Mapping[
   str, Callable[[str], contextlib.AbstractContextManager[run.Sink]]
-] = {
-  "tensorboard": _tensorboard,
-  "wandb": _wandb,
-}
+] = {"tensorboard": _tensorboard, "wandb": _wandb}

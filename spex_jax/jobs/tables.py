@@ -285,10 +285,7 @@ def _scikit_learn(config, workdir, data, train, test, x, baseline, absent):
   model.fit(train.features, train.targets)
   answer, what, units = fitted.answer(model, x[None], train.classes)
   evaluator = masked.masked(
-    answer,
-    x,
-    baseline,
-    rows_per_call=config.batch_size * len(baseline),
+    answer, x, baseline, rows_per_call=config.batch_size * len(baseline)
   )
   score = _score(test, model.predict(test.features))
   return evaluator, what, units, f"{kind}{centred}, {score}"

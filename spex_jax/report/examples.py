@@ -112,11 +112,7 @@ def images(
 
 
 def bars(
-  points: Sequence[Point],
-  names: Sequence[str],
-  *,
-  units: str,
-  title: str = "",
+  points: Sequence[Point], names: Sequence[str], *, units: str, title: str = ""
 ) -> "matplotlib.figure.Figure":
   """Signed bars for each test point, with 95 % intervals where known.
 

@@ -206,8 +206,7 @@ class CircuitCmap(settings.Settings):
     None, "the base: a directory or a hub name; short for --config.model"
   )
   tuned: str | None = settings.field(
-    None,
-    "the fine-tuned model, or a LoRA adapter of the base; needed",
+    None, "the fine-tuned model, or a LoRA adapter of the base; needed"
   )
   task: str | None = _TASK
   config: str | None = words.NAMED

@@ -8,13 +8,7 @@ import pytest
 
 from spex_jax.ablate import closed, services
 from spex_jax.agents import llm, loopback, sandbox
-from spex_jax.agents.maia import (
-  exemplars,
-  labels,
-  scripted,
-  talking,
-  units,
-)
+from spex_jax.agents.maia import exemplars, labels, scripted, talking, units
 from spex_jax.agents.maia import tools as tools_lib
 from spex_jax.agents.world import outside, rendering, scenes
 

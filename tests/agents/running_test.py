@@ -11,13 +11,7 @@ import pytest
 from spex_jax import cli
 from spex_jax.ablate import closed
 from spex_jax.agents import loopback, running
-from spex_jax.agents.find import (
-  answers,
-  functions,
-  generating,
-  numeric,
-  scores,
-)
+from spex_jax.agents.find import answers, functions, generating, numeric, scores
 from spex_jax.jobs import find
 from spex_jax.store import folders
 

@@ -4,13 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spex_jax.circuits import (
-  completeness,
-  curves,
-  identities,
-  judging,
-  metrics,
-)
+from spex_jax.circuits import completeness, curves, identities, judging, metrics
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import judged as judged_lib
 from spex_jax.models import sites

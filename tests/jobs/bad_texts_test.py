@@ -72,12 +72,7 @@ def _config(name, model, **changes):
       {"text": "the", "readout": "logit", "target": " the film"},
       "readout='logit' is of one token",
     ),
-    (
-      "lm",
-      "lm",
-      {"text": "the fi", "target": "lm"},
-      "Begin it with a space",
-    ),
+    ("lm", "lm", {"text": "the fi", "target": "lm"}, "Begin it with a space"),
     ("lm", "lm", {"rival": " fun"}, "rival=' fun' is for readout='margin'"),
     (
       "lm",

@@ -95,9 +95,7 @@ def _pipeline():
     (impute.SimpleImputer(), ["age", "income"]),
   )
   return pipeline.make_pipeline(
-    make,
-    preprocessing.StandardScaler(),
-    linear_model.LogisticRegression(),
+    make, preprocessing.StandardScaler(), linear_model.LogisticRegression()
   ).fit(_FRAME, _CHURN)
 
 

@@ -41,10 +41,7 @@ def test_tabular(tmp_path, capsys):
     faith = explanation["faithfulness"]
     assert faith == pytest.approx(1.0), (kind, target, out)
   line = command.refused(
-    capsys,
-    "explain",
-    "--config=tabular:quick",
-    "--config.target_column=a",
+    capsys, "explain", "--config=tabular:quick", "--config.target_column=a"
   )
   assert "target_column='a' is for a .csv file; 'wine'" in line
 

@@ -17,13 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
-from spex_jax.agents.checkup import (
-  augmenting,
-  encoders,
-  moco,
-  pictures,
-  probes,
-)
+from spex_jax.agents.checkup import augmenting, encoders, moco, pictures, probes
 from spex_jax.training import loop
 
 RANDOM, SUPERVISED = "random", "supervised"

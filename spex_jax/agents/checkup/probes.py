@@ -67,10 +67,7 @@ def knn(
 
 
 def linear(
-  features: base.Array,
-  labels: base.Array,
-  asked: base.Array,
-  truth: base.Array,
+  features: base.Array, labels: base.Array, asked: base.Array, truth: base.Array
 ) -> float:
   """The share that a logistic regression on the features tells.
 

@@ -3,13 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from spex_jax.agents.find import (
-  functions,
-  knowledge,
-  numeric,
-  sets,
-  strings,
-)
+from spex_jax.agents.find import functions, knowledge, numeric, sets, strings
 
 if TYPE_CHECKING:
   from spex_jax.models import sites

@@ -209,8 +209,7 @@ def _needed(
   """
   given = scene.things[number]
   put = lambda thing: dataclasses.replace(
-    scene,
-    things=(*scene.things[:number], thing, *scene.things[number + 1 :]),
+    scene, things=(*scene.things[:number], thing, *scene.things[number + 1 :])
   )
   words = {name: bench.others(name, scene) for name in concepts.OF_THINGS}
   others = []
@@ -277,8 +276,7 @@ def _split(
 
 
 def _reasoned(
-  bench: _Bench,
-  implicants: collections.Counter[tuple[concepts.Concept, ...]],
+  bench: _Bench, implicants: collections.Counter[tuple[concepts.Concept, ...]]
 ) -> labels.Label | None:
   """The label that implicants leave; partners and blockers are looked for."""
   pairs = [own for own in implicants if len(own) == 2]
@@ -318,10 +316,7 @@ def _panel(away: concepts.Concept) -> list[scenes.Thing]:
 
 
 def _culprit(
-  bench: _Bench,
-  test: Test,
-  things: Sequence[scenes.Thing],
-  scene: scenes.Scene,
+  bench: _Bench, test: Test, things: Sequence[scenes.Thing], scene: scenes.Scene
 ) -> concepts.Concept | None:
   """The concept of one of some things that, beside a scene, passes a test.
 
