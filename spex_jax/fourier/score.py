@@ -168,6 +168,36 @@ def top_k_agreement(a: base.Array, b: base.Array, k: int) -> float:
   return len(tops[0] & tops[1]) / k
 
 
+def auroc(scores: base.Array, inside: base.Array) -> float:
+  """The chance that a thing inside scores above one outside; ties count half.
+
+  Args:
+    scores: `[M]`, infinities allowed.
+    inside: bool `[M]`.
+
+  Raises:
+    ValueError: other shapes or types, NaN, or nothing to tell apart.
+  """
+  import scipy.stats  # Slow to import.
+
+  scores, inside = np.asarray(scores, np.float64), np.asarray(inside)
+  if scores.ndim != 1 or scores.shape != inside.shape or inside.dtype != bool:
+    raise ValueError(
+      f"Need scores [M] and booleans [M]; got {scores.shape} and "
+      f"{inside.dtype}{list(inside.shape)}."
+    )
+  if np.isnan(scores).any():
+    raise ValueError("Scores must not be NaN.")
+  hits, rest = int(inside.sum()), int((~inside).sum())
+  if not hits or not rest:
+    raise ValueError(
+      f"There is nothing to tell apart: {hits} are inside, {rest} outside."
+    )
+  ranks = scipy.stats.rankdata(scores)[inside]
+  # Mann and Whitney's U.
+  return float((ranks.sum() - hits * (hits + 1) / 2) / (hits * rest))
+
+
 def standard_error(each: base.Array) -> float | None:
   """The standard error of the mean over targets; None for one target."""
   if len(each) < 2:
