@@ -260,6 +260,7 @@ def test_neurons():
     judge(circuit, ablation="zero")
 
 
+@pytest.mark.slow
 def test_more_circuits_than_one_call_takes(monkeypatch):
   net, params = tiny.network()
   graph = graph_lib.Graph.of(net)
