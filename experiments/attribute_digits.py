@@ -28,10 +28,10 @@ from collections.abc import Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 import spex_jax as spex
-from experiments import rows
+from experiments import command, rows
 from spex_jax.ablate import evaluate
 from spex_jax.fourier import score
 from spex_jax.indices import attribution, judging
@@ -362,6 +362,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  flags.DEFINE_enum("config", "quick", sorted(CONFIGS), "What to retrain.")
-  flags.DEFINE_string("output", None, "File for the rows, too.")
-  app.run(main)
+  command.run(main, CONFIGS, "quick")

@@ -29,7 +29,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from experiments import bench_networks, context_support, rows
+from experiments import bench_networks, command, context_support, rows
 from spex_jax import context
 from spex_jax.context import fitting, scoring
 from spex_jax.context import sources as sources_lib
@@ -288,13 +288,11 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _define() -> None:
-  flags.DEFINE_enum("config", "quick", sorted(CONFIGS), "Sizes.")
   flags.DEFINE_string("model", None, "A checkpoint of a language model.")
   flags.DEFINE_string("peer", None, "Interpreter of the peers.")
   flags.DEFINE_list("rows", [], f"Of {', '.join(KINDS)}; all by default.")
-  flags.DEFINE_string("output", None, "File for the lines, too.")
 
 
 if __name__ == "__main__":
   _define()
-  app.run(main)
+  command.run(main, CONFIGS, "quick")

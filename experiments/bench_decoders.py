@@ -30,7 +30,7 @@ import jax
 from absl import app, flags
 
 import spex_jax as spex
-from experiments import decoder_figures, decoder_report, games, rows
+from experiments import command, decoder_figures, decoder_report, games, rows
 from spex_jax.fourier import sparse
 from third_party import process, shapiq_peer
 
@@ -215,7 +215,6 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  # Defined here, so that a test may import several experiments.
   flags.DEFINE_string("games", None, "Folder of recorded games.", required=True)
   flags.DEFINE_list("budgets", ["512", "1024", "4096"], "Masks to fit on.")
   flags.DEFINE_list("methods", ["auto"], "Of ours.")
@@ -223,6 +222,5 @@ if __name__ == "__main__":
   flags.DEFINE_integer("peer_threads", 1, "Of its OpenMP; 0 for its default.")
   flags.DEFINE_string("peer_rows", None, "Rows of the peers' earlier run.")
   flags.DEFINE_integer("repeats", 1, "Calls of ours after the first.")
-  flags.DEFINE_string("output", None, "File for the rows, as well.")
   flags.DEFINE_string("figures", None, "Folder for the figures.")
-  app.run(main)
+  command.run(main)

@@ -52,9 +52,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from experiments import bench_kept, bench_networks, rows
+from experiments import bench_kept, bench_networks, command, rows
 from spex_jax.ablate import evaluate, prefix
 
 _GIVE_BACK = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
@@ -399,8 +399,6 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  # Defined here, so that a test may import several experiments.
-  flags.DEFINE_enum("config", "full", sorted(CONFIGS), "Which sizes.")
   flags.DEFINE_list("memory", None, "batch,microbatch: only their peak.")
   flags.DEFINE_enum(
     "rows", "all", ["all", "encoder", "networks", "kept"], "Which."
@@ -409,5 +407,4 @@ if __name__ == "__main__":
   flags.DEFINE_string("minilm", None, "Folder of all-MiniLM-L6-v2.")
   flags.DEFINE_string("causal", None, "Folder of a causal language model.")
   flags.DEFINE_boolean("torch", False, "Run PyTorch beside ours.")
-  flags.DEFINE_string("output", None, "File for the lines, as well.")
-  app.run(main)
+  command.run(main, CONFIGS)

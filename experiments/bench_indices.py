@@ -23,9 +23,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from experiments import rows
+from experiments import command, rows
 from spex_jax.fourier import sparse
 from spex_jax.indices import table
 from third_party import peers, process
@@ -176,8 +176,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  # Defined here, so that a test may import several experiments.
-  flags.DEFINE_enum("config", "full", sorted(CONFIGS), "Which sizes.")
   flags.DEFINE_bool("peer", True, "Run spectralexplain too (`make peers`).")
-  flags.DEFINE_string("output", None, "File for the lines, as well.")
-  app.run(main)
+  command.run(main, CONFIGS)

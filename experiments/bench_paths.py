@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from experiments import bench_circuits, rows
+from experiments import bench_circuits, command, rows
 from spex_jax.circuits import dcm, desiderata, metrics, paths, swaps
 from spex_jax.models import hub, sites
 from third_party import process, torch_peer
@@ -121,5 +121,4 @@ def main(argv):
 
 if __name__ == "__main__":
   flags.DEFINE_string("model", None, "Folder of a model of Llama's kind.")
-  flags.DEFINE_string("output", None, "File for the lines, too.")
-  app.run(main)
+  command.run(main)

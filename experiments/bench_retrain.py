@@ -33,9 +33,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from experiments import rows
+from experiments import command, rows
 from spex_jax.datasets import images
 from spex_jax.influence import classifiers, examples
 from spex_jax.models import convnet, mlp
@@ -424,10 +424,7 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  # Defined here, so that a test may import several experiments.
-  flags.DEFINE_enum("config", "full", sorted(CONFIGS), "Which sizes.")
   flags.DEFINE_list("rows", list(_ROWS), "Which rows.")
   flags.DEFINE_integer("cpu_devices", os.cpu_count(), "Devices of a CPU.")
   flags.DEFINE_boolean("torch", False, "Run PyTorch beside ours.")
-  flags.DEFINE_string("output", None, "File for the lines, as well.")
-  app.run(main)
+  command.run(main, CONFIGS)

@@ -34,10 +34,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 import spex_jax as spex
-from experiments import games, rows, shapley, shapley_games, singles_report
+from experiments import (
+  command,
+  games,
+  rows,
+  shapley,
+  shapley_games,
+  singles_report,
+)
 from spex_jax.fourier import score
 from third_party import process, shapiq_peer
 
@@ -259,16 +266,13 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  # Defined here, so that a test may import several experiments.
-  flags.DEFINE_enum("config", "full", sorted(CONFIGS), "What to compare.")
   flags.DEFINE_list("games", [], f"Instead: of {', '.join(GAMES)}.")
   flags.DEFINE_list("budgets", [], "Instead of the configuration's.")
   flags.DEFINE_bool("peer", True, "Run shapiq too (`make peers-shapiq`).")
-  flags.DEFINE_string("output", None, "File for the rows, as well.")
   flags.DEFINE_integer("seeds", 0, "Instead of the configuration's.")
   flags.DEFINE_string("peer_rows", None, "Rows of the peers' earlier run.")
   flags.DEFINE_string(
     "recorded", shapley_games.RECORDED, f"The file of {_RECORDED}."
   )
   flags.DEFINE_string("figure", None, "File for the figure.")
-  app.run(main)
+  command.run(main, CONFIGS)

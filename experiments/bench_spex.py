@@ -24,9 +24,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from experiments import parity_spectralexplain, rows
+from experiments import command, parity_spectralexplain, rows
 from spex_jax.datasets import synthetic
 from spex_jax.fourier import sparse, spex
 from third_party import peers, process
@@ -241,9 +241,6 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  # Defined here, so that a test may import several experiments.
-  flags.DEFINE_enum("config", "full", sorted(CONFIGS), "Which cases.")
   flags.DEFINE_bool("peer", True, "Run spectralexplain too (`make peers`).")
   flags.DEFINE_integer("peer_seeds", 5, "Most that the peer runs.")
-  flags.DEFINE_string("output", None, "File for the rows, as well.")
-  app.run(main)
+  command.run(main, CONFIGS)

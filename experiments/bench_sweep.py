@@ -23,9 +23,9 @@ import time
 from collections.abc import Iterator
 
 import ml_collections
-from absl import app, flags
+from absl import flags
 
-from experiments import rows
+from experiments import command, rows
 from experiments.configs import sweep_scale
 from spex_jax import base
 from spex_jax.jobs import sweeping
@@ -144,8 +144,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  # Defined here, so that a test may import several experiments.
-  flags.DEFINE_enum("config", "full", sorted(CONFIGS), "Which sizes.")
   flags.DEFINE_string("workdir", None, "An empty folder.", required=True)
-  flags.DEFINE_string("output", None, "File for the lines, as well.")
-  app.run(main)
+  command.run(main, CONFIGS)

@@ -21,9 +21,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from experiments import rows
+from experiments import command, rows
 from spex_jax.fourier import transform
 from third_party import peers, process
 
@@ -112,8 +112,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  # Defined here, so that a test may import several experiments.
-  flags.DEFINE_enum("config", "full", sorted(CONFIGS), "Which sizes.")
   flags.DEFINE_bool("peer", True, "Run the peer too (`make peers`).")
-  flags.DEFINE_string("output", None, "File for the lines, as well.")
-  app.run(main)
+  command.run(main, CONFIGS)

@@ -41,9 +41,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from absl import app, flags
+from absl import flags
 
-from experiments import rows
+from experiments import command, rows
 
 Row = rows.Row
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -353,8 +353,6 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-  flags.DEFINE_enum("config", "full", sorted(CONFIGS), "Sizes.")
   flags.DEFINE_enum("part", "", ["", *_PARTS], "One, in this very process.")
   flags.DEFINE_list("parts", list(_PARTS), "Which, and in which order.")
-  flags.DEFINE_string("output", None, "File for the lines, too.")
-  app.run(main)
+  command.run(main, CONFIGS)

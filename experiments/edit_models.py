@@ -32,7 +32,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from experiments import edit_study, edit_tasks, rows
+from experiments import command, edit_study, edit_tasks, rows
 from spex_jax import models
 from spex_jax.ablate import components
 from spex_jax.report import plots
@@ -274,15 +274,13 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  flags.DEFINE_enum("config", "quick", sorted(CONFIGS), "How large.")
   flags.DEFINE_enum("task", None, TASKS, "One task alone.")
   flags.DEFINE_integer("seed", 0, "Of everything random.")
   flags.DEFINE_integer("masks", None, "Ablations, instead of the config's.")
-  flags.DEFINE_string("output", None, "File for the rows, too.")
   flags.DEFINE_string("figures", None, "Folder for the figure.")
   flags.DEFINE_string("model", None, "Checkpoint: directory or hub name.")
   flags.DEFINE_string("data", None, "Labelled examples for it, .npz.")
   flags.DEFINE_enum(
     "kind", "filters", sorted(components.KINDS), "Components of it."
   )
-  app.run(main)
+  command.run(main, CONFIGS, "quick")

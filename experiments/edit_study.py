@@ -236,17 +236,6 @@ def _spread(draws: np.ndarray) -> Answer:
   }
 
 
-def auroc(statistic: np.ndarray, planted: np.ndarray) -> float:
-  """How often a planted component ranks above another; ties count half."""
-  from scipy import stats
-
-  ranks = stats.rankdata(statistic)
-  hits = int(planted.sum())
-  rest = len(planted) - hits
-  above = ranks[planted].sum() - hits * (hits + 1) / 2
-  return float(above / (hits * rest))
-
-
 def _short(number: Any) -> float:
   return float(f"{float(number):.4g}")
 

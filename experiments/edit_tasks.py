@@ -21,6 +21,7 @@ from experiments import edit_digits, edit_pictures, edit_study
 from spex_jax import base
 from spex_jax.ablate import components
 from spex_jax.components import editing
+from spex_jax.fourier import score
 from spex_jax.models import convnet, sites
 
 Answer = edit_study.Answer
@@ -350,7 +351,7 @@ def _cleaned(key, config, net, data, target, planted) -> Answer:
   found = _said(study, choice)
   if planted is not None:
     found["planted"] = int(planted.sum())
-    found["auroc"] = edit_study.auroc(-statistic, planted)
+    found["auroc"] = score.auroc(-statistic, planted)
     found["removed_planted"] = int(planted[choice.removed].sum())
   return found | edit_study.judged(parts[0], parts[1])
 

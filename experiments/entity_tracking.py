@@ -40,9 +40,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from experiments import rows
+from experiments import command, rows
 from spex_jax.circuits import (
   cmap,
   dcm,
@@ -441,6 +441,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-  flags.DEFINE_enum("config", "full", sorted(CONFIGS), "Sizes.")
-  flags.DEFINE_string("output", None, "A file for the rows.")
-  app.run(main)
+  command.run(main, CONFIGS)

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from experiments import rows
+from experiments import command, rows
 from spex_jax.agents.find import functions
 from spex_jax.agents.maia import failures, spurious
 from spex_jax.agents.world import rendering, scenes
@@ -166,6 +166,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  flags.DEFINE_enum("config", "quick", sorted(CONFIGS), "Setting.")
-  flags.DEFINE_string("output", None, "File for the rows.")
-  app.run(main)
+  command.run(main, CONFIGS, "quick")

@@ -28,9 +28,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import rows
-from spex_jax.circuits import curves, judging, metrics, scores
 from spex_jax.circuits import graph as graph_lib
+from spex_jax.circuits import judging, metrics, scores
 from spex_jax.circuits import pairs as pairs_lib
+from spex_jax.fourier import score
 from spex_jax.jobs import circuits_toy, subjects
 from spex_jax.models import attention, sites, transformer
 
@@ -94,9 +95,8 @@ def found(known: Known) -> dict[str, Any]:
   metric, circuit = metrics.logit_difference, known.circuit
   area, beside = {}, {}
   for name, settings in _SCORES.items():
-    score = scores.score(*given, metric, check=0, **settings).mean()
-    size = np.abs(score)
-    area[name] = round(curves.roc(size, circuit).auroc, 4)
+    size = np.abs(scores.score(*given, metric, check=0, **settings).mean())
+    area[name] = round(score.auroc(size, circuit.kept), 4)
     beside[name] = float(size[~circuit.kept].max() / size.max())
   judged = judging.faithfulness(*given, [circuit], metric)
   return {

@@ -34,10 +34,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 
 import spex_jax as spex
-from experiments import games, rows
+from experiments import command, games, rows
 from spex_jax import base, cli
 from spex_jax.ablate import gradients
 from spex_jax.indices import deletion
@@ -296,8 +296,6 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  # Defined here, so that a test may import several experiments.
-  flags.DEFINE_enum("config", "full", sorted(CONFIGS), "What to compare.")
   flags.DEFINE_string("subject", "digits", "Configuration of `spex explain`.")
   flags.DEFINE_string("vary", "image", "Its setting that numbers the inputs.")
   flags.DEFINE_multi_string("set", [], "KEY=VALUE: another of its settings.")
@@ -306,6 +304,5 @@ if __name__ == "__main__":
   flags.DEFINE_integer("inputs", None, "How many, instead.")
   flags.DEFINE_integer("budget", None, "Masks, instead.")
   flags.DEFINE_list("methods", [], "Methods of masks, instead.")
-  flags.DEFINE_string("output", None, "File for the rows, as well.")
   flags.DEFINE_string("figure", None, "File for the figure.")
-  app.run(main)
+  command.run(main, CONFIGS)

@@ -31,9 +31,9 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from experiments import rows
+from experiments import command, rows
 from spex_jax.agents.maia import spurious
 from spex_jax.agents.world import scenes
 from spex_jax.models import convnet
@@ -210,6 +210,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  flags.DEFINE_enum("config", "quick", sorted(CONFIGS), "Setting.")
-  flags.DEFINE_string("output", None, "File for the rows.")
-  app.run(main)
+  command.run(main, CONFIGS, "quick")

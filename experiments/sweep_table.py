@@ -24,9 +24,9 @@ Prints one JSON line per row, and Markdown at the end.
 from collections.abc import Iterator
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from experiments import rows
+from experiments import command, rows
 from spex_jax.fourier import score
 from spex_jax.indices import judging
 from spex_jax.influence import datamodels
@@ -145,8 +145,6 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  # Defined here, so that a test may import several experiments.
   flags.DEFINE_string("workdir", None, "Of the sweep.", required=True)
   flags.DEFINE_integer("show", 5, "Training examples to list.")
-  flags.DEFINE_string("output", None, "File for the lines, as well.")
-  app.run(main)
+  command.run(main)

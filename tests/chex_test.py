@@ -51,7 +51,6 @@ _OTHERWISE = {
   "masks/bch.py:_xor_sum": _PART,
   "fourier/gram.py:_scan_completions": _PART,
   "fourier/peeling.py:_readings": _PART,
-  "proxies/gaussian.py:_prior": _PART,
   "proxies/growing.py:_multiply": _PART,
   "training/linear.py:_features": _PART,
 }

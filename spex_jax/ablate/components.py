@@ -260,9 +260,7 @@ def game(
     ValueError: no parameters, or a `ref` that no player needs; see
       `first_block`. As `Players.edits`, where it is traced.
   """
-  params = net.params if params is None else params
-  if params is None:
-    raise ValueError("This network has no parameters: give `params`.")
+  params = net.given(params)
   fixed = sites.Edits() if edits is None else edits
   if players.edges and not fixed.cut:
     zeros = jnp.zeros((1, 1, len(net.writers), net.config.width))

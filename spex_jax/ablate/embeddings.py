@@ -63,7 +63,7 @@ def game(
   site = next((s for s in net.sites if s.endswith("embed.tokens")), None)
   if site is None:
     raise ValueError("The network has no site 'embed.tokens' to differentiate.")
-  params = net.params if params is None else params
+  params = net.given(params)
   see = absent.inputs(prompt, tokenizer, way, token=token)
   whole, nothing = see(np.ones(prompt.n, bool)), see(np.zeros(prompt.n, bool))
 

@@ -95,7 +95,7 @@ def resampled_of(
   Raises:
     ValueError: no parameters, R outside 1..B, NaN and infinity.
   """
-  params = _params(net, params)
+  params = net.given(params)
   rows = _draw(key, {len(x) for x in inputs.values()}, num_draws)
   given = {name: jnp.asarray(x)[rows] for name, x in inputs.items()}
   found = _capture(net, at)(params, given)
@@ -126,7 +126,7 @@ def mean_of(
   Raises:
     ValueError: no parameters, no example, axes without 0; see `mean`.
   """
-  params = _params(net, params)
+  params = net.given(params)
   count = len(next(iter(inputs.values())))
   if 0 not in axes or not count:
     raise ValueError(
@@ -169,13 +169,6 @@ def _finite(site: str, x: jax.Array) -> jax.Array:
       "it can stand in. Look for inputs that break the network."
     )
   return x
-
-
-def _params(net, params):
-  params = net.params if params is None else params
-  if params is None:
-    raise ValueError("This network has no parameters: give `params`.")
-  return params
 
 
 def _capture(net, at):

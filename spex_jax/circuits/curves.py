@@ -1,4 +1,4 @@
-"""Circuits by size, and against a reference: CMD, CPR, overlap, ROC.
+"""Circuits by size, and against a reference: CMD, CPR, overlap.
 
 f(x) is the faithfulness of the circuit with a share x of all edges. Over sizes
 x_1 < ... < x_k, by trapezoids:
@@ -238,52 +238,3 @@ def _overlap(found: set, wanted: set) -> Overlap:
     recall=both / len(wanted),
     iou=both / len(found | wanted),
   )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Roc:
-  """The receiver operating characteristic of scores.
-
-  Attributes:
-    false: float64 `[K]`, share of the edges outside the reference whose score
-      is at least a threshold, for thresholds from high to low.
-    true: float64 `[K]`, the same of the reference's.
-    auroc: the area; the chance that an edge of the reference scores above one
-      outside, ties counted half.
-  """
-
-  false: np.ndarray
-  true: np.ndarray
-  auroc: float
-
-
-def roc(scores: base.Array, reference: graph_lib.Circuit) -> Roc:
-  """How well scores tell the edges of a reference from all others.
-
-  Args:
-    scores: `[E]`, such as the size of mean scores; larger is in.
-    reference: the right answer.
-
-  Raises:
-    ValueError: scores of another shape or NaN, or a reference that has all
-      edges or none.
-  """
-  values = np.asarray(scores, np.float64)
-  inside = reference.kept
-  reference.check(reference.graph)
-  if values.shape != inside.shape or np.isnan(values).any():
-    raise ValueError(
-      f"Need {len(inside)} scores, none of them NaN; got {values.shape} with "
-      f"{int(np.isnan(values).sum())} NaN."
-    )
-  if inside.all() or not inside.any():
-    raise ValueError(
-      f"The reference has {inside.sum()} of {len(inside)} edges: there is "
-      "nothing to tell apart."
-    )
-  levels, where = np.unique(-values, return_inverse=True)
-  hits = np.bincount(where, inside, len(levels))
-  others = np.bincount(where, ~inside, len(levels))
-  true = np.concatenate([[0], np.cumsum(hits) / inside.sum()])
-  false = np.concatenate([[0], np.cumsum(others) / (~inside).sum()])
-  return Roc(false, true, float(np.trapezoid(true, false)))

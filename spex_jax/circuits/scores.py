@@ -38,6 +38,7 @@ from spex_jax.circuits import (
 )
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import pairs as pairs_lib
+from spex_jax.fourier import score as score_lib
 from spex_jax.models import backward as backward_lib
 from spex_jax.models import sites
 
@@ -238,11 +239,9 @@ def _agreement(values, pairs, effects, check, seed):
   which = np.sort(np.concatenate([top, drawn]))
   found = effects(some, which).mean(0)
   estimate = values[: len(some), which].mean(0)
-  flat = np.ptp(found) == 0 or np.ptp(estimate) == 0
-  pearson, kendall = np.nan, np.nan
-  if not flat:
-    pearson = float(np.corrcoef(found, estimate)[0, 1])
-    kendall = float(stats.kendalltau(found, estimate).statistic)
+  pearson = float(score_lib.pearson(found, estimate, constant=np.nan))
+  # NaN where either is constant, too.
+  kendall = float(stats.kendalltau(found, estimate).statistic)
   return scored.Agreement(which, found, estimate, len(some), pearson, kendall)
 
 

@@ -70,10 +70,7 @@ def acdc(
   metric: metrics.Metric,
   threshold: float,
   *,
-  start: graph_lib.Circuit | None = None,
   one_by_one: bool = False,
-  absolute: bool = False,
-  progress: Told | None = None,
   **settings: Any,
 ) -> Found:
   """Removes edges that do not matter, from the output to the input.
@@ -92,10 +89,7 @@ def acdc(
     pairs: N.
     metric: such as `metrics.kl`, the paper's; higher is better.
     threshold: tau, in its units.
-    start: where to begin; all edges by default.
     one_by_one: see above.
-    absolute: whether a rise counts as a fall does.
-    progress: called with the readers that are done, and their number.
     **settings: of `judging.Judge`.
 
   Raises:
@@ -103,18 +97,14 @@ def acdc(
   """
   if not threshold > 0:
     raise ValueError(f"The threshold must be positive; got {threshold}.")
-  judge, graph, kept = begun(net, params, pairs, metric, start, settings)
+  judge, graph, kept = begun(net, params, pairs, metric, None, settings)
   value = float(judge(kept[None]).mean())
   _check(value)
   scores = np.where(kept, np.inf, -np.inf)
-  fall = lambda before, after: (
-    np.abs(before - after) if absolute else before - after
-  )
   history = []
-  points = _points(graph)
-  for number, edges in enumerate(reversed(points)):
+  for edges in reversed(_points(graph)):
     reader = graph.edge(edges[0])[1]
-    block = 0 if start is not None else _start(judge.net, reader)
+    block = _start(judge.net, reader)
     live = graph_lib.Circuit(graph, kept).prune().kept
     if (live != kept).any():
       scores[kept & ~live] = 0
@@ -122,18 +112,16 @@ def acdc(
     edges = edges[kept[edges]]
     if one_by_one:
       kept, value = _guessed(
-        judge, kept, edges, value, threshold, fall, scores, block
+        judge, kept, edges, value, threshold, scores, block
       )
     elif len(edges):
-      scores[edges] = fall(value, _without(judge, kept, edges, block))
+      scores[edges] = value - _without(judge, kept, edges, block)
       gone = edges[scores[edges] < threshold]
       if len(gone):
         kept = kept.copy()
         kept[gone] = False
         value = float(judge(kept[None]).mean())
     history.append((reader, int(kept.sum()), value))
-    if progress is not None:
-      progress(number + 1, len(points))
   circuit = graph_lib.Circuit(graph, kept).prune()
   scores[kept & ~circuit.kept] = 0
   value = float(judge(circuit.kept[None]).mean())
@@ -149,7 +137,6 @@ def greedy(
   *,
   pool: graph_lib.Circuit | None = None,
   share: float = 0.2,
-  progress: Told | None = None,
   **settings: Any,
 ) -> Found:
   """Removes the edges that change least, until so many are left.
@@ -166,7 +153,6 @@ def greedy(
     edges: how many are left.
     pool: where to begin, such as the strongest by scores; all by default.
     share: of what is left, removed in a round; the smaller, the dearer.
-    progress: called with the edges that are gone, and that shall be.
     **settings: of `judging.Judge`.
 
   Raises:
@@ -204,8 +190,6 @@ def greedy(
     value = float(judge(kept[None]).mean())
     rounds += 1
     history.append((f"round {rounds}", int(kept.sum()), value))
-    if progress is not None:
-      progress(begin - int(kept.sum()), begin - edges)
   circuit = graph_lib.Circuit(graph, kept)
   return Found(circuit, value, judge.runs, tuple(history), scores)
 
@@ -263,7 +247,7 @@ def _without(
   return np.concatenate(found)
 
 
-def _guessed(judge, kept, edges, value, threshold, fall, scores, start):
+def _guessed(judge, kept, edges, value, threshold, scores, start):
   """ACDC, one edge after the other, in calls that guess removals ahead.
 
   What is left and the mean metric there. The order is that of the effects of
@@ -271,7 +255,7 @@ def _guessed(judge, kept, edges, value, threshold, fall, scores, start):
   """
   if not len(edges):
     return kept, value
-  alone = fall(value, _without(judge, kept, edges, start))
+  alone = value - _without(judge, kept, edges, start)
   left = list(edges[np.argsort(alone, kind="stable")])
   while left:
     # The circuit after the removal of the first, the first two, and so on.
@@ -280,7 +264,7 @@ def _guessed(judge, kept, edges, value, threshold, fall, scores, start):
     for k, edge in enumerate(ahead):
       rows[k:, edge] = False
     values = judge(rows, start).mean(axis=1)
-    falls = fall(np.concatenate([[value], values[:-1]]), values)
+    falls = np.concatenate([[value], values[:-1]]) - values
     bad = np.flatnonzero(falls >= threshold)
     taken = int(bad[0]) if len(bad) else len(ahead)
     scores[ahead[: taken + 1]] = falls[: taken + 1]

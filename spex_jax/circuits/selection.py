@@ -28,6 +28,7 @@ from spex_jax.circuits import graph as graph_lib
 
 BY = ("size", "helpful")
 _CANDIDATES = 4000  # Edges that a programme chooses among.
+_DRAWS = 200  # Of pairs anew.
 
 
 def top(
@@ -141,14 +142,15 @@ def programme(
   by: str = "size",
   *,
   helpful_share: float = 0.0,
-  candidates: int | None = None,
   time_limit: float = 60.0,
 ) -> graph_lib.Circuit:
   """The connected circuit of at most n edges with the largest sum of scores.
 
   An integer programme for HiGHS: x of an edge, y of a node, both 0 or 1;
   maximise the sum of x times its gain, where an edge needs its writer and a
-  node that reads it, and an inner node an edge into it and one out of it.
+  node that reads it, and an inner node an edge into it and one out of it. The
+  edges are those of the 4,000 or 4 n largest gains, whichever are more, and of
+  a greedy circuit.
 
   Args:
     graph: of E edges.
@@ -156,8 +158,6 @@ def programme(
     n: the most edges.
     by: one of `BY`: gains are sizes, or negative scores.
     helpful_share: at least this share of the edges has a negative score.
-    candidates: edges that are chosen among, those of the largest gains and a
-      greedy circuit; 4,000 or 4 n by default, whichever is more.
     time_limit: seconds; the best circuit found by then is returned, which is
       no worse than the greedy one.
 
@@ -172,8 +172,7 @@ def programme(
   if not 0 <= helpful_share <= 1:
     raise ValueError(f"helpful_share must lie in 0..1; got {helpful_share}.")
   start = greedy(graph, scores, n, by)
-  most = max(_CANDIDATES, 4 * n) if candidates is None else candidates
-  order = np.argsort(-gain, kind="stable")[:most]
+  order = np.argsort(-gain, kind="stable")[: max(_CANDIDATES, 4 * n)]
   among = (graph.circuit(order) | start).prune()
   edges = among.numbers
   if not len(edges) or not n:
@@ -218,17 +217,16 @@ def programme(
 
 
 def consistent(
-  values: base.Array, key: base.Key, *, draws: int = 200, level: float = 0.95
+  values: base.Array, key: base.Key, *, level: float = 0.95
 ) -> np.ndarray:
   """Which edges have a score whose sign does not hang on the choice of pairs.
 
-  Pairs are drawn anew with replacement; an edge is consistent if at least
-  `level` of the means have the sign of the mean of all.
+  Pairs are drawn anew with replacement, 200 times; an edge is consistent if at
+  least `level` of the means have the sign of the mean of all.
 
   Args:
     values: `[N, E]`, scores of every pair.
     key: consumed.
-    draws: how often.
     level: in 0..1.
 
   Returns:
@@ -243,10 +241,10 @@ def consistent(
     raise ValueError(
       f"Scores by pair must be finite and [N, E]; got {values.shape}."
     )
-  if not 0 <= level <= 1 or draws < 1:
-    raise ValueError(f"level={level}, draws={draws}: out of range.")
+  if not 0 <= level <= 1:
+    raise ValueError(f"level={level}: out of range.")
   count = len(values)
-  drawn = np.asarray(jax.random.randint(key, (draws, count), 0, count))
+  drawn = np.asarray(jax.random.randint(key, (_DRAWS, count), 0, count))
   counts = np.stack([np.bincount(row, minlength=count) for row in drawn])
   sign = np.sign(values.mean(axis=0))
   agrees = np.sign(counts @ values / count) == sign

@@ -42,6 +42,7 @@ _MOMENTS = {"b1": 0.8, "b2": 0.95}
 _MARGIN = (
   1e-3  # Between the logits of edges that are kept at first, and others.
 )
+_LEARNED_RATE = 0.1
 # Of `refine`; set on antonym pairs of a 30-layer model.
 STEPS, RATE = 20, 0.05
 
@@ -58,8 +59,6 @@ def learned(
   start: base.Array | None = None,
   penalty: float = 1.0,
   steps: int = 200,
-  rate: float = 0.1,
-  progress: search.Told | None = None,
   **settings: Any,
 ) -> search.Found:
   """Trains a gate for every edge, by gradients through noisy gates.
@@ -82,8 +81,6 @@ def learned(
       the size of scores; by default all gates begin equally open.
     penalty: of open gates.
     steps: S.
-    rate: of Adam.
-    progress: called with the steps that are done, and S.
     **settings: of `judging.Judge`.
 
   Raises:
@@ -92,10 +89,9 @@ def learned(
   """
   import optax  # Slow to import.
 
-  if steps < 1 or not rate > 0 or penalty < 0:
+  if steps < 1 or penalty < 0:
     raise ValueError(
-      f"Need steps >= 1, rate > 0 and penalty >= 0; got {steps}, {rate}, "
-      f"{penalty}."
+      f"Need steps >= 1 and penalty >= 0; got {steps}, {penalty}."
     )
   judge, graph, inside = search.begun(
     net, params, pairs, metric, pool, settings
@@ -106,7 +102,7 @@ def learned(
   effect = _effect(judge)
   kind = jnp.result_type(float)
   gates: Any = jnp.where(inside, 2.0 + _ranked(start, inside), 0)
-  adam = optax.adam(rate)
+  adam = optax.adam(_LEARNED_RATE)
   state = adam.init(gates)
   for step in range(steps):
     own = jax.random.fold_in(key, step)
@@ -120,8 +116,6 @@ def learned(
     slope += weight * jnp.where(inside, odds * (1 - odds), 0)
     updates, state = adam.update(slope, state)
     gates = optax.apply_updates(gates, updates)
-    if progress is not None:
-      progress(step + 1, steps)
   found = np.where(inside, np.asarray(gates, np.float64), -np.inf)
   if np.isnan(found).any():
     raise ValueError("Gates became NaN: the metric's gradient is, somewhere.")

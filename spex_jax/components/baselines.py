@@ -81,7 +81,7 @@ def gradient_x_parameter(
   """
   count = _count(inputs)
   game = components.game(
-    net, players.apart(count), inputs, read, params=_given(net, params)
+    net, players.apart(count), inputs, read, params=net.given(params)
   )
 
   def total(gates, given):
@@ -212,7 +212,7 @@ def _along(
     return values.reshape(count, -1).sum(axis=0)
 
   shared = {
-    "params": _given(net, params),
+    "params": net.given(params),
     "inputs": inputs,
     "baseline": jnp.asarray(baseline),
   }
@@ -248,13 +248,6 @@ def _place(net, inputs) -> str:
       f"{sorted(inputs)}, or a site."
     )
   return found[0]
-
-
-def _given(net, params):
-  params = net.params if params is None else params
-  if params is None:
-    raise ValueError("This network has no parameters: give `params`.")
-  return params
 
 
 def _count(inputs) -> int:

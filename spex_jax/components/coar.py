@@ -19,7 +19,7 @@ choices.
 Shapes: n components, B masks, T targets (examples).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import jax
 import numpy as np
@@ -30,9 +30,7 @@ from spex_jax.indices import attribution
 from spex_jax.masks import sampling
 
 # As in `influence.datamodels`: 1/B |y - b - M w|^2 + penalty / 4 |w|^2.
-PENALTIES = tuple(10.0**k for k in range(-4, 3))
-_EVERY = 5  # One row in so many is held out to choose by, ...
-_MOST_HELD = 4096  # ... but no more than these.
+_PENALTIES = (*(10.0**k for k in range(2, -5, -1)), 0.0)
 _NAMED = 5  # Components that a note names.
 
 
@@ -41,7 +39,6 @@ def fit(
   values: base.Values,
   *,
   penalty: float | None = None,
-  penalties: Sequence[float] = PENALTIES,
 ) -> attribution.Attribution:
   """Scores from masks and values that you have.
 
@@ -49,9 +46,8 @@ def fit(
     masks: bool `[B, n]`, drawn in any order that says nothing of them.
     values: `[B]` or `[B, T]`.
     penalty: the penalty of all targets, 0 for least squares; None chooses for
-      each target by every fifth mask (at most 4,096 of them), then fits all.
-    penalties: the candidates to choose from, beside 0 where that has a single
-      answer.
+      each target, of 1e-4 to 100 and 0 where that has a single answer, by every
+      fifth mask (at most 4,096 of them), then fits all.
 
   Returns:
     Scores; with standard errors from least squares. Notes say which components
@@ -63,14 +59,13 @@ def fit(
       refuses (NaN and infinity among them).
     TypeError: values that are not real numbers.
   """
-  return stream([(masks, values)], penalty=penalty, penalties=penalties)
+  return stream([(masks, values)], penalty=penalty)
 
 
 def stream(
   batches: Iterable[tuple[base.Masks, base.Values]],
   *,
   penalty: float | None = None,
-  penalties: Sequence[float] = PENALTIES,
   tile: int | None = None,
 ) -> attribution.Attribution:
   """Scores from batches of masks and values, read once and not kept.
@@ -78,7 +73,6 @@ def stream(
   Args:
     batches: pairs as for `fit`, of one n and T.
     penalty: the penalty of all targets, as for `fit`.
-    penalties: the candidates to choose from, as for `fit`.
     tile: side of the Gram matrix's tiles on JAX's default device, say 8,192;
       None for the host, in 16 n^2 bytes. See `fourier.tiles` for its memory:
       n = 100,000 fits on one device of 80 GB.
@@ -87,12 +81,8 @@ def stream(
     ValueError: as `fit`; with tiles, also a penalty too small for float32.
     TypeError: as `fit`.
   """
-  candidates = sorted({0.0, *penalties}, reverse=True)
-  given = [] if penalty is None else [penalty]
-  if any(not 0 <= one < np.inf for one in (*candidates, *given)):
-    raise ValueError(
-      f"Penalties must be finite and at least 0; got {penalty}, {penalties}."
-    )
+  if penalty is not None and not 0 <= penalty < np.inf:
+    raise ValueError(f"penalty must be finite and at least 0; got {penalty}.")
   # Sums of the rows to fit; every fifth row apart, to choose penalties by.
   sums, held, num_masks = None, _Held(), 0
   for masks, values in batches:
@@ -106,38 +96,30 @@ def stream(
     apart = held.take(masks, y, before)
     if not apart.all():
       sums.add(masks[~apart], y[~apart])
-  if sums is None or num_masks < _EVERY:
+  if sums is None or num_masks < normal.EVERY:
     raise ValueError(
-      f"Component attribution needs at least {_EVERY} masks; got {num_masks}."
+      f"Component attribution needs at least {normal.EVERY} masks; got "
+      f"{num_masks}."
     )
-  # A penalty for each target.
-  why = "given"
+  # A penalty for each target, and a fit for each penalty in use.
+  why, chosen = "given", np.zeros(sums.num_targets, int)
+  grid = np.array(_PENALTIES if penalty is None else [penalty])
   if penalty is None:
     masks, y = held.rows()
-    loadings = [one / 4 for one in candidates]
-    chosen, _ = normal.choose(sums, (masks, y), loadings, sums.varies)
-    used = np.array(candidates)[chosen]
+    chosen, _ = normal.choose(sums, (masks, y), grid / 4, sums.varies)
     sums.add(masks, y)
     why = f"chosen on {len(masks)} masks"
-  else:
-    used = np.full(sums.num_targets, float(penalty))
-  # Weights, a fit for each penalty in use.
-  varies = sums.varies
-  weights = np.zeros((sums.n, sums.num_targets))
-  for one in np.unique(used):
-    found = sums.solve(one / 4, varies)
-    if found is None:
-      what = f"penalty={one:.3g} is too small for a factor in float32"
-      if one == 0:
-        what = "penalty=0 asks for least squares, which has no single answer"
-      raise ValueError(
-        f"{what} here: {num_masks} masks, {sums.n} components. Give a larger "
-        "one; penalty=None chooses ridge."
-      )
-    if (used == one).all():
-      weights = found
-    else:
-      weights[:, used == one] = found[:, used == one]
+  used, varies = grid[chosen], sums.varies
+  try:
+    weights = sums.solve_each(grid / 4, chosen, varies)
+  except ValueError:
+    what = f"penalty={used.min():.3g} is too small for a factor in float32"
+    if not used.min():
+      what = "penalty=0 asks for least squares, which has no single answer"
+    raise ValueError(
+      f"{what} here: {num_masks} masks, {sums.n} components. Give a larger "
+      "one; penalty=None chooses ridge."
+    ) from None
   # What is to be said of them.
   notes = _idle(varies, sums)
   unknowns = int(varies.sum()) + 1
@@ -236,8 +218,7 @@ class _Held:
     self, masks: np.ndarray, values: np.ndarray, before: int
   ) -> np.ndarray:
     """Takes its share; returns which rows those are, bool `[b]`."""
-    apart = (before + np.arange(len(masks))) % _EVERY == _EVERY - 1
-    apart &= self._count + np.cumsum(apart) <= _MOST_HELD
+    apart = normal.held_out(len(masks), before, self._count)
     self._n = masks.shape[1]
     self._masks.append(np.packbits(masks[apart], axis=1))
     self._values.append(values[apart])

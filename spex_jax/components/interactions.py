@@ -33,8 +33,6 @@ from spex_jax import base
 from spex_jax.fourier import normal, sparse
 from spex_jax.indices import attribution
 
-_EVERY = 5  # One mask in so many chooses penalties, ...
-_MOST_HELD = 4096  # ... but no more than these.
 _SINGLES = (1e-6, 1e-3, 1e-2, 1e-1)  # Loadings: shares of a column's variance.
 _PAIRS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 _STRONGEST = 64  # Components whose pairs are scanned, by their energy.
@@ -148,9 +146,9 @@ def fit(
   """
   masks, values = attribution.samples(masks, values)
   num_masks, n = masks.shape
-  if num_masks < 2 * _EVERY:
+  if num_masks < 2 * normal.EVERY:
     raise ValueError(
-      f"Pairs need at least {2 * _EVERY} masks; got {num_masks}."
+      f"Pairs need at least {2 * normal.EVERY} masks; got {num_masks}."
     )
   share = masks.mean(axis=0)
   varies = (share > 0) & (share < 1)
@@ -158,8 +156,7 @@ def fit(
   keep = np.where(varies, np.asarray(keep, np.float64), 0.5)
   if not ((keep > 0) & (keep < 1)).all():
     raise ValueError("keep must lie between 0 and 1.")
-  held = np.arange(num_masks) % _EVERY == _EVERY - 1
-  held &= np.cumsum(held) <= _MOST_HELD
+  held = normal.held_out(num_masks)
   chi = np.where(varies, _chi(masks, keep), 0.0)
   # First order, to see what it leaves.
   first = normal.Normal(n, values.shape[1]).add(chi[~held], values[~held])

@@ -93,7 +93,7 @@ def attribute(
       f"{', '.join(methods.MASKING[:2])}."
     )
   # What was generated, and which of its steps are asked about.
-  params = net.params if params is None else params
+  params = net.given(params)
   made, contrast, forced = _read(
     net, given, contrast, forced, params, max_new_tokens
   )

@@ -165,7 +165,7 @@ def impute(
     return Cues((), rivals[wanted], none[0], none[1] if outer else None, None)
   game = games.Game(
     net,
-    net.params if params is None else params,
+    net.given(params),
     _first(runs, runs.inputs()),
     runs.places()[0][wanted],
     TARGETS[target],

@@ -82,7 +82,7 @@ def logits(
     TypeError, ValueError: as `Runs.check`.
   """
   runs.check(net)
-  params = net.params if params is None else params
+  params = net.given(params)
   found = stepping.run(sites.Model(net), params, runs.inputs(), runs.places())
   chex.assert_rank(found, 3)
   return found[0], found[1]
@@ -112,7 +112,7 @@ def scores(
   if metric not in NAMES:
     raise ValueError(f"metric={metric!r}: choose from {', '.join(NAMES)}.")
   if metric == RELATIVE:
-    params = net.params if params is None else params
+    params = net.given(params)
     found = _relative(net, runs, params)
   else:
     p, q = predictions or logits(net, runs, params)

@@ -27,11 +27,12 @@ import chex
 import numpy as np
 
 from spex_jax import base
-from spex_jax.fourier import regress, tiles
+from spex_jax.fourier import moments, regress, tiles
 
-_ROUNDING = 1e-10  # Pivots below this share of the largest column are none.
 _CELLS = 1 << 25  # Of x held at once as floats: 128 MB.
 _MOST_ROWS = 1 << 16
+EVERY = 5  # One row in so many is held out to choose by, ...
+_MOST_HELD = 4096  # ... but no more than these.
 
 
 class Normal:
@@ -173,7 +174,7 @@ class Normal:
 
   def solve_each(
     self,
-    loadings: Sequence[Any],
+    loadings: Sequence[Any] | np.ndarray,
     chosen: np.ndarray,
     among: np.ndarray | None = None,
   ) -> np.ndarray:
@@ -196,6 +197,8 @@ class Normal:
           f"{self.count} rows of {self.n} columns have no single fit at a "
           f"loading of {np.max(loadings[number]):.3g}: give a larger one."
         )
+      if (chosen == number).all():
+        return found
       out[:, chosen == number] = found[:, chosen == number]
     return out
 
@@ -289,17 +292,10 @@ class _Host:
 
     self._factor = None
     gram = self._centred(columns, count, among)
-    largest = gram.max()
-    gram[np.diag_indices(len(gram))] += loading[among]
     with regress.blas_threads(len(gram)):
-      try:
-        # In LAPACK's order of columns, so that nothing is copied.
-        factor: Any = linalg.cho_factor(
-          gram.T, lower=True, overwrite_a=True, check_finite=False
-        )
-      except linalg.LinAlgError:
-        return None
-      if np.diag(factor[0]).min() ** 2 <= _ROUNDING * max(largest, 1.0):
+      # In LAPACK's order of columns, so that nothing is copied.
+      factor = moments.factor(gram.T, loading[among])
+      if factor is None:
         return None
       if not loading[among].any():
         self._factor = factor[0]
@@ -318,10 +314,24 @@ class _Host:
     return (np.tril(inverse) ** 2).sum(axis=0)
 
 
+def held_out(count: int, before: int = 0, held: int = 0) -> np.ndarray:
+  """Which of `count` further rows choose penalties: bool `[count]`.
+
+  Every fifth, and no more than 4,096 in all.
+
+  Args:
+    count: of rows, behind `before` others.
+    before: of which so many were `held`.
+    held: see there.
+  """
+  apart = (before + np.arange(count)) % EVERY == EVERY - 1
+  return apart & (held + np.cumsum(apart) <= _MOST_HELD)
+
+
 def choose(
   sums: Normal,
   held_out: tuple[base.Array, base.Array],
-  loadings: Sequence[Any],
+  loadings: Sequence[Any] | np.ndarray,
   among: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """The loading that predicts held-out rows best, for each target.

@@ -23,15 +23,14 @@ Shapes: n players, B masks, K sets, D the largest order, T targets, F folds.
 
 import contextlib
 import functools
-import warnings
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import chex
-import jax
 import numpy as np
 
 from spex_jax import base
+from spex_jax.fourier import moments
 
 Penalty = Literal["lasso", "shrunk", "ridge", "none"]
 
@@ -40,6 +39,7 @@ _RIDGE = tuple(10.0**-k for k in range(7))
 _ROWS = 4096  # Masks turned into characters at once.
 _CELLS = 1 << 25  # Characters held at once for a Gram: 128 MB.
 _SMALL = 1000  # Columns below which threads cost more than they bring.
+_FOLDS = 5  # Of cross-validation; fewer masks leave out one each.
 _TIE = 1e-14  # Held-out energy, as a share, below which rounding decides.
 
 
@@ -137,8 +137,6 @@ def refit(
   *,
   penalty: Penalty = "lasso",
   penalties: Sequence[float] | None = None,
-  folds: int = 5,
-  key: base.Key | None = None,
 ) -> Refit:
   """Fits the coefficients of K given sets to B values.
 
@@ -157,18 +155,46 @@ def refit(
       least norm where there are fewer masks than sets.
     penalties: the grid, in standard deviations of the values (module header);
       None for 1e-6 to 1.
-    folds: cross-validation folds; fewer masks than folds leave out one each.
-    key: shuffles the folds. None: fixed folds, spread by a Weyl sequence.
 
   Returns:
     A `Refit`. The same input gives the same output.
 
   Raises:
-    ValueError: an unknown penalty, a negative one, fewer than 2 folds, values
-      that are not finite or do not match, or fewer than 3 masks under a
-      penalty.
+    ValueError: an unknown penalty, a negative one, values that are not finite
+      or do not match, or fewer than 3 masks under a penalty.
     TypeError: values that are not real numbers.
   """
+  masks = base.check_masks(masks, n)
+  players = np.asarray(players)
+  design(masks[:0], players)  # Refuses bad players.
+  constants = np.flatnonzero((players == masks.shape[1]).all(axis=1))[:1]
+  order = np.concatenate(
+    [constants, np.delete(np.arange(len(players)), constants)]
+  )
+  columns = lambda rows, dtype=np.float32: design(
+    masks[rows], players[order], dtype=dtype
+  )
+  found = _refit(
+    columns, len(masks), values, len(order), len(constants), penalty, penalties
+  )
+  return found._replace(coefs=found.coefs[..., np.argsort(order)])
+
+
+def refit_columns(
+  x: np.ndarray, values: base.Values, penalty: Penalty = "shrunk"
+) -> Refit:
+  """The same for columns `[B, K]` of numbers of variance about 1.
+
+  Coefficients are `[1 + K]`, or `[T, 1 + K]`: a constant leads.
+  """
+  columns = lambda rows, dtype=np.float64: np.concatenate(
+    [np.ones((len(rows), 1), dtype), x[rows]], axis=1
+  )
+  return _refit(columns, len(x), values, 1 + x.shape[1], 1, penalty, None)
+
+
+def _refit(columns, num_masks, values, num_sets, free, penalty, penalties):
+  """By columns of given rows, of which the first `free` are constants."""
   if penalty not in ("lasso", "shrunk", "ridge", "none"):
     raise ValueError(
       f"penalty must be 'lasso', 'shrunk', 'ridge' or 'none'; got {penalty!r}."
@@ -178,99 +204,59 @@ def refit(
     grid = _RIDGE if penalty == "ridge" else _LASSO
   if any(not 0 <= p < np.inf for p in grid):
     raise ValueError(f"Penalties must be finite and at least 0; got {grid}.")
-  if folds < 2:
-    raise ValueError(f"Need at least 2 folds; got {folds}.")
-  masks = base.check_masks(masks, n)
-  y = base.check_values(values, len(masks))
-  if penalty != "none" and len(masks) < 3:
+  y = base.check_values(values, num_masks)
+  if penalty != "none" and num_masks < 3:
     raise ValueError(
-      f"Cross-validation needs at least 3 masks; got {len(masks)}. "
+      f"Cross-validation needs at least 3 masks; got {num_masks}. "
       "Use penalty='none'."
     )
   single = y.ndim == 1
-  players = np.asarray(players)
-  design(masks[:0], players)  # Refuses bad players.
-  constants = np.flatnonzero((players == masks.shape[1]).all(axis=1))
-  constant = int(constants[0]) if len(constants) else None
-  y, offset, scale = standardise(y.reshape(len(y), -1), constant is not None)
+  y, offset, scale = standardise(y.reshape(len(y), -1), free > 0)
+  parts = np.array_split(spread_order(num_masks), min(_FOLDS, num_masks) or 1)
   with one_blas_thread():
-    parts = _split(len(masks), folds, key)
-    problem = _Problem(*_gram_by_fold(masks, players, y, parts), constant)
-    fits = _choose(problem, penalty, sorted(grid, reverse=True))
+    folds = _sums_by_fold(columns, num_sets, y, parts)
+    fits = _choose(folds, free, penalty, sorted(grid, reverse=True))
     if any(fit is None for fit in fits):
-      x = design(masks, players, dtype=np.float64)
-      least = np.linalg.lstsq(x, y)[0]
+      least = np.linalg.lstsq(columns(np.arange(num_masks), np.float64), y)[0]
       fits = [
         (least[:, t], 0.0, 0.0, "none") if fit is None else fit
         for t, fit in enumerate(fits)
       ]
   for t, fit in enumerate(fits):
     fits[t] = coefs, *_ = fit[0] * scale[t], *fit[1:]
-    if constant is not None:
-      coefs[constant] += offset[t]
+    coefs[:free] += offset[t]
   coefs, chosen, score, fit = map(np.asarray, zip(*fits))
   if single:
     return Refit(coefs[0], chosen[0], score[0], fit[0])
   return Refit(coefs, chosen, score, fit)
 
 
-class _Problem(NamedTuple):
-  """The sums by fold; index -1 of each is the total."""
+class _Sums(NamedTuple):
+  """Over some masks; constants, if there are, are the first columns."""
 
-  grams: np.ndarray  # [F + 1, K, K]
-  products: np.ndarray  # [F + 1, K, T]
-  energies: np.ndarray  # [F + 1, T]
-  constant: int | None
+  gram: np.ndarray  # [K, K]
+  product: np.ndarray  # [K, T]
+  energy: np.ndarray  # [T]
 
+  def less(self, other: "_Sums") -> "_Sums":
+    return _Sums(*(a - b for a, b in zip(self, other)))
 
-class _Centred:
-  """One Gram matrix without the constant, a mean over masks; for all targets.
-
-  What depends on the columns alone is worked out once, when first needed.
-  """
-
-  def __init__(self, gram: np.ndarray, constant: int | None):
-    self.count = gram[0, 0]  # +-1 columns: the masks' number.
-    self.constant = constant
-    self.rest = np.arange(len(gram))
-    self.row = np.zeros(len(gram))
-    if constant is not None:
-      self.rest = np.delete(self.rest, constant)
-      self.row = gram[constant]
-      inner = np.delete(np.delete(gram, constant, 0), constant, 1)
-      row = self.row[self.rest]
-      self.gram = (inner - np.outer(row, row) / self.count) / self.count
-    else:
-      self.gram = gram / self.count
-    self._factors: dict[float, tuple | None] = {}
-
-  def rank(self) -> int:
-    """The most columns that may be independent at so many masks."""
-    return int(self.count) - (self.constant is not None)
-
-  def solve(self, product: np.ndarray, loading: float) -> np.ndarray:
-    """Ridge on all columns, or least squares: NaN where it is not unique."""
-    if loading not in self._factors:
-      loaded = self.gram + loading * np.eye(len(self.gram))
-      unique = loading > 0 or len(loaded) <= self.rank()
-      self._factors[loading] = _factor(loaded) if unique else None
-    factor = self._factors[loading]
-    return _solve(self.gram, factor, product, loading)
+  def centred(self, free: int) -> moments.Moments:
+    """Of the columns behind `free` constants, one or none."""
+    count = self.gram[0, 0]  # +-1 or 1: the masks' number.
+    row, top = self.gram[:free, free:], self.product[:free]
+    gram = self.gram[free:, free:] - row.T @ row / count
+    product = self.product[free:] - row.T @ top / count
+    energy = self.energy - (top**2).sum(axis=0) / count
+    return moments.Moments(
+      gram / count, product / count, energy / count, int(count) - free
+    )
 
 
 def spread_order(num_masks: int) -> np.ndarray:
   """A fixed permutation by golden-ratio steps: no run of it follows a plan."""
   steps = np.arange(num_masks, dtype=np.uint64) * np.uint64(2654435769)
   return np.argsort(steps & np.uint64(0xFFFFFFFF), kind="stable")
-
-
-def _split(num_masks, folds, key):
-  """Returns index arrays of near-equal folds that partition the masks."""
-  if key is not None:
-    order = np.asarray(jax.random.permutation(key, num_masks))
-  else:
-    order = spread_order(num_masks)
-  return np.array_split(order, max(1, min(folds, num_masks)))
 
 
 def standardise(
@@ -297,202 +283,100 @@ def standardise(
   return y / deviation, start + mean * largest, deviation * largest
 
 
-def _gram_by_fold(masks, players, y, parts):
-  num_sets, num_targets = len(players), y.shape[1]
-  grams = np.zeros((len(parts) + 1, num_sets, num_sets))
-  products = np.zeros((len(parts) + 1, num_sets, num_targets))
-  energies = np.zeros((len(parts) + 1, num_targets))
+def _sums_by_fold(columns, num_sets, y, parts) -> list[_Sums]:
   size = max(_ROWS, _CELLS // max(1, num_sets))
-  for f, part in enumerate(parts):
+  out = []
+  for part in parts:
+    sums = _Sums(
+      np.zeros((num_sets, num_sets)),
+      np.zeros((num_sets, y.shape[1])),
+      np.zeros(y.shape[1]),
+    )
     for start in range(0, len(part), size):
       rows = part[start : start + size]
-      chunk = design(masks[rows], players)
-      grams[f] += chunk.T @ chunk
-      products[f] += chunk.T.astype(np.float64) @ y[rows]
-      energies[f] += (y[rows] ** 2).sum(axis=0)
-  for sums in (grams, products, energies):
-    sums[-1] = sums[:-1].sum(axis=0)
-  return grams, products, energies
+      chunk = columns(rows)
+      sums.gram[:] += chunk.T @ chunk
+      sums.product[:] += chunk.T.astype(np.float64) @ y[rows]
+      sums.energy[:] += (y[rows] ** 2).sum(axis=0)
+    out.append(sums)
+  return out
 
 
-def _choose(problem, penalty, grid):
+def _choose(folds: list[_Sums], free, penalty, grid):
   """Returns (coefs, penalty, score, fit) of each target.
 
   Or None where only an SVD will do.
   """
-  num_targets = problem.energies.shape[1]
+  total = _Sums(*(np.sum(parts, axis=0) for parts in zip(*folds)))
+  num_sets, num_targets = total.product.shape
   out: list = [None] * num_targets
   live = []
-  for t, energy in enumerate(problem.energies[-1]):
-    if problem.grams.shape[1] == 0 or energy == 0:
-      zeros = np.zeros(problem.grams.shape[1])
-      out[t] = zeros, 0.0, float(energy == 0), "none"
+  for t, energy in enumerate(total.energy):
+    if num_sets == 0 or energy == 0:
+      out[t] = np.zeros(num_sets), 0.0, float(energy == 0), "none"
     else:
       live.append(t)
-  if not live:
-    return out
-  gram, product, energy = (sums[-1] for sums in problem[:3])
   names, coefs, errors = [], {}, {}
-  centred = _Centred(gram, problem.constant)
-  for t in live:
-    names, coefs[t] = _candidates(
-      centred, product[:, t], energy[t], penalty, grid
-    )
-    errors[t] = np.where(np.isfinite(coefs[t]).all(axis=1), 0.0, np.inf)
+  for t, kinds, found in _candidates(total, free, penalty, grid, live):
+    names, coefs[t] = kinds, found
+    errors[t] = np.where(np.isfinite(found).all(axis=1), 0.0, np.inf)
   live = [t for t in live if np.isfinite(errors[t]).any()]
-  num_folds = len(problem.grams) - 1
-  for f in range(num_folds if num_folds > 1 else 0):
-    centred = _Centred(gram - problem.grams[f], problem.constant)
-    for t in live:
-      left = problem.products[f, :, t]
-      _, c = _candidates(
-        centred,
-        product[:, t] - left,
-        energy[t] - problem.energies[f, t],
-        penalty,
-        grid,
-      )
-      error = problem.energies[f, t] - 2 * c @ left
-      error += ((c @ problem.grams[f]) * c).sum(axis=1)
+  for fold in folds if len(folds) > 1 else []:
+    rest = total.less(fold)
+    for t, _, c in _candidates(rest, free, penalty, grid, live):
+      error = fold.energy[t] - 2 * c @ fold.product[:, t]
+      error += ((c @ fold.gram) * c).sum(axis=1)
       errors[t] += np.where(np.isfinite(error), np.maximum(error, 0), np.inf)
   for t in live:
-    if num_folds < 2 or not np.isfinite(errors[t].min()):
+    if len(folds) < 2 or not np.isfinite(errors[t].min()):
       usable = np.isfinite(coefs[t]).all(axis=1)
       best, score = int(np.argmax(usable)), 0.0
     else:
       # The first within rounding of the best: candidates run sparse to dense.
-      close = errors[t] <= errors[t].min() + _TIE * energy[t]
+      close = errors[t] <= errors[t].min() + _TIE * total.energy[t]
       best = int(np.argmax(close))
-      score = float(1 - errors[t][best] / energy[t])
+      score = float(1 - errors[t][best] / total.energy[t])
     fit, chosen = names[best]
     out[t] = coefs[t][best], chosen, score, fit
   return out
 
 
-def _candidates(centred, product, energy, penalty, grid):
-  """Fits every candidate to one target's sums.
+def _candidates(sums, free, penalty, grid, live):
+  """Fits every candidate to the sums of each live target.
 
-  Returns:
-    A list of (fit, penalty), the same for every fold, and coefficients
+  Yields:
+    t, a list of (fit, penalty), the same for every fold, and coefficients
     `[C, K]`; NaN where the least squares of a candidate are not unique.
   """
-  gram, rest, count = centred.gram, centred.rest, centred.count
-  intercept = 0.0
-  if centred.constant is not None:
-    intercept = product[centred.constant]
-    energy = energy - intercept**2 / count
-  product = (product - intercept / count * centred.row)[rest] / count
-  names, fits = [], []
-  if penalty in ("lasso", "shrunk"):
-    paths = lasso_path(gram, product, energy / count, grid, count / 2)
-    last, relaxed = None, None
-    for p, path in zip(grid, paths):
-      if penalty == "shrunk":
-        names.append(("lasso", p))
-        fits.append(path)
-        continue
-      names += [("relaxed", p), ("lasso", p)]
+  if not live:
+    return
+  row, top = sums.gram[:free, free:], sums.product[:free]
+  whole, count = sums.centred(free), sums.gram[0, 0]
+  loadings = [p for p in grid if p > 0] if penalty == "ridge" else []
+  plain = [whole.ridge(p) for p in (*loadings, 0.0)]
+  for t in live:
+    names, fits = [], []
+    if penalty in ("lasso", "shrunk"):
+      names, fits = _lassos(whole.target(t), penalty, grid, count)
+    names += [("ridge", p) for p in loadings] + [("none", 0.0)]
+    fits = np.array([*fits, *(each[:, t] for each in plain)])
+    constants = (top[:, t] - fits @ row.T) / count
+    yield t, names, np.concatenate([constants, fits], axis=1)
+
+
+def _lassos(sums, penalty, grid, count):
+  names, fits, last, relaxed = [], [], None, None
+  for p, path in zip(grid, sums.lasso(grid, count / 2)):
+    if penalty == "lasso":
       active = path != 0  # NaN counts as active, so that nothing is solved.
-      if 2 * active.sum() > len(rest) or not np.isfinite(path).all():
+      if 2 * active.sum() > len(path) or not np.isfinite(path).all():
         # Near-full supports cost most and gain nothing on least squares.
-        relaxed = np.full(len(rest), np.nan)
+        relaxed = np.full(len(path), np.nan)
       elif last is None or (active != last).any():
-        relaxed = _least_squares(gram, product, active, centred.rank())
+        relaxed = sums.least_squares(active)
       last = active
-      fits += [relaxed, path]
-  elif penalty == "ridge":
-    names += [("ridge", p) for p in grid if p > 0]
-    fits += [centred.solve(product, p) for p in grid if p > 0]
-  names.append(("none", 0.0))
-  fits.append(centred.solve(product, 0.0))
-  coefs = np.zeros((len(fits), len(centred.row)))
-  coefs[:, rest] = fits
-  if centred.constant is not None:
-    known = coefs[:, rest] @ centred.row[rest]
-    coefs[:, centred.constant] = (intercept - known) / count
-  return names, coefs
-
-
-def lasso_path(
-  gram: np.ndarray,
-  product: np.ndarray,
-  energy: float,
-  grid: Sequence[float],
-  most: float,
-  tolerance: float = 1e-6,
-) -> np.ndarray:
-  """Coordinate descent on the Gram, warm along P falling penalties: `[P, K]`.
-
-  Sums are means over masks, of centred columns: `gram` `[K, K]`, `product`
-  `[K]`, `energy` that of the values. Once a fit has more than `most` sets,
-  smaller penalties only fit noise, ever more slowly: they are left NaN. The
-  tolerance is of the duality gap, a share of the energy.
-  """
-  from sklearn import exceptions, linear_model
-
-  out = np.zeros((len(grid), len(gram)))
-  if len(gram) == 0 or energy <= 0:
-    return out
-  gram = np.ascontiguousarray(gram)
-  # With the Gram given, `X` and `y` serve only for their number of rows (1:
-  # the sums are means already) and for |y|^2 in the stopping rule.
-  rows, target = np.zeros((1, len(gram)), order="F"), np.sqrt([energy])
-  coefs = out[0]
-  with warnings.catch_warnings():
-    # A fit that has not converged is judged by its error, like any other.
-    warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
-    for i, alpha in enumerate(grid):
-      if np.count_nonzero(coefs) > most:
-        out[i:] = np.nan
-        break
-      path = linear_model.lasso_path(
-        rows,
-        target,
-        alphas=[max(alpha, 1e-12)],
-        coef_init=coefs.copy(),
-        precompute=gram,
-        Xy=product,
-        check_input=False,
-        tol=tolerance,
-        random_state=0,  # Without, NumPy's global generator moves.
-      )[1]
-      coefs = out[i] = path[:, 0]
-  return out
-
-
-def _least_squares(gram, product, active, rank):
-  """Least squares on the active columns, or NaN where it is not unique."""
-  out = np.zeros(len(gram))
-  if active.any():
-    sub = gram[np.ix_(active, active)]
-    factor = _factor(sub) if len(sub) <= rank else None
-    out[active] = _solve(sub, factor, product[active], 0.0)
-    if np.isnan(out).any():
-      out[:] = np.nan
-  return out
-
-
-def _factor(gram):
-  """The Cholesky factor, or None where columns depend on each other."""
-  from scipy import linalg
-
-  if not len(gram):
-    return gram, True
-  try:
-    factor = linalg.cho_factor(gram, lower=True)
-  except linalg.LinAlgError:
-    return None
-  # The diagonal of the Gram is near 1: a pivot this small is no column.
-  return None if np.diag(factor[0]).min() < 1e-5 else factor
-
-
-def _solve(gram, factor, product, loading):
-  from scipy import linalg
-
-  if factor is None:
-    return np.full(len(gram), np.nan)
-  if not len(gram):
-    return np.zeros(0)
-  solution = np.asarray(linalg.cho_solve(factor, product))
-  left = product - gram @ solution - loading * solution
-  return solution + np.asarray(linalg.cho_solve(factor, left))
+      names.append(("relaxed", p))
+      fits.append(relaxed)
+    names.append(("lasso", p))
+    fits.append(path)
+  return names, fits

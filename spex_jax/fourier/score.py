@@ -14,6 +14,7 @@ import numpy as np
 from spex_jax import base
 
 _LEVEL = 0.95  # Of intervals, by Student's t: targets are few.
+WIDE = 1.96  # Standard errors to either side, where many stand behind one.
 _MATCHED = 8 * base.ROUNDING  # Of a constant: a sum of many terms is allowed.
 
 
@@ -166,6 +167,36 @@ def top_k_agreement(a: base.Array, b: base.Array, k: int) -> float:
     for scores in (a, b)
   ]
   return len(tops[0] & tops[1]) / k
+
+
+def auroc(scores: base.Array, inside: base.Array) -> float:
+  """The chance that a thing inside scores above one outside; ties count half.
+
+  Args:
+    scores: `[M]`, infinities allowed.
+    inside: bool `[M]`.
+
+  Raises:
+    ValueError: other shapes or types, NaN, or nothing to tell apart.
+  """
+  import scipy.stats  # Slow to import.
+
+  scores, inside = np.asarray(scores, np.float64), np.asarray(inside)
+  if scores.ndim != 1 or scores.shape != inside.shape or inside.dtype != bool:
+    raise ValueError(
+      f"Need scores [M] and booleans [M]; got {scores.shape} and "
+      f"{inside.dtype}{list(inside.shape)}."
+    )
+  if np.isnan(scores).any():
+    raise ValueError("Scores must not be NaN.")
+  hits, rest = int(inside.sum()), int((~inside).sum())
+  if not hits or not rest:
+    raise ValueError(
+      f"There is nothing to tell apart: {hits} are inside, {rest} outside."
+    )
+  ranks = scipy.stats.rankdata(scores)[inside]
+  # Mann and Whitney's U.
+  return float((ranks.sum() - hits * (hits + 1) / 2) / (hits * rest))
 
 
 def standard_error(each: base.Array) -> float | None:

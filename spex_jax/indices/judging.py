@@ -373,38 +373,19 @@ def mislabelled(
     AUROC with ties counted as half; ties at a count go to the earlier.
 
   Raises:
-    ValueError: shapes that disagree, scores that are not finite, no wrong
-      label or none but wrong ones, or counts outside 1..n.
+    ValueError: shapes that disagree, NaN, no wrong label or none but wrong
+      ones, or counts outside 1..n.
   """
-  import scipy.stats  # Slow to import.
-
   scores = np.asarray(scores, np.float64)
   scores = scores.mean(axis=0) if scores.ndim == 2 else scores
   wrong = np.asarray(wrong)
-  if wrong.dtype != np.bool_ or scores.shape != wrong.shape or wrong.ndim != 1:
-    raise ValueError(
-      f"Need scores [n] and booleans [n]; got {scores.shape} and "
-      f"{wrong.dtype}{list(wrong.shape)}."
-    )
-  if not np.isfinite(scores).all():
-    raise ValueError("Scores must be finite.")
-  bad, good = int(wrong.sum()), int((~wrong).sum())
-  if not bad or not good:
-    raise ValueError(
-      f"Need wrong and right labels to tell apart; got {bad} and {good}."
-    )
+  auroc = score.auroc(-scores, wrong)
+  bad = int(wrong.sum())
   grid = np.unique([bad] if counts is None else list(counts))
   if not len(grid) or grid[0] < 1 or grid[-1] > len(scores):
     raise ValueError(f"counts must lie in 1..{len(scores)}; got {counts}.")
-  ranks = scipy.stats.rankdata(scores)
-  above = ranks[~wrong].sum() - good * (good + 1) / 2  # Mann and Whitney's U.
   found = wrong[np.argsort(scores, kind="stable")].cumsum()[grid - 1]
-  return Mislabelled(
-    auroc=float(above / (good * bad)),
-    counts=grid,
-    recall=found / bad,
-    precision=found / grid,
-  )
+  return Mislabelled(auroc, grid, found / bad, found / grid)
 
 
 def _ranks(a, b):

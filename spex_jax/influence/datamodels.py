@@ -12,8 +12,8 @@ values, -2 F({i}), and what they leave is the energy of interactions.
 
 Least squares and ridge work on the smaller of the two Gram matrices, of the n
 columns (`fourier.normal`) or of the B masks, in float64, on the host: a
-Cholesky factor for one penalty, an eigendecomposition for many or for columns
-that are not independent.
+Cholesky factor for least squares, an eigendecomposition for penalties or for
+columns that are not independent.
 
 Shapes: n examples, B masks, T targets, r = min(n, B).
 """
@@ -24,7 +24,7 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import lasso as fourier_lasso
-from spex_jax.fourier import normal, regress
+from spex_jax.fourier import moments, normal, regress
 from spex_jax.indices import attribution
 
 PENALTIES = tuple(10.0 ** (k / 2) for k in range(-8, 5))
@@ -79,38 +79,39 @@ def leave_one_out(
 
 
 def least_squares(
-  masks: base.Masks, values: base.Values, *, penalty: float = 0.0
+  masks: base.Masks, values: base.Values
 ) -> attribution.Attribution:
-  """Least squares with an intercept, or ridge with a given penalty.
+  """Least squares with an intercept.
 
-  Minimises `1/B |y - b - M w|^2 + penalty / 4 |w|^2`: the penalty weighs
-  Fourier coefficients, as in `fourier.regress`. Where masks cannot tell
-  columns apart the solution of least norm is returned.
+  Where masks cannot tell columns apart the solution of least norm is returned.
 
   Args:
     masks: bool `[B, n]`.
     values: `[B]` or `[B, T]`.
-    penalty: at least 0.
 
   Returns:
-    Scores, with standard errors where there are more masks than columns and no
-    penalty (errors independent and of one size per target).
+    Scores, with standard errors where there are more masks than columns (errors
+    independent and of one size per target).
 
   Raises:
-    ValueError: a negative penalty, or what `attribution.samples` refuses.
+    ValueError: what `attribution.samples` refuses.
   """
-  if not 0 <= penalty < np.inf:
-    raise ValueError(f"penalty must be finite and at least 0; got {penalty}.")
   masks, values = attribution.samples(masks, values)
-  name = "ridge" if penalty else "least squares"
-  direct = _by_cholesky(masks, values, penalty)
-  if direct is not None:
-    weights, std = direct
-    return _answer(masks, values, weights, std, name)
-  # Columns depend on each other: only the spectrum tells the least norm.
-  spectrum = _Spectrum(masks, values)
-  weights = spectrum.solve(penalty)
-  return _answer(masks, values, weights, None, name, spectrum.note())
+  (num_masks, n), std = masks.shape, None
+  if n > num_masks:
+    weights = _wide(masks, values)
+  else:
+    sums = normal.Normal(n, values.shape[1]).add(masks, values)
+    weights = sums.solve()
+    if weights is not None:
+      std = sums.errors(weights, np.ones(n, bool))
+  notes: tuple[str, ...] = ()
+  if weights is None:
+    # Columns depend on each other: only the spectrum tells the least norm.
+    spectrum = _Spectrum(masks, values)
+    weights, notes = spectrum.solve(0.0), spectrum.note()
+  std = None if std is None else std.T
+  return _answer(masks, values, weights, std, "least squares", notes)
 
 
 def ridge(
@@ -121,13 +122,15 @@ def ridge(
 ) -> attribution.Attribution:
   """Ridge whose penalty is chosen, per target, by leave-one-out errors.
 
-  One eigendecomposition serves all penalties and targets; the errors are exact
-  (`(y - guess) / (1 - leverage)`, Allen 1974), nothing is fitted twice.
+  Minimises `1/B |y - b - M w|^2 + penalty / 4 |w|^2`: the penalty weighs
+  Fourier coefficients, as in `fourier.regress`. One eigendecomposition serves
+  all penalties and targets; the errors are exact (`(y - guess) / (1 -
+  leverage)`, Allen 1974), nothing is fitted twice.
 
   Args:
     masks: bool `[B, n]`, B at least 3.
     values: `[B]` or `[B, T]`.
-    penalties: the grid, all above 0; units as in `least_squares`.
+    penalties: the grid, all above 0.
 
   Raises:
     ValueError: no penalty, one that is not positive, or fewer than 3 masks.
@@ -154,7 +157,6 @@ def lasso(
   masks: base.Masks,
   values: base.Values,
   *,
-  penalties: Sequence[float] | None = None,
   relaxed: bool = False,
   max_columns: int | None = None,
 ) -> attribution.Attribution:
@@ -163,7 +165,6 @@ def lasso(
   Args:
     masks: bool `[B, n]`, B at least 3.
     values: `[B]` or `[B, T]`.
-    penalties: the grid, as in `fourier.regress`; None for 1e-6 to 1.
     relaxed: whether least squares on each lasso's support compete, too
       (Meinshausen 2007); the paper's are shrunk.
     max_columns: most examples in one target's regression, the most correlated
@@ -181,7 +182,6 @@ def lasso(
     1,
     max_columns=max_columns or n + 1,
     penalty="lasso" if relaxed else "shrunk",
-    penalties=penalties,
   )
   scores = np.zeros((len(functions), n))
   baseline = np.zeros(len(functions))
@@ -195,38 +195,20 @@ def lasso(
   return attribution.Attribution(scores, baseline, "lasso")
 
 
-def _by_cholesky(masks, values, penalty):
-  """Weights `[n, T]` and their errors; None where it takes a spectrum."""
-  num_masks, n = masks.shape
-  if n > num_masks:
-    return _wide(masks, values, penalty)
-  sums = normal.Normal(n, values.shape[1]).add(masks, values)
-  weights = sums.solve(penalty / 4)
-  if weights is None:
-    return None
-  std = None if penalty else sums.errors(weights, np.ones(n, bool))
-  return weights, None if std is None else std.T
-
-
-def _wide(masks, values, penalty):
-  """The same by the Gram matrix of the masks, the smaller one here."""
+def _wide(masks, values):
+  """By the Gram matrix of the masks, the smaller one here; None if singular."""
   from scipy import linalg
 
   num_masks = len(masks)
   x, y = masks - masks.mean(axis=0), values - values.mean(axis=0)
   with regress.blas_threads(num_masks):
     gram = x @ x.T
-    largest = gram.max()
     # Centred rows sum to 0, and so do y: this fills that direction alone.
-    gram += largest / num_masks
-    gram[np.diag_indices(len(gram))] += penalty / 4 * num_masks
-    try:
-      factor = linalg.cho_factor(gram, lower=True, overwrite_a=True)
-    except linalg.LinAlgError:
+    gram += gram.max() / num_masks
+    factor = moments.factor(gram.T)
+    if factor is None:
       return None
-    if np.diag(factor[0]).min() ** 2 <= _ROUNDING * max(largest, 1.0):
-      return None
-    return x.T @ np.asarray(linalg.cho_solve(factor, y)), None
+    return x.T @ np.asarray(linalg.cho_solve(factor, y))
 
 
 def _answer(masks, values, weights, std, method, notes=()):

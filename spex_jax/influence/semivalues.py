@@ -30,7 +30,7 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.api import Explanation
-from spex_jax.fourier import sparse
+from spex_jax.fourier import regress, sparse
 from spex_jax.indices import attribution, mobius
 from spex_jax.indices import interactions as interactions_lib
 
@@ -71,7 +71,6 @@ class Grid(NamedTuple):
 SHAPLEY = Beta(1, 1)
 BANZHAF = Grid((0.5,))
 AME = Grid((0.2, 0.4, 0.6, 0.8))  # The grid of the AME paper.
-_FOLDS = 5  # Of the lasso's cross-validation.
 
 
 def check_keep(keep: Sequence[float]) -> list[float]:
@@ -218,10 +217,8 @@ def ame(
 
   Raises:
     ValueError: another penalty, a `keep` that is not the law's, or fewer
-      masks than folds.
+      than 3 masks.
   """
-  from sklearn import linear_model  # Slow to import.
-
   if penalty not in ("lasso", "none"):
     raise ValueError(f"penalty must be 'lasso' or 'none'; got {penalty!r}.")
   masks, values = attribution.samples(design.masks, values)
@@ -231,24 +228,11 @@ def ame(
     raise ValueError(
       f"keep must hold one of {grid.tolist()} for each of {len(masks)} masks."
     )
-  if penalty == "lasso" and len(masks) < _FOLDS:
-    raise ValueError(f"{_FOLDS} folds need as many masks; got {len(masks)}.")
   scale = np.sqrt((1 / (grid * (1 - grid))).mean())
   x = np.where(masks, 1 / keep[:, None], -1 / (1 - keep[:, None])) / scale
-  offset = values.mean(axis=0)
-  if penalty == "none":
-    centred = x - x.mean(axis=0)
-    coefs = np.linalg.lstsq(centred, values - offset)[0].T
-  else:
-    coefs = np.zeros((values.shape[1], masks.shape[1]))
-    for t, column in enumerate(values.T):
-      if np.ptp(column) > 0:
-        path = linear_model.LassoCV(
-          cv=_FOLDS, alphas=30, tol=1e-6, random_state=0
-        )
-        coefs[t] = path.fit(x, column).coef_
-  scores = coefs * scale
-  baseline = offset - scores @ masks.mean(axis=0)
+  kind = "shrunk" if penalty == "lasso" else "none"
+  scores = regress.refit_columns(x, values, kind).coefs[:, 1:] * scale
+  baseline = values.mean(axis=0) - scores @ masks.mean(axis=0)
   return attribution.Attribution(scores, baseline, "AME")
 
 

@@ -366,6 +366,17 @@ class Network:
     out = self.apply(params, edits, capture=self.writer_sites, **inputs)
     return edges.stacked([out.activations[s] for s in self.writer_sites])
 
+  def given(self, params: Any = None) -> Any:
+    """These parameters, or the network's own by default.
+
+    Raises:
+      ValueError: it has none.
+    """
+    params = self.params if params is None else params
+    if params is None:
+      raise ValueError("This network has no parameters: give `params`.")
+    return params
+
   def check(self, edits: Edits | None) -> None:
     """Fails for an intervention that fits no run of this network.
 

@@ -172,22 +172,42 @@ def real_players(signs: jax.Array) -> jax.Array:
   return jnp.abs(signs).max(axis=0)
 
 
-def inverse_factor(
-  params: Params, gram: jax.Array, signs: jax.Array
-) -> jax.Array:
+def noise_of(params: Params, signs: jax.Array) -> jax.Array:
+  """`[B]` the variance of each mask's noise; 1 of padding."""
+  chex.assert_rank(signs, 2)
+  return jnp.where(_seen(signs) > 0, jnp.exp(params.noise) + LEAST_NOISE, 1.0)
+
+
+def inverse_factor(gram: jax.Array, noise: jax.Array) -> jax.Array:
   """Lower H of H^T H = (gram + noise)^-1, `[B, B]`; NaN if there is none.
 
-  The noise of padding is 1, so that its rows are those of the identity.
+  Args:
+    gram: `[B, B]`; rows of padding are 0.
+    noise: `[B]`; that of padding is 1, so that its rows are the identity's.
+  """
+  chex.assert_shape(gram, (len(noise), len(noise)))
+  return triangular.invert(jnp.linalg.cholesky(gram + jnp.diag(noise)))
+
+
+def evidence(gram: jax.Array, noise: jax.Array, values: jax.Array) -> jax.Array:
+  """Negative log likelihood of values `[B]`, in nats, up to a constant.
+
+  Its gradient is written out: d nats / d K = (K^-1 - w w^T) / 2 is cheaper
+  than the way back through the factor. There is no second derivative.
 
   Args:
-    params: whose noise is added.
-    gram: `[B, B]`.
-    signs: `[B, n]` of the masks behind it.
+    gram: as for `inverse_factor`.
+    noise: as for `inverse_factor`.
+    values: `[B]`, standardised; 0 for padding.
   """
-  chex.assert_shape(gram, (len(signs), len(signs)))
-  noise = jnp.where(_seen(signs) > 0, jnp.exp(params.noise) + LEAST_NOISE, 1.0)
-  factor = jnp.linalg.cholesky(gram + jnp.diag(noise))
-  return triangular.invert(factor)
+  chex.assert_equal_shape([noise, values])
+  half = jax.lax.stop_gradient(inverse_factor(gram, noise))
+  weights = half.T @ (half @ values)
+  nats = 0.5 * values @ weights - jnp.log(jnp.diagonal(half)).sum()
+  slope = 0.5 * (triangular.square(half) - jnp.outer(weights, weights))
+  slope = jax.lax.stop_gradient(slope)
+  path = jnp.sum(slope * gram) + noise @ jnp.diagonal(slope)
+  return jax.lax.stop_gradient(nats - path) + path
 
 
 def objective(
@@ -198,9 +218,6 @@ def objective(
 ) -> jax.Array:
   """Negative log posterior of the parameters, in nats, up to a constant.
 
-  Its gradient is written out: d nats / d K = (K^-1 - w w^T) / 2 is cheaper
-  than the way back through the factor. There is no second derivative.
-
   Args:
     params: the parameters of the prior.
     signs: `[B, n]`.
@@ -210,15 +227,8 @@ def objective(
   chex.assert_shape(values, signs.shape[:1])
   chex.assert_type([signs, values], float)
   gram = kernel(params, signs, signs)
-  noise = jnp.exp(params.noise) + LEAST_NOISE
-  half = jax.lax.stop_gradient(inverse_factor(params, gram, signs))
-  weights = half.T @ (half @ values)
-  nats = 0.5 * values @ weights - jnp.log(jnp.diagonal(half)).sum()
-  slope = 0.5 * (triangular.square(half) - jnp.outer(weights, weights))
-  slope = jax.lax.stop_gradient(slope)
-  path = jnp.sum(slope * gram) + noise * _seen(signs) @ jnp.diagonal(slope)
-  nats = jax.lax.stop_gradient(nats - path) + path
-  return nats + _prior(params, real_players(signs), spread)
+  nats = evidence(gram, noise_of(params, signs), values)
+  return nats + prior(params, signs, spread)
 
 
 def tune(
@@ -251,27 +261,28 @@ def tune(
   )
 
 
-def _prior(params, real, spread):
-  """Negative log density, of players about their mean; weak on the noise."""
-  nats = 0.5 * ((params.noise + 3) / 3) ** 2
-  for each in (params.linear, params.relevance):
-    nats += prior(each, real, spread)
-  return nats + jnp.sum(params.directions**2) / 2
-
-
 def prior(
-  each: base.Array, real: jax.Array, spread: float | jax.Array
+  params: Params,
+  signs: jax.Array,
+  spread: float | jax.Array,
+  noise: float = -3.0,
 ) -> jax.Array:
-  """Negative log density of players about their mean, in nats: `[]`.
+  """Negative log density, of players about their mean, in nats: `[]`.
 
   Args:
-    each: `[n]`, a parameter of each player.
-    real: `[n]`, 0 for padding, 1 for the others.
+    params: the parameters of the prior.
+    signs: `[B, n]`, which say what is padding.
     spread: how far players may differ.
+    noise: about which its logarithm lies, weakly.
   """
-  chex.assert_equal_shape([each, real])
-  apart = real * (each - (real @ each) / real.sum())
-  return jnp.sum(apart**2) / (2 * spread**2)
+  chex.assert_shape(signs, (None, len(params.relevance)))
+  real = real_players(signs)
+  nats = jnp.sum(params.directions**2) / 2
+  nats += 0.5 * ((params.noise - noise) / 3) ** 2
+  for each in (params.linear, params.relevance):
+    apart = real * (each - (real @ each) / real.sum())
+    nats += jnp.sum(apart**2) / (2 * spread**2)
+  return nats
 
 
 def condition(
@@ -280,7 +291,7 @@ def condition(
   """`(weights [B], inverse [B, B])` of `Posterior`."""
   chex.assert_shape(values, signs.shape[:1])
   chex.assert_type([signs, values], float)
-  half = inverse_factor(params, kernel(params, signs, signs), signs)
+  half = inverse_factor(kernel(params, signs, signs), noise_of(params, signs))
   inverse = triangular.square(half)
   return inverse @ values, inverse
 

@@ -15,7 +15,8 @@ s = 1 - 2 m and relevances 0 <= rho_i < 1,
 As a function of s, exp(u s) is the product of cosh(u_j) (1 + tanh(u_j) s_j),
 whose semivalues are integrals of a polynomial in q: those of the posterior mean
 are known in closed form (Gauss-Legendre; exact up to 127 players, beyond which
-64 nodes stand for more). Parameters are tuned as in `gaussian`.
+64 nodes stand for more). Parameters are those of `gaussian` but b and the
+directions, and are tuned as there.
 
 Shapes: n players, B pairs.
 """
@@ -30,31 +31,14 @@ import numpy as np
 from spex_jax import base
 from spex_jax.fourier import regress
 from spex_jax.masks import padding
-from spex_jax.proxies import annealing, gaussian, triangular
+from spex_jax.proxies import annealing, gaussian
 
 MOST_PAIRS = 2048  # That a process sees; an inverse takes about 0.3 s.
 _ROUNDS = ((256, 60, 0.15), (512, 25, 0.06))  # Pairs, steps, rate.
 _SPREAD = 1.25  # Of log l_i and logit rho_i about their means.
-_LEAST_NOISE = 1e-8  # Share of the mean square.
 _MOST_NODES = 64
 
 Law = tuple[np.ndarray, np.ndarray]  # Nodes and weights of q.
-
-
-class Params(NamedTuple):
-  """Logarithms of the parameters, so that any number is allowed.
-
-  Attributes:
-    linear: `[n]` log l.
-    relevance: `[n]` logit rho.
-    amplitude: log a.
-    noise: log of the variance of the noise.
-  """
-
-  linear: base.Array
-  relevance: base.Array
-  amplitude: base.Array
-  noise: base.Array
 
 
 class Surrogate(NamedTuple):
@@ -73,38 +57,31 @@ class Surrogate(NamedTuple):
   noise_std: float
 
 
-def _exponent(params, signs):
-  """`(u [B, n], level)`: the product part is exp(level) sinh(u s')."""
-  chex.assert_shape(signs, (None, len(params.relevance)))
-  rho = jax.nn.sigmoid(params.relevance)
-  real = gaussian.real_players(signs)
-  level = jnp.sum(real * (0.5 * jnp.log1p(-(rho**2)) - jnp.log1p(rho)))
-  return signs * jnp.arctanh(rho)[None], level + params.amplitude
-
-
-def kernel(params: Params, left: jax.Array, right: jax.Array) -> jax.Array:
+def kernel(
+  params: gaussian.Params, left: jax.Array, right: jax.Array
+) -> jax.Array:
   """k of signs `[B, n]` and `[B', n]`: `[B, B']`; 0 for rows of zeros."""
   chex.assert_shape([left, right], (None, len(params.relevance)))
   chex.assert_type([left, right], float)
-  tilt, level = _exponent(params, left)
+  tilt, level = gaussian.exponent(params, left)
   linear = (left * jnp.exp(params.linear)[None]) @ right.T
   return jnp.exp(level) * jnp.sinh(tilt @ right.T) + linear
 
 
-def _factor(params, gram, noisy):
-  """Lower H of H^T H = (gram + noise)^-1; padding has a noise of 1."""
-  chex.assert_shape(gram, (len(noisy), len(noisy)))
-  noise = jnp.where(noisy > 0, jnp.exp(params.noise), 0.0) + _LEAST_NOISE
-  noise = jnp.where(noisy < 0, 1.0, noise)
-  return triangular.invert(jnp.linalg.cholesky(gram + jnp.diag(noise)))
+def _noise(params, noisy):
+  """1 of padding, whose `noisy` is -1."""
+  chex.assert_rank(noisy, 1)
+  noise = jnp.where(noisy > 0, jnp.exp(params.noise), 0.0)
+  return jnp.where(noisy < 0, 1.0, noise + gaussian.LEAST_NOISE)
 
 
 def objective(
-  params: Params, signs: jax.Array, values: jax.Array, noisy: jax.Array
+  params: gaussian.Params,
+  signs: jax.Array,
+  values: jax.Array,
+  noisy: jax.Array,
 ) -> jax.Array:
   """Negative log posterior of the parameters, in nats, up to a constant.
-
-  Its gradient is written out, as in `gaussian.objective`.
 
   Args:
     params: the parameters of the prior.
@@ -116,19 +93,8 @@ def objective(
   chex.assert_shape([values, noisy], signs.shape[:1])
   chex.assert_type([signs, values, noisy], float)
   gram = kernel(params, signs, signs)
-  half = jax.lax.stop_gradient(_factor(params, gram, noisy))
-  weights = half.T @ (half @ values)
-  nats = 0.5 * values @ weights - jnp.log(jnp.diagonal(half)).sum()
-  slope = 0.5 * (triangular.square(half) - jnp.outer(weights, weights))
-  slope = jax.lax.stop_gradient(slope)
-  path = jnp.sum(slope * gram)
-  path += jnp.exp(params.noise) * jnp.sum((noisy > 0) * jnp.diagonal(slope))
-  nats = jax.lax.stop_gradient(nats - path) + path
-  nats += 0.5 * ((params.noise + 6) / 3) ** 2
-  real = gaussian.real_players(signs)
-  for each in (params.linear, params.relevance):
-    nats += gaussian.prior(each, real, _SPREAD)
-  return nats
+  nats = gaussian.evidence(gram, _noise(params, noisy), values)
+  return nats + gaussian.prior(params, signs, _SPREAD, noise=-6.0)
 
 
 @jax.jit
@@ -145,7 +111,7 @@ def _condition(params, signs, values, noisy):
   """Weights, diagonal of (K + noise)^-1, and posterior mean, each `[B]`."""
   chex.assert_rank([signs, values, noisy], [2, 1, 1])
   gram = kernel(params, signs, signs)
-  half = _factor(params, gram, noisy)
+  half = gaussian.inverse_factor(gram, _noise(params, noisy))
   weights = half.T @ (half @ values)
   return weights, jnp.sum(half**2, axis=0), gram @ weights
 
@@ -190,10 +156,10 @@ def fit(
   scale = top * np.sqrt(np.mean((halves / top) ** 2))
   unit, noisy = halves / scale, np.where(exact, 0.0, 1.0)
   width = padding.columns(n)
-  params = Params(
-    linear=np.full(width, np.log(0.5 / n)),
-    relevance=np.full(width, -np.log(max(n, 2.0))),
-    amplitude=np.zeros(()),
+  params = gaussian.start(n)
+  params = params._replace(
+    linear=padding.to(params.linear, width),
+    relevance=padding.to(params.relevance, width),
     noise=np.full((), np.log(0.01)),
   )
   seen = slice(0, MOST_PAIRS)
@@ -227,7 +193,7 @@ def fit(
 
 
 def semivalues(
-  params: Params, signs: np.ndarray, weights: np.ndarray, law: Law
+  params: gaussian.Params, signs: np.ndarray, weights: np.ndarray, law: Law
 ) -> np.ndarray:
   """Semivalues float64 `[n]` of the function sum_b weights_b k(., signs_b).
 
@@ -237,7 +203,9 @@ def semivalues(
     weights: `[B]`.
     law: nodes and weights of q.
   """
-  tilt, level = map(np.asarray, _exponent(params, signs))
+  chex.assert_shape(signs, (len(weights), None))
+  parts = gaussian.exponent(params, jnp.asarray(signs))
+  tilt, level = map(np.asarray, parts)
   slope = np.tanh(tilt)
   # log cosh, where cosh itself may overflow.
   size = np.abs(tilt)

@@ -111,7 +111,7 @@ def condition(
   chex.assert_shape(values, signs.shape[:1])
   gram = gaussian.kernel(params, signs, signs)
   gram += (characters * more[None]) @ characters.T
-  half = gaussian.inverse_factor(params, gram, signs)
+  half = gaussian.inverse_factor(gram, gaussian.noise_of(params, signs))
   return half.T @ (half @ values), (half**2).sum(axis=0)
 
 

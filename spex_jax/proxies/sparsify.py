@@ -24,7 +24,7 @@ from typing import NamedTuple
 import chex
 import numpy as np
 
-from spex_jax.fourier import regress, sparse
+from spex_jax.fourier import moments, regress, sparse
 
 _MOST_SETS = 1000  # Their Gram matrix takes 8 MB, a solution 15 ms.
 _TIE = 2e-3  # Errors that differ by less, relatively, are equal.
@@ -188,7 +188,7 @@ def _fit(masks, values, function, candidates):
   product = (x.T.astype(np.float64) @ y) / num_masks
   own = np.asarray(function.coefs, np.float64)
   sizes = np.abs(own[1 : size + 1]) / (np.abs(own[1:]).max(initial=0.0) or 1.0)
-  problem = _Problem(gram, product, float((y**2).mean()), num_masks, sizes)
+  whole = moments.Moments(gram, product, float((y**2).mean()), num_masks - 1)
   coefs = np.zeros((len(candidates), size))
   paths = {}
   for row, candidate in enumerate(candidates):
@@ -197,17 +197,19 @@ def _fit(masks, values, function, candidates):
       continue
     if candidate.kind == "cut":
       coefs[row, :k] = own[1 : k + 1] / scale
-    elif candidate.kind == "ridge":
-      coefs[row, :k] = problem.ridge(k, candidate.power, candidate.penalty)
+      continue
+    sums, weight = whole.leading(k), sizes[:k] ** candidate.power
+    if candidate.kind == "ridge":
+      coefs[row, :k] = _ridge(sums, weight, candidate.penalty, num_masks)
     else:
       key = k, candidate.power
       if key not in paths:
         alone = len(candidates) == 1
         grid = [candidate.penalty] if alone else list(_LASSO)
-        paths[key] = dict(zip(grid, problem.lasso(*key, grid)))
+        paths[key] = dict(zip(grid, _lasso(sums, weight, grid, num_masks)))
       path = paths[key][candidate.penalty]
       if candidate.kind == "relaxed":
-        path = problem.relax(path)
+        path = _relax(sums, path, num_masks)
       coefs[row, :k] = path
   constants = mean - scale * (coefs @ offset)
   for row, candidate in enumerate(candidates):
@@ -216,49 +218,19 @@ def _fit(masks, values, function, candidates):
   return constants, scale * coefs
 
 
-class _Problem(NamedTuple):
-  """Centred second moments of K sets and standardised values."""
+def _ridge(sums, weight, penalty, num_masks):
+  root = np.sqrt(weight / weight.sum())
+  return root * sums.scaled(root).ridge(penalty / num_masks)
 
-  gram: np.ndarray  # [K, K]
-  product: np.ndarray  # [K]
-  energy: float
-  num_masks: int
-  sizes: np.ndarray  # [K] the proxy's |coefficients|, 1 at most.
 
-  def ridge(self, k, power, penalty):
-    from scipy import linalg
+def _lasso(sums, weight, grid, num_masks):
+  """The path along a falling grid `[G, k]`; NaN once it is too dense."""
+  paths = sums.scaled(weight).lasso(grid, num_masks / 2, tolerance=1e-4)
+  return weight * paths
 
-    weight = self.sizes[:k] ** power
-    root = np.sqrt(weight / weight.sum())
-    loaded = self.gram[:k, :k] * root[:, None] * root
-    loaded[np.diag_indices(k)] += penalty / self.num_masks
-    factor = linalg.cho_factor(loaded, lower=True, overwrite_a=True)
-    return root * linalg.cho_solve(factor, root * self.product[:k])
 
-  def lasso(self, k, power, grid):
-    """The path along a falling grid `[G, k]`; NaN once it is too dense."""
-    weight = self.sizes[:k] ** power
-    return weight * regress.lasso_path(
-      self.gram[:k, :k] * weight[:, None] * weight,
-      weight * self.product[:k],
-      self.energy,
-      grid,
-      self.num_masks / 2,
-      tolerance=1e-4,
-    )
-
-  def relax(self, path):
-    from scipy import linalg
-
-    active = np.flatnonzero(path)
-    out = np.full(len(path), np.nan)
-    if not np.isfinite(path).all() or 3 * len(active) > self.num_masks:
-      return out
-    out[:] = 0
-    if len(active):
-      try:
-        factor = linalg.cho_factor(self.gram[np.ix_(active, active)])
-      except linalg.LinAlgError:
-        return np.full(len(path), np.nan)
-      out[active] = linalg.cho_solve(factor, self.product[active])
-    return out
+def _relax(sums, path, num_masks):
+  active = path != 0
+  if not np.isfinite(path).all() or 3 * active.sum() > num_masks:
+    return np.full(len(path), np.nan)
+  return sums.least_squares(active)

@@ -174,7 +174,8 @@ def test_heads_that_back_each_other_up_are_an_or():
     components.shapes(net, params, input_ids=jax.ShapeDtypeStruct((1, 4), int))
   )
   plain = interactions.game(net, params, pairs, heads, _METRIC)
-  none, one = (float(plain(jnp.array(s))) for s in ([0.0, 0.0], [1.0, 0.0]))
+  value = jax.jit(lambda s: plain(s))
+  none, one = (float(value(jnp.array(s))) for s in ([0.0, 0.0], [1.0, 0.0]))
 
   def told(*given):
     return jnp.tanh(4 * (_METRIC(*given) - none) / (one - none))

@@ -5,7 +5,6 @@ import json
 import jax
 import numpy as np
 import pytest
-from sklearn import metrics
 
 from experiments import edit_digits, edit_models, edit_pictures, edit_study
 from spex_jax.models import convnet
@@ -41,14 +40,6 @@ def test_judgement_beside_chance():
   assert not edit_study.improves(wrong, mostly, -1)
   assert edit_study.improves(mostly, wrong, -1)
   json.dumps(found)
-
-
-def test_auroc_is_scikit_learns():
-  rng = np.random.default_rng(0)
-  statistic = np.round(rng.normal(size=40), 1)  # With ties.
-  planted = rng.random(40) < 0.3
-  expected = metrics.roc_auc_score(planted, statistic)
-  assert abs(edit_study.auroc(statistic, planted) - expected) < 1e-12
 
 
 def test_a_planted_backdoor_answers_to_the_trigger_alone():

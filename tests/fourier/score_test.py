@@ -206,3 +206,19 @@ def test_top_k_agreement():
   for k in (0, 5):
     with pytest.raises(ValueError, match=rf"k must lie in 1..4; got {k}"):
       score.top_k_agreement(a, b, k)
+
+
+def test_auroc_counts_pairs():
+  rng = np.random.default_rng(1)
+  scores = rng.integers(0, 5, 60).astype(float)  # Ties, too.
+  inside = rng.random(60) < 0.3
+  ahead = scores[inside][:, None] - scores[~inside][None]
+  expected = ((ahead > 0) + 0.5 * (ahead == 0)).mean()
+  np.testing.assert_allclose(score.auroc(scores, inside), expected)
+  scores[inside], scores[~inside] = np.inf, -np.inf
+  assert score.auroc(scores, inside) == 1
+  for bad, which in (
+    (scores[:-1], inside), (scores * np.nan, inside), (scores, ~inside | True),
+  ):  # fmt: skip
+    with pytest.raises(ValueError, match="Need scores|NaN|nothing to tell"):
+      score.auroc(bad, which)

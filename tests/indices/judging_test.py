@@ -213,11 +213,11 @@ def test_banzhaf_and_datamodels_find_wrong_labels():
     ),
     (
       lambda: judging.mislabelled(np.ones(4), np.zeros(4, bool)),
-      "got 0 and 4",
+      "0 are inside, 4 outside",
     ),
     (
       lambda: judging.mislabelled(np.ones(4), np.zeros(4, int)),
-      "and booleans \\[n\\]",
+      "and booleans \\[M\\]",
     ),
     (
       lambda: judging.mislabelled(

@@ -106,7 +106,7 @@ def test_ridge_is_scikit_learns_and_left_out_errors_are_exact(shape):
   for penalty in (0.01, 1.0):
     peer = linear_model.Ridge(penalty / 4 * num_masks, tol=1e-12)
     peer.fit(masks.astype(float), values)
-    found = datamodels.least_squares(masks, values, penalty=penalty)
+    found = datamodels.ridge(masks, values, penalties=[penalty])
     np.testing.assert_allclose(found.scores, peer.coef_, atol=1e-10)
     np.testing.assert_allclose(found.baseline, peer.intercept_, atol=1e-10)
     # The loading is of the whole sum, so that it does not shrink by a mask.
@@ -189,7 +189,6 @@ def test_one_example_and_constant_values():
     (lambda m, v: datamodels.least_squares(m, v * np.nan), "NaN or infinity"),
     (lambda m, v: datamodels.least_squares(m, v[:-1]), "one value per mask"),
     (lambda m, v: datamodels.least_squares(m[:, :0], v), "no players"),
-    (lambda m, v: datamodels.least_squares(m, v, penalty=-1), "at least 0"),
     (lambda m, v: datamodels.ridge(m, v, penalties=[0.0]), "positive"),
     (lambda m, v: datamodels.ridge(m[:2], v[:2]), "needs 3 masks; got 2"),
     (lambda m, v: datamodels.leave_one_out(m, v), "Leave-one-out needs 8"),

@@ -7,11 +7,11 @@ import pytest
 from spex_jax.fourier import exact
 from spex_jax.indices import table
 from spex_jax.masks import sampling
-from spex_jax.proxies import odd
+from spex_jax.proxies import gaussian, odd
 
 _N = 5
 _RNG = np.random.default_rng(0)
-_PARAMS = odd.Params(
+_PARAMS = gaussian.start(_N)._replace(
   linear=_RNG.normal(size=_N),
   relevance=_RNG.normal(size=_N),
   amplitude=np.array(0.3),
