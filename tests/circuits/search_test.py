@@ -89,15 +89,6 @@ def test_acdc_one_by_one_is_that_of_the_paper():
   assert 0 < len(found.circuit) < graph.num_edges
 
 
-def test_acdc_asks_for_more_edges_than_go_into_a_call(monkeypatch):
-  net, params, pairs, *_ = _setting()
-  whole = search.acdc(net, params, pairs, _METRIC, 0.001, **_SIZE)
-  monkeypatch.setattr(judging, "ROWS", 2)
-  parts = search.acdc(net, params, pairs, _METRIC, 0.001, **_SIZE)
-  assert parts.circuit == whole.circuit
-  np.testing.assert_allclose(parts.scores, whole.scores, atol=1e-9)
-
-
 def test_acdc_at_the_largest_threshold_keeps_nothing():
   net, params, pairs, *_ = _setting()
   acdc = lambda threshold: search.acdc(
