@@ -14,6 +14,7 @@ import numpy as np
 from spex_jax import base
 
 _LEVEL = 0.95  # Of intervals, by Student's t: targets are few.
+WIDE = 1.96  # Standard errors to either side, where many stand behind one.
 _MATCHED = 8 * base.ROUNDING  # Of a constant: a sum of many terms is allowed.
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from spex_jax import base
+from spex_jax.fourier import score
 from spex_jax.report import plots
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def bars(
       range(len(items)),
       values,
       color=[_colour(value) for value in values],
-      xerr=[1.96 * (item.std or 0.0) for item in items],
+      xerr=[score.WIDE * (item.std or 0.0) for item in items],
       error_kw={"lw": 0.8},
     )
     labels = [
@@ -175,7 +176,7 @@ def table(point: Point, names: Sequence[str], units: str) -> Any:
     for item in getattr(point, kind):
       cells = [f"{item.value:+.3g}"]
       if known:
-        half = 1.96 * (item.std or 0)
+        half = score.WIDE * (item.std or 0)
         low, high = item.value - half, item.value + half
         cells.append("" if item.std is None else f"[{low:+.3g}, {high:+.3g}]")
       cells += [kind, " & ".join(names[player] for player in item.players)]
@@ -192,7 +193,7 @@ def _picture(axes, pixels: np.ndarray, text: str, color: str) -> None:
 
 
 def _value(item: Shown) -> str:
-  error = "" if item.std is None else f" ± {1.96 * item.std:.2g}"
+  error = "" if item.std is None else f" ± {score.WIDE * item.std:.2g}"
   return f"{item.value:+.3g}{error}"
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spex_jax import base
+from spex_jax.fourier import score
 from spex_jax.indices import interactions as interactions_lib
 from spex_jax.report import fonts
 
@@ -25,7 +26,6 @@ Set = tuple[tuple[int, ...], float]
 
 _MAP = "RdBu_r"
 ROW, _LINE = 0.32, 0.155  # Inches: a bar with its label, a further line.
-_WIDE = 1.96  # Standard errors, of 95 %.
 _OUTSIDE, _LETTER = 1.12, 0.034  # Of a circle's radius: names, a letter.
 # Letters in a line: of a bar's label, a legend's, a node's.
 _TICK, _LEGEND, _NODE = 40, 44, 26
@@ -318,7 +318,7 @@ def height(label: str) -> float:
 
 def whiskers(interactions: Interactions) -> np.ndarray | None:
   """Half of each value's 95 % interval; None where no errors are known."""
-  return None if interactions.std is None else _WIDE * interactions.std
+  return None if interactions.std is None else score.WIDE * interactions.std
 
 
 def values_in(interactions: Interactions) -> str:

@@ -30,7 +30,6 @@ _CELLS = 112  # Of a picture's outlines, on its longer side, at most.
 _CELL = re.compile(r"r(\d+)c(\d+)")
 _PART = re.compile(r"(blocks\.\d+\.\w+|\w+\.\w+) (\d+)")
 _TINY = 1e-5  # Of a value, which float32 may be off by.
-_WIDE = 1.96  # Standard errors, of 95 %.
 
 
 def sets(
@@ -78,7 +77,7 @@ def sets(
           + ([] if std is None else [_short(float(std[row]))])
           for row, (who, value) in enumerate(listed)
         ],
-        "std": None if std is None else _WIDE,
+        "std": None if std is None else score.WIDE,
       }
     )
   if scene is not None:
@@ -276,7 +275,8 @@ def trust(found: Any) -> list[tuple[str, str, bool]]:
     value, error = float(each[worst]), float(std[worst])
     text = score.shown(value, error)
     if error:
-      low, high = value - _WIDE * error, min(1.0, value + _WIDE * error)
+      half = score.WIDE * error
+      low, high = value - half, min(1.0, value + half)
       text += f", 95 % {low:.3f} to {high:.3f}"
     text += (
       f", on {found.tested}" if found.held_out else ": every mask was asked"
