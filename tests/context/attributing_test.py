@@ -11,7 +11,7 @@ from spex_jax import api, context
 from spex_jax.context import attributions, inseq, methods, scored, steps
 from spex_jax.masks import sampling
 from spex_jax.models import sites
-from tests.context import games, pecore_test
+from tests.context import pecore_test
 
 _PROMPT, _ANSWER = [16, 3, 1, 4, 15], [5, 3, 8]
 _RIVAL = [5, 9, 2]
@@ -25,6 +25,12 @@ def _made(answer=_ANSWER):
   return context.Generation.of_ids(_net(), _PROMPT, answer)
 
 
+def _logits(ids):
+  """Of one run by itself, float64 `[P, V]`."""
+  out = _net().apply(_net().params, input_ids=np.array([ids], np.int32)).logits
+  return np.asarray(out, np.float64)[0]
+
+
 def _softmax(x):
   e = np.exp(x - x.max(axis=-1, keepdims=True))
   return e / e.sum(axis=-1, keepdims=True)
@@ -32,8 +38,8 @@ def _softmax(x):
 
 def test_step_functions_by_definition():
   at = np.arange(3) + len(_PROMPT) - 1
-  x = games.alone(_net(), _PROMPT + _ANSWER[:-1])[at]
-  z = games.alone(_net(), _PROMPT + _RIVAL[:-1])[at]
+  x = _logits(_PROMPT + _ANSWER[:-1])[at]
+  z = _logits(_PROMPT + _RIVAL[:-1])[at]
   p, q, i = _softmax(x), _softmax(z), np.arange(3)
   py, qy = p[i, _ANSWER], q[i, _RIVAL]
   order = np.sort(p, axis=-1)
@@ -87,8 +93,8 @@ def test_divergence_of_the_likely_tokens(top_k, top_p):
 
 def test_a_rival_is_read_from_this_run_unless_forced():
   at = np.arange(3) + len(_PROMPT) - 1
-  p = _softmax(games.alone(_net(), _PROMPT + _ANSWER[:-1])[at])
-  q = _softmax(games.alone(_net(), _PROMPT + _RIVAL[:-1])[at])
+  p = _softmax(_logits(_PROMPT + _ANSWER[:-1])[at])
+  q = _softmax(_logits(_PROMPT + _RIVAL[:-1])[at])
   i = np.arange(3)
   given = steps.Given(
     jnp.asarray(_ANSWER), jnp.asarray(_RIVAL), jnp.log(jnp.asarray(q))
@@ -114,8 +120,7 @@ def test_dropout_moves_a_probability_by_some_spread():
     jax.random.key(1), rate=rate,
   )  # fmt: skip
   at = np.arange(3) + len(_PROMPT) - 1
-  p = _softmax(games.alone(_net(), _PROMPT + _ANSWER[:-1])[at])
-  p = p[np.arange(3), _ANSWER]
+  p = _softmax(_logits(_PROMPT + _ANSWER[:-1])[at])[np.arange(3), _ANSWER]
   mean, spread = one(1e-6)  # Nothing is dropped.
   np.testing.assert_allclose(mean, p, rtol=1e-4)
   assert (np.asarray(spread) < 1e-6).all()

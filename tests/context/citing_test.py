@@ -311,7 +311,8 @@ def _scorer(**settings):
 
 def _alone(ids):
   """Log-probabilities that predict the response, from a run by itself."""
-  logits = games.alone(_net(), ids)[-3:-1]
+  out = _net().apply(_net().params, input_ids=np.array([ids], np.int32))
+  logits = np.asarray(out.logits, np.float64)[0, -3:-1]
   return logits - special.logsumexp(logits, axis=-1, keepdims=True), logits
 
 

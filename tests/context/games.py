@@ -1,15 +1,13 @@
 """Scorers for tests: recorded games, and tables of values."""
 
-import functools
 import json
 import pathlib
 
-import jax
 import numpy as np
 import pytest
 
 from spex_jax.context import scoring, sources
-from spex_jax.models import sites, tokens
+from spex_jax.models import tokens
 from tests import tokenizers_small
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -32,22 +30,6 @@ def masks(n):
 def tokenizer():
   """GPT-2's kind, of some 270 tokens."""
   return tokens.Tokenizer(tokenizers_small.byte_level(), {})
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _run(held, params, ids):
-  return held.net.apply(params, input_ids=ids).logits[0]
-
-
-def alone(net, ids, size=16):
-  """Logits of one causal run by itself, float64 `[P, V]`.
-
-  Of one program for all lengths: what stands behind a token is not seen.
-  """
-  wide = np.zeros((1, size), np.int32)
-  wide[0, : len(ids)] = ids
-  out = _run(sites.Model(net), net.params, wide)
-  return np.asarray(out, np.float64)[: len(ids)]
 
 
 class Table:

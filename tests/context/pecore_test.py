@@ -49,7 +49,9 @@ def _predictions():
 
 def _alone(ids):
   """Log-probabilities that predict the answer, from one run by itself."""
-  logits = scorers.alone(_net(), ids)[-1 - len(_ANSWER) : -1]
+  net = _net()
+  out = net.apply(net.params, input_ids=np.array([ids], np.int32)).logits
+  logits = np.asarray(out, np.float64)[0, -1 - len(_ANSWER) : -1]
   return logits - special.logsumexp(logits, axis=-1, keepdims=True)
 
 
@@ -172,11 +174,11 @@ def test_lime_occlusion_and_masked_sets_see_the_unknown_token():
   ids = _runs().with_context
   at = len(ids) - len(_ANSWER) - 1
   for token in range(4):
-    own = []
-    for row in (ids, np.where(np.arange(len(ids)) == 1 + token, 0, ids)):
-      logits = scorers.alone(_net(), row)[at]
-      own.append(logits[_ANSWER[0]] - special.logsumexp(logits))
-    want = abs(own[0] - own[1])
+    rows = np.stack([ids, np.where(np.arange(len(ids)) == 1 + token, 0, ids)])
+    net = _net()
+    logits = net.apply(net.params, input_ids=rows).logits
+    own = jax.nn.log_softmax(logits)[:, at, _ANSWER[0]]
+    want = abs(float(own[0] - own[1]))
     np.testing.assert_allclose(found["occlusion"][0, token], want, atol=5e-6)
     np.testing.assert_allclose(of_one_less[token, 0], own[1], atol=2e-5)
   assert np.isfinite(found["lime"]).all() and found["lime"].shape == (2, 4)
