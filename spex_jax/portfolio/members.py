@@ -25,13 +25,15 @@ from spex_jax.proxies import (
 )
 from spex_jax.proxies import out_of_fold as out_of_fold_lib
 
-FOLDS = 5
+_FOLDS, _FOLDS_OF_FEW = 5, 10
+_FEW = 512  # Masks up to which fits to 4 in 5 of them are far from fits to all.
 MOST_TERMS = 4096  # Of an answer, besides the empty set.
 _SCAN_FLOPS = 1e11  # Of one Gram scan.
 LEAST_SCANNED = 64  # Masks below which every set looks significant.
 _DEEPEST = 5  # Trees, as in the paper.
 _RISING = 1.0  # Nats a step above which a fit says that it was cut short.
 _ROUNDING = 1e-12  # Share of max|f|.
+_SURE = 2.0  # Standard errors of a fall of the error that is believed.
 _LEAST_REFINED = 256  # Masks below which finer parameters fit noise.
 _PAIRS_TO_A_MASK = 40  # Twice the pairs that are worth screening.
 _LEAST_DIRECTED = 4  # Masks to a player that directions need.
@@ -41,6 +43,22 @@ _FAR = 3.0  # Times the error of a baseline that a process cannot help.
 _HOPELESS = 1.1  # Times the error of the best: not worth the other folds.
 # Finer than the default: where little is explained, the step matters.
 _PENALTIES = tuple(10.0 ** (-k / 12) for k in range(31))
+
+
+class Growth(NamedTuple):
+  """What a fit to all samples leaves, of what fits out of fold leave.
+
+  Errors fall with the samples as a power of their number (Cortes et al. 1994),
+  and where few samples just suffice to find the sets, steeply: two numbers of
+  folds tell how.
+
+  Attributes:
+    share: of the mean square error, 1 at most; 1 where nothing is known.
+    std: standard error of its logarithm.
+  """
+
+  share: float = 1.0
+  std: float = 0.0
 
 
 class Member(NamedTuple):
@@ -53,6 +71,8 @@ class Member(NamedTuple):
     note: how it was fitted, a sentence.
     errors: players `[K, D]` to the standard errors `[K]` of their Fourier
       coefficients, in the units of the values; None where nothing is known.
+    growth: `Growth` of the mean square error with the masks that a fit out of
+      fold lacks.
   """
 
   name: str
@@ -60,6 +80,13 @@ class Member(NamedTuple):
   out_of_fold: np.ndarray
   note: str
   errors: Callable[[np.ndarray], np.ndarray] | None = None
+  growth: Growth = Growth()
+
+
+def spread_folds(num_masks: int) -> np.ndarray:
+  """The folds int `[B]` of members: 10 of few masks, else 5."""
+  few = num_masks <= _FEW
+  return boosting.spread_folds(num_masks, _FOLDS_OF_FEW if few else _FOLDS)
 
 
 def mean(masks: base.Masks, values: np.ndarray) -> Member:
@@ -115,10 +142,12 @@ def by_lasso(
   out_of_fold = _predict_out_of_fold(masks, values, folds, fit, baseline)
   if out_of_fold is None:
     return None
+  growth = _growth(masks, values, folds, fit, out_of_fold)
   function = fit(np.ones(len(values), bool))
   note = f"Lasso on sets of up to {order}."
   name = f"lasso{order}" + " relaxed" * relaxed
-  return Member(name, function, out_of_fold, note, _flat(out_of_fold, values))
+  errors = _flat(out_of_fold, values)
+  return Member(name, function, out_of_fold, note, errors, growth)
 
 
 def by_trees(
@@ -260,7 +289,7 @@ def _limited(subset, spread, max_order):
     )
     return readout.expand(part, MOST_TERMS, max_order=max_order).fourier
 
-  folds = boosting.spread_folds(len(subset.rows), FOLDS)
+  folds = boosting.spread_folds(len(subset.rows), _FOLDS)
   return _predict_out_of_fold(subset.masks, subset.values, folds, fit)
 
 
@@ -441,9 +470,11 @@ def by_gram(
   out_of_fold = _predict_out_of_fold(masks, values, folds, fit, baseline)
   if out_of_fold is None:
     return None
+  growth = _growth(masks, values, folds, fit, out_of_fold)
   function = fit(np.ones(len(values), bool))
   note = f"Gram scan of sets of up to {int(function.orders.max(initial=0))}."
-  return Member("gram", function, out_of_fold, note, _flat(out_of_fold, values))
+  errors = _flat(out_of_fold, values)
+  return Member("gram", function, out_of_fold, note, errors, growth)
 
 
 def first_fold(masks: base.Masks, folds: np.ndarray, fit: Fit) -> np.ndarray:
@@ -469,6 +500,26 @@ def _predict_out_of_fold(masks, values, folds, fit, baseline=None):
         return None
       baseline = None  # Compared once.
   return out
+
+
+def _growth(masks, values, folds, fit, out_of_fold):
+  """By twice as wide folds, where masks are few and it is beyond doubt."""
+  if len(np.unique(folds)) <= _FOLDS:
+    return Growth()
+  wide = _predict_out_of_fold(masks, values, folds // 2, fit)
+  size = np.abs(values).max() or 1.0
+  narrow, wide = (((x - values) / size) ** 2 for x in (out_of_fold, wide))
+  least = _ROUNDING**2
+  if not min(narrow.mean(), wide.mean()) > least:
+    return Growth()
+  apart = narrow / narrow.mean() - wide / wide.mean()
+  std = float(apart.std() / np.sqrt(len(apart)))
+  steps = np.log(narrow.mean() / wide.mean())
+  if steps > -_SURE * std:
+    return Growth()
+  # From 9 to 10 tenths of the masks, as from 8 to 9.
+  power = np.log(10 / 9) / np.log(9 / 8)
+  return Growth(float(np.exp(power * steps)), power * std)
 
 
 def _flat(out_of_fold, values):

@@ -3,6 +3,8 @@
 The weights are what predicts values that the members have not seen best.
 Expansions are linear, so a weighted mean of members is an expansion too
 (Wolpert 1992; weights that are not negative and sum to 1: Breiman 1996).
+Residuals out of fold are first made as large as those of a fit to all samples
+are expected to be (`members.Growth`), so that members compare as they will be.
 
 Shapes: n players, B masks, M members, K sets.
 """
@@ -28,6 +30,8 @@ class Stacked(NamedTuple):
   Attributes:
     function: the expansion.
     out_of_fold: float64 `[B]`, each value predicted without it.
+    growth_std: standard error of the logarithm of the mean square error, of
+      what the members' `Growth` was taken for.
     weights: the stacking weights that are not 0, by name.
     std: `[K]` standard errors of the coefficients, or None.
     note: who speaks and why, a sentence or two.
@@ -35,6 +39,7 @@ class Stacked(NamedTuple):
 
   function: sparse.SparseFourier
   out_of_fold: np.ndarray
+  growth_std: float
   weights: dict[str, float]
   std: np.ndarray | None
   note: str
@@ -56,7 +61,7 @@ def stack(
     part[..., 0] for part in regress.standardise(values[:, None])
   )
   guesses = np.stack(
-    [(m.out_of_fold - middle) / scale for m in members], axis=1
+    [(_grown(m, values) - middle) / scale for m in members], axis=1
   )
   errors = ((guesses - unit[:, None]) ** 2).mean(axis=0)
   best = int(np.argmin(errors))
@@ -81,9 +86,11 @@ def stack(
       std = errors_of(np.asarray(function.players))
       break
   named = {members[i].name: float(weights[i]) for i in chosen}
+  growth_std = float(sum(members[i].growth.std * weights[i] for i in chosen))
   return Stacked(
     function,
     joined * scale + middle,
+    growth_std,
     named,
     std,
     _note(unit, guesses, members, named, gain),
@@ -97,8 +104,13 @@ def best(
   scale = np.abs(values).max() or 1.0
   return min(
     members,
-    key=lambda m: float((((m.out_of_fold - values) / scale) ** 2).mean()),
+    key=lambda m: float((((_grown(m, values) - values) / scale) ** 2).mean()),
   )
+
+
+def _grown(member, values):
+  """Predictions out of fold that err as a fit to all samples would."""
+  return values + (member.out_of_fold - values) * np.sqrt(member.growth.share)
 
 
 def gain(
@@ -120,7 +132,10 @@ def gain(
 
 
 def sparse_scores(
-  values: np.ndarray, function: sparse.SparseFourier, out_of_fold: np.ndarray
+  values: np.ndarray,
+  function: sparse.SparseFourier,
+  out_of_fold: np.ndarray,
+  growth_std: float = 0.0,
 ) -> dict[str, tuple[float, float]]:
   """R^2 of the "10", "30" and "100" largest sets of an answer, and of "all".
 
@@ -128,15 +143,19 @@ def sparse_scores(
   those left out, by Parseval. That is the posterior expectation where
   coefficients are posterior means; where they were not shrunk, their noise
   is counted as if it were missed, and a small k is put slightly too low.
-  Beside each is its standard error, `score.r2_std`.
+  Beside each is its standard error, `score.r2_std`, with that of the growth.
 
   Args:
     values: `[B]`.
     function: the answer.
     out_of_fold: `[B]` predictions of the values.
+    growth_std: as of `Stacked`.
   """
   whole = float(score.r2(values, out_of_fold))
-  error = lambda lost: float(score.r2_std(values, out_of_fold, lost))
+  grown = (1 - whole) * growth_std
+  error = lambda lost: float(
+    np.hypot(score.r2_std(values, out_of_fold, lost), grown)
+  )
   unit, _, scale = regress.standardise(values[:, None])
   coefs = np.asarray(function.coefs)[1 : int(function.count)] / scale[0]
   total = float((unit**2).mean()) or 1.0

@@ -108,3 +108,21 @@ def test_folds_with_fewer_sets_take_part():
   assert np.isfinite(found.predictions).all()
   held = folds == 4
   np.testing.assert_allclose(found.predictions[held], values[~held].mean())
+
+
+@pytest.mark.parametrize("noise, sure", [(0.3, True), (1.5, False)])
+def test_a_refit_must_gain_three_standard_errors(noise, sure):
+  """Coefficients a fifth too small: refits gain, by 14 errors or by 2."""
+  function, masks, values = _problem(5)
+  rng = np.random.default_rng(6)
+  values = function(masks) + noise * rng.normal(size=200)
+  small = function.replace(coefs=np.append(3.0, 0.8 * function.coefs[1:]))
+  folds = boosting.spread_folds(200)
+  guess = small(masks)
+  found = sparsify.sparsify(masks, values, folds, [small] * 5, small, guess)
+  gains = (guess - values) ** 2 - (found.predictions - values) ** 2
+  if sure:
+    assert found.candidate.kind in ("ridge", "lasso", "relaxed")
+    assert gains.mean() > 3 * gains.std() / np.sqrt(200)
+  else:
+    assert found.candidate.kind in ("cut", "whole")
