@@ -192,17 +192,14 @@ def _fitted(masks, values, method, max_order):
     found += processes
     if not processes:
       left_out = " No Gaussian process: a Gram scan is far ahead of it."
-  largest = min(masks.shape[1], max_order or LASSO_ORDER, LASSO_ORDER)
-  found.append(members.by_lasso(masks, values, folds, 1))
   # Weak where the others are strong: then one fold of these tells.
   rival = stack.best(values, _present(found)).out_of_fold
-  found += [
-    members.by_lasso(
-      masks, values, folds, LASSO_ORDER, relaxed=relaxed, baseline=rival
+  if min(masks.shape[1], max_order or LASSO_ORDER) >= LASSO_ORDER:
+    found.append(
+      members.by_lasso(
+        masks, values, folds, LASSO_ORDER, relaxed=True, baseline=rival
+      )
     )
-    for relaxed in (True, False)
-    if largest >= LASSO_ORDER
-  ]
   found.append(scan(rival))
   return _present(found), left_out
 

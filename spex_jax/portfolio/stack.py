@@ -74,7 +74,9 @@ def stack(
     weights = mixed
   chosen = np.flatnonzero(weights).tolist()
   joined = guesses @ weights
-  merged = _merge([members[i].function for i in chosen], weights[chosen])
+  merged = sparse.weighted_sum(
+    [members[i].function for i in chosen], weights[chosen]
+  )
   error = float(((joined - unit) ** 2).mean())
   held = float(((np.asarray(merged.coefs)[1:] / scale) ** 2).sum())
   function = _thin(merged, _DROPPED * min(error, held), scale)
@@ -174,20 +176,6 @@ def _weigh(unit, guesses):
   weights, _ = scipy.optimize.nnls(rows, np.append(unit, heavy))
   weights = np.where(weights < _LEAST_WEIGHT, 0.0, weights)
   return weights / weights.sum()
-
-
-def _merge(functions, weights):
-  width = max(f.players.shape[1] for f in functions)
-  n = functions[0].n
-  rows, coefs = [], []
-  for function, weight in zip(functions, weights):
-    players = np.asarray(function.players)
-    short = ((0, 0), (0, width - players.shape[1]))
-    rows.append(np.pad(players, short, constant_values=n))
-    coefs.append(np.asarray(function.coefs) * weight)
-  return sparse.SparseFourier.from_players(
-    n, np.concatenate(rows), np.concatenate(coefs)
-  )
 
 
 def _thin(function, energy, scale):

@@ -134,7 +134,7 @@ def test_the_expansion_is_the_mean_of_the_members(n):
   values = rng.normal(size=len(masks))
   found = _members(masks, values, [1.0, 1.1, 1.2], rng, num_terms=40)
   weights = np.array([0.5, 0.3, 0.2])
-  merged = stack._merge([m.function for m in found], weights)
+  merged = sparse.weighted_sum([m.function for m in found], weights)
   expected = sum(w * m.function(masks) for w, m in zip(weights, found))
   np.testing.assert_allclose(merged(masks), expected, rtol=0, atol=1e-12)
   sets = [s for s, _ in merged.terms()]
@@ -150,7 +150,7 @@ def test_thinning_drops_no_more_than_it_says(seed, noise):
   found = _members(masks, values, [noise, noise, 1.5 * noise], rng, 30)
   answer = stack.stack(masks, values, found)
   by_name = {m.name: m for m in found}
-  full = stack._merge(
+  full = sparse.weighted_sum(
     [by_name[k].function for k in answer.weights], list(answer.weights.values())
   )
   every, kept = dict(full.terms()), dict(answer.function.terms())
