@@ -1,11 +1,13 @@
-"""What each member of `auto` is worth: answers with it left out.
+"""What each member of `auto` is worth, and each constant of its stack.
 
   python -m experiments.members_worth --config=full --output=worth.jsonl
 
 Members are fitted once to the first masks of a game, as `auto` fits them, and
 stacked as `auto` does: all, and with each left out in turn. What that costs is
 the ratio of residuals, (1 - R² without it) / (1 - R² of all), on masks that no
-fit has seen. `--games` takes recorded games besides (`record_games`).
+fit has seen. Beside it stands the ratio with another value of a constant of
+`portfolio.stack`, and with errors out of fold taken as they are (`growth`).
+`--games` takes recorded games besides (`record_games`).
 
 Where the Gram scan leaves nothing, `auto` fits no other member: such games are
 counted, and left out of the means.
@@ -14,6 +16,7 @@ counted, and left out of the means.
 import dataclasses
 import pathlib
 import time
+import unittest.mock
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -22,7 +25,7 @@ from absl import app, flags
 from experiments import games, rows
 from spex_jax import base
 from spex_jax.fourier import score
-from spex_jax.portfolio import select, stack
+from spex_jax.portfolio import members, select, stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +54,12 @@ _SEEDS = {
   "cut40": (2, 3),
 }
 _TWELVE = tuple((name, s) for name, seeds in _SEEDS.items() for s in seeds)
+# Nothing gained or weighed too little; the best member alone, and few of them.
+_OTHERS = {
+  "_LEAST_GAIN": (0.0, 1.0),
+  "_LEAST_WEIGHT": (0.0, 0.1),
+  "_DROPPED": (0.0, 0.02),
+}
 CONFIGS = {
   "quick": Config((("vote45", 2),), (64,), 200),
   "full": Config(_TWELVE, (512, 1024)),
@@ -100,16 +109,26 @@ def _row(recording, budget):
     "ratio": {},
   }
   if len(found) > 1 and reached < 1:
-    for member in found:
-      rest = [one for one in found if one is not member]
-      without = r2(stack.stack(masks, values, rest))
-      ratio = (1 - without) / (1 - reached)
-      row["ratio"][member.name] = round(ratio, 4)
+    for change, answer in _changed(masks, values, found):
+      row["ratio"][change] = round((1 - r2(answer)) / (1 - reached), 4)
   return row
 
 
+def _changed(masks, values, found):
+  """Answers without each member, and with each other constant, by name."""
+  for member in found:
+    rest = [one for one in found if one is not member]
+    yield member.name, stack.stack(masks, values, rest)
+  for name, others in _OTHERS.items():
+    for value in others:
+      with unittest.mock.patch.object(stack, name, value):
+        yield f"{name} = {value}", stack.stack(masks, values, found)
+  plain = [one._replace(growth=members.Growth()) for one in found]
+  yield "growth = 1", stack.stack(masks, values, plain)
+
+
 def table(measured: list[rows.Row]) -> str:
-  """What leaving out each member costs: geometric mean, and the worst game.
+  """What leaving out or changing costs: geometric mean, and the worst game.
 
   A member that was not fitted to a game costs nothing there.
   """
@@ -128,7 +147,7 @@ def table(measured: list[rows.Row]) -> str:
         f"{ratios.max():.3f} ({worst})", str(int((ratios > 1.01).sum())),
         str(len(here)),
       ])  # fmt: skip
-  header = ["masks", "left out", "mean ratio", "largest", "over 1 %", "games"]
+  header = ["masks", "without", "mean ratio", "largest", "over 1 %", "games"]
   return rows.table(header, lines)
 
 
