@@ -25,7 +25,8 @@ from absl import app, flags
 from experiments import games, rows
 from spex_jax import base
 from spex_jax.fourier import score
-from spex_jax.portfolio import members, select, stack
+from spex_jax.portfolio import folds as folds_lib
+from spex_jax.portfolio import select, stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +124,7 @@ def _changed(masks, values, found):
     for value in others:
       with unittest.mock.patch.object(stack, name, value):
         yield f"{name} = {value}", stack.stack(masks, values, found)
-  plain = [one._replace(growth=members.Growth()) for one in found]
+  plain = [one._replace(growth=folds_lib.Growth()) for one in found]
   yield "growth = 1", stack.stack(masks, values, plain)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import gram, lasso, regress, sparse
+from spex_jax.portfolio import folds as folds_lib
 from spex_jax.proxies import (
   boosting,
   gaussian,
@@ -25,40 +26,20 @@ from spex_jax.proxies import (
 )
 from spex_jax.proxies import out_of_fold as out_of_fold_lib
 
-_FOLDS, _FOLDS_OF_FEW = 5, 10
-_FEW = 512  # Masks up to which fits to 4 in 5 of them are far from fits to all.
 MOST_TERMS = 4096  # Of an answer, besides the empty set.
 _SCAN_FLOPS = 1e11  # Of one Gram scan.
 LEAST_SCANNED = 64  # Masks below which every set looks significant.
 _DEEPEST = 5  # Trees, as in the paper.
 _RISING = 1.0  # Nats a step above which a fit says that it was cut short.
 _ROUNDING = 1e-12  # Share of max|f|.
-_SURE = 2.0  # Standard errors of a fall of the error that is believed.
 _LEAST_REFINED = 256  # Masks below which finer parameters fit noise.
 _PAIRS_TO_A_MASK = 40  # Twice the pairs that are worth screening.
 _LEAST_DIRECTED = 4  # Masks to a player that directions need.
 _MANY = 2048  # Masks that are predicted by halves.
 _LEAST_COMPARED = 50  # Values that can tell that.
 _FAR = 3.0  # Times the error of a baseline that a process cannot help.
-_HOPELESS = 1.1  # Times the error of the best: not worth the other folds.
 # Finer than the default: where little is explained, the step matters.
 _PENALTIES = tuple(10.0 ** (-k / 12) for k in range(31))
-
-
-class Growth(NamedTuple):
-  """What a fit to all samples leaves, of what fits out of fold leave.
-
-  Errors fall with the samples as a power of their number (Cortes et al. 1994),
-  and where few samples just suffice to find the sets, steeply: two numbers of
-  folds tell how.
-
-  Attributes:
-    share: of the mean square error, 1 at most; 1 where nothing is known.
-    std: standard error of its logarithm.
-  """
-
-  share: float = 1.0
-  std: float = 0.0
 
 
 class Member(NamedTuple):
@@ -71,8 +52,8 @@ class Member(NamedTuple):
     note: how it was fitted, a sentence.
     errors: players `[K, D]` to the standard errors `[K]` of their Fourier
       coefficients, in the units of the values; None where nothing is known.
-    growth: `Growth` of the mean square error with the masks that a fit out of
-      fold lacks.
+    growth: how its mean square error falls with the masks that fits out of
+      fold lack.
   """
 
   name: str
@@ -80,13 +61,7 @@ class Member(NamedTuple):
   out_of_fold: np.ndarray
   note: str
   errors: Callable[[np.ndarray], np.ndarray] | None = None
-  growth: Growth = Growth()
-
-
-def spread_folds(num_masks: int) -> np.ndarray:
-  """The folds int `[B]` of members: 10 of few masks, else 5."""
-  few = num_masks <= _FEW
-  return boosting.spread_folds(num_masks, _FOLDS_OF_FEW if few else _FOLDS)
+  growth: folds_lib.Growth = folds_lib.Growth()
 
 
 def mean(masks: base.Masks, values: np.ndarray) -> Member:
@@ -139,15 +114,9 @@ def by_lasso(
   many = order == 2 and n * (n - 1) > _PAIRS_TO_A_MASK * len(values)
   if baseline is not None and many:
     return None
-  out_of_fold = _predict_out_of_fold(masks, values, folds, fit, baseline)
-  if out_of_fold is None:
-    return None
-  growth = _growth(masks, values, folds, fit, out_of_fold)
-  function = fit(np.ones(len(values), bool))
-  note = f"Lasso on sets of up to {order}."
   name = f"lasso{order}" + " relaxed" * relaxed
-  errors = _flat(out_of_fold, values)
-  return Member(name, function, out_of_fold, note, errors, growth)
+  note = lambda _: f"Lasso on sets of up to {order}."
+  return _refitted(name, note, masks, values, folds, fit, baseline)
 
 
 def by_trees(
@@ -215,13 +184,16 @@ def by_gaussian(
     )
     for spread in spreads
   ]
-  best = int(np.argmin([_error(subset.values, trial.mean) for trial in trials]))
+  best = int(
+    np.argmin([folds_lib.error(subset.values, trial.mean) for trial in trials])
+  )
   trial, spread = trials[best], spreads[best]
   if baseline is not None:
     baseline = baseline[subset.rows]
     known = np.isfinite(baseline)
     error, least = (
-      _error(subset.values, guess, known) for guess in (trial.mean, baseline)
+      folds_lib.error(subset.values, guess, known)
+      for guess in (trial.mean, baseline)
     )
     if known.sum() >= _LEAST_COMPARED and error > _FAR * least:
       return []
@@ -289,8 +261,8 @@ def _limited(subset, spread, max_order):
     )
     return readout.expand(part, MOST_TERMS, max_order=max_order).fourier
 
-  folds = boosting.spread_folds(len(subset.rows), _FOLDS)
-  return _predict_out_of_fold(subset.masks, subset.values, folds, fit)
+  folds = boosting.spread_folds(len(subset.rows))
+  return folds_lib.predict(subset.masks, subset.values, folds, fit)
 
 
 def _reweighted(subset, posterior, trial, missed, std):
@@ -327,9 +299,9 @@ def _with_directions(subset, posterior, trial, spread, most_tuned, std):
       warm_start=trial,
     )
     error, least = (
-      _error(subset.values, one.mean) for one in (directed, trial)
+      folds_lib.error(subset.values, one.mean) for one in (directed, trial)
     )
-    if error > _HOPELESS * least:
+    if error > folds_lib.HOPELESS * least:
       return None
     found = gaussian.fit(
       subset.masks,
@@ -373,7 +345,7 @@ def _without(values, out_of_fold, function, missed):
   scale = np.abs(values).max() or 1.0
   held = ((np.asarray(function.coefs)[1:] / scale) ** 2).sum()
   lost = held * missed / max(1.0 - missed, 1e-2)
-  error = _error(values, out_of_fold)
+  error = folds_lib.error(values, out_of_fold)
   if not error > 0:
     return out_of_fold
   return values + (out_of_fold - values) * np.sqrt(1.0 + lost / error)
@@ -393,13 +365,6 @@ def _process_note(posterior, trial, out):
   return note
 
 
-def _error(values, guess, rows=slice(None)):
-  """Mean square over rows, free of units, so that no square overflows."""
-  scale = np.abs(values).max() or 1.0
-  # Of these rows alone: the others of a guess may not be filled yet.
-  return (((guess[rows] - values[rows]) / scale) ** 2).mean()
-
-
 def most_masks() -> int:
   """Masks of a Gaussian process: 16,384 on an accelerator, 4,096 on a CPU."""
   import jax
@@ -407,12 +372,9 @@ def most_masks() -> int:
   return 4096 if jax.default_backend() == "cpu" else gaussian.MOST_MASKS
 
 
-Fit = Callable[[np.ndarray], sparse.SparseFourier]  # bool [B], rows to see.
-
-
 def gram_fit(
   masks: base.Masks, values: np.ndarray, max_order: int | None = None
-) -> Fit | None:
+) -> folds_lib.Fit | None:
   """A Gram scan of any of the samples, each done once.
 
   Args:
@@ -449,7 +411,7 @@ def by_gram(
   masks: base.Masks,
   values: np.ndarray,
   folds: np.ndarray,
-  fit: Fit | None,
+  fit: folds_lib.Fit | None,
   baseline: np.ndarray | None = None,
 ) -> Member | None:
   """The Gram scan: all significant sets of low order.
@@ -467,65 +429,27 @@ def by_gram(
   """
   if fit is None:
     return None
-  out_of_fold = _predict_out_of_fold(masks, values, folds, fit, baseline)
+  note = lambda found: (
+    f"Gram scan of sets of up to {int(found.orders.max(initial=0))}."
+  )
+  return _refitted("gram", note, masks, values, folds, fit, baseline)
+
+
+def _refitted(name, note, masks, values, folds, fit, baseline):
+  """A member that is fitted anew to each fold's rest; None if hopeless."""
+  out_of_fold = folds_lib.predict(masks, values, folds, fit, baseline)
   if out_of_fold is None:
     return None
-  growth = _growth(masks, values, folds, fit, out_of_fold)
+  growth = folds_lib.growth(masks, values, folds, fit, out_of_fold)
   function = fit(np.ones(len(values), bool))
-  note = f"Gram scan of sets of up to {int(function.orders.max(initial=0))}."
   errors = _flat(out_of_fold, values)
-  return Member("gram", function, out_of_fold, note, errors, growth)
-
-
-def first_fold(masks: base.Masks, folds: np.ndarray, fit: Fit) -> np.ndarray:
-  """`[B]` predictions of the first fold by a fit to the others; else NaN."""
-  held = folds == folds[0]
-  out = np.full(len(folds), np.nan)
-  out[held] = lasso.evaluate(masks[held], fit(~held))
-  return out
-
-
-def _predict_out_of_fold(masks, values, folds, fit, baseline=None):
-  """Each fold by a fit to the others, `[B]`.
-
-  None where the first fold leaves far more than the baseline does there.
-  """
-  out = np.empty(len(values))
-  for fold in dict.fromkeys(folds.tolist()):
-    held = folds == fold
-    out[held] = lasso.evaluate(masks[held], fit(~held))
-    if baseline is not None:
-      error, least = (_error(values, guess, held) for guess in (out, baseline))
-      if error > _HOPELESS * least:
-        return None
-      baseline = None  # Compared once.
-  return out
-
-
-def _growth(masks, values, folds, fit, out_of_fold):
-  """By twice as wide folds, where masks are few and it is beyond doubt."""
-  if len(np.unique(folds)) <= _FOLDS:
-    return Growth()
-  wide = _predict_out_of_fold(masks, values, folds // 2, fit)
-  size = np.abs(values).max() or 1.0
-  narrow, wide = (((x - values) / size) ** 2 for x in (out_of_fold, wide))
-  least = _ROUNDING**2
-  if not min(narrow.mean(), wide.mean()) > least:
-    return Growth()
-  apart = narrow / narrow.mean() - wide / wide.mean()
-  std = float(apart.std() / np.sqrt(len(apart)))
-  steps = np.log(narrow.mean() / wide.mean())
-  if steps > -_SURE * std:
-    return Growth()
-  # From 9 to 10 tenths of the masks, as from 8 to 9.
-  power = np.log(10 / 9) / np.log(9 / 8)
-  return Growth(float(np.exp(power * steps)), power * std)
+  return Member(name, function, out_of_fold, note(function), errors, growth)
 
 
 def _flat(out_of_fold, values):
   """Errors of regression on characters, which random masks leave orthogonal."""
   scale = np.abs(values).max() or 1.0
-  spread = np.sqrt(_error(values, out_of_fold))
+  spread = np.sqrt(folds_lib.error(values, out_of_fold))
   # Errors of rounding size are none.
   size = scale * (spread > _ROUNDING) * spread / np.sqrt(len(values))
   return lambda players: np.full(len(players), size)

@@ -13,6 +13,7 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import lasso, regress, score, sparse, spex
+from spex_jax.portfolio import folds as folds_lib
 from spex_jax.portfolio import members, stack
 from spex_jax.portfolio.samples import Confounded, Samples, confounded
 
@@ -152,7 +153,7 @@ def fit_members(masks: base.Masks, values: np.ndarray) -> list[members.Member]:
 
 def _fitted(masks, values, method, max_order):
   """The members of a method, and what to tell of one that is left out."""
-  folds = members.spread_folds(len(values))
+  folds = folds_lib.spread(len(values))
   if method == "lasso":
     largest = min(masks.shape[1], max_order or LASSO_ORDER, LASSO_ORDER)
     return [
@@ -182,7 +183,7 @@ def _fitted(masks, values, method, max_order):
       return [exact], ""
   found: list[members.Member | None] = [members.mean(masks, values)]
   found.append(members.by_trees(masks, values, folds, max_order))
-  first = None if fit is None else members.first_fold(masks, folds, fit)
+  first = None if fit is None else folds_lib.first_fold(masks, folds, fit)
   left_out = ""
   try:
     processes = members.by_gaussian(masks, values, max_order, first)
@@ -218,7 +219,7 @@ def suspects_planted(samples: Samples, max_order: int | None = None) -> bool:
   Lasso and Gram scan: what they miss may be sets of high order, which only a
   plan finds, or noise.
   """
-  folds = members.spread_folds(len(samples.masks))
+  folds = folds_lib.spread(len(samples.masks))
   scores = []
   for column in (samples.values - base.origin(samples.values)).T:
     found = [

@@ -4,7 +4,7 @@ The weights are what predicts values that the members have not seen best.
 Expansions are linear, so a weighted mean of members is an expansion too
 (Wolpert 1992; weights that are not negative and sum to 1: Breiman 1996).
 Residuals out of fold are first made as large as those of a fit to all samples
-are expected to be (`members.Growth`), so that members compare as they will be.
+are expected to be (`folds.Growth`), so that members compare as they will be.
 
 Shapes: n players, B masks, M members, K sets.
 """

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from spex_jax.fourier import lasso, score
+from spex_jax.portfolio import folds as folds_lib
 from spex_jax.portfolio import members, stack
 from spex_jax.proxies import (
   boosting,
@@ -27,7 +28,7 @@ def _data(seed=0, noise=0.3, shape=_SHAPE):
   rng = np.random.default_rng(seed)
   masks = rng.random(shape) < 0.5
   values = _truth(masks) + noise * rng.normal(size=len(masks))
-  return masks, values, members.spread_folds(len(masks))
+  return masks, values, folds_lib.spread(len(masks))
 
 
 def _by_lasso1(masks, values, folds):
@@ -266,7 +267,7 @@ def test_what_all_masks_leave_is_told_from_what_nine_tenths_leave():
   apart = []
   for seed in range(3):
     masks, values = _pairs(seed, 130)
-    found = _by_relaxed(masks, values, members.spread_folds(130))
+    found = _by_relaxed(masks, values, folds_lib.spread(130))
     test, truth = _pairs(seed + 10, 2000)
     left = 1 - score.r2(truth, lasso.evaluate(test, found.function))
     folded = 1 - score.r2(values, found.out_of_fold)
@@ -280,11 +281,11 @@ def test_what_all_masks_leave_is_told_from_what_nine_tenths_leave():
 def test_noise_and_many_masks_do_not_grow():
   noise = np.random.default_rng(0).normal(size=200)
   masks = np.random.default_rng(1).random((200, 6)) < 0.5
-  found = _by_lasso1(masks, noise, members.spread_folds(200))
-  assert found.growth == members.Growth(1.0, 0.0)
+  found = _by_lasso1(masks, noise, folds_lib.spread(200))
+  assert found.growth == folds_lib.Growth(1.0, 0.0)
   masks, values, folds = _data(shape=(600, 6))
   assert len(set(folds)) == 5
-  assert _by_lasso1(masks, values, folds).growth == members.Growth()
+  assert _by_lasso1(masks, values, folds).growth == folds_lib.Growth()
   # Nothing is left to fall.
   exact = _truth(masks)
   assert _by_gram(masks[:200], exact[:200], folds[:200] * 2).growth.share <= 1
@@ -308,7 +309,7 @@ def test_the_hopeless_are_not_run_to_the_end():
 def test_the_first_fold_of_a_scan_is_that_of_all_folds():
   masks, values, folds = _data(shape=(100, 6))
   fit = members.gram_fit(masks, values)
-  first = members.first_fold(masks, folds, fit)
+  first = folds_lib.first_fold(masks, folds, fit)
   found = members.by_gram(masks, values, folds, fit)
   held = folds == folds[0]
   np.testing.assert_array_equal(first[held], found.out_of_fold[held])
@@ -400,7 +401,7 @@ def test_few_masks_and_one_player(by, num_masks, n):
   masks = rng.random((num_masks, n)) < 0.5
   masks[0] = True
   values = rng.normal(size=num_masks)
-  folds = members.spread_folds(num_masks)
+  folds = folds_lib.spread(num_masks)
   found = by(masks, values, folds)
   assert np.isfinite(found.out_of_fold).all()
   if num_masks == 2:  # Each by the other, without a fit.
