@@ -55,9 +55,7 @@ _SEEDS = {
   "cut40": (2, 3),
 }
 _TWELVE = tuple((name, s) for name, seeds in _SEEDS.items() for s in seeds)
-# Nothing gained or weighed too little; the best member alone, and few of them.
 _OTHERS = {
-  "_LEAST_GAIN": (0.0, 1.0),
   "_LEAST_WEIGHT": (0.0, 0.1),
   "_DROPPED": (0.0, 0.02),
 }
@@ -120,6 +118,8 @@ def _changed(masks, values, found):
   for member in found:
     rest = [one for one in found if one is not member]
     yield member.name, stack.stack(masks, values, rest)
+  alone = [stack.best(values, found)]
+  yield "the others than the best", stack.stack(masks, values, alone)
   for name, others in _OTHERS.items():
     for value in others:
       with unittest.mock.patch.object(stack, name, value):

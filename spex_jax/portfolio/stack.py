@@ -19,7 +19,6 @@ from spex_jax.fourier import regress, score, sparse
 from spex_jax.portfolio import members as members_lib
 
 SIZES = (10, 30, 100)  # Sets that people read.
-_LEAST_GAIN = 0.005  # Of the error; less, and the best member speaks alone.
 _LEAST_WEIGHT = 0.02
 _DROPPED = 0.002  # Energy of the sets left out, as a share of the error.
 
@@ -70,7 +69,7 @@ def stack(
   mixed = _weigh(unit, guesses)
   together = float(((guesses @ mixed - unit) ** 2).mean())
   gain = 1 - together / errors[best] if errors[best] > 0 else 0.0
-  if gain > _LEAST_GAIN:
+  if gain > 0:
     weights = mixed
   chosen = np.flatnonzero(weights).tolist()
   joined = guesses @ weights

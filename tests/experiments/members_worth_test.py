@@ -15,7 +15,7 @@ def test_quick_rows_and_their_table():
   assert row["game"] == "vote45-2" and row["budget"] == 64
   assert 0 < row["r2"] < 1
   assert {"mean", "proxyspex", "gaussian", "growth = 1"} <= set(row["ratio"])
-  assert "_LEAST_GAIN = 1.0" in row["ratio"]
+  assert "_LEAST_WEIGHT = 0.1" in row["ratio"]
   assert abs(sum(row["weights"].values()) - 1) < 0.02  # Of two digits each.
   text = members_worth.table(measured)
   assert "| 64 | mean | 1.000 |" in text
