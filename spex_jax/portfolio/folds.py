@@ -34,7 +34,7 @@ class Growth(NamedTuple):
 
   Attributes:
     share: of the mean square error, 1 at most; 1 where nothing is known.
-    std: standard error of its logarithm.
+    std: standard error of its logarithm, half of it for the curve's own bend.
   """
 
   share: float = 1.0
@@ -117,7 +117,7 @@ def growth(
     return Growth()
   # From 9 to 10 tenths of the masks, as from 8 to 9.
   power = math.log(10 / 9) / math.log(9 / 8)
-  return Growth(math.exp(power * step), power * std)
+  return Growth(math.exp(power * step), power * math.hypot(std, step / 2))
 
 
 def error(
