@@ -2,10 +2,11 @@
 
 Butler et al. 2025, arXiv 2505.17495. Deviations: the trees are ours, which are
 LightGBM's but for ties (`tree_fourier.expand` reads LightGBM's own), grown with
-early stopping, by other configurations (`grid`); configurations are compared by R^2 of all folds pooled, not by
-the mean of the folds' own. Instead of a ridge fit of the fewest sets that hold
-95 % of the energy, whose penalty makes it depend on the values' offset, stands
-what held-out folds like best (`sparsify`), the uncut trees included.
+early stopping, by other configurations (`grid`), which are compared by R^2 of
+all folds pooled, not by the mean of the folds' own. Instead of a ridge fit of
+the fewest sets that hold 95 % of the energy, whose penalty makes it depend on
+the values' offset, stands what held-out folds like best (`sparsify`), the uncut
+trees included.
 
 Shapes: n players, B masks, F folds.
 """
