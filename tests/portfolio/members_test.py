@@ -265,17 +265,17 @@ def _pairs(seed, num_masks):
 @pytest.mark.slow
 def test_what_all_masks_leave_is_told_from_what_nine_tenths_leave():
   apart = []
-  for seed in range(3):
-    masks, values = _pairs(seed, 130)
-    found = _by_relaxed(masks, values, folds_lib.spread(130))
+  for seed in range(4):
+    masks, values = _pairs(seed, 120)
+    found = _by_relaxed(masks, values, folds_lib.spread(120))
     test, truth = _pairs(seed + 10, 2000)
     left = 1 - score.r2(truth, lasso.evaluate(test, found.function))
     folded = 1 - score.r2(values, found.out_of_fold)
     assert 0 < found.growth.share < 1 and found.growth.std > 0
     apart.append(np.log([folded, folded * found.growth.share]) - np.log(left))
-  # The logarithm errs by .1 for 130 squares, and by the curve's own bend.
+  # The logarithm errs by .1 for 120 squares, and by the curve's own bend.
   raw, grown = np.abs(apart).mean(axis=0)
-  assert grown < 0.6 * raw
+  assert grown < 0.7 * raw
 
 
 def test_noise_and_many_masks_do_not_grow():
