@@ -129,7 +129,7 @@ def _best(masks, values, method, max_order):
     return stack.stack(masks, values, [mean])._replace(note=note)
   found, left_out = _fitted(masks, values, method, max_order)
   if method != "auto":
-    found = [stack.best(values, [mean, *found])]
+    found = [stack.best(values, _present([mean, *found]))]
   stacked = stack.stack(masks, values, found)
   gain, error = stack.gain(values, stacked.out_of_fold, mean.out_of_fold)
   if method != "auto" or gain > _SURE * error:
