@@ -129,7 +129,7 @@ def _best(masks, values, method, max_order):
     return stack.stack(masks, values, [mean])._replace(note=note)
   found, left_out = _fitted(masks, values, method, max_order)
   if method != "auto":
-    found = [stack.best(values, _present([mean, *found]))]
+    found = [stack.best(values, [mean, *found])]
   stacked = stack.stack(masks, values, found)
   gain, error = stack.gain(values, stacked.out_of_fold, mean.out_of_fold)
   if method != "auto" or gain > _SURE * error:
@@ -151,20 +151,23 @@ def fit_members(masks: base.Masks, values: np.ndarray) -> list[members.Member]:
   return _fitted(masks, values, "auto", None)[0]
 
 
-def _fitted(masks, values, method, max_order):
+def _fitted(
+  masks: base.Masks, values: np.ndarray, method: str, max_order: int | None
+) -> tuple[list[members.Member], str]:
   """The members of a method, and what to tell of one that is left out."""
   folds = folds_lib.spread(len(values))
   if method == "lasso":
     largest = min(masks.shape[1], max_order or LASSO_ORDER, LASSO_ORDER)
-    return [
+    lassos = [
       members.by_lasso(masks, values, folds, order, relaxed=relaxed)
       for order in range(1, largest + 1)
       for relaxed in (True, False)
-    ], ""
+    ]
+    return _present(lassos), ""
   if method == "proxyspex":
     return [members.by_trees(masks, values, folds, max_order)], ""
   if method == "gaussian":
-    return members.by_gaussian(masks, values, max_order), ""
+    return _present(members.by_gaussian(masks, values, max_order)), ""
   fit = members.gram_fit(masks, values, max_order)
   if method == "gram":
     if fit is None:
@@ -172,7 +175,7 @@ def _fitted(masks, values, method, max_order):
         f"The Gram scan needs at least {members.LEAST_SCANNED} masks, and few "
         f"enough players; got {len(masks)} masks of {masks.shape[1]} players."
       )
-    return [members.by_gram(masks, values, folds, fit)], ""
+    return _present([members.by_gram(masks, values, folds, fit)]), ""
   # The quick and decisive ones first: an exact scan needs no comparison.
   deviation = regress.standardise(values[:, None])[2][0]
   scan = lambda rival: members.by_gram(masks, values, folds, fit, rival)
