@@ -203,7 +203,8 @@ def test_scores_of_fewer_sets_lose_the_energy_of_the_others():
   unit, apart = values.var(), (values - values.mean()) ** 2
   for name, (value, std) in found_scores.items():
     moves = (1 - value) * apart - (values - out_of_fold) ** 2
-    np.testing.assert_allclose(std, moves.std() / unit / np.sqrt(199))
+    # Half as much again: folds have samples in common.
+    np.testing.assert_allclose(std, 1.5 * moves.std() / unit / np.sqrt(199))
     assert (std == found_scores["all"][1]) == (name in ("all", "100"))
 
 
