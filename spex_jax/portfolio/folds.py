@@ -19,7 +19,7 @@ from spex_jax.proxies import boosting
 _LEAST, _MANY = 5, 10
 _FEW = 512  # Masks up to which fits to 4 in 5 of them are far from fits to all.
 _NOTHING = 1e-24  # Of squares of size 1.
-_SURE = 2.0  # Standard errors of a fall of the error that is believed.
+_SURE = 3.0  # Standard errors of a fall of the error that is believed.
 HOPELESS = 1.1  # Times the error of the best: not worth the other folds.
 
 Fit = Callable[[np.ndarray], sparse.SparseFourier]  # bool [B], rows to see.
