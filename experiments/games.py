@@ -1,4 +1,4 @@
-"""Value functions of five public families, drawn anew by a seed.
+"""Value functions of eight public families, drawn anew by a seed.
 
 `make(family, seed)` gives the function; `record` its answers at uniform masks;
 `save` and `load` keep them in an `.npz` file, so that every decoder sees the
@@ -12,6 +12,9 @@ and `test_values`, never to be fitted on. A budget of N means the first N.
                 retrained without them; margin of one test image
   planted100    30 sets of order up to 4, normal coefficients; noise at 10 dB
   hierarchy100  60 sets, closed under subsets, smaller as they grow; no noise
+  maxsum60      the largest of six sums of 4 to 12 players each: kinks
+  vote45        a weighted vote of 16 groups, each in favour if whole: 0 or 1
+  cut40         the cut of a graph of 90 weighted edges: sets of two alone
 
 Shapes: n players, B masks, F features.
 """
@@ -250,12 +253,50 @@ def _hierarchy(seed: int, n: int = 100, num_terms: int = 60) -> Game:
   return Game(n, function, function, planted=function)
 
 
+def _maxsum(seed: int, n: int = 60, num_sums: int = 6) -> Game:
+  rng = np.random.default_rng([seed, 6])
+  weights = np.zeros((num_sums, n))
+  for row in weights:
+    size = int(rng.integers(4, 13))
+    row[rng.choice(n, size, replace=False)] = rng.normal(size=size)
+  value_fn = lambda masks: (masks @ weights.T).max(axis=1)
+  return Game(n, value_fn, value_fn)
+
+
+def _vote(seed: int, n: int = 45, num_groups: int = 16) -> Game:
+  rng = np.random.default_rng([seed, 7])
+  groups = np.zeros((num_groups, n), int)
+  for row in groups:
+    row[rng.choice(n, int(rng.integers(2, 5)), replace=False)] = 1
+  weights = rng.uniform(0.5, 2.0, num_groups)
+  chances = weights * 0.5 ** groups.sum(axis=1)
+  needed = chances.sum() * rng.uniform(1.1, 1.4)
+
+  def value_fn(masks):
+    whole = masks @ groups.T == groups.sum(axis=1)
+    return (whole @ weights > needed).astype(np.float64)
+
+  return Game(n, value_fn, value_fn)
+
+
+def _cut(seed: int, n: int = 40, num_edges: int = 90) -> Game:
+  rng = np.random.default_rng([seed, 8])
+  pairs = np.array(list(itertools.combinations(range(n), 2)))
+  ends = pairs[rng.choice(len(pairs), num_edges, replace=False)].T
+  weights = rng.exponential(size=num_edges)
+  value_fn = lambda masks: (masks[:, ends[0]] != masks[:, ends[1]]) @ weights
+  return Game(n, value_fn, value_fn)
+
+
 FAMILIES: dict[str, Callable[[int], Game]] = {
   "cancer30": _cancer,
   "pixels64": lambda seed: pixels(seed)[0],
   "retrain100": _retrain,
   "planted100": planted,
   "hierarchy100": _hierarchy,
+  "maxsum60": _maxsum,
+  "vote45": _vote,
+  "cut40": _cut,
 }
 
 

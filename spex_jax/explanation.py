@@ -32,8 +32,9 @@ class Explanation(base.ByValue, shown.Shown):
     faithfulness: R^2 on masks that no decoder saw (`[T]` for T targets); on
       all masks where all were asked; None where no mask was left to test on.
     faithfulness_std: its standard error (`[T]`), by the delta method over these
-      masks (`fourier.score.r2_std`); 0 where all were asked; None where
-      faithfulness is.
+      masks (`fourier.score.r2_std`), and larger where these were fitted to, out
+      of fold (`portfolio.stack.sparse_scores`); 0 where all were asked; None
+      where faithfulness is.
     noise_floor: standard deviation of one value between repeats of the same
       mask (`[T]`), in the units of f; 0 for a function, None if never seen
       twice.

@@ -145,9 +145,9 @@ def _reweighted(signs, values, characters, more):
 
 
 def _tree(bits, columns, residual, weight, allowed):
-  settings = growing.Settings(0.1, 1.0, 8.0)
+  settings = growing.Settings(0.1, 1.0)
   return growing.grow_tree(
-    bits, columns, residual, weight, allowed, settings, 2, False
+    bits, columns, residual, weight, allowed, settings, 2
   )
 
 

@@ -22,15 +22,14 @@ def pairs(masks):
   return 2.0 * masks[:, 0] - masks[:, 1] + 3.0 * masks[:, 2] * masks[:, 3]
 
 
-def grown(masks, values, *, depth=5, num_trees=500, rate=0.1, **settings):
+def grown(masks, values, num_trees=500, key=None, **config):
   """Boosted trees of one setting, all of them, on all masks."""
   return boosting.cross_validate(
     masks,
     values,
     np.arange(len(masks)) % 2,
-    depths=(depth,),
-    rates=(rate,),
+    [boosting.Config(**{"depth": 5, "rate": 0.1} | config)],
     num_trees=num_trees,
     counts=(num_trees,),
-    **settings,
+    key=key,
   ).trees

@@ -368,6 +368,23 @@ def split_constant(fourier: SparseFourier) -> tuple[base.Array, base.Array]:
   return xp.where(empty, coefs, 0).sum(-1), xp.where(empty, 0, coefs)
 
 
+def weighted_sum(
+  functions: Sequence[SparseFourier], weights: Sequence[float] | np.ndarray
+) -> SparseFourier:
+  """The expansion of a weighted sum of functions of the same players."""
+  width = max(f.players.shape[1] for f in functions)
+  n = functions[0].n
+  rows, coefs = [], []
+  for function, weight in zip(functions, weights):
+    players = np.asarray(function.players)
+    short = ((0, 0), (0, width - players.shape[1]))
+    rows.append(np.pad(players, short, constant_values=n))
+    coefs.append(np.asarray(function.coefs) * weight)
+  return SparseFourier.from_players(
+    n, np.concatenate(rows), np.concatenate(coefs)
+  )
+
+
 def evaluate(fourier: SparseFourier, masks: base.Masks) -> jax.Array:
   """Values of an expansion. Batched over masks: parities are row gathers.
 

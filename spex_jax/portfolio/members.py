@@ -14,6 +14,7 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import gram, lasso, regress, sparse
+from spex_jax.portfolio import folds as folds_lib
 from spex_jax.proxies import (
   boosting,
   gaussian,
@@ -25,7 +26,6 @@ from spex_jax.proxies import (
 )
 from spex_jax.proxies import out_of_fold as out_of_fold_lib
 
-FOLDS = 5
 MOST_TERMS = 4096  # Of an answer, besides the empty set.
 _SCAN_FLOPS = 1e11  # Of one Gram scan.
 LEAST_SCANNED = 64  # Masks below which every set looks significant.
@@ -38,7 +38,6 @@ _LEAST_DIRECTED = 4  # Masks to a player that directions need.
 _MANY = 2048  # Masks that are predicted by halves.
 _LEAST_COMPARED = 50  # Values that can tell that.
 _FAR = 3.0  # Times the error of a baseline that a process cannot help.
-_HOPELESS = 1.1  # Times the error of the best: not worth the other folds.
 # Finer than the default: where little is explained, the step matters.
 _PENALTIES = tuple(10.0 ** (-k / 12) for k in range(31))
 
@@ -53,6 +52,8 @@ class Member(NamedTuple):
     note: how it was fitted, a sentence.
     errors: players `[K, D]` to the standard errors `[K]` of their Fourier
       coefficients, in the units of the values; None where nothing is known.
+    growth: how its mean square error falls with the masks that fits out of
+      fold lack.
   """
 
   name: str
@@ -60,6 +61,7 @@ class Member(NamedTuple):
   out_of_fold: np.ndarray
   note: str
   errors: Callable[[np.ndarray], np.ndarray] | None = None
+  growth: folds_lib.Growth = folds_lib.Growth()
 
 
 def mean(masks: base.Masks, values: np.ndarray) -> Member:
@@ -112,13 +114,9 @@ def by_lasso(
   many = order == 2 and n * (n - 1) > _PAIRS_TO_A_MASK * len(values)
   if baseline is not None and many:
     return None
-  out_of_fold = _predict_out_of_fold(masks, values, folds, fit, baseline)
-  if out_of_fold is None:
-    return None
-  function = fit(np.ones(len(values), bool))
-  note = f"Lasso on sets of up to {order}."
   name = f"lasso{order}" + " relaxed" * relaxed
-  return Member(name, function, out_of_fold, note, _flat(out_of_fold, values))
+  note = lambda _: f"Lasso on sets of up to {order}."
+  return _refitted(name, note, masks, values, folds, fit, baseline)
 
 
 def by_trees(
@@ -186,13 +184,16 @@ def by_gaussian(
     )
     for spread in spreads
   ]
-  best = int(np.argmin([_error(subset.values, trial.mean) for trial in trials]))
+  best = int(
+    np.argmin([folds_lib.error(subset.values, trial.mean) for trial in trials])
+  )
   trial, spread = trials[best], spreads[best]
   if baseline is not None:
     baseline = baseline[subset.rows]
     known = np.isfinite(baseline)
     error, least = (
-      _error(subset.values, guess, known) for guess in (trial.mean, baseline)
+      folds_lib.error(subset.values, guess, known)
+      for guess in (trial.mean, baseline)
     )
     if known.sum() >= _LEAST_COMPARED and error > _FAR * least:
       return []
@@ -260,8 +261,8 @@ def _limited(subset, spread, max_order):
     )
     return readout.expand(part, MOST_TERMS, max_order=max_order).fourier
 
-  folds = boosting.spread_folds(len(subset.rows), FOLDS)
-  return _predict_out_of_fold(subset.masks, subset.values, folds, fit)
+  folds = boosting.spread_folds(len(subset.rows))
+  return folds_lib.predict(subset.masks, subset.values, folds, fit)
 
 
 def _reweighted(subset, posterior, trial, missed, std):
@@ -298,9 +299,9 @@ def _with_directions(subset, posterior, trial, spread, most_tuned, std):
       warm_start=trial,
     )
     error, least = (
-      _error(subset.values, one.mean) for one in (directed, trial)
+      folds_lib.error(subset.values, one.mean) for one in (directed, trial)
     )
-    if error > _HOPELESS * least:
+    if error > folds_lib.HOPELESS * least:
       return None
     found = gaussian.fit(
       subset.masks,
@@ -344,7 +345,7 @@ def _without(values, out_of_fold, function, missed):
   scale = np.abs(values).max() or 1.0
   held = ((np.asarray(function.coefs)[1:] / scale) ** 2).sum()
   lost = held * missed / max(1.0 - missed, 1e-2)
-  error = _error(values, out_of_fold)
+  error = folds_lib.error(values, out_of_fold)
   if not error > 0:
     return out_of_fold
   return values + (out_of_fold - values) * np.sqrt(1.0 + lost / error)
@@ -364,13 +365,6 @@ def _process_note(posterior, trial, out):
   return note
 
 
-def _error(values, guess, rows=slice(None)):
-  """Mean square over rows, free of units, so that no square overflows."""
-  scale = np.abs(values).max() or 1.0
-  # Of these rows alone: the others of a guess may not be filled yet.
-  return (((guess[rows] - values[rows]) / scale) ** 2).mean()
-
-
 def most_masks() -> int:
   """Masks of a Gaussian process: 16,384 on an accelerator, 4,096 on a CPU."""
   import jax
@@ -378,12 +372,9 @@ def most_masks() -> int:
   return 4096 if jax.default_backend() == "cpu" else gaussian.MOST_MASKS
 
 
-Fit = Callable[[np.ndarray], sparse.SparseFourier]  # bool [B], rows to see.
-
-
 def gram_fit(
   masks: base.Masks, values: np.ndarray, max_order: int | None = None
-) -> Fit | None:
+) -> folds_lib.Fit | None:
   """A Gram scan of any of the samples, each done once.
 
   Args:
@@ -420,7 +411,7 @@ def by_gram(
   masks: base.Masks,
   values: np.ndarray,
   folds: np.ndarray,
-  fit: Fit | None,
+  fit: folds_lib.Fit | None,
   baseline: np.ndarray | None = None,
 ) -> Member | None:
   """The Gram scan: all significant sets of low order.
@@ -438,43 +429,27 @@ def by_gram(
   """
   if fit is None:
     return None
-  out_of_fold = _predict_out_of_fold(masks, values, folds, fit, baseline)
+  note = lambda found: (
+    f"Gram scan of sets of up to {int(found.orders.max(initial=0))}."
+  )
+  return _refitted("gram", note, masks, values, folds, fit, baseline)
+
+
+def _refitted(name, note, masks, values, folds, fit, baseline):
+  """A member that is fitted anew to each fold's rest; None if hopeless."""
+  out_of_fold = folds_lib.predict(masks, values, folds, fit, baseline)
   if out_of_fold is None:
     return None
+  growth = folds_lib.growth(masks, values, folds, fit, out_of_fold)
   function = fit(np.ones(len(values), bool))
-  note = f"Gram scan of sets of up to {int(function.orders.max(initial=0))}."
-  return Member("gram", function, out_of_fold, note, _flat(out_of_fold, values))
-
-
-def first_fold(masks: base.Masks, folds: np.ndarray, fit: Fit) -> np.ndarray:
-  """`[B]` predictions of the first fold by a fit to the others; else NaN."""
-  held = folds == folds[0]
-  out = np.full(len(folds), np.nan)
-  out[held] = lasso.evaluate(masks[held], fit(~held))
-  return out
-
-
-def _predict_out_of_fold(masks, values, folds, fit, baseline=None):
-  """Each fold by a fit to the others, `[B]`.
-
-  None where the first fold leaves far more than the baseline does there.
-  """
-  out = np.empty(len(values))
-  for fold in dict.fromkeys(folds.tolist()):
-    held = folds == fold
-    out[held] = lasso.evaluate(masks[held], fit(~held))
-    if baseline is not None:
-      error, least = (_error(values, guess, held) for guess in (out, baseline))
-      if error > _HOPELESS * least:
-        return None
-      baseline = None  # Compared once.
-  return out
+  errors = _flat(out_of_fold, values)
+  return Member(name, function, out_of_fold, note(function), errors, growth)
 
 
 def _flat(out_of_fold, values):
   """Errors of regression on characters, which random masks leave orthogonal."""
   scale = np.abs(values).max() or 1.0
-  spread = np.sqrt(_error(values, out_of_fold))
+  spread = np.sqrt(folds_lib.error(values, out_of_fold))
   # Errors of rounding size are none.
   size = scale * (spread > _ROUNDING) * spread / np.sqrt(len(values))
   return lambda players: np.full(len(players), size)

@@ -13,9 +13,9 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import lasso, regress, score, sparse, spex
+from spex_jax.portfolio import folds as folds_lib
 from spex_jax.portfolio import members, stack
 from spex_jax.portfolio.samples import Confounded, Samples, confounded
-from spex_jax.proxies import boosting
 
 _EXPLAINED = 1e-9  # Share of the energy left by an exact SPEX decode.
 _ALMOST = 1e-5  # Share of the deviation that an exact scan may leave.
@@ -37,6 +37,7 @@ class Answer(NamedTuple):
     notes: why, and how.
     out_of_fold: `[B, T]` predictions of the samples by fits that have not seen
       them, of the same masks in the same order; or None.
+    growth_std: `[T]`, as of `stack.Stacked`; or None.
     std: standard errors of the coefficients of each function; or None.
     confounded: players that the masks fitted to cannot tell apart; or None.
   """
@@ -45,6 +46,7 @@ class Answer(NamedTuple):
   method: str
   notes: list[str]
   out_of_fold: np.ndarray | None = None
+  growth_std: np.ndarray | None = None
   std: list[np.ndarray] | None = None
   confounded: Confounded | None = None
 
@@ -94,9 +96,8 @@ def _by_proxies(samples, method, max_order):
     note = f"{num_masks} masks are too few to compare decoders: lasso, order 1."
     return Answer(_lassos(samples, 1), "lasso", [note])
   notes = _order_notes(max_order) if method == "lasso" else []
-  folds = boosting.spread_folds(num_masks, members.FOLDS)
   answers = [
-    _best(samples.masks, column, folds, method, max_order)
+    _best(samples.masks, column, method, max_order)
     for column in samples.values.T
   ]
   single = len(answers) == 1
@@ -109,6 +110,7 @@ def _by_proxies(samples, method, max_order):
     _spoken(spoke) if method == "auto" else method,
     notes,
     np.stack([answer.out_of_fold for answer in answers], axis=1),
+    np.array([answer.growth_std for answer in answers]),
     std if len(std) == len(answers) else None,
   )
 
@@ -119,81 +121,91 @@ def _spoken(names):
   )
 
 
-def _best(masks, values, folds, method, max_order):
+def _best(masks, values, method, max_order):
   """The answer for one target: members, then a stack of them."""
   mean = members.mean(masks, values)
   if base.is_constant(values):
     note = f"All {len(values)} values are equal to rounding: only their mean."
     return stack.stack(masks, values, [mean])._replace(note=note)
-  largest = min(masks.shape[1], max_order or LASSO_ORDER, LASSO_ORDER)
-  orders = range(1, largest + 1)
-
-  def lassos(orders, relaxed, baseline=None):
-    return [
-      members.by_lasso(masks, values, folds, k, relaxed=r, baseline=baseline)
-      for k in orders
-      for r in relaxed
-    ]
-
-  fit = None
-  if method in ("auto", "gram"):
-    fit = members.gram_fit(masks, values, max_order)
-
-  def scan(baseline=None):
-    return members.by_gram(masks, values, folds, fit, baseline)
-
-  # Members, the quick and decisive ones first.
-  found: list[members.Member | None] = [mean]
-  left_out = ""
-  if method == "auto":
-    # A scan that leaves nothing needs no comparison.
-    deviation = regress.standardise(values[:, None])[2][0]
-    exact = scan(values + _ALMOST * deviation)
-    if exact is not None:
-      left = (exact.out_of_fold - values) / deviation
-      if np.sqrt((left**2).mean()) <= _ALMOST:
-        return stack.stack(masks, values, [exact])
-  if method in ("auto", "proxyspex"):
-    found.append(members.by_trees(masks, values, folds, max_order))
-  if method in ("auto", "gaussian"):
-    first = None if fit is None else members.first_fold(masks, folds, fit)
-    try:
-      processes = members.by_gaussian(masks, values, max_order, first)
-    except FloatingPointError as error:
-      if method == "gaussian":
-        raise
-      left_out = f" No Gaussian process: {error}"
-    else:
-      found += processes
-      if not processes:
-        left_out = " No Gaussian process: a Gram scan is far ahead of it."
-  if method == "auto":
-    found += lassos(orders[:1], [False])
-    # Weak where the others are strong: then one fold of these tells.
-    baseline = stack.best(values, _present(found)).out_of_fold
-    found += [*lassos(orders[1:], [True, False], baseline), scan(baseline)]
-  elif method == "lasso":
-    found += lassos(orders, [True, False])
-  elif method == "gram":
-    found.append(scan())
-    if None in found:
-      raise ValueError(
-        f"The Gram scan needs at least {members.LEAST_SCANNED} masks, and few "
-        f"enough players; got {len(masks)} masks of {masks.shape[1]} players."
-      )
-  # The answer: one member, all of them weighed, or the mean.
-  able = _present(found)
+  found, left_out = _fitted(masks, values, method, max_order)
   if method != "auto":
-    return stack.stack(masks, values, [stack.best(values, able)])
-  stacked = stack.stack(masks, values, able)
+    found = [stack.best(values, [mean, *found])]
+  stacked = stack.stack(masks, values, found)
   gain, error = stack.gain(values, stacked.out_of_fold, mean.out_of_fold)
-  if gain > _SURE * error:
+  if method != "auto" or gain > _SURE * error:
     return stacked._replace(note=stacked.note + left_out)
   note = (
     f"Answered by mean: the others gain R^2 {gain:.3f} over it on values not "
     f"seen, under twice its standard error, {error:.3f}."
   )
   return stack.stack(masks, values, [mean])._replace(note=note)
+
+
+def fit_members(masks: base.Masks, values: np.ndarray) -> list[members.Member]:
+  """The members of `auto`; a Gram scan alone where it leaves nothing.
+
+  Args:
+    masks: bool `[B, n]`, 8 or more.
+    values: `[B]`, not all equal, and about 0.
+  """
+  return _fitted(masks, values, "auto", None)[0]
+
+
+def _fitted(
+  masks: base.Masks, values: np.ndarray, method: str, max_order: int | None
+) -> tuple[list[members.Member], str]:
+  """The members of a method, and what to tell of one that is left out."""
+  folds = folds_lib.spread(len(values))
+  if method == "lasso":
+    largest = min(masks.shape[1], max_order or LASSO_ORDER, LASSO_ORDER)
+    lassos = [
+      members.by_lasso(masks, values, folds, order, relaxed=relaxed)
+      for order in range(1, largest + 1)
+      for relaxed in (True, False)
+    ]
+    return _present(lassos), ""
+  if method == "proxyspex":
+    return [members.by_trees(masks, values, folds, max_order)], ""
+  if method == "gaussian":
+    return _present(members.by_gaussian(masks, values, max_order)), ""
+  fit = members.gram_fit(masks, values, max_order)
+  if method == "gram":
+    if fit is None:
+      raise ValueError(
+        f"The Gram scan needs at least {members.LEAST_SCANNED} masks, and few "
+        f"enough players; got {len(masks)} masks of {masks.shape[1]} players."
+      )
+    return _present([members.by_gram(masks, values, folds, fit)]), ""
+  # The quick and decisive ones first: an exact scan needs no comparison.
+  deviation = regress.standardise(values[:, None])[2][0]
+  scan = lambda rival: members.by_gram(masks, values, folds, fit, rival)
+  exact = scan(values + _ALMOST * deviation)
+  if exact is not None:
+    left = (exact.out_of_fold - values) / deviation
+    if np.sqrt((left**2).mean()) <= _ALMOST:
+      return [exact], ""
+  found: list[members.Member | None] = [members.mean(masks, values)]
+  found.append(members.by_trees(masks, values, folds, max_order))
+  first = None if fit is None else folds_lib.first_fold(masks, folds, fit)
+  left_out = ""
+  try:
+    processes = members.by_gaussian(masks, values, max_order, first)
+  except FloatingPointError as error:
+    left_out = f" No Gaussian process: {error}"
+  else:
+    found += processes
+    if not processes:
+      left_out = " No Gaussian process: a Gram scan is far ahead of it."
+  # Weak where the others are strong: then one fold of these tells.
+  rival = stack.best(values, _present(found)).out_of_fold
+  if min(masks.shape[1], max_order or LASSO_ORDER) >= LASSO_ORDER:
+    found.append(
+      members.by_lasso(
+        masks, values, folds, LASSO_ORDER, relaxed=True, baseline=rival
+      )
+    )
+  found.append(scan(rival))
+  return _present(found), left_out
 
 
 def _present(found):
@@ -210,7 +222,7 @@ def suspects_planted(samples: Samples, max_order: int | None = None) -> bool:
   Lasso and Gram scan: what they miss may be sets of high order, which only a
   plan finds, or noise.
   """
-  folds = boosting.spread_folds(len(samples.masks), members.FOLDS)
+  folds = folds_lib.spread(len(samples.masks))
   scores = []
   for column in (samples.values - base.origin(samples.values)).T:
     found = [
@@ -373,7 +385,8 @@ def judge(
     if test is not None:
       scores.append(_scores(test.masks, truth, function, guess))
     else:
-      scores.append(stack.sparse_scores(truth, function, guess))
+      growth_std = 0.0 if answer.growth_std is None else answer.growth_std[t]
+      scores.append(stack.sparse_scores(truth, function, guess, growth_std))
   by_terms, by_terms_std = (
     {k: np.asarray([one[k][i] for one in scores]) for k in scores[0]}
     for i in range(2)

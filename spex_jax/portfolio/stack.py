@@ -3,6 +3,8 @@
 The weights are what predicts values that the members have not seen best.
 Expansions are linear, so a weighted mean of members is an expansion too
 (Wolpert 1992; weights that are not negative and sum to 1: Breiman 1996).
+Residuals out of fold are first made as large as those of a fit to all samples
+are expected to be (`folds.Growth`), so that members compare as they will be.
 
 Shapes: n players, B masks, M members, K sets.
 """
@@ -17,8 +19,9 @@ from spex_jax.fourier import regress, score, sparse
 from spex_jax.portfolio import members as members_lib
 
 SIZES = (10, 30, 100)  # Sets that people read.
-_LEAST_GAIN = 0.005  # Of the error; less, and the best member speaks alone.
 _LEAST_WEIGHT = 0.02
+# Fits to 5 to 10 folds share samples, and err together: Nadeau and Bengio 2003.
+_TOGETHER = 1.5
 _DROPPED = 0.002  # Energy of the sets left out, as a share of the error.
 
 
@@ -28,6 +31,8 @@ class Stacked(NamedTuple):
   Attributes:
     function: the expansion.
     out_of_fold: float64 `[B]`, each value predicted without it.
+    growth_std: standard error of the logarithm of the mean square error, of
+      what the members' `Growth` was taken for.
     weights: the stacking weights that are not 0, by name.
     std: `[K]` standard errors of the coefficients, or None.
     note: who speaks and why, a sentence or two.
@@ -35,6 +40,7 @@ class Stacked(NamedTuple):
 
   function: sparse.SparseFourier
   out_of_fold: np.ndarray
+  growth_std: float
   weights: dict[str, float]
   std: np.ndarray | None
   note: str
@@ -56,7 +62,7 @@ def stack(
     part[..., 0] for part in regress.standardise(values[:, None])
   )
   guesses = np.stack(
-    [(m.out_of_fold - middle) / scale for m in members], axis=1
+    [(_grown(m, values) - middle) / scale for m in members], axis=1
   )
   errors = ((guesses - unit[:, None]) ** 2).mean(axis=0)
   best = int(np.argmin(errors))
@@ -65,11 +71,13 @@ def stack(
   mixed = _weigh(unit, guesses)
   together = float(((guesses @ mixed - unit) ** 2).mean())
   gain = 1 - together / errors[best] if errors[best] > 0 else 0.0
-  if gain > _LEAST_GAIN:
+  if gain > 0:
     weights = mixed
   chosen = np.flatnonzero(weights).tolist()
   joined = guesses @ weights
-  merged = _merge([members[i].function for i in chosen], weights[chosen])
+  merged = sparse.weighted_sum(
+    [members[i].function for i in chosen], weights[chosen]
+  )
   error = float(((joined - unit) ** 2).mean())
   held = float(((np.asarray(merged.coefs)[1:] / scale) ** 2).sum())
   function = _thin(merged, _DROPPED * min(error, held), scale)
@@ -81,9 +89,11 @@ def stack(
       std = errors_of(np.asarray(function.players))
       break
   named = {members[i].name: float(weights[i]) for i in chosen}
+  growth_std = float(sum(members[i].growth.std * weights[i] for i in chosen))
   return Stacked(
     function,
     joined * scale + middle,
+    growth_std,
     named,
     std,
     _note(unit, guesses, members, named, gain),
@@ -97,8 +107,13 @@ def best(
   scale = np.abs(values).max() or 1.0
   return min(
     members,
-    key=lambda m: float((((m.out_of_fold - values) / scale) ** 2).mean()),
+    key=lambda m: float((((_grown(m, values) - values) / scale) ** 2).mean()),
   )
+
+
+def _grown(member, values):
+  """Predictions out of fold that err as a fit to all samples would."""
+  return values + (member.out_of_fold - values) * np.sqrt(member.growth.share)
 
 
 def gain(
@@ -120,7 +135,10 @@ def gain(
 
 
 def sparse_scores(
-  values: np.ndarray, function: sparse.SparseFourier, out_of_fold: np.ndarray
+  values: np.ndarray,
+  function: sparse.SparseFourier,
+  out_of_fold: np.ndarray,
+  growth_std: float = 0.0,
 ) -> dict[str, tuple[float, float]]:
   """R^2 of the "10", "30" and "100" largest sets of an answer, and of "all".
 
@@ -128,15 +146,20 @@ def sparse_scores(
   those left out, by Parseval. That is the posterior expectation where
   coefficients are posterior means; where they were not shrunk, their noise
   is counted as if it were missed, and a small k is put slightly too low.
-  Beside each is its standard error, `score.r2_std`.
+  Beside each is its standard error: `score.r2_std` as of masks apart, half as
+  much again for what folds have in common, and that of the growth.
 
   Args:
     values: `[B]`.
     function: the answer.
     out_of_fold: `[B]` predictions of the values.
+    growth_std: as of `Stacked`.
   """
   whole = float(score.r2(values, out_of_fold))
-  error = lambda lost: float(score.r2_std(values, out_of_fold, lost))
+  grown = (1 - whole) * growth_std
+  error = lambda lost: float(
+    np.hypot(_TOGETHER * score.r2_std(values, out_of_fold, lost), grown)
+  )
   unit, _, scale = regress.standardise(values[:, None])
   coefs = np.asarray(function.coefs)[1 : int(function.count)] / scale[0]
   total = float((unit**2).mean()) or 1.0
@@ -155,20 +178,6 @@ def _weigh(unit, guesses):
   weights, _ = scipy.optimize.nnls(rows, np.append(unit, heavy))
   weights = np.where(weights < _LEAST_WEIGHT, 0.0, weights)
   return weights / weights.sum()
-
-
-def _merge(functions, weights):
-  width = max(f.players.shape[1] for f in functions)
-  n = functions[0].n
-  rows, coefs = [], []
-  for function, weight in zip(functions, weights):
-    players = np.asarray(function.players)
-    short = ((0, 0), (0, width - players.shape[1]))
-    rows.append(np.pad(players, short, constant_values=n))
-    coefs.append(np.asarray(function.coefs) * weight)
-  return sparse.SparseFourier.from_players(
-    n, np.concatenate(rows), np.concatenate(coefs)
-  )
 
 
 def _thin(function, energy, scale):

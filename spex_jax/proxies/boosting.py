@@ -1,13 +1,13 @@
 """Gradient-boosted regression trees on masks: fits and cross-validation.
 
-The settings have LightGBM's meaning and defaults (Ke et al. 2017): depth is
-its max_depth, max_leaves is num_leaves, min_leaf is min_data_in_leaf, rate is
-learning_rate, row_share is bagging_fraction drawn anew for each tree.
+The settings have LightGBM's meaning (Ke et al. 2017): depth is its max_depth,
+min_leaf is min_data_in_leaf, rate is learning_rate, row_share and column_share
+are bagging_fraction and feature_fraction, drawn anew for each tree.
 
 One long fit answers every smaller number of trees: the error on held-out
-masks is kept after each tree. Folds are a batch that shares the masks; depths
-and rates run in turn, since shallow trees cost less than deep ones with levels
-switched off, and high rates stop early.
+masks is kept after each tree. Folds are a batch that shares the masks;
+configurations run in turn, since shallow trees cost less than deep ones with
+levels switched off, and high rates stop early.
 
 Residuals below 1e-6 of the values' deviation are left alone (float32).
 
@@ -30,31 +30,48 @@ _MAX_DEPTH = 12
 _TIE = 1e-6  # Errors that differ by less, relatively, are equal.
 
 
+class Config(NamedTuple):
+  """How trees are grown.
+
+  Attributes:
+    depth: the most questions on a way, 1..12.
+    rate: the shrinkage, in (0, 1].
+    min_leaf: least masks on each side of a split. With fewer than twice as
+      many masks nothing is split, and the mean is what is left.
+    row_share: share of the masks that each tree sees, in (0, 1].
+    column_share: share of the players that each tree may ask for, in (0, 1].
+  """
+
+  depth: int
+  rate: float
+  min_leaf: int = 20
+  row_share: float = 1.0
+  column_share: float = 1.0
+
+
 class CrossValidation(NamedTuple):
   """The best configuration on held-out folds, and its fits.
 
   Attributes:
-    depth: the depth of its trees.
-    rate: its shrinkage.
+    config: that configuration.
     num_trees: how many trees; 0 for the mean alone.
     score: R^2 of `predictions`, all folds pooled.
     predictions: float64 `[B]`; each mask's by the fit that never saw its fold.
     trees: the fit on all masks, `num_trees` of them.
     fold_trees: the fit without fold f, for each of the F folds in ascending
       order of their ids.
-    configs: C pairs (depth, rate), in the order they were tried.
+    configs: the C configurations, in the order they were tried.
     scores: float64 `[C, M + 1]` R^2 with 0..M trees; -inf where a fit had
       stopped before.
   """
 
-  depth: int
-  rate: float
+  config: Config
   num_trees: int
   score: float
   predictions: np.ndarray
   trees: trees_lib.Trees
   fold_trees: tuple[trees_lib.Trees, ...]
-  configs: tuple[tuple[int, float], ...]
+  configs: tuple[Config, ...]
   scores: np.ndarray
 
 
@@ -62,18 +79,14 @@ def cross_validate(
   masks: base.Masks,
   values: base.Values,
   folds: np.ndarray,
+  configs: Sequence[Config],
   *,
-  depths: Sequence[int] = (3, 5),
-  rates: Sequence[float] = (0.01, 0.1),
   num_trees: int = 1000,
   counts: Sequence[int] | None = None,
   patience: int | None = 100,
-  min_leaf: int = 20,
-  max_leaves: int = 31,
-  row_share: float = 1.0,
   key: base.Key | None = None,
 ) -> CrossValidation:
-  """Finds depth, rate and number of trees by cross-validation.
+  """Finds the configuration and number of trees by cross-validation.
 
   Every configuration is fitted once without each fold and once on all masks.
 
@@ -81,26 +94,21 @@ def cross_validate(
     masks: bool `[B, n]`.
     values: `[B]`, finite, of any scale and offset.
     folds: integers `[B]`, the fold of each mask; at least two differ.
-    depths: the depths to try, each 1..12.
-    rates: the learning rates to try, each in (0, 1].
+    configs: C of them, to try.
     num_trees: the most trees.
     counts: the numbers of trees to choose among, without early stopping; None
       for all of 0..num_trees.
     patience: a configuration stops growing once its pooled error has not
       improved for so many trees, or falls too slowly to reach the best of the
       others; None to grow all trees.
-    min_leaf: least masks on each side of a split. With fewer than twice as
-      many masks nothing is split, and the mean is what is left.
-    max_leaves: most leaves of a tree, at least 2.
-    row_share: share of the masks that each tree sees, in (0, 1].
-    key: consumed; for a share below 1.
+    key: consumed; for shares below 1.
 
   Returns:
     The best. The least number of trees wins ties, and the configuration tried
     first: those of the highest rates, and the shallowest among them.
 
   Raises:
-    ValueError: folds of another shape or all alike, no depth, rate or count,
+    ValueError: folds of another shape or all alike, no configuration or count,
       a count above num_trees, a setting out of range, a share below 1 without
       a key, values of several targets, or what `base.check_masks` and
       `base.check_values` refuse.
@@ -112,13 +120,15 @@ def cross_validate(
     raise ValueError("Trees need at least one player; masks have none.")
   if values.ndim != 1:
     raise ValueError(f"Need one target, [B]; got {values.shape}.")
-  _check_settings(depths, rates, num_trees, min_leaf, max_leaves)
-  if not 0 < row_share <= 1:
-    raise ValueError(f"row_share must lie in (0, 1]; got {row_share}.")
-  if row_share < 1 and key is None:
-    raise ValueError(
-      "A row_share below 1 draws at random: pass key=jax.random.key(...)."
-    )
+  _check_configs(configs)
+  if base.check_integer(num_trees, "num_trees") < 1:
+    raise ValueError(f"num_trees must be at least 1; got {num_trees}.")
+  if key is None:
+    if any(min(c.row_share, c.column_share) < 1 for c in configs):
+      raise ValueError(
+        "A share below 1 draws at random: pass key=jax.random.key(...)."
+      )
+    key = jax.random.key(0)  # Draws nothing.
   ids = check_folds(folds, len(masks))
   patience = patience if counts is None else None
   allowed = np.zeros(num_trees + 1, bool)
@@ -134,18 +144,16 @@ def cross_validate(
   seen = np.arange(ids.max() + 2)[:, None] != ids  # The last sees all.
   problem, start = growing.pad(masks), growing.Start.of(values, seen)
   # Fast learners first: they tell the slow ones when to give up.
-  configs = tuple(
-    (d, float(r)) for r in sorted(rates, reverse=True) for d in sorted(depths)
-  )
+  configs = tuple(sorted(configs, key=lambda c: (-c.rate, c.depth)))
   best = _Best(configs, num_trees)
-  for c, (depth, rate) in enumerate(configs):
+  for c, (depth, *settings) in enumerate(configs):
     grown = growing.grow_all(
       problem,
       start,
       depth=depth,
       num_trees=num_trees,
-      settings=growing.Settings(rate, min_leaf, max_leaves, row_share),
-      key=None if key is None else jax.random.fold_in(key, c),
+      settings=growing.Settings(*settings),
+      key=jax.random.fold_in(key, c),
       patience=patience,
       goal=best.error,
     )
@@ -217,10 +225,8 @@ class _Best:
     for f, trees in enumerate(fits[:-1]):
       predictions[ids == f] = trees_lib.predict(trees, masks[ids == f])
     truth = start.values * start.size
-    depth, rate = self.configs[self.config]
     return CrossValidation(
-      depth=depth,
-      rate=rate,
+      config=self.configs[self.config],
       num_trees=self.count,
       score=float(score_lib.r2(truth, predictions)),
       predictions=predictions,
@@ -231,18 +237,18 @@ class _Best:
     )
 
 
-def _check_settings(depths, rates, num_trees, min_leaf, max_leaves):
-  if not len(depths) or not len(rates):
-    raise ValueError("Need at least one depth and one rate.")
-  for depth in depths:
-    if not 1 <= base.check_integer(depth, "depth") <= _MAX_DEPTH:
-      raise ValueError(f"depth must lie in 1..{_MAX_DEPTH}; got {depth}.")
-  for rate in rates:
-    if not 0 < rate <= 1:
-      raise ValueError(f"rate must lie in (0, 1]; got {rate}.")
-  if base.check_integer(num_trees, "num_trees") < 1:
-    raise ValueError(f"num_trees must be at least 1; got {num_trees}.")
-  if base.check_integer(min_leaf, "min_leaf") < 1:
-    raise ValueError(f"min_leaf must be at least 1; got {min_leaf}.")
-  if base.check_integer(max_leaves, "max_leaves") < 2:
-    raise ValueError(f"max_leaves must be at least 2; got {max_leaves}.")
+def _check_configs(configs):
+  if not len(configs):
+    raise ValueError("Need at least one configuration.")
+  for config in configs:
+    if not 1 <= base.check_integer(config.depth, "depth") <= _MAX_DEPTH:
+      raise ValueError(
+        f"depth must lie in 1..{_MAX_DEPTH}; got {config.depth}."
+      )
+    if base.check_integer(config.min_leaf, "min_leaf") < 1:
+      raise ValueError(f"min_leaf must be at least 1; got {config.min_leaf}.")
+    for name in ("rate", "row_share", "column_share"):
+      if not 0 < getattr(config, name) <= 1:
+        raise ValueError(
+          f"{name} must lie in (0, 1]; got {getattr(config, name)}."
+        )

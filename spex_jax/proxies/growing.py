@@ -4,9 +4,11 @@ A tree is grown level by level to depth D; a node that no split improves stays
 whole, and its masks go to its first child. The histogram of a level is one
 matrix product, (members of each node, times residual or 1) by bits, and only
 first children are counted: second ones are their parent less them. A leaf is
-the mean of its residuals (Friedman 2001). LightGBM grows the best leaf first,
-up to a number of leaves: the same trees, less the splits that it would have
-made last, which are undone.
+the mean of its residuals (Friedman 2001). LightGBM grows the best leaf first:
+the same trees, where its num_leaves leaves room for all 2^D.
+
+A tree may see a share of the masks and ask for a share of the players, each
+drawn by itself for that tree (Friedman 2002).
 
 Values are centred and scaled in float64 (`Start`); trees are grown in float32.
 
@@ -38,8 +40,8 @@ class Settings(NamedTuple):
 
   rate: float
   min_leaf: float
-  max_leaves: float
   row_share: float = 1.0
+  column_share: float = 1.0
 
 
 def grow_tree(
@@ -50,7 +52,6 @@ def grow_tree(
   allowed: jax.Array,
   settings: Settings,
   depth: int,
-  limited: bool,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Grows one tree. Unbatched.
 
@@ -60,9 +61,8 @@ def grow_tree(
     residual: float32 `[B]`, of variance about 1 or less.
     weight: float32 `[B]`, 1 where the tree may look, else 0.
     allowed: bool `[n]` players that may be asked for.
-    settings: its limits. The share is drawn by the caller.
+    settings: its limits. Shares are drawn by the caller.
     depth: D.
-    limited: whether `max_leaves` is below 2^D.
 
   Returns:
     Features int32 `[2^D - 1]`, leaves `[2^D]` (shrunk), and the tree's value
@@ -83,13 +83,11 @@ def grow_tree(
   floor = _NOISE * total[0, 1]
   node = jnp.zeros(num_masks, jnp.int32)
   rows = jnp.arange(num_masks)
-  features, gains, totals = [], [], []
+  features = []
   for level in range(depth):
     size = 1 << level
-    feature, gain = _best_split(ones, total, allowed, settings, floor)
+    feature = _best_split(ones, total, allowed, settings, floor)
     features.append(feature)
-    gains.append(gain)
-    totals.append(total)
     asked = columns[feature[node], rows].astype(jnp.int32)
     split = (feature < n)[:, None]
     index = jnp.minimum(feature, n - 1)[:, None, None]
@@ -104,16 +102,6 @@ def grow_tree(
       ones = jnp.stack([left, ones - left], axis=1).reshape(-1, 2, n)
     node = 2 * node + asked
   feature = jnp.concatenate(features)
-  if limited:
-    feature, total, moved = _undo_last(
-      feature,
-      jnp.concatenate(gains),
-      jnp.concatenate(totals),
-      total,
-      n,
-      settings.max_leaves,
-    )
-    node = moved[node]
   leaf = total[:, 0] / jnp.maximum(total[:, 1], 1e-6)
   # A tree without a split says nothing: its mean is 0 but for rounding.
   used = (total[:, 1] > 0) & (feature[:1] < n)
@@ -121,65 +109,8 @@ def grow_tree(
   return feature, leaf, leaf[node]
 
 
-def _undo_last(feature, gains, totals, leaves, n, max_leaves):
-  """Undoes splits, the last of best-first growth first, as LightGBM's is.
-
-  Best-first growth splits the node of the largest gain, wherever it is. When
-  it comes to the node of the least gain of all, nothing is left but what lies
-  below it; there the same holds again.
-
-  Args:
-    feature: int32 `[2^D - 1]`, like the gains of the splits.
-    gains: float32 `[2^D - 1]`.
-    totals: float32 `[2^D - 1, 2]` sum and count of each node.
-    leaves: float32 `[2^D, 2]` of each leaf.
-    n: the feature of no split.
-    max_leaves: how many may be left.
-
-  Returns:
-    Features, totals of leaves, and the leaf int32 `[2^D]` that each became.
-  """
-  chex.assert_equal_shape([feature, gains])
-  chex.assert_shape([totals, leaves], (None, 2))
-  below, under, first = _family(len(leaves))
-  move = jnp.arange(len(leaves), dtype=jnp.int32)
-
-  def too_many(state):
-    return (state[0] < n).sum() >= max_leaves
-
-  def undo(state):
-    feature, leaves, moved = state
-    least = lambda among: jnp.argmin(jnp.where(among, gains, jnp.inf))
-    split = feature < n
-    last = least(split)
-    for _ in range(len(leaves).bit_length() - 2):
-      inside = split & jnp.asarray(below)[last]
-      last = jnp.where(inside.any(), least(inside), last)
-    mine, home = jnp.asarray(under)[last], jnp.asarray(first)[last]
-    leaves = jnp.where(mine[:, None], 0.0, leaves).at[home].set(totals[last])
-    moved = jnp.where(mine[moved], home, moved)
-    return feature.at[last].set(n), leaves, moved
-
-  return lax.while_loop(too_many, undo, (feature, leaves, move))
-
-
-def _family(num_leaves):
-  """Who is below whom: nodes `[V, V]`, leaves `[V, L]`, first leaf `[V]`."""
-  node = np.arange(2 * num_leaves - 1)
-  level = np.log2(node + 1).astype(int)
-  shift = level[None] - level[:, None]  # Of the column below the row.
-  above = (node[None] + 1) >> np.maximum(shift, 0)
-  below = (shift > 0) & (above == node[:, None] + 1)
-  inner = num_leaves - 1
-  under = below[:inner, inner:]
-  return below[:inner, :inner], under, under.argmax(axis=1).astype(np.int32)
-
-
 def _best_split(ones, total, allowed, settings, floor):
-  """The player that each node asks for, int32 `[nodes]`, and its gain.
-
-  The player is n where no split is worth it.
-  """
+  """The player that each node asks for, int32 `[nodes]`; n for no split."""
   chex.assert_shape(total, (len(ones), 2))
   chex.assert_shape(ones, (None, 2, *allowed.shape))
   n = ones.shape[2]
@@ -197,7 +128,7 @@ def _best_split(ones, total, allowed, settings, floor):
   at = jnp.where(gain == best[:, None], jnp.arange(n)[None], n).min(axis=1)
   before = (sums**2 / (counts + _TINY))[:, 0]
   worth = best > before * (1 + 1e-6) + floor
-  return jnp.where(worth, at, n).astype(jnp.int32), best - before
+  return jnp.where(worth, at, n).astype(jnp.int32)
 
 
 def _multiply(lhs, rhs):
@@ -205,15 +136,7 @@ def _multiply(lhs, rhs):
   return jnp.matmul(lhs, rhs, precision=lax.Precision.HIGHEST)
 
 
-def _draw(key, members, share):
-  """A random share of the members, at least one: bool, like `members`."""
-  chex.assert_type(members, bool)
-  draw = jnp.where(members, jax.random.uniform(key, members.shape), 2.0)
-  count = jnp.maximum(1, jnp.round(share * members.sum())).astype(jnp.int32)
-  return members & (draw <= jnp.sort(draw)[count - 1])
-
-
-@functools.partial(jax.jit, static_argnames=("depth", "limited"))
+@functools.partial(jax.jit, static_argnames="depth")
 def _grow_chunk(
   problem,
   residual,
@@ -223,7 +146,6 @@ def _grow_chunk(
   settings,
   *,
   depth,
-  limited,
 ):
   """Grows the next trees of G fits: `residual` and the `lanes` are `[G, B]`."""
   chex.assert_equal_shape([residual, *lanes])
@@ -233,16 +155,16 @@ def _grow_chunk(
   weight, held = lanes
 
   def one(residual, weight, key, index):
-    if key is not None:
-      key = jax.random.fold_in(key, index)
-      weight = weight * _draw(key, weight > 0, settings.row_share)
-    return grow_tree(
-      bits, columns, residual, weight, allowed, settings, depth, limited
-    )
+    rows, players = jax.random.split(jax.random.fold_in(key, index))
+    # A uniform draw is below 1: of a share of 1 none is left out.
+    drawn = lambda key, like, share: jax.random.uniform(key, like.shape) < share
+    weight = weight * drawn(rows, weight, settings.row_share)
+    asked = allowed & drawn(players, allowed, settings.column_share)
+    return grow_tree(bits, columns, residual, weight, asked, settings, depth)
 
   def step(residual, index):
-    axes = (0, 0, None if keys is None else 0, None)
-    feature, leaf, value = jax.vmap(one, axes)(residual, weight, keys, index)
+    grow = jax.vmap(one, (0, 0, 0, None))
+    feature, leaf, value = grow(residual, weight, keys, index)
     residual = residual - value
     return residual, (feature, leaf, (held * residual**2).sum(axis=1))
 
@@ -349,7 +271,7 @@ def grow_all(
   depth: int,
   num_trees: int,
   settings: Settings,
-  key: jax.Array | None,
+  key: jax.Array,
   patience: int | None,
   goal: float = np.inf,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -361,7 +283,7 @@ def grow_all(
     depth: D.
     num_trees: M.
     settings: the limits of every tree.
-    key: consumed; None where the share is 1.
+    key: consumed; draws the shares.
     patience: ends after so many trees without a better pooled error, or
       without hope of the goal; None to grow all.
     goal: the share of the energy that others have left at best. Errors fall
@@ -378,10 +300,7 @@ def grow_all(
     for x in (start.seen, ~start.seen)
   )
   residual = jnp.asarray(np.pad(start.residual(), padding))
-  keys = None
-  if key is not None and settings.row_share < 1:
-    keys = jax.random.split(key, len(start.seen))
-  limited = settings.max_leaves < 1 << depth
+  keys = jax.random.split(key, len(start.seen))
   # Traced as float32, whatever the caller's switches.
   settings = jax.tree.map(np.float32, settings)
   chunks = []
@@ -394,7 +313,6 @@ def grow_all(
       first,
       settings,
       depth=depth,
-      limited=limited,
     )
     chunks.append([np.asarray(part) for part in chunk])
     if patience is not None:

@@ -2,10 +2,11 @@
 
 Butler et al. 2025, arXiv 2505.17495. Deviations: the trees are ours, which are
 LightGBM's but for ties (`tree_fourier.expand` reads LightGBM's own), grown with
-early stopping; configurations are compared by R^2 of all folds pooled, not by
-the mean of the folds' own. Instead of a ridge fit of the fewest sets that hold
-95 % of the energy, whose penalty makes it depend on the values' offset, stands
-what held-out folds like best (`sparsify`), the uncut trees included.
+early stopping, by other configurations (`grid`), which are compared by R^2 of
+all folds pooled, not by the mean of the folds' own. Instead of a ridge fit of
+the fewest sets that hold 95 % of the energy, whose penalty makes it depend on
+the values' offset, stands what held-out folds like best (`sparsify`), the uncut
+trees included.
 
 Shapes: n players, B masks, F folds.
 """
@@ -13,32 +14,14 @@ Shapes: n players, B masks, F folds.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import score, sparse
 from spex_jax.proxies import boosting, sparsify, tree_fourier
 
-_MIN_LEAF = 20  # Masks on each side of a split.
-_MOST_TREES = 1000
-
-
-class Config(NamedTuple):
-  """What was chosen.
-
-  Attributes:
-    depth: the depth of the trees; 0 where none was fitted.
-    rate: their shrinkage.
-    num_trees: their number.
-    tree_score: their R^2 on held-out folds, before the cut.
-    refit: how the sets were cut and fitted, in words.
-  """
-
-  depth: int
-  rate: float
-  num_trees: int
-  tree_score: float
-  refit: str
+_DRAWS = 0  # Fixed, as the folds are: equal samples, equal answers.
 
 
 class ProxySpex(NamedTuple):
@@ -50,15 +33,29 @@ class ProxySpex(NamedTuple):
       cut and refitted in the same way.
     score: R^2 of `predictions`; slightly flattering, as the configuration was
       chosen on them.
-    config: what was chosen.
-    notes: the same in sentences, and what was unusual.
+    tree_score: that of the trees, before the cut.
+    refit: how the sets were cut and fitted, in words.
+    notes: what was chosen, in sentences, and what was unusual.
   """
 
   fourier: sparse.SparseFourier
   predictions: np.ndarray
   score: float
-  config: Config
+  tree_score: float
+  refit: str
   notes: list[str]
+
+
+def grid(max_order: int) -> list[boosting.Config]:
+  """The configurations that compete: fast learners, and slower small trees.
+
+  Small trees of a share of the masks and players each are what predicts
+  functions with kinks from few masks. They take the place of the paper's slow
+  learners (rate .01), which won nowhere beside them.
+  """
+  depths = sorted({max(1, max_order - 2), max_order})
+  fast = [boosting.Config(depth, 0.1) for depth in depths]
+  return [*fast, boosting.Config(min(3, max_order), 0.03, 5, 0.7, 0.7)]
 
 
 def fit(
@@ -67,9 +64,8 @@ def fit(
   *,
   folds: np.ndarray | None = None,
   max_order: int = 5,
-  depths: Sequence[int] | None = None,
-  rates: Sequence[float] = (0.01, 0.1),
-  counts: Sequence[int] | None = None,
+  configs: Sequence[boosting.Config] | None = None,
+  num_trees: int = 1000,
 ) -> ProxySpex:
   """Fits a sparse expansion through boosted trees.
 
@@ -77,17 +73,14 @@ def fit(
     masks: bool `[B, n]`. Equal masks are separate samples.
     values: `[B]`, finite, of any scale and offset.
     folds: integers `[B]`; None for 5, spread over the masks.
-    max_order: the deepest trees, unless `depths` are given: the grid has
-      max_order and max_order - 2.
-    depths: the depths of trees to try.
-    rates: the learning rates to try.
-    counts: numbers of trees to try; None for all up to 1000 with early
-      stopping. The paper's package tries 500, 1000 and 5000, shapiq 1.8 the
-      first two.
+    max_order: the deepest trees, unless `configs` are given.
+    configs: how to grow trees; None for `grid(max_order)`.
+    num_trees: the most; early stopping finds how many. The paper's package
+      tries 500, 1000 and 5000, shapiq 1.8 the first two.
 
   Returns:
     A `ProxySpex`. Constant values, a single mask, and so few masks that no
-    split leaves 20 on each side give the mean, and a note that says so.
+    split leaves enough on each side give the mean, and a note that says so.
 
   Raises:
     ValueError: values of several targets, or what `boosting.cross_validate`
@@ -99,8 +92,7 @@ def fit(
     raise ValueError(f"Need one target, [B]; got {values.shape}.")
   if base.check_integer(max_order, "max_order") < 1:
     raise ValueError(f"max_order must be at least 1; got {max_order}.")
-  if depths is None:
-    depths = sorted({max(1, max_order - 2), max_order})
+  configs = grid(max_order) if configs is None else configs
   if folds is None:
     folds = boosting.spread_folds(len(masks))
   trivial = _trivial(masks, values)
@@ -111,21 +103,23 @@ def fit(
     masks,
     values,
     ids,
-    num_trees=_MOST_TREES if counts is None else max(counts),
-    counts=counts,
-    depths=depths,
-    rates=rates,
-    min_leaf=_MIN_LEAF,
+    configs,
+    num_trees=num_trees,
+    key=jax.random.key(_DRAWS),
   )
   functions = [tree_fourier.expand(trees) for trees in grown.fold_trees]
   whole = tree_fourier.expand(grown.trees)
+  config = grown.config
   notes = [
-    f"Trees of depth {grown.depth}, rate {grown.rate:g}, {grown.num_trees} of "
-    f"them: R^2 {score.r2_text(values, grown.predictions)} on held-out folds."
+    f"Trees of depth {config.depth}, rate {config.rate:g}, "
+    f"{grown.num_trees} of them"
+    + ", each of a share of masks and players" * (config.row_share < 1)
+    + f": R^2 {score.r2_text(values, grown.predictions)} on held-out folds."
   ]
-  if len(masks) - np.bincount(ids).max() < 2 * _MIN_LEAF:
+  least = min(c.min_leaf for c in configs)
+  if len(masks) - np.bincount(ids).max() < 2 * least:
     notes.append(
-      f"{len(masks)} masks are too few to split with {_MIN_LEAF} on each side "
+      f"{len(masks)} masks are too few to split with {least} on each side "
       "in every fold; ask for more masks."
     )
   found = sparsify.sparsify(
@@ -137,8 +131,9 @@ def fit(
     f"Kept {refit}: {int(found.fourier.count) - 1} sets, R^2 "
     f"{score.r2_text(values, found.predictions)} on held-out folds."
   )
-  config = Config(grown.depth, grown.rate, grown.num_trees, grown.score, refit)
-  return ProxySpex(found.fourier, found.predictions, reached, config, notes)
+  return ProxySpex(
+    found.fourier, found.predictions, reached, grown.score, refit, notes
+  )
 
 
 def _trivial(masks, values):
@@ -153,8 +148,7 @@ def _trivial(masks, values):
   else:
     return None
   mean = float(values[0] + ((values - values[0]) / size).mean() * size)
-  config = Config(0, 0.0, 0, 0.0, "the mean alone")
   predictions = np.full(len(masks), mean)
   fourier = sparse.SparseFourier.from_terms(masks.shape[1], [((), mean)])
   reached = float(score.r2(values, predictions))
-  return ProxySpex(fourier, predictions, reached, config, [note])
+  return ProxySpex(fourier, predictions, reached, 0.0, "the mean alone", [note])

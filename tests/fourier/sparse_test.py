@@ -333,3 +333,11 @@ def test_repr_is_one_line():
   assert repr(f) == "SparseFourier(n=4, 2 coefficients)"
   joined = sparse.SparseFourier.stack([f, f])
   assert repr(joined) == "SparseFourier(n=4, 2x2 coefficients)"
+
+
+def test_a_weighted_sum_of_functions_of_unlike_orders():
+  one = sparse.SparseFourier.from_terms(4, {(): 1.0, (0,): 2.0})
+  two = sparse.SparseFourier.from_terms(4, {(0,): 4.0, (1, 2, 3): -1.0})
+  found = sparse.weighted_sum([one, two], [0.5, -0.25])
+  # 0.5 * 2 - 0.25 * 4 is 0: kept, as a set that was named.
+  assert dict(found.terms()) == {(): 0.5, (0,): 0.0, (1, 2, 3): 0.25}

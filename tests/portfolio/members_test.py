@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from spex_jax.fourier import lasso, score
+from spex_jax.portfolio import folds as folds_lib
 from spex_jax.portfolio import members, stack
 from spex_jax.proxies import (
   boosting,
@@ -27,7 +28,7 @@ def _data(seed=0, noise=0.3, shape=_SHAPE):
   rng = np.random.default_rng(seed)
   masks = rng.random(shape) < 0.5
   values = _truth(masks) + noise * rng.normal(size=len(masks))
-  return masks, values, boosting.spread_folds(len(masks), members.FOLDS)
+  return masks, values, folds_lib.spread(len(masks))
 
 
 def _by_lasso1(masks, values, folds):
@@ -158,7 +159,7 @@ def test_an_order_limits_the_sets_of_a_process():
   whole = members.by_gaussian(masks, values)[0]
   assert whole.function.orders.max() > 1
   # What is left out predicts nothing: each fold by the others' order 1.
-  folds = boosting.spread_folds(len(values), members.FOLDS)
+  folds = boosting.spread_folds(len(values))
   held = np.flatnonzero(folds == 0)
   rest = np.delete(np.arange(len(values)), held)
   part = gaussian.fit(masks[rest], values[rest], spread=gaussian.SPREADS[-1])
@@ -250,6 +251,46 @@ def test_trees_are_one_of_the_members():
   np.testing.assert_allclose(found.errors(np.zeros((3, 1), int)), left)
 
 
+def _pairs(seed, num_masks):
+  """Thirty pairs of 30 players: 435 candidates, and just masks enough."""
+  rng = np.random.default_rng(0)
+  sets = rng.choice(30, (40, 2))
+  sets = sets[sets[:, 0] != sets[:, 1]][:30]
+  coefs = rng.normal(size=len(sets))
+  masks = np.random.default_rng([seed, 1]).random((num_masks, 30)) < 0.5
+  signs = 1.0 - 2.0 * masks
+  return masks, (signs[:, sets[:, 0]] * signs[:, sets[:, 1]]) @ coefs
+
+
+@pytest.mark.slow
+def test_what_all_masks_leave_is_told_from_what_nine_tenths_leave():
+  apart = []
+  for seed in range(4):
+    masks, values = _pairs(seed, 120)
+    found = _by_relaxed(masks, values, folds_lib.spread(120))
+    test, truth = _pairs(seed + 10, 2000)
+    left = 1 - score.r2(truth, lasso.evaluate(test, found.function))
+    folded = 1 - score.r2(values, found.out_of_fold)
+    assert 0 < found.growth.share < 1 and found.growth.std > 0
+    apart.append(np.log([folded, folded * found.growth.share]) - np.log(left))
+  # The logarithm errs by .1 for 120 squares, and by the curve's own bend.
+  raw, grown = np.abs(apart).mean(axis=0)
+  assert grown < 0.7 * raw
+
+
+def test_noise_and_many_masks_do_not_grow():
+  noise = np.random.default_rng(0).normal(size=200)
+  masks = np.random.default_rng(1).random((200, 6)) < 0.5
+  found = _by_lasso1(masks, noise, folds_lib.spread(200))
+  assert found.growth == folds_lib.Growth(1.0, 0.0)
+  masks, values, folds = _data(shape=(600, 6))
+  assert len(set(folds)) == 5
+  assert _by_lasso1(masks, values, folds).growth == folds_lib.Growth()
+  # Nothing is left to fall.
+  exact = _truth(masks)
+  assert _by_gram(masks[:200], exact[:200], folds[:200] * 2).growth.share <= 1
+
+
 def test_the_hopeless_are_not_run_to_the_end():
   masks, values, folds = _data(noise=0.01, shape=(100, 6))
   assert (
@@ -268,7 +309,7 @@ def test_the_hopeless_are_not_run_to_the_end():
 def test_the_first_fold_of_a_scan_is_that_of_all_folds():
   masks, values, folds = _data(shape=(100, 6))
   fit = members.gram_fit(masks, values)
-  first = members.first_fold(masks, folds, fit)
+  first = folds_lib.first_fold(masks, folds, fit)
   found = members.by_gram(masks, values, folds, fit)
   held = folds == folds[0]
   np.testing.assert_array_equal(first[held], found.out_of_fold[held])
@@ -360,7 +401,7 @@ def test_few_masks_and_one_player(by, num_masks, n):
   masks = rng.random((num_masks, n)) < 0.5
   masks[0] = True
   values = rng.normal(size=num_masks)
-  folds = boosting.spread_folds(num_masks, members.FOLDS)
+  folds = folds_lib.spread(num_masks)
   found = by(masks, values, folds)
   assert np.isfinite(found.out_of_fold).all()
   if num_masks == 2:  # Each by the other, without a fit.

@@ -1,7 +1,5 @@
 """Boosted trees against a recursive float64 oracle, and their settings."""
 
-import heapq
-
 import jax
 import numpy as np
 import pytest
@@ -21,6 +19,10 @@ def _data(seed, num_masks=200, n=8, noise=0.3):
   weights = rng.normal(size=n)
   values = masks @ weights + 2.0 * masks[:, 0] * masks[:, n - 1]
   return masks, values + noise * rng.normal(size=num_masks)
+
+
+def _grid(depths, rates=(0.1,)):
+  return [boosting.Config(d, r) for d in depths for r in rates]
 
 
 def _oracle_tree(masks, residual, depth, min_leaf):
@@ -75,64 +77,6 @@ def test_trees_are_those_of_an_exhaustive_search(depth, min_leaf):
   np.testing.assert_allclose(actual, expected, rtol=0, atol=atol)
 
 
-def _oracle_best_first(masks, residual, depth, min_leaf, max_leaves):
-  """One tree, the leaf of the largest gain split first: its leaves' rows."""
-
-  def best(rows):
-    gain = lambda r: r.sum() ** 2 / len(r)
-    options = [
-      (gain(r[one]) + gain(r[~one]) - gain(r), i)
-      for i in range(masks.shape[1])
-      for r, one in [(residual[rows], masks[rows, i])]
-      if min(one.sum(), (~one).sum()) >= min_leaf
-    ]
-    return max(options, default=(0.0, 0))
-
-  everything = np.arange(len(masks))
-  leaves, heap = {1: everything}, [(-best(everything)[0], 1)]
-  while heap and len(leaves) < max_leaves:
-    _, node = heapq.heappop(heap)
-    rows = leaves[node]
-    gain, i = best(rows)
-    if gain <= 1e-9:
-      continue
-    del leaves[node]
-    for child, side in (
-      (2 * node, ~masks[rows, i]),
-      (2 * node + 1, masks[rows, i]),
-    ):
-      leaves[child] = rows[side]
-      if child < 1 << depth:
-        heapq.heappush(heap, (-best(rows[side])[0], child))
-  return leaves
-
-
-@pytest.mark.parametrize("max_leaves", [2, 3, 6, 11, 15])
-def test_fewer_leaves_are_those_of_best_first_growth(max_leaves):
-  masks, values = _data(20)
-  grown = functions.grown(
-    masks,
-    values,
-    depth=4,
-    num_trees=1,
-    rate=1.0,
-    min_leaf=5,
-    max_leaves=max_leaves,
-  )
-  leaves = _oracle_best_first(
-    masks, values - values.mean(), 4, 5, max_leaves
-  ).values()
-  expected = np.empty(200)
-  for rows in leaves:
-    expected[rows] = values[rows].mean()
-  actual = trees.predict(grown, masks)
-  assert len(np.unique(actual)) == len(leaves) == max_leaves
-  atol = np.sqrt(200) * _EPS * np.abs(values).max()
-  np.testing.assert_allclose(actual, expected, rtol=0, atol=atol)
-  used = np.unique(trees.leaf_index(grown, masks)[0])
-  assert (np.delete(grown.leaf[0], used) == 0).all()
-
-
 def test_predictions_walk_the_trees():
   masks, values = _data(1)
   fitted = functions.grown(masks, values, depth=3, num_trees=7, min_leaf=5)
@@ -152,7 +96,7 @@ def test_predictions_walk_the_trees():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("depth", "rate"), [(3, 0.1), (6, 0.1)])
+@pytest.mark.parametrize(("depth", "rate"), [(3, 0.1), (5, 0.1)])
 def test_as_accurate_as_lightgbm(depth, rate):
   lightgbm = pytest.importorskip("lightgbm")
   masks, values = _data(3, 512, 30, noise=0.5)
@@ -190,9 +134,32 @@ def test_shares_draw_masks():
   half, again, other = (grow(seed, row_share=0.5) for seed in (0, 0, 1))
   np.testing.assert_array_equal(half.leaf, again.leaf)
   assert (half.feature != other.feature).any()
-  # 15 masks cannot be split into twice 20; 100 can.
+  # Some 15 masks cannot be split into twice 20; some 100 can.
   assert (grow(0, row_share=0.075).feature == 8).all()
   assert (half.feature < 8).any()
+
+
+def test_shares_draw_players():
+  masks, values = _data(5)
+  grow = lambda share: functions.grown(
+    masks,
+    values,
+    num_trees=40,
+    depth=3,
+    key=jax.random.key(0),
+    column_share=share,
+  )
+  used = lambda fitted: [
+    set(tree[tree < 8].tolist()) for tree in fitted.feature
+  ]
+  # Three levels of few players: a tree asks for no more than it was given.
+  few, all_of_them = used(grow(0.2)), used(grow(1.0))
+  assert max(map(len, few)) < max(map(len, all_of_them))
+  # Over 40 trees each player has its turn: .8^40 is 1e-4.
+  assert set.union(*few) == set(range(8))
+  np.testing.assert_array_equal(
+    grow(1.0).leaf, functions.grown(masks, values, num_trees=40, depth=3).leaf
+  )
 
 
 @pytest.mark.slow
@@ -200,16 +167,15 @@ def test_cross_validation_fits_each_fold_apart():
   masks, values = _data(6)
   folds = boosting.spread_folds(200) * 7 - 2  # Any integers will do.
   found = boosting.cross_validate(
-    masks, values, folds, depths=(2, 3), rates=(0.1, 0.3), num_trees=60
+    masks, values, folds, _grid((2, 3), (0.1, 0.3)), num_trees=60
   )
-  assert found.configs == ((2, 0.3), (3, 0.3), (2, 0.1), (3, 0.1))
-  config = found.configs.index((found.depth, found.rate))
+  order = [(config.depth, config.rate) for config in found.configs]
+  assert order == [(2, 0.3), (3, 0.3), (2, 0.1), (3, 0.1)]
+  config = found.configs.index(found.config)
   # Rounding of float32 sums breaks no tie.
   best = 1 - found.scores.max()
   assert 1 - found.scores[config, found.num_trees] <= best * (1 + 2e-6)
-  settings = dict(
-    depth=found.depth, rate=found.rate, num_trees=max(found.num_trees, 1)
-  )
+  settings = found.config._asdict() | {"num_trees": max(found.num_trees, 1)}
   predictions = np.zeros(200)
   for f, name in enumerate(np.unique(folds)):
     out = folds == name
@@ -230,11 +196,11 @@ def test_cross_validation_fits_each_fold_apart():
 def test_one_long_fit_answers_every_smaller_number_of_trees():
   masks, values = _data(7)
   folds = boosting.spread_folds(200)
-  settings = dict(depths=(2,), rates=(0.2,), patience=None)
-  long = boosting.cross_validate(masks, values, folds, num_trees=70, **settings)
-  short = boosting.cross_validate(
-    masks, values, folds, num_trees=11, counts=(11,), **settings
+  grow = lambda **settings: boosting.cross_validate(
+    masks, values, folds, _grid((2,), (0.2,)), patience=None, **settings
   )
+  long = grow(num_trees=70)
+  short = grow(num_trees=11, counts=(11,))
   assert short.num_trees == 11
   np.testing.assert_allclose(short.scores[0], long.scores[0, :12], atol=1e-5)
   np.testing.assert_allclose(long.scores[0, 11], short.score, atol=1e-5)
@@ -249,8 +215,7 @@ def test_growth_stops_when_validation_stops_improving():
     masks,
     values,
     folds,
-    rates=(0.3,),
-    depths=(2,),
+    _grid((2,), (0.3,)),
     num_trees=400,
     patience=patience,
   )
@@ -271,22 +236,21 @@ def test_slow_learners_give_up_but_not_where_they_would_win():
     masks,
     values,
     folds,
-    rates=rates,
-    depths=(2,),
+    _grid((2,), rates),
     num_trees=400,
     patience=patience,
   )
   early, late = (grown(p, (0.001, 0.3)) for p in (100, None))
-  assert early.configs == ((2, 0.3), (2, 0.001))
+  assert [config.rate for config in early.configs] == [0.3, 0.001]
   assert np.isfinite(early.scores[1]).sum() - 1 < 400
   assert np.isfinite(late.scores[1]).all()
-  assert (early.rate, early.num_trees) == (late.rate, late.num_trees)
+  assert (early.config, early.num_trees) == (late.config, late.num_trees)
   # Noise: the slow one overfits less, and is let to go on.
   noisy = values + 8 * np.random.default_rng(0).normal(size=200)
   found = boosting.cross_validate(
-    masks, noisy, folds, rates=(0.01, 1.0), depths=(2,), num_trees=400
+    masks, noisy, folds, _grid((2,), (0.01, 1.0)), num_trees=400
   )
-  assert found.rate == 0.01
+  assert found.config.rate == 0.01
 
 
 @given(
@@ -312,7 +276,7 @@ def test_constant_values_give_the_constant(constant):
   masks, _ = _data(11)
   values = np.full(200, constant)
   found = boosting.cross_validate(
-    masks, values, boosting.spread_folds(200), depths=(3,)
+    masks, values, boosting.spread_folds(200), _grid((3,))
   )
   assert found.num_trees == 0
   assert found.score == 1.0
@@ -326,7 +290,7 @@ def test_two_distinct_values_are_learnt():
   masks, _ = _data(12)
   values = np.where(masks[:, 3], 1e4 + 1.0, 1e4)
   found = boosting.cross_validate(
-    masks, values, boosting.spread_folds(200), depths=(3,)
+    masks, values, boosting.spread_folds(200), _grid((3,))
   )
   assert found.score > 1 - 1e-6
   assert set(found.trees.feature.ravel().tolist()) == {3, 8}
@@ -344,7 +308,7 @@ def test_too_few_to_split_give_the_mean():
   folds = boosting.spread_folds(3, 5)
   assert sorted(folds) == [0, 1, 2]  # Fewer samples than folds: one each.
   found = boosting.cross_validate(
-    masks[:3], values[:3], folds, num_trees=2, depths=(3,)
+    masks[:3], values[:3], folds, _grid((3,)), num_trees=2
   )
   assert found.num_trees == 0
   assert np.isfinite(found.predictions).all()
@@ -354,7 +318,7 @@ def test_a_single_player_and_duplicate_masks():
   masks = np.array([[False], [True]] * 100)
   values = np.where(masks[:, 0], 3.0, 1.0) + np.tile([0.1, 0.1, -0.1, -0.1], 50)
   found = boosting.cross_validate(
-    masks, values, boosting.spread_folds(200), num_trees=200, depths=(3,)
+    masks, values, boosting.spread_folds(200), _grid((3,)), num_trees=200
   )
   # Equal masks with other values: their mean is the best there is.
   np.testing.assert_allclose(
@@ -391,9 +355,9 @@ def test_truncate_keeps_the_first_trees():
     (dict(rate=0.0), ValueError, r"rate must lie in \(0, 1\]; got 0.0"),
     (dict(rate=np.nan), ValueError, "rate must lie in"),
     (dict(min_leaf=0), ValueError, "min_leaf must be at least 1"),
-    (dict(max_leaves=1), ValueError, "max_leaves must be at least 2"),
     (dict(row_share=0.5), ValueError, r"pass key=jax.random.key\(...\)"),
     (dict(row_share=1.5), ValueError, "row_share must lie in"),
+    (dict(column_share=0.0), ValueError, "column_share must lie in"),
     (dict(values=np.full(200, np.nan)), ValueError, "NaN or infinity for 200"),
     (dict(values=np.zeros(3)), ValueError, "one value per mask"),
     (dict(masks=np.zeros((200, 0))), ValueError, "at least one player"),
@@ -413,7 +377,7 @@ def test_bad_fits_are_refused(change, error, message):
     (dict(folds=np.zeros(200, int)), ValueError, "at least two folds"),
     (dict(folds=np.arange(3)), ValueError, r"shape \(200,\); got \(3,\)"),
     (dict(folds=np.ones(200)), TypeError, "folds must be integers"),
-    (dict(depths=()), ValueError, "at least one depth and one rate"),
+    (dict(configs=()), ValueError, "at least one configuration"),
     (dict(counts=(5, 2000)), ValueError, "counts must lie in 0..1000"),
     (dict(counts=()), ValueError, "at least one count"),
     (dict(patience=0), ValueError, "patience must be at least 1"),
@@ -422,10 +386,11 @@ def test_bad_fits_are_refused(change, error, message):
 )
 def test_bad_cross_validations_are_refused(change, error, message):
   masks, values = _data(17)
-  settings = dict(values=values, folds=boosting.spread_folds(200)) | change
-  values, folds = settings.pop("values"), settings.pop("folds")
+  settings = dict(
+    values=values, folds=boosting.spread_folds(200), configs=_grid((3,))
+  )
   with pytest.raises(error, match=message):
-    boosting.cross_validate(masks, values, folds, **settings)
+    boosting.cross_validate(masks, **settings | change)
 
 
 def test_predictions_refuse_other_players():

@@ -6,7 +6,7 @@ import pytest
 from spex_jax.fourier import score, sparse
 from spex_jax.proxies import boosting, proxyspex
 
-_QUICK = dict(depths=(3,), rates=(0.1,), counts=(100, 200))
+_QUICK = dict(configs=[boosting.Config(3, 0.1)], num_trees=200)
 
 
 def _planted(seed=0, num_masks=400, n=20, noise=0.0):
@@ -35,8 +35,6 @@ def test_the_planted_sets_are_found():
     assert abs(strongest[members] - coef) < 0.05
   assert found.score == score.r2(values, found.predictions)
   assert found.score > 0.99
-  assert found.config.depth == 3
-  assert found.config.num_trees in (100, 200)
   assert len(found.notes) == 2
   assert f"{int(found.fourier.count) - 1} sets" in found.notes[1]
 
@@ -46,7 +44,7 @@ def test_no_accuracy_that_validation_sees_is_lost():
   for seed in range(3):
     _, masks, values = _planted(seed, 200, noise=1.5)
     found = proxyspex.fit(masks, values, **_QUICK)
-    lost = (1 - found.score) / (1 - found.config.tree_score)
+    lost = (1 - found.score) / (1 - found.tree_score)
     assert lost <= 1.003  # Errors within 0.2 % are ties, for the sparser.
 
 
@@ -59,7 +57,7 @@ def test_predictions_are_of_fits_that_never_saw_their_fold():
   # A change that alters no choice; the fits of the other folds see it.
   changed[held] += 1e-3
   second = proxyspex.fit(masks, changed, folds=folds, **_QUICK)
-  assert second.config.refit == first.config.refit
+  assert second.refit == first.refit
   mine = folds == 2
   np.testing.assert_allclose(
     second.predictions[mine], first.predictions[mine], rtol=0, atol=1e-5
@@ -139,7 +137,7 @@ def test_pure_noise_is_not_worse_than_the_mean():
     (dict(values=np.zeros((400, 2))), ValueError, "Need one target"),
     (dict(values=np.full(400, np.inf)), ValueError, "NaN or infinity for 400"),
     (dict(folds=np.zeros(400, int)), ValueError, "at least two folds"),
-    (dict(counts=(0.5,)), TypeError, "must be an integer"),
+    (dict(num_trees=0.5), TypeError, "must be an integer"),
   ],
 )
 def test_bad_input_is_refused(change, error, message):

@@ -108,3 +108,28 @@ def test_folds_with_fewer_sets_take_part():
   assert np.isfinite(found.predictions).all()
   held = folds == 4
   np.testing.assert_allclose(found.predictions[held], values[~held].mean())
+
+
+@pytest.mark.parametrize("noise, sure", [(0.3, True), (1.5, False)])
+def test_a_refit_that_gains_little_is_averaged_with_the_whole(noise, sure):
+  """Coefficients a fifth too small: refits gain, by 14 errors or by 2."""
+  function, masks, values = _problem(5)
+  rng = np.random.default_rng(6)
+  values = function(masks) + noise * rng.normal(size=200)
+  small = function.replace(coefs=np.append(3.0, 0.8 * function.coefs[1:]))
+  folds = boosting.spread_folds(200)
+  guess = small(masks)
+  found = sparsify.sparsify(masks, values, folds, [small] * 5, small, guess)
+  assert found.candidate.kind in ("ridge", "lasso", "relaxed")
+  assert found.candidate.averaged != sure
+  if sure:
+    gains = (guess - values) ** 2 - (found.predictions - values) ** 2
+    assert gains.mean() > 3 * gains.std() / np.sqrt(200)
+  else:
+    assert str(found.candidate).endswith(", averaged with the whole")
+    # Half of what is missed is left, give or take the refit's own error.
+    alone = sparsify._apply(
+      masks, values, small, found.candidate._replace(averaged=False)
+    )
+    expected = (alone(masks) + guess) / 2
+    np.testing.assert_allclose(found.fourier(masks), expected, rtol=1e-9)

@@ -1,0 +1,169 @@
+"""What each member of `auto` is worth, and each constant of its stack.
+
+  python -m experiments.members_worth --config=full --output=worth.jsonl
+
+Members are fitted once to the first masks of a game, as `auto` fits them, and
+stacked as `auto` does: all, and with each left out in turn. What that costs is
+the ratio of residuals, (1 - R² without it) / (1 - R² of all), on masks that no
+fit has seen. Beside it stands the ratio with another value of a constant of
+`portfolio.stack`, and with errors out of fold taken as they are (`growth`).
+`--games` takes recorded games besides (`record_games`).
+
+Where the Gram scan leaves nothing, `auto` fits no other member: such games are
+counted, and left out of the means.
+"""
+
+import dataclasses
+import pathlib
+import time
+import unittest.mock
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from absl import app, flags
+
+from experiments import games, rows
+from spex_jax import base
+from spex_jax.fourier import score
+from spex_jax.portfolio import folds as folds_lib
+from spex_jax.portfolio import select, stack
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """What to draw and fit.
+
+  Attributes:
+    drawn: families and seeds, as of `games.make`.
+    budgets: masks that are fitted to.
+    num_test: masks that judge.
+  """
+
+  drawn: tuple[tuple[str, int], ...]
+  budgets: tuple[int, ...]
+  num_test: int = 2000
+
+
+_SEEDS = {
+  "cancer30": (2,),
+  "pixels64": (2, 3),
+  "retrain100": (2,),
+  "planted100": (2,),
+  "hierarchy100": (2,),
+  "maxsum60": (2, 3),
+  "vote45": (2, 3),
+  "cut40": (2, 3),
+}
+_TWELVE = tuple((name, s) for name, seeds in _SEEDS.items() for s in seeds)
+_OTHERS = {
+  "_LEAST_WEIGHT": (0.0, 0.1),
+  "_DROPPED": (0.0, 0.02),
+}
+CONFIGS = {
+  "quick": Config((("vote45", 2),), (64,), 200),
+  "full": Config(_TWELVE, (512, 1024)),
+  "recorded": Config((), (512, 1024)),
+  "large": Config((), (4096,)),
+}
+
+
+def run(
+  config: Config, recorded: Sequence[pathlib.Path] = ()
+) -> Iterator[rows.Row]:
+  """Yields a row per game and budget; recorded games come first."""
+  for recording in _recordings(config, recorded):
+    for budget in config.budgets:
+      yield _row(recording, budget)
+
+
+def _recordings(config, recorded) -> Iterable[games.Recording]:
+  yield from map(games.load, recorded)
+  for family, seed in config.drawn:
+    game, name = games.make(family, seed), f"{family}-{seed}"
+    most = max(config.budgets)
+    yield games.record(game, name, seed, most, config.num_test)
+
+
+def _row(recording, budget):
+  masks, values = recording.masks[:budget], recording.values[:budget]
+  values = values - base.origin(values[:, None])[0]
+  start = time.perf_counter()
+  found = select.fit_members(masks, values)
+  seconds = time.perf_counter() - start
+  # Free of the offset too: R² takes any.
+  offset = recording.values[0] - values[0]
+  truth = recording.test_values - offset
+  whole = stack.stack(masks, values, found)
+  r2 = lambda answer: float(
+    score.r2(truth, answer.function(recording.test_masks))
+  )
+  reached = r2(whole)
+  row = {
+    "game": recording.name,
+    "budget": budget,
+    "seconds": round(seconds, 1),
+    "r2": round(reached, 4),
+    "stated": round(float(score.r2(values, whole.out_of_fold)), 4),
+    "weights": {name: round(w, 2) for name, w in whole.weights.items()},
+    "ratio": {},
+  }
+  if len(found) > 1 and reached < 1:
+    for change, answer in _changed(masks, values, found):
+      row["ratio"][change] = round((1 - r2(answer)) / (1 - reached), 4)
+  return row
+
+
+def _changed(masks, values, found):
+  """Answers without each member, and with each other constant, by name."""
+  for member in found:
+    rest = [one for one in found if one is not member]
+    yield member.name, stack.stack(masks, values, rest)
+  alone = [stack.best(values, found)]
+  yield "the others than the best", stack.stack(masks, values, alone)
+  for name, others in _OTHERS.items():
+    for value in others:
+      with unittest.mock.patch.object(stack, name, value):
+        yield f"{name} = {value}", stack.stack(masks, values, found)
+  plain = [one._replace(growth=folds_lib.Growth()) for one in found]
+  yield "growth = 1", stack.stack(masks, values, plain)
+
+
+def table(measured: list[rows.Row]) -> str:
+  """What leaving out or changing costs: geometric mean, and the worst game.
+
+  A member that was not fitted to a game costs nothing there.
+  """
+  judged = [row for row in measured if row["ratio"]]
+  names = sorted({name for row in judged for name in row["ratio"]})
+  lines = []
+  for budget in sorted({row["budget"] for row in measured}):
+    here = [row for row in judged if row["budget"] == budget]
+    for name in names:
+      ratios = np.array([row["ratio"].get(name, 1.0) for row in here])
+      if not len(ratios):
+        continue
+      worst = here[int(ratios.argmax())]["game"]
+      lines.append([
+        str(budget), name, f"{np.exp(np.log(ratios).mean()):.3f}",
+        f"{ratios.max():.3f} ({worst})", str(int((ratios > 1.01).sum())),
+        str(len(here)),
+      ])  # fmt: skip
+  header = ["masks", "without", "mean ratio", "largest", "over 1 %", "games"]
+  return rows.table(header, lines)
+
+
+def main(argv):
+  """Prints rows and their table."""
+  del argv
+  given = flags.FLAGS
+  folder = pathlib.Path(given.games) if given.games else None
+  recorded = sorted(folder.glob("*.npz")) if folder else []
+  found = run(CONFIGS[given.config], recorded)
+  print(table(rows.write(found, given.output)))
+
+
+if __name__ == "__main__":
+  flags.DEFINE_enum("config", "quick", sorted(CONFIGS), "Setting.")
+  flags.DEFINE_string("games", None, "Folder of recorded games, besides.")
+  flags.DEFINE_string("output", None, "File for the rows.")
+  app.run(main)

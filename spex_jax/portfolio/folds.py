@@ -1,0 +1,131 @@
+"""Folds of the samples: predictions out of fold, and what all samples leave.
+
+A fold is predicted by a fit to the others. Such a fit lacks a fifth of the
+samples, or a tenth where they are few, and errs more than one to all of them.
+
+Shapes: n players, B masks.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from spex_jax import base
+from spex_jax.fourier import lasso, sparse
+from spex_jax.proxies import boosting
+
+_LEAST, _MANY = 5, 10
+_FEW = 512  # Masks up to which fits to 4 in 5 of them are far from fits to all.
+_NOTHING = 1e-24  # Of squares of size 1.
+_SURE = 3.0  # Standard errors of a fall of the error that is believed.
+HOPELESS = 1.1  # Times the error of the best: not worth the other folds.
+
+Fit = Callable[[np.ndarray], sparse.SparseFourier]  # bool [B], rows to see.
+
+
+class Growth(NamedTuple):
+  """What a fit to all samples leaves, of what fits out of fold leave.
+
+  Errors fall with the samples as a power of their number (Cortes et al. 1994),
+  and where few samples just suffice to find the sets, steeply: two numbers of
+  folds tell how.
+
+  Attributes:
+    share: of the mean square error, 1 at most; 1 where nothing is known.
+    std: standard error of its logarithm, half of it for the curve's own bend.
+  """
+
+  share: float = 1.0
+  std: float = 0.0
+
+
+def spread(num_masks: int) -> np.ndarray:
+  """Folds int `[B]`: 10 of few masks, else 5."""
+  return boosting.spread_folds(
+    num_masks, _MANY if num_masks <= _FEW else _LEAST
+  )
+
+
+def first_fold(masks: base.Masks, folds: np.ndarray, fit: Fit) -> np.ndarray:
+  """`[B]` predictions of the first fold by a fit to the others; else NaN."""
+  held = folds == folds[0]
+  out = np.full(len(folds), np.nan)
+  out[held] = lasso.evaluate(masks[held], fit(~held))
+  return out
+
+
+def predict(
+  masks: base.Masks,
+  values: np.ndarray,
+  folds: np.ndarray,
+  fit: Fit,
+  baseline: np.ndarray | None = None,
+) -> np.ndarray | None:
+  """Each fold by a fit to the others, `[B]`.
+
+  Args:
+    masks: bool `[B, n]`.
+    values: `[B]`.
+    folds: int `[B]`.
+    fit: to some of the rows.
+    baseline: `[B]` predictions to compare with.
+
+  Returns:
+    None where the first fold leaves far more than the baseline does there.
+  """
+  out = np.empty(len(values))
+  for fold in dict.fromkeys(folds.tolist()):
+    held = folds == fold
+    out[held] = lasso.evaluate(masks[held], fit(~held))
+    if baseline is not None:
+      left, least = (error(values, guess, held) for guess in (out, baseline))
+      if left > HOPELESS * least:
+        return None
+      baseline = None  # Compared once.
+  return out
+
+
+def growth(
+  masks: base.Masks,
+  values: np.ndarray,
+  folds: np.ndarray,
+  fit: Fit,
+  out_of_fold: np.ndarray,
+) -> Growth:
+  """By folds of twice the width, where samples are few and it is beyond doubt.
+
+  Args:
+    masks: bool `[B, n]`.
+    values: `[B]`.
+    folds: int `[B]`, of which neighbours are joined.
+    fit: to some of the rows.
+    out_of_fold: `[B]` what `predict` found.
+  """
+  if len(np.unique(folds)) <= _LEAST:
+    return Growth()
+  both = out_of_fold, predict(masks, values, folds // 2, fit)
+  size = np.abs(values).max() or 1.0
+  narrow, wide = (((guess - values) / size) ** 2 for guess in both)
+  if not min(narrow.mean(), wide.mean()) > _NOTHING:
+    return Growth()
+  apart = narrow / narrow.mean() - wide / wide.mean()
+  std = float(apart.std() / np.sqrt(len(apart)))
+  step = float(np.log(narrow.mean() / wide.mean()))
+  if step > -_SURE * std:
+    return Growth()
+  # From 9 to 10 tenths of the masks, as from 8 to 9.
+  power = math.log(10 / 9) / math.log(9 / 8)
+  return Growth(math.exp(power * step), power * math.hypot(std, step / 2))
+
+
+def error(
+  values: np.ndarray,
+  guess: np.ndarray,
+  rows: slice | np.ndarray = slice(None),
+) -> float:
+  """Mean square over rows, free of units, so that no square overflows."""
+  scale = np.abs(values).max() or 1.0
+  # Of these rows alone: the others of a guess may not be filled yet.
+  return float((((guess[rows] - values[rows]) / scale) ** 2).mean())
