@@ -11,6 +11,7 @@ estimators ask for both anyway.
 Shapes: n players, B masks.
 """
 
+import functools
 import math
 
 import jax
@@ -71,8 +72,13 @@ def _words(key, *shape):
   """
   count = math.prod(shape)
   size = max(_LEAST_WORDS, 1 << max(0, count - 1).bit_length())
-  words = np.asarray(jax.random.bits(key, (size,), "uint32"))
+  words = np.asarray(_bits(key, size))
   return words[:count].reshape(shape)
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def _bits(key, size):
+  return jax.random.bits(key, (size,), "uint32")  # One program, not ten.
 
 
 def biased(

@@ -32,7 +32,7 @@ the kernel nor the prior, and what is said of them stays at 0.
 Shapes: n players, B masks.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import flax.struct
@@ -124,7 +124,9 @@ def start(n: int) -> Params:
   )
 
 
-def kernel(params: Params, left: jax.Array, right: jax.Array) -> jax.Array:
+def kernel(
+  params: Params, left: base.Array, right: base.Array, xp: Any = jnp
+) -> Any:
   """k of signs `[B, n]` and `[B', n]`: `[B, B']`. Two matrix products.
 
   Batched over masks: log(1 + rho s s') = c + d s s' turns the product over
@@ -132,16 +134,16 @@ def kernel(params: Params, left: jax.Array, right: jax.Array) -> jax.Array:
   """
   chex.assert_shape([left, right], (None, len(params.relevance)))
   chex.assert_type([left, right], float)
-  tilt, level = exponent(params, left)
-  product = jnp.exp(level + tilt @ right.T) + jnp.exp(params.constant)
-  linear = (left * jnp.exp(params.linear)[None]) @ right.T
+  tilt, level = exponent(params, left, xp)
+  product = xp.exp(level + tilt @ right.T) + xp.exp(params.constant)
+  linear = (left * xp.exp(params.linear)[None]) @ right.T
   return _seen(left)[:, None] * _seen(right)[None] * product + linear
 
 
 def _seen(signs):
   """`[B]` 1 for each mask, 0 for padding: its first player is there."""
   chex.assert_rank(signs, 2)
-  return jnp.abs(signs[:, 0])
+  return abs(signs[:, 0])
 
 
 def with_directions(params: Params) -> Params:
@@ -150,26 +152,28 @@ def with_directions(params: Params) -> Params:
   return params._replace(directions=np.random.default_rng(0).normal(size=shape))
 
 
-def exponent(params: Params, signs: jax.Array) -> tuple[jax.Array, jax.Array]:
+def exponent(
+  params: Params, signs: base.Array, xp: Any = jnp
+) -> tuple[Any, Any]:
   """u `[B, n]` and level: the product part of k(s, s') is exp(level + u s')."""
   chex.assert_shape(signs, (None, len(params.relevance)))
   chex.assert_type(signs, float)
-  rho, real = jax.nn.sigmoid(params.relevance), real_players(signs)
-  tilt = signs * jnp.arctanh(rho)[None]
-  level = jnp.sum(real * (0.5 * jnp.log1p(-(rho**2)) - jnp.log1p(rho)))
-  level += params.amplitude
+  rho, real = 1 / (1 + xp.exp(-params.relevance)), real_players(signs)
+  tilt = signs * xp.arctanh(rho)[None]
+  level = (real * (0.5 * xp.log1p(-(rho**2)) - xp.log1p(rho))).sum()
+  level = level + params.amplitude
   if params.directions.size:
-    size = jnp.sum(params.directions**2)
-    directions = params.directions / jnp.sqrt(10.0 * real.sum() + 3.0 * size)
-    tilt += (signs @ directions) @ directions.T
-    level -= jnp.sum(directions**2)
+    size = (params.directions**2).sum()
+    directions = params.directions / xp.sqrt(10.0 * real.sum() + 3.0 * size)
+    tilt = tilt + (signs @ directions) @ directions.T
+    level = level - (directions**2).sum()
   return tilt, level
 
 
-def real_players(signs: jax.Array) -> jax.Array:
+def real_players(signs: base.Array) -> Any:
   """`[n]` 1 for each player, 0 for padding."""
   chex.assert_rank(signs, 2)
-  return jnp.abs(signs).max(axis=0)
+  return abs(signs).max(axis=0)
 
 
 def noise_of(params: Params, signs: jax.Array) -> jax.Array:
@@ -298,8 +302,6 @@ def condition(
 
 _tune = jax.jit(tune)
 _condition = jax.jit(condition)
-_kernel = jax.jit(kernel)
-_exponent = jax.jit(exponent)
 
 
 def fit(
@@ -352,7 +354,8 @@ def tuned(signs, unit, spread, params=None, most_tuned=1024, last=_LAST_STEPS):
       wide = padding.signs(signs[chosen])
       y = padding.to(unit[chosen], len(wide))
       given, path = _tune(given, wide, y, spread, count, rate)
-      rising = float(path[count - 11] - path[count - 1]) / 10
+      before, *_, after = np.asarray(path)[count - 11 : count]
+      rising = float(before - after) / 10
   real = [tuple(map(slice, np.shape(part))) for part in params]
   return Params(*(np.asarray(x)[at] for x, at in zip(given, real))), rising
 
@@ -436,21 +439,19 @@ def predict_mean(posterior: Posterior, masks: base.Masks) -> np.ndarray:
 
 def tilts(params: Params, signs: np.ndarray) -> tuple[np.ndarray, float]:
   """`exponent` in float64, on the host."""
-  with jax.enable_x64(True):
-    tilt, level = _exponent(padded(params), padding.signs(signs))
-  return np.asarray(tilt)[: len(signs), : signs.shape[1]], float(level)
+  return exponent(params, signs, np)
 
 
 def _crossings(posterior, masks):
-  """Signs of a chunk of masks, and their kernel with the samples."""
+  """Signs of a chunk of masks, and their kernel with the samples.
+
+  On the host: beside what fitting costs they are few, and compile nothing.
+  """
   masks = base.check_masks(masks, posterior.n)
   size = max(1, CELLS // len(posterior.weights))
-  params, known = padded(posterior.params), padding.signs(posterior.signs)
   for first in range(0, len(masks), size):
     signs = 1.0 - 2.0 * masks[first : first + size]
-    with jax.enable_x64(True):
-      cross = np.asarray(_kernel(params, padding.signs(signs), known))
-    yield signs, cross[: len(signs), : len(posterior.signs)]
+    yield signs, kernel(posterior.params, signs, posterior.signs, np)
 
 
 def leave_one_out(posterior: Posterior) -> tuple[np.ndarray, np.ndarray]:

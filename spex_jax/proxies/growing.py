@@ -188,8 +188,8 @@ def pad(masks: np.ndarray) -> Problem:
   shape = padding.rows(num_masks), padding.columns(n)
   padded = padding.to(masks, *shape).astype(np.uint8)
   by_player = np.pad(np.ascontiguousarray(padded.T), ((0, 1), (0, 0)))
-  bits = jnp.asarray(padded.astype(np.float32))
-  return Problem(bits, jnp.asarray(by_player), num_masks, n)
+  bits = jax.device_put(padded.astype(np.float32))
+  return Problem(bits, jax.device_put(by_player), num_masks, n)
 
 
 class Start(NamedTuple):

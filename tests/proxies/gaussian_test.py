@@ -84,6 +84,23 @@ def test_predictions_are_the_posterior(rank):
   np.testing.assert_array_equal(gaussian.predict_mean(posterior, test), mean)
 
 
+def test_predictions_compile_nothing():
+  compiled = []
+
+  def listen(event, duration_secs, **about):
+    if event == "/jax/core/compile/backend_compile_duration":
+      compiled.append(about["fun_name"])
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    # Of a size that no other test has.
+    posterior = process.draw(1, 37, 7, rank=2)
+    gaussian.predict(posterior, process.draw_masks(5, 35, 7))
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
+  assert not compiled, compiled
+
+
 def test_no_masks_are_predicted_as_nothing():
   mean, std = gaussian.predict(process.draw(1, 20, 5), np.zeros((0, 5), bool))
   assert mean.shape == std.shape == (0,)
