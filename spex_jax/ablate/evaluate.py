@@ -458,9 +458,9 @@ def _stream(
 
   Each mask runs in the program that `numbers` `[U]` names for it.
   """
-  waiting: collections.deque[
-    tuple[Callable[[], np.ndarray], np.ndarray]
-  ] = collections.deque()
+  waiting: collections.deque[tuple[Callable[[], np.ndarray], np.ndarray]] = (
+    collections.deque()
+  )
 
   def fetch():
     values, rows = waiting.popleft()
