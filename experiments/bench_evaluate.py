@@ -382,6 +382,7 @@ def main(argv):
       bench_networks.run(
         bench_networks.CONFIGS[name],
         rows.common("evaluate"),
+        causal=flags.FLAGS.causal,
         with_peer=flags.FLAGS.torch,
         **folders,
       )

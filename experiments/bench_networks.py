@@ -4,10 +4,11 @@
 `cards.json`, 55 words, [MASK] for absent ones, a linear head; the same token
 rows for both. `heads, ours`, `heads, torch` (a batched forward with masks of
 its own for each example) and `heads, hooks` (a forward and hooks for every
-mask): 40 heads of stories260k behind 32 tokens. Sizes of batches (and numbers
-of threads of PyTorch) are tried first on a few masks; then each side runs
-chunk after chunk at its best, in turns, never at the same time.
-`masks_per_s` is that of the best chunk, `all_per_s` that of all.
+mask): 40 heads of stories260k behind 32 tokens. `causal, ours` and so on: those
+of the folder `--causal` behind a sentence. Sizes of batches (and numbers of
+threads of PyTorch) are tried first on a few masks; then each side runs chunk
+after chunk at its best, in turns, never at the same time. `masks_per_s` is that
+of the best chunk, `all_per_s` that of all.
 
 `prompt, whole` and `prompt, shared`: a network of GPT-2's kind with random
 weights, players in the last quarter of a prompt, removed where absent; all of
@@ -51,6 +52,10 @@ from third_party import torch_peer
 # What a random prompt needs of a tokenizer.
 PADDING: Any = types.SimpleNamespace(special={"pad": 0})
 
+# Jane Austen, Pride and Prejudice (1813), the beginning.
+_SENTENCE = """It is a truth universally acknowledged, that a single man in
+possession of a good fortune, must be in want of a""".replace("\n", " ")
+
 Row = dict[str, Any]
 Ask = Callable[[np.ndarray], np.ndarray]  # Masks to values.
 
@@ -61,9 +66,9 @@ class Config:
 
   Attributes:
     masks: in all, of each trained network.
-    chunk: masks in one turn, of MiniLM and of the heads.
-    few: masks on which batch sizes are tried.
-    sizes: masks at once, of MiniLM and of the heads.
+    chunk: masks in one turn, of each.
+    few: masks on which sizes are tried, in four batches.
+    sizes: masks at once, of MiniLM, of the heads, and of the causal model's.
     hooked: masks that are run one by one.
     width, layers, heads, vocabulary, length: of the random network.
     players: n, of equal size, behind three quarters of the prompt.
@@ -74,10 +79,12 @@ class Config:
     product: the side of the square matrices of bfloat16 beside it.
   """
 
-  masks: int = 4096
-  chunk: tuple[int, int] = (256, 1024)
-  few: tuple[int, int] = (32, 512)
-  sizes: tuple[tuple[int, ...], ...] = ((2, 4, 8, 16), (4, 16, 64, 256))
+  masks: tuple[int, int, int] = (4096, 4096, 256)
+  chunk: tuple[int, int, int] = (256, 1024, 64)
+  few: tuple[int, int, int] = (128, 1024, 64)
+  sizes: tuple[tuple[int, ...], ...] = (
+    (2, 4, 8, 16), (4, 16, 64, 256), (4, 8, 16),
+  )  # fmt: skip
   hooked: int = 64
   width: int = 768
   layers: int = 3
@@ -94,7 +101,8 @@ class Config:
 
 CONFIGS = {
   "quick": Config(
-    masks=8, chunk=(4, 8), few=(4, 4), sizes=((2, 4), (2, 4)), hooked=2,
+    masks=(8, 8, 4), chunk=(4, 8, 4), few=(4, 4, 4),
+    sizes=((2, 4), (2, 4), (2,)), hooked=2,
     width=8, layers=2, heads=2, vocabulary=20, length=16, players=2,
     prompt_masks=2, micros=(2,), repeats=1, device=(1, 8, 2, 8),
     product=64,
@@ -109,6 +117,7 @@ def run(
   *,
   games: pathlib.Path,
   minilm: str | None,
+  causal: str | None,
   with_peer: bool,
 ) -> Iterator[Row]:
   """Yields the rows; those of networks that are not at hand say so."""
@@ -116,10 +125,15 @@ def run(
     yield common | row
   path = games / "cards.json"
   cards = json.loads(path.read_text()) if path.exists() else {}
-  trained = (("heads", "heads40", _heads), ("minilm", "sentiment55", _minilm))
+  trained = (
+    ("heads", "heads40", _heads),
+    ("minilm", "sentiment55", _minilm),
+    ("causal", "", _heads),
+  )
   for who, game, measure in trained:
     card = cards.get(game)
     folder = recorded_games.folder_of(card, games, minilm) if card else None
+    folder = folder if game else causal
     if folder is None:
       yield common | {"who": who, "skipped": "no checkpoint at hand"}
       continue
@@ -139,12 +153,15 @@ def _minilm(config, card, folder, peer) -> Iterator[Row]:
   see = absent.inputs(prompt, net.tokenizer, "mask")
   coef = np.asarray(card["coef"], np.float32).reshape(-1)
   f = readouts.value(net, see, lambda out, inputs: out.logits @ coef)
-  masks = _masks(config.masks, prompt.n)
+  masks = _masks(config.masks[0], prompt.n)
   ids = lambda masks: np.asarray(jax.vmap(see)(masks)["input_ids"])[:, 0]
   ours = {
-    size: _evaluator(f, prompt.n, net.params, size, config.few[0])
+    size: evaluate.compiled(
+      f, prompt.n, shared=net.params, batch_size=max(size, config.few[0] // 4),
+      microbatch=size, devices=jax.devices()[:1],
+    )
     for size in config.sizes[0]
-  }
+  }  # fmt: skip
   theirs: dict[Any, Ask] = {}
   if peer is not None:
     for size in config.sizes[0]:
@@ -167,47 +184,48 @@ def _minilm(config, card, folder, peer) -> Iterator[Row]:
 
 
 def _heads(config, card, folder, peer) -> Iterator[Row]:
+  """Of the heads behind the card's tokens; without a card, of the sentence."""
+  who, which = ("heads", 1) if card else ("causal", 2)
   net = hub.load(folder)
-  inputs = {"input_ids": np.array([card["tokens"]], np.int32)}
+  if card:
+    ids, target = card["tokens"], card["target"]
+  else:
+    ids = net.tokenizer.encode(_SENTENCE).ids.tolist()
+    out = net.apply(net.params, input_ids=np.array([ids]), logits_to_keep=1)
+    target = int(out.logits[0, -1].argmax())
+  inputs = {"input_ids": np.array([ids], np.int32)}
   heads = components.heads(components.shapes(net, net.params, **inputs))
-  read = readouts.log_probability(card["target"])
-  masks = _masks(config.masks, heads.n)
+  read = readouts.log_probability(target)
+  masks = _masks(config.masks[which], heads.n)
+  few, sizes = config.few[which], config.sizes[which]
   ours = {
     size: components.evaluator(
-      net,
-      heads,
-      inputs,
-      read,
-      batch_size=max(size, config.few[1]),
-      microbatch=size,
-      devices=jax.devices()[:1],
+      net, heads, inputs, read, batch_size=max(size, few // 4),
+      microbatch=size, devices=jax.devices()[:1],
     )
-    for size in config.sizes[1]
-  }
+    for size in sizes
+  }  # fmt: skip
   theirs: dict[Any, Ask] = {}
   ask = lambda masks, size, threads, each=False: peer.heads(
-    folder, card["tokens"], card["target"], masks, batch=size,
-    threads=threads, each=each,
+    folder, ids, target, masks, batch=size, threads=threads, each=each
   )  # fmt: skip
   if peer is not None:
-    for size in config.sizes[1]:
+    for size in sizes:
       for threads in (1, _cores()):
         theirs[size, threads] = lambda masks, size=size, threads=threads: ask(
           masks, size, threads
         )
-  found = list(
-    _duel("heads", ours, theirs, masks, config.few[1], config.chunk[1])
-  )
+  found = list(_duel(who, ours, theirs, masks, few, config.chunk[which]))
   yield from found
   if peer is not None:
-    few = masks[: config.hooked]
+    some = masks[: config.hooked]
     seconds = min(
-      ask(few, len(few), threads, True)[1][0] for threads in (1, _cores())
+      ask(some, len(some), threads, True)[1][0] for threads in (1, _cores())
     )
-    per_s = len(few) / seconds
+    per_s = len(some) / seconds
     yield {
-      "who": "heads, hooks",
-      "masks": len(few),
+      "who": f"{who}, hooks",
+      "masks": len(some),
       "masks_per_s": round(per_s, 1),
       "ours_over_theirs": round(found[0]["masks_per_s"] / per_s, 2),
       "load": load(),
@@ -451,13 +469,6 @@ def shape(
     head_width=width // heads, num_neurons=4 * width, activation="gelu_new",
     score_scale=(width // heads) ** -0.5, vocab_size=vocabulary,
     max_positions=length,
-  )  # fmt: skip
-
-
-def _evaluator(f, n, params, size, rows_at_once):
-  return evaluate.compiled(
-    f, n, shared=params, batch_size=max(size, rows_at_once), microbatch=size,
-    devices=jax.devices()[:1],
   )  # fmt: skip
 
 

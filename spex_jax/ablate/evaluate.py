@@ -458,19 +458,19 @@ def _stream(
 
   Each mask runs in the program that `numbers` `[U]` names for it.
   """
-  waiting: collections.deque[tuple[jax.Array, np.ndarray]] = collections.deque()
+  waiting: collections.deque[tuple[Callable[[], np.ndarray], np.ndarray]] = (
+    collections.deque()
+  )
 
   def fetch():
-    output, rows = waiting.popleft()
-    found.add(program.fetched(output)[: len(rows)], rows)
+    values, rows = waiting.popleft()
+    found.add(values()[: len(rows)], rows)
 
   for number, made in enumerate(programs):
     own = np.flatnonzero(numbers == number)
     for start in range(0, len(own), made.rows):
       rows = own[start : start + made.rows]
-      output = made.run(found.masks[rows])
-      output.copy_to_host_async()
-      waiting.append((output, rows))
+      waiting.append((made.start(found.masks[rows]), rows))
       stats.batches += 1
       stats.padded += made.rows - len(rows)
       if len(waiting) >= program.IN_FLIGHT:

@@ -9,6 +9,11 @@ On a device, a batch is mapped in microbatches of m masks each, one after the
 other, and a microbatch is one `vmap`. Small ones stay in a CPU's caches, and
 those that hold nothing but padding are passed over.
 
+A few batches are under way at once. An accelerator has the next ones at hand; a
+lone CPU device computes two, each from a thread of its own: while one is at
+what takes a single core, such as transpositions and small sums, the other has
+the rest. XLA runs the programs of one thread one after the other.
+
 Shapes: n players, P masks in a padded batch, D devices along `masks`, T
 targets.
 """
@@ -19,6 +24,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Sequence
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -29,7 +35,8 @@ from spex_jax import base
 from spex_jax.ablate import shapes
 
 AXIS = "masks"
-IN_FLIGHT = 2  # Batches computing or on their way back to the host.
+IN_FLIGHT = 3  # Batches that wait, compute, or are on their way back.
+_AT_ONCE = 2  # Those of them that a lone CPU device computes.
 
 _YNN = re.compile(r"= (\w+)\[([\d,]*)\]\S* fusion\(.*\"__ynn_fusion\"")
 _BITS = {"f64": 64, "f32": 32, "bf16": 16, "f16": 16, "s8": 8, "u8": 8}
@@ -40,16 +47,17 @@ class Program:
   """A compiled batch.
 
   Attributes:
-    run: bool `[B, n]` on the host, B no more than P, to values `[P]` or
-      `[P, T]` on the devices, of which the first B count.
+    start: begins a batch, bool `[B, n]` on the host, B no more than P; what it
+      returns waits for the values, `[P]` or `[P, T]`, of which the first B
+      count.
     rows: P, over all devices.
     microbatch: m, masks in one `vmap` on one device.
-    memory_bytes: the most that it needs on one device: parameters, scratch,
-      and the masks and values of the batches in flight. None where the
-      compiler does not say.
+    memory_bytes: the most that it needs on one device: parameters, and of the
+      batches in flight masks, values and, where they compute at once, scratch.
+      None where the compiler does not say.
   """
 
-  run: Callable[[np.ndarray], jax.Array]
+  start: Callable[[np.ndarray], Callable[[], np.ndarray]]
   rows: int
   microbatch: int
   memory_bytes: int | None
@@ -84,6 +92,8 @@ class Source:
     self._by_mask = jax.NamedSharding(self.mesh, jax.P(AXIS))
     self._sharding, self._dtype = shared_sharding, dtype
     self._extra: tuple[Any, ...] = ()
+    lone = len(self.devices) == 1 and self.devices[0].platform == "cpu"
+    self._threads = futures.ThreadPoolExecutor(_AT_ONCE) if lone else None
     everywhere = jax.NamedSharding(self.mesh, jax.P())
     self._head = head and jax.jit(head, out_shardings=everywhere)
     self.head_seconds = 0.0
@@ -196,7 +206,16 @@ class Source:
       )
       return compiled(*given, *self._extra)[0]
 
-    return Program(run, rows, microbatch, memory(compiled))
+    def start(masks: np.ndarray) -> Callable[[], np.ndarray]:
+      if self._threads is not None:
+        return self._threads.submit(lambda: np.asarray(run(masks))).result
+      output = run(masks)
+      output.copy_to_host_async()
+      return lambda: fetched(output)
+
+    at_once = 1 if self._threads is None else _AT_ONCE
+    bound = memory(compiled, at_once=at_once)
+    return Program(start, rows, microbatch, bound)
 
 
 def fetched(values: base.Array) -> np.ndarray:
@@ -322,7 +341,9 @@ def places(shared: Any, specs: Any, mesh: jax.sharding.Mesh) -> Any:
   return jax.tree.unflatten(tree, placed)
 
 
-def memory(compiled: Any, in_flight: int = IN_FLIGHT) -> int | None:
+def memory(
+  compiled: Any, in_flight: int = IN_FLIGHT, at_once: int = 1
+) -> int | None:
   """Bytes that a compiled program needs on one device, parameters included.
 
   None where the compiler does not say.
@@ -330,6 +351,7 @@ def memory(compiled: Any, in_flight: int = IN_FLIGHT) -> int | None:
   Args:
     compiled: of `jax.jit`.
     in_flight: calls whose masks and values are held at once.
+    at_once: those of them that compute at the same time.
   """
   analysis = compiled.memory_analysis()
   if analysis is None:
@@ -339,11 +361,10 @@ def memory(compiled: Any, in_flight: int = IN_FLIGHT) -> int | None:
   once = (
     analysis.argument_size_in_bytes
     - masks
-    + analysis.temp_size_in_bytes
     + analysis.generated_code_size_in_bytes
-    + _cpu_scratch(compiled.as_text())
   )
-  return int(once + in_flight * (masks + values))
+  scratch = analysis.temp_size_in_bytes + _cpu_scratch(compiled.as_text())
+  return int(once + at_once * scratch + in_flight * (masks + values))
 
 
 def _cpu_scratch(text: str) -> int:

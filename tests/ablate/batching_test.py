@@ -37,15 +37,15 @@ class _Device:
     if full and self.at == "build":
       raise error
 
-    def run(masks):
+    def start(masks):
       assert masks.shape == (per_device * self.shards, _N)
       if full:
         raise error
       _now[0] += len(masks) * self.seconds(microbatch)
-      return np.zeros(len(masks))
+      return lambda: np.zeros(len(masks))
 
     rows = per_device * self.shards
-    return program.Program(run, rows, microbatch, microbatch * _MIB)
+    return program.Program(start, rows, microbatch, microbatch * _MIB)
 
 
 def _valley(microbatch):
@@ -127,11 +127,11 @@ def test_running_out_later_names_the_remedy():
   masks = np.eye(_N, dtype=bool)
   np.testing.assert_array_equal(value_fn(masks), np.ones(_N))
 
-  def run(masks):
+  def start(masks):
     raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 3 GiB")
 
   made = value_fn._run.__self__._programs[-1]
-  object.__setattr__(made, "run", run)
+  object.__setattr__(made, "start", start)
   with pytest.raises(MemoryError, match="batch of 16 masks.*batch_size=None"):
     value_fn(masks)
 
@@ -193,7 +193,8 @@ def test_the_bound_covers_parameters_and_scratch():
   small, large = source.build(4, 4), source.build(8, 8)
   assert small.memory_bytes >= w.nbytes + 4 * 512 * 512 * 4
   more = large.memory_bytes - small.memory_bytes
-  assert 4 * 512 * 512 * 4 <= more <= 3 * 4 * 512 * 512 * 4
+  # Two batches compute at once.
+  assert 2 <= more / (4 * 512 * 512 * 4) <= 6
   # What f leaves unused lies in memory too.
   one = lambda mask, w: mask.sum()
   idle = program.Source(one, _N, shared=w, devices=jax.devices()[:1])

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -306,3 +307,21 @@ def test_eight_devices_equal_a_process_with_one_bit_for_bit():
     outputs.append(run.stdout)
   assert outputs[0] == outputs[1]
   assert len(outputs[0]) > 2 * 100 * 2 * 16  # Hex digits of the values.
+
+
+def test_a_lone_cpu_device_computes_two_batches_at_once():
+  both = threading.Barrier(2, timeout=60)
+
+  def met(number):
+    both.wait()  # Fails if nobody else comes.
+    return number
+
+  def f(mask):
+    given = mask.sum().astype(jnp.int32)
+    like = jax.ShapeDtypeStruct((), jnp.int32)
+    return jax.pure_callback(met, like, given, vmap_method="sequential")
+
+  one = evaluate.compiled(f, _N, batch_size=1, devices=jax.devices()[:1])
+  masks = _masks(8)
+  np.testing.assert_array_equal(one(masks), masks.sum(axis=1))
+  assert one.stats.batches == 8

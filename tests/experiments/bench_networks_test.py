@@ -19,7 +19,12 @@ def found(tmp_path_factory):
   cards = {"heads40": {"model": "none"}}
   (games / "cards.json").write_text(json.dumps(cards))
   rows = bench_networks.run(
-    _QUICK, {"bench": "x"}, games=games, minilm=None, with_peer=False
+    _QUICK,
+    {"bench": "x"},
+    games=games,
+    minilm=None,
+    causal=None,
+    with_peer=False,
   )
   return {row["who"]: row for row in rows}
 
@@ -28,7 +33,7 @@ def found(tmp_path_factory):
 def test_quick_rows_are_whole(found):
   assert list(found) == [
     "prompt, whole", "prompt, shared", "layers, whole", "layers, shared",
-    "device", "heads", "minilm",
+    "device", "heads", "minilm", "causal",
   ]  # fmt: skip
   assert all(row["bench"] == "x" for row in found.values())
   for who in ("prompt", "layers"):
@@ -36,7 +41,7 @@ def test_quick_rows_are_whole(found):
     assert shared["difference"] < 1e-5 and shared["head_s"] > 0
     ratio = shared["masks_per_s"] / found[f"{who}, whole"]["masks_per_s"]
     assert shared["times"] == pytest.approx(ratio, rel=0.1, abs=0.01)
-  for who in ("heads", "minilm"):
+  for who in ("heads", "minilm", "causal"):
     assert "no checkpoint" in found[who]["skipped"]
 
 
