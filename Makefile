@@ -130,7 +130,8 @@ docs: docs/.venv/.installed
 
 # What is injected is told, and what came of it; "slow" and quick ones.
 faulty := $(addprefix tests/,faults_test.py bad_inputs_test.py explanation_test.py \
-  components/saved_test.py sweeps/crash_test.py)
+  components/saved_test.py sweeps/crash_test.py \
+  experiments/soak_test.py)
 faults: $(env_dev)/.spex-all
 	"$(env_dev)/bin/python" -m pytest -m faults $(faulty)
 
