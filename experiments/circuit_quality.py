@@ -19,7 +19,10 @@ table         a trained model's tasks: faithfulness on held-out pairs, by share
               that any other score puts first), also how much of its circuits
               the others share, beside their faithfulness: does the one with
               more in common come nearer to the model? (EAP-IG's paper says
-              that overlap does not tell)
+              that overlap does not tell.) Expect it not to: of SmolLM2-135M's
+              353 edges of gender EAP shares .67 and keeps .81, EAP-IG .64 and
+              .94; a task takes 20 minutes and more on two busy cores, and
+              --workdir lets it go on
 
 Shapes: E edges, N pairs.
 """

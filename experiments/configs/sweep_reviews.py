@@ -12,7 +12,9 @@ commands go on where they were stopped.
 `brief` has every seventh review of rows 20 to 76, with 1,024 masks of each kind
 (of a table in groups by length, as the SPEX paper's: three reviews each of 16
 to 31 words, of 32 to 63 and of 64 to 127); `full` has rows 20 to 119, up to 431
-words, with 4,096.
+words, with 4,096. Expect R^2 of SPEX above that of single words by .03 to .1 on
+reviews of up to 40 words, at 1,024 masks, and equal at 113; a review of 40
+words takes four minutes on a busy machine.
 """
 
 import jax

@@ -27,6 +27,7 @@ def test_overlap_is_with_circuits_of_exact_effects(
   given, tmp_path, monkeypatch
 ):
   net, fitted, _ = given
+  monkeypatch.setattr(circuit_quality, "SHARES", (0.1, 0.2, 0.4, 0.8))
   kept = rows.Kept(tmp_path)
   told = list(circuit_quality._closeness(*given, _CONFIG, kept))
   found = [row for row in told if row["scores"] == "overlap"]
