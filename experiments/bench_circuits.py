@@ -378,7 +378,9 @@ def main(argv):
       quality = dataclasses.replace(quality, scores=tuple(given.scores))
     made = (
       common | row
-      for row in circuit_quality.table(quality, given.model, tuple(given.tasks))
+      for row in circuit_quality.table(
+        quality, given.model, tuple(given.tasks), given.workdir
+      )
     )
   elif given.rows == "known":
     made = (common | row for row in known_circuits.measure())
@@ -406,6 +408,7 @@ if __name__ == "__main__":
   flags.DEFINE_list(
     "scores", None, "Of the table, in place of those of the sizes."
   )
+  flags.DEFINE_string("workdir", None, "Where the table keeps its scores.")
   flags.DEFINE_string("peer", None, "Interpreter for EAP-IG.")
   flags.DEFINE_string("checkout", None, "EAP-IG's repository.")
   flags.DEFINE_string("output", None, "File for the lines, too.")

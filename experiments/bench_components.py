@@ -1,7 +1,7 @@
 """Component attribution: how fast, and how well, beside what others do.
 
   python -m experiments.bench_components --config=full    # 20 min on 2 cores
-    [--rows=neurons,filters,regression,correlation]
+    [--rows=neurons,filters,regression,correlation,language]
     [--stories=../shared/models/stories260k] [--torch]
 
 PyTorch needs `make peers-torch` and `--torch`; slow peers are timed on a part.
@@ -19,6 +19,9 @@ shared (`load`):
 `correlation`  how well attributions predict the margins of digits under fresh
                ablations: COAR, pairs, leave-one-out, gradients, random; at the
                share that was fitted, around it, and far from it.
+`language`     the same of the heads of the model that `--stories` names, on
+               tasks of `circuits.tasks`, by the margin of every prompt's right
+               answers. `--workdir` keeps values, so that it goes on.
 
 Shapes: n players, B masks, T prompts or images.
 """
@@ -35,9 +38,9 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from experiments import digits_cnn, rows
+from experiments import component_quality, digits_cnn, rows
 from spex_jax.ablate import components, evaluate, readouts
-from spex_jax.components import baselines, coar, comparing, interactions
+from spex_jax.components import coar
 from spex_jax.masks import sampling
 from spex_jax.models import hub
 from third_party import process, torch_peer
@@ -62,10 +65,9 @@ class Config:
     width: filters of the first convolution; twice as many in the second.
     epochs: of its training.
     regression: n, m, T.
-    keep: share of components kept; `shares` are those it is judged at.
-    budget: masks of COAR.
-    fresh: masks to judge on.
-    steps: of the gradients' integrals.
+    keep: share of components kept.
+    quality: of `correlation`.
+    language: of `language`.
     repeats: of which the best counts.
   """
 
@@ -81,10 +83,8 @@ class Config:
   epochs: int = 15
   regression: tuple[int, int, int] = (2304, 50_000, 1000)
   keep: float = 0.9
-  shares: tuple[float, ...] = (0.85, 0.9, 0.95, 0.5)
-  budget: int = 10_000
-  fresh: int = 500
-  steps: int = 32
+  quality: component_quality.Config = component_quality.FULL
+  language: component_quality.Language = component_quality.LANGUAGE
   repeats: int = 2
 
 
@@ -92,8 +92,8 @@ CONFIGS = {
   "quick": Config(
     masks=(8, 8), chunk=(4, 4), few=(2, 2), micros=((2,), (2,)),
     torch_sizes=(2,), one_by_one=(2, 2), prompts=(2, 4), images=20, width=2,
-    epochs=1, regression=(20, 200, 3), budget=200, fresh=30, steps=2,
-    repeats=1,
+    epochs=1, regression=(20, 200, 3), repeats=1,
+    quality=component_quality.QUICK, language=component_quality.QUICK_LANGUAGE,
   ),
   "full": Config(),
 }  # fmt: skip
@@ -105,12 +105,19 @@ def run(
   *,
   stories: pathlib.Path,
   with_peer: bool,
+  workdir: str | None = None,
 ) -> Iterator[rows.Row]:
-  """Yields the rows of `names`, as they come."""
+  """Yields the rows of `names`, as they come; `workdir` keeps values."""
   common = rows.common("components")
+  made = {
+    **_ROWS,
+    "language": lambda config, stories, peer: component_quality.language(
+      config.language, stories, workdir
+    ),
+  }
   with process.Kept(torch_peer.Torch) as peer:
     for name in names:
-      for row in _ROWS[name](config, stories, peer if with_peer else None):
+      for row in made[name](config, stories, peer if with_peer else None):
         yield (
           common | {"row": name} | row | {"load": round(os.getloadavg()[0], 1)}
         )
@@ -249,71 +256,9 @@ def _correlation(
   value_fn = _evaluator(
     made.net, players, inputs, read, config.micros[1][-1], 64
   )
-  key = jax.random.key(0)
   given = (made.net, players, inputs, read)
-  begin = time.process_time()
-
-  def fitted(keep, cause):
-    """COAR and pairs from ablations at one share."""
-    batches = coar.ablations(
-      value_fn,
-      players.n,
-      key=jax.random.fold_in(key, cause),
-      budget=config.budget,
-      keep=keep,
-    )
-    masks, values = (np.concatenate(part) for part in zip(*batches))
-    model = interactions.fit(masks, values, keep=keep)
-    return coar.fit(masks, values), model
-
-  alone, pairs = fitted(config.keep, 0)
-  far, far_pairs = fitted(0.5, 3)
-  methods = {
-    "COAR": alone,
-    "COAR with pairs": pairs,
-    "COAR, fitted at .5": far,
-    "with pairs, fitted at .5": far_pairs,
-    "leave-one-out": baselines.leave_one_out(value_fn, players.n),
-    "gradient x parameter": baselines.gradient_x_parameter(*given),
-    "neuron conductance": baselines.neuron_conductance(
-      *given, steps=config.steps
-    ),
-    "internal influence": baselines.internal_influence(
-      *given, steps=config.steps
-    ),
-    "random": baselines.random(jax.random.fold_in(key, 1), players.n, len(x)),
-  }
-  report = comparing.compare(
-    methods,
-    value_fn,
-    players.n,
-    key=jax.random.fold_in(key, 2),
-    keep=config.shares,
-    num_masks=config.fresh,
-    fitted=config.keep,
-  )
-  print(report, flush=True)
-  for keep, found in report.found.items():
-    gain, error = report.gap("COAR with pairs", "COAR", keep)
-    yield {
-      "kept": keep,
-      "fitted_at": config.keep,
-      "players": players.n,
-      "images": len(x),
-      "masks": config.budget,
-      "fresh": config.fresh,
-      "accuracy": round(made.accuracy, 4),
-      "correlations": {
-        name: [round(one.mean, 4), one.error and round(one.error, 4)]
-        for name, one in found.items()
-      },
-      "left_over_leave_one_out": round(
-        report.left("COAR", "leave-one-out", keep), 3
-      ),
-      "pairs_gain": [round(gain, 4), error and round(error, 4)],
-      "pairs": pairs.notes[0] if pairs.notes else "",
-      "cpu_s": round(time.process_time() - begin, 1),
-    }
+  for row in component_quality.compared(config.quality, given, value_fn):
+    yield row | {"images": len(x), "accuracy": round(made.accuracy, 4)}
 
 
 _ROWS: Mapping[str, Callable[..., Iterator[rows.Row]]] = {
@@ -321,7 +266,7 @@ _ROWS: Mapping[str, Callable[..., Iterator[rows.Row]]] = {
   "filters": _filters,
   "regression": _regression,
   "correlation": _correlation,
-}
+}  # And `language`, of another file.
 
 # Masks to values, wall seconds and processor seconds.
 _Ask = Callable[[np.ndarray], tuple[np.ndarray, float, float]]
@@ -458,6 +403,7 @@ def main(argv):
     flags.FLAGS.rows,
     stories=pathlib.Path(flags.FLAGS.stories),
     with_peer=flags.FLAGS.torch,
+    workdir=flags.FLAGS.workdir,
   )
   rows.write(found, flags.FLAGS.output)
 
@@ -469,6 +415,7 @@ if __name__ == "__main__":
   flags.DEFINE_string(
     "stories", "../shared/models/stories260k", "Folder of the language model."
   )
+  flags.DEFINE_string("workdir", None, "Where values of language are kept.")
   flags.DEFINE_boolean("torch", False, "Run PyTorch beside ours.")
   flags.DEFINE_string("output", None, "File for the lines, as well.")
   app.run(main)

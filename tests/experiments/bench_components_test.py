@@ -5,8 +5,11 @@ import pathlib
 import numpy as np
 import pytest
 
-from experiments import bench_components, digits_cnn
+from experiments import bench_components, component_quality, digits_cnn
 from spex_jax.ablate import components, readouts
+from spex_jax.circuits import pairs as pairs_lib
+from spex_jax.circuits import tasks as circuits_tasks
+from tests.jobs import small
 from third_party import torch_peer
 
 _QUICK = bench_components.CONFIGS["quick"]
@@ -35,11 +38,42 @@ def test_quick_rows_are_whole():
   filters, *correlations = _rows("filters", "correlation")
   assert filters["who"] == "ours" and filters["players"] == 6
   assert filters["masks_per_s"] > 0
-  assert [row["kept"] for row in correlations] == list(_QUICK.shares)
+  assert [row["kept"] for row in correlations] == list(_QUICK.quality.shares)
   for row in correlations:
     assert len(row["correlations"]) == 9
     coar = row["correlations"]["COAR"][0]
     assert coar > row["correlations"]["random"][0] and coar > 0.5
+
+
+@pytest.mark.slow
+def test_heads_of_a_language_model(tmp_path, monkeypatch):
+  model = small.gpt2(tmp_path / "lm")
+  pairs = pairs_lib.Pairs(
+    clean=[[1, 2, 3, 4], [5, 6, 7, 0]], corrupted=[[1, 2, 3, 5], [5, 9, 7, 0]],
+    lengths=[4, 3], right=[[8], [3]], wrong=[[2], [1]],
+  )  # fmt: skip
+  made = circuits_tasks.Made("gender", pairs, {})
+  monkeypatch.setattr(circuits_tasks, "make", lambda *_, **__: made)
+  ask = lambda: [
+    {k: v for k, v in row.items() if k != "cpu_s"}
+    for row in component_quality.language(
+      _QUICK.language, model, str(tmp_path / "kept")
+    )
+  ]
+  found = ask()
+  assert [row["kept"] for row in found] == [0.85, 0.9, 0.95, 0.5]
+  for row in found:
+    assert (row["task"], row["prompts"], row["players"]) == ("gender", 2, 6)
+    assert row["correlations"]["COAR"][0] > 0.8
+    assert "COAR with pairs" not in row["correlations"]
+
+  def called(*args, **words):
+    raise AssertionError("asked anew")
+
+  monkeypatch.setattr(
+    components, "evaluator", lambda *args, **words: called
+  )  # fmt: skip
+  assert ask() == found
 
 
 def _layer(network, number, x, side):

@@ -1,5 +1,8 @@
 """Rows are written as they come, and calls are timed apart."""
 
+import numpy as np
+import pytest
+
 from experiments import rows
 
 
@@ -42,3 +45,32 @@ def test_seconds_separates_the_first_call(monkeypatch):
 def test_without_repeats_the_first_call_stands_for_both():
   first, best = rows.seconds(lambda: None, repeats=0)
   assert first == best > 0
+
+
+def test_what_is_kept_is_not_computed_again(tmp_path):
+  asked = []
+
+  def value_fn(masks):
+    asked.extend(masks.tolist())
+    return masks.sum(axis=1) * 1.5
+
+  masks = np.tri(5, dtype=bool)
+  for _ in range(2):
+    kept = rows.Kept(tmp_path, "a model", 3).values("sums", value_fn, 2)
+    np.testing.assert_array_equal(kept(masks), 1.5 * np.arange(1, 6))
+    assert asked == masks.tolist()
+  np.testing.assert_array_equal(kept(masks[:4]), 1.5 * np.arange(1, 5))
+  assert len(asked) == 5  # Its parts of two were there.
+  for folder, name in ((tmp_path, "another"), (None, "a model")):
+    other = rows.Kept(folder, name, 3).values("sums", value_fn, 2)
+    other(masks)
+  assert len(asked) == 15
+
+
+def test_what_fails_is_not_kept(tmp_path):
+  kept = rows.Kept(tmp_path)
+  with pytest.raises(ZeroDivisionError):
+    kept("x", lambda: 1 / 0)
+  values, seconds = kept("x", lambda: [1.0, 2.0])
+  assert values.tolist() == [1, 2] and seconds >= 0
+  assert kept("x", lambda: 1 / 0)[1] == seconds

@@ -7,6 +7,7 @@ import pytest
 
 from experiments import spex_heads, tasks
 from spex_jax.ablate import likelihoods
+from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.masks import sampling
 from spex_jax.models import hub
 from tests.jobs import small
@@ -73,6 +74,7 @@ def test_pruning_is_reported_for_every_method(net):
     spex_heads.CONFIGS["quick"],
     methods=("proxyspex", "lasso", "coar", "random", "greedy"),
     budget=40,
+    drawn=40,
     shares=(0.5,),
     most=4,
   )
@@ -112,6 +114,28 @@ def test_prompts_are_judged_by_what_the_model_says(net, tmp_path):
   file.write_text("one\n")
   with pytest.raises(ValueError, match="two beginnings or more"):
     spex_heads.of_prompts(net, file, False)
+
+
+def test_pairs_are_judged_by_right_answers_above_wrong_ones(net):
+  pairs = pairs_lib.Pairs(
+    clean=[[1, 2, 3, 4], [5, 6, 7, 0]], corrupted=[[1, 2, 3, 5], [5, 9, 7, 0]],
+    lengths=[4, 3], right=[[8, 9], [3, -1]], wrong=[[2], [1]],
+  )  # fmt: skip
+  margins = []
+  for ids, count, right, wrong in (
+    ([1, 2, 3, 4], 4, [8, 9], [2]), ([5, 6, 7], 3, [3], [1]),
+  ):  # fmt: skip
+    logits = net.apply(net.params, input_ids=np.array([ids])).logits
+    last = np.asarray(logits, np.float64)[0, count - 1]
+    margins.append(last[right].mean() - last[wrong].mean())
+  for value, expected in (
+    ("margin", margins), ("accuracy", np.array(margins) > 0),
+  ):  # fmt: skip
+    asked = tasks.of_pairs(pairs, value)
+    out = net.apply(net.params, **asked.inputs)
+    np.testing.assert_allclose(
+      asked.read(out, asked.inputs), expected, rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.slow

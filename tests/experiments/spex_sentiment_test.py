@@ -1,14 +1,20 @@
 """The experiment on reviews, with a value function in the place of a model."""
 
+import csv
 import re
 
 import jax
 import numpy as np
 import pytest
 
-from experiments import spex_sentiment
+import spex_jax as spex
+from experiments import rows, spex_sentiment
+from experiments.configs import sweep_reviews
 from spex_jax.ablate import evaluate
-from spex_jax.jobs import subjects
+from spex_jax.jobs import subjects, sweeping
+from spex_jax.sweeps import grid, state
+from spex_jax.sweeps import run as sweep_run
+from tests.jobs import small
 
 pytestmark = pytest.mark.slow
 
@@ -74,3 +80,67 @@ def test_too_few_masks_are_refused():
     next(
       spex_sentiment.fits(_subject(3), (40,), ("lasso",), 50, jax.random.key(0))
     )
+
+
+_REVIEWS = (
+  ("the film is great fun , never boring , and the film is fun .", "good"),
+  ("great fun and never boring . the film is great fun .", "good"),
+  ("boring . boring . mr film is never fun , and boring .", "bad"),
+)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+  """The quick sweep of three reviews, of which the last is not whole."""
+  root = tmp_path_factory.mktemp("reviews")
+  small.bert(root / "embedding", labels=())
+  with (root / "reviews.csv").open("w", newline="") as file:
+    csv.writer(file).writerows([("text", "label"), *_REVIEWS])
+  config = sweep_reviews.get_config("quick")
+  config.update(
+    data=str(root / "reviews.csv"), model=str(root / "embedding"),
+    model_dir=str(root / "head"),
+  )  # fmt: skip
+  sweep = grid.freeze(config, sweep_reviews.sweep("quick"))
+  sweep_run.Run(root / "run", sweep, sweeping.build).run()
+  last = sweep.shards()[-1].index
+  for path in (root / "run" / "shards").glob(f"{last:08d}.*"):
+    path.unlink()
+  return root / "run"
+
+
+def test_a_sweep_is_decoded_and_goes_on(workdir, tmp_path):
+  masks, values = state.samples(workdir, 0)
+  plan, first = sweep_reviews.plan_of(masks.shape[1], len(masks), 0)
+  np.testing.assert_array_equal(
+    masks[first : first + plan.num_masks], plan.masks()
+  )
+  np.testing.assert_array_equal(np.isfinite(values), True)
+  methods, tests = ("spex", "lasso"), sweep_reviews.TESTS
+  found = list(spex_sentiment.of_sweep(str(workdir), (150,), methods))
+  assert [(r["review"], r["method"]) for r in found] == [
+    (review, method) for review in (0, 1) for method in methods
+  ]
+  told = spex.decode(
+    masks[tests : tests + 150], values[tests : tests + 150, 0], method="lasso"
+  ).fourier
+  truth = values[:tests, 0]
+  left = ((truth - told(masks[:tests])) ** 2).sum()
+  r2 = 1 - left / ((truth - truth.mean()) ** 2).sum()
+  np.testing.assert_allclose(found[1]["r2"], r2, rtol=0, atol=1e-4)
+  (alone, *_) = spex_sentiment.of_sweep(str(workdir), (150,), ("lasso1",))
+  told = spex.decode(
+    masks[tests : tests + 150], values[tests : tests + 150, 0],
+    method="lasso", max_order=1,
+  ).fourier  # fmt: skip
+  assert alone["terms"] == int(told.count) <= masks.shape[1] + 1
+  again = list(
+    spex_sentiment.of_sweep(str(workdir), (150,), methods, found[:-1])
+  )
+  assert again[:-1] == found[:-1] and again[-1]["r2"] == found[-1]["r2"]
+  assert "By length" in spex_sentiment.tables(again)
+  path = tmp_path / "rows.jsonl"
+  rows.write(found, str(path))
+  assert rows.read(path) == found
+  with pytest.raises(ValueError, match="has 180 masks of each kind"):
+    list(spex_sentiment.of_sweep(str(workdir), (181,), methods))
