@@ -13,7 +13,7 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import lasso, regress, score, sparse, spex
-from spex_jax.portfolio import members, stack
+from spex_jax.portfolio import deeper, members, stack
 from spex_jax.portfolio.samples import Confounded, Samples, confounded
 from spex_jax.proxies import boosting
 
@@ -153,6 +153,8 @@ def _best(masks, values, folds, method, max_order):
       left = (exact.out_of_fold - values) / deviation
       if np.sqrt((left**2).mean()) <= _ALMOST:
         return stack.stack(masks, values, [exact])
+  if fit is not None:
+    fit, left_out = deeper.deepened(masks, values, folds, fit, max_order)
   if method in ("auto", "proxyspex"):
     found.append(members.by_trees(masks, values, folds, max_order))
   if method in ("auto", "gaussian"):
@@ -162,11 +164,11 @@ def _best(masks, values, folds, method, max_order):
     except FloatingPointError as error:
       if method == "gaussian":
         raise
-      left_out = f" No Gaussian process: {error}"
+      left_out += f" No Gaussian process: {error}"
     else:
       found += processes
       if not processes:
-        left_out = " No Gaussian process: a Gram scan is far ahead of it."
+        left_out += " No Gaussian process: a Gram scan is far ahead of it."
   if method == "auto":
     found += lassos(orders[:1], [False])
     # Weak where the others are strong: then one fold of these tells.
@@ -184,7 +186,8 @@ def _best(masks, values, folds, method, max_order):
   # The answer: one member, all of them weighed, or the mean.
   able = _present(found)
   if method != "auto":
-    return stack.stack(masks, values, [stack.best(values, able)])
+    stacked = stack.stack(masks, values, [stack.best(values, able)])
+    return stacked._replace(note=stacked.note + left_out)
   stacked = stack.stack(masks, values, able)
   gain, error = stack.gain(values, stacked.out_of_fold, mean.out_of_fold)
   if gain > _SURE * error:
