@@ -49,6 +49,7 @@ def deepened(
     The deeper fit, or `fit` where there is nothing deeper; and a sentence on
     what was scanned and what not.
   """
+  masks = base.check_masks(masks)
   num_masks, n = masks.shape
   scanned = members.scanned_order(n, num_masks, max_order)
   told = f" All sets of up to {scanned} were scanned; "

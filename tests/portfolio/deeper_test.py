@@ -35,7 +35,7 @@ def test_sets_of_order_5_are_found_and_foreseen():
   answer = select.by_proxies(Samples(masks, values[:, None]), "gram")
   found = {s for s, _ in answer.functions[0].terms() if s}
   planted = {s for s, _ in f.terms()}
-  # Of pure noise .5 sets of all orders are expected: more than 3 are below 2e-3.
+  # Of noise .5 sets of all orders are expected: more than 3 are below 2e-3.
   assert planted <= found and len(found - planted) <= 3
   assert "up to 4 were scanned, then those of 5" in answer.notes[0]
   test = _uniform(30, 2000, 6)
