@@ -1,4 +1,4 @@
-"""Value functions of eight public families, drawn anew by a seed.
+"""Value functions of nine public families, drawn anew by a seed.
 
 `make(family, seed)` gives the function; `record` its answers at uniform masks;
 `save` and `load` keep them in an `.npz` file, so that every decoder sees the
@@ -11,6 +11,7 @@ and `test_values`, never to be fitted on. A budget of N means the first N.
   retrain100    training images of 3 and 8, dropped, and a logistic regression
                 retrained without them; margin of one test image
   planted100    30 sets of order up to 4, normal coefficients; noise at 10 dB
+  planted120    25 sets of order up to 5, the same otherwise
   hierarchy100  60 sets, closed under subsets, smaller as they grow; no noise
   maxsum60      the largest of six sums of 4 to 12 players each: kinks
   vote45        a weighted vote of 16 groups, each in favour if whole: 0 or 1
@@ -222,10 +223,14 @@ def _retrain(seed: int) -> Game:
 
 
 def planted(
-  seed: int, n: int = 100, num_terms: int = 30, decibels: float | None = 10.0
+  seed: int,
+  n: int = 100,
+  num_terms: int = 30,
+  decibels: float | None = 10.0,
+  max_order: int = 4,
 ) -> Game:
-  """Sets of order up to 4 with normal coefficients; noise of that size."""
-  clean = synthetic.planted([seed, n], n, num_terms, 4, magnitudes=None)
+  """Sets up to an order with normal coefficients; noise of that size."""
+  clean = synthetic.planted([seed, n], n, num_terms, max_order, magnitudes=None)
   noisy = clean
   if decibels is not None:
     std = synthetic.noise_std(clean.variance, decibels)
@@ -293,6 +298,7 @@ FAMILIES: dict[str, Callable[[int], Game]] = {
   "pixels64": lambda seed: pixels(seed)[0],
   "retrain100": _retrain,
   "planted100": planted,
+  "planted120": lambda seed: planted(seed, 120, 25, max_order=5),
   "hierarchy100": _hierarchy,
   "maxsum60": _maxsum,
   "vote45": _vote,

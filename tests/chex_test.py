@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spex_jax.fourier import folding, gram, peeling, sparse, tiles
+from spex_jax.fourier import folding, gram, high_order, peeling, sparse, tiles
 from spex_jax.influence import knn, trak
 from spex_jax.masks import bch, hadamard
 from spex_jax.proxies import gaussian, growing, reweighted, triangular
@@ -172,6 +172,12 @@ _KERNELS = {
   "gram.scan": (
     lambda s, r: gram.scan(s, r, 2), [_f(9, 4), _f(9)],
     [[_f(9, 4), _f(8)], [_f(9, 4), _f(9, 1)], [_b(9, 4), _f(9)]],
+  ),
+  "high_order.scan": (
+    high_order.scan, [_f(9, 4), _f(9), _i(2, 8, 3), _i(1024, 2), _i(2)],
+    [[_f(9, 4), _f(8), _i(2, 8, 3), _i(1024, 2), _i(2)],
+     [_f(9, 4), _f(9), _i(8, 3), _i(1024, 2), _i(2)],
+     [_f(9, 4), _f(9), _f(2, 8, 3), _i(1024, 2), _i(2)]],
   ),
   "peeling.peel": (
     _peel, [_f(3, 4, 1 + _ROWS), _i(8, 2), _b(8)],

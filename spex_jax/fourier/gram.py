@@ -136,6 +136,7 @@ def grow_support(
   *,
   width: int = MAX_ORDER,
   max_terms: int | None = None,
+  candidates: np.ndarray | None = None,
 ) -> np.ndarray:
   """Adds significant sets to a support, and drops those that are not.
 
@@ -148,6 +149,9 @@ def grow_support(
     order: largest sets to scan for, 1 to 4.
     width: columns of the result, at least those of `players` and 4.
     max_terms: most sets of the result; None for a quarter of the samples.
+    candidates: int `[K'', D']` sets without padding that are looked at beside
+      those of the scan, of any order; each must be as significant as if all
+      sets of its order were.
 
   Returns:
     int `[K', width]` the new support, without the empty set.
@@ -157,10 +161,15 @@ def grow_support(
   chex.assert_type([masks, values, players], [bool, float, int])
   num_masks, n = masks.shape
   limit = num_masks // 4 if max_terms is None else max_terms
-  width = max(players.shape[1], width, MAX_ORDER)
-  fill = ((0, 0), (0, width - players.shape[1]))
-  support = np.pad(players, fill, constant_values=n)
+  if candidates is None:
+    candidates = np.zeros((0, width), players.dtype)
+  width = max(players.shape[1], width, MAX_ORDER, candidates.shape[1])
+  widened = lambda sets: np.pad(
+    sets, ((0, 0), (0, width - sets.shape[1])), constant_values=n
+  )
+  support, candidates = widened(players), widened(candidates)
   support = support[(support < n).any(axis=1)]
+  named = regress.design(masks, candidates)
   size = max(_LEAST_PADDED, 1 << (num_masks - 1).bit_length())
   signs = padding.to(1 - 2 * masks.view(np.int8), size, padding.columns(n))
   signs = jax.device_put(signs.astype(np.float32))
@@ -179,7 +188,8 @@ def grow_support(
     scores = padding.to(residual.astype(np.float32), size)
     sets, scores = map(np.asarray, _scan_jit(signs, scores, order))
     sets = np.minimum(sets, n)  # Padding scores 0, and is never chosen.
-    sets = np.pad(sets, ((0, 0), (0, width - MAX_ORDER)), constant_values=n)
+    sets = np.concatenate([widened(sets), candidates])
+    scores = np.append(scores, residual @ named / num_masks)
     z = np.abs(scores.astype(np.float64)) / error
     ranked = np.argsort(-z, kind="stable")[:_CANDIDATES]
     held = set(map(tuple, np.sort(support, axis=1).tolist()))
@@ -196,6 +206,20 @@ def grow_support(
       break
     support = np.concatenate([support, fresh[: limit - len(support)]])
   return _prune(masks, values, support, level)[0]
+
+
+def residual(
+  masks: np.ndarray, values: np.ndarray, support: np.ndarray
+) -> np.ndarray:
+  """What least squares on a support leaves of values, in their deviations.
+
+  Args:
+    masks: bool `[B, n]`.
+    values: `[B]`.
+    support: int `[K, D]`, padded with n.
+  """
+  unit = regress.standardise(values[:, None])[0][:, 0]
+  return _prune(masks, unit, support, lambda sets: np.zeros(len(sets)))[1]
 
 
 def _select(masks, residual, support, candidates, level):

@@ -372,6 +372,12 @@ def most_masks() -> int:
   return 4096 if jax.default_backend() == "cpu" else gaussian.MOST_MASKS
 
 
+def scanned_order(n: int, num_masks: int, max_order: int | None = None) -> int:
+  """The largest sets that a Gram scan of so many samples is affordable for."""
+  order = gram.affordable_order(n, num_masks, _SCAN_FLOPS)
+  return min(order, max_order or order)
+
+
 def gram_fit(
   masks: base.Masks, values: np.ndarray, max_order: int | None = None
 ) -> folds_lib.Fit | None:
@@ -386,9 +392,7 @@ def gram_fit(
     None where a scan of all is not affordable, or of too few masks.
   """
   masks = base.check_masks(masks)
-  n = masks.shape[1]
-  order = gram.affordable_order(n, len(values), _SCAN_FLOPS)
-  order = min(order, max_order or order)
+  order = scanned_order(masks.shape[1], len(values), max_order)
   if order < 1 or len(values) < LEAST_SCANNED:
     return None
   done: dict[bytes, sparse.SparseFourier] = {}
@@ -398,13 +402,20 @@ def gram_fit(
     if key not in done:
       nothing = np.zeros((0, gram.MAX_ORDER), np.int64)
       sets = gram.grow_support(masks[rows], values[rows], nothing, order)
-      empty = np.full((1, sets.shape[1]), n)
-      sets = np.concatenate([empty, sets])
-      found = regress.refit(masks[rows], values[rows], sets, penalty="ridge")
-      done[key] = sparse.SparseFourier.from_players(n, sets, found.coefs)
+      done[key] = refit_scan(masks[rows], values[rows], sets)
     return done[key]
 
   return fit
+
+
+def refit_scan(
+  masks: base.Masks, values: np.ndarray, sets: np.ndarray
+) -> sparse.SparseFourier:
+  """The expansion on the sets `[K, D]` of a scan, and the empty set."""
+  n = masks.shape[1]
+  sets = np.concatenate([np.full((1, sets.shape[1]), n), sets])
+  found = regress.refit(masks, values, sets, penalty="ridge")
+  return sparse.SparseFourier.from_players(n, sets, found.coefs)
 
 
 def by_gram(

@@ -13,8 +13,8 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import lasso, regress, score, sparse, spex
+from spex_jax.portfolio import deeper, members, stack
 from spex_jax.portfolio import folds as folds_lib
-from spex_jax.portfolio import members, stack
 from spex_jax.portfolio.samples import Confounded, Samples, confounded
 
 _EXPLAINED = 1e-9  # Share of the energy left by an exact SPEX decode.
@@ -175,7 +175,8 @@ def _fitted(
         f"The Gram scan needs at least {members.LEAST_SCANNED} masks, and few "
         f"enough players; got {len(masks)} masks of {masks.shape[1]} players."
       )
-    return _present([members.by_gram(masks, values, folds, fit)]), ""
+    fit, left_out = deeper.deepened(masks, values, folds, fit, max_order)
+    return _present([members.by_gram(masks, values, folds, fit)]), left_out
   # The quick and decisive ones first: an exact scan needs no comparison.
   deviation = regress.standardise(values[:, None])[2][0]
   scan = lambda rival: members.by_gram(masks, values, folds, fit, rival)
@@ -184,18 +185,20 @@ def _fitted(
     left = (exact.out_of_fold - values) / deviation
     if np.sqrt((left**2).mean()) <= _ALMOST:
       return [exact], ""
+  left_out = ""
+  if fit is not None:
+    fit, left_out = deeper.deepened(masks, values, folds, fit, max_order)
   found: list[members.Member | None] = [members.mean(masks, values)]
   found.append(members.by_trees(masks, values, folds, max_order))
   first = None if fit is None else folds_lib.first_fold(masks, folds, fit)
-  left_out = ""
   try:
     processes = members.by_gaussian(masks, values, max_order, first)
   except FloatingPointError as error:
-    left_out = f" No Gaussian process: {error}"
+    left_out += f" No Gaussian process: {error}"
   else:
     found += processes
     if not processes:
-      left_out = " No Gaussian process: a Gram scan is far ahead of it."
+      left_out += " No Gaussian process: a Gram scan is far ahead of it."
   # Weak where the others are strong: then one fold of these tells.
   rival = stack.best(values, _present(found)).out_of_fold
   if min(masks.shape[1], max_order or LASSO_ORDER) >= LASSO_ORDER:
