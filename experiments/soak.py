@@ -34,12 +34,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from experiments import rows
+from experiments import command, rows
 from experiments.configs import sweep_digits
 from launch import local
 from spex_jax.jobs import sweeping
@@ -155,21 +155,21 @@ def _round(workdir, settings, config, whole, rng) -> Iterator[str]:
   for _ in range(config.faults):
     _let_work(workdir / "shards", float(rng.exponential(1.0)))
     which = int(rng.integers(2))
-    name = str(rng.choice(list(_FAULTS)))
+    name = str(rng.choice([*_SIGNALS, *_OF_FILES]))
     if name in _OF_FILES:
       if damage(workdir / "shards", name, rng):
         yield name
       continue
     worker = workers[which]
     if name == "stop" and worker.poll() is None:
-      worker.send_signal(signal.SIGSTOP)
+      worker.send_signal(_SIGNALS[name])
       time.sleep(float(rng.uniform(1.0, 2.0)))
       worker.send_signal(signal.SIGCONT)
     else:
-      worker.send_signal(_FAULTS[name])
+      worker.send_signal(_SIGNALS[name])
       worker.wait(_PATIENCE)
-      limit = _FULL if name == "full" else None
-      workers[which] = _start(workdir, settings, which, limit)
+      limit = (_FULL,) if name == "full" else ()
+      workers[which] = _start(workdir, settings, which, *limit)
     yield name
   for worker in workers:
     worker.wait(_PATIENCE)
@@ -192,14 +192,11 @@ def _let_work(folder: pathlib.Path, seconds: float) -> None:
   time.sleep(seconds)
 
 
-_FAULTS = {
+_SIGNALS = {
   "kill": signal.SIGKILL,
   "end": signal.SIGTERM,
   "full": signal.SIGTERM,
-  "stop": None,
-  "flip": None,
-  "cut": None,
-  "gone": None,
+  "stop": signal.SIGSTOP,
 }
 _OF_FILES = ("flip", "cut", "gone")
 
@@ -221,19 +218,16 @@ def damage(folder: pathlib.Path, name: str, rng: np.random.Generator) -> bool:
   return True
 
 
-def _start(workdir, settings, index, limit: int | None = None):
+def _start(workdir, settings, index, limit=resource.RLIM_INFINITY):
   """A worker, which can write so many bytes to a file."""
-
-  def bounded():
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-  before: Callable[[], None] | None = bounded if limit else None
   return subprocess.Popen(
     local.command(_FILE, str(workdir), index, 2, settings),
     cwd=_ROOT,
     stdout=subprocess.DEVNULL,
     stderr=subprocess.DEVNULL,
-    preexec_fn=before,
+    preexec_fn=lambda: resource.setrlimit(
+      resource.RLIMIT_FSIZE, (limit, limit)
+    ),
   )
 
 
@@ -279,9 +273,10 @@ def main(argv):
   workdir = pathlib.Path(given.workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   config = CONFIGS[given.config]
-  for name in ("seconds", "rows"):
-    if given[name].value is not None:
-      config = dataclasses.replace(config, **{name: given[name].value})
+  if given.seconds is not None:
+    config = dataclasses.replace(config, seconds=given.seconds)
+  if given.rows is not None:
+    config = dataclasses.replace(config, rows=given.rows)
   if given.role == "steady":
     with open(workdir / "steady.jsonl", "w") as file:
       for row in steady(config, workdir):
@@ -291,11 +286,8 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  # Defined here, so that a test may import several experiments.
-  flags.DEFINE_enum("config", "full", sorted(CONFIGS), "Which sizes.")
   flags.DEFINE_enum("role", "soak", ["soak", "steady"], "For its own use.")
   flags.DEFINE_float("seconds", None, "Instead of the hour.")
   flags.DEFINE_integer("rows", None, "Rows of an item.")
   flags.DEFINE_string("workdir", None, "An empty folder.", required=True)
-  flags.DEFINE_string("output", None, "File for the line, as well.")
-  app.run(main)
+  command.run(main, CONFIGS)
