@@ -13,6 +13,7 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import lasso, regress, score, sparse, spex
+from spex_jax.masks import packing
 from spex_jax.portfolio import deeper, members, stack
 from spex_jax.portfolio import folds as folds_lib
 from spex_jax.portfolio.samples import Confounded, Samples, confounded
@@ -333,10 +334,23 @@ def by_spex(plan: spex.QueryPlan, values: np.ndarray) -> Answer:
     f"SPEX on {plan.num_masks} masks, sets of up to {plan.code.t}, ended as "
     f"{ends}; it leaves {left.max():.2g} of the variance of its samples."
   )
-  alike = None
+  alike, number = None, float(plan.num_masks)
   if plan.num_masks * plan.n <= MASK_BYTES:
-    alike = confounded(plan.masks())
-  return Answer(functions, "spex", [note], confounded=alike)
+    masks = plan.masks()
+    alike = confounded(masks)
+    # Of few players a plan has masks twice, which were asked once.
+    again = packing.distinct(np.packbits(masks, axis=1)).inverse
+    number = number**2 / float((np.bincount(again) ** 2).sum())
+  # What an exact decode leaves is rounding.
+  spreads = values.std(axis=0) * np.sqrt(left * (left > _EXPLAINED))
+  std = [_flat(f, spread, number) for f, spread in zip(functions, spreads)]
+  return Answer(functions, "spex", [note], std=std, confounded=alike)
+
+
+def _flat(function, spread, number):
+  """Errors of regression on characters, which a plan leaves orthogonal."""
+  free = max(1.0, number - int(function.count))
+  return np.full(function.coefs.shape, spread / np.sqrt(free))
 
 
 def is_explained(samples: Samples, answer: Answer) -> bool:

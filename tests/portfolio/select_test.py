@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from spex_jax.datasets import synthetic
 from spex_jax.fourier import score, sparse, spex
 from spex_jax.masks import sampling
 from spex_jax.portfolio import samples as samples_lib
@@ -189,3 +190,36 @@ def test_a_gain_is_told_with_its_error():
   np.testing.assert_allclose(gain, 0.75 * (unit**2).mean() / unit.var())
   np.testing.assert_allclose(error, 0.75 * np.sqrt(2 / 4000), rtol=0.1)
   assert stack.gain(values, better, better) == (0, 0)
+
+
+@pytest.mark.slow_where("60")
+@pytest.mark.parametrize(
+  ("n", "order", "budget"), [(12, 4, 900), (60, 4, 4000)]
+)
+def test_standard_errors_of_a_plan(n, order, budget):
+  # 12 players: a third of the plan's masks are there twice.
+  far = []
+  for seed in range(6):
+    f = synthetic.planted(seed, n, 15, order, min_order=1)
+    plan = spex.make_plan(jax.random.key(seed), n, budget)
+    masks = plan.masks()
+    rng, spread = np.random.default_rng(seed), np.sqrt(f.variance / 10)
+    noise = {row.tobytes(): rng.normal() * spread for row in masks}
+    values = f(masks) + np.array([noise[row.tobytes()] for row in masks])
+    answer = select.by_spex(plan, values[:, None])
+    (found,), (std,) = answer.functions, answer.std
+    assert std.shape == found.coefs.shape
+    coefs = dict(found.terms())
+    size = float(std[0])
+    far += [abs(coefs[s] - c) / size for s, c in f.terms() if s in coefs]
+  # Binomial: .90 of 80 and more, within three of its deviations.
+  assert len(far) >= 80
+  assert abs(np.mean(np.array(far) < 1.645) - 0.9) < 3 * np.sqrt(0.09 / 80)
+
+
+def test_an_exact_plan_has_no_errors():
+  f = synthetic.planted(0, 12, 10, 3)
+  plan = spex.make_plan(jax.random.key(0), 12, 900)
+  answer = select.by_spex(plan, f(plan.masks())[:, None])
+  assert answer.std[0].shape == answer.functions[0].coefs.shape
+  assert (answer.std[0] == 0).all()
