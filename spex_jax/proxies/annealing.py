@@ -1,7 +1,4 @@
-"""Adam with an annealed rate, in one small program: how processes are tuned.
-
-Kingma and Ba 2015, algorithm 1, with their decays.
-"""
+"""Adam with an annealed rate, in one small program: how processes are tuned."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -11,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 MOST_STEPS = 64  # Of one call: the length of the path that is told.
-_DECAYS, _TINY = (0.9, 0.999), 1e-8
 _Params = TypeVar("_Params")
 
 
@@ -35,31 +31,27 @@ def descend(
     was none.
   """
   chex.assert_rank([steps, rate], 0)
+  import optax
   from jax import flatten_util
 
   # One vector: a program of a few loops in place of dozens.
   start, unravel = flatten_util.ravel_pytree(params)
+  adam = optax.scale_by_adam()
   slope_of = jax.value_and_grad(lambda flat: objective(unravel(flat)))
 
   def step(i, carry):
-    flat, good, moments, count, path = carry
+    flat, good, state, path = carry
     value, slope = slope_of(flat)
+    moves, new_state = adam.update(slope, state)
+    (moves,) = jax.tree.leaves(moves)
     fine = jnp.isfinite(value) & jnp.isfinite(slope).all()
-    # The first moment and the second: rows, so that each line is one loop.
-    powers = jnp.stack([slope, slope**2])
-    moments = jnp.where(fine, decays * moments + (1 - decays) * powers, moments)
-    count = count + fine
-    mean, square = moments / (1 - decays ** jnp.maximum(count, 1))
     size = rate * (0.1 + 0.45 * (1 + jnp.cos(jnp.pi * i / steps)))
     good = jnp.where(fine, flat, good)
-    flat = jnp.where(
-      fine, flat - size * mean / (jnp.sqrt(square) + _TINY), good
-    )
-    return flat, good, moments, count, path.at[i].set(value)
+    flat = jnp.where(fine, flat - size * moves, good)
+    state = jax.tree.map(lambda a, b: jnp.where(fine, a, b), new_state, state)
+    return flat, good, state, path.at[i].set(value)
 
-  decays = jnp.asarray(_DECAYS, start.dtype)[:, None]
   path = jnp.full(MOST_STEPS, jnp.nan, start.dtype)
-  moments = jnp.zeros((2, len(start)), start.dtype)
-  carry: Any = start, start, moments, jnp.zeros((), start.dtype), path
-  _, good, *_, path = jax.lax.fori_loop(0, steps, step, carry)
+  carry: Any = start, start, adam.init(start), path
+  _, good, _, path = jax.lax.fori_loop(0, steps, step, carry)
   return unravel(good), path
