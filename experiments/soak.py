@@ -1,7 +1,7 @@
 """Sweeps for an hour, under faults: nothing is lost, and memory is flat.
 
   python -m experiments.soak --workdir=DIR                  # an hour, 2 cores
-  python -m experiments.soak --workdir=DIR --config=quick   # half a minute
+  python -m experiments.soak --workdir=DIR --config=quick   # a minute
 
 One process sweeps again and again, in folders of its own, for as long as that
 takes; its memory is read behind every sweep. Beside it two workers do the same
@@ -88,7 +88,7 @@ def soak(config: Config, workdir: pathlib.Path) -> Iterator[rows.Row]:
   _finish([_start(workdir / "whole", settings, k) for k in range(2)])
   whole = published(workdir / "whole")
   begin = time.monotonic()
-  steady = subprocess.Popen(
+  beside = subprocess.Popen(
     [
       sys.executable, "-m", "experiments.soak", "--role=steady",
       f"--workdir={workdir}", f"--seconds={config.seconds}",
@@ -102,10 +102,11 @@ def soak(config: Config, workdir: pathlib.Path) -> Iterator[rows.Row]:
       for name in _round(workdir / "faulty", settings, config, whole, rng):
         faults[name] = faults.get(name, 0) + 1
       rounds += 1
-  finally:
-    steady.wait(_PATIENCE)
-  if steady.returncode:
-    raise RuntimeError(f"The steady process ended with {steady.returncode}.")
+  except BaseException:
+    beside.kill()  # It would sweep on for the rest of the hour.
+    raise
+  if beside.wait(_PATIENCE):
+    raise RuntimeError(f"The steady process ended with {beside.returncode}.")
   swept = rows.read(workdir / "steady.jsonl")
   memory = np.array([row["bytes"] for row in swept])
   tenth = max(1, len(memory) // 10)
@@ -153,7 +154,7 @@ def _round(workdir, settings, config, whole, rng) -> Iterator[str]:
   """One sweep under faults; yields the name of each."""
   workers = [_start(workdir, settings, k) for k in range(2)]
   for _ in range(config.faults):
-    _let_work(workdir / "shards", float(rng.exponential(1.0)))
+    _let_work(workers, workdir / "shards", float(rng.exponential(1.0)))
     which = int(rng.integers(2))
     name = str(rng.choice([*_SIGNALS, *_OF_FILES]))
     if name in _OF_FILES:
@@ -183,11 +184,13 @@ def _round(workdir, settings, config, whole, rng) -> Iterator[str]:
   shutil.rmtree(workdir)
 
 
-def _let_work(folder: pathlib.Path, seconds: float) -> None:
+def _let_work(workers, folder: pathlib.Path, seconds: float) -> None:
   """Waits for another shard, or half a minute, and so long behind it."""
-  count = len(list(folder.glob("[0-9]*")))
-  end = time.monotonic() + 30.0
-  while len(list(folder.glob("[0-9]*"))) <= count and time.monotonic() < end:
+  number = lambda: len(list(folder.glob("[0-9]*")))
+  count, end = number(), time.monotonic() + 30.0
+  while number() <= count and time.monotonic() < end:
+    if all(worker.poll() is not None for worker in workers):
+      break  # All is there.
     time.sleep(0.05)
   time.sleep(seconds)
 

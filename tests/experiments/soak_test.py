@@ -1,4 +1,4 @@
-"""Half a minute of the soak; and that it sees what was lost."""
+"""A minute of the soak; and that it sees what was lost."""
 
 import numpy as np
 import pytest
