@@ -18,6 +18,8 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# What is imported once is compiled once, not by each process that tests start.
+export PYTHONDONTWRITEBYTECODE :=
 
 # A shim may exist for a version that is not installed, and a system's Python
 # may lack venv, so each is tried.

@@ -86,6 +86,7 @@ def fresh(words: list[str], cache: pathlib.Path) -> tuple[str, rows.Row]:
   own = os.environ | {
     "JAX_COMPILATION_CACHE_DIR": str(cache),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "PYTHONDONTWRITEBYTECODE": "",  # Installed as users' packages are.
   }
   used = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
   began = time.perf_counter(), used()
