@@ -6,7 +6,7 @@
            most sensitive, of 200 tokens of context
   cite     forwards a second under ContextCite's masks, 12 sources
   reuse    forwards a second with and without what kept sources share
-           (`context.reuse`), of a context of 1,000 tokens: sentences under
+           (`ablate.trie`), of a context of 1,000 tokens: sentences under
            uniform masks, eight documents under some of theirs, and each
            sentence left out; without it all designs cost the same
 

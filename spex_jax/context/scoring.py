@@ -32,9 +32,9 @@ from spex_jax.ablate import (
   likelihoods,
   prefix,
   readouts,
+  trie,
 )
 from spex_jax.ablate import text as text_lib
-from spex_jax.context import reuse as reuse_lib
 from spex_jax.context import runs as runs_lib
 from spex_jax.context import sources as sources_lib
 from spex_jax.context import templates
@@ -201,10 +201,10 @@ def scorer(
     budget: how many masks will be asked, for the lengths of rows.
     params: the parameters of the network; its own by default.
     reuse: whether tokens that kept sources share are run once, and no row is
-      padded to the whole prompt (`context.reuse`); by default where that is
+      padded to the whole prompt (`ablate.trie`); by default where that is
       possible, fits in memory and pays, which is for texts of some length.
     **settings: of `evaluate.compiled`, such as `batch_size` or `dtype`; with
-      `reuse` those of `reuse.evaluator` alone.
+      `reuse` those of `trie.evaluator` alone.
 
   Raises:
     ValueError: a response of no tokens, one that spells a special token, or
@@ -235,7 +235,7 @@ def scorer(
   read = likelihoods.read_continuation(count, odds_and_margins)
   # Whether what sources share is computed once.
   owned = whole.players.owner < whole.n
-  can = way == "remove" and reuse_lib.fits(net, whole, count)
+  can = way == "remove" and trie.fits(net, whole, count)
   if reuse and not can:
     raise ValueError(
       "reuse=True is of way='remove', a causal model, and a prompt with a "
@@ -246,11 +246,11 @@ def scorer(
     reuse = reuse and jax.device_count() == 1  # It uses no more.
     dtype = given.get("dtype") or jax.tree.leaves(params)[0].dtype
     if reuse:  # Else whole rows, which need no cache.
-      one = reuse_lib.cache_bytes(net, whole, dtype)
-      reuse = one <= reuse_lib.limit_of(given.get("memory_limit"))
+      one = trie.cache_bytes(net, whole, dtype)
+      reuse = one <= trie.limit_of(given.get("memory_limit"))
   # The evaluator: a cache of sources, a shared prefix, or whole rows.
   if reuse:
-    run = reuse_lib.evaluator(
+    run = trie.evaluator(
       net, whole, count, odds_and_margins, params=params,
       tokenizer=tokenizer, **given,
     )  # fmt: skip

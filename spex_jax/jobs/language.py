@@ -6,10 +6,18 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import settings
-from spex_jax.ablate import absent, evaluate, likelihoods, prefix, readouts
+from spex_jax.ablate import (
+  absent,
+  evaluate,
+  likelihoods,
+  prefix,
+  readouts,
+  trie,
+)
 from spex_jax.ablate import text as text_lib
 from spex_jax.jobs import networks, subjects
 from spex_jax.models import generate, sites, tokens
@@ -108,7 +116,7 @@ def subject(config: Language, workdir: pathlib.Path) -> subjects.Subject:
   if prompt.encoding.special[0]:
     first = tokenizer.token(int(prompt.encoding.ids[0]))
     facts["value"] += f"; {first} stands in front and always stays"
-  evaluator, shared_facts = _evaluator(config, net, prompt, see, found.read)
+  evaluator, shared_facts = _evaluator(config, net, prompt, see, found)
   return subjects.Subject(
     question=f"Which {kind} of the prompt make the model say {said!r} next?",
     facts=facts | absent_facts | shared_facts,
@@ -177,9 +185,28 @@ def _evaluator(
   net: sites.Network,
   prompt: text_lib.Prompt,
   see: absent.Inputs,
-  read: readouts.Prediction,
+  found: Asked,
 ) -> tuple[evaluate.Evaluator, dict[str, str]]:
-  """The value function; a long beginning that no player has is run once."""
+  """The value function; what rows have in common is run once, where it pays."""
+  read, count = found.read, len(found.ids) if len(found.ids) > 1 else 0
+  dtype = jax.tree.leaves(net.params)[0].dtype
+  own_sizes = config.batch_size is not None or config.microbatch is not None
+  if (
+    config.absent == "remove"
+    and not own_sizes
+    and jax.device_count() == 1  # It uses no more.
+    and trie.fits(net, prompt, count)
+    and trie.cache_bytes(net, prompt, dtype) <= trie.limit_of(None)
+  ):
+
+    def score(logits, predicted):
+      ids = jnp.pad(predicted, ((0, 0), (1, 0)))  # And a token before them.
+      return read.of(logits, {"input_ids": ids})
+
+    evaluator = trie.evaluator(
+      net, prompt, count, score, params=net.params, tokenizer=net.tokenizer
+    )
+    return evaluator, {"shared": "what kept parts begin with alike is run once"}
   first = int((prompt.players.owner < prompt.n).argmax())
   if first - 1 < max(1, _SHARED * prompt.num_tokens):
     return networks.evaluator(config, net, see, read, prompt.n), {}

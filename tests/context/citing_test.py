@@ -10,8 +10,8 @@ import pytest
 from scipy import special
 
 from spex_jax import context
-from spex_jax.ablate import batching, text
-from spex_jax.context import citing, reuse, scoring, sets, sources
+from spex_jax.ablate import batching, text, trie
+from spex_jax.context import citing, scoring, sets, sources
 from spex_jax.models import transformer
 from tests.context import games
 from tests.models import checkpoints
@@ -423,7 +423,7 @@ def test_shared_beginnings_change_no_value(block, window):
   )
   want = scoring.scorer(net, made, _IDS[2], reuse=False, batch_size=8)(masks)
   whole, count = text.continued(made.prompt, _IDS[2], games.tokenizer())
-  run = reuse.evaluator(
+  run = trie.evaluator(
     net, whole, count, scoring.odds_and_margins, params=net.params,
     tokenizer=games.tokenizer(), batch_size=3, block=block,
   )  # fmt: skip

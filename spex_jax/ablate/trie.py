@@ -1,7 +1,7 @@
-"""Removal without computing twice: what kept sources share is run once.
+"""Removal without computing twice: what rows begin with alike is run once.
 
 Under removal a mask is the run of its kept tokens alone. In the order of these
-tokens masks are a trie: two that keep the same first sources have the same keys
+tokens masks are a trie: two that keep the same first players have the same keys
 and values there. The tokens of the trie are run depth first, Q at a time, each
 once for all rows that begin with it. Behind a cache that holds the path to the
 first of them, each sees the path and those of the Q that it follows; then those
@@ -9,14 +9,14 @@ on the path to the next token take their places in the cache. Nothing is padded
 but the last Q of a call, and no cache but that of one path is held, so that any
 number of masks share.
 
-What stands before the logits is kept until a row has all of its response; then
-the logits of some rows are computed at once.
+What stands before the logits is kept until a row has run to its end; then the
+logits of some rows are computed at once.
 
 Values are those of the whole rows, but for the order of sums in float32.
 
-Shapes: n sources, P tokens of the prompt and response, B masks, Q tokens of a
-step, S slots of a path, L tokens of the response, E rows of logits, M rows that
-are held, d width.
+Shapes: n players, P tokens of the text, B masks, Q tokens of a step, S slots of
+a path, K tokens at the end of the text that are predicted, L predictions of a
+row, max(K, 1), E rows of logits, M rows that are held, d width.
 """
 
 import dataclasses
@@ -46,6 +46,7 @@ from spex_jax.models import tokens as tokens_lib
 # last one wastes. 32 masks of 232 tokens by SmolLM2-135M on two cores take 7 s
 # by 64, 5.5 by 128, 5.6 by 192 and 6.4 by 256.
 _BLOCK, _CPU_BLOCK = 1024, 128
+_CALL = 1024  # Masks that are asked together: the more, the more they share.
 _SLOTS = 128  # A path's are a multiple of it, so that prompts share programs.
 _CPU_LIMIT = 1 << 30  # Bytes of a cache.
 _SHARE = 0.5  # Elsewhere of what is free: programs need memory beside.
@@ -56,11 +57,11 @@ def fits(net: sites.Network, whole: text_lib.Prompt, count: int) -> bool:
   """Whether the rows of a prompt can be run behind a cache.
 
   Of a causal model whose angles do not depend on the length of a text, where a
-  token that nobody owns stands before the response.
+  token that nobody owns stands before the K tokens that are predicted.
   """
   if not isinstance(net.module, transformer.Decoder):
     return False
-  free = whole.players.owner[:-count] == whole.n
+  free = whole.players.owner[: whole.num_tokens - count] == whole.n
   room = whole.num_tokens <= net.config.max_positions
   slots = _slots(whole) + _block()
   kept = not any(
@@ -106,13 +107,14 @@ def evaluator(
 
   Args:
     net: a causal language model for which `fits`.
-    whole: tokens of prompt and response, and the source of each.
-    count: tokens of the response, at the end.
-    score: logits `[E, L, V]` and tokens `[E, L]` to `[E, T]`.
+    whole: tokens of the text, and the player of each.
+    count: K, tokens at the end of the text that are predicted, each from
+      those before it; 0 to read what comes next.
+    score: logits `[E, L, V]` and tokens `[E, K]` to `[E]` or `[E, T]`.
     params: the parameters of the network.
     tokenizer: the tokenizer of the model.
     batch_size: rows whose logits are computed at once, E; by default as many
-      as have Q tokens of responses.
+      as have Q predictions, Q / L.
     block: tokens of a step, Q; None for 1,024, on a CPU for 128.
     dtype: that floating parameters are cast to; None leaves them.
     memory_limit: bytes of the cache; by default half of what an accelerator
@@ -121,8 +123,8 @@ def evaluator(
     progress: called after each E rows.
 
   Returns:
-    An evaluator, bool `[B, n]` to float64 `[B, T]`, whose `stats` say the
-    memory once it is prepared.
+    An evaluator, bool `[B, n]` to float64 `[B]` or `[B, T]`, whose `stats` say
+    the memory once it is prepared.
 
   Raises:
     MemoryError: the cache exceeds the limit.
@@ -134,14 +136,15 @@ def evaluator(
     lambda x: jnp.asarray(x, dtype if floating(x) else None), params
   )
   sizes = _Sizes(
-    sites.Model(net), score, count, block, batch_size or -(-block // count),
-    _slots(whole), jax.tree.leaves(params)[0].dtype,
+    sites.Model(net), score, count, block,
+    batch_size or -(-block // max(count, 1)), _slots(whole),
+    jax.tree.leaves(params)[0].dtype,
   )  # fmt: skip
   need, limit = _bytes(sizes.caches), limit_of(memory_limit)
   if limit < need:
     raise MemoryError(
       f"A cache of {sizes.slots + block} tokens takes {need:,} bytes, and "
-      f"{limit:,} are allowed: raise memory_limit, or leave sources out."
+      f"{limit:,} are allowed: raise memory_limit, or leave players out."
     )
   trie = _Trie(whole, tokenizer, sizes, params)
   stores = [repeats.Recent(remember_bytes)] if remember_bytes else []
@@ -163,27 +166,34 @@ def evaluator(
       stats.batches += 1
     stats.run_seconds += time.perf_counter() - begin
 
-  return evaluate.Evaluator(
+  made = evaluate.Evaluator(
     whole.n, run, evaluate.Stats(), progress, stores, prepare
   )
+  made.batch_size = _CALL
+  return made
 
 
 @dataclasses.dataclass(frozen=True)
 class _Sizes:
-  """What decides two programs; one prompt's are another's of these sizes."""
+  """What decides two programs; the score that of reading alone."""
 
   model: sites.Model
-  score: Score
-  count: int  # L.
+  score: Score | None
+  count: int  # K.
   block: int  # Q.
   rows: int  # E.
   slots: int  # S.
   dtype: Any
 
   @property
+  def reads(self) -> int:
+    """L."""
+    return max(self.count, 1)
+
+  @property
   def held(self) -> int:
     """M: a step ends at most Q / L + 1 rows, and E are waited for."""
-    return self.rows + self.block // self.count + 2
+    return self.rows + self.block // self.reads + 2
 
   def caches(self) -> tuple[attention.Cache, ...]:
     """Of zeros, an array each, so that they can be given away."""
@@ -195,7 +205,7 @@ class _Sizes:
   def ends(self) -> jax.Array:
     """What stands before the logits of M rows: `[M L, d]`, zeros."""
     width = self.model.net.config.width
-    return jnp.zeros((self.held * self.count, width), self.dtype)
+    return jnp.zeros((self.held * self.reads, width), self.dtype)
 
 
 class _Programs(NamedTuple):
@@ -204,32 +214,40 @@ class _Programs(NamedTuple):
   memory_bytes: int | None
 
 
-_compiled: dict[tuple[Any, ...], _Programs] = {}
-_MOST_COMPILED = 8
+_compiled: dict[tuple[Any, ...], Any] = {}
+_MOST_COMPILED = 16
 
 
 def _programs(sizes: _Sizes, params: Any) -> _Programs:
-  """Both programs, compiled once for all prompts of these sizes."""
+  """Both programs; steps are compiled once for all prompts of these sizes."""
+  caches, ends = jax.eval_shape(sizes.caches), jax.eval_shape(sizes.ends)
+  of = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)
+  q, e = sizes.block, sizes.rows
+  sees = jax.ShapeDtypeStruct((q, sizes.slots + q), jnp.bool_)
+  told = (of(q), of(q), sees, of(q), of(q), of())
+  step = _once(
+    _step, dataclasses.replace(sizes, score=None), params, caches, ends, *told,
+    donate_argnums=(1, 2),
+  )  # fmt: skip
+  read = _once(_read, sizes, params, ends, of(e), of(sizes.count))
+  memory = [program.memory(each, 1) for each in (step, read)]
+  most = max((each for each in memory if each is not None), default=None)
+  return _Programs(step, read, most)
+
+
+def _once(
+  f: Callable[..., Any], sizes: _Sizes, params: Any, *given, **settings
+):
+  """`f` of these sizes and parameters, compiled the first time."""
   leaves, structure = jax.tree.flatten(params)
-  key = (sizes, structure, *((x.shape, x.dtype) for x in leaves))
+  key = (f, sizes, structure, *((x.shape, x.dtype) for x in leaves))
   if key not in _compiled:
     if len(_compiled) >= _MOST_COMPILED:
       _compiled.pop(next(iter(_compiled)))
-    caches, ends = jax.eval_shape(sizes.caches), jax.eval_shape(sizes.ends)
-    of = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)
-    q, e = sizes.block, sizes.rows
-    sees = jax.ShapeDtypeStruct((q, sizes.slots + q), jnp.bool_)
-    step, read = (
-      jax.jit(functools.partial(_step, sizes), donate_argnums=(1, 2))
-      .lower(params, caches, ends, of(q), of(q), sees, of(q), of(q), of())
-      .compile(),
-      jax.jit(functools.partial(_read, sizes))
-      .lower(params, ends, of(e), of(sizes.count))
-      .compile(),
+    lowered = jax.jit(functools.partial(f, sizes), **settings).lower(
+      params, *given
     )
-    memory = [program.memory(each, 1) for each in (step, read)]
-    most = max((each for each in memory if each is not None), default=None)
-    _compiled[key] = _Programs(step, read, most)
+    _compiled[key] = lowered.compile()
   return _compiled[key]
 
 
@@ -268,22 +286,23 @@ def _step(
   return jax.tree.map(follow, out.caches), ends
 
 
-def _read(sizes, params, ends, rows, response):
-  """What is read of some rows: `[E, T]`.
+def _read(sizes, params, ends, rows, predicted):
+  """What is read of some rows: `[E]` or `[E, T]`.
 
   Args:
     sizes: static.
     params: the parameters of the network.
     ends: `[M L, d]`.
     rows: int `[E]`, of the M.
-    response: int `[L]`.
+    predicted: int `[K]`.
   """
-  chex.assert_shape([rows, response], [(sizes.rows,), (sizes.count,)])
+  chex.assert_shape([rows, predicted], [(sizes.rows,), (sizes.count,)])
   net = sizes.model.net
-  x = ends.reshape(sizes.held, sizes.count, -1)[rows]
-  words = jnp.broadcast_to(response, x.shape[:2])
+  x = ends.reshape(sizes.held, sizes.reads, -1)[rows]
+  words = jnp.broadcast_to(predicted, (sizes.rows, sizes.count))
+  ids = jnp.zeros(x.shape[:2], jnp.int32)  # Past the embedding: any will do.
   last = net.config.num_blocks
-  return sizes.score(net.resume(params, last, x, input_ids=words).logits, words)
+  return sizes.score(net.resume(params, last, x, input_ids=ids).logits, words)
 
 
 class _Step(NamedTuple):
@@ -316,14 +335,15 @@ class _Trie:
 
   def values(self, masks):
     """Rows of masks, and their values, some at a time."""
-    # Ascending, a row that ends comes before those that go on with a source:
-    # so the tokens before a response are computed with it.
+    # Ascending, a row that ends comes before those that go on with a player:
+    # so the tokens before its end are computed with it.
     kept, which = np.unique(self._kept(masks), axis=0, return_inverse=True)
     which = which.ravel()
     order = np.argsort(which, kind="stable")
     bounds = np.searchsorted(which[order], np.arange(len(kept) + 1))
     caches, ends = self.sizes.caches(), self.sizes.ends()
-    response, done, told = self.ids[-self.sizes.count :], 0, 0
+    predicted = self.ids[len(self.ids) - self.sizes.count :]
+    done, told = 0, 0
     for step in self._steps(kept):
       caches, ends = self.run.step(self.params, caches, ends, *step[:-1])
       done += step.done
@@ -331,7 +351,7 @@ class _Trie:
         rows = np.arange(told, min(told + self.sizes.rows, done))
         some = np.resize(rows % self.sizes.held, self.sizes.rows)
         found = np.asarray(
-          self.run.read(self.params, ends, some.astype(np.int32), response)
+          self.run.read(self.params, ends, some.astype(np.int32), predicted)
         )
         told += len(rows)
         of = [order[bounds[row] : bounds[row + 1]] for row in rows]
@@ -347,6 +367,8 @@ class _Trie:
   def _steps(self, kept) -> Iterator[_Step]:
     """The tokens of the trie, depth first, Q at a time."""
     sizes = self.sizes
+    if sizes.count:  # Nothing is read at the last token.
+      kept = kept[:, :-1]
     node = np.zeros(0, np.int64)  # Of the last row, the number of each token.
     before, total, room = np.zeros(0, np.int64), 0, sizes.block
     step = self._empty()
@@ -357,7 +379,7 @@ class _Trie:
         [node[:shared], total + np.arange(len(own) - shared)]
       )
       total, before, at = total + len(own) - shared, own, shared
-      read = len(own) - sizes.count - 1  # Its next token is the response's.
+      read = len(own) - sizes.reads  # Where the first prediction is made.
       while at < len(own):
         # A piece of this row, as long as there is room in the step.
         first, begin = sizes.block - room, total - len(own) + at
@@ -373,8 +395,8 @@ class _Trie:
         step.sees[here, sizes.slots + first :][:, : stop - at] = np.tri(
           stop - at, dtype=bool
         )
-        places = np.arange(max(at, read), min(stop, len(own) - 1))
-        slot = row % sizes.held * sizes.count
+        places = np.arange(max(at, read), stop)
+        slot = row % sizes.held * sizes.reads
         step.goes[first + places - at] = slot + places - read
         room -= stop - at
         at = stop
@@ -391,7 +413,7 @@ class _Trie:
     q, slots = self.sizes.block, self.sizes.slots
     zeros = lambda: np.zeros(q, np.int32)
     sees = np.zeros((q, slots + q), bool)
-    nowhere = np.full(q, self.sizes.held * self.sizes.count, np.int32)
+    nowhere = np.full(q, self.sizes.held * self.sizes.reads, np.int32)
     return _Step(zeros(), zeros(), sees, nowhere, zeros(), np.int32(0), 0)
 
 
