@@ -258,6 +258,7 @@ def _decoder(problem, config, counts, key, method):
     budget=config.budget,
     method=method,
     key=key,
+    batch_size=_BATCH,
     names=problem.heads.names,
     units=problem.units,
   )
@@ -320,6 +321,7 @@ def _greedy(problem, config, counts, key, method):
   return pruning.greedy(problem.choose, problem.heads.n, counts), {}
 
 
+_BATCH = 64  # Masks of a call: a host function would begin with one.
 _MOST = 300  # Terms of an expansion that is searched.
 _CHOOSERS: dict[str, Callable] = {
   "lasso": _lasso,
