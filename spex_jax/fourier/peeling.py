@@ -204,6 +204,8 @@ def peel(
   players: jax.Array,
   used: jax.Array,
   settings: Settings,
+  first: int | jax.Array = 0,
+  stop: int | jax.Array | None = None,
 ) -> Peeled:
   """Decodes folded values into a support and its coefficients.
 
@@ -214,6 +216,9 @@ def peel(
       always asked about: centring leaves a small mean.
     used: bool `[K]`, which of its rows count.
     settings: static.
+    first: int32, the reading to begin with, an index of `settings.readings`.
+    stop: int32, one behind the last to use; None for all of them. Neither is
+      static: stages of a decoder share a program.
 
   Returns:
     The final state; `status` says how it ended.
@@ -227,6 +232,7 @@ def peel(
   num_bins = bins.shape[1]
   power = jnp.maximum((bins**2).mean(), 1e-30)
   readings = _readings(geometry, bins.shape, settings)
+  stop = len(readings) if stop is None else stop
 
   def running(state):
     return state.status == Status.RUNNING
@@ -251,13 +257,13 @@ def peel(
     residual = bins - folding.expand(terms, coefs, num_bins)
     energy = (residual**2).mean() / power
     progress = fits.any() & (energy < state.energy * (1 - 1e-6))
-    reading = jnp.where(progress, 0, state.reading + 1)
+    reading = jnp.where(progress, first, state.reading + 1)
     full = added.any() & (room <= 0)
     status = jnp.select(
       [
         energy <= settings.cutoff,
         full,
-        reading >= len(readings),
+        reading >= stop,
         state.rounds + 1 >= settings.max_rounds,
       ],
       [Status.EXPLAINED, Status.FULL, Status.STALLED, Status.ROUNDS],
@@ -268,7 +274,7 @@ def peel(
       coefs=coefs,
       residual=residual,
       energy=energy,
-      reading=jnp.minimum(reading, len(readings) - 1),
+      reading=jnp.minimum(reading, stop - 1),
       rounds=state.rounds + 1,
       status=status.astype(jnp.int32),
     )
@@ -281,7 +287,7 @@ def peel(
     coefs=coefs,
     residual=residual,
     energy=energy,
-    reading=jnp.int32(0),
+    reading=jnp.asarray(first, jnp.int32),
     rounds=jnp.int32(0),
     status=jnp.where(
       energy <= settings.cutoff, Status.EXPLAINED, Status.RUNNING

@@ -21,11 +21,12 @@ from spex_jax import base
 from spex_jax.fourier import folding, gram, peeling, regress, sparse, transform
 from spex_jax.masks import bch, hadamard, sampling
 
-# What each decoding reads, in turn; the later ones only where energy is left.
+# What each decoding can read, and which of these, from and to, in each stage;
+# later ones only where energy is left.
 _READINGS = {
-  "hard": [("hard",)],
-  "soft": [("hard", "soft")],
-  "joint": [("hard", "soft"), ("joint",)],
+  "hard": (("hard",), [(0, 1)]),
+  "soft": (("hard", "soft"), [(0, 2)]),
+  "joint": (("hard", "soft", "joint"), [(0, 2), (2, 3)]),
 }
 _TARGETS = 16  # Targets decoded by one call.
 _CYCLES = 3  # Joint readings, each followed by the first ones again.
@@ -295,10 +296,7 @@ class _Decoder:
     capacity, n = self.settings.capacity, self.plan.n
     players = np.full((capacity, self.plan.code.t), n, np.int32)
     used = np.arange(capacity) == 0
-    stage = dataclasses.replace(
-      self.settings, readings=_READINGS[self.decoding][0]
-    )
-    peeled = _peel_batch_jit(geometry, bins, players, used, stage)
+    peeled = self._peel(geometry, bins, players, used, 0)
     return [
       self._decode(
         geometry,
@@ -357,22 +355,27 @@ class _Decoder:
     What joint reading finds turns other bins into single sets, which the
     cheaper readings take at once.
     """
-    first, *later = _READINGS[self.decoding]
+    later = range(1, len(_READINGS[self.decoding][1]))
     rounds = int(peeled.rounds)
-    for readings in (later + [first]) * _CYCLES if later else ():
+    for stage in [*later, 0] * _CYCLES if later else ():
       if peeled.status != peeling.Status.STALLED:
         break
-      before = peeled.energy
-      stage = dataclasses.replace(self.settings, readings=readings)
-      terms = peeled.terms
+      before, terms = peeled.energy, peeled.terms
       peeled = jax.tree.map(
         lambda x: x[0],
-        _peel_batch_jit(geometry, bins[None], terms.players, terms.used, stage),
+        self._peel(geometry, bins[None], terms.players, terms.used, stage),
       )
       rounds += int(peeled.rounds)
       if peeled.energy >= before * (1 - 1e-6):
         break
     return peeled, rounds
+
+  def _peel(self, geometry, bins, players, used, stage):
+    """One stage of `_READINGS`, of bins `[T, C, B, P]`."""
+    names, stages = _READINGS[self.decoding]
+    settings = dataclasses.replace(self.settings, readings=names)
+    window = map(np.int32, stages[stage])
+    return _peel_batch_jit(geometry, bins, players, used, settings, *window)
 
   def _scan(self, values, support):
     """The Gram scan's support, where it predicts groups it was not fitted to.
@@ -480,12 +483,15 @@ def _expand(geometry, players, used, coefs, bins):
   return terms.bins, (rest**2).mean(axis=2)
 
 
-def _peel_batch(geometry, bins, players, used, settings):
+def _peel_batch(geometry, bins, players, used, settings, first, stop):
   """`peeling.peel` of bins `[T, C, B, P]`, one after the other."""
   chex.assert_rank(bins, 4)
   # vmap would run every target as long as the slowest, and gained nothing.
   return jax.lax.map(
-    lambda one: peeling.peel(geometry, one, players, used, settings), bins
+    lambda one: peeling.peel(
+      geometry, one, players, used, settings, first, stop
+    ),
+    bins,
   )
 
 
