@@ -23,6 +23,7 @@ from spex_jax.proxies import (
   readout,
   reweighted,
   spectrum,
+  threads,
 )
 from spex_jax.proxies import out_of_fold as out_of_fold_lib
 
@@ -268,18 +269,22 @@ def _limited(subset, spread, max_order):
 def _reweighted(subset, posterior, trial, missed, std):
   """The process with a variance for each of its largest sets, or None."""
   left = np.empty(len(subset.rows))
+
+  def left_out(group):
+    part, params = group
+    others = np.delete(np.arange(len(left)), part)
+    blind = gaussian.condition_on(
+      params, subset.masks[others], subset.values[others]
+    )
+    return reweighted.fit(blind, subset.masks, subset.values).left_out[part]
+
   try:
-    for part, params in trial.groups:
-      others = np.delete(np.arange(len(left)), part)
-      blind = gaussian.condition_on(
-        params, subset.masks[others], subset.values[others]
-      )
-      left[part] = reweighted.fit(blind, subset.masks, subset.values).left_out[
-        part
-      ]
+    predicted = threads.side_by_side(left_out, trial.groups)
     found = reweighted.fit(posterior, subset.masks, subset.values, MOST_TERMS)
   except FloatingPointError:
     return None
+  for (part, _), values in zip(trial.groups, predicted):
+    left[part] = values
   left = _without(subset.values, left, found.fourier, missed)
   out_of_fold = subset.join(
     left, lasso.evaluate(subset.rest_masks, found.fourier)

@@ -10,7 +10,7 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import regress
-from spex_jax.proxies import gaussian
+from spex_jax.proxies import gaussian, threads
 
 _STEPS = 15  # Of a group, in place of those of `gaussian.fit`.
 
@@ -84,18 +84,26 @@ def predict(
     first, last = (
       np.sort(np.concatenate(two)) for two in (parts[:2], parts[2:])
     )
-    begin = [tuned_on(last, None)[0]] * 2 + [tuned_on(first, None)[0]] * 2
-  found, worst = [], -np.inf
-  middle, width = np.zeros(len(unit)), np.ones(len(unit))
-  for part, params in zip(parts, begin):
+    halves = threads.side_by_side(
+      lambda rows: tuned_on(rows, None)[0], (last, first)
+    )
+    begin = [halves[0]] * 2 + [halves[1]] * 2
+
+  def left_out(group):
+    part, params = group
     rest = np.delete(np.arange(len(unit)), part)
     # The group must not shift the mean that its values are predicted from.
     own, rising, shift, size = tuned_on(rest, params)
-    worst = float(np.maximum(worst, rising))  # NaN stays.
     seen = (unit - shift) / size
     posterior = gaussian.conditioned(own, signs, seen, shift, size, rising)
-    left = gaussian.leave_one_out(posterior)
-    middle[part] = left[0][part] * scale + mean
-    width[part] = left[1][part] * scale
-    found.append((part, own))
-  return OutOfFold(middle, width, worst, found)
+    mean, std = gaussian.leave_one_out(posterior)
+    return own, rising, mean[part], std[part]
+
+  found = threads.side_by_side(left_out, zip(parts, begin))
+  middle, width = np.zeros(len(unit)), np.ones(len(unit))
+  for part, (_, _, centre, std) in zip(parts, found):
+    middle[part], width[part] = centre * scale + mean, std * scale
+  # NaN stays.
+  worst = float(np.max([rising for _, rising, _, _ in found]))
+  groups_found = [(part, own) for part, (own, *_) in zip(parts, found)]
+  return OutOfFold(middle, width, worst, groups_found)
