@@ -41,7 +41,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from experiments import circuit_quality, known_circuits, rows
+from experiments import circuit_quality, command, known_circuits, rows
 from spex_jax.circuits import (
   ablations,
   gradients,
@@ -51,6 +51,7 @@ from spex_jax.circuits import (
   runs,
   scores,
   taps,
+  tasks,
 )
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import pairs as pairs_lib
@@ -58,6 +59,7 @@ from spex_jax.models import sites, transformer
 
 Row = rows.Row
 _METRIC = metrics.logit_difference
+_REFINING = ("optimum", "refined")
 STEPS = 5
 
 
@@ -376,6 +378,8 @@ def main(argv):
     quality = config.quality
     if given.scores is not None:
       quality = dataclasses.replace(quality, scores=tuple(given.scores))
+    if "eap-ig" not in quality.scores and {*quality.scores} & {*_REFINING}:
+      raise app.UsageError(f"{' and '.join(_REFINING)} start from eap-ig.")
     made = (
       common | row
       for row in circuit_quality.table(
@@ -385,16 +389,14 @@ def main(argv):
   elif given.rows == "known":
     made = (common | row for row in known_circuits.measure())
   else:
-    peer = None
-    if given.peer is not None and given.checkout is not None:
-      peer = given.peer, given.checkout
+    if (given.peer is None) != (given.checkout is None):
+      raise app.UsageError("--peer and --checkout go together.")
+    peer = given.peer and (given.peer, given.checkout)
     made = run(config, common, peer, given.rows)
   rows.write(made, given.output)
 
 
 if __name__ == "__main__":
-  # Defined here, so that others may import several experiments.
-  flags.DEFINE_enum("config", "quick", sorted(CONFIGS), "Sizes.")
   flags.DEFINE_enum(
     "rows", "",
     [
@@ -404,12 +406,12 @@ if __name__ == "__main__":
     "One kind alone; known and table are asked for by name.",
   )  # fmt: skip
   flags.DEFINE_string("model", None, "Folder of the table's model.")
-  flags.DEFINE_list("tasks", list(circuit_quality.TASKS), "Of the table.")
-  flags.DEFINE_list(
-    "scores", None, "Of the table, in place of those of the sizes."
-  )
+  command.some_of("tasks", circuit_quality.TASKS, tasks.TASKS, "Of the table")
+  command.some_of(
+    "scores", None, circuit_quality.SCORES,
+    "Of the table, in place of those of the sizes",
+  )  # fmt: skip
   flags.DEFINE_string("workdir", None, "Where the table keeps its scores.")
   flags.DEFINE_string("peer", None, "Interpreter for EAP-IG.")
   flags.DEFINE_string("checkout", None, "EAP-IG's repository.")
-  flags.DEFINE_string("output", None, "File for the lines, too.")
-  app.run(main)
+  command.run(main, CONFIGS, "quick")

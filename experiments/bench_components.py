@@ -2,7 +2,7 @@
 
   python -m experiments.bench_components --config=full    # 20 min on 2 cores
     [--rows=neurons,filters,regression,correlation,language]
-    [--stories=../shared/models/stories260k] [--torch]
+    [--stories=STORIES260K] [--torch]
 
 PyTorch needs `make peers-torch` and `--torch`; slow peers are timed on a part.
 One JSON line each, with processor time beside wall time, as machines are
@@ -38,7 +38,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from experiments import component_quality, digits_cnn, rows
+from experiments import command, component_quality, digits_cnn, rows
 from spex_jax.ablate import components, evaluate, readouts
 from spex_jax.components import coar
 from spex_jax.masks import sampling
@@ -103,7 +103,7 @@ def run(
   config: Config,
   names: list[str],
   *,
-  stories: pathlib.Path,
+  stories: pathlib.Path | None,
   with_peer: bool,
   workdir: str | None = None,
 ) -> Iterator[rows.Row]:
@@ -123,9 +123,11 @@ def run(
         )
 
 
-def _neurons(config: Config, stories: pathlib.Path, peer) -> Iterator[rows.Row]:
-  if not stories.is_dir():
-    yield {"skipped": f"no checkpoint at {stories}"}
+def _neurons(
+  config: Config, stories: pathlib.Path | None, peer
+) -> Iterator[rows.Row]:
+  if stories is None:
+    yield {"skipped": "no --stories, a language model's folder"}
     return
   net = hub.load(stories)
   ids = prompts(net.tokenizer, *config.prompts)
@@ -168,7 +170,9 @@ def _neurons(config: Config, stories: pathlib.Path, peer) -> Iterator[rows.Row]:
       yield _alone(f"torch, {who}", peer, hooks, few, ours, found[0])
 
 
-def _filters(config: Config, stories: pathlib.Path, peer) -> Iterator[rows.Row]:
+def _filters(
+  config: Config, stories: pathlib.Path | None, peer
+) -> Iterator[rows.Row]:
   del stories
   made = digits_cnn.trained(config.width, config.epochs)
   x, y = made.test.pixels[: config.images], made.test.labels[: config.images]
@@ -198,7 +202,7 @@ def _filters(config: Config, stories: pathlib.Path, peer) -> Iterator[rows.Row]:
 
 
 def _regression(
-  config: Config, stories: pathlib.Path, peer
+  config: Config, stories: pathlib.Path | None, peer
 ) -> Iterator[rows.Row]:
   del stories, peer
   from sklearn import linear_model
@@ -243,7 +247,7 @@ def _regression(
 
 
 def _correlation(
-  config: Config, stories: pathlib.Path, peer
+  config: Config, stories: pathlib.Path | None, peer
 ) -> Iterator[rows.Row]:
   del stories, peer
   made = digits_cnn.trained(config.width, config.epochs)
@@ -398,10 +402,13 @@ def _cores() -> int:
 def main(argv):
   """Prints the rows."""
   del argv
+  stories = flags.FLAGS.stories
+  if stories is None and "language" in flags.FLAGS.rows:
+    raise app.UsageError("--rows=language needs --stories, a model's folder.")
   found = run(
     CONFIGS[flags.FLAGS.config],
     flags.FLAGS.rows,
-    stories=pathlib.Path(flags.FLAGS.stories),
+    stories=stories and pathlib.Path(stories),
     with_peer=flags.FLAGS.torch,
     workdir=flags.FLAGS.workdir,
   )
@@ -409,13 +416,8 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  # Defined here, so that a test may import several experiments.
-  flags.DEFINE_enum("config", "full", sorted(CONFIGS), "Which sizes.")
-  flags.DEFINE_list("rows", list(_ROWS), "Which rows.")
-  flags.DEFINE_string(
-    "stories", "../shared/models/stories260k", "Folder of the language model."
-  )
+  command.some_of("rows", list(_ROWS), [*_ROWS, "language"], "Which rows")
+  flags.DEFINE_string("stories", None, "Folder of the language model.")
   flags.DEFINE_string("workdir", None, "Where values of language are kept.")
   flags.DEFINE_boolean("torch", False, "Run PyTorch beside ours.")
-  flags.DEFINE_string("output", None, "File for the lines, as well.")
-  app.run(main)
+  command.run(main, CONFIGS)

@@ -269,7 +269,6 @@ def main(argv: Sequence[str]) -> None:
   del argv
   given = flags.FLAGS
   config = CONFIGS[given.config]
-  kinds = given.rows or KINDS
   with tempfile.TemporaryDirectory() as folder:
     path = given.model or folder
     if given.model is None and given.peer is not None:
@@ -284,13 +283,13 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(row["skipped"])
     alone = given.model is None and given.peer is None
     net = random_network(config) if alone else hub.load(path)
-    rows.write(run(config, net, path, given.peer, kinds), given.output)
+    rows.write(run(config, net, path, given.peer, given.rows), given.output)
 
 
 def _define() -> None:
   flags.DEFINE_string("model", None, "A checkpoint of a language model.")
   flags.DEFINE_string("peer", None, "Interpreter of the peers.")
-  flags.DEFINE_list("rows", [], f"Of {', '.join(KINDS)}; all by default.")
+  command.some_of("rows", KINDS, KINDS, "Which rows")
 
 
 if __name__ == "__main__":

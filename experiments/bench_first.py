@@ -29,7 +29,7 @@ import numpy as np
 from absl import app, flags
 
 import spex_jax as spex
-from experiments import rows
+from experiments import command, rows
 from spex_jax import base
 
 _DIRECTIONS, _BUDGET = 12, 1024
@@ -130,15 +130,17 @@ def run(budget: int = _BUDGET, model: str | None = None) -> Iterator[rows.Row]:
 def main(argv):
   """Prints the rows, those of the calls alone where that is asked."""
   del argv
-  if flags.FLAGS.calls:
-    rows.write(calls(flags.FLAGS.budget))
+  given = flags.FLAGS
+  if given.model and not os.path.isdir(given.model):
+    raise app.UsageError(f"--model={given.model} is no folder.")
+  if given.calls:
+    rows.write(calls(given.budget))
   else:
-    rows.write(run(flags.FLAGS.budget, flags.FLAGS.model), flags.FLAGS.output)
+    rows.write(run(given.budget, given.model), given.output)
 
 
 if __name__ == "__main__":
   flags.DEFINE_bool("calls", False, "The calls alone, in this process.")
   flags.DEFINE_integer("budget", _BUDGET, "Masks of each call.")
   flags.DEFINE_string("model", None, "Folder of a language model.")
-  flags.DEFINE_string("output", None, "File for the rows, as well.")
-  app.run(main)
+  command.run(main)

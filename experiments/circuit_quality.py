@@ -258,6 +258,8 @@ _SCORES: dict[str, dict[str, Any]] = {
   "gim": {"method": "eap", "backward": "gim"},
   "second order": {"method": "second-order"},
 }
+# All that a table may be asked for.
+SCORES = (*_SCORES, "exact nodes", "exact edges", "optimum", "refined")
 
 
 def _closeness(net, fitted, held, config, keep) -> Iterator[Row]:

@@ -1,10 +1,12 @@
 """How an experiment is run: the flags that all have."""
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from absl import app, flags
+
+# --help tells of what is defined here as if the experiment defined it.
+flags.disclaim_key_flags()
 
 
 def run(
@@ -24,7 +26,23 @@ def run(
   if configs is not None:
     flags.DEFINE_enum("config", default, sorted(configs), "Which sizes.")
   flags.DEFINE_string("output", None, "File for the rows, too.")
-  for name in ("config", "output") if configs is not None else ("output",):
-    # As if defined by the experiment: --help tells of these.
-    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
   app.run(main)
+
+
+def some_of(
+  name: str, default: Sequence[str] | None, known: Iterable[str], text: str
+) -> None:
+  """Defines a flag that lists some of what is known, and refuses all else.
+
+  Args:
+    name: of the flag.
+    default: what it lists where it is not given.
+    known: what it may list.
+    text: for --help, which names them all behind.
+  """
+  among = list(known)
+  choices = f"choose from {', '.join(among)}."
+  flags.DEFINE_list(name, default, f"{text}: {choices}")
+  flags.register_validator(
+    name, lambda given: set(given or ()) <= set(among), choices
+  )

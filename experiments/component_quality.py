@@ -78,9 +78,6 @@ def language(
     model: its folder.
     workdir: where values are kept, so that a run that was stopped goes on.
   """
-  if not model.is_dir():
-    yield {"skipped": f"no checkpoint at {model}"}
-    return
   net = hub.load(model)
   for task in config.tasks:
     pairs = circuits_tasks.make(

@@ -43,7 +43,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from experiments import rows
+from experiments import command, rows
 from spex_jax import base, context
 from spex_jax.ablate import contrasts
 from spex_jax.context import judging, scoring
@@ -396,7 +396,7 @@ def _define() -> None:
   )
   flags.DEFINE_string("model", None, "A checkpoint, for own prompts.")
   flags.DEFINE_integer("own", 16, "How many own prompts, with --model.")
-  flags.DEFINE_list("methods", None, "Only these.")
+  command.some_of("methods", None, METHODS, "Only these")
   flags.DEFINE_enum("config", "full", ["quick", "full"], "Setting.")
 
 

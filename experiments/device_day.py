@@ -196,6 +196,8 @@ def _context(config: Config) -> Iterator[Row]:
 def _tests(config: Config) -> Iterator[Row]:
   settings = {
     "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+    # Which tests would set, to compile sooner on a CPU.
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",
     # Another process has nothing to leave free for.
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
   }
@@ -354,5 +356,7 @@ def main(argv: Sequence[str]) -> int:
 
 if __name__ == "__main__":
   flags.DEFINE_enum("part", "", ["", *_PARTS], "One, in this very process.")
-  flags.DEFINE_list("parts", list(_PARTS), "Which, and in which order.")
+  command.some_of(
+    "parts", list(_PARTS), _PARTS, "Which, in the order of the list"
+  )
   command.run(main, CONFIGS)

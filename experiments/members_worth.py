@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from absl import app, flags
 
-from experiments import games, rows
+from experiments import command, games, rows
 from spex_jax import base
 from spex_jax.fourier import score
 from spex_jax.portfolio import folds as folds_lib
@@ -156,14 +156,14 @@ def main(argv):
   """Prints rows and their table."""
   del argv
   given = flags.FLAGS
-  folder = pathlib.Path(given.games) if given.games else None
-  recorded = sorted(folder.glob("*.npz")) if folder else []
-  found = run(CONFIGS[given.config], recorded)
+  folder, config = given.games, CONFIGS[given.config]
+  recorded = sorted(pathlib.Path(folder).glob("*.npz")) if folder else []
+  if not recorded and (folder or not config.drawn):
+    raise app.UsageError(f"No recorded games (*.npz) in --games={folder}.")
+  found = run(config, recorded)
   print(table(rows.write(found, given.output)))
 
 
 if __name__ == "__main__":
-  flags.DEFINE_enum("config", "quick", sorted(CONFIGS), "Setting.")
   flags.DEFINE_string("games", None, "Folder of recorded games, besides.")
-  flags.DEFINE_string("output", None, "File for the rows.")
-  app.run(main)
+  command.run(main, CONFIGS, "quick")
