@@ -372,7 +372,7 @@ def main(argv):
     return
   name, chosen, parts = flags.FLAGS.config, flags.FLAGS.rows, []
   folders = {
-    "games": pathlib.Path(flags.FLAGS.games),
+    "games": flags.FLAGS.games and pathlib.Path(flags.FLAGS.games),
     "minilm": flags.FLAGS.minilm,
   }
   if chosen in ("all", "encoder"):
@@ -404,7 +404,7 @@ if __name__ == "__main__":
   flags.DEFINE_enum(
     "rows", "all", ["all", "encoder", "networks", "kept"], "Which."
   )
-  flags.DEFINE_string("games", "../shared/games", "Folder of cards.json.")
+  flags.DEFINE_string("games", None, "Folder of cards.json.")
   flags.DEFINE_string("minilm", None, "Folder of all-MiniLM-L6-v2.")
   flags.DEFINE_string("causal", None, "Folder of a causal language model.")
   flags.DEFINE_boolean("torch", False, "Run PyTorch beside ours.")

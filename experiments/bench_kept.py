@@ -19,7 +19,6 @@ Shapes: n players, P tokens, B masks.
 """
 
 import dataclasses
-import json
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -81,7 +80,7 @@ def run(
   config: Config,
   common: rows.Row,
   *,
-  games: pathlib.Path,
+  games: pathlib.Path | None,
   minilm: str | None,
   causal: str | None,
 ) -> Iterator[rows.Row]:
@@ -90,13 +89,12 @@ def run(
   Args:
     config: sizes. The quick one needs no checkpoint.
     common: what every row says.
-    games: folder of `cards.json`.
+    games: folder of `cards.json`, or None.
     minilm: folder of its checkpoint, or None.
     causal: folder of a causal model, or None.
   """
-  path = games / "cards.json"
-  card = json.loads(path.read_text())["sentiment55"] if path.exists() else {}
-  folder = recorded_games.folder_of(card, games, minilm) if card else None
+  card = recorded_games.cards_of(games).get("sentiment55")
+  folder = card and recorded_games.folder_of(card, games, minilm)
   if folder is None:
     yield common | {"who": "kept, minilm", "skipped": "no checkpoint at hand"}
   else:

@@ -24,7 +24,6 @@ Shapes: n players, P tokens, B masks.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import time
@@ -115,7 +114,7 @@ def run(
   config: Config,
   common: Row,
   *,
-  games: pathlib.Path,
+  games: pathlib.Path | None,
   minilm: str | None,
   causal: str | None,
   with_peer: bool,
@@ -123,17 +122,16 @@ def run(
   """Yields the rows; those of networks that are not at hand say so."""
   for row in (*_prompts(config), *_layers(config), on_device(config)):
     yield common | row
-  path = games / "cards.json"
-  cards = json.loads(path.read_text()) if path.exists() else {}
+  cards = recorded_games.cards_of(games)
   trained = (
     ("heads", "heads40", _heads),
     ("minilm", "sentiment55", _minilm),
     ("causal", "", _heads),
   )
   for who, game, measure in trained:
-    card = cards.get(game)
-    folder = recorded_games.folder_of(card, games, minilm) if card else None
-    folder = folder if game else causal
+    card, folder = cards.get(game), causal
+    if game:
+      folder = card and recorded_games.folder_of(card, games, minilm)
     if folder is None:
       yield common | {"who": who, "skipped": "no checkpoint at hand"}
       continue

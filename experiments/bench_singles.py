@@ -5,7 +5,8 @@
 Everyone may evaluate the same number of masks of the same game. Ours spends
 them as `explain(method="auto")` does, for all interactions at once, and reads
 Shapley values from the expansion; the peers' estimators draw masks for Shapley
-values alone. With `--config=aimed`, ours are those of `explain(index="SV")`,
+values alone. With `--config=aimed
+--recorded=mlp16.npz`, ours are those of `explain(index="SV")`,
 whose masks are drawn for them, on the games of `shapley_games`; `within` is
 then the share of players whose error is below 1.645 of its standard error. The
 truth is exact for n <= 20, by all masks, and for planted functions, by their
@@ -34,7 +35,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
+from absl import app, flags
 
 import spex_jax as spex
 from experiments import (
@@ -139,13 +140,13 @@ def run(
   config: Config,
   *,
   peer: Callable[[], shapiq_peer.Shapiq] | None = shapiq_peer.Shapiq,
-  recorded: str = shapley_games.RECORDED,
+  recorded: str | None = None,
 ) -> Iterator[rows.Row]:
   """Yields a row per game, seed, budget and method, as soon as measured."""
   common = rows.common("singles")
   with process.Kept(peer or shapiq_peer.Shapiq) as running:
     for name, seed in itertools.product(config.names, range(config.num_seeds)):
-      if name == _RECORDED:
+      if name == _RECORDED and recorded is not None:
         game = shapley_games.recorded(recorded)
       else:
         game = GAMES[name](seed)
@@ -240,6 +241,8 @@ def main(argv):
   config = CONFIGS[args.config]
   if args.games:
     config = dataclasses.replace(config, names=tuple(args.games))
+  if _RECORDED in config.names and args.recorded is None:
+    raise app.UsageError(f"{_RECORDED} needs --recorded, its file.")
   if args.budgets:
     config = dataclasses.replace(config, budgets=tuple(map(int, args.budgets)))
   # More threads would only wait for each other on so few samples.
@@ -266,13 +269,11 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  flags.DEFINE_list("games", [], f"Instead: of {', '.join(GAMES)}.")
+  command.some_of("games", [], [*GAMES, _RECORDED], "Instead")
   flags.DEFINE_list("budgets", [], "Instead of the configuration's.")
   flags.DEFINE_bool("peer", True, "Run shapiq too (`make peers-shapiq`).")
   flags.DEFINE_integer("seeds", 0, "Instead of the configuration's.")
   flags.DEFINE_string("peer_rows", None, "Rows of the peers' earlier run.")
-  flags.DEFINE_string(
-    "recorded", shapley_games.RECORDED, f"The file of {_RECORDED}."
-  )
+  flags.DEFINE_string("recorded", None, f"The file of {_RECORDED}.")
   flags.DEFINE_string("figure", None, "File for the figure.")
   command.run(main, CONFIGS)

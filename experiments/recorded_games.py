@@ -1,6 +1,6 @@
 """Recorded games, evaluated anew: the largest difference over their range.
 
-  python -m experiments.recorded_games --games=../shared/games
+  python -m experiments.recorded_games --games=GAMES
 
 The folder holds `cards.json` (model, tokens or words, target, players) and a
 recording `NAME.npz` of each game: what PyTorch with transformers gave. Games
@@ -83,6 +83,12 @@ def folder_of(
   return folder if folder.is_dir() else None
 
 
+def cards_of(games: pathlib.Path | None) -> Mapping[str, Card]:
+  """The cards of a folder, by game; none where there is no such folder."""
+  path = games and games / "cards.json"
+  return json.loads(path.read_text()) if path and path.exists() else {}
+
+
 def evaluator(
   name: str, card: Card, folder: pathlib.Path, **settings: Any
 ) -> evaluate.Evaluator:
@@ -159,7 +165,7 @@ def main(argv):
 
 if __name__ == "__main__":
   # Defined here, so that a test may import several experiments.
-  flags.DEFINE_string("games", "../shared/games", "Folder of the recordings.")
+  flags.DEFINE_string("games", None, "Folder of recordings.", required=True)
   flags.DEFINE_string("minilm", None, "Folder of all-MiniLM-L6-v2.")
   flags.DEFINE_integer("masks", None, "At most so many of either kind.")
   app.run(main)

@@ -23,8 +23,6 @@ import numpy as np
 
 from experiments import games
 
-RECORDED = "../shared/games/mlp16.npz"
-
 
 def recorded(path: str | pathlib.Path) -> games.Game:
   """A game whose file holds `all_values`; bit j of the index is player j."""
