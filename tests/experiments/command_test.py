@@ -1,0 +1,84 @@
+"""What an experiment is asked wrongly, it refuses before it runs."""
+
+import subprocess
+import sys
+import types
+
+import pytest
+from absl import app
+
+from experiments import (
+  bench_circuits,
+  bench_components,
+  bench_first,
+  bench_singles,
+  members_worth,
+  rows,
+)
+from experiments.configs import sweep_reviews
+
+_SCRIPT = """
+from absl import flags
+from experiments import command
+command.some_of("rows", ["a"], {"a": 1, "b": 2}, "Which rows")
+command.some_of("few", None, "xy", "Others")
+command.run(lambda argv: print(flags.FLAGS.rows, flags.FLAGS.few), {"full": 0})
+"""
+
+
+def _ran(*words):
+  done = subprocess.run(
+    [sys.executable, "-c", _SCRIPT, *words], capture_output=True, text=True
+  )
+  return done.returncode, done.stdout, done.stderr
+
+
+def test_a_list_of_choices_takes_these_and_no_others():
+  assert _ran() == (0, "['a'] None\n", "")
+  assert _ran("--rows=b,a", "--few=y") == (0, "['b', 'a'] ['y']\n", "")
+  code, _, said = _ran("--rows=a,c")
+  assert code == 1 and "['a', 'c']: choose from a, b." in said
+  code, said, _ = _ran("--help")
+  assert "Which rows: choose from a, b." in said and "--config" in said
+
+
+_GIVEN = dict(
+  config="quick", output=None, rows=[], games=None, model=None, stories=None,
+  tasks=["ioi"], scores=None, workdir=None, peer=None, checkout=None,
+  calls=False, budget=None, budgets=[], recorded=None, torch=False,
+  peer_rows=None, figure=None, seeds=0,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  ("experiment", "given", "said"),
+  [
+    (bench_circuits, {"rows": "table"}, "needs --model"),
+    (bench_circuits, {"rows": "", "peer": "python"}, "go together"),
+    (bench_circuits, {"rows": "", "checkout": "DIR"}, "go together"),
+    (
+      bench_circuits,
+      {"rows": "table", "model": "DIR", "scores": ["eap", "refined"]},
+      "start from eap-ig",
+    ),
+    (bench_components, {"rows": ["language"]}, "needs --stories"),
+    (bench_first, {"model": "nowhere"}, "--model=nowhere is no folder"),
+    (bench_singles, {"games": ["mlp16"], "peer": False}, "needs --recorded"),
+    (members_worth, {"config": "recorded"}, "No recorded games"),
+    (members_worth, {"games": "nowhere"}, "--games=nowhere"),
+  ],
+)
+def test_what_cannot_be_is_said_before_anything_runs(
+  experiment, given, said, monkeypatch
+):
+  flags = types.SimpleNamespace(FLAGS=types.SimpleNamespace(**_GIVEN | given))
+  monkeypatch.setattr(experiment, "flags", flags)
+  monkeypatch.setattr(rows, "write", lambda *_: pytest.fail("It ran."))
+  with pytest.raises(app.UsageError, match=said):
+    experiment.main([])
+
+
+def test_sizes_of_a_sweep_are_named():
+  for ask in (sweep_reviews.get_config, sweep_reviews.sweep):
+    with pytest.raises(ValueError, match="full, brief, quick; got 'nope'"):
+      list(ask("nope"))
