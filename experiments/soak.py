@@ -19,9 +19,10 @@ Behind every round the workers' command runs on until all is there, `verify`
 reads every byte, what it put aside is made again, and the bytes of all shards
 must be those of a sweep that nobody disturbed. One difference ends the soak.
 
-Prints one JSON line: rounds, shards that were compared, faults of each kind,
-and the bytes of memory of the steady process, early and late. Expect no shard
-lost, and memory late within a few per cent of early.
+Prints one JSON line: rounds, shards of these and of the steady process that
+were compared, faults of each kind (of workers that still ran), and the bytes of
+memory of the steady process, early and late. Expect no shard lost, and memory
+late within a few per cent of early.
 """
 
 import dataclasses
@@ -113,7 +114,8 @@ def soak(config: Config, workdir: pathlib.Path) -> Iterator[rows.Row]:
   yield rows.common("soak") | {
     "seconds": round(time.monotonic() - begin),
     "rounds": rounds,
-    "shards_compared": (rounds + len(swept)) * len(whole) // 2,
+    "shards_under_faults": rounds * len(whole) // 2,
+    "shards_steady": len(swept) * len(whole) // 2,
     "faults": faults,
     "steady_sweeps": len(swept),
     "early_mb": round(float(np.median(memory[tenth : 2 * tenth])) / 1e6)
@@ -162,12 +164,14 @@ def _round(workdir, settings, config, whole, rng) -> Iterator[str]:
         yield name
       continue
     worker = workers[which]
-    if name == "stop" and worker.poll() is None:
-      worker.send_signal(_SIGNALS[name])
+    if worker.poll() is not None:  # Nothing can happen to it, and it may mend.
+      workers[which] = _start(workdir, settings, which)
+      continue
+    worker.send_signal(_SIGNALS[name])
+    if name == "stop":
       time.sleep(float(rng.uniform(1.0, 2.0)))
       worker.send_signal(signal.SIGCONT)
     else:
-      worker.send_signal(_SIGNALS[name])
       worker.wait(_PATIENCE)
       limit = (_FULL,) if name == "full" else ()
       workers[which] = _start(workdir, settings, which, *limit)
@@ -205,7 +209,7 @@ _OF_FILES = ("flip", "cut", "gone")
 
 
 def damage(folder: pathlib.Path, name: str, rng: np.random.Generator) -> bool:
-  """Does that to a file of a published shard; whether there was one."""
+  """Does that to a file of a published shard; whether it changed one."""
   places = sorted(folder.glob("[0-9]*")) if folder.exists() else []
   if not places:
     return False
@@ -213,6 +217,8 @@ def damage(folder: pathlib.Path, name: str, rng: np.random.Generator) -> bool:
   data = bytearray(place.read_bytes())
   if name == "gone":
     place.unlink()
+  elif not data:
+    return False  # Cut before.
   elif name == "cut":
     place.write_bytes(data[: rng.integers(len(data))])
   else:

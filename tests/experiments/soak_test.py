@@ -11,7 +11,8 @@ from experiments import soak
 def test_a_short_soak_loses_nothing(tmp_path, record_property):
   (row,) = soak.soak(soak.CONFIGS["quick"], tmp_path)
   assert row["rounds"] >= 1 and sum(row["faults"].values()) > 0
-  assert row["shards_compared"] >= 2 * 24
+  assert row["shards_under_faults"] == row["rounds"] * 24
+  assert row["shards_steady"] >= 24
   record_property("fault", f"a soak: {row['faults']}, nothing lost")
 
 
@@ -28,5 +29,10 @@ def test_damage_is_seen(tmp_path, name):
     soak.compare(tmp_path, whole)
 
 
-def test_nothing_published_cannot_be_damaged(tmp_path):
-  assert not soak.damage(tmp_path / "shards", "flip", np.random.default_rng(0))
+@pytest.mark.parametrize("name", ["flip", "cut"])
+def test_what_is_not_there_cannot_be_damaged(tmp_path, name):
+  folder, rng = tmp_path / "shards", np.random.default_rng(0)
+  assert not soak.damage(folder, name, rng)
+  folder.mkdir()
+  (folder / "00000000.parquet").write_bytes(b"")
+  assert not soak.damage(folder, name, rng)
