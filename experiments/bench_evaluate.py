@@ -1,7 +1,7 @@
 """Masks per second of the compiled evaluator, and its memory.
 
   python -m experiments.bench_evaluate --config=full   # 15 min on 2 cores
-    [--rows=networks] [--games=../shared/games] [--minilm=FOLDER] [--torch]
+    [--rows=networks] [--games=GAMES] [--minilm=FOLDER] [--torch]
     [--causal=FOLDER]
 
 First a plain encoder, then whole networks, then texts whose absent words are

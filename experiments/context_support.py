@@ -1,6 +1,6 @@
 """Which sentences support an answer: every method at equal forwards.
 
-  python -m experiments.context_support --given=../shared/context/given.jsonl
+  python -m experiments.context_support --given=given.jsonl
   python -m experiments.context_support --model=DIR --own=16 --given=own.jsonl
 
 The prompts of `--given` are recorded games: what a model answered under every

@@ -1,6 +1,6 @@
 """Which attention heads does a task need, and which work together?
 
-  python -m experiments.spex_heads --model=../shared/models/stories260k
+  python -m experiments.spex_heads --model=STORIES260K
   python -m experiments.spex_heads --model=gpt2 --tasks=pronoun,recall
   python -m experiments.spex_heads --model=DIR --tasks=gender,capital \
     --config=large --value=margin
