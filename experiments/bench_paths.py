@@ -49,6 +49,12 @@ class Config:
   repeats: int = 3
 
 
+CONFIGS = {
+  "quick": Config(pairs=4, length=6, restarts=2, epochs=1, repeats=1),
+  "full": Config(),
+}
+
+
 def run(config: Config, net: sites.Network, folder: str) -> Iterator[rows.Row]:
   """Yields the rows of a model with parameters."""
   pairs = bench_circuits.random_pairs(
@@ -115,10 +121,10 @@ def main(argv):
   folder, common = flags.FLAGS.model, rows.common("paths")
   if folder is None:
     raise app.UsageError("--model is missing: a model's folder.")
-  found = run(Config(), hub.load(folder), folder)
+  found = run(CONFIGS[flags.FLAGS.config], hub.load(folder), folder)
   rows.write((common | row for row in found), flags.FLAGS.output)
 
 
 if __name__ == "__main__":
   flags.DEFINE_string("model", None, "Folder of a model of Llama's kind.")
-  command.run(main)
+  command.run(main, CONFIGS)

@@ -62,7 +62,7 @@ class Config:
 CONFIGS = {
   "full": Config(),
   "quick": Config(
-    tasks=("induction",), triples=16, penalties=(0.1,), budget=0, random=2,
+    tasks=("gender",), triples=16, penalties=(0.1,), budget=0, random=2,
   ),
 }  # fmt: skip
 
