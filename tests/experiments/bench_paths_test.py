@@ -1,4 +1,4 @@
-"""The benchmark of paths runs on any model, and says that its peer is not there."""
+"""The benchmark of paths runs on any model, and says that its peer is absent."""
 
 import pytest
 
