@@ -1,4 +1,4 @@
-"""The benchmark of paths runs on any model, and says that its peer is absent."""
+"""The benchmark of paths runs on any model, and says if its peer is absent."""
 
 import pytest
 
