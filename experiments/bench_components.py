@@ -1,7 +1,7 @@
 """Component attribution: how fast, and how well, beside what others do.
 
   python -m experiments.bench_components --config=full    # 20 min on 2 cores
-    [--rows=neurons,filters,regression,correlation,language]
+    [--rows=neurons,filters,regression,correlation,vit,language]
     [--stories=STORIES260K] [--torch]
 
 PyTorch needs `make peers-torch` and `--torch`; slow peers are timed on a part.
@@ -19,6 +19,8 @@ shared (`load`):
 `correlation`  how well attributions predict the margins of digits under fresh
                ablations: COAR, pairs, leave-one-out, gradients, random; at the
                share that was fitted, around it, and far from it.
+`vit`          the same of the neurons of a small vision transformer, without
+               pairs, on 200 digits.
 `language`     the same of the heads of the model that `--stories` names, on
                tasks of `circuits.tasks`, by the margin of every prompt's right
                answers. `--workdir` keeps values, so that it goes on.
@@ -251,17 +253,32 @@ def _correlation(
 ) -> Iterator[rows.Row]:
   del stories, peer
   made = digits_cnn.trained(config.width, config.epochs)
-  x, y = made.test.pixels[: config.images], made.test.labels[: config.images]
-  inputs = {"pixel_values": x}
-  players = components.filters(
-    components.shapes(made.net, made.net.params, **inputs)
+  yield from _compared(
+    config, made, components.filters, config.quality, config.images
   )
+
+
+def _vit(
+  config: Config, stories: pathlib.Path | None, peer
+) -> Iterator[rows.Row]:
+  del stories, peer
+  made = digits_cnn.transformer(2 * config.width, 4 * config.epochs)
+  sizes = dataclasses.replace(config.quality, far=False)
+  yield from _compared(
+    config, made, components.neurons, sizes, min(config.images, 200)
+  )
+
+
+def _compared(config, made, kind, sizes, images) -> Iterator[rows.Row]:
+  x, y = made.test.pixels[:images], made.test.labels[:images]
+  inputs = {"pixel_values": x}
+  players = kind(components.shapes(made.net, made.net.params, **inputs))
   read = readouts.margins(y)
   value_fn = _evaluator(
     made.net, players, inputs, read, config.micros[1][-1], 64
   )
   given = (made.net, players, inputs, read)
-  for row in component_quality.compared(config.quality, given, value_fn):
+  for row in component_quality.compared(sizes, given, value_fn):
     yield row | {"images": len(x), "accuracy": round(made.accuracy, 4)}
 
 
@@ -270,6 +287,7 @@ _ROWS: Mapping[str, Callable[..., Iterator[rows.Row]]] = {
   "filters": _filters,
   "regression": _regression,
   "correlation": _correlation,
+  "vit": _vit,
 }  # And `language`, of another file.
 
 # Masks to values, wall seconds and processor seconds.
