@@ -40,7 +40,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from experiments import command, component_quality, digits_cnn, rows
+from experiments import command, component_quality, digits_networks, rows
 from spex_jax.ablate import components, evaluate, readouts
 from spex_jax.components import coar
 from spex_jax.masks import sampling
@@ -176,7 +176,7 @@ def _filters(
   config: Config, stories: pathlib.Path | None, peer
 ) -> Iterator[rows.Row]:
   del stories
-  made = digits_cnn.trained(config.width, config.epochs)
+  made = digits_networks.cnn(config.width, config.epochs)
   x, y = made.test.pixels[: config.images], made.test.labels[: config.images]
   players = components.filters(
     components.shapes(made.net, made.net.params, pixel_values=x)
@@ -252,7 +252,7 @@ def _correlation(
   config: Config, stories: pathlib.Path | None, peer
 ) -> Iterator[rows.Row]:
   del stories, peer
-  made = digits_cnn.trained(config.width, config.epochs)
+  made = digits_networks.cnn(config.width, config.epochs)
   yield from _compared(
     config, made, components.filters, config.quality, config.images
   )
@@ -262,7 +262,7 @@ def _vit(
   config: Config, stories: pathlib.Path | None, peer
 ) -> Iterator[rows.Row]:
   del stories, peer
-  made = digits_cnn.transformer(2 * config.width, 4 * config.epochs)
+  made = digits_networks.transformer(2 * config.width, 4 * config.epochs)
   sizes = dataclasses.replace(config.quality, far=False)
   yield from _compared(
     config, made, components.neurons, sizes, min(config.images, 200)
@@ -307,7 +307,7 @@ def prompts(tokenizer: Any, count: int, length: int) -> np.ndarray:
   return np.array(ids[:count], np.int32)
 
 
-def for_torch(made: digits_cnn.Trained) -> dict[str, np.ndarray]:
+def for_torch(made: digits_networks.Trained) -> dict[str, np.ndarray]:
   """A trained network's arrays, as `torch_peer.Torch.filters` takes them."""
   state: Any = made.net.params
   out = {"head": state["params"]["head"] * made.layers.head_scale}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments import bench_components, component_quality, digits_cnn
+from experiments import bench_components, component_quality, digits_networks
 from spex_jax.ablate import components, readouts
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.circuits import tasks as circuits_tasks
@@ -38,7 +38,8 @@ def test_quick_rows_are_whole():
   shares = list(_QUICK.quality.shares)
   assert [row["kept"] for row in correlations] == 2 * shares
   for row in correlations:
-    assert len(row["correlations"]) == 9 if row["row"] == "correlation" else 6
+    number = 9 if row["row"] == "correlation" else 6
+    assert len(row["correlations"]) == number
     coar = row["correlations"]["COAR"][0]
     assert coar > row["correlations"]["random"][0] and coar > 0.5
 
@@ -89,7 +90,7 @@ def _layer(network, number, x, side):
 
 @pytest.mark.slow
 def test_what_the_peer_is_given():
-  made = digits_cnn.trained(_QUICK.width, _QUICK.epochs)
+  made = digits_networks.cnn(_QUICK.width, _QUICK.epochs)
   network = bench_components.for_torch(made)
   assert network["kernel1"].shape == (4, 2, 3, 3)
   assert network["running_var1"].shape == (4,) and "kernel2" not in network
@@ -102,7 +103,7 @@ def test_what_the_peer_is_given():
 
 @pytest.mark.peers
 def test_pytorch_gives_the_same_margins():
-  made = digits_cnn.trained(_QUICK.width, _QUICK.epochs)
+  made = digits_networks.cnn(_QUICK.width, _QUICK.epochs)
   x, y = made.test.pixels[:20], made.test.labels[:20]
   at = components.shapes(made.net, made.net.params, pixel_values=x)
   players = components.filters(at)

@@ -1,8 +1,8 @@
 """Small networks trained on scikit-learn's digits.
 
 Two convolutions with batch norm, of 16 and 32 filters at the usual width, and a
-vision transformer of two blocks; some 96 % of the digits that they have not
-seen are right. Trained in seconds, the same for the same settings.
+vision transformer of two blocks; some 96 and 93 % of the digits that they have
+not seen are right. Trained in seconds, the same for the same settings.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ class Trained(NamedTuple):
 
 
 @functools.cache
-def trained(width: int = 16, epochs: int = 15, seed: int = 0) -> Trained:
+def cnn(width: int = 16, epochs: int = 15, seed: int = 0) -> Trained:
   """A CNN trained on 1,000 digits, in an order drawn from `seed`."""
   layers = convnet.small(10, width=width)
   return _fitted(
