@@ -94,8 +94,8 @@ def run(
     causal: folder of a causal model, or None.
   """
   card = recorded_games.cards_of(games).get("sentiment55")
-  folder = card and recorded_games.folder_of(card, games, minilm)
-  if folder is None:
+  folder = recorded_games.folder_of(card, games, minilm)
+  if card is None or folder is None:
     yield common | {"who": "kept, minilm", "skipped": "no checkpoint at hand"}
   else:
     net = hub.load(folder)

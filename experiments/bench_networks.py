@@ -131,7 +131,7 @@ def run(
   for who, game, measure in trained:
     card, folder = cards.get(game), causal
     if game:
-      folder = card and recorded_games.folder_of(card, games, minilm)
+      folder = recorded_games.folder_of(card, games, minilm)
     if folder is None:
       yield common | {"who": who, "skipped": "no checkpoint at hand"}
       continue

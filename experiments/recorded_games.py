@@ -72,9 +72,11 @@ GAMES: dict[str, Callable[..., evaluate.Evaluator]] = {
 
 
 def folder_of(
-  card: Card, games: pathlib.Path, minilm: str | None = None
+  card: Card | None, games: pathlib.Path | None, minilm: str | None = None
 ) -> pathlib.Path | None:
-  """Where a card's model is, or None if it is not at hand."""
+  """Where a card's model is; None if it is not at hand, or there is no card."""
+  if card is None or games is None:
+    return None
   name = card["model"]
   if name in _MODELS:
     given = minilm or os.environ.get(_MODELS[name])
