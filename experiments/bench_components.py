@@ -434,7 +434,7 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  command.some_of("rows", list(_ROWS), [*_ROWS, "language"], "Which rows")
+  command.some_of("rows", _ROWS, [*_ROWS, "language"], "Which rows")
   flags.DEFINE_string("stories", None, "Folder of the language model.")
   flags.DEFINE_string("workdir", None, "Where values of language are kept.")
   flags.DEFINE_boolean("torch", False, "Run PyTorch beside ours.")

@@ -218,7 +218,7 @@ if __name__ == "__main__":
   flags.DEFINE_string("games", None, "Folder of recorded games.", required=True)
   flags.DEFINE_list("budgets", ["512", "1024", "4096"], "Masks to fit on.")
   flags.DEFINE_list("methods", ["auto"], "Of ours.")
-  peers = list(shapiq_peer.DECODERS)
+  peers = shapiq_peer.DECODERS
   command.some_of("peers", peers, peers, "Of shapiq's")
   flags.DEFINE_integer("peer_threads", 1, "Of its OpenMP; 0 for its default.")
   flags.DEFINE_string("peer_rows", None, "Rows of the peers' earlier run.")

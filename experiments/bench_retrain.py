@@ -424,7 +424,7 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  command.some_of("rows", list(_ROWS), _ROWS, "Which rows")
+  command.some_of("rows", _ROWS, _ROWS, "Which rows")
   flags.DEFINE_integer("cpu_devices", os.cpu_count(), "Devices of a CPU.")
   flags.DEFINE_boolean("torch", False, "Run PyTorch beside ours.")
   command.run(main, CONFIGS)

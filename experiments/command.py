@@ -30,7 +30,7 @@ def run(
 
 
 def some_of(
-  name: str, default: Sequence[str] | None, known: Iterable[str], text: str
+  name: str, default: Iterable[str] | None, known: Iterable[str], text: str
 ) -> None:
   """Defines a flag that lists some of what is known, and refuses all else.
 
@@ -42,7 +42,8 @@ def some_of(
   """
   among = list(known)
   choices = f"choose from {', '.join(among)}."
-  flags.DEFINE_list(name, default, f"{text}: {choices}")
+  listed = None if default is None else list(default)
+  flags.DEFINE_list(name, listed, f"{text}: {choices}")
   flags.register_validator(
     name, lambda given: set(given or ()) <= set(among), choices
   )

@@ -356,7 +356,5 @@ def main(argv: Sequence[str]) -> int:
 
 if __name__ == "__main__":
   flags.DEFINE_enum("part", "", ["", *_PARTS], "One, in this very process.")
-  command.some_of(
-    "parts", list(_PARTS), _PARTS, "Which, in the order of the list"
-  )
+  command.some_of("parts", _PARTS, _PARTS, "Which, in the order of the list")
   command.run(main, CONFIGS)

@@ -60,7 +60,7 @@ def main(argv):
 if __name__ == "__main__":
   # Defined here, so that a test may import several experiments.
   flags.DEFINE_string("output", None, "Folder for the games.", required=True)
-  command.some_of("families", list(games.FAMILIES), games.FAMILIES, "Which")
+  command.some_of("families", games.FAMILIES, games.FAMILIES, "Which")
   flags.DEFINE_integer("seed", 1, "Draws the functions and the masks.")
   flags.DEFINE_integer("num_masks", 4096, "Masks to fit on.")
   flags.DEFINE_integer("num_test", 2000, "Masks to test on.")

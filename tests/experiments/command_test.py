@@ -20,7 +20,7 @@ from experiments.configs import sweep_reviews
 _SCRIPT = """
 from absl import flags
 from experiments import command
-command.some_of("rows", ["a"], {"a": 1, "b": 2}, "Which rows")
+command.some_of("rows", ("a",), {"a": 1, "b": 2}, "Which rows")
 command.some_of("few", None, "xy", "Others")
 command.run(lambda argv: print(flags.FLAGS.rows, flags.FLAGS.few), {"full": 0})
 """

@@ -65,6 +65,17 @@ def test_what_pytest_said(text, code, row):
   assert device_day.counted("a", text, code) == {"who": "a"} | row
 
 
+def test_tests_run_programs_as_users_do(tmp_path):
+  path = tmp_path / "own_test.py"
+  path.write_text(
+    "import os\n\n\ndef test_it():\n"
+    "  assert os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] == '0'\n"
+    "  assert os.environ['JAX_DEFAULT_MATMUL_PRECISION'] == 'highest'\n"
+  )
+  (row,) = device_day._tests(device_day.Config(tests=(str(path),)))
+  assert (row["passed"], row["failed"]) == (1, 0) and "fault" not in row
+
+
 def test_the_table_has_the_roofline_beside():
   found = [
     {"part": "roofline", "who": "products of 10, bfloat16", "device": "chip",
