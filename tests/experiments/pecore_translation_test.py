@@ -2,10 +2,13 @@
 
 import re
 
+import jax
 import numpy as np
 import pytest
 
 from experiments import pecore_translation as study
+from spex_jax.models import hub
+from tests.jobs import small
 from third_party import pecore_pairs
 
 
@@ -74,3 +77,22 @@ def test_every_metric_and_method_has_a_row():
   assert all(row["kind"] == "two nouns" for row in sets)
   rest = [row for row in found[1:] if row["step"] != "sets"]
   assert all(0 <= row["average_precision"] <= 1 for row in rest)
+
+
+@pytest.mark.slow
+def test_pairs_of_a_causal_model_are_judged_without_all_masks(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(study, "METHODS", {"occlusion": 64, "exact": 256})
+  net = hub.load(small.gpt2(tmp_path / "lm"))
+  context, rest = list(range(1, 11)), [3, 5, 7]
+  given = {
+    "with_context": context + rest, "without_context": rest,
+    "response_ids": rest[-1:], "context_span": (0, len(context)),
+  }  # fmt: skip
+  found = list(
+    study.judged(net, [study.Pair(given, (0,), (4,))], jax.random.key(0))
+  )
+  names = {row["name"] for row in found if row["step"] == "cci"}
+  assert names == {"occlusion", "random"}
+  assert {row["name"] for row in found if row["step"] == "cti"} > {"random"}
