@@ -212,10 +212,9 @@ def by_gaussian(
   out = readout.expand(posterior, MOST_TERMS, max_order=max_order)
   if max_order is not None and max_order < masks.shape[1]:
     out_of_fold = _limited(subset, spread, max_order)
-    rest = lasso.evaluate(subset.rest_masks, out.fourier)
   else:
     out_of_fold = _without(subset.values, trial.mean, out.fourier, out.missed)
-    rest = lasso.evaluate(subset.rest_masks, out.fourier)
+  rest = lasso.evaluate(subset.rest_masks, out.fourier)
   note = _process_note(posterior, trial, out)
   out_of_fold = subset.join(out_of_fold, rest)
   found = [Member("gaussian", out.fourier, out_of_fold, note, std)]
@@ -324,14 +323,15 @@ def _with_directions(subset, posterior, trial, spread, most_tuned, std):
   )
   note = "The process with directions: " + _process_note(found, directed, out)
   # Its kernel has no variance for each set; the product kernel's errors, as
-  # much smaller as its predictions are better.
-  ratio = np.sqrt(error / least)
+  # much smaller as its predictions are better, but no smaller than those of a
+  # regression that leaves as much: a kink is wrong where nobody looked.
+  ratio, flat = np.sqrt(error / least), _flat(out_of_fold, subset.values)
   return Member(
     "gaussian with directions",
     out.fourier,
     out_of_fold,
     note,
-    lambda players: std(players) * ratio,
+    lambda players: np.maximum(std(players) * ratio, flat(players)),
   )
 
 

@@ -84,8 +84,8 @@ def unseen(
 
   Args:
     held_out: masks and values.
-    n: players, and `num_targets` targets, of the samples.
-    num_targets: T.
+    n: number of players of the samples.
+    num_targets: T of the samples.
     hashes: uint64 `[B, 2]` of the samples' masks, of `masks.packing`.
 
   Raises:

@@ -442,6 +442,12 @@ def tilts(params: Params, signs: np.ndarray) -> tuple[np.ndarray, float]:
   return exponent(params, signs, np)
 
 
+def log_cosh(tilt: np.ndarray) -> np.ndarray:
+  """Elementwise, where cosh itself may overflow."""
+  size = np.abs(tilt)
+  return size + np.log1p(np.exp(-2 * size)) - np.log(2)
+
+
 def _crossings(posterior, masks):
   """Signs of a chunk of masks, and their kernel with the samples.
 

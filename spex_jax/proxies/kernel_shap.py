@@ -100,7 +100,7 @@ def _allot(num_pairs, mass, rate, room, start):
   """
   room = np.array([min(r, num_pairs) for r in room])
   counts, weights = np.zeros(len(mass), int), np.zeros(len(mass))
-  left = room > 0
+  left = (room > 0) & (rate > 0)  # A rate may be below the smallest float.
   while left.any():
     share = left * rate * (num_pairs - counts.sum()) / rate[left].sum()
     full = left & (share >= room)

@@ -207,9 +207,7 @@ def semivalues(
   parts = gaussian.exponent(params, jnp.asarray(signs))
   tilt, level = map(np.asarray, parts)
   slope = np.tanh(tilt)
-  # log cosh, where cosh itself may overflow.
-  size = np.abs(tilt)
-  size = (size + np.log1p(np.exp(-2 * size)) - np.log(2)).sum(axis=1)
+  size = gaussian.log_cosh(tilt).sum(axis=1)
   mean = np.zeros_like(slope)
   for q, weight in zip(*law):
     others = 1 + q * slope
