@@ -98,9 +98,9 @@ def scan(
   Args:
     signs: float32 `[B, n]`, s = 1 - 2 m; zeros where padded.
     residual: float32 `[B]`.
-    rows: with `columns` and `lengths` what `layout` gives.
-    columns: see there.
-    lengths: see there.
+    rows: int32 `[T, R, order - 2]`, the sets of `layout`.
+    columns: int32 `[C, 2]`, its pairs.
+    lengths: int32 `[T]`, the tiles of pairs that a tile of rows needs.
 
   Returns:
     int32 `[P, order]` sets, ascending in their scores' size, padded with n or

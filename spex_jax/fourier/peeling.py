@@ -88,11 +88,11 @@ class Peeled:
 
   Attributes:
     terms: the support; the empty set is in it from the start.
-    coefs: `[K]`, in the units of the folded values, 0 where unused.
+    coefs: `[K]` coefficients in the units of the folded values, 0 where unused.
     residual: `[C, B, P]` what is left.
     energy: mean square of the residual over that of the input, in [0, 1].
     reading: int32, the next reading: an index of `Settings.readings`.
-    rounds: int32.
+    rounds: int32, the rounds of reading so far.
     status: int32, a `Status`.
   """
 
@@ -214,8 +214,8 @@ def peel(
     bins: float32 `[C, B, P]` folded values, of centred and scaled values.
     players: int32 `[K, D]` a support to start from. Row 0 is the empty set,
       always asked about: centring leaves a small mean.
-    used: bool `[K]`, which of its rows count.
-    settings: static.
+    used: bool `[K]`, which rows of `players` count.
+    settings: the loop's settings; static.
     first: int32, the reading to begin with, an index of `settings.readings`.
     stop: int32, one behind the last to use; None for all of them. Neither is
       static: stages of a decoder share a program.
