@@ -53,10 +53,11 @@ class CrossValidation(NamedTuple):
   """The best configuration on held-out folds, and its fits.
 
   Attributes:
-    config: that configuration.
-    num_trees: how many trees; 0 for the mean alone.
+    config: the best configuration.
+    num_trees: its number of trees; 0 for the mean alone.
     score: R^2 of `predictions`, all folds pooled.
-    predictions: float64 `[B]`; each mask's by the fit that never saw its fold.
+    predictions: float64 `[B]`, the prediction of each mask by the fit that
+      never saw its fold.
     trees: the fit on all masks, `num_trees` of them.
     fold_trees: the fit without fold f, for each of the F folds in ascending
       order of their ids.
