@@ -60,7 +60,7 @@ def coins(key: base.Key, shape: tuple[int, ...]) -> np.ndarray:
 
   Args:
     key: consumed.
-    shape: of the result.
+    shape: the shape of the result.
   """
   return _words(key, *shape) < 1 << 31
 
@@ -184,9 +184,10 @@ def distinct(
 
   Args:
     key: consumed.
-    num_masks: B.
+    num_masks: the number of masks.
     n: number of players.
-    weights: `[n + 1]` of sizes, as in `by_size`; None for uniform masks.
+    weights: `[n + 1]`, the weight of each size, as in `by_size`; None for
+      uniform masks.
     exclude: `[E, n]` masks that must not be drawn.
 
   Raises:
