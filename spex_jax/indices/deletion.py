@@ -20,8 +20,8 @@ class Removal(NamedTuple):
     counts: int `[C]`, k.
     masks: bool `[C, n]`, True = kept.
     predicted: float64 `[C]`, the expansion's f(all) - f(mask).
-    actual: float64 `[C]`, the value function's.
-    full: its f(all).
+    actual: float64 `[C]`, the same of the value function.
+    full: the value function's f(all).
     status: `[C]`, whether each set is proved the most influential
       ("optimal"), or the best found in time ("time_limit").
   """

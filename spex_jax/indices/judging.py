@@ -125,11 +125,13 @@ def correlation(
   """Correlation of predictions and values over fresh masks, per target.
 
   Args:
-    predict: masks to `[B]` or `[B, T]`: an `Attribution`, an expansion.
-    masks: bool `[B, n]`, at least 3; none that the method was fitted to.
+    predict: masks to predictions `[B]` or `[B, T]`: an `Attribution`, an
+      expansion.
+    masks: bool `[B, n]`, 3 masks or more; none that the method was fitted to.
     values: `[B]`, `[B, T]`, or `[B, S, T]` for S seeds of each mask, of which
       the mean is predicted and the ceiling measured.
-    ranks: Spearman's, ties averaged, in place of Pearson's.
+    ranks: whether to give Spearman's correlation, ties averaged, in place of
+      Pearson's.
 
   Raises:
     ValueError: fewer than 3 masks, other shapes, values or predictions that
@@ -338,7 +340,7 @@ class Mislabelled:
 
   Attributes:
     auroc: probability that a wrong label scores below a right one.
-    counts: int `[G]`, how many of the lowest are inspected.
+    counts: int `[G]`, how many of the lowest scores are inspected.
     recall: float64 `[G]`, the share of wrong labels among them.
     precision: float64 `[G]`.
   """
@@ -366,8 +368,8 @@ def mislabelled(
   Args:
     scores: `[n]`, or `[T, n]`, of which the mean over targets is ranked.
     wrong: bool `[n]`.
-    counts: how many of the lowest to inspect; None for the number of wrong
-      labels.
+    counts: how many of the lowest scores to inspect; None for the number of
+      wrong labels.
 
   Returns:
     AUROC with ties counted as half; ties at a count go to the earlier.

@@ -19,7 +19,7 @@ class Index(NamedTuple):
   """One index.
 
   Attributes:
-    title: its name in words.
+    title: the name of the index in words.
     weight: `(s, t, order) -> w`, see `cardinal`.
     baseline: what the empty set gets, in words.
     fixed_order: the only order it has, or None.
