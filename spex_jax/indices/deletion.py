@@ -48,8 +48,8 @@ def removal_curve(
   |f(all)|; here changes keep their units and `full` is beside them.
 
   Args:
-    fourier: one target.
-    value_fn: answers `[B]`.
+    fourier: an expansion of one target.
+    value_fn: bool masks `[B, n]` to values `[B]`.
     counts: numbers of players to remove, 0..n.
     time_limit: seconds for each of two searches per count.
 

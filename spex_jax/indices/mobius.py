@@ -61,7 +61,7 @@ def mobius_from_fourier(
   """Moebius coefficients, `M(T) = (-2)^|T| sum_{S superset of T} F(S)`.
 
   Args:
-    fourier: one target, K terms.
+    fourier: an expansion of one target, K terms.
     order: the largest `|T|` to compute, exactly; None for all. Nothing is
       projected: the sets above it are left out.
 

@@ -62,8 +62,8 @@ def best_mask(
   """Finds the mask where an expansion is largest, or smallest.
 
   Args:
-    fourier: one target, n players.
-    maximise: False to minimise.
+    fourier: an expansion of one target on n players.
+    maximise: whether the value is maximised; False to minimise it.
     exactly: the number of players kept, never fewer; or
     at_most: the largest number kept. Neither: any mask.
     time_limit: seconds for the solver; what it has by then is returned.

@@ -74,7 +74,7 @@ def prove(kept: Kept, n: int, ask: Callable[[np.ndarray], np.ndarray]) -> None:
   """Asks a function for a few values that are kept, before any is believed.
 
   Args:
-    kept: the values of another process.
+    kept: values kept from another process.
     n: number of players.
     ask: bool masks `[A, n]` to float64 values `[A, T]` or `[A]`.
 
@@ -111,9 +111,9 @@ class Asker:
     asked: masks asked so far; the caller keeps them distinct.
     num_repeats: masks asked a second time, outside the budget.
     noise: `[T]` standard deviation of one value between repeats, or None.
-    note: what to tell about repeats that differ, or "".
+    note: a sentence on repeats that differ, or "".
     single: whether values come as `[B]`, without targets.
-    seconds: spent in the value function.
+    seconds: the time spent in the value function.
   """
 
   def __init__(
