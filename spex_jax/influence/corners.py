@@ -45,7 +45,7 @@ class Reported(NamedTuple):
   Attributes:
     players: the set, two players or more.
     estimate: the interaction, in the units of the values.
-    target: which column of the values it speaks of.
+    target: the column of the values that it speaks of.
   """
 
   players: tuple[int, ...]
@@ -61,7 +61,7 @@ class Row:
     reported: what was claimed.
     measured: the mean over contexts and seeds.
     low, high: its interval at the report's level, for this set alone.
-    p_value: of no interaction, two-sided.
+    p_value: the two-sided p-value against no interaction.
     verdict: "survives" where Holm's test finds an interaction of the claimed
       sign, "contradicted" where of the other, else "unproved".
     both, neither: mean values with all of the set, and with none of it.
@@ -89,7 +89,7 @@ class Report(shown.Shown):
   """All interactions, measured; prints as a table.
 
   Attributes:
-    rows: in the order of the claims.
+    rows: the measured interactions, in the order of the claims.
     level: the level of the intervals and of the verdicts.
     num_contexts: C.
     num_seeds: S.
@@ -278,7 +278,7 @@ def corner_masks(players: Sequence[int], contexts: base.Masks) -> np.ndarray:
   Bit j of a corner's number says whether the set's player j is in it.
 
   Args:
-    players: d of them.
+    players: the d players of the set.
     contexts: bool `[C, n]`; what the players are in them is overwritten.
   """
   order = len(players)

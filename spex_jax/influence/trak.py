@@ -52,13 +52,13 @@ def trak(
     output: params and one example to one number; a margin.
     models: parameters of each model, pytrees of one structure.
     train: pytree of arrays with a leading axis N.
-    test: the same with T.
+    test: pytree of arrays with a leading axis T.
     key: consumed; draws the projections.
     dim: k; None for no projection, where P is small.
-    penalty: added to the diagonal of X'X, as a share of its mean diagonal.
+    penalty: what is added to the diagonal of X'X, as a share of its mean.
     slope: params and one training example to -d loss / d output; None for
       sigmoid(-output).
-    chunk: examples at once.
+    chunk: the number of examples at once.
 
   Returns:
     Scores `[T, N]`, in units of the output; the prediction for everybody is
