@@ -67,9 +67,9 @@ def gradient_x_parameter(
 
   Args:
     net: any network.
-    players: of its parts.
+    players: players that are parts of the network.
     inputs: batched arrays, by their usual names, B examples.
-    read: `[B]` or `[B, T]`, as for `components.evaluator`.
+    read: the output to `[B]` or `[B, T]`, as for `components.evaluator`.
     params: the parameters of the network; its own by default.
 
   Returns:
@@ -109,9 +109,9 @@ def neuron_conductance(
 
   Args:
     net: any network.
-    players: of its parts.
+    players: players that are parts of the network.
     inputs: as for `gradient_x_parameter`.
-    read: of the output.
+    read: the output to `[B]` or `[B, T]`, as for `components.evaluator`.
     params: the parameters of the network; its own by default.
     baseline: x', which broadcasts to x.
     where: x: an input of floats, or a site, such as "embed.tokens"; by default
