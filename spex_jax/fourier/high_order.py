@@ -133,8 +133,10 @@ def scan(
 
     return jax.lax.fori_loop(0, length, step, jnp.zeros(len(members)))
 
+  # How well each row is completed at best.
   best = jax.lax.map(best_of_tile, (rows, lengths)).reshape(-1)
   chosen = jax.lax.top_k(best, min(_KEPT, len(best)))[1]
+  # The best rows again, with the pairs that complete them.
   members = rows.reshape(len(best), -1)[chosen]
   left, last = left_of(members), members[:, -1]
 

@@ -238,6 +238,7 @@ def peel(
     return state.status == Status.RUNNING
 
   def one_round(state):
+    # Candidates, by the reading in turn.
     terms = state.terms
     branches = [
       lambda rest, f=f: _distinct(f(rest), terms, code.n) for f in readings
@@ -251,11 +252,13 @@ def peel(
     slots = jnp.where(fits, order, capacity)
     merged = terms.players.at[slots].set(players, mode="drop")
     used = terms.used.at[slots].set(True, mode="drop")
+    # All coefficients again, without sets that fail their tests.
     terms = folding.locate(geometry, merged, used)
     coefs, residual = folding.solve(terms, state.coefs, bins, steps=6)
     terms, coefs = _prune(terms, coefs, residual, settings)
     residual = bins - folding.expand(terms, coefs, num_bins)
     energy = (residual**2).mean() / power
+    # Without progress the next reading has its turn.
     progress = fits.any() & (energy < state.energy * (1 - 1e-6))
     reading = jnp.where(progress, first, state.reading + 1)
     full = added.any() & (room <= 0)
@@ -279,6 +282,7 @@ def peel(
       status=status.astype(jnp.int32),
     )
 
+  # The state of the support given.
   terms = folding.locate(geometry, players, used)
   coefs, residual = folding.solve(terms, jnp.zeros(capacity), bins, steps=6)
   energy = (residual**2).mean() / power
