@@ -131,6 +131,7 @@ def cross_validate(
       )
     key = jax.random.key(0)  # Draws nothing.
   ids = check_folds(folds, len(masks))
+  # The numbers of trees that may be chosen.
   patience = patience if counts is None else None
   allowed = np.zeros(num_trees + 1, bool)
   counts = range(num_trees + 1) if counts is None else counts
@@ -142,6 +143,7 @@ def cross_validate(
     raise ValueError("Need at least one count of trees.")
   if patience is not None and base.check_integer(patience, "patience") < 1:
     raise ValueError(f"patience must be at least 1; got {patience}.")
+  # All fits of a configuration grow together.
   seen = np.arange(ids.max() + 2)[:, None] != ids  # The last sees all.
   problem, start = growing.pad(masks), growing.Start.of(values, seen)
   # Fast learners first: they tell the slow ones when to give up.
