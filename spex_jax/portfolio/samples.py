@@ -35,7 +35,7 @@ class Merged(NamedTuple):
   Attributes:
     values: float64 `[U, T]`, one row for each distinct mask.
     noise: `[T]` standard deviation among equal masks; None if all differ.
-    notes: sentences on both for the user.
+    notes: sentences on repeats, for the user.
   """
 
   values: np.ndarray
