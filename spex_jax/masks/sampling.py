@@ -204,6 +204,7 @@ def distinct(
   exclude = exclude[packing.distinct_masks(exclude).first]
   if weights is not None:
     exclude = exclude[weights[exclude.sum(axis=1)] > 0]
+  # Are there so many masks to draw?
   available = -len(exclude)
   for size in range(n + 1) if weights is None else np.flatnonzero(weights):
     available += math.comb(n, int(size))
@@ -218,6 +219,7 @@ def distinct(
   crowded = 4 * (num_masks + len(exclude)) > 1 << min(n, _LARGEST_TABLE)
   if n <= _SMALL or (n <= _LARGEST_TABLE and crowded):
     return _by_rank(key, num_masks, n, weights, exclude)
+  # Rounds of draws, of which new masks are kept.
   packed, missing = packing.pack(exclude), num_masks
   for turn in range(_ROUNDS):
     missing = num_masks + len(exclude) - len(packed)
