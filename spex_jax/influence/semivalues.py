@@ -296,6 +296,7 @@ def by_permutations(
   if not 0 <= tolerance < 1:
     raise ValueError(f"tolerance must lie in [0, 1); got {tolerance}.")
   weights = _position_weights(n, law)
+  # Both ends of every order.
   ends = np.ones((1, n), bool)
   if empty is None:
     ends = np.concatenate([ends, np.zeros((1, n), bool)])
@@ -308,6 +309,7 @@ def by_permutations(
       f"empty must be {len(full)} finite values, one per target; got {none}."
     )
   close = tolerance * np.abs(full - none)
+  # The orders, which grow together.
   draws = jax.random.bits(key, (num_permutations, n), "uint32")
   orders = np.asarray(draws).argsort(axis=1, kind="stable")
   ranks = orders.argsort(axis=1, kind="stable")
@@ -332,6 +334,7 @@ def by_permutations(
       found = _ask(value_fn, prefixes.reshape(-1, n))
       values[:, : len(sizes)] = found.reshape(len(live), len(sizes), -1)
       asked += len(found)
+    # The marginal of each new player, by its position.
     before = np.concatenate([last[live][:, None], values[:, :-1]], axis=1)
     gains = weights[start:stop, None] * (values - before)
     np.add.at(total, orders[live, start:stop], gains)

@@ -77,6 +77,7 @@ def trak(
     raise ValueError(f"penalty must be finite and at least 0; got {penalty}.")
   if slope is None:
     slope = lambda params, example: jax.nn.sigmoid(-output(params, example))
+  # Projected gradients of the output, and slopes of the loss.
   unravel = _layout(models)
   one = jax.value_and_grad(lambda flat, row: output(unravel(flat), row))
 
@@ -99,6 +100,7 @@ def trak(
     ]
     return [np.concatenate(column) for column in zip(*out)]
 
+  # Each factor of the scores is averaged over models.
   products, slopes, outputs = np.zeros(()), np.zeros(()), np.zeros(())
   for number, params in enumerate(models):
     inputs = gradients.flatten(params)[0], jax.random.fold_in(key, number)
