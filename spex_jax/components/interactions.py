@@ -164,11 +164,13 @@ def fit(
   best, single_error = normal.choose(first, test, _SINGLES, varies)
   alone = first.solve_each(_SINGLES, best, varies)
   left = values[~held] - first.intercept(alone) - chi[~held] @ alone
+  # Pairs of the strongest components that explain the rest.
   room = min(most_pairs, num_masks // 2)
   found = _scan(chi[~held], left, alone, varies, room)
   if not len(found):
     first.add(*test)
     return _model(first, best, _SINGLES, varies, keep, found, ())
+  # Both orders together.
   columns = np.concatenate([chi, _products(chi, found)], axis=1)
   live = np.concatenate([varies, np.ones(len(found), bool)])
   both = normal.Normal(columns.shape[1], values.shape[1])
@@ -176,6 +178,7 @@ def fit(
   grid = [_loading(n, len(found), s, p) for s in _SINGLES for p in _PAIRS]
   test_both = columns[held], values[held]
   chosen, pair_error = normal.choose(both, test_both, grid, live)
+  # Each target takes what predicts held-out masks better, fitted to all.
   helps = pair_error < single_error
   both.add(*test_both)
   first.add(*test)
