@@ -17,7 +17,8 @@ def rows(count: int) -> int:
   """The size for so many masks: at most an eighth more beyond 512.
 
   Args:
-    count: at least 0; up to 512 the sizes are 128, 256, 384 and 512.
+    count: the number of masks, at least 0; up to 512 the sizes are 128, 256,
+      384 and 512.
   """
   step = _LEAST
   if count > _FINE:

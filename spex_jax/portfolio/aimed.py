@@ -53,10 +53,11 @@ def checked(
   """The index that masks are drawn for, by its own name, or None.
 
   Args:
-    index: any case of its name; None for none.
-    method: of `explain`; only "auto" has masks to give.
+    index: the name of an index, in any case of letters; None for none.
+    method: the method given to `explain`; only "auto" has masks to give.
     goal: the R^2 at which to stop, which no mask is held out to measure.
-    max_order: of `explain`; values of players count sets of all sizes.
+    max_order: the largest sets asked of `explain`; values of players count sets
+      of all sizes.
 
   Raises:
     ValueError: an index that is no aim, or what goes with none.
@@ -99,7 +100,7 @@ def ask_and_fit(
     ask: the function, with its budget, and at least 2 players; not all masks.
     key: consumed.
     index: one of `INDICES`.
-    strict: values that do not repeat are an error.
+    strict: whether values that do not repeat are an error.
 
   Returns:
     Functions of order 1, as `additive.function` makes them of the values.

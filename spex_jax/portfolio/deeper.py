@@ -44,7 +44,7 @@ def deepened(
     folds: int `[B]`; the fit to all but the first of them, which every caller
       needs, decides whether more is scanned.
     fit: what `members.gram_fit` gave for them.
-    max_order: as there.
+    max_order: the largest sets, as for `members.gram_fit`.
 
   Returns:
     The deeper fit, or `fit` where there is nothing deeper; and a sentence on

@@ -47,13 +47,13 @@ class Member(NamedTuple):
   """One decoder's answer for one target.
 
   Attributes:
-    name: the decoder's.
-    function: fitted to all samples.
+    name: the name of the decoder.
+    function: the expansion fitted to all samples.
     out_of_fold: float64 `[B]`, each value predicted without it.
-    note: how it was fitted, a sentence.
+    note: a sentence on how it was fitted.
     errors: players `[K, D]` to the standard errors `[K]` of their Fourier
       coefficients, in the units of the values; None where nothing is known.
-    growth: how its mean square error falls with the masks that fits out of
+    growth: the fall of its mean square error with the masks that fits out of
       fold lack.
   """
 
@@ -343,8 +343,8 @@ def _without(values, out_of_fold, function, missed):
 
   Args:
     values: `[B]`.
-    out_of_fold: `[B]` by the whole mean.
-    function: what is read out.
+    out_of_fold: `[B]` predictions by the whole mean.
+    function: the expansion that is read out.
     missed: the share of the energy that it lacks.
   """
   scale = np.abs(values).max() or 1.0

@@ -32,12 +32,12 @@ class Answer(NamedTuple):
   """One expansion a target, the decoder that found them, and why it.
 
   Attributes:
-    functions: T of them.
+    functions: T expansions.
     method: the decoder that answered.
-    notes: why, and how.
+    notes: sentences on why it was chosen, and how it was fitted.
     out_of_fold: `[B, T]` predictions of the samples by fits that have not seen
       them, of the same masks in the same order; or None.
-    growth_std: `[T]`, as of `stack.Stacked`; or None.
+    growth_std: `[T]` the `growth_std` of each `stack.Stacked`; or None.
     moved: `[T]` the standard deviation of what a mask moves R^2 by, out of
       fold; or None.
     std: standard errors of the coefficients of each function; or None.
@@ -258,10 +258,10 @@ def by_plan(
   Both decode the nested plan of half the masks and predict the other half.
 
   Args:
-    plan: of N masks; of one too large to be held in memory SPEX is not
-      compared.
+    plan: a plan of N masks; SPEX is not compared on one too large to be held
+      in memory.
     values: `[N, T]`, equal for equal masks.
-    max_order: the lasso's.
+    max_order: the largest sets of the lasso.
   """
   answer = by_spex(plan, values)
   if plan.num_masks * plan.n > MASK_BYTES:
@@ -306,7 +306,7 @@ def compare(
     plan: N masks, which fit in memory.
     values: `[N, T]`.
     uniform: masks outside the plan, at least 1.
-    max_order: the proxies'.
+    max_order: the largest sets of the proxies.
   """
   answer = by_spex(plan, values)
   reached = mean_score(uniform, answer)

@@ -41,7 +41,7 @@ def ask_and_decode(
     key: consumed.
     method: "auto", "spex", or one of `select.PROXIES`.
     max_order: the largest sets, as for `explain`.
-    strict: values that do not repeat are an error.
+    strict: whether values that do not repeat are an error.
     goal: held-out R^2 (mean of targets) at which to stop; not for "spex".
 
   Returns:

@@ -20,9 +20,9 @@ class Judged(NamedTuple):
   Attributes:
     by_terms: `[T]` R^2 by number of sets, see `stack.sparse_scores`.
     by_terms_std: `[T]` standard errors of them.
-    errors: `[T, E]` the sizes |f - answer|, ascending; of more than 1,000 every
-      so manieth, the last among them.
-    num_masks: how many are behind them.
+    errors: `[T, E]` the sizes |f - answer|, ascending; of more than 1,000, E
+      evenly spaced ones, the last among them.
+    num_masks: the number of masks behind them.
   """
 
   by_terms: dict[str, np.ndarray]

@@ -28,7 +28,7 @@ def expand(
   """The largest coefficients of the posterior mean that growing finds.
 
   Args:
-    posterior: whose parameters have directions, of n players.
+    posterior: a process on n players whose parameters have directions.
     num_terms: sets besides the empty one.
     max_order: the largest sets, at most 12.
 
