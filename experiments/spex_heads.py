@@ -56,6 +56,9 @@ from spex_jax.report import plots
 
 DECODERS = ("proxyspex", "spex")
 METHODS = (*DECODERS, "lasso", "coar", "random", "greedy")
+# Masks that heads are chosen by, of a call; those that are judged come alone,
+# and each batch is padded to its size.
+_BATCH = rows.KEPT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,13 +146,15 @@ def of_task(
   questions = [questions[i] for i in order[: config.most]]
   value_fns, heads = [], None
   judge_by: likelihoods.Value = "accuracy"
-  for part, read_as in ((questions[::2], value), (questions[1::2], judge_by)):
+  for part, read_as, batch in (
+    (questions[::2], value, _BATCH), (questions[1::2], judge_by, 1),
+  ):  # fmt: skip
     asked = tasks.rows(part, net.tokenizer)
     read = likelihoods.choice(
       asked.num_tokens, asked.num_choices, value=read_as
     )
     heads, value_fn = _evaluator(
-      net, asked.inputs, read, rescale, config.layers
+      net, asked.inputs, read, rescale, config.layers, batch
     )
     value_fns.append(value_fn)
   assert heads is not None
@@ -171,12 +176,13 @@ def of_pairs(
   ).pairs  # fmt: skip
   value_fns, heads = [], None
   judge_by: likelihoods.Value = "accuracy"
-  for part, read_as in (
-    (made[: config.asked], value), (made[config.asked :], judge_by),
-  ):  # fmt: skip
+  for part, read_as, batch in (
+    (made[: config.asked], value, _BATCH),
+    (made[config.asked :], judge_by, 1),
+  ):
     asked = tasks.of_pairs(part, read_as)
     heads, value_fn = _evaluator(
-      net, asked.inputs, asked.read, rescale, config.layers
+      net, asked.inputs, asked.read, rescale, config.layers, batch
     )
     value_fns.append(kept.values(f"{name} {read_as}", value_fn))
   assert heads is not None
@@ -198,7 +204,7 @@ def of_prompts(
   if len(lines) < 2:
     raise ValueError(f"{path} must hold two beginnings or more, a line each.")
   value_fns, heads = [], None
-  for part in (lines[::2], lines[1::2]):
+  for part, batch in ((lines[::2], _BATCH), (lines[1::2], 1)):
     found = [net.tokenizer.encode(line).ids for line in part]
     inputs = tokens.padded(found, max(map(len, found)) + 1)  # Room for one.
     ids, seen = inputs["input_ids"], inputs["attention_mask"]
@@ -210,13 +216,13 @@ def of_prompts(
     ids[np.arange(len(ids)), ends] = own
     seen[np.arange(len(ids)), ends] = 1
     read = likelihoods.continuation(1)
-    heads, value_fn = _evaluator(net, inputs, read, rescale, layers)
+    heads, value_fn = _evaluator(net, inputs, read, rescale, layers, batch)
     value_fns.append(value_fn)
   assert heads is not None
   return Problem("prompts", heads, *value_fns, units="nat")
 
 
-def _evaluator(net, inputs, read, rescale, layers):
+def _evaluator(net, inputs, read, rescale, layers, batch):
   """Heads, and the mean of `read` over rows as a value function."""
   at = components.shapes(net, net.params, **inputs)
   if layers:
@@ -230,7 +236,9 @@ def _evaluator(net, inputs, read, rescale, layers):
       whole=lambda output, given: read.whole(output, given).mean(keepdims=True),
       of=lambda logits, given: read.of(logits, given).mean(keepdims=True),
     )
-  return heads, components.evaluator(net, heads, inputs, mean, rescale=rescale)
+  return heads, components.evaluator(
+    net, heads, inputs, mean, rescale=rescale, batch_size=batch
+  )
 
 
 def run(problem: Problem, config: Config) -> Iterator[rows.Row]:
@@ -337,7 +345,6 @@ def _greedy(problem, config, counts, key, method):
   return pruning.greedy(problem.choose, problem.heads.n, counts), {}
 
 
-_BATCH = 64  # Masks of a call: a host function would begin with one.
 _MOST = 300  # Terms of an expansion that is searched.
 _CHOOSERS: dict[str, Callable] = {
   "lasso": _lasso,
