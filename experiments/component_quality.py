@@ -88,7 +88,8 @@ def language(
     players = components.heads(components.shapes(net, net.params, **inputs))
     kept = rows.Kept(workdir, str(model), task, config.prompts)
     value_fn = kept.values(
-      "values", components.evaluator(net, players, inputs, read)
+      "values",
+      components.evaluator(net, players, inputs, read, batch_size=rows.KEPT),
     )
     given = (net, players, inputs, read)
     for row in compared(config.sizes, given, value_fn):

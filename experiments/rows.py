@@ -17,6 +17,7 @@ from spex_jax import base
 from spex_jax.fourier import score
 
 Row = dict[str, Any]
+KEPT = 64  # Masks of a call whose values are kept.
 
 
 def common(bench: str) -> Row:
@@ -97,7 +98,7 @@ class Kept:
     return values, seconds
 
   def values(
-    self, name: str, value_fn: base.ValueFn, size: int = 64
+    self, name: str, value_fn: base.ValueFn, size: int = KEPT
   ) -> base.ValueFn:
     """A value function whose values are kept, `size` masks at a time."""
 

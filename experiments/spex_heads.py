@@ -24,6 +24,9 @@ half of the questions, and accuracy is given on the other half, for
 With --value=margin heads are chosen by the mean log-probability of the right
 answer above the largest other's, which says more per question.
 
+With --layers only the heads of these are players: where a network has many, few
+masks that lack half of all heads leave anything to explain.
+
 Absent heads give zero, and what is left of a layer is scaled up (--rescale).
 The accuracy of the unpruned model is printed. JSON lines, then tables;
 --figure draws accuracy by heads kept. On 2 CPU cores `full` takes half an hour
@@ -53,6 +56,9 @@ from spex_jax.report import plots
 
 DECODERS = ("proxyspex", "spex")
 METHODS = (*DECODERS, "lasso", "coar", "random", "greedy")
+# Masks that heads are chosen by, of a call; those that are judged come alone,
+# and each batch is padded to its size.
+_BATCH = rows.KEPT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +76,7 @@ class Config:
     drawn: random subsets of each size.
     keep: the probability with which COAR's masks keep a head.
     time_limit: seconds for each search of the best subset.
+    layers: whose heads are players; all where empty.
   """
 
   budget: int = 1000
@@ -82,6 +89,7 @@ class Config:
   drawn: int = 1000
   keep: float = 0.9
   time_limit: float = 5.0
+  layers: tuple[int, ...] = ()
 
 
 CONFIGS = {
@@ -138,12 +146,16 @@ def of_task(
   questions = [questions[i] for i in order[: config.most]]
   value_fns, heads = [], None
   judge_by: likelihoods.Value = "accuracy"
-  for part, read_as in ((questions[::2], value), (questions[1::2], judge_by)):
+  for part, read_as, batch in (
+    (questions[::2], value, _BATCH), (questions[1::2], judge_by, 1),
+  ):  # fmt: skip
     asked = tasks.rows(part, net.tokenizer)
     read = likelihoods.choice(
       asked.num_tokens, asked.num_choices, value=read_as
     )
-    heads, value_fn = _evaluator(net, asked.inputs, read, rescale)
+    heads, value_fn = _evaluator(
+      net, asked.inputs, read, rescale, config.layers, batch
+    )
     value_fns.append(value_fn)
   assert heads is not None
   return Problem(name, heads, *value_fns, units="accuracy")
@@ -164,18 +176,24 @@ def of_pairs(
   ).pairs  # fmt: skip
   value_fns, heads = [], None
   judge_by: likelihoods.Value = "accuracy"
-  for part, read_as in (
-    (made[: config.asked], value), (made[config.asked :], judge_by),
-  ):  # fmt: skip
+  for part, read_as, batch in (
+    (made[: config.asked], value, _BATCH),
+    (made[config.asked :], judge_by, 1),
+  ):
     asked = tasks.of_pairs(part, read_as)
-    heads, value_fn = _evaluator(net, asked.inputs, asked.read, rescale)
+    heads, value_fn = _evaluator(
+      net, asked.inputs, asked.read, rescale, config.layers, batch
+    )
     value_fns.append(kept.values(f"{name} {read_as}", value_fn))
   assert heads is not None
   return Problem(name, heads, *value_fns, units=value)
 
 
 def of_prompts(
-  net: sites.Network, path: pathlib.Path, rescale: bool
+  net: sites.Network,
+  path: pathlib.Path,
+  rescale: bool,
+  layers: Sequence[int] = (),
 ) -> Problem:
   """Log-probability of the model's own next token, mean over prompts.
 
@@ -186,7 +204,7 @@ def of_prompts(
   if len(lines) < 2:
     raise ValueError(f"{path} must hold two beginnings or more, a line each.")
   value_fns, heads = [], None
-  for part in (lines[::2], lines[1::2]):
+  for part, batch in ((lines[::2], _BATCH), (lines[1::2], 1)):
     found = [net.tokenizer.encode(line).ids for line in part]
     inputs = tokens.padded(found, max(map(len, found)) + 1)  # Room for one.
     ids, seen = inputs["input_ids"], inputs["attention_mask"]
@@ -198,15 +216,19 @@ def of_prompts(
     ids[np.arange(len(ids)), ends] = own
     seen[np.arange(len(ids)), ends] = 1
     read = likelihoods.continuation(1)
-    heads, value_fn = _evaluator(net, inputs, read, rescale)
+    heads, value_fn = _evaluator(net, inputs, read, rescale, layers, batch)
     value_fns.append(value_fn)
   assert heads is not None
   return Problem("prompts", heads, *value_fns, units="nat")
 
 
-def _evaluator(net, inputs, read, rescale):
+def _evaluator(net, inputs, read, rescale, layers, batch):
   """Heads, and the mean of `read` over rows as a value function."""
-  heads = components.heads(components.shapes(net, net.params, **inputs))
+  at = components.shapes(net, net.params, **inputs)
+  if layers:
+    own = tuple(f"blocks.{layer}." for layer in layers)
+    at = {site: shape for site, shape in at.items() if site.startswith(own)}
+  heads = components.heads(at)
   mean = lambda output, given: read(output, given).mean(keepdims=True)
   if isinstance(read, readouts.Prediction):
     mean = dataclasses.replace(
@@ -214,7 +236,9 @@ def _evaluator(net, inputs, read, rescale):
       whole=lambda output, given: read.whole(output, given).mean(keepdims=True),
       of=lambda logits, given: read.of(logits, given).mean(keepdims=True),
     )
-  return heads, components.evaluator(net, heads, inputs, mean, rescale=rescale)
+  return heads, components.evaluator(
+    net, heads, inputs, mean, rescale=rescale, batch_size=batch
+  )
 
 
 def run(problem: Problem, config: Config) -> Iterator[rows.Row]:
@@ -321,7 +345,6 @@ def _greedy(problem, config, counts, key, method):
   return pruning.greedy(problem.choose, problem.heads.n, counts), {}
 
 
-_BATCH = 64  # Masks of a call: a host function would begin with one.
 _MOST = 300  # Terms of an expansion that is searched.
 _CHOOSERS: dict[str, Callable] = {
   "lasso": _lasso,
@@ -396,13 +419,20 @@ def main(argv):
   """Prints rows and tables."""
   del argv
   given = flags.FLAGS
-  config = CONFIGS[given.config]
+  layers = tuple(map(int, given.layers))
+  config = dataclasses.replace(CONFIGS[given.config], layers=layers)
   net = hub.load(given.model)
   kept = rows.Kept(
-    given.workdir, given.model, given.rescale, config.asked, config.judged
+    given.workdir,
+    given.model,
+    given.rescale,
+    config.asked,
+    config.judged,
+    layers,
   )
   if given.prompts:
-    problems = [of_prompts(net, pathlib.Path(given.prompts), given.rescale)]
+    path = pathlib.Path(given.prompts)
+    problems = [of_prompts(net, path, given.rescale, config.layers)]
   else:
     problems = [
       of_task(net, name, config, given.rescale, given.value)
@@ -434,6 +464,7 @@ if __name__ == "__main__":
     "accuracy.",
   )
   flags.DEFINE_bool("rescale", True, "Scale what is left of a layer up.")
+  flags.DEFINE_list("layers", [], "Whose heads are players; all by default.")
   flags.DEFINE_string("workdir", None, "Where values of pairs are kept.")
   flags.DEFINE_string("output", None, "File for the rows, as well.")
   flags.DEFINE_string("figure", None, "File for a figure.")

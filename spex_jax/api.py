@@ -12,7 +12,8 @@ asked twice, aside, to see whether the answers repeat.
   spex    the masks of a query plan, decoded by `fourier.spex`
   lasso, gram, gaussian, proxyspex
           uniform masks; regression on orders 1 and 2, a scan of all sets of up
-          to 4, a Gaussian process, boosted trees
+          to 4, and of one order more where these ask for it, a Gaussian
+          process, boosted trees
   auto    uniform masks, and the best of those four or a weighted mean of them;
           where they fail, SPEX's plan within the same budget, too
   occlusion, lime, kernelshap
@@ -41,7 +42,7 @@ from spex_jax.explanation import Explanation
 from spex_jax.fourier import exact, sparse, spex
 from spex_jax.masks import ask as ask_lib
 from spex_jax.masks import packing, request, sampling
-from spex_jax.portfolio import additive, aimed, select, staged
+from spex_jax.portfolio import additive, aimed, select, staged, trust
 from spex_jax.portfolio import budget as budget_lib
 from spex_jax.portfolio import samples as samples_lib
 from spex_jax.proxies import lime
@@ -87,7 +88,7 @@ def explain(
     method: one of `METHODS`. Where all 2^n masks fit in the budget, each of
       `DECODERS` is "exact".
     max_order: largest sets to look for; None for the method's own (5 for
-      SPEX, which can do 8; 4 for the Gram scan and 2 for the lasso, which
+      SPEX, which can do 8; up to 5 for the Gram scan and 2 for the lasso, which
       cannot do more; the trees' depth; no limit for a Gaussian process). The
       methods with one value for each player have no use for it.
     strict: a value function that does not repeat its values is an error,
@@ -152,7 +153,7 @@ def explain(
     raise ValueError(
       f"{who} of one size; use target_faithfulness with method='auto'."
     )
-  index = aimed.checked(index, method, goal)
+  index = aimed.checked(index, method, goal, max_order)
   kernel_width = request.positive("kernel_width", kernel_width)
   with contextlib.ExitStack() as stack:
     watch = kept = None
@@ -182,7 +183,7 @@ def explain(
       kernel_width=kernel_width,
     )
     ends = ask.ends()
-  judged = select.judge(answer, None, test)
+  judged = trust.judge(answer, None, test)
   total = time.perf_counter() - start
   return Explanation(
     fourier=_joined(answer.functions, ask.single),
@@ -225,7 +226,7 @@ def decode(
     strict: equal masks with different values are an error.
     held_out: masks and values to test the answer on, and for nothing else.
       Those that are among the samples are left out.
-    names: and `units`, as for `explain`.
+    names: n names of players, as for `explain`.
     units: the units of the values.
 
   Example:
@@ -292,7 +293,7 @@ def decode(
     rows = _held_masks(masks_or_plan)[distinct.first]
     samples = samples_lib.Samples(rows, values)
     answer = select.by_proxies(samples, method, max_order)
-  judged = select.judge(answer, samples, test)
+  judged = trust.judge(answer, samples, test)
   return Explanation(
     fourier=_joined(answer.functions, single),
     noise_floor=_unwrap(noise, single),
@@ -332,8 +333,8 @@ def assess(
     num_masks: uniform masks to judge it on, at most all 2^n; f(none) and
       f(all) are asked besides, for `ends`.
     method: what made it, for the report.
-    strict: and `batch_size`, `names`, `units` and `progress`, as for `explain`.
-    batch_size: the batch size of calls.
+    strict: as for `explain`.
+    batch_size: masks in one call, as for `explain`.
     names: the names of the players.
     units: the units of the values.
     notes: of what made it.
@@ -367,7 +368,7 @@ def assess(
     )
   answer = select.Answer(functions, method, list(notes))
   ends = ask.ends()
-  judged = select.judge(answer, None, samples_lib.Samples(masks, values))
+  judged = trust.judge(answer, None, samples_lib.Samples(masks, values))
   return Explanation(
     fourier=fourier,
     noise_floor=_unwrap(ask.noise, single),

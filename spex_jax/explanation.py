@@ -41,7 +41,7 @@ class Explanation(base.ByValue, shown.Shown):
     num_evaluations: distinct masks that the answer cost, held-out included.
     num_repeats: masks asked again, besides, to test determinism.
     held_out: masks behind `faithfulness`.
-    method: the decoder that spoke.
+    method: the decoder that answered.
     by_terms: the same R^2 of the 10, 30 and 100 largest sets besides the
       empty one, and of "all"; of fewer where there are fewer. None where
       faithfulness is.
@@ -79,9 +79,14 @@ class Explanation(base.ByValue, shown.Shown):
   names: tuple[str, ...] | None = None
   units: str | None = None
 
+  @property
+  def index(self) -> str:
+    """The index that masks were drawn for, or else "FBII"."""
+    return self.method if self.method in request.DRAWN else "FBII"
+
   def interactions(
     self,
-    index: str = "FBII",
+    index: str | None = None,
     order: int | Literal["own"] | None = "own",
     names: Sequence[Any] | None = None,
     *,
@@ -90,16 +95,23 @@ class Explanation(base.ByValue, shown.Shown):
     """The expansion as an index that people quote; see `indices.table`.
 
     Args:
-      index: its name.
+      index: its name; by default `index` of the explanation. One whose masks
+        were drawn for SV or BV tells of no other.
       order: the largest set; None for no limit; "own" for an index's only
         order (SV, BV: 1), or 2.
       names: the names of the players; those of the explanation if None.
       target: which of T targets; needed if there are several.
 
     Raises:
-      ValueError: an unknown index or order, or T targets and none chosen.
+      ValueError: an unknown index or order, one that the masks do not tell
+        of, or T targets and none chosen.
     """
-    fourier = self.fourier
+    index, fourier = index or self.index, self.fourier
+    if self.method in request.DRAWN and table.find(index) != self.method:
+      raise ValueError(
+        f"These masks were drawn for {self.method} and tell of no {index!r}: "
+        "explain again without index=, then read any."
+      )
     if fourier.num_targets is not None:
       if target is None:
         raise ValueError(
@@ -133,8 +145,10 @@ class Explanation(base.ByValue, shown.Shown):
     The answer plus and minus the ceil((m + 1) level)-th smallest of its errors
     on the m masks that it had not seen (split conformal prediction, Vovk et
     al. 2005): with at least that probability on average over uniform masks,
-    whatever the decoder; not for each mask apart. Where m is too small for the
-    level, there is no bound: they are infinite, and a warning says so.
+    whatever the decoder; not for each mask apart. (The errors of `decode` are
+    those of fits out of fold, to which that does not apply.) Where m is too
+    small for the level, there is no bound: they are infinite, and a warning
+    says so.
 
     Args:
       masks: bool `[B, n]`.
@@ -264,7 +278,7 @@ class Explanation(base.ByValue, shown.Shown):
     question: str = "",
     scene: Mapping[str, Any] | None = None,
     *,
-    index: str = "FBII",
+    index: str | None = None,
     order: int | None = None,
   ) -> str:
     """One HTML file that stands alone, to look at and to ask: `report.page`.
@@ -273,7 +287,7 @@ class Explanation(base.ByValue, shown.Shown):
       question: what was asked, in words.
       scene: where the players stand: what `report.page.prose(text, spans)` or
         `report.page.picture(pixels, owner)` makes.
-      index: the index of the sets' values.
+      index: the index of the sets' values; by default as of `interactions`.
       order: the order of the largest set; all by default.
 
     Raises:
@@ -299,7 +313,7 @@ class Explanation(base.ByValue, shown.Shown):
     )
     return page.html([run])
 
-  def to_pandas(self, index: str = "FBII", **settings: Any) -> Any:
+  def to_pandas(self, index: str | None = None, **settings: Any) -> Any:
     """The sets of `interactions(index, ...)` as a `pandas.DataFrame`."""
     return self.interactions(index, **settings).to_pandas()
 

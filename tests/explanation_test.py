@@ -13,7 +13,7 @@ from spex_jax import base
 from spex_jax.api import Explanation, decode, explain
 from spex_jax.fourier import score, sparse
 from spex_jax.masks import sampling
-from spex_jax.portfolio import select
+from spex_jax.portfolio import select, trust
 from spex_jax.portfolio.samples import Samples
 
 _KEY = jax.random.key(0)
@@ -266,7 +266,7 @@ def test_errors_that_were_thinned_bound_as_well(samples):
     [sparse.SparseFourier.from_terms(13, [((), 0.0)])], "given", []
   )
   rows = sampling.distinct(_KEY, 4500, 13)
-  judged = select.judge(answer, None, Samples(rows, whole[:, None]))
+  judged = trust.judge(answer, None, Samples(rows, whole[:, None]))
   assert judged.errors.shape == (1, 1000) and judged.errors[0, -1] == 4500
   thin = dataclasses.replace(
     _known_errors(whole),
@@ -401,3 +401,14 @@ def test_masks_that_chose_to_stop_do_not_judge():
   assert answer.faithfulness == pytest.approx(found)
   hashed = {row.tobytes() for row in masks[:-70]}
   assert not hashed & {row.tobytes() for row in masks[-70:]}
+
+
+def test_few_held_out_masks_may_miss_what_the_samples_saw():
+  """R^2 of 1 on 20 masks, where one of 50 others is far off."""
+  zero = sparse.SparseFourier.from_terms(2, [((), 0.0), ((0,), 1.0)])
+  masks = sampling.enumerate_masks(2)[np.arange(20) % 4]
+  held = Samples(masks, np.asarray(zero(masks))[:, None])
+  answer = select.Answer([zero], "given", [], moved=np.array([0.3]))
+  judged = trust.judge(answer, None, held)
+  assert judged.by_terms["all"] == 1
+  np.testing.assert_allclose(judged.by_terms_std["all"], 0.3 / np.sqrt(19))

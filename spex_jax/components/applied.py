@@ -33,8 +33,8 @@ class Applied:
   Attributes:
     net: the network.
     params: the edited parameters.
-    edits: those in force, each once.
-    taken: what they took from the parameters.
+    edits: the edits in force, each once.
+    taken: what the edits took from the parameters.
     weights: the weights of a module of your own; see `removal.weights`.
   """
 
@@ -57,7 +57,7 @@ class Applied:
     Args:
       net: the network.
       params: the parameters that the edits were made for.
-      *edits: any number.
+      *edits: the edits, any number of them.
       weights: the weights of a module of your own.
 
     Raises:

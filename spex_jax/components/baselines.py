@@ -67,9 +67,9 @@ def gradient_x_parameter(
 
   Args:
     net: any network.
-    players: of its parts.
+    players: players that are parts of the network.
     inputs: batched arrays, by their usual names, B examples.
-    read: `[B]` or `[B, T]`, as for `components.evaluator`.
+    read: the output to `[B]` or `[B, T]`, as for `components.evaluator`.
     params: the parameters of the network; its own by default.
 
   Returns:
@@ -109,9 +109,9 @@ def neuron_conductance(
 
   Args:
     net: any network.
-    players: of its parts.
+    players: players that are parts of the network.
     inputs: as for `gradient_x_parameter`.
-    read: of the output.
+    read: the output to `[B]` or `[B, T]`, as for `components.evaluator`.
     params: the parameters of the network; its own by default.
     baseline: x', which broadcasts to x.
     where: x: an input of floats, or a site, such as "embed.tokens"; by default
@@ -180,6 +180,7 @@ def _along(
   apart = players.apart(count)
   capture = tuple(players.owner)
 
+  # The network from x on, with `adds` at its components.
   def forward(x, adds, params, inputs):
     at: dict[str, Any] = {}
     if where in inputs:
@@ -211,6 +212,7 @@ def _along(
     values = read(*forward(at, adds, *fixed))
     return values.reshape(count, -1).sum(axis=0)
 
+  # A game with one more player, the input: where the path has got to.
   shared = {
     "params": net.given(params),
     "inputs": inputs,
@@ -218,6 +220,7 @@ def _along(
   }
   names = (*apart.names, "the input")
   game = base.Game(value, names, shared=shared, head=head)
+  # Midpoints of the path.
   points = np.ones((steps, game.n), np.float32)
   points[:, -1] = (np.arange(steps) + 0.5) / steps
   full = jax.jit(

@@ -154,14 +154,14 @@ def attribute(
   """Scores from an evaluator, asked for `budget` random ablations.
 
   Args:
-    value_fn: bool `[b, n]` to `[b]` or `[b, T]`.
-    n: components.
+    value_fn: bool masks `[b, n]` to values `[b]` or `[b, T]`.
+    n: the number of components.
     key: consumed.
-    budget: masks.
+    budget: the number of masks.
     keep: probability of each component to be kept. COAR's is .9 to .975: so
       little is dropped that the network still works.
     batch_size: masks of one request; values of all are never held.
-    **settings: of `stream`.
+    **settings: the settings of `stream`.
 
   Raises:
     ValueError: `keep` not between 0 and 1, or as `stream`.

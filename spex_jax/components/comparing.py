@@ -110,7 +110,7 @@ def compare(
     n: the number of components.
     key: consumed.
     keep: shares of components kept, each between 0 and 1.
-    num_masks: B, fresh ones of each share.
+    num_masks: B, the number of fresh masks of each share.
     fitted: the share that methods were fitted at, for the report.
 
   Raises:

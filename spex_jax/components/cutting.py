@@ -23,10 +23,11 @@ class Cut(NamedTuple):
   """One site's units, and the weights that stand for them.
 
   Attributes:
-    site: their site.
-    weights: see `removal.Weights`.
-    removed: bool, of the activation's full rank, 1 long where broadcast.
-    stand_in: float32 of that rank, or None for zero.
+    site: the site of the units.
+    weights: the place of the units in the parameters.
+    removed: bool, True for a removed unit; of the full rank of the activation,
+      1 long where broadcast.
+    stand_in: float32 values for removed units, of that rank; None for zero.
   """
 
   site: str
@@ -41,7 +42,7 @@ class Taken(NamedTuple):
   Attributes:
     path: the path of the parameter.
     axes: the axes of it, along which entries were chosen; none for all of it.
-    index: int `[E]` for each of them.
+    index: int `[E]` the entries chosen along each of them.
     values: `[E, ...]` its bits there, with the other axes behind.
   """
 

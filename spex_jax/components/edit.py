@@ -59,7 +59,7 @@ class Edit(shown.Shown):
     Args:
       net: the network.
       params: its parameters, whose digest the edit carries.
-      players: of its parts.
+      players: players that are parts of the network.
       remove: numbers or names of players, such as `Choice.removed`.
       absent: None for zero, or site to what stands in for its units, as
         `Players.edits` takes it, with one row for all examples.

@@ -43,8 +43,9 @@ def welch(
 
   Args:
     scores: float `[T, n]`, such as `Attribution.scores`.
-    target: int rows, or bool `[T]`.
-    reference: the same. Both may name a row, as sets drawn at random do.
+    target: the rows of the target examples, ints, or bool `[T]`.
+    reference: the rows of the reference examples, in the same form. Both may
+      name a row, as sets drawn at random do.
 
   Raises:
     ValueError: scores that are not `[T, n]` or not finite, an empty set, a row
@@ -132,7 +133,7 @@ def choose(
     direction: "raise" removes the lowest first, to raise the targets' outputs;
       "lower" the highest. Equal ones go by number.
     grid: numbers of components, 0..n; such as `ladder(64)`.
-    allowed: by how much a guard may fall below its value without an edit; one
+    allowed: the most that a guard may fall below its value without an edit; one
       number, or one for each guard.
 
   Raises:

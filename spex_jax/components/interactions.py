@@ -45,11 +45,11 @@ class PairModel:
 
   Attributes:
     keep: float64 `[n]`, p.
-    mean: float64 `[T]`, under masks drawn so.
+    mean: float64 `[T]`, the mean value under masks drawn so.
     singles: float64 `[T, n]`, a.
     pairs: int `[P, 2]`, i < j.
     weights: float64 `[T, P]`, b; 0 where pairs did not help a target.
-    notes: what was decided.
+    notes: sentences on what was decided.
   """
 
   keep: np.ndarray
@@ -102,7 +102,7 @@ class PairModel:
     """The same function in characters of uniform masks.
 
     Args:
-      target: one of them; None for all, stacked.
+      target: the index of a target; None for all, stacked.
     """
     if target is None:
       every = [self.fourier(t) for t in range(len(self.mean))]
@@ -138,7 +138,7 @@ def fit(
     masks: bool `[B, n]`, B at least 10, each bit drawn apart.
     values: `[B]` or `[B, T]`.
     keep: p, or n of them; None for the share of masks that keep each.
-    most_pairs: P at most; and at most B / 2.
+    most_pairs: the most pairs to choose, and at most B / 2.
 
   Raises:
     ValueError: fewer than 10 masks, `keep` outside (0, 1), or what
@@ -164,11 +164,13 @@ def fit(
   best, single_error = normal.choose(first, test, _SINGLES, varies)
   alone = first.solve_each(_SINGLES, best, varies)
   left = values[~held] - first.intercept(alone) - chi[~held] @ alone
+  # Pairs of the strongest components that explain the rest.
   room = min(most_pairs, num_masks // 2)
   found = _scan(chi[~held], left, alone, varies, room)
   if not len(found):
     first.add(*test)
     return _model(first, best, _SINGLES, varies, keep, found, ())
+  # Both orders together.
   columns = np.concatenate([chi, _products(chi, found)], axis=1)
   live = np.concatenate([varies, np.ones(len(found), bool)])
   both = normal.Normal(columns.shape[1], values.shape[1])
@@ -176,6 +178,7 @@ def fit(
   grid = [_loading(n, len(found), s, p) for s in _SINGLES for p in _PAIRS]
   test_both = columns[held], values[held]
   chosen, pair_error = normal.choose(both, test_both, grid, live)
+  # Each target takes what predicts held-out masks better, fitted to all.
   helps = pair_error < single_error
   both.add(*test_both)
   first.add(*test)

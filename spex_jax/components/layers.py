@@ -24,9 +24,9 @@ class LayerEnergy:
 
   Attributes:
     layers: L names, in the order of the first component of each.
-    singles: float64 `[L]`, of components alone.
-    pairs: float64 `[L, L]`, symmetric: on the diagonal that of pairs of one
-      layer; that of two layers stands in both of its places.
+    singles: float64 `[L]`, the energy of components alone.
+    pairs: float64 `[L, L]`, the energy of pairs, symmetric: on the diagonal of
+      pairs within a layer; that of two layers stands in both of its places.
     chance: the share of all pairs of components that are of one layer: what
       `within_share` would be if interactions did not mind layers.
   """
@@ -75,7 +75,7 @@ def energy(
   """The energy of an expansion, by the layers of its players.
 
   Args:
-    fourier: one target, n players.
+    fourier: an expansion of one target on n players.
     layer_of: n names: the layer of each player.
 
   Raises:

@@ -42,8 +42,8 @@ def by_expansion(
   """The subset of `count` components where an expansion is largest.
 
   Args:
-    fourier: one target.
-    count: k.
+    fourier: an expansion of one target.
+    count: the number of components to keep.
     time_limit: seconds for the solver; then the best so far is taken.
 
   Raises:
@@ -57,8 +57,8 @@ def by_scores(scores: base.Array, count: int) -> Choice:
   """The `count` largest scores; of equal ones the first.
 
   Args:
-    scores: `[n]`: how much each raises the value by being kept.
-    count: k.
+    scores: `[n]`: how much each component raises the value by being kept.
+    count: the number of components to keep.
 
   Raises:
     ValueError: NaN, or a count outside 0..n.
@@ -77,10 +77,10 @@ def best_of_random(
   """The best of random subsets of `count` components, all evaluated.
 
   Args:
-    value_fn: one target.
-    n: components.
-    count: k.
-    num_masks: drawn; those that repeat are asked once.
+    value_fn: bool masks `[B, n]` to values of one target.
+    n: the number of components.
+    count: the number of components to keep.
+    num_masks: the number of masks drawn; those that repeat are asked once.
     key: consumed.
 
   Raises:
@@ -101,8 +101,9 @@ def greedy(
   """Drops the component whose absence costs least, one after the other.
 
   Args:
-    value_fn: one target; asked for n masks, then n - 1, and so on.
-    n: components.
+    value_fn: bool masks `[B, n]` to values of one target; asked for n masks,
+      then n - 1, and so on.
+    n: the number of components.
     counts: sizes to report, in any order.
 
   Returns:

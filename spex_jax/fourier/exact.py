@@ -16,7 +16,8 @@ def expand(
   """Returns the expansion of a function from its value at every mask.
 
   Args:
-    values: `[2^n]` in the order of `masks.sampling.enumerate_masks`.
+    values: `[2^n]`, the value of every mask, in the order of
+      `masks.sampling.enumerate_masks`.
     max_order: drops larger sets; what is left is the best approximation of
       that order in mean square over all masks.
 

@@ -180,6 +180,7 @@ def grow_support(
   def level(sets):
     return levels[np.maximum((sets < n).sum(axis=1), 1) - 1]
 
+  # Each scan drops what does not hold, then adds what the rest still shows.
   for _ in range(_SCANS):
     support, residual = _prune(masks, values, support, level)
     error = residual.std() / math.sqrt(num_masks)
@@ -192,6 +193,7 @@ def grow_support(
     scores = np.append(scores, residual @ named / num_masks)
     z = np.abs(scores.astype(np.float64)) / error
     ranked = np.argsort(-z, kind="stable")[:_CANDIDATES]
+    # The strongest that are significant and new.
     held = set(map(tuple, np.sort(support, axis=1).tolist()))
     fresh = sets[
       [

@@ -98,9 +98,9 @@ def scan(
   Args:
     signs: float32 `[B, n]`, s = 1 - 2 m; zeros where padded.
     residual: float32 `[B]`.
-    rows: with `columns` and `lengths` what `layout` gives.
-    columns: see there.
-    lengths: see there.
+    rows: int32 `[T, R, order - 2]`, the sets of `layout`.
+    columns: int32 `[C, 2]`, its pairs.
+    lengths: int32 `[T]`, the tiles of pairs that a tile of rows needs.
 
   Returns:
     int32 `[P, order]` sets, ascending in their scores' size, padded with n or
@@ -133,8 +133,10 @@ def scan(
 
     return jax.lax.fori_loop(0, length, step, jnp.zeros(len(members)))
 
+  # How well each row is completed at best.
   best = jax.lax.map(best_of_tile, (rows, lengths)).reshape(-1)
   chosen = jax.lax.top_k(best, min(_KEPT, len(best)))[1]
+  # The best rows again, with the pairs that complete them.
   members = rows.reshape(len(best), -1)[chosen]
   left, last = left_of(members), members[:, -1]
 

@@ -29,7 +29,7 @@ class Moments(NamedTuple):
   Attributes:
     gram: float64 `[K, K]`.
     product: `[K]`, or `[K, T]`.
-    energy: of the values, `[]` or `[T]`.
+    energy: the mean square of the centred values, `[]` or `[T]`.
     rank: the most columns that may be independent at so many rows.
   """
 
@@ -79,7 +79,7 @@ class Moments(NamedTuple):
       grid: P penalties, falling.
       most: once a fit has more columns, smaller penalties only fit noise, ever
         more slowly: they are left NaN.
-      tolerance: of the duality gap, a share of the energy.
+      tolerance: the duality gap at which a fit ends, as a share of the energy.
     """
     from sklearn import exceptions, linear_model
 
@@ -122,7 +122,7 @@ def factor(gram: np.ndarray, loading: base.Array | float = 0.0) -> Any:
 
   Args:
     gram: float64 `[K, K]`, symmetric, which is overwritten.
-    loading: on the diagonal, `[]` or `[K]`.
+    loading: what is added to the diagonal, `[]` or `[K]`.
   """
   from scipy import linalg
 

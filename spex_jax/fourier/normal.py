@@ -182,7 +182,7 @@ class Normal:
 
     Args:
       loadings: candidates, each as `solve` takes them.
-      chosen: int `[T]`, the index of each target's.
+      chosen: int `[T]`, the index of each target's candidate.
       among: the columns with a weight, as in `solve`.
 
     Raises:
@@ -320,9 +320,9 @@ def held_out(count: int, before: int = 0, held: int = 0) -> np.ndarray:
   Every fifth, and no more than 4,096 in all.
 
   Args:
-    count: of rows, behind `before` others.
-    before: of which so many were `held`.
-    held: see there.
+    count: the number of further rows.
+    before: the number of rows in front of them.
+    held: how many rows of those in front were held out.
   """
   apart = (before + np.arange(count)) % EVERY == EVERY - 1
   return apart & (held + np.cumsum(apart) <= _MOST_HELD)

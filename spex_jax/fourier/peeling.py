@@ -88,11 +88,11 @@ class Peeled:
 
   Attributes:
     terms: the support; the empty set is in it from the start.
-    coefs: `[K]`, in the units of the folded values, 0 where unused.
+    coefs: `[K]` coefficients in the units of the folded values, 0 where unused.
     residual: `[C, B, P]` what is left.
     energy: mean square of the residual over that of the input, in [0, 1].
     reading: int32, the next reading: an index of `Settings.readings`.
-    rounds: int32.
+    rounds: int32, the rounds of reading so far.
     status: int32, a `Status`.
   """
 
@@ -214,8 +214,8 @@ def peel(
     bins: float32 `[C, B, P]` folded values, of centred and scaled values.
     players: int32 `[K, D]` a support to start from. Row 0 is the empty set,
       always asked about: centring leaves a small mean.
-    used: bool `[K]`, which of its rows count.
-    settings: static.
+    used: bool `[K]`, which rows of `players` count.
+    settings: the loop's settings; static.
     first: int32, the reading to begin with, an index of `settings.readings`.
     stop: int32, one behind the last to use; None for all of them. Neither is
       static: stages of a decoder share a program.
@@ -238,6 +238,7 @@ def peel(
     return state.status == Status.RUNNING
 
   def one_round(state):
+    # Candidates, by the reading in turn.
     terms = state.terms
     branches = [
       lambda rest, f=f: _distinct(f(rest), terms, code.n) for f in readings
@@ -251,11 +252,13 @@ def peel(
     slots = jnp.where(fits, order, capacity)
     merged = terms.players.at[slots].set(players, mode="drop")
     used = terms.used.at[slots].set(True, mode="drop")
+    # All coefficients again, without sets that fail their tests.
     terms = folding.locate(geometry, merged, used)
     coefs, residual = folding.solve(terms, state.coefs, bins, steps=6)
     terms, coefs = _prune(terms, coefs, residual, settings)
     residual = bins - folding.expand(terms, coefs, num_bins)
     energy = (residual**2).mean() / power
+    # Without progress the next reading has its turn.
     progress = fits.any() & (energy < state.energy * (1 - 1e-6))
     reading = jnp.where(progress, first, state.reading + 1)
     full = added.any() & (room <= 0)
@@ -279,6 +282,7 @@ def peel(
       status=status.astype(jnp.int32),
     )
 
+  # The state of the support given.
   terms = folding.locate(geometry, players, used)
   coefs, residual = folding.solve(terms, jnp.zeros(capacity), bins, steps=6)
   energy = (residual**2).mean() / power

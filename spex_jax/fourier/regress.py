@@ -99,10 +99,10 @@ def design(
     masks: bool `[B, n]`.
     players: int `[K, D]` padded with n, as in `SparseFourier.players`.
     n: number of players; that of `masks` if None.
-    dtype: the result's. +-1 is exact in any.
+    dtype: the dtype of the result; +-1 is exact in any.
 
   Returns:
-    `[B, K]` of +-1, row-major. Cost: K * D * B byte operations.
+    `[B, K]` characters, +-1, row-major. Cost: K * D * B byte operations.
 
   Raises:
     ValueError: shapes that disagree, or players outside 0..n.

@@ -119,7 +119,7 @@ def spearman(
       rank nothing; None for an error.
 
   Returns:
-    In -1..1: a float, or float64 `[T]`.
+    The correlation, in -1..1: a float, or float64 `[T]`.
 
   Raises:
     ValueError: shapes that differ, NaN or infinities, or scores that rank

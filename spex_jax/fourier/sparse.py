@@ -249,7 +249,7 @@ class SparseFourier(base.ByValue, shown.Shown):
     """Keeps the empty set and the strongest sets.
 
     Args:
-      num_terms: how many sets besides the empty one.
+      num_terms: how many sets to keep besides the empty one.
       energy: the least share in (0, 1] of the energy (sum of squares without
         the empty set) that the kept sets must hold. Give one of the two.
     """

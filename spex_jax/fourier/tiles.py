@@ -113,6 +113,7 @@ class Tiles:
         )
         for (i, j), tile in self._gram.items()
       }
+    # A Cholesky factor in float32, tile by tile.
     for j in range(self._side):
       factor[j, j] = _cholesky(factor[j, j])
       for i in range(j + 1, self._side):
@@ -135,6 +136,7 @@ class Tiles:
           out[j] = out[j] - part.T @ weights[i]
       return out
 
+    # Refined in float64 until it settles.
     with jax.enable_x64(True):
       weights = [jnp.zeros_like(side) for side in sides]
       left = sides

@@ -32,9 +32,9 @@ def walsh_hadamard(x: base.Array, axis: int = -1) -> jax.Array:
   that forward and reverse derivatives cost one transform each.
 
   Args:
-    x: `[..., N, ...]` with N a power of two along `axis`. Sums run in its
-      dtype; integers and booleans are cast to the default float. float64
-      needs `jax.enable_x64`, as everywhere in JAX.
+    x: `[..., N, ...]`, an array of N entries along `axis`, a power of two. Sums
+      run in its dtype; integers and booleans are cast to the default float.
+      float64 needs `jax.enable_x64`, as everywhere in JAX.
     axis: the axis to transform.
 
   Returns:

@@ -25,9 +25,9 @@ class Attribution(base.ByValue, shown.Shown):
     scores: float64 `[T, n]`; read-only.
     baseline: float64 `[T]`, the prediction for the empty mask; 0 from methods
       that speak of differences only. Ranks of predictions do not depend on it.
-    method: its name.
+    method: the name of the method.
     std: float64 `[T, n]` standard errors of the scores, or None.
-    notes: what was decided on the way.
+    notes: sentences on what was decided on the way.
 
   Raises:
     ValueError: shapes that disagree, NaN or infinities.

@@ -20,8 +20,8 @@ class Removal(NamedTuple):
     counts: int `[C]`, k.
     masks: bool `[C, n]`, True = kept.
     predicted: float64 `[C]`, the expansion's f(all) - f(mask).
-    actual: float64 `[C]`, the value function's.
-    full: its f(all).
+    actual: float64 `[C]`, the same of the value function.
+    full: the value function's f(all).
     status: `[C]`, whether each set is proved the most influential
       ("optimal"), or the best found in time ("time_limit").
   """
@@ -48,8 +48,8 @@ def removal_curve(
   |f(all)|; here changes keep their units and `full` is beside them.
 
   Args:
-    fourier: one target.
-    value_fn: answers `[B]`.
+    fourier: an expansion of one target.
+    value_fn: bool masks `[B, n]` to values `[B]`.
     counts: numbers of players to remove, 0..n.
     time_limit: seconds for each of two searches per count.
 

@@ -383,8 +383,8 @@ def check_std(std: base.Array, size: int, name: str, of: str) -> np.ndarray:
   """Returns standard errors as float64 `[size]`.
 
   Args:
-    std: what to check.
-    size: how many are needed.
+    std: the standard errors to check.
+    size: how many standard errors are needed.
     name: what `std` is called, for messages.
     of: what the errors are of, for messages.
 

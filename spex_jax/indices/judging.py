@@ -45,8 +45,8 @@ class Correlation(base.ByValue):
     ceiling: what a perfect prediction of the mean over seeds would score
       against the values given, `sqrt` of the reliability of their mean
       (Spearman-Brown); None with one seed.
-    ceiling_interval: 95 %, of its mean over targets like these, up to 1; None
-      with one seed or one target.
+    ceiling_interval: the 95 % interval of its mean over targets like these, up
+      to 1; None with one seed or one target.
   """
 
   per_target: np.ndarray
@@ -125,11 +125,13 @@ def correlation(
   """Correlation of predictions and values over fresh masks, per target.
 
   Args:
-    predict: masks to `[B]` or `[B, T]`: an `Attribution`, an expansion.
-    masks: bool `[B, n]`, at least 3; none that the method was fitted to.
+    predict: masks to predictions `[B]` or `[B, T]`: an `Attribution`, an
+      expansion.
+    masks: bool `[B, n]`, 3 masks or more; none that the method was fitted to.
     values: `[B]`, `[B, T]`, or `[B, S, T]` for S seeds of each mask, of which
       the mean is predicted and the ceiling measured.
-    ranks: Spearman's, ties averaged, in place of Pearson's.
+    ranks: whether to give Spearman's correlation, ties averaged, in place of
+      Pearson's.
 
   Raises:
     ValueError: fewer than 3 masks, other shapes, values or predictions that
@@ -183,7 +185,7 @@ class Surrogate(base.ByValue):
 
   Attributes:
     r2, rank: float64 `[T]` R^2 and rank correlation of the whole expansion.
-    first_r2, first_rank: those of its sets of up to one player alone.
+    first_r2, first_rank: the same of its sets of up to one player alone.
     r2_std, first_r2_std: standard errors of R^2, `fourier.score.r2_std`.
   """
 
@@ -219,7 +221,7 @@ def surrogate(
   approximation; compare a `datamodels` fit on the same masks, too.
 
   Args:
-    fourier: one target or T.
+    fourier: an expansion of one target or T.
     masks: bool `[B, n]`, fresh.
     values: `[B]`, `[B, T]`, or `[B, S, T]`, of which the mean over seeds is
       meant.
@@ -258,7 +260,7 @@ class Brittleness(base.ByValue):
 
   Attributes:
     counts: int `[G]` removals tried, ascending; the first is 0.
-    margins: float64 `[T, G]` after them.
+    margins: float64 `[T, G]`, the margins after them.
     smallest: float64 `[T]`, the fewest tried that flip; infinity where none
       does, NaN where the prediction was wrong with everybody there.
   """
@@ -338,9 +340,9 @@ class Mislabelled:
 
   Attributes:
     auroc: probability that a wrong label scores below a right one.
-    counts: int `[G]`, how many of the lowest are inspected.
-    recall: float64 `[G]`, the share of wrong labels among them.
-    precision: float64 `[G]`.
+    counts: int `[G]`, how many of the lowest scores are inspected.
+    recall: float64 `[G]`, the share of all wrong labels that is among them.
+    precision: float64 `[G]`, the share of wrong labels among those inspected.
   """
 
   auroc: float
@@ -366,8 +368,8 @@ def mislabelled(
   Args:
     scores: `[n]`, or `[T, n]`, of which the mean over targets is ranked.
     wrong: bool `[n]`.
-    counts: how many of the lowest to inspect; None for the number of wrong
-      labels.
+    counts: how many of the lowest scores to inspect; None for the number of
+      wrong labels.
 
   Returns:
     AUROC with ties counted as half; ties at a count go to the earlier.

@@ -61,7 +61,7 @@ def mobius_from_fourier(
   """Moebius coefficients, `M(T) = (-2)^|T| sum_{S superset of T} F(S)`.
 
   Args:
-    fourier: one target, K terms.
+    fourier: an expansion of one target, K terms.
     order: the largest `|T|` to compute, exactly; None for all. Nothing is
       projected: the sets above it are left out.
 
@@ -122,6 +122,7 @@ def superset_sums(
   limit = largest if order is None else min(order, largest)
   active = np.unique(players[players < n])
   may_be_dense = len(active) <= _MAX_DENSE
+  # The weights that are not 0, and how many pairs of sets have them.
   weights: dict[tuple[int, int], float] = {}
   pairs = 0
   for s, count in zip(present.tolist(), counts.tolist()):
@@ -136,6 +137,7 @@ def superset_sums(
   if may_be_dense and dense_cost < 64 * pairs:
     return _dense(n, players, coefs, sizes, active, weights, limit)
 
+  # Pairs listed by their sizes, and equal subsets added up.
   rank = np.searchsorted(active, players)
   found = []
   for t in range(limit + 1):

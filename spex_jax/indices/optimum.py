@@ -62,8 +62,8 @@ def best_mask(
   """Finds the mask where an expansion is largest, or smallest.
 
   Args:
-    fourier: one target, n players.
-    maximise: False to minimise.
+    fourier: an expansion of one target on n players.
+    maximise: whether the value is maximised; False to minimise it.
     exactly: the number of players kept, never fewer; or
     at_most: the largest number kept. Neither: any mask.
     time_limit: seconds for the solver; what it has by then is returned.
@@ -225,10 +225,10 @@ def _programme(
   """Objective, constraints, bounds, integrality; and where the masks are.
 
   Args:
-    num: P.
-    players: `[K, D]` in 0..P-1, padded with P.
-    coefs: `[K]`, to be maximised.
-    limits: the least and largest number kept.
+    num: P, the number of players.
+    players: int `[K, D]` the players of each set, 0..P-1, padded with P.
+    coefs: `[K]` coefficients of the expansion to be maximised.
+    limits: the least and the largest number of players kept.
   """
   import scipy.optimize  # Slow to import.
   import scipy.sparse

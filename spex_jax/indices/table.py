@@ -19,7 +19,7 @@ class Index(NamedTuple):
   """One index.
 
   Attributes:
-    title: its name in words.
+    title: the name of the index in words.
     weight: `(s, t, order) -> w`, see `cardinal`.
     baseline: what the empty set gets, in words.
     fixed_order: the only order it has, or None.
@@ -107,7 +107,7 @@ def interactions(
   """Returns an index of an expansion, by name, computed in float64 on the host.
 
   Args:
-    fourier: one target, n players.
+    fourier: an expansion of one target on n players.
     index: a name of `INDICES`; case does not matter.
     order: the largest set of the result. None stands for the largest set of
       the expansion (nothing is cut or projected). Above n it is n: no set is

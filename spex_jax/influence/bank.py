@@ -63,7 +63,7 @@ class Bank:
     """Opens the bank of a retrainer's configuration, or starts it.
 
     Args:
-      path: its directory.
+      path: the directory of the bank.
       retrainer: trains what is missing. Where it has no microbatch of its own,
         it takes the bank's; a new bank takes the retrainer's.
       rows_per_shard: the rows per shard of a new bank, 4,096 by default; an old
@@ -116,8 +116,8 @@ class Bank:
 
     Args:
       masks: bool `[B, n]`; a mask that stands there twice is trained once.
-      seeds: how many, from 0, or their indices; the retrainer's number by
-        default.
+      seeds: how many seed indices, from 0, or a list of them; the retrainer's
+        number by default.
 
     Raises:
       ValueError: masks that the retrainer refuses, no mask or no seed.

@@ -30,10 +30,10 @@ class Classifier:
   """A model, ready to be retrained.
 
   Attributes:
-    learner: which answers the output that was asked for.
+    learner: the learner, which answers the output that was asked for.
     by_loss: the same learner, which answers the cross-entropy.
     by_log_odds: the same, which answers the log odds.
-    words: for the reader.
+    words: a description of the model for the reader.
     recipe: the recipe of a network; None for models that are solved.
     init: key to the parameters of a network, or None.
     penalty: the penalty of logistic regression, on the sum of losses; None for
@@ -68,23 +68,25 @@ def classifier(
 
   Args:
     kind: one of `MODELS`.
-    shape: of one example: `(D,)`, or of an image `(H, W)` or `(H, W, 3)`.
+    shape: the shape of one example: `(D,)`, or that of an image, `(H, W)` or
+      `(H, W, 3)`.
     num_classes: C; None for a response, of ridge alone, which answers its
       prediction.
-    recipe: how a network is trained.
+    recipe: the recipe by which a network is trained.
     output: what it answers, see `learners.classifier`.
-    penalty: the penalty of logistic and ridge.
-    widths: of the layers of the MLP.
+    penalty: the penalty of logistic and ridge regression.
+    widths: the widths of the hidden layers of the MLP.
     activation: the activation of the MLP.
     width: the width of the transformer and the convnet.
-    num_blocks: the number of blocks of the transformer, as what follows.
-    num_heads: they divide the width.
-    patch_size: in pixels.
+    num_blocks: the number of blocks of the transformer.
+    num_heads: the number of heads of each block; they divide the width.
+    patch_size: the side of a patch of the transformer, in pixels.
 
   Raises:
     ValueError: a network of images for examples that are none, or sizes that
       do not fit.
   """
+  # Models that are solved.
   if num_classes is None:
     if kind != "ridge":
       raise ValueError(f"kind={kind!r} needs classes; a response needs ridge.")
@@ -103,6 +105,7 @@ def classifier(
       f"{kind} regression, penalty {penalty:g}",
       penalty=penalty if kind == "logistic" else None,
     )
+  # Networks, which a recipe trains.
   more: Any = {}
   if kind == "mlp":
     init, logits, name = _mlp(shape, num_classes, widths, activation)
@@ -173,9 +176,9 @@ def transformer(
     shape: the shape of an image.
     num_classes: C.
     width: the width of its stream.
-    num_blocks: how many.
+    num_blocks: the number of blocks.
     num_heads: the number of heads of each block; they divide the width.
-    patch_size: in pixels.
+    patch_size: the side of a patch, in pixels.
 
   Raises:
     ValueError: sizes that do not fit, or examples that are no square images.

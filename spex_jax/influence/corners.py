@@ -45,7 +45,7 @@ class Reported(NamedTuple):
   Attributes:
     players: the set, two players or more.
     estimate: the interaction, in the units of the values.
-    target: which column of the values it speaks of.
+    target: the column of the values that it speaks of.
   """
 
   players: tuple[int, ...]
@@ -61,7 +61,7 @@ class Row:
     reported: what was claimed.
     measured: the mean over contexts and seeds.
     low, high: its interval at the report's level, for this set alone.
-    p_value: of no interaction, two-sided.
+    p_value: two-sided, of the hypothesis of no interaction.
     verdict: "survives" where Holm's test finds an interaction of the claimed
       sign, "contradicted" where of the other, else "unproved".
     both, neither: mean values with all of the set, and with none of it.
@@ -89,7 +89,7 @@ class Report(shown.Shown):
   """All interactions, measured; prints as a table.
 
   Attributes:
-    rows: in the order of the claims.
+    rows: the measured interactions, in the order of the claims.
     level: the level of the intervals and of the verdicts.
     num_contexts: C.
     num_seeds: S.
@@ -226,10 +226,12 @@ def four_corners(
       f"An interval needs two contexts or two seeds; got {num_contexts} and "
       f"{len(value_fns)}."
     )
+  # All corners of all sets, each distinct mask asked for once.
   blocks = [corner_masks(players, contexts) for players in sets]
   masks = np.concatenate([block.reshape(-1, n) for block in blocks])
   distinct = packing.distinct_masks(masks)
   values = _ask(value_fns, masks[distinct.first])[:, distinct.inverse]
+  # The effect of each set in every context and seed.
   start, measured = 0, []
   size = np.abs(values).max()
   for claim, players, block in zip(claims, sets, blocks):
@@ -245,6 +247,7 @@ def four_corners(
     missing = order - np.bitwise_count(np.arange(1 << order)).astype(int)
     effects = corners @ (-1.0) ** missing
     measured.append((_interval(effects, level, size), corners.mean((0, 1))))
+  # Verdicts that allow for the number of claims.
   verdicts = _holm([m[0][3] for m in measured], 1 - level)
   rows = []
   for claim, ((mean, low, high, p_value), corners), found in zip(
@@ -278,7 +281,7 @@ def corner_masks(players: Sequence[int], contexts: base.Masks) -> np.ndarray:
   Bit j of a corner's number says whether the set's player j is in it.
 
   Args:
-    players: d of them.
+    players: the d players of the set.
     contexts: bool `[C, n]`; what the players are in them is overwritten.
   """
   order = len(players)

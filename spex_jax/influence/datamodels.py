@@ -40,7 +40,7 @@ def leave_one_out(
   rows that drop two or more players are not read.
 
   Args:
-    masks: bool `[B, n]`, with those of `sampling.leave_one_out` among them.
+    masks: bool `[B, n]`; those of `sampling.leave_one_out` are among them.
     values: `[B]` or `[B, T]`.
 
   Returns:

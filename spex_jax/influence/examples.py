@@ -77,7 +77,7 @@ class Retrainer:
     """Checks everything; nothing is trained yet.
 
     Args:
-      learner: what to retrain.
+      learner: the learner to retrain.
       data: pytree of arrays with a leading axis N.
       test: pytree of arrays with a leading axis T.
       key: consumed; all initialisations and orders derive from it.
@@ -92,8 +92,8 @@ class Retrainer:
       microbatch: trainings in one `vmap` on one device; None measures, or
         takes the batch. Values are the same bit for bit on any number of
         devices and with any `batch_size` at the same `microbatch`.
-      devices: all of this process by default.
-      memory_limit: as in `evaluate.compiled`.
+      devices: the devices to train on; all of this process by default.
+      memory_limit: bytes a program may need, as in `evaluate.compiled`.
       progress: called after each batch.
 
     Raises:
@@ -101,6 +101,7 @@ class Retrainer:
       ValueError: data with NaN or infinity, labels out of range, arrays or
         players of other lengths, or an unknown choice.
     """
+    # Choices and data, checked and cast.
     if seeds not in ("common", "independent"):
       raise ValueError(f"seeds={seeds!r}: choose common or independent.")
     if degenerate not in ("refuse", "train"):
@@ -114,6 +115,7 @@ class Retrainer:
     num_examples = len(jax.tree.leaves(data)[0])
     loop.check(data, np.ones(num_examples))
     loop.check(test, np.ones(len(jax.tree.leaves(test)[0])))
+    # Players and classes of the examples.
     self.learner, self.seeds, self.num_seeds = learner, seeds, num_seeds
     self.players = players or subsets.players_of(np.arange(num_examples))
     if self.players.owner.shape != (num_examples,):
@@ -137,6 +139,7 @@ class Retrainer:
     self._progress = progress
     self._evaluator: evaluate.Evaluator | None = None
     self.num_diverged = 0
+    # What every training shares, and what a bank knows this retrainer by.
     with self._precision():
       self._shared = {
         "data": learner.prepare(data),
@@ -387,7 +390,7 @@ def replica_formula(
     num_parameters: Q.
     num_activations: A, of all layers on a batch; with the inputs of the batch
       where every training has its own (independent seeds, index subsets).
-    num_examples: N, to train on.
+    num_examples: N, the examples to train on.
     num_read: R, activations of the widest hidden layer on all test points.
     optimizer: the optimizer of the recipe.
   """
@@ -407,7 +410,7 @@ class Noise:
     share: float64 `[T]`: its square over the variance of one training's value
       over masks and seeds. No function of the mask alone explains more of such
       values than 1 less this.
-    num_masks: that at least two seeds answered.
+    num_masks: the number of masks that at least two seeds answered.
   """
 
   std: np.ndarray

@@ -68,12 +68,12 @@ def influence_functions(
     output: params and one test point to what is explained.
     params: a pytree of floats.
     train: pytree of arrays with a leading axis N.
-    test: the same with T.
+    test: pytree of arrays with a leading axis T.
     damping: what is added to the Hessian's diagonal, at least 0.
     solver: "exact" forms H (P up to 8,192) and factors it, and refuses one
       that is not positive definite; "cg" solves for each test point by
       conjugate gradients, a pass over the data per step.
-    chunk: examples at once.
+    chunk: the number of examples at once.
     max_steps: the most steps of conjugate gradients.
     tolerance: the relative residual to stop at; what is reached is noted.
 
@@ -135,10 +135,10 @@ def tracin(
     loss: params and one example to its loss.
     output: params and one test point to what is explained.
     checkpoints: parameters along training, one pytree each.
-    rates: the learning rate at each.
+    rates: the learning rate at each checkpoint.
     train: pytree of arrays with a leading axis N.
-    test: the same with T.
-    chunk: examples at once.
+    test: pytree of arrays with a leading axis T.
+    chunk: the number of examples at once.
 
   Raises:
     ValueError: no checkpoint, not one rate for each, no example, or NaN or

@@ -50,16 +50,16 @@ def metagradients(
   """Trains once, and differentiates T outputs by the weights of all examples.
 
   Args:
-    init_key: and `order_key`, `data`, `init`, `losses`, `recipe`, `augment`, as
-      in `training.loop.train`.
-    order_key: see there.
+    init_key: consumed; the key of the initial parameters. Arguments that
+      `training.loop.train` has, too, mean what they mean there.
+    order_key: consumed; the key of the orders and of `augment`.
     data: pytree of arrays with a leading axis N, finite.
     init: key to parameters.
     losses: parameters and a batch to losses `[b]`.
-    recipe: how to train.
+    recipe: the recipe of the training.
     outputs: trained parameters to `[T]`: margins on test points, say. Every
       target is a backward pass of its own; a mean over many points is one.
-    weights: `[N]` to differentiate at; None for 1 each.
+    weights: `[N]` example weights to differentiate at; None for 1 each.
     augment: key and one example to one example.
     segment: steps in a segment; None for sqrt(S).
 
@@ -75,6 +75,7 @@ def metagradients(
   if weights is None:
     weights = np.ones(num_examples, np.float32)
   loop.check(data, weights)
+  # One training, and a way back for each output.
   values, gradients = jax.jit(
     functools.partial(
       through_training,
@@ -88,6 +89,7 @@ def metagradients(
   )(init_key, order_key, data, weights)
   values = np.asarray(values, np.float64)
   gradients = np.asarray(gradients, np.float64)
+  # What is not finite is an error.
   if not np.isfinite(values).all():
     raise ValueError(
       f"Training diverged: {np.sum(~np.isfinite(values))} of {len(values)} "

@@ -26,11 +26,11 @@ class Problem:
   """Everything that is retrained.
 
   Attributes:
-    data: what the learner gets, `{"x": float32 [N, D], "y": [N]}`.
-    test_data: the same of the test points.
+    data: the training examples, `{"x": float32 [N, D], "y": [N]}`.
+    test_data: the test points, in the same form.
     num_classes: the number of classes of the labels y; 0 of a response.
     players: groups of training examples.
-    classifier: what learns.
+    classifier: the model that learns.
     retrainer: the retrainer of all that.
   """
 
@@ -71,7 +71,7 @@ class Problem:
     """The state after training, as the bank has it.
 
     Args:
-      weights: float `[N]`, of the examples; all 1 by default.
+      weights: float `[N]`, the weights of the examples; all 1 by default.
       seed: the seed of initialisation and order.
 
     Raises:
@@ -95,9 +95,9 @@ class Masks:
   """Which subsets are retrained.
 
   Attributes:
-    fit: bool `[B, n]`, to fit to.
-    fresh: bool `[F, n]`, none of those, to judge by.
-    unusable: how many that were drawn kept no example, or one class only.
+    fit: bool `[B, n]`, the masks to fit to.
+    fresh: bool `[F, n]`, the masks to judge by, none of those.
+    unusable: how many drawn masks kept no example, or one class only.
   """
 
   fit: np.ndarray
@@ -109,10 +109,10 @@ def masks(problem: Problem, key: base.Key, budget: int, fresh: int) -> Masks:
   """Distinct uniform masks; a larger budget has all of a smaller one's.
 
   Args:
-    problem: whose players.
+    problem: the problem whose players the masks are of.
     key: consumed.
-    budget: masks to fit to.
-    fresh: and to judge by; a fifth of all where there are few.
+    budget: the number of masks to fit to.
+    fresh: the number to judge by; a fifth of all where there are few.
 
   Raises:
     ValueError: so few players that fewer than 8 subsets can be retrained.
@@ -145,10 +145,10 @@ def draw(
   """Distinct uniform masks that can be retrained, block by block.
 
   Args:
-    problem: whose players.
+    problem: the problem whose players the masks are of.
     key: consumed.
-    size: how many; fewer come back where there are no more.
-    exclude: bool `[E, n]`, none of these.
+    size: the number of masks; fewer come back where there are no more.
+    exclude: bool `[E, n]` masks that must not be drawn.
 
   Returns:
     bool `[size, n]`, and how many were passed over.
@@ -173,10 +173,10 @@ def contexts(
   """bool `[C, n]`: uniform masks in which every corner of `sets` is usable.
 
   Args:
-    problem: whose players.
+    problem: the problem whose players the masks are of.
     key: consumed.
     size: C; fewer come back where there are no more.
-    sets: of players.
+    sets: the sets of players.
   """
   n = problem.players.n
   found = np.zeros((0, n), bool)

@@ -90,7 +90,7 @@ def of_expansion(
   probability p has E chi = 1 - 2p.
 
   Args:
-    fourier: n players; one target, or T.
+    fourier: an expansion on n players, of one target or T.
     law: the law of p. For an expansion that is exact the values are, too.
 
   Returns:
@@ -209,9 +209,9 @@ def ame(
   variance 1, and the best linear coefficients are AME / sqrt(v).
 
   Args:
-    design: of `ame_masks`.
+    design: the masks that `ame_masks` drew.
     values: `[B]` or `[B, T]`.
-    law: that the masks were drawn by.
+    law: the law that the masks were drawn by.
     penalty: "lasso", its size by cross-validation per target, as in the
       paper; or "none", least squares.
 
@@ -271,15 +271,16 @@ def by_permutations(
   (truncation; Ghorbani and Zou 2019, algorithm 1).
 
   Args:
-    value_fn: bool `[B, n]` to `[B]` or `[B, T]`. It is asked for one player
-      alone, too: a retrainer needs `degenerate="train"`.
+    value_fn: bool masks `[B, n]` to values `[B]` or `[B, T]`. It is asked for
+      one player alone, too: a retrainer needs `degenerate="train"`.
     n: number of players.
     key: consumed.
     num_permutations: P.
-    law: a marginal after s others weighs n C(n - 1, s) E p^s (1 - p)^(n - 1
-      - s), which is 1 for Shapley.
-    tolerance: as a share of |f(all) - f(none)|; 0 asks for everything, and
-      the Shapley scores then sum to f(all) - f(none), exactly.
+    law: the law of p: a marginal after s others weighs n C(n - 1, s)
+      E p^s (1 - p)^(n - 1 - s), which is 1 for Shapley.
+    tolerance: the distance from f(all) at which an order ends, as a share of
+      |f(all) - f(none)|; 0 asks for everything, and the Shapley scores then
+      sum to f(all) - f(none), exactly.
     empty: `[T]`, the value of the empty mask; None asks for it.
     stride: players added to each order between two questions.
 
@@ -295,6 +296,7 @@ def by_permutations(
   if not 0 <= tolerance < 1:
     raise ValueError(f"tolerance must lie in [0, 1); got {tolerance}.")
   weights = _position_weights(n, law)
+  # Both ends of every order.
   ends = np.ones((1, n), bool)
   if empty is None:
     ends = np.concatenate([ends, np.zeros((1, n), bool)])
@@ -307,6 +309,7 @@ def by_permutations(
       f"empty must be {len(full)} finite values, one per target; got {none}."
     )
   close = tolerance * np.abs(full - none)
+  # The orders, which grow together.
   draws = jax.random.bits(key, (num_permutations, n), "uint32")
   orders = np.asarray(draws).argsort(axis=1, kind="stable")
   ranks = orders.argsort(axis=1, kind="stable")
@@ -331,6 +334,7 @@ def by_permutations(
       found = _ask(value_fn, prefixes.reshape(-1, n))
       values[:, : len(sizes)] = found.reshape(len(live), len(sizes), -1)
       asked += len(found)
+    # The marginal of each new player, by its position.
     before = np.concatenate([last[live][:, None], values[:, :-1]], axis=1)
     gains = weights[start:stop, None] * (values - before)
     np.add.at(total, orders[live, start:stop], gains)
@@ -361,7 +365,7 @@ def interactions(
 
   Args:
     found: what `spex_jax.decode` or `explain` gave, or its expansion.
-    target: which test point; None where there is one.
+    target: the index of a test point; None where there is one.
     index: "BII", derivatives averaged over all subsets; "Moebius", at the
       empty one; or another of `indices.table`.
     order: the largest sets.

@@ -52,13 +52,13 @@ def trak(
     output: params and one example to one number; a margin.
     models: parameters of each model, pytrees of one structure.
     train: pytree of arrays with a leading axis N.
-    test: the same with T.
+    test: pytree of arrays with a leading axis T.
     key: consumed; draws the projections.
     dim: k; None for no projection, where P is small.
-    penalty: added to the diagonal of X'X, as a share of its mean diagonal.
+    penalty: what is added to the diagonal of X'X, as a share of its mean.
     slope: params and one training example to -d loss / d output; None for
       sigmoid(-output).
-    chunk: examples at once.
+    chunk: the number of examples at once.
 
   Returns:
     Scores `[T, N]`, in units of the output; the prediction for everybody is
@@ -77,6 +77,7 @@ def trak(
     raise ValueError(f"penalty must be finite and at least 0; got {penalty}.")
   if slope is None:
     slope = lambda params, example: jax.nn.sigmoid(-output(params, example))
+  # Projected gradients of the output, and slopes of the loss.
   unravel = _layout(models)
   one = jax.value_and_grad(lambda flat, row: output(unravel(flat), row))
 
@@ -99,6 +100,7 @@ def trak(
     ]
     return [np.concatenate(column) for column in zip(*out)]
 
+  # Each factor of the scores is averaged over models.
   products, slopes, outputs = np.zeros(()), np.zeros(()), np.zeros(())
   for number, params in enumerate(models):
     inputs = gradients.flatten(params)[0], jax.random.fold_in(key, number)

@@ -207,8 +207,8 @@ def score(
   """Scores `[T, n]` by one of `METHODS`.
 
   Args:
-    method: its name; `NEEDS` says which models some of them need.
-    problem: what is retrained.
+    method: the name of a method; `NEEDS` says which models some of them need.
+    problem: the problem that is retrained.
     masks: bool `[B, n]`, uniform.
     values: float64 `[B, T]`.
     options: the options of the methods.

@@ -24,7 +24,7 @@ _OF_SWEEPS = ("config.json", "items.json")  # Shown as settings.
 # and order of sets.
 _NOTHING: Mapping[str, Any] = {
   "question": "", "facts": {}, "told": [], "wrote": set(), "whole": True,
-  "index": "FBII", "order": None,
+  "index": None, "order": None,
 }  # fmt: skip
 
 
@@ -185,7 +185,7 @@ def _asked(path: pathlib.Path) -> dict[str, Any]:
       pathlib.Path(name).name for text in wrote for name in text.split(", ")
     },
     "whole": path.name == record.NAME,
-    "index": body.get("index") or "FBII",
+    "index": body.get("index"),
     "order": body.get("order"),
   }
 

@@ -45,7 +45,7 @@ class Part(NamedTuple):
 
 
 def explanation(
-  path: pathlib.Path, index: str = "FBII", order: int | None = None
+  path: pathlib.Path, index: str | None = None, order: int | None = None
 ) -> Part:
   """An `explanation.json`, by an index and sets of at most an order."""
   found = Explanation.load(path)

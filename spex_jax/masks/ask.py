@@ -74,9 +74,9 @@ def prove(kept: Kept, n: int, ask: Callable[[np.ndarray], np.ndarray]) -> None:
   """Asks a function for a few values that are kept, before any is believed.
 
   Args:
-    kept: what is kept.
+    kept: values kept from another process.
     n: number of players.
-    ask: bool `[A, n]` to float64 `[A, T]` or `[A]`.
+    ask: bool masks `[A, n]` to float64 values `[A, T]` or `[A]`.
 
   Raises:
     ValueError: they differ, and the function repeats its values: they are
@@ -111,9 +111,9 @@ class Asker:
     asked: masks asked so far; the caller keeps them distinct.
     num_repeats: masks asked a second time, outside the budget.
     noise: `[T]` standard deviation of one value between repeats, or None.
-    note: what to tell about repeats that differ, or "".
+    note: a sentence on repeats that differ, or "".
     single: whether values come as `[B]`, without targets.
-    seconds: spent in the value function.
+    seconds: the time spent in the value function.
   """
 
   def __init__(
@@ -130,7 +130,7 @@ class Asker:
     """Wraps `value_fn`; nothing is asked yet.
 
     Args:
-      value_fn: bool `[b, n]` to `[b]` or `[b, T]`.
+      value_fn: bool masks `[b, n]` to values `[b]` or `[b, T]`.
       n: number of players.
       budget: most masks to ask, repeats aside.
       batch_size: masks in a call; None for 256 if `value_fn` is jitted, else
@@ -141,7 +141,8 @@ class Asker:
       progress: called after each batch.
       kept: answers masks that were asked in another process, and is given the
         values of each batch; repeats are asked of `value_fn` itself.
-      watch: `value_fn` to what is called in its place, and sees the calls.
+      watch: `value_fn` to the function that is called in its place, and so sees
+        the calls.
 
     Raises:
       ValueError: a batch size below 1.

@@ -278,7 +278,7 @@ def chase_syndromes(
   Args:
     code: the code.
     soft: float `[R]`; negative reads as parity 1, magnitude as reliability.
-    patterns: bool `[Q, V]` over the V least reliable bits.
+    patterns: bool `[Q, V]`, the flips of the V least reliable bits.
 
   Returns:
     int32 `[Q, t]` odd syndromes, and float `[Q]` the reliability given up.
@@ -457,7 +457,7 @@ def decode_chase(
   Args:
     code: the code.
     soft: float `[W, R]`, negative reads as parity 1.
-    patterns: bool `[Q, V]` from `chase_patterns`.
+    patterns: bool `[Q, V]`, the flips that `chase_patterns` gives.
     keep: candidates a word, at most Q.
 
   Returns:

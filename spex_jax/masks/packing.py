@@ -190,7 +190,7 @@ def check_fits(num_masks: int, n: int, what: str) -> None:
   Args:
     num_masks: B, of any size.
     n: players, of any number.
-    what: asks for them, as a message names it.
+    what: the name of what asks for them, for the message.
 
   Raises:
     ValueError: they do not fit; the message tells how many would.

@@ -10,16 +10,19 @@ import numpy as np
 from spex_jax import base
 
 _FINE = 512  # Rows beyond which padding is felt: it costs the cube in places.
+_LEAST = 128  # Fewer cost next to nothing, and a program of theirs seconds.
 
 
 def rows(count: int) -> int:
-  """The size for so many masks: at most a quarter more, an eighth beyond 512.
+  """The size for so many masks: at most an eighth more beyond 512.
 
   Args:
-    count: at least 0; fewer than 8 are padded to 8.
+    count: the number of masks, at least 0; up to 512 the sizes are 128, 256,
+      384 and 512.
   """
-  parts = 3 if count > _FINE else 2
-  step = 1 << max(3, (max(count, 1) - 1).bit_length() - 1 - parts)
+  step = _LEAST
+  if count > _FINE:
+    step = 1 << ((count - 1).bit_length() - 4)
   return max(1, -(-count // step)) * step
 
 

@@ -9,6 +9,8 @@ import jax
 
 from spex_jax import base
 
+DRAWN = ("SV", "BV")  # Indices of players alone, that masks are drawn for.
+
 
 def whole(name: str, value: Any, least: int) -> int:
   """Returns an argument that must be a whole number, at least `least`.

@@ -60,7 +60,7 @@ def coins(key: base.Key, shape: tuple[int, ...]) -> np.ndarray:
 
   Args:
     key: consumed.
-    shape: of the result.
+    shape: the shape of the result.
   """
   return _words(key, *shape) < 1 << 31
 
@@ -184,9 +184,10 @@ def distinct(
 
   Args:
     key: consumed.
-    num_masks: B.
+    num_masks: the number of masks.
     n: number of players.
-    weights: `[n + 1]` of sizes, as in `by_size`; None for uniform masks.
+    weights: `[n + 1]`, the weight of each size, as in `by_size`; None for
+      uniform masks.
     exclude: `[E, n]` masks that must not be drawn.
 
   Raises:
@@ -203,6 +204,7 @@ def distinct(
   exclude = exclude[packing.distinct_masks(exclude).first]
   if weights is not None:
     exclude = exclude[weights[exclude.sum(axis=1)] > 0]
+  # Are there so many masks to draw?
   available = -len(exclude)
   for size in range(n + 1) if weights is None else np.flatnonzero(weights):
     available += math.comb(n, int(size))
@@ -217,6 +219,7 @@ def distinct(
   crowded = 4 * (num_masks + len(exclude)) > 1 << min(n, _LARGEST_TABLE)
   if n <= _SMALL or (n <= _LARGEST_TABLE and crowded):
     return _by_rank(key, num_masks, n, weights, exclude)
+  # Rounds of draws, of which new masks are kept.
   packed, missing = packing.pack(exclude), num_masks
   for turn in range(_ROUNDS):
     missing = num_masks + len(exclude) - len(packed)

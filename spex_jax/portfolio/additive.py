@@ -83,8 +83,8 @@ def ask_and_fit(
     ask: the function, with its budget and at least 1 player.
     key: consumed.
     method: one of `METHODS`.
-    kernel_width: LIME's, in cosine distance.
-    strict: values that do not repeat are an error.
+    kernel_width: the width of LIME's kernel, in cosine distance.
+    strict: whether values that do not repeat are an error.
 
   Raises:
     ValueError: a budget below `least_budget`.
@@ -96,9 +96,11 @@ def ask_and_fit(
       f"{method} needs a budget of at least {least} masks for {n} players; "
       f"the budget is {budget}."
     )
+  # All masks, where the budget has room for them.
   everything = n <= _MOST_LISTED and 1 << n <= budget
   if everything and method != "occlusion":
     return _on_all(ask, method, kernel_width, strict)
+  # Held-out masks first, then those that every fit needs.
   held_key, design_key = jax.random.split(key)
   num_held = min(budget_lib.num_held_out(budget, n), budget - least)
   fixed = staged.corners(n)
@@ -122,6 +124,7 @@ def ask_and_fit(
     if method == "occlusion":
       among = "the full one and all that lack one player"
     return Fitted(staged.constant(n, seen, notes, ask.asked, among), test)
+  # The method's own masks, and its values from them.
   confounded = None
   if method == "occlusion":
     full = ends[0]

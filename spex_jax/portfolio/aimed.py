@@ -29,10 +29,11 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.masks import ask as ask_lib
+from spex_jax.masks import request
 from spex_jax.portfolio import additive, samples, select, staged
 from spex_jax.proxies import kernel_shap, odd
 
-INDICES = ("SV", "BV")
+INDICES = request.DRAWN
 
 _RANK = 1e-10  # Singular values below this share of the largest are 0.
 _MOST_LEVERAGE = 0.9  # So that no residual is blown up without limit.
@@ -46,13 +47,17 @@ class _Fit(NamedTuple):
   left: float
 
 
-def checked(index: str | None, method: str, goal: float | None) -> str | None:
+def checked(
+  index: str | None, method: str, goal: float | None, max_order: int | None
+) -> str | None:
   """The index that masks are drawn for, by its own name, or None.
 
   Args:
-    index: any case of its name; None for none.
-    method: of `explain`; only "auto" has masks to give.
+    index: the name of an index, in any case of letters; None for none.
+    method: the method given to `explain`; only "auto" has masks to give.
     goal: the R^2 at which to stop, which no mask is held out to measure.
+    max_order: the largest sets asked of `explain`; values of players count sets
+      of all sizes.
 
   Raises:
     ValueError: an index that is no aim, or what goes with none.
@@ -74,6 +79,10 @@ def checked(index: str | None, method: str, goal: float | None) -> str | None:
     raise ValueError(
       f"index={index!r} holds out no mask; leave target_faithfulness out."
     )
+  if max_order is not None:
+    raise ValueError(
+      f"index={index!r} counts sets of all sizes; leave max_order out."
+    )
   return name
 
 
@@ -91,7 +100,7 @@ def ask_and_fit(
     ask: the function, with its budget, and at least 2 players; not all masks.
     key: consumed.
     index: one of `INDICES`.
-    strict: values that do not repeat are an error.
+    strict: whether values that do not repeat are an error.
 
   Returns:
     Functions of order 1, as `additive.function` makes them of the values.
@@ -147,8 +156,10 @@ def _fit(pairs, weights, halves, index):
   """Values of one target from pairs, of which the ends are the first."""
   n = pairs.shape[1]
   ends = np.arange(len(pairs)) == 0
-  if not halves.any():
+  top = np.abs(halves).max()
+  if not top:
     return _Fit(np.zeros(n), np.zeros(n), 0.0)
+  halves = halves / top  # No square overflows or vanishes.
   efficient = index == "SV"
   law = (odd.shapley_law if efficient else odd.banzhaf_law)(n)
   found = odd.fit(pairs, halves, ends & efficient, law)
@@ -166,8 +177,10 @@ def _fit(pairs, weights, halves, index):
   error = (outside - x @ (solve @ outside)) / (1 - leverage)
   variance = (1 - known) * error**2 + known * found.noise_std**2
   std = np.sqrt(solve**2 @ variance)
-  left = (outside[1:] ** 2).sum() / (halves[1:] ** 2).sum()
-  return _Fit(values, std, float(left))
+  # Of the ends alone where all else is 0.
+  energy = (halves[1:] ** 2).sum() or (halves**2).sum()
+  left = (outside[1:] ** 2).sum() / energy
+  return _Fit(top * values, top * std, float(left))
 
 
 def _shares(pairs):
@@ -176,8 +189,9 @@ def _shares(pairs):
   sizes = pairs.sum(axis=1)
   sizes = np.minimum(sizes, n - sizes)
   counts = np.bincount(sizes)
+  # Whole numbers, as floats end near n = 1,030.
   total = [
-    math.comb(n, s) / (2 if 2 * s == n else 1) for s in range(n // 2 + 1)
+    math.comb(n, s) // (2 if 2 * s == n else 1) for s in range(n // 2 + 1)
   ]
   shares = [count / all_ for count, all_ in zip(counts.tolist(), total)]
   return np.asarray(shares)[sizes]

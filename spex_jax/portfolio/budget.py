@@ -66,8 +66,10 @@ def largest_plan(
   key: base.Key, n: int, room: int, max_order: int | None
 ) -> spex.QueryPlan | None:
   """The plan for the largest sets that fits in `room` masks, or None."""
-  orders = [t for t in _ORDERS if t <= min(n, max_order or n)]
-  for t in orders or [min(n, max_order or n)]:
+  most = min(n, max_order or _ORDERS[0], bch.MAX_ORDER)
+  # Above those that are tried without being asked for, the one that is.
+  orders = [most, *(t for t in _ORDERS if t < most)]
+  for t in orders:
     if spex.least_budget(n, t) <= room:
       return spex.make_plan(key, n, room, t=t)
   return None

@@ -44,7 +44,7 @@ def deepened(
     folds: int `[B]`; the fit to all but the first of them, which every caller
       needs, decides whether more is scanned.
     fit: what `members.gram_fit` gave for them.
-    max_order: as there.
+    max_order: the largest sets, as for `members.gram_fit`.
 
   Returns:
     The deeper fit, or `fit` where there is nothing deeper; and a sentence on
@@ -53,23 +53,23 @@ def deepened(
   masks = base.check_masks(masks)
   num_masks, n = masks.shape
   scanned = members.scanned_order(n, num_masks, max_order)
-  told = f" All sets of up to {scanned} were scanned; "
+  note = f" All sets of up to {scanned} were scanned; "
   if scanned >= min(n, max_order or n):
     return fit, ""
   order = high_order.next_order(n, num_masks, scanned)
   if order is None:
-    return fit, told + "larger ones are beyond the cost of a scan."
+    return fit, note + "larger ones are beyond the cost of a scan."
   most = folds != folds[0]
   if not _is_sparse(fit(most), most.sum(), order):
-    return fit, told + "none of them asks for larger ones, which were not."
+    return fit, note + "none of them asks for larger ones, which were not."
   every = np.ones(num_masks, bool)
   support, nominees = high_order.search(masks, values, _sets(fit(every)), order)
-  told = (
+  note = (
     f" All sets of up to {scanned} were scanned, then those of {order} on what "
     f"these left; larger ones were not."
   )
   if not ((support < n).sum(axis=1) == order).any():
-    return fit, told
+    return fit, note
   done = {every.tobytes(): members.refit_scan(masks, values, support)}
 
   def deeper(rows):
@@ -85,7 +85,7 @@ def deepened(
       done[key] = members.refit_scan(masks[rows], values[rows], sets)
     return done[key]
 
-  return deeper, told
+  return deeper, note
 
 
 def _sets(function: sparse.SparseFourier) -> np.ndarray:

@@ -33,7 +33,8 @@ class Growth(NamedTuple):
   folds tell how.
 
   Attributes:
-    share: of the mean square error, 1 at most; 1 where nothing is known.
+    share: the mean square error of the first over that of the others, at most
+      1; 1 where nothing is known.
     std: standard error of its logarithm, half of it for the curve's own bend.
   """
 
@@ -69,7 +70,7 @@ def predict(
     masks: bool `[B, n]`.
     values: `[B]`.
     folds: int `[B]`.
-    fit: to some of the rows.
+    fit: bool rows `[B]` to the function fitted to them alone.
     baseline: `[B]` predictions to compare with.
 
   Returns:
@@ -99,9 +100,9 @@ def growth(
   Args:
     masks: bool `[B, n]`.
     values: `[B]`.
-    folds: int `[B]`, of which neighbours are joined.
-    fit: to some of the rows.
-    out_of_fold: `[B]` what `predict` found.
+    folds: int `[B]`, the fold of each mask; neighbours are joined.
+    fit: bool rows `[B]` to the function fitted to them alone.
+    out_of_fold: `[B]` predictions that `predict` made.
   """
   if len(np.unique(folds)) <= _LEAST:
     return Growth()

@@ -47,13 +47,13 @@ class Member(NamedTuple):
   """One decoder's answer for one target.
 
   Attributes:
-    name: the decoder's.
-    function: fitted to all samples.
+    name: the name of the decoder.
+    function: the expansion fitted to all samples.
     out_of_fold: float64 `[B]`, each value predicted without it.
-    note: how it was fitted, a sentence.
+    note: a sentence on how it was fitted.
     errors: players `[K, D]` to the standard errors `[K]` of their Fourier
       coefficients, in the units of the values; None where nothing is known.
-    growth: how its mean square error falls with the masks that fits out of
+    growth: the fall of its mean square error with the masks that fits out of
       fold lack.
   """
 
@@ -212,10 +212,9 @@ def by_gaussian(
   out = readout.expand(posterior, MOST_TERMS, max_order=max_order)
   if max_order is not None and max_order < masks.shape[1]:
     out_of_fold = _limited(subset, spread, max_order)
-    rest = lasso.evaluate(subset.rest_masks, out.fourier)
   else:
     out_of_fold = _without(subset.values, trial.mean, out.fourier, out.missed)
-    rest = lasso.evaluate(subset.rest_masks, out.fourier)
+  rest = lasso.evaluate(subset.rest_masks, out.fourier)
   note = _process_note(posterior, trial, out)
   out_of_fold = subset.join(out_of_fold, rest)
   found = [Member("gaussian", out.fourier, out_of_fold, note, std)]
@@ -324,14 +323,15 @@ def _with_directions(subset, posterior, trial, spread, most_tuned, std):
   )
   note = "The process with directions: " + _process_note(found, directed, out)
   # Its kernel has no variance for each set; the product kernel's errors, as
-  # much smaller as its predictions are better.
-  ratio = np.sqrt(error / least)
+  # much smaller as its predictions are better, but no smaller than those of a
+  # regression that leaves as much: a kink is wrong where nobody looked.
+  ratio, flat = np.sqrt(error / least), _flat(out_of_fold, subset.values)
   return Member(
     "gaussian with directions",
     out.fourier,
     out_of_fold,
     note,
-    lambda players: std(players) * ratio,
+    lambda players: np.maximum(std(players) * ratio, flat(players)),
   )
 
 
@@ -343,8 +343,8 @@ def _without(values, out_of_fold, function, missed):
 
   Args:
     values: `[B]`.
-    out_of_fold: `[B]` by the whole mean.
-    function: what is read out.
+    out_of_fold: `[B]` predictions by the whole mean.
+    function: the expansion that is read out.
     missed: the share of the energy that it lacks.
   """
   scale = np.abs(values).max() or 1.0

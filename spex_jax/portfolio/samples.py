@@ -35,7 +35,7 @@ class Merged(NamedTuple):
   Attributes:
     values: float64 `[U, T]`, one row for each distinct mask.
     noise: `[T]` standard deviation among equal masks; None if all differ.
-    notes: what to tell about it.
+    notes: sentences on repeats, for the user.
   """
 
   values: np.ndarray
@@ -84,9 +84,9 @@ def unseen(
 
   Args:
     held_out: masks and values.
-    n: players, and `num_targets` targets, of the samples.
-    num_targets: T.
-    hashes: uint64 `[B, 2]` of the samples' masks, of `masks.packing`.
+    n: number of players of the samples.
+    num_targets: T of the samples.
+    hashes: uint64 `[B, 2]`, the hashes of the samples' masks (`masks.packing`).
 
   Raises:
     ValueError: none is left, or other players or targets.
@@ -113,10 +113,10 @@ class Confounded(NamedTuple):
   """Players that no mask tells apart.
 
   Attributes:
-    kept: kept by every mask.
+    kept: players that every mask keeps.
     dropped: players that no mask keeps.
-    tied: groups of which each mask keeps all or none, or always one of two
-      halves: their effects are shared among them as a decoder likes.
+    tied: groups of players of which each mask keeps all or none, or always one
+      of two halves: a decoder shares their effects among them as it likes.
   """
 
   kept: list[int]

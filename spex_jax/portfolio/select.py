@@ -24,7 +24,6 @@ _PLANTED = 0.5  # R^2 of the quick proxies below which a plan is tried.
 # The best of many fits to noise looks better than the mean by about as much.
 _SURE = 2.0  # Standard errors of the gain over the mean.
 _LEAST_SPLIT = 8  # Fewer samples are not split to compare decoders.
-_MOST_ERRORS = 1000  # Of a target, that are kept for intervals.
 MASK_BYTES = 1 << 28  # Masks held unpacked at once.
 LASSO_ORDER = 2
 
@@ -33,12 +32,14 @@ class Answer(NamedTuple):
   """One expansion a target, the decoder that found them, and why it.
 
   Attributes:
-    functions: T of them.
-    method: the decoder that spoke.
-    notes: why, and how.
+    functions: T expansions.
+    method: the decoder that answered.
+    notes: sentences on why it was chosen, and how it was fitted.
     out_of_fold: `[B, T]` predictions of the samples by fits that have not seen
       them, of the same masks in the same order; or None.
-    growth_std: `[T]`, as of `stack.Stacked`; or None.
+    growth_std: `[T]` the `growth_std` of each `stack.Stacked`; or None.
+    moved: `[T]` the standard deviation of what a mask moves R^2 by, out of
+      fold; or None.
     std: standard errors of the coefficients of each function; or None.
     confounded: players that the masks fitted to cannot tell apart; or None.
   """
@@ -48,6 +49,7 @@ class Answer(NamedTuple):
   notes: list[str]
   out_of_fold: np.ndarray | None = None
   growth_std: np.ndarray | None = None
+  moved: np.ndarray | None = None
   std: list[np.ndarray] | None = None
   confounded: Confounded | None = None
 
@@ -105,18 +107,23 @@ def _by_proxies(samples, method, max_order):
   for t, answer in enumerate(answers):
     notes.append(answer.note if single else f"Target {t}: {answer.note}")
   std = [answer.std for answer in answers if answer.std is not None]
-  spoke = {name for answer in answers for name in answer.weights}
+  chosen = {name for answer in answers for name in answer.weights}
+  out_of_fold = np.stack([answer.out_of_fold for answer in answers], axis=1)
+  moved = score.r2_std(samples.values, out_of_fold)
+  with np.errstate(over="ignore"):  # An error beyond float64 is no error.
+    moved = np.atleast_1d(moved) * np.sqrt(num_masks - 1)
   return Answer(
     [answer.function for answer in answers],
-    _spoken(spoke) if method == "auto" else method,
+    _named(chosen) if method == "auto" else method,
     notes,
-    np.stack([answer.out_of_fold for answer in answers], axis=1),
+    out_of_fold,
     np.array([answer.growth_std for answer in answers]),
+    np.where(np.isfinite(moved), moved, 0.0),
     std if len(std) == len(answers) else None,
   )
 
 
-def _spoken(names):
+def _named(names):
   return (
     names.pop() if len(names) == 1 else "stack of " + ", ".join(sorted(names))
   )
@@ -180,7 +187,7 @@ def _fitted(
     return _present([members.by_gram(masks, values, folds, fit)]), left_out
   # The quick and decisive ones first: an exact scan needs no comparison.
   deviation = regress.standardise(values[:, None])[2][0]
-  scan = lambda rival: members.by_gram(masks, values, folds, fit, rival)
+  scan = lambda baseline: members.by_gram(masks, values, folds, fit, baseline)
   exact = scan(values + _ALMOST * deviation)
   if exact is not None:
     left = (exact.out_of_fold - values) / deviation
@@ -201,14 +208,14 @@ def _fitted(
     if not processes:
       left_out += " No Gaussian process: a Gram scan is far ahead of it."
   # Weak where the others are strong: then one fold of these tells.
-  rival = stack.best(values, _present(found)).out_of_fold
+  baseline = stack.best(values, _present(found)).out_of_fold
   if min(masks.shape[1], max_order or LASSO_ORDER) >= LASSO_ORDER:
     found.append(
       members.by_lasso(
-        masks, values, folds, LASSO_ORDER, relaxed=True, baseline=rival
+        masks, values, folds, LASSO_ORDER, relaxed=True, baseline=baseline
       )
     )
-  found.append(scan(rival))
+  found.append(scan(baseline))
   return _present(found), left_out
 
 
@@ -251,10 +258,10 @@ def by_plan(
   Both decode the nested plan of half the masks and predict the other half.
 
   Args:
-    plan: of N masks; of one too large to be held in memory SPEX is not
-      compared.
+    plan: a plan of N masks; SPEX is not compared on one too large to be held
+      in memory.
     values: `[N, T]`, equal for equal masks.
-    max_order: the lasso's.
+    max_order: the largest sets of the lasso.
   """
   answer = by_spex(plan, values)
   if plan.num_masks * plan.n > MASK_BYTES:
@@ -299,7 +306,7 @@ def compare(
     plan: N masks, which fit in memory.
     values: `[N, T]`.
     uniform: masks outside the plan, at least 1.
-    max_order: the proxies'.
+    max_order: the largest sets of the proxies.
   """
   answer = by_spex(plan, values)
   reached = mean_score(uniform, answer)
@@ -364,69 +371,6 @@ def is_explained(samples: Samples, answer: Answer) -> bool:
   return mean_score(samples, answer).value > 1 - _EXPLAINED
 
 
-class Judged(NamedTuple):
-  """How far to trust an answer.
-
-  Attributes:
-    by_terms: `[T]` R^2 by number of sets, see `stack.sparse_scores`.
-    by_terms_std: `[T]` standard errors of them.
-    errors: `[T, E]` the sizes |f - answer|, ascending; of more than 1,000 every
-      so manieth, the last among them.
-    num_masks: how many are behind them.
-  """
-
-  by_terms: dict[str, np.ndarray]
-  by_terms_std: dict[str, np.ndarray]
-  errors: np.ndarray
-  num_masks: int
-
-
-def judge(
-  answer: Answer, samples: Samples | None, test: Samples | None
-) -> Judged | None:
-  """On held-out masks; without any, on samples by fits that never saw them.
-
-  Returns:
-    None where there is neither.
-  """
-  if test is not None:
-    values = test.values
-    out_of_fold = _guesses(test, answer)
-  elif samples is not None and answer.out_of_fold is not None:
-    values, out_of_fold = samples.values, answer.out_of_fold
-  else:
-    return None
-  scores = []
-  for t, function in enumerate(answer.functions):
-    truth, guess = values[:, t], out_of_fold[:, t]
-    if test is not None:
-      scores.append(_scores(test.masks, truth, function, guess))
-    else:
-      growth_std = 0.0 if answer.growth_std is None else answer.growth_std[t]
-      scores.append(stack.sparse_scores(truth, function, guess, growth_std))
-  by_terms, by_terms_std = (
-    {k: np.asarray([one[k][i] for one in scores]) for k in scores[0]}
-    for i in range(2)
-  )
-  errors = np.sort(np.abs(values - out_of_fold), axis=0).T
-  kept = min(len(values), _MOST_ERRORS)
-  # Rank r of the e kept is rank ceil(r m / e) of all m.
-  ranks = -(-np.arange(1, kept + 1) * len(values) // kept)
-  return Judged(by_terms, by_terms_std, errors[:, ranks - 1], len(values))
-
-
-def _scores(masks, values, function, whole):
-  """As `stack.sparse_scores`, measured."""
-  guesses = {
-    str(k): lasso.evaluate(masks, function.truncate(k)) for k in stack.SIZES
-  }
-  guesses["all"] = whole
-  return {
-    k: (float(score.r2(values, guess)), float(score.r2_std(values, guess)))
-    for k, guess in guesses.items()
-  }
-
-
 class Score(NamedTuple):
   """R^2, averaged over targets, each at least -1, and its standard error."""
 
@@ -439,10 +383,10 @@ class Score(NamedTuple):
 
 def mean_score(samples: Samples, answer: Answer) -> Score:
   """How well an answer gives the values of samples."""
-  return _score(samples.values, _guesses(samples, answer))
+  return _score(samples.values, guesses(samples, answer))
 
 
-def _guesses(samples: Samples, answer: Answer) -> np.ndarray:
+def guesses(samples: Samples, answer: Answer) -> np.ndarray:
   """`[B, T]` what an answer says of the masks of samples."""
   guesses = [lasso.evaluate(samples.masks, f) for f in answer.functions]
   return np.stack(guesses, axis=1)
@@ -462,7 +406,15 @@ def refitted(answer: Answer, samples: Samples) -> Answer:
     lasso.refit_sets(samples.masks, column, function)
     for column, function in zip(samples.values.T, answer.functions)
   ]
-  return answer._replace(functions=functions)
+  std = answer.std
+  if std is not None:  # Sets may have gone, and masks have come.
+    answer = answer._replace(functions=functions)
+    unit, _, scale = regress.standardise(samples.values)
+    _, _, left = regress.standardise(samples.values - guesses(samples, answer))
+    # What an exact decode leaves is rounding.
+    left *= (left / scale) ** 2 > _EXPLAINED
+    std = [_flat(f, spread, len(unit)) for f, spread in zip(functions, left)]
+  return answer._replace(functions=functions, std=std)
 
 
 def _order_notes(max_order):

@@ -35,7 +35,7 @@ class Stacked(NamedTuple):
       what the members' `Growth` was taken for.
     weights: the stacking weights that are not 0, by name.
     std: `[K]` standard errors of the coefficients, or None.
-    note: who speaks and why, a sentence or two.
+    note: a sentence or two on which members have weights, and why.
   """
 
   function: sparse.SparseFourier
@@ -153,7 +153,7 @@ def sparse_scores(
     values: `[B]`.
     function: the answer.
     out_of_fold: `[B]` predictions of the values.
-    growth_std: as of `Stacked`.
+    growth_std: the standard error of the growth, as in `Stacked`.
   """
   whole = float(score.r2(values, out_of_fold))
   grown = (1 - whole) * growth_std

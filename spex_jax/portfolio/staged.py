@@ -41,7 +41,7 @@ def ask_and_decode(
     key: consumed.
     method: "auto", "spex", or one of `select.PROXIES`.
     max_order: the largest sets, as for `explain`.
-    strict: values that do not repeat are an error.
+    strict: whether values that do not repeat are an error.
     goal: held-out R^2 (mean of targets) at which to stop; not for "spex".
 
   Returns:
@@ -150,7 +150,7 @@ def _by_proxies(ask, key, method, max_order, strict, goal):
   values = _ask_plan(ask, plan, distinct, probes)
   answer = select.compare(plan, values, uniform, max_order)
   if goal is not None:
-    notes.append(_told(goal, answer, test, ask))
+    notes.append(_goal_note(goal, answer, test, ask))
   return answer._replace(notes=notes + answer.notes), test
 
 
@@ -226,16 +226,16 @@ def _in_stages(ask, method, scouts, rest, test, max_order, goal):
     if goal is None:
       return answer, test
     if not sizes:
-      note = _told(goal, answer, test, ask)
+      note = _goal_note(goal, answer, test, ask)
       return answer._replace(notes=[note, *answer.notes]), test
     if select.mean_score(test, answer).value >= goal:
       masks = rest[: len(test.masks)]
       fresh = samples_lib.Samples(masks, ask(masks))
-      note = _told(goal, answer, test, ask, fresh)
+      note = _goal_note(goal, answer, test, ask, fresh)
       return answer._replace(notes=[note, *answer.notes]), fresh
 
 
-def _told(goal, answer, test, ask, fresh=None):
+def _goal_note(goal, answer, test, ask, fresh=None):
   found = select.mean_score(test, answer)
   where = f"R^2 {found} on {len(test.masks)} held-out masks"
   if fresh is not None:

@@ -20,9 +20,10 @@ def descend(
   """Adam on an objective; its rate falls to a tenth along a cosine.
 
   Args:
-    objective: of the parameters, a scalar.
+    objective: parameters to the scalar that is made small.
     params: a pytree of arrays, all of one dtype.
-    steps: at most 64; traced, so that other numbers compile nothing.
+    steps: the number of steps, at most 64; traced, so that another number
+      compiles nothing.
     rate: the first step size.
 
   Returns:

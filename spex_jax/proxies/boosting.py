@@ -53,10 +53,11 @@ class CrossValidation(NamedTuple):
   """The best configuration on held-out folds, and its fits.
 
   Attributes:
-    config: that configuration.
-    num_trees: how many trees; 0 for the mean alone.
+    config: the best configuration.
+    num_trees: its number of trees; 0 for the mean alone.
     score: R^2 of `predictions`, all folds pooled.
-    predictions: float64 `[B]`; each mask's by the fit that never saw its fold.
+    predictions: float64 `[B]`, the prediction of each mask by the fit that
+      never saw its fold.
     trees: the fit on all masks, `num_trees` of them.
     fold_trees: the fit without fold f, for each of the F folds in ascending
       order of their ids.
@@ -130,6 +131,7 @@ def cross_validate(
       )
     key = jax.random.key(0)  # Draws nothing.
   ids = check_folds(folds, len(masks))
+  # The numbers of trees that may be chosen.
   patience = patience if counts is None else None
   allowed = np.zeros(num_trees + 1, bool)
   counts = range(num_trees + 1) if counts is None else counts
@@ -141,6 +143,7 @@ def cross_validate(
     raise ValueError("Need at least one count of trees.")
   if patience is not None and base.check_integer(patience, "patience") < 1:
     raise ValueError(f"patience must be at least 1; got {patience}.")
+  # All fits of a configuration grow together.
   seen = np.arange(ids.max() + 2)[:, None] != ids  # The last sees all.
   problem, start = growing.pad(masks), growing.Start.of(values, seen)
   # Fast learners first: they tell the slow ones when to give up.

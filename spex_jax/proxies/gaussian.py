@@ -87,7 +87,7 @@ class Posterior:
     inverse: `[B, B]`, (K + noise)^-1.
     unit: `[B]` y, the standardised values.
     mean: the mean of the values, which was removed; in their units.
-    scale: their standard deviation.
+    scale: the standard deviation of the values, in their units.
     rising: nats by which the last ten steps raised the log posterior of the
       parameters, per step; NaN where it was not finite.
   """
@@ -186,8 +186,9 @@ def inverse_factor(gram: jax.Array, noise: jax.Array) -> jax.Array:
   """Lower H of H^T H = (gram + noise)^-1, `[B, B]`; NaN if there is none.
 
   Args:
-    gram: `[B, B]`; rows of padding are 0.
-    noise: `[B]`; that of padding is 1, so that its rows are the identity's.
+    gram: `[B, B]` the kernel matrix; rows of padding are 0.
+    noise: `[B]` the noise variances; 1 for padding, so that its rows are those
+      of the identity.
   """
   chex.assert_shape(gram, (len(noise), len(noise)))
   return triangular.invert(jnp.linalg.cholesky(gram + jnp.diag(noise)))
@@ -226,7 +227,7 @@ def objective(
     params: the parameters of the prior.
     signs: `[B, n]`.
     values: `[B]`, standardised.
-    spread: see the module header.
+    spread: how far players may differ; see the module header.
   """
   chex.assert_shape(values, signs.shape[:1])
   chex.assert_type([signs, values], float)
@@ -250,7 +251,7 @@ def tune(
     signs: `[B, n]`.
     values: `[B]`, standardised.
     spread: how far players may differ; see the module header.
-    steps: at most 64.
+    steps: the number of steps, at most 64.
     rate: the first step size; it falls to a tenth along a cosine.
 
   Returns:
@@ -275,9 +276,9 @@ def prior(
 
   Args:
     params: the parameters of the prior.
-    signs: `[B, n]`, which say what is padding.
-    spread: how far players may differ.
-    noise: about which its logarithm lies, weakly.
+    signs: `[B, n]`, of which columns of zeros are padding.
+    spread: how far players may differ; see the module header.
+    noise: the mean of the logarithm of the noise variance, held weakly.
   """
   chex.assert_shape(signs, (None, len(params.relevance)))
   real = real_players(signs)
@@ -317,9 +318,9 @@ def fit(
   Args:
     masks: bool `[B, n]`, B >= 1, n >= 1.
     values: `[B]`, finite.
-    spread: see the module header.
-    params: where to start; then only the last, short round of steps is run,
-      or that of directions where it has some.
+    spread: how far players may differ; see the module header.
+    params: the parameters to start from; then only the last, short round of
+      steps is run, or that of directions where there are some.
     most_tuned: masks that the parameters are tuned on; all condition. A step
       costs about B^3 multiply-adds.
 
@@ -440,6 +441,12 @@ def predict_mean(posterior: Posterior, masks: base.Masks) -> np.ndarray:
 def tilts(params: Params, signs: np.ndarray) -> tuple[np.ndarray, float]:
   """`exponent` in float64, on the host."""
   return exponent(params, signs, np)
+
+
+def log_cosh(tilt: np.ndarray) -> np.ndarray:
+  """Elementwise, where cosh itself may overflow."""
+  size = np.abs(tilt)
+  return size + np.log1p(np.exp(-2 * size)) - np.log(2)
 
 
 def _crossings(posterior, masks):

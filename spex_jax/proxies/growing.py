@@ -61,7 +61,7 @@ def grow_tree(
     residual: float32 `[B]`, of variance about 1 or less.
     weight: float32 `[B]`, 1 where the tree may look, else 0.
     allowed: bool `[n]` players that may be asked for.
-    settings: its limits. Shares are drawn by the caller.
+    settings: the limits of the tree. Shares are drawn by the caller.
     depth: D.
 
   Returns:
@@ -198,11 +198,11 @@ class Start(NamedTuple):
   Constant values have residuals 0 and deviation 1.
 
   Attributes:
-    values: float64 `[B]` of size 1 at most.
+    values: float64 `[B]`, scaled to a size of 1 at most.
     seen: bool `[G, B]` what each of the G fits sees.
     bias: float64 `[G]` the mean of what it sees.
-    deviation: the values' standard deviation; 1 for constant ones.
-    size: the largest value's, in the units of the values.
+    deviation: the standard deviation of `values`; 1 for constant ones.
+    size: the size of the largest value, in the units of the values.
   """
 
   values: np.ndarray

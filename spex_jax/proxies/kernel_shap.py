@@ -93,14 +93,14 @@ def _allot(num_pairs, mass, rate, room, start):
 
   Args:
     num_pairs: the pairs to be shared out.
-    mass: the kernel's, all pairs of each size together.
+    mass: the kernel's weight on all pairs of each size together.
     rate: share of the pairs that each size gets, on any scale.
-    room: pairs that there are of each.
+    room: how many pairs there are of each size.
     start: a random number in [0, 1).
   """
   room = np.array([min(r, num_pairs) for r in room])
   counts, weights = np.zeros(len(mass), int), np.zeros(len(mass))
-  left = room > 0
+  left = (room > 0) & (rate > 0)  # A rate may be below the smallest float.
   while left.any():
     share = left * rate * (num_pairs - counts.sum()) / rate[left].sum()
     full = left & (share >= room)

@@ -38,7 +38,7 @@ def design(
 
   Args:
     key: consumed.
-    num_masks: how many, at most all that are not excluded.
+    num_masks: B, at most the number of masks that are not excluded.
     n: players, at least 2.
     exclude: `[E, n]` masks that must not be drawn.
   """

@@ -28,7 +28,7 @@ def expand(
   """The largest coefficients of the posterior mean that growing finds.
 
   Args:
-    posterior: whose parameters have directions, of n players.
+    posterior: a process on n players whose parameters have directions.
     num_terms: sets besides the empty one.
     max_order: the largest sets, at most 12.
 
@@ -82,9 +82,7 @@ def _factors(posterior):
   if not posterior.params.directions.size:
     raise ValueError("This process has no directions; see proxies.readout.")
   tilt, level = gaussian.tilts(posterior.params, posterior.signs)
-  # log cosh without overflow.
-  size = np.abs(tilt)
-  height = (size + np.log1p(np.exp(-2 * size)) - np.log(2)).sum(axis=1)
+  height = gaussian.log_cosh(tilt).sum(axis=1)
   return posterior.weights * np.exp(level + height), np.tanh(tilt)
 
 

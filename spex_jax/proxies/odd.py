@@ -86,7 +86,7 @@ def objective(
   Args:
     params: the parameters of the prior.
     signs: `[B, n]`; rows and columns of zeros are padding (`masks.padding`).
-    values: `[B]`, of mean square 1; 0 for padding.
+    values: `[B]` g, scaled to mean square 1; 0 for padding.
     noisy: `[B]`, 1 for values with noise, 0 for those that are exact, -1 for
       padding.
   """
@@ -198,7 +198,7 @@ def semivalues(
   """Semivalues float64 `[n]` of the function sum_b weights_b k(., signs_b).
 
   Args:
-    params: of the kernel.
+    params: the parameters of the kernel.
     signs: `[B, n]`.
     weights: `[B]`.
     law: nodes and weights of q.
@@ -207,9 +207,7 @@ def semivalues(
   parts = gaussian.exponent(params, jnp.asarray(signs))
   tilt, level = map(np.asarray, parts)
   slope = np.tanh(tilt)
-  # log cosh, where cosh itself may overflow.
-  size = np.abs(tilt)
-  size = (size + np.log1p(np.exp(-2 * size)) - np.log(2)).sum(axis=1)
+  size = gaussian.log_cosh(tilt).sum(axis=1)
   mean = np.zeros_like(slope)
   for q, weight in zip(*law):
     others = 1 + q * slope

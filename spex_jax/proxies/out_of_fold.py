@@ -19,8 +19,8 @@ class OutOfFold(NamedTuple):
   """Predictions of values that neither parameters nor weights have seen.
 
   Attributes:
-    mean: `[B]`, in the units of the values.
-    std: `[B]`, noise included.
+    mean: `[B]` predictions, in the units of the values.
+    std: `[B]` their standard deviations, noise included.
     rising: the worst `gaussian.Posterior.rising` of the groups, NaN before all.
     groups: each group's rows, and parameters tuned on all others.
   """
@@ -52,8 +52,8 @@ def predict(
     spread: how far players may differ, as for `gaussian.fit`.
     groups: their number, from 2; fewer masks than groups are a group each.
     most_tuned: how many masks are tuned on, as for `gaussian.fit`.
-    warm_start: that of a product kernel on the same samples; its groups, and
-      their parameters with directions added.
+    warm_start: the predictions of a product kernel on the same samples; its
+      groups are taken, and their parameters with directions added.
 
   Raises:
     ValueError: a single mask, or what `gaussian.fit` refuses.

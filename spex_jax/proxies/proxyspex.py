@@ -28,13 +28,13 @@ class ProxySpex(NamedTuple):
   """A sparse expansion and how good it is.
 
   Attributes:
-    fourier: float64, one target.
-    predictions: float64 `[B]`: each mask's by a fit that never saw its fold,
-      cut and refitted in the same way.
+    fourier: the expansion of one target, float64.
+    predictions: float64 `[B]`, the prediction of each mask by a fit that never
+      saw its fold, cut and refitted in the same way.
     score: R^2 of `predictions`; slightly flattering, as the configuration was
       chosen on them.
-    tree_score: that of the trees, before the cut.
-    refit: how the sets were cut and fitted, in words.
+    tree_score: R^2 of the trees on the same folds, before the cut.
+    refit: the way the sets were cut and fitted, in words.
     notes: what was chosen, in sentences, and what was unusual.
   """
 
@@ -72,11 +72,11 @@ def fit(
   Args:
     masks: bool `[B, n]`. Equal masks are separate samples.
     values: `[B]`, finite, of any scale and offset.
-    folds: integers `[B]`; None for 5, spread over the masks.
-    max_order: the deepest trees, unless `configs` are given.
-    configs: how to grow trees; None for `grid(max_order)`.
-    num_trees: the most; early stopping finds how many. The paper's package
-      tries 500, 1000 and 5000, shapiq 1.8 the first two.
+    folds: int `[B]`, the fold of each mask; None for 5, spread over the masks.
+    max_order: the depth of the deepest trees, unless `configs` are given.
+    configs: the ways to grow trees to choose from; None for `grid(max_order)`.
+    num_trees: the most trees; early stopping finds how many. The paper's
+      package tries 500, 1000 and 5000, shapiq 1.8 the first two.
 
   Returns:
     A `ProxySpex`. Constant values, a single mask, and so few masks that no
@@ -92,12 +92,14 @@ def fit(
     raise ValueError(f"Need one target, [B]; got {values.shape}.")
   if base.check_integer(max_order, "max_order") < 1:
     raise ValueError(f"max_order must be at least 1; got {max_order}.")
+  # Folds and grid; few or constant values need no trees.
   configs = grid(max_order) if configs is None else configs
   if folds is None:
     folds = boosting.spread_folds(len(masks))
   trivial = _trivial(masks, values)
   if trivial is not None:
     return trivial
+  # Trees of the best configuration, and their exact expansions.
   ids = boosting.check_folds(folds, len(masks))
   grown = boosting.cross_validate(
     masks,
@@ -122,6 +124,7 @@ def fit(
       f"{len(masks)} masks are too few to split with {least} on each side "
       "in every fold; ask for more masks."
     )
+  # The strongest sets, refitted where held-out folds gain by it.
   found = sparsify.sparsify(
     masks, values, ids, functions, whole, grown.predictions
   )

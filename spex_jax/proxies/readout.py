@@ -24,7 +24,7 @@ class Readout(NamedTuple):
   """A sparse copy of the mean of a process.
 
   Attributes:
-    fourier: its largest coefficients, exact.
+    fourier: the largest coefficients of the mean, exact.
     missed: share of the mean's energy (without the empty set) that they lack.
     complete: whether no set outside `fourier`, of any order, can have a
       larger coefficient than those in it.
@@ -86,8 +86,8 @@ def visit(
 
   Args:
     log_rho: `[n]`, descending.
-    most: how many, at most.
-    max_order: largest set.
+    most: the most sets to return.
+    max_order: the largest sets.
 
   Returns:
     int `[K, D]` positions in `log_rho`, padded with n, and a number that no

@@ -28,8 +28,8 @@ class Reweighted(NamedTuple):
   """A function, and predictions of each sample without it.
 
   Attributes:
-    fourier: its largest coefficients.
-    left_out: `[B]` each value given all others, in the units of the values.
+    fourier: the largest coefficients of the function.
+    left_out: `[B]` each value predicted from all others, in their units.
   """
 
   fourier: sparse.SparseFourier
@@ -45,11 +45,11 @@ def fit(
   """Conditions the reweighted process on samples.
 
   Args:
-    posterior: whose coefficients give the variances. Where it has not seen a
-      value, its `left_out` does not flatter.
+    posterior: the process whose coefficients give the variances. Where it has
+      not seen a value, the `left_out` of that value does not flatter.
     masks: bool `[B, n]`, those of the posterior or more.
     values: `[B]`.
-    num_terms: how many sets the result has besides the empty one.
+    num_terms: the number of sets of the result besides the empty one.
   """
   # Sets of low prior variance are not among the largest.
   most = max(4 * num_terms, _LEAST_VISITED)
@@ -103,9 +103,9 @@ def condition(
     params: the parameters of the kernel.
     signs: `[B, n]`.
     values: `[B]`, standardised.
-    characters: `[B, K]` of the sets whose variance changes.
-    more: `[K]` by how much; may be negative, as the sum stays positive. 0 of
-      padding.
+    characters: `[B, K]` characters of the sets whose variance changes.
+    more: `[K]` what is added to those variances; may be negative, as the sum
+      stays positive. 0 for padding.
   """
   chex.assert_shape(characters, (len(signs), *more.shape))
   chex.assert_shape(values, signs.shape[:1])

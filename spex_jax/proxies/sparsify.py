@@ -38,10 +38,10 @@ class Candidate(NamedTuple):
   """One way to sparsify; see the module header.
 
   Attributes:
-    kind: "cut", "ridge", "lasso", "relaxed", or "whole" for the uncut one.
-    size: K; 0 for "whole".
-    power: p.
-    penalty: its size, free of the values' units.
+    kind: "cut", "ridge", "lasso", "relaxed", or "whole" for no cut.
+    size: K, the number of sets; 0 for "whole".
+    power: p, the power of the weights.
+    penalty: the size of the penalty, free of the values' units.
     averaged: whether the answer is the mean of this and the uncut one.
   """
 
@@ -70,9 +70,10 @@ class Sparsified(NamedTuple):
   """The winner.
 
   Attributes:
-    fourier: fitted to all masks, without zero coefficients.
+    fourier: the expansion fitted to all masks, without zero coefficients.
     candidate: the way it was found.
-    predictions: float64 `[B]` of held-out masks, by the fits of their folds.
+    predictions: float64 `[B]`, the prediction of each mask by the fit that
+      never saw its fold.
   """
 
   fourier: sparse.SparseFourier
@@ -97,7 +98,7 @@ def sparsify(
     fold_functions: F expansions, strongest sets first after the empty one;
       the f-th never saw fold f.
     function: the expansion fitted to all masks.
-    predictions: float64 `[B]`, each mask's by the uncut expansion of its fold.
+    predictions: float64 `[B]`, those of the uncut expansions of the folds.
 
   Returns:
     The candidate of the least pooled error; among those within 0.2 % of it

@@ -38,8 +38,8 @@ def expand(ensemble: Any, n: int | None = None) -> sparse.SparseFourier:
   """Expands a regression ensemble: the result predicts what it predicts.
 
   Args:
-    ensemble: `trees.Trees` of one target, or a fitted model of LightGBM,
-      XGBoost or scikit-learn (see `tree_readers.read`).
+    ensemble: a `trees.Trees`, which has one target, or a fitted model of
+      LightGBM, XGBoost or scikit-learn (see `tree_readers.read`).
     n: number of players; that of `trees.Trees` if None.
 
   Returns:
@@ -129,10 +129,10 @@ class _Level(NamedTuple):
   """The nodes of one depth, of all trees of a batch.
 
   Attributes:
-    node: int `[V]` into the ensemble.
-    inner: bool `[V]` those that split; the children of the k-th of them are
+    node: int `[V]` the index of each node in the ensemble.
+    inner: bool `[V]` which nodes split; the children of the k-th of them are
       nodes 2k (bit 0) and 2k + 1 of the next level.
-    path: int `[V, d]` the players asked above.
+    path: int `[V, d]` the players that the nodes above ask for.
   """
 
   node: np.ndarray

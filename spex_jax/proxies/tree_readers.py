@@ -42,9 +42,9 @@ class Ensemble(NamedTuple):
     feature: int64 `[V]` the player that a node asks for; -1 for a leaf.
     zero: int64 `[V]` where a mask goes whose bit is 0.
     one: int64 `[V]` where it goes if the bit is 1; may be the same.
-    value: float64 `[V]` of leaves, in the units of the values.
-    roots: int64 `[M]`.
-    bias: the constant.
+    value: float64 `[V]` the value of each leaf, in the units of the values.
+    roots: int64 `[M]` the root of each tree.
+    bias: the constant, in the units of the values.
   """
 
   feature: np.ndarray

@@ -9,6 +9,7 @@ from spex_jax.jobs import callables
 from spex_jax.masks import ask as ask_lib
 from spex_jax.masks import packing, sampling
 from spex_jax.portfolio import aimed
+from spex_jax.proxies import kernel_shap
 
 _N = 8
 _RNG = np.random.default_rng(3)
@@ -52,6 +53,48 @@ def test_all_masks_give_the_index(index):
       rtol=0,
       atol=1e-9 * np.abs(_TABLE).max(),
     )
+
+
+@pytest.mark.parametrize("scale", [1e170, 1e-170])
+def test_units_do_not_matter(scale):
+  plain = _explain(_smooth, 12, 60)
+  found = _explain(lambda masks: scale * _smooth(masks), 12, 60)
+  np.testing.assert_allclose(
+    _values(found, 12), scale * _values(plain, 12), rtol=1e-9, atol=0
+  )
+  np.testing.assert_allclose(
+    found.coef_std, scale * plain.coef_std, rtol=1e-9, atol=0
+  )
+  assert "inf" not in str(found.notes) and "nan" not in str(found.notes)
+
+
+def test_where_only_the_ends_tell():
+  found = _explain(lambda masks: 1.0 * masks.all(axis=1), 12, 40)
+  values = _values(found, 12)
+  np.testing.assert_allclose(values.sum(), 1, rtol=1e-9)
+  assert (np.abs(values - 1 / 12) < 5 * np.abs(found.coef_std[1:]) * 2).all()
+  assert "inf" not in str(found.notes)
+
+
+def test_sizes_of_more_sets_than_a_float_holds():
+  """Of 1,200 players half are together in more ways than float64 counts."""
+  pairs = np.zeros((2, 1200), bool)
+  pairs[1, :600] = True
+  np.testing.assert_array_equal(aimed._shares(pairs), [1.0, 0.0])
+  masks, weights = kernel_shap.design(
+    jax.random.key(0), 60, 1200, pairs[:1], uniform=True
+  )
+  assert np.isfinite(weights).all() and len(masks) == 60
+
+
+def test_it_tells_of_no_other_index():
+  found = _explain(_smooth, 12, 60)
+  assert found.index == "SV" and found.interactions().index == "SV"
+  with pytest.raises(ValueError, match="drawn for SV and tell of no 'BV'"):
+    found.interactions("BV")
+  assert "SV" in found.page()
+  with pytest.raises(ValueError, match="leave max_order out"):
+    _explain(_smooth, 4, 16, max_order=1)
 
 
 def test_pairs_within_the_budget_that_sum_to_the_gain():

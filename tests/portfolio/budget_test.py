@@ -37,6 +37,8 @@ def test_the_plan_of_the_largest_order_that_fits(order):
   plan = budget.largest_plan(_KEY, 40, least, None)
   assert plan is not None
   assert plan.code.t == order and plan.num_masks == least
+  asked = budget.largest_plan(_KEY, 40, 20_000, 8)
+  assert asked.code.t == 8  # Beyond those that are tried unasked.
   smaller = budget.largest_plan(_KEY, 40, least - 1, None)
   if order == 3:
     assert smaller is None

@@ -223,3 +223,17 @@ def test_an_exact_plan_has_no_errors():
   answer = select.by_spex(plan, f(plan.masks())[:, None])
   assert answer.std[0].shape == answer.functions[0].coefs.shape
   assert (answer.std[0] == 0).all()
+
+
+def test_errors_of_refitted_sets_are_theirs():
+  """Noise: sets that the lasso drops take their errors with them."""
+  rng = np.random.default_rng(0)
+  samples = _samples(10, 200, lambda m: rng.normal(size=len(m)) + m[:, 0])
+  sets = {(i, i + 1): 0.1 for i in range(9)} | {(0,): -0.5}
+  given = _function(10, sets)
+  answer = select.Answer([given], "spex", [], std=[np.ones(given.count)])
+  found = select.refitted(answer, samples)
+  assert found.functions[0].count < given.count
+  assert found.std[0].shape == found.functions[0].coefs.shape
+  # One regression on characters: noise of 1 over the root of the masks.
+  np.testing.assert_allclose(found.std[0], 1 / np.sqrt(200), rtol=0.2)

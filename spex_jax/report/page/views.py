@@ -173,7 +173,7 @@ def _runs(row: np.ndarray) -> dict[tuple[int, int, int], None]:
 
 def explanation(
   found: Any,
-  index: str = "FBII",
+  index: str | None = None,
   order: int | None = None,
   scene: Mapping[str, Any] | None = None,
   targets: Sequence[str] | None = None,
@@ -182,7 +182,7 @@ def explanation(
 
   Args:
     found: an `Explanation`; of many targets, the first 12 are shown.
-    index: the index of the values of sets.
+    index: the index of the values of sets; None for the explanation's.
     order: the order of the largest; all by default. What is cut is said in the
       title.
     scene: as of `sets`.
@@ -192,6 +192,7 @@ def explanation(
     ValueError: an unknown index or order.
   """
   num, fourier = found.fourier.num_targets, found.fourier
+  index = index or found.index
   limit = "own" if order is None and _only(index) else order
   if num is None:
     every, names = [found.interactions(index, limit)], [""]
@@ -408,18 +409,20 @@ def _is_single(value: Any) -> bool:
 
 
 def raw(
-  found: Any, index: str = "FBII", order: int | None = 2
+  found: Any, index: str | None = None, order: int | None = 2
 ) -> list[tuple[str, str]]:
   """Names and texts of files: an explanation, and for shapiq, of one target.
 
   Args:
     found: an `Explanation`.
-    index: the index of shapiq's values.
+    index: the index of shapiq's values; None for the explanation's.
     order: the order of the largest set there.
   """
   files = [("explanation.json", base.to_json(found.body()).decode())]
   if found.fourier.num_targets is None:
-    text = shapiq(found.interactions(index, order))
+    index = index or found.index
+    limit = "own" if _only(index) else order
+    text = shapiq(found.interactions(index, limit))
     files += [] if text is None else [("shapiq.json", text)]
   return files
 
