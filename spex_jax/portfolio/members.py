@@ -36,6 +36,7 @@ _ROUNDING = 1e-12  # Share of max|f|.
 _LEAST_REFINED = 256  # Masks below which finer parameters fit noise.
 _PAIRS_TO_A_MASK = 40  # Twice the pairs that are worth screening.
 _LEAST_DIRECTED = 4  # Masks to a player that directions need.
+_DETERMINED = 96  # Masks to a player with which one fit's parameters do.
 _MANY = 2048  # Masks that are predicted by halves.
 _LEAST_COMPARED = 50  # Values that can tell that.
 _FAR = 3.0  # Times the error of a baseline that a process cannot help.
@@ -179,16 +180,19 @@ def by_gaussian(
     spreads = spreads[:1]
   elif masks_each >= 8:
     spreads = spreads[-1:]
-  trials = [
-    out_of_fold_lib.predict(
-      subset.masks, subset.values, spread=spread, groups=groups
+  # A step costs the cube: half of many masks tune nearly as well.
+  most_tuned = int(np.clip(len(subset.rows) // 2, 1024, 2048))
+
+  def fitted(spread):
+    return gaussian.fit(
+      subset.masks, subset.values, spread=spread, most_tuned=most_tuned
     )
-    for spread in spreads
-  ]
-  best = int(
-    np.argmin([folds_lib.error(subset.values, trial.mean) for trial in trials])
-  )
-  trial, spread = trials[best], spreads[best]
+
+  if subset.determined:
+    posterior, spread = fitted(spreads[0]), spreads[0]
+    trial = out_of_fold_lib.by_fit(posterior)
+  else:
+    trial, spread = _tried(subset, spreads, groups)
   if baseline is not None:
     baseline = baseline[subset.rows]
     known = np.isfinite(baseline)
@@ -198,11 +202,8 @@ def by_gaussian(
     )
     if known.sum() >= _LEAST_COMPARED and error > _FAR * least:
       return []
-  # A step costs the cube: half of many masks tune nearly as well.
-  most_tuned = int(np.clip(len(subset.rows) // 2, 1024, 2048))
-  posterior = gaussian.fit(
-    subset.masks, subset.values, spread=spread, most_tuned=most_tuned
-  )
+  if not subset.determined:
+    posterior = fitted(spread)
   # What the process believes of its errors, corrected by those it made.
   inflation = np.sqrt(np.mean(((trial.mean - subset.values) / trial.std) ** 2))
 
@@ -222,12 +223,28 @@ def by_gaussian(
     return found
   more = []
   if masks_each >= 2 and len(subset.rows) >= _LEAST_REFINED:
-    more.append(_reweighted(subset, posterior, trial, out.missed, std))
+    more.append(lambda: _reweighted(subset, posterior, trial, out.missed, std))
   if masks_each >= _LEAST_DIRECTED and len(subset.rows) >= _LEAST_REFINED:
     more.append(
-      _with_directions(subset, posterior, trial, spread, most_tuned, std)
+      lambda: _with_directions(
+        subset, posterior, trial, spread, most_tuned, std
+      )
     )
-  return found + [member for member in more if member is not None]
+  found += threads.side_by_side(lambda refined: refined(), more)
+  return [member for member in found if member is not None]
+
+
+def _tried(subset, spreads, groups):
+  """The best of predictions by fits to other groups, and its spread."""
+  trials = [
+    out_of_fold_lib.predict(
+      subset.masks, subset.values, spread=spread, groups=groups
+    )
+    for spread in spreads
+  ]
+  errors = [folds_lib.error(subset.values, trial.mean) for trial in trials]
+  best = int(np.argmin(errors))
+  return trials[best], spreads[best]
 
 
 class _Subset(NamedTuple):
@@ -238,6 +255,11 @@ class _Subset(NamedTuple):
   values: np.ndarray
   rest: np.ndarray
   rest_masks: np.ndarray
+
+  @property
+  def determined(self) -> bool:
+    """Whether parameters of a fit to all hardly know a value by heart."""
+    return len(self.rows) >= _DETERMINED * self.masks.shape[1]
 
   def join(self, out_of_fold, tested):
     out = np.empty(len(self.rows) + len(self.rest))
@@ -294,6 +316,8 @@ def _reweighted(subset, posterior, trial, missed, std):
 
 def _with_directions(subset, posterior, trial, spread, most_tuned, std):
   """The process with directions, where they come near it, or None."""
+  if subset.determined:  # Halves say enough of a few parameters more.
+    trial = out_of_fold_lib.by_fit(posterior, groups=2)
   try:
     directed = out_of_fold_lib.predict(
       subset.masks,

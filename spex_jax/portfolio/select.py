@@ -17,6 +17,7 @@ from spex_jax.masks import packing
 from spex_jax.portfolio import deeper, members, stack
 from spex_jax.portfolio import folds as folds_lib
 from spex_jax.portfolio.samples import Confounded, Samples, confounded
+from spex_jax.proxies import threads
 
 _EXPLAINED = 1e-9  # Share of the energy left by an exact SPEX decode.
 _ALMOST = 1e-5  # Share of the deviation that an exact scan may leave.
@@ -196,17 +197,24 @@ def _fitted(
   left_out = ""
   if fit is not None:
     fit, left_out = deeper.deepened(masks, values, folds, fit, max_order)
-  found: list[members.Member | None] = [members.mean(masks, values)]
-  found.append(members.by_trees(masks, values, folds, max_order))
   first = None if fit is None else folds_lib.first_fold(masks, folds, fit)
-  try:
-    processes = members.by_gaussian(masks, values, max_order, first)
-  except FloatingPointError as error:
-    left_out += f" No Gaussian process: {error}"
-  else:
-    found += processes
-    if not processes:
-      left_out += " No Gaussian process: a Gram scan is far ahead of it."
+
+  def processes():
+    try:
+      found = members.by_gaussian(masks, values, max_order, first)
+    except FloatingPointError as error:
+      return [], f" No Gaussian process: {error}"
+    far = " No Gaussian process: a Gram scan is far ahead of it."
+    return found, "" if found else far
+
+  # They know nothing of one another, and a first call compiles one beside the
+  # other.
+  trees = lambda: members.by_trees(masks, values, folds, max_order)
+  tree, (smooth, note) = threads.side_by_side(
+    lambda fit: fit(), [trees, processes]
+  )
+  found = [members.mean(masks, values), tree, *smooth]
+  left_out += note
   # Weak where the others are strong: then one fold of these tells.
   baseline = stack.best(values, _present(found)).out_of_fold
   if min(masks.shape[1], max_order or LASSO_ORDER) >= LASSO_ORDER:

@@ -63,8 +63,7 @@ def predict(
   if len(masks) < 2:
     raise ValueError("Cross-prediction needs at least 2 masks; got 1.")
   signs, unit, mean, scale = gaussian.standard(masks, values)
-  order = regress.spread_order(len(unit))
-  parts = np.array_split(order, max(2, min(groups, len(unit))))
+  parts = _parts(len(unit), groups)
 
   def tuned_on(rows, params):
     own, shift, size = regress.standardise(unit[rows, None])
@@ -107,3 +106,27 @@ def predict(
   worst = float(np.max([rising for _, rising, _, _ in found]))
   groups_found = [(part, own) for part, (own, *_) in zip(parts, found)]
   return OutOfFold(middle, width, worst, groups_found)
+
+
+def by_fit(posterior: gaussian.Posterior, groups: int = 4) -> OutOfFold:
+  """Each value by all others, with the parameters of a fit to all of them.
+
+  Without a fit for each group. The parameters have seen the value, which
+  flatters by about their number in as many values: for masks that are many
+  times the players.
+
+  Args:
+    posterior: the fit; its samples are those predicted.
+    groups: the number of groups of rows that are told.
+  """
+  mean, std = gaussian.leave_one_out(posterior)
+  parts = [
+    (part, posterior.params) for part in _parts(len(posterior.unit), groups)
+  ]
+  return OutOfFold(mean, std, float(posterior.rising), parts)
+
+
+def _parts(count, groups):
+  """Rows of each group, spread evenly."""
+  order = regress.spread_order(count)
+  return np.array_split(order, max(2, min(groups, count)))

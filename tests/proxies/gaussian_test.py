@@ -324,6 +324,36 @@ def test_out_of_fold_predictions_are_calibrated():
   assert ((values - found.mean) ** 2).mean() < 0.2 * values.var()
 
 
+def test_one_fit_predicts_each_value_by_the_others():
+  rng = np.random.default_rng(3)
+  masks = rng.random((450, 6)) < 0.5
+  noise = 0.5 * rng.normal(size=450)
+  values = np.tanh((2.0 * masks - 1) @ rng.normal(size=6)) + noise
+  posterior = gaussian.fit(masks, values)
+  found = out_of_fold.by_fit(posterior)
+  # The oracle: a solve for the others, by these parameters.
+  signs, params = 1.0 - 2.0 * masks, posterior.params
+  gram = gaussian.kernel(params, signs, signs, np)
+  variance = np.exp(params.noise) + gaussian.LEAST_NOISE
+  for i in (0, 201, 449):
+    others = np.delete(np.arange(450), i)
+    unit = (values[others] - posterior.mean) / posterior.scale
+    inner = gram[np.ix_(others, others)] + variance * np.eye(449)
+    weights = np.linalg.solve(inner, gram[others, i])
+    mean = weights @ unit * posterior.scale + posterior.mean
+    left = gram[i, i] + variance - weights @ gram[others, i]
+    np.testing.assert_allclose(found.mean[i], mean, rtol=1e-8)
+    std = np.sqrt(left) * posterior.scale
+    np.testing.assert_allclose(found.std[i], std, rtol=1e-8)
+  # Every row is of one group, with the parameters of all.
+  rows = np.sort(np.concatenate([part for part, _ in found.groups]))
+  np.testing.assert_array_equal(rows, np.arange(450))
+  assert all(own is params for _, own in found.groups)
+  # 15 parameters know little of 450 values: the noise is not explained.
+  error = ((found.mean - values) ** 2).mean()
+  assert 0.92 < error / (noise**2).mean() < 1.4
+
+
 def test_two_masks_are_a_group_each():
   found = out_of_fold.predict(np.eye(2, 3) == 1, np.array([1.0, 3.0]))
   # Each is predicted from the other alone.
