@@ -108,9 +108,16 @@ check: $(env_dev)/.spex-all
 	"$(env_dev)/bin/pyrefly" check \
 	  --python-interpreter-path "$(env_dev)/bin/python"
 
-test-slow: $(env_dev)/.spex-all browser
-	JAX_DISABLE_MOST_OPTIMIZATIONS=0 "$(env_dev)/bin/python" -m pytest -m slow
+# In the same parts: a process holds only so many optimised programs.
+test-slow: browser
+	$(MAKE) --no-print-directory --keep-going -j2 \
+	  $(if $(filter output-sync,$(.FEATURES)),-Otarget) $(parts:%=slow-%)
 	$(MAKE) --no-print-directory docs
+
+.PHONY: $(parts:%=slow-%)
+$(parts:%=slow-%): slow-test-part-%: $(env_dev)/.spex-all
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 \
+	  "$(env_dev)/bin/python" -m pytest -m slow $(part-$*)
 
 test-page: $(env_dev)/.spex-all browser
 	"$(env_dev)/bin/python" -m pytest -m slow tests/report/page_browser_test.py

@@ -75,6 +75,17 @@ def float64():
     yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _programs():
+  """Optimised programs are large: one file's are given up after it.
+
+  Linux allows a process some 65,000 mappings; beyond, XLA ends with a fault.
+  """
+  yield
+  if not _QUICK:
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch):
   """No line of progress appears because a test's machine is slow."""
