@@ -289,7 +289,7 @@ def by_plan(
     mean_score(test, _lasso(samples.at(index), max_order)),
   )
   note = _comparison(scores, f"the other half of the plan ({len(other)} masks)")
-  if not _prefers_spex(scores):
+  if not prefers_spex(scores):
     answer = _lasso(samples, max_order)
   return answer._replace(notes=[note, *answer.notes])
 
@@ -328,7 +328,7 @@ def compare(
   scores = reached, best
   where = f"{len(uniform.masks)} masks that neither had seen"
   note = _comparison(scores, where)
-  if _prefers_spex(scores):
+  if prefers_spex(scores):
     winner = refitted(answer, planned.join(uniform))
   else:
     winner = baseline._replace(out_of_fold=None)
@@ -437,9 +437,12 @@ def _lassos(samples, order):
   return lasso.fit_targets(samples.masks, samples.values, order)
 
 
-def _prefers_spex(scores):
-  # Far sparser, it speaks unless it leaves a tenth more unexplained; but not
-  # where it is worse than the mean.
+def prefers_spex(scores: tuple[Score, Score]) -> bool:
+  """Whether SPEX answers, of its score and that of the proxies.
+
+  Far sparser, it does unless it leaves a tenth more unexplained; but not where
+  it is worse than the mean.
+  """
   by_spex, by_baseline = (found.value for found in scores)
   if by_spex < 0:
     return by_spex >= by_baseline
@@ -447,7 +450,7 @@ def _prefers_spex(scores):
 
 
 def _comparison(scores, where):
-  winner = "SPEX" if _prefers_spex(scores) else "a proxy"
+  winner = "SPEX" if prefers_spex(scores) else "a proxy"
   return (
     f"{winner} was chosen: R^2 on {where} is {scores[0]} for SPEX and "
     f"{scores[1]} for the proxies."
