@@ -36,6 +36,7 @@ from spex_jax.ablate import (
   batching,
   evaluate,
   program,
+  readouts,
   repeats,
 )
 from spex_jax.ablate import text as text_lib
@@ -86,6 +87,49 @@ def cache_bytes(net: sites.Network, whole: text_lib.Prompt, dtype: Any) -> int:
   """Of the one that is held, where steps have the size of their default."""
   slots = _slots(whole) + _block()
   return _bytes(lambda: generate.empty_caches(net.config, 1, slots, dtype))
+
+
+def affordable(
+  net: sites.Network,
+  whole: text_lib.Prompt,
+  params: Any,
+  *,
+  dtype: Any = None,
+  memory_limit: int | None = None,
+) -> bool:
+  """Whether a cache is worth choosing where nobody asked for one.
+
+  It is on one device, as an evaluator of this module uses no more, and where
+  the cache takes no more memory than it may. Whole rows need none.
+
+  Args:
+    net: a causal language model for which `fits`.
+    whole: tokens of the text, and the player of each.
+    params: the parameters of the network.
+    dtype: that floating parameters are cast to; None leaves them.
+    memory_limit: bytes that the cache may take; None as for `limit_of`.
+  """
+  if jax.device_count() > 1:
+    return False
+  dtype = dtype or jax.tree.leaves(params)[0].dtype
+  return cache_bytes(net, whole, dtype) <= limit_of(memory_limit)
+
+
+def score_of(read: readouts.Prediction) -> Score:
+  """The score by which `evaluator` reads what a readout reads of whole rows.
+
+  Args:
+    read: of the K tokens at the end of the text, or of what comes next.
+
+  Returns:
+    Logits `[E, L, V]` and tokens int `[E, K]` to `[E]` or `[E, T]`.
+  """
+
+  def score(logits, predicted):
+    ids = jnp.pad(predicted, ((0, 0), (1, 0)))  # And a token before them.
+    return read.of(logits, {"input_ids": ids})
+
+  return score
 
 
 def evaluator(

@@ -243,11 +243,13 @@ def scorer(
     )
   if reuse is None:
     reuse = can and whole.num_tokens >= _LONG and {*given} <= _OF_REUSE
-    reuse = reuse and jax.device_count() == 1  # It uses no more.
-    dtype = given.get("dtype") or jax.tree.leaves(params)[0].dtype
-    if reuse:  # Else whole rows, which need no cache.
-      one = trie.cache_bytes(net, whole, dtype)
-      reuse = one <= trie.limit_of(given.get("memory_limit"))
+    reuse = reuse and trie.affordable(
+      net,
+      whole,
+      params,
+      dtype=given.get("dtype"),
+      memory_limit=given.get("memory_limit"),
+    )
   # The evaluator: a cache of sources, a shared prefix, or whole rows.
   if reuse:
     run = trie.evaluator(

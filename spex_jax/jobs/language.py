@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import settings
@@ -189,20 +188,14 @@ def _evaluator(
 ) -> tuple[evaluate.Evaluator, dict[str, str]]:
   """The value function; what rows have in common is run once, where it pays."""
   read, count = found.read, len(found.ids) if len(found.ids) > 1 else 0
-  dtype = jax.tree.leaves(net.params)[0].dtype
   own_sizes = config.batch_size is not None or config.microbatch is not None
   if (
     config.absent == "remove"
     and not own_sizes
-    and jax.device_count() == 1  # It uses no more.
     and trie.fits(net, prompt, count)
-    and trie.cache_bytes(net, prompt, dtype) <= trie.limit_of(None)
+    and trie.affordable(net, prompt, net.params)
   ):
-
-    def score(logits, predicted):
-      ids = jnp.pad(predicted, ((0, 0), (1, 0)))  # And a token before them.
-      return read.of(logits, {"input_ids": ids})
-
+    score = trie.score_of(read)
     evaluator = trie.evaluator(
       net, prompt, count, score, params=net.params, tokenizer=net.tokenizer
     )
