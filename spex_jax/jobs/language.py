@@ -131,11 +131,11 @@ class Asked(NamedTuple):
   """What a language model is asked about.
 
   Attributes:
-    ids: int32 `[k]`, the tokens.
-    said: their text.
-    prediction: the model's own, in words.
-    value: what is read, in words.
-    read: it.
+    ids: int32 `[k]`, the tokens that are asked about.
+    said: the text of these, with its space in front.
+    prediction: what the model itself says next, in words.
+    value: what is read off the logits, in words.
+    read: the readout of that value.
   """
 
   ids: np.ndarray
@@ -152,8 +152,8 @@ def asked(
 
   Args:
     config: which tokens, and how they are read.
-    net: a causal language model.
-    prompt: what comes before.
+    net: a causal language model, with its parameters.
+    prompt: the tokens of the text before those that are asked about.
     see: a mask to inputs of one row; asked for the whole prompt.
 
   Raises:
