@@ -71,8 +71,8 @@ class Scores:
     """The value of a span of the response under each mask: float64 `[B]`.
 
     Args:
-      value: of `VALUES`.
-      start: first token.
+      value: what is computed, of `VALUES`.
+      start: the first token of the span, from 0.
       stop: behind the last one; the end by default.
 
     Raises:
@@ -118,8 +118,8 @@ class Scorer:
   Made by `scorer`; `endpoints.scorer` has the same face.
 
   Attributes:
-    sources: the prompt.
-    response: int32 `[R]`.
+    sources: the prompt and its n sources.
+    response: int32 `[R]`, the token ids of the response.
     pieces: the text of each token of the response.
   """
 
