@@ -163,8 +163,8 @@ def evaluator(
     dtype: that floating parameters are cast to; None leaves them.
     memory_limit: bytes of the cache; by default half of what an accelerator
       has free, 1 GiB on a CPU.
-    remember_bytes: as for `evaluate.compiled`.
-    progress: called after each E rows.
+    remember_bytes: memory for values of earlier calls; 0 remembers none.
+    progress: called after each E rows with the masks done and asked for.
 
   Returns:
     An evaluator, bool `[B, n]` to float64 `[B]` or `[B, T]`, whose `stats` say
@@ -175,6 +175,7 @@ def evaluator(
     ValueError: see `absent.inputs`.
   """
   block = block or _block()
+  # Parameters as they are run, sizes, and whether the cache fits.
   floating = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
   params = jax.tree.map(
     lambda x: jnp.asarray(x, dtype if floating(x) else None), params
@@ -190,6 +191,7 @@ def evaluator(
       f"A cache of {sizes.slots + block} tokens takes {need:,} bytes, and "
       f"{limit:,} are allowed: raise memory_limit, or leave players out."
     )
+  # The evaluator: compiled when the first masks come, or when asked to.
   trie = _Trie(whole, tokenizer, sizes, params)
   stores = [repeats.Recent(remember_bytes)] if remember_bytes else []
 
