@@ -164,6 +164,9 @@ class Judge:
     clean: float64 `[N]`, the metric of the unedited clean run.
     corrupted: float64 `[N]`, of the corrupted one.
     runs: circuits times pairs that were run so far, the unedited two too.
+
+  Raises:
+    ValueError: `fixed` without the name of its ablation; see `Pairs.check`.
   """
 
   def __init__(
