@@ -46,7 +46,7 @@ def program(
     metric: one example's logits to a number, see `metrics`.
     params: the parameters of the network.
     batch: B pairs of prompts, in a fixed shape.
-    fixed: as for `ablations.of_batch`.
+    fixed: `[1, 1|P, W, d]`, what cut edges carry; None to resample it.
   """
   net = model.net
   chex.assert_equal_shape([batch.clean, batch.corrupted])

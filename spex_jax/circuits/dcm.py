@@ -393,8 +393,8 @@ class Beside:
     mask: bool `[M]`, True for kept; the best that was found.
     objective: the objective of this mask.
     accuracy: the accuracy of this mask.
-    learned: the objective of the learned mask.
-    learned_accuracy: its accuracy.
+    learned: the objective of the mask that was learned.
+    learned_accuracy: the accuracy of the mask that was learned.
     rank: how many masks are better than the learned one; None where not all
       were evaluated.
     explanation: of the metric as members are kept; None where enumerated.

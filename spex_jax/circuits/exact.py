@@ -49,9 +49,10 @@ def effects(
     net: the network that is cut.
     params: the parameters of the network.
     metric: one example's logits to a number, see `metrics`.
-    level: what is cut: edges, nodes or neurons, see `taps.Level`.
+    level: what is cut: edges (at positions), nodes or neurons, see
+      `taps.Level`.
     batch: B pairs of prompts, in a fixed shape.
-    fixed: as for `ablations.of_batch`.
+    fixed: `[1, 1|P, W, d]`, what cut edges carry; None to resample it.
     which: int `[M]`, by number; of level "position" that of `[P, E]`, flat.
     keep: called with the first block of some of the cuts and what computes
       their effects, float `[m, B]`; it returns these, perhaps from before.

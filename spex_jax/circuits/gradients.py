@@ -85,12 +85,13 @@ def scores(
 
   Args:
     model: the network, hashable.
-    level: what is scored: edges, nodes or neurons, see `taps.Level`.
+    level: what is scored: edges (at positions), nodes, neurons; see
+      `taps.Level`.
     metric: one example's logits to a number, see `metrics`.
     method: how gradients are taken, one of `METHODS`.
     params: the parameters of the network.
     batch: B pairs of prompts, in a fixed shape.
-    fixed: as for `ablations.of_batch`.
+    fixed: `[1, 1|P, W, d]`, what cut edges carry; None to resample it.
     at: float `[K]`, the points on the path, from `points`.
   """
   room = -(-len(at) // _ROOM) * _ROOM

@@ -48,7 +48,7 @@ class Evaluated:
   """What a circuit of groups does, beside the model and random circuits.
 
   Attributes:
-    model: F of the model.
+    model: F of the whole model, with its interval.
     circuit: F of the circuit, with its interval.
     random: float64 `[R]`, F of circuits of as many random heads in each group.
     minimality: of every member, F(C - K) - F(C - K - v), in F(C): with K empty

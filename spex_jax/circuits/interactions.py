@@ -146,7 +146,7 @@ def screen(
     points: of curvature: strengths that all players have on the path, or the
       number of midpoints between none and all; (1.0,) is the clean run alone.
     budget: of masks; by default as many forwards as 5 points of curvature.
-    key: of masks, consumed.
+    key: a random key, consumed by the draw of masks; needed by "masks" alone.
     count: pairs of players to return; all by default.
     at_once: products or masks computed at once.
 

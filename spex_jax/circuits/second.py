@@ -68,7 +68,7 @@ def scores(
     draws: of random signs, for "own".
     params: the parameters of the network.
     batch: B pairs of prompts, in a fixed shape.
-    fixed: as for `ablations.of_batch`.
+    fixed: `[1, 1|P, W, d]`, what cut edges carry; None to resample it.
     seed: an integer, the seed of the signs.
   """
   graph = level.graph

@@ -204,13 +204,13 @@ def slopes(
 
   Args:
     net: the network, with edges.
-    level: what is scored: edges, nodes or neurons.
+    level: what is scored: edges (at positions), nodes or neurons.
     metric: one example's logits to a number, see `metrics`.
     params: the parameters of the network.
     batch: B pairs, whose clean prompts are run.
-    clean_logits: `[B, V]`.
+    clean_logits: float `[B, V]`, of the unedited clean run.
     change: what the other run has, less this one, as `Level.change` gives it.
-    edits: of the run that gradients are taken in.
+    edits: the edits of the run that gradients are taken in.
 
   Returns:
     `[B, size]`, or `[B, P, size]` by position.

@@ -154,7 +154,7 @@ def refine(
   Args:
     net: a network with edges.
     params: the parameters of the network.
-    pairs: N, all in every step.
+    pairs: N pairs of prompts, all of which are in every step.
     metric: one example's logits to a number, differentiable.
     circuit: the circuit to begin with, of edges; its size stays.
     values: float `[E]`, such as mean scores: which edges are near to being

@@ -153,6 +153,7 @@ def of_citations(
   of = lambda tokenizer, given: f"{made} {tokenizer},\n{_listed(given)})\n"
   imports, lines = _IMPORTS, [f"texts = {list(texts)!r}\n"]
   key = f"key=subjects.key_of({config.seed}, 'citations')"
+  # Where the scorer comes from: an endpoint, or a network that is loaded.
   if config.endpoint:
     imports = (
       "import os\n\n"

@@ -149,6 +149,7 @@ def trainable(
   cls: Any = callables.load(kind, "model.kind")
   blank = np.zeros((1, columns), np.float32)
   try:
+    # Linen holds no parameters; of NNX they are split from the rest.
     if issubclass(cls, linen.Module):
       module = cls(**arguments)
       init = lambda key: module.init(key, blank)["params"]
@@ -173,6 +174,7 @@ def trainable(
       given: Any = apply(params, rows)
       return given.reshape(len(rows), -1)
 
+    # Tried on one row, by shapes alone.
     shape = jax.eval_shape(
       forward, jax.eval_shape(init, jax.random.key(0)), blank
     ).shape

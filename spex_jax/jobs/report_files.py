@@ -34,9 +34,9 @@ class Part(NamedTuple):
   """What a file adds to a page.
 
   Attributes:
-    trust: as of `page.Run`.
-    views: as of `page.Run`.
-    files: besides the file itself.
+    trust: what the answer is worth, as of `page.Run`.
+    views: what is shown, as `page.Run` takes it.
+    files: names and contents of further files that are offered.
   """
 
   trust: Sequence[tuple[str, str, bool]] = ()

@@ -69,7 +69,7 @@ def captions(seed: int, level: str, count: int) -> list[str]:
 
   Args:
     seed: an integer, the seed of the draws.
-    level: how hard they are, a name of `scenes.LEVELS`.
+    level: which kind of captions, a name of `scenes.LEVELS`.
     count: at most; fewer where there are no more.
 
   Raises:
