@@ -52,8 +52,8 @@ class Inputs:
   `attention_mask`, int32 `[1, P]`.
 
   Attributes:
-    prompt: tokens and players.
-    way: of `WAYS`.
+    prompt: the tokens of the text, and the player of each.
+    way: what an absent player becomes, one of `WAYS`.
     padding: the id that fills what is left at the end.
     token: what absent tokens become (ways "mask" and "one").
     lengths: the lengths of the rows, ascending, the last one P.
@@ -179,9 +179,9 @@ def inputs(
   """How a network sees the text of a prompt under a mask.
 
   Args:
-    prompt: tokens and players.
+    prompt: the tokens of the text, and the player of each.
     tokenizer: the tokenizer of the model; it knows the mask and the padding.
-    way: one of `WAYS`.
+    way: what an absent player becomes, one of `WAYS`.
     token: what absent tokens become (ways "mask" and "one"), an id or a text
       that is one token; the mask token by default.
     lengths: the lengths of rows, beside P: a mask runs in the shortest that
@@ -224,8 +224,8 @@ def lengths(prompt: text_lib.Prompt, way: str, budget: int) -> tuple[int, ...]:
   do not pay for the compilation of more than one program.
 
   Args:
-    prompt: tokens and players.
-    way: one of `WAYS`.
+    prompt: the tokens of the text, and the player of each.
+    way: what an absent player becomes, one of `WAYS`.
     budget: how many masks the run will ask for; no more than all of them.
   """
   if way == "mask" or min(budget, 1 << min(prompt.n, 30)) < _WORTH:
@@ -297,9 +297,9 @@ def retokenizes(
   Runs on the host, once per mask: for a report on a sample of masks.
 
   Args:
-    prompt: tokens and players.
+    prompt: the tokens of the text, and the player of each.
     tokenizer: the one that made the prompt.
-    masks: `[B, n]`.
+    masks: bool `[B, n]`, True for players that are kept.
 
   Returns:
     bool `[B]`, True where the kept tokens are not what the kept text becomes,

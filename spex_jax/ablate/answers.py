@@ -33,7 +33,7 @@ class Answers:
       rows: int `[U]`, ascending: where each first stands in the request.
       counts: int `[U]`, how often each stands there.
       num_asked: B; the others are known already.
-      progress: called after each batch.
+      progress: called after each batch with the masks done and asked for.
       keep: each is called with the masks and values of each batch.
     """
     self.masks = masks

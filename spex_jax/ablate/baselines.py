@@ -57,8 +57,8 @@ def resample(
   Every mask sees the same draws, so that the value function stays a function.
 
   Args:
-    key: consumed.
-    background: `[N, ...]`.
+    key: a random key, consumed by the draw.
+    background: `[N, ...]`, finite examples of the input.
     num_draws: R, at most N.
 
   Raises:
@@ -89,11 +89,11 @@ def conditional(
     sampler: traceable; see `Sampler`.
     key: given to the sampler for every mask, so that the value function stays
       a function and masks differ by no more than they must.
-    x: `[...]`.
+    x: `[...]`, the input whose entries are kept or drawn.
     kept: bool `[...]`, as `features.Players.kept` gives it.
 
   Returns:
-    `[R, ...]`.
+    `[R, ...]`, R draws of the whole input.
 
   Raises:
     ValueError: draws of another shape, or what is kept of another.

@@ -65,7 +65,7 @@ def choose(
 
   Args:
     build: compiles a program of some rows a device and some microbatch.
-    n: number of players.
+    n: the number of players, the length of a mask.
     limit: bytes that a program may need on one device; None for no limit.
     shrink: start from the largest size, as on an accelerator.
     sizes: microbatches to consider, ascending; powers of two up to
@@ -123,9 +123,9 @@ def modest(
   For jobs so small that measuring would take longer than it could save.
 
   Args:
-    build: as for `choose`.
+    build: compiles a program, as for `choose`.
     masks: the masks of the whole job, on one device.
-    limit: as for `choose`.
+    limit: bytes that a program may need on one device; None for no limit.
     cpu: whether the devices are CPUs, whose caches hold little.
 
   Raises:

@@ -23,7 +23,7 @@ def opened(
 
   Args:
     path: the path of the file; its folder must exist.
-    fn: whose values they are.
+    fn: the function whose values are kept.
     n: number of players.
 
   Raises:

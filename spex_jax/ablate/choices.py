@@ -57,10 +57,10 @@ def write(
 
   Args:
     path: the path of the file.
-    fingerprint: the fingerprint of the program.
-    rows: on one device.
-    microbatch: of them.
-    facts: as JSON, for the reader.
+    fingerprint: what the choice holds for, `program.Source.fingerprint`.
+    rows: how many rows a batch has on one device.
+    microbatch: how many of them are computed at once.
+    facts: what else is told of the choice, as JSON, for the reader.
   """
   entry = {"rows_a_device": rows, "microbatch": microbatch, **facts}
   body = json.dumps(_all(path) | {fingerprint: entry}, indent=1)

@@ -60,7 +60,7 @@ class Retry:
   Attributes:
     on: exceptions to try again after; others are raised at once.
     attempts: calls at most, the first included.
-    first_seconds: wait before the second call.
+    first_seconds: how long to wait before the second call.
     most_seconds: longest wait that doubling leads to.
     most_asked: longest wait that an exception may ask for.
     sleep: waits so many seconds; a test replaces it.
@@ -91,7 +91,7 @@ class Retry:
     The last failure is raised as it is, with a note of how often was tried.
 
     Args:
-      fn: what to call.
+      fn: masks bool `[b, n]` to values, which may fail.
       again: called with each failure that is followed by another attempt.
     """
 
@@ -238,6 +238,7 @@ class File:
 
     Raises:
       OSError: any failure other than a disk that is full.
+      ValueError: a file that was closed, or opened again since.
     """
     if self._file.closed:
       raise ValueError(

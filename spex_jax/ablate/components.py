@@ -39,8 +39,8 @@ def shapes(
   """The shape of the activation at every site, without running the network.
 
   Args:
-    net: the network.
-    params: its parameters, or their shapes.
+    net: the network, which is not run.
+    params: the parameters of the network, or their shapes.
     **inputs: batched arrays, by their usual names, or their shapes.
   """
   run = lambda params, inputs: net.apply(params, capture=("*",), **inputs)
@@ -236,8 +236,8 @@ def game(
   `head`; and only the logits that `read` needs are computed.
 
   Args:
-    net: any network.
-    players: of its parts or edges.
+    net: any network whose parts players own.
+    players: the players, of parts or of edges.
     inputs: batched arrays, by their usual names; one example, or B of them.
     read: what to read of the output: `[B]`, or `[B, T]`.
     absent: as for `Players.edits`; or with one more axis in front, of R draws
@@ -248,7 +248,7 @@ def game(
     edits: what is done to the network whoever is kept, before the players' own
       edits: an edited model, a circuit.
     params: the parameters of the network; its own by default.
-    capture: sites that `read` asks for.
+    capture: names of the sites that `read` asks for.
     units: the units of the values.
 
   Returns:

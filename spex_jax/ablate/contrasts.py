@@ -90,7 +90,7 @@ def prediction(
   """Compares two predictions of a class or next token: `[B / 2]`.
 
   Args:
-    measure: one of the above.
+    measure: how the two are compared, by name, from the table above.
     targets: y, for those that need one; several give `[B / 2, T]`, and None
       all of them, `[B / 2, V]`. None for a divergence.
     position: as for `readouts.logit`.
@@ -127,8 +127,8 @@ def continuation(
   the same L tokens, each of which is y at its place.
 
   Args:
-    num_tokens: L, one for all rows.
-    measure: one of the above.
+    num_tokens: L, the same for all rows, at least 1.
+    measure: how the two are compared, by name, from the table above.
 
   Raises:
     TypeError: a number of tokens that is no integer.
@@ -152,7 +152,7 @@ def sequence(
 
   Args:
     labels: int `[L]`, as for `likelihoods.sequence`.
-    measure: one of the above.
+    measure: how the two are compared, by name, from the table above.
 
   Raises:
     TypeError, ValueError: as `likelihoods.sequence`; an unknown measure. When

@@ -168,7 +168,7 @@ def owned(
 
   Args:
     net: a network with edges.
-    names: n distinct names.
+    names: the names of the n players, distinct.
     owner: int `[S, W]`, or `[B|1, P|1, S, W]` by example and position; n for
       an edge that nobody owns, or that there is not.
 

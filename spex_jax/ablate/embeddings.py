@@ -38,17 +38,18 @@ def game(
   embeddings of the mask token, or of `token`.
 
   Args:
-    net: any with the site `embed.tokens` (T5: `encoder.embed.tokens`).
-    prompt: tokens and players.
+    net: a network with the site `embed.tokens` (T5: `encoder.embed.tokens`).
+    prompt: the tokens of the text, and the player of each.
     tokenizer: the tokenizer of the model.
     read: of the output. Given the ids of the whole text, so that one which
       reads the tokens themselves (`log_perplexity`) has no baseline here.
     way: "mask"; the others of `absent.WAYS` move or hide tokens, which has no
       derivative.
-    token: as for `absent.inputs`.
-    edits: as for `components.game`.
+    token: what absent tokens become, as for `absent.inputs`.
+    edits: what is done to the network whoever is kept, as for
+      `components.game`.
     params: the parameters of the network; its own by default.
-    capture: sites that `read` asks for.
+    capture: names of the sites that `read` asks for.
     units: the units of the values.
     **fixed: inputs that do not depend on the mask, of one row.
 
@@ -98,7 +99,7 @@ def head(
 
   Args:
     kernel: `[d, K]`; the network's `logits` are its embedding `[B, d]`.
-    bias: `[K]`.
+    bias: float `[K]`, one for each class.
     read: of the head's logits `[B, K]`.
 
   Raises:
@@ -159,7 +160,7 @@ def similarity(reference: base.Array, pool: str = "mean") -> readouts.Readout:
 
   Args:
     reference: `[d]`, what `embedding(pool)` gives for the unmasked input.
-    pool: as for `embedding`.
+    pool: how positions become one, as for `embedding`.
 
   Raises:
     ValueError: a reference that is no vector, or zero. When read: embeddings

@@ -45,16 +45,16 @@ class Stats:
   """What the evaluations of one evaluator have cost so far.
 
   Attributes:
-    evaluations: masks asked for.
+    evaluations: how many masks were asked for.
     repeated: those of them that were not run, because they had been before.
     padded: further rows that filled up batches; whole microbatches of them
       are not computed.
-    batches: batches run.
+    batches: how many batches were run.
     retries: calls of a host function that were made again.
     compile_seconds: tracing and compilation, of the candidates too.
-    probe_seconds: measuring batch sizes, compilation included.
+    probe_seconds: seconds of measuring batch sizes, compilation included.
     head_seconds: what is computed once, before all masks.
-    run_seconds: everything else: transfers and computation.
+    run_seconds: seconds of everything else: transfers and computation.
     batch_shape: `(P, n)`, or None where the host function chooses.
     sizes: masks that were run at each size of a `shapes.Shaped`, all of them
       in batches of `batch_shape`; empty for any other function.
@@ -96,7 +96,7 @@ class Evaluator:
     n: number of players.
     names: the names of the players, where who made it knows them.
     stats: what it has cost so far.
-    progress: called after each batch.
+    progress: called after each batch with the masks done and asked for.
     batch_size: masks in a call of a host function, where that was given.
   """
 
@@ -145,7 +145,7 @@ class Evaluator:
     is spared it. Once compiled, an evaluator stays as it is.
 
     Args:
-      masks: at most, over all requests.
+      masks: how many at most, over all requests.
       choices: a file of sizes that were measured before (see `choices`).
     """
     if self._expect is not None:
@@ -247,7 +247,7 @@ def compiled(
       size is measured; by default what is free there.
     remember_bytes: memory for values of earlier calls, the latest kept; 0
       remembers none.
-    progress: called after each batch.
+    progress: called after each batch with the masks done and asked for.
 
   Raises:
     TypeError: no n, or one beside a game.
@@ -312,13 +312,14 @@ def host(
       for `fn` and n, and a few of the masks that it keeps are asked again.
     remember_bytes: memory for values of earlier calls, the latest kept; 0
       remembers none.
-    progress: called after each batch.
+    progress: called after each batch with the masks done and asked for.
 
   Raises:
     ValueError: a size or rate that is not positive, `remember_bytes` below 0,
       or a path of another function's values.
   """
   _check_sizes(n, batch_size, None, remember_bytes)
+  # The call: from a file where one is given, paced, tried again.
   growing = ask.Growing(_HOST_BATCH)
   by_path = isinstance(cache, str | os.PathLike)
   opened = kept.opened(cache, fn, n) if by_path else cache

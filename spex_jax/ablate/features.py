@@ -19,7 +19,7 @@ class Players(base.ByValue):
   """A partition of (part of) an input among named players.
 
   Attributes:
-    names: n distinct names.
+    names: the names of the n players, distinct.
     owner: int32 `[...]`, of the shape of the input: the player that owns each
       entry, or n for an entry that nobody owns and that is always kept.
   """
@@ -48,7 +48,7 @@ class Players(base.ByValue):
     """Which entries of the input are kept: bool `[...]`. Unbatched.
 
     Args:
-      mask: bool `[n]`.
+      mask: bool `[n]`, True for players that are kept.
 
     Raises:
       ValueError: a mask of other players.
@@ -65,12 +65,16 @@ class Players(base.ByValue):
     """The input with absent players replaced. Unbatched over masks.
 
     Args:
-      mask: bool `[n]`.
+      mask: bool `[n]`, True for players that are kept.
       x: `[...]`, of the shape of `owner`.
       baseline: `[...]`, or `[R, ...]` for R stand-ins at once.
 
     Returns:
       `x` where kept and `baseline` elsewhere, of the shape of `baseline`.
+
+    Raises:
+      ValueError: a mask of other players, or an input or a baseline of another
+        shape.
     """
     if np.shape(x) != self.owner.shape:
       raise ValueError(
@@ -107,11 +111,11 @@ def game(
     read: a batch of inputs `[R, ...]` and `params` to values `[R]` or
       `[R, T]`, which are averaged, as over stand-ins.
     players: owners of the entries; what nobody owns is always kept.
-    x: `[...]`, floating.
+    x: floating `[...]`, the input.
     baseline: `[...]`, or `[R, ...]` for R stand-ins. One that depends on the
       mask, such as inpainting or a conditional sampler, has no line to it.
-    params: given to `read`.
-    absent: the baseline, in words.
+    params: whatever `read` takes, such as parameters.
+    absent: what the baseline is, in words.
     units: the units of the values.
 
   Raises:
@@ -174,9 +178,13 @@ def grid(shape: tuple[int, int, int], rows: int, cols: int) -> Players:
   Players are named `r0c0`, `r0c1`, ...: row and column of the rectangle.
 
   Args:
-    shape: `(C, H, W)`.
+    shape: `(C, H, W)` of the image.
     rows: rectangles from top to bottom, at most H.
     cols: rectangles from left to right, at most W.
+
+  Raises:
+    TypeError: a number that is no integer.
+    ValueError: no image, or rows and columns outside 1..H and 1..W.
   """
   _, height, width = _check_image(shape)
   rows = base.check_integer(rows, "The number of rows")
@@ -197,9 +205,13 @@ def patches(shape: tuple[int, int, int], size: int) -> Players:
   Players are named `r0c0`, `r0c1`, ...: row and column of the patch.
 
   Args:
-    shape: `(C, H, W)`.
+    shape: `(C, H, W)` of the image.
     size: side of a patch in pixels; patches at the right and lower edge are
       smaller where it does not divide.
+
+  Raises:
+    TypeError: a size that is no integer.
+    ValueError: no image, or a size outside 1..max(H, W).
   """
   _, height, width = _check_image(shape)
   size = base.check_integer(size, "A patch side")

@@ -41,7 +41,7 @@ class Gradients(NamedTuple):
     kept: f(1), a float or `[T]`.
     absent: f(0), the same.
     gap: the sum of the values less f(1) - f(0): 0 where they are complete.
-    num_gradients: gradients that were computed.
+    num_gradients: how many gradients were computed.
   """
 
   values: np.ndarray
@@ -66,7 +66,7 @@ def integrated_gradients(
   """Integrated gradients from all players absent to all kept.
 
   Args:
-    game: what to differentiate.
+    game: the game whose players' strengths it is differentiated by.
     steps: S; 20 to 300 in the paper. The error falls as 1 / S^2 where the
       model is smooth, as 1 / S where it has kinks; see `gap`.
     batch_size: gradients computed at once, for memory.
@@ -91,10 +91,10 @@ def mean_gradient(
   """Mean of the gradients of a game at some points: `[n]`, or `[T, n]`.
 
   Args:
-    game: what to differentiate.
+    game: the game whose players' strengths it is differentiated by.
     points: float `[S, n]`, strengths.
     shared: in the place of the game's own.
-    batch_size: gradients computed at once.
+    batch_size: how many gradients are computed at once.
   """
   chex.assert_shape(points, (None, game.n))
   given = game.given(shared)

@@ -33,7 +33,7 @@ def inputs(
 
   Args:
     image: float `[C, H, W]`, prepared for the network.
-    players: who owns which pixels.
+    players: who owns which pixels, of the image's shape.
     way: one of `WAYS`: the image's own mean, the image blurred, a constant, or
       filled in from around.
     sigma: the sigma of the blur, in pixels; by default a fifth of the side of a
@@ -91,7 +91,7 @@ def blur(image: base.Array, sigma: float) -> jax.Array:
   Cut off at 4 sigma. Once per image, on the host.
 
   Args:
-    image: `[C, H, W]`.
+    image: float `[C, H, W]`.
     sigma: above 0; a fifth of the side of a part leaves little of it.
 
   Returns:
@@ -200,8 +200,8 @@ def segments(
   join the neighbour with the longest common border. Deterministic.
 
   Args:
-    image: `[C, H, W]`.
-    num_segments: wanted; there may be fewer.
+    image: float `[C, H, W]`.
+    num_segments: how many segments are wanted; there may be fewer.
     compactness: weight of a distance of one segment's width, beside the whole
       range of colour; 0.1 follows edges, 1 gives near squares.
 

@@ -211,7 +211,8 @@ def read_sequence(
 
   Args:
     labels: int `[L]`, as for `sequence`.
-    score: as for `read_continuation`.
+    score: logits `[B, L, V]` and labels `[B, L]` to `[B]` or `[B, L]`, as for
+      `read_continuation`.
 
   Raises:
     TypeError, ValueError: as `sequence`.

@@ -32,7 +32,7 @@ class Players(base.ByValue):
   """Named players and the units that each owns.
 
   Attributes:
-    names: n distinct names.
+    names: the names of the n players, distinct.
     owner: site to int32 of the full rank of its activation, 1 where
       broadcast: the player that owns each unit, or n for a unit that nobody
       owns and that is always kept.
@@ -187,7 +187,7 @@ def joined(first: sites.Edits, later: sites.Edits) -> sites.Edits:
   Cut edges carry what `later.ref` says, or `first.ref` where it says nothing.
 
   Args:
-    first: whatever.
+    first: any edits of a network.
     later: replaces nothing, as the edits of players.
   """
   scale, add, cut = dict(first.scale), dict(first.add), dict(first.cut)

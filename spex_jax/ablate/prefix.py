@@ -48,9 +48,9 @@ def split(
     head: traceable; `shared` to any pytree of arrays.
     tail: traceable; bool `[n]`, the state and `shared` to `[]` or `[T]`; or a
       `shapes.Shaped` of such functions.
-    n: number of players.
+    n: the number of players, the length of a mask.
     shared: pytree of arrays that both use, such as parameters and inputs.
-    **settings: of `evaluate.compiled`.
+    **settings: further arguments of `evaluate.compiled`.
 
   Raises:
     ValueError: what `evaluate.compiled` refuses, where it does.
@@ -82,11 +82,11 @@ def evaluator(
   stands still. Rows may be of several lengths, prefix included.
 
   Args:
-    net: a causal language model.
-    prompt: tokens and players.
+    net: a causal language model, with its parameters or without.
+    prompt: the tokens of the text, and the player of each.
     read: `readouts.logit`, `log_probability`, `margin` or `continuation`.
     way: what becomes of absent tokens; of `absent.WAYS`.
-    token: as for `absent.inputs`.
+    token: what absent tokens become, as for `absent.inputs`.
     lengths: the lengths of rows, as for `absent.inputs`.
     length: how many tokens to share; by default all but one of those before
       the first that a player has, which is run again because what follows the
@@ -95,7 +95,7 @@ def evaluator(
       those of the prompt's tokens, or 1. Rows then have one length.
     params: the parameters of the network; its own by default.
     tokenizer: the tokenizer of the model; the network's by default.
-    **settings: of `evaluate.compiled`.
+    **settings: further arguments of `evaluate.compiled`.
 
   Raises:
     TypeError: no causal model, or a readout that is none of those.

@@ -50,7 +50,7 @@ class Program:
     start: begins a batch, bool `[B, n]` on the host, B no more than P; what it
       returns waits for the values, `[P]` or `[P, T]`, of which the first B
       count.
-    rows: P, over all devices.
+    rows: P, how many rows a batch has, over all devices.
     microbatch: m, masks in one `vmap` on one device.
     memory_bytes: the most that it needs on one device: parameters, and of the
       batches in flight masks, values and, where they compute at once, scratch.
@@ -349,7 +349,7 @@ def memory(
   None where the compiler does not say.
 
   Args:
-    compiled: of `jax.jit`.
+    compiled: a program that `jax.jit` has lowered and compiled.
     in_flight: calls whose masks and values are held at once.
     at_once: those of them that compute at the same time.
   """

@@ -38,7 +38,7 @@ class Prediction:
   it is (`value`, `forward`) has only those computed.
 
   Attributes:
-    whole: of the output.
+    whole: an output and its inputs to what is read, as any readout.
     where: inputs to the positions that are read, int `[B, k]`.
     of: logits there, `[B, k, V]`, and the inputs to `[B]` or `[B, T]`.
     fixed: it reads at a place in the row that is given as a number, not at
@@ -66,8 +66,8 @@ def forward(
   """Runs a network and reads its output, with no more logits than are read.
 
   Args:
-    net: any network.
-    read: what to read.
+    net: the network that is run.
+    read: what is read of the output.
     inputs: the inputs of the network, B rows.
     run: keyword inputs to the output, such as `net.apply` with parameters.
     capture: what `run` captures; then nothing is left out.
@@ -95,12 +95,12 @@ def value(
   """The function that `evaluate.compiled` lifts, with parameters shared.
 
   Args:
-    net: any network.
+    net: the network that is run.
     see: one mask `[n]` to inputs of one row, as `absent.inputs` makes it.
       Where that has several lengths, `read` must be of what attention sees,
       not of numbered places in the row.
-    read: of the output.
-    capture: sites that `read` asks for.
+    read: what is read of the output.
+    capture: names of the sites that `read` asks for.
     edits: what is done to the network under every mask; its positions are
       places in the row. Large arrays become operands where `value` itself is
       traced: `lambda mask, s: value(net, see, read, edits=s[1])(mask, s[0])`.
@@ -139,8 +139,8 @@ def packed(
 
   Args:
     see: a mask to inputs, at several lengths.
-    net: what runs on them.
-    read: what is read.
+    net: the network that is run on them.
+    read: what is read of the output.
     at: a length to the value function in rows of it.
 
   Returns:
@@ -198,9 +198,9 @@ def margin(
   """The logit of `target` above the largest of its rivals'.
 
   Args:
-    target: class or token.
+    target: the number of a class, or a token's id.
     rivals: one or several others; None for all others.
-    position: as for `logit`.
+    position: where it is read, as for `logit`.
 
   Raises:
     TypeError: targets that are no integers.
@@ -231,7 +231,7 @@ def margins(labels: base.Array, position: int | None = None) -> Prediction:
 
   Args:
     labels: int `[B]`, each row's right class, or next token.
-    position: as for `logit`.
+    position: where it is read, as for `logit`.
 
   Raises:
     TypeError: labels that are no integers.
@@ -253,7 +253,12 @@ def margins(labels: base.Array, position: int | None = None) -> Prediction:
 
 
 def targets_of(targets: Any) -> np.ndarray:
-  """Targets as int32 `[]` or `[T]`."""
+  """Targets as int32 `[]` or `[T]`.
+
+  Raises:
+    TypeError: targets that are no integers.
+    ValueError: masked entries, none or too many axes, or a target out of range.
+  """
   base.check_unmasked(targets, "Targets")
   array = np.asarray(targets)
   if array.ndim > 1 or array.size == 0:
@@ -300,7 +305,7 @@ def prediction(
 
   Args:
     score: float32 `[B, V]` to what is read.
-    position: as for `logit`.
+    position: where it is read, as for `logit`.
   """
 
   def where(inputs):
@@ -350,7 +355,11 @@ def _predictions(
 def seen_tokens(
   inputs: Mapping[str, base.Array], shape: tuple[int, ...]
 ) -> jax.Array:
-  """Which positions attention sees: bool `[B, P]`."""
+  """Which positions attention sees: bool `[B, P]`.
+
+  Raises:
+    ValueError: an attention mask of another shape.
+  """
   mask = inputs.get("attention_mask")
   if mask is None:
     return jnp.ones(shape, bool)

@@ -52,7 +52,7 @@ class Service:
     key: sent as a bearer token; "" for none. Never written anywhere.
     timeout: seconds until a request counts as failed: until it is connected,
       between two parts of the answer, and for the whole of its body.
-    most_bytes: of an answer.
+    most_bytes: how many bytes an answer may have.
 
   Raises:
     ValueError: another address, a key that no header can hold, or limits that

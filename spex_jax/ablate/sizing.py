@@ -20,7 +20,7 @@ def sized(
   """A program, what was measured for it, and how it was chosen in words.
 
   Args:
-    source: the source of programs.
+    source: what programs are compiled from, on its devices.
     build: compiles one of some rows a device and some microbatch.
     limit: bytes on one device; None for what is free there.
     microbatch: the only one to consider, or None.

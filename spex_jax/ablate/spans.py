@@ -32,7 +32,7 @@ class Spans:
   """Which span each position of each example belongs to.
 
   Attributes:
-    names: K distinct names.
+    names: the names of the K spans, distinct.
     owner: int32 `[B, P]`, or `[1, P]` for all examples alike; K for no span.
   """
 
@@ -48,7 +48,7 @@ def named(
   Args:
     schema: span to the positions that it has in each of B examples; of one
       example alone, those of all examples. An example may lack a span: [].
-    num_positions: P, of the padded rows.
+    num_positions: P, how many positions a padded row has.
 
   Raises:
     TypeError: a position that is no integer.
@@ -139,7 +139,7 @@ def mean(
 
   Args:
     activations: captured ones, `[B, P, ...]`, such as those of a background.
-    of: their spans.
+    of: the spans of the activations.
     to: spans of the same names in the inputs that are asked about; `of` by
       default. Positions of none get zero: they are always kept.
 

@@ -62,7 +62,7 @@ def resampled(
   `components.evaluator` averages the value over them.
 
   Args:
-    key: consumed.
+    key: a random key, consumed by the draw.
     activations: captured ones, `[B, ...]` each.
     num_draws: R, distinct inputs, at most B.
 
@@ -85,9 +85,9 @@ def resampled_of(
   """`resampled` of a data set, of which only the draws are run.
 
   Args:
-    key: consumed.
-    net: any network.
-    at: sites, such as `Players.owner`.
+    key: a random key, consumed by the draw.
+    net: the network that is run on the draws.
+    at: names of sites, such as those of `Players.owner`.
     inputs: the data set, by the network's names for it; B examples.
     num_draws: R, distinct inputs, at most B.
     params: the parameters of the network; its own by default.
@@ -115,13 +115,13 @@ def mean_of(
   """The mean activation over a data set, a batch at a time.
 
   Args:
-    net: any network.
-    at: sites, such as `Players.owner`.
+    net: the network that is run on the data set.
+    at: names of sites, such as those of `Players.owner`.
     inputs: the data set, by the network's names for it; B examples.
     axes: as for `mean`; 0, the examples, among them.
     params: the parameters of the network; its own by default.
-    weights: as for `mean`.
-    batch_size: examples of a forward.
+    weights: float `[B]` or `[B, P]`, as for `mean`; None for all alike.
+    batch_size: how many examples a forward has.
 
   Raises:
     ValueError: no parameters, no example, axes without 0; see `mean`.

@@ -52,8 +52,8 @@ class Prompt:
   """A text, its tokens, and who owns them.
 
   Attributes:
-    text: as given.
-    encoding: its tokens.
+    text: the text, as it was given.
+    encoding: the P tokens of the text.
     players: names, and the owner of each token: `[P]`, n for nobody's.
     spans: for each player, the characters that it was given as.
   """
@@ -88,7 +88,7 @@ def prompt(
   """Cuts a text into players.
 
   Args:
-    text: not empty.
+    text: a text that is not empty.
     tokenizer: the tokenizer of the model.
     by: "words" (what spaces separate), "sentences", "tokens", a compiled
       regular expression, spans of characters, or names with spans.
@@ -168,10 +168,11 @@ def continued(
   """The prompt with a continuation behind it that nobody owns.
 
   Args:
-    prompt: players in front.
+    prompt: the prompt, whose players stand in front.
     continuation: a text, usually with its leading space, or token ids.
     tokenizer: the one that made the prompt.
-    max_length: as for `prompt`.
+    max_length: the most tokens that the model takes; the tokenizer's by
+      default.
 
   Returns:
     The longer prompt, and how many tokens the continuation has.

@@ -36,6 +36,7 @@ from spex_jax.ablate import (
   batching,
   evaluate,
   program,
+  readouts,
   repeats,
 )
 from spex_jax.ablate import text as text_lib
@@ -88,6 +89,49 @@ def cache_bytes(net: sites.Network, whole: text_lib.Prompt, dtype: Any) -> int:
   return _bytes(lambda: generate.empty_caches(net.config, 1, slots, dtype))
 
 
+def affordable(
+  net: sites.Network,
+  whole: text_lib.Prompt,
+  params: Any,
+  *,
+  dtype: Any = None,
+  memory_limit: int | None = None,
+) -> bool:
+  """Whether a cache is worth choosing where nobody asked for one.
+
+  It is on one device, as an evaluator of this module uses no more, and where
+  the cache takes no more memory than it may. Whole rows need none.
+
+  Args:
+    net: a causal language model for which `fits`.
+    whole: tokens of the text, and the player of each.
+    params: the parameters of the network.
+    dtype: that floating parameters are cast to; None leaves them.
+    memory_limit: bytes that the cache may take; None as for `limit_of`.
+  """
+  if jax.device_count() > 1:
+    return False
+  dtype = dtype or jax.tree.leaves(params)[0].dtype
+  return cache_bytes(net, whole, dtype) <= limit_of(memory_limit)
+
+
+def score_of(read: readouts.Prediction) -> Score:
+  """The score by which `evaluator` reads what a readout reads of whole rows.
+
+  Args:
+    read: of the K tokens at the end of the text, or of what comes next.
+
+  Returns:
+    Logits `[E, L, V]` and tokens int `[E, K]` to `[E]` or `[E, T]`.
+  """
+
+  def score(logits, predicted):
+    ids = jnp.pad(predicted, ((0, 0), (1, 0)))  # And a token before them.
+    return read.of(logits, {"input_ids": ids})
+
+  return score
+
+
 def evaluator(
   net: sites.Network,
   whole: text_lib.Prompt,
@@ -119,8 +163,8 @@ def evaluator(
     dtype: that floating parameters are cast to; None leaves them.
     memory_limit: bytes of the cache; by default half of what an accelerator
       has free, 1 GiB on a CPU.
-    remember_bytes: as for `evaluate.compiled`.
-    progress: called after each E rows.
+    remember_bytes: memory for values of earlier calls; 0 remembers none.
+    progress: called after each E rows with the masks done and asked for.
 
   Returns:
     An evaluator, bool `[B, n]` to float64 `[B]` or `[B, T]`, whose `stats` say
@@ -131,6 +175,7 @@ def evaluator(
     ValueError: see `absent.inputs`.
   """
   block = block or _block()
+  # Parameters as they are run, sizes, and whether the cache fits.
   floating = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
   params = jax.tree.map(
     lambda x: jnp.asarray(x, dtype if floating(x) else None), params
@@ -146,6 +191,7 @@ def evaluator(
       f"A cache of {sizes.slots + block} tokens takes {need:,} bytes, and "
       f"{limit:,} are allowed: raise memory_limit, or leave players out."
     )
+  # The evaluator: compiled when the first masks come, or when asked to.
   trie = _Trie(whole, tokenizer, sizes, params)
   stores = [repeats.Recent(remember_bytes)] if remember_bytes else []
 

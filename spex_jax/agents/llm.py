@@ -39,7 +39,7 @@ class Call:
   """A call of a tool that a model asks for.
 
   Attributes:
-    name: of the tool.
+    name: the name of the tool.
     arguments: as the model wrote them; {} where that is no JSON object.
     id: of the call, for the answer.
   """
@@ -55,9 +55,9 @@ class Reply:
 
   Attributes:
     text: "" where it only calls.
-    calls: of tools.
+    calls: the tools that it asks for, in order.
     prompt_tokens: of the request; estimated where the endpoint is silent.
-    reply_tokens: of the reply; likewise.
+    reply_tokens: of the reply; estimated where the endpoint is silent.
     finish: why it ended: "stop", "length", "tool_calls", ...
     first: the likeliest first tokens, with their log-probabilities, where an
       `Endpoint` asks for them.
@@ -90,8 +90,8 @@ class Limits:
   No request is made once one is reached; the reply that reaches it counts.
 
   Attributes:
-    rounds: requests.
-    tokens: of requests and replies together.
+    rounds: how many requests may be made.
+    tokens: how many requests and replies may have, together.
     money: in the unit of the prices.
     seconds: by the clock, from the first request on.
     prices: of a million tokens, of requests and of replies.
@@ -120,7 +120,11 @@ class Scripted:
   def chat(
     self, messages: Sequence[Message], tools: Sequence[Mapping] | None = None
   ) -> Reply:
-    """The next; see `Chat`."""
+    """The next; see `Chat`.
+
+    Raises:
+      Spent: the script has no reply left.
+    """
     del tools
     self.seen.append([dict(message) for message in messages])
     if not self._replies:
@@ -152,8 +156,8 @@ class Endpoint:
 
     Args:
       service: where; its url ends before "/chat/completions".
-      model: its name there.
-      max_tokens: of a reply.
+      model: the name that the endpoint knows it by.
+      max_tokens: how many tokens a reply has at most, 1 or more.
       temperature: 0 for the likeliest words.
       seed: of the endpoint's own draws, where it knows one; None for none.
       alternatives: so many of the likeliest first tokens come along.
@@ -267,9 +271,9 @@ class Meter:
   """A model within limits that stop hard.
 
   Attributes:
-    rounds: requests so far.
+    rounds: how many requests have been made so far.
     tokens: of requests and replies so far.
-    money: spent so far.
+    money: what they cost so far, in the unit of the prices.
   """
 
   def __init__(
@@ -281,8 +285,8 @@ class Meter:
     """Nothing is spent.
 
     Args:
-      inner: who answers.
-      limits: what it may cost.
+      inner: the language model that answers.
+      limits: what the conversation may cost.
       clock: seconds; a test has its own.
     """
     self._inner, self._limits, self._clock = inner, limits, clock

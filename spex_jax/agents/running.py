@@ -99,12 +99,13 @@ def interpreted(
 
   Args:
     function: with its truth, which stays here.
-    name: of the interpreter.
+    name: the name of the interpreter, kept with the answer.
     run: it; None for the truth itself.
-    budget: queries.
-    box: for its code.
-    seconds: it may take, in the main thread.
-    judge: of descriptions, of `judging.CATEGORIES`.
+    budget: the number of inputs that it may ask.
+    box: the sandbox that code of the answer is run in.
+    seconds: the most that it may take, in the main thread.
+    judge: who scores descriptions, of categories in `judging.CATEGORIES`; or
+      None.
   """
   query = functions.Query(function, budget)
   start, error = time.monotonic(), ""
@@ -196,14 +197,14 @@ def run(
   """All verdicts, those that are kept included.
 
   Args:
-    todo: functions.
-    names: of interpreters; the ceiling and the loophole come along.
-    folder: where answers are kept.
-    box: a sandbox.
-    budgets: category to queries.
-    seconds: an interpretation may take.
-    more: interpreters beside `INTERPRETERS`.
-    judge: as for `interpreted`.
+    todo: the functions to interpret.
+    names: the names of interpreters; the ceiling and the loophole come along.
+    folder: where answers are kept, one file each.
+    box: the sandbox that code of answers is run in.
+    budgets: each category to the number of inputs that may be asked.
+    seconds: the most that an interpretation may take.
+    more: further interpreters, by category and name, beside `INTERPRETERS`.
+    judge: who scores descriptions, as for `interpreted`.
     tell: called with a name, and how many are done of how many.
 
   Raises:
@@ -241,8 +242,8 @@ def kept(folder: folders.Folder, file: str) -> dict[str, Any] | None:
   """A verdict of before; None where there is none that need not be asked anew.
 
   Args:
-    folder: where verdicts are kept.
-    file: of this one.
+    folder: where answers are kept, one file each.
+    file: the path of this one in the folder.
   """
   try:
     data = folder.read(file)

@@ -54,7 +54,7 @@ class Outcome:
     outputs: one an input, None where the function raised; empty unless "ok".
     error: in a line; of an "ok", of the inputs where it raised.
     said: the beginning of what it printed.
-    filtered: whether system calls were filtered.
+    filtered: whether system calls were filtered while it ran.
   """
 
   status: str
@@ -110,7 +110,7 @@ class Sandbox:
     Args:
       code: Python; NumPy and much of the standard library can be imported.
       inputs: numbers, texts, or lists of them.
-      name: of the function.
+      name: the name of the function that the program defines.
     """
     if not isinstance(code, str) or len(code) > _MOST_CODE:
       return Outcome("error", error=f"no text of up to {_MOST_CODE:,} letters")

@@ -32,8 +32,8 @@ class Model:
     """Nothing is compiled yet.
 
     Args:
-      net: causal, with `params` and `tokenizer`.
-      name: as clients give it.
+      net: a causal network that holds its `params` and `tokenizer`.
+      name: the name by which clients ask for it.
 
     Raises:
       ValueError: no parameters or no tokenizer.
@@ -73,7 +73,11 @@ class Model:
     return {"object": "list", "data": [own]}
 
   def chat(self, body: Any) -> dict[str, Any]:
-    """`/v1/chat/completions`."""
+    """`/v1/chat/completions`.
+
+    Raises:
+      loopback.Refused: no messages, or settings that cannot be used.
+    """
     body = self._checked(body)
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
@@ -103,7 +107,12 @@ class Model:
     return self._whole("chat.completion", choice, len(ids), len(tokens))
 
   def completion(self, body: Any) -> dict[str, Any]:
-    """`/v1/completions`; the prompt is a text or token ids."""
+    """`/v1/completions`; the prompt is a text or token ids.
+
+    Raises:
+      loopback.Refused: no prompt of the two kinds, or settings that cannot be
+        used.
+    """
     body = self._checked(body)
     prompt = body.get("prompt")
     if isinstance(prompt, str) and prompt:

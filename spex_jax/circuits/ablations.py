@@ -49,9 +49,9 @@ def stand_ins(
 
   Args:
     net: a causal language model.
-    params: its parameters.
+    params: the parameters of the network.
     pairs: whose clean prompts means and constants are learned from.
-    kind: one of `KINDS`.
+    kind: how what is cut is replaced, one of `KINDS`.
     size: pairs of a batch; `runs.batch_size` by default.
     steps: batches of pairs that "optimal" learns from.
     seed: of what is held while it learns.
@@ -100,9 +100,9 @@ def held(
   """Writers held at values: `Edits.replace`, which cuts all their edges.
 
   Args:
-    net: with edges.
-    where: bool `[B|1, W]`.
-    values: `[B|1, P|1, W, d]`.
+    net: a network with edges.
+    where: bool `[B|1, W]`, True for writers that are held.
+    values: float `[B|1, P|1, W, d]`, what they write instead.
   """
   where, values = jnp.asarray(where), jnp.asarray(values)
   chex.assert_shape(where, (None, len(net.writers)))

@@ -46,7 +46,7 @@ class Swap:
   """One head in the place of another.
 
   Attributes:
-    place: the head that is replaced.
+    place: the head that is replaced, as (layer, head).
     by: the head that is put there, mapped.
     kept: of what the place does for the metric, the share that is kept.
     explained: R^2 of the map on the judged prompts.
@@ -94,18 +94,18 @@ def interchange(
 
   Args:
     net: a causal language model.
-    params: its parameters.
+    params: the parameters of the network.
     fitted: pairs whose clean prompts the maps are fitted on.
     judged: others, on which the metric is read.
     claims: (place, by), heads as (layer, head).
-    metric: of the answers.
+    metric: one example's logits to a number, see `metrics`, of the answers.
     edges: of every claim, edges that leave the place: only through these the
       swap is seen; through all where this is None.
     random: other heads in each place, for the control.
     ridge: of the map, in the mean square of what is mapped.
-    seed: of the control.
+    seed: an integer, the seed of the control.
     size: pairs of a batch; `runs.batch_size` by default.
-    at_once: swaps computed at once.
+    at_once: swaps computed side by side; `many.at_once` by default.
 
   Returns:
     A swap of every claim, in order.
@@ -121,6 +121,7 @@ def interchange(
     for layer in range(config.num_blocks)
     for head in range(config.num_heads)
   ]
+  # Every claim, and random heads in its place: maps fitted, and rows to run.
   swaps = _swaps(claims, every, random, np.random.default_rng(seed))
   metrics.check(metric, config.vocab_size)
   for pairs in (fitted, judged):
@@ -140,6 +141,7 @@ def interchange(
     "bias": np.concatenate([maps[1], means]),
     "cut": {name: np.concatenate([x, x]) for name, x in cut.items()},
   }
+  # All rows on the judged pairs, batch by batch.
   size = runs.batch_size(judged) if size is None else size
   at_once = at_once or many.at_once(size * judged.clean.shape[1], plain=True)
   count = len(rows["place"])
@@ -152,6 +154,7 @@ def interchange(
     found.append(runs.real_rows(batch, np.asarray(values)[:count].T))
     clean.append(runs.real_rows(batch, whole))
     errors = errors + np.asarray(error, np.float64)[:count]
+  # What of the place's effect each swap keeps, above the mean's.
   values = np.concatenate(found).astype(np.float64).mean(axis=0)
   clean = np.concatenate(clean).astype(np.float64)
   swapped, constant = np.split(values, 2)

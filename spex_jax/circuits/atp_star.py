@@ -41,12 +41,12 @@ def program(
   """Scores of a batch: `[B, size]`.
 
   Args:
-    model: static.
+    model: the network, hashable; static under jit.
     level: edges, or nodes or neurons, which have no queries to fix.
-    metric: of one example.
-    params: the network's.
-    batch: B pairs.
-    fixed: as for `ablations.of_batch`.
+    metric: one example's logits to a number, see `metrics`.
+    params: the parameters of the network.
+    batch: B pairs of prompts, in a fixed shape.
+    fixed: `[1, 1|P, W, d]`, what cut edges carry; None to resample it.
   """
   net = model.net
   chex.assert_equal_shape([batch.clean, batch.corrupted])
@@ -54,6 +54,7 @@ def program(
   added = paths.sums(net)
   patterns = [f"blocks.{i}.attn.pattern" for i in range(num)]
   enters = [f"blocks.{i}.resid_pre" for i in range(num)]
+  # What is held where gradients are dropped: the clean run's parts.
   out = net.apply(
     params,
     capture=(*(site for pair in added for site in pair), *patterns, *enters),
@@ -83,8 +84,10 @@ def program(
 
     return jax.grad(total, (0, 1))(zeros, flat)
 
+  # One layer's own gradients are dropped at a time.
   drops = np.arange(num) if num > 1 else np.array([-1])
   share, slope = jax.lax.map(without, jnp.asarray(drops))
+  # By queries and keys: how the pattern changes, computed, times its slope.
   if level.name == "edge":
     for i, site in enumerate(patterns):
       moved = functools.partial(

@@ -141,15 +141,15 @@ def run(
   """Puts every group of the tuned model into the base, in every form.
 
   Args:
-    net: of both.
+    net: the network that both sets of parameters are of.
     base: parameters of the model that is run.
     tuned: those of the model that it is given parts of.
     pairs: N; their clean prompts and right answers.
     groups: by name, members at places that all pairs have.
-    metric: of one example.
-    forms: some of `swaps.FORMS`.
+    metric: one example's logits to a number, see `metrics`.
+    forms: what of a head is put in, some of `swaps.FORMS`.
     size: pairs of a batch; `runs.batch_size` by default.
-    at_once: groups computed at once.
+    at_once: groups computed side by side; `many.at_once` by default.
     tolerance: of the identities, in the largest logit.
 
   Raises:

@@ -101,18 +101,18 @@ def completeness(
 
   Args:
     net: a network with edges.
-    params: its parameters.
-    pairs: N.
-    circuit: C.
-    metric: what is kept or lost.
+    params: the parameters of the network.
+    pairs: N pairs of prompts, a clean and a corrupted one.
+    circuit: C, the circuit that is judged.
+    metric: one example's logits to a number: what is kept or lost.
     members: "nodes" or "edges", what knock-outs are drawn and grown from.
     random: knock-outs that have each member with probability 1/2.
     groups: further ones by name; what is outside of the circuit is ignored.
     greedy: growths of `rounds` knock-outs each.
-    rounds: members that a growth takes.
+    rounds: how many members a growth takes, one each round.
     candidates: members tried in a round, drawn at random.
-    seed: of what is drawn.
-    **settings: of `judging.Judge`.
+    seed: an integer, the seed of what is drawn.
+    **settings: further arguments of `judging.Judge`.
 
   Raises:
     ValueError: a circuit without edges, or of another graph; no knock-out.
@@ -152,7 +152,7 @@ class Minimality(shown.Shown):
   """How much each member of a circuit matters.
 
   Attributes:
-    names: of V members.
+    names: the names of the V members.
     alone: float64 `[V]`, |F(C) - F(C - v)|.
     change: float64 `[V]`, the largest |F(C - K) - F(C - K - v)| over the K that
       were tried, the empty one among them.
@@ -210,13 +210,13 @@ def minimality(
 
   Args:
     net: a network with edges.
-    params: its parameters.
-    pairs: N.
-    circuit: C.
-    metric: what is kept or lost.
+    params: the parameters of the network.
+    pairs: N pairs of prompts, a clean and a corrupted one.
+    circuit: C, the circuit that is judged.
+    metric: one example's logits to a number: what is kept or lost.
     members: "nodes" or "edges". All pairs of them are run.
     partners: the largest K, in all members.
-    **settings: of `judging.Judge`.
+    **settings: further arguments of `judging.Judge`.
 
   Raises:
     ValueError: a share outside 0..1; as `completeness`.

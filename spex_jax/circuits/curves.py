@@ -50,7 +50,7 @@ def areas(shares: base.Array, faithfulness: base.Array) -> Areas:
 
   Args:
     shares: `[K]`, of all edges, ascending, above 0.
-    faithfulness: `[K]`.
+    faithfulness: float `[K]`, of the circuit of each size.
 
   Raises:
     ValueError: fewer than two sizes, or sizes that do not ascend from above 0.
@@ -81,9 +81,9 @@ class Curve(shown.Shown):
   Attributes:
     judged: the circuits of every size, the smallest first.
     shares: float64 `[K]`, edges asked for over all edges.
-    faithfulness: float64 `[K]`.
+    faithfulness: float64 `[K]`, of the circuit of each size.
     random: float64 `[R, K]` of random circuits as large; R may be 0.
-    areas: of `faithfulness`.
+    areas: CMD and CPR, the areas of `faithfulness`.
   """
 
   judged: judged_lib.Judged
@@ -157,16 +157,16 @@ def curve(
 
   Args:
     net: a network with edges.
-    params: its parameters.
+    params: the parameters of the network.
     pairs: what to judge on; not those that scores came from, best.
     chosen: a number of edges to the circuit, such as `selection.top` of scores.
-    metric: what is kept or lost.
+    metric: one example's logits to a number: what is kept or lost.
     among: all edges (or nodes, neurons) of which circuits are parts, a whole
       circuit; those of the network's own graph by default.
-    fractions: of these.
+    fractions: the sizes of circuits, as shares of `among`, in (0, 1].
     random: random circuits of every size, for the band; 0 for none.
     seed: of these, and of ablations that are learned.
-    **settings: of `judging.faithfulness`.
+    **settings: further arguments of `judging.faithfulness`.
 
   Raises:
     ValueError: fractions outside 0..1; as `judging.faithfulness`.

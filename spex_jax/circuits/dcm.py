@@ -50,16 +50,16 @@ class Learned:
   """Masks that were learned for one desideratum.
 
   Attributes:
-    desideratum: its name.
-    members: M names.
-    penalties: float `[L]`.
+    desideratum: the name of the desideratum.
+    members: the names of the M members.
+    penalties: float `[L]`, the weights of the penalty that were tried.
     masks: bool `[L, S, M]`, of every run the best of its epochs; True for kept.
     accuracy: float64 `[L, S]`, of these on the validation triples.
     metric: float64 `[L, S]`, likewise.
     mask: bool `[M]`, the chosen one.
     chosen: its place in `[L, S]`.
-    none: the accuracy with nothing patched.
-    every: that with all members patched.
+    none: the accuracy with nothing patched, in [0, 1].
+    every: the accuracy with all members patched, in [0, 1].
     left_out: triples whose target both runs give anyway.
     loss: float64 `[L, S, E]`, the mean over every epoch.
   """
@@ -133,18 +133,18 @@ def learn(
 
   Args:
     net: a causal language model.
-    params: its parameters.
+    params: the parameters of the network.
     desiderata: D, each learned alone; `desiderata.joint` makes one of several.
     members: M, heads or MLPs at places that all triples have.
-    key: consumed; of the order of triples, of beginnings and of gates.
+    key: a random key, consumed; of the order of triples, beginnings, gates.
     validation: triples of the same names; the last fifth by default.
-    metric: what is to rise.
-    penalties: L.
-    seeds: S.
-    penalty: one of `PENALTIES`.
-    epochs: passes over the triples.
-    size: triples of a step.
-    rate: of Adam.
+    metric: one example's logits to a number: what is to rise.
+    penalties: L weights of the penalty, each of which is tried.
+    seeds: S, how many beginnings each penalty has.
+    penalty: how patched members are counted, one of `PENALTIES`.
+    epochs: how many times training passes over the triples.
+    size: how many triples a step has.
+    rate: the step size of Adam.
 
   Returns:
     Of every desideratum what was learned.
@@ -165,6 +165,7 @@ def learn(
     layout.where(one.triples)  # Refuses what they lack, before any run.
   valid = [desiderata_lib.telling(net, params, one) for one in desiderata]
   left_out = [len(a) - len(b) for a, b in zip(desiderata, valid)]
+  # What training needs of all triples: batches, shared runs, gates.
   train, check = _split(net, params, valid, validation)
   batches, where = _stacked(layout, train, size)
   few = max(layout.rest(one.triples) for one in train)
@@ -176,6 +177,7 @@ def learn(
     jax.random.fold_in(key, 1), rate,
   )  # fmt: skip
   strengths = jnp.asarray(np.repeat(penalties, seeds), jnp.float32)
+  # Training; after each epoch the mask that the gates stand for.
   count, history, found = where.shape[1], [], []
   for epoch in range(epochs):
     order = jax.random.permutation(jax.random.fold_in(run, epoch), count)
@@ -191,6 +193,7 @@ def learn(
     raise ValueError("The loss is NaN or infinite: take a smaller rate.")
   each = np.stack(found, axis=2)  # [D, R, E, M]
   shape = (len(penalties), seeds)
+  # The best epoch of every run, judged on the validation triples.
   judges = [
     swaps.Judge(net, params, one.triples, members, metric) for one in check
   ]
@@ -387,11 +390,11 @@ class Beside:
 
   Attributes:
     method: "enumerated", or of `api.explain`.
-    mask: bool `[M]`.
-    objective: of this mask.
-    accuracy: of it.
-    learned: the objective of the learned mask.
-    learned_accuracy: its accuracy.
+    mask: bool `[M]`, True for kept; the best that was found.
+    objective: the objective of this mask.
+    accuracy: the accuracy of this mask.
+    learned: the objective of the mask that was learned.
+    learned_accuracy: the accuracy of the mask that was learned.
     rank: how many masks are better than the learned one; None where not all
       were evaluated.
     explanation: of the metric as members are kept; None where enumerated.
@@ -438,11 +441,11 @@ def beside(
 
   Args:
     judge: of the triples that are asked about.
-    learned: on the same members.
+    learned: masks that were learned on the same members.
     penalty: of a patched member; that of the chosen mask by default.
-    method: one of `api.METHODS`.
-    budget: masks of the expansion.
-    key: consumed; of the expansion.
+    method: how the metric is expanded, one of `api.METHODS`.
+    budget: how many masks the expansion asks.
+    key: a random key, consumed; of the expansion.
 
   Raises:
     ValueError: too many members for all masks, and no key.

@@ -31,7 +31,7 @@ class Desideratum:
   """Triples that say what one variable does.
 
   Attributes:
-    name: of the variable.
+    name: the name of the variable.
     triples: base as `clean`, source as `corrupted`, target as `right`.
   """
 
@@ -57,8 +57,8 @@ def from_rows(
     rows: each has these as texts, or `base_ids`, `source_ids`, `target_ids`;
       perhaps `desideratum`, its name, and `spans`, as for `pairs`.
     tokenizer: of the model; needed for texts.
-    name: of rows without one.
-    **settings: of `pairs.from_texts`.
+    name: the variable of rows that name none.
+    **settings: further arguments of `pairs.from_texts`.
 
   Raises:
     ValueError: as `pairs.from_ids` and `pairs.from_texts`, such as base and

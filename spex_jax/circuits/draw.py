@@ -38,7 +38,7 @@ def svg(
   Args:
     circuit: any of a transformer, not empty.
     scores: `[E]`, negative for what helps; equal ones by default.
-    title: above it.
+    title: what stands above the picture; "" for nothing.
 
   Raises:
     ValueError: an empty circuit, one of more than 2,000 edges, NaN scores.
@@ -52,6 +52,7 @@ def svg(
   if scores is None:
     scores = -np.ones(graph.num_edges)
   scores = selection.check(graph, scores)
+  # Places of nodes, and the size of the picture.
   ends = [_ends(graph, int(i), circuit) for i in numbers]
   nodes = sorted({node for a, into, _ in ends for node in (a, *into)})
   names = [*graph.writers, graph.readers[-1].name]
@@ -113,6 +114,7 @@ def svg(
       )
       + "</g>"
     )
+  # Nodes and the legend stand above the edges.
   for node in nodes:
     x, y = places[node]
     lines.append(_node(names[node], label(names[node]), x, flip(y)))

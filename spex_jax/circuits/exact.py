@@ -46,12 +46,13 @@ def effects(
   """Effects of cuts on the metric of every pair: float64 `[B, M]`.
 
   Args:
-    net: the network.
-    params: its parameters.
-    metric: of one example.
-    level: what is cut.
-    batch: B pairs.
-    fixed: as for `ablations.of_batch`.
+    net: the network that is cut.
+    params: the parameters of the network.
+    metric: one example's logits to a number, see `metrics`.
+    level: what is cut: edges (at positions), nodes or neurons, see
+      `taps.Level`.
+    batch: B pairs of prompts, in a fixed shape.
+    fixed: `[1, 1|P, W, d]`, what cut edges carry; None to resample it.
     which: int `[M]`, by number; of level "position" that of `[P, E]`, flat.
     keep: called with the first block of some of the cuts and what computes
       their effects, float `[m, B]`; it returns these, perhaps from before.

@@ -49,10 +49,10 @@ class Saved(NamedTuple):
   """What a file holds.
 
   Attributes:
-    circuit: its edges.
+    circuit: the circuit of the file's edges.
     scores: float64 `[E]`, or as the circuit's `kept` is; 0 where the file has
       none; or None.
-    about: all else.
+    about: what else the file says, by name.
   """
 
   circuit: graph_lib.Circuit
@@ -69,8 +69,8 @@ def save(
   """Writes a circuit as JSON, whole or not at all.
 
   Args:
-    circuit: any.
-    path: of the file.
+    circuit: a circuit, of any level.
+    path: the path of the file.
     scores: `[E]`, or as `circuit.kept` is, of which those of its edges are
       kept; or None.
     about: what else the file is to say: JSON by names of its own.
@@ -102,7 +102,7 @@ def load(path: str | pathlib.Path, graph: graph_lib.Graph) -> Saved:
   """Reads a circuit of a graph, ours or EAP-IG's.
 
   Args:
-    path: of a JSON file.
+    path: the path of a JSON file.
     graph: of the model that it is to be run in.
 
   Raises:
@@ -119,6 +119,7 @@ def load(path: str | pathlib.Path, graph: graph_lib.Graph) -> Saved:
     raise ValueError(f"{path} is no JSON: {error}.") from error
   if isinstance(body, dict) and "sha256" in body:
     body = base.read_json(path)  # Which compares the digest.
+  # Whose file it is: EAP-IG's has edges by name, ours a list of them.
   level = body.get("level", "edge") if isinstance(body, dict) else "edge"
   if level not in graph_lib.LEVELS:
     raise ValueError(
@@ -141,6 +142,7 @@ def load(path: str | pathlib.Path, graph: graph_lib.Graph) -> Saved:
       f"{body.get('num_edges')} edges, this one {graph.fingerprint} with "
       f"{graph.num_edges}."
     )
+  # Edges, checked one by one, as places in `kept`.
   shape: tuple[int, ...] = (graph.size(level),)
   if level == "position":
     positions = body.get("positions")
@@ -166,6 +168,7 @@ def load(path: str | pathlib.Path, graph: graph_lib.Graph) -> Saved:
       )
   kept = np.zeros(shape, bool)
   kept.flat[numbers] = True
+  # Scores of these edges, if there are any; all else is `about`.
   scores = None
   if "scores" in body:
     try:
@@ -269,7 +272,7 @@ def to_eap_ig(
 
   Args:
     circuit: any of a transformer.
-    scores: `[E]`; zeros without.
+    scores: float `[E]`; None for zeros.
   """
   graph = circuit.graph
   circuit.check(graph)
@@ -328,8 +331,8 @@ def to_circuit_tracer(
   A node's influence is the share of the size of all scores that leave it.
 
   Args:
-    circuit: what is drawn.
-    scores: `[E]`.
+    circuit: the circuit that is drawn, of edges.
+    scores: float `[E]`, one for each edge of the graph.
     tokens: of a prompt, for the page's columns.
     name: of the graph, for its address.
     model: its name there, such as "gemma-2-2b".
@@ -342,6 +345,7 @@ def to_circuit_tracer(
   total = np.abs(scores[circuit.kept]).sum() or 1.0
   names = [*graph.writers, graph.readers[-1].name]
   used = {*circuit.nodes}
+  # Nodes, each at the last token.
   nodes, ids = [], {}
   for number, writer in enumerate(names):
     if writer not in used and number < len(graph.writers):
@@ -368,6 +372,7 @@ def to_circuit_tracer(
         "activation": None,
       }
     )
+  # Links; an edge into a row that heads share is split among them.
   weights: dict[tuple[str, str], float] = {}
   for number in circuit.numbers.tolist():
     source = ids[int(graph.writer[number])]

@@ -84,14 +84,15 @@ def scores(
   One program serves all methods that move the embedding, whatever the points.
 
   Args:
-    model: the network.
-    level: what is scored.
-    metric: of one example.
-    method: one of `METHODS`.
-    params: the network's.
-    batch: B pairs.
-    fixed: as for `ablations.of_batch`.
-    at: of `points`.
+    model: the network, hashable.
+    level: what is scored: edges (at positions), nodes, neurons; see
+      `taps.Level`.
+    metric: one example's logits to a number, see `metrics`.
+    method: how gradients are taken, one of `METHODS`.
+    params: the parameters of the network.
+    batch: B pairs of prompts, in a fixed shape.
+    fixed: `[1, 1|P, W, d]`, what cut edges carry; None to resample it.
+    at: float `[K]`, the points on the path, from `points`.
   """
   room = -(-len(at) // _ROOM) * _ROOM
   where = np.zeros(room)

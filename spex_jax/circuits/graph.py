@@ -169,10 +169,10 @@ class Circuit(shown.Shown):
   """A set of edges of a graph, or of what else `LEVELS` names.
 
   Attributes:
-    graph: theirs.
+    graph: the graph that edges and writers are of.
     kept: bool `[E]`, read-only; of level "position" `[P, E]`, "node" `[W]`,
       "neuron" `[F]`.
-    level: one of `LEVELS`.
+    level: what is kept, one of `LEVELS`.
   """
 
   graph: Graph

@@ -31,8 +31,8 @@ class Share(NamedTuple):
   """A number with its interval by bootstrap over pairs.
 
   Attributes:
-    value: float.
-    low, high: of the interval.
+    value: float, the number itself.
+    low, high: the ends of its interval, of 95 % by bootstrap.
   """
 
   value: float
@@ -48,8 +48,8 @@ class Evaluated:
   """What a circuit of groups does, beside the model and random circuits.
 
   Attributes:
-    model: F of the model.
-    circuit: F of the circuit.
+    model: F of the whole model, with its interval.
+    circuit: F of the circuit, with its interval.
     random: float64 `[R]`, F of circuits of as many random heads in each group.
     minimality: of every member, F(C - K) - F(C - K - v), in F(C): with K empty
       and with the K of its group that makes it matter most.
@@ -107,10 +107,10 @@ def evaluate(
 
   Args:
     net: a causal language model.
-    params: its parameters.
-    pairs: N.
-    groups: of the circuit.
-    metric: of one example.
+    params: the parameters of the network.
+    pairs: N pairs of prompts, a clean and a corrupted one.
+    groups: the groups of heads that the circuit has.
+    metric: one example's logits to a number, see `metrics`.
     of: F, "right" or "metric".
     partners: the share of a member's group that K may have, ranked by what F
       loses when both go.

@@ -38,7 +38,7 @@ def check(
   """Fails where an identity is off by more than a share of the effect.
 
   Args:
-    found: the differences.
+    found: the differences between what is and what should be.
     full: `[N]`, the metric of the whole model.
     empty: `[N]`, of the empty circuit.
     tolerance: of the mean absolute difference between these.

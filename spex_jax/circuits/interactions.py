@@ -64,8 +64,8 @@ def game(
 
   Args:
     net: a causal language model, with edges if players own some.
-    params: its parameters.
-    pairs: N.
+    params: the parameters of the network.
+    pairs: N pairs of prompts, a clean and a corrupted one, in one batch.
     players: of edges or of other parts.
     metric: one of `metrics.METRICS`, or one like it.
     by_pair: whether it has N targets instead, one of each pair.
@@ -141,12 +141,12 @@ def screen(
   do when much else is gone, and a gate whose slope is flat on the whole path.
 
   Args:
-    made: of `game`, one target.
-    by: one of `SCREENS`.
+    made: a game of one target, from `game`.
+    by: how interactions are estimated, one of `SCREENS`.
     points: of curvature: strengths that all players have on the path, or the
       number of midpoints between none and all; (1.0,) is the clean run alone.
     budget: of masks; by default as many forwards as 5 points of curvature.
-    key: of masks, consumed.
+    key: a random key, consumed by the draw of masks; needed by "masks" alone.
     count: pairs of players to return; all by default.
     at_once: products or masks computed at once.
 
@@ -238,17 +238,18 @@ def explain(
 
   Args:
     net: as for `game`.
-    params: its parameters.
-    pairs: N.
-    players: n.
-    metric: what is read.
-    key: consumed.
+    params: the parameters of the network.
+    pairs: N pairs of prompts, a clean and a corrupted one.
+    players: n edges, or other parts of the network.
+    metric: one example's logits to a number: what is read.
+    key: a random key, consumed.
     budget: masks, each a forward of all pairs.
-    method: one of `api.METHODS`.
-    max_order: largest sets.
-    microbatch: masks computed at once.
-    batch_size: masks of a call.
-    **settings: of `api.explain`.
+    method: how the game is expanded, one of `api.METHODS`.
+    max_order: the largest number of players in a set; None for the method's
+      own.
+    microbatch: how many masks are computed at once; None for a whole batch.
+    batch_size: how many masks a call has.
+    **settings: further arguments of `api.explain`.
   """
   made = game(net, params, pairs, players, metric)
   ask = evaluate.compiled(made, batch_size=batch_size, microbatch=microbatch)
@@ -263,8 +264,8 @@ class Gate:
   """What two players do together, the others held as they are.
 
   Attributes:
-    players: their numbers.
-    names: theirs.
+    players: the numbers of the two players.
+    names: the names of the two players.
     values: with none of them, the first, the second, both.
     kind: "AND" (both are needed), "OR" (either is enough), "XOR" (one is
       enough and both cancel), "ADD" (each has its own effect), or "mixed".
@@ -306,8 +307,8 @@ def gates(
   Args:
     value_fn: masks bool `[M, n]` to `[M]`, such as
       `evaluate.compiled` makes of a game.
-    n: players.
-    some: K pairs of them.
+    n: the number of players.
+    some: int `[K, 2]`, pairs of players, by number.
     others: whether all others are kept, or absent.
     names: n names; their numbers by default.
 
@@ -367,7 +368,7 @@ class Chosen:
   """A circuit by the optimum of an expansion.
 
   Attributes:
-    circuit: of the size asked for.
+    circuit: the circuit of the size that was asked for.
     closeness: float, measured: minus the mean of |m(circuit) - m(clean)| over
       pairs, in the mean of |m(clean) - m(corrupted)|; 0 is best.
     by_scores: the same of the circuit of the first groups.
@@ -411,18 +412,18 @@ def optimum(
 
   Args:
     net: a network with edges.
-    params: its parameters.
-    pairs: N.
-    metric: what is to stay.
-    scores: float `[E]`; larger sizes come first.
+    params: the parameters of the network.
+    pairs: N pairs of prompts, a clean and a corrupted one.
+    metric: one example's logits to a number: what is to stay.
+    scores: float `[E]`, one for each edge; larger sizes come first.
     edges: of the circuit; a few less where groups do not come out even.
-    key: consumed.
+    key: a random key, consumed.
     sure: edges that stay, fewer than `edges`.
     pool: more than `edges`, the sure ones among them or not.
-    groups: n, at most.
+    groups: n, how many groups there are at most.
     budget: masks, each a run of all pairs.
-    method: one of `api.METHODS`.
-    **settings: of `judging.Judge`.
+    method: how closeness is expanded, one of `api.METHODS`.
+    **settings: further arguments of `judging.Judge`.
 
   Raises:
     ValueError: sizes that leave nothing to choose; as `judging.faithfulness`.
@@ -446,6 +447,7 @@ def optimum(
       f"{count} groups of {each} edges, {taken} to be kept: no choice. Give a "
       "larger pool, or more groups."
     )
+  # Masks of groups to circuits, and how close these are to the clean run.
   owner = np.full(graph.num_edges, count)
   owner[rest[: count * each]] = np.arange(count).repeat(each)
   judge = judging.Judge(net, params, pairs, metric, **settings)
@@ -470,6 +472,7 @@ def optimum(
         asked[mask.tobytes()] = float(one)
     return found
 
+  # Expanded; the best mask of all that were tried is the circuit.
   explanation = api.explain(
     remembered, count, key=key, budget=budget, method=method, batch_size=64
   )

@@ -21,7 +21,7 @@ class Judged(shown.Shown):
   """What circuits do on pairs.
 
   Attributes:
-    names: C names.
+    names: the names of the C circuits.
     values: float64 `[C, N]`, the metric of every circuit and pair.
     clean: float64 `[N]`, of the unedited clean run.
     corrupted: float64 `[N]`, of the unedited corrupted run.
@@ -110,7 +110,7 @@ class Judged(shown.Shown):
 
     Args:
       level: of confidence, in (0, 1).
-      seed: of the resamples.
+      seed: an integer, the seed of the resamples.
 
     Raises:
       ValueError: another level; as `faithfulness`.

@@ -70,8 +70,8 @@ def faithfulness(
 
   Args:
     net: a network with edges.
-    params: its parameters.
-    pairs: N.
+    params: the parameters of the network.
+    pairs: N pairs of prompts, a clean and a corrupted one.
     circuits: of this network's graph, or of its ungrouped one; with names or
       without. Edges and nodes go together, positions and neurons by themselves.
       The empty circuit of neurons has the MLPs of the other run, and all else.
@@ -80,7 +80,7 @@ def faithfulness(
     fixed: what that is, `[1, 1|P, W, d]`, where it was computed before.
     prune: whether dangling edges are left out first.
     size: pairs of a batch; `runs.batch_size` by default.
-    at_once: circuits computed at once.
+    at_once: circuits computed side by side; `many.at_once` by default.
     tolerance: of the identities, in mean |m(full) - m(empty)|.
     seed: of ablations that are learned.
     progress: called with the runs that are done, and their number.
@@ -101,6 +101,7 @@ def faithfulness(
   ran = {
     name: c.of_edges if c.level == "node" else c for name, c in pruned.items()
   }
+  # Three circuits are run beside them, as checks: all, none, none read.
   one = next(iter(ran.values()))
   for circuit in ran.values():
     _ = one & circuit  # Refuses another level, or number of positions.
@@ -116,6 +117,7 @@ def faithfulness(
   # Equal ones are run once.
   every = dict.fromkeys([*checks, *ran.values()])
   places = {circuit: number for number, circuit in enumerate(every)}
+  # All in one call; what is known of the checks has to come out.
   judge = Judge(
     net, params, pairs, metric,
     ablation=ablation, fixed=fixed, size=size, at_once=at_once,
@@ -155,13 +157,16 @@ class Judge:
 
   Attributes:
     net: as given, without parameters; `model` is it, hashable.
-    params: its parameters.
-    metric: as given.
-    graph: of the circuits.
-    batches: of the pairs.
+    params: the parameters of the network.
+    metric: one example's logits to a number, as it was given.
+    graph: the graph that circuits are of.
+    batches: the pairs in batches of one shape.
     clean: float64 `[N]`, the metric of the unedited clean run.
     corrupted: float64 `[N]`, of the corrupted one.
     runs: circuits times pairs that were run so far, the unedited two too.
+
+  Raises:
+    ValueError: `fixed` without the name of its ablation; see `Pairs.check`.
   """
 
   def __init__(

@@ -61,7 +61,7 @@ def mapped(
     one: of a row to an array.
     rows: a pytree of arrays `[C, ...]`, C a multiple of `at_once`.
     count: int, at most C.
-    at_once: rows under one `vmap`.
+    at_once: how many rows are under one `vmap`.
   """
   size = jax.tree.leaves(rows)[0].shape[0]
   chex.assert_tree_shape_prefix(rows, (size,))

@@ -68,9 +68,9 @@ def measure(
 
   Args:
     net: a causal language model.
-    params: its parameters.
-    pairs: N.
-    metric: of one example.
+    params: the parameters of the network.
+    pairs: N pairs of prompts, a clean and a corrupted one.
+    metric: one example's logits to a number, see `metrics`.
     size: pairs of a batch; `runs.batch_size` by default.
 
   Raises:

@@ -37,10 +37,10 @@ def logit_difference(
   Without wrong answers, above the mean of all tokens.
 
   Args:
-    logits: float `[V]`.
-    clean_logits: ignored.
-    right: int `[A]`, padded with -1.
-    wrong: int `[C]`, padded with -1.
+    logits: float `[V]`, behind the last token of the prompt.
+    clean_logits: not used; the run that is compared with needs none.
+    right: int `[A]`, ids of right answers, padded with -1.
+    wrong: int `[C]`, ids of wrong answers, padded with -1.
   """
   del clean_logits
   logits = _checked(logits, right, wrong)
@@ -58,10 +58,10 @@ def probability_difference(
   """The probability of a right answer minus that of a wrong one.
 
   Args:
-    logits: float `[V]`.
-    clean_logits: ignored.
-    right: int `[A]`, padded with -1.
-    wrong: int `[C]`, padded with -1.
+    logits: float `[V]`, behind the last token of the prompt.
+    clean_logits: not used.
+    right: int `[A]`, ids of right answers, padded with -1.
+    wrong: int `[C]`, ids of wrong answers, padded with -1.
   """
   del clean_logits
   shares = jax.nn.softmax(_checked(logits, right, wrong))
@@ -79,10 +79,10 @@ def kl(
   Its gradient is zero there, so that scores at the clean run alone are too.
 
   Args:
-    logits: float `[V]`.
-    clean_logits: float `[V]`.
-    right: ignored.
-    wrong: ignored.
+    logits: float `[V]`, behind the last token of the prompt.
+    clean_logits: float `[V]`, those of the unedited clean run.
+    right: not used.
+    wrong: not used.
   """
   logits = _checked(logits, right, wrong)
   chex.assert_equal_shape([logits, clean_logits])
@@ -112,7 +112,7 @@ def check(metric: Metric, vocab_size: int) -> None:
 
   Args:
     metric: one of `METRICS`, or a user's own.
-    vocab_size: V.
+    vocab_size: V, how many logits the metric is given.
 
   Raises:
     TypeError: no function.

@@ -35,8 +35,8 @@ class Reader(NamedTuple):
 
   Attributes:
     name: its site, such as "blocks.3.attn.q_in".
-    rows: R.
-    before: W', the writers before it.
+    rows: R, how many rows it reads: heads, or 1.
+    before: W', how many writers there are before it.
     start: the number of its first edge; it has R W' of them.
   """
 
@@ -51,9 +51,9 @@ class Numbering:
   """The writers, readers and edges of a network; equal where these are.
 
   Attributes:
-    writers: W names in order.
-    readers: in the order of computation.
-    width: d of the stream.
+    writers: the W names of the writers, in order.
+    readers: the readers, in the order of computation.
+    width: d, the width of the stream.
     vocab_size: of its tokens, or 0.
     joined: whether a norm stands behind the sum of a block's heads (Gemma 2),
       so that what one of them reads changes the size of what all write.
@@ -72,7 +72,7 @@ class Numbering:
     """The graph of a network, which needs no parameters.
 
     Args:
-      net: any with edges.
+      net: a network with edges.
       ungrouped: whether keys and values have a row for each query head.
 
     Raises:
@@ -252,8 +252,8 @@ class Numbering:
     """An edge as a page and figures draw it.
 
     Args:
-      number: of the edge.
-      score: its own, if it has one.
+      number: the number of the edge, from 0.
+      score: the score of this edge, if it has one.
 
     Returns:
       `name`, the writer it is `from`, the nodes it leads `into` (several heads

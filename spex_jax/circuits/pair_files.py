@@ -44,10 +44,10 @@ def load(
   """Reads pairs from a `.jsonl` or `.csv` file.
 
   Args:
-    path: of the file.
+    path: the path of the file.
     tokenizer: of the model; needed where rows are texts.
     bos: as for `pairs.from_texts`; ids are taken as they are.
-    start: likewise.
+    start: a text in front of every prompt, as for `pairs.from_texts`.
 
   Raises:
     FileNotFoundError: no such file.
@@ -90,7 +90,7 @@ def save(pairs: pairs_lib.Pairs, path: str | pathlib.Path) -> None:
   """Writes pairs as token ids, with their texts where they are known.
 
   Args:
-    pairs: any.
+    pairs: pairs of prompts, with texts or without.
     path: ending in `.jsonl`, or in `.csv`, which keeps no spans.
 
   Raises:

@@ -170,7 +170,7 @@ class Pairs:
     """Refuses ids that a model lacks, and prompts that it cannot read.
 
     Args:
-      vocab_size: of the model.
+      vocab_size: how many tokens the model knows.
       max_positions: its longest input, or None.
 
     Raises:
@@ -271,7 +271,7 @@ def from_texts(
       text or several), and perhaps `spans` (name to positions). Answers have
       the space in front that they are said with; `right_ids` and `wrong_ids`
       stand in for them.
-    tokenizer: of the model.
+    tokenizer: the tokenizer of the model.
     bos: as for `tokens.Tokenizer.encode`.
     start: a text in front of every prompt, such as "<|endoftext|>".
 
@@ -340,8 +340,8 @@ def answer(text: str, tokenizer: tokens.Tokenizer, after: str) -> int:
 
   Args:
     text: with the space in front that it is said with.
-    tokenizer: of the model.
-    after: the prompt.
+    tokenizer: the tokenizer of the model.
+    after: the prompt that stands before it.
 
   Raises:
     ValueError: several tokens, none that the vocabulary knows, or one that

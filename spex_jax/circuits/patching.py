@@ -115,7 +115,7 @@ class Patched(shown.Shown):
   """What patches do.
 
   Attributes:
-    site: what was patched.
+    site: the name of the site that was patched.
     axes: the names of the axes of `values` but the last.
     labels: of each axis, the name of every entry.
     values: float64 `[..., N]`, the metric of every patch and pair.
@@ -181,16 +181,16 @@ def sweep(
 
   Args:
     net: a causal language model.
-    params: its parameters.
-    pairs: N.
+    params: the parameters of the network.
+    pairs: N pairs of prompts, a clean and a corrupted one.
     what: one of `SWEEPS`, or a sweep of one's own.
     metric: of the answers to the clean prompts, whatever the direction.
-    direction: one of `DIRECTIONS`.
+    direction: which run is patched with which, one of `DIRECTIONS`.
     spans: whether places are the named spans of the pairs, wherever each has
       them, rather than positions.
-    programs: how many are compiled.
+    programs: how many are compiled: each begins at another layer.
     size: pairs of a batch; `runs.batch_size` by default.
-    at_once: patches computed at once.
+    at_once: patches computed side by side; `many.at_once` by default.
     progress: called with the batches that are done, and their number.
 
   Raises:
@@ -210,6 +210,7 @@ def sweep(
     )
   metrics.check(metric, net.config.vocab_size)
   pairs.check(net.config.vocab_size, net.config.max_positions)
+  # Patches: every layer with every place, head or key that is asked for.
   where, labels = places_of(pairs, spans)
   named = every_block(net, what.site)
   layers = tuple(map(str, range(net.config.num_blocks)))
@@ -221,6 +222,7 @@ def sweep(
   model = sites.Model(net)
   size = runs.batch_size(pairs) if size is None else size
   at_once = at_once or many.at_once(size * pairs.clean.shape[1], plain=True)
+  # Batch by batch: the run, what is put in, and both unpatched.
   found, ends, batches = [], [], list(runs.batches(pairs, size))
   for number, batch in enumerate(batches):
     end = _ends(model, metric, params, batch)
@@ -286,20 +288,20 @@ def patched(
   """Patches of one batch: `[I, B]`, the metric of each and of every pair.
 
   Args:
-    model: the network.
-    metric: of the answers.
-    params: of the network.
-    batch: B pairs.
+    model: the network, hashable.
+    metric: one example's logits to a number, of the answers.
+    params: the parameters of the network.
+    batch: B pairs of prompts, in a fixed shape.
     items: int32 `[I, 5]`: the first layer that is patched, the first that no
       longer is, the place, the head or -1 for all, and the place of keys.
     run: int `[B, P]`, what is run.
     source: int `[B, P]`, what patches are taken from.
     logits: `[B, V]` of the clean run.
     where: bool `[K, B|1, P]`, the places.
-    named: the site of every layer.
+    named: the site of every layer, in order.
     noise: `[B, P, d]`, added to the embedding of what is run, or None.
-    programs: how many are compiled.
-    at_once: patches computed at once.
+    programs: how many are compiled: each begins at another layer.
+    at_once: how many patches are computed side by side.
   """
   stride = -(-len(named) // programs)
   order = items[:, 0] // stride

@@ -104,22 +104,22 @@ def patch(
 
   Args:
     net: a causal language model with edges.
-    params: its parameters.
-    pairs: N.
+    params: the parameters of the network.
+    pairs: N pairs of prompts, a clean and a corrupted one.
     receivers: at least one; `LOGITS` are read at the last token.
     metric: of the answers to the clean prompts, whatever the direction.
     senders: writers, or groups of writers that are one sender; by default every
       writer before the last receiver.
     places: where senders write it: see `swaps.places`.
     at: where receivers get what they noted; elsewhere they follow.
-    freeze_mlps: see above.
+    freeze_mlps: whether MLPs in between stay as they were; see above.
     freeze_norms: see above. Norms of queries and keys are not among them.
     source: what a sender writes instead: one of `ablations.KINDS`.
     fixed: what that is, `[1, 1|P, W, d]`, where it was computed before.
     direction: one of `patching.DIRECTIONS`: which prompts are run, "noise" the
       clean ones; senders are resampled from the others.
     size: pairs of a batch; `runs.batch_size` by default.
-    at_once: senders computed at once.
+    at_once: senders computed side by side; `many.at_once` by default.
 
   Returns:
     Values `[I, K, N]`; its `source` is the metric where all writers are senders
@@ -136,6 +136,7 @@ def patch(
     )
   metrics.check(metric, net.config.vocab_size)
   pairs.check(net.config.vocab_size, net.config.max_positions)
+  # Who sends, who receives and where.
   plan, rows = _planned(net, receivers, freeze_mlps, freeze_norms)
   labels, chosen = _senders(net, plan, senders)
   where = swaps.places(pairs, places)
@@ -145,6 +146,7 @@ def patch(
   at_once = at_once or many.at_once(size * length, plain=True)
   if fixed is None:
     fixed = ablations.stand_ins(net, params, pairs, source, size=size)
+  # Every sender at every place, batch by batch.
   model, found, ends = sites.Model(net), [], []
   count = np.indices((len(chosen), len(places))).reshape(2, -1)
   at_once = many.even(min(count.shape[1], _ROWS), at_once)

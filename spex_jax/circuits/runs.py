@@ -37,8 +37,8 @@ class Batch:
   """Some pairs, in a fixed shape.
 
   Attributes:
-    clean: int32 `[B, P]`.
-    corrupted: int32 `[B, P]`.
+    clean: int32 `[B, P]`, the ids of clean prompts.
+    corrupted: int32 `[B, P]`, the ids of corrupted prompts.
     last: int32 `[B]`, the position whose logits are read.
     right: int32 `[B, A]`, padded with -1.
     wrong: int32 `[B, C]`, padded with -1.
@@ -81,7 +81,7 @@ class Rest:
 
     Args:
       x: any array; `axis` is that of positions, the one before that of pairs.
-      axis: as said.
+      axis: the axis of positions in `x`, 1 or more.
     """
     x = jnp.asarray(x)
     if x.shape[axis] == 1:
@@ -160,8 +160,8 @@ def logits(
 
   Args:
     net: a causal language model.
-    params: its parameters.
-    batch: B pairs.
+    params: the parameters of the network.
+    batch: B pairs of prompts, of which one half is run.
     edits: of the run, or None; with a rest, of its Q positions.
     corrupted: whether the corrupted prompts are run.
     rest: of the clean prompts, if nothing is edited before it.
@@ -182,8 +182,8 @@ def begun(
 
   Args:
     net: a causal language model.
-    params: its parameters.
-    batch: B pairs.
+    params: the parameters of the network.
+    batch: B pairs of prompts, in a fixed shape.
     count: Q, at most P: up to the last token of each prompt.
   """
   ids = jnp.asarray(batch.clean)

@@ -51,12 +51,12 @@ class Scores(shown.Shown):
   """Scores of every pair.
 
   Attributes:
-    graph: whose edges and writers.
+    graph: the graph whose edges and writers these are.
     values: float64 `[N, E]`; of level "position" `[N, P, E]`.
-    level: one of `graph.LEVELS`.
-    names: E of them.
+    level: what is scored, one of `graph.LEVELS`.
+    names: the E names of what is scored.
     method: with backward rules and ablation, in words.
-    units: of the values.
+    units: the units of the values.
     cost: forward and backward passes of one pair, by name.
     agreement: with exact effects on a sample; None if there is none.
     ratio: float64 `[E]`, of second-order scores: the correction against the
@@ -93,8 +93,8 @@ class Scores(shown.Shown):
       level: of confidence, in (0, 1).
       which: numbers of edges, or at level "position" of positions; all by
         default.
-      resamples: draws of N pairs.
-      seed: of the draws.
+      resamples: how many draws of N pairs are made.
+      seed: an integer, the seed of the draws.
 
     Returns:
       Lower and upper ends, each of the shape of `mean()[which]`.
@@ -178,7 +178,7 @@ def load(path: str | os.PathLike, graph: graph_lib.Graph) -> Scores:
   """Scores that `Scores.save` wrote.
 
   Args:
-    path: of the file.
+    path: the path of the file.
     graph: of the network that they are of.
 
   Raises:
@@ -227,10 +227,10 @@ def bootstrap(
   """Ends of intervals of means over pairs: `[N, ...]` to two of `[...]`.
 
   Args:
-    values: of N pairs.
+    values: float `[N, ...]`, a number for each pair.
     level: of confidence, in (0, 1).
-    resamples: draws of N pairs.
-    seed: of the draws.
+    resamples: how many draws of N pairs are made.
+    seed: an integer, the seed of the draws.
 
   Raises:
     ValueError: a level outside (0, 1), or no resample.

@@ -76,27 +76,27 @@ def score(
 
   Args:
     net: a causal language model.
-    params: its parameters.
-    pairs: N of them.
-    metric: of one example.
+    params: the parameters of the network.
+    pairs: N pairs of prompts, a clean and a corrupted one.
+    metric: one example's logits to a number, see `metrics`.
     method: one of `METHODS`; see `gradients`, `second`, `routes`, `exact`.
     backward: rules of the gradients, one of `BACKWARD`; see `models.backward`
       and `atp_star`.
-    level: one of `graph.LEVELS`.
-    steps: gradients on a path.
+    level: what is scored, one of `graph.LEVELS`.
+    steps: how many gradients are taken on a path.
     rule: where on it; one of `gradients.RULES`.
     ablation: what cut edges carry; one of `ablations.KINDS`.
     grouped: False gives keys and values a row for every query head, where heads
       share them (`ungrouped.network`); the scores' graph is that one.
     direction: of second order; one of `second.DIRECTIONS`.
-    draws: of its random signs.
+    draws: how many random signs second order draws.
     exact_runs: how many edges, those of the largest second-order corrections,
       get their exact effect instead: screen, flag, fix.
     check: edges (or nodes, or neurons) whose exact effects are compared, on the
       first 8 pairs; 0 for none.
     size: pairs of a batch; `runs.batch_size` by default, for second order a
       quarter of it.
-    seed: of all draws.
+    seed: an integer, the seed of all draws.
     keep: of method "exact": the number of a batch to what keeps its effects,
       so that a run that was killed goes on.
     progress: called with what is done, and all of it: batches of pairs; of
@@ -115,6 +115,7 @@ def score(
   if size is None:
     few = {"tokens": _CURVED_TOKENS} if method == "second-order" else {}
     size = runs.batch_size(pairs, **few)
+  # What all batches share: stand-ins, the level, points on the path.
   batches = list(runs.batches(pairs, size))
   told = progress or (lambda done, of: None)
   fixed = ablations.stand_ins(
@@ -134,6 +135,7 @@ def score(
     at=at, seed=seed, keep=keep,
     told=lambda done, of: told(done, of * len(batches)),
   )  # fmt: skip
+  # Scores of every pair; second order comes as a half to be added.
   slopes, halves = [], []
   for number, batch in enumerate(batches):
     slope, half = run(batch)
@@ -148,6 +150,7 @@ def score(
     ratio = second.Curved(values, half).ratio
     values = values + half
   _check_finite(values, kind)
+  # Exact effects: in place of unsure scores, and to compare some with.
   effects = lambda some, which: exact.of_pairs(
     net, params, metric, kind, some, fixed, which, min(size, len(some))
   )

@@ -35,7 +35,7 @@ class Found(shown.Shown):
   """What a search found.
 
   Attributes:
-    circuit: the edges that are left.
+    circuit: the circuit of the edges that are left.
     metric: float, the mean metric of that circuit where it was found.
     runs: forwards that the search took, in pairs.
     history: rows of what was done, each `(what, edges left, mean metric)`.
@@ -85,12 +85,12 @@ def acdc(
 
   Args:
     net: a network with edges.
-    params: its parameters.
-    pairs: N.
+    params: the parameters of the network.
+    pairs: N pairs of prompts, a clean and a corrupted one.
     metric: such as `metrics.kl`, the paper's; higher is better.
-    threshold: tau, in its units.
-    one_by_one: see above.
-    **settings: of `judging.Judge`.
+    threshold: tau, above 0, in the units of the metric.
+    one_by_one: whether edges are asked one by one, as the paper does.
+    **settings: further arguments of `judging.Judge`.
 
   Raises:
     ValueError: a threshold that is not positive; as `judging.faithfulness`.
@@ -147,13 +147,13 @@ def greedy(
 
   Args:
     net: a network with edges.
-    params: its parameters.
-    pairs: N.
-    metric: what is to stay.
-    edges: how many are left.
+    params: the parameters of the network.
+    pairs: N pairs of prompts, a clean and a corrupted one.
+    metric: one example's logits to a number: what is to stay.
+    edges: how many edges are left in the end.
     pool: where to begin, such as the strongest by scores; all by default.
     share: of what is left, removed in a round; the smaller, the dearer.
-    **settings: of `judging.Judge`.
+    **settings: further arguments of `judging.Judge`.
 
   Raises:
     ValueError: a number of edges below 1 or above the pool's, or a share

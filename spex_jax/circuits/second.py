@@ -61,15 +61,15 @@ def scores(
   """First and second order of edges of a batch, `[B, E]` each.
 
   Args:
-    model: the network.
-    level: of edges.
-    metric: of one example.
-    direction: one of `DIRECTIONS`.
+    model: the network, hashable.
+    level: what is scored, edges alone, see `taps.Level`.
+    metric: one example's logits to a number, see `metrics`.
+    direction: what change curvature is taken along, one of `DIRECTIONS`.
     draws: of random signs, for "own".
-    params: the network's.
-    batch: B pairs.
-    fixed: as for `ablations.of_batch`.
-    seed: of the signs.
+    params: the parameters of the network.
+    batch: B pairs of prompts, in a fixed shape.
+    fixed: `[1, 1|P, W, d]`, what cut edges carry; None to resample it.
+    seed: an integer, the seed of the signs.
   """
   graph = level.graph
   if direction == "path":

@@ -43,13 +43,13 @@ def top(
   """The n edges that come first, or what else is scored.
 
   Args:
-    graph: of E edges.
+    graph: the graph of E edges that scores are of.
     scores: `[E]`; `[P, E]`, `[W]` or `[F]` of another level.
-    n: how many.
-    by: one of `BY`.
+    n: how many of them are kept.
+    by: what comes first, one of `BY`.
     connected: as many of the first edges as leave at most n when pruned, and
       those.
-    level: of the circuit, one of `graph.LEVELS`.
+    level: what is scored, one of `graph.LEVELS`.
 
   Raises:
     ValueError: scores that are NaN or of another shape, n outside 0..E, or
@@ -153,9 +153,9 @@ def programme(
   a greedy circuit.
 
   Args:
-    graph: of E edges.
-    scores: `[E]`.
-    n: the most edges.
+    graph: the graph of E edges that scores are of.
+    scores: float `[E]`, one for each edge.
+    n: the largest number of edges.
     by: one of `BY`: gains are sizes, or negative scores.
     helpful_share: at least this share of the edges has a negative score.
     time_limit: seconds; the best circuit found by then is returned, which is
@@ -171,6 +171,7 @@ def programme(
   scores, n = np.asarray(scores, np.float64), _number(graph.num_edges, n)
   if not 0 <= helpful_share <= 1:
     raise ValueError(f"helpful_share must lie in 0..1; got {helpful_share}.")
+  # The edges that it may choose from.
   start = greedy(graph, scores, n, by)
   order = np.argsort(-gain, kind="stable")[: max(_CANDIDATES, 4 * n)]
   among = (graph.circuit(order) | start).prune()
@@ -178,6 +179,7 @@ def programme(
   if not len(edges) or not n:
     return graph.empty
   unit = np.abs(gain[edges]).max() or 1.0
+  # Bounds: connectedness, the number of edges, the share of helpful ones.
   rows, columns, values, upper = _constraints(graph, edges)
   num_rows = len(upper)
   limits = [np.zeros(len(edges)), np.ones(len(edges))]
@@ -195,6 +197,7 @@ def programme(
       scipy.sparse.csr_array(np.stack(extra)),
     ]
   )
+  # Solved; if time ran out, the greedy circuit may be better.
   result = scipy.optimize.milp(
     np.concatenate([-gain[edges] / unit, np.zeros(len(graph.writers))]),
     constraints=scipy.optimize.LinearConstraint(
@@ -226,8 +229,8 @@ def consistent(
 
   Args:
     values: `[N, E]`, scores of every pair.
-    key: consumed.
-    level: in 0..1.
+    key: a random key, consumed.
+    level: the share of draws that must have the sign, in [0, 1].
 
   Returns:
     bool `[E]`; an edge of score 0 is not consistent. Scores of the others are

@@ -85,12 +85,12 @@ class Layout:
   """Which members there are; a static part of programs.
 
   Attributes:
-    members: M distinct ones.
-    block: of each its block.
+    members: M distinct ones, each a part and its place.
+    block: of each member the number of its block.
     column: of each its head, or H for an MLP.
-    places: K distinct ones.
+    places: K distinct ones: None, positions or names of spans.
     place: of each member the number of its place.
-    heads: H.
+    heads: H, how many heads a block has.
   """
 
   members: tuple[Member, ...]
@@ -183,9 +183,9 @@ class Layout:
     """Gates of all parts at all positions: `[L, B, P, H + 1]`.
 
     Args:
-      blocks: L.
+      blocks: L, how many blocks the network has.
       strengths: float `[M]`, the gates of members.
-      where: bool `[K, B, P]`.
+      where: bool `[K, B, P]`, True where a place is.
       rest: the gate of heads that are no members; MLPs that are none have 1.
     """
     strengths = jnp.asarray(strengths)
@@ -207,7 +207,8 @@ class Layout:
     """Mixes parts with what they have elsewhere.
 
     Args:
-      gates: of `gates`.
+      gates: float `[L, B, P, H + 1]`, as `gates` gives them; 1 keeps what is
+        there.
       values: `[B|1, P, H, h]` at `attn.z` and `[B|1, P, d]` at `mlp.out`, of
         the sites that are edited.
     """
@@ -227,7 +228,7 @@ class Judge:
   """What members do on given pairs where some hold what they are elsewhere.
 
   Attributes:
-    layout: of the members.
+    layout: which members there are.
     metric: float64 `[N]`, of the whole model.
     right: bool `[N]`, whether its likeliest token is right.
   """
@@ -251,17 +252,17 @@ class Judge:
 
     Args:
       net: a causal language model.
-      params: its parameters.
-      pairs: N.
-      members: that may hold something else.
-      metric: of one example.
+      params: the parameters of the network.
+      pairs: N pairs of prompts, a clean and a corrupted one.
+      members: (writer, place) of parts that may hold something else.
+      metric: one example's logits to a number, see `metrics`.
       ablation: one of `KINDS`: what is put in.
       background: pairs whose clean prompts means are of; `pairs` by default.
       other: parameters whose run on the clean prompts gives what is put in,
         instead of an ablation.
       form: one of `FORMS`; others than "out" are of other parameters.
       size: pairs of a batch; `runs.batch_size` by default.
-      at_once: circuits computed at once.
+      at_once: circuits computed side by side; `many.at_once` by default.
 
     Raises:
       ValueError: another ablation or form, no member, a place that a pair
@@ -317,6 +318,9 @@ class Judge:
       kept: bool `[C, M]`, the members that stay as they are.
       rest: `[C]`, 0 where no other head stays as it is, 1 where all do; 1 by
         default.
+
+    Raises:
+      ValueError: a metric that is NaN or infinite.
     """
     found, rest = [], np.ones(len(kept)) if rest is None else np.asarray(rest)
     every = not (rest == 1).all()

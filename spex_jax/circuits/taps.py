@@ -69,7 +69,7 @@ class Level:
   Attributes:
     name: one of `graph.LEVELS`: "edge"; "position", edges at each position;
       "node", what a writer writes; "neuron", the neurons of MLPs.
-    graph: of the network.
+    graph: the graph of the network.
   """
 
   name: str
@@ -117,9 +117,9 @@ class Level:
     """What the other run has, less what this one has, as `slopes` takes it.
 
     Args:
-      net: the network.
-      params: its parameters.
-      batch: B pairs.
+      net: the network, with edges.
+      params: the parameters of the network.
+      batch: B pairs of prompts, in a fixed shape.
       of_writers: `[B, P, W, d]`, the change of what they write.
       fixed: of `ablations.stand_ins`; of neurons, which are changed by the
         prompts alone, None, or anything for zeros.
@@ -203,14 +203,14 @@ def slopes(
   """Gradients of the metric in one run, contracted with a change.
 
   Args:
-    net: the network.
-    level: what is scored.
-    metric: of one example.
-    params: the network's.
+    net: the network, with edges.
+    level: what is scored: edges (at positions), nodes or neurons.
+    metric: one example's logits to a number, see `metrics`.
+    params: the parameters of the network.
     batch: B pairs, whose clean prompts are run.
-    clean_logits: `[B, V]`.
-    change: of `Level.change`.
-    edits: of the run.
+    clean_logits: float `[B, V]`, of the unedited clean run.
+    change: what the other run has, less this one, as `Level.change` gives it.
+    edits: the edits of the run that gradients are taken in.
 
   Returns:
     `[B, size]`, or `[B, P, size]` by position.

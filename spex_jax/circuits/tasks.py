@@ -91,8 +91,8 @@ class Row(NamedTuple):
     template: of both, with parts in braces.
     clean: those parts of the clean prompt.
     corrupted: those that differ in the corrupted one.
-    right: answers, each with its space.
-    wrong: answers.
+    right: the right answers, each with its space.
+    wrong: the wrong answers, each with its space.
   """
 
   template: str
@@ -111,7 +111,7 @@ class Made:
   """Pairs of a task.
 
   Attributes:
-    task: its name.
+    task: the name of the task, of `TASKS`.
     pairs: as many as were asked for.
     rejected: reason to the number of prompts that were drawn and not taken.
   """
@@ -140,10 +140,10 @@ def make(
   """Pairs of a task for a tokenizer; none of them twice.
 
   Args:
-    task: one of `TASKS`.
-    tokenizer: of the model.
-    num: of pairs.
-    key: consumed.
+    task: the name of the task, one of `TASKS`.
+    tokenizer: the tokenizer of the model.
+    num: how many pairs are made.
+    key: a random key, consumed.
     start: a text in front of every prompt, such as "<|endoftext|>".
     bos: as for `tokens.Tokenizer.encode`.
 

@@ -65,8 +65,8 @@ class Traced(shown.Shown):
   """What states of the clean run bring back.
 
   Attributes:
-    kind: of the states.
-    labels: K names of places.
+    kind: which states were put back, one of `KINDS`.
+    labels: the K names of the places.
     values: float64 `[L, K, N]`, the metric with one state put back, a mean
       over noisy copies.
     low: float64 `[N]`, the metric with noise and nothing put back.
@@ -134,16 +134,16 @@ def trace(
 
   Args:
     net: a causal language model.
-    params: its parameters.
+    params: the parameters of the network.
     pairs: their clean prompts and right answers.
     subject: the named span of the pairs that is hidden.
-    key: consumed; of the noise.
-    kind: one of `KINDS`.
-    metric: of the answer.
+    key: a random key, consumed; of the noise.
+    kind: which states are put back, one of `KINDS`.
+    metric: one example's logits to a number, of the right answer.
     spans: whether places are the pairs' spans rather than positions.
     window: layers around one whose MLPs or attention are put back; "resid" has
       no window.
-    copies: noisy runs of every prompt.
+    copies: how many noisy runs every prompt has.
     noise: of the authors' code, as said above: "s3", "m", "t5", "u3", "us3", or
       a standard deviation.
     replace: whether noise takes the embeddings' place.
@@ -151,7 +151,7 @@ def trace(
       model's first choice.
     programs: how many are compiled, as for `patching.sweep`.
     size: prompts of a batch, with all copies; `runs.batch_size` by default.
-    at_once: states put back at once.
+    at_once: states computed side by side; `many.at_once` by default.
 
   Raises:
     ValueError: pairs without that span, an unknown kind or noise, a window, a
@@ -163,6 +163,7 @@ def trace(
   metrics.check(metric, net.config.vocab_size)
   pairs.check(net.config.vocab_size, net.config.max_positions)
   model = sites.Model(net)
+  # Prompts that the model gets right, and the tokens that are hidden.
   used = np.arange(len(pairs))
   if skip_wrong:
     able = measured.measure(net, params, pairs, metric, size=size)
@@ -178,18 +179,21 @@ def trace(
   inside = np.broadcast_to(pairs.spans.owner == number, pairs.clean.shape)
   if (missing := np.flatnonzero(~inside.any(axis=1))).size:
     raise ValueError(f"Pair {used[missing[0]]} has no {subject!r} to hide.")
+  # The noise, which some kinds take from the embeddings themselves.
   size = max(1, (size or runs.batch_size(pairs)) // copies)
   batches = list(runs.batches(pairs, size))
   if shape.endswith("s"):
     shape = shape[:-1]
     wide *= _spread(model, params, batches, inside, size)
   table = _table(net, params) if shape in ("m", "t") else None
+  # What is put back, where.
   where, labels = patching.places_of(pairs, spans)
   named = patching.every_block(net, KINDS[kind])
   items = _items(len(named), len(labels), window if kind != "resid" else 1)
   at_once = at_once or many.at_once(
     size * copies * pairs.clean.shape[1], plain=True
   )
+  # Copies of a prompt are rows of a batch; their mean is what counts.
   found, low, high = [], [], []
   for number, batch in enumerate(batches):
     rows = np.minimum(np.arange(size) + number * size, len(pairs) - 1)

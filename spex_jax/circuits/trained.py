@@ -70,18 +70,18 @@ def learned(
 
   Args:
     net: a network with edges.
-    params: its parameters.
+    params: the parameters of the network.
     pairs: N; batches of them take turns.
-    metric: differentiable.
-    key: consumed; of the noise.
+    metric: one example's logits to a number, differentiable.
+    key: a random key, consumed; of the noise.
     edges: how many to keep, those of the largest logits; by default those
       whose gate is more than half open without noise.
     pool: edges that have gates; all by default. The others are cut.
     start: float `[E]`, of which the order is that of the first logits, such as
       the size of scores; by default all gates begin equally open.
-    penalty: of open gates.
-    steps: S.
-    **settings: of `judging.Judge`.
+    penalty: the weight of open gates in the loss, 0 or more.
+    steps: S, how many steps of Adam.
+    **settings: further arguments of `judging.Judge`.
 
   Raises:
     ValueError: settings out of range; gates that are NaN; as
@@ -153,16 +153,16 @@ def refine(
 
   Args:
     net: a network with edges.
-    params: its parameters.
-    pairs: N, all in every step.
-    metric: differentiable.
-    circuit: of edges; its size stays.
+    params: the parameters of the network.
+    pairs: N pairs of prompts, all of which are in every step.
+    metric: one example's logits to a number, differentiable.
+    circuit: the circuit to begin with, of edges; its size stays.
     values: float `[E]`, such as mean scores: which edges are near to being
       exchanged.
-    steps: S.
-    rate: of Adam, in logits.
+    steps: S, how many steps of Adam.
+    rate: the step size of Adam, in logits, above 0.
     progress: called with the steps that are done, and S.
-    **settings: of `judging.Judge`.
+    **settings: further arguments of `judging.Judge`.
 
   Returns:
     `history` has the mean metric of every step's circuit.
@@ -179,6 +179,7 @@ def refine(
   circuit.check(circuit.graph, ("edge",))
   if not circuit:
     raise ValueError("An empty circuit has no edges to exchange.")
+  # Every step runs the circuit of the largest logits, and moves these.
   judge, graph, kept = search.begun(
     net, params, pairs, metric, circuit, settings
   )

@@ -41,8 +41,8 @@ def params(net: sites.Network, given: Any) -> Any:
   """Parameters of `network(net)` that compute what `given` do in `net`.
 
   Args:
-    net: a causal model.
-    given: its parameters.
+    net: a causal model whose heads share keys and values, or not.
+    given: the parameters of that network.
 
   Returns:
     Those with `k` and `v` of every block repeated: kernels `[d, H, h]`, biases

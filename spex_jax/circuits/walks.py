@@ -32,7 +32,7 @@ def into(
   """The receivers that are queries, keys or values of heads.
 
   Args:
-    net: the network.
+    net: the network, with edges.
     heads: writers, such as "blocks.3.heads.1".
     port: "q", "k" or "v".
 
@@ -57,7 +57,7 @@ class Step:
   """A group of heads, by what it does to one that was found before.
 
   Attributes:
-    name: of the group.
+    name: the name of the group.
     into: the name of an earlier one, or "logits".
     port: which input of its heads, "q", "k" or "v"; "" of logits.
     at: where the heads write, and those of `into` read: for queries where
@@ -87,9 +87,9 @@ class Group(NamedTuple):
   """Heads that do one thing.
 
   Attributes:
-    name: of it.
+    name: the name of the group.
     at: the place where they do it.
-    heads: writers, the strongest first.
+    heads: the writers, such as "blocks.3.heads.1", the strongest first.
     patched: what each head does alone on the path that they were found by, `[I,
       1, N]`; None where they come from elsewhere.
   """
@@ -121,11 +121,11 @@ def walk(
 
   Args:
     net: a causal language model with edges.
-    params: its parameters.
-    pairs: N.
+    params: the parameters of the network.
+    pairs: N pairs of prompts, a clean and a corrupted one.
     steps: in the order in which groups are found.
-    metric: of the answers.
-    **settings: of `paths.patch`.
+    metric: one example's logits to a number, of the answers.
+    **settings: further arguments of `paths.patch`.
 
   Raises:
     ValueError: steps of one name, or into a group that was not found before; a

@@ -31,7 +31,7 @@ class Applied:
   """Parameters with edits in force; immutable.
 
   Attributes:
-    net: the network.
+    net: the network that the parameters are of.
     params: the edited parameters.
     edits: the edits in force, each once.
     taken: what the edits took from the parameters.
@@ -55,7 +55,7 @@ class Applied:
     """Puts edits in force.
 
     Args:
-      net: the network.
+      net: the network that the parameters are of.
       params: the parameters that the edits were made for.
       *edits: the edits, any number of them.
       weights: the weights of a module of your own.

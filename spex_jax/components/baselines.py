@@ -66,7 +66,7 @@ def gradient_x_parameter(
   """The gradient of every component's gate, where all are kept.
 
   Args:
-    net: any network.
+    net: any network whose parts the players are.
     players: players that are parts of the network.
     inputs: batched arrays, by their usual names, B examples.
     read: the output to `[B]` or `[B, T]`, as for `components.evaluator`.
@@ -113,7 +113,7 @@ def neuron_conductance(
     inputs: as for `gradient_x_parameter`.
     read: the output to `[B]` or `[B, T]`, as for `components.evaluator`.
     params: the parameters of the network; its own by default.
-    baseline: x', which broadcasts to x.
+    baseline: x', a number or an array that broadcasts to x.
     where: x: an input of floats, or a site, such as "embed.tokens"; by default
       the one input of floats, else the site of token embeddings.
     steps: S, at least 1.

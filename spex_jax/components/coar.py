@@ -156,8 +156,8 @@ def attribute(
   Args:
     value_fn: bool masks `[b, n]` to values `[b]` or `[b, T]`.
     n: the number of components.
-    key: consumed.
-    budget: the number of masks.
+    key: a random key, consumed by the draw of masks.
+    budget: the number of masks asked, at least 1.
     keep: probability of each component to be kept. COAR's is .9 to .975: so
       little is dropped that the network still works.
     batch_size: masks of one request; values of all are never held.

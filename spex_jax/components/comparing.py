@@ -107,8 +107,8 @@ def compare(
   Args:
     methods: the name of each method to its predictions.
     value_fn: the evaluator; asked once for each share.
-    n: the number of components.
-    key: consumed.
+    n: the number of components, players of every mask.
+    key: a random key, consumed by the draw of fresh masks.
     keep: shares of components kept, each between 0 and 1.
     num_masks: B, the number of fresh masks of each share.
     fitted: the share that methods were fitted at, for the report.

@@ -57,7 +57,7 @@ class Edit(shown.Shown):
     """The removal of some players.
 
     Args:
-      net: the network.
+      net: the network that the players are parts of.
       params: its parameters, whose digest the edit carries.
       players: players that are parts of the network.
       remove: numbers or names of players, such as `Choice.removed`.
@@ -152,7 +152,7 @@ class Edit(shown.Shown):
     it, keep `params`, or use `applied.Applied`.
 
     Args:
-      net: the network.
+      net: the network that the edit was made for.
       params: the parameters that the edit was made for.
       weights: the weights of a module of your own; see `removal.weights`.
 

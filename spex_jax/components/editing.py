@@ -81,7 +81,7 @@ class Choice:
     objective: float64 `[G]`, what was to be made large.
     guards: float64 `[G, H]`, what was to be kept; H may be 0.
     allowed: bool `[G]`, whether every guard was kept.
-    k: the number chosen.
+    k: the number that was chosen, an entry of `grid`; 0 removes nothing.
   """
 
   order: np.ndarray

@@ -44,12 +44,12 @@ class PairModel:
   """A function of masks of order 2; see the module's header.
 
   Attributes:
-    keep: float64 `[n]`, p.
+    keep: float64 `[n]`, the probability p that each component was kept.
     mean: float64 `[T]`, the mean value under masks drawn so.
     singles: float64 `[T, n]`, a.
     pairs: int `[P, 2]`, i < j.
     weights: float64 `[T, P]`, b; 0 where pairs did not help a target.
-    notes: sentences on what was decided.
+    notes: sentences on what was decided, for a reader.
   """
 
   keep: np.ndarray

@@ -81,7 +81,7 @@ def best_of_random(
     n: the number of components.
     count: the number of components to keep.
     num_masks: the number of masks drawn; those that repeat are asked once.
-    key: consumed.
+    key: a random key, consumed by the draw of masks.
 
   Raises:
     ValueError: a count outside 0..n, no mask, or values that are NaN.

@@ -112,9 +112,9 @@ def check(n: int, budget: int, method: str) -> None:
   Of "leave_one_out" without coarser sources and without a proxy.
 
   Args:
-    n: sources.
-    budget: forwards at most.
-    method: of `METHODS`.
+    n: the number of sources.
+    budget: how many forwards may be made.
+    method: how sources are valued, one of `METHODS`.
 
   Raises:
     ValueError: the message says what would do.

@@ -50,22 +50,22 @@ def attribute(
   """What each step of a generation owes to the tokens before it.
 
   Args:
-    net: causal, or an encoder-decoder.
+    net: a causal model, or an encoder-decoder.
     given: a generation; runs of `cues`, of which the one without context is
       contrasted; or a prompt, whose response is made.
-    method: of `methods.METHODS`.
-    target: of `steps.NAMES`; no matter for `methods.INTERNAL`.
+    method: how tokens are scored, one of `methods.METHODS`.
+    target: what is attributed, of `steps.NAMES`; not of `methods.INTERNAL`.
     steps_of: indices of the response's tokens; all by default.
     prefix: also scores what stands behind the source; by default of a causal
       model alone.
-    step_scores: of `steps.NAMES`, printed beside.
+    step_scores: names of `steps.NAMES` that are printed beside the scores.
     contrast: another generation, for the functions that contrast two.
     aligned: which of its tokens each token of the response is contrasted with;
       by default those in its place.
     forced: the contrasted token is read from the contrasted run; by default of
       runs alone, as `steps` says.
-    top_k: as for `steps.target`.
-    top_p: likewise.
+    top_k: tokens that `kl_divergence` counts, as for `steps.target`; 0 for all.
+    top_p: a share in 0..1, as for `steps.target`.
     layer: the site of layer methods; the embeddings by default.
     unknown: the id in place of an occluded token; the tokenizer's unknown one
       by default, else its padding, else 0.
@@ -74,7 +74,7 @@ def attribute(
     params: the parameters of the network; its own by default.
     max_new_tokens: the most tokens of a response that is made.
     budget: masks, where a method draws some.
-    key: consumed by methods and step functions that draw.
+    key: a random key, consumed by methods and step functions that draw.
 
   Raises:
     TypeError: as `Generation`.

@@ -96,7 +96,11 @@ def occlusion(game: games.Game) -> np.ndarray:
 
 
 def lime(game: games.Game) -> np.ndarray:
-  """The slopes of LIME's linear model: `[S, T]`, signed."""
+  """The slopes of LIME's linear model: `[S, T]`, signed.
+
+  Raises:
+    ValueError: a game without a key, as masks are drawn.
+  """
   if game.key is None:
     raise ValueError("LIME draws masks; give a key.")
   # No fewer than what a linear model of so many tokens needs.

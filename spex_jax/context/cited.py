@@ -17,8 +17,8 @@ class Cited:
   """What one span of the response stands on.
 
   Attributes:
-    start: first token of the span.
-    stop: behind the last one.
+    start: the first token of the span, from 0.
+    stop: the token behind the last one.
     value: what is shared out, of `scoring.VALUES`, or "jsd".
     values: float64 `[n]`, of each source, in its units.
     strengths: float64 `[n]`, likewise: what sources are ranked and cited by.
@@ -32,7 +32,7 @@ class Cited:
       that are measured, not fitted.
     total: v(all) - v(none) as the model gave them; None where not asked.
     fit: the expansion, of ours and Shapley; None of the others.
-    method: the decoder that spoke.
+    method: the decoder that gave the values.
     criterion: what says that an answer stands, see `sets`; "" where not asked.
     none: v(none) as the model gave it; None where not asked.
     r2_interval: of `r2`, 95%, by the jackknife: `fitting.r2_of`; or None.

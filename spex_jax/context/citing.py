@@ -52,16 +52,16 @@ class Citations(shown.Shown):
   whole response.
 
   Attributes:
-    sources: the prompt.
-    response: int32 `[R]`.
-    pieces: its tokens' texts.
+    sources: the prompt and its n sources.
+    response: int32 `[R]`, the token ids of the response.
+    pieces: the texts of these tokens.
     masks: bool `[B, n]`, all that were asked, distinct, in the order asked.
     scores: the scores of each token under each mask.
     divergences: `[B, R]` of "jsd"; None of all others.
-    method: as asked for.
-    value: what is shared out.
-    forwards: B.
-    whole: of the whole response.
+    method: how sources are valued, as it was asked for.
+    value: what is shared out, of `scoring.VALUES`, or "jsd".
+    forwards: B, how many masks were asked.
+    whole: what the whole response stands on.
     notes: what was decided on the way.
     threshold: least strength of a source that is cited for a sentence, in units
       of the value; by default ln 2 of those in nats that have no bound: what
@@ -106,9 +106,9 @@ class Citations(shown.Shown):
     "auto" decodes anew.
 
     Args:
-      start: first token.
+      start: the first token of the span, from 0.
       stop: behind the last one; the end by default.
-      value: of `scoring.VALUES`; that of the run by default.
+      value: what is shared out, of `scoring.VALUES`; the run's by default.
 
     Raises:
       ValueError: an empty span or one outside, or an unknown value.
@@ -240,17 +240,17 @@ def cite(
     sources: the prompt and its sources, of `context.sources`.
     response: text or ids, the model's own or another's; None for the model's
       greedy answer.
-    key: consumed; where masks are drawn.
+    key: a random key, consumed where masks are drawn.
     budget: most distinct masks to ask, one forward each, those that verify
       sets included.
-    method: of `METHODS`.
+    method: how sources are valued, one of `METHODS`.
     value: of `scoring.VALUES`: "log_odds" for ContextCite, else
       "log_probability", by default.
     coarse: of "leave_one_out": the same prompt at a coarser level; only what
       lies within the `keep` strongest of its sources is left out one by one.
     proxy: of "leave_one_out": a scorer of a smaller model; only the `keep`
       strongest of its sources are asked of `net`, the others are 0.
-    keep: as above.
+    keep: how many of the strongest are asked again, with `coarse` or `proxy`.
     max_new_tokens: the most tokens of a response that is made.
     tell: called with one line before the run: tokens, forwards, memory.
     **settings: of `scoring.scorer`: `way`, `token`, `params`, `reuse`,
@@ -298,11 +298,11 @@ def prune(
   """The prompt without the sources that the answer does not stand on.
 
   Args:
-    found: of a run.
+    found: citations, as `cite` gave them.
     keep: how many sources to keep, the strongest; None for as few as leave
       `share` of the predicted effect of all, or of the values' positive sum
       where nothing predicts.
-    share: in (0, 1].
+    share: of the predicted effect, in (0, 1], that is to stay.
 
   Returns:
     The shortened text, and the numbers of the sources kept, ascending.

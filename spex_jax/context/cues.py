@@ -94,8 +94,8 @@ class Cues:
   """Scores of the context at some steps.
 
   Attributes:
-    steps: indices of the response's tokens, `[S]`.
-    contrasts: int32 `[S]`, y*.
+    steps: indices of the response's tokens, S of them.
+    contrasts: int32 `[S]`, y*, what the run without context predicts.
     scores: float64 `[S, C]`, of the context's own tokens.
     output_scores: float64 `[S, O]`, of the output context; None where there is
       none, or the method cannot score it.
@@ -127,12 +127,13 @@ def impute(
   """Scores of the context's tokens for steps of a response.
 
   Args:
-    net: causal, or an encoder-decoder.
-    runs: the response.
-    steps: indices of its tokens.
-    predictions: what `sensitivity.logits` gave.
-    method: of `methods.METHODS`, or of `SETS`.
-    target: of `TARGETS`.
+    net: a causal model, or an encoder-decoder.
+    runs: the response, with its context and without.
+    steps: indices of the response's tokens, from 0.
+    predictions: what `sensitivity.logits` gave, `[R, V]` with and without
+      context.
+    method: how tokens are scored, of `methods.METHODS`, or of `SETS`.
+    target: what is attributed at a step, of `TARGETS`.
     params: the parameters of the network; its own by default.
     budget: masks, where a method draws some.
     key: consumed by methods that draw masks.
@@ -156,6 +157,7 @@ def impute(
   size = net.config.vocab_size
   if not 0 <= base.check_integer(unknown, "unknown") < size:
     raise ValueError(f"unknown={unknown} is outside the vocabulary of {size}.")
+  # Steps, and what each is contrasted with: the other run's first choice.
   wanted = np.array([step_of(runs, step) for step in steps], np.int32)
   without = predictions[1]
   rivals = np.asarray(without.argmax(axis=-1), np.int32)
@@ -180,6 +182,7 @@ def impute(
     key=key,
     budget=budget,
   )
+  # Sets of tokens from masks, or one score for each.
   sets = None
   if method in SETS:
     if key is None:
@@ -213,12 +216,12 @@ def explained(
   lacks besides, the space behind it, where tokens are removed.
 
   Args:
-    game: steps and their target.
-    runs: whose context it is.
-    method: of `SETS`.
-    budget: masks.
-    key: consumed.
-    way: of `WAYS`.
+    game: the steps, what is attributed, and its tokens.
+    runs: the runs that the context is of.
+    method: how sets are found, one of `SETS`.
+    budget: how many masks are asked.
+    key: a random key, consumed by the draw of masks.
+    way: what becomes of absent tokens, one of `WAYS`.
   """
   ids = runs.with_context
   n = game.num_tokens

@@ -46,12 +46,14 @@ def scorer(
 
   Args:
     service: where; its url ends before "/completions".
-    model: its name there.
+    model: the name that the endpoint knows it by.
     sources: prompt and sources, made with the tokenizer of that model.
     response: text or ids, at least one token.
-    by: of `WAYS`; None tries them in this order, by one request each.
+    by: how log-probabilities are asked for, of `WAYS`; None tries them in this
+      order, by one request each.
     retry: the retry of requests; by default of those that may pass.
-    **settings: of `evaluate.host`: `cache`, `calls_per_second`.
+    **settings: further arguments of `evaluate.host`: `cache`,
+      `calls_per_second`.
 
   Raises:
     ValueError: an unknown way, a response of no tokens, one that spells a
@@ -69,6 +71,7 @@ def scorer(
   )
   see = absent.inputs(whole, sources.tokenizer, "remove")
 
+  # One request a mask: the prompt that is left, with the response behind it.
   def ask(mask: np.ndarray, way: str) -> np.ndarray:
     given = see(jnp.asarray(mask))
     seen = np.asarray(given["attention_mask"][0], bool)
@@ -82,6 +85,7 @@ def scorer(
     answer = service.post("/completions", body | more)
     return _read(answer, way, ids, count)
 
+  # The first way that this endpoint takes, tried with all sources.
   full, refusals = np.ones(sources.n, bool), []
   retry = retry or closed.Retry(on=(services.Overloaded,))
   found = None

@@ -42,16 +42,16 @@ class Fit:
 
   Attributes:
     values: float64 `[n]`, of each source.
-    sets: tuples of sources, none empty.
+    sets: K tuples of sources by number, none empty.
     moebius: float64 `[K]`, their coefficients; sum to `total`.
-    none: v(none).
+    none: v(none), as the model gave it.
     total: v(all) - v(none), as the model gave them.
     r2: the R^2 of this expansion, on uniform masks that neither it nor its
       decoder has seen, or 1 where all masks are known; of Shapley values and of
       budgets that set no masks aside `cross_validated`; None if never tested.
-    method: the decoder that spoke.
+    method: the decoder that gave them.
     r2_interval: of `r2`, 95%, as `r2_of` has it; None where nothing says it.
-    r2_by: what tested it, in words.
+    r2_by: what tested it, in words; "" where nothing did.
   """
 
   values: np.ndarray
@@ -83,9 +83,9 @@ def decoded(
 
   Args:
     masks: bool `[B, n]`, distinct.
-    values: `[B]`.
+    values: float `[B]`, of these masks.
     method: "auto" and its like.
-    ends: v(none) and v(all).
+    ends: v(none) and v(all), as the model gave them.
 
   Raises:
     ValueError: as `api.decode`.
@@ -139,10 +139,10 @@ def redone(
   lasso has pairs, is not: that would cost ten times as much.
 
   Args:
-    fit: the expansion.
+    fit: the expansion whose decoder is used again.
     masks: bool `[B, n]`, distinct.
-    values: `[B]`.
-    ends: v(none) and v(all).
+    values: float `[B]`, of these masks.
+    ends: v(none) and v(all), as the model gave them.
   """
   if fit.method.startswith("lasso"):
     order = 1 if all(len(each) < 2 for each in fit.sets) else 2
@@ -244,11 +244,11 @@ def refit(
   total: one factorisation for all targets.
 
   Args:
-    masks: bool `[B, n]`.
+    masks: bool `[B, n]`, True for sources that are kept.
     values: `[B]` or `[B, T]`.
-    sets: K of them.
+    sets: K tuples of sources by number, none empty.
     none: v(none), `[]` or `[T]`.
-    total: v(all) - v(none), likewise.
+    total: v(all) - v(none), `[]` or `[T]`.
     start: `[K]` or `[K, T]`; 0 by default.
     near: how strongly the answer stays near it, above 0.
 
@@ -286,7 +286,7 @@ def all_moebius(
 
   Args:
     masks: bool `[2^n, n]`, all of them in any order.
-    values: `[2^n, T]`.
+    values: float `[2^n, T]`, of these masks.
 
   Returns:
     The sets but the empty one, and float64 `[2^n - 1, T]`.
@@ -319,7 +319,7 @@ def context_cite(
   """ContextCite's weights `[n]` and bias, in the units of the values.
 
   Args:
-    masks: bool `[B, n]`.
+    masks: bool `[B, n]`, True for sources that are kept.
     values: `[B]`, log-odds of the span in the original.
     num_tokens: the number of tokens of the span; values are divided by it for
       the penalty.
@@ -360,8 +360,8 @@ def cross_validated(
   A mask that was drawn more than once is in one fold.
 
   Args:
-    masks: bool `[B, n]`.
-    values: `[B]`.
+    masks: bool `[B, n]`, True for sources that are kept.
+    values: float `[B]`, of these masks.
     fit: masks and values to a function of masks.
     at: rows that are folded, all others are always fitted to; all by default.
 

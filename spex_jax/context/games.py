@@ -29,9 +29,9 @@ class Game:
   """What is attributed: steps of one run, and the tokens that get scores.
 
   Attributes:
-    net: causal, or an encoder-decoder.
+    net: a causal model, or an encoder-decoder.
     params: the parameters of the network.
-    inputs: of one row, `[1, P]`.
+    inputs: the inputs of one row, by name, such as `input_ids` `[1, P]`.
     places: int `[S]`, the positions that predict the steps.
     target: traceable; of their logits and `shared`. A static function, so that
       it is compiled once: nothing is closed over.
@@ -41,7 +41,7 @@ class Game:
     kept: ids that nothing stands for, such as the end token: they are never
       occluded, and integrate to 0.
     layer: the site that layer methods attribute; None for the embeddings.
-    key: consumed by methods that draw.
+    key: a random key, consumed by methods that draw; None for none.
     budget: masks that a method may ask for, where it draws them.
   """
 
@@ -196,7 +196,11 @@ class Held:
     return found
 
   def activations(self, params, inputs):
-    """Site to its activation, `[1, P, ...]`."""
+    """Site to its activation, `[1, P, ...]`.
+
+    Raises:
+      ValueError: a site without an axis of positions alone.
+    """
     wanted = tuple(self.sites.values())
     found = self.net.apply(params, None, wanted, **inputs).activations
     for site in wanted:
@@ -212,7 +216,7 @@ def arguments(game: Game, sites_of: Mapping[str, str] | None = None) -> tuple:
   """What a jitted kernel takes: a `Held`, and arrays.
 
   Args:
-    game: what is attributed.
+    game: the steps, what is attributed, and its tokens.
     sites_of: input to the site that is differentiated.
   """
   own = tuple((sites_of or {}).items())

@@ -20,8 +20,8 @@ class Generation:
   """A prompt, or what an encoder read, and a response to it.
 
   Attributes:
-    source: int32 `[N]`.
-    response: int32 `[R]`.
+    source: int32 `[N]`, the ids of the prompt, or of what the encoder reads.
+    response: int32 `[R]`, the ids of the response.
     prefix: int32 `[D]`, what a decoder begins with, its start token first;
       None for a causal model.
     pieces: the vocabulary's spelling of ids, by id.
@@ -71,9 +71,9 @@ class Generation:
     """A generation from ids, checked against its network.
 
     Args:
-      net: causal, or an encoder-decoder.
+      net: a causal model, or an encoder-decoder.
       source: ids of the prompt, or of what the encoder reads.
-      response: ids of what is attributed.
+      response: the ids of the response, which is attributed.
       prefix: the prefix of a decoder; its start token by default.
 
     Raises:
@@ -126,13 +126,13 @@ class Generation:
     """A generation from texts, which are tokenized once.
 
     Args:
-      net: with a tokenizer.
-      prompt: or what the encoder reads.
+      net: a causal model, or an encoder-decoder, with a tokenizer.
+      prompt: the prompt, or what the encoder reads; not empty.
       response: a text, for a causal model usually with its leading space; or
         ids; None to generate it, greedily.
       params: the parameters of the network; its own by default.
       max_new_tokens: the most tokens of a response that is generated.
-      bos: as for `tokens.Tokenizer.encode`.
+      bos: whether a BOS token stands first, as for `tokens.Tokenizer.encode`.
 
     Raises:
       TypeError: a prompt that is no string, or as `of_ids`.
@@ -170,8 +170,8 @@ class Generation:
     """One of two runs of a response.
 
     Args:
-      net: the network of the runs.
-      runs: the response.
+      net: the network that the runs are of.
+      runs: the response, with its context and without.
       with_context: the run with its context, else the one without.
     """
     whole = runs.with_context if with_context else runs.without_context

@@ -133,8 +133,8 @@ def output(found: Sequence[Any], **info: Any) -> dict[str, Any]:
   """`scored.Attribution`s as Inseq's `FeatureAttributionOutput`.
 
   Args:
-    found: of one method and target.
-    **info: more of its settings.
+    found: attributions of one method and one target, one for each example.
+    **info: further settings, which the file says of the run.
 
   Raises:
     ValueError: none, or steps that do not follow each other.
@@ -171,8 +171,8 @@ def fields_of(given: Mapping[str, Any], where: Any) -> Iterator[dict[str, Any]]:
   """The fields of `scored.Attribution`, of each sequence that Inseq saved.
 
   Args:
-    given: where `is_output` holds.
-    where: for messages.
+    given: a JSON object of Inseq's, of which `is_output` holds.
+    where: what the file is called in messages.
 
   Raises:
     ValueError: scores that are no safetensors of Inseq's.

@@ -88,8 +88,8 @@ def judge(
   Args:
     found: citations of the whole response.
     scorer: the one that they came from, or its equal.
-    key: consumed.
-    value: of `scoring.VALUES`, the same for every method that is compared.
+    key: a random key, consumed by the draw of fresh masks.
+    value: what is compared, of `scoring.VALUES`, the same for every method.
     num_masks: fresh uniform masks; as many as there are where fewer. Where
       the run left fewer than two there is neither `r2` nor `lds`.
   """
@@ -161,7 +161,7 @@ def set_scores(
   """Precision and recall of sets and their kinds, over several prompts.
 
   Args:
-    found: of each prompt.
+    found: for each prompt the sets that were found.
     truth: of each prompt the true sets, ("either" or "both", sources).
 
   Returns:

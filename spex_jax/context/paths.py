@@ -30,7 +30,7 @@ def discretized_integrated_gradients(
   """The L2 norm of gradients along the path: `[S, T]`.
 
   Args:
-    game: what is attributed.
+    game: the steps, what is attributed, and its tokens.
     neighbours: that a path may go on to.
 
   Raises:
@@ -62,7 +62,7 @@ class Paths:
   """Paths from tokens to others, each found once.
 
   Args:
-    table: float32 `[V, d]`.
+    table: float32 `[V, d]`, the embedding of each token.
     neighbours: that a path may go on to; at most V - 1 are there.
     special: ids that stay where they are up to the last step.
   """

@@ -81,7 +81,7 @@ def start(game: games.Game, drawn: base.Array) -> tuple:
   """The state before any round: importance `[S, N, T]`, ended `[S, N]`.
 
   Args:
-    game: what is attributed.
+    game: the steps, what is attributed, and its tokens.
     drawn: float `[N, T]`, in 0..1.
   """
   shape = (game.num_steps, *np.shape(drawn))

@@ -32,10 +32,10 @@ class Cue:
   Attributes:
     index: the index of the token in the response.
     token: its spelling, or its id in words.
-    score: its sensitivity.
+    score: how sensitive it is, in the units of the metric.
     contrast: y*, the id that the run without context predicts.
-    contrast_token: its spelling.
-    contrast_text: its text.
+    contrast_token: the spelling of that id.
+    contrast_text: the text of that id behind the tokens before it.
     scores: the scores of the context's tokens, in order.
     output_scores: of the output context's, or None.
     chosen: context tokens that count, the strongest first.
@@ -59,11 +59,11 @@ class Pecore(shown.Shown):
   """A response's reliance on its context.
 
   Attributes:
-    runs: what was scored.
-    metric: the metric of the sensitivity.
-    method: the method of the cues.
-    target: the target of the cues.
-    sensitivity: float64 `[R]`.
+    runs: the response with and without its context.
+    metric: how sensitivity was measured, of `sensitivity.NAMES`.
+    method: how cues were scored, of `methods.METHODS` or `cues.SETS`.
+    target: what of the prediction was attributed, of `cues.TARGETS`.
+    sensitivity: float64 `[R]`, how far each prediction moved with the context.
     selected: indices of sensitive tokens, the strongest first; perhaps none.
     cues: the cues of each target that was asked for.
     texts: `input_context`, `output_context` and `output_current` where a
@@ -131,7 +131,7 @@ class Pecore(shown.Shown):
 
     Args:
       path: the path of the file.
-      form: "own" or "inseq".
+      form: "own" for all of it, "inseq" for Inseq's format.
 
     Raises:
       ValueError: another form.
@@ -180,16 +180,16 @@ def pecore(
   """Which tokens of a response depend on its context, and on what of it.
 
   Args:
-    net: causal, or an encoder-decoder.
+    net: a causal model, or an encoder-decoder.
     runs: the response with and without its context.
-    metric: of `sensitivity.NAMES`.
+    metric: how sensitivity is measured, of `sensitivity.NAMES`.
     method: of `methods.METHODS`, or one of `cues.SETS`, for sets.
-    target: of `cues.TARGETS`.
+    target: what of the prediction is attributed, of `cues.TARGETS`.
     targets: whose cues: "selected", "all", or indices of the response.
-    selector: of `selectors.SELECTORS`, of the response's tokens.
-    selector_settings: `k`, `p`, `q`, `threshold`, `signed`, `most`.
-    cue_selector: the cue selector of the context's tokens.
-    cue_settings: likewise.
+    selector: how sensitive tokens are chosen, of `selectors.SELECTORS`.
+    selector_settings: its `k`, `p`, `q`, `threshold`, `signed` or `most`.
+    cue_selector: how cues among the context's tokens are chosen, likewise.
+    cue_settings: its settings, as `selector_settings`.
     params: the parameters of the network; its own by default.
     budget: masks, where the method draws some.
     key: consumed by a method that draws masks.
@@ -200,6 +200,7 @@ def pecore(
     TypeError, ValueError: as `sensitivity.scores`, `selectors.select` and
       `cues.impute`; targets that are neither words nor indices.
   """
+  # Which tokens of the response are sensitive, and whose cues are asked for.
   p, q = sensitivity.logits(net, runs, params)
   scores = sensitivity.scores(net, runs, metric, params, predictions=(p, q))
   shift = sensitivity.scores(net, runs, "in_context_pvi", predictions=(p, q))
@@ -225,6 +226,7 @@ def pecore(
     unknown=unknown,
     way=way,
   )
+  # Cues of each, among the scores of the context's tokens.
   spell = _speller(net)
   pieces = _pieces(net)
   made = []

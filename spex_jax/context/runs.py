@@ -42,8 +42,8 @@ class Runs:
     decoder_without: the same without the output context.
     tokens: the vocabulary's spelling of each token of `with_context`, or None
       where nobody knows it.
-    response_tokens: of `response`, likewise.
-    output_context_tokens: of the output context, likewise.
+    response_tokens: the spelling of each token of `response`, or None.
+    output_context_tokens: the spelling of the output context's tokens, or None.
 
   Raises:
     ValueError: no token, of the response or before it, a response that a run
@@ -208,14 +208,15 @@ class Runs:
     """Runs of a network from ids, checked against it.
 
     Args:
-      net: causal, or an encoder-decoder.
-      with_context: as the attributes, all the others too.
-      without_context: as above.
-      response: as above.
-      context: as above.
-      output_context: as above.
+      net: a causal model, or an encoder-decoder.
+      with_context: the ids with the context, as the attribute of that name.
+      without_context: the ids without the context, as the attribute.
+      response: the ids of the response, as the attribute.
+      context: where the context stands, half open, as the attribute.
+      output_context: where the output context stands, as the attribute; or
+        None.
       decoder_with: of an encoder-decoder its start token by default.
-      decoder_without: likewise.
+      decoder_without: of an encoder-decoder its start token by default, too.
 
     Raises:
       TypeError, ValueError: as the class and `check`.
@@ -248,7 +249,7 @@ class Runs:
     """Runs from what a JSON file holds.
 
     Args:
-      net: of these runs.
+      net: the network that the runs are of.
       given: `with_context`, `without_context`, `response_ids` and
         `context_span`; or of an encoder-decoder `encoder_with`,
         `encoder_without`, `decoder` (with its start token or without) and
@@ -317,7 +318,7 @@ class Runs:
     context and of the space behind it (`templates.Template`).
 
     Args:
-      net: with a tokenizer.
+      net: a causal model, or an encoder-decoder, with a tokenizer.
       context: what may have been used; its tokens are the ones scored.
       current: the question, or the sentence to translate.
       response: a text, for a causal model usually with its leading space; or
@@ -329,7 +330,7 @@ class Runs:
         before it. A text or ids.
       params: the parameters of the network; its own by default.
       max_new_tokens: the most tokens of a response that is generated.
-      bos: as for `tokens.Tokenizer.encode`.
+      bos: whether a BOS token stands first, as for `tokens.Tokenizer.encode`.
 
     Raises:
       TypeError: a context or question that is no string, or as `check`.
@@ -342,6 +343,7 @@ class Runs:
     if tokenizer is None:
       raise ValueError("The network has no tokenizer; give ids, Runs.of_ids.")
     is_pair = isinstance(net.module, seq2seq.EncoderDecoder)
+    # The prompt with its context, and without: those that stay, or another.
     prompt = templates.encode(
       tokenizer, template, context, current, bos=bos, closed=is_pair
     )
@@ -352,6 +354,7 @@ class Runs:
       bare = templates.encode(
         tokenizer, contextless, None, current, bos=bos, closed=is_pair
       ).ids
+    # What stands before the response, and the response, made if not given.
     before = prompt.follow(tokenizer, output_context, "output context")
     params = net.params if params is None else params
     start = np.array([net.config.start_id] if is_pair else [], np.int32)

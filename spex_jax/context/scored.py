@@ -47,21 +47,21 @@ class Attribution(shown.Shown):
   """What steps of a generation owe to the tokens before them.
 
   Attributes:
-    method: of `methods.METHODS`, or several names.
-    target: of `steps.NAMES`.
+    method: how tokens were scored, of `methods.METHODS`, or several names.
+    target: what was attributed at each step, of `steps.NAMES`.
     source: tokens that were read, `[N]`; ids are -1 where tokens are joined.
-    source_ids: of them.
+    source_ids: the N ids of these tokens.
     behind: tokens behind the source, `[D]`: of a decoder its prefix, then the
       response.
-    behind_ids: of them.
-    response: its tokens, `[R]`.
-    response_ids: of them.
+    behind_ids: the D ids of these tokens.
+    response: the R tokens of the response.
+    response_ids: the R ids of these tokens.
     steps: indices of the response, `[S]`.
-    scores: float64 `[S, N]`.
+    scores: float64 `[S, N]`, of each token of the source at each step.
     prefix_scores: float64 `[S, D]`, 0 where a step does not see a token; or
       None.
     step_scores: name to float64 `[S]`.
-    is_encoder_decoder: of the model.
+    is_encoder_decoder: whether the model is an encoder-decoder.
   """
 
   method: str
@@ -139,7 +139,7 @@ class Attribution(shown.Shown):
     Args:
       source: half open, ascending, apart from each other.
       response: likewise; of tokens that are all steps, or none of them.
-      how: of `JOINS`.
+      how: how scores of a span become one, of `JOINS`.
 
     Raises:
       ValueError: another, a span that is empty, outside, or overlaps, or one
@@ -287,8 +287,8 @@ def merged(found: Sequence[Attribution], how: str = "mean") -> Attribution:
   Sizes differ by method: normalise them first.
 
   Args:
-    found: one or more.
-    how: of `JOINS`.
+    found: attributions of the same tokens and steps, one or more.
+    how: how scores of several become one, of `JOINS`.
 
   Raises:
     ValueError: none, other tokens or steps, or an unknown `how`.

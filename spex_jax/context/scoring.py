@@ -71,8 +71,8 @@ class Scores:
     """The value of a span of the response under each mask: float64 `[B]`.
 
     Args:
-      value: of `VALUES`.
-      start: first token.
+      value: what is computed, of `VALUES`.
+      start: the first token of the span, from 0.
       stop: behind the last one; the end by default.
 
     Raises:
@@ -118,8 +118,8 @@ class Scorer:
   Made by `scorer`; `endpoints.scorer` has the same face.
 
   Attributes:
-    sources: the prompt.
-    response: int32 `[R]`.
+    sources: the prompt and its n sources.
+    response: int32 `[R]`, the token ids of the response.
     pieces: the text of each token of the response.
   """
 
@@ -243,11 +243,13 @@ def scorer(
     )
   if reuse is None:
     reuse = can and whole.num_tokens >= _LONG and {*given} <= _OF_REUSE
-    reuse = reuse and jax.device_count() == 1  # It uses no more.
-    dtype = given.get("dtype") or jax.tree.leaves(params)[0].dtype
-    if reuse:  # Else whole rows, which need no cache.
-      one = trie.cache_bytes(net, whole, dtype)
-      reuse = one <= trie.limit_of(given.get("memory_limit"))
+    reuse = reuse and trie.affordable(
+      net,
+      whole,
+      params,
+      dtype=given.get("dtype"),
+      memory_limit=given.get("memory_limit"),
+    )
   # The evaluator: a cache of sources, a shared prefix, or whole rows.
   if reuse:
     run = trie.evaluator(

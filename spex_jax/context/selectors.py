@@ -40,7 +40,12 @@ def quantile(scores: np.ndarray, q: float = 0.75) -> float:
 
 
 def top_k(scores: np.ndarray, k: int = 3) -> float:
-  """The k-th largest of scores `[R]`."""
+  """The k-th largest of scores `[R]`.
+
+  Raises:
+    ValueError: a k below 1.
+    TypeError: a k that is no integer.
+  """
   if base.check_integer(k, "k") < 1:
     raise ValueError(f"top_k: k must be at least 1; got {k}.")
   return float(np.sort(scores)[::-1][min(k, len(scores)) - 1])
@@ -83,9 +88,9 @@ def select(
   """The tokens chosen, the strongest first; empty where there is none.
 
   Args:
-    scores: float `[R]`.
-    selector: of `SELECTORS`.
-    signed: compares scores, not their sizes.
+    scores: float `[R]`, finite, one for each token.
+    selector: how the threshold is found, of `SELECTORS`.
+    signed: whether scores are compared as they are, not by their sizes.
     most: of those, only so many, the strongest.
     **settings: `k`, `p`, `q` or `threshold` of the selector.
 

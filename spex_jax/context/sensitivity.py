@@ -74,8 +74,8 @@ def logits(
   With the context and without it, from one forward of two rows.
 
   Args:
-    net: causal, or an encoder-decoder.
-    runs: the response.
+    net: a causal model, or an encoder-decoder.
+    runs: the response, with its context and without.
     params: the parameters of the network; its own by default.
 
   Raises:
@@ -99,9 +99,9 @@ def scores(
   """How much each token of the response depends on the context: float64 `[R]`.
 
   Args:
-    net: causal, or an encoder-decoder.
-    runs: the response.
-    metric: of `NAMES`.
+    net: a causal model, or an encoder-decoder.
+    runs: the response, with its context and without.
+    metric: how the two predictions are compared, of `NAMES`.
     params: the parameters of the network; its own by default.
     predictions: what `logits` gave, to read another metric of them.
 

@@ -61,8 +61,8 @@ class CueSet:
   """Some sources that count together.
 
   Attributes:
-    sources: their numbers, ascending.
-    kind: "either" or "both".
+    sources: the numbers of the sources, ascending.
+    kind: "either", where one is enough, or "both", where all are needed.
     value: the interaction at the model's corners, in units of the value.
     corners: kept sources of the set to the value, all other sources kept.
     interval: of the interaction averaged over the contexts of the masks, or
@@ -92,10 +92,10 @@ def criterion(scores, start: int, stop: int, full: int, none: int):
 
   Args:
     scores: `scoring.Scores` that has the rows `full` and `none`.
-    start: the start of the span.
-    stop: behind it.
-    full: the row with all sources.
-    none: the row without any.
+    start: the first token of the span, from 0.
+    stop: the token behind the last one of the span.
+    full: the row of `scores` with all sources.
+    none: the row of `scores` without any.
 
   Returns:
     "greedy" or "midpoint", and a function of `Scores` to bool `[B]`.
@@ -123,12 +123,12 @@ def find(
   takes half of the room at most.
 
   Args:
-    n: sources.
-    order: sources, the likeliest first.
+    n: the number of sources.
+    order: the numbers of the sources, the likeliest first.
     stands: masks bool `[B, n]` to bool `[B]`; asks the model.
     values: masks to `[B]`, of the same masks.
     room: masks to how many of them would have to be asked.
-    spare: how many may be asked.
+    spare: how many masks may still be asked.
 
   Returns:
     The sets, the sources that are needed each, and among how many sources, the
@@ -225,9 +225,9 @@ def interval(
   apart.
 
   Args:
-    masks: bool `[B, n]`.
-    values: `[B]`.
-    pair: two sources or more.
+    masks: bool `[B, n]`, True for sources that are kept.
+    values: float `[B]`, of these masks.
+    pair: the numbers of two sources or more.
   """
   x = masks - 0.5
   products = [
@@ -296,8 +296,8 @@ class Total:
   """One token's account: what the context did to it, and by which sets.
 
   Attributes:
-    token: its number in the response.
-    piece: its text.
+    token: the index of the token in the response.
+    piece: the text of the token.
     none: ln p without any source, nats.
     pcxmi: v(all) - v(none) as the model gave them: P-CXMI, nats.
     values: float64 `[n]`, each source's share.
@@ -354,13 +354,13 @@ def totals(
   """The account of every token from one set of masks.
 
   Args:
-    masks: bool `[B, n]`.
-    log_probs: float64 `[B, R]`.
-    pieces: R texts.
+    masks: bool `[B, n]`, True for sources that are kept.
+    log_probs: float64 `[B, R]`, of each token under each mask, nats.
+    pieces: the texts of the R tokens.
     sets: those among which each effect is shared, where not all masks are
       known; else it is all sets.
-    full: the row of all sources.
-    none: the row of none.
+    full: the row of `masks` with all sources.
+    none: the row of `masks` without any.
   """
   n = masks.shape[1]
   empty = log_probs[none]

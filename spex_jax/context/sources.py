@@ -154,7 +154,7 @@ def of_texts(
     level: what a source is, of `LEVELS`.
     separator: behind every document, the last one too.
     before: what stands before them, such as instructions; always kept.
-    bos: as for `tokens.encode`.
+    bos: whether a BOS token stands first, as for `tokens.Tokenizer.encode`.
     max_length: the most tokens of the model; the tokenizer's by default.
 
   Raises:
@@ -203,11 +203,11 @@ def of_spans(
   Args:
     text: the whole prompt, such as a rendered chat template.
     spans: half open; what they leave out is always kept.
-    tokenizer: and `bos` and `max_length`, as for `of_texts`.
+    tokenizer: the tokenizer of the model.
     level: "given" for the spans themselves as sources; else of `LEVELS`,
       within them as documents.
-    bos: as above.
-    max_length: as above.
+    bos: whether a BOS token stands first, as for `of_texts`.
+    max_length: the most tokens of the model; the tokenizer's by default.
 
   Raises:
     ValueError: as `of_texts`; a span outside the text, or two that overlap.
@@ -232,7 +232,7 @@ def of_ids(
     query: ids behind them, always kept; at least one.
     tokenizer: the tokenizer of the model.
     before: ids in front, such as a first token; always kept.
-    max_length: as for `of_texts`.
+    max_length: the most tokens of the model; the tokenizer's by default.
 
   Raises:
     TypeError: ids that are no integers.

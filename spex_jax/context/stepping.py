@@ -40,10 +40,10 @@ def predictions(
   """Logits float32 `[B, R, V]` at positions `[B, R]` of a batch.
 
   Args:
-    net: causal, or an encoder-decoder.
-    params: its parameters.
-    inputs: the inputs of B rows.
-    places: the places of the decoder.
+    net: a causal model, or an encoder-decoder.
+    params: the parameters of the network.
+    inputs: the inputs of B rows, by name.
+    places: int `[B, R]`, the positions whose logits are wanted.
     added: site to what is added to embeddings, `[B, P, d]`.
   """
   edits = sites.Edits(add=added) if added else None

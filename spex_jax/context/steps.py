@@ -75,7 +75,7 @@ class Given(NamedTuple):
   """What step functions need besides the logits.
 
   Attributes:
-    token: int `[S]`, y.
+    token: int `[S]`, y, the token of each step.
     rival: int `[S]`, y'; y where nothing is contrasted.
     contrast: `[S, V]`, the contrasted run's logits, or None.
     mean: `[S]`, of p(y) under dropout, or None.
@@ -117,8 +117,8 @@ def target(
   The same object for the same settings, so that it is compiled once.
 
   Args:
-    name: of `NAMES`.
-    forced: y' is read from the contrasted run, not from this one.
+    name: which step function, of `NAMES`.
+    forced: whether y' is read from the contrasted run, not from this one.
     top_k: of `kl_divergence`, tokens that count; 0 for all.
     top_p: of `kl_divergence` and `top_p_size`, a share in 0..1.
 
@@ -218,14 +218,14 @@ def under_dropout(
   embeddings, on attention's pattern, and on what attention and MLP write.
 
   Args:
-    net: causal, or an encoder-decoder.
-    params: the parameters of it.
-    inputs: of one row.
-    places: int `[S]`.
-    token: int `[S]`, y.
-    key: consumed.
+    net: a causal model, or an encoder-decoder.
+    params: the parameters of the network.
+    inputs: the inputs of one row, by name.
+    places: int `[S]`, the positions that predict the steps.
+    token: int `[S]`, y, the token of each step.
+    key: a random key, consumed by the draws of what is dropped.
     passes: K, at least 2.
-    rate: of what is dropped, in 0..1.
+    rate: the share of entries that is dropped, in 0..1.
 
   Raises:
     ValueError: settings out of range.
@@ -275,12 +275,12 @@ def printed(
   """Step functions of one forward: name to float64 `[S]`.
 
   Args:
-    held: of the network.
-    params: the parameters of it.
-    inputs: of one row.
-    places: int `[S]`.
+    held: the network, hashable.
+    params: the parameters of the network.
+    inputs: the inputs of one row, by name.
+    places: int `[S]`, the positions that predict the steps.
     given: what they need besides the logits.
-    names: of `NAMES`.
+    names: which step functions, of `NAMES`.
     **settings: `top_k` and `top_p`, as for `target`.
 
   Raises:

@@ -58,7 +58,7 @@ class Template:
     """The tokenizer's chat template around messages with places in them.
 
     Args:
-      tokenizer: with a `chat_template`.
+      tokenizer: a tokenizer that has a `chat_template`.
       messages: of a `role` and a `content` each, which may hold the places.
       **variables: further ones of the template; `add_generation_prompt` is
         True by default.
@@ -85,8 +85,8 @@ class Template:
     """The text, and the characters where the context stands.
 
     Args:
-      context: None for a template without its place.
-      current: the other text.
+      context: the context; None for a template without its place.
+      current: the text of the other place, such as a question.
 
     Raises:
       ValueError: a place that is missing, there twice, or there without a
@@ -118,10 +118,10 @@ class Encoded:
 
   Attributes:
     prompt: the text, and its tokens; the context is the one player.
-    ids: int32 `[N]`.
+    ids: int32 `[N]`, the ids of the prompt's tokens.
     context: half open, the tokens of the context; (0, 0) where there is none.
     stays: bool `[N]`, the tokens of the run without context.
-    closed: the text is an encoder's, and nothing continues it.
+    closed: whether the text is an encoder's, and nothing continues it.
   """
 
   prompt: text_lib.Prompt
@@ -140,9 +140,9 @@ class Encoded:
     """The tokens of a text behind the prompt, and behind `before`: int32.
 
     Args:
-      tokenizer: the tokenizer of the prompt.
+      tokenizer: the tokenizer that the prompt was encoded with.
       given: a text, ids, or None for none.
-      what: for messages.
+      what: what the text is called in messages.
       before: ids between the prompt and this text.
 
     Raises:
@@ -184,11 +184,11 @@ def encode(
 
   Args:
     tokenizer: the tokenizer of the model.
-    template: how they stand together.
+    template: how context and question stand together.
     context: None for a template of `{current}` alone.
-    current: the other text.
-    bos: as for `tokens.Tokenizer.encode`.
-    closed: it is an encoder's, which may end with a special token.
+    current: the text of the other place, such as a question.
+    bos: whether a BOS token stands first, as for `tokens.Tokenizer.encode`.
+    closed: whether it is an encoder's, which may end with a special token.
 
   Raises:
     TypeError: a text that is no string.

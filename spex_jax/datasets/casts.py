@@ -25,8 +25,8 @@ def real(
 
   Args:
     given: what `np.asarray` takes.
-    what: it is, in messages.
-    columns: F names, of `[N, F]`.
+    what: what it is called in messages.
+    columns: F names for messages, of `[N, F]`; None for `x0`, `x1`, ...
 
   Raises:
     ValueError: masked entries, entries that are no real numbers, or integers

@@ -97,8 +97,8 @@ def numbers(
   """A column of numbers, float64 `[N]`.
 
   Args:
-    cells: N of them.
-    column: its name, in messages.
+    cells: the N texts of the column, one a row.
+    column: the name of the column, for messages.
     decimal_commas: whether the file has some, perhaps in other columns: then
       the points of a column of "1.234" may be those of thousands.
 

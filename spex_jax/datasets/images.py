@@ -25,8 +25,8 @@ class Images(base.ByValue):
 
   Attributes:
     pixels: float32 `[N, C, H, W]`, finite; digits lie in [0, 1].
-    labels: int32 `[N]`.
-    classes: names of the classes.
+    labels: int32 `[N]`, the number of each image's class, from 0.
+    classes: the names of the classes, by number.
     rows: int64 `[N]`, what number each image had where it came from.
   """
 

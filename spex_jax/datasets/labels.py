@@ -58,7 +58,7 @@ def numbered(
     classes: names, where integers number them from 0 and texts are among
       them. Without any, the distinct labels are the classes, in ascending
       order: labels 1 and 2, or 0 and 255, are two.
-    what: they are called, in messages.
+    what: what the labels are called in messages.
 
   Raises:
     TypeError: other numbers.

@@ -12,8 +12,8 @@ def split(
   """A uniform split without replacement.
 
   Args:
-    key: consumed.
-    num_examples: N.
+    key: a random key; consumed, so use it for nothing else.
+    num_examples: N, at least 2.
     test_fraction: in (0, 1); the test part is rounded, and both parts hold at
       least one example.
 

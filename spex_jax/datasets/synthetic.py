@@ -44,7 +44,11 @@ class Planted:
     ]
 
   def __call__(self, masks: Any) -> np.ndarray:
-    """Values at `masks` bool `[B, n]`: float64 `[B]`."""
+    """Values at `masks` bool `[B, n]`: float64 `[B]`.
+
+    Raises:
+      ValueError: masks of another shape than `[B, n]`.
+    """
     masks = np.asarray(masks).astype(bool)
     if masks.ndim != 2 or masks.shape[1] != self.n:
       raise ValueError(f"Masks must be [B, {self.n}]; got shape {masks.shape}.")
@@ -76,7 +80,7 @@ def planted(
     seed: an integer, a sequence of integers, or a key of `jax.random.key`
       (consumed). Equal seeds give equal functions on every machine.
     n: number of players.
-    num_terms: K.
+    num_terms: K, how many distinct sets are planted.
     max_order: the largest order drawn.
     min_order: the smallest; flat supports only. 0 admits the empty set.
     hierarchical: False draws each order uniformly, then a uniform set of that
@@ -134,6 +138,9 @@ def noisy(
 
   The deviate is a hash of (seed, mask): asked twice, a mask gives the same
   value, in any batch and on any machine, so the sum is still a value function.
+
+  Raises:
+    ValueError: a standard deviation that is negative or not finite.
   """
   if not (np.isfinite(std) and std >= 0):
     raise ValueError(f"std must be finite and not negative; got {std}.")
@@ -153,7 +160,7 @@ def hash_normal(seed: int, masks: Any) -> np.ndarray:
 
   Args:
     seed: an integer; another seed gives independent deviates.
-    masks: bool `[B, n]`.
+    masks: bool `[B, n]`, True for players that are kept.
   """
   masks = np.asarray(masks).astype(bool)
   packed = np.packbits(masks, axis=1, bitorder="little")

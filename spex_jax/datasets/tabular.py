@@ -92,7 +92,7 @@ def from_arrays(
   """A checked table of your own arrays.
 
   Args:
-    features: real `[N, F]`.
+    features: real `[N, F]`, neither of them 0; kept as float64.
     targets: `[N]`; integers and texts are classes, see `labels.numbered`,
       floats a response.
     columns: F names; `x0`, `x1`, ... if empty.
@@ -145,7 +145,11 @@ def from_arrays(
 
 
 def load(name: str) -> Table:
-  """One of scikit-learn's tables, by its name in `NAMES`."""
+  """One of scikit-learn's tables, by its name in `NAMES`.
+
+  Raises:
+    ValueError: a name that is not in `NAMES`.
+  """
   if name not in NAMES:
     raise ValueError(f"Unknown table {name!r}; known are {', '.join(NAMES)}.")
   from sklearn import datasets  # Slow to import.
@@ -258,6 +262,7 @@ def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
   Raises:
     ValueError: there are none, or more than this machine can hold; the message
       does not name the file.
+    MemoryError: the arrays do not fit after all; the message names the file.
   """
   try:
     with np.load(path, allow_pickle=False) as file:

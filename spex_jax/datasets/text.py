@@ -23,7 +23,7 @@ class Texts(base.ByValue):
 
   Attributes:
     texts: N of them, none empty.
-    labels: int32 `[N]`.
+    labels: int32 `[N]`, the number of each text's class, an index of `classes`.
     classes: names of the classes, sorted.
   """
 
@@ -44,9 +44,10 @@ def read(
   Quotes at the ends of a text are taken off: some files quote every text.
 
   Args:
-    path: CSV, see `cells`.
+    path: a CSV file with a header, as `cells` reads it.
     text_column: its name; "" takes the one named like a text.
-    label_column: the same of the labels.
+    label_column: the name of that of the labels; "" takes one of the usual
+      names.
 
   Raises:
     FileNotFoundError: no such file.

@@ -45,18 +45,18 @@ class Answer:
   """What the command found.
 
   Attributes:
-    scores: of all test points.
+    scores: the worth of every player for each of the T test points.
     explanation: the expansions of the points that are explained.
     points: which test points those are, by number.
-    lds: against the bank's own random numbers, on fresh subsets.
-    lds_seeds: against the mean over seeds, with its ceiling.
+    lds: correlation with retrained subsets, of the bank's own random numbers.
+    lds_seeds: correlation with the mean over seeds, with its ceiling.
     r2: float64 `[T]`, of the scores on fresh subsets.
     r2_std: float64 `[T]`, its standard errors.
-    surrogate: of the expansions, on the same.
+    surrogate: how well the expansions predict the same subsets.
     checks: the corners retrained under all seeds; None without sets.
-    own_checks: under the bank's own seed alone.
-    num_trained: models that this run trained.
-    num_rows: of the bank.
+    own_checks: the same under the bank's own seed alone.
+    num_trained: how many models this run trained.
+    num_rows: how many rows the bank holds now.
   """
 
   scores: attribution.Attribution
@@ -84,7 +84,7 @@ def run(
   bank, in `bank/`, is kept and extended.
 
   Args:
-    config: of the command.
+    config: the settings of the command.
     workdir: made if it does not exist.
     show: takes a line or a rich table; prints by default.
 

@@ -53,10 +53,10 @@ def explain(
   """One value for each player of a subject, judged on held-out masks.
 
   Args:
-    subject: with a `game`.
-    value_fn: its evaluator, perhaps watched.
+    subject: what is asked about, with a `game` to differentiate.
+    value_fn: bool masks `[B, n]` to values: its evaluator, perhaps watched.
     config: `method` is one of `gradients.METHODS`.
-    **common: of `assess`.
+    **common: further arguments of `assess`.
 
   Raises:
     ValueError: a subject without a gradient.

@@ -58,7 +58,12 @@ class Checkup(endpoints.Asking):
   reply_tokens: int = settings.field(2048, "of a reply, at most", low=1)
 
   def check(self) -> None:
-    """Languages are known ones; a model has a place."""
+    """Languages are known ones; a model has a place.
+
+    Raises:
+      settings.SettingError: an unknown language, or a model without an
+        endpoint.
+    """
     known = renderers.languages()
     for word in self.languages:
       if word not in known:

@@ -78,7 +78,11 @@ class Learn(settings.Settings):
   )
 
   def check(self) -> None:
-    """MoCo's sizes fit."""
+    """MoCo's sizes fit.
+
+    Raises:
+      settings.SettingError: sizes that do not go together, with the reason.
+    """
     try:
       self.moco()
     except ValueError as error:

@@ -239,11 +239,11 @@ def able(
   """The metric that is named, of a model that can do the task.
 
   Args:
-    config: `Asked`, with `force`.
-    net: with parameters.
-    pairs: of the task.
-    task: its name.
-    said: is told what it does.
+    config: the settings: how a metric is read, and whether to go on by `force`.
+    net: the network, with its parameters.
+    pairs: the pairs of prompts that the task has.
+    task: the name of the task, for messages.
+    said: is told what the model does on the pairs.
 
   Raises:
     ValueError: as `metric_of`, `measured.measure` and `Measured.check`.
@@ -325,8 +325,8 @@ def edges_table(found: scored.Scores, top: int, which: Any = None) -> Any:
   """A rich table of the largest scores, with intervals.
 
   Args:
-    found: scores.
-    top: how many.
+    found: the scores of all edges, nodes or neurons.
+    top: how many rows there are at most.
     which: numbers of those that are shown; all by default.
   """
   mean = found.mean()
@@ -358,11 +358,11 @@ def judged_by(
 
   Args:
     config: of `ablation`, `batch_size`, `tolerance` and `seed`.
-    net: with parameters.
-    pairs: what they are judged on.
-    circuits: by name.
-    metric: of one example.
-    prune: as for `judging.faithfulness`.
+    net: the network, with its parameters.
+    pairs: the pairs of prompts that circuits are judged on.
+    circuits: each name to its circuit.
+    metric: what of an example's logits is kept or lost.
+    prune: whether dangling edges are left out, as for `judging.faithfulness`.
   """
   with progress.sweep(len(circuits)) as shown:
     return judging.faithfulness(

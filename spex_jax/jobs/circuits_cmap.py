@@ -43,7 +43,7 @@ def run(
   """Puts groups in, and writes a table and a figure into `workdir`.
 
   Args:
-    config: its settings.
+    config: the settings of the command.
     workdir: made if it does not exist.
     show: takes a line or a rich table; prints by default.
     before: seconds of the command that have passed already.
@@ -67,6 +67,7 @@ def run(
                        adapter=folder)  # fmt: skip
     else:
       other = hub.load(folder, config.dtype, ignore=config.ignore)
+  # Both models have to be of one architecture, or parts do not fit.
   ours, theirs = (
     {"kind": type(x.config).__name__, **dataclasses.asdict(x.config)}
     for x in (net, other)
@@ -81,6 +82,7 @@ def run(
       f"architectures: {', '.join(unlike)}."
     )
   said.facts(facts)
+  # Groups of heads: all of a layer, or those that a file names.
   if config.groups == "layers":
     place = circuits_paths.place_of(config.place)
     groups = {
@@ -99,6 +101,7 @@ def run(
       circuits.metric_of(config, net), forms=config.forms,
       size=config.batch_size,
     )  # fmt: skip
+  # A table of all pairs, and a figure of the mean change.
   for line in str(found).splitlines():
     said.show(line)
   path = workdir / "cmap.csv"

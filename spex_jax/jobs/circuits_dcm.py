@@ -47,7 +47,7 @@ def run(
   """Learns masks, and writes a table and pictures into `workdir`.
 
   Args:
-    config: its settings.
+    config: the settings of the command.
     workdir: made if it does not exist.
     show: takes a line or a rich table; prints by default.
     before: seconds of the command that have passed already.
@@ -72,6 +72,7 @@ def run(
   count = net.config.num_blocks
   if outside := [b for b in config.blocks if not 0 <= b < count]:
     raise ValueError(f"blocks={outside}: the model has 0..{count - 1}.")
+  # The members that masks are over: all that settings allow, or a file's.
   members = [
     (name, circuits_paths.place_of(config.place))
     for name in net.writers[1:]
@@ -88,6 +89,7 @@ def run(
       penalties=config.penalties, seeds=config.seeds, penalty=config.penalty,
       epochs=config.epochs, size=config.batch_size or 32,
     )  # fmt: skip
+  # Of each desideratum rows, a picture, and the best mask beside it.
   rows, wrote = [], [workdir / "dcm.csv"]
   for one, given in zip(found, asked):
     for line in str(one).splitlines():

@@ -53,7 +53,7 @@ def score(
   """`spex circuit score`: scores of pairs into a CSV file.
 
   Args:
-    config: its settings.
+    config: the settings of the command.
     show: takes a line or a rich table; prints by default.
     before: seconds of the command that have passed already.
 
@@ -82,9 +82,9 @@ def judge(
   """`spex circuit judge`: what circuits of files do, into a CSV file.
 
   Args:
-    config: its settings.
-    show: as for `score`.
-    before: likewise.
+    config: the settings of the command.
+    show: takes a line or a rich table; prints by default.
+    before: seconds of the command that have passed already.
 
   Raises:
     ValueError: what is wrong with model, pairs, circuits or settings; pairs

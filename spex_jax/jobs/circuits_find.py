@@ -85,7 +85,11 @@ class Find(circuits.Judging, circuits.Scoring, circuits.Asked):
   top: int = settings.field(12, "edges that are printed", low=1)
 
   def check(self) -> None:
-    """Refuses what is of edges alone."""
+    """Refuses what is of edges alone.
+
+    Raises:
+      ValueError: settings that the level does not allow.
+    """
     super().check()
     if self.level != "edge" and self.selection != "top":
       raise ValueError(
@@ -118,7 +122,11 @@ class OfInduction(Find):
   training: subjects.Training = circuits_toy.TRAINING
 
   def check(self) -> None:
-    """Refuses a model: this one is trained."""
+    """Refuses a model: this one is trained.
+
+    Raises:
+      ValueError: as `Find.check`, or a model that is named.
+    """
     super().check()
     if self.model:
       raise ValueError(
@@ -134,10 +142,10 @@ class Found(NamedTuple):
   """What a search gives.
 
   Attributes:
-    circuit: that is asked for.
-    scores: of all edges.
-    curve: faithfulness by size.
-    judged: the circuit on the judging pairs.
+    circuit: the circuit that was asked for.
+    scores: the scores of all edges, on the first half of the pairs.
+    curve: faithfulness by size, on the other pairs.
+    judged: the circuit's faithfulness, on the same other pairs.
   """
 
   circuit: graph_lib.Circuit
@@ -150,10 +158,10 @@ class Question(NamedTuple):
   """What is asked.
 
   Attributes:
-    net: with parameters.
-    pairs: of prompts.
-    question: in words.
-    task: its name.
+    net: the network, with its parameters.
+    pairs: pairs of prompts, clean and corrupted.
+    question: what is asked, in words.
+    task: the name of the task, or of the file of pairs.
     facts: what else the reader should know, by name.
   """
 
@@ -181,6 +189,7 @@ def question(config: Find, workdir: pathlib.Path) -> Question:
 
   Raises:
     ValueError: what is wrong with them, named.
+    TypeError: settings of a class that no subject has.
   """
   if isinstance(config, OfInduction):
     net, origin = circuits_toy.trained(
@@ -212,10 +221,10 @@ def of_task(
   """A language model, and pairs of a task or of a file.
 
   Args:
-    config: of the model.
-    given: the task, or the file.
-    num_pairs: of them, at most where a file has fewer.
-    seed: of the order of a file's pairs; as they stand by default.
+    config: the settings of the model, and of texts before prompts.
+    given: the name of a task, or the path of a file of pairs.
+    num_pairs: how many pairs; fewer where a file has no more.
+    seed: of the order of a file's pairs; None leaves them as they stand.
 
   Raises:
     ValueError: what is wrong with them, named.
@@ -260,7 +269,7 @@ def run(
   exact effects in `exact/`, each as it is done.
 
   Args:
-    config: of a class of `SUBJECTS`.
+    config: the settings of the command, of a class in `SUBJECTS`.
     workdir: made if it does not exist.
     show: takes a line or a rich table; prints by default.
     before: seconds of the command that have passed already.
@@ -282,6 +291,7 @@ def run(
     )
   said.facts(circuits.measured_lines(config, able))
   able.check(asked.task, config.force)
+  # Scores come from one half of the pairs; the other half judges.
   half, length = -(-len(pairs) // 2), pairs.clean.shape[1]
   some, others = pairs[:half], pairs[half:]
   if config.level == "position":  # Both have the same ones.
@@ -298,6 +308,7 @@ def run(
     said.tell("resumed", str(keep))
   scores.save(workdir / "scores.npz")
   said.facts(circuits.scored_lines(scores))
+  # The circuit of the size asked for, exchanged edge by edge if refined.
   graph, mean, facts = used(config, scores)
   choose = choice(config, graph, mean)
   with said.of("select"):
@@ -330,6 +341,7 @@ def run(
   files.save(circuit, workdir / "circuit.json", scores.mean(), about)
   with said.of("judge"):
     curve, judged = _judged(config, net, others, metric, choose, asked_for)
+  # What was found, in files and in words.
   title = f"{asked.task}: {scores.method}, {config.selection}"
   faithful = float(judged.faithfulness()[0])
   low, high = judged.interval()[0]

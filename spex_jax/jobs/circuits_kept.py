@@ -33,8 +33,8 @@ class Kept:
   """What `scores.score` takes as `keep`.
 
   Attributes:
-    done: effects that were computed.
-    found: effects that were there already.
+    done: how many effects were computed.
+    found: how many were there already.
   """
 
   def __init__(
@@ -47,10 +47,10 @@ class Kept:
     """Opens the folder of a question, or starts it.
 
     Args:
-      workdir: of the command.
-      config: its settings.
-      net: with parameters.
-      pairs: that are scored.
+      workdir: the folder of the command; effects are kept in `exact/`.
+      config: the settings that effects depend on.
+      net: the network, with its parameters.
+      pairs: the pairs of prompts that are scored.
     """
     known: dict[str, Any] = {
       name: value

@@ -47,7 +47,7 @@ def run(
   """Patches, and writes a table and a heatmap of each sweep into `workdir`.
 
   Args:
-    config: its settings.
+    config: the settings of the command.
     workdir: made if it does not exist.
     show: takes a line or a rich table; prints by default.
     before: seconds of the command that have passed already.

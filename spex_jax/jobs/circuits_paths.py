@@ -53,7 +53,7 @@ def run(
   """Finds groups, and writes tables and heatmaps of them into `workdir`.
 
   Args:
-    config: its settings.
+    config: the settings of the command.
     workdir: made if it does not exist.
     show: takes a line or a rich table; prints by default.
     before: seconds of the command that have passed already.

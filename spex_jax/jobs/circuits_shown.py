@@ -34,14 +34,14 @@ def save(
   """Writes the files; graphs of many edges for ourselves alone.
 
   Args:
-    workdir: where to.
-    curve: what was measured.
+    workdir: the folder that the files are written to.
+    curve: circuits of several sizes, with their faithfulness.
     choose: a number of edges to the circuit that was judged.
-    circuit: the one that was chosen.
-    judged: what it does.
-    mean: `[E]`, scores.
-    units: of the metric.
-    tokens: of a prompt.
+    circuit: the circuit that was chosen.
+    judged: what that circuit does, and its faithfulness.
+    mean: float `[E]`, the mean score of every edge.
+    units: the units of the metric, such as "nat".
+    tokens: the tokens of one prompt, as texts.
     able: what the whole model does on all pairs.
   """
   graph = circuit.graph

@@ -25,9 +25,9 @@ def run(
   """`spex circuit tasks`: what a model does on every task.
 
   Args:
-    config: its settings.
-    show: as for `score`.
-    before: likewise.
+    config: the settings of the command.
+    show: takes a line or a rich table; prints by default.
+    before: seconds of the command that have passed already.
 
   Raises:
     ValueError: what is wrong with model and metric.
@@ -41,6 +41,7 @@ def run(
     "task", "correct", "first", "clean", "corrupted", "tokens", "rejected"
   )  # fmt: skip
   rows, found, notes = [], {}, []
+  # Each is made and measured, but those that this tokenizer has no pairs of.
   for name in config.tasks:
     with said.of(name):
       try:
@@ -69,6 +70,7 @@ def run(
       )
     for reason, count in given.rejected.items():
       notes.append(f"{name}: {count:,} prompts {reason} rejected")
+  # What the columns mean, the table, and what is odd about some.
   said.tell(
     "metric",
     f"{config.metric} in {circuits.units_of(config)}, means of "

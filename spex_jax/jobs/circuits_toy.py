@@ -44,7 +44,11 @@ class Toy(settings.Settings):
   num_sequences: int = settings.field(16384, "to train on", low=64)
 
   def check(self) -> None:
-    """Refuses sizes that do not go together."""
+    """Refuses sizes that do not go together.
+
+    Raises:
+      ValueError: sizes that do not go together, with the reason.
+    """
     if self.width % (2 * self.num_heads):
       raise ValueError(
         f"width={self.width} must be a multiple of 2 num_heads="
@@ -96,9 +100,9 @@ def trained(
   """The network with parameters, and where they come from in words.
 
   Args:
-    toy: its sizes.
-    training: how it is trained.
-    seed: of data, initialisation and order.
+    toy: the sizes of the network and of its prompts.
+    training: the steps and step sizes of its training.
+    seed: an integer, of data, initialisation and order.
     workdir: where it is kept: a second run restores it.
 
   Raises:
@@ -133,9 +137,9 @@ def pairs(toy: Toy, num: int, seed: int) -> pairs_lib.Pairs:
   """Pairs of prompts that it was not trained on but by chance.
 
   Args:
-    toy: its sizes.
-    num: of pairs.
-    seed: of the draws.
+    toy: the sizes that the network was made with.
+    num: how many pairs are made.
+    seed: an integer, the seed of the draws.
   """
   rng = _rng(seed, "pairs")
   rows = []

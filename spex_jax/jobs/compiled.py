@@ -31,8 +31,8 @@ def run(words: Sequence[str], clear: bool) -> None:
   """Prints where programs are kept and their size, or deletes them.
 
   Args:
-    words: none.
-    clear: whether to delete them.
+    words: arguments of the command, which takes none.
+    clear: whether to delete the programs that are kept.
 
   Raises:
     ValueError: words, or a file that cannot be deleted.

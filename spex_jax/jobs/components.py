@@ -38,7 +38,7 @@ def run(
   With `config.method` "coar": `attribution.json` and `figure.png`.
 
   Args:
-    config: of a class of `parts`.
+    config: the settings of the command, of a class in `parts`.
     workdir: made if it does not exist.
     show: takes a line or a rich table; prints by default.
     before: seconds of the command that have passed already.

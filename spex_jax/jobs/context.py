@@ -139,7 +139,7 @@ class Found:
   """What a run gives.
 
   Attributes:
-    pecore: sensitive tokens and cues.
+    pecore: the sensitive tokens of the answer, and their cues.
     citations: of the context's sentences; None where none were asked for.
     shell: a command that gives the same.
     python: code that leaves the same in `found`, and citations in `cited`.
@@ -163,7 +163,7 @@ def run(
   """Asks, prints, and writes `config.output`.
 
   Args:
-    config: its settings.
+    config: the settings of the command.
     show: takes a line or a rich renderable; prints by default.
     before: seconds of the command that have passed already.
 
@@ -182,6 +182,7 @@ def run(
   said.tell("model", networks.described(net, config.model))
   with said.of("answer"):
     runs = runs_of(config, net)
+  # What is odd about the answer is said before it is explained.
   if not config.ids and not runs.is_encoder_decoder:
     size = len(runs.with_context)
     context_asked.note_cut(config, net, size, len(runs.response), said)
@@ -190,6 +191,7 @@ def run(
   sources = _cited_sources(config, net, said)
   if sources is not None:  # Before what takes long.
     asking.check(sources.n, config.budget, config.method)
+  # Cues first; citations of sentences if they are asked for.
   asked = arguments_of(config)
   with said.of("cues"):
     key = subjects.key_of(config.seed, "cues")
@@ -202,6 +204,7 @@ def run(
       except ValueError as error:  # What was found before is kept.
         said.tell("note", f"no citations: {error}")
   _print(found, cited, said)
+  # What gives the same again, and the file.
   shell = context_again.shell(config, ("spex", "context"), _FLAGS)
   python = context_again.of_context(
     config,

@@ -25,8 +25,8 @@ def shell(
   """A command with the settings that differ from their defaults.
 
   Args:
-    config: the settings.
-    words: of the command, such as "spex", "context".
+    config: the settings of the command.
+    words: the command, such as "spex", "context".
     flags: settings that are flags by themselves, without "config.".
   """
   defaults = settings.as_dict(type(config)())
@@ -51,11 +51,11 @@ def of_context(
   And in `cited` what `context.cite` gave, where there are sources.
 
   Args:
-    config: of the model.
+    config: the settings of the model.
     runs: the response, as it was made.
-    asked: arguments of `pecore`.
-    sources: of citations; None where there are none.
-    citing: arguments of `cite`.
+    asked: arguments of `pecore`, by name.
+    sources: the sources that are cited; None where there are none.
+    citing: arguments of `cite`, by name; None for no citations.
   """
   made = {
     name: None if ids is None else ids.tolist()
@@ -101,10 +101,10 @@ def of_attribution(
   """Code that leaves in `found` what `context.attribute` gave.
 
   Args:
-    config: of `spex context attribute`.
-    made: the generation.
-    asked: arguments of `attribute`.
-    contrast: another generation, or None.
+    config: the settings of `spex context attribute`.
+    made: the generation that is explained.
+    asked: arguments of `attribute`, by name.
+    contrast: another generation to compare with, or None.
   """
   ids = lambda x: None if x is None else x.tolist()
   of = lambda x: (
@@ -142,17 +142,18 @@ def of_citations(
   """Code that leaves in `found` what `context.cite` gave.
 
   Args:
-    config: of `spex context cite`.
-    texts: of the sources.
-    prompt: arguments of `sources.of_texts`.
-    response: its ids.
-    asked: arguments of `cite`.
+    config: the settings of `spex context cite`.
+    texts: the text of each source, in order.
+    prompt: arguments of `sources.of_texts`, by name.
+    response: the token ids of the response.
+    asked: arguments of `cite`, by name.
     threshold: one that was calibrated; None for the method's own.
   """
   made = f"context.sources.of_texts(\n  texts, {config.query!r},"
   of = lambda tokenizer, given: f"{made} {tokenizer},\n{_listed(given)})\n"
   imports, lines = _IMPORTS, [f"texts = {list(texts)!r}\n"]
   key = f"key=subjects.key_of({config.seed}, 'citations')"
+  # Where the scorer comes from: an endpoint, or a network that is loaded.
   if config.endpoint:
     imports = (
       "import os\n\n"
@@ -174,6 +175,7 @@ def of_citations(
   else:
     lines += [_net(config), f"sources = {of('net.tokenizer', prompt)}"]
     first = f"net, sources, {list(response)!r}"
+  # Further arguments, which need lines of their own before the call.
   more = ""
   if config.coarse is not None:
     tokenizer = "tokenizer" if config.endpoint else "net.tokenizer"

@@ -119,11 +119,11 @@ def note_cut(
   """Says where an answer was cut as the model takes no more tokens.
 
   Args:
-    config: whose answer was made.
-    net: the model.
-    size: tokens of prompt and answer.
-    count: of the answer.
-    said: is told.
+    config: the settings that say how long the answer may be.
+    net: the model that wrote the answer.
+    size: how many tokens prompt and answer have together.
+    count: how many tokens the answer has.
+    said: is told of the cut.
   """
   limit = net.config.max_positions
   is_made = config.response is None and count < config.max_new_tokens
@@ -162,9 +162,9 @@ def coloured(
   """A rich text of tokens, the darker the larger their scores.
 
   Args:
-    pieces: of the tokens.
+    pieces: the text of each token.
     scores: `[len(pieces)]`; their sizes count.
-    colour: "green" or "blue".
+    colour: the colour behind the text, "green" or "blue".
     marked: numbers of tokens that stand in brackets, too, which files show.
   """
   from rich import style, text  # Slow to import.

@@ -90,7 +90,7 @@ def run(
   that give the same.
 
   Args:
-    config: its settings.
+    config: the settings of the command.
     show: takes a line or a rich renderable; prints by default.
     before: seconds of the command that have passed already.
 

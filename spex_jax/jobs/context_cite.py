@@ -95,7 +95,11 @@ class Cite(context_asked.Asked):
   output: str = settings.field("citations.json", "a file, JSON")
 
   def check(self) -> None:
-    """Settings that go together."""
+    """Settings that go together.
+
+    Raises:
+      ValueError: settings that do not go together, with the reason.
+    """
     if self.prune is not None:
       context_asked.pruning(self.prune)
     if self.method != "leave_one_out" and (self.coarse or self.proxy):
@@ -120,7 +124,7 @@ def run(
   the same, and where asked for `pruned`, the sources kept and the prompt.
 
   Args:
-    config: its settings.
+    config: the settings of the command.
     show: takes a line or a rich renderable; prints by default.
     before: seconds of the command that have passed already.
 

@@ -44,9 +44,9 @@ class Row(NamedTuple):
   """An example's values.
 
   Attributes:
-    response: ids, int `[S]`.
-    step_scores: of the target, `[S]`; 0 where it cannot be printed.
-    scores: `[S, N]`.
+    response: int `[S]`, the token ids of the answer, one for each step.
+    step_scores: float `[S]`, of the target; 0 where it cannot be printed.
+    scores: float `[S, N]`, the score of each source token at each step.
   """
 
   response: np.ndarray

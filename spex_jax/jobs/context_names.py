@@ -79,8 +79,8 @@ def of_inseq(arguments: Sequence[str], word: str = "") -> list[str]:
   on; nor is what says what is done anyway.
 
   Args:
-    arguments: of the command.
-    word: of `usage.CONTEXTS`.
+    arguments: the words of the command line behind the command.
+    word: what follows `spex context`, of `usage.CONTEXTS`; "" for nothing.
 
   Raises:
     ValueError: one of Inseq's that has no equal here, or other values; the

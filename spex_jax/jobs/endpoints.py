@@ -28,7 +28,11 @@ class Asking(settings.Settings):
   price_reply: float = settings.field(0.0, "likewise, of replies", low=0)
 
   def check(self) -> None:
-    """Money is limited only where something has a price."""
+    """Money is limited only where something has a price.
+
+    Raises:
+      settings.SettingError: a limit on money, and no price.
+    """
     if self.money and not (self.price_prompt or self.price_reply):
       raise settings.SettingError("money", " needs prices.")
 

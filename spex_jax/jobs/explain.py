@@ -33,7 +33,7 @@ class Kind(NamedTuple):
   """A kind of subject.
 
   Attributes:
-    settings: their class.
+    settings: the class of its settings.
     make: settings and a workdir to the subject.
   """
 
@@ -93,7 +93,7 @@ def run(
   are replaced; a trained network is kept in `model/` and used again.
 
   Args:
-    config: of a class of `SUBJECTS`.
+    config: the settings of the command, of a class in `SUBJECTS`.
     workdir: made if it does not exist.
     show: takes a line or a rich table; prints by default.
     before: seconds of the command that have passed already.
@@ -173,8 +173,8 @@ def writable(workdir: pathlib.Path, what: str = "workdir") -> None:
   """Makes a folder, and sees that it can be written before any work.
 
   Args:
-    workdir: the folder.
-    what: it is called.
+    workdir: the folder, which may not be there yet.
+    what: what it is called, for the message.
 
   Raises:
     ValueError: it cannot.
@@ -199,9 +199,9 @@ def answer(
   """Explains a subject by the method that its configuration names.
 
   Args:
-    subject: what is asked about.
-    value_fn: its evaluator, perhaps watched.
-    config: of the subject.
+    subject: what is asked about, with its evaluator and names.
+    value_fn: bool masks `[B, n]` to values: its evaluator, perhaps watched.
+    config: the settings of the subject, and `method`.
     report: takes the number of masks asked so far.
 
   Raises:
@@ -220,6 +220,7 @@ def answer(
   }
   if config.cache:
     common["cache"] = config.cache
+  # Gradients ask no masks; of parts, a pilot may choose how many are kept.
   if config.method in gradients.METHODS:
     return by_gradient.explain(subject, value_fn, config, **common)
   pilot = None
@@ -235,6 +236,7 @@ def answer(
       method=config.method,
       **common,
     )
+  # All else: masks of half of the players, or those of a method's own.
   found = explain(
     value_fn,
     subject.evaluator.n,

@@ -71,7 +71,12 @@ class Find(endpoints.Asking):
   rounds: int = settings.field(25, "of an interpretation, by a model", low=1)
 
   def check(self) -> None:
-    """What is asked of models, and of a network, is named."""
+    """What is asked of models, and of a network, is named.
+
+    Raises:
+      settings.SettingError: what a model, a network or an oracle is needed for,
+        and is not named.
+    """
     if generating.UNIT in self.categories and not self.network:
       raise settings.SettingError("network", " is needed for unit.")
     if {*MODELS} & {*self.interpreters} and not (self.endpoint and self.model):
@@ -104,7 +109,7 @@ def scored(
   A second run goes on where the first was stopped.
 
   Args:
-    config: its settings.
+    config: the settings of the command.
     workdir: where leaderboard.json, the same for the same settings,
       details.json (intervals, costs, seconds), functions.jsonl and all answers
       go.

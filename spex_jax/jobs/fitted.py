@@ -33,10 +33,10 @@ class Asked(NamedTuple):
 
   Attributes:
     evaluator: the value function; columns are players.
-    names: of the columns.
-    what: the value, in words.
-    units: of it.
-    fact: the model, in words.
+    names: the names of the columns, one for each player.
+    what: what the value is, in words.
+    units: the units of the value; "" where it has none.
+    fact: the model, in words, with where it comes from.
     absent: what an absent column takes, in words.
     row: what is known of the row, behind its number.
     game: the same value as JAX differentiates it, if it does.
@@ -56,8 +56,8 @@ def asked(config: Any, workdir: pathlib.Path) -> Asked:
   """The model of `model.file`, asked about a row of the table.
 
   Args:
-    config: settings of the subject `table`.
-    workdir: unused: nothing is fitted.
+    config: the settings of the subject `table`.
+    workdir: not used, as nothing is fitted.
 
   Raises:
     ValueError: no such file or row, a file of another kind, a library that is
@@ -164,7 +164,12 @@ def _names_of(model: Any) -> list[str]:
 
 
 def frame(config: Any) -> Any:
-  """The table as a frame, the target perhaps among its columns."""
+  """The table as a frame, the target perhaps among its columns.
+
+  Raises:
+    FileNotFoundError: there is no such CSV.
+    ValueError: pandas is not installed, or a file that `cells` refuses.
+  """
   try:
     import pandas as pd
   except ModuleNotFoundError as error:
@@ -279,7 +284,7 @@ def answer(
   """How to read one number per row off a model, what it is, and its units.
 
   Args:
-    model: fitted.
+    model: a fitted model, with `predict` at least.
     x: one row, as the model takes it.
     classes: names, where the model was fitted to their numbers; () for a
       response; None where the model says itself what it predicts.

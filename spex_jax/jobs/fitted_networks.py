@@ -25,8 +25,8 @@ def asked(config: Any, workdir: pathlib.Path) -> fitted.Asked:
   """The module of `model.kind` with the parameters of `model.file`, compiled.
 
   Args:
-    config: settings of the subject `table`.
-    workdir: unused: nothing is fitted.
+    config: the settings of the subject `table`.
+    workdir: not used, as nothing is fitted.
 
   Raises:
     ValueError: no such row, a file that holds no parameters, a module that
@@ -134,9 +134,9 @@ def trainable(
   Args:
     kind: "module:Class", of which `is_module` holds; one of NNX's may take
       `rngs`.
-    arguments: of the class.
-    columns: F.
-    outputs: C.
+    arguments: keyword arguments of the class.
+    columns: F, how many numbers a row has.
+    outputs: C, how many numbers the module gives a row.
 
   Returns:
     `init`: a key to parameters; `forward`: them and rows `[R, F]` to `[R, C]`.
@@ -149,6 +149,7 @@ def trainable(
   cls: Any = callables.load(kind, "model.kind")
   blank = np.zeros((1, columns), np.float32)
   try:
+    # Linen holds no parameters; of NNX they are split from the rest.
     if issubclass(cls, linen.Module):
       module = cls(**arguments)
       init = lambda key: module.init(key, blank)["params"]
@@ -173,6 +174,7 @@ def trainable(
       given: Any = apply(params, rows)
       return given.reshape(len(rows), -1)
 
+    # Tried on one row, by shapes alone.
     shape = jax.eval_shape(
       forward, jax.eval_shape(init, jax.random.key(0)), blank
     ).shape

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import settings
@@ -132,11 +131,11 @@ class Asked(NamedTuple):
   """What a language model is asked about.
 
   Attributes:
-    ids: int32 `[k]`, the tokens.
-    said: their text.
-    prediction: the model's own, in words.
-    value: what is read, in words.
-    read: it.
+    ids: int32 `[k]`, the tokens that are asked about.
+    said: the text of these, with its space in front.
+    prediction: what the model itself says next, in words.
+    value: what is read off the logits, in words.
+    read: the readout of that value.
   """
 
   ids: np.ndarray
@@ -153,8 +152,8 @@ def asked(
 
   Args:
     config: which tokens, and how they are read.
-    net: a causal language model.
-    prompt: what comes before.
+    net: a causal language model, with its parameters.
+    prompt: the tokens of the text before those that are asked about.
     see: a mask to inputs of one row; asked for the whole prompt.
 
   Raises:
@@ -189,20 +188,14 @@ def _evaluator(
 ) -> tuple[evaluate.Evaluator, dict[str, str]]:
   """The value function; what rows have in common is run once, where it pays."""
   read, count = found.read, len(found.ids) if len(found.ids) > 1 else 0
-  dtype = jax.tree.leaves(net.params)[0].dtype
   own_sizes = config.batch_size is not None or config.microbatch is not None
   if (
     config.absent == "remove"
     and not own_sizes
-    and jax.device_count() == 1  # It uses no more.
     and trie.fits(net, prompt, count)
-    and trie.cache_bytes(net, prompt, dtype) <= trie.limit_of(None)
+    and trie.affordable(net, prompt, net.params)
   ):
-
-    def score(logits, predicted):
-      ids = jnp.pad(predicted, ((0, 0), (1, 0)))  # And a token before them.
-      return read.of(logits, {"input_ids": ids})
-
+    score = trie.score_of(read)
     evaluator = trie.evaluator(
       net, prompt, count, score, params=net.params, tokenizer=net.tokenizer
     )

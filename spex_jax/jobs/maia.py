@@ -82,7 +82,11 @@ class Maia(endpoints.Asking):
   rounds: int = settings.field(25, "of a model's talk", low=1)
 
   def check(self) -> None:
-    """Models are at an endpoint."""
+    """Models are at an endpoint.
+
+    Raises:
+      settings.SettingError: what goes together and is not given together.
+    """
     if self.agent == "model" and not (self.endpoint and self.model):
       raise settings.SettingError("endpoint", " and model are needed.")
     if bool(self.images) != bool(self.vision):
@@ -106,14 +110,14 @@ def run(
   """Describes, judges, prints; a second run goes on where one was stopped.
 
   Args:
-    config: its settings.
+    config: the settings of the command.
     workdir: where units.jsonl, exemplars.jsonl (of exemplars alone),
       summary.json, pages and all answers go.
     before: seconds of the command that have passed already.
     show: takes a line or a rich renderable; prints by default.
 
   Returns:
-    the rows of units.jsonl.
+    The rows of units.jsonl, one for each unit and agent.
 
   Raises:
     ValueError: the workdir is another configuration's; no such network.
@@ -221,6 +225,7 @@ def _studied(
     system, pictures, source, budget=config.budget, box=box,
     allowed=config.tools,
   )  # fmt: skip
+  # The agent has its time; whatever it raises is an error in the row.
   start, scores = time.monotonic(), {}
   try:
     with running.limited(config.seconds):
@@ -235,6 +240,7 @@ def _studied(
     scores = {"predictive_score": 0.0, "description_length": 0}
     if truth is not None:
       scores |= {"truth_table_accuracy": 0.0, "right": False}
+  # The row, and the answer that a later run reads instead.
   row = {
     "unit": system.name, "agent": agent,
     "kind": truth.kind if truth else "network",

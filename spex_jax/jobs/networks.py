@@ -127,7 +127,7 @@ def named(config: OfModel, what: str) -> sites.Network:
   """Whatever network `config.model` names; it may lack a tokenizer.
 
   Args:
-    config: names it.
+    config: the settings, whose `model` names it.
     what: is asked for, such as "a language model".
 
   Raises:
@@ -185,10 +185,10 @@ class Target:
   """Which class is explained, and how it is read.
 
   Attributes:
-    name: of the class.
+    name: the name of the class.
     probability: that the model gives it for the whole input.
-    value: what is read, in words.
-    units: of it.
+    value: what is read off the logits, in words.
+    units: the units of that value.
     read: a readout of logits `[B, K]`.
   """
 
@@ -203,9 +203,9 @@ def target(config: OfClass, logits: np.ndarray, names: Sequence[str]) -> Target:
   """The class of `config.target`, or the model's own choice if it is empty.
 
   Args:
-    config: its `target` and `readout`.
+    config: the settings `target` and `readout`.
     logits: `[K]`, for the whole input.
-    names: K.
+    names: the K names of the classes, by number.
 
   Raises:
     ValueError: an unknown class, or a margin of one class.

@@ -88,7 +88,11 @@ class Parts(subjects.Ask):
   )
 
   def check(self) -> None:
-    """Refuses what does not go together."""
+    """Refuses what does not go together.
+
+    Raises:
+      ValueError: settings that do not go together, with the reason.
+    """
     super().check()
     if self.rescale and self.absent not in ("zero", AUTO):
       raise ValueError(
@@ -191,6 +195,7 @@ def of_language_model(
   prompt = text_lib.prompt(
     config.prompt, tokenizer, "tokens", bos=config.bos, max_length=limit
   )
+  # What is asked about; of several tokens, the prompt has them at its end.
   whole = lambda mask: {"input_ids": prompt.encoding.ids[None]}
   found = language.asked(config, net, prompt, whole)
   if len(found.ids) > 1:
@@ -199,6 +204,7 @@ def of_language_model(
     )
   asked = {"input_ids": prompt.encoding.ids[None]}
 
+  # What absent parts are taken from, read where it is needed.
   def background() -> tuple[dict[str, np.ndarray], np.ndarray, str]:
     if not config.background and config.absent == AUTO:
       return _shuffled(asked["input_ids"][0], prompt, config.seed)
@@ -335,6 +341,8 @@ def of_digits(config: OfDigits, workdir: pathlib.Path) -> subjects.Subject:
     raise ValueError(
       f"num_images={config.num_images}: must lie in 1..{test.num_examples}."
     )
+  # A small transformer, trained here or restored, which is asked about the
+  # first test images.
   net, name = classifiers.transformer(
     data.pixels.shape[2:], len(data.classes), **settings.as_dict(config.model)
   )

@@ -54,12 +54,12 @@ class Given(NamedTuple):
   """A classifier and a picture for it.
 
   Attributes:
-    net: the classifier.
-    names: of its classes.
-    preparation: of pictures; None where the checkpoint says nothing of it.
+    net: the classifier, with its parameters.
+    names: the names of its classes, by number.
+    preparation: how pictures become pixel values; None where nothing says so.
     image: float `[C, H, W]`, pixel values as the network takes them.
     shown: the picture as it is drawn, `[H, W, 3]`.
-    said: its size, in words.
+    said: the size of the picture, in words.
     is_file: whether the picture is one, and not pixel values.
   """
 
@@ -167,7 +167,11 @@ def _game(config, net, image, players, see, target):
 def prepared(
   model: str, picture: np.ndarray, preparation: pixels.Preparation | None
 ) -> tuple[np.ndarray, np.ndarray, str]:
-  """Pixel values, the image as it is drawn `[H, W, 3]`, and a fact."""
+  """Pixel values, the image as it is drawn `[H, W, 3]`, and a fact.
+
+  Raises:
+    ValueError: a picture file, and a model that does not say how to scale it.
+  """
   if picture.dtype != np.uint8:
     low, span = picture.min(), np.ptp(picture) or 1.0
     grey = (picture - low) / span

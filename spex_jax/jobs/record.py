@@ -35,9 +35,9 @@ def kept(
   Nothing is written where the command made no folder for it.
 
   Args:
-    path: of the file.
-    words: of the command line.
-    config: its settings.
+    path: the path of the file.
+    words: the words of the command line.
+    config: the settings of the command.
   """
   began = datetime.datetime.now(datetime.UTC)
   with tables.recorded() as told:
@@ -55,8 +55,8 @@ def of_sweep(
   """`kept` for `spex sweep run`, but of what is dry, and in object stores.
 
   Args:
-    given: its flags.
-    words: behind `spex sweep`.
+    given: the flags of the command.
+    words: the arguments behind `spex sweep`.
   """
   if given.dry_run or settings.is_url(given.workdir):
     return contextlib.nullcontext()

@@ -32,8 +32,8 @@ def run(folders: Sequence[str], output: str) -> None:
   """Writes the page of one run or more.
 
   Args:
-    folders: where commands wrote.
-    output: the file.
+    folders: the folders that commands wrote into, one or more.
+    output: the path of the page, an HTML file.
 
   Raises:
     ValueError: no folder, one without anything to show, a damaged file.

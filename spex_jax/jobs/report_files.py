@@ -34,9 +34,9 @@ class Part(NamedTuple):
   """What a file adds to a page.
 
   Attributes:
-    trust: as of `page.Run`.
-    views: as of `page.Run`.
-    files: besides the file itself.
+    trust: what the answer is worth, as of `page.Run`.
+    views: what is shown, as `page.Run` takes it.
+    files: names and contents of further files that are offered.
   """
 
   trust: Sequence[tuple[str, str, bool]] = ()
@@ -124,6 +124,7 @@ def _data(body: Mapping[str, Any]) -> Part:
     trust.append(
       ("ceiling", f"{body['ceiling']:.3f}{within}: retrained again", False)
     )  # fmt: skip
+  # Who helps and who harms, a table row for each set of a point.
   rows = []
   for point in body["points"]:
     for kind in ("helpful", "harmful", "synergy", "redundancy"):
@@ -144,6 +145,7 @@ def _data(body: Mapping[str, Any]) -> Part:
       signed=[f"value ({units})"],
     )
   ]
+  # Sets that were retrained, beside what they were estimated to be worth.
   if checks := body["checks"]:
     verdicts = [check["verdict"] for check in checks]
     told = ", ".join(

@@ -133,7 +133,11 @@ class Data(settings.Settings):
   training: Training = Training()
 
   def check(self) -> None:
-    """Refuses a method that this model or training does not allow."""
+    """Refuses a method that this model or training does not allow.
+
+    Raises:
+      ValueError: a method that does not go with the model, or with training.
+    """
     if self.num_train == 1:
       raise ValueError("num_train=1: must be 2 or more, or 0 for all.")
     method, training = self.method, self.training
@@ -194,7 +198,7 @@ class Problem(problem.Problem):
 
   Attributes:
     train: N training examples, as they came.
-    test: T test points.
+    test: T test points, as they came.
   """
 
   train: labelled.Labelled
@@ -217,8 +221,8 @@ def problem_of(
   """Reads, splits and checks; nothing is trained.
 
   Args:
-    config: of `spex attribute data`.
-    degenerate: of the retrainer.
+    config: the settings of `spex attribute data`.
+    degenerate: what is done where too few are kept, see `examples.Retrainer`.
 
   Raises:
     ValueError: a setting out of range, or data that cannot be used, named.

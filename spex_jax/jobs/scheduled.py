@@ -20,9 +20,9 @@ def task_of(
   """A task's index and count: given, of the scheduler, or all of the work.
 
   Args:
-    index: that a flag gave.
-    count: that a flag gave.
-    variables: of the environment.
+    index: the number of this task that a flag gave, from 0; None for none.
+    count: how many tasks there are, that a flag gave; None for none.
+    variables: the environment, in which a scheduler says both.
 
   Raises:
     ValueError: one without the other, or no whole numbers.

@@ -13,9 +13,9 @@ def run(words: Sequence[str], model: str | None, port: int) -> None:
   """Serves a language model until it is interrupted.
 
   Args:
-    words: none.
-    model: a directory or a hub name.
-    port: 0 for a free one.
+    words: arguments of the command, which takes none.
+    model: a directory, or a name on the hub.
+    port: the port it listens at; 0 for a free one.
 
   Raises:
     ValueError: words, no model, or one that cannot be served.
@@ -42,12 +42,12 @@ def function(
   """Serves one function: over the standard input and output, or over HTTP.
 
   Args:
-    words: none.
-    category: of the function.
-    seed: likewise.
-    number: likewise.
-    budget: of queries; None for the usual one.
-    port: None for the pipe, 0 for a free one.
+    words: arguments of the command, which takes none.
+    category: the category of the function, of `generating.CATEGORIES`.
+    seed: the seed of the benchmark that it is of.
+    number: its number in that benchmark, from 0.
+    budget: how many inputs may be asked; None for the category's usual number.
+    port: the port it listens at, 0 for a free one; None for the pipe.
 
   Raises:
     ValueError: words, or what `generate` refuses.

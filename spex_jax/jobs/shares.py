@@ -35,9 +35,9 @@ class Pilot(NamedTuple):
   """What a pilot found.
 
   Attributes:
-    share: that was chosen.
+    share: the probability of each player to be kept that was chosen.
     note: what was chosen and why, in words.
-    asked: masks that it took.
+    asked: how many masks it took.
   """
 
   share: float
@@ -54,9 +54,9 @@ def pilot(value_fn: base.ValueFn, n: int, key: base.Key) -> Pilot:
   """Chooses a share by a few masks at each of `SHARES`.
 
   Args:
-    value_fn: of one target.
+    value_fn: bool masks `[B, n]` to the values of one target.
     n: number of players.
-    key: consumed.
+    key: a random key, consumed by the draw of masks.
   """
   masks = [np.zeros((1, n), bool), np.ones((1, n), bool)]
   for share, one in zip(SHARES, jax.random.split(key, len(SHARES))):
@@ -98,17 +98,16 @@ def explain(
   """`api.explain` on masks that keep another share of the players than half.
 
   Args:
-    value_fn: of one target; and `n`, `batch_size`, `cache`, `progress`, as for
-      `api.explain`.
+    value_fn: bool masks `[B, n]` to the values of one target.
     n: number of players.
     chosen: the probability that each player is kept, and why.
-    key: consumed.
-    budget: masks, held-out ones included.
+    key: a random key, consumed by the draw of masks.
+    budget: how many masks are asked, held-out ones included.
     method: one of `api.DECODERS` that takes any masks.
-    batch_size: of calls.
-    cache: path.
-    progress: is told.
-    **names: and units, of the players.
+    batch_size: how many masks a call has, as for `api.explain`.
+    cache: the path where values are kept, as for `api.explain`.
+    progress: called with how many masks are done, of how many.
+    **names: `names` and `units` of the players.
   """
   # Some come twice where players are few; so many are drawn, and cut.
   masks = sampling.biased(key, 2 * budget, n, chosen.share)

@@ -82,7 +82,11 @@ class Ask(settings.Settings):
   )
 
   def check(self) -> None:
-    """Refuses a target where masks are of one size, and an order too large."""
+    """Refuses a target where masks are of one size, and an order too large.
+
+    Raises:
+      ValueError: settings that do not go together; an index without that order.
+    """
     goal, method = self.target_faithfulness, self.method
     if self.cache and method in gradients.METHODS:
       raise ValueError(
@@ -163,12 +167,12 @@ class Subject:
   """One question, ready to be asked.
 
   Attributes:
-    question: in words.
+    question: what is asked, in words.
     facts: what else the reader should know, by name.
-    evaluator: the value function.
-    names: of the players.
-    units: of the values.
-    draw: makes the figure.
+    evaluator: the value function, masks of n players to values.
+    names: the n names of the players.
+    units: the units of the values.
+    draw: interactions and a path to the figure, written there.
     picture: a renderable of first-order values, shown above their table.
     together: the members of a set and the labels of all players to how the
       set is written; in braces by default.
@@ -228,9 +232,9 @@ def pick(
   """Where a row of the data is after a split.
 
   Args:
-    name: of the setting.
+    name: the name of the setting, for the message.
     row: as the data number it, from 0.
-    source: the data, in words.
+    source: what the data are called, for the message.
     train: int64, the numbers of the training rows.
     test: the same of the test rows.
 
@@ -267,12 +271,12 @@ def trained(
 
   Args:
     init: a key to parameters to begin with.
-    features: of the training examples.
-    targets: of the same.
+    features: the training examples, the first axis being that of examples.
+    targets: what is to be predicted of each of these.
     losses: parameters and a batch to the loss of each example.
-    workdir: of the run.
-    seed: of initialisation and order.
-    training: how.
+    workdir: the folder of the run; parameters are kept in `model/`.
+    seed: an integer, of initialisation and order.
+    training: steps, step sizes and the rest of a recipe.
     depends: what else a trained network depends on, as JSON: a saved one of
       another is refused.
 
@@ -323,8 +327,8 @@ def kept(
   """The state that a checkpoint holds, or a fresh one, saved there.
 
   Args:
-    path: of the checkpoint.
-    like: a state of its shapes.
+    path: the folder of the checkpoint.
+    like: a state of the same shapes and dtypes; values do not matter.
     origin: what it depends on, as JSON: a saved one of another is refused.
     fresh: makes one, and says what to put before "saved to".
 

@@ -125,11 +125,11 @@ class Work:
   """Of `sweeps.run.Work`.
 
   Attributes:
-    n: players.
-    num_targets: T.
-    key: of the masks.
+    n: the number of players.
+    num_targets: T, the number of values of a mask.
+    key: the random key that masks are drawn from.
     keep: probability that a player is there.
-    values: the value function.
+    values: masks bool `[B, n]` to values `[B]` or `[B, T]`.
     anchors: masks whose values show whether the item is what it was.
   """
 

@@ -66,7 +66,11 @@ class Table(subjects.Trained):
   model: Model = Model()
 
   def check(self) -> None:
-    """Refuses a file in the place of a kind."""
+    """Refuses a file in the place of a kind.
+
+    Raises:
+      ValueError: a kind of model that is the path of a file.
+    """
     super().check()
     if pathlib.Path(self.model.kind).is_file():
       raise ValueError(

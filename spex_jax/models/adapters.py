@@ -37,7 +37,7 @@ class Part(NamedTuple):
   Attributes:
     path: the path of the part inside its module, joined by "/" (linen) or "."
       (NNX), as in the tree of parameters; "" for the module itself.
-    method: whose output it is.
+    method: the name of the method whose output it is.
   """
 
   path: str

@@ -104,7 +104,7 @@ class Norm(nn.Module):
     two passes less over the largest arrays of a forward.
 
     Args:
-      kernel: `[d, N, h]`.
+      kernel: `[d, N, h]`, of the product behind the norm.
 
     Returns:
       `[N, d, h]` and `[N, h]`.
@@ -267,7 +267,7 @@ class Attention(nn.Module):
         alone. Or one, to q: then the cache is attended to as it is.
       context: masks and positions.
       cache: written at `context.start`, and attended to.
-      norm: that of inputs per head.
+      norm: the norm of inputs per head; None where they need none.
 
     Raises:
       ValueError: a cache without a start.

@@ -30,8 +30,8 @@ class Rules:
     temperature: the temperature of the softmax whose derivative is taken,
       without the factor of 1 / temperature that its own would have.
     query_key: factor of derivatives by queries and keys.
-    value: by values.
-    gate: by the two factors of a gated MLP.
+    value: factor of derivatives by values.
+    gate: factor of derivatives by the two factors of a gated MLP.
   """
 
   norm: bool = False

@@ -69,13 +69,13 @@ class Config:
   """Settings of the blocks of a transformer.
 
   Attributes:
-    width: d.
-    num_blocks: L.
-    num_heads: H.
-    num_kv_heads: K, a divisor of H.
-    head_width: h.
-    num_neurons: F.
-    order: one of `ORDERS`.
+    width: d, the width of the residual stream.
+    num_blocks: L, the number of blocks.
+    num_heads: H, the number of query heads.
+    num_kv_heads: K, the number of key-value heads, a divisor of H.
+    head_width: h, the width of a head.
+    num_neurons: F, the number of neurons of an MLP.
+    order: where norms stand in a block, one of `ORDERS`.
     norm: "layer", "centred" (without a bias), "rms", "rms_one" (RMS times
       1 + scale), or "none".
     pre_norm: of the norms before attention and MLP, if another kind than
@@ -83,17 +83,17 @@ class Config:
     first_norm: the same of the norm before the first attention alone
       (ModernBERT, whose embedding is normalised).
     norm_eps: added to a variance or mean square.
-    activation: one of `ACTIVATIONS`.
+    activation: the MLP's activation function, one of `ACTIVATIONS`.
     gated: the MLP multiplies its activation with a second input matrix.
     qkv_bias: whether q, k and v have biases; so on for the others.
-    out_bias: of attention's output.
-    mlp_bias: of the MLP's matrices.
+    out_bias: whether attention's output has a bias.
+    mlp_bias: whether the MLP's matrices have biases.
     layer_scale: what attention and the MLP add is multiplied by a parameter
       `scale` `[d]`, before their last sites (DINOv2).
     mixture: the experts of some blocks, or None.
     qk_norm: "" without a norm of queries and keys; "each" normalises every
       head (Qwen 3), "all" the heads of a position as one (OLMo 2).
-    score_scale: factor of q k.
+    score_scale: factor of the products of queries and keys.
     score_scale_by_layer: scores of block L are divided by L + 1, too.
     score_cap: c in c tanh(score / c), or None.
     windows: the windows of each block, its sliding window or None; () where no

@@ -35,7 +35,11 @@ def match(
 
 
 def check_known(what: str, names: Iterable[str], known: Sequence[str]) -> None:
-  """Refuses names that are not known, with those that come close."""
+  """Refuses names that are not known, with those that come close.
+
+  Raises:
+    ValueError: a name that is not known.
+  """
   unknown = sorted({*names} - {*known})
   if unknown:
     raise ValueError(
@@ -46,7 +50,11 @@ def check_known(what: str, names: Iterable[str], known: Sequence[str]) -> None:
 
 
 def check_edge(what: str, edit: base.Array, want: tuple[int, int]) -> None:
-  """Refuses an edit of edges that is not `[B or 1, P or 1, *want]`."""
+  """Refuses an edit of edges that is not `[B or 1, P or 1, *want]`.
+
+  Raises:
+    ValueError: another shape.
+  """
   got = np.shape(edit)
   if len(got) != 4 or got[2:] != want:
     raise ValueError(
@@ -67,7 +75,11 @@ def _close(unknown: Iterable[str], sites: Sequence[str]) -> str:
 def check_fits(
   site: str, what: str, edit: base.Array, x: jax.Array
 ) -> jax.Array:
-  """The edit, if it is broadcast to the activation `x`; else refuses it."""
+  """The edit, if it is broadcast to the activation `x`; else refuses it.
+
+  Raises:
+    ValueError: an edit that is not broadcast to the activation.
+  """
   edit = jnp.asarray(edit)
   fits = edit.ndim == x.ndim and all(
     a in (1, b) for a, b in zip(edit.shape, x.shape)

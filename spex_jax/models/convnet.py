@@ -39,10 +39,10 @@ class Conv:
   """A convolution, batch norm and ReLU, then perhaps a pool.
 
   Attributes:
-    width: filters.
-    kernel: its side.
+    width: the number of filters.
+    kernel: the side of the kernel, in pixels.
     stride: the stride of the convolution.
-    padding: pixels on each side.
+    padding: how many pixels are added on each side.
     pool: side of the maximum pool behind it; 1 for none, 0 for all pixels.
     residual: from that many convolutions before, added behind this one.
   """
@@ -60,13 +60,13 @@ class ConvNet:
   """Convolutions and a linear head.
 
   Attributes:
-    num_classes: K.
-    channels: C.
-    convs: the layers.
+    num_classes: K, the number of classes.
+    channels: C, the number of channels of an image.
+    convs: the convolutions, in the order in which they run.
     norm: weighted batch norm, or none (then convolutions have a bias alone).
     conv: how to convolve; None for patches on a CPU and grouped elsewhere.
-    head_scale: of the logits.
-    batch_size: images at once in `settle`.
+    head_scale: factor of the logits.
+    batch_size: how many images `settle` runs at once.
   """
 
   num_classes: int
@@ -120,7 +120,7 @@ class ConvNet:
     Args:
       state: parameters, whose statistics are those of this batch; or what
         `settle` made of them.
-      x: images.
+      x: float `[B, C, H, W]`, the images.
       weights: `[B]`, of the statistics; 1 by default.
     """
     params = state.get("params", state)
@@ -134,7 +134,7 @@ class ConvNet:
     Args:
       tap: the tap of this forward.
       state: what `settle` gave: one image must not be felt in another.
-      x: images.
+      x: float `[B, C, H, W]`, the images.
 
     Raises:
       ValueError: batch norm without statistics, or images of another shape.
@@ -257,7 +257,7 @@ def network(net: ConvNet, side: int = 8, params: Any = None) -> sites.Network:
   """A `ConvNet` as a network with sites; its one input is `pixel_values`.
 
   Args:
-    net: its layers.
+    net: the layers of the network.
     side: pixels of an image's side, for shapes.
     params: what `settle` gave, or None.
 

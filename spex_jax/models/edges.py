@@ -88,7 +88,7 @@ def tracker(
 
   Args:
     cut: as in `sites.Edits`, of at least one reader.
-    ref: as in `sites.Edits`.
+    ref: `[B|1, P|1, W, d]`, as in `sites.Edits`: what cut edges carry.
     fit: called with an array, its axis of positions, and their number.
   """
   arrays = {name: jnp.asarray(one) for name, one in cut.items()}

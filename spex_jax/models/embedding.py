@@ -22,7 +22,7 @@ def of_texts(
 
   Args:
     net: gives embeddings `[B, d]` as its logits, and has a tokenizer.
-    texts: N of them.
+    texts: the N texts, in any order of lengths.
     max_tokens: longer texts are cut, as sentence-transformers does.
 
   Returns:

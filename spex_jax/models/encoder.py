@@ -41,7 +41,7 @@ class Config(blocks.Config):
   """Settings of an encoder.
 
   Attributes:
-    vocab_size: number of tokens.
+    vocab_size: the number of tokens.
     num_positions: rows of the table of positions; without a table, where
       positions are rotary, the longest input.
     num_types: rows of the table of token types, 0 without one.

@@ -42,9 +42,9 @@ class Experts:
   """Settings of the experts of a model.
 
   Attributes:
-    number: E.
-    per_token: k.
-    num_neurons: F.
+    number: E, the number of experts of a block.
+    per_token: k, how many of them a token goes to.
+    num_neurons: F, the number of neurons of an expert.
     normalised: whether the weights of a token's experts add up to 1.
     blocks: the numbers of the blocks that have them.
   """
@@ -129,8 +129,8 @@ def weights(scores: jax.Array, per_token: int, normalised: bool) -> jax.Array:
   """What each expert weighs, of a router's scores.
 
   Args:
-    scores: `[..., E]`.
-    per_token: k.
+    scores: float `[..., E]`, what the router gives each expert.
+    per_token: k, how many experts have a weight above 0.
     normalised: whether those of a token add up to 1.
 
   Returns:

@@ -63,7 +63,7 @@ class Extended(NamedTuple):
 
   Attributes:
     logits: `[B, Q or k or 1, V]`.
-    caches: with these tokens.
+    caches: the caches, which hold these tokens, too.
     activations: captured site to activation, after its edits.
   """
 
@@ -92,8 +92,8 @@ def begin(
   """Runs an encoder: what a decoder of S tokens needs of it.
 
   Args:
-    net: an encoder-decoder.
-    params: its parameters.
+    net: an encoder-decoder, whose encoder is run.
+    params: the parameters of the network.
     num_slots: S, the most tokens of the decoder.
     edits: traced, or None. Those at sites of the encoder, and at keys and
       values of cross-attention, are applied here, the others by `extend`.
@@ -130,8 +130,8 @@ def extend(
 
   Args:
     net: a causal model, or an encoder-decoder: then all is of its decoder.
-    params: its parameters.
-    input_ids: int `[B, Q]`.
+    params: the parameters of the network.
+    input_ids: int `[B, Q]`, the ids of the tokens that are run.
     start: int `[B]`, the slot of each row's first token, or a static number.
     caches: from `empty_caches` or `begin`, or from an earlier call.
     edits: traced, or None; their positions are the Q, the S slots, or 1.
@@ -182,7 +182,7 @@ def generate(
   Args:
     net: a causal model, of `transformer.network`, or an encoder-decoder, of
       `seq2seq.network`.
-    params: its parameters.
+    params: the parameters of the network.
     input_ids: int `[B, P]`, padded on the right; of an encoder-decoder what
       the encoder reads, padded anywhere. Under jit, padding anywhere is moved
       to the right first, and a row without any token gives tokens of -1 and
@@ -196,14 +196,14 @@ def generate(
     temperature: 0 takes the likeliest token; above, logits are divided by it
       and a token is drawn.
     top_k: draws from the k likeliest only; 0 from all.
-    key: consumed; needed where tokens are drawn.
+    key: a random key, consumed; needed where tokens are drawn.
     end: token behind which a row is over, or None.
     suppress: tokens that are never made; None for those that an
       encoder-decoder's configuration names, none of a causal model.
     edits: at every step; on the axis of positions (of `cut` and `ref`, too) 1
       for all alike, or P + N, those of the prompt and the text made. Of an
       encoder-decoder the decoder's are D + N, the encoder's P.
-    capture: static; patterns of site names.
+    capture: static; patterns of the names of sites that are recorded.
     logits: static; whether to return those of every step.
 
   Raises:

@@ -111,7 +111,11 @@ def check_mask(
 
 
 def check_bool(mask: base.Array, name: str = "attention_mask") -> jax.Array:
-  """An attention mask of any shape, checked as `check_mask` does, as bool."""
+  """An attention mask of any shape, checked as `check_mask` does, as bool.
+
+  Raises:
+    ValueError: a mask of other numbers than 0 and 1; of floats, under jit.
+  """
   base.check_unmasked(mask, name)
   remedy = "1 where a token is there, 0 where not; none that is added to scores"
   if isinstance(mask, jax.core.Tracer):

@@ -31,9 +31,9 @@ class Config:
   """Settings of an MLP; no `widths` makes it linear.
 
   Attributes:
-    num_features: F.
-    num_outputs: C, logits or responses.
-    widths: neurons of each hidden layer.
+    num_features: F, the number of features of an example.
+    num_outputs: C, the number of logits or responses.
+    widths: the number of neurons of each hidden layer.
     activation: one of relu, leaky_relu, gelu, tanh, identity.
   """
 
@@ -65,7 +65,11 @@ class Mlp(nn.Module):
   def __call__(
     self, tap: sites.Tap, features: base.Array
   ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """`features` `[B, F]` to logits `[B, C]` and the layers' neurons."""
+    """`features` `[B, F]` to logits `[B, C]` and the layers' neurons.
+
+    Raises:
+      ValueError: features of another shape than `[B, F]`.
+    """
     if features.ndim != 2 or features.shape[1] != self.config.num_features:
       raise ValueError(
         f"features must be [B, {self.config.num_features}]; got "

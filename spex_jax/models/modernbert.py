@@ -41,6 +41,7 @@ def config_from_hub(settings: Mapping[str, Any]) -> encoder.Config:
   )  # fmt: skip
   epsilon = reader.positive("norm_eps", default=1e-5)
   reader.only("layer_norm_eps", epsilon)  # Which transformers never reads.
+  # Sizes, positions, and the heads that an architecture has.
   head_width = reader.head_width(width, heads)
   num_blocks = reader.num_blocks("num_hidden_layers")
   num_positions = reader.size("max_position_embeddings", default=8192)
@@ -52,6 +53,7 @@ def config_from_hub(settings: Mapping[str, Any]) -> encoder.Config:
   head = reader.activation("classifier_activation", default="gelu")
   pooling = reader.get("classifier_pooling", default="cls")
   reader.only("classifier_pooling", "cls", "mean")
+  # Settings of the blocks first, then those of the encoder.
   config = encoder.Config(
     order="pre",
     norm="layer" if reader.flag("norm_bias", False) else "centred",

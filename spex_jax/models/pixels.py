@@ -48,8 +48,8 @@ class Preparation:
       the image to `size`, whatever its proportions.
     resample: Pillow's number of the filter: 0 nearest, 2 bilinear, 3 bicubic.
     factor: the factor of the bytes 0..255.
-    mean: per channel, subtracted after that.
-    std: per channel, divides then.
+    mean: of each channel, subtracted after that.
+    std: of each channel, what it is divided by then.
   """
 
   size: tuple[int, int] | None = None

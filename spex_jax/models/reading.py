@@ -282,7 +282,7 @@ class Reader:
     """Refuses settings that nobody asked for.
 
     Raises:
-      ValueError: naming them.
+      UnknownSettings: a ValueError that names them.
     """
     self._read.update(("id2label", "num_labels", "pad_token_id"))
     unread = sorted(

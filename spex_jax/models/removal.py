@@ -33,7 +33,7 @@ class Weights(NamedTuple):
   """Where the units of a site stand in the parameters.
 
   Attributes:
-    kind: one of `KINDS`.
+    kind: on which side of the matrix they stand, one of `KINDS`.
     kernel: path of the matrix, joined by "/".
     axes: pairs of an axis of the activation and the kernel's axis for it; the
       units may lie along any of them.
@@ -54,8 +54,8 @@ def weights(
   """The weights of a site's units.
 
   Args:
-    net: the network.
-    site: of its sites.
+    net: the network whose site it is.
+    site: the name of one of its sites.
     own: site to weights, for a module of your own (`models.adapters`), whose
       parameters are not known here; comes first.
 

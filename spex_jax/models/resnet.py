@@ -39,10 +39,10 @@ class Config:
   Attributes:
     num_labels: C; 0 for a network without a head, whose logits are `pooled`.
     num_channels: the number of channels of the images.
-    embedding_size: filters of the embedder.
-    hidden_sizes: filters of each stage.
-    depths: blocks of each stage.
-    layer_type: "basic" or "bottleneck".
+    embedding_size: the number of filters of the embedder.
+    hidden_sizes: the number of filters of each stage.
+    depths: the number of blocks of each stage.
+    layer_type: which kind of block, "basic" or "bottleneck".
     hidden_act: one of `blocks.ACTIVATIONS`; of the embedder and behind each
       block's sum. Between the convolutions of a block stands relu.
     downsample_in_first_stage: whether the first stage halves the image too.

@@ -31,9 +31,9 @@ class Rope:
   """Settings of a rotary embedding.
 
   Attributes:
-    theta: base of the frequencies.
+    theta: the base of the frequencies.
     width: w, even; the first w entries of a head are rotated.
-    kind: one of `KINDS`.
+    kind: how it is scaled for longer texts, one of `KINDS`.
     factor: by which the context is stretched.
     low_freq_factor: of `llama3`; wavelengths above
       `original_positions / low_freq_factor` are stretched by the factor.
@@ -188,7 +188,7 @@ def rotate(x: jax.Array, cos_sin: jax.Array) -> jax.Array:
   """Rotates the first w entries of `x` `[B, P, H, h]`.
 
   Args:
-    x: queries or keys.
+    x: `[B, P, H, h]`, queries or keys.
     cos_sin: `[2, B or 1, P, w/2]`, the rows of `table` at x's positions.
   """
   half = cos_sin.shape[-1]

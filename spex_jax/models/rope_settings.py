@@ -80,8 +80,8 @@ def by_kind(
   """The rotary embeddings of whole attention, and of windows.
 
   Args:
-    reader: of the settings.
-    head_width: h.
+    reader: the reader of the settings.
+    head_width: h, the width of a head.
     max_positions: of texts that the model was made for.
     thetas: for `full_attention` and `sliding_attention`, the older setting of
       the base, and its default.
@@ -128,6 +128,9 @@ def of(
   """A rotary embedding from the settings inside `name`, and those outside.
 
   `scaling` holds those of a `rope_scaling` that is there besides.
+
+  Raises:
+    ValueError: a scaling or a share that is not implemented, with its name.
   """
   facts = _Facts(reader, name)
   for key, value in inside.items():

@@ -32,7 +32,7 @@ class Config(blocks.Config):
   """Settings of an encoder-decoder; `num_blocks` are the encoder's.
 
   Attributes:
-    vocab_size: V.
+    vocab_size: V, the number of tokens.
     num_decoder_blocks: 0 for an encoder alone.
     num_buckets: the number of buckets of distances; 0 for sinusoids.
     max_distance: from which on all distances are one.
@@ -41,9 +41,9 @@ class Config(blocks.Config):
     embed_scale: factor of the token embeddings.
     output_scale: factor of the decoder's output, before the head.
     tied: logits from the token embeddings; else a head of its own.
-    logits_bias: a bias of the logits.
-    start_id: the decoder's first token.
-    suppressed: tokens that are never generated.
+    logits_bias: whether logits have a bias.
+    start_id: the id of the decoder's first token.
+    suppressed: ids of tokens that are never generated.
   """
 
   vocab_size: int
@@ -151,7 +151,7 @@ def buckets(ahead: np.ndarray, config: Config, *, both: bool) -> np.ndarray:
 
   Args:
     ahead: int, how far the key is ahead of the query.
-    config: buckets and their reach.
+    config: the settings `num_buckets` and `max_distance`.
     both: keys on both sides, each with half of the buckets; else only earlier
       keys, and all later ones share bucket 0.
   """
@@ -210,12 +210,15 @@ class Block(nn.Module):
     """`[B, P, d]` to `[B, P, d]`, and the cache with these tokens.
 
     Args:
-      tap: edits and records.
-      site: prefix of the sites.
-      x: `[B, P, d]`.
+      tap: the tap of this forward, which edits and records.
+      site: prefix of the names of its sites.
+      x: float `[B, P, d]`, what enters the block.
       context: the context of the attention of the text to itself.
-      memory: a decoder's.
+      memory: what a decoder looks at; None in an encoder.
       cache: the cache of the text's own keys and values, or None.
+
+    Raises:
+      ValueError: a block of a decoder without a memory.
     """
     post = self.config.order == "post"
     x = tap(f"{site}.resid_pre", x)
@@ -282,8 +285,8 @@ class Stack(nn.Module):
     last one normalised where there is a final norm.
 
     Args:
-      tap: edits and records.
-      x: `[B, P, d]`.
+      tap: the tap of this forward, which edits and records.
+      x: float `[B, P, d]`, the embeddings of the tokens.
       places: the places of the tokens.
       memory: what a decoder looks at, without caches.
       caches: the caches of a decoder, or None.

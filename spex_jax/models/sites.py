@@ -41,8 +41,8 @@ class Edits:
   Attributes:
     replace: site to `(where, value)`: bool and float arrays; the activation
       becomes `value` where `where` holds.
-    scale: site to a factor.
-    add: site to a summand.
+    scale: site to what its activation is multiplied by.
+    add: site to what is added to its activation.
     cut: reader to `[B|1, P|1, R, W']`: 1 where an edge is cut, 0 where it is
       whole, anything between to differentiate; R rows of the reader (its heads
       or 1) and W' writers before it (`Network.readers`). A reader that is not
@@ -70,7 +70,7 @@ class Output:
   """What every network returns.
 
   Attributes:
-    logits: the output before any normalisation.
+    logits: float, the output before any normalisation, such as `[B, K]`.
     hidden: the activations between the layers, in order.
     activations: site to activation, after its edits, for the captured sites.
   """
@@ -102,6 +102,9 @@ class Tap:
     """The activation `x` of `site`, edited; recorded if captured.
 
     `axis` is that of positions; see `keep`.
+
+    Raises:
+      ValueError: an edit of another shape, or a `where` that is not bool.
     """
     self._passed.add(site)
     edits = self._edits
@@ -168,7 +171,7 @@ class Tap:
 
     Args:
       x: `[B, P, d]`, the stream where they read it.
-      *readers: all at this point.
+      *readers: the names of all readers at this point.
 
     Raises:
       ValueError: a `cut` that does not fit.
@@ -201,7 +204,7 @@ class Network:
 
   Attributes:
     module: Flax linen module; `__call__(tap, **inputs) -> (logits, hidden)`.
-    config: its settings, a frozen dataclass.
+    config: the settings of the module, a frozen dataclass.
     sites: the names of its sites, in the order of computation.
     example: name to a `jax.ShapeDtypeStruct` of each input, for `init`.
     no_edges: why no edge can be cut, for the error message; "" if they can.
@@ -246,7 +249,7 @@ class Network:
     """Runs the network; pure and jittable.
 
     Args:
-      params: what `init` returned, perhaps trained.
+      params: the parameters: what `init` returned, perhaps trained.
       edits: the intervention, traced; None for the plain forward. Edges can
         be cut only where `no_edges` is "".
       capture: static; patterns of site names (`*` and `?` as in `fnmatch`).
@@ -281,10 +284,10 @@ class Network:
     Runs the embedding and the blocks before it, and nothing else.
 
     Args:
-      params: as for `apply`.
+      params: the parameters, as for `apply`.
       block: N, from 0 to the number of blocks.
       edits: the edits of sites before block N, or None.
-      **inputs: as for `apply`.
+      **inputs: batched arrays by name, as for `apply`.
 
     Raises:
       TypeError: a network whose blocks cannot be run apart.
@@ -316,7 +319,7 @@ class Network:
     these blocks alone; `written` tells what was written before.
 
     Args:
-      params: as for `apply`.
+      params: the parameters, as for `apply`.
       block: N, the first one to run.
       x: `[B, P, d]`, what enters it.
       edits: the edits of sites from `blocks.N.resid_pre` on, and readers; or
@@ -470,7 +473,7 @@ class Model:
   Two are equal where their modules are: then a program is traced once.
 
   Attributes:
-    net: any.
+    net: any network; what it holds as parameters is left out.
   """
 
   net: Network

@@ -45,7 +45,7 @@ class Encoding(NamedTuple):
   """One text as tokens.
 
   Attributes:
-    ids: int32 `[P]`.
+    ids: int32 `[P]`, the ids of the tokens.
     offsets: int32 `[P, 2]`, the characters `text[start:end]` of each token;
       empty for a token that stands for none. A space before a word may belong
       to its first token, or to none.
@@ -64,7 +64,7 @@ class Tokenizer:
     special: role (`mask`, `pad`, ...) to token id, those that there are.
     max_length: the most tokens that the model takes, or None where nothing
       says it.
-    vocab_size: tokens, added ones included.
+    vocab_size: the number of tokens, added ones included.
     chat_template: how messages become a text, in jinja2's language, or None.
   """
 
@@ -98,7 +98,7 @@ class Tokenizer:
     """The tokens of a text.
 
     Args:
-      text: any length.
+      text: a text that is not empty, of any length.
       add_special: with the tokens that the tokenizer puts around a text.
       bos: whether a `bos` token stands in front: "auto" where the tokenizer
         puts it there, "yes", "no". A text that begins with one, as a rendered
@@ -143,7 +143,7 @@ class Tokenizer:
 
     Args:
       messages: each with a `role` and a `content`.
-      **variables: of the template.
+      **variables: further variables of the template, by name.
 
     Raises:
       ImportError: jinja2 is not installed.

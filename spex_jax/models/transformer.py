@@ -35,8 +35,8 @@ class Config(blocks.Config):
   """Settings of a causal language model.
 
   Attributes:
-    vocab_size: V.
-    max_positions: the longest input.
+    vocab_size: V, the number of tokens.
+    max_positions: the most tokens of an input.
     embed_scale: factor of the token embeddings.
     tied: the output matrix is the embedding table.
     logit_cap: c in c tanh(logit / c), or None.
@@ -150,8 +150,8 @@ class Decoder(nn.Module):
     the tokens may be branches of a tree.
 
     Args:
-      tap: the tap of this forward.
-      input_ids: int `[B, Q]`.
+      tap: the tap of this forward, which edits and records.
+      input_ids: int `[B, Q]`, the ids of the further tokens.
       start: int `[B]`, or a static number, the same for all rows.
       caches: one per block, of S slots; `start + Q` must not exceed S.
       logits_at: int `[B]`, the one token of each row whose logits are

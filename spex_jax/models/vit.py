@@ -30,9 +30,9 @@ class Config(blocks.Config):
   """Settings of a vision transformer.
 
   Attributes:
-    image_size: height and width in pixels.
+    image_size: height and width of an image, in pixels.
     patch_size: the patch size of a patch; divides `image_size`.
-    num_channels: C.
+    num_channels: C, the number of channels of an image.
     num_labels: K; 0 for a network without a head, whose logits are `pooled`.
     pool_patches: the classifier reads the mean of the patches, too (DINOv2).
   """

@@ -38,7 +38,7 @@ def curves(
     random: `[R, K]`, of random circuits as large; their range is a band.
     connected: `[K]`, edges that are left when what dangles is pruned.
     chosen: edges and faithfulness of one circuit, marked.
-    title: over the figure.
+    title: the text over the figure; "" for none.
   """
   figure = plots.blank(6.4, 4.2, arranged=True)
   axes = figure.subplots()
@@ -80,7 +80,7 @@ def circuit(
 
   Args:
     edges: as `circuits.graph.Graph.drawn` gives them.
-    title: over the figure.
+    title: the text over the figure; "" for none.
 
   Raises:
     ValueError: no edge, or a score that is NaN.
@@ -164,13 +164,13 @@ def heatmap(
   """Values as colours, red above zero and blue below; the first row is lowest.
 
   Args:
-    values: `[I, J]`, finite.
-    rows: I labels.
-    columns: J labels.
-    row_name: what rows are.
-    column_name: what columns are.
-    units: the units of the values.
-    title: over the figure.
+    values: float `[I, J]`, finite, one for each cell.
+    rows: I labels, from below to above.
+    columns: J labels, from left to right.
+    row_name: what rows are, along the axis.
+    column_name: what columns are, along the axis.
+    units: the units of the values, told beside their colours.
+    title: the text over the figure; "" for none.
 
   Raises:
     ValueError: other than I and J labels.

@@ -68,7 +68,7 @@ class Session(Clock):
     """Starts.
 
     Args:
-      show: prints by default.
+      show: takes a line or a rich table; prints by default.
       before: seconds that have passed already, as for imports.
     """
     super().__init__(before)

@@ -20,8 +20,8 @@ class Shown(NamedTuple):
   """A training example, or a set of them, with what it is worth.
 
   Attributes:
-    players: one, or several.
-    value: its score or interaction.
+    players: the number of one player, or those of several.
+    value: its score, or their interaction, in the units of the values.
     std: its standard error, or None.
   """
 
@@ -34,7 +34,7 @@ class Point(NamedTuple):
   """A test point and those who move it.
 
   Attributes:
-    title: in words.
+    title: what the point is called, in words.
     helpful, harmful: single players, best and worst first.
     synergy, redundancy: sets of positive and of negative interaction.
   """
@@ -59,12 +59,12 @@ def images(
   """A row for each test point: its image, and those of training examples.
 
   Args:
-    points: what to show.
+    points: the test points, each with who moves it.
     tests: the image of each point, `[H, W]` or `[H, W, 3]`.
     train: `[n, H, W]` or `[n, H, W, 3]`, the image of each player.
     names: the names of the players.
     units: the units of the values.
-    title: over the figure.
+    title: the text over the figure; "" for none.
     top: how many helpful and harmful ones; of sets the strongest pair of each
       sign is shown.
   """
@@ -74,6 +74,7 @@ def images(
   grid = figure.subplots(len(points), columns, squeeze=False)
   heads = ["test point", *["helpful"] * top, *["harmful"] * top]
   heads += ["synergy", "", "redundancy", ""]
+  # A row: the test image, single examples, then the strongest pairs.
   for number, (point, test, row) in enumerate(zip(points, tests, grid)):
     for axes in row:
       axes.set_axis_off()
@@ -95,6 +96,7 @@ def images(
         for place, (axes, player) in enumerate(zip(places, item.players)):
           text = names[player] + ("" if place else f"\n{_value(item)}")
           _picture(axes, train[player], text, _colour(item.value))
+    # Heads of columns, over the first row alone.
     if not number:
       for axes, head in zip(row, heads):
         if head:
@@ -118,10 +120,10 @@ def bars(
   """Signed bars for each test point, with 95 % intervals where known.
 
   Args:
-    points: what to show.
+    points: the test points, each with who moves it.
     names: the names of the players.
     units: the units of the values.
-    title: over the figure.
+    title: the text over the figure; "" for none.
   """
   lists = [
     [*p.helpful, *reversed(p.harmful), *p.synergy, *reversed(p.redundancy)]

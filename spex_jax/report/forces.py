@@ -29,8 +29,8 @@ def waterfall(
   the sum is f(all); of others it is what the index adds up to.
 
   Args:
-    interactions: the values.
-    title: over the figure.
+    interactions: the values of players and sets.
+    title: the text over the figure; "" for none.
     top: how many sets have a step of their own.
   """
   labels, values = _steps(interactions, top)
@@ -69,8 +69,8 @@ def force(
   are those of the list below, which is sorted by size.
 
   Args:
-    interactions: the values.
-    title: over the figure.
+    interactions: the values of players and sets.
+    title: the text over the figure; "" for none.
     top: how many sets have a part of their own.
   """
   labels, values = _steps(interactions, top)
@@ -80,6 +80,7 @@ def force(
   figure = plots.blank(8, 1.9 + below)
   room = 1.9 + below
   axes = figure.add_axes((0.06, (below + 0.55) / room, 0.88, 0.6 / room))
+  # Parts from the total outwards: to its left what raises it.
   wide = float(np.abs(values).sum()) or 1.0
   left = right = total
   for number, value in enumerate(values, 1):
@@ -96,6 +97,7 @@ def force(
         start + abs(value) / 2, 0, str(number), color="white", fontsize=8,
         ha="center", va="center",
       )  # fmt: skip
+  # The total, the baseline, and the axis.
   axes.axvline(total, color="black", lw=1.5)
   axes.annotate(
     f"all {total:+.4g}", (total, 0.5), xytext=(0, 4), fontsize=8, ha="center",
@@ -111,6 +113,7 @@ def force(
   )
   axes.tick_params(labelsize=7)
   axes.spines[["top", "right", "left"]].set_visible(False)
+  # The list of parts, under the axis.
   y = below - 0.1
   for number, (label, value) in enumerate(zip(labels, values), 1):
     color = plots.ink(value)
@@ -133,9 +136,9 @@ def upset(
   own; bars have 95 % intervals where standard errors are known.
 
   Args:
-    interactions: the values.
-    title: over the figure.
-    top: how many sets.
+    interactions: the values of players and sets.
+    title: the text over the figure; "" for none.
+    top: how many sets are shown, the strongest.
   """
   found = interactions.top(top)
   sets = list(found)
@@ -183,7 +186,7 @@ def pairs(
 
   Args:
     interactions: the values; sets of three or more have no place here.
-    title: over the figure.
+    title: the text over the figure; "" for none.
     top: the most players, those of the largest sums of |value|.
   """
   size = np.zeros(interactions.n)

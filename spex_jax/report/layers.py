@@ -31,10 +31,10 @@ def grid(
   A cell's colour is a component's value; arcs join the strongest sets.
 
   Args:
-    interactions: the interactions of the components.
+    interactions: the values of n components and their sets.
     layer_of: n names: the layer of each. Components of a layer stand in their
       order.
-    title: over the figure.
+    title: the text over the figure; "" for none.
     top: how many sets of two or more components to join.
 
   Raises:

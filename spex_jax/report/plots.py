@@ -57,8 +57,8 @@ def image(
   Args:
     pixels: `[H, W]` grey, or `[H, W, 3]` in [0, 1].
     owner: int `[H, W]`: the player of each pixel.
-    interactions: of these players.
-    title: over the figure.
+    interactions: the values of these players and their sets.
+    title: the text over the figure; "" for none.
     top: how many sets of two or more players to link.
   """
   pixels, owner = np.asarray(pixels), np.asarray(owner)
@@ -158,9 +158,9 @@ def bars(
   They have 95 % intervals where standard errors are known.
 
   Args:
-    interactions: the values.
-    title: over the figure.
-    top: how many sets.
+    interactions: the values of players and sets.
+    title: the text over the figure; "" for none.
+    top: how many sets are shown, the strongest.
   """
   found = interactions.top(top)
   sets = list(found)
@@ -196,8 +196,8 @@ def network(
   strength) its interaction; a legend says so.
 
   Args:
-    interactions: the values.
-    title: over the figure.
+    interactions: the values of players and sets.
+    title: the text over the figure; "" for none.
     top: how many sets of two or more players; only their players, and as
       many of the strongest alone, are drawn.
   """

@@ -21,11 +21,11 @@ class Pace:
   """How far the masks of an explanation are, in words.
 
   Attributes:
-    total: masks at most.
-    done: of them.
+    total: how many masks are asked, at most.
+    done: how many masks have their values.
     calls: seconds in the value function, without the call that lasts.
     decoding: whether it is not being called, after it was.
-    since: when that began.
+    since: when that began, in seconds of a clock that never goes back.
   """
 
   def __init__(self, total: int, compiled: bool = False):
@@ -130,7 +130,7 @@ def sweep(total: int) -> Iterator[Callable[[int, int, str], None]]:
   """Yields a function of rows done, all rows, and what is being done.
 
   Args:
-    total: rows of the task.
+    total: how many rows the task has.
   """
   if not sys.stderr.isatty():
     last = time.monotonic()

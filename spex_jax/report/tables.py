@@ -25,7 +25,7 @@ class Fact(str):
 
   Attributes:
     name: the name of the fact.
-    value: what is told.
+    value: the text that is told under that name.
   """
 
   name: str
@@ -136,10 +136,10 @@ def grid(
   """A rich table.
 
   Args:
-    columns: their names.
+    columns: the names of the columns.
     rows: cells, none of which is markup.
     texts: columns of texts; all others are of numbers, and stand to the right.
-    title: above it.
+    title: what stands above the table.
   """
   from rich import box, table, text  # Slow to import.
 
@@ -161,8 +161,8 @@ def interactions(
   Standard errors have a column where they are known.
 
   Args:
-    found: the values.
-    top: how many of each.
+    found: the values of players and sets.
+    top: how many players, and how many sets of two or more.
     together: members of a set and all labels to how the set is written.
   """
   from rich import box, table, text  # Slow to import.

@@ -33,9 +33,9 @@ class Marked:
   """A rich renderable: the text in colour, or with values in brackets.
 
   Attributes:
-    text: as given to the model.
-    spans: the spans of each player.
-    interactions: of these players.
+    text: the text, as the model was given it.
+    spans: the spans of characters of each player.
+    interactions: the values of these players and their sets.
     label: in front, such as the name of a fact.
   """
 
@@ -72,10 +72,10 @@ def spread(
   """A set as it stands in the text: neighbours with a plus between, others "…".
 
   Args:
-    text: the whole.
+    text: the whole text, as the model was given it.
     spans: the spans of each player of the text.
-    players: of the set.
-    names: one printable name per player.
+    players: the numbers of the set's players.
+    names: one printable name for each player.
   """
   order = sorted(players, key=lambda player: spans[player][0][0])
   shown = fonts.forward(names[order[0]])
@@ -97,10 +97,10 @@ def sentence(
   """The text in colour, with lines under the members of the strongest sets.
 
   Args:
-    text: the whole.
+    text: the whole text, as the model was given it.
     spans: the spans of each player of the text.
-    interactions: of these players.
-    title: over the figure.
+    interactions: the values of these players and their sets.
+    title: the text over the figure; "" for none.
     top: how many sets of two or more players to underline.
   """
   from matplotlib import patches  # Slow to import.

@@ -51,7 +51,7 @@ class Quarantined:
   """A shard that was found damaged.
 
   Attributes:
-    index: the index of the shard.
+    index: int, the address of the shard, from 0.
     reason: what was wrong.
     rows: that its manifest announced; None if that is what is damaged.
   """
@@ -204,9 +204,9 @@ class Ledger:
     nothing may be written, this is told and no more.
 
     Args:
-      index: the index of the shard.
-      reason: what was wrong.
-      always: even if it is sound.
+      index: int, the address of the shard, from 0.
+      reason: what was wrong, in words.
+      always: put it aside even if it is sound when looked at once more.
       damaged: whether it counts as such.
 
     Raises:
@@ -298,6 +298,9 @@ class Ledger:
     """All sound rows as one `pyarrow.Table`, in order of shards.
 
     Columns as in `shards`; `to_pandas()` and DuckDB read it.
+
+    Raises:
+      ValueError: the ledger holds no shard yet.
     """
     import pyarrow as pa  # Slow to import.
     import pyarrow.parquet as pq

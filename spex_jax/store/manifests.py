@@ -51,9 +51,9 @@ def checked(
   """A manifest that can be believed.
 
   Args:
-    data: the data of its file.
+    data: the bytes of its file, JSON.
     place: the place of it, for messages.
-    index: the index of the shard.
+    index: the address of the shard that it should be of, from 0.
     config: SHA-256 of the configuration; None for any.
 
   Raises:

@@ -41,8 +41,8 @@ def import_memmaps(
   continued, and shards of it that were damaged are copied again.
 
   Args:
-    source: the directory.
-    into: where to.
+    source: the directory of the memmaps.
+    into: the ledger that the rows are written to.
     masks: name of the file of bool `[R, n]`, without `.npy`.
     values: name of the file of floats `[R, T]` or `[R]`, without `.npy`.
     rows_per_shard: the rows per shard of completed rows.
@@ -90,7 +90,7 @@ def trak_scores(directory: str | os.PathLike, experiment: str) -> np.ndarray:
 
   Args:
     directory: TRAK's `save_dir`.
-    experiment: its name.
+    experiment: its name, a key of TRAK's `experiments.json`.
 
   Raises:
     FileNotFoundError: no such directory or scores.

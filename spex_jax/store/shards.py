@@ -45,7 +45,7 @@ class Rows:
 
   Attributes:
     n: number of players.
-    packed: uint8 `[R, W]`.
+    packed: uint8 `[R, W]`, the masks as bits, see `masks.packing`.
     seeds: int32 `[R]`, the index of the seed.
     status: uint8 `[R]`, a `Status`.
     values: float32 or float64 `[R, T]`; NaN in rows that are not OK.
@@ -121,8 +121,8 @@ def rows_of(
   """Rows of bool `[R, n]` masks and `[R]` or `[R, T]` values.
 
   Args:
-    masks: kept players.
-    values: values; what stands in rows that are not OK is left out.
+    masks: bool `[R, n]`, True for players that are kept.
+    values: real `[R]` or `[R, T]`; stored as NaN in rows that are not OK.
     seeds: int `[R]`, or one for all.
     status: `Status` `[R]`; None for OK where all values are finite, and
       DIVERGED elsewhere.

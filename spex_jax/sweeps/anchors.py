@@ -71,7 +71,7 @@ def witness(
     first: index of the item's first shard.
     size: rows per shard.
     wanted: published shards of the item; one that is damaged is passed over.
-    count: A.
+    count: A, the number of rows to take from its beginning.
   """
   for index in wanted:
     try:
@@ -94,7 +94,7 @@ def check(
 
   Args:
     folder: the folder of the sweep.
-    item: its number.
+    item: the item's number in the sweep, from 0.
     name: the name of the item, for messages.
     values: float64 `[A, T]`.
     seen: published rows, where no values are kept, and what is answered to

@@ -32,8 +32,8 @@ class Work(Protocol):
   """One item, built: what a builder returns.
 
   Attributes:
-    n: players.
-    num_targets: T.
+    n: the number of players.
+    num_targets: T, the number of values of a mask.
 
   One that has `anchors`, a number of masks, has their values compared with
   those that the sweep was begun with (`anchors`).
@@ -56,11 +56,11 @@ class Item:
   """A `Work` of functions.
 
   Attributes:
-    n: players.
-    num_targets: T.
-    masks: the masks of rows, from a start to a stop.
-    values: the values of masks.
-    anchors: see `Work`.
+    n: the number of players.
+    num_targets: T, the number of values of a mask.
+    masks: from the first row and the one behind the last to bool `[B, n]`.
+    values: masks bool `[B, n]` to values `[B]` or `[B, T]`.
+    anchors: how many first masks are compared, see `Work`; 0 for none.
   """
 
   n: int
@@ -75,7 +75,7 @@ class Found:
   """A shard.
 
   Attributes:
-    rows: of it.
+    rows: masks, values and status of the shard, as it is published.
     causes: the causes of rows that failed, and how many each; the first text of
       a kind stands for all.
   """

@@ -38,8 +38,8 @@ class Attempts:
   """Of one shard.
 
   Attributes:
-    number: of them.
-    cause: the cause of the last.
+    number: how many attempts failed, at least 1.
+    cause: the cause of the last of them, in words.
   """
 
   number: int
@@ -71,7 +71,7 @@ def given_up(
 
   Args:
     folder: the folder of the sweep.
-    sweep: as it was frozen.
+    sweep: the sweep, whose `retries` says how often a shard may fail.
     published: which of a few shards are there all the same.
   """
   allowed = sweep.config["retries"] + 1

@@ -64,7 +64,11 @@ class Plan(settings.Settings):
   )
 
   def check(self) -> None:
-    """Refuses a builder that names no function."""
+    """Refuses a builder that names no function.
+
+    Raises:
+      ValueError: `build` is not module:function.
+    """
     module, colon, function = self.build.partition(":")
     if not (module and colon and function):
       raise ValueError(f"build={self.build!r}: give module:function.")
@@ -76,8 +80,8 @@ class Shard:
 
   Attributes:
     index: its address, from 0.
-    item: number of the item.
-    start, stop: rows of the item.
+    item: the number of the item in the sweep, from 0.
+    start, stop: the item's rows start..stop - 1, counted from 0.
   """
 
   index: int
@@ -91,8 +95,8 @@ class Sweep:
   """What is to be done, as it was frozen.
 
   Attributes:
-    config: as JSON.
-    items: overrides of each, as JSON.
+    config: the settings that all items share, as JSON has them.
+    items: `[I]`, for each item the settings in place of those, by dotted name.
   """
 
   config: dict[str, Any]
@@ -231,7 +235,7 @@ def freeze(
   """Checks a configuration and its items.
 
   Args:
-    config: a ConfigDict, or another mapping.
+    config: the settings of all items, a ConfigDict or another mapping.
     items: what each has in place of the configuration's, by dotted names.
     classes: of all settings but those of `Plan`; by default types are those
       that the configuration's values have.

@@ -61,7 +61,7 @@ class Lines:
 
   Attributes:
     entries: the entries of all logs, by time.
-    processes: that wrote one.
+    processes: how many processes wrote a log.
     damaged: lines that their checksum contradicts, by the name of the log.
   """
 

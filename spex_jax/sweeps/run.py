@@ -69,7 +69,7 @@ class Run:
 
     Args:
       workdir: the directory of this sweep, empty, or not there yet; or a URL.
-      sweep: what is to be done.
+      sweep: what is to be done, from `grid.freeze`.
       build: an item's configuration to its work.
       sources: what tells one release of the caller's own code from the next,
         by names of its own.
@@ -118,8 +118,8 @@ class Run:
     """Evaluates what is missing of a task's shards.
 
     Args:
-      task_index: and
-      task_count: which shards; see `grid.Sweep.of_task`.
+      task_index: the number of this task, from 0 to `task_count` - 1; and
+      task_count: how many tasks share the shards; see `grid.Sweep.of_task`.
       progress: told rows done and rows of the task, and what is being done.
       sinks: get the numbers of every shard.
       retry_failed: whether shards that were given up are tried once more, and

@@ -38,7 +38,7 @@ class Watch:
     Args:
       limit: seconds of one wait; 0 for no end.
       first: seconds before it is told of.
-      tell: shows a line.
+      tell: shows a line of text; prints it by default.
       end: ends the process; a test replaces it.
 
     Raises:
@@ -54,7 +54,7 @@ class Watch:
     """Looks after the block.
 
     Args:
-      what: is waited for.
+      what: what is waited for, in words, for the lines that are told.
       lost: notes why, before the process is ended.
     """
     over = threading.Event()

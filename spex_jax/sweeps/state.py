@@ -35,8 +35,8 @@ class Status:
       None.
     cost: seconds of processes that evaluated, all together; of failed attempts
       and shards that were made twice, too.
-    processes: that wrote a log.
-    quarantined: shards put aside as damaged.
+    processes: how many processes wrote a log.
+    quarantined: how many shards were put aside as damaged.
   """
 
   shards: int
@@ -194,7 +194,7 @@ def collect_garbage(
   Args:
     workdir: the directory of the sweep.
     older_than: seconds; younger files may belong to a writer at work.
-    dry_run: whether nothing is removed.
+    dry_run: only tell what would be removed.
 
   Returns:
     The names that were removed, or would be.

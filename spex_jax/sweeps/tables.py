@@ -90,7 +90,7 @@ def export(
   Args:
     workdir: the directory of the sweep.
     path: the path of the file.
-    partial: whether shards may be missing.
+    partial: whether shards may be missing or damaged, and are left out.
 
   Raises:
     PartialError: they are, or are damaged; an older file stays.
@@ -153,7 +153,7 @@ def frame(workdir: state.Workdir, *, partial: bool = False) -> Any:
 
   Args:
     workdir: the directory of the sweep.
-    partial: whether shards may be missing.
+    partial: whether shards may be missing or damaged, and are left out.
 
   Raises:
     PartialError: they are, or are damaged.
@@ -183,7 +183,7 @@ def query(workdir: state.Workdir, sql: str, *, partial: bool = False) -> Any:
   Args:
     workdir: the directory of the sweep.
     sql: a query.
-    partial: whether shards may be missing.
+    partial: whether shards may be missing or damaged, and are left out.
 
   Raises:
     PartialError: they are, or are damaged.

@@ -43,12 +43,12 @@ class Report:
   """What a task did.
 
   Attributes:
-    shards: published by it.
-    rows: of these.
+    shards: how many the task published.
+    rows: how many rows these shards hold.
     marked: of these rows, those that have no value.
     given_up: shards of the task that failed too often, with their causes.
     interrupted: whether a signal ended it after a shard.
-    seconds: by the clock.
+    seconds: how long it took, by the clock.
   """
 
   shards: int
@@ -89,10 +89,10 @@ class Task:
     """Reads what is done, and what failed.
 
     Args:
-      book: where shards go.
-      sweep: of which they are.
+      book: the ledger that shards are published in.
+      sweep: the sweep whose shards they are.
       build: an item's configuration to its work.
-      mine: the task's shards.
+      mine: the shards of this task, in the order in which they are made.
       log: the log of this process.
       group: the group of processes at the same shard.
       signalled: whether the process was asked to end.

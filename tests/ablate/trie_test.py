@@ -1,5 +1,6 @@
 """Rows that begin alike are run once: beside a run of its own for each mask."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -22,13 +23,8 @@ def _prompt(count):
 
 def _value_fn(read, count, **settings):
   net = checkpoints.compiled(checkpoints.GPT2)[0].net
-
-  def score(logits, predicted):
-    ids = jnp.pad(predicted, ((0, 0), (1, 0)))
-    return read.of(logits, {"input_ids": ids})
-
   return trie.evaluator(
-    net, _prompt(count), count, score, params=net.params,
+    net, _prompt(count), count, trie.score_of(read), params=net.params,
     tokenizer=games.tokenizer(), **settings,
   )  # fmt: skip
 
@@ -76,3 +72,35 @@ def test_what_cannot_be_run_behind_a_cache():
   assert trie.fits(net, bare, 0) and not trie.fits(net, bare, 3)
   with pytest.raises(MemoryError, match="raise memory_limit"):
     _value_fn(readouts.logit(8), 0, memory_limit=1 << 10)
+
+
+def test_a_cache_is_affordable_up_to_the_limit_and_on_one_device(monkeypatch):
+  net, whole = checkpoints.compiled(checkpoints.GPT2)[0].net, _prompt(0)
+  monkeypatch.setattr(jax, "device_count", lambda: 1)
+  need = trie.cache_bytes(net, whole, jnp.float32)
+  for dtype, bytes_ in [(None, need), (jnp.bfloat16, need // 2)]:
+    of = lambda limit, dtype=dtype: trie.affordable(
+      net, whole, net.params, dtype=dtype, memory_limit=limit
+    )
+    assert of(bytes_) and not of(bytes_ - 1)
+  assert trie.affordable(net, whole, net.params)  # Of 1 GiB.
+  monkeypatch.setattr(trie, "limit_of", lambda limit: need - 1)
+  assert not trie.affordable(net, whole, net.params)
+  monkeypatch.undo()
+  monkeypatch.setattr(jax, "device_count", lambda: 2)
+  assert not trie.affordable(net, whole, net.params)
+
+
+def test_a_score_reads_what_its_readout_reads():
+  logits = np.random.default_rng(0).normal(size=(2, 3, 16)).astype(np.float32)
+  rows = special.log_softmax(logits, axis=-1)
+  words = np.array([_ANSWER, _ANSWER[::-1]])
+  read = likelihoods.continuation(3, reduce=None)
+  found = trie.score_of(read)(jnp.asarray(logits), jnp.asarray(words))
+  want = np.take_along_axis(rows, words[..., None], axis=-1)[..., 0]
+  # A sum of 16 exponentials in float32.
+  np.testing.assert_allclose(found, want, atol=1e-5)
+  # Nothing is predicted but what comes next: no tokens are given.
+  one = trie.score_of(readouts.margin(8, 2))
+  found = one(jnp.asarray(logits[:, :1]), jnp.zeros((2, 0), jnp.int32))
+  np.testing.assert_allclose(found, logits[:, 0, 8] - logits[:, 0, 2])

@@ -39,10 +39,10 @@ class Views:
     jitter: brightness, contrast and saturation change by factors from
       1 - jitter to 1 + jitter.
     hue: changes by up to that, in turns.
-    jittered: the probability of both.
-    grey: that of no colour.
-    negative: that of a negative.
-    blurred: that of a blur.
+    jittered: the probability in [0, 1] that jitter and hue are applied.
+    grey: the probability that a view has no colour.
+    negative: the probability that a view is inverted, 1 less each value.
+    blurred: the probability that a view is blurred.
     blur: its standard deviation, at most, in parts of S; at least a tenth.
   """
 
@@ -65,9 +65,9 @@ def view(key: base.Key, picture: jax.Array, views: Views) -> jax.Array:
   """A random view `[3, S, S]` of a picture. Unbatched: `vmap` over keys.
 
   Args:
-    key: consumed.
+    key: a random key, consumed: another key gives another view.
     picture: float `[3, S, S]`, in [0, 1].
-    views: static.
+    views: how far views may lie apart; static under jit.
   """
   chex.assert_rank(picture, 3)
   chex.assert_shape(picture, (3, picture.shape[1], picture.shape[1]))
@@ -102,8 +102,8 @@ def crop(start: base.Array, length: base.Array, size: int) -> jax.Array:
 
   Args:
     start: of the part, in parts of the line.
-    length: of the part, likewise.
-    size: S.
+    length: of the part, in parts of the line.
+    size: S, how many pixels the line has, before and after.
   """
   chex.assert_rank([start, length], 0)
   centres = (jnp.arange(size) + 0.5) / size

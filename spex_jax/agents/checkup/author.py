@@ -79,7 +79,7 @@ class Author:
     """Writes one language.
 
     Args:
-      language: of `strokes.LANGUAGES`.
+      language: the language it writes, one of `strokes.LANGUAGES`.
       defects: of `DEFECTS`, all of which its first program has.
 
     Raises:

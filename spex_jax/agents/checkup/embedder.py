@@ -57,10 +57,10 @@ class Recipe:
 
   Attributes:
     scenes: pictures and captions to learn from.
-    epochs: passes over them.
-    batch_size: pairs that are told apart.
+    epochs: how many times training goes over the scenes.
+    batch_size: pairs of picture and caption that are told apart in one step.
     width: filters of the first stage; D is four times as many.
-    learning_rate: the peak, of adam.
+    learning_rate: the peak of adam's step size.
   """
 
   scenes: int = 6144
@@ -103,9 +103,9 @@ def train(key: base.Key, seed: int, recipe: Recipe) -> dict[str, Any]:
   """Parameters of the model; the same for the same key, seed and recipe.
 
   Args:
-    key: consumed.
-    seed: of the scenes.
-    recipe: how.
+    key: a random key, consumed by the initialisation and the order.
+    seed: an integer, the seed of the drawn scenes.
+    recipe: how many scenes and steps, how wide a model; hashable.
   """
   rng = np.random.default_rng([seed, 22])
   drawn = pictures.some_scenes(rng, recipe.scenes)

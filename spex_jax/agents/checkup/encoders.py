@@ -60,7 +60,7 @@ class Encoder:
     """`[B, F]`, normalised by the statistics of each group of the batch.
 
     Args:
-      params: trained, or in training.
+      params: the parameters of the encoder, trained or in training.
       pictures: `[B, 3, S, S]`; batched, as statistics are of batches.
       groups: equal parts of the batch, in its order.
     """

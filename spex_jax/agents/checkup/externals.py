@@ -58,10 +58,10 @@ def render(
   """Status, error, and the picture uint8 `[S, S, 3]` where there is one.
 
   Args:
-    language: of `installed`.
+    language: one that `installed` lists: "tikz" or "processing".
     code: a whole document, or a picture's (`tikzpicture`, `setup`) alone.
-    size: S.
-    seconds: each program may take.
+    size: S, the side of the picture in pixels.
+    seconds: the most that each program may take, by the clock.
   """
   from PIL import Image  # Slow to import.
 

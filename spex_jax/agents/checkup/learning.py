@@ -35,10 +35,10 @@ class Asked:
   """Pictures that probes are asked about.
 
   Attributes:
-    neighbours: labelled pictures.
-    labels: int `[N]`.
-    pictures: those whose classes are to be told.
-    truth: int `[M]`.
+    neighbours: uint8 `[N, 3, S, S]`, the labelled pictures.
+    labels: int `[N]`, the classes of these, from 0.
+    pictures: uint8 `[M, 3, S, S]`, whose classes are to be told.
+    truth: int `[M]`, the classes that they have.
   """
 
   neighbours: np.ndarray
@@ -77,7 +77,7 @@ class Trainer:
     """Parameters of a pretraining, and the losses of its steps.
 
     Args:
-      seed: of everything random.
+      seed: an integer from which everything random is drawn.
       name: of `PRETRAININGS`, or another, of pictures of one's own.
       source: what MoCo learns from; None for the others.
       asked: whose labels the supervised one sees.

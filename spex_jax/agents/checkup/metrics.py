@@ -25,9 +25,9 @@ def fidelity(
   as much like it by half: 1 is best, .5 chance.
 
   Args:
-    own: the embedder.
+    own: the embedder that compares pictures and captions.
     pictures: `[N, S, S, 3]`.
-    captions: N, the true ones.
+    captions: N texts, the true ones, in the order of the pictures.
     pool: others; where a true one is among them, it is left out for its own.
 
   Raises:
@@ -91,8 +91,8 @@ def summary(
 
   Args:
     records: of "draw", or of one round of "improve".
-    own: the embedder.
-    pool: captions for `fidelity`.
+    own: the embedder that compares pictures and captions.
+    pool: captions that `fidelity` ranks the true one among.
     true: pictures that drawings are to be like, for the Fréchet distance.
   """
   drawn = [r for r in records if r.picture is not None]

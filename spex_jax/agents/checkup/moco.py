@@ -38,18 +38,18 @@ class Settings:
   """How to pretrain; hashable, so it can be static under jit.
 
   Attributes:
-    steps: batches.
-    batch_size: B.
-    queue: K, a multiple of B.
+    steps: how many batches it is trained on, one step each.
+    batch_size: B, pictures in a batch, at least 1.
+    queue: K, keys of other pictures in the queue, a multiple of B.
     width: D; and of the layer between, F.
-    momentum: of the key encoder.
-    temperature: t.
+    momentum: in [0, 1], the share of itself that the key encoder keeps a step.
+    temperature: t, by which dot products are divided before the softmax.
     learning_rate: at first; it falls to 0 by a cosine.
-    optimizer: see `loop.Recipe`.
-    weight_decay: likewise.
+    optimizer: the name of the update rule, see `loop.Recipe`.
+    weight_decay: how strongly parameters are pulled to 0, see `loop.Recipe`.
     groups: parts of a batch with statistics of their own, 2 or more for
       shuffled batch norm: a query and its key are then of different company.
-    views: of the augmentation.
+    views: how far the augmented views of a picture may lie apart.
   """
 
   steps: int = 2500
@@ -110,8 +110,8 @@ class State:
 
   Attributes:
     query: parameters of encoder and head, which gradients move.
-    keys: likewise, which follow.
-    rule: of the optimiser.
+    keys: parameters of the same shapes, of the key encoder, which follow.
+    rule: the state of the optimiser.
     queue: float32 `[K, D]`, of length 1.
     place: int32 `[]`, the row that the next key takes, the oldest.
   """
@@ -152,7 +152,7 @@ def info_nce(
     query: `[D]`, of length 1.
     key: `[D]`, of another view of the same picture.
     queue: `[K, D]`, of other pictures.
-    temperature: above 0.
+    temperature: t, above 0: small ones sharpen the softmax.
   """
   chex.assert_rank([query, key, queue], [1, 1, 2])
   chex.assert_equal_shape([query, key, queue[0]])
@@ -170,7 +170,7 @@ def enqueue(
   """A queue `[K, D]` whose oldest keys made way, and the next place.
 
   Args:
-    queue: `[K, D]`.
+    queue: float `[K, D]`, the keys of earlier batches.
     place: int `[]`, a multiple of B.
     keys: `[B, D]`; K is a multiple of B.
   """
@@ -219,11 +219,11 @@ def step(
   Batched: statistics of batch norm and keys are of the batch.
 
   Args:
-    state: before.
+    state: the state before the step.
     key: consumed, by the views and by the shuffling of keys.
     pictures: float `[B, 3, S, S]`, in [0, 1].
-    encoder: static.
-    settings: static.
+    encoder: the module that makes features; static under jit.
+    settings: how to pretrain; static under jit.
   """
   chex.assert_shape(pictures, (settings.batch_size, 3, None, None))
   first, second, shuffling = jax.random.split(key, 3)
@@ -267,10 +267,10 @@ def pretrain(
   scan as outside of one.
 
   Args:
-    key: consumed.
+    key: a random key, consumed by all that is drawn.
     pictures: uint8 `[N, 3, S, S]`.
     encoder: whose features are to be learnt.
-    settings: how.
+    settings: how many steps, of what size; see `Settings`.
     mesh: over whose first axis batches are spread, parameters on each; of
       Auto axes. Groups that its size divides keep statistics on devices.
   """

@@ -28,7 +28,7 @@ class Labelled(NamedTuple):
   Attributes:
     pictures: uint8 `[N, 3, S, S]`.
     labels: int `[N]`, from 0.
-    classes: names.
+    classes: the names of the classes, by number.
     left_out: file to why, of a folder.
   """
 
@@ -177,7 +177,7 @@ def folder(path: str | pathlib.Path, size: int) -> Labelled:
 
   Args:
     path: of a folder of folders, or of files: those are one class, "".
-    size: S.
+    size: S, the side in pixels that pictures are scaled to.
 
   Raises:
     FileNotFoundError: no such folder.

@@ -22,6 +22,9 @@ def draw(request: str) -> str:
 
   Args:
     request: the side of the picture in pixels, a line; then Python.
+
+  Raises:
+    ValueError: the program made no figure.
   """
   side, _, code = request.partition("\n")
   size = int(side)

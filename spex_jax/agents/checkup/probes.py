@@ -30,10 +30,10 @@ def votes(
 
   Args:
     features: `[N, F]`, of length 1.
-    labels: int `[N]`.
+    labels: int `[N]`, from 0 to C - 1.
     asked: `[F]`, of length 1.
-    num_classes: C.
-    neighbours: that vote; all N if there are no more.
+    num_classes: C, the length of the answer.
+    neighbours: how many vote; all N if there are no more.
   """
   chex.assert_rank([features, labels, asked], [2, 1, 1])
   near, rows = jax.lax.top_k(features @ asked, min(neighbours, len(features)))
@@ -51,11 +51,11 @@ def knn(
   """The share of asked examples whose class their neighbours tell.
 
   Args:
-    features: `[N, F]`.
+    features: float `[N, F]`, of the labelled examples, of any length.
     labels: int `[N]`, from 0.
-    asked: `[M, F]`.
-    truth: int `[M]`.
-    neighbours: as for `votes`.
+    asked: float `[M, F]`, of those whose class is to be told.
+    truth: int `[M]`, their true classes.
+    neighbours: how many vote for each, as for `votes`.
   """
   features, asked = _units(features), _units(asked)
   count = int(max(np.max(labels), np.max(truth))) + 1
@@ -89,7 +89,7 @@ def standardised(
 
   Args:
     features: `[N, F]`, of the labelled examples.
-    asked: `[M, F]`.
+    asked: `[M, F]`, of the others; they lend nothing to mean and deviation.
   """
   features, asked = (np.asarray(x, np.float64) for x in (features, asked))
   mean, spread = features.mean(axis=0), features.std(axis=0)

@@ -68,8 +68,8 @@ class Studio:
     """Nothing is started before the first program.
 
     Args:
-      size: S.
-      seconds: a program may take.
+      size: S, the side of pictures in pixels, from 1 to 256.
+      seconds: the most that a program may take.
 
     Raises:
       ValueError: a limit that is not positive, or S above 256.

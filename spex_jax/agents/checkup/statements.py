@@ -90,12 +90,12 @@ def value_fn(
   value of a white picture.
 
   Args:
-    keep: of `split`.
-    language: of the code.
-    caption: whose odds.
-    others: what else it may be.
-    studio: renders.
-    own: the recogniser.
+    keep: a mask bool `[n]` to code, the second of what `split` gives.
+    language: the language that the code is in, "matplotlib" or "svg".
+    caption: the text whose odds are the value.
+    others: texts that the picture may be taken for instead.
+    studio: what renders the code, within a sandbox.
+    own: the embedder that recognises captions in pictures.
 
   Raises:
     ValueError: no other caption.

@@ -26,17 +26,17 @@ class Record:
 
   Attributes:
     caption: what it was to draw, or does.
-    language: of its code.
-    code: "" without one.
-    status: of `renderers.STATUSES`.
+    language: the language of its code.
+    code: the program, "" where there is none.
+    status: how rendering ended, one of `renderers.STATUSES`.
     sha256: of the pixels, or "".
     task: "draw", "improve" or "recognise".
-    level: of the caption.
+    level: the level of the caption, one of `scenes.LEVELS`.
     round: of the improvement, from 0.
-    error: in a line.
+    error: what went wrong, in a line; "" for nothing.
     answer: what was recognised: a caption, or "".
-    tokens: of the request and reply.
-    money: that they cost.
+    tokens: how many the request and the reply have together.
+    money: what they cost, in the unit of the prices.
     picture: uint8 `[S, S, 3]`, where there is one.
   """
 
@@ -68,8 +68,8 @@ def captions(seed: int, level: str, count: int) -> list[str]:
   and objects in the centre of a plain ground, scenes of two to four things.
 
   Args:
-    seed: of the draws.
-    level: of `scenes.LEVELS`.
+    seed: an integer, the seed of the draws.
+    level: which kind of captions, a name of `scenes.LEVELS`.
     count: at most; fewer where there are no more.
 
   Raises:
@@ -127,14 +127,14 @@ def improve(
   so; earlier ones stand.
 
   Args:
-    chat: who writes.
-    caption: to draw.
-    language: to write.
-    studio: renders.
+    chat: the language model that writes the programs.
+    caption: what the picture should show, in words.
+    language: the language to write in, one of `strokes.LANGUAGES`.
+    studio: what renders the programs, within a sandbox.
     rounds: of feedback; 0 for none.
     feedback: whether a round tells what became of the code; else it only asks
       for the program again.
-    level: of the caption.
+    level: the level of the caption, kept in the records.
   """
   task = "improve" if rounds else "draw"
   base = Record(caption, language, "", "no code", task=task, level=level)
@@ -186,12 +186,12 @@ def recognise(
   """Which caption a model takes a program for.
 
   Args:
-    chat: who reads.
+    chat: the language model that reads the program.
     caption: what the program draws; one of the options.
-    language: of the program.
-    code: it.
+    language: the language that the program is in.
+    code: the program that is shown.
     options: captions, in the order in which they are shown.
-    level: of the caption.
+    level: the level of the caption, kept in the record.
   """
   own = Record(caption, language, code, "ok", task="recognise", level=level)
   request = asking.recognise(code, options)

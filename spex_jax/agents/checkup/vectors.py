@@ -36,6 +36,10 @@ def draw(request: str) -> str:
 
   Args:
     request: the side of the picture in pixels, a line; then SVG.
+
+  Raises:
+    ValueError: no XML, another outermost element than svg, or a size that is
+      not above 0.
   """
   side, _, text = request.partition("\n")
   size = int(side) * _FINE

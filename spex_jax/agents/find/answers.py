@@ -12,7 +12,7 @@ class Answer:
   """An interpretation.
 
   Attributes:
-    description: in words.
+    description: what the function does, in words.
     domain: the interval where the function is odd, `low` and `high`; None.
     code: a program `f(x)`, run in a sandbox alone.
     family: a name, as `naming.canonical` has it; "" for none.

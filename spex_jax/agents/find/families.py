@@ -152,8 +152,8 @@ class Family(NamedTuple):
   """One family.
 
   Attributes:
-    function: x and parameters to values.
-    draw: its parameters.
+    function: `f(x, **parameters)`, numbers `[B]` to values `[B]`.
+    draw: a random generator to parameters, a name to each.
     count: of the paper's 850 simple functions.
   """
 
@@ -222,7 +222,7 @@ def code(spec: Mapping[str, Any], corruption: Mapping | None = None) -> str:
   """A program of its own, `f(x)` of one number.
 
   Args:
-    spec: as for `evaluate`.
+    spec: a family and its parameters, as for `evaluate`.
     corruption: `low`, `high` and the `mean` between them, if any.
   """
   parts = spec["parts"] if "op" in spec else [spec]

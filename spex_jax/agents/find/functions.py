@@ -40,7 +40,7 @@ class Function:
 
   Attributes:
     name: "CATEGORY-NUMBER", unique within a seed.
-    category: of `generating.CATEGORIES`.
+    category: which kind it is, a name of `generating.CATEGORIES`.
     about: what an interpreter is told, JSON.
     truth: JSON; no interpreter sees it. `code` is a program `f(x)`.
     values: inputs to what is served, deterministic.
@@ -64,7 +64,7 @@ class Query:
     """Nothing is asked yet.
 
     Args:
-      function: whose truth stays hidden.
+      function: the function that is asked; its truth stays hidden.
       budget: inputs at most; each counts whenever it is asked.
     """
     values, spent = function.values, 0
@@ -124,12 +124,12 @@ def noise(kind: str, name: str, xs: np.ndarray) -> np.ndarray:
   """Noise keyed by (function, x): the same whenever x is asked.
 
   Args:
-    kind: of `NOISES`.
+    kind: the distribution, a name of `NOISES`; the deviates are not scaled.
     name: of the function and the seed.
     xs: `[B]`, or `[B, n]` with one key a row.
 
   Returns:
-    float64 `[B]`.
+    float64 `[B]`, one deviate for each x.
   """
   key = _digest(name)
   draw = NOISES[kind]

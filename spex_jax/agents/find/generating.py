@@ -28,10 +28,10 @@ def generate(
   """Functions of a seed; the first ones are the same whatever the count.
 
   Args:
-    seed: 0 or more.
-    category: of `CATEGORIES`, or `UNIT`.
-    count: how many.
-    first: the number of the first.
+    seed: an integer of 0 or more, the seed of the benchmark.
+    category: the kind of functions, of `CATEGORIES`, or `UNIT`.
+    count: how many functions are made.
+    first: the number of the first of them, 0 or more.
     net: whose units they are; of `UNIT` alone.
 
   Raises:

@@ -25,7 +25,7 @@ def canonical(
   """Name and parameters; those of a composition are not named.
 
   Args:
-    spec: of `families.evaluate`.
+    spec: a family with its parameters, as `families.evaluate` takes it.
     mean: of its noise, which nothing tells from an offset of its own.
   """
   if (sides := _sides(spec)) is not None:

@@ -63,8 +63,8 @@ def load(
 
   Args:
     path: of the zip, or of the folder that it was unpacked into.
-    category: of `CATEGORIES`.
-    box: with `MODULES`, where they run.
+    category: which of the paper's functions, of `CATEGORIES`.
+    box: the sandbox that their programs run in, with `MODULES` to import.
     count: the first so many; all by default.
     oracle: who answers for entities, best with `alternatives`, and relations.
 

@@ -68,9 +68,9 @@ def judge(
   """Scores of an answer, from 0 to 1.
 
   Args:
-    function: with its truth.
+    function: the function that was asked about, with its truth.
     answer: whose code is run in the sandbox.
-    box: it.
+    box: the sandbox that the code is run in.
 
   Returns:
     `paper`, `ours` (None where it has none), `length` (letters of the code),
@@ -109,8 +109,8 @@ def error_of(outputs: Sequence[Any], values: np.ndarray) -> float:
   1 where f is finite nowhere; what is below 1e-9 counts as 0.
 
   Args:
-    outputs: of the answer, g.
-    values: of the function, f.
+    outputs: `[B]`, what the answer gives to each input, g; numbers or not.
+    values: float `[B]`, what the function gives, f.
   """
   guess = np.array([_number(output) for output in outputs])
   keep = np.isfinite(values)

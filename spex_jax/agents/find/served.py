@@ -48,9 +48,10 @@ def pipe(
   """Answers lines until there are no more.
 
   Args:
-    query: what is asked.
-    lines: one request each.
-    write: takes an answer, a line.
+    query: the function, and the budget of what may be asked.
+    lines: requests as JSON, one to a line; empty lines are passed over.
+    write: is called with each answer, a line of JSON; also of a refused
+      request.
   """
   for line in lines:
     if not line.strip():

@@ -30,7 +30,7 @@ class Found:
   """A function that fits.
 
   Attributes:
-    family: as `naming.canonical` has it.
+    family: its name, as `naming.canonical` has it.
     parameters: likewise; None where it has no name for them.
     body: the lines of `f(x)`.
   """

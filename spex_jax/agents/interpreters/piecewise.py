@@ -28,7 +28,7 @@ def run(query: functions.Query, budget: int) -> answers.Answer:
   """Interprets a function of one number.
 
   Args:
-    query: of category "numeric".
+    query: a function of the category "numeric".
     budget: of the query; asked for in parts.
   """
   if query.about.get("is_network"):

@@ -36,10 +36,10 @@ class Space(NamedTuple):
   """Hypotheses and what they answer.
 
   Attributes:
-    inputs: X of them.
+    inputs: the X texts or words that may be asked.
     answers: int `[H, X]`, which of `values` each answers to each.
-    values: value to its number.
-    names: H hypotheses, the shortest first.
+    values: a value to its number, an entry of `answers`.
+    names: the H hypotheses, the shortest first.
   """
 
   inputs: Sequence[str]

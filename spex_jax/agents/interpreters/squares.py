@@ -21,8 +21,8 @@ def rectangle(x: np.ndarray, y: np.ndarray, ask: Ask) -> Found | None:
   """A rectangle around 0, with or times what is polynomial, or times a wave.
 
   Args:
-    x: numbers asked.
-    y: their values.
+    x: float `[B]`, the numbers that were asked.
+    y: float `[B]`, the values there.
     ask: for more: the edge is bisected, and the inside asked.
   """
   beside = np.abs(x) > 5.01
@@ -135,9 +135,9 @@ def composed(x: np.ndarray, y: np.ndarray, ask: Ask) -> Found | None:
   """A square wave plus, or times, what is polynomial on both sides of 0.
 
   Args:
-    x: numbers asked, ascending.
-    y: their values.
-    ask: for more.
+    x: float `[B]`, the numbers that were asked, ascending.
+    y: float `[B]`, the values there.
+    ask: numbers to values, where more are needed.
   """
   for sign, take in (("*", _factor), ("+", _summand)):
     left, right = (

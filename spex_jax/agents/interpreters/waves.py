@@ -33,8 +33,8 @@ class Shape(NamedTuple):
 
   Attributes:
     start: parameters, the best of a grid.
-    model: values of parameters.
-    found: parameters as an answer.
+    model: numbers and parameters to values.
+    found: parameters to a `Found`, as an answer has them.
     tried: how many of the grid there are.
   """
 
@@ -135,10 +135,10 @@ def quotient(
   """A polynomial over another: a least `|P - y Q|`, by a null vector.
 
   Args:
-    x: numbers asked.
-    y: their values.
-    above: degree of P.
-    below: degree of Q.
+    x: float `[B]`, the numbers that were asked.
+    y: float `[B]`, the values there.
+    above: the degree of the numerator P.
+    below: the degree of the denominator Q.
     rounds: each weighted by the last Q (Sanathanan and Koerner, 1963), where
       there is noise; 0 for rows of length 1.
   """

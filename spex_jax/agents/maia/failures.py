@@ -44,7 +44,7 @@ class Mode:
   """Attributes with which a class is missed.
 
   Attributes:
-    values: attribute to word.
+    values: each attribute of the mode to its word, such as "colour" to "red".
     missed: the share of new pictures with them that is missed.
     otherwise: the share of new ones without all of them.
     taken_for: the class that is seen instead, most often.
@@ -79,7 +79,7 @@ class Report:
   """What a class logit fails for.
 
   Attributes:
-    shape: the class.
+    shape: the shape that is the class.
     missed: the share of pictures that is.
     by_word: attribute to word to the share that is missed.
     modes: the worst first; none where nothing simple is to blame.
@@ -117,17 +117,17 @@ def study(
   """When pictures of a shape are taken for another class.
 
   Args:
-    logits: of the classifier.
-    shape: one of the classes.
+    logits: the classifier, uint8 `[N, S, S, 3]` to logits `[N, K]`.
+    shape: the class that is studied, one of `classes`.
     classes: K shapes of the world, in the order of the logits.
-    seed: of the pictures.
+    seed: an integer, the seed of all pictures.
     attributes: words to draw from; all of `ATTRIBUTES` by default.
-    count: pictures at random.
+    count: how many pictures are drawn at random in the beginning.
     failures: missed ones that are crossed, at most.
     partners: recognised ones that each is crossed with, the least like it.
     checks: pictures with a culprit, and without, that must confirm it.
     most: attributes of a mode; what takes more is a single picture's.
-    size: S.
+    size: S, the side of a picture in pixels.
 
   Raises:
     ValueError: a shape that is no class, other attributes, logits of another
@@ -155,6 +155,7 @@ def study(
     others = np.where(np.arange(len(classes)) == own, -np.inf, found)
     return found[:, own] - others.max(1), others.argmax(1)
 
+  # Which pictures at random are missed, and with which words.
   rows = [_drawn(rng, words) for _ in range(count)]
   margins, _ = asked(rows)
   is_missed = margins <= 0
@@ -166,6 +167,8 @@ def study(
     }
     for name, known in words.items()
   }
+  # Missed ones with words of recognised ones in place of theirs: which words
+  # are to blame, if fresh pictures confirm it.
   missed, seen = np.flatnonzero(is_missed), np.flatnonzero(~is_missed)
   modes = []
   if len(missed) and len(seen):

@@ -63,11 +63,11 @@ def predicted(
   """What a label predicts.
 
   Args:
-    system: the unit.
+    system: the unit that the label is of.
     label: of it; one that never holds predicts nothing: .5.
-    seed: of the pictures.
+    seed: an integer, the seed of the pictures.
     count: pictures of each sort; the paper takes 7.
-    size: of a picture.
+    size: the side of a picture in pixels, from 32 to 1,024.
   """
   yes, no = _scenes(label, functions.rng(seed, "predicted", label), count)
   if not yes or not no:

@@ -92,7 +92,7 @@ def of_interactions(
   Of levels in [0, 1]: OR is x + y - xy, AND is xy, AND-NOT is x - xy.
 
   Args:
-    players: the concepts.
+    players: the concepts, in the order of the players' numbers.
     values: sets of one or two players to their Moebius coefficients.
     least: what a coefficient must be, to be one.
 
@@ -131,8 +131,8 @@ def scene_of(
 
   Args:
     there: present, of which one may be a background.
-    away: absent.
-    rng: whose state moves on.
+    away: concepts that no thing and no background may have.
+    rng: a NumPy generator, whose state moves on.
     size: of all things; None at random.
     background: where no concept is one; None at random, but none that is away.
 

@@ -32,10 +32,10 @@ class Unit:
   gives; what has one number a picture is that.
 
   Attributes:
-    name: of the unit.
-    number: of it at its site.
+    name: the name of the unit, fit for a file's name.
+    number: the unit's index among those at its site.
     run: pixel values `[B, 3, H, W]` to the site's activations; compiled.
-    prepare: a picture to pixel values.
+    prepare: a picture uint8 `[H, W, 3]` to pixel values `[3, H, W]`.
     has_tokens: whether the site's second axis is of tokens.
   """
 
@@ -46,7 +46,11 @@ class Unit:
   has_tokens: bool
 
   def call(self, pictures: Sequence[np.ndarray]) -> units.Seen:
-    """See `units.System`."""
+    """See `units.System`.
+
+    Raises:
+      ValueError: activations that are NaN or infinite.
+    """
     given = units.checked(pictures)
     if not len(given):
       return units.Seen(np.zeros(0), np.zeros((0, 1, 1), np.float32))
@@ -85,13 +89,13 @@ def of_network(
   """Units of a site.
 
   Args:
-    net: whose one input is `pixel_values`.
+    net: a network whose one input is `pixel_values`.
     site: `[B, F]`, `[B, F, h, w]`, or of a transformer `[B, P, F]` and
       `[B, P, F, d]`.
-    numbers: of units.
+    numbers: the units' indices at the site, one `Unit` for each.
     prepare: a uint8 picture to pixel values; by default it is resized to the
       network's example, in [0, 1].
-    params: the network's own by default.
+    params: the parameters to use; None for the network's own.
 
   Raises:
     ValueError: no parameters, a site that there is not or that has no such

@@ -32,7 +32,7 @@ class Pictures(NamedTuple):
 
   Attributes:
     x: float32 `[N, 3, 32, 32]`, in [0, 1].
-    y: int32 `[N]`, classes.
+    y: int32 `[N]`, the class of each, from 0 to K - 1.
     grounds: int32 `[N]`, the class whose background it is.
   """
 
@@ -45,9 +45,9 @@ def drawn(seed: int, name: str, count: int, share: float) -> Pictures:
   """A data set.
 
   Args:
-    seed: of it.
-    name: of it, too: "train", "test".
-    count: N.
+    seed: an integer; the same seed and name give the same pictures.
+    name: of the data set, a part of the seed: "train", "test".
+    count: N, how many pictures.
     share: of pictures that have the background of their class; the others have
       that of another class, all alike. 0 is the shifted test.
 
@@ -75,9 +75,9 @@ def general(
   What a backbone may learn from, of things and of backgrounds.
 
   Args:
-    seed: of it.
-    name: of it, too.
-    count: N.
+    seed: an integer; the same seed and name give the same pictures.
+    name: of the data set, a part of the seed.
+    count: N, how many pictures.
 
   Returns:
     float32 `[N, 3, 32, 32]`, and the number of the word of each of "shape" and
@@ -113,8 +113,8 @@ class Effects(NamedTuple):
   """How a unit's activations spread over the crossed design; variances `[F]`.
 
   Attributes:
-    thing: of the classes' means.
-    ground: of the backgrounds' means.
+    thing: of the classes' means, over which thing there is.
+    ground: of the backgrounds' means, over which background there is.
     both: of what the two do together, beyond that: their interaction.
   """
 
@@ -157,8 +157,8 @@ def kept(found: Effects, count: int, least: float = 0.05) -> np.ndarray:
   """The units that go by the thing: int `[count]`, the purest first.
 
   Args:
-    found: the effects.
-    count: units to keep.
+    found: the units' variances by thing and background.
+    count: how many units to keep.
     least: of the largest object effect, what a unit's must be: those that
       hardly move are pure by chance.
   """

@@ -67,7 +67,7 @@ def agent(
   Args:
     chat: who answers; a `llm.Meter` ends it where a budget is used up.
     rounds: after which the model is told to come to an end, and two more.
-    language: what a prompt may be.
+    language: what a prompt for a picture may be, in words, for the model.
     sees: whether the model is sent the pictures that it displays.
 
   Returns:

@@ -124,7 +124,7 @@ class Exemplars:
 
   Attributes:
     numbers: of the pictures that it fires most for, the first first.
-    activations: on these.
+    activations: float64 `[k]`, those of these pictures.
     maps: where on these, `[k, h, w]`.
     silent: the 20 % quantile over the data set.
     noise: from there to the 5 % quantile: about a standard deviation of what
@@ -174,9 +174,9 @@ class Tools:
     """Nothing is asked yet.
 
     Args:
-      system: the unit.
-      pictures: the data set.
-      source: of other pictures.
+      system: the unit that is studied.
+      pictures: the data set, uint8 `[H, W, 3]` each.
+      source: what makes pictures from prompts and edits, and describes them.
       budget: of pictures that the unit may be shown, besides the data set.
       box: where a model's code runs; None for none.
       allowed: tools that a model may call.
@@ -468,11 +468,11 @@ class Finding:
   """What an agent says of a unit.
 
   Attributes:
-    label: when it fires.
-    description: in a sentence.
+    label: when the unit fires.
+    description: that label in a sentence.
     interactions: over which concepts are there; None where none were asked.
-    transcript: of a conversation.
-    error: what ended it early.
+    transcript: the messages of the conversation, where there was one.
+    error: what ended it early, in a line; "" for nothing.
   """
 
   label: labels.Label

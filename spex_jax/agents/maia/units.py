@@ -31,7 +31,7 @@ class Seen(NamedTuple):
   """What a unit made of pictures.
 
   Attributes:
-    activations: float64 `[B]`.
+    activations: float64 `[B]`, one number for each picture.
     maps: float32 `[B, h, w]`, where on each picture, of any height and width.
   """
 
@@ -81,8 +81,8 @@ class Synthetic:
   """A unit of known truth.
 
   Attributes:
-    name: of the unit.
-    truth: when it fires.
+    name: the name of the unit, fit for a file's name.
+    truth: the label that says when it fires.
     noise: standard deviation of normal noise, keyed by the picture.
   """
 
@@ -142,10 +142,10 @@ def generate(
   1.2 % and at most 60 % of a data set: no unit that exemplars do not show.
 
   Args:
-    seed: of all units.
-    kind: of `labels.KINDS`.
+    seed: an integer, the seed of all units.
+    kind: how concepts are joined, one of `labels.KINDS`.
     index: of the unit in its kind.
-    seen: the data set.
+    seen: the scenes of the data set, which must show the unit.
 
   Raises:
     ValueError: another kind, or a data set that shows too little.

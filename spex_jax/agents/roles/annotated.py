@@ -31,11 +31,11 @@ class Component(NamedTuple):
   """A part, and what it does.
 
   Attributes:
-    id: such as "L0_MLP".
+    id: the part's name in its case, such as "L0_MLP".
     hook: where it is, as TransformerLens names it.
     writer: the same as `sites.Network.writers` name it; "" of another hook.
-    tag: of its role.
-    note: on it.
+    tag: the word of the taxonomy for its role.
+    note: what it does, in words.
     labels: the variables of the program that it computes.
   """
 
@@ -51,8 +51,8 @@ class Case(NamedTuple):
   """A circuit.
 
   Attributes:
-    name: of its file.
-    components: its parts.
+    name: the name of its file.
+    components: the parts of the circuit, each with its role.
     rest: the other fields, as they are.
   """
 
@@ -83,7 +83,7 @@ class Case(NamedTuple):
     """The share of parts whose tag is right; a part without an answer is not.
 
     Args:
-      tags: of parts, by their id.
+      tags: a part's id to the tag that was answered.
 
     Raises:
       ValueError: an answer for a part that there is not.

@@ -29,7 +29,7 @@ class Role:
   """What some parts do, all of them the same.
 
   Attributes:
-    note: what that is, in words.
+    note: what the parts do, in words.
     parts: writers or edges, all of one sort.
     tag: a word of a taxonomy, or "".
   """
@@ -72,7 +72,7 @@ class Verdict:
   """How a role was judged.
 
   Attributes:
-    role: it.
+    role: the role that was judged.
     swaps: of every two of its heads, either way; none of a role of one head.
     error: why it could not be judged, or "".
   """
@@ -123,14 +123,14 @@ def judge(
   told in its verdict, and does not stop the others.
 
   Args:
-    net: a causal language model.
-    params: its parameters.
+    net: the causal language model that the heads are of.
+    params: the parameters of the network.
     fitted: pairs that maps between heads are fitted on.
     judged: others, on which the metric is read.
-    roles: claims.
-    metric: of the answers.
-    random: other heads in each place.
-    **options: of `alike.interchange`.
+    roles: the claims, each of parts that should do the same.
+    metric: what is read off the answers.
+    random: how many other heads are put in each place, for comparison.
+    **options: further arguments of `alike.interchange`.
   """
   found = []
   for role in roles:

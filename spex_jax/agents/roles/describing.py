@@ -46,8 +46,8 @@ def profiles(
   query, key and value row, by who wrote. Both halves have one length.
 
   Args:
-    scores: float `[E]`.
-    graph: whose edges these are.
+    scores: float `[E]`, one for each edge of the graph.
+    graph: the graph that the edges are of.
     heads: writers, such as "blocks.1.heads.0".
 
   Raises:
@@ -72,9 +72,9 @@ def scripted(
   """Clusters heads by the cosine of their profiles, by average linkage.
 
   Args:
-    scores: float `[E]`.
-    graph: whose edges these are.
-    heads: writers.
+    scores: float `[E]`, one for each edge of the graph.
+    graph: the graph that the edges are of.
+    heads: writers, such as "blocks.1.heads.0".
     least: mean cosine within a role, in [-1, 1].
 
   Raises:
@@ -103,8 +103,8 @@ class Told:
   """What a model made of a circuit.
 
   Attributes:
-    roles: none where it failed.
-    transcript: messages.
+    roles: the roles that it described; none where it failed.
+    transcript: the messages of the talk, in order.
     error: why it failed, or "".
   """
 
@@ -126,11 +126,11 @@ def asked(
   budget, the endpoint) is in `Told.error`.
 
   Args:
-    chat: who answers.
-    scores: float `[E]`.
-    graph: whose edges these are.
-    heads: writers.
-    rounds: of the talk, at most.
+    chat: the language model that answers.
+    scores: float `[E]`, one for each edge of the graph.
+    graph: the graph that the edges are of.
+    heads: writers, such as "blocks.1.heads.0".
+    rounds: how many times a reply is asked for, at most.
 
   Raises:
     ValueError: as `profiles`.

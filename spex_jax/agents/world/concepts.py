@@ -22,10 +22,10 @@ class Concept:
   """A concept; words that are None do not matter.
 
   Attributes:
-    shape: of a thing.
-    colour: likewise.
-    texture: likewise.
-    background: then all others are None.
+    shape: the word for a thing's shape.
+    colour: the word for its colour.
+    texture: the word for its texture.
+    background: the word for a background; then all others are None.
 
   Raises:
     ValueError: a word that there is not, no word, or a thing and a background.
@@ -122,8 +122,8 @@ def embody(
   """A thing of a concept, of none of others; all else at random.
 
   Args:
-    concept: of a thing.
-    rng: whose state moves on.
+    concept: a concept of a thing, not of a background.
+    rng: a NumPy generator, whose state moves on.
     avoid: concepts that the thing must not be of.
     size: of `scenes.SIZES`; at random where it is None.
 

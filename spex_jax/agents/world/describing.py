@@ -39,11 +39,11 @@ def common(
   Of two that are in the same scenes, the one that says more stands alone.
 
   Args:
-    given: scenes.
+    given: the scenes that are compared.
     share: of them that must have it.
 
   Returns:
-    each with its share.
+    each concept with the share of scenes that have it.
   """
   every = concepts.of_words(3)
   if not given:

@@ -27,8 +27,8 @@ def edit(scene: scenes.Scene, instruction: str) -> scenes.Scene:
   """The scene after an instruction.
 
   Args:
-    scene: as it was.
-    instruction: one, in words.
+    scene: the scene before the edit, which stays as it is.
+    instruction: one sentence, such as the error message lists.
 
   Raises:
     ValueError: what it cannot read, and what it can; or a thing that is not

@@ -39,9 +39,9 @@ class Source:
 
     Args:
       service: where; its url ends before "/images/generations".
-      model: the generator's name there.
+      model: the name that the endpoint knows the generator by.
       sees: who describes; it takes messages with pictures.
-      size: of a picture, in pixels.
+      size: the side of a picture in pixels; it is square.
       retry: after failures that may pass; three attempts by default.
     """
     self._service, self._model, self._sees = service, model, sees

@@ -55,7 +55,7 @@ def read(text: str, rng: np.random.Generator | None = None) -> scenes.Scene:
   """The scene of a prompt.
 
   Args:
-    text: the prompt.
+    text: the prompt, such as "a red circle".
     rng: what draws all that is not said; None for a medium solid red circle in
       the first free cell, the middle first, on a plain background.
 

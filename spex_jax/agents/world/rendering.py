@@ -38,7 +38,7 @@ def render(scene: scenes.Scene, size: int = 64) -> np.ndarray:
   """The picture.
 
   Args:
-    scene: what is on it.
+    scene: the things and the background that are drawn.
     size: S, from 32 to 1,024; from 48 on it can be read back (`seeing`).
 
   Returns:
@@ -77,7 +77,7 @@ class Patch(NamedTuple):
 
   Attributes:
     rows: of the cell's pixels, h of them.
-    columns: likewise, w of them.
+    columns: a slice of the cell's pixels, likewise, w of them.
     mask: bool `[h, w]`, the thing's own.
     pixels: uint8 `[h, w, 3]`, right where `mask` holds.
   """

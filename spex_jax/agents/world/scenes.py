@@ -103,12 +103,12 @@ class Thing:
   """One thing.
 
   Attributes:
-    shape: of `SHAPES` or `OBJECTS`.
-    colour: of `COLOURS`.
-    size: of `SIZES`.
-    texture: of `TEXTURES`.
-    row: of its cell, from the top.
-    column: likewise, from the left.
+    shape: what it is, a word of `SHAPES` or `OBJECTS`.
+    colour: its colour, a word of `COLOURS`.
+    size: its size, a word of `SIZES`.
+    texture: how it is filled, a word of `TEXTURES`.
+    row: of its cell, from 0 at the top to 2.
+    column: of its cell, from 0 at the left to 2.
 
   Raises:
     ValueError: a word or a place that there is not.
@@ -142,7 +142,7 @@ class Scene:
 
   Attributes:
     things: at most nine, each in a cell of its own.
-    background: of `BACKGROUNDS`.
+    background: what is behind the things, a word of `BACKGROUNDS`.
 
   Raises:
     ValueError: two things in a cell, or a background that there is not.
@@ -204,9 +204,9 @@ def draw(
   """A scene at random, all words alike.
 
   Args:
-    rng: whose state moves on.
-    low: things at least.
-    high: things at most.
+    rng: a NumPy generator, whose state moves on.
+    low: the least number of things, 0 or more.
+    high: the largest number of things, 9 or fewer.
     choices: of `ATTRIBUTES` and "background": the words to draw from.
 
   Raises:

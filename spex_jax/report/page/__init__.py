@@ -51,7 +51,7 @@ class Run:
   """What is told of one run.
 
   Attributes:
-    question: in words.
+    question: what was asked, in words.
     trust: what its answer is worth: a name, what is told, and whether it
       speaks against believing it.
     facts: what else is told, by name: the model, the command, the cost.
@@ -70,7 +70,7 @@ def run_of(found: shown_lib.Shown, question: str = "") -> Run:
   """What a result shows of itself.
 
   Args:
-    found: of any room.
+    found: a result of any room, which shows itself as a sheet.
     question: what was asked; the title of its sheet by default.
   """
   sheet = found.sheet()

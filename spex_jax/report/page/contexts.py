@@ -25,7 +25,7 @@ def context(body: Mapping[str, Any]) -> tuple[_Lines, list[dict[str, Any]]]:
   """Sensitive tokens and their cues: what they are worth, and the views.
 
   Args:
-    body: what `spex context` writes.
+    body: the JSON object that `spex context` writes.
 
   Raises:
     LookupError, TypeError, ValueError: a field missing, or of another form.
@@ -81,7 +81,7 @@ def steps(body: Mapping[str, Any]) -> tuple[_Lines, list[dict[str, Any]]]:
   """Steps of an answer by tokens before them: what they are worth, and views.
 
   Args:
-    body: of `context.scored.Attribution.to_dict`.
+    body: the JSON object of `context.scored.Attribution.to_dict`.
 
   Raises:
     LookupError, TypeError, ValueError: a field missing, or of another form.
@@ -128,7 +128,7 @@ def citations(body: Mapping[str, Any]) -> tuple[_Lines, list[dict[str, Any]]]:
   """What an answer stands on: what it is worth, and the views.
 
   Args:
-    body: what `spex context cite` writes.
+    body: the JSON object that `spex context cite` writes.
 
   Raises:
     LookupError, TypeError, ValueError: a field missing, or of another form.

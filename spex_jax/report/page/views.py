@@ -50,8 +50,8 @@ def sets(
     fourier: of one target, or of as many as there are `found`; None where only
       values of sets are known, and nothing answers.
     found: values of sets, of every target; all of one index and units.
-    targets: their names.
-    title: above.
+    targets: the names of the targets, one for each of `found`.
+    title: what stands above.
     scene: what `prose` or `picture` made, of the same players.
   """
   names = list(found[0].labels())
@@ -100,7 +100,7 @@ def prose(
   """A scene: a text that runs, whose players stand where they do in it.
 
   Args:
-    text: the whole.
+    text: the whole text, players and what is between.
     spans: the spans of each player, the `[start, end)` of its characters; of
       characters that several have, the first one's.
   """
@@ -185,7 +185,7 @@ def explanation(
     index: the index of the values of sets; None for the explanation's.
     order: the order of the largest; all by default. What is cut is said in the
       title.
-    scene: as of `sets`.
+    scene: where players stand, as of `sets`; None for words or a grid.
     targets: names of many; numbers by default.
 
   Raises:
@@ -230,8 +230,8 @@ def attribution(
 
   Args:
     found: of many targets, the first 12 are shown.
-    names: the names of the players.
-    units: the units of the scores.
+    names: the n names of the players; None for their numbers.
+    units: the units of the scores; None where there are none.
   """
   n, kept = found.n, range(min(found.num_targets, _TARGETS))
   every, functions = [], []
@@ -262,7 +262,7 @@ def trust(found: Any) -> list[tuple[str, str, bool]]:
   """What an explanation says of itself: a name, its text, and whether it warns.
 
   Args:
-    found: an `Explanation`.
+    found: an `Explanation`, with faithfulness and notes.
   """
   units = f" {found.units}" if found.units else ""
   lines = []
@@ -324,7 +324,7 @@ def table(
   """A table; the first 1,000 rows of more.
 
   Args:
-    columns: their names.
+    columns: the names of the columns.
     rows: texts, numbers and None; what is not finite is text.
     title: above, which says how many rows are left out.
     signed: columns whose numbers have their sign in front, and its colour.
@@ -350,7 +350,7 @@ def image(png: bytes, title: str) -> dict[str, Any]:
   """A picture within the page.
 
   Args:
-    png: a PNG file.
+    png: the bytes of a PNG file.
     title: above, and what is read where it is not seen.
   """
   return {"kind": "image", "title": title, "source": _source(png)}
@@ -414,7 +414,7 @@ def raw(
   """Names and texts of files: an explanation, and for shapiq, of one target.
 
   Args:
-    found: an `Explanation`.
+    found: an `Explanation`, of one target or several.
     index: the index of shapiq's values; None for the explanation's.
     order: the order of the largest set there.
   """
