@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.fourier import regress
+from spex_jax.fourier import programs, regress
 from spex_jax.masks import padding
 
 _SAMPLES = 256  # Samples of one product; bounds the columns held at once.
@@ -125,7 +125,7 @@ def _padded(n, sets):
   return jnp.asarray(np.pad(sets, width, constant_values=n), jnp.int32)
 
 
-_scan_jit = jax.jit(scan, static_argnums=2)
+_scan_jit = programs.Program(scan, static_argnums=2)
 
 
 def grow_support(

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.fourier import gram, regress
+from spex_jax.fourier import gram, programs, regress
 from spex_jax.masks import padding
 
 MAX_FLOPS = 4e11  # Of a pass: 4 to 8 s on two cores.
@@ -154,7 +154,7 @@ def scan(
   return jnp.concatenate([members, columns[index]], axis=1), value
 
 
-_scan_jit = jax.jit(scan)
+_scan_jit = programs.Program(scan)
 
 
 def nominees(

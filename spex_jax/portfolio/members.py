@@ -188,8 +188,10 @@ def by_gaussian(
       subset.masks, subset.values, spread=spread, most_tuned=most_tuned
     )
 
+  posterior = None
   if subset.determined:
-    posterior, spread = fitted(spreads[0]), spreads[0]
+    spread = spreads[0]
+    posterior = fitted(spread)
     trial = out_of_fold_lib.by_fit(posterior)
   else:
     trial, spread = _tried(subset, spreads, groups)
@@ -202,8 +204,7 @@ def by_gaussian(
     )
     if known.sum() >= _LEAST_COMPARED and error > _FAR * least:
       return []
-  if not subset.determined:
-    posterior = fitted(spread)
+  posterior = posterior or fitted(spread)
   # What the process believes of its errors, corrected by those it made.
   inflation = np.sqrt(np.mean(((trial.mean - subset.values) / trial.std) ** 2))
 

@@ -209,12 +209,11 @@ def _fitted(
 
   # They know nothing of one another, and a first call compiles one beside the
   # other.
-  trees = lambda: members.by_trees(masks, values, folds, max_order)
-  tree, (smooth, note) = threads.side_by_side(
-    lambda fit: fit(), [trees, processes]
-  )
-  found = [members.mean(masks, values), tree, *smooth]
-  left_out += note
+  trees = lambda: ([members.by_trees(masks, values, folds, max_order)], "")
+  found: list[members.Member | None] = [members.mean(masks, values)]
+  for some, note in threads.side_by_side(lambda f: f(), [trees, processes]):
+    found += some
+    left_out += note
   # Weak where the others are strong: then one fold of these tells.
   baseline = stack.best(values, _present(found)).out_of_fold
   if min(masks.shape[1], max_order or LASSO_ORDER) >= LASSO_ORDER:

@@ -41,7 +41,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
-from spex_jax.fourier import regress
+from spex_jax.fourier import programs, regress
 from spex_jax.masks import padding
 from spex_jax.proxies import annealing, triangular
 
@@ -301,8 +301,8 @@ def condition(
   return inverse @ values, inverse
 
 
-_tune = jax.jit(tune)
-_condition = jax.jit(condition)
+_tune = programs.Program(tune)
+_condition = programs.Program(condition)
 
 
 def fit(

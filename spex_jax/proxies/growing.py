@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from spex_jax.fourier import programs
 from spex_jax.masks import padding
 from spex_jax.proxies import trees as trees_lib
 
@@ -136,7 +137,7 @@ def _multiply(lhs, rhs):
   return jnp.matmul(lhs, rhs, precision=lax.Precision.HIGHEST)
 
 
-@functools.partial(jax.jit, static_argnames="depth")
+@functools.partial(programs.Program, static_argnames="depth")
 def _grow_chunk(
   problem,
   residual,

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
-from spex_jax.fourier import regress
+from spex_jax.fourier import programs, regress
 from spex_jax.masks import padding
 from spex_jax.proxies import annealing, gaussian
 
@@ -97,7 +97,7 @@ def objective(
   return nats + gaussian.prior(params, signs, _SPREAD, noise=-6.0)
 
 
-@jax.jit
+@programs.Program
 def _tune(params, signs, values, noisy, steps, rate):
   """The last parameters that were finite."""
   chex.assert_rank([signs, values, noisy], [2, 1, 1])
@@ -106,7 +106,7 @@ def _tune(params, signs, values, noisy, steps, rate):
   )[0]
 
 
-@jax.jit
+@programs.Program
 def _condition(params, signs, values, noisy):
   """Weights, diagonal of (K + noise)^-1, and posterior mean, each `[B]`."""
   chex.assert_rank([signs, values, noisy], [2, 1, 1])

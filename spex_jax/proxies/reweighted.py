@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from spex_jax import base
-from spex_jax.fourier import regress, sparse
+from spex_jax.fourier import programs, regress, sparse
 from spex_jax.masks import padding
 from spex_jax.proxies import gaussian, readout, spectrum
 
@@ -115,4 +115,4 @@ def condition(
   return half.T @ (half @ values), (half**2).sum(axis=0)
 
 
-_condition = jax.jit(condition)
+_condition = programs.Program(condition)

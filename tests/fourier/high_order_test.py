@@ -99,9 +99,9 @@ def test_noise_alone_enters_by_chance_only():
 def test_a_second_game_of_a_padded_size_compiles_nothing():
   rng = np.random.default_rng(0)
   high_order.nominees(_uniform(15, 60), rng.normal(size=60), 5)
-  before = high_order._scan_jit._cache_size()
+  before = high_order._scan_jit.count()
   high_order.nominees(_uniform(13, 58), rng.normal(size=58), 5)
-  assert high_order._scan_jit._cache_size() == before
+  assert high_order._scan_jit.count() == before
 
 
 @pytest.mark.parametrize(

@@ -331,8 +331,8 @@ def test_sizes_that_pad_alike_compile_once():
     masks, values = _data(14, num_masks, n)
     functions.grown(masks, values, num_trees=10, depth=2, rate=num_masks / 1000)
     if num_masks == 130:
-      before = growing._grow_chunk._cache_size()
-  assert growing._grow_chunk._cache_size() == before
+      before = growing._grow_chunk.count()
+  assert growing._grow_chunk.count() == before
 
 
 def test_truncate_keeps_the_first_trees():
