@@ -92,8 +92,8 @@ class Source:
     self._by_mask = jax.NamedSharding(self.mesh, jax.P(AXIS))
     self._sharding, self._dtype = shared_sharding, dtype
     self._extra: tuple[Any, ...] = ()
-    lone = len(self.devices) == 1 and self.devices[0].platform == "cpu"
-    self._threads = futures.ThreadPoolExecutor(_AT_ONCE) if lone else None
+    threads = at_once(self.devices)
+    self._threads = futures.ThreadPoolExecutor(threads) if threads > 1 else None
     everywhere = jax.NamedSharding(self.mesh, jax.P())
     self._head = head and jax.jit(head, out_shardings=everywhere)
     self.head_seconds = 0.0
@@ -213,9 +213,14 @@ class Source:
       output.copy_to_host_async()
       return lambda: fetched(output)
 
-    at_once = 1 if self._threads is None else _AT_ONCE
-    bound = memory(compiled, at_once=at_once)
+    bound = memory(compiled, at_once=at_once(self.devices))
     return Program(start, rows, microbatch, bound)
+
+
+def at_once(devices: Sequence[jax.Device]) -> int:
+  """Batches that these devices compute at the same time."""
+  lone = len(devices) == 1 and devices[0].platform == "cpu"
+  return _AT_ONCE if lone else 1
 
 
 def fetched(values: base.Array) -> np.ndarray:

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
-from spex_jax.ablate import evaluate, features
+from spex_jax.ablate import evaluate, features, program
 from spex_jax.influence import subsets
 from spex_jax.masks import packing
 from spex_jax.training import learners, loop
@@ -283,22 +283,22 @@ class Retrainer:
     return _keys(_words(self._words, b"common", seed))
 
   def replica_bytes(self) -> int:
-    """Bytes that one more training in a microbatch takes, as compiled.
+    """Bytes that one more training takes, as compiled.
 
     The difference of the compiler's own counts for microbatches of 8 and 4,
-    on one device.
+    on one device; of a CPU, which computes two of them at once, half of it.
     """
-    made = []
+    made, devices = [], jax.local_devices()[:1]
     for rows in (4, 8):
       batching = {
         "batch_size": rows,
         "microbatch": rows,
-        "devices": jax.local_devices()[:1],
+        "devices": devices,
       }
       with self._precision():
         stats = self._compiled(batching).prepare()
       made.append(stats.memory_bytes or 0)
-    return (made[1] - made[0]) // 4
+    return (made[1] - made[0]) // (4 * program.at_once(devices))
 
   def _prepared(self) -> evaluate.Evaluator:
     if self._evaluator is None:
@@ -372,7 +372,7 @@ def replica_formula(
   num_read: int,
   optimizer: str = "adam",
 ) -> int:
-  """Bytes that one more training in a microbatch should take, in float32.
+  """Bytes that one more training should take, in float32.
 
     max(c Q + 8 A, (c - 8) Q + 16 A, 16 R) + 8 N
 
@@ -381,7 +381,8 @@ def replica_formula(
   batches. The third is reading all test points at once, afterwards: four
   copies of the widest layer's activations there, which is the most of all with
   many test points. Masks and weights of the examples come on top. Divide a
-  device's memory by it for the trainings that fit. On a CPU it is within 4 % of
+  device's memory by it for the trainings that fit, in one microbatch, or on a
+  lone CPU in the two that it computes at once. On a CPU it is within 4 % of
   what the compiler counts for networks of one hidden layer of 32 to 400 units
   and weight masks, and within 18 % for index subsets, independent seeds, or 8
   units (rows `memory` of `experiments/bench_retrain.py`).
