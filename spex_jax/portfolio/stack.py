@@ -6,6 +6,16 @@ Expansions are linear, so a weighted mean of members is an expansion too
 Residuals out of fold are first made as large as those of a fit to all samples
 are expected to be (`folds.Growth`), so that members compare as they will be.
 
+Random masks leave characters orthogonal, so that a coefficient errs by at least
+`flat`, the root of the mean square error out of fold over the masks, whatever a
+process believes of itself: a kink is wrong where nobody looked. A coefficient
+far below `flat` errs less, as it was shrunk. If the sets about it have true
+coefficients of deviation t, their estimates are w z, with z the truth and noise
+of `flat`, and w = t^2 / (t^2 + flat^2): they are of deviation t sqrt(w), and of
+mean square error w flat^2. Where t is small, that is flat times their
+deviation, or flat times sqrt(pi / 2) times their mean size. So an estimate
+tells its own error; errors are the smaller of both.
+
 Shapes: n players, B masks, M members, K sets.
 """
 
@@ -22,6 +32,7 @@ SIZES = (10, 30, 100)  # Sets that people read.
 _LEAST_WEIGHT = 0.02
 # Fits to 5 to 10 folds share samples, and err together: Nadeau and Bengio 2003.
 _TOGETHER = 1.5
+_SIZE = np.sqrt(np.pi / 2)  # The deviation of normal numbers over their size.
 _DROPPED = 0.002  # Energy of the sets left out, as a share of the error.
 
 
@@ -34,7 +45,7 @@ class Stacked(NamedTuple):
     growth_std: standard error of the logarithm of the mean square error, of
       what the members' `Growth` was taken for.
     weights: the stacking weights that are not 0, by name.
-    std: `[K]` standard errors of the coefficients, or None.
+    std: `[K]` standard errors of the coefficients, or None; `standard_errors`.
     note: a sentence or two on which members have weights, and why.
   """
 
@@ -83,10 +94,12 @@ def stack(
   function = _thin(merged, _DROPPED * min(error, held), scale)
   # They all see the same samples: the errors of the heaviest stand for all.
   std = None
+  flat = scale * np.sqrt(error / len(values))
   for i in sorted(chosen, key=lambda i: -weights[i]):
     errors_of = members[i].errors
     if errors_of is not None:
-      std = errors_of(np.asarray(function.players))
+      own = errors_of(np.asarray(function.players))
+      std = standard_errors(np.asarray(function.coefs), own, flat)
       break
   named = {members[i].name: float(weights[i]) for i in chosen}
   growth_std = float(sum(members[i].growth.std * weights[i] for i in chosen))
@@ -98,6 +111,25 @@ def stack(
     std,
     _note(unit, guesses, members, named, gain),
   )
+
+
+def standard_errors(
+  coefs: np.ndarray, own: np.ndarray, flat: float
+) -> np.ndarray:
+  """Standard errors `[K]` of coefficients that may have been shrunk.
+
+  Args:
+    coefs: `[K]`, that of the empty set first, which is never shrunk.
+    own: `[K]` what a member believes; 0 is exact, and stays 0.
+    flat: what a regression on characters that leaves as much as the answer
+      would err by.
+  """
+  least = np.where(own > 0, np.maximum(own, flat), 0.0)
+  size = _SIZE * np.abs(coefs)
+  size[:1] = np.inf
+  # Divided first, so that no square overflows.
+  share = np.minimum(size, least) / np.where(least > 0, least, 1.0)
+  return least * np.sqrt(share)
 
 
 def best(

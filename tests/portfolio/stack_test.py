@@ -1,6 +1,7 @@
 """One answer from several members, made by hand so that all is known."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -243,13 +244,58 @@ def test_errors_are_those_of_the_heaviest_that_knows_its_own():
   found = _members(masks, values, [1.0, 0.7, 0.8], rng, errors=True)
   answer = stack.stack(masks, values, found)
   assert len(answer.weights) == 3
-  size = len(answer.function.coefs)
-  np.testing.assert_array_equal(answer.std, np.full(size, 2.0))
+  sizes = np.abs(np.asarray(answer.function.coefs))
+  sizes *= math.sqrt(math.pi / 2)
+  # Of a coefficient below the error the geometric mean of both.
+  graded = lambda own: [own, *np.sqrt(own * np.minimum(own, sizes[1:]))]
+  np.testing.assert_allclose(answer.std, graded(2.0), rtol=1e-12)
   mute = [found[0], found[1]._replace(errors=None), found[2]]
   answer = stack.stack(masks, values, mute)
-  np.testing.assert_array_equal(answer.std, np.full(size, 3.0))
+  np.testing.assert_allclose(answer.std, graded(3.0), rtol=1e-12)
   mute = [m._replace(errors=None) for m in found]
   assert stack.stack(masks, values, mute).std is None
+
+
+def test_errors_are_no_smaller_than_those_of_a_regression():
+  masks, values, rng = _samples(num_masks=500)
+  (sure,) = _members(masks, values, [0.7], rng)
+  sure = sure._replace(errors=lambda players: np.full(len(players), 1e-6))
+  answer = stack.stack(masks, values, [sure])
+  flat = np.sqrt(_error(values, answer.out_of_fold) / 500)
+  coefs = np.asarray(answer.function.coefs)
+  large = np.abs(coefs) > flat
+  assert large.sum() > 5
+  np.testing.assert_allclose(answer.std[large], flat, rtol=1e-9)
+  exact = sure._replace(errors=lambda players: np.zeros(len(players)))
+  assert not stack.stack(masks, values, [exact]).std.any()
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1.0, 1e200])
+def test_standard_errors_are_those_of_their_formula(unit):
+  rng = np.random.default_rng(3)
+  coefs, own = rng.normal(size=40) ** 3, rng.uniform(0.1, 0.9, 40)
+  coefs[5], own[6:9] = 0.0, 0.0
+  found = stack.standard_errors(coefs * unit, own * unit, 0.5 * unit)
+  for k in range(40):
+    error = max(own[k], 0.5) if own[k] else 0.0
+    size = math.sqrt(math.pi / 2) * abs(coefs[k])
+    if k and size < error:
+      error = math.sqrt(error * size)
+    np.testing.assert_allclose(found[k], error * unit, rtol=1e-12)
+
+
+@pytest.mark.parametrize("deviation", [0.03, 0.1, 0.3, 1.0, 3.0, 30.0])
+def test_standard_errors_are_of_the_size_of_errors_of_what_is_shrunk(deviation):
+  """As of a process that believes the deviation of the true coefficients."""
+  rng = np.random.default_rng(0)
+  true = deviation * rng.normal(size=20_000)
+  weight = deviation**2 / (deviation**2 + 1.0)
+  shrunk = weight * (true + rng.normal(size=true.shape))
+  std = stack.standard_errors(shrunk, np.full(true.shape, 0.1), 1.0)
+  errors = shrunk - true
+  # Right where all are small or all are large; between, up to a tenth large.
+  ratio = np.sqrt((std[1:] ** 2).mean() / (errors[1:] ** 2).mean())
+  assert 0.96 < ratio < 1.12
 
 
 @pytest.mark.parametrize("scale", [1e200, 1e-200])
