@@ -11,7 +11,7 @@ ROOT = pathlib.Path(spex_jax.__file__).resolve().parent.parent
 def done(capsys, *arguments):
   """What a command prints that ends well, and complains of nothing."""
   code, out, err = run(capsys, *arguments)
-  assert (code, err) == (0, "")
+  assert (code, err) == (0, ""), (code, err)
   return out
 
 
