@@ -4,6 +4,7 @@
   python -m experiments.pecore_translation --output=translation.jsonl
   python -m experiments.pecore_translation --config=brief
   python -m experiments.pecore_translation --model=NAME --pairs=FILE.jsonl
+  python -m experiments.pecore_translation --model=NAME --retrieval=16
 
 A toy translation whose truth is known: the source says "it", the target has a
 pronoun for each of two genders, and only the context, eight words before it,
@@ -19,6 +20,11 @@ nouns, "sets" tells how often the largest pair of a method is theirs, with the
 sign of "either of". Training takes half a minute on two cores; each example
 some ten programs that are compiled for its ids, so `brief` judges 12 of them,
 in three minutes.
+
+With `--retrieval`, a causal language model finds a thing where a context says
+that it was put ("Ann put the coin in the box. The key is old.") and the
+response goes on for a few words that need no context (" box and found it
+there."). The place is the sensitive token, and the cue.
 
 The paper's models are hub names: `context-mt/scat-marian-small-ctx4-cwd1-en-fr`
 is its Opus Small, `...-big-...` its Opus Large; mBART's kind is not read here.
@@ -50,6 +56,7 @@ import optax
 from absl import app, flags
 
 from experiments import rows
+from spex_jax.circuits import tasks
 from spex_jax.context import cues, judging, selectors, sensitivity
 from spex_jax.context import runs as runs_lib
 from spex_jax.models import hub, sites, t5
@@ -76,6 +83,8 @@ _CONTEXT = 8  # Words of the context.
 # from them.
 _WIDER = 5.0
 _DRAWS = 50  # Of random scores, an example.
+# Of `retrieval`: where the context ends, and what follows the place.
+_CURRENT, _GOES_ON, _TRIES = " In the evening", " and found it there.", 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,6 +316,43 @@ def _is_either(found: Any, pair: tuple[int, ...]) -> float:
   return float(who == pair and value < 0)
 
 
+def retrieved(net: sites.Network, count: int, seed: int = 0) -> list[Pair]:
+  """Pairs of the task `retrieval` of `circuits.tasks`, for a causal model.
+
+  Args:
+    net: with a tokenizer that has places as single tokens; others are left out.
+    count: the number of pairs.
+    seed: of the draws.
+
+  Raises:
+    ValueError: no place is a single token.
+  """
+  rng, pairs = np.random.default_rng(seed), []
+  (draw,) = tasks.TASKS["retrieval"]
+  encode = lambda text: net.tokenizer.encode(
+    text, add_special=False
+  ).ids.tolist()
+  front = encode("<|endoftext|>")
+  for _ in range(_TRIES * count):
+    drawn = draw(rng)
+    text = drawn.template.format(**drawn.clean)
+    at = text.index(_CURRENT)
+    context, current = encode(text[:at]), encode(text[at:])
+    place = encode(drawn.right[0])
+    if len(place) > 1 or context.count(place[0]) != 1:
+      continue
+    given = {
+      "with_context": front + context + current,
+      "without_context": front + current,
+      "response_ids": place + encode(_GOES_ON),
+      "context_span": [len(front), len(front) + len(context)],
+    }
+    pairs.append(Pair(given, (0,), (context.index(place[0]),)))
+    if len(pairs) == count:
+      return pairs
+  raise ValueError("No place of the task is a single token of this model.")
+
+
 def read(path: str) -> list[Pair]:
   """Pairs of a file.
 
@@ -343,17 +389,18 @@ def main(argv):
   """Prints the rows."""
   del argv
   common = rows.common("pecore_translation")
-  if (flags.FLAGS.model is None) != (flags.FLAGS.pairs is None):
-    raise app.UsageError("--model and --pairs go together.")
-  if flags.FLAGS.model is None or flags.FLAGS.pairs is None:
-    found = run(CONFIGS[flags.FLAGS.config], common)
+  given = flags.FLAGS
+  if bool(given.model) != (bool(given.pairs) or bool(given.retrieval)):
+    raise app.UsageError("--model goes with --pairs or --retrieval.")
+  if not given.model:
+    found = run(CONFIGS[given.config], common)
   else:
-    net = hub.load(flags.FLAGS.model)
+    net = hub.load(given.model)
+    pairs = (
+      read(given.pairs) if given.pairs else retrieved(net, given.retrieval)
+    )
     found = (
-      common | row
-      for row in judged(
-        net, read(flags.FLAGS.pairs), jax.random.key(2), split=True
-      )
+      common | row for row in judged(net, pairs, jax.random.key(2), split=True)
     )
   rows.write(found, flags.FLAGS.output)
 
@@ -364,6 +411,9 @@ def _define() -> None:
     "model", None, "A directory or hub name of a model that generates."
   )
   flags.DEFINE_string("pairs", None, "Its pairs, .jsonl of ids.")
+  flags.DEFINE_integer(
+    "retrieval", 0, "Pairs of a task that are drawn.", lower_bound=0
+  )
   flags.DEFINE_string("output", None, "A file for the rows, too.")
 
 

@@ -1,6 +1,7 @@
 """The toy translation: its truth, and that all of it runs."""
 
 import re
+import types
 
 import jax
 import numpy as np
@@ -62,6 +63,42 @@ def test_pairs_of_tagged_texts():
   wrong = example | {"generated_target_current": "il court."}
   assert "another word" in pecore_pairs.pair(wrong, tokenize, tokenize)
   assert pecore_pairs.touched(["x"], "y", [(0, 1)]) is None
+
+
+class _Words:
+  """A tokenizer of words, each with its space; `letters` of letters."""
+
+  def __init__(self, letters=False):
+    self.pattern = "." if letters else r" ?\w+|[^\w\s]"
+    self.known = {}
+
+  def encode(self, text, add_special):
+    assert not add_special
+    found = re.findall(self.pattern, text)
+    ids = [self.known.setdefault(word, len(self.known)) for word in found]
+    return types.SimpleNamespace(ids=np.array(ids))
+
+
+def test_pairs_of_retrieval_know_their_truth():
+  words = _Words()
+  net = types.SimpleNamespace(tokenizer=words)
+  names = lambda ids: [list(words.known)[i] for i in ids]
+  pairs = study.retrieved(net, 5)
+  assert len(pairs) == 5
+  for pair in pairs:
+    given = pair.given
+    first, last = given["context_span"]
+    context = given["with_context"][first:last]
+    left = given["with_context"][:first] + given["with_context"][last:]
+    assert left == given["without_context"]
+    (cue,), (at,) = pair.cues, pair.sensitive
+    # The place behind "in the", which the response begins with.
+    assert names(context[cue - 2 : cue]) == [" in", " the"]
+    assert given["response_ids"][at] == context[cue]
+    assert names(context)[-1] == "." and names(context).count(".") == 2
+    assert names(given["without_context"])[-2:] == [" in", " the"]
+  with pytest.raises(ValueError, match="single token"):
+    study.retrieved(types.SimpleNamespace(tokenizer=_Words(letters=True)), 1)
 
 
 @pytest.mark.slow

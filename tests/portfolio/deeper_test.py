@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spex_jax.datasets import synthetic
-from spex_jax.fourier import high_order, lasso, score
+from spex_jax.fourier import lasso, score
 from spex_jax.portfolio import deeper, members, select
 from spex_jax.portfolio.samples import Samples
 from spex_jax.proxies import boosting
@@ -48,8 +48,7 @@ def test_sets_of_order_5_are_found_and_foreseen():
 
 
 @pytest.mark.parametrize("max_order", [None, 4])
-def test_smooth_values_are_not_scanned_again(monkeypatch, max_order):
-  monkeypatch.setattr(high_order, "search", None)  # Not to be called.
+def test_smooth_values_are_not_scanned_again(max_order):
   masks = _uniform(30, 400)
   weights = np.random.default_rng(0).normal(size=30)
   values = np.tanh(masks @ weights / 3)
@@ -58,8 +57,7 @@ def test_smooth_values_are_not_scanned_again(monkeypatch, max_order):
   assert ("none of them asks for larger ones" in told) == (max_order is None)
 
 
-def test_few_masks_and_many_players_are_not_scanned_again(monkeypatch):
-  monkeypatch.setattr(high_order, "search", None)
+def test_few_masks_and_many_players_are_not_scanned_again():
   f, masks, _ = _planted(70)
   fit, after, _ = _deepened(masks, f(masks))
   assert after is fit
