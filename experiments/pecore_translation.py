@@ -341,10 +341,11 @@ def retrieved(net: sites.Network, count: int, seed: int = 0) -> list[Pair]:
     place = encode(drawn.right[0])
     if len(place) > 1 or context.count(place[0]) != 1:
       continue
+    response = place + encode(_GOES_ON)
     given = {
-      "with_context": front + context + current,
-      "without_context": front + current,
-      "response_ids": place + encode(_GOES_ON),
+      "with_context": front + context + current + response,
+      "without_context": front + current + response,
+      "response_ids": response,
       "context_span": [len(front), len(front) + len(context)],
     }
     pairs.append(Pair(given, (0,), (context.index(place[0]),)))

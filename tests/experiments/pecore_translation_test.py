@@ -96,7 +96,9 @@ def test_pairs_of_retrieval_know_their_truth():
     assert names(context[cue - 2 : cue]) == [" in", " the"]
     assert given["response_ids"][at] == context[cue]
     assert names(context)[-1] == "." and names(context).count(".") == 2
-    assert names(given["without_context"])[-2:] == [" in", " the"]
+    size = len(given["response_ids"])
+    assert left[-size:] == given["response_ids"]
+    assert names(left[:-size])[-2:] == [" in", " the"]
   with pytest.raises(ValueError, match="single token"):
     study.retrieved(types.SimpleNamespace(tokenizer=_Words(letters=True)), 1)
 
