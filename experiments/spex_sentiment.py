@@ -236,7 +236,7 @@ def run(
   causal: bool = False,
 ) -> Iterator[rows.Row]:
   """Rows of every review; each text compiles once."""
-  texts = text_data.read(data).texts
+  texts = text_data.read(data).texts if causal else ()
   with tempfile.TemporaryDirectory() as folder:  # The head is fitted once.
     for number in picked:
       if causal:
