@@ -26,9 +26,10 @@ import os
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 import spex_jax as spex
+from experiments import command
 from spex_jax.ablate import closed, evaluate, services
 
 
@@ -218,4 +219,4 @@ if __name__ == "__main__":
   flags.DEFINE_integer("budget", 500, "Masks, so calls.")
   flags.DEFINE_float("calls_per_second", 5.0, "At most.")
   flags.DEFINE_string("cache", "answers.jsonl", "File that keeps the answers.")
-  app.run(main)
+  command.start(main)

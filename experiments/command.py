@@ -1,9 +1,13 @@
 """How an experiment is run: the flags that all have."""
 
+import pathlib
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from absl import app, flags
+
+from spex_jax import usage
 
 # --help tells of what is defined here as if the experiment defined it.
 flags.disclaim_key_flags()
@@ -26,7 +30,31 @@ def run(
   if configs is not None:
     flags.DEFINE_enum("config", default, sorted(configs), "Which sizes.")
   flags.DEFINE_string("output", None, "File for the rows, too.")
-  app.run(main)
+  start(main)
+
+
+def start(main: Callable[[Sequence[str]], Any]) -> None:
+  """Calls `main`; what a user gave wrongly is said in a line, with code 1.
+
+  Args:
+    main: what absl calls. Of its errors those of values, files and packages
+      that are not there are a line; with `--debug`, and all others, a
+      traceback.
+  """
+  flags.DEFINE_bool("debug", False, "Where an error was raised, too.")
+
+  def said(argv):
+    try:
+      return main(argv)
+    except (ValueError, OSError, ImportError) as error:
+      if flags.FLAGS.debug:
+        raise
+      name = pathlib.Path(sys.argv[0]).stem
+      text = f"{name}: error: {usage.one_line(error)} (--debug says where)"
+      print(text, file=sys.stderr)
+      return 1
+
+  app.run(said)
 
 
 def some_of(

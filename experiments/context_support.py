@@ -41,7 +41,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from experiments import command, rows
 from spex_jax import base, context
@@ -402,4 +402,4 @@ def _define() -> None:
 
 if __name__ == "__main__":
   _define()
-  app.run(main)
+  command.start(main)

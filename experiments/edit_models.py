@@ -21,6 +21,12 @@ next token):
   python -m experiments.edit_models --model=gpt2 --data=texts.npz \
       --task=forget --kind=heads
 
+or on the prompts of a task of `circuits.tasks`, whose labels are the answers:
+right is what stands above all other answers of the task.
+
+  python -m experiments.edit_models --config=prompts --model=gpt2 \
+      --data=gender --task=forget --kind=heads
+
 Expect `quick` in 1 minute and `full` in 5 on 2 CPU cores.
 """
 
@@ -33,11 +39,16 @@ import numpy as np
 from absl import app, flags
 
 from experiments import command, edit_study, edit_tasks, rows
+from experiments import tasks as tasks_lib
 from spex_jax import models
-from spex_jax.ablate import components
+from spex_jax.ablate import components, readouts
+from spex_jax.circuits import tasks as circuits_tasks
+from spex_jax.models import sites
 from spex_jax.report import plots
 
 TASKS = ("errors", "forget", "subgroups", "backdoor", "typographic")
+_PROMPTS = 64  # Drawn of a task; fewer where two are alike.
+_START = "<|endoftext|>"  # In front of each.
 AGREE = 0.95  # Share of training examples whose mark agrees with the answer.
 
 CONFIGS = {
@@ -59,6 +70,10 @@ CONFIGS = {
   ),
   "full": edit_tasks.Config(
     edit_study.Sizes(masks=1200, keep=0.9, most=32, draws=12)
+  ),
+  # Of a language model: a row of a batch is an example under a mask.
+  "prompts": edit_tasks.Config(
+    edit_study.Sizes(masks=1000, keep=0.9, most=32, draws=12, batch=2)
   ),
 }
 
@@ -111,7 +126,8 @@ def run_on(
 
   Args:
     path: directory or hub name of a Hugging Face checkpoint.
-    data: .npz of the inputs, and `labels`.
+    data: .npz of the inputs, and `labels`; or the name of a task of
+      `circuits.tasks`, whose clean prompts are drawn for the tokenizer.
     kind: of the components, one of `components.KINDS`.
     config: how large; a quarter of the examples score components, a quarter
       choose k, the rest is fresh.
@@ -128,8 +144,11 @@ def run_on(
     )
   common = rows.common("edit_models") | {"seed": seed, "model": str(path)}
   net = models.load(path)
-  found = _examples(data, net.example)
   root = jax.random.key(seed)
+  if data in circuits_tasks.TASKS:
+    found = _prompts(net, str(data), jax.random.fold_in(root, len(TASKS)))
+  else:
+    found = _examples(data, net.example)
   order = np.asarray(jax.random.permutation(root, len(found)))
   cut = max(1, len(found) // 4)
   first = {name: x[:1] for name, x in found.inputs.items()}
@@ -139,7 +158,10 @@ def run_on(
     for name, x in found.inputs.items()
     if np.asarray(x).dtype.kind == "f"
   )
-  study = edit_study.Study(net, players, config.sizes)
+  read = readouts.margins
+  if data in circuits_tasks.TASKS:
+    read = edit_study.among(np.unique(found.labels))
+  study = edit_study.Study(net, players, config.sizes, read)
   scored = found.take(order[:cut])
   task = edit_tasks.Task(
     study,
@@ -222,6 +244,17 @@ def _percent(answer) -> str:
   return f"{100 * answer['mean']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
+def _prompts(net: sites.Network, task: str, key) -> edit_study.Examples:
+  """Distinct clean prompts of a task, labelled with their first answers."""
+  pairs = circuits_tasks.make(
+    task, net.tokenizer, _PROMPTS, key, start=_START
+  ).pairs
+  inputs, _ = tasks_lib.of_pairs(pairs)
+  rows_of = np.unique(pairs.clean, axis=0, return_index=True)[1]
+  whole = edit_study.Examples(inputs, np.asarray(pairs.right)[:, 0])
+  return whole.take(np.sort(rows_of))
+
+
 def _examples(path, wanted) -> edit_study.Examples:
   with np.load(path, allow_pickle=False) as file:
     arrays = dict(file)
@@ -279,7 +312,9 @@ if __name__ == "__main__":
   flags.DEFINE_integer("masks", None, "Ablations, instead of the config's.")
   flags.DEFINE_string("figures", None, "Folder for the figure.")
   flags.DEFINE_string("model", None, "Checkpoint: directory or hub name.")
-  flags.DEFINE_string("data", None, "Labelled examples for it, .npz.")
+  flags.DEFINE_string(
+    "data", None, "Labelled examples for it, .npz, or a task."
+  )
   flags.DEFINE_enum(
     "kind", "filters", sorted(components.KINDS), "Components of it."
   )

@@ -240,6 +240,25 @@ def _short(number: Any) -> float:
   return float(f"{float(number):.4g}")
 
 
+def among(answers: np.ndarray) -> Callable[[np.ndarray], Any]:
+  """Margins above the other answers alone, of a language model.
+
+  Args:
+    answers: int `[K]`, tokens in rising order, every label among them.
+  """
+
+  def read_of(labels):
+    margins = readouts.margins(np.searchsorted(answers, labels))
+
+    def read(output, inputs):
+      logits = output.logits[..., answers]
+      return margins(dataclasses.replace(output, logits=logits), inputs)
+
+    return read
+
+  return read_of
+
+
 def logits_of(embeddings: base.Array) -> Callable[[np.ndarray], Any]:
   """Margins of images that are classed by the nearest of K texts.
 

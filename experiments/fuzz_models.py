@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
+from experiments import command
 from spex_jax.models import hub
 
 _FOLDER = flags.DEFINE_string("folder", None, "of checkpoints", required=True)
@@ -113,4 +114,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  command.start(main)

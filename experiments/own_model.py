@@ -19,9 +19,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 import spex_jax as spex
+from experiments import command
 from spex_jax.ablate import evaluate, readouts
 from spex_jax.datasets import tabular
 from spex_jax.models import adapters, sites
@@ -193,4 +194,4 @@ def main(argv):
 if __name__ == "__main__":
   # Defined here, so that a test may import several experiments.
   flags.DEFINE_enum("config", "full", sorted(CONFIGS), "Which size.")
-  app.run(main)
+  command.start(main)

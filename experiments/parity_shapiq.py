@@ -26,8 +26,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
+from experiments import command
 from spex_jax.fourier import sparse
 from spex_jax.indices import table
 
@@ -171,4 +172,4 @@ def main(argv):
 if __name__ == "__main__":
   # Defined here, so that a test may import several experiments.
   flags.DEFINE_enum("config", "full", sorted(CONFIGS), "Which games.")
-  app.run(main)
+  command.start(main)

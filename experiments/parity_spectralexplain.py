@@ -20,8 +20,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
+from experiments import command
 from spex_jax.datasets import synthetic
 from spex_jax.fourier import sparse, spex
 from spex_jax.masks import bch, hadamard
@@ -162,4 +163,4 @@ def main(argv):
 
 if __name__ == "__main__":
   flags.DEFINE_enum("config", "full", sorted(CONFIGS), "Which cases.")
-  app.run(main)
+  command.start(main)

@@ -55,7 +55,7 @@ import numpy as np
 import optax
 from absl import app, flags
 
-from experiments import rows
+from experiments import command, rows
 from spex_jax.circuits import tasks
 from spex_jax.context import cues, judging, selectors, sensitivity
 from spex_jax.context import runs as runs_lib
@@ -420,4 +420,4 @@ def _define() -> None:
 
 if __name__ == "__main__":
   _define()
-  app.run(main)
+  command.start(main)

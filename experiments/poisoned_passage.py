@@ -19,9 +19,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from experiments import context_support, rows
+from experiments import command, context_support, rows
 from spex_jax import context
 from spex_jax.context import scoring
 from spex_jax.context import sources as sources_lib
@@ -129,4 +129,4 @@ def _define() -> None:
 
 if __name__ == "__main__":
   _define()
-  app.run(main)
+  command.start(main)

@@ -11,7 +11,7 @@ import json
 import pathlib
 import time
 
-from absl import app, flags
+from absl import flags
 
 from experiments import command, games
 
@@ -64,4 +64,4 @@ if __name__ == "__main__":
   flags.DEFINE_integer("seed", 1, "Draws the functions and the masks.")
   flags.DEFINE_integer("num_masks", 4096, "Masks to fit on.")
   flags.DEFINE_integer("num_test", 2000, "Masks to test on.")
-  app.run(main)
+  command.start(main)

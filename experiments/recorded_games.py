@@ -23,10 +23,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
+from experiments import command, rows
 from experiments import games as games_lib
-from experiments import rows
 from spex_jax.ablate import absent, components, evaluate, readouts, text
 from spex_jax.models import hub
 
@@ -170,4 +170,4 @@ if __name__ == "__main__":
   flags.DEFINE_string("games", None, "Folder of recordings.", required=True)
   flags.DEFINE_string("minilm", None, "Folder of all-MiniLM-L6-v2.")
   flags.DEFINE_integer("masks", None, "At most so many of either kind.")
-  app.run(main)
+  command.start(main)

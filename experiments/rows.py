@@ -1,5 +1,6 @@
 """What the benchmarks share: rows as they come, tables, and timing."""
 
+import contextlib
 import functools
 import json
 import os
@@ -36,11 +37,15 @@ def write(rows: Iterable[Row], output: str | None = None) -> list[Row]:
 
   Args:
     rows: measured while they are asked for.
-    output: file for the lines too, or None. What was there is overwritten.
+    output: file for the lines too, or None. What was there is overwritten, once
+      there is a row.
   """
   kept = []
-  with open(output or os.devnull, "w") as file:
+  with contextlib.ExitStack() as stack:
+    file = None
     for row in rows:
+      if file is None:
+        file = stack.enter_context(open(output or os.devnull, "w"))
       line = json.dumps(row)
       print(line, flush=True)
       print(line, file=file, flush=True)

@@ -41,10 +41,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 import spex_jax as spex
-from experiments import rows, tasks
+from experiments import command, rows, tasks
 from spex_jax import base
 from spex_jax.ablate import components, likelihoods, parts, readouts
 from spex_jax.circuits import tasks as circuits_tasks
@@ -454,7 +454,8 @@ if __name__ == "__main__":
   # Defined here, so that a test may import several experiments.
   flags.DEFINE_enum("config", "full", sorted(CONFIGS), "Which sizes.")
   flags.DEFINE_string("model", None, "Directory or hub name.", required=True)
-  flags.DEFINE_list("tasks", list(tasks.TASKS), "Which tasks.")
+  known = [*tasks.TASKS, *circuits_tasks.TASKS]
+  command.some_of("tasks", tasks.TASKS, known, "Which tasks")
   flags.DEFINE_string("prompts", None, "File of beginnings, instead of tasks.")
   flags.DEFINE_enum(
     "value",
@@ -468,4 +469,4 @@ if __name__ == "__main__":
   flags.DEFINE_string("workdir", None, "Where values of pairs are kept.")
   flags.DEFINE_string("output", None, "File for the rows, as well.")
   flags.DEFINE_string("figure", None, "File for a figure.")
-  app.run(main)
+  command.start(main)

@@ -40,8 +40,9 @@ import numpy as np
 from absl import app, flags, logging
 
 import spex_jax as spex
-from experiments import rows
+from experiments import command, rows
 from experiments.configs import sweep_reviews
+from spex_jax import api
 from spex_jax.datasets import text as text_data
 from spex_jax.fourier import score
 from spex_jax.jobs import language, sentiment, subjects
@@ -142,12 +143,20 @@ def of_sweep(
   Raises:
     ValueError: no such sweep, one of other masks, or a budget beyond it.
   """
-  yield from done
   known = {(r["review"], r["budget"], r["method"]) for r in done}
   book, sweep = sweep_run.opened(workdir)
   there = set(book.indices())
   lacking = {s.item for s in sweep.shards() if s.index not in there}
   tests = sweep_reviews.TESTS
+  most = max(budgets)
+  for item in set(range(len(sweep.items))) - lacking:  # All, before a fit.
+    num_masks, n = state.samples(workdir, item)[0].shape
+    _, first = sweep_reviews.plan_of(n, num_masks, sweep.config["seed"])
+    if most > first - tests:
+      raise ValueError(
+        f"{most} masks are too many: a review has {first - tests} of each kind."
+      )
+  yield from done
   for item, own in enumerate(sweep.items):
     jobs = [
       (budget, method)
@@ -165,8 +174,6 @@ def of_sweep(
       raise ValueError(f"{workdir} is no sweep of sweep_reviews: other masks.")
     uniform = samples.Samples(masks[tests:first], values[tests:first, None])
     for budget, method in jobs:
-      if budget > first - tests:
-        raise ValueError(f"A review has {first - tests} masks of each kind.")
       start = time.perf_counter()
       row = {"review": own["row"], "n": n, "budget": budget, "method": method}
       if method == "spex":
@@ -237,6 +244,8 @@ def run(
 ) -> Iterator[rows.Row]:
   """Rows of every review; each text compiles once."""
   texts = text_data.read(data).texts if causal else ()
+  if causal and not all(0 <= number < len(texts) for number in picked):
+    raise ValueError(f"{data} has rows 0 to {len(texts) - 1}; got {picked}.")
   with tempfile.TemporaryDirectory() as folder:  # The head is fitted once.
     for number in picked:
       if causal:
@@ -360,6 +369,8 @@ def main(argv: Sequence[str]) -> None:
       args.causal,
     )  # fmt: skip
   measured = rows.write(made, args.output)
+  if not measured:
+    raise ValueError(f"{args.workdir} has no review whole yet.")
   print(tables(measured))
   if args.figure:
     draw(measured, pathlib.Path(args.figure))
@@ -372,9 +383,9 @@ def _flags() -> None:
   flags.DEFINE_bool("causal", False, "The model is a language model, prompted.")
   flags.DEFINE_list("rows", [], "Rows of the data; eight by length if empty.")
   flags.DEFINE_list("budgets", ["512", "1024", "2048"], "Distinct masks.")
-  flags.DEFINE_list(
-    "methods", ["spex", "proxyspex", "lasso", "auto"], "Of spex.explain."
-  )
+  usual = ("spex", "proxyspex", "lasso", "auto")
+  known = (*api.METHODS, f"lasso{_ALONE}")
+  command.some_of("methods", usual, known, "Of spex.explain")
   flags.DEFINE_integer("tests", 500, "Masks to score on.", lower_bound=10)
   flags.DEFINE_string("output", None, "File for the JSON lines.")
   flags.DEFINE_string("figure", None, "PNG to draw.")
@@ -382,4 +393,4 @@ def _flags() -> None:
 
 if __name__ == "__main__":
   _flags()
-  app.run(main)
+  command.start(main)

@@ -22,8 +22,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
+from experiments import command
 from spex_jax.circuits import dcm, desiderata, measured, metrics, swaps, tasks
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import hub, sites
@@ -164,6 +165,6 @@ def main(argv: Sequence[str]) -> None:
 if __name__ == "__main__":
   flags.DEFINE_string("model", None, "A checkpoint.", required=True)
   flags.DEFINE_string("start", "", "In front of every prompt.")
-  flags.DEFINE_list("tasks", None, "Of circuits.tasks, or binding.")
+  command.some_of("tasks", None, [*tasks.TASKS, BINDING], "Which tasks")
   flags.DEFINE_enum("config", "full", sorted(CONFIGS), "Sizes.")
-  app.run(main)
+  command.start(main)

@@ -2,7 +2,8 @@
 
   spex sweep run --config=experiments/configs/sweep_reviews.py:brief \
     --config.data=reviews.csv --config.model=MINILM --workdir=DIR
-  python -m experiments.spex_sentiment --workdir=DIR --output=rows.jsonl
+  python -m experiments.spex_sentiment --workdir=DIR --output=rows.jsonl \
+    --budgets=512,1024
 
 An item is a review, a row of the table. Its masks are uniform ones, of which
 the first `TESTS` are for judging, and behind as many as are left those of one

@@ -42,6 +42,49 @@ def test_a_list_of_choices_takes_these_and_no_others():
   assert "Which rows: choose from a, b." in said and "--config" in said
 
 
+_FAILS = """
+from experiments import command
+def main(argv):
+  if len(argv) > 1:
+    raise KeyError("ours")
+  open("/nowhere/file")
+command.start(main)
+"""
+
+
+@pytest.mark.parametrize(
+  ("words", "short", "last"),
+  [
+    ((), True, "/nowhere/file"),
+    (("--debug",), False, "FileNotFoundError"),
+    (("more",), False, "KeyError: 'ours'"),
+  ],
+)
+def test_what_is_not_there_is_said_in_a_line(words, short, last):
+  done = subprocess.run(
+    [sys.executable, "-c", _FAILS, *words], capture_output=True, text=True
+  )
+  said = done.stderr.strip().splitlines()
+  assert done.returncode == 1 and last in said[-1]
+  assert (len(said) == 1) == short
+  if short:
+    assert "error: " in said[0] and "--debug" in said[0]
+
+
+def test_a_run_that_fails_at_once_leaves_the_rows_of_another(tmp_path):
+  path = tmp_path / "rows.jsonl"
+  rows.write([{"a": 1}], str(path))
+
+  def fails():
+    raise ValueError("No.")
+    yield
+
+  with pytest.raises(ValueError, match="No."):
+    rows.write(fails(), str(path))
+  assert rows.read(path) == [{"a": 1}]
+  assert rows.write([{"a": 2}], str(path)) == rows.read(path) == [{"a": 2}]
+
+
 _GIVEN = dict(
   config="quick", output=None, rows=[], games=None, model=None, stories=None,
   tasks=["ioi"], scores=None, workdir=None, peer=None, checkout=None,

@@ -1,13 +1,22 @@
 """The editing experiments: their measures, what they plant, and quick runs."""
 
+import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
 
-from experiments import edit_digits, edit_models, edit_pictures, edit_study
-from spex_jax.models import convnet
+from experiments import (
+  edit_digits,
+  edit_models,
+  edit_pictures,
+  edit_study,
+  edit_tasks,
+)
+from spex_jax.circuits import tasks as circuits_tasks
+from spex_jax.models import convnet, sites
+from tests import tokenizers_small
 from tests.jobs import small
 from tests.models import checkpoints
 
@@ -164,6 +173,40 @@ def test_checkpoints_by_name(tmp_path, family):
   np.savez(data, labels=labels)
   with pytest.raises(ValueError, match="lacks"):
     list(edit_models.run_on(folder, data, "neurons", config))
+
+
+@pytest.mark.slow
+def test_prompts_of_a_task(tmp_path):
+  backend = tokenizers_small.byte_level()
+  # Pairs are of equal length.
+  people = [f" {one}" for pair in circuits_tasks._PEOPLE for one in pair]
+  size = backend.get_vocab_size() + len(people) + 2
+  folder = small.gpt2(tmp_path, n_positions=96, vocab_size=size)
+  backend.add_tokens([*people, " he", " she"])
+  backend.save(str(folder / "tokenizer.json"))
+  sizes = dataclasses.replace(
+    edit_models.CONFIGS["prompts"].sizes, masks=30, draws=2, most=2
+  )
+  config = edit_tasks.Config(sizes, num_edits=2)
+  found = list(
+    edit_models.run_on(folder, "gender", "heads", config, ["forget"])
+  )
+  # Both answers have prompts in every part.
+  assert [row["row"] for row in found] == [
+    f"class {label}" for label in (size - 2, size - 1)
+  ]
+  parts = ("target_before", "elsewhere_before")
+  for row in found:  # Half of 64 prompts is fresh.
+    assert sum(row[part]["count"] for part in parts) == 32
+
+
+def test_a_margin_among_answers():
+  logits = np.zeros((2, 1, 9), np.float32)
+  logits[:, 0, [3, 5, 8]] = [[1.0, 4.0, 2.0], [7.0, 0.5, 3.0]]
+  logits[:, 0, 0] = 99.0  # No answer.
+  output = sites.Output(logits=logits, hidden=(), activations={})
+  read = edit_study.among(np.array([3, 5, 8]))(np.array([5, 8]))
+  np.testing.assert_array_equal(read(output, {}), [2.0, -4.0])
 
 
 def test_unknown_tasks_and_kinds_are_refused():

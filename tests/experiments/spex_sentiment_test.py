@@ -162,5 +162,5 @@ def test_a_sweep_is_decoded_and_goes_on(workdir, tmp_path):
   path = tmp_path / "rows.jsonl"
   rows.write(found, str(path))
   assert rows.read(path) == found
-  with pytest.raises(ValueError, match="has 180 masks of each kind"):
+  with pytest.raises(ValueError, match="a review has 180 of each kind"):
     list(spex_sentiment.of_sweep(str(workdir), (181,), methods))
