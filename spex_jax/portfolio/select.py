@@ -262,7 +262,8 @@ def by_plan(
 ) -> Answer:
   """SPEX or lasso on the masks of a plan alone.
 
-  Both decode the nested plan of half the masks and predict the other half.
+  Both decode the nested plan of half the masks and predict those of the other
+  half that it lacks.
 
   Args:
     plan: a plan of N masks; SPEX is not compared on one too large to be held
@@ -274,23 +275,40 @@ def by_plan(
   if plan.num_masks * plan.n > MASK_BYTES:
     note = "The plan is too large for a lasso to be tried beside it."
     return answer._replace(notes=[*answer.notes, note])
-  samples = Samples(plan.masks(), values)
+  samples = planned(plan, values)
   if is_explained(samples, answer):
     return answer._replace(notes=[*answer.notes, _EXACT_NOTE])
+  small = "The plan is too small to compare SPEX with the lasso."
   if plan.num_bits < 2:
-    note = "The plan is too small to compare SPEX with the lasso."
-    return answer._replace(notes=[*answer.notes, note])
+    return answer._replace(notes=[*answer.notes, small])
   half, index = plan.shrink(plan.num_bits - 1)
-  other = np.delete(np.arange(plan.num_masks), index)
-  test = samples.at(other)
+  seen = planned(half, values[index])
+  # Of few players some masks of the other half are in this one, too.
+  first = packing.distinct_masks(np.concatenate([seen.masks, samples.masks]))
+  fresh = np.sort(first.first) - len(seen.masks)
+  test = samples.at(fresh[fresh >= 0])
+  if len(test.masks) < _LEAST_SPLIT:
+    return answer._replace(notes=[*answer.notes, small])
   scores = (
     mean_score(test, by_spex(half, values[index])),
-    mean_score(test, _lasso(samples.at(index), max_order)),
+    mean_score(test, _lasso(seen, max_order)),
   )
-  note = _comparison(scores, f"the other half of the plan ({len(other)} masks)")
+  where = f"the other half of the plan ({len(test.masks)} masks)"
+  note = _comparison(scores, where)
   if not prefers_spex(scores):
     answer = _lasso(samples, max_order)
   return answer._replace(notes=[note, *answer.notes])
+
+
+def planned(plan: spex.QueryPlan, values: np.ndarray) -> Samples:
+  """The masks of a plan and their values `[N, T]`, each mask once.
+
+  Of few players a plan has many masks several times. Whoever predicts out of
+  fold must not see a mask's twin, nor count it as evidence of its own.
+  """
+  masks = plan.masks()
+  first = np.sort(packing.distinct_masks(masks).first)
+  return Samples(masks[first], values[first])
 
 
 def _lasso(samples, max_order):
@@ -319,8 +337,8 @@ def compare(
   reached = mean_score(uniform, answer)
   if reached.value > 1 - _EXPLAINED:
     return answer._replace(notes=[*answer.notes, _EXACT_NOTE])
-  planned = Samples(plan.masks(), values)
-  baseline = by_proxies(uniform.join(planned), "auto", max_order)
+  own = planned(plan, values)
+  baseline = by_proxies(uniform.join(own), "auto", max_order)
   best = Score(-1.0, 0.0)
   if baseline.out_of_fold is not None:
     best = _score(uniform.values, baseline.out_of_fold[: len(uniform.masks)])
@@ -328,7 +346,7 @@ def compare(
   where = f"{len(uniform.masks)} masks that neither had seen"
   note = _comparison(scores, where)
   if prefers_spex(scores):
-    winner = refitted(answer, planned.join(uniform))
+    winner = refitted(answer, own.join(uniform))
   else:
     winner = baseline._replace(out_of_fold=None)
   return winner._replace(notes=[note, *winner.notes])

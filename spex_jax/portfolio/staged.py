@@ -8,6 +8,8 @@ and no more are asked once the held-out masks are predicted as well as that.
 Shapes: n players, B masks, T targets.
 """
 
+import itertools
+
 import jax
 import numpy as np
 
@@ -16,8 +18,8 @@ from spex_jax.fourier import sparse
 from spex_jax.masks import ask as ask_lib
 from spex_jax.masks import packing, sampling
 from spex_jax.portfolio import budget as budget_lib
+from spex_jax.portfolio import members, select
 from spex_jax.portfolio import samples as samples_lib
-from spex_jax.portfolio import select
 
 _PROBES = 2  # The full and the empty mask.
 _LEAST_PROBED = 32  # Smaller budgets ask them only if f seems constant.
@@ -84,7 +86,7 @@ def _by_plan(ask, key, max_order, strict):
   answer = select.by_spex(plan, values)
   spare = budget - ask.asked
   if spare and small:
-    samples = samples_lib.Samples(plan.masks(), values)
+    samples = select.planned(plan, values)
     if not select.is_explained(samples, answer):
       more = draw(more_key, spare, n, np.concatenate([exclude, masks]))
       samples = samples.join(samples_lib.Samples(more, ask(more)))
@@ -101,6 +103,8 @@ def _by_proxies(ask, key, method, max_order, strict, goal):
   n, budget = ask.n, ask.budget
   plan_key, mask_key, more_key = jax.random.split(key, 3)
   num_held = budget_lib.num_held_out(budget, n)
+  if method == "gram":
+    _check_scan(n, budget, max_order)
   notes = few_held(num_held, budget)
   ends, num_scouts, plan = corners(n), 0, None
   if method == "auto":
@@ -152,6 +156,22 @@ def _by_proxies(ask, key, method, max_order, strict, goal):
   if goal is not None:
     notes.append(_goal_note(goal, answer, test, ask))
   return answer._replace(notes=notes + answer.notes), test
+
+
+def _check_scan(n, budget, max_order):
+  """Refuses a budget that leaves a Gram scan too few masks, before it asks."""
+  rest = lambda b: b - budget_lib.num_held_out(b, n) - _PROBES
+  needs = next(b for b in itertools.count() if rest(b) >= members.LEAST_SCANNED)
+  if budget < needs:
+    raise ValueError(
+      f"A Gram scan needs a budget of at least {needs} masks, held-out ones "
+      f"among them; the budget is {budget}. Raise it, or use method='lasso'."
+    )
+  if members.scanned_order(n, rest(budget), max_order) < 1:
+    raise ValueError(
+      f"A Gram scan of {n} players with {budget} masks costs too much: use "
+      "method='lasso'."
+    )
 
 
 _RARE = (

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from spex_jax import api
 from spex_jax.datasets import synthetic
 from spex_jax.fourier import exact, score, sparse, spex
 from spex_jax.masks import sampling
@@ -108,8 +109,9 @@ def test_half_a_plan_tells_who_speaks(terms, b, method):
   assert answer.method == method
   # What the note says is recomputed: nobody saw the masks that judged.
   half, index = plan.shrink(b - 1)
-  other = np.delete(np.arange(plan.num_masks), index)
-  test = samples_lib.Samples(plan.masks()[other], values[other])
+  seen = {row.tobytes() for row in half.masks()}
+  whole = select.planned(plan, values)
+  test = whole.at([row.tobytes() not in seen for row in whole.masks])
   reached = select.mean_score(test, select.by_spex(half, values[index]))
   assert f"masks) is {reached} for SPEX" in answer.notes[0]
   # And what a function that is known leaves of noise of .3 is .09.
@@ -124,7 +126,7 @@ def test_half_a_plan_tells_who_speaks(terms, b, method):
 def test_masks_outside_a_plan_tell_who_speaks(t, speaks):
   """A code of 3 errors cannot read sets of 4; a Gram scan can."""
   plan, f = _planned(_HIGH, 7 - t, t)
-  masks = sampling.distinct(jax.random.key(2), 60, 12, exclude=plan.masks())
+  masks = sampling.distinct(jax.random.key(4), 60, 12, exclude=plan.masks())
   outside = samples_lib.Samples(masks, f(masks))
   values = f(plan.masks())
   answer = select.compare(plan, values, outside)
@@ -134,6 +136,51 @@ def test_masks_outside_a_plan_tell_who_speaks(t, speaks):
   found = dict(answer.functions[0].terms())
   for players, coef in _HIGH.items():  # Errors of .3 / 21, refitted to all.
     assert found[players] == pytest.approx(coef, abs=0.06)
+
+
+def test_masks_of_a_plan_stand_once():
+  plan = spex.make_plan(jax.random.key(0), 9, b=4, t=3)
+  masks = plan.masks()
+  table = np.random.default_rng(0).normal(size=(1 << 9, 2))
+  values = table[masks @ (1 << np.arange(9))]
+  own = select.planned(plan, values)
+  assert len(np.unique(masks, axis=0)) == len(own.masks) < len(masks)
+  assert len(np.unique(own.masks, axis=0)) == len(own.masks)
+  expected = table[own.masks @ (1 << np.arange(9))]
+  np.testing.assert_array_equal(own.values, expected)
+
+
+def test_errors_of_a_refit_count_each_mask_once():
+  """Of few players a plan repeats; 1.645 errors hold nine in ten."""
+  within = []
+  for seed in range(12):
+    plan = spex.make_plan(jax.random.key(seed), 9, b=4, t=3)
+    rng = np.random.default_rng(seed)
+    noise = 0.5 * rng.normal(size=1 << 9)
+    f = _function(9, {(0,): 1.0, (1, 2): 0.8, (3,): -0.6})
+    value = lambda m, f=f, e=noise: f(m) + e[m @ (1 << np.arange(9))]
+    own = select.planned(plan, value(plan.masks())[:, None])
+    answer = select.Answer([f], "spex", [], std=[np.ones(4)])
+    found = select.refitted(answer, own)
+    truth = dict(f.terms())
+    for (players, coef), std in zip(found.functions[0].terms(), found.std[0]):
+      within.append(abs(coef - truth.get(players, 0.0)) < 1.645 * std)
+  # 36 draws: nine in ten, within three of their errors, .05 each.
+  assert len(within) == 36 and np.mean(within) > 0.75
+
+
+@pytest.mark.slow
+def test_noise_of_few_players_is_answered_by_the_mean():
+  table = np.random.default_rng(0).normal(size=1 << 10)
+  found = api.explain(
+    lambda masks: table[masks @ (1 << np.arange(10))],
+    10,
+    budget=900,
+    key=jax.random.key(0),
+  )
+  # Its plan has half of its masks twice; an answer would know them by heart.
+  assert any("SPEX's plan was asked" in note for note in found.notes)
+  assert found.method == "mean"
 
 
 def test_exact_spex_is_not_compared():

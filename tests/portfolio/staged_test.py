@@ -7,7 +7,7 @@ import pytest
 from spex_jax.fourier import sparse, spex
 from spex_jax.masks import ask as ask_lib
 from spex_jax.masks import packing, sampling
-from spex_jax.portfolio import budget, select, staged
+from spex_jax.portfolio import budget, staged
 
 _N, _BUDGET = 40, 600
 _KEY = jax.random.key(0)
@@ -104,10 +104,9 @@ def _rare(held):
   return fn
 
 
-def test_probes_do_not_overspend_a_budget_that_a_plan_fills(monkeypatch):
+@pytest.mark.slow
+def test_probes_do_not_overspend_a_budget_that_a_plan_fills():
   """Held-out masks of one value cost two probes, and a plan has one size."""
-  answer = select.Answer([_planted(5)], "any", [])  # Nobody looks at it.
-  monkeypatch.setattr(select, "compare", lambda *_: answer)
   # Of order 4 here, no two masks of the smallest plan are equal.
   total = next(
     b for b in range(200, 400) if _room(b) == spex.least_budget(_N, 4)
@@ -124,22 +123,37 @@ def _room(total):
   return rest - budget.num_scouts(rest)
 
 
-def test_a_plan_with_the_empty_mask_does_not_ask_it_again(monkeypatch):
+def test_a_plan_with_the_empty_mask_does_not_ask_it_again():
   n, total = 12, 800
-  plan = next(
-    plan
-    for plan in (
-      spex.make_plan(jax.random.key(k), n, 700, t=3) for k in range(20)
-    )
+  keys = (jax.random.key(k) for k in range(40))
+  plans = (
+    (key, *budget.insisted_plan(jax.random.split(key, 3)[0], n, total, 3))
+    for key in keys
+  )
+  key, plan, held = next(
+    (key, plan, held)
+    for key, plan, held in plans
     if (~plan.masks().any(axis=1)).any()
   )
-  monkeypatch.setattr(budget, "insisted_plan", lambda *_: (plan, 80))
-  found = _Asked(lambda m: m.all(axis=1), method="spex", n=n, budget=total)
+  found = _Asked(
+    lambda m: m.all(axis=1), method="spex", n=n, budget=total, key=key,
+    max_order=3,
+  )  # fmt: skip
   assert "too rare a change" in found.notes
   num_distinct = len(packing.distinct_masks(plan.masks()).first)
   full = plan.masks().all(axis=1).any()
   # Both probes are asked; those in the plan are not asked again.
-  assert found.ask.asked == 80 + 2 + num_distinct - 1 - full
+  assert found.ask.asked == held + 2 + num_distinct - 1 - full
+
+
+@pytest.mark.parametrize("n", [7, 30])
+def test_a_scan_of_too_few_masks_is_refused_before_it_asks(n):
+  f = sparse.SparseFourier.from_terms(n, {(0,): 1.0, (1, 2): -1.0})
+  asked = lambda masks: pytest.fail("It asked.")
+  with pytest.raises(ValueError, match="at least 98 masks"):
+    _Asked(asked, method="gram", n=n, budget=97)
+  found = _Asked(f, method="gram", n=n, budget=98)
+  assert {s for s, _ in found.answer.functions[0].terms()} >= {(0,), (1, 2)}
 
 
 @pytest.mark.slow
