@@ -12,6 +12,7 @@ from spex_jax.ablate import choices
 
 _PROGRAMS = ("*-cache", "*-atime")  # JAX's files.
 _FOLDER = "JAX_COMPILATION_CACHE_DIR"
+_ENABLED = "JAX_ENABLE_COMPILATION_CACHE"
 _LEAST = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
 
@@ -35,19 +36,25 @@ def run(words: Sequence[str], clear: bool) -> None:
     clear: whether to delete the programs that are kept.
 
   Raises:
-    ValueError: words, or a file that cannot be deleted.
+    ValueError: words, a file in the folder's place, or a file that cannot be
+      deleted.
   """
   if words:
     raise ValueError(f"unexpected argument {words[0]!r}; see --help.")
   from spex_jax.report import tables  # Slow to import.
 
   folder = choices.folder()
+  if folder.exists() and not folder.is_dir():
+    raise ValueError(f"{folder} is a file, and no folder of programs.")
   show = tables.printer()
   found = [path for name in _PROGRAMS for path in folder.glob(name)]
   programs = sum(path.name.endswith("-cache") for path in found)
   size = sum(path.stat().st_size for path in found) / 1e6
   show(tables.fact("folder", str(folder)))
   show(tables.fact("programs", f"{programs:,} compiled, {size:,.1f} MB"))
+  given = os.environ.get
+  if given(_FOLDER) == "" or given(_ENABLED, "1").lower() in ("0", "false"):
+    show(tables.fact("kept", "nothing more: the environment says so"))
   if clear:
     try:
       for path in found:

@@ -47,3 +47,18 @@ def test_it_is_shown_and_cleared_and_nothing_else_goes(folder, capsys):
   assert code == 0 and "1 programs" in out
   assert [path.name for path in folder.iterdir()] == ["spex_batches.json"]
   assert "unexpected argument 'x'" in command.refused(capsys, "cache", "x")
+
+
+@pytest.mark.parametrize(
+  ("name", "value"),
+  [("JAX_ENABLE_COMPILATION_CACHE", "0"), ("JAX_COMPILATION_CACHE_DIR", "")],
+)
+def test_it_says_that_nothing_is_kept(folder, capsys, monkeypatch, name, value):
+  assert "nothing more" not in command.run(capsys, "cache")[1]
+  monkeypatch.setenv(name, value)
+  assert "nothing more" in command.run(capsys, "cache")[1]
+
+
+def test_a_file_in_its_place_is_refused(folder, capsys):
+  folder.write_text("mine")
+  assert "is a file" in command.refused(capsys, "cache")
