@@ -64,9 +64,11 @@ def deepened(
     return fit, note + "none of them asks for larger ones, which were not."
   every = np.ones(num_masks, bool)
   support, nominees = high_order.search(masks, values, _sets(fit(every)), order)
+  rows = high_order.num_rows(n, num_masks, order)
+  by = "" if rows == num_masks else f", by {rows:,} of {num_masks:,} masks"
   note = (
     f" All sets of up to {scanned} were scanned, then those of {order} on what "
-    f"these left; larger ones were not."
+    f"these left{by}; larger ones were not."
   )
   if not ((support < n).sum(axis=1) == order).any():
     return fit, note
