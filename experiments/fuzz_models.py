@@ -9,6 +9,7 @@ Shapes: B rows, P positions, V outputs.
 
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -89,7 +90,7 @@ def _rounded(params: Any) -> Any:
   )
 
 
-def main(argv: list[str]) -> None:
+def main(argv: Sequence[str]) -> None:
   """Asks of every checkpoint, and prints a row for each family."""
   del argv
   counts: dict[str, dict[str, int]] = {}

@@ -30,7 +30,7 @@ import dataclasses
 import numpy as np
 
 from spex_jax import base
-from spex_jax.fourier import normal, sparse
+from spex_jax.fourier import normal, regress, sparse
 from spex_jax.indices import attribution
 
 _SINGLES = (1e-6, 1e-3, 1e-2, 1e-1)  # Loadings: shares of a column's variance.
@@ -145,6 +145,10 @@ def fit(
       `attribution.samples` refuses.
   """
   masks, values = attribution.samples(masks, values)
+  values, *units = regress.standardise(values)
+  # Targets count by their energy, of which constant ones have none.
+  shares = np.where(values.any(axis=0), units[1], 0.0)
+  shares = shares / (shares.max() or 1.0)
   num_masks, n = masks.shape
   if num_masks < 2 * normal.EVERY:
     raise ValueError(
@@ -166,10 +170,12 @@ def fit(
   left = values[~held] - first.intercept(alone) - chi[~held] @ alone
   # Pairs of the strongest components that explain the rest.
   room = min(most_pairs, num_masks // 2)
-  found = _scan(chi[~held], left, alone, varies, room)
+  found = _scan(chi[~held], left, alone * shares, varies, room)
   if not len(found):
     first.add(*test)
-    return _model(first, best, _SINGLES, varies, keep, found, ())
+    return _scaled(
+      _model(first, best, _SINGLES, varies, keep, found, ()), units
+    )
   # Both orders together.
   columns = np.concatenate([chi, _products(chi, found)], axis=1)
   live = np.concatenate([varies, np.ones(len(found), bool)])
@@ -187,8 +193,11 @@ def fit(
   pick = lambda with_pairs, without: np.where(
     helps.reshape(-1, *[1] * (with_pairs.ndim - 1)), with_pairs, without
   )
-  energy = 1 - pair_error.sum() / single_error.sum()
-  return PairModel(
+  of_pairs, of_singles = (
+    ((shares * error) ** 2).sum() for error in (pair_error, single_error)
+  )
+  gain = (of_singles - of_pairs) / (of_singles or 1.0)
+  model = PairModel(
     keep,
     pick(model.mean, plain.mean),
     pick(model.singles, plain.singles),
@@ -197,10 +206,11 @@ def fit(
     (
       f"{len(found)} pairs of the {min(_STRONGEST, int(varies.sum()))} "
       f"strongest components help {helps.sum()} of {len(helps)} targets; their "
-      f"error on {held.sum()} held-out masks is {100 * energy:.1f} % below the "
+      f"error on {held.sum()} held-out masks is {100 * gain:.1f} % below the "
       "first order's",
     ),
   )
+  return _scaled(model, units)
 
 
 def _scan(chi, left, alone, varies, room) -> np.ndarray:
@@ -233,6 +243,17 @@ def _model(sums, chosen, loadings, among, keep, pairs, notes) -> PairModel:
     pairs,
     weights[n:].T,
     notes,
+  )
+
+
+def _scaled(model, units) -> PairModel:
+  """In the values' units, of a model of standardised ones."""
+  mean, scale = units
+  return dataclasses.replace(
+    model,
+    mean=mean + scale * model.mean,
+    singles=scale[:, None] * model.singles,
+    weights=scale[:, None] * model.weights,
   )
 
 

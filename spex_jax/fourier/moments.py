@@ -126,7 +126,7 @@ def factor(gram: np.ndarray, loading: base.Array | float = 0.0) -> Any:
   """
   from scipy import linalg
 
-  largest = gram.max(initial=1.0)
+  largest = gram.max(initial=0.0)
   gram[np.diag_indices(len(gram))] += loading
   try:
     found: Any = linalg.cho_factor(

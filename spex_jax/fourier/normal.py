@@ -9,6 +9,9 @@ Rows come in chunks and are not kept; their sums are, and merge:
                        of the first rows, so that an offset costs no digits
   and sums of x, of y - o and of its squares, float64
 
+Values are summed over a power of two of each target's own, which rises with the
+largest of them: nothing is rounded, and no square overflows or vanishes.
+
 From them follow, for all targets at once, the least squares and ridge fits with
 an intercept, which is not penalised: centred sums, a Cholesky factor. The
 loading is in the units of a column's variance: `(cov + loading) w = cov_y`.
@@ -43,6 +46,7 @@ class Normal:
     num_targets: T.
     count: B.
     columns: float64 `[n]` sums of x.
+    exponents: int `[T]`; y, here below, stands for values over 2^exponents.
     sums: float64 `[T]` of y less `origin`; `squares` of their squares.
     origin: float64 `[T]`.
   """
@@ -65,6 +69,7 @@ class Normal:
       raise ValueError(f"Need n >= 1 and T >= 1; got {n}, {num_targets}.")
     self.n, self.num_targets, self.count = n, num_targets, 0
     self.columns = np.zeros(n)
+    self.exponents = exponents_of(np.zeros((1, num_targets)))
     self.origin = np.zeros(num_targets)
     self.sums, self.squares = np.zeros(num_targets), np.zeros(num_targets)
     self._sums: _Host | tiles.Tiles = _Host(n, num_targets)
@@ -96,21 +101,33 @@ class Normal:
     return self
 
   def _add(self, x, y):
+    finite = np.isfinite(y).all(axis=0)
+    if not finite.all():
+      raise ValueError(
+        f"The values of targets {np.flatnonzero(~finite)[:5]} hold NaN or "
+        "infinity."
+      )
+    self._raise_to(exponents_of(y))
+    y = np.ldexp(y, -self.exponents)
     if not self.count:
       # To float32, so that subtracting it leaves float32 values such.
       self.origin = y.mean(axis=0, dtype=np.float64).astype(np.float32)
       self.origin = self.origin.astype(np.float64)
     y = y - self.origin.astype(y.dtype)
-    sums = y.sum(axis=0, dtype=np.float64)
-    if not np.isfinite(sums).all():
-      raise ValueError(
-        f"The values of targets {np.flatnonzero(~np.isfinite(sums))[:5]} hold "
-        "NaN or infinity."
-      )
     self.count += len(x)
-    self.sums += sums
+    self.sums += y.sum(axis=0, dtype=np.float64)
     self.squares += np.einsum("bt,bt->t", y, y, dtype=np.float64)
     self.columns += self._sums.add(x, y)
+
+  def _raise_to(self, exponents):
+    """Exponents of at least so much; what was summed follows."""
+    exponents = np.maximum(self.exponents, exponents)
+    if self.count and (exponents > self.exponents).any():
+      ratio = np.ldexp(1.0, self.exponents - exponents)
+      self.origin, self.sums = ratio * self.origin, ratio * self.sums
+      self.squares = ratio**2 * self.squares
+      self._sums.scale(ratio)
+    self.exponents = exponents
 
   def merge(self, other: "Normal") -> "Normal":
     """Takes in the rows of another, made alike; returns itself.
@@ -125,14 +142,16 @@ class Normal:
       )
     if type(other._sums) is not type(self._sums):
       raise ValueError("Sums in tiles and sums on the host do not merge.")
+    self._raise_to(other.exponents)
+    ratio = np.ldexp(1.0, other.exponents - self.exponents)
     if not self.count:
-      self.origin = other.origin
-    shift = other.origin - self.origin
-    self._sums.merge(other._sums, np.outer(other.columns, shift))
+      self.origin = ratio * other.origin
+    sums, shift = ratio * other.sums, ratio * other.origin - self.origin
+    self._sums.merge(other._sums, ratio, np.outer(other.columns, shift))
     self.squares += (
-      other.squares + 2 * shift * other.sums + other.count * shift**2
+      ratio**2 * other.squares + 2 * shift * sums + other.count * shift**2
     )
-    self.sums += other.sums + other.count * shift
+    self.sums += sums + other.count * shift
     self.columns += other.columns
     self.count += other.count
     return self
@@ -169,7 +188,7 @@ class Normal:
       )
       if found is None:
         return None
-      out[among] = found
+      out[among] = np.ldexp(found, self.exponents)
     return out
 
   def solve_each(
@@ -205,7 +224,7 @@ class Normal:
   def intercept(self, weights: np.ndarray) -> np.ndarray:
     """The constant `[T]` that goes with weights `[n, T]`."""
     chex.assert_shape(weights, (self.n, self.num_targets))
-    mean = self.origin + self.sums / self.count
+    mean = np.ldexp(self.origin + self.sums / self.count, self.exponents)
     return mean - self.columns / self.count @ weights
 
   def errors(self, weights: np.ndarray, among: np.ndarray) -> np.ndarray | None:
@@ -223,6 +242,7 @@ class Normal:
     if free < 1 or not isinstance(self._sums, _Host):
       return None
     energy = self.squares - self.sums**2 / self.count
+    weights = np.ldexp(weights, -self.exponents)
     left = energy - np.einsum("nt,nt->t", weights, self._right())
     left = np.maximum(left, 0.0) / free
     out = np.zeros((self.n, self.num_targets))
@@ -230,7 +250,7 @@ class Normal:
       if not self._sums.has_factor:
         raise ValueError("Errors are those of the last fit without a loading.")
       inverse = self._sums.inverse_diagonal()
-      out[among] = np.sqrt(np.outer(inverse, left))
+      out[among] = np.ldexp(np.sqrt(np.outer(inverse, left)), self.exponents)
     return out
 
   def _right(self) -> np.ndarray:
@@ -258,10 +278,13 @@ class _Host:
       self._product += wide.astype(y.dtype, copy=False).T @ y
       return np.ones(len(wide), wide.dtype) @ wide
 
-  def merge(self, other: Any, shift: np.ndarray) -> None:
+  def scale(self, ratio: np.ndarray) -> None:
+    self._product *= ratio
+
+  def merge(self, other: Any, ratio: np.ndarray, shift: np.ndarray) -> None:
     self._factor = None
     self._gram += other._gram
-    self._product += other._product + shift
+    self._product += ratio * other._product + shift
 
   def product(self) -> np.ndarray:
     return self._product
@@ -314,6 +337,16 @@ class _Host:
     return (np.tril(inverse) ** 2).sum(axis=0)
 
 
+def exponents_of(values: np.ndarray) -> np.ndarray:
+  """int `[T]`: the powers of two just above all |values| `[B, T]`.
+
+  To scale by where values come in parts: no digit is rounded. -1,100, below
+  that of any number, where all are 0.
+  """
+  largest = np.maximum(values.max(axis=0), -values.min(axis=0))
+  return np.where(largest > 0, np.frexp(largest)[1], -1100)
+
+
 def held_out(count: int, before: int = 0, held: int = 0) -> np.ndarray:
   """Which of `count` further rows choose penalties: bool `[count]`.
 
@@ -344,22 +377,25 @@ def choose(
 
   Returns:
     int `[T]`, the index of the best of `loadings` (the first of equal ones),
-    and float64 `[T]`, its mean squared error.
+    and float64 `[T]`, the root of its mean squared error.
 
   Raises:
     ValueError: no candidate has a unique solution.
   """
   x, y = held_out
   y = np.asarray(y, np.float64)
+  exponents = np.maximum(sums.exponents, exponents_of(y))
   errors = np.full((len(loadings), sums.num_targets), np.inf)
   for number, loading in enumerate(loadings):
     weights = sums.solve(loading, among)
     if weights is not None:
       guess = sums.intercept(weights) + _product(x, weights)
-      errors[number] = ((y - guess) ** 2).mean(axis=0)
+      left = np.ldexp(y - guess, -exponents)
+      errors[number] = (left**2).mean(axis=0)
   if not np.isfinite(errors).any(axis=0).all():
     raise ValueError("No loading gave a unique fit; add a positive one.")
-  return errors.argmin(axis=0), errors.min(axis=0)
+  least = np.ldexp(np.sqrt(errors.min(axis=0)), exponents)
+  return errors.argmin(axis=0), least
 
 
 def _product(x: base.Array, weights: np.ndarray) -> np.ndarray:

@@ -76,8 +76,16 @@ class Tiles:
         self._product[i] = _add_product(self._product[i], part, y)
     return x.sum(axis=0, dtype=np.float64)
 
-  def merge(self, other: Any, shift: np.ndarray) -> None:
-    """Takes in the sums of another; `shift` `[n, T]` is added to products."""
+  def scale(self, ratio: np.ndarray) -> None:
+    """Multiplies the products of each target by a number, `[T]`."""
+    with jax.enable_x64(True):
+      self._product = [part * ratio[None] for part in self._product]
+
+  def merge(self, other: Any, ratio: np.ndarray, shift: np.ndarray) -> None:
+    """Takes in the sums of another.
+
+    `shift` `[n, T]` is added to products, its own times `ratio` `[T]`.
+    """
     if self._tile != other._tile or self._count + other._count > _MOST_ROWS:
       raise ValueError("Tiles of another side, or too many rows, do not merge.")
     self._count += other._count
@@ -85,7 +93,8 @@ class Tiles:
       self._gram[key] = self._gram[key] + tile
     with jax.enable_x64(True):
       for i, part in enumerate(self._blocks(shift)):
-        self._product[i] = self._product[i] + other._product[i] + part
+        more = other._product[i] * ratio[None] + part
+        self._product[i] = self._product[i] + more
 
   def product(self) -> np.ndarray:
     """float64 `[n, T]` on the host."""

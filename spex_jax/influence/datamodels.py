@@ -71,8 +71,11 @@ def leave_one_out(
   scores = means[n] - means[:n]
   std = None
   if counts.min() >= 2:
-    spread = ((values - means[which]) ** 2).sum(axis=0) / (counts - 1).sum()
-    std = np.sqrt(spread * (1 / counts[:n] + 1 / counts[n])[:, None]).T
+    scale = regress.standardise(values)[2]  # No square overflows or vanishes.
+    left = (values - means[which]) / scale
+    spread = (left**2).sum(axis=0) / (counts - 1).sum()
+    std = np.sqrt(spread * (1 / counts[:n] + 1 / counts[n])[:, None]) * scale
+    std = std.T
   # So that the full mask is met; n scores speak of its neighbourhood alone.
   baseline = means[n] - scores.sum(axis=0)
   return attribution.Attribution(scores.T, baseline, "leave-one-out", std)
@@ -97,21 +100,21 @@ def least_squares(
     ValueError: what `attribution.samples` refuses.
   """
   masks, values = attribution.samples(masks, values)
+  unit, *units = regress.standardise(values)
   (num_masks, n), std = masks.shape, None
   if n > num_masks:
-    weights = _wide(masks, values)
+    weights = _wide(masks, unit)
   else:
-    sums = normal.Normal(n, values.shape[1]).add(masks, values)
+    sums = normal.Normal(n, unit.shape[1]).add(masks, unit)
     weights = sums.solve()
     if weights is not None:
       std = sums.errors(weights, np.ones(n, bool))
   notes: tuple[str, ...] = ()
   if weights is None:
     # Columns depend on each other: only the spectrum tells the least norm.
-    spectrum = _Spectrum(masks, values)
+    spectrum = _Spectrum(masks, unit)
     weights, notes = spectrum.solve(0.0), spectrum.note()
-  std = None if std is None else std.T
-  return _answer(masks, values, weights, std, "least squares", notes)
+  return _answer(masks, units, weights, std, "least squares", notes)
 
 
 def ridge(
@@ -141,7 +144,8 @@ def ridge(
   masks, values = attribution.samples(masks, values)
   if len(masks) < 3:
     raise ValueError(f"Leaving one out needs 3 masks; got {len(masks)}.")
-  spectrum = _Spectrum(masks, values)
+  unit, *units = regress.standardise(values)
+  spectrum = _Spectrum(masks, unit)
   errors = np.stack([spectrum.left_out(penalty) for penalty in grid])
   chosen = errors.argmin(axis=0)
   weights = np.empty((spectrum.n, values.shape[1]))
@@ -150,7 +154,7 @@ def ridge(
     weights[:, columns] = spectrum.solve(grid[number])[:, columns]
   used = ", ".join(f"{grid[number]:.3g}" for number in np.unique(chosen))
   notes = (f"penalties {used}", *spectrum.note())
-  return _answer(masks, values, weights, None, "ridge", notes)
+  return _answer(masks, units, weights, None, "ridge", notes)
 
 
 def lasso(
@@ -211,8 +215,12 @@ def _wide(masks, values):
     return x.T @ np.asarray(linalg.cho_solve(factor, y))
 
 
-def _answer(masks, values, weights, std, method, notes=()):
-  baseline = values.mean(axis=0) - masks.mean(axis=0) @ weights
+def _answer(masks, units, weights, std, method, notes=()):
+  """By weights and errors `[n, T]` of standardised values; `units` undo it."""
+  mean, scale = units
+  weights = weights * scale
+  baseline = mean - masks.mean(axis=0) @ weights
+  std = None if std is None else (std * scale).T
   return attribution.Attribution(weights.T, baseline, method, std, notes)
 
 
@@ -227,7 +235,7 @@ class _Spectrum:
     with regress.blas_threads(min(self.x.shape)):
       gram = self.x @ self.x.T if wide else self.x.T @ self.x
       squares, vectors = np.linalg.eigh(gram)
-      kept = squares > _ROUNDING * max(squares.max(initial=0.0), 1.0)
+      kept = squares > _ROUNDING * squares.max(initial=0.0)
       self.roots = np.sqrt(squares[kept])
       self.rank = len(self.roots)
       known = vectors[:, kept]

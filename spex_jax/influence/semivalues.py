@@ -30,7 +30,7 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.api import Explanation
-from spex_jax.fourier import regress, sparse
+from spex_jax.fourier import normal, regress, sparse
 from spex_jax.indices import attribution, mobius
 from spex_jax.indices import interactions as interactions_lib
 
@@ -148,19 +148,19 @@ def banzhaf(masks: base.Masks, values: base.Values) -> attribution.Attribution:
       f"{len(stuck)} of {masks.shape[1]} are always kept or always dropped "
       f"(first: player {stuck[0]})."
     )
-  offset = values.mean(axis=0)
-  centred = values - offset  # So that squares do not cancel.
+  # So that squares do not cancel, overflow or vanish.
+  centred, offset, scale = regress.standardise(values)
   counts = np.stack([kept, lost])[:, None]  # [2, 1, n]
   with_player = centred.T @ masks.astype(np.float64)
   sums = np.stack([with_player, centred.sum(axis=0)[:, None] - with_player])
   squares = (centred**2).T @ masks.astype(np.float64)
   squares = np.stack([squares, (centred**2).sum(axis=0)[:, None] - squares])
   means = sums / counts
-  scores = means[0] - means[1]
+  scores = (means[0] - means[1]) * scale[:, None]
   std = None
   if counts.min() >= 2:
     spread = np.maximum(squares - counts * means**2, 0) / (counts - 1)
-    std = np.sqrt((spread / counts).sum(axis=0))
+    std = np.sqrt((spread / counts).sum(axis=0)) * scale[:, None]
   baseline = offset - scores @ masks.mean(axis=0)
   return attribution.Attribution(scores, baseline, "Banzhaf (MSR)", std)
 
@@ -314,6 +314,8 @@ def by_permutations(
   orders = np.asarray(draws).argsort(axis=1, kind="stable")
   ranks = orders.argsort(axis=1, kind="stable")
   total, squares = np.zeros((2, n, len(full)))
+  # Squares are of gains over a power of two above them all.
+  exponents = normal.exponents_of(total)
   last = np.broadcast_to(none, (num_permutations, len(full))).copy()
   live, asked = np.arange(num_permutations), len(ends)
   cut = np.zeros(num_permutations)
@@ -338,12 +340,19 @@ def by_permutations(
     before = np.concatenate([last[live][:, None], values[:, :-1]], axis=1)
     gains = weights[start:stop, None] * (values - before)
     np.add.at(total, orders[live, start:stop], gains)
+    lower = exponents
+    exponents = np.maximum(
+      lower, normal.exponents_of(gains.reshape(-1, len(full)))
+    )
+    squares *= np.ldexp(1.0, 2 * (lower - exponents))
+    gains = np.ldexp(gains, -exponents)
     np.add.at(squares, orders[live, start:stop], gains**2)
     last[live] = values[:, -1]
   mean, std = total / num_permutations, None
   if num_permutations > 1:
-    spread = np.maximum(squares / num_permutations - mean**2, 0)
-    std = np.sqrt(spread / (num_permutations - 1)).T
+    unit = np.ldexp(mean, -exponents)
+    spread = np.maximum(squares / num_permutations - unit**2, 0)
+    std = np.ldexp(np.sqrt(spread / (num_permutations - 1)), exponents).T
   found = attribution.Attribution(mean.T, none, _title(law), std)
   return Orders(found, asked, cut)
 

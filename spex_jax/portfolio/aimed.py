@@ -200,6 +200,6 @@ def _shares(pairs):
 def _of_coefs(function, std, index):
   """Standard errors of the coefficients: a value is -2 times one of them."""
   # The empty set: f(none) and half of all values, whose sum may be known.
-  none = 0.0 if index == "SV" else np.sqrt((std**2).sum())
+  none = 0.0 if index == "SV" else np.hypot.reduce(std)
   players = np.asarray(function.players)[: int(function.count), 0]
   return np.append(std, none)[players] / 2

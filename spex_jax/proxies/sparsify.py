@@ -192,11 +192,9 @@ def _fit(masks, values, function, candidates):
   candidates = [c._replace(size=min(c.size, found)) for c in candidates]
   size = max(c.size for c in candidates)
   num_masks = len(masks)
-  scale = np.abs(values).max() or 1.0
-  mean = values[0] + (values - values[0]).mean()
-  y = (values - mean) / scale
-  deviation = np.sqrt((y**2).mean()) or 1.0
-  y, scale = y / deviation, scale * deviation
+  y, mean, scale = (
+    part[..., 0] for part in regress.standardise(values[:, None])
+  )
   x = _design(masks, function, size)
   offset = x.mean(axis=0, dtype=np.float64)
   gram = (x.T @ x).astype(np.float64) / num_masks - np.outer(offset, offset)

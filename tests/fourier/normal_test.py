@@ -57,6 +57,56 @@ def test_errors_are_the_textbooks():
   assert few.errors(weights, everyone) is None
 
 
+@pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e39, 1e160, 1e300])
+@pytest.mark.parametrize("first", [0.0, 1e-30, 1.0])
+def test_units_do_not_matter(scale, first):
+  """Wherever the values were of others in the rows before."""
+  x, y = _rows()
+  y[:40] *= first
+  y[:, 2] /= scale  # This target stays as it is.
+  everyone = np.ones(11, bool)
+  weights, constant = _least(x, y * [1, 1, scale])
+  left = y * [1, 1, scale] - constant - x @ weights
+  units = np.array([scale, scale, 1.0])
+  inverse = np.linalg.inv((x - x.mean(axis=0)).T @ (x - x.mean(axis=0)))
+  std = np.sqrt(np.outer(np.diag(inverse), (left**2).sum(axis=0) / (120 - 12)))
+  parts = [
+    normal.Normal(11, 3).add(x[rows], y[rows] * scale)
+    for rows in (slice(0, 40), slice(40, 120))
+  ]
+  merge = lambda a, b: normal.Normal(11, 3).merge(a).merge(b)
+  in_order = normal.Normal(11, 3)
+  for row in range(120):
+    in_order.add(x[row : row + 1], y[row : row + 1] * scale)
+  for sums in (in_order, merge(*parts), merge(*parts[::-1])):
+    found = sums.solve()
+    np.testing.assert_allclose(found / units, weights, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+      sums.intercept(found) / units, constant, rtol=0, atol=1e-12
+    )
+    np.testing.assert_allclose(
+      sums.errors(found, everyone) / units, std, rtol=1e-9
+    )
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-162, 1e160, 1e300])
+def test_the_best_loading_does_not_mind_units(scale):
+  x, y = _rows(60, 20, 2)
+  y[:, 0] = np.random.default_rng(5).normal(size=60)
+  y = np.column_stack([y, np.where(np.arange(60) < 45, 0.0, y[:, 1])])
+  grid = [100.0, 1.0, 0.01]
+  held = x[45:], y[45:] * scale
+  errors = []
+  for loading in grid:
+    weights, constant = _least(x[:45], y[:45], loading)
+    left = y[45:] - constant - x[45:] @ weights
+    errors.append(np.sqrt((left**2).mean(axis=0)))
+  sums = normal.Normal(20, 3).add(x[:45], y[:45] * scale)
+  chosen, least = normal.choose(sums, held, grid)
+  assert chosen.tolist() == np.argmin(errors, axis=0).tolist() == [0, 2, 0]
+  np.testing.assert_allclose(least / scale, np.min(errors, axis=0), rtol=1e-9)
+
+
 def test_offsets_cost_no_digits_in_float32():
   x, y = _rows(offset=3e4)
   y = y.astype(np.float32)
@@ -126,7 +176,7 @@ def test_the_best_loading_for_each_target():
   for target, loading in ((0, 0.0), (1, 100.0)):
     weights, constant = _least(x[:45], y[:45], loading)
     guess = constant + held[0] @ weights
-    expected = ((held[1] - guess) ** 2).mean(axis=0)[target]
+    expected = np.sqrt(((held[1] - guess) ** 2).mean(axis=0)[target])
     np.testing.assert_allclose(errors[target], expected, atol=1e-12)
   few = normal.Normal(20, 2).add(x[:9], y[:9])
   with pytest.raises(ValueError, match="No loading gave a unique fit"):

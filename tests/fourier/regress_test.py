@@ -247,6 +247,22 @@ class TestRefit:
       regress.refit(**kwargs)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1.0, 1e30])
+def test_columns_of_any_units_have_a_factor_where_they_are_independent(scale):
+  x = np.random.default_rng(0).normal(size=(40, 3))
+  weights = np.array([1.0, -2.0, 0.5])
+  gram = x.T @ x / 40
+  of = lambda gram: moments.Moments(
+    gram * scale**2, gram @ weights * scale, 1.0, 39
+  )
+  found = of(gram).ridge()
+  np.testing.assert_allclose(found * scale, weights, rtol=1e-12)
+  twins = gram[:, [0, 1, 1]][[0, 1, 1]]
+  assert np.isnan(of(twins).ridge()).all()
+  assert np.isnan(of(0 * gram).ridge()).all()
+  assert np.isfinite(of(0 * gram).ridge(scale)).all()
+
+
 def test_columns_of_numbers_are_fitted_as_sklearn_does():
   """By its own folds sklearn chooses a penalty as good, on the same rows."""
   from sklearn import linear_model

@@ -55,13 +55,18 @@ def test_all_masks_give_the_index(index):
     )
 
 
+@pytest.mark.parametrize("index", aimed.INDICES)
 @pytest.mark.parametrize("scale", [1e170, 1e-170])
-def test_units_do_not_matter(scale):
-  plain = _explain(_smooth, 12, 60)
-  found = _explain(lambda masks: scale * _smooth(masks), 12, 60)
+def test_units_do_not_matter(scale, index):
+  plain = _explain(_smooth, 12, 60, index=index)
+  found = _explain(lambda masks: scale * _smooth(masks), 12, 60, index=index)
   np.testing.assert_allclose(
-    _values(found, 12), scale * _values(plain, 12), rtol=1e-9, atol=0
+    _values(found, 12, index),
+    scale * _values(plain, 12, index),
+    rtol=1e-9,
+    atol=0,
   )
+  assert (plain.coef_std[1:] > 0).all()
   np.testing.assert_allclose(
     found.coef_std, scale * plain.coef_std, rtol=1e-9, atol=0
   )

@@ -77,6 +77,22 @@ def test_relaxed_is_least_squares_on_the_lassos_support():
   np.testing.assert_allclose(constants[1], expected[0], rtol=1e-8)
 
 
+@pytest.mark.parametrize("scale", [1e-310, 1e-200, 1e160, 1e307])
+def test_units_do_not_matter(scale):
+  function, masks, values = _problem(2)
+  offered = [
+    sparsify.Candidate(kind, 12, 1.0, 0.01)
+    for kind in ("ridge", "lasso", "relaxed")
+  ]
+  constants, coefs = sparsify._fit(masks, values, function, offered)
+  larger = function.replace(coefs=function.coefs * scale)
+  found = sparsify._fit(masks, values * scale, larger, offered)
+  # 1e-310 has 13 bits less; penalised fits end at a gap of 1e-4.
+  close = {"rtol": 1e-6, "atol": 1e-9}
+  np.testing.assert_allclose(found[0] / scale, constants, **close)
+  np.testing.assert_allclose(found[1] / scale, coefs, **close)
+
+
 def test_the_whole_expansion_wins_where_it_is_best():
   """Ten thousand small sets: no cut and no refit of few of them can do."""
   rng = np.random.default_rng(3)
