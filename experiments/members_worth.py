@@ -5,8 +5,8 @@
 Members are fitted once to the first masks of a game, as `auto` fits them, and
 stacked as `auto` does: all, and with each left out in turn. What that costs is
 the ratio of residuals, (1 - R² without it) / (1 - R² of all), on masks that no
-fit has seen. Beside it stands the ratio with another value of a constant of
-`portfolio.stack`, and with errors out of fold taken as they are (`growth`).
+fit has seen. Beside it stands the ratio with another value of a field of
+`portfolio.policy`, and with errors out of fold taken as they are (`growth`).
 `--games` takes recorded games besides (`record_games`).
 
 Where the Gram scan leaves nothing, `auto` fits no other member: such games are
@@ -16,8 +16,8 @@ counted, and left out of the means.
 import dataclasses
 import pathlib
 import time
-import unittest.mock
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from absl import app, flags
@@ -26,7 +26,7 @@ from experiments import command, games, rows
 from spex_jax import base
 from spex_jax.fourier import score
 from spex_jax.portfolio import folds as folds_lib
-from spex_jax.portfolio import select, stack
+from spex_jax.portfolio import policy, select, stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +55,10 @@ _SEEDS = {
   "cut40": (2, 3),
 }
 _TWELVE = tuple((name, s) for name, seeds in _SEEDS.items() for s in seeds)
-_OTHERS = {
-  "_LEAST_WEIGHT": (0.0, 0.1),
-  "_DROPPED": (0.0, 0.02),
+# Of fields that are read once members are fitted.
+_OTHERS: dict[str, tuple[Any, ...]] = {
+  "least_weight": (0.0, 0.1),
+  "dropped": (0.0, 0.02),
 }
 CONFIGS = {
   "quick": Config((("vote45", 2),), (64,), 200),
@@ -114,7 +115,7 @@ def _row(recording, budget):
 
 
 def _changed(masks, values, found):
-  """Answers without each member, and with each other constant, by name."""
+  """Answers without each member, and with each other number, by name."""
   for member in found:
     rest = [one for one in found if one is not member]
     yield member.name, stack.stack(masks, values, rest)
@@ -122,8 +123,13 @@ def _changed(masks, values, found):
   yield "the others than the best", stack.stack(masks, values, alone)
   for name, others in _OTHERS.items():
     for value in others:
-      with unittest.mock.patch.object(stack, name, value):
-        yield f"{name} = {value}", stack.stack(masks, values, found)
+      kept = policy.POLICY
+      policy.POLICY = dataclasses.replace(kept, **{name: value})
+      try:
+        other = stack.stack(masks, values, found)
+      finally:
+        policy.POLICY = kept
+      yield f"{name} = {value}", other
   plain = [one._replace(growth=folds_lib.Growth()) for one in found]
   yield "growth = 1", stack.stack(masks, values, plain)
 

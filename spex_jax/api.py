@@ -42,8 +42,7 @@ from spex_jax.explanation import Explanation
 from spex_jax.fourier import exact, sparse, spex
 from spex_jax.masks import ask as ask_lib
 from spex_jax.masks import packing, request, sampling
-from spex_jax.portfolio import additive, aimed, select, staged, trust
-from spex_jax.portfolio import budget as budget_lib
+from spex_jax.portfolio import additive, aimed, policy, select, staged, trust
 from spex_jax.portfolio import samples as samples_lib
 from spex_jax.proxies import lime
 from spex_jax.report import progress as progress_lib
@@ -406,10 +405,10 @@ def _asked(ask, key, method, *, max_order, strict, goal, index, kernel_width):
       f"exact asks all 2**{n} masks of up to {_MOST_EXACT} players; the "
       f"budget is {budget}. Use method='auto'."
     )
-  elif budget < budget_lib.LEAST and method != "spex":
+  elif budget < policy.POLICY.least_budget and method != "spex":
     raise ValueError(
       f"A budget of {budget} is too small for n={n}: need at least "
-      f"{min(budget_lib.LEAST, 1 << n)} masks."
+      f"{min(policy.POLICY.least_budget, 1 << n)} masks."
     )
   else:
     answer, test = staged.ask_and_decode(

@@ -7,7 +7,7 @@ import pytest
 from spex_jax.api import decode
 from spex_jax.fourier import spex
 from spex_jax.masks import sampling
-from spex_jax.portfolio import select
+from spex_jax.portfolio import policy
 from tests import functions
 
 _KEY = jax.random.key(0)
@@ -268,7 +268,7 @@ class TestSamples:
     plan = spex.make_plan(_KEY, 30, b=2)
     values = f(plan.masks())
     monkeypatch.setattr(spex.QueryPlan, "masks", None)
-    monkeypatch.setattr(select, "MASK_BYTES", 1000)
+    monkeypatch.setattr(policy, "POLICY", policy.Policy(unpacked_bytes=1000))
     for method in ("spex", "auto"):
       answer = decode(plan, values, method=method)
       assert dict(answer.fourier.terms()).keys() >= dict(f.terms()).keys()

@@ -23,13 +23,11 @@ from spex_jax.fourier import lasso, score, sparse
 from spex_jax.masks import ask as ask_lib
 from spex_jax.masks import sampling
 from spex_jax.portfolio import budget as budget_lib
+from spex_jax.portfolio import policy, select, staged
 from spex_jax.portfolio import samples as samples_lib
-from spex_jax.portfolio import select, staged
 from spex_jax.proxies import kernel_shap, lime
 
 METHODS = ("occlusion", "lime", "kernelshap")
-
-_MOST_LISTED = 24  # Players whose masks may all be asked.
 
 
 class Fitted(NamedTuple):
@@ -97,7 +95,7 @@ def ask_and_fit(
       f"the budget is {budget}."
     )
   # All masks, where the budget has room for them.
-  everything = n <= _MOST_LISTED and 1 << n <= budget
+  everything = n <= policy.POLICY.most_listed and 1 << n <= budget
   if everything and method != "occlusion":
     return _on_all(ask, method, kernel_width, strict)
   # Held-out masks first, then those that every fit needs.
@@ -119,7 +117,7 @@ def ask_and_fit(
     seen = np.concatenate([values, ends])
   if method == "occlusion" and (both := ask.ends()) is not None:
     seen = np.concatenate([seen, np.stack(both)])
-  if len(held) >= budget_lib.LEAST and base.is_constant(seen).all():
+  if len(held) >= policy.POLICY.least_budget and base.is_constant(seen).all():
     among = "the full and the empty one"
     if method == "occlusion":
       among = "the full one and all that lack one player"

@@ -30,13 +30,12 @@ import numpy as np
 from spex_jax import base
 from spex_jax.masks import ask as ask_lib
 from spex_jax.masks import request
-from spex_jax.portfolio import additive, samples, select, staged
+from spex_jax.portfolio import additive, policy, samples, select, staged
 from spex_jax.proxies import kernel_shap, odd
 
 INDICES = request.DRAWN
 
 _RANK = 1e-10  # Singular values below this share of the largest are 0.
-_MOST_LEVERAGE = 0.9  # So that no residual is blown up without limit.
 
 
 class _Fit(NamedTuple):
@@ -173,7 +172,9 @@ def _fit(pairs, weights, halves, index):
   moments = (weights[:, None] * x).T
   solve = np.linalg.pinv(moments @ x, rcond=_RANK, hermitian=True) @ moments
   values = values + solve @ (known * inside + (1 - known) * outside)
-  leverage = np.einsum("bn,nb->b", x, solve).clip(max=_MOST_LEVERAGE)
+  # So that no residual is blown up without limit.
+  most = policy.POLICY.most_leverage
+  leverage = np.einsum("bn,nb->b", x, solve).clip(max=most)
   error = (outside - x @ (solve @ outside)) / (1 - leverage)
   variance = (1 - known) * error**2 + known * found.noise_std**2
   std = np.sqrt(solve**2 @ variance)

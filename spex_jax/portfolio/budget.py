@@ -8,23 +8,29 @@ import numpy as np
 from spex_jax import base
 from spex_jax.fourier import spex
 from spex_jax.masks import bch, packing
-from spex_jax.portfolio import select
-
-LEAST = 8  # Fewer masks, held-out ones among them, say nothing.
-LEAST_HELD_OUT = 64
-_ORDERS = (5, 4, 3)  # Sets a plan can decode; `auto` takes what fits.
+from spex_jax.portfolio import policy
 
 
 def num_held_out(budget: int, n: int) -> int:
   """max(64, 10 %), but at most a third, and at most 256 MB of masks."""
-  wanted = max(LEAST_HELD_OUT, -(-budget // 10))
-  fits = max(LEAST_HELD_OUT, select.MASK_BYTES // max(1, n))
-  return max(1, min(wanted, budget // 3, fits))
+  wanted = usually_held_out(budget)
+  least = policy.POLICY.least_held_out
+  fits = max(least, policy.POLICY.unpacked_bytes // max(1, n))
+  most = budget // policy.POLICY.held_out_most_one_in
+  return max(1, min(wanted, most, fits))
+
+
+def usually_held_out(budget: int) -> int:
+  """max(64, 10 %)."""
+  share = -(-budget // policy.POLICY.held_out_one_in)
+  return max(policy.POLICY.least_held_out, share)
 
 
 def num_scouts(room: int) -> int:
   """Uniform masks that tell whether a plan is worth its masks."""
-  return max(1, min(1024, max(64, room * 3 // 10), room))
+  wanted = room * policy.POLICY.scouts_percent // 100
+  wanted = max(policy.POLICY.least_scouts, wanted)
+  return max(1, min(policy.POLICY.most_scouts, wanted, room))
 
 
 def insisted_plan(
@@ -39,13 +45,14 @@ def insisted_plan(
     ValueError: a budget below the smallest plan and 8 masks to test it, or a
       `max_order` that no plan decodes.
   """
-  order = max_order or min(_ORDERS[0], n)
+  least = policy.POLICY.least_budget
+  order = max_order or min(policy.POLICY.plan_orders[0], n)
   if order > bch.MAX_ORDER:
     raise ValueError(
       f"SPEX decodes sets of up to {bch.MAX_ORDER}; got max_order={order}. "
       f"Use max_order={bch.MAX_ORDER}."
     )
-  needs = {t: spex.least_budget(n, t) + LEAST for t in range(1, order + 1)}
+  needs = {t: spex.least_budget(n, t) + least for t in range(1, order + 1)}
   if needs[order] > budget:
     fits = [
       f"max_order={t} (needs {needs[t]})"
@@ -54,11 +61,11 @@ def insisted_plan(
     ]
     raise ValueError(
       f"SPEX needs a budget of at least {needs[order]} masks for sets of up "
-      f"to {order} of {n} players: {needs[order] - LEAST} to decode and "
-      f"{LEAST} to test the answer; the budget is {budget}. Raise it, or use "
+      f"to {order} of {n} players: {needs[order] - least} to decode and "
+      f"{least} to test the answer; the budget is {budget}. Raise it, or use "
       f"{' or '.join(fits) or 'method=' + repr('lasso')}."
     )
-  held = min(num_held_out(budget, n), budget - needs[order] + LEAST)
+  held = min(num_held_out(budget, n), budget - needs[order] + least)
   return spex.make_plan(key, n, budget - held, t=order), held
 
 
@@ -66,9 +73,10 @@ def largest_plan(
   key: base.Key, n: int, room: int, max_order: int | None
 ) -> spex.QueryPlan | None:
   """The plan for the largest sets that fits in `room` masks, or None."""
-  most = min(n, max_order or _ORDERS[0], bch.MAX_ORDER)
+  tried = policy.POLICY.plan_orders
+  most = min(n, max_order or tried[0], bch.MAX_ORDER)
   # Above those that are tried without being asked for, the one that is.
-  orders = [most, *(t for t in _ORDERS if t < most)]
+  orders = [most, *(t for t in tried if t < most)]
   for t in orders:
     if spex.least_budget(n, t) <= room:
       return spex.make_plan(key, n, room, t=t)

@@ -20,10 +20,7 @@ import numpy as np
 from spex_jax import base
 from spex_jax.fourier import gram, high_order, sparse
 from spex_jax.portfolio import folds as folds_lib
-from spex_jax.portfolio import members
-
-_LEAST_HIGH = 0.05  # Of the energy found, in sets of order 3 and more.
-_MOST_SHARE = 0.5  # Of what is left, that a set must hold to be significant.
+from spex_jax.portfolio import members, policy
 
 
 def deepened(
@@ -99,9 +96,10 @@ def _sets(function: sparse.SparseFourier) -> np.ndarray:
 def _is_sparse(function, num_masks, order):
   """Whether what a scan found asks for sets of the next order."""
   share = gram.significance(function.n, order) ** 2 / num_masks
-  if share > _MOST_SHARE:
+  if share > policy.POLICY.most_needed:
     return False
   orders = np.asarray(function.orders)
   coefs = np.asarray(function.coefs)[orders > 0]
   energy = (coefs / np.abs(coefs).max(initial=1e-300)) ** 2
-  return energy[orders[orders > 0] >= 3].sum() >= _LEAST_HIGH * energy.sum()
+  high = energy[orders[orders > 0] >= 3].sum()
+  return high >= policy.POLICY.least_high * energy.sum()

@@ -14,13 +14,10 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import lasso, sparse
+from spex_jax.portfolio import policy
 from spex_jax.proxies import boosting
 
-_LEAST, _MANY = 5, 10
-_FEW = 512  # Masks up to which fits to 4 in 5 of them are far from fits to all.
 _NOTHING = 1e-24  # Of squares of size 1.
-_SURE = 3.0  # Standard errors of a fall of the error that is believed.
-HOPELESS = 1.1  # Times the error of the best: not worth the other folds.
 
 Fit = Callable[[np.ndarray], sparse.SparseFourier]  # bool [B], rows to see.
 
@@ -44,8 +41,9 @@ class Growth(NamedTuple):
 
 def spread(num_masks: int) -> np.ndarray:
   """Folds int `[B]`: 10 of few masks, else 5."""
+  few = num_masks <= policy.POLICY.few_masks
   return boosting.spread_folds(
-    num_masks, _MANY if num_masks <= _FEW else _LEAST
+    num_masks, policy.POLICY.few_folds if few else policy.POLICY.folds
   )
 
 
@@ -82,7 +80,7 @@ def predict(
     out[held] = lasso.evaluate(masks[held], fit(~held))
     if baseline is not None:
       left, least = (error(values, guess, held) for guess in (out, baseline))
-      if left > HOPELESS * least:
+      if left > policy.POLICY.hopeless * least:
         return None
       baseline = None  # Compared once.
   return out
@@ -104,7 +102,7 @@ def growth(
     fit: bool rows `[B]` to the function fitted to them alone.
     out_of_fold: `[B]` predictions that `predict` made.
   """
-  if len(np.unique(folds)) <= _LEAST:
+  if len(np.unique(folds)) <= policy.POLICY.folds:
     return Growth()
   both = out_of_fold, predict(masks, values, folds // 2, fit)
   size = np.abs(values).max() or 1.0
@@ -114,11 +112,12 @@ def growth(
   apart = narrow / narrow.mean() - wide / wide.mean()
   std = float(apart.std() / np.sqrt(len(apart)))
   step = float(np.log(narrow.mean() / wide.mean()))
-  if step > -_SURE * std:
+  if step > -policy.POLICY.growth_sure * std:
     return Growth()
   # From 9 to 10 tenths of the masks, as from 8 to 9.
-  power = math.log(10 / 9) / math.log(9 / 8)
-  return Growth(math.exp(power * step), power * math.hypot(std, step / 2))
+  k, doubt = policy.POLICY.few_folds, policy.POLICY.growth_doubt
+  power = math.log(k / (k - 1)) / math.log((k - 1) / (k - 2))
+  return Growth(math.exp(power * step), power * math.hypot(std, step * doubt))
 
 
 def error(

@@ -15,6 +15,7 @@ import numpy as np
 from spex_jax import base
 from spex_jax.fourier import gram, lasso, regress, sparse
 from spex_jax.portfolio import folds as folds_lib
+from spex_jax.portfolio import policy
 from spex_jax.proxies import (
   boosting,
   gaussian,
@@ -27,21 +28,7 @@ from spex_jax.proxies import (
 )
 from spex_jax.proxies import out_of_fold as out_of_fold_lib
 
-MOST_TERMS = 4096  # Of an answer, besides the empty set.
-_SCAN_FLOPS = 1e11  # Of one Gram scan.
-LEAST_SCANNED = 64  # Masks below which every set looks significant.
-_DEEPEST = 5  # Trees, as in the paper.
-_RISING = 1.0  # Nats a step above which a fit says that it was cut short.
 _ROUNDING = 1e-12  # Share of max|f|.
-_LEAST_REFINED = 256  # Masks below which finer parameters fit noise.
-_PAIRS_TO_A_MASK = 40  # Twice the pairs that are worth screening.
-_LEAST_DIRECTED = 4  # Masks to a player that directions need.
-_DETERMINED = 96  # Masks to a player with which one fit's parameters do.
-_MANY = 2048  # Masks that are predicted by halves.
-_LEAST_COMPARED = 50  # Values that can tell that.
-_FAR = 3.0  # Times the error of a baseline that a process cannot help.
-# Finer than the default: where little is explained, the step matters.
-_PENALTIES = tuple(10.0 ** (-k / 12) for k in range(31))
 
 
 class Member(NamedTuple):
@@ -102,19 +89,19 @@ def by_lasso(
   """
 
   def fit(rows):
-    if rows.sum() < 3:
+    if rows.sum() < policy.POLICY.least_fitted:
       return mean(masks[rows], values[rows]).function
     return lasso.fit_targets(
       masks[rows],
       values[rows, None],
       order,
       penalty="lasso" if relaxed else "shrunk",
-      penalties=None if relaxed else _PENALTIES,
+      penalties=None if relaxed else policy.POLICY.lasso_penalties,
     )[0]
 
   n = masks.shape[1]
-  many = order == 2 and n * (n - 1) > _PAIRS_TO_A_MASK * len(values)
-  if baseline is not None and many:
+  most = policy.POLICY.pairs_to_a_mask * len(values)
+  if baseline is not None and order == 2 and n * (n - 1) > most:
     return None
   name = f"lasso{order}" + " relaxed" * relaxed
   note = lambda _: f"Lasso on sets of up to {order}."
@@ -131,7 +118,8 @@ def by_trees(
 
   No tree is deeper than `max_order`, nor than 5.
   """
-  depth = min(max_order or _DEEPEST, _DEEPEST)
+  deepest = policy.POLICY.tree_depth
+  depth = min(max_order or deepest, deepest)
   found = proxyspex.fit(masks, values, folds=folds, max_order=depth)
   errors = _flat(found.predictions, values)
   note = " ".join(found.notes)
@@ -170,18 +158,22 @@ def by_gaussian(
   masks_each = len(subset.rows) / masks.shape[1]
   # Parameters of fewer masks predict worse; where a group is dear, they are
   # many, and half of them are nearly as good as all.
-  groups = 4
-  if len(subset.rows) > _MANY:
-    groups = 2
-  elif len(subset.rows) > 600 and masks_each < 2:
-    groups = 3
+  wide = masks_each < policy.POLICY.few_each
+  groups = policy.POLICY.groups
+  if len(subset.rows) > policy.POLICY.many_masks:
+    groups = policy.POLICY.groups_of_many
+  elif len(subset.rows) > policy.POLICY.least_wide and wide:
+    groups = policy.POLICY.groups_of_wide
   spreads = gaussian.SPREADS
-  if masks_each < 2:
+  if wide:
     spreads = spreads[:1]
-  elif masks_each >= 8:
+  elif masks_each >= policy.POLICY.many_each:
     spreads = spreads[-1:]
   # A step costs the cube: half of many masks tune nearly as well.
-  most_tuned = int(np.clip(len(subset.rows) // 2, 1024, 2048))
+  half = len(subset.rows) // policy.POLICY.tuned_one_in
+  most_tuned = min(
+    max(half, policy.POLICY.least_tuned), policy.POLICY.most_tuned
+  )
 
   def fitted(spread):
     return gaussian.fit(
@@ -192,7 +184,7 @@ def by_gaussian(
   if subset.determined:
     spread = spreads[0]
     posterior = fitted(spread)
-    trial = out_of_fold_lib.by_fit(posterior)
+    trial = out_of_fold_lib.by_fit(posterior, groups=policy.POLICY.groups)
   else:
     trial, spread = _tried(subset, spreads, groups)
   if baseline is not None:
@@ -202,7 +194,8 @@ def by_gaussian(
       folds_lib.error(subset.values, guess, known)
       for guess in (trial.mean, baseline)
     )
-    if known.sum() >= _LEAST_COMPARED and error > _FAR * least:
+    enough = known.sum() >= policy.POLICY.least_compared
+    if enough and error > policy.POLICY.far * least:
       return []
   posterior = posterior or fitted(spread)
   # What the process believes of its errors, corrected by those it made.
@@ -211,7 +204,7 @@ def by_gaussian(
   def std(players):
     return spectrum.standard_errors(posterior, players) * inflation
 
-  out = readout.expand(posterior, MOST_TERMS, max_order=max_order)
+  out = readout.expand(posterior, policy.POLICY.most_terms, max_order=max_order)
   if max_order is not None and max_order < masks.shape[1]:
     out_of_fold = _limited(subset, spread, max_order)
   else:
@@ -223,9 +216,10 @@ def by_gaussian(
   if max_order is not None:
     return found
   more = []
-  if masks_each >= 2 and len(subset.rows) >= _LEAST_REFINED:
+  enough = len(subset.rows) >= policy.POLICY.least_refined
+  if enough and not wide:
     more.append(lambda: _reweighted(subset, posterior, trial, out.missed, std))
-  if masks_each >= _LEAST_DIRECTED and len(subset.rows) >= _LEAST_REFINED:
+  if enough and masks_each >= policy.POLICY.directed_each:
     more.append(
       lambda: _with_directions(
         subset, posterior, trial, spread, most_tuned, std
@@ -260,7 +254,8 @@ class _Subset(NamedTuple):
   @property
   def determined(self) -> bool:
     """Whether parameters of a fit to all hardly know a value by heart."""
-    return len(self.rows) >= _DETERMINED * self.masks.shape[1]
+    each = policy.POLICY.determined_each
+    return len(self.rows) >= each * self.masks.shape[1]
 
   def join(self, out_of_fold, tested):
     out = np.empty(len(self.rows) + len(self.rest))
@@ -282,7 +277,8 @@ def _limited(subset, spread, max_order):
     part = gaussian.fit(
       subset.masks[train], subset.values[train], spread=spread
     )
-    return readout.expand(part, MOST_TERMS, max_order=max_order).fourier
+    most = policy.POLICY.most_terms
+    return readout.expand(part, most, max_order=max_order).fourier
 
   folds = boosting.spread_folds(len(subset.rows))
   return folds_lib.predict(subset.masks, subset.values, folds, fit)
@@ -302,7 +298,9 @@ def _reweighted(subset, posterior, trial, missed, std):
 
   try:
     predicted = threads.side_by_side(left_out, trial.groups)
-    found = reweighted.fit(posterior, subset.masks, subset.values, MOST_TERMS)
+    found = reweighted.fit(
+      posterior, subset.masks, subset.values, policy.POLICY.most_terms
+    )
   except FloatingPointError:
     return None
   for (part, _), values in zip(trial.groups, predicted):
@@ -318,19 +316,21 @@ def _reweighted(subset, posterior, trial, missed, std):
 def _with_directions(subset, posterior, trial, spread, most_tuned, std):
   """The process with directions, where they come near it, or None."""
   if subset.determined:  # Halves say enough of a few parameters more.
-    trial = out_of_fold_lib.by_fit(posterior, groups=2)
+    trial = out_of_fold_lib.by_fit(posterior, policy.POLICY.groups_of_many)
+  half = len(subset.rows) // policy.POLICY.tuned_one_in
+  half = max(policy.POLICY.least_turned, half)
   try:
     directed = out_of_fold_lib.predict(
       subset.masks,
       subset.values,
       spread=spread,
-      most_tuned=min(1024, max(512, len(subset.rows) // 2)),
+      most_tuned=min(policy.POLICY.most_turned, half),
       warm_start=trial,
     )
     error, least = (
       folds_lib.error(subset.values, one.mean) for one in (directed, trial)
     )
-    if error > folds_lib.HOPELESS * least:
+    if error > policy.POLICY.hopeless * least:
       return None
     found = gaussian.fit(
       subset.masks,
@@ -341,7 +341,7 @@ def _with_directions(subset, posterior, trial, spread, most_tuned, std):
     )
   except FloatingPointError:
     return None
-  out = mixed.expand(found, MOST_TERMS)
+  out = mixed.expand(found, policy.POLICY.most_terms)
   out_of_fold = subset.join(
     _without(subset.values, directed.mean, out.fourier, out.missed),
     lasso.evaluate(subset.rest_masks, out.fourier),
@@ -390,7 +390,7 @@ def _process_note(posterior, trial, out):
   rising = float(np.maximum(posterior.rising, trial.rising))  # NaN stays.
   if np.isnan(rising):
     note += " Its likelihood could not be followed to the end: not finite."
-  elif rising > _RISING:
+  elif rising > policy.POLICY.rising:
     note += f" Its likelihood was still rising, by {rising:.1f} nats a step."
   return note
 
@@ -399,12 +399,13 @@ def most_masks() -> int:
   """Masks of a Gaussian process: 16,384 on an accelerator, 4,096 on a CPU."""
   import jax
 
-  return 4096 if jax.default_backend() == "cpu" else gaussian.MOST_MASKS
+  on_cpu = jax.default_backend() == "cpu"
+  return policy.POLICY.cpu_masks if on_cpu else gaussian.MOST_MASKS
 
 
 def scanned_order(n: int, num_masks: int, max_order: int | None = None) -> int:
   """The largest sets that a Gram scan of so many samples is affordable for."""
-  order = gram.affordable_order(n, num_masks, _SCAN_FLOPS)
+  order = gram.affordable_order(n, num_masks, policy.POLICY.scan_flops)
   return min(order, max_order or order)
 
 
@@ -423,7 +424,7 @@ def gram_fit(
   """
   masks = base.check_masks(masks)
   order = scanned_order(masks.shape[1], len(values), max_order)
-  if order < 1 or len(values) < LEAST_SCANNED:
+  if order < 1 or len(values) < policy.POLICY.least_scanned:
     return None
   done: dict[bytes, sparse.SparseFourier] = {}
 

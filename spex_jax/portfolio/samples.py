@@ -10,8 +10,7 @@ import numpy as np
 from spex_jax import base
 from spex_jax.masks import ask as ask_lib
 from spex_jax.masks import packing
-
-_SHOWN = 10  # Players, or groups of them, that a note names.
+from spex_jax.portfolio import policy
 
 
 class Samples(NamedTuple):
@@ -125,9 +124,10 @@ class Confounded(NamedTuple):
 
   def note(self, names: tuple[str, ...] | None) -> str:
     """A sentence that names them, or ""."""
+    most = policy.POLICY.most_named
 
     def listed(players):
-      shown = [str(i) if names is None else names[i] for i in players[:_SHOWN]]
+      shown = [str(i) if names is None else names[i] for i in players[:most]]
       more = len(players) - len(shown)
       return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
@@ -137,8 +137,8 @@ class Confounded(NamedTuple):
     if self.dropped:
       said.append(f"no mask keeps {listed(self.dropped)}")
     if self.tied:
-      groups = "; ".join("{" + listed(g) + "}" for g in self.tied[:_SHOWN])
-      more = len(self.tied) - _SHOWN
+      groups = "; ".join("{" + listed(g) + "}" for g in self.tied[:most])
+      more = len(self.tied) - most
       groups += f" and {more} more groups" if more > 0 else ""
       said.append(f"no mask tells apart {groups}")
     if not said:

@@ -14,19 +14,13 @@ import numpy as np
 from spex_jax import base
 from spex_jax.fourier import lasso, regress, score, sparse, spex
 from spex_jax.masks import packing
-from spex_jax.portfolio import deeper, members, stack
+from spex_jax.portfolio import deeper, members, policy, stack
 from spex_jax.portfolio import folds as folds_lib
 from spex_jax.portfolio.samples import Confounded, Samples, confounded
 from spex_jax.proxies import threads
 
 _EXPLAINED = 1e-9  # Share of the energy left by an exact SPEX decode.
 _ALMOST = 1e-5  # Share of the deviation that an exact scan may leave.
-_PLANTED = 0.5  # R^2 of the quick proxies below which a plan is tried.
-# The best of many fits to noise looks better than the mean by about as much.
-_SURE = 2.0  # Standard errors of the gain over the mean.
-_LEAST_SPLIT = 8  # Fewer samples are not split to compare decoders.
-MASK_BYTES = 1 << 28  # Masks held unpacked at once.
-LASSO_ORDER = 2
 
 
 class Answer(NamedTuple):
@@ -89,14 +83,15 @@ def _shifted(answer, by):
 
 def _by_proxies(samples, method, max_order):
   num_masks = len(samples.masks)
-  if num_masks < 3:
-    note = f"{num_masks} masks, under 3: only their mean."
+  if num_masks < policy.POLICY.least_fitted:
+    least = policy.POLICY.least_fitted
+    note = f"{num_masks} masks, under {least}: only their mean."
     means = [
       members.mean(samples.masks, column).function
       for column in samples.values.T
     ]
     return Answer(means, "mean", [note])
-  if num_masks < _LEAST_SPLIT:
+  if num_masks < policy.POLICY.least_split:
     note = f"{num_masks} masks are too few to compare decoders: lasso, order 1."
     return Answer(_lassos(samples, 1), "lasso", [note])
   notes = _order_notes(max_order) if method == "lasso" else []
@@ -141,7 +136,7 @@ def _best(masks, values, method, max_order):
     found = [stack.best(values, [mean, *found])]
   stacked = stack.stack(masks, values, found)
   gain, error = stack.gain(values, stacked.out_of_fold, mean.out_of_fold)
-  if method != "auto" or gain > _SURE * error:
+  if method != "auto" or gain > policy.POLICY.gain_sure * error:
     return stacked._replace(note=stacked.note + left_out)
   note = (
     f"Answered by mean: the others gain R^2 {gain:.3f} over it on values not "
@@ -166,7 +161,8 @@ def _fitted(
   """The members of a method, and what to tell of one that is left out."""
   folds = folds_lib.spread(len(values))
   if method == "lasso":
-    largest = min(masks.shape[1], max_order or LASSO_ORDER, LASSO_ORDER)
+    most = policy.POLICY.lasso_order
+    largest = min(masks.shape[1], max_order or most, most)
     lassos = [
       members.by_lasso(masks, values, folds, order, relaxed=relaxed)
       for order in range(1, largest + 1)
@@ -180,9 +176,10 @@ def _fitted(
   fit = members.gram_fit(masks, values, max_order)
   if method == "gram":
     if fit is None:
+      least = policy.POLICY.least_scanned
       raise ValueError(
-        f"The Gram scan needs at least {members.LEAST_SCANNED} masks, and few "
-        f"enough players; got {len(masks)} masks of {masks.shape[1]} players."
+        f"The Gram scan needs at least {least} masks, and few enough players; "
+        f"got {len(masks)} masks of {masks.shape[1]} players."
       )
     fit, left_out = deeper.deepened(masks, values, folds, fit, max_order)
     return _present([members.by_gram(masks, values, folds, fit)]), left_out
@@ -216,10 +213,11 @@ def _fitted(
     left_out += note
   # Weak where the others are strong: then one fold of these tells.
   baseline = stack.best(values, _present(found)).out_of_fold
-  if min(masks.shape[1], max_order or LASSO_ORDER) >= LASSO_ORDER:
+  most = policy.POLICY.lasso_order
+  if min(masks.shape[1], max_order or most) >= most:
     found.append(
       members.by_lasso(
-        masks, values, folds, LASSO_ORDER, relaxed=True, baseline=baseline
+        masks, values, folds, most, relaxed=True, baseline=baseline
       )
     )
   found.append(scan(baseline))
@@ -254,7 +252,7 @@ def suspects_planted(samples: Samples, max_order: int | None = None) -> bool:
     )
     out_of_fold = (scanned or baseline).out_of_fold
     scores.append(float(score.r2(column, out_of_fold)))
-  return float(np.maximum(scores, -1.0).mean()) < _PLANTED
+  return float(np.maximum(scores, -1.0).mean()) < policy.POLICY.planted_r2
 
 
 def by_plan(
@@ -272,7 +270,7 @@ def by_plan(
     max_order: the largest sets of the lasso.
   """
   answer = by_spex(plan, values)
-  if plan.num_masks * plan.n > MASK_BYTES:
+  if plan.num_masks * plan.n > policy.POLICY.unpacked_bytes:
     note = "The plan is too large for a lasso to be tried beside it."
     return answer._replace(notes=[*answer.notes, note])
   samples = planned(plan, values)
@@ -287,7 +285,7 @@ def by_plan(
   first = packing.distinct_masks(np.concatenate([seen.masks, samples.masks]))
   fresh = np.sort(first.first) - len(seen.masks)
   test = samples.at(fresh[fresh >= 0])
-  if len(test.masks) < _LEAST_SPLIT:
+  if len(test.masks) < policy.POLICY.least_split:
     return answer._replace(notes=[*answer.notes, small])
   scores = (
     mean_score(test, by_spex(half, values[index])),
@@ -367,7 +365,7 @@ def by_spex(plan: spex.QueryPlan, values: np.ndarray) -> Answer:
     f"{ends}; it leaves {left.max():.2g} of the variance of its samples."
   )
   alike, number = None, float(plan.num_masks)
-  if plan.num_masks * plan.n <= MASK_BYTES:
+  if plan.num_masks * plan.n <= policy.POLICY.unpacked_bytes:
     masks = plan.masks()
     alike = confounded(masks)
     # Of few players a plan has masks twice, which were asked once.
@@ -391,7 +389,7 @@ def is_explained(samples: Samples, answer: Answer) -> bool:
   And with few sets: beyond an eighth of the masks they may interpolate.
   """
   most = max(int(f.count) for f in answer.functions)
-  if most > len(samples.masks) // 8:
+  if most > len(samples.masks) // policy.POLICY.exact_one_in:
     return False
   return mean_score(samples, answer).value > 1 - _EXPLAINED
 
@@ -443,11 +441,10 @@ def refitted(answer: Answer, samples: Samples) -> Answer:
 
 
 def _order_notes(max_order):
-  if max_order is None or max_order <= LASSO_ORDER:
+  most = policy.POLICY.lasso_order
+  if max_order is None or max_order <= most:
     return []
-  return [
-    f"The lasso fits sets of up to {LASSO_ORDER}, not max_order={max_order}."
-  ]
+  return [f"The lasso fits sets of up to {most}, not max_order={max_order}."]
 
 
 def _lassos(samples, order):
@@ -463,7 +460,7 @@ def prefers_spex(scores: tuple[Score, Score]) -> bool:
   by_spex, by_baseline = (found.value for found in scores)
   if by_spex < 0:
     return by_spex >= by_baseline
-  return 1 - by_spex <= 1.1 * (1 - by_baseline)
+  return 1 - by_spex <= policy.POLICY.spex_leaves * (1 - by_baseline)
 
 
 def _comparison(scores, where):

@@ -27,13 +27,9 @@ import numpy as np
 from spex_jax import base
 from spex_jax.fourier import regress, score, sparse
 from spex_jax.portfolio import members as members_lib
+from spex_jax.portfolio import policy
 
-SIZES = (10, 30, 100)  # Sets that people read.
-_LEAST_WEIGHT = 0.02
-# Fits to 5 to 10 folds share samples, and err together: Nadeau and Bengio 2003.
-_TOGETHER = 1.5
 _SIZE = np.sqrt(np.pi / 2)  # The deviation of normal numbers over their size.
-_DROPPED = 0.002  # Energy of the sets left out, as a share of the error.
 
 
 class Stacked(NamedTuple):
@@ -91,7 +87,8 @@ def stack(
   )
   error = float(((joined - unit) ** 2).mean())
   held = float(((np.asarray(merged.coefs)[1:] / scale) ** 2).sum())
-  function = _thin(merged, _DROPPED * min(error, held), scale)
+  dropped = policy.POLICY.dropped * min(error, held)
+  function = _thin(merged, dropped, scale)
   # They all see the same samples: the errors of the heaviest stand for all.
   std = None
   flat = scale * np.sqrt(error / len(values))
@@ -189,13 +186,16 @@ def sparse_scores(
   """
   whole = float(score.r2(values, out_of_fold))
   grown = (1 - whole) * growth_std
+  # Fits to folds share samples, and err together: Nadeau and Bengio 2003.
+  together = policy.POLICY.folds_together
   error = lambda lost: float(
-    np.hypot(_TOGETHER * score.r2_std(values, out_of_fold, lost), grown)
+    np.hypot(together * score.r2_std(values, out_of_fold, lost), grown)
   )
   unit, _, scale = regress.standardise(values[:, None])
   coefs = np.asarray(function.coefs)[1 : int(function.count)] / scale[0]
   total = float((unit**2).mean()) or 1.0
-  lost = {str(k): float((coefs[k:] ** 2).sum()) / total for k in SIZES}
+  sizes = policy.POLICY.shown_sizes
+  lost = {str(k): float((coefs[k:] ** 2).sum()) / total for k in sizes}
   lost["all"] = 0.0
   return {name: (whole - part, error(part)) for name, part in lost.items()}
 
@@ -208,20 +208,21 @@ def _weigh(unit, guesses):
   heavy = 1e3 * np.sqrt(len(unit))
   rows = np.concatenate([guesses, np.full((1, guesses.shape[1]), heavy)])
   weights, _ = scipy.optimize.nnls(rows, np.append(unit, heavy))
-  weights = np.where(weights < _LEAST_WEIGHT, 0.0, weights)
+  least = policy.POLICY.least_weight
+  weights = np.where(weights < least, 0.0, weights)
   return weights / weights.sum()
 
 
 def _thin(function, energy, scale):
   """Without the smallest sets that together hold at most `energy * scale^2`.
 
-  Of what is left, the `MOST_TERMS` largest.
+  Of what is left, the `most_terms` largest.
   """
   coefs = np.asarray(function.coefs)  # The empty set, then by size.
   left = np.cumsum((coefs[:0:-1] / scale) ** 2)
   dropped = int(np.searchsorted(left, energy, side="right"))
   kept = max(0, len(coefs) - 1 - dropped)
-  return function.truncate(min(kept, members_lib.MOST_TERMS))
+  return function.truncate(min(kept, policy.POLICY.most_terms))
 
 
 def _note(unit, guesses, members, named, gain):

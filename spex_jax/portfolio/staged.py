@@ -18,13 +18,10 @@ from spex_jax.fourier import sparse
 from spex_jax.masks import ask as ask_lib
 from spex_jax.masks import packing, sampling
 from spex_jax.portfolio import budget as budget_lib
-from spex_jax.portfolio import members, select
+from spex_jax.portfolio import members, policy, select
 from spex_jax.portfolio import samples as samples_lib
 
 _PROBES = 2  # The full and the empty mask.
-_LEAST_PROBED = 32  # Smaller budgets ask them only if f seems constant.
-_STAGES = (8, 4, 2, 1)  # A goal is tried at these fractions of the masks.
-_LEAST_STAGE = 128
 
 
 def ask_and_decode(
@@ -39,7 +36,7 @@ def ask_and_decode(
   """Chooses masks, asks for them and decodes.
 
   Args:
-    ask: the function and its budget, `budget.LEAST` or more but for "spex".
+    ask: the function and its budget, `least_budget` or more but for "spex".
     key: consumed.
     method: "auto", "spex", or one of `select.PROXIES`.
     max_order: the largest sets, as for `explain`.
@@ -67,7 +64,8 @@ def _by_plan(ask, key, max_order, strict):
   distinct = _distinct(plan)
   left = budget - num_held - len(distinct.first)
   notes = few_held(num_held, budget)
-  exclude, small = corners(n), plan.num_masks * n <= select.MASK_BYTES
+  exclude = corners(n)
+  small = plan.num_masks * n <= policy.POLICY.unpacked_bytes
   if small:
     exclude = np.concatenate([exclude, plan.masks()])
   masks = draw(mask_key, num_held, n, exclude)
@@ -111,7 +109,8 @@ def _by_proxies(ask, key, method, max_order, strict, goal):
     num_scouts = budget_lib.num_scouts(budget - num_held)
     room = budget - num_held - num_scouts
     plan = budget_lib.largest_plan(plan_key, n, room, max_order)
-  if plan is not None and plan.num_masks * n > select.MASK_BYTES:
+  most = policy.POLICY.unpacked_bytes
+  if plan is not None and plan.num_masks * n > most:
     plan = None
     notes.append(
       "A SPEX plan of this budget is too large to be tried beside the "
@@ -124,7 +123,7 @@ def _by_proxies(ask, key, method, max_order, strict, goal):
     num_scouts = budget - num_held
   masks = draw(mask_key, num_held + num_scouts, n, exclude)
   test, state, probes = _test(
-    ask, masks[:num_held], strict, probed=budget >= _LEAST_PROBED
+    ask, masks[:num_held], strict, probed=budget >= policy.POLICY.least_probed
   )
   if state == "constant":
     return constant(n, test.values, notes, ask.asked), test
@@ -161,7 +160,8 @@ def _by_proxies(ask, key, method, max_order, strict, goal):
 def _check_scan(n, budget, max_order):
   """Refuses a budget that leaves a Gram scan too few masks, before it asks."""
   rest = lambda b: b - budget_lib.num_held_out(b, n) - _PROBES
-  needs = next(b for b in itertools.count() if rest(b) >= members.LEAST_SCANNED)
+  least = policy.POLICY.least_scanned
+  needs = next(b for b in itertools.count() if rest(b) >= least)
   if budget < needs:
     raise ValueError(
       f"A Gram scan needs a budget of at least {needs} masks, held-out ones "
@@ -192,7 +192,7 @@ def _distinct(plan):
 
 def few_held(num_held: int, budget: int) -> list[str]:
   """What to tell where fewer masks are held out than usual."""
-  if num_held >= max(budget_lib.LEAST_HELD_OUT, -(-budget // 10)):
+  if num_held >= budget_lib.usually_held_out(budget):
     return []
   return [f"Only {num_held} masks are held out, of {budget}."]
 
@@ -231,7 +231,8 @@ def _in_stages(ask, method, scouts, rest, test, max_order, goal):
   total = known + len(rest)
   sizes = [total]
   if goal is not None:
-    tried = {max(_LEAST_STAGE, known, total // k) for k in _STAGES}
+    least = max(policy.POLICY.least_stage, known)
+    tried = {max(least, total // k) for k in policy.POLICY.stages}
     most = total - len(test.masks)  # The rest judge an answer that stops here.
     sizes = sorted({size for size in tried if size <= most} | {total})
   samples = scouts

@@ -8,10 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from spex_jax.fourier import lasso, score
-from spex_jax.portfolio import select, stack
+from spex_jax.portfolio import policy, select, stack
 from spex_jax.portfolio.samples import Samples
-
-_MOST = 1000  # Errors of a target, that are kept for intervals.
 
 
 class Judged(NamedTuple):
@@ -60,7 +58,7 @@ def judge(
     for i in range(2)
   )
   errors = np.sort(np.abs(values - out_of_fold), axis=0).T
-  kept = min(len(values), _MOST)
+  kept = min(len(values), policy.POLICY.most_errors)
   # Rank r of the e kept is rank ceil(r m / e) of all m.
   ranks = -(-np.arange(1, kept + 1) * len(values) // kept)
   return Judged(by_terms, by_terms_std, errors[:, ranks - 1], len(values))
@@ -73,7 +71,8 @@ def _scores(masks, values, function, whole, moved):
   errs at least as `moved` of the samples, which are more, has it.
   """
   guesses = {
-    str(k): lasso.evaluate(masks, function.truncate(k)) for k in stack.SIZES
+    str(k): lasso.evaluate(masks, function.truncate(k))
+    for k in policy.POLICY.shown_sizes
   }
   guesses["all"] = whole
   found = {

@@ -15,7 +15,7 @@ def test_quick_rows_and_their_table():
   assert row["game"] == "vote45-2" and row["budget"] == 64
   assert 0 < row["r2"] < 1
   assert {"mean", "proxyspex", "gaussian", "growth = 1"} <= set(row["ratio"])
-  assert "_LEAST_WEIGHT = 0.1" in row["ratio"]
+  assert "least_weight = 0.1" in row["ratio"]
   assert abs(sum(row["weights"].values()) - 1) < 0.02  # Of two digits each.
   text = members_worth.table(measured)
   assert "| 64 | mean | 1.000 |" in text
@@ -44,7 +44,7 @@ def test_the_member_that_knows_is_worth_all_and_others_nothing(monkeypatch):
   assert row["ratio"]["mean"] == pytest.approx(1.0, abs=1e-3)
   assert row["ratio"]["near"] == pytest.approx(100, rel=0.2)
   # The two sets are 1 and 2: of the energy, neither is a fiftieth.
-  assert row["ratio"]["_DROPPED = 0.02"] == pytest.approx(1.0, abs=1e-3)
+  assert row["ratio"]["dropped = 0.02"] == pytest.approx(1.0, abs=1e-3)
   assert "| 64 | near | 1" in members_worth.table([row])
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from spex_jax.fourier import spex
 from spex_jax.masks import sampling
-from spex_jax.portfolio import budget, select
+from spex_jax.portfolio import budget, policy
 
 _KEY = jax.random.key(0)
 
@@ -19,9 +19,10 @@ def test_a_tenth_is_held_out_within_64_and_a_third(total, held):
 
 
 def test_masks_of_many_players_are_held_out_within_memory():
-  n = select.MASK_BYTES // 100
+  n = policy.POLICY.unpacked_bytes // 100
   assert budget.num_held_out(10**6, n) == 100
-  assert budget.num_held_out(10**6, 10 * n) == budget.LEAST_HELD_OUT
+  least = policy.POLICY.least_held_out
+  assert budget.num_held_out(10**6, 10 * n) == least
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_the_plan_of_the_largest_order_that_fits(order):
 
 
 def test_the_plan_of_a_caller():
-  least = spex.least_budget(40, 5) + budget.LEAST
+  least = spex.least_budget(40, 5) + policy.POLICY.least_budget
   plan, held = budget.insisted_plan(_KEY, 40, least, None)
   assert (plan.num_masks, held, plan.code.t) == (least - 8, 8, 5)
   plan, held = budget.insisted_plan(_KEY, 40, 1000, 2)

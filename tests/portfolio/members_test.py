@@ -7,7 +7,7 @@ import pytest
 
 from spex_jax.fourier import lasso, score
 from spex_jax.portfolio import folds as folds_lib
-from spex_jax.portfolio import members, stack
+from spex_jax.portfolio import members, policy, stack
 from spex_jax.proxies import (
   boosting,
   gaussian,
@@ -163,7 +163,7 @@ def test_an_order_limits_the_sets_of_a_process():
   held = np.flatnonzero(folds == 0)
   rest = np.delete(np.arange(len(values)), held)
   part = gaussian.fit(masks[rest], values[rest], spread=gaussian.SPREADS[-1])
-  alone = readout.expand(part, members.MOST_TERMS, max_order=1).fourier
+  alone = readout.expand(part, policy.POLICY.most_terms, max_order=1).fourier
   np.testing.assert_allclose(
     found.out_of_fold[held], alone(masks[held]), rtol=1e-9, atol=1e-9
   )
@@ -213,7 +213,7 @@ def test_a_process_is_refined_where_there_are_masks_enough():
 def test_what_a_readout_leaves_out_is_counted_as_error(monkeypatch):
   masks, values = _ridge(0)
   whole = members.by_gaussian(masks, values, baseline=None)[0]
-  monkeypatch.setattr(members, "MOST_TERMS", 12)
+  monkeypatch.setattr(policy, "POLICY", policy.Policy(most_terms=12))
   found = members.by_gaussian(masks, values)[0]
   assert int(found.function.count) == 13
   test, truth = _ridge(1, 2000)
@@ -321,7 +321,7 @@ def test_a_process_far_behind_a_baseline_is_not_fitted(monkeypatch):
   baseline = np.where(np.arange(40) < 8, values + 1e-6, np.nan)
   # Eight values tell too little.
   assert len(members.by_gaussian(masks, values, baseline=baseline)) == 1
-  monkeypatch.setattr(members, "_LEAST_COMPARED", 8)
+  monkeypatch.setattr(policy, "POLICY", policy.Policy(least_compared=8))
   assert members.by_gaussian(masks, values, baseline=baseline) == []
   baseline = np.where(np.arange(40) < 8, values + 5.0, np.nan)
   assert len(members.by_gaussian(masks, values, baseline=baseline)) == 1
@@ -335,7 +335,7 @@ def test_a_scan_needs_masks_and_few_players(monkeypatch):
   fit = members.gram_fit(masks, values, max_order=1)
   found = members.by_gram(masks, values, folds, fit)
   assert found.function.orders.max() == 1 and "up to 1" in found.note
-  monkeypatch.setattr(members, "_SCAN_FLOPS", 1.0)
+  monkeypatch.setattr(policy, "POLICY", policy.Policy(scan_flops=1.0))
   assert members.gram_fit(masks, values) is None
 
 

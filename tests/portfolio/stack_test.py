@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from spex_jax.fourier import sparse
 from spex_jax.masks import sampling
-from spex_jax.portfolio import folds, members, stack
+from spex_jax.portfolio import folds, members, policy, stack
 
 
 def _every_mask(n):
@@ -174,7 +174,7 @@ def test_thinning_drops_no_more_than_it_says(seed, noise):
 
 
 def test_an_answer_holds_at_most_so_many_sets(monkeypatch):
-  monkeypatch.setattr(members, "MOST_TERMS", 5)
+  monkeypatch.setattr(policy, "POLICY", policy.Policy(most_terms=5))
   masks, values, rng = _samples()
   found = _members(masks, values, [0.1], rng, num_terms=20)
   answer = stack.stack(masks, values, found)
