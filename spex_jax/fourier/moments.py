@@ -1,4 +1,4 @@
-"""Penalised least squares from second moments: one engine for all fits on them.
+"""Penalised least squares from second moments: one engine for fits on them.
 
 Ridge, lasso and plain fits of subsets of columns need of the rows only
 
@@ -6,8 +6,10 @@ Ridge, lasso and plain fits of subsets of columns need of the rows only
 
 of centred columns and values, float64, on the host. `regress` makes them by
 folds, `proxies.sparsify` of the sets of a proxy; `normal` streams the sums of
-many rows and is factored here, too. A weight of a column (an adaptive lasso, a
-prior variance) is a scale: see `scaled`.
+many rows and is factored here, too. Single values are solved where they are
+asked for, by one call of NumPy each: LIME's few columns, KernelSHAP's solution
+of least norm under a constraint, `index=`'s with leverages. A weight of a column
+(an adaptive lasso, a prior variance) is a scale: see `scaled`.
 
 Shapes: K columns, T targets, P penalties.
 """

@@ -91,7 +91,8 @@ def stack(
   function = _thin(merged, dropped, scale)
   # They all see the same samples: the errors of the heaviest stand for all.
   std = None
-  flat = scale * np.sqrt(error / len(values))
+  predicted = joined * scale + middle
+  flat = members_lib.character_error(predicted, values)
   for i in sorted(chosen, key=lambda i: -weights[i]):
     errors_of = members[i].errors
     if errors_of is not None:
@@ -102,7 +103,7 @@ def stack(
   growth_std = float(sum(members[i].growth.std * weights[i] for i in chosen))
   return Stacked(
     function,
-    joined * scale + middle,
+    predicted,
     growth_std,
     named,
     std,
