@@ -8,8 +8,8 @@ of centred columns and values, float64, on the host. `regress` makes them by
 folds, `proxies.sparsify` of the sets of a proxy; `normal` streams the sums of
 many rows and is factored here, too. Single values are solved where they are
 asked for, by one call of NumPy each: LIME's few columns, KernelSHAP's solution
-of least norm under a constraint, `index=`'s with leverages. A weight of a column
-(an adaptive lasso, a prior variance) is a scale: see `scaled`.
+of least norm under a constraint, `index=`'s with leverages. A weight of a
+column (an adaptive lasso, a prior variance) is a scale: see `scaled`.
 
 Shapes: K columns, T targets, P penalties.
 """
