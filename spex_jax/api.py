@@ -160,7 +160,7 @@ def explain(
     if progress is True:
       total = min(budget, 1 << n)
       monitor = stack.enter_context(progress_lib.evaluations(total))
-      watch, progress = monitor.watch, monitor.told
+      watch, progress = monitor.watch, monitor.progress
     if cache is not None:
       kept = stack.enter_context(cache_lib.opened(cache, value_fn, n))
     ask = ask_lib.Asker(

@@ -73,7 +73,7 @@ def test_energy_is_that_of_the_dense_transform(n):
   x = process.characters(1.0 - 2.0 * masks, process.subsets(n))
   coefs = x.T @ mean / len(masks)
   expected = (coefs[1:] ** 2).sum()
-  # What is told is the whole less the empty set's, by subtraction.
+  # Energy is the whole less the empty set's, by subtraction.
   rounding = 1e-12 * (posterior.weights**2).sum()
   np.testing.assert_allclose(
     spectrum.energy(posterior), expected, rtol=1e-10, atol=rounding
