@@ -254,7 +254,7 @@ def decode(
   else:
     masks = base.check_masks(masks_or_plan)
     num_masks, n = masks.shape
-    hashes = packing.hash_masks(masks, bits=128)
+    hashes = packing.hash_masks(masks)
   if num_masks == 0:
     raise ValueError("Need at least one mask to decode; got none.")
   max_order = request.order(max_order, n)
@@ -477,7 +477,7 @@ def _ends(ends, single):
 def _held_ends(hashes, n, values):
   """`[T]` values of the empty and the full mask, if both are among samples."""
   found = []
-  for mask in packing.hash_masks(staged.corners(n)[::-1], bits=128):
+  for mask in packing.hash_masks(staged.corners(n)[::-1]):
     rows = np.flatnonzero((hashes == mask).all(axis=1))
     if not len(rows):
       return None
