@@ -159,7 +159,7 @@ def explain(
     if progress is True:
       total = min(budget, 1 << n)
       monitor = stack.enter_context(progress_lib.evaluations(total))
-      watch, progress = monitor.watch, monitor.told
+      watch, progress = monitor.watch, monitor.progress
     if cache is not None:
       kept = stack.enter_context(cache_lib.opened(cache, value_fn, n))
     ask = ask_lib.Asker(
@@ -253,7 +253,7 @@ def decode(
   else:
     masks = base.check_masks(masks_or_plan)
     num_masks, n = masks.shape
-    hashes = packing.hash_masks(masks, bits=128)
+    hashes = packing.hash_masks(masks)
   if num_masks == 0:
     raise ValueError("Need at least one mask to decode; got none.")
   max_order = request.order(max_order, n)
@@ -476,7 +476,7 @@ def _ends(ends, single):
 def _held_ends(hashes, n, values):
   """`[T]` values of the empty and the full mask, if both are among samples."""
   found = []
-  for mask in packing.hash_masks(staged.corners(n)[::-1], bits=128):
+  for mask in packing.hash_masks(staged.corners(n)[::-1]):
     rows = np.flatnonzero((hashes == mask).all(axis=1))
     if not len(rows):
       return None

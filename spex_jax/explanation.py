@@ -218,8 +218,8 @@ class Explanation(base.ByValue, shown.Shown):
       ("num_evaluations", "num_repeats", "held_out"), counts
     ):
       request.whole(name, number, 0)
-    told = [self.faithfulness, *(self.by_terms or {}).values()]
-    for value in told:
+    shares = [self.faithfulness, *(self.by_terms or {}).values()]
+    for value in shares:
       if value is not None and not (np.asarray(value, float) <= 1).all():
         raise ValueError(f"R^2 is {value}, above 1.")
     spread = [
@@ -255,19 +255,19 @@ class Explanation(base.ByValue, shown.Shown):
     ]
     if self.by_terms is not None:
       std = self.by_terms_std or {}
-      told = [
+      sizes = [
         f"{_with_error(v, std.get(k))} ({k} sets)"
         for k, v in self.by_terms.items()
       ]
-      lines.append("R^2 by size: " + ", ".join(told))
+      lines.append("R^2 by size: " + ", ".join(sizes))
     if self.ends is not None and self.gaps is not None:
       none = 8 * base.ROUNDING * np.abs(self.ends).max(axis=0)
-      told = [
+      ends = [
         f"f({name}) {_text(end)}{units} (expansion "
         f"{_text(np.where(np.abs(gap) <= none, 0, gap), '+')})"
         for name, end, gap in zip(("none", "all"), self.ends, self.gaps)
       ]
-      lines.append("ends: " + ", ".join(told))
+      lines.append("ends: " + ", ".join(ends))
     if self.noise_floor is not None:
       lines.append(f"noise floor: {_text(self.noise_floor)}{units}")
     notes = (f"note: {base.printable(note)}" for note in self.notes)

@@ -157,10 +157,6 @@ def _expansion(masks):
 
 # A kernel, arguments that fit, and for some of them what does not.
 _KERNELS = {
-  "bch.decode": (
-    lambda bits: bch.decode(_CODE, bits), [_b(5, _ROWS)],
-    [[_b(5, _ROWS + 1)], [_b(_ROWS)], [_f(5, _ROWS)]],
-  ),
   "bch.find_players": (
     lambda *a: bch.find_players(_CODE, *a), [_i(3, 5), _i(5)],
     [[_i(2, 5), _i(5)], [_i(3, 5), _i(4)], [_f(3, 5), _i(5)]],

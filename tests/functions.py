@@ -1,9 +1,10 @@
 """Value functions that several tests explain."""
 
+import jax
 import numpy as np
 
 from spex_jax.fourier import sparse
-from spex_jax.proxies import boosting
+from spex_jax.proxies import boosting, growing
 
 
 def planted(n, num_terms, order, seed=0):
@@ -24,12 +25,27 @@ def pairs(masks):
 
 def grown(masks, values, num_trees=500, key=None, **config):
   """Boosted trees of one setting, all of them, on all masks."""
-  return boosting.cross_validate(
-    masks,
-    values,
-    np.arange(len(masks)) % 2,
-    [boosting.Config(**{"depth": 5, "rate": 0.1} | config)],
+  config = boosting.Config(**{"depth": 5, "rate": 0.1} | config)
+  everyone = np.ones((1, len(masks)), bool)
+  start, (feature, leaf, _) = staged(
+    masks, values, everyone, config, num_trees, key=key
+  )
+  problem = growing.pad(masks)
+  return start.trees(problem, feature[:, 0], leaf[:, 0], 0)
+
+
+def staged(masks, values, seen, config, num_trees, patience=10**6, key=None):
+  """A `growing.Start`, and what is grown of it: all, but for the patience."""
+  start = growing.Start.of(values, seen)
+  depth, *settings = config
+  grown = growing.grow_all(
+    growing.pad(masks),
+    start,
+    depth=depth,
     num_trees=num_trees,
-    counts=(num_trees,),
-    key=key,
-  ).trees
+    settings=growing.Settings(*settings),
+    key=jax.random.key(0) if key is None else key,
+    patience=patience,
+    goal=np.inf,
+  )
+  return start, grown

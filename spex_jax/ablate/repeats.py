@@ -147,4 +147,4 @@ def split(masks: base.Masks, stores: Sequence[Store]) -> Split:
 
 
 def _keys(masks: np.ndarray) -> list[bytes]:
-  return [row.tobytes() for row in packing.hash_masks(masks, bits=128)]
+  return [row.tobytes() for row in packing.hash_masks(masks)]

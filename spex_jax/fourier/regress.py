@@ -48,17 +48,12 @@ class Refit(NamedTuple):
 
   Attributes:
     coefs: float64 `[K]`, in the units of the values and the order of the sets.
-    penalty: the penalty chosen, 0 for least squares.
-    score: R^2 on the held-out folds at that choice; 0 where least squares of
-      least norm had to do, or one mask left nothing to hold out.
-    fit: "lasso", "relaxed" (least squares on the lasso's support), "ridge" or
-      "none" (least squares on all sets).
+    score: R^2 on the held-out folds at the penalty chosen; 0 where least
+      squares of least norm had to do, or one mask left nothing to hold out.
   """
 
   coefs: np.ndarray
-  penalty: np.ndarray
   score: np.ndarray
-  fit: np.ndarray
 
 
 @functools.cache
@@ -133,7 +128,6 @@ def refit(
   masks: base.Masks,
   values: base.Values,
   players: base.Array,
-  n: int | None = None,
   *,
   penalty: Penalty = "lasso",
   penalties: Sequence[float] | None = None,
@@ -150,7 +144,6 @@ def refit(
     values: `[B]` or `[B, T]`, finite, of any scale and offset. Targets share
       the Gram matrices and choose their penalties apart.
     players: int `[K, D]`, padded with n.
-    n: number of players; that of `masks` if None.
     penalty: "lasso", "shrunk", "ridge", or "none" for least squares, of
       least norm where there are fewer masks than sets.
     penalties: the grid, in standard deviations of the values (module header);
@@ -164,7 +157,7 @@ def refit(
       or do not match, or fewer than 3 masks under a penalty.
     TypeError: values that are not real numbers.
   """
-  masks = base.check_masks(masks, n)
+  masks = base.check_masks(masks)
   players = np.asarray(players)
   design(masks[:0], players)  # Refuses bad players.
   constants = np.flatnonzero((players == masks.shape[1]).all(axis=1))[:1]
@@ -219,16 +212,12 @@ def _refit(columns, num_masks, values, num_sets, free, penalty, penalties):
     if any(fit is None for fit in fits):
       least = np.linalg.lstsq(columns(np.arange(num_masks), np.float64), y)[0]
       fits = [
-        (least[:, t], 0.0, 0.0, "none") if fit is None else fit
-        for t, fit in enumerate(fits)
+        (least[:, t], 0.0) if fit is None else fit for t, fit in enumerate(fits)
       ]
-  for t, fit in enumerate(fits):
-    fits[t] = coefs, *_ = fit[0] * scale[t], *fit[1:]
-    coefs[:free] += offset[t]
-  coefs, chosen, score, fit = map(np.asarray, zip(*fits))
-  if single:
-    return Refit(coefs[0], chosen[0], score[0], fit[0])
-  return Refit(coefs, chosen, score, fit)
+  coefs, score = map(np.asarray, zip(*fits))
+  coefs *= scale[:, None]
+  coefs[:, :free] += offset[:, None]
+  return Refit(coefs[0], score[0]) if single else Refit(coefs, score)
 
 
 class _Sums(NamedTuple):
@@ -303,27 +292,24 @@ def _sums_by_fold(columns, num_sets, y, parts) -> list[_Sums]:
 
 
 def _choose(folds: list[_Sums], free, penalty, grid):
-  """Returns (coefs, penalty, score, fit) of each target.
-
-  Or None where only an SVD will do.
-  """
+  """Returns (coefs, score) of each target; None where only an SVD will do."""
   total = _Sums(*(np.sum(parts, axis=0) for parts in zip(*folds)))
   num_sets, num_targets = total.product.shape
   out: list = [None] * num_targets
   live = []
   for t, energy in enumerate(total.energy):
     if num_sets == 0 or energy == 0:
-      out[t] = np.zeros(num_sets), 0.0, float(energy == 0), "none"
+      out[t] = np.zeros(num_sets), float(energy == 0)
     else:
       live.append(t)
-  names, coefs, errors = [], {}, {}
-  for t, kinds, found in _candidates(total, free, penalty, grid, live):
-    names, coefs[t] = kinds, found
+  coefs, errors = {}, {}
+  for t, found in _candidates(total, free, penalty, grid, live):
+    coefs[t] = found
     errors[t] = np.where(np.isfinite(found).all(axis=1), 0.0, np.inf)
   live = [t for t in live if np.isfinite(errors[t]).any()]
   for fold in folds if len(folds) > 1 else []:
     rest = total.less(fold)
-    for t, _, c in _candidates(rest, free, penalty, grid, live):
+    for t, c in _candidates(rest, free, penalty, grid, live):
       error = fold.energy[t] - 2 * c @ fold.product[:, t]
       error += ((c @ fold.gram) * c).sum(axis=1)
       errors[t] += np.where(np.isfinite(error), np.maximum(error, 0), np.inf)
@@ -336,8 +322,7 @@ def _choose(folds: list[_Sums], free, penalty, grid):
       close = errors[t] <= errors[t].min() + _TIE * total.energy[t]
       best = int(np.argmax(close))
       score = float(1 - errors[t][best] / total.energy[t])
-    fit, chosen = names[best]
-    out[t] = coefs[t][best], chosen, score, fit
+    out[t] = coefs[t][best], score
   return out
 
 
@@ -345,8 +330,8 @@ def _candidates(sums, free, penalty, grid, live):
   """Fits every candidate to the sums of each live target.
 
   Yields:
-    t, a list of (fit, penalty), the same for every fold, and coefficients
-    `[C, K]`; NaN where the least squares of a candidate are not unique.
+    t and coefficients `[C, K]`, of the same C candidates for every fold; NaN
+    where the least squares of a candidate are not unique.
   """
   if not live:
     return
@@ -355,18 +340,17 @@ def _candidates(sums, free, penalty, grid, live):
   loadings = [p for p in grid if p > 0] if penalty == "ridge" else []
   plain = [whole.ridge(p) for p in (*loadings, 0.0)]
   for t in live:
-    names, fits = [], []
+    fits = []
     if penalty in ("lasso", "shrunk"):
-      names, fits = _lassos(whole.target(t), penalty, grid, count)
-    names += [("ridge", p) for p in loadings] + [("none", 0.0)]
+      fits = _lassos(whole.target(t), penalty, grid, count)
     fits = np.array([*fits, *(each[:, t] for each in plain)])
     constants = (top[:, t] - fits @ row.T) / count
-    yield t, names, np.concatenate([constants, fits], axis=1)
+    yield t, np.concatenate([constants, fits], axis=1)
 
 
 def _lassos(sums, penalty, grid, count):
-  names, fits, last, relaxed = [], [], None, None
-  for p, path in zip(grid, sums.lasso(grid, count / 2)):
+  fits, last, relaxed = [], None, None
+  for path in sums.lasso(grid, count / 2):
     if penalty == "lasso":
       active = path != 0  # NaN counts as active, so that nothing is solved.
       if 2 * active.sum() > len(path) or not np.isfinite(path).all():
@@ -375,8 +359,6 @@ def _lassos(sums, penalty, grid, count):
       elif last is None or (active != last).any():
         relaxed = sums.least_squares(active)
       last = active
-      names.append(("relaxed", p))
       fits.append(relaxed)
-    names.append(("lasso", p))
     fits.append(path)
-  return names, fits
+  return fits

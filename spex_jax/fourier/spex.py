@@ -30,6 +30,7 @@ _READINGS = {
 }
 _TARGETS = 16  # Targets decoded by one call.
 _CYCLES = 3  # Joint readings, each followed by the first ones again.
+_SCAN_FLOPS = 3e11  # Of one Gram scan; bounds the order scanned.
 _SCAN_BYTES = 1 << 28  # Most that a scan may hold as signs.
 _ROWS = 4096  # Samples turned into characters at once.
 _GROUPS = 3  # Of the smallest plan.
@@ -87,18 +88,13 @@ class SpexResult:
     status: the name of a `peeling.Status`, in lower case.
     energy_left: the share of the variance of the values that the final
       expansion leaves, on the samples themselves.
-    bins: counts by kind: "zero" (nothing significant left), "single" (one set
-      explained it), "multi" (several), "unresolved".
     rounds: peeling rounds used.
-    num_scanned: sets that only the Gram scan found.
   """
 
   fourier: sparse.SparseFourier
   status: Any
   energy_left: Any
-  bins: Any
   rounds: Any
-  num_scanned: Any
 
 
 def least_budget(
@@ -117,7 +113,6 @@ def make_plan(
   t: int = 5,
   groups: int | None = None,
   code: str = "raw",
-  offsets: bool = True,
 ) -> QueryPlan:
   """Draws the largest plan within a budget, or the one of b bits.
 
@@ -130,7 +125,6 @@ def make_plan(
     groups: C, at least 2; None for 3, and with a budget for as many more as
       it holds (up to 5: of 6, twice the bins are made).
     code: "raw" (fewer masks) or "systematic" (that of `spectralexplain`).
-    offsets: False shares the masks at l = 0 among groups, as the peer does.
 
   Raises:
     ValueError: a budget below the smallest plan; the message has the least
@@ -155,9 +149,8 @@ def make_plan(
   if not 0 <= b <= min(n, _MAX_BITS):
     raise ValueError(f"b must lie in 0..{min(n, _MAX_BITS)}; got {b}.")
   delays = np.concatenate([np.zeros((1, n), bool), bch_code.parity_rows()])
-  shifts = np.zeros((groups, n), bool)
-  if offsets:
-    shifts = sampling.coins(jax.random.fold_in(key, 1), (groups, n))
+  # Without offsets, as the peer has it, groups share the masks at l = 0.
+  shifts = sampling.coins(jax.random.fold_in(key, 1), (groups, n))
   maps = hadamard.random_maps(jax.random.fold_in(key, 0), groups, n, b)
   return QueryPlan(
     affine=hadamard.AffineMasks(maps=maps, delays=delays, offsets=shifts),
@@ -203,9 +196,6 @@ def decode(
   *,
   decoding: str = "joint",
   refit: regress.Penalty | bool = "lasso",
-  capacity: int | None = None,
-  scan_flops: float = 3e11,
-  **settings: Any,
 ) -> SpexResult:
   """Recovers a sparse expansion from the values of a plan's masks.
 
@@ -218,9 +208,6 @@ def decode(
     refit: "lasso" or "ridge", cross-validated on the support found with the
       empty set and singletons added; "none" for least squares; False for the
       coefficients as peeling leaves them (as the peers return them).
-    capacity: most sets of one target; None for twice the number of bins.
-    scan_flops: most operations of one Gram scan; it bounds the order scanned.
-    **settings: further fields of `peeling.Settings`.
 
   Returns:
     A `SpexResult`; `fourier` has a leading T for values `[N, T]`.
@@ -240,11 +227,9 @@ def decode(
     )
   values = base.check_values(values, plan.num_masks)
   num_bins = plan.affine.num_groups << plan.num_bits
-  options = peeling.Settings(
-    capacity=capacity or max(64, 1 << (2 * num_bins - 1).bit_length()),
-    **settings,
-  )
-  decoder = _Decoder(plan, options, decoding, refit, scan_flops)
+  # Most sets of one target: twice the number of bins.
+  capacity = max(64, 1 << (2 * num_bins - 1).bit_length())
+  decoder = _Decoder(plan, peeling.Settings(capacity=capacity), decoding, refit)
   if values.ndim == 1:
     return decoder.run(values[:, None])[0]
   results = decoder.run(values)
@@ -252,9 +237,7 @@ def decode(
     fourier=sparse.SparseFourier.stack([r.fourier for r in results]),
     status=[r.status for r in results],
     energy_left=[r.energy_left for r in results],
-    bins=[r.bins for r in results],
     rounds=[r.rounds for r in results],
-    num_scanned=[r.num_scanned for r in results],
   )
 
 
@@ -266,7 +249,6 @@ class _Decoder:
   settings: peeling.Settings
   decoding: str
   refit: regress.Penalty | bool
-  scan_flops: float
 
   def run(self, values: np.ndarray) -> list[SpexResult]:
     """Decodes `[N, T]`, a list of T results."""
@@ -308,14 +290,11 @@ class _Decoder:
     ]
 
   def _constant(self, value):
-    num_bins = self.plan.affine.num_groups << self.plan.num_bits
     return SpexResult(
       fourier=sparse.SparseFourier.from_terms(self.plan.n, [((), value)]),
       status="explained",
       energy_left=0.0,
-      bins={"zero": num_bins, "single": 0, "multi": 0, "unresolved": 0},
       rounds=0,
-      num_scanned=0,
     )
 
   def _decode(self, geometry, values, bins, peeled):
@@ -325,12 +304,11 @@ class _Decoder:
     used = np.asarray(peeled.terms.used)
     rows = np.asarray(peeled.terms.players)[used]
     support = rows[(rows < n).any(axis=1)]
-    status, scanned = peeling.Status(int(peeled.status)), 0
+    status, scanned = peeling.Status(int(peeled.status)), False
     if self.decoding == "joint" and status == peeling.Status.STALLED:
       grown = self._scan(values, support)
-      scanned = len(
-        set(map(tuple, grown.tolist())) - set(map(tuple, support.tolist()))
-      )
+      before = set(map(tuple, support.tolist()))
+      scanned = not before.issuperset(map(tuple, grown.tolist()))
       support = grown
     if self.refit is False and not scanned:
       coefs = np.asarray(peeled.coefs)[used]
@@ -344,9 +322,7 @@ class _Decoder:
       fourier=fourier,
       status=status.name.lower(),
       energy_left=left,
-      bins=self._count_bins(geometry, bins, fourier),
       rounds=rounds,
-      num_scanned=scanned,
     )
 
   def _read_jointly(self, geometry, bins, peeled):
@@ -384,7 +360,7 @@ class _Decoder:
     but differ from group to group.
     """
     n, num_masks = self.plan.n, len(values)
-    order = gram.affordable_order(n, num_masks, self.scan_flops)
+    order = gram.affordable_order(n, num_masks, _SCAN_FLOPS)
     order = min(order, self.plan.code.t)
     if order == 0 or 4 * n * num_masks > _SCAN_BYTES:
       return support
@@ -446,24 +422,6 @@ class _Decoder:
     masks = self.plan.affine.restrict(players).masks()
     return masks, np.searchsorted(players, sets)
 
-  def _count_bins(self, geometry, bins, fourier):
-    """How many bins hold no set, one, several, or an unexplained rest."""
-    _, num_bins, num_delays = bins.shape
-    players, coefs = fourier.players, fourier.coefs.astype(np.float32)
-    used = np.ones(len(coefs), bool)
-    terms, rest = _expand_jit(geometry, players, used, coefs, bins)
-    counts = [np.bincount(b, minlength=num_bins) for b in np.asarray(terms).T]
-    sets, energy = np.stack(counts), np.asarray(rest)
-    # Values of pure noise vary as chi-squared with P degrees of freedom.
-    usual = np.median(energy) * (1 + 4 * np.sqrt(2 / num_delays))
-    left = energy > max(usual, self.settings.cutoff)
-    return {
-      "zero": int(((sets == 0) & ~left).sum()),
-      "single": int(((sets == 1) & ~left).sum()),
-      "multi": int(((sets > 1) & ~left).sum()),
-      "unresolved": int(left.sum()),
-    }
-
 
 def _mean_square(masks, values, players, coefs):
   """Mean square of the values less the expansion; by chunks, in float64."""
@@ -473,14 +431,6 @@ def _mean_square(masks, values, players, coefs):
     design = regress.design(masks[rows], players, dtype=np.float64)
     total += ((values[rows] - design @ coefs) ** 2).sum()
   return float(total / len(values))
-
-
-def _expand(geometry, players, used, coefs, bins):
-  """Bins `[K, C]` of sets, and mean squares `[C, B]` of what they leave."""
-  chex.assert_equal_shape_prefix([players, used, coefs], 1)
-  terms = folding.locate(geometry, players, used)
-  rest = bins - folding.expand(terms, coefs, bins.shape[1])
-  return terms.bins, (rest**2).mean(axis=2)
 
 
 def _peel_batch(geometry, bins, players, used, settings, first, stop):
@@ -495,5 +445,4 @@ def _peel_batch(geometry, bins, players, used, settings, first, stop):
   )
 
 
-_expand_jit = jax.jit(_expand)
 _peel_batch_jit = jax.jit(_peel_batch, static_argnames="settings")

@@ -55,15 +55,11 @@ class SetValues(NamedTuple):
     return empty, self.players[~is_empty], self.values[~is_empty]
 
 
-def mobius_from_fourier(
-  fourier: sparse.SparseFourier, order: int | None = None
-) -> SetValues:
+def mobius_from_fourier(fourier: sparse.SparseFourier) -> SetValues:
   """Moebius coefficients, `M(T) = (-2)^|T| sum_{S superset of T} F(S)`.
 
   Args:
     fourier: an expansion of one target, K terms.
-    order: the largest `|T|` to compute, exactly; None for all. Nothing is
-      projected: the sets above it are left out.
 
   Returns:
     The sets with a value beyond rounding: a part of the downward closure.
@@ -72,7 +68,7 @@ def mobius_from_fourier(
     ValueError: several targets, or more than `MAX_PAIRS` subsets.
   """
   players, coefs = terms_of(fourier)
-  return superset_sums(fourier.n, players, coefs, lambda s, t: (-2) ** t, order)
+  return superset_sums(fourier.n, players, coefs, lambda s, t: (-2) ** t, None)
 
 
 def terms_of(fourier: sparse.SparseFourier) -> tuple[np.ndarray, np.ndarray]:

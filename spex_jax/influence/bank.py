@@ -132,7 +132,7 @@ class Bank:
     if not len(seeds):
       raise ValueError("Need at least one seed to ask for; got none.")
     self.retrainer.check(masks)
-    hashes = packing.hash_masks(masks, bits=128)
+    hashes = packing.hash_masks(masks)
     missing: dict[bytes, tuple[int, int]] = {}
     for seed in seeds:  # The seeds outside: all masks of one run together.
       for row, key in enumerate(_keys(hashes, seed)):
@@ -176,7 +176,7 @@ class Bank:
       ValueError: fewer than two seeds, or no mask that has them.
     """
     found = samples(self.ledger)
-    hashes = packing.hash_masks(found.masks, bits=128).view("V16").ravel()
+    hashes = packing.hash_masks(found.masks).view("V16").ravel()
     _, groups = np.unique(hashes, return_inverse=True)
     counts = np.bincount(groups[found.seeds < num_seeds])
     if num_seeds < 2 or not (counts >= 2).any():
@@ -208,7 +208,7 @@ class Bank:
     )
 
   def _remember(self, rows: shards.Rows) -> None:
-    hashes = packing.hash_packed(rows.packed, rows.n, bits=128)
+    hashes = packing.hash_packed(rows.packed, rows.n)
     seeds = np.asarray(rows.seeds)
     for place, hash in enumerate(hashes):
       self._known[_key(hash, seeds[place])] = len(self._rows), place
@@ -229,7 +229,7 @@ def samples(source: ledger.Ledger) -> Samples:
   rows = shards.concatenate(parts)
   keys = np.concatenate(
     [
-      packing.hash_packed(rows.packed, rows.n, bits=128).view(np.uint8),
+      packing.hash_packed(rows.packed, rows.n).view(np.uint8),
       rows.seeds.astype("<i4")[:, None].view(np.uint8),
     ],
     axis=1,

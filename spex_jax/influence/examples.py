@@ -350,7 +350,7 @@ class Retrainer:
 
   def _key_bits(self, masks: np.ndarray, seed: int) -> np.ndarray:
     """bool `[B, 64]`: the key of each mask, the low bit of a word first."""
-    hashes = packing.hash_masks(masks, bits=128)
+    hashes = packing.hash_masks(masks)
     words = np.stack(
       [
         _words(self._words, hash.astype("<u8").tobytes(), seed)

@@ -253,7 +253,7 @@ class Asker:
     return np.concatenate(parts)
 
   def _answers(self, rows, kept):
-    """Values of one batch, checked; `kept` is told of new ones."""
+    """Values of one batch, checked; `kept` takes the new ones."""
     known = [None] * len(rows) if kept is None else kept.get(rows)
     new = np.array([value is None for value in known])
     if not new.any():

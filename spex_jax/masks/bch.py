@@ -430,22 +430,6 @@ def find_players(
   return jnp.stack(columns, axis=1).astype(jnp.int32), decoded
 
 
-def decode(code: Code, bits: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Hard decoding of parity words. Batched.
-
-  Args:
-    code: the code.
-    bits: bool `[W, R]` parity bits, one word a row.
-
-  Returns:
-    int32 `[W, t]` players padded with n, and bool `[W]` decodable, as
-    `find_players`.
-  """
-  chex.assert_shape(bits, (None, code.num_rows))
-  syndromes = jax.vmap(lambda word: syndromes_of(code, word))(bits)
-  return find_players(code, *error_locator(code, syndromes.T))
-
-
 def decode_chase(
   code: Code, soft: jax.Array, patterns: np.ndarray, keep: int
 ) -> tuple[jax.Array, jax.Array]:

@@ -10,7 +10,7 @@ version, so that values on disk may be keyed by it. It is polynomial hashing
 modulo 2^64 of the row's little-endian 64-bit words, finished by the mixer of
 SplitMix64 (Steele et al. 2014); fast and even, not secure against somebody
 who seeks collisions. n enters it, so masks of other n differ. 10^7 random
-rows collide with probability 3e-6 at 64 bits and 1e-25 at 128.
+rows collide with probability 1e-25.
 
 Shapes: n players, B masks, W = ceil(n / 8) bytes.
 """
@@ -61,48 +61,43 @@ def unpack(packed: np.ndarray, n: int) -> np.ndarray:
   return np.unpackbits(packed, axis=1, count=n).view(np.bool_)
 
 
-def hash_packed(packed: np.ndarray, n: int, *, bits: int = 64) -> np.ndarray:
+def hash_packed(packed: np.ndarray, n: int) -> np.ndarray:
   """Hashes packed masks; see the module header for what it promises.
 
   Args:
     packed: uint8 `[B, W]`.
     n: number of players.
-    bits: 64, or 128 for keys that must not collide among 10^9 masks.
 
   Returns:
-    uint64 `[B]`, or `[B, 2]` for 128 bits, whose first column is the 64-bit
-    hash.
+    uint64 `[B, 2]`, 128 bits a mask.
 
   Raises:
-    ValueError: other `bits`, or rows that are not packed masks of n players.
+    ValueError: rows that are not packed masks of n players.
   """
-  if bits not in (64, 128):
-    raise ValueError(f"bits must be 64 or 128; got {bits}.")
   packed = _check_packed(packed)
   if packed.shape[1] != num_bytes(n):
     raise ValueError(
       f"{n} players pack to {num_bytes(n)} bytes; got {packed.shape[1]}."
     )
-  multipliers = _MULTIPLIERS[: bits // 64]
-  out = np.empty((len(packed), len(multipliers)), np.uint64)
+  out = np.empty((len(packed), len(_MULTIPLIERS)), np.uint64)
   for start in range(0, len(packed), _CHUNK):
     rows = packed[start : start + _CHUNK]
     words = np.zeros((len(rows), -(-rows.shape[1] // 8) * 8), np.uint8)
     words[:, : rows.shape[1]] = rows
     words = words.view("<u8").astype(np.uint64)
-    for half, multiplier in enumerate(multipliers):
+    for half, multiplier in enumerate(_MULTIPLIERS):
       state = np.full(len(rows), n * int(_GOLDEN) % 2**64, np.uint64)
       for word in words.T:
         # Mixing each word keeps sparse and dense masks equally far apart.
         state = _mix((state ^ word) * multiplier + _GOLDEN)
       out[start : start + _CHUNK, half] = state
-  return out[:, 0] if bits == 64 else out
+  return out
 
 
-def hash_masks(masks: base.Masks, *, bits: int = 64) -> np.ndarray:
+def hash_masks(masks: base.Masks) -> np.ndarray:
   """Hashes `[B, n]` masks: `hash_packed` of their packed rows."""
   masks = base.check_masks(masks)
-  return hash_packed(np.packbits(masks, axis=1), masks.shape[1], bits=bits)
+  return hash_packed(np.packbits(masks, axis=1), masks.shape[1])
 
 
 class Distinct(NamedTuple):
@@ -150,7 +145,7 @@ def hash_streamed(
   parts = [np.zeros((0, 2), np.uint64)]
   for start in range(0, num_masks, size):
     rows = packed(start, min(start + size, num_masks))
-    parts.append(hash_packed(rows, n, bits=128))
+    parts.append(hash_packed(rows, n))
   return np.concatenate(parts)
 
 

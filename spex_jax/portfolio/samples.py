@@ -100,7 +100,7 @@ def unseen(
       f"Held-out values have {values.shape[1]} targets; the samples have "
       f"{num_targets}."
     )
-  both = np.concatenate([hashes, packing.hash_masks(masks, bits=128)])
+  both = np.concatenate([hashes, packing.hash_masks(masks)])
   first = packing.distinct_hashes(both).first
   rows = first[first >= len(hashes)] - len(hashes)
   if not len(rows):

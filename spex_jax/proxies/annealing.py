@@ -7,7 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-MOST_STEPS = 64  # Of one call: the length of the path that is told.
+MOST_STEPS = 64  # Of one call: the length of the path returned.
 _Params = TypeVar("_Params")
 
 

@@ -22,11 +22,11 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import regress
-from spex_jax.fourier import score as score_lib
 from spex_jax.proxies import growing
 from spex_jax.proxies import trees as trees_lib
 
 _MAX_DEPTH = 12
+_PATIENCE = 100  # Trees without a better pooled error, before growing stops.
 _TIE = 1e-6  # Errors that differ by less, relatively, are equal.
 
 
@@ -55,25 +55,18 @@ class CrossValidation(NamedTuple):
   Attributes:
     config: the best configuration.
     num_trees: its number of trees; 0 for the mean alone.
-    score: R^2 of `predictions`, all folds pooled.
     predictions: float64 `[B]`, the prediction of each mask by the fit that
       never saw its fold.
     trees: the fit on all masks, `num_trees` of them.
     fold_trees: the fit without fold f, for each of the F folds in ascending
       order of their ids.
-    configs: the C configurations, in the order they were tried.
-    scores: float64 `[C, M + 1]` R^2 with 0..M trees; -inf where a fit had
-      stopped before.
   """
 
   config: Config
   num_trees: int
-  score: float
   predictions: np.ndarray
   trees: trees_lib.Trees
   fold_trees: tuple[trees_lib.Trees, ...]
-  configs: tuple[Config, ...]
-  scores: np.ndarray
 
 
 def cross_validate(
@@ -82,14 +75,14 @@ def cross_validate(
   folds: np.ndarray,
   configs: Sequence[Config],
   *,
-  num_trees: int = 1000,
-  counts: Sequence[int] | None = None,
-  patience: int | None = 100,
-  key: base.Key | None = None,
+  num_trees: int,
+  key: base.Key,
 ) -> CrossValidation:
   """Finds the configuration and number of trees by cross-validation.
 
-  Every configuration is fitted once without each fold and once on all masks.
+  Every configuration is fitted once without each fold and once on all masks. It
+  stops growing once its pooled error has not improved for 100 trees, or falls
+  too slowly to reach the best of the others.
 
   Args:
     masks: bool `[B, n]`.
@@ -97,11 +90,6 @@ def cross_validate(
     folds: integers `[B]`, the fold of each mask; at least two differ.
     configs: C of them, to try.
     num_trees: the most trees.
-    counts: the numbers of trees to choose among, without early stopping; None
-      for all of 0..num_trees.
-    patience: a configuration stops growing once its pooled error has not
-      improved for so many trees, or falls too slowly to reach the best of the
-      others; None to grow all trees.
     key: consumed; for shares below 1.
 
   Returns:
@@ -109,10 +97,9 @@ def cross_validate(
     first: those of the highest rates, and the shallowest among them.
 
   Raises:
-    ValueError: folds of another shape or all alike, no configuration or count,
-      a count above num_trees, a setting out of range, a share below 1 without
-      a key, values of several targets, or what `base.check_masks` and
-      `base.check_values` refuse.
+    ValueError: folds of another shape or all alike, no configuration, a
+      setting out of range, values of several targets, or what
+      `base.check_masks` and `base.check_values` refuse.
     TypeError: folds, a depth or a number that are no integers.
   """
   masks = base.check_masks(masks)
@@ -124,32 +111,15 @@ def cross_validate(
   _check_configs(configs)
   if base.check_integer(num_trees, "num_trees") < 1:
     raise ValueError(f"num_trees must be at least 1; got {num_trees}.")
-  if key is None:
-    if any(min(c.row_share, c.column_share) < 1 for c in configs):
-      raise ValueError(
-        "A share below 1 draws at random: pass key=jax.random.key(...)."
-      )
-    key = jax.random.key(0)  # Draws nothing.
   ids = check_folds(folds, len(masks))
-  # The numbers of trees that may be chosen.
-  patience = patience if counts is None else None
-  allowed = np.zeros(num_trees + 1, bool)
-  counts = range(num_trees + 1) if counts is None else counts
-  for count in counts:
-    if not 0 <= base.check_integer(count, "A count of trees") <= num_trees:
-      raise ValueError(f"counts must lie in 0..{num_trees}; got {count}.")
-    allowed[count] = True
-  if not allowed.any():
-    raise ValueError("Need at least one count of trees.")
-  if patience is not None and base.check_integer(patience, "patience") < 1:
-    raise ValueError(f"patience must be at least 1; got {patience}.")
   # All fits of a configuration grow together.
   seen = np.arange(ids.max() + 2)[:, None] != ids  # The last sees all.
   problem, start = growing.pad(masks), growing.Start.of(values, seen)
   # Fast learners first: they tell the slow ones when to give up.
-  configs = tuple(sorted(configs, key=lambda c: (-c.rate, c.depth)))
-  best = _Best(configs, num_trees)
-  for c, (depth, *settings) in enumerate(configs):
+  configs = sorted(configs, key=lambda c: (-c.rate, c.depth))
+  best = _Best()
+  for c, config in enumerate(configs):
+    depth, *settings = config
     grown = growing.grow_all(
       problem,
       start,
@@ -157,10 +127,10 @@ def cross_validate(
       num_trees=num_trees,
       settings=growing.Settings(*settings),
       key=jax.random.fold_in(key, c),
-      patience=patience,
+      patience=_PATIENCE,
       goal=best.error,
     )
-    best.offer(c, start.scores(grown[2]), allowed, grown)
+    best.offer(config, start.scores(grown[2]), grown)
   return best.result(problem, start, masks, ids)
 
 
@@ -200,15 +170,12 @@ def check_folds(folds: np.ndarray, num_masks: int) -> np.ndarray:
 class _Best:
   """The best configuration so far, and what it grew."""
 
-  def __init__(self, configs, num_trees):
-    self.configs = configs
-    self.scores = np.full((len(configs), num_trees + 1), -np.inf)
-    self.error, self.config, self.count = np.inf, 0, 0
+  def __init__(self):
+    self.error, self.config, self.count = np.inf, Config(1, 1.0), 0
     self.grown: tuple = ()
 
-  def offer(self, config, scores, allowed, grown):
-    self.scores[config, : len(scores)] = scores
-    errors = np.where(allowed[: len(scores)], 1 - scores, np.inf)
+  def offer(self, config, scores, grown):
+    errors = 1 - scores
     # float32 sums: what differs by rounding is a tie.
     tie = (1 + _TIE) * errors.min() + _TIE**2
     count = int((errors <= tie).argmax())
@@ -227,16 +194,12 @@ class _Best:
     predictions = np.empty(len(masks))
     for f, trees in enumerate(fits[:-1]):
       predictions[ids == f] = trees_lib.predict(trees, masks[ids == f])
-    truth = start.values * start.size
     return CrossValidation(
-      config=self.configs[self.config],
+      config=self.config,
       num_trees=self.count,
-      score=float(score_lib.r2(truth, predictions)),
       predictions=predictions,
       trees=fits[-1],
       fold_trees=tuple(fits[:-1]),
-      configs=self.configs,
-      scores=self.scores,
     )
 
 

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from spex_jax import base
 from spex_jax.fourier import programs
 from spex_jax.masks import padding
 from spex_jax.proxies import trees as trees_lib
@@ -33,7 +34,6 @@ from spex_jax.proxies import trees as trees_lib
 CHUNK = 50  # Trees grown between two looks at the validation error.
 _NOISE = 1e-12  # Gains per mask below this are rounding, at variance 1.
 _TINY = np.float32(1e-9)
-_FLAT = 8 * np.finfo(np.float64).eps  # A range of rounding size, at size 1.
 
 
 class Settings(NamedTuple):
@@ -222,13 +222,13 @@ class Start(NamedTuple):
     # A mean about a value: exact where all are equal.
     bias = values[0] + (share @ (values - values[0]))
     deviation = np.sqrt(((values - values.mean()) ** 2).mean())
-    flat = np.ptp(values) <= _FLAT
+    flat = base.is_constant(values)
     return cls(values, seen, bias, 1.0 if flat else deviation, size)
 
   @property
   def flat(self):
     """Whether values differ by rounding alone, or not at all."""
-    return np.ptp(self.values) <= _FLAT
+    return base.is_constant(self.values)
 
   @property
   def total(self):
@@ -273,8 +273,8 @@ def grow_all(
   num_trees: int,
   settings: Settings,
   key: jax.Array,
-  patience: int | None,
-  goal: float = np.inf,
+  patience: int,
+  goal: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Grows G ensembles, by chunks, up to an early stop.
 
@@ -286,7 +286,7 @@ def grow_all(
     settings: the limits of every tree.
     key: consumed; draws the shares.
     patience: ends after so many trees without a better pooled error, or
-      without hope of the goal; None to grow all.
+      without hope of the goal.
     goal: the share of the energy that others have left at best. Errors fall
       ever more slowly; one that misses the goal even if it goes on falling
       half as fast again as it does is past hope.
@@ -316,15 +316,14 @@ def grow_all(
       depth=depth,
     )
     chunks.append([np.asarray(part) for part in chunk])
-    if patience is not None:
-      errors = start.errors(np.concatenate([part[2] for part in chunks]))
-      if len(errors) - 1 - errors.argmin() >= patience:
-        break
-      errors = errors / (1.0 if start.flat else start.total)
-      gain = max(errors[-1 - CHUNK] - errors[-1], 0.0)
-      left = max(0, num_trees - first - CHUNK) / CHUNK
-      if min(errors[-1] - 1.5 * gain * left, errors.min()) > goal:
-        break
+    errors = start.errors(np.concatenate([part[2] for part in chunks]))
+    if len(errors) - 1 - errors.argmin() >= patience:
+      break
+    errors = errors / (1.0 if start.flat else start.total)
+    gain = max(errors[-1 - CHUNK] - errors[-1], 0.0)
+    left = max(0, num_trees - first - CHUNK) / CHUNK
+    if min(errors[-1] - 1.5 * gain * left, errors.min()) > goal:
+      break
   features, leaves, errors = (
     np.concatenate(parts)[:num_trees] for parts in zip(*chunks)
   )

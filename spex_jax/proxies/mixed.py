@@ -20,48 +20,39 @@ _PROBES = 2048  # Random masks that tell what is missed.
 
 
 def expand(
-  posterior: gaussian.Posterior,
-  num_terms: int = 2048,
-  *,
-  max_order: int | None = None,
+  posterior: gaussian.Posterior, num_terms: int = 2048
 ) -> readout.Readout:
   """The largest coefficients of the posterior mean that growing finds.
 
   Args:
     posterior: a process on n players whose parameters have directions.
     num_terms: sets besides the empty one.
-    max_order: the largest sets, at most 12.
 
   Returns:
-    Exact coefficients; `missed` is measured at 2,048 random masks, and
-    `complete` only where every set was looked at.
+    Exact coefficients; `missed` is measured at 2,048 random masks.
 
   Raises:
     ValueError: a process without directions.
   """
   n, params = posterior.n, posterior.params
   weights, rows = _factors(posterior)
-  deepest = min(n, _DEEPEST, n if max_order is None else max_order)
+  deepest = min(n, _DEEPEST)
   linear = np.exp(params.linear) * (posterior.weights @ posterior.signs)
   constant = np.exp(params.constant) * posterior.weights.sum()
   levels = [np.full((1, 0), n)]
   found = [np.array([weights.sum() + constant])]
-  grown, complete = levels[0], deepest == n
+  grown = levels[0]
   with regress.one_blas_thread():
     for order in range(1, deepest + 1):
-      sets, coefs, all_of_them = _grow(
-        weights, rows, grown, max(num_terms, _GROWN)
-      )
+      sets, coefs = _grow(weights, rows, grown, max(num_terms, _GROWN))
       if order == 1:
         coefs = coefs + linear[sets[:, 0]]
       levels.append(sets)
       found.append(coefs)
       grown = sets[:_GROWN]
-      complete &= all_of_them and len(grown) == len(sets)
       rest = np.abs(np.concatenate(found)[1:])
       # A level below all that is kept: those above it hardly matter.
       if len(rest) > num_terms and np.abs(coefs).max() < _rank(rest, num_terms):
-        complete = False
         break
   sets = np.concatenate(
     [
@@ -74,7 +65,7 @@ def expand(
   kept = np.argsort(-np.abs(coefs[1:]), kind="stable")[:num_terms] + 1
   kept = np.append(0, kept)
   function = sparse.SparseFourier.from_players(n, sets[kept], coefs[kept])
-  return readout.Readout(function, _missed(posterior, function), complete)
+  return readout.Readout(function, _missed(posterior, function))
 
 
 def _factors(posterior):
@@ -87,10 +78,7 @@ def _factors(posterior):
 
 
 def _grow(weights, rows, sets, most):
-  """Sets of one player more, the largest first, and their coefficients.
-
-  The last is whether they are all there are.
-  """
+  """Sets of one player more, the largest first, and their coefficients."""
   product = np.repeat(weights[:, None], len(sets), axis=1)
   for column in sets.T:
     product *= rows[:, column]
@@ -104,10 +92,8 @@ def _grow(weights, rows, sets, most):
   order = order[: most * (sets.shape[1] + 1)]
   larger = np.column_stack([sets[parent[order]], player[order]])
   larger.sort(axis=1)
-  first = np.sort(np.unique(larger, axis=0, return_index=True)[1])
-  complete = len(order) == len(coefs) and len(first) <= most
-  first = first[:most]
-  return larger[first], coefs[order[first]], complete
+  first = np.sort(np.unique(larger, axis=0, return_index=True)[1])[:most]
+  return larger[first], coefs[order[first]]
 
 
 def _rank(sizes, count):

@@ -117,7 +117,7 @@ def by_fit(posterior: gaussian.Posterior, groups: int = 4) -> OutOfFold:
 
   Args:
     posterior: the fit; its samples are those predicted.
-    groups: the number of groups of rows that are told.
+    groups: the number of groups of rows returned.
   """
   mean, std = gaussian.leave_one_out(posterior)
   parts = [

@@ -11,7 +11,6 @@ trees included.
 Shapes: n players, B masks, F folds.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -21,28 +20,25 @@ from spex_jax import base
 from spex_jax.fourier import score, sparse
 from spex_jax.proxies import boosting, sparsify, tree_fourier
 
+# Early stopping finds how many. The paper's package tries 500, 1000 and 5000,
+# shapiq 1.8 the first two.
+_MOST_TREES = 1000
 _DRAWS = 0  # Fixed, as the folds are: equal samples, equal answers.
 
 
 class ProxySpex(NamedTuple):
-  """A sparse expansion and how good it is.
+  """A sparse expansion, and what tells how good it is.
 
   Attributes:
     fourier: the expansion of one target, float64.
     predictions: float64 `[B]`, the prediction of each mask by a fit that never
-      saw its fold, cut and refitted in the same way.
-    score: R^2 of `predictions`; slightly flattering, as the configuration was
-      chosen on them.
-    tree_score: R^2 of the trees on the same folds, before the cut.
-    refit: the way the sets were cut and fitted, in words.
+      saw its fold, cut and refitted in the same way. Slightly flattering, as
+      the configuration was chosen on them.
     notes: what was chosen, in sentences, and what was unusual.
   """
 
   fourier: sparse.SparseFourier
   predictions: np.ndarray
-  score: float
-  tree_score: float
-  refit: str
   notes: list[str]
 
 
@@ -62,21 +58,16 @@ def fit(
   masks: base.Masks,
   values: base.Values,
   *,
-  folds: np.ndarray | None = None,
-  max_order: int = 5,
-  configs: Sequence[boosting.Config] | None = None,
-  num_trees: int = 1000,
+  folds: np.ndarray,
+  max_order: int,
 ) -> ProxySpex:
   """Fits a sparse expansion through boosted trees.
 
   Args:
     masks: bool `[B, n]`. Equal masks are separate samples.
     values: `[B]`, finite, of any scale and offset.
-    folds: int `[B]`, the fold of each mask; None for 5, spread over the masks.
-    max_order: the depth of the deepest trees, unless `configs` are given.
-    configs: the ways to grow trees to choose from; None for `grid(max_order)`.
-    num_trees: the most trees; early stopping finds how many. The paper's
-      package tries 500, 1000 and 5000, shapiq 1.8 the first two.
+    folds: int `[B]`, the fold of each mask.
+    max_order: the depth of the deepest trees.
 
   Returns:
     A `ProxySpex`. Constant values, a single mask, and so few masks that no
@@ -92,21 +83,19 @@ def fit(
     raise ValueError(f"Need one target, [B]; got {values.shape}.")
   if base.check_integer(max_order, "max_order") < 1:
     raise ValueError(f"max_order must be at least 1; got {max_order}.")
-  # Folds and grid; few or constant values need no trees.
-  configs = grid(max_order) if configs is None else configs
-  if folds is None:
-    folds = boosting.spread_folds(len(masks))
+  # Few or constant values need no trees.
   trivial = _trivial(masks, values)
   if trivial is not None:
     return trivial
   # Trees of the best configuration, and their exact expansions.
   ids = boosting.check_folds(folds, len(masks))
+  configs = grid(max_order)
   grown = boosting.cross_validate(
     masks,
     values,
     ids,
     configs,
-    num_trees=num_trees,
+    num_trees=_MOST_TREES,
     key=jax.random.key(_DRAWS),
   )
   functions = [tree_fourier.expand(trees) for trees in grown.fold_trees]
@@ -128,30 +117,25 @@ def fit(
   found = sparsify.sparsify(
     masks, values, ids, functions, whole, grown.predictions
   )
-  refit = str(found.candidate)
-  reached = float(score.r2(values, found.predictions))
   notes.append(
-    f"Kept {refit}: {int(found.fourier.count) - 1} sets, R^2 "
+    f"Kept {found.candidate}: {int(found.fourier.count) - 1} sets, R^2 "
     f"{score.r2_text(values, found.predictions)} on held-out folds."
   )
-  return ProxySpex(
-    found.fourier, found.predictions, reached, grown.score, refit, notes
-  )
+  return ProxySpex(found.fourier, found.predictions, notes)
 
 
 def _trivial(masks, values):
   """The mean, where there is nothing to fit; else None."""
-  size = np.abs(values).max() or 1.0
   if len(masks) == 1:
     note = "One mask only: its value stands for all."
   elif not masks.shape[1]:
     note = "Masks have no players: the mean stands for all."
-  elif np.ptp(values / size) <= 8 * np.finfo(np.float64).eps:
+  elif base.is_constant(values):
     note = "All values are equal: the function is that constant."
   else:
     return None
+  size = np.abs(values).max() or 1.0
   mean = float(values[0] + ((values - values[0]) / size).mean() * size)
   predictions = np.full(len(masks), mean)
   fourier = sparse.SparseFourier.from_terms(masks.shape[1], [((), mean)])
-  reached = float(score.r2(values, predictions))
-  return ProxySpex(fourier, predictions, reached, 0.0, "the mean alone", [note])
+  return ProxySpex(fourier, predictions, [note])

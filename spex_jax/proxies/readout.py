@@ -1,11 +1,9 @@
 """The largest coefficients of a Gaussian process, by branch and bound.
 
 F(S) is w_S times a sum that is at most |alpha|_1, and w_S = a prod rho_i only
-falls as S grows. So sets are grown from the players of largest rho, and a
-branch ends where w_S |alpha|_1 cannot reach what is asked for. That bound is
-loose by about sqrt(B); where it would visit more sets than `most`, those of
-largest prior variance are visited, and what may be missed is known exactly, by
-Parseval.
+falls as S grows. So candidates are grown from the players of largest rho, and
+a branch ends where w_S is below that of `most` others. What the rest hold is
+known exactly, by Parseval.
 
 Shapes: n players, B masks, K sets, D the largest order.
 """
@@ -26,13 +24,10 @@ class Readout(NamedTuple):
   Attributes:
     fourier: the largest coefficients of the mean, exact.
     missed: share of the mean's energy (without the empty set) that they lack.
-    complete: whether no set outside `fourier`, of any order, can have a
-      larger coefficient than those in it.
   """
 
   fourier: sparse.SparseFourier
   missed: float
-  complete: bool
 
 
 def expand(
@@ -52,10 +47,10 @@ def expand(
       player is looked at.
   """
   n = posterior.n
-  log_rho, level = spectrum.levels(posterior.params)
+  log_rho, _ = spectrum.levels(posterior.params)
   order = np.argsort(-log_rho, kind="stable")
   depth = n if max_order is None else min(n, max_order)
-  rows, cut = visit(log_rho[order], most, depth)
+  rows = candidates(log_rho[order], most, depth)
   padded = np.append(order, n)
   large = padded[rows]
   singles = np.full((n + 1, large.shape[1]), n)
@@ -65,9 +60,6 @@ def expand(
   ranked = np.argsort(-np.abs(coefs[np.arange(len(sets)) != n]), kind="stable")
   ranked += ranked >= n  # The empty set is row n, and always kept.
   kept = ranked[: max(0, num_terms)]
-  least = float(np.abs(coefs[kept[-1]])) if len(kept) else np.inf
-  bound = np.exp(level + cut) * np.abs(posterior.weights).sum()
-  seen_all = len(kept) == len(ranked) and cut == -np.inf
   total = spectrum.energy(posterior)
   held = float(((coefs[kept] / posterior.scale) ** 2).sum())
   return Readout(
@@ -75,13 +67,10 @@ def expand(
       n, sets[np.append(kept, n)], coefs[np.append(kept, n)]
     ),
     max(0.0, 1 - held / total) if total > 0 else 0.0,
-    bool(seen_all or bound * posterior.scale <= least),
   )
 
 
-def visit(
-  log_rho: np.ndarray, most: int, max_order: int
-) -> tuple[np.ndarray, float]:
+def candidates(log_rho: np.ndarray, most: int, max_order: int) -> np.ndarray:
   """The sets of two or more players with the largest products of rho.
 
   Args:
@@ -90,18 +79,12 @@ def visit(
     max_order: the largest sets.
 
   Returns:
-    int `[K, D]` positions in `log_rho`, padded with n, and a number that no
-    log product of a set left out exceeds, of any order; -inf if none is.
+    int `[K, D]` positions in `log_rho`, padded with n.
   """
   n = len(log_rho)
-  cut = -np.inf  # Of the sets of more than `max_order` players.
-  if max_order < n:
-    cut = float(log_rho[: max(max_order, 1) + 1].sum())
-  if n < 2 or max_order < 2:
-    return np.full((0, 1), n), cut if n > 1 else -np.inf
+  if n < 2 or max_order < 2 or most < 1:
+    return np.full((0, 1), n)
   high = float(log_rho[:2].sum())
-  if most < 1:
-    return np.full((0, 1), n), high
   threshold = low = 2 * float(log_rho.sum()) - 1  # Below all of them.
   if _count(log_rho, low, max_order, most) > most:
     for _ in range(50):  # The threshold under which `most` sets lie.
@@ -111,7 +94,6 @@ def visit(
       else:
         high = middle
     threshold = high
-    cut = max(cut, threshold)
   levels = list(_levels(log_rho, threshold, max_order, most))
   width = max((rows.shape[1] for rows in levels), default=1)
   padded = [
@@ -120,7 +102,7 @@ def visit(
     if rows.shape[1] > 1
   ]
   rows = np.concatenate(padded) if padded else np.full((0, width), n)
-  return rows[:most], cut  # More only where the largest are all equal.
+  return rows[:most]  # More only where the largest are all equal.
 
 
 def _count(log_rho, threshold, max_order, most):

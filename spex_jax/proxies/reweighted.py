@@ -21,7 +21,7 @@ from spex_jax.masks import padding
 from spex_jax.proxies import gaussian, readout, spectrum
 
 _SETS = 1024  # With a variance each.
-_LEAST_VISITED = 1 << 13
+_LEAST_CANDIDATES = 1 << 13
 
 
 class Reweighted(NamedTuple):
@@ -52,7 +52,7 @@ def fit(
     num_terms: the number of sets of the result besides the empty one.
   """
   # Sets of low prior variance are not among the largest.
-  most = max(4 * num_terms, _LEAST_VISITED)
+  most = max(4 * num_terms, _LEAST_CANDIDATES)
   out = readout.expand(posterior, num_terms, most=most).fourier
   players = np.asarray(out.players)
   own = spectrum.prior_variance(posterior.params, players)

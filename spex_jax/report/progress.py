@@ -32,7 +32,7 @@ class Pace:
     self.total, self.done, self.calls = total, 0, 0.0
     self._first = "compiling, once" if compiled else "evaluating"
     self.decoding, self.since = False, time.monotonic()
-    self._start: float | None = self.since  # Until calls are told apart.
+    self._start: float | None = self.since  # Until calls are counted.
 
   def begin(self) -> None:
     """The value function is called."""
@@ -52,7 +52,7 @@ class Pace:
   def rate(self) -> str:
     """`20 masks/s, 3 min 5 s left`, or "" before anything is known."""
     spent = self.calls
-    if self._start is not None:  # What is told is done; of calls, nothing.
+    if self._start is not None:  # Masks are counted; calls are not.
       spent = time.monotonic() - self._start
     if not self.done or spent <= 0:
       return ""
@@ -91,7 +91,7 @@ class Monitor:
     del asked
     self._report(self._done + done)
 
-  def told(self, done: int, budget: int) -> None:
+  def progress(self, done: int, budget: int) -> None:
     """`report`, as `explain` calls its `progress`."""
     del budget
     self.report(done)

@@ -56,12 +56,8 @@ class TestPlan:
     assert 3 <= plan.affine.num_groups <= 5
 
   def test_offsets_avoid_repeats(self):
-    key = jax.random.key(0)
-    with_offsets = spex.make_plan(key, 100, b=3).masks()
-    without = spex.make_plan(key, 100, b=3, offsets=False).masks()
-    assert len(np.unique(with_offsets, axis=0)) == 864
-    # The three groups then share the P masks at l = 0.
-    assert len(np.unique(without, axis=0)) == 864 - 2 * 36
+    masks = spex.make_plan(jax.random.key(0), 100, b=3).masks()
+    assert len(np.unique(masks, axis=0)) == 864
 
   @pytest.mark.slow
   def test_one_bank_serves_every_size(self):
@@ -109,8 +105,6 @@ class TestDecode:
       assert found[s] == pytest.approx(coef, abs=1e-12)
     assert result.status == "explained"
     assert result.energy_left < 1e-20
-    assert sum(result.bins.values()) == 3 << _BITS
-    assert result.bins["unresolved"] == 0
 
   @pytest.mark.slow
   def test_systematic_code_too(self):
@@ -177,7 +171,10 @@ class TestDecode:
     assert result.energy_left == pytest.approx(1 / 11, rel=0.35)
 
   @pytest.mark.slow
-  def test_joint_reading_beats_soft_where_no_scan_is_affordable(self):
+  def test_joint_reading_beats_soft_where_no_scan_is_affordable(
+    self, monkeypatch
+  ):
+    monkeypatch.setattr(spex, "_SCAN_FLOPS", 0)
     f = _planted(num_terms=15, min_order=3)
     recalls = {"soft": 0, "joint": 0}
     for seed in range(3):
@@ -185,9 +182,7 @@ class TestDecode:
       noisy = synthetic.noisy(f, seed, synthetic.noise_std(f.variance, 0))
       values = noisy(plan.masks())
       for decoding in recalls:
-        result = spex.decode(
-          plan, values, decoding=decoding, scan_flops=0, refit="none"
-        )
+        result = spex.decode(plan, values, decoding=decoding, refit="none")
         found = _support(result.fourier)
         recalls[decoding] += len(found & {s for s, _ in f.terms()})
     assert recalls["joint"] > 2 * recalls["soft"] > 0
@@ -214,22 +209,6 @@ class TestDecode:
     for values in (masks[:, 3], masks[:, 3].astype(int)):
       found = dict(spex.decode(plan, values).fourier.terms())
       assert found == {(): pytest.approx(0.5), (3,): pytest.approx(-0.5)}
-
-  @pytest.mark.slow
-  def test_capacity_is_reported(self):
-    f, plan = _planted(num_terms=12), _plan()
-    result = spex.decode(
-      plan, f(plan.masks()), capacity=4, decoding="soft", refit=False
-    )
-    assert result.status == "full"
-    assert int(result.fourier.count) <= 4
-
-  @pytest.mark.slow
-  def test_rounds_are_bounded(self):
-    f, plan = _planted(num_terms=20), _plan()
-    result = spex.decode(plan, f(plan.masks()), decoding="soft", max_rounds=1)
-    assert result.rounds == 1
-    assert result.status in ("rounds", "explained")
 
   @pytest.mark.slow
   def test_one_player(self):
@@ -329,6 +308,26 @@ print(status.split("VmHWM:")[1].split()[0])
 
 
 class TestPeel:
+  @pytest.mark.slow
+  @pytest.mark.parametrize(
+    ("settings", "status"),
+    [({"capacity": 4}, "FULL"), ({"max_rounds": 1}, "ROUNDS")],
+  )
+  def test_limits_are_kept_and_reported(self, settings, status):
+    f, plan = _planted(num_terms=20), _plan()
+    settings = peeling.Settings(**settings)
+    geometry = folding.make_geometry(plan.affine, plan.code)
+    players = np.full((settings.capacity, _T), _N, np.int32)
+    used = np.arange(settings.capacity) == 0
+    values = f(plan.masks())
+    bins = spex.fold(plan, (values - values.mean()) / values.std())
+    found = jax.jit(peeling.peel, static_argnames="settings")(
+      geometry, bins, players, used, settings
+    )
+    assert peeling.Status(int(found.status)).name == status
+    assert found.terms.used.sum() <= settings.capacity
+    assert 1 <= found.rounds <= settings.max_rounds
+
   def test_compiles_once(self):
     plan = _plan()
     settings = peeling.Settings(readings=("hard",), capacity=64)

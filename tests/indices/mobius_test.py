@@ -43,7 +43,9 @@ def _as_dict(sets):
 def test_matches_definition(n, num_terms, tabulate, order, monkeypatch):
   monkeypatch.setattr(mobius, "_MAX_DENSE", 20 if tabulate else -1)
   fourier = _random(n, num_terms, min(n, 5))
-  actual = _as_dict(mobius.mobius_from_fourier(fourier, order))
+  terms = mobius.terms_of(fourier)
+  weight = lambda s, t: (-2) ** t
+  actual = _as_dict(mobius.superset_sums(fourier.n, *terms, weight, order))
   # At most K additions, of numbers that sum to at most 2^5 sum |F|.
   atol = 60 * _EPS * 32 * np.abs(fourier.coefs).sum()
   for t, value in _mobius_by_definition(fourier).items():
@@ -115,7 +117,8 @@ def test_too_large_closure_says_which_order_fits():
   ):
     mobius.mobius_from_fourier(fourier)
   assert sum(math.comb(40, t) for t in range(7)) <= mobius.MAX_PAIRS
-  sets = mobius.mobius_from_fourier(fourier, order=2)
+  terms = mobius.terms_of(fourier)
+  sets = mobius.superset_sums(50, *terms, lambda s, t: (-2) ** t, 2)
   assert len(sets.values) == 1 + 40 + 780
 
 

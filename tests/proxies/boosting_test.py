@@ -25,6 +25,25 @@ def _grid(depths, rates=(0.1,)):
   return [boosting.Config(d, r) for d in depths for r in rates]
 
 
+def _validated(masks, values, configs, folds=None, num_trees=1000):
+  if folds is None:
+    folds = boosting.spread_folds(len(masks))
+  key = jax.random.key(0)
+  return boosting.cross_validate(
+    masks, values, folds, configs, num_trees=num_trees, key=key
+  )
+
+
+def _scores(masks, values, config, num_trees, **settings):
+  """R^2 of five folds pooled, after 0..M trees."""
+  ids = boosting.spread_folds(len(masks))
+  seen = np.arange(6)[:, None] != ids
+  start, grown = functions.staged(
+    masks, values, seen, config, num_trees, **settings
+  )
+  return start.scores(grown[2])
+
+
 def _oracle_tree(masks, residual, depth, min_leaf):
   """One tree by exhaustive search: nested (player, left, right) or a value."""
   mean = residual.mean() if len(residual) else 0.0
@@ -166,15 +185,13 @@ def test_shares_draw_players():
 def test_cross_validation_fits_each_fold_apart():
   masks, values = _data(6)
   folds = boosting.spread_folds(200) * 7 - 2  # Any integers will do.
-  found = boosting.cross_validate(
-    masks, values, folds, _grid((2, 3), (0.1, 0.3)), num_trees=60
-  )
-  order = [(config.depth, config.rate) for config in found.configs]
-  assert order == [(2, 0.3), (3, 0.3), (2, 0.1), (3, 0.1)]
-  config = found.configs.index(found.config)
+  configs = _grid((2, 3), (0.1, 0.3))
+  found = _validated(masks, values, configs, folds=folds, num_trees=60)
+  staged = {config: _scores(masks, values, config, 60) for config in configs}
   # Rounding of float32 sums breaks no tie.
-  best = 1 - found.scores.max()
-  assert 1 - found.scores[config, found.num_trees] <= best * (1 + 2e-6)
+  best = 1 - max(scores.max() for scores in staged.values())
+  chosen = staged[found.config][found.num_trees]
+  assert 1 - chosen <= best * (1 + 2e-6)
   settings = found.config._asdict() | {"num_trees": max(found.num_trees, 1)}
   predictions = np.zeros(200)
   for f, name in enumerate(np.unique(folds)):
@@ -185,71 +202,53 @@ def test_cross_validation_fits_each_fold_apart():
   # float32 sums over other paddings, twice the roundings of the oracle test.
   atol = 2 * 60 * np.sqrt(200) * _EPS * np.abs(values).max()
   np.testing.assert_allclose(found.predictions, predictions, rtol=0, atol=atol)
-  assert found.score == score.r2(values, found.predictions)
   # The staged score is the same number, summed in float32.
-  staged = found.scores[config, found.num_trees]
-  np.testing.assert_allclose(staged, found.score, atol=1e-4)
+  reached = score.r2(values, found.predictions)
+  np.testing.assert_allclose(chosen, reached, atol=1e-4)
   whole = functions.grown(masks, values, **settings)
   np.testing.assert_array_equal(whole.feature, found.trees.feature)
 
 
 def test_one_long_fit_answers_every_smaller_number_of_trees():
   masks, values = _data(7)
-  folds = boosting.spread_folds(200)
-  grow = lambda **settings: boosting.cross_validate(
-    masks, values, folds, _grid((2,), (0.2,)), patience=None, **settings
-  )
-  long = grow(num_trees=70)
-  short = grow(num_trees=11, counts=(11,))
+  long = _scores(masks, values, boosting.Config(2, 0.2), 70)
+  short = _validated(masks, values, _grid((2,), (0.2,)), num_trees=11)
   assert short.num_trees == 11
-  np.testing.assert_allclose(short.scores[0], long.scores[0, :12], atol=1e-5)
-  np.testing.assert_allclose(long.scores[0, 11], short.score, atol=1e-5)
+  reached = score.r2(values, short.predictions)
+  np.testing.assert_allclose(long[11], reached, atol=1e-5)
 
 
 def test_growth_stops_when_validation_stops_improving():
   rng = np.random.default_rng(8)
   masks = rng.integers(0, 2, (200, 6)).astype(bool)
   values = masks[:, 0] + rng.normal(size=200)
-  folds = boosting.spread_folds(200)
-  grown = lambda patience: boosting.cross_validate(
-    masks,
-    values,
-    folds,
-    _grid((2,), (0.3,)),
-    num_trees=400,
-    patience=patience,
-  )
-  early, late = grown(20), grown(None)
-  num_early = np.isfinite(early.scores).sum(axis=1) - 1
-  assert (num_early < 400).all()
-  assert np.isfinite(late.scores).all()
-  for one, two, count in zip(early.scores, late.scores, num_early):
-    np.testing.assert_array_equal(one[: count + 1], two[: count + 1])
-    # What it stopped after: so many trees without a better score.
-    assert count - one[: count + 1].argmax() >= 20
+  config = boosting.Config(2, 0.3)
+  early = _scores(masks, values, config, 400, patience=20)
+  late = _scores(masks, values, config, 400)
+  assert len(early) < len(late) == 401
+  np.testing.assert_array_equal(early, late[: len(early)])
+  # What it stopped after: so many trees without a better score.
+  assert len(early) - 1 - early.argmax() >= 20
 
 
-def test_slow_learners_give_up_but_not_where_they_would_win():
+def test_slow_learners_give_up_but_not_where_they_would_win(monkeypatch):
   masks, values = _data(21, noise=0.05)
-  folds = boosting.spread_folds(200)
-  grown = lambda patience, rates: boosting.cross_validate(
-    masks,
-    values,
-    folds,
-    _grid((2,), rates),
-    num_trees=400,
-    patience=patience,
-  )
-  early, late = (grown(p, (0.001, 0.3)) for p in (100, None))
-  assert [config.rate for config in early.configs] == [0.3, 0.001]
-  assert np.isfinite(early.scores[1]).sum() - 1 < 400
-  assert np.isfinite(late.scores[1]).all()
-  assert (early.config, early.num_trees) == (late.config, late.num_trees)
+  grow_all, counts = growing.grow_all, {}
+
+  def counted(*args, **settings):
+    grown = grow_all(*args, **settings)
+    counts[settings["settings"].rate] = len(grown[2])
+    return grown
+
+  monkeypatch.setattr(growing, "grow_all", counted)
+  found = _validated(masks, values, _grid((2,), (0.001, 0.3)), num_trees=400)
+  assert list(counts) == [0.3, 0.001] and counts[0.001] < 400
+  assert found.config.rate == 0.3
+  slow = _scores(masks, values, boosting.Config(2, 0.001), 400)
+  assert slow.max() < score.r2(values, found.predictions)
   # Noise: the slow one overfits less, and is let to go on.
   noisy = values + 8 * np.random.default_rng(0).normal(size=200)
-  found = boosting.cross_validate(
-    masks, noisy, folds, _grid((2,), (0.01, 1.0)), num_trees=400
-  )
+  found = _validated(masks, noisy, _grid((2,), (0.01, 1.0)), num_trees=400)
   assert found.config.rate == 0.01
 
 
@@ -275,11 +274,8 @@ def test_units_and_offsets_change_nothing(scale, offset):
 def test_constant_values_give_the_constant(constant):
   masks, _ = _data(11)
   values = np.full(200, constant)
-  found = boosting.cross_validate(
-    masks, values, boosting.spread_folds(200), _grid((3,))
-  )
+  found = _validated(masks, values, _grid((3,)))
   assert found.num_trees == 0
-  assert found.score == 1.0
   np.testing.assert_array_equal(found.predictions, values)
   fitted = functions.grown(masks, values, depth=3, num_trees=3)
   assert (fitted.feature == 8).all()
@@ -289,10 +285,8 @@ def test_constant_values_give_the_constant(constant):
 def test_two_distinct_values_are_learnt():
   masks, _ = _data(12)
   values = np.where(masks[:, 3], 1e4 + 1.0, 1e4)
-  found = boosting.cross_validate(
-    masks, values, boosting.spread_folds(200), _grid((3,))
-  )
-  assert found.score > 1 - 1e-6
+  found = _validated(masks, values, _grid((3,)))
+  assert score.r2(values, found.predictions) > 1 - 1e-6
   assert set(found.trees.feature.ravel().tolist()) == {3, 8}
 
 
@@ -307,9 +301,7 @@ def test_too_few_to_split_give_the_mean():
   )
   folds = boosting.spread_folds(3, 5)
   assert sorted(folds) == [0, 1, 2]  # Fewer samples than folds: one each.
-  found = boosting.cross_validate(
-    masks[:3], values[:3], folds, _grid((3,)), num_trees=2
-  )
+  found = _validated(masks[:3], values[:3], _grid((3,)), num_trees=2)
   assert found.num_trees == 0
   assert np.isfinite(found.predictions).all()
 
@@ -317,9 +309,7 @@ def test_too_few_to_split_give_the_mean():
 def test_a_single_player_and_duplicate_masks():
   masks = np.array([[False], [True]] * 100)
   values = np.where(masks[:, 0], 3.0, 1.0) + np.tile([0.1, 0.1, -0.1, -0.1], 50)
-  found = boosting.cross_validate(
-    masks, values, boosting.spread_folds(200), _grid((3,)), num_trees=200
-  )
+  found = _validated(masks, values, _grid((3,)), num_trees=200)
   # Equal masks with other values: their mean is the best there is.
   np.testing.assert_allclose(
     trees.predict(found.trees, [[False], [True]]), [1.0, 3.0], atol=0.02
@@ -351,24 +341,17 @@ def test_truncate_keeps_the_first_trees():
   [
     (dict(depth=0), ValueError, "depth must lie in 1..12; got 0"),
     (dict(depth=2.0), TypeError, "depth must be an integer; got 2.0"),
-    (dict(num_trees=0), ValueError, "num_trees must be at least 1"),
     (dict(rate=0.0), ValueError, r"rate must lie in \(0, 1\]; got 0.0"),
     (dict(rate=np.nan), ValueError, "rate must lie in"),
     (dict(min_leaf=0), ValueError, "min_leaf must be at least 1"),
-    (dict(row_share=0.5), ValueError, r"pass key=jax.random.key\(...\)"),
     (dict(row_share=1.5), ValueError, "row_share must lie in"),
     (dict(column_share=0.0), ValueError, "column_share must lie in"),
-    (dict(values=np.full(200, np.nan)), ValueError, "NaN or infinity for 200"),
-    (dict(values=np.zeros(3)), ValueError, "one value per mask"),
-    (dict(masks=np.zeros((200, 0))), ValueError, "at least one player"),
-    (dict(masks=np.full((200, 2), 2)), ValueError, "only 0 and 1"),
   ],
 )
-def test_bad_fits_are_refused(change, error, message):
-  masks, values = _data(16)
-  settings = dict(masks=masks, values=values) | change
+def test_bad_configurations_are_refused(change, error, message):
+  config = boosting.Config(3, 0.1)._replace(**change)
   with pytest.raises(error, match=message):
-    functions.grown(settings.pop("masks"), settings.pop("values"), **settings)
+    _validated(*_data(16), [config])
 
 
 @pytest.mark.parametrize(
@@ -378,19 +361,19 @@ def test_bad_fits_are_refused(change, error, message):
     (dict(folds=np.arange(3)), ValueError, r"shape \(200,\); got \(3,\)"),
     (dict(folds=np.ones(200)), TypeError, "folds must be integers"),
     (dict(configs=()), ValueError, "at least one configuration"),
-    (dict(counts=(5, 2000)), ValueError, "counts must lie in 0..1000"),
-    (dict(counts=()), ValueError, "at least one count"),
-    (dict(patience=0), ValueError, "patience must be at least 1"),
+    (dict(num_trees=0), ValueError, "num_trees must be at least 1"),
     (dict(values=np.zeros((200, 2))), ValueError, "Need one target"),
+    (dict(values=np.full(200, np.nan)), ValueError, "NaN or infinity for 200"),
+    (dict(values=np.zeros(3)), ValueError, "one value per mask"),
+    (dict(masks=np.zeros((200, 0))), ValueError, "at least one player"),
+    (dict(masks=np.full((200, 2), 2)), ValueError, "only 0 and 1"),
   ],
 )
 def test_bad_cross_validations_are_refused(change, error, message):
   masks, values = _data(17)
-  settings = dict(
-    values=values, folds=boosting.spread_folds(200), configs=_grid((3,))
-  )
+  settings = dict(masks=masks, values=values, configs=_grid((3,))) | change
   with pytest.raises(error, match=message):
-    boosting.cross_validate(masks, **settings | change)
+    _validated(**settings)
 
 
 def test_predictions_refuse_other_players():

@@ -36,7 +36,7 @@ def test_every_coefficient_is_exact(seed, n, rank):
   found = mixed.expand(posterior)
   expected = _every_coef(posterior)
   actual = _terms(found.fourier)
-  assert set(actual) == set(expected) and found.complete
+  assert set(actual) == set(expected)
   atol = _rounding(posterior)
   for players, coef in expected.items():
     np.testing.assert_allclose(actual[players], coef, rtol=1e-10, atol=atol)
@@ -44,7 +44,7 @@ def test_every_coefficient_is_exact(seed, n, rank):
 
 
 @pytest.mark.parametrize("num_terms", [0, 1, 5, 40, 127, 500])
-def test_the_largest_are_kept_and_what_is_missed_is_told(num_terms):
+def test_the_largest_are_kept_and_what_is_missed_is_measured(num_terms):
   posterior = process.draw(2, 30, 7, rank=2)
   found = mixed.expand(posterior, num_terms)
   expected = _every_coef(posterior)
@@ -53,23 +53,10 @@ def test_the_largest_are_kept_and_what_is_missed_is_told(num_terms):
   actual = _terms(found.fourier)
   np.testing.assert_allclose(actual.pop(()), empty)
   assert set(actual) == set(ranked[:num_terms])
-  assert found.complete or num_terms < 127  # It stops where it may.
   left = sum(expected[s] ** 2 for s in ranked[num_terms:])
   share = left / sum(c**2 for c in expected.values())
   # Measured at 2,048 masks: a mean square and a variance, each within 10 %.
   np.testing.assert_allclose(found.missed, share, rtol=0.25, atol=1e-20)
-
-
-@pytest.mark.parametrize("max_order", [1, 2, 3])
-def test_no_set_is_larger_than_asked(max_order):
-  posterior = process.draw(2, 30, 7, rank=2)
-  found = mixed.expand(posterior, max_order=max_order)
-  expected = _every_coef(posterior)
-  actual = _terms(found.fourier)
-  assert set(actual) == {s for s in expected if len(s) <= max_order}
-  for players, coef in actual.items():
-    np.testing.assert_allclose(coef, expected[players], rtol=1e-9, atol=1e-12)
-  assert not found.complete
 
 
 @pytest.mark.slow
@@ -84,7 +71,7 @@ def test_growing_a_few_sets_finds_the_largest(monkeypatch):
   actual.pop(())
   held = sum(c**2 for c in actual.values())
   best = sum(sorted((c**2 for c in expected.values()), reverse=True)[:60])
-  assert len(actual) == 60 and not found.complete
+  assert len(actual) == 60
   assert held > 0.98 * best
   for players, coef in actual.items():
     np.testing.assert_allclose(coef, expected[players], rtol=1e-8, atol=1e-10)

@@ -61,21 +61,19 @@ def test_posterior_is_that_of_all_characters(num_masks, n):
   )
   test = process.draw_masks(99, 30, n)
   x = process.characters(1.0 - 2.0 * test, process.subsets(n))
-  middle, std = gaussian.predict(posterior, test)
+  middle = gaussian.predict_mean(posterior, test)
   np.testing.assert_allclose(middle, x @ expected, **tight)
-  variance = 4.0 * ((x @ covariance) * x).sum(axis=1)
-  np.testing.assert_allclose(std**2, variance, **tight)
 
 
 @pytest.mark.parametrize("n", [1, 4, 10])
 def test_energy_is_that_of_the_dense_transform(n):
   posterior = process.draw(n, 30, n)
   masks = (np.arange(1 << n)[:, None] >> np.arange(n)) & 1
-  mean = (gaussian.predict(posterior, masks)[0] - 3.0) / 2.0
+  mean = (gaussian.predict_mean(posterior, masks) - 3.0) / 2.0
   x = process.characters(1.0 - 2.0 * masks, process.subsets(n))
   coefs = x.T @ mean / len(masks)
   expected = (coefs[1:] ** 2).sum()
-  # What is told is the whole less the empty set's, by subtraction.
+  # Energy is the whole less the empty set's, by subtraction.
   rounding = 1e-12 * (posterior.weights**2).sum()
   np.testing.assert_allclose(
     spectrum.energy(posterior), expected, rtol=1e-10, atol=rounding
