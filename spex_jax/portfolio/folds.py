@@ -18,6 +18,7 @@ from spex_jax.portfolio import policy
 from spex_jax.proxies import boosting
 
 _NOTHING = 1e-24  # Of squares of size 1.
+_ROUNDING = 1e-12  # Share of max|f|.
 
 Fit = Callable[[np.ndarray], sparse.SparseFourier]  # bool [B], rows to see.
 
@@ -129,3 +130,14 @@ def error(
   scale = np.abs(values).max() or 1.0
   # Of these rows alone: the others of a guess may not be filled yet.
   return float((((guess[rows] - values[rows]) / scale) ** 2).mean())
+
+
+def character_error(out_of_fold: np.ndarray, values: np.ndarray) -> float:
+  """What a regression on characters errs by that leaves as much out of fold.
+
+  Random masks leave characters orthogonal, so that all err alike; errors of
+  rounding size are none.
+  """
+  scale = np.abs(values).max() or 1.0
+  spread = np.sqrt(error(values, out_of_fold))
+  return scale * (spread > _ROUNDING) * spread / np.sqrt(len(values))

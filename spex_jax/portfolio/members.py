@@ -28,8 +28,6 @@ from spex_jax.proxies import (
 )
 from spex_jax.proxies import out_of_fold as out_of_fold_lib
 
-_ROUNDING = 1e-12  # Share of max|f|.
-
 
 class Member(NamedTuple):
   """One decoder's answer for one target.
@@ -488,18 +486,7 @@ def _refitted(name, note, masks, values, folds, fit, baseline):
   return Member(name, function, out_of_fold, note(function), errors, growth)
 
 
-def character_error(out_of_fold: np.ndarray, values: np.ndarray) -> float:
-  """What a regression on characters errs by that leaves as much out of fold.
-
-  Random masks leave characters orthogonal, so that all err alike; errors of
-  rounding size are none.
-  """
-  scale = np.abs(values).max() or 1.0
-  spread = np.sqrt(folds_lib.error(values, out_of_fold))
-  return scale * (spread > _ROUNDING) * spread / np.sqrt(len(values))
-
-
 def _flat(out_of_fold, values):
-  """`character_error` of every set."""
-  size = character_error(out_of_fold, values)
+  """One error for every set."""
+  size = folds_lib.character_error(out_of_fold, values)
   return lambda players: np.full(len(players), size)

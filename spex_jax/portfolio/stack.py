@@ -26,6 +26,7 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import regress, score, sparse
+from spex_jax.portfolio import folds as folds_lib
 from spex_jax.portfolio import members as members_lib
 from spex_jax.portfolio import policy
 
@@ -92,7 +93,7 @@ def stack(
   # They all see the same samples: the errors of the heaviest stand for all.
   std = None
   predicted = joined * scale + middle
-  flat = members_lib.character_error(predicted, values)
+  flat = folds_lib.character_error(predicted, values)
   for i in sorted(chosen, key=lambda i: -weights[i]):
     errors_of = members[i].errors
     if errors_of is not None:
