@@ -270,14 +270,15 @@ def decode(
   num_distinct = len(distinct.first)
   values, noise, notes = samples_lib.merge(distinct, values, strict=strict)
   test = score = samples = None
-  if held_out is not None:
-    test = samples_lib.unseen(held_out, n, values.shape[1], hashes)
+  whole = num_distinct == 1 << n and method != "spex"
+  if held_out is not None and not whole:  # All masks leave none to test on.
+    test, more = samples_lib.unseen(held_out, n, values.shape[1], hashes)
+    notes += more
   num_evaluations = num_distinct + (0 if test is None else len(test.masks))
-  if num_distinct == 1 << n and method != "spex":
+  if whole:
     rows = _held_masks(masks_or_plan)[distinct.first]
     order = np.argsort(rows @ (1 << np.arange(n)))
     answer, score = _exact(values[order], max_order)
-    test = None
   elif method == "exact":
     raise ValueError(
       f"exact needs the values of all 2**{n} masks; got {num_distinct}."

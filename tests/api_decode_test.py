@@ -222,6 +222,12 @@ class TestSamples:
         answer.fourier(masks), functions.pairs(masks), atol=1e-13
       )
 
+  def test_all_masks_leave_none_to_test_on(self):
+    masks = sampling.enumerate_masks(6)
+    values = functions.pairs(masks)
+    found = decode(masks, values, held_out=(masks[:9], values[:9]))
+    assert found.method == "exact" and found.held_out == 0
+
   def test_duplicates_are_merged(self):
     masks, values = self._samples()
     masks = np.concatenate([masks, masks[:2]])
@@ -257,6 +263,10 @@ class TestSamples:
     both = np.concatenate([masks[:3], other, other])
     answer = decode(masks, values, held_out=(both, functions.pairs(both)))
     assert answer.held_out == 5 and answer.num_evaluations == 205
+    twins = functions.pairs(both) + np.repeat([0.0, 1.0, -1.0], [3, 5, 5])
+    again = decode(masks, values, held_out=(both, twins))
+    assert again.faithfulness == pytest.approx(answer.faithfulness, abs=1e-9)
+    assert any("Held out: 5 repeated" in note for note in again.notes)
     with pytest.raises(ValueError, match="Every held-out mask is among"):
       decode(masks, values, held_out=(masks[:3], values[:3]))
     with pytest.raises(ValueError, match="or none came"):

@@ -9,6 +9,7 @@ Shapes: n players, C groups, P delays, b bits, N = C P 2^b masks, T targets.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import chex
@@ -19,7 +20,7 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import folding, gram, peeling, regress, sparse, transform
-from spex_jax.masks import bch, hadamard, sampling
+from spex_jax.masks import bch, hadamard, packing, sampling
 
 # What each decoding can read, and which of these, from and to, in each stage;
 # later ones only where energy is left.
@@ -32,6 +33,7 @@ _TARGETS = 16  # Targets decoded by one call.
 _CYCLES = 3  # Joint readings, each followed by the first ones again.
 _SCAN_FLOPS = 3e11  # Of one Gram scan; bounds the order scanned.
 _SCAN_BYTES = 1 << 28  # Most that a scan may hold as signs.
+_REPEATING = 40  # Players; of more no plan has a mask twice but by chance.
 _ROWS = 4096  # Samples turned into characters at once.
 _GROUPS = 3  # Of the smallest plan.
 _MAX_BITS = 24  # 2^24 masks a delay: beyond any budget met so far.
@@ -250,6 +252,16 @@ class _Decoder:
   decoding: str
   refit: regress.Penalty | bool
 
+  @functools.cached_property
+  def _distinct(self) -> packing.Distinct:
+    """The plan's masks, each once: repeats are no evidence of their own."""
+    num_masks, n = self.plan.num_masks, self.plan.n
+    if n > _REPEATING:
+      every = np.arange(num_masks)
+      return packing.Distinct(every, every)
+    hashes = packing.hash_streamed(self.plan.packed, num_masks, n)
+    return packing.distinct_hashes(hashes)
+
   def run(self, values: np.ndarray) -> list[SpexResult]:
     """Decodes `[N, T]`, a list of T results."""
     # Centred and scaled in float64: the rest is float32 and free of units.
@@ -359,14 +371,15 @@ class _Decoder:
     Sets out of its reach leave echoes on a plan's masks that look significant,
     but differ from group to group.
     """
-    n, num_masks = self.plan.n, len(values)
+    rows = self._distinct.first
+    n, num_masks = self.plan.n, len(rows)
     order = gram.affordable_order(n, num_masks, _SCAN_FLOPS)
     order = min(order, self.plan.code.t)
     if order == 0 or 4 * n * num_masks > _SCAN_BYTES:
       return support
     grown = gram.grow_support(
-      self.plan.masks(),
-      values,
+      self.plan.masks()[rows],
+      values[rows],
       support,
       order,
       width=self.plan.code.t,
@@ -377,16 +390,24 @@ class _Decoder:
     return support
 
   def _group_error(self, values, support):
-    """Mean square of what a support leaves of each group, fitted to others."""
+    """Mean square of what a support leaves of each group, fitted to others.
+
+    Of few players a group has masks of the others, too, which judge nothing.
+    """
     masks, local = self._restrict(support)
+    first, inverse = self._distinct
     groups = np.repeat(
       np.arange(self.plan.affine.num_groups),
       self.plan.affine.num_delays << self.plan.num_bits,
     )
     total = 0.0
     for c in range(self.plan.affine.num_groups):
-      mine = groups == c
-      fit = regress.refit(masks[~mine], values[~mine], local, penalty="none")
+      others = np.unique(inverse[groups != c])
+      mine = first[np.setdiff1d(inverse[groups == c], others)]
+      if not len(mine):
+        continue
+      rows = first[others]
+      fit = regress.refit(masks[rows], values[rows], local, penalty="none")
       total += _mean_square(masks[mine], values[mine], local, fit.coefs)
     return total
 
@@ -400,7 +421,7 @@ class _Decoder:
       alone = np.full((n, width), n)
       alone[:, 0] = np.arange(n)
       wide = np.unique(np.concatenate([core, alone]), axis=0)
-      if len(wide) <= len(values) // 4:
+      if len(wide) <= len(self._distinct.first) // 4:
         wide_fit, wide_left = self._regress(values, wide, self.refit)
         # Singletons that validation cannot tell from noise stay out.
         if 1 - wide_fit.score < 0.99 * (1 - fit.score):
@@ -413,6 +434,8 @@ class _Decoder:
   def _regress(self, values, sets, penalty):
     """A refit on the plan's masks, and the share of energy it leaves."""
     masks, local = self._restrict(sets)
+    rows = self._distinct.first
+    masks, values = masks[rows], values[rows]
     fit = regress.refit(masks, values, local, penalty=penalty)
     return fit, _mean_square(masks, values, local, fit.coefs)
 

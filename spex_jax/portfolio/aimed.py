@@ -174,8 +174,12 @@ def _fit(pairs, weights, halves, index):
   values = values + solve @ (known * inside + (1 - known) * outside)
   # So that no residual is blown up without limit.
   most = policy.POLICY.most_leverage
-  leverage = np.einsum("bn,nb->b", x, solve).clip(max=most)
-  error = (outside - x @ (solve @ outside)) / (1 - leverage)
+  leverage = np.einsum("bn,nb->b", x, solve)
+  error = outside - x @ (solve @ outside)
+  error = np.abs(error) / (1 - leverage.clip(max=most))
+  # A pair that the regression meets by itself says nothing of its error.
+  usual = np.sqrt((outside[1:] ** 2).mean()) if len(outside) > 1 else 0.0
+  error = np.where(leverage > most, np.maximum(error, usual), error)
   variance = (1 - known) * error**2 + known * found.noise_std**2
   std = np.sqrt(solve**2 @ variance)
   # Of the ends alone where all else is 0.

@@ -78,8 +78,10 @@ def unseen(
   n: int,
   num_targets: int,
   hashes: np.ndarray,
-) -> Samples:
-  """The held-out masks that are not among the samples, each once.
+) -> tuple[Samples, list[str]]:
+  """The held-out masks that are not among the samples, each once, and notes.
+
+  Values of equal masks are merged by their mean.
 
   Args:
     held_out: masks and values.
@@ -102,10 +104,14 @@ def unseen(
     )
   both = np.concatenate([hashes, packing.hash_masks(masks)])
   first = packing.distinct_hashes(both).first
-  rows = first[first >= len(hashes)] - len(hashes)
-  if not len(rows):
+  new = np.flatnonzero(first >= len(hashes))
+  if not len(new):
     raise ValueError(none)
-  return Samples(masks[rows], values[rows])
+  own = packing.distinct_hashes(both[len(hashes) :])
+  merged = merge(own, values, strict=False)
+  place = own.inverse[first[new] - len(hashes)]
+  notes = [f"Held out: {note}" for note in merged.notes]
+  return Samples(masks[own.first[place]], merged.values[place]), notes
 
 
 class Confounded(NamedTuple):

@@ -236,11 +236,14 @@ def suspects_planted(samples: Samples, max_order: int | None = None) -> bool:
   """Whether nothing that is quick explains half of these samples.
 
   Lasso and Gram scan: what they miss may be sets of high order, which only a
-  plan finds, or noise.
+  plan finds, or noise. Targets that are constant say nothing.
   """
   folds = folds_lib.spread(len(samples.masks))
   scores = []
-  for column in (samples.values - base.origin(samples.values)).T:
+  values = samples.values[:, ~base.is_constant(samples.values)]
+  if not values.shape[1]:
+    return False
+  for column in (values - base.origin(values)).T:
     found = [
       members.mean(samples.masks, column),
       members.by_lasso(samples.masks, column, folds, 1),
@@ -359,20 +362,19 @@ def by_spex(plan: spex.QueryPlan, values: np.ndarray) -> Answer:
   num_targets = values.shape[1]
   functions = [result.fourier.target(t) for t in range(num_targets)]
   left = np.asarray(result.energy_left)
-  ends = ", ".join(sorted(set(result.status)))
-  note = (
-    f"SPEX on {plan.num_masks} masks, sets of up to {plan.code.t}, ended as "
-    f"{ends}; it leaves {left.max():.2g} of the variance of its samples."
-  )
-  alike, number = None, float(plan.num_masks)
+  alike, number = None, plan.num_masks
   if plan.num_masks * plan.n <= policy.POLICY.unpacked_bytes:
     masks = plan.masks()
     alike = confounded(masks)
     # Of few players a plan has masks twice, which were asked once.
-    again = packing.distinct(np.packbits(masks, axis=1)).inverse
-    number = number**2 / float((np.bincount(again) ** 2).sum())
+    number = len(packing.distinct_masks(masks).first)
+  ends = ", ".join(sorted(set(result.status)))
+  note = (
+    f"SPEX on {number} masks, sets of up to {plan.code.t}, ended as "
+    f"{ends}; it leaves {left.max():.2g} of the variance of its samples."
+  )
   # What an exact decode leaves is rounding.
-  spreads = values.std(axis=0) * np.sqrt(left * (left > _EXPLAINED))
+  spreads = regress.standardise(values)[2] * np.sqrt(left * (left > _EXPLAINED))
   std = [_flat(f, spread, number) for f, spread in zip(functions, spreads)]
   return Answer(functions, "spex", [note], std=std, confounded=alike)
 
@@ -419,6 +421,9 @@ def _score(values: np.ndarray, guess: np.ndarray) -> Score:
   # One hopeless target must not outvote the others.
   found = np.atleast_1d(score.r2(values, guess))
   std = np.where(found > -1, score.r2_std(values, guess), 0.0)
+  varies = ~(base.is_constant(values) & (found >= 1))
+  if varies.any():  # A constant that is met says nothing of the others.
+    found, std = found[varies], std[varies]
   with np.errstate(over="ignore"):
     return Score(float(np.maximum(found, -1.0).mean()), float(std.mean()))
 
@@ -433,9 +438,10 @@ def refitted(answer: Answer, samples: Samples) -> Answer:
   if std is not None:  # Sets may have gone, and masks have come.
     answer = answer._replace(functions=functions)
     unit, _, scale = regress.standardise(samples.values)
-    _, _, left = regress.standardise(samples.values - guesses(samples, answer))
+    missed = samples.values - guesses(samples, answer)
+    rest, _, left = regress.standardise(missed)
     # What an exact decode leaves is rounding.
-    left *= (left / scale) ** 2 > _EXPLAINED
+    left *= rest.any(axis=0) & ((left / scale) ** 2 > _EXPLAINED)
     std = [_flat(f, spread, len(unit)) for f, spread in zip(functions, left)]
   return answer._replace(functions=functions, std=std)
 

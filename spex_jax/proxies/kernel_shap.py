@@ -182,8 +182,8 @@ def solve(
   masks = base.check_masks(masks)
   n = masks.shape[1]
   total = np.asarray(full) - np.asarray(empty)
-  size = np.abs(total).max(initial=0) + np.abs(values - empty).max(initial=0)
-  size = size if size > 0 else 1.0  # No square overflows or vanishes.
+  size = np.abs(total) + np.abs(values - empty).max(axis=0, initial=0)
+  size = np.where(size > 0, size, 1.0)  # No square overflows or vanishes.
   # phi = total / n + psi with sum psi = 0: columns without their mean.
   share = masks.mean(axis=1, keepdims=True)
   x = masks - share

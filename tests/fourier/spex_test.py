@@ -188,6 +188,24 @@ class TestDecode:
     assert recalls["joint"] > 2 * recalls["soft"] > 0
 
   @pytest.mark.slow
+  def test_noise_of_few_players_is_none(self):
+    """Their plans have masks several times, of which each tells once."""
+    found = []
+    for seed in range(6):
+      plan = spex.make_plan(jax.random.key(seed), 7, b=4, t=3)
+      masks = plan.masks()
+      assert len(np.unique(masks, axis=0)) < len(masks) // 3
+      table = np.random.default_rng(seed).normal(size=1 << 7)
+      noise = spex.decode(plan, table[masks @ (1 << np.arange(7))])
+      found.append(int(noise.fourier.count) - 1)
+      s = 1.0 - 2.0 * masks
+      known = s[:, 0] + 0.5 * s[:, 1] * s[:, 2] - 0.7 * s[:, 3:6].prod(axis=1)
+      exact = spex.decode(plan, known)
+      assert exact.status == "explained"
+      assert _support(exact.fourier) == {(0,), (1, 2), (3, 4, 5)}
+    # A tenth of a false set is expected in each scan.
+    assert sum(found) <= 4
+
   def test_pure_noise_is_no_structure(self):
     plan = _plan()
     values = np.random.default_rng(0).normal(size=plan.num_masks)

@@ -36,6 +36,7 @@ def test_all_masks_give_shapley_values(n, scale):
   rng = np.random.default_rng(n)
   table = rng.normal(size=(1 << n, 2)) + 1000  # T = 2.
   masks = sampling.enumerate_masks(n)
+  scale = np.array([scale, 1 / scale])
   values = table * scale
   found, determined = kernel_shap.solve(
     masks,
