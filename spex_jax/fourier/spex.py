@@ -262,6 +262,13 @@ class _Decoder:
     hashes = packing.hash_streamed(self.plan.packed, num_masks, n)
     return packing.distinct_hashes(hashes)
 
+  def _once(self, values: np.ndarray) -> np.ndarray:
+    """Means `[U]` of the values of equal masks, in the order of `_distinct`."""
+    first, inverse = self._distinct
+    if len(first) == len(values):
+      return values
+    return np.bincount(inverse, values) / np.bincount(inverse)
+
   def run(self, values: np.ndarray) -> list[SpexResult]:
     """Decodes `[N, T]`, a list of T results."""
     # Centred and scaled in float64: the rest is float32 and free of units.
@@ -311,7 +318,7 @@ class _Decoder:
 
   def _decode(self, geometry, values, bins, peeled):
     """One target, `[N]` of mean 0 and deviation 1, from its first readings."""
-    n, settings = self.plan.n, self.settings
+    n, settings, values = self.plan.n, self.settings, self._once(values)
     peeled, rounds = self._read_jointly(geometry, bins, peeled)
     used = np.asarray(peeled.terms.used)
     rows = np.asarray(peeled.terms.players)[used]
@@ -379,49 +386,53 @@ class _Decoder:
       return support
     grown = gram.grow_support(
       self.plan.masks()[rows],
-      values[rows],
+      values,
       support,
       order,
       width=self.plan.code.t,
-      max_terms=min(num_masks // 4, self.settings.capacity),
+      # Of all 2^n masks nothing is left to be unsure of.
+      max_terms=min(
+        num_masks if num_masks >> n else num_masks // 4, self.settings.capacity
+      ),
     )
-    if self._group_error(values, grown) < self._group_error(values, support):
-      return grown
-    return support
+    before, after = (self._group_error(values, s) for s in (support, grown))
+    return support if after >= before else grown  # NaN: nothing judges.
 
   def _group_error(self, values, support):
     """Mean square of what a support leaves of each group, fitted to others.
 
-    Of few players a group has masks of the others, too, which judge nothing.
+    Of few players a group has masks of the others, too, which judge nothing;
+    NaN if it has no others.
     """
     masks, local = self._restrict(support)
     first, inverse = self._distinct
+    masks = masks[first]
     groups = np.repeat(
       np.arange(self.plan.affine.num_groups),
       self.plan.affine.num_delays << self.plan.num_bits,
     )
-    total = 0.0
+    found = []
     for c in range(self.plan.affine.num_groups):
       others = np.unique(inverse[groups != c])
-      mine = first[np.setdiff1d(inverse[groups == c], others)]
+      mine = np.setdiff1d(inverse[groups == c], others)
       if not len(mine):
         continue
-      rows = first[others]
-      fit = regress.refit(masks[rows], values[rows], local, penalty="none")
-      total += _mean_square(masks[mine], values[mine], local, fit.coefs)
-    return total
+      fit = regress.refit(masks[others], values[others], local, penalty="none")
+      found.append(_mean_square(masks[mine], values[mine], local, fit.coefs))
+    return sum(found) if found else np.nan
 
   def _solve(self, values, support):
     """Coefficients of a support and its singletons, as `refit` says."""
     n, width = self.plan.n, support.shape[1]
     core = np.concatenate([np.full((1, width), n), support])
     fit, left = self._regress(values, core, "none")
-    if self.refit in ("lasso", "ridge") and left > self.settings.cutoff:
+    folded = self.refit in ("lasso", "ridge") and len(values) >= 3
+    if folded and left > self.settings.cutoff:
       fit, left = self._regress(values, core, self.refit)
       alone = np.full((n, width), n)
       alone[:, 0] = np.arange(n)
       wide = np.unique(np.concatenate([core, alone]), axis=0)
-      if len(wide) <= len(self._distinct.first) // 4:
+      if len(wide) <= len(values) // 4:
         wide_fit, wide_left = self._regress(values, wide, self.refit)
         # Singletons that validation cannot tell from noise stay out.
         if 1 - wide_fit.score < 0.99 * (1 - fit.score):
@@ -434,8 +445,7 @@ class _Decoder:
   def _regress(self, values, sets, penalty):
     """A refit on the plan's masks, and the share of energy it leaves."""
     masks, local = self._restrict(sets)
-    rows = self._distinct.first
-    masks, values = masks[rows], values[rows]
+    masks = masks[self._distinct.first]
     fit = regress.refit(masks, values, local, penalty=penalty)
     return fit, _mean_square(masks, values, local, fit.coefs)
 
