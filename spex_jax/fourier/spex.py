@@ -378,10 +378,13 @@ class _Decoder:
     Sets out of its reach leave echoes on a plan's masks that look significant,
     but differ from group to group.
     """
-    rows = self._distinct.first
+    rows, width = self._distinct.first, self.plan.code.t
     n, num_masks = self.plan.n, len(rows)
+    if n <= width and num_masks == 1 << n:  # All sets are determined.
+      sets = np.where(sampling.enumerate_masks(n)[1:], np.arange(n), n)
+      return np.pad(np.sort(sets), ((0, 0), (0, width - n)), constant_values=n)
     order = gram.affordable_order(n, num_masks, _SCAN_FLOPS)
-    order = min(order, self.plan.code.t)
+    order = min(order, width)
     if order == 0 or 4 * n * num_masks > _SCAN_BYTES:
       return support
     grown = gram.grow_support(
@@ -389,11 +392,8 @@ class _Decoder:
       values,
       support,
       order,
-      width=self.plan.code.t,
-      # Of all 2^n masks nothing is left to be unsure of.
-      max_terms=min(
-        num_masks if num_masks >> n else num_masks // 4, self.settings.capacity
-      ),
+      width=width,
+      max_terms=min(num_masks // 4, self.settings.capacity),
     )
     before, after = (self._group_error(values, s) for s in (support, grown))
     return support if after >= before else grown  # NaN: nothing judges.

@@ -187,7 +187,6 @@ class TestDecode:
         recalls[decoding] += len(found & {s for s, _ in f.terms()})
     assert recalls["joint"] > 2 * recalls["soft"] > 0
 
-  @pytest.mark.slow
   def test_noise_of_few_players_is_none(self):
     """Their plans have masks several times, of which each tells once."""
     found = []
@@ -206,6 +205,7 @@ class TestDecode:
     # A tenth of a false set is expected in each scan.
     assert sum(found) <= 4
 
+  @pytest.mark.slow
   def test_pure_noise_is_no_structure(self):
     plan = _plan()
     values = np.random.default_rng(0).normal(size=plan.num_masks)
@@ -234,6 +234,17 @@ class TestDecode:
     values = np.where(plan.masks()[:, 0], 5.0, 1.0)
     found = dict(spex.decode(plan, values).fourier.terms())
     assert found == {(): pytest.approx(3.0), (0,): pytest.approx(-2.0)}
+
+  @pytest.mark.parametrize("n", [2, 3])
+  def test_all_sets_of_few_players_are_exact(self, n):
+    plan = spex.make_plan(jax.random.key(0), n, b=1, t=n)
+    masks = plan.masks()
+    assert len(np.unique(masks, axis=0)) == 1 << n
+    table = np.random.default_rng(n).normal(size=1 << n)
+    values = table[masks @ (1 << np.arange(n))]
+    found = spex.decode(plan, values)
+    assert found.status == "explained"
+    np.testing.assert_allclose(found.fourier(masks), values, atol=1e-9)
 
   @pytest.mark.slow
   def test_decoding_is_deterministic(self):
