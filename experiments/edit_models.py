@@ -147,8 +147,9 @@ def run_on(
   root = jax.random.key(seed)
   if data in circuits_tasks.TASKS:
     found = _prompts(net, str(data), jax.random.fold_in(root, len(TASKS)))
+    read = edit_study.among(np.unique(found.labels))
   else:
-    found = _examples(data, net.example)
+    found, read = _examples(data, net.example), readouts.margins
   order = np.asarray(jax.random.permutation(root, len(found)))
   cut = max(1, len(found) // 4)
   first = {name: x[:1] for name, x in found.inputs.items()}
@@ -158,9 +159,6 @@ def run_on(
     for name, x in found.inputs.items()
     if np.asarray(x).dtype.kind == "f"
   )
-  read = readouts.margins
-  if data in circuits_tasks.TASKS:
-    read = edit_study.among(np.unique(found.labels))
   study = edit_study.Study(net, players, config.sizes, read)
   scored = found.take(order[:cut])
   task = edit_tasks.Task(

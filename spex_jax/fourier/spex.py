@@ -73,6 +73,11 @@ class QueryPlan:
     """The same as bits, in the layout of `masks.packing`."""
     return self.affine.packed(start, stop)
 
+  def distinct(self) -> packing.Distinct:
+    """The distinct masks: of few players a plan has some several times."""
+    hashes = packing.hash_streamed(self.packed, self.num_masks, self.n)
+    return packing.distinct_hashes(hashes)
+
   def shrink(self, num_bits: int) -> "tuple[QueryPlan, np.ndarray]":
     """The nested plan of fewer bits, and which of our masks it uses."""
     index = self.affine.prefix(num_bits)
@@ -255,12 +260,10 @@ class _Decoder:
   @functools.cached_property
   def _distinct(self) -> packing.Distinct:
     """The plan's masks, each once: repeats are no evidence of their own."""
-    num_masks, n = self.plan.num_masks, self.plan.n
-    if n > _REPEATING:
-      every = np.arange(num_masks)
-      return packing.Distinct(every, every)
-    hashes = packing.hash_streamed(self.plan.packed, num_masks, n)
-    return packing.distinct_hashes(hashes)
+    if self.plan.n <= _REPEATING:
+      return self.plan.distinct()
+    every = np.arange(self.plan.num_masks)
+    return packing.Distinct(every, every)
 
   def _once(self, values: np.ndarray) -> np.ndarray:
     """Means `[U]` of the values of equal masks, in the order of `_distinct`."""

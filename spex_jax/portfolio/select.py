@@ -285,8 +285,8 @@ def by_plan(
   half, index = plan.shrink(plan.num_bits - 1)
   seen = planned(half, values[index])
   # Of few players some masks of the other half are in this one, too.
-  first = packing.distinct_masks(np.concatenate([seen.masks, samples.masks]))
-  fresh = np.sort(first.first) - len(seen.masks)
+  both = packing.distinct_masks(np.concatenate([seen.masks, samples.masks]))
+  fresh = both.first - len(seen.masks)
   test = samples.at(fresh[fresh >= 0])
   if len(test.masks) < policy.POLICY.least_split:
     return answer._replace(notes=[*answer.notes, small])
@@ -307,9 +307,8 @@ def planned(plan: spex.QueryPlan, values: np.ndarray) -> Samples:
   Of few players a plan has many masks several times. Whoever predicts out of
   fold must not see a mask's twin, nor count it as evidence of its own.
   """
-  masks = plan.masks()
-  first = np.sort(packing.distinct_masks(masks).first)
-  return Samples(masks[first], values[first])
+  first = plan.distinct().first
+  return Samples(plan.masks()[first], values[first])
 
 
 def _lasso(samples, max_order):
@@ -364,10 +363,9 @@ def by_spex(plan: spex.QueryPlan, values: np.ndarray) -> Answer:
   left = np.asarray(result.energy_left)
   alike, number = None, plan.num_masks
   if plan.num_masks * plan.n <= policy.POLICY.unpacked_bytes:
-    masks = plan.masks()
-    alike = confounded(masks)
+    alike = confounded(plan.masks())
     # Of few players a plan has masks twice, which were asked once.
-    number = len(packing.distinct_masks(masks).first)
+    number = len(plan.distinct().first)
   ends = ", ".join(sorted(set(result.status)))
   note = (
     f"SPEX on {number} masks, sets of up to {plan.code.t}, ended as "

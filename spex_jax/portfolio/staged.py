@@ -16,7 +16,7 @@ import numpy as np
 from spex_jax import base
 from spex_jax.fourier import sparse
 from spex_jax.masks import ask as ask_lib
-from spex_jax.masks import packing, sampling
+from spex_jax.masks import sampling
 from spex_jax.portfolio import budget as budget_lib
 from spex_jax.portfolio import members, policy, select
 from spex_jax.portfolio import samples as samples_lib
@@ -61,7 +61,7 @@ def _by_plan(ask, key, max_order, strict):
   n, budget = ask.n, ask.budget
   plan_key, mask_key, more_key = jax.random.split(key, 3)
   plan, num_held = budget_lib.insisted_plan(plan_key, n, budget, max_order)
-  distinct = _distinct(plan)
+  distinct = plan.distinct()
   left = budget - num_held - len(distinct.first)
   notes = few_held(num_held, budget)
   exclude = corners(n)
@@ -133,7 +133,7 @@ def _by_proxies(ask, key, method, max_order, strict, goal):
     rest = masks[num_held : num_held + budget - ask.asked]
     answer, test = _in_stages(ask, method, None, rest, test, max_order, goal)
     return answer._replace(notes=notes + answer.notes), test
-  distinct = _distinct(plan)
+  distinct = plan.distinct()
   num_scouts = min(num_scouts, budget - ask.asked - len(distinct.first))
   masks = masks[: num_held + num_scouts]  # The probes may take two of them.
   scouts = samples_lib.Samples(masks[num_held:], ask(masks[num_held:]))
@@ -183,11 +183,6 @@ _RARE = (
 def corners(n: int) -> np.ndarray:
   """The full and the empty mask, bool `[2, n]`."""
   return np.stack([np.ones(n, bool), np.zeros(n, bool)])
-
-
-def _distinct(plan):
-  hashes = packing.hash_streamed(plan.packed, plan.num_masks, plan.n)
-  return packing.distinct_hashes(hashes)
 
 
 def few_held(num_held: int, budget: int) -> list[str]:
