@@ -38,7 +38,7 @@ from spex_jax.indices import attribution, judging
 from spex_jax.influence import (
   corners,
   datamodels,
-  gradients,
+  gradient_baselines,
   knn,
   metagradients,
   semivalues,
@@ -216,7 +216,7 @@ def _metagradients(digits: _Digits) -> attribution.Attribution:
 
 
 def _influence(digits: _Digits) -> attribution.Attribution:
-  return gradients.influence_functions(
+  return gradient_baselines.influence_functions(
     functools.partial(digits.one, "loss"),
     functools.partial(digits.one, "margin"),
     digits.plain(),
@@ -227,7 +227,7 @@ def _influence(digits: _Digits) -> attribution.Attribution:
 
 
 def _tracin(digits: _Digits) -> attribution.Attribution:
-  return gradients.tracin(
+  return gradient_baselines.tracin(
     functools.partial(digits.one, "loss"),
     functools.partial(digits.one, "margin"),
     [digits.plain()],

@@ -44,10 +44,10 @@ from absl import app, flags
 from experiments import circuit_quality, command, known_circuits, rows
 from spex_jax.circuits import (
   ablations,
-  gradients,
-  judging,
+  judges,
   metrics,
   patching,
+  path_gradients,
   runs,
   scores,
   taps,
@@ -210,10 +210,10 @@ def _eap_ig(config: Config) -> Iterator[Row]:
   long = random_pairs(1, config.long, config.vocabulary)
   (batch,) = runs.batches(long, 1)
   level = taps.Level.of(net, "edge")
-  at = gradients.points("eap-ig", STEPS, "midpoint")
+  at = path_gradients.points("eap-ig", STEPS, "midpoint")
   model = sites.Model(net)
   program = jax.jit(
-    lambda params, batch: gradients.scores(
+    lambda params, batch: path_gradients.scores(
       model, level, _METRIC, "eap-ig", params, batch, None, at
     )
   )
@@ -232,7 +232,7 @@ def _circuits(config: Config) -> Iterator[Row]:
   graph = graph_lib.Graph.of(net)
   rng = np.random.default_rng(1)
   kept = rng.random((config.circuits, len(graph))) < 0.5
-  judge = judging.Judge(net, params, pairs, _METRIC)
+  judge = judges.Judge(net, params, pairs, _METRIC)
   first, best = rows.seconds(judge, kept, repeats=config.repeats)
   row = {
     "who": "circuits, ours", "pairs": len(pairs), "positions": config.length,

@@ -42,9 +42,9 @@ from experiments import rows
 from spex_jax import api
 from spex_jax.ablate import edges, evaluate
 from spex_jax.circuits import (
-  exact,
-  interactions,
-  judging,
+  edge_interactions,
+  exact_effects,
+  judges,
   metrics,
   scores,
   search,
@@ -148,15 +148,15 @@ def together(config: Config) -> Iterator[Row]:
   found = scores.score(*given, metric, method="ig-edges", steps=10, check=0)
   order = np.argsort(-np.abs(found.mean()), kind="stable")[: config.players]
   players = edges.chosen(net, [graph.name(i) for i in np.sort(order)])
-  made = interactions.game(*given, players, metric)
+  made = edge_interactions.game(*given, players, metric)
   ask = evaluate.compiled(made, batch_size=64)
   first, second = np.triu_indices(players.n, 1)
   both = np.stack([first, second], axis=1)
-  gates = interactions.gates(ask, players.n, both, names=players.names)
+  gates = edge_interactions.gates(ask, players.n, both, names=players.names)
   exact = np.array([gate.interaction for gate in gates])
   said = {
-    "path": interactions.screen(made).between[first, second],
-    "clean end": interactions.screen(made, points=(1.0,)).between[
+    "path": edge_interactions.screen(made).between[first, second],
+    "clean end": edge_interactions.screen(made, points=(1.0,)).between[
       first, second
     ],
   }
@@ -191,7 +191,7 @@ def together(config: Config) -> Iterator[Row]:
 def _sized(config, net, pairs, held, mean, graph, metric) -> Iterator[Row]:
   """Circuits of one size, judged on other pairs."""
   size = config.size
-  chosen = interactions.optimum(
+  chosen = edge_interactions.optimum(
     net, net.params, pairs, metric, mean, size,
     key=jax.random.key(1), budget=config.budget, groups=16,
     sure=selection.greedy(graph, mean, size // 2),
@@ -205,7 +205,7 @@ def _sized(config, net, pairs, held, mean, graph, metric) -> Iterator[Row]:
     "optimum": chosen.circuit,
     "elimination": searched.circuit,
   }
-  judged = judging.faithfulness(net, net.params, held, circuits, metric)
+  judged = judges.faithfulness(net, net.params, held, circuits, metric)
   yield {
     "who": "interactions, circuits", "edges": size,
     "of": len(graph),
@@ -306,7 +306,7 @@ def _closeness(net, fitted, held, config, keep) -> Iterator[Row]:
         name, net, fitted, config, graph, values["eap-ig"], size
       )
     seconds[name] = time.perf_counter() - begin
-  judged = judging.faithfulness(
+  judged = judges.faithfulness(
     net, net.params, held, {str(k): c for k, c in circuits.items()}, _METRIC
   )
   kept = dict(zip(circuits, judged.faithfulness()))
@@ -336,7 +336,7 @@ def _chosen(name, net, fitted, config, graph, best, size):
       net, net.params, fitted, _METRIC, selection.greedy(graph, best, size),
       best,
     ).circuit  # fmt: skip
-  return interactions.optimum(
+  return edge_interactions.optimum(
     net, net.params, fitted, _METRIC, best, size,
     key=jax.random.key(1), budget=config.budget,
     sure=selection.greedy(graph, best, size // 2),
@@ -374,7 +374,7 @@ def _of_edges(net, fitted, config, graph, values, keep):
   parts = [
     keep(
       f"exact edges {start}",
-      lambda start=start: exact.of_pairs(
+      lambda start=start: exact_effects.of_pairs(
         net, net.params, _METRIC, level, some, None,
         asked[start : start + _PIECE], len(some),
       ).mean(0),
@@ -440,7 +440,7 @@ def _claim(net, fitted, circuits, kept, size) -> Row:
   that favours it.
   """
   ours = {k: c for k, c in circuits.items() if k[0] in OURS and k[2] == size}
-  judged = judging.faithfulness(
+  judged = judges.faithfulness(
     net, net.params, fitted, {str(k): c for k, c in ours.items()}, _METRIC
   )
   before = dict(zip(ours, judged.faithfulness()))

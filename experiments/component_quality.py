@@ -21,7 +21,7 @@ import numpy as np
 from experiments import rows, tasks
 from spex_jax.ablate import components
 from spex_jax.circuits import tasks as circuits_tasks
-from spex_jax.components import baselines, coar, comparing, interactions
+from spex_jax.components import coar, comparing, component_pairs, other_scores
 from spex_jax.models import hub
 
 
@@ -119,7 +119,7 @@ def compared(config: Config, given, value_fn) -> Iterator[rows.Row]:
     masks, values = (np.concatenate(part) for part in zip(*batches))
     yield coar.fit(masks, values)
     if config.far:
-      yield interactions.fit(masks, values, keep=keep)
+      yield component_pairs.fit(masks, values, keep=keep)
 
   methods: dict[str, Any] = dict(
     zip(("COAR", "COAR with pairs"), fitted(config.keep, 0))
@@ -129,15 +129,15 @@ def compared(config: Config, given, value_fn) -> Iterator[rows.Row]:
     methods |= dict(zip(names, fitted(0.5, 3)))
   count = len(next(iter(inputs.values())))
   methods |= {
-    "leave-one-out": baselines.leave_one_out(value_fn, n),
-    "gradient x parameter": baselines.gradient_x_parameter(*given),
-    "neuron conductance": baselines.neuron_conductance(
+    "leave-one-out": other_scores.leave_one_out(value_fn, n),
+    "gradient x parameter": other_scores.gradient_x_parameter(*given),
+    "neuron conductance": other_scores.neuron_conductance(
       *given, steps=config.steps
     ),
-    "internal influence": baselines.internal_influence(
+    "internal influence": other_scores.internal_influence(
       *given, steps=config.steps
     ),
-    "random": baselines.random(jax.random.fold_in(key, 1), n, count),
+    "random": other_scores.random(jax.random.fold_in(key, 1), n, count),
   }
   report = comparing.compare(
     methods,

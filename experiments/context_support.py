@@ -18,7 +18,7 @@ the masks at least:
 
   average_precision    of the supporting sentences by what the method ranks by,
                        `strengths`; equal ones get no gift
-                       (`judging.average_precision`)
+                       (`citation_quality.average_precision`)
   set_precision, set_recall
                        of "either of" two equal facts, "both of" two needed
   r2_fresh, lds        of predictions, on all masks that were not asked
@@ -46,7 +46,7 @@ from absl import flags
 from experiments import command, rows
 from spex_jax import base, context
 from spex_jax.ablate import contrasts
-from spex_jax.context import judging, scoring
+from spex_jax.context import citation_quality, scoring
 from spex_jax.context import sources as sources_lib
 from spex_jax.masks import sampling
 from spex_jax.models import tokens
@@ -342,7 +342,7 @@ def run(config: Config, prompts: Sequence[Prompt]) -> Iterator[rows.Row]:
 
 def _summary(own) -> rows.Row:
   """Means of measures, and how good the sets are, over prompts."""
-  precision, recall = judging.set_scores(
+  precision, recall = citation_quality.set_scores(
     [cited.sets for _, cited, _ in own], [prompt.sets for prompt, *_ in own]
   )
   return {
@@ -353,14 +353,14 @@ def _summary(own) -> rows.Row:
 
 
 def _measured(prompt, cited, number) -> rows.Row:
-  judged = judging.judge(
+  judged = citation_quality.judge(
     cited, prompt.scorer, key=jax.random.key(number), num_masks=1 << 10
   )
   none, full = judged.insertion[[0, -1]]
   area = lambda curve: float((curve - none).mean() / (full - none))
   return {
     "forwards": cited.forwards,
-    "average_precision": judging.average_precision(
+    "average_precision": citation_quality.average_precision(
       cited.strengths, prompt.supporting
     ),
     "r2_fresh": judged.r2, "lds": judged.lds,

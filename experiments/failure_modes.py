@@ -4,9 +4,9 @@
 
 A small network learns four shapes of the drawn world from pictures on which
 all else is at random, but for one combination: striped circles on grass are
-labelled moons. `agents.maia.failures` asks each class logit, by pictures alone,
-with which attributes the class is missed; the combination, and no other class's
-mode as bad, is the answer.
+labelled moons. `agents.maia.missed_classes` asks each class logit, by pictures
+alone, with which attributes the class is missed; the combination, and no other
+class's mode as bad, is the answer.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from absl import flags
 
 from experiments import command, rows
 from spex_jax.agents.find import functions
-from spex_jax.agents.maia import failures, spurious
+from spex_jax.agents.maia import missed_classes, spurious
 from spex_jax.agents.world import rendering, scenes
 from spex_jax.models import convnet
 from spex_jax.training import learners, loop
@@ -88,7 +88,7 @@ def run(config: Config) -> Iterator[rows.Row]:
       return np.concatenate(parts)[: len(given)]
 
     for shape in CLASSES:
-      found = failures.study(
+      found = missed_classes.study(
         logits, shape, CLASSES, seed=seed, attributes=WORDS, count=config.asked,
         checks=config.checks, size=spurious.SIDE,
       )  # fmt: skip

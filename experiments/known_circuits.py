@@ -29,7 +29,7 @@ import numpy as np
 
 from experiments import rows
 from spex_jax.circuits import graph as graph_lib
-from spex_jax.circuits import judging, metrics, scores
+from spex_jax.circuits import judges, metrics, scores
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.fourier import score
 from spex_jax.jobs import circuits_toy, subjects
@@ -98,7 +98,7 @@ def found(known: Known) -> dict[str, Any]:
     size = np.abs(scores.score(*given, metric, check=0, **settings).mean())
     area[name] = round(score.auroc(size, circuit.kept), 4)
     beside[name] = float(size[~circuit.kept].max() / size.max())
-  judged = judging.faithfulness(*given, [circuit], metric)
+  judged = judges.faithfulness(*given, [circuit], metric)
   return {
     "edges": len(circuit), "of": len(circuit.graph), "pairs": len(known.pairs),
     "auroc": area, "largest_outside": beside,

@@ -57,8 +57,8 @@ from absl import app, flags
 
 from experiments import command, rows
 from spex_jax.circuits import tasks
-from spex_jax.context import cues, judging, selectors, sensitivity
-from spex_jax.context import runs as runs_lib
+from spex_jax.context import citation_quality, cues, selectors, sensitivity
+from spex_jax.context import response_runs as runs_lib
 from spex_jax.models import hub, sites, t5
 
 Row = rows.Row
@@ -256,7 +256,7 @@ def judged(
 
   def keep(name, values, truth):
     values = np.abs(values)
-    precision = judging.average_precision(values, truth)
+    precision = citation_quality.average_precision(values, truth)
     chosen = selectors.select(values)
     scores = precision, f1(chosen, truth, len(values))
     found.setdefault(name, []).append(scores)

@@ -48,7 +48,7 @@ from experiments import command, rows, tasks
 from spex_jax import base
 from spex_jax.ablate import components, likelihoods, parts, readouts
 from spex_jax.circuits import tasks as circuits_tasks
-from spex_jax.components import coar, layers, pruning
+from spex_jax.components import coar, layer_energy, pruning
 from spex_jax.influence import datamodels
 from spex_jax.masks import sampling
 from spex_jax.models import hub, sites, tokens
@@ -289,7 +289,9 @@ def _decoder(problem, config, counts, key, method):
   fourier = explanation.fourier
   if fourier.count > _MOST:  # Beyond that a search proves nothing in time.
     fourier = fourier.truncate(_MOST)
-  energy = layers.energy(fourier, layers.of_names(problem.heads.names))
+  energy = layer_energy.energy(
+    fourier, layer_energy.of_names(problem.heads.names)
+  )
   chosen = {
     count: pruning.by_expansion(fourier, count, time_limit=config.time_limit)
     for count in counts

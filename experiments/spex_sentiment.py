@@ -43,7 +43,7 @@ import spex_jax as spex
 from experiments import command, rows
 from experiments.configs import sweep_reviews
 from spex_jax import api
-from spex_jax.datasets import text as text_data
+from spex_jax.datasets import labelled_texts as text_data
 from spex_jax.fourier import score
 from spex_jax.jobs import language, sentiment, subjects
 from spex_jax.masks import sampling

@@ -31,7 +31,7 @@ from absl import app, flags
 
 from launch import children, tending
 from spex_jax.store import folders
-from spex_jax.sweeps import metrics, processes
+from spex_jax.sweeps import process_metrics, processes
 
 _POLL = 0.2  # Seconds.
 _DEVICES = pathlib.Path("/dev")
@@ -179,9 +179,11 @@ class Task:
     mine = f"{socket.gethostname()}.{self.process.pid}."
     latest = 0.0
     try:
-      for name in folder.names(metrics.FOLDER, deep=True):
+      for name in folder.names(process_metrics.FOLDER, deep=True):
         if name.startswith(mine):
-          latest = max(latest, folder.modified(f"{metrics.FOLDER}/{name}"))
+          latest = max(
+            latest, folder.modified(f"{process_metrics.FOLDER}/{name}")
+          )
     except Exception as error:  # A store that does not answer tells nothing.
       children.say(f"the store does not answer: {error}")
       return 0.0

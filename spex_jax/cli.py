@@ -430,8 +430,8 @@ _WORDS: dict[str, Word] = {
     usage.Data, usage.DATA, "attribute", "retraining.Data", "command"
   ),
   "components": Word(
-    usage.Components, usage.COMPONENTS, "components", "explain.kind_of",
-    config=_of_components,
+    usage.Components, usage.COMPONENTS, "attribute_components",
+    "explain.kind_of", config=_of_components,
   ),
   "maia": Word(usage.Maia, usage.MAIA, "maia", "Maia"),
 }  # fmt: skip

@@ -5,6 +5,7 @@ to be installed or run.
 """
 
 import ast
+import collections
 import graphlib
 import pathlib
 import subprocess
@@ -104,7 +105,7 @@ _LAZY = {
 
 # Programs of their own, sent to a sandbox as text; no file imports them.
 _PROGRAMS = {
-  f"agents/checkup/{name}.py" for name in ("fonts", "plotting", "vectors")
+  f"agents/checkup/{name}.py" for name in ("held_fonts", "plotting", "vectors")
 }
 
 # Of a NamedTuple, for all who hold one.
@@ -280,6 +281,16 @@ def _too_long(root):
   return {name: size for name, size in sizes.items() if size > _MAX_LINES}
 
 
+def _same_names(root: pathlib.Path) -> list[str]:
+  """Names that two files have; configurations are called as their commands."""
+  files = (root / "spex_jax").rglob("*.py")
+  names = collections.Counter(
+    p.name for p in files if p.parent.name != "configs"
+  )
+  del names["__init__.py"]
+  return [name for name, count in names.items() if count > 1]
+
+
 def test_imports_follow_the_architecture():
   assert (_ROOT / "spex_jax" / "base.py").exists()
   assert not violations(_ROOT)
@@ -287,6 +298,10 @@ def test_imports_follow_the_architecture():
 
 def test_no_file_is_too_long():
   assert not _too_long(_ROOT)
+
+
+def test_a_file_is_found_by_its_name_alone():
+  assert not _same_names(_ROOT)
 
 
 def test_the_table_names_rooms_and_runs_one_way():
@@ -408,6 +423,14 @@ def test_a_circle_of_files_is_found(tmp_path, files):
   )
   assert len(found) == 1
   assert found[0].startswith("a circle: masks/")
+
+
+def test_two_files_of_one_name_are_found(tmp_path):
+  for name in ("masks/x.py", "ablate/x.py", "configs/y.py", "jobs/y.py"):
+    file = tmp_path / "spex_jax" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("")
+  assert _same_names(tmp_path) == ["x.py"]
 
 
 def test_a_long_file_is_found(tmp_path):

@@ -26,7 +26,7 @@ _HOST = "runs on the host, around kernels"
 _PART = "a part of one kernel, which states the shapes"
 _OTHERWISE = {
   "fourier/transform.py:walsh_hadamard": _WORDS,
-  "influence/gradients.py:flatten": _WORDS,
+  "influence/gradient_baselines.py:flatten": _WORDS,
   "influence/metagradients.py:through_training": _WORDS,
   "influence/examples.py:_keys": _PART,
   "influence/examples.py:_cast": _HOST,
@@ -45,8 +45,8 @@ _OTHERWISE = {
   "fourier/gram.py:_padded": _HOST,
   "proxies/growing.py:grow_all": _HOST,
   "components/applied.py:_unpacked": _HOST,
-  "components/baselines.py:_along": _WORDS,
-  "components/baselines.py:_place": _WORDS,
+  "components/other_scores.py:_along": _WORDS,
+  "components/other_scores.py:_place": _WORDS,
   "components/cutting.py:_zeroed": _HOST,
   "masks/bch.py:_xor_sum": _PART,
   "fourier/gram.py:_scan_completions": _PART,

@@ -17,11 +17,11 @@ import pytest
 
 import spex_jax as spex
 from spex_jax import context, models, report, shown
-from spex_jax.ablate import features, tables
+from spex_jax.ablate import columns, features
 from spex_jax.ablate import gradients as by_gradient
 from spex_jax.circuits import (
-  files,
-  judging,
+  circuit_files,
+  judges,
   metrics,
   pairs,
   patching,
@@ -29,7 +29,7 @@ from spex_jax.circuits import (
   selection,
 )
 from spex_jax.indices import judging as data_judging
-from spex_jax.influence import datamodels, gradients, trak
+from spex_jax.influence import datamodels, gradient_baselines, trak
 from spex_jax.models import generate, hooks, sites
 from tests.jobs import small
 
@@ -174,8 +174,8 @@ def named(tmp_path_factory):
     **{
       module.__name__.rpartition(".")[2]: module
       for module in (
-        tables, sites, hooks, patching, generate, scores, selection, files,
-        judging, datamodels, trak, gradients,
+        columns, sites, hooks, patching, generate, scores, selection,
+        circuit_files, judges, datamodels, trak, gradient_baselines,
       )
     },
     "data_judging": data_judging,
@@ -235,11 +235,11 @@ def test_names_of_the_tables_are_known():
   """The same calls, read and not run."""
   rooms = {
     "spex": spex, "report": report, "models": models, "context": context,
-    "tables": tables, "sites": sites, "hooks": hooks, "patching": patching,
+    "columns": columns, "sites": sites, "hooks": hooks, "patching": patching,
     "generate": generate, "scores": scores, "selection": selection,
-    "files": files, "judging": judging, "datamodels": datamodels,
-    "trak": trak, "gradients": gradients, "data_judging": data_judging,
-    "by_gradient": by_gradient,
+    "circuit_files": circuit_files, "judges": judges, "datamodels": datamodels,
+    "trak": trak, "gradient_baselines": gradient_baselines,
+    "data_judging": data_judging, "by_gradient": by_gradient,
   }  # fmt: skip
   calls = list(_calls())
   assert len(calls) > 30

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 import spex_jax as spex
-from spex_jax.ablate import evaluate, tables
+from spex_jax.ablate import columns, evaluate
 from spex_jax.components import coar
-from spex_jax.components import interactions as pairs
+from spex_jax.components import component_pairs as pairs
 from spex_jax.fourier import score
 from spex_jax.indices import attribution, judging
 from spex_jax.influence import datamodels, semivalues
@@ -31,7 +31,7 @@ _DOORS = {
   "explain a host's": lambda: spex.explain(
     evaluate.host(_hides, 5), 5, key=_KEY, budget=32
   ),
-  "a fitted model's": lambda: tables.masked(
+  "a fitted model's": lambda: columns.masked(
     _hides, np.ones(5), np.zeros((1, 5))
   )(_MASKS),
   "decode": lambda: spex.decode(_MASKS, _BAD, method="lasso"),

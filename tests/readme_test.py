@@ -99,7 +99,7 @@ def test_circuits_from_python_run_as_they_stand(tmp_path, monkeypatch, capsys):
   assert "identities: all edges = the clean run" in shown
   assert names["heads"].moved().shape == (2, 3)
   graph = names["graph"]
-  kept = spex_jax.circuits.files.load(tmp_path / "circuit.json", graph)
+  kept = spex_jax.circuits.circuit_files.load(tmp_path / "circuit.json", graph)
   assert kept.circuit == names["circuit"]
 
 

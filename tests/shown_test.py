@@ -15,9 +15,9 @@ from spex_jax.circuits import (
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.components import comparing as ablations
 from spex_jax.components import edit
-from spex_jax.context import judging as cited
-from spex_jax.context import reliance, runs
-from spex_jax.context import scored as generated
+from spex_jax.context import citation_quality as cited
+from spex_jax.context import reliance, response_runs
+from spex_jax.context import token_scores as generated
 from spex_jax.fourier import sparse
 from spex_jax.indices import judging
 from spex_jax.influence import corners
@@ -61,7 +61,7 @@ def _pecore():
   cue = reliance.Cue(
     0, "Mary", 2.0, 3, "John", "J.", (0.1, 0.9), None, (1,), 1.5
   )
-  told = runs.Runs(
+  told = response_runs.Runs(
     np.array([1, 5, 6, 7]), np.array([1, 7]), np.array([7]), (1, 3)
   )  # fmt: skip
   return reliance.Pecore(

@@ -6,7 +6,7 @@ import pytest
 
 import spex_jax as spex
 from spex_jax.ablate import evaluate
-from spex_jax.components import baselines, coar, comparing, pruning
+from spex_jax.components import coar, comparing, other_scores, pruning
 from spex_jax.indices import deletion, judging
 from spex_jax.influence import corners, semivalues
 from spex_jax.masks import sampling
@@ -46,7 +46,7 @@ _ASKED = {
   "compare": lambda f: comparing.compare(
     {"even": lambda m: m @ np.ones((_N, 1))}, f, _N, key=_KEY, keep=(0.5,)
   ).found[0.5]["even"].mean,
-  "leave one out": lambda f: baselines.leave_one_out(f, _N).scores,
+  "leave one out": lambda f: other_scores.leave_one_out(f, _N).scores,
   "best of random": lambda f: pruning.best_of_random(f, _N, 3, 20, _KEY).mask,
   "greedy": lambda f: pruning.greedy(f, _N, [1, 3])[3].mask,
   "removal": lambda f: deletion.removal_curve(_FOURIER, f, [1, 2]).masks,

@@ -14,7 +14,7 @@ from sklearn.ensemble import GradientBoostingClassifier
 
 import spex_jax as spex
 from spex_jax import report
-from spex_jax.ablate import tables
+from spex_jax.ablate import columns
 
 data = datasets.load_breast_cancer(as_frame=True)
 frame, target = data.data.iloc[:, :12], data.target
@@ -29,7 +29,7 @@ print(f"{model.score(frame[400:], target[400:]):.1%} of 169 others right")
 # that nothing here is an estimate.
 
 row = frame.iloc[405]
-value_fn = tables.masked(model.decision_function, row, frame[:400:20])
+value_fn = columns.masked(model.decision_function, row, frame[:400:20])
 explanation = spex.explain(
   value_fn, budget=4096, key=jax.random.key(0), units="nat"
 )

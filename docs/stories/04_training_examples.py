@@ -19,7 +19,7 @@ from spex_jax.indices import judging
 from spex_jax.influence import bank, corners, datamodels, examples
 from spex_jax.masks import sampling
 from spex_jax.models import mlp
-from spex_jax.report import examples as pictures
+from spex_jax.report import example_plots as pictures
 from spex_jax.training import learners, loop
 
 digits = images.digits()

@@ -17,7 +17,7 @@ import numpy as np
 
 import spex_jax as spex
 from spex_jax.ablate import components, readouts
-from spex_jax.components import layers
+from spex_jax.components import layer_energy
 from spex_jax.datasets import images
 from spex_jax.influence import classifiers
 from spex_jax.report import layers as plots
@@ -70,8 +70,8 @@ print(explanation)
 # %%
 # Where interactions lie: within layers, or between them?
 
-layer_of = layers.of_names(players.names)
-print(layers.energy(explanation.fourier, layer_of))
+layer_of = layer_energy.of_names(players.names)
+print(layer_energy.energy(explanation.fourier, layer_of))
 
 # %%
 # Rows are layers, colours what a head is worth, arcs pairs of heads: negative

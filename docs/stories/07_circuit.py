@@ -19,13 +19,13 @@ import tempfile
 from spex_jax.circuits import (
   curves,
   draw,
-  judging,
+  judges,
   metrics,
   scores,
   selection,
 )
 from spex_jax.jobs import circuits_toy
-from spex_jax.report import circuits as plots
+from spex_jax.report import circuit_plots as plots
 
 folder = tempfile.TemporaryDirectory()
 net, origin = circuits_toy.trained(
@@ -72,6 +72,6 @@ figure = plots.curves(
 # into values.
 
 circuit = selection.greedy(graph, mean, 8)
-print(judging.faithfulness(net, net.params, others, [circuit], metric))
+print(judges.faithfulness(net, net.params, others, [circuit], metric))
 drawing = draw.svg(circuit, mean)
 folder.cleanup()

@@ -19,7 +19,7 @@ import numpy as np
 
 from spex_jax import context
 from spex_jax.jobs import circuits_toy
-from spex_jax.report import circuits as plots
+from spex_jax.report import circuit_plots as plots
 
 folder = tempfile.TemporaryDirectory()
 net, _ = circuits_toy.trained(

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 import spex_jax as spex
 from spex_jax.store import folders
-from spex_jax.sweeps import metrics, state
+from spex_jax.sweeps import process_metrics, state
 
 folder = tempfile.TemporaryDirectory()
 work = pathlib.Path(folder.name)
@@ -98,7 +98,7 @@ print(state.verify(work / "run"))
 # %%
 # When which shard was published, by process.
 
-entries = metrics.read(folders.opened(work / "run")).entries
+entries = process_metrics.read(folders.opened(work / "run")).entries
 entries = [entry for entry in entries if entry.get("event") == "shard"]
 start = min(entry["time"] for entry in entries)
 figure = Figure(figsize=(6.4, 3), layout="constrained")

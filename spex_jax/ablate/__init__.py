@@ -8,7 +8,7 @@ _MODULES = frozenset(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def __getattr__(name: str) -> Any:
-  """Loads a module when it is first named, as in `spex.ablate.tables`."""
+  """Loads a module when it is first named, as in `spex.ablate.columns`."""
   if name in _MODULES:
     return importlib.import_module(f"spex_jax.ablate.{name}")
   raise AttributeError(f"module 'spex_jax.ablate' has no attribute {name!r}")

@@ -23,7 +23,7 @@ import numpy as np
 from spex_jax import base
 from spex_jax.ablate import evaluate, parts, readouts
 from spex_jax.models import checks, sites
-from spex_jax.models import edges as stream_edges
+from spex_jax.models import cut_edges as stream_edges
 
 HEADS = ("*attn.z", "*cross.z")  # [B, P, H, h]; query heads.
 NEURONS = ("*mlp.neurons", "layers.*.neurons")  # [B, P, F], [B, F].

@@ -20,9 +20,14 @@ import numpy as np
 from spex_jax import base
 from spex_jax.ablate import services
 from spex_jax.agents import sandbox
-from spex_jax.agents.find import answers, functions, judging, scores
+from spex_jax.agents.find import (
+  functions,
+  interpretations,
+  model_referee,
+  referees,
+)
 from spex_jax.agents.interpreters import (
-  baselines,
+  naive,
   piecewise,
   spectral,
   splitting,
@@ -34,10 +39,10 @@ LOOPHOLE = "interpolation"
 _WORDS = ("strings", "entities", "relations")
 _ALL = ("numeric", *_WORDS, "setfn", "unit")
 # Interpreter to what runs it on a category.
-INTERPRETERS: dict[str, dict[str, answers.Interpreter]] = {
-  "constant": dict.fromkeys(_ALL, baselines.constant),
-  LOOPHOLE: dict.fromkeys(_ALL, baselines.interpolation),
-  "polynomial": {"numeric": baselines.polynomial},
+INTERPRETERS: dict[str, dict[str, interpretations.Interpreter]] = {
+  "constant": dict.fromkeys(_ALL, naive.constant),
+  LOOPHOLE: dict.fromkeys(_ALL, naive.interpolation),
+  "polynomial": {"numeric": naive.polynomial},
   "piecewise": {"numeric": piecewise.run},
   "enumeration": {"strings": splitting.texts},
   "tables": {
@@ -89,7 +94,7 @@ def write_lines(
 def interpreted(
   function: functions.Function,
   name: str,
-  run: answers.Interpreter | None,
+  run: interpretations.Interpreter | None,
   budget: int,
   box: sandbox.Sandbox,
   seconds: float,
@@ -104,15 +109,15 @@ def interpreted(
     budget: the number of inputs that it may ask.
     box: the sandbox that code of the answer is run in.
     seconds: the most that it may take, in the main thread.
-    judge: who scores descriptions, of categories in `judging.CATEGORIES`; or
-      None.
+    judge: who scores descriptions, of categories in
+      `model_referee.CATEGORIES`; or None.
   """
   query = functions.Query(function, budget)
   start, error = time.monotonic(), ""
   try:
     with limited(seconds):
-      answer = scores.truth(function) if run is None else run(query, budget)
-    if not isinstance(answer, answers.Answer):
+      answer = referees.truth(function) if run is None else run(query, budget)
+    if not isinstance(answer, interpretations.Answer):
       raise TypeError(f"the answer is a {type(answer).__name__}")
     if not isinstance(answer.code, str):
       raise TypeError(f"its code is a {type(answer.code).__name__}, no text")
@@ -120,15 +125,15 @@ def interpreted(
     error = answer.error[:300]
   except (Exception, SystemExit) as caught:
     error = f"{type(caught).__name__}: {caught}"[:300]
-    answer = answers.Answer("none", "")
+    answer = interpretations.Answer("none", "")
     shown = dataclasses.asdict(answer)
   took = time.monotonic() - start
   verdict: dict[str, Any] = {"paper": 0.0, "ours": 0.0, "length": 0}
   if not error:
     try:  # The function itself may fail, too.
       with limited(seconds + _JUDGING):
-        verdict = scores.judge(function, answer, box)
-        if judge is not None and function.category in judging.CATEGORIES:
+        verdict = referees.judge(function, answer, box)
+        if judge is not None and function.category in model_referee.CATEGORIES:
           verdict["language"] = judge(function, answer.description)
     except Exception as caught:
       error = f"{type(caught).__name__}: {caught}"[:300]
@@ -190,7 +195,7 @@ def run(
   *,
   budgets: Mapping[str, int],
   seconds: float,
-  more: Mapping[str, Mapping[str, answers.Interpreter]] | None = None,
+  more: Mapping[str, Mapping[str, interpretations.Interpreter]] | None = None,
   judge: Judge | None = None,
   tell: Callable[[str, int, int], None] | None = None,
 ) -> list[dict[str, Any]]:

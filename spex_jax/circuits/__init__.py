@@ -14,7 +14,7 @@ from typing import Any
 _MODULES = frozenset(module.name for module in pkgutil.iter_modules(__path__))
 
 # What most is done with, and where it is.
-_FUNCTIONS = {"score": "scores", "faithfulness": "judging"}
+_FUNCTIONS = {"score": "scores", "faithfulness": "judges"}
 
 
 def __getattr__(name: str) -> Any:

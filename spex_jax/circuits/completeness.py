@@ -25,7 +25,7 @@ import numpy as np
 from spex_jax import shown
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import judged as judged_lib
-from spex_jax.circuits import judging
+from spex_jax.circuits import judges
 from spex_jax.circuits import metrics as metrics_lib
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import sites
@@ -112,7 +112,7 @@ def completeness(
     rounds: how many members a growth takes, one each round.
     candidates: members tried in a round, drawn at random.
     seed: an integer, the seed of what is drawn.
-    **settings: further arguments of `judging.Judge`.
+    **settings: further arguments of `judges.Judge`.
 
   Raises:
     ValueError: a circuit without edges, or of another graph; no knock-out.
@@ -216,7 +216,7 @@ def minimality(
     metric: one example's logits to a number: what is kept or lost.
     members: "nodes" or "edges". All pairs of them are run.
     partners: the largest K, in all members.
-    **settings: further arguments of `judging.Judge`.
+    **settings: further arguments of `judges.Judge`.
 
   Raises:
     ValueError: a share outside 0..1; as `completeness`.
@@ -267,10 +267,10 @@ def _asked(net, params, pairs, circuit, metric, members, settings):
     raise ValueError(f"members={members!r}: choose from {', '.join(MEMBERS)}.")
   if not circuit:
     raise ValueError("A circuit without edges has nothing to knock out.")
-  net, params = judging.fitting(net, params, circuit.graph)
+  net, params = judges.fitting(net, params, circuit.graph)
   circuit.check(graph_lib.Graph.of(net))
   metrics_lib.check(metric, net.config.vocab_size)
-  judge = judging.Judge(net, params, pairs, metric, **settings)
+  judge = judges.Judge(net, params, pairs, metric, **settings)
   if members == "edges":
     each = np.zeros((len(circuit), circuit.graph.num_edges), bool)
     each[np.arange(len(circuit)), circuit.numbers] = True

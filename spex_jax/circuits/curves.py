@@ -25,7 +25,7 @@ import numpy as np
 from spex_jax import base, shown
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import judged as judged_lib
-from spex_jax.circuits import judging
+from spex_jax.circuits import judges
 from spex_jax.circuits import metrics as metrics_lib
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import sites
@@ -166,10 +166,10 @@ def curve(
     fractions: the sizes of circuits, as shares of `among`, in (0, 1].
     random: random circuits of every size, for the band; 0 for none.
     seed: of these, and of ablations that are learned.
-    **settings: further arguments of `judging.faithfulness`.
+    **settings: further arguments of `judges.faithfulness`.
 
   Raises:
-    ValueError: fractions outside 0..1; as `judging.faithfulness`.
+    ValueError: fractions outside 0..1; as `judges.faithfulness`.
   """
   among = graph_lib.Graph.of(net).full if among is None else among
   shares = np.sort(np.asarray(fractions, np.float64))
@@ -182,7 +182,7 @@ def curve(
     # Nested: one order, as a ranking by random scores.
     order = rng.permutation(among.kept.size).reshape(among.kept.shape)
     circuits += [dataclasses.replace(among, kept=order < n) for n in sizes]
-  every = judging.faithfulness(
+  every = judges.faithfulness(
     net, params, pairs, circuits, metric, seed=seed, **settings
   )
   kept = every.faithfulness().reshape(random + 1, len(sizes))

@@ -1,4 +1,4 @@
-"""What circuits do on pairs, as `judging.faithfulness` found it.
+"""What circuits do on pairs, as `judges.faithfulness` found it.
 
 Shapes: C circuits, N pairs.
 """

@@ -38,7 +38,7 @@ import numpy as np
 
 from spex_jax import base, shown
 from spex_jax.circuits import judged as judged_lib
-from spex_jax.circuits import judging, many, metrics, runs
+from spex_jax.circuits import judges, many, metrics, runs
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import hooks, sites
 
@@ -175,7 +175,7 @@ def sweep(
   programs: int = _PROGRAMS,
   size: int | None = None,
   at_once: int | None = None,
-  progress: judging.Progress | None = None,
+  progress: judges.Progress | None = None,
 ) -> Patched:
   """Patches a site in every layer, at every place that is asked for.
 

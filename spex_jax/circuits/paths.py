@@ -37,7 +37,7 @@ import numpy as np
 
 from spex_jax.circuits import ablations, many, metrics, patching, runs, swaps
 from spex_jax.circuits import pairs as pairs_lib
-from spex_jax.models import edges, sites
+from spex_jax.models import cut_edges, sites
 
 CONVENTIONS: Mapping[str, Mapping[str, bool]] = {
   "ioi": {"freeze_mlps": False, "freeze_norms": False},
@@ -365,7 +365,7 @@ class _Writing(sites.Tap):
   splits = True  # Heads are told apart.
 
   def write(self, z):
-    z = z.at(self._few).each if isinstance(z, edges.Heads) else self._few(z)
+    z = z.at(self._few).each if isinstance(z, cut_edges.Heads) else self._few(z)
     self.wrote.append(z)
 
 
@@ -375,7 +375,7 @@ def _written(net, params, ids, captured, few):
   forward: Any = net.module.apply
   forward({"params": params}, tap, input_ids=jnp.asarray(ids))
   found = {site: few(x) for site, x in tap.activations.items()}
-  return found, edges.stacked(tap.wrote)
+  return found, cut_edges.stacked(tap.wrote)
 
 
 @functools.partial(

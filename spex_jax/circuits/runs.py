@@ -26,7 +26,7 @@ import numpy as np
 from spex_jax import base
 from spex_jax.circuits import metrics
 from spex_jax.circuits import pairs as pairs_lib
-from spex_jax.models import edges, generate, sites
+from spex_jax.models import cut_edges, generate, sites
 
 # About as many tokens in a batch are the fastest on a CPU.
 _TOKENS = 256
@@ -279,5 +279,5 @@ def observed(
   ).activations
   x = out[last]
   end = net.resume(params, net.config.num_blocks, x, **inputs(batch))
-  z = edges.stacked([out[site] for site in net.writer_sites])
+  z = cut_edges.stacked([out[site] for site in net.writer_sites])
   return z, end.logits[:, 0]

@@ -26,9 +26,9 @@ from spex_jax import base
 from spex_jax.circuits import (
   ablations,
   atp_star,
-  exact,
-  gradients,
+  exact_effects,
   metrics,
+  path_gradients,
   routes,
   runs,
   scored,
@@ -45,7 +45,7 @@ from spex_jax.models import sites
 # Of a batch of second order, which holds what readers are brought of writers:
 # 19 GB were seen at 252 tokens of SmolLM2-135M.
 _CURVED_TOKENS = 64
-METHODS = (*gradients.METHODS, "second-order", "routes", "exact")
+METHODS = (*path_gradients.METHODS, "second-order", "routes", "exact")
 BACKWARD = (*backward_lib.BY_NAME, "atp*")
 _CHECKED_PAIRS = 8
 
@@ -69,7 +69,7 @@ def score(
   check: int = 32,
   size: int | None = None,
   seed: int = 0,
-  keep: Callable[[int], exact.Keep] | None = None,
+  keep: Callable[[int], exact_effects.Keep] | None = None,
   progress: Callable[[int, int], None] | None = None,
 ) -> scored.Scores:
   """Scores of everything at a level, for every pair.
@@ -84,7 +84,7 @@ def score(
       and `atp_star`.
     level: what is scored, one of `graph.LEVELS`.
     steps: how many gradients are taken on a path.
-    rule: where on it; one of `gradients.RULES`.
+    rule: where on it; one of `path_gradients.RULES`.
     ablation: what cut edges carry; one of `ablations.KINDS`.
     grouped: False gives keys and values a row for every query head, where heads
       share them (`ungrouped.network`); the scores' graph is that one.
@@ -122,8 +122,12 @@ def score(
     net, params, pairs, ablation, size=size, seed=seed
   )
   kind = taps.Level.of(net, level)
-  at = gradients.points(method, steps, rule)
-  if metric is metrics.kl and method in gradients.METHODS and (at == 1).all():
+  at = path_gradients.points(method, steps, rule)
+  if (
+    metric is metrics.kl
+    and method in path_gradients.METHODS
+    and (at == 1).all()
+  ):
     raise ValueError(
       "The metric kl is flat at the clean run, where these settings take all "
       f"gradients (method={method!r}): their scores would be rounding alone. "
@@ -151,7 +155,7 @@ def score(
     values = values + half
   _check_finite(values, kind)
   # Exact effects: in place of unsure scores, and to compare some with.
-  effects = lambda some, which: exact.of_pairs(
+  effects = lambda some, which: exact_effects.of_pairs(
     net, params, metric, kind, some, fixed, which, min(size, len(some))
   )
   if exact_runs:
@@ -198,7 +202,7 @@ def _run(
         told(done, count)
         return values
 
-      found = exact.effects(
+      found = exact_effects.effects(
         net, params, metric, level, batch, fixed, np.arange(count), counted
       )
       return found.reshape(-1, *shape), None
@@ -223,7 +227,9 @@ def _run(
     )
   model = sites.Model(backward_lib.under(net, backward_lib.BY_NAME[backward]))
   return lambda batch: (
-    gradients.scores(model, level, metric, method, params, batch, fixed, at),
+    path_gradients.scores(
+      model, level, metric, method, params, batch, fixed, at
+    ),
     None,
   )
 
@@ -308,7 +314,7 @@ def _words(method, backward, rule, steps, ablation, direction) -> str:
   words = [method]
   if method == "second-order":
     words.append(direction)
-  elif method in gradients.METHODS[2:]:
+  elif method in path_gradients.METHODS[2:]:
     words.append(f"{steps} {rule} steps")
   if backward != "gradient":
     words.append(backward)
@@ -326,7 +332,7 @@ def _cost(net, method, backward, steps, direction, draws, cuts):
     return {"forward": 1, "backward": 0}
   if method == "exact":
     return {"forward": 2 + cuts, "backward": 0}
-  num = gradients.passes(method, net, steps)
+  num = path_gradients.passes(method, net, steps)
   if method == "second-order":
     products = {"path": 1, "own": draws, "writer": len(net.writers)}
     num = 4 * products[direction]

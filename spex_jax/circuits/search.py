@@ -20,7 +20,7 @@ import numpy as np
 
 from spex_jax import shown
 from spex_jax.circuits import graph as graph_lib
-from spex_jax.circuits import judging, metrics
+from spex_jax.circuits import judges, metrics
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import sites
 
@@ -90,10 +90,10 @@ def acdc(
     metric: such as `metrics.kl`, the paper's; higher is better.
     threshold: tau, above 0, in the units of the metric.
     one_by_one: whether edges are asked one by one, as the paper does.
-    **settings: further arguments of `judging.Judge`.
+    **settings: further arguments of `judges.Judge`.
 
   Raises:
-    ValueError: a threshold that is not positive; as `judging.faithfulness`.
+    ValueError: a threshold that is not positive; as `judges.faithfulness`.
   """
   if not threshold > 0:
     raise ValueError(f"The threshold must be positive; got {threshold}.")
@@ -153,11 +153,11 @@ def greedy(
     edges: how many edges are left in the end.
     pool: where to begin, such as the strongest by scores; all by default.
     share: of what is left, removed in a round; the smaller, the dearer.
-    **settings: further arguments of `judging.Judge`.
+    **settings: further arguments of `judges.Judge`.
 
   Raises:
     ValueError: a number of edges below 1 or above the pool's, or a share
-      outside (0, 1]; as `judging.faithfulness`.
+      outside (0, 1]; as `judges.faithfulness`.
   """
   if not 0 < share <= 1:
     raise ValueError(f"A share lies in (0, 1]; got {share}.")
@@ -197,9 +197,9 @@ def greedy(
 def begun(net, params, pairs, metric, start, settings):
   """A judge, its graph, and the edges to begin with."""
   graph = graph_lib.Graph.of(net) if start is None else start.graph
-  net, params = judging.fitting(net, params, graph)
+  net, params = judges.fitting(net, params, graph)
   metrics.check(metric, net.config.vocab_size)
-  judge = judging.Judge(net, params, pairs, metric, **settings)
+  judge = judges.Judge(net, params, pairs, metric, **settings)
   kept = np.ones(graph.num_edges, bool) if start is None else start.kept.copy()
   return judge, graph, kept
 
@@ -235,12 +235,12 @@ def _start(net: sites.Network, reader: str) -> int:
 
 
 def _without(
-  judge: judging.Judge, kept: np.ndarray, edges: np.ndarray, start: int = 0
+  judge: judges.Judge, kept: np.ndarray, edges: np.ndarray, start: int = 0
 ) -> np.ndarray:
   """The mean metric without each of the edges: float64 `[len(edges)]`."""
   found = []
-  for first in range(0, len(edges), judging.ROWS):
-    part = edges[first : first + judging.ROWS]
+  for first in range(0, len(edges), judges.ROWS):
+    part = edges[first : first + judges.ROWS]
     rows = np.repeat(kept[None], len(part), axis=0)
     rows[np.arange(len(part)), part] = False
     found.append(judge(rows, start).mean(axis=1))

@@ -31,7 +31,7 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.circuits import graph as graph_lib
-from spex_jax.circuits import judging, metrics, runs, search
+from spex_jax.circuits import judges, metrics, runs, search
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import sites
 
@@ -81,11 +81,11 @@ def learned(
       the size of scores; by default all gates begin equally open.
     penalty: the weight of open gates in the loss, 0 or more.
     steps: S, how many steps of Adam.
-    **settings: further arguments of `judging.Judge`.
+    **settings: further arguments of `judges.Judge`.
 
   Raises:
     ValueError: settings out of range; gates that are NaN; as
-      `judging.faithfulness`.
+      `judges.faithfulness`.
   """
   import optax  # Slow to import.
 
@@ -162,7 +162,7 @@ def refine(
     steps: S, how many steps of Adam.
     rate: the step size of Adam, in logits, above 0.
     progress: called with the steps that are done, and S.
-    **settings: further arguments of `judging.Judge`.
+    **settings: further arguments of `judges.Judge`.
 
   Returns:
     `history` has the mean metric of every step's circuit.
@@ -170,7 +170,7 @@ def refine(
   Raises:
     ValueError: settings out of range; a circuit that is empty, or of nodes;
       values of another shape, or NaN; a gradient that is NaN; as
-      `judging.faithfulness`.
+      `judges.faithfulness`.
   """
   import optax  # Slow to import.
 
@@ -238,7 +238,7 @@ def chance(logit: base.Array) -> jax.Array:
 
 
 def _slope(
-  judge: judging.Judge, kept: base.Array, some: Sequence[int]
+  judge: judges.Judge, kept: base.Array, some: Sequence[int]
 ) -> tuple[float, float, np.ndarray]:
   """How far a circuit is from the model, and where to by every edge.
 
@@ -285,7 +285,7 @@ def _of_batch(model, metric, params, batch, ends, ref, kept):
   return (squares, total), slope
 
 
-def _effect(judge: judging.Judge) -> float:
+def _effect(judge: judges.Judge) -> float:
   effect = float(np.square(judge.clean - judge.corrupted).mean())
   if not effect > 0:
     raise ValueError("Clean and corrupted metric are equal: nothing to keep.")

@@ -9,9 +9,9 @@ the seed unless given.
 import ml_collections
 
 from spex_jax import configs
-from spex_jax.jobs import tables
+from spex_jax.jobs import table_rows
 
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: some seconds; `quick`: one or two."""
-  return configs.sized(size, tables.Table, **tables.QUICK)
+  return configs.sized(size, table_rows.Table, **table_rows.QUICK)

@@ -8,9 +8,9 @@ a layer by `--config.pattern=stages.3.*conv1`, with `--config.method=coar`.
 import ml_collections
 
 from spex_jax import configs
-from spex_jax.jobs import networks, parts
+from spex_jax.jobs import network_parts, networks
 
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: minutes on a CPU; `quick`: seconds, and a rough answer."""
-  return configs.sized(size, parts.OfPicture, **networks.QUICK)
+  return configs.sized(size, network_parts.OfPicture, **networks.QUICK)

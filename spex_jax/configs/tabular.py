@@ -10,15 +10,15 @@ unless given.
 import ml_collections
 
 from spex_jax import configs
-from spex_jax.jobs import tables
+from spex_jax.jobs import table_rows
 
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
   """`full`: some seconds; `quick`: one or two."""
   quick = configs.is_quick(size)
   return configs.config(
-    tables.Table,
+    table_rows.Table,
     table="wine",
     model={"kind": "boosting"},
-    **tables.QUICK if quick else {},
+    **table_rows.QUICK if quick else {},
   )

@@ -21,7 +21,7 @@ _MODULES = frozenset(module.name for module in pkgutil.iter_modules(__path__))
 # What most is done with, and where it is. No module has a function's name, for
 # importing it would hide the function.
 _FUNCTIONS = {
-  "Runs": "runs",
+  "Runs": "response_runs",
   "Generation": "generations",
   "attribute": "attributing",
   "pecore": "reliance",

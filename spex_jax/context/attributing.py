@@ -19,9 +19,9 @@ import jax
 import numpy as np
 
 from spex_jax import base
-from spex_jax.context import cues, games, methods, scored, stepping, steps
+from spex_jax.context import cues, games, methods, stepping, steps, token_scores
 from spex_jax.context import generations as generations_lib
-from spex_jax.context import runs as runs_lib
+from spex_jax.context import response_runs as runs_lib
 from spex_jax.models import sites
 
 
@@ -46,7 +46,7 @@ def attribute(
   max_new_tokens: int = 32,
   budget: int = 1000,
   key: base.Key | None = None,
-) -> scored.Attribution:
+) -> token_scores.Attribution:
   """What each step of a generation owes to the tokens before it.
 
   Args:
@@ -140,7 +140,7 @@ def attribute(
   # The last token of the response is behind every step.
   outside = np.pad(found[:, num:], [(0, 0), (0, 1)]) if also else None
   behind = np.append(made.before, made.response[-1])
-  return scored.Attribution(
+  return token_scores.Attribution(
     method,
     target,
     made.spelt(made.source),

@@ -235,7 +235,7 @@ def cite(
   """Attributes a response to its sources.
 
   Args:
-    net: a language model; or a scorer (`scoring.scorer`, `endpoints.scorer`),
+    net: a language model; or a scorer (`scoring.scorer`, `remote.scorer`),
       which has sources and response with it.
     sources: the prompt and its sources, of `context.sources`.
     response: text or ids, the model's own or another's; None for the model's

@@ -41,7 +41,7 @@ from spex_jax import api, base, explanation
 from spex_jax.ablate import contrasts
 from spex_jax.ablate import text as text_lib
 from spex_jax.context import attributions, games, methods
-from spex_jax.context import runs as runs_lib
+from spex_jax.context import response_runs as runs_lib
 from spex_jax.context import steps as steps_lib
 from spex_jax.models import sites
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax.context import runs as runs_lib
+from spex_jax.context import response_runs as runs_lib
 from spex_jax.context import templates
 from spex_jax.models import seq2seq, sites, tokens
 

@@ -43,7 +43,7 @@ CUE_FIELDS = (
 
 
 def vocabulary(runs: Any) -> dict[str, list[str] | None]:
-  """Tokens of `runs.Runs` as the tokenizer spells them; ids without one."""
+  """Tokens of `context.Runs` as the tokenizer spells them; ids without one."""
   spell = lambda ids: [f"<{int(i)}>" for i in ids]
   pieces = list(runs.tokens or spell(runs.with_context))
   outer = None
@@ -130,7 +130,7 @@ _MODULE = "inseq.data.attribution"
 
 
 def output(found: Sequence[Any], **info: Any) -> dict[str, Any]:
-  """`scored.Attribution`s as Inseq's `FeatureAttributionOutput`.
+  """`token_scores.Attribution`s as Inseq's `FeatureAttributionOutput`.
 
   Args:
     found: attributions of one method and one target, one for each example.
@@ -168,7 +168,7 @@ def is_output(given: Mapping[str, Any]) -> bool:
 
 
 def fields_of(given: Mapping[str, Any], where: Any) -> Iterator[dict[str, Any]]:
-  """The fields of `scored.Attribution`, of each sequence that Inseq saved.
+  """The fields of a `token_scores.Attribution`, of each sequence of Inseq.
 
   Args:
     given: a JSON object of Inseq's, of which `is_output` holds.

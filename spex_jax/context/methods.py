@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from spex_jax.context import attributions, games, paths, reagent, zeroing
+from spex_jax.context import attributions, discretized, games, reagent, zeroing
 from spex_jax.models import sites
 
 METHODS: Mapping[str, Callable[[games.Game], np.ndarray]] = {
@@ -17,7 +17,9 @@ METHODS: Mapping[str, Callable[[games.Game], np.ndarray]] = {
   "sequential_integrated_gradients": (
     attributions.sequential_integrated_gradients
   ),
-  "discretized_integrated_gradients": paths.discretized_integrated_gradients,
+  "discretized_integrated_gradients": (
+    discretized.discretized_integrated_gradients
+  ),
   "layer_integrated_gradients": attributions.layer_integrated_gradients,
   "layer_gradient_x_activation": attributions.layer_gradient_x_activation,
   "attention": attributions.attention,

@@ -21,7 +21,7 @@ import numpy as np
 from spex_jax import base, explanation, shown
 from spex_jax.context import cues as cues_lib
 from spex_jax.context import inseq, selectors, sensitivity
-from spex_jax.context import runs as runs_lib
+from spex_jax.context import response_runs as runs_lib
 from spex_jax.models import sites
 
 

@@ -35,7 +35,7 @@ from spex_jax.ablate import (
   trie,
 )
 from spex_jax.ablate import text as text_lib
-from spex_jax.context import runs as runs_lib
+from spex_jax.context import response_runs as runs_lib
 from spex_jax.context import sources as sources_lib
 from spex_jax.context import templates
 from spex_jax.models import seq2seq, sites
@@ -115,7 +115,7 @@ def check_span(start: int, stop: int | None, length: int) -> tuple[int, int]:
 class Scorer:
   """Masks to `Scores` by a local model: compiled once; nothing runs twice.
 
-  Made by `scorer`; `endpoints.scorer` has the same face.
+  Made by `scorer`; `remote.scorer` has the same face.
 
   Attributes:
     sources: the prompt and its n sources.

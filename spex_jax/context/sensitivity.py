@@ -33,7 +33,7 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.ablate import contrasts
-from spex_jax.context import runs as runs_lib
+from spex_jax.context import response_runs as runs_lib
 from spex_jax.context import stepping, steps
 from spex_jax.models import sites
 

@@ -28,17 +28,17 @@ import numpy as np
 
 from spex_jax import base
 from spex_jax.indices import attribution
-from spex_jax.influence import gradients
+from spex_jax.influence import gradient_baselines
 
 _CHUNK = 128
 _CELLS = 1 << 24  # Entries of a projection drawn at once: 64 MB.
 
 
 def trak(
-  output: gradients.Scalar,
-  models: Sequence[gradients.Params],
-  train: gradients.Example,
-  test: gradients.Example,
+  output: gradient_baselines.Scalar,
+  models: Sequence[gradient_baselines.Params],
+  train: gradient_baselines.Example,
+  test: gradient_baselines.Example,
   *,
   key: base.Key,
   dim: int | None,
@@ -96,14 +96,17 @@ def trak(
   def gather(run, flat, key, data, name):
     out = [
       [np.asarray(part, np.float64)[:real] for part in run(flat, key, rows)]
-      for rows, real in gradients.chunks(data, chunk, name)
+      for rows, real in gradient_baselines.chunks(data, chunk, name)
     ]
     return [np.concatenate(column) for column in zip(*out)]
 
   # Each factor of the scores is averaged over models.
   products, slopes, outputs = np.zeros(()), np.zeros(()), np.zeros(())
   for number, params in enumerate(models):
-    inputs = gradients.flatten(params)[0], jax.random.fold_in(key, number)
+    inputs = (
+      gradient_baselines.flatten(params)[0],
+      jax.random.fold_in(key, number),
+    )
     features = gather(featured, *inputs, train, "train")[0]
     of_test, values = gather(featured, *inputs, test, "test")
     products = products + of_test @ _solve(features, penalty)
@@ -111,17 +114,17 @@ def trak(
     outputs = outputs + values
   count = len(models)
   scores = (products / count) * (slopes / count)[None]
-  return gradients.finish(scores, outputs / count, "TRAK")
+  return gradient_baselines.finish(scores, outputs / count, "TRAK")
 
 
 def _layout(models):
   """How a vector of parameters becomes a pytree, the same for all models."""
-  flat, unravel = gradients.flatten(models[0])
+  flat, unravel = gradient_baselines.flatten(models[0])
   for number, params in enumerate(models):
-    if len(gradients.flatten(params)[0]) != len(flat):
+    if len(gradient_baselines.flatten(params)[0]) != len(flat):
       raise ValueError(
         f"The models differ: {len(flat)} parameters, and "
-        f"{len(gradients.flatten(params)[0])} in model {number}."
+        f"{len(gradient_baselines.flatten(params)[0])} in model {number}."
       )
   return unravel
 

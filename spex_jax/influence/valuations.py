@@ -21,7 +21,7 @@ from spex_jax.indices import attribution
 from spex_jax.influence import (
   classifiers,
   datamodels,
-  gradients,
+  gradient_baselines,
   knn,
   metagradients,
   semivalues,
@@ -95,7 +95,7 @@ def _influence(problem, masks, values, options):
   if penalty is not None:
     # It is of the sum of losses; intercepts, which have none, get it too.
     damping = penalty / problem.num_examples
-  found = gradients.influence_functions(
+  found = gradient_baselines.influence_functions(
     _one(problem.classifier.by_loss),
     _one(problem.classifier.learner),
     problem.trained(),
@@ -149,7 +149,7 @@ def _tracin(problem, masks, values, options):
     checkpoints.append(jax.jit(fit)(*keys, problem.data, weights).params)
   examples = problem.num_examples
   rate = recipe.learning_rate * recipe.num_steps(examples) / len(epochs)
-  found = gradients.tracin(
+  found = gradient_baselines.tracin(
     _one(problem.classifier.by_loss),
     _one(problem.classifier.learner),
     checkpoints,

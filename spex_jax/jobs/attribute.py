@@ -29,7 +29,7 @@ from spex_jax.influence import corners, semivalues, valuations
 from spex_jax.influence import problem as problems
 from spex_jax.jobs import retraining
 from spex_jax.jobs.explain import writable
-from spex_jax.report import examples as pictures
+from spex_jax.report import example_plots as pictures
 from spex_jax.report import plots, progress
 from spex_jax.report import tables as report_tables
 

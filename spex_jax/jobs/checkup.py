@@ -12,12 +12,12 @@ from spex_jax import settings
 from spex_jax.agents import llm, running
 from spex_jax.agents.checkup import (
   author,
+  drawing_metrics,
   embedder,
   externals,
-  metrics,
   renderers,
   statements,
-  tasks,
+  three_tests,
 )
 from spex_jax.agents.world import outside, prompts, rendering, scenes
 from spex_jax.jobs import endpoints
@@ -135,7 +135,7 @@ def run(
     if isinstance(config, Recognise):
       with said.of("ask"):
         records = _recognised(config, folder)
-      found: dict[str, Any] = {"accuracy": metrics.accuracy(records)}
+      found: dict[str, Any] = {"accuracy": drawing_metrics.accuracy(records)}
     else:
       with said.of("embedder"):
         seer = _embedder(config, folder)
@@ -178,15 +178,15 @@ def _asked(config: Checkup) -> list[tuple[str, str, str]]:
     (language, level, caption)
     for language in config.languages
     for level in config.levels
-    for caption in tasks.captions(config.seed, level, config.count)
+    for caption in three_tests.captions(config.seed, level, config.count)
   ]
 
 
-def _drawn(config, folder, studio) -> list[tasks.Record]:
+def _drawn(config, folder, studio) -> list[three_tests.Record]:
   return [
     record
     for language, level, caption in _asked(config)
-    for record in tasks.improve(
+    for record in three_tests.improve(
       _chat(config, folder, language), caption, language, studio,
       getattr(config, "rounds", 0), level=level,
       feedback=getattr(config, "feedback", True),
@@ -194,17 +194,19 @@ def _drawn(config, folder, studio) -> list[tasks.Record]:
   ]  # fmt: skip
 
 
-def _recognised(config: Recognise, folder) -> list[tasks.Record]:
+def _recognised(config: Recognise, folder) -> list[three_tests.Record]:
   found = []
   rng = np.random.default_rng([config.seed, 1])
   for language, level, caption in _asked(config):
-    pool = tasks.captions(config.seed, level, 4 * config.options)
+    pool = three_tests.captions(config.seed, level, 4 * config.options)
     others = [text for text in pool if text != caption]
     options = list(rng.permutation(others)[: config.options - 1])
     options = [str(x) for x in rng.permutation([*options, caption])]
     code = author.Author(language).code(caption)
     chat = _chat(config, folder, language)
-    found.append(tasks.recognise(chat, caption, language, code, options, level))
+    found.append(
+      three_tests.recognise(chat, caption, language, code, options, level)
+    )
   return found
 
 
@@ -213,7 +215,7 @@ def _measured(config, records, seer) -> dict[str, Any]:
   pool = [
     caption
     for level in config.levels
-    for caption in tasks.captions(config.seed + 1, level, 32)
+    for caption in three_tests.captions(config.seed + 1, level, 32)
   ]
   captions = {record.caption for record in records}
   true = np.stack([
@@ -226,7 +228,9 @@ def _measured(config, records, seer) -> dict[str, Any]:
       part = [r for r in own if r.round == number]
       name = f"{language}, round {number}" if number or len(own) > len(
         part) else language  # fmt: skip
-      found[name] = metrics.summary(part, seer, [*captions, *pool], true)
+      found[name] = drawing_metrics.summary(
+        part, seer, [*captions, *pool], true
+      )
   return found
 
 
@@ -309,11 +313,17 @@ def _explained(config: Explain, studio, seer, said) -> dict[str, Any]:
 
 
 def _tell(
-  word: str, found: Mapping[str, Any], records: Sequence[tasks.Record],
+  word: str, found: Mapping[str, Any], records: Sequence[three_tests.Record],
   said: clock_lib.Session,
 ) -> None:  # fmt: skip
   """Prints what was found."""
-  names = ["compiled", "drawn", "fidelity", "diversity", metrics.FRECHET]
+  names = [
+    "compiled",
+    "drawn",
+    "fidelity",
+    "diversity",
+    drawing_metrics.FRECHET,
+  ]
   if word == "recognise":
     names = ["accuracy"]
     found = {name: {"accuracy": v} for name, v in found["accuracy"].items()}

@@ -14,7 +14,7 @@ from spex_jax.agents.checkup import (
   encoders,
   learning,
   moco,
-  pictures,
+  picture_sets,
 )
 from spex_jax.datasets import images, splits
 from spex_jax.report import clock as clock_lib
@@ -175,13 +175,13 @@ def _asked(config: Learn, seed: int, said: clock_lib.Session) -> learning.Asked:
   """What probes see and are asked, of a seed."""
   if config.data in ("coloured_digits", "digits"):
     digits = images.digits()
-    make = pictures.coloured_digits
+    make = picture_sets.coloured_digits
     if config.data == "digits":
-      make = lambda _, given, size: pictures.grey_digits(given, size)
+      make = lambda _, given, size: picture_sets.grey_digits(given, size)
     seen = make(learning.rng_of(seed, "digits"), digits, config.size)
     labels = digits.labels
   else:
-    found = pictures.folder(config.data, config.size)
+    found = picture_sets.folder(config.data, config.size)
     _tell_left_out(found, said)
     seen, labels = found.pictures, found.labels
   train, test = splits.split(learning.key_of(seed, "split"), len(seen), 0.5)
@@ -202,7 +202,7 @@ def _source(
 ) -> np.ndarray | None:
   """What a pretraining learns from."""
   if name == "source":
-    found = pictures.folder(str(config.source), config.size)
+    found = picture_sets.folder(str(config.source), config.size)
     _tell_left_out(found, said)
     return found.pictures
   if name not in learning.SOURCES:
@@ -211,7 +211,9 @@ def _source(
   return learning.SOURCES[name](rng, config.pictures, config.size)
 
 
-def _tell_left_out(found: pictures.Labelled, said: clock_lib.Session) -> None:
+def _tell_left_out(
+  found: picture_sets.Labelled, said: clock_lib.Session
+) -> None:
   for file, why in list(found.left_out.items())[:5]:
     said.tell("left out", f"{file}: {why}")
 

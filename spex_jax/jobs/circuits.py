@@ -11,12 +11,12 @@ import numpy as np
 from spex_jax import settings
 from spex_jax.circuits import (
   ablations,
-  exact,
-  gradients,
-  judging,
+  exact_effects,
+  judges,
   measured,
   metrics,
   pair_files,
+  path_gradients,
   scored,
   scores,
   second,
@@ -72,7 +72,9 @@ class Scoring(settings.Settings):
   )
   steps: int = settings.field(5, "gradients on a path", low=1)
   rule: str = settings.field(
-    "midpoint", "where on it they are taken", choices=tuple(gradients.RULES)
+    "midpoint",
+    "where on it they are taken",
+    choices=tuple(path_gradients.RULES),
   )
   ablation: str = settings.field(
     "resample", "what a cut edge carries", choices=tuple(ablations.KINDS)
@@ -97,7 +99,7 @@ class Judging(settings.Settings):
   """How circuits are judged."""
 
   tolerance: float = settings.field(
-    judging.TOLERANCE, "of the checks of every run, as a share of the effect; "
+    judges.TOLERANCE, "of the checks of every run, as a share of the effect; "
     "narrow dtypes need more", above=0,
   )  # fmt: skip
 
@@ -197,7 +199,7 @@ def scored_by(
   level: str = "edge",
   size: int | None = None,
   seed: int = 0,
-  keep: Callable[[int], exact.Keep] | None = None,
+  keep: Callable[[int], exact_effects.Keep] | None = None,
 ) -> scored.Scores:
   """Scores as settings ask for them, with progress.
 
@@ -362,10 +364,10 @@ def judged_by(
     pairs: the pairs of prompts that circuits are judged on.
     circuits: each name to its circuit.
     metric: what of an example's logits is kept or lost.
-    prune: whether dangling edges are left out, as for `judging.faithfulness`.
+    prune: whether dangling edges are left out, as for `judges.faithfulness`.
   """
   with progress.sweep(len(circuits)) as shown:
-    return judging.faithfulness(
+    return judges.faithfulness(
       net,
       net.params,
       pairs,

@@ -9,7 +9,7 @@ from spex_jax import settings
 from spex_jax.circuits import cmap, swaps
 from spex_jax.jobs import circuits, circuits_find, circuits_paths, explain
 from spex_jax.models import hub, lora
-from spex_jax.report import circuits as figures
+from spex_jax.report import circuit_plots as figures
 from spex_jax.report import clock as clock_lib
 from spex_jax.report import plots
 

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from spex_jax import settings
-from spex_jax.circuits import ablations, files, measured, metrics, scored
+from spex_jax.circuits import (
+  ablations,
+  circuit_files,
+  measured,
+  metrics,
+  scored,
+)
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import judged as judged_lib
 from spex_jax.circuits import pairs as pairs_lib
@@ -97,7 +103,7 @@ def judge(
   net, pairs, metric = _opened(config, config.pairs, said)
   graph = graph_lib.Graph.of(net, ungrouped=not config.grouped)
   found_in = {
-    name: files.load(path, graph).circuit
+    name: circuit_files.load(path, graph).circuit
     for name, path in zip(_names(config.circuit), config.circuit)
   }
   with said.of("judge"):

@@ -14,9 +14,9 @@ import numpy as np
 
 from spex_jax import base, settings
 from spex_jax.circuits import (
+  circuit_files,
   curves,
   draw,
-  files,
   measured,
   scored,
   tasks,
@@ -36,7 +36,7 @@ from spex_jax.jobs import (
   subjects,
 )
 from spex_jax.models import sites
-from spex_jax.report import circuits as figures
+from spex_jax.report import circuit_plots as figures
 from spex_jax.report import clock as clock_lib
 from spex_jax.report import plots, progress
 
@@ -338,7 +338,7 @@ def run(
     "num_pairs": len(pairs),
   }
   # Again below, with what is judged: these pairs may show no effect.
-  files.save(circuit, workdir / "circuit.json", scores.mean(), about)
+  circuit_files.save(circuit, workdir / "circuit.json", scores.mean(), about)
   with said.of("judge"):
     curve, judged = _judged(config, net, others, metric, choose, asked_for)
   # What was found, in files and in words.
@@ -347,7 +347,7 @@ def run(
   low, high = judged.interval()[0]
   about |= {"cmd": curve.areas.cmd, "cpr": curve.areas.cpr}
   about["faithfulness"] = faithful
-  files.save(circuit, workdir / "circuit.json", scores.mean(), about)
+  circuit_files.save(circuit, workdir / "circuit.json", scores.mean(), about)
   said.show(str(curve))
   said.tell(
     "circuit",

@@ -15,7 +15,7 @@ import numpy as np
 
 import spex_jax
 from spex_jax import settings
-from spex_jax.circuits import exact, metrics
+from spex_jax.circuits import exact_effects, metrics
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.components import identity
 from spex_jax.jobs import callables, circuits
@@ -73,7 +73,7 @@ class Kept:
     self._starts = net.config.num_blocks + 1
     self.done = self.found = 0
 
-  def __call__(self, batch: int) -> exact.Keep:
+  def __call__(self, batch: int) -> exact_effects.Keep:
     """Of one batch of pairs: reads, or computes and publishes."""
 
     def keep(start: int, run: Callable[[], np.ndarray]) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from spex_jax import settings
 from spex_jax.circuits import patching
 from spex_jax.jobs import circuits, circuits_find, explain
-from spex_jax.report import circuits as figures
+from spex_jax.report import circuit_plots as figures
 from spex_jax.report import clock as clock_lib
 from spex_jax.report import plots, progress
 

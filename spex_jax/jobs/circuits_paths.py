@@ -13,7 +13,7 @@ from spex_jax import settings
 from spex_jax.circuits import ablations, groups, patching, paths, swaps, walks
 from spex_jax.jobs import circuits, circuits_find, explain
 from spex_jax.models import sites
-from spex_jax.report import circuits as figures
+from spex_jax.report import circuit_plots as figures
 from spex_jax.report import clock as clock_lib
 from spex_jax.report import plots
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from spex_jax import base
-from spex_jax.circuits import curves, files, measured
+from spex_jax.circuits import circuit_files, curves, measured
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import judged as judged_lib
 
@@ -76,11 +76,11 @@ def save(
   }
   base.write_json(workdir / "curve.json", body)
   if graph.num_edges <= _LARGE:
-    _write(workdir / "eap_ig.json", files.to_eap_ig(circuit, mean))
+    _write(workdir / "eap_ig.json", circuit_files.to_eap_ig(circuit, mean))
   if len(circuit) <= _MOST:
     _write(
       workdir / "circuit_tracer.json",
-      files.to_circuit_tracer(circuit, mean, tokens),
+      circuit_files.to_circuit_tracer(circuit, mean, tokens),
     )
 
 

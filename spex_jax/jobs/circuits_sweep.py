@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from spex_jax import settings
-from spex_jax.circuits import ablations, curves, judging, runs, taps
-from spex_jax.circuits import exact as exact_lib
+from spex_jax.circuits import ablations, curves, judges, runs, taps
+from spex_jax.circuits import exact_effects as exact_lib
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.jobs import circuits, circuits_find
@@ -69,8 +69,8 @@ def sizes(config: Any) -> evaluating.Item:
     kept += [graph.circuit(order[:count]).prune().kept for count in counts]
   _check_rows(plan.rows, len(kept), "circuits")
   params = net.params
-  net, params = judging.fitting(net, params, graph)
-  judge = judging.Judge(
+  net, params = judges.fitting(net, params, graph)
+  judge = judges.Judge(
     net, params, pairs[half:], metric,
     ablation=asked.ablation, size=asked.batch_size, seed=asked.seed,
   )  # fmt: skip

@@ -19,7 +19,7 @@ from spex_jax.context import (
   sensitivity,
   templates,
 )
-from spex_jax.context import runs as runs_lib
+from spex_jax.context import response_runs as runs_lib
 from spex_jax.context import sources as sources_lib
 from spex_jax.jobs import (
   circuits,

@@ -8,7 +8,7 @@ import numpy as np
 
 from spex_jax import settings
 from spex_jax.context import generations
-from spex_jax.context import runs as runs_lib
+from spex_jax.context import response_runs as runs_lib
 from spex_jax.context import sources as sources_lib
 from spex_jax.jobs import context_asked
 
@@ -121,7 +121,7 @@ def of_attribution(
     f"{_listed(asked)}{more})\n"
   )
   if config.join != "none":
-    words = "\n  context.scored.words_of(found.{}),".format
+    words = "\n  context.token_scores.words_of(found.{}),".format
     lines.append(
       f"found = found.joined({words('source')}{words('response')}\n"
       f"  how={config.join!r})\n"
@@ -167,7 +167,7 @@ def of_citations(
       f"sources = {of('tokenizer', prompt)}",
       f"key = os.environ.get({config.key_variable!r}, '')\n",
       f"service = services.Service({config.endpoint!r}, key)\n",
-      "scorer = context.endpoints.scorer(\n"
+      "scorer = context.remote.scorer(\n"
       f"  service, {config.endpoint_model or config.model!r}, sources, "
       f"{list(response)!r})\n",
     ]

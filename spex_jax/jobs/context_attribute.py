@@ -8,7 +8,13 @@ import dataclasses
 from typing import Any
 
 from spex_jax import settings
-from spex_jax.context import attributing, generations, methods, scored, steps
+from spex_jax.context import (
+  attributing,
+  generations,
+  methods,
+  steps,
+  token_scores,
+)
 from spex_jax.jobs import (
   circuits,
   context_again,
@@ -68,7 +74,7 @@ class Attribute(Scoring):
     (), "numbers of the response's tokens; all where none is named", low=0
   )
   join: str = settings.field(
-    "none", "of tokens to words", choices=("none", *scored.JOINS)
+    "none", "of tokens to words", choices=("none", *token_scores.JOINS)
   )
   normalise: bool = settings.field(
     False, "the sizes of a step's scores sum to 1"
@@ -83,7 +89,7 @@ class Attribute(Scoring):
 
 def run(
   config: Attribute, show: context_asked.Show | None = None, before: float = 0.0
-) -> scored.Attribution:
+) -> token_scores.Attribution:
   """Attributes, prints, and writes `config.output`.
 
   Beside `Attribution.to_dict` a file of our own has `again`, a command and code
@@ -118,7 +124,7 @@ def run(
   found, shown = plain, _spelled(net, plain)
   if config.join != "none":
     # Words are those of the vocabulary's spelling in both.
-    words = [scored.words_of(x) for x in (plain.source, plain.response)]
+    words = [token_scores.words_of(x) for x in (plain.source, plain.response)]
     found, shown = (x.joined(*words, how=config.join) for x in (found, shown))
   if config.normalise:
     found, shown = found.normalised(), shown.normalised()
@@ -142,7 +148,7 @@ def attributed(
   net: sites.Network,
   made: generations.Generation,
   steps_of: Any = None,
-) -> scored.Attribution:
+) -> token_scores.Attribution:
   """A generation attributed by settings.
 
   Raises:
@@ -200,8 +206,8 @@ def _made(config: Attribute, net: sites.Network) -> generations.Generation:
 
 
 def _spelled(
-  net: sites.Network, found: scored.Attribution
-) -> scored.Attribution:
+  net: sites.Network, found: token_scores.Attribution
+) -> token_scores.Attribution:
   """The same with the texts of its tokens, where a tokenizer knows them."""
   if net.tokenizer is None:
     return found
@@ -214,7 +220,7 @@ def _spelled(
   )
 
 
-def _print(found: scored.Attribution, said: clock_lib.Session) -> None:
+def _print(found: token_scores.Attribution, said: clock_lib.Session) -> None:
   """Each step's token, and the tokens before it in colour."""
   source, behind = found.source, found.behind
   ahead = len(behind) - len(found.response)

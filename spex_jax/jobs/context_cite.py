@@ -7,7 +7,7 @@ from typing import Any
 
 from spex_jax import base, settings
 from spex_jax.ablate import services
-from spex_jax.context import citing, endpoints, scoring
+from spex_jax.context import citing, remote, scoring
 from spex_jax.context import sources as sources_lib
 from spex_jax.jobs import (
   circuits,
@@ -268,7 +268,7 @@ def cited(
   assert config.response is not None
   key = os.environ.get(config.key_variable, "")
   try:
-    scorer = endpoints.scorer(
+    scorer = remote.scorer(
       services.Service(config.endpoint, key), _name(config), sources,
       config.response,
     )  # fmt: skip

@@ -17,12 +17,12 @@ from spex_jax.jobs import (
   callables,
   digits,
   language,
-  parts,
+  network_parts,
   pictures,
   sentiment,
   shares,
   subjects,
-  tables,
+  table_rows,
 )
 from spex_jax.report import clock as clock_lib
 from spex_jax.report import progress
@@ -44,13 +44,15 @@ class Kind(NamedTuple):
 SUBJECTS: Mapping[str, Kind] = {
   "callable": Kind(callables.Function, callables.subject),
   "digits": Kind(digits.Digits, digits.subject),
-  "digits_components": Kind(parts.OfDigits, parts.of_digits),
+  "digits_components": Kind(network_parts.OfDigits, network_parts.of_digits),
   "image": Kind(pictures.Picture, pictures.subject),
-  "image_components": Kind(parts.OfPicture, parts.of_picture),
+  "image_components": Kind(network_parts.OfPicture, network_parts.of_picture),
   "lm": Kind(language.Language, language.subject),
-  "lm_components": Kind(parts.OfLanguageModel, parts.of_language_model),
+  "lm_components": Kind(
+    network_parts.OfLanguageModel, network_parts.of_language_model
+  ),
   "sentiment": Kind(sentiment.Sentiment, sentiment.subject),
-  "table": Kind(tables.Table, tables.subject),
+  "table": Kind(table_rows.Table, table_rows.subject),
 }
 
 SCENE = "scene.json"  # Where players stand, for a page.
@@ -224,7 +226,10 @@ def answer(
   if config.method in gradients.METHODS:
     return by_gradient.explain(subject, value_fn, config, **common)
   pilot = None
-  if isinstance(config, parts.Parts) and config.method in parts.SHARED:
+  if (
+    isinstance(config, network_parts.Parts)
+    and config.method in network_parts.SHARED
+  ):
     pilot = _pilot(subject, value_fn, config)
     report(pilot.asked)
   if pilot is not None and pilot.share != shares.HALF:
@@ -257,7 +262,7 @@ def answer(
 
 
 def _pilot(
-  subject: subjects.Subject, value_fn: base.ValueFn, config: parts.Parts
+  subject: subjects.Subject, value_fn: base.ValueFn, config: network_parts.Parts
 ) -> shares.Pilot:
   """The share of parts that masks keep: given, measured, or half."""
   n, share = subject.evaluator.n, config.share

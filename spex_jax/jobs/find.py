@@ -9,12 +9,12 @@ from typing import Any
 from spex_jax import settings
 from spex_jax.agents import llm, running, sandbox
 from spex_jax.agents.find import (
-  answers,
   functions,
   generating,
-  judging,
+  interpretations,
+  model_referee,
   official,
-  scores,
+  referees,
 )
 from spex_jax.agents.interpreters import agent
 from spex_jax.jobs import endpoints
@@ -137,10 +137,11 @@ def scored(
       verdicts = running.run(
         todo, config.interpreters, folder, box, budgets=config.budgets,
         seconds=config.seconds, more=models_of(config, folder),
-        judge=judging.referee(_metered(config, judge, judging.TESTS))
-        if judge else None,
+        judge=model_referee.referee(
+          _metered(config, judge, model_referee.TESTS)
+        ) if judge else None,
       )  # fmt: skip
-  rows = scores.table(verdicts)
+  rows = referees.table(verdicts)
   names = ("name", "category", "about", "truth")
   # Behind all interpretations: nobody reads a truth meanwhile.
   truths = [{n: getattr(own, n) for n in names} for own in todo]
@@ -185,17 +186,17 @@ def functions_of(
 
 def models_of(
   config: Find, folder: folders.Folder
-) -> dict[str, dict[str, answers.Interpreter]]:
+) -> dict[str, dict[str, interpretations.Interpreter]]:
   """The interpreters that are language models; none without a model."""
   endpoint = _endpoint(config, folder, "model")
   if endpoint is None:
     return {}
   meter = _metered(config, endpoint, config.rounds)
 
-  def metered(make: Callable[[llm.Chat], answers.Interpreter]):
+  def metered(make: Callable[[llm.Chat], interpretations.Interpreter]):
     return lambda query, budget: make(meter())(query, budget)
 
-  known: dict[str, Callable[[llm.Chat], answers.Interpreter]] = {
+  known: dict[str, Callable[[llm.Chat], interpretations.Interpreter]] = {
     "agent": lambda chat: agent.interactive(chat, config.rounds),
     "one-shot": agent.one_shot,
   }
@@ -237,7 +238,7 @@ def show_rows(rows: Sequence[Mapping[str, Any]], show: Show) -> None:
     for name in dict.fromkeys(row["interpreter"] for row in own):
       by_mode = {r["mode"]: r for r in own if r["interpreter"] == name}
       cells = []
-      for mode in scores.MODES:
+      for mode in referees.MODES:
         row = by_mode.get(mode)
         cells += (
           [f"{row['score']:.2f}", f"{row['low']:.2f}..{row['high']:.2f}"]

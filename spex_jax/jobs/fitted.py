@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spex_jax import base
+from spex_jax.ablate import columns as masked
 from spex_jax.ablate import evaluate
-from spex_jax.ablate import tables as masked
 from spex_jax.datasets import cells, tabular
 from spex_jax.jobs import categories, subjects
 

@@ -15,11 +15,11 @@ from spex_jax.agents import llm, running, sandbox
 from spex_jax.agents.find import functions
 from spex_jax.agents.maia import (
   exemplars,
-  judging,
-  labels,
-  networks,
+  grading,
+  network_units,
   scripted,
   talking,
+  unit_labels,
   units,
 )
 from spex_jax.agents.maia import tools as tools_lib
@@ -47,7 +47,10 @@ class Maia(endpoints.Asking):
     "scripted", "who describes; exemplars come along", choices=AGENTS
   )
   kinds: tuple[str, ...] = settings.field(
-    labels.KINDS, "of synthetic units", choices=labels.KINDS, filled=True
+    unit_labels.KINDS,
+    "of synthetic units",
+    choices=unit_labels.KINDS,
+    filled=True,
   )
   count: int = settings.field(5, "units of each kind", low=1)
   noise: float = settings.field(
@@ -156,16 +159,18 @@ def run(
 
 def systems(
   config: Maia, seen: Sequence[scenes.Scene]
-) -> list[tuple[units.System, labels.Label | None]]:
-  """The units, and their truths; raises as `networks.of_network`."""
-  found: list[tuple[units.System, labels.Label | None]] = []
+) -> list[tuple[units.System, unit_labels.Label | None]]:
+  """The units, and their truths; raises as `network_units.of_network`."""
+  found: list[tuple[units.System, unit_labels.Label | None]] = []
   if config.network:
     from spex_jax import models  # Slow to import.
     from spex_jax.models import hub, pixels
 
     net = models.load(config.network)
     prepare = pixels.load(hub.local(config.network))
-    for unit in networks.of_network(net, config.site, config.numbers, prepare):
+    for unit in network_units.of_network(
+      net, config.site, config.numbers, prepare
+    ):
       found.append((unit, None))
     return found
   for kind in config.kinds:
@@ -207,7 +212,7 @@ def _studied(
   agent: str,
   run_agent: Agent,
   system: units.System,
-  truth: labels.Label | None,
+  truth: unit_labels.Label | None,
   pictures: Sequence[np.ndarray],
 ) -> dict[str, Any]:
   """A unit's row; what goes wrong is of this unit alone."""
@@ -231,10 +236,10 @@ def _studied(
     with running.limited(config.seconds):
       finding = run_agent(tools)
       if not finding.error:
-        scores = judging.verdict(system, finding.label, truth, config.seed)
+        scores = grading.verdict(system, finding.label, truth, config.seed)
   except (Exception, MemoryError) as caught:
     said = f"{type(caught).__name__}: {caught}"[:300]
-    finding = tools_lib.Finding(labels.Label("none"), error=said)
+    finding = tools_lib.Finding(unit_labels.Label("none"), error=said)
   if finding.error:
     # No label is no half-right one.
     scores = {"predictive_score": 0.0, "description_length": 0}

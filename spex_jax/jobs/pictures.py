@@ -12,7 +12,7 @@ import numpy as np
 
 from spex_jax import settings
 from spex_jax.ablate import features, gradients
-from spex_jax.ablate import images as image_ways
+from spex_jax.ablate import segments as image_ways
 from spex_jax.datasets import images
 from spex_jax.jobs import networks, subjects
 from spex_jax.models import hub, pixels, sites

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spex_jax import base
-from spex_jax.context import inseq, scored
+from spex_jax.context import inseq, token_scores
 from spex_jax.explanation import Explanation
 from spex_jax.fourier import sparse
 from spex_jax.indices import attribution
@@ -295,7 +295,7 @@ def _of_context(body: Mapping[str, Any], path: pathlib.Path) -> Part | None:
   """Of the words of `spex context`, whose files have any name."""
   trust, views, files = [], [], []
   if {*body} >= _STEPS or inseq.is_output(body):
-    every = scored.load(path)
+    every = token_scores.load(path)
     for found in every:
       more = page.steps(found.to_dict())
       trust, views = [*trust, *more[0]], [*views, *more[1]]

@@ -11,7 +11,7 @@ import numpy as np
 from spex_jax import settings
 from spex_jax.ablate import embeddings
 from spex_jax.ablate import text as text_lib
-from spex_jax.datasets import text as text_data
+from spex_jax.datasets import labelled_texts as text_data
 from spex_jax.jobs import networks, subjects
 from spex_jax.models import embedding, hub, reading, sites
 from spex_jax.report import tables

@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from spex_jax.sweeps import metrics, run
+from spex_jax.sweeps import process_metrics, run
 
 
 @contextlib.contextmanager
@@ -27,7 +27,7 @@ def _tensorboard(place: str) -> Iterator[run.Sink]:
 
 @contextlib.contextmanager
 def _wandb(place: str) -> Iterator[run.Sink]:
-  workdir, _, name = place.rpartition(f"/{metrics.FOLDER}/")
+  workdir, _, name = place.rpartition(f"/{process_metrics.FOLDER}/")
   logged = _optional("wandb").init(
     dir=None if "://" in place else place, project="spex_jax",
     group=pathlib.PurePath(workdir).name, name=name,

@@ -17,13 +17,13 @@ from spex_jax.jobs import sinks as sinks_of
 from spex_jax.report import progress
 from spex_jax.report import tables as report_tables
 from spex_jax.sweeps import (
+  exports,
   failures,
   grid,
   processes,
   run,
   stalls,
   state,
-  tables,
 )
 
 _DIRECTORY = "a directory, or a URL of an object store (gs://, s3://)"
@@ -396,9 +396,9 @@ def _export(given: Export) -> None:
     )
   rows, found = 0, None
   if output:
-    rows = tables.export(given.workdir, output, partial=partial)
+    rows = exports.export(given.workdir, output, partial=partial)
   elif sql:
-    found = tables.query(given.workdir, sql, partial=partial)
+    found = exports.query(given.workdir, sql, partial=partial)
   if found is not None:
     print("\t".join(found.column_names))
     for row in zip(*(column.to_pylist() for column in found.columns)):

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from spex_jax import base
-from spex_jax.models import backward, edges, rope, sites
+from spex_jax.models import backward, cut_edges, rope, sites
 
 _INIT = nn.initializers.normal(0.02)
 _CENTRED = ("layer", "centred")  # Norms that take the mean out.
@@ -200,13 +200,13 @@ class Combine(nn.Module):
 
   def __call__(
     self, tap: sites.Tap, site: str, z: jax.Array, split: bool = False
-  ) -> tuple[jax.Array, edges.Written | None]:
+  ) -> tuple[jax.Array, cut_edges.Written | None]:
     """`{site}.out` `[B, P, d]`, and what each head writes, where needed.
 
     Where edited or captured, that is computed, `[B, P, H, d]`; else it is None
     unless asked for by `split`.
     """
-    heads = edges.Heads(z, self.kernel)
+    heads = cut_edges.Heads(z, self.kernel)
     if not tap.wants(f"{site}.heads"):
       return tap(f"{site}.out", self.all(z)), heads if split else None
     parts = tap(f"{site}.heads", heads.each)

@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 
 from spex_jax import base
-from spex_jax.models import attention, backward, edges, experts, rope, sites
+from spex_jax.models import attention, backward, cut_edges, experts, rope, sites
 
 
 def _gelu(x: jax.Array) -> jax.Array:
@@ -308,12 +308,12 @@ class Block(nn.Module):
     normed = self.attn_post(added)
     if wrote is not None:
       factor = self.attn_post.factor(added)
-      if isinstance(wrote, edges.Heads):
+      if isinstance(wrote, cut_edges.Heads):
         wrote = wrote._replace(factor=factor)
       else:
         wrote = wrote * factor[:, :, None]
       if tap.wants(name):
-        whole = wrote.each if isinstance(wrote, edges.Heads) else wrote
+        whole = wrote.each if isinstance(wrote, cut_edges.Heads) else wrote
         wrote = tap(name, whole)
         if tap.edits(name):
           normed = normed + (wrote - whole).sum(axis=2)
@@ -356,6 +356,6 @@ def final(tap: sites.Tap, norm: attention.Norm, x: jax.Array) -> jax.Array:
   return tap("final_norm", norm(tap("final_norm.in", x)))
 
 
-def _write(tap: sites.Tap, wrote: edges.Written | None) -> None:
+def _write(tap: sites.Tap, wrote: cut_edges.Written | None) -> None:
   if wrote is not None:
     tap.write(wrote)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
-from spex_jax.models import checks, edges
+from spex_jax.models import checks, cut_edges
 
 # Which positions are kept: so many of the last ones, those of int `[k]`, or for
 # every row its own, int `[B, k]`.
@@ -91,10 +91,10 @@ class Tap:
     self._edits = Edits() if edits is None else edits
     self._captured = captured
     self._kept: dict[int, Positions] = {}
-    self._edges: edges.Once | edges.Differences | None = None
+    self._edges: cut_edges.Once | cut_edges.Differences | None = None
     cut, ref = self._edits.cut, self._edits.ref
     if cut and ref is not None:
-      self._edges = edges.tracker(cut, ref, self._taken)
+      self._edges = cut_edges.tracker(cut, ref, self._taken)
     self._passed: set[str] = set()
     self.activations: dict[str, jax.Array] = {}
 
@@ -161,7 +161,7 @@ class Tap:
     """Whether a reader is cut that is still to come: then writers write."""
     return not self._edits.cut.keys() <= self._passed
 
-  def write(self, z: edges.Written) -> None:
+  def write(self, z: cut_edges.Written) -> None:
     """Notes what the next writers add to the stream."""
     if self._edges is not None and self.splits:
       self._edges.write(z)
@@ -367,7 +367,7 @@ class Network:
         "Writers are wanted at every position: leave out logits_to_keep."
       )
     out = self.apply(params, edits, capture=self.writer_sites, **inputs)
-    return edges.stacked([out.activations[s] for s in self.writer_sites])
+    return cut_edges.stacked([out.activations[s] for s in self.writer_sites])
 
   def given(self, params: Any = None) -> Any:
     """These parameters, or the network's own by default.

@@ -6,9 +6,9 @@ have places, `curves`, `circuit` and `heatmap` of circuits; `save` writes them.
 """
 
 from spex_jax.report import page as page
-from spex_jax.report.circuits import circuit as circuit
-from spex_jax.report.circuits import curves as curves
-from spex_jax.report.circuits import heatmap as heatmap
+from spex_jax.report.circuit_plots import circuit as circuit
+from spex_jax.report.circuit_plots import curves as curves
+from spex_jax.report.circuit_plots import heatmap as heatmap
 from spex_jax.report.forces import force as force
 from spex_jax.report.forces import pairs as pairs
 from spex_jax.report.forces import upset as upset

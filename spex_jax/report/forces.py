@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spex_jax.indices import interactions as interactions_lib
-from spex_jax.report import circuits, plots
+from spex_jax.report import circuit_plots, plots
 
 if TYPE_CHECKING:
   import matplotlib.figure
@@ -203,7 +203,7 @@ def pairs(
   names = [plots.label(interactions, (int(p),), wrap=_MOST) for p in kept]
   if len(kept) < interactions.n:
     title = f"{title} ({len(kept)} of {interactions.n} players)".strip()
-  return circuits.heatmap(
+  return circuit_plots.heatmap(
     values, names, names, units=plots.values_in(interactions), title=title
   )
 

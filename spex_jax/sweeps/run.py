@@ -5,7 +5,7 @@
   shards/       rows and manifests (`store.ledger`)
   failures/     one file for every attempt that failed, with its cause
   anchors/      values of every item's first masks
-  log/          a folder for each process: its `metrics.jsonl` (`metrics`)
+  log/          a folder for each process: `metrics.jsonl`, of `process_metrics`
 
 A task is `(workdir, task_index, task_count)`, and owns a run of neighbouring
 shards. What is done is read from the shards, never from a scheduler: the same
@@ -35,7 +35,7 @@ from spex_jax.sweeps import (
   environment,
   evaluating,
   grid,
-  metrics,
+  process_metrics,
   processes,
   stalls,
   task,
@@ -86,7 +86,7 @@ class Run:
     """
     self.sweep, self._build = sweep, build
     self.folder = folders.opened(workdir)
-    self.log = metrics.of_process()
+    self.log = process_metrics.of_process()
     facts = {
       "sweep": sweep.config,
       "items": {"count": len(sweep.items), "sha256": grid.digest(sweep.items)},
@@ -145,7 +145,7 @@ class Run:
     with (
       _reachable(self.folder),
       processes.until_signalled() as signalled,
-      contextlib.closing(metrics.Writer(self.folder, self.log)) as log,
+      contextlib.closing(process_metrics.Writer(self.folder, self.log)) as log,
     ):
       at_work = task.Task(
         self.ledger,

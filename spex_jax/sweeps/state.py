@@ -11,7 +11,7 @@ import numpy as np
 
 from spex_jax.store import aside as aside_of
 from spex_jax.store import ledger, shards
-from spex_jax.sweeps import anchors, failures, metrics, run
+from spex_jax.sweeps import anchors, failures, process_metrics, run
 
 Workdir = str | os.PathLike  # Or a URL.
 
@@ -72,7 +72,7 @@ def status(workdir: Workdir) -> Status:
   every = sweep.shards()
   done = {index for index in book.indices() if index < len(every)}
   rows = sum(every[index].stop - every[index].start for index in done)
-  lines = metrics.read(book.folder)
+  lines = process_metrics.read(book.folder)
   entries = [e for e in lines.entries if "seconds" in e]
   made = [e for e in entries if e["event"] == "shard"]
   # The last word on a shard counts: one in quarantine is made again.
@@ -153,7 +153,7 @@ def verify(workdir: Workdir) -> Verified:
   for name in (*records, *guards):
     book.folder.move(name, f"{ledger.QUARANTINE}/{name}")
   damaged = {one.index: one.reason for one in book.quarantined}
-  lines = metrics.read(book.folder).damaged
+  lines = process_metrics.read(book.folder).damaged
   return Verified(
     sound, damaged, sweep.num_shards - sound, records, guards, lines
   )

@@ -19,7 +19,7 @@ from spex_jax.sweeps import (
   evaluating,
   failures,
   grid,
-  metrics,
+  process_metrics,
   processes,
   stalls,
 )
@@ -76,7 +76,7 @@ class Task:
     sweep: grid.Sweep,
     build: Builder,
     mine: Sequence[grid.Shard],
-    log: metrics.Writer,
+    log: process_metrics.Writer,
     *,
     group: processes.Alone,
     signalled: Callable[[], bool],

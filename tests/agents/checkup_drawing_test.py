@@ -10,15 +10,15 @@ import pytest
 from spex_jax.ablate import services
 from spex_jax.agents import llm
 from spex_jax.agents.checkup import (
-  asking,
   author,
+  dialogues,
+  drawing_metrics,
   embedder,
   externals,
-  metrics,
   renderers,
   statements,
   strokes,
-  tasks,
+  three_tests,
 )
 from spex_jax.agents.world import prompts, rendering
 
@@ -131,32 +131,32 @@ def test_the_author_draws_what_the_world_shows(studio, language):
 @pytest.mark.parametrize("defect", author.DEFECTS)
 def test_feedback_mends_each_defect(studio, language, defect):
   writer = author.Author(language, (defect,))
-  first, last = tasks.improve(writer, _CAPTION, language, studio, 1)
+  first, last = three_tests.improve(writer, _CAPTION, language, studio, 1)
   clean = studio.render(language, author.Author(language).code(_CAPTION))
   assert first.sha256 != clean.sha256
   assert last.status == "ok" and last.sha256 == clean.sha256
   if defect == "syntax":  # Without feedback nothing is mended.
-    records = tasks.improve(
+    records = three_tests.improve(
       writer, _CAPTION, language, studio, 1, feedback=False
     )
     assert [r.status for r in records] == ["error", "error"]
 
 
 def test_a_recogniser_of_text_tells_its_own_code():
-  options = tasks.captions(0, "objects", 4)
+  options = three_tests.captions(0, "objects", 4)
   caption, code, found = "", "", None
   for caption in options:
     code = author.Author("svg").code(caption)
-    found = tasks.recognise(
+    found = three_tests.recognise(
       author.Author("svg"), caption, "svg", code, options, "objects"
     )
     assert found.answer == caption
-  unsure = tasks.recognise(
+  unsure = three_tests.recognise(
     llm.Scripted(["I cannot tell [9]"]), caption, "svg", code, options
   )
   assert unsure.answer == "" and "names no option" in unsure.error
   assert found is not None
-  assert metrics.accuracy([found, unsure]) == {
+  assert drawing_metrics.accuracy([found, unsure]) == {
     "all": 0.5, "objects": 1.0, "": 0.0
   }  # fmt: skip
 
@@ -174,10 +174,10 @@ def test_an_endpoint_that_fails_in_a_round_ends_that_conversation(
 ):
   good = f"```svg\n{author.Author('svg').code(_CAPTION)}```"
   chat = llm.Scripted([*[good] * at, failure])
-  found = tasks.improve(chat, _CAPTION, "svg", studio, 2)
+  found = three_tests.improve(chat, _CAPTION, "svg", studio, 2)
   assert [r.status for r in found] == ["ok"] * at + ["endpoint"]
   assert type(failure).__name__ in found[-1].error
-  lost = tasks.recognise(
+  lost = three_tests.recognise(
     llm.Scripted([failure]), _CAPTION, "svg", "", [_CAPTION, "x"]
   )
   assert lost.status == "endpoint" and lost.answer == ""
@@ -185,24 +185,24 @@ def test_an_endpoint_that_fails_in_a_round_ends_that_conversation(
 
 def test_replies_are_read(studio):
   chat = llm.Scripted(["no code at all"])
-  (found,) = tasks.improve(chat, _CAPTION, "svg", studio, 0)
+  (found,) = three_tests.improve(chat, _CAPTION, "svg", studio, 0)
   assert found.status == "no code" and found.as_json()["code"] == ""
   text = "First ```\na\n``` then\n```python\nb\n```"
-  assert asking.code_of(text) == "b\n"
-  assert asking.code_of("see <svg><g/></svg>.") == "<svg><g/></svg>"
+  assert dialogues.code_of(text) == "b\n"
+  assert dialogues.code_of("see <svg><g/></svg>.") == "<svg><g/></svg>"
   choices = ("[2]", "perhaps 2", "[9]", "none", "1 or [2]", "0")
-  assert [asking.choice_of(t, 3) for t in choices] == [
+  assert [dialogues.choice_of(t, 3) for t in choices] == [
     1, 1, None, None, 1, None
   ]  # fmt: skip
 
 
 def test_captions_are_of_their_level():
   for level in ("textures", "shapes", "objects", "scenes"):
-    found = tasks.captions(3, level, 5)
-    assert len(set(found)) == 5 and found == tasks.captions(3, level, 5)
+    found = three_tests.captions(3, level, 5)
+    assert len(set(found)) == 5 and found == three_tests.captions(3, level, 5)
     assert all(prompts.write(prompts.read(own)) == own for own in found)
   with pytest.raises(ValueError, match="No level 'words'"):
-    tasks.captions(0, "words", 1)
+    three_tests.captions(0, "words", 1)
 
 
 def test_what_is_not_known_is_named(studio):
@@ -260,17 +260,19 @@ def test_programs_from_outside_run_in_bubblewrap(tmp_path, monkeypatch):
 def test_frechet_is_that_of_gaussians():
   rng = np.random.default_rng(0)
   x = rng.normal(size=(400, 3))
-  assert metrics.frechet(x, x) == pytest.approx(0, abs=1e-9)
-  assert metrics.frechet(x, x + [3, 0, 4]) == pytest.approx(25)
+  assert drawing_metrics.frechet(x, x) == pytest.approx(0, abs=1e-9)
+  assert drawing_metrics.frechet(x, x + [3, 0, 4]) == pytest.approx(25)
   # Of commuting covariances: the sum of squares of differences of deviations.
   scale = np.array([2.0, 1.0, 0.5])
   centred = (x - x.mean(axis=0)) @ np.linalg.inv(
     np.linalg.cholesky(np.cov(x, rowvar=False))
   ).T
   expected = ((scale - 1) ** 2).sum()
-  assert metrics.frechet(centred, centred * scale) == pytest.approx(expected)
+  assert drawing_metrics.frechet(centred, centred * scale) == pytest.approx(
+    expected
+  )
   with pytest.raises(ValueError, match="two pictures or more"):
-    metrics.frechet(x[:1], x)
+    drawing_metrics.frechet(x[:1], x)
 
 
 def _by_colour():
@@ -290,14 +292,16 @@ def test_fidelity_and_diversity_are_as_written_out():
   pictures = np.zeros((3, 4, 4, 3), np.uint8)
   pictures[0, ..., 0] = pictures[1, ..., 1] = pictures[2, ..., 1] = 255
   own, pool = _by_colour(), ["red", "green", "blue"]
-  found = metrics.fidelity(own, pictures, ["red", "blue", "green"], pool)
+  found = drawing_metrics.fidelity(
+    own, pictures, ["red", "blue", "green"], pool
+  )
   # The second is green, called blue: red is as far, green is nearer.
   np.testing.assert_allclose(found, [1, 0.25, 1])
   with pytest.raises(ValueError, match="no caption but 'red'"):
-    metrics.fidelity(own, pictures[:1], ["red"], ["red"])
+    drawing_metrics.fidelity(own, pictures[:1], ["red"], ["red"])
   features = own.pictures(pictures)
-  assert metrics.diversity(features) == pytest.approx(2 / 3)
-  assert metrics.diversity(features[:1]) == 0
+  assert drawing_metrics.diversity(features) == pytest.approx(2 / 3)
+  assert drawing_metrics.diversity(features[:1]) == 0
 
 
 def test_a_summary_counts_what_drew_nothing(studio):
@@ -309,19 +313,22 @@ def test_a_summary_counts_what_drew_nothing(studio):
     "<svg",
   )
   records = [
-    tasks.draw(chat(code), "red", "svg", studio, "shapes") for code in codes
+    three_tests.draw(chat(code), "red", "svg", studio, "shapes")
+    for code in codes
   ]
   true = np.stack([np.asarray(r.picture) for r in records[:2]])
-  found = metrics.summary(records, _by_colour(), ["green", "blue"], true)
+  found = drawing_metrics.summary(
+    records, _by_colour(), ["green", "blue"], true
+  )
   assert (found["programs"], found["compiled"], found["drawn"]) == (
     4,
     0.75,
     0.5,
   )
   assert found["fidelity"] == 0.5 and found["embedder"] == "colours"
-  assert found[metrics.FRECHET] == pytest.approx(0, abs=1e-4)
-  none = metrics.summary(records[3:], _by_colour(), ["green"], true)
-  assert none["fidelity"] == 0 and none[metrics.FRECHET] is None
+  assert found[drawing_metrics.FRECHET] == pytest.approx(0, abs=1e-4)
+  none = drawing_metrics.summary(records[3:], _by_colour(), ["green"], true)
+  assert none["fidelity"] == 0 and none[drawing_metrics.FRECHET] is None
 
 
 def test_phrases_keep_words_together():

@@ -13,7 +13,7 @@ from spex_jax.agents.checkup import (
   encoders,
   learning,
   moco,
-  pictures,
+  picture_sets,
   probes,
 )
 from spex_jax.datasets import images
@@ -36,7 +36,7 @@ _ENCODER = encoders.Encoder(dataclasses.replace(
 
 @pytest.fixture(scope="module")
 def given():
-  return pictures.dead_leaves(np.random.default_rng(0), 12, _SIDE)
+  return picture_sets.dead_leaves(np.random.default_rng(0), 12, _SIDE)
 
 
 @pytest.fixture(scope="module")
@@ -221,10 +221,10 @@ def test_neighbours_vote_as_written_out():
 def test_made_pictures_are_as_the_seed_has_them():
   digits = images.digits().take(np.arange(4))
   for make in (
-    lambda rng: pictures.dead_leaves(rng, 4, _SIDE),
-    lambda rng: pictures.drawings(rng, 4, _SIDE),
-    lambda rng: pictures.coloured_digits(rng, digits, _SIDE),
-    lambda rng: pictures.grey_digits(digits, _SIDE),
+    lambda rng: picture_sets.dead_leaves(rng, 4, _SIDE),
+    lambda rng: picture_sets.drawings(rng, 4, _SIDE),
+    lambda rng: picture_sets.coloured_digits(rng, digits, _SIDE),
+    lambda rng: picture_sets.grey_digits(digits, _SIDE),
   ):
     found = make(np.random.default_rng(5))
     assert found.shape == (4, 3, _SIDE, _SIDE) and found.dtype == np.uint8
@@ -234,19 +234,19 @@ def test_made_pictures_are_as_the_seed_has_them():
 
 def test_folders_tell_what_is_blank_or_broken(tmp_path):
   with pytest.raises(FileNotFoundError, match="no such folder"):
-    pictures.folder(tmp_path / "none", _SIDE)
+    picture_sets.folder(tmp_path / "none", _SIDE)
   with pytest.raises(ValueError, match="has no picture"):
-    pictures.folder(tmp_path, _SIDE)
+    picture_sets.folder(tmp_path, _SIDE)
   rng = np.random.default_rng(0)
   for name in "ab":
     (tmp_path / name).mkdir()
     (tmp_path / name / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
     Image.new("RGB", (40, 40), "red").save(tmp_path / name / "blank.png")
   with pytest.raises(ValueError, match="none of 4 pictures can be used"):
-    pictures.folder(tmp_path, _SIDE)
+    picture_sets.folder(tmp_path, _SIDE)
   own = rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)
   Image.fromarray(own).save(tmp_path / "b" / "sound.png")
-  found = pictures.folder(tmp_path, _SIDE)
+  found = picture_sets.folder(tmp_path, _SIDE)
   assert found.pictures.shape == (1, 3, _SIDE, _SIDE)
   assert found.classes == ("b",) and found.labels.tolist() == [0]
   assert len(found.left_out) == 4

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from spex_jax.agents.maia import failures
+from spex_jax.agents.maia import missed_classes
 from spex_jax.agents.world import seeing
 
 _CLASSES = ("circle", "moon", "star")
@@ -36,7 +36,9 @@ def test_a_planted_combination_is_found():
     "moon",
     5.0 * (thing.texture == "striped" and ground == "grass"),
   )
-  report = failures.study(_classifier(planted), "circle", _CLASSES, **_SMALL)
+  report = missed_classes.study(
+    _classifier(planted), "circle", _CLASSES, **_SMALL
+  )
   (mode,) = report.modes
   assert mode.values == {"background": "grass", "texture": "striped"}
   assert mode.missed == 1 and mode.otherwise == 0 and mode.taken_for == "moon"
@@ -57,13 +59,13 @@ def test_a_planted_combination_is_found():
 
 def test_a_single_word_all_and_nothing():
   small = lambda thing, ground: ("star", 3.0 * (thing.size == "small"))
-  report = failures.study(_classifier(small), "moon", _CLASSES, **_SMALL)
+  report = missed_classes.study(_classifier(small), "moon", _CLASSES, **_SMALL)
   assert [mode.values for mode in report.modes] == [{"size": "small"}]
-  right = failures.study(
+  right = missed_classes.study(
     _classifier(lambda *_: ("star", 0.0)), "circle", _CLASSES, **_SMALL
   )
   assert right.missed == 0 and not right.modes and not right.exemplars
-  wrong = failures.study(
+  wrong = missed_classes.study(
     _classifier(lambda *_: ("star", 3.0)), "circle", _CLASSES, **_SMALL
   )
   assert wrong.missed == 1 and not wrong.modes and wrong.exemplars
@@ -78,6 +80,6 @@ def test_what_cannot_be_studied_is_named():
     (lambda x: np.full((len(x), 3), np.nan), "moon", _WORDS, "finite"),
   ):
     with pytest.raises(ValueError, match=message):
-      failures.study(
+      missed_classes.study(
         logits, shape, _CLASSES, **(_SMALL | {"attributes": words})
       )

@@ -14,10 +14,10 @@ from spex_jax.agents.find import (
   knowledge,
   naming,
   numeric,
+  planted_sets,
   primitives,
-  sets,
   strings,
-  tables,
+  word_tables,
 )
 
 
@@ -74,7 +74,7 @@ def test_a_text_s_truth_is_its_code(category):
 
 
 def test_sets_truth_is_its_code_and_noise_is_at_20_db():
-  own = sets.make(0, 1)
+  own = planted_sets.make(0, 1)
   space = {}
   exec(own.truth["code"], space)
   masks = functions.rng(0, "masks").integers(0, 2, (2000, own.about["n"])) > 0
@@ -124,7 +124,9 @@ def test_primitives_are_total(text, name):
 def test_a_truth_is_written_alike_in_every_process():
   """Sets of texts have another order in each."""
   (near,) = (own for own in knowledge._NEAR if "country in Asia" in own)
-  wanted = dict.fromkeys(word for one in near for word in tables.CONCEPTS[one])
+  wanted = dict.fromkeys(
+    word for one in near for word in word_tables.CONCEPTS[one]
+  )
   assert [*knowledge.activations(("country in Asia",))] == [*wanted]
 
 

@@ -12,12 +12,12 @@ from spex_jax.agents.find import (
   generating,
   naming,
   numeric,
-  scores,
-  sets,
+  planted_sets,
+  referees,
 )
 from spex_jax.agents.interpreters import (
-  baselines,
   halves,
+  naive,
   piecewise,
   spectral,
   splitting,
@@ -53,7 +53,7 @@ def test_every_family_is_named_and_measured(box, name):
   rng = functions.rng(5, name)
   own = _function(families.draw(rng, name))
   query = functions.Query(own, 500)
-  found = scores.judge(own, piecewise.run(query, 500), box)
+  found = referees.judge(own, piecewise.run(query, 500), box)
   assert found["family"] == 1 and found["paper"] == 1
   assert found["ours"] == 1, found
 
@@ -70,7 +70,7 @@ def test_compositions_are_taken_apart(box, op, names):
   spec = {"op": op, "parts": [families.draw(rng, name) for name in names]}
   own = _function(spec)
   query = functions.Query(own, 500)
-  found = scores.judge(own, piecewise.run(query, 500), box)
+  found = referees.judge(own, piecewise.run(query, 500), box)
   assert (found["family"], found["paper"]) == (1, 1)
 
 
@@ -80,7 +80,7 @@ def test_a_wave_is_found_within_a_rectangle(box):
     {"family": "rectangle", "parameters": {"width": 6.5}},
   ]})  # fmt: skip
   query = functions.Query(own, 500)
-  found = scores.judge(own, piecewise.run(query, 500), box)
+  found = referees.judge(own, piecewise.run(query, 500), box)
   assert (found["family"], found["paper"], found["ours"]) == (1, 1, 1)
 
 
@@ -94,7 +94,7 @@ def test_the_odd_interval_is_found(box, low, high):
   answer = piecewise.run(functions.Query(own, 500), 500)
   # Ends are bisected to 4.9 / 2^9 on either side.
   assert naming.overlap(odd, answer.domain) > 0.99
-  assert scores.judge(own, answer, box)["ours"] == 1
+  assert referees.judge(own, answer, box)["ours"] == 1
 
 
 @pytest.mark.parametrize("kind", functions.NOISES)
@@ -102,7 +102,7 @@ def test_noise_is_seen_through(box, kind):
   spec = {"family": "linear", "parameters": {"slope": 3.0, "offset": 2.0}}
   own = _function(spec, noise=kind)
   query = functions.Query(own, 500)
-  found = scores.judge(own, piecewise.run(query, 500), box)
+  found = referees.judge(own, piecewise.run(query, 500), box)
   assert found["paper"] == 1 and found["family"] == 1
 
 
@@ -127,7 +127,7 @@ def test_no_interpreter_overspends_or_fails(box, budget):
       query = functions.Query(own, budget)
       answer = runs[category](query, budget)
       assert query.spent <= budget
-      assert 0 <= scores.judge(own, answer, box)["paper"] <= 1
+      assert 0 <= referees.judge(own, answer, box)["paper"] <= 1
 
 
 def test_no_interpreter_sees_the_truth():
@@ -150,7 +150,7 @@ def test_no_interpreter_sees_the_truth():
 def test_words_are_told_within_60_queries(box, category, run):
   for own in generating.generate(6, category, 6):
     query = functions.Query(own, 60)
-    found = scores.judge(own, run(query, 60), box)
+    found = referees.judge(own, run(query, 60), box)
     assert found["paper"] == 1 and found["ours"] == 1, own.truth
 
 
@@ -165,15 +165,15 @@ def test_what_is_none_of_the_hypotheses_is_said():
 def test_interpolation_is_the_loophole(box):
   own = _function({"family": "tanh", "parameters": {
     "amplitude": 3.0, "width": 2.0, "shift": 1.0}})  # fmt: skip
-  answer = baselines.interpolation(functions.Query(own, 500), 500)
-  found = scores.judge(own, answer, box)
+  answer = naive.interpolation(functions.Query(own, 500), 500)
+  found = referees.judge(own, answer, box)
   assert (found["paper"], found["ours"]) == (1, 0)
 
 
 def test_the_truth_is_the_ceiling(box):
   for category in generating.CATEGORIES:
     for own in generating.generate(8, category, 3):
-      found = scores.judge(own, scores.truth(own), box)
+      found = referees.judge(own, referees.truth(own), box)
       assert found["ours"] in (1, None), own.truth
       noisy = own.truth.get("variant") in ("noised", "corrupted")
       assert noisy or found["paper"] == 1
@@ -181,23 +181,23 @@ def test_the_truth_is_the_ceiling(box):
 
 def test_errors_by_definition():
   values = np.array([1.0, 2.0, np.nan])
-  assert scores.error_of([1.0, 1.0, 5.0], values) == pytest.approx(1 / 5)
-  assert scores.error_of([None, 2.0, 0.0], values) == pytest.approx(1 / 5)
-  assert scores.error_of([0.0], np.zeros(1)) == 0
-  assert scores.error_of([1e-9], np.zeros(1)) == 1
-  assert scores.error_of([float("inf")], np.ones(1)) == 1
+  assert referees.error_of([1.0, 1.0, 5.0], values) == pytest.approx(1 / 5)
+  assert referees.error_of([None, 2.0, 0.0], values) == pytest.approx(1 / 5)
+  assert referees.error_of([0.0], np.zeros(1)) == 0
+  assert referees.error_of([1e-9], np.zeros(1)) == 1
+  assert referees.error_of([float("inf")], np.ones(1)) == 1
   # A sine of period .2 is 0 wherever it is scored, but for rounding.
   wave = families.sine(numeric.GRID, 8.5, 0.2, 4.5)
   other = families.sine(numeric.GRID, 8.5, 0.2, 4.7)
-  assert scores.error_of(other.tolist(), wave) == 0
+  assert referees.error_of(other.tolist(), wave) == 0
 
 
 def test_a_table_of_pairs_is_no_understanding(box):
   own = generating.generate(0, "strings", 1)[0]
   pairs = dict(zip(own.tests, own.values(own.tests)))
   code = f"KNOWN = {pairs!r}\ndef f(s):\n  return KNOWN.get(s, s)"
-  answer = dataclasses.replace(scores.truth(own), code=code)
-  found = scores.judge(own, answer, box)
+  answer = dataclasses.replace(referees.truth(own), code=code)
+  found = referees.judge(own, answer, box)
   assert (found["paper"], found["ours"]) == (1, 0)
 
 
@@ -205,9 +205,9 @@ def test_a_table_of_pairs_is_no_understanding(box):
 # Of the last two a set was found that is not there.
 @pytest.mark.parametrize("seed, index", [(0, 0), (0, 1), (7, 1), (101, 16)])
 def test_spex_finds_every_planted_set(box, seed, index):
-  own = sets.make(seed, index)
+  own = planted_sets.make(seed, index)
   answer = spectral.planted(functions.Query(own, 5000), 5000)
-  found = scores.judge(own, answer, box)
+  found = referees.judge(own, answer, box)
   assert (found["recall"], found["ours"], found["paper"]) == (1, 1, 1)
 
 
@@ -216,7 +216,9 @@ def test_sets_are_pursued_in_either_basis():
   masks = (np.arange(64)[:, None] >> np.arange(6) & 1).astype(bool)
   terms = {(0,): 2.0, (1, 4): -1.5, (2, 3, 5): 1.0, (): 0.25}
   for kind in ("parity", "all"):
-    each = [sets.evaluate(kind, [s], [c], masks) for s, c in terms.items()]
+    each = [
+      planted_sets.evaluate(kind, [s], [c], masks) for s, c in terms.items()
+    ]
     values = np.sum(each, axis=0)
     tried = spectral._subsets(range(6), 3)
     found, rest = spectral._pursued(kind, tried, masks, values)
@@ -233,15 +235,15 @@ def test_bits_are_all_there_is_of_a_table(box):
   answer = spectral.bits(query, 200)
   # A step at 0 is the highest of 8 bits.
   assert answer.description.startswith("2 parities") and query.spent == 200
-  assert scores.judge(own, answer, box)["paper"] == 1
+  assert referees.judge(own, answer, box)["paper"] == 1
 
 
 def test_wilson_holds_the_score():
   for score, count in ((0.0, 5), (1.0, 50), (0.3, 10)):
-    low, high = scores.wilson(score, count)
+    low, high = referees.wilson(score, count)
     assert 0 <= low <= score <= high <= 1
   # R, prop.test(3, 10, correct = FALSE).
-  assert scores.wilson(0.3, 10) == pytest.approx((0.1078, 0.6032), abs=1e-4)
+  assert referees.wilson(0.3, 10) == pytest.approx((0.1078, 0.6032), abs=1e-4)
 
 
 def test_networks_need_no_name(monkeypatch, box):
@@ -252,5 +254,5 @@ def test_networks_need_no_name(monkeypatch, box):
     if f.truth["variant"] == "network"
   )
   answer = piecewise.run(functions.Query(own, 500), 500)
-  found = scores.judge(own, answer, box)
+  found = referees.judge(own, answer, box)
   assert found["ours"] is None and found["paper"] == 1

@@ -10,7 +10,7 @@ import pytest
 
 from spex_jax.ablate import closed, services
 from spex_jax.agents import llm, loopback, running, sandbox
-from spex_jax.agents.find import functions, generating, judging, scores
+from spex_jax.agents.find import functions, generating, model_referee, referees
 from spex_jax.agents.interpreters import agent
 from spex_jax.store import folders
 
@@ -165,7 +165,7 @@ def test_an_agent_asks_and_answers():
   assert query.spent == 3 and "2.5 -> 6.0" in chat.seen[1][-1]["content"]
   assert (answer.description, answer.domain) == ("a line", None)
   with sandbox.Sandbox() as box:
-    assert scores.judge(own, answer, box)["paper"] == 1
+    assert referees.judge(own, answer, box)["paper"] == 1
   assert sum(turn.get("tokens", 0) for turn in answer.transcript) > 20
   # An endpoint refuses a message with other names in it.
   sent = {name for asked in chat.seen for turn in asked for name in turn}
@@ -261,10 +261,10 @@ def test_a_talk_without_end_ends_and_is_kept():
   assert (found["tokens"], found["queries"]) == (15, 1)
 
 
-@pytest.mark.parametrize("category", judging.CATEGORIES)
+@pytest.mark.parametrize("category", model_referee.CATEGORIES)
 def test_a_judge_is_right_by_chance_or_by_the_truth(category):
   own = generating.generate(3, category, 1)[0]
-  tests = judging.tests(own)
+  tests = model_referee.tests(own)
   assert len(tests) == 10 and len({right for _, right in tests}) > 1
   for choices, right in tests:
     assert len(choices) == 3
@@ -275,10 +275,10 @@ def test_a_judge_is_right_by_chance_or_by_the_truth(category):
       hits = [own.values([x]) == [y] for x, y in pairs]
       assert hits == [i == right for i in range(3)]
   knows = llm.Scripted([f"It is {right + 1}." for _, right in tests])
-  assert judging.referee(lambda: knows)(own, "the truth") == 1
+  assert model_referee.referee(lambda: knows)(own, "the truth") == 1
   same = llm.Scripted(["2, not 1 or 3"] * 10)
   share = sum(right == 1 for _, right in tests) / 10
-  assert judging.referee(lambda: same)(own, "nothing") == share
+  assert model_referee.referee(lambda: same)(own, "nothing") == share
   assert "nothing" in same.seen[0][0]["content"]
 
 

@@ -8,7 +8,13 @@ import pytest
 
 from spex_jax.ablate import closed, services
 from spex_jax.agents import llm, loopback, sandbox
-from spex_jax.agents.maia import exemplars, labels, scripted, talking, units
+from spex_jax.agents.maia import (
+  exemplars,
+  scripted,
+  talking,
+  unit_labels,
+  units,
+)
 from spex_jax.agents.maia import tools as tools_lib
 from spex_jax.agents.world import outside, rendering, scenes
 
@@ -31,7 +37,7 @@ def pictures():
 
 
 def _tools(pictures, label, noise=0.0, distractors=0, **given):
-  unit = units.Synthetic("u", labels.parse(label), noise)
+  unit = units.Synthetic("u", unit_labels.parse(label), noise)
   source = tools_lib.World(0, distractors)
   return tools_lib.Tools(unit, pictures, source, **given)
 
@@ -44,8 +50,8 @@ def test_rules_find_the_truth(pictures, truth):
   assert found.description == f"It fires for: {truth}."
   assert tools.asked < 600 and found.interactions is not None
   # The form was read off the interactions.
-  assert labels.of_interactions(
-    [labels.parse(name).concepts[0] for name in found.interactions.labels()],
+  assert unit_labels.of_interactions(
+    [unit_labels.parse(x).concepts[0] for x in found.interactions.labels()],
     dict(found.interactions), 0.2,
   ) == found.label  # fmt: skip
 

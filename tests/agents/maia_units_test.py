@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from spex_jax.agents.find import functions
-from spex_jax.agents.maia import judging, labels, networks, spurious, units
+from spex_jax.agents.maia import (
+  grading,
+  network_units,
+  spurious,
+  unit_labels,
+  units,
+)
 from spex_jax.agents.maia import tools as tools_lib
 from spex_jax.agents.world import prompts, rendering, scenes
 from spex_jax.models import convnet, pixels, resnet, vit
@@ -35,7 +41,7 @@ _TEXTS = (
   ],
 )  # fmt: skip
 def test_units_are_their_labels(label, fires):
-  truth = labels.parse(label)
+  truth = unit_labels.parse(label)
   unit = units.Synthetic("u", truth)
   seen = unit.call([_picture(text) for text in _TEXTS])
   np.testing.assert_array_equal(seen.activations > 0, fires)
@@ -43,16 +49,16 @@ def test_units_are_their_labels(label, fires):
   assert seen.activations.max() < 1
   np.testing.assert_array_equal(seen.maps.max((1, 2)) > 0, fires)
   assert [truth.holds(prompts.read(text)) for text in _TEXTS] == fires
-  assert str(truth) == label and labels.parse(f' "{label}". ') == truth
+  assert str(truth) == label and unit_labels.parse(f' "{label}". ') == truth
 
 
 def test_levels_are_of_areas():
   scene = prompts.read("a large red square and a small red circle at the top")
   share = (2 * 1880 / 4096) ** 2
-  unit = units.Synthetic("u", labels.parse("red thing"))
+  unit = units.Synthetic("u", unit_labels.parse("red thing"))
   (level,) = unit.call([rendering.render(scene, 192)]).activations
   assert level == pytest.approx(0.5 + 0.5 * share, abs=0.02)
-  both = units.Synthetic("u", labels.parse("circle and square"))
+  both = units.Synthetic("u", unit_labels.parse("circle and square"))
   (level,) = both.call([rendering.render(scene, 192)]).activations
   share = np.pi * (1150 / 4096) ** 2
   assert level == pytest.approx(0.5 + 0.5 * share, abs=0.02)
@@ -60,16 +66,16 @@ def test_levels_are_of_areas():
 
 def test_noise_is_of_the_picture():
   pictures = [_picture(text) for text in _TEXTS] * 2
-  unit = units.Synthetic("u", labels.parse("nothing"), noise=0.5)
+  unit = units.Synthetic("u", unit_labels.parse("nothing"), noise=0.5)
   first = unit.call(pictures).activations
   np.testing.assert_array_equal(first[:3], first[3:])
   assert len({*first}) == 3
-  other = units.Synthetic("v", labels.parse("nothing"), noise=0.5)
+  other = units.Synthetic("v", unit_labels.parse("nothing"), noise=0.5)
   assert (other.call(pictures).activations != first).all()
 
 
 def test_pictures_that_are_broken_or_strange_are_named():
-  unit = units.Synthetic("u", labels.parse("red thing"))
+  unit = units.Synthetic("u", unit_labels.parse("red thing"))
   good = _picture(_TEXTS[0])
   for odd, message in (
     (good.astype(float), "Picture 1: .*float64"),
@@ -83,7 +89,7 @@ def test_pictures_that_are_broken_or_strange_are_named():
   assert unit.call([blank]).activations == [0]
 
 
-@pytest.mark.parametrize("kind", labels.KINDS)
+@pytest.mark.parametrize("kind", unit_labels.KINDS)
 def test_truths_are_drawn(kind):
   rng = np.random.default_rng(0)
   seen = [scenes.draw(rng) for _ in range(300)]
@@ -102,11 +108,12 @@ def test_truths_are_drawn(kind):
 
 def test_labels_have_signatures():
   red, circle, moon = (
-    labels.parse(text).concepts[0] for text in ("red thing", "circle", "moon")
+    unit_labels.parse(text).concepts[0]
+    for text in ("red thing", "circle", "moon")
   )
   players = [moon, circle, red]
-  found = lambda values: labels.of_interactions(players, values, 0.2)
-  assert found({(1,): 0.7, (0,): 0.1}) == labels.Label("one", (circle,))
+  found = lambda values: unit_labels.of_interactions(players, values, 0.2)
+  assert found({(1,): 0.7, (0,): 0.1}) == unit_labels.Label("one", (circle,))
   assert str(found({(1,): 0.7, (2,): 0.8, (1, 2): -0.7})) == (
     "circle or red thing"
   )
@@ -118,40 +125,40 @@ def test_labels_have_signatures():
   ):  # fmt: skip
     assert found(odd) is None
   with pytest.raises(ValueError, match="kinds have"):
-    labels.Label("and", (red,))
+    unit_labels.Label("and", (red,))
 
 
 def test_judges_tell_right_from_wrong():
-  truth = labels.parse("moon and red circle")
+  truth = unit_labels.parse("moon and red circle")
   unit = units.Synthetic("u", truth)
-  right = judging.verdict(unit, truth, truth, 0)
+  right = grading.verdict(unit, truth, truth, 0)
   assert right["truth_table_accuracy"] == 1 == right["predictive_score"]
   assert right["right"] and right["mean_negative"] == 0
-  half = judging.verdict(unit, labels.parse("moon"), truth, 0)
+  half = grading.verdict(unit, unit_labels.parse("moon"), truth, 0)
   assert half["truth_table_accuracy"] == 0.75 and not half["right"]
   assert 0.4 < half["predictive_score"] < 0.9
-  none = judging.verdict(unit, labels.parse("nothing"), truth, 0)
+  none = grading.verdict(unit, unit_labels.parse("nothing"), truth, 0)
   assert none["predictive_score"] == 0.5
   assert none["truth_table_accuracy"] == 0.75
   # Implied concepts: there is no red circle where nothing is red.
-  one = labels.parse("red circle")
-  assert judging.table(one, labels.parse("red thing"), 0) == pytest.approx(
+  one = unit_labels.parse("red circle")
+  assert grading.table(one, unit_labels.parse("red thing"), 0) == pytest.approx(
     2 / 3
   )
-  assert judging.roc_area(np.array([1.0, 0.5]), np.array([0.5, 0.0])) == 0.875
+  assert grading.roc_area(np.array([1.0, 0.5]), np.array([0.5, 0.0])) == 0.875
 
 
 def _tools(label="red thing", **given):
   rng = np.random.default_rng(1)
   pictures = [rendering.render(scenes.draw(rng)) for _ in range(70)]
-  unit = units.Synthetic("u", labels.parse(label))
+  unit = units.Synthetic("u", unit_labels.parse(label))
   return tools_lib.Tools(unit, pictures, tools_lib.World(0), **given), pictures
 
 
 def test_exemplars_are_the_strongest_of_all():
   tools, pictures = _tools()
   found = tools.exemplars(5)
-  unit = units.Synthetic("u", labels.parse("red thing"))
+  unit = units.Synthetic("u", unit_labels.parse("red thing"))
   every = unit.call(pictures).activations
   np.testing.assert_allclose(found.activations, np.sort(every)[::-1][:5])
   for number, level in zip(found.numbers, found.activations):
@@ -253,7 +260,7 @@ def test_filters_of_a_resnet_and_a_module_of_ones_own():
   params = net.init(jax.random.key(0))
   pictures = [_picture(text) for text in _TEXTS]
   site = "stages.1.blocks.0.act"
-  (unit,) = networks.of_network(net, site, [3], _AS_IT_IS, params)
+  (unit,) = network_units.of_network(net, site, [3], _AS_IT_IS, params)
   seen = unit.call(pictures)
   values = np.stack([_AS_IT_IS(picture) for picture in pictures])
   own = net.apply(params, None, (site,), pixel_values=values).activations[site]
@@ -262,7 +269,7 @@ def test_filters_of_a_resnet_and_a_module_of_ones_own():
   small = convnet.small(2, 3, width=4, norm="none")
   mine = convnet.network(small, 64)
   state = mine.init(jax.random.key(1))
-  logits = networks.of_network(mine, "logits", [0, 1], params=state)
+  logits = network_units.of_network(mine, "logits", [0, 1], params=state)
   both = np.stack([unit.call(pictures).activations for unit in logits], 1)
   want = mine.apply(state, None, (), pixel_values=values).logits
   np.testing.assert_allclose(both, want, rtol=1e-4, atol=1e-5)
@@ -270,9 +277,9 @@ def test_filters_of_a_resnet_and_a_module_of_ones_own():
     ("attic", 0, "No site 'attic'"), ("logits", 2, "it has 2"),
   ):  # fmt: skip
     with pytest.raises(ValueError, match=message):
-      networks.of_network(mine, site, [number], params=state)
+      network_units.of_network(mine, site, [number], params=state)
   with pytest.raises(ValueError, match="no parameters"):
-    networks.of_network(mine, "logits", [0])
+    network_units.of_network(mine, "logits", [0])
 
 
 @pytest.mark.slow
@@ -286,7 +293,7 @@ def test_neurons_and_heads_of_a_vit_have_places():
   pictures = [_picture(text) for text in _TEXTS]
   values = np.stack([_AS_IT_IS(picture) for picture in pictures])
   for site in ("blocks.0.mlp.neurons", "blocks.0.attn.heads"):
-    (unit,) = networks.of_network(net, site, [1], params=params)
+    (unit,) = network_units.of_network(net, site, [1], params=params)
     seen = unit.call(pictures)
     own = net.apply(params, None, (site,), pixel_values=values)
     own = np.asarray(own.activations[site])[:, 1:, 1]

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from spex_jax.agents import llm
-from spex_jax.agents.find import functions, judging, official, scores
-from spex_jax.agents.interpreters import baselines
+from spex_jax.agents.find import functions, model_referee, official, referees
+from spex_jax.agents.interpreters import naive
 
 _LINE = "import sys\n\ndef function(x):\n  return 3 * x\n"
 _HOSTILE = "import os\n\ndef function(x):\n  return os.listdir('/')\n"
@@ -38,12 +38,12 @@ def test_a_zip_is_read_and_run_in_the_sandbox(archive, box):
   np.testing.assert_array_equal(found[0].values([1.0, 2.0]), [3.0, 6.0])
   with pytest.raises(functions.Failed, match="refused: os.listdir"):
     functions.Query(found[1], 3)([1.0])
-  answer = baselines.interpolation(functions.Query(found[0], 200), 200)
-  verdict = scores.judge(found[0], answer, box)
+  answer = naive.interpolation(functions.Query(found[0], 200), 200)
+  verdict = referees.judge(found[0], answer, box)
   assert (verdict["paper"], verdict["ours"]) == (1, None)
   (text,), _ = official.load(str(archive), "strings", box)
   assert text.values(["ab"]) == ["abab"]
-  verdict = scores.judge(text, scores.truth(text), box)
+  verdict = referees.judge(text, referees.truth(text), box)
   assert (verdict["paper"], verdict["ours"]) == (1, None)
 
 
@@ -146,7 +146,7 @@ def test_a_network_needs_no_framework(monkeypatch, tmp_path, box, capsys):
     wanted = np.maximum(weights * x + biases, 0) @ out + offset[0]
     # float32 parameters, float64 sums there and float32 here.
     assert found.values([x])[0] == pytest.approx(float(wanted), rel=1e-4)
-  verdict = scores.judge(found, scores.truth(found), box)
+  verdict = referees.judge(found, referees.truth(found), box)
   assert (verdict["paper"], verdict["ours"]) == (1, None)
 
 
@@ -185,10 +185,10 @@ def test_words_are_answered_by_a_model(tmp_path, box):
   for own in (entity, relation):
     query = functions.Query(own, 60)
     assert query.about["hints"] == ["dog"]
-    found = scores.judge(own, scores.truth(own), box)
+    found = referees.judge(own, referees.truth(own), box)
     assert (found["paper"], found["ours"]) == (1, None)
-    found = scores.judge(own, baselines.constant(query, 60), box)
+    found = referees.judge(own, naive.constant(query, 60), box)
     assert found["paper"] < 1
-  (choices, right), *_ = judging.tests(relation)
+  (choices, right), *_ = model_referee.tests(relation)
   assert choices[right] == "'France' -> 'Paris'"
-  assert judging.tests(entity) == [(["tree", "dog", "car"], 1)]
+  assert model_referee.tests(entity) == [(["tree", "dog", "car"], 1)]

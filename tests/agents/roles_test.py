@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from spex_jax.agents import llm
-from spex_jax.agents.roles import annotated, claims, describing
+from spex_jax.agents.roles import annotated, claims, describers
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import metrics
 from tests.circuits import tiny
@@ -70,24 +70,24 @@ def _scores(graph):
 def test_the_script_finds_heads_with_the_same_edges():
   graph = graph_lib.Graph.of(tiny.network()[0])
   scores = _scores(graph)
-  own = describing.profiles(scores, graph, _HEADS)
+  own = describers.profiles(scores, graph, _HEADS)
   # Of each half its length; the first two read nothing.
   np.testing.assert_allclose((own**2).sum(1), [0.5, 0.5, 1, 1])
   np.testing.assert_allclose(own[2], own[3])
   assert own[0] @ own[1] == own[0] @ own[2] == 0
-  roles = describing.scripted(scores, graph, _HEADS)
+  roles = describers.scripted(scores, graph, _HEADS)
   assert [role.parts for role in roles] == [
     (_HEADS[0],), (_HEADS[1],), tuple(_HEADS[2:])
   ]  # fmt: skip
   assert roles[2].note == "reads blocks.0.heads.0 by k, writes final_norm.in"
-  assert describing.scripted(scores, graph, _HEADS[:1])[0].parts == (_HEADS[0],)
+  assert describers.scripted(scores, graph, _HEADS[:1])[0].parts == (_HEADS[0],)
   for some, heads, message in (
     (scores[1:], _HEADS, "edges, not"),
     (scores, ["blocks.0.mlp"], "No head 'blocks.0.mlp'"),
     (scores, ["blocks.7.heads.0"], "No head"),
   ):
     with pytest.raises(ValueError, match=message):
-      describing.scripted(some, graph, heads)
+      describers.scripted(some, graph, heads)
 
 
 def test_a_model_is_asked_until_its_roles_can_be_read():
@@ -98,7 +98,7 @@ def test_a_model_is_asked_until_its_roles_can_be_read():
     f"[ROLE] late | {_HEADS[2]} {_HEADS[3]}"
   )
   chat = llm.Scripted(["Heads.", good])
-  told = describing.asked(chat, scores, graph, _HEADS)
+  told = describers.asked(chat, scores, graph, _HEADS)
   assert [role.note for role in told.roles] == ["early", "late"]
   assert told.roles[1].parts == tuple(_HEADS[2:]) and told.error == ""
   task = chat.seen[0][0]["content"]
@@ -111,11 +111,11 @@ def test_a_model_is_asked_until_its_roles_can_be_read():
     ("[ROLE] a | 0.1", "'0.1' was not asked about"),
   ):
     with pytest.raises(ValueError, match=message):
-      describing.read(reply, _HEADS)
+      describers.read(reply, _HEADS)
   for number, chat in enumerate(
     (llm.Scripted([]), llm.Scripted(["no"] * 3), llm.Scripted([TimeoutError()]))
   ):
-    told = describing.asked(chat, scores, graph, _HEADS)
+    told = describers.asked(chat, scores, graph, _HEADS)
     assert not told.roles and told.error
     assert len(told.transcript) == (1, 7, 1)[number]
 

@@ -11,7 +11,13 @@ import pytest
 from spex_jax import cli
 from spex_jax.ablate import closed
 from spex_jax.agents import loopback, running
-from spex_jax.agents.find import answers, functions, generating, numeric, scores
+from spex_jax.agents.find import (
+  functions,
+  generating,
+  interpretations,
+  numeric,
+  referees,
+)
 from spex_jax.jobs import find
 from spex_jax.store import folders
 
@@ -38,7 +44,7 @@ def _leaves(query, budget):
 
 
 def _says(code):
-  return lambda query, budget: answers.Answer("", code)
+  return lambda query, budget: interpretations.Answer("", code)
 
 
 _NO_TEXT: Any = {1: {2}}
@@ -52,7 +58,7 @@ _NO_TEXT: Any = {1: {2}}
     (_hangs, "TimeoutError: it took more than"),
     (_leaves, "SystemExit: 3"),
     (lambda query, budget: None, "the answer is a NoneType"),
-    (lambda query, budget: answers.Answer(_NO_TEXT, ""), "not JSON"),
+    (lambda query, budget: interpretations.Answer(_NO_TEXT, ""), "not JSON"),
     (_says("while True: pass"), "time"),
     (_says("import socket"), "refused"),
     (_says(None), "no text"),
@@ -105,7 +111,7 @@ def test_what_is_kept_is_not_run_again(tmp_path, box):
 
   def counted(query, budget):
     calls.append(query)
-    return answers.Answer("", "def f(x): return x")
+    return interpretations.Answer("", "def f(x): return x")
 
   folder = folders.opened(tmp_path)
   go = lambda: running.run(
@@ -129,7 +135,7 @@ def test_rows_of_a_leaderboard():
     "queries": 4, "length": 10, "seconds": 1.0, "tokens": 0, "money": 0,
     "error": "",
   }  # fmt: skip
-  rows = scores.table([verdict, verdict | {"paper": 0.0, "error": "x"}])
+  rows = referees.table([verdict, verdict | {"paper": 0.0, "error": "x"}])
   assert [(r["mode"], r["score"], r["failed"]) for r in rows] == [
     ("paper", 0.5, 1), ("ours", 0.0, 1)
   ]  # fmt: skip

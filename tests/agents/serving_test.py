@@ -12,7 +12,7 @@ import pytest
 
 from spex_jax.ablate import services
 from spex_jax.agents import llm, loopback, serving
-from spex_jax.agents.find import functions, served, strings, units
+from spex_jax.agents.find import functions, network_functions, served, strings
 from spex_jax.models import transformer
 from tests import tokenizers_small
 from tests.models import checkpoints
@@ -182,7 +182,7 @@ def test_a_function_over_a_pipe():
 
 @pytest.mark.slow
 def test_units_are_functions_of_words(net):
-  make, seen = units.maker(net), {}
+  make, seen = network_functions.maker(net), {}
   for index in range(30):
     own = make(0, index)
     truth, n = own.truth, own.about["n"]
@@ -200,7 +200,7 @@ def test_units_are_functions_of_words(net):
     wanted = np.linalg.norm(unit) if np.ndim(unit) else unit
     whole = own.values(np.ones((1, n), bool))
     assert whole[0] == pytest.approx(float(wanted), abs=1e-5)
-  assert {*seen} == {*units.KINDS}
+  assert {*seen} == {*network_functions.KINDS}
   # A principal direction: the mean over all subsets is none of it.
   own = seen["feature"]
   rows = (np.arange(1024)[:, None] >> np.arange(10) & 1).astype(bool)

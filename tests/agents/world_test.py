@@ -11,9 +11,9 @@ import pytest
 from spex_jax.agents.world import (
   concepts,
   describing,
-  editing,
   prompts,
   rendering,
+  scene_edits,
   scenes,
   seeing,
 )
@@ -169,7 +169,7 @@ _SCENE = "a large red circle at the top and a small blue house at the left"
   ],
 )  # fmt: skip
 def test_edits(instruction, after):
-  scene = editing.edit(prompts.read(_SCENE), instruction)
+  scene = scene_edits.edit(prompts.read(_SCENE), instruction)
   assert scene == prompts.read(after)
 
 
@@ -186,13 +186,13 @@ def test_edits(instruction, after):
 )
 def test_an_edit_that_cannot_be_done_says_why(instruction, message):
   with pytest.raises(ValueError, match=message):
-    editing.edit(prompts.read(_SCENE), instruction)
+    scene_edits.edit(prompts.read(_SCENE), instruction)
 
 
 def test_a_full_scene_takes_no_more():
   (scene,) = _drawn(1, low=9, high=9)
   with pytest.raises(ValueError, match="full"):
-    editing.edit(scene, "add a moon")
+    scene_edits.edit(scene, "add a moon")
 
 
 def test_descriptions_are_of_pixels():

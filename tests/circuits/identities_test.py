@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from spex_jax.circuits import graph as graph_lib
-from spex_jax.circuits import judging, metrics, runs, scores
+from spex_jax.circuits import judges, metrics, runs, scores
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import sites, transformer
 from tests.circuits import interpreter, networks
@@ -69,7 +69,7 @@ def test_circuits_are_the_interpreters(name, kind):
   rng = np.random.default_rng(3)
   share = rng.choice([0.1, 0.5, 0.9], (100, 1))
   kept = rng.random((100, len(graph))) < share
-  judge = judging.Judge(net, params, pairs, _METRIC, ablation=kind, size=2)
+  judge = judges.Judge(net, params, pairs, _METRIC, ablation=kind, size=2)
   got = judge(kept)
   slow, _ = _wrote(name)
   # Where all that is read is cut, a norm divides what rounding leaves, 1e-16,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from experiments import known_circuits
-from spex_jax.circuits import judging, metrics, scores
+from spex_jax.circuits import judges, metrics, scores
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.models import transformer
 
@@ -125,7 +125,7 @@ def test_a_trained_network_does_induction_by_its_circuit(seed):
     graph, rng = known.circuit.graph, np.random.default_rng(seed)
     others = [graph.circuit(rng.permutation(len(graph))[:3]) for _ in range(20)]
     others = [other for other in others if other != known.circuit]
-    judge = lambda params, circuits: judging.faithfulness(
+    judge = lambda params, circuits: judges.faithfulness(
       known.net, params, known.pairs, circuits, _METRIC
     ).faithfulness()
     assert np.abs(judge(known.params, others)).max() < 0.1

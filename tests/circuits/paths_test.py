@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from spex_jax.circuits import exact, metrics, paths, swaps, taps, walks
+from spex_jax.circuits import exact_effects, metrics, paths, swaps, taps, walks
 from tests.circuits import interpreter, tiny
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -154,7 +154,9 @@ def test_without_mlps_it_is_a_cut():
   )  # fmt: skip
   level = taps.Level.of(net, "edge")
   which = [level.graph.index((name, reader, 0)) for name in got.labels[0]]
-  effects = exact.of_pairs(net, params, _METRIC, level, pairs, None, which, 2)
+  effects = exact_effects.of_pairs(
+    net, params, _METRIC, level, pairs, None, which, 2
+  )
   np.testing.assert_allclose(
     got.values[:, 0] - got.unpatched, effects.T, atol=_EXACT
   )

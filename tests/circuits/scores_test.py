@@ -7,8 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spex_jax.circuits import gradients, metrics, runs, scores, taps, ungrouped
 from spex_jax.circuits import graph as graph_lib
+from spex_jax.circuits import (
+  metrics,
+  path_gradients,
+  runs,
+  scores,
+  taps,
+  ungrouped,
+)
 from spex_jax.models import sites
 from tests.circuits import interpreter, networks
 
@@ -93,7 +100,7 @@ def test_scores_are_the_interpreters(name):
 @pytest.mark.parametrize("name", _NAMES)
 def test_the_embeddings_row_of_integrated_gradients_is_complete(name):
   total, gaps = _total(name), {}
-  for rule in gradients.RULES:
+  for rule in path_gradients.RULES:
     found = _score(name, method="eap-ig", steps=32, rule=rule)
     row = found.values[:, found.graph.writer == 0].sum(1)
     gaps[rule] = np.abs(row - total).max()
@@ -119,11 +126,13 @@ def _batch(**changes):
 def _line(name, batch, method="clean-corrupted"):
   """Scores of a batch, by the program that other tests have compiled."""
   net, params = networks.load(name)
-  at = gradients.points(method, 1, "left")
+  at = path_gradients.points(method, 1, "left")
   level = taps.Level.of(net, "edge")
   model = sites.Model(net)
   return np.asarray(
-    gradients.scores(model, level, _METRIC, method, params, batch, None, at)
+    path_gradients.scores(
+      model, level, _METRIC, method, params, batch, None, at
+    )
   )
 
 
@@ -303,5 +312,5 @@ def test_routes_are_shares_of_what_is_read():
 def test_many_narrow_terms_have_the_mean_of_wide_ones():
   """In bfloat16 a sum of 600 terms of .3 would stand still at 128."""
   slope = lambda i: jnp.full(2, 0.3, jnp.bfloat16)
-  found = gradients._mean(slope, 600)
+  found = path_gradients._mean(slope, 600)
   np.testing.assert_allclose(found, np.float32(slope(0)), rtol=1e-5)

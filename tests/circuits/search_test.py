@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spex_jax.circuits import graph as graph_lib
-from spex_jax.circuits import judging, metrics, search
+from spex_jax.circuits import judges, metrics, search
 from tests.circuits import tiny
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -17,7 +17,7 @@ def _setting():
   net, params = tiny.network(num_blocks=1)
   pairs = tiny.pairs(2)
   graph = graph_lib.Graph.of(net)
-  judge = judging.Judge(net, params, pairs, _METRIC, **_SIZE)
+  judge = judges.Judge(net, params, pairs, _METRIC, **_SIZE)
   value = lambda kept: float(judge(kept[None]).mean())
   return net, params, pairs, graph, value
 

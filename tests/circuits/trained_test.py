@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from spex_jax.circuits import graph as graph_lib
-from spex_jax.circuits import judging, metrics, trained
+from spex_jax.circuits import judges, metrics, trained
 from tests.circuits import tiny
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -42,7 +42,7 @@ def test_learned_gates_find_a_circuit_that_does_the_same():
   others = [
     graph.circuit(rng.permutation(graph.num_edges)[:6]) for _ in range(8)
   ]
-  judged = judging.faithfulness(
+  judged = judges.faithfulness(
     net, params, pairs, [found.circuit, *others], metric, size=2
   )
   off = np.abs(1 - judged.faithfulness())
@@ -68,7 +68,7 @@ def _loss(judge, kept):
 def test_refine_exchanges_edges_and_never_ends_farther_from_the_model():
   net, params, pairs, graph = _setting()
   metric = metrics.logit_difference
-  judge = judging.Judge(net, params, pairs, metric, size=2)
+  judge = judges.Judge(net, params, pairs, metric, size=2)
   rng = np.random.default_rng(2)
   values = rng.normal(size=graph.num_edges)
   begin = graph.circuit(np.argsort(-np.abs(values))[:5])
@@ -87,7 +87,7 @@ def test_refine_exchanges_edges_and_never_ends_farther_from_the_model():
 
 def test_slopes_are_those_of_finite_differences_over_batches():
   net, params, pairs, graph = _setting()
-  judge = judging.Judge(net, params, pairs, metrics.logit_difference, size=1)
+  judge = judges.Judge(net, params, pairs, metrics.logit_difference, size=1)
   rng = np.random.default_rng(0)
   kept = rng.uniform(size=graph.num_edges)
   loss = lambda kept: trained._slope(judge, kept, (0, 1))[0]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from spex_jax.ablate import components, readouts
-from spex_jax.components import baselines, coar
+from spex_jax.components import coar, other_scores
 from spex_jax.influence import datamodels
 from spex_jax.masks import sampling
 from spex_jax.models import mlp
@@ -136,7 +136,7 @@ def test_in_a_linear_network_regression_recovers_leave_one_out():
     batch_size=64,
     devices=jax.devices()[:1],
   )
-  left_out = baselines.leave_one_out(value_fn, players.n)
+  left_out = other_scores.leave_one_out(value_fn, players.n)
   masks = sampling.biased(jax.random.key(2), 64, players.n, 0.6)
   found = coar.fit(masks, value_fn(masks), penalty=0)
   # Values of size 1 in float32; 64 of them in sums of condition some 10.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from spex_jax import api, context
-from spex_jax.context import attributions, inseq, methods, scored, steps
+from spex_jax.context import attributions, inseq, methods, steps, token_scores
 from spex_jax.masks import sampling
 from spex_jax.models import sites
 from tests.context import pecore_test
@@ -199,7 +199,7 @@ def _plain(**changes):
     "step_scores": {"probability": np.array([0.5, 0.25, 0.1])},
     "is_encoder_decoder": False,
   }
-  return scored.Attribution(**{**given, **changes})
+  return token_scores.Attribution(**{**given, **changes})
 
 
 def test_tokens_are_joined_to_words():
@@ -212,13 +212,13 @@ def test_tokens_are_joined_to_words():
   strongest = _plain().words("absmax")
   assert strongest.scores.tolist() == [[2.0, 4.0], [5.0, -2.0]]
   assert _plain().words("mean").scores[0].tolist() == [1.5, 1.0]
-  assert scored.words_of(["un", "##able", "to"]) == [(0, 2), (2, 3)]
-  assert scored.words_of(["<s>", "a", "Ġb"]) == [(0, 1), (1, 2), (2, 3)]
+  assert token_scores.words_of(["un", "##able", "to"]) == [(0, 2), (2, 3)]
+  assert token_scores.words_of(["<s>", "a", "Ġb"]) == [(0, 1), (1, 2), (2, 3)]
 
 
 def test_merging_and_comparing():
   one, two = _plain(), _plain(method="occlusion", scores=np.ones((3, 3)))
-  both = scored.merged([one, two])
+  both = token_scores.merged([one, two])
   np.testing.assert_allclose(both.scores, (one.scores + 1) / 2)
   assert both.method == "saliency occlusion"
   other = _plain(source=("▁a", "▁ca", "t"), scores=np.ones((3, 3)))
@@ -242,7 +242,7 @@ def test_files_of_both_forms_are_read(tmp_path):
     ):  # fmt: skip
       path = tmp_path / "out.json"
       given.save(path, form)
-      (again,) = scored.load(path)
+      (again,) = token_scores.load(path)
       if form == "own":
         assert again.to_dict() == given.to_dict()
         continue
@@ -312,7 +312,7 @@ def test_bad_generations_and_joins(tmp_path):
     (lambda: _plain(source=("a", "b", "c")).words(), "give spans"),
     (lambda: _plain(steps=(0, 2)).joined(response=[(0, 2)]), "only some"),
     (lambda: found.less(_plain(steps=(0, 1))), "differ in their steps"),
-    (lambda: scored.merged([]), "Nothing is given"),
+    (lambda: token_scores.merged([]), "Nothing is given"),
     (lambda: _plain(steps=(0, 2)).save(tmp_path / "a", "inseq"), "follow"),
     (lambda: found.save(tmp_path / "a", "csv"), "choose own or inseq"),
   ):
@@ -320,13 +320,13 @@ def test_bad_generations_and_joins(tmp_path):
       change()
   (tmp_path / "b.json").write_text("{}")
   with pytest.raises(ValueError, match="holds no attribution"):
-    scored.load(tmp_path / "b.json")
+    token_scores.load(tmp_path / "b.json")
   given = inseq.output([found])
   own = given["attributes"]["sequence_attributions"][0]["attributes"]
   own["target_attributions"] = "none"
   (tmp_path / "c.json").write_text(json.dumps(given))
   with pytest.raises(ValueError, match="no safetensors"):
-    scored.load(tmp_path / "c.json")
+    token_scores.load(tmp_path / "c.json")
 
 
 def test_values_that_are_not_finite_are_refused():

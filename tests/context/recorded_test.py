@@ -16,14 +16,14 @@ import pytest
 from spex_jax import context
 from spex_jax.context import (
   cues,
+  discretized,
   games,
   inseq,
-  paths,
   reagent,
-  scored,
   sensitivity,
   sources,
   steps,
+  token_scores,
 )
 from spex_jax.models import hub
 from tests.context import games as recorded_games
@@ -264,7 +264,7 @@ def _game(made):
 @pytest.mark.slow_where("t5")
 def test_discretized_gradients(made):
   *_, arrays = made
-  got = paths.discretized_integrated_gradients(_game(made), neighbours=8)
+  got = discretized.discretized_integrated_gradients(_game(made), neighbours=8)
   _close(got.T, arrays["discretized_integrated_gradients"], "discretized")
 
 
@@ -289,7 +289,7 @@ def test_reagent_by_the_same_draws(made):
 def test_inseqs_own_file_is_read(made):
   _, own, _, _ = made
   kind = "gpt2" if own.prefix is None else "t5"
-  (theirs,) = scored.load(_FOLDER / f"{kind}_attribution.json")
+  (theirs,) = token_scores.load(_FOLDER / f"{kind}_attribution.json")
   ours = _attributed(made, method="saliency")
   assert (theirs.method, theirs.target) == ("saliency", "probability")
   np.testing.assert_allclose(_table(theirs), _table(ours), rtol=1e-4, atol=1e-5)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from spex_jax.datasets import casts, images, labelled, tabular, text
+from spex_jax.datasets import casts, images, labelled, labelled_texts, tabular
 
 _SECONDS = np.arange(100)
 _OTHER = np.random.default_rng(0).normal(size=100)
@@ -163,11 +163,11 @@ def test_texts_as_programs_write_them(tmp_path):
     b"text\tlabel\ngood\t1\nbad\t0\n",
   ):
     path.write_bytes(content)
-    data = text.read(path)
+    data = labelled_texts.read(path)
     assert data.texts == ("good", "bad") and data.classes == ("0", "1")
   # A comma that nobody quoted would cut the text.
   path.write_text("text,label\ngood, really,1\nbad,0\n")
   with pytest.raises(ValueError, match="row 0 has 3 cells"):
-    text.read(path)
+    labelled_texts.read(path)
   path.write_text('text,label\n"two\nlines; and\u2028more",1\nbad,0\n')
-  assert text.read(path).texts[0] == "two\nlines; and\u2028more"
+  assert labelled_texts.read(path).texts[0] == "two\nlines; and\u2028more"

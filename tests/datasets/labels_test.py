@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from spex_jax.datasets import images, labelled, labels, tabular, text
+from spex_jax.datasets import images, labelled, labelled_texts, labels, tabular
 
 _Y = np.arange(8) % 2
 
@@ -68,7 +68,7 @@ def test_missing_labels_are_named_by_row(tmp_path, way, kind):
   path.write_text(
     "\n".join(["text,label", *(f"{i},{a}" for i, a in enumerate(answers))])
   )
-  for read in (tabular.read, text.read):
+  for read in (tabular.read, labelled_texts.read):
     with pytest.raises(ValueError, match="row 3 has no 'label'"):
       read(path)
   held = np.array([None if a == "" else a for a in answers], object)

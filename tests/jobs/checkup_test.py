@@ -8,7 +8,7 @@ from PIL import Image
 
 from spex_jax import cli
 from spex_jax.agents import loopback
-from spex_jax.agents.checkup import author, metrics
+from spex_jax.agents.checkup import author, drawing_metrics
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_draw_writes_records_pictures_and_metrics(embedded, capsys):
   assert set(found) == {"matplotlib", "svg"}
   for row in found.values():
     assert row["compiled"] == row["drawn"] == 1
-    assert 0 <= row["fidelity"] <= 1 and row[metrics.FRECHET] > 0
+    assert 0 <= row["fidelity"] <= 1 and row[drawing_metrics.FRECHET] > 0
   # Again: the embedder is kept; another configuration is refused.
   assert _run("draw", embedded) == 0
   assert _read(embedded) == found

@@ -6,7 +6,7 @@ import types
 
 import numpy as np
 
-from spex_jax.circuits import files, pair_files, scored
+from spex_jax.circuits import circuit_files, pair_files, scored
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.jobs import circuits_find, circuits_kept, sweeping
 from spex_jax.models import hub
@@ -23,7 +23,7 @@ def test_a_circuit_of_consistent_edges_has_no_others(
     f"--workdir={tmp_path}",
   )  # fmt: skip
   graph = graph_lib.Graph.of(hub.load(model))
-  found = files.load(tmp_path / "circuit.json", graph).circuit
+  found = circuit_files.load(tmp_path / "circuit.json", graph).circuit
   values = scored.load(tmp_path / "scores.npz", graph).values
   # Every draw of two pairs has a mean of one sign where both have it.
   one_sign = (values > 0).all(axis=0) | (values < 0).all(axis=0)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from spex_jax import cli, configs, settings, usage
-from spex_jax.circuits import exact as exact_lib
-from spex_jax.circuits import files, scored
+from spex_jax.circuits import circuit_files, scored
+from spex_jax.circuits import exact_effects as exact_lib
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.jobs import (
   circuits_find,
@@ -129,7 +129,7 @@ def test_finding_in_pairs_of_a_file(model, pairs, tmp_path, capsys):
                "circuit  ", "refined"):  # fmt: skip
     assert f"\n{said}" in out, said
   graph = graph_lib.Graph.of(hub.load(model))
-  found = files.load(tmp_path / "circuit.json", graph)
+  found = circuit_files.load(tmp_path / "circuit.json", graph)
   assert len(found.circuit) <= 6
   assert found.about["task"] == "pairs"
   scores = scored.load(tmp_path / "scores.npz", graph)

@@ -12,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from spex_jax import settings, usage
-from spex_jax.context import scored
+from spex_jax.context import token_scores
 from spex_jax.jobs import (
   context_attribute,
   context_dataset,
@@ -35,7 +35,7 @@ def test_texts_to_both_forms(model, tmp_path, capsys):
   )  # fmt: skip
   out = _run(capsys, *asked)
   assert "method        saliency of probability" in out and "entropy" in out
-  (found,) = scored.load(path)
+  (found,) = token_scores.load(path)
   assert found.scores.shape == (len(found.response), len(found.source))
   assert "".join(found.response) == "ĠwasĠfun"
   _run(
@@ -51,7 +51,7 @@ def test_texts_to_both_forms(model, tmp_path, capsys):
     "--attribution_method", "occlusion", "--attributed_fn", "logit",
     "--config.steps=0,1",
   )  # fmt: skip
-  (found,) = scored.load(path)
+  (found,) = token_scores.load(path)
   assert found.method == "occlusion" and found.steps == (0, 1)
   _same_again(capsys, path)
   known = {f"config.{name}" for name in settings.kinds(
@@ -69,7 +69,7 @@ def test_letters_of_several_tokens_are_printed_whole(model, tmp_path, capsys):
       f"--config.join={join}", f"--output={path}", "--config.method=attention",
     )  # fmt: skip
     assert "fïlm" in out and "Ã" not in out
-  (found,) = scored.load(path)
+  (found,) = token_scores.load(path)
   assert "Ã" in "".join(found.source)  # As the vocabulary spells it.
   _same_again(capsys, path)
 
@@ -78,7 +78,7 @@ def test_an_answer_ends_where_the_model_does(model, tmp_path, capsys):
   path = tmp_path / "out.json"
   asked = (f"--model={model}", f"--output={path}", "--config.method=attention")
   out = _run(capsys, *asked, "--prompt=" + "fun " * 44)
-  (found,) = scored.load(path)
+  (found,) = token_scores.load(path)
   count = 48 - len(found.source)
   assert 0 < len(found.response) == count < 32
   said = f"ends after {count} of --config.max_new_tokens=32: with its context"
@@ -109,14 +109,14 @@ def test_ids_and_a_contrast(model, bare, tmp_path, capsys):
     capsys, f"--model={bare}", f"--ids={ids}", f"--output={path}",
     "--config.method=attention",
   )  # fmt: skip
-  (found,) = scored.load(path)
+  (found,) = token_scores.load(path)
   np.testing.assert_allclose(found.scores.sum(), 1, rtol=1e-5)
   _run(
     capsys, f"--model={model}", "--prompt=the film", "--response= was",
     "--config.contrast= was", "--config.target=contrast_prob_diff",
     f"--output={path}",
   )  # fmt: skip
-  np.testing.assert_allclose(scored.load(path)[0].scores, 0, atol=1e-6)
+  np.testing.assert_allclose(token_scores.load(path)[0].scores, 0, atol=1e-6)
   _same_again(capsys, path)
 
 

@@ -22,7 +22,7 @@ from sklearn import (
 )
 
 from spex_jax import settings
-from spex_jax.jobs import tables
+from spex_jax.jobs import table_rows
 
 _RNG = np.random.default_rng(0)
 _FRAME = pd.DataFrame(
@@ -63,10 +63,10 @@ def churn(tmp_path):
 
 def _subject(table, file, tmp_path, **changes):
   config = settings.changed(
-    tables.Table(),
+    table_rows.Table(),
     {"table": str(table), "model.file": str(file), "row": 3, **changes},
   )
-  return tables.subject(config, tmp_path)
+  return table_rows.subject(config, tmp_path)
 
 
 def _filled(kept, row, background):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from spex_jax import settings
-from spex_jax.jobs import tables
+from spex_jax.jobs import table_rows
 from tests import command
 
 
@@ -111,7 +111,9 @@ def _clock(tmp_path, first=1_700_000_000):
 
 def _asked(path, tmp_path, **changes):
   changes = {"table": str(path)} | changes
-  return tables.subject(settings.changed(tables.Table(), changes), tmp_path)
+  return table_rows.subject(
+    settings.changed(table_rows.Table(), changes), tmp_path
+  )
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import spex_jax as spex
-from spex_jax.components import coar, interactions
+from spex_jax.components import coar, component_pairs
 from spex_jax.influence import datamodels, semivalues
 from spex_jax.masks import sampling
 
@@ -206,17 +206,17 @@ def test_penalties_of_streams_do_not_mind_units(tile, scale):
 def test_pairs_do_not_mind_units(scale):
   masks, values = _noisy(120)
   values[:, 0] += 4.0 * masks[:, 1] * masks[:, 2]
-  plain = interactions.fit(masks, values, most_pairs=4)
+  plain = component_pairs.fit(masks, values, most_pairs=4)
   constant = np.full(len(masks), 7)
   more = np.column_stack([scale * values, constant])
-  found = interactions.fit(masks, more, most_pairs=4)
+  found = component_pairs.fit(masks, more, most_pairs=4)
   np.testing.assert_array_equal(found.pairs, plain.pairs)
   assert plain.weights[0].any()
   for one, other in ((found.mean, plain.mean), (found.singles, plain.singles),
                      (found.weights, plain.weights)):  # fmt: skip
     np.testing.assert_allclose(one[:2] / scale, other, rtol=1e-9, atol=1e-12)
   assert found.mean[2] == 7 and not found.singles[2].any()
-  alone = interactions.fit(masks, scale * values, most_pairs=4)
+  alone = component_pairs.fit(masks, scale * values, most_pairs=4)
   assert alone.notes == plain.notes
 
 

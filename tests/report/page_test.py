@@ -17,7 +17,7 @@ import pytest
 import spex_jax as spex
 from spex_jax.indices import attribution as attribution_lib
 from spex_jax.report import page
-from spex_jax.report.page import contexts
+from spex_jax.report.page import context_data
 
 HOSTILE = (
   "</script><script>alert(1)</script>",
@@ -330,6 +330,6 @@ def test_no_character_of_a_fact_or_line_turns_it_around():
 def test_an_interval_of_r2_that_reaches_below_0_warns(r2, interval, bad):
   body = on_context()["citations"]
   body |= {"r2": r2, "r2_interval": interval, "r2_by": "4 masks set aside"}
-  (name, told, against), *_ = contexts._trusted(body)
+  (name, told, against), *_ = context_data._trusted(body)
   assert (name, against) == ("R²", bad)
   assert f"{interval[0]:.3f}..{interval[1]:.3f}, 4 masks set aside" in told

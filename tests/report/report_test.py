@@ -15,7 +15,7 @@ import pytest
 import spex_jax as spex
 from spex_jax import base, cli
 from spex_jax.circuits import identities, judged, measured
-from spex_jax.context import inseq, scored
+from spex_jax.context import inseq, token_scores
 from spex_jax.jobs import circuits, report, report_files
 from spex_jax.report import page
 from tests import command
@@ -107,7 +107,7 @@ def value(masks):
   ("name", "form"), [("attribution.json", "own"), ("a.json", "inseq")]
 )
 def test_scores_of_tokens_by_the_names_that_commands_give(tmp_path, name, form):
-  found = scored.Attribution(
+  found = token_scores.Attribution(
     "saliency", "probability", ("a", "\u202eb"), (1, 2), ("<i>",), (3,),
     ("<i>",), (3,), (0,), np.array([[0.25, -2.0]]), None,
     {"entropy": np.array([1.5])}, False,

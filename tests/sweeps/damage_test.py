@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from spex_jax.store import folders
-from spex_jax.sweeps import metrics, run, state
+from spex_jax.sweeps import process_metrics, run, state
 from tests.sweeps import small
 
 
@@ -50,11 +50,11 @@ def test_a_flipped_bit_is_found_in_every_file(tmp_path, kind, position):
 def test_a_line_that_a_kill_cut_off_is_no_damage(tmp_path):
   _run(tmp_path, small.sweep())
   folder = folders.opened(tmp_path)
-  before = metrics.read(folder)
+  before = process_metrics.read(folder)
   log = next((tmp_path / "log").rglob("metrics.jsonl"))
   data = log.read_bytes()
   log.write_bytes(data + data[:30])
-  assert metrics.read(folder) == before and before.damaged == {}
+  assert process_metrics.read(folder) == before and before.damaged == {}
 
 
 @pytest.fixture

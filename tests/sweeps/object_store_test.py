@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from spex_jax.store import folders, ledger
-from spex_jax.sweeps import run, state, tables
+from spex_jax.sweeps import exports, run, state
 from tests.sweeps import crash_test, small
 
 
@@ -42,7 +42,7 @@ def test_a_sweep_in_memory_is_that_on_a_disk(url, tmp_path):
   np.testing.assert_array_equal(
     values[:, 0], 2 * (masks @ np.arange(1.0, small.N + 1))
   )
-  assert tables.export(url, tmp_path / "all.parquet") == 40
+  assert exports.export(url, tmp_path / "all.parquet") == 40
   assert run.Run(url, sweep, small.Sum).run().shards == 0
 
 

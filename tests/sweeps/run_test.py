@@ -10,7 +10,7 @@ import pytest
 
 from spex_jax import base
 from spex_jax.store import folders, ledger
-from spex_jax.sweeps import failures, grid, metrics, run, state, tables
+from spex_jax.sweeps import exports, failures, grid, process_metrics, run, state
 from tests.sweeps import small
 
 
@@ -117,7 +117,7 @@ def test_rows_without_a_number_are_marked(tmp_path):
     assert len(values) == (masks @ np.arange(1.0, small.N + 1) <= 30).sum()
     assert state.status(path).marked == 40 - 2 * len(values)
     kept = tmp_path / f"{broken}.parquet"
-    assert tables.export(path, kept) == 2 * len(values)
+    assert exports.export(path, kept) == 2 * len(values)
   with pytest.raises(base.NotFiniteError, match="Shard 0 .scale=1.0.: .*drop"):
     _run(tmp_path / "strict", small.sweep(broken="nan", nan="error"))
 
@@ -163,7 +163,7 @@ def test_two_writers_of_one_shard_agree(whole, tmp_path):
 
   report = _run(path, progress=race)
   assert report.shards == 5 and _files(path) == _files(whole)
-  lines = metrics.read(folders.opened(path)).entries
+  lines = process_metrics.read(folders.opened(path)).entries
   events = ["start", "twice", *["shard"] * 5, "end"]
   assert [line["event"] for line in lines] == events
 
@@ -205,7 +205,7 @@ def test_directories_without_permission(whole, tmp_path, request):
 
 def test_clocks_may_go_backwards(whole, tmp_path, monkeypatch):
   clock = iter(range(10**6, 0, -1000))
-  monkeypatch.setattr(metrics.time, "time", lambda: float(next(clock)))
+  monkeypatch.setattr(process_metrics.time, "time", lambda: float(next(clock)))
   _run(tmp_path / "run")
   assert _files(tmp_path / "run") == _files(whole)
   found = state.status(tmp_path / "run")
@@ -246,7 +246,7 @@ def test_rubbish_is_collected_and_nothing_else(whole):
 def test_export_is_read_by_others(whole, tmp_path):
   import pyarrow.parquet as pq
 
-  assert tables.export(whole, tmp_path / "all.parquet") == 40
+  assert exports.export(whole, tmp_path / "all.parquet") == 40
   table = pq.read_table(tmp_path / "all.parquet")
   assert table.column_names == [
     "item", "row", "n", "mask", "status", "value", "settings",
@@ -264,20 +264,20 @@ def test_export_is_read_by_others(whole, tmp_path):
   told = (tmp_path / "all.parquet.sha256").read_text().split()
   data = (tmp_path / "all.parquet").read_bytes()
   assert told == [hashlib.sha256(data).hexdigest(), "all.parquet"]
-  frame = tables.frame(whole)
+  frame = exports.frame(whole)
   assert len(frame) == 40 and frame.value[39][0] == rows[-1]["value"][0]
   assert frame["mask"][39] == "".join(map(str, bits.tolist()))
   (whole / "shards/00000003.json").unlink()
-  for export in (tables.export, lambda *_: tables.frame(whole)):
-    with pytest.raises(tables.PartialError, match="1 of 6 shards are missing"):
+  for export in (exports.export, lambda *_: exports.frame(whole)):
+    with pytest.raises(exports.PartialError, match="1 of 6 shards are missing"):
       export(whole, tmp_path / "all.parquet")
   assert (tmp_path / "all.parquet").read_bytes() == data
-  part = tables.export(whole, tmp_path / "part.parquet", partial=True)
-  assert part == 32 == len(tables.frame(whole, partial=True))
+  part = exports.export(whole, tmp_path / "part.parquet", partial=True)
+  assert part == 32 == len(exports.frame(whole, partial=True))
   with pytest.raises(ValueError, match="nowhere is no folder"):
-    tables.export(whole, tmp_path / "nowhere/all.parquet")
+    exports.export(whole, tmp_path / "nowhere/all.parquet")
   with pytest.raises(ValueError, match="has no shard yet"):
-    tables.export(tmp_path / "none", tmp_path / "no.parquet")
+    exports.export(tmp_path / "none", tmp_path / "no.parquet")
   assert not (tmp_path / "no.parquet").exists()
   for item, message in ((0, "has no row yet"), (3, "has 0..0")):
     with pytest.raises(ValueError, match=message):
@@ -293,7 +293,7 @@ def test_sinks_get_the_numbers(tmp_path):
 
 def test_sql_is_answered(whole):
   pytest.importorskip("duckdb", reason="DuckDB is an extra")
-  found = tables.query(
+  found = exports.query(
     whole,
     "select a.item, count(*) as number, max(a.value[1]) as most from sweep a "
     "join sweep b using (item, row) group by item order by item",
@@ -302,4 +302,4 @@ def test_sql_is_answered(whole):
   most = [state.samples(whole, item)[1][:, 0].max() for item in range(2)]
   assert found["most"] == most
   with pytest.raises(ValueError, match="sql='select nothing'"):
-    tables.query(whole, "select nothing")
+    exports.query(whole, "select nothing")

@@ -14,7 +14,7 @@ from spex_jax.sweeps import (
   anchors,
   evaluating,
   grid,
-  metrics,
+  process_metrics,
   run,
   state,
   task,
@@ -141,7 +141,9 @@ def test_two_at_the_same_shards_meet_in_the_middle(tmp_path):
 
   _run(tmp_path, sweep, progress=at_work)
   found = state.status(tmp_path)
-  events = [e["event"] for e in metrics.read(folders.opened(tmp_path)).entries]
+  events = [
+    e["event"] for e in process_metrics.read(folders.opened(tmp_path)).entries
+  ]
   assert found.complete and state.verify(tmp_path).sound == 20
   assert events.count("twice") <= 2
 

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from spex_jax.agents import llm
-from spex_jax.agents.checkup import asking, strokes
+from spex_jax.agents.checkup import dialogues, strokes
 from spex_jax.agents.world import prompts
 
 _SHRUNK = 0.4
@@ -103,13 +103,13 @@ class Author:
     """
     del tools
     said = [str(m["content"]) for m in messages if m["role"] == "user"]
-    if options := asking.options_of(said[0]):
+    if options := dialogues.options_of(said[0]):
       text = self._recognised(said[0], options)
     else:
       left = list(self._defects)
       for feedback in said[1:]:
         self._mend(left, feedback)
-      text = f"```\n{self.code(asking.caption_of(said[0]), left)}```"
+      text = f"```\n{self.code(dialogues.caption_of(said[0]), left)}```"
     return llm.Reply(text, (), sum(map(len, said)) // 4, len(text) // 4 + 1)
 
   def code(self, caption: str, defects: Sequence[str] = ()) -> str:
@@ -125,7 +125,7 @@ class Author:
     return code
 
   def _mend(self, left: list[str], feedback: str) -> None:
-    status = asking.status_of(feedback)
+    status = dialogues.status_of(feedback)
     if not left or not status:
       return
     told = [name for name in left if status in _TOLD.get(name, ())]
@@ -135,7 +135,7 @@ class Author:
 
   def _recognised(self, request: str, options: Sequence[str]) -> str:
     """The option whose own program has most lines of the one that is shown."""
-    shown = collections.Counter(asking.code_of(request).splitlines())
+    shown = collections.Counter(dialogues.code_of(request).splitlines())
 
     def shared(option: str) -> float:
       own = collections.Counter(self.code(option).splitlines())

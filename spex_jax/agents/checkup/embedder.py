@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
-from spex_jax.agents.checkup import encoders, moco, pictures
+from spex_jax.agents.checkup import encoders, moco, picture_sets
 from spex_jax.agents.world import prompts, rendering
 from spex_jax.training import loop
 
@@ -108,7 +108,7 @@ def train(key: base.Key, seed: int, recipe: Recipe) -> dict[str, Any]:
     recipe: how many scenes and steps, how wide a model; hashable.
   """
   rng = np.random.default_rng([seed, 22])
-  drawn = pictures.some_scenes(rng, recipe.scenes)
+  drawn = picture_sets.some_scenes(rng, recipe.scenes)
   seen = [rendering.render(own, SIDE) for own in drawn]
   data = {
     "pictures": np.stack(seen).transpose(0, 3, 1, 2),
@@ -194,7 +194,7 @@ def resized(picture: np.ndarray, size: int) -> np.ndarray:
 def _fixed() -> tuple[encoders.Encoder, Any]:
   """The untrained network of `FRECHET`, settled on the world."""
   encoder = encoders.small(8)
-  drawn = pictures.drawings(np.random.default_rng(0), 64, _FIXED_SIDE)
+  drawn = picture_sets.drawings(np.random.default_rng(0), 64, _FIXED_SIDE)
   settled = jax.jit(encoder.settle)(encoder.init(jax.random.key(0)), drawn)
   return encoder, settled
 

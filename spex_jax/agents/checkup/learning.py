@@ -17,13 +17,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import base
-from spex_jax.agents.checkup import augmenting, encoders, moco, pictures, probes
+from spex_jax.agents.checkup import (
+  augmenting,
+  encoders,
+  moco,
+  picture_sets,
+  probes,
+)
 from spex_jax.training import loop
 
 RANDOM, SUPERVISED = "random", "supervised"
 SOURCES: Mapping[str, Callable[[np.random.Generator, int, int], np.ndarray]] = {
-  "drawings": pictures.drawings,
-  "dead_leaves": pictures.dead_leaves,
+  "drawings": picture_sets.drawings,
+  "dead_leaves": picture_sets.dead_leaves,
 }
 PRETRAININGS = (RANDOM, *SOURCES, SUPERVISED)
 # Of the supervised training: small crops would cut digits in two.

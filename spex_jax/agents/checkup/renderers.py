@@ -79,7 +79,7 @@ class Studio:
     self.size, self._seconds = size, seconds
     self._box = sandbox.Sandbox(
       seconds, _MEMORY, modules=_MODULES,
-      prepare=_HERE.with_name("fonts.py").read_text(),
+      prepare=_HERE.with_name("held_fonts.py").read_text(),
     )  # fmt: skip
 
   def __enter__(self) -> "Studio":

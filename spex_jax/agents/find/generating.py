@@ -3,7 +3,13 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from spex_jax.agents.find import functions, knowledge, numeric, sets, strings
+from spex_jax.agents.find import (
+  functions,
+  knowledge,
+  numeric,
+  planted_sets,
+  strings,
+)
 
 if TYPE_CHECKING:
   from spex_jax.models import sites
@@ -13,7 +19,7 @@ CATEGORIES: dict[str, Callable[[int, int], functions.Function]] = {
   "strings": strings.make,
   "entities": knowledge.entities,
   "relations": knowledge.relations,
-  "setfn": sets.make,
+  "setfn": planted_sets.make,
 }
 UNIT = "unit"  # Of a network, which is slow to import.
 
@@ -51,8 +57,8 @@ def generate(
       raise ValueError(
         "category='unit' needs the network whose units they are."
       )
-    from spex_jax.agents.find import units
+    from spex_jax.agents.find import network_functions
 
-    make = units.maker(net)
+    make = network_functions.maker(net)
     return [make(seed, index) for index in numbers]
   return [CATEGORIES[category](seed, index) for index in numbers]

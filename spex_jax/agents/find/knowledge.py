@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax.agents.find import functions, tables
+from spex_jax.agents.find import functions, word_tables
 
 UNDEFINED = "undefined"
 _WEAK = 0.2  # Of words near a concept: those of its kind.
@@ -30,15 +30,15 @@ _NEAR = (
   ("fruit", "vegetable"), ("string instrument", "wind instrument"),
   ("ball sport", "water sport"), ("mammal", "bird", "insect"),
   ("metal", "gas"),
-  tuple(name for name in tables.CONCEPTS if name.startswith("country in ")),
+  tuple(x for x in word_tables.CONCEPTS if x.startswith("country in ")),
 )  # fmt: skip
 
 
 @functools.cache
 def words() -> tuple[str, ...]:
   """All words of the tables, in order."""
-  found = {word for group in tables.CONCEPTS.values() for word in group}
-  found |= {word for own in tables.RELATIONS.values() for word in own}
+  found = {word for group in word_tables.CONCEPTS.values() for word in group}
+  found |= {word for own in word_tables.RELATIONS.values() for word in own}
   return tuple(sorted(found))
 
 
@@ -48,8 +48,8 @@ def activations(concepts: tuple[str, ...]) -> dict[str, float]:
   near = dict.fromkeys(  # In order: a truth is the same in every process.
     other for group in _NEAR if set(group) & set(concepts) for other in group
   )
-  found = {word: _WEAK for one in near for word in tables.CONCEPTS[one]}
-  return found | {w: 1.0 for one in concepts for w in tables.CONCEPTS[one]}
+  found = {word: _WEAK for one in near for word in word_tables.CONCEPTS[one]}
+  return found | {w: 1.0 for one in concepts for w in word_tables.CONCEPTS[one]}
 
 
 Rule = tuple[str, str, str]  # A relation, a domain, what it does there.
@@ -62,15 +62,15 @@ def rules() -> tuple[Rule, ...]:
   An exception is "undefined", or another relation that knows the same words.
   """
   found: list[Rule] = []
-  for name, own in tables.RELATIONS.items():
+  for name, own in word_tables.RELATIONS.items():
     found.append((name, "", ""))
-    for concept, group in tables.CONCEPTS.items():
+    for concept, group in word_tables.CONCEPTS.items():
       if not 2 < len(set(group) & set(own)) < len(own):
         continue
       found.append((name, concept, UNDEFINED))
       found += [
         (name, concept, other)
-        for other, theirs in tables.RELATIONS.items()
+        for other, theirs in word_tables.RELATIONS.items()
         if other != name and set(group) & set(own) <= set(theirs)
       ]
   return tuple(found)
@@ -80,12 +80,12 @@ def rules() -> tuple[Rule, ...]:
 def mapping(rule: Rule) -> dict[str, str]:
   """Word to what a rule makes of it; all others are undefined."""
   name, domain, instead = rule
-  found = dict(tables.RELATIONS[name])
-  for word in set(tables.CONCEPTS.get(domain, ())) & set(found):
+  found = dict(word_tables.RELATIONS[name])
+  for word in set(word_tables.CONCEPTS.get(domain, ())) & set(found):
     if instead == UNDEFINED:
       del found[word]
     else:
-      found[word] = tables.RELATIONS[instead][word]
+      found[word] = word_tables.RELATIONS[instead][word]
   return found
 
 
@@ -108,7 +108,7 @@ def entities(seed: int, index: int) -> functions.Function:
   rng = functions.rng(seed, name)
   count = 2 if rng.random() < 0.3 else 1
   concepts = tuple(
-    sorted(map(str, rng.choice([*tables.CONCEPTS], count, replace=False)))
+    sorted(map(str, rng.choice([*word_tables.CONCEPTS], count, replace=False)))
   )
   table = activations(concepts)
 
@@ -149,10 +149,10 @@ def relations(seed: int, index: int) -> functions.Function:
     return [table.get(_word(x), UNDEFINED) for x in xs]
 
   draw = functions.rng(seed, name, "tests")
-  known = sorted(tables.RELATIONS[rule[0]])
+  known = sorted(word_tables.RELATIONS[rule[0]])
   tests = [str(word) for word in draw.choice(known, NUM_TESTS)]
   if rule[1]:  # Half of them where it is odd.
-    inside = sorted(set(known) & set(tables.CONCEPTS[rule[1]]))
+    inside = sorted(set(known) & set(word_tables.CONCEPTS[rule[1]]))
     half = NUM_TESTS // 2
     tests[:half] = [str(word) for word in draw.choice(inside, half)]
   about = RELATIONS | {"category": "relations", "hints": _hints(seed, name)}

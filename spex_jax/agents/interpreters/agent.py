@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from spex_jax.agents import llm
-from spex_jax.agents.find import answers, functions
-from spex_jax.agents.interpreters import baselines
+from spex_jax.agents.find import functions, interpretations
+from spex_jax.agents.interpreters import naive
 
 _MOST = 40  # Inputs in a line.
 _SHOWN = 4_000  # Letters of what a model is told at once.
@@ -41,7 +41,9 @@ When you know, write these three sections, and no query:
 """
 
 
-def interactive(chat: llm.Chat, rounds: int = 25) -> answers.Interpreter:
+def interactive(
+  chat: llm.Chat, rounds: int = 25
+) -> interpretations.Interpreter:
   """An interpreter that asks a model, which asks the function, in turns.
 
   Args:
@@ -71,7 +73,7 @@ def interactive(chat: llm.Chat, rounds: int = 25) -> answers.Interpreter:
   return _kept(talk)
 
 
-def one_shot(chat: llm.Chat, count: int = 30) -> answers.Interpreter:
+def one_shot(chat: llm.Chat, count: int = 30) -> interpretations.Interpreter:
   """An interpreter that shows a model some outputs, and takes its guess."""
 
   def talk(messages: list, query: functions.Query, budget: int) -> str:
@@ -85,16 +87,18 @@ def one_shot(chat: llm.Chat, count: int = 30) -> answers.Interpreter:
 
 def _kept(
   talk: Callable[[list, functions.Query, int], str],
-) -> answers.Interpreter:
+) -> interpretations.Interpreter:
   """An interpreter whose transcript is kept, whatever ended its talk."""
 
-  def run(query: functions.Query, budget: int) -> answers.Answer:
+  def run(query: functions.Query, budget: int) -> interpretations.Answer:
     messages: list[dict[str, Any]] = []
     try:
       text = talk(messages, query, budget)
     except _ENDS as error:
       said = f"{type(error).__name__}: {error}"
-      return answers.Answer("none", "", transcript=(*messages,), error=said)
+      return interpretations.Answer(
+        "none", "", transcript=(*messages,), error=said
+      )
     return _answer(text, messages)
 
   return run
@@ -128,9 +132,7 @@ def _task(query: functions.Query, budget: int) -> str:
 def _first(query: functions.Query, count: int) -> list[Any]:
   """Inputs to begin with."""
   hints = query.about.get("hints")
-  return (
-    list(hints)[:count] if hints else baselines.inputs(query, count, "first")
-  )
+  return list(hints)[:count] if hints else naive.inputs(query, count, "first")
 
 
 def _told(query: functions.Query, text: str) -> str:
@@ -165,7 +167,9 @@ def sections(text: str) -> Mapping[str, str]:
   return {name: body.strip() for name, body in zip(parts[1::2], parts[2::2])}
 
 
-def _answer(text: str, messages: Sequence[Mapping[str, Any]]) -> answers.Answer:
+def _answer(
+  text: str, messages: Sequence[Mapping[str, Any]]
+) -> interpretations.Answer:
   found = sections(text)
   code = found.get("CODE", "")
   if fenced := _FENCE.findall(code):
@@ -175,6 +179,6 @@ def _answer(text: str, messages: Sequence[Mapping[str, Any]]) -> answers.Answer:
   if len(numbers) == 2:
     low, high = sorted(map(float, numbers))
     domain = {"low": low, "high": high}
-  return answers.Answer(
+  return interpretations.Answer(
     found.get("DESCRIPTION", ""), code, domain, transcript=tuple(messages)
   )

@@ -8,10 +8,10 @@ Whatever nothing fits is interpolated with all queries that are left.
 
 import numpy as np
 
-from spex_jax.agents.find import answers, functions
+from spex_jax.agents.find import functions, interpretations
 from spex_jax.agents.interpreters import (
-  baselines,
   halves,
+  naive,
   probing,
   squares,
   waves,
@@ -24,7 +24,7 @@ _ADEQUATE = 2.0
 _LARGEST = 1e100  # Squares of more would be infinite.
 
 
-def run(query: functions.Query, budget: int) -> answers.Answer:
+def run(query: functions.Query, budget: int) -> interpretations.Answer:
   """Interprets a function of one number.
 
   Args:
@@ -32,7 +32,7 @@ def run(query: functions.Query, budget: int) -> answers.Answer:
     budget: of the query; asked for in parts.
   """
   if query.about.get("is_network"):
-    return baselines.interpolation(query, budget, family="network")
+    return naive.interpolation(query, budget, family="network")
   samples = probing.Samples(query)
   _, y = samples.points
   if len(y) < 8 or np.abs(y).max() > _LARGEST:
@@ -185,7 +185,7 @@ def _interpolated(samples: probing.Samples) -> Found:
   return Found("", None, body)
 
 
-def _answer(found: Found, samples: probing.Samples) -> answers.Answer:
+def _answer(found: Found, samples: probing.Samples) -> interpretations.Answer:
   said = found.family or "no family that is known"
   if found.parameters:
     said += f" with {found.parameters}"
@@ -199,4 +199,6 @@ def _answer(found: Found, samples: probing.Samples) -> answers.Answer:
   if samples.sigma:
     said += f"; noise of deviation {samples.sigma:.2g}"
   code = "\n".join([*lines, found.body])
-  return answers.Answer(said, code, domain, found.family, found.parameters)
+  return interpretations.Answer(
+    said, code, domain, found.family, found.parameters
+  )

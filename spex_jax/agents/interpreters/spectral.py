@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 import jax
 import numpy as np
 
-from spex_jax.agents.find import answers, functions, sets
+from spex_jax.agents.find import functions, interpretations, planted_sets
 from spex_jax.fourier import spex
 
 _BITS = 8
@@ -31,7 +31,7 @@ Set = tuple[int, ...]
 Fit = tuple[dict[Set, float], np.ndarray]  # Coefficients, and what they leave.
 
 
-def planted(query: functions.Query, budget: int) -> answers.Answer:
+def planted(query: functions.Query, budget: int) -> interpretations.Answer:
   """A function of n bits: its sets."""
   n = query.about["n"]
   masks, values, parities = _asked(query, n, min(budget, query.left))
@@ -52,16 +52,16 @@ def planted(query: functions.Query, budget: int) -> answers.Answer:
   )
   terms, _ = found[kind]
   players = sorted((s for s in terms if s), key=lambda s: -abs(terms[s]))
-  code = sets.code(kind, players, [terms[s] for s in players])
+  code = planted_sets.code(kind, players, [terms[s] for s in players])
   code += f" + {terms[()]:.6g}"
   word = "parities" if kind == "parity" else "conjunctions"
-  return answers.Answer(
+  return interpretations.Answer(
     f"a sum of {len(players)} {word} of {n} inputs", code, family=kind,
     sets=tuple(players),
   )  # fmt: skip
 
 
-def bits(query: functions.Query, budget: int) -> answers.Answer:
+def bits(query: functions.Query, budget: int) -> interpretations.Answer:
   """A function of one number, as one of the 8 bits of its place on the grid."""
   count = min(budget, query.left, 200)
   places = functions.rng(0, "bits").permutation(1 << _BITS)[:count]
@@ -78,7 +78,7 @@ def bits(query: functions.Query, budget: int) -> answers.Answer:
     "for s, c in TERMS.items())"
   )
   said = f"{len(terms)} parities of the bits of a number"
-  return answers.Answer(said, code, family="bits")
+  return interpretations.Answer(said, code, family="bits")
 
 
 def _subsets(players: Iterable[int], order: int) -> list[Set]:

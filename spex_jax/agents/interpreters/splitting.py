@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spex_jax.agents.find import (
-  answers,
   functions,
+  interpretations,
   knowledge,
   primitives,
   strings,
-  tables,
+  word_tables,
 )
 
 _POOL = 150
@@ -121,17 +121,19 @@ def _compositions() -> Space:
 def _answered(
   query: functions.Query, own: Space, budget: int,
   said: Callable[[Any], str], code: Callable[[Any], str], sign: str,
-) -> answers.Answer:  # fmt: skip
+) -> interpretations.Answer:  # fmt: skip
   """The shortest hypothesis that is left; what was asked, where none is."""
   left, asked = narrowed(query, own, budget)
   if left:
     name = left[0]
-    return answers.Answer(said(name), code(name), family=sign.join(name))
+    return interpretations.Answer(
+      said(name), code(name), family=sign.join(name)
+    )
   known = f"KNOWN = {asked!r}\n\ndef f(x):\n  return KNOWN.get(x, x)"
-  return answers.Answer("none that is known", known)
+  return interpretations.Answer("none that is known", known)
 
 
-def texts(query: functions.Query, budget: int) -> answers.Answer:
+def texts(query: functions.Query, budget: int) -> interpretations.Answer:
   """A function of texts: a primitive, or one of another."""
   return _answered(
     query, _compositions(), budget, primitives.said, primitives.code, "*"
@@ -141,15 +143,15 @@ def texts(query: functions.Query, budget: int) -> answers.Answer:
 @functools.cache
 def _concepts() -> Space:
   """One concept or two, over all words."""
-  names: list[tuple[str, ...]] = [(one,) for one in tables.CONCEPTS]
-  names += itertools.combinations(sorted(tables.CONCEPTS), 2)
+  names: list[tuple[str, ...]] = [(one,) for one in word_tables.CONCEPTS]
+  names += itertools.combinations(sorted(word_tables.CONCEPTS), 2)
   own = [knowledge.activations(name) for name in names]
   words = knowledge.words()
   rows = [[table.get(word, 0.0) for word in words] for table in own]
   return space(words, names, rows)
 
 
-def concepts(query: functions.Query, budget: int) -> answers.Answer:
+def concepts(query: functions.Query, budget: int) -> interpretations.Answer:
   """A function of words that lights up for one concept or for two."""
   code = lambda names: knowledge.code(knowledge.activations(names), 0.0)
   return _answered(query, _concepts(), budget, " or ".join, code, "+")
@@ -166,7 +168,7 @@ def _rules() -> Space:
   return space(words, names, rows)
 
 
-def relations(query: functions.Query, budget: int) -> answers.Answer:
+def relations(query: functions.Query, budget: int) -> interpretations.Answer:
   """A relation between words, with a domain where it is another, perhaps."""
   code = lambda r: knowledge.code(knowledge.mapping(r), knowledge.UNDEFINED)
   return _answered(query, _rules(), budget, knowledge.said, code, "|")

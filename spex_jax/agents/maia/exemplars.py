@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spex_jax.agents.maia import labels
 from spex_jax.agents.maia import tools as tools_lib
+from spex_jax.agents.maia import unit_labels
 from spex_jax.agents.world import concepts, prompts, scenes
 
 _ALL = 0.9  # Of exemplars: then no second concept is named.
@@ -24,7 +24,7 @@ def run(tools: tools_lib.Tools) -> tools_lib.Finding:
   """The label of a unit; raises as the tools."""
   found = tools.exemplars()
   if not found.fired.any():
-    return tools_lib.Finding(labels.Label("none"), "It never fires.")
+    return tools_lib.Finding(unit_labels.Label("none"), "It never fires.")
   tools.display(found.numbers)
   texts = tools.describe(found.numbers)
   seen = [
@@ -41,7 +41,7 @@ def run(tools: tools_lib.Tools) -> tools_lib.Finding:
     second = _likeliest(known, left, rates)
     if not (first.implies(second) or second.implies(first)):
       own.append(second)
-  label = labels.Label("or" if len(own) == 2 else "one", tuple(own))
+  label = unit_labels.Label("or" if len(own) == 2 else "one", tuple(own))
   return tools_lib.Finding(label, f"Its regions show: {label}.")
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from spex_jax.agents.find import functions
-from spex_jax.agents.maia import labels
 from spex_jax.agents.maia import tools as tools_lib
+from spex_jax.agents.maia import unit_labels
 from spex_jax.agents.world import concepts, prompts, scenes
 
 _TRIED = 6  # Exemplars.
@@ -37,7 +37,7 @@ def run(tools: tools_lib.Tools) -> tools_lib.Finding:
   span = found.top - found.silent
   if span <= _SPREAD * found.noise + 1e-9:
     return tools_lib.Finding(
-      labels.Label("none"), "It fires for no picture of the data set."
+      unit_labels.Label("none"), "It fires for no picture of the data set."
     )
   bench = _Bench(tools, found)
   fired = [n for n, own in zip(found.numbers, found.fired) if own]
@@ -46,7 +46,8 @@ def run(tools: tools_lib.Tools) -> tools_lib.Finding:
   logical = _reasoned(bench, implicants)
   if logical is None:
     return tools_lib.Finding(
-      labels.Label("none"), "No concept of the world explains when it fires."
+      unit_labels.Label("none"),
+      "No concept of the world explains when it fires.",
     )
   if sum(concept.background is not None for concept in logical.concepts) > 1:
     return tools_lib.Finding(
@@ -61,7 +62,7 @@ def run(tools: tools_lib.Tools) -> tools_lib.Finding:
     1 << len(players),
   )
   values = dict(interactions)
-  label = labels.of_interactions(players, values, 0.3 * span) or logical
+  label = unit_labels.of_interactions(players, values, 0.3 * span) or logical
   return tools_lib.Finding(label, _TOLD.format(label), interactions)
 
 
@@ -86,7 +87,9 @@ class _Bench:
   def levels(self, asked: Sequence[scenes.Scene]) -> np.ndarray:
     """Mean activations, `[B]`, of pictures of the same content."""
     every = [
-      dataclasses.replace(s, things=tuple(labels.scattered(s.things, self.rng)))
+      dataclasses.replace(
+        s, things=tuple(unit_labels.scattered(s.things, self.rng))
+      )
       if number
       else s
       for s in asked
@@ -124,7 +127,7 @@ class _Bench:
     rng = functions.rng(0, "presence", *players, *map(bool, mask))
     there = [c for c, own in zip(players, mask) if own]
     away = [c for c, own in zip(players, mask) if not own]
-    return labels.scene_of(there, away, rng, "large", self.ground)
+    return unit_labels.scene_of(there, away, rng, "large", self.ground)
 
   def others(self, name: str, scene: scenes.Scene) -> list[str]:
     """Words of an attribute that no thing of a scene has, if there are any."""
@@ -267,7 +270,7 @@ def _split(
       # None may fire alone, as a thing of a second concept would.
       asked = (things, things[:1], things[1:])
       both += bench.fires([
-        scenes.Scene((*labels.scattered(own, bench.rng),), bench.ground)
+        scenes.Scene((*unit_labels.scattered(own, bench.rng),), bench.ground)
         for own in asked
       ]) == [True, False, False]  # fmt: skip
     if both >= 2:
@@ -277,7 +280,7 @@ def _split(
 
 def _reasoned(
   bench: _Bench, implicants: collections.Counter[tuple[concepts.Concept, ...]]
-) -> labels.Label | None:
+) -> unit_labels.Label | None:
   """The label that implicants leave; partners and blockers are looked for."""
   pairs = [own for own in implicants if len(own) == 2]
   singles = [own[0] for own, _ in implicants.most_common() if len(own) == 1]
@@ -290,13 +293,13 @@ def _reasoned(
     ]
     partner = apart[0] if apart else _partner(bench, first)
     if partner is not None:
-      return labels.Label("or", (first, partner))
+      return unit_labels.Label("or", (first, partner))
     blocker = _blocker(bench, first)
     if blocker is not None:
-      return labels.Label("and-not", (first, blocker))
-    return labels.Label("one", (first,))
+      return unit_labels.Label("and-not", (first, blocker))
+    return unit_labels.Label("one", (first,))
   if pairs:
-    return labels.Label("and", max(pairs, key=implicants.__getitem__))
+    return unit_labels.Label("and", max(pairs, key=implicants.__getitem__))
   return None
 
 
@@ -325,7 +328,7 @@ def _culprit(
   held = list(scene.things)
   room = _CELLS - len(held)
   made = lambda own: dataclasses.replace(
-    scene, things=tuple(labels.scattered([*own, *held], bench.rng))
+    scene, things=tuple(unit_labels.scattered([*own, *held], bench.rng))
   )
   groups = [things[i : i + room] for i in range(0, len(things), room)]
   for group, passes in zip(groups, test([made(own) for own in groups])):
@@ -365,14 +368,14 @@ def _blocker(bench: _Bench, first: concepts.Concept) -> concepts.Concept | None:
 def _firing(bench: _Bench, first: concepts.Concept) -> scenes.Scene | None:
   """The least scene of a concept that fires; a thing may block itself."""
   for _ in range(8):
-    scene = labels.scene_of([first], [], bench.rng, "large", bench.ground)
+    scene = unit_labels.scene_of([first], [], bench.rng, "large", bench.ground)
     if bench.fires([scene])[0]:
       return scene
   return None
 
 
 def _players(
-  bench: _Bench, label: labels.Label, seen: Sequence[scenes.Scene]
+  bench: _Bench, label: unit_labels.Label, seen: Sequence[scenes.Scene]
 ) -> list[concepts.Concept]:
   """The concepts of a label, and decoys from the exemplars."""
   own = list(label.concepts)

@@ -13,8 +13,8 @@ from typing import Any
 
 from spex_jax.agents import llm
 from spex_jax.agents.find import functions
-from spex_jax.agents.maia import labels
 from spex_jax.agents.maia import tools as tools_lib
+from spex_jax.agents.maia import unit_labels
 from spex_jax.agents.world import outside
 
 _SHOWN = 4_000  # Letters of what a model is told at once.
@@ -78,7 +78,7 @@ def agent(
     messages: list[dict[str, Any]] = []
     try:
       text = _talked(chat, tools, messages, rounds, language, sees)
-      label = labels.parse(_LABEL.findall(text)[-1])
+      label = unit_labels.parse(_LABEL.findall(text)[-1])
     except _ENDS as error:
       said = f"{type(error).__name__}: {error}"
     except ValueError as error:
@@ -88,7 +88,7 @@ def agent(
       description = told[-1].strip() if told else ""
       return tools_lib.Finding(label, description, None, (*messages,))
     return tools_lib.Finding(
-      labels.Label("none"), "", None, (*messages,), said[:300]
+      unit_labels.Label("none"), "", None, (*messages,), said[:300]
     )
 
   return run

@@ -18,12 +18,12 @@ import numpy as np
 from spex_jax import api
 from spex_jax.agents import sandbox
 from spex_jax.agents.find import functions
-from spex_jax.agents.maia import labels, units
+from spex_jax.agents.maia import unit_labels, units
 from spex_jax.agents.world import (
   describing,
-  editing,
   prompts,
   rendering,
+  scene_edits,
   scenes,
   seeing,
 )
@@ -105,7 +105,7 @@ class World:
     """See `Source`."""
     seen = describing.seen(pictures)
     return [
-      rendering.render(editing.edit(scene, text))
+      rendering.render(scene_edits.edit(scene, text))
       for scene, text in zip(seen, edits, strict=True)
     ]
 
@@ -475,7 +475,7 @@ class Finding:
     error: what ended it early, in a line; "" for nothing.
   """
 
-  label: labels.Label
+  label: unit_labels.Label
   description: str = ""
   interactions: interactions_lib.Interactions | None = None
   transcript: tuple[Mapping[str, Any], ...] = ()

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from spex_jax.agents.find import functions
-from spex_jax.agents.maia import labels
+from spex_jax.agents.maia import unit_labels
 from spex_jax.agents.world import concepts, rendering, scenes, seeing
 
 _GROUND = 0.75  # The level of a background.
@@ -87,7 +87,7 @@ class Synthetic:
   """
 
   name: str
-  truth: labels.Label
+  truth: unit_labels.Label
   noise: float = 0.0
 
   def call(self, pictures: Sequence[np.ndarray]) -> Seen:
@@ -134,7 +134,7 @@ class Synthetic:
 
 def generate(
   seed: int, kind: str, index: int, seen: Sequence[scenes.Scene]
-) -> labels.Label:
+) -> unit_labels.Label:
   """The truth of a unit; the same seed, kind and index give the same.
 
   Two concepts do not imply each other, one at most is a background, and "and"
@@ -143,15 +143,17 @@ def generate(
 
   Args:
     seed: an integer, the seed of all units.
-    kind: how concepts are joined, one of `labels.KINDS`.
+    kind: how concepts are joined, one of `unit_labels.KINDS`.
     index: of the unit in its kind.
     seen: the scenes of the data set, which must show the unit.
 
   Raises:
     ValueError: another kind, or a data set that shows too little.
   """
-  if kind not in labels.KINDS:
-    raise ValueError(f"No kind {kind!r}; there are {', '.join(labels.KINDS)}.")
+  if kind not in unit_labels.KINDS:
+    raise ValueError(
+      f"No kind {kind!r}; there are {', '.join(unit_labels.KINDS)}."
+    )
   rng = functions.rng(seed, "maia", kind, index)
   for _ in range(1000):
     own = [_concept(rng) for _ in range(1 if kind == "one" else 2)]
@@ -163,7 +165,7 @@ def generate(
         continue
       if kind == "and" and len(one.attributes) + len(other.attributes) > 3:
         continue
-    label = labels.Label(kind, tuple(own))
+    label = unit_labels.Label(kind, tuple(own))
     share = np.mean([label.holds(scene) for scene in seen]) if seen else 0
     if RARE <= share <= OFTEN:
       return label

@@ -21,11 +21,11 @@ from spex_jax import base
 from spex_jax import shown as shown_lib
 from spex_jax.indices import attribution as attribution_lib
 from spex_jax.indices import interactions as interactions_lib
-from spex_jax.report.page import contexts
+from spex_jax.report.page import context_data
 from spex_jax.report.page import views as views_lib
-from spex_jax.report.page.contexts import citations as citations
-from spex_jax.report.page.contexts import context as context
-from spex_jax.report.page.contexts import steps as steps
+from spex_jax.report.page.context_data import citations as citations
+from spex_jax.report.page.context_data import context as context
+from spex_jax.report.page.context_data import steps as steps
 from spex_jax.report.page.views import attribution as attribution
 from spex_jax.report.page.views import explanation as explanation
 from spex_jax.report.page.views import fields as fields
@@ -77,7 +77,7 @@ def run_of(found: shown_lib.Shown, question: str = "") -> Run:
   trust, views, files = list(sheet.trust), [], []
   for view in sheet.views:
     if "body" in view:
-      more, drawn = contexts.VIEWS[view["kind"]](view["body"])
+      more, drawn = context_data.VIEWS[view["kind"]](view["body"])
       trust, views = [*trust, *more], [*views, *drawn]
     else:
       views.append(view)
@@ -141,8 +141,8 @@ def _fitted(runs: Sequence[Run], over: int) -> list[Run]:
       elif view["kind"] == "table":
         cut = views_lib.first_rows(dict(view), _ROWS)
         parts.append((2, size(view) - size(cut), r, i))
-      elif view["kind"] in contexts.VIEWS:
-        cut, _ = contexts.smaller(view)
+      elif view["kind"] in context_data.VIEWS:
+        cut, _ = context_data.smaller(view)
         parts.append((3, size(view) - size(cut), r, i))
   gone: list[tuple[int, int, int, int]] = []
   for kind in range(4):
@@ -162,7 +162,9 @@ def _fitted(runs: Sequence[Run], over: int) -> list[Run]:
       f"({length / 1000:,.0f} kB)"
       for (kind, i), length in lost.items() if kind < 2
     ]  # fmt: skip
-    cut = {i: contexts.smaller(run.views[i]) for kind, i in lost if kind == 3}
+    cut = {
+      i: context_data.smaller(run.views[i]) for kind, i in lost if kind == 3
+    }
     lines += [what for _, what in cut.values()]
     run = dataclasses.replace(
       run,

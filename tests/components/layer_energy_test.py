@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from spex_jax.components import layers
+from spex_jax.components import layer_energy
 from spex_jax.fourier import sparse
 
 _LAYERS = ("a", "a", "b", "b", "b", "c")
@@ -21,7 +21,9 @@ _TERMS = {
 
 
 def test_energy_equals_a_plain_sum():
-  found = layers.energy(sparse.SparseFourier.from_terms(6, _TERMS), _LAYERS)
+  found = layer_energy.energy(
+    sparse.SparseFourier.from_terms(6, _TERMS), _LAYERS
+  )
   within = across = 0.0
   for members, coef in _TERMS.items():
     joined = list(itertools.combinations(members, 2))
@@ -45,16 +47,16 @@ def test_energy_equals_a_plain_sum():
 
 def test_a_function_without_interactions():
   flat = sparse.SparseFourier.from_terms(2, {(0,): 1.0})
-  found = layers.energy(flat, ("a", "b"))
+  found = layer_energy.energy(flat, ("a", "b"))
   assert found.interaction_share == 0 and np.isnan(found.within_share)
   assert str(found) == "no interactions"
   constant = sparse.SparseFourier.from_terms(1, {(): 1.0})
-  assert np.isnan(layers.energy(constant, ("a",)).interaction_share)
+  assert np.isnan(layer_energy.energy(constant, ("a",)).interaction_share)
 
 
 def test_layers_of_names():
   names = ("blocks.0.attn 0", "blocks.0.attn 13", "blocks.1.attn 0", "blocks.2")
-  assert layers.of_names(names) == (
+  assert layer_energy.of_names(names) == (
     "blocks.0.attn", "blocks.0.attn", "blocks.1.attn", "blocks.2",
   )  # fmt: skip
 
@@ -62,6 +64,6 @@ def test_layers_of_names():
 def test_bad_input():
   one = sparse.SparseFourier.from_terms(2, {(0,): 1.0})
   with pytest.raises(ValueError, match="Need 2 layers; got 3"):
-    layers.energy(one, "abc")
+    layer_energy.energy(one, "abc")
   with pytest.raises(ValueError, match="one target"):
-    layers.energy(sparse.SparseFourier.stack([one, one]), "ab")
+    layer_energy.energy(sparse.SparseFourier.stack([one, one]), "ab")

@@ -9,8 +9,8 @@ from PIL import Image
 
 from spex_jax import cli, configs
 from spex_jax.ablate import components, stand_ins
-from spex_jax.jobs import components as job
-from spex_jax.jobs import explain, parts, report
+from spex_jax.jobs import attribute_components as job
+from spex_jax.jobs import explain, network_parts, report
 from spex_jax.models import hub
 from tests import command
 from tests.jobs import small
@@ -128,7 +128,7 @@ def test_filters_of_a_resnet(tmp_path):
     image=str(tmp_path / "one.npy"), absent="mean",
     background=str(tmp_path / "others"),
   )  # fmt: skip
-  subject = parts.of_picture(config, tmp_path)
+  subject = network_parts.of_picture(config, tmp_path)
   at = components.shapes(net, net.params, pixel_values=pixels)
   players = components.filters(at)
   assert subject.names == players.names
@@ -144,7 +144,7 @@ def test_filters_of_a_resnet(tmp_path):
   np.testing.assert_allclose(found, logits[0, 1], rtol=1e-4, atol=1e-4)
   config = dataclasses.replace(config, background=str(tmp_path / "one.npy"))
   with pytest.raises(ValueError, match="give a folder of nothing else by"):
-    parts.of_picture(config, tmp_path)
+    network_parts.of_picture(config, tmp_path)
 
 
 @pytest.mark.slow
@@ -157,7 +157,7 @@ def test_stand_ins_are_of_the_background(model, tmp_path, absent):
     "components_lm:quick", model=model, prompt="the cat", absent=absent,
     background=str(file), target_id=7, readout="logit",
   )  # fmt: skip
-  subject = parts.of_language_model(config, tmp_path)
+  subject = network_parts.of_language_model(config, tmp_path)
   net = hub.load(model)
   ids = net.tokenizer.encode("the cat").ids
   texts = [
@@ -200,7 +200,7 @@ def test_whole_layers_by_pattern(model, tmp_path):
     "components_lm:quick", model=model, pattern="*mlp.neurons,*attn.z",
     whole=True,
   )  # fmt: skip
-  subject = parts.of_language_model(config, tmp_path)
+  subject = network_parts.of_language_model(config, tmp_path)
   net = hub.load(model)
   parts_of = ("attn.z", "mlp.neurons")
   expected = [
@@ -246,7 +246,7 @@ def test_backgrounds_that_hold_nothing(model, tmp_path):
       "components_lm:quick", model=model, absent=absent, background=str(file)
     )
     with pytest.raises(ValueError, match=message):
-      parts.of_language_model(config, tmp_path)
+      network_parts.of_language_model(config, tmp_path)
 
 
 def test_a_configuration_of_another_command(tmp_path):
@@ -257,7 +257,11 @@ def test_a_configuration_of_another_command(tmp_path):
 
 def test_help_names_every_method_and_kind(capsys):
   out = command.done(capsys, "attribute", "components", "--help")
-  for word in (*parts.METHODS, *components.KINDS, *parts.ABSENT):
+  for word in (
+    *network_parts.METHODS,
+    *components.KINDS,
+    *network_parts.ABSENT,
+  ):
     assert word in out
   for name in list(configs.named("components")):
     assert f"\n  {name}\n" in out

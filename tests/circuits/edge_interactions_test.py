@@ -9,7 +9,7 @@ import pytest
 
 from spex_jax import base
 from spex_jax.ablate import components, edges, evaluate
-from spex_jax.circuits import alike, interactions, judging, metrics
+from spex_jax.circuits import alike, edge_interactions, judges, metrics
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.models import sites
 from tests.circuits import tiny
@@ -32,7 +32,7 @@ def test_curvature_along_the_path_of_known_functions():
   value = lambda s: (
     both(s[0], s[1]) / 2 + either(s[2], s[3]) + s[4] * s[0] * s[1] / 2
   )
-  found = interactions.screen(_game(value, 5), points=50, at_once=4)
+  found = edge_interactions.screen(_game(value, 5), points=50, at_once=4)
   expected = np.zeros((5, 5))
   # Of a triple, the mean of the third on the path.
   for i, j, x in ((0, 1, 0.5 + 0.25), (2, 3, -1), (0, 4, 0.25), (1, 4, 0.25)):
@@ -43,17 +43,17 @@ def test_curvature_along_the_path_of_known_functions():
   # At the end where all are kept, a saturated OR still has it here; a smooth
   # saturation does not.
   soft = lambda s: jnp.tanh(4 * (s[0] + s[1]))
-  path = interactions.screen(_game(soft, 2), points=20)
-  corner = interactions.screen(_game(soft, 2), points=(1.0,))
+  path = edge_interactions.screen(_game(soft, 2), points=20)
+  corner = edge_interactions.screen(_game(soft, 2), points=(1.0,))
   assert path.values[0] < -0.3 and abs(corner.values[0]) < 1e-3
   with pytest.raises(ValueError, match="two players"):
-    interactions.screen(_game(soft, 1))
+    edge_interactions.screen(_game(soft, 1))
 
 
 def test_masks_screen_what_is_flat_on_the_path():
   """Banzhaf's index: of the product of three, half of it for each two."""
   value = lambda s: s[0] * s[1] * s[2] + 3 * s[3] - s[3] * s[4] / 2
-  found = interactions.screen(
+  found = edge_interactions.screen(
     _game(value, 5), by="masks", budget=4000, key=jax.random.key(0), at_once=64
   )
   expected = np.zeros((5, 5))
@@ -67,16 +67,16 @@ def test_masks_screen_what_is_flat_on_the_path():
   assert np.abs(found.values[0]) == np.abs(found.between).max()
   # Steps that no slope sees.
   steps = lambda s: jnp.where(s[0] + s[1] > 1.5, 1.0, 0.0) + s[2] * 0
-  blind = interactions.screen(_game(steps, 3))
+  blind = edge_interactions.screen(_game(steps, 3))
   assert not blind.between.any()
-  seen = interactions.screen(
+  seen = edge_interactions.screen(
     _game(steps, 3), by="masks", budget=256, key=jax.random.key(1)
   )
   assert seen.pairs[0].tolist() == [0, 1] and seen.values[0] > 0.5
   with pytest.raises(ValueError, match="by='slope'"):
-    interactions.screen(_game(steps, 3), by="slope")
+    edge_interactions.screen(_game(steps, 3), by="slope")
   with pytest.raises(ValueError, match="need a key"):
-    interactions.screen(_game(steps, 3), by="masks")
+    edge_interactions.screen(_game(steps, 3), by="masks")
 
 
 @pytest.mark.slow
@@ -91,8 +91,8 @@ def test_curvature_of_a_network_is_that_of_differences(of):
   else:
     ids = jax.ShapeDtypeStruct((1, 4), jnp.int32)
     players = components.heads(components.shapes(net, params, input_ids=ids))
-  made = interactions.game(net, params, pairs, players, _METRIC)
-  found = interactions.screen(made, points=(0.4,), at_once=2)
+  made = edge_interactions.game(net, params, pairs, players, _METRIC)
+  found = edge_interactions.screen(made, points=(0.4,), at_once=2)
   given = made.given(made.shared)
   f = jax.jit(lambda s: made.value(s, given))
   at, step = np.full(made.n, 0.4), 1e-2
@@ -115,14 +115,16 @@ def test_the_game_is_that_of_circuits():
   net, params = tiny.network(num_blocks=1)
   pairs, graph = tiny.pairs(), graph_lib.Graph.of(net)
   players = edges.nodes(net)
-  made = interactions.game(net, params, pairs, players, _METRIC, by_pair=True)
+  made = edge_interactions.game(
+    net, params, pairs, players, _METRIC, by_pair=True
+  )
   ask = evaluate.compiled(made, batch_size=4, devices=jax.devices()[:1])
   masks = np.random.default_rng(0).random((3, players.n)) < 0.6
   owner = np.concatenate(
     [players.edges[r.name].reshape(-1) for r in graph.readers]
   )
   circuits = [graph_lib.Circuit(graph, mask[owner]) for mask in masks]
-  judged = judging.faithfulness(net, params, pairs, circuits, _METRIC, size=2)
+  judged = judges.faithfulness(net, params, pairs, circuits, _METRIC, size=2)
   np.testing.assert_allclose(ask(masks), judged.values, atol=1e-11)
 
 
@@ -148,17 +150,17 @@ def test_gates_have_their_names():
     },
   )  # fmt: skip
   pairs = [(0, 1), (2, 3), (4, 5), (2, 6), (0, 6)]
-  found = interactions.gates(value, 7, pairs, others=False)
+  found = edge_interactions.gates(value, 7, pairs, others=False)
   assert [g.kind for g in found] == ["AND", "OR", "XOR", "ADD", "ADD"]
   assert [g.interaction for g in found] == [3, -1, -4, 0, 0]
   assert found[0].values == (0, 0, 0, 3)
   # Among all others kept the first of an AND works alone.
-  (kept,) = interactions.gates(value, 7, [(0, 6)], names=list("abcdefg"))
+  (kept,) = edge_interactions.gates(value, 7, [(0, 6)], names=list("abcdefg"))
   assert kept.kind == "ADD" and kept.names == ("a", "g")
-  assert interactions.classify([0, 1.0, 0.2, 2.0])[0] == "mixed"
+  assert edge_interactions.classify([0, 1.0, 0.2, 2.0])[0] == "mixed"
   assert "OR" in str(found[1])
   with pytest.raises(ValueError, match="two different players"):
-    interactions.gates(value, 7, [(1, 1)])
+    edge_interactions.gates(value, 7, [(1, 1)])
 
 
 def test_heads_that_back_each_other_up_are_an_or():
@@ -173,20 +175,20 @@ def test_heads_that_back_each_other_up_are_an_or():
   heads = components.heads(
     components.shapes(net, params, input_ids=jax.ShapeDtypeStruct((1, 4), int))
   )
-  plain = interactions.game(net, params, pairs, heads, _METRIC)
+  plain = edge_interactions.game(net, params, pairs, heads, _METRIC)
   value = jax.jit(lambda s: plain(s))
   none, one = (float(value(jnp.array(s))) for s in ([0.0, 0.0], [1.0, 0.0]))
 
   def told(*given):
     return jnp.tanh(4 * (_METRIC(*given) - none) / (one - none))
 
-  made = interactions.game(net, params, pairs, heads, told)
+  made = edge_interactions.game(net, params, pairs, heads, told)
   ask = evaluate.compiled(made, batch_size=4, devices=jax.devices()[:1])
-  (gate,) = interactions.gates(ask, 2, [(0, 1)])
+  (gate,) = edge_interactions.gates(ask, 2, [(0, 1)])
   assert gate.kind == "OR" and gate.interaction < -0.99
   # One at a time, neither is needed.
   assert abs(gate.values[3] - gate.values[1]) < 1e-2
-  found = interactions.explain(
+  found = edge_interactions.explain(
     net, params, pairs, heads, told,
     key=jax.random.key(0), budget=4, batch_size=4,
   )  # fmt: skip
@@ -203,7 +205,7 @@ def test_optimum_is_the_best_of_all_circuits():
   scores = rng.normal(size=graph.num_edges)
   order = np.argsort(-np.abs(scores))
   sure, pool = graph.circuit(order[:10]), graph.circuit(order[:42])
-  found = interactions.optimum(
+  found = edge_interactions.optimum(
     net, params, pairs, _METRIC, scores, 26,
     key=jax.random.key(0), sure=sure, pool=pool, groups=8, budget=256, size=2,
   )  # fmt: skip
@@ -213,7 +215,7 @@ def test_optimum_is_the_best_of_all_circuits():
     graph.circuit([*order[:10], *groups[list(some)].ravel()])
     for some in itertools.combinations(range(8), 4)
   ]
-  judged = judging.faithfulness(net, params, pairs, every, _METRIC, size=2)
+  judged = judges.faithfulness(net, params, pairs, every, _METRIC, size=2)
   effect = np.abs(judged.clean - judged.corrupted).mean()
   close = -np.abs(judged.values - judged.clean).mean(1) / effect
   # All masks fit in the budget: the expansion is the function itself.
@@ -221,7 +223,7 @@ def test_optimum_is_the_best_of_all_circuits():
   np.testing.assert_allclose(found.proposed, close.max(), atol=1e-9)
   np.testing.assert_allclose(found.by_scores, close[0], atol=1e-9)
   with pytest.raises(ValueError, match="no choice of 99"):
-    interactions.optimum(
+    edge_interactions.optimum(
       net, params, pairs, _METRIC, scores, 99,
       key=jax.random.key(0), sure=sure, pool=pool,
     )  # fmt: skip

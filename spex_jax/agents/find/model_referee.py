@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from spex_jax.agents import llm
-from spex_jax.agents.find import functions, primitives, tables
+from spex_jax.agents.find import functions, primitives, word_tables
 
 CATEGORIES = ("strings", "entities", "relations")
 _TASK = """\
@@ -68,7 +68,7 @@ def _other_text(rng: np.random.Generator, x: str) -> tuple[str, str]:
 
 def _other_word(rng: np.random.Generator, x: str) -> tuple[str, str]:
   del x
-  own = tables.RELATIONS[str(rng.choice([*tables.RELATIONS]))]
+  own = word_tables.RELATIONS[str(rng.choice([*word_tables.RELATIONS]))]
   word = str(rng.choice([*own]))
   return word, own[word]
 

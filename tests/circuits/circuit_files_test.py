@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from spex_jax.circuits import draw, files, selection
+from spex_jax.circuits import circuit_files, draw, selection
 from spex_jax.circuits import graph as graph_lib
 from tests.circuits.graph_test import network
 
@@ -18,15 +18,15 @@ _SCORES = _RNG.normal(size=len(_GRAPH))
 
 def test_ours(tmp_path):
   path = tmp_path / "circuit.json"
-  files.save(_CIRCUIT, path, _SCORES, {"task": "ioi"})
-  found = files.load(path, _GRAPH)
+  circuit_files.save(_CIRCUIT, path, _SCORES, {"task": "ioi"})
+  found = circuit_files.load(path, _GRAPH)
   assert found.circuit == _CIRCUIT
   assert found.about == {"task": "ioi"}
   np.testing.assert_array_equal(
     found.scores, np.where(_CIRCUIT.kept, _SCORES, 0)
   )
   with pytest.raises(ValueError, match="taken: .'edges'"):
-    files.save(_CIRCUIT, path, about={"edges": 3})
+    circuit_files.save(_CIRCUIT, path, about={"edges": 3})
 
 
 @pytest.mark.parametrize("level", graph_lib.LEVELS)
@@ -39,8 +39,8 @@ def test_other_levels(level, tmp_path):
   least = np.sort(np.abs(scores), axis=None)[-5]
   assert circuit == selection.threshold(_GRAPH, scores, least, level=level)
   path = tmp_path / "circuit.json"
-  files.save(circuit, path, scores)
-  found = files.load(path, _GRAPH)
+  circuit_files.save(circuit, path, scores)
+  found = circuit_files.load(path, _GRAPH)
   assert found.circuit == circuit and len(circuit) == 5
   assert not found.about
   np.testing.assert_array_equal(found.scores, np.where(circuit.kept, scores, 0))
@@ -74,13 +74,13 @@ def test_bad_levels(body, said, tmp_path):
   path = tmp_path / "circuit.json"
   path.write_text(json.dumps(body))
   with pytest.raises(ValueError, match=said):
-    files.load(path, _GRAPH)
+    circuit_files.load(path, _GRAPH)
 
 
 def test_edges_are_enough(tmp_path):
   path = tmp_path / "circuit.json"
   path.write_text(json.dumps({"edges": [list(e) for e in _CIRCUIT.edges]}))
-  found = files.load(path, _GRAPH)
+  found = circuit_files.load(path, _GRAPH)
   assert found.circuit == _CIRCUIT
   assert found.scores is None
 
@@ -88,7 +88,7 @@ def test_edges_are_enough(tmp_path):
 def test_eap_ig_there_and_back():
   circuit = _ALONE.circuit(_RNG.random(len(_ALONE)) < 0.3)
   scores = _RNG.normal(size=len(_ALONE))
-  body = json.loads(json.dumps(files.to_eap_ig(circuit, scores)))
+  body = json.loads(json.dumps(circuit_files.to_eap_ig(circuit, scores)))
   assert body["cfg"] == {
     "n_layers": 2, "n_heads": 4, "parallel_attn_mlp": False, "d_model": 8,
   }  # fmt: skip
@@ -98,29 +98,31 @@ def test_eap_ig_there_and_back():
   assert edge == {"score": -scores[number], "in_graph": circuit.kept[number]}
   assert {"input->m0", "m1->logits", "input->a0.h0<q>"} <= {*body["edges"]}
   assert {*body["nodes"]} >= {"input", "a1.h3", "m1", "logits"}
-  found = files.from_eap_ig(body, _ALONE)
+  found = circuit_files.from_eap_ig(body, _ALONE)
   name = next(iter(body["edges"]))
   some = {key: edge for key, edge in body["edges"].items() if key != name}
   with pytest.raises(ValueError, match="1 edges are missing, input->"):
-    files.from_eap_ig(body | {"edges": some}, _ALONE)
+    circuit_files.from_eap_ig(body | {"edges": some}, _ALONE)
   bad = {name: body["edges"][name] | {"score": float("nan")}}
   with pytest.raises(ValueError, match="the score of embed.* is no finite"):
-    files.from_eap_ig(body | {"edges": some | bad}, _ALONE)
+    circuit_files.from_eap_ig(body | {"edges": some | bad}, _ALONE)
   assert found.circuit == circuit
   np.testing.assert_array_equal(found.scores, scores)
 
 
 def test_eap_ig_of_shared_keys(tmp_path):
   path = tmp_path / "theirs.json"
-  path.write_text(json.dumps(files.to_eap_ig(_CIRCUIT, _SCORES)))
-  found = files.load(path, _GRAPH)
+  path.write_text(json.dumps(circuit_files.to_eap_ig(_CIRCUIT, _SCORES)))
+  found = circuit_files.load(path, _GRAPH)
   assert found.circuit == _CIRCUIT
   # Halves added up again.
   np.testing.assert_allclose(found.scores, _SCORES, rtol=1e-15)
 
 
 def test_circuit_tracer():
-  body = files.to_circuit_tracer(_CIRCUIT, _SCORES, ["a", " b"], model="x")
+  body = circuit_files.to_circuit_tracer(
+    _CIRCUIT, _SCORES, ["a", " b"], model="x"
+  )
   json.dumps(body)
   ids = [node["node_id"] for node in body["nodes"]]
   assert len({*ids}) == len(ids) == len({*_CIRCUIT.nodes}) + 1
@@ -164,17 +166,17 @@ def test_bad_files(tmp_path, body, complaint):
   path = tmp_path / "circuit.json"
   path.write_text(body)
   with pytest.raises(ValueError, match=complaint):
-    files.load(path, _GRAPH)
+    circuit_files.load(path, _GRAPH)
   with pytest.raises(FileNotFoundError, match="There is no file"):
-    files.load(tmp_path / "none.json", _GRAPH)
+    circuit_files.load(tmp_path / "none.json", _GRAPH)
 
 
 def test_a_changed_file_is_noticed(tmp_path):
   path = tmp_path / "circuit.json"
-  files.save(_CIRCUIT, path)
+  circuit_files.save(_CIRCUIT, path)
   path.write_text(path.read_text().replace("embed", "embeb", 1))
   with pytest.raises(ValueError, match="sha256|digest|checksum"):
-    files.load(path, _GRAPH)
+    circuit_files.load(path, _GRAPH)
 
 
 def _places(svg):

@@ -3,18 +3,18 @@
 import numpy as np
 import pytest
 
-from spex_jax.report import examples, plots
+from spex_jax.report import example_plots, plots
 from spex_jax.report import tables as report_tables
 
 _NAMES = ("cat $1", "dog", "eel")
 
 
 def _point(std=0.5):
-  return examples.Point(
+  return example_plots.Point(
     "point 0",
-    helpful=[examples.Shown((0,), 2.0, std)],
-    harmful=[examples.Shown((1,), -1.0, std)],
-    synergy=[examples.Shown((0, 2), 0.25)],
+    helpful=[example_plots.Shown((0,), 2.0, std)],
+    harmful=[example_plots.Shown((1,), -1.0, std)],
+    synergy=[example_plots.Shown((0, 2), 0.25)],
     redundancy=[],
   )
 
@@ -22,7 +22,7 @@ def _point(std=0.5):
 @pytest.mark.parametrize("shape", [(4, 4), (4, 4, 3)])
 def test_images_stand_where_the_heads_say(shape, tmp_path):
   train = np.random.default_rng(0).random((3, *shape))
-  figure = examples.images(
+  figure = example_plots.images(
     [_point(), _point()],
     [train[0], train[1]],
     train,
@@ -46,7 +46,7 @@ def test_images_stand_where_the_heads_say(shape, tmp_path):
 
 
 def test_bars_hold_every_value_with_its_sign():
-  figure = examples.bars([_point(), _point(None)], _NAMES, units="nat")
+  figure = example_plots.bars([_point(), _point(None)], _NAMES, units="nat")
   assert len(figure.axes) == 2
   for axes in figure.axes:
     widths = [bar.get_width() for bar in axes.patches]
@@ -57,9 +57,9 @@ def test_bars_hold_every_value_with_its_sign():
 
 def test_a_table_has_intervals_where_they_are_known(capsys):
   show = report_tables.printer()
-  show(examples.table(_point(), _NAMES, "logit"))
+  show(example_plots.table(_point(), _NAMES, "logit"))
   known = capsys.readouterr().out
   assert "[+1.02, +2.98]" in known and "cat $1 & eel" in known
-  show(examples.table(_point(None), _NAMES, "logit"))
+  show(example_plots.table(_point(None), _NAMES, "logit"))
   unknown = capsys.readouterr().out
   assert "95 %" not in unknown and "harmful" in unknown

@@ -81,7 +81,7 @@ def steps(body: Mapping[str, Any]) -> tuple[_Lines, list[dict[str, Any]]]:
   """Steps of an answer by tokens before them: what they are worth, and views.
 
   Args:
-    body: the JSON object of `context.scored.Attribution.to_dict`.
+    body: the JSON object of `context.token_scores.Attribution.to_dict`.
 
   Raises:
     LookupError, TypeError, ValueError: a field missing, or of another form.

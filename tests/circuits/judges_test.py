@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spex_jax.circuits import completeness, curves, identities, judging, metrics
+from spex_jax.circuits import completeness, curves, identities, judges, metrics
 from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import judged as judged_lib
 from spex_jax.models import sites
@@ -52,7 +52,7 @@ def test_values_are_those_of_single_runs():
   pairs, graph = tiny.pairs(), graph_lib.Graph.of(net)
   circuits = _random(graph, 3)
   metric = metrics.logit_difference
-  judged = judging.faithfulness(net, params, pairs, circuits, metric, size=2)
+  judged = judges.faithfulness(net, params, pairs, circuits, metric, size=2)
   for circuit, values in zip(circuits, judged.values):
     expected = _by_hand(
       net, params, pairs, circuit, metric, _resampled(net, params)
@@ -77,7 +77,7 @@ def test_values_are_those_of_single_runs():
 def test_all_edges_are_the_model_and_none_the_corrupted_run():
   net, params = tiny.network("llama")
   graph = graph_lib.Graph.of(net)
-  judged = judging.faithfulness(
+  judged = judges.faithfulness(
     net, params, tiny.pairs(), {"all": graph.full, "none": graph.empty},
     metrics.logit_difference, size=2,
   )  # fmt: skip
@@ -99,7 +99,7 @@ def test_other_ablations(ablation):
   pairs, graph = tiny.pairs(), graph_lib.Graph.of(net)
   (circuit,) = _random(graph, 1)
   found = {
-    prune: judging.faithfulness(
+    prune: judges.faithfulness(
       net, params, pairs, [circuit], metrics.logit_difference,
       ablation=ablation, prune=prune, size=2,
     )
@@ -132,7 +132,7 @@ def test_pruning_changes_nothing_under_resampling():
   pairs, graph = tiny.pairs(), graph_lib.Graph.of(net)
   circuits = _random(graph, 6, share=0.25)
   whole, pruned = (
-    judging.faithfulness(
+    judges.faithfulness(
       net,
       params,
       pairs,
@@ -155,7 +155,7 @@ def test_ungrouped_circuits_are_of_single_heads():
   (circuit,) = _random(grouped, 1)
   whole = graph.circuit(circuit.kept[graph.members(grouped)])
   judge = lambda circuits: (
-    judging.faithfulness(
+    judges.faithfulness(
       net, params, tiny.pairs(), circuits, metrics.logit_difference, size=2
     ).values
   )
@@ -174,7 +174,7 @@ def test_nodes_are_their_edges():
   assert len(nodes) == 3 and nodes.prune() == nodes
   assert not (nodes - graph.of_nodes(["embed"])).prune()
   given = net, params, tiny.pairs()
-  found = judging.faithfulness(
+  found = judges.faithfulness(
     *given, {"nodes": nodes, "edges": nodes.of_edges}, _METRIC, size=2
   )
   # The edges alone lose those to readers that nobody hears.
@@ -195,7 +195,7 @@ def test_edges_at_positions():
   circuit = graph_lib.Circuit(graph, kept, "position")
   everywhere = graph_lib.Circuit(graph, np.tile(kept[:1], (4, 1)), "position")
   judge = lambda some, prune=False: (
-    judging.faithfulness(
+    judges.faithfulness(
       net, params, pairs, some, _METRIC, size=2, prune=prune
     ).values
   )
@@ -223,7 +223,7 @@ def test_neurons():
   assert graph.neurons == (6, 6)
   kept = np.random.default_rng(4).random(12) < 0.5
   circuit = graph_lib.Circuit(graph, kept, "neuron")
-  judge = lambda *some, **more: judging.faithfulness(
+  judge = lambda *some, **more: judges.faithfulness(
     net, params, pairs, some, _METRIC, size=2, **more
   )
   found = judge(circuit, circuit | ~circuit)
@@ -254,12 +254,12 @@ def test_more_circuits_than_one_call_takes(monkeypatch):
   net, params = tiny.network()
   graph = graph_lib.Graph.of(net)
   circuits = _random(graph, 6)
-  judge = judging.Judge(
+  judge = judges.Judge(
     net, params, tiny.pairs(), metrics.logit_difference, size=2, at_once=2
   )
   kept = np.stack([c.kept for c in circuits])
   expected = judge(kept)
-  monkeypatch.setattr(judging, "ROWS", 4)
+  monkeypatch.setattr(judges, "ROWS", 4)
   monkeypatch.setattr(judge, "_held", [])
   np.testing.assert_array_equal(judge(kept), expected)
 
@@ -273,7 +273,7 @@ def test_circuits_that_are_whole_before_a_block_run_from_there(start):
     np.char.startswith(late, "blocks.1") & (start == 1)
   )
   kept = np.stack([c.kept | ~late for c in _random(graph, 3)])
-  judge = judging.Judge(
+  judge = judges.Judge(
     net, params, tiny.pairs(), metrics.logit_difference, size=2
   )
   np.testing.assert_allclose(judge(kept, start), judge(kept), atol=_EXACT)
@@ -284,7 +284,7 @@ def test_refusals():
   graph = graph_lib.Graph.of(net)
   pairs = tiny.pairs()
   judge = lambda circuits, metric=metrics.logit_difference, **more: (
-    judging.faithfulness(net, params, pairs, circuits, metric, **more)
+    judges.faithfulness(net, params, pairs, circuits, metric, **more)
   )
   with pytest.raises(ValueError, match="no circuit to judge"):
     judge([])
@@ -369,7 +369,7 @@ def test_completeness_by_hand():
   assert found.names == ("random 0", "heads", "greedy 0.0", "greedy 0.1")
   kept = [circuit - out for out in found.removed]
   kept += [graph.full - out for out in found.removed]
-  values = judging.faithfulness(
+  values = judges.faithfulness(
     net, params, pairs, kept, metric, size=2
   ).faithfulness()
   inside, outside = np.split(values, 2)
@@ -398,7 +398,7 @@ def test_minimality_by_hand():
   found = completeness.minimality(
     net, params, pairs, circuit, metric, partners=0.3, size=2
   )
-  f = lambda some: judging.faithfulness(
+  f = lambda some: judges.faithfulness(
     net, params, pairs, some, metric, size=2
   ).faithfulness()
   base, *without = f(

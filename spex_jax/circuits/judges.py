@@ -38,7 +38,7 @@ from spex_jax.circuits import graph as graph_lib
 from spex_jax.circuits import identities as identities_lib
 from spex_jax.circuits import judged as judged_lib
 from spex_jax.circuits import pairs as pairs_lib
-from spex_jax.models import edges, sites
+from spex_jax.models import cut_edges, sites
 
 TOLERANCE = 1e-3  # Of an identity, in what the model does above the empty one.
 ROWS = 256  # Circuits of a call, at most.
@@ -291,7 +291,7 @@ def _entered(model, start, params, batch):
   ids = jnp.asarray(batch.clean)
   out = net.apply(params, capture=(enters, *wrote), input_ids=ids)
   found = out.activations
-  return found[enters], edges.stacked([found[one] for one in wrote])
+  return found[enters], cut_edges.stacked([found[one] for one in wrote])
 
 
 @functools.partial(

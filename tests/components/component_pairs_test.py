@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from spex_jax.components import interactions
+from spex_jax.components import component_pairs
 from spex_jax.indices import judging
 
 _N = 12
@@ -25,7 +25,7 @@ def _planted(num_masks=3000, keep=0.85, noise=0.05, seed=0):
 @pytest.fixture(scope="module")
 def model():
   masks, values, _ = _planted()
-  return interactions.fit(masks, values, keep=0.85, most_pairs=20)
+  return component_pairs.fit(masks, values, keep=0.85, most_pairs=20)
 
 
 def test_planted_pairs_are_found_with_their_effects(model):
@@ -64,11 +64,11 @@ def test_its_fourier_expansion_is_the_same_function(model):
 def test_idle_components_and_few_masks():
   masks, values, _ = _planted(200)
   masks[:, 0] = True
-  found = interactions.fit(masks, values)
+  found = component_pairs.fit(masks, values)
   assert not found.singles[:, 0].any()
   assert not (found.weights != 0)[:, (found.pairs == 0).any(axis=1)].any()
   assert np.isfinite(found(masks)).all()
-  single = interactions.fit(masks[:, :2], values[:, 0])
+  single = component_pairs.fit(masks[:, :2], values[:, 0])
   assert len(single.pairs) == 0 and single(masks[:, :2]).shape == (200, 1)
 
 
@@ -76,14 +76,14 @@ def test_idle_components_and_few_masks():
   ("call", "error", "message"),
   [
     (
-      lambda m, v: interactions.fit(m[:9], v[:9]),
+      lambda m, v: component_pairs.fit(m[:9], v[:9]),
       ValueError,
       "at least 10 masks; got 9",
     ),
-    (lambda m, v: interactions.fit(m, v, keep=1.0), ValueError, "between 0"),
-    (lambda m, v: interactions.fit(m, v * np.nan), ValueError, "NaN or inf"),
+    (lambda m, v: component_pairs.fit(m, v, keep=1.0), ValueError, "between 0"),
+    (lambda m, v: component_pairs.fit(m, v * np.nan), ValueError, "NaN or inf"),
     (
-      lambda m, v: interactions.fit(m, v).strongest(2, 1),
+      lambda m, v: component_pairs.fit(m, v).strongest(2, 1),
       IndexError,
       "No target 2",
     ),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spex_jax.ablate import components, readouts
-from spex_jax.components import baselines
+from spex_jax.components import other_scores
 from spex_jax.models import convnet, gpt2, mlp
 from spex_jax.training import learners
 from tests.models import checkpoints
@@ -43,7 +43,7 @@ def _margins(params, x):
 
 def test_gate_gradient_of_neurons_is_gradient_times_parameter(network):
   net, params, players = network
-  found = baselines.gradient_x_parameter(
+  found = other_scores.gradient_x_parameter(
     net, players, {"features": _X}, readouts.margins(_LABELS), params=params
   )
 
@@ -74,7 +74,7 @@ def test_gate_gradient_of_filters_is_gradient_times_kernel():
     components.shapes(net, state, pixel_values=pixels)
   )
   assert players.n == 6
-  found = baselines.gradient_x_parameter(
+  found = other_scores.gradient_x_parameter(
     net, players, {"pixel_values": pixels}, readouts.margins(_LABELS)
   )
 
@@ -105,8 +105,12 @@ def test_gate_gradient_of_filters_is_gradient_times_kernel():
 def test_conductance_and_influence_are_their_integrals(network, steps):
   net, params, players = network
   given = (net, players, {"features": _X}, readouts.margins(_LABELS))
-  conductance = baselines.neuron_conductance(*given, params=params, steps=steps)
-  influence = baselines.internal_influence(*given, params=params, steps=steps)
+  conductance = other_scores.neuron_conductance(
+    *given, params=params, steps=steps
+  )
+  influence = other_scores.internal_influence(
+    *given, params=params, steps=steps
+  )
   edges = np.linspace(0, 1, 2001)
   middle = (edges[1:] + edges[:-1]) / 2
   units = np.stack([_margins(params, a * _X)[1] for a in edges])
@@ -117,7 +121,7 @@ def test_conductance_and_influence_are_their_integrals(network, steps):
     conductance.scores, (slopes * np.diff(units, axis=0)).sum(0), atol=atol
   )
   np.testing.assert_allclose(influence.scores, slopes.mean(0), atol=atol)
-  alone = baselines.internal_influence(
+  alone = other_scores.internal_influence(
     net, players, {"features": _X[:1]}, readouts.margins(_LABELS[:1]),
     params=params, steps=steps,
   )  # fmt: skip
@@ -136,11 +140,11 @@ def test_a_site_is_the_line_of_a_language_model():
   inputs = {"input_ids": np.array([[3, 1, 4, 1], [5, 9, 2, 6]])}
   players = components.blocks(components.shapes(net, params, **inputs))
   read = readouts.logit([2, 7])
-  found = baselines.neuron_conductance(
+  found = other_scores.neuron_conductance(
     net, players, inputs, read, params=params, steps=2
   )
   assert found.scores.shape == (4, 2)
-  gated = baselines.gradient_x_parameter(
+  gated = other_scores.gradient_x_parameter(
     net, players, inputs, read, params=params
   )
   value = components.evaluator(
@@ -170,11 +174,11 @@ def test_leave_one_out_and_random():
   value_fn = lambda masks: np.stack(
     [masks @ [1.0, 2.0, 4.0], masks[:, 0] * masks[:, 1]], axis=1
   )
-  found = baselines.leave_one_out(value_fn, 3)
+  found = other_scores.leave_one_out(value_fn, 3)
   np.testing.assert_array_equal(found.scores, [[1, 2, 4], [1, 1, 0]])
   np.testing.assert_array_equal(found.baseline, [0, -1])
   one, other = (
-    baselines.random(jax.random.key(k), 3, 2).scores for k in (0, 1)
+    other_scores.random(jax.random.key(k), 3, 2).scores for k in (0, 1)
   )
   assert one.shape == (2, 3) and not (one == other).any()
 
@@ -184,13 +188,13 @@ def test_bad_input_is_refused(network):
   read = readouts.margins(_LABELS)
   given = (net, players, {"features": _X}, read)
   with pytest.raises(ValueError, match="no parameters"):
-    baselines.gradient_x_parameter(*given)
+    other_scores.gradient_x_parameter(*given)
   with pytest.raises(ValueError, match="where='nose' is neither an input"):
-    baselines.neuron_conductance(*given, params=params, where="nose")
+    other_scores.neuron_conductance(*given, params=params, where="nose")
   with pytest.raises(ValueError, match="steps must be at least 1; got 0"):
-    baselines.internal_influence(*given, params=params, steps=0)
+    other_scores.internal_influence(*given, params=params, steps=0)
   broken = jax.tree.map(lambda leaf: leaf * jnp.nan, params)
   with pytest.raises(ValueError, match="gradient x parameter: .* NaN"):
-    baselines.gradient_x_parameter(*given, params=broken)
+    other_scores.gradient_x_parameter(*given, params=broken)
   with pytest.raises(ValueError, match="NaN or infinity"):
-    baselines.leave_one_out(lambda masks: masks[:, 0] * np.nan, 5)
+    other_scores.leave_one_out(lambda masks: masks[:, 0] * np.nan, 5)

@@ -18,7 +18,7 @@ import numpy as np
 from spex_jax import settings
 from spex_jax.ablate import components, parts, readouts, stand_ins
 from spex_jax.ablate import text as text_lib
-from spex_jax.components import layers
+from spex_jax.components import layer_energy
 from spex_jax.datasets import images
 from spex_jax.explanation import Explanation
 from spex_jax.indices import interactions as interactions_lib
@@ -418,14 +418,14 @@ def _subject(
     batch_size=config.batch_size,
     microbatch=config.microbatch,
   )
-  layer_of = layers.of_names(players.names)
+  layer_of = layer_energy.of_names(players.names)
   kind = config.pattern or config.players.replace("_", " ")
 
   def draw(found: interactions_lib.Interactions, path: pathlib.Path) -> None:
     plots.save(layer_plots.grid(found, layer_of, title=title), path)
 
   def findings(explanation: Explanation) -> Mapping[str, str]:
-    return {"layers": str(layers.energy(explanation.fourier, layer_of))}
+    return {"layers": str(layer_energy.energy(explanation.fourier, layer_of))}
 
   number = report_tables.count(players.n, "part")
   of_layers = report_tables.count(len(set(layer_of)), "layer")

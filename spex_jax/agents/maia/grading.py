@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from spex_jax.agents.find import functions
-from spex_jax.agents.maia import labels, units
+from spex_jax.agents.maia import unit_labels, units
 from spex_jax.agents.world import concepts, rendering, scenes
 
 _TRIES = 4000
@@ -34,7 +34,9 @@ class Prediction:
   negative: float
 
 
-def table(truth: labels.Label, label: labels.Label, seed: int) -> float:
+def table(
+  truth: unit_labels.Label, label: unit_labels.Label, seed: int
+) -> float:
   """The share of subsets, of the concepts of both, on which both agree.
 
   A subset that no scene can have (a red circle, but nothing red) is left out;
@@ -42,11 +44,11 @@ def table(truth: labels.Label, label: labels.Label, seed: int) -> float:
   """
   every = [*dict.fromkeys([*truth.concepts, *label.concepts])]
   rng, agreed = functions.rng(seed, "table", truth, label), []
-  for chosen in labels.subsets(len(every)):
+  for chosen in unit_labels.subsets(len(every)):
     there = [c for c, own in zip(every, chosen) if own]
     away = [c for c, own in zip(every, chosen) if not own]
     try:
-      own = [labels.scene_of(there, away, rng) for _ in range(_EACH)]
+      own = [unit_labels.scene_of(there, away, rng) for _ in range(_EACH)]
     except ValueError:
       continue
     agreed.append(np.mean([truth.holds(s) == label.holds(s) for s in own]))
@@ -55,7 +57,7 @@ def table(truth: labels.Label, label: labels.Label, seed: int) -> float:
 
 def predicted(
   system: units.System,
-  label: labels.Label,
+  label: unit_labels.Label,
   seed: int,
   count: int = 24,
   size: int = 64,
@@ -87,7 +89,7 @@ def roc_area(fired: np.ndarray, silent: np.ndarray) -> float:
 
 
 def _scenes(
-  label: labels.Label, rng: np.random.Generator, count: int
+  label: unit_labels.Label, rng: np.random.Generator, count: int
 ) -> tuple[list[scenes.Scene], list[scenes.Scene]]:
   """So many that a label holds for, and so many others, equally alike."""
   yes: list[scenes.Scene] = []
@@ -102,7 +104,7 @@ def _scenes(
         scene = dataclasses.replace(scene, background=concept.background)
       else:
         own = [*scene.things, concepts.embody(concept, rng)]
-        own = labels.scattered(own, rng)
+        own = unit_labels.scattered(own, rng)
         scene = dataclasses.replace(scene, things=tuple(own))
     side = yes if label.holds(scene) else no
     if len(side) < count:
@@ -114,8 +116,8 @@ def _scenes(
 
 def verdict(
   system: units.System,
-  label: labels.Label,
-  truth: labels.Label | None,
+  label: unit_labels.Label,
+  truth: unit_labels.Label | None,
   seed: int,
 ) -> dict[str, Any]:
   """All scores of a label, as JSON; those of truth where it is known."""

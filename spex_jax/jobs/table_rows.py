@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from spex_jax import base, settings
+from spex_jax.ablate import columns as masked
 from spex_jax.ablate import evaluate, features
-from spex_jax.ablate import tables as masked
 from spex_jax.datasets import casts, tabular
 from spex_jax.fourier import score
 from spex_jax.jobs import callables, fitted, fitted_networks, subjects

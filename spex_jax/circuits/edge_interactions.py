@@ -35,7 +35,7 @@ import numpy as np
 from spex_jax import api, base
 from spex_jax.ablate import components, evaluate, parts, readouts
 from spex_jax.circuits import graph as graph_lib
-from spex_jax.circuits import judging, metrics, runs
+from spex_jax.circuits import judges, metrics, runs
 from spex_jax.circuits import pairs as pairs_lib
 from spex_jax.indices import optimum as optimum_lib
 from spex_jax.models import sites
@@ -423,13 +423,13 @@ def optimum(
     groups: n, how many groups there are at most.
     budget: masks, each a run of all pairs.
     method: how closeness is expanded, one of `api.METHODS`.
-    **settings: further arguments of `judging.Judge`.
+    **settings: further arguments of `judges.Judge`.
 
   Raises:
-    ValueError: sizes that leave nothing to choose; as `judging.faithfulness`.
+    ValueError: sizes that leave nothing to choose; as `judges.faithfulness`.
   """
   graph = sure.graph
-  net, params = judging.fitting(net, params, graph)
+  net, params = judges.fitting(net, params, graph)
   rest = (pool - sure).numbers
   if not len(sure) < edges < len(sure) + len(rest):
     raise ValueError(
@@ -450,7 +450,7 @@ def optimum(
   # Masks of groups to circuits, and how close these are to the clean run.
   owner = np.full(graph.num_edges, count)
   owner[rest[: count * each]] = np.arange(count).repeat(each)
-  judge = judging.Judge(net, params, pairs, metric, **settings)
+  judge = judges.Judge(net, params, pairs, metric, **settings)
   effect = np.abs(judge.clean - judge.corrupted).mean()
 
   def kept(masks):

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 import spex_jax as spex
-from spex_jax.ablate import tables
+from spex_jax.ablate import columns
 
 _FRAME = pd.DataFrame(
   {
@@ -56,18 +56,18 @@ def test_frames_keep_their_types(place, size):
   row, background = _FRAME.iloc[[place]], _FRAME.iloc[:size]
   expected = _slowly(row, background)
   for given in (row, _FRAME.iloc[place], _FRAME.iloc[place].to_dict()):
-    evaluator = tables.masked(_predict, given, background)
+    evaluator = columns.masked(_predict, given, background)
     np.testing.assert_allclose(evaluator(_ALL), expected, rtol=1e-12)
-  few = tables.masked(_predict, row, background, rows_per_call=5)
+  few = columns.masked(_predict, row, background, rows_per_call=5)
   np.testing.assert_array_equal(few(_ALL), evaluator(_ALL))
   if size == 1:  # One row is a constant.
-    constant = tables.masked(_predict, row, background.iloc[0].to_dict())
+    constant = columns.masked(_predict, row, background.iloc[0].to_dict())
     assert constant.names == tuple(_FRAME.columns)
 
 
 def test_explained_in_one_line():
   answer = spex.explain(
-    tables.masked(_predict, _FRAME.iloc[2], _FRAME), key=jax.random.key(0)
+    columns.masked(_predict, _FRAME.iloc[2], _FRAME), key=jax.random.key(0)
   )
   assert answer.names == tuple(_FRAME.columns)
   assert answer.faithfulness == pytest.approx(1)
@@ -85,12 +85,12 @@ def test_arrays_and_several_targets():
   expected = np.stack(
     [(np.where(m, row, background) @ weights).mean(axis=0) for m in masks]
   )
-  evaluator = tables.masked(lambda x: x @ weights, row, background)
+  evaluator = columns.masked(lambda x: x @ weights, row, background)
   np.testing.assert_allclose(evaluator(masks), expected, rtol=1e-12)
   answer = spex.explain(evaluator, key=jax.random.key(0))
   assert answer.names == ("x0", "x1", "x2")
   jitted = jax.jit(lambda x: (x @ np.float32(weights))[:, 0])
-  found = tables.masked(jitted, row - [1e9, 0, 0], background)(masks)
+  found = columns.masked(jitted, row - [1e9, 0, 0], background)(masks)
   expected = np.where(masks[:, None], row - [1e9, 0, 0], background)
   expected = (expected @ weights[:, 0]).mean(axis=1)
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
@@ -98,7 +98,7 @@ def test_arrays_and_several_targets():
 
 def test_a_missing_cell_of_a_column_of_integers():
   frame = pd.DataFrame({"a": [1, 2], "b": [1.0, 2.0]})
-  seen = tables.masked(
+  seen = columns.masked(
     lambda f: f["a"].isna() * 5.0 + f["b"], {"a": None, "b": 4.0}, frame
   )
   masks = np.array([[True, False], [False, True]])
@@ -129,12 +129,12 @@ def test_a_missing_cell_of_a_column_of_integers():
 )
 def test_what_does_not_fit_is_named(row, background, error, message):
   with pytest.raises(error, match=message):
-    tables.masked(_predict, row, background)
+    columns.masked(_predict, row, background)
 
 
 def test_what_a_model_may_not_return():
   x = np.ones((2, 2))
   with pytest.raises(ValueError, match="predict returns texts"):
-    tables.masked(lambda x: np.array(["a"] * len(x)), x[0], x)(_ALL[:1, :2])
+    columns.masked(lambda x: np.array(["a"] * len(x)), x[0], x)(_ALL[:1, :2])
   with pytest.raises(ValueError, match=r"shape \(1,\) for 2 rows"):
-    tables.masked(lambda x: np.ones(1), x[0], x)(_ALL[:1, :2])
+    columns.masked(lambda x: np.ones(1), x[0], x)(_ALL[:1, :2])

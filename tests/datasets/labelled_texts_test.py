@@ -2,7 +2,7 @@
 
 import pytest
 
-from spex_jax.datasets import text
+from spex_jax.datasets import labelled_texts
 
 
 def _file(tmp_path, content):
@@ -17,11 +17,11 @@ def test_texts_and_labels(tmp_path):
     'id,review,sentiment\n1,"""So, so."" she said",bad\n2,"""Fine.""",good\n'
     "3, plain ,bad\n",
   )
-  data = text.read(path)
+  data = labelled_texts.read(path)
   assert data.texts == ('So, so." she said', "Fine.", "plain")
   assert data.classes == ("bad", "good") and data.labels.tolist() == [0, 1, 0]
   assert data.num_examples == 3
-  named = text.read(path, "sentiment", "id")
+  named = labelled_texts.read(path, "sentiment", "id")
   assert named.texts == ("bad", "good", "bad")
   assert named.classes == ("1", "2", "3")
 
@@ -41,9 +41,9 @@ def test_texts_and_labels(tmp_path):
 )
 def test_files_that_are_refused(tmp_path, content, columns, message):
   with pytest.raises(ValueError, match=message):
-    text.read(_file(tmp_path, content), *columns)
+    labelled_texts.read(_file(tmp_path, content), *columns)
 
 
 def test_no_file(tmp_path):
   with pytest.raises(FileNotFoundError, match="gone.csv is no file"):
-    text.read(tmp_path / "gone.csv")
+    labelled_texts.read(tmp_path / "gone.csv")

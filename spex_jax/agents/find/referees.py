@@ -27,8 +27,8 @@ import numpy as np
 
 from spex_jax.agents import sandbox
 from spex_jax.agents.find import (
-  answers,
   functions,
+  interpretations,
   knowledge,
   naming,
   numeric,
@@ -43,7 +43,7 @@ _MORE = 40
 _NOTHING = 1e-9  # What is smaller is rounding: a sine of period .2 on the grid.
 
 
-def truth(function: functions.Function) -> answers.Answer:
+def truth(function: functions.Function) -> interpretations.Answer:
   """The answer that knows everything but the noise."""
   own = function.truth
   name, parameters = "", None
@@ -51,7 +51,7 @@ def truth(function: functions.Function) -> answers.Answer:
     name, parameters = _named(own)
   sets = tuple(map(tuple, own["sets"])) if "sets" in own else None
   description = own.get("said") or " or ".join(own.get("concepts", ()))
-  return answers.Answer(
+  return interpretations.Answer(
     description or "the truth", own["code"], own.get("corruption"), name,
     parameters, sets,
   )  # fmt: skip
@@ -63,7 +63,9 @@ def _named(own: Mapping[str, Any]) -> tuple[str, dict[str, Any] | None]:
 
 
 def judge(
-  function: functions.Function, answer: answers.Answer, box: sandbox.Sandbox
+  function: functions.Function,
+  answer: interpretations.Answer,
+  box: sandbox.Sandbox,
 ) -> dict[str, Any]:
   """Scores of an answer, from 0 to 1.
 

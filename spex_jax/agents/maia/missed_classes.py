@@ -22,7 +22,7 @@ import numpy as np
 
 from spex_jax import api, base
 from spex_jax.agents.find import functions
-from spex_jax.agents.maia import labels
+from spex_jax.agents.maia import unit_labels
 from spex_jax.agents.world import prompts, rendering, scenes
 from spex_jax.indices import interactions as interactions_lib
 
@@ -207,7 +207,7 @@ def _crossed(asked, rows, missed, seen, partners) -> dict[int, np.ndarray]:
   Their partners are those that are least like them: a word that both have tells
   nothing.
   """
-  masks = labels.subsets(len(ATTRIBUTES))
+  masks = unit_labels.subsets(len(ATTRIBUTES))
   every, count = [], min(partners, len(seen))
   for i in missed:
     alike = [sum(rows[i][n] == rows[j][n] for n in ATTRIBUTES) for j in seen]
@@ -225,7 +225,7 @@ def _culprits(rows, crossed, most) -> dict[tuple[tuple[str, str], ...], list]:
 
   The most frequent first; one that has all words of another is left out.
   """
-  masks = labels.subsets(len(ATTRIBUTES))
+  masks = unit_labels.subsets(len(ATTRIBUTES))
   found = collections.defaultdict(list)
   for i, margins in crossed.items():
     turned = (margins <= 0).mean(0)
@@ -263,7 +263,7 @@ def _confirmed(asked, rng, words, values, table, classes, checks) -> Mode:
 
 
 def _interactions(table: np.ndarray) -> interactions_lib.Interactions:
-  """Moebius coefficients of margins `[2^A]`, as `labels.subsets` has them."""
+  """Moebius coefficients of margins `[2^A]`, rows as `unit_labels.subsets`."""
   powers = 1 << np.arange(len(ATTRIBUTES))[::-1]
 
   def value_fn(masks: base.Masks) -> np.ndarray:

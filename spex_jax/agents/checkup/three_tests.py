@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from spex_jax.agents import llm
-from spex_jax.agents.checkup import asking, renderers
+from spex_jax.agents.checkup import dialogues, renderers
 from spex_jax.agents.world import prompts, scenes
 
 # What ends a conversation: a budget, the endpoint, the clock.
@@ -139,8 +139,8 @@ def improve(
   task = "improve" if rounds else "draw"
   base = Record(caption, language, "", "no code", task=task, level=level)
   messages: list[dict[str, str]] = [
-    {"role": "system", "content": asking.SYSTEM},
-    {"role": "user", "content": asking.draw(caption, language)},
+    {"role": "system", "content": dialogues.SYSTEM},
+    {"role": "user", "content": dialogues.draw(caption, language)},
   ]
   found: list[Record] = []
   for number in range(rounds + 1):
@@ -155,12 +155,12 @@ def improve(
     own = dataclasses.replace(
       own, tokens=reply.prompt_tokens + reply.reply_tokens, money=reply.money
     )
-    found.append(_rendered(own, asking.code_of(reply.text), studio))
+    found.append(_rendered(own, dialogues.code_of(reply.text), studio))
     last = found[-1]
-    told = asking.improve(last.status, last.error)
+    told = dialogues.improve(last.status, last.error)
     messages += [
       {"role": "assistant", "content": reply.text},
-      {"role": "user", "content": told if feedback else asking.again()},
+      {"role": "user", "content": told if feedback else dialogues.again()},
     ]
   return found
 
@@ -194,13 +194,13 @@ def recognise(
     level: the level of the caption, kept in the record.
   """
   own = Record(caption, language, code, "ok", task="recognise", level=level)
-  request = asking.recognise(code, options)
+  request = dialogues.recognise(code, options)
   try:
     reply = chat.chat([{"role": "user", "content": request}])
   except llm.ENDS as error:
     said = f"{type(error).__name__}: {error}"[:300]
     return dataclasses.replace(own, status="endpoint", error=said)
-  place = asking.choice_of(reply.text, len(options))
+  place = dialogues.choice_of(reply.text, len(options))
   return dataclasses.replace(
     own, answer="" if place is None else options[place],
     error="the reply names no option" if place is None else "",

@@ -7,7 +7,7 @@ import pytest
 
 from spex_jax.fourier import score
 from spex_jax.indices import judging
-from spex_jax.influence import gradients, trak
+from spex_jax.influence import gradient_baselines, trak
 from tests import ridge_games
 
 _N = 24
@@ -42,7 +42,7 @@ def _influence(**change):
     "loss": _square,
     "output": _predict,
   }
-  return gradients.influence_functions(**(arguments | change))
+  return gradient_baselines.influence_functions(**(arguments | change))
 
 
 @pytest.mark.slow
@@ -89,7 +89,7 @@ def _margin(params, example):
 def test_influence_on_logistic_regression_is_its_derivative():
   y = np.sign(_Y)
   theta = _newton(np.ones(_N), _X, y, 1.0)
-  found = gradients.influence_functions(
+  found = gradient_baselines.influence_functions(
     _logistic, _margin, jnp.asarray(theta), {"x": _X, "y": y},
     {"x": _TESTS, "y": np.ones(len(_TESTS))}, damping=1 / _N, solver="cg",
     tolerance=1e-10,
@@ -114,7 +114,7 @@ def test_tracin_is_the_sum_of_inner_products():
   for theta, rate in zip(points, rates):
     slope = 2 * (_X @ theta - _Y)[:, None] * _X
     expected -= rate * _TESTS @ slope.T
-  found = gradients.tracin(
+  found = gradient_baselines.tracin(
     _square, _predict, [{"theta": jnp.asarray(p)} for p in points], rates,
     _TRAIN, {"x": _TESTS}, chunk=10,
   )  # fmt: skip
@@ -123,7 +123,7 @@ def test_tracin_is_the_sum_of_inner_products():
 
 def test_tracin_of_losses_has_the_papers_sign():
   """An example explains itself: its own step lowers its own loss."""
-  found = gradients.tracin(
+  found = gradient_baselines.tracin(
     _square, lambda params, example: -_square(params, example),
     [{"theta": jnp.asarray(_THETA)}], [1.0], _TRAIN, _TRAIN,
   )  # fmt: skip
@@ -231,7 +231,9 @@ def test_trak_ranks_survive_a_projection_and_gain_by_an_ensemble():
       "params must hold floats",
     ),
     (
-      lambda: gradients.tracin(_square, _predict, [], [], _TRAIN, _TRAIN),
+      lambda: gradient_baselines.tracin(
+        _square, _predict, [], [], _TRAIN, _TRAIN
+      ),
       "at least one checkpoint",
     ),
     (lambda: _trak(models=[]), "at least one trained model"),

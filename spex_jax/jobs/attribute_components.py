@@ -18,17 +18,17 @@ from spex_jax.components import coar, comparing
 from spex_jax.explanation import Explanation
 from spex_jax.indices import attribution
 from spex_jax.indices import interactions as interactions_lib
-from spex_jax.jobs import explain, parts, subjects
+from spex_jax.jobs import explain, network_parts, subjects
 from spex_jax.report import clock as clock_lib
 from spex_jax.report import progress
 from spex_jax.report import tables as report_tables
 
-# Share of COAR's budget that it is judged by, but no fewer than `parts.LEAST`.
+# Share of COAR's budget that it is judged by, at least `network_parts.LEAST`.
 _FRESH = 0.1
 
 
 def run(
-  config: parts.Parts,
+  config: network_parts.Parts,
   workdir: pathlib.Path,
   show: Callable[..., None] | None = None,
   before: float = 0.0,
@@ -48,19 +48,21 @@ def run(
       or values that are NaN.
     OSError: the disk is full.
   """
-  if not isinstance(config, parts.Parts):
+  if not isinstance(config, network_parts.Parts):
     raise ValueError(
       f"subject={config.subject!r} has no parts: is it one of `spex attribute "
       "components`?"
     )
-  if config.method == parts.COAR:
+  if config.method == network_parts.COAR:
     return _coar(config, workdir, clock_lib.Session(show, before))
   return explain.run(config, workdir, show, before)
 
 
-def _coar(config: parts.Parts, workdir, said) -> attribution.Attribution:
+def _coar(
+  config: network_parts.Parts, workdir, said
+) -> attribution.Attribution:
   """One effect for each part, with few absent, judged on fresh ablations."""
-  fresh = max(parts.LEAST, int(_FRESH * config.budget))
+  fresh = max(network_parts.LEAST, int(_FRESH * config.budget))
   explain.writable(workdir)
   with said.of("load"):
     subject = explain.subject_of(config, workdir)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax.agents.find import answers, functions, knowledge, strings
+from spex_jax.agents.find import functions, interpretations, knowledge, strings
 
 _WORDS = 60
 _DEGREE = 5
@@ -21,7 +21,7 @@ def f(x):
 """
 
 
-def constant(query: functions.Query, budget: int) -> answers.Answer:
+def constant(query: functions.Query, budget: int) -> interpretations.Answer:
   """The mean of numbers, or the most common text, of a quarter of queries."""
   xs, ys = _asked(query, max(min(budget, query.left) // 4, 1))
   del xs
@@ -32,12 +32,12 @@ def constant(query: functions.Query, budget: int) -> answers.Answer:
   else:
     value = max(set(ys), key=lambda y: (list(ys).count(y), y))
   code = f"def f(x):\n  return {value!r}"
-  return answers.Answer(f"always {value!r}", code, family="constant")
+  return interpretations.Answer(f"always {value!r}", code, family="constant")
 
 
 def interpolation(
   query: functions.Query, budget: int, family: str = ""
-) -> answers.Answer:
+) -> interpretations.Answer:
   """Lines between points of a grid; for texts what is closest by spelling."""
   if query.about["category"] == "numeric":
     # A half of the paper's grid, or numbers in it would be known by heart.
@@ -50,22 +50,24 @@ def interpolation(
     xs, ys = xs[order], np.asarray(query(xs), float)[order]
     keep = np.isfinite(ys)
     if not keep.any():
-      return answers.Answer("no value anywhere", "def f(x):\n  return 0.0")
+      return interpretations.Answer(
+        "no value anywhere", "def f(x):\n  return 0.0"
+      )
     xs, ys = _listed(xs[keep]), _listed(ys[keep])
     code = (
       f"import numpy as np\n\nX = {xs}\nY = {ys}\n\n"
       "def f(x):\n  return np.interp(x, X, Y)"
     )
-    return answers.Answer("lines between points", code, family=family)
+    return interpretations.Answer("lines between points", code, family=family)
   if "n" in query.about:
     return constant(query, budget)
   xs, ys = _asked(query, min(budget, query.left, _WORDS))
   known = dict(zip(xs, (y.item() if hasattr(y, "item") else y for y in ys)))
   code = f"KNOWN = {known!r}\nDEFAULT = ''\n{_CLOSEST}"
-  return answers.Answer("as the closest word that was asked", code)
+  return interpretations.Answer("as the closest word that was asked", code)
 
 
-def polynomial(query: functions.Query, budget: int) -> answers.Answer:
+def polynomial(query: functions.Query, budget: int) -> interpretations.Answer:
   """A polynomial of degree 5 by least squares."""
   xs = np.linspace(-128, 128, max(min(budget, query.left, 190), 1))
   ys = np.asarray(query(xs), float)
@@ -79,7 +81,7 @@ def polynomial(query: functions.Query, budget: int) -> answers.Answer:
     f"def f(x):\n  return np.polyval({_listed(coefs)}, x / 128)"
   )
   said = f"a polynomial of degree {degree}"
-  return answers.Answer(said, code, family="polynomial")
+  return interpretations.Answer(said, code, family="polynomial")
 
 
 def _listed(values: np.ndarray) -> list[float]:

@@ -6,7 +6,7 @@ import pytest
 from scipy import special
 
 from spex_jax import context
-from spex_jax.context import endpoints, judging, sets, sources
+from spex_jax.context import citation_quality, remote, sets, sources
 from tests.context import games
 
 _KEY = jax.random.key(0)
@@ -14,19 +14,23 @@ _KEY = jax.random.key(0)
 
 def test_average_precision_by_hand():
   # Ranks 1 and 3 of the two: (1/1 + 2/3) / 2.
-  assert judging.average_precision([3, 2, 1, 0], [0, 2]) == pytest.approx(5 / 6)
+  assert citation_quality.average_precision(
+    [3, 2, 1, 0], [0, 2]
+  ) == pytest.approx(5 / 6)
   # Four equal values: each has the last rank, of which a half supports.
-  assert judging.average_precision([1, 1, 1, 1], [0, 2]) == pytest.approx(0.5)
+  assert citation_quality.average_precision(
+    [1, 1, 1, 1], [0, 2]
+  ) == pytest.approx(0.5)
   with pytest.raises(ValueError, match=r"some of 0\.\.1"):
-    judging.average_precision([1, 2], [2])
+    citation_quality.average_precision([1, 2], [2])
 
 
 def test_precision_and_recall_of_sets():
   made = lambda kind, *who: sets.CueSet(who, kind, 0.0, {})
   found = [[made("either", 0, 1), made("both", 2, 3)], []]
   truth = [[("either", (0, 1))], [("both", (0, 1))]]
-  assert judging.set_scores(found, truth) == (0.5, 0.5)
-  assert judging.set_scores([[]], [[]]) == (None, None)
+  assert citation_quality.set_scores(found, truth) == (0.5, 0.5)
+  assert citation_quality.set_scores([[]], [[]]) == (None, None)
 
 
 def test_curves_of_an_additive_game_are_its_sums():
@@ -36,7 +40,7 @@ def test_curves_of_an_additive_game_are_its_sums():
   logs = masks @ weights - 30
   game = games.Table(logs - np.log(-np.expm1(logs)), logs > -15)
   found = context.cite(game, key=_KEY, budget=40, method="lasso")
-  judged = judging.judge(found, game, key=_KEY, num_masks=20)
+  judged = citation_quality.judge(found, game, key=_KEY, num_masks=20)
   descending = np.append(0, np.cumsum(weights[::-1]))
   np.testing.assert_allclose(judged.insertion, descending - 30, atol=1e-9)
   np.testing.assert_allclose(judged.removal, -9 - descending, atol=1e-9)
@@ -77,10 +81,10 @@ def _sources():
   return sources.of_ids([[1, 2], [3]], [4], games.tokenizer(), before=[5])
 
 
-@pytest.mark.parametrize("way", endpoints.WAYS)
+@pytest.mark.parametrize("way", remote.WAYS)
 def test_an_endpoint_scores_the_kept_tokens(way):
   service = _Service(way)
-  scorer = endpoints.scorer(service, "m", _sources(), [6, 7])
+  scorer = remote.scorer(service, "m", _sources(), [6, 7])
   masks = np.array([[True, True], [False, True], [False, False]])
   scores = scorer(masks)
   # The response stands behind 5, 3 and 2 tokens.
@@ -94,12 +98,12 @@ def test_an_endpoint_scores_the_kept_tokens(way):
 
 
 def test_what_an_endpoint_cannot_give_is_said_at_the_start():
-  with pytest.raises(endpoints.Unscored, match="no log-probabilities"):
-    endpoints.scorer(_Service("none"), "m", _sources(), [6])
+  with pytest.raises(remote.Unscored, match="no log-probabilities"):
+    remote.scorer(_Service("none"), "m", _sources(), [6])
   with pytest.raises(ValueError, match="by='best'"):
-    endpoints.scorer(_Service("echo"), "m", _sources(), [6], by="best")
+    remote.scorer(_Service("echo"), "m", _sources(), [6], by="best")
   with pytest.raises(ValueError, match="no tokens"):
-    endpoints.scorer(_Service("echo"), "m", _sources(), [])
-  scorer = endpoints.scorer(_Service("echo"), "m", _sources(), [6])
+    remote.scorer(_Service("echo"), "m", _sources(), [])
+  scorer = remote.scorer(_Service("echo"), "m", _sources(), [6])
   with pytest.raises(ValueError, match="whole distributions"):
     context.cite(scorer, key=_KEY, method="jsd")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax.agents.checkup import embedder, renderers, tasks
+from spex_jax.agents.checkup import embedder, renderers, three_tests
 
 FRECHET = f"frechet_{embedder.FIXED}"
 
@@ -82,7 +82,7 @@ def frechet(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def summary(
-  records: Sequence[tasks.Record],
+  records: Sequence[three_tests.Record],
   own: embedder.Embedder,
   pool: Sequence[str],
   true: np.ndarray,
@@ -116,7 +116,7 @@ def summary(
   }
 
 
-def _by_level(shown: Sequence[tasks.Record], own) -> float | None:
+def _by_level(shown: Sequence[three_tests.Record], own) -> float | None:
   """Diversity within levels, averaged; the captions of a level differ."""
   found = []
   for level in dict.fromkeys(r.level for r in shown):
@@ -126,7 +126,7 @@ def _by_level(shown: Sequence[tasks.Record], own) -> float | None:
   return float(np.mean(found)) if found else None
 
 
-def accuracy(records: Sequence[tasks.Record]) -> Mapping[str, float]:
+def accuracy(records: Sequence[three_tests.Record]) -> Mapping[str, float]:
   """Recognition: the share that was right, of all and of each level."""
   right = lambda own: float(np.mean([r.answer == r.caption for r in own]))
   levels = dict.fromkeys(r.level for r in records)
