@@ -57,8 +57,9 @@ _MAY_IMPORT = {
     "base", "shown", "masks", "fourier", "models", "ablate", "training",
     "indices", "explanation", "api",
   },
-  # A lasso's folds are fitted without the comparison that `api.decode` makes.
-  "context": _MODELS | {"explanation", "shown", "fourier"},
+  # A lasso's folds are fitted without the comparison that `api.decode` makes,
+  # KernelSHAP by the solver of `spex.explain`.
+  "context": _MODELS | {"explanation", "shown", "fourier", "proxies"},
   # A plan of SPEX is asked and decoded within an interpreter, and encoders are
   # trained on drawings and asked about pictures.
   "agents": _MODELS | {

@@ -18,13 +18,15 @@ Shapes: n sources, B masks, T targets, K sets.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import numpy as np
 
 from spex_jax import api, base, explanation
-from spex_jax.fourier import lasso, score
+from spex_jax.fourier import lasso, moments, score
 from spex_jax.indices import mobius
+from spex_jax.proxies import kernel_shap as shap
 
 LASSO = 0.01  # ContextCite's.
 _SWEEPS, _TOLERANCE = 10_000, 1e-10
@@ -217,9 +219,13 @@ def kernel_shap(
   n = masks.shape[1]
   none, total = ends[0], ends[1] - ends[0]
   singles = tuple((i,) for i in range(n))
-  fit = lambda masks, values: refit(
-    masks, values, singles, none, total, near=1e-9
-  )
+
+  def fit(masks, values):
+    full, empty = np.array([none + total]), np.array([none])
+    each = np.ones(len(masks))
+    shares, _ = shap.solve(masks, each, values[:, None], full, empty)
+    return shares[:, 0]
+
   found = fit(masks, values)
   r2, interval, how = cross_validated(
     masks, values, lambda some, v: lambda more: none + more @ fit(some, v)
@@ -258,13 +264,7 @@ def refit(
   x = design(masks, sets)
   start = np.zeros((x.shape[1], *values.shape[1:])) if start is None else start
   left = values - none - x @ start
-  # In the sets or in the masks, whichever are fewer; (X'X/B + l)^-1 X'/B.
-  if x.shape[1] <= len(x):
-    gram = x.T @ x / len(x) + near * np.eye(x.shape[1])
-    solve = lambda rhs: np.linalg.solve(gram, rhs)
-  else:
-    inner = x @ x.T + near * len(x) * np.eye(len(x))
-    solve = lambda rhs: (rhs - x.T @ np.linalg.solve(inner, x @ rhs)) / near
+  solve = moments.loaded(x, near)
   moved = start + solve(x.T @ left / len(x))
   # What the sum lacks goes where it costs the fit least.
   along = solve(np.ones(x.shape[1]))
@@ -324,16 +324,13 @@ def context_cite(
     num_tokens: the number of tokens of the span; values are divided by it for
       the penalty.
   """
-  from sklearn import linear_model  # Slow to import.
-
   x = np.asarray(masks, float)
   mean, scale = x.mean(axis=0), x.std(axis=0)
   scale[scale == 0] = 1  # A source that is always there, or never.
   y = values / num_tokens
-  lasso = linear_model.Lasso(
-    LASSO, fit_intercept=False, max_iter=_SWEEPS, tol=_TOLERANCE
-  )
-  coefs = lasso.fit((x - mean) / scale, y - y.mean()).coef_
+  x = (x - mean) / scale
+  sums = moments.Moments.of(x, y - y.mean(), np.full(len(x), 1 / len(x)))
+  (coefs,) = sums.lasso([LASSO], math.inf, _TOLERANCE, _SWEEPS)
   weights = coefs / scale
   bias = y.mean() - mean @ weights
   return weights * num_tokens, float(bias * num_tokens)

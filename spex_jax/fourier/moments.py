@@ -4,18 +4,19 @@ Ridge, lasso and plain fits of subsets of columns need of the rows only
 
   gram     mean x x'      product   mean x y      energy   mean y^2
 
-of centred columns and values, float64, on the host. `regress` makes them by
-folds, `proxies.sparsify` of the sets of a proxy; `normal` streams the sums of
-many rows and is factored here, too. Single values are solved where they are
-asked for, by one call of NumPy each: LIME's few columns, KernelSHAP's solution
-of least norm under a constraint, `index=`'s with leverages. A weight of a
+of columns and values, float64, on the host, centred where there is an
+intercept. `regress` makes them by folds, `proxies.sparsify` of the sets of a
+proxy, `of` of weighted rows (LIME, KernelSHAP, ContextCite's lasso); `normal`
+streams the sums of many rows and is factored here, too. `loaded` is the ridge
+of one matrix for any right sides, in its rows or its columns. Only `index=`,
+which needs leverages, solves by a call of NumPy of its own. A weight of a
 column (an adaptive lasso, a prior variance) is a scale: see `scaled`.
 
 Shapes: K columns, T targets, P penalties.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ _ROUNDING = 1e-10  # Pivots below this share of the largest column are none.
 
 
 class Moments(NamedTuple):
-  """Centred second moments; see the module's header.
+  """Second moments; see the module's header.
 
   Attributes:
     gram: float64 `[K, K]`.
@@ -39,6 +40,19 @@ class Moments(NamedTuple):
   product: np.ndarray
   energy: Any
   rank: int
+
+  @classmethod
+  def of(cls, x: np.ndarray, y: np.ndarray, weights: base.Array) -> "Moments":
+    """Those of rows, each as often as its weight says; sums, not means.
+
+    Args:
+      x: float `[B, K]`, centred where there is an intercept.
+      y: `[B]` or `[B, T]`, likewise.
+      weights: `[B]`, not negative.
+    """
+    root = np.sqrt(np.asarray(weights, np.float64))
+    x, y = x * root[:, None], (y.T * root).T
+    return cls(x.T @ x, x.T @ y, (y**2).sum(axis=0), len(x))
 
   def target(self, t: int) -> "Moments":
     """Those of one target of T."""
@@ -61,6 +75,15 @@ class Moments(NamedTuple):
       return np.full(self.product.shape, np.nan)
     return _solve(self.gram, self.product, loading)
 
+  def least_norm(self, rounding: float) -> tuple[np.ndarray, int]:
+    """The smallest of all least squares solutions, and the rank of `gram`.
+
+    Args:
+      rounding: singular values below this share of the largest are 0.
+    """
+    found, _, rank, _ = np.linalg.lstsq(self.gram, self.product, rcond=rounding)
+    return found, int(rank)
+
   def least_squares(self, active: np.ndarray) -> np.ndarray:
     """On the columns that are `active` alone; all NaN if not unique."""
     out = np.zeros(self.product.shape)
@@ -73,7 +96,11 @@ class Moments(NamedTuple):
     return out
 
   def lasso(
-    self, grid: Sequence[float], most: float, tolerance: float = 1e-6
+    self,
+    grid: Sequence[float],
+    most: float,
+    tolerance: float = 1e-6,
+    sweeps: int = 1000,
   ) -> np.ndarray:
     """Coordinate descent for one target, warm along its penalties: `[P, K]`.
 
@@ -82,6 +109,7 @@ class Moments(NamedTuple):
       most: once a fit has more columns, smaller penalties only fit noise, ever
         more slowly: they are left NaN.
       tolerance: the duality gap at which a fit ends, as a share of the energy.
+      sweeps: over all columns, after which it ends as it is.
     """
     from sklearn import exceptions, linear_model
 
@@ -110,10 +138,29 @@ class Moments(NamedTuple):
           Xy=product,
           check_input=False,
           tol=tolerance,
+          max_iter=sweeps,
           random_state=0,  # Without, NumPy's global generator moves.
         )[1]
         coefs = out[i] = path[:, 0]
     return out
+
+
+def loaded(x: np.ndarray, loading: float) -> Callable[[np.ndarray], np.ndarray]:
+  """`(x'x / B + loading)^-1` of right sides `[K]` or `[K, T]`.
+
+  In the columns or in the rows, whichever are fewer.
+
+  Args:
+    x: float64 `[B, K]`.
+    loading: above 0.
+  """
+  rows, columns = x.shape
+  if columns <= rows:
+    gram = x.T @ x / rows
+    return lambda right: _solve(gram, right, loading)
+  gram = x @ x.T / rows
+  inner = lambda right: _solve(gram, x @ right / rows, loading)
+  return lambda right: (right - x.T @ inner(right)) / loading
 
 
 def factor(gram: np.ndarray, loading: base.Array | float = 0.0) -> Any:

@@ -24,6 +24,7 @@ import jax
 import numpy as np
 
 from spex_jax import base
+from spex_jax.fourier import moments
 from spex_jax.masks import packing, sampling
 
 _RANK = 1e-10  # Singular values below this share of the largest are 0.
@@ -188,10 +189,6 @@ def solve(
   share = masks.mean(axis=1, keepdims=True)
   x = masks - share
   y = ((values - empty) - share * total) / size
-  root = np.sqrt(np.asarray(weights, np.float64))[:, None]
-  gram = (root * x).T @ (root * x)
-  psi, _, rank, _ = np.linalg.lstsq(
-    gram, (root * x).T @ (root * y), rcond=_RANK
-  )
+  psi, rank = moments.Moments.of(x, y, weights).least_norm(_RANK)
   psi -= psi.mean(axis=0)
-  return total / n + psi * size, bool(rank == n - 1)
+  return total / n + psi * size, rank == n - 1

@@ -19,6 +19,7 @@ Shapes: n players, B masks, T targets.
 import numpy as np
 
 from spex_jax import base
+from spex_jax.fourier import moments
 from spex_jax.masks import sampling
 
 WIDTH = 0.25  # Of the kernel, in cosine distance; useful from 0.1 to 1.
@@ -78,7 +79,6 @@ def solve(
   share = np.asarray(weights, np.float64)[:, None]
   mean_x = (share * x).sum(axis=0) / share.sum()
   mean_y = (share * values).sum(axis=0) / share.sum()
-  x, root = x - mean_x, np.sqrt(share)
-  gram = (root * x).T @ (root * x) + _PENALTY * np.eye(x.shape[1])
-  found = np.linalg.solve(gram, (share * x).T @ (values - mean_y))
+  sums = moments.Moments.of(x - mean_x, values - mean_y, share[:, 0])
+  found = sums.ridge(_PENALTY)
   return mean_y - mean_x @ found, found
