@@ -9,14 +9,18 @@ fit has seen. Beside it stands the ratio with another value of a field of
 `portfolio.policy`, and with errors out of fold taken as they are (`growth`).
 `--games` takes recorded games besides (`record_games`).
 
+`--config=fitted` measures fields that members read as they are fitted: all are
+fitted again with each other value.
+
 Where the Gram scan leaves nothing, `auto` fits no other member: such games are
 counted, and left out of the means.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,11 +41,16 @@ class Config:
     drawn: families and seeds, as of `games.make`.
     budgets: masks that are fitted to.
     num_test: masks that judge.
+    fitted: fields of the policy, to other values that all members are fitted
+      with again, in place of leaving members out.
   """
 
   drawn: tuple[tuple[str, int], ...]
   budgets: tuple[int, ...]
   num_test: int = 2000
+  fitted: Mapping[str, tuple[Any, ...]] = dataclasses.field(
+    default_factory=dict
+  )
 
 
 _SEEDS = {
@@ -55,16 +64,44 @@ _SEEDS = {
   "cut40": (2, 3),
 }
 _TWELVE = tuple((name, s) for name, seeds in _SEEDS.items() for s in seeds)
+_FIRST = tuple((name, seeds[0]) for name, seeds in _SEEDS.items())
 # Of fields that are read once members are fitted.
 _OTHERS: dict[str, tuple[Any, ...]] = {
   "least_weight": (0.0, 0.1),
   "dropped": (0.0, 0.02),
 }
+# Of fields that members read, and decide answers; none of memory or time.
+_FITTED: dict[str, tuple[Any, ...]] = {
+  "few_masks": (256,),
+  "few_folds": (6, 20),
+  "hopeless": (1.02, 2.0),
+  "far": (1.5, 10.0),
+  "lasso_order": (1,),
+  "lasso_penalties": (tuple(10.0 ** (-k / 4) for k in range(11)),),
+  "pairs_to_a_mask": (10, 160),
+  "tree_depth": (3, 8),
+  "scan_flops": (1e8,),
+  "least_high": (0.0, 0.2),
+  "most_needed": (0.1, 1.0),
+  "few_each": (0, 16),
+  "many_each": (4, 32),
+  "directed_each": (1000,),
+  "least_refined": (1000,),
+  "groups": (2, 8),
+  "groups_of_wide": (2, 4),
+  "tuned_one_in": (1,),
+  "least_turned": (256,),
+  "most_terms": (256, 1024),
+}
 CONFIGS = {
   "quick": Config((("vote45", 2),), (64,), 200),
+  "quick_fitted": Config(
+    (("vote45", 2),), (64,), 200, {"few_folds": (6,), "tree_depth": (3,)}
+  ),
   "full": Config(_TWELVE, (512, 1024)),
   "recorded": Config((), (512, 1024)),
   "large": Config((), (4096,)),
+  "fitted": Config(_FIRST, (512,), fitted=_FITTED),
 }
 
 
@@ -74,7 +111,7 @@ def run(
   """Yields a row per game and budget; recorded games come first."""
   for recording in _recordings(config, recorded):
     for budget in config.budgets:
-      yield _row(recording, budget)
+      yield _row(recording, budget, config.fitted)
 
 
 def _recordings(config, recorded) -> Iterable[games.Recording]:
@@ -85,7 +122,7 @@ def _recordings(config, recorded) -> Iterable[games.Recording]:
     yield games.record(game, name, seed, most, config.num_test)
 
 
-def _row(recording, budget):
+def _row(recording, budget, fitted):
   masks, values = recording.masks[:budget], recording.values[:budget]
   values = values - base.origin(values[:, None])[0]
   start = time.perf_counter()
@@ -109,9 +146,34 @@ def _row(recording, budget):
     "ratio": {},
   }
   if len(found) > 1 and reached < 1:
-    for change, answer in _changed(masks, values, found):
+    if fitted:
+      changed = _refitted(masks, values, fitted)
+    else:
+      changed = _changed(masks, values, found)
+    for change, answer in changed:
       row["ratio"][change] = round((1 - r2(answer)) / (1 - reached), 4)
   return row
+
+
+@contextlib.contextmanager
+def _with(name, value):
+  """The policy with another value of a field."""
+  kept = policy.POLICY
+  policy.POLICY = dataclasses.replace(kept, **{name: value})
+  try:
+    yield
+  finally:
+    policy.POLICY = kept
+
+
+def _refitted(masks, values, fitted):
+  """Answers of members that were fitted with each other value, by name."""
+  for name, others in fitted.items():
+    for value in others:
+      said = value if np.isscalar(value) else f"{len(value)} of them"
+      with _with(name, value):
+        found = select.fit_members(masks, values)
+        yield f"{name} = {said}", stack.stack(masks, values, found)
 
 
 def _changed(masks, values, found):
@@ -123,13 +185,8 @@ def _changed(masks, values, found):
   yield "the others than the best", stack.stack(masks, values, alone)
   for name, others in _OTHERS.items():
     for value in others:
-      kept = policy.POLICY
-      policy.POLICY = dataclasses.replace(kept, **{name: value})
-      try:
-        other = stack.stack(masks, values, found)
-      finally:
-        policy.POLICY = kept
-      yield f"{name} = {value}", other
+      with _with(name, value):
+        yield f"{name} = {value}", stack.stack(masks, values, found)
   plain = [one._replace(growth=folds_lib.Growth()) for one in found]
   yield "growth = 1", stack.stack(masks, values, plain)
 
@@ -151,10 +208,12 @@ def table(measured: list[rows.Row]) -> str:
       worst = here[int(ratios.argmax())]["game"]
       lines.append([
         str(budget), name, f"{np.exp(np.log(ratios).mean()):.3f}",
-        f"{ratios.max():.3f} ({worst})", str(int((ratios > 1.01).sum())),
-        str(len(here)),
+        f"{ratios.max():.3f} ({worst})", f"{ratios.min():.3f}",
+        str(int((ratios > 1.01).sum())), str(len(here)),
       ])  # fmt: skip
-  header = ["masks", "without", "mean ratio", "largest", "over 1 %", "games"]
+  header = [
+    "masks", "without", "mean ratio", "largest", "least", "over 1 %", "games",
+  ]  # fmt: skip
   return rows.table(header, lines)
 
 
