@@ -293,7 +293,7 @@ def decode(
     rows = _held_masks(masks_or_plan)[distinct.first]
     samples = samples_lib.Samples(rows, values)
     answer = select.by_proxies(samples, method, max_order)
-  judged = trust.judge(answer, samples, test)
+  judged = trust.judge(answer, samples, test, least=2)
   return Explanation(
     fourier=_joined(answer.functions, single),
     noise_floor=_unwrap(noise, single),
@@ -368,7 +368,8 @@ def assess(
     )
   answer = select.Answer(functions, method, list(notes))
   ends = ask.ends()
-  judged = trust.judge(answer, None, samples_lib.Samples(masks, values))
+  test = samples_lib.Samples(masks, values)
+  judged = trust.judge(answer, None, test, least=2)
   return Explanation(
     fourier=fourier,
     noise_floor=_unwrap(ask.noise, single),

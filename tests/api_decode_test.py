@@ -129,11 +129,10 @@ class TestBadSamples:
   @pytest.mark.parametrize(
     "num_masks, method, note",
     [
-      (1, "mean", "1 masks, under 3: only their mean."),
-      (2, "mean", "2 masks, under 3: only their mean."),
-      (3, "lasso", "3 masks are too few to compare decoders"),
-      (4, "lasso", "4 masks are too few to compare decoders"),
-      (7, "lasso", "7 masks are too few to compare decoders"),
+      (1, "mean", "1 masks, under 4: only their mean."),
+      (3, "mean", "3 masks, under 4: only their mean."),
+      (4, "mean", "4 masks are too few to compare decoders: their mean"),
+      (7, "mean", "7 masks are too few to compare decoders: their mean"),
     ],
   )
   def test_fewer_samples_than_can_be_split(

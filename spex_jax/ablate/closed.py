@@ -307,7 +307,7 @@ class File:
         if not line.endswith(b"\n"):
           if _is_whole(line[:-1]):  # Its end is another byte.
             raise _damaged(f"{self.path}, line {number}")
-          if not _begun(line):
+          if line.strip(b"\0") and not _begun(line):  # A power cut leaves 0s.
             raise ValueError(f"{self.path} is no file of kept values.")
           self._file.truncate(self._end)  # A run was killed while it wrote.
           break

@@ -52,6 +52,11 @@ def significance(n: int, order: int) -> float:
   return float(-scipy.special.ndtri(min(tail, 0.025)))
 
 
+def needed_share(n: int, order: int, num_masks: int) -> float:
+  """The least share of the variance that a set must hold to be significant."""
+  return significance(n, order) ** 2 / num_masks
+
+
 def scan(
   signs: jax.Array, residual: jax.Array, order: int
 ) -> tuple[jax.Array, jax.Array]:

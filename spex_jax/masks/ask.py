@@ -154,6 +154,7 @@ class Asker:
     self.single, self.note = True, ""
     self.noise: np.ndarray | None = None
     self._ends: list[np.ndarray | None] = [None, None]
+    self._no_ends = False
     self._fn, self._progress = value_fn, progress
     self._pads = isinstance(value_fn, jax.stages.Wrapped)
     size = batch_size or (_JITTED_BATCH if self._pads else _HOST_BATCH)
@@ -193,12 +194,24 @@ class Asker:
   def ends(self) -> tuple[np.ndarray, np.ndarray] | None:
     """f(none) and f(all), `[T]` each; asked now if the budget has room.
 
-    None where it has not, and one of them was not among the masks.
+    None where it has not, and one of them was not among the masks; and, with a
+    note, where f has no finite value there, which nothing else needs.
     """
+    if self._no_ends:
+      return None
+
     corners = np.stack([np.zeros(self.n, bool), np.ones(self.n, bool)])
     new = [i for i, end in enumerate(self._ends) if end is None]
     if new and self.asked + len(new) <= self.budget:
-      self(corners[new])
+      try:
+        self(corners[new])
+      except base.NotFiniteError:
+        self._no_ends = True
+        self.note += (" " if self.note else "") + (
+          "f has no finite value for the empty or the full mask, which nothing "
+          "but its reported ends needs."
+        )
+        return None
     none, everyone = self._ends
     return None if none is None or everyone is None else (none, everyone)
 
@@ -299,7 +312,7 @@ def _check_finite(masks, output):
   kept = np.flatnonzero(masks[bad[0]]).tolist()
   shown = ", ".join(map(str, kept[:_SHOWN]))
   more = ", ..." if len(kept) > _SHOWN else ""
-  raise ValueError(
+  raise base.NotFiniteError(
     f"The value function returned NaN or infinity for {len(bad)} of the "
     f"{len(masks)} masks of one call. The first keeps {len(kept)} of "
     f"{masks.shape[1]} players: [{shown}{more}]. Nothing can be decoded from "

@@ -95,7 +95,7 @@ def _sets(function: sparse.SparseFourier) -> np.ndarray:
 
 def _is_sparse(function, num_masks, order):
   """Whether what a scan found asks for sets of the next order."""
-  share = gram.significance(function.n, order) ** 2 / num_masks
+  share = gram.needed_share(function.n, order, num_masks)
   if share > policy.POLICY.most_needed:
     return False
   orders = np.asarray(function.orders)

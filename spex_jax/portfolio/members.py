@@ -402,8 +402,11 @@ def most_masks() -> int:
 
 
 def scanned_order(n: int, num_masks: int, max_order: int | None = None) -> int:
-  """The largest sets that a Gram scan of so many samples is affordable for."""
+  """The largest sets that a scan of so many samples affords and can tell."""
   order = gram.affordable_order(n, num_masks, policy.POLICY.scan_flops)
+  most = policy.POLICY.most_needed
+  while order > 1 and gram.needed_share(n, order, num_masks) > most:
+    order -= 1
   return min(order, max_order or order)
 
 

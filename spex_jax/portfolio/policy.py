@@ -18,6 +18,7 @@ class Policy:
     least_held_out: so many masks are held out at least, budget permitting.
     held_out_one_in: one mask of so many is held out of a large budget.
     held_out_most_one_in: no more than one mask of so many is ever held out.
+    least_judging: fewer held-out masks tell no R^2.
     unpacked_bytes: so many bytes of masks, one a player, are held at once; of
       a larger plan nothing but SPEX is tried, and fewer masks are held out.
     least_scouts: so many uniform masks at least tell whether to ask a plan.
@@ -32,6 +33,9 @@ class Policy:
     most_listed: of so many players all masks may be asked for single values.
     least_fitted: fewer masks are answered by their mean.
     least_split: fewer masks are not split, and a lasso of order 1 answers.
+    uneven_sure: masks are not uniform where a player is kept so many standard
+      errors more or less often than in half of them.
+    uneven_least: they are not where it is by this share of the masks, too.
     few_masks: up to so many masks are predicted by `few_folds`.
     few_folds: few masks are predicted by so many folds, an even number.
     folds: more masks are predicted by so many folds.
@@ -49,8 +53,8 @@ class Policy:
     least_scanned: fewer masks are not scanned, as every set looks significant.
     least_high: a scan goes one order deeper where sets of order 3 and more
       hold this share of the energy that it found.
-    most_needed: it does so only where a set needs at most this share of what
-      is left to be significant.
+    most_needed: an order above 1 is scanned only where a set needs at most this
+      share of what is left to be significant.
     cpu_masks: a process sees at most so many masks on a CPU.
     few_each: of fewer masks to a player relevances spread little, groups are
       `groups_of_wide` at most, and no set has a variance of its own.
@@ -99,6 +103,7 @@ class Policy:
   least_held_out: int = 64
   held_out_one_in: int = 10
   held_out_most_one_in: int = 3
+  least_judging: int = 8
   unpacked_bytes: int = 1 << 28
   least_scouts: int = 64
   most_scouts: int = 1024
@@ -109,8 +114,10 @@ class Policy:
   stages: tuple[int, ...] = (8, 4, 2, 1)
   least_stage: int = 128
   most_listed: int = 24
-  least_fitted: int = 3
+  least_fitted: int = 4
   least_split: int = 8
+  uneven_sure: float = 5.0
+  uneven_least: float = 0.1
   few_masks: int = 512
   few_folds: int = 10
   folds: int = 5

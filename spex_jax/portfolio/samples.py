@@ -111,7 +111,32 @@ def unseen(
   merged = merge(own, values, strict=False)
   place = own.inverse[first[new] - len(hashes)]
   notes = [f"Held out: {note}" for note in merged.notes]
+  if len(new) < policy.POLICY.least_judging:
+    notes.append(f"{len(new)} held-out masks are too few to trust R^2 by.")
   return Samples(masks[own.first[place]], merged.values[place]), notes
+
+
+def uneven(masks: base.Masks) -> str:
+  """A sentence on masks `[B, n]` that are not drawn uniformly, or "".
+
+  They are not where a player that some keep and some do not is kept far more
+  often, or less, than one time in two: by more than chance, and by more than
+  hardly matters.
+  """
+  masks = base.check_masks(masks)
+  kept = masks.mean(axis=0, dtype=np.float64)
+  off = np.abs(kept - 0.5) * (kept > 0) * (kept < 1)
+  chance = policy.POLICY.uneven_sure / (2 * np.sqrt(len(masks)))
+  if not (off > max(chance, policy.POLICY.uneven_least)).any():
+    return ""
+  low, high = kept.min(), kept.max()
+  span = f"{low:.2g}" if high - low < 0.005 else f"{low:.2g} to {high:.2g}"
+  return (
+    f"Each player is kept in a share of {span} of these masks, where uniform "
+    "ones keep it in .5: R^2 is on masks like these, sets that they seldom "
+    "tell apart are told by convention, and so are indices, which sum over all "
+    "masks; standard errors are not known."
+  )
 
 
 class Confounded(NamedTuple):

@@ -14,9 +14,9 @@ import numpy as np
 from spex_jax import base
 from spex_jax.fourier import lasso, regress, score, sparse, spex
 from spex_jax.masks import packing
-from spex_jax.portfolio import deeper, members, policy, stack
+from spex_jax.portfolio import deeper, few, members, policy, stack
 from spex_jax.portfolio import folds as folds_lib
-from spex_jax.portfolio.samples import Confounded, Samples, confounded
+from spex_jax.portfolio.samples import Confounded, Samples, confounded, uneven
 from spex_jax.proxies import threads
 
 _EXPLAINED = 1e-9  # Share of the energy left by an exact SPEX decode.
@@ -59,7 +59,7 @@ def by_proxies(
 
   Args:
     samples: one mask or more. Fewer than 8 are answered by order 1, fewer
-      than 3 by their mean.
+      than 4 by their mean.
     method: one of `PROXIES`, or "auto".
     max_order: the largest sets; the lasso's have at most 2, the trees' 5.
   """
@@ -69,6 +69,8 @@ def by_proxies(
   values[:, base.is_constant(samples.values)] = 0.0
   centred = Samples(samples.masks, values)
   answer = _shifted(_by_proxies(centred, method, max_order), origin)
+  if note := uneven(samples.masks):
+    answer = answer._replace(notes=[*answer.notes, note], std=None)
   return answer._replace(confounded=confounded(samples.masks))
 
 
@@ -92,8 +94,7 @@ def _by_proxies(samples, method, max_order):
     ]
     return Answer(means, "mean", [note])
   if num_masks < policy.POLICY.least_split:
-    note = f"{num_masks} masks are too few to compare decoders: lasso, order 1."
-    return Answer(_lassos(samples, 1), "lasso", [note])
+    return Answer(*few.fitted(samples))
   notes = _order_notes(max_order) if method == "lasso" else []
   answers = [
     _best(samples.masks, column, method, max_order)
@@ -449,10 +450,6 @@ def _order_notes(max_order):
   if max_order is None or max_order <= most:
     return []
   return [f"The lasso fits sets of up to {most}, not max_order={max_order}."]
-
-
-def _lassos(samples, order):
-  return lasso.fit_targets(samples.masks, samples.values, order)
 
 
 def prefers_spex(scores: tuple[Score, Score]) -> bool:

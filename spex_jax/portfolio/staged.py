@@ -189,7 +189,10 @@ def few_held(num_held: int, budget: int) -> list[str]:
   """What to tell where fewer masks are held out than usual."""
   if num_held >= budget_lib.usually_held_out(budget):
     return []
-  return [f"Only {num_held} masks are held out, of {budget}."]
+  told = f"Only {num_held} masks are held out, of {budget}"
+  if num_held < policy.POLICY.least_judging:
+    told += ": too few to tell R^2 by"
+  return [f"{told}."]
 
 
 def draw(key: base.Key, count: int, n: int, exclude: np.ndarray) -> np.ndarray:
@@ -252,11 +255,17 @@ def _in_stages(ask, method, scouts, rest, test, max_order, goal):
 
 
 def _goal_note(goal, answer, test, ask, fresh=None):
-  found = select.mean_score(test, answer)
+  found = again = select.mean_score(test, answer)
   where = f"R^2 {found} on {len(test.masks)} held-out masks"
   if fresh is not None:
     again = select.mean_score(fresh, answer)
     where += f", {again} on {len(fresh.masks)} that did not choose to stop"
+  if again.value < goal <= found.value:
+    return (
+      f"The target faithfulness {goal} was reached by the masks that chose to "
+      f"stop alone ({where}), with {ask.asked} of {ask.budget} masks: ask for "
+      "a little more than is needed."
+    )
   if found.value >= goal:
     return (
       f"The target faithfulness {goal} was reached ({where}) with "

@@ -30,13 +30,28 @@ class Judged(NamedTuple):
 
 
 def judge(
-  answer: select.Answer, samples: Samples | None, test: Samples | None
+  answer: select.Answer,
+  samples: Samples | None,
+  test: Samples | None,
+  *,
+  least: int | None = None,
 ) -> Judged | None:
   """On held-out masks; without any, on samples by fits that never saw them.
 
+  Args:
+    answer: what is judged.
+    samples: what it was fitted to, if they are at hand.
+    test: the held-out masks, if any.
+    least: fewer held-out masks tell nothing; by default `least_judging`, and 2
+      of those that a user chose.
+
   Returns:
-    None where there is neither.
+    None where there is nothing to judge by.
   """
+  if test is not None and len(test.masks) < (
+    policy.POLICY.least_judging if least is None else least
+  ):
+    return None
   if test is not None:
     values = test.values
     out_of_fold = select.guesses(test, answer)
@@ -48,8 +63,8 @@ def judge(
   for t, function in enumerate(answer.functions):
     truth, guess = values[:, t], out_of_fold[:, t]
     if test is not None:
-      least = 0.0 if answer.moved is None else answer.moved[t]
-      scores.append(_scores(test.masks, truth, function, guess, least))
+      floor = 0.0 if answer.moved is None else answer.moved[t]
+      scores.append(_scores(test.masks, truth, function, guess, floor))
     else:
       growth_std = 0.0 if answer.growth_std is None else answer.growth_std[t]
       scores.append(stack.sparse_scores(truth, function, guess, growth_std))
@@ -67,18 +82,19 @@ def judge(
 def _scores(masks, values, function, whole, moved):
   """As `stack.sparse_scores`, measured.
 
-  Few masks may miss where the answer is far off, a kink say: that of the whole
-  errs at least as `moved` of the samples, which are more, has it.
+  Few masks may miss where the answer is far off, a kink say: each errs at least
+  as `moved` of the samples, which are more, has it.
   """
-  guesses = {
-    str(k): lasso.evaluate(masks, function.truncate(k))
+  least = moved / np.sqrt(max(1, len(values) - 1))
+  judged = lambda guess: (
+    float(score.r2(values, guess)),
+    max(float(score.r2_std(values, guess)), least),
+  )
+  everything, num_sets = judged(whole), int((function.orders > 0).sum())
+  found = {
+    str(k): everything
+    if k >= num_sets
+    else judged(lasso.evaluate(masks, function.truncate(k)))
     for k in policy.POLICY.shown_sizes
   }
-  guesses["all"] = whole
-  found = {
-    k: (float(score.r2(values, guess)), float(score.r2_std(values, guess)))
-    for k, guess in guesses.items()
-  }
-  value, std = found["all"]
-  found["all"] = value, max(std, moved / np.sqrt(max(1, len(values) - 1)))
-  return found
+  return found | {"all": everything}

@@ -140,3 +140,12 @@ def test_what_a_function_is():
   assert cache.code_of(_Counted()) != ""
   assert cache.code_of(len) == ""  # Has no code that can be seen.
   assert cache.code_of(jax.jit(fn)) == cache.code_of(fn)
+
+
+def test_zeros_that_a_power_cut_left_are_cut_off(tmp_path):
+  path, fn = tmp_path / "values.jsonl", _Counted()
+  _explain(fn, path)
+  whole, asked = path.read_bytes(), fn.asked
+  path.write_bytes(whole + b"\0" * 512)
+  _explain(fn, path)
+  assert fn.asked - asked < asked / 2 and path.read_bytes() == whole

@@ -141,7 +141,8 @@ def test_the_least_budget(method, least):
   assert answer.num_evaluations == fn.distinct() == least
   assert answer.faithfulness is None and answer.held_out == 0
   assert answer.by_terms is None
-  assert f"Only 0 masks are held out, of {least}." in answer.notes
+  told = f"Only 0 masks are held out, of {least}: too few to tell R^2 by."
+  assert told in answer.notes
 
 
 @pytest.mark.parametrize("method", additive.METHODS)
@@ -242,3 +243,13 @@ class TestAssess:
       spex.assess(lambda m: m[:, 0], f, key=0)
     with pytest.raises(ValueError, match="NaN or infinity"):
       spex.assess(lambda m: np.full(len(m), np.nan), f, key=_KEY)
+
+
+def test_occlusion_does_not_need_the_empty_mask():
+  """A mean of what is kept is NaN where nothing is."""
+  fn = lambda m: m @ np.arange(12.0) / np.where(m.any(1), m.sum(1), np.nan)
+  answer = _explain(fn, 12, "occlusion", budget=40)
+  assert answer.ends is None and answer.num_evaluations == 26
+  assert sum("no finite value for the empty" in x for x in answer.notes) == 1
+  with pytest.raises(ValueError, match="NaN or infinity for 1 of"):
+    _explain(fn, 12, "kernelshap", budget=40)

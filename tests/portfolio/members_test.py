@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from spex_jax.fourier import lasso, score
+from spex_jax.fourier import gram, lasso, score
 from spex_jax.portfolio import folds as folds_lib
 from spex_jax.portfolio import members, policy, stack
 from spex_jax.proxies import (
@@ -448,3 +448,15 @@ def test_more_players_than_masks():
     energy = sum(c**2 for _, c in answer.function.terms())
     worst.append(energy - noise.mean() ** 2)
   assert np.mean(worst) < 0.1 and max(worst) < 0.25
+
+
+def test_orders_that_cannot_be_significant_are_not_scanned():
+  # Of 1,000 players a set of 3 must hold .73 of what 54 samples vary by.
+  assert members.scanned_order(1000, 54) < 3
+  assert members.scanned_order(30, 512) == 4  # As far as a scan goes.
+  assert members.scanned_order(30, 512, max_order=2) == 2
+  for n, num_masks in ((12, 64), (100, 64), (1000, 100)):
+    order = members.scanned_order(n, num_masks)
+    assert order >= 1
+    share = gram.significance(n, order) ** 2 / num_masks
+    assert order == 1 or share <= policy.POLICY.most_needed

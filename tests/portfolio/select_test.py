@@ -340,3 +340,32 @@ def test_errors_of_a_largest_of_sums_hold_and_are_not_too_large():
   assert len(inside) > 200
   assert 0.84 < inside.mean() < 0.975
   assert inside[:30].mean() > 0.8
+
+
+@pytest.mark.parametrize("kept", [0.1, 0.9])
+def test_masks_that_are_not_uniform_are_told_of(kept):
+  rng = np.random.default_rng(0)
+  masks = rng.random((200, 12)) < kept
+  values = 1.0 * masks[:, 0] + masks[:, 1]
+  found = api.decode(masks, values, method="lasso")
+  (note,) = [note for note in found.notes if "uniform" in note]
+  assert "R^2 is on masks like these" in note
+  assert found.coef_std is None
+  even = rng.random((200, 12)) < 0.5
+  found = api.decode(even, 1.0 * even[:, 0] + even[:, 1], method="lasso")
+  assert not any("uniform" in note for note in found.notes)
+  assert found.coef_std is not None
+
+
+@pytest.mark.parametrize("num_masks", [16, 200, 5000])
+def test_uniform_masks_are_not(num_masks):
+  rng = np.random.default_rng(1)
+  told = [
+    samples_lib.uneven(rng.random((num_masks, 300)) < 0.5) for _ in range(10)
+  ]
+  assert told == [""] * 10
+  fixed = rng.random((num_masks, 5)) < 0.5
+  fixed[:, 0], fixed[:, 1] = True, False
+  assert samples_lib.uneven(fixed) == ""  # `confounded` tells of those.
+  # Hardly off, however sure it is.
+  assert samples_lib.uneven(rng.random((100_000, 4)) < 0.45) == ""
