@@ -76,9 +76,9 @@ def explain(
   Args:
     value_fn: bool `[B, n]` to `[B]` or `[B, T]`: a host callable on NumPy
       arrays, an evaluator of `ablate`, or a jitted function (its last batch
-      is padded, so that it compiles once). NaN and infinity are errors, as
-      one of them would enter every coefficient of a transform and dropping
-      it would break a plan; give such masks a value of your own choice.
+      is padded, so that it compiles once). T targets share their masks, and
+      are fitted one after the other. NaN and infinity are errors: one would
+      enter every coefficient, and dropping it break a plan.
     n: number of players; 0 is answered with the one value there is. None
       for that of an evaluator of `ablate`.
     key: consumed.
