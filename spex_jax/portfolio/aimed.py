@@ -19,7 +19,8 @@ in part, a share h, the masks asked are known and those left out are as far
 from the processes as one that they have not seen: residuals are h times those
 of the fit and 1 - h times those left out. Standard errors are the sandwich's
 (HC3) of the residuals left out, times 1 - h, noise of f counting in full: those
-at c = 1, as what the processes miss is not known to be less.
+at c = 1, as what the processes miss is not known to be less, but a share 1 - c
+of each variance is the mean over players.
 
 Shapes: n players, B pairs, T targets.
 """
@@ -184,16 +185,21 @@ def _fit(pairs, weights, halves, index):
   usual = np.sqrt((outside[1:] ** 2).mean()) if len(outside) > 1 else 0.0
   error = np.where(leverage > most, np.maximum(error, usual), error)
   drawn = (1 - known) * error**2
-  values = values + _shrunk(missed, solve * drawn @ solve.T)
-  std = np.sqrt(solve**2 @ (drawn + known * found.noise_std**2))
+  covariance = solve * drawn @ solve.T
+  kept = _kept(missed, covariance)
+  values = values + kept * missed
+  # What is shrunk away has the errors of the processes, alike for all players.
+  variance = kept * np.diagonal(covariance)
+  variance = variance + (1 - kept) * np.diagonal(covariance).mean()
+  std = np.sqrt(variance + solve**2 @ (known * found.noise_std**2))
   # Of the ends alone where all else is 0.
   energy = (halves[1:] ** 2).sum() or (halves**2).sum()
   left = (outside[1:] ** 2).sum() / energy
   return _Fit(top * values, top * std, float(left))
 
 
-def _shrunk(values, covariance):
-  """Stein's estimate of normal means about 0, `[n]`, by its positive part.
+def _kept(values, covariance):
+  """The factor of Stein's estimate of normal means about 0, in [0, 1].
 
   Args:
     values: `[n]` what was found.
@@ -202,10 +208,9 @@ def _shrunk(values, covariance):
   """
   total, energy = np.trace(covariance), values @ values
   if not total or not energy:
-    return values
+    return 1.0
   count = 1 / ((covariance / total) ** 2).sum()
-  part = max(0.0, 1 - 2 / count) * total / energy
-  return max(0.0, 1 - part) * values
+  return max(0.0, 1 - max(0.0, 1 - 2 / count) * total / energy)
 
 
 def _shares(pairs):

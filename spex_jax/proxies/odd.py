@@ -15,14 +15,17 @@ process has the odd part, as a function of s = 1 - 2 m, of the product kernel of
 What b and t add are functions with a step or a bend along one direction of the
 players, as a vote has, whose products of all orders go together. With
 u_i = atanh(rho_i) s'_i the product is exp(u s) but for a constant, and K is a
-sum of cosines of w (z - z'), to rounding, so that k is one of exp((u + i w b) s)
-= prod_j (cosh v_j + s_j sinh v_j), whose semivalues are integrals of a
-polynomial in q: those of the posterior mean are known in closed form
-(Gauss-Legendre; exact up to 127 players, beyond which 64 nodes stand for more).
+sum of cosines of w (z - z'), to rounding. So k is a sum of exp(v s) with
+v = u + i w b, each the product of cosh v_j + s_j sinh v_j, whose semivalues are
+integrals of a polynomial in q: those of the posterior mean are known in closed
+form (Gauss-Legendre; exact up to 127 players, beyond which 64 nodes stand for
+more).
 
 A step is met by many b, so that a value left out by parameters which have seen
 it tells no error: they are tuned without each of a few groups of pairs in turn,
-a process answers for its own group, and values are means over processes.
+a process answers for its own group, and values are means over processes. Of few
+pairs, which may not tell b, others without it are heard as far as they leave
+less, out of fold.
 
 Shapes: n players, B pairs.
 """
@@ -41,7 +44,8 @@ from spex_jax.proxies import annealing, gaussian
 
 MOST_PAIRS = 2048  # That a process sees; an inverse takes about 0.3 s.
 _ROUNDS = ((256, 60, 0.15), (512, 8, 0.06))  # Pairs, steps, rate.
-_GROUPS = ((128, 8), (512, 4))  # Up to so many pairs, groups.
+_FEW_PAIRS = 128  # Up to so many, processes without b are heard, too.
+_GROUPS = ((_FEW_PAIRS, 8), (512, 4))  # Up to so many pairs, groups.
 _FEWEST_GROUPS = 2  # Of more pairs.
 _SPREAD = 1.25  # Of log l_i and logit rho_i about their means.
 _MOST_NODES = 64
@@ -169,11 +173,11 @@ def _padded(signs, values, noisy):
   )
 
 
-def _start(signs, values, width):
-  """Where a fit begins: b along the regression of players, if it is learnt."""
+def _start(signs, values, width, turned):
+  """Where a fit begins: b along the regression of players, or 0 for good."""
   n, product = signs.shape[1], gaussian.start(signs.shape[1])
   index = np.zeros(n)
-  if n <= _MOST_TURNED and len(values) >= _TURNED_EACH * n:
+  if turned:
     ridge = 0.01 * len(values) * np.eye(n)
     index = np.linalg.solve(signs.T @ signs + ridge, signs.T @ values)
     index /= np.sqrt((index**2).mean()) or 1.0
@@ -215,23 +219,37 @@ def fit(
   top = np.abs(halves).max()
   scale = top * np.sqrt(np.mean((halves / top) ** 2))
   unit, noisy = halves / scale, np.where(exact, 0.0, 1.0)
-  count = next((g for most, g in _GROUPS if len(unit) <= most), _FEWEST_GROUPS)
-  groups = np.where(exact, -1, np.arange(len(unit)) % count)
-  parts = []
-  left_out = np.zeros(len(unit))
+  count, n = masks.shape
+  turned = [n <= _MOST_TURNED and count >= _TURNED_EACH * n]
+  if turned[0] and count <= _FEW_PAIRS:
+    turned = [False, True]
   with jax.enable_x64(True), regress.one_blas_thread():
-    for group in range(count):
-      own = groups == group
-      part, alone = _process(signs, unit, noisy, ~own, law)
-      left_out[own | exact] = alone[own | exact]
-      parts.append(part)
+    found = [_by_groups(signs, unit, noisy, law, each) for each in turned]
+  first, last = found[0], found[-1]
+  # What leaves least, out of fold, between the two.
+  apart = last.left_out - first.left_out
+  share = apart @ (unit - first.left_out) / ((apart @ apart) or 1.0)
+  share = np.clip(share, 0, 1)
+  mixed = [a + share * (b - a) for a, b in zip(first, last)]
+  return Surrogate(*(scale * part for part in mixed))
+
+
+def _by_groups(signs, unit, noisy, law, turned):
+  """A `Surrogate` of unit values by processes tuned without each group."""
+  count = next((g for most, g in _GROUPS if len(unit) <= most), _FEWEST_GROUPS)
+  exact = noisy == 0
+  groups = np.where(exact, -1, np.arange(len(unit)) % count)
+  parts, left_out = [], np.zeros(len(unit))
+  for group in range(count):
+    own = groups == group
+    part, alone = _process(signs, unit, noisy, ~own, law, turned)
+    left_out[own | exact] = alone[own | exact]
+    parts.append(part)
   fitted, values, noise = (np.mean(part, axis=0) for part in zip(*parts))
-  return Surrogate(
-    fitted * scale, left_out * scale, values * scale, float(noise) * scale
-  )
+  return Surrogate(fitted, left_out, values, float(noise))
 
 
-def _process(signs, unit, noisy, tuned, law):
+def _process(signs, unit, noisy, tuned, law, turned):
   """Of one process: fitted, semivalues and noise; and left-out values.
 
   Args:
@@ -240,9 +258,10 @@ def _process(signs, unit, noisy, tuned, law):
     noisy: `[B]` as for `objective`.
     tuned: bool `[B]`, the pairs that its parameters are tuned on.
     law: nodes and weights of q.
+    turned: whether b is learnt.
   """
   n, rows = signs.shape[1], np.flatnonzero(tuned)
-  params = _start(signs[rows], unit[rows], padding.columns(n))
+  params = _start(signs[rows], unit[rows], padding.columns(n), turned)
   for count, steps, rate in _ROUNDS:
     some = rows[:count]
     part = _padded(signs[some], unit[some], noisy[some])
