@@ -20,7 +20,7 @@ from the processes as one that they have not seen: residuals are h times those
 of the fit and 1 - h times those left out. Standard errors are the sandwich's
 (HC3) of the residuals left out, times 1 - h, noise of f counting in full: those
 at c = 1, as what the processes miss is not known to be less, but a share 1 - c
-of each variance is the mean over players.
+of each variance, or more of few pairs, is the mean over players.
 
 Shapes: n players, B pairs, T targets.
 """
@@ -188,9 +188,11 @@ def _fit(pairs, weights, halves, index):
   covariance = solve * drawn @ solve.T
   kept = _kept(missed, covariance)
   values = values + kept * missed
-  # What is shrunk away has the errors of the processes, alike for all players.
-  variance = kept * np.diagonal(covariance)
-  variance = variance + (1 - kept) * np.diagonal(covariance).mean()
+  # What is shrunk away has the errors of the processes, alike for all players;
+  # nor do fewer than two pairs for each player tell players apart.
+  alike = max(1 - kept, 2 * leverage.mean() - 1)
+  variance = np.diagonal(covariance)
+  variance = variance + alike * (variance.mean() - variance)
   std = np.sqrt(variance + solve**2 @ (known * found.noise_std**2))
   # Of the ends alone where all else is 0.
   energy = (halves[1:] ** 2).sum() or (halves**2).sum()

@@ -80,7 +80,8 @@ class Surrogate(NamedTuple):
   Attributes:
     fitted: float64 `[B]` the posterior mean at the pairs.
     left_out: `[B]` the same by a process that has not seen the pair's value,
-      neither in its parameters nor in what it is conditioned on.
+      neither in its parameters nor in what it is conditioned on; of few pairs
+      all tell how much processes without b are heard.
     values: `[n]` semivalues of the posterior mean.
     noise_std: standard deviation of the noise of g.
   """

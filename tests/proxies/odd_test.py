@@ -106,13 +106,13 @@ def test_pairs_that_are_exact_are_met_and_others_left_out():
 def test_a_value_left_out_was_seen_by_nothing():
   """Of a step, which parameters that had seen it would meet."""
   rng = np.random.default_rng(1)
-  masks = rng.random((60, 8)) < 0.5
-  values = np.sign((1.0 - 2.0 * masks) @ rng.integers(1, 10, 8) + 0.5)
-  ends = np.arange(60) == 0
-  before = odd.fit(masks, values, ends, odd.shapley_law(8))
+  masks = rng.random((140, 10)) < 0.5  # More pairs than those of two mixed.
+  values = np.sign((1.0 - 2.0 * masks) @ rng.integers(1, 10, 10) + 0.5)
+  ends = np.arange(140) == 0
+  before = odd.fit(masks, values, ends, odd.shapley_law(10))
   for pair in (7, 30):
-    changed = np.where(np.arange(60) == pair, -values, values)  # Of one size.
-    after = odd.fit(masks, changed, ends, odd.shapley_law(8))
+    changed = np.where(np.arange(140) == pair, -values, values)  # Of one size.
+    after = odd.fit(masks, changed, ends, odd.shapley_law(10))
     # The inverse, of a condition of 1e8 at most, is another.
     assert after.left_out[pair] == pytest.approx(
       before.left_out[pair], abs=1e-5
