@@ -6,17 +6,21 @@ Shapley's kernel (`proxies.kernel_shap`), the full and the empty mask are always
 asked, and sizes that the budget covers are asked in full; for Banzhaf values
 masks are uniform. Then
 
-  phi = values of a process on the differences (`proxies.odd`)
-        + a weighted regression on what it leaves of them, out of fold.
+  phi = values of processes on the differences (`proxies.odd`)
+        + c times a weighted regression on what they leave of them, out of fold.
 
-The second term estimates, without bias but for that of a regression, what the
-process misses, so its prior need not be true (a control variate, as in
-regression-adjusted KernelSHAP, Witter et al. 2025, arXiv 2506.11849, with a
-process in place of trees and leave-one-out in place of folds). Of a size asked
+At c = 1 the second term estimates, without bias but for that of a regression,
+what the processes miss, so their prior need not be true (a control variate, as
+in regression-adjusted KernelSHAP, Witter et al. 2025, arXiv 2506.11849, with
+processes in place of trees). Where all that it holds is no more than its own
+error, adding it would add the error alone: c is Stein's shrinkage, by the
+positive part, of the term towards 0 (Efron and Morris 1973). Of a size asked
 in part, a share h, the masks asked are known and those left out are as far
-from the process as one that it has not seen: residuals are h times those of
-the fit and 1 - h times those left out. Standard errors are the sandwich's
-(HC3) of the residuals left out, times 1 - h; noise of f counts in full.
+from the processes as one that they have not seen: residuals are h times those
+of the fit and 1 - h times those left out. Standard errors are the sandwich's
+(HC3) of the residuals left out, times 1 - h, noise of f counting in full: those
+at c = 1, as what the processes miss is not known to be less, but a share 1 - c
+of each variance, or more of few pairs, is the mean over players.
 
 Shapes: n players, B pairs, T targets.
 """
@@ -138,9 +142,9 @@ def ask_and_fit(
     stds.append(_of_coefs(function, found.std, index))
     left.append(found.left)
   note = (
-    f"{'Shapley' if index == 'SV' else 'Banzhaf'} values by a process on the "
-    f"differences of {len(pairs)} pairs, which leaves {np.mean(left):.2g} of "
-    "their energy, out of fold, and a regression on what it leaves."
+    f"{'Shapley' if index == 'SV' else 'Banzhaf'} values by processes on the "
+    f"differences of {len(pairs)} pairs, which leave {np.mean(left):.2g} of "
+    "their energy, out of fold, and a regression on what they leave."
   )
   return select.Answer(
     functions,
@@ -171,7 +175,7 @@ def _fit(pairs, weights, halves, index):
     values = values + (2 * halves[0] - values.sum()) / n
   moments = (weights[:, None] * x).T
   solve = np.linalg.pinv(moments @ x, rcond=_RANK, hermitian=True) @ moments
-  values = values + solve @ (known * inside + (1 - known) * outside)
+  missed = solve @ (known * inside + (1 - known) * outside)
   # So that no residual is blown up without limit.
   most = policy.POLICY.most_leverage
   leverage = np.einsum("bn,nb->b", x, solve)
@@ -180,12 +184,35 @@ def _fit(pairs, weights, halves, index):
   # A pair that the regression meets by itself says nothing of its error.
   usual = np.sqrt((outside[1:] ** 2).mean()) if len(outside) > 1 else 0.0
   error = np.where(leverage > most, np.maximum(error, usual), error)
-  variance = (1 - known) * error**2 + known * found.noise_std**2
-  std = np.sqrt(solve**2 @ variance)
+  drawn = (1 - known) * error**2
+  covariance = solve * drawn @ solve.T
+  kept = _kept(missed, covariance)
+  values = values + kept * missed
+  # What is shrunk away has the errors of the processes, alike for all players;
+  # nor do fewer than two pairs for each player tell players apart.
+  alike = max(1 - kept, 2 * leverage.mean() - 1)
+  variance = np.diagonal(covariance)
+  variance = variance + alike * (variance.mean() - variance)
+  std = np.sqrt(variance + solve**2 @ (known * found.noise_std**2))
   # Of the ends alone where all else is 0.
   energy = (halves[1:] ** 2).sum() or (halves**2).sum()
   left = (outside[1:] ** 2).sum() / energy
   return _Fit(top * values, top * std, float(left))
+
+
+def _kept(values, covariance):
+  """The factor of Stein's estimate of normal means about 0, in [0, 1].
+
+  Args:
+    values: `[n]` what was found.
+    covariance: `[n, n]` of its errors. Where these go together or differ the
+      players count as (sum of variances)^2 / (sum of squares of it).
+  """
+  total, energy = np.trace(covariance), values @ values
+  if not total or not energy:
+    return 1.0
+  count = 1 / ((covariance / total) ** 2).sum()
+  return max(0.0, 1 - max(0.0, 1 - 2 / count) * total / energy)
 
 
 def _shares(pairs):

@@ -81,6 +81,36 @@ def test_where_only_the_ends_tell():
   assert "inf" not in str(found.notes)
 
 
+def test_a_vote_is_a_step_along_its_weights():
+  """No process of products follows it: by one alone errors were .53."""
+  n, errors = 13, []
+  for seed in range(3):
+    weights = np.random.default_rng(seed).integers(1, 10, n)
+    f = lambda m, w=weights: 1.0 * (2 * (m @ w) > w.sum())
+    exact = _values(_explain(f, n, 1 << n), n)
+    error = _values(_explain(f, n, 200, seed), n) - exact
+    errors.append((error**2).sum() / (exact**2).sum())
+  assert np.mean(errors) < 0.3
+
+
+def test_what_is_left_is_shrunk_by_what_its_errors_explain():
+  rng = np.random.default_rng(0)
+  n, noise = 12, rng.normal(size=(2000, 12))
+  for size in (0.0, 0.5, 2.0):
+    found = size + noise
+    kept = np.array([aimed._kept(each, np.eye(n)) for each in found])
+    # Stein 1956: better whatever the means, 0 the most.
+    risk = ((kept[:, None] * found - size) ** 2).mean()
+    assert risk < (1.0 if size else 0.3) * (noise**2).mean()
+  values = np.arange(3.0)
+  # 1 - (3 - 2) / 5 of three players, whose errors are alike.
+  assert aimed._kept(values, np.eye(3)) == pytest.approx(0.8)
+  assert aimed._kept(values / 10, np.eye(3)) == 0
+  # Nothing of one direction, or without errors.
+  assert aimed._kept(values, np.ones((3, 3))) == 1
+  assert aimed._kept(values, np.zeros((3, 3))) == 1
+
+
 def test_sizes_of_more_sets_than_a_float_holds():
   """Of 1,200 players half are together in more ways than float64 counts."""
   pairs = np.zeros((2, 1200), bool)
