@@ -7,20 +7,22 @@ asked, and sizes that the budget covers are asked in full; for Banzhaf values
 masks are uniform. Then
 
   phi = values of processes on the differences (`proxies.odd`)
-        + c times a weighted regression on what they leave of them, out of fold.
+        + C times a weighted regression on what they leave of them, out of fold.
 
-At c = 1 the second term estimates, without bias but for that of a regression,
+With C = 1 the second term estimates, without bias but for that of a regression,
 what the processes miss, so their prior need not be true (a control variate, as
 in regression-adjusted KernelSHAP, Witter et al. 2025, arXiv 2506.11849, with
 processes in place of trees). Where all that it holds is no more than its own
-error, adding it would add the error alone: c is Stein's shrinkage, by the
-positive part, of the term towards 0 (Efron and Morris 1973). Of a size asked
-in part, a share h, the masks asked are known and those left out are as far
-from the processes as one that they have not seen: residuals are h times those
-of the fit and 1 - h times those left out. Standard errors are the sandwich's
-(HC3) of the residuals left out, times 1 - h, noise of f counting in full: those
-at c = 1, as what the processes miss is not known to be less, but a share 1 - c
-of each variance, or more of few pairs, is the mean over players.
+error, adding it would add the error alone: C shrinks it towards 0, along each
+direction of its errors by what these are there (Efron and Morris 1973, of
+unequal variances, with the prior's variance of most likelihood). Of a size
+asked in part, a share h, the masks asked are known and those left out are as
+far from the processes as one that they have not seen: residuals are h times
+those of the fit and 1 - h times those left out. Standard errors are the
+sandwich's (HC3) of the residuals left out, times 1 - h, noise of f counting in
+full, by the process or by masks asked twice, whichever says more: those at
+C = 1, as what the processes miss is not known to be less, but the share of each
+variance that is shrunk away, or more of few pairs, is the mean over players.
 
 Shapes: n players, B pairs, T targets.
 """
@@ -124,6 +126,7 @@ def ask_and_fit(
   )
   values = ask(np.concatenate([ends, masks]))
   ask.repeat(np.concatenate([ends, masks]), values, strict=strict)
+  noise = np.where(ask.noise > ask_lib.repeatable(values), ask.noise, 0.0)
   if base.is_constant(values).all():
     return staged.constant(n, values, [], ask.asked)
   empty = values[1]
@@ -136,7 +139,7 @@ def ask_and_fit(
   weights = np.append(own, weights[0::2])[order]
   functions, stds, left = [], [], []
   for t, column in enumerate(halves.T):
-    found = _fit(pairs, weights, column, index)
+    found = _fit(pairs, weights, column, index, float(noise[t]))
     function = additive.function(float(empty[t]), found.values)
     functions.append(function)
     stds.append(_of_coefs(function, found.std, index))
@@ -155,8 +158,16 @@ def ask_and_fit(
   )
 
 
-def _fit(pairs, weights, halves, index):
-  """Values of one target from pairs, of which the ends are the first."""
+def _fit(pairs, weights, halves, index, noise):
+  """Values of one target from pairs, of which the ends are the first.
+
+  Args:
+    pairs: bool `[B, n]`, one mask of each.
+    weights: `[B]` of the regression.
+    halves: `[B]` differences.
+    index: one of `INDICES`.
+    noise: standard deviation of a value of f that is asked again.
+  """
   n = pairs.shape[1]
   ends = np.arange(len(pairs)) == 0
   top = np.abs(halves).max()
@@ -176,6 +187,8 @@ def _fit(pairs, weights, halves, index):
   moments = (weights[:, None] * x).T
   solve = np.linalg.pinv(moments @ x, rcond=_RANK, hermitian=True) @ moments
   missed = solve @ (known * inside + (1 - known) * outside)
+  if efficient:
+    missed -= missed.mean()  # Rounding, where players are as many as pairs.
   # So that no residual is blown up without limit.
   most = policy.POLICY.most_leverage
   leverage = np.einsum("bn,nb->b", x, solve)
@@ -186,33 +199,51 @@ def _fit(pairs, weights, halves, index):
   error = np.where(leverage > most, np.maximum(error, usual), error)
   drawn = (1 - known) * error**2
   covariance = solve * drawn @ solve.T
-  kept = _kept(missed, covariance)
-  values = values + kept * missed
+  missed, shrunk = _shrunk(missed, covariance)
+  values = values + missed
   # What is shrunk away has the errors of the processes, alike for all players;
   # nor do fewer than two pairs for each player tell players apart.
-  alike = max(1 - kept, 2 * leverage.mean() - 1)
+  alike = max(shrunk, 2 * leverage.mean() - 1)
   variance = np.diagonal(covariance)
   variance = variance + alike * (variance.mean() - variance)
-  std = np.sqrt(variance + solve**2 @ (known * found.noise_std**2))
+  # Of a difference; that of the ends is shared by all.
+  noisy = max(found.noise_std, noise / top / math.sqrt(2)) ** 2
+  variance = variance + solve**2 @ (known * noisy)
+  if efficient and noise:
+    variance = variance + 4 * noisy / n**2
+  std = np.sqrt(variance)
   # Of the ends alone where all else is 0.
   energy = (halves[1:] ** 2).sum() or (halves**2).sum()
   left = (outside[1:] ** 2).sum() / energy
   return _Fit(top * values, top * std, float(left))
 
 
-def _kept(values, covariance):
-  """The factor of Stein's estimate of normal means about 0, in [0, 1].
+def _shrunk(values, covariance):
+  """What is likely of normal means about 0 that were found with errors.
 
   Args:
     values: `[n]` what was found.
-    covariance: `[n, n]` of its errors. Where these go together or differ the
-      players count as (sum of variances)^2 / (sum of squares of it).
+    covariance: `[n, n]` of its errors.
+
+  Returns:
+    `[n]`, each direction of the errors times t / (t + its variance), and the
+    share of all variance that this takes away.
   """
-  total, energy = np.trace(covariance), values @ values
-  if not total or not energy:
-    return 1.0
-  count = 1 / ((covariance / total) ** 2).sum()
-  return max(0.0, 1 - max(0.0, 1 - 2 / count) * total / energy)
+  variances, vectors = np.linalg.eigh(covariance)
+  is_known = variances <= _RANK * variances[-1]
+  along = vectors.T @ values
+  found = along[~is_known] ** 2
+  if not len(found):
+    return values, 0.0
+  # Of the means' own variance t, the likeliest.
+  top = max(found.max(), variances[-1])
+  tried = np.append(0.0, top * np.logspace(-8, 1, 181))
+  total = tried[:, None] + variances[~is_known]
+  own = tried[(np.log(total) + found / total).sum(axis=1).argmin()]
+  share = np.ones(len(values))
+  share[~is_known] = own / (own + variances[~is_known])
+  gone = (variances * (1 - share)).sum() / variances[~is_known].sum()
+  return vectors @ (share * along), float(gone)
 
 
 def _shares(pairs):

@@ -98,17 +98,59 @@ def test_what_is_left_is_shrunk_by_what_its_errors_explain():
   n, noise = 12, rng.normal(size=(2000, 12))
   for size in (0.0, 0.5, 2.0):
     found = size + noise
-    kept = np.array([aimed._kept(each, np.eye(n)) for each in found])
+    shrunk = np.stack([aimed._shrunk(each, np.eye(n))[0] for each in found])
     # Stein 1956: better whatever the means, 0 the most.
-    risk = ((kept[:, None] * found - size) ** 2).mean()
+    risk = ((shrunk - size) ** 2).mean()
     assert risk < (1.0 if size else 0.3) * (noise**2).mean()
+
+
+def test_directions_are_shrunk_by_their_own_errors():
   values = np.arange(3.0)
-  # 1 - (3 - 2) / 5 of three players, whose errors are alike.
-  assert aimed._kept(values, np.eye(3)) == pytest.approx(0.8)
-  assert aimed._kept(values / 10, np.eye(3)) == 0
-  # Nothing of one direction, or without errors.
-  assert aimed._kept(values, np.ones((3, 3))) == 1
-  assert aimed._kept(values, np.zeros((3, 3))) == 1
+  # The likeliest variance of means is 5/3 - 1.
+  shrunk, gone = aimed._shrunk(values, np.eye(3))
+  np.testing.assert_allclose(shrunk, 0.4 * values, rtol=0.1)
+  assert gone == pytest.approx(0.6, rel=0.1)
+  shrunk, gone = aimed._shrunk(values / 10, np.eye(3))
+  np.testing.assert_allclose(shrunk, 0, atol=1e-12)
+  assert gone == pytest.approx(1)
+  # Of one direction that all errors have, nothing; all of the others.
+  shrunk, gone = aimed._shrunk(values, np.ones((3, 3)))
+  np.testing.assert_allclose(shrunk, values - 1, atol=1e-6)
+  shrunk, gone = aimed._shrunk(values, np.zeros((3, 3)))
+  np.testing.assert_array_equal(shrunk, values)
+  assert gone == 0
+  # What is known well stays, beside what is not known at all.
+  shrunk, _ = aimed._shrunk(
+    np.array([1.0, 1.0, 9.0]), np.diag([0.01, 0.01, 99])
+  )
+  np.testing.assert_allclose(shrunk[:2], 1, atol=0.1)
+  assert abs(shrunk[2]) < 1
+
+
+@pytest.mark.parametrize("num_masks", [42, 200])
+def test_the_fewest_masks_do_no_harm(num_masks):
+  weights = np.random.default_rng(0).normal(size=20)
+  found = _explain(lambda m: m @ weights, 20, num_masks)
+  phi = _values(found, 20)
+  assert np.sqrt(((phi - weights) ** 2).mean()) < 0.3
+  assert abs(phi.sum() - weights.sum()) < 1e-10
+
+
+@pytest.mark.parametrize("n, budget", [(8, 200), (10, 400)])
+def test_errors_hold_where_f_is_random_at_each_call(n, budget):
+  weights = np.random.default_rng(1).normal(size=n)
+  z = []
+  for seed in range(6):
+    rng = np.random.default_rng(100 + seed)
+    found = spex.explain(
+      lambda m, rng=rng: m @ weights + rng.normal(size=len(m)), n,
+      budget=budget, index="SV", key=jax.random.key(seed),
+    )  # fmt: skip
+    values = found.interactions("SV")
+    std = {players: s for (players, _), s in zip(values, values.std)}
+    z.append([(values[i] - weights[i]) / std[(i,)] for i in range(n)])
+  # Four repeats tell the noise, as well as they can.
+  assert 0.75 < np.mean(np.abs(z) < 1.645) <= 1.0
 
 
 def test_sizes_of_more_sets_than_a_float_holds():
