@@ -214,6 +214,7 @@ def test_a_dry_run_does_nothing(file, capsys, tmp_path):
   [
     ([], "has the words run, status, verify, export, gc; got ''"),
     (["go"], "got 'go'"),
+    (["run"], "spex sweep run needs --workdir, --config."),
     (["run", "--workdir=run"], "spex sweep run needs --config."),
     (["run", "--config=mine.py"], "needs --workdir."),
     (["status"], "spex sweep status needs --workdir."),
