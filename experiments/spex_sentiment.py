@@ -154,11 +154,11 @@ def of_sweep(
   tests = sweep_reviews.TESTS
   most = max(budgets)
   for item in set(range(len(sweep.items))) - lacking:  # All, before a fit.
-    num_masks, n = state.samples(workdir, item)[0].shape
-    _, first = sweep_reviews.plan_of(n, num_masks, sweep.config["seed"])
-    if most > first - tests:
+    num_rows = sweep.items[item].get("rows", sweep.config["rows"])
+    each = sweep_reviews.each_of(num_rows)
+    if most > each:
       raise ValueError(
-        f"{most} masks are too many: a review has {first - tests} of each kind."
+        f"{most} masks are too many: a review has {each} of each kind."
       )
   yield from done
   for item, own in enumerate(sweep.items):
