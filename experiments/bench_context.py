@@ -14,6 +14,11 @@ Without `--model` a network of GPT-2's kind is random: the peer makes one that
 both load, or there is none beside ours. `PYTHON` is an environment with Inseq
 0.7.1 and context-cite 0.0.4 (`third_party/time_context.py`); without one its
 rows say so. Compilation is timed apart.
+
+Expect, with SmolLM2-135M-Instruct on 2 idle CPU cores, 2.40 s a response, 4.8
+times Inseq's rate, and 6.11 forwards/s, 2.33 times ContextCite's. Without the
+peer `--rows=pecore` takes half a minute of the processor and `--rows=cite` a
+minute; the whole command was not timed.
 """
 
 import dataclasses

@@ -145,6 +145,8 @@ def run(
   """Yields a row per game, seed, budget and method, as soon as measured."""
   common = rows.common("singles")
   with process.Kept(peer or shapiq_peer.Shapiq) as running:
+    if peer:
+      running()  # One that is not installed is told before the first row.
     for name, seed in itertools.product(config.names, range(config.num_seeds)):
       if name == _RECORDED and recorded is not None:
         game = shapley_games.recorded(recorded)

@@ -8,6 +8,7 @@ from typing import Any
 from absl import app, flags
 
 from spex_jax import usage
+from third_party import process
 
 # --help tells of what is defined here as if the experiment defined it.
 flags.disclaim_key_flags()
@@ -37,8 +38,8 @@ def start(main: Callable[[Sequence[str]], Any]) -> None:
   """Calls `main`; what a user gave wrongly is said in a line, with code 1.
 
   Args:
-    main: what absl calls. Of its errors those of values, files and packages
-      that are not there are a line; with `--debug`, and all others, a
+    main: what absl calls. Of its errors those of values, files, packages and
+      peers that are not there are a line; with `--debug`, and all others, a
       traceback.
   """
   flags.DEFINE_bool("debug", False, "Where an error was raised, too.")
@@ -46,7 +47,7 @@ def start(main: Callable[[Sequence[str]], Any]) -> None:
   def said(argv):
     try:
       return main(argv)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, process.PeerError) as error:
       if flags.FLAGS.debug:
         raise
       name = pathlib.Path(sys.argv[0]).stem

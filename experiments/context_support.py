@@ -28,6 +28,10 @@ the masks at least:
 Leaving one out takes n + 1 forwards, whatever the budget; a method whose budget
 is too small for a prompt has no row there, and a mean counts its prompts.
 
+Expect, of 21 own prompts recorded from SmolLM2-135M-Instruct, average precision
+with 32 forwards of .980 by `auto`, .958 by ContextCite and .930 by leaving one
+out, in 21 minutes on 2 busy CPU cores; to record them first was not timed.
+
 Shapes: n sentences, B masks.
 """
 

@@ -27,7 +27,9 @@ right is what stands above all other answers of the task.
   python -m experiments.edit_models --config=prompts --model=gpt2 \
       --data=gender --task=forget --kind=heads
 
-Expect `quick` in 1 minute and `full` in 5 on 2 CPU cores.
+Expect `quick` in 1 minute and `full` in four on 2 CPU cores: six errors go from
+18.3 to 89.2 % of noisy copies right, elsewhere 98.4 to 98.0; seven of ten
+classes fall to 60.7 % or below. `prompts` took eight minutes beside others.
 """
 
 import dataclasses

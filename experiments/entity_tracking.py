@@ -23,8 +23,11 @@ and how many stand before it, so that nothing can be copied by place. Then
 and the paper's figures stand beside. The question ends with the label, so that
 what the paper's position transmitters bring to the last token (here the group
 of query readers) is there already, and detectors of a position have no
-counterpart. `full` takes some 25 minutes of a busy machine of 2 CPU cores, its
-parts added up.
+counterpart.
+
+Expect `full` in 3 min 20 s on 2 CPU cores, compilation included: the base's
+three groups keep .812 of its accuracy of .883, and .945 of .977 in the tuned
+model; random heads .180 in both.
 
 Llama-7B, Vicuna and Goat are asked by `spex circuit paths` and `cmap`: figures
 to expect, memory and time are in `docs/how_to/circuits.md`.

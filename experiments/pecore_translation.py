@@ -14,12 +14,17 @@ has not learnt to use the context its row of accuracies is the only one, as cues
 of chance say nothing. Else each metric's sensitive tokens are judged against
 the pronoun (CTI), each method's cues against the nouns (CCI, of the pronoun's
 step): average precision, and macro F1 at mean + 1 standard deviation, per
-example as in the paper (Sarti et al., arXiv:2310.01188); "random" has scores
-of chance. Means over examples, right translations or not. Where there are two
+example as in the paper (Sarti et al., arXiv:2310.01188); "random" has scores of
+chance. Means over examples, right translations or not. Where there are two
 nouns, "sets" tells how often the largest pair of a method is theirs, with the
-sign of "either of". Training takes half a minute on two cores; each example
-some ten programs that are compiled for its ids, so `brief` judges 12 of them,
-in three minutes.
+sign of "either of". Each example takes some ten programs that are compiled for
+its ids, so `brief` judges 12 of them.
+
+Expect `brief` in 2.5 minutes on 2 CPU cores, half a minute of it training:
+average precision 1.00 of the sensitive tokens by KL, .92 and .80 of the cues by
+saliency, 1.00 and .96 by sets (one noun, two nouns). `--retrieval=12` with
+SmolLM2-135M-Instruct took an hour of a busy machine: .94 by saliency, .93 by
+sets.
 
 With `--retrieval`, a causal language model finds a thing where a context says
 that it was put ("Ann put the coin in the box. The key is old.") and the

@@ -8,6 +8,10 @@ its answer is cited with 32 forwards. "found" says that the poison is cited
 first, "mended" that without what is cited the answer is the right one. Answers
 are the likeliest next token.
 
+Expect 1 minute on 2 CPU cores with SmolLM2-135M-Instruct: it follows the poison
+in 2 prompts of 4, in both the poison alone is cited (+7.13 and +7.18 nats), and
+one answer is mended.
+
 Shapes: n passages.
 """
 

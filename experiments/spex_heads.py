@@ -29,8 +29,12 @@ masks that lack half of all heads leave anything to explain.
 
 Absent heads give zero, and what is left of a layer is scaled up (--rescale).
 The accuracy of the unpruned model is printed. JSON lines, then tables;
---figure draws accuracy by heads kept. On 2 CPU cores `full` takes half an hour
-for the three tasks of stories260k, `quick` a minute.
+--figure draws accuracy by heads kept.
+
+Expect `quick` in a minute and `full` in half an hour for the three tasks of
+stories260K on 2 CPU cores: pronouns 100 % right with 10 of 40 heads by
+ProxySPEX, 83.3 by lasso. `large` on SmolLM2's last six layers takes two minutes
+a task: gender 100 % with 14 of 54 heads, 95.3 by lasso.
 
 Shapes: n heads, B masks, Q questions.
 """

@@ -18,10 +18,10 @@ cannot be asked for the masks of this test):
     --set=model.kind=mlp
   python -m experiments.spex_removal --game=pixels64
 
-On digits, four inputs and 600 masks, any method changes .34 to .37 of |f(all)|
-by one pixel of 64 and 2.0 to 2.2 by 16 (`random`: .04 and .41), in 10 minutes
-on 2 busy CPU cores, most of it `auto`; `full` asks for more of both. `quick`
-takes under a minute.
+Expect, on digits with `--inputs=4 --budget=600`, that any method changes .34 to
+.37 of |f(all)| by one pixel of 64 and 2.05 to 2.20 by 16 (`random`: .04 and
+.41), in 10 minutes on 2 busy CPU cores, most of it `auto`; `full` asks for more
+of both. `quick` takes under a minute.
 
 Shapes: n players, k of them removed.
 """

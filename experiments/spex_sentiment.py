@@ -25,7 +25,11 @@ review at the largest budget. `--figure` draws R^2 against budget.
 
 Source: Kang et al., SPEX (arXiv 2502.13870), figure on sentiment: SPEX stays
 faithful as texts get longer, where methods that fit all sets of an order stop.
-What to expect is in `experiments/README.md`.
+
+Expect R^2 of .852, .802 and .954 by SPEX and .947, .887 and .976 by ProxySPEX,
+1,024 masks of MiniLM's reviews of 24, 31 and 41 words. A review takes minutes
+on 2 busy CPU cores (seven with `--budgets=1024,10240`), and with `--causal`
+three take 25; all eight were not run in one command.
 
 Shapes: n players, B masks.
 """
@@ -150,11 +154,11 @@ def of_sweep(
   tests = sweep_reviews.TESTS
   most = max(budgets)
   for item in set(range(len(sweep.items))) - lacking:  # All, before a fit.
-    num_masks, n = state.samples(workdir, item)[0].shape
-    _, first = sweep_reviews.plan_of(n, num_masks, sweep.config["seed"])
-    if most > first - tests:
+    num_rows = sweep.items[item].get("rows", sweep.config["rows"])
+    each = sweep_reviews.each_of(num_rows)
+    if most > each:
       raise ValueError(
-        f"{most} masks are too many: a review has {first - tests} of each kind."
+        f"{most} masks are too many: a review has {each} of each kind."
       )
   yield from done
   for item, own in enumerate(sweep.items):

@@ -12,7 +12,9 @@ tenths of the best accuracy), and judged on a third part: these heads patched,
 all others instead, and as many random ones. Beside them stands the best mask of
 an expansion over the same heads.
 
-`full` takes about half an hour of 2 CPU cores with SmolLM2-135M.
+Expect, with SmolLM2-135M-Instruct on 2 busy CPU cores, retrieval in 25 minutes
+and the three other tasks in 23: 21 of 270 heads bring 1.00 of retrieval's
+triples, 17 .94 of docstring's, 26 .69 of induction's, 4 .56 of `a = 3`'s.
 """
 
 import dataclasses

@@ -325,7 +325,8 @@ def read(
     given: a ConfigDict, or a mapping; its groups are such, too.
     *classes: whose they are; two may share a field.
     where: they stand, for the messages.
-    missing: stands before the names of those that are.
+    missing: stands before the names of those that are, its last word before
+      each.
 
   Raises:
     ValueError: a name that no class has (with one that comes close), one that
@@ -350,7 +351,8 @@ def _made(
     and own.default is own.default_factory is dataclasses.MISSING
   ]
   if lacking:
-    raise ValueError(f"{where} {missing}{', '.join(lacking)}.")
+    _, _, mark = missing.rpartition(" ")  # As of flags, before each of them.
+    raise ValueError(f"{where} {missing}{f', {mark}'.join(lacking)}.")
   values = {}
   for name, kind in kinds(cls).items():
     if name not in given:

@@ -274,6 +274,25 @@ def test_figures_of_papers_are_those_that_were_measured():
   assert seen > 100
 
 
+def test_experiments_of_papers_say_what_to_expect():
+  """Number and time at the top of each; its figures are those measured."""
+  root = _DOCS.parent
+  measured = _figures((root / "experiments" / "README.md").read_text())
+  page = (_DOCS / "papers.md").read_text()
+  named = sorted(set(re.findall(r"python -m experiments\.(\w+)", page)))
+  assert len(named) > 15
+  for name in named:
+    source = (root / "experiments" / f"{name}.py").read_text()
+    paragraphs = ast.get_docstring(ast.parse(source)).split("\n\n")
+    told = [each for each in paragraphs if each.startswith("Expect")]
+    assert len(told) == 1, name
+    assert re.search(r"\b(minutes?|hours?|min)\b", told[0]), name
+    # Sizes and plain counts are words of the command.
+    figures = {each for each in _figures(told[0]) if "." in each}
+    assert figures, name
+    assert figures <= measured, (name, figures - measured)
+
+
 def test_commits_of_papers_are_there():
   root = _DOCS.parent
   ask = lambda *words, **more: subprocess.run(

@@ -68,9 +68,14 @@ def _sized(size: str) -> tuple[range, int]:
   return _SIZES[size]
 
 
+def each_of(rows: int) -> int:
+  """Masks of each kind, of an item of so many rows."""
+  return (rows - TESTS) // 2
+
+
 def plan_of(n: int, rows: int, seed: int) -> tuple[spex.QueryPlan, int]:
   """The plan of an item of so many rows, and the row where it begins."""
-  each = (rows - TESTS) // 2
+  each = each_of(rows)
   key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), 1)
   return spex.make_plan(key, n, each), TESTS + each
 

@@ -53,7 +53,9 @@ class XgBoost:
   def predict(self, rows: Any) -> np.ndarray:
     import xgboost
 
-    data = xgboost.DMatrix(rows, enable_categorical=True)
+    # A frame has names of its own.
+    names = None if hasattr(rows, "columns") else self.booster.feature_names
+    data = xgboost.DMatrix(rows, enable_categorical=True, feature_names=names)
     return np.asarray(self.booster.predict(data))
 
 
@@ -67,8 +69,8 @@ def takes_them(model: Any) -> bool:
   )
 
 
-def of_booster(model: Any, table: Any) -> list[Any]:
-  """Columns that a booster was fitted to as pandas's categories.
+def of_booster(model: Any, columns: Any) -> list[Any]:
+  """Those of the columns that a booster was fitted to as pandas's categories.
 
   Raises:
     ValueError: their number is known, and which they are is not.
@@ -76,7 +78,7 @@ def of_booster(model: Any, table: Any) -> list[Any]:
   booster = _booster(model)
   if isinstance(booster, LightGbm):
     kept = booster.booster.pandas_categorical or []
-    found = booster.categorical(table.columns)
+    found = booster.categorical(columns)
     if kept and len(kept) != len(found):
       raise ValueError(
         f"The model was fitted with {len(kept)} columns of categories, of "
@@ -86,7 +88,7 @@ def of_booster(model: Any, table: Any) -> list[Any]:
       )
     return found if kept else []
   if isinstance(booster, XgBoost):
-    return booster.categorical(table.columns)
+    return booster.categorical(columns)
   return []
 
 
@@ -118,7 +120,6 @@ def of_model(model: Any, table: Any) -> set[Any]:
 
 def _encoded(model: Any, columns: list[Any]) -> list[Any]:
   """Columns that an encoder takes, in scikit-learn's pipelines."""
-  import pandas as pd
   from sklearn import compose, pipeline  # Slow to import.
 
   if isinstance(model, pipeline.Pipeline):
@@ -136,9 +137,20 @@ def _encoded(model: Any, columns: list[Any]) -> list[Any]:
   for _, inner, chosen in model.transformers_:
     if isinstance(inner, str):  # "drop" or "passthrough".
       continue
-    frame = pd.DataFrame(columns=columns)
-    ends = (chosen.start, chosen.stop) if isinstance(chosen, slice) else chosen
-    names = any(isinstance(end, str) for end in np.atleast_1d(ends).tolist())
-    own = (frame.loc if names else frame.iloc)[:, chosen]
-    found += _encoded(inner, [own.name] if own.ndim == 1 else list(own.columns))
+    found += _encoded(inner, _selected(columns, chosen))
   return found
+
+
+def _selected(columns: list[Any], chosen: Any) -> list[Any]:
+  """The columns that a transformer is given: by names, places or a mask."""
+  if isinstance(chosen, slice):
+    start, stop = chosen.start, chosen.stop
+    if isinstance(start, str) or isinstance(stop, str):
+      # Of names the last is part of it.
+      start = None if start is None else columns.index(start)
+      stop = None if stop is None else columns.index(stop) + 1
+    return columns[start : stop : chosen.step]
+  listed = np.atleast_1d(chosen)
+  if listed.dtype.kind in "OUS":
+    return listed.tolist()
+  return np.array(columns, object)[listed].tolist()

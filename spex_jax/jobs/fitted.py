@@ -3,7 +3,7 @@
 A model answers one row: a classifier its decision value or probability of the
 class that it predicts, anything else its prediction. The table is read as
 pandas reads it, so that categories and missing values reach a pipeline as they
-did when it was fitted.
+did when it was fitted; without pandas tables of numbers alone are read.
 
 Loading a `.joblib` or `.pkl` file runs whatever code it holds; the other kinds
 hold numbers alone.
@@ -21,8 +21,8 @@ import numpy as np
 from spex_jax import base
 from spex_jax.ablate import columns as masked
 from spex_jax.ablate import evaluate
-from spex_jax.datasets import cells, tabular
-from spex_jax.jobs import categories, subjects
+from spex_jax.datasets import tabular
+from spex_jax.jobs import categories, number_tables, subjects
 
 _PICKLES = (".joblib", ".pkl", ".pickle")
 _KINDS = ".joblib, .pkl, .txt (LightGBM), .json or .ubj (XGBoost), .msgpack"
@@ -68,44 +68,58 @@ def asked(config: Any, workdir: pathlib.Path) -> Asked:
   model = _loaded(path)
   table = _own(model, frame(config), config)
   check_row(config, table)
-  given = table.iloc[[config.row]]
   stand_ins, absent = _background(
     config, table, categories.of_model(model, table)
   )
-  as_array = not _names_of(model)
-  enter = (
-    (lambda frame: frame.to_numpy()) if as_array else (lambda frame: frame)
-  )
+  enter, hint = lambda rows: rows, ""
+  if isinstance(table, number_tables.Numbers):
+    given = table.array()[[config.row]]
+    cells = zip(table.columns, (f"{value:.12g}" for value in given[0]))
+    if _names_of(model):
+      hint = f" (no names without {number_tables.PANDAS})"
+  else:
+    given = table.iloc[[config.row]]
+    cells = given.iloc[0].items()
+    if not _names_of(model):
+      enter = lambda frame: frame.to_numpy()
   try:
-    read, what, units = answer(model, enter(given))
-    found = np.shape(read(enter(given)))
+    with number_tables.unnamed():
+      read, what, units = answer(model, enter(given))
+      found = np.shape(read(enter(given)))
   except Exception as error:  # Whatever a model does.
     raise ValueError(
       f"model.file={config.model.file!r} cannot answer row {config.row} of "
-      f"{config.table}: {type(error).__name__}: {error}"
+      f"{config.table}{hint}: {type(error).__name__}: {error}"
     ) from error
   if found != (1,):
     raise ValueError(
       f"model.file={config.model.file!r} gives {found} for one row; one number "
       "is needed."
     )
+
+  def predict(rows):
+    with number_tables.unnamed():
+      return read(enter(rows))
+
+  names = tuple(map(str, table.columns))
   evaluator = masked.masked(
-    lambda rows: read(enter(rows)),
+    predict,
     given,
     stand_ins,
     rows_per_call=config.batch_size * len(stand_ins),
   )
+  evaluator.names = names
   fact = f"{type(model).__name__}, read from {path}"
   if path.suffix in _PICKLES:
     fact += " (which ran the code that the file holds)"
   return Asked(
     evaluator,
-    tuple(map(str, table.columns)),
+    names,
     what,
     units,
     fact,
     absent,
-    ": " + ", ".join(f"{c}={v}" for c, v in given.iloc[0].items()),
+    ": " + ", ".join(f"{column}={cell}" for column, cell in cells),
   )
 
 
@@ -141,9 +155,10 @@ def _loaded(path: pathlib.Path) -> Any:
     else:
       raise ValueError(f"it must be {_KINDS}, or an Orbax directory.")
   except ModuleNotFoundError as error:
-    raise ValueError(
-      f"model.file={str(path)!r} needs {error.name}; install it."
-    ) from error
+    what = f"{error.name}; install it"
+    if error.name == "pandas":
+      what = number_tables.PANDAS
+    raise ValueError(f"model.file={str(path)!r} needs {what}.") from error
   except (Exception, pickle.UnpicklingError) as error:
     text = str(error).strip().splitlines() or [""]
     raise ValueError(
@@ -166,16 +181,16 @@ def _names_of(model: Any) -> list[str]:
 def frame(config: Any) -> Any:
   """The table as a frame, the target perhaps among its columns.
 
+  Without pandas `number_tables.Numbers` of all columns, not yet numbers.
+
   Raises:
     FileNotFoundError: there is no such CSV.
-    ValueError: pandas is not installed, or a file that `cells` refuses.
+    ValueError: a file that `cells` refuses.
   """
   try:
     import pandas as pd
-  except ModuleNotFoundError as error:
-    raise ValueError(
-      "model.file needs pandas, for categories and missing values; install it."
-    ) from error
+  except ModuleNotFoundError:
+    return number_tables.read(config)
   path = pathlib.Path(config.table)
   if path.suffix != ".csv":
     if path.suffix == ".npz":
@@ -183,22 +198,54 @@ def frame(config: Any) -> Any:
     else:
       data = tabular.load(config.table)
     return pd.DataFrame(data.features, columns=list(data.columns))
-  if not path.is_file():
-    raise FileNotFoundError(f"{str(path)!r} is no file.")
-  try:
-    header, rows, separator = cells.read(path, strip=False)
-  except ValueError as error:
-    raise ValueError(f"{path}: {error}") from error
+  header, rows, decimal = number_tables.of_csv(path)
   # Written again, so that pandas finds the types that it always finds.
   text = io.StringIO(newline="")
   csv.writer(text).writerows([header, *rows])
   text.seek(0)
-  decimal = "," if separator != "," and cells.has_decimal_commas(rows) else "."
   return pd.read_csv(text, decimal=decimal)
+
+
+def taken(table: Any, columns: list[Any], config: Any) -> Any:
+  """Some columns of what `frame` returns.
+
+  Raises:
+    ValueError: without pandas, what are no numbers.
+  """
+  if not isinstance(table, number_tables.Numbers):
+    return table[columns]
+  try:
+    return table.chosen(columns)
+  except ValueError as error:
+    raise ValueError(f"{config.table}: {error}") from error
 
 
 def _own(model: Any, table: Any, config: Any) -> Any:
   """The model's columns of a table, in its order.
+
+  Raises:
+    ValueError: columns that are missing, or another number of them; without
+      pandas what needs it.
+  """
+  plain = isinstance(table, number_tables.Numbers)
+  chosen = _chosen(model, list(table.columns), config)
+  if plain and categories.of_booster(model, chosen):
+    raise ValueError(
+      f"model.file={config.model.file!r} was fitted to categories, which need "
+      f"{number_tables.PANDAS}."
+    )
+  table = taken(table, chosen, config)
+  if not plain and categories.takes_them(model):
+    texts = table.select_dtypes(exclude=["number", "bool"]).columns
+    table = table.astype(dict.fromkeys(texts, "category"))
+    # Numbers of categories: as a booster was fitted to them.
+    for name in categories.of_booster(model, table.columns):
+      table = table.astype({name: "category"})
+  return table
+
+
+def _chosen(model: Any, columns: list[Any], config: Any) -> list[Any]:
+  """The model's columns among a table's, in its order.
 
   Raises:
     ValueError: columns that are missing, or another number of them.
@@ -206,58 +253,53 @@ def _own(model: Any, table: Any, config: Any) -> Any:
   names = _names_of(model)
   if names:
     # LightGBM writes names without spaces.
-    plain = {str(name).replace(" ", "_"): name for name in table.columns}
-    chosen = [n if n in table.columns else plain.get(n) for n in names]
+    plain = {str(name).replace(" ", "_"): name for name in columns}
+    chosen = [n if n in columns else plain.get(n) for n in names]
     if None in chosen:
       absent = [n for n, c in zip(names, chosen) if c is None]
       raise ValueError(
         f"{config.table} lacks columns that the model was fitted on: "
         f"{', '.join(absent)}."
       )
-    table = table[chosen]
-  else:
-    count = getattr(model, "n_features_in_", None)
-    target = config.target_column
-    if target:
-      if target not in table.columns:
-        raise ValueError(f"{config.table} has no column {target!r}.")
-      table = table.drop(columns=target)
-    elif count is None or len(table.columns) == count + 1:
-      table = table.iloc[:, :-1]  # The last is the target, as elsewhere.
-    if count is not None and len(table.columns) != count:
-      raise ValueError(
-        f"{config.table} has {len(table.columns)} columns beside its target; "
-        f"the model was fitted on {count}."
-      )
-  if categories.takes_them(model):
-    texts = table.select_dtypes(exclude=["number", "bool"]).columns
-    table = table.astype(dict.fromkeys(texts, "category"))
-    # Numbers of categories: as a booster was fitted to them.
-    for name in categories.of_booster(model, table):
-      table = table.astype({name: "category"})
-  return table
+    return chosen
+  count = getattr(model, "n_features_in_", None)
+  target = config.target_column
+  if target:
+    if target not in columns:
+      raise ValueError(f"{config.table} has no column {target!r}.")
+    columns = [name for name in columns if name != target]
+  elif count is None or len(columns) == count + 1:
+    columns = columns[:-1]  # The last is the target, as elsewhere.
+  if count is not None and len(columns) != count:
+    raise ValueError(
+      f"{config.table} has {len(columns)} columns beside its target; "
+      f"the model was fitted on {count}."
+    )
+  return columns
 
 
 def _background(
   config: Any, table: Any, categorical: set[Any]
 ) -> tuple[Any, str]:
-  """Rows that stand in, as a frame of the table's columns, and in words."""
+  """Rows that stand in, of the table's kind and columns, and in words."""
+  plain = isinstance(table, number_tables.Numbers)
   if config.baseline == "resample":
     draws = np.arange(len(table), dtype=np.float64)
     rows, words = subjects.baseline_of(config, draws[0], draws)
     words = words.replace("training example", "row")
-    return table.iloc[rows.astype(int)], words
+    rows = rows.astype(int)
+    return (table.array()[rows] if plain else table.iloc[rows]), words
   found, texts = {}, []
   for name, column in table.items():
     number = column.dtype.kind in "iufb" and name not in categorical
-    if number and column.notna().any():
-      wide = column.dropna().to_numpy(np.float64)
+    known = column if plain else column.dropna()
+    if number and len(known):
+      wide = np.asarray(known, np.float64)
       value, words = subjects.baseline_of(config, wide[0], wide)
       found[name] = [float(value)]
     elif config.baseline in ("mean", "median"):
       texts.append(str(name))
-      common = column.mode()  # Of what is not missing.
-      found[name] = list(common.iloc[:1]) or [None]
+      found[name] = [_commonest(known)]
     else:
       raise ValueError(
         f"baseline={config.baseline}: column {name!r} holds no numbers, or "
@@ -269,6 +311,8 @@ def _background(
   }.get(config.baseline, f"the {config.baseline} of the table")
   if texts:
     words += f", and of {', '.join(texts)} the most frequent"
+  if plain:
+    return np.concatenate(list(found.values()))[None], words
   import pandas as pd
 
   one = pd.DataFrame(found)
@@ -276,6 +320,14 @@ def _background(
     if column.dtype.kind not in "iufb" or name in categorical:
       one[name] = one[name].astype(column.dtype)
   return one, words
+
+
+def _commonest(column: Any) -> Any:
+  """The most frequent of the values that are not missing, or None."""
+  if isinstance(column, np.ndarray):
+    values, counts = np.unique(column, return_counts=True)
+    return values[counts.argmax()]
+  return next(iter(column.mode()), None)
 
 
 def answer(

@@ -46,18 +46,20 @@ def asked(config: Any, workdir: pathlib.Path) -> fitted.Asked:
     ) from error
   table = fitted.frame(config)
   target = config.target_column
-  if target and target not in table.columns:
+  columns = list(table.columns)
+  if target and target not in columns:
     raise ValueError(f"{config.table} has no column {target!r}.")
   if pathlib.Path(config.table).suffix == ".csv":
-    table = table.drop(columns=target or table.columns[-1])
+    columns.remove(target or columns[-1])
+  table = fitted.taken(table, columns, config)
   fitted.check_row(config, table)
-  names = tuple(map(str, table.columns))
+  names = tuple(map(str, columns))
   # A network that was fitted to raw columns: they cannot be centred for it.
   # Each column by itself: beside floats, integers would be cast before.
   wide = np.stack(
     [
-      casts.real(table.iloc[:, i].to_numpy(), f"Column {name!r}", (name,))
-      for i, name in enumerate(names)
+      casts.real(np.asarray(column), f"Column {name!r}", (name,))
+      for name, (_, column) in zip(names, table.items())
     ],
     axis=1,
   )

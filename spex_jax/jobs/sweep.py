@@ -204,6 +204,7 @@ def _task(given: Run, sweep: grid.Sweep) -> None:
     for item in sorted({shard.item for shard in mine})[:10]:
       tell("", sweep.item_name(item))
     return
+  _check_models(given, sweep, {shard.index for shard in mine})
   # The work, alone or together with other processes.
   try:
     report = _evaluate(given, sweep, index, count, rows, group)
@@ -233,6 +234,21 @@ def _task(given: Run, sweep: grid.Sweep) -> None:
       f"other processes of this task did not publish {missing} of its shards: "
       "the same command goes on."
     )
+
+
+def _check_models(given: Run, sweep: grid.Sweep, mine: set[int]) -> None:
+  """Refuses a model that is nowhere before a shard fails by it.
+
+  Raises:
+    OSError, ImportError: as `sweeping.check_models`; where all is done, none.
+  """
+  try:
+    book, _ = run.opened(given.workdir)
+    mine = mine - set(book.indices())
+  except ValueError:  # Not begun; of damage the run itself tells.
+    pass
+  if mine:
+    sweeping.check_models(sweep)
 
 
 def _evaluate(given: Run, sweep, index, count, rows, group) -> run.Report:

@@ -235,6 +235,26 @@ def build(config: Any) -> run.Work:
   return callables.load(config.build, "build")(config)
 
 
+def check_models(sweep: grid.Sweep) -> None:
+  """Looks for the checkpoints that items name as their `model`.
+
+  Of a builder of your own a `model` may be anything: only a path that begins
+  with `/`, `.` or `~` is looked for.
+
+  Raises:
+    FileNotFoundError: one that is nowhere.
+    ImportError: one of the hub's, without the library for it.
+  """
+  from spex_jax.models import hub  # Slow to import.
+
+  config = sweep.config
+  ours = str(config.get("build")).startswith("spex_jax.")
+  given = (item.get("model", config.get("model")) for item in sweep.items)
+  for name in sorted({name for name in given if isinstance(name, str)} - {""}):
+    if ours or name[0] in "/.~":
+      hub.local(name)
+
+
 def sources(sweep: grid.Sweep) -> dict[str, str]:
   """SHA-256 of your own code that the items name, by module.
 

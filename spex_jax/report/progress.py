@@ -1,7 +1,8 @@
 """Progress of an explanation: a bar on a terminal, plain lines elsewhere.
 
 Nothing is silent for long: where a batch, a decoder or a model's loading takes
-its time, a line says so every few seconds.
+its time, a line says so after a few seconds, and again whenever twice as many
+have passed, so that the log of an hour stays short.
 """
 
 import contextlib
@@ -13,7 +14,8 @@ from typing import Any
 
 from spex_jax.report import tables
 
-_SECONDS = 5.0  # Between plain lines.
+_SECONDS = 5.0  # Until a plain line; then 10, 20, 40, ...
+_MOST_SECONDS = 300.0  # Between two, in the end.
 _QUIET_SECONDS = 1.0  # Between looks whether one is due.
 
 
@@ -67,6 +69,22 @@ class Pace:
       return f"decoding: {lasted}"
     rate = self.rate() or f"for {lasted}"
     return f"{self.doing}: {self.done:,} of {self.total:,} masks, {rate}"
+
+
+class Due:
+  """Whether a plain line is due: the pauses between them double."""
+
+  def __init__(self):
+    self._last, self._pause = time.monotonic(), _SECONDS
+
+  def __call__(self) -> bool:
+    """True once for each pause that is over."""
+    now = time.monotonic()
+    if now - self._last < self._pause:
+      return False
+    self._last = now
+    self._pause = min(2 * self._pause, max(_MOST_SECONDS, _SECONDS))
+    return True
 
 
 class Monitor:
@@ -133,12 +151,10 @@ def sweep(total: int) -> Iterator[Callable[[int, int, str], None]]:
     total: how many rows the task has.
   """
   if not sys.stderr.isatty():
-    last = time.monotonic()
+    due = Due()
 
     def line(done: int, total: int, what: str) -> None:
-      nonlocal last
-      if time.monotonic() - last >= _SECONDS:
-        last = time.monotonic()
+      if due():
         _say(f"{what}: {done} of {total}")
 
     yield line
@@ -160,7 +176,7 @@ def sweep(total: int) -> Iterator[Callable[[int, int, str], None]]:
 
 @contextlib.contextmanager
 def phase(name: str) -> Iterator[None]:
-  """Says every few seconds that something without numbers is still going on.
+  """Says now and then that something without numbers is still going on.
 
   Args:
     name: the name of it, as in "loading".
@@ -224,14 +240,13 @@ def _in_lines(pace: Pace) -> Iterator[Monitor]:
 
 @contextlib.contextmanager
 def _now_and_then(line: Callable[[], str]) -> Iterator[None]:
-  """Says a line whenever another few seconds have passed."""
+  """Says a line whenever one is due."""
   over = threading.Event()
 
   def tell() -> None:
-    last = time.monotonic()
+    due = Due()
     while not over.wait(min(_QUIET_SECONDS, _SECONDS)):
-      if time.monotonic() - last >= _SECONDS:
-        last = time.monotonic()
+      if due():
         _say(line())
 
   # Never keeps an interrupted process alive.

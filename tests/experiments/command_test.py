@@ -16,6 +16,7 @@ from experiments import (
   rows,
 )
 from experiments.configs import sweep_reviews
+from third_party import process, shapiq_peer
 
 _SCRIPT = """
 from absl import flags
@@ -44,7 +45,10 @@ def test_a_list_of_choices_takes_these_and_no_others():
 
 _FAILS = """
 from experiments import command
+from third_party import shapiq_peer
 def main(argv):
+  if argv[1:] == ["peer"]:
+    shapiq_peer.Shapiq("/nowhere/python")
   if len(argv) > 1:
     raise KeyError("ours")
   open("/nowhere/file")
@@ -56,7 +60,9 @@ command.start(main)
   ("words", "short", "last"),
   [
     ((), True, "/nowhere/file"),
+    (("peer",), True, "run `make peers-shapiq`"),
     (("--debug",), False, "FileNotFoundError"),
+    (("peer", "--debug"), False, "PeerError"),
     (("more",), False, "KeyError: 'ours'"),
   ],
 )
@@ -69,6 +75,15 @@ def test_what_is_not_there_is_said_in_a_line(words, short, last):
   assert (len(said) == 1) == short
   if short:
     assert "error: " in said[0] and "--debug" in said[0]
+
+
+def test_a_peer_that_is_missing_is_told_before_any_row(monkeypatch):
+  monkeypatch.setenv(shapiq_peer.Shapiq.variable, "/nowhere/python")
+  game = lambda *_: pytest.fail("A game was made.")
+  monkeypatch.setitem(bench_singles.GAMES, "planted14", game)
+  measured = bench_singles.run(bench_singles.CONFIGS["quick"])
+  with pytest.raises(process.PeerError, match="No peer environment"):
+    next(measured)
 
 
 def test_a_run_that_fails_at_once_leaves_the_rows_of_another(tmp_path):

@@ -1,6 +1,7 @@
 """A day on a device: what fails or hangs is a row, and the rest is kept."""
 
 import pathlib
+import re
 import sys
 
 import pytest
@@ -13,9 +14,13 @@ _ROOT = pathlib.Path(__file__).parents[2]
 def test_parts_fit_into_nine_minutes_and_their_tests_are_there():
   assert {*device_day.LIMITS} == {*device_day._PARTS}
   assert device_day._WHOLE_DAY < 540 >= sum(device_day.LIMITS.values())
-  for config in device_day.CONFIGS.values():
-    assert config.tests
-    assert all((_ROOT / path).exists() for path in config.tests)
+  # The rehearsal has the very tests of the day.
+  quick, full = (device_day.CONFIGS[name].tests for name in ("quick", "full"))
+  assert quick == full and len(full) == 6
+  for path, chosen in full.items():
+    told = (_ROOT / path).read_text()
+    for name in re.findall(r"\w+", chosen):
+      assert name in ("or", "and") or name in told, (path, name)
 
 
 def _asked(code, limit=60.0):
@@ -72,8 +77,18 @@ def test_tests_run_programs_as_users_do(tmp_path):
     "  assert os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] == '0'\n"
     "  assert os.environ['JAX_DEFAULT_MATMUL_PRECISION'] == 'highest'\n"
   )
-  (row,) = device_day._tests(device_day.Config(tests=(str(path),)))
+  (row,) = device_day._tests(device_day.Config(tests={str(path): "it"}))
   assert (row["passed"], row["failed"]) == (1, 0) and "fault" not in row
+
+
+def test_a_file_that_hangs_leaves_later_ones_their_turn(tmp_path, monkeypatch):
+  for name, line in (("a", "import time; time.sleep(600)"), ("b", "pass")):
+    (tmp_path / f"{name}_test.py").write_text(f"def test_it():\n  {line}\n")
+  monkeypatch.setitem(device_day.LIMITS, "tests", device_day._START + 40)
+  tests = {str(tmp_path / f"{name}_test.py"): "it" for name in "ab"}
+  first, second = device_day._tests(device_day.Config(tests=tests))
+  assert first["fault"] == "was stopped at its limit of 20 s"
+  assert second["passed"] == 1 and "fault" not in second
 
 
 def test_the_table_has_the_roofline_beside():

@@ -164,3 +164,16 @@ def test_a_sweep_is_decoded_and_goes_on(workdir, tmp_path):
   assert rows.read(path) == found
   with pytest.raises(ValueError, match="a review has 180 of each kind"):
     list(spex_sentiment.of_sweep(str(workdir), (181,), methods))
+
+
+def test_a_review_is_read_once_and_none_before_a_refusal(workdir, monkeypatch):
+  read, own = [], state.samples
+  monkeypatch.setattr(
+    spex_sentiment.state, "samples",
+    lambda folder, item: (read.append(item), own(folder, item))[1],
+  )  # fmt: skip
+  with pytest.raises(ValueError, match="a review has 180 of each kind"):
+    list(spex_sentiment.of_sweep(str(workdir), (181,), ("lasso1",)))
+  assert not read
+  list(spex_sentiment.of_sweep(str(workdir), (60,), ("lasso1",)))
+  assert read == [0, 1]

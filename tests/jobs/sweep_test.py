@@ -8,7 +8,7 @@ import signal
 import pytest
 from pyarrow import parquet
 
-from spex_jax.jobs import scheduled
+from spex_jax.jobs import scheduled, sweep
 from spex_jax.sweeps import state
 from tests import command
 from tests.sweeps import small
@@ -47,6 +47,38 @@ def test_from_a_file_to_a_table(file, capsys):
   )
   assert (code, out) == (0, "wrote         32 rows to all.parquet\n")
   assert "removed       0 files" in _spex(capsys, "gc", "--workdir=run")[1]
+
+
+@pytest.mark.parametrize(
+  "build", ["spex_jax.jobs.sweeping:explanations", "mine:own"]
+)
+def test_a_model_that_is_nowhere_is_said_before_any_shard(
+  build, capsys, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  pathlib.Path("theirs.py").write_text(
+    "from spex_jax import configs\nfrom spex_jax.jobs import sentiment\n"
+    "def get_config():\n"
+    "  config = configs.config(sentiment.Sentiment)\n"
+    f"  config.build = {build!r}\n"
+    "  config.rows, config.rows_per_shard, config.batch_size = 8, 4, 8\n"
+    "  config.nan, config.retries, config.max_failed = 'error', 0, 0.0\n"
+    "  config.seed = 0\n  return config\n"
+    "def sweep():\n  yield {'row': 0}\n"
+  )
+  words = ("run", "--config=theirs.py", "--workdir=run")
+  code, _, err = _spex(capsys, *words, "--config.model=/nowhere/model")
+  assert code == 1 and err.count("\n") == 1
+  assert err.startswith("spex: error: '/nowhere/model' is neither a directory")
+  assert not pathlib.Path("run").exists()
+
+
+def test_where_all_is_done_no_model_is_looked_for(file, capsys, monkeypatch):
+  run = ("run", f"--config={file}", "--workdir=run", "--config.rows=16")
+  looked = []
+  monkeypatch.setattr(sweep.sweeping, "check_models", looked.append)
+  assert _spex(capsys, *run)[0] == 0 and len(looked) == 1
+  assert _spex(capsys, *run)[0] == 0 and len(looked) == 1
 
 
 def test_an_export_of_a_part_is_one_that_was_asked_for(file, capsys):
@@ -214,6 +246,7 @@ def test_a_dry_run_does_nothing(file, capsys, tmp_path):
   [
     ([], "has the words run, status, verify, export, gc; got ''"),
     (["go"], "got 'go'"),
+    (["run"], "spex sweep run needs --workdir, --config."),
     (["run", "--workdir=run"], "spex sweep run needs --config."),
     (["run", "--config=mine.py"], "needs --workdir."),
     (["status"], "spex sweep status needs --workdir."),

@@ -1,5 +1,6 @@
 """The page in a real Chromium: clicks, keys, no request, no complaint."""
 
+import dataclasses
 import pathlib
 import shutil
 
@@ -203,3 +204,34 @@ def test_tokens_show_their_cues_and_sources_their_sums(opened):
     in said.nth(1).inner_text()
   )
   assert sources.nth(0).is_disabled()
+
+
+def test_arcs_run_behind_the_words_of_other_lines(opened):
+  names = (
+    "alcohol", "malic_acid", "ash", "alcalinity_of_ash", "magnesium",
+    "total_phenols", "flavanoids", "nonflavanoid_phenols", "proanthocyanins",
+    "color_intensity", "hue", "od280/od315_of_diluted_wines", "proline",
+  )  # fmt: skip
+  found = dataclasses.replace(page_test.explained(n=13, count=40), names=names)
+  tab = opened(found.page())
+  tab.set_viewport_size({"width": 700, "height": 900})
+  chips = tab.locator(".players .player")
+  boxes = [chip.bounding_box() for chip in chips.all()]
+  assert len({box["y"] for box in boxes}) == 3
+  chips.nth(3).click()  # What is removed hides them, too.
+
+  def inside():
+    return [
+      tab.screenshot(clip={
+        "x": box["x"] + 3, "y": box["y"] + 4, "width": box["width"] - 6,
+        "height": box["height"] - 8,
+      })
+      for box in boxes
+    ]  # fmt: skip
+
+  with_arcs = inside()
+  arcs = tab.locator("svg.arcs path")
+  heights = [arc.bounding_box()["height"] for arc in arcs.all()]
+  assert max(heights) > 5 and len(heights) > 3
+  tab.locator("svg.arcs").evaluate("svg => svg.remove()")
+  assert with_arcs == inside()

@@ -150,6 +150,25 @@ def test_pace_has_a_rate_and_the_time_left(monkeypatch):
   assert str(pace) == "evaluating: 100 of 400 masks, 20 masks/s, 15 s left"
 
 
+def test_a_log_of_an_hour_is_short(monkeypatch):
+  now = [0.0]
+  monkeypatch.setattr(progress, "_SECONDS", 5.0)
+  monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+  due, told = progress.Due(), []
+  for now[0] in range(3600):
+    if due():
+      told.append(now[0])
+  assert told[:7] == [5, 15, 35, 75, 155, 315, 615] and len(told) == 16
+  lines = []
+  monkeypatch.setattr(progress, "_say", lines.append)
+  monkeypatch.setattr(sys, "stderr", io.StringIO())
+  now[0] = 0
+  with progress.sweep(10) as say:
+    for now[0] in range(0, 180, 5):
+      say(1, 10, "item")
+  assert len(lines) == 5
+
+
 @pytest.mark.parametrize("what", ["a batch", "decoding", "loading"])
 def test_nothing_is_silent(what, capsys, monkeypatch):
   said = threading.Event()

@@ -85,7 +85,8 @@ function shade(element, value, limit) {
   const ink = value > 0 ? "192, 57, 43" : "11, 92, 173";
   const color = `rgba(${ink}, ${(0.6 * share).toFixed(3)})`;
   if (element instanceof SVGElement) element.style.fill = color;
-  else element.style.backgroundColor = color;
+  // Upon a colour of its own, which hides what runs behind.
+  else element.style.backgroundImage = `linear-gradient(${color}, ${color})`;
 }
 
 // Where players stand: in an image, a running text, a grid, by layer, or one
@@ -127,12 +128,12 @@ function layout(view, add, stage) {
       add(i, make("span", name.slice(name.lastIndexOf(" ") + 1)))));
     stage.append(rows);
   } else {
-    const line = make("div", undefined, "players");
+    const line = make("div", undefined, "players over");
     view.names.forEach((name, i) => line.append(add(i, make("span", name))));
     stage.append(line);
     if (view.names.length <= FIRST) return;
     const rest = make("details");
-    rest.append(make("summary"), make("div", undefined, "players"));
+    rest.append(make("summary"), make("div", undefined, "players over"));
     stage.append(rest);
   }
 }
@@ -171,19 +172,28 @@ function arcs(view, sets, players, stage, kept) {
   stage.prepend(svg);
   const origin = stage.getBoundingClientRect();
   const most = Math.abs(larger[0][1]) || 1;
+  const first = stage.querySelector(".player").getClientRects()[0].top;
   for (const [who, value] of larger) {
-    const ends = who.map((player) => {
-      const [box] = players[player][0].getClientRects();
-      const down = view.shapes ? box.height / 2 : 2;
-      return [box.left - origin.left + box.width / 2,
-        box.top - origin.top + down];
-    });
+    const boxes = who.map((player) => players[player][0].getClientRects()[0]);
+    const ends = [];
     const width = 1 + 3 * Math.abs(value) / most;
-    for (let i = 1; i < ends.length; i++) {
-      const [[x0, y0], [x1, y1]] = [ends[i - 1], ends[i]];
-      const rise = Math.min(46, 14 + Math.abs(x1 - x0) / 8);
+    for (let i = 1; i < boxes.length; i++) {
+      const pair = [boxes[i - 1], boxes[i]].sort((a, b) => a.top - b.top);
+      const [x0, x1] = pair.map((box) => box.left - origin.left + box.width / 2);
+      let [y0, y1] = pair.map((box) => box.top - origin.top +
+        (view.shapes ? box.height / 2 : placed ? 2 : 0));
+      // Below the first line there is a gap to rise in.
+      const highest = !placed && pair[0].top > first + 1 ? 20 : 46;
+      let [from, to] = [y0, y1].map((y) =>
+        y - Math.min(highest, 14 + Math.abs(x1 - x0) / 8));
+      if (!placed && pair[1].top >= pair[0].bottom) {
+        // From line to line within the gap, and behind what lies between.
+        y0 = pair[0].bottom - origin.top;
+        from = to = (y0 + y1) / 2;
+      }
+      ends.push([x0, y0], [x1, y1]);
       draw(svg, "path", {
-        d: `M${x0} ${y0}C${x0} ${y0 - rise} ${x1} ${y1 - rise} ${x1} ${y1}`,
+        d: `M${x0} ${y0}C${x0} ${from} ${x1} ${to} ${x1} ${y1}`,
         class: value > 0 ? "against" : "helps", "stroke-width": width,
         "stroke-opacity": 0.75, "stroke-dasharray": value > 0 ? "none" : "6 4",
       });
