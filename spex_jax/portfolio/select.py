@@ -14,7 +14,13 @@ import numpy as np
 from spex_jax import base
 from spex_jax.fourier import lasso, regress, score, sparse, spex
 from spex_jax.masks import packing
-from spex_jax.portfolio import deeper, members, policy, stack
+from spex_jax.portfolio import (
+  deeper,
+  members,
+  policy,
+  process_members,
+  stack,
+)
 from spex_jax.portfolio import folds as folds_lib
 from spex_jax.portfolio.samples import Confounded, Samples, confounded
 from spex_jax.proxies import threads
@@ -172,7 +178,7 @@ def _fitted(
   if method == "proxyspex":
     return [members.by_trees(masks, values, folds, max_order)], ""
   if method == "gaussian":
-    return _present(members.by_gaussian(masks, values, max_order)), ""
+    return _present(process_members.by_gaussian(masks, values, max_order)), ""
   fit = members.gram_fit(masks, values, max_order)
   if method == "gram":
     if fit is None:
@@ -198,7 +204,7 @@ def _fitted(
 
   def processes():
     try:
-      found = members.by_gaussian(masks, values, max_order, first)
+      found = process_members.by_gaussian(masks, values, max_order, first)
     except FloatingPointError as error:
       return [], f" No Gaussian process: {error}"
     far = " No Gaussian process: a Gram scan is far ahead of it."
