@@ -28,11 +28,12 @@ def by_gaussian(
   values: np.ndarray,
   max_order: int | None = None,
   baseline: np.ndarray | None = None,
+  weights: np.ndarray | None = None,
 ) -> list[members.Member]:
   """A Gaussian process, read out as its largest coefficients, with errors.
 
-  And, with masks enough and no `max_order`, the same reweighted, and the same
-  with directions (not where these are hopeless).
+  And, with masks enough, no `max_order` and no weights, the same reweighted,
+  and the same with directions (not where these are hopeless).
 
   How far relevances may spread follows from the masks to a player: little
   below 2, far above 8, and by out-of-fold predictions between. Beyond
@@ -47,11 +48,12 @@ def by_gaussian(
     baseline: out-of-fold predictions `[B]` of another member, NaN where it has
       none; where the process leaves several times as much of 50 values or
       more, it is not a member: the list is empty.
+    weights: `[B]` of the values, of mean 1; None for equal ones.
 
   Raises:
     FloatingPointError: a kernel matrix that float64 cannot factorise.
   """
-  subset = _subset(masks, values)
+  subset = _subset(masks, values, weights)
   masks_each = len(subset.rows) / masks.shape[1]
   # Parameters of fewer masks predict worse; where a group is dear, they are
   # many, and half of them are nearly as good as all.
@@ -74,7 +76,11 @@ def by_gaussian(
 
   def fitted(spread):
     return gaussian.fit(
-      subset.masks, subset.values, spread=spread, most_tuned=most_tuned
+      subset.masks,
+      subset.values,
+      spread=spread,
+      most_tuned=most_tuned,
+      weights=subset.weights,
     )
 
   posterior = None
@@ -88,7 +94,7 @@ def by_gaussian(
     baseline = baseline[subset.rows]
     known = np.isfinite(baseline)
     error, least = (
-      folds_lib.error(subset.values, guess, known)
+      folds_lib.error(subset.values, guess, known, subset.weights)
       for guess in (trial.mean, baseline)
     )
     enough = known.sum() >= policy.POLICY.least_compared
@@ -105,12 +111,14 @@ def by_gaussian(
   if max_order is not None and max_order < masks.shape[1]:
     out_of_fold = _limited(subset, spread, max_order)
   else:
-    out_of_fold = _without(subset.values, trial.mean, out.fourier, out.missed)
+    out_of_fold = _without(
+      subset.values, trial.mean, out.fourier, out.missed, subset.weights
+    )
   rest = lasso.evaluate(subset.rest_masks, out.fourier)
   note = _process_note(posterior, trial, out)
   out_of_fold = subset.join(out_of_fold, rest)
   found = [members.Member("gaussian", out.fourier, out_of_fold, note, std)]
-  if max_order is not None:
+  if max_order is not None or weights is not None:
     return found
   more = []
   enough = len(subset.rows) >= policy.POLICY.least_refined
@@ -130,11 +138,18 @@ def _tried(subset, spreads, groups):
   """The best of predictions by fits to other groups, and its spread."""
   trials = [
     out_of_fold_lib.predict(
-      subset.masks, subset.values, spread=spread, groups=groups
+      subset.masks,
+      subset.values,
+      spread=spread,
+      groups=groups,
+      weights=subset.weights,
     )
     for spread in spreads
   ]
-  errors = [folds_lib.error(subset.values, trial.mean) for trial in trials]
+  errors = [
+    folds_lib.error(subset.values, trial.mean, weights=subset.weights)
+    for trial in trials
+  ]
   best = int(np.argmin(errors))
   return trials[best], spreads[best]
 
@@ -147,6 +162,7 @@ class _Subset(NamedTuple):
   values: np.ndarray
   rest: np.ndarray
   rest_masks: np.ndarray
+  weights: np.ndarray | None
 
   @property
   def determined(self) -> bool:
@@ -160,11 +176,12 @@ class _Subset(NamedTuple):
     return out
 
 
-def _subset(masks, values):
+def _subset(masks, values, weights):
   order = regress.spread_order(len(values))
   limit = most_masks()
   rows, rest = np.sort(order[:limit]), np.sort(order[limit:])
-  return _Subset(rows, masks[rows], values[rows], rest, masks[rest])
+  known = members.part(weights, rows)
+  return _Subset(rows, masks[rows], values[rows], rest, masks[rest], known)
 
 
 def _limited(subset, spread, max_order):
@@ -172,7 +189,10 @@ def _limited(subset, spread, max_order):
 
   def fit(train):
     part = gaussian.fit(
-      subset.masks[train], subset.values[train], spread=spread
+      subset.masks[train],
+      subset.values[train],
+      spread=spread,
+      weights=members.part(subset.weights, train),
     )
     most = policy.POLICY.most_terms
     return readout.expand(part, most, max_order=max_order).fourier
@@ -259,7 +279,7 @@ def _with_directions(subset, posterior, trial, spread, most_tuned, std):
   )
 
 
-def _without(values, out_of_fold, function, missed):
+def _without(values, out_of_fold, function, missed, weights=None):
   """Out-of-fold predictions of a readout, by those of the whole process.
 
   What is left out adds its energy to the mean square error (the posterior
@@ -270,11 +290,12 @@ def _without(values, out_of_fold, function, missed):
     out_of_fold: `[B]` predictions by the whole mean.
     function: the expansion that is read out.
     missed: the share of the energy that it lacks.
+    weights: `[B]` of the values.
   """
   scale = np.abs(values).max() or 1.0
   held = ((np.asarray(function.coefs)[1:] / scale) ** 2).sum()
   lost = held * missed / max(1.0 - missed, 1e-2)
-  error = folds_lib.error(values, out_of_fold)
+  error = folds_lib.error(values, out_of_fold, weights=weights)
   if not error > 0:
     return out_of_fold
   return values + (out_of_fold - values) * np.sqrt(1.0 + lost / error)

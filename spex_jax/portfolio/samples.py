@@ -14,18 +14,29 @@ from spex_jax.portfolio import policy
 
 
 class Samples(NamedTuple):
-  """Distinct masks bool `[B, n]` with their values float64 `[B, T]`."""
+  """Distinct masks with their values.
+
+  Attributes:
+    masks: bool `[B, n]`.
+    values: float64 `[B, T]`.
+    std: `[B, T]` the standard errors of merged values, as in `Merged`; None
+      where all are known equally well, for all that is known.
+  """
 
   masks: np.ndarray
   values: np.ndarray
+  std: np.ndarray | None = None
 
   def at(self, rows) -> "Samples":
     """The samples of some rows."""
-    return Samples(self.masks[rows], self.values[rows])
+    std = None if self.std is None else self.std[rows]
+    return Samples(self.masks[rows], self.values[rows], std)
 
   def join(self, other: "Samples") -> "Samples":
-    """These and the others, in this order."""
-    return Samples(*(np.concatenate(pair) for pair in zip(self, other)))
+    """These and the others, in this order; neither has a `std`."""
+    assert self.std is None and other.std is None
+    pairs = zip(self[:2], other[:2])
+    return Samples(*(np.concatenate(pair) for pair in pairs))
 
 
 class Merged(NamedTuple):
@@ -35,11 +46,15 @@ class Merged(NamedTuple):
     values: float64 `[U, T]`, one row for each distinct mask.
     noise: `[T]` standard deviation among equal masks; None if all differ.
     notes: sentences on repeats, for the user.
+    std: `[U, T]` standard errors of the values by that noise, 0 where it is
+      rounding; None where it is for all targets, or where all masks were asked
+      equally often.
   """
 
   values: np.ndarray
   noise: np.ndarray | None
   notes: list[str]
+  std: np.ndarray | None = None
 
 
 def merge(
@@ -65,12 +80,16 @@ def merge(
   left = unit - means[inverse]
   noise = np.sqrt((left**2).sum(axis=0) / num_repeats) * size
   notes = [f"{num_repeats} repeated masks were merged by their mean."]
-  if (np.abs(left).max(axis=0) * size > ask_lib.repeatable(values)).any():
+  noisy = np.abs(left).max(axis=0) * size > ask_lib.repeatable(values)
+  std = None
+  if noisy.any():
     text = f"{num_repeats} repeats of equal masks have other values"
     if strict:
       raise ValueError(f"{text}; mend the samples, or use strict=False.")
     notes.append(f"{text}; see the noise floor.")
-  return Merged(means * size + origin, noise, notes)
+    if counts.min() < counts.max():
+      std = noise * noisy / np.sqrt(counts)
+  return Merged(means * size + origin, noise, notes, std)
 
 
 def unseen(
