@@ -47,46 +47,66 @@ def answer(
     The answer, and weights `[B]` of mean 1, or None for equal ones.
   """
   if std is None or base.is_constant(values):
-    return _checked(masks, values, method, max_order, None)[0], None
+    return _equal(masks, values, method, max_order), None
   tau = precision.first_deviation(masks, values, std)
   weights = precision.weights(tau, std)
   for count in range(policy.POLICY.weights_fits):
-    found, left = _checked(masks, values, method, max_order, weights)
+    found, left_out = fitted(masks, values, method, max_order, weights)
+    mean = members.mean(masks, values, weights)
+    if method != "auto":
+      found = [stack.best(values, [mean, *found], weights)]
+    stacked = stack.stack(masks, values, found, weights)
+    left = values - stacked.out_of_fold
     tau = min(tau, precision.deviation(left, std))
     better = precision.weights(tau, std)
     last = count + 1 == policy.POLICY.weights_fits
     if last or precision.alike(weights, better):
       break
     weights = better
+  note = stacked.note + left_out
   if weights is not None:
-    note = " Masks asked more often weigh more, by the noise of their repeats."
-    found = found._replace(note=found.note + note)
-  return found, weights
-
-
-def _checked(masks, values, method, max_order, weights):
-  """The stack, or the mean where it gains nothing; what the stack leaves."""
-  mean = members.mean(masks, values, weights)
-  if base.is_constant(values):
-    note = f"All {len(values)} values are equal to rounding: only their mean."
-    constant = stack.stack(masks, values, [mean])._replace(note=note)
-    return constant, values - constant.out_of_fold
-  found, left_out = fitted(masks, values, method, max_order, weights)
+    note += " Masks asked more often weigh more, by the noise of their repeats."
+  stacked = stacked._replace(note=note)
   if method != "auto":
-    found = [stack.best(values, [mean, *found], weights)]
-  stacked = stack.stack(masks, values, found, weights)
-  left = values - stacked.out_of_fold
+    return stacked, weights
   gain, error = stack.gain(
     values, stacked.out_of_fold, mean.out_of_fold, weights
   )
+  if gain > policy.POLICY.gain_sure * error:
+    return stacked, weights
+  # Where little is explained, repeats help less.
+  tau = precision.deviation(values - values.mean(), std, 1)
+  weights_of_mean = precision.weights(tau, std)
+  mean = members.mean(masks, values, weights_of_mean)
+  gain, error = precision.gain(left, values - mean.out_of_fold, std)
+  if gain > policy.POLICY.gain_sure * error:
+    return stacked, weights
+  note = (
+    "Answered by mean: by the others values not seen are likelier by "
+    f"{gain:.3f} nats, under twice its standard error, {error:.3f}."
+  )
+  alone = stack.stack(masks, values, [mean], weights_of_mean)
+  return alone._replace(note=note), weights_of_mean
+
+
+def _equal(masks, values, method, max_order):
+  """The answer where all masks weigh the same."""
+  mean = members.mean(masks, values)
+  if base.is_constant(values):
+    note = f"All {len(values)} values are equal to rounding: only their mean."
+    return stack.stack(masks, values, [mean])._replace(note=note)
+  found, left_out = fitted(masks, values, method, max_order)
+  if method != "auto":
+    found = [stack.best(values, [mean, *found])]
+  stacked = stack.stack(masks, values, found)
+  gain, error = stack.gain(values, stacked.out_of_fold, mean.out_of_fold)
   if method != "auto" or gain > policy.POLICY.gain_sure * error:
-    return stacked._replace(note=stacked.note + left_out), left
+    return stacked._replace(note=stacked.note + left_out)
   note = (
     f"Answered by mean: the others gain R^2 {gain:.3f} over it on values not "
     f"seen, under twice its standard error, {error:.3f}."
   )
-  alone = stack.stack(masks, values, [mean], weights)._replace(note=note)
-  return alone, left
+  return stack.stack(masks, values, [mean])._replace(note=note)
 
 
 def fitted(
