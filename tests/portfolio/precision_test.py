@@ -6,7 +6,7 @@ import pytest
 import spex_jax as spex
 from spex_jax.fourier import score
 from spex_jax.masks import packing
-from spex_jax.portfolio import members, precision, stack
+from spex_jax.portfolio import members, precision, select, stack
 from spex_jax.portfolio import samples as samples_lib
 
 _N = 6
@@ -57,13 +57,13 @@ def test_degrees_of_freedom_are_given_back():
   std = 3.0 / np.sqrt(rng.integers(1, 30, 200))
   found = []
   for _ in range(50):
-    x = rng.normal(size=(200, 80))
+    x = rng.normal(size=(200, 20))
     root = 1 / np.sqrt(1 + std**2)
     y = rng.normal(size=200) / root
     fit = np.linalg.lstsq(x * root[:, None], y * root)[0]
-    found.append(precision.deviation(y - x @ fit, std, 80) ** 2)
-  # Each is some .3 wrong.
-  assert abs(np.mean(found) - 1) < 0.15
+    found.append(precision.deviation(y - x @ fit, std, 20) ** 2)
+  # Each is some .15 wrong; without the degrees of freedom .1 are lost.
+  assert abs(np.mean(found) - 1) < 0.06
 
 
 def test_what_noise_explains_alone_is_weighed_by_repeats():
@@ -210,3 +210,75 @@ def test_masks_asked_equally_often_have_no_weights():
   one, other = (np.asarray(each.fourier.coefs) for each in (alone, found))
   np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
   assert alone.method == found.method
+
+
+def _kept(seed):
+  """400 noisy values of 12 players that are kept with .9, and the truth."""
+  rng = np.random.default_rng(seed)
+  effects = np.arange(1.0, 13.0) / 3
+  masks = rng.random((400, 12)) < 0.9
+  return masks, masks @ effects + 4 * rng.normal(size=400), effects
+
+
+def _merged(masks, values):
+  distinct = packing.distinct_masks(masks)
+  merged = samples_lib.merge(distinct, values[:, None], strict=False)
+  return samples_lib.Samples(masks[distinct.first], merged.values, merged.std)
+
+
+def _missed(answer, effects):
+  """Root mean square error of the effects, by sets of one player."""
+  function = answer.functions[0]
+  found = np.zeros(12)
+  for players, coef in zip(np.asarray(function.players), function.coefs):
+    real = players[players < 12]
+    if len(real) == 1:
+      found[real[0]] = -2 * coef
+  return np.sqrt(np.mean((found - effects) ** 2))
+
+
+def test_masks_that_keep_most_players_are_told_better_than_before():
+  errors = []
+  for seed in range(5):
+    masks, values, effects = _kept(seed)
+    samples = _merged(masks, values)
+    assert samples.std is not None
+    errors.append([
+      _missed(select.by_proxies(each, "lasso", 1), effects)
+      for each in (samples, samples._replace(std=None))
+    ])  # fmt: skip
+  weighted, plain = np.mean(errors, axis=0)
+  assert weighted < 0.8 * plain
+
+
+@pytest.mark.parametrize("method", select.PROXIES)
+def test_every_method_takes_weights_for_each_target(method):
+  masks, values, _ = _kept(0)
+  exact = 1.0 * masks[:, 1] - masks[:, 4]
+  found = spex.decode(
+    masks, np.stack([values, exact], axis=1), method=method, max_order=2
+  )
+  weighed = [note for note in found.notes if "weigh more" in note]
+  assert len(weighed) == 1 and weighed[0].startswith("Target 0")
+  assert found.faithfulness[1] > 0.9 and (found.faithfulness_std > 0).any()
+  assert np.isfinite(found.coef_std).all()
+
+
+def test_few_masks_have_weights_too():
+  masks = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], bool)[:3]
+  wide = np.concatenate([masks, ~masks], axis=1)[:, :3]
+  errors = []
+  for seed in range(20):
+    rng = np.random.default_rng(seed)
+    rows = np.append(np.arange(6) % 3, rng.integers(0, 2, 300))
+    values = 5.0 * wide[rows, 1] + 4 * rng.normal(size=306)
+    samples = _merged(wide[rows], values)
+    found = select.by_proxies(samples)
+    assert "too few" in found.notes[0] and found.weights is None
+    gap = found.functions[0](wide[:2]) - 5.0 * wide[:2, 1]
+    plain = select.by_proxies(samples._replace(std=None)).functions[0]
+    errors.append(
+      [np.abs(gap).max(), np.abs(plain(wide[:2]) - 5.0 * wide[:2, 1]).max()]
+    )
+  weighted, plain = np.mean(errors, axis=0)
+  assert weighted < plain
