@@ -292,8 +292,8 @@ def decode(
     answer = select.by_plan(plan, values[distinct.inverse], max_order)
   else:
     rows = _held_masks(masks_or_plan)[distinct.first]
-    samples = samples_lib.Samples(rows, values, std)
-    answer = select.by_proxies(samples, method, max_order)
+    samples = samples_lib.Samples(rows, values)
+    answer = select.by_proxies(samples, method, max_order, std)
   judged = trust.judge(answer, samples, test)
   return Explanation(
     fourier=_joined(answer.functions, single),

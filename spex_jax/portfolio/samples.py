@@ -14,29 +14,18 @@ from spex_jax.portfolio import policy
 
 
 class Samples(NamedTuple):
-  """Distinct masks with their values.
-
-  Attributes:
-    masks: bool `[B, n]`.
-    values: float64 `[B, T]`.
-    std: `[B, T]` the standard errors of merged values, as in `Merged`; None
-      where all are known equally well, for all that is known.
-  """
+  """Distinct masks bool `[B, n]` with their values float64 `[B, T]`."""
 
   masks: np.ndarray
   values: np.ndarray
-  std: np.ndarray | None = None
 
   def at(self, rows) -> "Samples":
     """The samples of some rows."""
-    std = None if self.std is None else self.std[rows]
-    return Samples(self.masks[rows], self.values[rows], std)
+    return Samples(self.masks[rows], self.values[rows])
 
   def join(self, other: "Samples") -> "Samples":
-    """These and the others, in this order; neither has a `std`."""
-    assert self.std is None and other.std is None
-    pairs = zip(self[:2], other[:2])
-    return Samples(*(np.concatenate(pair) for pair in pairs))
+    """These and the others, in this order."""
+    return Samples(*(np.concatenate(pair) for pair in zip(self, other)))
 
 
 class Merged(NamedTuple):

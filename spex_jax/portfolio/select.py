@@ -54,7 +54,10 @@ PROXIES = ("proxyspex", "gaussian", "gram", "lasso")
 
 
 def by_proxies(
-  samples: Samples, method: str = "auto", max_order: int | None = None
+  samples: Samples,
+  method: str = "auto",
+  max_order: int | None = None,
+  std: np.ndarray | None = None,
 ) -> Answer:
   """What any masks allow: one of `PROXIES`, or the best of them stacked.
 
@@ -63,13 +66,15 @@ def by_proxies(
       than 3 by their mean.
     method: one of `PROXIES`, or "auto".
     max_order: the largest sets; the lasso's have at most 2, the trees' 5.
+    std: `[B, T]` standard errors of the values, as in `samples.Merged`; None
+      where all are known equally well, for all that is known.
   """
   # Without what all values share, which would cost the others their digits.
   origin = base.origin(samples.values)
   values = samples.values - origin
   values[:, base.is_constant(samples.values)] = 0.0
-  centred = samples._replace(values=values)
-  answer = _shifted(_by_proxies(centred, method, max_order), origin)
+  centred = Samples(samples.masks, values)
+  answer = _shifted(_by_proxies(centred, method, max_order, std), origin)
   return answer._replace(confounded=confounded(samples.masks))
 
 
@@ -82,7 +87,7 @@ def _shifted(answer, by):
   )
 
 
-def _by_proxies(samples, method, max_order):
+def _by_proxies(samples, method, max_order, std):
   num_masks = len(samples.masks)
   if num_masks < policy.POLICY.least_fitted:
     least = policy.POLICY.least_fitted
@@ -94,11 +99,11 @@ def _by_proxies(samples, method, max_order):
     return Answer(means, "mean", [note])
   if num_masks < policy.POLICY.least_split:
     note = f"{num_masks} masks are too few to compare decoders: lasso, order 1."
-    return Answer(_of_order_1(samples), "lasso", [note])
+    return Answer(_of_order_1(samples, std), "lasso", [note])
   notes = _order_notes(max_order) if method == "lasso" else []
   fits = [
-    one_target.answer(samples.masks, column, method, max_order, std)
-    for column, std in zip(samples.values.T, _errors(samples))
+    one_target.answer(samples.masks, column, method, max_order, known)
+    for column, known in zip(samples.values.T, _errors(samples, std))
   ]
   answers = [answer for answer, _ in fits]
   single = len(answers) == 1
@@ -126,11 +131,11 @@ def _by_proxies(samples, method, max_order):
   )
 
 
-def _errors(samples):
+def _errors(samples, std):
   """T standard errors `[B]` of the values, or None."""
-  if samples.std is None:
+  if std is None:
     return [None] * samples.values.shape[1]
-  return [std if std.any() else None for std in samples.std.T]
+  return [each if each.any() else None for each in std.T]
 
 
 def _named(names):
@@ -368,13 +373,15 @@ def _order_notes(max_order):
   return [f"The lasso fits sets of up to {most}, not max_order={max_order}."]
 
 
-def _of_order_1(samples):
+def _of_order_1(samples, std):
   out = lasso.fit_targets(samples.masks, samples.values, 1)
-  for t, (values, std) in enumerate(zip(samples.values.T, _errors(samples))):
-    if std is None or base.is_constant(values):
+  for t, (values, known) in enumerate(
+    zip(samples.values.T, _errors(samples, std))
+  ):
+    if known is None or base.is_constant(values):
       continue
-    tau = precision.first_deviation(samples.masks, values, std)
-    weights = precision.weights(tau, std)
+    tau = precision.first_deviation(samples.masks, values, known)
+    weights = precision.weights(tau, known)
     out[t] = lasso.fit_targets(
       samples.masks, values[:, None], 1, weights=weights
     )[0]
