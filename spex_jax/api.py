@@ -213,9 +213,9 @@ def decode(
   """The same from samples that you already have. Deterministic.
 
   Equal masks are merged by their mean; what they disagree by is the noise
-  floor. The answer is fitted to all samples. Without `held_out`, faithfulness
-  is that of fits of the same kind which predict samples that they have not
-  seen (cross-validation). A plan needs all its values, so there it is None.
+  floor, by which masks asked more often weigh more (not of a plan, nor among
+  `held_out`). The answer is fitted to all samples; without `held_out` its
+  faithfulness is cross-validated, but of a plan, which needs all values, None.
 
   Args:
     masks_or_plan: bool `[B, n]`, or a plan of `fourier.spex.make_plan`.
@@ -268,7 +268,7 @@ def decode(
   values = values.reshape(num_masks, -1)
   distinct = packing.distinct_hashes(hashes)
   num_distinct = len(distinct.first)
-  values, noise, notes = samples_lib.merge(distinct, values, strict=strict)
+  values, noise, notes, std = samples_lib.merge(distinct, values, strict=strict)
   test = score = samples = None
   whole = num_distinct == 1 << n and method != "spex"
   if held_out is not None and not whole:  # All masks leave none to test on.
@@ -292,7 +292,7 @@ def decode(
   else:
     rows = _held_masks(masks_or_plan)[distinct.first]
     samples = samples_lib.Samples(rows, values)
-    answer = select.by_proxies(samples, method, max_order)
+    answer = select.by_proxies(samples, method, max_order, std)
   judged = trust.judge(answer, samples, test, least=2)
   return Explanation(
     fourier=_joined(answer.functions, single),

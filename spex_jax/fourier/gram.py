@@ -7,7 +7,9 @@ completion of every pair, accepts what is significant, solves again, and
 repeats; it needs no designed masks, finds any set whatever its subsets do,
 and is exhaustive, so its cost, C(n, order) * B multiply-adds, bounds n.
 
-Significance is by Bonferroni within an order. Not from a paper.
+Significance is by Bonferroni within an order. Not from a paper. With weights
+the scores are those of the weighted residual, whose own deviation is their
+error, whatever the weights (White 1980).
 
 Shapes: n players, B masks, K sets, J row and L column sets of one product.
 """
@@ -142,6 +144,7 @@ def grow_support(
   width: int = MAX_ORDER,
   max_terms: int | None = None,
   candidates: np.ndarray | None = None,
+  weights: np.ndarray | None = None,
 ) -> np.ndarray:
   """Adds significant sets to a support, and drops those that are not.
 
@@ -157,6 +160,7 @@ def grow_support(
     candidates: int `[K'', D']` sets without padding that are looked at beside
       those of the scan, of any order; each must be as significant as if all
       sets of its order were.
+    weights: `[B]` of the samples, of mean 1; None for equal ones.
 
   Returns:
     int `[K', width]` the new support, without the empty set.
@@ -179,7 +183,7 @@ def grow_support(
   signs = padding.to(1 - 2 * masks.view(np.int8), size, padding.columns(n))
   signs = jax.device_put(signs.astype(np.float32))
   # Centred: the energy of an offset would drown what sets leave.
-  values = regress.standardise(values[:, None])[0][:, 0]
+  values = regress.standardise(values[:, None], True, weights)[0][:, 0]
   levels = np.array([significance(n, k) for k in range(1, min(n, width) + 1)])
 
   def level(sets):
@@ -187,7 +191,8 @@ def grow_support(
 
   # Each scan drops what does not hold, then adds what the rest still shows.
   for _ in range(_SCANS):
-    support, residual = _prune(masks, values, support, level)
+    support, residual = _prune(masks, values, support, level, weights)
+    residual = residual if weights is None else residual * weights
     error = residual.std() / math.sqrt(num_masks)
     if error <= 1e-7 or len(support) >= limit:
       break
@@ -208,11 +213,11 @@ def grow_support(
         and tuple(np.sort(sets[i]).tolist()) not in held
       ]
     ]
-    fresh = _select(masks, residual, support, fresh, level)
+    fresh = _select(masks, residual, support, fresh, level, weights)
     if not len(fresh):
       break
     support = np.concatenate([support, fresh[: limit - len(support)]])
-  return _prune(masks, values, support, level)[0]
+  return _prune(masks, values, support, level, weights)[0]
 
 
 def residual(
@@ -229,7 +234,7 @@ def residual(
   return _prune(masks, unit, support, lambda sets: np.zeros(len(sets)))[1]
 
 
-def _select(masks, residual, support, candidates, level):
+def _select(masks, residual, support, candidates, level, weights=None):
   """Candidates that stay significant beside stronger ones, one at a time.
 
   On designed masks many sets are echoes of one: sets of the same bins differ
@@ -238,7 +243,7 @@ def _select(masks, residual, support, candidates, level):
   """
   num_masks, num_held = len(residual), len(support) + 1
   sets = np.concatenate([support, _empty(masks, support), candidates])
-  gram, product = _sums(masks, residual, sets)
+  gram, product = _sums(masks, residual, sets, weights)
   held, free = np.s_[:num_held], np.s_[num_held:]
   chosen: list[int] = []
   with regress.one_blas_thread():
@@ -263,7 +268,7 @@ def _select(masks, residual, support, candidates, level):
   return candidates[chosen]
 
 
-def _prune(masks, values, support, level):
+def _prune(masks, values, support, level, weights=None):
   """Least squares on a support, less its insignificant sets, one at a time.
 
   Returns:
@@ -271,8 +276,10 @@ def _prune(masks, values, support, level):
   """
   num_masks = len(values)
   empty = _empty(masks, support)
-  gram, product = _sums(masks, values, np.concatenate([support, empty]))
-  energy = float(values @ values)
+  weighted = values if weights is None else values * weights
+  sets = np.concatenate([support, empty])
+  gram, product = _sums(masks, weighted, sets, weights)
+  energy = float(weighted @ values)
   while True:
     # Masks that cannot tell sets apart share the coefficient among them.
     with regress.one_blas_thread():
@@ -310,13 +317,17 @@ def _chunks(num_masks):
   return [np.s_[i : i + _ROWS] for i in range(0, num_masks, _ROWS)]
 
 
-def _sums(masks, values, sets):
-  """Gram matrix `[K, K]` and products with the values `[K]`, float64."""
+def _sums(masks, values, sets, weights=None):
+  """Gram matrix `[K, K]` and products with the values `[K]`, float64.
+
+  The values are weighted already.
+  """
   gram = np.zeros((len(sets), len(sets)))
   product = np.zeros(len(sets))
   with regress.one_blas_thread():
     for rows in _chunks(len(values)):
       design = regress.design(masks[rows], sets)
-      gram += design.T @ design  # Integers below 2^24: exact in float32.
+      left = design if weights is None else design * weights[rows, None]
+      gram += left.T @ design  # Integers below 2^24: exact in float32.
       product += design.T.astype(np.float64) @ values[rows]
   return gram, product

@@ -28,6 +28,7 @@ def fit_targets(
   max_columns: int = _MOST_COLUMNS,
   penalty: regress.Penalty = "lasso",
   penalties: Sequence[float] | None = None,
+  weights: np.ndarray | None = None,
 ) -> list[sparse.SparseFourier]:
   """Fits the sets of order 1, or 1 and 2, by cross-validated lasso.
 
@@ -40,6 +41,7 @@ def fit_targets(
     max_columns: most sets in one target's regression, and at most 4 B.
     penalty: the kind of fit, as for `regress.refit`.
     penalties: the grid, as for `regress.refit`.
+    weights: `[B]`, as for `regress.refit`; of screening, too.
 
   Returns:
     T expansions without zero coefficients, but always with the empty set; each
@@ -53,25 +55,28 @@ def fit_targets(
   masks = base.check_masks(masks)
   values = base.check_values(values, len(masks))
   num_masks, n = masks.shape
+  settings = penalty, penalties, weights
   limit = max(2, min(max_columns, 4 * num_masks))
   everyone = _with_empty(np.arange(n)[:, None], n)
   if n < limit and (order == 1 or n < 2):
-    return _fit_sets(masks, values, everyone, penalty, penalties)
+    return _fit_sets(masks, values, everyone, *settings)
   if 1 + n + n * (n - 1) // 2 <= limit:  # No choice, so nothing to screen.
     pairs = np.stack(np.triu_indices(n, 1), axis=1)
-    return _fit_sets(
-      masks, values, _join(everyone, pairs, n), penalty, penalties
-    )
+    return _fit_sets(masks, values, _join(everyone, pairs, n), *settings)
   unit = values / np.where(values.any(axis=0), np.abs(values).max(axis=0), 1.0)
-  strength = np.abs(_correlate(masks, unit - unit.mean(axis=0)))
+  if weights is None:
+    unit = unit - unit.mean(axis=0)
+  else:
+    unit = regress.standardise(unit, True, weights)[0] * weights[:, None]
+  strength = np.abs(_correlate(masks, unit))
   chosen = [np.sort(_largest(one, limit - 1)) for one in strength.T]
   if n < limit:
     singles = [everyone] * len(chosen)
-    alone = _fit_sets(masks, values, everyone, penalty, penalties)
+    alone = _fit_sets(masks, values, everyone, *settings)
   else:
     singles = [_with_empty(c[:, None], n) for c in chosen]
     alone = [
-      _fit_sets(masks, values[:, t : t + 1], players, penalty, penalties)[0]
+      _fit_sets(masks, values[:, t : t + 1], players, *settings)[0]
       for t, players in enumerate(singles)
     ]
   room = limit - len(singles[0])
@@ -81,9 +86,10 @@ def fit_targets(
   for t, (players, first) in enumerate(zip(singles, alone)):
     near = np.sort(_largest(strength[:, t], _MOST_PLAYERS))
     left = values[:, t] - evaluate(masks, first)
+    left = left if weights is None else left * weights
     pairs = near[_strongest_pairs(masks, near, left, room)]
     sets = _join(players, pairs, n)
-    out += _fit_sets(masks, values[:, t : t + 1], sets, penalty, penalties)
+    out += _fit_sets(masks, values[:, t : t + 1], sets, *settings)
   return out
 
 
@@ -117,11 +123,17 @@ def _fit_sets(
   players,
   penalty: regress.Penalty = "lasso",
   penalties: Sequence[float] | None = None,
+  weights: np.ndarray | None = None,
 ):
   """Lasso on given sets, of which the fitted and the empty one are kept."""
   n = masks.shape[1]
   found = regress.refit(
-    masks, values, players, penalty=penalty, penalties=penalties
+    masks,
+    values,
+    players,
+    penalty=penalty,
+    penalties=penalties,
+    weights=weights,
   )
   empty = (players == n).all(axis=1)
   out = []

@@ -18,6 +18,9 @@ squares on it (the relaxed lasso of Meinshausen 2007), and least squares on
 all columns is a candidate of both, so that noiseless values are refitted
 without shrinkage. The empty set is never penalised.
 
+Weights of masks multiply their squares, here and held out: rows times their
+roots. Such columns are not +-1, so that their sums are float64.
+
 Shapes: n players, B masks, K sets, D the largest order, T targets, F folds.
 """
 
@@ -131,6 +134,7 @@ def refit(
   *,
   penalty: Penalty = "lasso",
   penalties: Sequence[float] | None = None,
+  weights: np.ndarray | None = None,
 ) -> Refit:
   """Fits the coefficients of K given sets to B values.
 
@@ -148,6 +152,7 @@ def refit(
       least norm where there are fewer masks than sets.
     penalties: the grid, in standard deviations of the values (module header);
       None for 1e-6 to 1.
+    weights: `[B]` of the masks, above 0 and of mean 1; None for equal ones.
 
   Returns:
     A `Refit`. The same input gives the same output.
@@ -168,7 +173,14 @@ def refit(
     masks[rows], players[order], dtype=dtype
   )
   found = _refit(
-    columns, len(masks), values, len(order), len(constants), penalty, penalties
+    columns,
+    len(masks),
+    values,
+    len(order),
+    len(constants),
+    penalty,
+    penalties,
+    weights,
   )
   return found._replace(coefs=found.coefs[..., np.argsort(order)])
 
@@ -186,7 +198,16 @@ def refit_columns(
   return _refit(columns, len(x), values, 1 + x.shape[1], 1, penalty, None)
 
 
-def _refit(columns, num_masks, values, num_sets, free, penalty, penalties):
+def _refit(
+  columns,
+  num_masks,
+  values,
+  num_sets,
+  free,
+  penalty,
+  penalties,
+  weights=None,
+):
   """By columns of given rows, of which the first `free` are constants."""
   if penalty not in ("lasso", "shrunk", "ridge", "none"):
     raise ValueError(
@@ -204,7 +225,11 @@ def _refit(columns, num_masks, values, num_sets, free, penalty, penalties):
       "Use penalty='none'."
     )
   single = y.ndim == 1
-  y, offset, scale = standardise(y.reshape(len(y), -1), free > 0)
+  y, offset, scale = standardise(y.reshape(len(y), -1), free > 0, weights)
+  if weights is not None:
+    root, plain = np.sqrt(weights)[:, None], columns
+    y = y * root
+    columns = lambda rows, _=None: plain(rows, np.float64) * root[rows]
   parts = np.array_split(spread_order(num_masks), min(_FOLDS, num_masks) or 1)
   with one_blas_thread():
     folds = _sums_by_fold(columns, num_sets, y, parts)
@@ -226,19 +251,20 @@ class _Sums(NamedTuple):
   gram: np.ndarray  # [K, K]
   product: np.ndarray  # [K, T]
   energy: np.ndarray  # [T]
+  rows: np.ndarray  # [] int, how many
 
   def less(self, other: "_Sums") -> "_Sums":
     return _Sums(*(a - b for a, b in zip(self, other)))
 
   def centred(self, free: int) -> moments.Moments:
     """Of the columns behind `free` constants, one or none."""
-    count = self.gram[0, 0]  # +-1 or 1: the masks' number.
+    count = self.gram[0, 0]  # +-1 or 1: the masks' number, or weight.
     row, top = self.gram[:free, free:], self.product[:free]
     gram = self.gram[free:, free:] - row.T @ row / count
     product = self.product[free:] - row.T @ top / count
     energy = self.energy - (top**2).sum(axis=0) / count
     return moments.Moments(
-      gram / count, product / count, energy / count, int(count) - free
+      gram / count, product / count, energy / count, int(self.rows) - free
     )
 
 
@@ -249,13 +275,13 @@ def spread_order(num_masks: int) -> np.ndarray:
 
 
 def standardise(
-  y: np.ndarray, centre: bool = True
+  y: np.ndarray, centre: bool = True, weights: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Returns y `[B, T]` of mean 0 and deviation 1, and what undoes it: `[T]`s.
 
   y = unit * deviation + mean; the unit values of a function that is constant
   to rounding are 0, and its deviation 1. Without `centre` the mean is left in,
-  and 0 returned.
+  and 0 returned. With `weights` `[B]` both are weighted means.
   """
   chex.assert_rank(y, 2)
   flat = base.is_constant(y) if centre else ~y.any(axis=0)
@@ -264,12 +290,19 @@ def standardise(
   largest = np.abs(y).max(axis=0)
   largest = np.where(largest > 0, largest, 1.0)
   y = y / largest  # First, so that no sum or square overflows.
-  mean = y.mean(axis=0) * centre
+  mean = _mean(y, weights) * centre
   y = y - mean
-  deviation = np.sqrt((y**2).mean(axis=0))
+  deviation = np.sqrt(_mean(y**2, weights))
   y = np.where(flat, 0.0, y)
   deviation = np.where(flat, 1.0, deviation)
   return y / deviation, start + mean * largest, deviation * largest
+
+
+def _mean(y, weights):
+  """`[T]` of `[B, T]`."""
+  if weights is None:
+    return y.mean(axis=0)
+  return (weights / weights.sum()) @ y
 
 
 def _sums_by_fold(columns, num_sets, y, parts) -> list[_Sums]:
@@ -280,6 +313,7 @@ def _sums_by_fold(columns, num_sets, y, parts) -> list[_Sums]:
       np.zeros((num_sets, num_sets)),
       np.zeros((num_sets, y.shape[1])),
       np.zeros(y.shape[1]),
+      np.asarray(len(part)),
     )
     for start in range(0, len(part), size):
       rows = part[start : start + size]
@@ -342,15 +376,15 @@ def _candidates(sums, free, penalty, grid, live):
   for t in live:
     fits = []
     if penalty in ("lasso", "shrunk"):
-      fits = _lassos(whole.target(t), penalty, grid, count)
+      fits = _lassos(whole.target(t), penalty, grid, sums.rows)
     fits = np.array([*fits, *(each[:, t] for each in plain)])
     constants = (top[:, t] - fits @ row.T) / count
     yield t, np.concatenate([constants, fits], axis=1)
 
 
-def _lassos(sums, penalty, grid, count):
+def _lassos(sums, penalty, grid, rows):
   fits, last, relaxed = [], None, None
-  for path in sums.lasso(grid, count / 2):
+  for path in sums.lasso(grid, rows / 2):
     if penalty == "lasso":
       active = path != 0  # NaN counts as active, so that nothing is solved.
       if 2 * active.sum() > len(path) or not np.isfinite(path).all():

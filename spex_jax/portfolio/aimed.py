@@ -126,7 +126,8 @@ def ask_and_fit(
   )
   values = ask(np.concatenate([ends, masks]))
   ask.repeat(np.concatenate([ends, masks]), values, strict=strict)
-  noise = np.where(ask.noise > ask_lib.repeatable(values), ask.noise, 0.0)
+  noise = np.asarray(ask.noise)  # Of rounding, none.
+  noise = np.where(noise > ask_lib.repeatable(values), noise, 0.0)
   if base.is_constant(values).all():
     return staged.constant(n, values, [], ask.asked)
   empty = values[1]

@@ -29,6 +29,7 @@ def deepened(
   folds: np.ndarray,
   fit: folds_lib.Fit,
   max_order: int | None = None,
+  weights: np.ndarray | None = None,
 ) -> tuple[folds_lib.Fit, str]:
   """A scan of one order more, on what a scan leaves.
 
@@ -42,6 +43,7 @@ def deepened(
       needs, decides whether more is scanned.
     fit: what `members.gram_fit` gave for them.
     max_order: the largest sets, as for `members.gram_fit`.
+    weights: `[B]`, those of `fit`; with these nothing deeper is scanned.
 
   Returns:
     The deeper fit, or `fit` where there is nothing deeper; and a sentence on
@@ -53,6 +55,8 @@ def deepened(
   note = f" All sets of up to {scanned} were scanned; "
   if scanned >= min(n, max_order or n):
     return fit, ""
+  if weights is not None:
+    return fit, note + "larger ones were not, as masks have weights."
   order = high_order.next_order(n, num_masks, scanned)
   if order is None:
     return fit, note + "larger ones are beyond the cost of a scan."

@@ -3,49 +3,69 @@
 Shapes: n players, B masks, T targets.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from spex_jax import base
 from spex_jax.fourier import lasso, sparse
-from spex_jax.portfolio import members, policy, stack
+from spex_jax.portfolio import members, policy, precision, stack
 from spex_jax.portfolio.samples import Samples
 
 
 def fitted(
-  samples: Samples,
+  samples: Samples, stds: Sequence[np.ndarray | None]
 ) -> tuple[list[sparse.SparseFourier], str, list[str]]:
   """A lasso of order 1 where it predicts each mask from the others, or a mean.
+
+  Args:
+    samples: 4 masks or more.
+    stds: T standard errors `[B]` of the values by their noise, or None each.
 
   Returns:
     T expansions, the method and a note.
   """
-  masks, values = samples.masks, samples.values
-  rows = np.arange(len(masks))
-  rest = [samples.at(rows != i) for i in rows]
-  guesses = np.array(
-    [
-      [one(masks[i : i + 1])[0] for one in _lassos(part)]
-      for i, part in enumerate(rest)
-    ]
-  )
-  means = np.stack([part.values.mean(axis=0) for part in rest])
-  functions, is_told = _lassos(samples), []
-  for t, column in enumerate(values.T):
-    gain, error = 0.0, 0.0
-    if not base.is_constant(column):
-      gain, error = stack.gain(column, guesses[:, t], means[:, t])
-    is_told.append(gain > policy.POLICY.gain_sure * error)
-    if not is_told[t]:
-      functions[t] = members.mean(masks, column).function
+  functions, is_told = [], []
+  for column, std in zip(samples.values.T, stds, strict=True):
+    function, told = _of_target(samples.masks, column, std)
+    functions.append(function)
+    is_told.append(told)
   what = "lasso, order 1" if any(is_told) else "their mean"
   if any(is_told) and not all(is_told):
     what += ", or the mean"
   note = (
-    f"{len(rows)} masks are too few to compare decoders: {what}, by how each "
-    "is predicted from the others."
+    f"{len(samples.masks)} masks are too few to compare decoders: {what}, by "
+    "how each is predicted from the others."
   )
   return functions, "lasso" if any(is_told) else "mean", [note]
 
 
-def _lassos(samples):
-  return lasso.fit_targets(samples.masks, samples.values, 1)
+def _of_target(masks, values, std):
+  """The expansion, and whether it is a lasso."""
+  weights = None
+  if std is not None and not base.is_constant(values):
+    tau = precision.first_deviation(masks, values, std)
+    weights = precision.weights(tau, std)
+  mean = members.mean(masks, values, weights)
+  if base.is_constant(values):
+    return mean.function, False
+  everyone = np.ones(len(masks), bool)
+
+  def fit(rows):
+    known = members.part(weights, rows)
+    return lasso.fit_targets(masks[rows], values[rows, None], 1, weights=known)[
+      0
+    ]
+
+  guess = np.empty(len(masks))
+  for i in range(len(masks)):
+    rows = everyone.copy()
+    rows[i] = False
+    guess[i] = fit(rows)(masks[~rows])[0]
+  gain, error = stack.gain(values, guess, mean.out_of_fold, weights)
+  told = gain > policy.POLICY.gain_sure * error
+  if std is not None and not told:
+    left = values - guess, values - mean.out_of_fold
+    gain, error = precision.gain(*left, std)
+    told = gain > policy.POLICY.gain_sure * error
+  return (fit(everyone), True) if told else (mean.function, False)

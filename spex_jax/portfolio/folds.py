@@ -62,6 +62,7 @@ def predict(
   folds: np.ndarray,
   fit: Fit,
   baseline: np.ndarray | None = None,
+  weights: np.ndarray | None = None,
 ) -> np.ndarray | None:
   """Each fold by a fit to the others, `[B]`.
 
@@ -71,6 +72,7 @@ def predict(
     folds: int `[B]`.
     fit: bool rows `[B]` to the function fitted to them alone.
     baseline: `[B]` predictions to compare with.
+    weights: `[B]` by which they are compared; the fit has its own.
 
   Returns:
     None where the first fold leaves far more than the baseline does there.
@@ -80,7 +82,9 @@ def predict(
     held = folds == fold
     out[held] = lasso.evaluate(masks[held], fit(~held))
     if baseline is not None:
-      left, least = (error(values, guess, held) for guess in (out, baseline))
+      left, least = (
+        error(values, guess, held, weights) for guess in (out, baseline)
+      )
       if left > policy.POLICY.hopeless * least:
         return None
       baseline = None  # Compared once.
@@ -93,6 +97,7 @@ def growth(
   folds: np.ndarray,
   fit: Fit,
   out_of_fold: np.ndarray,
+  weights: np.ndarray | None = None,
 ) -> Growth:
   """By folds of twice the width, where samples are few and it is beyond doubt.
 
@@ -102,6 +107,7 @@ def growth(
     folds: int `[B]`, the fold of each mask; neighbours are joined.
     fit: bool rows `[B]` to the function fitted to them alone.
     out_of_fold: `[B]` predictions that `predict` made.
+    weights: `[B]` of the values' squares, of mean 1; None for equal ones.
   """
   if len(np.unique(folds)) <= policy.POLICY.folds:
     return Growth()
@@ -111,6 +117,8 @@ def growth(
   both = out_of_fold, predict(masks, values, folds // 2, fit)
   size = np.abs(values).max() or 1.0
   narrow, wide = (((guess - values) / size) ** 2 for guess in both)
+  if weights is not None:
+    narrow, wide = narrow * weights, wide * weights
   if not min(narrow.mean(), wide.mean()) > _NOTHING:
     return Growth()
   apart = narrow / narrow.mean() - wide / wide.mean()
@@ -128,19 +136,30 @@ def error(
   values: np.ndarray,
   guess: np.ndarray,
   rows: slice | np.ndarray = slice(None),
+  weights: np.ndarray | None = None,
 ) -> float:
-  """Mean square over rows, free of units, so that no square overflows."""
+  """Mean square over rows, free of units, so that no square overflows.
+
+  With `weights` `[B]`, which are of mean 1 over all rows, a weighted one.
+  """
   scale = np.abs(values).max() or 1.0
   # Of these rows alone: the others of a guess may not be filled yet.
-  return float((((guess[rows] - values[rows]) / scale) ** 2).mean())
+  squares = ((guess[rows] - values[rows]) / scale) ** 2
+  return float((squares if weights is None else squares * weights[rows]).mean())
 
 
-def character_error(out_of_fold: np.ndarray, values: np.ndarray) -> float:
+def character_error(
+  out_of_fold: np.ndarray,
+  values: np.ndarray,
+  weights: np.ndarray | None = None,
+) -> float:
   """What a regression on characters errs by that leaves as much out of fold.
 
   Random masks leave characters orthogonal, so that all err alike; errors of
-  rounding size are none.
+  rounding size are none. Of weighted values it is the error of weighted means,
+  by what each of them leaves itself.
   """
   scale = np.abs(values).max() or 1.0
-  spread = np.sqrt(error(values, out_of_fold))
+  squared = None if weights is None else weights**2
+  spread = np.sqrt(error(values, out_of_fold, weights=squared))
   return scale * (spread > _ROUNDING) * spread / np.sqrt(len(values))

@@ -90,6 +90,11 @@ class Policy:
       many masks.
     spex_leaves: SPEX answers where it leaves at most so many times as much
       unexplained as the proxies.
+    weights_gain: masks asked unequally often have weights where these make the
+      variance of a mean so many times smaller.
+    weights_alike: members are fitted again where what they leave changes a
+      weight by this factor or more.
+    weights_fits: they are fitted so many times at most.
     most_leverage: a residual is scaled up as of a leverage of at most this
       where masks are drawn for an index.
     folds_together: standard errors of R^2 out of fold are so many times those
@@ -160,6 +165,9 @@ class Policy:
   gain_sure: float = 2.0
   exact_one_in: int = 8
   spex_leaves: float = 1.1
+  weights_gain: float = 1.02
+  weights_alike: float = 1.5
+  weights_fits: int = 3
   most_leverage: float = 0.9
   folds_together: float = 1.5
   shown_sizes: tuple[int, ...] = (10, 30, 100)

@@ -35,11 +35,15 @@ class Merged(NamedTuple):
     values: float64 `[U, T]`, one row for each distinct mask.
     noise: `[T]` standard deviation among equal masks; None if all differ.
     notes: sentences on repeats, for the user.
+    std: `[U, T]` standard errors of the values by that noise, 0 where it is
+      rounding; None where it is for all targets, or where all masks were asked
+      equally often.
   """
 
   values: np.ndarray
   noise: np.ndarray | None
   notes: list[str]
+  std: np.ndarray | None = None
 
 
 def merge(
@@ -65,12 +69,16 @@ def merge(
   left = unit - means[inverse]
   noise = np.sqrt((left**2).sum(axis=0) / num_repeats) * size
   notes = [f"{num_repeats} repeated masks were merged by their mean."]
-  if (np.abs(left).max(axis=0) * size > ask_lib.repeatable(values)).any():
+  noisy = np.abs(left).max(axis=0) * size > ask_lib.repeatable(values)
+  std = None
+  if noisy.any():
     text = f"{num_repeats} repeats of equal masks have other values"
     if strict:
       raise ValueError(f"{text}; mend the samples, or use strict=False.")
     notes.append(f"{text}; see the noise floor.")
-  return Merged(means * size + origin, noise, notes)
+    if counts.min() < counts.max():
+      std = noise * noisy / np.sqrt(counts)
+  return Merged(means * size + origin, noise, notes, std)
 
 
 def unseen(

@@ -14,13 +14,18 @@ import numpy as np
 from spex_jax import base
 from spex_jax.fourier import lasso, regress, score, sparse, spex
 from spex_jax.masks import packing
-from spex_jax.portfolio import deeper, few, members, policy, stack
+from spex_jax.portfolio import (
+  few,
+  members,
+  one_target,
+  policy,
+  precision,
+  stack,
+)
 from spex_jax.portfolio import folds as folds_lib
 from spex_jax.portfolio.samples import Confounded, Samples, confounded, uneven
-from spex_jax.proxies import threads
 
 _EXPLAINED = 1e-9  # Share of the energy left by an exact SPEX decode.
-_ALMOST = 1e-5  # Share of the deviation that an exact scan may leave.
 
 
 class Answer(NamedTuple):
@@ -37,6 +42,8 @@ class Answer(NamedTuple):
       fold; or None.
     std: standard errors of the coefficients of each function; or None.
     confounded: players that the masks fitted to cannot tell apart; or None.
+    weights: T times the weights `[B]` of the samples, by which each target was
+      fitted and its `out_of_fold` is to be judged, or None for equal ones.
   """
 
   functions: list[sparse.SparseFourier]
@@ -47,13 +54,17 @@ class Answer(NamedTuple):
   moved: np.ndarray | None = None
   std: list[np.ndarray] | None = None
   confounded: Confounded | None = None
+  weights: list[np.ndarray | None] | None = None
 
 
 PROXIES = ("proxyspex", "gaussian", "gram", "lasso")
 
 
 def by_proxies(
-  samples: Samples, method: str = "auto", max_order: int | None = None
+  samples: Samples,
+  method: str = "auto",
+  max_order: int | None = None,
+  std: np.ndarray | None = None,
 ) -> Answer:
   """What any masks allow: one of `PROXIES`, or the best of them stacked.
 
@@ -62,13 +73,15 @@ def by_proxies(
       than 4 by their mean.
     method: one of `PROXIES`, or "auto".
     max_order: the largest sets; the lasso's have at most 2, the trees' 5.
+    std: `[B, T]` standard errors of the values, as in `samples.Merged`; None
+      where all are known equally well, for all that is known.
   """
   # Without what all values share, which would cost the others their digits.
   origin = base.origin(samples.values)
   values = samples.values - origin
   values[:, base.is_constant(samples.values)] = 0.0
   centred = Samples(samples.masks, values)
-  answer = _shifted(_by_proxies(centred, method, max_order), origin)
+  answer = _shifted(_by_proxies(centred, method, max_order, std), origin)
   if note := uneven(samples.masks):
     answer = answer._replace(notes=[*answer.notes, note], std=None)
   return answer._replace(confounded=confounded(samples.masks))
@@ -83,7 +96,7 @@ def _shifted(answer, by):
   )
 
 
-def _by_proxies(samples, method, max_order):
+def _by_proxies(samples, method, max_order, std):
   num_masks = len(samples.masks)
   if num_masks < policy.POLICY.least_fitted:
     least = policy.POLICY.least_fitted
@@ -94,21 +107,26 @@ def _by_proxies(samples, method, max_order):
     ]
     return Answer(means, "mean", [note])
   if num_masks < policy.POLICY.least_split:
-    return Answer(*few.fitted(samples))
+    return Answer(*few.fitted(samples, _errors(samples, std)))
   notes = _order_notes(max_order) if method == "lasso" else []
-  answers = [
-    _best(samples.masks, column, method, max_order)
-    for column in samples.values.T
+  fits = [
+    one_target.answer(samples.masks, column, method, max_order, known)
+    for column, known in zip(samples.values.T, _errors(samples, std))
   ]
+  answers = [answer for answer, _ in fits]
   single = len(answers) == 1
   for t, answer in enumerate(answers):
     notes.append(answer.note if single else f"Target {t}: {answer.note}")
   std = [answer.std for answer in answers if answer.std is not None]
   chosen = {name for answer in answers for name in answer.weights}
   out_of_fold = np.stack([answer.out_of_fold for answer in answers], axis=1)
-  moved = score.r2_std(samples.values, out_of_fold)
+  moved = np.atleast_1d(score.r2_std(samples.values, out_of_fold))
+  for t, (_, weights) in enumerate(fits):
+    if weights is not None:
+      both = samples.values[:, t], out_of_fold[:, t]
+      moved[t] = precision.r2(*both, weights)[1]
   with np.errstate(over="ignore"):  # An error beyond float64 is no error.
-    moved = np.atleast_1d(moved) * np.sqrt(num_masks - 1)
+    moved = moved * np.sqrt(num_masks - 1)
   return Answer(
     [answer.function for answer in answers],
     _named(chosen) if method == "auto" else method,
@@ -117,33 +135,21 @@ def _by_proxies(samples, method, max_order):
     np.array([answer.growth_std for answer in answers]),
     np.where(np.isfinite(moved), moved, 0.0),
     std if len(std) == len(answers) else None,
+    weights=[weights for _, weights in fits],
   )
+
+
+def _errors(samples, std):
+  """T standard errors `[B]` of the values, or None."""
+  if std is None:
+    return [None] * samples.values.shape[1]
+  return [each if each.any() else None for each in std.T]
 
 
 def _named(names):
   return (
     names.pop() if len(names) == 1 else "stack of " + ", ".join(sorted(names))
   )
-
-
-def _best(masks, values, method, max_order):
-  """The answer for one target: members, then a stack of them."""
-  mean = members.mean(masks, values)
-  if base.is_constant(values):
-    note = f"All {len(values)} values are equal to rounding: only their mean."
-    return stack.stack(masks, values, [mean])._replace(note=note)
-  found, left_out = _fitted(masks, values, method, max_order)
-  if method != "auto":
-    found = [stack.best(values, [mean, *found])]
-  stacked = stack.stack(masks, values, found)
-  gain, error = stack.gain(values, stacked.out_of_fold, mean.out_of_fold)
-  if method != "auto" or gain > policy.POLICY.gain_sure * error:
-    return stacked._replace(note=stacked.note + left_out)
-  note = (
-    f"Answered by mean: the others gain R^2 {gain:.3f} over it on values not "
-    f"seen, under twice its standard error, {error:.3f}."
-  )
-  return stack.stack(masks, values, [mean])._replace(note=note)
 
 
 def fit_members(masks: base.Masks, values: np.ndarray) -> list[members.Member]:
@@ -153,84 +159,7 @@ def fit_members(masks: base.Masks, values: np.ndarray) -> list[members.Member]:
     masks: bool `[B, n]`, 8 or more.
     values: `[B]`, not all equal, and about 0.
   """
-  return _fitted(masks, values, "auto", None)[0]
-
-
-def _fitted(
-  masks: base.Masks, values: np.ndarray, method: str, max_order: int | None
-) -> tuple[list[members.Member], str]:
-  """The members of a method, and what to tell of one that is left out."""
-  folds = folds_lib.spread(len(values))
-  if method == "lasso":
-    most = policy.POLICY.lasso_order
-    largest = min(masks.shape[1], max_order or most, most)
-    lassos = [
-      members.by_lasso(masks, values, folds, order, relaxed=relaxed)
-      for order in range(1, largest + 1)
-      for relaxed in (True, False)
-    ]
-    return _present(lassos), ""
-  if method == "proxyspex":
-    return [members.by_trees(masks, values, folds, max_order)], ""
-  if method == "gaussian":
-    return _present(members.by_gaussian(masks, values, max_order)), ""
-  fit = members.gram_fit(masks, values, max_order)
-  if method == "gram":
-    if fit is None:
-      least = policy.POLICY.least_scanned
-      raise ValueError(
-        f"The Gram scan needs at least {least} masks, and few enough players; "
-        f"got {len(masks)} masks of {masks.shape[1]} players."
-      )
-    fit, left_out = deeper.deepened(masks, values, folds, fit, max_order)
-    return _present([members.by_gram(masks, values, folds, fit)]), left_out
-  # The quick and decisive ones first: an exact scan needs no comparison.
-  deviation = regress.standardise(values[:, None])[2][0]
-  scan = lambda baseline: members.by_gram(masks, values, folds, fit, baseline)
-  exact = scan(values + _ALMOST * deviation)
-  if exact is not None:
-    left = (exact.out_of_fold - values) / deviation
-    if np.sqrt((left**2).mean()) <= _ALMOST:
-      return [exact], ""
-  left_out = ""
-  if fit is not None:
-    fit, left_out = deeper.deepened(masks, values, folds, fit, max_order)
-  first = None if fit is None else folds_lib.first_fold(masks, folds, fit)
-
-  def processes():
-    try:
-      found = members.by_gaussian(masks, values, max_order, first)
-    except FloatingPointError as error:
-      return [], f" No Gaussian process: {error}"
-    far = " No Gaussian process: a Gram scan is far ahead of it."
-    return found, "" if found else far
-
-  # They know nothing of one another, and a first call compiles one beside the
-  # other.
-  trees = lambda: ([members.by_trees(masks, values, folds, max_order)], "")
-  found: list[members.Member | None] = [members.mean(masks, values)]
-  for some, note in threads.side_by_side(lambda f: f(), [trees, processes]):
-    found += some
-    left_out += note
-  # Weak where the others are strong: then one fold of these tells.
-  baseline = stack.best(values, _present(found)).out_of_fold
-  most = policy.POLICY.lasso_order
-  if min(masks.shape[1], max_order or most) >= most:
-    found.append(
-      members.by_lasso(
-        masks, values, folds, most, relaxed=True, baseline=baseline
-      )
-    )
-  found.append(scan(baseline))
-  return _present(found), left_out
-
-
-def _present(found):
-  return [
-    member
-    for member in found
-    if member is not None and np.isfinite(member.out_of_fold).all()
-  ]
+  return one_target.fitted(masks, values, "auto", None)[0]
 
 
 def suspects_planted(samples: Samples, max_order: int | None = None) -> bool:
@@ -249,7 +178,7 @@ def suspects_planted(samples: Samples, max_order: int | None = None) -> bool:
       members.mean(samples.masks, column),
       members.by_lasso(samples.masks, column, folds, 1),
     ]
-    baseline = stack.best(column, _present(found))
+    baseline = stack.best(column, one_target.present(found))
     fit = members.gram_fit(samples.masks, column, max_order)
     scanned = members.by_gram(
       samples.masks, column, folds, fit, baseline.out_of_fold

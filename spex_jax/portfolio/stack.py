@@ -28,7 +28,7 @@ from spex_jax import base
 from spex_jax.fourier import regress, score, sparse
 from spex_jax.portfolio import folds as folds_lib
 from spex_jax.portfolio import members as members_lib
-from spex_jax.portfolio import policy
+from spex_jax.portfolio import policy, precision
 
 _SIZE = np.sqrt(np.pi / 2)  # The deviation of normal numbers over their size.
 
@@ -58,6 +58,7 @@ def stack(
   masks: base.Masks,
   values: np.ndarray,
   members: Sequence[members_lib.Member],
+  weights: np.ndarray | None = None,
 ) -> Stacked:
   """Joins members that were fitted to the same samples.
 
@@ -65,50 +66,57 @@ def stack(
     masks: bool `[B, n]`.
     values: `[B]`.
     members: one or more, each with the empty set among its sets.
+    weights: `[B]` of the values' squares, of mean 1; None for equal ones.
   """
   unit, middle, scale = (
-    part[..., 0] for part in regress.standardise(values[:, None])
+    part[..., 0] for part in regress.standardise(values[:, None], True, weights)
   )
   guesses = np.stack(
     [(_grown(m, values) - middle) / scale for m in members], axis=1
   )
-  errors = ((guesses - unit[:, None]) ** 2).mean(axis=0)
+  # Rows times the roots of their weights: sums of squares are weighted.
+  rooted = (unit, guesses)
+  if weights is not None:
+    root = np.sqrt(weights)
+    rooted = unit * root, guesses * root[:, None]
+  truth, seen = rooted
+  errors = ((seen - truth[:, None]) ** 2).mean(axis=0)
   best = int(np.argmin(errors))
-  weights = np.zeros(len(members))
-  weights[best] = 1.0
-  mixed = _weigh(unit, guesses)
-  together = float(((guesses @ mixed - unit) ** 2).mean())
+  shares = np.zeros(len(members))
+  shares[best] = 1.0
+  mixed = _weigh(truth, seen)
+  together = float(((seen @ mixed - truth) ** 2).mean())
   gain = 1 - together / errors[best] if errors[best] > 0 else 0.0
   if gain > 0:
-    weights = mixed
-  chosen = np.flatnonzero(weights).tolist()
-  joined = guesses @ weights
+    shares = mixed
+  chosen = np.flatnonzero(shares).tolist()
+  joined = guesses @ shares
   merged = sparse.weighted_sum(
-    [members[i].function for i in chosen], weights[chosen]
+    [members[i].function for i in chosen], shares[chosen]
   )
-  error = float(((joined - unit) ** 2).mean())
+  error = float(((seen @ shares - truth) ** 2).mean())
   held = float(((np.asarray(merged.coefs)[1:] / scale) ** 2).sum())
   dropped = policy.POLICY.dropped * min(error, held)
   function = _thin(merged, dropped, scale)
   # They all see the same samples: the errors of the heaviest stand for all.
   std = None
   predicted = joined * scale + middle
-  flat = folds_lib.character_error(predicted, values)
-  for i in sorted(chosen, key=lambda i: -weights[i]):
+  flat = folds_lib.character_error(predicted, values, weights)
+  for i in sorted(chosen, key=lambda i: -shares[i]):
     errors_of = members[i].errors
     if errors_of is not None:
       own = errors_of(np.asarray(function.players))
       std = standard_errors(np.asarray(function.coefs), own, flat)
       break
-  named = {members[i].name: float(weights[i]) for i in chosen}
-  growth_std = float(sum(members[i].growth.std * weights[i] for i in chosen))
+  named = {members[i].name: float(shares[i]) for i in chosen}
+  growth_std = float(sum(members[i].growth.std * shares[i] for i in chosen))
   return Stacked(
     function,
     predicted,
     growth_std,
     named,
     std,
-    _note(unit, guesses, members, named, gain),
+    _note(unit, guesses, members, named, gain, weights),
   )
 
 
@@ -132,13 +140,14 @@ def standard_errors(
 
 
 def best(
-  values: np.ndarray, members: Sequence[members_lib.Member]
+  values: np.ndarray,
+  members: Sequence[members_lib.Member],
+  weights: np.ndarray | None = None,
 ) -> members_lib.Member:
   """The member of least error on values `[B]` that it has not seen."""
-  scale = np.abs(values).max() or 1.0
   return min(
     members,
-    key=lambda m: float((((_grown(m, values) - values) / scale) ** 2).mean()),
+    key=lambda m: folds_lib.error(values, _grown(m, values), weights=weights),
   )
 
 
@@ -148,7 +157,10 @@ def _grown(member, values):
 
 
 def gain(
-  values: np.ndarray, out_of_fold: np.ndarray, other: np.ndarray
+  values: np.ndarray,
+  out_of_fold: np.ndarray,
+  other: np.ndarray,
+  weights: np.ndarray | None = None,
 ) -> tuple[float, float]:
   """What predictions gain in R^2 over others, and its standard error.
 
@@ -156,11 +168,16 @@ def gain(
     values: `[B]`, not all equal.
     out_of_fold: `[B]` predictions of them.
     other: `[B]`.
+    weights: `[B]` of the values' squares, of mean 1; None for equal ones.
   """
   scale = np.abs(values).max()  # So that no square overflows.
   before, after = ((values - guess) / scale for guess in (other, out_of_fold))
   gains = before**2 - after**2
   total = np.var(values / scale)
+  if weights is not None:
+    gains = gains * weights
+    unit, _, size = regress.standardise(values[:, None], True, weights)
+    total = float((size[0] / scale) ** 2) if unit.any() else total
   error = gains.std() / np.sqrt(len(gains))
   return float(gains.mean() / total), float(error / total)
 
@@ -170,6 +187,7 @@ def sparse_scores(
   function: sparse.SparseFourier,
   out_of_fold: np.ndarray,
   growth_std: float = 0.0,
+  weights: np.ndarray | None = None,
 ) -> dict[str, tuple[float, float]]:
   """R^2 of the "10", "30" and "100" largest sets of an answer, and of "all".
 
@@ -185,17 +203,22 @@ def sparse_scores(
     function: the answer.
     out_of_fold: `[B]` predictions of the values.
     growth_std: the standard error of the growth, as in `Stacked`.
+    weights: `[B]` of the values' squares, of mean 1; None for equal ones.
   """
-  whole = float(score.r2(values, out_of_fold))
+  whole, _ = precision.r2(values, out_of_fold, weights)
   grown = (1 - whole) * growth_std
   # Fits to folds share samples, and err together: Nadeau and Bengio 2003.
   together = policy.POLICY.folds_together
   error = lambda lost: float(
-    np.hypot(together * score.r2_std(values, out_of_fold, lost), grown)
+    np.hypot(
+      together * precision.r2(values, out_of_fold, weights, lost)[1], grown
+    )
   )
-  unit, _, scale = regress.standardise(values[:, None])
+  unit, _, scale = regress.standardise(values[:, None], True, weights)
   coefs = np.asarray(function.coefs)[1 : int(function.count)] / scale[0]
   total = float((unit**2).mean()) or 1.0
+  if weights is not None:
+    total = 1.0  # The weighted mean.
   sizes = policy.POLICY.shown_sizes
   lost = {str(k): float((coefs[k:] ** 2).sum()) / total for k in sizes}
   lost["all"] = 0.0
@@ -227,9 +250,9 @@ def _thin(function, energy, scale):
   return function.truncate(min(kept, policy.POLICY.most_terms))
 
 
-def _note(unit, guesses, members, named, gain):
+def _note(unit, guesses, members, named, gain, weights):
   scores = ", ".join(
-    f"{m.name} {score.r2_text(unit, guess)}"
+    f"{m.name} {score.shown(*precision.r2(unit, guess, weights))}"
     for m, guess in zip(members, guesses.T)
   )
   who = " + ".join(f"{w:.2f} {name}" for name, w in named.items())

@@ -67,7 +67,10 @@ def judge(
       scores.append(_scores(test.masks, truth, function, guess, floor))
     else:
       growth_std = 0.0 if answer.growth_std is None else answer.growth_std[t]
-      scores.append(stack.sparse_scores(truth, function, guess, growth_std))
+      weights = None if answer.weights is None else answer.weights[t]
+      scores.append(
+        stack.sparse_scores(truth, function, guess, growth_std, weights)
+      )
   by_terms, by_terms_std = (
     {k: np.asarray([one[k][i] for one in scores]) for k in scores[0]}
     for i in range(2)

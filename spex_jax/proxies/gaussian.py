@@ -25,6 +25,9 @@ n, a few masks hold all of the prior variance, and the likelihood runs away.
 
 Values are centred and scaled first, so parameters have no units.
 
+Values may be known unequally well: the variance of the noise of one is that of
+all over its weight. Equal weights are None, and compile no program of weights.
+
 Compiled programs see signs padded with rows and columns of zeros
 (`masks.padding`): players and masks that are not there. They enter neither
 the kernel nor the prior, and what is said of them stays at 0.
@@ -108,7 +111,7 @@ class Posterior:
 
   @property
   def noise_std(self) -> float:
-    """Standard deviation of the noise, in the units of the values."""
+    """That of the noise of weight 1, in the units of the values."""
     noise = np.exp(np.asarray(self.params.noise)) + LEAST_NOISE
     return float(np.sqrt(noise) * np.asarray(self.scale))
 
@@ -176,10 +179,15 @@ def real_players(signs: base.Array) -> Any:
   return abs(signs).max(axis=0)
 
 
-def noise_of(params: Params, signs: jax.Array) -> jax.Array:
+def noise_of(
+  params: Params, signs: jax.Array, weights: jax.Array | None = None
+) -> jax.Array:
   """`[B]` the variance of each mask's noise; 1 of padding."""
   chex.assert_rank(signs, 2)
-  return jnp.where(_seen(signs) > 0, jnp.exp(params.noise) + LEAST_NOISE, 1.0)
+  noise = jnp.exp(params.noise) + LEAST_NOISE
+  if weights is not None:
+    noise = noise / jnp.where(weights > 0, weights, 1.0)
+  return jnp.where(_seen(signs) > 0, noise, 1.0)
 
 
 def inverse_factor(gram: jax.Array, noise: jax.Array) -> jax.Array:
@@ -220,6 +228,7 @@ def objective(
   signs: jax.Array,
   values: jax.Array,
   spread: float | jax.Array,
+  weights: jax.Array | None = None,
 ) -> jax.Array:
   """Negative log posterior of the parameters, in nats, up to a constant.
 
@@ -228,11 +237,12 @@ def objective(
     signs: `[B, n]`.
     values: `[B]`, standardised.
     spread: how far players may differ; see the module header.
+    weights: `[B]` of the values, 0 of padding; None for equal ones.
   """
   chex.assert_shape(values, signs.shape[:1])
   chex.assert_type([signs, values], float)
   gram = kernel(params, signs, signs)
-  nats = evidence(gram, noise_of(params, signs), values)
+  nats = evidence(gram, noise_of(params, signs, weights), values)
   return nats + prior(params, signs, spread)
 
 
@@ -243,6 +253,7 @@ def tune(
   spread: float | jax.Array,
   steps: int | jax.Array,
   rate: float | jax.Array,
+  weights: jax.Array | None = None,
 ) -> tuple[Params, jax.Array]:
   """Adam on `objective`, rate annealed.
 
@@ -253,6 +264,7 @@ def tune(
     spread: how far players may differ; see the module header.
     steps: the number of steps, at most 64.
     rate: the first step size; it falls to a tenth along a cosine.
+    weights: as for `objective`.
 
   Returns:
     The last parameters whose objective and gradient were finite (those given
@@ -262,7 +274,10 @@ def tune(
   chex.assert_shape(signs, (None, len(params.relevance)))
   chex.assert_shape(values, signs.shape[:1])
   return annealing.descend(
-    lambda params: objective(params, signs, values, spread), params, steps, rate
+    lambda params: objective(params, signs, values, spread, weights),
+    params,
+    steps,
+    rate,
   )
 
 
@@ -291,12 +306,16 @@ def prior(
 
 
 def condition(
-  params: Params, signs: jax.Array, values: jax.Array
+  params: Params,
+  signs: jax.Array,
+  values: jax.Array,
+  weights: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """`(weights [B], inverse [B, B])` of `Posterior`."""
   chex.assert_shape(values, signs.shape[:1])
   chex.assert_type([signs, values], float)
-  half = inverse_factor(kernel(params, signs, signs), noise_of(params, signs))
+  noise = noise_of(params, signs, weights)
+  half = inverse_factor(kernel(params, signs, signs), noise)
   inverse = triangular.square(half)
   return inverse @ values, inverse
 
@@ -312,6 +331,7 @@ def fit(
   spread: float = SPREADS[-1],
   params: Params | None = None,
   most_tuned: int = 1024,
+  weights: np.ndarray | None = None,
 ) -> Posterior:
   """Tunes the parameters and conditions on the values.
 
@@ -323,6 +343,7 @@ def fit(
       steps is run, or that of directions where there are some.
     most_tuned: masks that the parameters are tuned on; all condition. A step
       costs about B^3 multiply-adds.
+    weights: `[B]` of the values, above 0 and of mean 1; None for equal ones.
 
   Raises:
     ValueError: more than 16,384 masks, no mask or no player, values that are
@@ -331,12 +352,22 @@ def fit(
   """
   masks = base.check_masks(masks)
   values = base.check_values(values, len(masks))
-  signs, unit, mean, scale = standard(masks, values)
-  found, rising = tuned(signs, unit, spread, params, most_tuned)
-  return conditioned(found, signs, unit, mean, scale, rising)
+  signs, unit, mean, scale = standard(masks, values, weights)
+  found, rising = tuned(
+    signs, unit, spread, params, most_tuned, weights=weights
+  )
+  return conditioned(found, signs, unit, mean, scale, rising, weights)
 
 
-def tuned(signs, unit, spread, params=None, most_tuned=1024, last=_LAST_STEPS):
+def tuned(
+  signs,
+  unit,
+  spread,
+  params=None,
+  most_tuned=1024,
+  last=_LAST_STEPS,
+  weights=None,
+):
   """Parameters for standardised values, and nats per step still rising."""
   if not 0 < spread < np.inf:
     raise ValueError(f"The spread must be positive and finite; got {spread}.")
@@ -354,7 +385,10 @@ def tuned(signs, unit, spread, params=None, most_tuned=1024, last=_LAST_STEPS):
     for chosen, count, rate in steps:
       wide = padding.signs(signs[chosen])
       y = padding.to(unit[chosen], len(wide))
-      given, path = _tune(given, wide, y, spread, count, rate)
+      known = (
+        None if weights is None else padding.to(weights[chosen], len(wide))
+      )
+      given, path = _tune(given, wide, y, spread, count, rate, known)
       before, *_, after = np.asarray(path)[count - 11 : count]
       rising = float(before - after) / 10
   real = [tuple(map(slice, np.shape(part))) for part in params]
@@ -373,7 +407,7 @@ def padded(params: Params) -> Params:
   return Params(*(np.asarray(part, np.float64) for part in wide))
 
 
-def standard(masks, values):
+def standard(masks, values, weights=None):
   """Signs, and values of mean 0 and variance 1 with what undoes it: `[]`s."""
   if values.ndim != 1:
     raise ValueError(f"A process has one target, [B]; got {values.shape}.")
@@ -386,7 +420,7 @@ def standard(masks, values):
       f"A Gaussian process takes up to {MOST_MASKS} masks; got {len(masks)}. "
       "Give it fewer, or use method='proxyspex'."
     )
-  unit, mean, scale = regress.standardise(values[:, None])
+  unit, mean, scale = regress.standardise(values[:, None], True, weights)
   return 1.0 - 2.0 * masks, unit[:, 0], mean[0], scale[0]
 
 
@@ -397,20 +431,21 @@ def condition_on(
   return conditioned(params, *standard(masks, values), np.nan)
 
 
-def conditioned(params, signs, unit, mean, scale, rising):
+def conditioned(params, signs, unit, mean, scale, rising, weights=None):
   """The `Posterior` of these parts, which must not be beyond float64."""
   wide, count = padding.signs(signs), len(signs)
+  known = None if weights is None else padding.to(weights, len(wide))
   with jax.enable_x64(True), regress.one_blas_thread():
-    weights, inverse = map(
+    alpha, inverse = map(
       np.asarray,
-      _condition(padded(params), wide, padding.to(unit, len(wide))),
+      _condition(padded(params), wide, padding.to(unit, len(wide)), known),
     )
-  weights, inverse = weights[:count], inverse[:count, :count]
-  if not np.isfinite(weights).all():
+  alpha, inverse = alpha[:count], inverse[:count, :count]
+  if not np.isfinite(alpha).all():
     raise FloatingPointError(
       "The kernel matrix is not positive definite to float64's precision."
     )
-  return Posterior(params, signs, weights, inverse, unit, mean, scale, rising)
+  return Posterior(params, signs, alpha, inverse, unit, mean, scale, rising)
 
 
 def predict_mean(posterior: Posterior, masks: base.Masks) -> np.ndarray:

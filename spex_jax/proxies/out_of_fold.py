@@ -39,6 +39,7 @@ def predict(
   groups: int = 2,
   most_tuned: int = 1024,
   warm_start: OutOfFold | None = None,
+  weights: np.ndarray | None = None,
 ) -> OutOfFold:
   """Each group's values, by parameters tuned on the other groups.
 
@@ -54,6 +55,7 @@ def predict(
     most_tuned: how many masks are tuned on, as for `gaussian.fit`.
     warm_start: the predictions of a product kernel on the same samples; its
       groups are taken, and their parameters with directions added.
+    weights: `[B]` of the values, as for `gaussian.fit`.
 
   Raises:
     ValueError: a single mask, or what `gaussian.fit` refuses.
@@ -62,13 +64,14 @@ def predict(
   values = base.check_values(values, len(masks))
   if len(masks) < 2:
     raise ValueError("Cross-prediction needs at least 2 masks; got 1.")
-  signs, unit, mean, scale = gaussian.standard(masks, values)
+  signs, unit, mean, scale = gaussian.standard(masks, values, weights)
   parts = _parts(len(unit), groups)
 
   def tuned_on(rows, params):
-    own, shift, size = regress.standardise(unit[rows, None])
+    known = None if weights is None else weights[rows]
+    own, shift, size = regress.standardise(unit[rows, None], True, known)
     found, rising = gaussian.tuned(
-      signs[rows], own[:, 0], spread, params, most_tuned, _STEPS
+      signs[rows], own[:, 0], spread, params, most_tuned, _STEPS, known
     )
     return found, rising, shift[0], size[0]
 
@@ -94,7 +97,9 @@ def predict(
     # The group must not shift the mean that its values are predicted from.
     own, rising, shift, size = tuned_on(rest, params)
     seen = (unit - shift) / size
-    posterior = gaussian.conditioned(own, signs, seen, shift, size, rising)
+    posterior = gaussian.conditioned(
+      own, signs, seen, shift, size, rising, weights
+    )
     mean, std = gaussian.leave_one_out(posterior)
     return own, rising, mean[part], std[part]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from spex_jax.datasets import synthetic
-from spex_jax.fourier import gram, spex
+from spex_jax.fourier import gram, regress, spex
 
 
 def _uniform(n, num_masks, seed=0):
@@ -162,3 +162,38 @@ def test_compiles_once_for_equal_shapes():
   for seed in range(3):
     signs = (1.0 - 2.0 * _uniform(8, 50, seed)).astype(np.float32)
     fn(signs, signs[:, 0])
+
+
+def test_values_of_small_weight_hide_no_set():
+  n, num_masks = 8, 400
+  masks = _uniform(n, num_masks)
+  rng = np.random.default_rng(0)
+  sets = [[0, 1, 2], [3, 5, n], [6, n, n]]
+  x = regress.design(masks, np.array(sets), dtype=np.float64)
+  std = np.where(np.arange(num_masks) % 4, 30.0, 0.5)
+  values = x @ [1.0, -1.0, 1.0] + std * rng.normal(size=num_masks)
+  weights = 1 / std**2
+  weights /= weights.mean()
+  plain = gram.grow_support(masks, values, _none(), 3)
+  found = gram.grow_support(masks, values, _none(), 3, weights=weights)
+  assert _sets(found, n) == {(0, 1, 2), (3, 5), (6,)}
+  assert _sets(plain, n) != _sets(found, n)
+
+
+def test_noise_of_unequal_weight_yields_next_to_nothing():
+  n, num_masks, count = 8, 300, 0
+  for seed in range(20):
+    masks = _uniform(n, num_masks, seed)
+    rng = np.random.default_rng(seed)
+    std = 10.0 ** rng.uniform(-1, 1, num_masks)
+    weights = 1 / std**2
+    found = gram.grow_support(
+      masks,
+      std * rng.normal(size=num_masks),
+      _none(),
+      3,
+      weights=weights / weights.mean(),
+    )
+    count += len(found)
+  # A tenth of a set of each of three orders a scan: 6, and few rows weigh.
+  assert count <= 14

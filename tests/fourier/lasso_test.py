@@ -92,3 +92,12 @@ def test_chunks_change_nothing(monkeypatch):
 def test_other_orders_raise():
   with pytest.raises(ValueError, match="order 1 or 2; got 3"):
     _fit(np.ones((5, 3), bool), np.ones(5), 3)
+
+
+@pytest.mark.parametrize("max_columns", [1500, 40])
+def test_rows_of_no_weight_say_nothing(max_columns):
+  masks, values = _problem(12, 300, {(0,): 1.0, (2, 5): -2.0})
+  weights = np.where(np.arange(300) % 3, 1.5, 1e-12)
+  wrong = np.where(np.arange(300) % 3, values, 50.0 * masks[:, 7])
+  found = _fit(masks, wrong, 2, max_columns=max_columns, weights=weights)
+  np.testing.assert_allclose(lasso.evaluate(masks, found), values, atol=1e-4)

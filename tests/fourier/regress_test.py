@@ -275,3 +275,43 @@ def test_columns_of_numbers_are_fitted_as_sklearn_does():
   plain = regress.refit_columns(x, values[:, None], "none").coefs[0]
   exact = np.linalg.lstsq(np.column_stack([np.ones(300), x]), values)[0]
   np.testing.assert_allclose(plain, exact, atol=1e-12)
+
+
+class TestWeights:
+  @pytest.mark.parametrize("penalty", ["none", "ridge"])
+  def test_squares_are_weighted(self, penalty):
+    masks, values, players, _, x = _problem(1, n=5, num_masks=60, noise=0.5)
+    weights = np.random.default_rng(2).random(60) + 0.05
+    weights /= weights.mean()
+    found = regress.refit(
+      masks,
+      values,
+      players,
+      penalty=penalty,
+      penalties=[0.05],
+      weights=weights,
+    )
+    root = np.sqrt(weights)[:, None]
+    plain = np.linalg.lstsq(x * root, values * root[:, 0])[0]
+    mean = weights @ x[:, 1:] / 60
+    centred, y = x[:, 1:] - mean, values - weights @ values / 60
+    gram = (centred.T * weights) @ centred / 60 + 0.05 * np.eye(len(mean))
+    ridge = np.linalg.solve(gram, centred.T @ (weights * y) / 60)
+    ridge = np.append(weights @ values / 60 - mean @ ridge, ridge)
+    expected = [plain] if penalty == "none" else [ridge, plain]
+    gaps = [np.abs(found.coefs - each).max() for each in expected]
+    assert min(gaps) < 1e-9
+
+  def test_rows_of_no_weight_do_not_choose_the_penalty(self):
+    masks, values, players, truth, _ = _problem(3, n=6, num_masks=120)
+    weights = np.where(np.arange(120) % 3, 1.5, 1e-12)
+    wrong = np.where(np.arange(120) % 3, values, 1e3)
+    found = regress.refit(masks, wrong, players, weights=weights)
+    np.testing.assert_allclose(found.coefs, truth, atol=1e-5)
+    assert found.score > 1 - 1e-6
+
+  def test_equal_ones_change_rounding_alone(self):
+    masks, values, players, _, _ = _problem(4, noise=0.3)
+    plain = regress.refit(masks, values, players)
+    found = regress.refit(masks, values, players, weights=np.ones(200))
+    np.testing.assert_allclose(found.coefs, plain.coefs, atol=1e-9)

@@ -13,7 +13,9 @@ def test_noise_is_answered_by_its_mean(num_masks):
   for _ in range(20):
     masks = rng.random((num_masks, 30)) < 0.5
     values = rng.normal(size=(num_masks, 1))
-    (function,), method, (note,) = few.fitted(samples.Samples(masks, values))
+    (function,), method, (note,) = few.fitted(
+      samples.Samples(masks, values), [None] * values.shape[1]
+    )
     told.append(method)
     if method == "mean":
       np.testing.assert_allclose(function(masks), values.mean())
@@ -36,7 +38,9 @@ def test_what_one_player_says_is_found_beside_noise():
   )
   noise = np.random.default_rng(1).normal(size=7)
   values = np.stack([5.0 * masks[:, 0], noise, np.full(7, 2.0)], axis=1)
-  functions, method, (note,) = few.fitted(samples.Samples(masks, values))
+  functions, method, (note,) = few.fitted(
+    samples.Samples(masks, values), [None] * values.shape[1]
+  )
   assert method == "lasso" and "order 1, or the mean" in note
   np.testing.assert_allclose(functions[0](masks), values[:, 0], atol=0.3)
   for t in (1, 2):

@@ -7,7 +7,7 @@ import pytest
 
 from spex_jax.fourier import gram, lasso, score
 from spex_jax.portfolio import folds as folds_lib
-from spex_jax.portfolio import members, policy, stack
+from spex_jax.portfolio import members, policy, process_members, stack
 from spex_jax.proxies import (
   boosting,
   gaussian,
@@ -48,7 +48,7 @@ def _by_gram(masks, values, folds):
 
 
 def _by_gaussian(masks, values, folds):
-  return members.by_gaussian(masks, values)[0]
+  return process_members.by_gaussian(masks, values)[0]
 
 
 def _score(member, values):
@@ -154,9 +154,9 @@ def test_a_process_and_its_errors():
 @pytest.mark.slow
 def test_an_order_limits_the_sets_of_a_process():
   masks, values, _ = _data()
-  found = members.by_gaussian(masks, values, max_order=1)[0]
+  found = process_members.by_gaussian(masks, values, max_order=1)[0]
   assert found.function.orders.max() == 1
-  whole = members.by_gaussian(masks, values)[0]
+  whole = process_members.by_gaussian(masks, values)[0]
   assert whole.function.orders.max() > 1
   # What is left out predicts nothing: each fold by the others' order 1.
   folds = boosting.spread_folds(len(values))
@@ -171,7 +171,7 @@ def test_an_order_limits_the_sets_of_a_process():
 
 def test_masks_beyond_the_limit_test_a_process(monkeypatch):
   masks, values, folds = _data(shape=(70, 6))
-  monkeypatch.setattr(members, "most_masks", lambda: 40)
+  monkeypatch.setattr(process_members, "most_masks", lambda: 40)
   found = _by_gaussian(masks, values, folds)
   assert "on 40 masks" in found.note
   assert score.r2(_truth(masks), found.out_of_fold) > 0.8
@@ -193,7 +193,7 @@ def _ridge(seed, num_masks=256, n=16):
 @pytest.mark.slow
 def test_a_process_is_refined_where_there_are_masks_enough():
   masks, values = _ridge(0)
-  found = members.by_gaussian(masks, values)
+  found = process_members.by_gaussian(masks, values)
   names = ["gaussian", "gaussian reweighted", "gaussian with directions"]
   assert [member.name for member in found] == names
   test, truth = _ridge(1, 2000)
@@ -204,17 +204,17 @@ def test_a_process_is_refined_where_there_are_masks_enough():
     assert unseen > 0.8 and 0.5 < (1 - folded) / (1 - unseen) < 2.5
     std = member.errors(np.asarray(member.function.players))
     assert std.shape == member.function.coefs.shape and (std >= 0).all()
-  assert members.by_gaussian(masks, values, 2)[1:] == []
-  few = members.by_gaussian(masks[:255], values[:255])
+  assert process_members.by_gaussian(masks, values, 2)[1:] == []
+  few = process_members.by_gaussian(masks[:255], values[:255])
   assert [member.name for member in few] == names[:1]
 
 
 @pytest.mark.slow
 def test_what_a_readout_leaves_out_is_counted_as_error(monkeypatch):
   masks, values = _ridge(0)
-  whole = members.by_gaussian(masks, values, baseline=None)[0]
+  whole = process_members.by_gaussian(masks, values, baseline=None)[0]
   monkeypatch.setattr(policy, "POLICY", policy.Policy(most_terms=12))
-  found = members.by_gaussian(masks, values)[0]
+  found = process_members.by_gaussian(masks, values)[0]
   assert int(found.function.count) == 13
   test, truth = _ridge(1, 2000)
   unseen = score.r2(truth, lasso.evaluate(test, found.function))
@@ -229,7 +229,7 @@ def test_a_fit_cut_short_says_so():
   posterior = gaussian.fit(masks, values)
   trial = out_of_fold.predict(masks, values)
   out = readout.expand(posterior, 64)
-  note = lambda whole, groups: members._process_note(
+  note = lambda whole, groups: process_members._process_note(
     posterior.replace(rising=whole), trial._replace(rising=groups), out
   )
   assert "rising" not in note(0.2, 0.1)
@@ -320,11 +320,11 @@ def test_a_process_far_behind_a_baseline_is_not_fitted(monkeypatch):
   masks, values, _ = _data(noise=0.01)
   baseline = np.where(np.arange(40) < 8, values + 1e-6, np.nan)
   # Eight values tell too little.
-  assert len(members.by_gaussian(masks, values, baseline=baseline)) == 1
+  assert len(process_members.by_gaussian(masks, values, baseline=baseline)) == 1
   monkeypatch.setattr(policy, "POLICY", policy.Policy(least_compared=8))
-  assert members.by_gaussian(masks, values, baseline=baseline) == []
+  assert process_members.by_gaussian(masks, values, baseline=baseline) == []
   baseline = np.where(np.arange(40) < 8, values + 5.0, np.nan)
-  assert len(members.by_gaussian(masks, values, baseline=baseline)) == 1
+  assert len(process_members.by_gaussian(masks, values, baseline=baseline)) == 1
 
 
 def test_a_scan_needs_masks_and_few_players(monkeypatch):
