@@ -7,22 +7,24 @@ asked, and sizes that the budget covers are asked in full; for Banzhaf values
 masks are uniform. Then
 
   phi = values of processes on the differences (`proxies.odd`)
-        + C times a weighted regression on what they leave of them, out of fold.
+        + c times a weighted regression on what they leave of them, out of fold.
 
-With C = 1 the second term estimates, without bias but for that of a regression,
+At c = 1 the second term estimates, without bias but for that of a regression,
 what the processes miss, so their prior need not be true (a control variate, as
 in regression-adjusted KernelSHAP, Witter et al. 2025, arXiv 2506.11849, with
 processes in place of trees). Where all that it holds is no more than its own
-error, adding it would add the error alone: C shrinks it towards 0, along each
-direction of its errors by what these are there (Efron and Morris 1973, of
-unequal variances, with the prior's variance of most likelihood). Of a size
-asked in part, a share h, the masks asked are known and those left out are as
-far from the processes as one that they have not seen: residuals are h times
-those of the fit and 1 - h times those left out. Standard errors are the
-sandwich's (HC3) of the residuals left out, times 1 - h, noise of f counting in
-full, by the process or by masks asked twice, whichever says more: those at
-C = 1, as what the processes miss is not known to be less, but the share of each
-variance that is shrunk away, or more of few pairs, is the mean over players.
+error, adding it would add the error alone: c is Stein's shrinkage, by the
+positive part, of the term towards 0 (Efron and Morris 1973). Of fewer than two
+pairs for each player one direction has nearly all of the error, and Stein's
+factor knows nothing: there each direction of the errors has its own, with the
+variance of means that is likeliest. Of a size asked in part, a share h, the
+masks asked are known and those left out are as far from the processes as one
+that they have not seen: residuals are h times those of the fit and 1 - h times
+those left out. Standard errors are the sandwich's (HC3) of the residuals left
+out, times 1 - h, noise of f counting in full, by the process or by masks asked
+twice, whichever says more: those at c = 1, as what the processes miss is not
+known to be less, but the share of each variance that is shrunk away, or more of
+few pairs, is the mean over players.
 
 Shapes: n players, B pairs, T targets.
 """
@@ -200,7 +202,8 @@ def _fit(pairs, weights, halves, index, noise):
   error = np.where(leverage > most, np.maximum(error, usual), error)
   drawn = (1 - known) * error**2
   covariance = solve * drawn @ solve.T
-  missed, shrunk = _shrunk(missed, covariance)
+  few = leverage.mean() > 0.5  # Two pairs for each player.
+  missed, shrunk = (_by_direction if few else _shrunk)(missed, covariance)
   values = values + missed
   # What is shrunk away has the errors of the processes, alike for all players;
   # nor do fewer than two pairs for each player tell players apart.
@@ -220,16 +223,26 @@ def _fit(pairs, weights, halves, index, noise):
 
 
 def _shrunk(values, covariance):
-  """What is likely of normal means about 0 that were found with errors.
+  """Stein's estimate of normal means about 0 that were found with errors.
 
   Args:
     values: `[n]` what was found.
-    covariance: `[n, n]` of its errors.
+    covariance: `[n, n]` of its errors. Where these go together or differ the
+      players count as (sum of variances)^2 / (sum of squares of it).
 
   Returns:
-    `[n]`, each direction of the errors times t / (t + its variance), and the
-    share of all variance that this takes away.
+    `[n]`, and the share that was taken away.
   """
+  total, energy = np.trace(covariance), values @ values
+  if not total or not energy:
+    return values, 0.0
+  count = 1 / ((covariance / total) ** 2).sum()
+  gone = min(1.0, max(0.0, 1 - 2 / count) * total / energy)
+  return (1 - gone) * values, gone
+
+
+def _by_direction(values, covariance):
+  """The same, each direction of the errors times t / (t + its variance)."""
   variances, vectors = np.linalg.eigh(covariance)
   is_known = variances <= _RANK * variances[-1]
   along = vectors.T @ values

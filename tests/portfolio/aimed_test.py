@@ -102,25 +102,36 @@ def test_what_is_left_is_shrunk_by_what_its_errors_explain():
     # Stein 1956: better whatever the means, 0 the most.
     risk = ((shrunk - size) ** 2).mean()
     assert risk < (1.0 if size else 0.3) * (noise**2).mean()
+  values = np.arange(3.0)
+  # 1 - (3 - 2) / 5 of three players, whose errors are alike.
+  shrunk, gone = aimed._shrunk(values, np.eye(3))
+  np.testing.assert_allclose(shrunk, 0.8 * values)
+  assert gone == pytest.approx(0.2)
+  np.testing.assert_array_equal(aimed._shrunk(values / 10, np.eye(3))[0], 0)
+  # Nothing of one direction, or without errors.
+  for covariance in (np.ones((3, 3)), np.zeros((3, 3))):
+    shrunk, gone = aimed._shrunk(values, covariance)
+    np.testing.assert_array_equal(shrunk, values)
+    assert gone == 0
 
 
 def test_directions_are_shrunk_by_their_own_errors():
   values = np.arange(3.0)
   # The likeliest variance of means is 5/3 - 1.
-  shrunk, gone = aimed._shrunk(values, np.eye(3))
+  shrunk, gone = aimed._by_direction(values, np.eye(3))
   np.testing.assert_allclose(shrunk, 0.4 * values, rtol=0.1)
   assert gone == pytest.approx(0.6, rel=0.1)
-  shrunk, gone = aimed._shrunk(values / 10, np.eye(3))
+  shrunk, gone = aimed._by_direction(values / 10, np.eye(3))
   np.testing.assert_allclose(shrunk, 0, atol=1e-12)
   assert gone == pytest.approx(1)
   # Of one direction that all errors have, nothing; all of the others.
-  shrunk, gone = aimed._shrunk(values, np.ones((3, 3)))
+  shrunk, gone = aimed._by_direction(values, np.ones((3, 3)))
   np.testing.assert_allclose(shrunk, values - 1, atol=1e-6)
-  shrunk, gone = aimed._shrunk(values, np.zeros((3, 3)))
+  shrunk, gone = aimed._by_direction(values, np.zeros((3, 3)))
   np.testing.assert_array_equal(shrunk, values)
   assert gone == 0
   # What is known well stays, beside what is not known at all.
-  shrunk, _ = aimed._shrunk(
+  shrunk, _ = aimed._by_direction(
     np.array([1.0, 1.0, 9.0]), np.diag([0.01, 0.01, 99])
   )
   np.testing.assert_allclose(shrunk[:2], 1, atol=0.1)

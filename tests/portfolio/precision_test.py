@@ -262,24 +262,21 @@ def test_every_method_takes_weights_for_each_target(method):
   weighed = [note for note in found.notes if "weigh more" in note]
   assert len(weighed) == 1 and weighed[0].startswith("Target 0")
   assert found.faithfulness[1] > 0.9 and (found.faithfulness_std > 0).any()
-  assert np.isfinite(found.coef_std).all()
+  assert found.coef_std is None  # These masks are not uniform.
 
 
 def test_few_masks_have_weights_too():
-  masks = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], bool)[:3]
-  wide = np.concatenate([masks, ~masks], axis=1)[:, :3]
+  wide = (np.arange(6)[:, None] >> np.arange(3) & 1).astype(bool)
   errors = []
   for seed in range(20):
     rng = np.random.default_rng(seed)
-    rows = np.append(np.arange(6) % 3, rng.integers(0, 2, 300))
-    values = 5.0 * wide[rows, 1] + 4 * rng.normal(size=306)
+    rows = np.append(np.arange(12) % 6, rng.integers(0, 4, 400))
+    values = 9.0 * wide[rows, 1] + 4 * rng.normal(size=412)
     samples, std = _merged(wide[rows], values)
     found = select.by_proxies(samples, std=std)
     assert "too few" in found.notes[0] and found.weights is None
-    gap = found.functions[0](wide[:2]) - 5.0 * wide[:2, 1]
-    plain = select.by_proxies(samples).functions[0]
-    errors.append(
-      [np.abs(gap).max(), np.abs(plain(wide[:2]) - 5.0 * wide[:2, 1]).max()]
-    )
+    gap = found.functions[0](wide) - 9.0 * wide[:, 1]
+    plain = select.by_proxies(samples).functions[0](wide) - 9.0 * wide[:, 1]
+    errors.append([np.abs(gap).max(), np.abs(plain).max()])
   weighted, plain = np.mean(errors, axis=0)
   assert weighted < plain

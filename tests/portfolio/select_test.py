@@ -75,8 +75,8 @@ def test_noise_is_answered_by_its_mean():
 
 def test_few_masks():
   fn = _function(5, {(0,): 1.0, (): 2.0})
-  answer = select.by_proxies(_samples(5, 2, fn))
-  assert "under 3" in answer.notes[0] and answer.method == "mean"
+  answer = select.by_proxies(_samples(5, 3, fn))
+  assert "under 4" in answer.notes[0] and answer.method == "mean"
   answer = select.by_proxies(_samples(5, 7, fn))
   assert "too few to compare" in answer.notes[0]
   assert dict(answer.functions[0].terms())[(0,)] == pytest.approx(1)
