@@ -20,7 +20,7 @@ if _typing.TYPE_CHECKING:
   from spex_jax.indices.interactions import Interactions
   from spex_jax.indices.table import INDICES, interactions
 
-__version__ = "1.0.0rc3"
+__version__ = "1.0.0rc4"
 
 __all__ = [
   "INDICES",
