@@ -147,7 +147,9 @@ def test_the_fewest_masks_do_no_harm(num_masks):
   assert abs(phi.sum() - weights.sum()) < 1e-10
 
 
-@pytest.mark.parametrize("n, budget", [(8, 200), (10, 400)])
+@pytest.mark.parametrize(
+  "n, budget", [(8, 200), pytest.param(10, 400, marks=pytest.mark.slow)]
+)
 def test_errors_hold_where_f_is_random_at_each_call(n, budget):
   weights = np.random.default_rng(1).normal(size=n)
   z = []

@@ -168,6 +168,7 @@ def test_repeats_count_as_in_least_squares_on_all_rows(answers):
   assert 1 / 1.5 < ratio < 1.5
 
 
+@pytest.mark.slow
 def test_noise_alone_is_answered_by_the_mean():
   found = []
   for seed in range(6):
@@ -238,6 +239,7 @@ def _missed(answer, effects):
   return np.sqrt(np.mean((found - effects) ** 2))
 
 
+@pytest.mark.slow
 def test_masks_that_keep_most_players_are_told_better_than_before():
   errors = []
   for seed in range(5):
@@ -268,7 +270,7 @@ def test_every_method_takes_weights_for_each_target(method):
 def test_few_masks_have_weights_too():
   wide = (np.arange(6)[:, None] >> np.arange(3) & 1).astype(bool)
   errors = []
-  for seed in range(20):
+  for seed in range(10):
     rng = np.random.default_rng(seed)
     rows = np.append(np.arange(12) % 6, rng.integers(0, 4, 400))
     values = 9.0 * wide[rows, 1] + 4 * rng.normal(size=412)
