@@ -8,9 +8,10 @@ of columns and values, float64, on the host, centred where there is an
 intercept. `regress` makes them by folds, `proxies.sparsify` of the sets of a
 proxy, `of` of weighted rows (LIME, KernelSHAP, ContextCite's lasso); `normal`
 streams the sums of many rows and is factored here, too. `loaded` is the ridge
-of one matrix for any right sides, in its rows or its columns. Only `index=`,
-which needs leverages, solves by a call of NumPy of its own. A weight of a
-column (an adaptive lasso, a prior variance) is a scale: see `scaled`.
+of one matrix for any right sides, in its rows or its columns. `index=`, which
+needs leverages, and a cue set's interval, which needs one variance, solve by
+calls of NumPy of their own. A weight of a column (an adaptive lasso, a prior
+variance) is a scale: see `scaled`.
 
 Shapes: K columns, T targets, P penalties.
 """
